@@ -1,0 +1,1 @@
+"""What the edge decides, without I/O: events in, effects out."""

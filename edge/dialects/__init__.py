@@ -1,0 +1,1 @@
+"""How clients speak: one pure codec per file, and a registry."""

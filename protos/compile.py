@@ -1,0 +1,146 @@
+"""Compile the contract to Python.
+
+    python protos/compile.py OUT
+
+writes the package ``trunkline.v1`` below OUT: messages, gRPC stubs, types for both, and
+``catalogue.py``, the error catalogue and the contract's version as plain Python. The build hook
+(``hatch_build.py``) calls it, so ``pip install`` is all anybody has to type.
+
+Stubs are for the grpcio they were generated with or a newer one; ``pyproject.toml`` pins the pair.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+
+PROTOS = Path(__file__).resolve().parent
+
+
+def include_paths() -> list[str]:
+    """Folders with the imports of the contract: itself, protobuf's own, and google/api."""
+    grpc_tools = importlib.util.find_spec("grpc_tools")
+    google_api = importlib.util.find_spec("google.api")
+    if grpc_tools is None or not grpc_tools.submodule_search_locations:
+        raise SystemExit("compile.py needs grpcio-tools: pip install grpcio-tools")
+    if google_api is None or not google_api.submodule_search_locations:
+        raise SystemExit("compile.py needs googleapis-common-protos: pip install it")
+    tools = Path(next(iter(grpc_tools.submodule_search_locations)))
+    api = Path(next(iter(google_api.submodule_search_locations)))
+    return [str(PROTOS), str(tools / "_proto"), str(api.parent.parent)]
+
+
+def sources() -> list[str]:
+    """The contract's files, relative to protos/."""
+    return sorted(str(path.relative_to(PROTOS)) for path in PROTOS.glob("trunkline/**/*.proto"))
+
+
+def protoc(*options: str) -> None:
+    """Run the compiler of grpcio-tools over the contract."""
+    from grpc_tools import protoc as compiler
+
+    includes = [f"-I{path}" for path in include_paths()]
+    if compiler.main(["protoc", *includes, *options, *sources()]) != 0:
+        raise SystemExit("protoc failed; its message stands above")
+
+
+def plugin(name: str) -> str:
+    """The protoc option that names an installed plugin, looked for on PATH and beside the interpreter."""
+    found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+    if found is None:
+        raise SystemExit(f"compile.py needs {name}: pip install mypy-protobuf")
+    return f"--plugin={name}={found}"
+
+
+def compile_python(out: Path) -> None:
+    """Write the package ``trunkline.v1`` below `out`, replacing what an earlier run wrote there."""
+    package = out / "trunkline" / "v1"
+    shutil.rmtree(out / "trunkline", ignore_errors=True)
+    package.mkdir(parents=True)
+    protoc(
+        f"--python_out={out}",
+        f"--grpc_python_out={out}",
+        f"--mypy_out={out}",
+        f"--mypy_grpc_out=only_async:{out}",
+        plugin("protoc-gen-mypy"),
+        plugin("protoc-gen-mypy_grpc"),
+    )
+    for folder in (package.parent, package):
+        (folder / "__init__.py").write_text('"""Generated from protos/; see protos/README.md."""\n')
+        (folder / "py.typed").touch()
+    (package / "catalogue.py").write_text(catalogue_source(out))
+
+
+def catalogue_source(out: Path) -> str:
+    """The source of ``trunkline/v1/catalogue.py``, read from the descriptors just generated."""
+    sys.path.insert(0, str(out))
+    try:
+        from trunkline.v1 import edge_service_pb2, error_pb2
+    finally:
+        sys.path.remove(str(out))
+    entries = []
+    for value in error_pb2.ErrorCode.DESCRIPTOR.values:
+        if value.number == 0:
+            continue
+        spec = value.GetOptions().Extensions[error_pb2.error_spec]
+        name = value.name.removeprefix("ERROR_CODE_")
+        fields = (name, spec.text, spec.grpc_status, spec.http_status, spec.close_code)
+        arguments = ", ".join(json.dumps(field) for field in fields)
+        entries.append(f"{name} = Entry({arguments}, {spec.retryable}, {spec.retry_after_ms})")
+    options = edge_service_pb2.DESCRIPTOR.GetOptions()
+    minor = options.Extensions[edge_service_pb2.contract_minor]
+    return CATALOGUE_HEAD + f"CONTRACT_MINOR = {minor}\n\n" + "\n".join(entries) + CATALOGUE_TAIL
+
+
+CATALOGUE_HEAD = '''"""The error catalogue and the contract's version. Generated from error.proto and edge_service.proto."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """One entry of the catalogue; the fields are those of ErrorSpec in error.proto."""
+
+    code: str
+    text: str
+    grpc_status: int
+    http_status: int
+    close_code: int
+    retryable: bool
+    retry_after_ms: int
+
+    def sentence(self, **values: object) -> str:
+        """The text, completed. Raises KeyError where a value that the text names is missing."""
+        return self.text.format_map(values)
+
+    def refused(self, **values: object) -> Refused:
+        """This entry as an exception, its text completed."""
+        return Refused(self, self.sentence(**values))
+
+
+class Refused(Exception):
+    """Something was refused for a reason of the catalogue; `str()` is the completed text."""
+
+    def __init__(self, entry: Entry, sentence: str) -> None:
+        super().__init__(sentence)
+        self.entry = entry
+
+
+'''
+
+CATALOGUE_TAIL = """
+
+ENTRIES: dict[str, Entry] = {
+    entry.code: entry for entry in list(globals().values()) if isinstance(entry, Entry)
+}
+"""
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        raise SystemExit(__doc__)
+    compile_python(Path(sys.argv[1]).resolve())

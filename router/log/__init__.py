@@ -1,0 +1,1 @@
+"""The log: a port, and one file per engine beside it."""

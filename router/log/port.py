@@ -1,0 +1,64 @@
+"""The port that every log engine implements, and the promise of each operation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from router.core.journal import Backlog, Draft, Page, PageRequest, StoredDelivery
+from router.core.topics import Position, TopicKey
+
+
+class LogUnavailable(Exception):
+    """The log cannot do this now (disk full, I/O error, closed). Nothing was committed."""
+
+
+class Log(Protocol):
+    """Logs of topics, idempotency keys and unsettled deliveries, on disk.
+
+    All coroutines may be called from one event loop at the same time, save `append` and `reset`,
+    which one caller awaits one after the other. Cancelling an `append` leaves open whether it
+    commits. Every operation may raise LogUnavailable.
+    """
+
+    def head(self, topic: TopicKey) -> Position | None:
+        """The end of a topic's log if it is at hand without I/O, else None."""
+
+    async def append(self, drafts: Sequence[Draft], settled: Sequence[int]) -> None:
+        """Commit drafts, in order, and remove settled deliveries: one transaction, on disk on return.
+
+        Messages of one topic get consecutive seqs, from 1 in a new epoch; `message.id` is unique for
+        ever. Completes each draft as its docstring says. On LogUnavailable no draft has a verdict,
+        and nothing of the batch is ever seen by a reader.
+        """
+
+    async def heads(self, topics: Sequence[TopicKey]) -> list[Position]:
+        """The ends of these logs, in order; `EMPTY` for a log that holds nothing."""
+
+    async def read(self, requests: Sequence[PageRequest]) -> list[Page]:
+        """Read pages, in order. Each page is consistent in itself and holds committed messages only."""
+
+    async def message(self, tenant: str, message_id: str) -> bytes | None:
+        """One serialized Message of a tenant, or None. Any string may be asked for."""
+
+    async def reset(self, topic: TopicKey) -> int:
+        """Erase a topic's log and its unsettled deliveries; its next message starts a new epoch.
+
+        Returns how many messages were erased. Idempotency keys are kept: a retry of what was erased
+        still gets its first answer.
+        """
+
+    async def deliveries(self, tenant: str, agent: str, after: int, limit: int) -> list[StoredDelivery]:
+        """Unsettled deliveries of an agent with an id above `after`, lowest first."""
+
+    async def backlogs(self, tenant: str) -> list[Backlog]:
+        """What of each agent of a tenant no worker has settled; agents with nothing are left out."""
+
+    async def sweep(self, now_ms: int) -> None:
+        """Do a bounded piece of housekeeping: forget idempotency keys older than the engine keeps them.
+
+        Called every few seconds, between appends; returns within some ten milliseconds.
+        """
+
+    async def close(self) -> None:
+        """Finish what is running and release the files. Later calls raise LogUnavailable."""
