@@ -63,8 +63,8 @@ def compile_python(out: Path) -> None:
     protoc(
         f"--python_out={out}",
         f"--grpc_python_out={out}",
-        f"--mypy_out={out}",
-        f"--mypy_grpc_out=only_async:{out}",
+        f"--mypy_out=quiet:{out}",
+        f"--mypy_grpc_out=quiet,only_async:{out}",
         plugin("protoc-gen-mypy"),
         plugin("protoc-gen-mypy_grpc"),
     )

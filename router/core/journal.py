@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
 
-from router.core.topics import Position, TopicKey
 from trunkline.v1.message_pb2 import Message
+
+from router.core.topics import Position, TopicKey
 
 
 class Verdict(Enum):
@@ -46,6 +47,8 @@ class Draft:
     stored: bytes = b""
     #: Whom to tell; the log does not look at it.
     origin: Any = None
+    #: About the size of the message, for the bounds of queues.
+    size: int = 0
 
 
 class PageRequest(NamedTuple):
@@ -89,5 +92,5 @@ class Backlog(NamedTuple):
     """What of one agent no worker has settled."""
 
     agent: str
-    count: int
+    waiting: int
     oldest_ms: int

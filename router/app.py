@@ -1,0 +1,174 @@
+"""A router process: what it is made of, how it starts, and how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+import grpc.aio
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+from trunkline.v1 import (
+    agent_service_pb2,
+    agent_service_pb2_grpc,
+    broadcast_service_pb2,
+    broadcast_service_pb2_grpc,
+    edge_service_pb2,
+    edge_service_pb2_grpc,
+    history_service_pb2,
+    history_service_pb2_grpc,
+    presence_service_pb2,
+    presence_service_pb2_grpc,
+)
+
+from router.core.policies import Policies
+from router.core.router import RouterCore
+from router.log.port import Log
+from router.log.sqlite import SqliteLog
+from router.rpc.agent import AgentServicer
+from router.rpc.broadcast import BroadcastServicer
+from router.rpc.edge import EdgeServicer
+from router.rpc.history import HistoryServicer
+from router.rpc.presence import PresenceServicer
+from router.settings import RouterSettings
+from router.shell import Shell
+
+_log = structlog.get_logger()
+
+SERVICES = [
+    module.DESCRIPTOR.services_by_name[name].full_name
+    for module, name in (
+        (edge_service_pb2, "EdgeService"),
+        (agent_service_pb2, "AgentService"),
+        (broadcast_service_pb2, "BroadcastService"),
+        (history_service_pb2, "HistoryService"),
+        (presence_service_pb2, "PresenceService"),
+    )
+]
+
+GRPC_OPTIONS = [
+    ("grpc.max_receive_message_length", 16 << 20),
+    ("grpc.max_send_message_length", 16 << 20),
+    # Two routers on one port would each get half of the calls.
+    ("grpc.so_reuseport", 0),
+]
+
+
+class StartError(Exception):
+    """The router cannot start; the text says why and what to do."""
+
+
+async def serve(settings: RouterSettings) -> None:
+    """Run a router until SIGTERM or SIGINT. Raises StartError where it cannot start."""
+    stop = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    log = await open_log(settings)
+    shell = make_shell(settings, log)
+    server, health = await make_server(shell)
+    port = bind(server, settings.router_listen)
+    await server.start()
+    tasks = asyncio.create_task(shell.run())
+    host = settings.router_listen.rpartition(":")[0]
+    _log.info("router is ready", listening=f"{host}:{port}", tenants=settings.tenants)
+    print(json.dumps({"listening": f"{host}:{port}"}), flush=True)  # noqa: T201
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({stopping, tasks}, return_when=asyncio.FIRST_COMPLETED)
+    await _close(server, health, shell, log, tasks)
+
+
+async def _close(
+    server: grpc.aio.Server, health: HealthServicer, shell: Shell, log: Log, tasks: asyncio.Task[None]
+) -> None:
+    """Stop, losing nothing: 1. say so, 2. end the streams, 3. commit what was taken, 4. close the log."""
+    _log.info("router is stopping")
+    await health.enter_graceful_shutdown()
+    shell.end_streams()
+    await server.stop(grace=5)
+    if tasks.done():
+        # A task of the shell failed, which is a fault: say it after the log is safe.
+        await log.close()
+        tasks.result()
+    await shell.flush()
+    tasks.cancel()
+    await asyncio.gather(tasks, return_exceptions=True)
+    await log.close()
+
+
+async def open_log(settings: RouterSettings) -> Log:
+    """The log in the data folder. Raises StartError where it cannot be opened."""
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        return SqliteLog.open(settings.data_dir / "trunkline.db")
+    except Exception as error:
+        problem = f"cannot open the log in {settings.data_dir}: {error}"
+        raise StartError(f"{problem}. TRUNKLINE_DATA_DIR names another folder.") from error
+
+
+def make_shell(settings: RouterSettings, log: Log) -> Shell:
+    """The core and its shell."""
+    core = RouterCore(
+        Policies(settings.tenants, settings.open_to == "any", settings.max_conversations),
+        window=settings.link_window,
+        lease_s=settings.lease_s,
+        delivery_lease_s=settings.delivery_lease_s,
+        outbox_max_bytes=settings.link_outbox_bytes,
+        peek=log.head,
+        new_id=lambda: secrets.token_hex(12),
+        now_ms=lambda: time.time_ns() // 1_000_000,
+    )
+    return Shell(core, log)
+
+
+async def make_server(shell: Shell) -> tuple[grpc.aio.Server, HealthServicer]:
+    """The gRPC server with all services."""
+    router_id = secrets.token_hex(8)
+    server = grpc.aio.server(options=GRPC_OPTIONS)
+    edge_service_pb2_grpc.add_EdgeServiceServicer_to_server(EdgeServicer(shell, router_id), server)
+    agent_service_pb2_grpc.add_AgentServiceServicer_to_server(AgentServicer(shell, router_id), server)
+    broadcast_service_pb2_grpc.add_BroadcastServiceServicer_to_server(BroadcastServicer(shell), server)
+    history_service_pb2_grpc.add_HistoryServiceServicer_to_server(HistoryServicer(shell), server)
+    presence_service_pb2_grpc.add_PresenceServiceServicer_to_server(PresenceServicer(shell), server)
+    health = HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    for name in ("", *SERVICES):
+        await health.set(name, health_pb2.HealthCheckResponse.SERVING)
+    reflection.enable_server_reflection([*SERVICES, reflection.SERVICE_NAME], server)
+    return server, health
+
+
+def bind(server: grpc.aio.Server, address: str) -> int:
+    """Listen; returns the port. Raises StartError where the address is not to be had."""
+    try:
+        port: int = server.add_insecure_port(address)
+    except RuntimeError as error:
+        problem = f"cannot listen on {address}: is another router running?"
+        raise StartError(f"{problem} TRUNKLINE_ROUTER_LISTEN names another address.") from error
+    return port
+
+
+def event_loop() -> Callable[[], asyncio.AbstractEventLoop]:
+    """uvloop's event loop where it is installed, else Python's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+def run(settings: RouterSettings) -> int:
+    """Run a router in this process; returns its exit code."""
+    try:
+        with asyncio.Runner(loop_factory=event_loop()) as runner:
+            runner.run(serve(settings))
+    except StartError as error:
+        print(f"router: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0

@@ -1,0 +1,209 @@
+"""Work for one agent: which delivery goes to which worker, and when again.
+
+A pure machine. Order within a conversation is kept by letting at most one delivery of it be held at
+a time. The log is the truth: this queue holds a window of what is unsettled there and asks for more
+when it runs low.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from trunkline.v1.agent_service_pb2 import AttachResponse
+
+from router.core.journal import StoredDelivery
+from router.core.outbox import MAX_BATCH_BYTES
+from router.core.topics import TopicKey
+
+#: Deliveries of one agent kept in memory; the rest waits in the log.
+WINDOW = 10_000
+
+
+class Worker:
+    """One attached worker; `outbox` is what waits to be written to it."""
+
+    __slots__ = ("_closed", "_size", "agents", "capacity", "heard_at", "held", "ident", "outbox", "tenant")
+
+    def __init__(self, tenant: str, agents: list[str], capacity: int, ident: str, now: float) -> None:
+        self.tenant = tenant
+        self.agents = agents
+        self.capacity = capacity
+        self.ident = ident
+        self.heard_at = now
+        #: Deliveries it holds. Bounded by its capacity, and so is the outbox.
+        self.held: dict[int, Held] = {}
+        self.outbox = AttachResponse()
+        self._size = 0
+        self._closed: deque[AttachResponse] = deque()
+
+    def mail(self, size: int) -> AttachResponse:
+        """The batch to which something of about this size is to be added."""
+        if self._size and self._size + size > MAX_BATCH_BYTES:
+            self._closed.append(self.outbox)
+            self.outbox, self._size = AttachResponse(), 0
+        self._size += size
+        return self.outbox
+
+    @property
+    def free(self) -> int:
+        """Deliveries it can take in addition."""
+        return self.capacity - len(self.held)
+
+    def take(self) -> AttachResponse | None:
+        """The next batch to write, or None."""
+        if self._closed:
+            return self._closed.popleft()
+        if not self._size:
+            return None
+        batch, self.outbox, self._size = self.outbox, AttachResponse(), 0
+        return batch
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.ident} of {self.tenant}, {len(self.held)} of {self.capacity} held>"
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """A delivery in a worker's hands."""
+
+    delivery: StoredDelivery
+    queue: AgentQueue
+    worker: Worker
+    lease_ends: float
+    #: Its settlement is being committed: the lease no longer counts.
+    settling: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class AgentQueue:
+    """Unsettled deliveries of one agent."""
+
+    tenant: str
+    agent: str
+    lease_s: float
+    workers: list[Worker] = field(default_factory=list)
+    #: By conversation, in order.
+    waiting: dict[TopicKey, deque[StoredDelivery]] = field(default_factory=dict)
+    #: Conversations of which a delivery may be handed out.
+    ready: deque[TopicKey] = field(default_factory=deque)
+    #: By delivery id, the lease that ends first at the front, as all leases are equally long.
+    held: dict[int, Held] = field(default_factory=dict)
+    busy: set[TopicKey] = field(default_factory=set)
+    #: Deliveries that went to a worker before, and how often; forgotten once settled.
+    attempts: dict[int, int] = field(default_factory=dict)
+    waiting_count: int = 0
+    #: Highest id taken into memory, and highest known to be in the log.
+    last_taken: int = 0
+    last_stored: int = 0
+    #: All that the log holds is in memory; false at first, as the log may hold some from before.
+    complete: bool = False
+    reading: bool = False
+
+    def stored(self, delivery: StoredDelivery) -> None:
+        """A delivery was committed. It stays in the log only, while not all before it is here."""
+        self.last_stored = max(self.last_stored, delivery.delivery_id)
+        if delivery.delivery_id <= self.last_taken:
+            return
+        if self.complete and self.waiting_count < WINDOW:
+            self._take(delivery)
+        else:
+            self.complete = False
+
+    def wants_more(self) -> bool:
+        """The log should be read after `last_taken`; the answer goes to `loaded`."""
+        low = self.waiting_count < WINDOW // 2
+        return bool(self.workers) and not self.complete and not self.reading and low
+
+    def loaded(self, deliveries: list[StoredDelivery], limit: int) -> None:
+        """What the log holds after `last_taken`, `limit` at most."""
+        self.reading = False
+        for delivery in deliveries:
+            self._take(delivery)
+        # Between the read and now more may have been committed, which the read did not see.
+        self.complete = len(deliveries) < limit and self.last_taken >= self.last_stored
+
+    def _take(self, delivery: StoredDelivery) -> None:
+        self.last_taken = delivery.delivery_id
+        self.last_stored = max(self.last_stored, delivery.delivery_id)
+        self.waiting_count += 1
+        queue = self.waiting.get(delivery.topic)
+        if queue is not None:
+            queue.append(delivery)
+            return
+        self.waiting[delivery.topic] = deque([delivery])
+        if delivery.topic not in self.busy:
+            self.ready.append(delivery.topic)
+
+    def dispatch(self, now: float) -> list[Worker]:
+        """Hand out what may be handed out, to the freest worker first. Returns who has mail."""
+        mailed = []
+        while self.ready:
+            worker = max(self.workers, key=lambda w: w.free, default=None)
+            if worker is None or worker.free <= 0:
+                break
+            topic = self.ready.popleft()
+            queue = self.waiting.get(topic)
+            if queue is None or topic in self.busy:
+                continue
+            self._hand_out(queue.popleft(), worker, now)
+            if not queue:
+                del self.waiting[topic]
+            mailed.append(worker)
+        return mailed
+
+    def _hand_out(self, delivery: StoredDelivery, worker: Worker, now: float) -> None:
+        self.waiting_count -= 1
+        self.busy.add(delivery.topic)
+        held = Held(delivery, self, worker, now + self.lease_s)
+        self.held[delivery.delivery_id] = worker.held[delivery.delivery_id] = held
+        attempt = self.attempts[delivery.delivery_id] = self.attempts.get(delivery.delivery_id, 0) + 1
+        batch = worker.mail(len(delivery.message))
+        mail = batch.deliveries.add(delivery_id=delivery.delivery_id, attempt=attempt)
+        mail.message.MergeFromString(delivery.message)
+
+    def extend(self, held: Held, now: float) -> None:
+        """The worker is still at it."""
+        held.lease_ends = now + self.lease_s
+        self.held[held.delivery.delivery_id] = self.held.pop(held.delivery.delivery_id)
+
+    def settled(self, held: Held) -> None:
+        """The settlement is committed; the conversation's next delivery may go out."""
+        self._release(held)
+        self.attempts.pop(held.delivery.delivery_id, None)
+        self._free(held.delivery.topic)
+
+    def give_back(self, held: Held) -> None:
+        """The worker lost it: it is the conversation's next delivery again."""
+        self._release(held)
+        topic = held.delivery.topic
+        self.waiting_count += 1
+        self.waiting.setdefault(topic, deque()).appendleft(held.delivery)
+        self._free(topic)
+
+    def expired(self, now: float) -> list[Held]:
+        """What is held beyond its lease."""
+        found = []
+        for held in self.held.values():
+            if held.lease_ends > now:
+                break
+            if not held.settling:
+                found.append(held)
+        return found
+
+    def erased(self, topic: TopicKey) -> None:
+        """The conversation's log was reset, and its unsettled deliveries with it."""
+        gone = self.waiting.pop(topic, None)
+        if gone is not None:
+            self.waiting_count -= len(gone)
+            for delivery in gone:
+                self.attempts.pop(delivery.delivery_id, None)
+
+    def _release(self, held: Held) -> None:
+        del self.held[held.delivery.delivery_id]
+        held.worker.held.pop(held.delivery.delivery_id, None)
+
+    def _free(self, topic: TopicKey) -> None:
+        self.busy.discard(topic)
+        if topic in self.waiting:
+            self.ready.append(topic)

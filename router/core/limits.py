@@ -1,0 +1,253 @@
+"""What is valid input: the one place that enforces the limits stated in the contract's comments.
+
+`LIMITS` maps fields (and messages, for their size) to rules; a contract test holds it and the
+comments together. `check` walks a message by plans compiled once per message type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message as AnyMessage
+from trunkline.v1 import catalogue
+from trunkline.v1.address_pb2 import Address
+
+from router.core.rules import (
+    ATTRIBUTES,
+    ID,
+    OPTIONAL_ID,
+    OPTIONAL_TOKEN,
+    REQUIRED,
+    TOKEN,
+    Rule,
+    at_most,
+    items,
+    named,
+    number,
+    size,
+)
+
+MAX_MESSAGE_BYTES = 1 << 20
+
+_TEXT = at_most(262144, "characters")
+_NAME = at_most(256, "characters")
+_SHORT = at_most(128, "characters")
+_PARTS = items(1, 64)
+
+LIMITS: dict[str, Rule] = {
+    "Conversation.kind": named({1, 2}),
+    "Conversation.id": ID,
+    "Address.tenant": ID,
+    "Address.agent": OPTIONAL_ID,
+    "Address.platform": OPTIONAL_ID,
+    "Address.user": ID,
+    "Address.connection": ID,
+    "Position.epoch": at_most(64, "characters"),
+    "Author.role": named({0, 1, 2, 3})._replace(sentence="a named value, or not set", required=False),
+    "Author.user": OPTIONAL_ID,
+    "Author.name": _NAME,
+    "TextPart.text": _TEXT,
+    "MediaPart.url": at_most(4096, "characters"),
+    "MediaPart.storage_key": at_most(1024, "characters"),
+    "MediaPart.inline": at_most(262144, "bytes"),
+    "MediaPart.mime_type": _NAME,
+    "MediaPart.sha256": at_most(64, "characters"),
+    "MediaPart.name": _NAME,
+    "MentionPart.user": OPTIONAL_ID,
+    "MentionPart.name": _NAME,
+    "QuotePart.message_id": _SHORT,
+    "QuotePart.text": _TEXT,
+    "ReasoningPart.text": _TEXT,
+    "ToolCallPart.call_id": _SHORT,
+    "ToolCallPart.name": _NAME,
+    "ToolCallPart.arguments": _TEXT,
+    "ToolResultPart.call_id": _SHORT,
+    "ToolResultPart.result": _TEXT,
+    "CustomPart.name": _NAME,
+    "MessageFrame": size(MAX_MESSAGE_BYTES),
+    "MessageFrame.id": TOKEN,
+    "MessageFrame.parts": _PARTS,
+    "MessageFrame.reply_to": _SHORT,
+    "MessageFrame.attributes": ATTRIBUTES,
+    "PingFrame.id": _SHORT,
+    "SubscribeFrame.id": TOKEN,
+    "SubscribeFrame.conversation": REQUIRED,
+    "UnsubscribeFrame.id": TOKEN,
+    "UnsubscribeFrame.conversation": REQUIRED,
+    "HistoryFrame.id": TOKEN,
+    "HistoryFrame.limit": number(0, 500),
+    "SignalFrame": size(16384),
+    "SignalFrame.name": TOKEN,
+    "ReadFrame.position": REQUIRED,
+    "ResumeFrame.positions": at_most(128, "items"),
+    "LinkHello.edge_id": TOKEN,
+    "LinkHello.boot_id": TOKEN,
+    "ConnectionOpened.user": OPTIONAL_ID,
+    "AttachHello.tenant": ID,
+    "AttachHello.agents": items(1, 64),
+    "AttachHello.capacity": number(1, 10000),
+    "AttachHello.worker_id": _SHORT,
+    "Settlement.replies": at_most(64, "items"),
+    "Reply": size(MAX_MESSAGE_BYTES),
+    "Reply.parts": _PARTS,
+    "Reply.name": _NAME,
+    "Reply.attributes": ATTRIBUTES,
+    "BroadcastRequest": size(MAX_MESSAGE_BYTES),
+    "BroadcastRequest.address": REQUIRED,
+    "BroadcastRequest.parts": _PARTS,
+    "BroadcastRequest.reply_to": _SHORT,
+    "BroadcastRequest.attributes": ATTRIBUTES,
+    "BroadcastRequest.idempotency_key": OPTIONAL_TOKEN,
+    "ListMessagesRequest.address": REQUIRED,
+    "ListMessagesRequest.limit": number(0, 500),
+    "GetMessageRequest.tenant": ID,
+    "GetMessageRequest.message_id": TOKEN,
+    "ResetConversationRequest.address": REQUIRED,
+    "ListConnectionsRequest.address": REQUIRED,
+    "ListConnectionsRequest.page_size": number(0, 1000),
+    "ListConnectionsRequest.page_token": _SHORT,
+    "GetStatsRequest.tenant": ID,
+    "CloseConnectionsRequest.address": REQUIRED,
+    "CloseConnectionsRequest.reason": _NAME,
+    "WatchConnectionsRequest.address": REQUIRED,
+}
+
+
+def check(message: AnyMessage, field: str = "") -> None:
+    """Check a message and all in it against `LIMITS`.
+
+    Raises Refused INVALID_ARGUMENT that names the first field at fault, with its path below `field`.
+    """
+    try:
+        _check(message)
+    except _Invalid as invalid:
+        path = ".".join([*([field] if field else []), *reversed(invalid.path)])
+        raise catalogue.INVALID_ARGUMENT.refused(
+            field=path or message.DESCRIPTOR.name, problem=invalid.problem
+        ) from None
+
+
+class _Invalid(Exception):
+    def __init__(self, problem: str, *path: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.path = list(path)
+
+
+class _Step(NamedTuple):
+    """What to do about one field that is set."""
+
+    name: str
+    problem: Callable[[Any], str | None] | None
+    descend: bool
+    repeated: bool
+
+
+class _Plan(NamedTuple):
+    """What to look at in one message type."""
+
+    whole: Callable[[Any], str | None] | None
+    #: By field number; only fields that have a limit or hold messages that may.
+    steps: dict[int, _Step]
+    #: Bits of the field numbers that must be set.
+    required: int
+    #: Of which, for a Part, one must be set.
+    one_of: int
+
+
+@cache
+def _plan(descriptor: Descriptor) -> _Plan:
+    whole = LIMITS.get(descriptor.name)
+    steps = {}
+    required = one_of = 0
+    for field in descriptor.fields:
+        rule = LIMITS.get(f"{descriptor.name}.{field.name}")
+        holds = field.message_type
+        ours = holds is not None and holds.full_name.startswith("trunkline.")
+        if rule or ours:
+            problem = rule.problem if rule and rule is not REQUIRED else None
+            steps[field.number] = _Step(field.name, problem, ours, field.is_repeated)
+        if rule and field.containing_oneof is None and _refuses_unset(rule, field):
+            required |= 1 << field.number
+        if descriptor.name == "Part":
+            one_of |= 1 << field.number
+    return _Plan(whole.problem if whole else None, steps, required, one_of)
+
+
+def _refuses_unset(rule: Rule, field: FieldDescriptor) -> bool:
+    if rule.required:
+        return True
+    unset: Any = {} if field.is_repeated else field.default_value
+    return rule.problem(unset) is not None
+
+
+@lru_cache(maxsize=65536)
+def _valid_address(serialized: bytes) -> None:
+    """Addresses come again and again; what was valid once is not walked again."""
+    address = Address.FromString(serialized)
+    _check_fields(address)
+    _check_shape(address)
+
+
+def _check(message: Any) -> None:
+    if isinstance(message, Address):
+        _valid_address(message.SerializeToString(deterministic=True))
+    else:
+        _check_fields(message)
+
+
+def _check_fields(message: Any) -> None:
+    plan = _plan(message.DESCRIPTOR)
+    if plan.whole and (problem := plan.whole(message)):
+        raise _Invalid(problem)
+    seen = 0
+    for field, value in message.ListFields():
+        number = field.number
+        seen |= 1 << number
+        step = plan.steps.get(number)
+        if step is None:
+            continue
+        if step.problem and (problem := step.problem(value)):
+            raise _Invalid(problem, step.name)
+        if step.descend:
+            _descend(value, step)
+    if plan.one_of and not seen & plan.one_of:
+        raise _Invalid("must have a content")
+    if missing := plan.required & ~seen:
+        step = plan.steps[(missing & -missing).bit_length() - 1]
+        raise _Invalid("must be set", step.name)
+
+
+def _descend(value: Any, step: _Step) -> None:
+    index = None
+    try:
+        if step.repeated:
+            for index, item in enumerate(value):  # noqa: B007 - the index is for the path
+                _check(item)
+        else:
+            _check(value)
+    except _Invalid as invalid:
+        invalid.path.append(step.name if index is None else f"{step.name}[{index}]")
+        raise
+
+
+def _check_shape(address: Address) -> None:
+    """Which fields go together, as the comment on Address says."""
+    target = address.WhichOneof("target")
+    if target in ("user", "connection"):
+        if address.agent or address.platform:
+            raise _Invalid(f"must be empty where {target} is set", "agent" if address.agent else "platform")
+    elif address.platform and not address.agent:
+        raise _Invalid("must be set where platform is", "agent")
+    elif target == "conversation" and not address.platform:
+        raise _Invalid("must be set where conversation is", "platform" if address.agent else "agent")
+
+
+def topic_address(address: Address, field: str = "address") -> Address:
+    """The address, if it is a topic's. Raises Refused INVALID_ARGUMENT for a connection's."""
+    if address.WhichOneof("target") == "connection":
+        raise catalogue.INVALID_ARGUMENT.refused(field=field, problem="a connection has no log")
+    return address

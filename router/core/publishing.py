@@ -1,0 +1,245 @@
+"""From something said to a message committed and delivered.
+
+Delivery follows commit: nobody is shown a message that could still vanish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import blake2b
+
+from trunkline.v1 import catalogue
+from trunkline.v1.address_pb2 import Address
+from trunkline.v1.broadcast_service_pb2 import BroadcastRequest, BroadcastResponse
+from trunkline.v1.catalogue import Refused
+from trunkline.v1.edge_service_pb2 import TopicFrame
+from trunkline.v1.message_pb2 import ROLE_SYSTEM, ROLE_USER, Message, MessageState
+
+from router.core.deliveries import AgentQueue
+from router.core.directory import Directory, Link
+from router.core.effects import Origin
+from router.core.journal import Draft, StoredDelivery, Verdict
+from router.core.journal_queue import JournalQueue
+from router.core.limits import check
+from router.core.topics import GROUP, NO_TARGET, PERSON, Position, TopicKey, topic_of
+
+COMPLETE = MessageState.MESSAGE_STATE_COMPLETE
+
+
+class Publishing:
+    """Takes messages into the journal and, once they are committed, delivers them."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        journal: JournalQueue,
+        mail: set[Link],
+        new_id: Callable[[], str],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._directory = directory
+        self._journal = journal
+        self._mail = mail
+        self._new_id = new_id
+        self._now_ms = now_ms
+        #: By tenant and agent; entered by `agents`.
+        self.queues: dict[tuple[str, str], AgentQueue] = {}
+        #: Queues that got something to hand out.
+        self.stirred: set[tuple[str, str]] = set()
+        #: Links whose outboxes are full, and the sources that filled them.
+        self.full: dict[Link, list[Origin]] = {}
+
+    def take(self, request: BroadcastRequest, origin: Origin) -> None:
+        """A backend's message. Its origin is told what becomes of it, perhaps at once.
+
+        Raises Refused where the request is not valid; the origin is not told then.
+        """
+        check(request)
+        self._check_tenant(request.address.tenant)
+        if request.ephemeral or request.address.WhichOneof("target") == "connection":
+            self._hand_on(request, origin)
+            return
+        topic = topic_of(request.address)
+        connections = self._directory.count(topic)
+        if request.require_connection and not connections:
+            raise no_active_connection(request.address)
+        message = self._message_of(request)
+        serialized = request.SerializeToString(deterministic=True)
+        key = request.idempotency_key
+        draft = Draft(
+            topic=topic,
+            message=message,
+            key=idempotency_key("backend", topic, "", key) if key else None,
+            digest=content_digest(serialized) if key else b"",
+            connections=connections,
+            deliver=is_work(message, topic),
+            origin=origin,
+        )
+        self._journal.add(draft, len(serialized))
+
+    def _check_tenant(self, tenant: str) -> None:
+        if tenant not in self._directory.tenants:
+            raise catalogue.UNKNOWN_TENANT.refused(tenant=tenant)
+
+    def _message_of(self, request: BroadcastRequest) -> Message:
+        message = Message(
+            address=request.address,
+            parts=request.parts,
+            author=request.author,
+            reply_to=request.reply_to,
+            client_id=request.idempotency_key,
+            state=COMPLETE,
+        )
+        if not message.author.role:
+            message.author.role = ROLE_SYSTEM
+        if request.attributes:
+            message.attributes.update(request.attributes)
+        return message
+
+    def _hand_on(self, request: BroadcastRequest, origin: Origin) -> None:
+        """Deliver what is not kept."""
+        address = request.address
+        if request.idempotency_key:
+            problem = "must be empty where nothing is kept"
+            raise catalogue.INVALID_ARGUMENT.refused(field="idempotency_key", problem=problem)
+        to_connection = address.WhichOneof("target") == "connection"
+        if to_connection:
+            connections = sum(1 for _ in self._directory.matching(address))
+        else:
+            connections = self._directory.count(topic_of(address))
+        if not connections and (request.require_connection or to_connection):
+            raise no_active_connection(address)
+        message = self._message_of(request)
+        message.id = f"e-{self._new_id()}"
+        message.created_at.FromMilliseconds(self._now_ms())
+        size = message.ByteSize()
+        draft = Draft(topic=("", "", "", 0, ""), message=message, connections=connections, origin=origin)
+        draft.verdict = Verdict.COMMITTED
+        if to_connection:
+            for connection in self._directory.matching(address):
+                send = connection.link.outbox.add(size).send
+                send.connection = connection.number
+                send.frame.message.CopyFrom(message)
+                self.mailed(connection.link, origin)
+        else:
+            for publish in self.fan_out(topic_of(address), size, origin):
+                publish.frame.message.CopyFrom(message)
+        origin.committed(draft)
+
+    def committed(self, drafts: list[Draft]) -> None:
+        """The log has dealt with these drafts: deliver, and tell their origins."""
+        for draft in drafts:
+            origin: Origin = draft.origin
+            if draft.verdict is Verdict.COMMITTED:
+                origin.committed(draft)
+                self._deliver(draft)
+            elif draft.verdict is Verdict.DUPLICATE:
+                origin.committed(draft)
+            else:
+                origin.refused(draft, catalogue.IDEMPOTENCY_MISMATCH.refused(id=draft.message.client_id))
+
+    def _deliver(self, draft: Draft) -> None:
+        message = draft.message
+        tenant, agent = draft.topic[:2]
+        self._directory.tenants[tenant].messages_committed += 1
+        topic = self._directory.topics.get(draft.topic)
+        if topic is not None:
+            position = Position(message.position.epoch, message.position.seq)
+            told = topic.position
+            # A listener may have come in by a read of the log that saw this commit before we did.
+            if told is None or told.epoch != position.epoch or told.seq < position.seq:
+                topic.position = position
+                if topic.catchups:
+                    for catchup in topic.catchups:
+                        catchup.saw(position, draft.stored)
+                for publish in self.fan_out(draft.topic, len(draft.stored), draft.origin):
+                    publish.frame.message.CopyFrom(message)
+        if draft.delivery_id:
+            queue = self.queues.get((tenant, agent))
+            if queue is not None:
+                queue.stored(StoredDelivery(draft.delivery_id, draft.topic, draft.stored))
+                self.stirred.add((tenant, agent))
+
+    def fan_out(self, key: TopicKey, size: int, origin: Origin) -> list[TopicFrame]:
+        """One entry in the outbox of each link on which somebody hears the topic.
+
+        The caller fills in the frame, about `size` bytes, before anything else is done.
+        """
+        topic = self._directory.topics.get(key)
+        if topic is None:
+            return []
+        entries = []
+        author = origin.connection
+        for link_topic in topic.links:
+            link = link_topic.link
+            if link.lost or link_topic.catchup is not None:
+                continue
+            publish = link.outbox.add(size).publish
+            publish.topic = link_topic.number
+            if author is not None and author.link is link:
+                setattr(publish, "except", author.number)
+            entries.append(publish)
+            self.mailed(link, origin)
+        return entries
+
+    def mailed(self, link: Link, origin: Origin) -> None:
+        """The link has mail; where that fills its outbox, the origin is to send no more for now."""
+        self._mail.add(link)
+        if link.outbox.is_full:
+            origin.held_up_by.add(link)
+            self.full.setdefault(link, []).append(origin)
+
+    def drained(self, link: Link) -> bool:
+        """A batch was written to the link. True where sources that were held up by it may go on."""
+        if link not in self.full or not (link.outbox.has_room or link.lost):
+            return False
+        for origin in self.full.pop(link):
+            origin.held_up_by.discard(link)
+        return True
+
+
+def response_of(draft: Draft) -> BroadcastResponse:
+    """The answer to a backend whose draft is committed."""
+    message = draft.message
+    response = BroadcastResponse(message_id=message.id, connections=draft.connections)
+    if message.HasField("position"):
+        response.position.CopyFrom(message.position)
+    return response
+
+
+def idempotency_key(kind: str, topic: TopicKey, user: str, key: str) -> bytes:
+    """The name under which a key is remembered: 16 bytes of scope and key."""
+    tenant, agent, platform, target, ident = topic
+    scope = f"{kind}\0{tenant}\0{agent}\0{platform}\0{target}\0{ident}\0{user}\0{key}"
+    return blake2b(scope.encode(), digest_size=16).digest()
+
+
+def content_digest(serialized: bytes) -> bytes:
+    """Tells one content from another, 8 bytes."""
+    return blake2b(serialized, digest_size=8).digest()
+
+
+def is_work(message: Message, topic: TopicKey) -> bool:
+    """What a user says to a conversation is work for its agent."""
+    return message.author.role == ROLE_USER and topic[3] in (PERSON, GROUP)
+
+
+def no_active_connection(address: Address) -> Refused:
+    """The refusal, with the address in the words that people search for."""
+    return catalogue.NO_ACTIVE_CONNECTION.refused(address=described(address))
+
+
+def described(address: Address) -> str:
+    """An address in words, such as `agent echo on platform web`."""
+    target = address.WhichOneof("target")
+    if target == "connection":
+        return f"connection {address.connection} of tenant {address.tenant}"
+    tenant, agent, platform, kind, ident = topic_of(address)
+    if target == "user":
+        return f"user {ident} of tenant {tenant}"
+    words = f"agent {agent}" if agent else f"tenant {tenant}"
+    if platform:
+        words += f" on platform {platform}"
+    if kind != NO_TARGET:
+        words += f" in {'person' if kind == PERSON else 'group'} {ident}"
+    return words

@@ -1,0 +1,77 @@
+"""From a position to live without a gap: history and live messages, merged.
+
+Between reading the log and going live, messages are committed that the read did not see. A
+`Catchup` is registered with its topic before the log is read, so it is shown every message that is
+committed from then on, and keeps it. What was read and what was kept overlap or meet; merged by seq
+they must join without a gap, or there was no recovery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from router.core.journal import Page
+from router.core.topics import Position
+
+#: Room for live messages while the log is read; a catch-up that needs more is lost.
+MAX_LIVE_BYTES = 4 << 20
+
+
+class Catchup:
+    """One topic's way from `after` to live.
+
+    `saw` is called for each message committed since; `read` once, with the log's page after `after`.
+    Then `missed` is what lies between, or None where it cannot be had.
+    """
+
+    __slots__ = ("_live", "_live_bytes", "after", "missed")
+
+    def __init__(self, after: Position) -> None:
+        self.after = after
+        self.missed: list[bytes] | None = None
+        self._live: list[tuple[Position, bytes]] | None = []
+        self._live_bytes = 0
+
+    def saw(self, position: Position, stored: bytes) -> None:
+        """A message was committed while the log is being read."""
+        if self._live is None:
+            return
+        self._live.append((position, stored))
+        self._live_bytes += len(stored)
+        if self._live_bytes > MAX_LIVE_BYTES:
+            self._live = None
+
+    def read(self, page: Page) -> None:
+        """The log was read. Sets `missed`."""
+        live, self._live = self._live, None
+        if live is None or not page.valid or page.more:
+            return
+        epoch, seq = page.head.epoch, self.after.seq
+        missed = []
+        for number, stored in page.messages:
+            if number != seq + 1:
+                return
+            seq = number
+            missed.append(stored)
+        for position, stored in live:
+            if position.epoch == epoch and position.seq <= seq:
+                continue
+            if position.seq != seq + 1 or (epoch and position.epoch != epoch):
+                return
+            epoch, seq = position
+            missed.append(stored)
+        self.missed = missed
+
+
+class LinkCatchup(Catchup):
+    """The catch-up of all listeners of a topic on one link, after the link was down.
+
+    `waiters` are called once it is done: connections that are to join the topic there must not be
+    shown what the others have missed.
+    """
+
+    __slots__ = ("waiters",)
+
+    def __init__(self, after: Position) -> None:
+        super().__init__(after)
+        self.waiters: list[Callable[[], None]] = []

@@ -1,0 +1,187 @@
+"""The router's core: one object that takes events and holds the effects.
+
+A shell calls it from one thread, never from within a callback of its own. After each call it does
+what has gathered: `mail` (peers with something to be written), `reads` (of the log), `journal`
+(drafts to be committed). Nothing here waits, and nothing here knows the time but by `now`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from trunkline.v1 import catalogue
+from trunkline.v1.catalogue import Refused
+from trunkline.v1.edge_service_pb2 import LinkHello, LinkRequest
+
+from router.core.agents import Agents
+from router.core.clients import Clients
+from router.core.deliveries import Worker
+from router.core.directory import Directory, Link
+from router.core.effects import Read
+from router.core.journal import Draft
+from router.core.journal_queue import JournalQueue, SettlementUnit
+from router.core.limits import check
+from router.core.policies import Policies
+from router.core.presence import Presence, Watcher
+from router.core.publishing import Publishing
+from router.core.topics import EMPTY, Position, TopicKey, topic_of
+
+Peer = Link | Worker | Watcher
+
+
+class RouterCore:
+    """Links, clients, workers and backends of one router.
+
+    `window` is how many batches an edge may have under way. `peek` tells the end of a log where that
+    is known without I/O; `new_id` makes names that are unique for ever; `now_ms` is the wall clock
+    for messages that are not kept.
+    """
+
+    def __init__(
+        self,
+        policies: Policies,
+        *,
+        window: int,
+        lease_s: float,
+        delivery_lease_s: float,
+        outbox_max_bytes: int,
+        peek: Callable[[TopicKey], Position | None],
+        new_id: Callable[[], str],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self.policies = policies
+        self.window = window
+        self.lease_s = lease_s
+        self.delivery_lease_s = delivery_lease_s
+        self._outbox_max_bytes = outbox_max_bytes
+        #: Peers that something waits for; the shell writes it and takes them out.
+        self.mail: set[Peer] = set()
+        #: What is to be read from the log; the shell reads it and takes it out.
+        self.reads: list[Read] = []
+        self.journal = JournalQueue()
+        #: Links to which credit is to be returned once they may send more.
+        self._withholding: set[Link] = set()
+        self.directory = Directory(list(policies.tenants))
+        mail: set[Link] = self.mail  # type: ignore[assignment]
+        worker_mail: set[Worker] = self.mail  # type: ignore[assignment]
+        watcher_mail: set[Watcher] = self.mail  # type: ignore[assignment]
+        self.publishing = Publishing(self.directory, self.journal, mail, new_id, now_ms)
+        self.presence = Presence(self.directory, watcher_mail)
+        self.clients = Clients(
+            self.directory, policies, self.journal, self.publishing, self.presence, self.reads, mail, peek
+        )
+        self.agents = Agents(
+            self.directory, self.journal, self.publishing, self.reads, worker_mail, delivery_lease_s
+        )
+
+    # Links
+
+    def linked(self, hello: LinkHello, now: float) -> tuple[Link, Link | None]:
+        """An edge says hello. Returns its link, and the one before it whose stream is to end.
+
+        The edge's earlier connections are forgotten; it makes known those that it still has.
+        Raises Refused where the two cannot work together.
+        """
+        check(hello)
+        ours = catalogue.CONTRACT_MINOR
+        if abs(hello.contract_minor - ours) > 1:
+            raise catalogue.INCOMPATIBLE_VERSION.refused(theirs=hello.contract_minor, ours=ours)
+        before = self.directory.links.get(hello.edge_id)
+        if before is not None:
+            self._forget(before)
+        link = Link(hello.edge_id, hello.boot_id, self._outbox_max_bytes, now)
+        link.allowed = self.window
+        self.directory.links[hello.edge_id] = link
+        return link, before
+
+    def link_received(self, link: Link, batch: LinkRequest, now: float) -> None:
+        """A batch came over a link. Raises Refused CREDIT_EXCEEDED where it was not granted."""
+        link.heard_at = now
+        link.outbox.credit += batch.credit
+        if batch.entries:
+            if not link.allowed:
+                raise catalogue.CREDIT_EXCEEDED.refused()
+            link.allowed -= 1
+            link.withheld += 1
+            self._withholding.add(link)
+        if batch.credit and link.outbox.is_ready:
+            self.mail.add(link)
+        clients = self.clients
+        for entry in batch.entries:
+            kind = entry.WhichOneof("entry")
+            if kind == "frame":
+                clients.received(link, entry.frame.connection, entry.frame.frame)
+            elif kind == "opened":
+                clients.opened(link, entry.opened)
+            elif kind == "closed":
+                clients.closed(link, entry.closed.connection)
+            elif kind == "topic":
+                position = Position(entry.topic.position.epoch, entry.topic.position.seq)
+                link.restoring[topic_of(entry.topic.address)] = position
+
+    def link_lost(self, link: Link) -> None:
+        """The stream ended. The connections are kept for a lease, as the edge may link again."""
+        link.lost = True
+        self.mail.discard(link)
+
+    def _forget(self, link: Link) -> None:
+        link.lost = True
+        self.mail.discard(link)
+        if self.directory.links.get(link.edge_id) is link:
+            del self.directory.links[link.edge_id]
+        for number in list(link.connections):
+            self.clients.closed(link, number)
+        self.mail.discard(link)
+
+    # Commits
+
+    def committed(self, drafts: list[Draft], settlements: list[SettlementUnit]) -> None:
+        """The log has committed a batch that was taken from the journal."""
+        self.publishing.committed(drafts)
+        for unit in settlements:
+            unit.origin.done()
+
+    def not_committed(self, drafts: list[Draft], settlements: list[SettlementUnit]) -> None:
+        """Nothing of a batch was committed."""
+        reason = catalogue.LOG_UNAVAILABLE.refused()
+        for draft in drafts:
+            draft.origin.refused(draft, reason)
+        for unit in settlements:
+            unit.origin.failed(reason)
+
+    def reset(self, topic: TopicKey) -> None:
+        """A topic's log was erased."""
+        self.agents.erased(topic)
+        if known := self.directory.topics.get(topic):
+            known.position = EMPTY
+
+    # Time
+
+    def settle(self, now: float) -> None:
+        """Hand out deliveries and return credit; to be called after every batch of events."""
+        if self.publishing.stirred:
+            self.agents.hand_out(now)
+        for link in list(self._withholding):
+            if self.may_send(link.held_up_by):
+                self._withholding.discard(link)
+                link.allowed += link.withheld
+                link.outbox.owed += link.withheld
+                link.withheld = 0
+                if not link.lost:
+                    self.mail.add(link)
+
+    def tick(self, now: float) -> list[tuple[Peer, Refused]]:
+        """Let leases end. Returns the peers that were silent too long, whose streams are to end."""
+        silent: list[tuple[Peer, Refused]] = []
+        reason = catalogue.LEASE_ENDED.refused(lease_s=round(self.lease_s))
+        for link in list(self.directory.links.values()):
+            if link.heard_at + self.lease_s <= now:
+                if not link.lost:
+                    silent.append((link, reason))
+                self._forget(link)
+        silent.extend((worker, reason) for worker in self.agents.tick(now))
+        return silent
+
+    def may_send(self, held_up_by: set[Link]) -> bool:
+        """A source may send more: the journal and the outboxes that it fills have room."""
+        return not held_up_by and not self.journal.is_full

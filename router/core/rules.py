@@ -1,0 +1,126 @@
+"""The kinds of limit that the contract's comments state, each with its sentence and its check."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sized
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+
+class Rule(NamedTuple):
+    """A limit of one field: the sentence in the field's comment, and what enforces it."""
+
+    #: What stands after "Limits:" in the contract, without the full stop.
+    sentence: str
+    #: Says what is wrong with a value, or None.
+    problem: Callable[[Any], str | None]
+    #: The field must be set; meaningful for fields that are messages.
+    required: bool = False
+
+
+_ID = re.compile(r"[^\s/:\x00-\x1f\x7f-\x9f]{1,128}")
+_TOKEN = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,128}")
+
+
+@lru_cache(maxsize=65536)
+def _id_problem(value: str) -> str | None:
+    if _ID.fullmatch(value):
+        return None
+    if not value:
+        return "must be set"
+    if len(value) > 128:
+        return f"is {len(value)} characters long; at most 128 are allowed"
+    return "may hold no white space, no control characters, no '/' and no ':'"
+
+
+def _optional_id_problem(value: str) -> str | None:
+    return _id_problem(value) if value else None
+
+
+def _token_problem(value: str) -> str | None:
+    if _TOKEN.fullmatch(value):
+        return None
+    if not value:
+        return "must be set"
+    if len(value) > 128:
+        return f"is {len(value)} characters long; at most 128 are allowed"
+    return "may hold no control characters"
+
+
+def _optional_token_problem(value: str) -> str | None:
+    return _token_problem(value) if value else None
+
+
+ID = Rule("1 to 128 characters; no white space, no control characters, no `/`, no `:`", _id_problem)
+OPTIONAL_ID = Rule(
+    "empty, or 1 to 128 characters; no white space, no control characters, no `/`, no `:`",
+    _optional_id_problem,
+)
+TOKEN = Rule("1 to 128 characters; no control characters", _token_problem)
+OPTIONAL_TOKEN = Rule("empty, or 1 to 128 characters; no control characters", _optional_token_problem)
+REQUIRED = Rule("required", lambda value: None, required=True)
+
+
+def at_most(limit: int, unit: str) -> Rule:
+    """At most so many characters, bytes or items."""
+
+    def problem(value: Sized) -> str | None:
+        return None if len(value) <= limit else f"has {len(value)} {unit}; at most {limit} are allowed"
+
+    return Rule(f"at most {limit} {unit}", problem)
+
+
+def items(low: int, high: int) -> Rule:
+    """Between so many items."""
+
+    def problem(value: Sized) -> str | None:
+        count = len(value)
+        return None if low <= count <= high else f"has {count} items; {low} to {high} are allowed"
+
+    return Rule(f"{low} to {high} items", problem)
+
+
+def number(low: int, high: int) -> Rule:
+    """A number in a range; a range from 0 is stated as an upper limit."""
+
+    def problem(value: int) -> str | None:
+        return None if low <= value <= high else f"is {value}; {low} to {high} are allowed"
+
+    return Rule(f"{low} to {high}" if low else f"at most {high}", problem)
+
+
+def named(values: Collection[int]) -> Rule:
+    """A value of an enum that has a name and is not the unspecified one."""
+
+    def problem(value: int) -> str | None:
+        return None if value in values else "must be set to a named value"
+
+    return Rule("required; a named value", problem, required=True)
+
+
+def size(limit: int) -> Rule:
+    """A message that is at most so large when serialized."""
+
+    def problem(value: Any) -> str | None:
+        count = value.ByteSize()
+        return None if count <= limit else f"is {count} bytes large; at most {limit} are allowed"
+
+    return Rule(f"at most {limit} bytes", problem)
+
+
+def _attributes_problem(value: Mapping[str, str]) -> str | None:
+    if len(value) > 32:
+        return f"has {len(value)} entries; at most 32 are allowed"
+    for key, text in value.items():
+        if not 1 <= len(key) <= 64:
+            return f"has a key of {len(key)} characters; 1 to 64 are allowed"
+        if len(text) > 1024:
+            return f"has a value of {len(text)} characters; at most 1024 are allowed"
+    return None
+
+
+ATTRIBUTES = Rule(
+    "at most 32 entries; keys of 1 to 64 characters; values of at most 1024 characters",
+    _attributes_problem,
+)

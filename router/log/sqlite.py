@@ -1,0 +1,276 @@
+"""The log in one SQLite file: the default engine, with nothing to install."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from router.core.journal import Backlog, Draft, Page, PageRequest, StoredDelivery, Verdict
+from router.core.topics import Position, TopicKey
+from router.log.port import LogUnavailable
+from router.log.sqlite_batch import Batch, Head, make_batch
+from router.log.sqlite_file import FileLock
+from router.log.sqlite_reader import Reader
+from router.log.sqlite_writer import Kept, Writer
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_HOUR_MS = 3_600_000
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class SqliteLog:
+    """Implements `router.log.port.Log` with the standard library's sqlite3, WAL and `synchronous=FULL`.
+
+    One thread writes and one reads, each with a connection of its own. The Python work of an append
+    (numbering, serializing) is done on the event loop's thread, so that the writer thread hardly needs
+    the GIL; see sqlite_statements. The caller groups: a call of `append` is one transaction, one fsync.
+
+    Where `deliver` is set, a draft's topic names the agent that the delivery is for. `message.address`
+    is the caller's to set.
+    """
+
+    def __init__(
+        self,
+        lock: FileLock,
+        writer: Writer,
+        reader: Reader,
+        clock: Callable[[], int],
+        keep_keys_ms: int,
+        cached_heads: int,
+    ) -> None:
+        """For `open`."""
+        self._lock = lock
+        self._writer = writer
+        self._reader = reader
+        self._clock = clock
+        self._keep_keys_ms = keep_keys_ms
+        self._numbers = writer.numbers()
+        self._heads = _HeadCache(cached_heads)
+        self._writer_thread = ThreadPoolExecutor(1, "log-writer")
+        self._reader_thread = ThreadPoolExecutor(1, "log-reader")
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        clock: Callable[[], int] = _now_ms,
+        keep_keys_ms: int = 26 * _HOUR_MS,
+        cached_heads: int = 100_000,
+    ) -> SqliteLog:
+        """Open the log at `path`, which is made if missing; its folder must exist.
+
+        Blocks: milliseconds, or longer where a large write-ahead log was left behind by a crash. `clock`
+        gives Unix time in ms. Idempotency keys are kept for `keep_keys_ms` at least. `cached_heads`
+        bounds how many logs' ends are at hand for `head`, at some 500 bytes each.
+
+        Raises LogUnavailable if another process has it open, if a newer version wrote it, or if it can't
+        be read.
+        """
+        path = path.resolve()
+        try:
+            with ExitStack() as undo:
+                lock = FileLock(path)
+                undo.callback(lock.release)
+                writer = Writer(path)
+                undo.callback(writer.close)
+                log = cls(lock, writer, Reader(path), clock, keep_keys_ms, cached_heads)
+                undo.pop_all()
+                return log
+        except (sqlite3.Error, OSError) as error:
+            raise LogUnavailable(f"{path}: {error}") from error
+
+    def head(self, topic: TopicKey) -> Position | None:
+        """See the port."""
+        self._check_open()
+        head = self._heads.get(topic)
+        return None if head is None else head.position
+
+    async def append(self, drafts: Sequence[Draft], settled: Sequence[int]) -> None:
+        """See the port."""
+        pending, repeats = _first_of_each_key(drafts)
+        topics = {draft.topic for draft in pending}
+        kept: dict[bytes, Kept] = {}
+        now_ms = self._clock()
+        try:
+            heads = await self._look_up(topics)
+            batch = make_batch(pending, settled, heads, self._numbers, now_ms)
+            used = await self._write(self._writer.commit, batch)
+            if used:
+                kept = used
+                refused = [draft for draft in pending if draft.key in kept]
+                repeats = refused + repeats
+                pending = [draft for draft in pending if draft.key not in kept]
+                batch = make_batch(pending, settled, heads, self._numbers, now_ms)
+                await self._write(self._writer.commit, batch)
+        except BaseException:
+            # It may yet be committed where this was cancelled.
+            self._heads.forget(topics)
+            raise
+        self._heads.update(batch.heads)
+        _conclude(pending, batch)
+        kept.update((draft.key, _kept_of(draft)) for draft in pending if draft.key is not None)
+        for draft in repeats:
+            _answer_again(draft, kept)
+
+    async def heads(self, topics: Sequence[TopicKey]) -> list[Position]:
+        """See the port."""
+        self._check_open()
+        heads = await self._look_up(topics)
+        return [heads[topic].position for topic in topics]
+
+    async def read(self, requests: Sequence[PageRequest]) -> list[Page]:
+        """See the port."""
+        return await self._read(self._reader.pages, requests)
+
+    async def message(self, tenant: str, message_id: str) -> bytes | None:
+        """See the port."""
+        return await self._read(self._reader.message, tenant, message_id)
+
+    async def reset(self, topic: TopicKey) -> int:
+        """See the port."""
+        try:
+            return await self._write(self._writer.reset, topic)
+        finally:
+            self._heads.forget((topic,))
+
+    async def deliveries(self, tenant: str, agent: str, after: int, limit: int) -> list[StoredDelivery]:
+        """See the port."""
+        return await self._read(self._reader.deliveries, tenant, agent, after, limit)
+
+    async def backlogs(self, tenant: str) -> list[Backlog]:
+        """See the port."""
+        return await self._read(self._reader.backlogs, tenant)
+
+    async def sweep(self, now_ms: int) -> None:
+        """See the port."""
+        await self._write(self._writer.sweep, now_ms - self._keep_keys_ms)
+
+    async def close(self) -> None:
+        """See the port. The file is then whole without its write-ahead log."""
+        if self._closed:
+            return
+        self._closed = True
+        loop = asyncio.get_running_loop()
+        # 1. Reads that were asked for are answered; the writer must close last, as it empties the WAL.
+        await loop.run_in_executor(self._reader_thread, self._reader.close)
+        # 2. What is being appended is committed.
+        await loop.run_in_executor(self._writer_thread, self._writer.close)
+        # 3. Both threads are idle, so this takes no time.
+        self._reader_thread.shutdown()
+        self._writer_thread.shutdown()
+        # 4. Others may open the file.
+        self._lock.release()
+
+    async def _look_up(self, topics: Iterable[TopicKey]) -> dict[TopicKey, Head]:
+        """The heads of these topics.
+
+        Unknown ones are read on the writer thread: its answers arrive in the order of commits, so a
+        cached head is never overwritten by an older one. Only a cancelled write can arrive out of order,
+        and then what is read meanwhile is not cached.
+        """
+        heads = {topic: self._heads.get(topic) for topic in topics}
+        missing = [topic for topic, head in heads.items() if head is None]
+        found: dict[TopicKey, Head] = {}
+        if missing:
+            doubts = self._heads.doubts
+            found = dict(zip(missing, await self._write(self._writer.heads, missing), strict=True))
+            if self._heads.doubts == doubts:
+                self._heads.update(found)
+        return {topic: head or found[topic] for topic, head in heads.items()}
+
+    async def _write(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        self._check_open()
+        return await asyncio.get_running_loop().run_in_executor(self._writer_thread, call, *args)
+
+    async def _read(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        self._check_open()
+        return await asyncio.get_running_loop().run_in_executor(self._reader_thread, call, *args)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LogUnavailable("the log is closed")
+
+
+class _HeadCache:
+    """Ends of logs, always as committed. When full, the one put in longest ago goes."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        #: How many times heads had to be forgotten.
+        self.doubts = 0
+        self._heads: dict[TopicKey, Head] = {}
+
+    def get(self, topic: TopicKey) -> Head | None:
+        return self._heads.get(topic)
+
+    def update(self, heads: Mapping[TopicKey, Head]) -> None:
+        cached = self._heads
+        for topic, head in heads.items():
+            cached.pop(topic, None)
+            cached[topic] = head
+        while len(cached) > self._capacity:
+            del cached[next(iter(cached))]
+
+    def forget(self, topics: Iterable[TopicKey]) -> None:
+        self.doubts += 1
+        for topic in topics:
+            self._heads.pop(topic, None)
+
+
+def _first_of_each_key(drafts: Sequence[Draft]) -> tuple[list[Draft], list[Draft]]:
+    """The drafts to write, and those that repeat the key of one of them."""
+    seen: set[bytes] = set()
+    first: list[Draft] = []
+    repeats: list[Draft] = []
+    for draft in drafts:
+        if draft.key is None:
+            first.append(draft)
+        elif draft.key in seen:
+            repeats.append(draft)
+        else:
+            seen.add(draft.key)
+            first.append(draft)
+    return first, repeats
+
+
+def _conclude(drafts: Sequence[Draft], batch: Batch) -> None:
+    for draft, body in zip(drafts, batch.bodies, strict=True):
+        draft.stored = body
+        draft.verdict = Verdict.COMMITTED
+
+
+def _kept_of(draft: Draft) -> Kept:
+    position = draft.message.position
+    return Kept(draft.digest, position.epoch, position.seq, draft.connections)
+
+
+def _answer_again(draft: Draft, kept: Mapping[bytes, Kept]) -> None:
+    """Give a draft whose key was used before the first one's outcome, or refuse it."""
+    assert draft.key is not None
+    first = kept[draft.key]
+    message = draft.message
+    message.ClearField("created_at")
+    draft.delivery_id = 0
+    if draft.digest == first.digest:
+        draft.verdict = Verdict.DUPLICATE
+        draft.connections = first.connections
+        message.id = f"{first.epoch}-{first.seq}"
+        message.position.epoch = first.epoch
+        message.position.seq = first.seq
+    else:
+        draft.verdict = Verdict.MISMATCH
+        message.ClearField("id")
+        message.ClearField("position")

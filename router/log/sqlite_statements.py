@@ -1,0 +1,105 @@
+"""Statements that handle any number of rows at once.
+
+Python's sqlite3 lets go of the GIL for each step of a statement, and under a busy event loop it takes up
+to 5 ms to get it back each time. So what counts is the number of steps, not of rows: one INSERT takes a
+whole batch, and a SELECT answers with one row that holds all results as JSON. Against `executemany`, a
+batch of 256 rows is 50 times faster under a busy loop and a third faster under an idle one.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+from router.core.topics import EMPTY, Position, TopicKey
+from router.log.sqlite_batch import Head
+
+_MOST_ROWS = 1024
+
+
+class _RowsStatement:
+    """A statement over rows of parameters, given flat.
+
+    It exists in sizes that are powers of two, so that few need to be prepared; what is left over is
+    filled up with NULLs. Each row's first parameter must not be NULL.
+    """
+
+    def __init__(self, template: str, width: int) -> None:
+        self._template = template
+        self._width = width
+
+    @cached_property
+    def _texts(self) -> list[str]:
+        row = "(" + ",".join("?" * self._width) + ")"
+        sizes = [1 << power for power in range(_MOST_ROWS.bit_length())]
+        return [self._template.replace("$rows", f"(VALUES {','.join([row] * size)})") for size in sizes]
+
+    def chunks(self, flat: list[Any]) -> Iterator[tuple[str, list[Any]]]:
+        """The statements to execute, with their parameters."""
+        step = _MOST_ROWS * self._width
+        for start in range(0, len(flat), step):
+            parameters = flat[start : start + step]
+            rows = len(parameters) // self._width
+            power = (rows - 1).bit_length()
+            parameters += [None] * (((1 << power) - rows) * self._width)
+            yield self._texts[power], parameters
+
+
+class Insert(_RowsStatement):
+    """An INSERT of any number of rows."""
+
+    def __init__(self, table: str, columns: Sequence[str]) -> None:
+        values = ", ".join(f"column{n}" for n in range(1, len(columns) + 1))
+        super().__init__(
+            f"INSERT INTO {table} ({', '.join(columns)})"
+            f" SELECT {values} FROM $rows WHERE column1 IS NOT NULL",
+            len(columns),
+        )
+
+    def run(self, db: sqlite3.Connection, flat: list[Any]) -> None:
+        """Insert the rows, given flat."""
+        for text, parameters in self.chunks(flat):
+            # One set of parameters; executemany spares a step that asks for the last rowid.
+            db.executemany(text, (parameters,))
+
+
+class Select(_RowsStatement):
+    """A SELECT of `columns`, over any number of rows of parameters, which it calls `wanted`."""
+
+    def __init__(self, columns: str, source: str, width: int) -> None:
+        super().__init__(
+            f"SELECT json_group_array(json_array({columns})) FROM $rows AS wanted {source}", width
+        )
+
+    def run(self, db: sqlite3.Connection, flat: list[Any]) -> list[list[Any]]:
+        """The result's rows, in no particular order."""
+        rows: list[list[Any]] = []
+        for text, parameters in self.chunks(flat):
+            rows += json.loads(db.execute(text, parameters).fetchone()[0])
+        return rows
+
+
+#: CROSS JOIN: SQLite keeps this order of loops.
+_HEADS = Select(
+    "column1, topic_id, epoch, (SELECT max(seq) FROM messages WHERE messages.topic_id = topics.topic_id)",
+    "CROSS JOIN topics ON tenant = column2 AND agent = column3 AND platform = column4 AND kind = column5"
+    " AND target = column6",
+    6,
+)
+_NO_HEAD = Head(0, EMPTY)
+
+
+def look_up_heads(db: sqlite3.Connection, topics: Iterable[TopicKey]) -> list[Head]:
+    """The heads of these topics, in order, as this connection sees them."""
+    flat: list[Any] = []
+    count = 0
+    for topic in topics:
+        flat += (count, *topic)
+        count += 1
+    heads = [_NO_HEAD] * count
+    for index, topic_id, epoch, seq in _HEADS.run(db, flat):
+        heads[index] = Head(topic_id, Position(epoch, seq))
+    return heads

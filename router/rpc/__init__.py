@@ -1,0 +1,1 @@
+"""The contract's services, one file each: they translate, and the core decides."""

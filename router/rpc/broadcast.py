@@ -1,0 +1,172 @@
+"""BroadcastService: backends that say something."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc.aio
+from trunkline.v1 import catalogue
+from trunkline.v1.broadcast_service_pb2 import (
+    BroadcastManyRequest,
+    BroadcastManyResponse,
+    BroadcastRequest,
+    BroadcastResponse,
+)
+from trunkline.v1.broadcast_service_pb2_grpc import BroadcastServiceServicer
+from trunkline.v1.catalogue import Refused
+
+from router.core.directory import Connection, Link
+from router.core.errors import to_proto
+from router.core.journal import Draft
+from router.core.publishing import response_of
+from router.rpc import streams
+from router.rpc.status import answers
+from router.shell import Shell, Stream
+
+#: Results that may wait for one caller of BroadcastMany before its requests are read no further.
+MAX_WAITING_RESULTS = 20_000
+
+
+class BroadcastServicer(BroadcastServiceServicer):
+    """Takes messages from backends and tells them what became of each."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+
+    @answers
+    async def Broadcast(  # noqa: N802
+        self, request: BroadcastRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> BroadcastResponse:
+        """See broadcast_service.proto."""
+        if self._shell.core.journal.is_full:
+            raise catalogue.OVERLOADED.refused(problem="messages wait to be stored")
+        once = Once()
+        self._shell.core.publishing.take(request, once)
+        self._shell.settle()
+        return await once.answer
+
+    @answers
+    async def BroadcastMany(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[BroadcastManyRequest],
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> None:
+        """See broadcast_service.proto."""
+        many = Many(Stream())
+        writing = streams.write_batches(context, many.stream, many.take, written=many.written)
+        await streams.run(many.stream, self._read(many, context), writing)
+
+    async def _read(self, many: Many, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        shell = self._shell
+        while (batch := await context.read()) is not grpc.aio.EOF:
+            for item in batch.requests:
+                many.take_on(shell, item.number, item.request)
+            shell.settle()
+            await shell.room(many.held_up_by)
+            await many.room()
+        await many.all_told()
+
+
+class Once:
+    """Origin of one unary Broadcast; `answer` is its outcome."""
+
+    connection: Connection | None = None
+
+    def __init__(self) -> None:
+        self.held_up_by: set[Link] = set()
+        self.answer: asyncio.Future[BroadcastResponse] = asyncio.get_running_loop().create_future()
+
+    def committed(self, draft: Draft) -> None:
+        """Answer OK, unless the caller is gone."""
+        if not self.answer.done():
+            self.answer.set_result(response_of(draft))
+
+    def refused(self, draft: Draft, reason: Refused) -> None:
+        """Answer with the refusal, unless the caller is gone."""
+        if not self.answer.done():
+            self.answer.set_exception(reason)
+
+
+class Many:
+    """One BroadcastMany: the results that wait for its caller, and what it still waits for."""
+
+    connection: Connection | None = None
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.outbox = BroadcastManyResponse()
+        self.unanswered = 0
+        self.held_up_by: set[Link] = set()
+        self._told = asyncio.Event()
+        self._writing = False
+
+    def take_on(self, shell: Shell, number: int, request: BroadcastRequest) -> None:
+        """Take one request; its result follows in the outbox, whatever it is."""
+        self.unanswered += 1
+        origin = Numbered(self, number)
+        try:
+            shell.core.publishing.take(request, origin)
+        except Refused as reason:
+            origin.refuse(reason)
+
+    def take(self) -> BroadcastManyResponse | None:
+        """The results there are, or None."""
+        if not self.outbox.results:
+            return None
+        batch, self.outbox = self.outbox, BroadcastManyResponse()
+        self._writing = True
+        return batch
+
+    def written(self) -> None:
+        """The results taken last are written."""
+        self._writing = False
+        self._told.set()
+
+    async def room(self) -> None:
+        """Wait until the caller has been written most of its results."""
+        while len(self.outbox.results) > MAX_WAITING_RESULTS:
+            self._told.clear()
+            await self._told.wait()
+
+    async def all_told(self) -> None:
+        """Wait until the caller has been written the result of all it sent."""
+        while self.unanswered or self.outbox.results or self._writing:
+            self._told.clear()
+            await self._told.wait()
+
+
+class Numbered:
+    """Origin of one request of a BroadcastMany."""
+
+    __slots__ = ("_many", "_number")
+
+    connection: Connection | None = None
+
+    def __init__(self, many: Many, number: int) -> None:
+        self._many = many
+        self._number = number
+
+    @property
+    def held_up_by(self) -> set[Link]:
+        """All requests of one stream are held back together."""
+        return self._many.held_up_by
+
+    def committed(self, draft: Draft) -> None:
+        """Put an OK into the outbox."""
+        self._answered().response.CopyFrom(response_of(draft))
+
+    def refused(self, draft: Draft, reason: Refused) -> None:
+        """Put the refusal into the outbox."""
+        self.refuse(reason)
+
+    def refuse(self, reason: Refused) -> None:
+        """Put the refusal into the outbox."""
+        self._answered().error.CopyFrom(to_proto(reason))
+
+    def _answered(self) -> Any:
+        many = self._many
+        many.unanswered -= 1
+        many.stream.wake.set()
+        return many.outbox.results.add(number=self._number)

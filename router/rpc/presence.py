@@ -1,0 +1,133 @@
+"""PresenceService: backends that want to know who is connected."""
+
+from __future__ import annotations
+
+import heapq
+from typing import Any
+
+import grpc.aio
+from trunkline.v1 import catalogue
+from trunkline.v1.presence_service_pb2 import (
+    AgentStats,
+    CloseConnectionsRequest,
+    CloseConnectionsResponse,
+    GetStatsRequest,
+    GetStatsResponse,
+    ListConnectionsRequest,
+    ListConnectionsResponse,
+    WatchConnectionsRequest,
+)
+from trunkline.v1.presence_service_pb2_grpc import PresenceServiceServicer
+
+from router.core.directory import Tenant
+from router.core.limits import check
+from router.core.topics import USER
+from router.rpc.status import answers
+from router.shell import Shell
+
+DEFAULT_PAGE = 100
+
+
+class PresenceServicer(PresenceServiceServicer):
+    """Lists, counts, closes and watches connections."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+
+    @answers
+    async def ListConnections(  # noqa: N802
+        self, request: ListConnectionsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> ListConnectionsResponse:
+        """See presence_service.proto."""
+        check(request)
+        self._tenant(request.address.tenant)
+        size = request.page_size or DEFAULT_PAGE
+        rest = (c for c in self._shell.core.directory.matching(request.address) if c.id > request.page_token)
+        found = heapq.nsmallest(size + 1, rest, key=lambda connection: connection.id)
+        response = ListConnectionsResponse(connections=[c.to_proto() for c in found[:size]])
+        if len(found) > size:
+            response.next_page_token = found[size - 1].id
+        return response
+
+    @answers
+    async def GetStats(  # noqa: N802
+        self, request: GetStatsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> GetStatsResponse:
+        """See presence_service.proto."""
+        check(request)
+        tenant = self._tenant(request.tenant)
+        heard = [topic.key for topic in self._shell.core.directory.topics.values() if topic.listeners]
+        ours = [key for key in heard if key[0] == tenant.name]
+        return GetStatsResponse(
+            connections=len(tenant.connections),
+            users=sum(1 for key in ours if key[3] == USER),
+            topics=len(ours),
+            agents=await self._agents(tenant),
+            messages_committed=tenant.messages_committed,
+            connections_opened=tenant.connections_opened,
+            connections_closed=tenant.connections_closed,
+        )
+
+    async def _agents(self, tenant: Tenant) -> list[AgentStats]:
+        backlogs = {backlog.agent: backlog for backlog in await self._shell.log.backlogs(tenant.name)}
+        queues = {queue.agent: queue for queue in self._shell.core.agents.queues_of(tenant.name)}
+        agents = []
+        for agent in sorted(backlogs.keys() | queues.keys()):
+            stats = AgentStats(agent=agent)
+            if queue := queues.get(agent):
+                stats.workers = len(queue.workers)
+                stats.held = len(queue.held)
+            if backlog := backlogs.get(agent):
+                # Deliveries that are held are unsettled too.
+                stats.waiting = max(0, backlog.waiting - stats.held)
+                if stats.waiting:
+                    stats.oldest_waiting_at.FromMilliseconds(backlog.oldest_ms)
+            if stats.workers or stats.held or stats.waiting:
+                agents.append(stats)
+        return agents
+
+    @answers
+    async def CloseConnections(  # noqa: N802
+        self, request: CloseConnectionsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> CloseConnectionsResponse:
+        """See presence_service.proto."""
+        check(request)
+        self._tenant(request.address.tenant)
+        entry = catalogue.RECONNECT_REQUESTED if request.reconnect else catalogue.CLOSED_BY_BACKEND
+        reason = entry.refused(reason=request.reason or "no reason given")
+        core = self._shell.core
+        found = list(core.directory.matching(request.address))
+        for connection in found:
+            core.clients.close(connection, reason)
+        self._shell.settle()
+        return CloseConnectionsResponse(connections=len(found))
+
+    @answers
+    async def WatchConnections(  # noqa: N802
+        self, request: WatchConnectionsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        """See presence_service.proto."""
+        check(request)
+        self._tenant(request.address.tenant)
+        shell, presence = self._shell, self._shell.core.presence
+        watcher = presence.watch(request.address)
+        stream = shell.opened(watcher)
+        shell.settle()
+        try:
+            while not stream.ended.done():
+                await stream.wake.wait()
+                stream.wake.clear()
+                while (batch := watcher.take()) is not None:
+                    await context.write(batch)
+                if watcher.overrun:
+                    raise catalogue.OVERLOADED.refused(problem="changes were not read")
+            raise stream.ended.result()
+        finally:
+            presence.unwatch(watcher)
+            del shell.streams[watcher]
+
+    def _tenant(self, name: str) -> Tenant:
+        tenant = self._shell.core.directory.tenants.get(name)
+        if tenant is None:
+            raise catalogue.UNKNOWN_TENANT.refused(tenant=name)
+        return tenant

@@ -1,0 +1,64 @@
+"""How a bidirectional stream is run: a reader and a writer, until one ends or the shell ends both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import grpc.aio
+from trunkline.v1 import catalogue
+
+from router.shell import Stream
+
+
+async def run(stream: Stream, reading: Coroutine[Any, Any, None], writing: Coroutine[Any, Any, None]) -> None:
+    """Run both until the reader has come to the end, either raises, or the stream is ended.
+
+    Raises Refused where the shell ended the stream or the reader refused what it read. On return
+    and on cancellation both have stopped.
+    """
+    reader = asyncio.create_task(reading)
+    writer = asyncio.create_task(writing)
+    try:
+        waited: set[asyncio.Future[Any]] = {reader, writer, stream.ended}
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (reader, writer):
+            task.cancel()
+        results = await asyncio.gather(reader, writer, return_exceptions=True)
+    if stream.ended.done():
+        raise stream.ended.result()
+    for result in results:
+        if isinstance(result, Exception) and not isinstance(
+            result, grpc.aio.BaseError | asyncio.InvalidStateError
+        ):
+            raise result
+
+
+async def first(context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    """The first message of a stream. Raises Refused HELLO_EXPECTED where it has no hello."""
+    message = await context.read()
+    if message is grpc.aio.EOF or not message.HasField("hello"):
+        raise catalogue.HELLO_EXPECTED.refused()
+    return message
+
+
+async def write_batches(
+    context: grpc.aio.ServicerContext[Any, Any],
+    stream: Stream,
+    take: Callable[[], Any | None],
+    sign_of_life: Callable[[], Any] | None = None,
+    written: Callable[[], None] = lambda: None,
+) -> None:
+    """Write what `take` gives, one batch at a time: what gathers while one is written is the next."""
+    while True:
+        await stream.wake.wait()
+        stream.wake.clear()
+        while (batch := take()) is not None:
+            stream.beat = False
+            await context.write(batch)
+            written()
+        if stream.beat and sign_of_life is not None:
+            stream.beat = False
+            await context.write(sign_of_life())

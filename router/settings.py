@@ -1,0 +1,47 @@
+"""What an operator can set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class RouterSettings(BaseSettings):
+    """Settings of a router; each is read from the environment as `TRUNKLINE_` and its name."""
+
+    model_config = SettingsConfigDict(env_prefix="TRUNKLINE_", extra="ignore")
+
+    router_listen: str = Field(
+        default="127.0.0.1:50051", description="Address for gRPC; port 0 takes a free one"
+    )
+    data_dir: Path = Field(default=Path("data"), description="Folder of the log; created if missing")
+    tenants: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("demo",), description="Tenants there are, separated by commas"
+    )
+    open_to: Literal["loopback", "any"] = Field(
+        default="loopback", description="Where clients may connect from: this machine only, or anywhere"
+    )
+    lease_s: float = Field(default=10, gt=0, description="Silence after which an edge is taken for dead")
+    delivery_lease_s: float = Field(
+        default=30,
+        gt=0,
+        description="Time after which an unsettled delivery, or a silent worker, is given up",
+    )
+    link_window: int = Field(default=4, ge=1, description="Batches that an edge may have under way")
+    link_outbox_bytes: int = Field(
+        default=8 << 20, ge=1 << 16, description="Waiting for one edge, beyond which senders are held back"
+    )
+    max_conversations: int = Field(default=100, ge=0, description="Groups that one connection may join")
+    log_format: Literal["auto", "json", "text"] = Field(
+        default="auto", description="auto: text on a terminal"
+    )
+
+    @field_validator("tenants", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value

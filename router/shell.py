@@ -1,0 +1,225 @@
+"""Runs the core: does what it asks for, and lets waiting tasks know.
+
+Four tasks for the whole process, whatever the load: the committer, the reader, the clock, and each
+stream's own pair. Nothing is done per message but by the core.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+from trunkline.v1 import catalogue
+from trunkline.v1.catalogue import Refused
+
+from router.core.directory import Link
+from router.core.effects import ReadDeliveries, ReadHeads, ReadPages
+from router.core.presence import Watcher
+from router.core.router import Peer, RouterCore
+from router.log.port import Log, LogUnavailable
+
+_log = structlog.get_logger()
+
+#: How often leases are looked at and the log's housekeeping is done.
+TICK_S = 1.0
+
+
+class Stream:
+    """What the shell knows of one peer's open stream."""
+
+    __slots__ = ("beat", "ended", "wake")
+
+    def __init__(self) -> None:
+        #: Set when something is to be written; cleared by the stream's writer.
+        self.wake = asyncio.Event()
+        #: A sign of life is due.
+        self.beat = False
+        #: Completed by the shell when the stream is to end, with the reason.
+        self.ended: asyncio.Future[Refused] = asyncio.get_running_loop().create_future()
+
+    def end(self, reason: Refused) -> None:
+        """End the stream; only the first reason counts."""
+        if not self.ended.done():
+            self.ended.set_result(reason)
+            self.wake.set()
+
+
+class Shell:
+    """The tasks around one core and one log. `run` returns only by being cancelled."""
+
+    def __init__(self, core: RouterCore, log: Log) -> None:
+        self.core = core
+        self.log = log
+        self.streams: dict[Peer, Stream] = {}
+        self._to_commit = asyncio.Event()
+        self._to_read = asyncio.Event()
+        self._changed = asyncio.Event()
+        # append and reset are for one caller at a time.
+        self._writing = asyncio.Lock()
+        self._log_failed = False
+
+    # For those who call the core
+
+    def settle(self) -> None:
+        """Do what the core asks for; to be called after every call of it, before the next await."""
+        core = self.core
+        core.settle(time.monotonic())
+        for peer in core.mail:
+            stream = self.streams.get(peer)
+            if stream is not None:
+                stream.wake.set()
+        core.mail.clear()
+        if core.reads:
+            self._to_read.set()
+        if core.journal:
+            self._to_commit.set()
+
+    def opened(self, peer: Peer) -> Stream:
+        """A stream for this peer is open."""
+        stream = self.streams[peer] = Stream()
+        return stream
+
+    def drained(self, link: Link) -> None:
+        """A batch was written to a link; whoever was held up by it may go on."""
+        if self.core.publishing.drained(link):
+            self._changed.set()
+            self.settle()
+
+    async def room(self, held_up_by: set[Link]) -> None:
+        """Wait until a source that has filled these outboxes, or the journal, may send more."""
+        while not self.core.may_send(held_up_by):
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def exclusively(self, write: Callable[[], Awaitable[Any]]) -> Any:
+        """Do something with the log that may not run beside a commit."""
+        async with self._writing:
+            return await write()
+
+    # Tasks
+
+    async def run(self) -> None:
+        """Run the tasks."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._commit())
+            tasks.create_task(self._read())
+            tasks.create_task(self._tick())
+
+    async def flush(self) -> None:
+        """Wait until nothing is left to be committed."""
+        while self.core.journal or self._writing.locked():
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def _commit(self) -> None:
+        core = self.core
+        while True:
+            await self._to_commit.wait()
+            self._to_commit.clear()
+            while core.journal:
+                drafts, settlements = core.journal.take()
+                settled = [unit.delivery_id for unit in settlements]
+                try:
+                    async with self._writing:
+                        await self.log.append(drafts, settled)
+                except LogUnavailable as error:
+                    self._report_log(error)
+                    core.not_committed(drafts, settlements)
+                else:
+                    self._report_log(None)
+                    core.committed(drafts, settlements)
+                self._changed.set()
+                self.settle()
+
+    def _report_log(self, error: LogUnavailable | None) -> None:
+        """Say when the log fails and when it works again, not how often in between."""
+        if error is not None and not self._log_failed:
+            _log.error(
+                "the log refuses writes; clients and backends are told LOG_UNAVAILABLE", reason=str(error)
+            )
+        elif error is None and self._log_failed:
+            _log.info("the log takes writes again")
+        self._log_failed = error is not None
+
+    async def _read(self) -> None:
+        while True:
+            await self._to_read.wait()
+            self._to_read.clear()
+            reads = self.core.reads[:]
+            self.core.reads.clear()
+            await self._read_heads([read for read in reads if isinstance(read, ReadHeads)])
+            await self._read_pages([read for read in reads if isinstance(read, ReadPages)])
+            for read in reads:
+                if isinstance(read, ReadDeliveries):
+                    await self._read_deliveries(read)
+
+    async def _read_heads(self, reads: list[ReadHeads]) -> None:
+        if not reads:
+            return
+        keys = [key for read in reads for key in read.topics]
+        try:
+            heads = iter(await self.log.heads(keys))
+        except LogUnavailable:
+            self._failed(reads)
+            return
+        for read in reads:
+            read.done([next(heads) for _ in read.topics])
+        self.settle()
+
+    async def _read_pages(self, reads: list[ReadPages]) -> None:
+        if not reads:
+            return
+        requests = [request for read in reads for request in read.requests]
+        try:
+            pages = iter(await self.log.read(requests))
+        except LogUnavailable:
+            self._failed(reads)
+            return
+        for read in reads:
+            read.done([next(pages) for _ in read.requests])
+        self.settle()
+
+    async def _read_deliveries(self, read: ReadDeliveries) -> None:
+        try:
+            read.done(await self.log.deliveries(read.tenant, read.agent, read.after, read.limit))
+        except LogUnavailable:
+            read.failed()
+        self.settle()
+
+    def _failed(self, reads: list[Any]) -> None:
+        for read in reads:
+            read.failed()
+        self.settle()
+
+    async def _tick(self) -> None:
+        beat_s = min(self.core.lease_s, self.core.delivery_lease_s) / 3
+        beat_due = time.monotonic() + beat_s
+        while True:
+            await asyncio.sleep(min(TICK_S, beat_s))
+            now = time.monotonic()
+            for peer, reason in self.core.tick(now):
+                if stream := self.streams.get(peer):
+                    stream.end(reason)
+            if now >= beat_due:
+                beat_due = now + beat_s
+                self._beat()
+            self.settle()
+            try:
+                await self.exclusively(lambda: self.log.sweep(time.time_ns() // 1_000_000))
+            except LogUnavailable as error:
+                self._report_log(error)
+            self._changed.set()
+
+    def _beat(self) -> None:
+        for peer, stream in self.streams.items():
+            if not isinstance(peer, Watcher):
+                stream.beat = True
+                stream.wake.set()
+
+    def end_streams(self) -> None:
+        """The router stops: every stream ends, and its peer comes back later or elsewhere."""
+        for stream in self.streams.values():
+            stream.end(catalogue.ROUTER_UNAVAILABLE.refused())
