@@ -24,6 +24,7 @@ from router.core.rules import (
     TOKEN,
     Rule,
     at_most,
+    depth,
     items,
     named,
     number,
@@ -36,6 +37,7 @@ _TEXT = at_most(262144, "characters")
 _NAME = at_most(256, "characters")
 _SHORT = at_most(128, "characters")
 _PARTS = items(1, 64)
+_DEPTH = depth(24)
 
 LIMITS: dict[str, Rule] = {
     "Conversation.kind": named({1, 2}),
@@ -67,6 +69,7 @@ LIMITS: dict[str, Rule] = {
     "ToolResultPart.call_id": _SHORT,
     "ToolResultPart.result": _TEXT,
     "CustomPart.name": _NAME,
+    "CustomPart.data": _DEPTH,
     "MessageFrame": size(MAX_MESSAGE_BYTES),
     "MessageFrame.id": TOKEN,
     "MessageFrame.parts": _PARTS,
@@ -81,6 +84,7 @@ LIMITS: dict[str, Rule] = {
     "HistoryFrame.limit": number(0, 500),
     "SignalFrame": size(16384),
     "SignalFrame.name": TOKEN,
+    "SignalFrame.data": _DEPTH,
     "ReadFrame.position": REQUIRED,
     "ResumeFrame.positions": at_most(128, "items"),
     "LinkHello.edge_id": TOKEN,

@@ -109,6 +109,32 @@ def size(limit: int) -> Rule:
     return Rule(f"at most {limit} bytes", problem)
 
 
+def depth(limit: int) -> Rule:
+    """A Struct that is nested at most so deep: protobuf reads no more than 100 levels of messages,
+    of which each level of a Struct takes three, and a frame travels inside of others."""
+
+    def problem(value: Any) -> str | None:
+        return None if _is_within(value, limit) else f"is nested more than {limit} levels deep"
+
+    return Rule(f"at most {limit} levels deep", problem)
+
+
+def _is_within(struct: Any, levels: int) -> bool:
+    """Level by level, as recursion could go as deep as the input says."""
+    values = list(struct.fields.values())
+    while values and levels > 1:
+        levels -= 1
+        inner = []
+        for value in values:
+            kind = value.WhichOneof("kind")
+            if kind == "struct_value":
+                inner += value.struct_value.fields.values()
+            elif kind == "list_value":
+                inner += value.list_value.values
+        values = inner
+    return not any(value.WhichOneof("kind") in ("struct_value", "list_value") for value in values)
+
+
 def _attributes_problem(value: Mapping[str, str]) -> str | None:
     if len(value) > 32:
         return f"has {len(value)} entries; at most 32 are allowed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,11 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 _HOUR_MS = 3_600_000
+
+#: How long a thread waits for the GIL before it insists. A loop that is always busy gives the GIL away
+#: only for the moment of each poll, too short for another thread to take it, and each such moment starts
+#: the wait anew. With Python's 5 ms, commits were seen to starve for 20 s.
+_GIL_WAIT_S = 0.0005
 
 
 def _now_ms() -> int:
@@ -76,9 +82,12 @@ class SqliteLog:
         gives Unix time in ms. Idempotency keys are kept for `keep_keys_ms` at least. `cached_heads`
         bounds how many logs' ends are at hand for `head`, at some 500 bytes each.
 
+        Lowers the process's `sys.setswitchinterval` to 0.5 ms, or its threads could starve.
+
         Raises LogUnavailable if another process has it open, if a newer version wrote it, or if it can't
         be read.
         """
+        sys.setswitchinterval(min(sys.getswitchinterval(), _GIL_WAIT_S))
         path = path.resolve()
         try:
             with ExitStack() as undo:

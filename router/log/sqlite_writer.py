@@ -76,11 +76,11 @@ class Writer:
                 if not kept:
                     raise
                 return kept
+            if batch.settled:
+                db.execute(_DELETE_SETTLED, (json.dumps(list(batch.settled)),))
             _INSERT_TOPICS.run(db, batch.topics)
             _INSERT_MESSAGES.run(db, batch.messages)
             _INSERT_DELIVERIES.run(db, batch.deliveries)
-            if batch.settled:
-                db.execute(_DELETE_SETTLED, (json.dumps(list(batch.settled)),))
         return {}
 
     def reset(self, topic: TopicKey) -> int:

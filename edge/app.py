@@ -1,0 +1,96 @@
+"""An edge process: what it is made of, how it starts, and how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Callable
+
+import structlog
+
+from edge.http.app import protocol_factory
+from edge.link.client import LinkClient
+from edge.settings import EdgeSettings
+from edge.shell import Shell
+from edge.ws.port import Port
+
+_log = structlog.get_logger()
+
+#: Clients that may wait to be accepted by the kernel; a whole product may reconnect at once.
+BACKLOG = 4096
+
+
+class StartError(Exception):
+    """The edge cannot start; the text says why and what to do."""
+
+
+async def serve(settings: EdgeSettings) -> None:
+    """Run an edge until SIGTERM or SIGINT. Raises StartError where it cannot start."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    shell = Shell(settings)
+    server = await listen(shell, settings.edge_listen)
+    linked = asyncio.Event()
+    link = LinkClient(shell, settings, linked.set)
+    tasks = [asyncio.create_task(link.run()), asyncio.create_task(shell.run())]
+    ready = asyncio.create_task(_say_ready(server, settings, linked))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+    await _close(server, shell, [ready, *tasks])
+
+
+async def _close(server: asyncio.Server, shell: Shell, tasks: list[asyncio.Task[None]]) -> None:
+    """Stop: 1. take no more clients, 2. send those there are elsewhere, 3. end the link."""
+    _log.info("edge is stopping", connections=len(shell.core.connections))
+    server.close()
+    failed = [task for task in tasks if task.done() and task.exception()]
+    await shell.close_all()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    for task in failed:
+        task.result()
+
+
+async def listen(shell: Shell, address: str) -> asyncio.Server:
+    """Listen for clients. Raises StartError where the address is not to be had."""
+    host, _, port = address.rpartition(":")
+    http = protocol_factory(shell)
+    loop = asyncio.get_running_loop()
+    try:
+        return await loop.create_server(lambda: Port(shell, http), host, int(port), backlog=BACKLOG)
+    except (OSError, ValueError) as error:
+        problem = f"cannot listen on {address}: {error}"
+        raise StartError(f"{problem}. TRUNKLINE_EDGE_LISTEN names another address.") from error
+
+
+async def _say_ready(server: asyncio.Server, settings: EdgeSettings, linked: asyncio.Event) -> None:
+    await linked.wait()
+    host = settings.edge_listen.rpartition(":")[0]
+    port = server.sockets[0].getsockname()[1]
+    _log.info("edge is ready", listening=f"{host}:{port}", router=settings.router)
+    print(json.dumps({"listening": f"{host}:{port}"}), flush=True)  # noqa: T201
+
+
+def event_loop() -> Callable[[], asyncio.AbstractEventLoop]:
+    """uvloop's event loop where it is installed, else Python's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+def run(settings: EdgeSettings) -> int:
+    """Run an edge in this process; returns its exit code."""
+    try:
+        with asyncio.Runner(loop_factory=event_loop()) as runner:
+            runner.run(serve(settings))
+    except StartError as error:
+        print(f"edge: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0

@@ -1,0 +1,64 @@
+"""How deep the free-form values (`google.protobuf.Struct`) in a frame may be nested.
+
+A protobuf reader refuses what is nested more than 100 messages deep, and a level of a Struct takes
+three of them. A frame that an edge could just read would, once it lies in a batch of the link,
+make the batch unreadable, and with it break the link of all the edge's connections. So every codec
+refuses deeper values; the bound leaves 28 messages for what the contract wraps around a Struct.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from google.protobuf.struct_pb2 import ListValue, Struct
+from trunkline.v1.frame_pb2 import ClientFrame
+
+#: Objects and arrays within each other, the outermost object included.
+MAX_DEPTH = 24
+
+PROBLEM = f"free-form values may be nested at most {MAX_DEPTH} levels deep"
+
+C = TypeVar("C")
+
+
+def object_too_deep(value: dict[str, Any]) -> bool:
+    """A decoded JSON object is nested deeper than MAX_DEPTH."""
+    containers: list[dict[str, Any] | list[Any]] = [value]
+    return _too_deep(containers, _inside_json)
+
+
+def frame_too_deep(frame: ClientFrame) -> bool:
+    """A Struct in the frame is nested deeper than MAX_DEPTH."""
+    structs: list[Struct | ListValue] = []
+    if frame.HasField("message"):
+        structs += [part.custom.data for part in frame.message.parts if part.HasField("custom")]
+    elif frame.HasField("signal"):
+        structs.append(frame.signal.data)
+    return _too_deep(structs, _inside_struct)
+
+
+def _too_deep(level: list[C], inside: Callable[[C], list[C]]) -> bool:
+    # Level by level rather than by recursion, so that no depth is a danger here.
+    for _ in range(MAX_DEPTH):
+        if not level:
+            return False
+        level = [inner for container in level for inner in inside(container)]
+    return bool(level)
+
+
+def _inside_json(container: dict[str, Any] | list[Any]) -> list[dict[str, Any] | list[Any]]:
+    values = container.values() if isinstance(container, dict) else container
+    return [value for value in values if isinstance(value, (dict, list))]
+
+
+def _inside_struct(container: Struct | ListValue) -> list[Struct | ListValue]:
+    values = container.fields.values() if isinstance(container, Struct) else container.values
+    containers: list[Struct | ListValue] = []
+    for value in values:
+        kind = value.WhichOneof("kind")
+        if kind == "struct_value":
+            containers.append(value.struct_value)
+        elif kind == "list_value":
+            containers.append(value.list_value)
+    return containers

@@ -1,0 +1,1 @@
+"""HTTP on the edge's port."""

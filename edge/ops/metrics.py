@@ -1,0 +1,49 @@
+"""Metrics, read from the core's plain counters when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from edge.shell import Shell
+
+
+class EdgeCollector(Collector):
+    """Everything an operator watches on one edge. Counting costs the hot path an addition."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+
+    def collect(self) -> Iterator[Metric]:
+        """See prometheus_client."""
+        shell, core = self._shell, self._shell.core
+        counts = core.counts
+        gauges = {
+            "connections": ("Connections now", len(core.connections)),
+            "connections_opening": ("Connections that the router has not answered yet", core.opening),
+            "link_up": ("1 while the edge is linked to a router", int(core.uplink.is_up)),
+            "uplink_waiting_bytes": ("Bytes that wait for the router", core.uplink.waiting_bytes),
+            "outbox_bytes": ("Bytes buffered for clients that lag", shell.congestion.buffered_bytes),
+            "congested": ("1 while the router is held back", int(shell.congestion.is_congested)),
+        }
+        counters = {
+            "connections_opened": ("Connections accepted", counts.opened),
+            "connections_closed": ("Accepted connections that ended", counts.closed),
+            "frames_received": ("Frames from clients", counts.frames_in),
+            "frames_refused": (
+                "Frames from clients answered with an error by the edge",
+                counts.frames_refused,
+            ),
+            "deliveries": ("Frames handed to sockets, one for each listener", counts.deliveries),
+            "link_batches_received": ("Batches from the router", counts.batches_in),
+            "slow_consumers": ("Connections closed because they read too slowly", counts.slow_consumers),
+            "links": ("Times that the edge has linked to a router", counts.links),
+        }
+        for name, (text, value) in gauges.items():
+            yield GaugeMetricFamily(f"trunkline_edge_{name}", text, value)
+        for name, (text, value) in counters.items():
+            yield CounterMetricFamily(f"trunkline_edge_{name}", text, value)

@@ -1,0 +1,36 @@
+"""What an operator can set."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class EdgeSettings(BaseSettings):
+    """Settings of an edge; each is read from the environment as `TRUNKLINE_` and its name."""
+
+    model_config = SettingsConfigDict(env_prefix="TRUNKLINE_", extra="ignore")
+
+    edge_listen: str = Field(
+        default="127.0.0.1:8080", description="Address for WebSockets and HTTP; port 0 takes a free one"
+    )
+    router: str = Field(default="127.0.0.1:50051", description="Address of a router's gRPC port")
+    edge_id: str = Field(default="", description="Name of this edge; empty for one made at random")
+    frame_bytes: int = Field(default=1 << 20, ge=1024, description="Largest frame taken from a client")
+    unanswered: int = Field(default=64, ge=1, description="Requests of one client under way at a time")
+    heartbeat_s: int = Field(default=25, ge=1, description="How often clients are pinged")
+    handshake_timeout_s: float = Field(default=10, gt=0, description="Time for a client's handshake")
+    max_handshakes: int = Field(default=2000, ge=1, description="Handshakes under way at a time")
+    outbox_bytes: int = Field(
+        default=2 << 20, ge=1 << 16, description="Buffered for one client, beyond which it is closed as slow"
+    )
+    outbox_total_bytes: int = Field(
+        default=64 << 20, ge=1 << 20, description="Buffered for all, beyond which the router is held back"
+    )
+    link_window: int = Field(default=4, ge=1, description="Batches that the router may have under way")
+    drain_s: float = Field(default=5, ge=0, description="Time over which clients are closed on SIGTERM")
+    log_format: Literal["auto", "json", "text"] = Field(
+        default="auto", description="auto: text on a terminal, else JSON"
+    )

@@ -1,0 +1,215 @@
+"""Runs the core: writes to sockets, watches the time, and holds back who must be held back."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+
+from trunkline.v1 import catalogue
+from trunkline.v1.catalogue import Refused
+
+from edge.core.congestion import Congestion
+from edge.core.connection import Connection, State
+from edge.core.edge import EdgeCore, Limits
+from edge.dialects.codec import FrameRefused
+from edge.dialects.registry import DEFAULT
+from edge.settings import EdgeSettings
+from edge.ws.request import ConnectRequest
+from edge.ws.socket import Socket
+
+TICK_S = 1.0
+#: How often buffers are looked at while clients together take less than comes.
+CONGESTED_TICK_S = 0.05
+#: While congested, a client that takes nothing for this long is closed.
+STALL_S = 2.0
+#: How long the last closing handshakes may take when the edge stops.
+CLOSE_WAIT_S = 5.0
+
+
+class Shell:
+    """The sockets and timers around one core."""
+
+    def __init__(self, settings: EdgeSettings) -> None:
+        self.settings = settings
+        self.core = EdgeCore(
+            Limits(
+                frame_bytes=settings.frame_bytes,
+                unanswered=settings.unanswered,
+                heartbeat_s=settings.heartbeat_s,
+            )
+        )
+        self.congestion = Congestion(settings.outbox_total_bytes, STALL_S)
+        self.is_stopping = False
+        #: Set when the link's writer has something to do.
+        self.link_wake = asyncio.Event()
+        #: Sockets on their way in, and until when; oldest first.
+        self.handshakes: dict[Socket, float] = {}
+        #: Connections by when their heartbeat is due.
+        self._rounds: list[set[Connection]] = [set() for _ in range(settings.heartbeat_s)]
+        self._batches_due = 0
+
+    # After each step of the core
+
+    def settle(self) -> None:
+        """Do what the core asks for; to be called after every call of it, before the next await."""
+        core = self.core
+        while core.dirty:
+            dirty, core.dirty = core.dirty, set()
+            self._write(dirty)
+        if core.hold or core.release:
+            for connection in core.hold:
+                connection.socket.transport.pause_reading()
+            for connection in core.release:
+                connection.socket.transport.resume_reading()
+            core.hold.clear()
+            core.release.clear()
+        if core.uplink.is_ready:
+            self.link_wake.set()
+
+    def _write(self, dirty: set[Connection]) -> None:
+        limit = self.settings.outbox_bytes
+        for connection in dirty:
+            socket: Socket = connection.socket
+            pending, connection.pending = connection.pending, []
+            data = pending[0] if len(pending) == 1 else b"".join(pending)
+            if buffered := socket.buffered:
+                self.congestion.report(connection, buffered)
+                if buffered + len(data) > limit and connection.state is State.OPEN:
+                    self._close_slow(connection)
+                    continue
+            socket.write(data)
+            if connection.closing is not None:
+                socket.close(connection.closing.code, connection.closing.reason)
+
+    def _close_slow(self, connection: Connection) -> None:
+        """What is buffered stays in order; the close comes after it, or an abort if that is not read."""
+        self.core.counts.slow_consumers += 1
+        self.congestion.gone(connection)
+        self.core.close(connection, catalogue.SLOW_CONSUMER.refused())
+
+    # Clients coming and going
+
+    @property
+    def takes_handshakes(self) -> bool:
+        """There is room for one more client on its way in."""
+        return len(self.handshakes) < self.settings.max_handshakes and not self.is_stopping
+
+    def shaking(self, socket: Socket) -> None:
+        """A client began its handshake."""
+        self.handshakes[socket] = time.monotonic() + self.settings.handshake_timeout_s
+
+    def open(self, socket: Socket, wish: ConnectRequest) -> None:
+        """A client has said where to; the router is asked."""
+        opened = wish.opened
+        opened.connection_id = f"c{secrets.token_hex(12)}"
+        opened.remote_ip = socket.remote_ip
+        opened.opened_at.GetCurrentTime()
+        connection = self.core.open(socket, wish.codec, opened)
+        socket.connection = connection
+        self._rounds[connection.number % len(self._rounds)].add(connection)
+
+    def resume(self, socket: Socket, wish: ConnectRequest, payload: bytes) -> bool:
+        """Read the `resume` frame that must come first. False where it was refused."""
+        try:
+            frame = wish.codec.decode(payload)
+            if not frame.HasField("resume"):
+                problem = "after connecting with resume=frame a resume frame comes first"
+                kind = frame.WhichOneof("frame")
+                raise catalogue.UNEXPECTED_FRAME.refused(type=kind, problem=problem)
+        except (FrameRefused, Refused) as error:
+            socket.refuse(wish.codec, catalogue.INVALID_ADDRESS.refused(problem=str(error)))
+            return False
+        wish.opened.resume.CopyFrom(frame.resume)
+        return True
+
+    def gone(self, connection: Connection) -> None:
+        """A client's socket is gone."""
+        self._rounds[connection.number % len(self._rounds)].discard(connection)
+        self.congestion.gone(connection)
+        self.core.gone(connection)
+        self.settle()
+
+    # The link
+
+    def batch_done(self) -> None:
+        """A batch from the router is written. Its credit is returned now, or once clients catch up."""
+        self._batches_due += 1
+        if not self.congestion.is_congested:
+            self._return_credit()
+        elif self._batches_due == 1:
+            asyncio.get_running_loop().call_later(CONGESTED_TICK_S, self._look)
+
+    def link_lost(self) -> None:
+        """The link broke, and with it what was due on it."""
+        self._batches_due = 0
+        self.core.link_lost()
+        self.settle()
+
+    def _return_credit(self) -> None:
+        self.core.dealt_with(self._batches_due)
+        self._batches_due = 0
+        self.settle()
+
+    def _look(self) -> None:
+        """Congested: see whether clients have caught up, and close those that take nothing."""
+        congestion = self.congestion
+        for connection in congestion.lagging:
+            congestion.report(connection, connection.socket.buffered)
+        if congestion.is_congested:
+            for connection in congestion.stalled(time.monotonic()):
+                self._close_slow(connection)
+            self.settle()
+        if congestion.is_congested:
+            asyncio.get_running_loop().call_later(CONGESTED_TICK_S, self._look)
+        else:
+            congestion.eased()
+            if self._batches_due:
+                self._return_credit()
+
+    # Time
+
+    async def run(self) -> None:
+        """Watch the time; returns only by being cancelled."""
+        turn = 0
+        while True:
+            await asyncio.sleep(TICK_S)
+            turn = (turn + 1) % len(self._rounds)
+            for connection in self.core.heartbeat(list(self._rounds[turn])):
+                connection.socket.ping()
+            self._end_handshakes(time.monotonic())
+            self.settle()
+
+    def _end_handshakes(self, now: float) -> None:
+        for socket, deadline in list(self.handshakes.items()):
+            if deadline > now:
+                break
+            del self.handshakes[socket]
+            limit = f"{self.settings.handshake_timeout_s:g}"
+            reason = catalogue.HANDSHAKE_TIMEOUT.refused(limit_s=limit)
+            if socket.connection is None:
+                socket.refuse(DEFAULT, reason)
+                continue
+            if not self.core.uplink.is_up:
+                reason = catalogue.ROUTER_UNAVAILABLE.refused()
+            self.core.close(socket.connection, reason)
+
+    async def close_all(self) -> None:
+        """Close every client with RESTARTING, spread over the drain time; returns once they are gone.
+
+        Bounded by the drain time and the time for a closing handshake.
+        """
+        self.is_stopping = True
+        reason = catalogue.RESTARTING.refused()
+        connections = list(self.core.connections.values())
+        steps = max(1, round(self.settings.drain_s / CONGESTED_TICK_S))
+        share = -(-len(connections) // steps)
+        for start in range(0, len(connections), share or 1):
+            for connection in connections[start : start + share]:
+                self.core.close(connection, reason)
+            self.settle()
+            await asyncio.sleep(CONGESTED_TICK_S)
+        for _ in range(round(CLOSE_WAIT_S / CONGESTED_TICK_S)):
+            if not self.core.connections:
+                break
+            await asyncio.sleep(CONGESTED_TICK_S)

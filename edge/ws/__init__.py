@@ -1,0 +1,1 @@
+"""WebSockets: the listening port, the handshake, and one socket."""

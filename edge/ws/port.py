@@ -1,0 +1,119 @@
+"""The listening port: one for WebSockets and HTTP alike."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+from trunkline.v1 import catalogue
+
+from edge.ws.socket import Socket
+
+if TYPE_CHECKING:
+    from edge.shell import Shell
+
+MAX_HEAD_BYTES = 16 * 1024
+
+#: Bytes that the kernel may hold for one client beyond what is on the wire.
+UNSENT_BYTES = 128 * 1024
+
+#: Above this the transport says that its client is slow.
+HIGH_WATER_BYTES = 64 * 1024
+
+
+class Port(asyncio.Protocol):
+    """Reads the head of a connection's first request and hands the transport to who can answer it.
+
+    A head must be complete within the handshake's time and 16 KiB.
+    """
+
+    __slots__ = ("_head", "_http", "_shell", "_timer", "_transport")
+
+    def __init__(self, shell: Shell, http: Callable[[], asyncio.Protocol]) -> None:
+        self._shell = shell
+        self._http = http
+        self._head = b""
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected."""
+        self._transport = cast("asyncio.Transport", transport)
+        _tune(self._transport)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._shell.settings.handshake_timeout_s, self._too_late)
+
+    def data_received(self, data: bytes) -> None:
+        """Some of the head."""
+        self._head += data
+        end = self._head.find(b"\r\n\r\n")
+        if end < 0 and len(self._head) <= MAX_HEAD_BYTES:
+            return
+        if end < 0 or end > MAX_HEAD_BYTES:
+            self._refuse("431 Request Header Fields Too Large", "The request's head is too large")
+            return
+        self._stop_timer()
+        if not _wants_websocket(self._head[:end]):
+            self._hand_over(self._http())
+        elif self._shell.takes_handshakes:
+            assert self._transport is not None
+            ws = Socket(self._shell, self._transport)
+            self._shell.shaking(ws)
+            self._hand_over(ws, made=False)
+        else:
+            self._refuse(
+                "503 Service Unavailable", catalogue.OVERLOADED.sentence(problem="too many handshakes")
+            )
+
+    def _hand_over(self, protocol: asyncio.Protocol, made: bool = True) -> None:
+        assert self._transport is not None
+        self._transport.set_protocol(protocol)
+        if made:
+            protocol.connection_made(self._transport)
+        protocol.data_received(self._head)
+        self._head = b""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone before it said what it wants."""
+        self._stop_timer()
+
+    def _too_late(self) -> None:
+        limit = self._shell.settings.handshake_timeout_s
+        self._refuse("408 Request Timeout", catalogue.HANDSHAKE_TIMEOUT.sentence(limit_s=f"{limit:g}"))
+
+    def _refuse(self, status: str, text: str) -> None:
+        self._stop_timer()
+        body = f"{text}\n".encode()
+        head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        head += f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        assert self._transport is not None
+        self._transport.write(head.encode() + body)
+        self._transport.close()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _wants_websocket(head: bytes) -> bool:
+    for line in head.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"upgrade":
+            return value.strip().lower() == b"websocket"
+    return False
+
+
+def _tune(transport: asyncio.Transport) -> None:
+    """Small frames leave at once, and a slow client fills our bounded buffer, not the kernel's."""
+    transport.set_write_buffer_limits(HIGH_WATER_BYTES)
+    sock = transport.get_extra_info("socket")
+    if sock is None:
+        return
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
