@@ -184,6 +184,8 @@ def _plan(descriptor: Descriptor) -> _Plan:
 def _refuses_unset(rule: Rule, field: FieldDescriptor) -> bool:
     if rule.required:
         return True
+    if field.message_type is not None and not field.is_repeated:
+        return False
     unset: Any = {} if field.is_repeated else field.default_value
     return rule.problem(unset) is not None
 
