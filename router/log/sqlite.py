@@ -25,10 +25,10 @@ _T = TypeVar("_T")
 
 _HOUR_MS = 3_600_000
 
-#: How long a thread waits for the GIL before it insists. A loop that is always busy gives the GIL away
-#: only for the moment of each poll, too short for another thread to take it, and each such moment starts
-#: the wait anew. With Python's 5 ms, commits were seen to starve for 20 s.
-_GIL_WAIT_S = 0.0005
+#: How long a thread waits for the GIL before it insists. A loop that is always busy lets go of it only for
+#: the moment of each poll, too short for another thread to take it, and each such moment starts the wait
+#: anew. So this must be shorter than a turn of the loop: with Python's 5 ms, commits starved for 20 s.
+_GIL_WAIT_S = 0.0001
 
 
 def _now_ms() -> int:
@@ -82,7 +82,7 @@ class SqliteLog:
         gives Unix time in ms. Idempotency keys are kept for `keep_keys_ms` at least. `cached_heads`
         bounds how many logs' ends are at hand for `head`, at some 500 bytes each.
 
-        Lowers the process's `sys.setswitchinterval` to 0.5 ms, or its threads could starve.
+        Lowers the process's `sys.setswitchinterval` to 0.1 ms, or the log's threads could starve.
 
         Raises LogUnavailable if another process has it open, if a newer version wrote it, or if it can't
         be read.

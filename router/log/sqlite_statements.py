@@ -1,7 +1,7 @@
 """Statements that handle any number of rows at once.
 
-Python's sqlite3 lets go of the GIL for each step of a statement, and under a busy event loop it takes up
-to 5 ms to get it back each time. So what counts is the number of steps, not of rows: one INSERT takes a
+Python's sqlite3 lets go of the GIL for each step of a statement, and has to wait for it each time while the
+event loop is busy. So what counts is the number of steps, not of rows: one INSERT takes a
 whole batch, and a SELECT answers with one row that holds all results as JSON. Against `executemany`, a
 batch of 256 rows is 50 times faster under a busy loop and a third faster under an idle one.
 """
