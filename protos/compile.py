@@ -95,7 +95,8 @@ def catalogue_source(out: Path) -> str:
     return CATALOGUE_HEAD + f"CONTRACT_MINOR = {minor}\n\n" + "\n".join(entries) + CATALOGUE_TAIL
 
 
-CATALOGUE_HEAD = '''"""The error catalogue and the contract's version. Generated from error.proto and edge_service.proto."""
+CATALOGUE_HEAD = '''\
+"""The error catalogue and the contract's version. Generated from error.proto and edge_service.proto."""
 
 from __future__ import annotations
 

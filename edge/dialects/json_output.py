@@ -7,11 +7,21 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
+import msgspec
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, OneofDescriptor
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
+from trunkline.v1.address_pb2 import Address
 
-from edge.dialects.json_schema import ALWAYS_WRITTEN, STRUCT, TIMESTAMP, enum_names, is_map, is_union
+from edge.dialects.json_schema import (
+    ADDRESS,
+    ALWAYS_WRITTEN,
+    STRUCT,
+    TIMESTAMP,
+    enum_names,
+    is_map,
+    is_union,
+)
 
 #: What a tagged union holds whose set field is newer than this version of the contract.
 UNKNOWN = "unknown"
@@ -98,7 +108,21 @@ class _Source:
             return f"timestamp_text({got})"
         if field.message_type.full_name == STRUCT:
             return f"json_object({got})"
-        return f"{self.function(field.message_type)}({got}, {{}})"
+        function = self.function(field.message_type)
+        if field.message_type.full_name == ADDRESS:
+            self.names["address_text"] = _cached(lambda address: self.names[function](address, {}))
+            return f"address_text({got}.SerializeToString(deterministic=True))"
+        return f"{function}({got}, {{}})"
+
+
+def _cached(fill: Write) -> Callable[[bytes], msgspec.Raw]:
+    """The JSON text of serialized addresses: the same few come again and again, one in each message."""
+
+    @lru_cache(maxsize=4096)
+    def address_text(serialized: bytes) -> msgspec.Raw:
+        return msgspec.Raw(msgspec.json.encode(fill(Address.FromString(serialized))))
+
+    return address_text
 
 
 def timestamp_text(timestamp: Timestamp) -> str:

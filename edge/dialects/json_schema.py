@@ -17,9 +17,11 @@ from functools import cache
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
+from trunkline.v1.address_pb2 import Address
 
 TIMESTAMP = Timestamp.DESCRIPTOR.full_name
 STRUCT = Struct.DESCRIPTOR.full_name
+ADDRESS = Address.DESCRIPTOR.full_name
 
 #: Zero is a value here, not absence: the log of a topic that holds nothing yet ends at seq 0.
 ALWAYS_WRITTEN = frozenset({"trunkline.v1.Position.seq"})

@@ -141,103 +141,138 @@ class _Invalid(Exception):
         self.path = list(path)
 
 
+Check = Callable[[Any], None]
+
+
 class _Step(NamedTuple):
     """What to do about one field that is set."""
 
     name: str
     problem: Callable[[Any], str | None] | None
-    descend: bool
+    #: Checks what the field holds, where that is a message of ours.
+    inner: Check | None
     repeated: bool
 
 
-class _Plan(NamedTuple):
-    """What to look at in one message type."""
-
-    whole: Callable[[Any], str | None] | None
-    #: By field number; only fields that have a limit or hold messages that may.
-    steps: dict[int, _Step]
-    #: Bits of the field numbers that must be set.
-    required: int
-    #: Of which, for a Part, one must be set.
-    one_of: int
+def _check(message: Any) -> None:
+    _checker(message.DESCRIPTOR)(message)
 
 
 @cache
-def _plan(descriptor: Descriptor) -> _Plan:
-    whole = LIMITS.get(descriptor.name)
-    steps = {}
-    required = one_of = 0
+def _checker(descriptor: Descriptor) -> Check:
+    """The check of one message type; of the ways to walk it, the one that costs least for its shape."""
+    if descriptor is Address.DESCRIPTOR:
+        return _check_address
+    steps = {field.number: step for field in descriptor.fields if (step := _step(field))}
+    if descriptor.name == "Part":
+        return _union_checker({step.name: step for step in steps.values()})
+    plain = not descriptor.oneofs and all(step.inner is None for step in steps.values())
+    if plain and len(steps) <= 3 and descriptor.name not in LIMITS:
+        return _small_checker(list(steps.values()))
+    return _general_checker(descriptor, steps)
+
+
+def _step(field: FieldDescriptor) -> _Step | None:
+    rule = LIMITS.get(field.full_name.removeprefix("trunkline.v1."))
+    holds = field.message_type
+    ours = holds is not None and holds.full_name.startswith("trunkline.")
+    if rule is None and not ours:
+        return None
+    problem = rule.problem if rule and rule is not REQUIRED else None
+    return _Step(field.name, problem, _checker(holds) if ours else None, field.is_repeated)
+
+
+def _small_checker(steps: list[_Step]) -> Check:
+    """For a few plain fields: looks at each, set or not, which a rule that lets it be empty allows."""
+
+    def check_small(message: Any) -> None:
+        for name, problem_of, _, _ in steps:
+            if problem_of and (problem := problem_of(getattr(message, name))):
+                raise _Invalid(problem, name)
+
+    return check_small
+
+
+def _union_checker(steps: dict[str, _Step]) -> Check:
+    """For a message that is one of several others, and must be one."""
+
+    def check_union(message: Any) -> None:
+        chosen = message.WhichOneof("content")
+        if chosen is None:
+            raise _Invalid("must have a content")
+        _descend(getattr(message, chosen), steps[chosen])
+
+    return check_union
+
+
+def _general_checker(descriptor: Descriptor, steps: dict[int, _Step]) -> Check:
+    """For anything else: looks at the fields that are set, and then for those that must be."""
+    whole = LIMITS[descriptor.name].problem if descriptor.name in LIMITS else None
+    required = 0
     for field in descriptor.fields:
-        rule = LIMITS.get(f"{descriptor.name}.{field.name}")
-        holds = field.message_type
-        ours = holds is not None and holds.full_name.startswith("trunkline.")
-        if rule or ours:
-            problem = rule.problem if rule and rule is not REQUIRED else None
-            steps[field.number] = _Step(field.name, problem, ours, field.is_repeated)
-        if rule and field.containing_oneof is None and _refuses_unset(rule, field):
+        if _must_be_set(field):
             required |= 1 << field.number
-        if descriptor.name == "Part":
-            one_of |= 1 << field.number
-    return _Plan(whole.problem if whole else None, steps, required, one_of)
+
+    def check_general(message: Any) -> None:
+        if whole and (problem := whole(message)):
+            raise _Invalid(problem)
+        seen = 0
+        for field, value in message.ListFields():
+            number = field.number
+            seen |= 1 << number
+            step = steps.get(number)
+            if step is None:
+                continue
+            if step.problem and (problem := step.problem(value)):
+                raise _Invalid(problem, step.name)
+            if step.inner:
+                _descend(value, step)
+        if missing := required & ~seen:
+            raise _Invalid("must be set", steps[(missing & -missing).bit_length() - 1].name)
+
+    return check_general
 
 
-def _refuses_unset(rule: Rule, field: FieldDescriptor) -> bool:
-    if rule.required:
-        return True
-    if field.message_type is not None and not field.is_repeated:
+def _must_be_set(field: FieldDescriptor) -> bool:
+    rule = LIMITS.get(field.full_name.removeprefix("trunkline.v1."))
+    if rule is None or field.containing_oneof is not None:
         return False
+    if rule.required or (field.message_type is not None and not field.is_repeated):
+        return rule.required
     unset: Any = {} if field.is_repeated else field.default_value
     return rule.problem(unset) is not None
+
+
+def _descend(value: Any, step: _Step) -> None:
+    assert step.inner is not None
+    index = None
+    try:
+        if step.repeated:
+            for index, item in enumerate(value):  # noqa: B007 - the index is for the path
+                step.inner(item)
+        else:
+            step.inner(value)
+    except _Invalid as invalid:
+        invalid.path.append(step.name if index is None else f"{step.name}[{index}]")
+        raise
+
+
+def _check_address(address: Address) -> None:
+    _valid_address(address.SerializeToString(deterministic=True))
+
+
+@cache
+def _address_fields() -> Check:
+    steps = {field.number: step for field in Address.DESCRIPTOR.fields if (step := _step(field))}
+    return _general_checker(Address.DESCRIPTOR, steps)
 
 
 @lru_cache(maxsize=65536)
 def _valid_address(serialized: bytes) -> None:
     """Addresses come again and again; what was valid once is not walked again."""
     address = Address.FromString(serialized)
-    _check_fields(address)
+    _address_fields()(address)
     _check_shape(address)
-
-
-def _check(message: Any) -> None:
-    if isinstance(message, Address):
-        _valid_address(message.SerializeToString(deterministic=True))
-    else:
-        _check_fields(message)
-
-
-def _check_fields(message: Any) -> None:
-    plan = _plan(message.DESCRIPTOR)
-    if plan.whole and (problem := plan.whole(message)):
-        raise _Invalid(problem)
-    seen = 0
-    for field, value in message.ListFields():
-        number = field.number
-        seen |= 1 << number
-        step = plan.steps.get(number)
-        if step is None:
-            continue
-        if step.problem and (problem := step.problem(value)):
-            raise _Invalid(problem, step.name)
-        if step.descend:
-            _descend(value, step)
-    if plan.one_of and not seen & plan.one_of:
-        raise _Invalid("must have a content")
-    if missing := plan.required & ~seen:
-        step = plan.steps[(missing & -missing).bit_length() - 1]
-        raise _Invalid("must be set", step.name)
-
-
-def _descend(value: Any, step: _Step) -> None:
-    index = None
-    try:
-        if step.repeated:
-            for index, item in enumerate(value):  # noqa: B007 - the index is for the path
-                _check(item)
-        else:
-            _check(value)
-    except _Invalid as invalid:
-        invalid.path.append(step.name if index is None else f"{step.name}[{index}]")
-        raise
 
 
 def _check_shape(address: Address) -> None:

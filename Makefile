@@ -1,0 +1,93 @@
+# Everything a person or a CI machine does here. `make` alone lists it.
+# Needs make, Python 3.11 or newer and a package index that pip knows; no root, no Docker.
+
+PYTHON ?= python3
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+INSTALLED_BENCH := $(VENV)/.installed-bench
+# The last file that protos/compile.py writes.
+STUBS := build/stubs/trunkline/v1/catalogue.py
+PROTOS := $(shell find protos -name '*.proto') protos/compile.py
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup run test lint format bench protos constraints clean
+
+help: ## list these targets
+	@echo "make run     start it, on this machine only"
+	@echo "make test    check everything"
+	@echo
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
+		printf '  %-12s %s\n' "$$name" "$$text"; done
+
+setup: $(INSTALLED) $(STUBS) ## make .venv and install everything into it
+
+run: setup ## start router, edge and an echo agent on 127.0.0.1, and say what to try
+	@exec $(BIN)/python deploy/run.py
+
+test: lint ## lint, then run every test; ARGS="-k name" is passed to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## check style, types, layers, contract and container files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python protos/lint.py
+	$(BIN)/hadolint router/Dockerfile edge/Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+format: setup ## rewrite Python and protos in the one style
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+	$(BIN)/buf format --write protos
+
+bench: setup $(INSTALLED_BENCH) ## run the benchmarks; ARGS are passed to bench/run.py
+	$(BIN)/python bench/run.py $(ARGS)
+
+protos: $(INSTALLED) ## compile the contract again, to build/stubs
+	$(BIN)/python protos/compile.py build/stubs
+
+constraints: ## write constraints.txt anew, with the newest versions that fit
+	rm -rf build/constraints
+	$(PYTHON) -m venv build/constraints
+	build/constraints/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench]'
+	{ sed -n '/^#/p' constraints.txt; \
+		build/constraints/bin/python -m pip freeze --exclude-editable; } > build/constraints.txt
+	mv build/constraints.txt constraints.txt
+	rm -rf build/constraints
+
+clean: ## remove everything that was built, .venv too; ./data stays
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml hatch_build.py constraints.txt
+	@$(PYTHON) -c '' 2>/dev/null || { \
+		echo "There is no $(PYTHON) here. Install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3" >&2; \
+		exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Trunkline needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12" >&2; \
+		exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) has no venv module. On Debian and Ubuntu: apt install python3-venv; or name another Python: make PYTHON=python3.12" >&2; \
+		exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+		echo "Making a virtual environment in $(VENV), with $$($(PYTHON) --version)"; \
+		$(PYTHON) -m venv --clear $(VENV); }
+	@echo "Installing Trunkline and its tools into $(VENV); the first time this takes a minute or two"
+	@$(PIP_INSTALL) -e '.[dev]'
+	@touch $@
+	@echo "Installed"
+
+$(INSTALLED_BENCH): $(INSTALLED)
+	@echo "Installing what the benchmarks need"
+	@$(PIP_INSTALL) -e '.[dev,bench]'
+	@touch $@
+
+# Installing compiles the contract too; this is for when only the contract changed, or build/ is gone.
+$(STUBS): $(PROTOS) | $(INSTALLED)
+	@echo "Compiling the contract"
+	@$(BIN)/python protos/compile.py build/stubs

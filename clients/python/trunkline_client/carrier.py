@@ -1,0 +1,219 @@
+"""One WebSocket after another: the shell that carries a session."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Literal, TypeAlias
+
+from google.protobuf.message import DecodeError
+from trunkline.v1.frame_pb2 import ClientFrame, DisconnectFrame, PingFrame, ServerFrame
+from websockets.exceptions import ConnectionClosed
+
+from trunkline_client.backoff import Backoff, Timing
+from trunkline_client.closes import Reconnect, verdict
+from trunkline_client.connecting import ClientSettings, Socket, open_socket
+from trunkline_client.errors import Closed, Refused, Unreachable
+from trunkline_client.events import Effect
+from trunkline_client.heartbeat import Pulse, beat
+from trunkline_client.session import Session
+
+State: TypeAlias = Literal["connecting", "connected", "waiting", "closed"]
+
+log = logging.getLogger("trunkline_client")
+
+
+class Carrier:
+    """Keeps a session connected until it is closed for good.
+
+    `perform(effects, size)` carries out what the session asks for after a frame of `size` bytes;
+    `room()` is None where more may be read, or else waits until it may. Both are the client's.
+    """
+
+    def __init__(
+        self,
+        url: Callable[[bool], str],
+        session: Session,
+        settings: ClientSettings,
+        timing: Timing,
+        perform: Callable[[list[Effect], int], None],
+        room: Callable[[], Awaitable[None] | None],
+    ) -> None:
+        self.state: State = "connecting"
+        self._url = url
+        self._session = session
+        self._settings = settings
+        self._timing = timing
+        self._perform = perform
+        self._room = room
+        self._backoff = Backoff(timing.random, base_s=settings.backoff_base_s, cap_s=settings.backoff_cap_s)
+        self._outbox: deque[ClientFrame] = deque()
+        self._has_mail = asyncio.Event()
+        self._socket: Socket | None = None
+        self._pinged_at = 0.0
+        self._reading = True
+        self._dropped = ""
+        self._leaving = False
+        self._ever_connected = False
+
+    @property
+    def outbox_len(self) -> int:
+        """Frames that wait to be written."""
+        return len(self._outbox)
+
+    def send(self, frame: ClientFrame) -> None:
+        """Queues a frame for the present connection; it is gone if that breaks first."""
+        self._outbox.append(frame)
+        self._has_mail.set()
+
+    def drop(self, why: str) -> None:
+        """Breaks the present connection, if any; `run` makes another."""
+        if self._socket is not None:
+            self._dropped = why
+            self._socket.transport.abort()
+
+    def leave(self) -> None:
+        """Asks the edge to close the connection; `run` returns once it has, and does not reconnect."""
+        self._leaving = True
+        self.send(ClientFrame(disconnect=DisconnectFrame()))
+
+    async def run(self) -> None:
+        """Connects, and connects again, until `leave` or a close that is for good.
+
+        Raises Closed after the latter, Refused where the edge refuses for a reason that will not go
+        away, and Unreachable where it was never reached within `open_timeout_s`. Cancelling drops the
+        socket at once.
+        """
+        started_at = self._timing.clock()
+        try:
+            while not self._leaving:
+                self.state = "connecting"
+                outcome = await self._connect_once()
+                if self._leaving:
+                    return
+                if isinstance(outcome, Closed):
+                    raise outcome
+                if not self._ever_connected:
+                    self._check_patience(started_at, outcome.why)
+                self.state = "waiting"
+                wait_s = self._backoff.next_s(outcome.at_least_s)
+                log.info("reconnecting in %.2f s: %s", wait_s, outcome.why)
+                await self._timing.sleep(wait_s)
+        finally:
+            self.state = "closed"
+
+    def _check_patience(self, started_at: float, why: str) -> None:
+        if self._timing.clock() - started_at >= self._settings.open_timeout_s:
+            raise Unreachable(self._url(False).partition("?")[0], why)
+
+    async def _connect_once(self) -> Reconnect | Closed:
+        first = self._session.first_frames()
+        try:
+            socket = await open_socket(self._url(bool(first)), self._settings, self._timing.clock)
+        except Refused as refusal:
+            if not refusal.retryable:
+                raise
+            return Reconnect(refusal.retry_after_ms / 1000, str(refusal))
+        except (OSError, TimeoutError) as problem:
+            return Reconnect(0.0, str(problem) or type(problem).__name__)
+        opened_at = self._timing.clock()
+        try:
+            outcome = await self._serve(socket, first)
+        finally:
+            self._session.disconnected()
+            self._outbox.clear()
+        self._backoff.held(self._timing.clock() - opened_at)
+        return outcome
+
+    async def _serve(self, socket: Socket, first: list[ClientFrame]) -> Reconnect | Closed:
+        """Reads and writes until the socket is closed."""
+        self._socket, self._dropped, self._pinged_at = socket, "", self._timing.clock()
+        for frame in first:
+            self.send(frame)
+        beside = [
+            asyncio.create_task(self._guarded(socket, each))
+            for each in (self._write(socket), self._watch(socket))
+        ]
+        try:
+            code, reason = await self._read(socket)
+        finally:
+            self._socket = None
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+            socket.transport.abort()
+        for task in beside:
+            if not task.cancelled():
+                task.result()
+        return (
+            Reconnect(0.0, self._dropped) if self._dropped else verdict(code, reason, self._session.closing)
+        )
+
+    async def _guarded(self, socket: Socket, work: Awaitable[None]) -> None:
+        """What goes wrong beside the reader ends the reading too."""
+        try:
+            await work
+        except ConnectionClosed:
+            return  # the reader reads what is left, and says why
+        except Exception:
+            socket.transport.abort()
+            raise
+
+    async def _read(self, socket: Socket) -> tuple[int, str]:
+        """Reads until the connection is closed; returns the close code and reason."""
+        try:
+            while True:
+                self._receive(await socket.recv(decode=False))
+                waiting = self._room()
+                if waiting is not None:
+                    self._reading = False
+                    await waiting
+                    socket.heard_at = self._timing.clock()
+                    self._reading = True
+        except ConnectionClosed as end:
+            frame = end.rcvd or end.sent
+            return (frame.code, frame.reason) if frame else (1006, "")
+        finally:
+            self._reading = True
+
+    def _receive(self, data: bytes) -> None:
+        try:
+            frame = ServerFrame.FromString(data)
+        except DecodeError:
+            self.drop("the edge sent a frame that cannot be read")
+            return
+        if self._dropped:
+            return
+        effects = self._session.received(frame)
+        if frame.HasField("connected"):
+            self.state = "connected"
+            self._ever_connected = True
+        self._perform(effects, len(data))
+
+    async def _write(self, socket: Socket) -> None:
+        """The only writer: takes what is queued, in order; waits while the socket takes no more."""
+        while True:
+            await self._has_mail.wait()
+            self._has_mail.clear()
+            while self._outbox:
+                await socket.send(self._outbox.popleft().SerializeToString())
+
+    async def _watch(self, socket: Socket) -> None:
+        """Pings when it has been silent, and drops the connection when it is dead."""
+        while True:
+            now = self._timing.clock()
+            # What we do not read we cannot hear; the edge decides how long it bears that.
+            heard_at = socket.heard_at if self._reading else now
+            connected = self._session.connected
+            interval_s = self._session.heartbeat_s if connected else self._settings.attempt_timeout_s / 2
+            what, wait_s = beat(now, heard_at, self._pinged_at, interval_s or 30.0)
+            if what is Pulse.DEAD:
+                self.drop("nothing was heard from the edge")
+                return
+            if what is Pulse.PING:
+                self._pinged_at = now
+                if connected:
+                    self.send(ClientFrame(ping=PingFrame()))
+            await self._timing.sleep(wait_s)

@@ -1,0 +1,311 @@
+"""What a client knows and wants, whatever becomes of its sockets. Pure: frames in, effects out.
+
+The shell does, for each socket: send `first_frames()`, pass each frame it reads to `received` and
+carry out the effects in order, and call `disconnected` when the socket is gone. A request is begun
+with `ask`, at any time; it stays until it is answered, refused or given up, and is sent again on each
+new connection until then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import count
+from typing import Any
+
+from trunkline.v1.address_pb2 import Address, Conversation, Position, TopicPosition
+from trunkline.v1.frame_pb2 import (
+    AckFrame,
+    ClientFrame,
+    ClosingFrame,
+    ConnectedFrame,
+    ConnectionLimits,
+    ErrorFrame,
+    HistoryPageFrame,
+    PongFrame,
+    ReadFrame,
+    ResumeFrame,
+    ServerFrame,
+    SignalFrame,
+    SubscribedFrame,
+    SubscribeFrame,
+    UnsubscribedFrame,
+)
+from trunkline.v1.message_pb2 import ROLE_USER, Message
+
+from trunkline_client.cursor import Arrival, Cursor, topic_key
+from trunkline_client.events import Answer, Drop, Effect, Forget, Left, Lost, Mark, Refuse, Send, Tell
+
+
+class Session:
+    """One client's positions, groups and unanswered requests."""
+
+    def __init__(self, address: Address, resume: Iterable[TopicPosition] = ()) -> None:
+        self.connection_id = ""
+        self.connected = False
+        self.recovered = False
+        self.heartbeat_s = 0
+        self.limits = ConnectionLimits()
+        self.closing: ClosingFrame | None = None
+        self._address = address
+        self._topics: dict[bytes, Address] = {}
+        self._cursors: dict[bytes, Cursor] = {}
+        self._groups: dict[bytes, Conversation] = {}
+        self._pending: dict[str, ClientFrame] = {}
+        #: Messages written to the present connection and not answered on it, with their topics.
+        self._in_flight: dict[str, bytes] = {}
+        self._rejoining: dict[str, bytes] = {}
+        self._rejoins = count(1)
+        self._resuming = False
+        self._handlers: dict[str, Callable[[Any], list[Effect]]] = {
+            "connected": self._on_connected,
+            "ack": self._on_ack,
+            "message": self._on_message,
+            "signal": self._on_signal,
+            "read": self._on_read,
+            "subscribed": self._on_subscribed,
+            "unsubscribed": self._on_unsubscribed,
+            "history": self._on_history,
+            "pong": self._on_pong,
+            "error": self._on_error,
+            "closing": self._on_closing,
+        }
+        for each in resume:
+            self._place(each.address, each.position)
+
+    def __repr__(self) -> str:
+        state = "connected" if self.connected else "not connected"
+        return f"<Session {state}, {len(self._cursors)} topics, {len(self._pending)} unanswered>"
+
+    # What the shell calls.
+
+    def first_frames(self) -> list[ClientFrame]:
+        """What to send first on a new socket. Where it is not empty, connect with `resume=frame`.
+
+        Groups are not resumed here but joined again with their positions once connected.
+        """
+        positions = [
+            TopicPosition(address=self._topics[key], position=cursor.position)
+            for key, cursor in self._cursors.items()
+            if not self._is_group(self._topics[key])
+        ]
+        self._resuming = bool(positions)
+        return [ClientFrame(resume=ResumeFrame(positions=positions))] if positions else []
+
+    def ask(self, request_id: str, frame: ClientFrame) -> list[ClientFrame]:
+        """Begins a request; returns what to send now.
+
+        Raises ValueError while another request of this id is unanswered.
+        """
+        if request_id in self._pending:
+            raise ValueError(f"a request with id {request_id} is not answered yet")
+        if frame.HasField("subscribe") and not frame.subscribe.HasField("position"):
+            cursor = self._cursors.get(topic_key(self._topic_of(frame.subscribe.conversation)))
+            if cursor is not None:
+                frame.subscribe.position.CopyFrom(cursor.position)
+        self._pending[request_id] = frame
+        return [self._written(request_id, frame)] if self.connected else []
+
+    def give_up(self, request_id: str) -> None:
+        """Forgets a request: it is not sent again, and an answer to it is not told. Idempotent."""
+        self._pending.pop(request_id, None)
+
+    def received(self, frame: ServerFrame) -> list[Effect]:
+        """Deals with a frame. A frame of a kind that is newer than this client has no effect."""
+        kind = frame.WhichOneof("frame")
+        if kind is None:
+            return []
+        return self._handlers[kind](getattr(frame, kind))
+
+    def disconnected(self) -> None:
+        """The socket is gone. Idempotent."""
+        self.connected = False
+        self.closing = None
+        self._in_flight.clear()
+        self._rejoining.clear()
+
+    # Connecting.
+
+    def _on_connected(self, frame: ConnectedFrame) -> list[Effect]:
+        self.connection_id = frame.connection_id
+        self.connected = True
+        self.recovered = frame.recovered
+        self.heartbeat_s = frame.heartbeat_s
+        self.limits = frame.limits
+        effects: list[Effect] = []
+        if self._resuming and not frame.recovered:
+            effects.append(Tell(Lost(tuple(frame.positions))))
+            effects += [Forget(address) for address in list(self._topics.values()) if self._unplace(address)]
+        for each in frame.positions:
+            effects += self._place(each.address, each.position)
+        effects += self._leave_what_was_being_left()
+        effects += [self._rejoin(key, group) for key, group in self._groups.items()]
+        effects += [Send(self._written(request_id, request)) for request_id, request in self._pending.items()]
+        return effects
+
+    def _unplace(self, address: Address) -> bool:
+        """Forgets the position of a topic that is no group's."""
+        if self._is_group(address):
+            return False
+        key = topic_key(address)
+        del self._topics[key], self._cursors[key]
+        return True
+
+    def _leave_what_was_being_left(self) -> list[Effect]:
+        """A new connection has joined nothing, so leaving a group is done unless joining it is asked too."""
+        joining = {
+            topic_key(self._topic_of(request.subscribe.conversation))
+            for request in self._pending.values()
+            if request.HasField("subscribe")
+        }
+        effects: list[Effect] = []
+        for request_id, request in list(self._pending.items()):
+            if request.HasField("unsubscribe"):
+                address = self._topic_of(request.unsubscribe.conversation)
+                if topic_key(address) not in joining:
+                    effects += self._on_unsubscribed(UnsubscribedFrame(id=request_id, address=address))
+        return effects
+
+    def _rejoin(self, key: bytes, group: Conversation) -> Effect:
+        request_id = f"rejoin-{next(self._rejoins)}"
+        self._rejoining[request_id] = key
+        frame = SubscribeFrame(id=request_id, conversation=group)
+        if key in self._cursors:
+            frame.position.CopyFrom(self._cursors[key].position)
+        return Send(ClientFrame(subscribe=frame))
+
+    # Answers.
+
+    def _on_ack(self, frame: AckFrame) -> list[Effect]:
+        self._in_flight.pop(frame.id, None)
+        effects = self._answer(frame.id, frame)
+        cursor = self._cursors.get(topic_key(frame.address))
+        if cursor is not None and frame.HasField("position"):
+            arrival, consequences = self._advance(frame.address, frame.position)
+            effects += consequences
+            if arrival is Arrival.GAP and cursor.epoch in ("", frame.position.epoch):
+                cursor.hold(frame.position)  # answered now, so it must not be told when it comes back
+        return effects
+
+    def _on_subscribed(self, frame: SubscribedFrame) -> list[Effect]:
+        rejoined = self._rejoining.pop(frame.id, None)
+        effects = self._answer(frame.id, frame)
+        if rejoined is not None and not frame.recovered:
+            effects.append(Tell(Lost((TopicPosition(address=frame.address, position=frame.position),))))
+        self._groups[topic_key(frame.address)] = frame.address.conversation
+        return effects + self._place(frame.address, frame.position)
+
+    def _on_unsubscribed(self, frame: UnsubscribedFrame) -> list[Effect]:
+        key = topic_key(frame.address)
+        self._groups.pop(key, None)
+        self._topics.pop(key, None)
+        self._cursors.pop(key, None)
+        return [*self._answer(frame.id, frame), Forget(frame.address)]
+
+    def _on_history(self, frame: HistoryPageFrame) -> list[Effect]:
+        return self._answer(frame.id, frame)
+
+    def _on_pong(self, frame: PongFrame) -> list[Effect]:
+        return self._answer(frame.id, frame)
+
+    def _on_error(self, frame: ErrorFrame) -> list[Effect]:
+        rejoining = self._rejoining.pop(frame.id, None)
+        if rejoining is not None:
+            return self._not_rejoined(rejoining, frame)
+        topic = self._in_flight.pop(frame.id, None)
+        if self._pending.pop(frame.id, None) is not None:
+            effects: list[Effect] = [Refuse(frame.id, frame)]
+        else:
+            effects = [] if topic else [Tell(frame)]
+        if topic in self._cursors and self._cursors[topic].holes > self._unanswered(topic):
+            effects.append(Drop("a message is missing"))
+        return effects
+
+    def _not_rejoined(self, key: bytes, frame: ErrorFrame) -> list[Effect]:
+        if frame.retryable:
+            return [Drop(f"a group could not be joined again: {frame.message}")]
+        address = self._topics.pop(key)
+        del self._groups[key], self._cursors[key]
+        return [Tell(Left(address, frame.code, frame.message)), Forget(address)]
+
+    # What others say.
+
+    def _on_message(self, message: Message) -> list[Effect]:
+        own = self._own_id(message)
+        if own:
+            ack = AckFrame(id=own, message_id=message.id, position=message.position, address=message.address)
+            effects = self._answer(own, ack)
+        else:
+            effects = []
+        if not message.HasField("position"):
+            return effects if own else [Tell(message)]
+        arrival, consequences = self._advance(message.address, message.position)
+        if arrival is Arrival.ANEW:
+            start = Position(epoch=message.position.epoch)
+            effects.append(Tell(Lost((TopicPosition(address=message.address, position=start),))))
+        if not own and arrival in (Arrival.NEW, Arrival.ANEW):
+            effects.append(Tell(message))
+        return effects + consequences
+
+    def _on_signal(self, frame: SignalFrame) -> list[Effect]:
+        return [Tell(frame)]
+
+    def _on_read(self, frame: ReadFrame) -> list[Effect]:
+        return [Tell(frame)]
+
+    def _on_closing(self, frame: ClosingFrame) -> list[Effect]:
+        self.closing = frame
+        return []
+
+    def _own_id(self, message: Message) -> str:
+        """The request that this message answers: after a recovery our own messages come like others'."""
+        request = self._pending.get(message.client_id)
+        if request is None or not request.HasField("message") or message.author.role != ROLE_USER:
+            return ""
+        return message.client_id if topic_key(message.address) == self._topic_of_message(request) else ""
+
+    # Positions.
+
+    def _advance(self, address: Address, position: Position) -> tuple[Arrival, list[Effect]]:
+        key = topic_key(address)
+        cursor = self._cursors.get(key)
+        if cursor is None:
+            return Arrival.NEW, self._place(address, position)
+        arrival = cursor.arrived(position, self._unanswered(key))
+        if arrival is Arrival.GAP:
+            return arrival, [Drop(f"a message is missing before {position.seq}, {cursor.seq} was the last")]
+        if arrival is Arrival.REPEATED:
+            return arrival, []
+        return arrival, [Mark(address, cursor.position)]
+
+    def _place(self, address: Address, position: Position) -> list[Effect]:
+        key = topic_key(address)
+        cursor = self._cursors.get(key)
+        if cursor is None or not cursor.stands_at(position):
+            self._topics[key] = address
+            self._cursors[key] = Cursor(position)
+        return [Mark(address, position)]
+
+    def _unanswered(self, topic: bytes) -> int:
+        return sum(1 for each in self._in_flight.values() if each == topic) if self._in_flight else 0
+
+    # Small things.
+
+    def _answer(self, request_id: str, answer: Any) -> list[Effect]:
+        return [Answer(request_id, answer)] if self._pending.pop(request_id, None) is not None else []
+
+    def _written(self, request_id: str, frame: ClientFrame) -> ClientFrame:
+        if frame.HasField("message"):
+            self._in_flight[request_id] = self._topic_of_message(frame)
+        return frame
+
+    def _topic_of_message(self, frame: ClientFrame) -> bytes:
+        if frame.message.HasField("conversation"):
+            return topic_key(self._topic_of(frame.message.conversation))
+        return topic_key(self._address)
+
+    def _topic_of(self, conversation: Conversation) -> Address:
+        own = self._address
+        return Address(tenant=own.tenant, agent=own.agent, platform=own.platform, conversation=conversation)
+
+    def _is_group(self, address: Address) -> bool:
+        return address.HasField("conversation") and address.conversation != self._address.conversation

@@ -1,0 +1,73 @@
+"""A bidirectional gRPC stream with one reader and one writer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Generic, TypeVar
+
+import grpc
+import grpc.aio
+
+Q = TypeVar("Q")
+R = TypeVar("R")
+
+
+class TwoWays(Generic[Q, R]):
+    """Iterates over what a stream receives while `writer` writes to it.
+
+    Iteration ends with the stream, and raises its AioRpcError where it has one. Whatever else the writer
+    fails with ends the stream too, and `close` raises it. `close` must be called; it leaves nothing running.
+    """
+
+    def __init__(
+        self,
+        call: grpc.aio.StreamStreamCall[Q, R],
+        writer: Callable[[Callable[[Q], Awaitable[None]]], Awaitable[None]],
+    ) -> None:
+        self._call = call
+        self._writing = asyncio.create_task(self._write(writer))
+
+    async def _write(self, writer: Callable[[Callable[[Q], Awaitable[None]]], Awaitable[None]]) -> None:
+        try:
+            # Before that nothing is written, so nothing written can be lost for want of a connection.
+            await self._call.wait_for_connection()
+            await writer(self._call.write)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            return  # the stream is over; the reader learns why
+        except Exception:
+            self._call.cancel()
+            raise
+
+    def __aiter__(self) -> AsyncIterator[R]:
+        return self
+
+    async def __anext__(self) -> R:
+        try:
+            received: Any = await self._call.read()
+        except asyncio.CancelledError:
+            if self._writing.done() and not self._writing.cancelled():
+                self._writing.result()  # the stream was cancelled because the writer failed
+            raise
+        if received is grpc.aio.EOF:
+            await self._raise_for_status()
+            raise StopAsyncIteration
+        return received  # type: ignore[no-any-return]
+
+    async def _raise_for_status(self) -> None:
+        code = await self._call.code()
+        if code is not grpc.StatusCode.OK:
+            raise grpc.aio.AioRpcError(
+                code,
+                await self._call.initial_metadata(),
+                await self._call.trailing_metadata(),
+                await self._call.details(),
+            )
+
+    async def close(self) -> None:
+        """Cancels the stream and its writer. Idempotent."""
+        self._call.cancel()
+        self._writing.cancel()
+        await asyncio.wait({self._writing})
+        if not self._writing.cancelled():
+            self._writing.result()

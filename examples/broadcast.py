@@ -1,0 +1,26 @@
+"""A backend that says something to everybody who is connected to an agent by one platform.
+
+python examples/broadcast.py "The kitchen closes in ten minutes"
+"""
+
+import asyncio
+import os
+import sys
+
+from trunkline_client import Backend, Refused, address
+
+ROUTER = os.environ.get("TRUNKLINE_ROUTER", "127.0.0.1:50051")
+
+
+async def main(text: str) -> None:
+    everybody = address(tenant="demo", agent="echo", platform="web")
+    async with Backend(ROUTER) as backend:
+        try:
+            taken = await backend.broadcast(everybody, text)
+        except Refused as refusal:
+            raise SystemExit(str(refusal)) from None
+    print(f"Message {taken.message_id} is on disk; {taken.connections} connections get it now.")
+
+
+if __name__ == "__main__":
+    asyncio.run(main(" ".join(sys.argv[1:]) or "Hello, everybody"))

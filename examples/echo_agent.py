@@ -1,0 +1,34 @@
+"""An agent that repeats what it is told. Start a router, then: python examples/echo_agent.py"""
+
+import argparse
+import asyncio
+import os
+import signal
+
+from trunkline_client import Message, Refused, Worker, text_of
+
+
+def answer(message: Message) -> str:
+    return f"You said: {text_of(message)}"
+
+
+async def main(router: str) -> None:
+    def attached(_: object) -> None:
+        print(f"The agent `echo` of tenant `demo` is attached to {router}", flush=True)
+
+    worker = Worker(router, tenant="demo", agents=["echo"], capacity=1000, on_attached=attached)
+    serving = asyncio.ensure_future(worker.run(answer))
+    for each in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(each, serving.cancel)
+    await asyncio.wait({serving})
+    if not serving.cancelled():
+        serving.result()
+
+
+if __name__ == "__main__":
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--router", default=os.environ.get("TRUNKLINE_ROUTER", "127.0.0.1:50051"))
+    try:
+        asyncio.run(main(options.parse_args().router))
+    except Refused as refusal:
+        raise SystemExit(str(refusal)) from None

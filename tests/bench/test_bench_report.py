@@ -1,0 +1,68 @@
+"""How repeats become figures, and figures rows, notes and a picture."""
+
+from xml.etree import ElementTree
+
+import pytest
+
+from bench.chart import chart
+from bench.figures import medians, totals
+from bench.goals import Row, notes, rows
+
+
+def point(rate: int | None, delivered: float) -> dict[str, object]:
+    return {
+        "rate": rate,
+        "delivered_per_s": delivered,
+        "latency": {"p50_ms": 1.5},
+        "cpu_percent": {"listeners": 90.0, "others": 3.0},
+        "wrong": {},
+    }
+
+
+def fanout(bridge: float) -> dict[str, object]:
+    names = ("bridge_json", "bridge_proto", "fastapi", "websockets")
+    delivered = dict.fromkeys(names, bridge) | {"fastapi": 100_000.0, "websockets": 150_000.0}
+    return {"subscribers": 1000} | {
+        name: {"points": [point(100, 90_000.0), point(1000, delivered[name])], "tracebacks": {}}
+        for name in names
+    }
+
+
+def test_medians_go_into_nested_figures() -> None:
+    """Each figure has a median of its own; one that a repeat lacks is left out."""
+    repeats = [{"a": 1, "b": {"c": 10}, "d": 1}, {"a": 9, "b": {"c": 30}}, {"a": 2, "b": {"c": 20}}]
+    assert medians(repeats) == {"a": 2, "b": {"c": 20}}
+
+
+def test_totals_keep_what_is_not_zero() -> None:
+    """What must be zero is summed, so that one bad repeat shows."""
+    assert totals([{"lost": 0, "late": 1}, {"lost": 0, "late": 2}]) == {"late": 3}
+
+
+@pytest.mark.parametrize(("bridge", "met"), [(2_000_000.0, True), (1_999_999.0, False)])
+def test_fanout_goal_is_a_ratio_of_the_same_run(bridge: float, met: bool) -> None:
+    """Twenty times FastAPI's best is met, less is missed."""
+    first = rows({"fanout": fanout(bridge)})[0]
+    assert first.met is met
+    assert first.times == pytest.approx(bridge / 100_000)
+
+
+def test_less_is_better_turns_the_ratio_round() -> None:
+    """Half the latency is two times as good."""
+    assert Row("latency", "ms", 1.0, 2.0, less_is_better=True).times == 2.0
+    assert Row("no baseline", "ms", 1.0).times is None
+
+
+def test_notes_name_where_the_load_generator_was_the_limit() -> None:
+    """A generator above 85 % of a core is said with the phase it was seen in."""
+    found = notes({"fanout": fanout(1e6)})
+    assert "fanout, bridge_json, 100/s: the load generator (listeners) used 90 % of a core" in found
+
+
+def test_chart_is_well_formed_and_shows_every_series() -> None:
+    """The picture parses as XML and names all systems."""
+    results = {"fanout": fanout(3e6)}
+    picture = chart(results["fanout"], rows(results))
+    texts = [element.text for element in ElementTree.fromstring(picture).iter() if element.text]
+    for label in ("Trunkline, JSON", "Trunkline, protobuf", "FastAPI manager", "bare websockets"):
+        assert label in texts

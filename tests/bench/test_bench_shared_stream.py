@@ -1,0 +1,84 @@
+"""The comparison of what many sockets receive."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from websockets.frames import Frame, Opcode
+
+from bench.loadgen.stream import Reader, SharedStream, StreamMismatchError
+
+PING = Frame(Opcode.PING, b"are you there").serialize(mask=False)
+
+
+def framed(payload: bytes) -> bytes:
+    return Frame(Opcode.BINARY, payload).serialize(mask=False)
+
+
+def feed(reader: Reader, stream: bytes, cuts: list[int]) -> None:
+    """Feeds a stream in pieces."""
+    edges = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
+    for start, end in itertools.pairwise(edges):
+        reader.feed(memoryview(stream)[start:end])
+
+
+pieces = st.lists(st.integers(0, 10_000), max_size=8)
+
+
+@given(
+    payloads=st.lists(st.binary(max_size=300), min_size=1, max_size=6),
+    listeners=st.lists(st.tuples(pieces, st.sets(st.integers(0, 6))), min_size=1, max_size=5),
+)
+def test_equal_streams_are_equal_however_they_are_cut_and_pinged(
+    payloads: list[bytes], listeners: list[tuple[list[int], set[int]]]
+) -> None:
+    """Pieces and pings differ from socket to socket; the frames do not, and are kept once."""
+    stream = SharedStream()
+    for cuts, pinged_before in listeners:
+        reader = Reader(stream)
+        sent = b"".join(
+            (PING if number in pinged_before else b"") + framed(payload)
+            for number, payload in enumerate(payloads)
+        )
+        feed(reader, sent, cuts)
+        assert reader.offset == len(stream.data)
+        assert reader.control == [PING] * len(pinged_before & set(range(len(payloads))))
+    assert stream.payloads() == payloads
+
+
+def test_readers_take_turns_in_defining_the_stream() -> None:
+    """Whoever is ahead defines; who was behind may be ahead next."""
+    stream, frames = SharedStream(), [framed(bytes([number]) * 200) for number in range(4)]
+    ahead, behind = Reader(stream), Reader(stream)
+    whole = b"".join(frames)
+    ahead.feed(memoryview(whole)[:250])
+    behind.feed(memoryview(whole)[:500])
+    ahead.feed(memoryview(whole)[250:])
+    behind.feed(memoryview(whole)[500:])
+    assert stream.data == whole
+    assert len(stream.payloads()) == 4
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(framed(b"two") + framed(b"one"), id="out of order"),
+        pytest.param(framed(b"two"), id="lost"),
+        pytest.param(framed(b"one") + framed(b"one"), id="twice"),
+    ],
+)
+def test_a_stream_that_differs_is_noticed(other: bytes) -> None:
+    """Lost, repeated and reordered frames all are a mismatch at their first byte."""
+    stream = SharedStream()
+    Reader(stream).feed(memoryview(framed(b"one") + framed(b"two")))
+    with pytest.raises(StreamMismatchError):
+        Reader(stream).feed(memoryview(other))
+
+
+def test_a_close_frame_is_noticed_and_no_part_of_the_stream() -> None:
+    """The owner learns that the server is closing."""
+    reader = Reader(SharedStream())
+    reader.feed(memoryview(framed(b"one") + Frame(Opcode.CLOSE, b"\x0f\xa0").serialize(mask=False)))
+    assert reader.closing
+    assert reader.stream.payloads() == [b"one"]

@@ -1,0 +1,176 @@
+"""A router whose every answer is given by the test, in process, on a free port."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.any_pb2 import Any as AnyProto
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from trunkline.v1.agent_service_pb2 import AttachResponse, AttachWelcome, Delivery
+from trunkline.v1.agent_service_pb2_grpc import AgentServiceServicer, add_AgentServiceServicer_to_server
+from trunkline.v1.broadcast_service_pb2_grpc import (
+    BroadcastServiceServicer,
+    add_BroadcastServiceServicer_to_server,
+)
+from trunkline.v1.catalogue import Entry
+from trunkline.v1.history_service_pb2_grpc import HistoryServiceServicer, add_HistoryServiceServicer_to_server
+from trunkline.v1.message_pb2 import ROLE_USER, Author, Message, Part, TextPart
+from trunkline.v1.presence_service_pb2_grpc import (
+    PresenceServiceServicer,
+    add_PresenceServiceServicer_to_server,
+)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class StreamSide:
+    """The router's end of one stream."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.over: asyncio.Future[Entry | None] = asyncio.get_running_loop().create_future()
+
+    async def read(self) -> Any:
+        """The caller's next message."""
+        return await self._context.read()
+
+    async def write(self, message: Any) -> None:
+        """Sends a message."""
+        await self._context.write(message)
+
+    def end(self, entry: Entry | None = None) -> None:
+        """Ends the stream, with OK or with a refusal."""
+        if not self.over.done():
+            self.over.set_result(entry)
+
+    # For workers.
+
+    async def welcome(self, lease_s: int = 30) -> Any:
+        """Reads the worker's hello and answers it."""
+        hello = (await self.read()).hello
+        welcome = AttachWelcome(router_id="r1", contract_minor=1, lease_s=lease_s)
+        await self.write(AttachResponse(welcome=welcome))
+        return hello
+
+    async def deliver(self, *numbers: int) -> None:
+        """Delivers messages, each saying its delivery's number."""
+        deliveries = [
+            Delivery(
+                delivery_id=number,
+                attempt=1,
+                message=Message(
+                    id=f"m{number}",
+                    author=Author(role=ROLE_USER, user="alice"),
+                    parts=[Part(text=TextPart(text=str(number)))],
+                ),
+            )
+            for number in numbers
+        ]
+        await self.write(AttachResponse(deliveries=deliveries))
+
+
+class ScriptedRouter(
+    AgentServiceServicer, BroadcastServiceServicer, HistoryServiceServicer, PresenceServiceServicer
+):
+    """Hands each stream to the test, and answers each unary call with what the test has set."""
+
+    def __init__(self) -> None:
+        self.address = ""
+        self._streams: asyncio.Queue[StreamSide] = asyncio.Queue()
+        self._sides: list[StreamSide] = []
+        #: By RPC: what it answers, made from the request; an Entry refuses.
+        self.answers: dict[str, Callable[[Any], Any]] = {}
+        #: The requests of unary calls.
+        self.asked: list[Any] = []
+
+    async def stream(self) -> StreamSide:
+        """The next stream."""
+        return await self._streams.get()
+
+    def end(self) -> None:
+        """Lets every stream end."""
+        for side in self._sides:
+            side.end()
+
+    async def _hold(self, context: Context) -> None:
+        side = StreamSide(context)
+        self._sides.append(side)
+        self._streams.put_nowait(side)
+        entry = await side.over
+        if entry is not None:
+            await refuse(context, entry)
+
+    async def Attach(self, request_iterator: Any, context: Context) -> None:  # type: ignore[override]  # noqa: N802
+        await self._hold(context)
+
+    async def BroadcastMany(self, request_iterator: Any, context: Context) -> None:  # type: ignore[override]  # noqa: N802
+        await self._hold(context)
+
+    async def WatchConnections(self, request: Any, context: Context) -> None:  # type: ignore[override]  # noqa: N802
+        self.asked.append(request)
+        await self._hold(context)
+
+
+def _unary(name: str) -> Callable[[ScriptedRouter, Any, Context], Awaitable[Any]]:
+    async def answer(self: ScriptedRouter, request: Any, context: Context) -> Any:
+        self.asked.append(request)
+        answered = self.answers[name](request)
+        if isinstance(answered, Entry):
+            await refuse(context, answered)
+        return answered
+
+    return answer
+
+
+for _name in (
+    "Broadcast",
+    "ListMessages",
+    "GetMessage",
+    "ResetConversation",
+    "ListConnections",
+    "GetStats",
+    "CloseConnections",
+):
+    setattr(ScriptedRouter, _name, _unary(_name))
+ScriptedRouter.__abstractmethods__ = frozenset()
+
+
+async def refuse(context: Context, entry: Entry) -> None:
+    """Ends a call the way a router does."""
+    status = Status(code=entry.grpc_status, message=entry.text)
+    details: list[Any] = [ErrorInfo(reason=entry.code, domain="trunkline")]
+    if entry.retryable:
+        delay = Duration()
+        delay.FromMilliseconds(entry.retry_after_ms)
+        details.append(RetryInfo(retry_delay=delay))
+    for detail in details:
+        packed = AnyProto()
+        packed.Pack(detail)
+        status.details.append(packed)
+    code = next(each for each in grpc.StatusCode if each.value[0] == entry.grpc_status)
+    await context.abort(code, entry.text, (("grpc-status-details-bin", status.SerializeToString()),))
+
+
+@asynccontextmanager
+async def scripted_router(listen: str = "127.0.0.1:0") -> AsyncIterator[ScriptedRouter]:
+    """A router that listens."""
+    server = grpc.aio.server()
+    router = ScriptedRouter()
+    add_AgentServiceServicer_to_server(router, server)
+    add_BroadcastServiceServicer_to_server(router, server)
+    add_HistoryServiceServicer_to_server(router, server)
+    add_PresenceServiceServicer_to_server(router, server)
+    router.address = f"127.0.0.1:{server.add_insecure_port(listen)}"
+    await server.start()
+    try:
+        yield router
+    finally:
+        router.end()
+        await server.stop(None)

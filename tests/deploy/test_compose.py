@@ -1,0 +1,135 @@
+"""What docker-compose.yml says, run as plain processes on loopback: no Docker is needed, or had here."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import websockets
+import yaml
+from processes import ROOT, Process
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, Any] = COMPOSE["services"]
+
+
+def dockerfile(service: str) -> str:
+    """The text of the Dockerfile that a service is built from, continued lines joined."""
+    return (ROOT / SERVICES[service]["build"]["dockerfile"]).read_text().replace("\\\n", " ")
+
+
+def exec_form(service: str, instruction: str) -> list[str]:
+    """What the service's Dockerfile gives for ENTRYPOINT or CMD."""
+    (found,) = re.findall(rf"^{instruction} (\[.*\])$", dockerfile(service), re.MULTILINE)
+    words: list[str] = json.loads(found)
+    return words
+
+
+def command(service: str) -> list[str]:
+    """What the container runs, with this interpreter and paths of this machine."""
+    declared = SERVICES[service]
+    entrypoint = declared.get("entrypoint") or exec_form(service, "ENTRYPOINT")
+    words = entrypoint + (declared["command"] if "command" in declared else exec_form(service, "CMD"))
+    mounts = [volume.split(":")[:2] for volume in declared.get("volumes", []) if volume.startswith("./")]
+    for source, target in mounts:
+        words = [word.replace(target, str(ROOT / source)) for word in words]
+    assert words[0] == "python"
+    return [sys.executable, *words[1:]]
+
+
+def environment(service: str, data: Path, addresses: dict[str, str]) -> dict[str, str]:
+    """The container's variables: its image's, then its own, for this machine.
+
+    Listeners get free ports on loopback, names of other services the addresses they listen on.
+    """
+    (image,) = re.findall(r"^ENV (.*)$", dockerfile(service), re.MULTILINE)
+    variables = dict(pair.split("=", 1) for pair in image.split()) | SERVICES[service].get("environment", {})
+    for name, value in variables.items():
+        host, colon, _ = value.partition(":")
+        if host == "0.0.0.0":
+            variables[name] = "127.0.0.1:0"
+        elif colon and host in addresses:
+            variables[name] = addresses[host]
+        elif value == "/data":
+            variables[name] = str(data)
+    return variables
+
+
+def check_health(service: str, inside: str, address: str) -> None:
+    """Run the HEALTHCHECK of the service's image, which looks at an address inside the container."""
+    (check,) = re.findall(r"^HEALTHCHECK .* CMD (\[.*\])$", dockerfile(service), re.MULTILINE)
+    python, *words = json.loads(check)
+    assert python == "python"
+    assert inside in check
+    words = [word.replace(inside, address) for word in words]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=10, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def start_order() -> list[str]:
+    """The services, each after those it depends on."""
+    order: list[str] = []
+    while len(order) < len(SERVICES):
+        ready = [
+            name
+            for name, service in SERVICES.items()
+            if name not in order and set(service.get("depends_on", {})) <= set(order)
+        ]
+        assert ready, "services depend on each other in a circle"
+        order += ready
+    return order
+
+
+async def test_the_services_of_the_compose_file_answer_a_client_together(tmp_path: Path) -> None:
+    addresses: dict[str, str] = {}
+    with ExitStack() as running:
+        for service in start_order():
+            listens = any(name.endswith("_LISTEN") for name in SERVICES[service]["environment"])
+            process = Process.start(
+                command(service),
+                environment(service, tmp_path, addresses),
+                name=service,
+                ready=None if listens else bool,
+            )
+            running.enter_context(process)
+            addresses[service] = process.address
+        url = (
+            f"ws://{addresses['edge']}/v1/connect?tenant=demo&agent=echo&platform=web&conversation=person:ann"
+        )
+        async with websockets.connect(url) as client:
+            await client.send(
+                json.dumps({"type": "message", "id": "m1", "parts": [{"type": "text", "text": "hello"}]})
+            )
+            frames = [json.loads(await client.recv()) for _ in range(3)]
+        assert [frame["type"] for frame in frames] == ["connected", "ack", "message"]
+        assert "hello" in frames[2]["parts"][0]["text"]
+        for service, inside in (("router", "127.0.0.1:50051"), ("edge", "127.0.0.1:8080")):
+            check_health(service, inside, addresses[service])
+
+
+def test_every_port_is_published_on_loopback_only() -> None:
+    published = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert published
+    assert [port for port in published if not port.startswith("127.0.0.1:")] == []
+
+
+def test_images_listen_on_the_ports_that_the_compose_file_publishes() -> None:
+    for name, service in SERVICES.items():
+        for port in service.get("ports", []):
+            inside = port.rpartition(":")[2]
+            assert f"\nEXPOSE {inside}\n" in dockerfile(name)
+            assert inside in {value.rpartition(":")[2] for value in service["environment"].values()}
+
+
+def test_images_do_not_run_as_root() -> None:
+    for service in SERVICES:
+        users = re.findall(r"^USER (.*)$", dockerfile(service), re.MULTILINE)
+        assert users
+        assert users[-1] not in ("root", "0")

@@ -1,0 +1,21 @@
+"""bounded: every queue has a bound, and a slow reader never delays another."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from validators.history import Heard, History, Measured, Said
+
+
+def bounded(
+    history: History, *, rss_bytes: int = 1 << 62, delay_s: float = float("inf"), slow: Collection[str] = ()
+) -> Iterator[str]:
+    """Processes that grew over a bound, and messages that came late to others than the slow clients."""
+    for measured in history.of(Measured):
+        if measured.rss_bytes > rss_bytes:
+            yield f"{measured.process} held {measured.rss_bytes >> 20} MiB of {rss_bytes >> 20} MiB allowed"
+    said = {(event.topic, event.id): event.at for event in history.of(Said)}
+    for heard in history.of(Heard):
+        at = said.get((heard.topic, heard.client_id))
+        if at is not None and heard.client not in slow and heard.at - at > delay_s:
+            yield f"{heard} came {heard.at - at:.3f} s after it was said"

@@ -1,0 +1,21 @@
+"""explicit: each refusal, error and close is one entry of the catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trunkline.v1.catalogue import ENTRIES
+from validators.history import Closed, History, Refused
+
+
+def explicit(history: History) -> Iterator[str]:
+    """Codes that the catalogue doesn't know, and connections that broke though nobody broke them."""
+    for refused in history.of(Refused):
+        if refused.code not in ENTRIES:
+            yield f"{refused} is not in the catalogue"
+    for closed in history.of(Closed):
+        if closed.ours or (closed.code, closed.reason) == (1000, ""):
+            continue
+        entry = ENTRIES.get(closed.reason)
+        if entry is None or entry.close_code != closed.code:
+            yield f"{closed} is not in the catalogue"
