@@ -309,7 +309,8 @@ class Clients:
     def _send(self, connection: Connection, size: int) -> ServerFrame:
         send = connection.link.outbox.add(size).send
         send.connection = connection.number
-        self._mail.add(connection.link)
+        # Answers fill an outbox as well as messages do, and then it is the asking that must stop.
+        self._publishing.mailed(connection.link, connection.link.held_up_by)
         return send.frame
 
     def refuse(self, connection: Connection, frame_id: str, reason: Refused) -> None:
@@ -343,9 +344,16 @@ class Said:
         return self.connection.link.held_up_by
 
     def committed(self, draft: Draft) -> None:
-        """Answer with `ack`."""
-        assert self.connection is not None
-        self._clients.acknowledge(self.connection, self._frame_id, draft)
+        """Answer with `ack`, which never comes before what stands ahead of the message in the log."""
+        connection = self.connection
+        assert connection is not None
+        acknowledge = partial(self._clients.acknowledge, connection, self._frame_id, draft)
+        topic = connection.hears(draft.topic)
+        link_topic = topic.on(connection.link) if topic else None
+        if link_topic is not None and link_topic.catchup is not None:
+            link_topic.catchup.waiters.append(acknowledge)
+        else:
+            acknowledge()
 
     def refused(self, draft: Draft, reason: Refused) -> None:
         """Answer with `error`."""

@@ -19,6 +19,9 @@ from router.core.topics import TopicKey
 #: Deliveries of one agent kept in memory; the rest waits in the log.
 WINDOW = 10_000
 
+#: Batches that may wait for one worker before its settlements are read no further.
+MAX_CLOSED_BATCHES = 8
+
 
 class Worker:
     """One attached worker; `outbox` is what waits to be written to it."""
@@ -44,6 +47,11 @@ class Worker:
             self.outbox, self._size = AttachResponse(), 0
         self._size += size
         return self.outbox
+
+    @property
+    def is_full(self) -> bool:
+        """It does not read what it is written: nothing more should be read from it."""
+        return len(self._closed) > MAX_CLOSED_BATCHES
 
     @property
     def free(self) -> int:

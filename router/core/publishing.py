@@ -46,8 +46,8 @@ class Publishing:
         self.queues: dict[tuple[str, str], AgentQueue] = {}
         #: Queues that got something to hand out.
         self.stirred: set[tuple[str, str]] = set()
-        #: Links whose outboxes are full, and the sources that filled them.
-        self.full: dict[Link, list[Origin]] = {}
+        #: Links whose outboxes are full, and the `held_up_by` of the sources that filled them.
+        self._full: dict[Link, list[set[Link]]] = {}
 
     def take(self, request: BroadcastRequest, origin: Origin) -> None:
         """A backend's message. Its origin is told what becomes of it, perhaps at once.
@@ -120,7 +120,7 @@ class Publishing:
                 send = connection.link.outbox.add(size).send
                 send.connection = connection.number
                 send.frame.message.CopyFrom(message)
-                self.mailed(connection.link, origin)
+                self.mailed(connection.link, origin.held_up_by)
         else:
             for publish in self.fan_out(topic_of(address), size, origin):
                 publish.frame.message.CopyFrom(message)
@@ -179,22 +179,22 @@ class Publishing:
             if author is not None and author.link is link:
                 setattr(publish, "except", author.number)
             entries.append(publish)
-            self.mailed(link, origin)
+            self.mailed(link, origin.held_up_by)
         return entries
 
-    def mailed(self, link: Link, origin: Origin) -> None:
-        """The link has mail; where that fills its outbox, the origin is to send no more for now."""
+    def mailed(self, link: Link, held_up_by: set[Link]) -> None:
+        """The link has mail; where that fills its outbox, the source is to send no more for now."""
         self._mail.add(link)
-        if link.outbox.is_full:
-            origin.held_up_by.add(link)
-            self.full.setdefault(link, []).append(origin)
+        if link.outbox.is_full and link not in held_up_by:
+            held_up_by.add(link)
+            self._full.setdefault(link, []).append(held_up_by)
 
     def drained(self, link: Link) -> bool:
         """A batch was written to the link. True where sources that were held up by it may go on."""
-        if link not in self.full or not (link.outbox.has_room or link.lost):
+        if link not in self._full or not (link.outbox.has_room or link.lost):
             return False
-        for origin in self.full.pop(link):
-            origin.held_up_by.discard(link)
+        for held_up_by in self._full.pop(link):
+            held_up_by.discard(link)
         return True
 
 

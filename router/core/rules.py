@@ -81,6 +81,19 @@ def items(low: int, high: int) -> Rule:
     return Rule(f"{low} to {high} items", problem)
 
 
+def each(rule: Rule, low: int, high: int) -> Rule:
+    """Between so many items, each within another rule."""
+    count = items(low, high)
+
+    def problem(value: Any) -> str | None:
+        problems = (
+            f"item {index} {found}" for index, item in enumerate(value) if (found := rule.problem(item))
+        )
+        return count.problem(value) or next(problems, None)
+
+    return Rule(f"{count.sentence}; each {rule.sentence}", problem)
+
+
 def number(low: int, high: int) -> Rule:
     """A number in a range; a range from 0 is stated as an upper limit."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -41,8 +42,9 @@ class AgentServicer(AgentServiceServicer):
         try:
             await context.write(AttachResponse(welcome=self._welcome()))
             shell.settle()
-            writing = streams.write_batches(context, stream, worker.take, AttachResponse)
-            await streams.run(stream, self._read(worker, context), writing)
+            room = asyncio.Event()
+            writing = streams.write_batches(context, stream, worker.take, AttachResponse, room.set)
+            await streams.run(stream, self._read(worker, context, room), writing)
         finally:
             core.agents.detached(worker)
             del shell.streams[worker]
@@ -56,8 +58,13 @@ class AgentServicer(AgentServiceServicer):
             lease_s=max(1, round(self._shell.core.agents.lease_s)),
         )
 
-    async def _read(self, worker: Worker, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    async def _read(
+        self, worker: Worker, context: grpc.aio.ServicerContext[Any, Any], room: asyncio.Event
+    ) -> None:
         shell, core = self._shell, self._shell.core
         while (batch := await context.read()) is not grpc.aio.EOF:
             core.agents.received(worker, batch, time.monotonic())
             shell.settle()
+            while worker.is_full:
+                room.clear()
+                await room.wait()
