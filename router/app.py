@@ -59,6 +59,8 @@ GRPC_OPTIONS = [
     ("grpc.max_send_message_length", 16 << 20),
     # Two routers on one port would each get half of the calls.
     ("grpc.so_reuseport", 0),
+    # A caller that keeps an idle stream alive is none that floods us.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 ]
 
 

@@ -49,6 +49,11 @@ class Link:
         #: How far the edge's listeners had come on the link before this one, until told what is new.
         self.restoring: dict[TopicKey, Position] = {}
 
+    def lose(self) -> None:
+        """The stream is gone: nothing is kept for it any longer."""
+        self.lost = True
+        self.outbox.discard()
+
     def __repr__(self) -> str:
         state = "lost" if self.lost else "up"
         return f"<Link {self.edge_id} {state}, {len(self.connections)} connections, {self.outbox!r}>"
@@ -57,7 +62,7 @@ class Link:
 class LinkTopic:
     """A topic as one link knows it: its number there, and how many connections hear it."""
 
-    __slots__ = ("catchup", "link", "listeners", "number")
+    __slots__ = ("catchup", "is_restored", "link", "listeners", "number")
 
     def __init__(self, link: Link, number: int) -> None:
         self.link = link
@@ -65,6 +70,8 @@ class LinkTopic:
         self.listeners = 0
         #: Set while the link is told what it missed; live messages wait there meanwhile.
         self.catchup: LinkCatchup | None = None
+        #: The edge said how far its listeners had come, and they are told what they missed since.
+        self.is_restored = False
 
 
 class Topic:

@@ -18,10 +18,20 @@ class LinkOutbox:
     Entries are built in place in the batch that will be written, so nothing is copied. A batch is
     closed when it reaches 1 MiB; all but the last are closed. `is_full` once `max_bytes` wait: then
     whoever sends to this edge must be held back until `has_room`. Adding never fails: what is under
-    way when the outbox fills, at most the credit of those who send, is still taken.
+    way when the outbox fills, at most the credit of those who send, is still taken. After `discard`
+    nothing is kept any longer.
     """
 
-    __slots__ = ("_closed", "_closed_bytes", "_open", "_open_bytes", "credit", "max_bytes", "owed")
+    __slots__ = (
+        "_closed",
+        "_closed_bytes",
+        "_is_discarded",
+        "_open",
+        "_open_bytes",
+        "credit",
+        "max_bytes",
+        "owed",
+    )
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -33,9 +43,12 @@ class LinkOutbox:
         self._open_bytes = 0
         self._closed: deque[tuple[LinkResponse, int]] = deque()
         self._closed_bytes = 0
+        self._is_discarded = False
 
     def add(self, size: int = 0) -> RouterEntry:
         """A new entry at the end, to be filled in; `size` is that of the message it will carry."""
+        if self._is_discarded:
+            return RouterEntry()
         size += ENTRY_BYTES
         if self._open_bytes and self._open_bytes + size > MAX_BATCH_BYTES:
             self._closed.append((self._open, self._open_bytes))
@@ -44,6 +57,13 @@ class LinkOutbox:
             self._open_bytes = 0
         self._open_bytes += size
         return self._open.entries.add()
+
+    def discard(self) -> None:
+        """The stream is gone: drop what waits, and whatever is added from now on."""
+        self._is_discarded = True
+        self._closed.clear()
+        self._open = LinkResponse()
+        self._open_bytes = self._closed_bytes = self.credit = self.owed = 0
 
     @property
     def waiting_bytes(self) -> int:

@@ -67,7 +67,7 @@ class LinkCatchup(Catchup):
     """The catch-up of all listeners of a topic on one link, after the link was down.
 
     `waiters` are called once it is done: connections that are to join the topic there must not be
-    shown what the others have missed.
+    shown what the others have missed, and an ack must not come before what stands ahead of it.
     """
 
     __slots__ = ("waiters",)

@@ -95,7 +95,12 @@ class RouterCore:
         return link, before
 
     def link_received(self, link: Link, batch: LinkRequest, now: float) -> None:
-        """A batch came over a link. Raises Refused CREDIT_EXCEEDED where it was not granted."""
+        """A batch came over a link. Raises Refused CREDIT_EXCEEDED where it was not granted.
+
+        What still comes over a link that was given up is dropped: its connections are not the router's.
+        """
+        if link.lost:
+            return
         link.heard_at = now
         link.outbox.credit += batch.credit
         if batch.entries:
@@ -121,12 +126,13 @@ class RouterCore:
 
     def link_lost(self, link: Link) -> None:
         """The stream ended. The connections are kept for a lease, as the edge may link again."""
-        link.lost = True
+        link.lose()
         self.mail.discard(link)
+        self.publishing.drained(link)
 
     def _forget(self, link: Link) -> None:
-        link.lost = True
-        self.mail.discard(link)
+        link.lose()
+        self.publishing.drained(link)
         if self.directory.links.get(link.edge_id) is link:
             del self.directory.links[link.edge_id]
         for number in list(link.connections):
@@ -154,6 +160,8 @@ class RouterCore:
         self.agents.erased(topic)
         if known := self.directory.topics.get(topic):
             known.position = EMPTY
+            for catchup in known.catchups or ():
+                catchup.lose()
 
     # Time
 
@@ -162,6 +170,9 @@ class RouterCore:
         if self.publishing.stirred:
             self.agents.hand_out(now)
         for link in list(self._withholding):
+            if link.outbox.is_full:
+                # Its own clients' answers wait there too.
+                self.publishing.hold_up(link, link)
             if self.may_send(link.held_up_by):
                 self._withholding.discard(link)
                 link.allowed += link.withheld

@@ -199,9 +199,8 @@ class Client:
             attributes=dict(attributes or {}),
             conversation=None if conversation is None else wording.conversation(conversation),
         )
-        ack = await self._requests.ask(
-            message.id, frames.ClientFrame(message=message), frames.AckFrame, timeout_s
-        )
+        request = frames.ClientFrame(message=message)
+        ack = await self._requests.ask(request, frames.AckFrame, timeout_s)
         return Ack(ack.message_id, ack.position, ack.address)
 
     async def subscribe(self, group: str | Conversation, *, timeout_s: float = 10.0) -> Joined:
@@ -210,17 +209,15 @@ class Client:
         Goes on from the group's position among those passed as `resume`, if there is one.
         """
         frame = frames.SubscribeFrame(id=uuid.uuid4().hex, conversation=wording.group(group))
-        joined = await self._requests.ask(
-            frame.id, frames.ClientFrame(subscribe=frame), frames.SubscribedFrame, timeout_s
-        )
+        request = frames.ClientFrame(subscribe=frame)
+        joined = await self._requests.ask(request, frames.SubscribedFrame, timeout_s)
         return Joined(joined.address, joined.position, joined.recovered)
 
     async def unsubscribe(self, group: str | Conversation, *, timeout_s: float = 10.0) -> None:
         """Leaves a group and forgets its position. Errors are as for `send`."""
         frame = frames.UnsubscribeFrame(id=uuid.uuid4().hex, conversation=wording.group(group))
-        await self._requests.ask(
-            frame.id, frames.ClientFrame(unsubscribe=frame), frames.UnsubscribedFrame, timeout_s
-        )
+        request = frames.ClientFrame(unsubscribe=frame)
+        await self._requests.ask(request, frames.UnsubscribedFrame, timeout_s)
 
     async def history(
         self,
@@ -244,16 +241,16 @@ class Client:
             after=after,
             limit=limit,
         )
-        page = await self._requests.ask(
-            frame.id, frames.ClientFrame(history=frame), frames.HistoryPageFrame, timeout_s
-        )
+        request = frames.ClientFrame(history=frame)
+        page = await self._requests.ask(request, frames.HistoryPageFrame, timeout_s)
         return HistoryPage(list(page.messages), page.more)
 
     async def ping(self, *, timeout_s: float = 10.0) -> float:
         """Seconds until the edge answered; a reconnect on the way counts. Errors are as for `send`."""
         frame = frames.PingFrame(id=uuid.uuid4().hex)
         asked_at = self._clock()
-        await self._requests.ask(frame.id, frames.ClientFrame(ping=frame), frames.PongFrame, timeout_s)
+        request = frames.ClientFrame(ping=frame)
+        await self._requests.ask(request, frames.PongFrame, timeout_s)
         return self._clock() - asked_at
 
     async def signal(

@@ -27,12 +27,13 @@ class Requests:
         self._waiting: dict[str, asyncio.Future[Answered]] = {}
         self._ended: BaseException | None = None
 
-    async def ask(self, request_id: str, frame: ClientFrame, answer: type[A], timeout_s: float) -> A:
+    async def ask(self, frame: ClientFrame, answer: type[A], timeout_s: float) -> A:
         """Sends a request, again after each reconnect, until it is answered with a frame of this type.
 
         Raises TimedOut, Refused, what `end` was given, and ValueError for an id that is being used.
         """
         self._check_size(frame)
+        request_id: str = getattr(frame, frame.WhichOneof("frame") or "").id
         try:
             async with asyncio.timeout(timeout_s), self._turns:
                 answered = await self._answer_to(request_id, frame)
