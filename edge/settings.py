@@ -18,7 +18,10 @@ class EdgeSettings(BaseSettings):
     )
     router: str = Field(default="127.0.0.1:50051", description="Address of a router's gRPC port")
     edge_id: str = Field(default="", description="Name of this edge; empty for one made at random")
-    frame_bytes: int = Field(default=1 << 20, ge=1024, description="Largest frame taken from a client")
+    # A frame may grow fivefold in the link's encoding, and must fit into one gRPC message of 16 MiB.
+    frame_bytes: int = Field(
+        default=1 << 20, ge=1024, le=2 << 20, description="Largest frame taken from a client"
+    )
     unanswered: int = Field(default=64, ge=1, description="Requests of one client under way at a time")
     heartbeat_s: int = Field(default=25, ge=1, description="How often clients are pinged")
     handshake_timeout_s: float = Field(default=10, gt=0, description="Time for a client's handshake")

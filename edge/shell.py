@@ -13,10 +13,9 @@ from edge.core.congestion import Congestion
 from edge.core.connection import Connection, State
 from edge.core.edge import EdgeCore, Limits
 from edge.dialects.codec import FrameRefused
-from edge.dialects.registry import DEFAULT
 from edge.settings import EdgeSettings
 from edge.ws.request import ConnectRequest
-from edge.ws.socket import Socket
+from edge.ws.socket import HIGH_WATER_BYTES, Socket
 
 TICK_S = 1.0
 #: How often buffers are looked at while clients together take less than comes.
@@ -36,6 +35,7 @@ class Shell:
             Limits(
                 frame_bytes=settings.frame_bytes,
                 unanswered=settings.unanswered,
+                link_window=settings.link_window,
                 heartbeat_s=settings.heartbeat_s,
             )
         )
@@ -47,7 +47,10 @@ class Shell:
         self.handshakes: dict[Socket, float] = {}
         #: Connections by when their heartbeat is due.
         self._rounds: list[set[Connection]] = [set() for _ in range(settings.heartbeat_s)]
-        self._batches_due = 0
+        #: Set once clients have caught up.
+        self._room = asyncio.Event()
+        #: A look at the buffers is due.
+        self._looking = False
 
     # After each step of the core
 
@@ -73,19 +76,25 @@ class Shell:
             socket: Socket = connection.socket
             pending, connection.pending = connection.pending, []
             data = pending[0] if len(pending) == 1 else b"".join(pending)
-            if buffered := socket.buffered:
+            if connection.state is State.OPEN:
+                buffered = socket.buffered
                 self.congestion.report(connection, buffered)
-                if buffered + len(data) > limit and connection.state is State.OPEN:
+                if buffered and buffered + len(data) > limit:
                     self._close_slow(connection)
                     continue
             socket.write(data)
+            if len(data) > HIGH_WATER_BYTES and connection.state is State.OPEN:
+                # More than a transport keeps for later: what the client did not take at once is known now.
+                self.congestion.report(connection, socket.buffered)
             if connection.closing is not None:
                 socket.close(connection.closing.code, connection.closing.reason)
 
     def _close_slow(self, connection: Connection) -> None:
         """What is buffered stays in order; the close comes after it, or an abort if that is not read."""
-        self.core.counts.slow_consumers += 1
         self.congestion.gone(connection)
+        if connection.state is not State.OPEN:
+            return
+        self.core.counts.slow_consumers += 1
         self.core.close(connection, catalogue.SLOW_CONSUMER.refused())
 
     # Clients coming and going
@@ -101,6 +110,9 @@ class Shell:
 
     def open(self, socket: Socket, wish: ConnectRequest) -> None:
         """A client has said where to; the router is asked."""
+        if self.is_stopping:
+            socket.refuse(catalogue.RESTARTING.refused())
+            return
         opened = wish.opened
         opened.connection_id = f"c{secrets.token_hex(12)}"
         opened.remote_ip = socket.remote_ip
@@ -118,7 +130,7 @@ class Shell:
                 kind = frame.WhichOneof("frame")
                 raise catalogue.UNEXPECTED_FRAME.refused(type=kind, problem=problem)
         except (FrameRefused, Refused) as error:
-            socket.refuse(wish.codec, catalogue.INVALID_ADDRESS.refused(problem=str(error)))
+            socket.refuse(catalogue.INVALID_ADDRESS.refused(problem=str(error)))
             return False
         wish.opened.resume.CopyFrom(frame.resume)
         return True
@@ -132,40 +144,41 @@ class Shell:
 
     # The link
 
-    def batch_done(self) -> None:
-        """A batch from the router is written. Its credit is returned now, or once clients catch up."""
-        self._batches_due += 1
-        if not self.congestion.is_congested:
-            self._return_credit()
-        elif self._batches_due == 1:
-            asyncio.get_running_loop().call_later(CONGESTED_TICK_S, self._look)
+    async def room(self) -> None:
+        """Wait while clients together take less than comes; until then nothing is read off the link."""
+        while self.congestion.is_congested:
+            self._room.clear()
+            if not self._looking:
+                self._look_later()
+            await self._room.wait()
 
     def link_lost(self) -> None:
-        """The link broke, and with it what was due on it."""
-        self._batches_due = 0
+        """The link broke."""
         self.core.link_lost()
         self.settle()
 
-    def _return_credit(self) -> None:
-        self.core.dealt_with(self._batches_due)
-        self._batches_due = 0
-        self.settle()
+    def _look_later(self) -> None:
+        self._looking = True
+        asyncio.get_running_loop().call_later(CONGESTED_TICK_S, self._look)
+
+    def _measure(self) -> None:
+        for connection in self.congestion.lagging:
+            self.congestion.report(connection, connection.socket.buffered)
 
     def _look(self) -> None:
         """Congested: see whether clients have caught up, and close those that take nothing."""
+        self._looking = False
         congestion = self.congestion
-        for connection in congestion.lagging:
-            congestion.report(connection, connection.socket.buffered)
+        self._measure()
         if congestion.is_congested:
             for connection in congestion.stalled(time.monotonic()):
                 self._close_slow(connection)
             self.settle()
         if congestion.is_congested:
-            asyncio.get_running_loop().call_later(CONGESTED_TICK_S, self._look)
+            self._look_later()
         else:
             congestion.eased()
-            if self._batches_due:
-                self._return_credit()
+            self._room.set()
 
     # Time
 
@@ -178,6 +191,7 @@ class Shell:
             for connection in self.core.heartbeat(list(self._rounds[turn])):
                 connection.socket.ping()
             self._end_handshakes(time.monotonic())
+            self._measure()
             self.settle()
 
     def _end_handshakes(self, now: float) -> None:
@@ -188,7 +202,7 @@ class Shell:
             limit = f"{self.settings.handshake_timeout_s:g}"
             reason = catalogue.HANDSHAKE_TIMEOUT.refused(limit_s=limit)
             if socket.connection is None:
-                socket.refuse(DEFAULT, reason)
+                socket.refuse(reason)
                 continue
             if not self.core.uplink.is_up:
                 reason = catalogue.ROUTER_UNAVAILABLE.refused()

@@ -15,10 +15,10 @@ import structlog
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 
+from router.core.deliveries import Worker
 from router.core.directory import Link
 from router.core.effects import ReadDeliveries, ReadHeads, ReadPages
-from router.core.presence import Watcher
-from router.core.router import Peer, RouterCore
+from router.core.router import RouterCore
 from router.log.port import Log, LogUnavailable
 
 _log = structlog.get_logger()
@@ -53,7 +53,8 @@ class Shell:
     def __init__(self, core: RouterCore, log: Log) -> None:
         self.core = core
         self.log = log
-        self.streams: dict[Peer, Stream] = {}
+        #: By peer, or by whatever stands for the caller of an RPC that streams.
+        self.streams: dict[object, Stream] = {}
         self._to_commit = asyncio.Event()
         self._to_read = asyncio.Event()
         self._changed = asyncio.Event()
@@ -69,7 +70,12 @@ class Shell:
         core.settle(time.monotonic())
         for peer in core.mail:
             stream = self.streams.get(peer)
-            if stream is not None:
+            if stream is None:
+                continue
+            if isinstance(peer, Worker) and not peer.is_given_work:
+                # It only learns what became of its work, which others are waiting for more than it is.
+                asyncio.get_running_loop().call_soon(stream.wake.set)
+            else:
                 stream.wake.set()
         core.mail.clear()
         if core.reads:
@@ -77,7 +83,7 @@ class Shell:
         if core.journal:
             self._to_commit.set()
 
-    def opened(self, peer: Peer) -> Stream:
+    def opened(self, peer: object) -> Stream:
         """A stream for this peer is open."""
         stream = self.streams[peer] = Stream()
         return stream
@@ -215,7 +221,7 @@ class Shell:
 
     def _beat(self) -> None:
         for peer, stream in self.streams.items():
-            if not isinstance(peer, Watcher):
+            if isinstance(peer, Link | Worker):
                 stream.beat = True
                 stream.wake.set()
 

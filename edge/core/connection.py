@@ -32,8 +32,10 @@ class Connection:
     __slots__ = (
         "closing",
         "codec",
+        "early",
         "heard",
         "held",
+        "is_arriving",
         "number",
         "opened",
         "pending",
@@ -61,6 +63,11 @@ class Connection:
         self.unanswered_bytes = 0
         #: Nothing is read from the socket for now.
         self.held = False
+        #: Sent right after a `resume` frame, before the router has answered; nothing more is read then,
+        #: so it is no more than what one read of the socket brings.
+        self.early: list[bytes] = []
+        #: Connected or subscribed, and not joined yet: what was missed is still coming.
+        self.is_arriving = False
         #: Set by the shell whenever bytes arrive; cleared by each round of heartbeats.
         self.heard = True
         self.silent_rounds = 0

@@ -23,8 +23,14 @@ from edge.dialects.codec import Codec, FrameRefused
 
 #: Answers to requests; each ends one of `unanswered`.
 _ANSWERS = frozenset({"ack", "error", "subscribed", "unsubscribed", "history"})
+#: Followed by what was missed, and then by a `join`.
+_ARRIVALS = frozenset({"connected", "subscribed"})
 #: Requests: frames with an id that the router answers.
 _REQUESTS = frozenset({"message", "subscribe", "unsubscribe", "history"})
+
+#: From this size on a batch's credit is returned at once: under load, each batch is then as large as
+#: what gathered while the one before was written, rather than a large one followed by small ones.
+BULK_ENTRIES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,8 @@ class Limits:
     unanswered_bytes: int = 256 * 1024
     #: Waiting for the router, beyond which clients that send are held back.
     uplink_bytes: int = 16 << 20
+    #: Batches that the router may have under way.
+    link_window: int = 4
     heartbeat_s: int = 25
 
 
@@ -60,7 +68,7 @@ class EdgeCore:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.uplink = Uplink(limits.uplink_bytes)
+        self.uplink = Uplink(limits.uplink_bytes, limits.link_window)
         self.connections: dict[int, Connection] = {}
         self.dirty: set[Connection] = set()
         self.hold: set[Connection] = set()
@@ -98,6 +106,9 @@ class EdgeCore:
 
     def received(self, connection: Connection, payload: bytes) -> None:
         """A client sent a WebSocket message. What is refused is answered; the connection goes on."""
+        if connection.state is State.OPENING:
+            connection.early.append(payload)
+            self._hold(connection)
         if connection.state is not State.OPEN:
             return
         self.counts.frames_in += 1
@@ -116,7 +127,8 @@ class EdgeCore:
             problem = "it can only be the first frame, after connecting with resume=frame"
             self._refuse(connection, entry, entry.sentence(type="resume", problem=problem), "")
         else:
-            self._forward(connection, kind or "", frame, len(payload))
+            # As the link carries it: some JSON grows fivefold on the way.
+            self._forward(connection, kind or "", frame, frame.ByteSize())
 
     def _forward(self, connection: Connection, kind: str, frame: ClientFrame, size: int) -> None:
         if kind in _REQUESTS:
@@ -165,28 +177,34 @@ class EdgeCore:
             return
         self._settle_runs(connection)
         self._say(connection, ServerFrame(closing=closing))
-        if connection.state is State.OPENING:
-            self.opening -= 1
-        connection.state = State.CLOSING
+        self._mark_closing(connection)
         connection.closing = closing
         self._deafen(connection)
+        connection.unanswered.clear()
+        connection.unanswered_bytes = 0
+        self._waiting_for_room.discard(connection)
+        # Its side of the closing handshake is to be read.
+        self._release(connection)
         self.dirty.add(connection)
 
     def gone(self, connection: Connection) -> None:
         """The socket is gone; to be called once per connection, whatever ended it."""
         if self.connections.pop(connection.number, None) is None:
             return
-        if connection.state is State.OPENING:
-            self.opening -= 1
-        else:
-            self.counts.closed += 1
-        connection.state = State.CLOSING
+        self._mark_closing(connection)
         self._deafen(connection)
         connection.unanswered.clear()
         for group in (self.dirty, self.hold, self.release, self._waiting_for_room):
             group.discard(connection)
         if self.uplink.is_up:
             self.uplink.add().closed.connection = connection.number
+
+    def _mark_closing(self, connection: Connection) -> None:
+        if connection.state is State.OPENING:
+            self.opening -= 1
+        elif connection.state is State.OPEN:
+            self.counts.closed += 1
+        connection.state = State.CLOSING
 
     def _deafen(self, connection: Connection) -> None:
         for topic in connection.topics:
@@ -199,7 +217,8 @@ class EdgeCore:
         for connection in connections:
             if connection.state is not State.OPEN:
                 continue
-            if connection.heard:
+            # From one that is held nothing can be heard.
+            if connection.heard or connection.held:
                 connection.heard = False
                 connection.silent_rounds = 0
             else:
@@ -239,7 +258,8 @@ class EdgeCore:
             entry = self.uplink.add(len(topic.address)).topic
             entry.address.MergeFromString(topic.address)
             entry.position.epoch, entry.position.seq = topic.epoch, topic.seq
-        for connection in self.connections.values():
+        # Those accepted first: what their topics have missed must not be told to those that come new.
+        for connection in sorted(self.connections.values(), key=lambda known: known.state is State.OPENING):
             if connection.state is State.CLOSING:
                 continue
             opened = self.uplink.add(len(connection.opened)).opened
@@ -260,6 +280,9 @@ class EdgeCore:
         self._orphans |= {topic.address: topic for topic in self._topics.values()}
         self._topics.clear()
         self._release_for_room()
+        for connection in list(self.connections.values()):
+            if connection.is_arriving:
+                self.close(connection, catalogue.POSITION_LOST.refused())
 
     def link_received(self, batch: LinkResponse) -> None:
         """A batch came from the router. Its credit is to be returned by `dealt_with`."""
@@ -275,9 +298,9 @@ class EdgeCore:
         while self._running:
             self._flush(next(iter(self._running)))
 
-    def dealt_with(self, batches: int) -> None:
-        """So many batches are written to their sockets: the router may send as many more."""
-        self.uplink.owed += batches
+    def dealt_with(self, entries: int) -> None:
+        """A batch of so many entries is written to its sockets: the router may send another."""
+        self.uplink.owe(at_once=entries >= BULK_ENTRIES)
 
     def drained(self) -> None:
         """A batch was written to the router."""
@@ -310,6 +333,7 @@ class EdgeCore:
         connection = self.connections.get(entry.join.connection)
         if connection is None or connection.state is State.CLOSING:
             return
+        connection.is_arriving = False
         for number in entry.join.topics:
             topic = self._topics[number]
             self._flush(topic)
@@ -348,13 +372,15 @@ class EdgeCore:
 
     def _author_waiting(self, topic: Topic, publish: TopicFrame) -> int:
         """The connection that still waits for the `ack` of a replayed message, which is coming."""
-        client_id = publish.frame.message.client_id
-        user = publish.frame.message.author.user
-        for connection in topic.listeners:
-            waiting = connection.unanswered.get(client_id)
+        message = publish.frame.message
+        for connection in topic.listeners if message.client_id else ():
+            waiting = connection.unanswered.get(message.client_id)
             if waiting is not None and waiting[0].HasField("message"):
                 opened = ConnectionOpened.FromString(connection.opened)
-                if opened.user == user:
+                asked = waiting[0].message
+                home = opened.address.conversation
+                said_in = asked.conversation if asked.HasField("conversation") else home
+                if opened.user == message.author.user and said_in == message.address.conversation:
                     return connection.number
         return 0
 
@@ -370,7 +396,11 @@ class EdgeCore:
             self._answered(connection, getattr(frame, kind).id)
         elif kind == "connected":
             self._connected(connection, frame)
+        if kind in _ARRIVALS:
+            connection.is_arriving = True
         self._say(connection, frame)
+        if connection.early:
+            self._take_early(connection)
 
     def _connected(self, connection: Connection, frame: ServerFrame) -> None:
         connected = frame.connected
@@ -381,6 +411,13 @@ class EdgeCore:
             connection.state = State.OPEN
             self.opening -= 1
             self.counts.opened += 1
+
+    def _take_early(self, connection: Connection) -> None:
+        """What the client sent before it was connected comes now."""
+        early, connection.early = connection.early, []
+        for payload in early:
+            self.received(connection, payload)
+        self._release(connection)
 
     def _answered(self, connection: Connection, frame_id: str) -> None:
         if frame_id in connection.unanswered:

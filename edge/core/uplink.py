@@ -6,7 +6,7 @@ from collections import deque
 
 from trunkline.v1.edge_service_pb2 import EdgeEntry, LinkRequest
 
-MAX_BATCH_BYTES = 1 << 20
+MAX_BATCH_BYTES = 256 * 1024
 
 #: What an entry costs beside the frame it carries.
 ENTRY_BYTES = 32
@@ -19,13 +19,15 @@ class Uplink:
     again. `is_full` beyond `max_bytes`: the edge then reads from no client that sends.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, window: int) -> None:
         self.max_bytes = max_bytes
+        self._window = window
         self.is_up = False
         #: Batches that the router will still take.
         self.credit = 0
         #: Credit to give the router with the next batch.
         self.owed = 0
+        self._owes_now = False
         self._batches: deque[tuple[LinkRequest, int]] = deque()
         self._open = LinkRequest()
         self._open_bytes = 0
@@ -35,6 +37,7 @@ class Uplink:
         """The link came up or broke: begin with nothing."""
         self.is_up = is_up
         self.credit = self.owed = 0
+        self._owes_now = False
         self._batches.clear()
         self._open = LinkRequest()
         self._open_bytes = self._closed_bytes = 0
@@ -63,7 +66,16 @@ class Uplink:
     @property
     def is_ready(self) -> bool:
         """`take` would return a batch."""
-        return bool(self.owed or (self.credit and self._open_bytes))
+        return bool(self._owes_now or (self.credit and self._open_bytes))
+
+    def owe(self, at_once: bool) -> None:
+        """A batch was dealt with. Its credit goes with the next batch; alone only if that is urgent.
+
+        It is once the router has used up half of its window: a message for credit alone costs as much
+        as any other.
+        """
+        self.owed += 1
+        self._owes_now = self._owes_now or at_once or self.owed * 2 >= self._window
 
     def take(self) -> LinkRequest | None:
         """The next batch to write, or None where there is nothing that may be written."""
@@ -74,9 +86,10 @@ class Uplink:
                 self._closed_bytes -= size
             else:
                 batch, self._open, self._open_bytes = self._open, LinkRequest(), 0
-        elif self.owed:
+        elif self._owes_now:
             batch = LinkRequest()
         else:
             return None
         batch.credit, self.owed = self.owed, 0
+        self._owes_now = False
         return batch

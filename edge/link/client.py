@@ -26,6 +26,9 @@ WELCOME_TIMEOUT_S = 10.0
 FIRST_BACKOFF_S = 0.1
 LAST_BACKOFF_S = 3.0
 
+#: All that gRPC knows where the stream ends while it is written to; another attempt may know why.
+CUT_OFF = "the stream ended while it was written to"
+
 OPTIONS = [
     ("grpc.max_receive_message_length", 16 << 20),
     ("grpc.max_send_message_length", 16 << 20),
@@ -67,7 +70,7 @@ class LinkClient:
                 backoff_s, said = FIRST_BACKOFF_S, ""
             self._shell.link_lost()
             # The same words again tell nobody anything new.
-            if problem != said:
+            if problem != said and not (said and problem == CUT_OFF):
                 _log.warning("no link to the router; trying again", router=self._router, problem=problem)
                 said = problem
             await asyncio.sleep(random.uniform(0, backoff_s))
@@ -135,7 +138,10 @@ class LinkClient:
             shell.core.link_received(batch)
             shell.settle()
             if batch.entries:
-                shell.batch_done()
+                await shell.room()
+                self._heard_at = time.monotonic()
+                shell.core.dealt_with(len(batch.entries))
+                shell.settle()
         await _raise_status(call)
 
     async def _write(self, call: Any) -> None:
@@ -155,7 +161,9 @@ class LinkClient:
         """Give signs of life, and look for the router's."""
         while True:
             await asyncio.sleep(self._lease_s / 3)
-            if time.monotonic() - self._heard_at > self._lease_s:
+            silent_s = time.monotonic() - self._heard_at
+            # While congested nothing is read, so nothing can be heard.
+            if silent_s > self._lease_s and not self._shell.congestion.is_congested:
                 raise LinkFailed(catalogue.LEASE_ENDED.sentence(lease_s=self._lease_s))
             self._beat_due = True
             self._shell.link_wake.set()
@@ -172,6 +180,8 @@ async def _raise_status(call: Any) -> None:
 
 def _explained(error: grpc.aio.AioRpcError) -> str:
     details = (error.details() or "").split("\n")[0]
+    if error.code() is grpc.StatusCode.INTERNAL and details.endswith("from Core"):
+        return CUT_OFF
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
         return "it speaks gRPC but has no EdgeService: is it a Trunkline router?"
     if "http1.x" in details or "HTTP/1" in details:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from trunkline.v1 import catalogue
 
-from edge.ws.socket import Socket
+from edge.ws.socket import HIGH_WATER_BYTES, Socket
 
 if TYPE_CHECKING:
     from edge.shell import Shell
@@ -19,9 +19,6 @@ MAX_HEAD_BYTES = 16 * 1024
 
 #: Bytes that the kernel may hold for one client beyond what is on the wire.
 UNSENT_BYTES = 128 * 1024
-
-#: Above this the transport says that its client is slow.
-HIGH_WATER_BYTES = 64 * 1024
 
 
 class Port(asyncio.Protocol):

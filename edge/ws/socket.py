@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.frame_pb2 import ServerFrame
+from websockets.exceptions import PayloadTooBig
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import OPEN
@@ -17,7 +19,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from edge.core.closing import closing_frame
-from edge.core.connection import Connection
+from edge.core.connection import Connection, State
 from edge.core.framing import framed
 from edge.dialects.codec import Codec
 from edge.dialects.registry import CODECS, DEFAULT
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 
 #: How long a peer may take to complete the closing handshake.
 CLOSE_TIMEOUT_S = 5.0
+
+#: Above this a transport writes at once, and says that its client is slow where not all is taken.
+HIGH_WATER_BYTES = 64 * 1024
 
 # websockets logs each dirty disconnect; what matters of them is counted.
 _quiet = logging.getLogger("trunkline.edge.ws")
@@ -75,7 +80,7 @@ class Socket(asyncio.Protocol):
         )
         self._response: Response | None = None
         self._request: requests.ConnectRequest | None = None
-        self._fragments: list[bytes] | None = None
+        self._fragments: bytearray | None = None
         self._resume_first = False
         #: Nothing was written yet but, at most, the response to the handshake.
         self._shaking = True
@@ -95,21 +100,35 @@ class Socket(asyncio.Protocol):
                 self._frame(event)
             elif isinstance(event, Request):
                 self._handshake(event)
-        self._flush()
+        if isinstance(protocol.parser_exc, PayloadTooBig):
+            self._too_large()
+        # What is to be said comes before the protocol's own close frame.
         self._shell.settle()
+        self._flush()
+        if protocol.eof_sent:
+            self._leave()
 
     def eof_received(self) -> bool:
-        """The client sends no more; the transport closes."""
+        """The client sends no more; the transport closes once the client has what was written."""
+        self._leave()
+        self._finish()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The TCP connection is gone, by whatever cause."""
         if self._closing is not None:
             self._closing.cancel()
+        self._leave()
+
+    def _leave(self) -> None:
+        """The client has closed or was cut off: nothing more is written to it."""
         self._shell.handshakes.pop(self, None)
-        if self.connection is not None:
-            self._shell.gone(self.connection)
-            self.connection = None
+        self._resume_first = False
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            self._shell.gone(connection)
+            # The end of the stream is still to be read.
+            self.transport.resume_reading()
 
     def pause_writing(self) -> None:
         """The transport's buffer is high; the shell looks at its size before each write."""
@@ -131,18 +150,21 @@ class Socket(asyncio.Protocol):
             self._finish()
             return
         self._response = response
-        name = protocol.subprotocol
-        codec = CODECS[name] if name else DEFAULT
         try:
-            self._request = requests.parse(request.path, codec)
+            self._request = requests.parse(request.path, self._codec)
         except Refused as reason:
-            self.refuse(codec, reason)
+            self.refuse(reason)
             return
         if self._request.resume_by_frame:
             self._resume_first = True
             self.transport.write(self.accept())
         else:
             self._open()
+
+    @property
+    def _codec(self) -> Codec:
+        name = self._protocol.subprotocol
+        return CODECS[name] if name else DEFAULT
 
     def _reject(self, status: HTTPStatus, text: str) -> None:
         self._protocol.send_response(self._protocol.reject(status, text))
@@ -169,11 +191,11 @@ class Socket(asyncio.Protocol):
             if frame.fin:
                 self._message(bytes(frame.data))
             else:
-                self._fragments = [bytes(frame.data)]
+                self._fragments = bytearray(frame.data)
         elif opcode is Opcode.CONT and self._fragments is not None:
-            self._fragments.append(bytes(frame.data))
+            self._fragments += frame.data
             if frame.fin:
-                payload, self._fragments = b"".join(self._fragments), None
+                payload, self._fragments = bytes(self._fragments), None
                 self._message(payload)
 
     def _message(self, payload: bytes) -> None:
@@ -195,8 +217,18 @@ class Socket(asyncio.Protocol):
             data = self.accept() + data
         self.transport.write(data)
 
-    def refuse(self, codec: Codec, reason: Refused) -> None:
+    def _too_large(self) -> None:
+        """A frame is over the limit: say so, before the close that the protocol has begun."""
+        core = self._shell.core
+        reason = catalogue.FRAME_TOO_LARGE.refused(limit=core.limits.frame_bytes)
+        if self._resume_first:
+            self.refuse(reason)
+        elif self.connection is not None and self.connection.state is State.OPEN:
+            core.close(self.connection, reason)
+
+    def refuse(self, reason: Refused) -> None:
         """Turn away a client that has no connection yet: 101, a `closing` frame, and the close."""
+        codec = self._codec
         closing = closing_frame(reason)
         self.write(framed(codec.encode(ServerFrame(closing=closing)), codec.binary))
         self.close(closing.code, closing.reason)
@@ -224,8 +256,9 @@ class Socket(asyncio.Protocol):
             if data:
                 self.transport.write(data)
             else:
-                # The empty string stands for the end of the stream.
-                self.transport.close()
+                # The empty string stands for the end of the stream. Closing while the client still
+                # sends would reset the TCP connection, and what was said last would be lost.
+                self.transport.write_eof()
         if self._protocol.close_expected():
             self._finish()
 

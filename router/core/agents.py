@@ -132,7 +132,7 @@ class Agents:
                 continue
             self._mail.update(queue.dispatch(now))
             if queue.wants_more():
-                queue.reading = True
+                queue.begin_reading()
                 limit = WINDOW // 2
                 self._reads.append(
                     ReadDeliveries(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from sys import intern
 from typing import Any
 
 from trunkline.v1 import catalogue
@@ -111,7 +112,9 @@ class Clients:
         except Refused as reason:
             raise catalogue.INVALID_ADDRESS.refused(problem=str(reason)) from None
         self._policies.admit(address.tenant, entry.remote_ip)
-        return topic_of(address)
+        tenant, agent, platform, kind, ident = topic_of(address)
+        # Thousands of connections share these, and each would keep a copy of its own.
+        return (intern(tenant), intern(agent), intern(platform), kind, ident)
 
     def _connected(
         self, connection: Connection, topics: list[Topic], recovered: bool, starts: list[Position]
@@ -199,22 +202,28 @@ class Clients:
         if frame.conversation.kind != GROUP:
             raise catalogue.CONVERSATION_FORBIDDEN.refused(conversation=_named(key))
         limit = self._policies.max_conversations
-        if not connection.hears(key) and len(connection.groups) >= limit:
+        if not connection.hears(key) and len(connection.groups) + connection.joining >= limit:
             raise catalogue.TOO_MANY_TOPICS.refused(limit=limit)
         topic = self._directory.enter(key, self._peek(key))
         wanted = {key: _position(frame.position)} if frame.HasField("position") else {}
         answered = partial(self._subscribed, connection, frame.id, topic)
-        failed = partial(self.refuse, connection, frame.id, catalogue.LOG_UNAVAILABLE.refused())
+        failed = partial(self._not_subscribed, connection, frame.id)
+        connection.joining += 1
         self._joining(connection, [topic], wanted, answered, failed).begin()
 
     def _subscribed(
         self, connection: Connection, frame_id: str, topic: Topic, recovered: bool, starts: list[Position]
     ) -> None:
+        connection.joining -= 1
         subscribed = self._send(connection, 128).subscribed
         subscribed.id = frame_id
         subscribed.address.CopyFrom(topic.address)
         subscribed.position.CopyFrom(starts[0].to_proto())
         subscribed.recovered = recovered
+
+    def _not_subscribed(self, connection: Connection, frame_id: str) -> None:
+        connection.joining -= 1
+        self.refuse(connection, frame_id, catalogue.LOG_UNAVAILABLE.refused())
 
     def _unsubscribe(self, connection: Connection, frame: UnsubscribeFrame) -> None:
         check(frame)

@@ -49,6 +49,11 @@ class Worker:
         return self.outbox
 
     @property
+    def is_given_work(self) -> bool:
+        """Deliveries wait to be written to it."""
+        return bool(self._closed or self.outbox.deliveries)
+
+    @property
     def is_full(self) -> bool:
         """It does not read what it is written: nothing more should be read from it."""
         return len(self._closed) > MAX_CLOSED_BATCHES
@@ -81,6 +86,8 @@ class Held:
     lease_ends: float
     #: Its settlement is being committed: the lease no longer counts.
     settling: bool = False
+    #: Its log was erased: it is not delivered again.
+    erased: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -107,6 +114,10 @@ class AgentQueue:
     #: All that the log holds is in memory; false at first, as the log may hold some from before.
     complete: bool = False
     reading: bool = False
+    #: `last_stored` when the read began that is under way.
+    known: int = 0
+    #: Since then a log was erased, which the read may still have seen.
+    stale: bool = False
 
     def stored(self, delivery: StoredDelivery) -> None:
         """A delivery was committed. It stays in the log only, while not all before it is here."""
@@ -119,17 +130,26 @@ class AgentQueue:
             self.complete = False
 
     def wants_more(self) -> bool:
-        """The log should be read after `last_taken`; the answer goes to `loaded`."""
+        """The log should be read after `last_taken`: call `begin_reading`; the answer goes to `loaded`."""
         low = self.waiting_count < WINDOW // 2
         return bool(self.workers) and not self.complete and not self.reading and low
+
+    def begin_reading(self) -> None:
+        """The log is about to be read."""
+        self.reading = True
+        self.stale = False
+        self.known = self.last_stored
 
     def loaded(self, deliveries: list[StoredDelivery], limit: int) -> None:
         """What the log holds after `last_taken`, `limit` at most."""
         self.reading = False
+        if self.stale:
+            return
         for delivery in deliveries:
             self._take(delivery)
-        # Between the read and now more may have been committed, which the read did not see.
-        self.complete = len(deliveries) < limit and self.last_taken >= self.last_stored
+        # Since the read began more may have been committed, which the read did not see. What was stored
+        # before and was not in it is gone for good: settled, or erased.
+        self.complete = len(deliveries) < limit and self.last_stored <= max(self.last_taken, self.known)
 
     def _take(self, delivery: StoredDelivery) -> None:
         self.last_taken = delivery.delivery_id
@@ -185,8 +205,11 @@ class AgentQueue:
         """The worker lost it: it is the conversation's next delivery again."""
         self._release(held)
         topic = held.delivery.topic
-        self.waiting_count += 1
-        self.waiting.setdefault(topic, deque()).appendleft(held.delivery)
+        if held.erased:
+            self.attempts.pop(held.delivery.delivery_id, None)
+        else:
+            self.waiting_count += 1
+            self.waiting.setdefault(topic, deque()).appendleft(held.delivery)
         self._free(topic)
 
     def expired(self, now: float) -> list[Held]:
@@ -201,11 +224,15 @@ class AgentQueue:
 
     def erased(self, topic: TopicKey) -> None:
         """The conversation's log was reset, and its unsettled deliveries with it."""
+        self.stale = True
         gone = self.waiting.pop(topic, None)
         if gone is not None:
             self.waiting_count -= len(gone)
             for delivery in gone:
                 self.attempts.pop(delivery.delivery_id, None)
+        for held in self.held.values():
+            if held.delivery.topic == topic:
+                held.erased = True
 
     def _release(self, held: Held) -> None:
         del self.held[held.delivery.delivery_id]

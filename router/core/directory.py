@@ -32,10 +32,10 @@ class Link:
         "withheld",
     )
 
-    def __init__(self, edge_id: str, boot_id: str, outbox_max_bytes: int, now: float) -> None:
+    def __init__(self, edge_id: str, boot_id: str, outbox: LinkOutbox, now: float) -> None:
         self.edge_id = edge_id
         self.boot_id = boot_id
-        self.outbox = LinkOutbox(outbox_max_bytes)
+        self.outbox = outbox
         self.connections: dict[int, Connection] = {}
         self.next_topic = 1
         #: Batches that the edge may still send, and those dealt with whose credit is not yet returned.
@@ -77,11 +77,10 @@ class LinkTopic:
 class Topic:
     """A topic that somebody hears or is about to hear."""
 
-    __slots__ = ("address", "catchups", "key", "links", "position", "users")
+    __slots__ = ("catchups", "key", "links", "position", "users")
 
     def __init__(self, key: TopicKey, position: Position | None) -> None:
         self.key = key
-        self.address = address_of(key)
         #: The end of the log as told to listeners; None until it has been read.
         self.position = position
         #: One entry per link on which somebody hears it; a list, as there are few.
@@ -90,6 +89,11 @@ class Topic:
         self.catchups: list[Catchup] | None = None
         #: Connections that hear it or are about to; the topic is forgotten at 0.
         self.users = 0
+
+    @property
+    def address(self) -> Address:
+        """Its address; shared, so not to be changed."""
+        return address_of(self.key)
 
     def on(self, link: Link) -> LinkTopic | None:
         """What the link knows of it."""
@@ -110,7 +114,7 @@ class Topic:
 class Connection:
     """One WebSocket on an edge."""
 
-    __slots__ = ("home", "id", "link", "number", "opened_ms", "protocol", "topics", "user")
+    __slots__ = ("home", "id", "joining", "link", "number", "opened_ms", "protocol", "topics", "user")
 
     def __init__(self, link: Link, number: int, ident: str, home: TopicKey, user: str) -> None:
         self.link = link
@@ -121,6 +125,8 @@ class Connection:
         self.user = user
         #: What it hears; in the order joined.
         self.topics: list[Topic] = []
+        #: Groups that it has asked for and not yet joined.
+        self.joining = 0
         self.opened_ms = 0
         self.protocol = ""
 
@@ -242,6 +248,11 @@ class Directory:
         """Connections that hear a topic."""
         topic = self.topics.get(key)
         return topic.listeners if topic else 0
+
+    def count_reachable(self, key: TopicKey) -> int:
+        """Connections that hear a topic, on links that are up."""
+        topic = self.topics.get(key)
+        return sum(on.listeners for on in topic.links if not on.link.lost) if topic else 0
 
 
 def topics_heard(home: TopicKey, user: str) -> list[TopicKey]:

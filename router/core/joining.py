@@ -92,8 +92,8 @@ class Joining:
         return wanted is not None and wanted != topic.position
 
     def _pages(self, pages: list[Page]) -> None:
-        for catchup, page in zip(self._catchups.values(), pages, strict=True):
-            catchup.read(page)
+        for (topic, catchup), page in zip(self._catchups.items(), pages, strict=True):
+            catchup.read(page, topic.position or page.head)
         self._forget_catchups()
         self._finish()
 
@@ -175,17 +175,23 @@ class Relinking:
     def restored(self, connection: Connection, topics: list[Topic]) -> None:
         """The connection was accepted on an earlier link: it joins as it is, and catches up there."""
         numbers = []
+        has_place = True
         for topic in topics:
             link_topic = self._directory.join(connection, topic)
             connection.topics.append(topic)
             numbers.append(link_topic.number)
             after = connection.link.restoring.pop(topic.key, None)
-            if after is not None and after != topic.position:
-                self._catch_up(topic, link_topic, after)
+            if after is not None:
+                link_topic.is_restored = True
+                if after != topic.position:
+                    self._catch_up(topic, link_topic, after)
+            has_place = has_place and link_topic.is_restored
         join = connection.link.outbox.add().join
         join.connection = connection.number
         join.topics.extend(numbers)
         self._mail.add(connection.link)
+        if not has_place:
+            self._close(connection)
 
     def _catch_up(self, topic: Topic, link_topic: LinkTopic, after: Position) -> None:
         catchup = link_topic.catchup = LinkCatchup(after)
@@ -193,9 +199,9 @@ class Relinking:
         request = PageRequest(topic.key, RECOVERY_MAX_MESSAGES, after, None, RECOVERY_MAX_BYTES)
 
         def read(pages: list[Page]) -> None:
-            catchup.read(pages[0])
             if topic.position is None:
                 topic.position = pages[0].head
+            catchup.read(pages[0], topic.position)
             self._caught_up(topic, link_topic, catchup)
 
         def failed() -> None:
@@ -207,9 +213,8 @@ class Relinking:
         link_topic.catchup = None
         topic.catchups = [c for c in topic.catchups or () if c is not catchup] or None
         link = link_topic.link
-        if catchup.missed is None:
-            for connection in [c for c in link.connections.values() if topic in c.topics]:
-                self._close(connection)
+        if catchup.missed is None and topic.on(link) is link_topic:
+            self._lost(topic, link)
         for stored in catchup.missed or ():
             publish = link.outbox.add(len(stored)).publish
             publish.topic = link_topic.number
@@ -218,3 +223,11 @@ class Relinking:
         self._mail.add(link)
         for waiter in catchup.waiters:
             waiter()
+
+    def _lost(self, topic: Topic, link: Link) -> None:
+        """Close those that hear the topic on a link. It is forgotten there, as its place is of no use."""
+        for connection in [c for c in link.connections.values() if topic in c.topics]:
+            self._close(connection)
+            connection.topics.remove(topic)
+            self._directory.part(connection, topic)
+            self._directory.leave(topic)

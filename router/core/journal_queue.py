@@ -38,7 +38,7 @@ class JournalQueue:
     never fails: what sources have under way, bounded by their credit, is still taken.
     """
 
-    def __init__(self, max_drafts: int = 20_000, max_bytes: int = 64 << 20) -> None:
+    def __init__(self, max_drafts: int = 20_000, max_bytes: int = 16 << 20) -> None:
         self.max_drafts = max_drafts
         self.max_bytes = max_bytes
         self.drafts = 0

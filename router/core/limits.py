@@ -268,7 +268,7 @@ def _address_fields() -> Check:
     return _general_checker(Address.DESCRIPTOR, steps)
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)
 def _valid_address(serialized: bytes) -> None:
     """Addresses come again and again; what was valid once is not walked again."""
     address = Address.FromString(serialized)

@@ -6,7 +6,8 @@ from collections import deque
 
 from trunkline.v1.edge_service_pb2 import LinkResponse, RouterEntry
 
-MAX_BATCH_BYTES = 1 << 20
+#: Small enough that a batch, encoded as JSON, stays well below what an edge buffers for one client.
+MAX_BATCH_BYTES = 256 * 1024
 
 #: What an entry costs beside the message it carries.
 ENTRY_BYTES = 48
@@ -16,7 +17,7 @@ class LinkOutbox:
     """Entries waiting for one edge, in order.
 
     Entries are built in place in the batch that will be written, so nothing is copied. A batch is
-    closed when it reaches 1 MiB; all but the last are closed. `is_full` once `max_bytes` wait: then
+    closed when it reaches MAX_BATCH_BYTES; all but the last are closed. `is_full` once `max_bytes` wait: then
     whoever sends to this edge must be held back until `has_room`. Adding never fails: what is under
     way when the outbox fills, at most the credit of those who send, is still taken. After `discard`
     nothing is kept any longer.
@@ -28,13 +29,15 @@ class LinkOutbox:
         "_is_discarded",
         "_open",
         "_open_bytes",
+        "_window",
         "credit",
         "max_bytes",
         "owed",
     )
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, window: int) -> None:
         self.max_bytes = max_bytes
+        self._window = window
         #: Batches that the peer will still take.
         self.credit = 0
         #: Credit to give the peer with the next batch.
@@ -83,7 +86,13 @@ class LinkOutbox:
     @property
     def is_ready(self) -> bool:
         """`take` would return a batch."""
-        return bool(self.owed or (self.credit and self._open_bytes))
+        return bool(self._owes_now or (self.credit and self._open_bytes))
+
+    @property
+    def _owes_now(self) -> bool:
+        """Credit goes with the next batch; alone only once the peer has used up half of its window,
+        as a message for credit alone costs as much as any other."""
+        return self.owed * 2 >= self._window
 
     def take(self) -> LinkResponse | None:
         """The next batch to write, or None where there is nothing that may be written.
@@ -97,7 +106,7 @@ class LinkOutbox:
                 self._closed_bytes -= size
             else:
                 batch, self._open, self._open_bytes = self._open, LinkResponse(), 0
-        elif self.owed:
+        elif self._owes_now:
             batch = LinkResponse()
         else:
             return None

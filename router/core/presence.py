@@ -11,7 +11,7 @@ from trunkline.v1.presence_service_pb2 import (
     WatchConnectionsResponse,
 )
 
-from router.core.directory import Connection, Directory
+from router.core.directory import Connection, Directory, topics_heard
 from router.core.topics import topic_of
 
 #: Changes that may wait for one watcher.
@@ -95,4 +95,6 @@ class Presence:
 def _matches(address: Address, connection: Connection) -> bool:
     if address.WhichOneof("target") == "connection":
         return connection.id == address.connection
-    return connection.hears(topic_of(address)) is not None
+    key = topic_of(address)
+    # A connection that opens is announced just before it joins the topics of its own.
+    return connection.hears(key) is not None or key in topics_heard(connection.home, connection.user)

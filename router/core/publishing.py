@@ -103,10 +103,11 @@ class Publishing:
             problem = "must be empty where nothing is kept"
             raise catalogue.INVALID_ARGUMENT.refused(field="idempotency_key", problem=problem)
         to_connection = address.WhichOneof("target") == "connection"
+        # Whoever is on a lost link cannot be handed anything.
         if to_connection:
-            connections = sum(1 for _ in self._directory.matching(address))
+            connections = sum(1 for c in self._directory.matching(address) if not c.link.lost)
         else:
-            connections = self._directory.count(topic_of(address))
+            connections = self._directory.count_reachable(topic_of(address))
         if not connections and (request.require_connection or to_connection):
             raise no_active_connection(address)
         message = self._message_of(request)
@@ -152,7 +153,7 @@ class Publishing:
                 if topic.catchups:
                     for catchup in topic.catchups:
                         catchup.saw(position, draft.stored)
-                for publish in self.fan_out(draft.topic, len(draft.stored), draft.origin):
+                for publish in self.fan_out(draft.topic, len(draft.stored), draft.origin, kept=True):
                     publish.frame.message.CopyFrom(message)
         if draft.delivery_id:
             queue = self.queues.get((tenant, agent))
@@ -160,9 +161,10 @@ class Publishing:
                 queue.stored(StoredDelivery(draft.delivery_id, draft.topic, draft.stored))
                 self.stirred.add((tenant, agent))
 
-    def fan_out(self, key: TopicKey, size: int, origin: Origin) -> list[TopicFrame]:
+    def fan_out(self, key: TopicKey, size: int, origin: Origin, *, kept: bool = False) -> list[TopicFrame]:
         """One entry in the outbox of each link on which somebody hears the topic.
 
+        What is `kept` in the log waits where a link is still told what came before it.
         The caller fills in the frame, about `size` bytes, before anything else is done.
         """
         topic = self._directory.topics.get(key)
@@ -172,7 +174,7 @@ class Publishing:
         author = origin.connection
         for link_topic in topic.links:
             link = link_topic.link
-            if link.lost or link_topic.catchup is not None:
+            if link.lost or (kept and link_topic.catchup is not None):
                 continue
             publish = link.outbox.add(size).publish
             publish.topic = link_topic.number

@@ -41,14 +41,24 @@ class Catchup:
         if self._live_bytes > MAX_LIVE_BYTES:
             self._live = None
 
-    def read(self, page: Page) -> None:
-        """The log was read. Sets `missed`."""
+    def lose(self) -> None:
+        """The log was erased: what was missed cannot be had."""
+        self._live = None
+
+    def read(self, page: Page, told: Position) -> None:
+        """The log was read. Sets `missed`: all up to `told`, the end of the log as told to listeners.
+
+        The page may hold more than that: what the log has committed and the core has not been told
+        of yet, which will be delivered live.
+        """
         live, self._live = self._live, None
-        if live is None or not page.valid or page.more:
+        if live is None or not page.valid or page.more or self.after.seq > told.seq:
             return
         epoch, seq = page.head.epoch, self.after.seq
         missed = []
         for number, stored in page.messages:
+            if epoch != told.epoch or number > told.seq:
+                break
             if number != seq + 1:
                 return
             seq = number

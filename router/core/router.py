@@ -21,6 +21,7 @@ from router.core.effects import Read
 from router.core.journal import Draft
 from router.core.journal_queue import JournalQueue, SettlementUnit
 from router.core.limits import check
+from router.core.outbox import LinkOutbox
 from router.core.policies import Policies
 from router.core.presence import Presence, Watcher
 from router.core.publishing import Publishing
@@ -89,7 +90,7 @@ class RouterCore:
         before = self.directory.links.get(hello.edge_id)
         if before is not None:
             self._forget(before)
-        link = Link(hello.edge_id, hello.boot_id, self._outbox_max_bytes, now)
+        link = Link(hello.edge_id, hello.boot_id, LinkOutbox(self._outbox_max_bytes, self.window), now)
         link.allowed = self.window
         self.directory.links[hello.edge_id] = link
         return link, before
@@ -170,9 +171,6 @@ class RouterCore:
         if self.publishing.stirred:
             self.agents.hand_out(now)
         for link in list(self._withholding):
-            if link.outbox.is_full:
-                # Its own clients' answers wait there too.
-                self.publishing.hold_up(link, link)
             if self.may_send(link.held_up_by):
                 self._withholding.discard(link)
                 link.allowed += link.withheld

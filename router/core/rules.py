@@ -23,14 +23,19 @@ _ID = re.compile(r"[^\s/:\x00-\x1f\x7f-\x9f]{1,128}")
 _TOKEN = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,128}")
 
 
-@lru_cache(maxsize=65536)
 def _id_problem(value: str) -> str | None:
+    # Looked at before the cache, which would keep what is too long.
+    if len(value) > 128:
+        return f"is {len(value)} characters long; at most 128 are allowed"
+    return _short_id_problem(value)
+
+
+@lru_cache(maxsize=4096)
+def _short_id_problem(value: str) -> str | None:
     if _ID.fullmatch(value):
         return None
     if not value:
         return "must be set"
-    if len(value) > 128:
-        return f"is {len(value)} characters long; at most 128 are allowed"
     return "may hold no white space, no control characters, no '/' and no ':'"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 from trunkline.v1.address_pb2 import Address, Conversation
@@ -44,8 +45,9 @@ def topic_of(address: Address) -> TopicKey:
     return (address.tenant, "", "", USER, address.user)
 
 
+@lru_cache(maxsize=1024)
 def address_of(topic: TopicKey) -> Address:
-    """The address of a topic: the inverse of `topic_of`."""
+    """The address of a topic: the inverse of `topic_of`. Shared by all who ask, so not to be changed."""
     tenant, agent, platform, kind, ident = topic
     if kind == NO_TARGET:
         return Address(tenant=tenant, agent=agent, platform=platform)

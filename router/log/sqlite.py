@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -19,6 +17,7 @@ from router.log.sqlite_batch import Batch, Head, make_batch
 from router.log.sqlite_file import FileLock
 from router.log.sqlite_reader import Reader
 from router.log.sqlite_writer import Kept, Writer
+from router.log.threads import CallThread
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -63,8 +62,8 @@ class SqliteLog:
         self._keep_keys_ms = keep_keys_ms
         self._numbers = writer.numbers()
         self._heads = _HeadCache(cached_heads)
-        self._writer_thread = ThreadPoolExecutor(1, "log-writer")
-        self._reader_thread = ThreadPoolExecutor(1, "log-reader")
+        self._writer_thread = CallThread("log-writer")
+        self._reader_thread = CallThread("log-reader")
         self._closed = False
 
     @classmethod
@@ -172,14 +171,13 @@ class SqliteLog:
         if self._closed:
             return
         self._closed = True
-        loop = asyncio.get_running_loop()
         # 1. Reads that were asked for are answered; the writer must close last, as it empties the WAL.
-        await loop.run_in_executor(self._reader_thread, self._reader.close)
+        await self._reader_thread.call(self._reader.close)
         # 2. What is being appended is committed.
-        await loop.run_in_executor(self._writer_thread, self._writer.close)
+        await self._writer_thread.call(self._writer.close)
         # 3. Both threads are idle, so this takes no time.
-        self._reader_thread.shutdown()
-        self._writer_thread.shutdown()
+        self._reader_thread.close()
+        self._writer_thread.close()
         # 4. Others may open the file.
         self._lock.release()
 
@@ -202,11 +200,11 @@ class SqliteLog:
 
     async def _write(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         self._check_open()
-        return await asyncio.get_running_loop().run_in_executor(self._writer_thread, call, *args)
+        return await self._writer_thread.call(call, *args, **kwargs)
 
     async def _read(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         self._check_open()
-        return await asyncio.get_running_loop().run_in_executor(self._reader_thread, call, *args)
+        return await self._reader_thread.call(call, *args, **kwargs)
 
     def _check_open(self) -> None:
         if self._closed:

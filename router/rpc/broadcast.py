@@ -54,9 +54,13 @@ class BroadcastServicer(BroadcastServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> None:
         """See broadcast_service.proto."""
-        many = Many(Stream())
-        writing = streams.write_batches(context, many.stream, many.take, written=many.written)
-        await streams.run(many.stream, self._read(many, context), writing)
+        many = Many()
+        stream = many.stream = self._shell.opened(many)
+        try:
+            writing = streams.write_batches(context, stream, many.take, written=many.written)
+            await streams.run(stream, self._read(many, context), writing)
+        finally:
+            del self._shell.streams[many]
 
     async def _read(self, many: Many, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         shell = self._shell
@@ -94,8 +98,9 @@ class Many:
 
     connection: Connection | None = None
 
-    def __init__(self, stream: Stream) -> None:
-        self.stream = stream
+    stream: Stream
+
+    def __init__(self) -> None:
         self.outbox = BroadcastManyResponse()
         self.unanswered = 0
         self.held_up_by: set[Link] = set()

@@ -2,7 +2,7 @@
 
 from trunkline.v1 import address_pb2, frame_pb2, message_pb2
 
-from bench.loadgen.chat_frames import JSON, PROTO, is_answer, is_refusal, said
+from bench.loadgen.chat_frames import JSON, PROTO, closing_reason, is_answer, is_closing, is_refusal, said
 from bench.loadgen.pace import Pace
 from bench.loadgen.text import LENGTH, chat_text, mark_of
 from bench.loadgen.verify import breaks, seq_of
@@ -57,6 +57,19 @@ def test_answers_are_told_from_acks_and_refusals() -> None:
     assert [is_refusal(frame, PROTO) for frame in (answer, ack, error)] == [False, False, True]
     assert is_answer(b'{"type":"message","author":{"role":"agent"}}', JSON)
     assert is_refusal(b'{"type":"error","code":"OVERLOADED"}', JSON)
+
+
+def test_closing_frames_are_recognised_by_their_first_bytes() -> None:
+    """The reason can be read from them; messages are not taken for them."""
+    closing = frame_pb2.ServerFrame(closing=frame_pb2.ClosingFrame(code=4000, reason="SLOW_CONSUMER"))
+    message = frame_pb2.ServerFrame(message=message_pb2.Message(id="closing"))
+    in_json = b'{"type":"closing","code":4000,"reason":"SLOW_CONSUMER"}'
+    assert is_closing(b"\x82\x20" + closing.SerializeToString()[:20], PROTO)
+    assert not is_closing(b"\x82\x20" + message.SerializeToString(), PROTO)
+    assert is_closing(b"\x81\x20" + in_json[:28], JSON)
+    assert not is_closing(b'\x81\x20{"type":"message","id":"clos', JSON)
+    assert closing_reason(closing.SerializeToString(), PROTO) == "SLOW_CONSUMER"
+    assert closing_reason(in_json, JSON) == "SLOW_CONSUMER"
 
 
 def test_seqs_that_are_not_in_a_row_are_counted() -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from bench.chart import chart
 from bench.figures import medians, totals
-from bench.goals import Row, notes, rows
+from bench.goals import Row, rows
+from bench.notes import notes
 
 
 def point(rate: int | None, delivered: float) -> dict[str, object]:
@@ -57,6 +58,16 @@ def test_notes_name_where_the_load_generator_was_the_limit() -> None:
     """A generator above 85 % of a core is said with the phase it was seen in."""
     found = notes({"fanout": fanout(1e6)})
     assert "fanout, bridge_json, 100/s: the load generator (listeners) used 90 % of a core" in found
+
+
+def test_notes_sum_up_disturbances() -> None:
+    """One sentence says how often others took part, whatever the number of phases."""
+    figures = fanout(1e6)
+    for name in ("fastapi", "websockets"):
+        for phase in figures[name]["points"]:  # type: ignore[index]
+            phase["cpu_percent"] = {"others": 50.0}
+    [said] = [note for note in notes({"fanout": figures}) if "not quiet" in note]
+    assert "in 4 of" in said
 
 
 def test_chart_is_well_formed_and_shows_every_series() -> None:

@@ -43,7 +43,8 @@ def test_equal_streams_are_equal_however_they_are_cut_and_pinged(
         )
         feed(reader, sent, cuts)
         assert reader.offset == len(stream.data)
-        assert reader.control == [PING] * len(pinged_before & set(range(len(payloads))))
+        pings = len(pinged_before & set(range(len(payloads))))
+        assert reader.aside == [(Opcode.PING, b"are you there")] * pings
     assert stream.payloads() == payloads
 
 
@@ -76,9 +77,17 @@ def test_a_stream_that_differs_is_noticed(other: bytes) -> None:
         Reader(stream).feed(memoryview(other))
 
 
-def test_a_close_frame_is_noticed_and_no_part_of_the_stream() -> None:
-    """The owner learns that the server is closing."""
-    reader = Reader(SharedStream())
-    reader.feed(memoryview(framed(b"one") + Frame(Opcode.CLOSE, b"\x0f\xa0").serialize(mask=False)))
-    assert reader.closing
-    assert reader.stream.payloads() == [b"one"]
+@given(before=st.integers(0, 3), cuts=pieces, leads=st.booleans())
+def test_frames_for_one_socket_are_put_aside(before: int, cuts: list[int], leads: bool) -> None:
+    """A farewell to one listener defines nothing, even where it is first and comes in pieces."""
+    stream = SharedStream(lambda first_bytes: b"farewell" in first_bytes)
+    frames = [framed(bytes([number]) * 100) for number in range(4)]
+    if not leads:
+        Reader(stream).feed(memoryview(b"".join(frames)))
+    closed = Reader(stream)
+    close = Frame(Opcode.CLOSE, b"\x0f\xa0").serialize(mask=False)
+    feed(closed, b"".join(frames[:before]) + framed(b"farewell, you were too slow for us") + close, cuts)
+    assert [opcode for opcode, _ in closed.aside] == [Opcode.BINARY, Opcode.CLOSE]
+    assert closed.offset == sum(map(len, frames[:before]))
+    Reader(stream).feed(memoryview(b"".join(frames)))
+    assert len(stream.payloads()) == 4

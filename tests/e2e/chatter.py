@@ -7,6 +7,7 @@ import base64
 import contextlib
 import itertools
 import json
+import socket
 import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -55,8 +56,11 @@ class Chatter:
         conversation: str = "group:team",
         *,
         agent: str = "echo",
+        narrow: bool = False,
         **options: Any,
     ) -> None:
+        """`narrow` keeps hardly anything on the client's side that is not read yet."""
+        self.narrow = narrow
         self.history = history
         self.name = name
         self.edge = edge
@@ -77,6 +81,11 @@ class Chatter:
         self.closed: Closed | None = None
         #: The test breaks what it connects to by force.
         self.breaks_expected = False
+        #: Cleared, nothing is read any more; see also `narrow`.
+        self.reads = asyncio.Event()
+        self.reads.set()
+        #: Pause after each frame read.
+        self.dawdle_s = 0.0
         self._ws: ClientConnection | None = None
         self._reader: asyncio.Task[None] | None = None
         self._wanted: dict[str, Place] = {}
@@ -92,8 +101,11 @@ class Chatter:
 
     # Connecting
 
-    async def connect(self, resume: bool = False, **query: str) -> Frame:
-        """Connect, and wait for `connected` or `closing`, which is returned."""
+    async def connect(self, resume: bool = False, first: Frame | None = None) -> Frame:
+        """Connect, and wait for `connected` or `closing`, which is returned.
+
+        `resume` goes on from where it was by the URL; `first` is a `resume` frame to go on by instead.
+        """
         given = {"tenant": self.tenant, "agent": self.agent, "platform": "web", "user": self.user}
         given |= {"conversation": self.conversation} if self.conversation else {}
         self._wanted = {}
@@ -101,11 +113,17 @@ class Chatter:
             heard = {name: spot for name, spot in self.places.items() if self._is_heard_at_start(name)}
             self._wanted = {name: place for name, (_, place) in heard.items()}
             given["resume"] = _resume(list(heard.values()))
+        if first is not None:
+            given["resume"] = "frame"
         self.inbox, self.closing, self.closed = [], {}, None
         self.life = f"{self.name}#{next(_numbers)}"
-        url = f"ws://{self.edge}/v1/connect?{urlencode(given | query)}"
+        if self.narrow:
+            self.options |= {"sock": _narrow_socket(self.edge), "max_queue": 1}
+        url = f"ws://{self.edge}/v1/connect?{urlencode(given)}"
         self._ws = await connect(url, compression=None, ping_interval=None, max_size=None, **self.options)
         self._reader = asyncio.create_task(self._read(self._ws, self.life))
+        if first is not None:
+            await self.send(first)
         await until(lambda: self.inbox or self.closed, f"{self.name} is answered")
         return self.inbox.pop(0) if self.inbox else self.closing
 
@@ -180,8 +198,11 @@ class Chatter:
 
     async def _read(self, ws: ClientConnection, life: str) -> None:
         with contextlib.suppress(ConnectionClosed):
-            async for payload in ws:
-                self._record(json.loads(payload), life)
+            while True:
+                await self.reads.wait()
+                self._record(json.loads(await ws.recv()), life)
+                if self.dawdle_s:
+                    await asyncio.sleep(self.dawdle_s)
         self.closed = Closed(
             client=self.name,
             life=life,
@@ -282,6 +303,14 @@ class Chatter:
                 pass
             assert attempt < 400, f"{self.name} could not reconnect to {edges}"
             await asyncio.sleep(0.05)
+
+
+def _narrow_socket(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+    sock.connect((host, int(port)))
+    return sock
 
 
 def _resume(spots: list[tuple[Frame, Place]]) -> str:

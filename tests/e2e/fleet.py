@@ -7,6 +7,7 @@ import re
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.request import urlopen
 
 from processes import Process, edge_process, router_process, worker_process
 
@@ -78,6 +79,13 @@ def fleet_of(data: Path, edges: int = 1, **env: str) -> Iterator[Fleet]:
             fleet.start_edge()
         yield fleet
         fleet.assert_quiet()
+
+
+def metric(process: Process, name: str) -> float:
+    """A metric of an edge without labels, such as `trunkline_edge_connections`."""
+    with urlopen(f"http://{process.address}/metrics", timeout=10) as response:
+        text = response.read().decode()
+    return float(next(line for line in text.splitlines() if line.startswith(f"{name} ")).split()[1])
 
 
 def rss_bytes(process: Process) -> int:

@@ -7,8 +7,8 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from backends import Backend
 from chatter import Chatter, words_of
+from endings import assert_promises_kept
 from fleet import Fleet, fleet_of
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
 from validators.history import History
@@ -54,15 +54,7 @@ async def test_a_message_is_acked_heard_by_the_others_on_both_edges_and_answered
             assert reply["position"]["seq"] == 2
         await ann.say("hello", ident)
         assert await ann.next("ack", id=ident) == ack
-        finish(fleet, history, ann, bob, cid)
-
-
-def finish(fleet: Fleet, history: History, *open_ones: Chatter) -> None:
-    """Read the log that the chatters shared and hold the history to every promise."""
-    history.open_lives |= {chatter.life for chatter in open_ones}
-    with Backend(fleet.router.address, history) as backend:
-        backend.read_logs(*{chatter.home for chatter in open_ones})
-    assert_promises(history)
+        assert_promises_kept(fleet, history, [ann, bob, cid])
 
 
 async def test_groups_are_joined_and_left(fleet: Fleet) -> None:
@@ -118,7 +110,7 @@ async def test_history_signals_reads_and_pings_work(fleet: Fleet) -> None:
         assert (await fay.next("read"))["position"]["seq"] == 5
         await gus.send({"type": "ping", "id": "p1"})
         assert await gus.next("pong", id="p1")
-        finish(fleet, history, fay, gus)
+        assert_promises_kept(fleet, history, [fay, gus])
 
 
 async def test_disconnect_closes_with_1000(fleet: Fleet) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from validators.history import Heard, History, Measured, Said
 
 
 def bounded(
-    history: History, *, rss_bytes: int = 1 << 62, delay_s: float = float("inf"), slow: Collection[str] = ()
+    history: History,
+    *,
+    rss_bytes: Mapping[str, int] | None = None,
+    delay_s: float = float("inf"),
+    slow: Collection[str] = (),
 ) -> Iterator[str]:
     """Processes that grew over a bound, and messages that came late to others than the slow clients."""
     for measured in history.of(Measured):
-        if measured.rss_bytes > rss_bytes:
-            yield f"{measured.process} held {measured.rss_bytes >> 20} MiB of {rss_bytes >> 20} MiB allowed"
+        allowed = (rss_bytes or {}).get(measured.process)
+        if allowed is not None and measured.rss_bytes > allowed:
+            yield f"{measured.process} held {measured.rss_bytes >> 20} MiB of {allowed >> 20} MiB allowed"
     said = {(event.topic, event.id): event.at for event in history.of(Said)}
     for heard in history.of(Heard):
         at = said.get((heard.topic, heard.client_id))

@@ -248,8 +248,8 @@ def test_isolated_accepts_the_same_words_where_both_said_them() -> None:
 
 def test_bounded_finds_a_process_that_grew() -> None:
     grown = Measured(process="edge", rss_bytes=100 << 20)
-    assert list(bounded(kept(grown), rss_bytes=99 << 20))
-    assert not list(bounded(kept(grown), rss_bytes=100 << 20))
+    assert list(bounded(kept(grown), rss_bytes={"edge": 99 << 20}))
+    assert not list(bounded(kept(grown), rss_bytes={"edge": 100 << 20, "router": 1}))
 
 
 def test_bounded_finds_a_delay_of_those_that_are_not_slow() -> None:

@@ -151,13 +151,16 @@ async def test_a_reset_that_was_cancelled_leaves_no_head_of_the_erased_log(log: 
     log._heads.forget([ALICE])
     heads = asyncio.create_task(log.heads([ALICE]))
     reset = asyncio.create_task(log.reset(ALICE))
+    done = Event()
+    after_both = asyncio.create_task(log._writer_thread.call(done.set))
     await asyncio.sleep(0)
     # Both are done on the writer thread, and the loop has not heard of it.
-    log._writer_thread.submit(int).result()
+    done.wait()
     reset.cancel()
     with suppress(asyncio.CancelledError):
         await reset
     await heads
+    await after_both
     (first,) = await append(log, draft())
     assert first.message.position.seq == 1
     assert await everything(log) == [1]

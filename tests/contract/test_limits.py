@@ -1,0 +1,281 @@
+"""The contract's comments and what the router enforces say the same."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorSet
+from processes import ROOT
+from trunkline.v1 import (
+    address_pb2,
+    agent_service_pb2,
+    broadcast_service_pb2,
+    edge_service_pb2,
+    frame_pb2,
+    history_service_pb2,
+    message_pb2,
+    presence_service_pb2,
+)
+from trunkline.v1.address_pb2 import Address
+from trunkline.v1.catalogue import Refused
+
+from router.core.limits import LIMITS, check
+from router.core.rules import ID, OPTIONAL_ID, OPTIONAL_TOKEN, TOKEN
+
+MODULES = (
+    address_pb2,
+    agent_service_pb2,
+    broadcast_service_pb2,
+    edge_service_pb2,
+    frame_pb2,
+    history_service_pb2,
+    message_pb2,
+    presence_service_pb2,
+)
+TYPES = {name: getattr(m, name) for m in MODULES for name in m.DESCRIPTOR.message_types_by_name}
+
+
+@pytest.fixture(scope="module")
+def comments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Comments of messages (`Reply`) and fields (`Reply.parts`), white space folded."""
+    spec = importlib.util.spec_from_file_location("compile_protos", ROOT / "protos" / "compile.py")
+    assert spec is not None
+    assert spec.loader is not None
+    compiler = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(compiler)
+    out: Path = tmp_path_factory.mktemp("descriptors") / "set"
+    compiler.protoc("--include_source_info", f"--descriptor_set_out={out}")
+    found: dict[str, str] = {}
+    for file in FileDescriptorSet.FromString(out.read_bytes()).file:
+        texts = {
+            tuple(at.path): " ".join(at.leading_comments.split()) for at in file.source_code_info.location
+        }
+        for index, message in enumerate(file.message_type):
+            found |= dict(commented(message, texts, (4, index)))
+    return found
+
+
+def commented(
+    message: DescriptorProto, texts: dict[tuple[int, ...], str], path: tuple[int, ...]
+) -> Iterator[tuple[str, str]]:
+    """A message's comment and its fields'; the contract has no nested messages but those of maps."""
+    yield message.name, texts.get(path, "")
+    for index, field in enumerate(message.field):
+        yield f"{message.name}.{field.name}", texts.get((*path, 2, index), "")
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_each_rule_is_stated_in_its_comment(name: str, comments: dict[str, str]) -> None:
+    assert f"Limits: {LIMITS[name].sentence}." in comments[name]
+
+
+def test_each_limit_that_a_comment_states_is_enforced(comments: dict[str, str]) -> None:
+    stated = {name for name, text in comments.items() if "Limits:" in text}
+    assert stated == LIMITS.keys()
+
+
+PART: dict[str, Any] = {"text": {"text": "hello"}}
+GROUP: dict[str, Any] = {"kind": "CONVERSATION_KIND_GROUP", "id": "room"}
+TENANT: dict[str, Any] = {"tenant": "t"}
+#: A valid message of each type, as far as something must be set in it.
+VALID: dict[str, dict[str, Any]] = {
+    "Conversation": GROUP,
+    "Address": TENANT,
+    "MessageFrame": {"id": "1", "parts": [PART]},
+    "SubscribeFrame": {"id": "1", "conversation": GROUP},
+    "UnsubscribeFrame": {"id": "1", "conversation": GROUP},
+    "HistoryFrame": {"id": "1"},
+    "SignalFrame": {"name": "typing"},
+    "ReadFrame": {"position": {"epoch": "e", "seq": 1}},
+    "LinkHello": {"edge_id": "e", "boot_id": "b"},
+    "AttachHello": {"tenant": "t", "agents": ["a"], "capacity": 1},
+    "Reply": {"parts": [PART]},
+    "BroadcastRequest": {"address": TENANT, "parts": [PART]},
+    "ListMessagesRequest": {"address": TENANT},
+    "GetMessageRequest": {"tenant": "t", "message_id": "m"},
+    "ResetConversationRequest": {"address": TENANT},
+    "ListConnectionsRequest": {"address": TENANT},
+    "GetStatsRequest": {"tenant": "t"},
+    "CloseConnectionsRequest": {"address": TENANT},
+    "WatchConnectionsRequest": {"address": TENANT},
+}
+NOT_IDS = [
+    "a/b",
+    "a:b",
+    "a\0b",
+    "a b",
+    "a\tb",
+    "a\nb",
+    "a\u00a0b",
+    "\u2028",
+    "\x7f",
+    "\x85",
+    "x" * 129,
+    "x" * 10_000,
+]
+NOT_TOKENS = ["a\0b", "a\nb", "\x7f", "\x9f", "x" * 129, "x" * 10_000]
+IDS = ["a", "x" * 128, "群", "a.b-c_d@e*?#[]"]
+
+
+def struct(levels: int) -> dict[str, Any]:
+    """A Struct nested so deep."""
+    value: Any = 1
+    for level in range(levels):
+        value = {"k": value} if level % 2 == 0 or level == levels - 1 else [value]
+    return value  # type: ignore[no-any-return]
+
+
+def samples(name: str) -> tuple[list[Any], list[Any]]:
+    """Values that the rule of a field refuses, and ones that it takes."""
+    rule = LIMITS[name]
+    sentence = rule.sentence
+    if rule is ID:
+        return ["", *NOT_IDS], IDS
+    if rule is OPTIONAL_ID:
+        return NOT_IDS, ["", *IDS]
+    if rule is TOKEN:
+        return ["", *NOT_TOKENS], [*IDS, "a b", "a/b:c"]
+    if rule is OPTIONAL_TOKEN:
+        return NOT_TOKENS, ["", *IDS, "a b"]
+    if "each" in sentence:
+        return [[], ["a"] * 65], [["a"], ["a"] * 64]
+    if found := re.fullmatch(r"at most (\d+) characters", sentence):
+        return ["x" * (int(found[1]) + 1)], ["", "x" * int(found[1]), "群" * int(found[1])]
+    if found := re.fullmatch(r"at most (\d+)", sentence):
+        return [int(found[1]) + 1, 4_000_000_000], [0, 1, int(found[1])]
+    if found := re.fullmatch(r"(\d+) to (\d+)", sentence):
+        return [int(found[1]) - 1, int(found[2]) + 1], [int(found[1]), int(found[2])]
+    raise AssertionError(f"no samples for {sentence}")
+
+
+def built(name: str, field: str, value: Any) -> Any:
+    """A valid message of a type with one field set to something."""
+    message = TYPES[name](**VALID.get(name, {}))
+    if field == "platform":
+        message.agent = "a"
+    message.ClearField(field)
+    if value is not None:
+        message.MergeFrom(TYPES[name](**{field: value}))
+        if message.DESCRIPTOR.fields_by_name[field].containing_oneof and not message.HasField(field):
+            setattr(message, field, value)
+    return message
+
+
+def refusal(message: Any) -> str:
+    """What the refusal says; raises AssertionError where there is none."""
+    with pytest.raises(Refused) as caught:
+        check(message)
+    assert caught.value.entry.code == "INVALID_ARGUMENT"
+    return str(caught.value)
+
+
+PARTS = [PART] * 64
+SPECIAL: dict[str, tuple[list[Any], list[Any]]] = {
+    "required": ([None], []),
+    "required; a named value": ([0, 3, None], [1, 2]),
+    "a named value, or not set": ([4, 99], [0, 1, 2, 3]),
+    "1 to 64 items": ([[], [*PARTS, PART]], [[PART], PARTS]),
+    "at most 262144 bytes": ([b"x" * 262145], [b"", b"x" * 262144]),
+    "at most 24 levels deep": ([struct(25), struct(26)], [{}, struct(1), struct(24)]),
+    "at most 128 items": (
+        [[{"address": TENANT}] * 129],
+        [[], [{"address": TENANT}] * 128],
+    ),
+    "at most 64 items": ([[{"parts": [PART]}] * 65], [[], [{"parts": [PART]}] * 64]),
+    "at most 32 entries; keys of 1 to 64 characters; values of at most 1024 characters": (
+        [{str(n): "" for n in range(33)}, {"": "v"}, {"k" * 65: "v"}, {"k": "v" * 1025}],
+        [{}, {str(n): "" for n in range(32)}, {"k" * 64: "v" * 1024}],
+    ),
+}
+FIELDS = [name for name in LIMITS if "." in name]
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_each_rule_refuses_what_it_forbids_and_takes_the_rest(name: str) -> None:
+    bad, good = SPECIAL.get(LIMITS[name].sentence) or samples(name)
+    message, field = name.split(".")
+    for value in bad:
+        assert refusal(built(message, field, value)).startswith(f"{field}: "), value
+    for value in good:
+        check(built(message, field, value))
+
+
+@pytest.mark.parametrize("name", [name for name in LIMITS if "." not in name])
+def test_each_message_with_a_size_limit_is_refused_above_it(name: str) -> None:
+    limit = int(LIMITS[name].sentence.split()[2])
+    text = "x" * 10_000
+    message = TYPES[name](**VALID[name])
+    check(message)
+    if name == "SignalFrame":
+        message.data["k"] = text * (limit // 10_000 + 1)
+    else:
+        del message.parts[:]
+        for _ in range(5):
+            message.parts.add().text.text = "x" * (limit // 5)
+    assert message.ByteSize() > limit
+    assert refusal(message).startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize("agent", NOT_IDS)
+def test_each_agent_that_a_worker_serves_is_an_id(agent: str) -> None:
+    hello = agent_service_pb2.AttachHello(tenant="t", agents=["a", agent], capacity=1)
+    assert refusal(hello).startswith("agents: item 1 ")
+
+
+ROOM = {"kind": 2, "id": "r"}
+
+
+@pytest.mark.parametrize(
+    ("address", "field"),
+    [
+        ({}, "tenant"),
+        ({"agent": "a"}, "tenant"),
+        ({"user": "u"}, "tenant"),
+        ({"connection": "c"}, "tenant"),
+        ({"tenant": "t", "platform": "p"}, "agent"),
+        ({"tenant": "t", "user": "u", "agent": "a"}, "agent"),
+        ({"tenant": "t", "user": "u", "agent": "a", "platform": "p"}, "agent"),
+        ({"tenant": "t", "user": "u", "platform": "p"}, "platform"),
+        ({"tenant": "t", "connection": "c", "agent": "a"}, "agent"),
+        ({"tenant": "t", "conversation": ROOM}, "agent"),
+        ({"tenant": "t", "agent": "a", "conversation": ROOM}, "platform"),
+        ({"tenant": "t", "platform": "p", "conversation": ROOM}, "agent"),
+        ({"tenant": "t", "agent": "a", "platform": "p", "conversation": {}}, "conversation.kind"),
+        ({"tenant": "t", "agent": "a", "platform": "p", "conversation": {"kind": 2}}, "conversation.id"),
+        (
+            {"tenant": "t", "agent": "a", "platform": "p", "conversation": {"kind": 7, "id": "r"}},
+            "conversation.kind",
+        ),
+    ],
+)
+def test_an_address_whose_fields_do_not_go_together_is_refused(address: dict[str, Any], field: str) -> None:
+    request = broadcast_service_pb2.BroadcastRequest(address=Address(**address), parts=[PART])
+    assert refusal(request).startswith(f"address.{field}: ")
+    # What was refused once is refused again.
+    assert refusal(request).startswith(f"address.{field}: ")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        {"tenant": "t"},
+        {"tenant": "t", "agent": "a"},
+        {"tenant": "t", "agent": "a", "platform": "p"},
+        {"tenant": "t", "agent": "a", "platform": "p", "conversation": ROOM},
+        {"tenant": "t", "user": "u"},
+        {"tenant": "t", "connection": "c"},
+    ],
+)
+def test_each_level_of_address_is_taken(address: dict[str, Any]) -> None:
+    check(Address(**address))
+
+
+def test_a_refusal_names_the_path_to_the_field() -> None:
+    frame = frame_pb2.MessageFrame(id="1", parts=[PART, {"mention": {"user": "a b"}}])
+    assert refusal(frame).startswith("parts[1].mention.user: ")
+    assert refusal(frame_pb2.MessageFrame(id="1", parts=[PART, {}])) == "parts[1]: must have a content"

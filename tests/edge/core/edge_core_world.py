@@ -1,0 +1,225 @@
+"""Speaks for clients, sockets and router to an EdgeCore, and says in short words what it does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from trunkline.v1.address_pb2 import CONVERSATION_KIND_GROUP, Address, Conversation
+from trunkline.v1.edge_service_pb2 import ConnectionOpened, EdgeEntry, LinkRequest, LinkResponse, RouterEntry
+from trunkline.v1.frame_pb2 import ServerFrame
+from trunkline.v1.message_pb2 import Message, Part
+from websockets.frames import Frame
+from websockets.streams import StreamReader
+
+from edge.core.connection import Connection
+from edge.core.edge import EdgeCore, Limits
+from edge.core.uplink import Uplink
+from edge.dialects.codec import Codec
+from edge.dialects.registry import CODECS
+
+JSON = CODECS["trunkline.v1.json"]
+PROTO = CODECS["trunkline.v1.proto"]
+
+
+def group(name: str) -> Address:
+    """The topic of a group."""
+    conversation = Conversation(kind=CONVERSATION_KIND_GROUP, id=name)
+    return Address(tenant="t", agent="a", platform="web", conversation=conversation)
+
+
+# What a router tells
+
+
+def topic(number: int, name: str, seq: int = 0) -> RouterEntry:
+    """A topic gets a number."""
+    entry = RouterEntry()
+    entry.topic.topic = number
+    entry.topic.address.CopyFrom(group(name))
+    entry.topic.position.epoch, entry.topic.position.seq = "e", seq
+    return entry
+
+
+def join(connection: Connection, *topics: int) -> RouterEntry:
+    """The connection hears topics."""
+    entry = RouterEntry()
+    entry.join.connection = connection.number
+    entry.join.topics.extend(topics)
+    return entry
+
+
+def leave(connection: Connection, *topics: int) -> RouterEntry:
+    """The connection hears topics no longer."""
+    entry = RouterEntry()
+    entry.leave.connection = connection.number
+    entry.leave.topics.extend(topics)
+    return entry
+
+
+def message(name: str, seq: int, text: str = "", client_id: str = "", user: str = "") -> Message:
+    """A message of a group."""
+    said = Message(address=group(name), client_id=client_id)
+    said.parts.append(Part())
+    said.parts[0].text.text = text or f"text {seq}"
+    said.author.user = user
+    said.position.epoch, said.position.seq = "e", seq
+    return said
+
+
+def publish(number: int, said: Message, but: Connection | None = None, replayed: bool = False) -> RouterEntry:
+    """A message for all that hear a topic."""
+    entry = RouterEntry()
+    entry.publish.topic = number
+    entry.publish.frame.message.CopyFrom(said)
+    entry.publish.replayed = replayed
+    if but is not None:
+        setattr(entry.publish, "except", but.number)
+    return entry
+
+
+def send(connection: Connection, frame: ServerFrame | None = None) -> RouterEntry:
+    """A frame for one connection, to be filled in."""
+    entry = RouterEntry()
+    entry.send.connection = connection.number
+    entry.send.frame.CopyFrom(frame or ServerFrame())
+    return entry
+
+
+def connected(connection: Connection) -> RouterEntry:
+    """The router has accepted the connection."""
+    entry = send(connection)
+    entry.send.frame.connected.connection_id = f"c{connection.number}"
+    return entry
+
+
+def ack(connection: Connection, ident: str) -> RouterEntry:
+    """What a client said is on disk."""
+    entry = send(connection)
+    entry.send.frame.ack.id = ident
+    return entry
+
+
+def close(connection: Connection, code: int = 4501, reason: str = "CLOSED_BY_BACKEND") -> RouterEntry:
+    """The router has a connection closed."""
+    entry = RouterEntry()
+    entry.close.connection = connection.number
+    entry.close.closing.code, entry.close.closing.reason = code, reason
+    return entry
+
+
+def batch(*entries: RouterEntry, credit: int = 0) -> LinkResponse:
+    """One batch from the router."""
+    return LinkResponse(entries=entries, credit=credit)
+
+
+# What clients say
+
+
+def say(ident: str, text: str = "hello") -> bytes:
+    """A `message` frame to the home conversation."""
+    return json.dumps({"type": "message", "id": ident, "parts": [{"type": "text", "text": text}]}).encode()
+
+
+def signal(name: str = "typing") -> bytes:
+    """A frame that is never answered."""
+    return json.dumps({"type": "signal", "name": name}).encode()
+
+
+# What came of it
+
+
+def parsed(data: bytes) -> list[Frame]:
+    """The WebSocket frames in some bytes, as websockets reads them."""
+    reader = StreamReader()
+    reader.feed_data(data)
+    reader.feed_eof()
+    frames = []
+    while not _result(reader.at_eof()):
+        frames.append(_result(Frame.parse(reader.read_exact, mask=False, max_size=None)))
+    return frames
+
+
+def _result(generator: object) -> object:
+    try:
+        next(generator)  # type: ignore[call-overload]
+    except StopIteration as stop:
+        return stop.value
+    raise AssertionError("the bytes end within a frame")
+
+
+def heard(connection: Connection) -> list[str]:
+    """What the connection was told since asked last: each frame's type, and what tells it from others."""
+    data, connection.pending = b"".join(connection.pending), []
+    return [told(frame.data, connection.codec) for frame in parsed(data)]
+
+
+def told(payload: bytes, codec: Codec) -> str:
+    """One frame to a client in short words."""
+    if codec.binary:
+        frame = ServerFrame.FromString(payload)
+        kind = frame.WhichOneof("frame") or "?"
+        return f"message {frame.message.position.seq}" if kind == "message" else kind
+    fields = json.loads(payload)
+    kind = fields["type"]
+    detail = {
+        "message": fields.get("position", {}).get("seq"),
+        "error": fields.get("code"),
+        "closing": fields.get("reason"),
+    }.get(kind, fields.get("id"))
+    return kind if detail is None else f"{kind} {detail}"
+
+
+def taken(uplink: Uplink) -> list[LinkRequest]:
+    """All that the uplink will give, however much credit that takes."""
+    batches = []
+    uplink.credit += 1000
+    while (one := uplink.take()) is not None:
+        batches.append(one)
+    return batches
+
+
+def forwarded(core: EdgeCore) -> list[str]:
+    """What went to the router since asked last, in short words."""
+    return [_entry(entry) for one in taken(core.uplink) for entry in one.entries]
+
+
+def _entry(entry: EdgeEntry) -> str:
+    kind = entry.WhichOneof("entry")
+    if kind == "opened":
+        groups = "".join(f" +{one.id}" for one in entry.opened.groups)
+        return f"opened {entry.opened.connection}{' restored' if entry.opened.restored else ''}{groups}"
+    if kind == "frame":
+        frame = entry.frame.frame
+        inner = getattr(frame, frame.WhichOneof("frame") or "")
+        return f"frame {entry.frame.connection} {getattr(inner, 'id', '') or frame.WhichOneof('frame')}"
+    if kind == "topic":
+        return f"topic {entry.topic.address.conversation.id}@{entry.topic.position.seq}"
+    return f"closed {entry.closed.connection}"
+
+
+# Ready-made beginnings
+
+
+def linked_core(**limits: int) -> EdgeCore:
+    """A core that is linked to a router."""
+    core = EdgeCore(Limits(**limits))
+    core.linked()
+    return core
+
+
+def opened(core: EdgeCore, codec: Codec = JSON, user: str = "", home: str = "team") -> Connection:
+    """A client that the router has not answered yet."""
+    wish = ConnectionOpened(address=group(home), user=user)
+    return core.open(object(), codec, wish)
+
+
+def open_all(core: EdgeCore, names: Iterable[str] = "ab", codec: Codec = JSON) -> list[Connection]:
+    """Clients that hear topic 1, the group `team`; nothing of that is left to be looked at."""
+    connections = [opened(core, codec, name) for name in names]
+    core.link_received(batch(topic(1, "team")))
+    for connection in connections:
+        core.link_received(batch(connected(connection), join(connection, 1)))
+        connection.pending.clear()
+    core.dirty.clear()
+    forwarded(core)
+    return connections

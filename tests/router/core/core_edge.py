@@ -1,0 +1,238 @@
+"""An edge as the contract describes it, without sockets: its clients are lists of what they got."""
+
+from __future__ import annotations
+
+from trunkline.v1.edge_service_pb2 import LinkRequest, LinkResponse, RouterEntry
+from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
+
+from router.core.directory import Link, topics_heard
+from router.core.topics import Position, TopicKey, address_of, topic_of
+
+
+class Heard:
+    """A topic as this edge knows it."""
+
+    def __init__(self, key: TopicKey, position: Position) -> None:
+        self.key = key
+        self.position = position
+        self.listeners: list[Client] = []
+
+
+class Client:
+    """One client. `place` is how far it has come in each topic, its own messages counted.
+
+    Whatever comes is checked: it belongs to a topic that was joined, and follows what came before it
+    without a gap; nothing comes twice.
+    """
+
+    def __init__(self, edge: Edge, number: int, home: TopicKey, user: str) -> None:
+        self.edge = edge
+        self.number = number
+        self.id = f"{edge.name}-c{number}"
+        self.home = home
+        self.user = user
+        self.state = "opening"
+        self.frames: list[ServerFrame] = []
+        self.unanswered: dict[str, ClientFrame] = {}
+        self.place: dict[TopicKey, Position] = {}
+        self.resume: dict[TopicKey, Position] = {}
+        self.close_reason = ""
+
+    @property
+    def texts(self) -> list[str]:
+        """What the messages say that it got."""
+        return [f.message.parts[0].text.text for f in self.frames if f.HasField("message")]
+
+    def kinds(self) -> list[str]:
+        """The kinds of the frames it got, in order."""
+        return [str(frame.WhichOneof("frame")) for frame in self.frames]
+
+    def last(self, kind: str) -> object:
+        """The last frame of a kind."""
+        return [getattr(frame, kind) for frame in self.frames if frame.HasField(kind)][-1]
+
+    def got(self, frame: ServerFrame) -> None:
+        """A frame came."""
+        kind = frame.WhichOneof("frame")
+        self.frames.append(frame)
+        if kind == "connected":
+            assert self.state == "opening"
+            self.state = "open"
+            for entry in frame.connected.positions:
+                self.place[topic_of(entry.address)] = Position(entry.position.epoch, entry.position.seq)
+        elif kind == "subscribed":
+            key, position = topic_of(frame.subscribed.address), frame.subscribed.position
+            self.place[key] = Position(position.epoch, position.seq)
+        elif kind == "unsubscribed":
+            self.place.pop(topic_of(frame.unsubscribed.address), None)
+        elif kind == "ack":
+            position = Position(frame.ack.position.epoch, frame.ack.position.seq)
+            self.came_to(position, topic_of(frame.ack.address))
+        elif kind == "message":
+            self._message(frame)
+        if kind in ("ack", "error", "subscribed", "unsubscribed", "history"):
+            self.unanswered.pop(getattr(frame, kind).id, None)
+
+    def _message(self, frame: ServerFrame) -> None:
+        assert self.state == "open", "nothing comes before connected"
+        message = frame.message
+        if message.HasField("position"):
+            key = topic_of(message.address)
+            assert key in self.place, f"{self.id} does not hear {key}"
+            position = Position(message.position.epoch, message.position.seq)
+            assert self._is_new(key, position), f"{self.id} at {self.place[key]} got {position} again"
+            self.came_to(position, key)
+
+    def came_to(self, position: Position, key: TopicKey) -> None:
+        """It got a message or the `ack` of its own, or its own went by. That may be one from before."""
+        if key in self.place and self._is_new(key, position):
+            place = self.place[key]
+            following = place.seq + 1 if place.epoch == position.epoch else 1
+            assert position.seq == following, f"{self.id} at {place} of {key} came to {position}"
+            self.place[key] = position
+
+    def _is_new(self, key: TopicKey, position: Position) -> bool:
+        """Epochs of a MemoryLog are numbered."""
+        place = self.place[key]
+        if place.epoch == position.epoch:
+            return position.seq > place.seq
+        return int(position.epoch[1:]) > int(place.epoch[1:] or 0)
+
+
+class Edge:
+    """One edge. `inbox` gathers what is to be sent over the link next."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.link: Link | None = None
+        self.clients: dict[int, Client] = {}
+        self.topics: dict[int, Heard] = {}
+        self.orphans: dict[TopicKey, Heard] = {}
+        self.inbox = LinkRequest()
+        #: Some clients are not made known yet, so the router may forget what they hear.
+        self.is_partly_known = False
+        self._numbers = iter(range(1, 1_000_000))
+
+    def new_client(self, home: TopicKey, user: str) -> Client:
+        """A client comes."""
+        client = Client(self, next(self._numbers), home, user)
+        self.clients[client.number] = client
+        return client
+
+    def open(self, client: Client) -> None:
+        """Tell the router of a client."""
+        opened = self.inbox.entries.add().opened
+        opened.connection, opened.connection_id, opened.user = client.number, client.id, client.user
+        opened.remote_ip = "127.0.0.1"
+        tenant, agent, platform, kind, ident = client.home
+        opened.address.tenant, opened.address.agent, opened.address.platform = tenant, agent, platform
+        if kind:
+            opened.address.conversation.kind, opened.address.conversation.id = kind, ident
+        if client.state == "open":
+            opened.restored = True
+            own = topics_heard(client.home, client.user)
+            for heard in self.orphans.values():
+                if client in heard.listeners and heard.key not in own:
+                    opened.groups.add(kind=heard.key[3], id=heard.key[4])
+            return
+        for key, position in client.resume.items():
+            entry = opened.resume.positions.add(position=position.to_proto())
+            entry.address.CopyFrom(address_of(key))
+
+    def say(self, client: Client, frame: ClientFrame) -> None:
+        """A client sends a frame."""
+        kind = frame.WhichOneof("frame")
+        if kind in ("message", "subscribe", "unsubscribe", "history"):
+            client.unanswered[getattr(frame, kind).id] = frame
+        self.inbox.entries.add().frame.connection = client.number
+        self.inbox.entries[-1].frame.frame.CopyFrom(frame)
+
+    def close(self, client: Client) -> None:
+        """A client goes."""
+        client.state = "closed"
+        self.clients.pop(client.number, None)
+        for heard in [*self.topics.values(), *self.orphans.values()]:
+            if client in heard.listeners:
+                heard.listeners.remove(client)
+        self.inbox.entries.add().closed.connection = client.number
+
+    def lost(self) -> None:
+        """The link broke."""
+        self.link = None
+        self.inbox = LinkRequest()
+        self.orphans |= {heard.key: heard for heard in self.topics.values()}
+        self.topics.clear()
+
+    def linked(self, link: Link) -> None:
+        """The link is up again: make known all there is."""
+        self.link = link
+        self.inbox = LinkRequest()
+        self.orphans = {key: heard for key, heard in self.orphans.items() if heard.listeners}
+        for heard in self.orphans.values():
+            self.inbox.entries.add().topic.address.CopyFrom(address_of(heard.key))
+            self.inbox.entries[-1].topic.position.CopyFrom(heard.position.to_proto())
+        for client in sorted(self.clients.values(), key=lambda client: client.state != "open"):
+            self.open(client)
+        for client in self.clients.values():
+            for frame in client.unanswered.values():
+                self.inbox.entries.add().frame.connection = client.number
+                self.inbox.entries[-1].frame.frame.CopyFrom(frame)
+
+    def received(self, batch: LinkResponse) -> None:
+        """A batch came from the router."""
+        for entry in batch.entries:
+            getattr(self, f"_{entry.WhichOneof('entry')}")(entry)
+
+    def _topic(self, entry: RouterEntry) -> None:
+        key, position = topic_of(entry.topic.address), entry.topic.position
+        new = Heard(key, Position(position.epoch, position.seq))
+        assert entry.topic.topic not in self.topics
+        self.topics[entry.topic.topic] = self.orphans.pop(key, new)
+
+    def _join(self, entry: RouterEntry) -> None:
+        client = self.clients.get(entry.join.connection)
+        for number in entry.join.topics:
+            heard = self.topics[number]
+            if client is not None and client not in heard.listeners:
+                heard.listeners.append(client)
+
+    def _leave(self, entry: RouterEntry) -> None:
+        client = self.clients.get(entry.leave.connection)
+        for number in entry.leave.topics:
+            if client in self.topics[number].listeners:
+                self.topics[number].listeners.remove(client)
+
+    def _forget(self, entry: RouterEntry) -> None:
+        heard = self.topics.pop(entry.forget.topic)
+        assert self.is_partly_known or not heard.listeners, "a topic is forgotten while somebody hears it"
+
+    def _publish(self, entry: RouterEntry) -> None:
+        publish = entry.publish
+        heard = self.topics.get(publish.topic)
+        if heard is None:
+            return
+        excepted = {getattr(publish, "except")}
+        if publish.frame.HasField("message"):
+            message = publish.frame.message
+            if message.HasField("position"):
+                heard.position = Position(message.position.epoch, message.position.seq)
+            if publish.replayed:
+                excepted |= {c.number for c in heard.listeners if self._is_author(c, publish.frame)}
+        for client in heard.listeners:
+            if client.number not in excepted:
+                client.got(publish.frame)
+            elif publish.frame.message.HasField("position"):
+                client.came_to(heard.position, heard.key)
+
+    def _is_author(self, client: Client, frame: ServerFrame) -> bool:
+        message = frame.message
+        return message.client_id in client.unanswered and message.author.user == client.user
+
+    def _send(self, entry: RouterEntry) -> None:
+        if client := self.clients.get(entry.send.connection):
+            client.got(entry.send.frame)
+
+    def _close(self, entry: RouterEntry) -> None:
+        if client := self.clients.get(entry.close.connection):
+            client.close_reason = entry.close.closing.reason
+            self.close(client)

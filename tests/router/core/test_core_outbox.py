@@ -1,0 +1,105 @@
+"""What waits for an edge: in order, in batches, and only as far as there is credit."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from router.core.outbox import ENTRY_BYTES, MAX_BATCH_BYTES, LinkOutbox
+
+WINDOW = 4
+
+
+def test_nothing_is_written_without_credit() -> None:
+    outbox = LinkOutbox(1000, window=WINDOW)
+    outbox.add().forget.topic = 1
+    assert not outbox.is_ready
+    assert outbox.take() is None
+    outbox.credit = 1
+    assert outbox.is_ready
+    batch = outbox.take()
+    assert batch is not None
+    assert batch.entries[0].forget.topic == 1
+    assert (outbox.credit, outbox.waiting_bytes) == (0, 0)
+    assert outbox.take() is None
+
+
+def test_credit_that_is_owed_goes_with_the_next_batch_or_without_one() -> None:
+    outbox = LinkOutbox(1000, window=WINDOW)
+    outbox.owed = 1
+    assert outbox.take() is None, "less than half of the window is not worth a batch"
+    outbox.owed = 3
+    empty = outbox.take()
+    assert empty is not None
+    assert (empty.credit, len(empty.entries)) == (3, 0)
+    outbox.owed, outbox.credit = 2, 1
+    outbox.add()
+    batch = outbox.take()
+    assert batch is not None
+    assert (batch.credit, len(batch.entries)) == (2, 1)
+    assert not outbox.is_ready
+
+
+def test_it_is_full_above_its_bound_and_has_room_at_half_of_it() -> None:
+    outbox = LinkOutbox(1000, window=WINDOW)
+    outbox.add(1000 - ENTRY_BYTES)
+    assert (outbox.is_full, outbox.has_room) == (False, False)
+    outbox.add()
+    assert outbox.is_full
+    outbox.credit = 1
+    outbox.take()
+    assert outbox.has_room
+    outbox.add(500 - ENTRY_BYTES)
+    assert outbox.has_room
+
+
+def test_a_discarded_outbox_keeps_nothing() -> None:
+    outbox = LinkOutbox(100, window=WINDOW)
+    outbox.credit = outbox.owed = 4
+    for size in (50, MAX_BATCH_BYTES, 50):
+        outbox.add(size)
+    outbox.discard()
+    outbox.add(500).forget.topic = 1
+    assert (outbox.waiting_bytes, outbox.is_full, outbox.is_ready) == (0, False, False)
+    assert outbox.take() is None
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("add"), st.integers(0, MAX_BATCH_BYTES * 3 // 2)),
+            st.tuples(st.just("credit"), st.integers(1, 3)),
+            st.tuples(st.just("owe"), st.integers(1, 3)),
+            st.tuples(st.just("take"), st.just(0)),
+        )
+    )
+)
+def test_entries_come_out_in_order_in_bounded_batches_for_a_credit_each(events: list[tuple[str, int]]) -> None:
+    outbox = LinkOutbox(MAX_BATCH_BYTES * 4, window=WINDOW)
+    sizes: list[int] = []
+    out: list[int] = []
+    granted = written = owed = paid = 0
+    for event, number in [*events, ("credit", 100), *[("take", 0)] * (len(events) + 1)]:
+        if event == "add":
+            outbox.add(number).forget.topic = len(sizes)
+            sizes.append(number + ENTRY_BYTES)
+        elif event == "credit":
+            granted += number
+            outbox.credit += number
+        elif event == "owe":
+            owed += number
+            outbox.owed += number
+        else:
+            ready = outbox.is_ready
+            batch = outbox.take()
+            assert (batch is not None) is ready
+            if batch is not None:
+                topics = [entry.forget.topic for entry in batch.entries]
+                assert len(topics) <= 1 or sum(sizes[topic] for topic in topics) <= MAX_BATCH_BYTES
+                out += topics
+                written += bool(topics)
+                paid += batch.credit
+        assert outbox.credit == granted - written >= 0
+        assert outbox.waiting_bytes == sum(sizes) - sum(sizes[topic] for topic in out)
+    assert out == list(range(len(sizes)))
+    assert paid + outbox.owed == owed
+    assert outbox.owed * 2 < WINDOW
