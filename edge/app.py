@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import json
-import signal
-import sys
-from collections.abc import Callable
 
 import structlog
 
@@ -16,6 +11,8 @@ from edge.link.client import LinkClient
 from edge.settings import EdgeSettings
 from edge.shell import Shell
 from edge.ws.port import Port
+from shared import process
+from shared.process import StartError
 
 _log = structlog.get_logger()
 
@@ -23,16 +20,8 @@ _log = structlog.get_logger()
 BACKLOG = 4096
 
 
-class StartError(Exception):
-    """The edge cannot start; the text says why and what to do."""
-
-
-async def serve(settings: EdgeSettings) -> None:
-    """Run an edge until SIGTERM or SIGINT. Raises StartError where it cannot start."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop.set)
+async def serve(settings: EdgeSettings, stop: asyncio.Event) -> None:
+    """Run an edge until the event is set. Raises StartError where it cannot start."""
     shell = Shell(settings)
     server = await listen(shell, settings.edge_listen)
     linked = asyncio.Event()
@@ -74,27 +63,9 @@ async def _say_ready(server: asyncio.Server, settings: EdgeSettings, linked: asy
     host = settings.edge_listen.rpartition(":")[0]
     port = server.sockets[0].getsockname()[1]
     _log.info("edge is ready", listening=f"{host}:{port}", router=settings.router)
-    print(json.dumps({"listening": f"{host}:{port}"}), flush=True)  # noqa: T201
-
-
-def event_loop() -> Callable[[], asyncio.AbstractEventLoop]:
-    """uvloop's event loop where it is installed, else Python's own."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop
+    process.say_listening(f"{host}:{port}")
 
 
 def run(settings: EdgeSettings) -> int:
     """Run an edge in this process; returns its exit code."""
-    # What is here now stays; the rest is garbage without cycles, which needs no collector.
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
-    try:
-        with asyncio.Runner(loop_factory=event_loop()) as runner:
-            runner.run(serve(settings))
-    except StartError as error:
-        print(f"edge: {error}", file=sys.stderr)  # noqa: T201
-        return 1
-    return 0
+    return process.run("edge", lambda stop: serve(settings, stop))

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.cli import ProcessSettings
 
 
-class EdgeSettings(BaseSettings):
-    """Settings of an edge; each is read from the environment as `TRUNKLINE_` and its name."""
-
-    model_config = SettingsConfigDict(env_prefix="TRUNKLINE_", extra="ignore")
+class EdgeSettings(ProcessSettings):
+    """Settings of an edge."""
 
     edge_listen: str = Field(
         default="127.0.0.1:8080", description="Address for WebSockets and HTTP; port 0 takes a free one"
@@ -34,6 +31,3 @@ class EdgeSettings(BaseSettings):
     )
     link_window: int = Field(default=4, ge=1, description="Batches that the router may have under way")
     drain_s: float = Field(default=5, ge=0, description="Time over which clients are closed on SIGTERM")
-    log_format: Literal["auto", "json", "text"] = Field(
-        default="auto", description="auto: text on a terminal, else JSON"
-    )

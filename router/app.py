@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import json
 import secrets
-import signal
-import sys
 import time
-from collections.abc import Callable
 
 import grpc.aio
 import structlog
@@ -40,6 +35,8 @@ from router.rpc.history import HistoryServicer
 from router.rpc.presence import PresenceServicer
 from router.settings import RouterSettings
 from router.shell import Shell
+from shared import process
+from shared.process import StartError
 
 _log = structlog.get_logger()
 
@@ -64,15 +61,8 @@ GRPC_OPTIONS = [
 ]
 
 
-class StartError(Exception):
-    """The router cannot start; the text says why and what to do."""
-
-
-async def serve(settings: RouterSettings) -> None:
-    """Run a router until SIGTERM or SIGINT. Raises StartError where it cannot start."""
-    stop = asyncio.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+async def serve(settings: RouterSettings, stop: asyncio.Event) -> None:
+    """Run a router until the event is set. Raises StartError where it cannot start."""
     log = await open_log(settings)
     shell = make_shell(settings, log)
     server, health = await make_server(shell)
@@ -81,7 +71,7 @@ async def serve(settings: RouterSettings) -> None:
     tasks = asyncio.create_task(shell.run())
     host = settings.router_listen.rpartition(":")[0]
     _log.info("router is ready", listening=f"{host}:{port}", tenants=settings.tenants)
-    print(json.dumps({"listening": f"{host}:{port}"}), flush=True)  # noqa: T201
+    process.say_listening(f"{host}:{port}")
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({stopping, tasks}, return_when=asyncio.FIRST_COMPLETED)
     await _close(server, health, shell, log, tasks)
@@ -157,24 +147,6 @@ def bind(server: grpc.aio.Server, address: str) -> int:
     return port
 
 
-def event_loop() -> Callable[[], asyncio.AbstractEventLoop]:
-    """uvloop's event loop where it is installed, else Python's own."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop
-
-
 def run(settings: RouterSettings) -> int:
     """Run a router in this process; returns its exit code."""
-    # What is here now stays; the rest is garbage without cycles, which needs no collector.
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
-    try:
-        with asyncio.Runner(loop_factory=event_loop()) as runner:
-            runner.run(serve(settings))
-    except StartError as error:
-        print(f"router: {error}", file=sys.stderr)  # noqa: T201
-        return 1
-    return 0
+    return process.run("router", lambda stop: serve(settings, stop))

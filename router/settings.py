@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode
+
+from shared.cli import ProcessSettings
 
 
-class RouterSettings(BaseSettings):
-    """Settings of a router; each is read from the environment as `TRUNKLINE_` and its name."""
-
-    model_config = SettingsConfigDict(env_prefix="TRUNKLINE_", extra="ignore")
+class RouterSettings(ProcessSettings):
+    """Settings of a router."""
 
     router_listen: str = Field(
         default="127.0.0.1:50051", description="Address for gRPC; port 0 takes a free one"
@@ -35,9 +35,6 @@ class RouterSettings(BaseSettings):
         default=8 << 20, ge=1 << 16, description="Waiting for one edge, beyond which senders are held back"
     )
     max_conversations: int = Field(default=100, ge=0, description="Groups that one connection may join")
-    log_format: Literal["auto", "json", "text"] = Field(
-        default="auto", description="auto: text on a terminal"
-    )
 
     @field_validator("tenants", mode="before")
     @classmethod

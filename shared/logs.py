@@ -8,8 +8,10 @@ from typing import Literal
 
 import structlog
 
+Format = Literal["auto", "json", "text"]
 
-def configure(form: Literal["auto", "json", "text"]) -> None:
+
+def configure(form: Format) -> None:
     """Set up structlog for this process. No line ever holds a message's text or a token."""
     readable = form == "text" or (form == "auto" and sys.stderr.isatty())
     processors: list[structlog.typing.Processor] = [
