@@ -42,6 +42,16 @@ async def talk(chatter: Chatter, stop: asyncio.Event) -> None:
             await asyncio.sleep(0.002)
 
 
+def acks_of(chatters: list[Chatter]) -> int:
+    """How many messages were acked."""
+    return sum(chatter.acks for chatter in chatters)
+
+
+def under_way(chatters: list[Chatter]) -> bool:
+    """Messages have been sent whose acks have not come."""
+    return any(chatter.unacked for chatter in chatters)
+
+
 def edges_of(fleet: Fleet) -> list[str]:
     return [process.address for process in fleet.processes if process.name == "edge"]
 
@@ -56,9 +66,8 @@ async def test_a_killed_router_loses_doubles_and_reorders_nothing(fleet: Fleet) 
         ]
         talking = [asyncio.create_task(talk(chatter, stop)) for chatter in chatters[:4]]
         for _ in range(KILLS):
-            wanted = sum(chatter.acks for chatter in chatters) + random.randint(50, 400)
-            await until(lambda: sum(c.acks for c in chatters) >= wanted, f"{wanted} acks")  # noqa: B023
-            assert any(chatter.unacked for chatter in chatters)
+            wanted = acks_of(chatters) + random.randint(50, 400)
+            await until(lambda: acks_of(chatters) >= wanted and under_way(chatters), "the moment")  # noqa: B023
             await fleet.restart_router()
         stop.set()
         await asyncio.gather(*talking)

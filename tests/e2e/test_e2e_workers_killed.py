@@ -86,8 +86,6 @@ async def test_each_message_is_answered_exactly_once_whoever_is_killed(fleet: Fl
             )
             for name in ("ann", "bob", "cid", "dan")
         ]
-        for chatter in chatters:
-            await stack.enter_async_context(chatter)
         workers = [await asyncio.to_thread(fleet.start_worker, "reply") for _ in range(2)]
         for round_number in range(5):
             for chatter in chatters:

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 from core_router import ALICE, PLATFORM, ROOM, Router
-from router.core import agents, deliveries
-from router.core.deliveries import Worker
-from router.core.topics import PERSON, TopicKey
 from trunkline.v1 import catalogue
 from trunkline.v1.agent_service_pb2 import AttachHello, AttachRequest
 from trunkline.v1.catalogue import Refused
+
+from router.core import agents, deliveries
+from router.core.deliveries import Worker
+from router.core.topics import PERSON, TopicKey
 
 BOB: TopicKey = ("t", "a", "w", PERSON, "bob")
 
@@ -180,21 +181,26 @@ def test_a_settlement_on_its_way_when_the_stream_breaks_counts_if_it_is_committe
     asked(router, ALICE, "a1", "a2")
     settle(router, one, 1)
     router.core.agents.detached(one)
-    two = attached(router) if not committed else None
-    assert two is None or given_to(two) == [] or not committed
     if committed:
         router.settle()
-        assert given_to(attached(router)) == [(2, "a2", 1)]
+    else:
+        router.fail()
+    assert given_to(attached(router)) == ([(2, "a2", 1)] if committed else [(1, "a1", 2)])
 
 
-def test_a_failed_settlement_of_a_worker_that_is_gone_is_delivered_again() -> None:
+def test_a_settlement_that_is_being_committed_outlives_its_lease() -> None:
     router = Router()
-    one = attached(router)
+    one, two = attached(router), attached(router, capacity=1)
     asked(router, ALICE, "a1")
-    settle(router, one, 1)
-    router.core.agents.detached(one)
-    router.fail()
-    assert given_to(attached(router)) == [(1, "a1", 2)]
+    given_to(one)
+    settle(router, one, 1, "reply")
+    for worker in (one, two):
+        router.core.agents.received(worker, AttachRequest(), 6.0)
+    router.tick(6)
+    assert given_to(one) == given_to(two) == []
+    router.settle()
+    assert router.log.head(ALICE).seq == 2
+    assert not router.log.unsettled
 
 
 def test_a_lease_that_ends_gives_the_delivery_to_another_and_extending_prevents_it() -> None:
@@ -226,6 +232,34 @@ def test_a_delivery_whose_log_is_erased_is_not_delivered_again() -> None:
     assert given_to(again) == []
     asked(router, ALICE, "new")
     assert [text for _, text, _ in given_to(again)] == ["new"]
+
+
+def test_a_log_that_is_erased_while_its_deliveries_are_read_is_not_worked_on() -> None:
+    router = Router()
+    asked(router, ALICE, "old")
+    hello = AttachHello(tenant="t", agents=["a"], capacity=9, contract_minor=catalogue.CONTRACT_MINOR)
+    worker = router.core.agents.attached(hello, 0.0)
+    router.carry()
+    router.look()
+    router.reset(ALICE)
+    router.show()
+    router.settle()
+    assert given_to(worker) == []
+    asked(router, ALICE, "new")
+    assert [text for _, text, _ in given_to(worker)] == ["new"]
+
+
+def test_a_conversation_that_begins_anew_while_it_waits_is_still_handed_out_one_by_one() -> None:
+    router = Router()
+    worker = attached(router, capacity=1)
+    asked(router, BOB, "b1")
+    asked(router, ALICE, "old")
+    router.reset(ALICE)
+    asked(router, ALICE, "new", "newer")
+    attached(router, capacity=5)
+    given_to(worker)
+    (queue,) = router.core.agents.queues_of("t")
+    assert [held.delivery.topic for held in queue.held.values()].count(ALICE) == 1
 
 
 def test_more_than_the_window_stays_in_the_log_and_is_read_when_there_is_room(

@@ -10,11 +10,12 @@ from core_router import Router
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from trunkline.v1 import catalogue
+from trunkline.v1.agent_service_pb2 import AttachHello, AttachRequest
+
 from router.core import agents, deliveries
 from router.core.deliveries import Worker
 from router.core.topics import PERSON, TopicKey
-from trunkline.v1 import catalogue
-from trunkline.v1.agent_service_pb2 import AttachHello, AttachRequest
 
 KEYS: list[TopicKey] = [("t", "a", "w", PERSON, name) for name in ("p1", "p2", "p3")]
 STEPS = ["write", "tell", "look", "show", "fail", "fail_read"]
@@ -201,7 +202,7 @@ class DeliveriesMachine(RuleBasedStateMachine):
 
 
 DeliveriesMachine.TestCase.settings = settings(
-    max_examples=60,
+    max_examples=150,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

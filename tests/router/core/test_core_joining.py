@@ -7,6 +7,7 @@ from core_router import ALICE, PLATFORM, ROOM, Router
 from core_tables import check_tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from router.core import joining
 from router.core.topics import EMPTY, GROUP, PERSON, Position, TopicKey
 
@@ -126,10 +127,23 @@ def test_whoever_is_too_far_behind_is_not_recovered(monkeypatch: pytest.MonkeyPa
     assert (near.frames[0].connected.recovered, far.frames[0].connected.recovered) == (True, False)
 
 
-def test_a_log_that_is_erased_while_it_is_read_recovers_nothing() -> None:
+def test_a_read_of_the_ends_that_sees_a_commit_before_the_core_is_told_of_it_makes_no_duplicate() -> None:
+    router = Router()
+    client = router.open(ALICE)
+    router.broadcast(ALICE, "1")
+    router.write()
+    router.look()
+    router.show()
+    router.tell()
+    assert client.frames[0].connected.positions[3].position.seq == 1
+    assert client.texts == []
+
+
+@pytest.mark.parametrize("after", [EMPTY, Position("e1", 1)])
+def test_a_log_that_is_erased_while_it_is_read_recovers_nothing(after: Position) -> None:
     router = Router()
     said(router, ALICE, "1", "2")
-    client = router.open(ALICE, resume={ALICE: Position("e1", 1)})
+    client = router.open(ALICE, resume={ALICE: after})
     router.look()
     router.show()
     router.look()
@@ -164,6 +178,18 @@ def test_a_connection_that_goes_while_its_opening_waits_leaves_no_trace(reads_do
     assert not router.core.directory.topics
     tenant = router.core.directory.tenants["t"]
     assert (tenant.connections, tenant.connections_opened, tenant.connections_closed) == ({}, 0, 0)
+
+
+def test_an_opening_that_fails_half_way_leaves_those_who_are_there_alone() -> None:
+    router = Router()
+    said(router, ALICE, "1")
+    there = router.connected(ALICE)
+    client = router.open(ALICE, resume={ALICE: EMPTY})
+    router.fail_read()
+    assert client.close_reason == "ROUTER_UNAVAILABLE"
+    check_tables(router.core, at_rest=True)
+    said(router, ALICE, "2")
+    assert there.texts == ["2"]
 
 
 def test_an_opening_whose_reads_fail_is_closed_and_leaves_no_trace() -> None:

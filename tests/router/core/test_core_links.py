@@ -6,12 +6,14 @@ import pytest
 from core_edge import Client
 from core_router import ALICE, ROOM, Router
 from core_tables import check_tables
-from router.core import joining
-from router.core.topics import TopicKey
 from trunkline.v1 import catalogue
 from trunkline.v1.address_pb2 import Address
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import LinkHello, LinkRequest
+
+from router.core import joining
+from router.core.effects import ReadPages
+from router.core.topics import TopicKey
 
 TENANT: TopicKey = ("t", "", "", 0, "")
 
@@ -131,10 +133,9 @@ def test_whoever_lost_its_place_is_closed_and_whoever_comes_next_is_not(
     router.settle()
     assert [client.close_reason for client in clients] == ["POSITION_LOST"] * 2
     assert [client.texts for client in clients] == [["1"]] * 2
-    said(router, ROOM, "5")
-    # The edge's word on the topic is the late one's now.
+    # What the edge says of the topic now is how far the late one has come.
     router.link("e1")
-    said(router, ROOM, "6")
+    said(router, ROOM, "5", "6")
     assert (late.state, late.texts) == ("open", ["5", "6"])
     check_tables(router.core, at_rest=True)
 
@@ -148,7 +149,9 @@ def test_whoever_is_made_known_after_the_others_lost_their_place_is_closed_too()
     link, _ = router.core.linked(hello, router.now)
     edge.linked(link)
     entries = edge.inbox.entries
-    second = next(e for e in entries if e.WhichOneof("entry") == "opened" and e.opened.connection == two.number)
+    second = next(
+        e for e in entries if e.WhichOneof("entry") == "opened" and e.opened.connection == two.number
+    )
     later = LinkRequest(entries=[second])
     entries.remove(second)
     router.core.link_received(link, LinkRequest(credit=100), 0.0)
@@ -158,6 +161,46 @@ def test_whoever_is_made_known_after_the_others_lost_their_place_is_closed_too()
     router.core.link_received(link, later, 0.0)
     router.carry()
     assert two.close_reason == "POSITION_LOST"
+
+
+def test_whoever_resumes_while_its_link_is_still_told_of_the_others_gets_each_message_once() -> None:
+    router, (one, two) = broken()
+    said(router, ROOM, "2")
+    edge = router.edges["e1"]
+    late = edge.new_client(ROOM, "")
+    late.resume = {ROOM: one.place[ROOM]}
+    hello = LinkHello(edge_id="e1", boot_id="b", contract_minor=catalogue.CONTRACT_MINOR)
+    link, _ = router.core.linked(hello, router.now)
+    edge.linked(link)
+    entries = list(edge.inbox.entries)
+    own = next(e for e in entries if e.WhichOneof("entry") == "opened" and e.opened.connection == late.number)
+    edge.inbox = LinkRequest(entries=[own])
+    router.core.link_received(link, LinkRequest(credit=100), 0.0)
+    router.carry()
+    while not any(isinstance(read, ReadPages) for read in router.core.reads):
+        router.look()
+        router.show()
+    edge.inbox = LinkRequest(entries=[entry for entry in entries if entry is not own])
+    router.carry()
+    router.settle()
+    said(router, ROOM, "3")
+    assert one.texts == two.texts == ["1", "2", "3"]
+    assert late.texts == ["2", "3"]
+
+
+def test_nothing_is_kept_for_a_lost_link() -> None:
+    router = Router()
+    client = router.connected(ROOM)
+    link = client.edge.link
+    assert link is not None
+    link.outbox.credit = 0
+    router.say(client, "said")
+    said(router, ROOM, "more")
+    assert link.outbox.waiting_bytes
+    router.say(client, "on its way")
+    router.break_link()
+    router.settle()
+    assert link.outbox.waiting_bytes == 0
 
 
 def test_a_lost_links_connections_are_forgotten_when_its_lease_ends() -> None:

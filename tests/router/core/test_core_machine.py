@@ -17,10 +17,10 @@ from router.core.topics import EMPTY, GROUP, PERSON, USER, Position, TopicKey
 OTHER_ROOM: TopicKey = ("t", "a", "w", GROUP, "other")
 FOREIGN: TopicKey = ("u", "a", "w", PERSON, "alice")
 HOMES = st.sampled_from([ALICE, ALICE, ROOM, PLATFORM, FOREIGN])
-TOPICS = st.sampled_from(
-    [ALICE, ROOM, OTHER_ROOM, PLATFORM, FOREIGN, ("t", "a", "", 0, ""), ("t", "", "", 0, "")]
-    + [("t", "", "", USER, "x"), ("u", "", "", 0, "")]
-)
+TENANT: TopicKey = ("t", "", "", 0, "")
+AGENT: TopicKey = ("t", "a", "", 0, "")
+USERS: list[TopicKey] = [("t", "", "", USER, "x"), ("u", "", "", 0, "")]
+TOPICS = st.sampled_from([ALICE, ROOM, OTHER_ROOM, PLATFORM, FOREIGN, TENANT, AGENT, *USERS])
 EDGES = st.sampled_from(["e1", "e2"])
 STEPS = ["write", "tell", "look", "show"]
 
@@ -167,7 +167,7 @@ class CoreMachine(RuleBasedStateMachine):
 
 
 CoreMachine.TestCase.settings = settings(
-    max_examples=60,
+    max_examples=300,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 from core_router import ALICE, PLATFORM, ROOM, Router
-from router.core.topics import GROUP, PERSON, USER, TopicKey
 from trunkline.v1.address_pb2 import Address
 from trunkline.v1.catalogue import Refused
+
+from router.core.topics import GROUP, PERSON, USER, TopicKey
 
 BOB: TopicKey = ("t", "a", "w", PERSON, "bob")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from router.core.outbox import ENTRY_BYTES, MAX_BATCH_BYTES, LinkOutbox
 
 WINDOW = 4
@@ -73,7 +74,9 @@ def test_a_discarded_outbox_keeps_nothing() -> None:
         )
     )
 )
-def test_entries_come_out_in_order_in_bounded_batches_for_a_credit_each(events: list[tuple[str, int]]) -> None:
+def test_entries_come_out_in_order_in_bounded_batches_for_a_credit_each(
+    events: list[tuple[str, int]],
+) -> None:
     outbox = LinkOutbox(MAX_BATCH_BYTES * 4, window=WINDOW)
     sizes: list[int] = []
     out: list[int] = []
