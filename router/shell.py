@@ -26,6 +26,9 @@ _log = structlog.get_logger()
 #: How often leases are looked at and the log's housekeeping is done.
 TICK_S = 1.0
 
+#: Reads of pages done together: what they bring is in memory at a time.
+PAGES_A_READ = 16
+
 
 class Stream:
     """What the shell knows of one peer's open stream."""
@@ -55,6 +58,8 @@ class Shell:
         self.log = log
         #: By peer, or by whatever stands for the caller of an RPC that streams.
         self.streams: dict[object, Stream] = {}
+        #: Reads that wait until the outbox they will fill has room.
+        self._put_off: list[ReadPages] = []
         self._to_commit = asyncio.Event()
         self._to_read = asyncio.Event()
         self._changed = asyncio.Event()
@@ -90,6 +95,10 @@ class Shell:
 
     def drained(self, link: Link) -> None:
         """A batch was written to a link; whoever was held up by it may go on."""
+        if self._put_off and (link.outbox.has_room or link.lost):
+            self.core.reads += self._put_off
+            self._put_off.clear()
+            self.settle()
         if self.core.publishing.drained(link):
             self._changed.set()
             self.settle()
@@ -157,10 +166,12 @@ class Shell:
             reads = self.core.reads[:]
             self.core.reads.clear()
             await self._read_heads([read for read in reads if isinstance(read, ReadHeads)])
-            await self._read_pages([read for read in reads if isinstance(read, ReadPages)])
             for read in reads:
                 if isinstance(read, ReadDeliveries):
                     await self._read_deliveries(read)
+            pages = [read for read in reads if isinstance(read, ReadPages)]
+            for start in range(0, len(pages), PAGES_A_READ):
+                await self._read_pages(pages[start : start + PAGES_A_READ])
 
     async def _read_heads(self, reads: list[ReadHeads]) -> None:
         if not reads:
@@ -175,7 +186,11 @@ class Shell:
             read.done([next(heads) for _ in read.topics])
         self.settle()
 
-    async def _read_pages(self, reads: list[ReadPages]) -> None:
+    async def _read_pages(self, wanted: list[ReadPages]) -> None:
+        reads: list[ReadPages] = []
+        for read in wanted:
+            full = read.link is not None and read.link.outbox.is_full and not read.link.lost
+            (self._put_off if full else reads).append(read)
         if not reads:
             return
         requests = [request for read in reads for request in read.requests]

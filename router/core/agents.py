@@ -9,7 +9,7 @@ from trunkline.v1.agent_service_pb2 import AttachHello, AttachRequest, Reply, Se
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.message_pb2 import ROLE_AGENT, Message
 
-from router.core.deliveries import WINDOW, AgentQueue, Held, Worker
+from router.core.deliveries import AgentQueue, Held, Worker
 from router.core.directory import Connection, Directory, Link
 from router.core.effects import Read, ReadDeliveries
 from router.core.errors import to_proto
@@ -18,6 +18,9 @@ from router.core.journal_queue import JournalQueue, SettlementUnit
 from router.core.limits import check
 from router.core.publishing import COMPLETE, Publishing
 from router.core.topics import TopicKey
+
+#: Deliveries read from the log at a time; each may be of 1 MiB.
+READ_DELIVERIES = 256
 
 #: What a result weighs in a batch, about.
 RESULT_BYTES = 128
@@ -89,7 +92,7 @@ class Agents:
 
     def _settle(self, worker: Worker, settlement: Settlement) -> None:
         held = worker.held.get(settlement.delivery_id)
-        if held is None or held.settling:
+        if held is None or held.settling or held.erased:
             raise catalogue.DELIVERY_NOT_HELD.refused(delivery_id=settlement.delivery_id)
         check(settlement)
         held.settling = True
@@ -133,7 +136,7 @@ class Agents:
             self._mail.update(queue.dispatch(now))
             if queue.wants_more():
                 queue.begin_reading()
-                limit = WINDOW // 2
+                limit = READ_DELIVERIES
                 self._reads.append(
                     ReadDeliveries(
                         queue.tenant,
@@ -176,15 +179,19 @@ class Agents:
 class Settling:
     """Origin of a settlement's replies; collects what is told to the worker."""
 
-    __slots__ = ("_agents", "_held", "held_up_by", "result")
+    __slots__ = ("_agents", "_held", "result")
 
     connection: Connection | None = None
 
     def __init__(self, agents: Agents, held: Held) -> None:
         self._agents = agents
         self._held = held
-        self.held_up_by: set[Link] = set()
         self.result = SettlementResult(delivery_id=held.delivery.delivery_id)
+
+    @property
+    def held_up_by(self) -> set[Link]:
+        """A worker whose replies fill outboxes is handed nothing more for now."""
+        return self._held.worker.held_up_by
 
     def committed(self, draft: Draft) -> None:
         """One of the replies is on disk."""

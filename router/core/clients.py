@@ -215,6 +215,8 @@ class Clients:
         self, connection: Connection, frame_id: str, topic: Topic, recovered: bool, starts: list[Position]
     ) -> None:
         connection.joining -= 1
+        if not connection.hears(topic.key):
+            self._presence.joined(connection, topic.key)
         subscribed = self._send(connection, 128).subscribed
         subscribed.id = frame_id
         subscribed.address.CopyFrom(topic.address)
@@ -239,6 +241,7 @@ class Clients:
         unsubscribed = self._send(connection, 128).unsubscribed
         unsubscribed.id = frame.id
         unsubscribed.address.CopyFrom(topic.address)
+        self._presence.left(connection, topic.key)
         connection.topics.remove(topic)
         self._directory.part(connection, topic)
         self._directory.leave(topic)
@@ -255,7 +258,8 @@ class Clients:
             max_bytes=MAX_PAGE_BYTES,
         )
         failed = partial(self.refuse, connection, frame.id, catalogue.LOG_UNAVAILABLE.refused())
-        self._reads.append(ReadPages([request], partial(self._history_read, connection, frame.id), failed))
+        done = partial(self._history_read, connection, frame.id)
+        self._reads.append(ReadPages([request], done, failed, connection.link))
 
     def _history_read(self, connection: Connection, frame_id: str, pages: list[Page]) -> None:
         page = pages[0]

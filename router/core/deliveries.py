@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 
 from trunkline.v1.agent_service_pb2 import AttachResponse
 
+from router.core.directory import Link
 from router.core.journal import StoredDelivery
 from router.core.outbox import MAX_BATCH_BYTES
 from router.core.topics import TopicKey
 
 #: Deliveries of one agent kept in memory; the rest waits in the log.
 WINDOW = 10_000
+WINDOW_BYTES = 32 << 20
 
 #: Batches that may wait for one worker before its settlements are read no further.
 MAX_CLOSED_BATCHES = 8
@@ -26,7 +28,18 @@ MAX_CLOSED_BATCHES = 8
 class Worker:
     """One attached worker; `outbox` is what waits to be written to it."""
 
-    __slots__ = ("_closed", "_size", "agents", "capacity", "heard_at", "held", "ident", "outbox", "tenant")
+    __slots__ = (
+        "_closed",
+        "_size",
+        "agents",
+        "capacity",
+        "heard_at",
+        "held",
+        "held_up_by",
+        "ident",
+        "outbox",
+        "tenant",
+    )
 
     def __init__(self, tenant: str, agents: list[str], capacity: int, ident: str, now: float) -> None:
         self.tenant = tenant
@@ -36,6 +49,8 @@ class Worker:
         self.heard_at = now
         #: Deliveries it holds. Bounded by its capacity, and so is the outbox.
         self.held: dict[int, Held] = {}
+        #: Links whose outboxes its replies have filled.
+        self.held_up_by: set[Link] = set()
         self.outbox = AttachResponse()
         self._size = 0
         self._closed: deque[AttachResponse] = deque()
@@ -60,8 +75,8 @@ class Worker:
 
     @property
     def free(self) -> int:
-        """Deliveries it can take in addition."""
-        return self.capacity - len(self.held)
+        """Deliveries it can take in addition; none while its replies fill outboxes."""
+        return 0 if self.held_up_by else self.capacity - len(self.held)
 
     def take(self) -> AttachResponse | None:
         """The next batch to write, or None."""
@@ -105,9 +120,10 @@ class AgentQueue:
     #: By delivery id, the lease that ends first at the front, as all leases are equally long.
     held: dict[int, Held] = field(default_factory=dict)
     busy: set[TopicKey] = field(default_factory=set)
-    #: Deliveries that went to a worker before, and how often; forgotten once settled.
-    attempts: dict[int, int] = field(default_factory=dict)
+    #: Deliveries that went to a worker before: how often, and to whom last; forgotten once settled.
+    attempts: dict[int, tuple[int, Worker]] = field(default_factory=dict)
     waiting_count: int = 0
+    waiting_bytes: int = 0
     #: Highest id taken into memory, and highest known to be in the log.
     last_taken: int = 0
     last_stored: int = 0
@@ -124,14 +140,14 @@ class AgentQueue:
         self.last_stored = max(self.last_stored, delivery.delivery_id)
         if delivery.delivery_id <= self.last_taken:
             return
-        if self.complete and self.waiting_count < WINDOW:
+        if self.complete and self.waiting_count < WINDOW and self.waiting_bytes < WINDOW_BYTES:
             self._take(delivery)
         else:
             self.complete = False
 
     def wants_more(self) -> bool:
         """The log should be read after `last_taken`: call `begin_reading`; the answer goes to `loaded`."""
-        low = self.waiting_count < WINDOW // 2
+        low = self.waiting_count < WINDOW // 2 and self.waiting_bytes < WINDOW_BYTES // 2
         return bool(self.workers) and not self.complete and not self.reading and low
 
     def begin_reading(self) -> None:
@@ -154,7 +170,7 @@ class AgentQueue:
     def _take(self, delivery: StoredDelivery) -> None:
         self.last_taken = delivery.delivery_id
         self.last_stored = max(self.last_stored, delivery.delivery_id)
-        self.waiting_count += 1
+        self._count(delivery, 1)
         queue = self.waiting.get(delivery.topic)
         if queue is not None:
             queue.append(delivery)
@@ -166,26 +182,38 @@ class AgentQueue:
     def dispatch(self, now: float) -> list[Worker]:
         """Hand out what may be handed out, to the freest worker first. Returns who has mail."""
         mailed = []
-        while self.ready:
-            worker = max(self.workers, key=lambda w: w.free, default=None)
-            if worker is None or worker.free <= 0:
-                break
+        while self.ready and any(worker.free > 0 for worker in self.workers):
             topic = self.ready.popleft()
             queue = self.waiting.get(topic)
             if queue is None or topic in self.busy:
                 continue
-            self._hand_out(queue.popleft(), worker, now)
+            delivery = queue.popleft()
+            worker = self._worker_for(delivery)
+            self._hand_out(delivery, worker, now)
             if not queue:
                 del self.waiting[topic]
             mailed.append(worker)
         return mailed
 
+    def _worker_for(self, delivery: StoredDelivery) -> Worker:
+        """The freest worker; of those with room, not the one that had this delivery and failed it."""
+        free = [worker for worker in self.workers if worker.free > 0]
+        if len(free) > 1 and delivery.delivery_id in self.attempts:
+            _, last = self.attempts[delivery.delivery_id]
+            free = [worker for worker in free if worker is not last]
+        return max(free, key=lambda worker: worker.free)
+
+    def _count(self, delivery: StoredDelivery, step: int) -> None:
+        self.waiting_count += step
+        self.waiting_bytes += step * len(delivery.message)
+
     def _hand_out(self, delivery: StoredDelivery, worker: Worker, now: float) -> None:
-        self.waiting_count -= 1
+        self._count(delivery, -1)
         self.busy.add(delivery.topic)
         held = Held(delivery, self, worker, now + self.lease_s)
         self.held[delivery.delivery_id] = worker.held[delivery.delivery_id] = held
-        attempt = self.attempts[delivery.delivery_id] = self.attempts.get(delivery.delivery_id, 0) + 1
+        attempt = self.attempts[delivery.delivery_id][0] + 1 if delivery.delivery_id in self.attempts else 1
+        self.attempts[delivery.delivery_id] = (attempt, worker)
         batch = worker.mail(len(delivery.message))
         mail = batch.deliveries.add(delivery_id=delivery.delivery_id, attempt=attempt)
         mail.message.MergeFromString(delivery.message)
@@ -208,7 +236,7 @@ class AgentQueue:
         if held.erased:
             self.attempts.pop(held.delivery.delivery_id, None)
         else:
-            self.waiting_count += 1
+            self._count(held.delivery, 1)
             self.waiting.setdefault(topic, deque()).appendleft(held.delivery)
         self._free(topic)
 
@@ -227,8 +255,8 @@ class AgentQueue:
         self.stale = True
         gone = self.waiting.pop(topic, None)
         if gone is not None:
-            self.waiting_count -= len(gone)
             for delivery in gone:
+                self._count(delivery, -1)
                 self.attempts.pop(delivery.delivery_id, None)
         for held in self.held.values():
             if held.delivery.topic == topic:

@@ -26,6 +26,8 @@ class ReadPages(NamedTuple):
     requests: Sequence[PageRequest]
     done: Callable[[list[Page]], None]
     failed: Callable[[], None]
+    #: Not to be read while this link's outbox is full, as the pages will go there.
+    link: Link | None = None
 
 
 class ReadDeliveries(NamedTuple):

@@ -85,7 +85,8 @@ class Joining:
             catchup = self._catchups[topic] = Catchup(after)
             topic.catchups = [*(topic.catchups or ()), catchup]
             requests.append(PageRequest(topic.key, RECOVERY_MAX_MESSAGES, after, None, RECOVERY_MAX_BYTES))
-        self._reads.append(ReadPages(requests, self._pages, self._give_up))
+        link = self._connection.link
+        self._reads.append(ReadPages(requests, self._pages, self._give_up, link))
 
     def _is_behind(self, topic: Topic) -> bool:
         wanted = self._wanted.get(topic.key)

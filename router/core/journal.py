@@ -20,6 +20,8 @@ class Verdict(Enum):
     DUPLICATE = 2
     #: The key was used before for other content: nothing was written.
     MISMATCH = 3
+    #: Only a repeat was to be answered, and the key was not used before: nothing was written.
+    NO_REPEAT = 4
 
 
 @dataclass(slots=True, eq=False)
@@ -39,6 +41,8 @@ class Draft:
     digest: bytes = b""
     #: Connections that the address matched when the message was taken.
     connections: int = 0
+    #: Not to be written: if the key was used before, it is answered again, and else NO_REPEAT.
+    repeat_only: bool = False
     #: The message is work for its agent: a delivery is stored with it.
     deliver: bool = False
     verdict: Verdict = Verdict.PENDING

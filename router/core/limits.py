@@ -34,6 +34,9 @@ from router.core.rules import (
 
 MAX_MESSAGE_BYTES = 1 << 20
 
+#: A longer address is not kept as known to be valid; it may carry what nobody knows.
+MAX_CACHED_BYTES = 4096
+
 _TEXT = at_most(262144, "characters")
 _NAME = at_most(256, "characters")
 _SHORT = at_most(128, "characters")
@@ -259,7 +262,11 @@ def _descend(value: Any, step: _Step) -> None:
 
 
 def _check_address(address: Address) -> None:
-    _valid_address(address.SerializeToString(deterministic=True))
+    serialized = address.SerializeToString(deterministic=True)
+    if len(serialized) <= MAX_CACHED_BYTES:
+        _valid_address(serialized)
+    else:
+        _valid_address.__wrapped__(serialized)
 
 
 @cache

@@ -2,42 +2,56 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from trunkline.v1.address_pb2 import Address
 from trunkline.v1.presence_service_pb2 import (
     CONNECTION_EVENT_CLOSED,
     CONNECTION_EVENT_OPENED,
     CONNECTION_EVENT_PRESENT,
+    ConnectionChange,
     ConnectionEvent,
     WatchConnectionsResponse,
 )
 
 from router.core.directory import Connection, Directory, topics_heard
-from router.core.topics import topic_of
+from router.core.topics import TopicKey, topic_of
 
 #: Changes that may wait for one watcher.
 MAX_WAITING_CHANGES = 10_000
+
+#: Changes in one message, of which a stock client takes at most 4 MiB.
+CHANGES_A_MESSAGE = 500
 
 
 class Watcher:
     """One caller of WatchConnections.
 
-    `outbox` holds what waits for it. Beyond MAX_WAITING_CHANGES it is `overrun`: it is told no more,
-    and its stream is to be refused.
+    Holds what waits for it. Beyond MAX_WAITING_CHANGES, those present at the beginning not counted, it
+    is `overrun`: it is told no more, and its stream is to be refused.
     """
 
-    __slots__ = ("address", "outbox", "overrun")
+    __slots__ = ("_changes", "_most", "address", "overrun")
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, present: list[ConnectionChange]) -> None:
         self.address = address
-        self.outbox = WatchConnectionsResponse()
         self.overrun = False
+        self._changes = deque(present)
+        self._most = len(present) + MAX_WAITING_CHANGES
+
+    def tell(self, change: ConnectionChange) -> None:
+        """Something changed."""
+        if len(self._changes) >= self._most:
+            self.overrun = True
+        if not self.overrun:
+            self._changes.append(change)
 
     def take(self) -> WatchConnectionsResponse | None:
-        """What waits, or None."""
-        if not self.outbox.changes:
+        """The next of what waits, or None."""
+        if not self._changes:
             return None
-        batch, self.outbox = self.outbox, WatchConnectionsResponse()
-        return batch
+        count = min(len(self._changes), CHANGES_A_MESSAGE)
+        return WatchConnectionsResponse(changes=[self._changes.popleft() for _ in range(count)])
 
 
 class Presence:
@@ -51,9 +65,13 @@ class Presence:
 
     def watch(self, address: Address) -> Watcher:
         """Begin with those there are."""
-        watcher = Watcher(address)
-        for connection in self._directory.matching(address):
-            watcher.outbox.changes.add(event=CONNECTION_EVENT_PRESENT, connection=connection.to_proto())
+        watcher = Watcher(
+            address,
+            [
+                ConnectionChange(event=CONNECTION_EVENT_PRESENT, connection=connection.to_proto())
+                for connection in self._directory.matching(address)
+            ],
+        )
         self._watchers.setdefault(address.tenant, []).append(watcher)
         self._mail.add(watcher)
         return watcher
@@ -81,15 +99,29 @@ class Presence:
         tenant.connections_closed += 1
         self._tell(connection, CONNECTION_EVENT_CLOSED)
 
-    def _tell(self, connection: Connection, event: ConnectionEvent.ValueType) -> None:
+    def joined(self, connection: Connection, key: TopicKey) -> None:
+        """An accepted connection has subscribed to a group: to those who watch that, it is new."""
+        self._tell(connection, CONNECTION_EVENT_OPENED, key)
+
+    def left(self, connection: Connection, key: TopicKey) -> None:
+        """An accepted connection has left a group: to those who watch that, it is gone."""
+        self._tell(connection, CONNECTION_EVENT_CLOSED, key)
+
+    def _tell(
+        self, connection: Connection, event: ConnectionEvent.ValueType, only: TopicKey | None = None
+    ) -> None:
         for watcher in self._watchers.get(connection.home[0], ()):
-            if not _matches(watcher.address, connection) or watcher.overrun:
-                continue
-            if len(watcher.outbox.changes) >= MAX_WAITING_CHANGES:
-                watcher.overrun = True
+            if only is not None:
+                told = _watches(watcher.address, only)
             else:
-                watcher.outbox.changes.add(event=event, connection=connection.to_proto())
-            self._mail.add(watcher)
+                told = _matches(watcher.address, connection)
+            if told and not watcher.overrun:
+                watcher.tell(ConnectionChange(event=event, connection=connection.to_proto()))
+                self._mail.add(watcher)
+
+
+def _watches(address: Address, key: TopicKey) -> bool:
+    return address.WhichOneof("target") != "connection" and topic_of(address) == key
 
 
 def _matches(address: Address, connection: Connection) -> bool:

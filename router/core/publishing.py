@@ -61,17 +61,20 @@ class Publishing:
             return
         topic = topic_of(request.address)
         connections = self._directory.count(topic)
-        if request.require_connection and not connections:
+        key = request.idempotency_key
+        nobody = request.require_connection and not connections
+        if nobody and not key:
             raise no_active_connection(request.address)
         message = self._message_of(request)
         serialized = request.SerializeToString(deterministic=True)
-        key = request.idempotency_key
         draft = Draft(
             topic=topic,
             message=message,
             key=idempotency_key("backend", topic, "", key) if key else None,
             digest=content_digest(serialized) if key else b"",
             connections=connections,
+            # Somebody may have been there when it was sent first.
+            repeat_only=nobody,
             deliver=is_work(message, topic),
             origin=origin,
         )
@@ -136,6 +139,8 @@ class Publishing:
                 self._deliver(draft)
             elif draft.verdict is Verdict.DUPLICATE:
                 origin.committed(draft)
+            elif draft.verdict is Verdict.NO_REPEAT:
+                origin.refused(draft, no_active_connection(draft.message.address))
             else:
                 origin.refused(draft, catalogue.IDEMPOTENCY_MISMATCH.refused(id=draft.message.client_id))
 
@@ -197,6 +202,8 @@ class Publishing:
             return False
         for held_up_by in self._full.pop(link):
             held_up_by.discard(link)
+        # Workers among them may be handed work again.
+        self.stirred.update(self.queues)
         return True
 
 

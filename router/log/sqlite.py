@@ -108,6 +108,9 @@ class SqliteLog:
 
     async def append(self, drafts: Sequence[Draft], settled: Sequence[int]) -> None:
         """See the port."""
+        asked = [draft for draft in drafts if draft.repeat_only]
+        if asked:
+            drafts = [draft for draft in drafts if not draft.repeat_only]
         pending, repeats = _first_of_each_key(drafts)
         topics = {draft.topic for draft in pending}
         kept: dict[bytes, Kept] = {}
@@ -132,6 +135,17 @@ class SqliteLog:
         kept.update((draft.key, _kept_of(draft)) for draft in pending if draft.key is not None)
         for draft in repeats:
             _answer_again(draft, kept)
+        if asked:
+            await self._answer_asked(asked)
+
+    async def _answer_asked(self, drafts: Sequence[Draft]) -> None:
+        """Answer what is only to be answered if it is a repeat."""
+        kept = await self._write(self._writer.kept, [draft.key for draft in drafts if draft.key])
+        for draft in drafts:
+            if draft.key in kept:
+                _answer_again(draft, kept)
+            else:
+                draft.verdict = Verdict.NO_REPEAT
 
     async def heads(self, topics: Sequence[TopicKey]) -> list[Position]:
         """See the port."""

@@ -83,6 +83,11 @@ class Writer:
             _INSERT_DELIVERIES.run(db, batch.deliveries)
         return {}
 
+    def kept(self, keys: list[bytes]) -> dict[bytes, Kept]:
+        """What is kept of these keys, those that were used before."""
+        with self._transaction() as db:
+            return _kept(db, keys)
+
     def reset(self, topic: TopicKey) -> int:
         """Erase a log; returns how many messages it held.
 

@@ -45,7 +45,10 @@ class BroadcastServicer(BroadcastServiceServicer):
         once = Once()
         self._shell.core.publishing.take(request, once)
         self._shell.settle()
-        return await once.answer
+        response = await once.answer
+        # A caller of many of these is held back like any other that fills an edge's outbox.
+        await self._shell.room(once.held_up_by)
+        return response
 
     @answers
     async def BroadcastMany(  # noqa: N802

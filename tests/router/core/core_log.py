@@ -33,6 +33,8 @@ class MemoryLog:
         for draft in drafts:
             if draft.key in self._keys:
                 self._repeat(draft)
+            elif draft.repeat_only:
+                draft.verdict = Verdict.NO_REPEAT
             else:
                 self._write(draft)
 

@@ -174,6 +174,18 @@ def test_what_a_worker_held_is_delivered_again_in_order_when_its_stream_breaks()
     assert given_to(two) == [(2, "a2", 1)]
 
 
+def test_what_a_worker_failed_goes_to_another_one_if_there_is_one() -> None:
+    router = Router()
+    stuck = attached(router)
+    asked(router, ALICE, "a1")
+    assert given_to(stuck) == [(1, "a1", 1)]
+    fresh = attached(router)
+    router.tick(6)
+    router.settle()
+    assert given_to(fresh) == [(1, "a1", 2)]
+    assert given_to(stuck) == []
+
+
 @pytest.mark.parametrize("committed", [True, False])
 def test_a_settlement_on_its_way_when_the_stream_breaks_counts_if_it_is_committed(committed: bool) -> None:
     router = Router()
@@ -266,7 +278,7 @@ def test_more_than_the_window_stays_in_the_log_and_is_read_when_there_is_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(deliveries, "WINDOW", 4)
-    monkeypatch.setattr(agents, "WINDOW", 4)
+    monkeypatch.setattr(agents, "READ_DELIVERIES", 2)
     router = Router()
     worker = attached(router, capacity=1)
     asked(router, ALICE, *map(str, range(12)))
@@ -286,7 +298,7 @@ def test_an_erased_tail_beyond_the_window_does_not_make_it_read_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(deliveries, "WINDOW", 4)
-    monkeypatch.setattr(agents, "WINDOW", 4)
+    monkeypatch.setattr(agents, "READ_DELIVERIES", 2)
     router = Router()
     worker = attached(router, capacity=1)
     asked(router, BOB, *map(str, range(4)))

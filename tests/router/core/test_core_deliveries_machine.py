@@ -31,7 +31,7 @@ class DeliveriesMachine(RuleBasedStateMachine):
         self.settling: dict[int, Worker] = {}
         self.done: dict[TopicKey, list[int]] = defaultdict(list)
         self.replies: dict[int, int] = defaultdict(int)
-        self.window = [patch.object(module, "WINDOW", 4) for module in (agents, deliveries)]
+        self.window = [patch.object(agents, "READ_DELIVERIES", 2), patch.object(deliveries, "WINDOW", 4)]
         for patched in self.window:
             patched.start()
 

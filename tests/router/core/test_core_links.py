@@ -13,7 +13,8 @@ from trunkline.v1.edge_service_pb2 import LinkHello, LinkRequest
 
 from router.core import joining
 from router.core.effects import ReadPages
-from router.core.topics import TopicKey
+from router.core.presence import CHANGES_A_MESSAGE
+from router.core.topics import TopicKey, address_of
 
 TENANT: TopicKey = ("t", "", "", 0, "")
 
@@ -371,3 +372,30 @@ def test_watchers_are_told_of_connections_that_are_there_open_and_close() -> Non
         told = [(change.event, change.connection.connection_id) for change in batch.changes]
         assert told == [(1, there.id), (2, came.id), (3, came.id)]
         router.core.presence.unwatch(watcher)
+
+
+def test_to_those_who_watch_a_group_whoever_joins_it_is_new_and_whoever_leaves_it_is_gone() -> None:
+    router = Router()
+    client = router.connected(ALICE)
+    watcher = router.core.presence.watch(address_of(ROOM))
+    router.subscribe(client, ROOM)
+    router.settle()
+    router.unsubscribe(client, ROOM)
+    router.settle()
+    batch = watcher.take()
+    assert batch is not None
+    assert [(change.event, change.connection.connection_id) for change in batch.changes] == [
+        (2, client.id),
+        (3, client.id),
+    ]
+
+
+def test_many_connections_are_told_to_a_watcher_in_several_messages() -> None:
+    router = Router()
+    for _ in range(CHANGES_A_MESSAGE + 1):
+        router.connected(ROOM)
+    watcher = router.core.presence.watch(Address(tenant="t"))
+    counts = []
+    while (batch := watcher.take()) is not None:
+        counts.append(len(batch.changes))
+    assert counts == [CHANGES_A_MESSAGE, 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from core_router import ALICE, PLATFORM, ROOM, Router
+from trunkline.v1 import catalogue
 from trunkline.v1.address_pb2 import Address
 from trunkline.v1.catalogue import Refused
 
@@ -186,6 +187,21 @@ def test_requiring_a_connection_where_there_is_none_keeps_nothing(ephemeral: boo
     router.settle()
     assert BOB not in router.log.logs
     assert router.broadcast(ALICE, require_connection=True).reason is None
+
+
+def test_a_retry_gets_the_first_answer_even_where_nobody_is_left() -> None:
+    router = Router()
+    client = router.connected(ALICE)
+    first = router.broadcast(ALICE, require_connection=True, idempotency_key="k")
+    router.settle()
+    assert first.response.connections == 1
+    router.close(client)
+    again = router.broadcast(ALICE, require_connection=True, idempotency_key="k")
+    other = router.broadcast(ALICE, require_connection=True, idempotency_key="new")
+    router.settle()
+    assert again.response == first.response
+    assert other.reason.entry is catalogue.NO_ACTIVE_CONNECTION
+    assert router.log.head(ALICE).seq == 1
 
 
 def test_without_requiring_one_the_message_is_kept_for_whoever_comes_back() -> None:

@@ -52,6 +52,7 @@ def draft(
     digest: bytes = b"",
     connections: int = 0,
     deliver: bool = False,
+    repeat_only: bool = False,
 ) -> Draft:
     message = Message(
         address=address_of(topic),
@@ -59,7 +60,15 @@ def draft(
         parts=[Part(text=TextPart(text=text))],
         state=MESSAGE_STATE_COMPLETE,
     )
-    return Draft(topic, message, key=key, digest=digest, connections=connections, deliver=deliver)
+    return Draft(
+        topic,
+        message,
+        key=key,
+        digest=digest,
+        connections=connections,
+        deliver=deliver,
+        repeat_only=repeat_only,
+    )
 
 
 async def append(log: Log, *drafts: Draft, settled: tuple[int, ...] = ()) -> list[Draft]:

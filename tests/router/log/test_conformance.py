@@ -177,6 +177,21 @@ async def test_repeats_within_a_batch_are_compared_with_what_the_log_keeps(log: 
     assert same.message.id == first.message.id
 
 
+async def test_what_is_only_to_be_answered_if_it_is_a_repeat_is_never_written(log: Log) -> None:
+    key = a_key()
+    (new,) = await append(log, draft(key=key, repeat_only=True))
+    assert new.verdict is Verdict.NO_REPEAT
+    assert await page(log) == ([], False, True)
+    first, repeat = await append(
+        log, draft(key=key, connections=3), draft(key=key, connections=0, repeat_only=True)
+    )
+    assert [first.verdict, repeat.verdict] == [Verdict.COMMITTED, Verdict.DUPLICATE]
+    assert (repeat.message.id, repeat.connections) == (first.message.id, 3)
+    (other,) = await append(log, draft(key=key, digest=b"other", repeat_only=True))
+    assert other.verdict is Verdict.MISMATCH
+    assert await page(log) == ([1], False, True)
+
+
 async def test_a_batch_of_duplicates_still_settles_deliveries(log: Log) -> None:
     key = a_key()
     (first,) = await append(log, draft(key=key, deliver=True))
