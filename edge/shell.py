@@ -9,9 +9,10 @@ import time
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 
+from edge.core.bounds import Limits
 from edge.core.congestion import Congestion
 from edge.core.connection import Connection, State
-from edge.core.edge import EdgeCore, Limits
+from edge.core.edge import EdgeCore
 from edge.dialects.codec import FrameRefused
 from edge.settings import EdgeSettings
 from edge.ws.request import ConnectRequest
@@ -58,7 +59,8 @@ class Shell:
         """Do what the core asks for; to be called after every call of it, before the next await."""
         core = self.core
         while core.dirty:
-            dirty, core.dirty = core.dirty, set()
+            dirty = list(core.dirty)
+            core.dirty.clear()
             self._write(dirty)
         if core.hold or core.release:
             for connection in core.hold:
@@ -70,7 +72,7 @@ class Shell:
         if core.uplink.is_ready:
             self.link_wake.set()
 
-    def _write(self, dirty: set[Connection]) -> None:
+    def _write(self, dirty: list[Connection]) -> None:
         limit = self.settings.outbox_bytes
         for connection in dirty:
             socket: Socket = connection.socket

@@ -12,8 +12,9 @@ from trunkline.v1.message_pb2 import Message, Part
 from websockets.frames import Frame
 from websockets.streams import StreamReader
 
+from edge.core.bounds import Limits
 from edge.core.connection import Connection
-from edge.core.edge import EdgeCore, Limits
+from edge.core.edge import EdgeCore
 from edge.core.uplink import Uplink
 from edge.dialects.codec import Codec
 from edge.dialects.registry import CODECS

@@ -321,7 +321,7 @@ class EdgeModel(RuleBasedStateMachine):
         assert set(core.connections) == set(self.clients)
         assert core._waiting_for_room <= set(core.connections.values())
         assert core.opening == len(self.of_state(State.OPENING))
-        for known in [*core._topics.values(), *core._orphans.values()]:
+        for known in [*core._fanout._topics.values(), *core._fanout._orphans.values()]:
             assert all(c.number in core.connections and c.state is State.OPEN for c in known.listeners)
             assert known.run == []
 

@@ -17,8 +17,9 @@ from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import ConnectionOpened, LinkHello, LinkRequest, LinkResponse
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
 
+from edge.core.bounds import Limits
 from edge.core.connection import Connection, State
-from edge.core.edge import EdgeCore, Limits
+from edge.core.edge import EdgeCore
 from edge.dialects.registry import CODECS
 from router.core.directory import Link
 from router.core.effects import ReadHeads, ReadPages

@@ -1,0 +1,245 @@
+"""Clients: what they send, what they are sent, and when they are read from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from trunkline.v1 import catalogue
+from trunkline.v1.catalogue import Entry, Refused
+from trunkline.v1.edge_service_pb2 import ConnectionOpened, ConnectionSend
+from trunkline.v1.frame_pb2 import ClientFrame, ClosingFrame, PongFrame, ServerFrame
+
+from edge.core.bounds import Counts, Limits
+from edge.core.closing import closing_frame
+from edge.core.connection import Connection, State
+from edge.core.fanout import Fanout
+from edge.core.uplink import Uplink
+from edge.dialects.codec import Codec, FrameRefused
+
+#: Answers to requests; each ends one of `unanswered`.
+_ANSWERS = frozenset({"ack", "error", "subscribed", "unsubscribed", "history"})
+#: Followed by what was missed, and then by a `join`.
+_ARRIVALS = frozenset({"connected", "subscribed"})
+#: Requests: frames with an id that the router answers.
+_REQUESTS = frozenset({"message", "subscribe", "unsubscribe", "history"})
+
+
+class Clients:
+    """The connections of one edge.
+
+    Effects gather in `dirty` (something is pending, or the connection is to be closed), `hold` (stop
+    reading from it) and `release` (read from it again), which the shell empties.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.counts = Counts()
+        self.uplink = Uplink(limits.uplink_bytes, limits.link_window)
+        self.connections: dict[int, Connection] = {}
+        self.dirty: set[Connection] = set()
+        self.hold: set[Connection] = set()
+        self.release: set[Connection] = set()
+        #: Connections that the router has not answered yet.
+        self.opening = 0
+        self._fanout = Fanout(self.connections, self.counts, self.dirty)
+        self._last_number = 0
+        self._waiting_for_room: set[Connection] = set()
+
+    def open(self, socket: object, codec: Codec, opened: ConnectionOpened) -> Connection:
+        """A client wants to connect. The answer comes by the link, or never: the shell has a limit."""
+        self._last_number += 1
+        opened.connection = self._last_number
+        connection = Connection(self._last_number, socket, codec, opened.SerializeToString())
+        self.connections[connection.number] = connection
+        self.opening += 1
+        if self.uplink.is_up:
+            self.uplink.add(len(connection.opened)).opened.CopyFrom(opened)
+        return connection
+
+    def received(self, connection: Connection, payload: bytes) -> None:
+        """A client sent a WebSocket message. What is refused is answered; the connection goes on."""
+        if connection.state is State.OPENING:
+            connection.early.append(payload)
+            self._hold(connection)
+        if connection.state is not State.OPEN:
+            return
+        self.counts.frames_in += 1
+        try:
+            frame = connection.codec.decode(payload)
+        except FrameRefused as refused:
+            self._refuse(connection, refused.entry, str(refused), refused.frame_id)
+            return
+        kind = frame.WhichOneof("frame")
+        if kind == "ping":
+            self._say(connection, ServerFrame(pong=PongFrame(id=frame.ping.id[:128])))
+        elif kind == "disconnect":
+            self.close(connection, catalogue.DISCONNECTED.refused())
+        elif kind == "resume":
+            entry = catalogue.UNEXPECTED_FRAME
+            problem = "it can only be the first frame, after connecting with resume=frame"
+            self._refuse(connection, entry, entry.sentence(type="resume", problem=problem), "")
+        else:
+            # As the link carries it: some JSON grows fivefold on the way.
+            self._forward(connection, kind or "", frame, frame.ByteSize())
+
+    def _forward(self, connection: Connection, kind: str, frame: ClientFrame, size: int) -> None:
+        if kind in _REQUESTS:
+            frame_id: str = getattr(frame, kind).id
+            if frame_id in connection.unanswered:
+                self._asked_twice(connection, kind, frame)
+                return
+            connection.unanswered[frame_id] = (frame, size)
+            connection.unanswered_bytes += size
+            if not self._has_room(connection):
+                self._hold(connection)
+        if not self.uplink.is_up:
+            return
+        entry = self.uplink.add(size).frame
+        entry.connection = connection.number
+        entry.frame.CopyFrom(frame)
+        if self.uplink.is_full:
+            self._waiting_for_room.add(connection)
+            self._hold(connection)
+
+    def _asked_twice(self, connection: Connection, kind: str, frame: ClientFrame) -> None:
+        frame_id: str = getattr(frame, kind).id
+        first, _ = connection.unanswered[frame_id]
+        # The same again is a client's retry: the answer to the first is the answer to both.
+        if first != frame:
+            entry = catalogue.UNEXPECTED_FRAME
+            problem = f"the id {frame_id} is that of a request still under way"
+            self._refuse(connection, entry, entry.sentence(type=kind, problem=problem), "")
+
+    def _has_room(self, connection: Connection) -> bool:
+        few = len(connection.unanswered) < self.limits.unanswered
+        return few and connection.unanswered_bytes <= self.limits.unanswered_bytes
+
+    def _hold(self, connection: Connection) -> None:
+        if not connection.held:
+            connection.held = True
+            self.hold.add(connection)
+            self.release.discard(connection)
+
+    def close(self, connection: Connection, reason: Refused) -> None:
+        """Close a connection: a `closing` frame, then the WebSocket close with the entry's code."""
+        self.end(connection, closing_frame(reason))
+
+    def end(self, connection: Connection, closing: ClosingFrame) -> None:
+        """Close a connection with this last frame; nothing comes after it."""
+        if connection.state is State.CLOSING:
+            return
+        self._fanout.settle(connection)
+        self._say(connection, ServerFrame(closing=closing))
+        self._mark_closing(connection)
+        connection.closing = closing
+        self._fanout.deafen(connection)
+        connection.unanswered.clear()
+        connection.unanswered_bytes = 0
+        self._waiting_for_room.discard(connection)
+        # Its side of the closing handshake is to be read.
+        self._release(connection)
+        self.dirty.add(connection)
+
+    def gone(self, connection: Connection) -> None:
+        """The socket is gone; to be called once per connection, whatever ended it."""
+        if self.connections.pop(connection.number, None) is None:
+            return
+        self._mark_closing(connection)
+        self._fanout.deafen(connection)
+        connection.unanswered.clear()
+        for group in (self.dirty, self.hold, self.release, self._waiting_for_room):
+            group.discard(connection)
+        if self.uplink.is_up:
+            self.uplink.add().closed.connection = connection.number
+
+    def _mark_closing(self, connection: Connection) -> None:
+        if connection.state is State.OPENING:
+            self.opening -= 1
+        elif connection.state is State.OPEN:
+            self.counts.closed += 1
+        connection.state = State.CLOSING
+
+    def heartbeat(self, connections: Iterable[Connection]) -> list[Connection]:
+        """One round over some connections. Returns those to ping; the silent ones are closed."""
+        to_ping = []
+        for connection in connections:
+            if connection.state is not State.OPEN:
+                continue
+            # From one that is held nothing can be heard.
+            if connection.heard or connection.held:
+                connection.heard = False
+                connection.silent_rounds = 0
+            else:
+                connection.silent_rounds += 1
+            if connection.silent_rounds >= 2:
+                self.close(connection, catalogue.HEARTBEAT_LOST.refused())
+            else:
+                to_ping.append(connection)
+        return to_ping
+
+    def _refuse(self, connection: Connection, entry: Entry, text: str, frame_id: str) -> None:
+        self.counts.frames_refused += 1
+        frame = ServerFrame()
+        error = frame.error
+        error.id, error.code, error.message = frame_id, entry.code, text
+        error.retryable, error.retry_after_ms = entry.retryable, entry.retry_after_ms
+        self._say(connection, frame)
+
+    def _say(self, connection: Connection, frame: ServerFrame) -> None:
+        if connection.state is State.CLOSING:
+            return
+        connection.pending.append(connection.encode(frame))
+        self.counts.deliveries += 1
+        self.dirty.add(connection)
+
+    def send(self, send: ConnectionSend) -> None:
+        """The router has a frame for one connection."""
+        connection = self.connections.get(send.connection)
+        if connection is None or connection.state is State.CLOSING:
+            return
+        self._fanout.settle(connection)
+        frame = send.frame
+        kind = frame.WhichOneof("frame")
+        if kind in _ANSWERS:
+            self._answered(connection, getattr(frame, kind).id)
+        elif kind == "connected":
+            self._connected(connection, frame)
+        if kind in _ARRIVALS:
+            connection.is_arriving = True
+        self._say(connection, frame)
+        if connection.early:
+            self._take_early(connection)
+
+    def _connected(self, connection: Connection, frame: ServerFrame) -> None:
+        connected = frame.connected
+        connected.heartbeat_s = self.limits.heartbeat_s
+        connected.limits.frame_bytes = self.limits.frame_bytes
+        connected.limits.unanswered = self.limits.unanswered
+        if connection.state is State.OPENING:
+            connection.state = State.OPEN
+            self.opening -= 1
+            self.counts.opened += 1
+
+    def _take_early(self, connection: Connection) -> None:
+        """What the client sent before it was connected comes now."""
+        early, connection.early = connection.early, []
+        for payload in early:
+            self.received(connection, payload)
+        self._release(connection)
+
+    def _answered(self, connection: Connection, frame_id: str) -> None:
+        if frame_id in connection.unanswered:
+            _, size = connection.unanswered.pop(frame_id)
+            connection.unanswered_bytes -= size
+            self._release(connection)
+
+    def _release_for_room(self) -> None:
+        waiting, self._waiting_for_room = self._waiting_for_room, set()
+        for connection in waiting:
+            self._release(connection)
+
+    def _release(self, connection: Connection) -> None:
+        if connection.held and connection not in self._waiting_for_room and self._has_room(connection):
+            connection.held = False
+            self.release.add(connection)
+            self.hold.discard(connection)
