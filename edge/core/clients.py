@@ -202,6 +202,8 @@ class Clients:
         kind = frame.WhichOneof("frame")
         if kind in _ANSWERS:
             self._answered(connection, getattr(frame, kind).id)
+            if send.topic:
+                self._fanout.advance(send.topic, frame.ack.position)
         elif kind == "connected":
             self._connected(connection, frame)
         if kind in _ARRIVALS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from trunkline.v1.address_pb2 import Position
 from trunkline.v1.edge_service_pb2 import (
     ConnectionOpened,
     TopicFrame,
@@ -101,6 +102,12 @@ class Fanout:
                 excepted = _author_waiting(topic, publish) or excepted
         topic.run.append((frame, excepted))
         self._running[topic] = None
+
+    def advance(self, number: int, position: Position) -> None:
+        """The topic's only listener wrote this message itself; it is not published here."""
+        topic = self._topics.get(number)
+        if topic is not None:
+            topic.epoch, topic.seq = position.epoch, position.seq
 
     def settle(self, connection: Connection) -> None:
         """What was published before this point comes before what is sent to the connection next."""

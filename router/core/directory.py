@@ -229,6 +229,14 @@ class Directory:
             topic.links.remove(link_topic)
             connection.link.outbox.add().forget.topic = link_topic.number
 
+    def heard_alone(self, connection: Connection, topic: Topic) -> LinkTopic | None:
+        """The topic as the connection's link knows it, if nobody else hears it there."""
+        link = connection.link
+        if link.connections.get(connection.number) is not connection or topic not in connection.topics:
+            return None
+        link_topic = topic.on(link)
+        return link_topic if link_topic is not None and link_topic.listeners == 1 else None
+
     def matching(self, address: Address) -> Iterator[Connection]:
         """The connections that a valid address matches."""
         tenant = self.tenants.get(address.tenant)

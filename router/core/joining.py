@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from trunkline.v1 import catalogue
+
+from router.core.answers import Answers
 from router.core.directory import Connection, Directory, Link, LinkTopic, Topic
 from router.core.effects import Read, ReadHeads, ReadPages
 from router.core.journal import Page, PageRequest
@@ -165,13 +168,11 @@ class Joining:
 class Relinking:
     """Brings the listeners of topics up to date after their link was down."""
 
-    def __init__(
-        self, directory: Directory, reads: list[Read], mail: set[Link], close: Callable[[Connection], None]
-    ) -> None:
+    def __init__(self, directory: Directory, reads: list[Read], mail: set[Link], answers: Answers) -> None:
         self._directory = directory
         self._reads = reads
         self._mail = mail
-        self._close = close
+        self._answers = answers
 
     def restored(self, connection: Connection, topics: list[Topic]) -> None:
         """The connection was accepted on an earlier link: it joins as it is, and catches up there."""
@@ -192,7 +193,7 @@ class Relinking:
         join.topics.extend(numbers)
         self._mail.add(connection.link)
         if not has_place:
-            self._close(connection)
+            self._answers.close(connection, catalogue.POSITION_LOST.refused())
 
     def _catch_up(self, topic: Topic, link_topic: LinkTopic, after: Position) -> None:
         catchup = link_topic.catchup = LinkCatchup(after)
@@ -228,7 +229,7 @@ class Relinking:
     def _lost(self, topic: Topic, link: Link) -> None:
         """Close those that hear the topic on a link. It is forgotten there, as its place is of no use."""
         for connection in [c for c in link.connections.values() if topic in c.topics]:
-            self._close(connection)
+            self._answers.close(connection, catalogue.POSITION_LOST.refused())
             connection.topics.remove(topic)
             self._directory.part(connection, topic)
             self._directory.leave(topic)

@@ -169,17 +169,19 @@ class Publishing:
     def fan_out(self, key: TopicKey, size: int, origin: Origin, *, kept: bool = False) -> list[TopicFrame]:
         """One entry in the outbox of each link on which somebody hears the topic.
 
-        What is `kept` in the log waits where a link is still told what came before it.
-        The caller fills in the frame, about `size` bytes, before anything else is done.
+        What is `kept` in the log waits where a link is still told what came before it. A link on which
+        only the author hears the topic gets none. The caller fills in the frame, about `size` bytes,
+        before anything else is done.
         """
         topic = self._directory.topics.get(key)
         if topic is None:
             return []
         entries = []
         author = origin.connection
+        alone = self._directory.heard_alone(author, topic) if author else None
         for link_topic in topic.links:
             link = link_topic.link
-            if link.lost or (kept and link_topic.catchup is not None):
+            if link_topic is alone or link.lost or (kept and link_topic.catchup is not None):
                 continue
             publish = link.outbox.add(size).publish
             publish.topic = link_topic.number

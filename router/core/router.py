@@ -8,16 +8,19 @@ what has gathered: `mail` (peers with something to be written), `reads` (of the 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import LinkHello, LinkRequest
 
 from router.core.agents import Agents
+from router.core.answers import Answers
 from router.core.clients import Clients
 from router.core.deliveries import Worker
 from router.core.directory import Directory, Link
 from router.core.effects import Read
+from router.core.joining import Joining, Relinking
 from router.core.journal import Draft
 from router.core.journal_queue import JournalQueue, SettlementUnit
 from router.core.limits import check
@@ -25,6 +28,7 @@ from router.core.outbox import LinkOutbox
 from router.core.policies import Policies
 from router.core.presence import Presence, Watcher
 from router.core.publishing import Publishing
+from router.core.requests import Requests
 from router.core.topics import EMPTY, Position, TopicKey, topic_of
 
 Peer = Link | Worker | Watcher
@@ -68,8 +72,22 @@ class RouterCore:
         watcher_mail: set[Watcher] = self.mail  # type: ignore[assignment]
         self.publishing = Publishing(self.directory, self.journal, mail, new_id, now_ms)
         self.presence = Presence(self.directory, watcher_mail)
+        self.answers = Answers(self.directory, self.publishing)
+        join = partial(Joining, self.directory, self.reads, mail)
+        relinking = Relinking(self.directory, self.reads, mail, self.answers)
         self.clients = Clients(
-            self.directory, policies, self.journal, self.publishing, self.presence, self.reads, mail, peek
+            self.directory, policies, self.presence, self.answers, join, relinking, peek, mail
+        )
+        self.requests = Requests(
+            self.directory,
+            self.journal,
+            self.publishing,
+            self.presence,
+            self.answers,
+            self.reads,
+            join,
+            peek,
+            policies.max_conversations,
         )
         self.agents = Agents(
             self.directory, self.journal, self.publishing, self.reads, worker_mail, delivery_lease_s
@@ -112,11 +130,11 @@ class RouterCore:
             self._withholding.add(link)
         if batch.credit and link.outbox.is_ready:
             self.mail.add(link)
-        clients = self.clients
+        clients, requests = self.clients, self.requests
         for entry in batch.entries:
             kind = entry.WhichOneof("entry")
             if kind == "frame":
-                clients.received(link, entry.frame.connection, entry.frame.frame)
+                requests.received(link, entry.frame.connection, entry.frame.frame)
             elif kind == "opened":
                 clients.opened(link, entry.opened)
             elif kind == "closed":

@@ -55,3 +55,8 @@ def address_of(topic: TopicKey) -> Address:
         return Address(tenant=tenant, user=ident)
     conversation = Conversation(kind=kind, id=ident)  # type: ignore[arg-type]
     return Address(tenant=tenant, agent=agent, platform=platform, conversation=conversation)
+
+
+def position_of(position: PositionProto) -> Position:
+    """A position in the contract's form."""
+    return Position(position.epoch, position.seq)

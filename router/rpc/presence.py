@@ -98,7 +98,7 @@ class PresenceServicer(PresenceServiceServicer):
         core = self._shell.core
         found = list(core.directory.matching(request.address))
         for connection in found:
-            core.clients.close(connection, reason)
+            core.answers.close(connection, reason)
         self._shell.settle()
         return CloseConnectionsResponse(connections=len(found))
 

@@ -231,6 +231,10 @@ class Edge:
     def _send(self, entry: RouterEntry) -> None:
         if client := self.clients.get(entry.send.connection):
             client.got(entry.send.frame)
+            if entry.send.topic:
+                heard, ack = self.topics[entry.send.topic], entry.send.frame.ack
+                assert heard.listeners == [client], "others hear the topic and are not told"
+                heard.position = Position(ack.position.epoch, ack.position.seq)
 
     def _close(self, entry: RouterEntry) -> None:
         if client := self.clients.get(entry.close.connection):

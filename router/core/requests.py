@@ -1,0 +1,226 @@
+"""What clients ask: messages, groups, history, signals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from trunkline.v1 import catalogue
+from trunkline.v1.catalogue import Refused
+from trunkline.v1.frame_pb2 import (
+    ClientFrame,
+    HistoryFrame,
+    MessageFrame,
+    ReadFrame,
+    SignalFrame,
+    SubscribeFrame,
+    UnsubscribeFrame,
+)
+from trunkline.v1.message_pb2 import ROLE_USER, Message
+
+from router.core.answers import Answers, Said
+from router.core.directory import Connection, Directory, Link, Topic
+from router.core.effects import Read, ReadPages
+from router.core.joining import Joining
+from router.core.journal import Draft, Page, PageRequest
+from router.core.journal_queue import JournalQueue
+from router.core.limits import check
+from router.core.presence import Presence
+from router.core.publishing import COMPLETE, Publishing, content_digest, idempotency_key
+from router.core.topics import EMPTY, GROUP, NO_TARGET, PERSON, Position, TopicKey, position_of
+
+DEFAULT_PAGE = 50
+#: A page of history is one frame, which a client takes as one piece.
+MAX_PAGE_BYTES = 512 * 1024
+
+
+class Requests:
+    """Deals with the frames of clients. What is refused is answered; the connection goes on."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        journal: JournalQueue,
+        publishing: Publishing,
+        presence: Presence,
+        answers: Answers,
+        reads: list[Read],
+        join: Callable[..., Joining],
+        peek: Callable[[TopicKey], Position | None],
+        max_conversations: int,
+    ) -> None:
+        self._directory = directory
+        self._journal = journal
+        self._publishing = publishing
+        self._presence = presence
+        self._answers = answers
+        self._reads = reads
+        self._join = join
+        self._peek = peek
+        self._max_conversations = max_conversations
+        self._handlers: dict[str, Callable[[Connection, Any], None]] = {
+            "message": self._message,
+            "subscribe": self._subscribe,
+            "unsubscribe": self._unsubscribe,
+            "history": self._history,
+            "signal": self._signal,
+            "read": self._read,
+        }
+
+    def received(self, link: Link, number: int, frame: ClientFrame) -> None:
+        """A client sent a frame."""
+        connection = link.connections.get(number)
+        if connection is None:
+            return
+        kind = frame.WhichOneof("frame") or "unknown"
+        handler = self._handlers.get(kind)
+        try:
+            if handler is None:
+                raise catalogue.UNKNOWN_FRAME_TYPE.refused(type=kind)
+            handler(connection, getattr(frame, kind))
+        except Refused as reason:
+            frame_id = getattr(getattr(frame, kind, None), "id", "")
+            self._answers.refuse(connection, frame_id, reason)
+
+    def _message(self, connection: Connection, frame: MessageFrame) -> None:
+        check(frame)
+        topic = self._heard(connection, frame)
+        message = Message(
+            address=topic.address,
+            parts=frame.parts,
+            reply_to=frame.reply_to,
+            client_id=frame.id,
+            state=COMPLETE,
+        )
+        author = message.author
+        author.role = ROLE_USER
+        author.user = connection.user
+        if frame.attributes:
+            message.attributes.update(frame.attributes)
+        serialized = frame.SerializeToString(deterministic=True)
+        draft = Draft(
+            topic=topic.key,
+            message=message,
+            key=idempotency_key("client", topic.key, connection.user, frame.id),
+            digest=content_digest(serialized),
+            deliver=True,
+            origin=Said(self._answers, connection, frame.id),
+        )
+        self._journal.add(draft, len(serialized))
+
+    def _subscribe(self, connection: Connection, frame: SubscribeFrame) -> None:
+        check(frame)
+        key: TopicKey = (*connection.home[:3], frame.conversation.kind, frame.conversation.id)
+        if frame.conversation.kind != GROUP:
+            raise catalogue.CONVERSATION_FORBIDDEN.refused(conversation=_named(key))
+        limit = self._max_conversations
+        if not connection.hears(key) and len(connection.groups) + connection.joining >= limit:
+            raise catalogue.TOO_MANY_TOPICS.refused(limit=limit)
+        topic = self._directory.enter(key, self._peek(key))
+        wanted = {key: position_of(frame.position)} if frame.HasField("position") else {}
+        answered = partial(self._subscribed, connection, frame.id, topic)
+        failed = partial(self._not_subscribed, connection, frame.id)
+        connection.joining += 1
+        self._join(connection, [topic], wanted, answered, failed).begin()
+
+    def _subscribed(
+        self, connection: Connection, frame_id: str, topic: Topic, recovered: bool, starts: list[Position]
+    ) -> None:
+        connection.joining -= 1
+        if not connection.hears(topic.key):
+            self._presence.joined(connection, topic.key)
+        subscribed = self._answers.send(connection, 128).subscribed
+        subscribed.id = frame_id
+        subscribed.address.CopyFrom(topic.address)
+        subscribed.position.CopyFrom(starts[0].to_proto())
+        subscribed.recovered = recovered
+
+    def _not_subscribed(self, connection: Connection, frame_id: str) -> None:
+        connection.joining -= 1
+        self._answers.refuse(connection, frame_id, catalogue.LOG_UNAVAILABLE.refused())
+
+    def _unsubscribe(self, connection: Connection, frame: UnsubscribeFrame) -> None:
+        check(frame)
+        topic = self._heard(connection, frame)
+        if topic.key == connection.home:
+            problem = "the conversation that the connection was made to is left by disconnecting"
+            raise catalogue.INVALID_ARGUMENT.refused(field="conversation", problem=problem)
+        link_topic = topic.on(connection.link)
+        leave = connection.link.outbox.add().leave
+        leave.connection = connection.number
+        if link_topic is not None:
+            leave.topics.append(link_topic.number)
+        unsubscribed = self._answers.send(connection, 128).unsubscribed
+        unsubscribed.id = frame.id
+        unsubscribed.address.CopyFrom(topic.address)
+        self._presence.left(connection, topic.key)
+        connection.topics.remove(topic)
+        self._directory.part(connection, topic)
+        self._directory.leave(topic)
+
+    def _history(self, connection: Connection, frame: HistoryFrame) -> None:
+        check(frame)
+        topic = self._heard(connection, frame)
+        cursor = frame.WhichOneof("cursor")
+        request = PageRequest(
+            topic.key,
+            frame.limit or DEFAULT_PAGE,
+            after=position_of(frame.after) if cursor == "after" else None,
+            before=position_of(frame.before) if cursor == "before" else None,
+            max_bytes=MAX_PAGE_BYTES,
+        )
+        failed = partial(self._answers.refuse, connection, frame.id, catalogue.LOG_UNAVAILABLE.refused())
+        done = partial(self._history_read, connection, frame.id)
+        self._reads.append(ReadPages([request], done, failed, connection.link))
+
+    def _history_read(self, connection: Connection, frame_id: str, pages: list[Page]) -> None:
+        page = pages[0]
+        if not page.valid:
+            self._answers.refuse(connection, frame_id, catalogue.CURSOR_MISMATCH.refused())
+            return
+        history = self._answers.send(connection, sum(len(stored) for _, stored in page.messages)).history
+        history.id = frame_id
+        history.more = page.more
+        for _, stored in page.messages:
+            history.messages.add().MergeFromString(stored)
+
+    def _signal(self, connection: Connection, frame: SignalFrame) -> None:
+        check(frame)
+        topic = self._heard(connection, frame)
+        for publish in self._publishing.fan_out(
+            topic.key, frame.ByteSize(), Said(self._answers, connection, "")
+        ):
+            signal = publish.frame.signal
+            signal.CopyFrom(frame)
+            signal.user = connection.user
+            signal.conversation.CopyFrom(topic.address.conversation)
+
+    def _read(self, connection: Connection, frame: ReadFrame) -> None:
+        check(frame)
+        topic = self._heard(connection, frame)
+        known = topic.position or EMPTY
+        if frame.position.epoch != known.epoch or frame.position.seq > known.seq:
+            raise catalogue.CURSOR_MISMATCH.refused()
+        for publish in self._publishing.fan_out(topic.key, 128, Said(self._answers, connection, "")):
+            read = publish.frame.read
+            read.position.CopyFrom(frame.position)
+            read.user = connection.user
+            read.conversation.CopyFrom(topic.address.conversation)
+
+    def _heard(self, connection: Connection, frame: Any) -> Topic:
+        """The conversation that a frame is about, which the connection must have joined."""
+        key = connection.home
+        if frame.HasField("conversation"):
+            key = (*key[:3], frame.conversation.kind, frame.conversation.id)
+        elif key[3] == NO_TARGET:
+            problem = "must be set, as the connection was made to no conversation"
+            raise catalogue.INVALID_ARGUMENT.refused(field="conversation", problem=problem)
+        topic = connection.hears(key)
+        if topic is None:
+            raise catalogue.NOT_SUBSCRIBED.refused(conversation=_named(key))
+        return topic
+
+
+def _named(key: TopicKey) -> str:
+    return f"{'person' if key[3] == PERSON else 'group'}:{key[4]}"
