@@ -24,7 +24,7 @@ class EdgeSettings(ProcessSettings):
     handshake_timeout_s: float = Field(default=10, gt=0, description="Time for a client's handshake")
     max_handshakes: int = Field(default=2000, ge=1, description="Handshakes under way at a time")
     outbox_bytes: int = Field(
-        default=2 << 20, ge=1 << 16, description="Buffered for one client, beyond which it is closed as slow"
+        default=4 << 20, ge=1 << 16, description="Buffered for one client, beyond which it is closed as slow"
     )
     outbox_total_bytes: int = Field(
         default=64 << 20, ge=1 << 20, description="Buffered for all, beyond which the router is held back"

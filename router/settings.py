@@ -32,7 +32,7 @@ class RouterSettings(ProcessSettings):
     )
     link_window: int = Field(default=4, ge=1, description="Batches that an edge may have under way")
     link_outbox_bytes: int = Field(
-        default=8 << 20, ge=1 << 16, description="Waiting for one edge, beyond which senders are held back"
+        default=2 << 20, ge=1 << 16, description="Waiting for one edge, beyond which senders are held back"
     )
     max_conversations: int = Field(default=100, ge=0, description="Groups that one connection may join")
 

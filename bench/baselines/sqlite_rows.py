@@ -1,0 +1,42 @@
+"""The bare library: rows into SQLite, WAL and FULL as Trunkline's log, but one commit a row."""
+
+import sqlite3
+import sys
+import time
+from pathlib import Path
+
+from bench.control import say
+from bench.loadgen.text import chat_text
+
+CONVERSATIONS = 100
+
+
+def opened(folder: Path) -> sqlite3.Connection:
+    """A new log."""
+    log = sqlite3.connect(folder / "rows.db", isolation_level=None, check_same_thread=False)
+    log.execute("PRAGMA journal_mode=WAL")
+    log.execute("PRAGMA synchronous=FULL")
+    log.execute("CREATE TABLE messages (seq INTEGER PRIMARY KEY, conversation TEXT, text TEXT, at REAL)")
+    return log
+
+
+def insert(log: sqlite3.Connection, conversation: str, text: str) -> int:
+    """Adds one row, commits it, and returns its number."""
+    row = log.execute(
+        "INSERT INTO messages (conversation, text, at) VALUES (?, ?, ?)",
+        (conversation, text, time.time()),
+    )
+    return row.lastrowid or 0
+
+
+def main(folder: Path, seconds: float) -> None:
+    """Inserts for some seconds and says how many rows."""
+    log, rows, began = opened(folder), 0, time.monotonic()
+    while (elapsed := time.monotonic() - began) < seconds:
+        insert(log, f"person:{rows % CONVERSATIONS}", chat_text(rows, time.monotonic_ns()))
+        rows += 1
+    say(accepted=rows, elapsed_s=elapsed)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), float(sys.argv[2]))

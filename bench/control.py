@@ -1,0 +1,29 @@
+"""How the harness talks with the processes it starts: one JSON object a line, orders in, answers out.
+
+An order names what to do in `do`; its other fields are the function's keyword arguments. What the
+function returns is the answer. A process ends when its standard input ends.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+Order = dict[str, Any]
+Answer = dict[str, Any]
+
+
+def say(**fields: object) -> None:
+    """Writes one line to the harness."""
+    print(json.dumps(fields), flush=True)
+
+
+async def obey(actions: dict[str, Callable[..., Awaitable[Answer]]]) -> None:
+    """Carries out orders one after the other until standard input ends."""
+    orders = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
+    while line := await orders.readline():
+        order = json.loads(line)
+        say(**await actions[order.pop("do")](**order))

@@ -1,0 +1,57 @@
+"""What a chat client says and what it takes for the answer, in each encoding."""
+
+import json
+
+from trunkline.v1 import frame_pb2, message_pb2
+
+from bench.loadgen.text import chat_text
+from bench.loadgen.ws import BINARY, TEXT, client_frame, next_frame
+
+JSON, PROTO = "trunkline.v1.json", "trunkline.v1.proto"
+CLOSING_TAG = frame_pb2.ServerFrame.CLOSING_FIELD_NUMBER << 3 | 2
+
+
+def said(number: int, due_ns: int, subprotocol: str | None) -> bytes:
+    """A whole WebSocket frame that says a chat text; plain text where there is no subprotocol."""
+    text = chat_text(number, due_ns)
+    if subprotocol == JSON:
+        frame = f'{{"type":"message","id":"{number}","parts":[{{"type":"text","text":"{text}"}}]}}'
+        return client_frame(frame.encode(), TEXT)
+    if subprotocol == PROTO:
+        part = message_pb2.Part(text=message_pb2.TextPart(text=text))
+        message = frame_pb2.MessageFrame(id=str(number), parts=[part])
+        return client_frame(frame_pb2.ClientFrame(message=message).SerializeToString(), BINARY)
+    return client_frame(text.encode(), TEXT)
+
+
+def is_answer(payload: bytes, subprotocol: str | None) -> bool:
+    """Whether a frame's payload is what the agent said, rather than an ack or one's own message."""
+    if subprotocol == JSON:
+        return b'"role":"agent"' in payload
+    if subprotocol == PROTO:
+        return frame_pb2.ServerFrame.FromString(payload).message.author.role == message_pb2.ROLE_AGENT
+    return True
+
+
+def is_closing(frame: bytes, subprotocol: str | None) -> bool:
+    """Whether the first bytes of a WebSocket frame are those of a `closing` frame."""
+    if subprotocol == JSON:
+        return b'{"type":"closing"' in frame
+    header = next_frame(frame, 0) if subprotocol == PROTO else None
+    return header is not None and frame[header[1]] == CLOSING_TAG
+
+
+def closing_reason(payload: bytes, subprotocol: str | None) -> str:
+    """Why the server closes, from the payload of a `closing` frame."""
+    if subprotocol == PROTO:
+        return frame_pb2.ServerFrame.FromString(payload).closing.reason
+    return str(json.loads(payload)["reason"])
+
+
+def is_refusal(payload: bytes, subprotocol: str | None) -> bool:
+    """Whether it is an `error` or `closing` frame."""
+    if subprotocol == JSON:
+        return payload.startswith((b'{"type":"error"', b'{"type":"closing"'))
+    if subprotocol == PROTO:
+        return frame_pb2.ServerFrame.FromString(payload).WhichOneof("frame") in ("error", "closing")
+    return False

@@ -1,0 +1,24 @@
+"""Latencies in microseconds, and the percentiles that are reported of them."""
+
+from hdrh.histogram import HdrHistogram
+
+PERCENTILES = (50.0, 95.0, 99.0, 99.9)
+
+
+class Latencies:
+    """A histogram from 1 µs to 10 minutes with three significant digits."""
+
+    def __init__(self) -> None:
+        self._histogram = HdrHistogram(1, 600_000_000, 3)
+
+    def add_ns(self, latency_ns: int) -> None:
+        """Counts one latency."""
+        self._histogram.record_value(max(1, latency_ns // 1000))
+
+    def figures(self) -> dict[str, float]:
+        """`{"p50_ms": …, …, "max_ms": …, "samples": …}`; only `samples` where there are none."""
+        samples = self._histogram.get_total_count()
+        if not samples:
+            return {"samples": 0}
+        named = {f"p{p:g}_ms": self._histogram.get_value_at_percentile(p) / 1000 for p in PERCENTILES}
+        return {**named, "max_ms": self._histogram.get_max_value() / 1000, "samples": samples}

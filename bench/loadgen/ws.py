@@ -1,0 +1,53 @@
+"""The client's side of a WebSocket (RFC 6455) as bytes: the upgrade request, frames out, frames in."""
+
+import struct
+
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+HEAD_END = b"\r\n\r\n"
+
+
+def upgrade_request(host: str, target: str, subprotocol: str | None) -> bytes:
+    """The request that opens a WebSocket; without compression, as the key is fixed."""
+    lines = [
+        f"GET {target} HTTP/1.1",
+        f"Host: {host}",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version: 13",
+    ]
+    if subprotocol:
+        lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
+    return "\r\n".join(lines).encode() + HEAD_END
+
+
+def client_frame(payload: bytes, opcode: int) -> bytes:
+    """A whole frame, masked with the key zero: legal, and the payload stays as it is."""
+    size = len(payload)
+    if size < 126:
+        head = struct.pack("!BB", 0x80 | opcode, 0x80 | size)
+    elif size < 65536:
+        head = struct.pack("!BBH", 0x80 | opcode, 0x80 | 126, size)
+    else:
+        head = struct.pack("!BBQ", 0x80 | opcode, 0x80 | 127, size)
+    return head + b"\0\0\0\0" + payload
+
+
+def next_frame(stream: bytes | bytearray, at: int) -> tuple[int, int, int] | None:
+    """The `(opcode, payload start, end)` of the server's frame at `at`.
+
+    None where the header is not complete yet; the frame's end may lie beyond the stream.
+    """
+    available = len(stream) - at
+    if available < 2:
+        return None
+    opcode, size = stream[at] & 0x0F, stream[at + 1] & 0x7F
+    if size < 126:
+        return opcode, at + 2, at + 2 + size
+    if size == 126:
+        if available < 4:
+            return None
+        return opcode, at + 4, at + 4 + int.from_bytes(stream[at + 2 : at + 4], "big")
+    if available < 10:
+        return None
+    return opcode, at + 10, at + 10 + int.from_bytes(stream[at + 2 : at + 10], "big")

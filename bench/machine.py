@@ -1,0 +1,49 @@
+"""What the figures were taken on; nothing that names the machine or a place on it."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import sqlite3
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+LIBRARIES = ("websockets", "grpcio", "protobuf", "msgspec", "uvloop", "uvicorn", "fastapi", "starlette")
+
+
+def machine() -> dict[str, object]:
+    """CPU, memory, system, Python, libraries, and what an fsync costs."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "kernel": f"{platform.system()} {platform.release().split('-')[0]}",
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "fsync_us": round(_fsync_us()),
+    }
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _fsync_us(rounds: int = 100) -> float:
+    """Mean time of appending 4 KiB and syncing it, where the benchmarks keep their logs."""
+    with tempfile.TemporaryFile() as file:
+        began = time.perf_counter()
+        for _ in range(rounds):
+            file.write(bytes(4096))
+            file.flush()
+            os.fsync(file.fileno())
+        return (time.perf_counter() - began) / rounds * 1e6

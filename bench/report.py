@@ -1,0 +1,145 @@
+"""The results for people: a table on the terminal, and Markdown."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.table import Table
+
+from bench.goals import Row, rows
+from bench.notes import notes
+from bench.scale import Figures
+from bench.systems import SYSTEMS
+
+HEADINGS = ("measured", "Trunkline", "FastAPI", "bare library", "× FastAPI", "goal", "")
+
+
+def _number(value: float | None, unit: str) -> str:
+    if value is None:
+        return "–"
+    shown = f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:,.2f}"
+    return f"{shown} {unit}".strip()
+
+
+def _cells(row: Row) -> list[str]:
+    verdict = "" if row.met is None else ("met" if row.met else "missed")
+    times = f"{row.times:.2g}" if row.times and row.times < 10 else f"{row.times:.0f}" if row.times else "–"
+    values = [_number(value, row.unit) for value in (row.bridge, row.today, row.bare)]
+    return [row.what, *values, times, row.goal, verdict]
+
+
+def table(found: list[Row]) -> Table:
+    """The table for the terminal."""
+    shown = Table(*HEADINGS, title="Trunkline and its baselines, measured in one run")
+    for row in found:
+        cells = _cells(row)
+        colour = {"met": "green", "missed": "red"}.get(cells[-1], "")
+        shown.add_row(*cells[:-1], f"[{colour}]{cells[-1]}" if colour else "")
+    return shown
+
+
+def _markdown_table(headings: Iterable[str], lines: Iterable[Iterable[str]]) -> list[str]:
+    head = list(headings)
+    ruler = ["---"] + ["---:"] * (len(head) - 1)
+    return [f"| {' | '.join(cells)} |" for cells in (head, ruler, *lines)]
+
+
+def markdown(loaded: dict[str, Any], results: dict[str, Figures]) -> str:
+    """The whole report; `loaded` is what the scenarios' files hold, `results` their figures."""
+    text = ["# Benchmark results", "", *_machines(loaded), ""]
+    text += _markdown_table(HEADINGS, map(_cells, rows(results)))
+    text += ["", "What is measured and how is in [bench/README.md](../README.md).", ""]
+    if "fanout" in results:
+        text += ["![fan-out and ratios](latest.svg)", "", "## Fan-out", "", *_fanout(results["fanout"]), ""]
+    if "roundtrip" in results:
+        text += ["## Round trip", "", *_roundtrip(results["roundtrip"]), ""]
+    if "publish" in results:
+        text += ["## Durable publish", "", *_publish(results["publish"]), ""]
+    if found := notes(results):
+        text += ["## Notes of the run", "", *[f"- {note}" for note in found], ""]
+    return "\n".join(text)
+
+
+def _machines(loaded: dict[str, Any]) -> list[str]:
+    """The machines, and when each scenario was measured and on which."""
+    lines: list[str] = []
+    described: list[str] = []
+    for name, run in loaded.items():
+        on, scale = run["machine"], run["scale"]
+        libraries = ", ".join(f"{library} {version}" for library, version in on["libraries"].items())
+        machine = (
+            f"{on['cpu']}, {on['cores']} cores shared by all processes, load generators included, "
+            f"{on['memory_gib']:g} GiB, {on['kernel']}, Python {on['python']}, SQLite {on['sqlite']}, "
+            f"{libraries}"
+        )
+        if machine not in described:
+            described.append(machine)
+        lines.append(
+            f"- {name}: {on['date']}, machine {described.index(machine) + 1}, "
+            f"an fsync took {on['fsync_us']} µs, medians of {scale['repeats']} repeats"
+        )
+    return [*(f"Machine {number}: {text}.\n" for number, text in enumerate(described, 1)), *lines]
+
+
+def _latency(latency: dict[str, float]) -> list[str]:
+    return [f"{latency[name]:,.2f}" if name in latency else "–" for name in ("p50_ms", "p99_ms", "p99.9_ms")]
+
+
+def _by_name(values: dict[str, float]) -> str:
+    return ", ".join(f"{who} {used:.0f}" for who, used in values.items())
+
+
+def _fanout(figures: Figures) -> list[str]:
+    lines = []
+    for system in SYSTEMS:
+        for point in figures[system.name]["points"]:
+            rate = f"{point['rate']:,}" if point["rate"] else "flat out"
+            lines.append(
+                [
+                    system.label,
+                    rate,
+                    f"{point['accepted_per_s']:,.0f}" + (" (saturated)" if point["saturated"] else ""),
+                    f"{point['delivered_per_s']:,.0f}",
+                    f"{point['frame_bytes']:.0f}",
+                    *_latency(point["latency"]),
+                    _by_name(point["cpu_percent"]),
+                ]
+            )
+    headings = ["", "offered/s", "accepted/s", "delivered/s", "bytes a frame", "p50 ms", "p99 ms", "p99.9 ms"]
+    peaks = "; ".join(
+        f"{system.label}: {_by_name(figures[system.name]['peak_rss_mib'])}" for system in SYSTEMS
+    )
+    shown = _markdown_table([*headings, "CPU, % of a core"], lines)
+    return [*shown, "", f"Most memory that was resident at a time, in MiB: {peaks}."]
+
+
+def _roundtrip(figures: Figures) -> list[str]:
+    lines = [
+        [
+            f"{system.label}, {clients} clients",
+            phase.replace("_", " "),
+            f"{found['per_s']:,.0f}",
+            *_latency(found["latency"]),
+            _by_name(found["cpu_percent"]),
+        ]
+        for system in SYSTEMS
+        for clients, phases in figures[system.name].items()
+        if clients != "tracebacks"
+        for phase, found in phases.items()
+    ]
+    headings = ["", "loop", "round trips/s", "p50 ms", "p99 ms", "p99.9 ms", "CPU, % of a core"]
+    return _markdown_table(headings, lines)
+
+
+def _publish(figures: Figures) -> list[str]:
+    labels = {
+        "many": "BroadcastMany",
+        "many_with_keys": "BroadcastMany, idempotency keys",
+        "unary": "Broadcast, 100 at a time",
+        "fastapi": "FastAPI POST, one commit a row, 100 at a time",
+        "sqlite": "sqlite3 in a loop, one commit a row",
+    }
+    lines = [
+        [label, f"{figures[name]['accepted_per_s']:,.0f}", *_latency(figures[name].get("latency", {}))]
+        for name, label in labels.items()
+    ]
+    return _markdown_table(["", "messages/s", "p50 ms", "p99 ms", "p99.9 ms"], lines)

@@ -1,0 +1,105 @@
+"""Runs the benchmarks: `python bench/run.py --only fanout,idle --quick`; docs in bench/README.md."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from bench.chart import chart
+from bench.goals import rows
+from bench.machine import machine
+from bench.notes import notes
+from bench.processes import ROOT, ChildError
+from bench.report import markdown, table
+from bench.scale import QUICK, Figures, Scale
+from bench.scenarios import connects, fanout, idle, publish, roundtrip
+
+SCENARIOS: dict[str, Any] = {
+    "fanout": fanout,
+    "roundtrip": roundtrip,
+    "publish": publish,
+    "connects": connects,
+    "idle": idle,
+}
+RESULTS, QUICK_RESULTS = Path("bench/results"), Path("build/bench")
+
+console = Console()
+
+
+def main(
+    only: Annotated[str, typer.Option(help="Scenarios, separated by commas.")] = ",".join(SCENARIOS),
+    quick: Annotated[bool, typer.Option(help="A short look, with rougher figures.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help=f"Folder for results; {RESULTS}, or {QUICK_RESULTS} with --quick.")
+    ] = None,
+) -> None:
+    """Measures the bridge beside its baselines, shows a table, and writes it down."""
+    chosen = only.split(",")
+    if unknown := set(chosen) - SCENARIOS.keys():
+        raise typer.BadParameter(f"no such scenario: {', '.join(sorted(unknown))}")
+    folder = ROOT / (out or (QUICK_RESULTS if quick else RESULTS))
+    folder.mkdir(parents=True, exist_ok=True)
+    failed = _measure(chosen, QUICK if quick else Scale(), folder)
+    _report(folder)
+    for name, error in failed.items():
+        console.print(f"[red]{name} failed:[/red] {error}", highlight=False)
+    raise typer.Exit(bool(failed))
+
+
+def _measure(chosen: list[str], scale: Scale, folder: Path) -> dict[str, Exception]:
+    """Runs the scenarios and writes each one's figures; returns those that failed."""
+    failed: dict[str, Exception] = {}
+    columns = (TextColumn("{task.description:12}"), BarColumn(), TextColumn("{task.fields[now]}"))
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        tasks = {
+            name: progress.add_task(name, total=SCENARIOS[name].steps(scale), start=False, now="")
+            for name in chosen
+        }
+        for name, task in tasks.items():
+            progress.start_task(task)
+            on = machine()
+            try:
+                figures = SCENARIOS[name].run(scale, _Stepper(progress, task))
+            except (ChildError, RuntimeError, OSError) as error:
+                failed[name] = error
+                progress.update(task, now="[red]failed")
+                continue
+            progress.update(task, completed=SCENARIOS[name].steps(scale), now="done")
+            written = {"machine": on, "scale": dataclasses.asdict(scale), "figures": figures}
+            (folder / f"{name}.json").write_text(json.dumps(written, indent=1) + "\n")
+    return failed
+
+
+class _Stepper:
+    """Shows that the next part begins; the part before it is done then."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress, self._task = progress, task
+        self._begun = 0
+
+    def __call__(self, text: str) -> None:
+        self._progress.update(self._task, completed=self._begun, now=text)
+        self._begun += 1
+
+
+def _report(folder: Path) -> None:
+    """Shows and writes the table and the chart of all results in the folder."""
+    written = {name: folder / f"{name}.json" for name in SCENARIOS}
+    loaded = {name: json.loads(path.read_text()) for name, path in written.items() if path.exists()}
+    if not loaded:
+        return
+    results: dict[str, Figures] = {name: run["figures"] for name, run in loaded.items()}
+    console.print(table(rows(results)))
+    for note in notes(results):
+        console.print(f"· {note}", highlight=False)
+    (folder / "latest.md").write_text(markdown(loaded, results))
+    if "fanout" in results:
+        (folder / "latest.svg").write_text(chart(results["fanout"], rows(results)))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,36 @@
+"""How much is measured: the whole of it, or a quick look."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Figures = dict[str, Any]
+Step = Callable[[str], None]
+"""Tells the progress display that the next part of a scenario begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Sizes and times of all scenarios. A rate of None is as fast as it goes."""
+
+    repeats: int = 3
+    phase_s: float = 3.0
+    subscribers: int = 1000
+    bridge_rates: tuple[float | None, ...] = (100, 1000, 5000, 20000, None)
+    baseline_rates: tuple[float | None, ...] = (100, 1000, None)
+    clients: tuple[int, ...] = (1, 50, 500)
+    publish_s: float = 5.0
+    connects: int = 2000
+    idle: int = 5000
+
+
+QUICK = Scale(
+    repeats=1,
+    phase_s=1.0,
+    bridge_rates=(100, 5000, None),
+    baseline_rates=(100, None),
+    clients=(1, 500),
+    publish_s=1.5,
+    connects=1000,
+    idle=2000,
+)

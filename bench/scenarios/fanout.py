@@ -1,0 +1,98 @@
+"""Fan-out: one publisher, many subscribers of one group; offered rate against delivered rate."""
+
+from bench.figures import medians, totals
+from bench.processes import Child, Stage, stage
+from bench.scale import Figures, Scale, Step
+from bench.systems import GROUP, SYSTEMS, Running, System, start
+from bench.usage import cpu_of, peak_rss_mib
+
+DRAINED_WITHIN_S = 60.0
+FLAT_OUT_PAUSE_S = 0.002
+
+
+def steps(scale: Scale) -> int:
+    """How often `run` calls its `step`."""
+    return scale.repeats * 2 * (len(scale.bridge_rates) + len(scale.baseline_rates))
+
+
+def run(scale: Scale, step: Step) -> Figures:
+    """Measures all systems at all rates."""
+    return {
+        "subscribers": scale.subscribers,
+        **{system.name: _system(system, scale, step) for system in SYSTEMS},
+    }
+
+
+def _system(system: System, scale: Scale, step: Step) -> Figures:
+    rates = scale.bridge_rates if system.subprotocol else scale.baseline_rates
+    with stage() as on:
+        running = start(on, system)
+        listeners = on.generator("listeners", running.port)
+        publisher = _publisher(on, running)
+        _subscribe(listeners, system, scale)
+        points = []
+        for rate in rates:
+            repeats = []
+            for _ in range(scale.repeats):
+                step(f"{system.label}, {f'{rate:,}/s' if rate else 'flat out'}")
+                repeats.append(_phase(on, listeners, publisher, rate, scale))
+                if any(repeats[-1]["wrong"].values()):
+                    listeners.ask("close", "closed", 30)
+                    _subscribe(listeners, system, scale)
+            points.append(_point(rate, repeats))
+        peaks = peak_rss_mib(running.servers)
+        return {"points": points, "peak_rss_mib": peaks, "tracebacks": on.tracebacks()}
+
+
+def _subscribe(listeners: Child, system: System, scale: Scale) -> None:
+    door, count = system.room(), scale.subscribers
+    opened = listeners.ask("open", "opened", 60, door=door, count=count, at_a_time=100)
+    if opened["opened"] != count:
+        raise RuntimeError(f"{system.label}: {opened}")
+
+
+def _publisher(on: Stage, running: Running) -> Child:
+    """The bridge's publisher is a process of its own; a baseline publishes in its own process."""
+    return on.generator("publisher", running.router_port) if running.router_port else running.servers[0]
+
+
+def _phase(on: Stage, listeners: Child, publisher: Child, rate: float | None, scale: Scale) -> Figures:
+    group = {"group": GROUP} if publisher.name == "publisher" else {}
+    with cpu_of(on.children) as cpu:
+        listeners.ask("begin", "listeners", 10, pause_s=0 if rate else FLAT_OUT_PAUSE_S)
+        sent = publisher.ask("publish", "accepted", 120, rate=rate, seconds=scale.phase_s, **group)
+        got = listeners.ask(
+            "finish", "messages", 120, messages=sent["accepted"], drained_within_s=DRAINED_WITHIN_S
+        )
+    elapsed_s = (got["last_ns"] - sent["start_ns"]) / 1e9
+    deliveries = got["received_bytes"] / max(1, got["stream_bytes"]) * got["messages"]
+    return {
+        "offered_per_s": sent["offered"] / scale.phase_s,
+        "accepted_per_s": sent["accepted"] / scale.phase_s,
+        "delivered_per_s": deliveries / elapsed_s,
+        "deliveries": deliveries,
+        "frame_bytes": got["stream_bytes"] / max(1, got["messages"]),
+        "elapsed_s": elapsed_s,
+        "latency": got["latency"],
+        "cpu_percent": cpu,
+        "wrong": _wrong(sent, got, scale.subscribers),
+        "faults": got["faults"],
+    }
+
+
+def _wrong(sent: Figures, got: Figures, subscribers: int) -> dict[str, int]:
+    """What must be zero. Nobody can tell how much of it was lost where all subscribers were closed."""
+    return {
+        "refused": sum(sent["refused"].values()),
+        "messages_lost": sent["accepted"] - got["messages"] if got["listeners"] else 0,
+        "subscribers_closed": subscribers - got["listeners"],
+        "subscribers_behind": got["listeners"] - got["listeners_with_all"],
+        **{name: got.get(name, 0) for name in ("unmarked", "number_breaks", "seq_breaks")},
+    }
+
+
+def _point(rate: float | None, repeats: list[Figures]) -> Figures:
+    point = {"rate": rate, **medians(repeats), "wrong": totals([repeat["wrong"] for repeat in repeats])}
+    point["faults"] = totals([repeat["faults"] for repeat in repeats])
+    point["saturated"] = rate is None or point["accepted_per_s"] < 0.97 * rate
+    return point
