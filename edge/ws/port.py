@@ -6,14 +6,12 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from trunkline.v1 import catalogue
 
+from edge.ws.host import Host
 from edge.ws.socket import HIGH_WATER_BYTES, Socket
-
-if TYPE_CHECKING:
-    from edge.shell import Shell
 
 MAX_HEAD_BYTES = 16 * 1024
 
@@ -27,10 +25,10 @@ class Port(asyncio.Protocol):
     A head must be complete within the handshake's time and 16 KiB.
     """
 
-    __slots__ = ("_head", "_http", "_shell", "_timer", "_transport")
+    __slots__ = ("_head", "_host", "_http", "_timer", "_transport")
 
-    def __init__(self, shell: Shell, http: Callable[[], asyncio.Protocol]) -> None:
-        self._shell = shell
+    def __init__(self, host: Host, http: Callable[[], asyncio.Protocol]) -> None:
+        self._host = host
         self._http = http
         self._head = b""
         self._transport: asyncio.Transport | None = None
@@ -41,7 +39,7 @@ class Port(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         _tune(self._transport)
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._shell.settings.handshake_timeout_s, self._too_late)
+        self._timer = loop.call_later(self._host.settings.handshake_timeout_s, self._too_late)
 
     def data_received(self, data: bytes) -> None:
         """Some of the head."""
@@ -55,10 +53,10 @@ class Port(asyncio.Protocol):
         self._stop_timer()
         if not _wants_websocket(self._head[:end]):
             self._hand_over(self._http())
-        elif self._shell.takes_handshakes:
+        elif self._host.takes_handshakes:
             assert self._transport is not None
-            ws = Socket(self._shell, self._transport)
-            self._shell.shaking(ws)
+            ws = Socket(self._host, self._transport)
+            self._host.shaking(ws)
             self._hand_over(ws, made=False)
         else:
             self._refuse(
@@ -78,7 +76,7 @@ class Port(asyncio.Protocol):
         self._stop_timer()
 
     def _too_late(self) -> None:
-        limit = self._shell.settings.handshake_timeout_s
+        limit = self._host.settings.handshake_timeout_s
         self._refuse("408 Request Timeout", catalogue.HANDSHAKE_TIMEOUT.sentence(limit_s=f"{limit:g}"))
 
     def _refuse(self, status: str, text: str) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING
 
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
@@ -24,9 +23,7 @@ from edge.core.framing import framed
 from edge.dialects.codec import Codec
 from edge.dialects.registry import CODECS, DEFAULT
 from edge.ws import request as requests
-
-if TYPE_CHECKING:
-    from edge.shell import Shell
+from edge.ws.host import Host
 
 #: How long a peer may take to complete the closing handshake.
 CLOSE_TIMEOUT_S = 5.0
@@ -56,26 +53,26 @@ class Socket(asyncio.Protocol):
     __slots__ = (
         "_closing",
         "_fragments",
+        "_host",
         "_protocol",
         "_request",
         "_response",
         "_resume_first",
         "_shaking",
-        "_shell",
         "connection",
         "remote_ip",
         "transport",
     )
 
-    def __init__(self, shell: Shell, transport: asyncio.Transport) -> None:
-        self._shell = shell
+    def __init__(self, host: Host, transport: asyncio.Transport) -> None:
+        self._host = host
         self.transport = transport
         self.connection: Connection | None = None
         peer = transport.get_extra_info("peername")
         self.remote_ip: str = peer[0] if isinstance(peer, tuple) else ""
         self._protocol = ServerProtocol(
             select_subprotocol=_select,
-            max_size=shell.core.limits.frame_bytes,
+            max_size=host.core.limits.frame_bytes,
             logger=_quiet,
         )
         self._response: Response | None = None
@@ -103,7 +100,7 @@ class Socket(asyncio.Protocol):
         if isinstance(protocol.parser_exc, PayloadTooBig):
             self._too_large()
         # What is to be said comes before the protocol's own close frame.
-        self._shell.settle()
+        self._host.settle()
         self._flush()
         if protocol.eof_sent:
             self._leave()
@@ -122,11 +119,11 @@ class Socket(asyncio.Protocol):
 
     def _leave(self) -> None:
         """The client has closed or was cut off: nothing more is written to it."""
-        self._shell.handshakes.pop(self, None)
+        self._host.handshakes.pop(self, None)
         self._resume_first = False
         connection, self.connection = self.connection, None
         if connection is not None:
-            self._shell.gone(connection)
+            self._host.gone(connection)
             # The end of the stream is still to be read.
             self.transport.resume_reading()
 
@@ -173,7 +170,7 @@ class Socket(asyncio.Protocol):
     def _open(self) -> None:
         assert self._request is not None
         wish, self._request = self._request, None
-        self._shell.open(self, wish)
+        self._host.open(self, wish)
 
     def accept(self) -> bytes:
         """The response to the handshake, if it was held back until now."""
@@ -200,11 +197,11 @@ class Socket(asyncio.Protocol):
 
     def _message(self, payload: bytes) -> None:
         if self.connection is not None:
-            self._shell.core.received(self.connection, payload)
+            self._host.core.received(self.connection, payload)
         elif self._resume_first:
             self._resume_first = False
             assert self._request is not None
-            if self._shell.resume(self, self._request, payload):
+            if self._host.resume(self, self._request, payload):
                 self._open()
 
     # Writing and closing
@@ -213,13 +210,13 @@ class Socket(asyncio.Protocol):
         """Write frames; ahead of the first of them, the response to the handshake."""
         if self._shaking:
             self._shaking = False
-            self._shell.handshakes.pop(self, None)
+            self._host.handshakes.pop(self, None)
             data = self.accept() + data
         self.transport.write(data)
 
     def _too_large(self) -> None:
         """A frame is over the limit: say so, before the close that the protocol has begun."""
-        core = self._shell.core
+        core = self._host.core
         reason = catalogue.FRAME_TOO_LARGE.refused(limit=core.limits.frame_bytes)
         if self._resume_first:
             self.refuse(reason)
