@@ -13,7 +13,7 @@ SCHEMA_VERSION = 1
 
 #: Pages in the WAL that make a commit carry them over into the file: 16 MB. With SQLite's default of
 #: 4 MB, messages of many topics are carried over 30 % slower; beyond 16 MB nothing is gained.
-_CHECKPOINT_PAGES = 4000
+_CHECKPOINT_PAGES = 16000
 #: What the WAL file is cut back to after it had to grow, as under a long read.
 _WAL_KEPT_BYTES = 64 << 20
 #: The index pages that appends of many topics touch should fit in here.
