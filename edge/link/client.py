@@ -135,7 +135,10 @@ class LinkClient:
         while (batch := await call.read()) is not grpc.aio.EOF:
             assert isinstance(batch, LinkResponse)
             self._heard_at = time.monotonic()
-            shell.core.link_received(batch)
+            try:
+                shell.core.link_received(batch)
+            except KeyError as error:
+                raise LinkFailed(f"the router names topic {error}, which it has not opened") from None
             shell.settle()
             if batch.entries:
                 await shell.room()

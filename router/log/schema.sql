@@ -32,7 +32,18 @@ CREATE TABLE erased (
     topic_id INTEGER PRIMARY KEY
 );
 
--- What became of the first message with a key, for those who send it again.
+-- What became of the first message with a key, for those who send it again. The newest are in `recent_keys`,
+-- in the order of their arrival, and are carried over into `idempotency` many at a time; meanwhile, a key
+-- may be in both.
+CREATE TABLE recent_keys (
+    id          INTEGER PRIMARY KEY,
+    key         BLOB NOT NULL,
+    digest      BLOB NOT NULL,
+    epoch       TEXT NOT NULL,
+    seq         INTEGER NOT NULL,
+    connections INTEGER NOT NULL,
+    created_ms  INTEGER NOT NULL
+);
 CREATE TABLE idempotency (
     key         BLOB PRIMARY KEY,
     digest      BLOB NOT NULL,

@@ -15,8 +15,9 @@ from router.core.topics import Position, TopicKey
 from router.log.port import LogUnavailable
 from router.log.sqlite_batch import Batch, Head, make_batch
 from router.log.sqlite_file import FileLock
+from router.log.sqlite_keys import RECENT_KEYS, Kept
 from router.log.sqlite_reader import Reader
-from router.log.sqlite_writer import Kept, Writer
+from router.log.sqlite_writer import Writer
 from router.log.threads import CallThread
 
 _P = ParamSpec("_P")
@@ -74,12 +75,14 @@ class SqliteLog:
         clock: Callable[[], int] = _now_ms,
         keep_keys_ms: int = 26 * _HOUR_MS,
         cached_heads: int = 100_000,
+        recent_keys: int = RECENT_KEYS,
     ) -> SqliteLog:
         """Open the log at `path`, which is made if missing; its folder must exist.
 
         Blocks: milliseconds, or longer where a large write-ahead log was left behind by a crash. `clock`
         gives Unix time in ms. Idempotency keys are kept for `keep_keys_ms` at least. `cached_heads`
-        bounds how many logs' ends are at hand for `head`, at some 500 bytes each.
+        bounds how many logs' ends are at hand for `head`, at some 500 bytes each. `recent_keys` is the
+        number of keys that are put in order together; twice as many are in memory, at some 160 bytes each.
 
         Lowers the process's `sys.setswitchinterval` to 0.1 ms, or the log's threads could starve.
 
@@ -92,7 +95,7 @@ class SqliteLog:
             with ExitStack() as undo:
                 lock = FileLock(path)
                 undo.callback(lock.release)
-                writer = Writer(path)
+                writer = Writer(path, recent_keys)
                 undo.callback(writer.close)
                 log = cls(lock, writer, Reader(path), clock, keep_keys_ms, cached_heads)
                 undo.pop_all()

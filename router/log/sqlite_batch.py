@@ -28,6 +28,8 @@ class Numbers:
 
     topic_id: int
     delivery_id: int
+    #: In `recent_keys`.
+    key_id: int
 
 
 @dataclass(slots=True)
@@ -91,7 +93,8 @@ def make_batch(
         batch.bodies.append(body)
         batch.messages += (tail.topic_id, seq, now_ms, author.role, author.user, body)
         if draft.key is not None:
-            batch.keys += (draft.key, draft.digest, epoch, seq, draft.connections, now_ms)
+            numbers.key_id += 1
+            batch.keys += (numbers.key_id, draft.key, draft.digest, epoch, seq, draft.connections, now_ms)
         if draft.deliver:
             numbers.delivery_id += 1
             draft.delivery_id = numbers.delivery_id

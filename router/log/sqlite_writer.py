@@ -7,36 +7,21 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from router.core.topics import TopicKey
 from router.log.port import LogUnavailable
 from router.log.sqlite_batch import Batch, Head, Numbers
 from router.log.sqlite_file import connect_writer
-from router.log.sqlite_statements import Insert, Select, look_up_heads
+from router.log.sqlite_keys import Kept, Keys, keys_of
+from router.log.sqlite_statements import Insert, look_up_heads
 
-#: Rows a sweep looks at, and messages of an erased log it deletes: some ten milliseconds in all.
-_SWEEP_KEYS = 10_000
+#: Messages of an erased log that a sweep deletes.
 _SWEEP_MESSAGES = 2_000
 
 _INSERT_TOPICS = Insert("topics", ("topic_id", "tenant", "agent", "platform", "kind", "target", "epoch"))
 _INSERT_MESSAGES = Insert("messages", ("topic_id", "seq", "created_ms", "role", "author_user", "body"))
-_INSERT_KEYS = Insert("idempotency", ("key", "digest", "epoch", "seq", "connections", "created_ms"))
 _INSERT_DELIVERIES = Insert("deliveries", ("delivery_id", "tenant", "agent", "topic_id", "seq"))
-_SELECT_KEYS = Select(
-    "hex(key), hex(digest), epoch, seq, connections", "CROSS JOIN idempotency ON key = column1", 1
-)
 _DELETE_SETTLED = "DELETE FROM deliveries WHERE delivery_id IN (SELECT value FROM json_each(?))"
-_KEY_COLUMNS = 6
-
-
-class Kept(NamedTuple):
-    """What is kept of the first message with a key."""
-
-    digest: bytes
-    epoch: str
-    seq: int
-    connections: int
 
 
 class Writer:
@@ -46,16 +31,19 @@ class Writer:
     gone. Every method may raise LogUnavailable, and has then changed nothing.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, recent_keys: int) -> None:
+        """`recent_keys` is the number of keys that are put in order together."""
         self._path = path
-        self._sweep_after = b""
-        self._db: sqlite3.Connection | None = connect_writer(path)
+        db = connect_writer(path)
+        self._db: sqlite3.Connection | None = db
+        self._keys = Keys(db, recent_keys)
 
     def numbers(self) -> Numbers:
         """The highest numbers ever given out, as of the last commit."""
         with self._transaction() as db:
             highest = dict(db.execute("SELECT name, seq FROM sqlite_sequence"))
-            return Numbers(highest.get("topics", 0), highest.get("deliveries", 0))
+            key_id = db.execute("SELECT max(id) FROM recent_keys").fetchone()[0] or 0
+            return Numbers(highest.get("topics", 0), highest.get("deliveries", 0), key_id)
 
     def heads(self, topics: Sequence[TopicKey]) -> list[Head]:
         """The heads of these topics, in order."""
@@ -68,14 +56,11 @@ class Writer:
         If keys of it were used before, nothing is written, and what is kept of them is returned.
         """
         with self._transaction() as db:
-            try:
-                _INSERT_KEYS.run(db, batch.keys)
-            except sqlite3.IntegrityError:
-                db.rollback()
-                kept = _kept(db, batch.keys[::_KEY_COLUMNS])
-                if not kept:
-                    raise
-                return kept
+            if batch.keys:
+                used = self._keys.used(db, keys_of(batch.keys))
+                if used:
+                    return used
+                self._keys.add(db, batch.keys)
             if batch.settled:
                 db.execute(_DELETE_SETTLED, (json.dumps(list(batch.settled)),))
             _INSERT_TOPICS.run(db, batch.topics)
@@ -86,7 +71,7 @@ class Writer:
     def kept(self, keys: list[bytes]) -> dict[bytes, Kept]:
         """What is kept of these keys, those that were used before."""
         with self._transaction() as db:
-            return _kept(db, keys)
+            return self._keys.used(db, keys)
 
     def reset(self, topic: TopicKey) -> int:
         """Erase a log; returns how many messages it held.
@@ -107,22 +92,10 @@ class Writer:
             return head.position.seq
 
     def sweep(self, created_before_ms: int) -> None:
-        """Delete some of the keys made before a time, and some messages of erased logs.
-
-        Each call looks at the next piece of the key space, so that no index by time is needed.
-        """
+        """Delete some of the keys made before a time, and some messages of erased logs."""
         with self._transaction() as db:
             _delete_erased(db)
-            last = db.execute(
-                "SELECT max(key) FROM (SELECT key FROM idempotency WHERE key > ? ORDER BY key LIMIT ?)",
-                (self._sweep_after, _SWEEP_KEYS),
-            ).fetchone()[0]
-            if last is not None:
-                db.execute(
-                    "DELETE FROM idempotency WHERE key > ? AND key <= ? AND created_ms < ?",
-                    (self._sweep_after, last, created_before_ms),
-                )
-            self._sweep_after = last or b""
+            self._keys.expire(db, created_before_ms)
 
     def close(self) -> None:
         """Release the connection."""
@@ -162,15 +135,11 @@ class Writer:
                 raise LogUnavailable(
                     f"{self._path}: the write-ahead log cannot be emptied: a reader is in the way"
                 )
+            self._keys.load(db)
         except BaseException:
             db.close()
             raise
         return db
-
-
-def _kept(db: sqlite3.Connection, keys: list[bytes]) -> dict[bytes, Kept]:
-    rows = _SELECT_KEYS.run(db, keys)
-    return {bytes.fromhex(key): Kept(bytes.fromhex(digest), *rest) for key, digest, *rest in rows}
 
 
 def _delete_erased(db: sqlite3.Connection) -> None:

@@ -39,7 +39,7 @@ class EdgeServicer(EdgeServiceServicer):
             shell.streams[before].end(catalogue.LINK_REPLACED.refused(edge_id=link.edge_id))
         stream = shell.opened(link)
         shell.settle()
-        _log.info("edge linked", edge=link.edge_id, peer=context.peer())
+        _log.info("edge linked", edge=link.edge_id, boot=link.boot_id, peer=context.peer())
         try:
             await context.write(LinkResponse(welcome=self._welcome(), credit=core.window))
             core.link_received(link, first, time.monotonic())

@@ -23,6 +23,7 @@ from edge_loopback import (
     say,
 )
 from structlog.testing import capture_logs
+from trunkline.v1.edge_service_pb2 import RouterEntry, TopicsJoined
 
 
 @asynccontextmanager
@@ -133,6 +134,18 @@ async def test_the_same_edge_says_the_same_name_and_boot_on_each_link() -> None:
         assert first.hello == second.hello
         assert second.hello.edge_id == "mine"
         await edge.until(lambda: edge.shell.core.counts.links == 2)
+
+
+async def test_a_router_that_names_a_topic_it_has_not_opened_loses_the_link_and_not_the_edge() -> None:
+    async with running_router() as router, running_edge(router.address) as edge:
+        first = await router.link()
+        _, number = await accepted(edge, first)
+        with capture_logs() as logs:
+            await first.send(RouterEntry(join=TopicsJoined(connection=number, topics=[99])))
+            second = await router.link()
+        assert (await second.next("topic")).address.tenant == "t"
+        assert (await second.next("opened")).restored
+        assert "the router names topic 99, which it has not opened" in [log.get("problem") for log in logs]
 
 
 async def test_clients_stay_while_their_router_restarts_and_what_was_not_answered_is_sent_again() -> None:
