@@ -82,7 +82,8 @@ class SqliteLog:
         Blocks: milliseconds, or longer where a large write-ahead log was left behind by a crash. `clock`
         gives Unix time in ms. Idempotency keys are kept for `keep_keys_ms` at least. `cached_heads`
         bounds how many logs' ends are at hand for `head`, at some 500 bytes each. `recent_keys` is the
-        number of keys that are put in order together; twice as many are in memory, at some 160 bytes each.
+        number of keys that are put in order together; up to twice as many are in memory, at some 160 bytes
+        each.
 
         Lowers the process's `sys.setswitchinterval` to 0.1 ms, or the log's threads could starve.
 

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from itertools import islice
 from typing import Any, NamedTuple
 
 from router.log.sqlite_statements import Insert, Select
 
-#: Recent keys that are carried over together. Until that is done, as many again may arrive, or half as
-#: many where commits are large. In memory, each is some 160 bytes.
+#: How many recent keys are carried over together. Until that is done, half as many more arrive at most,
+#: each some 160 bytes in memory.
 RECENT_KEYS = 50_000
-#: Keys that a commit carries over at least; the more at once, the fewer pages are written twice.
-_LEAST_MOVED = 256
+#: Commits that it takes at most; with more and smaller pieces, more pages would be written twice.
+_PIECES = 200
 #: Rows of each table that an `expire` looks at.
 _LOOKED_AT = 10_000
 _LOOKED_AT_RECENT = 2_000
@@ -35,7 +34,7 @@ _SELECT_OLD = Select(_KEPT, "CROSS JOIN idempotency ON key = column1", 1)
 #: before a restart is so again.
 _MOVE = (
     f"INSERT OR IGNORE INTO idempotency ({_COLUMNS})"
-    f" SELECT {_COLUMNS} FROM json_each(?) CROSS JOIN recent_keys ON id = value"
+    f" SELECT {_COLUMNS} FROM (SELECT value FROM json_each(?)) CROSS JOIN recent_keys ON id = value"
 )
 _SELECT_EXPIRED = (
     "SELECT json_group_array(json_array(hex(key), id))"
@@ -67,6 +66,7 @@ class Keys:
     def __init__(self, db: sqlite3.Connection, most_recent: int) -> None:
         """`most_recent` keys are carried over together."""
         self._most_recent = most_recent
+        self._least_moved = max(1, most_recent // _PIECES)
         self._after = b""
         self.load(db)
 
@@ -97,7 +97,7 @@ class Keys:
         keys = keys_of(rows)
         self._recent.update(zip(keys, rows[_ROW_ID::_ROW_WIDTH], strict=True))
         if self._leaving:
-            self._move(db, max(_LEAST_MOVED, 2 * len(keys)))
+            self._move(db, max(self._least_moved, 2 * len(keys)))
         elif len(self._recent) >= self._most_recent:
             self._leaving, self._recent = self._recent, {}
             # 10 ms for 50,000.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Coroutine
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,19 @@ def open_sqlite(folder: Path) -> Opener:
     return opener
 
 
-ENGINES: dict[str, Callable[[Path], Opener]] = {"sqlite": open_sqlite}
+def open_sqlite_with_few_recent_keys(folder: Path) -> Opener:
+    """Keys are on their way from one table to the other all the time."""
+
+    async def opener() -> Log:
+        return SqliteLog.open(folder / "log.db", clock=lambda: NOW_MS, keep_keys_ms=HOUR_MS, recent_keys=2)
+
+    return opener
+
+
+ENGINES: dict[str, Callable[[Path], Opener]] = {
+    "sqlite": open_sqlite,
+    "sqlite-few-recent-keys": open_sqlite_with_few_recent_keys,
+}
 
 
 _keys = itertools.count(1)
@@ -42,6 +55,11 @@ _keys = itertools.count(1)
 
 def a_key() -> bytes:
     return next(_keys).to_bytes(16, "big")
+
+
+def hashed_key(number: int) -> bytes:
+    """Keys of rising numbers are in no order."""
+    return blake2b(number.to_bytes(8, "big"), digest_size=16).digest()
 
 
 def draft(

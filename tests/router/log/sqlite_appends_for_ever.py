@@ -1,4 +1,7 @@
-"""Appends to the log named on the command line until killed; prints each head once it is committed."""
+"""Appends to the log named on the command line until killed; prints each head once it is committed.
+
+The key of each message is that of its seq, and keys move from one table to the other all the time.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,20 @@ import asyncio
 import sys
 from pathlib import Path
 
-from log_engines import ALICE, draft
+from log_engines import ALICE, draft, hashed_key
 
 from router.log.sqlite import SqliteLog
 
 
 async def main() -> None:
-    log = SqliteLog.open(Path(sys.argv[1]))
+    log = SqliteLog.open(Path(sys.argv[1]), recent_keys=30)
+    (head,) = await log.heads([ALICE])
+    seq = head.seq
     while True:
-        await log.append([draft(deliver=True) for _ in range(7)], [])
-        head = log.head(ALICE)
-        assert head is not None
-        sys.stdout.write(f"{head.seq}\n")
+        drafts = [draft(key=hashed_key(seq + n), deliver=True) for n in range(1, 8)]
+        await log.append(drafts, [])
+        seq = drafts[-1].message.position.seq
+        sys.stdout.write(f"{seq}\n")
         sys.stdout.flush()
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Event
 
 import pytest
-from log_engines import ALICE, BOB, NOW_MS, a_key, append, draft
+from log_engines import ALICE, BOB, NOW_MS, a_key, append, draft, hashed_key
 from trunkline.v1.message_pb2 import Message
 
 from router.core.journal import PageRequest, Verdict
@@ -22,7 +22,7 @@ from router.core.topics import EMPTY, GROUP, PERSON, USER, Position, TopicKey
 from router.log.port import LogUnavailable
 from router.log.sqlite import SqliteLog
 from router.log.sqlite_batch import Batch
-from router.log.sqlite_writer import Kept
+from router.log.sqlite_keys import Kept
 
 
 def open_log(folder: Path, **options: int) -> SqliteLog:
@@ -233,10 +233,14 @@ async def test_nothing_committed_is_lost_when_the_process_is_killed(tmp_path: Pa
         log = open_log(tmp_path)
         seqs = await everything(log)
         owed = await log.deliveries("acme", "echo", 0, 1_000_000)
+        again = await append(log, *(draft(key=hashed_key(seq), repeat_only=True) for seq in seqs))
         await log.close()
         assert len(seqs) >= told
         assert seqs == list(range(1, len(seqs) + 1))
         # What is committed together is there together.
+        assert [(d.verdict, d.message.position.seq) for d in again] == [
+            (Verdict.DUPLICATE, seq) for seq in seqs
+        ]
         assert [Message.FromString(d.message).position.seq for d in owed] == seqs
 
 
@@ -285,34 +289,6 @@ async def test_sweeps_delete_an_erased_log_piece_by_piece(log: SqliteLog) -> Non
     await log.sweep(NOW_MS)
     assert log._reader._db.execute("SELECT count(*) FROM messages").fetchone() == (0,)
     assert log._reader._db.execute("SELECT count(*) FROM erased").fetchone() == (0,)
-
-
-async def test_sweeps_walk_all_keys_a_bounded_piece_at_a_time(
-    log: SqliteLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("router.log.sqlite_writer._SWEEP_KEYS", 10)
-    await append(log, *(draft(key=a_key()) for _ in range(25)))
-    left = []
-    for _ in range(4):
-        await log.sweep(NOW_MS + 10**9)
-        left += log._reader._db.execute("SELECT count(*) FROM idempotency").fetchone()
-    assert left == [15, 5, 0, 0]
-    await append(log, draft(key=b"\0" * 16))
-    await log.sweep(NOW_MS + 10**9)
-    assert log._reader._db.execute("SELECT count(*) FROM idempotency").fetchone() == (0,)
-
-
-async def test_sweeps_get_past_keys_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.log.sqlite_writer._SWEEP_KEYS", 10)
-    now = NOW_MS
-    log = SqliteLog.open(tmp_path / "log.db", clock=lambda: now, keep_keys_ms=1000)
-    await append(log, *(draft(key=bytes([200 + n]) * 16) for n in range(5)))
-    now += 1000
-    await append(log, *(draft(key=bytes([n]) * 16) for n in range(25)))
-    for _ in range(3):
-        await log.sweep(now + 1)
-    assert log._reader._db.execute("SELECT count(*) FROM idempotency").fetchone() == (25,)
-    await log.close()
 
 
 async def test_pages_larger_than_a_portion_are_read_whole(
