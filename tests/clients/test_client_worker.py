@@ -158,8 +158,8 @@ async def test_a_delivery_that_comes_again_while_it_is_handled_is_handled_once()
         return "done"
 
     async with attached(answer) as (_, side):
-        await side.deliver(1)
-        await side.deliver(1)
+        # In one batch, so that both have come before the handler can go on.
+        await side.deliver(1, 1)
         gate.set()
         assert await settled(side) == {1: ["done"]}
         assert calls == 1
