@@ -78,12 +78,12 @@ class Joining:
         self.begin()
 
     def _recover(self) -> None:
-        behind = [topic for topic in self._topics if self._is_behind(topic)]
-        if not behind:
+        if not any(self._is_behind(topic) for topic in self._topics):
             self._finish()
             return
         requests = []
-        for topic in behind:
+        # All that are to go on, also those at their end now: they may have moved on by the time of the read.
+        for topic in [topic for topic in self._topics if topic.key in self._wanted]:
             after = self._wanted[topic.key]
             catchup = self._catchups[topic] = Catchup(after)
             topic.catchups = [*(topic.catchups or ()), catchup]

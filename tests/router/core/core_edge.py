@@ -66,8 +66,11 @@ class Client:
         elif kind == "unsubscribed":
             self.place.pop(topic_of(frame.unsubscribed.address), None)
         elif kind == "ack":
-            position = Position(frame.ack.position.epoch, frame.ack.position.seq)
-            self.came_to(position, topic_of(frame.ack.address))
+            position, key = frame.ack.position, topic_of(frame.ack.address)
+            place = self.place.get(key)
+            # The ack of a retry may name a log that was erased since, and is no place in this one.
+            if place is None or place.epoch == position.epoch or position.seq == 1:
+                self.came_to(Position(position.epoch, position.seq), key)
         elif kind == "message":
             self._message(frame)
         if kind in ("ack", "error", "subscribed", "unsubscribed", "history"):

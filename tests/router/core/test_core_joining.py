@@ -77,6 +77,23 @@ def test_what_is_committed_while_the_log_is_read_comes_exactly_once(steps: str, 
     assert client.texts == ["2", "3", "4"]
 
 
+def test_a_topic_that_moves_on_while_another_one_is_read_leaves_no_gap() -> None:
+    router = Router()
+    said(router, ALICE, "1", "2")
+    client = router.open(ALICE, resume={ALICE: Position("e1", 1), TENANT: EMPTY})
+    # The ends of the topics: that of the tenant's is where the client was.
+    router.look()
+    router.show()
+    router.broadcast(TENANT, "to all")
+    router.write()
+    router.tell()
+    router.look()
+    router.show()
+    router.settle()
+    assert client.frames[0].connected.recovered
+    assert sorted(client.texts) == ["2", "to all"]
+
+
 @pytest.mark.parametrize("is_heard", [False, True])
 def test_a_read_that_sees_a_commit_before_the_core_is_told_of_it_makes_no_duplicate(is_heard: bool) -> None:
     router = Router()
