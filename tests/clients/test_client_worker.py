@@ -130,11 +130,18 @@ async def test_what_is_being_handled_is_extended_three_times_a_lease_in_one_batc
     gate = asyncio.Event()
     time = FakeTime()
 
+    handled = asyncio.Semaphore(0)
+
     async def answer(message: Message) -> None:
+        handled.release()
         await gate.wait()
 
     async with attached(answer, time) as (_, side):
         await side.deliver(1, 2)
+        # Written is not read: time goes on once the worker holds both.
+        async with asyncio.timeout(5):
+            await handled.acquire()
+            await handled.acquire()
         await time.asleep_for(10)
         time.advance(10)
         assert sorted((await side.read()).extend) == [1, 2]
