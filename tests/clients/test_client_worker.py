@@ -234,7 +234,16 @@ async def test_a_worker_waits_for_a_router_that_is_not_there_and_says_so_once(
     await time.asleep_for(0.8)
     running.cancel()
     await asyncio.wait({running})
-    assert len([each for each in caplog.records if each.levelno == logging.WARNING]) == 1
+    assert (
+        len(
+            [
+                each
+                for each in caplog.records
+                if each.name == "trunkline_client" and each.levelno == logging.WARNING
+            ]
+        )
+        == 1
+    )
 
 
 async def test_cancelling_a_worker_leaves_no_task() -> None:
