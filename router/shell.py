@@ -1,7 +1,7 @@
 """Runs the core: does what it asks for, and lets waiting tasks know.
 
-Four tasks for the whole process, whatever the load: the committer, the reader, the clock, and each
-stream's own pair. Nothing is done per message but by the core.
+Three tasks for the whole process, whatever the load: the committer, the reader and the clock; and a
+pair for each stream. Nothing is done per message but by the core.
 """
 
 from __future__ import annotations

@@ -53,8 +53,7 @@ class Agents:
         ours = catalogue.CONTRACT_MINOR
         if abs(hello.contract_minor - ours) > 1:
             raise catalogue.INCOMPATIBLE_VERSION.refused(theirs=hello.contract_minor, ours=ours)
-        if hello.tenant not in self._directory.tenants:
-            raise catalogue.UNKNOWN_TENANT.refused(tenant=hello.tenant)
+        self._directory.tenant(hello.tenant)
         worker = Worker(hello.tenant, list(dict.fromkeys(hello.agents)), hello.capacity, hello.worker_id, now)
         self.workers.add(worker)
         for agent in worker.agents:

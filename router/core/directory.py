@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from trunkline.v1 import catalogue
 from trunkline.v1.address_pb2 import Address, Conversation
 from trunkline.v1.presence_service_pb2 import Connection as ConnectionProto
 
@@ -180,6 +181,13 @@ class Directory:
         self.tenants = {name: Tenant(name) for name in tenants}
         self.links: dict[str, Link] = {}
         self.topics: dict[TopicKey, Topic] = {}
+
+    def tenant(self, name: str) -> Tenant:
+        """A tenant by name. Raises Refused UNKNOWN_TENANT where nobody declared it."""
+        tenant = self.tenants.get(name)
+        if tenant is None:
+            raise catalogue.UNKNOWN_TENANT.refused(tenant=name)
+        return tenant
 
     def tenant_of(self, connection: Connection) -> Tenant:
         """The tenant of a connection."""

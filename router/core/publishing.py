@@ -55,7 +55,7 @@ class Publishing:
         Raises Refused where the request is not valid; the origin is not told then.
         """
         check(request)
-        self._check_tenant(request.address.tenant)
+        self._directory.tenant(request.address.tenant)
         if request.ephemeral or request.address.WhichOneof("target") == "connection":
             self._hand_on(request, origin)
             return
@@ -79,10 +79,6 @@ class Publishing:
             origin=origin,
         )
         self._journal.add(draft, len(serialized))
-
-    def _check_tenant(self, tenant: str) -> None:
-        if tenant not in self._directory.tenants:
-            raise catalogue.UNKNOWN_TENANT.refused(tenant=tenant)
 
     def _message_of(self, request: BroadcastRequest) -> Message:
         message = Message(

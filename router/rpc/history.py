@@ -94,5 +94,4 @@ class HistoryServicer(HistoryServiceServicer):
         return topic_of(topic_address(address))
 
     def _check_tenant(self, tenant: str) -> None:
-        if tenant not in self._shell.core.directory.tenants:
-            raise catalogue.UNKNOWN_TENANT.refused(tenant=tenant)
+        self._shell.core.directory.tenant(tenant)

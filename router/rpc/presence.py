@@ -127,7 +127,4 @@ class PresenceServicer(PresenceServiceServicer):
             del shell.streams[watcher]
 
     def _tenant(self, name: str) -> Tenant:
-        tenant = self._shell.core.directory.tenants.get(name)
-        if tenant is None:
-            raise catalogue.UNKNOWN_TENANT.refused(tenant=name)
-        return tenant
+        return self._shell.core.directory.tenant(name)
