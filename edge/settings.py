@@ -29,5 +29,11 @@ class EdgeSettings(ProcessSettings):
     outbox_total_bytes: int = Field(
         default=64 << 20, ge=1 << 20, description="Buffered for all, beyond which the router is held back"
     )
+    rollup_ms: int = Field(
+        default=40,
+        ge=0,
+        le=500,
+        description="Window in which deltas for a client that asks for none are joined",
+    )
     link_window: int = Field(default=4, ge=1, description="Batches that the router may have under way")
     drain_s: float = Field(default=5, ge=0, description="Time over which clients are closed on SIGTERM")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
+from trunkline.v1.edge_service_pb2 import LinkResponse
 
 from edge.core.bounds import Limits
 from edge.core.congestion import Congestion
@@ -16,7 +18,7 @@ from edge.core.edge import EdgeCore
 from edge.dialects.codec import FrameRefused
 from edge.settings import EdgeSettings
 from edge.ws.request import ConnectRequest
-from edge.ws.socket import HIGH_WATER_BYTES, Socket
+from edge.ws.socket import Socket
 
 TICK_S = 1.0
 #: How often buffers are looked at while clients together take less than comes.
@@ -52,6 +54,9 @@ class Shell:
         self._room = asyncio.Event()
         #: A look at the buffers is due.
         self._looking = False
+        #: Rings when the next window of deltas ends.
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = math.inf
 
     # After each step of the core
 
@@ -71,33 +76,43 @@ class Shell:
             core.release.clear()
         if core.uplink.is_ready:
             self.link_wake.set()
+        due = core.next_due
+        if due is not None and due < self._alarm_at:
+            self._set_alarm(due)
 
     def _write(self, dirty: list[Connection]) -> None:
-        limit = self.settings.outbox_bytes
         for connection in dirty:
             socket: Socket = connection.socket
             pending, connection.pending = connection.pending, []
             data = pending[0] if len(pending) == 1 else b"".join(pending)
-            if connection.state is State.OPEN:
-                buffered = socket.buffered
-                self.congestion.report(connection, buffered)
-                if buffered and buffered + len(data) > limit:
+            if connection.lags and connection.state is State.OPEN:
+                # What gathers counts as if it were written.
+                lag_bytes = self._report(connection)
+                if lag_bytes + len(data) > self.settings.outbox_bytes:
                     self._close_slow(connection)
                     continue
-            socket.write(data)
-            if len(data) > HIGH_WATER_BYTES and connection.state is State.OPEN:
-                # More than a transport keeps for later: what the client did not take at once is known now.
-                self.congestion.report(connection, socket.buffered)
+            if data:
+                socket.write(data)
+            if connection.lags and connection.state is State.OPEN:
+                self._report(connection)
             if connection.closing is not None:
                 socket.close(connection.closing.code, connection.closing.reason)
+
+    def _report(self, connection: Connection) -> int:
+        lag_bytes: int = connection.socket.buffered + self.core.gathered_bytes(connection)
+        self.congestion.report(connection, lag_bytes)
+        return lag_bytes
 
     def _close_slow(self, connection: Connection) -> None:
         """What is buffered stays in order; the close comes after it, or an abort if that is not read."""
         self.congestion.gone(connection)
-        if connection.state is not State.OPEN:
-            return
-        self.core.counts.slow_consumers += 1
-        self.core.close(connection, catalogue.SLOW_CONSUMER.refused())
+        self.core.close_slow(connection)
+
+    def caught_up(self, connection: Connection) -> None:
+        """A client that lagged has taken everything."""
+        self.congestion.report(connection, 0)
+        self.core.caught_up(connection)
+        self.settle()
 
     # Clients coming and going
 
@@ -119,7 +134,9 @@ class Shell:
         opened.connection_id = f"c{secrets.token_hex(12)}"
         opened.remote_ip = socket.remote_ip
         opened.opened_at.GetCurrentTime()
-        connection = self.core.open(socket, wish.codec, opened)
+        rollup_ms = self.settings.rollup_ms if wish.rollup_ms is None else wish.rollup_ms
+        connection = self.core.open(socket, wish.codec, opened, rollup_ms)
+        connection.lags = socket.buffered > 0
         socket.connection = connection
         self._rounds[connection.number % len(self._rounds)].add(connection)
 
@@ -154,6 +171,11 @@ class Shell:
                 self._look_later()
             await self._room.wait()
 
+    def link_received(self, batch: LinkResponse) -> None:
+        """A batch came from the router. Raises KeyError where it names an unknown topic."""
+        self.core.link_received(batch, asyncio.get_running_loop().time())
+        self.settle()
+
     def link_lost(self) -> None:
         """The link broke."""
         self.core.link_lost()
@@ -165,7 +187,7 @@ class Shell:
 
     def _measure(self) -> None:
         for connection in self.congestion.lagging:
-            self.congestion.report(connection, connection.socket.buffered)
+            self._report(connection)
 
     def _look(self) -> None:
         """Congested: see whether clients have caught up, and close those that take nothing."""
@@ -183,6 +205,19 @@ class Shell:
             self._room.set()
 
     # Time
+
+    def _set_alarm(self, due: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_at = due
+        self._alarm = asyncio.get_running_loop().call_at(due, self._rang)
+
+    def _rang(self) -> None:
+        """A window of deltas is over."""
+        due, self._alarm_at, self._alarm = self._alarm_at, math.inf, None
+        # The loop's timers may be early by its clock's resolution.
+        self.core.flush_due(max(due, asyncio.get_running_loop().time()))
+        self.settle()
 
     async def run(self) -> None:
         """Watch the time; returns only by being cancelled."""

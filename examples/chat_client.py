@@ -1,9 +1,9 @@
-"""A client that says a few things and shows what the agent answers: python examples/chat_client.py"""
+"""A client that asks a few things and shows the answers as they come: python examples/chat_client.py"""
 
 import asyncio
 import os
 
-from trunkline_client import Client, TrunklineError, text_of
+from trunkline_client import Client, Snapshot, TrunklineError, text_of
 
 URL = os.environ.get("TRUNKLINE_URL", "ws://127.0.0.1:8080")
 LINES = ["Hello", "Is anybody there?", "Good bye"]
@@ -14,16 +14,17 @@ async def main() -> None:
         URL, tenant="demo", agent="echo", platform="web", conversation="person:alice", user="alice"
     )
     async with client:
-        waiting = set()
         for line in LINES:
-            ack = await client.send(line)
-            waiting.add(ack.message_id)
             print(f"alice: {line}")
-        async for message in client:
-            print(f"{message.address.agent}: {text_of(message)}")
-            waiting.discard(message.reply_to)
-            if not waiting:
-                break
+            async with client.ask(line) as reply:
+                print("agent: ", end="")
+                async for delta in reply:
+                    print(
+                        text_of(delta.message) if isinstance(delta, Snapshot) else delta.text,
+                        end="",
+                        flush=True,
+                    )
+                print()
 
 
 if __name__ == "__main__":

@@ -17,12 +17,14 @@ async def main(router: str) -> None:
         print(f"The agent `echo` of tenant `demo` is attached to {router}", flush=True)
 
     worker = Worker(router, tenant="demo", agents=["echo"], capacity=1000, on_attached=attached)
-    serving = asyncio.ensure_future(worker.run(answer))
+    draining: list[asyncio.Task[bool]] = []
+
+    def drain() -> None:
+        draining.append(asyncio.create_task(worker.drain(5)))
+
     for each in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(each, serving.cancel)
-    await asyncio.wait({serving})
-    if not serving.cancelled():
-        serving.result()
+        asyncio.get_running_loop().add_signal_handler(each, drain)
+    await worker.run(answer)
 
 
 if __name__ == "__main__":

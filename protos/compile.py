@@ -100,6 +100,7 @@ CATALOGUE_HEAD = '''\
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 
@@ -120,15 +121,19 @@ class Entry(NamedTuple):
 
     def refused(self, **values: object) -> Refused:
         """This entry as an exception, its text completed."""
-        return Refused(self, self.sentence(**values))
+        return Refused(self, self.sentence(**values), values)
 
 
 class Refused(Exception):
-    """Something was refused for a reason of the catalogue; `str()` is the completed text."""
+    """Something was refused for a reason of the catalogue; `str()` is the completed text.
 
-    def __init__(self, entry: Entry, sentence: str) -> None:
+    `values` are what completes the text, for programs.
+    """
+
+    def __init__(self, entry: Entry, sentence: str, values: Mapping[str, object] | None = None) -> None:
         super().__init__(sentence)
         self.entry = entry
+        self.values = values or {}
 
 
 '''

@@ -65,6 +65,7 @@ async def serve(settings: RouterSettings, stop: asyncio.Event) -> None:
     """Run a router until the event is set. Raises StartError where it cannot start."""
     log = await open_log(settings)
     shell = make_shell(settings, log)
+    await shell.load()
     server, health = await make_server(shell)
     port = bind(server, settings.router_listen)
     await server.start()
@@ -112,12 +113,17 @@ def make_shell(settings: RouterSettings, log: Log) -> Shell:
         window=settings.link_window,
         lease_s=settings.lease_s,
         delivery_lease_s=settings.delivery_lease_s,
+        reply_lease_s=settings.reply_lease_s,
+        max_attempts=settings.max_attempts,
+        max_open_messages=settings.max_open_messages,
+        max_open_bytes=settings.max_open_bytes,
+        checkpoint_bytes=settings.checkpoint_bytes,
         outbox_max_bytes=settings.link_outbox_bytes,
         peek=log.head,
         new_id=lambda: secrets.token_hex(12),
         now_ms=lambda: time.time_ns() // 1_000_000,
     )
-    return Shell(core, log)
+    return Shell(core, log, settings.checkpoint_interval_s)
 
 
 async def make_server(shell: Shell) -> tuple[grpc.aio.Server, HealthServicer]:

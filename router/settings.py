@@ -30,6 +30,22 @@ class RouterSettings(ProcessSettings):
         gt=0,
         description="Time after which an unsettled delivery, or a silent worker, is given up",
     )
+    reply_lease_s: float = Field(
+        default=15, gt=0, description="Time after which a streamed reply without its worker expires"
+    )
+    max_attempts: int = Field(
+        default=10, ge=1, description="Deliveries of one message before it becomes a dead letter"
+    )
+    max_open_messages: int = Field(default=10_000, ge=1, description="Open messages of one tenant")
+    max_open_bytes: int = Field(
+        default=512 << 20, ge=1 << 20, description="What all open messages may hold together"
+    )
+    checkpoint_interval_s: float = Field(
+        default=1, gt=0, description="How often what was added to open messages is written to disk"
+    )
+    checkpoint_bytes: int = Field(
+        default=16 << 10, ge=1, description="Added to one open message, beyond which it is written at once"
+    )
     link_window: int = Field(default=4, ge=1, description="Batches that an edge may have under way")
     link_outbox_bytes: int = Field(
         default=2 << 20, ge=1 << 16, description="Waiting for one edge, beyond which senders are held back"

@@ -14,17 +14,20 @@ from typing import Any
 import structlog
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
+from trunkline.v1.message_pb2 import Message
 
-from router.core.deliveries import Worker
 from router.core.directory import Link
-from router.core.effects import ReadDeliveries, ReadHeads, ReadPages
+from router.core.effects import ReadDeliveries, ReadHeads, ReadMessage, ReadPages
 from router.core.router import RouterCore
+from router.core.workers import Worker
 from router.log.port import Log, LogUnavailable
 
 _log = structlog.get_logger()
 
-#: How often leases are looked at and the log's housekeeping is done.
-TICK_S = 1.0
+#: How often leases, and deliveries that wait for another attempt, are looked at.
+TICK_S = 0.25
+#: How often the log does its housekeeping.
+SWEEP_S = 1.0
 
 #: Reads of pages done together: what they bring is in memory at a time.
 PAGES_A_READ = 16
@@ -53,9 +56,10 @@ class Stream:
 class Shell:
     """The tasks around one core and one log. `run` returns only by being cancelled."""
 
-    def __init__(self, core: RouterCore, log: Log) -> None:
+    def __init__(self, core: RouterCore, log: Log, checkpoint_interval_s: float) -> None:
         self.core = core
         self.log = log
+        self._checkpoint_interval_s = checkpoint_interval_s
         #: By peer, or by whatever stands for the caller of an RPC that streams.
         self.streams: dict[object, Stream] = {}
         #: Reads that wait until the outbox they will fill has room.
@@ -116,6 +120,10 @@ class Shell:
 
     # Tasks
 
+    async def load(self) -> None:
+        """Read what was open when the router last stopped; to be done before any peer is let in."""
+        self.core.open_messages.load(await self.log.open_messages(), time.monotonic())
+
     async def run(self) -> None:
         """Run the tasks."""
         async with asyncio.TaskGroup() as tasks:
@@ -135,17 +143,17 @@ class Shell:
             await self._to_commit.wait()
             self._to_commit.clear()
             while core.journal:
-                drafts, settlements = core.journal.take()
-                settled = [unit.delivery_id for unit in settlements]
-                try:
-                    async with self._writing:
-                        await self.log.append(drafts, settled)
-                except LogUnavailable as error:
-                    self._report_log(error)
-                    core.not_committed(drafts, settlements)
-                else:
-                    self._report_log(None)
-                    core.committed(drafts, settlements)
+                # Taken within the lock: what a reset forbids must not have left the journal before it.
+                async with self._writing:
+                    transaction, units = core.journal.take()
+                    try:
+                        await self.log.append(transaction)
+                    except LogUnavailable as error:
+                        self._report_log(error)
+                        core.not_committed(transaction, units)
+                    else:
+                        self._report_log(None)
+                        core.committed(transaction, units)
                 self._changed.set()
                 self.settle()
 
@@ -169,6 +177,8 @@ class Shell:
             for read in reads:
                 if isinstance(read, ReadDeliveries):
                     await self._read_deliveries(read)
+                elif isinstance(read, ReadMessage):
+                    await self._read_message(read)
             pages = [read for read in reads if isinstance(read, ReadPages)]
             for start in range(0, len(pages), PAGES_A_READ):
                 await self._read_pages(pages[start : start + PAGES_A_READ])
@@ -210,29 +220,46 @@ class Shell:
             read.failed()
         self.settle()
 
+    async def _read_message(self, read: ReadMessage) -> None:
+        try:
+            stored = await self.log.message(read.tenant, read.message_id)
+        except LogUnavailable:
+            read.failed()
+        else:
+            read.done(Message.FromString(stored) if stored is not None else None)
+        self.settle()
+
     def _failed(self, reads: list[Any]) -> None:
         for read in reads:
             read.failed()
         self.settle()
 
     async def _tick(self) -> None:
-        beat_s = min(self.core.lease_s, self.core.delivery_lease_s) / 3
-        beat_due = time.monotonic() + beat_s
+        core = self.core
+        beat_s = min(core.lease_s, core.delivery_lease_s, core.reply_lease_s) / 3
+        now = time.monotonic()
+        beat_due, sweep_due = now + beat_s, now + SWEEP_S
         while True:
-            await asyncio.sleep(min(TICK_S, beat_s))
+            await asyncio.sleep(min(TICK_S, beat_s, self._checkpoint_interval_s))
             now = time.monotonic()
-            for peer, reason in self.core.tick(now):
+            for peer, reason in core.tick(now):
                 if stream := self.streams.get(peer):
                     stream.end(reason)
             if now >= beat_due:
                 beat_due = now + beat_s
                 self._beat()
+            core.checkpoint(now - self._checkpoint_interval_s)
             self.settle()
-            try:
-                await self.exclusively(lambda: self.log.sweep(time.time_ns() // 1_000_000))
-            except LogUnavailable as error:
-                self._report_log(error)
+            if now >= sweep_due:
+                sweep_due = now + SWEEP_S
+                await self._sweep()
             self._changed.set()
+
+    async def _sweep(self) -> None:
+        try:
+            await self.exclusively(lambda: self.log.sweep(time.time_ns() // 1_000_000))
+        except LogUnavailable as error:
+            self._report_log(error)
 
     def _beat(self) -> None:
         for peer, stream in self.streams.items():

@@ -33,3 +33,14 @@ class Counts:
     batches_in: int = 0
     slow_consumers: int = 0
     links: int = 0
+    #: Deltas from the router.
+    deltas_in: int = 0
+    #: Frames with deltas, and the deltas in them, for each listener.
+    delta_frames: int = 0
+    deltas_delivered: int = 0
+
+    def gave(self, frames: int, deltas: int, listeners: int) -> None:
+        """So many listeners were given so many deltas in so many frames."""
+        self.deliveries += frames * listeners
+        self.delta_frames += frames * listeners
+        self.deltas_delivered += deltas * listeners

@@ -8,6 +8,7 @@ from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Entry, Refused
 from trunkline.v1.edge_service_pb2 import ConnectionOpened, ConnectionSend
 from trunkline.v1.frame_pb2 import ClientFrame, ClosingFrame, PongFrame, ServerFrame
+from trunkline.v1.message_pb2 import MESSAGE_STATE_OPEN
 
 from edge.core.bounds import Counts, Limits
 from edge.core.closing import closing_frame
@@ -17,11 +18,11 @@ from edge.core.uplink import Uplink
 from edge.dialects.codec import Codec, FrameRefused
 
 #: Answers to requests; each ends one of `unanswered`.
-_ANSWERS = frozenset({"ack", "error", "subscribed", "unsubscribed", "history"})
+_ANSWERS = frozenset({"ack", "error", "subscribed", "unsubscribed", "history", "cancelled"})
 #: Followed by what was missed, and then by a `join`.
 _ARRIVALS = frozenset({"connected", "subscribed"})
 #: Requests: frames with an id that the router answers.
-_REQUESTS = frozenset({"message", "subscribe", "unsubscribe", "history"})
+_REQUESTS = frozenset({"message", "subscribe", "unsubscribe", "history", "cancel", "edit", "recall"})
 
 
 class Clients:
@@ -45,11 +46,12 @@ class Clients:
         self._last_number = 0
         self._waiting_for_room: set[Connection] = set()
 
-    def open(self, socket: object, codec: Codec, opened: ConnectionOpened) -> Connection:
+    def open(self, socket: object, codec: Codec, opened: ConnectionOpened, rollup_ms: int) -> Connection:
         """A client wants to connect. The answer comes by the link, or never: the shell has a limit."""
         self._last_number += 1
         opened.connection = self._last_number
-        connection = Connection(self._last_number, socket, codec, opened.SerializeToString())
+        known_as = opened.SerializeToString()
+        connection = Connection(self._last_number, socket, codec, known_as, rollup_ms)
         self.connections[connection.number] = connection
         self.opening += 1
         if self.uplink.is_up:
@@ -128,7 +130,6 @@ class Clients:
         """Close a connection with this last frame; nothing comes after it."""
         if connection.state is State.CLOSING:
             return
-        self._fanout.settle(connection)
         self._say(connection, ServerFrame(closing=closing))
         self._mark_closing(connection)
         connection.closing = closing
@@ -139,6 +140,22 @@ class Clients:
         # Its side of the closing handshake is to be read.
         self._release(connection)
         self.dirty.add(connection)
+
+    def close_slow(self, connection: Connection) -> None:
+        """Close a connection that has not taken what it was sent; what gathers for it is dropped."""
+        if connection.state is State.OPEN:
+            self.counts.slow_consumers += 1
+            self._fanout.deafen(connection)
+            self.close(connection, catalogue.SLOW_CONSUMER.refused())
+
+    def caught_up(self, connection: Connection) -> None:
+        """A client that lagged has taken all that it was sent: now for the deltas that gathered."""
+        connection.lags = False
+        self._fanout.catch_up(connection)
+
+    def gathered_bytes(self, connection: Connection) -> int:
+        """About how many bytes have gathered for a client that lags, beside what its socket buffers."""
+        return self._fanout.gathered_bytes(connection)
 
     def gone(self, connection: Connection) -> None:
         """The socket is gone; to be called once per connection, whatever ended it."""
@@ -188,27 +205,30 @@ class Clients:
     def _say(self, connection: Connection, frame: ServerFrame) -> None:
         if connection.state is State.CLOSING:
             return
+        self._fanout.settle(connection)
         connection.pending.append(connection.encode(frame))
         self.counts.deliveries += 1
         self.dirty.add(connection)
 
     def send(self, send: ConnectionSend) -> None:
         """The router has a frame for one connection."""
+        frame = send.frame
+        if send.topic:
+            # Also where the client is gone: the topic has come further for those who join it next.
+            self._fanout.advance(send.topic, frame.ack.position)
         connection = self.connections.get(send.connection)
         if connection is None or connection.state is State.CLOSING:
             return
-        self._fanout.settle(connection)
-        frame = send.frame
         kind = frame.WhichOneof("frame")
         if kind in _ANSWERS:
             self._answered(connection, getattr(frame, kind).id)
-            if send.topic:
-                self._fanout.advance(send.topic, frame.ack.position)
         elif kind == "connected":
             self._connected(connection, frame)
         if kind in _ARRIVALS:
             connection.is_arriving = True
         self._say(connection, frame)
+        if kind == "message" and frame.message.state == MESSAGE_STATE_OPEN:
+            self._fanout.snapshot(connection, frame.message)
         if connection.early:
             self._take_early(connection)
 
@@ -217,6 +237,7 @@ class Clients:
         connected.heartbeat_s = self.limits.heartbeat_s
         connected.limits.frame_bytes = self.limits.frame_bytes
         connected.limits.unanswered = self.limits.unanswered
+        connected.rollup_ms = connection.rollup_ms
         if connection.state is State.OPENING:
             connection.state = State.OPEN
             self.opening -= 1

@@ -1,14 +1,19 @@
-"""One client, and one topic, as the edge knows them."""
+"""One client, as the edge knows it."""
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trunkline.v1.frame_pb2 import ClientFrame, ClosingFrame, ServerFrame
 
+from edge.core.deltas import Place
 from edge.core.framing import framed
 from edge.dialects.codec import Codec
+
+if TYPE_CHECKING:
+    from edge.core.audience import Audience
+    from edge.core.topic import Topic
 
 
 class State(Enum):
@@ -33,13 +38,17 @@ class Connection:
         "closing",
         "codec",
         "early",
+        "goes_on",
         "heard",
         "held",
         "is_arriving",
+        "lags",
         "number",
         "opened",
         "pending",
+        "rollup_ms",
         "silent_rounds",
+        "snapshots",
         "socket",
         "state",
         "topics",
@@ -47,16 +56,19 @@ class Connection:
         "unanswered_bytes",
     )
 
-    def __init__(self, number: int, socket: Any, codec: Codec, opened: bytes) -> None:
+    def __init__(self, number: int, socket: Any, codec: Codec, opened: bytes, rollup_ms: int) -> None:
         self.number = number
         #: The shell's; the core only hands it back.
         self.socket = socket
         self.codec = codec
         #: The serialized ConnectionOpened, with which it is made known on each new link.
         self.opened = opened
+        #: The window in which deltas are joined for it; 0 for none.
+        self.rollup_ms = rollup_ms
         self.state = State.OPENING
         self.closing: ClosingFrame | None = None
-        self.topics: list[Topic] = []
+        #: What it hears, and among whom.
+        self.topics: dict[Topic, Audience] = {}
         self.pending: list[bytes] = []
         #: By id: the frame and its size.
         self.unanswered: dict[str, tuple[ClientFrame, int]] = {}
@@ -68,6 +80,12 @@ class Connection:
         self.early: list[bytes] = []
         #: Connected or subscribed, and not joined yet: what was missed is still coming.
         self.is_arriving = False
+        #: Open messages it was sent while arriving: serialized address, id, and index of the next delta.
+        self.snapshots: list[tuple[bytes, str, int]] = []
+        #: Where the delta or open message that it was sent last ends.
+        self.goes_on: Place | None = None
+        #: Set by the shell while something is buffered that the client has not taken: deltas gather.
+        self.lags = False
         #: Set by the shell whenever bytes arrive; cleared by each round of heartbeats.
         self.heard = True
         self.silent_rounds = 0
@@ -78,48 +96,3 @@ class Connection:
 
     def __repr__(self) -> str:
         return f"<Connection {self.number} {self.state.name}, {len(self.topics)} topics>"
-
-
-class Topic:
-    """A topic that connections of this edge hear.
-
-    `run` gathers frames that are ready together; they are encoded once per codec, joined, and given
-    to each listener as one piece.
-    """
-
-    __slots__ = ("address", "epoch", "listeners", "number", "run", "seq")
-
-    def __init__(self, number: int, address: bytes, epoch: str, seq: int) -> None:
-        #: On the link; another one after each re-link.
-        self.number = number
-        #: The serialized Address, which names it across links.
-        self.address = address
-        #: How far the listeners have come.
-        self.epoch = epoch
-        self.seq = seq
-        self.listeners: set[Connection] = set()
-        #: Frames, and the number of the connection that each is not for, or 0.
-        self.run: list[tuple[ServerFrame, int]] = []
-
-    def flush(self) -> set[Connection]:
-        """Give the run to the listeners; returns them."""
-        run, self.run = self.run, []
-        joined: dict[Codec, bytes] = {}
-        frames: dict[Codec, list[bytes]] = {}
-        excepted = {number for _, number in run if number}
-        for connection in self.listeners:
-            codec = connection.codec
-            piece = joined.get(codec)
-            if piece is None:
-                pieces = frames[codec] = [connection.encode(frame) for frame, _ in run]
-                piece = joined[codec] = b"".join(pieces)
-            if connection.number in excepted:
-                piece = b"".join(
-                    own
-                    for own, (_, number) in zip(frames[codec], run, strict=True)
-                    if number != connection.number
-                )
-                if not piece:
-                    continue
-            connection.pending.append(piece)
-        return self.listeners

@@ -2,7 +2,8 @@
 
 A shell calls it from one thread. After each call it writes what `dirty` connections have pending,
 closes those that are CLOSING, stops reading from those in `hold`, reads again from those in
-`release`, empties the three, and wakes the link's writer if `uplink.is_ready`.
+`release`, empties the three, wakes the link's writer if `uplink.is_ready`, and calls `flush_due` at
+`next_due`. While something is buffered for a client it sets its `lags`, and then calls `caught_up`.
 """
 
 from __future__ import annotations
@@ -80,8 +81,11 @@ class EdgeCore(Clients):
             if connection.is_arriving:
                 self.close(connection, catalogue.POSITION_LOST.refused())
 
-    def link_received(self, batch: LinkResponse) -> None:
-        """A batch came from the router. Its credit is to be returned by `dealt_with`."""
+    def link_received(self, batch: LinkResponse, now: float) -> None:
+        """A batch came from the router. Its credit is to be returned by `dealt_with`.
+
+        `now` is in seconds, as `next_due` will be.
+        """
         self.uplink.credit += batch.credit
         if not batch.entries:
             return
@@ -90,7 +94,16 @@ class EdgeCore(Clients):
             kind = entry.WhichOneof("entry")
             if kind is not None:
                 self._handlers[kind](getattr(entry, kind))
-        self._fanout.settle_all()
+        self._fanout.settle_all(now)
+
+    @property
+    def next_due(self) -> float | None:
+        """When `flush_due` is to be called, if anything waits for that; it may change with every call."""
+        return self._fanout.rollup.next_due
+
+    def flush_due(self, now: float) -> None:
+        """Time has passed: give the deltas whose window is over."""
+        self._fanout.rollup.flush_due(now)
 
     def dealt_with(self, entries: int) -> None:
         """A batch of so many entries is written to its sockets: the router may send another."""
@@ -98,7 +111,7 @@ class EdgeCore(Clients):
 
     def drained(self) -> None:
         """A batch was written to the router."""
-        if self._waiting_for_room and self.uplink.waiting_bytes <= self.uplink.max_bytes // 2:
+        if self._waiting_for_room and self.uplink.has_room:
             self._release_for_room()
 
     def _forget(self, forgotten: TopicForgotten) -> None:

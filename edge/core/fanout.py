@@ -12,23 +12,38 @@ from trunkline.v1.edge_service_pb2 import (
     TopicsJoined,
     TopicsLeft,
 )
+from trunkline.v1.message_pb2 import (
+    CHANGE_KIND_ENDED,
+    CHANGE_KIND_RECALLED,
+    MESSAGE_STATE_OPEN,
+    Change,
+    Message,
+)
 
 from edge.core.bounds import Counts
-from edge.core.connection import Connection, State, Topic
+from edge.core.connection import Connection, State
+from edge.core.deltas import Place, addition
+from edge.core.rollup import Rollup
+from edge.core.topic import Topic
+
+_LAST_CHANGES = frozenset({CHANGE_KIND_ENDED, CHANGE_KIND_RECALLED})
 
 
 class Fanout:
     """The topics that this edge's connections hear.
 
-    What is published gathers in each topic's run until the end of the batch, or until something else
-    is to be sent to a listener, which must come after it. Connections that got something are put into
-    `dirty`.
+    Frames that are published gather in each topic's run until the end of the batch, or until something
+    else is to be sent to a listener, which must come after it; deltas gather in their windows until
+    then, or until another frame of their topic. Order is kept within a topic, and between topics and
+    what is sent to one connection; not between topics, so a frame of one leaves the windows of others
+    as they are. Connections that got something are put into `dirty`.
     """
 
     def __init__(self, connections: dict[int, Connection], counts: Counts, dirty: set[Connection]) -> None:
         self._connections = connections
         self._counts = counts
         self._dirty = dirty
+        self.rollup = Rollup(counts, dirty)
         self._topics: dict[int, Topic] = {}
         #: Topics of the last link, by address, until the new one gives them numbers.
         self._orphans: dict[bytes, Topic] = {}
@@ -41,8 +56,10 @@ class Fanout:
 
     def known(self) -> Iterator[Topic]:
         """The topics to make known on a new link: those that somebody hears."""
-        self._orphans = {address: topic for address, topic in self._orphans.items() if topic.listeners}
+        self._orphans = {address: topic for address, topic in self._orphans.items() if topic.audiences}
         yield from self._orphans.values()
+
+    # Who hears what
 
     def topic(self, opened: TopicOpened) -> None:
         """The router gives a topic a number."""
@@ -63,12 +80,14 @@ class Fanout:
         if connection is None or connection.state is State.CLOSING:
             return
         connection.is_arriving = False
+        snapshots, connection.snapshots = connection.snapshots, []
         for number in join.topics:
             topic = self._topics[number]
             self._flush(topic)
-            if connection not in topic.listeners:
-                topic.listeners.add(connection)
-                connection.topics.append(topic)
+            topic.join(connection)
+            for address, message_id, next_index in snapshots:
+                if address == topic.address:
+                    _knows(connection, topic, message_id, next_index)
 
     def leave(self, leave: TopicsLeft) -> None:
         """A connection does not hear topics any longer."""
@@ -78,15 +97,22 @@ class Fanout:
         for number in leave.topics:
             topic = self._topics[number]
             self._flush(topic)
-            topic.listeners.discard(connection)
-            if topic in connection.topics:
-                connection.topics.remove(topic)
+            if (audience := connection.topics.get(topic)) is not None:
+                if audience.additions:
+                    self.rollup.take(audience, connection)
+                self._leave(connection, topic)
 
     def deafen(self, connection: Connection) -> None:
         """A connection hears nothing any longer."""
-        for topic in connection.topics:
-            topic.listeners.discard(connection)
-        connection.topics.clear()
+        for topic in list(connection.topics):
+            self._leave(connection, topic)
+        connection.snapshots.clear()
+
+    def _leave(self, connection: Connection, topic: Topic) -> None:
+        if (deserted := topic.leave(connection)) is not None:
+            self.rollup.forget(deserted)
+
+    # What they hear
 
     def publish(self, publish: TopicFrame) -> None:
         """A frame for all that hear a topic."""
@@ -94,47 +120,130 @@ class Fanout:
         if topic is None:
             return
         frame = publish.frame
+        kind = frame.WhichOneof("frame")
+        if kind == "delta":
+            self._add(topic, publish)
+            return
+        for audience in topic.audiences.values():
+            if audience.additions:
+                self.rollup.flush(audience, everybody=True)
         excepted: int = getattr(publish, "except")
-        if frame.HasField("message") and frame.message.HasField("position"):
-            position = frame.message.position
-            topic.epoch, topic.seq = position.epoch, position.seq
-            if publish.replayed:
-                excepted = _author_waiting(topic, publish) or excepted
-        topic.run.append((frame, excepted))
+        place: Place | None = None
+        if kind == "message":
+            message = frame.message
+            if message.HasField("position"):
+                topic.advance(message.position)
+                if publish.replayed:
+                    excepted = _author_waiting(topic, message) or excepted
+            place = _note_message(topic, message)
+        elif kind == "change":
+            _note_change(topic, frame.change)
+        elif kind == "read" and frame.read.HasField("at"):
+            topic.advance(frame.read.at)
+        topic.run.append((frame, excepted, place))
         self._running[topic] = None
 
+    def _add(self, topic: Topic, publish: TopicFrame) -> None:
+        """A delta comes after what was published so far. One that was told already is dropped."""
+        count = publish.deltas or 1
+        self._counts.deltas_in += count
+        if not topic.audiences:
+            return
+        if topic.run:
+            self._flush(topic)
+        one = addition(publish.frame.delta, count, topic.delta_bytes)
+        if one.index < topic.open.get(one.message_id, 0):
+            return
+        topic.open[one.message_id] = one.next_index
+        topic.delta_bytes += one.size
+        for audience in topic.audiences.values():
+            self.rollup.add(audience, one)
+
     def advance(self, number: int, position: Position) -> None:
-        """The topic's only listener wrote this message itself; it is not published here."""
+        """The topic's only listener made this entry itself; it is not published here."""
         topic = self._topics.get(number)
         if topic is not None:
-            topic.epoch, topic.seq = position.epoch, position.seq
+            topic.advance(position)
+
+    def snapshot(self, connection: Connection, message: Message) -> None:
+        """One connection was sent an open message: deltas go on from there."""
+        message_id, next_index = message.id, message.next_index
+        connection.goes_on = message_id, next_index
+        address = message.address.SerializeToString(deterministic=True)
+        if connection.is_arriving:
+            connection.snapshots.append((address, message_id, next_index))
+        for topic in connection.topics:
+            if topic.address == address:
+                _knows(connection, topic, message_id, next_index)
 
     def settle(self, connection: Connection) -> None:
         """What was published before this point comes before what is sent to the connection next."""
-        if not self._running:
-            return
-        for topic in connection.topics:
-            if topic in self._running:
+        for topic, audience in connection.topics.items():
+            if audience.additions:
+                self.rollup.take(audience, connection)
+            elif topic.run:
                 self._flush(topic)
 
-    def settle_all(self) -> None:
-        """The batch ends: everybody gets what was published."""
+    def catch_up(self, connection: Connection) -> None:
+        """A connection that lagged has taken all it was sent: now for what has gathered since."""
+        for audience in connection.topics.values():
+            if audience.is_behind(connection):
+                self.rollup.take(audience, connection)
+
+    def gathered_bytes(self, connection: Connection) -> int:
+        """About how many bytes of deltas have gathered for a connection that lags."""
+        return sum([audience.gathered_bytes(connection) for audience in connection.topics.values()])
+
+    def settle_all(self, now: float) -> None:
+        """The batch ends: everybody gets what was published, save for deltas whose window goes on."""
         while self._running:
             self._flush(next(iter(self._running)))
+        self.rollup.end_batch(now)
 
     def _flush(self, topic: Topic) -> None:
         if topic in self._running:
             del self._running[topic]
-            count = len(topic.run)
-            listeners = topic.flush()
-            self._counts.deliveries += count * len(listeners)
-            self._dirty |= listeners
+            run, topic.run = topic.run, []
+            for audience in topic.audiences.values():
+                audience.tell(run, self._counts)
+                self._dirty |= audience.listeners
 
 
-def _author_waiting(topic: Topic, publish: TopicFrame) -> int:
+def _note_message(topic: Topic, message: Message) -> Place | None:
+    """An open message says where its deltas go on, for all who hear the topic."""
+    if message.state == MESSAGE_STATE_OPEN:
+        place = message.id, message.next_index
+        topic.open[place[0]] = place[1]
+        for audience in topic.audiences.values():
+            audience.unskip(place[0])
+        return place
+    if topic.open:
+        _note_end(topic, message.id)
+    return None
+
+
+def _note_change(topic: Topic, change: Change) -> None:
+    if change.HasField("position"):
+        topic.advance(change.position)
+    if change.kind in _LAST_CHANGES:
+        _note_end(topic, change.message_id)
+
+
+def _note_end(topic: Topic, message_id: str) -> None:
+    if topic.open.pop(message_id, None) is not None:
+        for audience in topic.audiences.values():
+            audience.unskip(message_id)
+
+
+def _knows(connection: Connection, topic: Topic, message_id: str, next_index: int) -> None:
+    """A listener was sent this message alone, up to this delta; others may have come less far."""
+    if next_index > topic.open.setdefault(message_id, next_index):
+        connection.topics[topic].skip(connection, message_id, next_index)
+
+
+def _author_waiting(topic: Topic, message: Message) -> int:
     """The connection that still waits for the `ack` of a replayed message, which is coming."""
-    message = publish.frame.message
-    for connection in topic.listeners if message.client_id else ():
+    for connection in topic.listeners() if message.client_id else ():
         waiting = connection.unanswered.get(message.client_id)
         if waiting is not None and waiting[0].HasField("message"):
             opened = ConnectionOpened.FromString(connection.opened)

@@ -23,8 +23,9 @@ TIMESTAMP = Timestamp.DESCRIPTOR.full_name
 STRUCT = Struct.DESCRIPTOR.full_name
 ADDRESS = Address.DESCRIPTOR.full_name
 
-#: Zero is a value here, not absence: the log of a topic that holds nothing yet ends at seq 0.
-ALWAYS_WRITTEN = frozenset({"trunkline.v1.Position.seq"})
+#: Zero is a value here, not absence: the log of a topic that holds nothing yet ends at seq 0, and a
+#: window of 0 ms is none.
+ALWAYS_WRITTEN = frozenset({"trunkline.v1.Position.seq", "trunkline.v1.ConnectedFrame.rollup_ms"})
 
 
 def is_union(message: Descriptor) -> bool:

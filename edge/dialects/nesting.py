@@ -31,9 +31,11 @@ def object_too_deep(value: dict[str, Any]) -> bool:
 def frame_too_deep(frame: ClientFrame) -> bool:
     """A Struct in the frame is nested deeper than MAX_DEPTH."""
     structs: list[Struct | ListValue] = []
-    if frame.HasField("message"):
-        structs += [part.custom.data for part in frame.message.parts if part.HasField("custom")]
-    elif frame.HasField("signal"):
+    kind = frame.WhichOneof("frame")
+    if kind in ("message", "edit"):
+        parts = frame.message.parts if kind == "message" else frame.edit.parts
+        structs += [part.custom.data for part in parts if part.HasField("custom")]
+    elif kind == "signal":
         structs.append(frame.signal.data)
     return _too_deep(structs, _inside_struct)
 

@@ -109,8 +109,7 @@ class LinkClient:
         self._lease_s = max(1, first.welcome.lease_s)
         self._heard_at = time.monotonic()
         self._shell.core.linked()
-        self._shell.core.link_received(first)
-        self._shell.settle()
+        self._shell.link_received(first)
         _log.info("linked to a router", router=self._router, edge=self._edge_id)
         self._linked()
 
@@ -136,10 +135,9 @@ class LinkClient:
             assert isinstance(batch, LinkResponse)
             self._heard_at = time.monotonic()
             try:
-                shell.core.link_received(batch)
+                shell.link_received(batch)
             except KeyError as error:
                 raise LinkFailed(f"the router names topic {error}, which it has not opened") from None
-            shell.settle()
             if batch.entries:
                 await shell.room()
                 self._heard_at = time.monotonic()

@@ -39,6 +39,15 @@ class EdgeCollector(Collector):
                 counts.frames_refused,
             ),
             "deliveries": ("Frames handed to sockets, one for each listener", counts.deliveries),
+            "deltas_received": ("Deltas from the router", counts.deltas_in),
+            "delta_frames": (
+                "Frames with deltas handed to sockets, one for each listener",
+                counts.delta_frames,
+            ),
+            "deltas_delivered": (
+                "Deltas in those frames; by delta_frames it is how many are joined in one",
+                counts.deltas_delivered,
+            ),
             "link_batches_received": ("Batches from the router", counts.batches_in),
             "slow_consumers": ("Connections closed because they read too slowly", counts.slow_consumers),
             "links": ("Times that the edge has linked to a router", counts.links),

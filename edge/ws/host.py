@@ -37,5 +37,8 @@ class Host(Protocol):
     def gone(self, connection: Connection) -> None:
         """A client's socket is gone."""
 
+    def caught_up(self, connection: Connection) -> None:
+        """A client that lagged has taken everything."""
+
     def settle(self) -> None:
         """Do what the core asks for; called after every call of it."""

@@ -11,7 +11,7 @@ from typing import cast
 from trunkline.v1 import catalogue
 
 from edge.ws.host import Host
-from edge.ws.socket import HIGH_WATER_BYTES, Socket
+from edge.ws.socket import Socket
 
 MAX_HEAD_BYTES = 16 * 1024
 
@@ -104,7 +104,6 @@ def _wants_websocket(head: bytes) -> bool:
 
 def _tune(transport: asyncio.Transport) -> None:
     """Small frames leave at once, and a slow client fills our bounded buffer, not the kernel's."""
-    transport.set_write_buffer_limits(HIGH_WATER_BYTES)
     sock = transport.get_extra_info("socket")
     if sock is None:
         return

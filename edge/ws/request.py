@@ -21,7 +21,9 @@ PATH = "/v1/connect"
 RESUME_BY_FRAME = "frame"
 
 _KINDS = {"person": CONVERSATION_KIND_PERSON, "group": CONVERSATION_KIND_GROUP}
-_PARAMETERS = {"tenant", "agent", "platform", "conversation", "user", "resume", "token"}
+_PARAMETERS = {"tenant", "agent", "platform", "conversation", "user", "resume", "rollup_ms", "token"}
+
+MAX_ROLLUP_MS = 500
 
 
 class ConnectRequest(NamedTuple):
@@ -32,6 +34,8 @@ class ConnectRequest(NamedTuple):
     opened: ConnectionOpened
     #: A `resume` frame is to come first.
     resume_by_frame: bool
+    #: The window in which deltas are to be joined; None for the edge's own.
+    rollup_ms: int | None
 
 
 def parse(target: str, codec: Codec) -> ConnectRequest:
@@ -65,7 +69,15 @@ def parse(target: str, codec: Codec) -> ConnectRequest:
     resume = values.get("resume", "")
     if resume and resume != RESUME_BY_FRAME:
         opened.resume.CopyFrom(_positions(resume).resume)
-    return ConnectRequest(codec, opened, resume == RESUME_BY_FRAME)
+    rollup_ms = _rollup_ms(values["rollup_ms"]) if "rollup_ms" in values else None
+    return ConnectRequest(codec, opened, resume == RESUME_BY_FRAME, rollup_ms)
+
+
+def _rollup_ms(value: str) -> int:
+    # Nothing but ASCII digits, of which int() would take more kinds.
+    if not (value.isascii() and value.isdigit() and len(value) <= 3 and int(value) <= MAX_ROLLUP_MS):
+        raise _invalid(f"rollup_ms: must be a whole number from 0 to {MAX_ROLLUP_MS}")
+    return int(value)
 
 
 def _positions(resume: str) -> ClientFrame:

@@ -28,9 +28,6 @@ from edge.ws.host import Host
 #: How long a peer may take to complete the closing handshake.
 CLOSE_TIMEOUT_S = 5.0
 
-#: Above this a transport writes at once, and says that its client is slow where not all is taken.
-HIGH_WATER_BYTES = 64 * 1024
-
 # websockets logs each dirty disconnect; what matters of them is counted.
 _quiet = logging.getLogger("trunkline.edge.ws")
 _quiet.addHandler(logging.NullHandler())
@@ -67,6 +64,9 @@ class Socket(asyncio.Protocol):
     def __init__(self, host: Host, transport: asyncio.Transport) -> None:
         self._host = host
         self.transport = transport
+        # The transport writes at once, and says so as soon as the client does not take everything, and
+        # when it has.
+        transport.set_write_buffer_limits(0)
         self.connection: Connection | None = None
         peer = transport.get_extra_info("peername")
         self.remote_ip: str = peer[0] if isinstance(peer, tuple) else ""
@@ -128,10 +128,14 @@ class Socket(asyncio.Protocol):
             self.transport.resume_reading()
 
     def pause_writing(self) -> None:
-        """The transport's buffer is high; the shell looks at its size before each write."""
+        """The client did not take all at once."""
+        if self.connection is not None:
+            self.connection.lags = True
 
     def resume_writing(self) -> None:
-        """The transport's buffer is low again."""
+        """The client has taken everything."""
+        if self.connection is not None:
+            self._host.caught_up(self.connection)
 
     # Handshake
 

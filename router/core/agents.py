@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from trunkline.v1 import catalogue
-from trunkline.v1.agent_service_pb2 import AttachHello, AttachRequest, Reply, Settlement, SettlementResult
+from trunkline.v1.agent_service_pb2 import AttachHello, AttachRequest, Settlement, SettlementResult
 from trunkline.v1.catalogue import Refused
-from trunkline.v1.message_pb2 import ROLE_AGENT, Message
+from trunkline.v1.message_pb2 import Message
 
-from router.core.deliveries import AgentQueue, Held, Worker
-from router.core.directory import Connection, Directory, Link
+from router.core.deliveries import AgentQueue, Held
+from router.core.directory import Directory
 from router.core.effects import Read, ReadDeliveries
 from router.core.errors import to_proto
-from router.core.journal import Draft, StoredDelivery
-from router.core.journal_queue import JournalQueue, SettlementUnit
+from router.core.journal import Attempts, Draft, GivenUp, StoredDelivery, Transaction, Withdrawal
+from router.core.journal_queue import JournalQueue, Unit
 from router.core.limits import check
-from router.core.publishing import COMPLETE, Publishing
+from router.core.publishing import Publishing
+from router.core.settling import GivingUp, Noted, Settling, Withdrawing, message_of
 from router.core.topics import TopicKey
+from router.core.workers import Worker
 
 #: Deliveries read from the log at a time; each may be of 1 MiB.
 READ_DELIVERIES = 256
@@ -36,7 +39,11 @@ class Agents:
         publishing: Publishing,
         reads: list[Read],
         mail: set[Worker],
+        *,
         lease_s: float,
+        max_attempts: int,
+        workers: set[Worker],
+        given_up: Callable[[TopicKey, str], None],
     ) -> None:
         self._directory = directory
         self._journal = journal
@@ -45,7 +52,14 @@ class Agents:
         self._reads = reads
         self._mail = mail
         self.lease_s = lease_s
-        self.workers: set[Worker] = set()
+        self._max_attempts = max_attempts
+        self.workers = workers
+        #: Called with a message that nobody will try to answer any more.
+        self._given_up = given_up
+        #: Messages whose deliveries are being taken out of the log.
+        self._withdrawing: dict[str, StoredDelivery | None] = {}
+
+    # Workers
 
     def attached(self, hello: AttachHello, now: float) -> Worker:
         """A worker says hello. Raises Refused where it may not attach."""
@@ -60,7 +74,8 @@ class Agents:
             name = (worker.tenant, agent)
             queue = self._queues.get(name)
             if queue is None:
-                queue = self._queues[name] = AgentQueue(worker.tenant, agent, self.lease_s)
+                queue = AgentQueue(worker.tenant, agent, self.lease_s, withdrawing=self._withdrawing)
+                self._queues[name] = queue
             queue.workers.append(worker)
             self._stirred.add(name)
         return worker
@@ -69,62 +84,164 @@ class Agents:
         """The worker's stream ended: what it held and had not settled is delivered again."""
         self.workers.discard(worker)
         self._mail.discard(worker)
-        for held in [h for h in worker.held.values() if not h.settling]:
-            held.queue.give_back(held)
         for agent in worker.agents:
             self._queues[worker.tenant, agent].workers.remove(worker)
             self._stirred.add((worker.tenant, agent))
+        for held in [h for h in worker.held.values() if not h.settling]:
+            self.failed(held, "the worker's stream broke")
 
     def received(self, worker: Worker, batch: AttachRequest, now: float) -> None:
         """A worker sent a batch."""
         worker.heard_at = now
+        if batch.drain:
+            worker.is_draining = True
         for delivery_id in batch.extend:
             if held := worker.held.get(delivery_id):
                 held.queue.extend(held, now)
         for settlement in batch.settlements:
             try:
-                self._settle(worker, settlement)
+                self._settle(worker, settlement, now)
             except Refused as reason:
-                result = worker.mail(RESULT_BYTES).results.add(delivery_id=settlement.delivery_id)
-                result.error.CopyFrom(to_proto(reason))
-                self._mail.add(worker)
+                self.tell(
+                    worker, SettlementResult(delivery_id=settlement.delivery_id, error=to_proto(reason))
+                )
 
-    def _settle(self, worker: Worker, settlement: Settlement) -> None:
+    # Settling
+
+    def _settle(self, worker: Worker, settlement: Settlement, now: float) -> None:
         held = worker.held.get(settlement.delivery_id)
         if held is None or held.settling or held.erased:
             raise catalogue.DELIVERY_NOT_HELD.refused(delivery_id=settlement.delivery_id)
         check(settlement)
+        outcome = settlement.WhichOneof("outcome")
+        if outcome is not None and not held.cancelled:
+            if settlement.replies:
+                problem = f"must be empty where {outcome} is set"
+                raise catalogue.INVALID_ARGUMENT.refused(field="replies", problem=problem)
+            self._settle_otherwise(held, settlement, now)
+            return
         held.settling = True
         settling = Settling(self, held)
         drafts = []
-        if settlement.replies:
+        if settlement.replies and not held.cancelled:
             said = Message.FromString(held.delivery.message)
             for reply in settlement.replies:
-                message = _message_of(reply, said, held.queue.agent)
+                message = message_of(reply, said, held.queue.agent)
                 drafts.append(Draft(held.delivery.topic, message, origin=settling))
-        self._journal.add_settlement(SettlementUnit(settlement.delivery_id, drafts, settling))
+        transaction = Transaction(drafts=drafts, settled=[settlement.delivery_id])
+        self._journal.add_unit(Unit(transaction, settling))
+
+    def _settle_otherwise(self, held: Held, settlement: Settlement, now: float) -> None:
+        if settlement.HasField("retry"):
+            reason = settlement.retry.reason or "the worker asked for another attempt"
+            self.failed(held, reason, now + settlement.retry.after_ms / 1000)
+        else:
+            self._give_up(held, settlement.reject.reason or "the worker rejected it")
+        self.tell(held.worker, SettlementResult(delivery_id=settlement.delivery_id))
 
     def settled(self, held: Held, result: SettlementResult) -> None:
         """The settlement is committed."""
-        held.queue.settled(held)
-        self._told(held, result)
+        held.queue.done(held)
+        self.tell(held.worker, result)
+        self._stir(held.queue)
 
     def not_settled(self, held: Held, reason: Refused) -> None:
         """The settlement could not be committed: the worker still holds the delivery."""
         held.settling = False
         if held.worker not in self.workers:
-            held.queue.give_back(held)
-        result = SettlementResult(delivery_id=held.delivery.delivery_id, error=to_proto(reason))
-        self._told(held, result)
+            self.failed(held, "the worker's stream broke")
+        self.tell(
+            held.worker, SettlementResult(delivery_id=held.delivery.delivery_id, error=to_proto(reason))
+        )
 
-    def _told(self, held: Held, result: SettlementResult) -> None:
-        worker = held.worker
+    def tell(self, worker: Worker, result: SettlementResult) -> None:
+        """Tell a worker, if it is still there, what became of a settlement."""
         if worker in self.workers:
             worker.mail(RESULT_BYTES).results.append(result)
             self._mail.add(worker)
             # Its room is for any of its agents.
             self._stirred.update((worker.tenant, agent) for agent in worker.agents)
-        self._stirred.add((held.queue.tenant, held.queue.agent))
+
+    # Failing, giving up, withdrawing
+
+    def failed(self, held: Held, reason: str, until: float | None = None) -> None:
+        """A worker had a delivery and did not do it: it is delivered again, unless that was the last time."""
+        queue = held.queue
+        if held.erased or held.cancelled:
+            queue.done(held)
+        elif held.attempt >= self._max_attempts:
+            self._give_up(held, f"after {held.attempt} attempts; the last: {reason}")
+        else:
+            queue.give_back(held, until)
+            attempts = Attempts(held.delivery.delivery_id, held.attempt)
+            # Where that does not get into the log, there is at most one attempt more.
+            self._journal.add_unit(Unit(Transaction(attempts=[attempts]), Noted()))
+        self._stir(queue)
+
+    def _give_up(self, held: Held, reason: str) -> None:
+        held.queue.done(held)
+        self._given_up(held.delivery.topic, Message.FromString(held.delivery.message).id)
+        given_up = GivenUp(held.delivery.delivery_id, held.attempt, reason)
+        origin = GivingUp(self, held.queue, held.delivery)
+        self._journal.add_unit(Unit(Transaction(given_up=[given_up]), origin))
+        self._stir(held.queue)
+
+    def put_back(self, queue: AgentQueue, delivery: StoredDelivery) -> None:
+        """What was to be taken out of the log is still there."""
+        queue.put_back(delivery)
+        self._stir(queue)
+
+    def withdraw(
+        self,
+        topic: TopicKey,
+        message: Message,
+        done: Callable[[bool], None] = lambda found: None,
+        failed: Callable[[Refused], None] = lambda reason: None,
+    ) -> None:
+        """Nobody wants an answer to a message any longer: a worker that is at it is told.
+
+        `done` is called once it is on disk that nobody will be asked, with whether somebody was going to
+        be, or is at it.
+        """
+        self._withdrawing.setdefault(message.id)
+        queue = self._queues.get(topic[:2])
+        found = queue.withdraw(topic, message.id) if queue is not None else None
+        if queue is not None:
+            self._stir(queue)
+        if isinstance(found, Held) and found.worker in self.workers:
+            found.worker.mail(RESULT_BYTES).cancelled.append(found.delivery.delivery_id)
+            self._mail.add(found.worker)
+        withdrawal = Withdrawal(topic, message.position.seq)
+        origin = Withdrawing(self, found, withdrawal, message.id, done, failed)
+        self._journal.add_unit(Unit(Transaction(withdrawn=[withdrawal]), origin))
+
+    def withdrawn(self, topic: TopicKey, message_id: str) -> StoredDelivery | None:
+        """The log has dealt with that. Returns the delivery where it came meanwhile."""
+        # Its first worker may have come meanwhile, too.
+        queue = self._queues.get(topic[:2])
+        if queue is not None:
+            queue.withdrawn()
+        return self._withdrawing.pop(message_id, None)
+
+    def not_withdrawn(self, found: Held | StoredDelivery | None) -> None:
+        """It is still in the log: it is a delivery as it was before."""
+        if isinstance(found, Held):
+            found.cancelled = False
+            is_held = found.delivery.delivery_id in found.queue.held
+            if not (is_held or found.settling or found.erased):
+                self.put_back(found.queue, found.delivery)
+        elif found is not None:
+            self.put_back(self._queues[found.topic[:2]], found)
+
+    def replayed(self, deliveries: list[StoredDelivery]) -> None:
+        """Dead letters have become deliveries again, all of one agent."""
+        for delivery in deliveries:
+            queue = self._queues.get(delivery.topic[:2])
+            if queue is not None:
+                queue.stored(delivery)
+                self._stir(queue)
+
+    # Handing out
 
     def hand_out(self, now: float) -> None:
         """Hand out what has become free to hand out since the last call."""
@@ -149,20 +266,26 @@ class Agents:
 
     def _loaded(self, queue: AgentQueue, limit: int, deliveries: list[StoredDelivery]) -> None:
         queue.loaded(deliveries, limit)
-        self._stirred.add((queue.tenant, queue.agent))
+        self._stir(queue)
 
     def _not_loaded(self, queue: AgentQueue) -> None:
         # Asked for again at the next tick.
         queue.reading = False
 
+    def _stir(self, queue: AgentQueue) -> None:
+        self._stirred.add((queue.tenant, queue.agent))
+
     def tick(self, now: float) -> list[Worker]:
         """Take back what is held beyond its lease. Returns workers that have been silent for as long."""
-        for name, queue in self._queues.items():
+        for queue in self._queues.values():
             for held in queue.expired(now):
-                queue.give_back(held)
-                self._stirred.add(name)
-            if queue.wants_more():
-                self._stirred.add(name)
+                self.failed(held, "its lease ended")
+            if queue.due(now) or queue.wants_more():
+                self._stir(queue)
+        for worker in self.workers:
+            # From one that is held back nothing can be heard.
+            if worker.held_up_by:
+                worker.heard_at = now
         return [worker for worker in self.workers if worker.heard_at + self.lease_s <= now]
 
     def erased(self, topic: TopicKey) -> None:
@@ -173,45 +296,3 @@ class Agents:
     def queues_of(self, tenant: str) -> list[AgentQueue]:
         """The queues of a tenant's agents that ever had a worker."""
         return [queue for queue in self._queues.values() if queue.tenant == tenant]
-
-
-class Settling:
-    """Origin of a settlement's replies; collects what is told to the worker."""
-
-    __slots__ = ("_agents", "_held", "result")
-
-    connection: Connection | None = None
-
-    def __init__(self, agents: Agents, held: Held) -> None:
-        self._agents = agents
-        self._held = held
-        self.result = SettlementResult(delivery_id=held.delivery.delivery_id)
-
-    @property
-    def held_up_by(self) -> set[Link]:
-        """A worker whose replies fill outboxes is handed nothing more for now."""
-        return self._held.worker.held_up_by
-
-    def committed(self, draft: Draft) -> None:
-        """One of the replies is on disk."""
-        self.result.replies.add(message_id=draft.message.id, position=draft.message.position)
-
-    def refused(self, draft: Draft, reason: Refused) -> None:
-        """One of the replies is not; `failed` tells the worker of all."""
-
-    def done(self) -> None:
-        """All of the settlement is on disk."""
-        self._agents.settled(self._held, self.result)
-
-    def failed(self, reason: Refused) -> None:
-        """None of it is."""
-        self._agents.not_settled(self._held, reason)
-
-
-def _message_of(reply: Reply, said: Message, agent: str) -> Message:
-    message = Message(address=said.address, parts=reply.parts, reply_to=said.id, state=COMPLETE)
-    message.author.role = ROLE_AGENT
-    message.author.name = reply.name or agent
-    if reply.attributes:
-        message.attributes.update(reply.attributes)
-    return message

@@ -45,11 +45,10 @@ class Answers:
             if alone is not None:
                 send.topic = alone.number
         ack = send.frame.ack
-        message = draft.message
         ack.id = frame_id
-        ack.message_id = message.id
-        ack.position.CopyFrom(message.position)
-        ack.address.CopyFrom(message.address)
+        ack.message_id = draft.message.id
+        ack.position.CopyFrom(draft.place)
+        ack.address.CopyFrom(draft.message.address)
 
     def close(self, connection: Connection, reason: Refused) -> None:
         """Have a connection closed; it is gone once its edge says so."""

@@ -9,86 +9,17 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import takewhile
 
-from trunkline.v1.agent_service_pb2 import AttachResponse
+from trunkline.v1.message_pb2 import Message
 
-from router.core.directory import Link
 from router.core.journal import StoredDelivery
-from router.core.outbox import MAX_BATCH_BYTES
 from router.core.topics import TopicKey
+from router.core.workers import Worker
 
 #: Deliveries of one agent kept in memory; the rest waits in the log.
 WINDOW = 10_000
 WINDOW_BYTES = 32 << 20
-
-#: Batches that may wait for one worker before its settlements are read no further.
-MAX_CLOSED_BATCHES = 8
-
-
-class Worker:
-    """One attached worker; `outbox` is what waits to be written to it."""
-
-    __slots__ = (
-        "_closed",
-        "_size",
-        "agents",
-        "capacity",
-        "heard_at",
-        "held",
-        "held_up_by",
-        "ident",
-        "outbox",
-        "tenant",
-    )
-
-    def __init__(self, tenant: str, agents: list[str], capacity: int, ident: str, now: float) -> None:
-        self.tenant = tenant
-        self.agents = agents
-        self.capacity = capacity
-        self.ident = ident
-        self.heard_at = now
-        #: Deliveries it holds. Bounded by its capacity, and so is the outbox.
-        self.held: dict[int, Held] = {}
-        #: Links whose outboxes its replies have filled.
-        self.held_up_by: set[Link] = set()
-        self.outbox = AttachResponse()
-        self._size = 0
-        self._closed: deque[AttachResponse] = deque()
-
-    def mail(self, size: int) -> AttachResponse:
-        """The batch to which something of about this size is to be added."""
-        if self._size and self._size + size > MAX_BATCH_BYTES:
-            self._closed.append(self.outbox)
-            self.outbox, self._size = AttachResponse(), 0
-        self._size += size
-        return self.outbox
-
-    @property
-    def is_given_work(self) -> bool:
-        """Deliveries wait to be written to it."""
-        return bool(self._closed or self.outbox.deliveries)
-
-    @property
-    def is_full(self) -> bool:
-        """It does not read what it is written: nothing more should be read from it."""
-        return len(self._closed) > MAX_CLOSED_BATCHES
-
-    @property
-    def free(self) -> int:
-        """Deliveries it can take in addition; none while its replies fill outboxes."""
-        return 0 if self.held_up_by else self.capacity - len(self.held)
-
-    def take(self) -> AttachResponse | None:
-        """The next batch to write, or None."""
-        if self._closed:
-            return self._closed.popleft()
-        if not self._size:
-            return None
-        batch, self.outbox, self._size = self.outbox, AttachResponse(), 0
-        return batch
-
-    def __repr__(self) -> str:
-        return f"<Worker {self.ident} of {self.tenant}, {len(self.held)} of {self.capacity} held>"
 
 
 @dataclass(slots=True, eq=False)
@@ -99,10 +30,16 @@ class Held:
     queue: AgentQueue
     worker: Worker
     lease_ends: float
+    #: Which attempt this is.
+    attempt: int
     #: Its settlement is being committed: the lease no longer counts.
     settling: bool = False
     #: Its log was erased: it is not delivered again.
     erased: bool = False
+    #: Nobody wants an answer any longer: it is not delivered again, and replies are dropped.
+    cancelled: bool = False
+    #: The worker has opened a streamed reply to it.
+    answered: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -120,8 +57,10 @@ class AgentQueue:
     #: By delivery id, the lease that ends first at the front, as all leases are equally long.
     held: dict[int, Held] = field(default_factory=dict)
     busy: set[TopicKey] = field(default_factory=set)
-    #: Deliveries that went to a worker before: how often, and to whom last; forgotten once settled.
-    attempts: dict[int, tuple[int, Worker]] = field(default_factory=dict)
+    #: Deliveries that failed: the worker that had each last; forgotten once settled.
+    failed_by: dict[int, Worker] = field(default_factory=dict)
+    #: Conversations that wait for another attempt at a delivery: until when. They are busy.
+    delayed: dict[TopicKey, float] = field(default_factory=dict)
     waiting_count: int = 0
     waiting_bytes: int = 0
     #: Highest id taken into memory, and highest known to be in the log.
@@ -132,8 +71,11 @@ class AgentQueue:
     reading: bool = False
     #: `last_stored` when the read began that is under way.
     known: int = 0
-    #: Since then a log was erased, which the read may still have seen.
+    #: Since then something was taken out of the log, which the read may still have seen.
     stale: bool = False
+    #: Messages whose deliveries are being taken out of the log, shared by all queues; with the delivery
+    #: where it came meanwhile.
+    withdrawing: dict[str, StoredDelivery | None] = field(default_factory=dict)
 
     def stored(self, delivery: StoredDelivery) -> None:
         """A delivery was committed. It stays in the log only, while not all before it is here."""
@@ -170,6 +112,9 @@ class AgentQueue:
     def _take(self, delivery: StoredDelivery) -> None:
         self.last_taken = delivery.delivery_id
         self.last_stored = max(self.last_stored, delivery.delivery_id)
+        if self.withdrawing and (message_id := _message_id(delivery)) in self.withdrawing:
+            self.withdrawing[message_id] = delivery
+            return
         self._count(delivery, 1)
         queue = self.waiting.get(delivery.topic)
         if queue is not None:
@@ -198,8 +143,8 @@ class AgentQueue:
     def _worker_for(self, delivery: StoredDelivery) -> Worker:
         """The freest worker; of those with room, not the one that had this delivery and failed it."""
         free = [worker for worker in self.workers if worker.free > 0]
-        if len(free) > 1 and delivery.delivery_id in self.attempts:
-            _, last = self.attempts[delivery.delivery_id]
+        if len(free) > 1 and delivery.delivery_id in self.failed_by:
+            last = self.failed_by[delivery.delivery_id]
             free = [worker for worker in free if worker is not last]
         return max(free, key=lambda worker: worker.free)
 
@@ -210,10 +155,9 @@ class AgentQueue:
     def _hand_out(self, delivery: StoredDelivery, worker: Worker, now: float) -> None:
         self._count(delivery, -1)
         self.busy.add(delivery.topic)
-        held = Held(delivery, self, worker, now + self.lease_s)
+        attempt = delivery.attempts + 1
+        held = Held(delivery, self, worker, now + self.lease_s, attempt)
         self.held[delivery.delivery_id] = worker.held[delivery.delivery_id] = held
-        attempt = self.attempts[delivery.delivery_id][0] + 1 if delivery.delivery_id in self.attempts else 1
-        self.attempts[delivery.delivery_id] = (attempt, worker)
         batch = worker.mail(len(delivery.message))
         mail = batch.deliveries.add(delivery_id=delivery.delivery_id, attempt=attempt)
         mail.message.MergeFromString(delivery.message)
@@ -223,22 +167,67 @@ class AgentQueue:
         held.lease_ends = now + self.lease_s
         self.held[held.delivery.delivery_id] = self.held.pop(held.delivery.delivery_id)
 
-    def settled(self, held: Held) -> None:
-        """The settlement is committed; the conversation's next delivery may go out."""
+    def done(self, held: Held) -> None:
+        """It is not delivered again; the conversation's next delivery may go out."""
         self._release(held)
-        self.attempts.pop(held.delivery.delivery_id, None)
+        self.failed_by.pop(held.delivery.delivery_id, None)
         self._free(held.delivery.topic)
 
-    def give_back(self, held: Held) -> None:
-        """The worker lost it: it is the conversation's next delivery again."""
+    def give_back(self, held: Held, until: float | None = None) -> None:
+        """The worker failed it: it is the conversation's next delivery again, perhaps not before a time."""
         self._release(held)
-        topic = held.delivery.topic
-        if held.erased:
-            self.attempts.pop(held.delivery.delivery_id, None)
+        self.failed_by[held.delivery.delivery_id] = held.worker
+        self.put_back(held.delivery._replace(attempts=held.attempt))
+        if until is None:
+            self._free(held.delivery.topic)
         else:
-            self._count(held.delivery, 1)
-            self.waiting.setdefault(topic, deque()).appendleft(held.delivery)
-        self._free(topic)
+            self.delayed[held.delivery.topic] = until
+
+    def put_back(self, delivery: StoredDelivery) -> None:
+        """It waits again, before what was said after it."""
+        self._count(delivery, 1)
+        queue = self.waiting.get(delivery.topic)
+        if queue is not None:
+            earlier = takewhile(lambda each: each.delivery_id < delivery.delivery_id, queue)
+            queue.insert(sum(1 for _ in earlier), delivery)
+            return
+        self.waiting[delivery.topic] = deque([delivery])
+        if delivery.topic not in self.busy:
+            self.ready.append(delivery.topic)
+
+    def due(self, now: float) -> bool:
+        """Let delayed conversations go on whose time has come; whether there were any."""
+        over = [topic for topic, until in self.delayed.items() if until <= now]
+        for topic in over:
+            del self.delayed[topic]
+            self._free(topic)
+        return bool(over)
+
+    def withdraw(self, topic: TopicKey, message_id: str) -> Held | StoredDelivery | None:
+        """Nobody wants an answer to this message: take it out if it waits, mark it if it is held.
+
+        `withdrawn` is to be called once it is out of the log, too.
+        """
+        for held in self.held.values():
+            if held.delivery.topic == topic and _message_id(held.delivery) == message_id:
+                held.cancelled = True
+                return held
+        waiting = self.waiting.get(topic) or deque()
+        for delivery in waiting:
+            if _message_id(delivery) == message_id:
+                waiting.remove(delivery)
+                self._count(delivery, -1)
+                self.failed_by.pop(delivery.delivery_id, None)
+                if not waiting:
+                    del self.waiting[topic]
+                if delivery.attempts:
+                    self._end_delay(topic)
+                return delivery
+        return None
+
+    def withdrawn(self) -> None:
+        """The log has dealt with it; a read under way may have seen it still."""
+        self.stale = True
 
     def expired(self, now: float) -> list[Held]:
         """What is held beyond its lease."""
@@ -253,14 +242,20 @@ class AgentQueue:
     def erased(self, topic: TopicKey) -> None:
         """The conversation's log was reset, and its unsettled deliveries with it."""
         self.stale = True
+        self._end_delay(topic)
         gone = self.waiting.pop(topic, None)
         if gone is not None:
             for delivery in gone:
                 self._count(delivery, -1)
-                self.attempts.pop(delivery.delivery_id, None)
+                self.failed_by.pop(delivery.delivery_id, None)
         for held in self.held.values():
             if held.delivery.topic == topic:
                 held.erased = True
+
+    def _end_delay(self, topic: TopicKey) -> None:
+        """What the conversation waits for is gone."""
+        if self.delayed.pop(topic, None) is not None:
+            self._free(topic)
 
     def _release(self, held: Held) -> None:
         del self.held[held.delivery.delivery_id]
@@ -270,3 +265,7 @@ class AgentQueue:
         self.busy.discard(topic)
         if topic in self.waiting:
             self.ready.append(topic)
+
+
+def _message_id(delivery: StoredDelivery) -> str:
+    return Message.FromString(delivery.message).id

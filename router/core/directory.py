@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from trunkline.v1 import catalogue
 from trunkline.v1.address_pb2 import Address, Conversation
+from trunkline.v1.edge_service_pb2 import TopicFrame
 from trunkline.v1.presence_service_pb2 import Connection as ConnectionProto
 
 from router.core.outbox import LinkOutbox
@@ -63,7 +64,7 @@ class Link:
 class LinkTopic:
     """A topic as one link knows it: its number there, and how many connections hear it."""
 
-    __slots__ = ("catchup", "is_restored", "link", "listeners", "number")
+    __slots__ = ("catchup", "delta", "is_restored", "link", "listeners", "mark", "number")
 
     def __init__(self, link: Link, number: int) -> None:
         self.link = link
@@ -73,6 +74,10 @@ class LinkTopic:
         self.catchup: LinkCatchup | None = None
         #: The edge said how far its listeners had come, and they are told what they missed since.
         self.is_restored = False
+        #: The last delta put into the link's outbox, and the outbox's mark then: while that is the same,
+        #: the next delta may be joined to it.
+        self.delta: TopicFrame | None = None
+        self.mark = 0
 
 
 class Topic:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from trunkline.v1.catalogue import Refused
+from trunkline.v1.message_pb2 import Message
 
 from router.core.directory import Connection, Link
 from router.core.journal import Draft, Page, PageRequest, StoredDelivery
@@ -41,7 +42,16 @@ class ReadDeliveries(NamedTuple):
     failed: Callable[[], None]
 
 
-Read = ReadHeads | ReadPages | ReadDeliveries
+class ReadMessage(NamedTuple):
+    """Read one message in its present form, then call `done`, with None where there is none."""
+
+    tenant: str
+    message_id: str
+    done: Callable[[Message | None], None]
+    failed: Callable[[], None]
+
+
+Read = ReadHeads | ReadPages | ReadDeliveries | ReadMessage
 
 
 class Origin(Protocol):

@@ -7,14 +7,18 @@ reaches it live.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from trunkline.v1 import catalogue
+from trunkline.v1.frame_pb2 import ServerFrame
 
 from router.core.answers import Answers
 from router.core.directory import Connection, Directory, Link, LinkTopic, Topic
 from router.core.effects import Read, ReadHeads, ReadPages
-from router.core.journal import Page, PageRequest
+from router.core.journal import Entry, EntryKind, Page, PageRequest
+from router.core.journal_queue import JournalQueue
+from router.core.open_messages import OpenMessages
 from router.core.recovery import Catchup, LinkCatchup
 from router.core.topics import EMPTY, Position, TopicKey
 
@@ -34,8 +38,10 @@ class Joining:
     def __init__(
         self,
         directory: Directory,
+        journal: JournalQueue,
         reads: list[Read],
         mail: set[Link],
+        open_messages: OpenMessages,
         connection: Connection,
         topics: list[Topic],
         wanted: dict[TopicKey, Position],
@@ -43,8 +49,10 @@ class Joining:
         failed: Callable[[], None],
     ) -> None:
         self._directory = directory
+        self._journal = journal
         self._reads = reads
         self._mail = mail
+        self._open_messages = open_messages
         self._connection = connection
         self._topics = topics
         self._wanted = wanted
@@ -57,7 +65,7 @@ class Joining:
         unknown = [topic for topic in self._topics if topic.position is None]
         if unknown:
             keys = [topic.key for topic in unknown]
-            self._reads.append(ReadHeads(keys, lambda heads: self._heads(unknown, heads), self._give_up))
+            self._reads.append(ReadHeads(keys, partial(self._heads, unknown), self._give_up))
             return
         if catchup := self._link_catchup():
             catchup.waiters.append(self.begin)
@@ -72,6 +80,10 @@ class Joining:
         return None
 
     def _heads(self, topics: list[Topic], heads: list[Position]) -> None:
+        # What the log has committed, and the core has not been told of, would never be told live.
+        self._journal.after_commit(partial(self._all_told, topics, heads))
+
+    def _all_told(self, topics: list[Topic], heads: list[Position]) -> None:
         for topic, head in zip(topics, heads, strict=True):
             if topic.position is None:
                 topic.position = head
@@ -112,7 +124,8 @@ class Joining:
             return
         missed = [catchup.missed for catchup in self._catchups.values()]
         whole = (
-            None not in missed and sum(len(m) for rows in missed for m in rows or ()) <= RECOVERY_MAX_BYTES
+            None not in missed
+            and sum(len(entry.body) for rows in missed for entry in rows or ()) <= RECOVERY_MAX_BYTES
         )
         known = {topic.key for topic in self._topics}
         recovered = bool(self._wanted) and whole and self._wanted.keys() <= known
@@ -120,16 +133,19 @@ class Joining:
         if recovered:
             starts = [self._wanted.get(t.key, s) for t, s in zip(self._topics, starts, strict=True)]
         self._answered(recovered, starts)
-        if recovered:
-            self._send([stored for rows in missed for stored in rows or ()])
+        replayed = self._catchups if recovered else {}
+        for topic in self._topics:
+            missed_of = replayed[topic].missed if topic in replayed else None
+            self._send(topic, missed_of or [])
         self._join()
 
-    def _send(self, messages: list[bytes]) -> None:
+    def _send(self, topic: Topic, missed: list[Entry]) -> None:
+        """What was missed, and what was said so far in all messages that are open."""
         outbox, number = self._connection.link.outbox, self._connection.number
-        for stored in messages:
-            send = outbox.add(len(stored)).send
+        for frame, size in told_again(self._open_messages, topic.key, missed):
+            send = outbox.add(size).send
             send.connection = number
-            send.frame.message.MergeFromString(stored)
+            send.frame.CopyFrom(frame)
 
     def _join(self) -> None:
         connection = self._connection
@@ -168,8 +184,18 @@ class Joining:
 class Relinking:
     """Brings the listeners of topics up to date after their link was down."""
 
-    def __init__(self, directory: Directory, reads: list[Read], mail: set[Link], answers: Answers) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        journal: JournalQueue,
+        reads: list[Read],
+        mail: set[Link],
+        open_messages: OpenMessages,
+        answers: Answers,
+    ) -> None:
         self._directory = directory
+        self._journal = journal
+        self._open_messages = open_messages
         self._reads = reads
         self._mail = mail
         self._answers = answers
@@ -187,6 +213,8 @@ class Relinking:
                 link_topic.is_restored = True
                 if after != topic.position:
                     self._catch_up(topic, link_topic, after)
+                else:
+                    self._replay(topic, link_topic, [])
             has_place = has_place and link_topic.is_restored
         join = connection.link.outbox.add().join
         join.connection = connection.number
@@ -202,8 +230,15 @@ class Relinking:
 
         def read(pages: list[Page]) -> None:
             if topic.position is None:
-                topic.position = pages[0].head
-            catchup.read(pages[0], topic.position)
+                # See Joining.
+                self._journal.after_commit(partial(told, pages[0]))
+            else:
+                told(pages[0])
+
+        def told(page: Page) -> None:
+            if topic.position is None:
+                topic.position = page.head
+            catchup.read(page, topic.position)
             self._caught_up(topic, link_topic, catchup)
 
         def failed() -> None:
@@ -217,14 +252,18 @@ class Relinking:
         link = link_topic.link
         if catchup.missed is None and topic.on(link) is link_topic:
             self._lost(topic, link)
-        for stored in catchup.missed or ():
-            publish = link.outbox.add(len(stored)).publish
-            publish.topic = link_topic.number
-            publish.replayed = True
-            publish.frame.message.MergeFromString(stored)
+        elif catchup.missed is not None:
+            self._replay(topic, link_topic, catchup.missed)
         self._mail.add(link)
         for waiter in catchup.waiters:
             waiter()
+
+    def _replay(self, topic: Topic, link_topic: LinkTopic, missed: list[Entry]) -> None:
+        for frame, size in told_again(self._open_messages, topic.key, missed):
+            publish = link_topic.link.outbox.add(size).publish
+            publish.topic = link_topic.number
+            publish.replayed = True
+            publish.frame.CopyFrom(frame)
 
     def _lost(self, topic: Topic, link: Link) -> None:
         """Close those that hear the topic on a link. It is forgotten there, as its place is of no use."""
@@ -233,3 +272,26 @@ class Relinking:
             connection.topics.remove(topic)
             self._directory.part(connection, topic)
             self._directory.leave(topic)
+
+
+def told_again(
+    open_messages: OpenMessages, topic: TopicKey, missed: list[Entry]
+) -> Iterator[tuple[ServerFrame, int]]:
+    """The frames that bring a listener up to date, in order, each with its size.
+
+    The entries that were missed; of messages that are open all that was said so far, also where they
+    were not missed, as only some of it may be known.
+    """
+    told = set()
+    for entry in missed:
+        frame = ServerFrame()
+        snapshot = open_messages.present(topic, entry.seq) if entry.kind is EntryKind.MESSAGE else None
+        if snapshot is not None:
+            told.add(entry.seq)
+            frame.message.CopyFrom(snapshot)
+        else:
+            getattr(frame, entry.kind.frame_field).MergeFromString(entry.body)
+        yield frame, len(entry.body) if snapshot is None else snapshot.ByteSize()
+    for message in open_messages.of(topic):
+        if message.seq not in told:
+            yield ServerFrame(message=message.snapshot()), message.size

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
 from typing import Any, NamedTuple
 
-from trunkline.v1.message_pb2 import Message
+from trunkline.v1.address_pb2 import Position as PositionProto
+from trunkline.v1.frame_pb2 import ReadFrame
+from trunkline.v1.message_pb2 import Change, Message
 
 from router.core.topics import Position, TopicKey
 
@@ -24,20 +26,54 @@ class Verdict(Enum):
     NO_REPEAT = 4
 
 
+class EntryKind(IntEnum):
+    """What an entry of a log is; its body is serialized accordingly."""
+
+    #: A Message in its present form, which later entries may change.
+    MESSAGE = 0
+    #: A Change of an earlier message, without the message.
+    CHANGE = 1
+    #: A ReadFrame.
+    READ = 2
+
+    @property
+    def frame_field(self) -> str:
+        """The field of a ServerFrame in which it is told."""
+        return _FRAME_FIELDS[self]
+
+
+_FRAME_FIELDS = ("message", "change", "read")
+
+
+class Producer(NamedTuple):
+    """Who may add to an open message."""
+
+    name: str
+    #: Rises each time the message is taken up; only the highest may write.
+    epoch: int
+
+
 @dataclass(slots=True, eq=False)
 class Draft:
-    """A message on its way to the log.
+    """An entry on its way to the log: a message, or, where `change` or `read` is set, one of these.
 
-    The log completes it in place: `message.id`, `message.position` and `message.created_at`,
-    `verdict`, and `delivery_id` where `deliver` is set. For a DUPLICATE `message.id`,
-    `message.position` and `connections` become those of the first.
+    The log completes it in place: `verdict`, `stored`, and
+
+    - of a message its `id`, `position` and `created_at`, and `delivery_id` where `deliver` is set;
+    - of a change its `position` and `changed_at`; `message` is then the message as it is from now on,
+      which the log stores in the place where it stands, with `updated_at`;
+    - of a read its `at`; the user's receipt is stored with it.
+
+    For a DUPLICATE `message.id`, `message.position` and `connections`, or `change.position`, become
+    those of the first.
     """
 
     topic: TopicKey
     message: Message
     #: Idempotency: 16 bytes that name scope and key; None for a message without a key.
     key: bytes | None = None
-    #: 8 bytes that tell one content from another; compared where a key comes again.
+    #: 8 bytes that tell one content from another; compared where a key comes again. Empty in a draft
+    #: that is `repeat_only` and asks for the key alone.
     digest: bytes = b""
     #: Connections that the address matched when the message was taken.
     connections: int = 0
@@ -45,14 +81,108 @@ class Draft:
     repeat_only: bool = False
     #: The message is work for its agent: a delivery is stored with it.
     deliver: bool = False
+    #: The message is OPEN, and this is who may add to it.
+    producer: Producer | None = None
+    #: What is written is this change. Where the message has ended, it is open no longer in the log.
+    change: Change | None = None
+    #: What is written is this.
+    read: ReadFrame | None = None
     verdict: Verdict = Verdict.PENDING
     delivery_id: int = 0
-    #: The message as stored, set when it is COMMITTED.
+    #: The entry's body as stored, set when it is COMMITTED.
     stored: bytes = b""
     #: Whom to tell; the log does not look at it.
     origin: Any = None
     #: About the size of the message, for the bounds of queues.
     size: int = 0
+
+    @property
+    def kind(self) -> EntryKind:
+        """What is written."""
+        if self.change is not None:
+            return EntryKind.CHANGE
+        return EntryKind.MESSAGE if self.read is None else EntryKind.READ
+
+    @property
+    def place(self) -> PositionProto:
+        """The entry's own position; set by the log."""
+        if self.change is not None:
+            return self.change.position
+        return self.message.position if self.read is None else self.read.at
+
+
+class Checkpoint(NamedTuple):
+    """What was added to an open message, or who may add to it from now on."""
+
+    topic: TopicKey
+    #: Where the message stands.
+    seq: int
+    producer: Producer
+    #: Serialized ReplyDeltas, those that follow what was checkpointed before; empty for none.
+    deltas: bytes = b""
+
+
+class Attempts(NamedTuple):
+    """A delivery failed, and is to be tried again."""
+
+    delivery_id: int
+    attempts: int
+
+
+class GivenUp(NamedTuple):
+    """A delivery becomes a dead letter."""
+
+    delivery_id: int
+    attempts: int
+    reason: str
+
+
+@dataclass(slots=True, eq=False)
+class Withdrawal:
+    """Nobody wants an answer to the message that stands there; `found` where one was still due."""
+
+    topic: TopicKey
+    seq: int
+    found: bool = False
+
+
+class Delivered(NamedTuple):
+    """A user was given a conversation's messages up to here."""
+
+    topic: TopicKey
+    user: str
+    position: Position
+
+
+@dataclass(slots=True, eq=False)
+class Transaction:
+    """What is committed together: all of it or nothing."""
+
+    drafts: list[Draft] = field(default_factory=list)
+    #: Deliveries that are done.
+    settled: list[int] = field(default_factory=list)
+    attempts: list[Attempts] = field(default_factory=list)
+    given_up: list[GivenUp] = field(default_factory=list)
+    #: Deliveries that are done without an answer.
+    withdrawn: list[Withdrawal] = field(default_factory=list)
+    checkpoints: list[Checkpoint] = field(default_factory=list)
+    delivered: list[Delivered] = field(default_factory=list)
+
+    def join(self, other: Transaction) -> None:
+        """Commit the other one with this."""
+        self.drafts += other.drafts
+        self.settled += other.settled
+        self.attempts += other.attempts
+        self.given_up += other.given_up
+        self.withdrawn += other.withdrawn
+        self.checkpoints += other.checkpoints
+        self.delivered += other.delivered
+
+    def forget(self, topic: TopicKey) -> None:
+        """Leave out what is about places in a log that was erased."""
+        self.withdrawn = [each for each in self.withdrawn if each.topic != topic]
+        self.checkpoints = [each for each in self.checkpoints if each.topic != topic]
+        self.delivered = [each for each in self.delivered if each.topic != topic]
 
 
 class PageRequest(NamedTuple):
@@ -66,21 +196,47 @@ class PageRequest(NamedTuple):
     limit: int
     after: Position | None = None
     before: Position | None = None
-    #: Stop before the messages add up to more than this; the first one is always read.
+    #: Stop before the entries add up to more than this; the first one is always read.
     max_bytes: int = 1 << 20
+    #: Changes and reads are left out, and count for nothing.
+    messages_only: bool = False
+
+
+class Entry(NamedTuple):
+    """One entry of a log.
+
+    A change that is read carries the message in its present form where the reader of the page may not
+    have that: always for an edit, and for an end where the message stands before the page.
+    """
+
+    seq: int
+    kind: EntryKind
+    body: bytes
 
 
 class Page(NamedTuple):
-    """Messages of one log, oldest first, as (seq, serialized Message).
+    """Entries of one log, oldest first.
 
     `head` is the end of the log as of the same read. Where the request's position is not one of this
-    log (another epoch, or beyond the end) `valid` is False and there are no messages.
+    log (another epoch, or beyond the end) `valid` is False and there are no entries.
     """
 
-    messages: list[tuple[int, bytes]]
+    entries: list[Entry]
+    #: There are more in the direction that was asked for.
     more: bool
     head: Position
     valid: bool = True
+
+
+class StoredOpen(NamedTuple):
+    """A message that is open in the log."""
+
+    topic: TopicKey
+    #: The serialized Message, as it was opened.
+    message: bytes
+    producer: Producer
+    #: Serialized ReplyDeltas, in order.
+    deltas: list[bytes]
 
 
 class StoredDelivery(NamedTuple):
@@ -90,6 +246,28 @@ class StoredDelivery(NamedTuple):
     topic: TopicKey
     #: The serialized Message.
     message: bytes
+    #: How often it was delivered before and failed.
+    attempts: int = 0
+
+
+class StoredDeadLetter(NamedTuple):
+    """A delivery that was given up."""
+
+    delivery_id: int
+    #: The serialized Message.
+    message: bytes
+    attempts: int
+    reason: str
+    given_up_ms: int
+
+
+class StoredReceipt(NamedTuple):
+    """How far a user has come in a conversation; 0 for nothing."""
+
+    user: str
+    delivered: int
+    read: int
+    updated_ms: int
 
 
 class Backlog(NamedTuple):
@@ -97,4 +275,7 @@ class Backlog(NamedTuple):
 
     agent: str
     waiting: int
+    #: When what the oldest delivers was said; 0 where none waits.
     oldest_ms: int
+    #: Given up.
+    dead: int = 0

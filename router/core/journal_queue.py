@@ -1,20 +1,22 @@
-"""Drafts and settlements that wait to be committed."""
+"""Drafts and all else that waits to be committed."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from trunkline.v1.catalogue import Refused
 
-from router.core.journal import Draft
+from router.core.journal import Draft, Transaction
+from router.core.topics import TopicKey
 
 #: At most so many drafts in one transaction, which bounds how long a commit takes.
 MAX_BATCH_DRAFTS = 2048
 
 
-class SettlementOrigin(Protocol):
-    """Whom to tell what became of a settlement."""
+class UnitOrigin(Protocol):
+    """Whom to tell what became of a unit."""
 
     def done(self) -> None:
         """All of it is on disk."""
@@ -23,12 +25,11 @@ class SettlementOrigin(Protocol):
         """None of it is."""
 
 
-class SettlementUnit(NamedTuple):
-    """A settlement and its replies: committed together or not at all."""
+class Unit(NamedTuple):
+    """Something that is committed as a whole, such as a settlement with its replies."""
 
-    delivery_id: int
-    replies: list[Draft]
-    origin: SettlementOrigin
+    transaction: Transaction
+    origin: UnitOrigin
 
 
 class JournalQueue:
@@ -43,22 +44,24 @@ class JournalQueue:
         self.max_bytes = max_bytes
         self.drafts = 0
         self.bytes = 0
-        self._units: deque[Draft | SettlementUnit] = deque()
+        self._waiting: deque[Draft | Unit] = deque()
+        #: For each transaction that was taken and not dealt with: who waits for that.
+        self._under_way: deque[list[Callable[[], None]]] = deque()
 
     def add(self, draft: Draft, size: int) -> None:
-        """A message to be committed; `size` is about that of its serialized form."""
+        """An entry to be committed; `size` is about that of its serialized form."""
         draft.size = size
         self.drafts += 1
         self.bytes += size
-        self._units.append(draft)
+        self._waiting.append(draft)
 
-    def add_settlement(self, unit: SettlementUnit) -> None:
-        """A settlement to be committed."""
-        for draft in unit.replies:
+    def add_unit(self, unit: Unit) -> None:
+        """Something to be committed as a whole."""
+        for draft in unit.transaction.drafts:
             draft.size = draft.message.ByteSize()
             self.drafts += 1
             self.bytes += draft.size
-        self._units.append(unit)
+        self._waiting.append(unit)
 
     @property
     def is_full(self) -> bool:
@@ -66,20 +69,56 @@ class JournalQueue:
         return self.drafts > self.max_drafts or self.bytes > self.max_bytes
 
     def __bool__(self) -> bool:
-        return bool(self._units)
+        return bool(self._waiting)
 
-    def take(self) -> tuple[list[Draft], list[SettlementUnit]]:
-        """The next batch: its drafts, those of settlements among them, and its settlements."""
-        drafts: list[Draft] = []
-        settlements: list[SettlementUnit] = []
-        units = self._units
-        while units and len(drafts) + len(settlements) < MAX_BATCH_DRAFTS:
-            unit = units.popleft()
-            if isinstance(unit, Draft):
-                drafts.append(unit)
+    def take(self) -> tuple[Transaction, list[Unit]]:
+        """The next transaction, and the units that went into it."""
+        transaction = Transaction()
+        drafts = transaction.drafts
+        units: list[Unit] = []
+        waiting = self._waiting
+        while waiting and len(drafts) + len(units) < MAX_BATCH_DRAFTS:
+            item = waiting.popleft()
+            if isinstance(item, Draft):
+                drafts.append(item)
             else:
-                settlements.append(unit)
-                drafts.extend(unit.replies)
+                units.append(item)
+                transaction.join(item.transaction)
+        self._count_out(drafts)
+        self._under_way.append([])
+        return transaction, units
+
+    def dealt_with(self) -> None:
+        """The transaction that was taken first is committed, or not, and all know of it."""
+        for waiter in self._under_way.popleft():
+            waiter()
+
+    def after_commit(self, then: Callable[[], None]) -> None:
+        """Call back once nothing is under way that the log may show already: at once, if nothing is."""
+        if self._under_way:
+            self._under_way[-1].append(then)
+        else:
+            then()
+
+    def erased(self, topic: TopicKey) -> list[Draft]:
+        """A topic's log was erased: takes out what would change it, and returns the drafts among that.
+
+        Messages that wait stay, and begin the new log.
+        """
+        for item in self._waiting:
+            if isinstance(item, Unit):
+                item.transaction.forget(topic)
+        taken = [item for item in self._waiting if isinstance(item, Draft) and _changes(item, topic)]
+        if taken:
+            gone = set(map(id, taken))
+            self._waiting = deque(item for item in self._waiting if id(item) not in gone)
+            self._count_out(taken)
+        return taken
+
+    def _count_out(self, drafts: list[Draft]) -> None:
         self.drafts -= len(drafts)
         self.bytes -= sum(draft.size for draft in drafts)
-        return drafts, settlements
+
+
+def _changes(draft: Draft, topic: TopicKey) -> bool:
+    return draft.topic == topic and (draft.change is not None or draft.read is not None)

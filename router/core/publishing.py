@@ -5,7 +5,7 @@ Delivery follows commit: nobody is shown a message that could still vanish.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 
 from trunkline.v1 import catalogue
@@ -13,17 +13,25 @@ from trunkline.v1.address_pb2 import Address
 from trunkline.v1.broadcast_service_pb2 import BroadcastRequest, BroadcastResponse
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import TopicFrame
-from trunkline.v1.message_pb2 import ROLE_SYSTEM, ROLE_USER, Message, MessageState
+from trunkline.v1.frame_pb2 import ServerFrame
+from trunkline.v1.message_pb2 import (
+    CHANGE_KIND_EDITED,
+    CHANGE_KIND_RECALLED,
+    ROLE_SYSTEM,
+    ROLE_USER,
+    Change,
+    Delta,
+    Message,
+)
 
 from router.core.deliveries import AgentQueue
-from router.core.directory import Directory, Link
+from router.core.directory import Directory, Link, LinkTopic
 from router.core.effects import Origin
-from router.core.journal import Draft, StoredDelivery, Verdict
+from router.core.journal import Draft, EntryKind, StoredDelivery, Verdict
 from router.core.journal_queue import JournalQueue
 from router.core.limits import check
-from router.core.topics import GROUP, NO_TARGET, PERSON, Position, TopicKey, topic_of
-
-COMPLETE = MessageState.MESSAGE_STATE_COMPLETE
+from router.core.open_message import COMPLETE
+from router.core.topics import GROUP, NO_TARGET, PERSON, TopicKey, position_of, topic_of
 
 
 class Publishing:
@@ -141,21 +149,23 @@ class Publishing:
                 origin.refused(draft, catalogue.IDEMPOTENCY_MISMATCH.refused(id=draft.message.client_id))
 
     def _deliver(self, draft: Draft) -> None:
-        message = draft.message
         tenant, agent = draft.topic[:2]
-        self._directory.tenants[tenant].messages_committed += 1
+        kind = draft.kind
+        if kind is EntryKind.MESSAGE:
+            self._directory.tenants[tenant].messages_committed += 1
         topic = self._directory.topics.get(draft.topic)
         if topic is not None:
-            position = Position(message.position.epoch, message.position.seq)
+            position = position_of(draft.place)
             told = topic.position
             # A listener may have come in by a read of the log that saw this commit before we did.
             if told is None or told.epoch != position.epoch or told.seq < position.seq:
                 topic.position = position
                 if topic.catchups:
+                    body = _change_with_message(draft) if kind is EntryKind.CHANGE else draft.stored
                     for catchup in topic.catchups:
-                        catchup.saw(position, draft.stored)
+                        catchup.saw(position, kind, body)
                 for publish in self.fan_out(draft.topic, len(draft.stored), draft.origin, kept=True):
-                    publish.frame.message.CopyFrom(message)
+                    _fill(publish.frame, draft, kind)
         if draft.delivery_id:
             queue = self.queues.get((tenant, agent))
             if queue is not None:
@@ -187,6 +197,39 @@ class Publishing:
             self.mailed(link, origin.held_up_by)
         return entries
 
+    def publish_delta(
+        self, links: Iterable[LinkTopic], message_id: str, delta: Delta, held_up_by: set[Link]
+    ) -> None:
+        """Tell the listeners of an addition, joined to the one before it where that still waits."""
+        kind = delta.WhichOneof("content")
+        size = delta.ByteSize()
+        for link_topic in links:
+            link = link_topic.link
+            if link.lost or link_topic.catchup is not None:
+                continue
+            outbox = link.outbox
+            if kind == "text" and link_topic.mark == outbox.mark and link_topic.delta is not None:
+                waiting = link_topic.delta.frame.delta
+                is_next = waiting.message_id == message_id and waiting.HasField("text")
+                if is_next and outbox.extend_entry(size):
+                    waiting.text += delta.text
+                    link_topic.delta.deltas += 1
+                    continue
+            publish = outbox.add_delta(size + len(message_id)).publish
+            publish.topic = link_topic.number
+            publish.deltas = 1
+            frame = publish.frame.delta
+            frame.message_id = message_id
+            frame.index = delta.index
+            if kind == "text":
+                frame.text = delta.text
+            elif kind == "reasoning":
+                frame.reasoning = delta.reasoning
+            else:
+                frame.part.CopyFrom(delta.part)
+            link_topic.delta, link_topic.mark = publish, outbox.mark
+            self.mailed(link, held_up_by)
+
     def mailed(self, link: Link, held_up_by: set[Link]) -> None:
         """The link has mail; where that fills its outbox, the source is to send no more for now."""
         self._mail.add(link)
@@ -203,6 +246,28 @@ class Publishing:
         # Workers among them may be handed work again.
         self.stirred.update(self.queues)
         return True
+
+
+def _fill(frame: ServerFrame, draft: Draft, kind: EntryKind) -> None:
+    """What listeners are told who have had all that came before."""
+    if kind is EntryKind.MESSAGE:
+        frame.message.CopyFrom(draft.message)
+    elif kind is EntryKind.READ:
+        assert draft.read is not None
+        frame.read.CopyFrom(draft.read)
+    else:
+        assert draft.change is not None
+        frame.change.CopyFrom(draft.change)
+        if draft.change.kind == CHANGE_KIND_EDITED:
+            frame.change.message.CopyFrom(draft.message)
+
+
+def _change_with_message(draft: Draft) -> bytes:
+    """For those who may not have the message; one that is recalled has nothing to be had."""
+    change = Change.FromString(draft.stored)
+    if change.kind != CHANGE_KIND_RECALLED:
+        change.message.CopyFrom(draft.message)
+    return change.SerializeToString()
 
 
 def response_of(draft: Draft) -> BroadcastResponse:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from router.core.journal import Page
+from router.core.journal import Entry, EntryKind, Page
 from router.core.topics import Position
 
 #: Room for live messages while the log is read; a catch-up that needs more is lost.
@@ -28,16 +28,16 @@ class Catchup:
 
     def __init__(self, after: Position) -> None:
         self.after = after
-        self.missed: list[bytes] | None = None
-        self._live: list[tuple[Position, bytes]] | None = []
+        self.missed: list[Entry] | None = None
+        self._live: list[tuple[str, Entry]] | None = []
         self._live_bytes = 0
 
-    def saw(self, position: Position, stored: bytes) -> None:
-        """A message was committed while the log is being read."""
+    def saw(self, position: Position, kind: EntryKind, body: bytes) -> None:
+        """An entry was committed while the log is being read; a change is shown with its message."""
         if self._live is None:
             return
-        self._live.append((position, stored))
-        self._live_bytes += len(stored)
+        self._live.append((position.epoch, Entry(position.seq, kind, body)))
+        self._live_bytes += len(body)
         if self._live_bytes > MAX_LIVE_BYTES:
             self._live = None
 
@@ -56,20 +56,20 @@ class Catchup:
             return
         epoch, seq = page.head.epoch, self.after.seq
         missed = []
-        for number, stored in page.messages:
-            if epoch != told.epoch or number > told.seq:
+        for entry in page.entries:
+            if epoch != told.epoch or entry.seq > told.seq:
                 break
-            if number != seq + 1:
+            if entry.seq != seq + 1:
                 return
-            seq = number
-            missed.append(stored)
-        for position, stored in live:
-            if position.epoch == epoch and position.seq <= seq:
+            seq = entry.seq
+            missed.append(entry)
+        for live_epoch, entry in live:
+            if live_epoch == epoch and entry.seq <= seq:
                 continue
-            if position.seq != seq + 1 or (epoch and position.epoch != epoch):
+            if entry.seq != seq + 1 or (epoch and live_epoch != epoch):
                 return
-            epoch, seq = position
-            missed.append(stored)
+            epoch, seq = live_epoch, entry.seq
+            missed.append(entry)
         self.missed = missed
 
 

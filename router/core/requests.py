@@ -9,26 +9,41 @@ from typing import Any
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.frame_pb2 import (
+    CancelFrame,
     ClientFrame,
+    DeliveredFrame,
+    EditFrame,
     HistoryFrame,
     MessageFrame,
     ReadFrame,
+    RecallFrame,
     SignalFrame,
     SubscribeFrame,
     UnsubscribeFrame,
 )
-from trunkline.v1.message_pb2 import ROLE_USER, Message
+from trunkline.v1.message_pb2 import (
+    CHANGE_KIND_EDITED,
+    CHANGE_KIND_RECALLED,
+    ROLE_USER,
+    Author,
+    Message,
+)
 
 from router.core.answers import Answers, Said
+from router.core.cancelling import Cancelling
+from router.core.changing import Changing, Wish
 from router.core.directory import Connection, Directory, Link, Topic
 from router.core.effects import Read, ReadPages
 from router.core.joining import Joining
 from router.core.journal import Draft, Page, PageRequest
 from router.core.journal_queue import JournalQueue
 from router.core.limits import check
+from router.core.open_message import COMPLETE
+from router.core.open_messages import OpenMessages
 from router.core.presence import Presence
-from router.core.publishing import COMPLETE, Publishing, content_digest, idempotency_key
-from router.core.topics import EMPTY, GROUP, NO_TARGET, PERSON, Position, TopicKey, position_of
+from router.core.publishing import Publishing, content_digest, idempotency_key
+from router.core.receipts import Receipts
+from router.core.topics import GROUP, NO_TARGET, PERSON, Position, TopicKey, position_of, topic_of
 
 DEFAULT_PAGE = 50
 #: A page of history is one frame, which a client takes as one piece.
@@ -45,6 +60,10 @@ class Requests:
         publishing: Publishing,
         presence: Presence,
         answers: Answers,
+        open_messages: OpenMessages,
+        cancelling: Cancelling,
+        changing: Changing,
+        receipts: Receipts,
         reads: list[Read],
         join: Callable[..., Joining],
         peek: Callable[[TopicKey], Position | None],
@@ -55,6 +74,10 @@ class Requests:
         self._publishing = publishing
         self._presence = presence
         self._answers = answers
+        self._open_messages = open_messages
+        self._cancelling = cancelling
+        self._changing = changing
+        self._receipts = receipts
         self._reads = reads
         self._join = join
         self._peek = peek
@@ -66,6 +89,10 @@ class Requests:
             "history": self._history,
             "signal": self._signal,
             "read": self._read,
+            "delivered": self._delivered,
+            "cancel": self._cancel,
+            "edit": self._edit,
+            "recall": self._recall,
         }
 
     def received(self, link: Link, number: int, frame: ClientFrame) -> None:
@@ -169,21 +196,31 @@ class Requests:
             after=position_of(frame.after) if cursor == "after" else None,
             before=position_of(frame.before) if cursor == "before" else None,
             max_bytes=MAX_PAGE_BYTES,
+            messages_only=True,
         )
-        failed = partial(self._answers.refuse, connection, frame.id, catalogue.LOG_UNAVAILABLE.refused())
-        done = partial(self._history_read, connection, frame.id)
+        self._read_history(connection, frame.id, request)
+
+    def _read_history(self, connection: Connection, frame_id: str, request: PageRequest) -> None:
+        failed = partial(self._answers.refuse, connection, frame_id, catalogue.LOG_UNAVAILABLE.refused())
+        done = partial(self._history_read, connection, frame_id, request)
         self._reads.append(ReadPages([request], done, failed, connection.link))
 
-    def _history_read(self, connection: Connection, frame_id: str, pages: list[Page]) -> None:
+    def _history_read(
+        self, connection: Connection, frame_id: str, request: PageRequest, pages: list[Page]
+    ) -> None:
         page = pages[0]
         if not page.valid:
             self._answers.refuse(connection, frame_id, catalogue.CURSOR_MISMATCH.refused())
             return
-        history = self._answers.send(connection, sum(len(stored) for _, stored in page.messages)).history
+        messages = self._open_messages.as_they_are(request.topic, page)
+        if messages is None:
+            self._read_history(connection, frame_id, request)
+            return
+        size = sum(len(entry.body) for entry in page.entries)
+        history = self._answers.send(connection, size).history
         history.id = frame_id
         history.more = page.more
-        for _, stored in page.messages:
-            history.messages.add().MergeFromString(stored)
+        history.messages.extend(messages)
 
     def _signal(self, connection: Connection, frame: SignalFrame) -> None:
         check(frame)
@@ -198,15 +235,58 @@ class Requests:
 
     def _read(self, connection: Connection, frame: ReadFrame) -> None:
         check(frame)
-        topic = self._heard(connection, frame)
-        known = topic.position or EMPTY
-        if frame.position.epoch != known.epoch or frame.position.seq > known.seq:
-            raise catalogue.CURSOR_MISMATCH.refused()
-        for publish in self._publishing.fan_out(topic.key, 128, Said(self._answers, connection, "")):
-            read = publish.frame.read
-            read.position.CopyFrom(frame.position)
-            read.user = connection.user
-            read.conversation.CopyFrom(topic.address.conversation)
+        self._receipts.read(connection, self._heard(connection, frame), frame)
+
+    def _delivered(self, connection: Connection, frame: DeliveredFrame) -> None:
+        check(frame)
+        self._receipts.delivered(connection, self._heard(connection, frame), frame)
+
+    def _cancel(self, connection: Connection, frame: CancelFrame) -> None:
+        check(frame)
+        target = frame.WhichOneof("target")
+        if target is None:
+            problem = "one of message_id and client_id must be set"
+            raise catalogue.INVALID_ARGUMENT.refused(field="target", problem=problem)
+        if target == "message_id":
+            self._cancelling.reply(connection, frame)
+        else:
+            self._cancelling.by_client_id(connection, self._heard(connection, frame), frame)
+
+    def _edit(self, connection: Connection, frame: EditFrame) -> None:
+        check(frame)
+        wish = self._wish(connection, frame, CHANGE_KIND_EDITED)
+        wish.parts = frame.parts
+        self._changing.wish(wish)
+
+    def _recall(self, connection: Connection, frame: RecallFrame) -> None:
+        check(frame)
+        self._changing.wish(self._wish(connection, frame, CHANGE_KIND_RECALLED))
+
+    def _wish(self, connection: Connection, frame: Any, kind: Any) -> Wish:
+        user = connection.user
+
+        def may(message: Message) -> None:
+            if connection.hears(topic_of(message.address)) is None:
+                raise catalogue.MESSAGE_NOT_FOUND.refused(message_id=message.id)
+            if not user or message.author.role != ROLE_USER or message.author.user != user:
+                raise catalogue.NOT_THE_AUTHOR.refused(message_id=message.id)
+
+        def unchanged() -> None:
+            ack = self._answers.send(connection, 128).ack
+            ack.id = frame.id
+            ack.message_id = frame.message_id
+
+        return Wish(
+            tenant=connection.home[0],
+            message_id=frame.message_id,
+            kind=kind,
+            author=Author(role=ROLE_USER, user=user),
+            may=may,
+            origin=Said(self._answers, connection, frame.id),
+            unchanged=unchanged,
+            key=lambda topic: idempotency_key("change", topic, user, frame.id),
+            digest=content_digest(frame.SerializeToString(deterministic=True)),
+        )
 
     def _heard(self, connection: Connection, frame: Any) -> Topic:
         """The conversation that a frame is about, which the connection must have joined."""

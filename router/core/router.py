@@ -9,27 +9,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from math import inf
 
 from trunkline.v1 import catalogue
+from trunkline.v1.agent_service_pb2 import AttachRequest
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import LinkHello, LinkRequest
 
 from router.core.agents import Agents
 from router.core.answers import Answers
+from router.core.cancelling import Cancelling
+from router.core.changing import Changing
 from router.core.clients import Clients
-from router.core.deliveries import Worker
 from router.core.directory import Directory, Link
 from router.core.effects import Read
 from router.core.joining import Joining, Relinking
-from router.core.journal import Draft
-from router.core.journal_queue import JournalQueue, SettlementUnit
+from router.core.journal import Transaction
+from router.core.journal_queue import JournalQueue, Unit
 from router.core.limits import check
+from router.core.open_messages import OpenMessages
+from router.core.opening import Opener
 from router.core.outbox import LinkOutbox
 from router.core.policies import Policies
 from router.core.presence import Presence, Watcher
 from router.core.publishing import Publishing
+from router.core.receipts import Receipts
+from router.core.replies import Replies
 from router.core.requests import Requests
 from router.core.topics import EMPTY, Position, TopicKey, topic_of
+from router.core.workers import Worker
 
 Peer = Link | Worker | Watcher
 
@@ -37,9 +45,11 @@ Peer = Link | Worker | Watcher
 class RouterCore:
     """Links, clients, workers and backends of one router.
 
-    `window` is how many batches an edge may have under way. `peek` tells the end of a log where that
-    is known without I/O; `new_id` makes names that are unique for ever; `now_ms` is the wall clock
-    for messages that are not kept.
+    `window` is how many batches an edge may have under way. A reply's `lease_s` is how long its worker
+    may be gone, and `checkpoint_bytes` how much of it is kept in memory only; `checkpoint` is to be
+    called from time to time to have the rest written. `peek` tells the end of a log where that is
+    known without I/O, and nothing that the core was not told; `new_id` makes names that are unique for
+    ever; `now_ms` is the wall clock for messages that are not kept.
     """
 
     def __init__(
@@ -49,6 +59,11 @@ class RouterCore:
         window: int,
         lease_s: float,
         delivery_lease_s: float,
+        reply_lease_s: float,
+        max_attempts: int,
+        max_open_messages: int,
+        max_open_bytes: int,
+        checkpoint_bytes: int,
         outbox_max_bytes: int,
         peek: Callable[[TopicKey], Position | None],
         new_id: Callable[[], str],
@@ -58,6 +73,7 @@ class RouterCore:
         self.window = window
         self.lease_s = lease_s
         self.delivery_lease_s = delivery_lease_s
+        self.reply_lease_s = reply_lease_s
         self._outbox_max_bytes = outbox_max_bytes
         #: Peers that something waits for; the shell writes it and takes them out.
         self.mail: set[Peer] = set()
@@ -73,8 +89,36 @@ class RouterCore:
         self.publishing = Publishing(self.directory, self.journal, mail, new_id, now_ms)
         self.presence = Presence(self.directory, watcher_mail)
         self.answers = Answers(self.directory, self.publishing)
-        join = partial(Joining, self.directory, self.reads, mail)
-        relinking = Relinking(self.directory, self.reads, mail, self.answers)
+        workers: set[Worker] = set()
+        self.open_messages = OpenMessages(
+            self.directory,
+            self.journal,
+            self.publishing,
+            self.reads,
+            lease_s=reply_lease_s,
+            checkpoint_bytes=checkpoint_bytes,
+            max_open=max_open_messages,
+            max_bytes=max_open_bytes,
+            workers=workers,
+        )
+        self.opener = Opener(self.journal, self.open_messages)
+        self.replies = Replies(self.open_messages, self.opener, worker_mail)
+        self.agents = Agents(
+            self.directory,
+            self.journal,
+            self.publishing,
+            self.reads,
+            worker_mail,
+            lease_s=delivery_lease_s,
+            max_attempts=max_attempts,
+            workers=workers,
+            given_up=self.open_messages.give_up,
+        )
+        self.changing = Changing(self.journal, self.reads, self.agents)
+        join = partial(Joining, self.directory, self.journal, self.reads, mail, self.open_messages)
+        relinking = Relinking(
+            self.directory, self.journal, self.reads, mail, self.open_messages, self.answers
+        )
         self.clients = Clients(
             self.directory, policies, self.presence, self.answers, join, relinking, peek, mail
         )
@@ -84,13 +128,14 @@ class RouterCore:
             self.publishing,
             self.presence,
             self.answers,
+            self.open_messages,
+            Cancelling(self.journal, self.open_messages, self.agents, self.answers),
+            self.changing,
+            Receipts(self.journal, self.reads, self.publishing, self.answers),
             self.reads,
             join,
             peek,
             policies.max_conversations,
-        )
-        self.agents = Agents(
-            self.directory, self.journal, self.publishing, self.reads, worker_mail, delivery_lease_s
         )
 
     # Links
@@ -158,25 +203,47 @@ class RouterCore:
             self.clients.closed(link, number)
         self.mail.discard(link)
 
+    # Workers
+
+    def worker_received(self, worker: Worker, batch: AttachRequest, now: float) -> None:
+        """A worker sent a batch."""
+        self.replies.received(worker, batch, now)
+        self.agents.received(worker, batch, now)
+
+    def worker_detached(self, worker: Worker) -> None:
+        """A worker's stream ended."""
+        self.replies.detached(worker)
+        self.agents.detached(worker)
+
     # Commits
 
-    def committed(self, drafts: list[Draft], settlements: list[SettlementUnit]) -> None:
-        """The log has committed a batch that was taken from the journal."""
-        self.publishing.committed(drafts)
-        for unit in settlements:
+    def committed(self, transaction: Transaction, units: list[Unit]) -> None:
+        """The log has committed a transaction that was taken from the journal."""
+        self.publishing.committed(transaction.drafts)
+        for unit in units:
             unit.origin.done()
+        self.journal.dealt_with()
 
-    def not_committed(self, drafts: list[Draft], settlements: list[SettlementUnit]) -> None:
-        """Nothing of a batch was committed."""
+    def not_committed(self, transaction: Transaction, units: list[Unit]) -> None:
+        """Nothing of a transaction was committed."""
         reason = catalogue.LOG_UNAVAILABLE.refused()
-        for draft in drafts:
+        for draft in transaction.drafts:
             draft.origin.refused(draft, reason)
-        for unit in settlements:
+        for unit in units:
             unit.origin.failed(reason)
+        self.journal.dealt_with()
 
     def reset(self, topic: TopicKey) -> None:
-        """A topic's log was erased."""
+        """A topic's log was erased. To be called before anything else is committed."""
         self.agents.erased(topic)
+        self.replies.erased(topic)
+        self.changing.erased()
+        for draft in self.journal.erased(topic):
+            if draft.read is not None:
+                gone = catalogue.CURSOR_MISMATCH.refused()
+            else:
+                gone = catalogue.MESSAGE_NOT_FOUND.refused(message_id=draft.message.id)
+            draft.origin.refused(draft, gone)
         if known := self.directory.topics.get(topic):
             known.position = EMPTY
             for catchup in known.catchups or ():
@@ -192,7 +259,7 @@ class RouterCore:
             if self.may_send(link.held_up_by):
                 self._withholding.discard(link)
                 link.allowed += link.withheld
-                link.outbox.owed += link.withheld
+                link.outbox.owe(link.withheld)
                 link.withheld = 0
                 if not link.lost:
                     self.mail.add(link)
@@ -206,8 +273,14 @@ class RouterCore:
                 if not link.lost:
                     silent.append((link, reason))
                 self._forget(link)
-        silent.extend((worker, reason) for worker in self.agents.tick(now))
+        worker_reason = catalogue.LEASE_ENDED.refused(lease_s=round(self.delivery_lease_s))
+        silent.extend((worker, worker_reason) for worker in self.agents.tick(now))
+        self.open_messages.tick(now)
         return silent
+
+    def checkpoint(self, since: float = inf) -> None:
+        """Have the log told of what was added to open messages, where some of it waits since then."""
+        self.open_messages.checkpoint(since)
 
     def may_send(self, held_up_by: set[Link]) -> bool:
         """A source may send more: the journal and the outboxes that it fills have room."""

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from router.core.journal import Backlog, Draft, Page, PageRequest, StoredDelivery
+from router.core.journal import (
+    Backlog,
+    Page,
+    PageRequest,
+    StoredDeadLetter,
+    StoredDelivery,
+    StoredOpen,
+    StoredReceipt,
+    Transaction,
+)
 from router.core.topics import Position, TopicKey
 
 
@@ -14,35 +23,43 @@ class LogUnavailable(Exception):
 
 
 class Log(Protocol):
-    """Logs of topics, idempotency keys and unsettled deliveries, on disk.
+    """Logs of topics, open messages, idempotency keys, receipts and unsettled deliveries, on disk.
 
-    All coroutines may be called from one event loop at the same time, save `append` and `reset`,
-    which one caller awaits one after the other. Cancelling an `append` leaves open whether it
+    All coroutines may be called from one event loop at the same time, save `append`, `reset` and
+    `replay`, which one caller awaits one after the other. Cancelling an `append` leaves open whether it
     commits. Every operation may raise LogUnavailable.
     """
 
     def head(self, topic: TopicKey) -> Position | None:
         """The end of a topic's log if it is at hand without I/O, else None."""
 
-    async def append(self, drafts: Sequence[Draft], settled: Sequence[int]) -> None:
-        """Commit drafts, in order, and remove settled deliveries: one transaction, on disk on return.
+    async def append(self, transaction: Transaction) -> None:
+        """Commit a transaction; it is on disk on return.
 
-        Messages of one topic get consecutive seqs, from 1 in a new epoch; `message.id` is unique for
-        ever. Completes each draft as its docstring says. On LogUnavailable no draft has a verdict,
-        and nothing of the batch is ever seen by a reader.
+        Entries of one topic get consecutive seqs, from 1 in a new epoch; `message.id` is unique for
+        ever. Completes each draft as its docstring says. Checkpoints, changes and receipts of a log
+        that was erased, and what is said about deliveries that are gone, change nothing. On
+        LogUnavailable no draft has a verdict, and nothing of the transaction is ever seen by a reader.
         """
 
     async def heads(self, topics: Sequence[TopicKey]) -> list[Position]:
         """The ends of these logs, in order; `EMPTY` for a log that holds nothing."""
 
     async def read(self, requests: Sequence[PageRequest]) -> list[Page]:
-        """Read pages, in order. Each page is consistent in itself and holds committed messages only."""
+        """Read pages, in order. Each page is consistent in itself and holds committed entries only.
+
+        An open message is read as it was opened, without its deltas.
+        """
 
     async def message(self, tenant: str, message_id: str) -> bytes | None:
-        """One serialized Message of a tenant, or None. Any string may be asked for."""
+        """One serialized Message of a tenant in its present form, or None. Any string may be asked for."""
+
+    async def open_messages(self) -> list[StoredOpen]:
+        """All messages that are open."""
 
     async def reset(self, topic: TopicKey) -> int:
-        """Erase a topic's log and its unsettled deliveries; its next message starts a new epoch.
+        """Erase a topic's log, its receipts, unsettled deliveries and dead letters; its next message starts a
+        new epoch.
 
         Returns how many messages were erased. Idempotency keys are kept: a retry of what was erased
         still gets its first answer.
@@ -53,6 +70,18 @@ class Log(Protocol):
 
     async def backlogs(self, tenant: str) -> list[Backlog]:
         """What of each agent of a tenant no worker has settled; agents with nothing are left out."""
+
+    async def dead_letters(self, tenant: str, agent: str, after: int, limit: int) -> list[StoredDeadLetter]:
+        """Deliveries of an agent that were given up, with an id above `after`, lowest first."""
+
+    async def replay(self, tenant: str, agent: str, delivery_ids: Sequence[int]) -> list[StoredDelivery]:
+        """Make dead letters deliveries again, with new ids, in their order, and no attempts.
+
+        Those that are not there are passed over.
+        """
+
+    async def receipts(self, topic: TopicKey, after: str, limit: int) -> list[StoredReceipt]:
+        """Receipts of a topic's users after one, in the order of users."""
 
     async def sweep(self, now_ms: int) -> None:
         """Do a bounded piece of housekeeping: forget idempotency keys older than the engine keeps them.

@@ -10,10 +10,21 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from router.core.journal import Backlog, Draft, Page, PageRequest, StoredDelivery, Verdict
+from router.core.journal import (
+    Backlog,
+    Draft,
+    Page,
+    PageRequest,
+    StoredDeadLetter,
+    StoredDelivery,
+    StoredOpen,
+    StoredReceipt,
+    Transaction,
+)
 from router.core.topics import Position, TopicKey
 from router.log.port import LogUnavailable
-from router.log.sqlite_batch import Batch, Head, make_batch
+from router.log.sqlite_answers import answer_again, conclude, first_of_each_key, kept_of
+from router.log.sqlite_batch import Head, make_batch, of_erased_logs
 from router.log.sqlite_file import FileLock
 from router.log.sqlite_keys import RECENT_KEYS, Kept
 from router.log.sqlite_reader import Reader
@@ -110,46 +121,46 @@ class SqliteLog:
         head = self._heads.get(topic)
         return None if head is None else head.position
 
-    async def append(self, drafts: Sequence[Draft], settled: Sequence[int]) -> None:
-        """See the port."""
-        asked = [draft for draft in drafts if draft.repeat_only]
+    async def append(self, transaction: Transaction) -> None:
+        """See the port. A change or a read of an erased log is answered like one that is `repeat_only`."""
+        asked = [draft for draft in transaction.drafts if draft.repeat_only]
+        drafts = transaction.drafts
         if asked:
             drafts = [draft for draft in drafts if not draft.repeat_only]
-        pending, repeats = _first_of_each_key(drafts)
+        pending, repeats = first_of_each_key(drafts)
         topics = {draft.topic for draft in pending}
-        kept: dict[bytes, Kept] = {}
         now_ms = self._clock()
         try:
-            heads = await self._look_up(topics)
-            batch = make_batch(pending, settled, heads, self._numbers, now_ms)
+            heads = await self._look_up(topics.union(_topics_besides_drafts(transaction)))
+            gone = of_erased_logs(pending, heads)
+            if gone:
+                asked += gone
+                pending = [draft for draft in pending if draft not in gone]
+            kept = await self._kept(asked)
+            batch = make_batch(pending, transaction, heads, self._numbers, now_ms)
             used = await self._write(self._writer.commit, batch)
             if used:
-                kept = used
-                refused = [draft for draft in pending if draft.key in kept]
-                repeats = refused + repeats
-                pending = [draft for draft in pending if draft.key not in kept]
-                batch = make_batch(pending, settled, heads, self._numbers, now_ms)
+                kept.update(used)
+                repeats += [draft for draft in pending if draft.key in used]
+                pending = [draft for draft in pending if draft.key not in used]
+                batch = make_batch(pending, transaction, heads, self._numbers, now_ms)
                 await self._write(self._writer.commit, batch)
         except BaseException:
             # It may yet be committed where this was cancelled.
             self._heads.forget(topics)
             raise
         self._heads.update(batch.heads)
-        _conclude(pending, batch)
-        kept.update((draft.key, _kept_of(draft)) for draft in pending if draft.key is not None)
-        for draft in repeats:
-            _answer_again(draft, kept)
-        if asked:
-            await self._answer_asked(asked)
+        conclude(pending, batch)
+        kept.update((draft.key, kept_of(draft)) for draft in pending if draft.key is not None)
+        for draft in asked + repeats:
+            answer_again(draft, kept)
+        for withdrawal in transaction.withdrawn:
+            withdrawal.found = (heads[withdrawal.topic].topic_id, withdrawal.seq) in batch.found
 
-    async def _answer_asked(self, drafts: Sequence[Draft]) -> None:
-        """Answer what is only to be answered if it is a repeat."""
-        kept = await self._write(self._writer.kept, [draft.key for draft in drafts if draft.key])
-        for draft in drafts:
-            if draft.key in kept:
-                _answer_again(draft, kept)
-            else:
-                draft.verdict = Verdict.NO_REPEAT
+    async def _kept(self, drafts: Sequence[Draft]) -> dict[bytes, Kept]:
+        """What is kept of these drafts' keys."""
+        keys = [draft.key for draft in drafts if draft.key is not None]
+        return await self._write(self._writer.kept, keys) if keys else {}
 
     async def heads(self, topics: Sequence[TopicKey]) -> list[Position]:
         """See the port."""
@@ -165,6 +176,10 @@ class SqliteLog:
         """See the port."""
         return await self._read(self._reader.message, tenant, message_id)
 
+    async def open_messages(self) -> list[StoredOpen]:
+        """See the port."""
+        return await self._read(self._reader.open_messages)
+
     async def reset(self, topic: TopicKey) -> int:
         """See the port."""
         try:
@@ -179,6 +194,22 @@ class SqliteLog:
     async def backlogs(self, tenant: str) -> list[Backlog]:
         """See the port."""
         return await self._read(self._reader.backlogs, tenant)
+
+    async def dead_letters(self, tenant: str, agent: str, after: int, limit: int) -> list[StoredDeadLetter]:
+        """See the port."""
+        return await self._read(self._reader.dead_letters, tenant, agent, after, limit)
+
+    async def replay(self, tenant: str, agent: str, delivery_ids: Sequence[int]) -> list[StoredDelivery]:
+        """See the port. The order is that of the former ids: what was said first is delivered first."""
+        numbers = self._numbers
+        old = sorted({number for number in delivery_ids if 0 < number <= numbers.delivery_id})
+        first = numbers.delivery_id + 1
+        numbers.delivery_id += len(old)
+        return await self._write(self._writer.replay, tenant, agent, first, old)
+
+    async def receipts(self, topic: TopicKey, after: str, limit: int) -> list[StoredReceipt]:
+        """See the port."""
+        return await self._read(self._reader.receipts, topic, after, limit)
 
     async def sweep(self, now_ms: int) -> None:
         """See the port."""
@@ -255,47 +286,10 @@ class _HeadCache:
             self._heads.pop(topic, None)
 
 
-def _first_of_each_key(drafts: Sequence[Draft]) -> tuple[list[Draft], list[Draft]]:
-    """The drafts to write, and those that repeat the key of one of them."""
-    seen: set[bytes] = set()
-    first: list[Draft] = []
-    repeats: list[Draft] = []
-    for draft in drafts:
-        if draft.key is None:
-            first.append(draft)
-        elif draft.key in seen:
-            repeats.append(draft)
-        else:
-            seen.add(draft.key)
-            first.append(draft)
-    return first, repeats
-
-
-def _conclude(drafts: Sequence[Draft], batch: Batch) -> None:
-    for draft, body in zip(drafts, batch.bodies, strict=True):
-        draft.stored = body
-        draft.verdict = Verdict.COMMITTED
-
-
-def _kept_of(draft: Draft) -> Kept:
-    position = draft.message.position
-    return Kept(draft.digest, position.epoch, position.seq, draft.connections)
-
-
-def _answer_again(draft: Draft, kept: Mapping[bytes, Kept]) -> None:
-    """Give a draft whose key was used before the first one's outcome, or refuse it."""
-    assert draft.key is not None
-    first = kept[draft.key]
-    message = draft.message
-    message.ClearField("created_at")
-    draft.delivery_id = 0
-    if draft.digest == first.digest:
-        draft.verdict = Verdict.DUPLICATE
-        draft.connections = first.connections
-        message.id = f"{first.epoch}-{first.seq}"
-        message.position.epoch = first.epoch
-        message.position.seq = first.seq
-    else:
-        draft.verdict = Verdict.MISMATCH
-        message.ClearField("id")
-        message.ClearField("position")
+def _topics_besides_drafts(transaction: Transaction) -> set[TopicKey]:
+    """Topics whose heads the rest of the transaction needs."""
+    return {
+        item.topic
+        for items in (transaction.checkpoints, transaction.delivered, transaction.withdrawn)
+        for item in items
+    }

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import sqlite3
 from pathlib import Path
 
 from router.log.port import LogUnavailable
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+#: What turns a file of a version into one of the next, before whatever `schema.sql` has that it has not is
+#: added. Nothing here may take longer for a larger file.
+_MIGRATIONS = {1: "ALTER TABLE deliveries ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;"}
 
 #: A commit of messages to many topics touches a page of the index for each topic, and a page touched is
 #: a page written: with small ones round trips of 500 conversations are 10 % faster than with SQLite's
@@ -49,7 +54,7 @@ class FileLock:
 
 
 def connect_writer(path: Path) -> sqlite3.Connection:
-    """A connection that makes the file and its schema where they are missing.
+    """A connection that makes the file and its schema, or what of these is missing.
 
     Transactions begin by themselves with the first change and end with `commit()`: as methods, both
     let go of the GIL once instead of three times.
@@ -86,10 +91,16 @@ def _ensure_schema(db: sqlite3.Connection, path: Path) -> None:
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version == SCHEMA_VERSION:
         return
-    if version != 0:
+    if not 0 <= version < SCHEMA_VERSION:
         raise LogUnavailable(
             f"{path} has schema version {version}, and this Trunkline knows up to {SCHEMA_VERSION}:"
             " start the one that wrote it, or a newer one"
         )
-    schema = Path(__file__).with_name("schema.sql").read_text(encoding="utf-8")
-    db.executescript(f"BEGIN IMMEDIATE;\n{schema}\nPRAGMA user_version = {SCHEMA_VERSION};\nCOMMIT;")
+    script = Path(__file__).with_name("schema.sql").read_text(encoding="utf-8")
+    if version:
+        missing = re.sub(
+            "^CREATE (TABLE|INDEX|VIEW) ", r"CREATE \1 IF NOT EXISTS ", script, flags=re.MULTILINE
+        )
+        steps = [sql for before, sql in _MIGRATIONS.items() if version <= before]
+        script = "\n".join([*steps, missing])
+    db.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {SCHEMA_VERSION};\nCOMMIT;")

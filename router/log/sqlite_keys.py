@@ -28,8 +28,8 @@ _ROW_ID, _ROW_KEY, _ROW_WIDTH = 0, 1, 7
 
 _INSERT = Insert("recent_keys", ("id", *_COLUMNS.split(", ")))
 _KEPT = "hex(key), hex(digest), epoch, seq, connections"
-_SELECT_RECENT = Select(_KEPT, "CROSS JOIN recent_keys ON id = column1", 1)
-_SELECT_OLD = Select(_KEPT, "CROSS JOIN idempotency ON key = column1", 1)
+_SELECT_RECENT = Select(_KEPT, "$rows CROSS JOIN recent_keys ON id = column1", 1)
+_SELECT_OLD = Select(_KEPT, "$rows CROSS JOIN idempotency ON key = column1", 1)
 #: CROSS JOIN: in the order of the ids given, which is that of their keys. OR IGNORE: what was carried over
 #: before a restart is so again.
 _MOVE = (
@@ -43,7 +43,7 @@ _SELECT_EXPIRED = (
 
 
 class Kept(NamedTuple):
-    """What is kept of the first message with a key."""
+    """What is kept of the first entry with a key."""
 
     digest: bytes
     epoch: str

@@ -8,51 +8,44 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from router.core.journal import Backlog, Page, PageRequest, StoredDelivery
-from router.core.topics import EMPTY, Position
+from router.core.journal import (
+    Backlog,
+    Page,
+    PageRequest,
+    Producer,
+    StoredDeadLetter,
+    StoredDelivery,
+    StoredOpen,
+    StoredReceipt,
+)
+from router.core.topics import TopicKey
 from router.log.port import LogUnavailable
-from router.log.sqlite_batch import Head
+from router.log.sqlite_deliveries import read_backlogs, read_dead_letters, read_deliveries
 from router.log.sqlite_file import connect_reader
-from router.log.sqlite_statements import Select, look_up_heads
-
-#: Bodies are fetched in portions of this size, as each portion is in memory three times over.
-_PORTION_BYTES = 8 << 20
+from router.log.sqlite_pages import read_pages
 
 #: Epoch and seq; 18 digits always fit SQLite's integers.
 _MESSAGE_ID = re.compile("([0-9a-hjkmnp-tv-z]{13})-([1-9][0-9]{0,17})")
 
-_SPAN = "CROSS JOIN messages ON topic_id = column2 AND seq BETWEEN column3 AND column4"
-_SIZES = Select("column1, seq, length(body)", _SPAN, 4)
-_BODIES = Select("column1, seq, hex(body)", _SPAN, 4)
 _MESSAGE = """
     SELECT body FROM topics JOIN messages USING (topic_id)
     WHERE epoch = ? AND seq = ? AND tenant = ?
 """
-_DELIVERIES = """
-    SELECT json_group_array(json_array(delivery_id, platform, kind, target, hex(body)))
-    FROM (
-        SELECT delivery_id, topic_id, seq FROM deliveries
-        WHERE tenant = ? AND agent = ? AND delivery_id > ? ORDER BY delivery_id LIMIT ?
-    ) JOIN topics USING (topic_id) JOIN messages USING (topic_id, seq)
+_OPEN_MESSAGES = """
+    SELECT topic_id, seq, tenant, agent, platform, kind, target, body, producer, producer_epoch
+    FROM open_messages JOIN topics USING (topic_id) JOIN messages USING (topic_id, seq)
+    ORDER BY topic_id, seq
 """
-_BACKLOGS = """
-    SELECT json_group_array(json_array(agent, count, created_ms))
+_OPEN_DELTAS = "SELECT topic_id, seq, deltas FROM open_deltas ORDER BY delta_id"
+_RECEIPTS = """
+    SELECT json_group_array(json_array(user, delivered, read, updated_ms))
     FROM (
-        SELECT agent, count(*) AS count, min(delivery_id) AS first FROM deliveries
-        WHERE tenant = ? GROUP BY agent
-    ) JOIN (SELECT delivery_id, topic_id, seq FROM deliveries) ON delivery_id = first
-    JOIN messages USING (topic_id, seq)
+        SELECT user, delivered, read, updated_ms FROM topics JOIN receipts USING (topic_id)
+        WHERE tenant = ? AND agent = ? AND platform = ? AND kind = ? AND target = ? AND user > ?
+        ORDER BY user LIMIT ?
+    )
 """
-
-
-class _Span(NamedTuple):
-    """The messages of one page: `first` to `last`, none where `last` is smaller."""
-
-    topic_id: int
-    first: int
-    last: int
 
 
 class Reader:
@@ -65,10 +58,7 @@ class Reader:
     def pages(self, requests: Sequence[PageRequest]) -> list[Page]:
         """One page for each request, all as of one moment."""
         with self._snapshot() as db:
-            heads = look_up_heads(db, [request.topic for request in requests])
-            spans = [_span(request, head) for request, head in zip(requests, heads, strict=True)]
-            messages = _fetch(db, requests, spans)
-        return [_page(*row) for row in zip(requests, heads, spans, messages, strict=True)]
+            return read_pages(db, requests)
 
     def message(self, tenant: str, message_id: str) -> bytes | None:
         """One message of a tenant."""
@@ -79,20 +69,43 @@ class Reader:
             row = db.execute(_MESSAGE, (parsed[1], int(parsed[2]), tenant)).fetchone()
         return None if row is None else row[0]
 
+    def open_messages(self) -> list[StoredOpen]:
+        """All messages that are open.
+
+        Row by row: this is asked for while nothing else is going on, and text in JSON takes three times
+        the memory.
+        """
+        found: dict[tuple[int, int], StoredOpen] = {}
+        with self._snapshot() as db:
+            for topic_id, seq, *topic, body, producer, epoch in db.execute(_OPEN_MESSAGES):
+                found[topic_id, seq] = StoredOpen(tuple(topic), body, Producer(producer, epoch), [])
+            for topic_id, seq, deltas in db.execute(_OPEN_DELTAS):
+                # None for what is left of an erased log.
+                message = found.get((topic_id, seq))
+                if message is not None:
+                    message.deltas.append(deltas)
+        return list(found.values())
+
     def deliveries(self, tenant: str, agent: str, after: int, limit: int) -> list[StoredDelivery]:
         """Unsettled deliveries of an agent above an id, lowest first."""
         with self._snapshot() as db:
-            rows = json.loads(db.execute(_DELIVERIES, (tenant, agent, after, limit)).fetchone()[0])
-        rows.sort()
-        return [
-            StoredDelivery(delivery_id, (tenant, agent, platform, kind, target), bytes.fromhex(body))
-            for delivery_id, platform, kind, target, body in rows
-        ]
+            return read_deliveries(db, tenant, agent, after, limit)
+
+    def dead_letters(self, tenant: str, agent: str, after: int, limit: int) -> list[StoredDeadLetter]:
+        """Deliveries of an agent that were given up, above an id, lowest first."""
+        with self._snapshot() as db:
+            return read_dead_letters(db, tenant, agent, after, limit)
 
     def backlogs(self, tenant: str) -> list[Backlog]:
         """What is unsettled, by agent."""
         with self._snapshot() as db:
-            return [Backlog(*row) for row in json.loads(db.execute(_BACKLOGS, (tenant,)).fetchone()[0])]
+            return read_backlogs(db, tenant)
+
+    def receipts(self, topic: TopicKey, after: str, limit: int) -> list[StoredReceipt]:
+        """Receipts of a topic's users after one, in their order."""
+        with self._snapshot() as db:
+            rows = json.loads(db.execute(_RECEIPTS, (*topic, after, limit)).fetchone()[0])
+        return [StoredReceipt(*row) for row in sorted(rows)]
 
     def close(self) -> None:
         """Release the connection."""
@@ -108,81 +121,3 @@ class Reader:
                 self._db.rollback()
         except sqlite3.Error as error:
             raise LogUnavailable(f"{self._path}: {error}") from error
-
-
-def _is_valid(position: Position | None, head: Position) -> bool:
-    if position is None or position == EMPTY:
-        return True
-    return position.epoch == head.epoch and 0 <= position.seq <= head.seq
-
-
-def _span(request: PageRequest, head: Head) -> _Span:
-    """The messages that are asked for, whatever their size: seqs have no gaps."""
-    end = head.position.seq
-    if not (_is_valid(request.after, head.position) and _is_valid(request.before, head.position)):
-        return _Span(head.topic_id, 1, 0)
-    if request.after is not None:
-        return _Span(head.topic_id, request.after.seq + 1, min(request.after.seq + request.limit, end))
-    last = end if request.before is None else request.before.seq - 1
-    return _Span(head.topic_id, max(last - request.limit + 1, 1), last)
-
-
-def _fetch(
-    db: sqlite3.Connection, requests: Sequence[PageRequest], spans: list[_Span]
-) -> list[list[tuple[int, bytes]]]:
-    """The messages of each span, oldest first, as many as its request's `max_bytes` allows."""
-    sizes: list[list[tuple[int, int]]] = [[] for _ in spans]
-    for index, seq, size in _SIZES.run(db, _flat(enumerate(spans))):
-        sizes[index].append((seq, size))
-    messages: list[list[tuple[int, bytes]]] = [[] for _ in spans]
-    portion: list[tuple[int, _Span]] = []
-    portion_bytes = 0
-    for index, request in enumerate(requests):
-        if not sizes[index]:
-            continue
-        # From the end where the page must begin.
-        sizes[index].sort(reverse=request.after is None)
-        seqs, total = _within(sizes[index], request.max_bytes)
-        portion.append((index, _Span(spans[index].topic_id, min(seqs), max(seqs))))
-        portion_bytes += total
-        if portion_bytes >= _PORTION_BYTES:
-            _fetch_portion(db, portion, messages)
-            portion, portion_bytes = [], 0
-    _fetch_portion(db, portion, messages)
-    return messages
-
-
-def _within(sizes: list[tuple[int, int]], max_bytes: int) -> tuple[list[int], int]:
-    """The first seqs of `sizes` that stay within `max_bytes` together, at least one, and their sum."""
-    seqs: list[int] = []
-    total = 0
-    for seq, size in sizes:
-        if seqs and total + size > max_bytes:
-            break
-        seqs.append(seq)
-        total += size
-    return seqs, total
-
-
-def _fetch_portion(
-    db: sqlite3.Connection, portion: list[tuple[int, _Span]], messages: list[list[tuple[int, bytes]]]
-) -> None:
-    for index, seq, body in _BODIES.run(db, _flat(portion)):
-        messages[index].append((seq, bytes.fromhex(body)))
-    for index, _ in portion:
-        messages[index].sort()
-
-
-def _flat(spans: Any) -> list[Any]:
-    return [value for index, span in spans for value in (index, *span)]
-
-
-def _page(request: PageRequest, head: Head, span: _Span, messages: list[tuple[int, bytes]]) -> Page:
-    end = head.position
-    if not (_is_valid(request.after, end) and _is_valid(request.before, end)):
-        return Page([], False, end, valid=False)
-    if request.after is not None:
-        more = (messages[-1][0] if messages else span.first - 1) < end.seq
-    else:
-        more = (messages[0][0] if messages else span.last + 1) > 1
-    return Page(messages, more, end)

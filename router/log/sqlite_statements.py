@@ -48,11 +48,22 @@ class _RowsStatement:
             yield self._texts[power], parameters
 
 
-class Insert(_RowsStatement):
-    """An INSERT of any number of rows. If it fails, the whole transaction is rolled back.
+class Write(_RowsStatement):
+    """An INSERT, UPDATE or DELETE by any number of rows of parameters, which are `$rows` in it.
 
-    That spares SQLite a journal for taking back the statement alone, which is as much to write as the pages.
+    With OR ROLLBACK in it the whole transaction is rolled back if it fails. That spares SQLite a journal
+    for taking back the statement alone, which is as much to write as the pages.
     """
+
+    def run(self, db: sqlite3.Connection, flat: list[Any]) -> None:
+        """Execute it for the rows, given flat."""
+        for text, parameters in self.chunks(flat):
+            # One set of parameters; executemany spares a step that asks for the last rowid.
+            db.executemany(text, (parameters,))
+
+
+class Insert(Write):
+    """An INSERT of any number of rows."""
 
     def __init__(self, table: str, columns: Sequence[str]) -> None:
         values = ", ".join(f"column{n}" for n in range(1, len(columns) + 1))
@@ -62,20 +73,12 @@ class Insert(_RowsStatement):
             len(columns),
         )
 
-    def run(self, db: sqlite3.Connection, flat: list[Any]) -> None:
-        """Insert the rows, given flat."""
-        for text, parameters in self.chunks(flat):
-            # One set of parameters; executemany spares a step that asks for the last rowid.
-            db.executemany(text, (parameters,))
-
 
 class Select(_RowsStatement):
-    """A SELECT of `columns`, over any number of rows of parameters, which it calls `wanted`."""
+    """A SELECT of `columns` over any number of rows of parameters, which `source` calls `$rows`."""
 
     def __init__(self, columns: str, source: str, width: int) -> None:
-        super().__init__(
-            f"SELECT json_group_array(json_array({columns})) FROM $rows AS wanted {source}", width
-        )
+        super().__init__(f"SELECT json_group_array(json_array({columns})) FROM {source}", width)
 
     def run(self, db: sqlite3.Connection, flat: list[Any]) -> list[list[Any]]:
         """The result's rows, in no particular order."""
@@ -87,9 +90,11 @@ class Select(_RowsStatement):
 
 #: CROSS JOIN: SQLite keeps this order of loops.
 _HEADS = Select(
-    "column1, topic_id, epoch, (SELECT max(seq) FROM messages WHERE messages.topic_id = topics.topic_id)",
-    "CROSS JOIN topics ON tenant = column2 AND agent = column3 AND platform = column4 AND kind = column5"
-    " AND target = column6",
+    "column1, topic_id, epoch,"
+    " max((SELECT max(seq) FROM messages WHERE messages.topic_id = topics.topic_id),"
+    " coalesce((SELECT max(seq) FROM events WHERE events.topic_id = topics.topic_id), 0))",
+    "$rows CROSS JOIN topics ON tenant = column2 AND agent = column3 AND platform = column4"
+    " AND kind = column5 AND target = column6",
     6,
 )
 _NO_HEAD = Head(0, EMPTY)

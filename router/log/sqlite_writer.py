@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from router.core.journal import StoredDelivery
 from router.core.topics import TopicKey
 from router.log.port import LogUnavailable
 from router.log.sqlite_batch import Batch, Head, Numbers
+from router.log.sqlite_commit import write_batch
+from router.log.sqlite_deliveries import replay
 from router.log.sqlite_file import connect_writer
 from router.log.sqlite_keys import Kept, Keys, keys_of
-from router.log.sqlite_statements import Insert, look_up_heads
+from router.log.sqlite_statements import look_up_heads
 
-#: Messages of an erased log that a sweep deletes.
-_SWEEP_MESSAGES = 2_000
-
-_INSERT_TOPICS = Insert("topics", ("topic_id", "tenant", "agent", "platform", "kind", "target", "epoch"))
-_INSERT_MESSAGES = Insert("messages", ("topic_id", "seq", "created_ms", "role", "author_user", "body"))
-_INSERT_DELIVERIES = Insert("deliveries", ("delivery_id", "tenant", "agent", "topic_id", "seq"))
-_DELETE_SETTLED = "DELETE FROM deliveries WHERE delivery_id IN (SELECT value FROM json_each(?))"
+#: Rows of an erased log that a sweep deletes.
+_SWEPT_ROWS = 2_000
+#: What holds rows of erased logs until they are swept, and how its rows are told apart.
+_SWEPT_TABLES = {
+    "messages": "rowid",
+    "events": "rowid",
+    "receipts": "(topic_id, user)",
+    "open_messages": "(topic_id, seq)",
+    "open_deltas": "delta_id",
+}
 
 
 class Writer:
@@ -61,11 +66,7 @@ class Writer:
                 if used:
                     return used
                 self._keys.add(db, batch.keys)
-            if batch.settled:
-                db.execute(_DELETE_SETTLED, (json.dumps(list(batch.settled)),))
-            _INSERT_TOPICS.run(db, batch.topics)
-            _INSERT_MESSAGES.run(db, batch.messages)
-            _INSERT_DELIVERIES.run(db, batch.deliveries)
+            write_batch(db, batch)
         return {}
 
     def kept(self, keys: list[bytes]) -> dict[bytes, Kept]:
@@ -76,23 +77,34 @@ class Writer:
     def reset(self, topic: TopicKey) -> int:
         """Erase a log; returns how many messages it held.
 
-        They are out of everyone's sight at once; the rows of a long log are deleted by later sweeps, so
+        It is out of everyone's sight at once; the rows of a long log are deleted by later sweeps, so
         that nobody's append waits for it.
         """
         with self._transaction() as db:
             head = look_up_heads(db, [topic])[0]
+            if not head.topic_id:
+                return 0
+            events = db.execute("SELECT count(*) FROM events WHERE topic_id = ?", (head.topic_id,))
+            messages: int = head.position.seq - events.fetchone()[0]
             db.execute("DELETE FROM topics WHERE topic_id = ?", (head.topic_id,))
-            db.execute(
-                "DELETE FROM deliveries WHERE tenant = ? AND agent = ? AND topic_id = ?",
-                (topic[0], topic[1], head.topic_id),
-            )
-            if head.topic_id:
-                db.execute("INSERT INTO erased (topic_id) VALUES (?)", (head.topic_id,))
-                _delete_erased(db)
-            return head.position.seq
+            for table in ("deliveries", "dead_letters"):
+                db.execute(
+                    f"DELETE FROM {table} WHERE tenant = ? AND agent = ? AND topic_id = ?",
+                    (topic[0], topic[1], head.topic_id),
+                )
+            db.execute("INSERT INTO erased (topic_id) VALUES (?)", (head.topic_id,))
+            _delete_erased(db)
+            return messages
+
+    def replay(
+        self, tenant: str, agent: str, first: int, delivery_ids: Sequence[int]
+    ) -> list[StoredDelivery]:
+        """Make dead letters deliveries again, with ids from `first` on, which must be new."""
+        with self._transaction() as db:
+            return replay(db, tenant, agent, first, delivery_ids)
 
     def sweep(self, created_before_ms: int) -> None:
-        """Delete some of the keys made before a time, and some messages of erased logs."""
+        """Delete some of the keys made before a time, and some rows of erased logs."""
         with self._transaction() as db:
             _delete_erased(db)
             self._keys.expire(db, created_before_ms)
@@ -146,9 +158,10 @@ def _delete_erased(db: sqlite3.Connection) -> None:
     row = db.execute("SELECT min(topic_id) FROM erased").fetchone()
     if row[0] is None:
         return
-    deleted = db.execute(
-        "DELETE FROM messages WHERE rowid IN (SELECT rowid FROM messages WHERE topic_id = ? LIMIT ?)",
-        (row[0], _SWEEP_MESSAGES),
-    ).rowcount
-    if deleted < _SWEEP_MESSAGES:
-        db.execute("DELETE FROM erased WHERE topic_id = ?", row)
+    left = _SWEPT_ROWS
+    for table, key in _SWEPT_TABLES.items():
+        some = f"SELECT {key.strip('()')} FROM {table} WHERE topic_id = ? LIMIT ?"
+        left -= db.execute(f"DELETE FROM {table} WHERE {key} IN ({some})", (row[0], left)).rowcount
+        if not left:
+            return
+    db.execute("DELETE FROM erased WHERE topic_id = ?", row)

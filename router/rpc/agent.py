@@ -10,15 +10,26 @@ from typing import Any
 import grpc.aio
 import structlog
 from trunkline.v1 import catalogue
-from trunkline.v1.agent_service_pb2 import AttachRequest, AttachResponse, AttachWelcome
+from trunkline.v1.agent_service_pb2 import (
+    AttachRequest,
+    AttachResponse,
+    AttachWelcome,
+    ListDeadLettersRequest,
+    ListDeadLettersResponse,
+    ReplayDeadLettersRequest,
+    ReplayDeadLettersResponse,
+)
 from trunkline.v1.agent_service_pb2_grpc import AgentServiceServicer
 
-from router.core.deliveries import Worker
+from router.core.limits import check
+from router.core.workers import Worker
 from router.rpc import streams
 from router.rpc.status import answers
 from router.shell import Shell
 
 _log = structlog.get_logger()
+
+DEFAULT_PAGE = 50
 
 
 class AgentServicer(AgentServiceServicer):
@@ -46,7 +57,7 @@ class AgentServicer(AgentServiceServicer):
             writing = streams.write_batches(context, stream, worker.take, AttachResponse, room.set)
             await streams.run(stream, self._read(worker, context, room), writing)
         finally:
-            core.agents.detached(worker)
+            core.worker_detached(worker)
             del shell.streams[worker]
             shell.settle()
             _log.info("worker detached", **names)
@@ -55,7 +66,8 @@ class AgentServicer(AgentServiceServicer):
         return AttachWelcome(
             router_id=self._router_id,
             contract_minor=catalogue.CONTRACT_MINOR,
-            lease_s=max(1, round(self._shell.core.agents.lease_s)),
+            lease_s=max(1, round(self._shell.core.delivery_lease_s)),
+            reply_lease_s=max(1, round(self._shell.core.reply_lease_s)),
         )
 
     async def _read(
@@ -63,8 +75,46 @@ class AgentServicer(AgentServiceServicer):
     ) -> None:
         shell, core = self._shell, self._shell.core
         while (batch := await context.read()) is not grpc.aio.EOF:
-            core.agents.received(worker, batch, time.monotonic())
+            core.worker_received(worker, batch, time.monotonic())
             shell.settle()
+            # What it adds to open messages fills outboxes and the journal.
+            await shell.room(worker.held_up_by)
             while worker.is_full:
                 room.clear()
                 await room.wait()
+
+    @answers
+    async def ListDeadLetters(  # noqa: N802
+        self, request: ListDeadLettersRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> ListDeadLettersResponse:
+        """See agent_service.proto."""
+        check(request)
+        self._shell.core.directory.tenant(request.tenant)
+        size = request.page_size or DEFAULT_PAGE
+        found = await self._shell.log.dead_letters(request.tenant, request.agent, request.after, size + 1)
+        response = ListDeadLettersResponse(more=len(found) > size)
+        for letter in found[:size]:
+            added = response.dead_letters.add(
+                delivery_id=letter.delivery_id, attempts=letter.attempts, reason=letter.reason
+            )
+            added.message.MergeFromString(letter.message)
+            added.given_up_at.FromMilliseconds(letter.given_up_ms)
+        return response
+
+    @answers
+    async def ReplayDeadLetters(  # noqa: N802
+        self, request: ReplayDeadLettersRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> ReplayDeadLettersResponse:
+        """See agent_service.proto."""
+        check(request)
+        shell = self._shell
+        shell.core.directory.tenant(request.tenant)
+
+        async def replay() -> int:
+            deliveries = await shell.log.replay(request.tenant, request.agent, request.delivery_ids)
+            shell.core.agents.replayed(deliveries)
+            return len(deliveries)
+
+        replayed = await shell.exclusively(replay)
+        shell.settle()
+        return ReplayDeadLettersResponse(replayed=replayed)

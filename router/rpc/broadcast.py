@@ -22,6 +22,7 @@ from router.core.errors import to_proto
 from router.core.journal import Draft
 from router.core.publishing import response_of
 from router.rpc import streams
+from router.rpc.open_messages import OpenMessageRpcs
 from router.rpc.status import answers
 from router.shell import Shell, Stream
 
@@ -29,11 +30,8 @@ from router.shell import Shell, Stream
 MAX_WAITING_RESULTS = 20_000
 
 
-class BroadcastServicer(BroadcastServiceServicer):
+class BroadcastServicer(OpenMessageRpcs, BroadcastServiceServicer):
     """Takes messages from backends and tells them what became of each."""
-
-    def __init__(self, shell: Shell) -> None:
-        self._shell = shell
 
     @answers
     async def Broadcast(  # noqa: N802

@@ -66,6 +66,7 @@ class PresenceServicer(PresenceServiceServicer):
             messages_committed=tenant.messages_committed,
             connections_opened=tenant.connections_opened,
             connections_closed=tenant.connections_closed,
+            open_messages=self._shell.core.open_messages.count(tenant.name),
         )
 
     async def _agents(self, tenant: Tenant) -> list[AgentStats]:
@@ -82,7 +83,8 @@ class PresenceServicer(PresenceServiceServicer):
                 stats.waiting = max(0, backlog.waiting - stats.held)
                 if stats.waiting:
                     stats.oldest_waiting_at.FromMilliseconds(backlog.oldest_ms)
-            if stats.workers or stats.held or stats.waiting:
+                stats.dead_letters = backlog.dead
+            if stats.workers or stats.held or stats.waiting or stats.dead_letters:
                 agents.append(stats)
         return agents
 

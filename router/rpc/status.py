@@ -24,10 +24,14 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], reason: Refused) -> NoReturn:
-    """End an RPC with a refusal: status, text, and ErrorInfo and RetryInfo as details."""
+    """End an RPC with a refusal: status, text, and ErrorInfo and RetryInfo as details.
+
+    The metadata of ErrorInfo is what completes the text, such as the index that is `expected`.
+    """
     entry = reason.entry
     status = Status(code=entry.grpc_status, message=str(reason))
-    status.details.add().Pack(ErrorInfo(reason=entry.code, domain=DOMAIN))
+    values = {name: str(value) for name, value in reason.values.items()}
+    status.details.add().Pack(ErrorInfo(reason=entry.code, domain=DOMAIN, metadata=values))
     if entry.retryable:
         delay = Duration()
         delay.FromMilliseconds(entry.retry_after_ms)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
@@ -19,6 +19,15 @@ from websockets.exceptions import ConnectionClosed
 
 ALICE = address(tenant="demo", agent="echo", platform="web", conversation="person:alice")
 TEAM = address(tenant="demo", agent="echo", platform="web", conversation="group:team")
+
+
+async def soon(condition: Callable[[], object]) -> None:
+    """Lets everybody have their turns until this is so."""
+    for _ in range(100_000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it did not come about")
 
 
 class FakeTime:

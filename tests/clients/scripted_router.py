@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,7 +14,14 @@ from google.protobuf.any_pb2 import Any as AnyProto
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
-from trunkline.v1.agent_service_pb2 import AttachResponse, AttachWelcome, Delivery
+from trunkline.v1.agent_service_pb2 import (
+    AttachResponse,
+    AttachWelcome,
+    Delivery,
+    ReplyEnded,
+    ReplyOpened,
+    SettlementResult,
+)
 from trunkline.v1.agent_service_pb2_grpc import AgentServiceServicer, add_AgentServiceServicer_to_server
 from trunkline.v1.broadcast_service_pb2_grpc import (
     BroadcastServiceServicer,
@@ -21,7 +29,7 @@ from trunkline.v1.broadcast_service_pb2_grpc import (
 )
 from trunkline.v1.catalogue import Entry
 from trunkline.v1.history_service_pb2_grpc import HistoryServiceServicer, add_HistoryServiceServicer_to_server
-from trunkline.v1.message_pb2 import ROLE_USER, Author, Message, Part, TextPart
+from trunkline.v1.message_pb2 import MESSAGE_STATE_OPEN, ROLE_USER, Author, Message, Part, TextPart
 from trunkline.v1.presence_service_pb2_grpc import (
     PresenceServiceServicer,
     add_PresenceServiceServicer_to_server,
@@ -36,6 +44,7 @@ class StreamSide:
     def __init__(self, context: Context) -> None:
         self._context = context
         self.over: asyncio.Future[Entry | None] = asyncio.get_running_loop().create_future()
+        self._unread: defaultdict[str, list[Any]] = defaultdict(list)
 
     async def read(self) -> Any:
         """The caller's next message."""
@@ -52,19 +61,21 @@ class StreamSide:
 
     # For workers.
 
-    async def welcome(self, lease_s: int = 30) -> Any:
+    async def welcome(self, lease_s: int = 30, reply_lease_s: int = 0) -> Any:
         """Reads the worker's hello and answers it."""
         hello = (await self.read()).hello
-        welcome = AttachWelcome(router_id="r1", contract_minor=1, lease_s=lease_s)
+        welcome = AttachWelcome(
+            router_id="r1", contract_minor=1, lease_s=lease_s, reply_lease_s=reply_lease_s
+        )
         await self.write(AttachResponse(welcome=welcome))
         return hello
 
-    async def deliver(self, *numbers: int) -> None:
+    async def deliver(self, *numbers: int, attempt: int = 1) -> None:
         """Delivers messages, each saying its delivery's number."""
         deliveries = [
             Delivery(
                 delivery_id=number,
-                attempt=1,
+                attempt=attempt,
                 message=Message(
                     id=f"m{number}",
                     author=Author(role=ROLE_USER, user="alice"),
@@ -74,6 +85,54 @@ class StreamSide:
             for number in numbers
         ]
         await self.write(AttachResponse(deliveries=deliveries))
+
+    async def until(self, kind: str) -> list[Any]:
+        """Reads batches until there is something of a kind, such as `opens`; keeps what is of another."""
+        while not self._unread[kind]:
+            batch = await self.read()
+            for field, value in batch.ListFields():
+                if field.is_repeated:
+                    self._unread[field.name].extend(value)
+        found = self._unread[kind]
+        self._unread[kind] = []
+        return found
+
+    async def opened(self, text: str = "", *, next_index: int = 0, state: Any = MESSAGE_STATE_OPEN) -> Any:
+        """Reads the next opening of a reply and answers it with the message as it is."""
+        (opening,) = await self.until("opens")
+        await self.say_opened(opening.reply, text, next_index=next_index, state=state)
+        return opening
+
+    async def say_opened(
+        self, reply: int, text: str = "", *, next_index: int = 0, state: Any = MESSAGE_STATE_OPEN
+    ) -> None:
+        """Says that a reply is there."""
+        message = Message(id="r1", state=state, next_index=next_index)
+        if text:
+            message.parts.add().text.text = text
+        await self.write(AttachResponse(opened=[ReplyOpened(reply=reply, message=message)]))
+
+    async def heard(self, text: str) -> list[Any]:
+        """Reads deltas until they say this; returns them."""
+        found: list[Any] = []
+        while "".join(each.text for each in found) != text:
+            found += [delta for each in await self.until("deltas") for delta in each.deltas]
+        return found
+
+    async def ended(self, state: Any = None) -> Any:
+        """Reads the next end of a reply, and says that it has ended so, or as given."""
+        (end,) = await self.until("ends")
+        await self.say_ended(end.reply, state or end.state)
+        return end
+
+    async def say_ended(self, reply: int, state: Any) -> None:
+        """Says that a reply has ended."""
+        await self.write(AttachResponse(ended=[ReplyEnded(reply=reply, state=state)]))
+
+    async def settled(self, *numbers: int) -> None:
+        """Says that deliveries are settled."""
+        results = [SettlementResult(delivery_id=number) for number in numbers]
+        await self.write(AttachResponse(results=results))
 
 
 class ScriptedRouter(
@@ -137,6 +196,15 @@ for _name in (
     "ListConnections",
     "GetStats",
     "CloseConnections",
+    "OpenMessage",
+    "ExtendMessage",
+    "EndMessage",
+    "CancelMessage",
+    "EditMessage",
+    "RecallMessage",
+    "ListReceipts",
+    "ListDeadLetters",
+    "ReplayDeadLetters",
 ):
     setattr(ScriptedRouter, _name, _unary(_name))
 ScriptedRouter.__abstractmethods__ = frozenset()
@@ -162,7 +230,7 @@ async def refuse(context: Context, entry: Entry) -> None:
 async def scripted_router(listen: str = "127.0.0.1:0") -> AsyncIterator[ScriptedRouter]:
     """A router that listens."""
     server = grpc.aio.server()
-    router = ScriptedRouter()
+    router = ScriptedRouter()  # type: ignore[abstract]  # its RPCs are set above
     add_AgentServiceServicer_to_server(router, server)
     add_BroadcastServiceServicer_to_server(router, server)
     add_HistoryServiceServicer_to_server(router, server)

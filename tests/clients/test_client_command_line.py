@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 
 import pytest
-from scripted_edge import EdgeSide, ScriptedEdge, at, message, scripted_edge
+from scripted_edge import ALICE, EdgeSide, ScriptedEdge, at, message, scripted_edge
 from scripted_router import scripted_router
 from trunkline.v1 import catalogue
+from trunkline.v1.agent_service_pb2 import DeadLetter, ListDeadLettersResponse, ReplayDeadLettersResponse
 from trunkline.v1.broadcast_service_pb2 import BroadcastResponse
-from trunkline.v1.frame_pb2 import ClosingFrame
-from trunkline.v1.history_service_pb2 import ListMessagesResponse
+from trunkline.v1.error_pb2 import Error
+from trunkline.v1.frame_pb2 import ClosingFrame, DeltaFrame
+from trunkline.v1.history_service_pb2 import ListMessagesResponse, ListReceiptsResponse, Receipt
+from trunkline.v1.message_pb2 import (
+    CHANGE_KIND_ENDED,
+    MESSAGE_STATE_COMPLETE,
+    MESSAGE_STATE_FAILED,
+    MESSAGE_STATE_OPEN,
+    Change,
+)
 from trunkline.v1.presence_service_pb2 import Connection, ListConnectionsResponse
 
 
@@ -111,6 +121,103 @@ async def test_a_missing_reply_is_told() -> None:
         tasks.create_task(only_ack())
         code, _, err = await run("chat", "--url", edge.url, "--once", "hi", "--wait-s", "0.05")
         assert (code, err) == (1, ["No reply within 0.05 s"])
+
+
+async def stream(edge: ScriptedEdge, change: Change) -> EdgeSide:
+    """Welcomes a client and answers its line piece by piece, ending as told."""
+    side = await edge.accepted()
+    await side.welcome()
+    await side.ack((await side.read()).message.id, 1)
+    reply = message(2, "Once ", reply_to="m1", state=MESSAGE_STATE_OPEN)
+    await side.say(message=reply)
+    await side.say(delta=DeltaFrame(reasoning="what next?"))
+    await side.say(message=message(3, "An aside"))
+    await side.say(delta=DeltaFrame(message_id="m2", text="upon a time"))
+    change.MergeFrom(Change(position=at(4), address=ALICE, message_id="m2", kind=CHANGE_KIND_ENDED))
+    await side.say(change=change)
+    await side.read()
+    await side.close(1000)
+    return side
+
+
+async def test_a_streamed_reply_is_written_as_it_comes_and_waited_for() -> None:
+    async with scripted_edge() as edge, asyncio.TaskGroup() as tasks:
+        tasks.create_task(stream(edge, Change(state=MESSAGE_STATE_COMPLETE)))
+        told = await run("chat", "--url", edge.url, "--once", "a story")
+        assert told == (0, ["Once upon a time", "An aside"], [])
+
+
+async def test_a_reply_that_failed_is_one_line_and_exit_code_1() -> None:
+    async with scripted_edge() as edge, asyncio.TaskGroup() as tasks:
+        failed = Change(state=MESSAGE_STATE_FAILED, error=Error(message="The model is gone"))
+        tasks.create_task(stream(edge, failed))
+        code, _, err = await run("chat", "--url", edge.url, "--once", "a story")
+        assert (code, err) == (1, ["The model is gone"])
+
+
+async def test_ctrl_c_stops_the_reply_and_a_second_one_the_chat() -> None:
+    pipe = asyncio.subprocess.PIPE
+    async with scripted_edge() as edge:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "trunkline_client", "chat", "--url", edge.url, stdin=pipe, stdout=pipe
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        side = await edge.accepted()
+        await side.welcome()
+        process.stdin.write(b"a story\n")
+        await side.ack((await side.read()).message.id, 1)
+        await side.say(message=message(2, "Once", reply_to="m1", state=MESSAGE_STATE_OPEN))
+        assert await process.stdout.readexactly(4) == b"Once"
+        process.send_signal(signal.SIGINT)
+        assert (await side.read()).cancel.message_id == "m2"
+        process.send_signal(signal.SIGINT)
+        assert (await side.read()).HasField("disconnect")
+        await side.close(1000)
+        assert await process.wait() == 0
+        process.stdin.close()
+        await process.stdin.wait_closed()
+        edge.end()
+
+
+async def test_dead_letters_are_listed_and_replayed() -> None:
+    async with scripted_router() as router:
+        pages = {
+            0: ListDeadLettersResponse(
+                dead_letters=[
+                    DeadLetter(delivery_id=4, attempts=5, reason="no [model]", message=message(3, "hi"))
+                ],
+                more=True,
+            ),
+            4: ListDeadLettersResponse(dead_letters=[DeadLetter(delivery_id=9)]),
+        }
+        router.answers = {
+            "ListDeadLetters": lambda request: pages[request.after],
+            "ReplayDeadLetters": lambda request: ReplayDeadLettersResponse(
+                replayed=len(request.delivery_ids)
+            ),
+        }
+        of = ("deadletters", "--agent", "echo", "--router", router.address)
+        _, shown, _ = await run(*of)
+        assert any("4" in line and "hi" in line for line in shown)
+        assert any("[model]" in line for line in shown)
+        assert await run(*of, "--replay-all") == (0, ["2 delivered again"], [])
+        assert list(router.asked[-1].delivery_ids) == [4, 9]
+        assert await run(*of, "--replay", "7") == (0, ["1 delivered again"], [])
+        assert list(router.asked[-1].delivery_ids) == [7]
+
+
+async def test_receipts_are_shown_to_the_last_page() -> None:
+    async with scripted_router() as router:
+        pages = {
+            "": ListReceiptsResponse(receipts=[Receipt(user="alice", read=at(3))], more=True),
+            "alice": ListReceiptsResponse(receipts=[Receipt(user="bob", delivered=at(5))]),
+        }
+        router.answers = {"ListReceipts": lambda request: pages[request.after]}
+        asked = ("--agent", "echo", "--conversation", "group:team", "--router", router.address)
+        _, shown, _ = await run("receipts", *asked)
+        assert any("alice" in line and "3" in line for line in shown)
+        assert any("bob" in line and "5" in line for line in shown)
 
 
 async def test_backends_commands_show_what_the_router_says() -> None:

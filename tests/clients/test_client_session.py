@@ -16,12 +16,20 @@ from trunkline.v1.frame_pb2 import (
     ConnectedFrame,
     ErrorFrame,
     MessageFrame,
+    ReadFrame,
     ServerFrame,
     SubscribedFrame,
     SubscribeFrame,
     UnsubscribeFrame,
 )
-from trunkline.v1.message_pb2 import ROLE_USER, Author, Message
+from trunkline.v1.message_pb2 import (
+    CHANGE_KIND_ENDED,
+    MESSAGE_STATE_OPEN,
+    ROLE_USER,
+    Author,
+    Change,
+    Message,
+)
 from trunkline_client import wording
 from trunkline_client.events import Answer, Drop, Effect, Left, Lost, Mark, Refuse, Send, Tell
 from trunkline_client.session import Session
@@ -60,6 +68,20 @@ def told(effects: list[Effect]) -> list[int]:
         for each in effects
         if isinstance(each, Tell) and isinstance(each.event, Message)
     ]
+
+
+def entries(effects: list[Effect]) -> list[int]:
+    """The places of all entries that are told."""
+    found = []
+    for each in effects:
+        match each:
+            case Tell(Message() | Change() as event):
+                found.append(event.position.seq)
+            case Tell(ReadFrame() as event):
+                found.append(event.at.seq)
+            case _:
+                pass
+    return found
 
 
 def receive(session: Session, *messages: Message) -> list[Effect]:
@@ -244,12 +266,13 @@ class Router:
     """A log with one listener, over a wire that loses whatever is on it when it breaks."""
 
     def __init__(self) -> None:
-        self.log: list[Message] = []
+        self.log: list[ServerFrame] = []
         self.ids: dict[str, int] = {}
         self.session = Session(ALICE)
         self.up: deque[ClientFrame] = deque()
         self.down: deque[ServerFrame] = deque()
         self.live = False
+        self.open: Message | None = None
         self.told: list[int] = []
         self.answered: list[str] = []
         self.drops = 0
@@ -268,13 +291,34 @@ class Router:
         self.live = True
         positions = [TopicPosition(address=ALICE, position=at(seq))]
         self.down.append(ServerFrame(connected=ConnectedFrame(positions=positions, recovered=recovered)))
-        self.down.extend(ServerFrame(message=each) for each in self.log[seq:])
+        self.down.extend(self.log[seq:])
+        if self.open is not None:
+            self.down.append(ServerFrame(message=self.open))
+
+    def _commit(self, entry: ServerFrame) -> None:
+        self.log.append(entry)
+        if self.live:
+            self.down.append(entry)
 
     def others_say(self) -> None:
         """Somebody else's message is committed."""
-        self.log.append(message(len(self.log) + 1))
-        if self.live:
-            self.down.append(ServerFrame(message=self.log[-1]))
+        self._commit(ServerFrame(message=message(len(self.log) + 1)))
+
+    def others_read(self) -> None:
+        """Somebody else has read something."""
+        read = ReadFrame(user="bob", position=at(1), at=at(len(self.log) + 1), address=ALICE)
+        self._commit(ServerFrame(read=read))
+
+    def others_begin(self) -> None:
+        """A message is opened, or ended where one is open."""
+        position = at(len(self.log) + 1)
+        if self.open is None:
+            self.open = message(position.seq, state=MESSAGE_STATE_OPEN)
+            self._commit(ServerFrame(message=self.open))
+        else:
+            change = Change(position=position, address=ALICE, message_id=self.open.id, kind=CHANGE_KIND_ENDED)
+            self.open = None
+            self._commit(ServerFrame(change=change))
 
     def ask(self) -> None:
         """The client says something."""
@@ -292,7 +336,7 @@ class Router:
             return
         request_id = frame.message.id
         if request_id not in self.ids:
-            self.log.append(ours(request_id, len(self.log) + 1))
+            self.log.append(ServerFrame(message=ours(request_id, len(self.log) + 1)))
             self.ids[request_id] = len(self.log)
         self.down.append(acked(request_id, self.ids[request_id]))
 
@@ -301,7 +345,7 @@ class Router:
         if not self.down:
             return
         effects = self.session.received(self.down.popleft())
-        self.told += told(effects)
+        self.told += entries(effects)
         self.answered += [effect.id for effect in effects if isinstance(effect, Answer)]
         self.up.extend(effect.frame for effect in effects if isinstance(effect, Send))
         if Drop in kinds(effects):
@@ -311,7 +355,7 @@ class Router:
     def lose_one(self) -> None:
         """A message that was on its way down vanishes, which must never happen."""
         for index, frame in enumerate(self.down):
-            if frame.HasField("message"):
+            if frame.HasField("message") and frame.message != self.open:
                 del self.down[index]
                 return
 
@@ -322,12 +366,13 @@ class Router:
             self.take_down()
 
     def check(self) -> None:
-        """Every message of others was told once, and every request answered once."""
-        assert sorted(self.told) == [each.position.seq for each in self.log if not each.client_id]
+        """Every entry of others was told once, and every request answered once."""
+        entries = enumerate(self.log, 1)
+        assert sorted(self.told) == [seq for seq, each in entries if not each.message.client_id]
         assert sorted(self.answered) == sorted(f"r{number + 1}" for number in range(self.asked))
 
 
-STEPS = ["others_say", "ask", "take_up", "take_down", "take_down", "reconnect"]
+STEPS = ["others_say", "others_read", "others_begin", "ask", "take_up", "take_down", "take_down", "reconnect"]
 
 
 @settings(max_examples=400, deadline=None)

@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from scripted_edge import FakeTime
+from scripted_edge import FakeTime, soon
 from scripted_router import ScriptedRouter, StreamSide, scripted_router
 from trunkline.v1 import catalogue
 from trunkline.v1.agent_service_pb2 import AttachResponse, SettlementResult
 from trunkline.v1.error_pb2 import Error
-from trunkline_client import Handler, Message, Refused, Reply, Worker, text, text_of
+from trunkline_client import Handler, Message, Refused, Reject, Reply, RetryLater, Worker, text, text_of
 from trunkline_client.replies import settlement
 
 
@@ -102,7 +102,7 @@ async def test_a_coroutine_function_may_wait_while_others_are_handled() -> None:
         assert await settled(side) == {1: ["1"]}
 
 
-async def test_a_handler_that_raises_leaves_its_delivery_unsettled_and_logs_one_line(
+async def test_a_handler_that_raises_is_asked_again_later_and_logs_one_line(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def answer(message: Message) -> str:
@@ -118,8 +118,14 @@ async def test_a_handler_that_raises_leaves_its_delivery_unsettled_and_logs_one_
     for handler in (answer, answer_at_once):
         caplog.clear()
         async with attached(handler) as (_, side):
-            await side.deliver(1, 2)
-            assert await settled(side) == {2: ["ok"]}
+            await side.deliver(1, 2, attempt=3)
+            settlements = await side.until("settlements")
+            while len(settlements) < 2:
+                settlements += await side.until("settlements")
+            (failed,) = [each for each in settlements if each.delivery_id == 1]
+            assert (failed.retry.after_ms, failed.retry.reason) == (4000, "RuntimeError: no model")
+            (done,) = [each for each in settlements if each.delivery_id == 2]
+            assert done.WhichOneof("outcome") is None
         ours = [each for each in caplog.records if each.name == "trunkline_client"]
         (record,) = [each for each in ours if each.levelno == logging.ERROR]
         assert "m1" in record.getMessage()
@@ -173,30 +179,160 @@ async def test_a_delivery_that_comes_again_while_it_is_handled_is_handled_once()
         assert calls == 1
 
 
-async def test_after_a_broken_stream_the_worker_attaches_again_and_settles_nothing_of_the_old_one() -> None:
-    cancelled = asyncio.Event()
+async def test_after_a_broken_stream_a_handler_goes_on_and_settles_what_is_given_back() -> None:
+    gate = asyncio.Event()
+    calls: list[str] = []
 
     async def answer(message: Message) -> str:
-        if text_of(message) == "1" and not cancelled.is_set():
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                cancelled.set()
-                raise
+        calls.append(text_of(message))
+        await gate.wait()
         return text_of(message)
 
     async with attached(answer) as (router, side):
-        await side.deliver(1, 2)
-        assert await settled(side) == {2: ["2"]}
+        await side.deliver(1)
+        await side.deliver(2)
+        await soon(lambda: len(calls) == 2)
         side.end()
         again = await router.stream()
         await again.welcome()
-        assert cancelled.is_set()
-        await again.deliver(3, 1)
-        answered = await settled(again)
-        while len(answered) < 2:
-            answered |= await settled(again)
-        assert answered == {3: ["3"], 1: ["1"]}
+        await again.deliver(2, attempt=2)
+        gate.set()
+        assert await settled(again) == {2: ["2"]}
+        await again.deliver(1, attempt=2)
+        assert await settled(again) == {1: ["1"]}
+        assert calls == ["1", "2"]
+
+
+async def test_what_is_not_given_back_within_a_lease_is_dropped_and_its_handler_cancelled() -> None:
+    time = FakeTime()
+    cancelled = asyncio.Event()
+
+    async def answer(message: Message) -> str:
+        if text_of(message) == "1":
+            return "1"
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        return ""
+
+    async with attached(answer, time) as (router, side):
+        await side.deliver(1, 2)
+        assert await settled(side) == {1: ["1"]}
+        side.end()
+        again = await router.stream()
+        await again.welcome(lease_s=12)
+        await time.asleep_for(12)
+        time.advance(12)
+        await cancelled.wait()
+        await again.deliver(1, attempt=2)
+        assert await settled(again) == {1: ["1"]}
+
+
+async def test_a_settlement_that_cannot_be_taken_now_is_sent_again() -> None:
+    time = FakeTime()
+    async with attached(echo, time) as (_, side):
+        await side.deliver(1)
+        assert await settled(side) == {1: ["You said: 1"]}
+        error = Error(code="LOG_UNAVAILABLE", message="not now", retryable=True)
+        await side.write(AttachResponse(results=[SettlementResult(delivery_id=1, error=error)]))
+        await side.deliver(2)
+        assert await settled(side) == {2: ["You said: 2"]}
+        await time.asleep_for(10)
+        time.advance(10)
+        assert await settled(side) == {1: ["You said: 1"]}
+
+
+async def test_replies_that_can_never_be_taken_count_as_a_failure() -> None:
+    async with attached(echo) as (_, side):
+        await side.deliver(1)
+        await settled(side)
+        error = Error(code="INVALID_ARGUMENT", message="parts: too many")
+        await side.write(AttachResponse(results=[SettlementResult(delivery_id=1, error=error)]))
+        (failed,) = await side.until("settlements")
+        assert "parts: too many" in failed.retry.reason
+
+
+async def test_a_handler_decides_what_becomes_of_its_message() -> None:
+    async def answer(message: Message) -> str:
+        match text_of(message):
+            case "1":
+                raise RetryLater(2.5, "the model is busy")
+            case _:
+                raise Reject("spam")
+
+    def answer_at_once(message: Message) -> str:
+        raise RetryLater(2.5, "the model is busy") if text_of(message) == "1" else Reject("spam")
+
+    for handler in (answer, answer_at_once):
+        async with attached(handler) as (_, side):
+            await side.deliver(1, 2)
+            settlements = await side.until("settlements")
+            while len(settlements) < 2:
+                settlements += await side.until("settlements")
+            later, given_up = sorted(settlements, key=lambda each: each.delivery_id)
+            assert (later.retry.after_ms, later.retry.reason) == (2500, "the model is busy")
+            assert given_up.reject.reason == "spam"
+
+
+async def test_a_drained_worker_settles_what_it_holds_and_ends() -> None:
+    gate = asyncio.Event()
+
+    async def answer(message: Message) -> str:
+        await gate.wait()
+        return "done"
+
+    async with scripted_router() as router:
+        worker = worker_of(router)
+        running = asyncio.create_task(worker.run(answer))
+        side = await router.stream()
+        await side.welcome()
+        await side.deliver(1)
+        await soon(lambda: worker._work._handlings)
+        draining = asyncio.create_task(worker.drain(5))
+        assert (await side.read()).drain
+        assert not draining.done()
+        gate.set()
+        assert await settled(side) == {1: ["done"]}
+        await side.settled(1)
+        assert await draining
+        await running
+
+
+@pytest.mark.parametrize("breaks", [True, False])
+async def test_draining_ends_in_time_or_with_the_stream(breaks: bool) -> None:
+    async def answer(message: Message) -> None:
+        await asyncio.Event().wait()
+
+    time = FakeTime()
+    async with scripted_router() as router:
+        worker = worker_of(router, time)
+        running = asyncio.create_task(worker.run(answer))
+        side = await router.stream()
+        await side.welcome()
+        await side.deliver(1)
+        await soon(lambda: worker._work._handlings)
+        draining = asyncio.create_task(worker.drain(5))
+        assert (await side.read()).drain
+        if breaks:
+            side.end()
+        else:
+            await time.asleep_for(5)
+            time.advance(5)
+        assert not await draining
+        await running
+
+
+async def test_signs_of_life_keep_to_the_shorter_lease() -> None:
+    time = FakeTime()
+    async with scripted_router() as router:
+        running = asyncio.create_task(worker_of(router, time).run(echo))
+        side = await router.stream()
+        await side.welcome(lease_s=30, reply_lease_s=15)
+        await time.asleep_for(5)
+        running.cancel()
+        await asyncio.wait({running})
 
 
 async def test_a_refused_settlement_is_logged_and_the_worker_goes_on(

@@ -92,10 +92,25 @@ VALID: dict[str, dict[str, Any]] = {
     "HistoryFrame": {"id": "1"},
     "SignalFrame": {"name": "typing"},
     "ReadFrame": {"position": {"epoch": "e", "seq": 1}},
+    "DeliveredFrame": {"position": {"epoch": "e", "seq": 1}},
+    "CancelFrame": {"id": "1", "message_id": "m"},
+    "EditFrame": {"id": "1", "message_id": "m", "parts": [PART]},
+    "RecallFrame": {"id": "1", "message_id": "m"},
     "LinkHello": {"edge_id": "e", "boot_id": "b"},
     "AttachHello": {"tenant": "t", "agents": ["a"], "capacity": 1},
     "Reply": {"parts": [PART]},
+    "OpenReply": {"reply": 1, "key": "k"},
+    "EndReply": {"state": 2},
+    "ListDeadLettersRequest": {"tenant": "t", "agent": "a"},
+    "ReplayDeadLettersRequest": {"tenant": "t", "agent": "a", "delivery_ids": [1]},
     "BroadcastRequest": {"address": TENANT, "parts": [PART]},
+    "OpenMessageRequest": {"address": TENANT, "key": "k"},
+    "ExtendMessageRequest": {"tenant": "t", "message_id": "m"},
+    "EndMessageRequest": {"tenant": "t", "message_id": "m", "state": 2},
+    "CancelMessageRequest": {"tenant": "t", "message_id": "m"},
+    "EditMessageRequest": {"tenant": "t", "message_id": "m", "parts": [PART]},
+    "RecallMessageRequest": {"tenant": "t", "message_id": "m"},
+    "ListReceiptsRequest": {"address": TENANT},
     "ListMessagesRequest": {"address": TENANT},
     "GetMessageRequest": {"tenant": "t", "message_id": "m"},
     "ResetConversationRequest": {"address": TENANT},
@@ -118,6 +133,8 @@ NOT_IDS = [
     "x" * 129,
     "x" * 10_000,
 ]
+#: What the largest number of the contract's kind holds.
+MOST = (1 << 32) - 1
 NOT_TOKENS = ["a\0b", "a\nb", "\x7f", "\x9f", "x" * 129, "x" * 10_000]
 IDS = ["a", "x" * 128, "群", "a.b-c_d@e*?#[]"]
 
@@ -149,7 +166,8 @@ def samples(name: str) -> tuple[list[Any], list[Any]]:
     if found := re.fullmatch(r"at most (\d+)", sentence):
         return [int(found[1]) + 1, 4_000_000_000], [0, 1, int(found[1])]
     if found := re.fullmatch(r"(\d+) to (\d+)", sentence):
-        return [int(found[1]) - 1, int(found[2]) + 1], [int(found[1]), int(found[2])]
+        low, high = int(found[1]), int(found[2])
+        return [low - 1, *([high + 1] if high < MOST else [])], [low, high]
     raise AssertionError(f"no samples for {sentence}")
 
 
@@ -186,6 +204,8 @@ SPECIAL: dict[str, tuple[list[Any], list[Any]]] = {
         [[{"address": TENANT}] * 129],
         [[], [{"address": TENANT}] * 128],
     ),
+    "1 to 500 items": ([[], [1] * 501], [[1], [1] * 500]),
+    "at most 1024 items": ([[{"text": "x"}] * 1025], [[], [{"text": "x"}] * 1024]),
     "at most 64 items": ([[{"parts": [PART]}] * 65], [[], [{"parts": [PART]}] * 64]),
     "at most 32 entries; keys of 1 to 64 characters; values of at most 1024 characters": (
         [{str(n): "" for n in range(33)}, {"": "v"}, {"k" * 65: "v"}, {"k": "v" * 1025}],
@@ -213,6 +233,13 @@ def test_each_message_with_a_size_limit_is_refused_above_it(name: str) -> None:
     check(message)
     if name == "SignalFrame":
         message.data["k"] = text * (limit // 10_000 + 1)
+    elif name == "ExtendMessageRequest":
+        for _ in range(5):
+            message.deltas.add().text = "x" * (limit // 5)
+    elif name == "OpenMessageRequest":
+        message.author.name = "x" * limit
+    elif "error" in message.DESCRIPTOR.fields_by_name:
+        message.error.message = "x" * limit
     else:
         del message.parts[:]
         for _ in range(5):

@@ -13,7 +13,7 @@ from trunkline.v1.broadcast_service_pb2 import BroadcastRequest, BroadcastRespon
 from trunkline.v1.broadcast_service_pb2_grpc import BroadcastServiceStub
 from trunkline.v1.history_service_pb2 import ListMessagesRequest, ResetConversationRequest
 from trunkline.v1.history_service_pb2_grpc import HistoryServiceStub
-from trunkline.v1.message_pb2 import Message, Role
+from trunkline.v1.message_pb2 import Message, MessageState, Role
 from trunkline.v1.presence_service_pb2 import GetStatsRequest, GetStatsResponse
 from trunkline.v1.presence_service_pb2_grpc import PresenceServiceStub
 from validators.history import Acked, History, Logged, Place, Refused, Said
@@ -147,4 +147,5 @@ def _logged(topic: str, message: Message) -> Logged:
         client_id=message.client_id,
         content=text_of(message),
         reply_to=message.reply_to,
+        state=MessageState.Name(message.state).removeprefix("MESSAGE_STATE_").lower(),
     )

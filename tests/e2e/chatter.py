@@ -12,7 +12,8 @@ import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from validators.history import Acked, Closed, Heard, History, Place, Refused, Said, Started
+from texts import Texts
+from validators.history import Acked, Closed, Ended, Heard, History, Passed, Place, Refused, Said, Started
 from waiting import until
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
@@ -76,6 +77,8 @@ class Chatter:
         self.places: dict[str, tuple[Frame, Place]] = {}
         #: Said and not acked, by id: topic and words.
         self.unacked: dict[str, tuple[str, str]] = {}
+        #: What it keeps of messages that are said piece by piece.
+        self.texts = Texts()
         self.acks = 0
         self.closing: Frame = {}
         self.closed: Closed | None = None
@@ -116,6 +119,7 @@ class Chatter:
         if first is not None:
             given["resume"] = "frame"
         self.inbox, self.closing, self.closed = [], {}, None
+        self.texts.connected()
         self.life = f"{self.name}#{next(_numbers)}"
         if self.narrow:
             self.options |= {"sock": _narrow_socket(self.edge), "max_queue": 1}
@@ -181,7 +185,7 @@ class Chatter:
 
     # Receiving
 
-    async def next(self, kind: str, **fields: Any) -> Frame:
+    async def next(self, kind: str, /, **fields: Any) -> Frame:
         """The first frame of a type, and with these fields, that was not returned yet."""
 
         def find() -> Frame | None:
@@ -213,22 +217,69 @@ class Chatter:
         self.history.events.append(self.closed)
 
     def _record(self, frame: Frame, life: str) -> None:
-        kind = frame["type"]
-        if kind == "message":
-            self._heard(frame, life)
-        elif kind == "ack":
-            self._acked(frame, life)
-        elif kind == "connected":
-            for entry in frame["positions"]:
-                self._started(entry["address"], entry["position"], frame["recovered"], life)
-        elif kind == "subscribed":
-            self._started(frame["address"], frame["position"], frame["recovered"], life)
-        elif kind == "error":
-            refused = Refused(client=self.name, life=life, id=frame.get("id", ""), code=frame["code"])
-            self.history.events.append(refused)
-        elif kind == "closing":
-            self.closing = frame
+        self.texts.take(frame)
+        recorder = {
+            "message": self._heard,
+            "change": self._changed,
+            "read": self._read_on,
+            "ack": self._acked,
+            "connected": self._connected,
+            "subscribed": self._subscribed,
+            "error": self._refused,
+            "closing": self._told_of_end,
+        }.get(frame["type"])
+        if recorder is not None:
+            recorder(frame, life)
         self.inbox.append(frame)
+
+    def _connected(self, frame: Frame, life: str) -> None:
+        for entry in frame["positions"]:
+            self._started(entry["address"], entry["position"], frame["recovered"], life)
+
+    def _subscribed(self, frame: Frame, life: str) -> None:
+        self._started(frame["address"], frame["position"], frame["recovered"], life)
+
+    def _refused(self, frame: Frame, life: str) -> None:
+        refused = Refused(client=self.name, life=life, id=frame.get("id", ""), code=frame["code"])
+        self.history.events.append(refused)
+
+    def _told_of_end(self, frame: Frame, life: str) -> None:
+        self.closing = frame
+
+    def _read_on(self, frame: Frame, life: str) -> None:
+        if "at" in frame:
+            self._passed(frame["address"], frame["at"], life)
+
+    def _is_known(self, message: Frame) -> bool:
+        """It comes again, as it is open: it stands where this client has been."""
+        place = place_of(message.get("position"))
+        _, reached = self.places.get(topic_name(message["address"]), ({}, Place("", 0)))
+        is_behind = place is not None and place.epoch == reached.epoch and place.seq <= reached.seq
+        return is_behind and message["state"] == "open"
+
+    def _changed(self, change: Frame, life: str) -> None:
+        place, ident = place_of(change["position"]), change["message_id"]
+        assert place is not None
+        if change["kind"] == "ended":
+            ended = Ended(
+                client=self.name,
+                life=life,
+                topic=topic_name(change["address"]),
+                place=place,
+                message_id=ident,
+                state=change["state"],
+                content=self.texts.text[ident],
+            )
+            self.history.events.append(ended)
+        self._passed(change["address"], change["position"], life)
+
+    def _passed(self, address: Frame, position: Frame, life: str) -> None:
+        place = place_of(position)
+        assert place is not None
+        self.history.events.append(
+            Passed(client=self.name, life=life, topic=topic_name(address), place=place)
+        )
+        self._came_to(address, place)
 
     def _started(self, address: Frame, position: Frame, recovered: bool, life: str) -> None:
         topic, place = topic_name(address), place_of(position)
@@ -240,6 +291,8 @@ class Chatter:
         self.places[topic] = (address, place)
 
     def _heard(self, message: Frame, life: str) -> None:
+        if self._is_known(message):
+            return
         topic, place = topic_name(message["address"]), place_of(message.get("position"))
         ident = message.get("client_id", "")
         self.history.events.append(
@@ -252,6 +305,7 @@ class Chatter:
                 client_id=ident,
                 content=words_of(message),
                 at=time.monotonic(),
+                state=message["state"],
             )
         )
         self._came_to(message["address"], place)

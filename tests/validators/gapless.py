@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from validators.history import Acked, Heard, History, Place, Said, Started
+from validators.history import Acked, Heard, History, Passed, Place, Said, Started
 
 
 def gapless(history: History) -> Iterator[str]:
@@ -18,8 +18,8 @@ def gapless(history: History) -> Iterator[str]:
         line = (entry.topic, entry.place.epoch)
         heads[line] = max(heads.get(line, 0), entry.place.seq)
     own = {(event.client, event.topic, event.id) for event in history.of(Said)}
-    shown: dict[tuple[str, str], list[Heard | Acked]] = defaultdict(list)
-    for event in history.of(Heard, Acked):
+    shown: dict[tuple[str, str], list[Heard | Acked | Passed]] = defaultdict(list)
+    for event in history.of(Heard, Acked, Passed):
         shown[event.life, event.topic].append(event)
     yield from _duplicates(history, shown)
     for start in history.of(Started):
@@ -34,7 +34,7 @@ def gapless(history: History) -> Iterator[str]:
 
 
 def _holes(
-    start: Started, shown: list[Heard | Acked], heads: dict[tuple[str, str], int], is_open: bool
+    start: Started, shown: list[Heard | Acked | Passed], heads: dict[tuple[str, str], int], is_open: bool
 ) -> Iterator[Place]:
     seen: dict[str, set[int]] = defaultdict(set)
     for event in shown:
@@ -52,7 +52,9 @@ def _holes(
         yield from (Place(epoch, seq) for seq in range(first, last + 1) if seq not in numbers)
 
 
-def _duplicates(history: History, shown: dict[tuple[str, str], list[Heard | Acked]]) -> Iterator[str]:
+def _duplicates(
+    history: History, shown: dict[tuple[str, str], list[Heard | Acked | Passed]]
+) -> Iterator[str]:
     lives: dict[tuple[str, str, str], set[str]] = defaultdict(set)
     for said in history.of(Said):
         lives[said.client, said.topic, said.id].add(said.life)
@@ -61,7 +63,7 @@ def _duplicates(history: History, shown: dict[tuple[str, str], list[Heard | Acke
         start = starts.get(line, Place("", 0))
         heard: set[Place] = set()
         for event in events:
-            if not isinstance(event, Heard) or event.place is None:
+            if isinstance(event, Acked) or event.place is None:
                 continue
             if event.place in heard:
                 yield f"{event} came twice"

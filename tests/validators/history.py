@@ -68,6 +68,30 @@ class Heard:
     client_id: str
     content: str
     at: float = 0.0
+    state: str = "complete"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passed:
+    """A connection was told of an entry of the log that is no message: a change, or what somebody read."""
+
+    client: str
+    life: str
+    topic: str
+    place: Place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """A connection was told that an open message has ended; `content` is what it has of it by then."""
+
+    client: str
+    life: str
+    topic: str
+    place: Place
+    message_id: str
+    state: str
+    content: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,9 +135,10 @@ class Logged:
     client_id: str
     content: str
     reply_to: str = ""
+    state: str = "complete"
 
 
-Event = Started | Said | Acked | Heard | Refused | Closed | Measured
+Event = Started | Said | Acked | Heard | Passed | Ended | Refused | Closed | Measured
 
 
 @dataclass(slots=True)

@@ -19,5 +19,7 @@ def once(history: History) -> Iterator[str]:
         first = answers.setdefault((event.client, event.topic, event.id), event)
         if (first.message_id, first.place) != (event.message_id, event.place):
             yield f"{event} was answered before by {first}"
-    replies = Counter(e.reply_to for e in history.log if e.role == "agent" and e.reply_to)
+    # An answer that broke off half-way is none.
+    answered = [entry for entry in history.log if entry.role == "agent" and entry.state == "complete"]
+    replies = Counter(entry.reply_to for entry in answered if entry.reply_to)
     yield from (f"{message} was answered {count} times" for message, count in replies.items() if count > 1)

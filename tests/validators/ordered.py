@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from validators.history import Acked, Heard, History
+from validators.history import Acked, Heard, History, Passed
 
 
 def ordered(history: History) -> Iterator[str]:
@@ -13,10 +13,10 @@ def ordered(history: History) -> Iterator[str]:
     An ack may come late, but not early: a client that has one goes on from there after a reconnect.
     """
     highest: dict[tuple[str, str, str], int] = {}
-    for event in history.of(Acked, Heard):
+    for event in history.of(Acked, Heard, Passed):
         if event.place is None:
             continue
         line = (event.life, event.topic, event.place.epoch)
-        if isinstance(event, Heard) and event.place.seq <= highest.get(line, 0):
+        if not isinstance(event, Acked) and event.place.seq <= highest.get(line, 0):
             yield f"{event} came after number {highest[line]}"
         highest[line] = max(highest.get(line, 0), event.place.seq)

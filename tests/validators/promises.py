@@ -9,8 +9,9 @@ from validators.history import History
 from validators.isolated import isolated
 from validators.once import once
 from validators.ordered import ordered
+from validators.terminal import terminal
 
-PROMISES = (durable, ordered, gapless, once, isolated, explicit)
+PROMISES = (durable, ordered, gapless, once, terminal, isolated, explicit)
 SHOWN = 5
 
 

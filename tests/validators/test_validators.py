@@ -12,11 +12,13 @@ from validators.gapless import gapless
 from validators.history import (
     Acked,
     Closed,
+    Ended,
     Event,
     Heard,
     History,
     Logged,
     Measured,
+    Passed,
     Place,
     Refused,
     Said,
@@ -26,6 +28,7 @@ from validators.isolated import isolated
 from validators.once import once
 from validators.ordered import ordered
 from validators.promises import assert_promises
+from validators.terminal import terminal
 
 TOPIC = "demo/echo/web/group:team"
 
@@ -226,6 +229,68 @@ def test_once_finds_two_replies_to_one_message() -> None:
     assert not list(once(history))
     history.log.append(replace(reply, place=place(5)))
     assert list(once(history))
+
+
+def test_once_accepts_an_answer_after_one_that_broke_off() -> None:
+    answers = [
+        logged("", 2, role="agent", reply_to="e1-1", state="expired"),
+        logged("", 3, role="agent", reply_to="e1-1"),
+    ]
+    assert not list(once(History(log=[logged("m1", 1), *answers])))
+
+
+def ended(state: str = "complete", content: str = "text r", life: str = "b1") -> Ended:
+    return Ended(
+        client="demo/bob",
+        life=life,
+        topic=TOPIC,
+        place=place(3),
+        message_id="e1-2",
+        state=state,
+        content=content,
+    )
+
+
+def passed(seq: int) -> Passed:
+    return Passed(client="demo/bob", life="b1", topic=TOPIC, place=place(seq))
+
+
+def test_terminal_accepts_one_end_that_is_the_log_s() -> None:
+    history = History([ended(), ended(life="b2")], [logged("r", 2)])
+    assert not list(terminal(history))
+
+
+@pytest.mark.parametrize("event", [ended("cancelled"), ended(content="text")])
+def test_terminal_finds_an_end_that_is_not_the_log_s(event: Ended) -> None:
+    assert list(terminal(History([event], [logged("r", 2)])))
+
+
+def test_terminal_finds_an_end_that_came_twice() -> None:
+    assert list(terminal(History([ended(), ended()], [logged("r", 2)])))
+
+
+def test_terminal_finds_a_message_that_is_open_for_ever() -> None:
+    assert list(terminal(History([], [logged("r", 2, state="open")])))
+
+
+def test_terminal_finds_the_end_of_a_message_that_is_not_in_the_log() -> None:
+    assert list(terminal(History([ended()], [])))
+
+
+def test_gapless_counts_what_is_no_message() -> None:
+    start = Started(client="demo/bob", life="b1", topic=TOPIC, place=place(0))
+    shown: list[Event] = [start, heard("m1", 1), passed(2), heard("m3", 3)]
+    assert not list(gapless(History(shown)))
+    assert list(gapless(History([start, heard("m1", 1), heard("m3", 3)])))
+
+
+def test_ordered_finds_a_change_after_a_later_message() -> None:
+    assert list(ordered(History([heard("m3", 3), passed(2)])))
+
+
+def test_durable_leaves_the_words_of_an_open_message_alone() -> None:
+    event = replace(heard("r", 2), content="te", state="open")
+    assert not list(durable(History([event], [logged("r", 2)])))
 
 
 def test_isolated_finds_a_topic_of_another_tenant() -> None:

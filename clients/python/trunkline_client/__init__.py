@@ -10,17 +10,37 @@ from trunkline_client.backoff import Timing
 from trunkline_client.client import Client
 from trunkline_client.connecting import ClientSettings
 from trunkline_client.errors import (
+    AlreadyAnswered,
     Closed,
     Disconnected,
+    Fenced,
     Overfull,
     Refused,
+    ReplyCancelled,
+    ReplyExpired,
     TimedOut,
     TrunklineError,
     Unreachable,
 )
-from trunkline_client.events import Ack, Event, HistoryPage, Joined, Left, Lost
+from trunkline_client.events import (
+    Ack,
+    Cancelled,
+    Changed,
+    Delta,
+    Event,
+    HistoryPage,
+    Joined,
+    Left,
+    Lost,
+    Snapshot,
+)
+from trunkline_client.open_message import OpenMessage
+from trunkline_client.outcomes import Reject, RetryLater
 from trunkline_client.publisher import Publisher
 from trunkline_client.replies import Handler, Returned
+from trunkline_client.reply_stream import ReplyStream
+from trunkline_client.speaking import Speech
+from trunkline_client.streamed_reply import StreamedReply
 from trunkline_client.wording import (
     address,
     address_name,
@@ -35,16 +55,21 @@ from trunkline_client.worker import Worker
 __all__ = [
     "Ack",
     "Address",
+    "AlreadyAnswered",
     "Author",
     "Backend",
     "BroadcastRequest",
     "BroadcastResponse",
+    "Cancelled",
+    "Changed",
     "Client",
     "ClientSettings",
     "Closed",
     "Conversation",
+    "Delta",
     "Disconnected",
     "Event",
+    "Fenced",
     "Handler",
     "HistoryPage",
     "Joined",
@@ -52,14 +77,23 @@ __all__ = [
     "Lost",
     "Message",
     "MessageState",
+    "OpenMessage",
     "Overfull",
     "Part",
     "Position",
     "Publisher",
     "Refused",
+    "Reject",
     "Reply",
+    "ReplyCancelled",
+    "ReplyExpired",
+    "ReplyStream",
+    "RetryLater",
     "Returned",
     "Role",
+    "Snapshot",
+    "Speech",
+    "StreamedReply",
     "TimedOut",
     "Timing",
     "TopicPosition",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from functools import partial
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+from trunkline.v1.agent_service_pb2 import DeadLetter
 from trunkline.v1.message_pb2 import Message, Role
 
 from trunkline_client import wording
@@ -41,13 +43,13 @@ def chat(
         str, typer.Option("--url", "--edge", envvar="TRUNKLINE_URL", help="The edge.")
     ] = "ws://127.0.0.1:8080",
     tenant: Tenant = "demo",
-    agent: Annotated[str, typer.Option(help="The agent.")] = "echo",
+    agent: Annotated[str, typer.Option(help="The agent.")] = "guide",
     platform: Annotated[str, typer.Option(help="The platform.")] = "web",
     conversation: Annotated[str, typer.Option(help="person:<id> or group:<id>; yours if empty.")] = "",
     user: Annotated[str, typer.Option(help="You; your login name if empty.")] = "",
     token: Annotated[str, typer.Option(envvar="TRUNKLINE_TOKEN", help="Proof of who you are.")] = "",
     once: Annotated[str, typer.Option(help="Say this, show the reply and end.")] = "",
-    wait_s: Annotated[float, typer.Option(help="How long to wait for a reply, off a terminal.")] = 10.0,
+    wait_s: Annotated[float, typer.Option(help="How long to wait for more, off a terminal.")] = 10.0,
 ) -> None:
     """Talks with an agent; lines come from standard input, which may be a pipe."""
     you = user or getpass.getuser()
@@ -148,6 +150,90 @@ def connections(
                     since = each.connected_at.ToJsonString()
                     name = wording.address_name(each.address)
                     table.add_row(each.connection_id, name, each.user, each.protocol, since, each.edge_id)
+        Console().print(table)
+        return 0
+
+    _run(show)
+
+
+@app.command()
+def deadletters(
+    agent: Annotated[str, typer.Option(help="The agent.")],
+    tenant: Tenant = "demo",
+    router: Router = "127.0.0.1:50051",
+    replay: Annotated[list[int] | None, typer.Option(help="Deliver this one again; may be repeated.")] = None,
+    replay_all: Annotated[bool, typer.Option(help="Deliver all of them again.")] = False,
+) -> None:
+    """Lists the messages that an agent gave up, or delivers them again."""
+
+    async def deal_with() -> int:
+        async with Backend(router) as backend:
+            found = [] if replay else [each async for each in _dead_letters(backend, tenant, agent)]
+            if not replay and not replay_all:
+                Console().print(_dead_letter_table(found, agent))
+                return 0
+            ids = replay or [each.delivery_id for each in found]
+            replayed = 0
+            for start in range(0, len(ids), 500):
+                replayed += await backend.replay(tenant, agent, ids[start : start + 500])
+        _print(f"{replayed} delivered again")
+        return 0
+
+    _run(deal_with)
+
+
+async def _dead_letters(backend: Backend, tenant: str, agent: str) -> AsyncIterator[DeadLetter]:
+    after = 0
+    while True:
+        page = await backend.dead_letters(tenant, agent, after=after)
+        for each in page.dead_letters:
+            yield each
+            after = each.delivery_id
+        if not page.more:
+            return
+
+
+def _dead_letter_table(found: Iterable[DeadLetter], agent: str) -> Table:
+    table = Table("id", "given up", "attempts", "reason", "author", "text", title=f"given up by {agent}")
+    for each in found:
+        message = each.message
+        table.add_row(
+            str(each.delivery_id),
+            each.given_up_at.ToJsonString(),
+            str(each.attempts),
+            Text(each.reason),
+            _author(message),
+            Text(wording.text_of(message)),
+        )
+    return table
+
+
+@app.command()
+def receipts(
+    agent: Annotated[str, typer.Option(help="The agent.")],
+    conversation: Annotated[str, typer.Option(help="person:<id> or group:<id>.")],
+    tenant: Tenant = "demo",
+    platform: Annotated[str, typer.Option(help="The platform.")] = "web",
+    router: Router = "127.0.0.1:50051",
+) -> None:
+    """Shows how far each user of a conversation has been given it, and has read it."""
+
+    async def show() -> int:
+        of = wording.address(tenant=tenant, agent=agent, platform=platform, conversation=conversation)
+        table = Table("user", "delivered", "read", "changed", title=wording.address_name(of))
+        async with Backend(router) as backend:
+            after, more = "", True
+            while more:
+                page = await backend.receipts(of, after=after)
+                more = page.more
+                for each in page.receipts:
+                    after = each.user
+                    table.add_row(
+                        each.user,
+                        str(each.delivered.seq) if each.HasField("delivered") else "",
+                        str(each.read.seq) if each.HasField("read") else "",
+                        each.updated_at.ToJsonString(),
+                    )
         Console().print(table)
         return 0
 

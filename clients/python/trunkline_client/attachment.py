@@ -1,141 +1,176 @@
-"""One stream between a worker and a router: deliveries in, settlements out."""
+"""One stream between a worker and a router: what is written on it, and what is said about replies."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
-import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
+from itertools import count
 
-from trunkline.v1.agent_service_pb2 import AttachHello, AttachRequest, AttachResponse, Delivery, Settlement
+from trunkline.v1.agent_service_pb2 import (
+    AttachHello,
+    AttachRequest,
+    AttachResponse,
+    AttachWelcome,
+    ReplyDeltas,
+    Settlement,
+)
 
 from trunkline_client.backoff import Timing
-from trunkline_client.replies import Handler, Returned, settlement
+from trunkline_client.streamed_reply import StreamedReply
 
 #: A batch is closed once it is this large.
 MAX_BATCH_BYTES = 1 << 20
-#: The largest settlement that is sent; a larger one would break the stream, each time anew.
-MAX_SETTLEMENT_BYTES = 3 << 20
-
-log = logging.getLogger("trunkline_client")
+#: Deltas of one reply in one batch, so that each of many has its share of it.
+MAX_DELTAS_EACH = 256
 
 
 class Attachment:
-    """The work of one stream. What it has not settled when the stream breaks is delivered again.
+    """The mail of one stream; gone with it, while the work goes on.
 
-    Its queues hold at most what the router delivers, which is the worker's capacity.
+    Its queues hold what the worker's replies and deliveries leave there, which are bounded themselves.
     """
 
-    def __init__(self, hello: AttachHello, handler: Handler, timing: Timing) -> None:
+    def __init__(self, hello: AttachHello, timing: Timing) -> None:
         self._hello = hello
-        self._handler = handler
         self._timing = timing
-        self._held: dict[int, asyncio.Future[Returned]] = {}
-        self._settled: deque[Settlement] = deque()
+        self._numbers = count(1)
+        self._by_number: dict[int, StreamedReply] = {}
+        self._number_of: dict[StreamedReply, int] = {}
+        #: Replies with something to write, in turn.
+        self._busy: dict[StreamedReply, None] = {}
+        self._settled: deque[tuple[Settlement, Iterable[StreamedReply]]] = deque()
         self._has_mail = asyncio.Event()
         self._sign_due = False
+        self._drain_due = False
+        self._held: Callable[[], Iterable[int]] = tuple
+        self._on_beat: Callable[[], None] = lambda: None
         self._pulse: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Attachment {len(self._held)} held, {len(self._settled)} settled and unwritten>"
+        return f"<Attachment {len(self._busy)} replies to write, {len(self._settled)} settlements unwritten>"
 
-    def take(self, response: AttachResponse) -> None:
-        """Deals with a batch from the router; plain functions are called here and now."""
-        for delivery in response.deliveries:
-            self._deliver(delivery)
-        for result in response.results:
-            if result.HasField("error"):
-                error = result.error
-                log.warning(
-                    "delivery %d was not settled: %s (%s)", result.delivery_id, error.message, error.code
-                )
+    # What the work posts.
 
-    def keep_alive(self, lease_s: float) -> None:
-        """From here on says something, and extends what is held, three times a lease."""
+    def keep_alive(
+        self, welcome: AttachWelcome, held: Callable[[], Iterable[int]], on_beat: Callable[[], None]
+    ) -> None:
+        """From here on says something, and extends what is `held`, three times in the shorter lease."""
+        lease_s = min(welcome.lease_s, welcome.reply_lease_s or welcome.lease_s)
+        self._held, self._on_beat = held, on_beat
         if self._pulse is None:
             self._pulse = asyncio.create_task(self._beat(lease_s / 3), name="keep the lease")
 
+    def post(self, reply: StreamedReply) -> None:
+        """A reply is to be opened, or has something to write."""
+        if reply.line.must_open or reply.line.has_mail:
+            self._busy[reply] = None
+            self._has_mail.set()
+
+    def settle(self, settlement: Settlement, replies: Iterable[StreamedReply]) -> None:
+        """A delivery is done; written after what its replies still have to say."""
+        self._settled.append((settlement, replies))
+        self._has_mail.set()
+
+    def drain(self) -> None:
+        """The worker takes no more."""
+        self._drain_due = True
+        self._has_mail.set()
+
+    # What the router says about replies.
+
+    def take(self, response: AttachResponse) -> None:
+        """Passes on what is said about replies; of replies that are over nothing is of interest."""
+        for opened in response.opened:
+            if reply := self._by_number.get(opened.reply):
+                reply.line.on_opened(opened)
+                self._told(reply)
+        for ended in response.ended:
+            if reply := self._by_number.get(ended.reply):
+                reply.line.on_ended(ended)
+                self._told(reply)
+        for progress in response.progress:
+            if reply := self._by_number.get(progress.reply):
+                reply.line.on_progress(progress)
+                self._told(reply)
+
+    def _told(self, reply: StreamedReply) -> None:
+        if reply.line.is_over or reply.line.must_open:
+            self._busy.pop(reply, None)
+            del self._by_number[self._number_of.pop(reply)]
+        self.post(reply)
+        self._has_mail.set()  # a settlement may have waited for it
+        reply.changed()
+
+    # Writing.
+
     async def write(self, write: Callable[[AttachRequest], Awaitable[None]]) -> None:
-        """The only writer: each batch is all that was settled while the last one was written."""
+        """The only writer: each batch is all that came together while the last one was written."""
         await write(AttachRequest(hello=self._hello))
         while True:
             await self._has_mail.wait()
             self._has_mail.clear()
-            while self._settled or self._sign_due:
-                await write(self._next_batch())
+            while (batch := self._next_batch()) is not None:
+                await write(batch)
 
-    async def close(self) -> None:
-        """Cancels the handlers that still run: what they would return can be settled no more."""
-        running: list[asyncio.Future[Any]] = list(self._held.values())
-        if self._pulse is not None:
-            running.append(self._pulse)
-        for task in running:
-            task.cancel()
-        if running:
-            await asyncio.wait(running)
-
-    def _deliver(self, delivery: Delivery) -> None:
-        delivery_id = delivery.delivery_id
-        if delivery_id in self._held:
-            return  # its lease ended while this process was stopped; the handler still runs
-        try:
-            returned = self._handler(delivery.message)
-            if not inspect.isawaitable(returned):
-                self._settle(delivery_id, returned)
-                return
-        except Exception as error:
-            self._log_failure(delivery, error)
-            return
-        handling = asyncio.ensure_future(returned)
-        self._held[delivery_id] = handling
-        handling.add_done_callback(partial(self._handled, delivery))
-
-    def _handled(self, delivery: Delivery, handling: asyncio.Future[Returned]) -> None:
-        """A handler has returned, failed, or was cancelled."""
-        del self._held[delivery.delivery_id]
-        if handling.cancelled():
-            return
-        try:
-            self._settle(delivery.delivery_id, handling.result())
-        except Exception as error:
-            self._log_failure(delivery, error)
-
-    def _settle(self, delivery_id: int, returned: Returned) -> None:
-        settled = settlement(delivery_id, returned)
-        if settled.ByteSize() > MAX_SETTLEMENT_BYTES:
-            raise ValueError(
-                f"the replies have {settled.ByteSize()} bytes; {MAX_SETTLEMENT_BYTES} can be sent"
-            )
-        self._settled.append(settled)
-        self._has_mail.set()
-
-    def _log_failure(self, delivery: Delivery, error: Exception) -> None:
-        log.error(
-            "the handler failed on message %s (attempt %d), which will be delivered again: %s: %s",
-            delivery.message.id,
-            delivery.attempt,
-            type(error).__name__,
-            error,
-        )
-
-    def _next_batch(self) -> AttachRequest:
-        """All that is settled, up to the bound of a batch, and the sign of life if it is due."""
-        batch = AttachRequest()
+    def _next_batch(self) -> AttachRequest | None:
+        """All that waits, up to the bound of a batch, and the sign of life if it is due; else None."""
+        batch = AttachRequest(drain=self._drain_due)
+        due = self._sign_due or self._drain_due
         if self._sign_due:
-            self._sign_due = False
-            batch.extend.extend(self._held)
+            batch.extend.extend(self._held())
+        self._sign_due = self._drain_due = False
+        room = MAX_BATCH_BYTES
+        for reply in list(self._busy):
+            if room <= 0:
+                break
+            del self._busy[reply]
+            room -= self._say(reply, batch, room)
+        self._add_settlements(batch, room)
+        return batch if due or batch.ListFields() else None
+
+    def _say(self, reply: StreamedReply, batch: AttachRequest, room: int) -> int:
+        """Adds what one reply has to say; returns its size."""
+        line = reply.line
+        if line.must_open:
+            number = next(self._numbers)
+            self._by_number[number], self._number_of[reply] = reply, number
+            batch.opens.append(line.open(number))
+            return batch.opens[-1].ByteSize()
+        number = self._number_of.get(reply, 0)
         size = 0
-        while self._settled and size < MAX_BATCH_BYTES:
-            settled = self._settled.popleft()
-            size += settled.ByteSize()
-            batch.settlements.append(settled)
-        return batch
+        deltas = line.deltas(room, MAX_DELTAS_EACH)
+        if deltas:
+            batch.deltas.append(ReplyDeltas(reply=number, deltas=deltas))
+            size = batch.deltas[-1].ByteSize()
+            reply.stirred()
+        end = line.end(number)
+        if end is not None:
+            batch.ends.append(end)
+        self.post(reply)
+        return size
+
+    def _add_settlements(self, batch: AttachRequest, room: int) -> None:
+        for _ in range(len(self._settled)):
+            settlement, replies = self._settled[0]
+            if room <= 0:
+                return
+            self._settled.popleft()
+            if any(reply.line.owes_end for reply in replies):
+                self._settled.append((settlement, replies))
+                continue
+            room -= settlement.ByteSize()
+            batch.settlements.append(settlement)
 
     async def _beat(self, interval_s: float) -> None:
         while True:
             await self._timing.sleep(interval_s)
+            self._on_beat()
             self._sign_due = True
             self._has_mail.set()
+
+    async def close(self) -> None:
+        """The stream is over."""
+        if self._pulse is not None:
+            self._pulse.cancel()
+            await asyncio.wait({self._pulse})

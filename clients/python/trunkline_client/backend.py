@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Mapping
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self, TypeVar
@@ -10,16 +11,31 @@ from typing import Self, TypeVar
 import grpc
 import grpc.aio
 from trunkline.v1.address_pb2 import Address, Position
-from trunkline.v1.broadcast_service_pb2 import BroadcastRequest, BroadcastResponse
+from trunkline.v1.agent_service_pb2 import (
+    ListDeadLettersRequest,
+    ListDeadLettersResponse,
+    ReplayDeadLettersRequest,
+)
+from trunkline.v1.agent_service_pb2_grpc import AgentServiceStub
+from trunkline.v1.broadcast_service_pb2 import (
+    BroadcastRequest,
+    BroadcastResponse,
+    CancelMessageRequest,
+    OpenMessageRequest,
+)
 from trunkline.v1.broadcast_service_pb2_grpc import BroadcastServiceStub
 from trunkline.v1.history_service_pb2 import (
+    EditMessageRequest,
     GetMessageRequest,
     ListMessagesRequest,
     ListMessagesResponse,
+    ListReceiptsRequest,
+    ListReceiptsResponse,
+    RecallMessageRequest,
     ResetConversationRequest,
 )
 from trunkline.v1.history_service_pb2_grpc import HistoryServiceStub
-from trunkline.v1.message_pb2 import Author, Message
+from trunkline.v1.message_pb2 import Author, Message, MessageState
 from trunkline.v1.presence_service_pb2 import (
     CloseConnectionsRequest,
     Connection,
@@ -35,7 +51,9 @@ from trunkline.v1.presence_service_pb2_grpc import PresenceServiceStub
 from trunkline_client import wording
 from trunkline_client.backoff import Timing
 from trunkline_client.channel import open_channel, refused_by_rpc
+from trunkline_client.open_message import OpenMessage
 from trunkline_client.publisher import Publisher
+from trunkline_client.speaking import OnCancel
 
 T = TypeVar("T")
 
@@ -98,6 +116,7 @@ class Backend:
         self._broadcast = BroadcastServiceStub(self._channel)
         self._history = HistoryServiceStub(self._channel)
         self._presence = PresenceServiceStub(self._channel)
+        self._agents = AgentServiceStub(self._channel)
         return self
 
     async def __aexit__(
@@ -155,6 +174,64 @@ class Backend:
         finally:
             await publisher.stop()
 
+    def open(
+        self,
+        address: Address,
+        *,
+        key: str = "",
+        author: Author | None = None,
+        reply_to: str = "",
+        attributes: Mapping[str, str] | None = None,
+        producer: str = "",
+        on_cancel: OnCancel | None = None,
+    ) -> OpenMessage:
+        """A message that is said piece by piece: `async with backend.open(…) as out: await out.write(…)`.
+
+        Opened again with the same `key` within a day it is the same message, and whoever opened it
+        before gets Fenced. `producer` names this one for logs.
+        """
+        request = OpenMessageRequest(
+            address=address,
+            key=key or uuid.uuid4().hex,
+            producer=producer,
+            author=author,
+            reply_to=reply_to,
+            attributes=dict(attributes or {}),
+        )
+        return OpenMessage(self._broadcast, request, self._timing, self._timeout_s, on_cancel)
+
+    # Changing what was said.
+
+    async def cancel(self, tenant: str, message_id: str) -> MessageState.ValueType:
+        """Stops an open message for its readers; returns CANCELLED, or how it had ended before."""
+        request = CancelMessageRequest(tenant=tenant, message_id=message_id)
+        return (await self._call(self._broadcast.CancelMessage(request, timeout=self._timeout_s))).state
+
+    async def edit(self, tenant: str, message_id: str, content: wording.Content) -> Position:
+        """Replaces the parts of a message that has ended; returns the place of the change in the log."""
+        request = EditMessageRequest(tenant=tenant, message_id=message_id, parts=wording.parts(content))
+        return (await self._call(self._history.EditMessage(request, timeout=self._timeout_s))).position
+
+    async def recall(self, tenant: str, message_id: str) -> Position | None:
+        """Takes a message back; returns the place of the change, None where it had been taken back."""
+        request = RecallMessageRequest(tenant=tenant, message_id=message_id)
+        answer = await self._call(self._history.RecallMessage(request, timeout=self._timeout_s))
+        return answer.position if answer.HasField("position") else None
+
+    # What agents gave up.
+
+    async def dead_letters(
+        self, tenant: str, agent: str, *, after: int = 0, limit: int = 0
+    ) -> ListDeadLettersResponse:
+        """Reads a page of the deliveries that were given up, oldest first, from after this id."""
+        request = ListDeadLettersRequest(tenant=tenant, agent=agent, after=after, page_size=limit)
+        return await self._call(self._agents.ListDeadLetters(request, timeout=self._timeout_s))
+
+    async def replay(self, tenant: str, agent: str, delivery_ids: Iterable[int]) -> int:
+        """Delivers dead letters again, as if they had just been said; returns how many there were."""
+        request = ReplayDeadLettersRequest(tenant=tenant, agent=agent, delivery_ids=delivery_ids)
+        return (await self._call(self._agents.ReplayDeadLetters(request, timeout=self._timeout_s))).replayed
+
     # Reading.
 
     async def list_messages(
@@ -175,6 +252,11 @@ class Backend:
         """Reads one message. Refused with MESSAGE_NOT_FOUND where the tenant has none of this id."""
         request = GetMessageRequest(tenant=tenant, message_id=message_id)
         return (await self._call(self._history.GetMessage(request, timeout=self._timeout_s))).message
+
+    async def receipts(self, address: Address, *, after: str = "", limit: int = 0) -> ListReceiptsResponse:
+        """Reads how far each user has been given, and has read, a conversation; from after this user."""
+        request = ListReceiptsRequest(address=address, after=after, page_size=limit)
+        return await self._call(self._history.ListReceipts(request, timeout=self._timeout_s))
 
     async def reset(self, address: Address) -> int:
         """Erases a topic's log; returns how many messages it held."""
@@ -209,7 +291,7 @@ class Backend:
             await self._call(self._presence.CloseConnections(request, timeout=self._timeout_s))
         ).connections
 
-    async def watch_connections(self, address: Address) -> AsyncIterator[list[ConnectionChange]]:
+    async def watch_connections(self, address: Address) -> AsyncGenerator[list[ConnectionChange], None]:
         """The connections there are, as one batch of changes, then each that opens or closes.
 
         Goes on until the caller leaves. Raises Refused where the stream breaks; watch again then, and

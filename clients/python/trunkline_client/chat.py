@@ -4,68 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import threading
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from contextlib import suppress
+from typing import Any
 
 from rich.console import Console
-from rich.text import Text
-from trunkline.v1.message_pb2 import ROLE_AGENT, ROLE_USER, Message
+from trunkline.v1.message_pb2 import (
+    CHANGE_KIND_ENDED,
+    MESSAGE_STATE_FAILED,
+    MESSAGE_STATE_OPEN,
+    ROLE_AGENT,
+    Change,
+    Message,
+)
 
 from trunkline_client.client import Client
 from trunkline_client.errors import TrunklineError
-from trunkline_client.events import Ack, Lost
-from trunkline_client.wording import text_of
-
-_STYLES = {ROLE_USER: "bold cyan", ROLE_AGENT: "bold green"}
-_UP_AND_CLEAR = "\x1b[1A\x1b[2K"
-
-
-class Transcript:
-    """Who said what: with times and colours on a terminal, plain lines when piped."""
-
-    def __init__(self, console: Console, you: str, agent: str) -> None:
-        self._console = console
-        self._you = you
-        self._agent = agent
-
-    def said(self, message: Message) -> None:
-        """A message came."""
-        author = message.author
-        fallback = self._agent if author.role == ROLE_AGENT else author.user or "system"
-        taken = message.HasField("created_at")
-        when = message.created_at.ToDatetime(UTC).astimezone() if taken else None
-        self._line(author.name or fallback, _STYLES.get(author.role, "bold magenta"), text_of(message), when)
-
-    def you_said(self, line: str, *, typed: bool) -> None:
-        """A line was sent. One that was typed is on the screen already, and is replaced."""
-        if not self._console.is_terminal:
-            return
-        if typed:
-            self._console.file.write(_UP_AND_CLEAR)
-        self._line(self._you, _STYLES[ROLE_USER], line, None)
-
-    def note(self, text: str) -> None:
-        """Something happened that nobody said."""
-        if self._console.is_terminal:
-            self._console.print(Text(text, "dim"))
-
-    def _line(self, who: str, style: str, what: str, when: datetime | None) -> None:
-        if not self._console.is_terminal:
-            self._console.print(what, markup=False, highlight=False, soft_wrap=True)
-            return
-        clock = (when or datetime.now().astimezone()).strftime("%H:%M:%S")
-        self._console.print(Text.assemble((clock, "dim"), "  ", (who, style), "  ", what))
+from trunkline_client.events import Ack, Changed, Delta, Lost, Snapshot
+from trunkline_client.transcript import Transcript
 
 
 class Replies:
-    """Which of our messages an agent has answered."""
+    """Which of our messages an agent has answered, to the end."""
 
     def __init__(self) -> None:
+        #: What was said of the last reply that FAILED.
+        self.failure = ""
         self._awaited: list[str] = []
         self._changed = asyncio.Event()
         self._early: set[str] = set()
+        #: Of replies that are still open, the messages that they answer.
+        self._open: dict[str, str] = {}
 
     def sent(self, ack: Ack) -> None:
         """One more waits for its reply, unless that was faster than the ack."""
@@ -75,25 +47,69 @@ class Replies:
             self._awaited.append(ack.message_id)
 
     def heard(self, message: Message) -> None:
-        """A message came; one of an agent may be a reply."""
+        """A message came; one of an agent may be a reply, or the beginning of one."""
+        self._changed.set()
         if message.author.role != ROLE_AGENT:
             return
-        if message.reply_to in self._awaited:
-            self._awaited.remove(message.reply_to)
-            self._changed.set()
+        if message.state == MESSAGE_STATE_OPEN:
+            self._open[message.id] = message.reply_to
         else:
-            self._early.add(message.reply_to)
+            self._answered(message.reply_to)
+
+    def grew(self) -> None:
+        """A reply goes on."""
+        self._changed.set()
+
+    def ended(self, change: Change) -> None:
+        """A message may have ended."""
+        self._changed.set()
+        if change.kind == CHANGE_KIND_ENDED and change.message_id in self._open:
+            if change.state == MESSAGE_STATE_FAILED:
+                self.failure = change.error.message or "The reply failed"
+            self._answered(self._open.pop(change.message_id))
+
+    def _answered(self, message_id: str) -> None:
+        if message_id in self._awaited:
+            self._awaited.remove(message_id)
+        else:
+            self._early.add(message_id)
 
     async def all_here(self, within_s: float) -> bool:
-        """Waits until every message has its reply; False where one is still missing."""
+        """Waits until every message has its reply; False where nothing came for so long."""
         try:
-            async with asyncio.timeout(within_s):
-                while self._awaited:
+            while self._awaited:
+                async with asyncio.timeout(within_s):
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
             return False
         return True
+
+
+class Interrupt:
+    """What Ctrl-C does: it cancels the reply that is being shown, or else ends the chat."""
+
+    def __init__(self, client: Client, transcript: Transcript) -> None:
+        self.quitting = asyncio.Event()
+        self._client = client
+        self._transcript = transcript
+        self._cancelled = ""
+        self._cancelling: asyncio.Task[None] | None = None
+
+    def pressed(self) -> None:
+        """Somebody pressed it; a second time during one reply ends the chat too."""
+        growing = self._transcript.growing
+        if not growing or growing == self._cancelled:
+            self.quitting.set()
+            return
+        self._cancelled = growing
+        self._cancelling = asyncio.create_task(self._cancel(growing))
+
+    async def _cancel(self, message_id: str) -> None:
+        try:
+            await self._client.cancel(message_id=message_id)
+        except TrunklineError as error:
+            self._transcript.note(f"not cancelled: {error}")
 
 
 async def chat(client: Client, console: Console, you: str, agent: str, once: str, wait_s: float) -> int:
@@ -104,45 +120,68 @@ async def chat(client: Client, console: Console, you: str, agent: str, once: str
     """
     transcript, replies = Transcript(console, you, agent), Replies()
     async with client:
-        transcript.note(f"connected as {client.connection_id}; Ctrl-D ends")
+        transcript.note(f"connected as {client.connection_id}; Ctrl-D ends, Ctrl-C stops a reply")
+        interrupt = Interrupt(client, transcript)
         hearing = asyncio.create_task(_hear(client, transcript, replies))
         saying = asyncio.create_task(_say(client, transcript, replies, once))
+        quitting = asyncio.create_task(interrupt.quitting.wait())
+        talking = {hearing, saying, quitting}
+        # Where there are no such signals, Ctrl-C ends the chat as it ends any program.
+        with suppress(NotImplementedError):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt.pressed)
         try:
-            done, _ = await asyncio.wait({hearing, saying}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(talking, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
-            if once or not sys.stdin.isatty():
-                return 0 if await _replied(replies, hearing, wait_s) else _no_reply(wait_s)
-            return 0
+            if quitting in done or not (once or not sys.stdin.isatty()):
+                return 0
+            return await _await_replies(replies, {hearing, quitting}, wait_s)
         finally:
-            for task in (hearing, saying):
-                task.cancel()
+            for each in talking:
+                each.cancel()
             # What ended the one may have ended the other too; told once is enough.
-            await asyncio.gather(hearing, saying, return_exceptions=True)
+            await asyncio.gather(*talking, return_exceptions=True)
 
 
-async def _replied(replies: Replies, hearing: asyncio.Task[None], wait_s: float) -> bool:
+async def _await_replies(replies: Replies, others: set[asyncio.Task[Any]], wait_s: float) -> int:
+    """Waits until all replies are there, or one of the others ends first; returns the exit code."""
     here = asyncio.create_task(replies.all_here(wait_s))
-    await asyncio.wait({here, hearing}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({here, *others}, return_when=asyncio.FIRST_COMPLETED)
     if not here.done():
         here.cancel()
-        hearing.result()
-        return False
-    return here.result()
+        for task in others:
+            if task.done():
+                task.result()
+        return 0
+    if not here.result():
+        return _complain(f"No reply within {wait_s:g} s")
+    return _complain(replies.failure) if replies.failure else 0
 
 
-def _no_reply(wait_s: float) -> int:
-    Console(stderr=True).print(f"No reply within {wait_s:g} s")
+def _complain(text: str) -> int:
+    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
     return 1
 
 
 async def _hear(client: Client, transcript: Transcript, replies: Replies) -> None:
     async for event in client.events():
-        if isinstance(event, Message):
-            transcript.said(event)
-            replies.heard(event)
-        elif isinstance(event, Lost):
-            transcript.note("reconnected; some messages may be missing")
+        match event:
+            case Message():
+                transcript.said(event)
+                replies.heard(event)
+            case Delta():
+                transcript.grew(event)
+                replies.grew()
+            case Snapshot(message):
+                transcript.replaced(message)
+                replies.heard(message)
+            case Changed():
+                transcript.changed(event)
+                replies.ended(event.change)
+            case Lost():
+                transcript.note("reconnected; some messages may be missing")
+            case _:
+                pass
 
 
 async def _say(client: Client, transcript: Transcript, replies: Replies, once: str) -> None:

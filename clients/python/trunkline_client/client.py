@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 from urllib.parse import urlsplit
 
-from trunkline.v1 import frame_pb2 as frames
 from trunkline.v1.address_pb2 import Conversation, Position, TopicPosition
 from trunkline.v1.message_pb2 import Message
 
@@ -19,14 +18,20 @@ from trunkline_client.backoff import Timing
 from trunkline_client.carrier import Carrier, State
 from trunkline_client.connecting import ClientSettings, connect_url
 from trunkline_client.errors import Closed
-from trunkline_client.events import Ack, Effect, Event, HistoryPage, Joined, Lost
+from trunkline_client.events import Cancelled, Effect, Event, Lost
+from trunkline_client.following import Following, Replies
 from trunkline_client.inbox import Inbox
 from trunkline_client.listening import Iteration, Listening
+from trunkline_client.reply_stream import ReplyStream
 from trunkline_client.requests import Requests
+from trunkline_client.saying import Saying
 from trunkline_client.session import Session
 
+#: How far back a reply is looked for when it may have come unseen.
+_CATCH_UP_MESSAGES = 100
 
-class Client:
+
+class Client(Saying):
     """A connection to one conversation that outlives its sockets.
 
         async with Client("ws://127.0.0.1:8080", tenant="demo", agent="echo", platform="web",
@@ -74,6 +79,7 @@ class Client:
             "conversation": wording.conversation_name(self._address.conversation),
             "user": user,
             "token": token,
+            "rollup_ms": "" if self._settings.rollup_ms is None else str(self._settings.rollup_ms),
         }
         self._edge_url = url
         self._inbox = Inbox(self._settings.inbox_max_items, self._settings.inbox_max_bytes)
@@ -82,6 +88,7 @@ class Client:
         for each in resume:
             self._inbox.mark(each.address, each.position)
         self._listening = Listening(self._inbox, on_lost)
+        self._replies = Replies()
         timing = timing or Timing()
         self._clock = timing.clock
         self._carrier = Carrier(
@@ -171,121 +178,101 @@ class Client:
         self._end = error or Closed(1000, "DISCONNECTED", "The client was closed")
         self._requests.end(self._end)
         self._listening.end(self._end)
+        self._replies.end()
         self._opened.set()
 
-    # Saying.
+    # Asking.
 
-    async def send(
+    def ask(
         self,
         content: wording.Content,
         *,
-        reply_to: str = "",
         attributes: Mapping[str, str] | None = None,
         conversation: str | Conversation | None = None,
         id: str = "",  # noqa: A002 -- the contract's word
         timeout_s: float = 10.0,
-    ) -> Ack:
-        """Says something, to the conversation connected to or to a group joined; returns once it is on disk.
+    ) -> ReplyStream:
+        """Says something and follows the agent's first reply to it, streamed or whole.
 
-        Survives reconnects: until the answer is there the message is sent again with the same id. Raises
-        Refused where the edge refuses it, TimedOut without an answer in time and Closed when the
-        connection ends for good; after TimedOut or a cancel it may still be taken, and sending again
-        with the same `id` is safe.
+        Entering the block sends, with the errors of `send`; how long to wait for the reply is up to the
+        caller (`asyncio.timeout`). Leaving it before the reply has ended does not cancel it. Whatever
+        else is said waits for the client's own iteration as always.
         """
-        message = frames.MessageFrame(
-            id=id or uuid.uuid4().hex,
-            parts=wording.parts(content),
-            reply_to=reply_to,
-            attributes=dict(attributes or {}),
-            conversation=None if conversation is None else wording.conversation(conversation),
-        )
-        request = frames.ClientFrame(message=message)
-        ack = await self._requests.ask(request, frames.AckFrame, timeout_s)
-        return Ack(ack.message_id, ack.position, ack.address)
+        following = Following()
+        client_id = id or uuid.uuid4().hex
 
-    async def subscribe(self, group: str | Conversation, *, timeout_s: float = 10.0) -> Joined:
-        """Joins a group, and joins it again after each reconnect. Errors are as for `send`.
+        async def begin() -> None:
+            self._replies.asking(following)
+            ack = await self.send(
+                content,
+                attributes=attributes,
+                conversation=conversation,
+                id=client_id,
+                timeout_s=timeout_s,
+            )
+            self._tell(self._replies.asked(following, ack.message_id), 0)
 
-        Goes on from the group's position among those passed as `resume`, if there is one.
+        async def cancel() -> Cancelled:
+            if following.whole is not None:
+                return await self.cancel(message_id=following.whole.id, conversation=conversation)
+            return await self.cancel(client_id=client_id, conversation=conversation)
+
+        async def catch_up() -> None:
+            self._replies.found((await self.history(conversation, limit=_CATCH_UP_MESSAGES)).messages)
+
+        return self._following(following, begin, cancel, catch_up)
+
+    def stream(self, message: Message) -> ReplyStream:
+        """Follows an open message that iteration has yielded, from what that holds. See ReplyStream.
+
+        Entering the block raises ValueError where another one follows that message.
         """
-        frame = frames.SubscribeFrame(id=uuid.uuid4().hex, conversation=wording.group(group))
-        request = frames.ClientFrame(subscribe=frame)
-        joined = await self._requests.ask(request, frames.SubscribedFrame, timeout_s)
-        return Joined(joined.address, joined.position, joined.recovered)
+        following = Following()
+        conversation = message.address.conversation if message.address.HasField("conversation") else None
 
-    async def unsubscribe(self, group: str | Conversation, *, timeout_s: float = 10.0) -> None:
-        """Leaves a group and forgets its position. Errors are as for `send`."""
-        frame = frames.UnsubscribeFrame(id=uuid.uuid4().hex, conversation=wording.group(group))
-        request = frames.ClientFrame(unsubscribe=frame)
-        await self._requests.ask(request, frames.UnsubscribedFrame, timeout_s)
+        async def begin() -> None:
+            self._replies.follow(following, message)
 
-    async def history(
+        async def cancel() -> Cancelled:
+            return await self.cancel(message_id=message.id, conversation=conversation)
+
+        async def catch_up() -> None:
+            before = Position(epoch=message.position.epoch, seq=message.position.seq - 1)
+            self._replies.found((await self.history(conversation, after=before, limit=1)).messages)
+
+        return self._following(following, begin, cancel, catch_up)
+
+    def _following(
         self,
-        conversation: str | Conversation | None = None,
-        *,
-        before: Position | None = None,
-        after: Position | None = None,
-        limit: int = 0,
-        timeout_s: float = 10.0,
-    ) -> HistoryPage:
-        """Reads a page of a conversation's log; the newest messages where no position is given.
-
-        Raises ValueError for both positions at once; other errors are as for `send`.
-        """
-        if before is not None and after is not None:
-            raise ValueError("a page lies before a position or after one, not both")
-        frame = frames.HistoryFrame(
-            id=uuid.uuid4().hex,
-            conversation=None if conversation is None else wording.conversation(conversation),
-            before=before,
-            after=after,
-            limit=limit,
+        following: Following,
+        begin: Callable[[], Awaitable[None]],
+        cancel: Callable[[], Awaitable[Cancelled]],
+        catch_up: Callable[[], Awaitable[None]],
+    ) -> ReplyStream:
+        return ReplyStream(
+            following,
+            begin,
+            lambda: self._tell(self._replies.leave(following), 0),
+            cancel,
+            catch_up,
+            lambda: self._end,
         )
-        request = frames.ClientFrame(history=frame)
-        page = await self._requests.ask(request, frames.HistoryPageFrame, timeout_s)
-        return HistoryPage(list(page.messages), page.more)
-
-    async def ping(self, *, timeout_s: float = 10.0) -> float:
-        """Seconds until the edge answered; a reconnect on the way counts. Errors are as for `send`."""
-        frame = frames.PingFrame(id=uuid.uuid4().hex)
-        asked_at = self._clock()
-        request = frames.ClientFrame(ping=frame)
-        await self._requests.ask(request, frames.PongFrame, timeout_s)
-        return self._clock() - asked_at
-
-    async def signal(
-        self,
-        name: str,
-        data: Mapping[str, Any] | None = None,
-        *,
-        conversation: str | Conversation | None = None,
-    ) -> None:
-        """Tells the others something that is not kept. A refusal comes as an ErrorFrame in `events`.
-
-        Raises Disconnected while not connected, as nothing is kept here either, and Overfull where the
-        socket takes no more.
-        """
-        frame = frames.SignalFrame(name=name)
-        frame.data.update(dict(data or {}))
-        if conversation is not None:
-            frame.conversation.CopyFrom(wording.conversation(conversation))
-        self._requests.say(frames.ClientFrame(signal=frame))
-
-    async def read(self, position: Position, *, conversation: str | Conversation | None = None) -> None:
-        """Tells the others how far this user has read. Errors are as for `signal`."""
-        frame = frames.ReadFrame(position=position)
-        if conversation is not None:
-            frame.conversation.CopyFrom(wording.conversation(conversation))
-        self._requests.say(frames.ClientFrame(read=frame))
 
     # Hearing.
 
     def __aiter__(self) -> AsyncIterator[Message]:
-        """Messages, in order and each once; other events are passed over. See `events`."""
+        """Messages, in order and each once; other events are passed over. See `events`.
+
+        A message that is still open comes as soon as it was begun, with what it says until then;
+        `stream` follows it.
+        """
         return Iteration(self._listening.take_message)
 
     def events(self) -> AsyncIterator[Event]:
-        """Messages, signals, reads, refusals and losses in the order received.
+        """Messages and what becomes of them, signals, receipts, refusals and losses, as received.
+
+        An open message comes as a Message, then as Deltas, and as Changed when it has ended; as a
+        Snapshot where what was told of it is to be replaced. What a ReplyStream follows is left out.
 
         Ends after `close`; raises Closed, or what else ended the connection for good, once all that was
         received before has been yielded. A cancelled iteration loses nothing and may be begun again.
@@ -301,7 +288,7 @@ class Client:
         for effect in wanted:
             match effect:
                 case effects.Tell(event):
-                    self._listening.put(event, size)
+                    self._tell(self._replies.sort(event), size)
                 case effects.Mark(address, position):
                     self._inbox.mark(address, position)
                 case effects.Answer(request_id, answer):
@@ -312,7 +299,12 @@ class Client:
                     self._carrier.send(frame)
                 case effects.Forget(address):
                     self._inbox.forget(address)
+                    self._replies.forget(address)
                 case effects.Drop(why):
                     self._carrier.drop(why)
         if self._session.connected:
             self._opened.set()
+
+    def _tell(self, told: list[Event], size: int) -> None:
+        for event in told:
+            self._listening.put(event, size)

@@ -39,6 +39,8 @@ class ClientSettings:
     #: Bounds of the wait between two attempts to connect.
     backoff_base_s: float = 0.1
     backoff_cap_s: float = 5.0
+    #: The window in which the edge joins deltas, 0 to 500; None leaves it to the edge.
+    rollup_ms: int | None = None
     #: Headers of the connect request.
     headers: Mapping[str, str] = field(default_factory=dict)
 

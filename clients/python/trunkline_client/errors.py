@@ -6,10 +6,17 @@ TrunklineError
 ├── Unreachable    nobody could be reached, or not in time
 ├── Disconnected   the connection broke, and what was asked for cannot be asked again
 ├── Overfull       too much waits for its answer already
-└── TimedOut       no answer in time (also a TimeoutError)
+├── TimedOut       no answer in time (also a TimeoutError)
+│   of messages that are said piece by piece:
+├── ReplyCancelled   its readers have stopped it
+├── ReplyExpired     it was left alone for too long
+├── Fenced           somebody else has taken it up
+└── AlreadyAnswered  it was said before
 """
 
 from __future__ import annotations
+
+from trunkline.v1.message_pb2 import Message, MessageState
 
 
 class TrunklineError(Exception):
@@ -75,3 +82,39 @@ class Overfull(TrunklineError):
 
 class TimedOut(TrunklineError, TimeoutError):
     """No answer came in time. It may or may not have been done; asking again with the same id is safe."""
+
+
+class ReplyCancelled(TrunklineError):
+    """Readers have stopped this message, or do not want the reply that was going to be opened.
+
+    A handler need not catch it: its delivery is then settled without more replies.
+    """
+
+
+class ReplyExpired(TrunklineError):
+    """The router heard nothing of this message for too long, and has ended it as EXPIRED.
+
+    A handler that lets it through is called again, and then opens another reply.
+    """
+
+
+class Fenced(TrunklineError):
+    """What this process worked on is in other hands: another worker or producer has taken it up.
+
+    A handler that lets it through ends without a trace.
+    """
+
+
+class AlreadyAnswered(TrunklineError):
+    """The message that was to be opened has ended: an earlier attempt has said it.
+
+    A handler need not catch it: its delivery is then settled without more replies.
+    """
+
+    def __init__(self, message: Message) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        state = MessageState.Name(self.message.state).removeprefix("MESSAGE_STATE_")
+        return f"Message {self.message.id} has been said: it is {state}"

@@ -8,7 +8,10 @@ from typing import NamedTuple, TypeAlias
 from trunkline.v1.address_pb2 import Address, Position, TopicPosition
 from trunkline.v1.frame_pb2 import (
     AckFrame,
+    CancelledFrame,
     ClientFrame,
+    DeliveredFrame,
+    DeltaFrame,
     ErrorFrame,
     HistoryPageFrame,
     PongFrame,
@@ -17,7 +20,9 @@ from trunkline.v1.frame_pb2 import (
     SubscribedFrame,
     UnsubscribedFrame,
 )
-from trunkline.v1.message_pb2 import Message
+from trunkline.v1.message_pb2 import Change, Message, MessageState, Part
+
+from trunkline_client.accumulate import Accumulator
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +44,46 @@ class Left:
     message: str
 
 
-Event: TypeAlias = Message | SignalFrame | ReadFrame | ErrorFrame | Lost | Left
-"""What `Client.events` yields; an ErrorFrame is the refusal of a signal or a read."""
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """An addition to an open message: text, reasoning or a part."""
+
+    whole: Accumulator
+    text: str = ""
+    reasoning: str = ""
+    part: Part | None = None
+
+    @property
+    def message(self) -> Message:
+        """The message as received so far, which may be ahead of this. It grows: copy what is to be kept."""
+        return self.whole.message
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """An open message as it is now, in the place of what was told of it."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A message has ended, or was edited or recalled.
+
+    `message` is the message as it is now; None where it was recalled, or has ended unseen.
+    """
+
+    change: Change
+    message: Message | None
+
+
+Event: TypeAlias = (
+    Message | Delta | Snapshot | Changed | SignalFrame | ReadFrame | DeliveredFrame | ErrorFrame | Lost | Left
+)
+"""What `Client.events` yields; an ErrorFrame is the refusal of what has no id, such as a signal."""
+
+Told: TypeAlias = Event | DeltaFrame | Change
+"""What a session tells."""
 
 
 class Ack(NamedTuple):
@@ -66,7 +109,19 @@ class Joined(NamedTuple):
     recovered: bool
 
 
-Answered: TypeAlias = AckFrame | SubscribedFrame | UnsubscribedFrame | HistoryPageFrame | PongFrame
+class Cancelled(NamedTuple):
+    """What a cancel has done: how the replies have ended, by their ids.
+
+    `prevented`: there was none yet, and there will be none but one that ends CANCELLED at once.
+    """
+
+    replies: dict[str, MessageState.ValueType]
+    prevented: bool
+
+
+Answered: TypeAlias = (
+    AckFrame | SubscribedFrame | UnsubscribedFrame | HistoryPageFrame | PongFrame | CancelledFrame
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +149,9 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """Queue this event for the application."""
+    """Pass this on to the application."""
 
-    event: Event
+    event: Told
 
 
 @dataclass(frozen=True, slots=True)

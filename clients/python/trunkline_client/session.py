@@ -15,10 +15,13 @@ from typing import Any
 from trunkline.v1.address_pb2 import Address, Conversation, Position, TopicPosition
 from trunkline.v1.frame_pb2 import (
     AckFrame,
+    CancelledFrame,
     ClientFrame,
     ClosingFrame,
     ConnectedFrame,
     ConnectionLimits,
+    DeliveredFrame,
+    DeltaFrame,
     ErrorFrame,
     HistoryPageFrame,
     PongFrame,
@@ -30,10 +33,27 @@ from trunkline.v1.frame_pb2 import (
     SubscribeFrame,
     UnsubscribedFrame,
 )
-from trunkline.v1.message_pb2 import ROLE_USER, Message
+from trunkline.v1.message_pb2 import MESSAGE_STATE_OPEN, ROLE_USER, Change, Message
 
 from trunkline_client.cursor import Arrival, Cursor, topic_key
-from trunkline_client.events import Answer, Drop, Effect, Forget, Left, Lost, Mark, Refuse, Send, Tell
+from trunkline_client.events import (
+    Answer,
+    Drop,
+    Effect,
+    Forget,
+    Left,
+    Lost,
+    Mark,
+    Refuse,
+    Send,
+    Snapshot,
+    Tell,
+    Told,
+)
+from trunkline_client.receipts import UnconfirmedReads
+
+#: In the place of a topic: whichever the message that is to change is in.
+_ANY_TOPIC = b""
 
 
 class Session:
@@ -41,6 +61,7 @@ class Session:
 
     def __init__(self, address: Address, resume: Iterable[TopicPosition] = ()) -> None:
         self.connection_id = ""
+        self._user = ""
         self.connected = False
         self.recovered = False
         self.heartbeat_s = 0
@@ -51,17 +72,25 @@ class Session:
         self._cursors: dict[bytes, Cursor] = {}
         self._groups: dict[bytes, Conversation] = {}
         self._pending: dict[str, ClientFrame] = {}
-        #: Messages written to the present connection and not answered on it, with their topics.
+        #: What becomes an entry of a log, written to the present connection and not answered on it; with
+        #: its topic.
         self._in_flight: dict[str, bytes] = {}
         self._rejoining: dict[str, bytes] = {}
         self._rejoins = count(1)
         self._resuming = False
+        self._reads = UnconfirmedReads()
+        #: The message that a delta without id goes on with.
+        self._growing = ""
         self._handlers: dict[str, Callable[[Any], list[Effect]]] = {
             "connected": self._on_connected,
             "ack": self._on_ack,
             "message": self._on_message,
             "signal": self._on_signal,
             "read": self._on_read,
+            "delivered": self._on_delivered,
+            "delta": self._on_delta,
+            "change": self._on_change,
+            "cancelled": self._on_cancelled,
             "subscribed": self._on_subscribed,
             "unsubscribed": self._on_unsubscribed,
             "history": self._on_history,
@@ -105,6 +134,11 @@ class Session:
         self._pending[request_id] = frame
         return [self._written(request_id, frame)] if self.connected else []
 
+    def read(self, frame: ReadFrame) -> list[ClientFrame]:
+        """Tells how far this user has read, until that has come back; returns what to send now."""
+        self._reads.add(self._topic_of_read(frame), frame)
+        return [ClientFrame(read=frame)] if self.connected else []
+
     def give_up(self, request_id: str) -> None:
         """Forgets a request: it is not sent again, and an answer to it is not told. Idempotent."""
         self._pending.pop(request_id, None)
@@ -120,13 +154,14 @@ class Session:
         """The socket is gone. Idempotent."""
         self.connected = False
         self.closing = None
+        self._growing = ""
         self._in_flight.clear()
         self._rejoining.clear()
 
     # Connecting.
 
     def _on_connected(self, frame: ConnectedFrame) -> list[Effect]:
-        self.connection_id = frame.connection_id
+        self.connection_id, self._user = frame.connection_id, frame.user
         self.connected = True
         self.recovered = frame.recovered
         self.heartbeat_s = frame.heartbeat_s
@@ -140,6 +175,7 @@ class Session:
         effects += self._leave_what_was_being_left()
         effects += [self._rejoin(key, group) for key, group in self._groups.items()]
         effects += [Send(self._written(request_id, request)) for request_id, request in self._pending.items()]
+        effects += [Send(ClientFrame(read=read)) for read in self._reads]
         return effects
 
     def _unplace(self, address: Address) -> bool:
@@ -207,6 +243,9 @@ class Session:
     def _on_pong(self, frame: PongFrame) -> list[Effect]:
         return self._answer(frame.id, frame)
 
+    def _on_cancelled(self, frame: CancelledFrame) -> list[Effect]:
+        return self._answer(frame.id, frame)
+
     def _on_error(self, frame: ErrorFrame) -> list[Effect]:
         rejoining = self._rejoining.pop(frame.id, None)
         if rejoining is not None:
@@ -215,10 +254,14 @@ class Session:
         if self._pending.pop(frame.id, None) is not None:
             effects: list[Effect] = [Refuse(frame.id, frame)]
         else:
-            effects = [] if topic else [Tell(frame)]
-        if topic in self._cursors and self._cursors[topic].holes > self._unanswered(topic):
+            effects = [Tell(frame)] if topic is None else []
+        if topic is not None and self._misses_something():
             effects.append(Drop("a message is missing"))
         return effects
+
+    def _misses_something(self) -> bool:
+        """Whether there is a hole that nothing of our own can fill."""
+        return any(cursor.holes > self._unanswered(key) for key, cursor in self._cursors.items())
 
     def _not_rejoined(self, key: bytes, frame: ErrorFrame) -> list[Effect]:
         if frame.retryable:
@@ -236,20 +279,47 @@ class Session:
             effects = self._answer(own, ack)
         else:
             effects = []
+        if message.state == MESSAGE_STATE_OPEN:
+            self._growing = message.id
         if not message.HasField("position"):
             return effects if own else [Tell(message)]
-        arrival, consequences = self._advance(message.address, message.position)
+        again = Snapshot(message) if message.state == MESSAGE_STATE_OPEN else None
+        return effects + self._entered(message.address, message.position, None if own else message, again)
+
+    def _on_change(self, change: Change) -> list[Effect]:
+        return self._entered(change.address, change.position, change)
+
+    def _on_delta(self, frame: DeltaFrame) -> list[Effect]:
+        if not frame.message_id:
+            frame.message_id = self._growing
+        self._growing = frame.message_id
+        return [Tell(frame)] if frame.message_id else []
+
+    def _entered(
+        self, address: Address, position: Position, told: Told | None, again: Told | None = None
+    ) -> list[Effect]:
+        """An entry of a log: it is told once; `again` is told where it was there before."""
+        arrival, consequences = self._advance(address, position)
+        effects: list[Effect] = []
         if arrival is Arrival.ANEW:
-            start = Position(epoch=message.position.epoch)
-            effects.append(Tell(Lost((TopicPosition(address=message.address, position=start),))))
-        if not own and arrival in (Arrival.NEW, Arrival.ANEW):
-            effects.append(Tell(message))
+            start = Position(epoch=position.epoch)
+            effects.append(Tell(Lost((TopicPosition(address=address, position=start),))))
+        event = told if arrival in (Arrival.NEW, Arrival.ANEW) else again
+        if event is not None and arrival is not Arrival.GAP:
+            effects.append(Tell(event))
         return effects + consequences
 
     def _on_signal(self, frame: SignalFrame) -> list[Effect]:
         return [Tell(frame)]
 
     def _on_read(self, frame: ReadFrame) -> list[Effect]:
+        if frame.user == self._user:
+            self._reads.confirmed(self._topic_of_read(frame), frame.position)
+        if not frame.HasField("at"):
+            return [Tell(frame)]  # known before, so not an entry
+        return self._entered(frame.address, frame.at, frame)
+
+    def _on_delivered(self, frame: DeliveredFrame) -> list[Effect]:
         return [Tell(frame)]
 
     def _on_closing(self, frame: ClosingFrame) -> list[Effect]:
@@ -286,7 +356,9 @@ class Session:
         return [Mark(address, position)]
 
     def _unanswered(self, topic: bytes) -> int:
-        return sum(1 for each in self._in_flight.values() if each == topic) if self._in_flight else 0
+        if not self._in_flight:
+            return 0
+        return sum(each in (topic, _ANY_TOPIC) for each in self._in_flight.values())
 
     # Small things.
 
@@ -296,12 +368,21 @@ class Session:
     def _written(self, request_id: str, frame: ClientFrame) -> ClientFrame:
         if frame.HasField("message"):
             self._in_flight[request_id] = self._topic_of_message(frame)
+        elif frame.HasField("edit") or frame.HasField("recall"):
+            self._in_flight[request_id] = _ANY_TOPIC
         return frame
 
     def _topic_of_message(self, frame: ClientFrame) -> bytes:
         if frame.message.HasField("conversation"):
             return topic_key(self._topic_of(frame.message.conversation))
         return topic_key(self._address)
+
+    def _topic_of_read(self, frame: ReadFrame) -> bytes:
+        if frame.HasField("address"):
+            return topic_key(frame.address)
+        return topic_key(
+            self._topic_of(frame.conversation) if frame.HasField("conversation") else self._address
+        )
 
     def _topic_of(self, conversation: Conversation) -> Address:
         own = self._address

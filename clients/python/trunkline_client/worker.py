@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import grpc
 import grpc.aio
-from trunkline.v1.agent_service_pb2 import AttachHello, AttachRequest, AttachResponse, AttachWelcome
+from trunkline.v1.address_pb2 import Address
+from trunkline.v1.agent_service_pb2 import (
+    AttachHello,
+    AttachRequest,
+    AttachResponse,
+    AttachWelcome,
+    OpenReply,
+)
 from trunkline.v1.agent_service_pb2_grpc import AgentServiceStub
 from trunkline.v1.catalogue import CONTRACT_MINOR
+from trunkline.v1.message_pb2 import Message
 
 from trunkline_client.attachment import Attachment
 from trunkline_client.backoff import Backoff, Timing
 from trunkline_client.channel import open_channel, refused_by_rpc
 from trunkline_client.errors import Refused
 from trunkline_client.replies import Handler
+from trunkline_client.speaking import OnCancel
+from trunkline_client.streamed_reply import StreamedReply
 from trunkline_client.streams import TwoWays
+from trunkline_client.work import Work
 
 H = TypeVar("H", bound=Handler)
 
@@ -37,11 +50,22 @@ class Worker:
 
         await worker.run()
 
-    What the handler returns is committed together with the message's being done. Every message is
-    handled at least once, and messages of one conversation one after the other: when the handler
-    raises, its process dies or the stream to the router breaks, the message is delivered again, so a
-    handler must bear a repeat. While a handler waits, its delivery is kept; a handler that is cancelled
-    lost its stream, and what it would return could not be used.
+    What the handler returns is committed together with the message's being done. What takes longer is
+    said piece by piece:
+
+        @worker.handler
+        async def answer(message: Message) -> None:
+            async with worker.reply(message) as out:
+                async for word in model(text_of(message)):
+                    await out.write(word)
+
+    Every message is handled at least once, and messages of one conversation one after the other. A
+    handler that raises is called again, after 1 s, 2 s, 4 s and so on up to a minute; RetryLater and
+    Reject say otherwise; after the router's limit of attempts the message becomes a dead letter. A
+    handler whose streamed reply has told its readers of the failure is not called again.
+
+    Handlers outlive the stream to the router: see `Work`. One whose message went to another worker is
+    cancelled, or gets Fenced in its streamed reply; so a handler must bear a repeat.
 
     A handler may be a plain function. Then it costs no task, and blocks everything else while it runs.
     """
@@ -71,7 +95,9 @@ class Worker:
         self._timing = timing or Timing()
         self._backoff = Backoff(self._timing.random, cap_s=2.0)
         self._handler: Handler | None = None
+        self._work = Work(self._timing)
         self._attached = True
+        self._left = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<Worker {self._hello.worker_id} of {self._hello.tenant} at {self._router}>"
@@ -81,8 +107,47 @@ class Worker:
         self._handler = handler
         return handler
 
+    def reply(
+        self,
+        message: Message,
+        *,
+        name: str = "",
+        attributes: Mapping[str, str] | None = None,
+        on_cancel: OnCancel | None = None,
+    ) -> StreamedReply:
+        """A streamed reply to a message that a handler of this worker is dealing with.
+
+        Raises ReplyCancelled where nobody wants it any longer, and Fenced where the message is not, or
+        no more, in this worker's hands. The first reply to a message goes on with the first one of an
+        earlier attempt, the second with the second. See StreamedReply.
+        """
+        return self._work.reply(message, OpenReply(name=name, attributes=dict(attributes or {})), on_cancel)
+
+    def say(
+        self,
+        address: Address,
+        *,
+        key: str = "",
+        reply_to: str = "",
+        name: str = "",
+        attributes: Mapping[str, str] | None = None,
+        on_cancel: OnCancel | None = None,
+    ) -> StreamedReply:
+        """A streamed message to a topic of one of the worker's agents, that answers no delivery.
+
+        Opened again with the same `key` within a day it is the same message. Only while `run` runs.
+        """
+        request = OpenReply(
+            key=key or uuid.uuid4().hex,
+            address=address,
+            reply_to=reply_to,
+            name=name,
+            attributes=dict(attributes or {}),
+        )
+        return self._work.say(request, on_cancel)
+
     async def run(self, handler: Handler | None = None) -> None:
-        """Serves until cancelled, attaching again whenever the stream breaks.
+        """Serves until cancelled or drained, attaching again whenever the stream breaks.
 
         Raises Refused where the router refuses the worker for a reason that will not go away, such as
         UNKNOWN_TENANT. On cancel the handlers are cancelled too, and nothing is left running.
@@ -90,33 +155,67 @@ class Worker:
         handler = handler or self._handler
         if handler is None:
             raise RuntimeError("a worker needs a handler: `@worker.handler` or `worker.run(handler)`")
+        self._work.begin(handler)
+        self._left.clear()
         channel = open_channel(self._router, self._credentials)
+        serving = asyncio.create_task(self._serve(AgentServiceStub(channel)), name=f"serve {self!r}")
+        leaving = asyncio.create_task(self._left.wait())
         try:
-            while True:
-                refusal = await self._attach(AgentServiceStub(channel), handler)
-                if not refusal.retryable:
-                    raise refusal
-                wait_s = self._backoff.next_s(refusal.retry_after_ms / 1000)
-                if self._attached:
-                    self._attached = False
-                    log.warning("not attached to %s, trying again: %s", self._router, refusal)
-                await self._timing.sleep(wait_s)
+            await asyncio.wait({serving, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if serving.done():
+                serving.result()
         finally:
+            serving.cancel()
+            leaving.cancel()
+            await asyncio.wait({serving, leaving})
+            await self._work.close()
             await channel.close()
 
-    async def _attach(self, stub: AgentServiceStub, handler: Handler) -> Refused:
+    async def drain(self, timeout_s: float = 30.0) -> bool:
+        """Takes no more messages, waits until those in hand are settled, and lets `run` return.
+
+        False where that took longer than `timeout_s`, or the stream to the router broke meanwhile: what
+        is left then is cancelled here and delivered to another worker.
+        """
+        self._work.drain()
+        idle = asyncio.ensure_future(self._work.idle())
+        late = asyncio.ensure_future(self._timing.sleep(timeout_s))
+        try:
+            await asyncio.wait({idle, late}, return_when=asyncio.FIRST_COMPLETED)
+            return idle.done() and self._work.is_idle
+        finally:
+            self._left.set()
+            idle.cancel()
+            late.cancel()
+
+    async def _serve(self, stub: AgentServiceStub) -> None:
+        while True:
+            refusal = await self._attach(stub)
+            if self._work.draining:
+                return
+            if not refusal.retryable:
+                raise refusal
+            wait_s = self._backoff.next_s(refusal.retry_after_ms / 1000)
+            if self._attached:
+                self._attached = False
+                log.warning("not attached to %s, trying again: %s", self._router, refusal)
+            await self._timing.sleep(wait_s)
+
+    async def _attach(self, stub: AgentServiceStub) -> Refused:
         """Serves one stream until it breaks; returns why."""
-        attachment = Attachment(self._hello, handler, self._timing)
+        attachment = Attachment(self._hello, self._timing)
         stream: TwoWays[AttachRequest, AttachResponse] = TwoWays(stub.Attach(), attachment.write)
         try:
             async for response in stream:
                 if response.HasField("welcome"):
                     self._welcomed(response.welcome)
-                    attachment.keep_alive(response.welcome.lease_s)
+                    self._work.attached(attachment, response.welcome)
                 attachment.take(response)
+                self._work.take(response)
         except grpc.aio.AioRpcError as error:
             return refused_by_rpc(error)
         finally:
+            self._work.detached()
             try:
                 await stream.close()
             finally:

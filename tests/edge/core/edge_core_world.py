@@ -7,8 +7,15 @@ from collections.abc import Iterable
 
 from trunkline.v1.address_pb2 import CONVERSATION_KIND_GROUP, Address, Conversation
 from trunkline.v1.edge_service_pb2 import ConnectionOpened, EdgeEntry, LinkRequest, LinkResponse, RouterEntry
-from trunkline.v1.frame_pb2 import ServerFrame
-from trunkline.v1.message_pb2 import Message, Part
+from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
+from trunkline.v1.message_pb2 import (
+    CHANGE_KIND_ENDED,
+    MESSAGE_STATE_COMPLETE,
+    MESSAGE_STATE_OPEN,
+    ChangeKind,
+    Message,
+    Part,
+)
 from websockets.frames import Frame
 from websockets.streams import StreamReader
 
@@ -75,6 +82,33 @@ def publish(number: int, said: Message, but: Connection | None = None, replayed:
     entry.publish.replayed = replayed
     if but is not None:
         setattr(entry.publish, "except", but.number)
+    return entry
+
+
+def open_message(name: str, ident: str = "r", text: str = "", next_index: int = 0, seq: int = 1) -> Message:
+    """A message that goes on, as it is opened or as a snapshot."""
+    said = message(name, seq, text or "so far")
+    said.id, said.state, said.next_index = ident, MESSAGE_STATE_OPEN, next_index
+    return said
+
+
+def delta(number: int, index: int, text: str = "", ident: str = "r", count: int = 0) -> RouterEntry:
+    """An addition for all that hear a topic; `count` of them joined."""
+    entry = RouterEntry()
+    entry.publish.topic, entry.publish.deltas = number, count
+    added = entry.publish.frame.delta
+    added.message_id, added.index = ident, index
+    added.text = text or f"{index} "
+    return entry
+
+
+def ended(number: int, ident: str = "r", seq: int = 2, kind: ChangeKind = CHANGE_KIND_ENDED) -> RouterEntry:
+    """The end of an open message."""
+    entry = RouterEntry()
+    entry.publish.topic = number
+    change = entry.publish.frame.change
+    change.message_id, change.kind, change.state = ident, kind, MESSAGE_STATE_COMPLETE
+    change.position.epoch, change.position.seq = "e", seq
     return entry
 
 
@@ -159,15 +193,24 @@ def told(payload: bytes, codec: Codec) -> str:
     if codec.binary:
         frame = ServerFrame.FromString(payload)
         kind = frame.WhichOneof("frame") or "?"
+        if kind == "delta":
+            return _delta(frame.delta.message_id, frame.delta.index, frame.delta.text)
         return f"message {frame.message.position.seq}" if kind == "message" else kind
     fields = json.loads(payload)
     kind = fields["type"]
+    if kind == "delta":
+        return _delta(fields.get("message_id", ""), fields.get("index", 0), fields.get("text", ""))
     detail = {
         "message": fields.get("position", {}).get("seq"),
         "error": fields.get("code"),
         "closing": fields.get("reason"),
+        "change": fields.get("kind"),
     }.get(kind, fields.get("id"))
     return kind if detail is None else f"{kind} {detail}"
+
+
+def _delta(ident: str, index: int, text: str) -> str:
+    return f"{ident}@{index}+{text}" if ident else f"+{text}"
 
 
 def taken(uplink: Uplink) -> list[LinkRequest]:
@@ -198,6 +241,22 @@ def _entry(entry: EdgeEntry) -> str:
     return f"closed {entry.closed.connection}"
 
 
+class Counting:
+    """A codec that counts what it encodes."""
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+        self.name, self.binary = codec.name, codec.binary
+        self.encoded = 0
+
+    def decode(self, payload: bytes) -> ClientFrame:
+        return self._codec.decode(payload)
+
+    def encode(self, frame: ServerFrame) -> bytes:
+        self.encoded += 1
+        return self._codec.encode(frame)
+
+
 # Ready-made beginnings
 
 
@@ -208,19 +267,43 @@ def linked_core(**limits: int) -> EdgeCore:
     return core
 
 
-def opened(core: EdgeCore, codec: Codec = JSON, user: str = "", home: str = "team") -> Connection:
+def opened(
+    core: EdgeCore, codec: Codec = JSON, user: str = "", home: str = "team", rollup_ms: int = 0
+) -> Connection:
     """A client that the router has not answered yet."""
     wish = ConnectionOpened(address=group(home), user=user)
-    return core.open(object(), codec, wish)
+    return core.open(object(), codec, wish, rollup_ms)
 
 
-def open_all(core: EdgeCore, names: Iterable[str] = "ab", codec: Codec = JSON) -> list[Connection]:
+def tell(core: EdgeCore, *entries: RouterEntry, now: float = 0) -> None:
+    """A batch comes from the router."""
+    core.link_received(batch(*entries), now)
+
+
+def open_all(
+    core: EdgeCore, names: Iterable[str] = "ab", codec: Codec = JSON, rollup_ms: int = 0
+) -> list[Connection]:
     """Clients that hear topic 1, the group `team`; nothing of that is left to be looked at."""
-    connections = [opened(core, codec, name) for name in names]
-    core.link_received(batch(topic(1, "team")))
+    connections = [opened(core, codec, name, rollup_ms=rollup_ms) for name in names]
+    tell(core, topic(1, "team"))
     for connection in connections:
-        core.link_received(batch(connected(connection), join(connection, 1)))
+        tell(core, connected(connection), join(connection, 1))
         connection.pending.clear()
     core.dirty.clear()
     forwarded(core)
     return connections
+
+
+def streaming(core: EdgeCore, names: str = "a", rollup_ms: int = 40) -> list[Connection]:
+    """Clients that were told of the open message `r` of topic 1."""
+    listeners = open_all(core, names, rollup_ms=rollup_ms)
+    tell(core, publish(1, open_message("team")))
+    for one in listeners:
+        assert heard(one) == ["message 1"]
+    return listeners
+
+
+def tables(core: EdgeCore) -> list[object]:
+    """All that waits for a window to end."""
+    rollup = core._fanout.rollup
+    return [*rollup._fresh, *rollup._due]

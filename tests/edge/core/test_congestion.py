@@ -9,7 +9,7 @@ from edge.core.connection import Connection
 
 
 def clients(count: int) -> list[Connection]:
-    return [Connection(number, None, JSON, b"") for number in range(1, count + 1)]
+    return [Connection(number, None, JSON, b"", 0) for number in range(1, count + 1)]
 
 
 def test_clients_are_congested_only_together() -> None:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from edge_core_world import ack, batch, heard, linked_core, open_all, opened, say
+from edge_core_world import (
+    ack,
+    heard,
+    linked_core,
+    open_all,
+    opened,
+    say,
+    tell,
+)
 
 from edge.core.connection import State
 
@@ -44,7 +52,7 @@ def test_a_client_that_is_not_read_from_is_not_taken_for_dead() -> None:
     for _ in range(10):
         assert core.heartbeat([client]) == [client]
     core.linked()
-    core.link_received(batch(ack(client, "m1")))
+    tell(core, ack(client, "m1"))
     core.heartbeat([client])
     assert core.heartbeat([client]) == []
 

@@ -6,7 +6,6 @@ import pytest
 from edge_core_world import (
     JSON,
     ack,
-    batch,
     connected,
     forwarded,
     group,
@@ -20,6 +19,7 @@ from edge_core_world import (
     say,
     send,
     signal,
+    tell,
     topic,
 )
 from trunkline.v1.edge_service_pb2 import ConnectionOpened
@@ -42,13 +42,13 @@ def relink(core: EdgeCore) -> list[str]:
 
 def test_positions_come_first_then_connections_then_unanswered_requests_in_order(core: EdgeCore) -> None:
     first, second = open_all(core)
-    core.link_received(batch(publish(1, message("team", 5))))
+    tell(core, publish(1, message("team", 5)))
     for client, ident in ((first, "m1"), (second, "m2"), (first, "m3")):
         core.received(client, say(ident))
     core.received(first, signal())
     expected = ["topic team@5", "opened 1 restored", "opened 2 restored"]
     assert relink(core) == [*expected, "frame 1 m1", "frame 1 m3", "frame 2 m2"]
-    core.link_received(batch(ack(first, "m1")))
+    tell(core, ack(first, "m1"))
     assert relink(core) == [*expected, "frame 1 m3", "frame 2 m2"]
 
 
@@ -71,7 +71,7 @@ def test_clients_are_held_at_their_bound_while_there_is_no_link(core: EdgeCore) 
         core.received(client, say(f"m{number}"))
     assert core.hold == {client}
     core.linked()
-    core.link_received(batch(ack(client, "m0")))
+    tell(core, ack(client, "m0"))
     assert core.release == {client}
 
 
@@ -86,7 +86,7 @@ def test_who_was_held_by_a_full_uplink_is_released_when_the_link_is_lost() -> No
 
 def test_who_still_waits_to_be_accepted_comes_after_those_who_were(core: EdgeCore) -> None:
     """Else it would join their topics first and be shown what they have missed."""
-    waiting = core.open(object(), JSON, ConnectionOpened(address=group("team")))
+    waiting = core.open(object(), JSON, ConnectionOpened(address=group("team")), 0)
     assert waiting.number == 1
     open_all(core, "b")
     assert relink(core) == ["topic team@0", "opened 2 restored", "opened 1"]
@@ -95,12 +95,12 @@ def test_who_still_waits_to_be_accepted_comes_after_those_who_were(core: EdgeCor
 def test_what_a_client_resumes_from_is_asked_for_until_it_is_accepted(core: EdgeCore) -> None:
     wish = ConnectionOpened(address=group("team"))
     wish.resume.positions.add()
-    client = core.open(object(), JSON, wish)
+    client = core.open(object(), JSON, wish, 0)
     core.link_lost()
     core.linked()
     [entry] = core_entries(core)
     assert entry.opened.HasField("resume")
-    core.link_received(batch(topic(1, "team"), connected(client), join(client, 1)))
+    tell(core, topic(1, "team"), connected(client), join(client, 1))
     core.link_lost()
     core.linked()
     entries = core_entries(core)
@@ -116,18 +116,18 @@ def core_entries(core: EdgeCore) -> list:
 
 def test_groups_joined_since_are_named_and_home_is_not(core: EdgeCore) -> None:
     [client] = open_all(core, "a")
-    core.link_received(batch(topic(2, "other"), join(client, 2)))
+    tell(core, topic(2, "other"), join(client, 2))
     assert relink(core) == ["topic team@0", "topic other@0", "opened 1 restored +other"]
 
 
 def test_listeners_keep_their_place_across_links(core: EdgeCore) -> None:
     first, second = open_all(core)
-    core.link_received(batch(publish(1, message("team", 5))))
+    tell(core, publish(1, message("team", 5)))
     relink(core)
-    core.link_received(batch(topic(9, "team", seq=7), join(first, 9), join(second, 9)))
+    tell(core, topic(9, "team", seq=7), join(first, 9), join(second, 9))
     assert relink(core)[0] == "topic team@5"
-    core.link_received(batch(topic(3, "team", seq=7), join(first, 3), join(second, 3)))
-    core.link_received(batch(*(publish(3, message("team", seq), replayed=True) for seq in (6, 7))))
+    tell(core, topic(3, "team", seq=7), join(first, 3), join(second, 3))
+    tell(core, *(publish(3, message("team", seq), replayed=True) for seq in (6, 7)))
     assert heard(first) == heard(second) == ["message 5", "message 6", "message 7"]
     assert relink(core)[0] == "topic team@7"
 
@@ -156,9 +156,9 @@ def test_a_replayed_message_is_not_shown_to_the_author_who_waits_for_its_ack(cor
     author, other = open_all(core)
     core.received(author, say("m1"))
     relink(core)
-    core.link_received(batch(topic(1, "team"), join(author, 1), join(other, 1)))
+    tell(core, topic(1, "team"), join(author, 1), join(other, 1))
     said = message("team", 1, client_id="m1", user="a")
-    core.link_received(batch(publish(1, said, replayed=True), ack(author, "m1")))
+    tell(core, publish(1, said, replayed=True), ack(author, "m1"))
     assert heard(author) == ["ack m1"]
     assert heard(other) == ["message 1"]
 
@@ -168,17 +168,17 @@ def test_a_replayed_message_is_not_shown_to_the_author_who_waits_for_its_ack(cor
 )
 def test_a_replayed_message_with_the_same_id_is_shown(core: EdgeCore, user: str, name: str) -> None:
     [author] = open_all(core, "a")
-    core.link_received(batch(topic(2, "other"), join(author, 2)))
+    tell(core, topic(2, "other"), join(author, 2))
     core.received(author, say("m1"))
     said = message(name, 1, client_id="m1", user=user)
-    core.link_received(batch(publish(1 if name == "team" else 2, said, replayed=True)))
+    tell(core, publish(1 if name == "team" else 2, said, replayed=True))
     assert heard(author) == ["message 1"]
 
 
 def test_an_acked_author_is_shown_its_own_message_again_by_a_replay(core: EdgeCore) -> None:
     """Known: where its ack arrived and the message for the others did not. The client sees `client_id`."""
     [author] = open_all(core, "a")
-    core.link_received(batch(publish(1, message("team", 1, client_id="m1", user="a"), replayed=True)))
+    tell(core, publish(1, message("team", 1, client_id="m1", user="a"), replayed=True))
     assert heard(author) == ["message 1"]
 
 
@@ -189,7 +189,7 @@ def test_who_was_answered_and_not_joined_is_closed_as_what_it_missed_may_be_lost
     arriving = opened(core) if kind == "connected" else open_all(core, "a")[0]
     frame = ServerFrame()
     getattr(frame, kind).SetInParent()
-    core.link_received(batch(send(arriving, frame)))
+    tell(core, send(arriving, frame))
     core.link_lost()
     assert heard(arriving) == [*([kind] if kind == "connected" else ["subscribed"]), "closing POSITION_LOST"]
     core.linked()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from edge_core_world import (
     ack,
-    batch,
     close,
     forwarded,
     heard,
@@ -15,6 +14,7 @@ from edge_core_world import (
     say,
     send,
     signal,
+    tell,
 )
 
 from edge.core.connection import Connection, State
@@ -34,7 +34,7 @@ def test_a_retry_of_a_request_under_way_is_not_forwarded_and_answered_once() -> 
     core.received(client, say("m1"))
     assert forwarded(core) == ["frame 1 m1"]
     assert heard(client) == []
-    core.link_received(batch(ack(client, "m1")))
+    tell(core, ack(client, "m1"))
     assert heard(client) == ["ack m1"]
     core.received(client, say("m1"))
     assert forwarded(core) == ["frame 1 m1"]
@@ -58,7 +58,7 @@ def test_every_kind_of_answer_ends_a_request(kind: str) -> None:
     core.received(client, say("m1"))
     answer = send(client)
     getattr(answer.send.frame, kind).id = "m1"
-    core.link_received(batch(answer))
+    tell(core, answer)
     assert (client.unanswered, client.unanswered_bytes) == ({}, 0)
 
 
@@ -70,7 +70,7 @@ def test_a_client_is_held_at_its_bound_of_requests_and_released_by_an_answer() -
     asked(core, client, 3)
     assert core.hold == {client}
     assert not core.release
-    core.link_received(batch(ack(client, "m1")))
+    tell(core, ack(client, "m1"))
     assert core.release == {client}
     assert not core.hold
     assert not client.held
@@ -81,7 +81,7 @@ def test_a_client_is_held_at_its_bound_of_bytes() -> None:
     [client] = open_all(core, "a")
     core.received(client, say("m1", "x" * 2000))
     assert core.hold == {client}
-    core.link_received(batch(ack(client, "m1")))
+    tell(core, ack(client, "m1"))
     assert core.release == {client}
 
 
@@ -100,7 +100,7 @@ def test_a_full_uplink_holds_those_who_send_until_it_is_half_empty() -> None:
     core.received(sender, say("m1", "x" * 1200))
     assert core.hold == {sender}
     assert not quiet.held
-    core.link_received(batch(ack(sender, "m1")))
+    tell(core, ack(sender, "m1"))
     assert not core.release
     forwarded(core)
     core.drained()
@@ -114,7 +114,7 @@ def test_a_client_held_for_both_reasons_waits_for_both() -> None:
     forwarded(core)
     core.drained()
     assert not core.release
-    core.link_received(batch(ack(sender, "m1")))
+    tell(core, ack(sender, "m1"))
     assert core.release == {sender}
 
 
@@ -123,7 +123,7 @@ def test_a_held_client_that_is_closed_is_read_again_for_its_closing_handshake() 
     [client] = open_all(core, "a")
     asked(core, client, 1)
     core.hold.clear()
-    core.link_received(batch(close(client)))
+    tell(core, close(client))
     assert core.release == {client}
     assert client.unanswered == {}
 

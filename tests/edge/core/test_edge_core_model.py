@@ -6,7 +6,6 @@ from edge_core_world import (
     JSON,
     PROTO,
     ack,
-    batch,
     close,
     connected,
     heard,
@@ -18,6 +17,7 @@ from edge_core_world import (
     publish,
     say,
     taken,
+    tell,
     topic,
 )
 from hypothesis import settings
@@ -248,7 +248,7 @@ class EdgeModel(RuleBasedStateMachine):
         """All that the router had to tell goes over the link, as one batch."""
         entries, self.entries = self.entries, []
         if self.up:
-            self.core.link_received(batch(*entries))
+            tell(self.core, *entries)
             self.settle()
 
     @precondition(lambda self: self.up)
@@ -314,7 +314,7 @@ class EdgeModel(RuleBasedStateMachine):
     @invariant()
     def bytes_and_sets_are_right(self) -> None:
         core = self.core
-        batches = [*core.uplink._batches, (core.uplink._open, 0)]
+        batches = [*core.uplink._closed, (core.uplink._open, 0)]
         entries = sum(len(one.entries) for one, _ in batches)
         assert core.uplink.waiting_bytes >= entries * ENTRY_BYTES
         assert (core.uplink.waiting_bytes == 0) == (entries == 0)
@@ -322,7 +322,7 @@ class EdgeModel(RuleBasedStateMachine):
         assert core._waiting_for_room <= set(core.connections.values())
         assert core.opening == len(self.of_state(State.OPENING))
         for known in [*core._fanout._topics.values(), *core._fanout._orphans.values()]:
-            assert all(c.number in core.connections and c.state is State.OPEN for c in known.listeners)
+            assert all(c.number in core.connections and c.state is State.OPEN for c in known.listeners())
             assert known.run == []
 
 

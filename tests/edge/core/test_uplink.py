@@ -6,7 +6,8 @@ from edge_core_world import taken
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.core.uplink import ENTRY_BYTES, MAX_BATCH_BYTES, Uplink
+from edge.core.uplink import ENTRY_BYTES, Uplink
+from shared.link_batches import MAX_BATCH_BYTES
 
 
 def filled(sizes: list[int]) -> Uplink:

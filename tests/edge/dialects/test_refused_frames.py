@@ -58,6 +58,12 @@ MALFORMED = [
     (b'{"type":"signal","data":{"n":NaN}}', "JSON is malformed"),
     (b'{"type":"signal","data":{"n":1e999}}', "out of range"),
     (b'{"type":"signal","data":{"n":1%s}}' % (b"0" * 400), "out of range"),
+    (b'{"type":"cancel","id":7}', "$.id"),
+    (b'{"type":"cancel","id":"x","message_id":"a","client_id":"b"}', "only one of message_id, client_id"),
+    (b'{"type":"edit","id":"x","parts":{"type":"text"}}', "$.parts"),
+    (b'{"type":"edit","id":"x","parts":[{"type":"text","text":7}]}', "$.parts[0].text"),
+    (b'{"type":"recall","id":"x","parts":[]}', "parts"),
+    (b'{"type":"delivered","position":7}', "$.position"),
     (b'{"type":"signal","data":%s0%s}' % (b'{"a":' * 100_000, b"}" * 100_000), "nested too deeply"),
 ]
 
@@ -125,6 +131,7 @@ def nested(levels: int) -> dict[str, object]:
 FREE_FORM = {
     "signal": lambda levels: ClientFrame(signal={"name": "n", "data": nested(levels)}),
     "custom": lambda levels: ClientFrame(message={"parts": [{"custom": {"data": nested(levels)}}]}),
+    "edit": lambda levels: ClientFrame(edit={"parts": [{"custom": {"data": nested(levels)}}]}),
 }
 
 

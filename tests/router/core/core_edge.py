@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from core_client import REQUESTS, Client
 from trunkline.v1.edge_service_pb2 import LinkRequest, LinkResponse, RouterEntry
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
 
 from router.core.directory import Link, topics_heard
-from router.core.topics import Position, TopicKey, address_of, topic_of
+from router.core.topics import Position, TopicKey, address_of, position_of, topic_of
 
 
 class Heard:
@@ -16,90 +17,6 @@ class Heard:
         self.key = key
         self.position = position
         self.listeners: list[Client] = []
-
-
-class Client:
-    """One client. `place` is how far it has come in each topic, its own messages counted.
-
-    Whatever comes is checked: it belongs to a topic that was joined, and follows what came before it
-    without a gap; nothing comes twice.
-    """
-
-    def __init__(self, edge: Edge, number: int, home: TopicKey, user: str) -> None:
-        self.edge = edge
-        self.number = number
-        self.id = f"{edge.name}-c{number}"
-        self.home = home
-        self.user = user
-        self.state = "opening"
-        self.frames: list[ServerFrame] = []
-        self.unanswered: dict[str, ClientFrame] = {}
-        self.place: dict[TopicKey, Position] = {}
-        self.resume: dict[TopicKey, Position] = {}
-        self.close_reason = ""
-
-    @property
-    def texts(self) -> list[str]:
-        """What the messages say that it got."""
-        return [f.message.parts[0].text.text for f in self.frames if f.HasField("message")]
-
-    def kinds(self) -> list[str]:
-        """The kinds of the frames it got, in order."""
-        return [str(frame.WhichOneof("frame")) for frame in self.frames]
-
-    def last(self, kind: str) -> object:
-        """The last frame of a kind."""
-        return [getattr(frame, kind) for frame in self.frames if frame.HasField(kind)][-1]
-
-    def got(self, frame: ServerFrame) -> None:
-        """A frame came."""
-        kind = frame.WhichOneof("frame")
-        self.frames.append(frame)
-        if kind == "connected":
-            assert self.state == "opening"
-            self.state = "open"
-            for entry in frame.connected.positions:
-                self.place[topic_of(entry.address)] = Position(entry.position.epoch, entry.position.seq)
-        elif kind == "subscribed":
-            key, position = topic_of(frame.subscribed.address), frame.subscribed.position
-            self.place[key] = Position(position.epoch, position.seq)
-        elif kind == "unsubscribed":
-            self.place.pop(topic_of(frame.unsubscribed.address), None)
-        elif kind == "ack":
-            position, key = frame.ack.position, topic_of(frame.ack.address)
-            place = self.place.get(key)
-            # The ack of a retry may name a log that was erased since, and is no place in this one.
-            if place is None or place.epoch == position.epoch or position.seq == 1:
-                self.came_to(Position(position.epoch, position.seq), key)
-        elif kind == "message":
-            self._message(frame)
-        if kind in ("ack", "error", "subscribed", "unsubscribed", "history"):
-            self.unanswered.pop(getattr(frame, kind).id, None)
-
-    def _message(self, frame: ServerFrame) -> None:
-        assert self.state == "open", "nothing comes before connected"
-        message = frame.message
-        if message.HasField("position"):
-            key = topic_of(message.address)
-            assert key in self.place, f"{self.id} does not hear {key}"
-            position = Position(message.position.epoch, message.position.seq)
-            assert self._is_new(key, position), f"{self.id} at {self.place[key]} got {position} again"
-            self.came_to(position, key)
-
-    def came_to(self, position: Position, key: TopicKey) -> None:
-        """It got a message or the `ack` of its own, or its own went by. That may be one from before."""
-        if key in self.place and self._is_new(key, position):
-            place = self.place[key]
-            following = place.seq + 1 if place.epoch == position.epoch else 1
-            assert position.seq == following, f"{self.id} at {place} of {key} came to {position}"
-            self.place[key] = position
-
-    def _is_new(self, key: TopicKey, position: Position) -> bool:
-        """Epochs of a MemoryLog are numbered."""
-        place = self.place[key]
-        if place.epoch == position.epoch:
-            return position.seq > place.seq
-        return int(position.epoch[1:]) > int(place.epoch[1:] or 0)
 
 
 class Edge:
@@ -127,10 +44,7 @@ class Edge:
         opened = self.inbox.entries.add().opened
         opened.connection, opened.connection_id, opened.user = client.number, client.id, client.user
         opened.remote_ip = "127.0.0.1"
-        tenant, agent, platform, kind, ident = client.home
-        opened.address.tenant, opened.address.agent, opened.address.platform = tenant, agent, platform
-        if kind:
-            opened.address.conversation.kind, opened.address.conversation.id = kind, ident
+        opened.address.CopyFrom(address_of(client.home))
         if client.state == "open":
             opened.restored = True
             own = topics_heard(client.home, client.user)
@@ -145,7 +59,7 @@ class Edge:
     def say(self, client: Client, frame: ClientFrame) -> None:
         """A client sends a frame."""
         kind = frame.WhichOneof("frame")
-        if kind in ("message", "subscribe", "unsubscribe", "history"):
+        if kind in REQUESTS:
             client.unanswered[getattr(frame, kind).id] = frame
         self.inbox.entries.add().frame.connection = client.number
         self.inbox.entries[-1].frame.frame.CopyFrom(frame)
@@ -214,18 +128,19 @@ class Edge:
         heard = self.topics.get(publish.topic)
         if heard is None:
             return
+        frame = publish.frame
         excepted = {getattr(publish, "except")}
-        if publish.frame.HasField("message"):
-            message = publish.frame.message
-            if message.HasField("position"):
-                heard.position = Position(message.position.epoch, message.position.seq)
-            if publish.replayed:
-                excepted |= {c.number for c in heard.listeners if self._is_author(c, publish.frame)}
-        for client in heard.listeners:
+        if frame.HasField("message") and publish.replayed:
+            excepted |= {c.number for c in heard.listeners if self._is_author(c, frame)}
+        place = _place_of(frame)
+        if place is not None and (place.seq > heard.position.seq or place.epoch != heard.position.epoch):
+            # An open message that is told again stands earlier.
+            heard.position = place
+        for client in list(heard.listeners):
             if client.number not in excepted:
-                client.got(publish.frame)
-            elif publish.frame.message.HasField("position"):
-                client.came_to(heard.position, heard.key)
+                client.got(frame, publish.deltas or 1)
+            elif place is not None:
+                client.came_to(place, heard.key)
 
     def _is_author(self, client: Client, frame: ServerFrame) -> bool:
         message = frame.message
@@ -243,3 +158,15 @@ class Edge:
         if client := self.clients.get(entry.close.connection):
             client.close_reason = entry.close.closing.reason
             self.close(client)
+
+
+def _place_of(frame: ServerFrame) -> Position | None:
+    """The position of an entry of a log."""
+    kind = frame.WhichOneof("frame")
+    if kind == "message" and frame.message.HasField("position"):
+        return position_of(frame.message.position)
+    if kind == "change":
+        return position_of(frame.change.position)
+    if kind == "read" and frame.read.HasField("at"):
+        return position_of(frame.read.at)
+    return None

@@ -4,18 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import count
+from typing import NamedTuple
 
-from router.core.journal import Draft, Page, PageRequest, StoredDelivery, Verdict
-from router.core.topics import EMPTY, Position, TopicKey
+from trunkline.v1.frame_pb2 import ReadFrame
+from trunkline.v1.message_pb2 import CHANGE_KIND_EDITED, CHANGE_KIND_ENDED, Change, Message
+
+from router.core.journal import (
+    Attempts,
+    Checkpoint,
+    Draft,
+    Entry,
+    EntryKind,
+    GivenUp,
+    Page,
+    PageRequest,
+    Producer,
+    StoredDeadLetter,
+    StoredDelivery,
+    StoredOpen,
+    StoredReceipt,
+    Transaction,
+    Verdict,
+    Withdrawal,
+)
+from router.core.topics import EMPTY, Position, TopicKey, topic_of
+
+
+class Kept(NamedTuple):
+    """What a key stands for: the entry that it made, and the message that this is about."""
+
+    digest: bytes
+    position: Position
+    message_id: str
+    connections: int
 
 
 class MemoryLog:
     """What is in it is on disk. Nothing here waits; the caller is the one who is slow."""
 
     def __init__(self) -> None:
-        self.logs: dict[TopicKey, tuple[str, list[bytes]]] = {}
+        self.logs: dict[TopicKey, tuple[str, list[tuple[EntryKind, bytes]]]] = {}
         self.unsettled: dict[int, StoredDelivery] = {}
-        self._keys: dict[bytes, tuple[bytes, Position, int]] = {}
+        self.dead: dict[int, StoredDeadLetter] = {}
+        #: By message id.
+        self.open: dict[str, StoredOpen] = {}
+        self._receipts: dict[TopicKey, dict[str, StoredReceipt]] = {}
+        self._keys: dict[bytes, Kept] = {}
         self._epochs = (f"e{number}" for number in count(1))
         self._delivery_ids = count(1)
 
@@ -23,73 +57,200 @@ class MemoryLog:
         """The end of a topic's log."""
         if topic not in self.logs:
             return EMPTY
-        epoch, messages = self.logs[topic]
-        return Position(epoch, len(messages))
+        epoch, entries = self.logs[topic]
+        return Position(epoch, len(entries))
 
-    def append(self, drafts: Sequence[Draft], settled: Sequence[int]) -> None:
-        """Commit a batch."""
-        for delivery_id in settled:
+    # Writing
+
+    def append(self, transaction: Transaction) -> None:
+        """Commit a transaction."""
+        for draft in transaction.drafts:
+            self._append(draft)
+        for delivery_id in transaction.settled:
             self.unsettled.pop(delivery_id, None)
-        for draft in drafts:
-            if draft.key in self._keys:
-                self._repeat(draft)
-            elif draft.repeat_only:
-                draft.verdict = Verdict.NO_REPEAT
-            else:
-                self._write(draft)
+        for attempts in transaction.attempts:
+            self._note_attempts(attempts)
+        for given_up in transaction.given_up:
+            self._give_up(given_up)
+        for withdrawal in transaction.withdrawn:
+            self._withdraw(withdrawal)
+        for checkpoint in transaction.checkpoints:
+            self._checkpoint(checkpoint)
+        for topic, user, position in transaction.delivered:
+            if position.epoch == self.head(topic).epoch:
+                receipt = self._receipt(topic, user)
+                delivered = max(receipt.delivered, position.seq)
+                self._receipts[topic][user] = receipt._replace(delivered=delivered)
 
-    def _repeat(self, draft: Draft) -> None:
-        assert draft.key is not None
-        digest, position, connections = self._keys[draft.key]
-        if digest != draft.digest:
-            draft.verdict = Verdict.MISMATCH
-            return
-        draft.verdict = Verdict.DUPLICATE
-        draft.message.id = f"{position.epoch}-{position.seq}"
-        draft.message.position.CopyFrom(position.to_proto())
-        draft.connections = connections
+    def _append(self, draft: Draft) -> None:
+        kept = self._keys.get(draft.key) if draft.key is not None else None
+        if kept is not None:
+            _repeat(draft, kept)
+        elif draft.repeat_only:
+            draft.verdict = Verdict.NO_REPEAT
+        else:
+            self._write(draft)
 
     def _write(self, draft: Draft) -> None:
         if draft.topic not in self.logs:
+            assert draft.change is None, "a change of an erased log gets here"
+            assert draft.read is None, "a read of an erased log gets here"
             self.logs[draft.topic] = (next(self._epochs), [])
-        epoch, messages = self.logs[draft.topic]
-        position = Position(epoch, len(messages) + 1)
-        draft.message.id = f"{epoch}-{position.seq}"
-        draft.message.position.CopyFrom(position.to_proto())
-        draft.stored = draft.message.SerializeToString()
+        epoch, entries = self.logs[draft.topic]
+        place = Position(epoch, len(entries) + 1)
+        draft.place.CopyFrom(place.to_proto())
         draft.verdict = Verdict.COMMITTED
-        messages.append(draft.stored)
+        message = draft.message
+        if draft.kind is EntryKind.MESSAGE:
+            message.id = f"{epoch}-{place.seq}"
+            draft.stored = message.SerializeToString()
+            if draft.producer is not None:
+                self.open[message.id] = StoredOpen(draft.topic, draft.stored, draft.producer, [])
+        elif draft.change is not None:
+            assert message.position.epoch == epoch, "a change of an erased log gets here"
+            assert not draft.change.HasField("message")
+            draft.stored = draft.change.SerializeToString()
+            entries[message.position.seq - 1] = (EntryKind.MESSAGE, message.SerializeToString())
+            self.open.pop(message.id, None)
+        elif draft.read is not None:
+            assert draft.read.position.epoch == epoch, "a read of an erased log gets here"
+            draft.stored = draft.read.SerializeToString()
+            receipt = self._receipt(draft.topic, draft.read.user)
+            read = max(receipt.read, draft.read.position.seq)
+            self._receipts[draft.topic][draft.read.user] = receipt._replace(read=read)
+        entries.append((draft.kind, draft.stored))
         if draft.key is not None:
-            self._keys[draft.key] = (draft.digest, position, draft.connections)
+            self._keys[draft.key] = Kept(draft.digest, place, message.id, draft.connections)
         if draft.deliver:
             draft.delivery_id = next(self._delivery_ids)
             delivery = StoredDelivery(draft.delivery_id, draft.topic, draft.stored)
             self.unsettled[draft.delivery_id] = delivery
 
+    def _note_attempts(self, noted: Attempts) -> None:
+        if delivery := self.unsettled.get(noted.delivery_id):
+            self.unsettled[noted.delivery_id] = delivery._replace(attempts=noted.attempts)
+
+    def _give_up(self, given_up: GivenUp) -> None:
+        if delivery := self.unsettled.pop(given_up.delivery_id, None):
+            number, attempts, reason = given_up
+            self.dead[number] = StoredDeadLetter(number, delivery.message, attempts, reason, 0)
+
+    def _withdraw(self, withdrawal: Withdrawal) -> None:
+        for number, delivery in list(self.unsettled.items()):
+            seq = Message.FromString(delivery.message).position.seq
+            if (delivery.topic, seq) == (withdrawal.topic, withdrawal.seq):
+                del self.unsettled[number]
+                withdrawal.found = True
+
+    def _checkpoint(self, checkpoint: Checkpoint) -> None:
+        message_id = f"{self.head(checkpoint.topic).epoch}-{checkpoint.seq}"
+        stored = self.open.get(message_id)
+        if stored is not None and stored.topic == checkpoint.topic:
+            deltas = [*stored.deltas, checkpoint.deltas] if checkpoint.deltas else stored.deltas
+            self.open[message_id] = stored._replace(producer=checkpoint.producer, deltas=deltas)
+
+    def _receipt(self, topic: TopicKey, user: str) -> StoredReceipt:
+        return self._receipts.setdefault(topic, {}).setdefault(user, StoredReceipt(user, 0, 0, 0))
+
+    def reset(self, topic: TopicKey) -> None:
+        """Erase a log and all that belongs to it."""
+        self.logs.pop(topic, None)
+        self._receipts.pop(topic, None)
+        self.unsettled = {k: d for k, d in self.unsettled.items() if d.topic != topic}
+        self.dead = {k: d for k, d in self.dead.items() if _topic_of(d.message) != topic}
+        self.open = {k: o for k, o in self.open.items() if o.topic != topic}
+
+    def replay(self, tenant: str, agent: str, delivery_ids: Sequence[int]) -> list[StoredDelivery]:
+        """Make dead letters deliveries again."""
+        replayed = []
+        for number in delivery_ids:
+            letter = self.dead.get(number)
+            if letter is None or _topic_of(letter.message)[:2] != (tenant, agent):
+                continue
+            del self.dead[number]
+            new = StoredDelivery(next(self._delivery_ids), _topic_of(letter.message), letter.message)
+            self.unsettled[new.delivery_id] = new
+            replayed.append(new)
+        return replayed
+
+    # Reading
+
     def read(self, request: PageRequest) -> Page:
         """One page as of now."""
         head = self.head(request.topic)
-        epoch, messages = self.logs.get(request.topic, ("", []))
+        epoch, stored = self.logs.get(request.topic, ("", []))
         for position in (request.after, request.before):
-            if position in (None, EMPTY):
+            if position is None or position == EMPTY:
                 continue
             if position.epoch != epoch or position.seq > head.seq:
                 return Page([], False, head, valid=False)
-        entries = list(enumerate(messages, 1))
+        entries = [Entry(seq, *entry) for seq, entry in enumerate(stored, 1)]
+        if request.messages_only:
+            entries = [entry for entry in entries if entry.kind is EntryKind.MESSAGE]
         if request.after is not None:
-            entries = entries[request.after.seq :]
+            entries = [entry for entry in entries if entry.seq > request.after.seq]
             page = entries[: request.limit]
         else:
-            entries = entries if request.before is None else entries[: max(0, request.before.seq - 1)]
+            before = request.before
+            entries = [entry for entry in entries if before is None or entry.seq < before.seq]
             page = entries[-request.limit :]
-        return Page(page, len(page) < len(entries), head)
+        first = page[0].seq if page else 0
+        more = len(page) < len(entries)
+        return Page([self._with_message(request.topic, entry, first) for entry in page], more, head)
+
+    def _with_message(self, topic: TopicKey, entry: Entry, first: int) -> Entry:
+        """See Entry."""
+        if entry.kind is not EntryKind.CHANGE:
+            return entry
+        change = Change.FromString(entry.body)
+        seq = int(change.message_id.partition("-")[2])
+        is_before = change.kind == CHANGE_KIND_ENDED and seq < first
+        if change.kind == CHANGE_KIND_EDITED or is_before:
+            change.message.MergeFromString(self.logs[topic][1][seq - 1][1])
+        return entry._replace(body=change.SerializeToString())
+
+    def message(self, tenant: str, message_id: str) -> bytes | None:
+        """One message in its present form."""
+        epoch, _, seq = message_id.partition("-")
+        for topic, (of_topic, entries) in self.logs.items():
+            if topic[0] == tenant and of_topic == epoch and seq.isdecimal() and 0 < int(seq) <= len(entries):
+                kind, body = entries[int(seq) - 1]
+                return body if kind is EntryKind.MESSAGE else None
+        return None
 
     def deliveries(self, tenant: str, agent: str, after: int, limit: int) -> list[StoredDelivery]:
         """Unsettled deliveries of an agent above an id."""
         found = [d for d in self.unsettled.values() if d.topic[:2] == (tenant, agent)]
         return [d for d in found if d.delivery_id > after][:limit]
 
-    def reset(self, topic: TopicKey) -> None:
-        """Erase a log and its unsettled deliveries."""
-        self.logs.pop(topic, None)
-        self.unsettled = {k: d for k, d in self.unsettled.items() if d.topic != topic}
+    def receipts(self, topic: TopicKey) -> list[StoredReceipt]:
+        """Receipts of a topic's users."""
+        return list(self._receipts.get(topic, {}).values())
+
+    def changes(self, topic: TopicKey) -> list[Change]:
+        """All changes that a log holds."""
+        entries = self.logs.get(topic, ("", []))[1]
+        return [Change.FromString(body) for kind, body in entries if kind is EntryKind.CHANGE]
+
+    def reads(self, topic: TopicKey) -> list[ReadFrame]:
+        """All reads that a log holds."""
+        entries = self.logs.get(topic, ("", []))[1]
+        return [ReadFrame.FromString(body) for kind, body in entries if kind is EntryKind.READ]
+
+    def producer(self, message_id: str) -> Producer:
+        """Who may write an open message."""
+        return self.open[message_id].producer
+
+
+def _repeat(draft: Draft, kept: Kept) -> None:
+    if draft.digest and draft.digest != kept.digest:
+        draft.verdict = Verdict.MISMATCH
+        return
+    draft.verdict = Verdict.DUPLICATE
+    draft.message.id = kept.message_id
+    draft.place.CopyFrom(kept.position.to_proto())
+    draft.connections = kept.connections
+
+
+def _topic_of(message: bytes) -> TopicKey:
+    return topic_of(Message.FromString(message).address)

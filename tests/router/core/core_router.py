@@ -7,16 +7,20 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from core_edge import Client, Edge
+from core_client import Client
+from core_edge import Edge
 from core_log import MemoryLog
 from trunkline.v1 import catalogue
 from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import LinkHello, LinkRequest
 from trunkline.v1.frame_pb2 import ClientFrame
+from trunkline.v1.message_pb2 import Message, Part, TextPart
 
-from router.core.effects import ReadDeliveries, ReadHeads, ReadPages
-from router.core.journal import Draft
+from router.core.directory import Connection
+from router.core.effects import ReadDeliveries, ReadHeads, ReadMessage, ReadPages
+from router.core.journal import Draft, Transaction
+from router.core.journal_queue import Unit
 from router.core.policies import Policies
 from router.core.publishing import response_of
 from router.core.router import RouterCore
@@ -30,7 +34,7 @@ PLATFORM: TopicKey = ("t", "a", "w", 0, "")
 class Backend:
     """Origin of a backend's message."""
 
-    connection = None
+    connection: Connection | None = None
 
     def __init__(self) -> None:
         self.held_up_by: set[Any] = set()
@@ -55,28 +59,56 @@ class Router:
 
     `write` puts the next batch on disk, and `tell` tells the core of it; `look` reads what the core
     has asked for, and `show` gives it the result. One read is under way at a time, as in the shell.
-    `settle` does all there is to be done.
+    `settle` does all there is to be done; `restart` is `kill -9` and a new router over the same log.
     """
 
-    def __init__(self, *, window: int = 8, outbox_max_bytes: int = 1 << 20, peeks: bool = False) -> None:
+    def __init__(self, *, window: int = 8, peeks: bool = False, **options: Any) -> None:
         self.log = MemoryLog()
         self.now = 0.0
-        ids = count(1)
-        self.core = RouterCore(
-            Policies(("t", "u"), max_conversations=3),
-            window=window,
-            lease_s=10.0,
-            delivery_lease_s=5.0,
-            outbox_max_bytes=outbox_max_bytes,
-            peek=self.log.head if peeks else lambda key: None,
-            new_id=lambda: str(next(ids)),
-            now_ms=lambda: 0,
-        )
+        self._ids = count(1)
+        self._peeks = peeks
+        self._options = {
+            "window": window,
+            "lease_s": 10.0,
+            "delivery_lease_s": 5.0,
+            "reply_lease_s": 15.0,
+            "max_attempts": 3,
+            "max_open_messages": 100,
+            "max_open_bytes": 1 << 30,
+            "checkpoint_bytes": 10_000,
+            "outbox_max_bytes": 1 << 20,
+            **options,
+        }
         self.edges: dict[str, Edge] = {}
-        self.written: deque[tuple[list[Any], list[Any]]] = deque()
+        self.written: deque[tuple[Transaction, list[Unit]]] = deque()
         self.reads: deque[Any] = deque()
         self.looked: Callable[[], None] | None = None
         self._frame_ids = count(1)
+        self.core = self._new_core()
+
+    def _new_core(self) -> RouterCore:
+        return RouterCore(
+            Policies(("t", "u"), max_conversations=3),
+            peek=self._peek,
+            new_id=lambda: str(next(self._ids)),
+            now_ms=lambda: 0,
+            **self._options,
+        )
+
+    def _peek(self, key: TopicKey) -> Position | None:
+        # An engine knows no end beyond what the core was told.
+        return None if self.written or not self._peeks else self.log.head(key)
+
+    def restart(self) -> None:
+        """The router is killed: what is not on disk is lost. Edges link, and workers attach, again."""
+        for edge in self.edges.values():
+            if edge.link is not None:
+                edge.lost()
+        self.written.clear()
+        self.reads.clear()
+        self.looked = None
+        self.core = self._new_core()
+        self.core.open_messages.load(list(self.log.open.values()), self.now)
 
     # Edges and clients
 
@@ -165,7 +197,7 @@ class Router:
         """A backend says something. Raises Refused where that is not valid."""
         address = address_of(to) if isinstance(to, tuple) else to
         origin = Backend()
-        request = BroadcastRequest(address=address, parts=[{"text": {"text": text}}], **more)
+        request = BroadcastRequest(address=address, parts=[Part(text=TextPart(text=text))], **more)
         try:
             self.core.publishing.take(request, origin)
         finally:
@@ -177,9 +209,9 @@ class Router:
     def write(self) -> None:
         """The next batch of the journal gets onto the disk; the core does not know yet."""
         if self.core.journal:
-            drafts, settlements = self.core.journal.take()
-            self.log.append(drafts, [unit.delivery_id for unit in settlements])
-            self.written.append((drafts, settlements))
+            transaction, units = self.core.journal.take()
+            self.log.append(transaction)
+            self.written.append((transaction, units))
 
     def tell(self) -> None:
         """The core is told of the oldest batch that is on disk."""
@@ -188,7 +220,9 @@ class Router:
             self.carry()
 
     def fail(self) -> None:
-        """The next batch of the journal cannot be written."""
+        """The next batch of the journal cannot be written; what is on disk already is told first."""
+        while self.written:
+            self.tell()
         if self.core.journal:
             self.core.not_committed(*self.core.journal.take())
             self.carry()
@@ -206,7 +240,7 @@ class Router:
         if self.looked is not None:
             return
         if not self.reads:
-            kinds = (ReadHeads, ReadPages, ReadDeliveries)
+            kinds = (ReadHeads, ReadDeliveries, ReadMessage, ReadPages)
             self.reads.extend(sorted(self.core.reads, key=lambda read: kinds.index(type(read))))
             self.core.reads.clear()
         if self.reads:
@@ -219,6 +253,9 @@ class Router:
             return [self.log.head(key) for key in read.topics]
         if isinstance(read, ReadPages):
             return [self.log.read(request) for request in read.requests]
+        if isinstance(read, ReadMessage):
+            stored = self.log.message(read.tenant, read.message_id)
+            return None if stored is None else Message.FromString(stored)
         return self.log.deliveries(read.tenant, read.agent, read.after, read.limit)
 
     def show(self) -> None:

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 
+from core_log import MemoryLog
+
+from router.core.deliveries import AgentQueue
 from router.core.directory import Link, Topic
 from router.core.router import RouterCore
+
+
+def check_all(core: RouterCore, log: MemoryLog, *, at_rest: bool) -> None:
+    """All of them. `at_rest`: nothing is being read or committed."""
+    check_tables(core, at_rest=at_rest)
+    check_agents(core, at_rest=at_rest)
+    check_open_messages(core, log, at_rest=at_rest)
 
 
 def check_tables(core: RouterCore, *, at_rest: bool) -> None:
@@ -45,3 +55,68 @@ def check_topic(topic: Topic, links: set[Link], heard: Counter[object], heard_on
     for link_topic in topic.links:
         assert link_topic.link in links, "a topic is heard on a link that is forgotten"
         assert link_topic.listeners == heard_on[topic, link_topic.link] > 0
+
+
+def check_agents(core: RouterCore, *, at_rest: bool) -> None:
+    """The tables of deliveries and workers."""
+    for queue in core.publishing.queues.values():
+        check_queue(queue)
+    for worker in core.agents.workers:
+        assert len(worker.held) <= worker.capacity
+        for number, held in worker.held.items():
+            assert held.queue.held[number] is held
+            assert held.worker is worker
+        for number, message in worker.replies.items():
+            assert number not in worker.ended
+            if message is not None:
+                assert (message.owner, message.reply) == (worker, number)
+                assert core.open_messages.get(message.id) is message
+            else:
+                assert not at_rest, "a reply is never opened"
+
+
+def check_queue(queue: AgentQueue) -> None:
+    """Its counts are those of what waits; a conversation is busy while something of it is held or delayed."""
+    waiting = [delivery for deliveries in queue.waiting.values() for delivery in deliveries]
+    ids = [delivery.delivery_id for delivery in waiting]
+    assert len(set(ids)) == len(ids), "a delivery waits twice"
+    assert queue.waiting_count == len(waiting)
+    assert queue.waiting_bytes == sum(len(delivery.message) for delivery in waiting)
+    topics = [held.delivery.topic for held in queue.held.values()]
+    assert len(set(topics)) == len(topics)
+    assert not queue.delayed.keys() & set(topics)
+    assert queue.busy == {*topics, *queue.delayed}
+    assert not set(ids) & queue.held.keys()
+    assert queue.failed_by.keys() <= {*ids, *queue.held}
+    for topic, found in queue.waiting.items():
+        assert found
+        assert [d.delivery_id for d in found] == sorted(d.delivery_id for d in found)
+        assert topic in queue.busy or topic in queue.ready
+
+
+def check_open_messages(core: RouterCore, log: MemoryLog, *, at_rest: bool) -> None:
+    """The tables of what is open or about to change; at rest they are those of the log."""
+    table = core.open_messages
+    by_topic = [(key, seq, m) for key, found in table._by_topic.items() for seq, m in found.items()]
+    assert {message.id for _, _, message in by_topic} == table._by_id.keys()
+    for key, seq, message in by_topic:
+        assert (message.topic, message.seq) == (key, seq)
+        assert table.get(message.id) is message
+        assert message.durable_index <= message.next_index
+    assert all(table._by_topic.values())
+    assert set(table._ends) <= set(table._by_id.values())
+    assert {m for m in table._by_id.values() if m.ended is not None} == set(table._ends)
+    tenants = Counter(message.topic[0] for _, _, message in by_topic)
+    for tenant in core.directory.tenants:
+        assert table.count(tenant) >= tenants[tenant]
+    if not at_rest:
+        return
+    assert not table._ends
+    assert all(table.count(tenant) == tenants[tenant] for tenant in core.directory.tenants)
+    assert table._by_id.keys() == log.open.keys()
+    for number, message in table._by_id.items():
+        assert message.producer == log.producer(number)
+    assert not core.changing._wishes
+    assert not core.agents._withdrawing
+    assert (core.journal.drafts, core.journal.bytes) == (0, 0)
+    assert not core.journal._under_way

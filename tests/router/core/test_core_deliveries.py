@@ -11,8 +11,8 @@ from trunkline.v1.agent_service_pb2 import AttachHello, AttachRequest
 from trunkline.v1.catalogue import Refused
 
 from router.core import agents, deliveries
-from router.core.deliveries import Worker
 from router.core.topics import PERSON, TopicKey
+from router.core.workers import Worker
 
 BOB: TopicKey = ("t", "a", "w", PERSON, "bob")
 
@@ -49,7 +49,7 @@ def settle(router: Router, worker: Worker, delivery_id: int, *replies: str) -> N
     settlement = batch.settlements.add(delivery_id=delivery_id)
     for text in replies:
         settlement.replies.add().parts.add().text.text = text
-    router.core.agents.received(worker, batch, router.now)
+    router.core.worker_received(worker, batch, router.now)
 
 
 def asked(router: Router, key: TopicKey, *texts: str) -> None:
@@ -155,8 +155,9 @@ def test_a_settlement_that_is_not_valid_is_refused_and_the_delivery_stays() -> N
     router = Router()
     worker = attached(router)
     asked(router, ALICE, "question")
-    batch = AttachRequest(settlements=[{"delivery_id": 1, "replies": [{}]}])
-    router.core.agents.received(worker, batch, 0.0)
+    batch = AttachRequest()
+    batch.settlements.add(delivery_id=1).replies.add()
+    router.core.worker_received(worker, batch, 0.0)
     (result,) = results(worker)
     assert result.error.code == "INVALID_ARGUMENT"
     assert list(worker.held) == [1]
@@ -166,7 +167,7 @@ def test_what_a_worker_held_is_delivered_again_in_order_when_its_stream_breaks()
     router = Router()
     one = attached(router)
     asked(router, ALICE, "a1", "a2")
-    router.core.agents.detached(one)
+    router.core.worker_detached(one)
     two = attached(router)
     assert given_to(two) == [(1, "a1", 2)]
     settle(router, two, 1)
@@ -192,7 +193,7 @@ def test_a_settlement_on_its_way_when_the_stream_breaks_counts_if_it_is_committe
     one = attached(router)
     asked(router, ALICE, "a1", "a2")
     settle(router, one, 1)
-    router.core.agents.detached(one)
+    router.core.worker_detached(one)
     if committed:
         router.settle()
     else:
@@ -207,7 +208,7 @@ def test_a_settlement_that_is_being_committed_outlives_its_lease() -> None:
     given_to(one)
     settle(router, one, 1, "reply")
     for worker in (one, two):
-        router.core.agents.received(worker, AttachRequest(), 6.0)
+        router.core.worker_received(worker, AttachRequest(), 6.0)
     router.tick(6)
     assert given_to(one) == given_to(two) == []
     router.settle()
@@ -221,11 +222,11 @@ def test_a_lease_that_ends_gives_the_delivery_to_another_and_extending_prevents_
     asked(router, ALICE, "a1")
     two = attached(router, capacity=5)
     router.now = 4.0
-    router.core.agents.received(one, AttachRequest(extend=[1, 99]), 4.0)
-    router.core.agents.received(two, AttachRequest(), 4.0)
+    router.core.worker_received(one, AttachRequest(extend=[1, 99]), 4.0)
+    router.core.worker_received(two, AttachRequest(), 4.0)
     router.tick(4.5)
     assert given_to(two) == []
-    router.core.agents.received(two, AttachRequest(), router.now)
+    router.core.worker_received(two, AttachRequest(), router.now)
     silent = router.tick(1)
     assert [peer for peer, _ in silent] == [one]
     assert given_to(two) == [(1, "a1", 2)]
@@ -239,7 +240,7 @@ def test_a_delivery_whose_log_is_erased_is_not_delivered_again() -> None:
     worker = attached(router)
     asked(router, ALICE, "a1", "a2")
     router.reset(ALICE)
-    router.core.agents.detached(worker)
+    router.core.worker_detached(worker)
     again = attached(router)
     assert given_to(again) == []
     asked(router, ALICE, "new")
@@ -330,7 +331,7 @@ def test_workers_of_equal_agents_in_two_tenants_get_their_own_work() -> None:
     router = Router()
     ours, theirs = attached(router), attached(router, tenant="u")
     asked(router, ALICE, "ours")
-    asked(router, ("u", *ALICE[1:]), "theirs")  # type: ignore[arg-type]
+    asked(router, ("u", *ALICE[1:]), "theirs")
     assert [[text for _, text, _ in given_to(worker)] for worker in (ours, theirs)] == [["ours"], ["theirs"]]
     settle(router, theirs, 1)
     assert results(theirs)[0].error.code == "DELIVERY_NOT_HELD"
@@ -338,6 +339,11 @@ def test_workers_of_equal_agents_in_two_tenants_get_their_own_work() -> None:
 
 @pytest.mark.parametrize("hello", [{"tenant": "v"}, {"contract_minor": 9}, {"agents": []}, {"capacity": 0}])
 def test_a_worker_that_may_not_attach_is_refused(hello: dict[str, Any]) -> None:
-    good: dict[str, Any] = {"tenant": "t", "agents": ["a"], "capacity": 1, "contract_minor": 1}
+    good: dict[str, Any] = {
+        "tenant": "t",
+        "agents": ["a"],
+        "capacity": 1,
+        "contract_minor": catalogue.CONTRACT_MINOR,
+    }
     with pytest.raises(Refused):
         Router().core.agents.attached(AttachHello(**(good | hello)), 0.0)

@@ -7,6 +7,7 @@ from typing import Any
 from unittest.mock import patch
 
 from core_router import Router
+from core_tables import check_agents
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -14,11 +15,18 @@ from trunkline.v1 import catalogue
 from trunkline.v1.agent_service_pb2 import AttachHello, AttachRequest
 
 from router.core import agents, deliveries
-from router.core.deliveries import Worker
 from router.core.topics import PERSON, TopicKey
+from router.core.workers import Worker
 
 KEYS: list[TopicKey] = [("t", "a", "w", PERSON, name) for name in ("p1", "p2", "p3")]
 STEPS = ["write", "tell", "look", "show", "fail", "fail_read"]
+
+
+def settlement(number: int) -> AttachRequest:
+    """Settles a delivery with one reply."""
+    batch = AttachRequest()
+    batch.settlements.add(delivery_id=number).replies.add().parts.add().text.text = "r"
+    return batch
 
 
 class DeliveriesMachine(RuleBasedStateMachine):
@@ -37,7 +45,8 @@ class DeliveriesMachine(RuleBasedStateMachine):
 
     @initialize()
     def start(self) -> None:
-        self.router = Router()
+        # How what fails too often is given up is in test_core_dead_letters.
+        self.router = Router(max_attempts=1_000_000)
 
     @rule(key=st.sampled_from(KEYS), count=st.integers(1, 4))
     def ask(self, key: TopicKey, count: int) -> None:
@@ -94,12 +103,10 @@ class DeliveriesMachine(RuleBasedStateMachine):
         held = [(w, number) for w in self.workers for number in self.hands[w] if number not in self.settling]
         if held:
             worker, number = data.draw(st.sampled_from(held))
-            batch = AttachRequest(
-                settlements=[{"delivery_id": number, "replies": [{"parts": [{"text": {"text": "r"}}]}]}]
-            )
+            batch = settlement(number)
             if number in worker.held:
                 self.settling[number] = worker
-            self.router.core.agents.received(worker, batch, self.router.now)
+            self.router.core.worker_received(worker, batch, self.router.now)
             self.carry()
 
     @rule(data=st.data())
@@ -110,7 +117,7 @@ class DeliveriesMachine(RuleBasedStateMachine):
                 if number in self.hands[worker]:
                     topic, _ = self.hands[worker][number]
                     self.hands[worker][number] = (topic, self.router.now + 5.0)
-            self.router.core.agents.received(worker, AttachRequest(extend=list(worker.held)), self.router.now)
+            self.router.core.worker_received(worker, AttachRequest(extend=list(worker.held)), self.router.now)
             self.carry()
 
     @rule(data=st.data())
@@ -122,7 +129,7 @@ class DeliveriesMachine(RuleBasedStateMachine):
         self.workers.remove(worker)
         self.hands.pop(worker, None)
         self.settling = {n: w for n, w in self.settling.items() if w is not worker}
-        self.router.core.agents.detached(worker)
+        self.router.core.worker_detached(worker)
         self.carry()
 
     @rule(seconds=st.sampled_from([0.5, 3.0, 6.0]), alive=st.booleans())
@@ -155,19 +162,7 @@ class DeliveriesMachine(RuleBasedStateMachine):
     def bounds_are_kept(self) -> None:
         if not hasattr(self, "router"):
             return
-        for queue in self.router.core.agents.queues_of("t"):
-            waiting = [d for deliveries in queue.waiting.values() for d in deliveries]
-            assert queue.waiting_count == len(waiting)
-            assert len({h.delivery.topic for h in queue.held.values()}) == len(queue.held)
-            assert queue.busy == {h.delivery.topic for h in queue.held.values()}
-            assert not {d.delivery_id for d in waiting} & queue.held.keys()
-            assert queue.attempts.keys() <= {d.delivery_id for d in waiting} | queue.held.keys()
-            for topic, found in queue.waiting.items():
-                assert found
-                assert [d.delivery_id for d in found] == sorted(d.delivery_id for d in found)
-                assert topic in queue.busy or topic in queue.ready
-        for worker in self.workers:
-            assert len(worker.held) <= worker.capacity
+        check_agents(self.router.core, at_rest=False)
 
     def teardown(self) -> None:
         """With a worker that settles all it gets, all gets settled."""
@@ -191,13 +186,7 @@ class DeliveriesMachine(RuleBasedStateMachine):
             if not self.router.log.unsettled:
                 return
             for number in list(self.hands[worker]):
-                self.router.core.agents.received(
-                    worker,
-                    AttachRequest(
-                        settlements=[{"delivery_id": number, "replies": [{"parts": [{"text": {}}]}]}]
-                    ),
-                    self.router.now,
-                )
+                self.router.core.worker_received(worker, settlement(number), self.router.now)
         raise AssertionError(f"never handed out: {sorted(self.router.log.unsettled)}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from core_edge import Client
+from core_client import Client
 from core_router import ALICE, PLATFORM, ROOM, Router
 from core_tables import check_tables
 from hypothesis import HealthCheck, settings

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.outbox import ENTRY_BYTES, MAX_BATCH_BYTES, LinkOutbox
+from router.core.outbox import ENTRY_BYTES, LinkOutbox
+from shared.link_batches import MAX_BATCH_BYTES
 
 WINDOW = 4
 
@@ -26,13 +27,14 @@ def test_nothing_is_written_without_credit() -> None:
 
 def test_credit_that_is_owed_goes_with_the_next_batch_or_without_one() -> None:
     outbox = LinkOutbox(1000, window=WINDOW)
-    outbox.owed = 1
+    outbox.owe(1)
     assert outbox.take() is None, "less than half of the window is not worth a batch"
-    outbox.owed = 3
+    outbox.owe(2)
     empty = outbox.take()
     assert empty is not None
     assert (empty.credit, len(empty.entries)) == (3, 0)
-    outbox.owed, outbox.credit = 2, 1
+    outbox.owe(2)
+    outbox.credit = 1
     outbox.add()
     batch = outbox.take()
     assert batch is not None
@@ -55,7 +57,8 @@ def test_it_is_full_above_its_bound_and_has_room_at_half_of_it() -> None:
 
 def test_a_discarded_outbox_keeps_nothing() -> None:
     outbox = LinkOutbox(100, window=WINDOW)
-    outbox.credit = outbox.owed = 4
+    outbox.credit = 4
+    outbox.owe(4)
     for size in (50, MAX_BATCH_BYTES, 50):
         outbox.add(size)
     outbox.discard()
@@ -90,7 +93,7 @@ def test_entries_come_out_in_order_in_bounded_batches_for_a_credit_each(
             outbox.credit += number
         elif event == "owe":
             owed += number
-            outbox.owed += number
+            outbox.owe(number)
         else:
             ready = outbox.is_ready
             batch = outbox.take()

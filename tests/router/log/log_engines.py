@@ -11,10 +11,27 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from trunkline.v1.message_pb2 import MESSAGE_STATE_COMPLETE, ROLE_USER, Author, Message, Part, TextPart
+from trunkline.v1.agent_service_pb2 import ReplyDeltas
+from trunkline.v1.frame_pb2 import ReadFrame
+from trunkline.v1.message_pb2 import (
+    CHANGE_KIND_EDITED,
+    CHANGE_KIND_ENDED,
+    CHANGE_KIND_RECALLED,
+    MESSAGE_STATE_COMPLETE,
+    MESSAGE_STATE_OPEN,
+    MESSAGE_STATE_RECALLED,
+    ROLE_USER,
+    Author,
+    Change,
+    ChangeKind,
+    Delta,
+    Message,
+    Part,
+    TextPart,
+)
 
-from router.core.journal import Draft
-from router.core.topics import PERSON, TopicKey, address_of
+from router.core.journal import Draft, Producer, Transaction
+from router.core.topics import PERSON, Position, TopicKey, address_of
 from router.log.port import Log
 from router.log.sqlite import SqliteLog
 
@@ -71,12 +88,13 @@ def draft(
     connections: int = 0,
     deliver: bool = False,
     repeat_only: bool = False,
+    producer: Producer | None = None,
 ) -> Draft:
     message = Message(
         address=address_of(topic),
         author=Author(role=ROLE_USER, user="alice"),
         parts=[Part(text=TextPart(text=text))],
-        state=MESSAGE_STATE_COMPLETE,
+        state=MESSAGE_STATE_COMPLETE if producer is None else MESSAGE_STATE_OPEN,
     )
     return Draft(
         topic,
@@ -86,9 +104,61 @@ def draft(
         connections=connections,
         deliver=deliver,
         repeat_only=repeat_only,
+        producer=producer,
     )
 
 
+def change(target: Draft, kind: ChangeKind.ValueType, text: str = "", *, key: bytes | None = None) -> Draft:
+    """A change of a message that is committed; it has `text` from then on."""
+    message = Message()
+    message.CopyFrom(target.message)
+    message.state = MESSAGE_STATE_RECALLED if kind == CHANGE_KIND_RECALLED else MESSAGE_STATE_COMPLETE
+    message.ClearField("parts")
+    if text:
+        message.parts.add().text.text = text
+    entry = Change(
+        address=message.address,
+        message_id=message.id,
+        kind=kind,
+        state=message.state,
+        author=Author(role=ROLE_USER, user="carol"),
+    )
+    return Draft(target.topic, message, key=key, change=entry)
+
+
+def end(target: Draft, text: str = "whole") -> Draft:
+    return change(target, CHANGE_KIND_ENDED, text)
+
+
+def edit(target: Draft, text: str = "edited", *, key: bytes | None = None) -> Draft:
+    return change(target, CHANGE_KIND_EDITED, text, key=key)
+
+
+def recall(target: Draft) -> Draft:
+    return change(target, CHANGE_KIND_RECALLED)
+
+
+def read(topic: TopicKey, position: Position, user: str = "alice") -> Draft:
+    frame = ReadFrame(position=position.to_proto(), user=user, address=address_of(topic))
+    return Draft(topic, Message(), read=frame)
+
+
+def position(one: Draft) -> Position:
+    """Where an entry stands that was committed."""
+    return Position(one.place.epoch, one.place.seq)
+
+
+def deltas(*texts: str) -> bytes:
+    return ReplyDeltas(deltas=[Delta(index=n, text=text) for n, text in enumerate(texts)]).SerializeToString()
+
+
+def with_message(change: bytes, message: bytes) -> bytes:
+    """A serialized Change that brings a serialized Message."""
+    whole = Change.FromString(change)
+    whole.message.ParseFromString(message)
+    return whole.SerializeToString()
+
+
 async def append(log: Log, *drafts: Draft, settled: tuple[int, ...] = ()) -> list[Draft]:
-    await log.append(drafts, settled)
+    await log.append(Transaction(list(drafts), list(settled)))
     return list(drafts)

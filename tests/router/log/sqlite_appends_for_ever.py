@@ -1,6 +1,8 @@
-"""Appends to the log named on the command line until killed; prints each head once it is committed.
+"""Appends to the log named on the command line until killed; prints what is committed.
 
-The key of each message is that of its seq, and keys move from one table to the other all the time.
+That is, after each commit: the head, where the open message stands, and how many deltas it has. Each turn
+opens one message, ends the one before and checkpoints its own three times. The key of each other message is
+that of its seq, and keys move from one table to the other all the time.
 """
 
 from __future__ import annotations
@@ -9,21 +11,36 @@ import asyncio
 import sys
 from pathlib import Path
 
-from log_engines import ALICE, draft, hashed_key
+from log_engines import ALICE, deltas, draft, end, hashed_key
+from trunkline.v1.message_pb2 import Message
 
+from router.core.journal import Checkpoint, Draft, Producer, Transaction
 from router.log.sqlite import SqliteLog
 
 
 async def main() -> None:
     log = SqliteLog.open(Path(sys.argv[1]), recent_keys=30)
     (head,) = await log.heads([ALICE])
+    opened = [Draft(ALICE, Message.FromString(one.message)) for one in await log.open_messages()]
     seq = head.seq
     while True:
-        drafts = [draft(key=hashed_key(seq + n), deliver=True) for n in range(1, 8)]
-        await log.append(drafts, [])
-        seq = drafts[-1].message.position.seq
-        sys.stdout.write(f"{seq}\n")
-        sys.stdout.flush()
+        one = draft(producer=Producer("worker", 1))
+        drafts = [draft(key=hashed_key(seq + n), deliver=True) for n in range(1, 6)]
+        drafts += [one, *(end(before) for before in opened)]
+        await log.append(Transaction(drafts))
+        opened = [one]
+        seq += len(drafts)
+        place = one.message.position.seq
+        tell(seq, place, 0)
+        for n in range(1, 4):
+            checkpoint = Checkpoint(ALICE, place, Producer("worker", n + 1), deltas(str(n)))
+            await log.append(Transaction(checkpoints=[checkpoint]))
+            tell(seq, place, n)
+
+
+def tell(*numbers: int) -> None:
+    sys.stdout.write(" ".join(map(str, numbers)) + "\n")
+    sys.stdout.flush()
 
 
 asyncio.run(main())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from log_engines import draft
 
-from router.core.journal import Verdict
+from router.core.journal import Transaction, Verdict
 from router.log.port import LogUnavailable
 from router.log.sqlite import SqliteLog
 
@@ -26,7 +26,7 @@ async def main() -> None:
         for _ in range(30):
             one = draft(text="x" * 20_000)
             try:
-                await log.append([one], [])
+                await log.append(Transaction([one]))
                 committed += 1
             except LogUnavailable:
                 refused += 1

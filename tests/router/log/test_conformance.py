@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from log_engines import ALICE, BOB, ENGINES, HOUR_MS, NOW_MS, OTHER_TENANT, Opener, a_key, append, draft
+from log_engines import ALICE, BOB, HOUR_MS, NOW_MS, OTHER_TENANT, Opener, a_key, append, draft
 from trunkline.v1.message_pb2 import Message
 
-from router.core.journal import Backlog, PageRequest, Verdict
+from router.core.journal import Backlog, EntryKind, PageRequest, Transaction, Verdict
 from router.core.topics import EMPTY, GROUP, NO_TARGET, PERSON, USER, Position, TopicKey
 from router.log.port import Log, LogUnavailable
-
-
-@pytest.fixture(params=ENGINES)
-def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
-    return ENGINES[request.param](tmp_path)
-
-
-@pytest.fixture
-async def log(opener: Opener) -> AsyncIterator[Log]:
-    log = await opener()
-    yield log
-    await log.close()
 
 
 async def fill(log: Log, count: int, topic: TopicKey = ALICE) -> str:
@@ -36,7 +22,7 @@ async def fill(log: Log, count: int, topic: TopicKey = ALICE) -> str:
 async def page(log: Log, limit: int = 100, **where: Any) -> tuple[list[int], bool, bool]:
     """The seqs of a page of ALICE's log, whether there is more, and whether the position was valid."""
     found = (await log.read([PageRequest(ALICE, limit, **where)]))[0]
-    return [seq for seq, _ in found.messages], found.more, found.valid
+    return [entry.seq for entry in found.entries], found.more, found.valid
 
 
 # Appending
@@ -78,20 +64,20 @@ async def test_every_kind_of_topic_has_its_own_log(log: Log) -> None:
     drafts = await append(log, *(draft(topic) for topic in topics))
     assert [d.message.position.seq for d in drafts] == [1] * 6
     pages = await log.read([PageRequest(topic, 10) for topic in topics])
-    assert [p.messages for p in pages] == [[(1, d.stored)] for d in drafts]
+    assert [p.entries for p in pages] == [[(1, EntryKind.MESSAGE, d.stored)] for d in drafts]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 255, 256, 257, 1025])
 async def test_batches_of_any_size_are_written_whole_and_in_order(log: Log, count: int) -> None:
     drafts = await append(log, *(draft(text=str(n), key=a_key(), deliver=True) for n in range(count)))
     (found,) = await log.read([PageRequest(ALICE, count + 1, after=EMPTY)])
-    assert found.messages == [(n, d.stored) for n, d in enumerate(drafts, 1)]
+    assert found.entries == [(n, EntryKind.MESSAGE, d.stored) for n, d in enumerate(drafts, 1)]
     stored = await log.deliveries("acme", "echo", 0, count + 1)
     assert [d.delivery_id for d in stored] == [d.delivery_id for d in drafts]
 
 
 async def test_an_append_of_nothing_is_fine(log: Log) -> None:
-    await log.append([], [])
+    await log.append(Transaction())
 
 
 # Heads
@@ -192,6 +178,14 @@ async def test_what_is_only_to_be_answered_if_it_is_a_repeat_is_never_written(lo
     assert await page(log) == ([1], False, True)
 
 
+async def test_a_question_without_a_digest_asks_for_the_key_alone(log: Log) -> None:
+    key = a_key()
+    (first,) = await append(log, draft(key=key, digest=b"content"))
+    asked, sent = await append(log, draft(key=key, repeat_only=True), draft(key=key))
+    assert (asked.verdict, asked.message.id) == (Verdict.DUPLICATE, first.message.id)
+    assert sent.verdict is Verdict.MISMATCH
+
+
 async def test_a_batch_of_duplicates_still_settles_deliveries(log: Log) -> None:
     key = a_key()
     (first,) = await append(log, draft(key=key, deliver=True))
@@ -258,7 +252,7 @@ async def test_a_log_that_holds_nothing_is_read_as_nothing(log: Log) -> None:
 
 async def test_a_page_stops_before_its_bytes_exceed_the_bound_but_has_one_message(log: Log) -> None:
     epoch = await fill(log, 4)
-    size = len((await log.read([PageRequest(ALICE, 1)]))[0].messages[0][1])
+    size = len((await log.read([PageRequest(ALICE, 1)]))[0].entries[0].body)
     assert await page(log, after=EMPTY, max_bytes=2 * size) == ([1, 2], True, True)
     assert await page(log, max_bytes=2 * size) == ([3, 4], True, True)
     assert await page(log, before=Position(epoch, 4), max_bytes=1) == ([3], True, True)
@@ -276,7 +270,7 @@ async def test_a_batch_of_page_requests_is_answered_in_order(log: Log) -> None:
         PageRequest(BOB, 5),
     ]
     pages = await log.read(requests)
-    assert [[seq for seq, _ in p.messages] for p in pages] == [[2], [], [], [1, 2], [1, 2]]
+    assert [[entry.seq for entry in p.entries] for p in pages] == [[2], [], [], [1, 2], [1, 2]]
     assert [p.valid for p in pages] == [True, False, True, True, True]
     assert [p.head for p in pages] == [
         Position(bob, 2),
@@ -363,9 +357,9 @@ async def test_deliveries_are_listed_in_order_until_they_are_settled(log: Log) -
     ids = [d.delivery_id for d in drafts]
     assert ids[1] == 0
     stored = await log.deliveries("acme", "echo", 0, 2)
-    assert stored == [(ids[0], ALICE, drafts[0].stored), (ids[2], ALICE, drafts[2].stored)]
+    assert stored == [(ids[0], ALICE, drafts[0].stored, 0), (ids[2], ALICE, drafts[2].stored, 0)]
     assert [d.delivery_id for d in await log.deliveries("acme", "echo", ids[2], 9)] == [ids[3]]
-    await log.append([], [ids[0], ids[3], 999_999])
+    await append(log, settled=(ids[0], ids[3], 999_999))
     assert [d.delivery_id for d in await log.deliveries("acme", "echo", 0, 9)] == [ids[2]]
 
 
@@ -379,7 +373,7 @@ async def test_deliveries_are_their_agents_and_tenants_only(log: Log) -> None:
 async def test_delivery_ids_rise_for_ever(log: Log, opener: Opener) -> None:
     drafts = await append(log, draft(deliver=True), draft(deliver=True))
     highest = max(d.delivery_id for d in drafts)
-    await log.append([], [d.delivery_id for d in drafts])
+    await append(log, settled=tuple(d.delivery_id for d in drafts))
     await log.close()
     again = await opener()
     try:
@@ -399,7 +393,7 @@ async def test_backlogs_count_what_is_unsettled_of_each_agent(log: Log) -> None:
         draft(other, deliver=True),
         draft(quiet, deliver=True),
     )
-    await log.append([], [drafts[3].delivery_id])
+    await append(log, settled=(drafts[3].delivery_id,))
     assert sorted(await log.backlogs("acme")) == [Backlog("echo", 2, NOW_MS), Backlog("other", 1, NOW_MS)]
 
 
@@ -410,10 +404,14 @@ async def test_a_closed_log_is_unavailable(log: Log) -> None:
     await log.close()
     await log.close()
     for call in (
-        log.append([draft()], []),
+        append(log, draft()),
         log.heads([ALICE]),
         log.read([]),
         log.message("acme", "x"),
+        log.open_messages(),
+        log.dead_letters("acme", "echo", 0, 1),
+        log.replay("acme", "echo", [1]),
+        log.receipts(ALICE, "", 1),
         log.reset(ALICE),
         log.deliveries("acme", "echo", 0, 1),
         log.backlogs("acme"),

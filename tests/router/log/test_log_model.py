@@ -12,9 +12,22 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
-from log_engines import ENGINES, HOUR_MS, NOW_MS, draft
+from log_engines import ENGINES, HOUR_MS, NOW_MS, change, deltas, draft, position, read
+from log_model import LogModel
+from trunkline.v1.message_pb2 import CHANGE_KIND_EDITED, CHANGE_KIND_ENDED, CHANGE_KIND_RECALLED
 
-from router.core.journal import Draft, PageRequest, Verdict
+from router.core.journal import (
+    Attempts,
+    Backlog,
+    Checkpoint,
+    Delivered,
+    Draft,
+    GivenUp,
+    PageRequest,
+    Producer,
+    Transaction,
+    Withdrawal,
+)
 from router.core.topics import EMPTY, GROUP, NO_TARGET, PERSON, USER, Position, TopicKey
 
 _T = TypeVar("_T")
@@ -30,20 +43,26 @@ TOPICS: list[TopicKey] = [
 topics = st.sampled_from(TOPICS)
 keys = st.sampled_from([None, None, b"a" * 16, b"b" * 16, b"\0" * 16])
 digests = st.sampled_from([b"", b"one", b"two"])
+users = st.sampled_from(["alice", "bob", 'é"'])
+producers = st.builds(Producer, st.sampled_from(["worker", "other"]), st.integers(1, 3))
+kinds = st.sampled_from([CHANGE_KIND_ENDED, CHANGE_KIND_EDITED, CHANGE_KIND_RECALLED])
+delivery_ids = st.integers(1, 20)
 drafts = st.builds(
-    lambda topic, text, key, digest, connections, deliver: draft(
-        topic, text, key=key, digest=digest, connections=connections, deliver=deliver
-    ),
+    draft,
     topics,
     st.text(max_size=20),
-    keys,
-    digests,
-    st.integers(0, 9),
-    st.booleans(),
+    key=keys,
+    digest=digests,
+    connections=st.integers(0, 9),
+    deliver=st.booleans(),
+    repeat_only=st.sampled_from([False, False, False, True]),
+    producer=st.sampled_from([None, Producer("worker", 1)]),
 )
+#: Which message is meant, of all that ever were; those said last are near.
+picks = st.integers(0, 12)
 
 
-class LogModel(RuleBasedStateMachine):
+class LogMachine(RuleBasedStateMachine):
     """One engine beside the model of it."""
 
     engine: str
@@ -54,11 +73,9 @@ class LogModel(RuleBasedStateMachine):
         self.opener = ENGINES[self.engine](Path(self.folder.name))
         self.runner = asyncio.Runner()
         self.log = self.run(self.opener())
-        self.logs: dict[TopicKey, tuple[str, list[bytes]]] = {}
-        self.epochs: set[str] = set()
-        self.kept: dict[bytes, tuple[bytes, str, int]] = {}
-        self.deliveries: dict[int, tuple[TopicKey, bytes]] = {}
-        self.highest_delivery = 0
+        self.model = LogModel()
+        #: All messages that were ever committed, also those of erased logs.
+        self.said: list[Draft] = []
 
     def run(self, operation: Coroutine[Any, Any, _T]) -> _T:
         return self.runner.run(operation)
@@ -68,55 +85,94 @@ class LogModel(RuleBasedStateMachine):
         self.runner.close()
         self.folder.cleanup()
 
-    @rule(batch=st.lists(drafts, max_size=6), settle=st.lists(st.integers(1, 20), max_size=3))
-    def append(self, batch: list[Draft], settle: list[int]) -> None:
-        self.run(self.log.append(batch, settle))
-        for delivery_id in settle:
-            self.deliveries.pop(delivery_id, None)
-        for one in batch:
-            if one.key in self.kept:
-                self.check_repeat(one)
-            else:
-                self.check_committed(one)
+    def commit(self, transaction: Transaction) -> None:
+        self.run(self.log.append(transaction))
+        self.said += self.model.committed(transaction)
 
-    def check_repeat(self, one: Draft) -> None:
-        assert one.key is not None
-        digest, message_id, connections = self.kept[one.key]
-        if digest == one.digest:
-            assert one.verdict is Verdict.DUPLICATE
-            assert (one.message.id, one.connections) == (message_id, connections)
-        else:
-            assert one.verdict is Verdict.MISMATCH
+    def pick(self, number: int) -> Draft | None:
+        return self.said[-1 - number % len(self.said)] if self.said else None
 
-    def check_committed(self, one: Draft) -> None:
-        assert one.verdict is Verdict.COMMITTED
-        position = one.message.position
-        if one.topic not in self.logs:
-            assert position.epoch not in self.epochs
-            self.epochs.add(position.epoch)
-            self.logs[one.topic] = (position.epoch, [])
-        epoch, bodies = self.logs[one.topic]
-        bodies.append(one.stored)
-        assert (position.epoch, position.seq) == (epoch, len(bodies))
-        if one.key is not None:
-            self.kept[one.key] = (one.digest, one.message.id, one.connections)
-        if one.deliver:
-            assert one.delivery_id > self.highest_delivery
-            self.highest_delivery = one.delivery_id
-            self.deliveries[one.delivery_id] = (one.topic, one.stored)
+    @rule(
+        batch=st.lists(drafts, max_size=6),
+        settled=st.lists(delivery_ids, max_size=2),
+        changes=st.lists(st.tuples(picks, kinds, st.text(max_size=300), keys, digests), max_size=3),
+        reads=st.lists(st.tuples(picks, users), max_size=3),
+        order=st.randoms(use_true_random=False),
+    )
+    def append(self, batch: list[Draft], settled: list[int], changes: Any, reads: Any, order: Any) -> None:
+        for number, kind, text, key, digest in changes:
+            target = self.pick(number)
+            if target is not None:
+                one = change(target, kind, text, key=key)
+                one.digest = digest
+                batch.append(one)
+        for number, user in reads:
+            target = self.pick(number)
+            if target is not None:
+                batch.append(read(target.topic, position(target), user))
+        order.shuffle(batch)
+        self.commit(Transaction(batch, settled))
+
+    @rule(
+        checkpoints=st.lists(
+            st.tuples(picks, producers, st.lists(st.text(max_size=5), max_size=2)), max_size=4
+        ),
+        ends=st.lists(picks, max_size=1),
+        opens=st.lists(topics, max_size=2),
+    )
+    def stream(self, checkpoints: Any, ends: list[int], opens: list[TopicKey]) -> None:
+        transaction = Transaction([draft(topic, producer=Producer("worker", 1)) for topic in opens])
+        for number, producer, texts in checkpoints:
+            target = self.pick(number)
+            if target is not None:
+                added = deltas(*texts) if texts else b""
+                seq = target.message.position.seq
+                transaction.checkpoints.append(Checkpoint(target.topic, seq, producer, added))
+        for number in ends:
+            target = self.pick(number)
+            if target is not None:
+                transaction.drafts.append(change(target, CHANGE_KIND_ENDED, "whole"))
+        self.commit(transaction)
+
+    @rule(
+        attempts=st.lists(st.tuples(delivery_ids, st.integers(0, 5)), max_size=3),
+        given_up=st.lists(st.tuples(delivery_ids, st.integers(0, 5), st.text(max_size=5)), max_size=3),
+        settled=st.lists(delivery_ids, max_size=1),
+        withdrawn=st.lists(picks, max_size=2),
+        delivered=st.lists(st.tuples(picks, users), max_size=3),
+    )
+    def report(
+        self, attempts: Any, given_up: Any, settled: list[int], withdrawn: list[int], delivered: Any
+    ) -> None:
+        transaction = Transaction(settled=settled)
+        transaction.attempts = [Attempts(*row) for row in attempts]
+        transaction.given_up = [GivenUp(*row) for row in given_up]
+        for number in withdrawn:
+            target = self.pick(number)
+            if target is not None:
+                transaction.withdrawn.append(Withdrawal(target.topic, target.message.position.seq))
+        for number, user in delivered:
+            target = self.pick(number)
+            if target is not None:
+                transaction.delivered.append(Delivered(target.topic, user, position(target)))
+        self.commit(transaction)
+
+    @rule(topic=topics, wanted=st.lists(delivery_ids, max_size=5))
+    def replay(self, topic: TopicKey, wanted: list[int]) -> None:
+        tenant, agent = topic[:2]
+        replayed = self.run(self.log.replay(tenant, agent, wanted))
+        self.model.replayed(tenant, agent, wanted, replayed)
 
     @rule(topic=topics)
     def reset(self, topic: TopicKey) -> None:
-        _, bodies = self.logs.pop(topic, ("", []))
-        assert self.run(self.log.reset(topic)) == len(bodies)
-        self.deliveries = {n: found for n, found in self.deliveries.items() if found[0] != topic}
+        assert self.run(self.log.reset(topic)) == self.model.reset(topic)
 
     @rule(forget=st.booleans())
     def sweep(self, forget: bool) -> None:
         self.run(self.log.sweep(NOW_MS + HOUR_MS + forget))
         self.run(self.log.sweep(NOW_MS + HOUR_MS + forget))
         if forget:
-            self.kept.clear()
+            self.model.kept.clear()
 
     @rule()
     def restart(self) -> None:
@@ -126,51 +182,47 @@ class LogModel(RuleBasedStateMachine):
     @rule(
         topic=topics,
         limit=st.integers(0, 5),
-        seq=st.integers(0, 8),
-        side=st.sampled_from(["after", "before"]),
+        seq=st.integers(0, 12),
+        side=st.sampled_from(["after", "before", ""]),
+        messages_only=st.booleans(),
+        max_bytes=st.integers(0, 1000),
     )
-    def read(self, topic: TopicKey, limit: int, seq: int, side: str) -> None:
-        epoch, bodies = self.logs.get(topic, ("", []))
-        request = PageRequest(topic, limit, **{side: Position(epoch, seq)})  # type: ignore[arg-type]
-        (page,) = self.run(self.log.read([request]))
-        assert page.valid == (seq <= len(bodies))
-        if not page.valid:
-            assert (page.messages, page.more) == ([], False)
-            return
-        numbered = list(enumerate(bodies, 1))
-        if side == "after":
-            rest = numbered[seq:]
-            assert (page.messages, page.more) == (rest[:limit], len(rest) > limit)
-        else:
-            rest = numbered[: max(seq - 1, 0)]
-            assert (page.messages, page.more) == (rest[max(len(rest) - limit, 0) :], len(rest) > limit)
+    def read(
+        self, topic: TopicKey, limit: int, seq: int, side: str, messages_only: bool, max_bytes: int
+    ) -> None:
+        where: Any = {side: Position(self.model.head(topic).epoch, seq)} if side else {}
+        request = PageRequest(topic, limit, max_bytes=max_bytes, messages_only=messages_only, **where)
+        assert self.run(self.log.read([request])) == [self.model.page(request)]
 
     @invariant()
     def holds_what_the_model_holds(self) -> None:
-        expected = [self.logs.get(topic, ("", [])) for topic in TOPICS]
-        heads = [Position(epoch, len(bodies)) for epoch, bodies in expected]
-        pages = self.run(self.log.read([PageRequest(topic, 1000, after=EMPTY) for topic in TOPICS]))
-        assert [page.messages for page in pages] == [list(enumerate(bodies, 1)) for _, bodies in expected]
-        assert [page.head for page in pages] == heads
-        for topic, head in zip(TOPICS, heads, strict=True):
-            assert self.log.head(topic) in (None, head)
+        requests = [PageRequest(topic, 1000, after=EMPTY) for topic in TOPICS]
+        assert self.run(self.log.read(requests)) == [self.model.page(request) for request in requests]
+        for topic in TOPICS:
+            assert self.log.head(topic) in (None, self.model.head(topic))
+            assert self.run(self.log.receipts(topic, "", 9)) == self.model.receipts_of(topic)
+        assert sorted(self.run(self.log.open_messages())) == sorted(self.model.open_messages())
+
+    @invariant()
+    def finds_messages_by_id(self) -> None:
+        for one in self.said[-5:]:
+            found = self.run(self.log.message(one.topic[0], one.message.id))
+            assert found == self.model.message(one.topic, position(one))
 
     @invariant()
     def owes_what_the_model_owes(self) -> None:
         for tenant, agent in {topic[:2] for topic in TOPICS}:
-            owed = [
-                (n, topic, body)
-                for n, (topic, body) in self.deliveries.items()
-                if topic[:2] == (tenant, agent)
-            ]
-            assert self.run(self.log.deliveries(tenant, agent, 0, 1000)) == sorted(owed)
-            counts = {backlog.agent: backlog.waiting for backlog in self.run(self.log.backlogs(tenant))}
-            assert counts.get(agent, 0) == len(owed)
+            owed, dead = self.model.owed(tenant, agent), self.model.dead_letters_of(tenant, agent)
+            assert self.run(self.log.deliveries(tenant, agent, 0, 1000)) == owed
+            assert self.run(self.log.dead_letters(tenant, agent, 0, 1000)) == dead
+            backlogs = [b for b in self.run(self.log.backlogs(tenant)) if b.agent == agent]
+            expected = Backlog(agent, len(owed), NOW_MS if owed else 0, len(dead))
+            assert backlogs == ([expected] if owed or dead else [])
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_any_sequence_of_operations_agrees_with_the_model(engine: str) -> None:
-    machine = type("Model", (LogModel,), {"engine": engine})
+    machine = type("Machine", (LogMachine,), {"engine": engine})
     run_state_machine_as_test(
         machine,
         settings=settings(

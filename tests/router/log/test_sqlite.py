@@ -14,10 +14,10 @@ from pathlib import Path
 from threading import Event
 
 import pytest
-from log_engines import ALICE, BOB, NOW_MS, a_key, append, draft, hashed_key
-from trunkline.v1.message_pb2 import Message
+from log_engines import ALICE, BOB, NOW_MS, a_key, append, deltas, draft, edit, end, hashed_key, read
+from trunkline.v1.message_pb2 import MESSAGE_STATE_OPEN, Message
 
-from router.core.journal import PageRequest, Verdict
+from router.core.journal import Checkpoint, EntryKind, PageRequest, Producer, Transaction, Verdict
 from router.core.topics import EMPTY, GROUP, PERSON, USER, Position, TopicKey
 from router.log.port import LogUnavailable
 from router.log.sqlite import SqliteLog
@@ -38,7 +38,7 @@ async def log(tmp_path: Path) -> AsyncIterator[SqliteLog]:
 
 async def everything(log: SqliteLog, topic: TopicKey = ALICE) -> list[int]:
     (page,) = await log.read([PageRequest(topic, 1_000_000, after=EMPTY, max_bytes=1 << 30)])
-    return [seq for seq, _ in page.messages]
+    return [entry.seq for entry in page.entries]
 
 
 # Opening
@@ -134,7 +134,7 @@ async def test_appends_go_on_from_the_truth_after_one_was_cancelled_while_commit
 
     with monkeypatch.context() as patch:
         patch.setattr(log._writer, "commit", commit_and_wait)
-        task = asyncio.create_task(log.append([draft()], []))
+        task = asyncio.create_task(append(log, draft()))
         await asyncio.to_thread(committed.wait)
         task.cancel()
         with suppress(asyncio.CancelledError):
@@ -182,13 +182,13 @@ async def test_a_full_disk_refuses_the_batch_whole_and_is_forgotten_when_there_i
     set_most_pages(log, 1)
     batch = [draft(text="x" * 50_000, key=key, deliver=True), draft(BOB)]
     with pytest.raises(LogUnavailable, match="full"):
-        await log.append(batch, [before.delivery_id])
+        await log.append(Transaction(batch, [before.delivery_id]))
     assert {d.verdict for d in batch} == {Verdict.PENDING}
     assert await everything(log) == [1]
     assert await log.heads([ALICE, BOB]) == [Position(before.message.position.epoch, 1), EMPTY]
     assert [d.delivery_id for d in await log.deliveries("acme", "echo", 0, 9)] == [before.delivery_id]
 
-    await log.append(batch, [before.delivery_id])
+    await log.append(Transaction(batch, [before.delivery_id]))
     assert {d.verdict for d in batch} == {Verdict.COMMITTED}
     assert await everything(log) == [1, 2]
     assert [d.delivery_id for d in await log.deliveries("acme", "echo", 0, 9)] == [batch[0].delivery_id]
@@ -229,19 +229,35 @@ async def test_nothing_committed_is_lost_when_the_process_is_killed(tmp_path: Pa
         lines = [await process.stdout.readline() for _ in range(40)]
         process.kill()
         lines += (await process.communicate())[0].splitlines(keepends=True)
-        told = int([line for line in lines if line.endswith(b"\n")][-1])
+        told = [line for line in lines if line.endswith(b"\n")][-1]
+        head, place, count = map(int, told.split())
         log = open_log(tmp_path)
-        seqs = await everything(log)
+        (page,) = await log.read([PageRequest(ALICE, 1_000_000, after=EMPTY, max_bytes=1 << 30)])
         owed = await log.deliveries("acme", "echo", 0, 1_000_000)
-        again = await append(log, *(draft(key=hashed_key(seq), repeat_only=True) for seq in seqs))
+        (opened,) = await log.open_messages()
+        said = {
+            entry.seq: Message.FromString(entry.body)
+            for entry in page.entries
+            if entry.kind is EntryKind.MESSAGE
+        }
+        keyed = [Message.FromString(one.message).position.seq for one in owed]
+        again = await append(log, *(draft(key=hashed_key(seq), repeat_only=True) for seq in keyed))
         await log.close()
-        assert len(seqs) >= told
-        assert seqs == list(range(1, len(seqs) + 1))
+        assert len(page.entries) >= head
+        assert [entry.seq for entry in page.entries] == list(range(1, len(page.entries) + 1))
         # What is committed together is there together.
         assert [(d.verdict, d.message.position.seq) for d in again] == [
-            (Verdict.DUPLICATE, seq) for seq in seqs
+            (Verdict.DUPLICATE, seq) for seq in keyed
         ]
-        assert [Message.FromString(d.message).position.seq for d in owed] == seqs
+        ends = [entry for entry in page.entries if entry.kind is EntryKind.CHANGE]
+        assert len(keyed) == 5 * (len(ends) + 1)
+        assert len(said) == len(keyed) + len(ends) + 1
+        # One message is open, the last, and all others have ended.
+        at = Message.FromString(opened.message).position.seq
+        assert [seq for seq, one in said.items() if one.state == MESSAGE_STATE_OPEN] == [at]
+        assert opened.deltas == [deltas(str(n)) for n in range(1, len(opened.deltas) + 1)]
+        assert opened.producer.epoch == len(opened.deltas) + 1
+        assert (at, len(opened.deltas)) >= (place, count)
 
 
 # Reading with SQL
@@ -250,6 +266,7 @@ async def test_nothing_committed_is_lost_when_the_process_is_killed(tmp_path: Pa
 async def test_people_can_read_conversations_with_sql(log: SqliteLog, tmp_path: Path) -> None:
     group: TopicKey = ("acme", "echo", "qq", GROUP, "42")
     one, two, _ = await append(log, draft(), draft(group), draft(("acme", "", "", USER, "alice")))
+    await append(log, edit(one), read(ALICE, Position(one.place.epoch, 1)))
     with closing(sqlite3.connect(f"file:{tmp_path / 'log.db'}?mode=ro", uri=True)) as db:
         rows = db.execute("SELECT * FROM conversation_log ORDER BY platform DESC").fetchall()
         columns = [column[0] for column in db.execute("SELECT * FROM conversation_log").description]
@@ -284,19 +301,48 @@ async def test_a_long_read_with_sql_does_not_hold_up_appends(log: SqliteLog, tmp
 async def test_sweeps_delete_an_erased_log_piece_by_piece(log: SqliteLog) -> None:
     for _ in range(3):
         await append(log, *(draft() for _ in range(1000)))
+    (last,) = await append(log, draft(producer=Producer("worker", 1)))
+    place = Position(last.place.epoch, last.place.seq)
+    await append(log, *(read(ALICE, place, f"u{n}") for n in range(1500)))
+    checkpoints = [Checkpoint(ALICE, place.seq, Producer("worker", 1), deltas("a")) for _ in range(10)]
+    await log.append(Transaction(checkpoints=checkpoints))
+
+    def counts() -> list[int]:
+        tables = ("messages", "events", "receipts", "open_messages", "open_deltas", "erased")
+        db = log._reader._db
+        return [db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables]
+
+    assert counts() == [3001, 1500, 1500, 1, 10, 0]
     await log.reset(ALICE)
-    assert log._reader._db.execute("SELECT count(*) FROM messages").fetchone() == (1000,)
-    await log.sweep(NOW_MS)
-    assert log._reader._db.execute("SELECT count(*) FROM messages").fetchone() == (0,)
-    assert log._reader._db.execute("SELECT count(*) FROM erased").fetchone() == (0,)
+    left = [counts()]
+    for _ in range(3):
+        await log.sweep(NOW_MS)
+        left.append(counts())
+    assert left == [
+        [1001, 1500, 1500, 1, 10, 1],
+        [0, 501, 1500, 1, 10, 1],
+        [0, 0, 1, 1, 10, 1],
+        [0, 0, 0, 0, 0, 0],
+    ]
+
+
+async def test_nothing_is_left_of_the_deltas_of_a_message_that_ended(log: SqliteLog) -> None:
+    one, two = await append(log, *(draft(producer=Producer("worker", 1)) for _ in range(2)))
+    for _ in range(3):
+        checkpoints = [Checkpoint(ALICE, d.place.seq, Producer("worker", 1), deltas("a")) for d in (one, two)]
+        await log.append(Transaction(checkpoints=checkpoints))
+    await append(log, end(one))
+    rows = log._reader._db.execute("SELECT seq, count(*) FROM open_deltas GROUP BY seq").fetchall()
+    assert rows == [(two.place.seq, 3)]
 
 
 async def test_pages_larger_than_a_portion_are_read_whole(
     log: SqliteLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("router.log.sqlite_reader._PORTION_BYTES", 500)
+    monkeypatch.setattr("router.log.sqlite_pages._PORTION_BYTES", 500)
     topics = [("acme", "echo", "web", PERSON, str(n)) for n in range(5)]
     for _ in range(3):
-        await append(log, *(draft(topic, "x" * 300) for topic in topics))
+        drafts = await append(log, *(draft(topic, "x" * 300) for topic in topics))
+    await append(log, *(edit(one) for one in drafts))
     pages = await log.read([PageRequest(topic, 2) for topic in topics])
-    assert [[seq for seq, _ in page.messages] for page in pages] == [[2, 3]] * 5
+    assert [[entry.seq for entry in page.entries] for page in pages] == [[3, 4]] * 5

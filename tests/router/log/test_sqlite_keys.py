@@ -12,7 +12,7 @@ from threading import Event
 import pytest
 from log_engines import NOW_MS, append, draft, hashed_key
 
-from router.core.journal import Verdict
+from router.core.journal import Transaction, Verdict
 from router.log.port import LogUnavailable
 from router.log.sqlite import SqliteLog
 from router.log.sqlite_batch import Batch
@@ -44,7 +44,7 @@ async def assert_kept(log: SqliteLog, numbers: range) -> None:
     """These keys, and no others, were used, each by the message whose seq is the key's number."""
     end = numbers.stop
     asked = [draft(key=hashed_key(n), digest=b"d", repeat_only=True) for n in range(1, end + 5)]
-    await log.append(asked, [])
+    await log.append(Transaction(asked))
     assert [d.message.position.seq for d in asked if d.verdict is Verdict.DUPLICATE] == list(numbers)
     assert {d.verdict for d in asked[end - 1 :]} == {Verdict.NO_REPEAT}
     # As repeats of what is to be written, too.

@@ -1,0 +1,128 @@
+"""Which deltas of a message are unwritten, and which must be kept for another attempt. Pure."""
+
+from __future__ import annotations
+
+from trunkline.v1.message_pb2 import Delta, Part
+
+#: Beyond either, whoever writes waits until some are written.
+MAX_UNWRITTEN_DELTAS = 256
+MAX_UNWRITTEN_BYTES = 64 << 10
+#: Beyond, whoever writes waits until some are on disk.
+MAX_KEPT_BYTES = 1 << 20
+#: Unwritten text grows by what is written next up to this many characters, and longer text is divided.
+MAX_DELTA_CHARS = 16 << 10
+
+
+class Outgoing:
+    """Numbered deltas on their way: first unwritten, then kept until they are on disk, then gone.
+
+    `add` never refuses; whoever adds must ask `is_full` first, so the bounds are exceeded by what one
+    call brings at most. Text that is not written yet and the text that follows it become one delta.
+    """
+
+    def __init__(self) -> None:
+        #: Index of the next new delta.
+        self.next_index = 0
+        self._kept: dict[int, Delta] = {}
+        self._kept_bytes = 0
+        #: Index of the next delta to be written.
+        self._unwritten = 0
+        self._unwritten_bytes = 0
+        #: Deltas before this one were written once, and grow no more.
+        self._sealed = 0
+
+    def __repr__(self) -> str:
+        return f"<Outgoing at {self.next_index}, {self.next_index - self._unwritten} unwritten>"
+
+    @property
+    def is_full(self) -> bool:
+        """Whether to wait before adding more."""
+        return (
+            self._unwritten_bytes >= MAX_UNWRITTEN_BYTES
+            or self.next_index - self._unwritten >= MAX_UNWRITTEN_DELTAS
+            or self._kept_bytes >= MAX_KEPT_BYTES
+        )
+
+    @property
+    def has_unwritten(self) -> bool:
+        """Whether `take` has something."""
+        return self._unwritten < self.next_index
+
+    def begin(self, next_index: int) -> None:
+        """Goes on from what the log holds; before anything is added."""
+        self.next_index = self._unwritten = self._sealed = next_index
+
+    def add_text(self, text: str, *, reasoning: bool = False) -> None:
+        """Adds text; nothing where it is empty."""
+        if not text:
+            return
+        kind = "reasoning" if reasoning else "text"
+        last = self._kept.get(self.next_index - 1) if self._sealed < self.next_index else None
+        if (
+            last is not None
+            and last.WhichOneof("content") == kind
+            and len(getattr(last, kind)) + len(text) <= MAX_DELTA_CHARS
+        ):
+            before = last.ByteSize()
+            setattr(last, kind, getattr(last, kind) + text)
+            self._count(last.ByteSize() - before)
+            return
+        for start in range(0, len(text), MAX_DELTA_CHARS):
+            piece = text[start : start + MAX_DELTA_CHARS]
+            self._append(Delta(reasoning=piece) if reasoning else Delta(text=piece))
+
+    def add_part(self, part: Part) -> None:
+        """Adds a part."""
+        self._append(Delta(part=part))
+
+    def take(self, max_bytes: int, max_items: int) -> list[Delta]:
+        """The next deltas to write; at least one where there is one. They count as written now."""
+        taken: list[Delta] = []
+        size = 0
+        while self._unwritten < self.next_index and len(taken) < max_items:
+            delta = self._kept[self._unwritten]
+            size += delta.ByteSize()
+            if taken and size > max_bytes:
+                break
+            taken.append(delta)
+            self._unwritten += 1
+            self._unwritten_bytes -= delta.ByteSize()
+        self._sealed = max(self._sealed, self._unwritten)
+        return taken
+
+    def durable(self, index: int) -> None:
+        """All before this one are on disk, and forgotten."""
+        first = self.next_index - len(self._kept)
+        for each in range(first, min(index, self._unwritten)):
+            self._kept_bytes -= self._kept.pop(each).ByteSize()
+
+    def go_on_from(self, index: int) -> bool:
+        """Writes again from this one; False where that cannot be had any more, or never was."""
+        first = self.next_index - len(self._kept)
+        if not first <= index <= self.next_index:
+            return False
+        self._unwritten = index
+        self._sealed = max(self._sealed, index)
+        self._unwritten_bytes = sum(self._kept[each].ByteSize() for each in range(index, self.next_index))
+        return True
+
+    def go_on_from_first_kept(self) -> None:
+        """Writes again all that may not be on disk; what is there already is ignored by the other end."""
+        self.go_on_from(self.next_index - len(self._kept))
+
+    def drop_unwritten(self) -> None:
+        """Forgets what is not written; nothing more is going to be."""
+        for each in range(self._unwritten, self.next_index):
+            self._kept_bytes -= self._kept.pop(each).ByteSize()
+        self.next_index = self._unwritten
+        self._unwritten_bytes = 0
+
+    def _append(self, delta: Delta) -> None:
+        delta.index = self.next_index
+        self._kept[self.next_index] = delta
+        self.next_index += 1
+        self._count(delta.ByteSize())
+
+    def _count(self, size: int) -> None:
+        self._kept_bytes += size
+        self._unwritten_bytes += size

@@ -1,0 +1,91 @@
+"""A worker's streamed reply: a line to the log, and the block that speaks on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from trunkline.v1.error_pb2 import Error
+from trunkline.v1.message_pb2 import MESSAGE_STATE_FAILED, Message, MessageState
+
+from trunkline_client.errors import ReplyCancelled, TrunklineError
+from trunkline_client.line import Line
+from trunkline_client.outgoing import Outgoing
+from trunkline_client.speaking import INTERRUPTED, OnCancel, Speech
+
+
+class StreamedReply(Speech):
+    """A reply while it is said; `Worker.reply` and `Worker.say` make one. See `Speech`.
+
+    Where the log holds what an earlier attempt said, `resumed` is that, and what is written is added to
+    it: a handler that makes the same words again should leave out those that `text` has already.
+    Entering raises AlreadyAnswered where the reply has ended, ReplyCancelled where nobody wants it any
+    longer, and Refused where the router refuses it. A reply that EXPIRED is begun anew.
+
+    It outlives the stream to the router: after a break it goes on where the log ends, once the router
+    has given its delivery back to this worker. Fenced is raised where that does not happen.
+    """
+
+    def __init__(
+        self,
+        line: Line,
+        posted: Callable[[StreamedReply], None],
+        left: Callable[[StreamedReply], None],
+        on_cancel: OnCancel | None,
+    ) -> None:
+        """`posted` is called when there is something to write, `left` when the block was left."""
+        super().__init__(on_cancel)
+        self.line = line
+        #: It has ended FAILED by what went wrong in its block, and its readers know.
+        self.told_failure = False
+        self._posted = posted
+        self._on_left = left
+
+    def __repr__(self) -> str:
+        return f"<StreamedReply {self.id} {self.line!r}>"
+
+    def changed(self) -> None:
+        """The router has said something about the line."""
+        cause: TrunklineError | None = self.line.failure or self.line.refusal
+        if cause is not None:
+            self.interrupt(cause)
+        self.stirred()
+
+    def abandon(self) -> None:
+        """Ends it FAILED where nobody has ended it; its block is over, or should be."""
+        if not self.line.is_over:
+            self._end_soon(MESSAGE_STATE_FAILED, INTERRUPTED)
+
+    @property
+    def _outgoing(self) -> Outgoing:
+        return self.line.outgoing
+
+    @property
+    def _failure(self) -> TrunklineError | None:
+        return self.line.failure
+
+    def _stir(self) -> None:
+        self._posted(self)
+
+    async def _open(self) -> Message:
+        try:
+            self._posted(self)
+            await self._until(lambda: self.line.message is not None)
+        except BaseException:
+            if self.line.must_open:
+                self.line.give_up(ReplyCancelled("The reply was left before it was open"))
+            self._on_left(self)
+            raise
+        assert self.line.message is not None
+        return self.line.message
+
+    async def _end(self, state: MessageState.ValueType, error: Error | None) -> None:
+        self._end_soon(state, error)
+        await self._until(lambda: self.line.is_over)
+        self.told_failure = state == MESSAGE_STATE_FAILED
+
+    def _end_soon(self, state: MessageState.ValueType, error: Error | None) -> None:
+        self.line.finish(state, error)
+        self._posted(self)
+
+    async def _left(self) -> None:
+        self._on_left(self)

@@ -1,0 +1,45 @@
+"""A worker against a scripted router, its handler given by the test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from scripted_edge import FakeTime
+from scripted_router import ScriptedRouter, StreamSide, scripted_router
+from trunkline_client import (
+    Handler,
+    Message,
+    Worker,
+)
+
+
+@asynccontextmanager
+async def attached(time: FakeTime | None = None) -> AsyncIterator[tuple[Worker, ScriptedRouter, StreamSide]]:
+    """A worker that has been welcomed; the test sets its handler before it delivers."""
+    async with scripted_router() as router:
+        timing = (time or FakeTime()).timing
+        worker = Worker(router.address, tenant="demo", agents=["echo"], timing=timing)
+        handlers: list[Handler] = []
+
+        def handle(message: Message) -> Any:
+            return handlers[-1](message)
+
+        worker.handler = handlers.append  # type: ignore[method-assign,assignment]
+        running = asyncio.create_task(worker.run(handle))
+        side = await router.stream()
+        await side.welcome()
+        try:
+            async with asyncio.timeout(5):
+                yield worker, router, side
+        finally:
+            running.cancel()
+            await asyncio.wait({running})
+
+
+async def settlement(side: StreamSide) -> Any:
+    """The next settlement, of which there is one."""
+    (settled,) = await side.until("settlements")
+    return settled

@@ -1,0 +1,302 @@
+"""Messages that grow: deltas, what is kept of them, and one line to the log. Pure, without a loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trunkline.v1.agent_service_pb2 import OpenReply, ReplyEnded, ReplyOpened, ReplyProgress
+from trunkline.v1.message_pb2 import (
+    MESSAGE_STATE_COMPLETE,
+    MESSAGE_STATE_OPEN,
+    Delta,
+    MediaPart,
+    Message,
+    Part,
+    ReasoningPart,
+    TextPart,
+    ToolCallPart,
+)
+from trunkline_client.accumulate import Accumulator, difference
+from trunkline_client.line import Line, Phase
+from trunkline_client.outgoing import MAX_DELTA_CHARS, MAX_UNWRITTEN_DELTAS, Outgoing
+
+
+def call(call_id: str, arguments: str, name: str = "") -> Delta:
+    """A piece of a tool call."""
+    return Delta(part=Part(tool_call=ToolCallPart(call_id=call_id, name=name, arguments=arguments)))
+
+
+def grown(*deltas: Delta) -> list[Part]:
+    """What these make of an empty message."""
+    whole = Accumulator(Message())
+    for each in deltas:
+        whole.add(each)
+    return list(whole.message.parts)
+
+
+def text(said: str) -> Part:
+    return Part(text=TextPart(text=said))
+
+
+def test_text_joins_the_text_at_the_end_and_nothing_else() -> None:
+    thought = Part(reasoning=ReasoningPart(text="hm, yes"))
+    assert grown(
+        Delta(reasoning="hm, "),
+        Delta(reasoning="yes"),
+        Delta(text="a"),
+        Delta(text="b"),
+        Delta(reasoning="!"),
+    ) == [thought, text("ab"), Part(reasoning=ReasoningPart(text="!"))]
+
+
+def test_a_part_is_added_at_the_end_and_text_joins_a_text_part() -> None:
+    picture = Part(image=MediaPart(url="u"))
+    assert grown(Delta(text="a"), Delta(part=text("b")), Delta(text="c"), Delta(part=picture)) == [
+        text("a"),
+        text("bc"),
+        picture,
+    ]
+
+
+def test_a_tool_call_goes_on_by_its_id_only_at_the_end() -> None:
+    found = grown(
+        call("1", '{"a', "look"), call("1", '":1}'), call("2", "{}", "see"), Delta(text="x"), call("2", "!")
+    )
+    assert [(each.tool_call.call_id, each.tool_call.arguments, each.text.text) for each in found] == [
+        ("1", '{"a":1}', ""),
+        ("2", "{}", ""),
+        ("", "", "x"),
+        ("2", "!", ""),
+    ]
+    assert found[0].tool_call.name == "look"
+
+
+def test_content_that_is_newer_than_this_client_adds_nothing() -> None:
+    assert grown(Delta(index=3)) == []
+
+
+deltas = st.one_of(
+    st.text(max_size=3).map(lambda each: Delta(text=each)),
+    st.text(max_size=3).map(lambda each: Delta(reasoning=each)),
+    st.builds(call, st.sampled_from("12"), st.text(max_size=3)),
+    st.text(max_size=3).map(lambda each: Delta(part=text(each))),
+)
+
+
+@given(st.lists(deltas, max_size=12), st.lists(deltas, max_size=12), st.booleans())
+def test_the_difference_of_two_states_makes_the_later_of_the_earlier(
+    before: list[Delta], after: list[Delta], look: bool
+) -> None:
+    whole = Accumulator(Message())
+    for each in before:
+        whole.add(each)
+        assert not look or whole.message
+    earlier = Message()
+    earlier.CopyFrom(whole.message)
+    for each in after:
+        whole.add(each)
+        assert not look or whole.message
+    added = difference(earlier, whole.message)
+    assert added is not None
+    again = Accumulator(earlier)
+    for each in added:
+        again.add(each)
+    assert again.message == whole.message
+
+
+def test_there_is_no_difference_to_what_does_not_go_on() -> None:
+    assert difference(Message(parts=[text("ab")]), Message(parts=[text("a")])) is None
+    assert difference(Message(parts=[text("a"), text("b")]), Message(parts=[text("a")])) is None
+    assert difference(Message(parts=[text("a"), text("b")]), Message(parts=[text("ax"), text("b")])) is None
+    assert difference(Message(parts=[text("a")]), Message(parts=[Part(image=MediaPart(url="u"))])) is None
+
+
+# Outgoing deltas.
+
+
+def test_what_is_not_written_yet_grows_and_what_was_written_does_not() -> None:
+    out = Outgoing()
+    out.add_text("a")
+    out.add_text("b")
+    out.add_text("c", reasoning=True)
+    assert [(each.index, each.text, each.reasoning) for each in out.take(100, 10)] == [
+        (0, "ab", ""),
+        (1, "", "c"),
+    ]
+    out.add_text("d", reasoning=True)
+    out.add_text("")
+    (delta,) = out.take(100, 10)
+    assert (delta.index, delta.reasoning) == (2, "d")
+    assert out.go_on_from(2)
+    out.add_text("e", reasoning=True)
+    assert [each.reasoning for each in out.take(100, 10)] == ["d", "e"]
+
+
+def test_long_text_is_divided() -> None:
+    out = Outgoing()
+    out.add_text("x" * (MAX_DELTA_CHARS + 1))
+    assert [len(each.text) for each in out.take(1 << 20, 10)] == [MAX_DELTA_CHARS, 1]
+
+
+def test_outgoing_deltas_are_bounded_in_number_and_bytes() -> None:
+    out = Outgoing()
+    for _ in range(MAX_UNWRITTEN_DELTAS):
+        assert not out.is_full
+        out.add_part(text("x"))
+    assert out.is_full
+    assert len(out.take(1 << 20, 10)) == 10
+    assert not out.is_full
+    for _ in range(4):
+        out.add_part(text("x" * MAX_DELTA_CHARS))
+    assert out.is_full
+    out.take(1 << 20, 1000)
+    assert not out.is_full
+    for _ in range(64):
+        out.add_part(text("x" * MAX_DELTA_CHARS))
+        out.take(1 << 20, 1000)
+    assert out.is_full, "too much is not on disk"
+    out.durable(out.next_index)
+    assert not out.is_full
+
+
+def test_what_is_forgotten_cannot_be_had_again() -> None:
+    out = Outgoing()
+    out.begin(5)
+    out.add_part(text("x"))
+    out.take(100, 1)
+    out.durable(6)
+    assert not out.go_on_from(5)
+    assert not out.go_on_from(7)
+    assert out.go_on_from(6)
+
+
+# A line, against a router that may lose what is not on disk.
+
+
+class Log:
+    """The router's side of one reply: what was taken, and how much of it is on disk."""
+
+    def __init__(self) -> None:
+        self.line = Line(OpenReply(key="k"))
+        self.whole: list[Delta] = []
+        self.on_disk = 0
+        self.state = MESSAGE_STATE_OPEN
+        self.number = 0
+        self.wire: list[Any] = []
+        self.back: list[Any] = []
+        self.said = 0
+
+    def message(self) -> Message:
+        return Message(id="r", state=self.state, next_index=len(self.whole))
+
+    # What may happen.
+
+    def write(self) -> None:
+        """The author says something, where there may be more."""
+        if self.line.message is not None and not self.line.outgoing.is_full:
+            self.line.outgoing.add_text(chr(ord("a") + self.said % 26))
+            self.said += 1
+
+    def flush(self) -> None:
+        """The writer writes a batch."""
+        if self.line.must_open:
+            self.number += 1
+            self.wire.append(self.line.open(self.number))
+            return
+        written = self.line.deltas(1 << 20, 3)
+        if written:
+            self.wire.append([Delta.FromString(each.SerializeToString()) for each in written])
+        end = self.line.end(self.number)
+        if end is not None:
+            self.wire.append(end)
+
+    def take(self) -> None:
+        """The router takes what comes next."""
+        if not self.wire:
+            return
+        match self.wire.pop(0):
+            case OpenReply():
+                self.back.append(ReplyOpened(message=self.message()))
+            case list(deltas):
+                for each in deltas:
+                    if each.index == len(self.whole) and self.state == MESSAGE_STATE_OPEN:
+                        self.whole.append(each)
+                    assert each.index <= len(self.whole)
+                self.back.append(ReplyProgress(next_index=len(self.whole), durable_index=self.on_disk))
+            case end:
+                assert end.next_index == len(self.whole)
+                self.state, self.on_disk = end.state, len(self.whole)
+                self.back.append(ReplyEnded(state=end.state))
+
+    def commit(self) -> None:
+        """All is on disk."""
+        self.on_disk = len(self.whole)
+        self.back.append(ReplyProgress(next_index=len(self.whole), durable_index=self.on_disk))
+
+    def hear(self) -> None:
+        """The worker hears what comes next."""
+        if not self.back:
+            return
+        told = self.back.pop(0)
+        if self.line.phase is Phase.AWAY:
+            return
+        match told:
+            case ReplyOpened():
+                self.line.on_opened(told)
+            case ReplyProgress():
+                self.line.on_progress(told)
+            case _:
+                self.line.on_ended(told)
+
+    def break_off(self) -> None:
+        """The stream breaks."""
+        self.wire.clear()
+        self.back.clear()
+        self.line.stream_lost()
+
+    def crash(self) -> None:
+        """The router dies: what is not on disk is gone."""
+        del self.whole[self.on_disk :]
+        self.break_off()
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["write", "write", "flush", "take", "hear", "commit", "break_off", "crash"]),
+        max_size=60,
+    )
+)
+def test_whatever_breaks_a_line_says_all_in_order_and_ends(steps: list[str]) -> None:
+    log = Log()
+    for step in steps:
+        getattr(log, step)()
+    log.line.finish(MESSAGE_STATE_COMPLETE, None)
+    for _ in range(200):
+        if log.line.is_over:
+            break
+        log.flush()
+        log.take()
+        log.hear()
+    assert log.line.failure is None
+    assert log.line.ended == MESSAGE_STATE_COMPLETE
+    said = "".join(each.text for each in log.whole)
+    assert said == "".join(chr(ord("a") + number % 26) for number in range(log.said))
+    assert [each.index for each in log.whole] == list(range(len(log.whole)))
+
+
+@pytest.mark.parametrize("told", [7, 0])
+def test_a_line_that_cannot_go_on_where_the_log_ends_has_failed(told: int) -> None:
+    line = Line(OpenReply(key="k"))
+    line.open(1)
+    line.on_opened(ReplyOpened(message=Message(id="r", state=MESSAGE_STATE_OPEN, next_index=3)))
+    line.outgoing.add_text("x")
+    line.deltas(100, 1)
+    line.on_progress(ReplyProgress(next_index=4, durable_index=4))
+    line.stream_lost()
+    line.open(1)
+    line.on_opened(ReplyOpened(message=Message(id="r", state=MESSAGE_STATE_OPEN, next_index=told)))
+    assert line.failure is not None

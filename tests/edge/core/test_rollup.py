@@ -1,0 +1,273 @@
+"""Deltas are joined in windows, given out once for all who hear alike, and never overtaken."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from edge_core_world import (
+    JSON,
+    PROTO,
+    Counting,
+    ack,
+    connected,
+    delta,
+    ended,
+    heard,
+    join,
+    leave,
+    linked_core,
+    message,
+    open_all,
+    open_message,
+    opened,
+    parsed,
+    publish,
+    send,
+    streaming,
+    tables,
+    tell,
+    topic,
+)
+from trunkline.v1 import catalogue
+from trunkline.v1.frame_pb2 import ServerFrame
+
+from edge.core.deltas import MAX_JOINED_BYTES
+from edge.core.edge import EdgeCore
+from edge.core.rollup import MAX_WAITING_BYTES
+
+
+@pytest.fixture
+def core() -> EdgeCore:
+    return linked_core()
+
+
+def test_a_delta_that_goes_on_is_its_text_and_no_more(core: EdgeCore) -> None:
+    [listener] = streaming(core, rollup_ms=0)
+    tell(core, delta(1, 0, "Hel"))
+    [frame] = parsed(b"".join(listener.pending))
+    assert frame.data == b'{"type":"delta","text":"Hel"}'
+
+
+def test_deltas_of_one_window_are_one_frame(core: EdgeCore) -> None:
+    [listener] = streaming(core)
+    for index, now in enumerate((0, 0.02, 0.04)):
+        tell(core, delta(1, index), now=now)
+        core.flush_due(now)
+        assert heard(listener) == []
+    assert core.next_due == pytest.approx(0.05)
+    core.flush_due(0.05)
+    assert heard(listener) == ["+0 1 2 "]
+    assert core.next_due is None
+    assert (core.counts.deltas_in, core.counts.delta_frames, core.counts.deltas_delivered) == (3, 1, 3)
+
+
+@pytest.mark.parametrize("begun", [0.001 * ms for ms in range(30)])
+@pytest.mark.parametrize("rollup_ms", [1, 40, 500])
+def test_a_window_ends_a_little_late_never_early(core: EdgeCore, begun: float, rollup_ms: int) -> None:
+    streaming(core, rollup_ms=rollup_ms)
+    tell(core, delta(1, 0), now=begun)
+    assert core.next_due is not None
+    assert 0.0019 <= core.next_due - begun - rollup_ms / 1000 <= 0.0121
+
+
+def test_windows_of_many_streams_end_together_and_only_they(core: EdgeCore) -> None:
+    [first, second] = [opened(core, rollup_ms=40) for _ in range(2)]
+    tell(core, topic(1, "team"), topic(2, "other"))
+    tell(core, connected(first), join(first, 1), connected(second), join(second, 2))
+    tell(core, delta(1, 0), now=0.001)
+    tell(core, delta(2, 0), now=0.007)
+    core.flush_due(0.05)
+    assert core.next_due is None
+    assert heard(first) == heard(second) == ["connected", "r@0+0 "]
+
+
+def test_without_a_window_a_delta_leaves_with_its_batch_and_what_came_together_is_joined(
+    core: EdgeCore,
+) -> None:
+    [listener] = streaming(core, rollup_ms=0)
+    tell(core, delta(1, 0), delta(1, 1))
+    assert heard(listener) == ["+0 1 "]
+    assert core.next_due is None
+
+
+def test_each_listener_has_its_own_window(core: EdgeCore) -> None:
+    [at_once] = streaming(core, rollup_ms=0)
+    slow = opened(core, PROTO, rollup_ms=40)
+    tell(core, connected(slow), send(slow, ServerFrame(message=open_message("team"))), join(slow, 1))
+    assert heard(slow) == ["connected", "message 1"]
+    tell(core, delta(1, 0))
+    tell(core, delta(1, 1))
+    assert (heard(at_once), heard(slow)) == (["+0 ", "+1 "], [])
+    core.flush_due(1)
+    assert (heard(at_once), heard(slow)) == ([], ["+0 1 "])
+
+
+def test_the_end_leaves_with_the_last_text_at_once(core: EdgeCore) -> None:
+    [listener] = streaming(core)
+    tell(core, delta(1, 0))
+    tell(core, delta(1, 1), ended(1))
+    assert heard(listener) == ["+0 1 ", "change ended"]
+    assert not tables(core)
+    assert not next(iter(core._fanout._topics.values())).open
+
+
+def test_whatever_is_published_comes_after_the_deltas_before_it(core: EdgeCore) -> None:
+    [listener] = streaming(core)
+    tell(core, delta(1, 0), publish(1, message("team", 2)), delta(1, 1))
+    assert heard(listener) == ["+0 ", "message 2"]
+    core.flush_due(1)
+    assert heard(listener) == ["+1 "]
+
+
+@pytest.mark.parametrize("names", ["a", "abc"])
+def test_whatever_is_sent_to_one_comes_after_its_deltas_and_the_others_window_goes_on(
+    core: EdgeCore, names: str
+) -> None:
+    first, *others = streaming(core, names)
+    tell(core, delta(1, 0))
+    core.received(first, b'{"type":"ping","id":"p"}')
+    assert heard(first) == ["+0 ", "pong p"]
+    tell(core, delta(1, 1), now=0.02)
+    tell(core, ack(first, "m"), now=0.03)
+    assert heard(first) == ["+1 ", "ack m"]
+    tell(core, delta(1, 2), now=0.03)
+    assert [heard(one) for one in others] == [[]] * len(others)
+    core.flush_due(1)
+    assert heard(first) == ["+2 "]
+    assert [heard(one) for one in others] == [["+0 1 2 "]] * len(others)
+
+
+def test_text_and_reasoning_are_not_joined_with_each_other_and_a_part_with_nothing(core: EdgeCore) -> None:
+    [listener] = streaming(core)
+    for index, kind in enumerate(["text", "reasoning", "reasoning", "part", "part", "text"]):
+        entry = delta(1, index)
+        if kind == "reasoning":
+            entry.publish.frame.delta.reasoning = f"{index}"
+        elif kind == "part":
+            entry.publish.frame.delta.part.tool_call.arguments = f"{index}"
+        tell(core, entry)
+    core.flush_due(1)
+    frames = [json.loads(frame.data) for frame in parsed(b"".join(listener.pending))]
+    for frame in frames:
+        assert frame.pop("type") == "delta"
+    assert frames == [
+        {"text": "0 "},
+        {"reasoning": "12"},
+        {"part": {"type": "tool_call", "arguments": "3"}},
+        {"part": {"type": "tool_call", "arguments": "4"}},
+        {"text": "5 "},
+    ]
+
+
+def test_streams_side_by_side_are_joined_each_and_named(core: EdgeCore) -> None:
+    [listener] = streaming(core)
+    for index in range(3):
+        tell(core, delta(1, index), delta(1, index, ident="s"))
+    core.flush_due(1)
+    assert heard(listener) == ["+0 1 2 ", "s@0+0 1 2 "]
+    tell(core, delta(1, 3, ident="s"), ended(1))
+    assert heard(listener) == ["+3 ", "change ended"]
+
+
+def test_the_router_may_have_joined_deltas(core: EdgeCore) -> None:
+    [listener] = streaming(core)
+    tell(core, delta(1, 0, "abc", count=3), delta(1, 3, "d"))
+    core.flush_due(1)
+    tell(core, delta(1, 4, "ef", count=2))
+    core.flush_due(2)
+    assert heard(listener) == ["+abcd", "+ef"]
+    assert (core.counts.deltas_in, core.counts.delta_frames, core.counts.deltas_delivered) == (6, 2, 6)
+
+
+def test_no_more_is_joined_than_any_client_takes_and_no_more_waits(core: EdgeCore) -> None:
+    [listener] = streaming(core)
+    text = "x" * (MAX_WAITING_BYTES // 3)
+    for index in range(3):
+        assert heard(listener) == []
+        tell(core, delta(1, index, text))
+    texts = heard(listener)
+    assert "".join(texts).replace("+", "") == text * 3
+    assert max(map(len, texts)) <= MAX_JOINED_BYTES
+    assert not tables(core)
+
+
+def test_each_form_is_made_once_for_all_who_hear_alike() -> None:
+    core, codec = linked_core(), Counting(JSON)
+    listeners = open_all(core, "abcdef", codec, rollup_ms=40)
+    tell(core, publish(1, open_message("team")))
+    late = [opened(core, codec, rollup_ms=40) for _ in range(4)]
+    for one in late:
+        tell(core, connected(one), join(one, 1))
+    for one in [*listeners, *late]:
+        one.pending.clear()
+    codec.encoded = 0
+    tell(core, delta(1, 0))
+    tell(core, delta(1, 1))
+    core.flush_due(1)
+    assert codec.encoded == 2
+    assert len({id(one.pending[0]) for one in listeners}) == 1
+    assert [heard(one) for one in listeners] == [["+0 1 "]] * 6
+    assert [heard(one) for one in late] == [["r@0+0 1 "]] * 4
+
+
+def test_who_joins_hears_what_comes_after_its_snapshot(core: EdgeCore) -> None:
+    [first] = streaming(core)
+    tell(core, delta(1, 0))
+    late = opened(core, rollup_ms=40)
+    snapshot = ServerFrame(message=open_message("team", next_index=1))
+    tell(core, connected(late), send(late, snapshot), join(late, 1), delta(1, 1))
+    core.flush_due(1)
+    assert heard(first) == ["+0 1 "]
+    assert heard(late) == ["connected", "message 1", "+1 "]
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_what_a_snapshot_for_one_holds_is_not_told_it_again(core: EdgeCore, joined: bool) -> None:
+    [first] = streaming(core)
+    late = opened(core, rollup_ms=40)
+    snapshot = send(late, ServerFrame(message=open_message("team", next_index=2)))
+    arriving = [join(late, 1), snapshot] if joined else [snapshot, join(late, 1)]
+    tell(core, connected(late), *arriving)
+    tell(core, delta(1, 0), delta(1, 1), delta(1, 2))
+    core.flush_due(1)
+    assert heard(first) == ["+0 1 2 "]
+    assert heard(late) == ["connected", "message 1", "+2 "]
+    [audience] = first.topics.values()
+    assert not audience.skips
+
+
+def test_who_leaves_has_heard_what_came_before(core: EdgeCore) -> None:
+    leaver, stayer = streaming(core, "ab")
+    tell(core, delta(1, 0))
+    tell(core, leave(leaver, 1), delta(1, 1))
+    core.flush_due(1)
+    assert (heard(leaver), heard(stayer)) == (["+0 "], ["+0 1 "])
+
+
+def test_nothing_is_left_of_those_who_are_gone(core: EdgeCore) -> None:
+    first, second = streaming(core, "ab")
+    first.lags = True
+    tell(core, delta(1, 0))
+    core.flush_due(1)
+    tell(core, delta(1, 1))
+    core.received(second, b'{"type":"ping"}')
+    [audience] = first.topics.values()
+    assert set(audience.own) == {first, second}
+    core.gone(first)
+    assert set(audience.own) == {second}
+    assert len(audience.additions) == 1
+    core.gone(second)
+    assert (audience.own, audience.listeners, tables(core)) == ({}, set(), [])
+    [known] = core._fanout._topics.values()
+    assert (known.audiences, known.open) == ({}, {})
+    core.flush_due(2)
+    assert core.next_due is None
+
+
+def test_closing_comes_after_what_waits(core: EdgeCore) -> None:
+    [listener] = streaming(core)
+    tell(core, delta(1, 0))
+    core.close(listener, catalogue.RESTARTING.refused())
+    assert heard(listener) == ["+0 ", "closing RESTARTING"]
+    assert not tables(core)

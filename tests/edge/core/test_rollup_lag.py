@@ -1,0 +1,98 @@
+"""Deltas for clients that do not read, and for clients whose edge has lost its link."""
+
+from __future__ import annotations
+
+import pytest
+from edge_core_world import (
+    delta,
+    ended,
+    heard,
+    join,
+    linked_core,
+    open_message,
+    publish,
+    streaming,
+    tell,
+    topic,
+)
+from trunkline.v1.edge_service_pb2 import RouterEntry
+
+from edge.core.connection import Connection
+from edge.core.edge import EdgeCore
+
+
+@pytest.fixture
+def core() -> EdgeCore:
+    return linked_core()
+
+
+# Slow readers
+
+
+@pytest.mark.parametrize("rollup_ms", [0, 40])
+def test_for_one_that_lags_deltas_gather_until_it_has_caught_up(core: EdgeCore, rollup_ms: int) -> None:
+    slow, fast = streaming(core, "ab", rollup_ms)
+    slow.lags = True
+    for index in range(5):
+        tell(core, delta(1, index), now=index)
+        core.flush_due(index + 0.5)
+    assert (heard(slow), heard(fast)) == ([], ["+0 ", "+1 ", "+2 ", "+3 ", "+4 "])
+    assert slow in core.dirty
+    assert core.gathered_bytes(slow) > core.gathered_bytes(fast) == 0
+    slow.lags = False
+    core.caught_up(slow)
+    assert heard(slow) == ["+0 1 2 3 4 "]
+    assert core.gathered_bytes(slow) == 0
+    tell(core, delta(1, 5), now=9)
+    core.flush_due(10)
+    assert (heard(slow), heard(fast)) == (["+5 "], ["+5 "])
+    [audience] = slow.topics.values()
+    assert (audience.own, audience.additions) == ({}, [])
+
+
+def test_what_else_must_be_written_to_one_that_lags_takes_along_what_gathered(core: EdgeCore) -> None:
+    slow, _ = streaming(core, "ab", 0)
+    slow.lags = True
+    tell(core, delta(1, 0))
+    core.received(slow, b'{"type":"ping","id":"p"}')
+    assert heard(slow) == ["+0 ", "pong p"]
+    tell(core, delta(1, 1))
+    tell(core, ended(1))
+    assert heard(slow) == ["+1 ", "change ended"]
+
+
+def test_one_that_is_closed_for_being_slow_is_not_told_what_gathered(core: EdgeCore) -> None:
+    slow, _ = streaming(core, "ab", 0)
+    slow.lags = True
+    tell(core, delta(1, 0))
+    core.close_slow(slow)
+    core.close_slow(slow)
+    assert heard(slow) == ["closing SLOW_CONSUMER"]
+    assert core.counts.slow_consumers == 1
+
+
+# A new link
+
+
+def relinked(core: EdgeCore, listeners: list[Connection], *entries: RouterEntry) -> None:
+    """The link broke and is up again; topic 1 is topic 7 now."""
+    core.link_lost()
+    core.linked()
+    tell(core, topic(7, "team"), *(join(one, 7) for one in listeners), *entries, now=1)
+
+
+def test_after_a_new_link_the_snapshot_counts(core: EdgeCore) -> None:
+    listeners = streaming(core, "ab")
+    tell(core, delta(1, 0), delta(1, 1))
+    snapshot = publish(7, open_message("team", next_index=4), replayed=True)
+    relinked(core, listeners, snapshot, delta(7, 3), delta(7, 4))
+    core.flush_due(2)
+    assert [heard(one) for one in listeners] == [["+0 1 ", "message 1", "+4 "]] * 2
+
+
+def test_what_waits_when_the_link_breaks_is_given_when_its_window_ends(core: EdgeCore) -> None:
+    [listener] = streaming(core)
+    tell(core, delta(1, 0))
+    core.link_lost()
+    core.flush_due(1)
+    assert heard(listener) == ["+0 "]

@@ -1,0 +1,88 @@
+"""What waits to be committed: in order, counted, in units, and without what an erased log is not to get."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from trunkline.v1.frame_pb2 import ReadFrame
+from trunkline.v1.message_pb2 import Change, Message
+
+from router.core import journal_queue
+from router.core.journal import Attempts, Checkpoint, Delivered, Draft, Producer, Transaction, Withdrawal
+from router.core.journal_queue import JournalQueue, Unit
+from router.core.settling import Noted
+from router.core.topics import PERSON, Position, TopicKey
+
+ALICE: TopicKey = ("t", "a", "w", PERSON, "alice")
+BOB: TopicKey = ("t", "a", "w", PERSON, "bob")
+
+
+def draft(topic: TopicKey = ALICE, **more: object) -> Draft:
+    """A draft."""
+    return Draft(topic, Message(client_id="x" * 10), **more)  # type: ignore[arg-type]
+
+
+def test_drafts_and_units_come_out_in_order_and_are_counted_out() -> None:
+    queue = JournalQueue(max_drafts=2)
+    first, reply, last = draft(), draft(), draft()
+    unit = Unit(Transaction(drafts=[reply], settled=[7], attempts=[Attempts(8, 1)]), Noted())
+    queue.add(first, 5)
+    queue.add_unit(unit)
+    assert not queue.is_full
+    queue.add(last, 5)
+    assert queue.is_full
+    assert queue.drafts == 3
+    transaction, units = queue.take()
+    assert transaction.drafts == [first, reply, last]
+    assert (transaction.settled, transaction.attempts, units) == ([7], [Attempts(8, 1)], [unit])
+    assert (queue.drafts, queue.bytes, bool(queue), queue.is_full) == (0, 0, False, False)
+    assert unit.transaction.drafts == [reply], "a unit is not changed by what it is committed with"
+
+
+def test_a_transaction_is_bounded_and_a_unit_is_not_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_queue, "MAX_BATCH_DRAFTS", 3)
+    queue = JournalQueue()
+    queue.add(draft(), 1)
+    queue.add_unit(Unit(Transaction(drafts=[draft() for _ in range(5)]), Noted()))
+    queue.add_unit(Unit(Transaction(settled=[1]), Noted()))
+    assert len(queue.take()[0].drafts) == 6
+    assert queue.take()[0].settled == [1]
+
+
+def test_an_erased_log_gets_its_messages_and_nothing_about_places_in_the_former_one() -> None:
+    queue = JournalQueue()
+    message, change, read = draft(), draft(change=Change()), draft(read=ReadFrame())
+    elsewhere = draft(BOB, change=Change())
+    for each in (message, change, read, elsewhere):
+        queue.add(each, 10)
+    for topic in (ALICE, BOB):
+        checkpoint = Checkpoint(topic, 1, Producer("p", 1))
+        delivered = Delivered(topic, "x", Position("e", 1))
+        unit = Transaction(
+            settled=[1], checkpoints=[checkpoint], withdrawn=[Withdrawal(topic, 1)], delivered=[delivered]
+        )
+        queue.add_unit(Unit(unit, Noted()))
+    assert queue.erased(ALICE) == [change, read]
+    assert (queue.drafts, queue.bytes) == (2, 20)
+    transaction, units = queue.take()
+    assert transaction.drafts == [message, elsewhere]
+    assert len(units) == 2
+    assert transaction.settled == [1, 1]
+    left: list[Any] = [*transaction.checkpoints, *transaction.withdrawn, *transaction.delivered]
+    assert [each.topic for each in left] == [BOB] * 3
+
+
+def test_who_waits_for_what_is_under_way_is_called_when_all_of_it_is_dealt_with() -> None:
+    queue = JournalQueue()
+    called: list[str] = []
+    queue.after_commit(lambda: called.append("at once"))
+    queue.take()
+    queue.after_commit(lambda: called.append("one"))
+    queue.take()
+    queue.after_commit(lambda: called.append("two"))
+    assert called == ["at once"]
+    queue.dealt_with()
+    assert called == ["at once", "one"]
+    queue.dealt_with()
+    assert called == ["at once", "one", "two"]

@@ -1,0 +1,149 @@
+"""The SQLite engine's schema: files of older versions, and how its statements find their rows."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from log_engines import ALICE, BOB, NOW_MS, append, draft, edit, hashed_key, read
+from trunkline.v1.message_pb2 import Message
+
+from router.core.journal import (
+    Attempts,
+    Backlog,
+    EntryKind,
+    GivenUp,
+    PageRequest,
+    StoredDelivery,
+    Transaction,
+    Verdict,
+)
+from router.core.topics import EMPTY, Position
+from router.log import sqlite_commit, sqlite_deliveries, sqlite_pages
+from router.log.port import LogUnavailable
+from router.log.sqlite import SqliteLog
+from router.log.sqlite_file import connect_writer
+from router.log.sqlite_statements import Select, Write
+
+EPOCH = "0123456789abc"
+
+
+def open_log(path: Path) -> SqliteLog:
+    return SqliteLog.open(path, clock=lambda: NOW_MS)
+
+
+def write_version_1(path: Path) -> list[bytes]:
+    """A file as version 1 left it, with a log of three messages; returns their bodies."""
+    bodies = []
+    for seq in (1, 2, 3):
+        message = draft(text=f"old {seq}").message
+        message.id = f"{EPOCH}-{seq}"
+        message.position.CopyFrom(Position(EPOCH, seq).to_proto())
+        message.created_at.FromMilliseconds(NOW_MS)
+        bodies.append(message.SerializeToString())
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(Path(__file__).with_name("schema_version_1.sql").read_text(encoding="utf-8"))
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("INSERT INTO topics VALUES (7, ?, ?, ?, ?, ?, ?)", (*ALICE, EPOCH))
+        for seq, body in enumerate(bodies, 1):
+            db.execute("INSERT INTO messages VALUES (7, ?, ?, 1, 'alice', ?)", (seq, NOW_MS, body))
+        for delivery_id, seq in ((41, 1), (42, 3)):
+            db.execute("INSERT INTO deliveries VALUES (?, 'acme', 'echo', 7, ?)", (delivery_id, seq))
+        for table, columns in (("recent_keys", (1, hashed_key(1))), ("idempotency", (hashed_key(2),))):
+            values = (*columns, b"d", EPOCH, len(columns), 5, NOW_MS)
+            db.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(values))})", values)
+        db.execute("PRAGMA user_version = 1")
+        db.commit()
+    return bodies
+
+
+def columns_of(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    """What a file's tables, indexes and views are made of."""
+    with closing(sqlite3.connect(path)) as db:
+        names = [name for (name,) in db.execute("SELECT name FROM sqlite_master ORDER BY name")]
+        return {name: db.execute(f"PRAGMA table_xinfo('{name}')").fetchall() for name in names}
+
+
+async def test_a_file_of_version_1_is_opened_with_all_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    bodies = write_version_1(path)
+    log = open_log(path)
+    (page,) = await log.read([PageRequest(ALICE, 9, after=EMPTY)])
+    assert page.entries == [(seq, EntryKind.MESSAGE, body) for seq, body in enumerate(bodies, 1)]
+    assert page.head == Position(EPOCH, 3)
+    assert await log.deliveries("acme", "echo", 0, 9) == [
+        StoredDelivery(41, ALICE, bodies[0], 0),
+        StoredDelivery(42, ALICE, bodies[2], 0),
+    ]
+    again = await append(log, *(draft(key=hashed_key(n), digest=b"d") for n in (1, 2)))
+    assert [(d.verdict, d.connections) for d in again] == [(Verdict.DUPLICATE, 5)] * 2
+    await log.close()
+
+
+async def test_a_file_of_version_1_takes_all_that_version_2_has(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    bodies = write_version_1(path)
+    log = open_log(path)
+    first = draft()
+    first.message.ParseFromString(bodies[0])
+    (changed, _) = await append(log, edit(first), read(ALICE, Position(EPOCH, 2)))
+    await log.append(Transaction(attempts=[Attempts(41, 2)], given_up=[GivenUp(42, 3, "no use")]))
+    await log.close()
+
+    log = open_log(path)
+    assert await log.heads([ALICE]) == [Position(EPOCH, 5)]
+    assert await log.message("acme", f"{EPOCH}-1") == changed.message.SerializeToString()
+    assert [d.attempts for d in await log.deliveries("acme", "echo", 0, 9)] == [2]
+    assert await log.backlogs("acme") == [Backlog("echo", 1, NOW_MS, 1)]
+    (new,) = await append(log, draft(BOB, deliver=True))
+    assert new.delivery_id == 43
+    assert await log.reset(ALICE) == 3
+    await log.close()
+
+
+async def test_a_file_of_version_1_becomes_what_a_new_one_is(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.db", tmp_path / "new.db"
+    write_version_1(old)
+    for path in (old, new):
+        await open_log(path).close()
+    assert columns_of(old) == columns_of(new)
+    with closing(sqlite3.connect(old)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+
+
+async def test_a_file_of_version_1_that_cannot_be_brought_up_to_date_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    write_version_1(path)
+    with closing(sqlite3.connect(path)) as db:
+        # In the way of an index, near the end.
+        db.execute("CREATE TABLE dead_letters (other INTEGER)")
+    before = columns_of(path)
+    with pytest.raises(LogUnavailable):
+        open_log(path)
+    assert columns_of(path) == before
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+        assert Message.FromString(db.execute("SELECT body FROM messages").fetchone()[0]).id == f"{EPOCH}-1"
+
+
+def statements() -> dict[str, str]:
+    """The largest form of each statement over rows."""
+    found = {}
+    for module in (sqlite_commit, sqlite_deliveries, sqlite_pages):
+        for name, value in vars(module).items():
+            if isinstance(value, Write | Select):
+                found[name] = value._texts[-1]
+    return found
+
+
+@pytest.mark.parametrize("name", statements())
+def test_statements_over_rows_find_what_is_stored_by_index(name: str, tmp_path: Path) -> None:
+    """That is: they go through their own rows, and through no table of the file."""
+    text = statements()[name]
+    with closing(connect_writer(tmp_path / "log.db")) as db:
+        plan = db.execute(f"EXPLAIN QUERY PLAN {text}", [None] * text.count("?")).fetchall()
+        tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    scanned = {row[3].split()[1] for row in plan if row[3].startswith("SCAN ")}
+    assert not scanned & {*tables, "brought"}
