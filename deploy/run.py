@@ -1,10 +1,10 @@
-"""Run Trunkline on this machine: a router, an edge and an echo agent. `make run` runs this.
+"""Run Trunkline on this machine: a router, an edge and two agents. `make run` runs this.
 
     TRUNKLINE_EDGE_LISTEN     where clients connect; 127.0.0.1:8080
     TRUNKLINE_ROUTER_LISTEN   where backends and workers connect; 127.0.0.1:50051
-    TRUNKLINE_DATA_DIR        where messages are kept, and the logs of the three; ./data
+    TRUNKLINE_DATA_DIR        where messages are kept, and the processes' own logs; ./data
 
-Every other TRUNKLINE_ variable reaches the three processes as it is. Ctrl-C or SIGTERM stops them in
+Every other TRUNKLINE_ variable reaches the processes as it is. Ctrl-C or SIGTERM stops them in
 order; a second one kills them. Should this process be killed, its guard kills them.
 """
 
@@ -33,6 +33,8 @@ ROOT = Path(__file__).resolve().parent.parent
 EDGE_LISTEN = "TRUNKLINE_EDGE_LISTEN"
 ROUTER_LISTEN = "TRUNKLINE_ROUTER_LISTEN"
 READY_TIMEOUT_S = 30
+# The agents' names, and the examples that serve them.
+AGENTS = {"echo": "echo_agent.py", "guide": "streaming_agent.py"}
 STOP_TIMEOUT_S = 15
 # A process of an earlier run, just killed, may hold its port for a moment.
 PORT_TIMEOUT_S = 1
@@ -66,7 +68,7 @@ Event = LinePrinted | Exited | StopAsked
 
 @dataclass(eq=False)
 class Child:
-    """One of the three processes. Its stderr goes to `log`; its stdout goes there too, and to `events`."""
+    """One of the processes. Its stderr goes to `log`; its stdout goes there too, and to `events`."""
 
     name: str
     command: list[str]
@@ -117,7 +119,7 @@ class Child:
 
 
 class Run:
-    """The three processes of one run, in the order in which they were started."""
+    """The processes of one run, in the order in which they were started."""
 
     def __init__(self, data: Path) -> None:
         self._data = data
@@ -231,15 +233,16 @@ def main() -> int:
 
 
 def start_all(run: Run, edge_listen: str, router_listen: str, data: Path) -> None:
-    """Start the three, each when the one before it is ready, then say what to try."""
+    """Start them, each when the one before it is ready, then say what to try."""
     tenants = os.environ.get("TRUNKLINE_TENANTS") or "demo"
-    say("Starting the router, the edge and the agent `echo`")
+    say("Starting the router, the edge, and the agents `echo` and `guide`")
     router_env = {ROUTER_LISTEN: router_listen, "TRUNKLINE_TENANTS": tenants}
     router = reachable(run.wait_for(run.start("router", ["-m", "router", "serve"], router_env), listening))
     edge_env = {EDGE_LISTEN: edge_listen, "TRUNKLINE_ROUTER": router}
     edge = reachable(run.wait_for(run.start("edge", ["-m", "edge", "serve"], edge_env), listening))
-    agent = run.start("agent", [str(ROOT / "examples" / "echo_agent.py")], {"TRUNKLINE_ROUTER": router})
-    run.wait_for(agent, lambda line: line)
+    for agent, example in AGENTS.items():
+        started = run.start(agent, [str(ROOT / "examples" / example)], {"TRUNKLINE_ROUTER": router})
+        run.wait_for(started, lambda line: line)
     say(what_to_try(edge, router, data))
 
 
@@ -251,14 +254,15 @@ def what_to_try(edge: str, router: str, data: Path) -> str:
     query = "tenant=demo&agent=echo&platform=web&conversation=person:you"
     return f"""
 Trunkline runs. Tenant `demo` is open to this machine only, without a token; nothing else is open.
-Ctrl-C stops it. Messages are kept in {shown(data)}, the logs of the three processes in {shown(data)}/logs.
+Ctrl-C stops it. Messages are kept in {shown(data)}, the processes' logs in {shown(data)}/logs.
 
     WebSocket   ws://{edge}/v1/connect?{query}
     gRPC        {router}
     health      http://{edge}/healthz
     metrics     http://{edge}/metrics
 
-In another terminal, say something as a backend does, to everybody of `demo`; or talk to the agent:
+In another terminal, say something as a backend does, to everybody of `demo`; or ask the agent `guide`
+something, or for a story (Ctrl-C stops an answer):
 
 {python} -m trunkline_client broadcast{router_option} "Tea is ready"
 {python} -m trunkline_client chat{url_option}"""

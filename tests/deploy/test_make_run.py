@@ -50,9 +50,10 @@ def pasted(line: str, *more: str) -> str:
     return done.stdout
 
 
-def test_the_last_line_printed_is_a_command_that_talks_to_the_echo_agent(tmp_path: Path) -> None:
+def test_the_last_line_printed_is_a_command_that_talks_to_an_agent(tmp_path: Path) -> None:
     with running(tmp_path) as (process, lines):
-        assert "hello" in pasted(lines[-1], "--once", "hello")
+        assert "I am the guide" in pasted(lines[-1], "--once", "hello")
+        assert "You said: hello" in pasted(lines[-1], "--agent", "echo", "--once", "hello")
         assert process.running
 
 
@@ -72,7 +73,7 @@ def test_a_signal_stops_everything_without_a_traceback_and_the_exit_code_is_0(
 ) -> None:
     with running(tmp_path) as (process, _):
         started = children(process.pid)
-        assert len(started) == 4, "router, edge, agent and guard"
+        assert len(started) == 5, "router, edge, two agents and guard"
         process.signal(number)
         assert process.wait() == 0
         assert all(ended(pid) for pid in started)
@@ -89,7 +90,7 @@ def test_killed_it_leaves_no_process_and_can_be_started_again(tmp_path: Path) ->
         process.wait()
         assert all(ended(pid) for pid in started)
     with running(tmp_path) as (process, lines):
-        assert "again" in pasted(lines[-1], "--once", "again")
+        assert "again" in pasted(lines[-1], "--agent", "echo", "--once", "again")
 
 
 @linux

@@ -7,23 +7,42 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from processes import ROOT, router_process
+from processes import ROOT, Process, edge_process, router_process
+from trunkline_client import Client, text_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 README = (ROOT / "README.md").read_text()
+BACKEND, WORKER = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_the_backend_example_runs(tmp_path: Path) -> None:
-    (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     with router_process(tmp_path) as router:
-        program = program.replace("127.0.0.1:50051", router.address)
+        program = BACKEND.replace("127.0.0.1:50051", router.address)
         done = subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=False
         )
     assert done.stderr == ""
     assert re.fullmatch(r"\w{13}-1 reached 0 connections\n", done.stdout)
+
+
+async def test_the_worker_example_answers(tmp_path: Path) -> None:
+    with router_process(tmp_path) as router, edge_process(router.address) as edge:
+        command = [sys.executable, "-c", WORKER.replace("127.0.0.1:50051", router.address)]
+        # It says nothing; what is asked before it is there waits for it.
+        with Process(command, {}, "the worker", tmp_path):
+            async with (
+                Client(
+                    f"ws://{edge.address}",
+                    tenant="demo",
+                    agent="poet",
+                    platform="web",
+                    conversation="person:ann",
+                ) as client,
+                client.ask("two words") as reply,
+            ):
+                assert text_of(await reply.whole()) == "two… words… "
 
 
 def test_every_link_leads_to_a_file() -> None:

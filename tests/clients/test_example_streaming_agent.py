@@ -1,0 +1,243 @@
+"""The example agent: what it knows by itself, and what it makes of a model's stream."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted_edge import ALICE
+from scripted_edge import message as said_by_agent
+from scripted_router import StreamSide, scripted_router
+from trunkline.v1.agent_service_pb2 import AttachResponse, Delivery
+from trunkline.v1.history_service_pb2 import ListMessagesResponse
+from trunkline.v1.message_pb2 import (
+    MESSAGE_STATE_CANCELLED,
+    MESSAGE_STATE_COMPLETE,
+    MESSAGE_STATE_FAILED,
+    ROLE_USER,
+    Author,
+    Message,
+    Part,
+    TextPart,
+)
+
+from examples import streaming_agent as example
+
+QUESTION = Message(
+    id="m1",
+    address=ALICE,
+    author=Author(role=ROLE_USER, user="alice"),
+    parts=[Part(text=TextPart(text="What is it?"))],
+)
+
+
+def event(**delta: Any) -> bytes:
+    """One event of a stream."""
+    return b"data: " + json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode() + b"\n\n"
+
+
+class ModelServer:
+    """Speaks HTTP on a real socket; each request is answered with the bytes that the test has set."""
+
+    def __init__(self) -> None:
+        self.requests: list[dict[str, Any]] = []
+        self.headers: list[str] = []
+        self.status = "200 OK"
+        #: Written one by one, each in a packet of its own.
+        self.body: list[bytes] = []
+        #: Goes on without an end after the body.
+        self.hangs = False
+        self.left = asyncio.Event()
+        self.url = ""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answers one request."""
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        self.headers.append(head)
+        length = next(
+            int(line.split(":")[1]) for line in head.lower().split("\r\n") if "content-length" in line
+        )
+        self.requests.append(json.loads(await reader.readexactly(length)))
+        writer.write(f"HTTP/1.1 {self.status}\r\ntransfer-encoding: chunked\r\n\r\n".encode())
+        for piece in self.body:
+            writer.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+            await writer.drain()
+            await asyncio.sleep(0)
+        if self.hangs:
+            await reader.read()
+            self.left.set()
+        elif self.body and self.body[-1] != b"":
+            writer.write(b"0\r\n\r\n")
+        writer.close()
+
+
+@asynccontextmanager
+async def model_server() -> AsyncIterator[ModelServer]:
+    """A model's server on a free port."""
+    model = ModelServer()
+    server = await asyncio.start_server(model.serve, "127.0.0.1", 0)
+    async with server:
+        model.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/"
+        yield model
+
+
+@asynccontextmanager
+async def agent(*arguments: str) -> AsyncIterator[StreamSide]:
+    """The example, attached; cancels it."""
+    async with scripted_router() as router:
+        router.answers["ListMessages"] = lambda _: ListMessagesResponse(
+            messages=[said_by_agent(1, "earlier")]
+        )
+        options = example.parse(["--router", router.address, "--pace-s", "0", *arguments])
+        serving = asyncio.create_task(example.serve(options))
+        try:
+            async with asyncio.timeout(10):
+                side = await router.stream()
+                hello = await side.welcome()
+                assert list(hello.agents) == ["guide"]
+                yield side
+        finally:
+            serving.cancel()
+            await asyncio.wait({serving})
+
+
+async def ask(side: StreamSide) -> None:
+    """Delivers the question."""
+    await side.write(AttachResponse(deliveries=[Delivery(delivery_id=1, attempt=1, message=QUESTION)]))
+
+
+async def answer(side: StreamSide) -> tuple[Any, list[Any]]:
+    """The end of the reply, and its deltas."""
+    await ask(side)
+    await side.opened()
+    end = await side.ended()
+    return end, [delta for each in side._unread["deltas"] for delta in each.deltas]
+
+
+def text(deltas: list[Any]) -> str:
+    return "".join(each.text for each in deltas)
+
+
+async def test_a_models_words_are_streamed_whatever_packets_they_come_in() -> None:
+    async with model_server() as model, agent("--base-url", model.url, "--api-key", "k") as side:
+        stream = (
+            b": keep alive\n\n"
+            + event(role="assistant", content="")
+            + event(reasoning_content="hm")
+            + event(content="Grüße, ")
+            + event(content="world")
+            + event(tool_calls=[{"index": 0, "id": "c", "function": {"name": "look", "arguments": '{"a'}}])
+            + event(tool_calls=[{"index": 0, "function": {"arguments": '":1}'}}])
+            + b"data: [DONE]\n\n"
+        )
+        model.body = [stream[at : at + 7] for at in range(0, len(stream), 7)]
+        end, deltas = await answer(side)
+        assert end.state == MESSAGE_STATE_COMPLETE
+        assert (text(deltas), "".join(each.reasoning for each in deltas)) == ("Grüße, world", "hm")
+        calls = [each.part.tool_call for each in deltas if each.HasField("part")]
+        assert [(each.call_id, each.name) for each in calls] == [("c", "look"), ("c", "")]
+        assert "".join(each.arguments for each in calls) == '{"a":1}'
+        assert model.requests[0] == {
+            "model": "default",
+            "stream": True,
+            "messages": [
+                {"role": "assistant", "content": "earlier"},
+                {"role": "user", "content": "What is it?"},
+            ],
+        }
+        assert "authorization: bearer k" in model.headers[0].lower()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        ("401 Unauthorized", b'{"error": {"message": "no such key"}}', "answered 401: no such key"),
+        ("500 Oops", b"<html>", "answered 500: <html>"),
+        ("503 Busy", b"{}", "answered 503"),
+        ("200 OK", event(content="so") + b'data: {"error": "overloaded"}\n\n', "failed: overloaded"),
+        ("200 OK", b"data: {\n\n", "no JSON"),
+        ("200 OK", event(content="so"), "in the middle"),
+    ],
+)
+async def test_what_goes_wrong_at_the_model_is_told_to_the_readers(
+    status: str, body: bytes, expected: str
+) -> None:
+    async with model_server() as model, agent("--base-url", model.url) as side:
+        model.status, model.body = status, [body]
+        end, _ = await answer(side)
+        assert (end.state, end.error.code) == (MESSAGE_STATE_FAILED, "MODEL_ERROR")
+        assert expected in end.error.message
+
+
+async def test_a_model_that_breaks_off_or_is_not_there_fails_the_reply() -> None:
+    async with model_server() as model, agent("--base-url", model.url) as side:
+        model.body = [event(content="so far"), b""]
+        end, deltas = await answer(side)
+        assert (end.error.code, text(deltas)) == ("MODEL_ERROR", "so far")
+    async with agent("--base-url", "http://127.0.0.1:1") as side:
+        end, _ = await answer(side)
+        assert "broke off" in end.error.message
+
+
+async def test_a_cancel_hangs_up_on_the_model() -> None:
+    async with model_server() as model, agent("--base-url", model.url) as side:
+        model.body, model.hangs = [event(content="so far")], True
+        await ask(side)
+        await side.opened()
+        await side.heard("so far")
+        await side.write(AttachResponse(cancelled=[1]))
+        assert (await side.ended()).state == MESSAGE_STATE_CANCELLED
+        await model.left.wait()
+        await side.until("settlements")
+
+
+async def test_an_answer_that_broke_off_is_gone_on_with() -> None:
+    async with model_server() as model, agent("--base-url", model.url) as side:
+        model.body = [event(content=" the rest"), b"data: [DONE]\n\n"]
+        await ask(side)
+        await side.opened("Once", next_index=4)
+        await side.heard(" the rest")
+        assert model.requests[0]["messages"][-2] == {"role": "assistant", "content": "Once"}
+        await side.ended()
+
+
+# What it knows by itself.
+
+GUIDE = example.Guide(example.ROOT, 0)
+
+
+def test_a_question_finds_its_section() -> None:
+    assert "Resume" in GUIDE.text("How do I resume after a reconnect?", "x").splitlines()[0]
+    assert "Heartbeats" in GUIDE.text("heartbeat?", "x")
+
+
+@pytest.mark.parametrize("question", ["", "hello", "?!", "Wie geht es dir", "x" * 10_000, "🙂"])
+def test_any_question_has_an_answer(question: str) -> None:
+    assert GUIDE.text(question, "x")
+    assert example.Guide(Path("/nowhere"), 0).text(question, "x")
+
+
+async def test_a_story_begun_by_another_worker_is_told_to_its_end() -> None:
+    asked = Message(id="m1", parts=[Part(text=TextPart(text="Tell me a story"))])
+    whole = GUIDE.text("Tell me a story", "m1")
+    told = [each async for each in GUIDE.answer(asked, "")]
+    assert "".join(str(each) for each in told) == whole
+    assert len(told) > 100
+    rest = [str(each) async for each in GUIDE.answer(asked, whole[:100])]
+    assert whole[:100] + "".join(rest) == whole
+    anew = [str(each) async for each in GUIDE.answer(asked, "something else")]
+    assert "".join(anew).strip() == whole
+
+
+async def test_a_story_is_streamed_and_can_be_stopped() -> None:
+    async with agent("--pace-s", "3600") as side:
+        await ask(side)
+        opening = await side.opened()
+        await side.until("deltas")
+        await side.say_ended(opening.reply, MESSAGE_STATE_CANCELLED)
+        assert (await side.until("settlements"))[0].WhichOneof("outcome") is None
