@@ -9,6 +9,7 @@ FANOUT_RATIO = 20
 ROUNDTRIPS_PER_S, ROUNDTRIP_P50_MS = 10_000, 2.0
 PUBLISHED_PER_S = 30_000
 CONNECTS_PER_S = 1_500
+DELTA_P99_MS, BYTES_PER_BYTE, RESUME_P99_MS = 100, 1.6, 50
 EDGE_IDLE_BYTES, ROUTER_IDLE_BYTES = 20 * 1024, 3 * 1024
 
 
@@ -39,6 +40,7 @@ def rows(results: dict[str, Figures]) -> list[Row]:
         "fanout": _fanout,
         "roundtrip": _roundtrip,
         "publish": _publish,
+        "streams": _streams,
         "connects": _connects,
         "idle": _idle,
     }
@@ -126,6 +128,36 @@ def _publish(figures: Figures) -> Iterator[Row]:
     keyed = figures["many_with_keys"]["accepted_per_s"]
     yield Row("durable publish, with idempotency keys", "messages/s", keyed, today, bare)
     yield Row("durable publish, unary", "messages/s", figures["unary"]["accepted_per_s"], today, bare)
+
+
+def _streams(figures: Figures) -> Iterator[Row]:
+    """Of FastAPI: latencies of what sends the least, bytes of what is usual, the text so far each time."""
+    labels = {"bridge_json": "JSON", "bridge_proto": "protobuf"}
+    today = delta_p99_ms(figures["fastapi_delta"]["streams"])
+    for name, label in labels.items():
+        p99 = delta_p99_ms(figures[name]["rollup_0"])
+        goal, met = f"≤ {DELTA_P99_MS} ms", p99 <= DELTA_P99_MS
+        what = f"streamed deltas, p99 without roll-up, {label}"
+        yield Row(what, "ms", p99, today, None, goal, met, less_is_better=True)
+    today = figures["fastapi_whole"]["streams"]["bytes_per_byte"]
+    for name, label in labels.items():
+        used = figures[name]["rollup_40"]["bytes_per_byte"]
+        goal, met = f"≤ {BYTES_PER_BYTE:g}", used <= BYTES_PER_BYTE
+        what = f"streamed deltas, bytes per byte of text, {label}"
+        yield Row(what, "", used, today, None, goal, met, less_is_better=True)
+    for name, label in labels.items():
+        p99 = figures[name]["resume"]["latency"]["p99_ms"]
+        what = f"resume of {figures['held_bytes'] // 1024} KiB half-said, p99, {label}"
+        yield Row(what, "ms", p99, None, None, f"≤ {RESUME_P99_MS} ms", p99 <= RESUME_P99_MS)
+    phases = [figures[name][phase] for name in labels for phase in ("rollup_0", "rollup_40", "resume")]
+    wrong = sum(sum(phase["wrong"].values()) for phase in phases)
+    what = "streamed replies lost, repeated, out of order, or not ended once"
+    yield Row(what, "", wrong, goal="0", met=wrong == 0)
+
+
+def delta_p99_ms(phase: Figures) -> float:
+    """From when a delta was due: the worse of replies to one listener and of the one to many."""
+    return max(float(phase[who]["latency_from_due"]["p99_ms"]) for who in ("one", "many"))
 
 
 def _connects(figures: Figures) -> Iterator[Row]:

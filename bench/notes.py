@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from bench.scale import Figures
 
-GENERATORS = ("listeners", "publisher", "talkers", "posters")
+GENERATORS = ("listeners", "publisher", "talkers", "posters", "producer", "followers", "resumers")
 GENERATOR_LIMIT_PERCENT = 85.0
 """A generator has one thread; one that uses this much of a core is taken for the limit."""
 DISTURBED_PERCENT = 20.0

@@ -8,7 +8,7 @@ from rich.table import Table
 from bench.goals import Row, rows
 from bench.notes import notes
 from bench.scale import Figures
-from bench.systems import SYSTEMS
+from bench.systems import BRIDGES, STREAMING_TODAY, SYSTEMS
 
 HEADINGS = ("measured", "Trunkline", "FastAPI", "bare library", "× FastAPI", "goal", "")
 
@@ -54,6 +54,8 @@ def markdown(loaded: dict[str, Any], results: dict[str, Figures]) -> str:
         text += ["## Round trip", "", *_roundtrip(results["roundtrip"]), ""]
     if "publish" in results:
         text += ["## Durable publish", "", *_publish(results["publish"]), ""]
+    if "streams" in results:
+        text += ["## Streamed replies", "", *_streams(results["streams"]), ""]
     if found := notes(results):
         text += ["## Notes of the run", "", *[f"- {note}" for note in found], ""]
     return "\n".join(text)
@@ -143,3 +145,57 @@ def _publish(figures: Figures) -> list[str]:
         for name, label in labels.items()
     ]
     return _markdown_table(["", "messages/s", "p50 ms", "p99 ms", "p99.9 ms"], lines)
+
+
+def _streams(figures: Figures) -> list[str]:
+    phases = [
+        (f"{system.label}, roll-up {name.partition('_')[2]} ms", phase)
+        for system in BRIDGES
+        for name, phase in figures[system.name].items()
+        if name.startswith("rollup_")
+    ]
+    phases += [(system.label, figures[system.name]["streams"]) for system in STREAMING_TODAY]
+    lines = [
+        [
+            label,
+            f"{phase['handed_share']:.0%}",
+            f"{phase['frames_per_s']:,.0f}",
+            f"{phase['bytes_per_byte']:.2f}",
+            f"{phase['bytes_per_byte_with_ends']:.2f}",
+            *(_delays(phase[who]["latency"]) for who in ("one", "many")),
+            *(_delays(phase[who]["latency_from_due"]) for who in ("one", "many")),
+            _by_name(phase["cpu_percent"]),
+        ]
+        for label, phase in phases
+    ]
+    said = (
+        f"{figures['replies']:,} replies to one listener each and one to {figures['listeners']:,}, "
+        f"{figures['deltas_per_s']} deltas a second of 20 bytes in each. "
+        "Delays are p50 / p99 / max in ms."
+    )
+    shown = _markdown_table(
+        [
+            "",
+            "handed over in time",
+            "frames/s",
+            "bytes per byte of text",
+            "with opening and end",
+            "hand-over → read, one",
+            "group",
+            "due → read, one",
+            "group",
+            "CPU, % of a core",
+        ],
+        lines,
+    )
+    resumed = "; ".join(
+        f"{system.label}: {_delays(figures[system.name]['resume']['latency'])}" for system in BRIDGES
+    )
+    size = f"{figures['held_bytes'] // 1024} KiB"
+    after = f"Resume of a reply that has come to {size}, p50 / p99 / max in ms: {resumed}."
+    return [said, "", *shown, "", after]
+
+
+def _delays(latency: dict[str, float]) -> str:
+    """Empty where nothing came."""
+    return " / ".join(f"{latency[name]:,.1f}" for name in ("p50_ms", "p99_ms", "max_ms") if name in latency)

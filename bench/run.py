@@ -16,12 +16,13 @@ from bench.notes import notes
 from bench.processes import ROOT, ChildError
 from bench.report import markdown, table
 from bench.scale import QUICK, Figures, Scale
-from bench.scenarios import connects, fanout, idle, publish, roundtrip
+from bench.scenarios import connects, fanout, idle, publish, roundtrip, streams
 
 SCENARIOS: dict[str, Any] = {
     "fanout": fanout,
     "roundtrip": roundtrip,
     "publish": publish,
+    "streams": streams,
     "connects": connects,
     "idle": idle,
 }

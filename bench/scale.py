@@ -22,6 +22,9 @@ class Scale:
     publish_s: float = 5.0
     connects: int = 2000
     idle: int = 5000
+    streams: int = 500
+    stream_s: float = 8.0
+    resumes: int = 200
 
 
 QUICK = Scale(
@@ -33,4 +36,6 @@ QUICK = Scale(
     publish_s=1.5,
     connects=1000,
     idle=2000,
+    stream_s=3.0,
+    resumes=50,
 )

@@ -40,7 +40,13 @@ BRIDGE = System("bridge_json", "Trunkline, JSON", JSON)
 BRIDGE_PROTO = System("bridge_proto", "Trunkline, protobuf", PROTO)
 FASTAPI = System("fastapi", "FastAPI connection manager")
 WEBSOCKETS = System("websockets", "bare websockets")
-SYSTEMS = (BRIDGE, BRIDGE_PROTO, FASTAPI, WEBSOCKETS)
+BRIDGES = (BRIDGE, BRIDGE_PROTO)
+SYSTEMS = (*BRIDGES, FASTAPI, WEBSOCKETS)
+STREAMING_TODAY = (
+    System("fastapi_delta", "FastAPI, what is new"),
+    System("fastapi_whole", "FastAPI, the text so far"),
+)
+"""How streamed replies are sent without a bridge; the encoding is the name's second half."""
 
 
 @dataclass(frozen=True, slots=True)

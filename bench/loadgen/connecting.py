@@ -29,15 +29,18 @@ class Opened:
     """What became of the attempts."""
 
     sockets: list[socket.socket] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    """Of the connections in `sockets`."""
     refusals: list[str] = field(default_factory=list)
     elapsed_s: float = 0.0
     latencies: Latencies = field(default_factory=Latencies)
 
 
 class _Attempt:
-    __slots__ = ("received", "request", "sock", "started_ns")
+    __slots__ = ("number", "received", "request", "sock", "started_ns")
 
     def __init__(self, door: Door, number: int) -> None:
+        self.number = number
         self.sock = socket.socket()
         self.sock.setblocking(False)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -87,6 +90,7 @@ def open_all(door: Door, count: int, at_a_time: int, first: int = 0) -> Opened:
                     continue
                 opened.latencies.add_ns(time.monotonic_ns() - attempt.started_ns)
                 opened.sockets.append(attempt.sock)
+                opened.numbers.append(attempt.number)
                 poller.unregister(fd)
             except OSError as refusal:
                 opened.refusals.append(str(refusal))

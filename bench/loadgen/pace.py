@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from collections.abc import AsyncIterator
 
 
 class Pace:
@@ -60,3 +61,16 @@ class Alarm:
             self._set.clear()
             time.sleep(self._wait_s)
             self._loop.call_soon_threadsafe(self._rung.set)
+
+
+async def whenever_due(pace: Pace, end_ns: int, at_most: int) -> AsyncIterator[range]:
+    """The numbers that are due, each time that there are some; no more once the time is over."""
+    alarm = Alarm()
+    try:
+        while pace.given < pace.total and (now := time.monotonic_ns()) < end_ns:
+            if due := pace.take(now, at_most):
+                yield due
+            else:
+                await alarm.wait(pace.wait_s(now))
+    finally:
+        alarm.stop()

@@ -1,9 +1,11 @@
 """Open loops, and the mark by which a text says when it was due."""
 
+import time
+
 from trunkline.v1 import address_pb2, frame_pb2, message_pb2
 
 from bench.loadgen.chat_frames import JSON, PROTO, closing_reason, is_answer, is_closing, is_refusal, said
-from bench.loadgen.pace import Pace
+from bench.loadgen.pace import Pace, whenever_due
 from bench.loadgen.text import LENGTH, chat_text, mark_of
 from bench.loadgen.verify import breaks, seq_of
 from bench.loadgen.ws import next_frame
@@ -26,6 +28,23 @@ def test_pace_gives_each_number_once_when_it_is_due() -> None:
 def test_pace_counts_from_when_a_number_was_due() -> None:
     """A late sender does not move the time from which latency counts."""
     assert Pace(rate=250, seconds=1, start_ns=7).due_ns(3) == 7 + 12 * MS
+
+
+async def test_all_numbers_come_when_they_are_due() -> None:
+    """Each once, in order, and none before its time."""
+    pace = Pace(rate=500, seconds=0.02, start_ns=time.monotonic_ns())
+    given: list[int] = []
+    async for due in whenever_due(pace, pace.start_ns + 10**10, at_most=3):
+        assert pace.due_ns(due[-1]) <= time.monotonic_ns()
+        assert len(due) <= 3
+        given += due
+    assert given == list(range(10))
+
+
+async def test_nothing_is_given_once_the_time_is_over() -> None:
+    """What is due by then and was not asked for is not made up for."""
+    pace = Pace(rate=1000, seconds=1, start_ns=time.monotonic_ns() - 10**9)
+    assert [due async for due in whenever_due(pace, pace.start_ns, at_most=3)] == []
 
 
 def test_text_carries_its_mark_in_every_encoding() -> None:

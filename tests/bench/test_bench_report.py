@@ -48,6 +48,37 @@ def test_fanout_goal_is_a_ratio_of_the_same_run(bridge: float, met: bool) -> Non
     assert first.times == pytest.approx(bridge / 100_000)
 
 
+def streams(**changed: float) -> dict[str, object]:
+    """Results of streamed replies that meet all goals by a hair, but for what is `changed`."""
+    given = {"one_ms": 100.0, "many_ms": 100.0, "used": 1.6, "resume_ms": 50.0, "lost": 0} | changed
+
+    def phase(used: float) -> dict[str, object]:
+        delays = {who: {"latency_from_due": {"p99_ms": given[f"{who}_ms"]}} for who in ("one", "many")}
+        return {**delays, "bytes_per_byte": used, "wrong": {"wrong_texts": given["lost"]}}
+
+    resume = {"latency": {"p99_ms": given["resume_ms"]}, "wrong": {}}
+    bridge = {"rollup_0": phase(2.4), "rollup_40": phase(given["used"]), "resume": resume}
+    fastapi = {"fastapi_delta": {"streams": phase(2.5)}, "fastapi_whole": {"streams": phase(80.0)}}
+    return {"held_bytes": 102400, "bridge_json": bridge, "bridge_proto": bridge, **fastapi}
+
+
+def test_streams_meet_their_goals_by_a_hair() -> None:
+    """All that are on the line are met; bytes are held against the whole text in each frame."""
+    found = rows({"streams": streams()})
+    assert [row.met for row in found] == [True] * 7
+    assert found[2].times == pytest.approx(50)
+
+
+@pytest.mark.parametrize(
+    ("changed", "missed"),
+    [("one_ms", 2), ("many_ms", 2), ("used", 2), ("resume_ms", 2), ("lost", 1)],
+)
+def test_each_goal_of_streams_can_be_missed(changed: str, missed: int) -> None:
+    """In both encodings; the worse of one listener and of many counts."""
+    found = rows({"streams": streams(**{changed: 101.0})})
+    assert sum(row.met is False for row in found) == missed
+
+
 def test_less_is_better_turns_the_ratio_round() -> None:
     """Half the latency is two times as good."""
     assert Row("latency", "ms", 1.0, 2.0, less_is_better=True).times == 2.0

@@ -1,0 +1,86 @@
+"""Streamed answers as they are sent today: a FastAPI connection manager with rooms, under uvicorn.
+
+Each chunk is a JSON frame with the whole text so far, or with what is new of it alone. Whoever writes
+the answers is part of the process and stores nothing: the most favourable place for it.
+"""
+
+import asyncio
+import functools
+import socket
+from collections import defaultdict
+
+import uvicorn
+import uvloop
+from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+
+from bench.control import Answer, obey, say
+from bench.loadgen.reply_frames import chunk
+from bench.loadgen.saying import Saying
+
+
+class ConnectionManager:
+    """The classic one, with a list for each room."""
+
+    def __init__(self) -> None:
+        self.rooms: dict[str, list[WebSocket]] = defaultdict(list)
+
+    async def connect(self, websocket: WebSocket, room: str) -> None:
+        """Accepts a connection and adds it to the room's list."""
+        await websocket.accept()
+        self.rooms[room].append(websocket)
+
+    def disconnect(self, websocket: WebSocket, room: str) -> None:
+        """Takes a connection off the list."""
+        self.rooms[room].remove(websocket)
+
+    async def broadcast(self, room: str, message: str) -> None:
+        """Sends a text to everybody in the room, one after the other."""
+        for connection in self.rooms[room]:
+            await connection.send_text(message)
+
+
+def application(manager: ConnectionManager) -> FastAPI:
+    """The application around a manager."""
+    app = FastAPI()
+
+    @app.websocket("/rooms/{room}")
+    async def join(websocket: WebSocket, room: str) -> None:
+        await manager.connect(websocket, room)
+        try:
+            while True:
+                await websocket.receive_text()
+        except WebSocketDisconnect:
+            manager.disconnect(websocket, room)
+
+    return app
+
+
+async def stream(manager: ConnectionManager, persons: int, group: str, seconds: float, whole: bool) -> Answer:
+    """What `bench.loadgen.producer` does on the bridge; `whole` sends the text so far in every chunk."""
+    rooms = [*map(str, range(persons)), group]
+    saying = Saying(persons + 1, seconds)
+    async for due in saying.rounds(most_ticks=1):
+        for reply, _, text in due:
+            said = saying.script.text(reply) if whole else text
+            await manager.broadcast(rooms[reply], chunk(said))
+        await asyncio.sleep(0)
+    for room in rooms:
+        await manager.broadcast(room, chunk("", is_final=True))
+    return {**saying.answer(), "refused": {}, "not_ended_once": 0}
+
+
+async def main() -> None:
+    """Serves until standard input ends."""
+    manager = ConnectionManager()
+    listening = socket.create_server(("127.0.0.1", 0), backlog=4096)
+    config = uvicorn.Config(application(manager), log_level="warning", access_log=False)
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    say(listening=f"127.0.0.1:{listening.getsockname()[1]}")
+    await obey({"stream": functools.partial(stream, manager)})
+    server.should_exit = True
+    await serving
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

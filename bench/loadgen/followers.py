@@ -1,0 +1,149 @@
+"""Those who read streamed replies, as a process: opens connections and keeps what each one receives.
+
+One thread, one poller, one buffer for all sockets, and nothing is looked at before the end: it shares
+the cores with what it measures. Orders: `open` · `finish` (checks everything, and closes).
+"""
+
+import json
+import resource
+import select
+import socket
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+from bench.control import Answer, say
+from bench.loadgen.connecting import Door, open_all
+from bench.loadgen.followed import Followed
+from bench.loadgen.transcript import Transcript
+from bench.loadgen.ws import CLOSE, client_frame
+
+BUFFER_BYTES = 256 * 1024
+QUIET_S = 0.5
+DRAINED_WITHIN_S = 60.0
+
+
+class Follower:
+    """One listener and the number of the reply that it is to hear."""
+
+    __slots__ = ("reply", "sock", "transcript")
+
+    def __init__(self, sock: socket.socket, reply: int, encoding: str) -> None:
+        self.sock = sock
+        self.reply = reply
+        self.transcript = Transcript(encoding)
+
+
+class Followers:
+    """All listeners of this process."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._poller = select.epoll()
+        self._poller.register(sys.stdin.fileno(), select.EPOLLIN)
+        self._by_fd: dict[int, Follower] = {}
+        self._gone: Counter[str] = Counter()
+        self._view = memoryview(bytearray(BUFFER_BYTES))
+        self._last_ns = 0
+
+    def serve(self) -> None:
+        """Carries out orders until standard input ends; receives all the while."""
+        while self._receive(None):
+            line = sys.stdin.readline()
+            if not line:
+                return
+            order: dict[str, Any] = json.loads(line)
+            say(**getattr(self, order.pop("do"))(**order))
+
+    def open(self, door: dict[str, Any], encoding: str, count: int, reply: int | None = None) -> Answer:
+        """Opens connections: all to hear one reply, or each the reply that has its own number."""
+        opened = open_all(Door(port=self._port, **door), count, at_a_time=100)
+        for number, sock in zip(opened.numbers, opened.sockets, strict=True):
+            heard = number if reply is None else reply
+            self._by_fd[sock.fileno()] = Follower(sock, heard, encoding)
+            self._poller.register(sock.fileno(), select.EPOLLIN)
+        return {"opened": len(opened.sockets), "refusals": opened.refusals[:3]}
+
+    def finish(self, start_ns: int, digests: list[str]) -> Answer:
+        """Waits until everybody has their end, or some time has passed; tells what came, and closes."""
+        deadline = time.monotonic() + DRAINED_WITHIN_S
+        waiting = list(self._by_fd.values())
+        while waiting and time.monotonic() < deadline:
+            while self._received_lately():
+                pass
+            for follower in waiting:
+                follower.transcript.follow()
+            waiting = [one for one in waiting if not one.transcript.frames["end"] and one.sock.fileno() >= 0]
+        one, many = Followed(start_ns, digests), Followed(start_ns, digests)
+        for follower in self._by_fd.values():
+            followed = many if follower.reply == len(digests) - 1 else one
+            followed.add(follower.transcript, follower.reply)
+        found = {"one": one.figures(), "many": many.figures(), "last_ns": self._last_ns}
+        gone = dict(self._gone)
+        self._close()
+        return {**found, "gone": gone}
+
+    def _received_lately(self) -> bool:
+        before = self._last_ns
+        quiet_from = time.monotonic() + QUIET_S
+        while time.monotonic() < quiet_from:
+            self._receive(0.05)
+        return self._last_ns != before
+
+    def _close(self) -> None:
+        """Closes all connections, each with a close frame."""
+        goodbye = client_frame(b"\x03\xe8", CLOSE)
+        for follower in self._by_fd.values():
+            try:
+                follower.sock.send(goodbye)
+            except OSError:
+                self._gone["could not say goodbye"] += 1
+            follower.sock.close()
+        self._by_fd.clear()
+        self._gone.clear()
+
+    def _receive(self, timeout_s: float | None) -> bool:
+        """Receives until an order comes (True) or the time is over (False)."""
+        stdin, view, by_fd = sys.stdin.fileno(), self._view, self._by_fd
+        clock = time.monotonic_ns
+        while events := self._poller.poll(timeout_s):
+            ordered = False
+            for fd, _ in events:
+                if fd == stdin:
+                    ordered = True
+                    continue
+                follower = by_fd[fd]
+                try:
+                    size = follower.sock.recv_into(view)
+                except OSError as fault:
+                    self._drop(follower, fd, str(fault))
+                    continue
+                if not size:
+                    self._drop(follower, fd, "closed by the server")
+                    continue
+                self._last_ns = now = clock()
+                follower.transcript.take(view[:size], now)
+            if timeout_s is not None:
+                return False
+            if ordered:
+                return True
+        return False
+
+    def _drop(self, follower: Follower, fd: int, fault: str) -> None:
+        """The socket is gone; what it received still counts."""
+        self._gone[fault] += 1
+        self._poller.unregister(fd)
+        follower.sock.close()
+
+
+def main(port: int) -> None:
+    """Raises the limit of open files and serves."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    say(ready=True)
+    Followers(port).serve()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
