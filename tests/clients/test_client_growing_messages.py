@@ -20,6 +20,7 @@ from trunkline.v1.message_pb2 import (
     ToolCallPart,
 )
 from trunkline_client.accumulate import Accumulator, difference
+from trunkline_client.errors import Fenced
 from trunkline_client.line import Line, Phase
 from trunkline_client.outgoing import MAX_DELTA_CHARS, MAX_UNWRITTEN_DELTAS, Outgoing
 
@@ -180,7 +181,8 @@ class Log:
     """The router's side of one reply: what was taken, and how much of it is on disk."""
 
     def __init__(self) -> None:
-        self.line = Line(OpenReply(key="k"))
+        self.author = Message(id="r")
+        self.line = Line(OpenReply(key="k"), lambda: self.author)
         self.whole: list[Delta] = []
         self.on_disk = 0
         self.state = MESSAGE_STATE_OPEN
@@ -190,14 +192,21 @@ class Log:
         self.said = 0
 
     def message(self) -> Message:
-        return Message(id="r", state=self.state, next_index=len(self.whole))
+        found = Accumulator(Message(id="r", state=self.state, next_index=len(self.whole)))
+        for each in self.whole:
+            found.add(each)
+        return found.message
 
     # What may happen.
 
     def write(self) -> None:
         """The author says something, where there may be more."""
         if self.line.message is not None and not self.line.outgoing.is_full:
-            self.line.outgoing.add_text(chr(ord("a") + self.said % 26))
+            letter = chr(ord("a") + self.said % 26)
+            self.line.outgoing.add_text(letter)
+            accumulated = Accumulator(self.author)
+            accumulated.add(Delta(text=letter))
+            self.author = accumulated.message
             self.said += 1
 
     def flush(self) -> None:
@@ -251,6 +260,13 @@ class Log:
             case _:
                 self.line.on_ended(told)
 
+    def divide(self) -> None:
+        """While it was away, another worker said the same, divided otherwise."""
+        if self.line.phase is Phase.AWAY and self.state == MESSAGE_STATE_OPEN:
+            letters = "".join(each.text for each in self.whole)
+            self.whole = [Delta(index=number, text=each) for number, each in enumerate(letters)]
+            self.on_disk = len(self.whole)
+
     def break_off(self) -> None:
         """The stream breaks."""
         self.wire.clear()
@@ -266,7 +282,9 @@ class Log:
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(
-        st.sampled_from(["write", "write", "flush", "take", "hear", "commit", "break_off", "crash"]),
+        st.sampled_from(
+            ["write", "write", "flush", "take", "hear", "commit", "break_off", "crash", "divide"]
+        ),
         max_size=60,
     )
 )
@@ -288,15 +306,15 @@ def test_whatever_breaks_a_line_says_all_in_order_and_ends(steps: list[str]) -> 
     assert [each.index for each in log.whole] == list(range(len(log.whole)))
 
 
-@pytest.mark.parametrize("told", [7, 0])
-def test_a_line_that_cannot_go_on_where_the_log_ends_has_failed(told: int) -> None:
-    line = Line(OpenReply(key="k"))
+@pytest.mark.parametrize("told", ["other words", "abc and more"])
+def test_a_line_to_which_somebody_else_has_added_has_failed(told: str) -> None:
+    line = Line(OpenReply(key="k"), lambda: Message(id="r", parts=[text("abc")]))
     line.open(1)
-    line.on_opened(ReplyOpened(message=Message(id="r", state=MESSAGE_STATE_OPEN, next_index=3)))
-    line.outgoing.add_text("x")
+    line.on_opened(ReplyOpened(message=Message(id="r", state=MESSAGE_STATE_OPEN)))
+    line.outgoing.add_text("abc")
     line.deltas(100, 1)
-    line.on_progress(ReplyProgress(next_index=4, durable_index=4))
     line.stream_lost()
     line.open(1)
-    line.on_opened(ReplyOpened(message=Message(id="r", state=MESSAGE_STATE_OPEN, next_index=told)))
-    assert line.failure is not None
+    there = Message(id="r", state=MESSAGE_STATE_OPEN, next_index=1, parts=[text(told)])
+    line.on_opened(ReplyOpened(message=there))
+    assert isinstance(line.failure, Fenced)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 
 from trunkline.v1.agent_service_pb2 import EndReply, OpenReply, ReplyEnded, ReplyOpened, ReplyProgress
 from trunkline.v1.error_pb2 import Error
 from trunkline.v1.message_pb2 import (
     MESSAGE_STATE_CANCELLED,
+    MESSAGE_STATE_COMPLETE,
     MESSAGE_STATE_EXPIRED,
+    MESSAGE_STATE_FAILED,
     MESSAGE_STATE_OPEN,
     MESSAGE_STATE_UNSPECIFIED,
     Delta,
@@ -16,6 +19,7 @@ from trunkline.v1.message_pb2 import (
     MessageState,
 )
 
+from trunkline_client.accumulate import difference
 from trunkline_client.errors import (
     AlreadyAnswered,
     Fenced,
@@ -25,6 +29,9 @@ from trunkline_client.errors import (
     TrunklineError,
 )
 from trunkline_client.outgoing import Outgoing
+
+#: What was written cannot be added, however often it is tried; what is there can be ended.
+_REFUSED_FOR_GOOD = frozenset({"MESSAGE_TOO_LARGE", "INVALID_ARGUMENT"})
 
 _FENCED = frozenset({"PRODUCER_FENCED", "DELIVERY_NOT_HELD"})
 
@@ -49,8 +56,10 @@ class Line:
     `deltas` and `end` give. It is over once `ended` or `failure` is set.
     """
 
-    def __init__(self, request: OpenReply) -> None:
+    def __init__(self, request: OpenReply, said: Callable[[], Message]) -> None:
+        """`said` is the message with all that was ever added to `outgoing`, and what was there before."""
         self.outgoing = Outgoing()
+        self._said = said
         self.phase = Phase.AWAY
         #: As it was when it was first opened.
         self.message: Message | None = None
@@ -161,16 +170,20 @@ class Line:
                 self.failure = AlreadyAnswered(message)
 
     def _opened_again(self, message: Message) -> None:
+        """Go on from what the log holds, and not from its number of deltas: another worker may have had
+        the reply meanwhile, and divided the same words otherwise, or said other ones."""
         if message.state != MESSAGE_STATE_OPEN:
             self._over(message.state)
-        elif self.outgoing.go_on_from(message.next_index):
-            self.phase = Phase.OPEN
-        elif message.next_index > self.outgoing.next_index:
+            return
+        said = self._said()
+        # Its author has yet to hear that it was opened at all.
+        mine = said if said.id == message.id else self.message
+        missing = difference(message, mine or Message())
+        if missing is None:
             self.failure = Fenced(f"Somebody else has added to message {message.id}")
-        else:
-            self.failure = Refused(
-                "DELTA_GAP", f"Message {message.id} has lost what was on disk, and cannot be gone on with"
-            )
+            return
+        self.outgoing.begin_again(message.next_index, [] if self.refusal else missing)
+        self.phase = Phase.OPEN
 
     def on_progress(self, told: ReplyProgress) -> None:
         """It has come so far."""
@@ -181,11 +194,21 @@ class Line:
         if isinstance(refusal, Refused) and refusal.code == "DELTA_GAP":
             if self.phase is not Phase.OPENING and self.outgoing.go_on_from(told.next_index):
                 self.phase = Phase.OPEN
-        elif isinstance(refusal, Refused) and refusal.code == "MESSAGE_TOO_LARGE":
+        elif isinstance(refusal, Refused) and refusal.code in _REFUSED_FOR_GOOD:
             self.refusal = refusal
             self.outgoing.drop_unwritten()
+            self._end_otherwise(refusal)
         else:
             self.failure = refusal
+
+    def _end_otherwise(self, refusal: Refused) -> None:
+        """It cannot become complete, should that have been asked for already."""
+        if self._end is None or self._end.state != MESSAGE_STATE_COMPLETE:
+            return
+        error = Error(code=refusal.code, message=refusal.message)
+        self._end = EndReply(state=MESSAGE_STATE_FAILED, error=error)
+        if self.phase in (Phase.ENDING, Phase.END_REFUSED):
+            self.phase = Phase.OPEN
 
     def on_ended(self, told: ReplyEnded) -> None:
         """It has ended, or an end was refused."""

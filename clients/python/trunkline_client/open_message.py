@@ -16,7 +16,9 @@ from trunkline.v1.broadcast_service_pb2_grpc import BroadcastServiceStub
 from trunkline.v1.error_pb2 import Error
 from trunkline.v1.message_pb2 import (
     MESSAGE_STATE_CANCELLED,
+    MESSAGE_STATE_COMPLETE,
     MESSAGE_STATE_EXPIRED,
+    MESSAGE_STATE_FAILED,
     MESSAGE_STATE_OPEN,
     Message,
     MessageState,
@@ -34,7 +36,7 @@ from trunkline_client.errors import (
     TrunklineError,
 )
 from trunkline_client.outgoing import Outgoing
-from trunkline_client.speaking import OnCancel, Speech
+from trunkline_client.speaking import OnCancel, Speech, error_of
 
 T = TypeVar("T")
 
@@ -70,6 +72,8 @@ class OpenMessage(Speech):
         self._backoff = Backoff(timing.random)
         self._deltas = Outgoing()
         self._over: TrunklineError | None = None
+        #: Why nothing more can be added, though it can still be ended.
+        self._refusal: Refused | None = None
         self._epoch = 0
         #: How often something is to be said.
         self._renew_s = 0.0
@@ -109,6 +113,8 @@ class OpenMessage(Speech):
     async def _end(self, state: MessageState.ValueType, error: Error | None) -> None:
         self._end_soon(state, error)
         await self._until(lambda: self._ended)
+        if self._refusal is not None and state == MESSAGE_STATE_COMPLETE:
+            raise self._refusal  # of what was written last, after the block had asked for its end
 
     def _end_soon(self, state: MessageState.ValueType, error: Error | None) -> None:
         if self._ending is None:
@@ -201,8 +207,14 @@ class OpenMessage(Speech):
             self._end_by_others(message_id, await self._state(message_id))
         elif refusal.code == "PRODUCER_FENCED":
             self._fail(Fenced(refusal.message))
-        elif refusal.code == "MESSAGE_TOO_LARGE":
+        elif refusal.code == "MESSAGE_TOO_LARGE" or (
+            refusal.code == "INVALID_ARGUMENT" and self._refusal is None
+        ):
             self._deltas.drop_unwritten()
+            self._refusal = refusal
+            if self._ending is not None and self._ending.state == MESSAGE_STATE_COMPLETE:
+                # It cannot become that.
+                self._ending = EndMessageRequest(state=MESSAGE_STATE_FAILED, error=error_of(refusal))
             self.interrupt(refusal)
         elif refusal.retryable:
             self._deltas.go_on_from_first_kept()

@@ -65,6 +65,13 @@ def after(delivery: Delivery, error: BaseException, *, told: bool) -> Settlement
     return settlement
 
 
+def again(delivery: Delivery, after_s: float, reason: str) -> Settlement:
+    """The settlement that asks for another attempt."""
+    settlement = Settlement(delivery_id=delivery.delivery_id)
+    _retry(settlement, after_s, reason)
+    return settlement
+
+
 def is_failure(error: BaseException) -> bool:
     """Whether an error is none of those that say what is to become of a delivery."""
     return not isinstance(error, (Fenced, ReplyCancelled, AlreadyAnswered, RetryLater, Reject))

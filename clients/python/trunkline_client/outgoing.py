@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from trunkline.v1.message_pb2 import Delta, Part
 
 #: Beyond either, whoever writes waits until some are written.
@@ -51,6 +53,18 @@ class Outgoing:
     def begin(self, next_index: int) -> None:
         """Goes on from what the log holds; before anything is added."""
         self.next_index = self._unwritten = self._sealed = next_index
+
+    def begin_again(self, next_index: int, deltas: Iterable[Delta]) -> None:
+        """Goes on from what the log holds with these, in place of all that is kept."""
+        self._kept.clear()
+        self._kept_bytes = self._unwritten_bytes = 0
+        self.begin(next_index)
+        for delta in deltas:
+            if delta.HasField("part"):
+                self.add_part(delta.part)
+            else:
+                reasoning = delta.HasField("reasoning")
+                self.add_text(delta.reasoning if reasoning else delta.text, reasoning=reasoning)
 
     def add_text(self, text: str, *, reasoning: bool = False) -> None:
         """Adds text; nothing where it is empty."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from trunkline.v1.agent_service_pb2 import OpenReply
 from trunkline.v1.error_pb2 import Error
 from trunkline.v1.message_pb2 import MESSAGE_STATE_FAILED, Message, MessageState
 
@@ -27,14 +28,14 @@ class StreamedReply(Speech):
 
     def __init__(
         self,
-        line: Line,
+        request: OpenReply,
         posted: Callable[[StreamedReply], None],
         left: Callable[[StreamedReply], None],
         on_cancel: OnCancel | None,
     ) -> None:
         """`posted` is called when there is something to write, `left` when the block was left."""
         super().__init__(on_cancel)
-        self.line = line
+        self.line = Line(request, lambda: self.message)
         #: It has ended FAILED by what went wrong in its block, and its readers know.
         self.told_failure = False
         self._posted = posted
@@ -81,7 +82,10 @@ class StreamedReply(Speech):
     async def _end(self, state: MessageState.ValueType, error: Error | None) -> None:
         self._end_soon(state, error)
         await self._until(lambda: self.line.is_over)
-        self.told_failure = state == MESSAGE_STATE_FAILED
+        self.told_failure = self.line.ended == MESSAGE_STATE_FAILED
+        if self.told_failure and state != MESSAGE_STATE_FAILED:
+            assert self.line.refusal is not None
+            raise self.line.refusal  # of what was written last, after the block had asked for its end
 
     def _end_soon(self, state: MessageState.ValueType, error: Error | None) -> None:
         self.line.finish(state, error)

@@ -22,8 +22,7 @@ from trunkline_client.attachment import Attachment
 from trunkline_client.backoff import Timing
 from trunkline_client.errors import Fenced, Refused, ReplyCancelled
 from trunkline_client.handling import Handling
-from trunkline_client.line import Line
-from trunkline_client.outcomes import after, is_failure
+from trunkline_client.outcomes import after, again, is_failure
 from trunkline_client.replies import Handler, Returned, settlement
 from trunkline_client.speaking import OnCancel
 from trunkline_client.streamed_reply import StreamedReply
@@ -222,6 +221,9 @@ class Work:
     def _settle_after(self, handling: Handling, error: BaseException) -> None:
         delivery = handling.delivery
         settled = after(delivery, error, told=handling.told_failure)
+        if settled is None and handling.held:
+            # It was in other hands, has come back, and goes on from what they said.
+            settled = again(delivery, 0, str(error))
         if settled is None:
             log.info("message %s is in other hands: %s", delivery.message.id, error)
             self._forget(handling)
@@ -296,14 +298,14 @@ class Work:
         request.key = message.id if number == 1 else f"{message.id}/{number}"
         request.delivery_id = handling.delivery.delivery_id
         made = StreamedReply(
-            Line(request), partial(self._posted, handling), partial(self._left, handling), on_cancel
+            request, partial(self._posted, handling), partial(self._left, handling), on_cancel
         )
         handling.replies.append(made)
         return made
 
     def say(self, request: OpenReply, on_cancel: OnCancel | None) -> StreamedReply:
         """A streamed message without a delivery."""
-        made = StreamedReply(Line(request), partial(self._posted, None), partial(self._left, None), on_cancel)
+        made = StreamedReply(request, partial(self._posted, None), partial(self._left, None), on_cancel)
         self._said[made] = None
         return made
 
