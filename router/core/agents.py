@@ -277,16 +277,20 @@ class Agents:
 
     def tick(self, now: float) -> list[Worker]:
         """Take back what is held beyond its lease. Returns workers that have been silent for as long."""
+        for worker in self.workers:
+            # From one that is held back nothing can be heard.
+            if worker.held_up_by:
+                worker.heard_at = now
+        silent = [worker for worker in self.workers if worker.heard_at + self.lease_s <= now]
+        for worker in silent:
+            # What it lost is not for itself again.
+            worker.is_draining = True
         for queue in self._queues.values():
             for held in queue.expired(now):
                 self.failed(held, "its lease ended")
             if queue.due(now) or queue.wants_more():
                 self._stir(queue)
-        for worker in self.workers:
-            # From one that is held back nothing can be heard.
-            if worker.held_up_by:
-                worker.heard_at = now
-        return [worker for worker in self.workers if worker.heard_at + self.lease_s <= now]
+        return silent
 
     def erased(self, topic: TopicKey) -> None:
         """A topic's log was reset, and its unsettled deliveries with it."""

@@ -157,3 +157,18 @@ def test_open_replies_to_what_is_given_up_expire() -> None:
     worker.sync()
     assert worker.ended[first].state == EXPIRED
     assert not list(router.core.open_messages.of(ALICE))
+
+
+def test_a_worker_that_has_gone_silent_is_not_given_back_what_it_lost() -> None:
+    router, worker = asked("one")
+    assert given(worker) == {1: 1}
+    assert worker.worker in later_silent(router)
+    assert given(worker) == {1: 1}
+    assert router.log.unsettled[1].attempts == 1
+
+
+def later_silent(router: Router) -> list[Any]:
+    """A lease ends in which nobody is heard; returns those that are given up."""
+    silent = [peer for peer, _ in router.tick(5.0)]
+    router.settle()
+    return silent

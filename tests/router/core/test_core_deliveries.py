@@ -181,6 +181,7 @@ def test_what_a_worker_failed_goes_to_another_one_if_there_is_one() -> None:
     asked(router, ALICE, "a1")
     assert given_to(stuck) == [(1, "a1", 1)]
     fresh = attached(router)
+    fresh.heard_at = 6.0
     router.tick(6)
     router.settle()
     assert given_to(fresh) == [(1, "a1", 2)]
