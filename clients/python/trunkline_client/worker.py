@@ -68,6 +68,8 @@ class Worker:
     cancelled, or gets Fenced in its streamed reply; so a handler must bear a repeat.
 
     A handler may be a plain function. Then it costs no task, and blocks everything else while it runs.
+    Whatever blocks the event loop for longer than the router's leases (15 s while a reply is streamed)
+    makes the router take the worker for dead: the reply expires, and the message is delivered again.
     """
 
     def __init__(
