@@ -16,7 +16,6 @@ from trunkline.v1.message_pb2 import (
 from two_cores import REPLY_LEASE_S, World
 from two_cores_client import HOME, Client
 from two_cores_edge import EdgeSide
-from two_cores_log import EPOCH
 
 from edge.core.connection import State
 from router.core.topics import GROUP, topic_of
@@ -151,9 +150,11 @@ def subscribe(client: Client, name: str) -> None:
     if name in ("", "home") or any(each.HasField("position") for each in under_way):
         return
     frame = about("subscribe", name)
-    left = client.left.get(topic_of(group(name)))
+    key = topic_of(group(name))
+    left = client.left.get(key)
     if left is not None and not under_way:
-        frame.subscribe.position.epoch, frame.subscribe.position.seq = EPOCH if left else "", left
+        position = frame.subscribe.position
+        position.epoch, position.seq = client.world.log.epoch(key) if left else "", left
     client.send(frame)
 
 
@@ -187,11 +188,13 @@ def cancel(client: Client, pick: int) -> None:
 
 def receipt(client: Client, operation: str, pick: int, name: str) -> None:
     """A client has read, or was given, all up to about where it is."""
-    place = client.topics.get(topic_of(group(name)))
+    key = topic_of(group(name))
+    place = client.topics.get(key)
     if place is not None and place.highest:
         frame = about(operation, name)
         position = getattr(frame, operation).position
-        position.epoch, position.seq = EPOCH, place.highest - pick % min(3, place.highest)
+        position.epoch = client.world.log.epoch(key)
+        position.seq = place.highest - pick % min(3, place.highest)
         client.send(frame)
 
 

@@ -56,7 +56,7 @@ def test_a_recall_that_is_committed_during_a_catch_up_carries_no_message() -> No
     world.broadcast("home")
     steps(world, "commit", "tell")
     recall = ClientFrame()
-    recall.recall.message_id = world.log.message_at(HOME, 1).id
+    recall.recall.message_id = world.log.messages(HOME)[0].id
     author.send(recall)
     two.relink()
     for edge in (one, two):

@@ -192,10 +192,11 @@ class World:
         if isinstance(read, ReadHeads):
             return [self.log.head(key) for key in read.topics]
         if isinstance(read, ReadPages):
-            return [self.log.page(request) for request in read.requests]
+            return [self.log.read(request) for request in read.requests]
         if isinstance(read, ReadMessage):
-            return self.log.message(read.message_id)
-        return self.log.deliveries(read.agent, read.after, read.limit)
+            stored = self.log.message(read.tenant, read.message_id)
+            return Message.FromString(stored) if stored is not None else None
+        return self.log.deliveries(read.tenant, read.agent, read.after, read.limit)
 
     def show(self) -> bool:
         """The router gets what was read."""

@@ -18,7 +18,6 @@ from trunkline.v1.message_pb2 import (
     Message,
     Part,
 )
-from two_cores_log import EPOCH
 
 from edge.core.connection import Connection, State
 from router.core.topics import TopicKey, topic_of
@@ -136,8 +135,9 @@ class Client:
             self.left[key] = self.topics.pop(key).highest
         elif kind == "cancelled":
             for reply in frame.replies:
-                message = self.world.log.message(reply.message_id)
-                assert message is not None
+                stored = self.world.log.message("t", reply.message_id)
+                assert stored is not None
+                message = Message.FromString(stored)
                 assert message.state in (reply.state, MESSAGE_STATE_RECALLED)
                 assert reply.state != MESSAGE_STATE_OPEN
         elif kind == "error":
@@ -240,7 +240,7 @@ class Client:
         if seq is None:
             return []
         position = TopicPosition(address=group("home"))
-        position.position.epoch, position.position.seq = EPOCH if seq else "", seq
+        position.position.epoch, position.position.seq = self.world.log.epoch(HOME) if seq else "", seq
         return [position]
 
     def missing(self) -> dict[TopicKey, set[int]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from core_client import Client
 from core_edge import Edge
-from core_log import MemoryLog
+from memory_log import MemoryLog
 from trunkline.v1 import catalogue
 from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
 from trunkline.v1.catalogue import Refused

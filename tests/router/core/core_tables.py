@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from core_log import MemoryLog
+from memory_log import MemoryLog
 
 from router.core.deliveries import AgentQueue
 from router.core.directory import Link, Topic
