@@ -27,3 +27,16 @@ async def obey(actions: dict[str, Callable[..., Awaitable[Answer]]]) -> None:
     while line := await orders.readline():
         order = json.loads(line)
         say(**await actions[order.pop("do")](**order))
+
+
+def obey_between(busy: Callable[[], bool], orders_of: object) -> None:
+    """The same for one thread that has its hands full: `busy` returns, with True, when an order is there.
+
+    Orders are methods of `orders_of`. Ends also where `busy` returns False.
+    """
+    while busy():
+        line = sys.stdin.readline()
+        if not line:
+            return
+        order: Order = json.loads(line)
+        say(**getattr(orders_of, order.pop("do"))(**order))

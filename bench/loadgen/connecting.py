@@ -1,6 +1,7 @@
 """Opens many WebSockets from one thread, a bounded number at a time."""
 
 import errno
+import resource
 import select
 import socket
 import time
@@ -34,6 +35,12 @@ class Opened:
     refusals: list[str] = field(default_factory=list)
     elapsed_s: float = 0.0
     latencies: Latencies = field(default_factory=Latencies)
+
+
+def raise_file_limit() -> None:
+    """As many open files as this process may have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class _Attempt:

@@ -4,8 +4,6 @@ One thread, one poller, one buffer for all sockets, and nothing is looked at bef
 the cores with what it measures. Orders: `open` · `finish` (checks everything, and closes).
 """
 
-import json
-import resource
 import select
 import socket
 import sys
@@ -13,11 +11,11 @@ import time
 from collections import Counter
 from typing import Any
 
-from bench.control import Answer, say
-from bench.loadgen.connecting import Door, open_all
+from bench.control import Answer, obey_between, say
+from bench.loadgen.connecting import Door, open_all, raise_file_limit
 from bench.loadgen.followed import Followed
 from bench.loadgen.transcript import Transcript
-from bench.loadgen.ws import CLOSE, client_frame
+from bench.loadgen.ws import CLOSE, GOODBYE, client_frame
 
 BUFFER_BYTES = 256 * 1024
 QUIET_S = 0.5
@@ -49,12 +47,7 @@ class Followers:
 
     def serve(self) -> None:
         """Carries out orders until standard input ends; receives all the while."""
-        while self._receive(None):
-            line = sys.stdin.readline()
-            if not line:
-                return
-            order: dict[str, Any] = json.loads(line)
-            say(**getattr(self, order.pop("do"))(**order))
+        obey_between(lambda: self._receive(None), self)
 
     def open(self, door: dict[str, Any], encoding: str, count: int, reply: int | None = None) -> Answer:
         """Opens connections: all to hear one reply, or each the reply that has its own number."""
@@ -93,7 +86,7 @@ class Followers:
 
     def _close(self) -> None:
         """Closes all connections, each with a close frame."""
-        goodbye = client_frame(b"\x03\xe8", CLOSE)
+        goodbye = client_frame(GOODBYE, CLOSE)
         for follower in self._by_fd.values():
             try:
                 follower.sock.send(goodbye)
@@ -138,9 +131,8 @@ class Followers:
 
 
 def main(port: int) -> None:
-    """Raises the limit of open files and serves."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    """Serves, with as many open files as there may be."""
+    raise_file_limit()
     say(ready=True)
     Followers(port).serve()
 

@@ -4,8 +4,6 @@ One thread, one poller, one buffer for all sockets: it shares the cores with wha
 `open` · `begin` (a phase) · `finish` (waits for its last message) · `close`.
 """
 
-import json
-import resource
 import select
 import socket
 import sys
@@ -13,14 +11,14 @@ import time
 from collections import Counter
 from typing import Any
 
-from bench.control import Answer, say
+from bench.control import Answer, obey_between, say
 from bench.loadgen.chat_frames import closing_reason, is_closing
-from bench.loadgen.connecting import Door, open_all
+from bench.loadgen.connecting import Door, open_all, raise_file_limit
 from bench.loadgen.latency import Latencies
 from bench.loadgen.stream import Reader, SharedStream, StreamMismatchError
 from bench.loadgen.text import mark_of
 from bench.loadgen.verify import positions_of
-from bench.loadgen.ws import CLOSE, PING, PONG, client_frame
+from bench.loadgen.ws import CLOSE, GOODBYE, PING, PONG, client_frame
 
 BUFFER_BYTES = 256 * 1024
 SAMPLE_EVERY = 50
@@ -56,12 +54,7 @@ class Listeners:
 
     def serve(self) -> None:
         """Carries out orders until standard input ends; receives all the while."""
-        while self._receive(None):
-            line = sys.stdin.readline()
-            if not line:
-                return
-            order: dict[str, Any] = json.loads(line)
-            say(**getattr(self, order.pop("do"))(**order))
+        obey_between(lambda: self._receive(None), self)
 
     def open(self, door: dict[str, Any], count: int, at_a_time: int, first: int = 0) -> Answer:
         """Opens connections in addition to those there are."""
@@ -115,7 +108,7 @@ class Listeners:
 
     def close(self) -> Answer:
         """Closes all connections, each with a close frame."""
-        goodbye = client_frame(b"\x03\xe8", CLOSE)
+        goodbye = client_frame(GOODBYE, CLOSE)
         for fd, listener in self._by_fd.items():
             self._poller.unregister(fd)
             try:
@@ -200,9 +193,8 @@ class Listeners:
 
 
 def main(port: int) -> None:
-    """Raises the limit of open files and serves."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    """Serves, with as many open files as there may be."""
+    raise_file_limit()
     say(ready=True)
     Listeners(port).serve()
 

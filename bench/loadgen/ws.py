@@ -4,6 +4,8 @@ import struct
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 HEAD_END = b"\r\n\r\n"
+#: The payload of a close frame: code 1000.
+GOODBYE = b"\x03\xe8"
 
 
 def upgrade_request(host: str, target: str, subprotocol: str | None) -> bytes:
