@@ -94,9 +94,11 @@ class Fanout:
         connection = self._connections.get(leave.connection)
         if connection is None:
             return
+        # In the order published: what it hears elsewhere is not to come after what was said later here.
+        for topic in [topic for topic in self._running if topic in connection.topics]:
+            self._flush(topic)
         for number in leave.topics:
             topic = self._topics[number]
-            self._flush(topic)
             if (audience := connection.topics.get(topic)) is not None:
                 if audience.additions:
                     self.rollup.take(audience, connection)

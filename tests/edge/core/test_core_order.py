@@ -156,3 +156,15 @@ def test_what_the_client_may_send_is_told_with_connected(core: EdgeCore) -> None
     [payload] = client.pending
     assert b'"limits":{"frame_bytes":1048576,"conversations":7,"unanswered":64}' in payload
     assert b'"heartbeat_s":25' in payload
+
+
+def test_what_came_before_leaving_one_topic_is_told_in_the_order_published(core: EdgeCore) -> None:
+    listener = open_all(core, "a")[0]
+    tell(core, topic(2, "other"), join(listener, 2))
+    tell(
+        core,
+        publish(1, message("team", 1)),
+        publish(2, message("other", 2)),
+        leave(listener, 2),
+    )
+    assert heard(listener) == ["message 1", "message 2"]
