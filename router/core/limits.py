@@ -32,7 +32,10 @@ from router.core.rules import (
     size,
 )
 
-MAX_MESSAGE_BYTES = 1 << 20
+MAX_MESSAGE_BYTES = 12 << 20
+
+#: Of a message that is opened, and of one request that adds to it.
+MAX_OPEN_BYTES = 1 << 20
 
 #: A longer address is not kept as known to be valid; it may carry what nobody knows.
 MAX_CACHED_BYTES = 4096
@@ -62,7 +65,7 @@ LIMITS: dict[str, Rule] = {
     "Delta.reasoning": _TEXT,
     "MediaPart.url": at_most(4096, "characters"),
     "MediaPart.storage_key": at_most(1024, "characters"),
-    "MediaPart.inline": at_most(262144, "bytes"),
+    "MediaPart.inline": at_most(8 << 20, "bytes"),
     "MediaPart.mime_type": _NAME,
     "MediaPart.sha256": at_most(64, "characters"),
     "MediaPart.name": _NAME,
@@ -139,13 +142,13 @@ LIMITS: dict[str, Rule] = {
     "BroadcastRequest.reply_to": _SHORT,
     "BroadcastRequest.attributes": ATTRIBUTES,
     "BroadcastRequest.idempotency_key": OPTIONAL_TOKEN,
-    "OpenMessageRequest": size(MAX_MESSAGE_BYTES),
+    "OpenMessageRequest": size(MAX_OPEN_BYTES),
     "OpenMessageRequest.address": REQUIRED,
     "OpenMessageRequest.key": TOKEN,
     "OpenMessageRequest.producer": _SHORT,
     "OpenMessageRequest.reply_to": _SHORT,
     "OpenMessageRequest.attributes": ATTRIBUTES,
-    "ExtendMessageRequest": size(MAX_MESSAGE_BYTES),
+    "ExtendMessageRequest": size(MAX_OPEN_BYTES),
     "ExtendMessageRequest.tenant": ID,
     "ExtendMessageRequest.message_id": TOKEN,
     "ExtendMessageRequest.deltas": at_most(1024, "items"),

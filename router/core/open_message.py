@@ -18,7 +18,7 @@ from trunkline.v1.error_pb2 import Error
 from trunkline.v1.message_pb2 import Delta, Message, MessageState, Part
 
 from router.core.journal import Checkpoint, Producer
-from router.core.limits import MAX_MESSAGE_BYTES, check
+from router.core.limits import MAX_OPEN_BYTES, check
 from router.core.topics import TopicKey
 
 OPEN = MessageState.MESSAGE_STATE_OPEN
@@ -233,8 +233,8 @@ class OpenMessage:
         return True
 
     def _make_room(self, kind: str, size: int) -> None:
-        if self.size + size > MAX_MESSAGE_BYTES:
-            limit = f"{MAX_MESSAGE_BYTES} bytes"
+        if self.size + size > MAX_OPEN_BYTES:
+            limit = f"{MAX_OPEN_BYTES} bytes"
         elif len(self._parts) >= MAX_PARTS and not self._parts.goes_on(kind):
             limit = f"{MAX_PARTS} parts"
         else:

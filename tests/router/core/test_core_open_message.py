@@ -119,7 +119,7 @@ def test_an_addition_that_is_not_valid_changes_nothing(bad: Delta) -> None:
 def test_a_message_grows_up_to_its_bound_and_no_further(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
     message = opened()
     if bound == "bytes":
-        monkeypatch.setattr(open_message, "MAX_MESSAGE_BYTES", message.size + 4)
+        monkeypatch.setattr(open_message, "MAX_OPEN_BYTES", message.size + 4)
         fits, more = delta(0, "text", "éé"), delta(1, "text", "x")
     else:
         monkeypatch.setattr(open_message, "MAX_PARTS", 1)
