@@ -2,7 +2,8 @@
 
     python protos/compile.py OUT
 
-writes the package ``trunkline.v1`` below OUT: messages, gRPC stubs, types for both, and
+writes the package ``trunkline.v1`` below OUT: messages, gRPC stubs, types for both,
+``comments.py``, what the contract's comments say, which descriptors do not carry, and
 ``catalogue.py``, the error catalogue and the contract's version as plain Python. The build hook
 (``hatch_build.py``) calls it, so ``pip install`` is all anybody has to type.
 
@@ -15,7 +16,14 @@ import importlib.util
 import json
 import shutil
 import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor_pb2 import FileDescriptorProto
+    from google.protobuf.message import Message
 
 PROTOS = Path(__file__).resolve().parent
 
@@ -71,7 +79,45 @@ def compile_python(out: Path) -> None:
     for folder in (package.parent, package):
         (folder / "__init__.py").write_text('"""Generated from protos/; see protos/README.md."""\n')
         (folder / "py.typed").touch()
+    (package / "comments.py").write_text(comments_source())
     (package / "catalogue.py").write_text(catalogue_source(out))
+
+
+def comments_source() -> str:
+    """The source of ``trunkline/v1/comments.py``."""
+    from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+    with tempfile.TemporaryDirectory() as folder:
+        described = Path(folder) / "contract.binpb"
+        protoc("--include_source_info", f"--descriptor_set_out={described}")
+        files = FileDescriptorSet.FromString(described.read_bytes()).file
+    comments: dict[str, str] = {}
+    for file in files:
+        for location in file.source_code_info.location:
+            if location.leading_comments and len(location.path) in (2, 4):
+                comments[_path_name(file, location.path)] = _unwrapped(location.leading_comments)
+    lines = [f"    {json.dumps(name)}: {json.dumps(text)}," for name, text in sorted(comments.items())]
+    return "\n".join([COMMENTS_HEAD, *lines, "}", ""])
+
+
+def _path_name(file: FileDescriptorProto, path: Sequence[int]) -> str:
+    """The name, without the package, of what a path in a descriptor leads to."""
+    names = []
+    found: Message = file
+    for number, index in zip(path[::2], path[1::2], strict=True):
+        field = found.DESCRIPTOR.fields_by_number[number]
+        found = getattr(found, field.name)[index]
+        names.append(getattr(found, "name", field.name))
+    return ".".join(names)
+
+
+def _unwrapped(comment: str) -> str:
+    """Paragraphs as one line each; what is indented further stays as it is."""
+    paragraphs = []
+    for paragraph in comment.strip().split("\n\n"):
+        is_table = paragraph.startswith("   ")
+        paragraphs.append(paragraph.rstrip() if is_table else " ".join(paragraph.split()))
+    return "\n\n".join(paragraphs)
 
 
 def catalogue_source(out: Path) -> str:
@@ -94,6 +140,12 @@ def catalogue_source(out: Path) -> str:
     minor = options.Extensions[edge_service_pb2.contract_minor]
     return CATALOGUE_HEAD + f"CONTRACT_MINOR = {minor}\n\n" + "\n".join(entries) + CATALOGUE_TAIL
 
+
+COMMENTS_HEAD = '''\
+"""What the contract's comments say, by name: `GetStats` of `PresenceService` is
+`PresenceService.GetStats`, a field `Part.text`, a value `Role.ROLE_USER`. Generated from the contract."""
+
+COMMENTS: dict[str, str] = {'''
 
 CATALOGUE_HEAD = '''\
 """The error catalogue and the contract's version. Generated from error.proto and edge_service.proto."""

@@ -17,7 +17,7 @@ from trunkline.v1.catalogue import Refused
 from trunkline.v1.message_pb2 import Message
 
 from router.core.directory import Link
-from router.core.effects import ReadDeliveries, ReadHeads, ReadMessage, ReadPages
+from router.core.effects import ReadDelivered, ReadDeliveries, ReadHeads, ReadMessage, ReadPages
 from router.core.router import RouterCore
 from router.core.workers import Worker
 from router.log.port import Log, LogUnavailable
@@ -174,6 +174,7 @@ class Shell:
             reads = self.core.reads[:]
             self.core.reads.clear()
             await self._read_heads([read for read in reads if isinstance(read, ReadHeads)])
+            await self._read_delivered([read for read in reads if isinstance(read, ReadDelivered)])
             for read in reads:
                 if isinstance(read, ReadDeliveries):
                     await self._read_deliveries(read)
@@ -194,6 +195,18 @@ class Shell:
             return
         for read in reads:
             read.done([next(heads) for _ in read.topics])
+        self.settle()
+
+    async def _read_delivered(self, reads: list[ReadDelivered]) -> None:
+        if not reads:
+            return
+        try:
+            positions = iter(await self.log.delivered([each for read in reads for each in read.whose]))
+        except LogUnavailable:
+            self._failed(reads)
+            return
+        for read in reads:
+            read.done([next(positions) for _ in read.whose])
         self.settle()
 
     async def _read_pages(self, wanted: list[ReadPages]) -> None:

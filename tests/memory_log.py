@@ -116,8 +116,9 @@ class MemoryLog:
             assert draft.read.position.epoch == epoch, "a read of an erased log gets here"
             draft.stored = draft.read.SerializeToString()
             receipt = self._receipt(draft.topic, draft.read.user)
-            read = max(receipt.read, draft.read.position.seq)
-            self._receipts[draft.topic][draft.read.user] = receipt._replace(read=read)
+            seq = draft.read.position.seq
+            receipt = receipt._replace(delivered=max(receipt.delivered, seq), read=max(receipt.read, seq))
+            self._receipts[draft.topic][draft.read.user] = receipt
         entries.append((draft.kind, draft.stored))
         if draft.key is not None:
             self._keys[draft.key] = Kept(draft.digest, place, message.id, draft.connections)
@@ -222,6 +223,14 @@ class MemoryLog:
         """Unsettled deliveries of an agent above an id."""
         found = [d for d in self.unsettled.values() if d.topic[:2] == (tenant, agent)]
         return [d for d in found if d.delivery_id > after][:limit]
+
+    def delivered(self, whose: Sequence[tuple[TopicKey, str]]) -> list[Position]:
+        """How far users were given logs."""
+        found = []
+        for topic, user in whose:
+            receipt = self._receipts.get(topic, {}).get(user)
+            found.append(Position(self.head(topic).epoch, receipt.delivered if receipt else 0))
+        return found
 
     def receipts(self, topic: TopicKey) -> list[StoredReceipt]:
         """Receipts of a topic's users."""

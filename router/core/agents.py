@@ -111,6 +111,10 @@ class Agents:
     def _settle(self, worker: Worker, settlement: Settlement, now: float) -> None:
         held = worker.held.get(settlement.delivery_id)
         if held is None or held.settling or held.erased:
+            if held is not None and not held.settling:
+                # What was said since the log was erased has waited for this.
+                held.queue.done(held)
+                self._stir(held.queue)
             raise catalogue.DELIVERY_NOT_HELD.refused(delivery_id=settlement.delivery_id)
         check(settlement)
         outcome = settlement.WhichOneof("outcome")

@@ -12,10 +12,12 @@ from trunkline.v1.edge_service_pb2 import ConnectionOpened
 
 from router.core.answers import Answers
 from router.core.directory import Connection, Directory, Link, Topic, topics_heard
-from router.core.joining import Joining, Relinking
+from router.core.joining import Joining
 from router.core.limits import check
 from router.core.policies import Policies
 from router.core.presence import Presence
+from router.core.receipts import Receipts
+from router.core.relinking import Relinking
 from router.core.topics import Position, TopicKey, address_of, position_of, topic_of
 
 
@@ -28,6 +30,7 @@ class Clients:
         policies: Policies,
         presence: Presence,
         answers: Answers,
+        receipts: Receipts,
         join: Callable[..., Joining],
         relinking: Relinking,
         peek: Callable[[TopicKey], Position | None],
@@ -37,6 +40,7 @@ class Clients:
         self._policies = policies
         self._presence = presence
         self._answers = answers
+        self._receipts = receipts
         self._join = join
         self._relinking = relinking
         self._peek = peek
@@ -52,20 +56,38 @@ class Clients:
             return
         connection = Connection(link, number, entry.connection_id, home, entry.user)
         connection.protocol = entry.protocol
+        connection.echo = entry.echo
         connection.opened_ms = entry.opened_at.ToMilliseconds()
         link.connections[number] = connection
         keys = topics_heard(home, entry.user)
         if entry.restored:
             keys += [(*home[:3], group.kind, group.id) for group in entry.groups]
-        topics = [self._directory.enter(key, self._peek(key)) for key in keys]
-        if entry.restored:
-            self._relinking.restored(connection, topics)
+            self._relinking.restored(connection, self._entered(keys))
             self._presence.opened(connection)
             return
         wanted = {topic_of(e.address): position_of(e.position) for e in entry.resume.positions}
-        answered = partial(self._connected, connection, topics)
+        unnamed = [key for key in keys if key not in wanted] if entry.resume.delivered else []
         failed = partial(self._answers.turn_away, link, number, catalogue.ROUTER_UNAVAILABLE.refused())
-        self._join(connection, topics, wanted, answered, failed).begin()
+        come_in = partial(self._come_in, connection, wanted, failed)
+        if unnamed:
+            self._receipts.look_up(entry.user, unnamed, come_in, failed)
+        else:
+            come_in({})
+
+    def _come_in(
+        self,
+        connection: Connection,
+        named: dict[TopicKey, Position],
+        failed: Callable[[], None],
+        told: dict[TopicKey, Position],
+    ) -> None:
+        """It enters its topics, to go on from where it has named, and from where its user has told."""
+        topics = self._entered(topics_heard(connection.home, connection.user))
+        answered = partial(self._connected, connection, topics)
+        self._join(connection, topics, named | told, answered, failed, in_pages=bool(told)).begin()
+
+    def _entered(self, keys: list[TopicKey]) -> list[Topic]:
+        return [self._directory.enter(key, self._peek(key)) for key in keys]
 
     def _admitted(self, entry: ConnectionOpened) -> TopicKey:
         address = entry.address
@@ -77,6 +99,9 @@ class Clients:
             if address.WhichOneof("target") not in (None, "conversation"):
                 problem = "a client connects to a conversation, or to none"
                 raise catalogue.INVALID_ARGUMENT.refused(field="address", problem=problem)
+            if entry.resume.delivered and not entry.user:
+                problem = "must be set to go on after what was delivered"
+                raise catalogue.INVALID_ARGUMENT.refused(field="user", problem=problem)
         except Refused as reason:
             raise catalogue.INVALID_ADDRESS.refused(problem=str(reason)) from None
         self._policies.admit(address.tenant, entry.remote_ip)

@@ -120,7 +120,7 @@ class Topic:
 class Connection:
     """One WebSocket on an edge."""
 
-    __slots__ = ("home", "id", "joining", "link", "number", "opened_ms", "protocol", "topics", "user")
+    __slots__ = ("echo", "home", "id", "joining", "link", "number", "opened_ms", "protocol", "topics", "user")
 
     def __init__(self, link: Link, number: int, ident: str, home: TopicKey, user: str) -> None:
         self.link = link
@@ -135,6 +135,8 @@ class Connection:
         self.joining = 0
         self.opened_ms = 0
         self.protocol = ""
+        #: What it says is told to it as to the others.
+        self.echo = False
 
     def hears(self, key: TopicKey) -> Topic | None:
         """The topic, if the connection hears it."""
@@ -243,8 +245,10 @@ class Directory:
             connection.link.outbox.add().forget.topic = link_topic.number
 
     def heard_alone(self, connection: Connection, topic: Topic) -> LinkTopic | None:
-        """The topic as the connection's link knows it, if nobody else hears it there."""
+        """The topic as the connection's link knows it, if what it says there is news to nobody."""
         link = connection.link
+        if connection.echo:
+            return None
         if link.connections.get(connection.number) is not connection or topic not in connection.topics:
             return None
         link_topic = topic.on(link)

@@ -21,6 +21,14 @@ class ReadHeads(NamedTuple):
     failed: Callable[[], None]
 
 
+class ReadDelivered(NamedTuple):
+    """Read how far users were given logs, then call `done`; `failed` where that cannot be read."""
+
+    whose: Sequence[tuple[TopicKey, str]]
+    done: Callable[[list[Position]], None]
+    failed: Callable[[], None]
+
+
 class ReadPages(NamedTuple):
     """Read these pages, then call `done`; `failed` where they cannot be read."""
 
@@ -51,7 +59,7 @@ class ReadMessage(NamedTuple):
     failed: Callable[[], None]
 
 
-Read = ReadHeads | ReadPages | ReadDeliveries | ReadMessage
+Read = ReadHeads | ReadDelivered | ReadPages | ReadDeliveries | ReadMessage
 
 
 class Origin(Protocol):

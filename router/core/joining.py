@@ -1,4 +1,4 @@
-"""A connection's way into topics: connecting, resuming, subscribing, and carrying on after a re-link.
+"""A connection's way into topics: connecting, resuming, subscribing.
 
 All of it ends the same way: the ends of the topics are known, what was missed is at hand, and in one
 step the connection is answered, sent what it missed, and joined, so that what is committed next
@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from trunkline.v1 import catalogue
 from trunkline.v1.frame_pb2 import ServerFrame
 
-from router.core.answers import Answers
-from router.core.directory import Connection, Directory, Link, LinkTopic, Topic
+from router.core.directory import Connection, Directory, Link, Topic
 from router.core.effects import Read, ReadHeads, ReadPages
 from router.core.journal import Entry, EntryKind, Page, PageRequest
 from router.core.journal_queue import JournalQueue
@@ -32,7 +30,9 @@ class Joining:
 
     `wanted` are the positions to go on from. `answered` is called once, with whether all of that is
     at hand and with the position of each topic before the first message that will follow; it puts
-    the answer into the outbox. `failed` is called instead where the log cannot be read.
+    the answer into the outbox. `failed` is called instead where the log cannot be read, or later, where
+    that is found out half-way. What is too much to be told at once is, `in_pages`, told in several
+    pieces; otherwise there is no recovery then.
     """
 
     def __init__(
@@ -47,6 +47,8 @@ class Joining:
         wanted: dict[TopicKey, Position],
         answered: Callable[[bool, list[Position]], None],
         failed: Callable[[], None],
+        *,
+        in_pages: bool = False,
     ) -> None:
         self._directory = directory
         self._journal = journal
@@ -58,6 +60,8 @@ class Joining:
         self._wanted = wanted
         self._answered = answered
         self._failed = failed
+        self._in_pages = in_pages
+        self._has_answered = False
         self._catchups: dict[Topic, Catchup] = {}
 
     def begin(self) -> None:
@@ -129,20 +133,78 @@ class Joining:
         )
         known = {topic.key for topic in self._topics}
         recovered = bool(self._wanted) and whole and self._wanted.keys() <= known
-        starts = [topic.position or EMPTY for topic in self._topics]
-        if recovered:
-            starts = [self._wanted.get(t.key, s) for t, s in zip(self._topics, starts, strict=True)]
-        self._answered(recovered, starts)
+        if not recovered and self._in_pages and self._is_of_these_logs():
+            self._catchups.clear()
+            self._answer(True)
+            self._read_on([topic for topic in self._topics if topic.key in self._wanted])
+        else:
+            self._conclude(recovered)
+
+    def _conclude(self, recovered: bool) -> None:
+        if self._has_answered and not recovered:
+            self._give_up()
+            return
+        self._answer(recovered)
         replayed = self._catchups if recovered else {}
         for topic in self._topics:
             missed_of = replayed[topic].missed if topic in replayed else None
             self._send(topic, missed_of or [])
         self._join()
 
+    def _answer(self, recovered: bool) -> None:
+        if self._has_answered:
+            return
+        self._has_answered = True
+        starts = [topic.position or EMPTY for topic in self._topics]
+        if recovered:
+            starts = [self._wanted.get(t.key, s) for t, s in zip(self._topics, starts, strict=True)]
+        self._answered(recovered, starts)
+
+    def _is_of_these_logs(self) -> bool:
+        """What is wanted are positions in the logs as they are now."""
+        heads = {topic.key: topic.position or EMPTY for topic in self._topics}
+        for key, wanted in self._wanted.items():
+            head = heads.get(key)
+            if head is None or wanted.seq > head.seq or (wanted.seq and wanted.epoch != head.epoch):
+                return False
+        return True
+
+    def _read_on(self, topics: list[Topic]) -> None:
+        """Tell what was missed of these topics page by page; what is new after that is little."""
+        if not topics:
+            self.begin()
+            return
+        request = PageRequest(
+            topics[0].key, RECOVERY_MAX_MESSAGES, self._wanted[topics[0].key], None, RECOVERY_MAX_BYTES
+        )
+        read = partial(self._page, topics)
+        self._reads.append(ReadPages([request], read, self._give_up, self._connection.link))
+
+    def _page(self, topics: list[Topic], pages: list[Page]) -> None:
+        topic, page = topics[0], pages[0]
+        if not self._is_alive():
+            self._leave()
+            return
+        told = topic.position or page.head
+        if not page.valid or page.head.epoch != told.epoch:
+            # What was begun cannot be ended; the client is to come again.
+            self._give_up()
+            return
+        # What the log has committed and the core has not been told of is told live.
+        missed = [entry for entry in page.entries if entry.seq <= told.seq]
+        self._tell(told_again(self._open_messages, topic.key, missed, all_open=False))
+        if missed:
+            self._wanted[topic.key] = Position(told.epoch, missed[-1].seq)
+        self._mail.add(self._connection.link)
+        self._read_on(topics if page.more and missed else topics[1:])
+
     def _send(self, topic: Topic, missed: list[Entry]) -> None:
         """What was missed, and what was said so far in all messages that are open."""
+        self._tell(told_again(self._open_messages, topic.key, missed))
+
+    def _tell(self, frames: Iterator[tuple[ServerFrame, int]]) -> None:
         outbox, number = self._connection.link.outbox, self._connection.number
-        for frame, size in told_again(self._open_messages, topic.key, missed):
+        for frame, size in frames:
             send = outbox.add(size).send
             send.connection = number
             send.frame.CopyFrom(frame)
@@ -181,106 +243,13 @@ class Joining:
                 topic.catchups = [c for c in topic.catchups if c is not catchup] or None
 
 
-class Relinking:
-    """Brings the listeners of topics up to date after their link was down."""
-
-    def __init__(
-        self,
-        directory: Directory,
-        journal: JournalQueue,
-        reads: list[Read],
-        mail: set[Link],
-        open_messages: OpenMessages,
-        answers: Answers,
-    ) -> None:
-        self._directory = directory
-        self._journal = journal
-        self._open_messages = open_messages
-        self._reads = reads
-        self._mail = mail
-        self._answers = answers
-
-    def restored(self, connection: Connection, topics: list[Topic]) -> None:
-        """The connection was accepted on an earlier link: it joins as it is, and catches up there."""
-        numbers = []
-        has_place = True
-        for topic in topics:
-            link_topic = self._directory.join(connection, topic)
-            connection.topics.append(topic)
-            numbers.append(link_topic.number)
-            after = connection.link.restoring.pop(topic.key, None)
-            if after is not None:
-                link_topic.is_restored = True
-                if after != topic.position:
-                    self._catch_up(topic, link_topic, after)
-                else:
-                    self._replay(topic, link_topic, [])
-            has_place = has_place and link_topic.is_restored
-        join = connection.link.outbox.add().join
-        join.connection = connection.number
-        join.topics.extend(numbers)
-        self._mail.add(connection.link)
-        if not has_place:
-            self._answers.close(connection, catalogue.POSITION_LOST.refused())
-
-    def _catch_up(self, topic: Topic, link_topic: LinkTopic, after: Position) -> None:
-        catchup = link_topic.catchup = LinkCatchup(after)
-        topic.catchups = [*(topic.catchups or ()), catchup]
-        request = PageRequest(topic.key, RECOVERY_MAX_MESSAGES, after, None, RECOVERY_MAX_BYTES)
-
-        def read(pages: list[Page]) -> None:
-            if topic.position is None:
-                # See Joining.
-                self._journal.after_commit(partial(told, pages[0]))
-            else:
-                told(pages[0])
-
-        def told(page: Page) -> None:
-            if topic.position is None:
-                topic.position = page.head
-            catchup.read(page, topic.position)
-            self._caught_up(topic, link_topic, catchup)
-
-        def failed() -> None:
-            self._caught_up(topic, link_topic, catchup)
-
-        self._reads.append(ReadPages([request], read, failed))
-
-    def _caught_up(self, topic: Topic, link_topic: LinkTopic, catchup: LinkCatchup) -> None:
-        link_topic.catchup = None
-        topic.catchups = [c for c in topic.catchups or () if c is not catchup] or None
-        link = link_topic.link
-        if catchup.missed is None and topic.on(link) is link_topic:
-            self._lost(topic, link)
-        elif catchup.missed is not None:
-            self._replay(topic, link_topic, catchup.missed)
-        self._mail.add(link)
-        for waiter in catchup.waiters:
-            waiter()
-
-    def _replay(self, topic: Topic, link_topic: LinkTopic, missed: list[Entry]) -> None:
-        for frame, size in told_again(self._open_messages, topic.key, missed):
-            publish = link_topic.link.outbox.add(size).publish
-            publish.topic = link_topic.number
-            publish.replayed = True
-            publish.frame.CopyFrom(frame)
-
-    def _lost(self, topic: Topic, link: Link) -> None:
-        """Close those that hear the topic on a link. It is forgotten there, as its place is of no use."""
-        for connection in [c for c in link.connections.values() if topic in c.topics]:
-            self._answers.close(connection, catalogue.POSITION_LOST.refused())
-            connection.topics.remove(topic)
-            self._directory.part(connection, topic)
-            self._directory.leave(topic)
-
-
 def told_again(
-    open_messages: OpenMessages, topic: TopicKey, missed: list[Entry]
+    open_messages: OpenMessages, topic: TopicKey, missed: list[Entry], *, all_open: bool = True
 ) -> Iterator[tuple[ServerFrame, int]]:
     """The frames that bring a listener up to date, in order, each with its size.
 
-    The entries that were missed; of messages that are open all that was said so far, also where they
-    were not missed, as only some of it may be known.
+    The entries that were missed; of messages that are open all that was said so far, also (`all_open`)
+    where they were not missed, as only some of it may be known.
     """
     told = set()
     for entry in missed:
@@ -292,6 +261,6 @@ def told_again(
         else:
             getattr(frame, entry.kind.frame_field).MergeFromString(entry.body)
         yield frame, len(entry.body) if snapshot is None else snapshot.ByteSize()
-    for message in open_messages.of(topic):
+    for message in open_messages.of(topic) if all_open else ():
         if message.seq not in told:
             yield ServerFrame(message=message.snapshot()), message.size

@@ -191,7 +191,7 @@ class Publishing:
                 continue
             publish = link.outbox.add(size).publish
             publish.topic = link_topic.number
-            if author is not None and author.link is link:
+            if author is not None and author.link is link and not (kept and author.echo):
                 setattr(publish, "except", author.number)
             entries.append(publish)
             self.mailed(link, origin.held_up_by)

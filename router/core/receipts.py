@@ -1,7 +1,8 @@
-"""How far users have been given, and have read, their conversations."""
+"""How far users have been given, and have read, what they hear."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,11 +13,11 @@ from trunkline.v1.message_pb2 import Message
 
 from router.core.answers import Answers
 from router.core.directory import Connection, Link, Topic
-from router.core.effects import Read, ReadPages
+from router.core.effects import Read, ReadDelivered, ReadPages
 from router.core.journal import Delivered, Draft, EntryKind, Page, PageRequest, Transaction
 from router.core.journal_queue import JournalQueue, Unit
 from router.core.publishing import Publishing
-from router.core.topics import EMPTY, USER, Position, TopicKey, position_of
+from router.core.topics import EMPTY, GROUP, PERSON, USER, Position, TopicKey, position_of
 
 #: Users whose receipts are known without asking the log.
 MAX_KNOWN = 100_000
@@ -53,16 +54,41 @@ class Receipts:
         self._journal.add(draft, 128)
 
     def delivered(self, connection: Connection, topic: Topic, frame: DeliveredFrame) -> None:
-        """A user was given all up to here: kept, and told to the author of what stands there."""
+        """A user was given all up to here: kept, and told to the author of what stands there.
+
+        In a topic that is no conversation it is nobody's but the user's.
+        """
         position = _checked(connection, topic, frame)
         known = self._delivered.get((topic.key, connection.user))
         if known is not None and known.epoch == position.epoch and known.seq >= position.seq:
             return
         _remember(self._delivered, topic.key, connection.user, position)
-        told = DeliveredFrame(position=frame.position, user=connection.user, address=topic.address)
-        told.conversation.CopyFrom(topic.address.conversation)
+        told = None
+        if topic.key[3] in (PERSON, GROUP):
+            told = DeliveredFrame(position=frame.position, user=connection.user, address=topic.address)
+            told.conversation.CopyFrom(topic.address.conversation)
         receipt = Delivered(topic.key, connection.user, position)
         self._journal.add_unit(Unit(Transaction(delivered=[receipt]), Delivering(self, receipt, told)))
+
+    def look_up(
+        self,
+        user: str,
+        topics: Sequence[TopicKey],
+        done: Callable[[dict[TopicKey, Position]], None],
+        failed: Callable[[], None],
+    ) -> None:
+        """Find out how far a user has told to have been given these topics; seq 0 where not at all."""
+
+        def read(stored: list[Position]) -> None:
+            told = zip(topics, stored, strict=True)
+            done({topic: self._furthest(topic, user, position) for topic, position in told})
+
+        self._reads.append(ReadDelivered([(topic, user) for topic in topics], read, failed))
+
+    def _furthest(self, topic: TopicKey, user: str, stored: Position) -> Position:
+        """What was told just now may not be on disk yet; what was told to a router before, is there only."""
+        told = [known.get((topic, user), EMPTY) for known in (self._read, self._delivered)]
+        return max([stored, *(position for position in told if position.epoch == stored.epoch)])
 
     def forget(self, topic: TopicKey, user: str) -> None:
         """A receipt did not get into the log."""
@@ -154,14 +180,16 @@ class Delivering:
 
     __slots__ = ("_receipt", "_receipts", "_told")
 
-    def __init__(self, receipts: Receipts, receipt: Delivered, told: DeliveredFrame) -> None:
+    def __init__(self, receipts: Receipts, receipt: Delivered, told: DeliveredFrame | None) -> None:
         self._receipts = receipts
         self._receipt = receipt
+        #: What its author is told; None where there is nothing to tell.
         self._told = told
 
     def done(self) -> None:
         """It is on disk."""
-        self._receipts.tell_author(self._receipt, self._told)
+        if self._told is not None:
+            self._receipts.tell_author(self._receipt, self._told)
 
     def failed(self, reason: Refused) -> None:
         """It is not; the next one says the same and more."""

@@ -37,11 +37,11 @@ from router.core.effects import Read, ReadPages
 from router.core.joining import Joining
 from router.core.journal import Draft, Page, PageRequest
 from router.core.journal_queue import JournalQueue
-from router.core.limits import check
+from router.core.limits import check, topic_address
 from router.core.open_message import COMPLETE
 from router.core.open_messages import OpenMessages
 from router.core.presence import Presence
-from router.core.publishing import Publishing, content_digest, idempotency_key
+from router.core.publishing import Publishing, content_digest, described, idempotency_key
 from router.core.receipts import Receipts
 from router.core.topics import GROUP, NO_TARGET, PERSON, Position, TopicKey, position_of, topic_of
 
@@ -239,7 +239,19 @@ class Requests:
 
     def _delivered(self, connection: Connection, frame: DeliveredFrame) -> None:
         check(frame)
-        self._receipts.delivered(connection, self._heard(connection, frame), frame)
+        self._receipts.delivered(connection, self._delivered_in(connection, frame), frame)
+
+    def _delivered_in(self, connection: Connection, frame: DeliveredFrame) -> Topic:
+        """The topic that a `delivered` is about: any that the connection hears."""
+        if not frame.HasField("address"):
+            return self._heard(connection, frame)
+        if frame.HasField("conversation"):
+            problem = "must not be set where conversation is"
+            raise catalogue.INVALID_ARGUMENT.refused(field="address", problem=problem)
+        topic = connection.hears(topic_of(topic_address(frame.address)))
+        if topic is None:
+            raise catalogue.NOT_SUBSCRIBED.refused(conversation=described(frame.address))
+        return topic
 
     def _cancel(self, connection: Connection, frame: CancelFrame) -> None:
         check(frame)

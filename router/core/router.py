@@ -23,7 +23,7 @@ from router.core.changing import Changing
 from router.core.clients import Clients
 from router.core.directory import Directory, Link
 from router.core.effects import Read
-from router.core.joining import Joining, Relinking
+from router.core.joining import Joining
 from router.core.journal import Transaction
 from router.core.journal_queue import JournalQueue, Unit
 from router.core.limits import check
@@ -34,6 +34,7 @@ from router.core.policies import Policies
 from router.core.presence import Presence, Watcher
 from router.core.publishing import Publishing
 from router.core.receipts import Receipts
+from router.core.relinking import Relinking
 from router.core.replies import Replies
 from router.core.requests import Requests
 from router.core.topics import EMPTY, Position, TopicKey, topic_of
@@ -119,8 +120,9 @@ class RouterCore:
         relinking = Relinking(
             self.directory, self.journal, self.reads, mail, self.open_messages, self.answers
         )
+        receipts = Receipts(self.journal, self.reads, self.publishing, self.answers)
         self.clients = Clients(
-            self.directory, policies, self.presence, self.answers, join, relinking, peek, mail
+            self.directory, policies, self.presence, self.answers, receipts, join, relinking, peek, mail
         )
         self.requests = Requests(
             self.directory,
@@ -131,7 +133,7 @@ class RouterCore:
             self.open_messages,
             Cancelling(self.journal, self.open_messages, self.agents, self.answers),
             self.changing,
-            Receipts(self.journal, self.reads, self.publishing, self.answers),
+            receipts,
             self.reads,
             join,
             peek,

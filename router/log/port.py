@@ -80,6 +80,9 @@ class Log(Protocol):
         Those that are not there are passed over.
         """
 
+    async def delivered(self, whose: Sequence[tuple[TopicKey, str]]) -> list[Position]:
+        """How far users were given logs, in order: seq 0 where nothing is known, `EMPTY` for an empty log."""
+
     async def receipts(self, topic: TopicKey, after: str, limit: int) -> list[StoredReceipt]:
         """Receipts of a topic's users after one, in the order of users."""
 

@@ -207,6 +207,10 @@ class SqliteLog:
         numbers.delivery_id += len(old)
         return await self._write(self._writer.replay, tenant, agent, first, old)
 
+    async def delivered(self, whose: Sequence[tuple[TopicKey, str]]) -> list[Position]:
+        """See the port."""
+        return await self._read(self._reader.delivered, whose)
+
     async def receipts(self, topic: TopicKey, after: str, limit: int) -> list[StoredReceipt]:
         """See the port."""
         return await self._read(self._reader.receipts, topic, after, limit)

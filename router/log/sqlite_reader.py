@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from router.core.journal import (
     Backlog,
@@ -19,11 +20,12 @@ from router.core.journal import (
     StoredOpen,
     StoredReceipt,
 )
-from router.core.topics import TopicKey
+from router.core.topics import EMPTY, Position, TopicKey
 from router.log.port import LogUnavailable
 from router.log.sqlite_deliveries import read_backlogs, read_dead_letters, read_deliveries
 from router.log.sqlite_file import connect_reader
 from router.log.sqlite_pages import read_pages
+from router.log.sqlite_statements import Select
 
 #: Epoch and seq; 18 digits always fit SQLite's integers.
 _MESSAGE_ID = re.compile("([0-9a-hjkmnp-tv-z]{13})-([1-9][0-9]{0,17})")
@@ -38,6 +40,13 @@ _OPEN_MESSAGES = """
     ORDER BY topic_id, seq
 """
 _OPEN_DELTAS = "SELECT topic_id, seq, deltas FROM open_deltas ORDER BY delta_id"
+_DELIVERED = Select(
+    "column1, epoch, coalesce((SELECT delivered FROM receipts"
+    " WHERE receipts.topic_id = topics.topic_id AND user = column7), 0)",
+    "$rows CROSS JOIN topics ON tenant = column2 AND agent = column3 AND platform = column4"
+    " AND kind = column5 AND target = column6",
+    7,
+)
 _RECEIPTS = """
     SELECT json_group_array(json_array(user, delivered, read, updated_ms))
     FROM (
@@ -100,6 +109,17 @@ class Reader:
         """What is unsettled, by agent."""
         with self._snapshot() as db:
             return read_backlogs(db, tenant)
+
+    def delivered(self, whose: Sequence[tuple[TopicKey, str]]) -> list[Position]:
+        """How far users were given logs, in order."""
+        flat: list[Any] = []
+        for index, (topic, user) in enumerate(whose):
+            flat += (index, *topic, user)
+        found = [EMPTY] * len(whose)
+        with self._snapshot() as db:
+            for index, epoch, seq in _DELIVERED.run(db, flat):
+                found[index] = Position(epoch, seq)
+        return found
 
     def receipts(self, topic: TopicKey, after: str, limit: int) -> list[StoredReceipt]:
         """Receipts of a topic's users after one, in their order."""

@@ -11,17 +11,22 @@ from trunkline.v1.presence_service_pb2 import (
     AgentStats,
     CloseConnectionsRequest,
     CloseConnectionsResponse,
+    CountConnectionsRequest,
+    CountConnectionsResponse,
     GetStatsRequest,
     GetStatsResponse,
     ListConnectionsRequest,
     ListConnectionsResponse,
+    ListTopicsRequest,
+    ListTopicsResponse,
     WatchConnectionsRequest,
 )
 from trunkline.v1.presence_service_pb2_grpc import PresenceServiceServicer
 
+from router.core.counting import count, heard_within
 from router.core.directory import Tenant
-from router.core.limits import check
-from router.core.topics import USER
+from router.core.limits import check, topic_address
+from router.core.topics import USER, topic_of
 from router.rpc.status import answers
 from router.shell import Shell
 
@@ -47,6 +52,32 @@ class PresenceServicer(PresenceServiceServicer):
         response = ListConnectionsResponse(connections=[c.to_proto() for c in found[:size]])
         if len(found) > size:
             response.next_page_token = found[size - 1].id
+        return response
+
+    @answers
+    async def CountConnections(  # noqa: N802
+        self, request: CountConnectionsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> CountConnectionsResponse:
+        """See presence_service.proto."""
+        check(request)
+        self._tenant(request.address.tenant)
+        connections, users = count(self._shell.core.directory, request.address)
+        return CountConnectionsResponse(connections=connections, users=users)
+
+    @answers
+    async def ListTopics(  # noqa: N802
+        self, request: ListTopicsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> ListTopicsResponse:
+        """See presence_service.proto."""
+        check(request)
+        self._tenant(request.address.tenant)
+        scope = topic_of(topic_address(request.address))
+        after = topic_of(topic_address(request.after, "after")) if request.HasField("after") else None
+        size = request.page_size or DEFAULT_PAGE
+        found = heard_within(self._shell.core.directory, scope, after, size + 1)
+        response = ListTopicsResponse(more=len(found) > size)
+        for topic in found[:size]:
+            response.topics.add(address=topic.address, connections=topic.listeners)
         return response
 
     @answers

@@ -27,7 +27,7 @@ from trunkline.v1.broadcast_service_pb2_grpc import (
     BroadcastServiceServicer,
     add_BroadcastServiceServicer_to_server,
 )
-from trunkline.v1.catalogue import Entry
+from trunkline.v1.catalogue import CONTRACT_MINOR, Entry
 from trunkline.v1.history_service_pb2_grpc import HistoryServiceServicer, add_HistoryServiceServicer_to_server
 from trunkline.v1.message_pb2 import MESSAGE_STATE_OPEN, ROLE_USER, Author, Message, Part, TextPart
 from trunkline.v1.presence_service_pb2_grpc import (
@@ -65,7 +65,7 @@ class StreamSide:
         """Reads the worker's hello and answers it."""
         hello = (await self.read()).hello
         welcome = AttachWelcome(
-            router_id="r1", contract_minor=1, lease_s=lease_s, reply_lease_s=reply_lease_s
+            router_id="r1", contract_minor=CONTRACT_MINOR, lease_s=lease_s, reply_lease_s=reply_lease_s
         )
         await self.write(AttachResponse(welcome=welcome))
         return hello
@@ -194,6 +194,8 @@ for _name in (
     "GetMessage",
     "ResetConversation",
     "ListConnections",
+    "CountConnections",
+    "ListTopics",
     "GetStats",
     "CloseConnections",
     "OpenMessage",

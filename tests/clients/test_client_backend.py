@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scripted_edge import ALICE, FakeTime, at, message
 from scripted_router import ScriptedRouter, StreamSide, scripted_router
 from trunkline.v1 import catalogue
+from trunkline.v1.address_pb2 import Address
 from trunkline.v1.broadcast_service_pb2 import (
     BroadcastManyResponse,
     BroadcastRequest,
@@ -29,8 +30,11 @@ from trunkline.v1.presence_service_pb2 import (
     CloseConnectionsResponse,
     Connection,
     ConnectionChange,
+    CountConnectionsResponse,
     GetStatsResponse,
     ListConnectionsResponse,
+    ListTopicsResponse,
+    TopicListeners,
     WatchConnectionsResponse,
 )
 from trunkline_client import Backend, Disconnected, Overfull, Publisher, Refused, broadcast_request
@@ -126,6 +130,24 @@ async def test_connections_come_a_page_at_a_time() -> None:
         assert (await ours.stats("demo")).connections == 2
         assert await ours.close_connections(ALICE, reason="closing time", reconnect=True) == 2
         assert (router.asked[-1].reason, router.asked[-1].reconnect) == ("closing time", True)
+
+
+async def test_connections_are_counted_and_topics_come_a_page_at_a_time() -> None:
+    team, user = TopicListeners(address=ALICE, connections=2), Address(tenant="demo", user="alice")
+    pages = [
+        ListTopicsResponse(topics=[team], more=True),
+        ListTopicsResponse(topics=[TopicListeners(address=user, connections=1)]),
+    ]
+    async with backend() as (router, ours):
+        router.answers |= {
+            "CountConnections": lambda _: CountConnectionsResponse(connections=3, users=2),
+            "ListTopics": lambda request: pages[request.HasField("after")],
+        }
+        counted = await ours.count_connections(ALICE)
+        assert (counted.connections, counted.users) == (3, 2)
+        found = [each.address async for page in ours.topics(Address(tenant="demo")) for each in page]
+        assert found == [ALICE, user]
+        assert router.asked[-1].after == ALICE
 
 
 async def test_connections_are_watched_until_the_caller_leaves_or_the_stream_breaks() -> None:

@@ -115,6 +115,8 @@ VALID: dict[str, dict[str, Any]] = {
     "GetMessageRequest": {"tenant": "t", "message_id": "m"},
     "ResetConversationRequest": {"address": TENANT},
     "ListConnectionsRequest": {"address": TENANT},
+    "CountConnectionsRequest": {"address": TENANT},
+    "ListTopicsRequest": {"address": TENANT},
     "GetStatsRequest": {"tenant": "t"},
     "CloseConnectionsRequest": {"address": TENANT},
     "WatchConnectionsRequest": {"address": TENANT},

@@ -40,9 +40,13 @@ from trunkline.v1.presence_service_pb2 import (
     CloseConnectionsRequest,
     Connection,
     ConnectionChange,
+    CountConnectionsRequest,
+    CountConnectionsResponse,
     GetStatsRequest,
     GetStatsResponse,
     ListConnectionsRequest,
+    ListTopicsRequest,
+    TopicListeners,
     WatchConnectionsRequest,
     WatchConnectionsResponse,
 )
@@ -274,6 +278,21 @@ class Backend:
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
+
+    async def count_connections(self, address: Address) -> CountConnectionsResponse:
+        """How many connections an address matches, and how many users are behind them."""
+        request = CountConnectionsRequest(address=address)
+        return await self._call(self._presence.CountConnections(request, timeout=self._timeout_s))
+
+    async def topics(self, address: Address, *, page_size: int = 0) -> AsyncIterator[list[TopicListeners]]:
+        """What is heard at an address and within it, with how many hear it; a page at a time, in order."""
+        request = ListTopicsRequest(address=address, page_size=page_size)
+        while True:
+            page = await self._call(self._presence.ListTopics(request, timeout=self._timeout_s))
+            yield list(page.topics)
+            if not page.more:
+                return
+            request.after.CopyFrom(page.topics[-1].address)
 
     async def stats(self, tenant: str) -> GetStatsResponse:
         """What a tenant has now, and has done since the router started."""

@@ -47,6 +47,9 @@ class Client:
         self.unanswered: dict[str, ClientFrame] = {}
         self.place: dict[TopicKey, Position] = {}
         self.resume: dict[TopicKey, Position] = {}
+        self.resumes_delivered = False
+        #: What it says comes back to it, which is where it then is.
+        self.echo = False
         self.known: dict[str, Message] = {}
         self.close_reason = ""
 
@@ -103,6 +106,8 @@ class Client:
             self.known.clear()
 
     def _acked(self, ack: AckFrame) -> None:
+        if self.echo:
+            return
         position, key = position_of(ack.position), topic_of(ack.address)
         place = self.place.get(key)
         # The ack of a retry may name a log that was erased since, and is no place in this one; that of a

@@ -43,7 +43,7 @@ class Edge:
         """Tell the router of a client."""
         opened = self.inbox.entries.add().opened
         opened.connection, opened.connection_id, opened.user = client.number, client.id, client.user
-        opened.remote_ip = "127.0.0.1"
+        opened.remote_ip, opened.echo = "127.0.0.1", client.echo
         opened.address.CopyFrom(address_of(client.home))
         if client.state == "open":
             opened.restored = True
@@ -52,6 +52,8 @@ class Edge:
                 if client in heard.listeners and heard.key not in own:
                     opened.groups.add(kind=heard.key[3], id=heard.key[4])
             return
+        if client.resumes_delivered:
+            opened.resume.delivered = True
         for key, position in client.resume.items():
             entry = opened.resume.positions.add(position=position.to_proto())
             entry.address.CopyFrom(address_of(key))
@@ -144,6 +146,8 @@ class Edge:
 
     def _is_author(self, client: Client, frame: ServerFrame) -> bool:
         message = frame.message
+        if client.echo:
+            return False
         return message.client_id in client.unanswered and message.author.user == client.user
 
     def _send(self, entry: RouterEntry) -> None:

@@ -18,7 +18,7 @@ from trunkline.v1.frame_pb2 import ClientFrame
 from trunkline.v1.message_pb2 import Message, Part, TextPart
 
 from router.core.directory import Connection
-from router.core.effects import ReadDeliveries, ReadHeads, ReadMessage, ReadPages
+from router.core.effects import ReadDelivered, ReadDeliveries, ReadHeads, ReadMessage, ReadPages
 from router.core.journal import Draft, Transaction
 from router.core.journal_queue import Unit
 from router.core.policies import Policies
@@ -146,10 +146,14 @@ class Router:
         user: str = "",
         edge: str = "e1",
         resume: dict[TopicKey, Position] | None = None,
+        delivered: bool = False,
+        echo: bool = False,
     ) -> Client:
         """A client connects; it is answered once what is awaited is there."""
         client = self.edge(edge).new_client(home, user)
         client.resume = resume or {}
+        client.resumes_delivered = delivered
+        client.echo = echo
         if client.edge.link is not None:
             client.edge.open(client)
         self.carry()
@@ -192,6 +196,11 @@ class Router:
     def unsubscribe(self, client: Client, key: TopicKey = ROOM) -> str:
         """A client leaves a group."""
         return self.frame(client, unsubscribe={"conversation": {"kind": key[3], "id": key[4]}})
+
+    def was_given(self, client: Client, key: TopicKey, position: Position | None = None) -> None:
+        """A client tells how far it was given a topic: as far as it has come, by default."""
+        place = (position or client.place[key]).to_proto()
+        self.frame(client, delivered={"position": place, "address": address_of(key)})
 
     def broadcast(self, to: Any, text: str = "hello", **more: Any) -> Backend:
         """A backend says something. Raises Refused where that is not valid."""
@@ -240,7 +249,7 @@ class Router:
         if self.looked is not None:
             return
         if not self.reads:
-            kinds = (ReadHeads, ReadDeliveries, ReadMessage, ReadPages)
+            kinds = (ReadHeads, ReadDelivered, ReadDeliveries, ReadMessage, ReadPages)
             self.reads.extend(sorted(self.core.reads, key=lambda read: kinds.index(type(read))))
             self.core.reads.clear()
         if self.reads:
@@ -251,6 +260,8 @@ class Router:
     def _result(self, read: Any) -> Any:
         if isinstance(read, ReadHeads):
             return [self.log.head(key) for key in read.topics]
+        if isinstance(read, ReadDelivered):
+            return self.log.delivered(read.whose)
         if isinstance(read, ReadPages):
             return [self.log.read(request) for request in read.requests]
         if isinstance(read, ReadMessage):

@@ -248,6 +248,19 @@ def test_a_delivery_whose_log_is_erased_is_not_delivered_again() -> None:
     assert [text for _, text, _ in given_to(again)] == ["new"]
 
 
+def test_what_is_said_after_a_log_was_erased_waits_only_for_the_worker_to_be_done() -> None:
+    router = Router()
+    worker = attached(router)
+    asked(router, ALICE, "old")
+    assert [text for _, text, _ in given_to(worker)] == ["old"]
+    router.reset(ALICE)
+    asked(router, ALICE, "new")
+    assert given_to(worker) == []
+    settle(router, worker, 1, "late")
+    router.settle()
+    assert [text for _, text, _ in given_to(worker)] == ["new"]
+
+
 def test_a_log_that_is_erased_while_its_deliveries_are_read_is_not_worked_on() -> None:
     router = Router()
     asked(router, ALICE, "old")

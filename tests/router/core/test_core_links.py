@@ -11,7 +11,7 @@ from trunkline.v1.address_pb2 import Address
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import LinkHello, LinkRequest
 
-from router.core import joining
+from router.core import relinking
 from router.core.effects import ReadPages
 from router.core.presence import CHANGES_A_MESSAGE
 from router.core.topics import TopicKey, address_of
@@ -123,7 +123,7 @@ def test_whoever_lost_its_place_is_closed_and_whoever_comes_next_is_not(
     cause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     router, clients = broken()
-    monkeypatch.setattr(joining, "RECOVERY_MAX_MESSAGES", 2)
+    monkeypatch.setattr(relinking, "RECOVERY_MAX_MESSAGES", 2)
     said(router, ROOM, "2", "3", "4")
     if cause == "erased":
         router.reset(ROOM)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from router.core.directory import topics_heard
-from router.core.topics import EMPTY, GROUP, PERSON, USER, Position, TopicKey
+from router.core.topics import EMPTY, GROUP, PERSON, USER, Position, TopicKey, position_of, topic_of
 
 OTHER_ROOM: TopicKey = ("t", "a", "w", GROUP, "other")
 FOREIGN: TopicKey = ("u", "a", "w", PERSON, "alice")
@@ -33,6 +33,9 @@ class CoreMachine(RuleBasedStateMachine):
         self.clients: list[Client] = []
         self.gone: list[dict[TopicKey, Position]] = []
         self.said = 0
+        #: All that each user told to have been given; and what a client that goes on by that can rely on.
+        self.told: dict[tuple[TopicKey, str], set[Position]] = {}
+        self.surely: dict[str, dict[TopicKey, Position]] = {}
 
     @initialize(peeks=st.booleans())
     def start(self, peeks: bool) -> None:
@@ -56,6 +59,27 @@ class CoreMachine(RuleBasedStateMachine):
         heard = topics_heard(home, "x")
         wanted = {key: position for key, position in place.items() if key in heard}
         self.clients.append(self.router.open(home, user="x", edge=edge, resume=wanted))
+
+    @rule(home=HOMES, edge=EDGES)
+    def resume_delivered(self, home: TopicKey, edge: str) -> None:
+        whose = [(key, "x") for key in topics_heard(home, "x")]
+        on_disk = {
+            key: place for (key, _), place in zip(whose, self.router.log.delivered(whose), strict=True)
+        }
+        client = self.router.open(home, user="x", edge=edge, delivered=True)
+        self.surely[client.id] = on_disk
+        self.clients.append(client)
+
+    @rule(data=st.data())
+    def tell_delivered(self, data: Any) -> None:
+        client = self.some(data)
+        places = [key for key, place in client.place.items() if place.seq] if client is not None else []
+        if client is not None and places and client.user and client.edge.link is not None:
+            key = data.draw(st.sampled_from(places))
+            seq = data.draw(st.integers(1, client.place[key].seq))
+            position = client.place[key]._replace(seq=seq)
+            self.told.setdefault((key, client.user), set()).add(position)
+            self.router.was_given(client, key, position)
 
     @rule(data=st.data(), state=st.sampled_from(["open", "open", "opening"]))
     def close(self, data: Any, state: str) -> None:
@@ -144,6 +168,21 @@ class CoreMachine(RuleBasedStateMachine):
                 place = client.place[key]
                 # After a reset nobody hears anything until something is said.
                 assert place == head or head == EMPTY, f"{client.id} at {place} of {key}, which is at {head}"
+
+    @invariant()
+    def whoever_goes_on_by_delivery_begins_where_the_user_had_come(self) -> None:
+        for client in self.clients:
+            if client.id not in self.surely or client.state != "open":
+                continue
+            on_disk = self.surely.pop(client.id)
+            connected = client.frames[0].connected
+            for entry in connected.positions if connected.recovered else ():
+                key, start = topic_of(entry.address), position_of(entry.position)
+                assert not start.seq or start in self.told[key, "x"], (
+                    f"{client.id} begins at {start} of {key}"
+                )
+                same_log = start.epoch == on_disk[key].epoch
+                assert not same_log or start >= on_disk[key], f"{client.id} is told of {key} again"
 
     @invariant()
     def tables_are_consistent(self) -> None:

@@ -279,6 +279,10 @@ class LogModel:
     def receipts_of(self, topic: TopicKey) -> list[StoredReceipt]:
         return sorted(self.logs[topic].receipts.values()) if topic in self.logs else []
 
+    def delivered(self, topic: TopicKey, user: str) -> Position:
+        told = {receipt.user: receipt.delivered for receipt in self.receipts_of(topic)}
+        return Position(self.head(topic).epoch, told.get(user, 0))
+
     def owed(self, tenant: str, agent: str) -> list[StoredDelivery]:
         return [
             StoredDelivery(number, work.topic, self._body(work), work.attempts)

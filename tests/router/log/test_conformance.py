@@ -412,6 +412,7 @@ async def test_a_closed_log_is_unavailable(log: Log) -> None:
         log.dead_letters("acme", "echo", 0, 1),
         log.replay("acme", "echo", [1]),
         log.receipts(ALICE, "", 1),
+        log.delivered([(ALICE, "alice")]),
         log.reset(ALICE),
         log.deliveries("acme", "echo", 0, 1),
         log.backlogs("acme"),

@@ -37,7 +37,7 @@ from router.core.journal import (
     Transaction,
     Withdrawal,
 )
-from router.core.topics import EMPTY, TopicKey
+from router.core.topics import EMPTY, USER, Position, TopicKey
 from router.log.port import Log
 
 WORKER = Producer("worker", 1)
@@ -172,6 +172,39 @@ async def test_what_is_said_of_an_erased_log_is_no_receipt(log: Log) -> None:
     await append(log, draft())
     await log.append(Transaction(delivered=stale))
     assert await log.receipts(ALICE, "", 9) == []
+
+
+async def test_how_far_users_were_given_logs_is_told_for_many_at_once(log: Log) -> None:
+    platform: TopicKey = ("acme", "echo", "web", 0, "")
+    user: TopicKey = ("acme", "", "", USER, "alice")
+    first, second, _, third = await append(log, draft(), draft(), draft(BOB), draft(user))
+    told = [Delivered(ALICE, "alice", position(second)), Delivered(user, "alice", position(third))]
+    await log.append(Transaction([read(ALICE, position(first), "é")], delivered=told))
+    asked = [
+        (BOB, "alice"),
+        (ALICE, "alice"),
+        (platform, "alice"),
+        (user, "alice"),
+        (ALICE, "é"),
+        (user, "é"),
+    ]
+    epochs = [one.epoch for one in await log.heads([BOB, ALICE, platform, user])]
+    assert await log.delivered(asked) == [
+        Position(epochs[0], 0),
+        position(second),
+        EMPTY,
+        Position(epochs[3], 1),
+        position(first),
+        Position(epochs[3], 0),
+    ]
+    assert await log.delivered([]) == []
+    many = await log.delivered([(ALICE, str(number)) for number in range(3000)])
+    assert many == [Position(epochs[1], 0)] * 3000
+    await log.reset(ALICE)
+    assert await log.delivered([(ALICE, "alice")]) == [EMPTY]
+    await append(log, draft())
+    (started,) = await log.delivered([(ALICE, "alice")])
+    assert (started.seq, started.epoch == epochs[1]) == (0, False)
 
 
 # Resetting

@@ -43,7 +43,8 @@ TOPICS: list[TopicKey] = [
 topics = st.sampled_from(TOPICS)
 keys = st.sampled_from([None, None, b"a" * 16, b"b" * 16, b"\0" * 16])
 digests = st.sampled_from([b"", b"one", b"two"])
-users = st.sampled_from(["alice", "bob", 'é"'])
+USERS = ["alice", "bob", 'é"']
+users = st.sampled_from(USERS)
 producers = st.builds(Producer, st.sampled_from(["worker", "other"]), st.integers(1, 3))
 kinds = st.sampled_from([CHANGE_KIND_ENDED, CHANGE_KIND_EDITED, CHANGE_KIND_RECALLED])
 delivery_ids = st.integers(1, 20)
@@ -201,6 +202,8 @@ class LogMachine(RuleBasedStateMachine):
         for topic in TOPICS:
             assert self.log.head(topic) in (None, self.model.head(topic))
             assert self.run(self.log.receipts(topic, "", 9)) == self.model.receipts_of(topic)
+        whose = [(topic, user) for topic in TOPICS for user in USERS]
+        assert self.run(self.log.delivered(whose)) == [self.model.delivered(*each) for each in whose]
         assert sorted(self.run(self.log.open_messages())) == sorted(self.model.open_messages())
 
     @invariant()

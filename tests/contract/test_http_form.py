@@ -1,0 +1,104 @@
+"""Each unary RPC has one HTTP form at least, no two have the same, and each says whose it is."""
+
+from __future__ import annotations
+
+import pytest
+from google.api.annotations_pb2 import http
+from google.protobuf.descriptor import MethodDescriptor
+
+from edge.http.bindings import bindings, bound, services
+from edge.http.openapi import document
+from edge.http.openapi_schemas import limits, name_of
+from edge.http.table import Table
+
+METHODS = [method for service in services() for method in service.methods]
+UNARY = [method for method in METHODS if not method.client_streaming and not method.server_streaming]
+
+
+def test_every_service_is_walked() -> None:
+    assert {"AgentService", "BroadcastService", "EdgeService", "HistoryService", "PresenceService"} <= {
+        service.name for service in services()
+    }
+
+
+@pytest.mark.parametrize("method", UNARY, ids=lambda method: method.name)
+def test_each_unary_rpc_has_an_annotation_and_a_route(method: MethodDescriptor) -> None:
+    forms = bound(method)
+    assert forms
+    for form in forms:
+        assert form.template.startswith("/v1/")
+        assert form.tenant[-1].name == "tenant"
+        # So that access is checked before a body is read.
+        assert form.tenant_at is not None
+        # A body holds all that is not in the path; what cannot be in a query must have one.
+        assert form.takes_all == (form.http_method not in ("GET", "DELETE"))
+
+
+def test_what_streams_from_the_caller_has_none() -> None:
+    for method in METHODS:
+        if method.client_streaming:
+            assert not method.GetOptions().HasExtension(http)
+
+
+def test_no_two_routes_clash() -> None:
+    table: Table[str] = Table()
+    shapes: dict[tuple[str | None, ...], set[str]] = {}
+    for binding in bindings():
+        table.add(binding.http_method, binding.pattern, str(binding))
+        segments = binding.pattern.segments
+        for at, segment in enumerate(segments):
+            shapes.setdefault((*segments[:at], "…"), set()).add("{}" if segment is None else segment)
+    # Where a variable stands no literal does, or a value could not be named.
+    for shape, beside in shapes.items():
+        assert "{}" not in beside or beside == {"{}"}, shape
+
+
+def test_the_document_describes_all_of_them_and_their_limits() -> None:
+    found = document(bindings())
+    operations = {
+        operation["operationId"]: operation for path in found["paths"].values() for operation in path.values()
+    }
+    assert operations.keys() == {binding.method.name for binding in bindings()}
+    assert all(operation["summary"] and operation["description"] for operation in operations.values())
+    for name, schema in found["components"]["schemas"].items():
+        assert schema.get("description"), name
+        for field, inner in schema.get("properties", {}).items():
+            assert name == "Status" or "description" in inner, f"{name}.{field}"
+
+
+def test_each_limit_is_a_keyword_of_the_schema() -> None:
+    """Save those of whole messages and of depth, which JSON Schema cannot say."""
+    schemas = document(bindings())["components"]["schemas"]
+    says = {"type", "$ref", "description", "contentEncoding", "items", "format"}
+    for message in {binding.method.input_type for binding in bindings()}:
+        body = schemas.get(f"{message.name.removesuffix('Request')}Body", {})
+        for field in message.fields:
+            stated, schema = limits(field), body.get("properties", {}).get(field.json_name)
+            if not stated or stated == "required" or schema is None:
+                continue
+            assert schema.keys() - says, f"{name_of(field)}: {stated}"
+
+
+def test_what_a_document_must_say() -> None:
+    found = document(bindings())
+    messages = found["paths"]["/v1/tenants/{tenant}/messages"]
+    assert messages["post"]["requestBody"]["content"]["application/json"]["schema"] == {
+        "$ref": "#/components/schemas/BroadcastBody"
+    }
+    schemas = found["components"]["schemas"]
+    assert schemas["BroadcastBody"]["required"] == ["parts"]
+    assert schemas["BroadcastBody"]["properties"]["parts"]["maxItems"] == 64
+    assert schemas["Part"]["maxProperties"] == 1
+    assert "tenant" not in schemas["AddressWithoutTenant"]["properties"]
+    assert schemas["EndMessageBody"]["properties"]["state"]["enum"][0] == "MESSAGE_STATE_COMPLETE"
+    parameters = {each["name"]: each for each in messages["get"]["parameters"]}
+    assert parameters["tenant"] | {"description": "", "schema": {}} == {
+        "name": "tenant", "in": "path", "required": True, "description": "", "schema": {}
+    }  # fmt: skip
+    assert parameters["limit"]["schema"]["maximum"] == 500
+    assert parameters["address.conversation.kind"]["schema"]["enum"] == [
+        "CONVERSATION_KIND_PERSON",
+        "CONVERSATION_KIND_GROUP",
+    ]
+    watch = found["paths"]["/v1/tenants/{tenant}/connections:watch"]["get"]
+    assert list(watch["responses"]["200"]["content"]) == ["text/event-stream"]
