@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_BENCH := $(VENV)/.installed-bench
+INSTALLED_FUZZ := $(VENV)/.installed-fuzz
 # The last file that protos/compile.py writes.
 STUBS := build/stubs/trunkline/v1/catalogue.py
 PROTOS := $(shell find protos -name '*.proto') protos/compile.py
@@ -14,7 +15,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test lint format bench protos constraints clean
+.PHONY: help setup run test lint format bench fuzz protos constraints clean
 
 help: ## list these targets
 	@echo "make run     start it, on this machine only"
@@ -29,7 +30,7 @@ run: setup ## start router, edge and an echo agent on 127.0.0.1, and say what to
 	@exec $(BIN)/python deploy/run.py
 
 test: lint ## lint, then run every test; ARGS="-k name" is passed to pytest
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: setup ## check style, types, layers, contract and container files
 	$(BIN)/ruff check .
@@ -48,13 +49,16 @@ format: setup ## rewrite Python and protos in the one style
 bench: setup $(INSTALLED_BENCH) ## run the benchmarks; ARGS are passed to bench/run.py
 	$(BIN)/python bench/run.py $(ARGS)
 
+fuzz: setup $(INSTALLED_FUZZ) ## look for input that breaks a dialect, for a minute; or FUZZ_SECONDS=600
+	$(BIN)/python fuzz/run.py
+
 protos: $(INSTALLED) ## compile the contract again, to build/stubs
 	$(BIN)/python protos/compile.py build/stubs
 
 constraints: ## write constraints.txt anew, with the newest versions that fit
 	rm -rf build/constraints
 	$(PYTHON) -m venv build/constraints
-	build/constraints/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench]'
+	build/constraints/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench,fuzz]'
 	{ sed -n '/^#/p' constraints.txt; \
 		build/constraints/bin/python -m pip freeze --exclude-editable; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
@@ -85,6 +89,13 @@ $(INSTALLED): pyproject.toml hatch_build.py constraints.txt
 $(INSTALLED_BENCH): $(INSTALLED)
 	@echo "Installing what the benchmarks need"
 	@$(PIP_INSTALL) -e '.[dev,bench]'
+	@touch $@
+
+$(INSTALLED_FUZZ): $(INSTALLED)
+	@echo "Installing what fuzzing needs"
+	@$(PIP_INSTALL) -e '.[dev,fuzz]' || { \
+		echo "atheris does not install here: it is made for Linux and some versions of Python, such as 3.11" >&2; \
+		exit 1; }
 	@touch $@
 
 # Installing compiles the contract too; this is for when only the contract changed, or build/ is gone.

@@ -6,7 +6,9 @@ import asyncio
 
 import structlog
 
-from edge.http.app import protocol_factory
+from edge import tenants_file
+from edge.http.app import HttpServer
+from edge.http.calls import RouterCalls
 from edge.link.client import LinkClient
 from edge.settings import EdgeSettings
 from edge.shell import Shell
@@ -22,8 +24,10 @@ BACKLOG = 4096
 
 async def serve(settings: EdgeSettings, stop: asyncio.Event) -> None:
     """Run an edge until the event is set. Raises StartError where it cannot start."""
-    shell = Shell(settings)
-    server = await listen(shell, settings.edge_listen)
+    shell = Shell(settings, tenants_file.load(settings.tenants_file))
+    calls = RouterCalls(settings.router)
+    http = HttpServer(shell, calls)
+    server = await listen(shell, http, settings.edge_listen)
     linked = asyncio.Event()
     link = LinkClient(shell, settings, linked.set)
     tasks = [asyncio.create_task(link.run()), asyncio.create_task(shell.run())]
@@ -31,6 +35,8 @@ async def serve(settings: EdgeSettings, stop: asyncio.Event) -> None:
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
     await _close(server, shell, [ready, *tasks])
+    await calls.close()
+    await http.ended()
 
 
 async def _close(server: asyncio.Server, shell: Shell, tasks: list[asyncio.Task[None]]) -> None:
@@ -46,13 +52,12 @@ async def _close(server: asyncio.Server, shell: Shell, tasks: list[asyncio.Task[
         task.result()
 
 
-async def listen(shell: Shell, address: str) -> asyncio.Server:
+async def listen(shell: Shell, http: HttpServer, address: str) -> asyncio.Server:
     """Listen for clients. Raises StartError where the address is not to be had."""
     host, _, port = address.rpartition(":")
-    http = protocol_factory(shell)
     loop = asyncio.get_running_loop()
     try:
-        return await loop.create_server(lambda: Port(shell, http), host, int(port), backlog=BACKLOG)
+        return await loop.create_server(lambda: Port(shell, http.protocol), host, int(port), backlog=BACKLOG)
     except (OSError, ValueError) as error:
         problem = f"cannot listen on {address}: {error}"
         raise StartError(f"{problem}. TRUNKLINE_EDGE_LISTEN names another address.") from error

@@ -6,19 +6,20 @@ import asyncio
 import math
 import secrets
 import time
+from datetime import UTC, datetime
 
 from trunkline.v1 import catalogue
-from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import LinkResponse
 
-from edge.core.bounds import Limits
+from edge.core.bounds import CLIENT_LOST, Limits
 from edge.core.congestion import Congestion
 from edge.core.connection import Connection, State
 from edge.core.edge import EdgeCore
-from edge.dialects.codec import FrameRefused
+from edge.dialects.dialect import Wish
+from edge.dialects.registry import Registry
+from edge.dialects.tenants import Tenants
 from edge.settings import EdgeSettings
-from edge.ws.request import ConnectRequest
-from edge.ws.socket import Socket
+from edge.ws.line import Line
 
 TICK_S = 1.0
 #: How often buffers are looked at while clients together take less than comes.
@@ -30,10 +31,12 @@ CLOSE_WAIT_S = 5.0
 
 
 class Shell:
-    """The sockets and timers around one core."""
+    """The connections and timers around one core."""
 
-    def __init__(self, settings: EdgeSettings) -> None:
+    def __init__(self, settings: EdgeSettings, tenants: Tenants | None = None) -> None:
         self.settings = settings
+        self.registry = Registry(lambda: datetime.now(UTC))
+        self.tenants = tenants or Tenants()
         self.core = EdgeCore(
             Limits(
                 frame_bytes=settings.frame_bytes,
@@ -46,8 +49,8 @@ class Shell:
         self.is_stopping = False
         #: Set when the link's writer has something to do.
         self.link_wake = asyncio.Event()
-        #: Sockets on their way in, and until when; oldest first.
-        self.handshakes: dict[Socket, float] = {}
+        #: Clients on their way in, and until when; oldest first.
+        self.handshakes: dict[Line, float] = {}
         #: Connections by when their heartbeat is due.
         self._rounds: list[set[Connection]] = [set() for _ in range(settings.heartbeat_s)]
         #: Set once clients have caught up.
@@ -82,21 +85,37 @@ class Shell:
 
     def _write(self, dirty: list[Connection]) -> None:
         for connection in dirty:
-            socket: Socket = connection.socket
+            line: Line = connection.socket
             pending, connection.pending = connection.pending, []
             data = pending[0] if len(pending) == 1 else b"".join(pending)
             if connection.lags and connection.state is State.OPEN:
                 # What gathers counts as if it were written.
                 lag_bytes = self._report(connection)
-                if lag_bytes + len(data) > self.settings.outbox_bytes:
+                if lag_bytes + len(data) - self._exempt(connection, data) > self.settings.outbox_bytes:
+                    self.core.counts.took_back(line.frames_in(data))
                     self._close_slow(connection)
                     continue
-            if data:
-                socket.write(data)
+            closing = connection.closing
+            if closing is not None and line.refuse_by_http(connection.codec, closing):
+                continue
+            line.write(data if connection.standing is None else connection.marked(data))
             if connection.lags and connection.state is State.OPEN:
+                connection.exempt_bytes = self._exempt(connection, data)
                 self._report(connection)
-            if connection.closing is not None:
-                socket.close(connection.closing.code, connection.closing.reason)
+            elif connection.delivered is not None and not line.transport.is_closing():
+                # A client that has gone has not taken what was dropped just now.
+                self.core.taken(connection)
+            if closing is not None:
+                line.close(connection.codec.close_code(closing), closing.reason)
+
+    def _exempt(self, connection: Connection, data: bytes) -> int:
+        """What does not count as buffered: the largest piece that a client is still taking, or is given.
+
+        It is one that the outbox has hardly room for at all, such as a picture. Who takes its time over
+        that is not slow yet, and must not be closed by a small frame behind it.
+        """
+        large = len(data) if 2 * len(data) > self.settings.outbox_bytes else 0
+        return max(large, connection.exempt_bytes)
 
     def _report(self, connection: Connection) -> int:
         lag_bytes: int = connection.socket.buffered + self.core.gathered_bytes(connection)
@@ -110,8 +129,10 @@ class Shell:
 
     def caught_up(self, connection: Connection) -> None:
         """A client that lagged has taken everything."""
+        connection.exempt_bytes = 0
         self.congestion.report(connection, 0)
         self.core.caught_up(connection)
+        self.core.taken(connection)
         self.settle()
 
     # Clients coming and going
@@ -121,44 +142,32 @@ class Shell:
         """There is room for one more client on its way in."""
         return len(self.handshakes) < self.settings.max_handshakes and not self.is_stopping
 
-    def shaking(self, socket: Socket) -> None:
+    def shaking(self, line: Line) -> None:
         """A client began its handshake."""
-        self.handshakes[socket] = time.monotonic() + self.settings.handshake_timeout_s
+        self.handshakes[line] = time.monotonic() + self.settings.handshake_timeout_s
 
-    def open(self, socket: Socket, wish: ConnectRequest) -> None:
-        """A client has said where to; the router is asked."""
+    def open(self, line: Line, wish: Wish) -> None:
+        """A client has said where to; the router is asked. Raises Refused where that is of no use."""
         if self.is_stopping:
-            socket.refuse(catalogue.RESTARTING.refused())
-            return
+            raise catalogue.RESTARTING.refused()
+        if len(self.core.connections) >= self.settings.max_connections:
+            raise catalogue.OVERLOADED.refused(problem="the edge has as many connections as it may have")
         opened = wish.opened
+        self.tenants.admit(opened.address.tenant, wish.token)
         opened.connection_id = f"c{secrets.token_hex(12)}"
-        opened.remote_ip = socket.remote_ip
+        opened.remote_ip = line.remote_ip
         opened.opened_at.GetCurrentTime()
         rollup_ms = self.settings.rollup_ms if wish.rollup_ms is None else wish.rollup_ms
-        connection = self.core.open(socket, wish.codec, opened, rollup_ms)
-        connection.lags = socket.buffered > 0
-        socket.connection = connection
+        connection = self.core.open(line, wish.codec, opened, rollup_ms)
+        connection.lags = line.buffered > 0
+        line.connection = connection
         self._rounds[connection.number % len(self._rounds)].add(connection)
 
-    def resume(self, socket: Socket, wish: ConnectRequest, payload: bytes) -> bool:
-        """Read the `resume` frame that must come first. False where it was refused."""
-        try:
-            frame = wish.codec.decode(payload)
-            if not frame.HasField("resume"):
-                problem = "after connecting with resume=frame a resume frame comes first"
-                kind = frame.WhichOneof("frame")
-                raise catalogue.UNEXPECTED_FRAME.refused(type=kind, problem=problem)
-        except (FrameRefused, Refused) as error:
-            socket.refuse(catalogue.INVALID_ADDRESS.refused(problem=str(error)))
-            return False
-        wish.opened.resume.CopyFrom(frame.resume)
-        return True
-
-    def gone(self, connection: Connection) -> None:
-        """A client's socket is gone."""
+    def gone(self, connection: Connection, cause: str = CLIENT_LOST) -> None:
+        """A client's socket is gone; `cause` is how the client ended it."""
         self._rounds[connection.number % len(self._rounds)].discard(connection)
         self.congestion.gone(connection)
-        self.core.gone(connection)
+        self.core.gone(connection, cause)
         self.settle()
 
     # The link
@@ -227,23 +236,24 @@ class Shell:
             turn = (turn + 1) % len(self._rounds)
             for connection in self.core.heartbeat(list(self._rounds[turn])):
                 connection.socket.ping()
+                self.core.beat(connection)
             self._end_handshakes(time.monotonic())
             self._measure()
             self.settle()
 
     def _end_handshakes(self, now: float) -> None:
-        for socket, deadline in list(self.handshakes.items()):
+        for line, deadline in list(self.handshakes.items()):
             if deadline > now:
                 break
-            del self.handshakes[socket]
+            del self.handshakes[line]
             limit = f"{self.settings.handshake_timeout_s:g}"
             reason = catalogue.HANDSHAKE_TIMEOUT.refused(limit_s=limit)
-            if socket.connection is None:
-                socket.refuse(reason)
+            if line.connection is None:
+                line.refuse(reason)
                 continue
             if not self.core.uplink.is_up:
                 reason = catalogue.ROUTER_UNAVAILABLE.refused()
-            self.core.close(socket.connection, reason)
+            self.core.close(line.connection, reason)
 
     async def close_all(self) -> None:
         """Close every client with RESTARTING, spread over the drain time; returns once they are gone.

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING
 from trunkline.v1.frame_pb2 import ServerFrame
 
 from edge.core.bounds import Counts
-from edge.core.deltas import Addition, Piece, Place
-from edge.core.framing import framed
+from edge.core.deltas import Addition, Piece, Place, TextsPiece
+from edge.core.encoding import encoded
+from edge.core.open_texts import OpenTexts
 from edge.dialects.codec import Codec
 
 if TYPE_CHECKING:
     from edge.core.connection import Connection
 
-#: A frame; the number of the connection that it is not for, or 0; and where the deltas of the open
-#: message that it brings go on, or None.
-Told = tuple[ServerFrame, int, Place | None]
+
+#: A frame for all who hear a topic; the number of the connection that it is not for, or 0; where the
+#: deltas of the open message that it brings go on, or None; and what those get who are not shown deltas.
+Told = tuple[ServerFrame, int, Place | None, ServerFrame]
 
 
 class Audience:
@@ -43,12 +45,15 @@ class Audience:
         "rollup_ms",
         "skips",
         "taken",
+        "texts",
         "waiting_bytes",
     )
 
-    def __init__(self, codec: Codec, rollup_ms: int) -> None:
+    def __init__(self, codec: Codec, rollup_ms: int, texts: OpenTexts | None = None) -> None:
         self.codec = codec
         self.rollup_ms = rollup_ms
+        #: The topic's, for a codec whose clients are not shown deltas; else None.
+        self.texts = texts
         self.listeners: set[Connection] = set()
         self.additions: list[Addition] = []
         self._base = 0
@@ -60,7 +65,7 @@ class Audience:
         self.waiting_bytes = 0
         #: The Rollup's: when the window ends, or None where nothing waits for that.
         self.due: int | None = None
-        self._pieces: dict[tuple[int, int], Piece] = {}
+        self._pieces: dict[tuple[int, int], Piece | TextsPiece] = {}
 
     # Who listens
 
@@ -90,23 +95,44 @@ class Audience:
 
     # Frames
 
-    def tell(self, run: Sequence[Told], counts: Counts) -> None:
-        """Give frames to all, joined; whatever deltas came before have been flushed."""
+    def tell(self, run: Sequence[Told], counts: Counts) -> bool:
+        """Give frames to all, joined; whatever deltas came before have been flushed.
+
+        False where the codec has nothing to say about any of them.
+        """
         codec = self.codec
-        pieces = [framed(codec.encode(frame), codec.binary) for frame, _, _ in run]
+        if self.texts is None:
+            pieces = [encoded(codec, frame) for frame, _, _, _ in run]
+        else:
+            pieces = [encoded(codec, whole) for _, _, _, whole in run]
         piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        excepted = {number for _, number, _ in run if number}
-        for connection in self.listeners:
-            if excepted and connection.number in excepted:
-                connection.pending += [
-                    one for one, told in zip(pieces, run, strict=True) if told[1] != connection.number
-                ]
-            else:
+        if not piece:
+            return False
+        counts.deliveries += (len(pieces) - pieces.count(b"")) * len(self.listeners)
+        if excepted := {number for _, number, _, _ in run if number}:
+            self._tell_but(excepted, run, pieces, counts)
+        else:
+            for connection in self.listeners:
                 connection.pending.append(piece)
-        counts.deliveries += len(run) * len(self.listeners)
-        for _, number, place in run:
+        for _, number, place, _ in run:
             if place is not None:
                 self._goes_on(place, number)
+        return True
+
+    def _tell_but(
+        self, excepted: set[int], run: Sequence[Told], pieces: Sequence[bytes], counts: Counts
+    ) -> None:
+        """Give each listener what is for it; as if all had been counted for all."""
+        piece = b"".join(pieces)
+        for connection in self.listeners:
+            if connection.number not in excepted:
+                connection.pending.append(piece)
+                continue
+            for (_, number, _, _), one in zip(run, pieces, strict=True):
+                if number != connection.number:
+                    connection.pending.append(one)
+                elif one:
+                    counts.deliveries -= 1
 
     def _goes_on(self, place: Place, excepted: int) -> None:
         for connection in self.listeners:
@@ -138,8 +164,11 @@ class Audience:
     def _give_all(self, listeners: set[Connection], counts: Counts, everybody: bool) -> None:
         start = self.taken
         piece = self._piece(start)
+        if not piece.frames:
+            return
         begins, ends = piece.begins, piece.ends
-        short = long = b""
+        short: bytes | None = None
+        long: bytes | None = None
         lagging = 0
         for connection in listeners:
             if connection.lags and not everybody:
@@ -147,10 +176,12 @@ class Audience:
                 lagging += 1
                 continue
             if connection.goes_on == begins:
-                short = short or piece.short()
+                if short is None:
+                    short = piece.short()
                 connection.pending.append(short)
             else:
-                long = long or piece.long()
+                if long is None:
+                    long = piece.long()
                 connection.pending.append(long)
             connection.goes_on = ends
         counts.gave(piece.frames, piece.deltas, len(listeners) - lagging)
@@ -166,13 +197,13 @@ class Audience:
             self._drop_taken()
 
     def _give(self, connection: Connection, since: int, counts: Counts) -> None:
-        piece: Piece | None
+        piece: Piece | TextsPiece | None
         if connection in self.skips:
             news = self._unknown(connection, self.additions[since - self._base :])
-            piece = Piece(self.codec, news) if news else None
+            piece = self._made(news) if news else None
         else:
             piece = self._piece(since)
-        if piece is not None:
+        if piece is not None and piece.frames:
             connection.pending.append(piece.short() if connection.goes_on == piece.begins else piece.long())
             connection.goes_on = piece.ends
             counts.gave(piece.frames, piece.deltas, 1)
@@ -189,14 +220,19 @@ class Audience:
             del self.skips[connection]
         return news
 
-    def _piece(self, since: int) -> Piece:
+    def _piece(self, since: int) -> Piece | TextsPiece:
         """What waits since then, made once for all who get the same."""
         key = since, self._end
         piece = self._pieces.get(key)
         if piece is None:
             waiting = self.additions[since - self._base :] if since > self._base else self.additions
-            piece = self._pieces[key] = Piece(self.codec, waiting)
+            piece = self._pieces[key] = self._made(waiting)
         return piece
+
+    def _made(self, additions: Sequence[Addition]) -> Piece | TextsPiece:
+        if self.texts is None:
+            return Piece(self.codec, additions)
+        return TextsPiece(self.codec, additions, self.texts)
 
     @property
     def _end(self) -> int:

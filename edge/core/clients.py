@@ -10,12 +10,14 @@ from trunkline.v1.edge_service_pb2 import ConnectionOpened, ConnectionSend
 from trunkline.v1.frame_pb2 import ClientFrame, ClosingFrame, PongFrame, ServerFrame
 from trunkline.v1.message_pb2 import MESSAGE_STATE_OPEN
 
-from edge.core.bounds import Counts, Limits
+from edge.core.bounds import CLIENT_LOST, Counts, Limits
 from edge.core.closing import closing_frame
 from edge.core.connection import Connection, State
+from edge.core.encoding import encoded, written
 from edge.core.fanout import Fanout
+from edge.core.standing import Standing
 from edge.core.uplink import Uplink
-from edge.dialects.codec import Codec, FrameRefused
+from edge.dialects.codec import Answer, Codec, FrameRefused, Switch
 
 #: Answers to requests; each ends one of `unanswered`.
 _ANSWERS = frozenset({"ack", "error", "subscribed", "unsubscribed", "history", "cancelled"})
@@ -44,6 +46,8 @@ class Clients:
         self.opening = 0
         self._fanout = Fanout(self.connections, self.counts, self.dirty)
         self._last_number = 0
+        #: Requests that were given an id, as they had none.
+        self._given_ids = 0
         self._waiting_for_room: set[Connection] = set()
 
     def open(self, socket: object, codec: Codec, opened: ConnectionOpened, rollup_ms: int) -> Connection:
@@ -58,19 +62,39 @@ class Clients:
             self.uplink.add(len(connection.opened)).opened.CopyFrom(opened)
         return connection
 
-    def received(self, connection: Connection, payload: bytes) -> None:
+    def received(self, connection: Connection, payload: bytes, binary: bool = False) -> None:
         """A client sent a WebSocket message. What is refused is answered; the connection goes on."""
-        if connection.state is State.OPENING:
-            connection.early.append(payload)
-            self._hold(connection)
         if connection.state is not State.OPEN:
+            if connection.state is State.OPENING:
+                connection.early.append((payload, binary))
+                self._hold(connection)
             return
         self.counts.frames_in += 1
         try:
-            frame = connection.codec.decode(payload)
+            said = connection.codec.decode(payload, binary)
         except FrameRefused as refused:
             self._refuse(connection, refused.entry, str(refused), refused.frame_id)
             return
+        if not isinstance(said, ClientFrame):
+            self._said_to_codec(connection, said)
+        else:
+            self._said(connection, said)
+
+    def _said_to_codec(self, connection: Connection, said: Answer | Switch | None) -> None:
+        """What a client said is its codec's own affair, or some of it."""
+        rest: ClientFrame | Answer | None
+        if isinstance(said, Switch):
+            if said.codec != connection.codec:
+                self._fanout.recode(connection, said.codec)
+            rest = said.said
+        else:
+            rest = said
+        if isinstance(rest, Answer):
+            self._write(connection, written(connection.codec, rest.payload))
+        elif rest is not None:
+            self._said(connection, rest)
+
+    def _said(self, connection: Connection, frame: ClientFrame) -> None:
         kind = frame.WhichOneof("frame")
         if kind == "ping":
             self._say(connection, ServerFrame(pong=PongFrame(id=frame.ping.id[:128])))
@@ -81,6 +105,10 @@ class Clients:
             problem = "it can only be the first frame, after connecting with resume=frame"
             self._refuse(connection, entry, entry.sentence(type="resume", problem=problem), "")
         else:
+            if kind in _REQUESTS and connection.codec.gives_ids and not getattr(frame, kind).id:
+                self._given_ids += 1
+                opened = ConnectionOpened.FromString(connection.opened)
+                getattr(frame, kind).id = f"{opened.connection_id}-{self._given_ids}"
             # As the link carries it: some JSON grows fivefold on the way.
             self._forward(connection, kind or "", frame, frame.ByteSize())
 
@@ -131,7 +159,10 @@ class Clients:
         if connection.state is State.CLOSING:
             return
         self._say(connection, ServerFrame(closing=closing))
-        self._mark_closing(connection)
+        self._mark_standing(connection)
+        # Its topics go on without it.
+        connection.standing = None
+        self._mark_closing(connection, closing.reason)
         connection.closing = closing
         self._fanout.deafen(connection)
         connection.unanswered.clear()
@@ -146,6 +177,8 @@ class Clients:
         if connection.state is State.OPEN:
             self.counts.slow_consumers += 1
             self._fanout.deafen(connection)
+            # Where it stands is where the last mark that it was written says.
+            connection.standing = None
             self.close(connection, catalogue.SLOW_CONSUMER.refused())
 
     def caught_up(self, connection: Connection) -> None:
@@ -157,11 +190,14 @@ class Clients:
         """About how many bytes have gathered for a client that lags, beside what its socket buffers."""
         return self._fanout.gathered_bytes(connection)
 
-    def gone(self, connection: Connection) -> None:
-        """The socket is gone; to be called once per connection, whatever ended it."""
+    def gone(self, connection: Connection, cause: str = CLIENT_LOST) -> None:
+        """The socket is gone; to be called once per connection, whatever ended it.
+
+        `cause` is how the client ended it, where the edge did not.
+        """
         if self.connections.pop(connection.number, None) is None:
             return
-        self._mark_closing(connection)
+        self._mark_closing(connection, cause)
         self._fanout.deafen(connection)
         connection.unanswered.clear()
         for group in (self.dirty, self.hold, self.release, self._waiting_for_room):
@@ -169,11 +205,11 @@ class Clients:
         if self.uplink.is_up:
             self.uplink.add().closed.connection = connection.number
 
-    def _mark_closing(self, connection: Connection) -> None:
+    def _mark_closing(self, connection: Connection, cause: str) -> None:
         if connection.state is State.OPENING:
             self.opening -= 1
         elif connection.state is State.OPEN:
-            self.counts.closed += 1
+            self.counts.ended(cause)
         connection.state = State.CLOSING
 
     def heartbeat(self, connections: Iterable[Connection]) -> list[Connection]:
@@ -183,12 +219,8 @@ class Clients:
             if connection.state is not State.OPEN:
                 continue
             # From one that is held nothing can be heard.
-            if connection.heard or connection.held:
-                connection.heard = False
-                connection.silent_rounds = 0
-            else:
-                connection.silent_rounds += 1
-            if connection.silent_rounds >= 2:
+            connection.silent_rounds = 1 if connection.held else connection.silent_rounds + 1
+            if connection.silent_rounds > 2:
                 self.close(connection, catalogue.HEARTBEAT_LOST.refused())
             else:
                 to_ping.append(connection)
@@ -205,10 +237,28 @@ class Clients:
     def _say(self, connection: Connection, frame: ServerFrame) -> None:
         if connection.state is State.CLOSING:
             return
+        self._write(connection, encoded(connection.codec, frame))
+
+    def _write(self, connection: Connection, data: bytes) -> None:
+        """Tell a client something, or nothing; what was published so far comes before it."""
         self._fanout.settle(connection)
-        connection.pending.append(connection.encode(frame))
-        self.counts.deliveries += 1
+        if data:
+            connection.pending.append(data)
+            self.counts.deliveries += 1
         self.dirty.add(connection)
+
+    def beat(self, connection: Connection) -> None:
+        """A heartbeat is due: of the codec's own, if it has one."""
+        if connection.state is not State.OPEN:
+            return
+        self._write(connection, written(connection.codec, connection.codec.heartbeat()))
+        if connection.delivered is not None:
+            connection.delivered.beat()
+
+    def taken(self, connection: Connection) -> None:
+        """A client has taken all that it was written: the router is told how far that goes."""
+        if connection.delivered is not None:
+            connection.delivered.tell(connection.number, connection.topics, self.uplink)
 
     def send(self, send: ConnectionSend) -> None:
         """The router has a frame for one connection."""
@@ -218,15 +268,21 @@ class Clients:
             self._fanout.advance(send.topic, frame.ack.position)
         connection = self.connections.get(send.connection)
         if connection is None or connection.state is State.CLOSING:
+            self.counts.dropped += 1
             return
         kind = frame.WhichOneof("frame")
+        if kind == "error" and connection.delivered is not None and connection.delivered.refuses(frame.error):
+            return
         if kind in _ANSWERS:
             self._answered(connection, getattr(frame, kind).id)
         elif kind == "connected":
             self._connected(connection, frame)
         if kind in _ARRIVALS:
-            connection.is_arriving = True
+            connection.snapshots = connection.snapshots or []
         self._say(connection, frame)
+        if connection.is_arriving and connection.standing is not None:
+            connection.standing.passed(frame)
+            self._mark_standing(connection)
         if kind == "message" and frame.message.state == MESSAGE_STATE_OPEN:
             self._fanout.snapshot(connection, frame.message)
         if connection.early:
@@ -242,12 +298,19 @@ class Clients:
             connection.state = State.OPEN
             self.opening -= 1
             self.counts.opened += 1
+        if connection.codec.marks_standing:
+            connection.standing = Standing(connected.positions)
+
+    def _mark_standing(self, connection: Connection) -> None:
+        """What is pending ends here for now, with a mark."""
+        if connection.pending:
+            connection.pending[-1] = connection.marked(connection.pending[-1])
 
     def _take_early(self, connection: Connection) -> None:
         """What the client sent before it was connected comes now."""
         early, connection.early = connection.early, []
-        for payload in early:
-            self.received(connection, payload)
+        for payload, binary in early:
+            self.received(connection, payload, binary)
         self._release(connection)
 
     def _answered(self, connection: Connection, frame_id: str) -> None:

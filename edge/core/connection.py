@@ -5,10 +5,12 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from trunkline.v1.frame_pb2 import ClientFrame, ClosingFrame, ServerFrame
+from trunkline.v1.frame_pb2 import ClientFrame, ClosingFrame
+from trunkline.v1.message_pb2 import Message
 
+from edge.core.delivered import Delivered
 from edge.core.deltas import Place
-from edge.core.framing import framed
+from edge.core.standing import Standing
 from edge.dialects.codec import Codec
 
 if TYPE_CHECKING:
@@ -37,11 +39,11 @@ class Connection:
     __slots__ = (
         "closing",
         "codec",
+        "delivered",
         "early",
+        "exempt_bytes",
         "goes_on",
-        "heard",
         "held",
-        "is_arriving",
         "lags",
         "number",
         "opened",
@@ -50,6 +52,7 @@ class Connection:
         "silent_rounds",
         "snapshots",
         "socket",
+        "standing",
         "state",
         "topics",
         "unanswered",
@@ -77,22 +80,34 @@ class Connection:
         self.held = False
         #: Sent right after a `resume` frame, before the router has answered; nothing more is read then,
         #: so it is no more than what one read of the socket brings.
-        self.early: list[bytes] = []
-        #: Connected or subscribed, and not joined yet: what was missed is still coming.
-        self.is_arriving = False
-        #: Open messages it was sent while arriving: serialized address, id, and index of the next delta.
-        self.snapshots: list[tuple[bytes, str, int]] = []
+        self.early: list[tuple[bytes, bool]] = []
+        #: Open messages it was sent while arriving, each with its serialized address; without parts where
+        #: its codec is told deltas. None while it does not arrive.
+        self.snapshots: list[tuple[bytes, Message]] | None = None
+        #: For codecs that mark it, from `connected` on.
+        self.standing: Standing | None = None
+        #: For codecs whose clients do not say it themselves.
+        self.delivered = Delivered() if codec.tells_delivered else None
         #: Where the delta or open message that it was sent last ends.
         self.goes_on: Place | None = None
         #: Set by the shell while something is buffered that the client has not taken: deltas gather.
         self.lags = False
-        #: Set by the shell whenever bytes arrive; cleared by each round of heartbeats.
-        self.heard = True
+        #: The shell's: bytes of a piece, large by itself, that the client is still taking.
+        self.exempt_bytes = 0
+        #: Rounds of heartbeats since bytes arrived, whereupon the shell sets it to 0.
         self.silent_rounds = 0
 
-    def encode(self, frame: ServerFrame) -> bytes:
-        """The frame as its codec has it, with a WebSocket header."""
-        return framed(self.codec.encode(frame), self.codec.binary)
+    @property
+    def is_arriving(self) -> bool:
+        """Connected or subscribed, and not joined yet: what was missed is still coming."""
+        return self.snapshots is not None
+
+    def marked(self, data: bytes) -> bytes:
+        """What is to be written, with where the client then stands where that is marked and is news."""
+        if self.standing is None or not data:
+            return data
+        marks = self.standing.news(self.topics)
+        return self.codec.marked(data, marks) if marks else data
 
     def __repr__(self) -> str:
         return f"<Connection {self.number} {self.state.name}, {len(self.topics)} topics>"

@@ -7,7 +7,8 @@ from itertools import pairwise
 
 from trunkline.v1.frame_pb2 import DeltaFrame, ServerFrame
 
-from edge.core.framing import framed
+from edge.core.encoding import encoded
+from edge.core.open_texts import OpenTexts
 from edge.dialects.codec import Codec
 
 #: No frame is joined beyond this size, which any client takes.
@@ -107,8 +108,9 @@ class Piece:
     def __init__(self, codec: Codec, additions: Sequence[Addition]) -> None:
         frames = joined(additions)
         first, last = frames[0], frames[-1]
-        self.begins: Place = (first.message_id, first.index)
-        self.ends: Place = (last.message_id, last.next_index)
+        #: None where it matters to nobody what they were told last.
+        self.begins: Place | None = (first.message_id, first.index)
+        self.ends: Place | None = (last.message_id, last.next_index)
         self.frames = len(frames)
         self.deltas = sum([one.next_index - one.index for one in frames])
         self._codec = codec
@@ -125,6 +127,29 @@ class Piece:
         """With message and index."""
         self._long = self._long or _encoded(self._codec, self._first, goes_on=False) + self._rest
         return self._long
+
+
+class TextsPiece:
+    """The same for those who get the text so far: each message that something was added to, as it is now."""
+
+    __slots__ = ("_frames", "begins", "deltas", "ends", "frames")
+
+    def __init__(self, codec: Codec, additions: Sequence[Addition], texts: OpenTexts) -> None:
+        messages = [texts.so_far(one) for one in dict.fromkeys([one.message_id for one in additions])]
+        told = [encoded(codec, ServerFrame(message=message)) for message in messages if message is not None]
+        self.begins: Place | None = None
+        self.ends: Place | None = None
+        self.frames = len(told) - told.count(b"")
+        self.deltas = sum([one.next_index - one.index for one in additions])
+        self._frames = b"".join(told)
+
+    def short(self) -> bytes:
+        """The frames."""
+        return self._frames
+
+    def long(self) -> bytes:
+        """The same."""
+        return self._frames
 
 
 def _rest(codec: Codec, frames: Sequence[Addition]) -> bytes:
@@ -148,4 +173,4 @@ def _encoded(codec: Codec, one: Addition, goes_on: bool) -> bytes:
         if not goes_on:
             delta.message_id, delta.index = one.message_id, one.index
         setattr(delta, one.kind, one.content)
-    return framed(codec.encode(frame), codec.binary)
+    return encoded(codec, frame)

@@ -1,9 +1,10 @@
 """The edge's core: clients on one side, one link on the other.
 
-A shell calls it from one thread. After each call it writes what `dirty` connections have pending,
-closes those that are CLOSING, stops reading from those in `hold`, reads again from those in
-`release`, empties the three, wakes the link's writer if `uplink.is_ready`, and calls `flush_due` at
-`next_due`. While something is buffered for a client it sets its `lags`, and then calls `caught_up`.
+A shell calls it from one thread. After each call it writes what `dirty` connections have pending, as
+`Connection.marked` completes it, closes those that are CLOSING, stops reading from those in `hold`,
+reads again from those in `release`, empties the three, wakes the link's writer if `uplink.is_ready`,
+and calls `flush_due` at `next_due`. While something is buffered for a client it sets its `lags`, and
+then calls `caught_up`.
 """
 
 from __future__ import annotations
@@ -78,6 +79,8 @@ class EdgeCore(Clients):
         self._fanout.link_lost()
         self._release_for_room()
         for connection in list(self.connections.values()):
+            if connection.delivered is not None:
+                connection.delivered.link_lost()
             if connection.is_arriving:
                 self.close(connection, catalogue.POSITION_LOST.refused())
 

@@ -12,6 +12,7 @@ from trunkline.v1.edge_service_pb2 import (
     TopicsJoined,
     TopicsLeft,
 )
+from trunkline.v1.frame_pb2 import ServerFrame
 from trunkline.v1.message_pb2 import (
     CHANGE_KIND_ENDED,
     CHANGE_KIND_RECALLED,
@@ -20,12 +21,17 @@ from trunkline.v1.message_pb2 import (
     Message,
 )
 
+from edge.core.audience import Told
 from edge.core.bounds import Counts
 from edge.core.connection import Connection, State
+from edge.core.delivered import Delivered
 from edge.core.deltas import Place, addition
 from edge.core.rollup import Rollup
 from edge.core.topic import Topic
+from edge.dialects.codec import Codec, Replies
 
+# To look up a member of an Enum takes long.
+_SHOWN_WHOLE = Replies.WHOLE
 _LAST_CHANGES = frozenset({CHANGE_KIND_ENDED, CHANGE_KIND_RECALLED})
 
 
@@ -79,15 +85,17 @@ class Fanout:
         connection = self._connections.get(join.connection)
         if connection is None or connection.state is State.CLOSING:
             return
-        connection.is_arriving = False
-        snapshots, connection.snapshots = connection.snapshots, []
+        snapshots, connection.snapshots = connection.snapshots, None
         for number in join.topics:
             topic = self._topics[number]
             self._flush(topic)
             topic.join(connection)
-            for address, message_id, next_index in snapshots:
+            for address, message in snapshots or ():
                 if address == topic.address:
-                    _knows(connection, topic, message_id, next_index)
+                    _knows(connection, topic, message)
+        if connection.delivered is not None:
+            # It has taken what came before.
+            self._dirty.add(connection)
 
     def leave(self, leave: TopicsLeft) -> None:
         """A connection does not hear topics any longer."""
@@ -108,9 +116,11 @@ class Fanout:
         """A connection hears nothing any longer."""
         for topic in list(connection.topics):
             self._leave(connection, topic)
-        connection.snapshots.clear()
+        connection.snapshots = None
 
     def _leave(self, connection: Connection, topic: Topic) -> None:
+        if connection.delivered is not None:
+            connection.delivered.left(topic)
         if (deserted := topic.leave(connection)) is not None:
             self.rollup.forget(deserted)
 
@@ -129,20 +139,7 @@ class Fanout:
         for audience in topic.audiences.values():
             if audience.additions:
                 self.rollup.flush(audience, everybody=True)
-        excepted: int = getattr(publish, "except")
-        place: Place | None = None
-        if kind == "message":
-            message = frame.message
-            if message.HasField("position"):
-                topic.advance(message.position)
-                if publish.replayed:
-                    excepted = _author_waiting(topic, message) or excepted
-            place = _note_message(topic, message)
-        elif kind == "change":
-            _note_change(topic, frame.change)
-        elif kind == "read" and frame.read.HasField("at"):
-            topic.advance(frame.read.at)
-        topic.run.append((frame, excepted, place))
+        topic.run.append(_told(topic, publish, frame, kind))
         self._running[topic] = None
 
     def _add(self, topic: Topic, publish: TopicFrame) -> None:
@@ -158,8 +155,11 @@ class Fanout:
             return
         topic.open[one.message_id] = one.next_index
         topic.delta_bytes += one.size
+        if topic.texts is not None:
+            topic.texts.add(publish.frame.delta, count)
         for audience in topic.audiences.values():
-            self.rollup.add(audience, one)
+            if audience.codec.replies is not _SHOWN_WHOLE:
+                self.rollup.add(audience, one)
 
     def advance(self, number: int, position: Position) -> None:
         """The topic's only listener made this entry itself; it is not published here."""
@@ -169,14 +169,29 @@ class Fanout:
 
     def snapshot(self, connection: Connection, message: Message) -> None:
         """One connection was sent an open message: deltas go on from there."""
-        message_id, next_index = message.id, message.next_index
-        connection.goes_on = message_id, next_index
+        connection.goes_on = message.id, message.next_index
         address = message.address.SerializeToString(deterministic=True)
-        if connection.is_arriving:
-            connection.snapshots.append((address, message_id, next_index))
+        if connection.snapshots is not None:
+            # A copy, for the original holds on to the whole batch that it came in.
+            kept = Message(id=message.id, next_index=message.next_index)
+            if connection.codec.replies is not Replies.DELTAS:
+                kept.CopyFrom(message)
+            connection.snapshots.append((address, kept))
         for topic in connection.topics:
             if topic.address == address:
-                _knows(connection, topic, message_id, next_index)
+                _knows(connection, topic, message)
+
+    def recode(self, connection: Connection, codec: Codec) -> None:
+        """From here on a connection is spoken to by another codec; see Switch."""
+        shown_deltas = {one.replies is Replies.DELTAS for one in (connection.codec, codec)}
+        assert len(shown_deltas) == 1, "what was said so far is not known here, or not to the client"
+        self.settle(connection)
+        connection.codec = codec
+        if codec.tells_delivered:
+            connection.delivered = connection.delivered or Delivered()
+        for topic in list(connection.topics):
+            if (deserted := topic.move(connection)) is not None:
+                self.rollup.forget(deserted)
 
     def settle(self, connection: Connection) -> None:
         """What was published before this point comes before what is sent to the connection next."""
@@ -207,8 +222,27 @@ class Fanout:
             del self._running[topic]
             run, topic.run = topic.run, []
             for audience in topic.audiences.values():
-                audience.tell(run, self._counts)
-                self._dirty |= audience.listeners
+                if audience.tell(run, self._counts) or audience.codec.tells_delivered:
+                    self._dirty |= audience.listeners
+
+
+def _told(topic: Topic, publish: TopicFrame, frame: ServerFrame, kind: str | None) -> Told:
+    """The frame as the listeners are told it; the topic is as it is from here on."""
+    excepted: int = getattr(publish, "except")
+    if kind == "message":
+        message = frame.message
+        if message.HasField("position"):
+            topic.advance(message.position)
+            if publish.replayed:
+                excepted = _author_waiting(topic, message) or excepted
+        return frame, excepted, _note_message(topic, message), frame
+    if kind == "change":
+        whole = frame if topic.texts is None else ServerFrame(change=topic.texts.complete(frame.change))
+        _note_change(topic, frame.change)
+        return frame, excepted, None, whole
+    if kind == "read" and frame.read.HasField("at"):
+        topic.advance(frame.read.at)
+    return frame, excepted, None, frame
 
 
 def _note_message(topic: Topic, message: Message) -> Place | None:
@@ -216,6 +250,8 @@ def _note_message(topic: Topic, message: Message) -> Place | None:
     if message.state == MESSAGE_STATE_OPEN:
         place = message.id, message.next_index
         topic.open[place[0]] = place[1]
+        if topic.texts is not None:
+            topic.texts.put(message)
         for audience in topic.audiences.values():
             audience.unskip(place[0])
         return place
@@ -232,15 +268,20 @@ def _note_change(topic: Topic, change: Change) -> None:
 
 
 def _note_end(topic: Topic, message_id: str) -> None:
+    if topic.texts is not None:
+        topic.texts.forget(message_id)
     if topic.open.pop(message_id, None) is not None:
         for audience in topic.audiences.values():
             audience.unskip(message_id)
 
 
-def _knows(connection: Connection, topic: Topic, message_id: str, next_index: int) -> None:
-    """A listener was sent this message alone, up to this delta; others may have come less far."""
+def _knows(connection: Connection, topic: Topic, message: Message) -> None:
+    """A listener was sent this open message alone, as it is now; others may have come less far."""
+    message_id, next_index = message.id, message.next_index
     if next_index > topic.open.setdefault(message_id, next_index):
         connection.topics[topic].skip(connection, message_id, next_index)
+    if topic.texts is not None and connection.codec.replies is not Replies.DELTAS:
+        topic.texts.offer(message)
 
 
 def _author_waiting(topic: Topic, message: Message) -> int:
@@ -252,6 +293,7 @@ def _author_waiting(topic: Topic, message: Message) -> int:
             asked = waiting[0].message
             home = opened.address.conversation
             said_in = asked.conversation if asked.HasField("conversation") else home
-            if opened.user == message.author.user and said_in == message.address.conversation:
+            is_author = opened.user == message.author.user and said_in == message.address.conversation
+            if is_author and not opened.echo:
                 return connection.number
     return 0

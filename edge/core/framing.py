@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from struct import Struct
+
 _TEXT = 0x81
 _BINARY = 0x82
+
+_SHORT = Struct(">BB").pack
+_MEDIUM = Struct(">BBH").pack
+_LONG = Struct(">BBQ").pack
 
 
 def framed(payload: bytes, binary: bool) -> bytes:
@@ -11,7 +17,22 @@ def framed(payload: bytes, binary: bool) -> bytes:
     opcode = _BINARY if binary else _TEXT
     size = len(payload)
     if size < 126:
-        return bytes((opcode, size)) + payload
+        return _SHORT(opcode, size) + payload
     if size < 1 << 16:
-        return bytes((opcode, 126)) + size.to_bytes(2, "big") + payload
-    return bytes((opcode, 127)) + size.to_bytes(8, "big") + payload
+        return _MEDIUM(opcode, 126, size) + payload
+    return _LONG(opcode, 127, size) + payload
+
+
+def frames_in(data: bytes) -> int:
+    """How many frames lie in these bytes, all of them whole and made by `framed`."""
+    frames = start = 0
+    while start < len(data):
+        size = data[start + 1]
+        start += 2
+        if size > 125:
+            digits = 2 if size == 126 else 8
+            size = int.from_bytes(data[start : start + digits], "big")
+            start += digits
+        start += size
+        frames += 1
+    return frames

@@ -1,13 +1,52 @@
-"""The codecs there are."""
+"""The dialects there are."""
 
 from __future__ import annotations
 
-from edge.dialects.codec import Codec
-from edge.dialects.native_json import NativeJson
-from edge.dialects.native_proto import NativeProto
+from collections.abc import Callable
+from typing import NamedTuple
 
-#: By WebSocket subprotocol, in order of preference.
-CODECS: dict[str, Codec] = {codec.name: codec for codec in (NativeJson(), NativeProto())}
+from edge.dialects.dialect import Clock, Dialect
+from edge.dialects.langbot import connecting as langbot
+from edge.dialects.maim import api as maim_api
+from edge.dialects.maim import tenant as maim
+from edge.dialects.native import events as native_events
+from edge.dialects.native.connecting import NATIVE
 
-#: For a client that asks for no subprotocol.
-DEFAULT: Codec = CODECS[NativeJson.name]
+#: Each makes its dialect, given the time; in the order in which their paths are tried.
+DIALECTS: tuple[Callable[[Clock], Dialect], ...] = (
+    lambda clock: NATIVE,
+    native_events.make,
+    maim.make,
+    maim_api.make,
+    langbot.make,
+)
+
+
+class Found(NamedTuple):
+    """A dialect, and what the path's parameters are."""
+
+    dialect: Dialect
+    parameters: dict[str, str]
+
+
+class Registry:
+    """Finds the dialect that is spoken at a path."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.dialects = [make(clock) for make in DIALECTS]
+
+    def socket(self, path: str) -> Found | None:
+        """The dialect of WebSockets at this path, still encoded and without its query."""
+        for dialect in self.dialects:
+            for template in dialect.sockets:
+                if (parameters := template.match(path)) is not None:
+                    return Found(dialect, parameters)
+        return None
+
+    def stream(self, path: str) -> Found | None:
+        """The dialect of event streams at this path."""
+        for dialect in self.dialects:
+            for template in dialect.streams:
+                if (parameters := template.match(path)) is not None:
+                    return Found(dialect, parameters)
+        return None

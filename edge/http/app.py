@@ -1,42 +1,74 @@
-"""Health, readiness and metrics."""
+"""What an edge serves over HTTP."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from uvicorn.config import Config
-from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from edge.http import watch
+from edge.http.access import authorizer
+from edge.http.calls import RouterCalls
+from edge.http.dialect_routes import DialectRoutes
+from edge.http.protocol import HttpProtocol
+from edge.http.transcoding import routes
+from edge.ops.health import figures
 from edge.ops.metrics import EdgeCollector
+from edge.ws.port import Port
 
 if TYPE_CHECKING:
     from edge.shell import Shell
 
-
-def protocol_factory(shell: Shell) -> Callable[[], asyncio.Protocol]:
-    """Makes the protocol that serves one HTTP connection."""
-    config = Config(make_app(shell), lifespan="off", log_config=None, access_log=False, ws="none")
-    config.load()
-    state = ServerState()
-    return lambda: H11Protocol(config=config, server_state=state, app_state={})
+#: How long the last responses may take to be written when the edge stops.
+END_WAIT_S = 1.0
 
 
-def make_app(shell: Shell) -> Starlette:
+class HttpServer:
+    """Serves HTTP on the connections that the port hands over."""
+
+    def __init__(self, shell: Shell, calls: RouterCalls) -> None:
+        self._shell = shell
+        self._config = Config(
+            make_app(shell, calls), lifespan="off", log_config=None, access_log=False, ws="none"
+        )
+        self._config.load()
+        self._state = ServerState()
+
+    def protocol(self) -> asyncio.Protocol:
+        """Serves one connection, until a request on it is not for HTTP."""
+        return HttpProtocol(self._config, self._state, lambda: Port(self._shell, self.protocol))
+
+    async def ended(self) -> None:
+        """Wait until what was under way is answered, but not for long; to be called when calls are closed."""
+        if self._state.tasks:
+            await asyncio.wait(self._state.tasks, timeout=END_WAIT_S)
+
+
+def make_app(shell: Shell, calls: RouterCalls) -> Starlette:
     """The HTTP routes of one edge."""
+    authorize = authorizer(shell.tenants, open_to_any=shell.settings.open_to == "any")
+    dialects = DialectRoutes(shell.registry, shell.tenants, calls, authorize)
+    watches = watch.routes(calls, authorize)
+    return Starlette(
+        routes=[*_operators_routes(shell), *dialects.routes(), *watches, *routes(calls, authorize)]
+    )
+
+
+def _operators_routes(shell: Shell) -> list[BaseRoute]:
+    """Health, readiness and metrics."""
     registry = CollectorRegistry()
     registry.register(EdgeCollector(shell))
 
     async def healthz(request: Request) -> Response:
         """The process works; what it is connected to does not matter."""
-        return JSONResponse({"status": "ok", "connections": len(shell.core.connections)})
+        return JSONResponse({"status": "ok", **figures(shell)})
 
     async def readyz(request: Request) -> Response:
         """The edge can take clients: it is linked to a router and is not stopping."""
@@ -48,5 +80,4 @@ def make_app(shell: Shell) -> Starlette:
         """Counters in Prometheus' text format."""
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
-    routes = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
-    return Starlette(routes=routes)
+    return [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]

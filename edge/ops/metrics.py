@@ -32,13 +32,16 @@ class EdgeCollector(Collector):
         }
         counters = {
             "connections_opened": ("Connections accepted", counts.opened),
-            "connections_closed": ("Accepted connections that ended", counts.closed),
             "frames_received": ("Frames from clients", counts.frames_in),
             "frames_refused": (
                 "Frames from clients answered with an error by the edge",
                 counts.frames_refused,
             ),
             "deliveries": ("Frames handed to sockets, one for each listener", counts.deliveries),
+            "frames_dropped": (
+                "Frames for clients that were being closed or gone, one for each listener",
+                counts.dropped,
+            ),
             "deltas_received": ("Deltas from the router", counts.deltas_in),
             "delta_frames": (
                 "Frames with deltas handed to sockets, one for each listener",
@@ -56,3 +59,9 @@ class EdgeCollector(Collector):
             yield GaugeMetricFamily(f"trunkline_edge_{name}", text, value)
         for name, (text, value) in counters.items():
             yield CounterMetricFamily(f"trunkline_edge_{name}", text, value)
+        closed = CounterMetricFamily(
+            "trunkline_edge_connections_closed", "Accepted connections that ended, by cause", labels=["cause"]
+        )
+        for cause, value in counts.closed_by.items():
+            closed.add_metric([cause], value)
+        yield closed

@@ -1,1 +1,1 @@
-"""WebSockets: the listening port, the handshake, and one socket."""
+"""The listening port, and the clients on it: WebSockets and event streams."""

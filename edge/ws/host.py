@@ -1,4 +1,4 @@
-"""What a socket needs of whoever runs it."""
+"""What a client's connection needs of whoever runs it."""
 
 from __future__ import annotations
 
@@ -6,36 +6,37 @@ from typing import TYPE_CHECKING, Protocol
 
 from edge.core.connection import Connection
 from edge.core.edge import EdgeCore
+from edge.dialects.dialect import Wish
+from edge.dialects.registry import Registry
+from edge.dialects.tenants import Tenants
 from edge.settings import EdgeSettings
-from edge.ws.request import ConnectRequest
 
 if TYPE_CHECKING:
-    from edge.ws.socket import Socket
+    from edge.ws.line import Line
 
 
 class Host(Protocol):
-    """Runs the core, and lets sockets in."""
+    """Runs the core, and lets clients in."""
 
     core: EdgeCore
     settings: EdgeSettings
-    #: Sockets on their way in, and until when; oldest first.
-    handshakes: dict[Socket, float]
+    registry: Registry
+    tenants: Tenants
+    #: Clients on their way in, and until when; oldest first.
+    handshakes: dict[Line, float]
 
     @property
     def takes_handshakes(self) -> bool:
         """There is room for one more client on its way in."""
 
-    def shaking(self, socket: Socket) -> None:
+    def shaking(self, line: Line) -> None:
         """A client began its handshake."""
 
-    def open(self, socket: Socket, wish: ConnectRequest) -> None:
+    def open(self, line: Line, wish: Wish) -> None:
         """A client has said where to; the router is asked."""
 
-    def resume(self, socket: Socket, wish: ConnectRequest, payload: bytes) -> bool:
-        """Read the `resume` frame that must come first. False where it was refused."""
-
-    def gone(self, connection: Connection) -> None:
-        """A client's socket is gone."""
+    def gone(self, connection: Connection, cause: str) -> None:
+        """A client's socket is gone; `cause` is how the client ended it."""
 
     def caught_up(self, connection: Connection) -> None:
         """A client that lagged has taken everything."""

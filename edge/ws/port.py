@@ -1,4 +1,4 @@
-"""The listening port: one for WebSockets and HTTP alike."""
+"""The listening port: one for WebSockets, event streams and HTTP alike."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import cast
 
 from trunkline.v1 import catalogue
 
+from edge.ws.event_stream import EventStream
 from edge.ws.host import Host
 from edge.ws.socket import Socket
 
@@ -51,10 +52,14 @@ class Port(asyncio.Protocol):
             self._refuse("431 Request Header Fields Too Large", "The request's head is too large")
             return
         self._stop_timer()
+        assert self._transport is not None
         if not _wants_websocket(self._head[:end]):
-            self._hand_over(self._http())
+            found = self._host.registry.stream(_path(self._head))
+            if found is None:
+                self._hand_over(self._http())
+            else:
+                self._hand_over(EventStream(self._host, self._transport, found), made=False)
         elif self._host.takes_handshakes:
-            assert self._transport is not None
             ws = Socket(self._host, self._transport)
             self._host.shaking(ws)
             self._hand_over(ws, made=False)
@@ -92,6 +97,12 @@ class Port(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _path(head: bytes) -> str:
+    """What the request line names, without its query; empty where it is none."""
+    words = head.split(b"\r\n", 1)[0].split(b" ")
+    return words[1].partition(b"?")[0].decode("latin-1") if len(words) == 3 else ""
 
 
 def _wants_websocket(head: bytes) -> bool:

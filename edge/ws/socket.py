@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
-from trunkline.v1.frame_pb2 import ServerFrame
+from trunkline.v1.frame_pb2 import ClosingFrame, ServerFrame
 from websockets.exceptions import PayloadTooBig
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
@@ -17,16 +17,16 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
+from edge.core.bounds import CLIENT_BROKE_PROTOCOL, CLIENT_LEFT, CLIENT_LOST
 from edge.core.closing import closing_frame
-from edge.core.connection import Connection, State
-from edge.core.framing import framed
-from edge.dialects.codec import Codec
-from edge.dialects.registry import CODECS, DEFAULT
-from edge.ws import request as requests
+from edge.core.connection import State
+from edge.core.encoding import encoded
+from edge.core.framing import frames_in
+from edge.dialects.codec import Codec, FrameRefused
+from edge.dialects.dialect import ConnectRequest, Wish, read_query
+from edge.dialects.registry import Found
 from edge.ws.host import Host
-
-#: How long a peer may take to complete the closing handshake.
-CLOSE_TIMEOUT_S = 5.0
+from edge.ws.line import Line
 
 # websockets logs each dirty disconnect; what matters of them is counted.
 _quiet = logging.getLogger("trunkline.edge.ws")
@@ -34,54 +34,37 @@ _quiet.addHandler(logging.NullHandler())
 _quiet.propagate = False
 
 
-def _select(protocol: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:
-    """The first codec that the client offers too; none, which means JSON, where it offers no known one."""
-    return next((Subprotocol(name) for name in CODECS if name in offered), None)
-
-
-class Socket(asyncio.Protocol):
-    """Speaks WebSocket on a transport that the port has handed over.
-
-    Parsing and the closing handshake are those of `websockets`' sans-I/O core. Frames to the client
-    are written as they come from the edge's core: they are encoded once for all who get them. The
-    response to the handshake is held back until the first of them, so that both leave together.
-    """
+class Socket(Line):
+    """Speaks WebSocket. Parsing and the closing handshake are those of `websockets`' sans-I/O core."""
 
     __slots__ = (
-        "_closing",
+        "_codec",
+        "_first",
+        "_found",
+        "_fragment_is_binary",
         "_fragments",
-        "_host",
         "_protocol",
-        "_request",
         "_response",
-        "_resume_first",
         "_shaking",
-        "connection",
-        "remote_ip",
-        "transport",
     )
 
     def __init__(self, host: Host, transport: asyncio.Transport) -> None:
-        self._host = host
-        self.transport = transport
-        # The transport writes at once, and says so as soon as the client does not take everything, and
-        # when it has.
-        transport.set_write_buffer_limits(0)
-        self.connection: Connection | None = None
-        peer = transport.get_extra_info("peername")
-        self.remote_ip: str = peer[0] if isinstance(peer, tuple) else ""
+        super().__init__(host, transport)
         self._protocol = ServerProtocol(
-            select_subprotocol=_select,
+            select_subprotocol=lambda _, offered: self._select(offered),
             max_size=host.core.limits.frame_bytes,
             logger=_quiet,
         )
         self._response: Response | None = None
-        self._request: requests.ConnectRequest | None = None
+        self._found: Found | None = None
+        #: Tells the client what it is told before it has a connection.
+        self._codec: Codec | None = None
         self._fragments: bytearray | None = None
-        self._resume_first = False
+        self._fragment_is_binary = False
+        #: Reads what the client must say before it is connected.
+        self._first: Callable[[bytes, bool], Wish] | None = None
         #: Nothing was written yet but, at most, the response to the handshake.
         self._shaking = True
-        self._closing: asyncio.TimerHandle | None = None
 
     # What the transport tells
 
@@ -89,7 +72,7 @@ class Socket(asyncio.Protocol):
         """Bytes came from the client."""
         connection = self.connection
         if connection is not None:
-            connection.heard = True
+            connection.silent_rounds = 0
         protocol = self._protocol
         protocol.receive_data(data)
         for event in protocol.events_received():
@@ -113,37 +96,26 @@ class Socket(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The TCP connection is gone, by whatever cause."""
-        if self._closing is not None:
-            self._closing.cancel()
+        self._stop_waiting()
         self._leave()
 
     def _leave(self) -> None:
-        """The client has closed or was cut off: nothing more is written to it."""
-        self._host.handshakes.pop(self, None)
-        self._resume_first = False
-        connection, self.connection = self.connection, None
-        if connection is not None:
-            self._host.gone(connection)
-            # The end of the stream is still to be read.
-            self.transport.resume_reading()
+        self._first = None
+        self._part(self._how_it_left())
 
-    def pause_writing(self) -> None:
-        """The client did not take all at once."""
-        if self.connection is not None:
-            self.connection.lags = True
-
-    def resume_writing(self) -> None:
-        """The client has taken everything."""
-        if self.connection is not None:
-            self._host.caught_up(self.connection)
+    def _how_it_left(self) -> str:
+        if self._protocol.close_rcvd is not None:
+            return CLIENT_LEFT
+        return CLIENT_LOST if self._protocol.parser_exc is None else CLIENT_BROKE_PROTOCOL
 
     # Handshake
 
     def _handshake(self, request: Request) -> None:
         protocol = self._protocol
-        if request.path.partition("?")[0] != requests.PATH:
-            text = f"There is nothing at this path; WebSockets connect to {requests.PATH}\n"
-            self._reject(HTTPStatus.NOT_FOUND, text)
+        path, _, query = request.path.partition("?")
+        self._found = self._host.registry.socket(path)
+        if self._found is None:
+            self._reject(HTTPStatus.NOT_FOUND, "No WebSockets are served at this path\n")
             return
         response = protocol.accept(request)
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
@@ -151,30 +123,44 @@ class Socket(asyncio.Protocol):
             self._finish()
             return
         self._response = response
+        self._codec = self._found.dialect.refusing
         try:
-            self._request = requests.parse(request.path, self._codec)
+            self._take(self._found.dialect.connect(self._asked(self._found, query, request)))
         except Refused as reason:
             self.refuse(reason)
-            return
-        if self._request.resume_by_frame:
-            self._resume_first = True
-            self.transport.write(self.accept())
-        else:
-            self._open()
 
-    @property
-    def _codec(self) -> Codec:
-        name = self._protocol.subprotocol
-        return CODECS[name] if name else DEFAULT
+    def _asked(self, found: Found, query: str, request: Request) -> ConnectRequest:
+        headers: dict[str, str] = {}
+        for name, value in request.headers.raw_items():
+            headers.setdefault(name.lower(), value)
+        return ConnectRequest(
+            parameters=found.parameters,
+            query=read_query(query),
+            headers=headers,
+            subprotocol=self._protocol.subprotocol,
+            tenants=self._host.tenants,
+        )
+
+    def _select(self, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+        """The first of the dialect's that the client offers too; none where it offers no known one."""
+        assert self._found is not None
+        known = self._found.dialect.subprotocols
+        return next((Subprotocol(name) for name in known if name in offered), None)
+
+    def _take(self, wish: Wish) -> None:
+        """It is known how the client wants to be connected, or that it must say more first."""
+        self._codec = wish.codec
+        if wish.large_frames:
+            self._protocol.max_message_size = self._host.settings.large_frame_bytes
+        self._first = wish.first
+        if self._first is None:
+            self._host.open(self, wish)
+        else:
+            self.transport.write(self.accept())
 
     def _reject(self, status: HTTPStatus, text: str) -> None:
         self._protocol.send_response(self._protocol.reject(status, text))
         self._finish()
-
-    def _open(self) -> None:
-        assert self._request is not None
-        wish, self._request = self._request, None
-        self._host.open(self, wish)
 
     def accept(self) -> bytes:
         """The response to the handshake, if it was held back until now."""
@@ -189,64 +175,80 @@ class Socket(asyncio.Protocol):
     def _frame(self, frame: Frame) -> None:
         opcode = frame.opcode
         if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
+            binary = opcode is Opcode.BINARY
             if frame.fin:
-                self._message(bytes(frame.data))
+                self._message(bytes(frame.data), binary)
             else:
-                self._fragments = bytearray(frame.data)
+                self._fragments, self._fragment_is_binary = bytearray(frame.data), binary
         elif opcode is Opcode.CONT and self._fragments is not None:
             self._fragments += frame.data
             if frame.fin:
                 payload, self._fragments = bytes(self._fragments), None
-                self._message(payload)
+                self._message(payload, self._fragment_is_binary)
 
-    def _message(self, payload: bytes) -> None:
+    def _message(self, payload: bytes, binary: bool) -> None:
         if self.connection is not None:
-            self._host.core.received(self.connection, payload)
-        elif self._resume_first:
-            self._resume_first = False
-            assert self._request is not None
-            if self._host.resume(self, self._request, payload):
-                self._open()
+            self._host.core.received(self.connection, payload, binary)
+        elif self._first is not None:
+            first, self._first = self._first, None
+            try:
+                wish = first(payload, binary)
+                self._codec = wish.codec
+                self._host.open(self, wish)
+            except FrameRefused as refused:
+                self.refuse(catalogue.INVALID_ADDRESS.refused(problem=str(refused)))
+            except Refused as reason:
+                self.refuse(reason)
 
     # Writing and closing
 
     def write(self, data: bytes) -> None:
-        """Write frames; ahead of the first of them, the response to the handshake."""
+        """See Line."""
         if self._shaking:
             self._shaking = False
             self._host.handshakes.pop(self, None)
             data = self.accept() + data
-        self.transport.write(data)
+        if data:
+            self.transport.write(data)
 
     def _too_large(self) -> None:
         """A frame is over the limit: say so, before the close that the protocol has begun."""
-        core = self._host.core
-        reason = catalogue.FRAME_TOO_LARGE.refused(limit=core.limits.frame_bytes)
-        if self._resume_first:
+        reason = catalogue.FRAME_TOO_LARGE.refused(limit=self._protocol.max_message_size)
+        if self._first is not None:
             self.refuse(reason)
         elif self.connection is not None and self.connection.state is State.OPEN:
-            core.close(self.connection, reason)
+            self._host.core.close(self.connection, reason)
 
     def refuse(self, reason: Refused) -> None:
-        """Turn away a client that has no connection yet: 101, a `closing` frame, and the close."""
-        codec = self._codec
+        """See Line: 101, the last frame, and the close, unless its dialect does that by a status."""
+        assert self._codec is not None
         closing = closing_frame(reason)
-        self.write(framed(codec.encode(ServerFrame(closing=closing)), codec.binary))
-        self.close(closing.code, closing.reason)
+        if self.refuse_by_http(self._codec, closing):
+            return
+        self.write(encoded(self._codec, ServerFrame(closing=closing)))
+        self.close(self._codec.close_code(closing), closing.reason)
 
-    @property
-    def buffered(self) -> int:
-        """Bytes that the client has not taken yet."""
-        return self.transport.get_write_buffer_size()
+    def refuse_by_http(self, codec: Codec, closing: ClosingFrame) -> bool:
+        """See Line."""
+        if self._response is None or not codec.refuses_by_http:
+            return False
+        self._response = None
+        self._shaking = False
+        self._host.handshakes.pop(self, None)
+        entry = catalogue.ENTRIES.get(closing.reason)
+        status = entry.http_status if entry is not None else 0
+        self._reject(HTTPStatus(status or HTTPStatus.SERVICE_UNAVAILABLE), f"{closing.message}\n")
+        self._flush()
+        return True
 
     def ping(self) -> None:
-        """Ask the client for a sign of life."""
+        """See Line: it is to answer."""
         if self._protocol.state is OPEN:
             self._protocol.send_ping(b"")
             self._flush()
 
     def close(self, code: int, reason: str) -> None:
-        """Begin the closing handshake; the TCP connection is aborted where it takes too long."""
+        """See Line: begin the closing handshake."""
         if self._protocol.state is OPEN:
             self._protocol.send_close(code, reason[:120])
         self._flush()
@@ -263,8 +265,6 @@ class Socket(asyncio.Protocol):
         if self._protocol.close_expected():
             self._finish()
 
-    def _finish(self) -> None:
-        """Wait for the peer to close its side, but not for ever."""
-        if self._closing is None:
-            loop = asyncio.get_running_loop()
-            self._closing = loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)
+    def frames_in(self, data: bytes) -> int:
+        """See Line."""
+        return frames_in(data)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from trunkline.v1.address_pb2 import CONVERSATION_KIND_GROUP, Address, Conversation
 from trunkline.v1.edge_service_pb2 import ConnectionOpened, EdgeEntry, LinkRequest, LinkResponse, RouterEntry
-from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
+from trunkline.v1.frame_pb2 import ServerFrame
 from trunkline.v1.message_pb2 import (
     CHANGE_KIND_ENDED,
     MESSAGE_STATE_COMPLETE,
@@ -23,8 +23,8 @@ from edge.core.bounds import Limits
 from edge.core.connection import Connection
 from edge.core.edge import EdgeCore
 from edge.core.uplink import Uplink
-from edge.dialects.codec import Codec
-from edge.dialects.registry import CODECS
+from edge.dialects.codec import Codec, Decoded, Framing
+from edge.dialects.native.connecting import CODECS
 
 JSON = CODECS["trunkline.v1.json"]
 PROTO = CODECS["trunkline.v1.proto"]
@@ -190,7 +190,7 @@ def heard(connection: Connection) -> list[str]:
 
 def told(payload: bytes, codec: Codec) -> str:
     """One frame to a client in short words."""
-    if codec.binary:
+    if codec.framing is Framing.BINARY:
         frame = ServerFrame.FromString(payload)
         kind = frame.WhichOneof("frame") or "?"
         if kind == "delta":
@@ -241,16 +241,16 @@ def _entry(entry: EdgeEntry) -> str:
     return f"closed {entry.closed.connection}"
 
 
-class Counting:
+class Counting(Codec):
     """A codec that counts what it encodes."""
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
-        self.name, self.binary = codec.name, codec.binary
+        self.name, self.framing = codec.name, codec.framing
         self.encoded = 0
 
-    def decode(self, payload: bytes) -> ClientFrame:
-        return self._codec.decode(payload)
+    def decode(self, payload: bytes, binary: bool = False) -> Decoded:
+        return self._codec.decode(payload, binary)
 
     def encode(self, frame: ServerFrame) -> bytes:
         self.encoded += 1

@@ -6,11 +6,12 @@ import json
 
 from edge_core_world import open_message, parsed
 from google.protobuf.json_format import ParseDict
+from shown_codec import WAYS, Shown, text_of
 from trunkline.v1.frame_pb2 import DeltaFrame, ServerFrame
 from trunkline.v1.message_pb2 import CHANGE_KIND_ENDED, MESSAGE_STATE_OPEN, Message
 
 from edge.core.connection import Connection
-from edge.dialects.codec import Codec
+from edge.dialects.codec import Codec, Framing, Replies
 
 #: Each token of a stream begins with its kind.
 KINDS = {"text": "t", "reasoning": "r", "part": "p"}
@@ -46,7 +47,7 @@ class StreamReader:
         return kinds
 
     def _frame(self, payload: bytes) -> ServerFrame:
-        if self._codec.binary:
+        if self._codec.framing is Framing.BINARY:
             return ServerFrame.FromString(payload)
         return from_json(payload)
 
@@ -74,6 +75,50 @@ class StreamReader:
         assert kind != "part" or len(tokens) == 1
         self.texts[self._last] += text
         self.next[self._last] += len(tokens)
+
+
+class ShownReader:
+    """Takes down what it is shown. Fails where that is no message as it was once, or comes twice."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+        self.next: dict[str, int] = {}
+        self.last_write: list[str] = []
+        self.ended: set[str] = set()
+        #: Messages that were open when it asked to be shown those: it is, once something is added.
+        self.unshown: set[str] = set()
+        self._seqs: dict[str, int] = {}
+
+    def read(self, data: bytes) -> set[str]:
+        """Take what was written at once; returns the types of the frames."""
+        kinds = set()
+        self.last_write = []
+        for each in parsed(data):
+            assert each.data, "an empty frame"
+            if bytes(each.data) in WAYS:
+                continue
+            frame = ServerFrame.FromString(bytes(each.data))
+            kind = frame.WhichOneof("frame") or ""
+            assert kind not in ("delta", "change")
+            kinds.add(kind)
+            if kind == "message":
+                self._message(frame.message)
+        return kinds
+
+    def _message(self, message: Message) -> None:
+        if not message.id:
+            name, seq = message.address.conversation.id, message.position.seq
+            assert seq > self._seqs.get(name, 0)
+            self._seqs[name] = seq
+            return
+        assert message.id not in self.ended
+        assert message.next_index >= self.next.get(message.id, 0)
+        self.texts[message.id] = text_of(message).lstrip()
+        self.next[message.id] = message.next_index
+        self.unshown.discard(message.id)
+        if message.state != MESSAGE_STATE_OPEN:
+            self.ended.add(message.id)
+            self.last_write.append(f"ended {message.id}")
 
 
 def from_json(payload: bytes) -> ServerFrame:
@@ -120,7 +165,17 @@ class Client:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.reader = StreamReader(connection.codec)
+        codec = connection.codec
+        self.reader = ShownReader() if isinstance(codec, Shown) else StreamReader(codec)
         self.hears: set[str] = set()
         #: Messages of the topics it hears that were open while it did.
         self.follows: set[str] = set()
+
+    @property
+    def reads_along(self) -> set[str]:
+        """Of these, those of which it is told what is added."""
+        if not isinstance(self.reader, ShownReader):
+            return self.follows
+        if self.connection.codec.replies is Replies.WHOLE:
+            return self.follows & self.reader.ended
+        return self.follows - self.reader.unshown

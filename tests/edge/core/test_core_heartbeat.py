@@ -19,7 +19,7 @@ def test_a_client_that_is_heard_is_pinged_for_ever() -> None:
     core = linked_core()
     [client] = open_all(core, "a")
     for _ in range(10):
-        client.heard = True
+        client.silent_rounds = 0
         assert core.heartbeat([client]) == [client]
     assert client.state is State.OPEN
 
@@ -40,7 +40,7 @@ def test_a_sign_of_life_between_rounds_starts_the_count_again() -> None:
     for _ in range(5):
         core.heartbeat([client])
         core.heartbeat([client])
-        client.heard = True
+        client.silent_rounds = 0
     assert client.state is State.OPEN
 
 

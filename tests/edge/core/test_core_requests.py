@@ -19,7 +19,7 @@ from edge_core_world import (
 
 from edge.core.connection import Connection, State
 from edge.core.edge import EdgeCore
-from edge.dialects.registry import CODECS
+from edge.dialects.native.connecting import CODECS
 
 
 def asked(core: EdgeCore, connection: Connection, count: int) -> None:

@@ -6,6 +6,7 @@ import pytest
 from edge_core_world import group
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shown_codec import SO_FAR, WHOLE
 from trunkline.v1.frame_pb2 import ClientFrame
 from trunkline.v1.message_pb2 import (
     MESSAGE_STATE_CANCELLED,
@@ -16,8 +17,10 @@ from trunkline.v1.message_pb2 import (
 from two_cores import REPLY_LEASE_S, World
 from two_cores_client import HOME, Client
 from two_cores_edge import EdgeSide
+from two_cores_shown import ShownClient
 
 from edge.core.connection import State
+from edge.dialects.codec import Replies
 from router.core.topics import GROUP, topic_of
 
 NAMES = ("home", "home", "one", "two")
@@ -32,8 +35,8 @@ HAPPENINGS = {
     "wait": 5,
     "ring open subscribe": 4,
     "unsubscribe resume say edit checkpoint stall lose relink": 3,
-    "end cancel read backend drain settle recall": 2,
-    "connect leave attach detach expire restart history delivered slow": 1,
+    "end cancel read backend drain settle recall switch": 2,
+    "connect leave attach detach expire restart history delivered slow beat": 1,
     "cancel_mine fail fail_read": 1,
 }
 OPERATIONS = [name for names, times in HAPPENINGS.items() for name in names.split() * times]
@@ -51,9 +54,15 @@ def about(kind: str, name: str) -> ClientFrame:
 
 
 def connect(edge: EdgeSide, pick: int) -> None:
-    """Users come more than once, and without a name; half of them have no window."""
-    if sum(not client.is_gone for client in edge.clients.values()) < 4:
-        edge.connect(("u1", "u2", "")[len(edge.clients) % 3], 40 if pick % 4 > 1 else 0)
+    """Users come more than once, and without a name; half of them have no window, some speak a dialect."""
+    if sum(not client.is_gone for client in edge.clients.values()) == 5:
+        return
+    rollup_ms, number = 40 if pick % 4 > 1 else 0, len(edge.clients)
+    if pick % 8 < 4:
+        edge.connect(("u1", "u2", "")[number % 3], rollup_ms)
+    else:
+        user = f"{edge.name}{number}" if pick % 3 else ""
+        edge.show(user, rollup_ms, Replies.SO_FAR if pick % 16 < 8 else Replies.WHOLE)
 
 
 def of_edge(edge: EdgeSide, operation: str, pick: int) -> None:
@@ -75,6 +84,8 @@ def of_edge(edge: EdgeSide, operation: str, pick: int) -> None:
             edge.ring()
         case "drain":
             edge.drain()
+        case "beat":
+            edge.beat()
 
 
 def of_router(world: World, operation: str, pick: int, name: str) -> None:
@@ -214,24 +225,29 @@ def perform(world: World, operation: str, pick: int, name: str) -> None:
     if operation in ("leave", "resume") and world.clients:
         goes(world.clients[pick % len(world.clients)], operation, pick)
     clients = [client for client in world.clients if client.connection.state is State.OPEN]
-    if clients:
+    shown = [client for client in clients if isinstance(client, ShownClient)]
+    if operation == "switch" and shown:
+        said = about("message", name) if pick % 3 else None
+        shown[pick % len(shown)].switch(SO_FAR if pick % 2 else WHOLE, said)
+    elif clients:
         of_client(clients[pick % len(clients)], operation, pick // 3, name)
     world.settle()
 
 
 def begun(knows_heads: bool) -> World:
-    """Two clients on each edge, two workers, and a message that is open."""
+    """Four clients on each edge, of whom two speak a dialect, two workers, and a message that is open."""
     world = World(knows_heads)
     for edge in world.edges:
-        connect(edge, 0)
-        connect(edge, 3)
+        for pick in (0, 3, 4, 14):
+            connect(edge, pick)
     world.attach()
     world.attach()
     world.workers[0].open("home", "home 0")
     world.workers[1].open("one", "one 0")
     world.run_dry()
     for edge in world.edges:
-        edge.clients[1].send(about("subscribe", "one"))
+        for number in (1, 3):
+            edge.clients[number].send(about("subscribe", "one"))
     world.run_dry()
     return world
 

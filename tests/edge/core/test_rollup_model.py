@@ -29,13 +29,16 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from stream_reader import Client, Stream
+from shown_codec import WAYS, Shown
+from stream_reader import Client, ShownReader, Stream, StreamReader
 from trunkline.v1.edge_service_pb2 import RouterEntry
 from trunkline.v1.frame_pb2 import ServerFrame, SubscribedFrame, UnsubscribedFrame
 
 from edge.core.connection import State
 from edge.core.rollup import GRACE_S, GRID_S
+from edge.dialects.codec import Codec, Replies
 
+SO_FAR, WHOLE = Shown(Replies.SO_FAR), Shown(Replies.WHOLE)
 NAMES = ("home", "other")
 #: How late a window may end.
 LATE_S = GRID_S + GRACE_S + 1e-9
@@ -104,7 +107,7 @@ class RollupModel(RuleBasedStateMachine):
     def begin(self) -> None:
         """Where something is going on already, more can happen in so many steps."""
         for rollup_ms in (40, 40, 0):
-            self.connect(proto=False, rollup_ms=rollup_ms, early=False)
+            self.connect(codec=JSON, rollup_ms=rollup_ms, early=False)
             self.switch(len(self.clients) - 1)
         for name in NAMES:
             self.open(name)
@@ -162,6 +165,7 @@ class RollupModel(RuleBasedStateMachine):
         self.deliver()
         for client in self.listeners(one.name):
             assert client.reader.texts[one.ident] == "".join(one.tokens)
+            assert isinstance(client.reader, StreamReader) or client.reader.next[one.ident] == len(one.tokens)
             assert client.reader.last_write.index(f"ended {one.ident}") >= 0
 
     @rule(name=st.sampled_from(NAMES))
@@ -171,12 +175,16 @@ class RollupModel(RuleBasedStateMachine):
 
     # Clients
 
-    @rule(proto=st.booleans(), rollup_ms=st.sampled_from([0, 40, 40, 100]), early=st.booleans())
-    def connect(self, proto: bool, rollup_ms: int, early: bool) -> None:
+    @rule(
+        codec=st.sampled_from([JSON, PROTO, SO_FAR, SO_FAR, WHOLE]),
+        rollup_ms=st.sampled_from([0, 40, 40, 100]),
+        early=st.booleans(),
+    )
+    def connect(self, codec: Codec, rollup_ms: int, early: bool) -> None:
         """A client comes; its snapshots may hold deltas that are published only after it has joined."""
         if len(self.clients) == 8:
             return
-        connection = opened(self.core, PROTO if proto else JSON, home="home", rollup_ms=rollup_ms)
+        connection = opened(self.core, codec, home="home", rollup_ms=rollup_ms)
         client = Client(connection)
         self.clients.append(client)
         self.entries.append(connected(connection))
@@ -201,6 +209,22 @@ class RollupModel(RuleBasedStateMachine):
             self.entries.append(send(client.connection, ServerFrame(subscribed=SubscribedFrame(id="s"))))
             self.enter(client, "other")
 
+    @precondition(lambda self: any(isinstance(client.reader, ShownReader) for client in self.clients))
+    @rule(pick=picks, word=st.sampled_from([*WAYS]), asks=st.booleans())
+    def recode(self, pick: int, word: bytes, asks: bool) -> None:
+        """A client wants to be shown messages in another way, and perhaps says something with that."""
+        self.deliver()
+        shown = [client for client in self.clients if isinstance(client.reader, ShownReader)]
+        client = shown[pick % len(shown)]
+        before = client.connection.codec.replies
+        said = JSON.decode(b'{"type":"ping","id":"p"}').SerializeToString() if asks else b""
+        self.core.received(client.connection, word + said)
+        assert isinstance(client.reader, ShownReader)
+        self.settle()
+        if (before, WAYS[word]) == (Replies.WHOLE, Replies.SO_FAR):
+            client.reader.unshown |= {ident for ident in client.follows if self.streams[ident].is_open}
+        self.is_complete(client)
+
     @precondition(lambda self: self.clients)
     @rule(pick=picks)
     def go(self, pick: int) -> None:
@@ -216,7 +240,7 @@ class RollupModel(RuleBasedStateMachine):
         client = self.clients[pick % len(self.clients)]
         if ping:
             payload = b'{"type":"ping","id":"p"}'
-            if client.connection.codec is PROTO:
+            if client.connection.codec is not JSON:
                 payload = JSON.decode(payload).SerializeToString()
             self.core.received(client.connection, payload)
         else:
@@ -279,14 +303,16 @@ class RollupModel(RuleBasedStateMachine):
     # What always holds
 
     def is_complete(self, client: Client) -> None:
-        for ident in client.follows:
+        for ident in client.reads_along:
             assert client.reader.texts[ident] == "".join(self.streams[ident].tokens)
 
     @invariant()
     def what_is_known_is_the_beginning_of_what_was_published(self) -> None:
         for client in self.clients:
             for ident, text in client.reader.texts.items():
-                assert "".join(self.streams[ident].tokens).startswith(text)
+                tokens = self.streams[ident].tokens
+                assert "".join(tokens).startswith(text)
+                assert text == "".join(tokens[: client.reader.next[ident]])
 
     @invariant()
     def nothing_waits_longer_than_its_window(self) -> None:
@@ -295,7 +321,7 @@ class RollupModel(RuleBasedStateMachine):
         for client in self.clients:
             window = client.connection.rollup_ms / 1000
             latest = self.now - window - LATE_S if window else self.now
-            for ident in () if client.connection.lags else client.follows:
+            for ident in () if client.connection.lags else client.reads_along:
                 one = self.streams[ident]
                 due = [index for index, when in one.times.items() if when <= latest]
                 assert client.reader.next[ident] > max(due, default=-1)
@@ -323,6 +349,9 @@ class RollupModel(RuleBasedStateMachine):
             assert set(each.open) <= {one.ident for one in self.open_streams()}
             assert each.seq <= max(self.seqs.values())
             assert not each.audiences or each.run == []
+            shown = [one for one in each.listeners() if isinstance(one.codec, Shown)]
+            assert (each.texts is not None) == bool(shown)
+            assert set(each.texts._texts if each.texts else ()) <= {*each.open}
 
     def teardown(self) -> None:
         self.deliver()

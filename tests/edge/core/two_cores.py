@@ -20,7 +20,7 @@ from two_cores_log import MemoryLog
 from two_cores_worker import Worker
 
 from router.core.directory import Connection, Link
-from router.core.effects import ReadDeliveries, ReadHeads, ReadMessage, ReadPages
+from router.core.effects import ReadDelivered, ReadDeliveries, ReadHeads, ReadMessage, ReadPages
 from router.core.journal import Draft, Transaction
 from router.core.journal_queue import Unit
 from router.core.policies import Policies
@@ -31,7 +31,7 @@ REPLY_LEASE_S = 15.0
 #: Few, so that links are held up.
 OUTBOX_MAX_BYTES = 1500
 #: In the order in which the shell reads.
-KINDS = (ReadHeads, ReadDeliveries, ReadMessage, ReadPages)
+KINDS = (ReadHeads, ReadDelivered, ReadDeliveries, ReadMessage, ReadPages)
 
 
 class Backend:
@@ -191,6 +191,8 @@ class World:
     def _result(self, read: Any) -> Any:
         if isinstance(read, ReadHeads):
             return [self.log.head(key) for key in read.topics]
+        if isinstance(read, ReadDelivered):
+            return self.log.delivered(read.whose)
         if isinstance(read, ReadPages):
             return [self.log.read(request) for request in read.requests]
         if isinstance(read, ReadMessage):

@@ -68,7 +68,7 @@ class Client:
         self.unanswered: list[ClientFrame] = []
         if before is not None:
             self.left = before.left | {key: place.highest for key, place in before.topics.items()}
-            self.known = {ident: _copy(message) for ident, message in before.known.items()}
+            self.known = {ident: copy_of(message) for ident, message in before.known.items()}
             again = [*before.waiting.values(), *before.unanswered]
             self.unanswered = [frame for frame in again if frame.WhichOneof("frame") in _LASTING]
 
@@ -79,14 +79,17 @@ class Client:
 
     def send(self, frame: ClientFrame) -> None:
         """Send a frame, if that may be; a request without an id gets one."""
-        if not self.is_open:
-            return
+        if self.is_open:
+            self.edge.core.received(self.connection, self.payload(frame))
+
+    def payload(self, frame: ClientFrame) -> bytes:
+        """A frame as it is sent, noted where it will be answered."""
         inner: Any = getattr(frame, frame.WhichOneof("frame") or "")
         if "id" in inner.DESCRIPTOR.fields_by_name:
             inner.id = inner.id or f"{self.edge.name}{self.connection.number}-{len(self.asked)}"
             self.asked[inner.id] = 0
             self.waiting[inner.id] = frame
-        self.edge.core.received(self.connection, frame.SerializeToString())
+        return frame.SerializeToString()
 
     def retry(self) -> None:
         """Send again what was not answered on the connection before."""
@@ -176,7 +179,7 @@ class Client:
             self.next[message.id] = message.next_index
         if message.state != MESSAGE_STATE_OPEN or seq > self.topics[key].highest:
             self._entry(key, seq)
-        self.known[message.id] = _copy(message)
+        self.known[message.id] = copy_of(message)
 
     def _delta(self, delta: DeltaFrame) -> None:
         if delta.message_id:
@@ -200,7 +203,7 @@ class Client:
             self.world.note_end(change.message_id, change.state, change.position.seq)
         if change.HasField("message"):
             assert change.kind != CHANGE_KIND_RECALLED
-            self.known[change.message_id] = _copy(change.message)
+            self.known[change.message_id] = copy_of(change.message)
             return
         # Its own, of which the `ack` is still to come, may be unknown.
         known = self.known.setdefault(
@@ -288,7 +291,8 @@ def _grow(message: Message, delta: DeltaFrame) -> None:
         (last if last.HasField("reasoning") else message.parts.add()).reasoning.text += delta.reasoning
 
 
-def _copy(message: Message) -> Message:
+def copy_of(message: Message) -> Message:
+    """The same, which may be changed."""
     copy = Message()
     copy.CopyFrom(message)
     return copy

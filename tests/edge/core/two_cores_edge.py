@@ -6,12 +6,16 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from edge_core_world import PROTO, group
+from shown_codec import Shown
+from trunkline.v1 import catalogue
 from trunkline.v1.address_pb2 import TopicPosition
 from trunkline.v1.edge_service_pb2 import ConnectionOpened, LinkHello, LinkRequest, LinkResponse
 from two_cores_client import Client
+from two_cores_shown import ShownClient
 
 from edge.core.bounds import Limits
 from edge.core.edge import EdgeCore
+from edge.dialects.codec import Replies
 from router.core.directory import Link
 
 if TYPE_CHECKING:
@@ -36,6 +40,8 @@ class EdgeSide:
         while self.core.dirty:
             for connection in list(self.core.dirty):
                 self.clients[connection.number].take()
+                if not connection.lags:
+                    self.core.taken(connection)
             self.core.dirty.clear()
             for client in self.clients.values():
                 client.retry()
@@ -44,6 +50,8 @@ class EdgeSide:
 
     def connect(self, user: str, rollup_ms: int, before: Client | None = None) -> Client:
         """A client connects, perhaps to go on where it was before."""
+        if isinstance(before, ShownClient):
+            return self.show(user, rollup_ms, before.replies, before)
         resume: list[TopicPosition] = before.positions if before is not None else []
         wish = ConnectionOpened(address=group("home"), user=user, remote_ip="127.0.0.1", connection_id="c")
         if resume:
@@ -52,11 +60,29 @@ class EdgeSide:
         client = self.clients[connection.number] = Client(self.world, self, connection, user, before)
         return client
 
+    def show(
+        self, user: str, rollup_ms: int, replies: Replies, before: ShownClient | None = None
+    ) -> ShownClient:
+        """A client of a dialect connects. One with a user, nobody else's, gets what it has missed."""
+        codec = Shown(replies, tells_delivered=bool(user))
+        wish = ConnectionOpened(address=group("home"), user=user, remote_ip="127.0.0.1", connection_id="c")
+        wish.echo = True
+        wish.resume.delivered = bool(user and before)
+        connection = self.core.open(object(), codec, wish, rollup_ms)
+        client = self.clients[connection.number] = ShownClient(self.world, self, connection, user, before)
+        return client
+
+    def beat(self) -> None:
+        """A heartbeat is due."""
+        for client in self.clients.values():
+            if not client.is_gone:
+                self.core.beat(client.connection)
+
     def relink(self) -> None:
         """The edge links again."""
         if self.link is not None:
             return
-        hello = LinkHello(edge_id=self.name, boot_id="b", contract_minor=1)
+        hello = LinkHello(edge_id=self.name, boot_id="b", contract_minor=catalogue.CONTRACT_MINOR)
         self.link, _ = self.world.router.linked(hello, 0)
         self.core.linked()
         self.core.link_received(LinkResponse(credit=WINDOW), self.world.now)
@@ -117,3 +143,4 @@ class EdgeSide:
         for client in self.clients.values():
             if client.connection.lags and not client.is_gone:
                 self.core.caught_up(client.connection)
+                self.core.taken(client.connection)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
 
 from edge.dialects.codec import Codec, FrameRefused
-from edge.dialects.json_output import writer
-from edge.dialects.registry import CODECS
+from edge.dialects.native.connecting import CODECS
+from edge.dialects.native.json_output import writer
 
 JSON = CODECS["trunkline.v1.json"]
 

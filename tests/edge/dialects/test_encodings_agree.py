@@ -10,8 +10,9 @@ from filled_messages import STRUCT, filled
 from google.protobuf.message import Message
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
 
-from edge.dialects.json_output import writer
-from edge.dialects.registry import CODECS, DEFAULT
+from edge.dialects.codec import Framing
+from edge.dialects.native.connecting import CODECS, DEFAULT
+from edge.dialects.native.json_output import writer
 
 JSON, PROTO = CODECS["trunkline.v1.json"], CODECS["trunkline.v1.proto"]
 
@@ -52,7 +53,7 @@ def test_the_filled_frames_are_of_every_type() -> None:
 def test_json_is_preferred_and_the_default() -> None:
     assert list(CODECS) == ["trunkline.v1.json", "trunkline.v1.proto"]
     assert DEFAULT is JSON
-    assert (JSON.binary, PROTO.binary) == (False, True)
+    assert (JSON.framing, PROTO.framing) == (Framing.TEXT, Framing.BINARY)
 
 
 def assert_says_the_same(message: Message, as_json: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from google.protobuf import text_format
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
 
-from edge.dialects.registry import CODECS
+from edge.dialects.native.connecting import CODECS
 
 JSON, PROTO = CODECS["trunkline.v1.json"], CODECS["trunkline.v1.proto"]
 

@@ -9,8 +9,8 @@ from trunkline.v1.edge_service_pb2 import ConnectionFrame, EdgeEntry, LinkReques
 from trunkline.v1.frame_pb2 import ClientFrame
 
 from edge.dialects.codec import Codec, FrameRefused
-from edge.dialects.nesting import MAX_DEPTH
-from edge.dialects.registry import CODECS
+from edge.dialects.native.connecting import CODECS
+from edge.dialects.native.nesting import MAX_DEPTH
 
 JSON, PROTO = CODECS["trunkline.v1.json"], CODECS["trunkline.v1.proto"]
 

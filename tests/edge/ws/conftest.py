@@ -10,7 +10,7 @@ import uvloop
 
 import edge.link.client
 import edge.shell
-import edge.ws.socket
+import edge.ws.line
 
 
 def pytest_asyncio_loop_factories(
@@ -25,7 +25,7 @@ def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edge.shell, "TICK_S", 0.02)
     monkeypatch.setattr(edge.shell, "CONGESTED_TICK_S", 0.01)
     monkeypatch.setattr(edge.shell, "STALL_S", 0.2)
-    monkeypatch.setattr(edge.ws.socket, "CLOSE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(edge.ws.line, "CLOSE_TIMEOUT_S", 0.5)
     monkeypatch.setattr(edge.link.client, "FIRST_BACKOFF_S", 0.01)
     monkeypatch.setattr(edge.link.client, "LAST_BACKOFF_S", 0.02)
     monkeypatch.setattr(edge.link.client, "WELCOME_TIMEOUT_S", 0.5)

@@ -8,7 +8,7 @@ import json
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 from unittest.mock import patch
@@ -29,6 +29,8 @@ from trunkline.v1.edge_service_pb2 import (
 from trunkline.v1.edge_service_pb2_grpc import EdgeServiceServicer, add_EdgeServiceServicer_to_server
 
 from edge.app import listen
+from edge.http.app import HttpServer
+from edge.http.calls import RouterCalls
 from edge.link.client import LinkClient
 from edge.settings import EdgeSettings
 from edge.shell import Shell
@@ -82,6 +84,7 @@ class ScriptedLink:
             send = answer.entries.add().send
             send.connection = connection
             send.frame.connected.connection_id = opened.connection_id
+            send.frame.connected.positions.add(address=opened.address).position.seq = 0
         join = answer.entries.add().join
         join.connection = connection
         join.topics.append(topic or 1)
@@ -231,7 +234,8 @@ async def running_edge(router: str, **settings: Any) -> AsyncIterator[Edge]:
 
     watching = patch("edge.app.Port", WatchedPort)
     watching.start()
-    server = await listen(shell, shell.settings.edge_listen)
+    http = HttpServer(shell, RouterCalls(shell.settings.router))
+    server = await listen(shell, http, shell.settings.edge_listen)
     linked = asyncio.Event()
     link = LinkClient(shell, shell.settings, linked.set)
     tasks = [asyncio.create_task(link.run()), asyncio.create_task(shell.run())]
@@ -244,7 +248,9 @@ async def running_edge(router: str, **settings: Any) -> AsyncIterator[Edge]:
         for writer in edge.writers:
             writer.transport.abort()
         for transport in transports:
-            cast("asyncio.Transport", transport).abort()
+            # asyncio's own fails where it was closed with something in its buffer, and that was taken.
+            with suppress(AttributeError):
+                cast("asyncio.Transport", transport).abort()
         for task in tasks:
             task.cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)

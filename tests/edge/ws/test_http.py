@@ -16,7 +16,8 @@ def client(address: str) -> httpx.AsyncClient:
 async def test_health_readiness_and_metrics_are_served_on_one_kept_connection() -> None:
     async with edge_and_link() as (edge, link), client(edge.address) as http:
         websocket, _ = await accepted(edge, link)
-        assert (await http.get("/healthz")).json() == {"status": "ok", "connections": 1}
+        health = (await http.get("/healthz")).json()
+        assert (health["status"], health["connections"]) == ("ok", 1)
         assert (await http.get("/readyz")).json() == {"status": "ready", "linked": True}
         metrics = await http.get("/metrics")
         assert "trunkline_edge_connections 1.0\n" in metrics.text
@@ -57,5 +58,5 @@ async def test_requests_that_come_together_are_all_answered() -> None:
         request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
         writer.write(request * 3)
         for _ in range(3):
-            await asyncio.wait_for(reader.readuntil(b'"connections":0}'), PATIENCE_S)
+            await asyncio.wait_for(reader.readuntil(b'"connections":0'), PATIENCE_S)
         writer.close()

@@ -129,6 +129,7 @@ async def test_a_frame_of_exactly_the_limit_is_read() -> None:
 @pytest.mark.parametrize(
     "broken",
     [b"\x81\x02hi", b"\xf1\x80\x00\x00\x00\x00", b"\x83\x80\x00\x00\x00\x00", masked(Opcode.CONT, b"x")],
+    ids=["unmasked", "reserved bits", "reserved opcode", "continues nothing"],
 )
 async def test_a_broken_websocket_frame_ends_the_connection_with_1002(broken: bytes) -> None:
     async with a_client() as (edge, link, client, number):

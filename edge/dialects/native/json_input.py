@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Union
 import msgspec
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from edge.dialects.json_schema import STRUCT, enum_names, is_map, is_union
-from edge.dialects.nesting import PROBLEM, object_too_deep
+from edge.dialects.native.json_schema import STRUCT, enum_names, is_map, is_union
+from edge.dialects.native.nesting import PROBLEM, object_too_deep
 
 _UINT64_MAX = 2**64 - 1
 

@@ -13,7 +13,7 @@ from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 from trunkline.v1.address_pb2 import Address
 
-from edge.dialects.json_schema import (
+from edge.dialects.native.json_schema import (
     ADDRESS,
     ALWAYS_WRITTEN,
     STRUCT,

@@ -7,17 +7,17 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from trunkline.v1 import catalogue
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
 
-from edge.dialects.codec import FrameRefused
-from edge.dialects.nesting import PROBLEM, frame_too_deep
+from edge.dialects.codec import Codec, FrameRefused, Framing
+from edge.dialects.native.nesting import PROBLEM, frame_too_deep
 
 
-class NativeProto:
+class NativeProto(Codec):
     """The codec `trunkline.v1.proto`."""
 
     name = "trunkline.v1.proto"
-    binary = True
+    framing = Framing.BINARY
 
-    def decode(self, payload: bytes) -> ClientFrame:
+    def decode(self, payload: bytes, binary: bool = False) -> ClientFrame:
         """See Codec. Fields that this version of the contract does not know are dropped."""
         try:
             frame = ClientFrame.FromString(payload)

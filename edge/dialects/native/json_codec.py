@@ -8,9 +8,9 @@ import msgspec
 from trunkline.v1 import catalogue
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
 
-from edge.dialects.codec import FrameRefused
-from edge.dialects.json_input import input_type, reader
-from edge.dialects.json_output import writer
+from edge.dialects.codec import Codec, FrameRefused
+from edge.dialects.native.json_input import input_type, reader
+from edge.dialects.native.json_output import writer
 
 _decode = msgspec.json.Decoder(input_type(ClientFrame.DESCRIPTOR)).decode
 _read = reader(ClientFrame.DESCRIPTOR)
@@ -24,13 +24,12 @@ _ID_MAX_CHARACTERS = 128
 _TYPE_SHOWN_CHARACTERS = 64
 
 
-class NativeJson:
+class NativeJson(Codec):
     """The codec `trunkline.v1.json`."""
 
     name = "trunkline.v1.json"
-    binary = False
 
-    def decode(self, payload: bytes) -> ClientFrame:
+    def decode(self, payload: bytes, binary: bool = False) -> ClientFrame:
         """See Codec."""
         try:
             return ClientFrame(**_read(_decode(payload)))

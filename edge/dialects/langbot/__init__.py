@@ -1,0 +1,1 @@
+"""LangBot's WebSocket chat, docs/dialects/langbot.md."""

@@ -1,0 +1,229 @@
+"""maim_message's JSON objects as parts of the contract's messages, and messages as such objects."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+from google.protobuf.timestamp_pb2 import Timestamp
+from trunkline.v1.address_pb2 import CONVERSATION_KIND_GROUP, Conversation
+from trunkline.v1.message_pb2 import ROLE_AGENT, CustomPart, MediaPart, Message, Part, TextPart
+
+#: What a custom part is called that holds, to the last character, what a client or backend said.
+MESSAGE = "maim.message"
+#: The same of what was said to everybody on a platform.
+BROADCAST = "maim.broadcast"
+#: A client's report that it could not deal with a message.
+RESULT = "maim.message_result"
+
+#: A JSON object whose values are still as they came.
+Fields = dict[str, msgspec.Raw]
+
+#: The contract's limit of one text part.
+MAX_TEXT_CHARACTERS = 262_144
+#: Media beyond this are only in the custom part: here they would double the message.
+MAX_MEDIA_BYTES = 256 * 1024
+MAX_MEDIA = 16
+
+_URL_MAX_CHARACTERS = 4096
+_TYPE_MAX_CHARACTERS = 256
+
+_read_object = msgspec.json.Decoder(Fields).decode
+_read = msgspec.json.Decoder().decode
+_write = msgspec.json.Encoder().encode
+
+#: By the type of a segment: the kind of part that its media are.
+_MEDIA = {"image": "image", "emoji": "image", "voice": "audio", "video": "video", "file": "file"}
+#: The inverse, as far as there is one.
+_SEGMENTS = {"image": "image", "audio": "voice", "video": "video", "file": "file"}
+
+
+class NotAnObject(ValueError):
+    """It is JSON, but no object."""
+
+
+def read_object(payload: bytes) -> Fields:
+    """A JSON object. Raises NotAnObject; ValueError where it is no JSON at all, whatever the bytes."""
+    try:
+        # Values that are not looked into are not checked for UTF-8 later.
+        payload.decode()
+        return _read_object(payload)
+    except msgspec.ValidationError:
+        raise NotAnObject("a JSON object is expected") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise ValueError("Invalid JSON format") from None
+
+
+def value_of(fields: Fields, name: str) -> Any:
+    """A field's value, decoded; None where there is none, or none that can be read."""
+    raw = fields.get(name)
+    if raw is None:
+        return None
+    try:
+        return _read(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def string_of(fields: Fields, name: str) -> str:
+    """A field that holds a string; empty where it does not."""
+    value = value_of(fields, name)
+    return value if isinstance(value, str) else ""
+
+
+def stamped(fields: Fields, stamps: Mapping[str, Any]) -> bytes:
+    """The object with these fields set; what else it holds is as it came, to the last character."""
+    return _write({**fields, **stamps})
+
+
+# From an object to parts
+
+
+def parts_of(name: str, payload: bytes, fields: Fields) -> list[Part]:
+    """What an object says: in words and media for those who know nothing of maim, then as it came.
+
+    `fields` is where the segment stands, `payload` the whole UTF-8 text for the custom part `name`.
+    """
+    segments = list(_flat(value_of(fields, "message_segment")))
+    text = "".join(_words(segments)) or _plain(fields)
+    parts = []
+    if text:
+        parts.append(Part(text=TextPart(text=text[:MAX_TEXT_CHARACTERS])))
+    parts += [part for segment in segments if (part := _media(*segment)) is not None][:MAX_MEDIA]
+    parts.append(Part(custom=CustomPart(name=name, json=payload.decode())))
+    return parts
+
+
+def _flat(segment: Any) -> Iterator[tuple[str, str]]:
+    """The type and text of each segment, in order; what is no segment is left out."""
+    # A stack rather than recursion, so that no depth is a danger here.
+    stack = [segment]
+    while stack:
+        match stack.pop():
+            case {"type": "seglist", "data": list(inner)}:
+                stack += reversed(inner)
+            case {"type": str(kind), "data": str(data)}:
+                yield kind, data
+
+
+def _words(segments: Iterable[tuple[str, str]]) -> Iterator[str]:
+    for kind, data in segments:
+        if kind == "text":
+            yield data
+        elif kind == "at":
+            yield f"@{data} "
+
+
+def _plain(fields: Fields) -> str:
+    """The words of an object without a segment that has any."""
+    names = ("raw_message", "processed_plain_text", "display_message", "content", "message", "text")
+    return next((text for name in names if (text := string_of(fields, name))), "")
+
+
+def _media(kind: str, data: str) -> Part | None:
+    """A segment's media, where they are small or only named."""
+    name = _MEDIA.get(kind)
+    if name is None:
+        return None
+    if data.startswith(("http://", "https://")):
+        media = MediaPart(url=data) if len(data) <= _URL_MAX_CHARACTERS else None
+    else:
+        media = _inline(data)
+    return None if media is None else Part(**{name: media})  # type: ignore[arg-type]
+
+
+def _inline(data: str) -> MediaPart | None:
+    """Media in base64, with or without what stands before it in a URL; None where too large, or no base64."""
+    mime_type = ""
+    if data.startswith("data:"):
+        mime_type, _, data = data[len("data:") :].partition(";base64,")
+    data = data.removeprefix("base64://")
+    if not data or len(data) > MAX_MEDIA_BYTES * 4 // 3 + 4 or len(mime_type) > _TYPE_MAX_CHARACTERS:
+        return None
+    try:
+        return MediaPart(inline=base64.b64decode(data, validate=True), mime_type=mime_type)
+    except (binascii.Error, ValueError):
+        return None
+
+
+# From a message to an object
+
+
+def objects_in(message: Message, *names: str) -> Iterator[tuple[str, Fields]]:
+    """The objects that a message carries as they came, of its parts of these names; each with the name."""
+    for part in message.parts:
+        custom = part.custom
+        if part.HasField("custom") and custom.name in names and custom.HasField("json"):
+            with suppress(ValueError):
+                yield custom.name, read_object(custom.json.encode())
+
+
+def carried(message: Message) -> tuple[str, Fields] | None:
+    """The object that a message is, as it came, and the name of its part; None for any other message."""
+    return next(objects_in(message, MESSAGE, BROADCAST), None)
+
+
+def words_of(message: Message) -> str:
+    """What it says in words."""
+    return "".join(part.text.text for part in message.parts if part.HasField("text"))
+
+
+def segment_of(message: Message) -> dict[str, Any]:
+    """Its `message_segment`: one segment, or a list of them; empty text where there is nothing to show."""
+    segments = list(_segments(message))
+    if len(segments) == 1:
+        return segments[0]
+    return {"type": "seglist", "data": segments} if segments else {"type": "text", "data": ""}
+
+
+def _segments(message: Message) -> Iterator[dict[str, str]]:
+    for part in message.parts:
+        kind = part.WhichOneof("content") or ""
+        if kind == "text":
+            yield {"type": "text", "data": part.text.text}
+        elif kind == "mention":
+            yield {"type": "at", "data": part.mention.user or part.mention.name}
+        elif kind == "quote":
+            yield {"type": "reply", "data": part.quote.message_id}
+        elif kind in _SEGMENTS:
+            media = getattr(part, kind)
+            data = base64.b64encode(media.inline).decode() if media.inline else media.url or media.storage_key
+            yield {"type": _SEGMENTS[kind], "data": data}
+
+
+def message_info(message: Message, message_id: str, platform: str) -> dict[str, Any]:
+    """Its `message_info`, all that readers of it need set. Who is not named is the agent, or `system`."""
+    author = message.author
+    sender = author.user or (author.role == ROLE_AGENT and message.address.agent) or "system"
+    return {
+        "platform": platform,
+        "message_id": message_id,
+        "time": seconds(message.created_at),
+        "sender_info": {
+            "user_info": {"platform": platform, "user_id": sender, "user_nickname": author.name or sender}
+        },
+    }
+
+
+def conversation_of(platform: str) -> Conversation:
+    """What all tenant clients of one agent and platform are in."""
+    return Conversation(kind=CONVERSATION_KIND_GROUP, id=platform)
+
+
+def user_of(agent: str, platform: str) -> str:
+    """The user behind these clients: what is known as delivered is known of one agent and platform."""
+    return f"{platform}@{agent}"
+
+
+def public_id(message_id: str, tenant: str) -> str:
+    """A message's id as clients and backends know it: one that says whose it is."""
+    return f"{message_id}@{tenant}"
+
+
+def seconds(timestamp: Timestamp) -> float:
+    """Unix time, as all times of these protocols are."""
+    return float(timestamp.seconds) + round(timestamp.nanos / 1e9, 6)

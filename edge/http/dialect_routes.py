@@ -1,0 +1,121 @@
+"""Serves the HTTP routes of dialects: makes the calls that they ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import structlog
+from google.protobuf.descriptor import MethodDescriptor
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import Scope
+from trunkline.v1 import catalogue
+from trunkline.v1.catalogue import Refused
+
+from edge.dialects.dialect import Call, CallRefused, Handling, HttpRequest, Reply, read_query
+from edge.dialects.dialect import Route as DialectRoute
+from edge.dialects.registry import Registry
+from edge.dialects.tenants import Tenants
+from edge.http.access import Authorize
+from edge.http.bindings import services, tenant_path
+from edge.http.bodies import Bodies
+from edge.http.calls import CallFailed, RouterCalls
+from edge.http.failures import failure_response, http_status
+
+_log = structlog.get_logger()
+
+
+class DialectRoutes:
+    """The routes of all dialects."""
+
+    def __init__(
+        self, registry: Registry, tenants: Tenants, calls: RouterCalls, authorize: Authorize
+    ) -> None:
+        self._dialects = registry.dialects
+        self._tenants = tenants
+        self._calls = calls
+        self._authorize = authorize
+        self._bodies = Bodies()
+        self._methods = {f"{s.name}.{method.name}": method for s in services() for method in s.methods}
+
+    def routes(self) -> list[BaseRoute]:
+        """All of them."""
+        return [self._served(route) for dialect in self._dialects for route in dialect.routes]
+
+    def _served(self, route: DialectRoute) -> BaseRoute:
+        async def endpoint(request: Request) -> Response:
+            return await self._serve(request, route)
+
+        return _AsItCame(route, endpoint)
+
+    async def _serve(self, request: Request, route: DialectRoute) -> Response:
+        try:
+            query = read_query(request.url.query)
+            async with self._bodies.of_any_type(request) as body:
+                headers = dict(request.headers)
+                asked = HttpRequest(request.path_params, query, headers, body, self._tenants)
+                reply = await self._drive(route.handle(asked), request)
+            return Response(msgspec.json.encode(reply.body), reply.status, media_type="application/json")
+        except CallFailed as failed:
+            return failure_response(failed)
+        except Refused as refused:
+            return failure_response(CallFailed.of(refused))
+        except ClientDisconnect:
+            return Response(status_code=499)
+        except Exception:
+            _log.exception("an HTTP request failed", path=request.scope["path"])
+            return failure_response(CallFailed.of(catalogue.INTERNAL.refused()))
+
+    async def _drive(self, handling: Handling, request: Request) -> Reply:
+        """Make the calls that the handling yields, one after another.
+
+        Raises CallFailed for one that was refused where the handling leaves it at that.
+        """
+        try:
+            call = next(handling)
+            while True:
+                try:
+                    response = await self._call(call, request)
+                except CallFailed as failure:
+                    refused = CallRefused(failure.reason, failure.message, http_status(failure))
+                    try:
+                        call = handling.throw(refused)
+                    except CallRefused:
+                        raise failure from None
+                else:
+                    call = handling.send(response)
+        except StopIteration as stop:
+            reply: Reply = stop.value
+            return reply
+
+    async def _call(self, call: Call, request: Request) -> Any:
+        method = self._methods[call.rpc]
+        self._authorize(request, _tenant_of(call, method))
+        return await self._calls.unary(method, call.request)
+
+
+class _AsItCame(Route):
+    """Takes parameters out of the path as it came, like those of a WebSocket's; see Path."""
+
+    def __init__(self, route: DialectRoute, endpoint: Callable[[Request], Awaitable[Response]]) -> None:
+        super().__init__(route.path.text, endpoint, methods=[route.method])
+        self._template = route.path
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """See BaseRoute."""
+        is_http = scope["type"] == "http"
+        parameters = self._template.match(scope["raw_path"].decode("latin-1")) if is_http else None
+        if parameters is None:
+            return Match.NONE, {}
+        fits = Match.FULL if scope["method"] in (self.methods or ()) else Match.PARTIAL
+        return fits, {"endpoint": self.endpoint, "path_params": parameters}
+
+
+def _tenant_of(call: Call, method: MethodDescriptor) -> str:
+    value: Any = call.request
+    for field in tenant_path(method):
+        value = getattr(value, field.name)
+    return str(value)

@@ -1,0 +1,61 @@
+"""A codec of a dialect whose clients are shown messages, not what happens to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from edge_core_world import PROTO
+from trunkline.v1.frame_pb2 import ServerFrame
+from trunkline.v1.message_pb2 import Message
+
+from edge.dialects.codec import Answer, Codec, Decoded, Framing, Replies, Switch
+
+#: What a client says, and is answered; what follows the colon is said together with the switch.
+SO_FAR, WHOLE = b"so far:", b"whole:"
+ASK, ANSWER = b"ask", b"answered"
+#: What is answered with nothing.
+SAY_NOTHING, IGNORED = b"say nothing", b"ignored"
+#: Answered with whether it came as a binary message.
+ASK_HOW = b"ask how"
+
+#: Which other way of being shown messages a client asks for.
+WAYS = {SO_FAR: Replies.SO_FAR, WHOLE: Replies.WHOLE}
+
+
+@dataclass(frozen=True)
+class Shown(Codec):
+    """Frames are those of the protocol in protobuf; kinds in `silent` are not told."""
+
+    replies: Replies = Replies.SO_FAR
+    gives_ids: bool = False
+    tells_delivered: bool = False
+    framing: Framing = Framing.BINARY
+    silent: frozenset[str] = frozenset()
+    beats: bytes = b""
+    name = "shown"
+
+    def decode(self, payload: bytes, binary: bool = False) -> Decoded:
+        for word, replies in WAYS.items():
+            if payload.startswith(word):
+                said = payload.removeprefix(word)
+                return Switch(replace(self, replies=replies), PROTO.decode(said) if said else Answer(word))
+        if payload in (ASK, SAY_NOTHING):
+            return Answer(ANSWER if payload == ASK else b"")
+        if payload == ASK_HOW:
+            return Answer(b"binary" if binary else b"text")
+        return None if payload == IGNORED else PROTO.decode(payload)
+
+    def encode(self, frame: ServerFrame) -> bytes:
+        return b"" if frame.WhichOneof("frame") in self.silent else frame.SerializeToString()
+
+    def heartbeat(self) -> bytes:
+        return self.beats
+
+
+def text_of(message: Message) -> str:
+    """All that its parts say, in order."""
+    kinds = [part.WhichOneof("content") or "" for part in message.parts]
+    says = {"text": "text", "reasoning": "text", "tool_call": "arguments"}
+    return "".join(
+        getattr(getattr(part, kind), says[kind]) for part, kind in zip(message.parts, kinds, strict=True)
+    )

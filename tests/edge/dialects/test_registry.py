@@ -1,0 +1,55 @@
+"""Which dialect is spoken at a path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+
+from edge.dialects import registry
+from edge.dialects.dialect import Dialect
+from edge.dialects.native.connecting import DEFAULT, NATIVE, connect
+from edge.dialects.paths import Path
+from edge.dialects.registry import Registry
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def clock() -> datetime:
+    return EPOCH
+
+
+def dialect(name: str, socket: str, stream: str = "/none") -> Callable[[object], Dialect]:
+    made = Dialect(name, connect, DEFAULT, sockets=(Path(socket),), streams=(Path(stream),))
+    return lambda _: made
+
+
+def test_the_first_that_has_a_path_is_spoken_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = dialect("one", "/ws/{a}/x", "/events/{b}"), dialect("two", "/ws/{a}/{b}")
+    monkeypatch.setattr(registry, "DIALECTS", made)
+    found = Registry(clock)
+    one = found.socket("/ws/1/x")
+    two = found.socket("/ws/1/y%2Fz")
+    events = found.stream("/events/3")
+    assert one is not None
+    assert (one.dialect.name, one.parameters) == ("one", {"a": "1"})
+    assert two is not None
+    assert (two.dialect.name, two.parameters) == ("two", {"a": "1", "b": "y/z"})
+    assert events is not None
+    assert (events.dialect.name, events.parameters) == ("one", {"b": "3"})
+    assert found.socket("/events/3") is None
+    assert found.stream("/ws/1/x") is None
+
+
+def test_no_two_dialects_have_one_name_or_one_path() -> None:
+    dialects = Registry(clock).dialects
+    assert NATIVE in dialects
+    names = [each.name for each in dialects]
+    sockets = [path.text for each in dialects for path in each.sockets]
+    served = [(route.method, route.path.text) for each in dialects for route in each.routes]
+    for each in (names, sockets, served):
+        assert len(set(each)) == len(each)
+    reached = [each.name for each in dialects for path in each.sockets]
+    found = [Registry(clock).socket(path.replace("{", "x").replace("}", "")) for path in sockets]
+    assert [each.dialect.name if each else "" for each in found] == reached

@@ -1,0 +1,210 @@
+"""HTTP routes of dialects: pure handlings, whose calls are made for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+from starlette.applications import Starlette
+from starlette.requests import Request
+from trunkline.v1 import catalogue
+from trunkline.v1.history_service_pb2 import GetMessageRequest, ListMessagesRequest, ListMessagesResponse
+from trunkline.v1.presence_service_pb2 import GetStatsRequest, GetStatsResponse
+
+from edge.dialects import registry
+from edge.dialects.dialect import Call, CallRefused, Dialect, Handling, HttpRequest, Reply, Route
+from edge.dialects.native.connecting import DEFAULT, connect
+from edge.dialects.paths import Path
+from edge.dialects.registry import Registry
+from edge.dialects.tenants import Tenants
+from edge.http import bodies
+from edge.http.calls import CallFailed
+from edge.http.dialect_routes import DialectRoutes
+
+Handle = Callable[[HttpRequest], Handling]
+
+
+class Calls:
+    """A router that answers as told, and notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.made: list[tuple[str, Message]] = []
+        self.answers: dict[str, Message | CallFailed] = {}
+
+    async def unary(self, method: MethodDescriptor, request: Message) -> Message:
+        self.made.append((method.name, request))
+        answer = self.answers[method.name]
+        if isinstance(answer, CallFailed):
+            raise answer
+        return answer
+
+
+class Served:
+    """One route, and who asks it."""
+
+    def __init__(self, handle: Handle, method: str = "POST", path: str = "/old/{room}") -> None:
+        self.calls = Calls()
+        self.forbidden: set[str] = set()
+        route = Route(method, Path(path), handle)
+        self.dialect = Dialect("old", connect, DEFAULT, routes=(route,))
+
+    def _authorize(self, request: Request, tenant: str) -> None:
+        if tenant in self.forbidden:
+            raise CallFailed.of(catalogue.UNAUTHORIZED.refused(problem=f"not for {tenant}"))
+
+    async def ask(self, path: str = "/old/a", method: str = "POST", **more: Any) -> httpx.Response:
+        registered = Registry(lambda: datetime.now(UTC))
+        routes = DialectRoutes(registered, Tenants(), self.calls, self._authorize).routes()  # type: ignore[arg-type]
+        transport = httpx.ASGITransport(Starlette(routes=routes))
+        async with httpx.AsyncClient(transport=transport, base_url="http://edge") as http:
+            return await http.request(method, path, **more)
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Served]:
+    def begin(handle: Handle, *more: str) -> Served:
+        served = Served(handle, *more)
+        monkeypatch.setattr(registry, "DIALECTS", (lambda clock: served.dialect,))
+        return served
+
+    return begin
+
+
+def echo(request: HttpRequest) -> Handling:
+    """Answers with what it was asked; a handling need not call anything."""
+    body = {"room": request.parameters["room"], "query": list(request.query), "body": request.body.decode()}
+    return Reply(200, body | {"header": request.headers.get("x-one", "")})
+    yield
+
+
+def stats(tenant: str) -> Call:
+    return Call("PresenceService.GetStats", GetStatsRequest(tenant=tenant))
+
+
+def messages(tenant: str) -> Call:
+    request = ListMessagesRequest()
+    request.address.tenant = tenant
+    return Call("HistoryService.ListMessages", request)
+
+
+async def test_a_handling_is_given_the_request_as_it_came(serve: Callable[..., Served]) -> None:
+    served = serve(echo)
+    headers = [("X-One", "1"), ("X-One", "2")]
+    answer = await served.ask("/old/a%2Fb%20%E4%BD%A0?q=1&q=%26&r", content="{", headers=headers)
+    query = [["q", "1"], ["q", "&"], ["r", ""]]
+    assert answer.json() == {"room": "a/b 你", "query": query, "body": "{", "header": "1"}
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
+
+
+@pytest.mark.parametrize("path", ["/old/", "/old//", "/old/a/", "/old/%ff", "/old/a/b", "/older/a"])
+async def test_what_is_no_path_of_it_is_not_found(path: str, serve: Callable[..., Served]) -> None:
+    assert (await serve(echo).ask(path)).status_code == 404
+
+
+async def test_another_method_is_refused(serve: Callable[..., Served]) -> None:
+    answer = await serve(echo).ask(method="PUT")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
+async def test_a_query_that_is_not_utf8_is_refused(serve: Callable[..., Served]) -> None:
+    answer = await serve(echo).ask("/old/a?b=%ff")
+    assert (answer.status_code, answer.json()["details"][0]["reason"]) == (400, "INVALID_ADDRESS")
+
+
+async def test_a_body_that_is_too_large_is_refused(
+    serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "MAX_BODY_BYTES", 10)
+    served = serve(echo)
+    assert (await served.ask(content=b"x" * 10)).status_code == 200
+    assert (await served.ask(content=b"x" * 11)).status_code == 413
+
+
+async def test_several_calls_are_made_one_after_another(serve: Callable[..., Served]) -> None:
+    def handle(request: HttpRequest) -> Handling:
+        counted = yield stats("t")
+        listed = yield messages("t")
+        return Reply(201, [counted.connections, listed.more, len(listed.messages)])
+
+    served = serve(handle)
+    served.calls.answers = {
+        "GetStats": GetStatsResponse(connections=7),
+        "ListMessages": ListMessagesResponse(more=True),
+    }
+    answer = await served.ask()
+    assert (answer.status_code, answer.json()) == (201, [7, True, 0])
+    assert [name for name, _ in served.calls.made] == ["GetStats", "ListMessages"]
+    assert served.calls.made[1][1] == messages("t").request
+
+
+async def test_a_handling_may_go_on_after_a_refusal(serve: Callable[..., Served]) -> None:
+    def handle(request: HttpRequest) -> Handling:
+        told = []
+        for call in (stats("other"), messages("t"), stats("t")):
+            try:
+                yield call
+            except CallRefused as refused:
+                told.append([refused.code, refused.http_status, str(refused)])
+        return Reply(200, told)
+
+    served = serve(handle)
+    served.forbidden = {"other"}
+    served.calls.answers = {
+        "GetStats": GetStatsResponse(),
+        "ListMessages": CallFailed.of(catalogue.MESSAGE_NOT_FOUND.refused(message_id="m")),
+    }
+    [first, second] = (await served.ask()).json()
+    assert first[:2] == ["UNAUTHORIZED", 401]
+    assert "not for other" in first[2]
+    assert second == ["MESSAGE_NOT_FOUND", 404, catalogue.MESSAGE_NOT_FOUND.sentence(message_id="m")]
+    # What the request has no right to does not get to the router.
+    assert [name for name, _ in served.calls.made] == ["ListMessages", "GetStats"]
+
+
+@pytest.mark.parametrize("anew", [False, True])
+async def test_a_refusal_that_is_left_at_that_is_the_answer(anew: bool, serve: Callable[..., Served]) -> None:
+    def handle(request: HttpRequest) -> Handling:
+        try:
+            yield Call("HistoryService.GetMessage", GetMessageRequest(tenant="t"))
+        except CallRefused as refused:
+            if anew:
+                raise CallRefused(refused.code, "said otherwise", 418) from None
+            raise
+        return Reply(200, None)
+
+    served = serve(handle)
+    served.calls.answers["GetMessage"] = CallFailed.of(catalogue.ROUTER_UNAVAILABLE.refused())
+    answer = await served.ask()
+    assert (answer.status_code, answer.json()["details"][0]["reason"]) == (503, "ROUTER_UNAVAILABLE")
+    assert answer.headers["retry-after"]
+
+
+async def test_a_handling_may_refuse_by_itself(serve: Callable[..., Served]) -> None:
+    def handle(request: HttpRequest) -> Handling:
+        yield stats("t")
+        raise catalogue.INVALID_ARGUMENT.refused(field="limit", problem="must be a number")
+
+    served = serve(handle)
+    served.calls.answers["GetStats"] = GetStatsResponse()
+    answer = await served.ask()
+    assert (answer.status_code, answer.json()["details"][0]["reason"]) == (400, "INVALID_ARGUMENT")
+
+
+async def test_a_handling_that_breaks_is_an_internal_error_and_no_more(
+    serve: Callable[..., Served], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def handle(request: HttpRequest) -> Handling:
+        yield stats("t")
+        raise KeyError("its own mistake")
+
+    served = serve(handle)
+    served.calls.answers["GetStats"] = GetStatsResponse()
+    answer = await served.ask()
+    assert (answer.status_code, answer.json()["details"][0]["reason"]) == (500, "INTERNAL")
+    assert "its own mistake" not in answer.text
+    assert "its own mistake" in capsys.readouterr().out

@@ -1,0 +1,52 @@
+"""Each refusal as an HTTP response."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.any_pb2 import Any as AnyProto
+from google.rpc.code_pb2 import Code
+from trunkline.v1.catalogue import ENTRIES, Entry
+
+from edge.http.calls import CallFailed
+from edge.http.failures import STATUS, failure_response, http_status
+
+#: What the texts of all entries name.
+VALUES = {name: "7" for entry in ENTRIES.values() for name in re.findall(r"\{(\w+)\}", entry.text)}
+
+
+@pytest.mark.parametrize("entry", ENTRIES.values(), ids=lambda entry: entry.code)
+def test_each_entry_of_the_catalogue_keeps_its_status_text_and_code(entry: Entry) -> None:
+    refused = entry.refused(**VALUES)
+    response = failure_response(CallFailed.of(refused))
+    body = json.loads(response.body)
+    status = entry.grpc_status or grpc.StatusCode.UNAVAILABLE.value[0]
+    assert (body["code"], body["message"]) == (status, str(refused))
+    assert response.status_code == (entry.http_status or 503)
+    assert response.headers["content-type"] == "application/json"
+    info: dict[str, Any] = body["details"][0]
+    assert info["@type"] == "type.googleapis.com/google.rpc.ErrorInfo"
+    assert (info["reason"], info["domain"], info["metadata"]) == (entry.code, "trunkline", VALUES)
+    assert len(body["details"]) == 1 + entry.retryable
+    if entry.retryable:
+        assert body["details"][1]["@type"] == "type.googleapis.com/google.rpc.RetryInfo"
+        assert float(body["details"][1]["retryDelay"][:-1]) * 1000 == entry.retry_after_ms
+    expected = str(math.ceil(entry.retry_after_ms / 1000)) if entry.retry_after_ms else None
+    assert response.headers.get("retry-after") == expected
+    assert ("www-authenticate" in response.headers) == (response.status_code == 401)
+
+
+@pytest.mark.parametrize("code", [code for code in Code.values() if code])
+def test_what_the_catalogue_does_not_know_goes_by_its_code(code: int) -> None:
+    assert http_status(CallFailed(code, "NEWER_THAN_THIS_EDGE", "text")) == STATUS[code]
+
+
+def test_a_detail_that_is_newer_than_the_edge_is_passed_on() -> None:
+    detail = AnyProto(type_url="type.googleapis.com/some.NewThing", value=b"\xff")
+    body = json.loads(failure_response(CallFailed(3, "X", "text", [detail])).body)
+    assert body["details"] == [{"@type": detail.type_url, "value": "/w=="}]
