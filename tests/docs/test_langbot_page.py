@@ -1,0 +1,52 @@
+"""What docs/dialects/langbot.md shows is what happens."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+from urllib.request import urlopen
+
+from processes import ROOT, Process, edge_process, router_process
+
+from edge.settings import EdgeSettings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PAGE = (ROOT / "docs" / "dialects" / "langbot.md").read_text()
+BLOCKS = dict(re.findall(r"```(\w+(?: \w+)?)\n(.*?)```", PAGE, re.DOTALL))
+
+
+def test_the_first_60_seconds(tmp_path: Path) -> None:
+    tenants = tmp_path / "tenants.toml"
+    tenants.write_text(BLOCKS["toml"])
+    with (
+        router_process(tmp_path / "data", TRUNKLINE_TENANTS="acme") as router,
+        edge_process(router.address, TRUNKLINE_TENANTS_FILE=str(tenants)) as edge,
+    ):
+        bot = BLOCKS["python bot"].replace("127.0.0.1:50051", router.address)
+        with Process([sys.executable, "-c", bot], {}, "the bot", tmp_path):
+            client = BLOCKS["python client"].replace("127.0.0.1:8080", edge.address)
+            command = [sys.executable, "-c", client]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        assert done.stderr == ""
+        first, second, *replies = done.stdout.splitlines()
+        assert (first, second) == ("connected ", "user_message hello there")
+        assert replies[-1] == "response hello! there! "
+        assert all(replies[-1].startswith(reply) for reply in replies)
+        curl, url = shlex.split(BLOCKS["sh"].replace("127.0.0.1:8080", edge.address))
+        assert curl == "curl"
+        with urlopen(url, timeout=10) as answer:
+            body = json.load(answer)
+    contents = [record["content"] for record in body["data"]["messages"]]
+    assert contents == ["hello there", "hello! there! "]
+
+
+def test_every_setting_that_the_page_names_is_there() -> None:
+    names = set(re.findall(r"`TRUNKLINE_(\w+?)(?:=[^`]*)?`", PAGE)) - {"TENANTS"}
+    assert names
+    assert {name.lower() for name in names} <= set(EdgeSettings.model_fields)
