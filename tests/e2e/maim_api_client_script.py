@@ -1,0 +1,69 @@
+"""Drives the API-server client of maim_message 0.6.6 as it comes from PyPI; prints lines of JSON.
+
+talk URL KEY PLATFORM      print `connected`, say a message and a custom one, then print all that is pushed
+refused URL KEY PLATFORM   print the error that the client keeps, and whether it takes itself for connected
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+import time
+from typing import Any
+
+from maim_message.client import WebSocketClient, create_client_config
+from maim_message.message import APIMessageBase, BaseMessageInfo, MessageDim, Seg
+
+
+def show(line: object) -> None:
+    print(json.dumps(line), flush=True)  # noqa: T201
+
+
+async def heard(message: APIMessageBase, meta: dict[str, Any]) -> None:
+    segment, dim = message.message_segment.to_dict(), message.message_dim.to_dict()
+    show({"segment": segment, "dim": dim, "info": message.message_info.to_dict(), "meta": meta})
+
+
+async def poked(payload: dict[str, Any]) -> None:
+    show({"poke": payload})
+
+
+def client_of(url: str, key: str, platform: str) -> WebSocketClient:
+    config = create_client_config(url, key, platform=platform, on_message=heard, reconnect_delay=0.2)
+    client = WebSocketClient(config)
+    client.register_custom_handler("poke", poked)
+    return client
+
+
+def message(key: str, platform: str, text: str) -> APIMessageBase:
+    info = BaseMessageInfo(platform=platform, message_id="m1", time=time.time())
+    return APIMessageBase(info, Seg("text", text), MessageDim(key, platform))
+
+
+async def talk(url: str, key: str, platform: str) -> None:
+    """Until the process is ended; what was said comes first."""
+    client = client_of(url, key, platform)
+    await client.start()
+    show({"connected": await client.connect()})
+    said = await client.send_message(message(key, platform, "hello"))
+    custom = await client.send_custom_message("poke", {"target": "42"})
+    show({"said": said, "custom": custom})
+    await asyncio.Event().wait()
+
+
+async def refused(url: str, key: str, platform: str) -> None:
+    """`connect` itself returns False only after ten seconds."""
+    client = client_of(url, key, platform)
+    await client.start()
+    connecting = asyncio.create_task(client.connect())
+    while not client.get_last_error():  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    show({"error": client.get_last_error(), "connected": client.is_connected()})
+    connecting.cancel()
+
+
+if __name__ == "__main__":
+    logging.disable()
+    asyncio.run({"talk": talk, "refused": refused}[sys.argv[1]](*sys.argv[2:]))
