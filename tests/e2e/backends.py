@@ -14,7 +14,14 @@ from trunkline.v1.broadcast_service_pb2_grpc import BroadcastServiceStub
 from trunkline.v1.history_service_pb2 import ListMessagesRequest, ResetConversationRequest
 from trunkline.v1.history_service_pb2_grpc import HistoryServiceStub
 from trunkline.v1.message_pb2 import Message, MessageState, Role
-from trunkline.v1.presence_service_pb2 import GetStatsRequest, GetStatsResponse
+from trunkline.v1.presence_service_pb2 import (
+    Connection,
+    CountConnectionsRequest,
+    GetStatsRequest,
+    GetStatsResponse,
+    ListConnectionsRequest,
+    ListTopicsRequest,
+)
 from trunkline.v1.presence_service_pb2_grpc import PresenceServiceStub
 from validators.history import Acked, History, Logged, Place, Refused, Said
 
@@ -40,6 +47,17 @@ def address(name: str) -> Address:
             found.conversation.kind = kinds[kind]
             found.conversation.id = ident
     return found
+
+
+def path_of(address: Address) -> str:
+    """The path that names an address: the inverse of `address`."""
+    parts = [part for part in (address.tenant, address.agent, address.platform) if part]
+    if address.HasField("conversation"):
+        kind = "person" if address.conversation.kind == CONVERSATION_KIND_PERSON else "group"
+        parts.append(f"{kind}:{address.conversation.id}")
+    if address.HasField("user"):
+        parts.append(f"user:{address.user}")
+    return "/".join(parts)
 
 
 def text_of(message: Message) -> str:
@@ -129,6 +147,31 @@ class Backend:
         self.history.erased |= {message.position.epoch for message in self.messages(topic)}
         request = ResetConversationRequest(address=address(topic))
         return int(self.history_service.ResetConversation(request, timeout=TIMEOUT_S).erased)
+
+    def count(self, to: str) -> tuple[int, int]:
+        """Connections that an address matches, and users behind them."""
+        request = CountConnectionsRequest(address=address(to))
+        found = self.presence.CountConnections(request, timeout=TIMEOUT_S, wait_for_ready=True)
+        return found.connections, found.users
+
+    def heard(self, within: str, page_size: int = 0) -> dict[str, int]:
+        """What is heard at an address and within it, and by how many; in the order told."""
+        request = ListTopicsRequest(address=address(within), page_size=page_size)
+        heard: dict[str, int] = {}
+        while True:
+            page = self.presence.ListTopics(request, timeout=TIMEOUT_S, wait_for_ready=True)
+            assert len(page.topics) <= (page_size or 100)
+            heard |= {path_of(topic.address): topic.connections for topic in page.topics}
+            if not page.more:
+                return heard
+            request.after.CopyFrom(page.topics[-1].address)
+
+    def connections(self, to: str) -> list[Connection]:
+        """The connections that an address matches."""
+        request = ListConnectionsRequest(address=address(to), page_size=1000)
+        return list(
+            self.presence.ListConnections(request, timeout=TIMEOUT_S, wait_for_ready=True).connections
+        )
 
     def stats(self, tenant: str = "demo") -> GetStatsResponse:
         """What the tenant has."""

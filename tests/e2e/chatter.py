@@ -207,14 +207,16 @@ class Chatter:
                 self._record(json.loads(await ws.recv()), life)
                 if self.dawdle_s:
                     await asyncio.sleep(self.dawdle_s)
-        self.closed = Closed(
+        closed = Closed(
             client=self.name,
             life=life,
             code=ws.close_code or 1006,
             reason=self.closing.get("reason", ""),
             ours=self.breaks_expected,
         )
-        self.history.events.append(self.closed)
+        self.history.events.append(closed)
+        if life == self.life:
+            self.closed = closed
 
     def _record(self, frame: Frame, life: str) -> None:
         self.texts.take(frame)

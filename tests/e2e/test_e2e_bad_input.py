@@ -257,7 +257,7 @@ async def test_an_oversized_frame_closes_with_its_code(fleet: Fleet) -> None:
 
 def test_an_oversized_message_of_a_backend_is_refused(backend: Backend) -> None:
     request = BroadcastRequest(address=address("demo"))
-    for _ in range(5):
+    for _ in range(51):
         request.parts.add().text.text = "x" * 250_000
     assert rpc_refusal(backend.broadcasting.Broadcast, request) == "INVALID_ARGUMENT"
 

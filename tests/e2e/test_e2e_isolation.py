@@ -126,6 +126,27 @@ async def test_statistics_count_one_tenant(pair: Pair, backend: Backend) -> None
     assert (before.connections, before.users) == (1, 1)
 
 
+async def test_counts_and_lists_of_what_is_heard_are_of_one_tenant(
+    fleet: Fleet, pair: Pair, backend: Backend
+) -> None:
+    before = backend.heard("acme")
+    async with Chatter(History(), "demo/bob", fleet.processes[1].address) as bob:
+        await bob.subscribe("side")
+        assert backend.count("demo/echo/web/group:side") == (2, 2)
+        for place in ("acme", "acme/echo", "acme/echo/web/group:side", "acme/user:ann"):
+            assert backend.count(place) == (1, 1)
+        assert backend.count("acme/user:bob") == (0, 0)
+        assert backend.heard("acme") == before
+        assert all(name.startswith("acme") for name in before)
+    for call in (backend.count, backend.heard):
+        with pytest.raises(grpc.RpcError) as refusal:
+            call("nobody")
+        assert reason_of(refusal.value) == "UNKNOWN_TENANT"
+    with pytest.raises(grpc.RpcError) as refusal:
+        backend.heard("demo/connection:x")
+    assert reason_of(refusal.value) == "INVALID_ARGUMENT"
+
+
 async def test_positions_of_another_tenant_recover_nothing(pair: Pair) -> None:
     ours, theirs = pair
     await ours.next("ack", id=await ours.say("words"))
