@@ -1,0 +1,53 @@
+"""Requests as text, and those with which fuzzing begins."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Head(NamedTuple):
+    """A request, its path still encoded."""
+
+    method: str
+    path: str
+    query: str
+    headers: dict[str, str]
+    body: bytes
+
+
+def head_of(text: str) -> Head:
+    """Reads a request, however little it looks like one. Bytes are characters of Latin-1."""
+    lines, _, body = text.partition("\n\n")
+    first, *rest = lines.split("\n")
+    method, _, target = first.partition(" ")
+    path, _, query = target.partition("?")
+    headers: dict[str, str] = {}
+    for line in rest:
+        name, _, value = line.partition(":")
+        headers.setdefault(name.strip().lower(), value.strip())
+    return Head(method, path, query, headers, body.encode("latin-1"))
+
+
+#: One at least for each kind of codec that a client may get.
+CONNECTS = [
+    "GET /v1/connect?tenant=demo&agent=echo&platform=web&conversation=person:ann&user=ann&rollup_ms=20",
+    "GET /v1/connect?tenant=demo&resume=delivered&token=s3cret\nsec-websocket-protocol: trunkline.v1.proto",
+    'GET /v1/connect?tenant=demo&resume=frame\n\n{"type":"resume","positions":[]}',
+    "GET /v1/events?tenant=demo&agent=echo&platform=web&conversation=group:t\nlast-event-id: e.1~e.2~e.3~f.4",
+    "GET /ws/demo/qq",
+    "GET /ws/demo/echo/qq?token=x\nauthorization: Basic dTpw",
+    'GET /ws/acme/qq\n\n{"type":"auth","token":"s3cret"}',
+    "GET /ws?api_key=demo:echo&platform=qq",
+    "GET /ws/\nx-apikey: demo:echo:s3cret\nx-platform: \xe5\xbe\xae\nx-uuid: single_1",
+    "GET /api/v1/pipelines/p1/ws/connect?session_type=person",
+    "GET /api/v1/pipelines/p1/ws/connect?session_type=group\nauthorization: Bearer x",
+    'GET /api/v1/pipelines/p2/ws/connect\n\n{"type":"authenticate","token":"s3cret","workspace_uuid":"w"}',
+]
+
+#: Bodies for the routes.
+BODIES = [
+    "",
+    "{}",
+    '{"message":[{"type":"Plain","text":"hello"}]}',
+    '{"type":"notice","message_segment":{"type":"text","data":"hello"},"message_id":"m1"}',
+]

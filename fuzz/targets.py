@@ -1,0 +1,219 @@
+"""One fuzzer of the dialects: python fuzz/targets.py TARGET [FILES OR FOLDERS] [libFuzzer's options]
+
+With files it runs each of them once, which is how one that made a target fail is looked into.
+
+decode   what a client sends, in two messages, by each codec
+encode   any frame of the contract for the client, by each codec
+connect  the request of a client that wants to connect, and its first message
+route    the request to an HTTP route
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+
+import atheris
+
+with atheris.instrument_imports(include=["edge.dialects"]):
+    from edge.dialects.codec import Answer, Codec, Decoded, FrameRefused, Switch
+    from edge.dialects.dialect import (
+        Call,
+        CallRefused,
+        ConnectRequest,
+        Dialect,
+        Handling,
+        HttpRequest,
+        Reply,
+        Wish,
+        read_query,
+    )
+    from edge.dialects.registry import Registry
+    from edge.dialects.tenants import TenantPolicy, Tenants
+
+import msgspec
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from requests_seen import CONNECTS, Head, head_of
+from trunkline.v1.catalogue import Refused
+from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+TENANTS = Tenants(
+    {
+        "demo": TenantPolicy(agent="echo", pipelines=frozenset({"p1"})),
+        "acme": TenantPolicy(agent="echo", pipelines=frozenset({"p2"}), tokens=frozenset({"s3cret"})),
+    }
+)
+REGISTRY = Registry(lambda: NOW)
+
+
+def codecs() -> list[Codec]:
+    """Each dialect's: those it refuses with, and those that its clients get."""
+    found = [dialect.refusing for dialect in REGISTRY.dialects]
+    for text in CONNECTS:
+        wish = connected(head_of(text))
+        if wish is not None:
+            found.append(wish.codec)
+    by_repr = {f"{type(codec).__name__} {codec.name} {codec!r}": codec for codec in found}
+    return [by_repr[key] for key in sorted(by_repr)]
+
+
+# The targets. What one raises is a bug.
+
+
+def decode(data: bytes) -> None:
+    """The first byte chooses the codec and the kind of message; a zero byte ends the first message."""
+    number = data[0] if data else 0
+    codec = CODECS[(number >> 1) % len(CODECS)]
+    for payload in data[1:].split(b"\0", 1):
+        try:
+            said = codec.decode(payload, bool(number & 1))
+        except FrameRefused as refused:
+            frame = ServerFrame()
+            frame.error.id, frame.error.message = refused.frame_id[:128], str(refused)
+            encoded(codec, frame)
+            continue
+        codec = _looked_at(codec, said)
+
+
+def _looked_at(codec: Codec, said: Decoded) -> Codec:
+    """What was said is well formed. Returns the codec from here on."""
+    if isinstance(said, Switch):
+        hash(said.codec)
+        codec, said = said.codec, said.said
+    if isinstance(said, Answer):
+        assert isinstance(said.payload, bytes)
+    elif said is not None:
+        assert said.WhichOneof("frame")
+        assert ClientFrame.FromString(said.SerializeToString()) == said
+    return codec
+
+
+def encode(data: bytes) -> None:
+    """The first byte chooses the codec; the rest is a ServerFrame in protobuf's encoding."""
+    try:
+        frame = ServerFrame.FromString(data[1:])
+    except DecodeError:
+        return
+    if all(map(_is_time, _times(frame))):
+        encoded(CODECS[(data[0] if data else 0) % len(CODECS)], frame)
+
+
+def _times(message: Message) -> Iterator[Timestamp]:
+    """All times in a message. The contract holds valid ones only; protobuf reads any."""
+    for field, value in message.ListFields():
+        # Maps hold none that matter: strings, and free-form values.
+        if field.message_type is None or field.message_type.GetOptions().map_entry:
+            continue
+        for each in value if field.is_repeated else [value]:
+            if isinstance(each, Timestamp):
+                yield each
+            else:
+                yield from _times(each)
+
+
+def _is_time(time: Timestamp) -> bool:
+    try:
+        time.ToDatetime()
+    except ValueError:
+        return False
+    return True
+
+
+def encoded(codec: Codec, frame: ServerFrame) -> None:
+    """The frame can be told, and tells the same again."""
+    payload = codec.encode(frame)
+    assert isinstance(payload, bytes)
+    assert codec.encode(frame) == payload
+
+
+def connect(data: bytes) -> None:
+    """The head of a request, an empty line, and the first message of a client that must say one."""
+    head = head_of(data.decode("latin-1"))
+    wish = connected(head)
+    if wish is None:
+        return
+    if wish.first is not None:
+        try:
+            wish = wish.first(head.body, False)
+        except (Refused, FrameRefused):
+            return
+    hash(wish.codec)
+    wish.opened.SerializeToString()
+    TENANTS.needs_token(wish.opened.address.tenant)
+    wish.token.encode(errors="surrogatepass")
+
+
+def connected(head: Head) -> Wish | None:
+    """How the client is to be connected; None where it may not, or nothing is served there."""
+    if not head.path.isascii():
+        return None
+    found = REGISTRY.socket(head.path) or REGISTRY.stream(head.path)
+    if found is None:
+        return None
+    names = found.dialect.subprotocols
+    asked = head.headers.get("sec-websocket-protocol", "")
+    refusal: Refused
+    try:
+        return found.dialect.connect(
+            ConnectRequest(
+                parameters=found.parameters,
+                query=read_query(head.query),
+                headers=head.headers,
+                subprotocol=asked if asked in names else None,
+                tenants=TENANTS,
+            )
+        )
+    except Refused as refused:
+        refusal = refused
+    assert refusal.entry.close_code, f"{refusal.entry.code} cannot be told to who connects"
+    return None
+
+
+def route(data: bytes) -> None:
+    """The head of a request, an empty line, and its body. The calls it asks for are refused."""
+    head = head_of(data.decode("latin-1"))
+    for dialect in REGISTRY.dialects:
+        for handling in _handlings(dialect, head):
+            _drive(handling)
+
+
+def _handlings(dialect: Dialect, head: Head) -> list[Handling]:
+    try:
+        query = read_query(head.query)
+    except Refused:
+        return []
+    found = []
+    for each in dialect.routes:
+        parameters = each.path.match(head.path)
+        if parameters is not None and each.method == head.method:
+            found.append(each.handle(HttpRequest(parameters, query, head.headers, head.body, TENANTS)))
+    return found
+
+
+def _drive(handling: Handling) -> None:
+    try:
+        call = next(handling)
+        while True:
+            assert isinstance(call, Call)
+            call.request.SerializeToString()
+            call = handling.throw(CallRefused("UNAUTHORIZED", "Not authorized", 401))
+    except StopIteration as stop:
+        reply: Reply = stop.value
+    msgspec.json.encode(reply.body)
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "decode": decode,
+    "encode": encode,
+    "connect": connect,
+    "route": route,
+}
+CODECS = codecs()
+
+
+if __name__ == "__main__":
+    atheris.Setup([sys.argv[0], *sys.argv[2:]], TARGETS[sys.argv[1]])
+    atheris.Fuzz()
