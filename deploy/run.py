@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 EDGE_LISTEN = "TRUNKLINE_EDGE_LISTEN"
 ROUTER_LISTEN = "TRUNKLINE_ROUTER_LISTEN"
+TENANTS_FILE = ROOT / "deploy" / "demo.toml"
 READY_TIMEOUT_S = 30
 # The agents' names, and the examples that serve them.
 AGENTS = {"echo": "echo_agent.py", "guide": "streaming_agent.py"}
@@ -239,6 +240,7 @@ def start_all(run: Run, edge_listen: str, router_listen: str, data: Path) -> Non
     router_env = {ROUTER_LISTEN: router_listen, "TRUNKLINE_TENANTS": tenants}
     router = reachable(run.wait_for(run.start("router", ["-m", "router", "serve"], router_env), listening))
     edge_env = {EDGE_LISTEN: edge_listen, "TRUNKLINE_ROUTER": router}
+    edge_env["TRUNKLINE_TENANTS_FILE"] = os.environ.get("TRUNKLINE_TENANTS_FILE") or str(TENANTS_FILE)
     edge = reachable(run.wait_for(run.start("edge", ["-m", "edge", "serve"], edge_env), listening))
     for agent, example in AGENTS.items():
         started = run.start(agent, [str(ROOT / "examples" / example)], {"TRUNKLINE_ROUTER": router})
@@ -258,6 +260,7 @@ Ctrl-C stops it. Messages are kept in {shown(data)}, the processes' logs in {sho
 
     WebSocket   ws://{edge}/v1/connect?{query}
     gRPC        {router}
+    HTTP/JSON   http://{edge}/openapi.json
     health      http://{edge}/healthz
     metrics     http://{edge}/metrics
 

@@ -37,11 +37,18 @@ def command(service: str) -> list[str]:
     declared = SERVICES[service]
     entrypoint = declared.get("entrypoint") or exec_form(service, "ENTRYPOINT")
     words = entrypoint + (declared["command"] if "command" in declared else exec_form(service, "CMD"))
-    mounts = [volume.split(":")[:2] for volume in declared.get("volumes", []) if volume.startswith("./")]
-    for source, target in mounts:
-        words = [word.replace(target, str(ROOT / source)) for word in words]
+    words = [on_this_machine(service, word) for word in words]
     assert words[0] == "python"
     return [sys.executable, *words[1:]]
+
+
+def on_this_machine(service: str, word: str) -> str:
+    """The same with paths in the container replaced by those that are mounted there."""
+    for volume in SERVICES[service].get("volumes", []):
+        source, target = volume.split(":")[:2]
+        if source.startswith("./"):
+            word = word.replace(target, str(ROOT / source))
+    return word
 
 
 def environment(service: str, data: Path, addresses: dict[str, str]) -> dict[str, str]:
@@ -59,6 +66,8 @@ def environment(service: str, data: Path, addresses: dict[str, str]) -> dict[str
             variables[name] = addresses[host]
         elif value == "/data":
             variables[name] = str(data)
+        else:
+            variables[name] = on_this_machine(service, value)
     return variables
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
 from processes import ROOT, Process, edge_process, router_process
 from trunkline_client import Client, text_of
 
@@ -25,6 +28,18 @@ def test_the_backend_example_runs(tmp_path: Path) -> None:
         )
     assert done.stderr == ""
     assert re.fullmatch(r"\w{13}-1 reached 0 connections\n", done.stdout)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_the_curl_example_is_answered(tmp_path: Path) -> None:
+    (command,) = re.findall(r"^\$ (curl .*?)\n```", README, re.DOTALL | re.MULTILINE)
+    with router_process(tmp_path) as router, edge_process(router.address) as edge:
+        program = command.replace("127.0.0.1:8080", edge.address)
+        done = subprocess.run(
+            ["sh", "-c", f"{program} -sS"], capture_output=True, text=True, timeout=20, check=False
+        )
+    assert done.stderr == ""
+    assert json.loads(done.stdout)["position"]["seq"] == "1"
 
 
 async def test_the_worker_example_answers(tmp_path: Path) -> None:
