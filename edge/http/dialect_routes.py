@@ -6,14 +6,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
-import structlog
 from google.protobuf.descriptor import MethodDescriptor
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
-from trunkline.v1 import catalogue
-from trunkline.v1.catalogue import Refused
 
 from edge.dialects.dialect import Call, CallRefused, Handling, HttpRequest, Reply, read_query
 from edge.dialects.dialect import Route as DialectRoute
@@ -23,9 +20,7 @@ from edge.http.access import Authorize
 from edge.http.bindings import services, tenant_path
 from edge.http.bodies import Bodies
 from edge.http.calls import CallFailed, RouterCalls
-from edge.http.failures import failure_response, http_status
-
-_log = structlog.get_logger()
+from edge.http.failures import answered, http_status
 
 
 class DialectRoutes:
@@ -47,27 +42,17 @@ class DialectRoutes:
 
     def _served(self, route: DialectRoute) -> BaseRoute:
         async def endpoint(request: Request) -> Response:
-            return await self._serve(request, route)
+            return await answered(request, self._serve(request, route))
 
         return _AsItCame(route, endpoint)
 
     async def _serve(self, request: Request, route: DialectRoute) -> Response:
-        try:
-            query = read_query(request.url.query)
-            async with self._bodies.of_any_type(request) as body:
-                headers = dict(request.headers)
-                asked = HttpRequest(request.path_params, query, headers, body, self._tenants)
-                reply = await self._drive(route.handle(asked), request)
-            return Response(msgspec.json.encode(reply.body), reply.status, media_type="application/json")
-        except CallFailed as failed:
-            return failure_response(failed)
-        except Refused as refused:
-            return failure_response(CallFailed.of(refused))
-        except ClientDisconnect:
-            return Response(status_code=499)
-        except Exception:
-            _log.exception("an HTTP request failed", path=request.scope["path"])
-            return failure_response(CallFailed.of(catalogue.INTERNAL.refused()))
+        query = read_query(request.url.query)
+        async with self._bodies.of_any_type(request) as body:
+            headers = dict(request.headers)
+            asked = HttpRequest(request.path_params, query, headers, body, self._tenants)
+            reply = await self._drive(route.handle(asked), request)
+        return Response(msgspec.json.encode(reply.body), reply.status, media_type="application/json")
 
     async def _drive(self, handling: Handling, request: Request) -> Reply:
         """Make the calls that the handling yields, one after another.

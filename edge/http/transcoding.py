@@ -6,26 +6,22 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import structlog
 from google.protobuf.message import Message
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope, Send
 from trunkline.v1 import catalogue
-from trunkline.v1.catalogue import Refused
 
 from edge.http import openapi
 from edge.http.access import Authorize
 from edge.http.bindings import Binding, bindings
 from edge.http.bodies import Bodies
 from edge.http.calls import CallFailed, RouterCalls
-from edge.http.failures import failure_response
+from edge.http.failures import answered, failure_response
 from edge.http.request import request_message
 from edge.http.table import Table
 from edge.http.writing import response_json
-
-_log = structlog.get_logger()
 
 #: All paths of the contract begin with it.
 PREFIX = "/v1/"
@@ -76,24 +72,13 @@ class Transcoder(BaseRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See BaseRoute."""
-        response = await self._respond(Request(scope, receive))
+        request = Request(scope, receive)
+        response = await answered(request, self._respond(request))
         await response(scope, receive, send)
 
     async def _respond(self, request: Request) -> Response:
-        try:
-            target = self._target(request)
-            if isinstance(target, Response):
-                return target
-            return await self._call(request, target)
-        except CallFailed as failed:
-            return failure_response(failed)
-        except Refused as refused:
-            return failure_response(CallFailed.of(refused))
-        except ClientDisconnect:
-            return Response(status_code=499)
-        except Exception:
-            _log.exception("an HTTP request failed", path=request.scope["path"])
-            return failure_response(CallFailed.of(catalogue.INTERNAL.refused()))
+        target = self._target(request)
+        return target if isinstance(target, Response) else await self._call(request, target)
 
     def _target(self, request: Request) -> Target | Response:
         """What is asked for, or the answer where that is not a call. Raises Refused."""

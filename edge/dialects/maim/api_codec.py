@@ -15,8 +15,8 @@ from trunkline.v1.message_pb2 import ROLE_USER, CustomPart, Message, Part, TextP
 
 from edge.dialects.codec import Answer, Codec, Decoded, FrameRefused, Replies, Switch
 from edge.dialects.dialect import Clock
-from edge.dialects.maim.api_ids import MAX_CHARACTERS, MsgId, frame_id, is_hashed, msg_id_of, unnamed
 from edge.dialects.maim import messages as maim
+from edge.dialects.maim.api_ids import MAX_CHARACTERS, MsgId, frame_id, is_hashed, msg_id_of, unnamed
 from edge.dialects.native.json_output import json_object
 
 #: What a custom part is called that holds a whole envelope, to the last character.
