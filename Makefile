@@ -30,7 +30,7 @@ run: setup ## start router, edge and an echo agent on 127.0.0.1, and say what to
 	@exec $(BIN)/python deploy/run.py
 
 test: lint ## lint, then run every test; ARGS="-k name" is passed to pytest
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --max-worker-restart 0 --dist loadfile $(ARGS)
 
 lint: setup ## check style, types, layers, contract and container files
 	$(BIN)/ruff check .
