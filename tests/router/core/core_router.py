@@ -319,7 +319,7 @@ class Router:
     def settle(self) -> None:
         """Do all there is to be done."""
         self.carry()
-        for _ in range(200):
+        for _ in range(5000):
             self.write()
             self.tell()
             self.look()
