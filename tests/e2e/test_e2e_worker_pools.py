@@ -102,10 +102,11 @@ async def test_a_delivery_is_tried_again_and_then_becomes_a_dead_letter_that_can
             again = worker.deliveries[-1]
             assert (again.message.parts[0].text.text, again.attempt) == ("poison", 1)
             await worker.settle(again.delivery_id, reject={"reason": "never"})
-            (letter,) = agents.ListDeadLetters(
-                ListDeadLettersRequest(tenant="demo", agent="echo")
-            ).dead_letters
-            assert letter.reason == "never"
+            listing = ListDeadLettersRequest(tenant="demo", agent="echo")
+            await until(
+                lambda: [each.reason for each in agents.ListDeadLetters(listing).dead_letters] == ["never"],
+                "it is a dead letter again",
+            )
         assert_promises_kept(fleet, history, [ann])
 
 
