@@ -180,7 +180,7 @@ async def test_b3_three_users_and_two_agents_at_once_are_each_answered_at_their_
     async with serving(fleet, agents, answer):
         conversations = [asyncio.create_task(converse(place)) for place in places]
         for _ in places:
-            await ready.acquire()
+            await asyncio.wait_for(ready.acquire(), 20)
         jobs = json.dumps([[*place.split("/"), messages] for place in places])
         with stock_client("bot", f"http://{edge.address}", jobs) as bot:
             assert await printed(bot) == {"sent": 120, "reached": 120}
