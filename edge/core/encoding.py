@@ -20,8 +20,7 @@ def encoded(codec: Codec, frame: ServerFrame) -> bytes:
         if shown is None:
             return b""
         frame = shown
-    payload, framing = codec.encode(frame), codec.framing
-    return framed(payload, framing is _BINARY) if payload and framing is not _NONE else payload
+    return written(codec, codec.encode(frame))
 
 
 def written(codec: Codec, payload: bytes) -> bytes:

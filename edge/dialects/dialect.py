@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
@@ -127,7 +127,7 @@ class Dialect:
     streams: Sequence[Path] = ()
     #: In order of preference.
     subprotocols: Sequence[str] = ()
-    routes: Sequence[Route] = field(default=())
+    routes: Sequence[Route] = ()
 
 
 def read_query(text: str) -> list[tuple[str, str]]:

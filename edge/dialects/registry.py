@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from edge.dialects.dialect import Clock, Dialect
@@ -11,6 +11,7 @@ from edge.dialects.maim import api as maim_api
 from edge.dialects.maim import tenant as maim
 from edge.dialects.native import events as native_events
 from edge.dialects.native.connecting import NATIVE
+from edge.dialects.paths import Path
 
 #: Each makes its dialect, given the time; in the order in which their paths are tried.
 DIALECTS: tuple[Callable[[Clock], Dialect], ...] = (
@@ -37,16 +38,15 @@ class Registry:
 
     def socket(self, path: str) -> Found | None:
         """The dialect of WebSockets at this path, still encoded and without its query."""
-        for dialect in self.dialects:
-            for template in dialect.sockets:
-                if (parameters := template.match(path)) is not None:
-                    return Found(dialect, parameters)
-        return None
+        return self._find(path, lambda dialect: dialect.sockets)
 
     def stream(self, path: str) -> Found | None:
         """The dialect of event streams at this path."""
+        return self._find(path, lambda dialect: dialect.streams)
+
+    def _find(self, path: str, templates: Callable[[Dialect], Sequence[Path]]) -> Found | None:
         for dialect in self.dialects:
-            for template in dialect.streams:
+            for template in templates(dialect):
                 if (parameters := template.match(path)) is not None:
                     return Found(dialect, parameters)
         return None
