@@ -15,7 +15,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test lint format bench fuzz protos constraints clean
+.PHONY: help setup run certs test lint format bench fuzz protos constraints clean
 
 help: ## list these targets
 	@echo "make run     start it, on this machine only"
@@ -28,6 +28,9 @@ setup: $(INSTALLED) $(STUBS) ## make .venv and install everything into it
 
 run: setup ## start router, edge and an echo agent on 127.0.0.1, and say what to try
 	@exec $(BIN)/python deploy/run.py
+
+certs: setup ## make certificates for TLS in ./certs, for 90 days; or NAMES=router.example,10.0.0.1
+	@FORCE='$(FORCE)' NAMES='$(NAMES)' CERTS='$(CERTS)' $(BIN)/python deploy/certs.py
 
 test: lint ## lint, then run every test; ARGS="-k name" is passed to pytest
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --max-worker-restart 0 --dist loadfile $(ARGS)

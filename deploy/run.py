@@ -235,12 +235,11 @@ def main() -> int:
 
 def start_all(run: Run, edge_listen: str, router_listen: str, data: Path) -> None:
     """Start them, each when the one before it is ready, then say what to try."""
-    tenants = os.environ.get("TRUNKLINE_TENANTS") or "demo"
     say("Starting the router, the edge, and the agents `echo` and `guide`")
-    router_env = {ROUTER_LISTEN: router_listen, "TRUNKLINE_TENANTS": tenants}
+    tenants_file = os.environ.get("TRUNKLINE_TENANTS_FILE") or str(TENANTS_FILE)
+    router_env = {ROUTER_LISTEN: router_listen, "TRUNKLINE_TENANTS_FILE": tenants_file}
     router = reachable(run.wait_for(run.start("router", ["-m", "router", "serve"], router_env), listening))
     edge_env = {EDGE_LISTEN: edge_listen, "TRUNKLINE_ROUTER": router}
-    edge_env["TRUNKLINE_TENANTS_FILE"] = os.environ.get("TRUNKLINE_TENANTS_FILE") or str(TENANTS_FILE)
     edge = reachable(run.wait_for(run.start("edge", ["-m", "edge", "serve"], edge_env), listening))
     for agent, example in AGENTS.items():
         started = run.start(agent, [str(ROOT / "examples" / example)], {"TRUNKLINE_ROUTER": router})

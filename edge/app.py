@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
 
-from edge import tenants_file
+from edge.auth.jwks_http import JwksHttp
 from edge.http.app import HttpServer
 from edge.http.calls import RouterCalls
 from edge.link.client import LinkClient
 from edge.settings import EdgeSettings
 from edge.shell import Shell
+from edge.way import Way
 from edge.ws.port import Port
+from edge.ws.tls import Tls
 from shared import process
 from shared.process import StartError
+from shared.tls import TlsError, Watched, server_context
 
 _log = structlog.get_logger()
 
@@ -24,17 +28,21 @@ BACKLOG = 4096
 
 async def serve(settings: EdgeSettings, stop: asyncio.Event) -> None:
     """Run an edge until the event is set. Raises StartError where it cannot start."""
-    shell = Shell(settings, tenants_file.load(settings.tenants_file))
-    calls = RouterCalls(settings.router)
+    fetch = JwksHttp()
+    shell = Shell(settings, fetch)
+    way = Way.of(settings)
+    calls = RouterCalls(settings.router, way)
     http = HttpServer(shell, calls)
-    server = await listen(shell, http, settings.edge_listen)
+    server = await listen(shell, http)
     linked = asyncio.Event()
-    link = LinkClient(shell, settings, linked.set)
-    tasks = [asyncio.create_task(link.run()), asyncio.create_task(shell.run())]
+    link = LinkClient(shell, settings, linked.set, way)
+    tasks = [asyncio.create_task(run) for run in (link.run(), shell.run(), shell.jwks.run())]
     ready = asyncio.create_task(_say_ready(server, settings, linked))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
     await _close(server, shell, [ready, *tasks])
+    await shell.jwks.aclose()
+    await fetch.aclose()
     await calls.close()
     await http.ended()
 
@@ -52,15 +60,31 @@ async def _close(server: asyncio.Server, shell: Shell, tasks: list[asyncio.Task[
         task.result()
 
 
-async def listen(shell: Shell, http: HttpServer, address: str) -> asyncio.Server:
+async def listen(shell: Shell, http: HttpServer) -> asyncio.Server:
     """Listen for clients. Raises StartError where the address is not to be had."""
+    address = shell.settings.edge_listen
     host, _, port = address.rpartition(":")
     loop = asyncio.get_running_loop()
     try:
-        return await loop.create_server(lambda: Port(shell, http.protocol), host, int(port), backlog=BACKLOG)
+        return await loop.create_server(_clients(shell, http), host, int(port), backlog=BACKLOG)
     except (OSError, ValueError) as error:
         problem = f"cannot listen on {address}: {error}"
         raise StartError(f"{problem}. TRUNKLINE_EDGE_LISTEN names another address.") from error
+
+
+def _clients(shell: Shell, http: HttpServer) -> Callable[[], asyncio.Protocol]:
+    """Makes the protocol of each connection. Raises StartError where a certificate is of no use."""
+    certificate, key = shell.settings.tls_cert, shell.settings.tls_key
+    if (certificate is None) != (key is None):
+        raise StartError("TRUNKLINE_TLS_CERT and TRUNKLINE_TLS_KEY need one another: set both.")
+    if certificate is None or key is None:
+        return lambda: Port(shell, http.protocol)
+    try:
+        context = Watched([certificate, key], lambda: server_context(certificate, key))
+    except TlsError as error:
+        raise StartError(f"{error}. TRUNKLINE_TLS_CERT and TRUNKLINE_TLS_KEY name the files.") from None
+    timeout_s = shell.settings.handshake_timeout_s
+    return lambda: Tls(context.current, Port(shell, http.protocol), timeout_s)
 
 
 async def _say_ready(server: asyncio.Server, settings: EdgeSettings, linked: asyncio.Event) -> None:

@@ -13,7 +13,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.rpc.code_pb2 import UNAVAILABLE
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
-from trunkline.v1.catalogue import Entry
+from trunkline.v1.catalogue import Entry, Refused
 
 DOMAIN = "trunkline"
 JSON = "application/json"
@@ -32,13 +32,15 @@ def grpc_code(entry: Entry) -> int:
     return entry.grpc_status or UNAVAILABLE
 
 
-def details_of(entry: Entry, values: Mapping[str, object]) -> list[AnyProto]:
+def details_of(
+    entry: Entry, values: Mapping[str, object], retry_after_ms: int | None = None
+) -> list[AnyProto]:
     """The details that go with an entry of the catalogue; `values` complete its text."""
     metadata = {name: str(value) for name, value in values.items()}
     details = [_packed(ErrorInfo(reason=entry.code, domain=DOMAIN, metadata=metadata))]
     if entry.retryable:
         delay = Duration()
-        delay.FromMilliseconds(entry.retry_after_ms)
+        delay.FromMilliseconds(entry.retry_after_ms if retry_after_ms is None else retry_after_ms)
         details.append(_packed(RetryInfo(retry_delay=delay)))
     return details
 
@@ -48,6 +50,13 @@ def of(entry: Entry, text: str, values: Mapping[str, object]) -> Rendered:
     details = details_of(entry, values)
     status = entry.http_status or 503
     return rendered(status, grpc_code(entry), text, details, entry.retry_after_ms)
+
+
+def of_refused(reason: Refused) -> Rendered:
+    """The response to a request that is refused so."""
+    entry = reason.entry
+    details = details_of(entry, reason.values, reason.retry_after_ms)
+    return rendered(entry.http_status or 503, grpc_code(entry), str(reason), details, reason.retry_after_ms)
 
 
 def rendered(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal
+from pydantic import Field, SecretStr
 
-from pydantic import Field
-
-from shared.cli import ProcessSettings
+from shared.cli import File, ProcessSettings
+from shared.link_key import LinkKey
 
 
 class EdgeSettings(ProcessSettings):
@@ -17,13 +15,27 @@ class EdgeSettings(ProcessSettings):
         default="127.0.0.1:8080", description="Address for WebSockets and HTTP; port 0 takes a free one"
     )
     router: str = Field(default="127.0.0.1:50051", description="Address of a router's gRPC port")
-    tenants_file: Path | None = Field(
-        default=None, description="TOML file of what the edge must know of tenants; see docs/dialects.md"
+    router_tls: bool = Field(
+        default=False, description="TLS to the router; by itself with the system's authorities"
     )
-    open_to: Literal["loopback", "any"] = Field(
-        default="loopback",
-        description="Where HTTP requests for tenants without tokens may come from: this machine, or anywhere",
+    router_ca: File = Field(
+        default=None, description="Certificates (PEM) of the authorities that certify the router; for TLS"
     )
+    router_cert: File = Field(
+        default=None, description="Certificate (PEM) that the router is shown; for its port for links"
+    )
+    router_key: File = Field(default=None, description="Its key (PEM), without a passphrase")
+    router_name: str = Field(
+        default="", description="Name in the router's certificate, where that is not in its address"
+    )
+    link_key: LinkKey = Field(
+        default=SecretStr(""), description="Key that the router is shown; the same as the router's"
+    )
+    tls_cert: File = Field(
+        default=None,
+        description="Certificate (PEM) of the edge, with its chain; for wss and https",
+    )
+    tls_key: File = Field(default=None, description="Its key (PEM), without a passphrase")
     edge_id: str = Field(default="", description="Name of this edge; empty for one made at random")
     # A frame may grow fivefold in the link's encoding, and must fit into one gRPC message of 16 MiB.
     frame_bytes: int = Field(

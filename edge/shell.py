@@ -6,18 +6,25 @@ import asyncio
 import math
 import secrets
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from trunkline.v1 import catalogue
 from trunkline.v1.edge_service_pb2 import LinkResponse
 
+from edge.auth.admission import Admission
+from edge.auth.bearer import Bearer
+from edge.auth.jwks import Fetch, JwksCache
 from edge.core.bounds import CLIENT_LOST, Limits
 from edge.core.congestion import Congestion
 from edge.core.connection import Connection, State
 from edge.core.edge import EdgeCore
+from edge.core.pace import Pace, TenantPace
+from edge.core.reading import TURNS_PER_S
 from edge.dialects.dialect import Wish
 from edge.dialects.registry import Registry
 from edge.dialects.tenants import Tenants
+from edge.entrance import Entrance
 from edge.settings import EdgeSettings
 from edge.ws.line import Line
 
@@ -33,10 +40,13 @@ CLOSE_WAIT_S = 5.0
 class Shell:
     """The connections and timers around one core."""
 
-    def __init__(self, settings: EdgeSettings, tenants: Tenants | None = None) -> None:
+    def __init__(self, settings: EdgeSettings, fetch: Fetch) -> None:
+        """`fetch` gets a JWK Set by its URL."""
         self.settings = settings
         self.registry = Registry(lambda: datetime.now(UTC))
-        self.tenants = tenants or Tenants()
+        self.tenants = Tenants()
+        self.jwks = JwksCache(fetch, time.monotonic)
+        self.entrance = Entrance(self, Admission(self.tenants, self.jwks, time.time), self._admitted)
         self.core = EdgeCore(
             Limits(
                 frame_bytes=settings.frame_bytes,
@@ -57,6 +67,8 @@ class Shell:
         self._room = asyncio.Event()
         #: A look at the buffers is due.
         self._looking = False
+        #: Some that sent too fast are to have their turn.
+        self._turning = False
         #: Rings when the next window of deltas ends.
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = math.inf
@@ -70,13 +82,18 @@ class Shell:
             dirty = list(core.dirty)
             core.dirty.clear()
             self._write(dirty)
-        if core.hold or core.release:
-            for connection in core.hold:
+        if core.policies or core.proofs.to_verify or core.proofs.renewed:
+            self.entrance.settle()
+        reading = core.reading
+        if reading.hold or reading.release:
+            for connection in reading.hold:
                 connection.socket.transport.pause_reading()
-            for connection in core.release:
+            for connection in reading.release:
                 connection.socket.transport.resume_reading()
-            core.hold.clear()
-            core.release.clear()
+            reading.hold.clear()
+            reading.release.clear()
+            if reading.has_resting and not self._turning:
+                self._turn_later()
         if core.uplink.is_ready:
             self.link_wake.set()
         due = core.next_due
@@ -148,20 +165,33 @@ class Shell:
 
     def open(self, line: Line, wish: Wish) -> None:
         """A client has said where to; the router is asked. Raises Refused where that is of no use."""
+        self._check_room()
+        self.entrance.enter(line, wish)
+
+    def _check_room(self) -> None:
+        """Raises Refused where no more clients are taken."""
         if self.is_stopping:
             raise catalogue.RESTARTING.refused()
         if len(self.core.connections) >= self.settings.max_connections:
             raise catalogue.OVERLOADED.refused(problem="the edge has as many connections as it may have")
+
+    def _admitted(self, line: Line, wish: Wish, bearer: Bearer | None, pace: TenantPace | None) -> None:
+        """A client may come in as far as the edge can tell. Raises Refused."""
+        # Some time may have passed since it was looked at first.
+        self._check_room()
         opened = wish.opened
-        self.tenants.admit(opened.address.tenant, wish.token)
         opened.connection_id = f"c{secrets.token_hex(12)}"
         opened.remote_ip = line.remote_ip
+        opened.forwarded = line.is_forwarded
         opened.opened_at.GetCurrentTime()
         rollup_ms = self.settings.rollup_ms if wish.rollup_ms is None else wish.rollup_ms
-        connection = self.core.open(line, wish.codec, opened, rollup_ms)
+        own_pace = Pace(pace) if pace is not None else None
+        connection = self.core.open(line, wish.codec, opened, rollup_ms, own_pace)
+        connection.bearer = bearer
         connection.lags = line.buffered > 0
         line.connection = connection
         self._rounds[connection.number % len(self._rounds)].add(connection)
+        line.admitted(pace.frame_bytes if pace is not None else self.settings.frame_bytes)
 
     def gone(self, connection: Connection, cause: str = CLIENT_LOST) -> None:
         """A client's socket is gone; `cause` is how the client ended it."""
@@ -170,7 +200,20 @@ class Shell:
         self.core.gone(connection, cause)
         self.settle()
 
+    def when_known(self, line: Line, then: Callable[[], None]) -> None:
+        """See Host."""
+        self.entrance.when_known(line, then)
+
+    def allows_origin(self, tenant: str, origin: str) -> str:
+        """See Host."""
+        return self.entrance.admission.allows_origin(tenant, origin)
+
     # The link
+
+    def linked(self) -> None:
+        """A link is up."""
+        self.tenants.begin()
+        self.core.linked()
 
     async def room(self) -> None:
         """Wait while clients together take less than comes; until then nothing is read off the link."""
@@ -228,6 +271,18 @@ class Shell:
         self.core.flush_due(max(due, asyncio.get_running_loop().time()))
         self.settle()
 
+    def _turn_later(self) -> None:
+        self._turning = True
+        asyncio.get_running_loop().call_later(1 / TURNS_PER_S, self._turn)
+
+    def _turn(self) -> None:
+        """Some that sent too fast have rested."""
+        self._turning = False
+        self.core.rested(asyncio.get_running_loop().time())
+        self.settle()
+        if self.core.reading.has_resting and not self._turning:
+            self._turn_later()
+
     async def run(self) -> None:
         """Watch the time; returns only by being cancelled."""
         turn = 0
@@ -237,6 +292,7 @@ class Shell:
             for connection in self.core.heartbeat(list(self._rounds[turn])):
                 connection.socket.ping()
                 self.core.beat(connection)
+            self.entrance.tick()
             self._end_handshakes(time.monotonic())
             self._measure()
             self.settle()
@@ -248,12 +304,12 @@ class Shell:
             del self.handshakes[line]
             limit = f"{self.settings.handshake_timeout_s:g}"
             reason = catalogue.HANDSHAKE_TIMEOUT.refused(limit_s=limit)
-            if line.connection is None:
-                line.refuse(reason)
-                continue
             if not self.core.uplink.is_up:
                 reason = catalogue.ROUTER_UNAVAILABLE.refused()
-            self.core.close(line.connection, reason)
+            if line.connection is None:
+                line.refuse(reason)
+            else:
+                self.core.close(line.connection, reason)
 
     async def close_all(self) -> None:
         """Close every client with RESTARTING, spread over the drain time; returns once they are gone.

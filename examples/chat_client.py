@@ -2,16 +2,24 @@
 
 import asyncio
 import os
+import ssl
 
-from trunkline_client import Client, Snapshot, TrunklineError, text_of
+from trunkline_client import Client, ClientSettings, Snapshot, TrunklineError, text_of
 
 URL = os.environ.get("TRUNKLINE_URL", "ws://127.0.0.1:8080")
+CA = os.environ.get("TRUNKLINE_CA")
 LINES = ["Hello", "Is anybody there?", "Good bye"]
 
 
 async def main() -> None:
     client = Client(
-        URL, tenant="demo", agent="echo", platform="web", conversation="person:alice", user="alice"
+        URL,
+        tenant="demo",
+        agent="echo",
+        platform="web",
+        conversation="person:alice",
+        user="alice",
+        settings=ClientSettings(ssl=ssl.create_default_context(cafile=CA) if CA else None),
     )
     async with client:
         for line in LINES:

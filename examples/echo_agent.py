@@ -5,7 +5,7 @@ import asyncio
 import os
 import signal
 
-from trunkline_client import Message, Refused, Worker, text_of
+from trunkline_client import Message, Refused, Worker, access_from_environment, text_of
 
 
 def answer(message: Message) -> str:
@@ -16,7 +16,14 @@ async def main(router: str) -> None:
     def attached(_: object) -> None:
         print(f"The agent `echo` of tenant `demo` is attached to {router}", flush=True)
 
-    worker = Worker(router, tenant="demo", agents=["echo"], capacity=1000, on_attached=attached)
+    worker = Worker(
+        router,
+        tenant="demo",
+        agents=["echo"],
+        capacity=1000,
+        on_attached=attached,
+        **access_from_environment(),
+    )
     draining: list[asyncio.Task[bool]] = []
 
     def drain() -> None:

@@ -20,7 +20,17 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from trunkline.v1.message_pb2 import ReasoningPart, ToolCallPart
-from trunkline_client import Backend, Message, Part, Refused, Role, StreamedReply, Worker, text_of
+from trunkline_client import (
+    Backend,
+    Message,
+    Part,
+    Refused,
+    Role,
+    StreamedReply,
+    Worker,
+    access_from_environment,
+    text_of,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 HISTORY_MESSAGES = 20
@@ -274,8 +284,11 @@ async def serve(options: argparse.Namespace) -> None:
     def attached(_: object) -> None:
         print(f"The agent `{options.agent}` is attached to {options.router}", flush=True)
 
-    worker = Worker(options.router, tenant=options.tenant, agents=[options.agent], on_attached=attached)
-    async with Backend(options.router) as backend:
+    access = access_from_environment()
+    worker = Worker(
+        options.router, tenant=options.tenant, agents=[options.agent], on_attached=attached, **access
+    )
+    async with Backend(options.router, **access) as backend:
         source: Source = Guide(ROOT, options.pace_s)
         if options.base_url:
             source = Model(options.base_url, options.api_key, options.model, backend)

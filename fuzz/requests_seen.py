@@ -33,6 +33,8 @@ CONNECTS = [
     "GET /v1/connect?tenant=demo&agent=echo&platform=web&conversation=person:ann&user=ann&rollup_ms=20",
     "GET /v1/connect?tenant=demo&resume=delivered&token=s3cret\nsec-websocket-protocol: trunkline.v1.proto",
     'GET /v1/connect?tenant=demo&resume=frame\n\n{"type":"resume","positions":[]}',
+    'GET /v1/connect?tenant=demo&auth=frame\n\n{"type":"auth","id":"a","token":"e30.e30.AA"}',
+    "GET /v1/connect?tenant=demo\nsec-websocket-protocol: trunkline.v1.json, bearer.e30.e30.AA\norigin: https://a",
     "GET /v1/events?tenant=demo&agent=echo&platform=web&conversation=group:t\nlast-event-id: e.1~e.2~e.3~f.4",
     "GET /ws/demo/qq",
     "GET /ws/demo/echo/qq?token=x\nauthorization: Basic dTpw",

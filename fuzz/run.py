@@ -1,4 +1,4 @@
-"""Fuzzes the dialects, one target after another, for FUZZ_SECONDS together.
+"""Fuzzes the dialects and the verification of tokens, one target after another, for FUZZ_SECONDS together.
 
 Begins with the golden frames of tests/edge/dialects, and goes on with what earlier runs have found to
 be of interest, in build/fuzz. Ends with 1 where a target failed, and says how to see that again.
@@ -17,6 +17,7 @@ from pathlib import Path
 from google.protobuf import text_format
 from requests_seen import BODIES, CONNECTS
 from targets import CODECS, REGISTRY, TARGETS
+from tokens_seen import verify_seeds
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,6 +76,7 @@ SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {
     "encode": encode_seeds,
     "connect": lambda: (text.encode("latin-1") for text in CONNECTS),
     "route": route_seeds,
+    "verify": verify_seeds,
 }
 
 

@@ -1,22 +1,26 @@
-"""One fuzzer of the dialects: python fuzz/targets.py TARGET [FILES OR FOLDERS] [libFuzzer's options]
+"""One fuzzer: python fuzz/targets.py TARGET [FILES OR FOLDERS] [libFuzzer's options]
 
 With files it runs each of them once, which is how one that made a target fail is looked into.
 
 decode   what a client sends, in two messages, by each codec
 encode   any frame of the contract for the client, by each codec
-connect  the request of a client that wants to connect, and its first message
+connect  the request of a client that wants to connect, and its first messages
 route    the request to an HTTP route
+verify   a client's token
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import atheris
 
-with atheris.instrument_imports(include=["edge.dialects"]):
+with atheris.instrument_imports(include=["edge.auth", "edge.dialects", "shared.jose"]):
+    from edge.auth.keys import inline
+    from edge.auth.tokens import UnknownKey, verify
     from edge.dialects.codec import Answer, Codec, Decoded, FrameRefused, Switch
     from edge.dialects.dialect import (
         Call,
@@ -30,21 +34,34 @@ with atheris.instrument_imports(include=["edge.dialects"]):
         read_query,
     )
     from edge.dialects.registry import Registry
-    from edge.dialects.tenants import TenantPolicy, Tenants
+    from edge.dialects.tenants import Tenants, digest_of
 
 import msgspec
+import tokens_seen
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from requests_seen import CONNECTS, Head, head_of
 from trunkline.v1.catalogue import Refused
+from trunkline.v1.edge_service_pb2 import ConnectionOpened, TenantPolicy
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
+from trunkline.v1.tenant_pb2 import OPENNESS_ANYBODY, ClientAuth, TenantSettings
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TENANTS = Tenants(
-    {
-        "demo": TenantPolicy(agent="echo", pipelines=frozenset({"p1"})),
-        "acme": TenantPolicy(agent="echo", pipelines=frozenset({"p2"}), tokens=frozenset({"s3cret"})),
-    }
+    [
+        TenantPolicy(
+            tenant="demo",
+            settings=TenantSettings(default_agent="echo", pipelines=["p1"], open_to=OPENNESS_ANYBODY),
+        ),
+        TenantPolicy(
+            tenant="acme",
+            settings=TenantSettings(
+                default_agent="echo",
+                pipelines=["p2"],
+                client_auth=ClientAuth(token_digests=[digest_of("s3cret")]),
+            ),
+        ),
+    ]
 )
 REGISTRY = Registry(lambda: NOW)
 
@@ -130,20 +147,25 @@ def encoded(codec: Codec, frame: ServerFrame) -> None:
 
 
 def connect(data: bytes) -> None:
-    """The head of a request, an empty line, and the first message of a client that must say one."""
+    """The head of a request, an empty line, and the first messages of a client that must say some.
+
+    A zero byte ends each of them. Nobody asks for more than two.
+    """
     head = head_of(data.decode("latin-1"))
     wish = connected(head)
     if wish is None:
         return
-    if wish.first is not None:
-        try:
-            wish = wish.first(head.body, False)
-        except (Refused, FrameRefused):
-            return
+    for payload in [*head.body.split(b"\0"), b""][:2]:
+        if wish.first is not None:
+            try:
+                wish = wish.first(payload, False)
+            except (Refused, FrameRefused):
+                return
+    assert wish.first is None
     hash(wish.codec)
     wish.opened.SerializeToString()
-    TENANTS.needs_token(wish.opened.address.tenant)
-    wish.token.encode(errors="surrogatepass")
+    TENANTS.is_open(wish.opened.address.tenant, is_local=False)
+    assert verified(wish.token, wish.opened) is None
 
 
 def connected(head: Head) -> Wish | None:
@@ -153,8 +175,8 @@ def connected(head: Head) -> Wish | None:
     found = REGISTRY.socket(head.path) or REGISTRY.stream(head.path)
     if found is None:
         return None
-    names = found.dialect.subprotocols
-    asked = head.headers.get("sec-websocket-protocol", "")
+    offered = [name.strip() for name in head.headers.get("sec-websocket-protocol", "").split(",")]
+    agreed = next((name for name in found.dialect.subprotocols if name in offered), None)
     refusal: Refused
     try:
         return found.dialect.connect(
@@ -162,7 +184,7 @@ def connected(head: Head) -> Wish | None:
                 parameters=found.parameters,
                 query=read_query(head.query),
                 headers=head.headers,
-                subprotocol=asked if asked in names else None,
+                subprotocol=agreed,
                 tenants=TENANTS,
             )
         )
@@ -205,13 +227,44 @@ def _drive(handling: Handling) -> None:
     msgspec.json.encode(reply.body)
 
 
+def token(data: bytes) -> None:
+    """The first byte chooses an algorithm, and whether a token follows or what is to be signed.
+
+    That is the header and the payload, with a zero byte between them.
+    """
+    number = data[0] if data else 0
+    algorithms = list(tokens_seen.PRIVATE)
+    if number & 1:
+        header, _, payload = data[1:].partition(b"\0")
+        said = tokens_seen.signed(header, payload, algorithms[(number >> 1) % len(algorithms)])
+    else:
+        said = data[1:].decode("latin-1")
+    content = verified(said, ConnectionOpened(user="ann"))
+    assert number & 1 or content is None or content in tokens_seen.SIGNED, "a token was forged"
+
+
+def verified(said: str, opened: ConnectionOpened) -> str | None:
+    """What of a token was signed; None where it is refused."""
+    try:
+        bearer = verify(said, tokens_seen.TENANT, tokens_seen.AUTH, KEYS, tokens_seen.NOW_S)
+    except (Refused, UnknownKey) as refused:
+        str(refused).encode()
+        return None
+    bearer.grants().SerializeToString()
+    with suppress(Refused):
+        bearer.check(opened)
+    return said.rpartition(".")[0]
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "decode": decode,
     "encode": encode,
     "connect": connect,
     "route": route,
+    "verify": token,
 }
 CODECS = codecs()
+KEYS = inline(tokens_seen.AUTH)
 
 
 if __name__ == "__main__":

@@ -171,21 +171,28 @@ class Entry(NamedTuple):
         """The text, completed. Raises KeyError where a value that the text names is missing."""
         return self.text.format_map(values)
 
-    def refused(self, **values: object) -> Refused:
-        """This entry as an exception, its text completed."""
-        return Refused(self, self.sentence(**values), values)
+    def refused(self, *, retry_after_ms: int | None = None, **values: object) -> Refused:
+        """This entry as an exception, its text completed; with a time to wait where that is known better."""
+        return Refused(self, self.sentence(**values), values, retry_after_ms)
 
 
 class Refused(Exception):
     """Something was refused for a reason of the catalogue; `str()` is the completed text.
 
-    `values` are what completes the text, for programs.
+    `values` are what completes the text, for programs. `retry_after_ms` is the entry's unless given.
     """
 
-    def __init__(self, entry: Entry, sentence: str, values: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self,
+        entry: Entry,
+        sentence: str,
+        values: Mapping[str, object] | None = None,
+        retry_after_ms: int | None = None,
+    ) -> None:
         super().__init__(sentence)
         self.entry = entry
         self.values = values or {}
+        self.retry_after_ms = entry.retry_after_ms if retry_after_ms is None else retry_after_ms
 
 
 '''

@@ -22,19 +22,28 @@ from trunkline.v1 import (
     history_service_pb2_grpc,
     presence_service_pb2,
     presence_service_pb2_grpc,
+    tenant_service_pb2,
+    tenant_service_pb2_grpc,
 )
 
-from router.core.policies import Policies
+from router import ports
 from router.core.router import RouterCore
+from router.core.tenants import defaults
+from router.declared import Declared
 from router.log.port import Log
 from router.log.sqlite import SqliteLog
+from router.operator_key import operator_key
+from router.registry import Registry
 from router.rpc.agent import AgentServicer
 from router.rpc.broadcast import BroadcastServicer
 from router.rpc.edge import EdgeServicer
+from router.rpc.guard import Guard
 from router.rpc.history import HistoryServicer
 from router.rpc.presence import PresenceServicer
+from router.rpc.tenant import TenantServicer
 from router.settings import RouterSettings
 from router.shell import Shell
+from router.upkeep import Upkeep
 from shared import process
 from shared.process import StartError
 
@@ -48,6 +57,7 @@ SERVICES = [
         (broadcast_service_pb2, "BroadcastService"),
         (history_service_pb2, "HistoryService"),
         (presence_service_pb2, "PresenceService"),
+        (tenant_service_pb2, "TenantService"),
     )
 ]
 
@@ -58,24 +68,36 @@ GRPC_OPTIONS = [
     ("grpc.so_reuseport", 0),
     # A caller that keeps an idle stream alive is none that floods us.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    # Instead of gRPC's two minutes.
+    ("grpc.server_handshake_timeout_ms", 10_000),
 ]
 
 
 async def serve(settings: RouterSettings, stop: asyncio.Event) -> None:
     """Run a router until the event is set. Raises StartError where it cannot start."""
+    ports.check(settings)
     log = await open_log(settings)
     shell = make_shell(settings, log)
     await shell.load()
-    server, health = await make_server(shell)
-    port = bind(server, settings.router_listen)
+    registry = Registry(shell)
+    declared = Declared(settings, registry)
+    await declared.apply()
+    guard = Guard(shell, operator_key(settings), ports.proof(settings))
+    server, health = await make_server(shell, registry, guard)
+    listening, links = ports.bind(server, settings)
     await server.start()
-    tasks = asyncio.create_task(shell.run())
-    host = settings.router_listen.rpartition(":")[0]
-    _log.info("router is ready", listening=f"{host}:{port}", tenants=settings.tenants)
-    process.say_listening(f"{host}:{port}")
+    tasks = asyncio.create_task(_run(shell, Upkeep(shell, registry, declared)))
+    _log.info("router is ready", listening=listening, links=links, tenants=len(shell.core.directory.tenants))
+    process.say_listening(listening)
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({stopping, tasks}, return_when=asyncio.FIRST_COMPLETED)
     await _close(server, health, shell, log, tasks)
+
+
+async def _run(shell: Shell, upkeep: Upkeep) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(shell.run())
+        tasks.create_task(upkeep.run())
 
 
 async def _close(
@@ -109,13 +131,12 @@ async def open_log(settings: RouterSettings) -> Log:
 def make_shell(settings: RouterSettings, log: Log) -> Shell:
     """The core and its shell."""
     core = RouterCore(
-        Policies(settings.tenants, settings.open_to == "any", settings.max_conversations),
+        defaults(conversations=settings.max_conversations, open_messages=settings.max_open_messages),
         window=settings.link_window,
         lease_s=settings.lease_s,
         delivery_lease_s=settings.delivery_lease_s,
         reply_lease_s=settings.reply_lease_s,
         max_attempts=settings.max_attempts,
-        max_open_messages=settings.max_open_messages,
         max_open_bytes=settings.max_open_bytes,
         checkpoint_bytes=settings.checkpoint_bytes,
         outbox_max_bytes=settings.link_outbox_bytes,
@@ -126,31 +147,24 @@ def make_shell(settings: RouterSettings, log: Log) -> Shell:
     return Shell(core, log, settings.checkpoint_interval_s)
 
 
-async def make_server(shell: Shell) -> tuple[grpc.aio.Server, HealthServicer]:
+async def make_server(
+    shell: Shell, registry: Registry, guard: Guard
+) -> tuple[grpc.aio.Server, HealthServicer]:
     """The gRPC server with all services."""
     router_id = secrets.token_hex(8)
-    server = grpc.aio.server(options=GRPC_OPTIONS)
+    server = grpc.aio.server(interceptors=[guard], options=GRPC_OPTIONS)
     edge_service_pb2_grpc.add_EdgeServiceServicer_to_server(EdgeServicer(shell, router_id), server)
     agent_service_pb2_grpc.add_AgentServiceServicer_to_server(AgentServicer(shell, router_id), server)
     broadcast_service_pb2_grpc.add_BroadcastServiceServicer_to_server(BroadcastServicer(shell), server)
     history_service_pb2_grpc.add_HistoryServiceServicer_to_server(HistoryServicer(shell), server)
     presence_service_pb2_grpc.add_PresenceServiceServicer_to_server(PresenceServicer(shell), server)
+    tenant_service_pb2_grpc.add_TenantServiceServicer_to_server(TenantServicer(registry), server)
     health = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     for name in ("", *SERVICES):
         await health.set(name, health_pb2.HealthCheckResponse.SERVING)
     reflection.enable_server_reflection([*SERVICES, reflection.SERVICE_NAME], server)
     return server, health
-
-
-def bind(server: grpc.aio.Server, address: str) -> int:
-    """Listen; returns the port. Raises StartError where the address is not to be had."""
-    try:
-        port: int = server.add_insecure_port(address)
-    except RuntimeError as error:
-        problem = f"cannot listen on {address}: is another router running?"
-        raise StartError(f"{problem} TRUNKLINE_ROUTER_LISTEN names another address.") from error
-    return port
 
 
 def run(settings: RouterSettings) -> int:

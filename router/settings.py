@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
-from shared.cli import ProcessSettings
+from shared.cli import File, ProcessSettings
+from shared.link_key import LinkKey
 
 
 class RouterSettings(ProcessSettings):
@@ -17,12 +18,35 @@ class RouterSettings(ProcessSettings):
     router_listen: str = Field(
         default="127.0.0.1:50051", description="Address for gRPC; port 0 takes a free one"
     )
+    tls_cert: File = Field(
+        default=None, description="Certificate (PEM) of the router, with its chain; for TLS"
+    )
+    tls_key: File = Field(default=None, description="Its key (PEM), without a passphrase")
+    link_key: LinkKey = Field(
+        default=SecretStr(""), description="Key that edges must show; at least 16 characters"
+    )
+    link_listen: str = Field(
+        default="", description="One more address for gRPC, where edges must show a certificate"
+    )
+    tls_client_ca: File = Field(
+        default=None, description="Certificates (PEM) of the authorities that certify edges"
+    )
+    insecure_links: bool = Field(
+        default=False, description="Edges elsewhere need no proof: whoever gets here may be one"
+    )
     data_dir: Path = Field(default=Path("data"), description="Folder of the log; created if missing")
     tenants: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=("demo",), description="Tenants there are, separated by commas"
+        default=(), description="Tenants to have that need no proof, separated by commas; for trying out"
     )
     open_to: Literal["loopback", "any"] = Field(
-        default="loopback", description="Where clients may connect from: this machine only, or anywhere"
+        default="loopback", description="From where these need none: from this machine, or from anywhere"
+    )
+    tenants_file: Path | None = Field(
+        default=None, description="TOML file of tenants to have; see docs/tenants.md"
+    )
+    operator_key: SecretStr = Field(
+        default=SecretStr(""),
+        description="Key of the operator; empty for the one in operator.key in the data folder",
     )
     lease_s: float = Field(default=10, gt=0, description="Silence after which an edge is taken for dead")
     delivery_lease_s: float = Field(
@@ -36,7 +60,9 @@ class RouterSettings(ProcessSettings):
     max_attempts: int = Field(
         default=10, ge=1, description="Deliveries of one message before it becomes a dead letter"
     )
-    max_open_messages: int = Field(default=10_000, ge=1, description="Open messages of one tenant")
+    max_open_messages: int = Field(
+        default=10_000, ge=1, description="Open messages of a tenant without a limit of its own"
+    )
     max_open_bytes: int = Field(
         default=512 << 20, ge=1 << 20, description="What all open messages may hold together"
     )
@@ -50,7 +76,9 @@ class RouterSettings(ProcessSettings):
     link_outbox_bytes: int = Field(
         default=2 << 20, ge=1 << 16, description="Waiting for one edge, beyond which senders are held back"
     )
-    max_conversations: int = Field(default=100, ge=0, description="Groups that one connection may join")
+    max_conversations: int = Field(
+        default=100, ge=1, description="Groups a connection may join in a tenant without a limit of its own"
+    )
 
     @field_validator("tenants", mode="before")
     @classmethod

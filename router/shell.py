@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any
 
 import structlog
@@ -16,6 +17,7 @@ from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.message_pb2 import Message
 
+from router.core.access import Caller, Kind
 from router.core.directory import Link
 from router.core.effects import ReadDelivered, ReadDeliveries, ReadHeads, ReadMessage, ReadPages
 from router.core.router import RouterCore
@@ -26,19 +28,34 @@ _log = structlog.get_logger()
 
 #: How often leases, and deliveries that wait for another attempt, are looked at.
 TICK_S = 0.25
-#: How often the log does its housekeeping.
-SWEEP_S = 1.0
 
 #: Reads of pages done together: what they bring is in memory at a time.
 PAGES_A_READ = 16
 
 
+class Call:
+    """An RPC under way: who makes it, and for which tenant."""
+
+    __slots__ = ("caller", "tenant")
+
+    def __init__(self, caller: Caller) -> None:
+        self.caller = caller
+        #: The one that all of it is for; empty until that is known, and where it is for several.
+        self.tenant = caller.tenant
+
+
+#: The RPC that is answered here, as the guard has let it in.
+CALL: ContextVar[Call] = ContextVar("call")
+_UNGUARDED = Call(Caller(Kind.ANYBODY))
+
+
 class Stream:
     """What the shell knows of one peer's open stream."""
 
-    __slots__ = ("beat", "ended", "wake")
+    __slots__ = ("beat", "call", "ended", "wake")
 
-    def __init__(self) -> None:
+    def __init__(self, call: Call) -> None:
+        self.call = call
         #: Set when something is to be written; cleared by the stream's writer.
         self.wake = asyncio.Event()
         #: A sign of life is due.
@@ -93,8 +110,8 @@ class Shell:
             self._to_commit.set()
 
     def opened(self, peer: object) -> Stream:
-        """A stream for this peer is open."""
-        stream = self.streams[peer] = Stream()
+        """A stream for this peer is open; to be called where the RPC is answered."""
+        stream = self.streams[peer] = Stream(CALL.get(_UNGUARDED))
         return stream
 
     def drained(self, link: Link) -> None:
@@ -121,7 +138,10 @@ class Shell:
     # Tasks
 
     async def load(self) -> None:
-        """Read what was open when the router last stopped; to be done before any peer is let in."""
+        """Read what is declared, and what was open; to be done before any peer is let in."""
+        registered = await self.log.registered()
+        self.core.tenancy.load(registered)
+        self.core.api_keys.load(registered.api_keys)
         self.core.open_messages.load(await self.log.open_messages(), time.monotonic())
 
     async def run(self) -> None:
@@ -149,15 +169,15 @@ class Shell:
                     try:
                         await self.log.append(transaction)
                     except LogUnavailable as error:
-                        self._report_log(error)
+                        self.report_log(error)
                         core.not_committed(transaction, units)
                     else:
-                        self._report_log(None)
+                        self.report_log(None)
                         core.committed(transaction, units)
                 self._changed.set()
                 self.settle()
 
-    def _report_log(self, error: LogUnavailable | None) -> None:
+    def report_log(self, error: LogUnavailable | None) -> None:
         """Say when the log fails and when it works again, not how often in between."""
         if error is not None and not self._log_failed:
             _log.error(
@@ -251,7 +271,7 @@ class Shell:
         core = self.core
         beat_s = min(core.lease_s, core.delivery_lease_s, core.reply_lease_s) / 3
         now = time.monotonic()
-        beat_due, sweep_due = now + beat_s, now + SWEEP_S
+        beat_due = now + beat_s
         while True:
             await asyncio.sleep(min(TICK_S, beat_s, self._checkpoint_interval_s))
             now = time.monotonic()
@@ -263,22 +283,20 @@ class Shell:
                 self._beat()
             core.checkpoint(now - self._checkpoint_interval_s)
             self.settle()
-            if now >= sweep_due:
-                sweep_due = now + SWEEP_S
-                await self._sweep()
             self._changed.set()
-
-    async def _sweep(self) -> None:
-        try:
-            await self.exclusively(lambda: self.log.sweep(time.time_ns() // 1_000_000))
-        except LogUnavailable as error:
-            self._report_log(error)
 
     def _beat(self) -> None:
         for peer, stream in self.streams.items():
             if isinstance(peer, Link | Worker):
                 stream.beat = True
                 stream.wake.set()
+
+    def end_streams_of(self, *, key_id: str = "", tenant: str = "", reason: Refused) -> None:
+        """End what was opened with an API key, or for a tenant alone; edges' links go on."""
+        for stream in self.streams.values():
+            call = stream.call
+            if (key_id and call.caller.key_id == key_id) or (tenant and call.tenant == tenant):
+                stream.end(reason)
 
     def end_streams(self) -> None:
         """The router stops: every stream ends, and its peer comes back later or elsewhere."""

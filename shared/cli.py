@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from pathlib import Path
+from typing import Annotated, TypeVar
 
 import typer
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +16,9 @@ from rich.table import Table
 from shared.logs import Format, configure
 
 PREFIX = "TRUNKLINE_"
+
+#: A setting that names a file; one that is set to nothing names none.
+File = Annotated[Path | None, BeforeValidator(lambda given: given or None)]
 
 
 class ProcessSettings(BaseSettings):

@@ -6,8 +6,14 @@ from collections.abc import Sequence
 from itertools import count
 from typing import NamedTuple
 
+from memory_erasing import MemoryLogs, topic_of_stored
 from trunkline.v1.frame_pb2 import ReadFrame
-from trunkline.v1.message_pb2 import CHANGE_KIND_EDITED, CHANGE_KIND_ENDED, Change, Message
+from trunkline.v1.message_pb2 import (
+    CHANGE_KIND_EDITED,
+    CHANGE_KIND_ENDED,
+    Change,
+    Message,
+)
 
 from router.core.journal import (
     Attempts,
@@ -27,7 +33,7 @@ from router.core.journal import (
     Verdict,
     Withdrawal,
 )
-from router.core.topics import EMPTY, Position, TopicKey, topic_of
+from router.core.topics import EMPTY, Position, TopicKey
 
 
 class Kept(NamedTuple):
@@ -39,16 +45,14 @@ class Kept(NamedTuple):
     connections: int
 
 
-class MemoryLog:
-    """What is in it is on disk. Nothing here waits; the caller is the one who is slow."""
+class MemoryLog(MemoryLogs):
+    """What is in it is on disk. Nothing here waits; the caller is the one who is slow.
+
+    It has no clock: entries are as old as their messages say.
+    """
 
     def __init__(self) -> None:
-        self.logs: dict[TopicKey, tuple[str, list[tuple[EntryKind, bytes]]]] = {}
-        self.unsettled: dict[int, StoredDelivery] = {}
-        self.dead: dict[int, StoredDeadLetter] = {}
-        #: By message id.
-        self.open: dict[str, StoredOpen] = {}
-        self._receipts: dict[TopicKey, dict[str, StoredReceipt]] = {}
+        super().__init__()
         self._keys: dict[bytes, Kept] = {}
         self._epochs = (f"e{number}" for number in count(1))
         self._delivery_ids = count(1)
@@ -110,7 +114,7 @@ class MemoryLog:
             assert message.position.epoch == epoch, "a change of an erased log gets here"
             assert not draft.change.HasField("message")
             draft.stored = draft.change.SerializeToString()
-            entries[message.position.seq - 1] = (EntryKind.MESSAGE, message.SerializeToString())
+            self._put_changed(draft.topic, message)
             self.open.pop(message.id, None)
         elif draft.read is not None:
             assert draft.read.position.epoch == epoch, "a read of an erased log gets here"
@@ -126,6 +130,14 @@ class MemoryLog:
             draft.delivery_id = next(self._delivery_ids)
             delivery = StoredDelivery(draft.delivery_id, draft.topic, draft.stored)
             self.unsettled[draft.delivery_id] = delivery
+
+    def _put_changed(self, topic: TopicKey, message: Message) -> None:
+        """Unless the message is gone, or nobody's by now."""
+        _, entries = self.logs[topic]
+        seq = message.position.seq
+        stored = Message.FromString(entries[seq - 1][1])
+        if seq > self.pruned.get(topic, 0) and stored.author.user == message.author.user:
+            entries[seq - 1] = (EntryKind.MESSAGE, message.SerializeToString())
 
     def _note_attempts(self, noted: Attempts) -> None:
         if delivery := self.unsettled.get(noted.delivery_id):
@@ -153,23 +165,15 @@ class MemoryLog:
     def _receipt(self, topic: TopicKey, user: str) -> StoredReceipt:
         return self._receipts.setdefault(topic, {}).setdefault(user, StoredReceipt(user, 0, 0, 0))
 
-    def reset(self, topic: TopicKey) -> None:
-        """Erase a log and all that belongs to it."""
-        self.logs.pop(topic, None)
-        self._receipts.pop(topic, None)
-        self.unsettled = {k: d for k, d in self.unsettled.items() if d.topic != topic}
-        self.dead = {k: d for k, d in self.dead.items() if _topic_of(d.message) != topic}
-        self.open = {k: o for k, o in self.open.items() if o.topic != topic}
-
     def replay(self, tenant: str, agent: str, delivery_ids: Sequence[int]) -> list[StoredDelivery]:
         """Make dead letters deliveries again."""
         replayed = []
         for number in delivery_ids:
             letter = self.dead.get(number)
-            if letter is None or _topic_of(letter.message)[:2] != (tenant, agent):
+            if letter is None or topic_of_stored(letter.message)[:2] != (tenant, agent):
                 continue
             del self.dead[number]
-            new = StoredDelivery(next(self._delivery_ids), _topic_of(letter.message), letter.message)
+            new = StoredDelivery(next(self._delivery_ids), topic_of_stored(letter.message), letter.message)
             self.unsettled[new.delivery_id] = new
             replayed.append(new)
         return replayed
@@ -185,7 +189,8 @@ class MemoryLog:
                 continue
             if position.epoch != epoch or position.seq > head.seq:
                 return Page([], False, head, valid=False)
-        entries = [Entry(seq, *entry) for seq, entry in enumerate(stored, 1)]
+        pruned = self.pruned.get(request.topic, 0)
+        entries = [Entry(seq, *entry) for seq, entry in enumerate(stored, 1) if seq > pruned]
         if request.messages_only:
             entries = [entry for entry in entries if entry.kind is EntryKind.MESSAGE]
         if request.after is not None:
@@ -206,16 +211,17 @@ class MemoryLog:
         change = Change.FromString(entry.body)
         seq = int(change.message_id.partition("-")[2])
         is_before = change.kind == CHANGE_KIND_ENDED and seq < first
-        if change.kind == CHANGE_KIND_EDITED or is_before:
+        if (change.kind == CHANGE_KIND_EDITED or is_before) and seq > self.pruned.get(topic, 0):
             change.message.MergeFromString(self.logs[topic][1][seq - 1][1])
         return entry._replace(body=change.SerializeToString())
 
     def message(self, tenant: str, message_id: str) -> bytes | None:
         """One message in its present form."""
-        epoch, _, seq = message_id.partition("-")
+        epoch, _, number = message_id.partition("-")
+        seq = int(number) if number.isdecimal() else 0
         for topic, (of_topic, entries) in self.logs.items():
-            if topic[0] == tenant and of_topic == epoch and seq.isdecimal() and 0 < int(seq) <= len(entries):
-                kind, body = entries[int(seq) - 1]
+            if topic[0] == tenant and of_topic == epoch and self.pruned.get(topic, 0) < seq <= len(entries):
+                kind, body = entries[seq - 1]
                 return body if kind is EntryKind.MESSAGE else None
         return None
 
@@ -238,12 +244,12 @@ class MemoryLog:
 
     def changes(self, topic: TopicKey) -> list[Change]:
         """All changes that a log holds."""
-        entries = self.logs.get(topic, ("", []))[1]
+        entries = self.logs.get(topic, ("", []))[1][self.pruned.get(topic, 0) :]
         return [Change.FromString(body) for kind, body in entries if kind is EntryKind.CHANGE]
 
     def reads(self, topic: TopicKey) -> list[ReadFrame]:
         """All reads that a log holds."""
-        entries = self.logs.get(topic, ("", []))[1]
+        entries = self.logs.get(topic, ("", []))[1][self.pruned.get(topic, 0) :]
         return [ReadFrame.FromString(body) for kind, body in entries if kind is EntryKind.READ]
 
     def producer(self, message_id: str) -> Producer:
@@ -259,7 +265,3 @@ def _repeat(draft: Draft, kept: Kept) -> None:
     draft.message.id = kept.message_id
     draft.place.CopyFrom(kept.position.to_proto())
     draft.connections = kept.connections
-
-
-def _topic_of(message: bytes) -> TopicKey:
-    return topic_of(Message.FromString(message).address)

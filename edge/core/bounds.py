@@ -44,6 +44,8 @@ class Counts:
     dropped: int = 0
     batches_in: int = 0
     slow_consumers: int = 0
+    #: Frames, and connects, that were refused, by the catalogue's code.
+    refused_by: Counter[str] = field(default_factory=Counter)
     links: int = 0
     #: Deltas from the router.
     deltas_in: int = 0

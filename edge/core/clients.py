@@ -15,6 +15,9 @@ from edge.core.closing import closing_frame
 from edge.core.connection import Connection, State
 from edge.core.encoding import encoded, written
 from edge.core.fanout import Fanout
+from edge.core.pace import Pace
+from edge.core.proofs import Proofs
+from edge.core.reading import Reading
 from edge.core.standing import Standing
 from edge.core.uplink import Uplink
 from edge.dialects.codec import Answer, Codec, FrameRefused, Switch
@@ -30,8 +33,8 @@ _REQUESTS = frozenset({"message", "subscribe", "unsubscribe", "history", "cancel
 class Clients:
     """The connections of one edge.
 
-    Effects gather in `dirty` (something is pending, or the connection is to be closed), `hold` (stop
-    reading from it) and `release` (read from it again), which the shell empties.
+    Effects gather in `dirty` (something is pending, or the connection is to be closed), which the shell
+    empties, in `reading` and in `proofs`.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -40,45 +43,79 @@ class Clients:
         self.uplink = Uplink(limits.uplink_bytes, limits.link_window)
         self.connections: dict[int, Connection] = {}
         self.dirty: set[Connection] = set()
-        self.hold: set[Connection] = set()
-        self.release: set[Connection] = set()
+        self.reading = Reading(limits)
+        self.proofs = Proofs(self.uplink)
         #: Connections that the router has not answered yet.
         self.opening = 0
         self._fanout = Fanout(self.connections, self.counts, self.dirty)
         self._last_number = 0
+        #: The time of the last batch from the router.
+        self._now = 0.0
         #: Requests that were given an id, as they had none.
         self._given_ids = 0
-        self._waiting_for_room: set[Connection] = set()
 
-    def open(self, socket: object, codec: Codec, opened: ConnectionOpened, rollup_ms: int) -> Connection:
+    def open(
+        self,
+        socket: object,
+        codec: Codec,
+        opened: ConnectionOpened,
+        rollup_ms: int,
+        pace: Pace | None = None,
+    ) -> Connection:
         """A client wants to connect. The answer comes by the link, or never: the shell has a limit."""
         self._last_number += 1
         opened.connection = self._last_number
         known_as = opened.SerializeToString()
-        connection = Connection(self._last_number, socket, codec, known_as, rollup_ms)
+        connection = Connection(self._last_number, socket, codec, known_as, rollup_ms, pace)
         self.connections[connection.number] = connection
         self.opening += 1
         if self.uplink.is_up:
             self.uplink.add(len(connection.opened)).opened.CopyFrom(opened)
         return connection
 
-    def received(self, connection: Connection, payload: bytes, binary: bool = False) -> None:
+    def received(
+        self, connection: Connection, payload: bytes, binary: bool = False, now: float = 0.0
+    ) -> None:
         """A client sent a WebSocket message. What is refused is answered; the connection goes on."""
         if connection.state is not State.OPEN:
             if connection.state is State.OPENING:
                 connection.early.append((payload, binary))
-                self._hold(connection)
+                self.reading.stop(connection)
+            return
+        if connection.held and self.reading.rests(connection):
+            # Read together with what was too much: it waits, as what was not read yet does.
+            connection.early.append((payload, binary))
             return
         self.counts.frames_in += 1
+        too_fast = connection.pace.take(len(payload), now) if connection.pace is not None else None
         try:
             said = connection.codec.decode(payload, binary)
         except FrameRefused as refused:
-            self._refuse(connection, refused.entry, str(refused), refused.frame_id)
+            if too_fast is None:
+                self._refuse(connection, refused.entry, str(refused), refused.frame_id)
+                return
+            said = None
+        if too_fast is not None:
+            self._slow_down(connection, said, too_fast)
             return
         if not isinstance(said, ClientFrame):
             self._said_to_codec(connection, said)
         else:
             self._said(connection, said)
+
+    def _slow_down(
+        self, connection: Connection, said: ClientFrame | Answer | Switch | None, reason: Refused
+    ) -> None:
+        """More came than may: it is refused, and the connection is not read from for a while."""
+        frame = said.said if isinstance(said, Switch) else said
+        kind = frame.WhichOneof("frame") if isinstance(frame, ClientFrame) else None
+        self.refuse(connection, reason, getattr(getattr(frame, kind), "id", "") if kind else "")
+        self.reading.rest(connection)
+
+    def rested(self, now: float) -> None:
+        """Go on with some of those that sent too fast; to be called TURNS_PER_S times a second."""
+        for connection in self.reading.rested():
+            self._take_early(connection, now)
 
     def _said_to_codec(self, connection: Connection, said: Answer | Switch | None) -> None:
         """What a client said is its codec's own affair, or some of it."""
@@ -100,6 +137,11 @@ class Clients:
             self._say(connection, ServerFrame(pong=PongFrame(id=frame.ping.id[:128])))
         elif kind == "disconnect":
             self.close(connection, catalogue.DISCONNECTED.refused())
+        elif kind == "auth":
+            try:
+                self.proofs.show(connection, frame.auth)
+            except Refused as reason:
+                self.refuse(connection, reason, frame.auth.id)
         elif kind == "resume":
             entry = catalogue.UNEXPECTED_FRAME
             problem = "it can only be the first frame, after connecting with resume=frame"
@@ -120,16 +162,15 @@ class Clients:
                 return
             connection.unanswered[frame_id] = (frame, size)
             connection.unanswered_bytes += size
-            if not self._has_room(connection):
-                self._hold(connection)
+            if not self.reading.has_room(connection):
+                self.reading.stop(connection)
         if not self.uplink.is_up:
             return
         entry = self.uplink.add(size).frame
         entry.connection = connection.number
         entry.frame.CopyFrom(frame)
         if self.uplink.is_full:
-            self._waiting_for_room.add(connection)
-            self._hold(connection)
+            self.reading.wait_for_room(connection)
 
     def _asked_twice(self, connection: Connection, kind: str, frame: ClientFrame) -> None:
         frame_id: str = getattr(frame, kind).id
@@ -139,16 +180,6 @@ class Clients:
             entry = catalogue.UNEXPECTED_FRAME
             problem = f"the id {frame_id} is that of a request still under way"
             self._refuse(connection, entry, entry.sentence(type=kind, problem=problem), "")
-
-    def _has_room(self, connection: Connection) -> bool:
-        few = len(connection.unanswered) < self.limits.unanswered
-        return few and connection.unanswered_bytes <= self.limits.unanswered_bytes
-
-    def _hold(self, connection: Connection) -> None:
-        if not connection.held:
-            connection.held = True
-            self.hold.add(connection)
-            self.release.discard(connection)
 
     def close(self, connection: Connection, reason: Refused) -> None:
         """Close a connection: a `closing` frame, then the WebSocket close with the entry's code."""
@@ -162,14 +193,14 @@ class Clients:
         self._mark_standing(connection)
         # Its topics go on without it.
         connection.standing = None
+        if connection.state is State.OPENING:
+            self.counts.refused_by[closing.reason] += 1
         self._mark_closing(connection, closing.reason)
         connection.closing = closing
         self._fanout.deafen(connection)
         connection.unanswered.clear()
         connection.unanswered_bytes = 0
-        self._waiting_for_room.discard(connection)
-        # Its side of the closing handshake is to be read.
-        self._release(connection)
+        self.reading.ends(connection)
         self.dirty.add(connection)
 
     def close_slow(self, connection: Connection) -> None:
@@ -200,8 +231,8 @@ class Clients:
         self._mark_closing(connection, cause)
         self._fanout.deafen(connection)
         connection.unanswered.clear()
-        for group in (self.dirty, self.hold, self.release, self._waiting_for_room):
-            group.discard(connection)
+        self.dirty.discard(connection)
+        self.reading.forget(connection)
         if self.uplink.is_up:
             self.uplink.add().closed.connection = connection.number
 
@@ -226,12 +257,19 @@ class Clients:
                 to_ping.append(connection)
         return to_ping
 
-    def _refuse(self, connection: Connection, entry: Entry, text: str, frame_id: str) -> None:
+    def refuse(self, connection: Connection, reason: Refused, frame_id: str) -> None:
+        """Answer a frame of this id with `error`; the connection goes on."""
+        self._refuse(connection, reason.entry, str(reason), frame_id, reason.retry_after_ms)
+
+    def _refuse(
+        self, connection: Connection, entry: Entry, text: str, frame_id: str, retry_after_ms: int = 0
+    ) -> None:
         self.counts.frames_refused += 1
+        self.counts.refused_by[entry.code] += 1
         frame = ServerFrame()
         error = frame.error
         error.id, error.code, error.message = frame_id, entry.code, text
-        error.retryable, error.retry_after_ms = entry.retryable, entry.retry_after_ms
+        error.retryable, error.retry_after_ms = entry.retryable, retry_after_ms or entry.retry_after_ms
         self._say(connection, frame)
 
     def _say(self, connection: Connection, frame: ServerFrame) -> None:
@@ -273,10 +311,7 @@ class Clients:
         kind = frame.WhichOneof("frame")
         if kind == "error" and connection.delivered is not None and connection.delivered.refuses(frame.error):
             return
-        if kind in _ANSWERS:
-            self._answered(connection, getattr(frame, kind).id)
-        elif kind == "connected":
-            self._connected(connection, frame)
+        self._take_note(connection, kind or "", frame)
         if kind in _ARRIVALS:
             connection.snapshots = connection.snapshots or []
         self._say(connection, frame)
@@ -285,14 +320,31 @@ class Clients:
             self._mark_standing(connection)
         if kind == "message" and frame.message.state == MESSAGE_STATE_OPEN:
             self._fanout.snapshot(connection, frame.message)
-        if connection.early:
-            self._take_early(connection)
+        if connection.early and not self.reading.rests(connection):
+            self._take_early(connection, self._now)
+
+    def _take_note(self, connection: Connection, kind: str, frame: ServerFrame) -> None:
+        """What the router says to a client is news to the edge, too."""
+        if kind in _ANSWERS:
+            self._answered(connection, getattr(frame, kind).id)
+        if kind == "connected":
+            self._connected(connection, frame)
+        elif kind == "authorized":
+            self.proofs.taken(connection, frame.authorized.id)
+        elif kind == "error":
+            self.counts.refused_by[frame.error.code] += 1
+            self.proofs.refused(connection, frame.error.id)
 
     def _connected(self, connection: Connection, frame: ServerFrame) -> None:
         connected = frame.connected
         connected.heartbeat_s = self.limits.heartbeat_s
         connected.limits.frame_bytes = self.limits.frame_bytes
         connected.limits.unanswered = self.limits.unanswered
+        if connection.pace is not None:
+            tenant = connection.pace.tenant
+            connected.limits.frame_bytes = min(self.limits.frame_bytes, tenant.frame_bytes)
+            connected.limits.messages_per_s = int(tenant.connection_rate.messages_per_s)
+            connected.limits.bytes_per_s = int(tenant.connection_rate.bytes_per_s)
         connected.rollup_ms = connection.rollup_ms
         if connection.state is State.OPENING:
             connection.state = State.OPEN
@@ -306,26 +358,15 @@ class Clients:
         if connection.pending:
             connection.pending[-1] = connection.marked(connection.pending[-1])
 
-    def _take_early(self, connection: Connection) -> None:
-        """What the client sent before it was connected comes now."""
+    def _take_early(self, connection: Connection, now: float) -> None:
+        """What the client sent before it was connected, or while it rested, comes now."""
         early, connection.early = connection.early, []
         for payload, binary in early:
-            self.received(connection, payload, binary)
-        self._release(connection)
+            self.received(connection, payload, binary, now)
+        self.reading.go_on(connection)
 
     def _answered(self, connection: Connection, frame_id: str) -> None:
         if frame_id in connection.unanswered:
             _, size = connection.unanswered.pop(frame_id)
             connection.unanswered_bytes -= size
-            self._release(connection)
-
-    def _release_for_room(self) -> None:
-        waiting, self._waiting_for_room = self._waiting_for_room, set()
-        for connection in waiting:
-            self._release(connection)
-
-    def _release(self, connection: Connection) -> None:
-        if connection.held and connection not in self._waiting_for_room and self._has_room(connection):
-            connection.held = False
-            self.release.add(connection)
-            self.hold.discard(connection)
+            self.reading.go_on(connection)

@@ -13,5 +13,5 @@ def closing_frame(reason: Refused) -> ClosingFrame:
         code=entry.close_code,
         reason=entry.code,
         message=str(reason),
-        reconnect_after_ms=entry.retry_after_ms if entry.close_code < 4500 else 0,
+        reconnect_after_ms=reason.retry_after_ms if entry.close_code < 4500 else 0,
     )

@@ -5,11 +5,13 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from trunkline.v1.edge_service_pb2 import ConnectionGranted
 from trunkline.v1.frame_pb2 import ClientFrame, ClosingFrame
 from trunkline.v1.message_pb2 import Message
 
 from edge.core.delivered import Delivered
 from edge.core.deltas import Place
+from edge.core.pace import Pace
 from edge.core.standing import Standing
 from edge.dialects.codec import Codec
 
@@ -37,6 +39,7 @@ class Connection:
     """
 
     __slots__ = (
+        "bearer",
         "closing",
         "codec",
         "delivered",
@@ -47,7 +50,9 @@ class Connection:
         "lags",
         "number",
         "opened",
+        "pace",
         "pending",
+        "proof",
         "rollup_ms",
         "silent_rounds",
         "snapshots",
@@ -59,7 +64,9 @@ class Connection:
         "unanswered_bytes",
     )
 
-    def __init__(self, number: int, socket: Any, codec: Codec, opened: bytes, rollup_ms: int) -> None:
+    def __init__(
+        self, number: int, socket: Any, codec: Codec, opened: bytes, rollup_ms: int, pace: Pace | None = None
+    ) -> None:
         self.number = number
         #: The shell's; the core only hands it back.
         self.socket = socket
@@ -68,6 +75,12 @@ class Connection:
         self.opened = opened
         #: The window in which deltas are joined for it; 0 for none.
         self.rollup_ms = rollup_ms
+        #: What it may send; None for what it likes.
+        self.pace = pace
+        #: The shell's: who the client is by its token; None where it has shown none.
+        self.bearer: Any = None
+        #: Another token's, while the router has not answered, and what the router was told of it.
+        self.proof: tuple[Any, ConnectionGranted] | None = None
         self.state = State.OPENING
         self.closing: ClosingFrame | None = None
         #: What it hears, and among whom.
@@ -78,8 +91,8 @@ class Connection:
         self.unanswered_bytes = 0
         #: Nothing is read from the socket for now.
         self.held = False
-        #: Sent right after a `resume` frame, before the router has answered; nothing more is read then,
-        #: so it is no more than what one read of the socket brings.
+        #: Sent right after a `resume` frame, before the router has answered, or together with what was too
+        #: much; nothing more is read then, so it is no more than what one read of the socket brings.
         self.early: list[tuple[bytes, bool]] = []
         #: Open messages it was sent while arriving, each with its serialized address; without parts where
         #: its codec is told deltas. None while it does not arrive.

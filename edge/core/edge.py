@@ -1,10 +1,10 @@
 """The edge's core: clients on one side, one link on the other.
 
 A shell calls it from one thread. After each call it writes what `dirty` connections have pending, as
-`Connection.marked` completes it, closes those that are CLOSING, stops reading from those in `hold`,
-reads again from those in `release`, empties the three, wakes the link's writer if `uplink.is_ready`,
-and calls `flush_due` at `next_due`. While something is buffered for a client it sets its `lags`, and
-then calls `caught_up`.
+`Connection.marked` completes it, closes those that are CLOSING, does what `reading` and `proofs` ask for,
+takes note of `policies`, empties all of these, wakes the link's writer if `uplink.is_ready`, and calls
+`flush_due` at `next_due`. While `reading.has_resting` it calls `rested`. While something is buffered for a
+client it sets its `lags`, and then calls `caught_up`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from trunkline.v1.edge_service_pb2 import (
     ConnectionClose,
     ConnectionOpened,
     LinkResponse,
+    PoliciesTold,
+    TenantGone,
+    TenantPolicy,
     TopicForgotten,
 )
 
@@ -35,6 +38,8 @@ class EdgeCore(Clients):
 
     def __init__(self, limits: Limits) -> None:
         super().__init__(limits)
+        #: What the router has told of tenants; the shell empties it.
+        self.policies: list[TenantPolicy | TenantGone | PoliciesTold] = []
         #: By the name of a RouterEntry's field.
         self._handlers: dict[str, Callable[[Any], None]] = {
             "topic": self._fanout.topic,
@@ -44,6 +49,9 @@ class EdgeCore(Clients):
             "forget": self._forget,
             "send": self.send,
             "close": self._close,
+            "policy": self.policies.append,
+            "gone": self.policies.append,
+            "policies_told": self.policies.append,
         }
 
     def linked(self) -> None:
@@ -68,6 +76,7 @@ class EdgeCore(Clients):
                 opened.ClearField("resume")
                 _add_groups(connection, opened)
         for connection in self.connections.values():
+            self.proofs.tell(connection)
             for frame, size in connection.unanswered.values():
                 entry_frame = self.uplink.add(size).frame
                 entry_frame.connection = connection.number
@@ -77,7 +86,7 @@ class EdgeCore(Clients):
         """The link broke. Connections stay; what they ask for waits."""
         self.uplink.restart(is_up=False)
         self._fanout.link_lost()
-        self._release_for_room()
+        self.reading.room_came()
         for connection in list(self.connections.values()):
             if connection.delivered is not None:
                 connection.delivered.link_lost()
@@ -89,6 +98,7 @@ class EdgeCore(Clients):
 
         `now` is in seconds, as `next_due` will be.
         """
+        self._now = now
         self.uplink.credit += batch.credit
         if not batch.entries:
             return
@@ -114,8 +124,8 @@ class EdgeCore(Clients):
 
     def drained(self) -> None:
         """A batch was written to the router."""
-        if self._waiting_for_room and self.uplink.has_room:
-            self._release_for_room()
+        if self.reading.waiting_for_room and self.uplink.has_room:
+            self.reading.room_came()
 
     def _forget(self, forgotten: TopicForgotten) -> None:
         self._fanout.forget(forgotten.topic)

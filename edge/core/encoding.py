@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from trunkline.v1.frame_pb2 import ServerFrame
-from trunkline.v1.message_pb2 import CHANGE_KIND_ENDED, MESSAGE_STATE_OPEN
+from trunkline.v1.message_pb2 import CHANGE_KIND_EDITED, CHANGE_KIND_ENDED, MESSAGE_STATE_OPEN
 
 from edge.core.framing import framed
 from edge.dialects.codec import Codec, Framing, Replies
 
 # To look up a member of an Enum takes as long as all else that is done here.
 _SHOWN_DELTAS, _SHOWN_WHOLE = Replies.DELTAS, Replies.WHOLE
+_SHOWN_BY_THE_MESSAGE = (CHANGE_KIND_ENDED, CHANGE_KIND_EDITED)
 _BINARY, _NONE = Framing.BINARY, Framing.NONE
 
 
@@ -37,7 +38,7 @@ def _shown(codec: Codec, frame: ServerFrame) -> ServerFrame | None:
     if kind == "change":
         if frame.change.HasField("message"):
             return ServerFrame(message=frame.change.message)
-        if frame.change.kind == CHANGE_KIND_ENDED:
-            # They were told the message as it has ended.
+        if frame.change.kind in _SHOWN_BY_THE_MESSAGE:
+            # They were told the message as it has ended, or it is no longer kept.
             return None
     return frame

@@ -70,6 +70,8 @@ class Codec(ABC):
     marks_standing = False
     #: A client that may not connect is answered by an HTTP status rather than by a last frame.
     refuses_by_http = False
+    #: At least one that does not prove who it is, or that may not connect, is: by 401 or 403.
+    refuses_strangers_by_http = False
 
     @abstractmethod
     def decode(self, payload: bytes, binary: bool = False) -> Decoded:

@@ -16,8 +16,15 @@ from edge.dialects.codec import Codec
 from edge.dialects.paths import Path
 from edge.dialects.tenants import Tenants
 
+#: Begins a subprotocol that is a token.
+OFFERED = "bearer."
+
 #: The time, with its zone.
 Clock = Callable[[], datetime]
+
+
+#: Reads what a client must say before it is connected.
+First = Callable[[bytes, bool], "Wish"]
 
 
 class ConnectRequest(NamedTuple):
@@ -32,6 +39,8 @@ class ConnectRequest(NamedTuple):
     #: What was agreed on, where the dialect has subprotocols and the client asked for one of them.
     subprotocol: str | None
     tenants: Tenants
+    #: From the edge's own machine, and not through a proxy.
+    is_local: bool = False
 
     def parameter(self, name: str) -> str:
         """The first of this name in the query; empty where there is none."""
@@ -39,8 +48,12 @@ class ConnectRequest(NamedTuple):
 
     @property
     def token(self) -> str:
-        """The token in the query or the header; empty where there is none."""
-        return self.parameter("token") or bearer(self.headers)
+        """The token in the query, the header or among the subprotocols; empty where there is none."""
+        return self.parameter("token") or bearer(self.headers) or _offered(self.headers)
+
+    def needs_token(self, tenant: str) -> bool:
+        """Whether a client of this tenant must show one, if it is a tenant."""
+        return self.tenants.policy(tenant) is not None and not self.tenants.is_open(tenant, self.is_local)
 
 
 @dataclass
@@ -50,15 +63,17 @@ class Wish:
     codec: Codec
     #: What the request says; the shell adds id, time and place.
     opened: ConnectionOpened
-    #: What proves that the client may connect; see Tenants.
+    #: What proves that the client may connect, and as whom.
     token: str = ""
+    #: The user in `opened` is whom the client says it is; otherwise the dialect's own name for it.
+    names_user: bool = True
     #: The window in which deltas are to be joined; None for the edge's own.
     rollup_ms: int | None = None
     #: The dialect's clients send frames larger than native ones do.
     large_frames: bool = False
-    #: The handshake is answered at once, and the client must say something first: makes the wish complete.
+    #: The handshake is answered at once, and the client must say something first: brings the wish further.
     #: Raises Refused like Dialect.connect, and FrameRefused.
-    first: Callable[[bytes, bool], Wish] | None = None
+    first: First | None = None
 
 
 class HttpRequest(NamedTuple):
@@ -69,6 +84,7 @@ class HttpRequest(NamedTuple):
     headers: Mapping[str, str]
     body: bytes
     tenants: Tenants
+    is_local: bool = False
 
 
 class Reply(NamedTuple):
@@ -107,6 +123,8 @@ class Route(NamedTuple):
     method: str
     path: Path
     handle: Callable[[HttpRequest], Handling]
+    #: How a request is refused of which nothing is looked at; None for the contract's own form.
+    refused: Callable[[CallRefused], Reply] | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +139,8 @@ class Dialect:
     connect: Callable[[ConnectRequest], Wish]
     #: Tells those who are refused before they have a codec of their own.
     refusing: Codec
+    #: `connect` asks what tenants there are, so it has to wait until that is known.
+    asks_tenants: bool = False
     #: Paths of its WebSockets.
     sockets: Sequence[Path] = ()
     #: Paths of its event streams: the same over plain HTTP, to the client only.
@@ -138,6 +158,12 @@ def read_query(text: str) -> list[tuple[str, str]]:
         return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=32)
     except ValueError as error:
         raise catalogue.INVALID_ADDRESS.refused(problem=f"the query cannot be read: {error}") from None
+
+
+def _offered(headers: Mapping[str, str]) -> str:
+    """The token that a browser offers as a subprotocol, the only header that a page can set."""
+    names = (name.strip() for name in headers.get("sec-websocket-protocol", "").split(","))
+    return next((name[len(OFFERED) :] for name in names if name.startswith(OFFERED)), "")
 
 
 def bearer(headers: Mapping[str, str]) -> str:

@@ -1,46 +1,122 @@
-"""May this HTTP request do something for a tenant?"""
+"""Whose an HTTP request is: told to the router, which decides what it may do."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from ipaddress import ip_address
+from urllib.parse import quote
 
 from starlette.requests import Request
 from trunkline.v1 import catalogue
-from trunkline.v1.catalogue import Refused
+from trunkline.v1.access_pb2 import (
+    SCOPE_ADMIN,
+    SCOPE_BROADCAST,
+    SCOPE_HISTORY,
+    SCOPE_OPERATOR,
+    SCOPE_PRESENCE,
+    Scope,
+)
+from trunkline.v1.tenant_pb2 import OPENNESS_LOOPBACK
 
-from edge.dialects.dialect import bearer
 from edge.dialects.tenants import Tenants
 from edge.http.calls import CallFailed
+from edge.ws.line import FORWARDED
+from shared.loopback import is_loopback
 
-#: Raises CallFailed where the request may do nothing for this tenant.
-Authorize = Callable[[Request, str], None]
+#: Headers that go on to the router as they are.
+PASSED_ON = ("traceparent", "tracestate")
 
-#: Where one of them is set the request came through a proxy, and its own address says nothing.
-_FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
+#: What the secret that a tenant's clients share is good for.
+OF_CLIENTS = frozenset({SCOPE_BROADCAST, SCOPE_HISTORY, SCOPE_PRESENCE})
 
-
-def authorizer(tenants: Tenants, *, open_to_any: bool) -> Authorize:
-    """A tenant with tokens needs one of them; any other is open to this machine, or to all."""
-
-    def authorize(request: Request, tenant: str) -> None:
-        headers = request.headers
-        try:
-            if tenants.needs_token(tenant):
-                tenants.admit(tenant, bearer(headers) or headers.get("x-api-key", ""))
-            elif not open_to_any and not _is_local(request):
-                problem = f"tenant {tenant} has no token, so it is open to requests from this machine only"
-                raise catalogue.UNAUTHORIZED.refused(problem=problem)
-        except Refused as refused:
-            raise CallFailed.of(refused) from None
-
-    return authorize
+#: A longer key is nobody's; the router could not be told of it.
+MAX_KEY_CHARS = 4096
 
 
-def _is_local(request: Request) -> bool:
-    if request.client is None or any(name in request.headers for name in _FORWARDED):
-        return False
-    try:
-        return ip_address(request.client.host).is_loopback
-    except ValueError:
-        return False
+class Access:
+    """What the edge does about who asks: little, for it does not know the keys."""
+
+    def __init__(self, tenants: Tenants) -> None:
+        self._tenants = tenants
+
+    def admit(self, request: Request, tenant: str, scope: int) -> None:
+        """Raises CallFailed for a request without a proof that the router would refuse in any case.
+
+        To be asked before a body is read, which is not held for those who may not even ask.
+        """
+        if key_of(request) is not None:
+            return
+        if scope == SCOPE_OPERATOR:
+            raise _unauthorized("the operator's key must be given")
+        policy = self._tenants.policy(tenant)
+        if policy is None:
+            if self._tenants.are_known:
+                raise CallFailed.of(catalogue.UNKNOWN_TENANT.refused(tenant=tenant))
+            return
+        wanted = f"an API key with {_name(scope)} must be given"
+        if not self._tenants.is_open(tenant, is_local(request)):
+            if self._tenants.is_open(tenant, is_local=True):
+                wanted = f"tenant {tenant} is open to this machine only; from elsewhere {wanted}"
+            raise _unauthorized(wanted)
+        if scope == SCOPE_ADMIN and policy.settings.open_to != OPENNESS_LOOPBACK:
+            raise _unauthorized(wanted)
+
+    def metadata(self, request: Request, tenant: str, scope: int) -> list[tuple[str, str]]:
+        """What the router is told with a call that takes this scope, for a tenant; "" for none.
+
+        Raises CallFailed for what it cannot be told, or would refuse.
+        """
+        found = []
+        for name in PASSED_ON:
+            value = request.headers.get(name)
+            if value is not None:
+                if not _can_be_told(value):
+                    refused = catalogue.INVALID_ARGUMENT.refused(
+                        field=name, problem="must be printable ASCII"
+                    )
+                    raise CallFailed.of(refused)
+                found.append((name, value))
+        key = key_of(request)
+        if key is not None:
+            found.append(self._proof(key, tenant, scope))
+        found.append(("trunkline-remote-ip", request.client.host if request.client else "unknown"))
+        if is_forwarded(request):
+            found.append(("trunkline-forwarded", "1"))
+        return found
+
+    def _proof(self, key: str, tenant: str, scope: int) -> tuple[str, str]:
+        """A secret that the tenant's clients share is known to the edge; all else the router looks at."""
+        if tenant and self._tenants.of_token(key) == tenant:
+            if scope not in OF_CLIENTS:
+                problem = f"the client's token does not give {_name(scope)}"
+                raise CallFailed.of(catalogue.FORBIDDEN.refused(problem=problem))
+            return "trunkline-acting-for", quote(tenant, safe="")
+        if len(key) > MAX_KEY_CHARS or not _can_be_told(key):
+            raise _unauthorized("the key that was shown is not valid")
+        return "authorization", f"Bearer {key}"
+
+
+def key_of(request: Request) -> str | None:
+    """The key or token that a request shows, also where it is empty; None where it shows none."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key")
+
+
+def is_forwarded(request: Request) -> bool:
+    """It came by a proxy, and its own address says nothing."""
+    return any(name in request.headers for name in FORWARDED)
+
+
+def is_local(request: Request) -> bool:
+    """It is from this machine, and came by no proxy."""
+    return request.client is not None and is_loopback(request.client.host) and not is_forwarded(request)
+
+
+def _name(scope: int) -> str:
+    return Scope.Name(scope)  # type: ignore[arg-type]
+
+
+def _can_be_told(value: str) -> bool:
+    return value.isascii() and value.isprintable()
+
+
+def _unauthorized(problem: str) -> CallFailed:
+    return CallFailed.of(catalogue.UNAUTHORIZED.refused(problem=problem))

@@ -14,7 +14,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from edge.http import watch
-from edge.http.access import authorizer
+from edge.http.access import Access
 from edge.http.calls import RouterCalls
 from edge.http.dialect_routes import DialectRoutes
 from edge.http.protocol import HttpProtocol
@@ -53,12 +53,10 @@ class HttpServer:
 
 def make_app(shell: Shell, calls: RouterCalls) -> Starlette:
     """The HTTP routes of one edge."""
-    authorize = authorizer(shell.tenants, open_to_any=shell.settings.open_to == "any")
-    dialects = DialectRoutes(shell.registry, shell.tenants, calls, authorize)
-    watches = watch.routes(calls, authorize)
-    return Starlette(
-        routes=[*_operators_routes(shell), *dialects.routes(), *watches, *routes(calls, authorize)]
-    )
+    access = Access(shell.tenants)
+    dialects = DialectRoutes(shell.registry, shell.tenants, calls, access)
+    watches = watch.routes(calls, access)
+    return Starlette(routes=[*_operators_routes(shell), *dialects.routes(), *watches, *routes(calls, access)])
 
 
 def _operators_routes(shell: Shell) -> list[BaseRoute]:

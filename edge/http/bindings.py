@@ -13,6 +13,7 @@ from google.api.http_pb2 import HttpRule
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from trunkline.v1.access_pb2 import requires
 
 from edge.http.table import Pattern, pattern_of
 
@@ -38,10 +39,15 @@ class Binding:
     body_field: FieldDescriptor | None
     #: The one field that is the response's body, if not all.
     response_field: FieldDescriptor | None
-    #: The field that names the tenant, and which of the path's variables it is; None where it is none.
-    tenant: FieldPath
+    #: Which of the path's variables names the tenant; None where the call is for none that exists.
     tenant_at: int | None
+    #: What the caller must have been given, a Scope.
+    scope: int
     request: type[Message]
+
+    def tenant_in(self, values: tuple[str, ...]) -> str:
+        """The tenant among the values of the path's variables; empty where it is not there."""
+        return values[self.tenant_at] if self.tenant_at is not None else ""
 
     @property
     def has_body(self) -> bool:
@@ -65,7 +71,7 @@ def services() -> list[ServiceDescriptor]:
 def bindings() -> list[Binding]:
     """Every HTTP form of every RPC that has one, the streaming ones included.
 
-    Raises ValueError where an annotation asks for what is not supported, or an RPC names no tenant.
+    Raises ValueError where an annotation asks for what is not supported.
     """
     return [binding for service in services() for method in service.methods for binding in bound(method)]
 
@@ -101,20 +107,20 @@ def _binding(method: MethodDescriptor, rule: HttpRule) -> Binding:
         takes_all=rule.body == "*",
         body_field=_field(method.input_type, "" if rule.body == "*" else rule.body),
         response_field=_field(method.output_type, rule.response_body),
-        tenant=tenant,
         tenant_at=variables.index(tenant) if tenant in variables else None,
+        scope=method.GetOptions().Extensions[requires],
         request=GetMessageClass(method.input_type),
     )
 
 
 def tenant_path(method: MethodDescriptor) -> FieldPath:
-    """The field of an RPC's request that names the tenant. Raises ValueError where there is none."""
+    """The field of an RPC's request that names the tenant; empty where there is none."""
     for name in TENANTS:
         try:
             return field_path(method.input_type, name)
         except ValueError:
             continue
-    raise ValueError(f"{method.full_name}: nothing in its request names a tenant")
+    return ()
 
 
 def _field(message: Descriptor, name: str) -> FieldDescriptor | None:

@@ -19,12 +19,13 @@ from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 
 from edge import refusals
+from edge.way import Way
 
 _log = structlog.get_logger()
 
 TIMEOUT_S = 10.0
 
-OPTIONS = [
+OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.max_receive_message_length", 16 << 20),
     ("grpc.max_send_message_length", 16 << 20),
     # Whether to try again is the caller's to say: the router may have done what was asked.
@@ -59,24 +60,30 @@ class CallFailed(Exception):
     def of(cls, refused: Refused) -> Self:
         """A refusal for a reason of the catalogue, with the details that a router gives with it."""
         entry = refused.entry
-        details = refusals.details_of(entry, refused.values)
-        return cls(refusals.grpc_code(entry), entry.code, str(refused), details, entry.retry_after_ms)
+        details = refusals.details_of(entry, refused.values, refused.retry_after_ms)
+        return cls(refusals.grpc_code(entry), entry.code, str(refused), details, refused.retry_after_ms)
 
 
 class RouterCalls:
-    """One channel to a router, connected by the first call. To be closed when no more calls are made."""
+    """One channel to a router, connected by the first call. To be closed when no more calls are made.
 
-    def __init__(self, router: str) -> None:
+    Where certificates have changed, later calls are made on another one.
+    """
+
+    def __init__(self, router: str, way: Way | None = None) -> None:
         self._router = router
-        self._channel: grpc.aio.Channel | None = None
+        self._way = way or Way()
+        #: The last one is for new calls; on those before it are calls that were made before, if any.
+        self._channels: list[grpc.aio.Channel] = []
+        self._credentials: grpc.ChannelCredentials | None = None
         self._closed = False
         self._callables: dict[str, Callable[..., Any]] = {}
 
     async def close(self) -> None:
         """End the calls under way, which fail with RESTARTING like all later ones."""
         self._closed = True
-        if self._channel is not None:
-            await self._channel.close()
+        for channel in self._channels:
+            await channel.close()
 
     async def unary(
         self,
@@ -87,7 +94,7 @@ class RouterCalls:
         timeout_s: float = TIMEOUT_S,
     ) -> Message:
         """Call an RPC, once. Raises CallFailed."""
-        call = self._callable(method)(request, metadata=tuple(metadata), timeout=timeout_s)
+        call = self._callable(method)(request, metadata=(*self._way.metadata, *metadata), timeout=timeout_s)
         try:
             return cast("Message", await call)
         except grpc.aio.AioRpcError as error:
@@ -104,7 +111,7 @@ class RouterCalls:
         metadata: Sequence[tuple[str, str]] = (),
     ) -> AsyncIterator[Message]:
         """Call an RPC whose answer is a stream; it is cancelled with `aclose`. Raises CallFailed."""
-        call = self._callable(method)(request, metadata=tuple(metadata))
+        call = self._callable(method)(request, metadata=(*self._way.metadata, *metadata))
         try:
             async for message in call:
                 yield message
@@ -119,12 +126,16 @@ class RouterCalls:
     def _callable(self, method: MethodDescriptor) -> Callable[..., Any]:
         if self._closed:
             raise CallFailed.of(catalogue.RESTARTING.refused())
+        credentials = self._way.credentials
+        if not self._channels or credentials is not self._credentials:
+            # Not before there is a loop to run on.
+            self._channels.append(self._way.open(self._router, OPTIONS))
+            self._credentials = credentials
+            self._callables.clear()
         found = self._callables.get(method.full_name)
         if found is None:
-            if self._channel is None:
-                # Not before there is a loop to run on.
-                self._channel = grpc.aio.insecure_channel(self._router, options=OPTIONS)
-            make = self._channel.unary_stream if method.server_streaming else self._channel.unary_unary
+            channel = self._channels[-1]
+            make = channel.unary_stream if method.server_streaming else channel.unary_unary
             found = self._callables[method.full_name] = make(
                 f"/{method.containing_service.full_name}/{method.name}",
                 request_serializer=GetMessageClass(method.input_type).SerializeToString,

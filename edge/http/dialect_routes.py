@@ -11,12 +11,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
+from trunkline.v1.access_pb2 import SCOPE_BROADCAST
 
 from edge.dialects.dialect import Call, CallRefused, Handling, HttpRequest, Reply, read_query
 from edge.dialects.dialect import Route as DialectRoute
 from edge.dialects.registry import Registry
 from edge.dialects.tenants import Tenants
-from edge.http.access import Authorize
+from edge.http.access import Access, is_local
 from edge.http.bindings import services, tenant_path
 from edge.http.bodies import Bodies
 from edge.http.calls import CallFailed, RouterCalls
@@ -26,13 +27,11 @@ from edge.http.failures import answered, http_status
 class DialectRoutes:
     """The routes of all dialects."""
 
-    def __init__(
-        self, registry: Registry, tenants: Tenants, calls: RouterCalls, authorize: Authorize
-    ) -> None:
+    def __init__(self, registry: Registry, tenants: Tenants, calls: RouterCalls, access: Access) -> None:
         self._dialects = registry.dialects
         self._tenants = tenants
         self._calls = calls
-        self._authorize = authorize
+        self._access = access
         self._bodies = Bodies()
         self._methods = {f"{s.name}.{method.name}": method for s in services() for method in s.methods}
 
@@ -48,11 +47,26 @@ class DialectRoutes:
 
     async def _serve(self, request: Request, route: DialectRoute) -> Response:
         query = read_query(request.url.query)
-        async with self._bodies.of_any_type(request) as body:
-            headers = dict(request.headers)
-            asked = HttpRequest(request.path_params, query, headers, body, self._tenants)
-            reply = await self._drive(route.handle(asked), request)
+        try:
+            if route.method != "GET":
+                self._admit(request)
+        except CallFailed as failure:
+            if route.refused is None:
+                raise
+            reply = route.refused(_as_refused(failure))
+        else:
+            async with self._bodies.of_any_type(request) as body:
+                headers, local = dict(request.headers), is_local(request)
+                asked = HttpRequest(request.path_params, query, headers, body, self._tenants, local)
+                reply = await self._drive(route.handle(asked), request)
         return Response(msgspec.json.encode(reply.body), reply.status, media_type="application/json")
+
+    def _admit(self, request: Request) -> None:
+        """Raises CallFailed where the path says whose it is, and the router would refuse it in any case."""
+        named = request.path_params
+        tenant = named.get("tenant") or self._tenants.of_pipeline(named.get("pipeline", ""))
+        if tenant:
+            self._access.admit(request, tenant, SCOPE_BROADCAST)
 
     async def _drive(self, handling: Handling, request: Request) -> Reply:
         """Make the calls that the handling yields, one after another.
@@ -65,9 +79,8 @@ class DialectRoutes:
                 try:
                     response = await self._call(call, request)
                 except CallFailed as failure:
-                    refused = CallRefused(failure.reason, failure.message, http_status(failure))
                     try:
-                        call = handling.throw(refused)
+                        call = handling.throw(_as_refused(failure))
                     except CallRefused:
                         raise failure from None
                 else:
@@ -78,8 +91,9 @@ class DialectRoutes:
 
     async def _call(self, call: Call, request: Request) -> Any:
         method = self._methods[call.rpc]
-        self._authorize(request, _tenant_of(call, method))
-        return await self._calls.unary(method, call.request)
+        # What its own clients may do is for a dialect to say.
+        metadata = self._access.metadata(request, _tenant_of(call, method), SCOPE_BROADCAST)
+        return await self._calls.unary(method, call.request, metadata=metadata)
 
 
 class _AsItCame(Route):
@@ -97,6 +111,10 @@ class _AsItCame(Route):
             return Match.NONE, {}
         fits = Match.FULL if scope["method"] in (self.methods or ()) else Match.PARTIAL
         return fits, {"endpoint": self.endpoint, "path_params": parameters}
+
+
+def _as_refused(failure: CallFailed) -> CallRefused:
+    return CallRefused(failure.reason, failure.message, http_status(failure))
 
 
 def _tenant_of(call: Call, method: MethodDescriptor) -> str:

@@ -12,6 +12,7 @@ from google.protobuf.descriptor import Descriptor
 from starlette.requests import Request
 from starlette.responses import Response
 from trunkline.v1 import catalogue
+from trunkline.v1.access_pb2 import SCOPE_OPERATOR, Scope
 
 from edge.http.bindings import Binding, FieldPath
 from edge.http.openapi_schemas import SCHEMAS, Schemas, comment, taken
@@ -69,6 +70,14 @@ STATUS: dict[str, Any] = {
     },
     "required": ["code", "message", "details"],
 }
+SECURITY: dict[str, Any] = {
+    "key": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key of the tenant, or the operator's key. May be left out where the tenant is "
+        "open to the caller. `X-API-Key` may be sent in place of `Authorization`.",
+    }
+}
 JSON = "application/json"
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -105,7 +114,7 @@ def document(known: Sequence[Binding]) -> dict[str, Any]:
             "license": {"name": "Apache License 2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
-        "security": [{"token": []}, {}],
+        "security": [{"key": []}, {}],
         "tags": [
             {"name": name, "description": comment(method.containing_service)}
             for name, method in services.items()
@@ -114,7 +123,7 @@ def document(known: Sequence[Binding]) -> dict[str, Any]:
         "components": {
             "schemas": {"Status": STATUS, **schemas.components},
             "responses": {"Refused": _refused()},
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": SECURITY,
         },
     }
 
@@ -129,14 +138,17 @@ def _path(binding: Binding) -> str:
 
 def _operation(binding: Binding, schemas: Schemas) -> dict[str, Any]:
     method, text = binding.method, comment(binding.method)
+    scope = Scope.Name(binding.scope)  # type: ignore[arg-type]
     operation: dict[str, Any] = {
         "operationId": method.name,
         "tags": [method.containing_service.name],
         "summary": re.split(r"(?<=[.;:]) ", text, maxsplit=1)[0].rstrip(".;:"),
-        "description": text,
+        "description": f"{text}\n\nTakes `{scope}`.",
         "parameters": [*_path_parameters(binding, schemas), *_query_parameters(binding, schemas)],
         "responses": _responses(binding, schemas),
     }
+    if binding.scope == SCOPE_OPERATOR:
+        operation["security"] = [{"key": []}]
     if binding.takes_all:
         elsewhere = frozenset(tuple(field.name for field in path) for path in binding.variables)
         schema = schemas.body(f"{method.name}Body", method.input_type, elsewhere)

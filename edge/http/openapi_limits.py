@@ -15,6 +15,7 @@ _LIMITS = re.compile(r"Limits: (.*?)\.(?= |$)", re.DOTALL)
 #: What characters an alphabet forbids, in the syntax that ECMAScript and Python share.
 _ALPHABETS = {
     "no white space, no control characters, no `/`, no `:`": r"[^\s/:\x00-\x1f\x7f-\x9f]",
+    "no white space, no control characters": r"[^\s\x00-\x1f\x7f-\x9f]",
     "no control characters": r"[^\x00-\x1f\x7f-\x9f]",
 }
 
@@ -58,7 +59,7 @@ def _phrase(field: FieldDescriptor, phrase: str) -> Schema:
         return {"alphabet": _ALPHABETS[phrase]}
     for form, made in _FORMS:
         if found := re.fullmatch(form, phrase):
-            return made(field, *(int(number) for number in found.groups()))
+            return made(field, *(int(one) if one.isdigit() else one for one in found.groups()))
     raise ValueError(f"{field.full_name}: openapi_limits.py does not know the limit {phrase!r}")
 
 
@@ -78,7 +79,16 @@ def _named(field: FieldDescriptor) -> Schema:
     return {"enum": [value.name for value in values if value.number]}
 
 
+def _from_to(field: FieldDescriptor, first: str, last: str) -> Schema:
+    assert field.enum_type is not None
+    values = field.enum_type.values_by_name
+    return _numbers(field, values[first].number, values[last].number)
+
+
 _FORMS: list[tuple[str, Callable[..., Schema]]] = [
+    (r"(\d+) characters of lower-case hex", lambda field, count: {"pattern": f"^[0-9a-f]{{{count}}}$"}),
+    (r"([A-Z_]+) to ([A-Z_]+)", _from_to),
+    (r"(\w+(?:, \w+)* or \w+)", lambda field, words: {"enum": re.split(", | or ", words)}),
     (r"required|a named value, or not set|at most \d+ levels deep", lambda field: {}),
     (r"a named value", _named),
     (r"(\d+) to (\d+) characters", lambda field, low, high: {"minLength": low, "maxLength": high}),

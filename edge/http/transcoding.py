@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from google.protobuf.message import Message
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
@@ -14,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from trunkline.v1 import catalogue
 
 from edge.http import openapi
-from edge.http.access import Authorize
+from edge.http.access import Access
 from edge.http.bindings import Binding, bindings
 from edge.http.bodies import Bodies
 from edge.http.calls import CallFailed, RouterCalls
@@ -29,11 +28,8 @@ PREFIX = "/v1/"
 #: Larger messages are read and written beside the loop, which has sockets to serve meanwhile.
 LARGE_BYTES = 16 << 10
 
-#: Headers that go on to the router.
-PASSED_ON = ("authorization", "traceparent", "tracestate")
 
-
-def routes(calls: RouterCalls, authorize: Authorize) -> list[BaseRoute]:
+def routes(calls: RouterCalls, access: Access) -> list[BaseRoute]:
     """All that the contract's annotations name, and /openapi.json, which describes it.
 
     To be mounted after more specific routes below /v1/: what is not found there is answered here.
@@ -41,7 +37,7 @@ def routes(calls: RouterCalls, authorize: Authorize) -> list[BaseRoute]:
     known = bindings()
     return [
         Route("/openapi.json", openapi.endpoint(known), methods=["GET"]),
-        Transcoder(calls, authorize, known),
+        Transcoder(calls, access, known),
     ]
 
 
@@ -55,9 +51,9 @@ class Target(NamedTuple):
 class Transcoder(BaseRoute):
     """Answers every request below /v1/."""
 
-    def __init__(self, calls: RouterCalls, authorize: Authorize, known: Sequence[Binding]) -> None:
+    def __init__(self, calls: RouterCalls, access: Access, known: Sequence[Binding]) -> None:
         self._calls = calls
-        self._authorize = authorize
+        self._access = access
         self._bodies = Bodies()
         # One at a time: each takes turns with the loop for the interpreter.
         self._aside = asyncio.Semaphore(1)
@@ -104,10 +100,10 @@ class Transcoder(BaseRoute):
         if binding.method.server_streaming:
             # Served by a route of its own, where there is one.
             raise catalogue.NO_SUCH_PATH.refused(path=request.scope["path"])
-        if binding.tenant_at is not None:
-            # Before anything of the body is taken.
-            self._authorize(request, target.values[binding.tenant_at])
-        metadata = metadata_of(request)
+        tenant = binding.tenant_in(target.values)
+        metadata = self._access.metadata(request, tenant, binding.scope)
+        if binding.has_body:
+            self._access.admit(request, tenant, binding.scope)
         async with self._bodies.body(request, binding.has_body) as body:
             arguments = (binding, target.values, request.scope["query_string"], body)
             if len(body) <= LARGE_BYTES:
@@ -115,8 +111,6 @@ class Transcoder(BaseRoute):
             else:
                 async with self._aside:
                     message = await asyncio.to_thread(request_message, *arguments)
-        if binding.tenant_at is None:
-            self._authorize(request, tenant_of(binding, message))
         response = await self._calls.unary(binding.method, message, metadata=metadata)
         if response.ByteSize() <= LARGE_BYTES:
             content = response_json(response, binding.response_field)
@@ -128,24 +122,3 @@ class Transcoder(BaseRoute):
 
 def _allowed(methods: Iterable[str]) -> str:
     return ", ".join(sorted({*methods, "OPTIONS", *(["HEAD"] if "GET" in methods else [])}))
-
-
-def tenant_of(binding: Binding, message: Message) -> str:
-    """The tenant that a request names."""
-    value = message
-    for field in binding.tenant:
-        value = getattr(value, field.name)
-    return str(value)
-
-
-def metadata_of(request: Request) -> list[tuple[str, str]]:
-    """What goes on to the router. Raises Refused for what gRPC cannot carry."""
-    found = []
-    for name in PASSED_ON:
-        value = request.headers.get(name)
-        if value is None:
-            continue
-        if not (value.isascii() and value.isprintable()):
-            raise catalogue.INVALID_ARGUMENT.refused(field=name, problem="must be printable ASCII")
-        found.append((name, value))
-    return found

@@ -18,14 +18,14 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 from trunkline.v1.catalogue import Refused
 
-from edge.http.access import Authorize
+from edge.http.access import Access
 from edge.http.bindings import Binding, bindings
 from edge.http.bodies import Bodies
 from edge.http.calls import CallFailed, RouterCalls
 from edge.http.failures import failure_response
 from edge.http.request import request_message
 from edge.http.table import Table
-from edge.http.transcoding import LARGE_BYTES, metadata_of, tenant_of
+from edge.http.transcoding import LARGE_BYTES
 from edge.http.writing import response_json
 
 #: How long a first message is waited for, so that a refusal can be a status. It comes within milliseconds.
@@ -41,17 +41,17 @@ HEADERS = [
 ]
 
 
-def routes(calls: RouterCalls, authorize: Authorize) -> list[BaseRoute]:
+def routes(calls: RouterCalls, access: Access) -> list[BaseRoute]:
     """All RPCs with a stream for an answer that GET can ask for; to be mounted before all unary ones."""
-    return [Watches(calls, authorize)]
+    return [Watches(calls, access)]
 
 
 class Watches(BaseRoute):
     """Answers GET where an RPC's answer is a stream."""
 
-    def __init__(self, calls: RouterCalls, authorize: Authorize) -> None:
+    def __init__(self, calls: RouterCalls, access: Access) -> None:
         self._calls = calls
-        self._authorize = authorize
+        self._access = access
         self._bodies = Bodies()
         self._table: Table[Binding] = Table()
         for binding in bindings():
@@ -92,11 +92,14 @@ class Watches(BaseRoute):
     async def _call(
         self, request: Request, binding: Binding, values: tuple[str, ...]
     ) -> AsyncGenerator[Message]:
-        """The messages of the answer; the call is made when the first is asked for. Raises Refused."""
+        """The messages of the answer; the call is made when the first is asked for.
+
+        Raises CallFailed and Refused.
+        """
+        metadata = self._access.metadata(request, binding.tenant_in(values), binding.scope)
         async with self._bodies.body(request, wanted=False):
             message = request_message(binding, values, request.scope["query_string"], b"")
-        self._authorize(request, tenant_of(binding, message))
-        stream = self._calls.stream(binding.method, message, metadata=metadata_of(request))
+        stream = self._calls.stream(binding.method, message, metadata=metadata)
         return cast("AsyncGenerator[Message]", stream)
 
 

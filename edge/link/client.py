@@ -16,8 +16,10 @@ from trunkline.v1 import catalogue
 from trunkline.v1.edge_service_pb2 import LinkHello, LinkRequest, LinkResponse
 from trunkline.v1.edge_service_pb2_grpc import EdgeServiceStub
 
+from edge.link.problems import CUT_OFF, explained
 from edge.settings import EdgeSettings
 from edge.shell import Shell
+from edge.way import Way
 
 _log = structlog.get_logger()
 
@@ -26,10 +28,7 @@ WELCOME_TIMEOUT_S = 10.0
 FIRST_BACKOFF_S = 0.1
 LAST_BACKOFF_S = 3.0
 
-#: All that gRPC knows where the stream ends while it is written to; another attempt may know why.
-CUT_OFF = "the stream ended while it was written to"
-
-OPTIONS = [
+OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.max_receive_message_length", 16 << 20),
     ("grpc.max_send_message_length", 16 << 20),
     # Each attempt is on a channel of its own; the waiting between attempts is ours.
@@ -45,8 +44,11 @@ class LinkFailed(Exception):
 class LinkClient:
     """Runs the link of one edge. `linked` is called whenever a link is up."""
 
-    def __init__(self, shell: Shell, settings: EdgeSettings, linked: Callable[[], None]) -> None:
+    def __init__(
+        self, shell: Shell, settings: EdgeSettings, linked: Callable[[], None], way: Way | None = None
+    ) -> None:
         self._shell = shell
+        self._way = way or Way()
         self._router = settings.router
         self._window = settings.link_window
         self._linked = linked
@@ -77,13 +79,13 @@ class LinkClient:
             backoff_s = min(backoff_s * 2, LAST_BACKOFF_S)
 
     async def _link(self) -> None:
-        async with grpc.aio.insecure_channel(self._router, options=OPTIONS) as channel:
-            call = EdgeServiceStub(channel).Link()
+        async with self._way.open(self._router, OPTIONS) as channel:
+            call = EdgeServiceStub(channel).Link(metadata=self._way.metadata)
             try:
                 await self._greet(call)
                 await self._carry(call)
             except grpc.aio.AioRpcError as error:
-                raise LinkFailed(_explained(error)) from None
+                raise LinkFailed(explained(error, self._way)) from None
             finally:
                 call.cancel()
 
@@ -108,7 +110,7 @@ class LinkClient:
             raise LinkFailed(catalogue.INCOMPATIBLE_VERSION.sentence(theirs=theirs, ours=ours))
         self._lease_s = max(1, first.welcome.lease_s)
         self._heard_at = time.monotonic()
-        self._shell.core.linked()
+        self._shell.linked()
         self._shell.link_received(first)
         _log.info("linked to a router", router=self._router, edge=self._edge_id)
         self._linked()
@@ -177,14 +179,3 @@ async def _raise_status(call: Any) -> None:
         metadata = grpc.aio.Metadata()
         raise grpc.aio.AioRpcError(code, metadata, metadata, details)
     raise LinkFailed("the router ended the link")
-
-
-def _explained(error: grpc.aio.AioRpcError) -> str:
-    details = (error.details() or "").split("\n")[0]
-    if error.code() is grpc.StatusCode.INTERNAL and details.endswith("from Core"):
-        return CUT_OFF
-    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-        return "it speaks gRPC but has no EdgeService: is it a Trunkline router?"
-    if "http1.x" in details or "HTTP/1" in details:
-        return "it is no gRPC server: TRUNKLINE_ROUTER must name a router's gRPC port"
-    return f"{error.code().name}: {details}"

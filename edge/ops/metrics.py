@@ -59,6 +59,14 @@ class EdgeCollector(Collector):
             yield GaugeMetricFamily(f"trunkline_edge_{name}", text, value)
         for name, (text, value) in counters.items():
             yield CounterMetricFamily(f"trunkline_edge_{name}", text, value)
+        refused = CounterMetricFamily(
+            "trunkline_edge_refused",
+            "Frames answered with an error, and connects that were refused, by the catalogue's code",
+            labels=["code"],
+        )
+        for code, value in counts.refused_by.items():
+            refused.add_metric([code], value)
+        yield refused
         closed = CounterMetricFamily(
             "trunkline_edge_connections_closed", "Accepted connections that ended, by cause", labels=["cause"]
         )

@@ -26,27 +26,29 @@ from edge.ws.line import Line
 #: What a client may send after its request, to no effect.
 MAX_SURPLUS_BYTES = 64 * 1024
 
-#: Any page may read it, as any page may open a WebSocket: what is needed to connect is in the URL.
-_OPEN_TO_PAGES = "access-control-allow-origin: *"
-_HEAD = "\r\n".join(
-    (
-        "HTTP/1.1 200 OK",
-        "content-type: text/event-stream",
-        "cache-control: no-store",
-        # Asks nginx and its like to pass on what comes as it comes.
-        "x-accel-buffering: no",
-        _OPEN_TO_PAGES,
-        # Without a length and without chunks: the body ends with the connection.
-        "connection: close",
-        "\r\n",
-    )
-).encode()
+_HEAD = (
+    "HTTP/1.1 200 OK",
+    "content-type: text/event-stream",
+    "cache-control: no-store",
+    # Asks nginx and its like to pass on what comes as it comes.
+    "x-accel-buffering: no",
+    # Without a length and without chunks: the body ends with the connection.
+    "connection: close",
+)
 
 
 class EventStream(Line):
     """Answers one GET with what the core has for its client, as bytes that are a codec's own."""
 
-    __slots__ = ("_comes_back", "_found", "_has_asked", "_is_head", "_shaking", "_surplus_bytes")
+    __slots__ = (
+        "_comes_back",
+        "_found",
+        "_has_asked",
+        "_is_head",
+        "_shaking",
+        "_surplus_bytes",
+        "_tenant",
+    )
 
     def __init__(self, host: Host, transport: asyncio.Transport, found: Found) -> None:
         super().__init__(host, transport)
@@ -58,6 +60,8 @@ class EventStream(Line):
         #: Nothing was written yet.
         self._shaking = True
         self._surplus_bytes = 0
+        #: What the client wants to connect to; empty as long as that is not known.
+        self._tenant = ""
         _limit_silence(transport, 2 * host.settings.heartbeat_s)
 
     # What the transport tells
@@ -79,13 +83,22 @@ class EventStream(Line):
                 raise catalogue.METHOD_NOT_ALLOWED.refused(path=path, allowed="GET")
             if not self._host.takes_handshakes:
                 raise catalogue.OVERLOADED.refused(problem="too many handshakes")
-            asked = self._asked(request)
-            self._comes_back = "last-event-id" in asked.headers
+            headers = _headers(request)
+            query = read_query(request.target.partition(b"?")[2].decode("ascii"))
+            self.asked_by(headers)
+            self._comes_back = "last-event-id" in headers
             self._host.shaking(self)
-            self._host.open(self, self._found.dialect.connect(asked))
+            self._connect(query, headers)
         except Refused as reason:
             self.refuse(reason)
         self._host.settle()
+
+    def _connect(self, query: list[tuple[str, str]], headers: dict[str, str]) -> None:
+        tenants = self._host.tenants
+        asked = ConnectRequest(self._found.parameters, query, headers, None, tenants, self.is_local)
+        wish = self._found.dialect.connect(asked)
+        self._tenant = wish.opened.address.tenant
+        self._host.open(self, wish)
 
     def eof_received(self) -> bool:
         """The client sends no more, and so it has left: to go on listening it need say nothing."""
@@ -98,29 +111,20 @@ class EventStream(Line):
         self._stop_waiting()
         self._part(CLIENT_LOST)
 
-    def _asked(self, request: h11.Request) -> ConnectRequest:
-        headers: dict[str, str] = {}
-        for name, value in request.headers:
-            headers.setdefault(name.decode("ascii"), value.decode("latin-1"))
-        if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
-            raise catalogue.INVALID_ARGUMENT.refused(field="body", problem="an event stream takes none")
-        query = read_query(request.target.partition(b"?")[2].decode("ascii"))
-        return ConnectRequest(self._found.parameters, query, headers, None, self._host.tenants)
-
     # What the shell asks for
 
     def write(self, data: bytes) -> None:
         """See Line."""
         if self._shaking:
             self._has_begun()
-            data = _HEAD + data
+            data = "\r\n".join((*_HEAD, *self._for_pages(), "\r\n")).encode() + data
         if data:
             self.transport.write(data)
 
     def refuse(self, reason: Refused) -> None:
         """See Line."""
         if not self._is_to_go_on(reason.entry.close_code):
-            self._respond(refusals.of(reason.entry, str(reason), reason.values))
+            self._respond(refusals.of_refused(reason))
             return
         closing = closing_frame(reason)
         self.write(encoded(self._found.dialect.refusing, ServerFrame(closing=closing)))
@@ -135,8 +139,19 @@ class EventStream(Line):
         return True
 
     def _is_to_go_on(self, close_code: int) -> bool:
-        """The client is better told when to try again by an event than by a status."""
-        return self._comes_back and 0 < close_code < 4500
+        """The client is better told when to try again by an event than by a status.
+
+        But not with the token that has expired.
+        """
+        expired = close_code == catalogue.TOKEN_EXPIRED.close_code
+        return self._comes_back and 0 < close_code < 4500 and not expired
+
+    def _for_pages(self) -> list[str]:
+        """What lets a web page read the response."""
+        allowed = self._host.allows_origin(self._tenant, self.origin)
+        if allowed in ("", "*"):
+            return [f"access-control-allow-origin: {allowed}"] if allowed else []
+        return [f"access-control-allow-origin: {allowed}", "vary: origin"]
 
     def _respond(self, refusal: Rendered) -> None:
         """Answer by a status, as something is refused."""
@@ -146,7 +161,7 @@ class EventStream(Line):
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
             head.append("allow: GET")
         head += [f"{name}: {value}" for name, value in headers.items()]
-        head += [_OPEN_TO_PAGES, f"content-type: {refusals.JSON}", f"content-length: {len(body)}"]
+        head += [*self._for_pages(), f"content-type: {refusals.JSON}", f"content-length: {len(body)}"]
         head += ["connection: close", "\r\n"]
         self.transport.write("\r\n".join(head).encode() + (b"" if self._is_head else body))
         self.close(0, "")
@@ -165,9 +180,22 @@ class EventStream(Line):
         self.transport.close()
         self._finish()
 
+    def admitted(self, frame_bytes: int) -> None:
+        """See Line: its client says nothing."""
+
     def frames_in(self, data: bytes) -> int:
         """See Line."""
         return data.count(b"\n\n")
+
+
+def _headers(request: h11.Request) -> dict[str, str]:
+    """By lower-case name. Raises Refused INVALID_ARGUMENT where they announce a body."""
+    headers: dict[str, str] = {}
+    for name, value in request.headers:
+        headers.setdefault(name.decode("ascii"), value.decode("latin-1"))
+    if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
+        raise catalogue.INVALID_ARGUMENT.refused(field="body", problem="an event stream takes none")
+    return headers
 
 
 def _request(head: bytes) -> h11.Request:

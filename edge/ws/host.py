@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from edge.core.connection import Connection
@@ -32,8 +33,14 @@ class Host(Protocol):
     def shaking(self, line: Line) -> None:
         """A client began its handshake."""
 
+    def when_known(self, line: Line, then: Callable[[], None]) -> None:
+        """Call back once it is known what tenants there are; at once if it is, never if the line has gone."""
+
     def open(self, line: Line, wish: Wish) -> None:
-        """A client has said where to; the router is asked."""
+        """A client has said where to; the router is asked. Raises Refused where that is of no use."""
+
+    def allows_origin(self, tenant: str, origin: str) -> str:
+        """What a response to a web page says in `Access-Control-Allow-Origin`; empty for nothing."""
 
     def gone(self, connection: Connection, cause: str) -> None:
         """A client's socket is gone; `cause` is how the client ended it."""

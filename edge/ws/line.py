@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.frame_pb2 import ClosingFrame
@@ -11,6 +12,10 @@ from trunkline.v1.frame_pb2 import ClosingFrame
 from edge.core.connection import Connection
 from edge.dialects.codec import Codec
 from edge.ws.host import Host
+from shared.loopback import is_loopback
+
+#: Where one of them is set the request came through a proxy, and its own address says nothing.
+FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
 
 #: How long a peer may take to read what was said last, and to close its side.
 CLOSE_TIMEOUT_S = 5.0
@@ -23,7 +28,16 @@ class Line(asyncio.Protocol, ABC):
     with which it all begins is held back until the first of that, so that both leave together.
     """
 
-    __slots__ = ("_closing", "_host", "connection", "remote_ip", "transport")
+    __slots__ = (
+        "_closing",
+        "_host",
+        "connection",
+        "is_forwarded",
+        "is_local",
+        "origin",
+        "remote_ip",
+        "transport",
+    )
 
     def __init__(self, host: Host, transport: asyncio.Transport) -> None:
         self._host = host
@@ -35,6 +49,17 @@ class Line(asyncio.Protocol, ABC):
         peer = transport.get_extra_info("peername")
         self.remote_ip: str = peer[0] if isinstance(peer, tuple) else ""
         self._closing: asyncio.TimerHandle | None = None
+        #: The web page's that connects, if it is one.
+        self.origin = ""
+        #: The client is on the edge's own machine, and came by no proxy.
+        self.is_local = False
+        self.is_forwarded = False
+
+    def asked_by(self, headers: Mapping[str, str]) -> None:
+        """The request's headers have come, by lower-case name."""
+        self.origin = headers.get("origin", "")
+        self.is_forwarded = any(name in headers for name in FORWARDED)
+        self.is_local = not self.is_forwarded and is_loopback(self.remote_ip)
 
     # What the shell asks for
 
@@ -60,6 +85,10 @@ class Line(asyncio.Protocol, ABC):
     @abstractmethod
     def close(self, code: int, reason: str) -> None:
         """End it once the client has what was written; it is aborted where that takes too long."""
+
+    @abstractmethod
+    def admitted(self, frame_bytes: int) -> None:
+        """It has a connection now: what was said meanwhile counts. A frame is of so many bytes at most."""
 
     @abstractmethod
     def frames_in(self, data: bytes) -> int:

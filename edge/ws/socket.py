@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from http import HTTPStatus
 
 from trunkline.v1 import catalogue
@@ -17,6 +18,7 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
+from edge import refusals
 from edge.core.bounds import CLIENT_BROKE_PROTOCOL, CLIENT_LEFT, CLIENT_LOST
 from edge.core.closing import closing_frame
 from edge.core.connection import State
@@ -25,6 +27,7 @@ from edge.core.framing import frames_in
 from edge.dialects.codec import Codec, FrameRefused
 from edge.dialects.dialect import ConnectRequest, Wish, read_query
 from edge.dialects.registry import Found
+from edge.refusals import Rendered
 from edge.ws.host import Host
 from edge.ws.line import Line
 
@@ -32,6 +35,9 @@ from edge.ws.line import Line
 _quiet = logging.getLogger("trunkline.edge.ws")
 _quiet.addHandler(logging.NullHandler())
 _quiet.propagate = False
+
+#: What those are told who do not prove who they are, or may not come in.
+_BY_STATUS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
 class Socket(Line):
@@ -43,9 +49,11 @@ class Socket(Line):
         "_found",
         "_fragment_is_binary",
         "_fragments",
+        "_loop",
         "_protocol",
         "_response",
         "_shaking",
+        "_waiting",
     )
 
     def __init__(self, host: Host, transport: asyncio.Transport) -> None:
@@ -55,6 +63,7 @@ class Socket(Line):
             max_size=host.core.limits.frame_bytes,
             logger=_quiet,
         )
+        self._loop = asyncio.get_running_loop()
         self._response: Response | None = None
         self._found: Found | None = None
         #: Tells the client what it is told before it has a connection.
@@ -63,6 +72,8 @@ class Socket(Line):
         self._fragment_is_binary = False
         #: Reads what the client must say before it is connected.
         self._first: Callable[[bytes, bool], Wish] | None = None
+        #: What the client said before it was known whether it may come in; no more than one read brings.
+        self._waiting: list[tuple[bytes, bool]] = []
         #: Nothing was written yet but, at most, the response to the handshake.
         self._shaking = True
 
@@ -124,22 +135,29 @@ class Socket(Line):
             return
         self._response = response
         self._codec = self._found.dialect.refusing
-        try:
-            self._take(self._found.dialect.connect(self._asked(self._found, query, request)))
-        except Refused as reason:
-            self.refuse(reason)
-
-    def _asked(self, found: Found, query: str, request: Request) -> ConnectRequest:
         headers: dict[str, str] = {}
         for name, value in request.headers.raw_items():
             headers.setdefault(name.lower(), value)
-        return ConnectRequest(
-            parameters=found.parameters,
-            query=read_query(query),
-            headers=headers,
-            subprotocol=self._protocol.subprotocol,
-            tenants=self._host.tenants,
-        )
+        self.asked_by(headers)
+        connect = partial(self._connect, self._found, query, headers)
+        if self._found.dialect.asks_tenants:
+            self._host.when_known(self, connect)
+        else:
+            connect()
+
+    def _connect(self, found: Found, query: str, headers: dict[str, str]) -> None:
+        try:
+            request = ConnectRequest(
+                parameters=found.parameters,
+                query=read_query(query),
+                headers=headers,
+                subprotocol=self._protocol.subprotocol,
+                tenants=self._host.tenants,
+                is_local=self.is_local,
+            )
+            self._take(found.dialect.connect(request))
+        except Refused as reason:
+            self.refuse(reason)
 
     def _select(self, offered: Sequence[Subprotocol]) -> Subprotocol | None:
         """The first of the dialect's that the client offers too; none where it offers no known one."""
@@ -157,6 +175,15 @@ class Socket(Line):
             self._host.open(self, wish)
         else:
             self.transport.write(self.accept())
+
+    def admitted(self, frame_bytes: int) -> None:
+        """See Line."""
+        self._protocol.max_message_size = min(self._protocol.max_message_size or frame_bytes, frame_bytes)
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            self.transport.resume_reading()
+            for payload, binary in waiting:
+                self._message(payload, binary)
 
     def _reject(self, status: HTTPStatus, text: str) -> None:
         self._protocol.send_response(self._protocol.reject(status, text))
@@ -188,17 +215,19 @@ class Socket(Line):
 
     def _message(self, payload: bytes, binary: bool) -> None:
         if self.connection is not None:
-            self._host.core.received(self.connection, payload, binary)
+            self._host.core.received(self.connection, payload, binary, self._loop.time())
         elif self._first is not None:
             first, self._first = self._first, None
             try:
-                wish = first(payload, binary)
-                self._codec = wish.codec
-                self._host.open(self, wish)
+                self._take(first(payload, binary))
             except FrameRefused as refused:
                 self.refuse(catalogue.INVALID_ADDRESS.refused(problem=str(refused)))
             except Refused as reason:
                 self.refuse(reason)
+        elif self._shaking:
+            # It is being looked at; nothing more is read until it is let in, or refused.
+            self._waiting.append((payload, binary))
+            self.transport.pause_reading()
 
     # Writing and closing
 
@@ -222,6 +251,9 @@ class Socket(Line):
     def refuse(self, reason: Refused) -> None:
         """See Line: 101, the last frame, and the close, unless its dialect does that by a status."""
         assert self._codec is not None
+        if self._waiting:
+            self._waiting.clear()
+            self.transport.resume_reading()
         closing = closing_frame(reason)
         if self.refuse_by_http(self._codec, closing):
             return
@@ -230,16 +262,32 @@ class Socket(Line):
 
     def refuse_by_http(self, codec: Codec, closing: ClosingFrame) -> bool:
         """See Line."""
-        if self._response is None or not codec.refuses_by_http:
+        entry = catalogue.ENTRIES.get(closing.reason, catalogue.INTERNAL)
+        by_status = codec.refuses_strangers_by_http and entry.http_status in _BY_STATUS
+        if self._response is None or not (codec.refuses_by_http or by_status):
             return False
         self._response = None
         self._shaking = False
         self._host.handshakes.pop(self, None)
-        entry = catalogue.ENTRIES.get(closing.reason)
-        status = entry.http_status if entry is not None else 0
-        self._reject(HTTPStatus(status or HTTPStatus.SERVICE_UNAVAILABLE), f"{closing.message}\n")
+        if codec.refuses_by_http:
+            status = HTTPStatus(entry.http_status or HTTPStatus.SERVICE_UNAVAILABLE)
+            self._reject(status, f"{closing.message}\n")
+        else:
+            self._refuse_by(refusals.of(entry, closing.message, {}))
         self._flush()
         return True
+
+    def _refuse_by(self, rendered: Rendered) -> None:
+        """Answer the handshake by a status, as HTTP/JSON does."""
+        response = self._protocol.reject(HTTPStatus(rendered.status), "")
+        response.body = rendered.body
+        del response.headers["Content-Length"], response.headers["Content-Type"]
+        for name, value in rendered.headers.items():
+            response.headers[name.title()] = value
+        response.headers["Content-Type"] = refusals.JSON
+        response.headers["Content-Length"] = str(len(rendered.body))
+        self._protocol.send_response(response)
+        self._finish()
 
     def ping(self) -> None:
         """See Line: it is to answer."""

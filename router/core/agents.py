@@ -283,7 +283,7 @@ class Agents:
         """Take back what is held beyond its lease. Returns workers that have been silent for as long."""
         for worker in self.workers:
             # From one that is held back nothing can be heard.
-            if worker.held_up_by:
+            if worker.held_up_by or worker.is_paced:
                 worker.heard_at = now
         silent = [worker for worker in self.workers if worker.heard_at + self.lease_s <= now]
         for worker in silent:
@@ -300,6 +300,18 @@ class Agents:
         """A topic's log was reset, and its unsettled deliveries with it."""
         if queue := self._queues.get((topic[0], topic[1])):
             queue.erased(topic)
+
+    def user_erased(self, tenant: str, user: str) -> None:
+        """What a user of a tenant has said was erased, and its unsettled deliveries with it."""
+        for queue in self.queues_of(tenant):
+            queue.forget(user)
+            self._stir(queue)
+
+    def tenant_erased(self, tenant: str) -> None:
+        """A tenant is no more; it has no workers any longer."""
+        for queue in self.queues_of(tenant):
+            if not queue.workers:
+                del self._queues[tenant, queue.agent]
 
     def queues_of(self, tenant: str) -> list[AgentQueue]:
         """The queues of a tenant's agents that ever had a worker."""

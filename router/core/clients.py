@@ -10,11 +10,12 @@ from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import ConnectionOpened
 
+from router.core.admission import admit
 from router.core.answers import Answers
 from router.core.directory import Connection, Directory, Link, Topic, topics_heard
+from router.core.grants import Allowed
 from router.core.joining import Joining
 from router.core.limits import check
-from router.core.policies import Policies
 from router.core.presence import Presence
 from router.core.receipts import Receipts
 from router.core.relinking import Relinking
@@ -27,7 +28,6 @@ class Clients:
     def __init__(
         self,
         directory: Directory,
-        policies: Policies,
         presence: Presence,
         answers: Answers,
         receipts: Receipts,
@@ -37,7 +37,6 @@ class Clients:
         mail: set[Link],
     ) -> None:
         self._directory = directory
-        self._policies = policies
         self._presence = presence
         self._answers = answers
         self._receipts = receipts
@@ -49,17 +48,23 @@ class Clients:
     def opened(self, link: Link, entry: ConnectionOpened) -> None:
         """A client wants to connect, or is made known again on a new link."""
         number = entry.connection
+        allowed = Allowed.of(entry.grants) if entry.HasField("grants") else None
         try:
-            home = self._admitted(entry)
+            home = self._home_of(entry)
+            tenant = admit(self._directory, entry, allowed)
         except Refused as reason:
+            if known := self._directory.tenants.get(entry.address.tenant):
+                known.refused[reason.entry.code] += 1
             self._answers.turn_away(link, number, reason)
             return
-        connection = Connection(link, number, entry.connection_id, home, entry.user)
+        connection = Connection(tenant, link, number, entry.connection_id, home, entry.user)
+        connection.allowed = allowed
+        tenant.came(connection)
         connection.protocol = entry.protocol
         connection.echo = entry.echo
         connection.opened_ms = entry.opened_at.ToMilliseconds()
         link.connections[number] = connection
-        keys = topics_heard(home, entry.user)
+        keys = _topics_of(connection)
         if entry.restored:
             keys += [(*home[:3], group.kind, group.id) for group in entry.groups]
             self._relinking.restored(connection, self._entered(keys))
@@ -82,14 +87,14 @@ class Clients:
         told: dict[TopicKey, Position],
     ) -> None:
         """It enters its topics, to go on from where it has named, and from where its user has told."""
-        topics = self._entered(topics_heard(connection.home, connection.user))
+        topics = self._entered(_topics_of(connection))
         answered = partial(self._connected, connection, topics)
         self._join(connection, topics, named | told, answered, failed, in_pages=bool(told)).begin()
 
     def _entered(self, keys: list[TopicKey]) -> list[Topic]:
         return [self._directory.enter(key, self._peek(key)) for key in keys]
 
-    def _admitted(self, entry: ConnectionOpened) -> TopicKey:
+    def _home_of(self, entry: ConnectionOpened) -> TopicKey:
         address = entry.address
         try:
             check(entry)
@@ -104,7 +109,6 @@ class Clients:
                 raise catalogue.INVALID_ARGUMENT.refused(field="user", problem=problem)
         except Refused as reason:
             raise catalogue.INVALID_ADDRESS.refused(problem=str(reason)) from None
-        self._policies.admit(address.tenant, entry.remote_ip)
         tenant, agent, platform, kind, ident = topic_of(address)
         # Thousands of connections share these, and each would keep a copy of its own.
         return (intern(tenant), intern(agent), intern(platform), kind, ident)
@@ -117,7 +121,9 @@ class Clients:
         connected.address.CopyFrom(address_of(connection.home))
         connected.user = connection.user
         connected.recovered = recovered
-        connected.limits.conversations = self._policies.max_conversations
+        connected.limits.conversations = connection.tenant.limits.conversations
+        if connection.allowed is not None and connection.allowed.expires_ms:
+            connected.expires_at.FromMilliseconds(connection.allowed.expires_ms)
         for topic, start in zip(topics, starts, strict=True):
             connected.positions.add(address=topic.address, position=start.to_proto())
         self._presence.opened(connection)
@@ -127,8 +133,14 @@ class Clients:
         connection = link.connections.pop(number, None)
         if connection is None:
             return
+        connection.tenant.left(connection)
         self._presence.closed(connection)
         for topic in connection.topics:
             self._directory.part(connection, topic)
             self._directory.leave(topic)
         self._mail.add(link)
+
+
+def _topics_of(connection: Connection) -> list[TopicKey]:
+    """What a connection hears by itself."""
+    return topics_heard(connection.home, connection.user) if connection.may_hear else []

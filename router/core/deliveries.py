@@ -252,6 +252,26 @@ class AgentQueue:
             if held.delivery.topic == topic:
                 held.erased = True
 
+    def forget(self, user: str) -> None:
+        """What a user has said was erased, and the deliveries of it."""
+        self.stale = True
+        for topic in list(self.waiting):
+            gone = {each for each in self.waiting[topic] if _author(each) == user}
+            if not gone:
+                continue
+            self._end_delay(topic)
+            for delivery in gone:
+                self._count(delivery, -1)
+                self.failed_by.pop(delivery.delivery_id, None)
+            left = deque(each for each in self.waiting[topic] if each not in gone)
+            if left:
+                self.waiting[topic] = left
+            else:
+                del self.waiting[topic]
+        for held in self.held.values():
+            if _author(held.delivery) == user:
+                held.erased = True
+
     def _end_delay(self, topic: TopicKey) -> None:
         """What the conversation waits for is gone."""
         if self.delayed.pop(topic, None) is not None:
@@ -269,3 +289,7 @@ class AgentQueue:
 
 def _message_id(delivery: StoredDelivery) -> str:
     return Message.FromString(delivery.message).id
+
+
+def _author(delivery: StoredDelivery) -> str:
+    return Message.FromString(delivery.message).author.user

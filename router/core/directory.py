@@ -10,7 +10,9 @@ from trunkline.v1.address_pb2 import Address, Conversation
 from trunkline.v1.edge_service_pb2 import TopicFrame
 from trunkline.v1.presence_service_pb2 import Connection as ConnectionProto
 
+from router.core.grants import Allowed
 from router.core.outbox import LinkOutbox
+from router.core.tenants import Tenant
 from router.core.topics import GROUP, NO_TARGET, USER, Position, TopicKey, address_of, topic_of
 
 if TYPE_CHECKING:
@@ -120,9 +122,25 @@ class Topic:
 class Connection:
     """One WebSocket on an edge."""
 
-    __slots__ = ("echo", "home", "id", "joining", "link", "number", "opened_ms", "protocol", "topics", "user")
+    __slots__ = (
+        "allowed",
+        "echo",
+        "home",
+        "id",
+        "joining",
+        "link",
+        "number",
+        "opened_ms",
+        "protocol",
+        "tenant",
+        "topics",
+        "user",
+    )
 
-    def __init__(self, link: Link, number: int, ident: str, home: TopicKey, user: str) -> None:
+    def __init__(
+        self, tenant: Tenant, link: Link, number: int, ident: str, home: TopicKey, user: str
+    ) -> None:
+        self.tenant = tenant
         self.link = link
         self.number = number
         self.id = ident
@@ -137,6 +155,8 @@ class Connection:
         self.protocol = ""
         #: What it says is told to it as to the others.
         self.echo = False
+        #: What its token allows; None where it needed none.
+        self.allowed: Allowed | None = None
 
     def hears(self, key: TopicKey) -> Topic | None:
         """The topic, if the connection hears it."""
@@ -144,6 +164,15 @@ class Connection:
             if topic.key == key:
                 return topic
         return None
+
+    @property
+    def may_hear(self) -> bool:
+        """It may hear topics; one that may not can only speak in its own conversation."""
+        return self.allowed is None or self.allowed.may_hear
+
+    def takes_part_in(self, key: TopicKey) -> bool:
+        """It may speak there."""
+        return self.hears(key) is not None or (key == self.home and not self.may_hear)
 
     @property
     def groups(self) -> list[Conversation]:
@@ -168,37 +197,22 @@ class Connection:
         return f"<Connection {self.id} of {self.home} on {self.link.edge_id}>"
 
 
-class Tenant:
-    """What one tenant has; nothing here is shared with another."""
-
-    __slots__ = ("connections", "connections_closed", "connections_opened", "messages_committed", "name")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.connections: dict[str, Connection] = {}
-        self.connections_opened = 0
-        self.connections_closed = 0
-        self.messages_committed = 0
-
-
 class Directory:
     """The tables of tenants, links, connections and topics."""
 
-    def __init__(self, tenants: list[str]) -> None:
-        self.tenants = {name: Tenant(name) for name in tenants}
+    def __init__(self) -> None:
+        self.tenants: dict[str, Tenant] = {}
         self.links: dict[str, Link] = {}
         self.topics: dict[TopicKey, Topic] = {}
 
     def tenant(self, name: str) -> Tenant:
-        """A tenant by name. Raises Refused UNKNOWN_TENANT where nobody declared it."""
+        """A tenant that takes part. Raises Refused where it does not, or nobody declared it."""
         tenant = self.tenants.get(name)
         if tenant is None:
             raise catalogue.UNKNOWN_TENANT.refused(tenant=name)
+        if not tenant.is_active:
+            tenant.check_active()
         return tenant
-
-    def tenant_of(self, connection: Connection) -> Tenant:
-        """The tenant of a connection."""
-        return self.tenants[connection.home[0]]
 
     def enter(self, key: TopicKey, position: Position | None) -> Topic:
         """The topic, with one user more; `position` is for a topic that nobody used before."""

@@ -14,7 +14,7 @@ def to_proto(reason: Refused) -> Error:
         code=entry.code,
         message=str(reason),
         retryable=entry.retryable,
-        retry_after_ms=entry.retry_after_ms,
+        retry_after_ms=reason.retry_after_ms,
     )
 
 
@@ -26,7 +26,7 @@ def error_frame(reason: Refused, frame_id: str = "") -> ErrorFrame:
         code=entry.code,
         message=str(reason),
         retryable=entry.retryable,
-        retry_after_ms=entry.retry_after_ms,
+        retry_after_ms=reason.retry_after_ms,
     )
 
 
@@ -37,5 +37,5 @@ def closing_frame(reason: Refused) -> ClosingFrame:
         code=entry.close_code,
         reason=entry.code,
         message=str(reason),
-        reconnect_after_ms=entry.retry_after_ms if entry.close_code < 4500 else 0,
+        reconnect_after_ms=reason.retry_after_ms if entry.close_code < 4500 else 0,
     )

@@ -113,9 +113,18 @@ class Joining:
 
     def _pages(self, pages: list[Page]) -> None:
         for (topic, catchup), page in zip(self._catchups.items(), pages, strict=True):
-            catchup.read(page, topic.position or page.head)
+            told = topic.position or page.head
+            catchup.read(page, told)
+            if self._in_pages and not self._has_answered:
+                self._pass_over_pruned(topic.key, page, told)
         self._forget_catchups()
         self._finish()
+
+    def _pass_over_pruned(self, key: TopicKey, page: Page, told: Position) -> None:
+        """Who takes what there is goes on from before the first entry that is there."""
+        first = page.entries[0].seq if page.entries else told.seq + 1
+        if page.valid and page.head.epoch == told.epoch and first > self._wanted[key].seq + 1:
+            self._wanted[key] = Position(told.epoch, min(first - 1, told.seq))
 
     def _finish(self) -> None:
         if not self._is_alive():
@@ -192,6 +201,10 @@ class Joining:
             return
         # What the log has committed and the core has not been told of is told live.
         missed = [entry for entry in page.entries if entry.seq <= told.seq]
+        if (missed[0].seq if missed else told.seq + 1) != self._wanted[topic.key].seq + 1:
+            # Pruned meanwhile.
+            self._give_up()
+            return
         self._tell(told_again(self._open_messages, topic.key, missed, all_open=False))
         if missed:
             self._wanted[topic.key] = Position(told.epoch, missed[-1].seq)

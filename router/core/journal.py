@@ -206,7 +206,8 @@ class Entry(NamedTuple):
     """One entry of a log.
 
     A change that is read carries the message in its present form where the reader of the page may not
-    have that: always for an edit, and for an end where the message stands before the page.
+    have that: always for an edit, and for an end where the message stands before the page. It comes without
+    the message where that is pruned.
     """
 
     seq: int
@@ -279,3 +280,97 @@ class Backlog(NamedTuple):
     oldest_ms: int
     #: Given up.
     dead: int = 0
+
+
+class StoredTenant(NamedTuple):
+    """A tenant that was declared."""
+
+    tenant: str
+    #: A TenantState.
+    state: int
+    #: The serialized TenantSettings, with all secrets.
+    settings: bytes
+    created_ms: int
+    updated_ms: int
+
+
+class StoredApiKey(NamedTuple):
+    """An API key, as far as anybody knows it but its owner."""
+
+    key_id: str
+    tenant: str
+    name: str
+    #: SHA-256 of the secret.
+    digest: bytes
+    #: Values of Scope, in order.
+    scopes: tuple[int, ...]
+    created_ms: int
+    #: 0 where it was never used.
+    used_ms: int = 0
+
+
+class RevocationKind(IntEnum):
+    """What a revocation is about."""
+
+    USER = 1
+    TOKEN_ID = 2
+    ALL = 3
+
+
+class StoredRevocation(NamedTuple):
+    """Tokens of a tenant's clients that were taken back; there is one of each kind and name, the latest."""
+
+    tenant: str
+    kind: RevocationKind
+    #: The user or the token's id; empty for ALL.
+    name: str
+    #: Those issued before this are meant; 0 for a token's id.
+    issued_before_ms: int
+    revoked_ms: int
+
+
+@dataclass(slots=True)
+class Registered:
+    """All tenants, with what was given to them and taken back."""
+
+    tenants: list[StoredTenant] = field(default_factory=list)
+    api_keys: list[StoredApiKey] = field(default_factory=list)
+    revocations: list[StoredRevocation] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Registration:
+    """What changes of that: rows to be written in place of those of the same name, and ids of keys to go."""
+
+    tenants: list[StoredTenant] = field(default_factory=list)
+    api_keys: list[StoredApiKey] = field(default_factory=list)
+    revocations: list[StoredRevocation] = field(default_factory=list)
+    #: Ids of keys that are no more.
+    keys_gone: list[str] = field(default_factory=list)
+    #: When keys were used last; of keys that are gone nothing is written.
+    keys_used: list[tuple[str, int]] = field(default_factory=list)
+    #: Revocations older than this are forgotten; 0 for none.
+    revoked_before_ms: int = 0
+
+
+#: Where a piece of work on many logs has come to; means something to the engine alone.
+Cursor = tuple[int, ...]
+
+
+class ErasedPiece(NamedTuple):
+    """What one piece of an erasure has done."""
+
+    messages: int
+    receipts: int = 0
+    #: Logs that were erased as a whole: their next message starts a new epoch.
+    topics: tuple[TopicKey, ...] = ()
+    #: Where to go on; None where all is done.
+    cursor: Cursor | None = None
+
+
+class HistoryLimits(NamedTuple):
+    """What is kept of each log of a tenant; 0 for all."""
+
+    max_age_ms: int = 0
+    max_messages: int = 0
+    max_bytes: int = 0

@@ -115,6 +115,34 @@ class JournalQueue:
             self._count_out(taken)
         return taken
 
+    def take_out(self, tenant: str, changes_by: str | None = None) -> tuple[list[Draft], list[Unit]]:
+        """Take out what waits of a tenant's drafts, and units with such drafts, and return it.
+
+        With `changes_by`, only changes of messages by that user.
+        """
+
+        def is_meant(draft: Draft) -> bool:
+            if draft.topic[0] != tenant:
+                return False
+            return changes_by is None or (
+                draft.change is not None and draft.message.author.user == changes_by
+            )
+
+        drafts: list[Draft] = []
+        units: list[Unit] = []
+        kept: deque[Draft | Unit] = deque()
+        for item in self._waiting:
+            if isinstance(item, Draft):
+                (drafts if is_meant(item) else kept).append(item)
+            elif any(map(is_meant, item.transaction.drafts)):
+                units.append(item)
+                self._count_out(item.transaction.drafts)
+            else:
+                kept.append(item)
+        self._count_out(drafts)
+        self._waiting = kept
+        return drafts, units
+
     def _count_out(self, drafts: list[Draft]) -> None:
         self.drafts -= len(drafts)
         self.bytes -= sum(draft.size for draft in drafts)

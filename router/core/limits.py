@@ -31,8 +31,10 @@ from router.core.rules import (
     number,
     size,
 )
+from router.core.rules_of_tenants import TENANT_LIMITS
+from shared.rates import LARGEST_MESSAGE_BYTES
 
-MAX_MESSAGE_BYTES = 12 << 20
+MAX_MESSAGE_BYTES = LARGEST_MESSAGE_BYTES
 
 #: Of a message that is opened, and of one request that adds to it.
 MAX_OPEN_BYTES = 1 << 20
@@ -182,6 +184,7 @@ LIMITS: dict[str, Rule] = {
     "CloseConnectionsRequest.address": REQUIRED,
     "CloseConnectionsRequest.reason": _NAME,
     "WatchConnectionsRequest.address": REQUIRED,
+    **TENANT_LIMITS,
 }
 
 

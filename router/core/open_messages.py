@@ -38,7 +38,6 @@ class OpenMessages:
         *,
         lease_s: float,
         checkpoint_bytes: int,
-        max_open: int,
         max_bytes: int,
         workers: set[Worker],
     ) -> None:
@@ -48,7 +47,6 @@ class OpenMessages:
         self._reads = reads
         self._lease_s = lease_s
         self._checkpoint_bytes = checkpoint_bytes
-        self._max_open = max_open
         self._max_bytes = max_bytes
         #: About what all of them hold together.
         self._bytes = 0
@@ -99,8 +97,9 @@ class OpenMessages:
 
     def make_room(self, tenant: str) -> None:
         """One more is about to be opened. Raises Refused TOO_MANY_OPEN_MESSAGES."""
-        if self.count(tenant) >= self._max_open:
-            raise catalogue.TOO_MANY_OPEN_MESSAGES.refused(limit=self._max_open)
+        limit = self._directory.tenant(tenant).limits.open_messages
+        if self.count(tenant) >= limit:
+            raise catalogue.TOO_MANY_OPEN_MESSAGES.refused(limit=limit)
         self._counts[tenant] = self.count(tenant) + 1
 
     def not_opened(self, tenant: str) -> None:

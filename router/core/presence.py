@@ -86,14 +86,14 @@ class Presence:
 
     def opened(self, connection: Connection) -> None:
         """A connection was accepted."""
-        tenant = self._directory.tenant_of(connection)
+        tenant = connection.tenant
         tenant.connections[connection.id] = connection
         tenant.connections_opened += 1
         self._tell(connection, CONNECTION_EVENT_OPENED)
 
     def closed(self, connection: Connection) -> None:
         """An accepted connection is gone; called while it still hears its topics."""
-        tenant = self._directory.tenant_of(connection)
+        tenant = connection.tenant
         if tenant.connections.pop(connection.id, None) is None:
             return
         tenant.connections_closed += 1

@@ -151,8 +151,9 @@ class Publishing:
     def _deliver(self, draft: Draft) -> None:
         tenant, agent = draft.topic[:2]
         kind = draft.kind
-        if kind is EntryKind.MESSAGE:
-            self._directory.tenants[tenant].messages_committed += 1
+        known = self._directory.tenants.get(tenant)
+        if known is not None and kind is EntryKind.MESSAGE:
+            known.messages_committed += 1
         topic = self._directory.topics.get(draft.topic)
         if topic is not None:
             position = position_of(draft.place)

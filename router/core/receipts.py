@@ -70,6 +70,12 @@ class Receipts:
         receipt = Delivered(topic.key, connection.user, position)
         self._journal.add_unit(Unit(Transaction(delivered=[receipt]), Delivering(self, receipt, told)))
 
+    def user_erased(self, tenant: str, user: str) -> None:
+        """What is in the log of a user was erased."""
+        for known in (self._read, self._delivered):
+            for key in [key for key in known if key[1] == user and key[0][0] == tenant]:
+                del known[key]
+
     def look_up(
         self,
         user: str,

@@ -70,6 +70,9 @@ class Catchup:
                 return
             epoch, seq = live_epoch, entry.seq
             missed.append(entry)
+        if epoch == told.epoch and seq < told.seq:
+            # The end of the log is known, and what led there is pruned.
+            return
         self.missed = missed
 
 

@@ -34,6 +34,7 @@ from router.core.cancelling import Cancelling
 from router.core.changing import Changing, Wish
 from router.core.directory import Connection, Directory, Link, Topic
 from router.core.effects import Read, ReadPages
+from router.core.granting import Granting
 from router.core.joining import Joining
 from router.core.journal import Draft, Page, PageRequest
 from router.core.journal_queue import JournalQueue
@@ -43,7 +44,16 @@ from router.core.open_messages import OpenMessages
 from router.core.presence import Presence
 from router.core.publishing import Publishing, content_digest, described, idempotency_key
 from router.core.receipts import Receipts
-from router.core.topics import GROUP, NO_TARGET, PERSON, Position, TopicKey, position_of, topic_of
+from router.core.topics import (
+    GROUP,
+    NO_TARGET,
+    PERSON,
+    Position,
+    TopicKey,
+    address_of,
+    position_of,
+    topic_of,
+)
 
 DEFAULT_PAGE = 50
 #: A page of history is one frame, which a client takes as one piece.
@@ -64,10 +74,10 @@ class Requests:
         cancelling: Cancelling,
         changing: Changing,
         receipts: Receipts,
+        granting: Granting,
         reads: list[Read],
         join: Callable[..., Joining],
         peek: Callable[[TopicKey], Position | None],
-        max_conversations: int,
     ) -> None:
         self._directory = directory
         self._journal = journal
@@ -78,10 +88,10 @@ class Requests:
         self._cancelling = cancelling
         self._changing = changing
         self._receipts = receipts
+        self._granting = granting
         self._reads = reads
         self._join = join
         self._peek = peek
-        self._max_conversations = max_conversations
         self._handlers: dict[str, Callable[[Connection, Any], None]] = {
             "message": self._message,
             "subscribe": self._subscribe,
@@ -95,26 +105,33 @@ class Requests:
             "recall": self._recall,
         }
 
-    def received(self, link: Link, number: int, frame: ClientFrame) -> None:
+    def received(self, link: Link, number: int, frame: ClientFrame, now: float) -> None:
         """A client sent a frame."""
         connection = link.connections.get(number)
         if connection is None:
             return
         kind = frame.WhichOneof("frame") or "unknown"
         handler = self._handlers.get(kind)
+        tenant = connection.tenant
         try:
             if handler is None:
                 raise catalogue.UNKNOWN_FRAME_TYPE.refused(type=kind)
+            if not tenant.is_active:
+                tenant.check_active()
+            if connection.allowed is not None:
+                connection.allowed.check_frame(kind)
+            tenant.take(frame.ByteSize(), now)
             handler(connection, getattr(frame, kind))
         except Refused as reason:
+            tenant.refused[reason.entry.code] += 1
             frame_id = getattr(getattr(frame, kind, None), "id", "")
             self._answers.refuse(connection, frame_id, reason)
 
     def _message(self, connection: Connection, frame: MessageFrame) -> None:
         check(frame)
-        topic = self._heard(connection, frame)
+        topic = self._spoken_in(connection, frame)
         message = Message(
-            address=topic.address,
+            address=address_of(topic),
             parts=frame.parts,
             reply_to=frame.reply_to,
             client_id=frame.id,
@@ -127,9 +144,9 @@ class Requests:
             message.attributes.update(frame.attributes)
         serialized = frame.SerializeToString(deterministic=True)
         draft = Draft(
-            topic=topic.key,
+            topic=topic,
             message=message,
-            key=idempotency_key("client", topic.key, connection.user, frame.id),
+            key=idempotency_key("client", topic, connection.user, frame.id),
             digest=content_digest(serialized),
             deliver=True,
             origin=Said(self._answers, connection, frame.id),
@@ -141,7 +158,9 @@ class Requests:
         key: TopicKey = (*connection.home[:3], frame.conversation.kind, frame.conversation.id)
         if frame.conversation.kind != GROUP:
             raise catalogue.CONVERSATION_FORBIDDEN.refused(conversation=_named(key))
-        limit = self._max_conversations
+        if connection.allowed is not None and not connection.allowed.may_join(key[4]):
+            raise catalogue.FORBIDDEN.refused(problem=f"the token does not allow {_named(key)}")
+        limit = connection.tenant.limits.conversations
         if not connection.hears(key) and len(connection.groups) + connection.joining >= limit:
             raise catalogue.TOO_MANY_TOPICS.refused(limit=limit)
         topic = self._directory.enter(key, self._peek(key))
@@ -173,18 +192,7 @@ class Requests:
         if topic.key == connection.home:
             problem = "the conversation that the connection was made to is left by disconnecting"
             raise catalogue.INVALID_ARGUMENT.refused(field="conversation", problem=problem)
-        link_topic = topic.on(connection.link)
-        leave = connection.link.outbox.add().leave
-        leave.connection = connection.number
-        if link_topic is not None:
-            leave.topics.append(link_topic.number)
-        unsubscribed = self._answers.send(connection, 128).unsubscribed
-        unsubscribed.id = frame.id
-        unsubscribed.address.CopyFrom(topic.address)
-        self._presence.left(connection, topic.key)
-        connection.topics.remove(topic)
-        self._directory.part(connection, topic)
-        self._directory.leave(topic)
+        self._granting.leave(connection, topic, frame.id)
 
     def _history(self, connection: Connection, frame: HistoryFrame) -> None:
         check(frame)
@@ -224,14 +232,13 @@ class Requests:
 
     def _signal(self, connection: Connection, frame: SignalFrame) -> None:
         check(frame)
-        topic = self._heard(connection, frame)
-        for publish in self._publishing.fan_out(
-            topic.key, frame.ByteSize(), Said(self._answers, connection, "")
-        ):
+        topic = self._spoken_in(connection, frame)
+        origin = Said(self._answers, connection, "")
+        for publish in self._publishing.fan_out(topic, frame.ByteSize(), origin):
             signal = publish.frame.signal
             signal.CopyFrom(frame)
             signal.user = connection.user
-            signal.conversation.CopyFrom(topic.address.conversation)
+            signal.conversation.CopyFrom(address_of(topic).conversation)
 
     def _read(self, connection: Connection, frame: ReadFrame) -> None:
         check(frame)
@@ -278,7 +285,7 @@ class Requests:
         user = connection.user
 
         def may(message: Message) -> None:
-            if connection.hears(topic_of(message.address)) is None:
+            if not connection.takes_part_in(topic_of(message.address)):
                 raise catalogue.MESSAGE_NOT_FOUND.refused(message_id=message.id)
             if not user or message.author.role != ROLE_USER or message.author.user != user:
                 raise catalogue.NOT_THE_AUTHOR.refused(message_id=message.id)
@@ -302,16 +309,28 @@ class Requests:
 
     def _heard(self, connection: Connection, frame: Any) -> Topic:
         """The conversation that a frame is about, which the connection must have joined."""
-        key = connection.home
-        if frame.HasField("conversation"):
-            key = (*key[:3], frame.conversation.kind, frame.conversation.id)
-        elif key[3] == NO_TARGET:
-            problem = "must be set, as the connection was made to no conversation"
-            raise catalogue.INVALID_ARGUMENT.refused(field="conversation", problem=problem)
+        key = _meant(connection, frame)
         topic = connection.hears(key)
         if topic is None:
             raise catalogue.NOT_SUBSCRIBED.refused(conversation=_named(key))
         return topic
+
+    def _spoken_in(self, connection: Connection, frame: Any) -> TopicKey:
+        """The conversation in which a client says something."""
+        key = _meant(connection, frame)
+        if not connection.takes_part_in(key):
+            raise catalogue.NOT_SUBSCRIBED.refused(conversation=_named(key))
+        return key
+
+
+def _meant(connection: Connection, frame: Any) -> TopicKey:
+    key = connection.home
+    if frame.HasField("conversation"):
+        key = (*key[:3], frame.conversation.kind, frame.conversation.id)
+    elif key[3] == NO_TARGET:
+        problem = "must be set, as the connection was made to no conversation"
+        raise catalogue.INVALID_ARGUMENT.refused(field="conversation", problem=problem)
+    return key
 
 
 def _named(key: TopicKey) -> str:

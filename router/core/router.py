@@ -7,15 +7,17 @@ what has gathered: `mail` (peers with something to be written), `reads` (of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from math import inf
 
 from trunkline.v1 import catalogue
 from trunkline.v1.agent_service_pb2 import AttachRequest
 from trunkline.v1.catalogue import Refused
-from trunkline.v1.edge_service_pb2 import LinkHello, LinkRequest
+from trunkline.v1.edge_service_pb2 import EdgeEntry, LinkHello, LinkRequest
+from trunkline.v1.tenant_pb2 import TenantLimits
 
+from router.core.access import ApiKeys
 from router.core.agents import Agents
 from router.core.answers import Answers
 from router.core.cancelling import Cancelling
@@ -23,20 +25,22 @@ from router.core.changing import Changing
 from router.core.clients import Clients
 from router.core.directory import Directory, Link
 from router.core.effects import Read
+from router.core.granting import Granting
 from router.core.joining import Joining
-from router.core.journal import Transaction
+from router.core.journal import Draft, Transaction
 from router.core.journal_queue import JournalQueue, Unit
 from router.core.limits import check
 from router.core.open_messages import OpenMessages
 from router.core.opening import Opener
 from router.core.outbox import LinkOutbox
-from router.core.policies import Policies
+from router.core.pacing import Pacing
 from router.core.presence import Presence, Watcher
 from router.core.publishing import Publishing
 from router.core.receipts import Receipts
 from router.core.relinking import Relinking
 from router.core.replies import Replies
 from router.core.requests import Requests
+from router.core.tenancy import Tenancy
 from router.core.topics import EMPTY, Position, TopicKey, topic_of
 from router.core.workers import Worker
 
@@ -48,21 +52,21 @@ class RouterCore:
 
     `window` is how many batches an edge may have under way. A reply's `lease_s` is how long its worker
     may be gone, and `checkpoint_bytes` how much of it is kept in memory only; `checkpoint` is to be
-    called from time to time to have the rest written. `peek` tells the end of a log where that is
-    known without I/O, and nothing that the core was not told; `new_id` makes names that are unique for
-    ever; `now_ms` is the wall clock for messages that are not kept.
+    called from time to time to have the rest written. `defaults` are the limits of tenants for which none
+    were set; there are no tenants but those that `tenancy` is told of. `peek` tells the end of a log where
+    that is known without I/O, and nothing that the core was not told; `new_id` makes names that are unique
+    for ever; `now_ms` is the wall clock for messages that are not kept.
     """
 
     def __init__(
         self,
-        policies: Policies,
+        defaults: TenantLimits,
         *,
         window: int,
         lease_s: float,
         delivery_lease_s: float,
         reply_lease_s: float,
         max_attempts: int,
-        max_open_messages: int,
         max_open_bytes: int,
         checkpoint_bytes: int,
         outbox_max_bytes: int,
@@ -70,7 +74,6 @@ class RouterCore:
         new_id: Callable[[], str],
         now_ms: Callable[[], int],
     ) -> None:
-        self.policies = policies
         self.window = window
         self.lease_s = lease_s
         self.delivery_lease_s = delivery_lease_s
@@ -83,13 +86,17 @@ class RouterCore:
         self.journal = JournalQueue()
         #: Links to which credit is to be returned once they may send more.
         self._withholding: set[Link] = set()
-        self.directory = Directory(list(policies.tenants))
+        self.directory = Directory()
         mail: set[Link] = self.mail  # type: ignore[assignment]
         worker_mail: set[Worker] = self.mail  # type: ignore[assignment]
         watcher_mail: set[Watcher] = self.mail  # type: ignore[assignment]
         self.publishing = Publishing(self.directory, self.journal, mail, new_id, now_ms)
         self.presence = Presence(self.directory, watcher_mail)
         self.answers = Answers(self.directory, self.publishing)
+        self.api_keys = ApiKeys()
+        self.pacing = Pacing(self.directory)
+        self.tenancy = Tenancy(self.directory, self.answers, mail, defaults)
+        self._granting = Granting(self.directory, self.presence, self.answers)
         workers: set[Worker] = set()
         self.open_messages = OpenMessages(
             self.directory,
@@ -98,7 +105,6 @@ class RouterCore:
             self.reads,
             lease_s=reply_lease_s,
             checkpoint_bytes=checkpoint_bytes,
-            max_open=max_open_messages,
             max_bytes=max_open_bytes,
             workers=workers,
         )
@@ -120,9 +126,9 @@ class RouterCore:
         relinking = Relinking(
             self.directory, self.journal, self.reads, mail, self.open_messages, self.answers
         )
-        receipts = Receipts(self.journal, self.reads, self.publishing, self.answers)
+        self.receipts = receipts = Receipts(self.journal, self.reads, self.publishing, self.answers)
         self.clients = Clients(
-            self.directory, policies, self.presence, self.answers, receipts, join, relinking, peek, mail
+            self.directory, self.presence, self.answers, receipts, join, relinking, peek, mail
         )
         self.requests = Requests(
             self.directory,
@@ -134,10 +140,10 @@ class RouterCore:
             Cancelling(self.journal, self.open_messages, self.agents, self.answers),
             self.changing,
             receipts,
+            self._granting,
             self.reads,
             join,
             peek,
-            policies.max_conversations,
         )
 
     # Links
@@ -158,6 +164,7 @@ class RouterCore:
         link = Link(hello.edge_id, hello.boot_id, LinkOutbox(self._outbox_max_bytes, self.window), now)
         link.allowed = self.window
         self.directory.links[hello.edge_id] = link
+        self.tenancy.begin(link)
         return link, before
 
     def link_received(self, link: Link, batch: LinkRequest, now: float) -> None:
@@ -177,18 +184,24 @@ class RouterCore:
             self._withholding.add(link)
         if batch.credit and link.outbox.is_ready:
             self.mail.add(link)
-        clients, requests = self.clients, self.requests
+        requests = self.requests
         for entry in batch.entries:
-            kind = entry.WhichOneof("entry")
-            if kind == "frame":
-                requests.received(link, entry.frame.connection, entry.frame.frame)
-            elif kind == "opened":
-                clients.opened(link, entry.opened)
-            elif kind == "closed":
-                clients.closed(link, entry.closed.connection)
-            elif kind == "topic":
-                position = Position(entry.topic.position.epoch, entry.topic.position.seq)
-                link.restoring[topic_of(entry.topic.address)] = position
+            if entry.HasField("frame"):
+                requests.received(link, entry.frame.connection, entry.frame.frame, now)
+            else:
+                self._client_changed(link, entry)
+
+    def _client_changed(self, link: Link, entry: EdgeEntry) -> None:
+        kind = entry.WhichOneof("entry")
+        if kind == "opened":
+            self.clients.opened(link, entry.opened)
+        elif kind == "closed":
+            self.clients.closed(link, entry.closed.connection)
+        elif kind == "granted":
+            self._granting.granted(link, entry.granted)
+        elif kind == "topic":
+            position = Position(entry.topic.position.epoch, entry.topic.position.seq)
+            link.restoring[topic_of(entry.topic.address)] = position
 
     def link_lost(self, link: Link) -> None:
         """The stream ended. The connections are kept for a lease, as the edge may link again."""
@@ -250,6 +263,34 @@ class RouterCore:
             known.position = EMPTY
             for catchup in known.catchups or ():
                 catchup.lose()
+
+    def tenant_erased(self, tenant: str, topics: Iterable[TopicKey]) -> None:
+        """Logs of a tenant that takes no part any longer were erased; to be called like `reset`.
+
+        What still waited to be committed for it is refused.
+        """
+        gone = catalogue.UNKNOWN_TENANT.refused(tenant=tenant)
+        self._refuse(self.journal.take_out(tenant), gone)
+        for topic in topics:
+            self.reset(topic)
+        self.agents.tenant_erased(tenant)
+
+    def user_erased(self, tenant: str, user: str, topics: Iterable[TopicKey]) -> None:
+        """What a user has said was erased, and these logs as a whole; to be called like `reset`."""
+        self.changing.erased()
+        gone = catalogue.MESSAGE_NOT_FOUND.refused(message_id=f"by {user} any longer")
+        self._refuse(self.journal.take_out(tenant, changes_by=user), gone)
+        for topic in topics:
+            self.reset(topic)
+        self.agents.user_erased(tenant, user)
+        self.receipts.user_erased(tenant, user)
+
+    def _refuse(self, taken: tuple[list[Draft], list[Unit]], reason: Refused) -> None:
+        drafts, units = taken
+        for draft in drafts:
+            draft.origin.refused(draft, reason)
+        for unit in units:
+            unit.origin.failed(reason)
 
     # Time
 

@@ -20,6 +20,8 @@ class Rule(NamedTuple):
 
 
 _ID = re.compile(r"[^\s/:\x00-\x1f\x7f-\x9f]{1,128}")
+_WORD = re.compile(r"[^\s\x00-\x1f\x7f-\x9f]{1,256}")
+_DIGEST = re.compile("[0-9a-f]{64}")
 _TOKEN = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,128}")
 
 
@@ -57,6 +59,16 @@ def _optional_token_problem(value: str) -> str | None:
     return _token_problem(value) if value else None
 
 
+def _word_problem(value: str) -> str | None:
+    if _WORD.fullmatch(value):
+        return None
+    return "must have 1 to 256 characters, and no white space or control characters among them"
+
+
+def _digest_problem(value: str) -> str | None:
+    return None if _DIGEST.fullmatch(value) else "must be 64 characters of lower-case hex"
+
+
 ID = Rule("1 to 128 characters; no white space, no control characters, no `/`, no `:`", _id_problem)
 OPTIONAL_ID = Rule(
     "empty, or 1 to 128 characters; no white space, no control characters, no `/`, no `:`",
@@ -64,6 +76,8 @@ OPTIONAL_ID = Rule(
 )
 TOKEN = Rule("1 to 128 characters; no control characters", _token_problem)
 OPTIONAL_TOKEN = Rule("empty, or 1 to 128 characters; no control characters", _optional_token_problem)
+WORD = Rule("1 to 256 characters; no white space, no control characters", _word_problem)
+DIGEST = Rule("64 characters of lower-case hex", _digest_problem)
 REQUIRED = Rule("required", lambda value: None, required=True)
 
 
@@ -77,13 +91,32 @@ def at_most(limit: int, unit: str) -> Rule:
 
 
 def items(low: int, high: int) -> Rule:
-    """Between so many items."""
+    """Between so many items; a range from 0 is stated as an upper limit."""
 
     def problem(value: Sized) -> str | None:
         count = len(value)
         return None if low <= count <= high else f"has {count} items; {low} to {high} are allowed"
 
-    return Rule(f"{low} to {high} items", problem)
+    return Rule(f"{low} to {high} items" if low else f"at most {high} items", problem)
+
+
+def characters(low: int, high: int) -> Rule:
+    """Between so many characters, whatever they are."""
+
+    def problem(value: str) -> str | None:
+        count = len(value)
+        return None if low <= count <= high else f"has {count} characters; {low} to {high} are allowed"
+
+    return Rule(f"{low} to {high} characters", problem)
+
+
+def one_of(sentence: str, values: Collection[object]) -> Rule:
+    """One of some values, which the sentence names."""
+
+    def problem(value: object) -> str | None:
+        return None if value in values else f"must be {sentence}"
+
+    return Rule(sentence, problem)
 
 
 def each(rule: Rule, low: int, high: int) -> Rule:

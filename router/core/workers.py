@@ -45,6 +45,7 @@ class Worker:
         "held_up_by",
         "ident",
         "is_draining",
+        "is_paced",
         "outbox",
         "replies",
         "tenant",
@@ -62,6 +63,8 @@ class Worker:
         self.held_up_by: set[Link] = set()
         #: It takes nothing more.
         self.is_draining = False
+        #: Nothing is read from it for a while, as its tenant has said too much.
+        self.is_paced = False
         #: Its open streamed replies, by its numbers; None while one is on its way to the log. Bounded by
         #: the tenant's open messages.
         self.replies: dict[int, OpenMessage | None] = {}

@@ -7,8 +7,13 @@ from typing import Protocol
 
 from router.core.journal import (
     Backlog,
+    Cursor,
+    ErasedPiece,
+    HistoryLimits,
     Page,
     PageRequest,
+    Registered,
+    Registration,
     StoredDeadLetter,
     StoredDelivery,
     StoredOpen,
@@ -25,9 +30,9 @@ class LogUnavailable(Exception):
 class Log(Protocol):
     """Logs of topics, open messages, idempotency keys, receipts and unsettled deliveries, on disk.
 
-    All coroutines may be called from one event loop at the same time, save `append`, `reset` and
-    `replay`, which one caller awaits one after the other. Cancelling an `append` leaves open whether it
-    commits. Every operation may raise LogUnavailable.
+    All coroutines may be called from one event loop at the same time, save `append`, `reset`, `replay`,
+    `erase_tenant`, `erase_user` and `prune`, which one caller awaits one after the other. Cancelling an
+    `append` leaves open whether it commits. Every operation may raise LogUnavailable.
     """
 
     def head(self, topic: TopicKey) -> Position | None:
@@ -90,6 +95,42 @@ class Log(Protocol):
         """Do a bounded piece of housekeeping: forget idempotency keys older than the engine keeps them.
 
         Called every few seconds, between appends; returns within some ten milliseconds.
+        """
+
+    async def registered(self) -> Registered:
+        """All tenants, API keys and revocations there are."""
+
+    async def register(self, change: Registration) -> None:
+        """Commit a change of these; it is on disk on return, all of it or nothing."""
+
+    async def erase_tenant(self, tenant: str) -> ErasedPiece:
+        """Erase some of a tenant's logs, with their receipts, deliveries and dead letters.
+
+        To be called again while it returns a cursor. With the last piece the tenant's own row, its API
+        keys and its revocations are gone, too. Called like `append`; returns within some tens of
+        milliseconds, so that writes go on between the pieces.
+        """
+
+    async def erase_user(self, tenant: str, user: str, cursor: Cursor | None) -> ErasedPiece:
+        """Erase some of what a user has in a tenant's logs; to be called again with the cursor it returns.
+
+        Erased as a whole are the logs of the user's own topic and of `person` conversations of that name.
+        Elsewhere each message of the user becomes RECALLED, in its place, and keeps its id, address,
+        position, role and time alone; changes and reads by the user name nobody any longer; the user's
+        receipts, and deliveries and dead letters of the user's messages, are gone. Open messages stay, and
+        so do idempotency keys. Called like `append`, and as short. What is written meanwhile may be missed.
+        """
+
+    async def prune(
+        self, tenant: str, limits: HistoryLimits, cursor: Cursor | None, now_ms: int
+    ) -> ErasedPiece:
+        """Erase the beginning of some of a tenant's logs, as far as it is beyond the limits.
+
+        With the messages go their deliveries and dead letters. What is open, and all that stands behind it
+        in its log, stays, and of bytes the newest entry, whatever its size. What stays has no gaps: a change
+        of a message that is gone stays, and is told without it. The end of a log is never forgotten: seqs go
+        on, and a page that is asked for after a position whose successor is gone begins later, with a gap.
+        To be called again with the cursor it returns; called like `append`, and as short.
         """
 
     async def close(self) -> None:

@@ -1,5 +1,6 @@
--- The log of one router, schema version 2. Reading it with SQL while the router runs is safe: open the
--- file read-only, keep transactions short. Start with the view `conversation_log`.
+-- The log of one router, schema version 3. Reading it with SQL while the router runs is safe: open the
+-- file read-only, keep transactions short. Start with the view `conversation_log`. The file holds secrets:
+-- see `tenants`.
 
 -- One row per log that holds messages. Erasing a log removes its row; the next message makes a new one.
 CREATE TABLE topics (
@@ -11,6 +12,7 @@ CREATE TABLE topics (
     kind     INTEGER NOT NULL,  -- of target: 0 none, 1 person, 2 group, 3 user
     target   TEXT NOT NULL,
     epoch    TEXT NOT NULL UNIQUE,
+    pruned   INTEGER NOT NULL DEFAULT 0,  -- the entries up to this seq are gone, by the tenant's retention
     UNIQUE (tenant, agent, platform, kind, target)
 );
 
@@ -22,20 +24,20 @@ CREATE TABLE messages (
     seq         INTEGER NOT NULL,  -- 1, 2, 3, …; the numbers left out are in `events`
     created_ms  INTEGER NOT NULL,  -- Unix time
     role        INTEGER NOT NULL,  -- trunkline.v1.Role: 1 user, 2 agent, 3 system
-    author_user TEXT NOT NULL,
+    author_user TEXT NOT NULL,     -- empty for nobody, and where the user was erased
     body        BLOB NOT NULL,     -- a serialized trunkline.v1.Message, whole; as it was last changed
     PRIMARY KEY (topic_id, seq)
 );
 
--- What happened in a log besides messages, numbered together with them. The first entry of a log is always
--- a message.
+-- What happened in a log besides messages, numbered together with them. The first entry that a log ever had
+-- is a message.
 CREATE TABLE events (
     topic_id    INTEGER NOT NULL,
     seq         INTEGER NOT NULL,
     created_ms  INTEGER NOT NULL,  -- Unix time
     change      INTEGER NOT NULL,  -- of a message: 1 it ended, 2 was edited, 3 recalled; 0: a user has read
-    message_seq INTEGER NOT NULL,  -- the message that changed, or the last one that was read
-    user        TEXT NOT NULL,     -- who did it
+    message_seq INTEGER NOT NULL,  -- the message that changed, or the last one that was read; it may be pruned
+    user        TEXT NOT NULL,     -- who did it; empty for nobody, and where the user was erased
     body        BLOB NOT NULL,     -- a serialized trunkline.v1.Change without `message`, or a ReadFrame
     PRIMARY KEY (topic_id, seq)
 );
@@ -68,7 +70,7 @@ CREATE TABLE receipts (
     PRIMARY KEY (topic_id, user)
 ) WITHOUT ROWID;
 
--- Logs that were reset and whose rows in the tables above are yet to be deleted, piece by piece.
+-- Logs that were erased and whose rows in the tables above are yet to be deleted, piece by piece.
 CREATE TABLE erased (
     topic_id INTEGER PRIMARY KEY
 );
@@ -119,6 +121,37 @@ CREATE TABLE dead_letters (
     given_up_ms INTEGER NOT NULL  -- Unix time
 );
 CREATE INDEX dead_letters_by_agent ON dead_letters (tenant, agent);
+
+-- Tenants that were declared. `settings` holds their secrets as they are: whoever can read this file, or a
+-- copy of it, can make tokens for their clients.
+CREATE TABLE tenants (
+    tenant     TEXT NOT NULL PRIMARY KEY,
+    state      INTEGER NOT NULL,  -- trunkline.v1.TenantState: 1 active, 2 suspended, 3 being erased
+    settings   BLOB NOT NULL,     -- a serialized trunkline.v1.TenantSettings
+    created_ms INTEGER NOT NULL,  -- Unix time
+    updated_ms INTEGER NOT NULL   -- Unix time
+);
+
+-- API keys; the secrets themselves are nowhere.
+CREATE TABLE api_keys (
+    key_id     TEXT NOT NULL PRIMARY KEY,
+    tenant     TEXT NOT NULL,
+    name       TEXT NOT NULL,
+    digest     BLOB NOT NULL,     -- SHA-256 of the secret
+    scopes     TEXT NOT NULL,     -- values of trunkline.v1.Scope, as a JSON array
+    created_ms INTEGER NOT NULL,  -- Unix time
+    used_ms    INTEGER NOT NULL   -- Unix time; 0 for never
+);
+
+-- Tokens of clients that were taken back.
+CREATE TABLE revocations (
+    tenant           TEXT NOT NULL,
+    kind             INTEGER NOT NULL,  -- 1 those of a user, 2 one by its id, 3 all
+    name             TEXT NOT NULL,     -- the user or the token's id; empty for all
+    issued_before_ms INTEGER NOT NULL,  -- Unix time: later ones are good; 0 for a token's id
+    revoked_ms       INTEGER NOT NULL,  -- Unix time
+    PRIMARY KEY (tenant, kind, name)
+) WITHOUT ROWID;
 
 -- For people: what was said in conversations, one row a message.
 CREATE VIEW conversation_log AS

@@ -5,16 +5,21 @@ from __future__ import annotations
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from router.core.journal import (
     Backlog,
+    Cursor,
     Draft,
+    ErasedPiece,
+    HistoryLimits,
     Page,
     PageRequest,
+    Registered,
+    Registration,
     StoredDeadLetter,
     StoredDelivery,
     StoredOpen,
@@ -26,6 +31,7 @@ from router.log.port import LogUnavailable
 from router.log.sqlite_answers import answer_again, conclude, first_of_each_key, kept_of
 from router.log.sqlite_batch import Head, make_batch, of_erased_logs
 from router.log.sqlite_file import FileLock
+from router.log.sqlite_heads import HeadCache
 from router.log.sqlite_keys import RECENT_KEYS, Kept
 from router.log.sqlite_reader import Reader
 from router.log.sqlite_writer import Writer
@@ -73,7 +79,7 @@ class SqliteLog:
         self._clock = clock
         self._keep_keys_ms = keep_keys_ms
         self._numbers = writer.numbers()
-        self._heads = _HeadCache(cached_heads)
+        self._heads = HeadCache(cached_heads)
         self._writer_thread = CallThread("log-writer")
         self._reader_thread = CallThread("log-reader")
         self._closed = False
@@ -219,6 +225,28 @@ class SqliteLog:
         """See the port."""
         await self._write(self._writer.sweep, now_ms - self._keep_keys_ms)
 
+    async def registered(self) -> Registered:
+        """See the port."""
+        return await self._read(self._reader.registered)
+
+    async def register(self, change: Registration) -> None:
+        """See the port."""
+        await self._write(self._writer.register, change)
+
+    async def erase_tenant(self, tenant: str) -> ErasedPiece:
+        """See the port."""
+        return await self._erase(self._writer.erase_tenant, tenant)
+
+    async def erase_user(self, tenant: str, user: str, cursor: Cursor | None) -> ErasedPiece:
+        """See the port."""
+        return await self._erase(self._writer.erase_user, tenant, user, cursor, self._clock())
+
+    async def prune(
+        self, tenant: str, limits: HistoryLimits, cursor: Cursor | None, now_ms: int
+    ) -> ErasedPiece:
+        """See the port."""
+        return await self._write(self._writer.prune, tenant, limits, cursor, now_ms)
+
     async def close(self) -> None:
         """See the port. The file is then whole without its write-ahead log."""
         if self._closed:
@@ -251,6 +279,18 @@ class SqliteLog:
                 self._heads.update(found)
         return {topic: head or found[topic] for topic, head in heads.items()}
 
+    async def _erase(
+        self, call: Callable[_P, ErasedPiece], *args: _P.args, **kwargs: _P.kwargs
+    ) -> ErasedPiece:
+        try:
+            piece = await self._write(call, *args, **kwargs)
+        except BaseException:
+            # It may yet be done where this was cancelled, and to which logs is not known.
+            self._heads.forget_all()
+            raise
+        self._heads.forget(piece.topics)
+        return piece
+
     async def _write(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         self._check_open()
         return await self._writer_thread.call(call, *args, **kwargs)
@@ -262,32 +302,6 @@ class SqliteLog:
     def _check_open(self) -> None:
         if self._closed:
             raise LogUnavailable("the log is closed")
-
-
-class _HeadCache:
-    """Ends of logs, always as committed. When full, the one put in longest ago goes."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        #: How many times heads had to be forgotten.
-        self.doubts = 0
-        self._heads: dict[TopicKey, Head] = {}
-
-    def get(self, topic: TopicKey) -> Head | None:
-        return self._heads.get(topic)
-
-    def update(self, heads: Mapping[TopicKey, Head]) -> None:
-        cached = self._heads
-        for topic, head in heads.items():
-            cached.pop(topic, None)
-            cached[topic] = head
-        while len(cached) > self._capacity:
-            del cached[next(iter(cached))]
-
-    def forget(self, topics: Iterable[TopicKey]) -> None:
-        self.doubts += 1
-        for topic in topics:
-            self._heads.pop(topic, None)
 
 
 def _topics_besides_drafts(transaction: Transaction) -> set[TopicKey]:

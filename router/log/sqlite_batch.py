@@ -53,7 +53,8 @@ class Batch:
     receipts: list[Any] = field(default_factory=list)
     given_up: list[Any] = field(default_factory=list)
     # What is set anew, once for each row of the file: an UPDATE that meets a row twice takes either value.
-    changed: dict[Place, bytes] = field(default_factory=dict)
+    #: Messages as they are from now on, each with its author.
+    changed: dict[Place, tuple[bytes, str]] = field(default_factory=dict)
     producers: dict[Place, Producer] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
     #: Messages that are open no longer.
@@ -160,7 +161,7 @@ def _add_change(batch: Batch, draft: Draft, change: Change, tail: _Tail, now_ms:
     message.updated_at.CopyFrom(change.changed_at)
     body = change.SerializeToString()
     batch.events += (tail.topic_id, tail.seq, now_ms, change.kind, target[1], change.author.user, body)
-    batch.changed[target] = message.SerializeToString()
+    batch.changed[target] = (message.SerializeToString(), message.author.user)
     if change.kind == CHANGE_KIND_ENDED:
         batch.ended.append(target)
     return body

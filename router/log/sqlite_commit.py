@@ -12,8 +12,11 @@ from router.log.sqlite_statements import Insert, Write
 _INSERT_TOPICS = Insert("topics", ("topic_id", "tenant", "agent", "platform", "kind", "target", "epoch"))
 _INSERT_MESSAGES = Insert("messages", ("topic_id", "seq", "created_ms", "role", "author_user", "body"))
 _INSERT_EVENTS = Insert("events", ("topic_id", "seq", "created_ms", "change", "message_seq", "user", "body"))
+#: Not those whose author was erased meanwhile: the change was made of what they were before.
 _CHANGE_MESSAGES = Write(
-    "UPDATE OR ROLLBACK messages SET body = column3 FROM $rows WHERE topic_id = column1 AND seq = column2", 3
+    "UPDATE OR ROLLBACK messages SET body = column3 FROM $rows"
+    " WHERE topic_id = column1 AND seq = column2 AND author_user = column4",
+    4,
 )
 
 _INSERT_OPENS = Insert("open_messages", ("topic_id", "seq", "producer", "producer_epoch"))
@@ -103,4 +106,4 @@ def _write_open_changes(db: sqlite3.Connection, batch: Batch) -> None:
     _DELETE_DELTAS.run(db, ended)
     _INSERT_DELTAS.run(db, batch.deltas)
     _SET_PRODUCERS.run(db, [v for place, producer in batch.producers.items() for v in (*place, *producer)])
-    _CHANGE_MESSAGES.run(db, [v for place, body in batch.changed.items() for v in (*place, body)])
+    _CHANGE_MESSAGES.run(db, [v for place, now in batch.changed.items() for v in (*place, *now)])

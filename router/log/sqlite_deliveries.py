@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from router.core.journal import Backlog, StoredDeadLetter, StoredDelivery
 from router.log.sqlite_statements import Write
@@ -48,6 +48,14 @@ _DELETE_REPLAYED = (
     "DELETE FROM dead_letters"
     " WHERE tenant = ? AND agent = ? AND delivery_id IN (SELECT value FROM json_each(?))"
 )
+#: Looks at each delivery of the agents: nobody pays for an index with each message for the sake of the few
+#: that are erased undone.
+_FORGET = "DELETE FROM {} WHERE tenant = ? AND agent IN (SELECT value FROM json_each(?)) AND {}"
+_WORK_TABLES = ("deliveries", "dead_letters")
+_IN_PLACES = (
+    "(topic_id, seq) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))"
+)
+_IN_LOGS = "+topic_id IN (SELECT value FROM json_each(?))"
 #: An id is 64 bits in the contract, and 63 here.
 _HIGHEST_ID = (1 << 63) - 1
 
@@ -94,3 +102,21 @@ def replay(
     _REPLAY.run(db, rows)
     db.execute(_DELETE_REPLAYED, (tenant, agent, json.dumps(delivery_ids)))
     return read_deliveries(db, tenant, agent, first - 1, len(delivery_ids))
+
+
+def forget_deliveries(
+    db: sqlite3.Connection, tenant: str, agents: Iterable[str], places: Sequence[tuple[int, int]]
+) -> None:
+    """Delete deliveries and dead letters of messages that stand in these places, of these agents."""
+    if places:
+        _forget(db, tenant, agents, _IN_PLACES, json.dumps(places))
+
+
+def forget_deliveries_of_logs(db: sqlite3.Connection, tenant: str, agents: Iterable[str], logs: str) -> None:
+    """Delete deliveries and dead letters of these logs, given as a JSON array of topic_ids."""
+    _forget(db, tenant, agents, _IN_LOGS, logs)
+
+
+def _forget(db: sqlite3.Connection, tenant: str, agents: Iterable[str], where: str, which: str) -> None:
+    for table in _WORK_TABLES:
+        db.execute(_FORGET.format(table, where), (tenant, json.dumps(list(agents)), which))

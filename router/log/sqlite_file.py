@@ -10,11 +10,14 @@ from pathlib import Path
 
 from router.log.port import LogUnavailable
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 #: What turns a file of a version into one of the next, before whatever `schema.sql` has that it has not is
 #: added. Nothing here may take longer for a larger file.
-_MIGRATIONS = {1: "ALTER TABLE deliveries ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;"}
+_MIGRATIONS = {
+    1: "ALTER TABLE deliveries ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;",
+    2: "ALTER TABLE topics ADD COLUMN pruned INTEGER NOT NULL DEFAULT 0;",
+}
 
 #: A commit of messages to many topics touches a page of the index for each topic, and a page touched is
 #: a page written: with small ones round trips of 500 conversations are 10 % faster than with SQLite's

@@ -12,7 +12,7 @@ from trunkline.v1.message_pb2 import Change
 from router.core.journal import Entry, EntryKind, Page, PageRequest
 from router.core.topics import EMPTY, Position
 from router.log.sqlite_batch import Head
-from router.log.sqlite_statements import Select, look_up_heads
+from router.log.sqlite_statements import Select, look_up_ends
 
 #: Bodies are fetched in portions of this size, as each portion is in memory three times over.
 _PORTION_BYTES = 8 << 20
@@ -21,7 +21,7 @@ _MESSAGES = "$rows CROSS JOIN messages ON topic_id = column2 AND seq BETWEEN col
 _MESSAGE_SIZES = Select("column1, seq, length(body)", _MESSAGES, 4)
 _MESSAGE_BODIES = Select("column1, seq, hex(body)", _MESSAGES, 4)
 
-#: Edits bring the message with them, and so do ends of messages that stand before column5.
+#: Edits bring the message with them, and so do ends of messages that stand before column5, where it is there.
 _EVENTS = (
     "$rows CROSS JOIN events ON events.topic_id = column2 AND events.seq BETWEEN column3 AND column4"
     " LEFT JOIN messages AS brought ON brought.topic_id = column2 AND brought.seq = message_seq"
@@ -61,6 +61,8 @@ class _Plan:
 
     request: PageRequest
     head: Head
+    #: The log begins behind this seq.
+    pruned: int
     #: What is asked for lies between these seqs; nothing where `last` is smaller.
     first: int
     last: int
@@ -73,8 +75,8 @@ class _Plan:
 
 def read_pages(db: sqlite3.Connection, requests: Sequence[PageRequest]) -> list[Page]:
     """One page for each request, in order."""
-    heads = look_up_heads(db, [request.topic for request in requests])
-    plans = [_plan(request, head) for request, head in zip(requests, heads, strict=True)]
+    ends = look_up_ends(db, [request.topic for request in requests])
+    plans = [_plan(request, *end) for request, end in zip(requests, ends, strict=True)]
     _look_up_sizes(db, plans)
     portion: list[_Plan] = []
     portion_bytes = 0
@@ -88,21 +90,21 @@ def read_pages(db: sqlite3.Connection, requests: Sequence[PageRequest]) -> list[
     return [Page(plan.entries, plan.more, plan.head.position, plan.valid) for plan in plans]
 
 
-def _plan(request: PageRequest, head: Head) -> _Plan:
+def _plan(request: PageRequest, head: Head, pruned: int) -> _Plan:
     end = head.position.seq
     if not (_is_valid(request.after, head.position) and _is_valid(request.before, head.position)):
-        return _Plan(request, head, 1, 0, valid=False)
+        return _Plan(request, head, pruned, 1, 0, valid=False)
     if request.after is not None:
-        first, last = request.after.seq + 1, end
+        first, last = max(request.after.seq, pruned) + 1, end
     else:
-        first, last = 1, end if request.before is None else request.before.seq - 1
+        first, last = pruned + 1, end if request.before is None else request.before.seq - 1
     if not request.messages_only:
         # Entries have no gaps.
         if request.after is not None:
-            last = min(last, request.after.seq + request.limit)
+            last = min(last, first + request.limit - 1)
         else:
             first = max(first, last - request.limit + 1)
-    return _Plan(request, head, first, last, valid=True)
+    return _Plan(request, head, pruned, first, last, valid=True)
 
 
 def _is_valid(position: Position | None, head: Position) -> bool:
@@ -145,7 +147,7 @@ def _cut(plan: _Plan) -> int:
     elif forward:
         plan.more = plan.valid and (seqs[-1] if seqs else plan.first - 1) < plan.head.position.seq
     else:
-        plan.more = plan.valid and (seqs[-1] if seqs else plan.last + 1) > 1
+        plan.more = plan.valid and (seqs[-1] if seqs else plan.last + 1) > plan.pruned + 1
     plan.first, plan.last = (min(seqs), max(seqs)) if seqs else (1, 0)
     return total
 

@@ -15,6 +15,7 @@ from router.core.journal import (
     Page,
     PageRequest,
     Producer,
+    Registered,
     StoredDeadLetter,
     StoredDelivery,
     StoredOpen,
@@ -25,6 +26,7 @@ from router.log.port import LogUnavailable
 from router.log.sqlite_deliveries import read_backlogs, read_dead_letters, read_deliveries
 from router.log.sqlite_file import connect_reader
 from router.log.sqlite_pages import read_pages
+from router.log.sqlite_registry import read_registered
 from router.log.sqlite_statements import Select
 
 #: Epoch and seq; 18 digits always fit SQLite's integers.
@@ -126,6 +128,11 @@ class Reader:
         with self._snapshot() as db:
             rows = json.loads(db.execute(_RECEIPTS, (*topic, after, limit)).fetchone()[0])
         return [StoredReceipt(*row) for row in sorted(rows)]
+
+    def registered(self) -> Registered:
+        """All tenants, API keys and revocations."""
+        with self._snapshot() as db:
+            return read_registered(db)
 
     def close(self) -> None:
         """Release the connection."""

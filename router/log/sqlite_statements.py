@@ -88,11 +88,14 @@ class Select(_RowsStatement):
         return rows
 
 
+#: Entries have no gaps, so that a log holds those from the one after `pruned` to its end.
+END = (
+    "max(pruned, coalesce((SELECT max(seq) FROM messages WHERE messages.topic_id = topics.topic_id), 0),"
+    " coalesce((SELECT max(seq) FROM events WHERE events.topic_id = topics.topic_id), 0))"
+)
 #: CROSS JOIN: SQLite keeps this order of loops.
 _HEADS = Select(
-    "column1, topic_id, epoch,"
-    " max((SELECT max(seq) FROM messages WHERE messages.topic_id = topics.topic_id),"
-    " coalesce((SELECT max(seq) FROM events WHERE events.topic_id = topics.topic_id), 0))",
+    f"column1, topic_id, epoch, {END}, pruned",
     "$rows CROSS JOIN topics ON tenant = column2 AND agent = column3 AND platform = column4"
     " AND kind = column5 AND target = column6",
     6,
@@ -102,12 +105,17 @@ _NO_HEAD = Head(0, EMPTY)
 
 def look_up_heads(db: sqlite3.Connection, topics: Iterable[TopicKey]) -> list[Head]:
     """The heads of these topics, in order, as this connection sees them."""
+    return [head for head, _ in look_up_ends(db, topics)]
+
+
+def look_up_ends(db: sqlite3.Connection, topics: Iterable[TopicKey]) -> list[tuple[Head, int]]:
+    """The heads of these topics, each with the seq up to which the log is pruned, in order."""
     flat: list[Any] = []
     count = 0
     for topic in topics:
         flat += (count, *topic)
         count += 1
-    heads = [_NO_HEAD] * count
-    for index, topic_id, epoch, seq in _HEADS.run(db, flat):
-        heads[index] = Head(topic_id, Position(epoch, seq))
-    return heads
+    ends = [(_NO_HEAD, 0)] * count
+    for index, topic_id, epoch, seq, pruned in _HEADS.run(db, flat):
+        ends[index] = (Head(topic_id, Position(epoch, seq)), pruned)
+    return ends

@@ -7,26 +7,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from router.core.journal import StoredDelivery
+from router.core.journal import Cursor, ErasedPiece, HistoryLimits, Registration, StoredDelivery
 from router.core.topics import TopicKey
 from router.log.port import LogUnavailable
 from router.log.sqlite_batch import Batch, Head, Numbers
 from router.log.sqlite_commit import write_batch
 from router.log.sqlite_deliveries import replay
+from router.log.sqlite_erasing import erase_tenant, erase_user, reset
 from router.log.sqlite_file import connect_writer
 from router.log.sqlite_keys import Kept, Keys, keys_of
+from router.log.sqlite_pruning import prune
+from router.log.sqlite_registry import write_registration
 from router.log.sqlite_statements import look_up_heads
-
-#: Rows of an erased log that a sweep deletes.
-_SWEPT_ROWS = 2_000
-#: What holds rows of erased logs until they are swept, and how its rows are told apart.
-_SWEPT_TABLES = {
-    "messages": "rowid",
-    "events": "rowid",
-    "receipts": "(topic_id, user)",
-    "open_messages": "(topic_id, seq)",
-    "open_deltas": "delta_id",
-}
+from router.log.sqlite_sweeping import delete_erased
 
 
 class Writer:
@@ -75,26 +68,31 @@ class Writer:
             return self._keys.used(db, keys)
 
     def reset(self, topic: TopicKey) -> int:
-        """Erase a log; returns how many messages it held.
-
-        It is out of everyone's sight at once; the rows of a long log are deleted by later sweeps, so
-        that nobody's append waits for it.
-        """
+        """Erase a log; returns how many messages it held."""
         with self._transaction() as db:
-            head = look_up_heads(db, [topic])[0]
-            if not head.topic_id:
-                return 0
-            events = db.execute("SELECT count(*) FROM events WHERE topic_id = ?", (head.topic_id,))
-            messages: int = head.position.seq - events.fetchone()[0]
-            db.execute("DELETE FROM topics WHERE topic_id = ?", (head.topic_id,))
-            for table in ("deliveries", "dead_letters"):
-                db.execute(
-                    f"DELETE FROM {table} WHERE tenant = ? AND agent = ? AND topic_id = ?",
-                    (topic[0], topic[1], head.topic_id),
-                )
-            db.execute("INSERT INTO erased (topic_id) VALUES (?)", (head.topic_id,))
-            _delete_erased(db)
+            messages = reset(db, topic)
+            delete_erased(db)
             return messages
+
+    def erase_tenant(self, tenant: str) -> ErasedPiece:
+        """Erase some of a tenant's logs, or the rest of it."""
+        with self._transaction() as db:
+            return erase_tenant(db, tenant)
+
+    def erase_user(self, tenant: str, user: str, cursor: Cursor | None, now_ms: int) -> ErasedPiece:
+        """Erase some of what a user has in a tenant's logs."""
+        with self._transaction() as db:
+            return erase_user(db, tenant, user, cursor, now_ms)
+
+    def prune(self, tenant: str, limits: HistoryLimits, cursor: Cursor | None, now_ms: int) -> ErasedPiece:
+        """Erase the beginning of some of a tenant's logs."""
+        with self._transaction() as db:
+            return prune(db, tenant, limits, cursor, now_ms)
+
+    def register(self, change: Registration) -> None:
+        """Write a change of tenants, API keys and revocations."""
+        with self._transaction() as db:
+            write_registration(db, change)
 
     def replay(
         self, tenant: str, agent: str, first: int, delivery_ids: Sequence[int]
@@ -106,7 +104,7 @@ class Writer:
     def sweep(self, created_before_ms: int) -> None:
         """Delete some of the keys made before a time, and some rows of erased logs."""
         with self._transaction() as db:
-            _delete_erased(db)
+            delete_erased(db)
             self._keys.expire(db, created_before_ms)
 
     def close(self) -> None:
@@ -152,16 +150,3 @@ class Writer:
             db.close()
             raise
         return db
-
-
-def _delete_erased(db: sqlite3.Connection) -> None:
-    row = db.execute("SELECT min(topic_id) FROM erased").fetchone()
-    if row[0] is None:
-        return
-    left = _SWEPT_ROWS
-    for table, key in _SWEPT_TABLES.items():
-        some = f"SELECT {key.strip('()')} FROM {table} WHERE topic_id = ? LIMIT ?"
-        left -= db.execute(f"DELETE FROM {table} WHERE {key} IN ({some})", (row[0], left)).rowcount
-        if not left:
-            return
-    db.execute("DELETE FROM erased WHERE topic_id = ?", row)

@@ -22,6 +22,7 @@ from trunkline.v1.agent_service_pb2 import (
 from trunkline.v1.agent_service_pb2_grpc import AgentServiceServicer
 
 from router.core.limits import check
+from router.core.pacing import said_in
 from router.core.workers import Worker
 from router.rpc import streams
 from router.rpc.status import answers
@@ -76,12 +77,17 @@ class AgentServicer(AgentServiceServicer):
         shell, core = self._shell, self._shell.core
         while (batch := await context.read()) is not grpc.aio.EOF:
             core.worker_received(worker, batch, time.monotonic())
+            wait_s = core.pacing.charge(worker.tenant, said_in(batch), batch.ByteSize(), time.monotonic())
             shell.settle()
             # What it adds to open messages fills outboxes and the journal.
             await shell.room(worker.held_up_by)
             while worker.is_full:
                 room.clear()
                 await room.wait()
+            if wait_s:
+                worker.is_paced = True
+                await asyncio.sleep(wait_s)
+                worker.is_paced = False
 
     @answers
     async def ListDeadLetters(  # noqa: N802

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc.aio
@@ -28,6 +29,8 @@ from router.shell import Shell, Stream
 
 #: Results that may wait for one caller of BroadcastMany before its requests are read no further.
 MAX_WAITING_RESULTS = 20_000
+#: Of a batch, so many are taken in one go: a sender of large ones delays nobody, and is paced evenly.
+MOST_AT_ONCE = 512
 
 
 class BroadcastServicer(OpenMessageRpcs, BroadcastServiceServicer):
@@ -40,6 +43,7 @@ class BroadcastServicer(OpenMessageRpcs, BroadcastServiceServicer):
         """See broadcast_service.proto."""
         if self._shell.core.journal.is_full:
             raise catalogue.OVERLOADED.refused(problem="messages wait to be stored")
+        self._shell.core.pacing.take(request.address.tenant, request.ByteSize(), time.monotonic())
         once = Once()
         self._shell.core.publishing.take(request, once)
         self._shell.settle()
@@ -66,12 +70,25 @@ class BroadcastServicer(OpenMessageRpcs, BroadcastServiceServicer):
     async def _read(self, many: Many, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         shell = self._shell
         while (batch := await context.read()) is not grpc.aio.EOF:
-            for item in batch.requests:
-                many.take_on(shell, item.number, item.request)
-            shell.settle()
-            await shell.room(many.held_up_by)
-            await many.room()
+            for piece in pieces(batch):
+                for item in piece.requests:
+                    many.take_on(shell, item.number, item.request)
+                wait_s = shell.core.pacing.charge_batch(piece, time.monotonic())
+                shell.settle()
+                await shell.room(many.held_up_by)
+                # Also where it may go on: others have their turn.
+                await asyncio.sleep(wait_s)
+                await many.room()
         await many.all_told()
+
+
+def pieces(batch: BroadcastManyRequest) -> Iterator[BroadcastManyRequest]:
+    """The batch in pieces of at most MOST_AT_ONCE, in order."""
+    if len(batch.requests) <= MOST_AT_ONCE:
+        yield batch
+        return
+    for start in range(0, len(batch.requests), MOST_AT_ONCE):
+        yield BroadcastManyRequest(requests=batch.requests[start : start + MOST_AT_ONCE])
 
 
 class Once:

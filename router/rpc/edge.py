@@ -60,7 +60,6 @@ class EdgeServicer(EdgeServiceServicer):
             router_id=self._router_id,
             contract_minor=catalogue.CONTRACT_MINOR,
             lease_s=max(1, round(core.lease_s)),
-            max_conversations=core.policies.max_conversations,
         )
 
     async def _read(self, link: directory.Link, context: grpc.aio.ServicerContext[Any, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 from typing import Any
 
@@ -20,13 +21,15 @@ from trunkline.v1.presence_service_pb2 import (
     ListTopicsRequest,
     ListTopicsResponse,
     WatchConnectionsRequest,
+    WatchConnectionsResponse,
 )
 from trunkline.v1.presence_service_pb2_grpc import PresenceServiceServicer
 
 from router.core.counting import count, heard_within
-from router.core.directory import Tenant
 from router.core.limits import check, topic_address
+from router.core.tenants import Tenant
 from router.core.topics import USER, topic_of
+from router.rpc import streams
 from router.rpc.status import answers
 from router.shell import Shell
 
@@ -98,6 +101,8 @@ class PresenceServicer(PresenceServiceServicer):
             connections_opened=tenant.connections_opened,
             connections_closed=tenant.connections_closed,
             open_messages=self._shell.core.open_messages.count(tenant.name),
+            refused=tenant.refused,
+            messages_erased=tenant.messages_erased,
         )
 
     async def _agents(self, tenant: Tenant) -> list[AgentStats]:
@@ -146,18 +151,23 @@ class PresenceServicer(PresenceServiceServicer):
         watcher = presence.watch(request.address)
         stream = shell.opened(watcher)
         shell.settle()
+
+        def take() -> WatchConnectionsResponse | None:
+            batch = watcher.take()
+            if batch is None and watcher.overrun:
+                raise catalogue.OVERLOADED.refused(problem="changes were not read")
+            return batch
+
         try:
-            while not stream.ended.done():
-                await stream.wake.wait()
-                stream.wake.clear()
-                while (batch := watcher.take()) is not None:
-                    await context.write(batch)
-                if watcher.overrun:
-                    raise catalogue.OVERLOADED.refused(problem="changes were not read")
-            raise stream.ended.result()
+            # There is nothing to be read; a caller that reads nothing is not waited for when it is to end.
+            await streams.run(stream, _for_ever(), streams.write_batches(context, stream, take))
         finally:
             presence.unwatch(watcher)
             del shell.streams[watcher]
 
     def _tenant(self, name: str) -> Tenant:
         return self._shell.core.directory.tenant(name)
+
+
+async def _for_ever() -> None:
+    await asyncio.Event().wait()

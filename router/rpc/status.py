@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
@@ -20,6 +22,8 @@ from router.log.port import LogUnavailable
 _log = structlog.get_logger()
 
 DOMAIN = "trunkline"
+#: A call that comes too fast is answered after so long: refusing costs as much as most of what it asks for.
+RESTS_S = (0.25, 0.75)
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -34,7 +38,7 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], reason: Refused) ->
     status.details.add().Pack(ErrorInfo(reason=entry.code, domain=DOMAIN, metadata=values))
     if entry.retryable:
         delay = Duration()
-        delay.FromMilliseconds(entry.retry_after_ms)
+        delay.FromMilliseconds(reason.retry_after_ms)
         detail = AnyProto()
         detail.Pack(RetryInfo(retry_delay=delay))
         status.details.append(detail)
@@ -50,6 +54,9 @@ def answers(handler: Callable[..., Awaitable[Any]]) -> Any:
         try:
             return await handler(self, request, context)
         except Refused as reason:
+            if reason.entry is catalogue.RATE_LIMITED:
+                # Who waits for answers slows down by that; not all at once, so that they don't come back so.
+                await asyncio.sleep(random.uniform(*RESTS_S))
             await abort(context, reason)
         except LogUnavailable:
             await abort(context, catalogue.LOG_UNAVAILABLE.refused())

@@ -21,6 +21,10 @@ ALICE = address(tenant="demo", agent="echo", platform="web", conversation="perso
 TEAM = address(tenant="demo", agent="echo", platform="web", conversation="group:team")
 
 
+#: What the wall clock shows when FakeTime is 0.
+EPOCH_S = 1_700_000_000
+
+
 async def soon(condition: Callable[[], object]) -> None:
     """Lets everybody have their turns until this is so."""
     for _ in range(100_000):
@@ -44,7 +48,12 @@ class FakeTime:
     @property
     def timing(self) -> Timing:
         """What to give to the code under test; its jitter is the least unless `jitter` says otherwise."""
-        return Timing(clock=lambda: self.now, sleep=self.sleep, random=lambda: self.jitter)
+        return Timing(
+            clock=lambda: self.now,
+            sleep=self.sleep,
+            now_s=lambda: EPOCH_S + self.now,
+            random=lambda: self.jitter,
+        )
 
     async def sleep(self, seconds: float) -> None:
         """Waits for `advance`, unless there is nothing to wait for."""
@@ -93,6 +102,7 @@ class EdgeSide:
         assert socket.request is not None
         self.path = socket.request.path
         self.query = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
+        self.token = socket.request.headers.get("Authorization", "").removeprefix("Bearer ")
         self.over = asyncio.Event()
 
     async def read(self) -> ClientFrame:

@@ -24,7 +24,7 @@ from websockets.http11 import Request, Response
 
 
 async def test_client_names_its_address_in_the_query_and_speaks_binary_frames() -> None:
-    async with scripted_edge() as edge, connected(edge, edge.client(token="a b&c")) as (client, side):
+    async with scripted_edge() as edge, connected(edge, edge.client(token="a.b.c")) as (client, side):
         assert side.path.startswith("/v1/connect?")
         assert side.query == {
             "tenant": "demo",
@@ -32,8 +32,8 @@ async def test_client_names_its_address_in_the_query_and_speaks_binary_frames() 
             "platform": "web",
             "conversation": "person:alice",
             "user": "alice",
-            "token": "a b&c",
         }
+        assert side.token == "a.b.c"
         assert side.socket.subprotocol == "trunkline.v1.proto"
         assert (client.state, client.connection_id, client.recovered) == ("connected", "c1", False)
 
@@ -217,16 +217,15 @@ async def test_nobody_there_is_unreachable() -> None:
         await client.open()
 
 
-async def test_an_http_refusal_is_raised_with_its_code() -> None:
+@pytest.mark.parametrize("body", ["", "<html>", "[]", '{"details": 1}', '{"details": [1, {"@type": 2}]}'])
+async def test_an_http_refusal_that_is_not_the_edges_is_raised_with_its_status(body: str) -> None:
     def refuse(socket: ServerConnection, request: Request) -> Response:
-        return socket.respond(
-            HTTPStatus.UNAUTHORIZED, '{"code": "UNAUTHORIZED", "message": "Not authorized: no token"}'
-        )
+        return socket.respond(HTTPStatus.FORBIDDEN, body)
 
     async with scripted_edge(process_request=refuse) as edge:
-        with pytest.raises(Refused, match="no token") as refused:
+        with pytest.raises(Refused, match="the edge answered 403 Forbidden") as refused:
             await edge.client().open()
-        assert (refused.value.code, refused.value.retryable) == ("UNAUTHORIZED", False)
+        assert (refused.value.code, refused.value.retryable) == ("HTTP_403", False)
 
 
 async def test_a_refusal_by_close_code_is_raised_from_opening() -> None:

@@ -86,13 +86,13 @@ def test_a_heartbeat_pings_once_an_interval_and_gives_up_after_two() -> None:
 
 @given(st.integers(min_value=4000, max_value=4999))
 def test_the_range_of_a_close_code_says_whether_to_come_back(code: int) -> None:
-    assert isinstance(verdict(code, "", None), Reconnect) is (code < 4500)
+    assert isinstance(verdict(code, "", None, renews=True), Reconnect) is (code < 4500)
 
 
 def test_a_closing_frame_says_how_long_to_stay_away_and_why() -> None:
     closing = ClosingFrame(code=1012, reason="RESTARTING", message="Restarting", reconnect_after_ms=500)
-    assert verdict(1012, "", closing) == Reconnect(0.5, "Restarting")
-    closed = verdict(1009, "", None)
+    assert verdict(1012, "", closing, renews=False) == Reconnect(0.5, "Restarting")
+    closed = verdict(1009, "", None, renews=False)
     assert isinstance(closed, Closed)
     assert str(closed) == "A frame is larger than the other end takes (1009)"
 

@@ -71,9 +71,9 @@ def uses() -> Iterator[tuple[str, str, set[str] | None]]:
                 call = called.get(id(node))
                 if call is not None:
                     names = {keyword.arg for keyword in call.keywords}
-                    completed[id(node.value)] = (
-                        {name for name in names if name} if None not in names else None
-                    )
+                    # The time to wait is no part of the text.
+                    supplied = {name for name in names if name} - {"retry_after_ms"}
+                    completed[id(node.value)] = supplied if None not in names else None
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "catalogue" and is_entry(node):
                 yield f"{path.relative_to(ROOT)}:{node.lineno}", node.attr, completed.get(id(node))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from google.api.annotations_pb2 import http
 from google.protobuf.descriptor import MethodDescriptor
+from trunkline.v1.access_pb2 import SCOPE_OPERATOR, Scope
 
 from edge.http.bindings import bindings, bound, services
 from edge.http.openapi import document
@@ -16,9 +17,14 @@ UNARY = [method for method in METHODS if not method.client_streaming and not met
 
 
 def test_every_service_is_walked() -> None:
-    assert {"AgentService", "BroadcastService", "EdgeService", "HistoryService", "PresenceService"} <= {
-        service.name for service in services()
-    }
+    assert {
+        "AgentService",
+        "BroadcastService",
+        "EdgeService",
+        "HistoryService",
+        "PresenceService",
+        "TenantService",
+    } <= {service.name for service in services()}
 
 
 @pytest.mark.parametrize("method", UNARY, ids=lambda method: method.name)
@@ -27,9 +33,9 @@ def test_each_unary_rpc_has_an_annotation_and_a_route(method: MethodDescriptor) 
     assert forms
     for form in forms:
         assert form.template.startswith("/v1/")
-        assert form.tenant[-1].name == "tenant"
         # So that access is checked before a body is read.
-        assert form.tenant_at is not None
+        assert form.tenant_at is not None or form.scope == SCOPE_OPERATOR
+        assert form.tenant_at is None or form.variables[form.tenant_at][-1].name == "tenant"
         # A body holds all that is not in the path; what cannot be in a query must have one.
         assert form.takes_all == (form.http_method not in ("GET", "DELETE"))
 
@@ -102,3 +108,22 @@ def test_what_a_document_must_say() -> None:
     ]
     watch = found["paths"]["/v1/tenants/{tenant}/connections:watch"]["get"]
     assert list(watch["responses"]["200"]["content"]) == ["text/event-stream"]
+
+
+def test_the_document_says_what_each_call_takes() -> None:
+    found = document(bindings())
+    assert found["components"]["securitySchemes"]["key"] | {"description": ""} == {
+        "type": "http", "scheme": "bearer", "description": ""
+    }  # fmt: skip
+    assert found["security"] == [{"key": []}, {}]
+    assert found["paths"]["/v1/tenants"]["post"]["security"] == [{"key": []}]
+    assert "security" not in found["paths"]["/v1/tenants/{tenant}/messages"]["post"]
+    takes = {
+        operation["operationId"]: operation["description"].rpartition("\n")[2]
+        for path in found["paths"].values()
+        for operation in path.values()
+    }
+    assert takes == {
+        binding.method.name: f"Takes `{Scope.Name(binding.scope)}`."  # type: ignore[arg-type]
+        for binding in bindings()
+    }

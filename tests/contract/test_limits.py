@@ -12,6 +12,7 @@ import pytest
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorSet
 from processes import ROOT
 from trunkline.v1 import (
+    access_pb2,
     address_pb2,
     agent_service_pb2,
     broadcast_service_pb2,
@@ -20,14 +21,17 @@ from trunkline.v1 import (
     history_service_pb2,
     message_pb2,
     presence_service_pb2,
+    tenant_pb2,
+    tenant_service_pb2,
 )
 from trunkline.v1.address_pb2 import Address
 from trunkline.v1.catalogue import Refused
 
 from router.core.limits import LIMITS, check
-from router.core.rules import ID, OPTIONAL_ID, OPTIONAL_TOKEN, TOKEN
+from router.core.rules import DIGEST, ID, OPTIONAL_ID, OPTIONAL_TOKEN, TOKEN, WORD
 
 MODULES = (
+    access_pb2,
     address_pb2,
     agent_service_pb2,
     broadcast_service_pb2,
@@ -36,6 +40,8 @@ MODULES = (
     history_service_pb2,
     message_pb2,
     presence_service_pb2,
+    tenant_pb2,
+    tenant_service_pb2,
 )
 TYPES = {name: getattr(m, name) for m in MODULES for name in m.DESCRIPTOR.message_types_by_name}
 
@@ -96,7 +102,9 @@ VALID: dict[str, dict[str, Any]] = {
     "CancelFrame": {"id": "1", "message_id": "m"},
     "EditFrame": {"id": "1", "message_id": "m", "parts": [PART]},
     "RecallFrame": {"id": "1", "message_id": "m"},
+    "AuthFrame": {"id": "1"},
     "LinkHello": {"edge_id": "e", "boot_id": "b"},
+    "ConnectionGranted": {"id": "1", "grants": {}},
     "AttachHello": {"tenant": "t", "agents": ["a"], "capacity": 1},
     "Reply": {"parts": [PART]},
     "OpenReply": {"reply": 1, "key": "k"},
@@ -120,6 +128,19 @@ VALID: dict[str, dict[str, Any]] = {
     "GetStatsRequest": {"tenant": "t"},
     "CloseConnectionsRequest": {"address": TENANT},
     "WatchConnectionsRequest": {"address": TENANT},
+    "VerificationKey": {"kid": "k", "algorithm": "HS256"},
+    "CreateTenantRequest": TENANT,
+    "GetTenantRequest": TENANT,
+    "UpdateTenantRequest": TENANT,
+    "SuspendTenantRequest": TENANT,
+    "ResumeTenantRequest": TENANT,
+    "DeleteTenantRequest": TENANT,
+    "CreateApiKeyRequest": {"tenant": "t", "scopes": [1]},
+    "ListApiKeysRequest": TENANT,
+    "RevokeApiKeyRequest": {"tenant": "t", "key_id": "k"},
+    "RevokeTokensRequest": {"tenant": "t", "user": "u"},
+    "ListRevocationsRequest": TENANT,
+    "EraseUserRequest": {"tenant": "t", "user": "u"},
 }
 NOT_IDS = [
     "a/b",
@@ -139,6 +160,14 @@ NOT_IDS = [
 MOST = (1 << 32) - 1
 NOT_TOKENS = ["a\0b", "a\nb", "\x7f", "\x9f", "x" * 129, "x" * 10_000]
 IDS = ["a", "x" * 128, "群", "a.b-c_d@e*?#[]"]
+NOT_DIGESTS = ["", "a", "a" * 63, "a" * 65, "A" * 64, "g" * 64, "a" * 64 + "\n", "\u0661" * 64]
+#: What lists hold: items that the rule of each refuses, and ones that it takes.
+ITEMS: dict[str, tuple[list[Any], list[Any]]] = {
+    ID.sentence: (["", *NOT_IDS], IDS),
+    WORD.sentence: (["", "a b", "a\n", "\x7f", "\u00a0", "x" * 257], ["a", "https://a.example:1", "x" * 256]),
+    DIGEST.sentence: (NOT_DIGESTS, ["0" * 64, "0123456789abcdef" * 4]),
+    "SCOPE_BROADCAST to SCOPE_ADMIN": ([0, 6, 7, 99], [1, 2, 3, 4, 5]),
+}
 
 
 def struct(levels: int) -> dict[str, Any]:
@@ -161,8 +190,16 @@ def samples(name: str) -> tuple[list[Any], list[Any]]:
         return ["", *NOT_TOKENS], [*IDS, "a b", "a/b:c"]
     if rule is OPTIONAL_TOKEN:
         return NOT_TOKENS, ["", *IDS, "a b"]
-    if "each" in sentence:
-        return [[], ["a"] * 65], [["a"], ["a"] * 64]
+    if found := re.fullmatch(r"(?:(\d+) to|at most) (\d+) items; each (.*)", sentence):
+        low, high = int(found[1] or 0), int(found[2])
+        bad, good = ITEMS[found[3]]
+        empty: list[list[Any]] = [[]]
+        return (
+            [[good[0]] * (high + 1), *([good[0], each] for each in bad), *(empty if low else [])],
+            [[good[0]] * high, *([each] for each in good), *([] if low else empty)],
+        )
+    if found := re.fullmatch(r"(\d+) to (\d+) characters", sentence):
+        return ["x" * (int(found[2]) + 1), ""], ["x" * int(found[1]), "x" * int(found[2]), "\n"]
     if found := re.fullmatch(r"at most (\d+) characters", sentence):
         return ["x" * (int(found[1]) + 1)], ["", "x" * int(found[1]), "群" * int(found[1])]
     if found := re.fullmatch(r"at most (\d+)", sentence):
@@ -207,7 +244,17 @@ SPECIAL: dict[str, tuple[list[Any], list[Any]]] = {
         [[], [{"address": TENANT}] * 128],
     ),
     "1 to 500 items": ([[], [1] * 501], [[1], [1] * 500]),
-    "at most 1024 items": ([[{"text": "x"}] * 1025], [[], [{"text": "x"}] * 1024]),
+    "ExtendMessageRequest.deltas": ([[{"text": "x"}] * 1025], [[], [{"text": "x"}] * 1024]),
+    "Grants.groups": ([["g"] * 1025], [[], ["g"] * 1024]),
+    "Grants.rights": ([[1] * 17], [[], [1] * 16]),
+    "ClientAuth.keys": (
+        [[{"kid": "k", "algorithm": "HS256"}] * 17],
+        [[], [{"kid": "k", "algorithm": "HS256"}] * 16],
+    ),
+    "HS256, RS256, ES256 or EdDSA": (
+        ["", "none", "hs256", "HS512", "EdDSA "],
+        ["HS256", "RS256", "ES256", "EdDSA"],
+    ),
     "at most 64 items": ([[{"parts": [PART]}] * 65], [[], [{"parts": [PART]}] * 64]),
     "at most 32 entries; keys of 1 to 64 characters; values of at most 1024 characters": (
         [{str(n): "" for n in range(33)}, {"": "v"}, {"k" * 65: "v"}, {"k": "v" * 1025}],
@@ -219,7 +266,7 @@ FIELDS = [name for name in LIMITS if "." in name]
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_each_rule_refuses_what_it_forbids_and_takes_the_rest(name: str) -> None:
-    bad, good = SPECIAL.get(LIMITS[name].sentence) or samples(name)
+    bad, good = SPECIAL.get(name) or SPECIAL.get(LIMITS[name].sentence) or samples(name)
     message, field = name.split(".")
     for value in bad:
         assert refusal(built(message, field, value)).startswith(f"{field}: "), value

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import websockets
 import yaml
-from processes import ROOT, Process
+from certificates import Certificates, named
+from processes import ROOT, Process, edge_process, router_process
+from processes import environment as in_environment
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,7 +60,9 @@ def environment(service: str, data: Path, addresses: dict[str, str]) -> dict[str
     """
     (image,) = re.findall(r"^ENV (.*)$", dockerfile(service), re.MULTILINE)
     variables = dict(pair.split("=", 1) for pair in image.split()) | SERVICES[service].get("environment", {})
-    for name, value in variables.items():
+    for name, declared in variables.items():
+        # What compose would take from the environment of whoever starts it is not set.
+        value = re.sub(r"\$\{\w+:-(.*)\}", r"\1", declared)
         host, colon, _ = value.partition(":")
         if host == "0.0.0.0":
             variables[name] = "127.0.0.1:0"
@@ -71,14 +75,21 @@ def environment(service: str, data: Path, addresses: dict[str, str]) -> dict[str
     return variables
 
 
-def check_health(service: str, inside: str, address: str) -> None:
+def check_health(service: str, inside: str, address: str, **env: str) -> None:
     """Run the HEALTHCHECK of the service's image, which looks at an address inside the container."""
     (check,) = re.findall(r"^HEALTHCHECK .* CMD (\[.*\])$", dockerfile(service), re.MULTILINE)
     python, *words = json.loads(check)
     assert python == "python"
     assert inside in check
     words = [word.replace(inside, address) for word in words]
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=10, check=False)
+    done = subprocess.run(
+        [sys.executable, *words],
+        env=in_environment(env),
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -121,6 +132,17 @@ async def test_the_services_of_the_compose_file_answer_a_client_together(tmp_pat
         assert "hello" in frames[2]["parts"][0]["text"]
         for service, inside in (("router", "127.0.0.1:50051"), ("edge", "127.0.0.1:8080")):
             check_health(service, inside, addresses[service])
+
+
+def test_the_health_checks_of_the_images_also_work_by_tls(tmp_path: Path) -> None:
+    ours = Certificates(tmp_path / "certs")
+    by_tls = {"TRUNKLINE_ROUTER_CA": str(ours.ca)} | named("TLS", ours.edge)
+    with (
+        router_process(tmp_path, **named("TLS", ours.router)) as router,
+        edge_process(router.address, **by_tls) as edge,
+    ):
+        check_health("router", "127.0.0.1:50051", router.address, **named("TLS", ours.router))
+        check_health("edge", "127.0.0.1:8080", edge.address, **named("TLS", ours.edge))
 
 
 def test_every_port_is_published_on_loopback_only() -> None:

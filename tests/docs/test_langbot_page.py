@@ -13,6 +13,7 @@ from urllib.request import urlopen
 from processes import ROOT, Process, edge_process, router_process
 
 from edge.settings import EdgeSettings
+from router.settings import RouterSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,8 +26,8 @@ def test_the_first_60_seconds(tmp_path: Path) -> None:
     tenants = tmp_path / "tenants.toml"
     tenants.write_text(BLOCKS["toml"])
     with (
-        router_process(tmp_path / "data", TRUNKLINE_TENANTS="acme") as router,
-        edge_process(router.address, TRUNKLINE_TENANTS_FILE=str(tenants)) as edge,
+        router_process(tmp_path / "data", TRUNKLINE_TENANTS_FILE=str(tenants)) as router,
+        edge_process(router.address) as edge,
     ):
         bot = BLOCKS["python bot"].replace("127.0.0.1:50051", router.address)
         with Process([sys.executable, "-c", bot], {}, "the bot", tmp_path):
@@ -49,4 +50,5 @@ def test_the_first_60_seconds(tmp_path: Path) -> None:
 def test_every_setting_that_the_page_names_is_there() -> None:
     names = set(re.findall(r"`TRUNKLINE_(\w+?)(?:=[^`]*)?`", PAGE)) - {"TENANTS"}
     assert names
-    assert {name.lower() for name in names} <= set(EdgeSettings.model_fields)
+    known = {*EdgeSettings.model_fields, *RouterSettings.model_fields}
+    assert {name.lower() for name in names} <= known

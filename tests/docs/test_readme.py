@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from processes import ROOT, Process, edge_process, router_process
+from processes import ROOT, Process, edge_process, environment, router_process
 from trunkline_client import Client, text_of
 
 if TYPE_CHECKING:
@@ -28,6 +28,24 @@ def test_the_backend_example_runs(tmp_path: Path) -> None:
         )
     assert done.stderr == ""
     assert re.fullmatch(r"\w{13}-1 reached 0 connections\n", done.stdout)
+
+
+def test_the_tenant_commands_declare_a_tenant_and_show_a_key(tmp_path: Path) -> None:
+    commands = re.findall(r"^\$ \.venv/bin/python (-m router tenant .*)$", README, re.MULTILINE)
+    assert len(commands) == 2
+    with router_process(tmp_path) as router:
+        env = environment({"TRUNKLINE_ROUTER": router.address, "TRUNKLINE_DATA_DIR": str(tmp_path)})
+        for command in commands:
+            done = subprocess.run(
+                [sys.executable, *command.split()],
+                cwd=ROOT,
+                env=env,
+                capture_output=True,
+                text=True,
+                timeout=20,
+                check=True,
+            )
+    assert re.fullmatch(r"tl_\w+\n", done.stdout.replace("-", "_"))
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")

@@ -76,13 +76,28 @@ def reason_of(error: grpc.RpcError) -> str:
     return ""
 
 
+class WithKey(grpc.UnaryUnaryClientInterceptor):
+    """Shows a key with each call."""
+
+    def __init__(self, key: str) -> None:
+        self._metadata = (("authorization", f"Bearer {key}"),)
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        """See grpc."""
+        return continuation(details._replace(metadata=self._metadata), request)
+
+
 class Backend:
     """Calls a router and records what it says and is told."""
 
-    def __init__(self, router: str, history: History | None = None, name: str = "demo/backend") -> None:
+    def __init__(
+        self, router: str, history: History | None = None, name: str = "demo/backend", key: str = ""
+    ) -> None:
         self.history = history if history is not None else History()
         self.name = name
         self.channel = grpc.insecure_channel(router, options=[("grpc.enable_retries", 0)])
+        if key:
+            self.channel = grpc.intercept_channel(self.channel, WithKey(key))
         self.broadcasting = BroadcastServiceStub(self.channel)
         self.history_service = HistoryServiceStub(self.channel)
         self.presence = PresenceServiceStub(self.channel)

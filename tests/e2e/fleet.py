@@ -33,6 +33,16 @@ class Fleet:
         self._env = env
         self.processes: list[Process] = []
 
+    @property
+    def operator_key(self) -> str:
+        """The operator's, which the router has made."""
+        return (self._data / "operator.key").read_text().strip()
+
+    @property
+    def edges(self) -> list[Process]:
+        """The edges, also those that were killed."""
+        return [process for process in self.processes if process.name == "edge"]
+
     def start_router(self, **env: str) -> Process:
         """Start the router; again, it is the same one after a restart: same port, same data."""
         if self.processes:
@@ -81,11 +91,17 @@ def fleet_of(data: Path, edges: int = 1, **env: str) -> Iterator[Fleet]:
         fleet.assert_quiet()
 
 
-def metric(process: Process, name: str) -> float:
-    """A metric of an edge without labels, such as `trunkline_edge_connections`."""
+def metric(process: Process, name: str, absent: float | None = None) -> float:
+    """A metric of an edge, by its name and labels, such as `trunkline_edge_connections`.
+
+    Where it is not there it is `absent`, or fails without one.
+    """
     with urlopen(f"http://{process.address}/metrics", timeout=10) as response:
-        text = response.read().decode()
-    return float(next(line for line in text.splitlines() if line.startswith(f"{name} ")).split()[1])
+        lines = response.read().decode().splitlines()
+    found = [float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} ")]
+    if not found and absent is not None:
+        return absent
+    return found[0]
 
 
 def rss_bytes(process: Process) -> int:

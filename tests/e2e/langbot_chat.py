@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import tomllib
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
@@ -202,13 +201,11 @@ async def serving(
 
 
 class Edges:
-    """The edges of one fleet, told of the same tenants."""
+    """The edges of one fleet."""
 
-    def __init__(self, fleet: Fleet, folder: Path, tenants: str) -> None:
+    def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
-        self._file = folder / "tenants.toml"
-        self._file.write_text(tenants)
-        #: With all tenants and no setting changed.
+        #: With no setting changed.
         self.plain = self.start()
 
     @property
@@ -216,21 +213,18 @@ class Edges:
         """The router."""
         return self.fleet.router
 
-    def start(self, tenants: str = "", **env: str) -> Process:
-        """One more edge; with other tenants where some are given."""
-        file = self._file
-        if tenants:
-            file = self._file.with_name(f"tenants-{len(self.fleet.processes)}.toml")
-            file.write_text(tenants)
-        return self.fleet.start_edge(TRUNKLINE_TENANTS_FILE=str(file), **env)
+    def start(self, **env: str) -> Process:
+        """One more edge."""
+        return self.fleet.start_edge(**env)
 
 
 @contextmanager
 def edges_of(folder: Path, tenants: str) -> Iterator[Edges]:
     """A router with the tenants of a tenants file, and an edge."""
-    names = ",".join(tomllib.loads(tenants)["tenants"])
-    with fleet_of(folder / "data", edges=0, TRUNKLINE_TENANTS=names) as fleet:
-        yield Edges(fleet, folder, tenants)
+    file = folder / "tenants.toml"
+    file.write_text(tenants)
+    with fleet_of(folder / "data", edges=0, TRUNKLINE_TENANTS="", TRUNKLINE_TENANTS_FILE=str(file)) as fleet:
+        yield Edges(fleet)
 
 
 def echoing(_: Worker) -> Handler:

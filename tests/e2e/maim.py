@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 TIMEOUT_S = 15.0
 TENANTS = """
 [tenants.demo]
+open_to = "loopback"
 agent = "echo"
 [tenants.acme]
+open_to = "loopback"
 agent = "echo"
 [tenants.locked]
 agent = "echo"
@@ -35,11 +37,11 @@ Frame = dict[str, Any]
 
 @contextmanager
 def maim_fleet(data: Path) -> Iterator[Fleet]:
-    """A router with four tenants, three of them known to its edge, and a worker for `demo`'s agent echo."""
+    """A router with four tenants, an edge, and a worker for `demo`'s agent echo."""
     tenants = data / "tenants.toml"
     tenants.write_text(TENANTS)
-    with fleet_of(data, edges=0, TRUNKLINE_TENANTS="demo,acme,locked,bare") as fleet:
-        fleet.start_edge(TRUNKLINE_TENANTS_FILE=str(tenants))
+    env = {"TRUNKLINE_TENANTS": "bare", "TRUNKLINE_TENANTS_FILE": str(tenants)}
+    with fleet_of(data, edges=1, **env) as fleet:
         fleet.start_worker("reply")
         yield fleet
 

@@ -20,7 +20,7 @@ PIPELINES = [f"p{number}" for number in range(1, 30)]
 
 @pytest.fixture(scope="module")
 def edges(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edges]:
-    tenants = f"[tenants.acme]\npipelines = {PIPELINES}\n"
+    tenants = f"[tenants.acme]\nopen_to = 'loopback'\npipelines = {PIPELINES}\n"
     with edges_of(tmp_path_factory.mktemp("langbot"), tenants) as started:
         yield started
 

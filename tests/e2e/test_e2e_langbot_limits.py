@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 TENANTS = """
 [tenants.acme]
+open_to = "loopback"
 pipelines = ["a1", "a2", "a3", "a4"]
 [tenants.counted]
+open_to = "loopback"
 pipelines = ["c1", "c2"]
 """
 KIB = 1024

@@ -28,8 +28,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     data = tmp_path_factory.mktemp("maim_api_keys")
     tenants = data / "tenants.toml"
     tenants.write_text(TENANTS)
-    with fleet_of(data, edges=0, TRUNKLINE_TENANTS="demo,acme,locked") as started:
-        started.start_edge(TRUNKLINE_TENANTS_FILE=str(tenants))
+    env = {"TRUNKLINE_TENANTS": "demo,acme", "TRUNKLINE_TENANTS_FILE": str(tenants)}
+    with fleet_of(data, edges=1, **env) as started:
         yield started
 
 
@@ -40,7 +40,7 @@ def edge(fleet: Fleet) -> Process:
 
 @pytest.fixture
 def backend(fleet: Fleet) -> Iterator[Backend]:
-    with Backend(fleet.router.address) as calling:
+    with Backend(fleet.router.address, key=fleet.operator_key) as calling:
         yield calling
 
 

@@ -37,7 +37,7 @@ def backend(fleet: Fleet) -> Iterator[Backend]:
 async def test_m9_what_is_held_while_an_edge_is_dead_comes_in_order_after_the_client_is_back(
     fleet: Fleet, edge: Process
 ) -> None:
-    doomed = fleet.start_edge(TRUNKLINE_TENANTS_FILE=tenants_file(fleet))
+    doomed = fleet.start_edge()
     with stock_client("stay", f"ws://{doomed.address}", "demo", "m9") as client:
         assert (await printed(client))["ok"]
         await broadcast(edge, "demo/m9", {"type": "notice", "number": 0})
@@ -47,20 +47,11 @@ async def test_m9_what_is_held_while_an_edge_is_dead_comes_in_order_after_the_cl
             # While the router has not noticed yet they count as told; either way they are kept.
             answer = await broadcast(edge, "demo/m9", {"type": "notice", "number": number}, "?hold=true")
             assert answer["success"] or answer["held"]
-        fleet.start_edge(
-            TRUNKLINE_EDGE_LISTEN=doomed.address,
-            TRUNKLINE_EDGE_ID=doomed.name,
-            TRUNKLINE_TENANTS_FILE=tenants_file(fleet),
-        )
+        fleet.start_edge(TRUNKLINE_EDGE_LISTEN=doomed.address, TRUNKLINE_EDGE_ID=doomed.name)
         numbers = [(await printed(client))["number"] for _ in range(20)]
         assert numbers == list(range(1, 21))
         await broadcast(edge, "demo/m9", {"type": "notice", "number": 21})
         assert (await printed(client))["number"] == 21
-
-
-def tenants_file(fleet: Fleet) -> str:
-    """The file that the first edge was started with."""
-    return str(fleet._data / "tenants.toml")
 
 
 async def test_b9_what_was_to_be_held_is_there_for_who_connects_and_comes_once(

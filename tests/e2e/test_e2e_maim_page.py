@@ -34,8 +34,8 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pro
     tenants = data / "tenants.toml"
     tenants.write_text(blocks("toml")[0])
     with (
-        router_process(data) as router,
-        edge_process(router.address, TRUNKLINE_TENANTS_FILE=str(tenants)) as edge,
+        router_process(data, TRUNKLINE_TENANTS="", TRUNKLINE_TENANTS_FILE=str(tenants)) as router,
+        edge_process(router.address) as edge,
         worker_process(router.address),
     ):
         yield router.address, edge

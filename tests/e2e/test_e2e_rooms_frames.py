@@ -128,7 +128,8 @@ async def test_a12_who_cannot_be_placed_is_refused_and_never_let_in_as_nobody(fl
 async def test_a14_the_bounds_of_one_connection_hold(fleet: Fleet) -> None:
     ann = member(History(), "ann", fleet.processes[1])
     limits = (await ann.connect())["limits"]
-    assert limits == {"frame_bytes": FRAME_BYTES, "conversations": 3, "unanswered": 4}
+    rates = {"messages_per_s": 1000, "bytes_per_s": 32 << 20}
+    assert limits == {"frame_bytes": FRAME_BYTES, "conversations": 3, "unanswered": 4, **rates}
     for name in ("a", "b", "c"):
         await ann.subscribe(name)
     await ann.send({"type": "subscribe", "id": "one too many", "conversation": conversation("d")})

@@ -40,9 +40,9 @@ def problems(edge: Process) -> list[str]:
     return [line["problem"] for line in lines if "problem" in line]
 
 
-async def told(router: str) -> list[str]:
+async def told(router: str, **env: str) -> list[str]:
     """What an edge says that is to link to this address, once it has said something."""
-    env = {"TRUNKLINE_EDGE_LISTEN": "127.0.0.1:0", "TRUNKLINE_ROUTER": router}
+    env = {"TRUNKLINE_EDGE_LISTEN": "127.0.0.1:0", "TRUNKLINE_ROUTER": router, **env}
     with Process([sys.executable, "-m", "edge", "serve"], env, "edge", ROOT) as edge:
         await until(lambda: problems(edge), "the edge says something")
         with suppress(AssertionError):

@@ -7,6 +7,7 @@ from trunkline.v1.message_pb2 import Author, Message, MessageState, Part, Role
 
 from trunkline_client.backend import Backend, broadcast_request
 from trunkline_client.backoff import Timing
+from trunkline_client.channel import access, access_from_environment
 from trunkline_client.client import Client
 from trunkline_client.connecting import ClientSettings
 from trunkline_client.errors import (
@@ -100,6 +101,8 @@ __all__ = [
     "TrunklineError",
     "Unreachable",
     "Worker",
+    "access",
+    "access_from_environment",
     "address",
     "address_name",
     "broadcast_request",

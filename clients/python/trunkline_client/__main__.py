@@ -6,6 +6,7 @@ import asyncio
 import getpass
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from functools import partial
+from ssl import create_default_context
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +18,7 @@ from trunkline.v1.message_pb2 import Message, Role
 
 from trunkline_client import wording
 from trunkline_client.backend import Backend
+from trunkline_client.channel import access
 from trunkline_client.chat import chat as converse
 from trunkline_client.client import Client
 from trunkline_client.connecting import ClientSettings
@@ -35,6 +37,11 @@ Platform = Annotated[str, typer.Option(help="The platform; all of the agent's if
 Talk = Annotated[str, typer.Option(help="person:<id> or group:<id>.")]
 User = Annotated[str, typer.Option(help="The user, in place of agent, platform and conversation.")]
 Router = Annotated[str, typer.Option(envvar="TRUNKLINE_ROUTER", help="The router's gRPC address.")]
+Key = Annotated[str, typer.Option("--api-key", envvar="TRUNKLINE_API_KEY", help="A key of the tenant.")]
+Ca = Annotated[
+    str, typer.Option(envvar="TRUNKLINE_CA", help="PEM file of the authorities that are trusted; for TLS.")
+]
+Tls = Annotated[bool, typer.Option("--tls", envvar="TRUNKLINE_TLS", help="TLS, with public authorities.")]
 
 
 @app.command()
@@ -48,6 +55,7 @@ def chat(
     conversation: Annotated[str, typer.Option(help="person:<id> or group:<id>; yours if empty.")] = "",
     user: Annotated[str, typer.Option(help="You; your login name if empty.")] = "",
     token: Annotated[str, typer.Option(envvar="TRUNKLINE_TOKEN", help="Proof of who you are.")] = "",
+    ca: Ca = "",
     once: Annotated[str, typer.Option(help="Say this, show the reply and end.")] = "",
     wait_s: Annotated[float, typer.Option(help="How long to wait for more, off a terminal.")] = 10.0,
 ) -> None:
@@ -63,7 +71,7 @@ def chat(
             conversation=conversation or f"person:{you}",
             user=you,
             token=token,
-            settings=ClientSettings(open_timeout_s=0),
+            settings=ClientSettings(open_timeout_s=0, ssl=create_default_context(cafile=ca) if ca else None),
         )
         return await converse(client, Console(), you, agent, once, wait_s)
 
@@ -79,6 +87,9 @@ def broadcast(
     conversation: Talk = "",
     user: User = "",
     router: Router = "127.0.0.1:50051",
+    api_key: Key = "",
+    ca: Ca = "",
+    tls: Tls = False,
     require_connection: Annotated[bool, typer.Option(help="Refuse where nobody is connected.")] = False,
     ephemeral: Annotated[bool, typer.Option(help="Do not keep it.")] = False,
 ) -> None:
@@ -88,7 +99,7 @@ def broadcast(
         to = wording.address(
             tenant=tenant, agent=agent, platform=platform, conversation=conversation, user=user
         )
-        async with Backend(router) as backend:
+        async with Backend(router, **access(api_key, ca, tls)) as backend:
             taken = await backend.broadcast(
                 to, text, require_connection=require_connection, ephemeral=ephemeral
             )
@@ -107,6 +118,9 @@ def history(
     conversation: Talk = "",
     user: User = "",
     router: Router = "127.0.0.1:50051",
+    api_key: Key = "",
+    ca: Ca = "",
+    tls: Tls = False,
     limit: Annotated[int, typer.Option(min=1, max=500, help="How many messages.")] = 50,
 ) -> None:
     """Shows the newest messages of an address."""
@@ -115,7 +129,7 @@ def history(
         of = wording.address(
             tenant=tenant, agent=agent, platform=platform, conversation=conversation, user=user
         )
-        async with Backend(router) as backend:
+        async with Backend(router, **access(api_key, ca, tls)) as backend:
             page = await backend.list_messages(of, limit=limit)
         table = Table("seq", "time", "author", "text", title=wording.address_name(of))
         for message in page.messages:
@@ -136,6 +150,9 @@ def connections(
     conversation: Talk = "",
     user: User = "",
     router: Router = "127.0.0.1:50051",
+    api_key: Key = "",
+    ca: Ca = "",
+    tls: Tls = False,
 ) -> None:
     """Lists who is connected."""
 
@@ -144,7 +161,7 @@ def connections(
             tenant=tenant, agent=agent, platform=platform, conversation=conversation, user=user
         )
         table = Table("connection", "address", "user", "protocol", "since", "edge")
-        async with Backend(router) as backend:
+        async with Backend(router, **access(api_key, ca, tls)) as backend:
             async for page in backend.connections(of):
                 for each in page:
                     since = each.connected_at.ToJsonString()
@@ -161,13 +178,16 @@ def deadletters(
     agent: Annotated[str, typer.Option(help="The agent.")],
     tenant: Tenant = "demo",
     router: Router = "127.0.0.1:50051",
+    api_key: Key = "",
+    ca: Ca = "",
+    tls: Tls = False,
     replay: Annotated[list[int] | None, typer.Option(help="Deliver this one again; may be repeated.")] = None,
     replay_all: Annotated[bool, typer.Option(help="Deliver all of them again.")] = False,
 ) -> None:
     """Lists the messages that an agent gave up, or delivers them again."""
 
     async def deal_with() -> int:
-        async with Backend(router) as backend:
+        async with Backend(router, **access(api_key, ca, tls)) as backend:
             found = [] if replay else [each async for each in _dead_letters(backend, tenant, agent)]
             if not replay and not replay_all:
                 Console().print(_dead_letter_table(found, agent))
@@ -215,13 +235,16 @@ def receipts(
     tenant: Tenant = "demo",
     platform: Annotated[str, typer.Option(help="The platform.")] = "web",
     router: Router = "127.0.0.1:50051",
+    api_key: Key = "",
+    ca: Ca = "",
+    tls: Tls = False,
 ) -> None:
     """Shows how far each user of a conversation has been given it, and has read it."""
 
     async def show() -> int:
         of = wording.address(tenant=tenant, agent=agent, platform=platform, conversation=conversation)
         table = Table("user", "delivered", "read", "changed", title=wording.address_name(of))
-        async with Backend(router) as backend:
+        async with Backend(router, **access(api_key, ca, tls)) as backend:
             after, more = "", True
             while more:
                 page = await backend.receipts(of, after=after)
@@ -253,7 +276,7 @@ def _run(command: Callable[[], Coroutine[Any, Any, int]]) -> None:
     """Runs a command; what can be foreseen to go wrong is one line on stderr and exit code 1."""
     try:
         code = asyncio.run(command())
-    except (TrunklineError, ValueError) as error:
+    except (TrunklineError, ValueError, OSError) as error:
         Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         code = 1
     except KeyboardInterrupt:

@@ -96,6 +96,8 @@ class Backend:
     the call failed before the router could say anything (UNAVAILABLE where it cannot be reached). Calls
     do not retry; those that have an idempotency key are safe to repeat. `timeout_s` bounds every
     unary call.
+
+    With `credentials` the channel is encrypted; `api_key` is shown with every call. See `access`.
     """
 
     def __init__(
@@ -103,11 +105,13 @@ class Backend:
         router: str,
         *,
         credentials: grpc.ChannelCredentials | None = None,
+        api_key: str = "",
         timeout_s: float = 10.0,
         timing: Timing | None = None,
     ) -> None:
         self._router = router
         self._credentials = credentials
+        self._api_key = api_key
         self._timeout_s = timeout_s
         self._timing = timing or Timing()
         self._channel: grpc.aio.Channel | None = None
@@ -116,7 +120,7 @@ class Backend:
         return f"<Backend of {self._router}>"
 
     async def __aenter__(self) -> Self:
-        self._channel = open_channel(self._router, self._credentials)
+        self._channel = open_channel(self._router, self._credentials, self._api_key)
         self._broadcast = BroadcastServiceStub(self._channel)
         self._history = HistoryServiceStub(self._channel)
         self._presence = PresenceServiceStub(self._channel)

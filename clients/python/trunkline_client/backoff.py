@@ -15,6 +15,8 @@ class Timing:
 
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    #: Seconds since 1970.
+    now_s: Callable[[], float] = time.time
     #: Uniform in [0, 1).
     random: Callable[[], float] = random.random
 

@@ -9,15 +9,18 @@ from collections.abc import Awaitable, Callable
 from typing import Literal, TypeAlias
 
 from google.protobuf.message import DecodeError
+from trunkline.v1 import catalogue
 from trunkline.v1.frame_pb2 import ClientFrame, DisconnectFrame, PingFrame, ServerFrame
 from websockets.exceptions import ConnectionClosed
 
+from trunkline_client import events as effects
 from trunkline_client.backoff import Backoff, Timing
 from trunkline_client.closes import Reconnect, verdict
 from trunkline_client.connecting import ClientSettings, Socket, open_socket
 from trunkline_client.errors import Closed, Refused, Unreachable
 from trunkline_client.events import Effect
 from trunkline_client.heartbeat import Pulse, beat
+from trunkline_client.renewing import Renewal, Token
 from trunkline_client.session import Session
 
 State: TypeAlias = Literal["connecting", "connected", "waiting", "closed"]
@@ -28,13 +31,15 @@ log = logging.getLogger("trunkline_client")
 class Carrier:
     """Keeps a session connected until it is closed for good.
 
-    `perform(effects, size)` carries out what the session asks for after a frame of `size` bytes;
-    `room()` is None where more may be read, or else waits until it may. Both are the client's.
+    `perform(effects, size)` carries out what the session asks for after a frame of `size` bytes, by
+    `Carrier.perform` where it is about the connection; `room()` is None where more may be read, or else
+    waits until it may. Both are the client's.
     """
 
     def __init__(
         self,
         url: Callable[[bool], str],
+        token: Token,
         session: Session,
         settings: ClientSettings,
         timing: Timing,
@@ -52,6 +57,10 @@ class Carrier:
         self._outbox: deque[ClientFrame] = deque()
         self._has_mail = asyncio.Event()
         self._socket: Socket | None = None
+        self._renewal = Renewal(token, timing, settings.attempt_timeout_s, self._show)
+        #: Nothing that was held back is sent before.
+        self._go_on_at = 0.0
+        self._has_pause = asyncio.Event()
         self._pinged_at = 0.0
         self._reading = True
         self._dropped = ""
@@ -67,6 +76,21 @@ class Carrier:
         """Queues a frame for the present connection; it is gone if that breaks first."""
         self._outbox.append(frame)
         self._has_mail.set()
+
+    def perform(self, effect: effects.OnConnection) -> None:
+        """Carries out what the session asks for on the present connection."""
+        match effect:
+            case effects.Send(frame):
+                self.send(frame)
+            case effects.Pause(for_s):
+                self._go_on_at = max(self._go_on_at, self._timing.clock() + for_s)
+                self._has_pause.set()
+            case effects.Expires(at_s):
+                self._renewal.expires(at_s)
+            case effects.NotRenewed(error):
+                log.warning("the edge takes no other token: %s (%s)", error.message, error.code)
+            case effects.Drop(why):
+                self.drop(why)
 
     def drop(self, why: str) -> None:
         """Breaks the present connection, if any; `run` makes another."""
@@ -111,9 +135,15 @@ class Carrier:
     async def _connect_once(self) -> Reconnect | Closed:
         first = self._session.first_frames()
         try:
-            socket = await open_socket(self._url(bool(first)), self._settings, self._timing.clock)
+            token = await self._renewal.token()
+        except Exception as problem:
+            log.warning("no token could be had: %r", problem)
+            return Reconnect(0.0, f"no token could be had: {problem!r}")
+        try:
+            socket = await open_socket(self._url(bool(first)), self._settings, self._timing.clock, token)
         except Refused as refusal:
-            if not refusal.retryable:
+            expired = refusal.code == catalogue.TOKEN_EXPIRED.code
+            if not refusal.retryable or (expired and not self._renewal.is_possible):
                 raise
             return Reconnect(refusal.retry_after_ms / 1000, str(refusal))
         except (OSError, TimeoutError) as problem:
@@ -130,11 +160,14 @@ class Carrier:
     async def _serve(self, socket: Socket, first: list[ClientFrame]) -> Reconnect | Closed:
         """Reads and writes until the socket is closed."""
         self._socket, self._dropped, self._pinged_at = socket, "", self._timing.clock()
+        self._go_on_at = 0.0
+        self._has_pause.clear()
+        self._renewal.begin()
         for frame in first:
             self.send(frame)
         beside = [
             asyncio.create_task(self._guarded(socket, each))
-            for each in (self._write(socket), self._watch(socket))
+            for each in (self._write(socket), self._watch(socket), self._resume(), self._renewal.run())
         ]
         try:
             code, reason = await self._read(socket)
@@ -147,9 +180,9 @@ class Carrier:
         for task in beside:
             if not task.cancelled():
                 task.result()
-        return (
-            Reconnect(0.0, self._dropped) if self._dropped else verdict(code, reason, self._session.closing)
-        )
+        if self._dropped:
+            return Reconnect(0.0, self._dropped)
+        return verdict(code, reason, self._session.closing, self._renewal.is_possible)
 
     async def _guarded(self, socket: Socket, work: Awaitable[None]) -> None:
         """What goes wrong beside the reader ends the reading too."""
@@ -186,11 +219,11 @@ class Carrier:
             return
         if self._dropped:
             return
-        effects = self._session.received(frame)
+        wanted = self._session.received(frame)
         if frame.HasField("connected"):
             self.state = "connected"
             self._ever_connected = True
-        self._perform(effects, len(data))
+        self._perform(wanted, len(data))
 
     async def _write(self, socket: Socket) -> None:
         """The only writer: takes what is queued, in order; waits while the socket takes no more."""
@@ -199,6 +232,19 @@ class Carrier:
             self._has_mail.clear()
             while self._outbox:
                 await socket.send(self._outbox.popleft().SerializeToString())
+
+    async def _resume(self) -> None:
+        """Has the session go on after each pause."""
+        while True:
+            await self._has_pause.wait()
+            self._has_pause.clear()
+            while (wait_s := self._go_on_at - self._timing.clock()) > 0:
+                await self._timing.sleep(wait_s)
+            self._perform(self._session.go_on(), 0)
+
+    def _show(self, token: str) -> None:
+        for frame in self._session.renew(token):
+            self.send(frame)
 
     async def _watch(self, socket: Socket) -> None:
         """Pings when it has been silent, and drops the connection when it is dead."""

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from collections.abc import Callable
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypedDict, cast
 
 import grpc
 import grpc.aio
@@ -41,11 +46,58 @@ _TRANSIENT = frozenset(
 )
 
 
-def open_channel(router: str, credentials: grpc.ChannelCredentials | None = None) -> grpc.aio.Channel:
-    """A channel to the router at `host:port`; without credentials it is not encrypted."""
+class Access(TypedDict):
+    """What a router is shown, as Backend and Worker take it."""
+
+    credentials: grpc.ChannelCredentials | None
+    api_key: str
+
+
+def access(api_key: str = "", ca: str | PathLike[str] = "", tls: bool = False) -> Access:
+    """What to show a router, for `Backend(router, **access(…))`.
+
+    TLS is spoken where `tls`, or where `ca` names a PEM file of the authorities that certify the router;
+    without one those that gRPC knows do. Raises OSError where the file cannot be read.
+    """
+    roots = Path(ca).read_bytes() if ca else None
+    credentials = grpc.ssl_channel_credentials(roots) if tls or ca else None
+    return Access(credentials=credentials, api_key=api_key)
+
+
+def access_from_environment() -> Access:
+    """What TRUNKLINE_API_KEY, TRUNKLINE_CA and TRUNKLINE_TLS say. Raises OSError, see `access`."""
+    env = os.environ.get
+    tls = env("TRUNKLINE_TLS", "").lower() in ("1", "true", "yes", "on")
+    return access(env("TRUNKLINE_API_KEY", ""), env("TRUNKLINE_CA", ""), tls)
+
+
+def open_channel(
+    router: str, credentials: grpc.ChannelCredentials | None = None, api_key: str = ""
+) -> grpc.aio.Channel:
+    """A channel to the router at `host:port`; without credentials it is not encrypted.
+
+    The API key goes with every call.
+    """
     if credentials is None:
-        return grpc.aio.insecure_channel(router, options=_OPTIONS)
-    return grpc.aio.secure_channel(router, credentials, options=_OPTIONS)
+        channel = grpc.aio.insecure_channel(router, options=_OPTIONS)
+    else:
+        channel = grpc.aio.secure_channel(router, credentials, options=_OPTIONS)
+    return cast("grpc.aio.Channel", _Keyed(channel, api_key)) if api_key else channel
+
+
+class _Keyed:
+    """A channel whose calls show an API key; gRPC's own way to do that takes encrypted channels only."""
+
+    def __init__(self, channel: grpc.aio.Channel, api_key: str) -> None:
+        self._metadata = (("authorization", f"Bearer {api_key}"),)
+        self.close = channel.close
+        self.unary_unary = self._with_key(channel.unary_unary)
+        self.unary_stream = self._with_key(channel.unary_stream)
+        self.stream_unary = self._with_key(channel.stream_unary)
+        self.stream_stream = self._with_key(channel.stream_stream)
+
+    def _with_key(self, make: Callable[..., Callable[..., Any]]) -> Callable[..., Any]:
+        return lambda *args, **named: partial(make(*args, **named), metadata=self._metadata)
 
 
 def refused_by_rpc(error: grpc.aio.AioRpcError) -> Refused:

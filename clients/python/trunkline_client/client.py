@@ -22,6 +22,7 @@ from trunkline_client.events import Cancelled, Effect, Event, Lost
 from trunkline_client.following import Following, Replies
 from trunkline_client.inbox import Inbox
 from trunkline_client.listening import Iteration, Listening
+from trunkline_client.renewing import Token
 from trunkline_client.reply_stream import ReplyStream
 from trunkline_client.requests import Requests
 from trunkline_client.saying import Saying
@@ -47,6 +48,11 @@ class Client(Saying):
     client reads nothing, answers to its own requests included, so an application that sends must also
     read. Leaving the context closes the connection and ends iteration.
 
+    `token` proves who the user is: a JSON Web Token, or a function that gives a fresh one. The latter is
+    called for each attempt to connect, and in good time before the token expires; where it fails, or takes
+    longer than `settings.attempt_timeout_s`, it is called again. A client with nothing but one token ends
+    with it, by Closed or Refused with the reason TOKEN_EXPIRED.
+
     `resume` takes the `positions` of an earlier client. `on_lost` is called for each `Lost` event when
     iteration comes to it. One task iterates; any may send.
     """
@@ -60,7 +66,7 @@ class Client(Saying):
         platform: str,
         conversation: str | Conversation,
         user: str = "",
-        token: str = "",
+        token: Token = "",
         resume: Iterable[TopicPosition] = (),
         on_lost: Callable[[Lost], None] | None = None,
         settings: ClientSettings | None = None,
@@ -78,7 +84,6 @@ class Client(Saying):
             "platform": platform,
             "conversation": wording.conversation_name(self._address.conversation),
             "user": user,
-            "token": token,
             "rollup_ms": "" if self._settings.rollup_ms is None else str(self._settings.rollup_ms),
         }
         self._edge_url = url
@@ -92,7 +97,7 @@ class Client(Saying):
         timing = timing or Timing()
         self._clock = timing.clock
         self._carrier = Carrier(
-            self._url, self._session, self._settings, timing, self._perform, self._listening.room
+            self._url, token, self._session, self._settings, timing, self._perform, self._listening.room
         )
         self._requests = Requests(self._session, self._carrier, self._settings.max_unanswered)
         #: Connected for the first time, or ended.
@@ -295,13 +300,11 @@ class Client(Saying):
                     self._requests.answered(request_id, answer)
                 case effects.Refuse(request_id, error):
                     self._requests.refused(request_id, error)
-                case effects.Send(frame):
-                    self._carrier.send(frame)
                 case effects.Forget(address):
                     self._inbox.forget(address)
                     self._replies.forget(address)
-                case effects.Drop(why):
-                    self._carrier.drop(why)
+                case _:
+                    self._carrier.perform(effect)
         if self._session.connected:
             self._opened.set()
 

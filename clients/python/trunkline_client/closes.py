@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from trunkline.v1 import catalogue
 from trunkline.v1.frame_pb2 import ClosingFrame
 
 from trunkline_client.errors import Closed
@@ -25,9 +26,13 @@ class Reconnect(NamedTuple):
     why: str
 
 
-def verdict(code: int, reason: str, closing: ClosingFrame | None) -> Reconnect | Closed:
-    """What to do after the connection was closed with this code; `closing` is its last frame."""
+def verdict(code: int, reason: str, closing: ClosingFrame | None, renews: bool) -> Reconnect | Closed:
+    """What to do after the connection was closed with this code; `closing` is its last frame.
+
+    `renews`: another token can be had, should this one have expired.
+    """
     told = closing.message if closing else _TEXTS.get(code, f"The connection was closed with code {code}")
-    if code in _COME_BACK or 4000 <= code <= 4499:
+    is_over = code == catalogue.TOKEN_EXPIRED.close_code and not renews
+    if code in _COME_BACK or (4000 <= code <= 4499 and not is_over):
         return Reconnect((closing.reconnect_after_ms if closing else 0) / 1000, told)
     return Closed(code, closing.reason if closing else reason, told)

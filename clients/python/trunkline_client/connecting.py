@@ -6,9 +6,11 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from ssl import SSLContext
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
+from google.protobuf.duration_pb2 import Duration
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 from websockets.http11 import Response
@@ -43,6 +45,8 @@ class ClientSettings:
     rollup_ms: int | None = None
     #: Headers of the connect request.
     headers: Mapping[str, str] = field(default_factory=dict)
+    #: For a wss:// URL; None trusts the authorities that this machine trusts.
+    ssl: SSLContext | None = None
 
 
 class Socket(ClientConnection):
@@ -65,8 +69,10 @@ def connect_url(url: str, query: Mapping[str, str]) -> str:
     return urlunsplit((scheme, netloc, path, "&".join(filter(None, (given, asked))), ""))
 
 
-async def open_socket(url: str, settings: ClientSettings, clock: Callable[[], float]) -> Socket:
-    """Opens a WebSocket.
+async def open_socket(
+    url: str, settings: ClientSettings, clock: Callable[[], float], token: str = ""
+) -> Socket:
+    """Opens a WebSocket; the token is shown in a header, which no log of URLs has.
 
     Raises Refused where the edge answers with an HTTP error, and OSError or TimeoutError where nobody
     answers, or not as a WebSocket server does.
@@ -81,7 +87,8 @@ async def open_socket(url: str, settings: ClientSettings, clock: Callable[[], fl
             open_timeout=settings.attempt_timeout_s,
             close_timeout=settings.close_timeout_s,
             ping_interval=None,  # the heartbeat is ours
-            additional_headers=settings.headers,
+            additional_headers=_headers(settings.headers, token),
+            ssl=settings.ssl if urlsplit(url).scheme == "wss" else None,
             create_connection=Socket,
         )
     except InvalidStatus as refusal:
@@ -97,16 +104,42 @@ async def open_socket(url: str, settings: ClientSettings, clock: Callable[[], fl
     return socket
 
 
+def _headers(headers: Mapping[str, str], token: str) -> Mapping[str, str]:
+    if not token:
+        return headers
+    others = {name: value for name, value in headers.items() if name.lower() != "authorization"}
+    return others | {"Authorization": f"Bearer {token}"}
+
+
 def refused_by_http(response: Response) -> Refused:
-    """What an HTTP answer other than 101 says; the body is an `Error` as JSON where it is the edge's."""
-    error = _json_object(response.body)
+    """What an HTTP answer other than 101 says; the edge's own have a google.rpc.Status as JSON."""
+    told = _json_object(response.body)
     status = response.status_code
-    return Refused(
-        str(error.get("code", f"HTTP_{status}")),
-        str(error.get("message", f"the edge answered {status} {response.reason_phrase}")),
-        retryable=bool(error.get("retryable", status >= 500 or status in (408, 429))),
-        retry_after_ms=int(error.get("retry_after_ms", 0)),
-    )
+    code, retryable, retry_after_ms = f"HTTP_{status}", status >= 500 or status in (408, 429), 0
+    listed = told.get("details")
+    details = {
+        str(detail.get("@type")).rpartition("/")[2]: detail
+        for detail in (listed if isinstance(listed, list) else ())
+        if isinstance(detail, dict)
+    }
+    if entry := details.get("google.rpc.ErrorInfo"):
+        code = str(entry.get("reason"))
+        # An entry that is retryable brings a RetryInfo; so codes newer than this client are understood.
+        retry = details.get("google.rpc.RetryInfo")
+        retryable = retry is not None
+        retry_after_ms = _milliseconds(str((retry or {}).get("retryDelay")))
+    message = told.get("message") or f"the edge answered {status} {response.reason_phrase}"
+    return Refused(code, str(message), retryable=retryable, retry_after_ms=retry_after_ms)
+
+
+def _milliseconds(duration: str) -> int:
+    """A duration as protobuf's JSON has it, such as `1.5s`; 0 where it cannot be read."""
+    parsed = Duration()
+    try:
+        parsed.FromJsonString(duration)
+    except ValueError:
+        return 0
+    return parsed.ToMilliseconds()
 
 
 def _json_object(body: bytes | bytearray | None) -> dict[str, Any]:

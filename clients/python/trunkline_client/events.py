@@ -37,7 +37,10 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A group that had been joined could not be joined again after reconnecting; it is heard no more."""
+    """A group that had been joined is heard no more.
+
+    It could not be joined again after reconnecting, or another token does not allow it.
+    """
 
     address: Address
     code: str
@@ -170,10 +173,34 @@ class Forget:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """Call `Session.go_on` after so many seconds, unless the socket is gone by then."""
+
+    for_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Expires:
+    """The token expires then, in seconds since 1970; never where it is None."""
+
+    at_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class NotRenewed:
+    """Another token was refused; the present one is good until it expires."""
+
+    error: ErrorFrame
+
+
+@dataclass(frozen=True, slots=True)
 class Drop:
     """Break the connection and make another."""
 
     why: str
 
 
-Effect: TypeAlias = Send | Answer | Refuse | Tell | Mark | Forget | Drop
+OnConnection: TypeAlias = Send | Pause | Expires | NotRenewed | Drop
+"""What is about the present connection."""
+
+Effect: TypeAlias = Answer | Refuse | Tell | Mark | Forget | OnConnection

@@ -39,7 +39,8 @@ class Saying:
     ) -> Ack:
         """Says something, to the conversation connected to or to a group joined; returns once it is on disk.
 
-        Survives reconnects: until the answer is there the message is sent again with the same id. Raises
+        Survives reconnects: until the answer is there the message is sent again with the same id; so it is
+        where the edge was sent too much, after a pause, with what is said meanwhile behind it. Raises
         Refused where the edge refuses it, TimedOut without an answer in time and Closed when the
         connection ends for good; after TimedOut or a cancel it may still be taken, and sending again
         with the same `id` is safe.

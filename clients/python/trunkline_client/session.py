@@ -3,7 +3,8 @@
 The shell does, for each socket: send `first_frames()`, pass each frame it reads to `received` and
 carry out the effects in order, and call `disconnected` when the socket is gone. A request is begun
 with `ask`, at any time; it stays until it is answered, refused or given up, and is sent again on each
-new connection until then.
+new connection until then. What is refused because too much was sent is sent again after a pause, with all
+that was begun meanwhile behind it.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ from collections.abc import Callable, Iterable
 from itertools import count
 from typing import Any
 
+from trunkline.v1 import catalogue
 from trunkline.v1.address_pb2 import Address, Conversation, Position, TopicPosition
 from trunkline.v1.frame_pb2 import (
     AckFrame,
+    AuthFrame,
+    AuthorizedFrame,
     CancelledFrame,
     ClientFrame,
     ClosingFrame,
@@ -40,10 +44,13 @@ from trunkline_client.events import (
     Answer,
     Drop,
     Effect,
+    Expires,
     Forget,
     Left,
     Lost,
     Mark,
+    NotRenewed,
+    Pause,
     Refuse,
     Send,
     Snapshot,
@@ -51,9 +58,9 @@ from trunkline_client.events import (
     Told,
 )
 from trunkline_client.receipts import UnconfirmedReads
+from trunkline_client.unanswered import ANY_TOPIC, Unanswered
 
-#: In the place of a topic: whichever the message that is to change is in.
-_ANY_TOPIC = b""
+_NOT_ALLOWED_NOW = "The token that was shown last does not allow the group"
 
 
 class Session:
@@ -71,12 +78,11 @@ class Session:
         self._topics: dict[bytes, Address] = {}
         self._cursors: dict[bytes, Cursor] = {}
         self._groups: dict[bytes, Conversation] = {}
-        self._pending: dict[str, ClientFrame] = {}
-        #: What becomes an entry of a log, written to the present connection and not answered on it; with
-        #: its topic.
-        self._in_flight: dict[str, bytes] = {}
+        self._requests = Unanswered(self._topic_of_entry)
+        self._own_ids = count(1)
         self._rejoining: dict[str, bytes] = {}
-        self._rejoins = count(1)
+        #: The id under which another token was shown.
+        self._renewing = ""
         self._resuming = False
         self._reads = UnconfirmedReads()
         #: The message that a delta without id goes on with.
@@ -95,6 +101,7 @@ class Session:
             "unsubscribed": self._on_unsubscribed,
             "history": self._on_history,
             "pong": self._on_pong,
+            "authorized": self._on_authorized,
             "error": self._on_error,
             "closing": self._on_closing,
         }
@@ -103,7 +110,7 @@ class Session:
 
     def __repr__(self) -> str:
         state = "connected" if self.connected else "not connected"
-        return f"<Session {state}, {len(self._cursors)} topics, {len(self._pending)} unanswered>"
+        return f"<Session {state}, {len(self._cursors)} topics, {len(self._requests)} unanswered>"
 
     # What the shell calls.
 
@@ -125,14 +132,12 @@ class Session:
 
         Raises ValueError while another request of this id is unanswered.
         """
-        if request_id in self._pending:
-            raise ValueError(f"a request with id {request_id} is not answered yet")
+        self._requests.begin(request_id, frame)
         if frame.HasField("subscribe") and not frame.subscribe.HasField("position"):
             cursor = self._cursors.get(topic_key(self._topic_of(frame.subscribe.conversation)))
             if cursor is not None:
                 frame.subscribe.position.CopyFrom(cursor.position)
-        self._pending[request_id] = frame
-        return [self._written(request_id, frame)] if self.connected else []
+        return self._requests.write(request_id) if self.connected else []
 
     def read(self, frame: ReadFrame) -> list[ClientFrame]:
         """Tells how far this user has read, until that has come back; returns what to send now."""
@@ -141,7 +146,21 @@ class Session:
 
     def give_up(self, request_id: str) -> None:
         """Forgets a request: it is not sent again, and an answer to it is not told. Idempotent."""
-        self._pending.pop(request_id, None)
+        self._requests.end(request_id)
+
+    def renew(self, token: str) -> list[ClientFrame]:
+        """Shows another token; returns what to send now."""
+        if not self.connected:
+            return []
+        self._renewing = f"auth-{next(self._own_ids)}"
+        frame = AuthFrame(id=self._renewing, token=token)
+        self._requests.begin_own(frame.id, ClientFrame(auth=frame))
+        return self._requests.write(frame.id)
+
+    def go_on(self) -> list[Effect]:
+        """A pause is over: sends what was held back, as much as the edge takes in a second."""
+        effects: list[Effect] = [Send(frame) for frame in self._requests.due(self.limits)]
+        return [*effects, Pause(1.0)] if self._requests.are_held_back else effects
 
     def received(self, frame: ServerFrame) -> list[Effect]:
         """Deals with a frame. A frame of a kind that is newer than this client has no effect."""
@@ -155,8 +174,9 @@ class Session:
         self.connected = False
         self.closing = None
         self._growing = ""
-        self._in_flight.clear()
+        self._requests.connection_lost()
         self._rejoining.clear()
+        self._renewing = ""
 
     # Connecting.
 
@@ -166,15 +186,17 @@ class Session:
         self.recovered = frame.recovered
         self.heartbeat_s = frame.heartbeat_s
         self.limits = frame.limits
-        effects: list[Effect] = []
+        effects: list[Effect] = [_expiry(frame)]
         if self._resuming and not frame.recovered:
             effects.append(Tell(Lost(tuple(frame.positions))))
             effects += [Forget(address) for address in list(self._topics.values()) if self._unplace(address)]
         for each in frame.positions:
             effects += self._place(each.address, each.position)
         effects += self._leave_what_was_being_left()
-        effects += [self._rejoin(key, group) for key, group in self._groups.items()]
-        effects += [Send(self._written(request_id, request)) for request_id, request in self._pending.items()]
+        for key, group in self._groups.items():
+            effects += self._rejoin(key, group)
+        for request_id, _ in self._requests:
+            effects += map(Send, self._requests.write(request_id))
         effects += [Send(ClientFrame(read=read)) for read in self._reads]
         return effects
 
@@ -190,29 +212,29 @@ class Session:
         """A new connection has joined nothing, so leaving a group is done unless joining it is asked too."""
         joining = {
             topic_key(self._topic_of(request.subscribe.conversation))
-            for request in self._pending.values()
+            for _, request in self._requests
             if request.HasField("subscribe")
         }
         effects: list[Effect] = []
-        for request_id, request in list(self._pending.items()):
+        for request_id, request in self._requests:
             if request.HasField("unsubscribe"):
                 address = self._topic_of(request.unsubscribe.conversation)
                 if topic_key(address) not in joining:
                     effects += self._on_unsubscribed(UnsubscribedFrame(id=request_id, address=address))
         return effects
 
-    def _rejoin(self, key: bytes, group: Conversation) -> Effect:
-        request_id = f"rejoin-{next(self._rejoins)}"
-        self._rejoining[request_id] = key
-        frame = SubscribeFrame(id=request_id, conversation=group)
+    def _rejoin(self, key: bytes, group: Conversation) -> list[Effect]:
+        frame = SubscribeFrame(id=f"rejoin-{next(self._own_ids)}", conversation=group)
         if key in self._cursors:
             frame.position.CopyFrom(self._cursors[key].position)
-        return Send(ClientFrame(subscribe=frame))
+        self._rejoining[frame.id] = key
+        self._requests.begin_own(frame.id, ClientFrame(subscribe=frame))
+        return [Send(each) for each in self._requests.write(frame.id)]
 
     # Answers.
 
     def _on_ack(self, frame: AckFrame) -> list[Effect]:
-        self._in_flight.pop(frame.id, None)
+        self._requests.landed(frame.id)
         effects = self._answer(frame.id, frame)
         cursor = self._cursors.get(topic_key(frame.address))
         if cursor is not None and frame.HasField("position"):
@@ -235,7 +257,10 @@ class Session:
         self._groups.pop(key, None)
         self._topics.pop(key, None)
         self._cursors.pop(key, None)
-        return [*self._answer(frame.id, frame), Forget(frame.address)]
+        effects = self._answer(frame.id, frame)
+        if not frame.id:
+            effects.append(Tell(Left(frame.address, catalogue.FORBIDDEN.code, _NOT_ALLOWED_NOW)))
+        return [*effects, Forget(frame.address)]
 
     def _on_history(self, frame: HistoryPageFrame) -> list[Effect]:
         return self._answer(frame.id, frame)
@@ -246,13 +271,22 @@ class Session:
     def _on_cancelled(self, frame: CancelledFrame) -> list[Effect]:
         return self._answer(frame.id, frame)
 
+    def _on_authorized(self, frame: AuthorizedFrame) -> list[Effect]:
+        return [*self._answer(frame.id, frame), _expiry(frame)]
+
     def _on_error(self, frame: ErrorFrame) -> list[Effect]:
-        rejoining = self._rejoining.pop(frame.id, None)
-        if rejoining is not None:
-            return self._not_rejoined(rejoining, frame)
-        topic = self._in_flight.pop(frame.id, None)
-        if self._pending.pop(frame.id, None) is not None:
-            effects: list[Effect] = [Refuse(frame.id, frame)]
+        topic = self._requests.landed(frame.id)
+        effects: list[Effect]
+        if frame.code == catalogue.RATE_LIMITED.code and self._requests.hold_back(frame.id):
+            effects = [Pause(frame.retry_after_ms / 1000)]
+        elif frame.id in self._rejoining:
+            self._requests.end(frame.id)
+            effects = self._not_rejoined(self._rejoining.pop(frame.id), frame)
+        elif frame.id and frame.id == self._renewing:
+            self._requests.end(frame.id)
+            effects = [NotRenewed(frame)]
+        elif self._requests.end(frame.id):
+            effects = [Refuse(frame.id, frame)]
         else:
             effects = [Tell(frame)] if topic is None else []
         if topic is not None and self._misses_something():
@@ -261,7 +295,7 @@ class Session:
 
     def _misses_something(self) -> bool:
         """Whether there is a hole that nothing of our own can fill."""
-        return any(cursor.holes > self._unanswered(key) for key, cursor in self._cursors.items())
+        return any(cursor.holes > self._requests.in_flight(key) for key, cursor in self._cursors.items())
 
     def _not_rejoined(self, key: bytes, frame: ErrorFrame) -> list[Effect]:
         if frame.retryable:
@@ -328,7 +362,7 @@ class Session:
 
     def _own_id(self, message: Message) -> str:
         """The request that this message answers: after a recovery our own messages come like others'."""
-        request = self._pending.get(message.client_id)
+        request = self._requests.get(message.client_id)
         if request is None or not request.HasField("message") or message.author.role != ROLE_USER:
             return ""
         return message.client_id if topic_key(message.address) == self._topic_of_message(request) else ""
@@ -340,7 +374,7 @@ class Session:
         cursor = self._cursors.get(key)
         if cursor is None:
             return Arrival.NEW, self._place(address, position)
-        arrival = cursor.arrived(position, self._unanswered(key))
+        arrival = cursor.arrived(position, self._requests.in_flight(key))
         if arrival is Arrival.GAP:
             return arrival, [Drop(f"a message is missing before {position.seq}, {cursor.seq} was the last")]
         if arrival is Arrival.REPEATED:
@@ -355,22 +389,15 @@ class Session:
             self._cursors[key] = Cursor(position)
         return [Mark(address, position)]
 
-    def _unanswered(self, topic: bytes) -> int:
-        if not self._in_flight:
-            return 0
-        return sum(each in (topic, _ANY_TOPIC) for each in self._in_flight.values())
-
     # Small things.
 
     def _answer(self, request_id: str, answer: Any) -> list[Effect]:
-        return [Answer(request_id, answer)] if self._pending.pop(request_id, None) is not None else []
+        return [Answer(request_id, answer)] if self._requests.end(request_id) else []
 
-    def _written(self, request_id: str, frame: ClientFrame) -> ClientFrame:
+    def _topic_of_entry(self, frame: ClientFrame) -> bytes | None:
         if frame.HasField("message"):
-            self._in_flight[request_id] = self._topic_of_message(frame)
-        elif frame.HasField("edit") or frame.HasField("recall"):
-            self._in_flight[request_id] = _ANY_TOPIC
-        return frame
+            return self._topic_of_message(frame)
+        return ANY_TOPIC if frame.HasField("edit") or frame.HasField("recall") else None
 
     def _topic_of_message(self, frame: ClientFrame) -> bytes:
         if frame.message.HasField("conversation"):
@@ -390,3 +417,7 @@ class Session:
 
     def _is_group(self, address: Address) -> bool:
         return address.HasField("conversation") and address.conversation != self._address.conversation
+
+
+def _expiry(frame: ConnectedFrame | AuthorizedFrame) -> Expires:
+    return Expires(frame.expires_at.ToMilliseconds() / 1000 if frame.HasField("expires_at") else None)

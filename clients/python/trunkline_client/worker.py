@@ -70,6 +70,8 @@ class Worker:
     A handler may be a plain function. Then it costs no task, and blocks everything else while it runs.
     Whatever blocks the event loop for longer than the router's leases (15 s while a reply is streamed)
     makes the router take the worker for dead: the reply expires, and the message is delivered again.
+
+    With `credentials` the stream is encrypted; `api_key` is shown with it. See `access`.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Worker:
         capacity: int = 64,
         worker_id: str = "",
         credentials: grpc.ChannelCredentials | None = None,
+        api_key: str = "",
         on_attached: Callable[[AttachWelcome], None] | None = None,
         timing: Timing | None = None,
     ) -> None:
@@ -93,6 +96,7 @@ class Worker:
             contract_minor=CONTRACT_MINOR,
         )
         self._credentials = credentials
+        self._api_key = api_key
         self._on_attached = on_attached
         self._timing = timing or Timing()
         self._backoff = Backoff(self._timing.random, cap_s=2.0)
@@ -159,7 +163,7 @@ class Worker:
             raise RuntimeError("a worker needs a handler: `@worker.handler` or `worker.run(handler)`")
         self._work.begin(handler)
         self._left.clear()
-        channel = open_channel(self._router, self._credentials)
+        channel = open_channel(self._router, self._credentials, self._api_key)
         serving = asyncio.create_task(self._serve(AgentServiceStub(channel)), name=f"serve {self!r}")
         leaving = asyncio.create_task(self._left.wait())
         try:

@@ -28,6 +28,7 @@ def make(clock: Clock) -> Dialect:
     codecs = {name: LangBotCodec(name, clock) for name in SESSION_TYPES}
     return Dialect(
         name="langbot",
+        asks_tenants=True,
         connect=partial(connect, codecs),
         refusing=codecs["person"],
         sockets=(Path("/api/v1/pipelines/{pipeline}/ws/connect"),),
@@ -51,13 +52,14 @@ def connect(codecs: Mapping[str, LangBotCodec], request: ConnectRequest) -> Wish
     wish = Wish(codec, opened, large_frames=True)
     token = request.token or request.headers.get("x-api-key", "")
     try:
-        return _for_tenant(wish, tenants, token)
+        tenant = tenant_of(tenants, pipeline, token)
     except Refused as refused:
-        if refused.entry is not catalogue.UNAUTHORIZED:
-            raise
         # Where another tenant's token was given, another frame would not make it right.
-        if tenants.of_token(token):
+        if refused.entry is not catalogue.UNAUTHORIZED or tenants.of_token(token):
             raise
+        tenant = ""
+    if tenant and (tenants.may_be_token(tenant, token) or not request.needs_token(tenant)):
+        return _for_tenant(wish, tenants, token)
     wish.first = partial(_authenticated, wish, tenants)
     return wish
 

@@ -10,16 +10,16 @@ from edge.dialects.tenants import Tenants
 def tenant_of(tenants: Tenants, pipeline: str, token: str) -> str:
     """The tenant that the pipeline was declared for, else the token's; there is no default.
 
-    Raises Refused: UNAUTHORIZED where the token is not one of that tenant's or another one is needed, and
-    UNKNOWN_TENANT where the pipeline is nobody's and no token could make it somebody's.
+    Whether the token lets anybody in is not looked at. Raises Refused: UNAUTHORIZED where the token is
+    another tenant's, or one is needed to tell the tenant, and UNKNOWN_TENANT where the pipeline is nobody's
+    and no token could make it somebody's.
     """
     declared, owner = tenants.of_pipeline(pipeline), tenants.of_token(token)
     if declared and owner not in ("", declared):
         raise catalogue.UNAUTHORIZED.refused(problem="the token is another tenant's")
     tenant = declared or owner
     if tenant:
-        tenants.admit(tenant, token)
         return tenant
-    if tenants.has_tokens:
+    if tenants.have_tokens:
         raise catalogue.UNAUTHORIZED.refused(problem="the pipeline is not declared, and there is no token")
     raise catalogue.UNKNOWN_TENANT.refused(tenant="for this pipeline")

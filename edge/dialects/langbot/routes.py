@@ -50,9 +50,9 @@ def routes(clock: Clock) -> Sequence[Route]:
     base = "/api/v1/pipelines/{pipeline}/ws"
     return (
         Route("GET", Path(f"{base}/messages/{{session_type}}"), _guarded(_messages)),
-        Route("POST", Path(f"{base}/reset/{{session_type}}"), _guarded(_reset)),
+        Route("POST", Path(f"{base}/reset/{{session_type}}"), _guarded(_reset), _said),
         Route("GET", Path(f"{base}/connections"), _guarded(lambda _, here: _connections(here, clock))),
-        Route("POST", Path(f"{base}/broadcast"), _guarded(_broadcast)),
+        Route("POST", Path(f"{base}/broadcast"), _guarded(_broadcast), _said),
     )
 
 
@@ -68,9 +68,13 @@ def _guarded(handle: _Handle) -> Callable[[HttpRequest], Handling]:
         except Refused as refused:
             return _refused(refused.entry.code, str(refused), refused.entry.http_status)
         except CallRefused as refused:
-            return _refused(refused.code, str(refused), refused.http_status)
+            return _said(refused)
 
     return guarded
+
+
+def _said(refused: CallRefused) -> Reply:
+    return _refused(refused.code, str(refused), refused.http_status)
 
 
 def _refused(code: str, text: str, status: int) -> Reply:

@@ -31,7 +31,7 @@ def make(clock: Clock) -> Dialect:
         address.conversation.CopyFrom(conversation_of(platform))
         opened.resume.delivered = True
         codec = MaimApi(clock, tenant, agent, platform, _called(request), api_key if token else "")
-        return Wish(codec, opened, token or request.token, large_frames=True)
+        return Wish(codec, opened, token or request.token, names_user=False, large_frames=True)
 
     return Dialect(
         name="maim.api", connect=connect, refusing=MaimApi(clock), sockets=(Path("/ws"), Path("/ws/"))

@@ -43,8 +43,10 @@ def routes() -> tuple[Route, ...]:
     """All of them."""
     tenant = "/api/v1/tenants/{tenant}"
     return (
-        Route("POST", Path(f"{tenant}/platforms/{{platform}}/broadcast"), broadcast),
-        Route("POST", Path(f"{tenant}/agents/{{agent}}/platforms/{{platform}}/broadcast"), broadcast),
+        Route("POST", Path(f"{tenant}/platforms/{{platform}}/broadcast"), broadcast, _refused),
+        Route(
+            "POST", Path(f"{tenant}/agents/{{agent}}/platforms/{{platform}}/broadcast"), broadcast, _refused
+        ),
         Route("GET", Path(f"{tenant}/connections"), connections),
         Route("GET", Path("/api/v1/message/{message_id}/result"), result),
         Route("POST", Path(f"{tenant}/retry-pool/flush"), flush),

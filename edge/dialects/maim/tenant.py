@@ -230,8 +230,9 @@ def connect(clock: Clock, request: ConnectRequest) -> Wish:
     address.tenant, address.agent, address.platform = tenant, agent, platform
     address.conversation.CopyFrom(conversation_of(platform))
     opened.resume.delivered = True
-    wish = Wish(codec, opened, token=request.token or _basic(request), large_frames=True)
-    if not wish.token and request.tenants.needs_token(tenant):
+    token = request.token or _basic(request)
+    wish = Wish(codec, opened, token=token, names_user=False, large_frames=True)
+    if not wish.token and request.needs_token(tenant):
         wish.first = partial(_first, wish)
     return wish
 
@@ -246,6 +247,7 @@ def _first(wish: Wish, payload: bytes, binary: bool) -> Wish:
         wish.token = next((secret for name in _SECRETS if (secret := string_of(fields, name))), "")
     if not wish.token:
         raise catalogue.UNAUTHORIZED.refused(problem="a token must be given, here in a first auth frame")
+    wish.first = None
     return wish
 
 
@@ -276,6 +278,7 @@ def make(clock: Clock) -> Dialect:
     """The dialect."""
     return Dialect(
         name="maim",
+        asks_tenants=True,
         connect=partial(connect, clock),
         refusing=Maim("", "", "", False, clock),
         sockets=(Path("/ws/{tenant}/{platform}"), Path("/ws/{tenant}/{agent}/{platform}")),

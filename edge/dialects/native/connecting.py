@@ -12,7 +12,7 @@ from trunkline.v1.edge_service_pb2 import ConnectionOpened
 from trunkline.v1.frame_pb2 import ClientFrame, ResumeFrame
 
 from edge.dialects.codec import Codec, FrameRefused
-from edge.dialects.dialect import ConnectRequest, Dialect, Wish
+from edge.dialects.dialect import ConnectRequest, Dialect, First, Wish
 from edge.dialects.native.json_codec import NativeJson
 from edge.dialects.native.proto_codec import NativeProto
 from edge.dialects.paths import Path
@@ -29,7 +29,10 @@ RESUME_BY_FRAME = "frame"
 RESUME_BY_DELIVERY = "delivered"
 
 _KINDS = {"person": CONVERSATION_KIND_PERSON, "group": CONVERSATION_KIND_GROUP}
-_PARAMETERS = {"tenant", "agent", "platform", "conversation", "user", "resume", "rollup_ms", "token"}
+#: In place of a token: it comes in the first frame.
+AUTH_BY_FRAME = "frame"
+
+_PARAMETERS = {"tenant", "agent", "platform", "conversation", "user", "resume", "rollup_ms", "token", "auth"}
 
 MAX_ROLLUP_MS = 500
 
@@ -47,6 +50,11 @@ def connect(request: ConnectRequest) -> Wish:
         wish.opened.resume.delivered = True
     elif resume:
         wish.opened.resume.CopyFrom(positions_of(resume))
+    auth = request.parameter("auth")
+    if auth == AUTH_BY_FRAME:
+        wish.first = partial(_auth_frame, wish, wish.first)
+    elif auth:
+        raise invalid("auth: must be frame")
     return wish
 
 
@@ -83,6 +91,17 @@ def opened_by(values: dict[str, str]) -> ConnectionOpened:
     return opened
 
 
+def _auth_frame(wish: Wish, then: First | None, payload: bytes, binary: bool) -> Wish:
+    """The `auth` frame that must come first, and what must come after it."""
+    frame = wish.codec.decode(payload, binary)
+    if not isinstance(frame, ClientFrame) or not frame.HasField("auth"):
+        raise catalogue.UNAUTHORIZED.refused(
+            problem="after connecting with auth=frame an auth frame comes first"
+        )
+    wish.token, wish.first = frame.auth.token, then
+    return wish
+
+
 def _first_frame(wish: Wish, payload: bytes, binary: bool) -> Wish:
     """The `resume` frame that must come first."""
     frame = wish.codec.decode(payload, binary)
@@ -91,6 +110,7 @@ def _first_frame(wish: Wish, payload: bytes, binary: bool) -> Wish:
         problem = "after connecting with resume=frame a resume frame comes first"
         raise invalid(catalogue.UNEXPECTED_FRAME.sentence(type=kind, problem=problem))
     wish.opened.resume.CopyFrom(frame.resume)
+    wish.first = None
     return wish
 
 

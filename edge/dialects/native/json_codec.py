@@ -28,6 +28,7 @@ class NativeJson(Codec):
     """The codec `trunkline.v1.json`."""
 
     name = "trunkline.v1.json"
+    refuses_strangers_by_http = True
 
     def decode(self, payload: bytes, binary: bool = False) -> ClientFrame:
         """See Codec."""

@@ -15,6 +15,7 @@ class NativeProto(Codec):
     """The codec `trunkline.v1.proto`."""
 
     name = "trunkline.v1.proto"
+    refuses_strangers_by_http = True
     framing = Framing.BINARY
 
     def decode(self, payload: bytes, binary: bool = False) -> ClientFrame:

@@ -69,19 +69,19 @@ def test_clients_are_held_at_their_bound_while_there_is_no_link(core: EdgeCore) 
     core.link_lost()
     for number in range(4):
         core.received(client, say(f"m{number}"))
-    assert core.hold == {client}
+    assert core.reading.hold == {client}
     core.linked()
     tell(core, ack(client, "m0"))
-    assert core.release == {client}
+    assert core.reading.release == {client}
 
 
 def test_who_was_held_by_a_full_uplink_is_released_when_the_link_is_lost() -> None:
     core = linked_core(uplink_bytes=1)
     [client] = open_all(core, "a")
     core.received(client, say("m1"))
-    assert core.hold == {client}
+    assert core.reading.hold == {client}
     core.link_lost()
-    assert core.release == {client}
+    assert core.reading.release == {client}
 
 
 def test_who_still_waits_to_be_accepted_comes_after_those_who_were(core: EdgeCore) -> None:

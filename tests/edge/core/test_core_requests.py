@@ -66,13 +66,13 @@ def test_a_client_is_held_at_its_bound_of_requests_and_released_by_an_answer() -
     core = linked_core(unanswered=3)
     [client] = open_all(core, "a")
     asked(core, client, 2)
-    assert not core.hold
+    assert not core.reading.hold
     asked(core, client, 3)
-    assert core.hold == {client}
-    assert not core.release
+    assert core.reading.hold == {client}
+    assert not core.reading.release
     tell(core, ack(client, "m1"))
-    assert core.release == {client}
-    assert not core.hold
+    assert core.reading.release == {client}
+    assert not core.reading.hold
     assert not client.held
 
 
@@ -80,9 +80,9 @@ def test_a_client_is_held_at_its_bound_of_bytes() -> None:
     core = linked_core(unanswered_bytes=1000)
     [client] = open_all(core, "a")
     core.received(client, say("m1", "x" * 2000))
-    assert core.hold == {client}
+    assert core.reading.hold == {client}
     tell(core, ack(client, "m1"))
-    assert core.release == {client}
+    assert core.reading.release == {client}
 
 
 def test_signals_do_not_count_as_requests() -> None:
@@ -90,7 +90,7 @@ def test_signals_do_not_count_as_requests() -> None:
     [client] = open_all(core, "a")
     for _ in range(10):
         core.received(client, signal())
-    assert not core.hold
+    assert not core.reading.hold
     assert len(forwarded(core)) == 10
 
 
@@ -98,13 +98,13 @@ def test_a_full_uplink_holds_those_who_send_until_it_is_half_empty() -> None:
     core = linked_core(uplink_bytes=1000)
     sender, quiet = open_all(core)
     core.received(sender, say("m1", "x" * 1200))
-    assert core.hold == {sender}
+    assert core.reading.hold == {sender}
     assert not quiet.held
     tell(core, ack(sender, "m1"))
-    assert not core.release
+    assert not core.reading.release
     forwarded(core)
     core.drained()
-    assert core.release == {sender}
+    assert core.reading.release == {sender}
 
 
 def test_a_client_held_for_both_reasons_waits_for_both() -> None:
@@ -113,18 +113,18 @@ def test_a_client_held_for_both_reasons_waits_for_both() -> None:
     core.received(sender, say("m1", "x" * 1200))
     forwarded(core)
     core.drained()
-    assert not core.release
+    assert not core.reading.release
     tell(core, ack(sender, "m1"))
-    assert core.release == {sender}
+    assert core.reading.release == {sender}
 
 
 def test_a_held_client_that_is_closed_is_read_again_for_its_closing_handshake() -> None:
     core = linked_core(unanswered=1)
     [client] = open_all(core, "a")
     asked(core, client, 1)
-    core.hold.clear()
+    core.reading.hold.clear()
     tell(core, close(client))
-    assert core.release == {client}
+    assert core.reading.release == {client}
     assert client.unanswered == {}
 
 
@@ -135,7 +135,7 @@ def test_a_held_client_that_is_gone_is_in_no_set() -> None:
     core.gone(client)
     forwarded(core)
     core.drained()
-    assert not core.hold | core.release | core.dirty
+    assert not core.reading.hold | core.reading.release | core.dirty
 
 
 @pytest.mark.parametrize(

@@ -75,16 +75,16 @@ class EdgeModel(RuleBasedStateMachine):
     def settle(self) -> None:
         """Do what a shell does, and look at what it must not be asked."""
         core = self.core
-        assert not core.hold & core.release
-        for connection in core.hold:
+        assert not core.reading.hold & core.reading.release
+        for connection in core.reading.hold:
             assert connection not in self.held
             self.held.add(connection)
-        for connection in core.release:
+        for connection in core.reading.release:
             self.held.discard(connection)
         for connection in core.dirty:
             assert connection.number in core.connections
             self.clients[connection.number].told += [text for text in heard(connection) if text]
-        for group in (core.hold, core.release, core.dirty):
+        for group in (core.reading.hold, core.reading.release, core.dirty):
             group.clear()
 
     def of_state(self, *states: State) -> list[Client]:
@@ -319,7 +319,7 @@ class EdgeModel(RuleBasedStateMachine):
         assert core.uplink.waiting_bytes >= entries * ENTRY_BYTES
         assert (core.uplink.waiting_bytes == 0) == (entries == 0)
         assert set(core.connections) == set(self.clients)
-        assert core._waiting_for_room <= set(core.connections.values())
+        assert core.reading.waiting_for_room <= set(core.connections.values())
         assert core.opening == len(self.of_state(State.OPENING))
         for known in [*core._fanout._topics.values(), *core._fanout._orphans.values()]:
             assert all(c.number in core.connections and c.state is State.OPEN for c in known.listeners())

@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
+from declared_tenants import registered
 from edge_core_world import group
 from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
 from trunkline.v1.catalogue import Refused
@@ -23,8 +24,8 @@ from router.core.directory import Connection, Link
 from router.core.effects import ReadDelivered, ReadDeliveries, ReadHeads, ReadMessage, ReadPages
 from router.core.journal import Draft, Transaction
 from router.core.journal_queue import Unit
-from router.core.policies import Policies
 from router.core.router import RouterCore
+from router.core.tenants import defaults
 from router.core.topics import Position, TopicKey
 
 REPLY_LEASE_S = 15.0
@@ -74,14 +75,13 @@ class World:
         self.names = 0
 
     def _new_router(self) -> RouterCore:
-        return RouterCore(
-            Policies(tenants=("t",)),
+        router = RouterCore(
+            defaults(open_messages=8),
             window=WINDOW,
             lease_s=1e9,
             delivery_lease_s=1e9,
             reply_lease_s=REPLY_LEASE_S,
             max_attempts=3,
-            max_open_messages=8,
             max_open_bytes=1 << 20,
             checkpoint_bytes=200,
             outbox_max_bytes=OUTBOX_MAX_BYTES,
@@ -89,6 +89,8 @@ class World:
             new_id=lambda: "x",
             now_ms=lambda: 0,
         )
+        router.tenancy.load(registered("t"))
+        return router
 
     def _peek(self, key: TopicKey) -> Position | None:
         return self.log.head(key) if self._knows_heads and not self.written else None

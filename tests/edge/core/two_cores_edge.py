@@ -45,8 +45,9 @@ class EdgeSide:
             self.core.dirty.clear()
             for client in self.clients.values():
                 client.retry()
-        self.core.hold.clear()
-        self.core.release.clear()
+        self.core.policies.clear()
+        self.core.reading.hold.clear()
+        self.core.reading.release.clear()
 
     def connect(self, user: str, rollup_ms: int, before: Client | None = None) -> Client:
         """A client connects, perhaps to go on where it was before."""

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from declared_tenants import policy
 from trunkline.v1 import catalogue
 from trunkline.v1.history_service_pb2 import ListMessagesResponse
 from trunkline.v1.message_pb2 import MESSAGE_STATE_COMPLETE, Message
@@ -14,11 +15,11 @@ from trunkline.v1.presence_service_pb2 import Connection, ListConnectionsRespons
 from edge.dialects.dialect import Call, CallRefused, HttpRequest, Reply
 from edge.dialects.langbot.records import CONVERSATION_ID, PLATFORM, SESSION_TYPES
 from edge.dialects.langbot.routes import MAX_LISTED, MAX_LISTED_BYTES, routes
-from edge.dialects.tenants import TenantPolicy, Tenants
+from edge.dialects.tenants import Tenants
 
 NOW = datetime(2025, 1, 31, 12, tzinfo=UTC)
 ROUTES = {route.path.text.split("/")[6]: route for route in routes(lambda: NOW)}
-TENANTS = Tenants({"acme": TenantPolicy(pipelines=frozenset({"p1"}))})
+TENANTS = Tenants([policy("acme", pipelines=["p1"])])
 
 
 def asked(name: str, body: bytes = b"") -> Any:

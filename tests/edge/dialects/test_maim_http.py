@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from declared_tenants import policy
 from google.protobuf.message import Message as ProtoMessage
 from trunkline.v1 import catalogue
 from trunkline.v1.address_pb2 import Position
@@ -24,9 +25,9 @@ from trunkline.v1.presence_service_pb2 import Connection, ListConnectionsRequest
 
 from edge.dialects.dialect import CallRefused, HttpRequest, Reply, Route
 from edge.dialects.maim.routes import routes
-from edge.dialects.tenants import TenantPolicy, Tenants
+from edge.dialects.tenants import Tenants
 
-TENANTS = Tenants({"demo": TenantPolicy(agent="echo")})
+TENANTS = Tenants([policy("demo", default_agent="echo")])
 FLAT, DEEP, CONNECTIONS, RESULT, FLUSH = routes()
 
 Answers = Iterable[ProtoMessage | Refused]

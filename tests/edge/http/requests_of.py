@@ -49,6 +49,8 @@ def _contents(message: Descriptor) -> st.SearchStrategy[dict[str, Any]]:
         return st.dictionaries(TEXT, JSON_VALUES, max_size=3)
     if message.full_name == "google.protobuf.Timestamp":
         return st.fixed_dictionaries({"seconds": st.integers(0, 2**33), "nanos": st.integers(0, 999_999_999)})
+    if message.full_name == "google.protobuf.FieldMask":
+        return st.fixed_dictionaries({"paths": st.lists(st.sampled_from(["limits", "open_to"]), max_size=3)})
     plain = {field.name: _values(field) for field in message.fields if field.containing_oneof is None}
     content: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries({}, optional=plain)
     for oneof in message.oneofs:
@@ -60,7 +62,7 @@ def _contents(message: Descriptor) -> st.SearchStrategy[dict[str, Any]]:
 def _values(field: FieldDescriptor) -> st.SearchStrategy[Any]:
     inner = field.message_type
     if inner is not None and inner.GetOptions().map_entry:
-        return st.dictionaries(TEXT, TEXT, max_size=3)
+        return st.dictionaries(TEXT, _values(inner.fields_by_name["value"]), max_size=3)
     if inner is not None:
         value: st.SearchStrategy[Any] = st.deferred(lambda: _contents(inner))
     elif field.enum_type is not None:

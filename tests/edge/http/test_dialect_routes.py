@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
+from declared_tenants import policy
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from starlette.applications import Starlette
-from starlette.requests import Request
 from trunkline.v1 import catalogue
 from trunkline.v1.history_service_pb2 import GetMessageRequest, ListMessagesRequest, ListMessagesResponse
 from trunkline.v1.presence_service_pb2 import GetStatsRequest, GetStatsResponse
@@ -23,10 +23,13 @@ from edge.dialects.paths import Path
 from edge.dialects.registry import Registry
 from edge.dialects.tenants import Tenants
 from edge.http import bodies
+from edge.http.access import Access
 from edge.http.calls import CallFailed
 from edge.http.dialect_routes import DialectRoutes
 
 Handle = Callable[[HttpRequest], Handling]
+
+TENANTS = Tenants([policy("closed", tokens=["t1"])])
 
 
 class Calls:
@@ -34,10 +37,14 @@ class Calls:
 
     def __init__(self) -> None:
         self.made: list[tuple[str, Message]] = []
+        self.metadata: list[dict[str, str]] = []
         self.answers: dict[str, Message | CallFailed] = {}
 
-    async def unary(self, method: MethodDescriptor, request: Message) -> Message:
+    async def unary(
+        self, method: MethodDescriptor, request: Message, *, metadata: Sequence[tuple[str, str]]
+    ) -> Message:
         self.made.append((method.name, request))
+        self.metadata.append(dict(metadata))
         answer = self.answers[method.name]
         if isinstance(answer, CallFailed):
             raise answer
@@ -47,19 +54,21 @@ class Calls:
 class Served:
     """One route, and who asks it."""
 
-    def __init__(self, handle: Handle, method: str = "POST", path: str = "/old/{room}") -> None:
+    def __init__(
+        self,
+        handle: Handle,
+        method: str = "POST",
+        path: str = "/old/{room}",
+        refused: Callable[[CallRefused], Reply] | None = None,
+    ) -> None:
         self.calls = Calls()
-        self.forbidden: set[str] = set()
-        route = Route(method, Path(path), handle)
+        route = Route(method, Path(path), handle, refused)
         self.dialect = Dialect("old", connect, DEFAULT, routes=(route,))
-
-    def _authorize(self, request: Request, tenant: str) -> None:
-        if tenant in self.forbidden:
-            raise CallFailed.of(catalogue.UNAUTHORIZED.refused(problem=f"not for {tenant}"))
 
     async def ask(self, path: str = "/old/a", method: str = "POST", **more: Any) -> httpx.Response:
         registered = Registry(lambda: datetime.now(UTC))
-        routes = DialectRoutes(registered, Tenants(), self.calls, self._authorize).routes()  # type: ignore[arg-type]
+        access = Access(TENANTS)
+        routes = DialectRoutes(registered, TENANTS, self.calls, access).routes()  # type: ignore[arg-type]
         transport = httpx.ASGITransport(Starlette(routes=routes))
         async with httpx.AsyncClient(transport=transport, base_url="http://edge") as http:
             return await http.request(method, path, **more)
@@ -67,7 +76,7 @@ class Served:
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Served]:
-    def begin(handle: Handle, *more: str) -> Served:
+    def begin(handle: Handle, *more: Any) -> Served:
         served = Served(handle, *more)
         monkeypatch.setattr(registry, "DIALECTS", (lambda clock: served.dialect,))
         return served
@@ -145,7 +154,7 @@ async def test_several_calls_are_made_one_after_another(serve: Callable[..., Ser
 async def test_a_handling_may_go_on_after_a_refusal(serve: Callable[..., Served]) -> None:
     def handle(request: HttpRequest) -> Handling:
         told = []
-        for call in (stats("other"), messages("t"), stats("t")):
+        for call in (messages("t"), stats("t")):
             try:
                 yield call
             except CallRefused as refused:
@@ -153,17 +162,58 @@ async def test_a_handling_may_go_on_after_a_refusal(serve: Callable[..., Served]
         return Reply(200, told)
 
     served = serve(handle)
-    served.forbidden = {"other"}
     served.calls.answers = {
         "GetStats": GetStatsResponse(),
         "ListMessages": CallFailed.of(catalogue.MESSAGE_NOT_FOUND.refused(message_id="m")),
     }
-    [first, second] = (await served.ask()).json()
-    assert first[:2] == ["UNAUTHORIZED", 401]
-    assert "not for other" in first[2]
-    assert second == ["MESSAGE_NOT_FOUND", 404, catalogue.MESSAGE_NOT_FOUND.sentence(message_id="m")]
-    # What the request has no right to does not get to the router.
+    [refused] = (await served.ask()).json()
+    assert refused == ["MESSAGE_NOT_FOUND", 404, catalogue.MESSAGE_NOT_FOUND.sentence(message_id="m")]
     assert [name for name, _ in served.calls.made] == ["ListMessages", "GetStats"]
+
+
+async def test_the_router_is_told_who_asks(serve: Callable[..., Served]) -> None:
+    def handle(request: HttpRequest) -> Handling:
+        yield stats("closed")
+        yield stats("other")
+        return Reply(200, request.is_local)
+
+    served = serve(handle)
+    served.calls.answers["GetStats"] = GetStatsResponse()
+    answer = await served.ask(headers={"x-api-key": "t1", "x-real-ip": "192.0.2.1"})
+    assert answer.json() is False
+    where = {"trunkline-remote-ip": "127.0.0.1", "trunkline-forwarded": "1"}
+    # A secret of one tenant's clients is no proof for another tenant.
+    assert served.calls.metadata == [
+        {"trunkline-acting-for": "closed"} | where,
+        {"authorization": "Bearer t1"} | where,
+    ]
+    assert (await served.ask()).json() is True
+
+
+@pytest.mark.parametrize("own_words", [False, True])
+async def test_no_body_is_taken_from_those_who_may_not_ask(
+    own_words: bool, serve: Callable[..., Served]
+) -> None:
+    taken: list[str] = []
+
+    def handle(request: HttpRequest) -> Handling:
+        taken.append("asked")
+        return Reply(200, None)
+        yield
+
+    async def body() -> AsyncIterator[bytes]:
+        taken.append("body")
+        yield b"{}"
+
+    def refused(reason: CallRefused) -> Reply:
+        return Reply(reason.http_status, {"detail": reason.code})
+
+    served = serve(handle, "POST", "/old/{tenant}", refused if own_words else None)
+    answer = await served.ask("/old/closed", content=body())
+    assert (answer.status_code, taken) == (401, [])
+    assert answer.json() == {"detail": "UNAUTHORIZED"} if own_words else answer.json()["code"] == 16
+    assert (await served.ask("/old/closed", content=body(), headers={"x-api-key": "t1"})).status_code == 200
+    assert taken == ["body", "asked"]
 
 
 @pytest.mark.parametrize("anew", [False, True])

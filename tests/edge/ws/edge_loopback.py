@@ -10,12 +10,15 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from ssl import SSLContext
 from typing import Any, cast
 from unittest.mock import patch
 
 import grpc
 import grpc.aio
 import websockets
+from declared_tenants import policy
+from declared_tenants import told as told_of
 from trunkline.v1 import catalogue
 from trunkline.v1.edge_service_pb2 import (
     ConnectionOpened,
@@ -25,10 +28,12 @@ from trunkline.v1.edge_service_pb2 import (
     LinkResponse,
     LinkWelcome,
     RouterEntry,
+    TenantPolicy,
 )
 from trunkline.v1.edge_service_pb2_grpc import EdgeServiceServicer, add_EdgeServiceServicer_to_server
 
 from edge.app import listen
+from edge.auth.jwks import Fetch, FetchFailed
 from edge.http.app import HttpServer
 from edge.http.calls import RouterCalls
 from edge.link.client import LinkClient
@@ -139,6 +144,8 @@ class ScriptedRouter(EdgeServiceServicer):
         self.address = ""
         self.minor = catalogue.CONTRACT_MINOR
         self.welcomes = True
+        #: What it tells of tenants when an edge has linked; None for nothing yet.
+        self.policies: list[TenantPolicy] | None = [policy("t"), policy("demo")]
         self._links: asyncio.Queue[ScriptedLink] = asyncio.Queue()
 
     async def link(self) -> ScriptedLink:
@@ -156,6 +163,8 @@ class ScriptedRouter(EdgeServiceServicer):
             LinkResponse(welcome=LinkWelcome(contract_minor=self.minor, lease_s=30), credit=64)
         )
         link.took(first)
+        if self.policies is not None:
+            await link.send(*told_of(*self.policies))
         self._links.put_nowait(link)
         reading = asyncio.create_task(link.read())
         try:
@@ -191,11 +200,15 @@ class Edge:
     linked: asyncio.Event
     #: Ends of TCP connections that tests have opened.
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
+    #: Set where the edge speaks TLS.
+    trusting: SSLContext | None = None
 
     def connect(self, query: str = QUERY, **options: Any) -> Any:
         """A WebSocket client, as `websockets.connect` returns it."""
         options = {"compression": None, "ping_interval": None, "open_timeout": PATIENCE_S, **options}
-        return websockets.connect(f"ws://{self.address}/v1/connect?{query}", **options)
+        scheme = "wss" if self.trusting else "ws"
+        url = f"{scheme}://{self.address}/v1/connect?{query}"
+        return websockets.connect(url, ssl=self.trusting, **options)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until something about the edge is so."""
@@ -204,15 +217,20 @@ class Edge:
                 await asyncio.sleep(0.002)
 
     async def raw(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A TCP connection."""
+        """A TCP connection, or one by TLS."""
         host, port = self.address.split(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
+        reader, writer = await asyncio.open_connection(host, int(port), ssl=self.trusting)
         self.writers.append(writer)
         return reader, writer
 
 
+async def no_fetch(url: str) -> bytes:
+    """There is nothing to be had."""
+    raise FetchFailed(f"nothing is at {url}")
+
+
 @asynccontextmanager
-async def running_edge(router: str, **settings: Any) -> AsyncIterator[Edge]:
+async def running_edge(router: str, fetch: Fetch | None = None, **settings: Any) -> AsyncIterator[Edge]:
     """An edge on a free port. Fails where anything raised in a callback."""
     loop = asyncio.get_running_loop()
     raised: list[dict[str, Any]] = []
@@ -224,7 +242,7 @@ async def running_edge(router: str, **settings: Any) -> AsyncIterator[Edge]:
 
     loop.set_exception_handler(note)
     options = {"router": router, "drain_s": 0.05, "edge_listen": "127.0.0.1:0", **settings}
-    shell = Shell(EdgeSettings(**options))
+    shell = Shell(EdgeSettings(**options), fetch or no_fetch)
     transports: list[asyncio.BaseTransport] = []
 
     class WatchedPort(Port):
@@ -235,7 +253,7 @@ async def running_edge(router: str, **settings: Any) -> AsyncIterator[Edge]:
     watching = patch("edge.app.Port", WatchedPort)
     watching.start()
     http = HttpServer(shell, RouterCalls(shell.settings.router))
-    server = await listen(shell, http, shell.settings.edge_listen)
+    server = await listen(shell, http)
     linked = asyncio.Event()
     link = LinkClient(shell, shell.settings, linked.set)
     tasks = [asyncio.create_task(link.run()), asyncio.create_task(shell.run())]

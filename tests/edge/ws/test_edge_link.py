@@ -201,7 +201,7 @@ async def test_who_connects_while_there_is_no_link_is_accepted_once_there_is() -
         router.welcomes = False
         async with running_edge(router.address) as edge:
             coming = connecting(edge)
-            await edge.until(lambda: edge.shell.core.opening == 1)
+            await edge.until(lambda: len(edge.shell.handshakes) == 1)
             router.welcomes = True
             while not (link := await router.link()).credit:
                 link.end()

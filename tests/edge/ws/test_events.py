@@ -107,11 +107,13 @@ async def test_events_are_the_frames_that_websockets_get() -> None:
         client, _ = await listening(edge, link)
         ws, _ = await accepted(edge, link, topic=0)
         for seq in range(1, 4):
+            before = edge.shell.core.counts.deliveries
             await link.publish(seq, f"line one\nline two {seq}")
             event = await client.next()
             assert event.type == "message"
             assert json.loads(event.data) == await hears(ws)
-        assert edge.shell.core.counts.deliveries == 8
+            # A heartbeat may come between, after the first second.
+            assert edge.shell.core.counts.deliveries - before in (2, 3)
         await ws.close()
 
 

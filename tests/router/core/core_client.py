@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from trunkline.v1.access_pb2 import Grants
 from trunkline.v1.frame_pb2 import AckFrame, ClientFrame, DeltaFrame, ServerFrame
 from trunkline.v1.message_pb2 import (
     CHANGE_KIND_ENDED,
@@ -50,6 +51,9 @@ class Client:
         self.resumes_delivered = False
         #: What it says comes back to it, which is where it then is.
         self.echo = False
+        #: What its token allows; None for a client without one.
+        self.grants: Grants | None = None
+        self.remote_ip = "127.0.0.1"
         self.known: dict[str, Message] = {}
         self.close_reason = ""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core_client import REQUESTS, Client
-from trunkline.v1.edge_service_pb2 import LinkRequest, LinkResponse, RouterEntry
+from trunkline.v1.edge_service_pb2 import LinkRequest, LinkResponse, RouterEntry, TenantPolicy
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
 
 from router.core.directory import Link, topics_heard
@@ -29,6 +29,9 @@ class Edge:
         self.topics: dict[int, Heard] = {}
         self.orphans: dict[TopicKey, Heard] = {}
         self.inbox = LinkRequest()
+        #: What the router has told of tenants, and whether that is all.
+        self.policies: dict[str, TenantPolicy] = {}
+        self.knows_policies = False
         #: Some clients are not made known yet, so the router may forget what they hear.
         self.is_partly_known = False
         self._numbers = iter(range(1, 1_000_000))
@@ -43,7 +46,9 @@ class Edge:
         """Tell the router of a client."""
         opened = self.inbox.entries.add().opened
         opened.connection, opened.connection_id, opened.user = client.number, client.id, client.user
-        opened.remote_ip, opened.echo = "127.0.0.1", client.echo
+        opened.remote_ip, opened.echo = client.remote_ip, client.echo
+        if client.grants is not None:
+            opened.grants.CopyFrom(client.grants)
         opened.address.CopyFrom(address_of(client.home))
         if client.state == "open":
             opened.restored = True
@@ -96,6 +101,15 @@ class Edge:
             for frame in client.unanswered.values():
                 self.inbox.entries.add().frame.connection = client.number
                 self.inbox.entries[-1].frame.frame.CopyFrom(frame)
+
+    def _policy(self, entry: RouterEntry) -> None:
+        self.policies[entry.policy.tenant] = entry.policy
+
+    def _gone(self, entry: RouterEntry) -> None:
+        del self.policies[entry.gone.tenant]
+
+    def _policies_told(self, entry: RouterEntry) -> None:
+        self.knows_policies = True
 
     def received(self, batch: LinkResponse) -> None:
         """A batch came from the router."""

@@ -9,21 +9,24 @@ from typing import Any
 
 from core_client import Client
 from core_edge import Edge
+from declared_tenants import registered, stored_tenant
 from memory_log import MemoryLog
 from trunkline.v1 import catalogue
+from trunkline.v1.access_pb2 import Grants
 from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import LinkHello, LinkRequest
 from trunkline.v1.frame_pb2 import ClientFrame
 from trunkline.v1.message_pb2 import Message, Part, TextPart
+from trunkline.v1.tenant_pb2 import TENANT_STATE_ACTIVE, TenantSettings, TenantState
 
 from router.core.directory import Connection
 from router.core.effects import ReadDelivered, ReadDeliveries, ReadHeads, ReadMessage, ReadPages
-from router.core.journal import Draft, Transaction
+from router.core.journal import Draft, Registered, Transaction
 from router.core.journal_queue import Unit
-from router.core.policies import Policies
 from router.core.publishing import response_of
 from router.core.router import RouterCore
+from router.core.tenants import defaults
 from router.core.topics import GROUP, PERSON, Position, TopicKey, address_of
 
 ALICE: TopicKey = ("t", "a", "w", PERSON, "alice")
@@ -62,18 +65,22 @@ class Router:
     `settle` does all there is to be done; `restart` is `kill -9` and a new router over the same log.
     """
 
-    def __init__(self, *, window: int = 8, peeks: bool = False, **options: Any) -> None:
+    def __init__(
+        self, *, window: int = 8, peeks: bool = False, max_open_messages: int = 100, **options: Any
+    ) -> None:
         self.log = MemoryLog()
         self.now = 0.0
         self._ids = count(1)
         self._peeks = peeks
+        #: As they are on disk.
+        self.tenants = registered("t", "u").tenants
+        self._defaults = defaults(conversations=3, open_messages=max_open_messages)
         self._options = {
             "window": window,
             "lease_s": 10.0,
             "delivery_lease_s": 5.0,
             "reply_lease_s": 15.0,
             "max_attempts": 3,
-            "max_open_messages": 100,
             "max_open_bytes": 1 << 30,
             "checkpoint_bytes": 10_000,
             "outbox_max_bytes": 1 << 20,
@@ -87,13 +94,15 @@ class Router:
         self.core = self._new_core()
 
     def _new_core(self) -> RouterCore:
-        return RouterCore(
-            Policies(("t", "u"), max_conversations=3),
+        core = RouterCore(
+            self._defaults,
             peek=self._peek,
             new_id=lambda: str(next(self._ids)),
             now_ms=lambda: 0,
             **self._options,
         )
+        core.tenancy.load(Registered(tenants=self.tenants))
+        return core
 
     def _peek(self, key: TopicKey) -> Position | None:
         # An engine knows no end beyond what the core was told.
@@ -148,12 +157,15 @@ class Router:
         resume: dict[TopicKey, Position] | None = None,
         delivered: bool = False,
         echo: bool = False,
+        grants: Grants | None = None,
+        remote_ip: str = "127.0.0.1",
     ) -> Client:
         """A client connects; it is answered once what is awaited is there."""
         client = self.edge(edge).new_client(home, user)
         client.resume = resume or {}
         client.resumes_delivered = delivered
         client.echo = echo
+        client.grants, client.remote_ip = grants, remote_ip
         if client.edge.link is not None:
             client.edge.open(client)
         self.carry()
@@ -212,6 +224,27 @@ class Router:
         finally:
             self.carry()
         return origin
+
+    # Tenants
+
+    def declare(
+        self,
+        name: str,
+        settings: TenantSettings | None = None,
+        state: TenantState.ValueType = TENANT_STATE_ACTIVE,
+    ) -> None:
+        """A tenant is new, or has changed, on disk."""
+        stored = stored_tenant(name, settings, state)
+        self.tenants = [each for each in self.tenants if each.tenant != name] + [stored]
+        self.core.tenancy.declare(stored)
+        self.carry()
+
+    def grant(self, client: Client, grants: Grants, ident: str = "a1") -> None:
+        """A client's edge has verified another token of it."""
+        granted = client.edge.inbox.entries.add().granted
+        granted.connection, granted.id = client.number, ident
+        granted.grants.CopyFrom(grants)
+        self.carry()
 
     # The log
 

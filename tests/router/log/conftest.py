@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from log_engines import ENGINES, Opener
+from log_engines import ENGINES, NOW_MS, Opener, clock
+from memory_engine import MemoryEngine
 
 from router.log.port import Log
 
@@ -21,3 +23,18 @@ async def log(opener: Opener) -> AsyncIterator[Log]:
     log = await opener()
     yield log
     await log.close()
+
+
+@pytest.fixture(params=[*ENGINES, "memory"])
+async def any_log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
+    """A log of each engine, and the double."""
+    log = MemoryEngine() if request.param == "memory" else await ENGINES[request.param](tmp_path)()
+    yield log
+    await log.close()
+
+
+@pytest.fixture(autouse=True)
+def _time() -> Iterator[None]:
+    clock.now_ms = NOW_MS
+    yield
+    clock.now_ms = NOW_MS

@@ -45,9 +45,21 @@ OTHER_TENANT: TopicKey = ("evil", "echo", "web", PERSON, "alice")
 Opener = Callable[[], Coroutine[Any, Any, Log]]
 
 
+class Clock:
+    """What time it is for the engines; it does not go by itself."""
+
+    now_ms = NOW_MS
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+
+clock = Clock()
+
+
 def open_sqlite(folder: Path) -> Opener:
     async def opener() -> Log:
-        return SqliteLog.open(folder / "log.db", clock=lambda: NOW_MS, keep_keys_ms=HOUR_MS)
+        return SqliteLog.open(folder / "log.db", clock=clock, keep_keys_ms=HOUR_MS)
 
     return opener
 
@@ -56,7 +68,7 @@ def open_sqlite_with_few_recent_keys(folder: Path) -> Opener:
     """Keys are on their way from one table to the other all the time."""
 
     async def opener() -> Log:
-        return SqliteLog.open(folder / "log.db", clock=lambda: NOW_MS, keep_keys_ms=HOUR_MS, recent_keys=2)
+        return SqliteLog.open(folder / "log.db", clock=clock, keep_keys_ms=HOUR_MS, recent_keys=2)
 
     return opener
 
@@ -89,10 +101,11 @@ def draft(
     deliver: bool = False,
     repeat_only: bool = False,
     producer: Producer | None = None,
+    user: str = "alice",
 ) -> Draft:
     message = Message(
         address=address_of(topic),
-        author=Author(role=ROLE_USER, user="alice"),
+        author=Author(role=ROLE_USER, user=user),
         parts=[Part(text=TextPart(text=text))],
         state=MESSAGE_STATE_COMPLETE if producer is None else MESSAGE_STATE_OPEN,
     )

@@ -27,10 +27,14 @@ from router.core.topics import EMPTY, Position, TopicKey
 
 @dataclass
 class Row:
-    """An entry of a log; of a change, `target` is where its message stands."""
+    """An entry of a log; of a change, `target` is where its message stands.
+
+    `user` is who wrote it, until that one is erased.
+    """
 
     kind: EntryKind
     body: bytes
+    user: str
     target: int = 0
 
 
@@ -42,11 +46,21 @@ class OneLog:
     rows: list[Row] = field(default_factory=list)
     opens: dict[int, StoredOpen] = field(default_factory=dict)
     receipts: dict[str, StoredReceipt] = field(default_factory=dict)
+    #: The rows up to this seq are there in number only.
+    pruned: int = 0
+
+    def seqs(self) -> range:
+        """Where entries stand that are there."""
+        return range(self.pruned + 1, len(self.rows) + 1)
+
+    def messages(self) -> int:
+        """How many it holds."""
+        return sum(self.rows[seq - 1].kind is EntryKind.MESSAGE for seq in self.seqs())
 
     def brought(self, seq: int, first: int) -> bytes:
         """The message that comes with an entry, in a page that begins at `first`."""
         row = self.rows[seq - 1]
-        if row.kind is not EntryKind.CHANGE:
+        if row.kind is not EntryKind.CHANGE or row.target <= self.pruned:
             return b""
         kind = Change.FromString(row.body).kind
         if kind == CHANGE_KIND_EDITED or (kind == CHANGE_KIND_ENDED and row.target < first):
@@ -182,7 +196,7 @@ class LogModel:
             self.logs[one.topic] = OneLog(place.epoch)
         log = self.logs[one.topic]
         assert place == Position(log.epoch, len(log.rows) + 1)
-        log.rows.append(Row(one.kind, one.stored))
+        log.rows.append(Row(one.kind, one.stored, _author(one)))
         if one.key is not None:
             self.kept[one.key] = (one.digest, place, one.connections)
         if one.change is not None:
@@ -198,6 +212,8 @@ class LogModel:
         assert one.stored == one.change.SerializeToString()
         assert one.change.changed_at == one.message.updated_at
         log.rows[-1].target = target = one.message.position.seq
+        if target <= log.pruned or log.rows[target - 1].user != one.message.author.user:
+            return
         log.rows[target - 1].body = one.message.SerializeToString()
         if target in log.opens:
             log.opens[target] = log.opens[target]._replace(message=log.rows[target - 1].body)
@@ -232,7 +248,7 @@ class LogModel:
         log = self.logs.pop(topic, None)
         self.deliveries = {n: work for n, work in self.deliveries.items() if work.topic != topic}
         self.dead = {n: work for n, work in self.dead.items() if work.topic != topic}
-        return sum(row.kind is EntryKind.MESSAGE for row in log.rows) if log is not None else 0
+        return log.messages() if log is not None else 0
 
     # Reading
 
@@ -249,10 +265,10 @@ class LogModel:
         log = self.logs.get(request.topic, OneLog(""))
         seqs = [
             seq
-            for seq, row in enumerate(log.rows, 1)
+            for seq in log.seqs()
             if (request.after is None or seq > request.after.seq)
             and (request.before is None or seq < request.before.seq)
-            and not (request.messages_only and row.kind)
+            and not (request.messages_only and log.rows[seq - 1].kind)
         ]
         if request.after is None:
             seqs.reverse()
@@ -271,7 +287,7 @@ class LogModel:
 
     def message(self, topic: TopicKey, position: Position) -> bytes | None:
         log = self._log_at(topic, position)
-        return None if log is None else log.rows[position.seq - 1].body
+        return None if log is None or position.seq <= log.pruned else log.rows[position.seq - 1].body
 
     def open_messages(self) -> list[StoredOpen]:
         return [opened for log in self.logs.values() for opened in log.opens.values()]
@@ -308,3 +324,9 @@ class LogModel:
     def _target(one: Draft) -> Position:
         place = one.message.position if one.read is None else one.read.position
         return Position(place.epoch, place.seq)
+
+
+def _author(one: Draft) -> str:
+    if one.read is not None:
+        return one.read.user
+    return (one.message if one.change is None else one.change).author.user

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from log_engines import ENGINES, HOUR_MS, NOW_MS, change, deltas, draft, position, read
-from log_model import LogModel
+from log_model_erasing import ErasingModel
 from trunkline.v1.message_pb2 import CHANGE_KIND_EDITED, CHANGE_KIND_ENDED, CHANGE_KIND_RECALLED
+from whole_erasures import erase_tenant, erase_user, prune
 
 from router.core.journal import (
     Attempts,
@@ -23,12 +24,14 @@ from router.core.journal import (
     Delivered,
     Draft,
     GivenUp,
+    HistoryLimits,
     PageRequest,
     Producer,
     Transaction,
     Withdrawal,
 )
 from router.core.topics import EMPTY, GROUP, NO_TARGET, PERSON, USER, Position, TopicKey
+from router.log import sqlite_erasing, sqlite_pruning, sqlite_sweeping, sqlite_walk
 
 _T = TypeVar("_T")
 
@@ -41,6 +44,7 @@ TOPICS: list[TopicKey] = [
     ("evil", "echo", "web", PERSON, "x"),
 ]
 topics = st.sampled_from(TOPICS)
+tenants = st.sampled_from(["acme", "evil"])
 keys = st.sampled_from([None, None, b"a" * 16, b"b" * 16, b"\0" * 16])
 digests = st.sampled_from([b"", b"one", b"two"])
 USERS = ["alice", "bob", 'é"']
@@ -58,6 +62,7 @@ drafts = st.builds(
     deliver=st.booleans(),
     repeat_only=st.sampled_from([False, False, False, True]),
     producer=st.sampled_from([None, Producer("worker", 1)]),
+    user=st.sampled_from(["alice", "bob"]),
 )
 #: Which message is meant, of all that ever were; those said last are near.
 picks = st.integers(0, 12)
@@ -74,7 +79,7 @@ class LogMachine(RuleBasedStateMachine):
         self.opener = ENGINES[self.engine](Path(self.folder.name))
         self.runner = asyncio.Runner()
         self.log = self.run(self.opener())
-        self.model = LogModel()
+        self.model = ErasingModel()
         #: All messages that were ever committed, also those of erased logs.
         self.said: list[Draft] = []
 
@@ -168,6 +173,28 @@ class LogMachine(RuleBasedStateMachine):
     def reset(self, topic: TopicKey) -> None:
         assert self.run(self.log.reset(topic)) == self.model.reset(topic)
 
+    @rule(tenant=tenants)
+    def erase_tenant(self, tenant: str) -> None:
+        erased = self.run(erase_tenant(self.log, tenant))
+        assert erased._replace(topics=tuple(sorted(erased.topics))) == self.model.erase_tenant(tenant)
+
+    @rule(tenant=tenants, user=st.sampled_from([*USERS, "carol", "x", TOPICS[3][4]]))
+    def erase_user(self, tenant: str, user: str) -> None:
+        erased = self.run(erase_user(self.log, user, tenant))
+        assert erased._replace(topics=tuple(sorted(erased.topics))) == self.model.erase_user(tenant, user)
+
+    @rule(
+        tenant=tenants,
+        max_messages=st.sampled_from([0, 0, 1, 4]),
+        max_bytes=st.sampled_from([0, 0, 1, 150, 400]),
+        passed_ms=st.sampled_from([0, 0, 0, 101]),
+    )
+    def prune(self, tenant: str, max_messages: int, max_bytes: int, passed_ms: int) -> None:
+        limits = HistoryLimits(100, max_messages, max_bytes)
+        now_ms = NOW_MS + passed_ms
+        gone = self.run(prune(self.log, tenant, now_ms=now_ms, **limits._asdict()))
+        assert gone == self.model.prune(tenant, limits, now_ms)
+
     @rule(forget=st.booleans())
     def sweep(self, forget: bool) -> None:
         self.run(self.log.sweep(NOW_MS + HOUR_MS + forget))
@@ -223,13 +250,32 @@ class LogMachine(RuleBasedStateMachine):
             assert backlogs == ([expected] if owed or dead else [])
 
 
+#: How much one piece does of what is done in pieces.
+BOUNDS = [
+    (sqlite_walk, "LOGS"),
+    (sqlite_erasing, "LOGS"),
+    (sqlite_erasing, "_DELETED_ROWS"),
+    (sqlite_erasing, "_LOOKED_AT"),
+    (sqlite_erasing, "_ERASED_ENTRIES"),
+    (sqlite_pruning, "LOGS"),
+    (sqlite_pruning, "_ENTRIES"),
+    (sqlite_sweeping, "_ROWS"),
+    (sqlite_sweeping, "_LOGS"),
+]
+
+
+@pytest.mark.parametrize("bound", [None, 2, 3])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_any_sequence_of_operations_agrees_with_the_model(engine: str) -> None:
+def test_any_sequence_of_operations_agrees_with_the_model(
+    engine: str, bound: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name in BOUNDS if bound else ():
+        monkeypatch.setattr(module, name, bound)
     machine = type("Machine", (LogMachine,), {"engine": engine})
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=40,
+            max_examples=40 if bound is None else 20,
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],

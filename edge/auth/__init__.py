@@ -1,0 +1,1 @@
+"""Who a client is: its token, and the keys that verify it."""

@@ -1,0 +1,36 @@
+"""Deleting the rows of erased logs, a bounded number at a time."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+
+#: Rows that one call deletes, of how many logs at most.
+_ROWS = 2_000
+_LOGS = 500
+#: What holds rows of erased logs until they are swept, and how its rows are told apart.
+_TABLES = {
+    "messages": "rowid",
+    "events": "rowid",
+    "receipts": "(topic_id, user)",
+    "open_messages": "(topic_id, seq)",
+    "open_deltas": "delta_id",
+}
+_OLDEST = "SELECT json_group_array(topic_id) FROM (SELECT topic_id FROM erased ORDER BY topic_id LIMIT ?)"
+
+
+def delete_erased(db: sqlite3.Connection) -> None:
+    """Delete some rows of erased logs, those that were begun first."""
+    those = db.execute(_OLDEST, (_LOGS,)).fetchone()[0]
+    if not json.loads(those):
+        return
+    left = _ROWS
+    for table, key in _TABLES.items():
+        some = (
+            f"SELECT {key.strip('()')} FROM {table}"
+            " WHERE topic_id IN (SELECT value FROM json_each(?)) LIMIT ?"
+        )
+        left -= db.execute(f"DELETE FROM {table} WHERE {key} IN ({some})", (those, left)).rowcount
+        if not left:
+            return
+    db.execute("DELETE FROM erased WHERE topic_id IN (SELECT value FROM json_each(?))", (those,))

@@ -1,0 +1,69 @@
+"""Each RPC of the contract says what it takes, and the guard knows for which tenant it asks."""
+
+from __future__ import annotations
+
+import pytest
+from google.protobuf.descriptor import MethodDescriptor
+from trunkline.v1.access_pb2 import SCOPE_ADMIN, SCOPE_LINK, SCOPE_OPERATOR, requires
+from trunkline.v1.agent_service_pb2 import AttachRequest
+from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
+
+from edge.http.bindings import services
+from router.app import SERVICES
+from router.rpc.guard import NOBODYS, PUBLIC, rule_of
+
+METHODS = {f"{service.name}.{method.name}": method for service in services() for method in service.methods}
+#: RPCs that are for no tenant that is named in their requests.
+FOR_NONE = {"TenantService.ListTenants", "EdgeService.Link"}
+
+
+def test_every_service_of_the_contract_is_served_and_guarded() -> None:
+    assert set(SERVICES) == {service.full_name for service in services()}
+    # What anybody may call is none of them.
+    assert not set(SERVICES) & PUBLIC
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_each_rpc_has_a_rule(method: MethodDescriptor) -> None:
+    rule = rule_of(method)
+    assert rule is not NOBODYS, "it needs the option (requires), and a request that names a tenant"
+    assert rule.scope == method.GetOptions().Extensions[requires]
+    named = f"{method.containing_service.name}.{method.name}"
+    assert bool(rule.field) == (named not in FOR_NONE)
+    # Who has no tenant of its own to ask for asks for none.
+    assert rule.field or rule.scope in (SCOPE_OPERATOR, SCOPE_LINK)
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_the_guard_finds_the_tenant_that_a_request_names(method: MethodDescriptor) -> None:
+    rule = rule_of(method)
+    if not rule.field or method.client_streaming:
+        return
+    request = method.input_type._concrete_class()
+    inside = request
+    *outer, last = rule.field.split(".")
+    for name in outer:
+        inside = getattr(inside, name)
+    setattr(inside, last, "acme")
+    assert list(rule.names(request)) == ["acme"]
+    assert list(rule.names(method.input_type._concrete_class())) == [""]
+
+
+def test_the_guard_finds_the_tenants_that_messages_of_a_stream_name() -> None:
+    attach = rule_of(METHODS["AgentService.Attach"])
+    hello = AttachRequest()
+    assert list(attach.names(hello)) == []
+    hello.hello.tenant = "acme"
+    assert list(attach.names(hello)) == ["acme"]
+    many = rule_of(METHODS["BroadcastService.BroadcastMany"])
+    batch = BroadcastManyRequest()
+    for tenant in ("acme", "other", "acme", ""):
+        batch.requests.add().request.address.tenant = tenant
+    assert set(many.names(batch)) == {"acme", "other", ""}
+
+
+def test_a_tenants_admin_declares_no_tenants() -> None:
+    for named, method in METHODS.items():
+        changes = named.startswith("TenantService.") and named.endswith("Tenant")
+        if changes and not named.endswith("GetTenant"):
+            assert rule_of(method).scope == SCOPE_OPERATOR > SCOPE_ADMIN

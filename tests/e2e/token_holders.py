@@ -1,0 +1,76 @@
+"""A tenant whose clients show tokens, and such clients."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from chatter import Chatter
+from declaring import Operator, auth_of, told_of
+from fleet import Fleet, fleet_of
+from signing import Signer
+from validators.history import History
+from waiting import until
+from websockets.asyncio.client import connect
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from processes import Process
+
+TENANT = "acme"
+SIGNER = Signer(TENANT)
+RSA = Signer(TENANT, "rsa", "RS256")
+AUDIENCE = Signer("heard", "k1")
+PATH = f"/v1/connect?tenant={TENANT}&agent=echo&platform=web&conversation=group:team"
+EVENTS = PATH.replace("connect", "events")
+
+
+@contextmanager
+def token_fleet(data: Path) -> Iterator[Fleet]:
+    """A router, an edge, and tenants that take tokens of these signers."""
+    with fleet_of(data, TRUNKLINE_TENANTS="demo") as started:
+        with Operator(started.router.address, started.operator_key) as calling:
+            calling.create(TENANT, client_auth=auth_of([SIGNER, RSA], ["opaque"]))
+            calling.create("heard", client_auth=auth_of([AUDIENCE], audiences=["chat"], issuer="us"))
+        told_of("heard", *started.edges)
+        yield started
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def holder(edge: Process, user: str, token: str, conversation: str = "group:team") -> Chatter:
+    """A client with a token."""
+    return Chatter(
+        History(), f"{TENANT}/{user}", edge.address, conversation, additional_headers=bearer(token)
+    )
+
+
+async def ended(chatter: Chatter) -> tuple[int, str]:
+    """How a connection was closed, when that happens."""
+    await until(lambda: chatter.closed, f"{chatter.name} is closed", timeout_s=5)
+    assert chatter.closed is not None
+    return chatter.closed.code, chatter.closed.reason
+
+
+async def answered(chatter: Chatter) -> None:
+    """The connection is there: the router answers it."""
+    await chatter.send({"type": "history", "id": "still"})
+    await chatter.next("history", id="still")
+
+
+@asynccontextmanager
+async def dialled(
+    edge: Process, path: str, *frames: dict[str, Any], **options: Any
+) -> AsyncIterator[tuple[Any, dict[str, Any]]]:
+    """A socket on which these frames were sent, and the first frame that came."""
+    async with connect(f"ws://{edge.address}{path}", **options) as ws:
+        for frame in frames:
+            await ws.send(json.dumps(frame))
+        async with asyncio.timeout(10):
+            yield ws, json.loads(await ws.recv())

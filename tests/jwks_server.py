@@ -1,0 +1,60 @@
+"""A local HTTP server that answers as a test wants."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+PATIENCE_S = 10
+
+
+class JwksServer:
+    """Answers each request with `answer`, byte by byte as it stands, then waits where `hangs`.
+
+    Where there is a `gate`, answers wait until it is open.
+    """
+
+    def __init__(self) -> None:
+        self.answer = b""
+        self.hangs = False
+        self.gate: asyncio.Event | None = None
+        #: The heads of all requests.
+        self.requests: list[str] = []
+        self.port = 0
+
+    def url(self, path: str = "/keys") -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def says(self, body: bytes, status: str = "200 OK", headers: str = "") -> None:
+        """From now on it answers so."""
+        head = f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n{headers}\r\n"
+        self.answer = head.encode() + body
+
+    async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection."""
+        try:
+            self.requests.append((await reader.readuntil(b"\r\n\r\n")).decode())
+            if self.gate is not None:
+                await self.gate.wait()
+            writer.write(self.answer)
+            await writer.drain()
+            if self.hangs:
+                await reader.read()
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            # Whoever asked has gone, or the test is over.
+            pass
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[JwksServer]:
+    """A server on this machine."""
+    jwks = JwksServer()
+    server = await asyncio.start_server(jwks.take, "127.0.0.1", 0)
+    jwks.port = server.sockets[0].getsockname()[1]
+    try:
+        yield jwks
+    finally:
+        server.close()

@@ -1,0 +1,51 @@
+"""Tenants, API keys and revocations in memory, with the promises of the log's port."""
+
+from __future__ import annotations
+
+from router.core.journal import (
+    Registered,
+    Registration,
+    RevocationKind,
+    StoredApiKey,
+    StoredRevocation,
+    StoredTenant,
+)
+
+
+class MemoryRegistry:
+    """What is in it is on disk."""
+
+    def __init__(self) -> None:
+        self._tenants: dict[str, StoredTenant] = {}
+        self._api_keys: dict[str, StoredApiKey] = {}
+        self._revocations: dict[tuple[str, RevocationKind, str], StoredRevocation] = {}
+
+    def registered(self) -> Registered:
+        """All there are."""
+        return Registered(
+            sorted(self._tenants.values()),
+            sorted(self._api_keys.values()),
+            sorted(self._revocations.values()),
+        )
+
+    def register(self, change: Registration) -> None:
+        """Commit a change."""
+        self._tenants.update({each.tenant: each for each in change.tenants})
+        self._api_keys.update({each.key_id: each for each in change.api_keys})
+        self._revocations.update({each[:3]: each for each in change.revocations})
+        for key_id in change.keys_gone:
+            self._api_keys.pop(key_id, None)
+        for key_id, used_ms in change.keys_used:
+            if key := self._api_keys.get(key_id):
+                self._api_keys[key_id] = key._replace(used_ms=used_ms)
+        self._revocations = {
+            name: each
+            for name, each in self._revocations.items()
+            if each.revoked_ms >= change.revoked_before_ms
+        }
+
+    def unregister(self, tenant: str) -> None:
+        """Forget all that is a tenant's."""
+        self._tenants.pop(tenant, None)
+        self._api_keys = {k: each for k, each in self._api_keys.items() if each.tenant != tenant}
+        self._revocations = {k: each for k, each in self._revocations.items() if each.tenant != tenant}

@@ -1,0 +1,32 @@
+"""A router for all tests of the command line, each of which has tenants of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+
+import pytest
+from command_line import OPERATOR, CommandLine
+from processes import Process, router_process
+
+_NUMBERS = count()
+
+
+@pytest.fixture(scope="session")
+def router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    data = tmp_path_factory.mktemp("router")
+    with router_process(data, TRUNKLINE_OPERATOR_KEY=OPERATOR) as process:
+        yield process
+
+
+@pytest.fixture
+def tenant(router: Process) -> CommandLine:
+    return CommandLine(router.address)
+
+
+@pytest.fixture
+def acme(tenant: CommandLine) -> str:
+    """The name of a new tenant."""
+    name = f"acme{next(_NUMBERS)}"
+    tenant("create", name)
+    return name

@@ -1,0 +1,229 @@
+"""Who may do what: callers against scopes and tenants, and API keys."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from trunkline.v1 import catalogue
+from trunkline.v1.access_pb2 import (
+    SCOPE_ADMIN,
+    SCOPE_ATTACH,
+    SCOPE_BROADCAST,
+    SCOPE_HISTORY,
+    SCOPE_LINK,
+    SCOPE_OPERATOR,
+    SCOPE_PRESENCE,
+    Scope,
+)
+from trunkline.v1.catalogue import Refused
+from trunkline.v1.tenant_pb2 import (
+    OPENNESS_ANYBODY,
+    OPENNESS_LOOPBACK,
+    OPENNESS_NOBODY,
+    OPENNESS_UNSPECIFIED,
+    TENANT_STATE_ACTIVE,
+    TENANT_STATE_DELETING,
+    TENANT_STATE_SUSPENDED,
+    TenantLimits,
+    TenantSettings,
+)
+
+from router.core import access
+from router.core.access import ACTING_SCOPES, ApiKeys, Caller, Kind, is_local
+from router.core.journal import StoredTenant
+from router.core.tenants import Tenant
+
+TENANT_SCOPES = (SCOPE_BROADCAST, SCOPE_HISTORY, SCOPE_PRESENCE, SCOPE_ATTACH, SCOPE_ADMIN)
+OPENNESS = (OPENNESS_UNSPECIFIED, OPENNESS_NOBODY, OPENNESS_LOOPBACK, OPENNESS_ANYBODY)
+STATES = (TENANT_STATE_ACTIVE, TENANT_STATE_SUSPENDED, TENANT_STATE_DELETING)
+
+
+def tenant(name: str, openness: Any, state: int = TENANT_STATE_ACTIVE) -> Tenant:
+    settings = TenantSettings(open_to=openness).SerializeToString()
+    return Tenant(StoredTenant(name, state, settings, 1, 1), TenantLimits())
+
+
+def answer(caller: Caller, scope: int, name: str, asked: Tenant | None) -> str:
+    """The code of the refusal; empty where there is none."""
+    try:
+        caller.check(scope, name, asked)
+    except Refused as refused:
+        return refused.entry.code
+    return ""
+
+
+def expected(caller: Caller, scope: int, name: str, asked: Tenant | None) -> str:
+    """What the rules say, each of them once."""
+    proved = caller.kind is not Kind.ANYBODY and not (caller.kind is Kind.EDGE and not caller.tenant)
+    refusal = catalogue.FORBIDDEN.code if proved else catalogue.UNAUTHORIZED.code
+    if scope == SCOPE_LINK:
+        return "" if caller.kind is Kind.EDGE else refusal
+    if scope not in (*TENANT_SCOPES, SCOPE_OPERATOR):
+        return catalogue.FORBIDDEN.code
+    if caller.kind is Kind.OPERATOR:
+        return ""
+    if scope == SCOPE_OPERATOR:
+        return refusal
+    if proved:
+        return "" if caller.tenant == name and scope in caller.scopes else refusal
+    if asked is None:
+        return ""
+    openness = asked.settings.open_to
+    open_now = openness == OPENNESS_ANYBODY or (openness == OPENNESS_LOOPBACK and caller.is_local)
+    return "" if open_now and not (openness == OPENNESS_ANYBODY and scope == SCOPE_ADMIN) else refusal
+
+
+@st.composite
+def callers(draw: st.DrawFn) -> Caller:
+    kind = draw(st.sampled_from(Kind))
+    local = draw(st.booleans())
+    if kind is Kind.KEY:
+        scopes = draw(st.frozensets(st.sampled_from(TENANT_SCOPES), min_size=1))
+        return Caller(kind, draw(st.sampled_from("ab")), scopes, "k1")
+    if kind is Kind.EDGE and draw(st.booleans()):
+        return Caller(kind, draw(st.sampled_from("ab")), ACTING_SCOPES, is_local=local)
+    return Caller(kind, is_local=local)
+
+
+@given(
+    caller=callers(),
+    scope=st.integers(-1, 9),
+    name=st.sampled_from("ab"),
+    openness=st.sampled_from(OPENNESS),
+    state=st.sampled_from(STATES),
+    exists=st.booleans(),
+)
+def test_each_caller_may_what_the_rules_say(
+    caller: Caller, scope: int, name: str, openness: Any, state: int, exists: bool
+) -> None:
+    asked = tenant(name, openness, state) if exists else None
+    assert answer(caller, scope, name, asked) == expected(caller, scope, name, asked)
+
+
+@given(caller=callers(), scope=st.sampled_from(TENANT_SCOPES), openness=st.sampled_from(OPENNESS))
+def test_who_has_a_proof_does_not_learn_which_tenants_there_are(
+    caller: Caller, scope: int, openness: Any
+) -> None:
+    if caller.tenant != "a":
+        return
+
+    def refusal(asked: Tenant | None) -> str:
+        with pytest.raises(Refused) as refused:
+            caller.check(scope, "b", asked)
+        assert refused.value.entry is catalogue.FORBIDDEN
+        return str(refused.value)
+
+    assert refusal(None) == refusal(tenant("b", openness))
+
+
+def test_a_refusal_names_the_scope_that_is_missing() -> None:
+    key = Caller(Kind.KEY, "a", frozenset({SCOPE_BROADCAST}), "k1")
+    acting = Caller(Kind.EDGE, "a", ACTING_SCOPES)
+    stranger = Caller(Kind.ANYBODY)
+    for caller, scope in ((key, SCOPE_HISTORY), (acting, SCOPE_ADMIN), (stranger, SCOPE_ATTACH)):
+        with pytest.raises(Refused, match=Scope.Name(scope)):
+            caller.check(scope, "a", tenant("a", OPENNESS_NOBODY))
+
+
+def test_only_those_are_local_whom_nobody_forwards() -> None:
+    here, there = "127.0.0.1", "192.0.2.1"
+    for peer in (here, "::1", "127.8.9.1", "::ffff:127.0.0.1"):
+        assert is_local(peer, [], is_forwarded=False, is_edge=False)
+        assert is_local(peer, [here], is_forwarded=False, is_edge=False)
+        for remote in ([there], [here, there], [""], ["localhost"], ["unknown"]):
+            assert not is_local(peer, remote, is_forwarded=False, is_edge=True)
+        for is_edge in (False, True):
+            assert not is_local(peer, [here], is_forwarded=True, is_edge=is_edge)
+    for peer in (there, "", "unix", "0.0.0.0"):
+        # What it says of itself counts only from an edge.
+        assert not is_local(peer, [here], is_forwarded=False, is_edge=False)
+        assert not is_local(peer, [], is_forwarded=False, is_edge=True)
+        assert is_local(peer, [here], is_forwarded=False, is_edge=True)
+        assert not is_local(peer, [here], is_forwarded=True, is_edge=True)
+
+
+# API keys
+
+
+def keys(*of: str) -> tuple[ApiKeys, list[str]]:
+    """A table with a key of each of these tenants, and their secrets."""
+    table, secrets = ApiKeys(), []
+    for at, name in enumerate(of):
+        stored, secret = table.make(name, "", [SCOPE_HISTORY], 1000 + at, os.urandom)
+        assert table.caller(secret, 5000) is None
+        table.add(stored)
+        secrets.append(secret)
+    return table, secrets
+
+
+def test_a_secret_is_its_tenants_and_is_kept_nowhere() -> None:
+    table = ApiKeys()
+    stored, secret = table.make("a", "ci", [SCOPE_HISTORY, SCOPE_BROADCAST, SCOPE_HISTORY], 7, os.urandom)
+    assert secret.startswith(f"tl_{stored.key_id}_")
+    assert secret.removeprefix(f"tl_{stored.key_id}_") not in repr(stored)
+    assert stored.scopes == (SCOPE_BROADCAST, SCOPE_HISTORY)
+    loaded = ApiKeys()
+    loaded.load([stored])
+    found = loaded.caller(secret, 8)
+    assert found == Caller(Kind.KEY, "a", frozenset(stored.scopes), stored.key_id)
+
+
+def test_a_wrong_secret_is_nobodys() -> None:
+    table, [a, b] = keys("a", "b")
+    half_b = b.rpartition("_")[2]
+    of_a_with_b = f"{a.rpartition('_')[0]}_{half_b}"
+    for wrong in ("", "tl_", "tl__", a[:-1], a + "0", a.upper(), of_a_with_b, "é" + a, a + "é", a * 100_000):
+        assert table.caller(wrong, 5000) is None
+    assert table.caller(a, 5000) is not None
+
+
+def test_a_removed_key_is_gone_and_no_other_tenant_can_remove_it() -> None:
+    table, [a, b] = keys("a", "b")
+    [stored] = table.of("a")
+    assert table.remove("b", stored.key_id) is None
+    assert table.caller(a, 5000) is not None
+    assert table.remove("a", stored.key_id) is not None
+    assert stored.key_id not in table
+    assert table.caller(a, 5000) is None
+    assert table.remove("a", stored.key_id) is None
+    assert table.take_used() == []
+    table.forget_tenant("b")
+    table.forget_tenant("nobody")
+    assert table.caller(b, 5000) is None
+    assert repr(table) == "<ApiKeys 0 of 0 tenants>"
+
+
+def test_keys_are_listed_oldest_first() -> None:
+    table, _ = keys("a", "b", "a", "a")
+    assert [stored.created_ms for stored in table.of("a")] == [1000, 1002, 1003]
+    assert table.of("nobody") == []
+
+
+def test_a_use_is_written_once_a_minute() -> None:
+    table, [secret, other] = keys("a", "a")
+    first, second = table.of("a")
+    for now_ms in (100_000, 100_001, 159_999):
+        table.caller(secret, now_ms)
+    assert table.take_used() == [(first.key_id, 100_000)]
+    assert table.take_used() == []
+    table.caller(secret, 159_999)
+    assert table.take_used() == []
+    table.caller(secret, 160_000)
+    table.caller(other, 160_001)
+    assert table.take_used() == [(first.key_id, 160_000), (second.key_id, 160_001)]
+    assert [stored.used_ms for stored in table.of("a")] == [160_000, 160_001]
+    # A clock that was set back is believed.
+    table.caller(secret, 50_000)
+    assert table.take_used() == [(first.key_id, 50_000)]
+
+
+def test_a_tenant_has_so_many_keys_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "MAX_KEYS", 2)
+    table, _ = keys("a", "a", "b")
+    with pytest.raises(Refused, match="revoke one first"):
+        table.make("a", "", [SCOPE_HISTORY], 1, os.urandom)
+    table.make("b", "", [SCOPE_HISTORY], 1, os.urandom)

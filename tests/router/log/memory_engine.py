@@ -1,0 +1,50 @@
+"""The double that other tests use in place of a log, to be held against the promises of the port, too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from memory_log import MemoryLog
+
+from router.core.journal import Page, PageRequest, Registered, StoredDeadLetter, StoredReceipt, Transaction
+from router.core.topics import Position, TopicKey
+
+
+class MemoryEngine:
+    """A MemoryLog behind the port."""
+
+    def __init__(self) -> None:
+        self._log = MemoryLog()
+
+    async def append(self, transaction: Transaction) -> None:
+        self._log.append(transaction)
+
+    async def heads(self, topics: Sequence[TopicKey]) -> list[Position]:
+        return [self._log.head(topic) for topic in topics]
+
+    async def read(self, requests: Sequence[PageRequest]) -> list[Page]:
+        return [self._log.read(request) for request in requests]
+
+    async def receipts(self, topic: TopicKey, after: str, limit: int) -> list[StoredReceipt]:
+        return sorted(each for each in self._log.receipts(topic) if each.user > after)[:limit]
+
+    async def dead_letters(self, tenant: str, agent: str, after: int, limit: int) -> list[StoredDeadLetter]:
+        return list(self._log.dead.values())
+
+    async def open_messages(self) -> list[Any]:
+        return list(self._log.open.values())
+
+    async def registered(self) -> Registered:
+        return self._log.registered()
+
+    async def close(self) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Any:
+        operation = getattr(self._log, name)
+
+        async def call(*args: Any) -> Any:
+            return operation(*args)
+
+        return call

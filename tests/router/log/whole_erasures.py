@@ -1,0 +1,45 @@
+"""Erasures of the log, piece by piece until they are done."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from log_engines import NOW_MS
+
+from router.core.journal import Cursor, ErasedPiece, HistoryLimits
+from router.core.topics import TopicKey
+from router.log.port import Log
+
+MOST_PIECES = 10_000
+
+
+async def whole(call: Callable[[Cursor | None], Awaitable[ErasedPiece]]) -> ErasedPiece:
+    """All pieces, as one."""
+    messages = receipts = 0
+    topics: list[TopicKey] = []
+    cursor: Cursor | None = None
+    for _ in range(MOST_PIECES):
+        piece = await call(cursor)
+        messages += piece.messages
+        receipts += piece.receipts
+        topics += piece.topics
+        cursor = piece.cursor
+        if cursor is None:
+            return ErasedPiece(messages, receipts, tuple(topics))
+    raise AssertionError("it never ends")
+
+
+async def erase_tenant(log: Log, tenant: str = "acme") -> ErasedPiece:
+    return await whole(lambda _: log.erase_tenant(tenant))
+
+
+async def erase_user(log: Log, user: str, tenant: str = "acme") -> ErasedPiece:
+    return await whole(lambda cursor: log.erase_user(tenant, user, cursor))
+
+
+async def prune(log: Log, tenant: str = "acme", *, now_ms: int = NOW_MS, **limits: int) -> int:
+    """Returns how many messages are gone."""
+    kept = HistoryLimits(**limits)
+    erased = await whole(lambda cursor: log.prune(tenant, kept, cursor, now_ms))
+    assert (erased.receipts, erased.topics) == (0, ())
+    return erased.messages

@@ -1,0 +1,173 @@
+"""A router in this process, with its guard, and callers of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+from trunkline.v1 import (
+    agent_service_pb2,
+    broadcast_service_pb2,
+    edge_service_pb2,
+    history_service_pb2,
+    presence_service_pb2,
+    tenant_service_pb2,
+)
+from trunkline.v1.access_pb2 import SCOPE_ADMIN, SCOPE_BROADCAST
+from trunkline.v1.tenant_pb2 import OPENNESS_ANYBODY, OPENNESS_LOOPBACK, TenantSettings
+
+from router.app import make_server, make_shell
+from router.log.sqlite import SqliteLog
+from router.registry import Registry
+from router.rpc.callers import Proof
+from router.rpc.guard import Guard
+from router.settings import RouterSettings
+from router.shell import Shell
+
+PATIENCE_S = 5.0
+OPERATOR = "the-operator-of-the-tests"
+ALL_SCOPES = tuple(range(SCOPE_BROADCAST, SCOPE_ADMIN + 1))
+
+SERVICES: list[ServiceDescriptor] = [
+    service
+    for module in (
+        agent_service_pb2,
+        broadcast_service_pb2,
+        edge_service_pb2,
+        history_service_pb2,
+        presence_service_pb2,
+        tenant_service_pb2,
+    )
+    for service in module.DESCRIPTOR.services_by_name.values()
+]
+METHODS: dict[str, MethodDescriptor] = {
+    method.name: method for service in SERVICES for method in service.methods
+}
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+class ByMetadata:
+    """Takes for an edge whoever says so."""
+
+    def holds(self, context: Any) -> bool:
+        return ("link", "yes") in [tuple(pair) for pair in context.invocation_metadata()]
+
+
+EDGE: Metadata = (("link", "yes"),)
+#: What an edge says of a client that is not on its machine.
+FAR: Metadata = (("trunkline-remote-ip", "192.0.2.1"),)
+
+
+def bearer(key: str) -> Metadata:
+    return (("authorization", f"Bearer {key}"),)
+
+
+class GuardedRouter:
+    """Tenants `open` (to loopback), `all` (to anybody) and `closed`."""
+
+    def __init__(self, shell: Shell, registry: Registry, address: str, channel: grpc.aio.Channel) -> None:
+        self.shell = shell
+        self.registry = registry
+        self.address = address
+        self.channel = channel
+
+    async def key(self, tenant: str, *scopes: int) -> tuple[str, str]:
+        """A new API key: its id and its secret."""
+        stored, secret = await self.registry.create_key(tenant, "", scopes or ALL_SCOPES)
+        return stored.key_id, secret
+
+    async def begin(self, rpc: str, *requests: Message, metadata: Metadata = ()) -> Any:
+        """Begin a call, and say these; a stream stays open for more."""
+        method = METHODS[rpc]
+        kind = f"{'stream' if method.client_streaming else 'unary'}_"
+        kind += "stream" if method.server_streaming else "unary"
+        made = getattr(self.channel, kind)(
+            f"/{method.containing_service.full_name}/{rpc}",
+            request_serializer=GetMessageClass(method.input_type).SerializeToString,
+            response_deserializer=GetMessageClass(method.output_type).FromString,
+        )
+        if not method.client_streaming:
+            return made(*requests, metadata=metadata, timeout=PATIENCE_S)
+        call = made(metadata=metadata, timeout=PATIENCE_S)
+        # Who is refused is told so when it reads.
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            for request in requests:
+                await call.write(request)
+        return call
+
+    async def code(self, rpc: str, *requests: Message, metadata: Metadata = ()) -> str:
+        """How a call ends: the catalogue's code, or OK."""
+        return (await self.refusal(rpc, *requests, metadata=metadata))[0]
+
+    async def refusal(self, rpc: str, *requests: Message, metadata: Metadata = ()) -> tuple[str, str]:
+        """How a call ends: the catalogue's code, or OK, and the text."""
+        return await ended(await self.begin(rpc, *requests, metadata=metadata))
+
+
+async def ended(call: Any) -> tuple[str, str]:
+    """The code and text with which a call ends, whatever it says before."""
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            if isinstance(call, grpc.aio.UnaryUnaryCall):
+                await call
+            else:
+                while await call.read() is not grpc.aio.EOF:
+                    pass
+    except grpc.aio.AioRpcError as error:
+        return reason_of(error), str(error.details())
+    return "OK", ""
+
+
+def reason_of(error: grpc.aio.AioRpcError) -> str:
+    for name, value in error.trailing_metadata() or ():
+        if name == "grpc-status-details-bin" and isinstance(value, bytes):
+            info = ErrorInfo()
+            for detail in Status.FromString(value).details:
+                if detail.Unpack(info):
+                    return info.reason
+    return error.code().name
+
+
+def request_for(method: MethodDescriptor, tenant: str) -> Message:
+    """The request that names a tenant, and nothing else."""
+    request: Any = GetMessageClass(method.input_type)()
+    if "tenant" in method.input_type.fields_by_name:
+        request.tenant = tenant
+    elif "address" in method.input_type.fields_by_name:
+        request.address.tenant = tenant
+    return request  # type: ignore[no-any-return]
+
+
+@asynccontextmanager
+async def guarded_router(folder: Path, proof: Proof | None = None) -> AsyncIterator[GuardedRouter]:
+    settings = RouterSettings(data_dir=folder)
+    log = SqliteLog.open(folder / "trunkline.db")
+    shell = make_shell(settings, log)
+    await shell.load()
+    registry = Registry(shell)
+    for name, openness in (("open", OPENNESS_LOOPBACK), ("all", OPENNESS_ANYBODY), ("closed", None)):
+        await registry.create(name, TenantSettings(open_to=openness))
+    server, _ = await make_server(shell, registry, Guard(shell, OPERATOR, proof or ByMetadata()))
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    running = asyncio.create_task(shell.run())
+    try:
+        async with grpc.aio.insecure_channel(address) as channel:
+            yield GuardedRouter(shell, registry, address, channel)
+    finally:
+        shell.end_streams()
+        await server.stop(grace=1)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await log.close()

@@ -1,0 +1,98 @@
+"""What goes on when its right to go on is taken away: it ends, at once, and says why."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from guarded_router import OPERATOR, PATIENCE_S, GuardedRouter, Metadata, bearer, ended
+from trunkline.v1 import catalogue
+from trunkline.v1.agent_service_pb2 import AttachRequest
+from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
+from trunkline.v1.presence_service_pb2 import GetStatsRequest, WatchConnectionsRequest
+from trunkline.v1.tenant_pb2 import TENANT_STATE_SUSPENDED
+
+END_S = 1.0
+
+
+def opening(rpc: str, tenant: str) -> Any:
+    """The message that opens such a stream."""
+    if rpc == "Attach":
+        attach = AttachRequest()
+        attach.hello.tenant = tenant
+        attach.hello.agents.append("a")
+        attach.hello.capacity = 1
+        attach.hello.worker_id = "w"
+        attach.hello.contract_minor = catalogue.CONTRACT_MINOR
+        return attach
+    if rpc == "BroadcastMany":
+        batch = BroadcastManyRequest()
+        item = batch.requests.add(number=1)
+        item.request.address.tenant = tenant
+        item.request.parts.add().text.text = "hi"
+        return batch
+    watch = WatchConnectionsRequest()
+    watch.address.tenant = tenant
+    return watch
+
+
+async def opened(router: GuardedRouter, rpc: str, tenant: str, metadata: Metadata) -> Any:
+    """Such a stream, and the router knows it."""
+    before = len(router.shell.streams)
+    call = await router.begin(rpc, opening(rpc, tenant), metadata=metadata)
+    async with asyncio.timeout(PATIENCE_S):
+        while len(router.shell.streams) == before:
+            await router.code("GetStats", GetStatsRequest(tenant="open"))
+    return call
+
+
+async def suspend(router: GuardedRouter, key_id: str) -> None:
+    await router.registry.set_state("closed", TENANT_STATE_SUSPENDED)
+
+
+async def delete(router: GuardedRouter, key_id: str) -> None:
+    await router.registry.delete("closed")
+
+
+async def revoke(router: GuardedRouter, key_id: str) -> None:
+    await router.registry.revoke_key("closed", key_id)
+
+
+@pytest.mark.parametrize("rpc", ["Attach", "BroadcastMany", "WatchConnections"])
+@pytest.mark.parametrize(
+    ("take_away", "code"),
+    [(revoke, "UNAUTHORIZED"), (suspend, "TENANT_SUSPENDED"), (delete, "UNKNOWN_TENANT")],
+)
+async def test_a_stream_ends(
+    router: GuardedRouter, rpc: str, take_away: Callable[[GuardedRouter, str], Awaitable[None]], code: str
+) -> None:
+    key_id, key = await router.key("closed")
+    _, other_key = await router.key("all")
+    _, same_tenants = await router.key("closed")
+    mine = await opened(router, rpc, "closed", bearer(key))
+    others = [await opened(router, rpc, "all", bearer(other_key))]
+    if take_away is revoke:
+        others.append(await opened(router, rpc, "closed", bearer(same_tenants)))
+    await take_away(router, key_id)
+    async with asyncio.timeout(END_S):
+        assert (await ended(mine))[0] == code
+    assert not any(call.done() for call in others)
+    for call in others:
+        call.cancel()
+
+
+@pytest.mark.parametrize("rpc", ["Attach", "WatchConnections"])
+async def test_a_suspended_tenants_streams_end_whoever_opened_them(router: GuardedRouter, rpc: str) -> None:
+    by_operator = await opened(router, rpc, "closed", bearer(OPERATOR))
+    await suspend(router, "")
+    async with asyncio.timeout(END_S):
+        assert (await ended(by_operator))[0] == "TENANT_SUSPENDED"
+
+
+async def test_the_operators_broadcasts_go_on_for_other_tenants(router: GuardedRouter) -> None:
+    call = await opened(router, "BroadcastMany", "closed", bearer(OPERATOR))
+    await suspend(router, "")
+    assert not call.done()
+    call.cancel()
