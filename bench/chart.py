@@ -31,8 +31,9 @@ def chart(fanout: Figures, rows: Sequence[Row]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _text(x: float, y: float, text: str, anchor: str = "start", extra: str = "") -> str:
-    safe = text.replace("&", "&amp;").replace("<", "&lt;")
+def text(x: float, y: float, said: str, anchor: str = "start", extra: str = "") -> str:
+    """A text; `anchor` is which end of it stands at `x`."""
+    safe = said.replace("&", "&amp;").replace("<", "&lt;")
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{extra}>{safe}</text>'
 
 
@@ -69,12 +70,12 @@ def _fanout_panel(fanout: Figures) -> list[str]:
         BOTTOM,
         TOP,
     )
-    parts = [_text(LEFT, 28, f"Fan-out to {subscribers:,} subscribers", extra=' font-size="15"')]
-    parts += [_text(x.at(tick), BOTTOM + 18, _short(tick), "middle") for tick in x.ticks()]
-    parts += [_text(LEFT - 8, y.at(tick) + 4, _short(tick), "end") for tick in y.ticks()]
+    parts = [text(LEFT, 28, f"Fan-out to {subscribers:,} subscribers", extra=' font-size="15"')]
+    parts += [text(x.at(tick), BOTTOM + 18, _short(tick), "middle") for tick in x.ticks()]
+    parts += [text(LEFT - 8, y.at(tick) + 4, _short(tick), "end") for tick in y.ticks()]
     parts += [f'<path d="M{LEFT} {y.at(tick):.1f}H{RIGHT}" stroke="#dee2e6"/>' for tick in y.ticks()]
-    parts.append(_text((LEFT + RIGHT) / 2, BOTTOM + 40, "messages/s offered", "middle"))
-    parts.append(_text(LEFT, TOP - 10, "deliveries/s"))
+    parts.append(text((LEFT + RIGHT) / 2, BOTTOM + 40, "messages/s offered", "middle"))
+    parts.append(text(LEFT, TOP - 10, "deliveries/s"))
     ends = (min(point["rate"] for point in flat), max(point["rate"] for point in flat))
     ideal = " L".join(f"{x.at(rate):.1f} {y.at(rate * subscribers):.1f}" for rate in ends)
     parts.append(f'<path d="M{ideal}" stroke="#adb5bd" stroke-dasharray="4 4" fill="none"/>')
@@ -82,7 +83,7 @@ def _fanout_panel(fanout: Figures) -> list[str]:
         parts += _series(points[name], x, y, colour)
         top = TOP + 14 + 18 * at
         parts.append(f'<circle cx="{LEFT + 16}" cy="{top - 4}" r="4" fill="{colour}"/>')
-        parts.append(_text(LEFT + 26, top, label))
+        parts.append(text(LEFT + 26, top, label))
     return parts
 
 
@@ -95,8 +96,8 @@ def _series(points: Sequence[Figures], x: _LogScale, y: _LogScale, colour: str) 
 
 def _ratio_panel(rows: Sequence[Row]) -> list[str]:
     parts = [
-        _text(500, 28, "How many times FastAPI's figure", extra=' font-size="15"'),
-        _text(WIDTH - 20, BOTTOM + 40, "Echoing, FastAPI stores nothing; Trunkline commits both ways", "end"),
+        text(500, 28, "How many times FastAPI's figure", extra=' font-size="15"'),
+        text(WIDTH - 20, BOTTOM + 40, "Echoing, FastAPI stores nothing; Trunkline commits both ways", "end"),
     ]
     times = [row.times or 1.0 for row in rows]
     scale = _LogScale([*times, 0.1, 10.0], BARS_LEFT, BARS_RIGHT)
@@ -106,12 +107,12 @@ def _ratio_panel(rows: Sequence[Row]) -> list[str]:
         top = TOP + at * step
         left, right = sorted((one, scale.at(ratio)))
         colour = "#0b7285" if ratio >= 1 else "#e8590c"
-        parts.append(_text(BARS_LEFT - 8, top + 13, row.what, "end", ' font-size="10"'))
+        parts.append(text(BARS_LEFT - 8, top + 13, row.what, "end", ' font-size="10"'))
         parts.append(
             f'<rect x="{left:.1f}" y="{top:.1f}" width="{max(1.0, right - left):.1f}" '
             f'height="{BAR_HEIGHT}" fill="{colour}"/>'
         )
         shown = f"{ratio:.0f} ×" if ratio >= 10 else f"{ratio:.2g} ×"
-        parts.append(_text(right + 4, top + 13, shown))
+        parts.append(text(right + 4, top + 13, shown))
     parts.append(f'<path d="M{one:.1f} {TOP - 6}V{BOTTOM}" stroke="#868e96"/>')
     return parts

@@ -11,6 +11,8 @@ PUBLISHED_PER_S = 30_000
 CONNECTS_PER_S = 1_500
 DELTA_P99_MS, BYTES_PER_BYTE, RESUME_P99_MS = 100, 1.6, 50
 EDGE_IDLE_BYTES, ROUTER_IDLE_BYTES = 20 * 1024, 3 * 1024
+P99_RISES_TO = 1.2
+THROUGH_TO = 1.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ def rows(results: dict[str, Figures]) -> list[Row]:
         "streams": _streams,
         "connects": _connects,
         "idle": _idle,
+        "fairness": _fairness,
     }
     return [row for name, maker in makers.items() if name in results for row in maker(results[name])]
 
@@ -171,6 +174,9 @@ def _connects(figures: Figures) -> Iterator[Row]:
         f"≥ {CONNECTS_PER_S:,}",
         rate["bridge_json"] >= CONNECTS_PER_S,
     )
+    for algorithm, found in figures.get("bridge_tokens", {}).items():
+        if algorithm != "tracebacks":
+            yield Row(f"connects, each with a token by {algorithm}", "1/s", found["connects_per_s"])
 
 
 def _idle(figures: Figures) -> Iterator[Row]:
@@ -188,6 +194,32 @@ def _idle(figures: Figures) -> Iterator[Row]:
             used <= goal,
             less_is_better=True,
         )
+
+
+def _fairness(figures: Figures) -> Iterator[Row]:
+    """Of the two delays of a phase, that to the ack and that to the listener, the worse counts."""
+    labels = {"websocket": "frames", "unary": "`Broadcast`", "many": "`BroadcastMany`"}
+    times, quota = figures["times"], figures["quota_per_s"]
+    for way, label in labels.items():
+        ratio = p99_ratio(figures[way], "tenfold")
+        what = f"a tenant's p99 beside one that offers {times} times its quota in {label}, to alone"
+        goal, met = f"≤ {P99_RISES_TO:g}", ratio <= P99_RISES_TO
+        yield Row(what, "", ratio, goal=goal, met=met, less_is_better=True)
+    for way, label in labels.items():
+        through = figures[way]["tenfold"]["loud"]["through_per_s"]
+        goal, met = f"≤ {THROUGH_TO * quota:,.0f}", through <= THROUGH_TO * quota
+        yield Row(f"what that one gets through in {label}", "messages/s", through, goal=goal, met=met)
+    phases = [phase for way in labels for phase in figures[way].values()]
+    wrong = sum(sum(phase["wrong"].values()) for phase in phases)
+    yield Row("errors of the first tenant", "", wrong, goal="0", met=wrong == 0)
+
+
+def p99_ratio(phases: Figures, phase: str) -> float:
+    """How many times the p99 alone it is in another phase; the worse of the two delays."""
+    return max(
+        float(phases[phase][delay]["p99_ms"] / phases["alone"][delay]["p99_ms"])
+        for delay in ("acked", "heard")
+    )
 
 
 def _systems(figures: Figures) -> list[str]:

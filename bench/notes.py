@@ -4,7 +4,16 @@ from collections.abc import Iterator
 
 from bench.scale import Figures
 
-GENERATORS = ("listeners", "publisher", "talkers", "posters", "producer", "followers", "resumers")
+GENERATORS = (
+    "listeners",
+    "publisher",
+    "talkers",
+    "posters",
+    "producer",
+    "followers",
+    "resumers",
+    "neighbours",
+)
 GENERATOR_LIMIT_PERCENT = 85.0
 """A generator has one thread; one that uses this much of a core is taken for the limit."""
 DISTURBED_PERCENT = 20.0

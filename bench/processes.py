@@ -18,6 +18,23 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 TENANT = "demo"
 
+UNLIMITED = """
+connections = 1_000_000
+connections_per_user = 1_000_000
+connects_per_s = 1_000_000_000
+messages_per_s = 1_000_000_000
+bytes_per_s = 1_000_000_000_000
+connection_messages_per_s = 1_000_000_000
+connection_bytes_per_s = 1_000_000_000_000
+open_messages = 1_000_000
+"""
+"""Limits that nobody comes near, but which are looked at as any others are."""
+
+
+def declared(tenant: str, limits: str = UNLIMITED, more: str = "") -> str:
+    """A tenant of a tenants file, which needs no proof on this machine; `more` are further tables of it."""
+    return f'[tenants.{tenant}]\nopen_to = "loopback"\n{more}\n[tenants.{tenant}.limits]\n{limits}\n'
+
 
 class ChildError(Exception):
     """A process ended, or said nothing in time; the text has the end of what it wrote to stderr."""
@@ -68,9 +85,13 @@ class Child:
         """The port that a server says it is listening on."""
         return int(self.hear("listening", within_s)["listening"].rpartition(":")[2])
 
+    def tell(self, do: str, **arguments: Any) -> None:
+        """Gives an order; the answer is still to be heard."""
+        self._stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
+
     def ask(self, do: str, key: str, within_s: float, **arguments: Any) -> dict[str, Any]:
         """Gives an order and returns the answer, which has `key`."""
-        self._stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
+        self.tell(do, **arguments)
         return self.hear(key, within_s)
 
     def errors(self) -> str:
@@ -124,24 +145,29 @@ class Stage:
         child = self.start(name, *argv, env=env)
         return child, child.port()
 
-    def generator(self, name: str, port: int) -> Child:
+    def generator(self, name: str, *ports: int) -> Child:
         """Starts a load generator, `bench.loadgen.<name>`, and waits until it takes orders."""
-        child = self.start(name, "-m", f"bench.loadgen.{name}", str(port))
+        child = self.start(name, "-m", f"bench.loadgen.{name}", *map(str, ports))
         child.hear("ready", 20)
         return child
 
-    def router(self) -> tuple[Child, int]:
-        """Starts a router with an empty log on a disk."""
+    def router(self, tenants: str = "") -> tuple[Child, int]:
+        """Starts a router with an empty log on a disk.
+
+        `tenants` is the text of its tenants file; without it there is TENANT, with no limits.
+        """
+        file = self.folder("tenants") / "tenants.toml"
+        file.write_text(tenants or declared(TENANT))
         env = {
             "TRUNKLINE_ROUTER_LISTEN": "127.0.0.1:0",
             "TRUNKLINE_DATA_DIR": str(self.folder("router")),
-            "TRUNKLINE_TENANTS": TENANT,
+            "TRUNKLINE_TENANTS_FILE": str(file),
         }
         return self.server("router", "-m", "router", "serve", env=env)
 
-    def bridge(self) -> tuple[int, int]:
-        """Starts a router and an edge that is linked to it; returns the ports of both."""
-        _, router_port = self.router()
+    def bridge(self, tenants: str = "") -> tuple[int, int]:
+        """Starts a router, as above, and an edge that is linked to it; returns the ports of both."""
+        _, router_port = self.router(tenants)
         env = {
             "TRUNKLINE_EDGE_LISTEN": "127.0.0.1:0",
             "TRUNKLINE_ROUTER": f"127.0.0.1:{router_port}",

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from bench.goals import Row, rows
+from bench.goals import Row, p99_ratio, rows
 from bench.notes import notes
 from bench.scale import Figures
 from bench.systems import BRIDGES, STREAMING_TODAY, SYSTEMS
@@ -56,6 +56,8 @@ def markdown(loaded: dict[str, Any], results: dict[str, Figures]) -> str:
         text += ["## Durable publish", "", *_publish(results["publish"]), ""]
     if "streams" in results:
         text += ["## Streamed replies", "", *_streams(results["streams"]), ""]
+    if "fairness" in results:
+        text += ["## Fairness", "", *_fairness(results["fairness"]), ""]
     if found := notes(results):
         text += ["## Notes of the run", "", *[f"- {note}" for note in found], ""]
     return "\n".join(text)
@@ -77,9 +79,15 @@ def _machines(loaded: dict[str, Any]) -> list[str]:
             described.append(machine)
         lines.append(
             f"- {name}: {on['date']}, machine {described.index(machine) + 1}, "
-            f"an fsync took {on['fsync_us']} µs, medians of {scale['repeats']} repeats"
+            f"an fsync took {on['fsync_us']} µs, {_repeats(name, scale)}"
         )
     return [*(f"Machine {number}: {text}.\n" for number, text in enumerate(described, 1)), *lines]
+
+
+def _repeats(name: str, scale: dict[str, Any]) -> str:
+    if name == "fairness":
+        return f"{scale['fairness_rounds']} rounds of all phases"
+    return f"medians of {scale['repeats']} repeats"
 
 
 def _latency(latency: dict[str, float]) -> list[str]:
@@ -194,6 +202,48 @@ def _streams(figures: Figures) -> list[str]:
     size = f"{figures['held_bytes'] // 1024} KiB"
     after = f"Resume of a reply that has come to {size}, p50 / p99 / max in ms: {resumed}."
     return [said, "", *shown, "", after]
+
+
+def _fairness(figures: Figures) -> list[str]:
+    labels = {"websocket": "frames", "unary": "`Broadcast`", "many": "`BroadcastMany`"}
+    lines = []
+    for way, label in labels.items():
+        for phase, found in figures[way].items():
+            loud = found.get("loud", {})
+            rates = [loud.get(f"{name}_per_s") for name in ("offered", "through", "limited")]
+            ratio = "" if phase == "alone" else f"{p99_ratio(figures[way], phase):.2f}"
+            lines.append(
+                [
+                    f"{label}, {phase.replace('_', ' ')}",
+                    *(_middle(found[delay]) for delay in ("acked", "heard")),
+                    ratio,
+                    " / ".join(f"{each:.1f}" for each in found["p99_ms_of_each"]["heard"]),
+                    *("–" if rate is None else f"{rate:,.0f}" for rate in rates),
+                    _by_name(found["cpu_percent"]),
+                ]
+            )
+    said = (
+        f"One tenant says {figures['quiet_per_s']:,.0f} messages a second; the other may say "
+        f"{figures['quota_per_s']:,}, and says nothing, as much, or {figures['times']} times that. "
+        "Delays are p50 / p99 in ms, from when a message was due."
+    )
+    headings = [
+        "the other tenant",
+        "due → ack",
+        "due → heard",
+        "p99, times that alone",
+        "p99 of each repeat",
+        "offered/s",
+        "through/s",
+        "refused/s",
+        "CPU, % of a core",
+    ]
+    shown = _markdown_table(headings, lines)
+    return [said, "", *shown, "", "![the p99 of one tenant beside another](fairness.svg)"]
+
+
+def _middle(latency: dict[str, float]) -> str:
+    return f"{latency['p50_ms']:,.2f} / {latency['p99_ms']:,.2f}"
 
 
 def _delays(latency: dict[str, float]) -> str:

@@ -10,13 +10,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from bench.chart import chart
+from bench.fairness_chart import fairness_chart
 from bench.goals import rows
 from bench.machine import machine
 from bench.notes import notes
 from bench.processes import ROOT, ChildError
 from bench.report import markdown, table
 from bench.scale import QUICK, Figures, Scale
-from bench.scenarios import connects, fanout, idle, publish, roundtrip, streams
+from bench.scenarios import connects, fairness, fanout, idle, publish, roundtrip, streams
 
 SCENARIOS: dict[str, Any] = {
     "fanout": fanout,
@@ -25,6 +26,7 @@ SCENARIOS: dict[str, Any] = {
     "streams": streams,
     "connects": connects,
     "idle": idle,
+    "fairness": fairness,
 }
 RESULTS, QUICK_RESULTS = Path("bench/results"), Path("build/bench")
 
@@ -100,6 +102,8 @@ def _report(folder: Path) -> None:
     (folder / "latest.md").write_text(markdown(loaded, results))
     if "fanout" in results:
         (folder / "latest.svg").write_text(chart(results["fanout"], rows(results)))
+    if "fairness" in results:
+        (folder / "fairness.svg").write_text(fairness_chart(results["fairness"]))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ class Scale:
     streams: int = 500
     stream_s: float = 8.0
     resumes: int = 200
+    fairness_rounds: int = 7
+    fairness_s: float = 4.0
 
 
 QUICK = Scale(
@@ -38,4 +40,6 @@ QUICK = Scale(
     idle=2000,
     stream_s=3.0,
     resumes=50,
+    fairness_rounds=2,
+    fairness_s=2.0,
 )

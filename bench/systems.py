@@ -25,6 +25,11 @@ class System:
         """The door to a conversation of one's own that nobody answers in."""
         return self._door("bench", "person:{n}", "/rooms/{n}")
 
+    def proven(self, signing: dict[str, str]) -> dict[str, Any]:
+        """The same, for clients that show tokens signed so."""
+        address = f"tenant={TENANT}&agent=bench&platform=web&conversation=person:u{{n}}&token={{token}}"
+        return {**self._bridge(address), "signing": signing}
+
     def echo(self) -> dict[str, Any]:
         """The door to a conversation of one's own in which everything is echoed."""
         return self._door("echo", "person:{n}", "/echo")
@@ -33,6 +38,9 @@ class System:
         if self.subprotocol is None:
             return {"target": baseline}
         address = f"tenant={TENANT}&agent={agent}&platform=web&conversation={conversation}&user=u{{n}}"
+        return self._bridge(address)
+
+    def _bridge(self, address: str) -> dict[str, Any]:
         return {"target": f"/v1/connect?{address}", "subprotocol": self.subprotocol, "greeted": True}
 
 
@@ -58,10 +66,10 @@ class Running:
     servers: list[Child] = field(default_factory=list)
 
 
-def start(stage: Stage, system: System) -> Running:
-    """Starts a system's servers."""
+def start(stage: Stage, system: System, tenants: str = "") -> Running:
+    """Starts a system's servers; `tenants` as in `Stage.router`."""
     if system.subprotocol:
-        router_port, port = stage.bridge()
+        router_port, port = stage.bridge(tenants)
     elif system is FASTAPI:
         router_port = 0
         folder = str(stage.folder("fastapi"))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from bench.loadgen.latency import Latencies
+from bench.loadgen.signing import Signing
 from bench.loadgen.ws import HEAD_END, next_frame, upgrade_request
 
 TIMEOUT_S = 30.0
@@ -16,11 +17,13 @@ TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """Where to connect to. In `path` and `query`, `{n}` stands for the connection's number."""
+    """Where to connect to. In `target`, `{n}` stands for the connection's number, `{token}` for its token."""
 
     port: int
     target: str
     subprotocol: str | None = None
+    signing: dict[str, str] | None = None
+    """What tokens are signed with: the arguments of `Signing`."""
     greeted: bool = False
     """The server says something first; a connection counts once that frame is there."""
 
@@ -46,12 +49,11 @@ def raise_file_limit() -> None:
 class _Attempt:
     __slots__ = ("number", "received", "request", "sock", "started_ns")
 
-    def __init__(self, door: Door, number: int) -> None:
+    def __init__(self, door: Door, number: int, target: str) -> None:
         self.number = number
         self.sock = socket.socket()
         self.sock.setblocking(False)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        target = door.target.replace("{n}", str(number))
         self.request = upgrade_request(f"127.0.0.1:{door.port}", target, door.subprotocol)
         self.received = b""
         self.started_ns = time.monotonic_ns()
@@ -80,11 +82,13 @@ class _Attempt:
 
 def open_all(door: Door, count: int, at_a_time: int, first: int = 0) -> Opened:
     """Opens `count` connections, numbered from `first`; the sockets returned do not block."""
-    opened, numbers = Opened(), iter(range(first, first + count))
+    opened = Opened()
+    # Tokens are signed before the clock starts.
+    targets = iter([(number, _target(door, number)) for number in range(first, first + count)])
     poller = select.epoll()
     waiting: dict[int, _Attempt] = {}
     began = time.monotonic()
-    _start(poller, door, numbers, waiting, at_a_time)
+    _start(poller, door, targets, waiting, at_a_time)
     while waiting:
         for fd, event in poller.poll(TIMEOUT_S) or _timed_out():
             attempt = waiting[fd]
@@ -103,20 +107,31 @@ def open_all(door: Door, count: int, at_a_time: int, first: int = 0) -> Opened:
                 opened.refusals.append(str(refusal))
                 attempt.sock.close()
             del waiting[fd]
-        _start(poller, door, numbers, waiting, at_a_time)
+        _start(poller, door, targets, waiting, at_a_time)
     opened.elapsed_s = time.monotonic() - began
     poller.close()
     return opened
 
 
 def _start(
-    poller: select.epoll, door: Door, numbers: Iterator[int], waiting: dict[int, _Attempt], at_a_time: int
+    poller: select.epoll,
+    door: Door,
+    targets: Iterator[tuple[int, str]],
+    waiting: dict[int, _Attempt],
+    at_a_time: int,
 ) -> None:
     """Starts further attempts until as many are waiting as may."""
-    while len(waiting) < at_a_time and (number := next(numbers, None)) is not None:
-        attempt = _Attempt(door, number)
+    while len(waiting) < at_a_time and (wanted := next(targets, None)) is not None:
+        attempt = _Attempt(door, *wanted)
         waiting[attempt.sock.fileno()] = attempt
         poller.register(attempt.sock.fileno(), select.EPOLLOUT)
+
+
+def _target(door: Door, number: int) -> str:
+    target = door.target.replace("{n}", str(number))
+    if door.signing is None:
+        return target
+    return target.replace("{token}", Signing(**door.signing).token(f"u{number}"))
 
 
 def _timed_out() -> list[tuple[int, int]]:

@@ -20,6 +20,7 @@ from bench.control import Answer, obey, say
 from bench.loadgen.latency import Latencies
 from bench.loadgen.pace import Alarm, Pace
 from bench.loadgen.text import chat_text
+from bench.processes import TENANT
 
 FLAT_OUT_BATCH = 256
 MOST_IN_BATCH = 4096
@@ -33,12 +34,12 @@ Stream = grpc.aio.StreamStreamCall[
 class Requests:
     """Makes broadcasts: to one group, or in turn to many conversations of one person each."""
 
-    def __init__(self, group: str | None, persons: int, keys: bool) -> None:
+    def __init__(self, group: str | None, persons: int, keys: bool, tenant: str = TENANT) -> None:
         kind = address_pb2.CONVERSATION_KIND_GROUP if group else address_pb2.CONVERSATION_KIND_PERSON
         self._templates = [
             broadcast_service_pb2.BroadcastRequest(
                 address=address_pb2.Address(
-                    tenant="demo",
+                    tenant=tenant,
                     agent="bench",
                     platform="web",
                     conversation=address_pb2.Conversation(kind=kind, id=group or str(person)),

@@ -1,24 +1,30 @@
 """Connects: how many WebSockets a second are opened, each to a conversation of its own."""
 
+from typing import Any
+
 from bench.figures import medians
-from bench.processes import stage
+from bench.loadgen.signing import new_key
+from bench.processes import TENANT, Child, Stage, declared, stage
 from bench.scale import Figures, Scale, Step
 from bench.systems import BRIDGE, FASTAPI, WEBSOCKETS, System, start
 from bench.usage import cpu_of
 
 AT_A_TIME = 100
 MEASURED = (BRIDGE, FASTAPI, WEBSOCKETS)
+ALGORITHMS = ("HS256", "ES256", "EdDSA")
+"""Of the tokens that clients of the bridge show."""
 
 
 def steps(scale: Scale) -> int:
     """How often `run` calls its `step`."""
-    return scale.repeats * len(MEASURED)
+    return scale.repeats * (len(MEASURED) + len(ALGORITHMS))
 
 
 def run(scale: Scale, step: Step) -> Figures:
     """A connection to the bridge counts once its `connected` frame is there, others once upgraded."""
     found = {system.name: _system(system, scale, step) for system in MEASURED}
-    return {"connects": scale.connects, "at_a_time": AT_A_TIME, **found}
+    with_tokens = _with_tokens(scale, step)
+    return {"connects": scale.connects, "at_a_time": AT_A_TIME, **found, "bridge_tokens": with_tokens}
 
 
 def _system(system: System, scale: Scale, step: Step) -> Figures:
@@ -28,18 +34,37 @@ def _system(system: System, scale: Scale, step: Step) -> Figures:
         clients = on.generator("listeners", running.port)
         for _ in range(scale.repeats):
             step(system.label)
-            with cpu_of(on.children) as cpu:
-                opened = clients.ask(
-                    "open", "opened", 60, door=system.person(), count=scale.connects, at_a_time=AT_A_TIME
-                )
-            clients.ask("close", "closed", 30)
-            repeats.append(
-                {
-                    "connects_per_s": opened["opened"] / opened["elapsed_s"],
-                    "refused": opened["refused"],
-                    "refusals": opened["refusals"],
-                    "latency": opened["latency"],
-                    "cpu_percent": cpu,
-                }
-            )
+            repeats.append(_measured(on, clients, system.person(), scale))
         return {**medians(repeats), "tracebacks": on.tracebacks()}
+
+
+def _with_tokens(scale: Scale, step: Step) -> Figures:
+    """Each client shows a token of its own; by algorithm, which take turns."""
+    keys = {algorithm: new_key(algorithm) for algorithm in ALGORITHMS}
+    tables = [
+        f"[[tenants.{TENANT}.keys]]\nkid = '{name}'\nalgorithm = '{name}'\njwk = '{verifies}'\n"
+        for name, (_, verifies) in keys.items()
+    ]
+    with stage() as on:
+        running = start(on, BRIDGE, declared(TENANT, more="".join(tables)))
+        clients = on.generator("listeners", running.port)
+        repeats: dict[str, list[Figures]] = {algorithm: [] for algorithm in ALGORITHMS}
+        for _ in range(scale.repeats):
+            for algorithm, (signs, _) in keys.items():
+                step(f"{BRIDGE.label}, tokens by {algorithm}")
+                door = BRIDGE.proven({"tenant": TENANT, "algorithm": algorithm, "jwk": signs})
+                repeats[algorithm].append(_measured(on, clients, door, scale))
+        return {**{name: medians(found) for name, found in repeats.items()}, "tracebacks": on.tracebacks()}
+
+
+def _measured(on: Stage, clients: Child, door: dict[str, Any], scale: Scale) -> Figures:
+    with cpu_of(on.children) as cpu:
+        opened = clients.ask("open", "opened", 60, door=door, count=scale.connects, at_a_time=AT_A_TIME)
+    clients.ask("close", "closed", 30)
+    return {
+        "connects_per_s": opened["opened"] / opened["elapsed_s"],
+        "refused": opened["refused"],
+        "refusals": opened["refusals"],
+        "latency": opened["latency"],
+        "cpu_percent": cpu,
+    }

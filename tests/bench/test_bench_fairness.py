@@ -1,0 +1,173 @@
+"""What the fairness benchmark declares, counts and concludes."""
+
+import json
+import socket
+import time
+import tomllib
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from trunkline.v1.tenant_pb2 import OPENNESS_LOOPBACK, ClientAuth, VerificationKey
+
+from bench.fairness_chart import fairness_chart
+from bench.goals import rows
+from bench.loadgen.chat_frames import JSON
+from bench.loadgen.connecting import Opened
+from bench.loadgen.flooders import Flood
+from bench.loadgen.neighbours import Neighbours
+from bench.loadgen.signing import Signing, new_key
+from bench.loadgen.text import chat_text
+from bench.loadgen.ws import TEXT
+from bench.processes import declared
+from bench.report import markdown
+from edge.auth.keys import inline
+from edge.auth.tokens import verify
+from router.core.tenants import DEFAULTS
+from router.tenants_file import load
+
+
+def test_what_is_declared_is_what_a_router_reads(tmp_path: Path) -> None:
+    """Without further words, every limit that could be met is far away."""
+    file = tmp_path / "tenants.toml"
+    file.write_text(declared("demo") + declared("loud", limits="messages_per_s = 500"))
+    tenants = load(file)
+    assert tenants["demo"].open_to == OPENNESS_LOOPBACK
+    assert tenants["loud"].limits.messages_per_s == 500
+    for field, value in tenants["demo"].limits.ListFields():
+        assert value >= 100 * getattr(DEFAULTS, field.name)
+
+
+@pytest.mark.parametrize("algorithm", ["HS256", "ES256", "EdDSA"])
+def test_tokens_are_such_as_an_edge_takes(algorithm: str) -> None:
+    """Signed by the one key, verified with the other."""
+    signs, verifies = new_key(algorithm)
+    [table] = tomllib.loads(declared("t", more=f"[[tenants.t.keys]]\njwk = '{verifies}'"))["tenants"]["t"][
+        "keys"
+    ]
+    auth = ClientAuth(keys=[VerificationKey(kid=algorithm, algorithm=algorithm, jwk=table["jwk"])])
+    token = Signing("t", algorithm, signs).token("u7")
+    assert verify(token, "t", auth, inline(auth), time.time()).user == "u7"
+
+
+def server_frame(payload: bytes) -> bytes:
+    return bytes([0x80 | TEXT, 126]) + len(payload).to_bytes(2, "big") + payload
+
+
+def heard_frame(number: int, due_ns: int) -> bytes:
+    return json.dumps({"type": "message", "parts": [{"text": chat_text(number, due_ns)}]}).encode()
+
+
+class Answering:
+    """Stands for the bridge: two clients' sockets, and what each is told when the other says something."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pairs = [socket.socketpair() for _ in range(2)]
+        self.servers = [server for server, _ in pairs]
+        clients = iter([client for _, client in pairs])
+        monkeypatch.setattr("bench.loadgen.neighbours.open_all", lambda *_, **__: Opened([next(clients)]))
+        self.neighbours = Neighbours(0)
+        self.neighbours.open({"target": "/{pair}", "subprotocol": JSON}, 2)
+
+    def tell(self, client: int, *payloads: bytes) -> None:
+        self.servers[client].sendall(b"".join(map(server_frame, payloads)))
+
+    def close(self) -> None:
+        for client in self.neighbours._clients:
+            client.sock.close()
+        for server in self.servers:
+            server.close()
+
+
+def ack(number: int) -> bytes:
+    return b'{"type":"ack","id":"%d","message_id":"7"}' % number
+
+
+def test_neighbours_measure_from_when_a_message_was_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ack by its id, what is heard by its text; both have answers here before they are asked for."""
+    world = Answering(monkeypatch)
+    due_ns = time.monotonic_ns() - 50_000_000
+    world.tell(0, ack(0), heard_frame(1, due_ns))
+    world.tell(1, ack(1), heard_frame(0, due_ns))
+    talked = world.neighbours.talk(rate=1e9, seconds=2e-9)
+    world.close()
+    assert talked["wrong"] == {"unacked": 0, "unheard": 0, "faults": 0}
+    assert talked["acked"]["samples"] == talked["heard"]["samples"] == 2
+    assert talked["heard"]["p50_ms"] >= 50 > talked["acked"]["p50_ms"]
+
+
+def test_neighbours_see_what_is_lost_refused_or_heard_by_the_wrong_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each of it is an error."""
+    monkeypatch.setattr("bench.loadgen.neighbours.ANSWERS_WITHIN_S", 0.1)
+    world = Answering(monkeypatch)
+    world.tell(0, b'{"type":"error","code":"RATE_LIMITED"}', heard_frame(0, time.monotonic_ns()))
+    talked = world.neighbours.talk(rate=1e9, seconds=2e-9)
+    world.close()
+    assert talked["wrong"] == {"unacked": 2, "unheard": 1, "faults": 2}
+
+
+def test_a_flood_is_counted_after_its_lead() -> None:
+    """What the full bucket at the start lets through is not what the tenant gets through."""
+    ahead = Flood(rate=5000, seconds=100, lead_s=50)
+    ahead.count("through", 500)
+    assert ahead.answer()["through_per_s"] == 0
+    counted = Flood(rate=5000, seconds=100, lead_s=0)
+    for what, times in (("offered", 1000), ("through", 500), ("RATE_LIMITED", 20), ("closed", 1)):
+        counted.count(what, times)
+    answer = counted.answer()
+    assert (answer["offered_per_s"], answer["through_per_s"], answer["limited_per_s"]) == (10, 5, 0.2)
+    assert answer["otherwise"] == {"closed": 1}
+
+
+def fairness(**changed: float) -> dict[str, object]:
+    """Results that meet all goals by a hair, but for what is `changed`."""
+    given = {"acked": 12.0, "heard": 12.0, "through": 550.0, "lost": 0} | changed
+
+    def phase(acked: float, heard: float) -> dict[str, object]:
+        return {
+            "acked": {"p50_ms": 2.0, "p99_ms": acked},
+            "heard": {"p50_ms": 2.0, "p99_ms": heard},
+            "p99_ms_of_each": {"heard": [heard]},
+            "wrong": {"unacked": given["lost"]} if given["lost"] else {},
+            "cpu_percent": {"router": 10.0},
+            "loud": {"offered_per_s": 5000, "through_per_s": given["through"], "limited_per_s": 300},
+        }
+
+    phases = {
+        "alone": phase(10.0, 10.0),
+        "at_quota": phase(10.0, 10.0),
+        "tenfold": phase(given["acked"], given["heard"]),
+    }
+    ways = dict.fromkeys(("websocket", "unary", "many"), phases)
+    return {"quota_per_s": 500, "times": 10, "quiet_per_s": 100, **ways}
+
+
+def test_fairness_meets_its_goals_by_a_hair() -> None:
+    """The rise of the p99, what the other tenant gets through, and errors."""
+    assert [row.met for row in rows({"fairness": fairness()})] == [True] * 7
+
+
+@pytest.mark.parametrize(
+    ("changed", "value", "missed"),
+    [("acked", 12.1, 3), ("heard", 12.1, 3), ("through", 551, 3), ("lost", 1, 1)],
+)
+def test_each_goal_of_fairness_can_be_missed(changed: str, value: float, missed: int) -> None:
+    """In each way to send; the worse of the ack and the listener counts."""
+    found = rows({"fairness": fairness(**{changed: value})})
+    assert sum(row.met is False for row in found) == missed
+
+
+def test_the_report_shows_each_phase_of_each_way() -> None:
+    """With what the other tenant offered."""
+    text = markdown({}, {"fairness": fairness()})
+    assert text.count("| frames, ") == 3
+    assert "| `BroadcastMany`, tenfold | 2.00 / 12.00 | 2.00 / 12.00 | 1.20 |" in text
+
+
+def test_the_picture_shows_what_alone_and_beside_came_to() -> None:
+    """It parses as XML, and has the p99 of each phase of each way."""
+    texts = [each.text for each in ElementTree.fromstring(fairness_chart(fairness())).iter() if each.text]
+    assert (texts.count("10.0"), texts.count("12.0")) == (6, 3)
+    assert "it offers 10 times that" in texts
