@@ -14,6 +14,7 @@ from trunkline.v1.frame_pb2 import AuthFrame
 
 from edge.auth.admission import Admission, Visitor
 from edge.auth.bearer import Bearer
+from edge.auth.claims import is_id
 from edge.auth.tokens import UnknownKey
 from edge.core.connection import Connection, State
 from edge.core.pace import TenantPace
@@ -21,6 +22,9 @@ from edge.dialects.dialect import Wish
 from edge.ws.host import Host
 from edge.ws.line import Line
 from shared.refusals import Refusals
+
+#: How long it takes at most for what is declared to come to an edge.
+NEWS_S = 0.5
 
 #: A client may come in, as far as the edge can tell: who it is, and what it may send. Raises Refused.
 Admitted = Callable[[Line, Wish, Bearer | None, TenantPace | None], None]
@@ -42,6 +46,8 @@ class Entrance:
         #: When tokens of connections expire, by the wall clock; what is no longer so is passed over.
         self._expiries: list[tuple[float, int, Bearer]] = []
         self._fetching: set[asyncio.Task[None]] = set()
+        #: Clients of tenants that nobody has told of, by tenant; each for NEWS_S at most.
+        self._strangers: dict[str, dict[Line, Wish]] = {}
         self._refusals = Refusals("a client was refused")
 
     # Coming in
@@ -57,6 +63,12 @@ class Entrance:
         """A client wants to connect. Raises Refused, or refuses it later."""
         if not self._host.tenants.are_known:
             self.when_known(line, lambda: self._enter_late(line, wish))
+            return
+        name = wish.opened.address.tenant
+        if is_id(name) and self._host.tenants.policy(name) is None:
+            # It may have been declared just now.
+            self._strangers.setdefault(name, {})[line] = wish
+            asyncio.get_running_loop().call_later(NEWS_S, self._not_told_of, name, line)
             return
         try:
             self._enter(line, wish)
@@ -95,6 +107,18 @@ class Entrance:
         except Refused as reason:
             line.refuse(reason)
 
+    def _told_of(self, name: str) -> None:
+        for line, wish in self._strangers.pop(name, {}).items():
+            self._enter_late(line, wish)
+
+    def _not_told_of(self, name: str, line: Line) -> None:
+        wish = self._strangers.get(name, {}).pop(line, None)
+        if not self._strangers.get(name):
+            self._strangers.pop(name, None)
+        if wish is not None:
+            self._enter_late(line, wish)
+            self._host.settle()
+
     def _fetch(self, tenant: str, then: Callable[[], None]) -> None:
         async def fetch() -> None:
             await self.admission.keys_for(tenant)
@@ -115,6 +139,7 @@ class Entrance:
         for told in policies:
             if isinstance(told, TenantPolicy):
                 self._end_those_of(told.tenant, self.admission.told(told))
+                self._told_of(told.tenant)
             elif isinstance(told, TenantGone):
                 self.admission.gone(told.tenant)
             else:

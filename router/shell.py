@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any
@@ -36,12 +37,14 @@ PAGES_A_READ = 16
 class Call:
     """An RPC under way: who makes it, and for which tenant."""
 
-    __slots__ = ("caller", "tenant")
+    __slots__ = ("caller", "refused", "tenant")
 
     def __init__(self, caller: Caller) -> None:
         self.caller = caller
         #: The one that all of it is for; empty until that is known, and where it is for several.
         self.tenant = caller.tenant
+        #: Where it is counted what it is refused for, by code; None before it is known for whom it is.
+        self.refused: Counter[str] | None = None
 
 
 #: The RPC that is answered here, as the guard has let it in.

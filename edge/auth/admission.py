@@ -11,6 +11,7 @@ from trunkline.v1.edge_service_pb2 import ConnectionOpened, TenantPolicy
 from trunkline.v1.tenant_pb2 import TENANT_STATE_ACTIVE, TENANT_STATE_SUSPENDED
 
 from edge.auth.bearer import RIGHTS, Bearer
+from edge.auth.claims import is_id
 from edge.auth.jwks import JwksCache
 from edge.auth.keys import inline
 from edge.auth.tokens import UnknownKey, verify
@@ -103,14 +104,16 @@ class Admission:
         return known.pace if known else None
 
     def admit(self, visitor: Visitor, opened: ConnectionOpened, own_user: bool, now: float) -> Bearer | None:
-        """Who the client is, by its token; None where it needs none, or where its router is to say.
+        """Who the client is, by its token; None where it needs none, or what it asks for is no address.
 
         Fills in what `opened` says of it. `own_user`: the user in it is the client's own wish. Raises
         Refused, and UnknownKey where keys are to be fetched first; `keys_for` does that.
         """
         known = self._known.get(opened.address.tenant)
         if known is None:
-            # The router says what is wrong with it.
+            if is_id(opened.address.tenant):
+                raise catalogue.UNKNOWN_TENANT.refused(tenant=opened.address.tenant)
+            # The router says what is wrong with the address.
             return None
         policy = known.policy
         if policy.state != TENANT_STATE_ACTIVE:

@@ -32,6 +32,11 @@ _ID_RULE = "1 to 128 characters without white space, control characters, '/' and
 _MEMBERS = frozenset({"agents", "platforms", "conversations", "rights"})
 
 
+def is_id(text: str) -> bool:
+    """Whether it can be an id of the contract's, such as a tenant's or a user's."""
+    return _ID.fullmatch(text) is not None
+
+
 class Times(NamedTuple):
     """When a token was issued, if it says so, and when it expires."""
 

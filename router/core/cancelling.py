@@ -66,7 +66,7 @@ class Cancelling:
 
         The message may still be on its way to the log, so the question which one it is goes the same way.
         """
-        key = idempotency_key("client", topic.key, connection.user, frame.client_id)
+        key = idempotency_key(connection.tenant, "client", topic.key, connection.user, frame.client_id)
         origin = Asking(self, connection, topic.key, frame)
         self._journal.add(Draft(topic.key, Message(), key=key, repeat_only=True, origin=origin), 0)
 

@@ -9,7 +9,7 @@ from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.message_pb2 import Message
 
-from router.core.directory import Connection, Link
+from router.core.directory import Connection, Directory, Link
 from router.core.journal import Draft, Producer, Verdict
 from router.core.journal_queue import JournalQueue
 from router.core.open_message import OPEN, OpenMessage
@@ -41,7 +41,8 @@ class OpenOrigin(Protocol):
 class Opener:
     """Opens messages, or has them taken up where their keys were used before."""
 
-    def __init__(self, journal: JournalQueue, open_messages: OpenMessages) -> None:
+    def __init__(self, directory: Directory, journal: JournalQueue, open_messages: OpenMessages) -> None:
+        self._directory = directory
         self._journal = journal
         self._open_messages = open_messages
 
@@ -58,15 +59,16 @@ class Opener:
     ) -> None:
         """Open a message in which address, author and the like are set; the origin is told.
 
-        Raises Refused TOO_MANY_OPEN_MESSAGES, and does nothing then.
+        Raises Refused, such as TOO_MANY_OPEN_MESSAGES, and does nothing then.
         """
+        tenant = self._directory.tenant(topic[0])
         self._open_messages.make_room(topic[0])
         message.state = OPEN
         message.client_id = key
         draft = Draft(
             topic=topic,
             message=message,
-            key=idempotency_key(scope, topic, "", key),
+            key=idempotency_key(tenant, scope, topic, "", key),
             digest=_DIGEST,
             producer=Producer(producer, 1),
             origin=Opening(self._open_messages, producer, origin, now),

@@ -6,7 +6,6 @@ from collections import Counter
 
 from trunkline.v1.agent_service_pb2 import AttachRequest
 from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
-from trunkline.v1.catalogue import Refused
 
 from router.core.directory import Directory
 
@@ -23,13 +22,8 @@ class Pacing:
     def take(self, name: str, size: int, now: float) -> None:
         """One message. Raises Refused RATE_LIMITED where that is too much for now."""
         tenant = self._directory.tenants.get(name)
-        if tenant is None:
-            return
-        try:
+        if tenant is not None:
             tenant.take(size, now)
-        except Refused as reason:
-            tenant.refused[reason.entry.code] += 1
-            raise
 
     def charge(self, name: str, messages: int, size: int, now: float) -> float:
         """Messages that were taken in any case. Returns for how many seconds to read no more."""

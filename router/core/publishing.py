@@ -31,6 +31,7 @@ from router.core.journal import Draft, EntryKind, StoredDelivery, Verdict
 from router.core.journal_queue import JournalQueue
 from router.core.limits import check
 from router.core.open_message import COMPLETE
+from router.core.tenants import Tenant
 from router.core.topics import GROUP, NO_TARGET, PERSON, TopicKey, position_of, topic_of
 
 
@@ -63,7 +64,7 @@ class Publishing:
         Raises Refused where the request is not valid; the origin is not told then.
         """
         check(request)
-        self._directory.tenant(request.address.tenant)
+        tenant = self._directory.tenant(request.address.tenant)
         if request.ephemeral or request.address.WhichOneof("target") == "connection":
             self._hand_on(request, origin)
             return
@@ -78,7 +79,7 @@ class Publishing:
         draft = Draft(
             topic=topic,
             message=message,
-            key=idempotency_key("backend", topic, "", key) if key else None,
+            key=idempotency_key(tenant, "backend", topic, "", key) if key else None,
             digest=content_digest(serialized) if key else b"",
             connections=connections,
             # Somebody may have been there when it was sent first.
@@ -280,10 +281,15 @@ def response_of(draft: Draft) -> BroadcastResponse:
     return response
 
 
-def idempotency_key(kind: str, topic: TopicKey, user: str, key: str) -> bytes:
-    """The name under which a key is remembered: 16 bytes of scope and key."""
-    tenant, agent, platform, target, ident = topic
-    scope = f"{kind}\0{tenant}\0{agent}\0{platform}\0{target}\0{ident}\0{user}\0{key}"
+def idempotency_key(tenant: Tenant, kind: str, topic: TopicKey, user: str, key: str) -> bytes:
+    """The name under which a key is remembered: 16 bytes of scope and key.
+
+    It is another one for each tenant of a name: what was said to one that was deleted is no answer for the
+    next.
+    """
+    name, agent, platform, target, ident = topic
+    life = f"{name}\0{tenant.created_ms}"
+    scope = f"{kind}\0{life}\0{agent}\0{platform}\0{target}\0{ident}\0{user}\0{key}"
     return blake2b(scope.encode(), digest_size=16).digest()
 
 

@@ -146,7 +146,7 @@ class Requests:
         draft = Draft(
             topic=topic,
             message=message,
-            key=idempotency_key("client", topic, connection.user, frame.id),
+            key=idempotency_key(connection.tenant, "client", topic, connection.user, frame.id),
             digest=content_digest(serialized),
             deliver=True,
             origin=Said(self._answers, connection, frame.id),
@@ -303,7 +303,7 @@ class Requests:
             may=may,
             origin=Said(self._answers, connection, frame.id),
             unchanged=unchanged,
-            key=lambda topic: idempotency_key("change", topic, user, frame.id),
+            key=lambda topic: idempotency_key(connection.tenant, "change", topic, user, frame.id),
             digest=content_digest(frame.SerializeToString(deterministic=True)),
         )
 

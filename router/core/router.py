@@ -108,7 +108,7 @@ class RouterCore:
             max_bytes=max_open_bytes,
             workers=workers,
         )
-        self.opener = Opener(self.journal, self.open_messages)
+        self.opener = Opener(self.directory, self.journal, self.open_messages)
         self.replies = Replies(self.open_messages, self.opener, worker_mail)
         self.agents = Agents(
             self.directory,

@@ -132,6 +132,8 @@ class Many:
         try:
             shell.core.publishing.take(request, origin)
         except Refused as reason:
+            if tenant := shell.core.directory.tenants.get(request.address.tenant):
+                tenant.refused[reason.entry.code] += 1
             origin.refuse(reason)
 
     def take(self) -> BroadcastManyResponse | None:

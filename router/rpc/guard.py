@@ -208,9 +208,12 @@ class _Checks:
                 if not rule.is_batch:
                     raise catalogue.INVALID_ARGUMENT.refused(field=rule.field, problem="must be set")
                 continue
-            caller.check(scope, name, self._guard.tenants.get(name))
+            tenant = self._guard.tenants.get(name)
+            caller.check(scope, name, tenant)
             if not rule.is_batch:
                 call.tenant = call.tenant or name
+                # What the guard itself refuses is not counted: it may be another tenant's doing.
+                call.refused = tenant.refused if tenant is not None else None
 
     def _say(self, reason: Refused) -> None:
         if reason.entry not in (catalogue.UNAUTHORIZED, catalogue.FORBIDDEN):

@@ -18,6 +18,7 @@ from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 
 from router.log.port import LogUnavailable
+from router.shell import CALL
 
 _log = structlog.get_logger()
 
@@ -54,6 +55,9 @@ def answers(handler: Callable[..., Awaitable[Any]]) -> Any:
         try:
             return await handler(self, request, context)
         except Refused as reason:
+            call = CALL.get(None)
+            if call is not None and call.refused is not None:
+                call.refused[reason.entry.code] += 1
             if reason.entry is catalogue.RATE_LIMITED:
                 # Who waits for answers slows down by that; not all at once, so that they don't come back so.
                 await asyncio.sleep(random.uniform(*RESTS_S))

@@ -259,9 +259,6 @@ async def test_a_deleted_tenant_is_gone_and_one_of_its_name_begins_anew(
         assert ack["position"]["epoch"] != old.position.epoch
 
 
-@pytest.mark.xfail(
-    strict=True, reason="idempotency keys of a deleted tenant are kept, and answer for its successor"
-)
 async def test_ids_that_a_deleted_tenant_has_used_are_new_to_one_of_its_name(
     edge: Process, operator: Operator
 ) -> None:

@@ -317,9 +317,6 @@ async def test_open_messages_of_a_tenant_are_limited(limited: Limited, backend: 
     assert retry_after_s(refusal.value) > 0
 
 
-@pytest.mark.xfail(
-    strict=True, reason="GetStats.refused has of backends' calls only those that came too fast"
-)
 async def test_what_is_refused_of_backends_is_counted(limited: Limited, backend: Backend) -> None:
     tenant = limited()
     with pytest.raises(grpc.RpcError) as refusal:

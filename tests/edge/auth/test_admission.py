@@ -117,8 +117,13 @@ def test_an_open_tenant_that_knows_no_tokens_does_not_look_at_them() -> None:
     assert "not one of this tenant's" in refusal(made, visitor("whatever", is_local=False))
 
 
-def test_a_tenant_that_nobody_knows_is_for_the_router_to_refuse() -> None:
-    assert admission().admit(visitor(), wish("nobody"), own_user=True, now=0) is None
+def test_nobody_is_let_in_to_a_tenant_that_there_is_not() -> None:
+    assert refusal(admission(), visitor(), wish("nobody")) == "UNKNOWN_TENANT: There is no tenant nobody"
+
+
+@pytest.mark.parametrize("name", ["", "no body", "a/b", "x" * 129])
+def test_what_is_no_name_of_a_tenant_is_for_the_router_to_refuse(name: str) -> None:
+    assert admission().admit(visitor(), wish(name), own_user=True, now=0) is None
 
 
 @pytest.mark.parametrize(
@@ -202,4 +207,4 @@ def test_a_tenant_that_is_gone_is_known_no_longer() -> None:
     assert made.pace_of("acme") is not None
     made.gone("acme")
     assert made.pace_of("acme") is None
-    assert made.admit(visitor(), wish(), own_user=True, now=0) is None
+    assert refusal(made, visitor()).startswith("UNKNOWN_TENANT: ")

@@ -235,6 +235,22 @@ async def test_who_waits_for_a_key_that_is_not_to_be_had_is_refused() -> None:
         assert await closed(client) == 4500
 
 
+async def test_a_tenant_that_is_declared_just_now_is_waited_for_and_one_that_is_not_is_refused() -> None:
+    new = PLACE.replace("tenant=t", "tenant=new")
+    async with edge_and_link() as (edge, link):
+        coming = connecting(edge, query=new)
+        await edge.until(lambda: len(edge.shell.handshakes) == 1)
+        await tell(link, policy("new", origins=["https://a.example"]))
+        await link.accept(1)
+        client = await coming
+        assert (await hears(client))["type"] == "connected"
+        await client.close()
+        nobody = await edge.connect(PLACE.replace("tenant=t", "tenant=nobody"))
+        assert (await hears(nobody))["reason"] == "UNKNOWN_TENANT"
+        assert await closed(nobody) == 4504
+        assert edge.shell.entrance._strangers == {}
+
+
 async def test_nobody_is_let_in_before_all_policies_were_told() -> None:
     router = ScriptedRouter()
     router.policies = None
