@@ -10,7 +10,7 @@ from edge.core.connection import Connection
 #: How often it is the turn of some that sent too fast.
 TURNS_PER_S = 100
 #: How many that are at least.
-MIN_IN_TURN = 3
+MIN_IN_TURN = 1
 
 
 class Reading:

@@ -129,7 +129,7 @@ class Requests:
 
     def _message(self, connection: Connection, frame: MessageFrame) -> None:
         check(frame)
-        topic = self._spoken_in(connection, frame)
+        topic = self._own(connection, frame)
         message = Message(
             address=address_of(topic),
             parts=frame.parts,
@@ -196,10 +196,10 @@ class Requests:
 
     def _history(self, connection: Connection, frame: HistoryFrame) -> None:
         check(frame)
-        topic = self._heard(connection, frame)
+        topic = self._own(connection, frame)
         cursor = frame.WhichOneof("cursor")
         request = PageRequest(
-            topic.key,
+            topic,
             frame.limit or DEFAULT_PAGE,
             after=position_of(frame.after) if cursor == "after" else None,
             before=position_of(frame.before) if cursor == "before" else None,
@@ -232,7 +232,7 @@ class Requests:
 
     def _signal(self, connection: Connection, frame: SignalFrame) -> None:
         check(frame)
-        topic = self._spoken_in(connection, frame)
+        topic = self._own(connection, frame)
         origin = Said(self._answers, connection, "")
         for publish in self._publishing.fan_out(topic, frame.ByteSize(), origin):
             signal = publish.frame.signal
@@ -315,8 +315,8 @@ class Requests:
             raise catalogue.NOT_SUBSCRIBED.refused(conversation=_named(key))
         return topic
 
-    def _spoken_in(self, connection: Connection, frame: Any) -> TopicKey:
-        """The conversation in which a client says something."""
+    def _own(self, connection: Connection, frame: Any) -> TopicKey:
+        """The conversation that a frame is about, in which the client takes part, if perhaps in silence."""
         key = _meant(connection, frame)
         if not connection.takes_part_in(key):
             raise catalogue.NOT_SUBSCRIBED.refused(conversation=_named(key))

@@ -24,7 +24,7 @@ _log = structlog.get_logger()
 
 DOMAIN = "trunkline"
 #: A call that comes too fast is answered after so long: refusing costs as much as most of what it asks for.
-RESTS_S = (0.25, 0.75)
+RESTS_S = (0.5, 1.0)
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 

@@ -29,6 +29,8 @@ from trunkline.v1.edge_service_pb2 import RouterEntry, TenantGone, TenantPolicy
 from trunkline.v1.tenant_pb2 import OPENNESS_NOBODY, TENANT_STATE_SUSPENDED, ClientAuth, VerificationKey
 from websockets.exceptions import InvalidStatus
 
+from edge import entrance
+
 KEYS = {name: OctKey.generate_key(256, {"kid": name}) for name in ("one", "two")}
 PLACE = "tenant=t&agent=a&platform=web&conversation=group:team"
 
@@ -235,7 +237,10 @@ async def test_who_waits_for_a_key_that_is_not_to_be_had_is_refused() -> None:
         assert await closed(client) == 4500
 
 
-async def test_a_tenant_that_is_declared_just_now_is_waited_for_and_one_that_is_not_is_refused() -> None:
+async def test_a_tenant_that_is_declared_just_now_is_waited_for_and_one_that_is_not_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(entrance, "NEWS_S", 3600)
     new = PLACE.replace("tenant=t", "tenant=new")
     async with edge_and_link() as (edge, link):
         coming = connecting(edge, query=new)
@@ -245,6 +250,7 @@ async def test_a_tenant_that_is_declared_just_now_is_waited_for_and_one_that_is_
         client = await coming
         assert (await hears(client))["type"] == "connected"
         await client.close()
+        monkeypatch.setattr(entrance, "NEWS_S", 0.01)
         nobody = await edge.connect(PLACE.replace("tenant=t", "tenant=nobody"))
         assert (await hears(nobody))["reason"] == "UNKNOWN_TENANT"
         assert await closed(nobody) == 4504

@@ -89,11 +89,13 @@ class DeliveriesMachine(RuleBasedStateMachine):
         self.hands[worker][number] = (key, now + 5.0)
 
     def told(self, worker: Worker, result: Any) -> None:
-        """It is settled, with all its replies, or not at all."""
+        """It is settled, with all its replies, or not at all; or the worker holds it no longer."""
         number = result.delivery_id
         if not result.HasField("error"):
             assert number not in self.router.log.unsettled
             assert len(result.replies) == 1
+            self.hands[worker].pop(number, None)
+        elif result.error.code == catalogue.DELIVERY_NOT_HELD.code:
             self.hands[worker].pop(number, None)
         if self.settling.get(number) is worker:
             del self.settling[number]

@@ -258,6 +258,18 @@ def test_who_may_not_subscribe_hears_nothing_and_may_still_speak() -> None:
     check_tables(router.core, at_rest=True)
 
 
+def test_who_may_only_read_history_reads_that_of_its_own_conversation() -> None:
+    router = Router()
+    router.broadcast(ROOM, "before")
+    router.settle()
+    auditor = router.connected(ROOM, grants=grants(RIGHT_HISTORY))
+    router.frame(auditor, history={"id": "h1"})
+    router.frame(auditor, history={"id": "h2", "conversation": {"kind": GROUP, "id": "other"}})
+    router.settle()
+    assert [m.parts[0].text.text for m in auditor.last("history").messages] == ["before"]
+    assert auditor.last("error").code == "NOT_SUBSCRIBED"
+
+
 def test_only_groups_that_a_token_allows_are_joined() -> None:
     router = Router()
     client = router.connected(ROOM, grants=grants(groups=["other"]))
