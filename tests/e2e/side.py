@@ -36,6 +36,7 @@ from trunkline.v1.presence_service_pb2 import (
 )
 from trunkline.v1.tenant_service_pb2 import GetTenantRequest, ListApiKeysRequest, ListRevocationsRequest
 from trunkline.v1.tenant_service_pb2_grpc import TenantServiceStub
+from waiting import until
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -96,6 +97,8 @@ class Side:
         await self.connect()
         await self.say_more()
         self.dead_letter = self._give_up_a_delivery()
+        # It is answered before it is in the log, and the router learns later that the worker has gone.
+        await until(self._is_given_up, "a delivery is given up, and the worker that hung up detached")
 
     async def end(self) -> None:
         """Leave, and erase the tenant."""
@@ -140,14 +143,19 @@ class Side:
         stub = AgentServiceStub(self.backend.channel)
         call = stub.Attach(iter(outgoing.get, None), metadata=self.metadata, timeout=TIMEOUT_S)
         for response in call:
-            for delivery in response.deliveries:
-                settlement = Settlement(delivery_id=delivery.delivery_id, reject=Reject(reason=self.words))
-                outgoing.put(AttachRequest(settlements=[settlement]))
             if response.results:
+                # The next delivery may have come along: it is left for others.
                 outgoing.put(None)
                 call.cancel()
                 return int(response.results[0].delivery_id)
+            for delivery in response.deliveries:
+                settlement = Settlement(delivery_id=delivery.delivery_id, reject=Reject(reason=self.words))
+                outgoing.put(AttachRequest(settlements=[settlement]))
         raise AssertionError("nothing was delivered")
+
+    def _is_given_up(self) -> bool:
+        stats = self._watching[0].presence.GetStats(GetStatsRequest(tenant=self.name), timeout=TIMEOUT_S)
+        return [(agent.workers, agent.dead_letters) for agent in stats.agents] == [(0, 1)]
 
     # Its connections
 

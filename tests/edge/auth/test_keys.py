@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from joserfc.jwk import ECKey, OctKey, OKPKey
 from minting import ALGORITHMS, PRIVATE, declared
@@ -262,6 +262,8 @@ def test_a_set_is_bounded_and_a_set() -> None:
 values = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text(), max_size=3)
 
 
+# The first text that is drawn may have Hypothesis make its tables of Unicode, which takes a second.
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     st.sampled_from(ALGORITHMS),
     st.dictionaries(
