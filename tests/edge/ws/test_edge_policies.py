@@ -243,8 +243,9 @@ async def test_a_tenant_that_is_declared_just_now_is_waited_for_and_one_that_is_
     monkeypatch.setattr(entrance, "NEWS_S", 3600)
     new = PLACE.replace("tenant=t", "tenant=new")
     async with edge_and_link() as (edge, link):
+        await edge.until(lambda: edge.shell.tenants.are_known)
         coming = connecting(edge, query=new)
-        await edge.until(lambda: len(edge.shell.handshakes) == 1)
+        await edge.until(lambda: "new" in edge.shell.entrance._strangers)
         await tell(link, policy("new", origins=["https://a.example"]))
         await link.accept(1)
         client = await coming
