@@ -160,8 +160,8 @@ class Entrance:
             if line in self._host.handshakes:
                 then()
 
-    def _renew(self, connection: Connection, frame: AuthFrame) -> None:
-        """A client has shown another token."""
+    def _renew(self, connection: Connection, frame: AuthFrame, is_last: bool = False) -> None:
+        """A client has shown another token; `is_last`: what keys there are for it were fetched."""
         opened = ConnectionOpened.FromString(connection.opened)
         core, tenant = self._host.core, opened.address.tenant
         try:
@@ -169,22 +169,17 @@ class Entrance:
             self._check_same(connection, bearer, opened)
         except Refused as reason:
             core.refuse(connection, reason, frame.id)
-        except UnknownKey:
-            self._fetch(tenant, lambda: self._renew_late(connection, frame))
+        except UnknownKey as unknown:
+            if is_last:
+                core.refuse(connection, unknown.refused(), frame.id)
+            else:
+                self._fetch(tenant, lambda: self._renew_late(connection, frame))
         else:
             core.proofs.proven(connection, bearer, bearer.grants(), frame.id)
 
     def _renew_late(self, connection: Connection, frame: AuthFrame) -> None:
-        if connection.state is not State.OPEN:
-            return
-        try:
-            self.admission.verify(ConnectionOpened.FromString(connection.opened).address.tenant, frame.token)
-        except UnknownKey as unknown:
-            self._host.core.refuse(connection, unknown.refused(), frame.id)
-        except Refused as reason:
-            self._host.core.refuse(connection, reason, frame.id)
-        else:
-            self._renew(connection, frame)
+        if connection.state is State.OPEN:
+            self._renew(connection, frame, is_last=True)
 
     def _check_same(self, connection: Connection, bearer: Bearer, opened: ConnectionOpened) -> None:
         before: Bearer = connection.bearer

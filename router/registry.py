@@ -202,7 +202,7 @@ class Registry:
         async with self._changing:
             self.tenant(name)
             keys = self._shell.core.api_keys
-            key, secret = keys.make(name, title, tuple(sorted(set(scopes))), self._now_ms(), os.urandom)
+            key, secret = keys.make(name, title, scopes, self._now_ms(), os.urandom)
             await self._shell.log.register(Registration(api_keys=[key]))
             keys.add(key)
             return key, secret

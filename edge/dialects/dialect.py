@@ -15,6 +15,7 @@ from trunkline.v1.edge_service_pb2 import ConnectionOpened
 from edge.dialects.codec import Codec
 from edge.dialects.paths import Path
 from edge.dialects.tenants import Tenants
+from shared.callers import bearer_token
 
 #: Begins a subprotocol that is a token.
 OFFERED = "bearer."
@@ -168,5 +169,4 @@ def _offered(headers: Mapping[str, str]) -> str:
 
 def bearer(headers: Mapping[str, str]) -> str:
     """The token in an `Authorization` header; empty where there is none."""
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
+    return bearer_token(headers.get("authorization", "")) or ""

@@ -18,7 +18,7 @@ from trunkline.v1.tenant_pb2 import OPENNESS_LOOPBACK
 
 from edge.dialects.tenants import Tenants
 from edge.http.calls import CallFailed
-from edge.ws.line import FORWARDED
+from shared.callers import ACTING_FOR, FORWARDED, PROXIED, REMOTE_IP, bearer_token
 from shared.loopback import is_loopback
 
 #: Headers that go on to the router as they are.
@@ -77,9 +77,9 @@ class Access:
         key = key_of(request)
         if key is not None:
             found.append(self._proof(key, tenant, scope))
-        found.append(("trunkline-remote-ip", request.client.host if request.client else "unknown"))
+        found.append((REMOTE_IP, request.client.host if request.client else "unknown"))
         if is_forwarded(request):
-            found.append(("trunkline-forwarded", "1"))
+            found.append((FORWARDED, "1"))
         return found
 
     def _proof(self, key: str, tenant: str, scope: int) -> tuple[str, str]:
@@ -88,7 +88,7 @@ class Access:
             if scope not in OF_CLIENTS:
                 problem = f"the client's token does not give {_name(scope)}"
                 raise CallFailed.of(catalogue.FORBIDDEN.refused(problem=problem))
-            return "trunkline-acting-for", quote(tenant, safe="")
+            return ACTING_FOR, quote(tenant, safe="")
         if len(key) > MAX_KEY_CHARS or not _can_be_told(key):
             raise _unauthorized("the key that was shown is not valid")
         return "authorization", f"Bearer {key}"
@@ -96,13 +96,13 @@ class Access:
 
 def key_of(request: Request) -> str | None:
     """The key or token that a request shows, also where it is empty; None where it shows none."""
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key")
+    token = bearer_token(request.headers.get("authorization", ""))
+    return token if token is not None else request.headers.get("x-api-key")
 
 
 def is_forwarded(request: Request) -> bool:
     """It came by a proxy, and its own address says nothing."""
-    return any(name in request.headers for name in FORWARDED)
+    return any(name in request.headers for name in PROXIED)
 
 
 def is_local(request: Request) -> bool:

@@ -12,10 +12,8 @@ from trunkline.v1.frame_pb2 import ClosingFrame
 from edge.core.connection import Connection
 from edge.dialects.codec import Codec
 from edge.ws.host import Host
+from shared.callers import PROXIED
 from shared.loopback import is_loopback
-
-#: Where one of them is set the request came through a proxy, and its own address says nothing.
-FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
 
 #: How long a peer may take to read what was said last, and to close its side.
 CLOSE_TIMEOUT_S = 5.0
@@ -58,7 +56,7 @@ class Line(asyncio.Protocol, ABC):
     def asked_by(self, headers: Mapping[str, str]) -> None:
         """The request's headers have come, by lower-case name."""
         self.origin = headers.get("origin", "")
-        self.is_forwarded = any(name in headers for name in FORWARDED)
+        self.is_forwarded = any(name in headers for name in PROXIED)
         self.is_local = not self.is_forwarded and is_loopback(self.remote_ip)
 
     # What the shell asks for

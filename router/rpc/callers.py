@@ -13,14 +13,9 @@ import grpc.aio
 from trunkline.v1 import catalogue
 
 from router.core.access import ACTING_SCOPES, ApiKeys, Caller, Kind, is_local
+from shared.callers import ACTING_FOR, FORWARDED, PROXIED, REMOTE_IP, bearer_token
 
 AUTHORIZATION = "authorization"
-#: By these an edge says for whom it makes a call: the caller's address, that a proxy has forwarded the
-#: request, and the tenant, written as in a URL, one of whose clients' tokens it has verified.
-REMOTE_IP, FORWARDED, ACTING_FOR = "trunkline-remote-ip", "trunkline-forwarded", "trunkline-acting-for"
-
-#: A proxy between the caller and the router says so by one of these; its own address says nothing then.
-PROXIED = ("forwarded", "x-forwarded-for", "x-real-ip")
 
 #: A longer key is nobody's, and is not looked at.
 MAX_KEY_CHARS = 1024
@@ -56,7 +51,7 @@ class Callers:
         Of authorization only the scheme Bearer counts.
         """
         shown = _shown(context)
-        bearers = [token for each in shown[AUTHORIZATION] if (token := _bearer(each)) is not None]
+        bearers = [token for each in shown[AUTHORIZATION] if (token := bearer_token(each)) is not None]
         if bearers:
             return self._bearer_of(bearers)
         is_edge = self._proof.holds(context)
@@ -111,11 +106,6 @@ def peer_ip(peer: str) -> str:
     if kind not in ("ipv4", "ipv6"):
         return ""
     return unquote(rest).rpartition(":")[0].strip("[]")
-
-
-def _bearer(authorization: str) -> str | None:
-    scheme, _, token = authorization.partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else None
 
 
 def _digest(key: str) -> bytes:

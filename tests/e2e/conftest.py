@@ -1,18 +1,36 @@
-"""After each test: no process of any fleet has written a traceback."""
+"""What tests of whole fleets have in common; the `fleet` itself is each module's own."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import fleet
 import pytest
+from declaring import Operator
+from fleet import running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fleet import Fleet
+    from processes import Process
+
 
 @pytest.fixture(autouse=True)
 def _no_tracebacks() -> Iterator[None]:
+    """After each test: no process of any fleet has written a traceback."""
     yield
-    for each in fleet.running:
+    for each in running:
         each.assert_quiet()
+
+
+@pytest.fixture
+def edge(fleet: Fleet) -> Process:
+    """The first edge."""
+    return fleet.edges[0]
+
+
+@pytest.fixture
+def operator(fleet: Fleet) -> Iterator[Operator]:
+    """Calls the router with the operator's key."""
+    with Operator(fleet.router.address, fleet.operator_key) as calling:
+        yield calling

@@ -30,12 +30,6 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield started
 
 
-@pytest.fixture
-def operator(fleet: Fleet) -> Iterator[Operator]:
-    with Operator(fleet.router.address, fleet.operator_key) as calling:
-        yield calling
-
-
 def client_of(fleet: Fleet, token: Any, tenant: str = TENANT, conversation: str = "group:team") -> Client:
     place = {"tenant": tenant, "agent": "echo", "platform": "web", "conversation": conversation}
     return Client(f"ws://{fleet.edges[0].address}", **place, token=token)

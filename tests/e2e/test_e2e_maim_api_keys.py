@@ -34,11 +34,6 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 @pytest.fixture
-def edge(fleet: Fleet) -> Process:
-    return fleet.processes[1]
-
-
-@pytest.fixture
 def backend(fleet: Fleet) -> Iterator[Backend]:
     with Backend(fleet.router.address, key=fleet.operator_key) as calling:
         yield calling

@@ -24,11 +24,6 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 @pytest.fixture
-def edge(fleet: Fleet) -> Process:
-    return fleet.processes[1]
-
-
-@pytest.fixture
 def backend(fleet: Fleet) -> Iterator[Backend]:
     with Backend(fleet.router.address) as calling:
         yield calling

@@ -23,11 +23,6 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield started
 
 
-@pytest.fixture
-def edge(fleet: Fleet) -> Process:
-    return fleet.processes[1]
-
-
 @pytest.mark.parametrize(
     ("query", "headers"),
     [

@@ -79,11 +79,6 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 @pytest.fixture
-def edge(fleet: Fleet) -> Process:
-    return fleet.edges[0]
-
-
-@pytest.fixture
 def operator(fleet: Fleet) -> Iterator[Operator]:
     with Operator(fleet.router.address, fleet._env["TRUNKLINE_OPERATOR_KEY"]) as calling:
         yield calling

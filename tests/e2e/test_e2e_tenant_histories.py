@@ -43,17 +43,6 @@ def fleet(data: Path) -> Iterator[Fleet]:
         yield started
 
 
-@pytest.fixture
-def edge(fleet: Fleet) -> Process:
-    return fleet.edges[0]
-
-
-@pytest.fixture
-def operator(fleet: Fleet) -> Iterator[Operator]:
-    with Operator(fleet.router.address, fleet.operator_key) as calling:
-        yield calling
-
-
 def rows(data: Path) -> dict[str, list[tuple[object, ...]]]:
     """All rows of the log's file, by table."""
     with closing(sqlite3.connect(f"file:{data}/trunkline.db?mode=ro", uri=True)) as db:

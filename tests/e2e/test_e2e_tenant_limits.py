@@ -43,17 +43,6 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 @pytest.fixture
-def edge(fleet: Fleet) -> Process:
-    return fleet.edges[0]
-
-
-@pytest.fixture
-def operator(fleet: Fleet) -> Iterator[Operator]:
-    with Operator(fleet.router.address, fleet.operator_key) as calling:
-        yield calling
-
-
-@pytest.fixture
 def backend(fleet: Fleet) -> Iterator[Backend]:
     with Backend(fleet.router.address) as calling:
         yield calling

@@ -41,11 +41,6 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield started
 
 
-@pytest.fixture
-def edge(fleet: Fleet) -> Process:
-    return fleet.edges[0]
-
-
 def shown(token: str) -> dict[str, tuple[str, list[dict[str, Any]], dict[str, Any]]]:
     """The ways to show a token: what is added to the query, first frames, options of the client."""
     auth = {"type": "auth", "id": "a", "token": token}

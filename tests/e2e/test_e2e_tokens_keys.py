@@ -32,17 +32,6 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield started
 
 
-@pytest.fixture
-def edge(fleet: Fleet) -> Process:
-    return fleet.edges[0]
-
-
-@pytest.fixture
-def operator(fleet: Fleet) -> Iterator[Operator]:
-    with Operator(fleet.router.address, fleet.operator_key) as calling:
-        yield calling
-
-
 def path_of(signer: Signer, token: str) -> str:
     return f"/v1/connect?tenant={signer.tenant}&agent=echo&platform=web&conversation=group:team&token={token}"
 

@@ -36,17 +36,6 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield started
 
 
-@pytest.fixture
-def edge(fleet: Fleet) -> Process:
-    return fleet.edges[0]
-
-
-@pytest.fixture
-def operator(fleet: Fleet) -> Iterator[Operator]:
-    with Operator(fleet.router.address, fleet.operator_key) as calling:
-        yield calling
-
-
 async def test_a_token_is_good_for_its_user_agents_platforms_and_conversations(edge: Process) -> None:
     for path, claims in (
         (f"{PATH}&user=bob", {}),

@@ -185,9 +185,9 @@ async def test_another_first_frame_or_a_wrong_token_in_it_is_the_end(first: str)
 FETCHED = ECKey.generate_key("P-256", {"kid": "fetched"})
 
 
-def fetched_token() -> str:
+def fetched_token(kid: str = "fetched") -> str:
     claims = {"sub": "ann", "aud": "chat", "exp": int(time.time()) + 600}
-    return jwt.encode({"alg": "ES256", "kid": "fetched"}, claims, FETCHED)
+    return jwt.encode({"alg": "ES256", "kid": kid}, claims, FETCHED)
 
 
 async def test_who_waits_for_a_key_holds_up_nobody_and_what_it_says_meanwhile_is_not_lost() -> None:
@@ -235,6 +235,33 @@ async def test_who_waits_for_a_key_that_is_not_to_be_had_is_refused() -> None:
         await client.send(say("m1"))
         assert (await hears(client))["reason"] == "UNAUTHORIZED"
         assert await closed(client) == 4500
+
+
+async def test_a_renewal_waits_for_its_key_and_is_refused_where_that_is_not_to_be_had() -> None:
+    fetches: list[asyncio.Future[bytes]] = []
+
+    async def fetch(_: str) -> bytes:
+        fetches.append(asyncio.get_running_loop().create_future())
+        return await fetches[-1]
+
+    async with edge_and_link(fetch=fetch) as (edge, link):
+        asking = tenant("one")
+        asking.settings.client_auth.jwks_url = "https://keys.example/set"
+        await tell(link, asking)
+        await edge.until(lambda: edge.shell.tenants.takes_tokens("t"))
+        query = f"{PLACE}&token={token()}"
+        clients = [(await accepted(edge, link, topic=topic, query=query))[0] for topic in (1, 0)]
+        for client, shown in zip(clients, (fetched_token(), fetched_token("another")), strict=True):
+            await client.send(json.dumps({"type": "auth", "id": "a1", "token": shown}))
+        await edge.until(lambda: len(edge.shell.entrance._fetching) == 2 and len(fetches) == 1)
+        fetches[0].set_result(json.dumps({"keys": [FETCHED.as_dict(private=False)]}).encode())
+        # The router is told of the one, and the other is refused once, and goes on.
+        assert (await link.next("granted")).id == "a1"
+        error = await hears(clients[1])
+        assert (error["type"], error["code"], error["id"]) == ("error", "UNAUTHORIZED", "a1")
+        assert edge.shell.entrance._fetching == set()
+        for client in clients:
+            await client.close()
 
 
 async def test_a_tenant_that_is_declared_just_now_is_waited_for_and_one_that_is_not_is_refused(

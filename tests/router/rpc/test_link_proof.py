@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from router.rpc.callers import PROXIED
 from router.rpc.link_proof import LinkProof
+from shared.callers import PROXIED
 
 KEY = "the-key-of-the-links"
 HERE, FAR = "ipv4:127.0.0.1:1", "ipv4:192.0.2.1:1"
