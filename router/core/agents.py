@@ -18,7 +18,7 @@ from router.core.journal import Attempts, Draft, GivenUp, StoredDelivery, Transa
 from router.core.journal_queue import JournalQueue, Unit
 from router.core.limits import check
 from router.core.publishing import Publishing
-from router.core.settling import GivingUp, Noted, Settling, Withdrawing, message_of
+from router.core.settling import GivingUp, Noted, Rejecting, Settling, Withdrawing, message_of
 from router.core.topics import TopicKey
 from router.core.workers import Worker
 
@@ -122,7 +122,10 @@ class Agents:
             if settlement.replies:
                 problem = f"must be empty where {outcome} is set"
                 raise catalogue.INVALID_ARGUMENT.refused(field="replies", problem=problem)
-            self._settle_otherwise(held, settlement, now)
+            if outcome == "retry":
+                self._retry(held, settlement, now)
+            else:
+                self._reject(held, settlement.reject.reason or "the worker rejected it")
             return
         held.settling = True
         settling = Settling(self, held)
@@ -135,13 +138,21 @@ class Agents:
         transaction = Transaction(drafts=drafts, settled=[settlement.delivery_id])
         self._journal.add_unit(Unit(transaction, settling))
 
-    def _settle_otherwise(self, held: Held, settlement: Settlement, now: float) -> None:
-        if settlement.HasField("retry"):
-            reason = settlement.retry.reason or "the worker asked for another attempt"
-            self.failed(held, reason, now + settlement.retry.after_ms / 1000)
-        else:
-            self._give_up(held, settlement.reject.reason or "the worker rejected it")
+    def _retry(self, held: Held, settlement: Settlement, now: float) -> None:
+        reason = settlement.retry.reason or "the worker asked for another attempt"
+        self.failed(held, reason, now + settlement.retry.after_ms / 1000)
+        # At once: whatever gets into the log, there is another attempt, or it is a dead letter.
         self.tell(held.worker, SettlementResult(delivery_id=settlement.delivery_id))
+
+    def _reject(self, held: Held, reason: str) -> None:
+        held.settling = True
+        given_up = GivenUp(held.delivery.delivery_id, held.attempt, reason)
+        self._journal.add_unit(Unit(Transaction(given_up=[given_up]), Rejecting(self, held)))
+
+    def rejected(self, held: Held, result: SettlementResult) -> None:
+        """It is on disk that nobody will try to answer any more."""
+        self._nobody_answers(held)
+        self.settled(held, result)
 
     def settled(self, held: Held, result: SettlementResult) -> None:
         """The settlement is committed."""
@@ -184,11 +195,14 @@ class Agents:
 
     def _give_up(self, held: Held, reason: str) -> None:
         held.queue.done(held)
-        self._given_up(held.delivery.topic, Message.FromString(held.delivery.message).id)
+        self._nobody_answers(held)
         given_up = GivenUp(held.delivery.delivery_id, held.attempt, reason)
         origin = GivingUp(self, held.queue, held.delivery)
         self._journal.add_unit(Unit(Transaction(given_up=[given_up]), origin))
         self._stir(held.queue)
+
+    def _nobody_answers(self, held: Held) -> None:
+        self._given_up(held.delivery.topic, Message.FromString(held.delivery.message).id)
 
     def put_back(self, queue: AgentQueue, delivery: StoredDelivery) -> None:
         """What was to be taken out of the log is still there."""

@@ -51,6 +51,16 @@ class Settling:
         self._agents.not_settled(self._held, reason)
 
 
+class Rejecting(Settling):
+    """Origin of a settlement by which a delivery becomes a dead letter."""
+
+    __slots__ = ()
+
+    def done(self) -> None:
+        """It is one now."""
+        self._agents.rejected(self._held, self.result)
+
+
 class Noted:
     """Origin of what nobody waits for."""
 
@@ -64,7 +74,7 @@ class Noted:
 
 
 class GivingUp:
-    """Origin of a delivery that becomes a dead letter."""
+    """Origin of a delivery that becomes a dead letter, for which nobody has asked."""
 
     __slots__ = ("_agents", "_delivery", "_queue")
 

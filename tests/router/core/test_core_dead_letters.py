@@ -106,12 +106,56 @@ def test_what_is_rejected_is_a_dead_letter_at_once_and_replayed_as_if_just_said(
     assert not router.log.dead
 
 
-def test_what_cannot_be_given_up_on_disk_is_delivered_again() -> None:
-    router, worker = asked("one")
+def test_a_worker_is_told_that_a_delivery_is_given_up_when_it_is_so_on_disk() -> None:
+    router, worker = asked("one", "two")
+    worker.settle(1, reject={"reason": "bad"})
+    router.carry()
+    worker.sync()
+    assert (worker.results, list(worker.given)) == ([], [1])
+    router.settle()
+    assert list(router.log.dead) == [1]
+    assert given(worker) == {1: 1, 2: 1}
+    [result] = worker.results
+    assert (result.delivery_id, result.HasField("error")) == (1, False)
+
+
+def test_what_cannot_be_given_up_on_disk_is_still_the_workers() -> None:
+    router, worker = asked("one", "two")
+    message = worker.open(1)
+    router.settle()
     worker.settle(1, reject={})
     router.fail()
     assert given(worker) == {1: 1}
+    [result] = worker.results
+    assert (result.delivery_id, result.error.code) == (1, "LOG_UNAVAILABLE")
     assert list(worker.worker.held) == [1]
+    assert message not in worker.ended
+    worker.settle(1, reject={})
+    router.settle()
+    assert list(router.log.dead) == [1]
+    assert given(worker) == {1: 1, 2: 1}
+
+
+def test_what_was_rejected_stays_so_though_the_worker_hangs_up() -> None:
+    router, worker = asked("one", "two")
+    worker.settle(1, reject={})
+    worker.detach()
+    router.settle()
+    assert list(router.log.dead) == [1]
+    other = Streaming(router, "w2")
+    router.settle()
+    assert given(other) == {2: 1}
+
+
+def test_what_cannot_be_given_up_by_one_that_hung_up_is_delivered_again() -> None:
+    router, worker = asked("one")
+    worker.settle(1, reject={})
+    worker.detach()
+    router.fail()
+    other = Streaming(router, "w2")
+    router.settle()
+    assert given(other) == {1: 2}
+    assert not router.log.dead
 
 
 @pytest.mark.parametrize("how", ["reset", "recall"])
