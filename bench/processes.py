@@ -27,6 +27,7 @@ bytes_per_s = 1_000_000_000_000
 connection_messages_per_s = 1_000_000_000
 connection_bytes_per_s = 1_000_000_000_000
 open_messages = 1_000_000
+calls_per_s = 1_000_000_000
 """
 """Limits that nobody comes near, but which are looked at as any others are."""
 

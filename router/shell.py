@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any
@@ -22,6 +21,8 @@ from router.core.access import Caller, Kind
 from router.core.directory import Link
 from router.core.effects import ReadDelivered, ReadDeliveries, ReadHeads, ReadMessage, ReadPages
 from router.core.router import RouterCore
+from router.core.tenants import Tenant
+from router.core.turns import Resting
 from router.core.workers import Worker
 from router.log.port import Log, LogUnavailable
 
@@ -37,19 +38,31 @@ PAGES_A_READ = 16
 class Call:
     """An RPC under way: who makes it, and for which tenant."""
 
-    __slots__ = ("caller", "refused", "tenant")
+    __slots__ = ("_strangers", "caller", "concerns", "tenant")
 
-    def __init__(self, caller: Caller) -> None:
+    def __init__(self, caller: Caller, strangers: Resting) -> None:
         self.caller = caller
+        self._strangers = strangers
         #: The one that all of it is for; empty until that is known, and where it is for several.
         self.tenant = caller.tenant
-        #: Where it is counted what it is refused for, by code; None before it is known for whom it is.
-        self.refused: Counter[str] | None = None
+        #: The one whose calls it is one of, once it was found to have a right to be; None for one of several.
+        self.concerns: Tenant | None = None
+
+    def rests_in(self, reason: Refused) -> Resting | None:
+        """Where it rests before it is told that it is refused; None where it does not.
+
+        Only who has taken no turn of a tenant's calls, or came too fast for one, could refuse without end.
+        """
+        if self.caller.kind is Kind.OPERATOR:
+            return None
+        if self.concerns is None:
+            return self._strangers
+        return self.concerns.resting if reason.entry is catalogue.RATE_LIMITED else None
 
 
 #: The RPC that is answered here, as the guard has let it in.
 CALL: ContextVar[Call] = ContextVar("call")
-_UNGUARDED = Call(Caller(Kind.ANYBODY))
+UNGUARDED = Call(Caller(Kind.ANYBODY), Resting())
 
 
 class Stream:
@@ -114,7 +127,7 @@ class Shell:
 
     def opened(self, peer: object) -> Stream:
         """A stream for this peer is open; to be called where the RPC is answered."""
-        stream = self.streams[peer] = Stream(CALL.get(_UNGUARDED))
+        stream = self.streams[peer] = Stream(CALL.get(UNGUARDED))
         return stream
 
     def drained(self, link: Link) -> None:

@@ -109,6 +109,7 @@ class _Limits(_Table):
     frame_bytes: _Number = 0
     conversations: _Number = 0
     open_messages: _Number = 0
+    calls_per_s: _Number = 0
 
 
 class _Retention(_Table):

@@ -12,28 +12,40 @@ _ROUNDING_S = 1e-6
 
 
 class Rate:
-    """Messages and bytes a second; 0 for any number. A bucket holds what comes in one second.
+    """Messages and bytes a second; 0 for any number. A bucket holds what comes in `depth_s`.
 
-    One of bytes holds LARGEST_MESSAGE_BYTES at least.
+    It holds one message, and LARGEST_MESSAGE_BYTES, at least. Of those who draw from one meter, those with a
+    shallower bucket leave the rest to the others. `of` is what the messages are called.
     """
 
-    __slots__ = ("byte_s", "bytes_depth_s", "bytes_per_s", "message_s", "messages_depth_s", "messages_per_s")
+    __slots__ = (
+        "byte_s",
+        "bytes_depth_s",
+        "bytes_per_s",
+        "message_s",
+        "messages_depth_s",
+        "messages_per_s",
+        "of",
+    )
 
-    def __init__(self, messages_per_s: float = 0, bytes_per_s: float = 0) -> None:
+    def __init__(
+        self, messages_per_s: float = 0, bytes_per_s: float = 0, *, depth_s: float = 1.0, of: str = "messages"
+    ) -> None:
         self.messages_per_s = messages_per_s
         self.bytes_per_s = bytes_per_s
+        self.of = of
         #: How long it takes for one to come, and for a whole bucket.
         self.message_s = 1 / messages_per_s if messages_per_s else 0.0
         self.byte_s = 1 / bytes_per_s if bytes_per_s else 0.0
-        self.messages_depth_s = 1.0 if messages_per_s else inf
-        self.bytes_depth_s = max(1.0, LARGEST_MESSAGE_BYTES * self.byte_s) if bytes_per_s else inf
+        self.messages_depth_s = max(depth_s, self.message_s) if messages_per_s else inf
+        self.bytes_depth_s = max(depth_s, LARGEST_MESSAGE_BYTES * self.byte_s) if bytes_per_s else inf
 
     @property
     def sentence(self) -> str:
         """In words."""
         limits = []
         if self.messages_per_s:
-            limits.append(f"{self.messages_per_s:.0f} messages")
+            limits.append(f"{self.messages_per_s:.0f} {self.of}")
         if self.bytes_per_s:
             limits.append(f"{self.bytes_per_s:.0f} bytes")
         return f"{' or '.join(limits)} a second"
@@ -88,11 +100,16 @@ class Meter:
 
         Returns for how many seconds the source is to send nothing more; 0 where it may go on.
         """
+        wait_s = self.wait_s(rate, messages, size, now)
         self._messages_full_at = max(self._messages_full_at, now) + messages * rate.message_s
         self._bytes_full_at = max(self._bytes_full_at, now) + size * rate.byte_s
+        return wait_s
+
+    def wait_s(self, rate: Rate, messages: int, size: int, now: float) -> float:
+        """After how many seconds so many messages and bytes in all will be in the buckets."""
         wait_s = max(
-            self._messages_full_at - now - rate.messages_depth_s,
-            self._bytes_full_at - now - rate.bytes_depth_s,
+            max(self._messages_full_at - now, 0.0) + messages * rate.message_s - rate.messages_depth_s,
+            max(self._bytes_full_at - now, 0.0) + size * rate.byte_s - rate.bytes_depth_s,
         )
         return wait_s if wait_s > _ROUNDING_S else 0.0
 

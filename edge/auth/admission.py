@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from trunkline.v1 import catalogue
 from trunkline.v1.edge_service_pb2 import ConnectionOpened, TenantPolicy
-from trunkline.v1.tenant_pb2 import TENANT_STATE_ACTIVE, TENANT_STATE_SUSPENDED
+from trunkline.v1.tenant_pb2 import TENANT_STATE_ACTIVE
 
 from edge.auth.bearer import RIGHTS, Bearer
 from edge.auth.claims import is_id
@@ -18,6 +18,7 @@ from edge.auth.tokens import UnknownKey, verify
 from edge.core.pace import TenantPace
 from edge.dialects.tenants import Tenants, digest_of
 from shared.loopback import is_loopback
+from shared.policies import inactive
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ class Admission:
             return None
         policy = known.policy
         if policy.state != TENANT_STATE_ACTIVE:
-            raise _inactive(policy)
+            raise inactive(policy.tenant, policy.state)
         known.pace.connect(now)
         self._check_origin(known, visitor)
         if not self._needs_proof(known, visitor):
@@ -184,12 +185,6 @@ class Admission:
         if known is None or not known.policy.settings.origins:
             return "*"
         return origin if origin in known.policy.settings.origins else ""
-
-
-def _inactive(policy: TenantPolicy) -> catalogue.Refused:
-    if policy.state == TENANT_STATE_SUSPENDED:
-        return catalogue.TENANT_SUSPENDED.refused(tenant=policy.tenant)
-    return catalogue.UNKNOWN_TENANT.refused(tenant=policy.tenant)
 
 
 def _is_local_page(origin: str) -> bool:

@@ -6,6 +6,7 @@ from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.tenant_pb2 import TenantLimits
 
+from shared.policies import rate_limited
 from shared.rates import Meter, Rate
 
 
@@ -50,16 +51,9 @@ class Pace:
         tenant = self.tenant
         wait_s = self._meter.take(tenant.connection_rate, size, now)
         if wait_s:
-            return too_fast(tenant.connection_rate, wait_s, "this connection")
+            return rate_limited(tenant.connection_rate, wait_s, "this connection")
         wait_s = tenant.meter.take(tenant.rate, size, now)
         if wait_s:
             self._meter.give_back(tenant.connection_rate, size)
-            return too_fast(tenant.rate, wait_s, f"the clients of tenant {tenant.name}")
+            return rate_limited(tenant.rate, wait_s, f"the clients of tenant {tenant.name}")
         return None
-
-
-def too_fast(rate: Rate, wait_s: float, whose: str) -> Refused:
-    """The refusal of what came too fast."""
-    return catalogue.RATE_LIMITED.refused(
-        retry_after_ms=max(1, round(wait_s * 1000)), limit=rate.sentence, whose=whose
-    )

@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Iterable
 
 from trunkline.v1.edge_service_pb2 import TenantPolicy
-from trunkline.v1.tenant_pb2 import OPENNESS_ANYBODY, OPENNESS_LOOPBACK
+
+from shared.policies import is_open
 
 
 class Tenants:
@@ -100,8 +101,7 @@ class Tenants:
         False for a tenant that there is not.
         """
         policy = self._policies.get(name)
-        openness = policy.settings.open_to if policy else None
-        return openness == OPENNESS_ANYBODY or (is_local and openness == OPENNESS_LOOPBACK)
+        return policy is not None and is_open(policy.settings.open_to, is_local)
 
     def may_be_token(self, name: str, token: str) -> bool:
         """Whether a token is one of the tenant's as far as can be seen: its secret, or a JSON Web Token."""

@@ -8,10 +8,7 @@ from starlette.requests import Request
 from trunkline.v1 import catalogue
 from trunkline.v1.access_pb2 import (
     SCOPE_ADMIN,
-    SCOPE_BROADCAST,
-    SCOPE_HISTORY,
     SCOPE_OPERATOR,
-    SCOPE_PRESENCE,
     Scope,
 )
 from trunkline.v1.tenant_pb2 import OPENNESS_LOOPBACK
@@ -20,12 +17,10 @@ from edge.dialects.tenants import Tenants
 from edge.http.calls import CallFailed
 from shared.callers import ACTING_FOR, FORWARDED, PROXIED, REMOTE_IP, bearer_token
 from shared.loopback import is_loopback
+from shared.policies import CLIENT_SCOPES
 
 #: Headers that go on to the router as they are.
 PASSED_ON = ("traceparent", "tracestate")
-
-#: What the secret that a tenant's clients share is good for.
-OF_CLIENTS = frozenset({SCOPE_BROADCAST, SCOPE_HISTORY, SCOPE_PRESENCE})
 
 #: A longer key is nobody's; the router could not be told of it.
 MAX_KEY_CHARS = 4096
@@ -85,7 +80,7 @@ class Access:
     def _proof(self, key: str, tenant: str, scope: int) -> tuple[str, str]:
         """A secret that the tenant's clients share is known to the edge; all else the router looks at."""
         if tenant and self._tenants.of_token(key) == tenant:
-            if scope not in OF_CLIENTS:
+            if scope not in CLIENT_SCOPES:
                 problem = f"the client's token does not give {_name(scope)}"
                 raise CallFailed.of(catalogue.FORBIDDEN.refused(problem=problem))
             return ACTING_FOR, quote(tenant, safe="")

@@ -12,10 +12,8 @@ from trunkline.v1 import catalogue
 from trunkline.v1.access_pb2 import (
     SCOPE_ADMIN,
     SCOPE_BROADCAST,
-    SCOPE_HISTORY,
     SCOPE_LINK,
     SCOPE_OPERATOR,
-    SCOPE_PRESENCE,
     Scope,
 )
 from trunkline.v1.tenant_pb2 import OPENNESS_LOOPBACK
@@ -23,9 +21,6 @@ from trunkline.v1.tenant_pb2 import OPENNESS_LOOPBACK
 from router.core.journal import StoredApiKey
 from router.core.tenants import Tenant
 from shared.loopback import is_loopback
-
-#: What an edge may do for a tenant one of whose clients' tokens it has verified.
-ACTING_SCOPES = frozenset({SCOPE_BROADCAST, SCOPE_HISTORY, SCOPE_PRESENCE})
 
 #: API keys of one tenant.
 MAX_KEYS = 1000

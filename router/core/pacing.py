@@ -1,4 +1,4 @@
-"""How fast backends and workers may say something."""
+"""How fast backends and workers may say something by streams."""
 
 from __future__ import annotations
 
@@ -19,16 +19,10 @@ class Pacing:
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
 
-    def take(self, name: str, size: int, now: float) -> None:
-        """One message. Raises Refused RATE_LIMITED where that is too much for now."""
-        tenant = self._directory.tenants.get(name)
-        if tenant is not None:
-            tenant.take(size, now)
-
     def charge(self, name: str, messages: int, size: int, now: float) -> float:
         """Messages that were taken in any case. Returns for how many seconds to read no more."""
         tenant = self._directory.tenants.get(name)
-        return tenant.meter.charge(tenant.rate, messages, size, now) if tenant is not None else 0.0
+        return tenant.says.charge(messages, size, now) if tenant is not None else 0.0
 
     def charge_batch(self, batch: BroadcastManyRequest, now: float) -> float:
         """The same for a batch, whose sender waits for the slowest of its tenants."""

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import TenantPolicy
 from trunkline.v1.tenant_pb2 import (
-    OPENNESS_ANYBODY,
-    OPENNESS_LOOPBACK,
     OPENNESS_NOBODY,
     TENANT_STATE_ACTIVE,
-    TENANT_STATE_SUSPENDED,
     TenantLimits,
     TenantSettings,
 )
@@ -21,7 +17,9 @@ from trunkline.v1.tenant_pb2 import Tenant as TenantProto
 
 from router.core.journal import HistoryLimits, StoredTenant
 from router.core.revocations import Revocations
+from router.core.turns import Resting, Turns
 from shared.jwk import without_secret
+from shared.policies import inactive, is_open, rate_limited
 from shared.rates import Meter, Rate
 
 if TYPE_CHECKING:
@@ -39,7 +37,11 @@ DEFAULTS = TenantLimits(
     frame_bytes=12 << 20,
     conversations=100,
     open_messages=10_000,
+    calls_per_s=1000,
 )
+
+#: How deep the buckets are for backends, whose clients' are a second deep: the rest is the clients' alone.
+BACKENDS_DEPTH_S = 0.9
 
 
 def defaults(**limits: int) -> TenantLimits:
@@ -54,6 +56,7 @@ class Tenant:
     """What one tenant has; nothing here is shared with another."""
 
     __slots__ = (
+        "calls",
         "connections",
         "connections_closed",
         "connections_opened",
@@ -66,7 +69,9 @@ class Tenant:
         "name",
         "rate",
         "refused",
+        "resting",
         "revocations",
+        "says",
         "settings",
         "state",
         "updated_ms",
@@ -89,6 +94,10 @@ class Tenant:
         self.revocations = Revocations()
         #: What its clients and backends have sent lately.
         self.meter = Meter()
+        #: When it is the turn of calls for it, and of what backends and workers say.
+        self.calls = Turns(Meter(), f"the backends of tenant {self.name}")
+        self.says = Turns(self.meter, f"tenant {self.name}")
+        self.resting = Resting()
         self.declare(stored, defaults)
 
     def declare(self, stored: StoredTenant, defaults: TenantLimits) -> None:
@@ -101,7 +110,10 @@ class Tenant:
         self.limits.CopyFrom(defaults)
         # What is 0 is not set, so the default stays.
         self.limits.MergeFrom(self.settings.limits)
-        self.rate = Rate(self.limits.messages_per_s, self.limits.bytes_per_s)
+        messages, size = self.limits.messages_per_s, self.limits.bytes_per_s
+        self.rate = Rate(messages, size)
+        self.says.rate = Rate(messages, size, depth_s=BACKENDS_DEPTH_S)
+        self.calls.rate = Rate(self.limits.calls_per_s, size, of="calls")
 
     def came(self, connection: Connection) -> None:
         """A connection is on its way in, or made known again."""
@@ -135,15 +147,11 @@ class Tenant:
 
     def inactive(self) -> Refused:
         """The refusal of what is asked of a tenant that takes no part."""
-        if self.state == TENANT_STATE_SUSPENDED:
-            return catalogue.TENANT_SUSPENDED.refused(tenant=self.name)
-        return catalogue.UNKNOWN_TENANT.refused(tenant=self.name)
+        return inactive(self.name, self.state)
 
     def is_open_to(self, is_local: bool) -> bool:
         """Whether somebody who shows no proof may come in; `is_local` is from the same machine."""
-        return self.settings.open_to == OPENNESS_ANYBODY or (
-            is_local and self.settings.open_to == OPENNESS_LOOPBACK
-        )
+        return is_open(self.settings.open_to, is_local)
 
     def take(self, size: int, now: float) -> None:
         """Something of this size was sent. Raises Refused RATE_LIMITED where that is too much for now."""
@@ -170,10 +178,3 @@ class Tenant:
 
     def __repr__(self) -> str:
         return f"<Tenant {self.name}, {len(self.connections)} connections>"
-
-
-def rate_limited(rate: Rate, wait_s: float, whose: str) -> Refused:
-    """The refusal of what came too fast."""
-    return catalogue.RATE_LIMITED.refused(
-        retry_after_ms=max(1, round(wait_s * 1000)), limit=rate.sentence, whose=whose
-    )

@@ -43,7 +43,6 @@ class BroadcastServicer(OpenMessageRpcs, BroadcastServiceServicer):
         """See broadcast_service.proto."""
         if self._shell.core.journal.is_full:
             raise catalogue.OVERLOADED.refused(problem="messages wait to be stored")
-        self._shell.core.pacing.take(request.address.tenant, request.ByteSize(), time.monotonic())
         once = Once()
         self._shell.core.publishing.take(request, once)
         self._shell.settle()

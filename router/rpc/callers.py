@@ -12,8 +12,9 @@ from urllib.parse import unquote
 import grpc.aio
 from trunkline.v1 import catalogue
 
-from router.core.access import ACTING_SCOPES, ApiKeys, Caller, Kind, is_local
+from router.core.access import ApiKeys, Caller, Kind, is_local
 from shared.callers import ACTING_FOR, FORWARDED, PROXIED, REMOTE_IP, bearer_token
+from shared.policies import CLIENT_SCOPES
 
 AUTHORIZATION = "authorization"
 
@@ -78,7 +79,7 @@ class Callers:
         [tenant, *others] = tenants
         if not is_edge or others or not tenant:
             raise catalogue.UNAUTHORIZED.refused(problem=f"{ACTING_FOR} is for edges, and names one tenant")
-        return Caller(Kind.EDGE, unquote(tenant), ACTING_SCOPES, is_local=is_local)
+        return Caller(Kind.EDGE, unquote(tenant), CLIENT_SCOPES, is_local=is_local)
 
 
 def _shown(context: _Context) -> dict[str, list[str]]:

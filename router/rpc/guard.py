@@ -21,8 +21,10 @@ from trunkline.v1.access_pb2 import SCOPE_HISTORY, SCOPE_LINK, SCOPE_OPERATOR, S
 from trunkline.v1.catalogue import Refused
 
 from router.core.access import Caller, Kind
+from router.core.turns import Resting
 from router.rpc.callers import Callers, Proof, remote_ip
-from router.rpc.status import abort
+from router.rpc.status import refuse
+from router.rpc.turns import size_of, turn
 from router.shell import CALL, Call, Shell
 from shared.refusals import Refusals
 
@@ -46,12 +48,17 @@ class Rule(NamedTuple):
     is_batch: bool = False
     #: What takes its place for an edge that acts for a tenant; 0 for nothing else.
     acting_scope: int = 0
+    #: A call is a message that the tenant sends.
+    says: bool = False
 
     def scope_for(self, caller: Caller) -> int:
         """What this caller must have been given."""
         acts = caller.kind is Kind.EDGE and caller.tenant
         return self.acting_scope if acts and self.acting_scope else self.scope
 
+
+#: Who calls before it is known.
+_NOBODY = Caller(Kind.ANYBODY)
 
 #: For RPCs of which the contract does not say what they take.
 NOBODYS = Rule(SCOPE_UNSPECIFIED)
@@ -74,6 +81,9 @@ def _of_batch(message: Any) -> Iterable[str]:
 #: By the contract's own routes it takes an API key: the edge sees to that.
 _BY_CLIENTS = {"trunkline.v1.HistoryService.ResetConversation": SCOPE_HISTORY}
 
+#: Which calls say something; what is said by streams is counted as it is read.
+_SAYING = {f"trunkline.v1.BroadcastService.{name}" for name in ("Broadcast", "OpenMessage", "ExtendMessage")}
+
 #: Where messages that stream in name their tenants.
 _STREAMED: dict[str, tuple[str, _Names, bool]] = {
     "trunkline.v1.AttachRequest": ("hello.tenant", _of_hello, False),
@@ -92,7 +102,8 @@ def rule_of(method: MethodDescriptor) -> Rule:
     for field in ("tenant", "address.tenant"):
         if not method.client_streaming and _has(message, field):
             acting = _BY_CLIENTS.get(method.full_name, 0)
-            return Rule(scope, field, _of_field(field), acting_scope=acting)
+            says = method.full_name in _SAYING
+            return Rule(scope, field, _of_field(field), acting_scope=acting, says=says)
     return Rule(scope) if scope in (SCOPE_OPERATOR, SCOPE_LINK) else NOBODYS
 
 
@@ -112,6 +123,8 @@ class Guard(grpc.aio.ServerInterceptor):
         self.keys = shell.core.api_keys
         self.callers = Callers(self.keys, operator_key, proof)
         self.refusals = Refusals("a call was refused")
+        #: Calls that are refused for no tenant.
+        self.strangers = Resting()
         self._guarded: dict[str, _Handler] = {}
 
     async def intercept_service(
@@ -136,16 +149,20 @@ class Guard(grpc.aio.ServerInterceptor):
         serve = getattr(handler, kind)
 
         async def guarded(request: Any, context: _Context) -> Any:
+            checks = _Checks(self, rule, rpc, context)
             try:
-                checks = _Checks(self, rule, rpc, context)
                 checks.opened()
                 if streams:
+                    await checks.turn(request)
                     read = _Read(context, checks.came)
                     return await serve(aiter(read), read)
                 checks.came(request)
+                if await checks.turn(request):
+                    # In the meantime much may have changed.
+                    checks.came(request)
                 return await serve(request, context)
             except Refused as reason:
-                await abort(context, reason)
+                await refuse(context, reason, checks.call, request)
 
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         made: _Handler = make(guarded, handler.request_deserializer, handler.response_serializer)
@@ -162,7 +179,7 @@ def _rule_at(service: str, rpc: str) -> Rule:
 class _Checks:
     """The checks of one call: `opened`, then `came` for each message, before anybody else sees it.
 
-    Both raise Refused, and say so in the log.
+    Both raise Refused, and say so in the log. In between, `turn` waits for the turn of a call of its tenant.
     """
 
     def __init__(self, guard: Guard, rule: Rule, rpc: str, context: _Context) -> None:
@@ -170,12 +187,12 @@ class _Checks:
         self._rule = rule
         self._rpc = rpc
         self._context = context
-        self._call: Call | None = None
+        self.call = Call(_NOBODY, guard.strangers)
 
     def opened(self) -> None:
         """Who calls is found out, and told to whom it concerns."""
         try:
-            call = self._call = Call(self._guard.callers.caller(self._context))
+            call = self.call = Call(self._guard.callers.caller(self._context), self._guard.strangers)
             CALL.set(call)
             if not self._rule.field:
                 call.tenant = ""
@@ -195,9 +212,27 @@ class _Checks:
             self._say(reason)
             raise
 
+    async def turn(self, request: Any) -> bool:
+        """Wait for the call's turn among those for its tenant; returns whether it had to wait.
+
+        Of streams only those take a turn that show whose they are when they are opened, and of the operator's
+        calls only those that say something. Raises Refused RATE_LIMITED.
+        """
+        call = self.call
+        if call.concerns is None:
+            call.concerns = self._guard.tenants.get(call.tenant)
+        tenant, size = call.concerns, size_of(request)
+        if tenant is None:
+            return False
+        waited = False
+        if call.caller.kind is not Kind.OPERATOR:
+            waited = await turn(tenant.calls, size, self._context)
+        if self._rule.says and await turn(tenant.says, size, self._context):
+            waited = True
+        return waited
+
     def _check(self, message: Any) -> None:
-        call, rule = self._call, self._rule
-        assert call is not None
+        call, rule = self.call, self._rule
         caller = call.caller
         if caller.key_id and caller.key_id not in self._guard.keys:
             # Since it was opened; what is not yet known to the shell it cannot end.
@@ -212,8 +247,8 @@ class _Checks:
             caller.check(scope, name, tenant)
             if not rule.is_batch:
                 call.tenant = call.tenant or name
-                # What the guard itself refuses is not counted: it may be another tenant's doing.
-                call.refused = tenant.refused if tenant is not None else None
+                # Not before: what is refused until then may be another tenant's doing.
+                call.concerns = tenant
 
     def _say(self, reason: Refused) -> None:
         if reason.entry not in (catalogue.UNAUTHORIZED, catalogue.FORBIDDEN):
@@ -223,7 +258,7 @@ class _Checks:
             code=reason.entry.code,
             peer=self._context.peer(),
             remote_ip=_address(remote_ip(self._context)),
-            key_id=self._call.caller.key_id if self._call is not None else "",
+            key_id=self.call.caller.key_id,
         )
 
 

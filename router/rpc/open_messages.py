@@ -45,7 +45,6 @@ class OpenMessageRpcs:
         check(request)
         shell = self._shell
         shell.core.directory.tenant(request.address.tenant)
-        shell.core.pacing.take(request.address.tenant, request.ByteSize(), time.monotonic())
         topic = topic_of(topic_address(request.address))
         if request.author.role == ROLE_USER:
             problem = "USER is not for messages that are said piece by piece"
@@ -75,7 +74,6 @@ class OpenMessageRpcs:
         """See broadcast_service.proto."""
         check(request)
         shell = self._shell
-        shell.core.pacing.take(request.tenant, request.ByteSize(), time.monotonic())
         message = await self._open(request)
         if message.ended is not None:
             raise message_ended(message.id, message.ended.state)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
@@ -18,17 +16,18 @@ from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 
 from router.log.port import LogUnavailable
-from router.shell import CALL
+from router.rpc.turns import rest, size_of
+from router.shell import CALL, UNGUARDED, Call
 
 _log = structlog.get_logger()
 
+_Context = grpc.aio.ServicerContext[Any, Any]
+
 DOMAIN = "trunkline"
-#: A call that comes too fast is answered after so long: refusing costs as much as most of what it asks for.
-RESTS_S = (0.5, 1.0)
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
-async def abort(context: grpc.aio.ServicerContext[Any, Any], reason: Refused) -> NoReturn:
+async def abort(context: _Context, reason: Refused) -> NoReturn:
     """End an RPC with a refusal: status, text, and ErrorInfo and RetryInfo as details.
 
     The metadata of ErrorInfo is what completes the text, such as the index that is `expected`.
@@ -48,20 +47,23 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], reason: Refused) ->
     raise AssertionError("abort raises")
 
 
+async def refuse(context: _Context, reason: Refused, call: Call, request: Any) -> NoReturn:
+    """Count a refusal, and end the RPC with it when it is time to."""
+    if call.concerns is not None:
+        call.concerns.refused[reason.entry.code] += 1
+    if resting := call.rests_in(reason):
+        await rest(resting, size_of(request), context)
+    await abort(context, reason)
+
+
 def answers(handler: Callable[..., Awaitable[Any]]) -> Any:
     """Wrap an RPC: what it raises becomes a status of the catalogue, and never a traceback."""
 
-    async def answered(self: Any, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    async def answered(self: Any, request: Any, context: _Context) -> Any:
         try:
             return await handler(self, request, context)
         except Refused as reason:
-            call = CALL.get(None)
-            if call is not None and call.refused is not None:
-                call.refused[reason.entry.code] += 1
-            if reason.entry is catalogue.RATE_LIMITED:
-                # Who waits for answers slows down by that; not all at once, so that they don't come back so.
-                await asyncio.sleep(random.uniform(*RESTS_S))
-            await abort(context, reason)
+            await refuse(context, reason, CALL.get(UNGUARDED), request)
         except LogUnavailable:
             await abort(context, catalogue.LOG_UNAVAILABLE.refused())
         except (grpc.aio.AbortError, grpc.aio.UsageError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
@@ -21,6 +22,7 @@ from trunkline.v1.broadcast_service_pb2 import (
     NumberedBroadcast,
     OpenMessageRequest,
 )
+from trunkline.v1.history_service_pb2 import ListMessagesRequest
 from trunkline.v1.message_pb2 import Part, TextPart
 from trunkline.v1.tenant_pb2 import OPENNESS_LOOPBACK
 from validators.history import History
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
     from processes import Process
 
 _numbers = itertools.count(1)
-#: More than all that may come at a time, whatever the rate.
+#: Calls at a time.
+MANY = 20
 MIB = 1 << 20
 
 
@@ -100,10 +103,10 @@ async def answer_to(chatter: Chatter, ident: str) -> dict[str, Any]:
     return next(f for f in chatter.inbox if f.get("id") == ident)
 
 
-def say_for_ever(backend: Backend, tenant: str) -> None:
-    """Say as much as a backend can."""
-    while True:
-        backend.broadcast(tenant, "too", ephemeral=True)
+def refusals(backend: Backend, rpc: Any, request: Any) -> list[grpc.RpcError]:
+    """How those end that are refused of MANY calls at a time."""
+    calls = [rpc.future(request, timeout=TIMEOUT_S) for _ in range(MANY)]
+    return [error for call in calls if (error := call.exception()) is not None]
 
 
 def retry_after_s(error: grpc.RpcError) -> float:
@@ -224,19 +227,50 @@ async def test_clients_and_backends_of_a_tenant_share_what_it_may_send(
         assert (error["code"], error["retryable"]) == ("RATE_LIMITED", True)
         assert error["retry_after_ms"] > 0
         assert tenant in error["message"]
-    with pytest.raises(grpc.RpcError) as refusal:
-        say_for_ever(backend, tenant)
-    assert reason_of(refusal.value) == "RATE_LIMITED"
-    assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert 0 < retry_after_s(refusal.value) <= 1
-    with HttpBackend(edge.address, tenant) as by_http:
-        body = {"address": {"agent": "echo"}, "parts": [{"text": {"text": "too"}}]}
-        responses = [by_http.http.post("/messages", json=body) for _ in range(20)]
+    request = BroadcastRequest(
+        address=address(tenant), parts=[Part(text=TextPart(text="too"))], ephemeral=True
+    )
+    refused = refusals(backend, backend.broadcasting.Broadcast, request)
+    # A second's worth waits for its turn, but for what only clients may send.
+    assert 0 < len(refused) < MANY
+    for error in refused:
+        assert reason_of(error) == "RATE_LIMITED"
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert 1 < retry_after_s(error) <= MANY / 4
+    body = {"address": {"agent": "echo"}, "parts": [{"text": {"text": "too"}}]}
+    with HttpBackend(edge.address, tenant) as by_http, ThreadPoolExecutor(MANY) as callers:
+        responses = list(callers.map(lambda _: by_http.http.post("/messages", json=body), range(MANY)))
     [response, *_] = [each for each in responses if each.status_code != 200]
     assert response.status_code == 429
     assert response.json()["details"][0]["reason"] == "RATE_LIMITED"
     assert int(response.headers["retry-after"]) >= 1
     assert backend.stats(tenant).refused["RATE_LIMITED"] >= 2
+
+
+async def test_backends_that_call_one_by_one_are_slowed_down_and_not_refused(
+    limited: Limited, backend: Backend
+) -> None:
+    tenant = limited(messages_per_s=20)
+    began = time.monotonic()
+    for number in range(40):
+        backend.broadcast(tenant, str(number))
+    assert time.monotonic() - began >= (40 - 20) / 20 * 0.9
+    assert not backend.stats(tenant).refused
+
+
+async def test_calls_of_a_tenant_are_limited_whatever_they_ask_for(
+    edge: Process, limited: Limited, backend: Backend
+) -> None:
+    tenant = limited(calls_per_s=4)
+    request = ListMessagesRequest(address=address(f"{tenant}/echo/web/group:team"))
+    refused = refusals(backend, backend.history_service.ListMessages, request)
+    assert 0 < len(refused) <= MANY - 4
+    assert {reason_of(error) for error in refused} == {"RATE_LIMITED"}
+    limit, whose = f"4 calls or {128 * MIB} bytes a second", f"the backends of tenant {tenant}"
+    assert {error.details() for error in refused} == {f"More than {limit} were sent by {whose}; slow down"}
+    # That is of no concern to clients.
+    async with client(edge, tenant) as ann:
+        await ann.next("ack", id=await ann.say("meanwhile"))
 
 
 async def test_what_two_edges_let_pass_the_router_counts_together(

@@ -33,9 +33,10 @@ from trunkline.v1.tenant_pb2 import (
 )
 
 from router.core import access
-from router.core.access import ACTING_SCOPES, ApiKeys, Caller, Kind, is_local
+from router.core.access import ApiKeys, Caller, Kind, is_local
 from router.core.journal import StoredTenant
 from router.core.tenants import Tenant
+from shared.policies import CLIENT_SCOPES
 
 TENANT_SCOPES = (SCOPE_BROADCAST, SCOPE_HISTORY, SCOPE_PRESENCE, SCOPE_ATTACH, SCOPE_ADMIN)
 OPENNESS = (OPENNESS_UNSPECIFIED, OPENNESS_NOBODY, OPENNESS_LOOPBACK, OPENNESS_ANYBODY)
@@ -85,7 +86,7 @@ def callers(draw: st.DrawFn) -> Caller:
         scopes = draw(st.frozensets(st.sampled_from(TENANT_SCOPES), min_size=1))
         return Caller(kind, draw(st.sampled_from("ab")), scopes, "k1")
     if kind is Kind.EDGE and draw(st.booleans()):
-        return Caller(kind, draw(st.sampled_from("ab")), ACTING_SCOPES, is_local=local)
+        return Caller(kind, draw(st.sampled_from("ab")), CLIENT_SCOPES, is_local=local)
     return Caller(kind, is_local=local)
 
 
@@ -122,7 +123,7 @@ def test_who_has_a_proof_does_not_learn_which_tenants_there_are(
 
 def test_a_refusal_names_the_scope_that_is_missing() -> None:
     key = Caller(Kind.KEY, "a", frozenset({SCOPE_BROADCAST}), "k1")
-    acting = Caller(Kind.EDGE, "a", ACTING_SCOPES)
+    acting = Caller(Kind.EDGE, "a", CLIENT_SCOPES)
     stranger = Caller(Kind.ANYBODY)
     for caller, scope in ((key, SCOPE_HISTORY), (acting, SCOPE_ADMIN), (stranger, SCOPE_ATTACH)):
         with pytest.raises(Refused, match=Scope.Name(scope)):

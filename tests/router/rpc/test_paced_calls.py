@@ -1,67 +1,209 @@
-"""Backends that send faster than their tenant may."""
+"""Backends that call, or send, faster than their tenant may."""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
 import grpc.aio
 import pytest
-from trunkline.v1 import catalogue
-from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
+from google.protobuf.message import Message as ProtoMessage
+from guarded_router import (
+    METHODS,
+    OPERATOR,
+    PATIENCE_S,
+    GuardedRouter,
+    Metadata,
+    bearer,
+    reason_of,
+    request_for,
+)
+from trunkline.v1.access_pb2 import SCOPE_ADMIN, requires
+from trunkline.v1.address_pb2 import CONVERSATION_KIND_GROUP, Address
+from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest, BroadcastRequest
+from trunkline.v1.tenant_pb2 import OPENNESS_LOOPBACK, TenantLimits, TenantSettings
 
+from router.core.turns import REFUSALS_PER_S, Resting, Turns
 from router.rpc import status
 from router.rpc.broadcast import MOST_AT_ONCE, pieces
+from router.rpc.turns import rest, turn
+
+CALLS = 8
+SAYING = {"Broadcast", "OpenMessage", "ExtendMessage"}
+UNARY = sorted(
+    name
+    for name, method in METHODS.items()
+    if not method.client_streaming
+    and not method.server_streaming
+    and method.GetOptions().Extensions[requires] <= SCOPE_ADMIN
+)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110 - of what it waits for nobody tells
+            await asyncio.sleep(0)
+
+
+async def declared(router: GuardedRouter, tenant: str, **limits: int) -> str:
+    settings = TenantSettings(open_to=OPENNESS_LOOPBACK, limits=TenantLimits(**limits))
+    await router.registry.create(tenant, settings)
+    return tenant
+
+
+async def at_once(router: GuardedRouter, rpc: str, request: ProtoMessage, metadata: Metadata = ()) -> Any:
+    """How often CALLS calls end how."""
+    return Counter(
+        await asyncio.gather(*(router.code(rpc, request, metadata=metadata) for _ in range(CALLS)))
+    )
+
+
+def said(tenant: str) -> BroadcastRequest:
+    request = BroadcastRequest(ephemeral=True)
+    request.address.tenant, request.address.agent = tenant, "a"
+    request.address.platform = "web"
+    request.address.conversation.kind, request.address.conversation.id = CONVERSATION_KIND_GROUP, "g"
+    request.parts.add().text.text = "x"
+    return request
+
+
+async def each_at_once(router: GuardedRouter, metadata: Metadata = (), **limits: int) -> dict[str, Any]:
+    """The same for each RPC, with a tenant of its own."""
+
+    async def codes(rpc: str) -> Any:
+        tenant = await declared(router, rpc, **limits)
+        return await at_once(router, rpc, request_for(METHODS[rpc], tenant), metadata)
+
+    return dict(zip(UNARY, await asyncio.gather(*map(codes, UNARY)), strict=True))
+
+
+async def test_each_rpc_of_a_tenant_takes_its_turn(router: GuardedRouter) -> None:
+    """Two go on at once, two wait for their turn, and the others would come too late."""
+    for rpc, codes in (await each_at_once(router, calls_per_s=2)).items():
+        assert 0 < codes["RATE_LIMITED"] <= CALLS - 4, rpc
+        assert router.shell.core.directory.tenants[rpc].refused["RATE_LIMITED"] == codes["RATE_LIMITED"]
+
+
+async def test_calls_that_say_something_are_messages_and_others_are_not(router: GuardedRouter) -> None:
+    for rpc, codes in (await each_at_once(router, messages_per_s=2)).items():
+        assert bool(codes["RATE_LIMITED"]) == (rpc in SAYING), rpc
+
+
+async def test_the_operator_waits_only_where_it_says_something(router: GuardedRouter) -> None:
+    limits = {"calls_per_s": 2, "messages_per_s": 2}
+    for rpc, codes in (await each_at_once(router, bearer(OPERATOR), **limits)).items():
+        assert bool(codes["RATE_LIMITED"]) == (rpc in SAYING), rpc
+
+
+async def test_streams_take_a_turn_when_they_are_opened(router: GuardedRouter) -> None:
+    tenant = await declared(router, "few", calls_per_s=2)
+    _, key = await router.key(tenant)
+    streams = [await router.begin("BroadcastMany", metadata=bearer(key)) for _ in range(CALLS)]
+    for stream in streams:
+        await stream.done_writing()
+    codes = []
+    for stream in streams:
+        try:
+            assert await stream.read() is grpc.aio.EOF
+        except grpc.aio.AioRpcError as error:
+            codes.append(reason_of(error))
+    assert set(codes) == {"RATE_LIMITED"}
+    assert 0 < len(codes) <= CALLS - 4
+
+
+async def test_tenants_do_not_wait_for_one_another(router: GuardedRouter) -> None:
+    few, other = await declared(router, "few", calls_per_s=1), await declared(router, "other")
+    flood = asyncio.create_task(at_once(router, "Broadcast", said(few)))
+    async with asyncio.timeout(5):
+        while not flood.done():
+            assert await router.code("Broadcast", said(other)) == "OK"
+    assert (await flood)["RATE_LIMITED"]
+
+
+async def test_whose_key_is_taken_away_while_it_waits_does_not_get_its_turn(router: GuardedRouter) -> None:
+    tenant = await declared(router, "few", calls_per_s=1)
+    key_id, key = await router.key(tenant)
+    turns = router.shell.core.directory.tenants[tenant].calls
+    assert await router.code("Broadcast", said(tenant), metadata=bearer(key)) == "OK"
+    waiting = asyncio.create_task(router.code("Broadcast", said(tenant), metadata=bearer(key)))
+    await until(lambda: len(turns))
+    await router.registry.revoke_key(tenant, key_id)
+    assert await waiting == "UNAUTHORIZED"
+
+
+async def test_whoever_is_refused_without_end_is_told_later_and_later(router: GuardedRouter) -> None:
+    """So that refusing takes little of the router, whoever it is that is refused."""
+    began, many = time.monotonic(), REFUSALS_PER_S + 30
+    calls = [router.code("Broadcast", said("open"), metadata=bearer("wrong")) for _ in range(many)]
+    assert set(await asyncio.gather(*calls)) == {"UNAUTHORIZED"}
+    assert time.monotonic() - began >= 30 / REFUSALS_PER_S
+
+
+async def test_only_such_refusals_rest_as_nothing_else_holds_back(
+    router: GuardedRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rested: list[Resting] = []
+
+    async def resting(where: Resting, size: int, context: Any) -> None:
+        rested.append(where)
+
+    monkeypatch.setattr(status, "rest", resting)
+    few = router.shell.core.directory.tenants[await declared(router, "few", calls_per_s=1)]
+    assert (await at_once(router, "Broadcast", said("few")))["RATE_LIMITED"] == len(rested)
+    assert set(rested) == {few.resting}
+    rested.clear()
+    assert await router.code("Broadcast", BroadcastRequest(address=Address(tenant="all"))) != "OK"
+    assert (
+        await router.code("DeleteTenant", request_for(METHODS["DeleteTenant"], ""), metadata=bearer(OPERATOR))
+        == "INVALID_ARGUMENT"
+    )
+    assert not rested
+    for tenant in ("unknown", "closed", ""):
+        assert await router.code("Broadcast", said(tenant)) != "OK"
+    assert len(rested) == 3
+    assert few.resting not in rested
 
 
 class Context:
-    """A call that is only ever ended."""
+    """A call whose caller waits so long."""
 
-    def __init__(self) -> None:
-        self.code: grpc.StatusCode | None = None
+    def __init__(self, patience_s: float | None) -> None:
+        self._patience_s = patience_s
 
-    async def abort(self, code: grpc.StatusCode, text: str, metadata: Any) -> None:
-        self.code = code
-        raise grpc.aio.AbortError
+    def time_remaining(self) -> float | None:
+        return self._patience_s
 
 
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    waited: list[float] = []
+async def test_a_refusal_arrives_while_its_caller_still_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
 
     async def sleep(seconds: float) -> None:
-        waited.append(seconds)
+        slept.append(seconds)
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
-    return waited
+    resting = Resting()
+    for _ in range(500):
+        resting.begin(0, time.monotonic())
+    await rest(resting, 0, Context(1.0))  # type: ignore[arg-type]
+    await rest(resting, 0, Context(None))  # type: ignore[arg-type]
+    assert slept == [pytest.approx(0.8), pytest.approx(5.01)]
 
 
-async def ended_with(entry: catalogue.Entry, **values: str) -> grpc.StatusCode | None:
-    @status.answers
-    async def refuses(self: None, request: None, context: Context) -> None:
-        raise entry.refused(**values)
-
-    context = Context()
-    with pytest.raises(grpc.aio.AbortError):
-        await refuses(None, None, context)
-    return context.code
-
-
-async def test_a_call_that_comes_too_fast_is_answered_later_and_each_at_another_time(
-    waits: list[float],
-) -> None:
-    for _ in range(20):
-        code = await ended_with(catalogue.RATE_LIMITED, limit="1 messages a second", whose="tenant t")
-        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    least, most = status.RESTS_S
-    assert all(least <= each <= most for each in waits)
-    assert len(set(waits)) == 20
-
-
-async def test_other_refusals_do_not_wait(waits: list[float]) -> None:
-    assert await ended_with(catalogue.UNKNOWN_TENANT, tenant="t") is grpc.StatusCode.NOT_FOUND
-    assert not waits
+async def test_a_call_that_is_cancelled_while_it_waits_leaves_nothing_behind(router: GuardedRouter) -> None:
+    tenant = await declared(router, "few", calls_per_s=1)
+    turns: Turns = router.shell.core.directory.tenants[tenant].calls
+    assert not await turn(turns, 0, Context(None))  # type: ignore[arg-type]
+    waiting = asyncio.create_task(turn(turns, 0, Context(None)))  # type: ignore[arg-type]
+    await until(lambda: len(turns))
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert not len(turns)
+    assert turns.timer is None
+    assert await turn(turns, 0, Context(None)) is not None  # type: ignore[arg-type]
 
 
 def test_a_large_batch_is_taken_in_pieces_in_order() -> None:

@@ -1,0 +1,75 @@
+"""Calls wait: for their turn, or for being told that they are refused."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from math import inf
+from typing import Any
+
+import grpc.aio
+from google.protobuf.message import Message as ProtoMessage
+
+from router.core.turns import Resting, Turn, Turns
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+#: Turns that are no further apart come together, as what several calls say is one commit then. Of more at a
+#: time others would feel something.
+_TOGETHER_S = 0.004
+
+#: Of the time that its caller still waits, a refusal takes no more than so much, so that it arrives.
+_OF_PATIENCE = 0.8
+
+
+async def turn(turns: Turns, size: int, context: _Context) -> bool:
+    """Wait until it is the turn of a call of so many bytes; returns whether there was anything to wait for.
+
+    One that is cancelled takes nothing from the others. Raises Refused RATE_LIMITED at once where its turn
+    would be too late.
+    """
+    now = time.monotonic()
+    if turns.take(size, now):
+        return False
+    came = asyncio.Event()
+    mine = Turn(size, came.set)
+    turns.wait(mine, _patience_s(context), now)
+    if turns.timer is None:
+        _pass_on(turns)
+    try:
+        await came.wait()
+    except asyncio.CancelledError:
+        turns.leave(mine)
+        _pass_on(turns)
+        raise
+    return True
+
+
+def _pass_on(turns: Turns) -> None:
+    """One timer for all that wait, while any does."""
+    if turns.timer is not None:
+        turns.timer.cancel()
+    wait_s = turns.pass_on(time.monotonic())
+    later = asyncio.get_running_loop().call_later
+    turns.timer = later(max(wait_s, _TOGETHER_S), _pass_on, turns) if wait_s else None
+
+
+async def rest(resting: Resting, size: int, context: _Context) -> None:
+    """Wait until a refused call of so many bytes may be told so; no longer than its caller waits."""
+    rest_s = resting.begin(size, time.monotonic())
+    try:
+        if rest_s:
+            await asyncio.sleep(min(rest_s, _patience_s(context) * _OF_PATIENCE))
+    finally:
+        resting.end(size)
+
+
+def size_of(request: Any) -> int:
+    """What a request holds in memory; of a stream nothing, as it is read bit by bit."""
+    return request.ByteSize() if isinstance(request, ProtoMessage) else 0
+
+
+def _patience_s(context: _Context) -> float:
+    """How long the caller still waits for an answer."""
+    remaining_s = context.time_remaining()
+    return inf if remaining_s is None else remaining_s
