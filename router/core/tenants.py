@@ -37,7 +37,7 @@ DEFAULTS = TenantLimits(
     frame_bytes=12 << 20,
     conversations=100,
     open_messages=10_000,
-    calls_per_s=1000,
+    calls_per_s=2000,
 )
 
 #: How deep the buckets are for backends, whose clients' are a second deep: the rest is the clients' alone.
