@@ -26,7 +26,7 @@ from router.core.journal import (
     StoredRevocation,
     StoredTenant,
 )
-from router.core.settings_of_tenants import check_claims, check_settings, kept_secrets, set_fields
+from router.core.settings_of_tenants import check_settings, kept_secrets, set_fields
 from router.core.tenants import Tenant
 from router.shell import Shell
 
@@ -111,8 +111,7 @@ class Registry:
         """New tenants, and known ones with other settings."""
         for settings in wanted.values():
             check_settings(settings)
-        tenants = self._shell.core.directory.tenants
-        check_claims({name: tenant.settings for name, tenant in tenants.items()} | dict(wanted))
+        self._shell.core.tenancy.claims.check(wanted)
         now_ms = self._now_ms()
         stored = []
         for name, settings in wanted.items():

@@ -51,13 +51,14 @@ class Call:
     def rests_in(self, reason: Refused) -> Resting | None:
         """Where it rests before it is told that it is refused; None where it does not.
 
-        Only who has taken no turn of a tenant's calls, or came too fast for one, could refuse without end.
+        Those rest that nothing else holds back: calls that found no turn, and calls that took none, as they
+        are of no tenant. What is not the caller's doing is told at once.
         """
         if self.caller.kind is Kind.OPERATOR:
             return None
-        if self.concerns is None:
-            return self._strangers
-        return self.concerns.resting if reason.entry is catalogue.RATE_LIMITED else None
+        if self.concerns is not None:
+            return self.concerns.resting if reason.entry is catalogue.RATE_LIMITED else None
+        return self._strangers if not reason.entry.retryable else None
 
 
 #: The RPC that is answered here, as the guard has let it in.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from trunkline.v1 import catalogue
@@ -19,21 +19,6 @@ def check_settings(settings: TenantSettings) -> None:
     _check_jwks_url(settings.client_auth.jwks_url)
     for index, origin in enumerate(settings.origins):
         _check_origin(origin, index)
-
-
-def check_claims(tenants: Mapping[str, TenantSettings]) -> None:
-    """Raises Refused INVALID_ARGUMENT where two of these tenants claim what can be one's only."""
-    owners: dict[tuple[str, str], str] = {}
-    for name, settings in tenants.items():
-        for pipeline in settings.pipelines:
-            owner = owners.setdefault(("pipeline", pipeline), name)
-            if owner != name:
-                raise _invalid("pipelines", f"{pipeline} is given to two tenants, {owner} and {name}")
-        for digest in settings.client_auth.token_digests:
-            owner = owners.setdefault(("token", digest), name)
-            if owner != name:
-                problem = f"a token is given to two tenants, {owner} and {name}"
-                raise _invalid("client_auth.token_digests", problem)
 
 
 def set_fields(into: TenantSettings, source: TenantSettings, fields: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from trunkline.v1 import catalogue
 from trunkline.v1.tenant_pb2 import TenantLimits
 
 from router.core.answers import Answers
+from router.core.claims import Claims
 from router.core.directory import Connection, Directory, Link
 from router.core.journal import Registered, StoredRevocation, StoredTenant
 from router.core.tenants import Tenant
@@ -26,14 +27,16 @@ class Tenancy:
         self._answers = answers
         self._mail = mail
         self._defaults = defaults
+        self.claims = Claims()
 
     def load(self, registered: Registered) -> None:
         """What the log holds; before any peer is let in."""
         for stored in registered.tenants:
-            self._directory.tenants[stored.tenant] = Tenant(stored, self._defaults)
+            tenant = self._directory.tenants[stored.tenant] = Tenant(stored, self._defaults)
+            self.claims.set(tenant.name, tenant.settings)
         for revocation in registered.revocations:
-            if tenant := self._directory.tenants.get(revocation.tenant):
-                tenant.revocations.add(revocation)
+            if found := self._directory.tenants.get(revocation.tenant):
+                found.revocations.add(revocation)
 
     def begin(self, link: Link) -> None:
         """An edge has linked: the first that it is told are all policies."""
@@ -49,6 +52,7 @@ class Tenancy:
             tenant = self._directory.tenants[stored.tenant] = Tenant(stored, self._defaults)
         else:
             tenant.declare(stored, self._defaults)
+        self.claims.set(tenant.name, tenant.settings)
         for link in self._links():
             self._tell(link, tenant)
         if not tenant.is_active:
@@ -58,6 +62,7 @@ class Tenancy:
     def gone(self, name: str) -> None:
         """A tenant is no more; it took no part any longer."""
         self._directory.tenants.pop(name, None)
+        self.claims.gone(name)
         for link in self._links():
             link.outbox.add(len(name)).gone.tenant = name
             self._mail.add(link)

@@ -22,15 +22,18 @@ from guarded_router import (
     reason_of,
     request_for,
 )
+from trunkline.v1 import catalogue
 from trunkline.v1.access_pb2 import SCOPE_ADMIN, requires
 from trunkline.v1.address_pb2 import CONVERSATION_KIND_GROUP, Address
 from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest, BroadcastRequest
 from trunkline.v1.tenant_pb2 import OPENNESS_LOOPBACK, TenantLimits, TenantSettings
 
+from router.core.access import Caller, Kind
 from router.core.turns import REFUSALS_PER_S, Resting, Turns
 from router.rpc import status
 from router.rpc.broadcast import MOST_AT_ONCE, pieces
 from router.rpc.turns import rest, turn
+from router.shell import Call
 
 CALLS = 8
 SAYING = {"Broadcast", "OpenMessage", "ExtendMessage"}
@@ -141,6 +144,13 @@ async def test_whoever_is_refused_without_end_is_told_later_and_later(router: Gu
     calls = [router.code("Broadcast", said("open"), metadata=bearer("wrong")) for _ in range(many)]
     assert set(await asyncio.gather(*calls)) == {"UNAUTHORIZED"}
     assert time.monotonic() - began >= 30 / REFUSALS_PER_S
+
+
+def test_who_is_told_that_the_router_stops_is_told_so_at_once() -> None:
+    strangers = Resting()
+    call = Call(Caller(Kind.ANYBODY), strangers)
+    assert call.rests_in(catalogue.UNKNOWN_TENANT.refused(tenant="t")) is strangers
+    assert call.rests_in(catalogue.ROUTER_UNAVAILABLE.refused()) is None
 
 
 async def test_only_such_refusals_rest_as_nothing_else_holds_back(
