@@ -59,7 +59,11 @@ class Target:
     ] = ""
     ca: Annotated[
         Path | None,
-        typer.Option(help="Certificate (PEM) of the authority; talks by TLS.", rich_help_panel=_PANEL),
+        typer.Option(
+            envvar="TRUNKLINE_CA",
+            help="Certificate (PEM) of the authority; talks by TLS.",
+            rich_help_panel=_PANEL,
+        ),
     ] = None
     json: Annotated[
         bool, typer.Option("--json", help="Print JSON, as HTTP has it, for scripts.", rich_help_panel=_PANEL)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from processes import Process
 
 _numbers = itertools.count(1)
-#: Calls at a time.
+#: Calls at a time, or frames in a row: more than may come, also where they come slowly.
 MANY = 20
 MIB = 1 << 20
 
@@ -176,9 +176,9 @@ async def test_frames_of_one_connection_are_limited_and_it_goes_on(edge: Process
     tenant = limited(connection_messages_per_s=5)
     before = refused_by(edge, "RATE_LIMITED")
     async with client(edge, tenant) as ann, client(edge, tenant, "bob") as bob:
-        for number in range(6):
+        for number in range(10):
             await ann.say(f"word {number}", f"m{number}")
-        error = await ann.next("error", id="m5")
+        error = await ann.next("error")
         assert (error["code"], error["retryable"]) == ("RATE_LIMITED", True)
         assert error["retry_after_ms"] > 0
         # The other connection has a bucket of its own.
@@ -221,9 +221,9 @@ async def test_clients_and_backends_of_a_tenant_share_what_it_may_send(
     async with client(edge, tenant) as ann, client(edge, tenant, "bob") as bob:
         for number in range(2):
             await ann.say(f"word {number}")
+        for number in range(MANY):
             await bob.say(f"word {number}")
-        await bob.say("one too many", "refused")
-        error = await bob.next("error", id="refused")
+        error = await bob.next("error")
         assert (error["code"], error["retryable"]) == ("RATE_LIMITED", True)
         assert error["retry_after_ms"] > 0
         assert tenant in error["message"]

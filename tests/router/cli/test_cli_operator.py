@@ -174,7 +174,7 @@ def encrypted(certificate: tuple[bytes, Path]) -> Iterator[tuple[str, Path, _Tol
 
 
 def test_a_router_that_talks_by_tls_is_known_by_its_certificate(
-    encrypted: tuple[str, Path, _Told], tmp_path: Path
+    encrypted: tuple[str, Path, _Told], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, file, told = encrypted
     tenant = CommandLine(address)
@@ -186,6 +186,8 @@ def test_a_router_that_talks_by_tls_is_known_by_its_certificate(
     file_of_none = tmp_path / "empty.pem"
     file_of_none.write_text("none")
     assert tenant.refusal("list", "--ca", str(file_of_none)).startswith("No router can be reached at")
+    monkeypatch.setenv("TRUNKLINE_CA", str(file))
+    assert tenant("list").out == "There are no tenants.\n"
 
 
 def test_it_is_a_command_of_the_routers(router: Process) -> None:
