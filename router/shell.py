@@ -38,27 +38,32 @@ PAGES_A_READ = 16
 class Call:
     """An RPC under way: who makes it, and for which tenant."""
 
-    __slots__ = ("_strangers", "caller", "concerns", "tenant")
+    __slots__ = ("_strangers", "caller", "concerns", "home", "size", "tenant")
 
     def __init__(self, caller: Caller, strangers: Resting) -> None:
         self.caller = caller
         self._strangers = strangers
         #: The one that all of it is for; empty until that is known, and where it is for several.
         self.tenant = caller.tenant
+        #: The caller's own, where it has one.
+        self.home: Tenant | None = None
         #: The one whose calls it is one of, once it was found to have a right to be; None for one of several.
         self.concerns: Tenant | None = None
+        #: Of its request, in bytes; 0 for one that streams.
+        self.size = 0
 
     def rests_in(self, reason: Refused) -> Resting | None:
         """Where it rests before it is told that it is refused; None where it does not.
 
-        Those rest that nothing else holds back: calls that found no turn, and calls that took none, as they
-        are of no tenant. What is not the caller's doing is told at once.
+        Those rest that nothing else holds back: calls that found no turn, and calls that took none. What is
+        not the caller's doing is told at once, and so are operators and edges.
         """
-        if self.caller.kind is Kind.OPERATOR:
+        is_held_back = self.concerns is not None or reason.entry.retryable
+        if self.caller.kind is Kind.OPERATOR or (is_held_back and reason.entry is not catalogue.RATE_LIMITED):
             return None
-        if self.concerns is not None:
-            return self.concerns.resting if reason.entry is catalogue.RATE_LIMITED else None
-        return self._strangers if not reason.entry.retryable else None
+        if tenant := self.concerns or self.home:
+            return tenant.resting
+        return self._strangers if self.caller.kind is not Kind.EDGE else None
 
 
 #: The RPC that is answered here, as the guard has let it in.

@@ -40,6 +40,10 @@ class Rate:
         self.messages_depth_s = max(depth_s, self.message_s) if messages_per_s else inf
         self.bytes_depth_s = max(depth_s, LARGEST_MESSAGE_BYTES * self.byte_s) if bytes_per_s else inf
 
+    def fitting(self, size: float) -> float:
+        """As many of so many bytes as a full bucket holds: whatever is larger passes where it is full."""
+        return min(size, self.bytes_depth_s * self.bytes_per_s) if self.bytes_per_s else size
+
     @property
     def sentence(self) -> str:
         """In words."""
@@ -67,7 +71,7 @@ class Meter:
         self._messages_full_at = 0.0
         self._bytes_full_at = 0.0
 
-    def take(self, rate: Rate, size: int, now: float) -> float:
+    def take(self, rate: Rate, size: float, now: float) -> float:
         """Take one message of so many bytes out of the buckets, if it is in them.
 
         Returns 0 then, and otherwise after how many seconds to try again; nothing is taken.
@@ -95,7 +99,7 @@ class Meter:
         self._messages_full_at -= rate.message_s
         self._bytes_full_at -= size * rate.byte_s
 
-    def charge(self, rate: Rate, messages: int, size: int, now: float) -> float:
+    def charge(self, rate: Rate, messages: int, size: float, now: float) -> float:
         """Take so many messages and bytes in all, also what is not in the buckets.
 
         Returns for how many seconds the source is to send nothing more; 0 where it may go on.
@@ -105,7 +109,7 @@ class Meter:
         self._bytes_full_at = max(self._bytes_full_at, now) + size * rate.byte_s
         return wait_s
 
-    def wait_s(self, rate: Rate, messages: int, size: int, now: float) -> float:
+    def wait_s(self, rate: Rate, messages: int, size: float, now: float) -> float:
         """After how many seconds so many messages and bytes in all will be in the buckets."""
         wait_s = max(
             max(self._messages_full_at - now, 0.0) + messages * rate.message_s - rate.messages_depth_s,

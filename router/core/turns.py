@@ -12,34 +12,42 @@ from shared.rates import Meter, Rate
 
 #: A call whose turn would be later is refused.
 MAX_WAIT_S = 1.0
+#: One whose turn has not come by then, as others drew meanwhile from the same buckets, is refused, too.
+MAX_DELAY_S = 2.0
+#: Of what passes at least one part in so many is calls, if any wait, however much others draw.
+SHARE = 10
 
-#: So many refusals of one kind are told a second.
+#: About so many refusals of one kind are told a second, to callers that wait for them.
 REFUSALS_PER_S = 100
-#: So many, and of so many bytes, wait for that at most: what is in memory is bounded, however much is sent.
+#: So many wait for that at most, however much is sent; those that are not small, also of so many bytes.
 MAX_RESTING = 10_000
+SMALL_BYTES = 4096
 MAX_RESTING_BYTES = 64 << 20
 
 _REFUSALS = Rate(REFUSALS_PER_S)
 
 
 class Turn:
-    """A call that waits: of how many bytes, and what to do when its turn has come."""
+    """A call that waits: of how many bytes, and what to do when its turn has come, or will not come."""
 
-    __slots__ = ("come", "size")
+    __slots__ = ("come", "latest", "refused", "size")
 
-    def __init__(self, size: int, come: Callable[[], None]) -> None:
+    def __init__(self, size: float, come: Callable[[], None], refused: Callable[[Refused], None]) -> None:
         self.size = size
         self.come = come
+        self.refused = refused
+        self.latest = 0.0
 
 
 class Turns:
     """Whose turn it is, of those who draw from one meter: first come, first served.
 
     A call asks to `take`, and where that says no, to `wait`. While any waits, `pass_on` is to be called when
-    it last said. What waits is no more than what `rate` lets pass within MAX_WAIT_S.
+    it last said. What waits is no more than what `rate` lets pass within MAX_WAIT_S. Who else draws from the
+    meter leaves calls one part in SHARE.
     """
 
-    __slots__ = ("_bytes", "_meter", "_waiting", "_whose", "rate", "timer")
+    __slots__ = ("_bytes", "_meter", "_passed_at", "_waiting", "_whose", "rate", "timer")
 
     def __init__(self, meter: Meter, whose: str) -> None:
         self.rate = Rate()
@@ -49,24 +57,30 @@ class Turns:
         self._whose = whose
         #: Who came first first.
         self._waiting: dict[Turn, None] = {}
-        self._bytes = 0
+        self._bytes = 0.0
+        self._passed_at = 0.0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def take(self, size: int, now: float) -> bool:
         """Whether a call of so many bytes may go on at once."""
-        return not self._waiting and not self._meter.take(self.rate, size, now)
+        if self._waiting or self._meter.take(self.rate, self.rate.fitting(size), now):
+            return False
+        self._passed_at = now
+        return True
 
     def wait(self, turn: Turn, patience_s: float, now: float) -> None:
         """A call that may not go on at once waits, behind those that came before.
 
-        Raises Refused RATE_LIMITED where its turn would not come within MAX_WAIT_S, or within its patience;
-        where calls differ in size it may come somewhat later.
+        Raises Refused RATE_LIMITED where its turn would not come within MAX_WAIT_S, or within its patience,
+        as far as can be known.
         """
-        wait_s = self._meter.wait_s(self.rate, len(self._waiting) + 1, self._bytes + turn.size, now)
+        turn.size = self.rate.fitting(turn.size)
+        wait_s = self._wait_s(turn.size, now)
         if wait_s > min(MAX_WAIT_S, patience_s):
-            raise self.refused(wait_s)
+            raise self._refusal(wait_s)
+        turn.latest = now + MAX_DELAY_S
         self._waiting[turn] = None
         self._bytes += turn.size
 
@@ -77,24 +91,43 @@ class Turns:
             self._bytes -= turn.size
 
     def pass_on(self, now: float) -> float:
-        """It is the turn of those for whom there is enough in the buckets.
+        """It is the turn of those for whom there is enough in the buckets; others have waited too long.
 
-        Returns after how many seconds there may be enough for the next one; 0 where nobody waits.
+        Returns after how many seconds to ask again; 0 where nobody waits.
         """
         while self._waiting:
             turn = next(iter(self._waiting))
-            if wait_s := self._meter.take(self.rate, turn.size, now):
-                return wait_s
+            wait_s = self._draw(turn, now)
+            if wait_s and now < turn.latest:
+                return min(wait_s, turn.latest - now)
             self.leave(turn)
-            turn.come()
+            if wait_s:
+                turn.refused(self._refusal(max(wait_s, self._wait_s(0, now))))
+            else:
+                turn.come()
+        return 0.0
+
+    def _draw(self, turn: Turn, now: float) -> float:
+        """Take what a call needs; otherwise, after how many seconds there may be enough."""
+        rate = self.rate
+        size = rate.fitting(turn.size)
+        wait_s = self._meter.take(rate, size, now)
+        if wait_s:
+            starved_s = self._passed_at + SHARE * max(rate.message_s, size * rate.byte_s) - now
+            if starved_s > 0:
+                return min(wait_s, starved_s)
+            self._meter.charge(rate, 1, size, now)
+        self._passed_at = now
         return 0.0
 
     def charge(self, messages: int, size: int, now: float) -> float:
         """What comes by a stream was taken in any case. Returns for how many seconds to read no more."""
         return self._meter.charge(self.rate, messages, size, now)
 
-    def refused(self, wait_s: float) -> Refused:
-        """The refusal of a call whose turn would be after so many seconds."""
+    def _wait_s(self, size: float, now: float) -> float:
+        return self._meter.wait_s(self.rate, len(self._waiting) + 1, self._bytes + size, now)
+
+    def _refusal(self, wait_s: float) -> Refused:
         return rate_limited(self.rate, wait_s, self._whose)
 
     def __repr__(self) -> str:
@@ -105,7 +138,8 @@ class Resting:
     """Refused calls that are not told so yet.
 
     Refusing costs as much as most of what is asked for. Callers who don't slow down by themselves do so by
-    being told late, and only about REFUSALS_PER_S a second, however many they are.
+    being told late, and only about REFUSALS_PER_S a second, however many they are; but for those whose own
+    deadlines are shorter than that takes.
     """
 
     __slots__ = ("_bytes", "_calls", "_meter")
@@ -121,7 +155,9 @@ class Resting:
         0 is for those that are few, and for what memory has no room.
         """
         few = not self._calls and not self._meter.take(_REFUSALS, 0, now)
-        has_room = self._calls < MAX_RESTING and self._bytes + size <= MAX_RESTING_BYTES
+        has_room = self._calls < MAX_RESTING and (
+            size <= SMALL_BYTES or self._bytes + size <= MAX_RESTING_BYTES
+        )
         self._calls += 1
         self._bytes += size
         # One after the other. Counted are those that still wait, so that who gave up delays nobody.

@@ -6,26 +6,26 @@ which tenant it asks is said in its request.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from ipaddress import ip_address
-from operator import attrgetter
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
-from google.protobuf import descriptor_pool
-from google.protobuf.descriptor import Descriptor, MethodDescriptor
+from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha import reflection
 from trunkline.v1 import catalogue
-from trunkline.v1.access_pb2 import SCOPE_HISTORY, SCOPE_LINK, SCOPE_OPERATOR, SCOPE_UNSPECIFIED, requires
 from trunkline.v1.catalogue import Refused
 
 from router.core.access import Caller, Kind
-from router.core.turns import Resting
+from router.core.tenants import Tenant
+from router.core.turns import Resting, Turns
 from router.rpc.callers import Callers, Proof, remote_ip
+from router.rpc.rules import Rule, rule_at
 from router.rpc.status import refuse
-from router.rpc.turns import size_of, turn
+from router.rpc.turns import turn
 from router.shell import CALL, Call, Shell
+from shared.rates import Meter, Rate
 from shared.refusals import Refusals
 
 #: Services that anybody may call: they tell that a router is there, and what the contract is.
@@ -33,86 +33,12 @@ PUBLIC = frozenset({"grpc.health.v1.Health", reflection.SERVICE_NAME})
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-#: The tenants that a message names.
-_Names = Callable[[Any], Iterable[str]]
 
-
-class Rule(NamedTuple):
-    """What an RPC takes."""
-
-    scope: int
-    #: The field that names the tenant; empty where there is none.
-    field: str = ""
-    names: _Names = lambda _: ()
-    #: A message holds many requests, whose faults are told one by one; they may name several tenants.
-    is_batch: bool = False
-    #: What takes its place for an edge that acts for a tenant; 0 for nothing else.
-    acting_scope: int = 0
-    #: A call is a message that the tenant sends.
-    says: bool = False
-
-    def scope_for(self, caller: Caller) -> int:
-        """What this caller must have been given."""
-        acts = caller.kind is Kind.EDGE and caller.tenant
-        return self.acting_scope if acts and self.acting_scope else self.scope
-
+#: So many streams a second may be opened by all who show no key.
+STRANGERS_STREAMS_PER_S = 1000
 
 #: Who calls before it is known.
 _NOBODY = Caller(Kind.ANYBODY)
-
-#: For RPCs of which the contract does not say what they take.
-NOBODYS = Rule(SCOPE_UNSPECIFIED)
-
-
-def _of_field(path: str) -> _Names:
-    named = attrgetter(path)
-    return lambda message: (named(message),)
-
-
-def _of_hello(message: Any) -> Iterable[str]:
-    return (message.hello.tenant,) if message.HasField("hello") else ()
-
-
-def _of_batch(message: Any) -> Iterable[str]:
-    return {item.request.address.tenant for item in message.requests}
-
-
-#: Clients of LangBot erase their conversations by a route of their own, which takes no more than their token.
-#: By the contract's own routes it takes an API key: the edge sees to that.
-_BY_CLIENTS = {"trunkline.v1.HistoryService.ResetConversation": SCOPE_HISTORY}
-
-#: Which calls say something; what is said by streams is counted as it is read.
-_SAYING = {f"trunkline.v1.BroadcastService.{name}" for name in ("Broadcast", "OpenMessage", "ExtendMessage")}
-
-#: Where messages that stream in name their tenants.
-_STREAMED: dict[str, tuple[str, _Names, bool]] = {
-    "trunkline.v1.AttachRequest": ("hello.tenant", _of_hello, False),
-    "trunkline.v1.BroadcastManyRequest": ("requests.request.address.tenant", _of_batch, True),
-}
-
-
-def rule_of(method: MethodDescriptor) -> Rule:
-    """The rule of an RPC; NOBODYS where the contract has none."""
-    scope = method.GetOptions().Extensions[requires]
-    message = method.input_type
-    if scope == SCOPE_UNSPECIFIED:
-        return NOBODYS
-    if message.full_name in _STREAMED:
-        return Rule(scope, *_STREAMED[message.full_name])
-    for field in ("tenant", "address.tenant"):
-        if not method.client_streaming and _has(message, field):
-            acting = _BY_CLIENTS.get(method.full_name, 0)
-            says = method.full_name in _SAYING
-            return Rule(scope, field, _of_field(field), acting_scope=acting, says=says)
-    return Rule(scope) if scope in (SCOPE_OPERATOR, SCOPE_LINK) else NOBODYS
-
-
-def _has(message: Descriptor | None, path: str) -> bool:
-    for name in path.split("."):
-        if message is None or name not in message.fields_by_name:
-            return False
-        message = message.fields_by_name[name].message_type
-    return True
 
 
 class Guard(grpc.aio.ServerInterceptor):
@@ -123,8 +49,10 @@ class Guard(grpc.aio.ServerInterceptor):
         self.keys = shell.core.api_keys
         self.callers = Callers(self.keys, operator_key, proof)
         self.refusals = Refusals("a call was refused")
-        #: Calls that are refused for no tenant.
+        #: Of callers who show no key: what is refused, and streams that they open.
         self.strangers = Resting()
+        self.strangers_streams = Turns(Meter(), "those who show no key")
+        self.strangers_streams.rate = Rate(STRANGERS_STREAMS_PER_S, of="streams")
         self._guarded: dict[str, _Handler] = {}
 
     async def intercept_service(
@@ -140,7 +68,7 @@ class Guard(grpc.aio.ServerInterceptor):
         if handler is None or service in PUBLIC:
             return handler
         if path not in self._guarded:
-            self._guarded[path] = self._guard(handler, _rule_at(service, rpc), rpc)
+            self._guarded[path] = self._guard(handler, rule_at(service, rpc), rpc)
         return self._guarded[path]
 
     def _guard(self, handler: _Handler, rule: Rule, rpc: str) -> _Handler:
@@ -153,33 +81,24 @@ class Guard(grpc.aio.ServerInterceptor):
             try:
                 checks.opened()
                 if streams:
-                    await checks.turn(request)
+                    await checks.stream()
                     read = _Read(context, checks.came)
                     return await serve(aiter(read), read)
-                checks.came(request)
-                if await checks.turn(request):
-                    # In the meantime much may have changed.
-                    checks.came(request)
-                return await serve(request, context)
+                return await serve(await checks.unary(request, deserialize), context)
             except Refused as reason:
-                await refuse(context, reason, checks.call, request)
+                await refuse(context, reason, checks.call)
 
+        deserialize: Any = handler.request_deserializer
         make = getattr(grpc, f"{kind}_rpc_method_handler")
-        made: _Handler = make(guarded, handler.request_deserializer, handler.response_serializer)
+        # The request of a unary call comes as bytes: reading it costs more than knowing who sent it.
+        made: _Handler = make(guarded, deserialize if streams else None, handler.response_serializer)
         return made
 
 
-def _rule_at(service: str, rpc: str) -> Rule:
-    try:
-        return rule_of(descriptor_pool.Default().FindMethodByName(f"{service}.{rpc}"))
-    except KeyError:
-        return NOBODYS
-
-
 class _Checks:
-    """The checks of one call: `opened`, then `came` for each message, before anybody else sees it.
+    """The checks of one call: `opened`, then `stream` or `unary`, then `came` for each message of a stream.
 
-    Both raise Refused, and say so in the log. In between, `turn` waits for the turn of a call of its tenant.
+    All raise Refused, and what is for lack of a right is said in the log.
     """
 
     def __init__(self, guard: Guard, rule: Rule, rpc: str, context: _Context) -> None:
@@ -193,6 +112,7 @@ class _Checks:
         """Who calls is found out, and told to whom it concerns."""
         try:
             call = self.call = Call(self._guard.callers.caller(self._context), self._guard.strangers)
+            call.home = self._guard.tenants.get(call.caller.tenant)
             CALL.set(call)
             if not self._rule.field:
                 call.tenant = ""
@@ -204,6 +124,43 @@ class _Checks:
             self._say(reason)
             raise
 
+    async def stream(self) -> None:
+        """Waits until it is the turn of a stream that is opened: with a key, or with none."""
+        call = self.call
+        if call.home is not None:
+            call.concerns = call.home
+            await turn(call.home.calls, 0, self._context)
+            self._check_key()
+        elif call.caller.kind is Kind.ANYBODY:
+            await turn(self._guard.strangers_streams, 0, self._context)
+
+    async def unary(self, raw: bytes, deserialize: Callable[[bytes], Any]) -> Any:
+        """Waits until it is the call's turn; returns its request, which was checked then."""
+        call = self.call
+        call.size = len(raw)
+        if call.home is not None:
+            # Not even read before its turn.
+            await self._turn(call.home)
+        try:
+            request = deserialize(raw)
+        except DecodeError:
+            problem = "cannot be read as what the RPC takes"
+            raise catalogue.INVALID_ARGUMENT.refused(field="request", problem=problem) from None
+        self.came(request)
+        if call.home is None and call.concerns is not None and await self._turn(call.concerns):
+            # In the meantime much may have changed.
+            self.came(request)
+        return request
+
+    async def _turn(self, tenant: Tenant) -> bool:
+        """Wait for the call's turn among those for its tenant; returns whether it had to wait."""
+        waited = False
+        if self.call.caller.kind is not Kind.OPERATOR:
+            waited = await turn(tenant.calls, self.call.size, self._context)
+        if self._rule.says and await turn(tenant.says, self.call.size, self._context):
+            waited = True
+        return waited
+
     def came(self, message: Any) -> None:
         """A message was read."""
         try:
@@ -212,31 +169,10 @@ class _Checks:
             self._say(reason)
             raise
 
-    async def turn(self, request: Any) -> bool:
-        """Wait for the call's turn among those for its tenant; returns whether it had to wait.
-
-        Of streams only those take a turn that show whose they are when they are opened, and of the operator's
-        calls only those that say something. Raises Refused RATE_LIMITED.
-        """
-        call = self.call
-        if call.concerns is None:
-            call.concerns = self._guard.tenants.get(call.tenant)
-        tenant, size = call.concerns, size_of(request)
-        if tenant is None:
-            return False
-        waited = False
-        if call.caller.kind is not Kind.OPERATOR:
-            waited = await turn(tenant.calls, size, self._context)
-        if self._rule.says and await turn(tenant.says, size, self._context):
-            waited = True
-        return waited
-
     def _check(self, message: Any) -> None:
         call, rule = self.call, self._rule
         caller = call.caller
-        if caller.key_id and caller.key_id not in self._guard.keys:
-            # Since it was opened; what is not yet known to the shell it cannot end.
-            raise catalogue.UNAUTHORIZED.refused(problem="the API key was revoked")
+        self._check_key()
         scope = rule.scope_for(caller)
         for name in rule.names(message):
             if not name:
@@ -249,6 +185,12 @@ class _Checks:
                 call.tenant = call.tenant or name
                 # Not before: what is refused until then may be another tenant's doing.
                 call.concerns = tenant
+
+    def _check_key(self) -> None:
+        key_id = self.call.caller.key_id
+        if key_id and key_id not in self._guard.keys:
+            # Since the call was opened; what is not yet known to the shell it cannot end.
+            raise catalogue.UNAUTHORIZED.refused(problem="the API key was revoked")
 
     def _say(self, reason: Refused) -> None:
         if reason.entry not in (catalogue.UNAUTHORIZED, catalogue.FORBIDDEN):

@@ -16,7 +16,7 @@ from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 
 from router.log.port import LogUnavailable
-from router.rpc.turns import rest, size_of
+from router.rpc.turns import rest
 from router.shell import CALL, UNGUARDED, Call
 
 _log = structlog.get_logger()
@@ -47,12 +47,12 @@ async def abort(context: _Context, reason: Refused) -> NoReturn:
     raise AssertionError("abort raises")
 
 
-async def refuse(context: _Context, reason: Refused, call: Call, request: Any) -> NoReturn:
+async def refuse(context: _Context, reason: Refused, call: Call) -> NoReturn:
     """Count a refusal, and end the RPC with it when it is time to."""
     if call.concerns is not None:
         call.concerns.refused[reason.entry.code] += 1
     if resting := call.rests_in(reason):
-        await rest(resting, size_of(request), context)
+        await rest(resting, call.size, context)
     await abort(context, reason)
 
 
@@ -63,7 +63,7 @@ def answers(handler: Callable[..., Awaitable[Any]]) -> Any:
         try:
             return await handler(self, request, context)
         except Refused as reason:
-            await refuse(context, reason, CALL.get(UNGUARDED), request)
+            await refuse(context, reason, CALL.get(UNGUARDED))
         except LogUnavailable:
             await abort(context, catalogue.LOG_UNAVAILABLE.refused())
         except (grpc.aio.AbortError, grpc.aio.UsageError):

@@ -8,7 +8,7 @@ from math import inf
 from typing import Any
 
 import grpc.aio
-from google.protobuf.message import Message as ProtoMessage
+from trunkline.v1.catalogue import Refused
 
 from router.core.turns import Resting, Turn, Turns
 
@@ -25,14 +25,19 @@ _OF_PATIENCE = 0.8
 async def turn(turns: Turns, size: int, context: _Context) -> bool:
     """Wait until it is the turn of a call of so many bytes; returns whether there was anything to wait for.
 
-    One that is cancelled takes nothing from the others. Raises Refused RATE_LIMITED at once where its turn
-    would be too late.
+    One that is cancelled takes nothing from the others. Raises Refused RATE_LIMITED where its turn would be
+    too late: at once where that can be known.
     """
     now = time.monotonic()
     if turns.take(size, now):
         return False
-    came = asyncio.Event()
-    mine = Turn(size, came.set)
+    came, refusals = asyncio.Event(), list[Refused]()
+
+    def refused(reason: Refused) -> None:
+        refusals.append(reason)
+        came.set()
+
+    mine = Turn(size, came.set, refused)
     turns.wait(mine, _patience_s(context), now)
     if turns.timer is None:
         _pass_on(turns)
@@ -42,6 +47,8 @@ async def turn(turns: Turns, size: int, context: _Context) -> bool:
         turns.leave(mine)
         _pass_on(turns)
         raise
+    if refusals:
+        raise refusals[0]
     return True
 
 
@@ -62,11 +69,6 @@ async def rest(resting: Resting, size: int, context: _Context) -> None:
             await asyncio.sleep(min(rest_s, _patience_s(context) * _OF_PATIENCE))
     finally:
         resting.end(size)
-
-
-def size_of(request: Any) -> int:
-    """What a request holds in memory; of a stream nothing, as it is read bit by bit."""
-    return request.ByteSize() if isinstance(request, ProtoMessage) else 0
 
 
 def _patience_s(context: _Context) -> float:

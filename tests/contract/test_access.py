@@ -10,7 +10,8 @@ from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
 
 from edge.http.bindings import services
 from router.app import SERVICES
-from router.rpc.guard import NOBODYS, PUBLIC, rule_of
+from router.rpc.guard import PUBLIC
+from router.rpc.rules import NOBODYS, rule_of
 
 METHODS = {f"{service.name}.{method.name}": method for service in services() for method in service.methods}
 #: RPCs that are for no tenant that is named in their requests.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -13,10 +14,12 @@ from trunkline.v1.tenant_pb2 import TENANT_STATE_ACTIVE, TenantLimits
 from router.core.journal import StoredTenant
 from router.core.tenants import DEFAULTS, Tenant, defaults
 from router.core.turns import (
+    MAX_DELAY_S,
     MAX_RESTING,
     MAX_RESTING_BYTES,
     MAX_WAIT_S,
     REFUSALS_PER_S,
+    SMALL_BYTES,
     Resting,
     Turn,
     Turns,
@@ -25,6 +28,7 @@ from shared.rates import LARGEST_MESSAGE_BYTES, Meter, Rate
 
 SOON_S = 1e-5
 BYTES_PER_S = 6 << 20
+LARGEST_REQUEST_BYTES = 16 << 20
 
 
 class Calls:
@@ -38,6 +42,7 @@ class Calls:
         self.since: dict[int, float] = {}
         #: When which call went on, with how many bytes.
         self.passed: list[tuple[float, int, int]] = []
+        self.late: list[int] = []
         self._next_s = 0.0
         self._made: dict[int, Turn] = {}
 
@@ -47,7 +52,7 @@ class Calls:
             assert not self.waiting
             self.passed.append((self.now, number, size))
             return True
-        turn = self._made[number] = Turn(size, lambda: self._come(number, size))
+        turn = self._made[number] = Turn(size, lambda: self._come(number, size), lambda _: self._late(number))
         try:
             self.turns.wait(turn, patience_s, self.now)
         except Refused:
@@ -75,6 +80,10 @@ class Calls:
         assert bool(wait_s) == bool(self.waiting)
         self._next_s = self.now + wait_s + SOON_S if wait_s else 0.0
 
+    def _late(self, number: int) -> None:
+        assert self.waiting.popleft() == number
+        self.late.append(number)
+
     def _come(self, number: int, size: int) -> None:
         assert self.waiting.popleft() == number
         self.passed.append((self.now, number, size))
@@ -84,7 +93,7 @@ class Calls:
     st.lists(
         st.tuples(
             st.sampled_from([0.0, 0.0, 0.0, 0.01, 0.3]),
-            st.sampled_from([0, 1 << 20, 4 << 20, LARGEST_MESSAGE_BYTES]),
+            st.sampled_from([0, 1 << 20, 4 << 20, LARGEST_MESSAGE_BYTES, LARGEST_REQUEST_BYTES]),
             st.floats(0.01, 2),
             st.booleans(),
         ),
@@ -106,6 +115,7 @@ def test_calls_go_on_in_their_order_and_no_faster_than_they_may(
                 gone.add(number)
         assert len(calls.turns) == len(calls.waiting) <= rate * MAX_WAIT_S + 1
     calls.pause(3 * MAX_WAIT_S)
+    assert not calls.late
     assert [number for _, number, _ in calls.passed] == [number for number in let_in if number not in gone]
     for at, number, _ in calls.passed:
         waited_s = at - calls.since.get(number, at)
@@ -114,7 +124,8 @@ def test_calls_go_on_in_their_order_and_no_faster_than_they_may(
     for start, (began, _, _) in enumerate(calls.passed):
         size = 0
         for count, (at, _, more) in enumerate(calls.passed[start:], 1):
-            size += more
+            # Of a call more than a bucket holds is not counted.
+            size += min(more, LARGEST_MESSAGE_BYTES)
             assert count <= rate * (at - began) + max(rate, 1) + 1e-3
             assert size <= BYTES_PER_S * (at - began) + LARGEST_MESSAGE_BYTES + 1e3
 
@@ -132,7 +143,7 @@ def test_a_call_whose_turn_would_be_too_late_is_refused_and_says_when_to_come_ag
     calls = Calls(Rate(4, of="calls"))
     assert [calls.call(number) for number in range(10)] == [True] * 8 + [False] * 2
     with pytest.raises(Refused) as refused:
-        calls.turns.wait(Turn(0, lambda: None), 60, calls.now)
+        calls.turns.wait(Turn(0, lambda: None, lambda _: None), 60, calls.now)
     assert refused.value.retry_after_ms == 1250
     assert str(refused.value) == "More than 4 calls a second were sent by somebody; slow down"
     calls.pause(0.3)
@@ -181,12 +192,36 @@ def test_whoever_gives_up_makes_room_for_others() -> None:
 
 def test_what_streams_were_charged_is_waited_for_by_calls() -> None:
     calls = Calls(Rate(10))
-    assert calls.turns.charge(15, 0, calls.now) == pytest.approx(0.5)
+    assert calls.call(0)
+    assert calls.turns.charge(14, 0, calls.now) == pytest.approx(0.5)
     assert calls.call(1)
     calls.pause(0.59)
-    assert not calls.passed
-    calls.pause(0.02)
     assert len(calls.passed) == 1
+    calls.pause(0.02)
+    assert len(calls.passed) == 2
+
+
+@pytest.mark.parametrize("depth_s", [1.0, 0.9])
+def test_a_call_that_is_larger_than_any_bucket_passes_when_it_is_full(depth_s: float) -> None:
+    calls = Calls(Rate(10, 8 << 20, depth_s=depth_s))
+    assert calls.call(0, 16 << 20)
+    # A second's worth waits at most.
+    assert not calls.call(1, 16 << 20)
+    calls.pause(1.0)
+    assert calls.call(2, 16 << 20)
+    calls.pause(0.6)
+    assert [number for _, number, _ in calls.passed] == [0, 2]
+
+
+def test_a_call_whose_turn_does_not_come_is_refused_though_it_waited() -> None:
+    """The limit is lowered, and what was reckoned with does not come."""
+    calls = Calls(Rate(4))
+    assert all(calls.call(number) for number in range(8))
+    calls.turns.rate = Rate(0.1)
+    calls.pause(MAX_DELAY_S + 0.1)
+    assert calls.late
+    assert [number for _, number, _ in calls.passed] + calls.late == list(range(8))
+    assert calls.turns.pass_on(calls.now) == 0
 
 
 def tenant(limits: TenantLimits = DEFAULTS) -> Tenant:
@@ -207,6 +242,38 @@ def test_clients_find_room_however_many_calls_their_backends_make(rate: int, dra
         if client_speaks and taken < room:
             acme.take(0, now)
             taken += 1
+
+
+@pytest.mark.parametrize("arrivals_per_s", [100, 120, 500])
+def test_backends_get_a_tenth_however_much_their_clients_say(arrivals_per_s: int) -> None:
+    acme, now, clients, backends, late = tenant(defaults(messages_per_s=100)), 100.0, 0, 0, 0
+
+    def came() -> None:
+        nonlocal backends
+        backends += 1
+
+    def refused(_: Refused) -> None:
+        nonlocal late
+        late += 1
+
+    next_client, ask_at = now, 0.0
+    while now < 130:
+        if now >= next_client:
+            next_client += 1 / arrivals_per_s
+            with suppress(Refused):
+                acme.take(0, now)
+                clients += 1
+        if not len(acme.says) and not acme.says.take(0, now):
+            with suppress(Refused):
+                acme.says.wait(Turn(0, came, refused), 60, now)
+                ask_at = now
+        if len(acme.says) and now >= ask_at:
+            ask_at = now + (acme.says.pass_on(now) or 60)
+        now += 0.001
+    assert not late
+    assert backends >= 30 * 10 * 0.9
+    assert clients >= 30 * 80
+    assert clients + backends <= 30 * 100 + 110
 
 
 def test_a_tenant_of_one_message_a_second_has_backends_too() -> None:
@@ -249,6 +316,7 @@ def test_what_rests_is_bounded() -> None:
     assert resting.begin(0, 100.0) == 0
     resting = Resting()
     resting.begin(MAX_RESTING_BYTES, 100.0)
-    assert resting.begin(1, 100.0) == 0
+    assert resting.begin(SMALL_BYTES + 1, 100.0) == 0
+    assert resting.begin(SMALL_BYTES, 100.0) > 0
     resting.end(MAX_RESTING_BYTES)
-    assert resting.begin(1, 100.0) > 0
+    assert resting.begin(SMALL_BYTES + 1, 100.0) > 0

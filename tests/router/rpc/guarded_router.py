@@ -76,8 +76,11 @@ def bearer(key: str) -> Metadata:
 class GuardedRouter:
     """Tenants `open` (to loopback), `all` (to anybody) and `closed`."""
 
-    def __init__(self, shell: Shell, registry: Registry, address: str, channel: grpc.aio.Channel) -> None:
+    def __init__(
+        self, shell: Shell, registry: Registry, guard: Guard, address: str, channel: grpc.aio.Channel
+    ) -> None:
         self.shell = shell
+        self.guard = guard
         self.registry = registry
         self.address = address
         self.channel = channel
@@ -158,13 +161,14 @@ async def guarded_router(folder: Path, proof: Proof | None = None) -> AsyncItera
     registry = Registry(shell)
     for name, openness in (("open", OPENNESS_LOOPBACK), ("all", OPENNESS_ANYBODY), ("closed", None)):
         await registry.create(name, TenantSettings(open_to=openness))
-    server, _ = await make_server(shell, registry, Guard(shell, OPERATOR, proof or ByMetadata()))
+    guard = Guard(shell, OPERATOR, proof or ByMetadata())
+    server, _ = await make_server(shell, registry, guard)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     running = asyncio.create_task(shell.run())
     try:
         async with grpc.aio.insecure_channel(address) as channel:
-            yield GuardedRouter(shell, registry, address, channel)
+            yield GuardedRouter(shell, registry, guard, address, channel)
     finally:
         shell.end_streams()
         await server.stop(grace=1)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
@@ -19,13 +20,15 @@ from guarded_router import (
     GuardedRouter,
     Metadata,
     bearer,
+    ended,
     reason_of,
     request_for,
 )
 from trunkline.v1 import catalogue
-from trunkline.v1.access_pb2 import SCOPE_ADMIN, requires
+from trunkline.v1.access_pb2 import SCOPE_ADMIN, SCOPE_HISTORY, requires
 from trunkline.v1.address_pb2 import CONVERSATION_KIND_GROUP, Address
 from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest, BroadcastRequest
+from trunkline.v1.presence_service_pb2 import GetStatsRequest
 from trunkline.v1.tenant_pb2 import OPENNESS_LOOPBACK, TenantLimits, TenantSettings
 
 from router.core.access import Caller, Kind
@@ -34,6 +37,7 @@ from router.rpc import status
 from router.rpc.broadcast import MOST_AT_ONCE, pieces
 from router.rpc.turns import rest, turn
 from router.shell import Call
+from shared.rates import Rate
 
 CALLS = 8
 SAYING = {"Broadcast", "OpenMessage", "ExtendMessage"}
@@ -118,13 +122,56 @@ async def test_streams_take_a_turn_when_they_are_opened(router: GuardedRouter) -
     assert 0 < len(codes) <= CALLS - 4
 
 
+async def test_streams_of_all_who_show_no_key_take_turns_together(router: GuardedRouter) -> None:
+    router.guard.strangers_streams.rate = Rate(2, of="streams")
+    streams = [await router.begin("BroadcastMany") for _ in range(CALLS)]
+    for stream in streams:
+        with suppress(asyncio.InvalidStateError):
+            await stream.done_writing()
+    codes = Counter(await asyncio.gather(*map(ended, streams)))
+    refusals = {text for code, text in codes if code == "RATE_LIMITED"}
+    assert refusals == {"More than 2 streams a second were sent by those who show no key; slow down"}
+    assert codes["OK", ""] >= 2
+
+
+async def test_a_request_is_read_when_it_is_known_who_sent_it(router: GuardedRouter) -> None:
+    """What cannot be read is refused as anything else that is wrong."""
+
+    async def code(metadata: Metadata) -> str:
+        call = router.channel.unary_unary("/trunkline.v1.BroadcastService/Broadcast")
+        return (await ended(call(b"\xff" * 100, metadata=metadata, timeout=PATIENCE_S)))[0]
+
+    _, key = await router.key("open")
+    assert await code(bearer("wrong")) == "UNAUTHORIZED"
+    assert await code(bearer(key)) == "INVALID_ARGUMENT"
+    assert await code(()) == "INVALID_ARGUMENT"
+
+
+async def test_who_has_a_key_and_asks_for_more_holds_up_its_own_tenant(
+    router: GuardedRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rested: list[Resting] = []
+
+    async def resting(where: Resting, size: int, context: Any) -> None:
+        rested.append(where)
+
+    monkeypatch.setattr(status, "rest", resting)
+    _, key = await router.key("open", SCOPE_HISTORY)
+    assert await router.code("Broadcast", said("open"), metadata=bearer(key)) == "FORBIDDEN"
+    assert await router.code("GetStats", GetStatsRequest(tenant="all"), metadata=bearer(key)) == "FORBIDDEN"
+    assert rested == [router.shell.core.directory.tenants["open"].resting] * 2
+
+
 async def test_tenants_do_not_wait_for_one_another(router: GuardedRouter) -> None:
     few, other = await declared(router, "few", calls_per_s=1), await declared(router, "other")
     flood = asyncio.create_task(at_once(router, "Broadcast", said(few)))
-    async with asyncio.timeout(5):
-        while not flood.done():
-            assert await router.code("Broadcast", said(other)) == "OK"
+    calls = 0
+    while not flood.done():
+        assert await router.code("Broadcast", said(other)) == "OK"
+        calls += 1
     assert (await flood)["RATE_LIMITED"]
+    # While one of the flood has waited for a second.
+    assert calls > 20
 
 
 async def test_whose_key_is_taken_away_while_it_waits_does_not_get_its_turn(router: GuardedRouter) -> None:
@@ -213,7 +260,15 @@ async def test_a_call_that_is_cancelled_while_it_waits_leaves_nothing_behind(rou
     await asyncio.gather(waiting, return_exceptions=True)
     assert not len(turns)
     assert turns.timer is None
-    assert await turn(turns, 0, Context(None)) is not None  # type: ignore[arg-type]
+    assert await turn(turns, 0, Context(None))  # type: ignore[arg-type]
+
+
+async def test_a_call_whose_turn_does_not_come_is_refused(
+    router: GuardedRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.core.turns.MAX_DELAY_S", 0.1)
+    tenant = await declared(router, "few", calls_per_s=1)
+    assert (await at_once(router, "Broadcast", said(tenant)))["OK"] == 1
 
 
 def test_a_large_batch_is_taken_in_pieces_in_order() -> None:
