@@ -58,7 +58,8 @@ class DialectRoutes:
             async with self._bodies.of_any_type(request) as body:
                 headers, local = dict(request.headers), is_local(request)
                 asked = HttpRequest(request.path_params, query, headers, body, self._tenants, local)
-                reply = await self._drive(route.handle(asked), request)
+            # What it asks of the router may take long: the body is then no longer others' concern.
+            reply = await self._drive(route.handle(asked), request)
         return Response(msgspec.json.encode(reply.body), reply.status, media_type="application/json")
 
     def _admit(self, request: Request) -> None:

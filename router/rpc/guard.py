@@ -23,7 +23,7 @@ from router.core.turns import Resting, Turns
 from router.rpc.callers import Callers, Proof, remote_ip
 from router.rpc.rules import Rule, rule_at
 from router.rpc.status import refuse
-from router.rpc.turns import turn
+from router.rpc.turns import OneByOne, turn
 from router.shell import CALL, Call, Shell
 from shared.rates import Meter, Rate
 from shared.refusals import Refusals
@@ -53,6 +53,7 @@ class Guard(grpc.aio.ServerInterceptor):
         self.strangers = Resting()
         self.strangers_streams = Turns(Meter(), "those who show no key")
         self.strangers_streams.rate = Rate(STRANGERS_STREAMS_PER_S, of="streams")
+        self.one_by_one = OneByOne()
         self._guarded: dict[str, _Handler] = {}
 
     async def intercept_service(
@@ -84,7 +85,12 @@ class Guard(grpc.aio.ServerInterceptor):
                     await checks.stream()
                     read = _Read(context, checks.came)
                     return await serve(aiter(read), read)
-                return await serve(await checks.unary(request, deserialize), context)
+                message = await checks.unary(request, deserialize)
+                if not rule.alone or checks.call.caller.kind is Kind.OPERATOR:
+                    return await serve(message, context)
+                async with self.one_by_one.of(checks.call.tenant):
+                    checks.came(message)
+                    return await serve(message, context)
             except Refused as reason:
                 await refuse(context, reason, checks.call)
 

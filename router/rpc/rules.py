@@ -8,7 +8,14 @@ from typing import Any, NamedTuple
 
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor, MethodDescriptor
-from trunkline.v1.access_pb2 import SCOPE_HISTORY, SCOPE_LINK, SCOPE_OPERATOR, SCOPE_UNSPECIFIED, requires
+from trunkline.v1.access_pb2 import (
+    SCOPE_ADMIN,
+    SCOPE_HISTORY,
+    SCOPE_LINK,
+    SCOPE_OPERATOR,
+    SCOPE_UNSPECIFIED,
+    requires,
+)
 
 from router.core.access import Caller, Kind
 
@@ -29,6 +36,8 @@ class Rule(NamedTuple):
     acting_scope: int = 0
     #: A call is a message that the tenant sends.
     says: bool = False
+    #: A call may hold up what all write.
+    alone: bool = False
 
     def scope_for(self, caller: Caller) -> int:
         """What this caller must have been given."""
@@ -60,6 +69,9 @@ _BY_CLIENTS = {"trunkline.v1.HistoryService.ResetConversation": SCOPE_HISTORY}
 #: Which calls say something; what is said by streams is counted as it is read.
 _SAYING = {f"trunkline.v1.BroadcastService.{name}" for name in ("Broadcast", "OpenMessage", "ExtendMessage")}
 
+#: Which calls hold up what all write, beside those that administer a tenant.
+_HOLDING_UP = {"trunkline.v1.AgentService.ReplayDeadLetters"}
+
 #: Where messages that stream in name their tenants.
 _STREAMED: dict[str, tuple[str, _Names, bool]] = {
     "trunkline.v1.AttachRequest": ("hello.tenant", _of_hello, False),
@@ -79,7 +91,8 @@ def rule_of(method: MethodDescriptor) -> Rule:
         if not method.client_streaming and _has(message, field):
             acting = _BY_CLIENTS.get(method.full_name, 0)
             says = method.full_name in _SAYING
-            return Rule(scope, field, _of_field(field), acting_scope=acting, says=says)
+            alone = scope == SCOPE_ADMIN or method.full_name in _HOLDING_UP
+            return Rule(scope, field, _of_field(field), acting_scope=acting, says=says, alone=alone)
     return Rule(scope) if scope in (SCOPE_OPERATOR, SCOPE_LINK) else NOBODYS
 
 

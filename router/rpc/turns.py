@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from math import inf
 from typing import Any
 
 import grpc.aio
+from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 
 from router.core.turns import Resting, Turn, Turns
+
+#: So many calls of one tenant wait for one another at most.
+MAX_QUEUED = 100
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -59,6 +65,40 @@ def _pass_on(turns: Turns) -> None:
     wait_s = turns.pass_on(time.monotonic())
     later = asyncio.get_running_loop().call_later
     turns.timer = later(max(wait_s, _TOGETHER_S), _pass_on, turns) if wait_s else None
+
+
+class OneByOne:
+    """Calls that hold up what all write, such as erasing: one at a time of each tenant.
+
+    So that others wait for one of them at most.
+    """
+
+    def __init__(self) -> None:
+        self._queues: dict[str, _Queue] = {}
+
+    @asynccontextmanager
+    async def of(self, tenant: str) -> AsyncIterator[None]:
+        """Enter when no call of this tenant is in here. Raises Refused OVERLOADED where too many wait."""
+        queue = self._queues.setdefault(tenant, _Queue())
+        if queue.calls > MAX_QUEUED:
+            problem = f"{MAX_QUEUED} calls of tenant {tenant} wait for one another"
+            raise catalogue.OVERLOADED.refused(problem=problem)
+        queue.calls += 1
+        try:
+            async with queue.lock:
+                yield
+        finally:
+            queue.calls -= 1
+            if not queue.calls:
+                del self._queues[tenant]
+
+
+class _Queue:
+    """Of one tenant, while there is any call."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.calls = 0
 
 
 async def rest(resting: Resting, size: int, context: _Context) -> None:

@@ -30,10 +30,12 @@ from trunkline.v1.address_pb2 import CONVERSATION_KIND_GROUP, Address
 from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest, BroadcastRequest
 from trunkline.v1.presence_service_pb2 import GetStatsRequest
 from trunkline.v1.tenant_pb2 import OPENNESS_LOOPBACK, TenantLimits, TenantSettings
+from trunkline.v1.tenant_service_pb2 import EraseUserRequest, ListApiKeysRequest
 
 from router.core.access import Caller, Kind
 from router.core.turns import REFUSALS_PER_S, Resting, Turns
 from router.rpc import status
+from router.rpc import turns as turns_of_calls
 from router.rpc.broadcast import MOST_AT_ONCE, pieces
 from router.rpc.turns import rest, turn
 from router.shell import Call
@@ -223,6 +225,47 @@ async def test_only_such_refusals_rest_as_nothing_else_holds_back(
         assert await router.code("Broadcast", said(tenant)) != "OK"
     assert len(rested) == 3
     assert few.resting not in rested
+
+
+async def test_of_calls_that_hold_up_all_there_is_one_at_a_time_of_each_tenant(
+    router: GuardedRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns_of_calls, "MAX_QUEUED", CALLS - 1)
+    under_way, most = Counter[str](), Counter[str]()
+    go_on = asyncio.Event()
+
+    async def erase(name: str, user: str) -> tuple[int, int]:
+        under_way[name] += 1
+        most[name] = max(most[name], under_way[name])
+        await go_on.wait()
+        under_way[name] -= 1
+        return 0, 0
+
+    monkeypatch.setattr(router.registry, "erase_user", erase)
+
+    async def codes(tenant: str, metadata: Metadata) -> Any:
+        request = EraseUserRequest(tenant=tenant, user="u")
+        calls = (router.code("EraseUser", request, metadata=metadata) for _ in range(CALLS + 1))
+        return Counter(await asyncio.gather(*calls))
+
+    _, key = await router.key("open")
+    _, other = await router.key("all")
+    erasing = [
+        asyncio.create_task(codes(*by))
+        for by in (("open", bearer(key)), ("all", bearer(other)), ("closed", bearer(OPERATOR)))
+    ]
+    await until(lambda: under_way == {"open": 1, "all": 1, "closed": CALLS + 1})
+    queues = router.guard.one_by_one._queues
+    await until(lambda: [queues[tenant].calls for tenant in ("open", "all")] == [CALLS, CALLS])
+    # The last has been refused by when another is answered.
+    assert (
+        await router.code("ListApiKeys", ListApiKeysRequest(tenant="open"), metadata=bearer(OPERATOR)) == "OK"
+    )
+    go_on.set()
+    ends = await asyncio.gather(*erasing)
+    assert ends == [{"OK": CALLS, "OVERLOADED": 1}] * 2 + [{"OK": CALLS + 1}]
+    assert most == {"open": 1, "all": 1, "closed": CALLS + 1}
+    assert not queues
 
 
 class Context:
