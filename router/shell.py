@@ -56,14 +56,13 @@ class Call:
         """Where it rests before it is told that it is refused; None where it does not.
 
         Those rest that nothing else holds back: calls that found no turn, and calls that took none. What is
-        not the caller's doing is told at once, and so are operators and edges.
+        not the caller's doing is told at once, and so are operators.
         """
         is_held_back = self.concerns is not None or reason.entry.retryable
         if self.caller.kind is Kind.OPERATOR or (is_held_back and reason.entry is not catalogue.RATE_LIMITED):
             return None
-        if tenant := self.concerns or self.home:
-            return tenant.resting
-        return self._strangers if self.caller.kind is not Kind.EDGE else None
+        tenant = self.concerns or self.home
+        return tenant.resting if tenant is not None else self._strangers
 
 
 #: The RPC that is answered here, as the guard has let it in.

@@ -145,6 +145,7 @@ class _Checks:
         call = self.call
         call.size = len(raw)
         if call.home is not None:
+            call.concerns = call.home
             # Not even read before its turn.
             await self._turn(call.home)
         try:

@@ -97,6 +97,14 @@ async def test_each_rpc_of_a_tenant_takes_its_turn(router: GuardedRouter) -> Non
         assert router.shell.core.directory.tenants[rpc].refused["RATE_LIMITED"] == codes["RATE_LIMITED"]
 
 
+async def test_calls_with_a_key_take_their_turns_before_they_are_read(router: GuardedRouter) -> None:
+    tenant = await declared(router, "few", calls_per_s=2)
+    _, key = await router.key(tenant)
+    codes = await at_once(router, "Broadcast", said("all"), bearer(key))
+    assert set(codes) == {"FORBIDDEN", "RATE_LIMITED"}
+    assert router.shell.core.directory.tenants[tenant].refused == codes
+
+
 async def test_calls_that_say_something_are_messages_and_others_are_not(router: GuardedRouter) -> None:
     for rpc, codes in (await each_at_once(router, messages_per_s=2)).items():
         assert bool(codes["RATE_LIMITED"]) == (rpc in SAYING), rpc
@@ -200,6 +208,8 @@ def test_who_is_told_that_the_router_stops_is_told_so_at_once() -> None:
     call = Call(Caller(Kind.ANYBODY), strangers)
     assert call.rests_in(catalogue.UNKNOWN_TENANT.refused(tenant="t")) is strangers
     assert call.rests_in(catalogue.ROUTER_UNAVAILABLE.refused()) is None
+    by_edge = Call(Caller(Kind.EDGE), strangers)
+    assert by_edge.rests_in(catalogue.UNKNOWN_TENANT.refused(tenant="t")) is strangers
 
 
 async def test_only_such_refusals_rest_as_nothing_else_holds_back(
