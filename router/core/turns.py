@@ -65,7 +65,7 @@ class Turns:
 
     def take(self, size: int, now: float) -> bool:
         """Whether a call of so many bytes may go on at once."""
-        if self._waiting or self._meter.take(self.rate, self.rate.fitting(size), now):
+        if self._waiting or self._meter.take(self.rate, size, now):
             return False
         self._passed_at = now
         return True
@@ -76,6 +76,7 @@ class Turns:
         Raises Refused RATE_LIMITED where its turn would not come within MAX_WAIT_S, or within its patience,
         as far as can be known.
         """
+        # Nothing waits for more than there can ever be.
         turn.size = self.rate.fitting(turn.size)
         wait_s = self._wait_s(turn.size, now)
         if wait_s > min(MAX_WAIT_S, patience_s):
@@ -110,13 +111,12 @@ class Turns:
     def _draw(self, turn: Turn, now: float) -> float:
         """Take what a call needs; otherwise, after how many seconds there may be enough."""
         rate = self.rate
-        size = rate.fitting(turn.size)
-        wait_s = self._meter.take(rate, size, now)
+        wait_s = self._meter.take(rate, turn.size, now)
         if wait_s:
-            starved_s = self._passed_at + SHARE * max(rate.message_s, size * rate.byte_s) - now
+            starved_s = self._passed_at + SHARE * max(rate.message_s, turn.size * rate.byte_s) - now
             if starved_s > 0:
                 return min(wait_s, starved_s)
-            self._meter.charge(rate, 1, size, now)
+            self._meter.charge(rate, 1, turn.size, now)
         self._passed_at = now
         return 0.0
 

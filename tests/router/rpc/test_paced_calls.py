@@ -37,6 +37,7 @@ from router.core.turns import REFUSALS_PER_S, Resting, Turns
 from router.rpc import status
 from router.rpc import turns as turns_of_calls
 from router.rpc.broadcast import MOST_AT_ONCE, pieces
+from router.rpc.rules import rule_of
 from router.rpc.turns import rest, turn
 from router.shell import Call
 from shared.rates import Rate
@@ -195,6 +196,27 @@ async def test_whose_key_is_taken_away_while_it_waits_does_not_get_its_turn(rout
     assert await waiting == "UNAUTHORIZED"
 
 
+async def test_a_stream_whose_key_is_taken_away_while_it_waits_is_not_opened(router: GuardedRouter) -> None:
+    tenant = await declared(router, "few", calls_per_s=1)
+    key_id, key = await router.key(tenant)
+    turns = router.shell.core.directory.tenants[tenant].calls
+    assert await router.code("Broadcast", said(tenant), metadata=bearer(key)) == "OK"
+    stream = await router.begin("BroadcastMany", metadata=bearer(key))
+    await until(lambda: len(turns))
+    await router.registry.revoke_key(tenant, key_id)
+    assert (await ended(stream))[0] == "UNAUTHORIZED"
+
+
+async def test_a_tenant_that_is_closed_while_a_call_waits_is_closed_to_it(router: GuardedRouter) -> None:
+    tenant = await declared(router, "few", calls_per_s=1)
+    turns = router.shell.core.directory.tenants[tenant].calls
+    assert await router.code("Broadcast", said(tenant)) == "OK"
+    waiting = asyncio.create_task(router.code("Broadcast", said(tenant)))
+    await until(lambda: len(turns))
+    await router.registry.update(tenant, TenantSettings(), ["open_to"])
+    assert await waiting == "UNAUTHORIZED"
+
+
 async def test_whoever_is_refused_without_end_is_told_later_and_later(router: GuardedRouter) -> None:
     """So that refusing takes little of the router, whoever it is that is refused."""
     began, many = time.monotonic(), REFUSALS_PER_S + 30
@@ -276,6 +298,42 @@ async def test_of_calls_that_hold_up_all_there_is_one_at_a_time_of_each_tenant(
     assert ends == [{"OK": CALLS, "OVERLOADED": 1}] * 2 + [{"OK": CALLS + 1}]
     assert most == {"open": 1, "all": 1, "closed": CALLS + 1}
     assert not queues
+
+
+async def test_whose_key_is_taken_away_while_it_waits_for_another_call_does_nothing(
+    router: GuardedRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    erased: list[str] = []
+    go_on = asyncio.Event()
+
+    async def erase(name: str, user: str) -> tuple[int, int]:
+        erased.append(user)
+        await go_on.wait()
+        return 0, 0
+
+    monkeypatch.setattr(router.registry, "erase_user", erase)
+    _, first = await router.key("open")
+    key_id, second = await router.key("open")
+
+    def erasing(user: str, key: str) -> asyncio.Task[str]:
+        request = EraseUserRequest(tenant="open", user=user)
+        return asyncio.create_task(router.code("EraseUser", request, metadata=bearer(key)))
+
+    one = erasing("one", first)
+    await until(lambda: erased)
+    two = erasing("two", second)
+    await until(lambda: router.guard.one_by_one._queues["open"].calls == 2)
+    await router.registry.revoke_key("open", key_id)
+    go_on.set()
+    assert await asyncio.gather(one, two) == ["OK", "UNAUTHORIZED"]
+    assert erased == ["one"]
+
+
+def test_calls_that_hold_up_all_are_those_that_administer_and_replay() -> None:
+    alone = {name for name, method in METHODS.items() if rule_of(method).alone}
+    by_admin = {name for name in METHODS if METHODS[name].GetOptions().Extensions[requires] == SCOPE_ADMIN}
+    assert alone == {"ReplayDeadLetters", *by_admin}
+    assert {"ResetConversation", "EraseUser", "CreateApiKey", "RevokeTokens"} <= alone
 
 
 class Context:
