@@ -73,7 +73,7 @@ UNGUARDED = Call(Caller(Kind.ANYBODY), Resting())
 class Stream:
     """What the shell knows of one peer's open stream."""
 
-    __slots__ = ("beat", "call", "ended", "wake")
+    __slots__ = ("beat", "call", "ended", "is_over", "is_writing", "wake")
 
     def __init__(self, call: Call) -> None:
         self.call = call
@@ -81,6 +81,9 @@ class Stream:
         self.wake = asyncio.Event()
         #: A sign of life is due.
         self.beat = False
+        #: A write is under way; none is to be begun any more.
+        self.is_writing = False
+        self.is_over = False
         #: Completed by the shell when the stream is to end, with the reason.
         self.ended: asyncio.Future[Refused] = asyncio.get_running_loop().create_future()
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
 from itertools import chain
 from typing import Any
 
 import grpc.aio
 import pytest
-from google.protobuf.message import Message as ProtoMessage
 from guarded_router import (
     METHODS,
     OPERATOR,
@@ -24,25 +21,16 @@ from guarded_router import (
     reason_of,
     request_for,
 )
-from trunkline.v1 import catalogue
-from trunkline.v1.access_pb2 import SCOPE_ADMIN, SCOPE_HISTORY, requires
-from trunkline.v1.address_pb2 import CONVERSATION_KIND_GROUP, Address
-from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest, BroadcastRequest
-from trunkline.v1.presence_service_pb2 import GetStatsRequest
-from trunkline.v1.tenant_pb2 import OPENNESS_LOOPBACK, TenantLimits, TenantSettings
-from trunkline.v1.tenant_service_pb2 import EraseUserRequest, ListApiKeysRequest
+from pacing_of_calls import CALLS, Context, at_once, declared, said, until
+from trunkline.v1.access_pb2 import SCOPE_ADMIN, requires
+from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
+from trunkline.v1.tenant_pb2 import TenantSettings
 
-from router.core.access import Caller, Kind
-from router.core.turns import REFUSALS_PER_S, Resting, Turns
-from router.rpc import status
-from router.rpc import turns as turns_of_calls
+from router.core.turns import Turns
 from router.rpc.broadcast import MOST_AT_ONCE, pieces
-from router.rpc.rules import rule_of
-from router.rpc.turns import rest, turn
-from router.shell import Call
+from router.rpc.turns import turn
 from shared.rates import Rate
 
-CALLS = 8
 SAYING = {"Broadcast", "OpenMessage", "ExtendMessage"}
 UNARY = sorted(
     name
@@ -51,34 +39,6 @@ UNARY = sorted(
     and not method.server_streaming
     and method.GetOptions().Extensions[requires] <= SCOPE_ADMIN
 )
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - of what it waits for nobody tells
-            await asyncio.sleep(0)
-
-
-async def declared(router: GuardedRouter, tenant: str, **limits: int) -> str:
-    settings = TenantSettings(open_to=OPENNESS_LOOPBACK, limits=TenantLimits(**limits))
-    await router.registry.create(tenant, settings)
-    return tenant
-
-
-async def at_once(router: GuardedRouter, rpc: str, request: ProtoMessage, metadata: Metadata = ()) -> Any:
-    """How often CALLS calls end how."""
-    return Counter(
-        await asyncio.gather(*(router.code(rpc, request, metadata=metadata) for _ in range(CALLS)))
-    )
-
-
-def said(tenant: str) -> BroadcastRequest:
-    request = BroadcastRequest(ephemeral=True)
-    request.address.tenant, request.address.agent = tenant, "a"
-    request.address.platform = "web"
-    request.address.conversation.kind, request.address.conversation.id = CONVERSATION_KIND_GROUP, "g"
-    request.parts.add().text.text = "x"
-    return request
 
 
 async def each_at_once(router: GuardedRouter, metadata: Metadata = (), **limits: int) -> dict[str, Any]:
@@ -158,21 +118,6 @@ async def test_a_request_is_read_when_it_is_known_who_sent_it(router: GuardedRou
     assert await code(()) == "INVALID_ARGUMENT"
 
 
-async def test_who_has_a_key_and_asks_for_more_holds_up_its_own_tenant(
-    router: GuardedRouter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rested: list[Resting] = []
-
-    async def resting(where: Resting, size: int, context: Any) -> None:
-        rested.append(where)
-
-    monkeypatch.setattr(status, "rest", resting)
-    _, key = await router.key("open", SCOPE_HISTORY)
-    assert await router.code("Broadcast", said("open"), metadata=bearer(key)) == "FORBIDDEN"
-    assert await router.code("GetStats", GetStatsRequest(tenant="all"), metadata=bearer(key)) == "FORBIDDEN"
-    assert rested == [router.shell.core.directory.tenants["open"].resting] * 2
-
-
 async def test_tenants_do_not_wait_for_one_another(router: GuardedRouter) -> None:
     few, other = await declared(router, "few", calls_per_s=1), await declared(router, "other")
     flood = asyncio.create_task(at_once(router, "Broadcast", said(few)))
@@ -215,150 +160,6 @@ async def test_a_tenant_that_is_closed_while_a_call_waits_is_closed_to_it(router
     await until(lambda: len(turns))
     await router.registry.update(tenant, TenantSettings(), ["open_to"])
     assert await waiting == "UNAUTHORIZED"
-
-
-async def test_whoever_is_refused_without_end_is_told_later_and_later(router: GuardedRouter) -> None:
-    """So that refusing takes little of the router, whoever it is that is refused."""
-    began, many = time.monotonic(), REFUSALS_PER_S + 30
-    calls = [router.code("Broadcast", said("open"), metadata=bearer("wrong")) for _ in range(many)]
-    assert set(await asyncio.gather(*calls)) == {"UNAUTHORIZED"}
-    assert time.monotonic() - began >= 30 / REFUSALS_PER_S
-
-
-def test_who_is_told_that_the_router_stops_is_told_so_at_once() -> None:
-    strangers = Resting()
-    call = Call(Caller(Kind.ANYBODY), strangers)
-    assert call.rests_in(catalogue.UNKNOWN_TENANT.refused(tenant="t")) is strangers
-    assert call.rests_in(catalogue.ROUTER_UNAVAILABLE.refused()) is None
-    by_edge = Call(Caller(Kind.EDGE), strangers)
-    assert by_edge.rests_in(catalogue.UNKNOWN_TENANT.refused(tenant="t")) is strangers
-
-
-async def test_only_such_refusals_rest_as_nothing_else_holds_back(
-    router: GuardedRouter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rested: list[Resting] = []
-
-    async def resting(where: Resting, size: int, context: Any) -> None:
-        rested.append(where)
-
-    monkeypatch.setattr(status, "rest", resting)
-    few = router.shell.core.directory.tenants[await declared(router, "few", calls_per_s=1)]
-    assert (await at_once(router, "Broadcast", said("few")))["RATE_LIMITED"] == len(rested)
-    assert set(rested) == {few.resting}
-    rested.clear()
-    assert await router.code("Broadcast", BroadcastRequest(address=Address(tenant="all"))) != "OK"
-    assert (
-        await router.code("DeleteTenant", request_for(METHODS["DeleteTenant"], ""), metadata=bearer(OPERATOR))
-        == "INVALID_ARGUMENT"
-    )
-    assert not rested
-    for tenant in ("unknown", "closed", ""):
-        assert await router.code("Broadcast", said(tenant)) != "OK"
-    assert len(rested) == 3
-    assert few.resting not in rested
-
-
-async def test_of_calls_that_hold_up_all_there_is_one_at_a_time_of_each_tenant(
-    router: GuardedRouter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(turns_of_calls, "MAX_QUEUED", CALLS - 1)
-    under_way, most = Counter[str](), Counter[str]()
-    go_on = asyncio.Event()
-
-    async def erase(name: str, user: str) -> tuple[int, int]:
-        under_way[name] += 1
-        most[name] = max(most[name], under_way[name])
-        await go_on.wait()
-        under_way[name] -= 1
-        return 0, 0
-
-    monkeypatch.setattr(router.registry, "erase_user", erase)
-
-    async def codes(tenant: str, metadata: Metadata) -> Any:
-        request = EraseUserRequest(tenant=tenant, user="u")
-        calls = (router.code("EraseUser", request, metadata=metadata) for _ in range(CALLS + 1))
-        return Counter(await asyncio.gather(*calls))
-
-    _, key = await router.key("open")
-    _, other = await router.key("all")
-    erasing = [
-        asyncio.create_task(codes(*by))
-        for by in (("open", bearer(key)), ("all", bearer(other)), ("closed", bearer(OPERATOR)))
-    ]
-    await until(lambda: under_way == {"open": 1, "all": 1, "closed": CALLS + 1})
-    queues = router.guard.one_by_one._queues
-    await until(lambda: [queues[tenant].calls for tenant in ("open", "all")] == [CALLS, CALLS])
-    # The last has been refused by when another is answered.
-    assert (
-        await router.code("ListApiKeys", ListApiKeysRequest(tenant="open"), metadata=bearer(OPERATOR)) == "OK"
-    )
-    go_on.set()
-    ends = await asyncio.gather(*erasing)
-    assert ends == [{"OK": CALLS, "OVERLOADED": 1}] * 2 + [{"OK": CALLS + 1}]
-    assert most == {"open": 1, "all": 1, "closed": CALLS + 1}
-    assert not queues
-
-
-async def test_whose_key_is_taken_away_while_it_waits_for_another_call_does_nothing(
-    router: GuardedRouter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    erased: list[str] = []
-    go_on = asyncio.Event()
-
-    async def erase(name: str, user: str) -> tuple[int, int]:
-        erased.append(user)
-        await go_on.wait()
-        return 0, 0
-
-    monkeypatch.setattr(router.registry, "erase_user", erase)
-    _, first = await router.key("open")
-    key_id, second = await router.key("open")
-
-    def erasing(user: str, key: str) -> asyncio.Task[str]:
-        request = EraseUserRequest(tenant="open", user=user)
-        return asyncio.create_task(router.code("EraseUser", request, metadata=bearer(key)))
-
-    one = erasing("one", first)
-    await until(lambda: erased)
-    two = erasing("two", second)
-    await until(lambda: router.guard.one_by_one._queues["open"].calls == 2)
-    await router.registry.revoke_key("open", key_id)
-    go_on.set()
-    assert await asyncio.gather(one, two) == ["OK", "UNAUTHORIZED"]
-    assert erased == ["one"]
-
-
-def test_calls_that_hold_up_all_are_those_that_administer_and_replay() -> None:
-    alone = {name for name, method in METHODS.items() if rule_of(method).alone}
-    by_admin = {name for name in METHODS if METHODS[name].GetOptions().Extensions[requires] == SCOPE_ADMIN}
-    assert alone == {"ReplayDeadLetters", *by_admin}
-    assert {"ResetConversation", "EraseUser", "CreateApiKey", "RevokeTokens"} <= alone
-
-
-class Context:
-    """A call whose caller waits so long."""
-
-    def __init__(self, patience_s: float | None) -> None:
-        self._patience_s = patience_s
-
-    def time_remaining(self) -> float | None:
-        return self._patience_s
-
-
-async def test_a_refusal_arrives_while_its_caller_still_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    slept: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-
-    monkeypatch.setattr(asyncio, "sleep", sleep)
-    resting = Resting()
-    for _ in range(500):
-        resting.begin(0, time.monotonic())
-    await rest(resting, 0, Context(1.0))  # type: ignore[arg-type]
-    await rest(resting, 0, Context(None))  # type: ignore[arg-type]
-    assert slept == [pytest.approx(0.8), pytest.approx(5.01)]
 
 
 async def test_a_call_that_is_cancelled_while_it_waits_leaves_nothing_behind(router: GuardedRouter) -> None:

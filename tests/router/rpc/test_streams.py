@@ -1,0 +1,99 @@
+"""How streams end: while nothing is written, and while something is."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from pacing_of_calls import until
+from trunkline.v1 import catalogue
+from trunkline.v1.catalogue import Refused
+
+from router.core.access import Caller, Kind
+from router.core.turns import Resting
+from router.rpc import streams
+from router.shell import Call, Stream
+
+
+class Peer:
+    """Reads a batch when it is told to."""
+
+    def __init__(self) -> None:
+        self.begun: list[Any] = []
+        self.read: list[Any] = []
+        self.reads = asyncio.Event()
+
+    async def write(self, batch: Any) -> None:
+        self.begun.append(batch)
+        await self.reads.wait()
+        self.read.append(batch)
+
+
+class Running:
+    """A stream with two batches to write to a peer, of which the first is under way."""
+
+    def __init__(self) -> None:
+        self.peer = Peer()
+        self.stream = Stream(Call(Caller(Kind.ANYBODY), Resting()))
+        self._batches = ["one", "two"]
+        writing: Any = streams.write_batches(self.peer, self.stream, self._take)  # type: ignore[arg-type]
+        self.task = asyncio.create_task(streams.run(self.stream, asyncio.sleep(60), writing))
+
+    def _take(self) -> str | None:
+        return self._batches.pop(0) if self._batches else None
+
+
+async def running() -> Running:
+    made = Running()
+    made.stream.wake.set()
+    await until(lambda: made.peer.begun)
+    return made
+
+
+async def test_a_stream_that_is_ended_while_something_is_written_ends_after_that() -> None:
+    made = await running()
+    made.stream.end(catalogue.ROUTER_UNAVAILABLE.refused())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not made.task.done()
+    made.peer.reads.set()
+    with pytest.raises(Refused) as refused:
+        await made.task
+    assert refused.value.entry is catalogue.ROUTER_UNAVAILABLE
+    assert made.peer.read == made.peer.begun == ["one"]
+
+
+async def test_a_peer_that_reads_nothing_is_waited_for_no_longer_than_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streams, "LAST_WRITE_S", 0.05)
+    made = await running()
+    made.stream.end(catalogue.ROUTER_UNAVAILABLE.refused())
+    with pytest.raises(Refused):
+        await made.task
+    assert made.peer.read == []
+
+
+async def test_a_stream_that_waits_for_something_to_write_ends_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streams, "LAST_WRITE_S", 3600)
+    made = await running()
+    made.peer.reads.set()
+    await until(lambda: made.peer.read == ["one", "two"])
+    made.stream.end(catalogue.ROUTER_UNAVAILABLE.refused())
+    with pytest.raises(Refused):
+        await made.task
+
+
+async def test_a_call_that_is_cancelled_takes_reader_and_writer_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streams, "LAST_WRITE_S", 0.05)
+    before = asyncio.all_tasks()
+    made = await running()
+    made.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await made.task
+    assert asyncio.all_tasks() == before
