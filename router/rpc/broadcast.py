@@ -122,7 +122,6 @@ class Many:
         self.unanswered = 0
         self.held_up_by: set[Link] = set()
         self._told = asyncio.Event()
-        self._writing = False
 
     def take_on(self, shell: Shell, number: int, request: BroadcastRequest) -> None:
         """Take one request; its result follows in the outbox, whatever it is."""
@@ -140,12 +139,10 @@ class Many:
         if not self.outbox.results:
             return None
         batch, self.outbox = self.outbox, BroadcastManyResponse()
-        self._writing = True
         return batch
 
     def written(self) -> None:
         """The results taken last are written."""
-        self._writing = False
         self._told.set()
 
     async def room(self) -> None:
@@ -156,7 +153,7 @@ class Many:
 
     async def all_told(self) -> None:
         """Wait until the caller has been written the result of all it sent."""
-        while self.unanswered or self.outbox.results or self._writing:
+        while self.unanswered or self.outbox.results or self.stream.is_writing:
             self._told.clear()
             await self._told.wait()
 

@@ -126,6 +126,7 @@ class _Checks:
             elif call.caller.tenant:
                 # Whatever it asks for: its own tenant is all that it may ask for.
                 call.caller.check(self._rule.scope_for(call.caller), call.caller.tenant, None)
+            call.concerns = call.home
         except Refused as reason:
             self._say(reason)
             raise
@@ -134,7 +135,6 @@ class _Checks:
         """Waits until it is the turn of a stream that is opened: with a key, or with none."""
         call = self.call
         if call.home is not None:
-            call.concerns = call.home
             await turn(call.home.calls, 0, self._context)
             self._check_key()
         elif call.caller.kind is Kind.ANYBODY:
@@ -145,7 +145,6 @@ class _Checks:
         call = self.call
         call.size = len(raw)
         if call.home is not None:
-            call.concerns = call.home
             # Not even read before its turn.
             await self._turn(call.home)
         try:

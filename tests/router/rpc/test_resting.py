@@ -28,15 +28,21 @@ from router.rpc.turns import rest
 from router.shell import Call
 
 
-async def test_who_has_a_key_and_asks_for_more_holds_up_its_own_tenant(
-    router: GuardedRouter, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def rested(monkeypatch: pytest.MonkeyPatch) -> list[Resting]:
+    """Where refusals have rested, who do not wait for it."""
     rested: list[Resting] = []
 
     async def resting(where: Resting, size: int, context: Any) -> None:
         rested.append(where)
 
     monkeypatch.setattr(status, "rest", resting)
+    return rested
+
+
+async def test_who_has_a_key_and_asks_for_more_holds_up_its_own_tenant(
+    router: GuardedRouter, rested: list[Resting]
+) -> None:
     _, key = await router.key("open", SCOPE_HISTORY)
     assert await router.code("Broadcast", said("open"), metadata=bearer(key)) == "FORBIDDEN"
     assert await router.code("GetStats", GetStatsRequest(tenant="all"), metadata=bearer(key)) == "FORBIDDEN"
@@ -61,14 +67,8 @@ def test_who_is_told_that_the_router_stops_is_told_so_at_once() -> None:
 
 
 async def test_only_such_refusals_rest_as_nothing_else_holds_back(
-    router: GuardedRouter, monkeypatch: pytest.MonkeyPatch
+    router: GuardedRouter, rested: list[Resting]
 ) -> None:
-    rested: list[Resting] = []
-
-    async def resting(where: Resting, size: int, context: Any) -> None:
-        rested.append(where)
-
-    monkeypatch.setattr(status, "rest", resting)
     few = router.shell.core.directory.tenants[await declared(router, "few", calls_per_s=1)]
     assert (await at_once(router, "Broadcast", said("few")))["RATE_LIMITED"] == len(rested)
     assert set(rested) == {few.resting}
