@@ -10,6 +10,9 @@ INSTALLED_BENCH := $(VENV)/.installed-bench
 INSTALLED_FUZZ := $(VENV)/.installed-fuzz
 # The last file that protos/compile.py writes.
 STUBS := build/stubs/trunkline/v1/catalogue.py
+# The distributions of this repository, each before those that need it.
+PROJECTS := protos runtime edge router clients/python
+EDITABLE := $(PROJECTS:%=-e ./%)
 PROTOS := $(shell find protos -name '*.proto') protos/compile.py
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
@@ -61,7 +64,7 @@ protos: $(INSTALLED) ## compile the contract again, to build/stubs
 constraints: ## write constraints.txt anew, with the newest versions that fit
 	rm -rf build/constraints
 	$(PYTHON) -m venv build/constraints
-	build/constraints/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench,fuzz]'
+	build/constraints/bin/python -m pip install --quiet --disable-pip-version-check $(EDITABLE) -e '.[dev,bench,fuzz]'
 	{ sed -n '/^#/p' constraints.txt; \
 		build/constraints/bin/python -m pip freeze --exclude-editable; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
@@ -71,7 +74,7 @@ clean: ## remove everything that was built, .venv too; ./data stays
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(INSTALLED): pyproject.toml hatch_build.py constraints.txt
+$(INSTALLED): $(PROJECTS:%=%/pyproject.toml) pyproject.toml protos/hatch_build.py constraints.txt
 	@$(PYTHON) -c '' 2>/dev/null || { \
 		echo "There is no $(PYTHON) here. Install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3" >&2; \
 		exit 1; }
@@ -85,18 +88,18 @@ $(INSTALLED): pyproject.toml hatch_build.py constraints.txt
 		echo "Making a virtual environment in $(VENV), with $$($(PYTHON) --version)"; \
 		$(PYTHON) -m venv --clear $(VENV); }
 	@echo "Installing Trunkline and its tools into $(VENV); the first time this takes a minute or two"
-	@$(PIP_INSTALL) -e '.[dev]'
+	@$(PIP_INSTALL) $(EDITABLE) -e '.[dev]'
 	@touch $@
 	@echo "Installed"
 
 $(INSTALLED_BENCH): $(INSTALLED)
 	@echo "Installing what the benchmarks need"
-	@$(PIP_INSTALL) -e '.[dev,bench]'
+	@$(PIP_INSTALL) $(EDITABLE) -e '.[dev,bench]'
 	@touch $@
 
 $(INSTALLED_FUZZ): $(INSTALLED)
 	@echo "Installing what fuzzing needs"
-	@$(PIP_INSTALL) -e '.[dev,fuzz]' || { \
+	@$(PIP_INSTALL) $(EDITABLE) -e '.[dev,fuzz]' || { \
 		echo "atheris does not install here: it is made for Linux and some versions of Python, such as 3.11" >&2; \
 		exit 1; }
 	@touch $@

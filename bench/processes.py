@@ -164,7 +164,7 @@ class Stage:
             "TRUNKLINE_DATA_DIR": str(self.folder("router")),
             "TRUNKLINE_TENANTS_FILE": str(file),
         }
-        return self.server("router", "-m", "router", "serve", env=env)
+        return self.server("router", "-m", "trunkline_router", "serve", env=env)
 
     def bridge(self, tenants: str = "") -> tuple[int, int]:
         """Starts a router, as above, and an edge that is linked to it; returns the ports of both."""
@@ -174,7 +174,7 @@ class Stage:
             "TRUNKLINE_ROUTER": f"127.0.0.1:{router_port}",
             "TRUNKLINE_DATA_DIR": str(self.folder("edge")),
         }
-        _, edge_port = self.server("edge", "-m", "edge", "serve", env=env)
+        _, edge_port = self.server("edge", "-m", "trunkline_edge", "serve", env=env)
         return router_port, edge_port
 
     def folder(self, name: str) -> Path:

@@ -238,9 +238,11 @@ def start_all(run: Run, edge_listen: str, router_listen: str, data: Path) -> Non
     say("Starting the router, the edge, and the agents `echo` and `guide`")
     tenants_file = os.environ.get("TRUNKLINE_TENANTS_FILE") or str(TENANTS_FILE)
     router_env = {ROUTER_LISTEN: router_listen, "TRUNKLINE_TENANTS_FILE": tenants_file}
-    router = reachable(run.wait_for(run.start("router", ["-m", "router", "serve"], router_env), listening))
+    router = reachable(
+        run.wait_for(run.start("router", ["-m", "trunkline_router", "serve"], router_env), listening)
+    )
     edge_env = {EDGE_LISTEN: edge_listen, "TRUNKLINE_ROUTER": router}
-    edge = reachable(run.wait_for(run.start("edge", ["-m", "edge", "serve"], edge_env), listening))
+    edge = reachable(run.wait_for(run.start("edge", ["-m", "trunkline_edge", "serve"], edge_env), listening))
     for agent, example in AGENTS.items():
         started = run.start(agent, [str(ROOT / "examples" / example)], {"TRUNKLINE_ROUTER": router})
         run.wait_for(started, lambda line: line)

@@ -18,11 +18,13 @@ from datetime import UTC, datetime
 
 import atheris
 
-with atheris.instrument_imports(include=["edge.auth", "edge.dialects", "shared.jose"]):
-    from edge.auth.keys import inline
-    from edge.auth.tokens import UnknownKey, verify
-    from edge.dialects.codec import Answer, Codec, Decoded, FrameRefused, Switch
-    from edge.dialects.dialect import (
+with atheris.instrument_imports(
+    include=["trunkline_edge.auth", "trunkline_edge.dialects", "trunkline_runtime.jose"]
+):
+    from trunkline_edge.auth.keys import inline
+    from trunkline_edge.auth.tokens import UnknownKey, verify
+    from trunkline_edge.dialects.codec import Answer, Codec, Decoded, FrameRefused, Switch
+    from trunkline_edge.dialects.dialect import (
         Call,
         CallRefused,
         ConnectRequest,
@@ -33,8 +35,8 @@ with atheris.instrument_imports(include=["edge.auth", "edge.dialects", "shared.j
         Wish,
         read_query,
     )
-    from edge.dialects.registry import Registry
-    from edge.dialects.tenants import Tenants, digest_of
+    from trunkline_edge.dialects.registry import Registry
+    from trunkline_edge.dialects.tenants import Tenants, digest_of
 
 import msgspec
 import tokens_seen

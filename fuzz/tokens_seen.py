@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from joserfc.jwa import JWS_ALGORITHMS
 from joserfc.jwk import ECKey, Key, OctKey, OKPKey
 from trunkline.v1.tenant_pb2 import ClientAuth, VerificationKey
-
-from shared.jose import to_base64url
+from trunkline_runtime.jose import to_base64url
 
 TENANT = "demo"
 NOW_S = 1_800_000_000.0

@@ -15,9 +15,8 @@ from trunkline.v1.tenant_pb2 import (
     TenantSettings,
     TenantState,
 )
-
-from router.core.journal import Registered, StoredTenant
-from router.core.tenants import DEFAULTS
+from trunkline_router.core.journal import Registered, StoredTenant
+from trunkline_router.core.tenants import DEFAULTS
 
 
 def stored_tenant(

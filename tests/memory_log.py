@@ -14,8 +14,7 @@ from trunkline.v1.message_pb2 import (
     Change,
     Message,
 )
-
-from router.core.journal import (
+from trunkline_router.core.journal import (
     Attempts,
     Checkpoint,
     Draft,
@@ -33,7 +32,7 @@ from router.core.journal import (
     Verdict,
     Withdrawal,
 )
-from router.core.topics import EMPTY, Position, TopicKey
+from trunkline_router.core.topics import EMPTY, Position, TopicKey
 
 
 class Kept(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.core.journal import (
+from trunkline_router.core.journal import (
     Registered,
     Registration,
     RevocationKind,

@@ -182,7 +182,9 @@ def router_process(data: Path, **env: str) -> Iterator[Process]:
         "TRUNKLINE_DATA_DIR": str(data),
         "TRUNKLINE_TENANTS": "demo",
     }
-    with Process.start([sys.executable, "-m", "router", "serve"], defaults | env, name="router") as process:
+    with Process.start(
+        [sys.executable, "-m", "trunkline_router", "serve"], defaults | env, name="router"
+    ) as process:
         yield process
 
 
@@ -190,7 +192,9 @@ def router_process(data: Path, **env: str) -> Iterator[Process]:
 def edge_process(router_address: str, **env: str) -> Iterator[Process]:
     """An edge linked to the router, on a port of its own unless `env` names one."""
     defaults = {"TRUNKLINE_EDGE_LISTEN": "127.0.0.1:0", "TRUNKLINE_ROUTER": router_address}
-    with Process.start([sys.executable, "-m", "edge", "serve"], defaults | env, name="edge") as process:
+    with Process.start(
+        [sys.executable, "-m", "trunkline_edge", "serve"], defaults | env, name="edge"
+    ) as process:
         yield process
 
 

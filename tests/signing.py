@@ -10,8 +10,7 @@ from typing import Any
 from joserfc.jwa import JWS_ALGORITHMS
 from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey
 from trunkline.v1.tenant_pb2 import VerificationKey
-
-from shared.jose import to_base64url
+from trunkline_runtime.jose import to_base64url
 
 _MODELS = {model.name: model for model in JWS_ALGORITHMS}
 _numbers = itertools.count(1)

@@ -9,6 +9,10 @@ from xml.etree import ElementTree
 
 import pytest
 from trunkline.v1.tenant_pb2 import OPENNESS_LOOPBACK, ClientAuth, VerificationKey
+from trunkline_edge.auth.keys import inline
+from trunkline_edge.auth.tokens import verify
+from trunkline_router.core.tenants import DEFAULTS
+from trunkline_router.tenants_file import load
 
 from bench.fairness_chart import fairness_chart
 from bench.goals import rows
@@ -21,10 +25,6 @@ from bench.loadgen.text import chat_text
 from bench.loadgen.ws import TEXT
 from bench.processes import declared
 from bench.report import markdown
-from edge.auth.keys import inline
-from edge.auth.tokens import verify
-from router.core.tenants import DEFAULTS
-from router.tenants_file import load
 
 
 def test_what_is_declared_is_what_a_router_reads(tmp_path: Path) -> None:

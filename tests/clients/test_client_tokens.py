@@ -23,10 +23,9 @@ from trunkline.v1.frame_pb2 import (
 )
 from trunkline_client import ClientSettings, Closed, Left, Refused, Unreachable
 from trunkline_client.renewing import renewal_in_s
+from trunkline_edge import refusals
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
-
-from edge import refusals
 
 
 def tokens() -> Any:

@@ -7,11 +7,10 @@ from google.protobuf.descriptor import MethodDescriptor
 from trunkline.v1.access_pb2 import SCOPE_ADMIN, SCOPE_LINK, SCOPE_OPERATOR, requires
 from trunkline.v1.agent_service_pb2 import AttachRequest
 from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
-
-from edge.http.bindings import services
-from router.app import SERVICES
-from router.rpc.guard import PUBLIC
-from router.rpc.rules import NOBODYS, rule_of
+from trunkline_edge.http.bindings import services
+from trunkline_router.app import SERVICES
+from trunkline_router.rpc.guard import PUBLIC
+from trunkline_router.rpc.rules import NOBODYS, rule_of
 
 METHODS = {f"{service.name}.{method.name}": method for service in services() for method in service.methods}
 #: RPCs that are for no tenant that is named in their requests.

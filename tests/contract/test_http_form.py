@@ -6,11 +6,10 @@ import pytest
 from google.api.annotations_pb2 import http
 from google.protobuf.descriptor import MethodDescriptor
 from trunkline.v1.access_pb2 import SCOPE_OPERATOR, Scope
-
-from edge.http.bindings import bindings, bound, services
-from edge.http.openapi import document
-from edge.http.openapi_schemas import limits, name_of
-from edge.http.table import Table
+from trunkline_edge.http.bindings import bindings, bound, services
+from trunkline_edge.http.openapi import document
+from trunkline_edge.http.openapi_schemas import limits, name_of
+from trunkline_edge.http.table import Table
 
 METHODS = [method for service in services() for method in service.methods]
 UNARY = [method for method in METHODS if not method.client_streaming and not method.server_streaming]

@@ -26,9 +26,8 @@ from trunkline.v1 import (
 )
 from trunkline.v1.address_pb2 import Address
 from trunkline.v1.catalogue import Refused
-
-from router.core.limits import LIMITS, check
-from router.core.rules import DIGEST, ID, OPTIONAL_ID, OPTIONAL_TOKEN, TOKEN, WORD
+from trunkline_router.core.limits import LIMITS, check
+from trunkline_router.core.rules import DIGEST, ID, OPTIONAL_ID, OPTIONAL_TOKEN, TOKEN, WORD
 
 MODULES = (
     access_pb2,

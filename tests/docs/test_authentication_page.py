@@ -12,12 +12,11 @@ from processes import ROOT
 from trunkline.v1.access_pb2 import Right, Scope, requires
 from trunkline.v1.tenant_pb2 import ClientAuth, VerificationKey
 from trunkline_client import Client
-
-from edge.auth.bearer import RIGHTS
-from edge.auth.keys import inline
-from edge.auth.tokens import verify
-from edge.http.bindings import services
-from shared.jwk import ALGORITHMS
+from trunkline_edge.auth.bearer import RIGHTS
+from trunkline_edge.auth.keys import inline
+from trunkline_edge.auth.tokens import verify
+from trunkline_edge.http.bindings import services
+from trunkline_runtime.jwk import ALGORITHMS
 
 PAGE = (ROOT / "docs" / "authentication.md").read_text()
 

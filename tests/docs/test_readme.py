@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,13 +32,13 @@ def test_the_backend_example_runs(tmp_path: Path) -> None:
 
 
 def test_the_tenant_commands_declare_a_tenant_and_show_a_key(tmp_path: Path) -> None:
-    commands = re.findall(r"^\$ \.venv/bin/python (-m router tenant .*)$", README, re.MULTILINE)
+    commands = re.findall(r"^\$ \.venv/bin/(trunkline-router tenant .*)$", README, re.MULTILINE)
     assert len(commands) == 2
     with router_process(tmp_path) as router:
         env = environment({"TRUNKLINE_ROUTER": router.address, "TRUNKLINE_DATA_DIR": str(tmp_path)})
         for command in commands:
             done = subprocess.run(
-                [sys.executable, *command.split()],
+                [str(Path(sys.executable).parent / command.split()[0]), *command.split()[1:]],
                 cwd=ROOT,
                 env=env,
                 capture_output=True,

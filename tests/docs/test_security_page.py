@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 from urllib.request import urlopen
 
 from processes import ROOT, edge_process, router_process
-
-from edge.settings import EdgeSettings
-from router.settings import RouterSettings
+from trunkline_edge.settings import EdgeSettings
+from trunkline_router.settings import RouterSettings
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -20,12 +20,11 @@ from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
 from trunkline.v1.broadcast_service_pb2_grpc import BroadcastServiceStub
 from trunkline.v1.message_pb2 import Part, TextPart
 from trunkline_client import Client, address
-
-from router.cli.api_keys import Grantable
-from router.cli.units import shown_bytes
-from router.core.tenants import DEFAULTS
-from router.settings import RouterSettings
-from router.tenants_file import load
+from trunkline_router.cli.api_keys import Grantable
+from trunkline_router.cli.units import shown_bytes
+from trunkline_router.core.tenants import DEFAULTS
+from trunkline_router.settings import RouterSettings
+from trunkline_router.tenants_file import load
 
 PAGE = (ROOT / "docs" / "tenants.md").read_text()
 MAKE, CHANGE, DELETE, KEYS, USERS = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
@@ -57,7 +56,7 @@ class Shell:
 
     def shown(self, *words: str) -> Any:
         """What a command says to a script."""
-        return json.loads(self(" ".join(["python -m router tenant", *words, "--json"])))
+        return json.loads(self(" ".join(["trunkline-router tenant", *words, "--json"])))
 
 
 def say(router: Process, key: str) -> None:
@@ -105,7 +104,7 @@ def test_a_changed_file_is_followed_and_one_with_a_mistake_is_not(tmp_path: Path
     env = {"TRUNKLINE_TENANTS": "", "TRUNKLINE_TENANTS_FILE": str(file)}
     with router_process(tmp_path / "data", **env) as router:
         shell = Shell(tmp_path, router)
-        shell("python -m router tenant set one --agent b")
+        shell("trunkline-router tenant set one --agent b")
         file.write_text("[tenants.one]\nagent = 3")
         until(lambda: "tenants.one.agent" in router.stderr, shell)
         assert shell.shown("show", "one")["settings"]["defaultAgent"] == "b"

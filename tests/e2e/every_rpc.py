@@ -64,8 +64,7 @@ from trunkline.v1.tenant_service_pb2 import (
     SuspendTenantRequest,
     UpdateTenantRequest,
 )
-
-from edge.http.bindings import Binding, bindings, services
+from trunkline_edge.http.bindings import Binding, bindings, services
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,8 +11,7 @@ import httpx
 import pytest
 from fleet import Fleet, fleet_of
 from http_backend import HttpBackend, reason_of
-
-from edge.http.bindings import bindings
+from trunkline_edge.http.bindings import bindings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

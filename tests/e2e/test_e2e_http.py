@@ -14,10 +14,9 @@ from fleet import Fleet, fleet_of
 from http_backend import HttpBackend, reason_of
 from producer import Producer
 from trunkline.v1.agent_service_pb2 import Reject, Settlement
+from trunkline_edge.http.bindings import bindings
 from validators.history import History
 from waiting import until
-
-from edge.http.bindings import bindings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -198,7 +198,7 @@ def test_a_process_whose_certificate_is_of_no_use_says_so_and_does_not_start(our
     mixed = named("TLS", ours.edge) | {"TRUNKLINE_TLS_KEY": str(certs.key_of(ours.router))}
     for name in ("router", "edge"):
         env = environment(mixed | {f"TRUNKLINE_{name.upper()}_LISTEN": "127.0.0.1:0"})
-        arguments = [sys.executable, "-m", name, "serve"]
+        arguments = [sys.executable, "-m", f"trunkline_{name}", "serve"]
         data = {"TRUNKLINE_DATA_DIR": str(ours.folder / "data")}
         done = subprocess.run(
             arguments, cwd=ROOT, env=env | data, capture_output=True, text=True, timeout=30, check=False

@@ -93,7 +93,7 @@ async def test_an_edge_says_what_is_wrong_with_its_routers_tls(
 
 def started(name: str, **env: str) -> subprocess.CompletedProcess[str]:
     """A process that is to end by itself."""
-    arguments = [sys.executable, "-m", name, "serve"]
+    arguments = [sys.executable, "-m", f"trunkline_{name}", "serve"]
     return subprocess.run(
         arguments, cwd=ROOT, env=environment(env), capture_output=True, text=True, timeout=30, check=False
     )
@@ -133,7 +133,7 @@ def test_a_link_key_that_is_too_short_is_refused_and_none_is_ever_shown() -> Non
     for name in ("router", "edge"):
         secrets = {"TRUNKLINE_LINK_KEY": KEY, "TRUNKLINE_OPERATOR_KEY": "the-operators-own-key"}
         shown = subprocess.run(
-            [sys.executable, "-m", name, "show-config"],
+            [sys.executable, "-m", f"trunkline_{name}", "show-config"],
             cwd=ROOT,
             env=environment(secrets | {"COLUMNS": "240"}),
             capture_output=True,

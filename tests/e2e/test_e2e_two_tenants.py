@@ -23,9 +23,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from side import AGENT, LANGUAGES, PLATFORM, Side
 from trunkline.v1.access_pb2 import SCOPE_OPERATOR, requires
-
-from edge.dialects.dialect import Route
-from edge.dialects.registry import DIALECTS
+from trunkline_edge.dialects.dialect import Route
+from trunkline_edge.dialects.registry import DIALECTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

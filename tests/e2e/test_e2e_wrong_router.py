@@ -43,7 +43,7 @@ def problems(edge: Process) -> list[str]:
 async def told(router: str, **env: str) -> list[str]:
     """What an edge says that is to link to this address, once it has said something."""
     env = {"TRUNKLINE_EDGE_LISTEN": "127.0.0.1:0", "TRUNKLINE_ROUTER": router, **env}
-    with Process([sys.executable, "-m", "edge", "serve"], env, "edge", ROOT) as edge:
+    with Process([sys.executable, "-m", "trunkline_edge", "serve"], env, "edge", ROOT) as edge:
         await until(lambda: problems(edge), "the edge says something")
         with suppress(AssertionError):
             # Time for some more attempts, which are to be silent.

@@ -10,18 +10,17 @@ import certs
 import grpc
 import grpc.aio
 import pytest
+import trunkline_runtime.tls
 from certificates import Certificates
 from trunkline.v1.presence_service_pb2 import DESCRIPTOR, GetStatsRequest, GetStatsResponse
 from trunkline.v1.presence_service_pb2_grpc import (
     PresenceServiceServicer,
     add_PresenceServiceServicer_to_server,
 )
-
-import shared.tls
-from edge.http.calls import CallFailed, RouterCalls
-from edge.settings import EdgeSettings
-from edge.way import Way
-from shared.process import StartError
+from trunkline_edge.http.calls import CallFailed, RouterCalls
+from trunkline_edge.settings import EdgeSettings
+from trunkline_edge.way import Way
+from trunkline_runtime.process import StartError
 
 PATIENCE_S = 5.0
 STATS = DESCRIPTOR.services_by_name["PresenceService"].methods_by_name["GetStats"]
@@ -50,7 +49,7 @@ def settings(ours: Certificates, **others: Any) -> EdgeSettings:
 async def test_calls_show_the_link_key_and_the_certificate_that_there_is_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared.tls, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(trunkline_runtime.tls, "LOOK_EVERY_S", 0.0)
     ours = Certificates(tmp_path)
     server, presence = grpc.aio.server(), Presence()
     add_PresenceServiceServicer_to_server(presence, server)

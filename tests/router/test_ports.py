@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
-from router import ports
-from router.settings import RouterSettings
-from shared.process import StartError
+from trunkline_router import ports
+from trunkline_router.settings import RouterSettings
+from trunkline_runtime.process import StartError
 
 KEY = "the-key-of-the-links"
 TLS = {"tls_cert": "router.pem", "tls_key": "router.key"}

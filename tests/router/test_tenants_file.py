@@ -21,11 +21,10 @@ from trunkline.v1.tenant_pb2 import (
     TenantLimits,
     TenantSettings,
 )
-
-from router import tenants_file
-from router.tenants_file import TenantsFile, load
-from shared.jose import to_base64url
-from shared.process import StartError
+from trunkline_router import tenants_file
+from trunkline_router.tenants_file import TenantsFile, load
+from trunkline_runtime.jose import to_base64url
+from trunkline_runtime.process import StartError
 
 SECRET = "s3cr3t-of-acme-that-has-at-least-32-bytes"
 PAIR = OKPKey.generate_key("Ed25519")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from shared.rates import LARGEST_MESSAGE_BYTES, Meter, Rate
+from trunkline_runtime.rates import LARGEST_MESSAGE_BYTES, Meter, Rate
 
 TIMES = st.lists(st.floats(0, 0.5), max_size=60)
 

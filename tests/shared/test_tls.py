@@ -11,8 +11,15 @@ import pytest
 from certificates import Certificates
 from cryptography.hazmat.primitives import serialization
 from structlog.testing import capture_logs
-
-from shared.tls import LOOK_EVERY_S, Pair, TlsError, Watched, read_authorities, read_pair, server_context
+from trunkline_runtime.tls import (
+    LOOK_EVERY_S,
+    Pair,
+    TlsError,
+    Watched,
+    read_authorities,
+    read_pair,
+    server_context,
+)
 
 
 class Clock:

@@ -11,10 +11,9 @@ from signing import new_key, public
 from signing import signed as signed_by
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.tenant_pb2 import ClientAuth, VerificationKey
-
-from edge.auth.bearer import Bearer
-from edge.auth.keys import Keys, inline
-from edge.auth.tokens import verify
+from trunkline_edge.auth.bearer import Bearer
+from trunkline_edge.auth.keys import Keys, inline
+from trunkline_edge.auth.tokens import verify
 
 NOW_S = 1_800_000_000.0
 TENANT = "acme"

@@ -19,12 +19,11 @@ from trunkline.v1.tenant_pb2 import (
     ClientAuth,
     TenantLimits,
 )
-
-from edge.auth.admission import Admission, Visitor
-from edge.auth.bearer import Bearer
-from edge.auth.jwks import JwksCache
-from edge.auth.tokens import UnknownKey
-from edge.dialects.tenants import Tenants
+from trunkline_edge.auth.admission import Admission, Visitor
+from trunkline_edge.auth.bearer import Bearer
+from trunkline_edge.auth.jwks import JwksCache
+from trunkline_edge.auth.tokens import UnknownKey
+from trunkline_edge.dialects.tenants import Tenants
 
 URL = "https://keys.example/jwks.json"
 

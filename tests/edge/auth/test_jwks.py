@@ -12,8 +12,7 @@ from minting import PRIVATE
 from signing import public
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
-
-from edge.auth.jwks import COOLDOWN_S, LAST_COOLDOWN_S, REFRESH_S, FetchFailed, JwksCache, shown
+from trunkline_edge.auth.jwks import COOLDOWN_S, LAST_COOLDOWN_S, REFRESH_S, FetchFailed, JwksCache, shown
 
 URL = "https://id.example/keys"
 OTHER = "https://other.example/keys"
@@ -253,7 +252,7 @@ async def test_run_fetches_what_is_new_and_what_is_due() -> None:
 
 
 async def test_run_looks_again_by_itself_when_a_set_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge.auth.jwks.REFRESH_S", 0.02)
+    monkeypatch.setattr("trunkline_edge.auth.jwks.REFRESH_S", 0.02)
     fetched = asyncio.Queue[str]()
 
     async def fetch(url: str) -> bytes:

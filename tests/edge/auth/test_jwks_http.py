@@ -9,10 +9,9 @@ from contextlib import aclosing
 
 import pytest
 from jwks_server import PATIENCE_S, JwksServer, serving
-
-from edge.auth.jwks import FetchFailed, JwksCache
-from edge.auth.jwks_http import JwksHttp
-from edge.auth.keys import MAX_SET_BYTES
+from trunkline_edge.auth.jwks import FetchFailed, JwksCache
+from trunkline_edge.auth.jwks_http import JwksHttp
+from trunkline_edge.auth.keys import MAX_SET_BYTES
 
 
 async def problem(url: str, timeout_s: float = PATIENCE_S) -> str:

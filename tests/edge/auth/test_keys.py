@@ -12,10 +12,9 @@ from joserfc.jwk import ECKey, OctKey, OKPKey
 from minting import ALGORITHMS, PRIVATE, declared
 from signing import public
 from trunkline.v1.tenant_pb2 import ClientAuth, VerificationKey
-
-from edge.auth.keys import MAX_KEYS, MAX_SET_BYTES, Keys, inline, of_jwk_set
-from shared.jose import to_base64url
-from shared.jwk import check_jwk, jwk_of, key_of, without_secret
+from trunkline_edge.auth.keys import MAX_KEYS, MAX_SET_BYTES, Keys, inline, of_jwk_set
+from trunkline_runtime.jose import to_base64url
+from trunkline_runtime.jwk import check_jwk, jwk_of, key_of, without_secret
 
 PUBLIC: dict[str, dict[str, Any]] = {name: json.loads(public(key)) for name, key in PRIVATE.items()}
 

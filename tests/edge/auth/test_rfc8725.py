@@ -15,11 +15,10 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 from minting import AUTH, CLAIMS, KEYS, NOW_S, PRIVATE, declared, minted, refusal, signed, taken
 from signing import part, public
 from trunkline.v1.tenant_pb2 import ClientAuth
-
-from edge.auth.keys import Keys
-from edge.auth.tokens import UnknownKey
-from shared.jose import from_base64url, to_base64url
-from shared.jwk import check_jwk
+from trunkline_edge.auth.keys import Keys
+from trunkline_edge.auth.tokens import UnknownKey
+from trunkline_runtime.jose import from_base64url, to_base64url
+from trunkline_runtime.jwk import check_jwk
 
 STRANGER = ECKey.generate_key("P-256")
 RSA_PEM = PRIVATE["RS256"].as_pem(private=False)  # type: ignore[union-attr]

@@ -22,9 +22,8 @@ from trunkline.v1.address_pb2 import CONVERSATION_KIND_GROUP, CONVERSATION_KIND_
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import ConnectionOpened
 from trunkline.v1.tenant_pb2 import ClientAuth
-
-from edge.auth.keys import Keys
-from edge.auth.tokens import UnknownKey
+from trunkline_edge.auth.keys import Keys
+from trunkline_edge.auth.tokens import UnknownKey
 
 ALL_RIGHTS = frozenset({RIGHT_PUBLISH, RIGHT_SUBSCRIBE, RIGHT_HISTORY, RIGHT_CANCEL})
 YEAR_S = 366 * 24 * 3600

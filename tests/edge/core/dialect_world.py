@@ -15,11 +15,10 @@ from trunkline.v1.frame_pb2 import ClientFrame, MessageFrame, PingFrame, ServerF
 from trunkline.v1.message_pb2 import (
     MESSAGE_STATE_OPEN,
 )
-
-from edge.core.connection import Connection
-from edge.core.edge import EdgeCore
-from edge.core.open_texts import OpenTexts
-from edge.dialects.codec import Codec
+from trunkline_edge.core.connection import Connection
+from trunkline_edge.core.edge import EdgeCore
+from trunkline_edge.core.open_texts import OpenTexts
+from trunkline_edge.dialects.codec import Codec
 
 MESSAGE = ClientFrame(message=MessageFrame()).SerializeToString()
 PING = ClientFrame(ping=PingFrame(id="p")).SerializeToString()

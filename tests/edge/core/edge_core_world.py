@@ -16,15 +16,14 @@ from trunkline.v1.message_pb2 import (
     Message,
     Part,
 )
+from trunkline_edge.core.bounds import Limits
+from trunkline_edge.core.connection import Connection
+from trunkline_edge.core.edge import EdgeCore
+from trunkline_edge.core.uplink import Uplink
+from trunkline_edge.dialects.codec import Codec, Decoded, Framing
+from trunkline_edge.dialects.native.connecting import CODECS
 from websockets.frames import Frame
 from websockets.streams import StreamReader
-
-from edge.core.bounds import Limits
-from edge.core.connection import Connection
-from edge.core.edge import EdgeCore
-from edge.core.uplink import Uplink
-from edge.dialects.codec import Codec, Decoded, Framing
-from edge.dialects.native.connecting import CODECS
 
 JSON = CODECS["trunkline.v1.json"]
 PROTO = CODECS["trunkline.v1.proto"]

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from edge_core_world import PROTO
 from trunkline.v1.frame_pb2 import ServerFrame
 from trunkline.v1.message_pb2 import Message
-
-from edge.dialects.codec import Answer, Codec, Decoded, Framing, Replies, Switch
+from trunkline_edge.dialects.codec import Answer, Codec, Decoded, Framing, Replies, Switch
 
 #: What a client says, and is answered; what follows the colon is said together with the switch.
 SO_FAR, WHOLE = b"so far:", b"whole:"

@@ -9,9 +9,8 @@ from google.protobuf.json_format import ParseDict
 from shown_codec import WAYS, Shown, text_of
 from trunkline.v1.frame_pb2 import DeltaFrame, ServerFrame
 from trunkline.v1.message_pb2 import CHANGE_KIND_ENDED, MESSAGE_STATE_OPEN, Message
-
-from edge.core.connection import Connection
-from edge.dialects.codec import Codec, Framing, Replies
+from trunkline_edge.core.connection import Connection
+from trunkline_edge.dialects.codec import Codec, Framing, Replies
 
 #: Each token of a stream begins with its kind.
 KINDS = {"text": "t", "reasoning": "r", "part": "p"}

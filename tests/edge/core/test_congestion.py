@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from edge_core_world import JSON
-
-from edge.core.congestion import Congestion
-from edge.core.connection import Connection
+from trunkline_edge.core.congestion import Congestion
+from trunkline_edge.core.connection import Connection
 
 
 def clients(count: int) -> list[Connection]:

@@ -16,9 +16,8 @@ from edge_core_world import (
 from hypothesis import given
 from hypothesis import strategies as st
 from trunkline.v1 import catalogue
-
-from edge.core.bounds import CLIENT_LEFT
-from edge.core.framing import framed, frames_in
+from trunkline_edge.core.bounds import CLIENT_LEFT
+from trunkline_edge.core.framing import framed, frames_in
 
 
 def test_each_end_of_a_connection_is_counted_once_by_its_first_cause() -> None:

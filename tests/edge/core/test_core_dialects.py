@@ -30,9 +30,8 @@ from trunkline.v1.message_pb2 import (
     CHANGE_KIND_ENDED,
     CHANGE_KIND_RECALLED,
 )
-
-from edge.core.edge import EdgeCore
-from edge.dialects.codec import Framing, Replies
+from trunkline_edge.core.edge import EdgeCore
+from trunkline_edge.dialects.codec import Framing, Replies
 
 
 @pytest.fixture

@@ -24,8 +24,7 @@ from shown_codec import Shown
 from trunkline.v1 import catalogue
 from trunkline.v1.edge_service_pb2 import EdgeEntry
 from trunkline.v1.frame_pb2 import ErrorFrame, ServerFrame
-
-from edge.core.edge import EdgeCore
+from trunkline_edge.core.edge import EdgeCore
 
 
 @pytest.fixture

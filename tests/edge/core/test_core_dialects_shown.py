@@ -30,9 +30,8 @@ from trunkline.v1.message_pb2 import (
     CHANGE_KIND_EDITED,
     CHANGE_KIND_RECALLED,
 )
-
-from edge.core.edge import EdgeCore
-from edge.dialects.codec import Codec, Replies
+from trunkline_edge.core.edge import EdgeCore
+from trunkline_edge.dialects.codec import Codec, Replies
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ from edge_core_world import (
     say,
     tell,
 )
-
-from edge.core.connection import State
+from trunkline_edge.core.connection import State
 
 
 def test_a_client_that_is_heard_is_pinged_for_ever() -> None:

@@ -23,9 +23,8 @@ from edge_core_world import (
     topic,
 )
 from trunkline.v1 import catalogue
-
-from edge.core.connection import State
-from edge.core.edge import EdgeCore
+from trunkline_edge.core.connection import State
+from trunkline_edge.core.edge import EdgeCore
 
 
 @pytest.fixture

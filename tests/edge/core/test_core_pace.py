@@ -22,11 +22,10 @@ from edge_core_world import (
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import ConnectionOpened
 from trunkline.v1.tenant_pb2 import TenantLimits
-
-from edge.core.connection import Connection
-from edge.core.edge import EdgeCore
-from edge.core.pace import Pace, TenantPace
-from edge.core.reading import MIN_IN_TURN, TURNS_PER_S
+from trunkline_edge.core.connection import Connection
+from trunkline_edge.core.edge import EdgeCore
+from trunkline_edge.core.pace import Pace, TenantPace
+from trunkline_edge.core.reading import MIN_IN_TURN, TURNS_PER_S
 
 
 def limits(**more: int) -> TenantLimits:

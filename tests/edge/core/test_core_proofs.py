@@ -7,9 +7,8 @@ import json
 from edge_core_world import JSON, connected, group, heard, join, linked_core, send, taken, tell, topic
 from trunkline.v1.access_pb2 import RIGHT_PUBLISH, Grants
 from trunkline.v1.edge_service_pb2 import ConnectionGranted, ConnectionOpened, EdgeEntry, RouterEntry
-
-from edge.core.connection import Connection
-from edge.core.edge import EdgeCore
+from trunkline_edge.core.connection import Connection
+from trunkline_edge.core.edge import EdgeCore
 
 OLD, NEW = object(), object()
 GRANTS = Grants(rights=[RIGHT_PUBLISH], token_id="new")

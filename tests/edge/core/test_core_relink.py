@@ -24,9 +24,8 @@ from edge_core_world import (
 )
 from trunkline.v1.edge_service_pb2 import ConnectionOpened
 from trunkline.v1.frame_pb2 import ServerFrame
-
-from edge.core.connection import State
-from edge.core.edge import EdgeCore
+from trunkline_edge.core.connection import State
+from trunkline_edge.core.edge import EdgeCore
 
 
 @pytest.fixture

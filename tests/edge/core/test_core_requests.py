@@ -16,10 +16,9 @@ from edge_core_world import (
     signal,
     tell,
 )
-
-from edge.core.connection import Connection, State
-from edge.core.edge import EdgeCore
-from edge.dialects.native.connecting import CODECS
+from trunkline_edge.core.connection import Connection, State
+from trunkline_edge.core.edge import EdgeCore
+from trunkline_edge.dialects.native.connecting import CODECS
 
 
 def asked(core: EdgeCore, connection: Connection, count: int) -> None:

@@ -19,9 +19,8 @@ from event_source import Event, EventReader
 from trunkline.v1.address_pb2 import Address
 from trunkline.v1.edge_service_pb2 import RouterEntry
 from trunkline.v1.message_pb2 import Message
-
-from edge.core.connection import Connection
-from edge.dialects.native.events import EVENTS
+from trunkline_edge.core.connection import Connection
+from trunkline_edge.dialects.native.events import EVENTS
 
 USERS = Address(tenant="t", user="u")
 

@@ -24,8 +24,7 @@ from edge_core_world import (
 from trunkline.v1.edge_service_pb2 import RouterEntry
 from trunkline.v1.frame_pb2 import AckFrame, CancelledFrame, ServerFrame
 from trunkline.v1.message_pb2 import CHANGE_KIND_EDITED
-
-from edge.core.edge import EdgeCore
+from trunkline_edge.core.edge import EdgeCore
 
 REQUESTS = {
     "cancel": {"type": "cancel", "id": "x", "client_id": "m1"},

@@ -30,9 +30,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from trunkline.v1.edge_service_pb2 import LinkRequest, RouterEntry
-
-from edge.core.connection import Connection, State
-from edge.core.uplink import ENTRY_BYTES
+from trunkline_edge.core.connection import Connection, State
+from trunkline_edge.core.uplink import ENTRY_BYTES
 
 UNANSWERED = 3
 NAMES = ("home", "one", "two")

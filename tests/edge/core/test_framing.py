@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 from edge_core_world import parsed
+from trunkline_edge.core.framing import framed
 from websockets.frames import Opcode
-
-from edge.core.framing import framed
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536, 1 << 20])

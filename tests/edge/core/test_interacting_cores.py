@@ -14,14 +14,13 @@ from trunkline.v1.message_pb2 import (
     MESSAGE_STATE_FAILED,
     MESSAGE_STATE_OPEN,
 )
+from trunkline_edge.core.connection import State
+from trunkline_edge.dialects.codec import Replies
+from trunkline_router.core.topics import GROUP, topic_of
 from two_cores import REPLY_LEASE_S, World
 from two_cores_client import HOME, Client
 from two_cores_edge import EdgeSide
 from two_cores_shown import ShownClient
-
-from edge.core.connection import State
-from edge.dialects.codec import Replies
-from router.core.topics import GROUP, topic_of
 
 NAMES = ("home", "home", "one", "two")
 STATES = (MESSAGE_STATE_COMPLETE, MESSAGE_STATE_COMPLETE, MESSAGE_STATE_FAILED, MESSAGE_STATE_CANCELLED)

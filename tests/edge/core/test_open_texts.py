@@ -17,11 +17,10 @@ from trunkline.v1.message_pb2 import (
     Message,
     Part,
 )
-
-from edge.core.open_texts import OpenTexts
-from router.core.journal import Producer
-from router.core.open_message import Ended, OpenMessage
-from router.core.topics import topic_of
+from trunkline_edge.core.open_texts import OpenTexts
+from trunkline_router.core.journal import Producer
+from trunkline_router.core.open_message import Ended, OpenMessage
+from trunkline_router.core.topics import topic_of
 
 texts = st.sampled_from(["", "a", "b ", "ü", "\n"])
 

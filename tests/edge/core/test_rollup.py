@@ -31,10 +31,9 @@ from edge_core_world import (
 )
 from trunkline.v1 import catalogue
 from trunkline.v1.frame_pb2 import ServerFrame
-
-from edge.core.deltas import MAX_JOINED_BYTES
-from edge.core.edge import EdgeCore
-from edge.core.rollup import MAX_WAITING_BYTES
+from trunkline_edge.core.deltas import MAX_JOINED_BYTES
+from trunkline_edge.core.edge import EdgeCore
+from trunkline_edge.core.rollup import MAX_WAITING_BYTES
 
 
 @pytest.fixture

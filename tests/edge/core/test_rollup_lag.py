@@ -16,9 +16,8 @@ from edge_core_world import (
     topic,
 )
 from trunkline.v1.edge_service_pb2 import RouterEntry
-
-from edge.core.connection import Connection
-from edge.core.edge import EdgeCore
+from trunkline_edge.core.connection import Connection
+from trunkline_edge.core.edge import EdgeCore
 
 
 @pytest.fixture

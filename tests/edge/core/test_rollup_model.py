@@ -33,10 +33,9 @@ from shown_codec import WAYS, Shown
 from stream_reader import Client, ShownReader, Stream, StreamReader
 from trunkline.v1.edge_service_pb2 import RouterEntry
 from trunkline.v1.frame_pb2 import ServerFrame, SubscribedFrame, UnsubscribedFrame
-
-from edge.core.connection import State
-from edge.core.rollup import GRACE_S, GRID_S
-from edge.dialects.codec import Codec, Replies
+from trunkline_edge.core.connection import State
+from trunkline_edge.core.rollup import GRACE_S, GRID_S
+from trunkline_edge.dialects.codec import Codec, Replies
 
 SO_FAR, WHOLE = Shown(Replies.SO_FAR), Shown(Replies.WHOLE)
 NAMES = ("home", "other")

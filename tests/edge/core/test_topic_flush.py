@@ -16,10 +16,9 @@ from edge_core_world import (
     tell,
     topic,
 )
-
-from edge.core.connection import Connection
-from edge.core.edge import EdgeCore
-from edge.dialects.codec import Codec
+from trunkline_edge.core.connection import Connection
+from trunkline_edge.core.edge import EdgeCore
+from trunkline_edge.dialects.codec import Codec
 
 
 def listening(*codecs: Codec) -> tuple[EdgeCore, list[Connection]]:

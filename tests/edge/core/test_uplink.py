@@ -5,9 +5,8 @@ from __future__ import annotations
 from edge_core_world import taken
 from hypothesis import given
 from hypothesis import strategies as st
-
-from edge.core.uplink import ENTRY_BYTES, Uplink
-from shared.link_batches import MAX_BATCH_BYTES
+from trunkline_edge.core.uplink import ENTRY_BYTES, Uplink
+from trunkline_runtime.link_batches import MAX_BATCH_BYTES
 
 
 def filled(sizes: list[int]) -> Uplink:

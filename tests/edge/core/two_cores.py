@@ -15,18 +15,17 @@ from edge_core_world import group
 from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.message_pb2 import Message
+from trunkline_router.core.directory import Connection, Link
+from trunkline_router.core.effects import ReadDelivered, ReadDeliveries, ReadHeads, ReadMessage, ReadPages
+from trunkline_router.core.journal import Draft, Transaction
+from trunkline_router.core.journal_queue import Unit
+from trunkline_router.core.router import RouterCore
+from trunkline_router.core.tenants import defaults
+from trunkline_router.core.topics import Position, TopicKey
 from two_cores_client import Client
 from two_cores_edge import WINDOW, EdgeSide
 from two_cores_log import MemoryLog
 from two_cores_worker import Worker
-
-from router.core.directory import Connection, Link
-from router.core.effects import ReadDelivered, ReadDeliveries, ReadHeads, ReadMessage, ReadPages
-from router.core.journal import Draft, Transaction
-from router.core.journal_queue import Unit
-from router.core.router import RouterCore
-from router.core.tenants import defaults
-from router.core.topics import Position, TopicKey
 
 REPLY_LEASE_S = 15.0
 #: Few, so that links are held up.

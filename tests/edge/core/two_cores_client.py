@@ -18,9 +18,8 @@ from trunkline.v1.message_pb2 import (
     Message,
     Part,
 )
-
-from edge.core.connection import Connection, State
-from router.core.topics import TopicKey, topic_of
+from trunkline_edge.core.connection import Connection, State
+from trunkline_router.core.topics import TopicKey, topic_of
 
 if TYPE_CHECKING:
     from two_cores import World

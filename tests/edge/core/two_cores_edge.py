@@ -10,13 +10,12 @@ from shown_codec import Shown
 from trunkline.v1 import catalogue
 from trunkline.v1.address_pb2 import TopicPosition
 from trunkline.v1.edge_service_pb2 import ConnectionOpened, LinkHello, LinkRequest, LinkResponse
+from trunkline_edge.core.bounds import Limits
+from trunkline_edge.core.edge import EdgeCore
+from trunkline_edge.dialects.codec import Replies
+from trunkline_router.core.directory import Link
 from two_cores_client import Client
 from two_cores_shown import ShownClient
-
-from edge.core.bounds import Limits
-from edge.core.edge import EdgeCore
-from edge.dialects.codec import Replies
-from router.core.directory import Link
 
 if TYPE_CHECKING:
     from two_cores import World

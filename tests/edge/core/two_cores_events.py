@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 from event_source import EventReader
 from trunkline.v1.frame_pb2 import ServerFrame
+from trunkline_edge.core.connection import Connection
+from trunkline_edge.dialects.dialect import ConnectRequest
+from trunkline_edge.dialects.native.events import LAST_EVENT_ID, NativeEvents, connect
+from trunkline_edge.dialects.tenants import Tenants
 from two_cores_client import Client
-
-from edge.core.connection import Connection
-from edge.dialects.dialect import ConnectRequest
-from edge.dialects.native.events import LAST_EVENT_ID, NativeEvents, connect
-from edge.dialects.tenants import Tenants
 
 if TYPE_CHECKING:
     from two_cores import World

@@ -16,11 +16,10 @@ from trunkline.v1.message_pb2 import (
     Change,
     Message,
 )
+from trunkline_edge.core.connection import Connection
+from trunkline_edge.dialects.codec import Replies
+from trunkline_router.core.topics import TopicKey, topic_of
 from two_cores_client import Client, Place, copy_of
-
-from edge.core.connection import Connection
-from edge.dialects.codec import Replies
-from router.core.topics import TopicKey, topic_of
 
 if TYPE_CHECKING:
     from two_cores import World

@@ -12,10 +12,9 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
-
-from edge.dialects.codec import Codec, FrameRefused
-from edge.dialects.native.connecting import CODECS
-from edge.dialects.native.json_output import writer
+from trunkline_edge.dialects.codec import Codec, FrameRefused
+from trunkline_edge.dialects.native.connecting import CODECS
+from trunkline_edge.dialects.native.json_output import writer
 
 JSON = CODECS["trunkline.v1.json"]
 

@@ -17,12 +17,11 @@ from test_codec_properties import ANY_JSON, frames
 from trunkline.v1 import catalogue
 from trunkline.v1.frame_pb2 import ClientFrame, ClosingFrame, MessageFrame, ServerFrame
 from trunkline.v1.message_pb2 import Part
-
-from edge.dialects.codec import FrameRefused, Replies, Switch
-from edge.dialects.langbot.chain import chain_of, content_of, parts_of
-from edge.dialects.langbot.codec import LangBotCodec
-from edge.dialects.langbot.json_values import MAX_DEPTH
-from router.core.limits import check
+from trunkline_edge.dialects.codec import FrameRefused, Replies, Switch
+from trunkline_edge.dialects.langbot.chain import chain_of, content_of, parts_of
+from trunkline_edge.dialects.langbot.codec import LangBotCodec
+from trunkline_edge.dialects.langbot.json_values import MAX_DEPTH
+from trunkline_router.core.limits import check
 
 NOW = datetime(2025, 1, 31, 12, tzinfo=UTC)
 

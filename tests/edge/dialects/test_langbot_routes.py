@@ -11,11 +11,10 @@ from trunkline.v1 import catalogue
 from trunkline.v1.history_service_pb2 import ListMessagesResponse
 from trunkline.v1.message_pb2 import MESSAGE_STATE_COMPLETE, Message
 from trunkline.v1.presence_service_pb2 import Connection, ListConnectionsResponse
-
-from edge.dialects.dialect import Call, CallRefused, HttpRequest, Reply
-from edge.dialects.langbot.records import CONVERSATION_ID, PLATFORM, SESSION_TYPES
-from edge.dialects.langbot.routes import MAX_LISTED, MAX_LISTED_BYTES, routes
-from edge.dialects.tenants import Tenants
+from trunkline_edge.dialects.dialect import Call, CallRefused, HttpRequest, Reply
+from trunkline_edge.dialects.langbot.records import CONVERSATION_ID, PLATFORM, SESSION_TYPES
+from trunkline_edge.dialects.langbot.routes import MAX_LISTED, MAX_LISTED_BYTES, routes
+from trunkline_edge.dialects.tenants import Tenants
 
 NOW = datetime(2025, 1, 31, 12, tzinfo=UTC)
 ROUTES = {route.path.text.split("/")[6]: route for route in routes(lambda: NOW)}

@@ -13,10 +13,9 @@ from google.protobuf import text_format
 from trunkline.v1 import catalogue
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
 from trunkline.v1.message_pb2 import ROLE_AGENT
-
-from edge.dialects.codec import Answer, FrameRefused, Switch
-from edge.dialects.maim.api_codec import MAX_FRAME_BYTES, MaimApi
-from edge.dialects.maim.api_ids import MAX_CHARACTERS
+from trunkline_edge.dialects.codec import Answer, FrameRefused, Switch
+from trunkline_edge.dialects.maim.api_codec import MAX_FRAME_BYTES, MaimApi
+from trunkline_edge.dialects.maim.api_ids import MAX_CHARACTERS
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 CODEC = MaimApi(lambda: NOW, "acme", "helper", "qq", "single_1", "acme:helper:s3cret")

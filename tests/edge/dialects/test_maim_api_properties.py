@@ -12,9 +12,8 @@ from test_codec_properties import ANY_JSON, frames
 from test_maim_api_frames import CODEC, SAID
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
 from trunkline.v1.message_pb2 import ROLE_USER
-
-from edge.dialects.codec import Answer, FrameRefused, Switch
-from edge.dialects.maim.api_ids import frame_id, is_hashed, msg_id_of
+from trunkline_edge.dialects.codec import Answer, FrameRefused, Switch
+from trunkline_edge.dialects.maim.api_ids import frame_id, is_hashed, msg_id_of
 
 
 @given(first=st.text() | st.integers() | st.floats(allow_nan=False), second=st.text() | st.integers())

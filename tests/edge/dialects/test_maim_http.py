@@ -22,10 +22,9 @@ from trunkline.v1.history_service_pb2 import (
 )
 from trunkline.v1.message_pb2 import ROLE_SYSTEM, ROLE_USER, Message
 from trunkline.v1.presence_service_pb2 import Connection, ListConnectionsRequest, ListConnectionsResponse
-
-from edge.dialects.dialect import CallRefused, HttpRequest, Reply, Route
-from edge.dialects.maim.routes import routes
-from edge.dialects.tenants import Tenants
+from trunkline_edge.dialects.dialect import CallRefused, HttpRequest, Reply, Route
+from trunkline_edge.dialects.maim.routes import routes
+from trunkline_edge.dialects.tenants import Tenants
 
 TENANTS = Tenants([policy("demo", default_agent="echo")])
 FLAT, DEEP, CONNECTIONS, RESULT, FLUSH = routes()

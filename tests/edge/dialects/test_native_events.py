@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import ConnectionOpened
 from trunkline.v1.frame_pb2 import ServerFrame
-
-from edge.core.standing import mark_of
-from edge.dialects.dialect import ConnectRequest
-from edge.dialects.native.connecting import DEFAULT
-from edge.dialects.native.events import EVENTS, RETRY_MS, connect
-from edge.dialects.tenants import Tenants
+from trunkline_edge.core.standing import mark_of
+from trunkline_edge.dialects.dialect import ConnectRequest
+from trunkline_edge.dialects.native.connecting import DEFAULT
+from trunkline_edge.dialects.native.events import EVENTS, RETRY_MS, connect
+from trunkline_edge.dialects.tenants import Tenants
 
 QUERY = {"tenant": "t", "agent": "a", "platform": "web", "conversation": "group:team", "user": "u"}
 

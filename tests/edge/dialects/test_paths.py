@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import ConnectionOpened
-
-from edge.dialects.dialect import bearer, read_query
-from edge.dialects.paths import Path
+from trunkline_edge.dialects.dialect import bearer, read_query
+from trunkline_edge.dialects.paths import Path
 
 CHAT = Path("/ws/{tenant}/chat/{agent}")
 

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
-
-from edge.dialects import registry
-from edge.dialects.dialect import Dialect
-from edge.dialects.native.connecting import DEFAULT, NATIVE, connect
-from edge.dialects.paths import Path
-from edge.dialects.registry import Registry
+from trunkline_edge.dialects import registry
+from trunkline_edge.dialects.dialect import Dialect
+from trunkline_edge.dialects.native.connecting import DEFAULT, NATIVE, connect
+from trunkline_edge.dialects.paths import Path
+from trunkline_edge.dialects.registry import Registry
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -7,8 +7,7 @@ from declared_tenants import policy
 from hypothesis import given
 from hypothesis import strategies as st
 from trunkline.v1.tenant_pb2 import OPENNESS_ANYBODY, OPENNESS_LOOPBACK, OPENNESS_NOBODY
-
-from edge.dialects.tenants import Tenants
+from trunkline_edge.dialects.tenants import Tenants
 
 SECRET = "s3cr3t-of-acme"
 

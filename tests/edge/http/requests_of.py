@@ -11,12 +11,11 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from hypothesis import strategies as st
-
-from edge.http.bindings import Binding, bindings
-from edge.http.table import Table
+from trunkline_edge.http.bindings import Binding, bindings
+from trunkline_edge.http.table import Table
 
 if TYPE_CHECKING:
-    from edge.http.bindings import FieldPath
+    from trunkline_edge.http.bindings import FieldPath
 
 BINDINGS = bindings()
 TABLE: Table[Binding] = Table()

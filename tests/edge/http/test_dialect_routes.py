@@ -15,17 +15,16 @@ from starlette.applications import Starlette
 from trunkline.v1 import catalogue
 from trunkline.v1.history_service_pb2 import GetMessageRequest, ListMessagesRequest, ListMessagesResponse
 from trunkline.v1.presence_service_pb2 import GetStatsRequest, GetStatsResponse
-
-from edge.dialects import registry
-from edge.dialects.dialect import Call, CallRefused, Dialect, Handling, HttpRequest, Reply, Route
-from edge.dialects.native.connecting import DEFAULT, connect
-from edge.dialects.paths import Path
-from edge.dialects.registry import Registry
-from edge.dialects.tenants import Tenants
-from edge.http import bodies
-from edge.http.access import Access
-from edge.http.calls import CallFailed
-from edge.http.dialect_routes import DialectRoutes
+from trunkline_edge.dialects import registry
+from trunkline_edge.dialects.dialect import Call, CallRefused, Dialect, Handling, HttpRequest, Reply, Route
+from trunkline_edge.dialects.native.connecting import DEFAULT, connect
+from trunkline_edge.dialects.paths import Path
+from trunkline_edge.dialects.registry import Registry
+from trunkline_edge.dialects.tenants import Tenants
+from trunkline_edge.http import bodies
+from trunkline_edge.http.access import Access
+from trunkline_edge.http.calls import CallFailed
+from trunkline_edge.http.dialect_routes import DialectRoutes
 
 Handle = Callable[[HttpRequest], Handling]
 

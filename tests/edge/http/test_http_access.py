@@ -9,12 +9,11 @@ import httpx
 import pytest
 from declared_tenants import policy
 from starlette.applications import Starlette
-
-from edge.dialects.tenants import Tenants
-from edge.http import bodies
-from edge.http.access import Access
-from edge.http.calls import RouterCalls
-from edge.http.transcoding import routes
+from trunkline_edge.dialects.tenants import Tenants
+from trunkline_edge.http import bodies
+from trunkline_edge.http.access import Access
+from trunkline_edge.http.calls import RouterCalls
+from trunkline_edge.http.transcoding import routes
 
 JSON = {"content-type": "application/json"}
 

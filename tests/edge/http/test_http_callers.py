@@ -13,10 +13,9 @@ from trunkline.v1.access_pb2 import (
     SCOPE_PRESENCE,
 )
 from trunkline.v1.tenant_pb2 import OPENNESS_ANYBODY, OPENNESS_LOOPBACK
-
-from edge.dialects.tenants import Tenants
-from edge.http.access import Access, is_local
-from edge.http.calls import CallFailed
+from trunkline_edge.dialects.tenants import Tenants
+from trunkline_edge.http.access import Access, is_local
+from trunkline_edge.http.calls import CallFailed
 
 TENANTS = Tenants(
     [

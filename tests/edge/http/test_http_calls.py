@@ -23,9 +23,8 @@ from trunkline.v1.presence_service_pb2_grpc import (
     PresenceServiceServicer,
     add_PresenceServiceServicer_to_server,
 )
-
-from edge.http.calls import CallFailed, RouterCalls
-from edge.http.failures import http_status
+from trunkline_edge.http.calls import CallFailed, RouterCalls
+from trunkline_edge.http.failures import http_status
 
 PATIENCE_S = 5.0
 

@@ -12,9 +12,8 @@ import pytest
 from google.protobuf.any_pb2 import Any as AnyProto
 from google.rpc.code_pb2 import Code
 from trunkline.v1.catalogue import ENTRIES, Entry
-
-from edge.http.calls import CallFailed
-from edge.http.failures import STATUS, failure_response, http_status
+from trunkline_edge.http.calls import CallFailed
+from trunkline_edge.http.failures import STATUS, failure_response, http_status
 
 #: What the texts of all entries name.
 VALUES = {name: "7" for entry in ENTRIES.values() for name in re.findall(r"\{(\w+)\}", entry.text)}

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from requests_of import BINDINGS, ID, TABLE, body_of, fill_path, messages, url_of
 from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
 from trunkline.v1.catalogue import Refused
-
-from edge.http.bindings import Binding
-from edge.http.request import request_message
+from trunkline_edge.http.bindings import Binding
+from trunkline_edge.http.request import request_message
 
 
 def read(http_method: str, url: str, body: bytes = b"") -> Message:

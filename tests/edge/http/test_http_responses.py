@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from requests_of import BINDINGS, messages
 from trunkline.v1.history_service_pb2 import GetMessageResponse
-
-from edge.http.bindings import Binding
-from edge.http.writing import response_json
+from trunkline_edge.http.bindings import Binding
+from trunkline_edge.http.writing import response_json
 
 ANSWERS = {binding.method.output_type.full_name: binding for binding in BINDINGS}
 

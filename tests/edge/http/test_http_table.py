@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from edge.http.table import Found, Table, pattern_of
+from trunkline_edge.http.table import Found, Table, pattern_of
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from prometheus_client.core import Metric
-
-from edge.core.bounds import CLIENT_LEFT, CLIENT_LOST, Limits
-from edge.core.edge import EdgeCore
-from edge.ops.health import figures
-from edge.ops.metrics import EdgeCollector
+from trunkline_edge.core.bounds import CLIENT_LEFT, CLIENT_LOST, Limits
+from trunkline_edge.core.edge import EdgeCore
+from trunkline_edge.ops.health import figures
+from trunkline_edge.ops.metrics import EdgeCollector
 
 
 def shell() -> Any:

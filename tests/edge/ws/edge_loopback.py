@@ -31,15 +31,14 @@ from trunkline.v1.edge_service_pb2 import (
     TenantPolicy,
 )
 from trunkline.v1.edge_service_pb2_grpc import EdgeServiceServicer, add_EdgeServiceServicer_to_server
-
-from edge.app import listen
-from edge.auth.jwks import Fetch, FetchFailed
-from edge.http.app import HttpServer
-from edge.http.calls import RouterCalls
-from edge.link.client import LinkClient
-from edge.settings import EdgeSettings
-from edge.shell import Shell
-from edge.ws.port import Port
+from trunkline_edge.app import listen
+from trunkline_edge.auth.jwks import Fetch, FetchFailed
+from trunkline_edge.http.app import HttpServer
+from trunkline_edge.http.calls import RouterCalls
+from trunkline_edge.link.client import LinkClient
+from trunkline_edge.settings import EdgeSettings
+from trunkline_edge.shell import Shell
+from trunkline_edge.ws.port import Port
 
 #: Bound of every wait.
 PATIENCE_S = 5.0
@@ -250,7 +249,7 @@ async def running_edge(router: str, fetch: Fetch | None = None, **settings: Any)
             transports.append(transport)
             super().connection_made(transport)
 
-    watching = patch("edge.app.Port", WatchedPort)
+    watching = patch("trunkline_edge.app.Port", WatchedPort)
     watching.start()
     http = HttpServer(shell, RouterCalls(shell.settings.router))
     server = await listen(shell, http)

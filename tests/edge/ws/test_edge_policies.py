@@ -27,9 +27,8 @@ from joserfc.jwk import ECKey, OctKey
 from structlog.testing import capture_logs
 from trunkline.v1.edge_service_pb2 import RouterEntry, TenantGone, TenantPolicy
 from trunkline.v1.tenant_pb2 import OPENNESS_NOBODY, TENANT_STATE_SUSPENDED, ClientAuth, VerificationKey
+from trunkline_edge import entrance
 from websockets.exceptions import InvalidStatus
-
-from edge import entrance
 
 KEYS = {name: OctKey.generate_key(256, {"kid": name}) for name in ("one", "two")}
 PLACE = "tenant=t&agent=a&platform=web&conversation=group:team"

@@ -15,9 +15,8 @@ import certs
 from certificates import Certificates
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from edge.ws.tls import Tls
-from shared.tls import server_context
+from trunkline_edge.ws.tls import Tls
+from trunkline_runtime.tls import server_context
 
 
 @cache

@@ -12,6 +12,8 @@ from typing import Any
 
 import certs
 import pytest
+import trunkline_edge.ws.tls as edge_tls
+import trunkline_runtime.tls
 from certificates import Certificates, serial_of
 from edge_loopback import (
     PATIENCE_S,
@@ -30,9 +32,6 @@ from edge_loopback import (
 from structlog.testing import capture_logs
 from trunkline.v1 import catalogue
 from websockets.frames import Frame, Opcode
-
-import edge.ws.tls as edge_tls
-import shared.tls
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 TEXT = "x" * 50_000
@@ -283,7 +282,7 @@ async def test_a_client_that_does_not_trust_the_edge_leaves_no_trace(
 async def test_a_certificate_that_was_replaced_is_shown_to_those_who_come_and_the_others_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared.tls, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(trunkline_runtime.tls, "LOOK_EVERY_S", 0.0)
     ours = Certificates(tmp_path)
     async with secure(ours) as (edge, link):
         early, _ = await accepted(edge, link)

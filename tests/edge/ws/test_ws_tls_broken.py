@@ -9,8 +9,7 @@ import certs
 import pytest
 from certificates import Certificates
 from edge_loopback import accepted, closed, edge_and_link
-
-from edge.ws.tls import Tls
+from trunkline_edge.ws.tls import Tls
 
 #: An application's record of 32 bytes that no key has made.
 FORGED = b"\x17\x03\x03\x00\x20" + b"z" * 32

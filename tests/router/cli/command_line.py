@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
+from trunkline_router.cli.app import app
 from typer.testing import CliRunner
-
-from router.cli.app import app
 
 OPERATOR = "the-operator-of-the-tests"
 

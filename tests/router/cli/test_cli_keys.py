@@ -12,11 +12,10 @@ from command_line import CommandLine
 from joserfc.jwk import ECKey, Key, OKPKey, RSAKey
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.tenant_pb2 import ClientAuth, VerificationKey
-
-from edge.auth.bearer import RIGHTS, Bearer
-from edge.auth.keys import inline
-from edge.auth.tokens import verify
-from shared.jwk import jwk_of
+from trunkline_edge.auth.bearer import RIGHTS, Bearer
+from trunkline_edge.auth.keys import inline
+from trunkline_edge.auth.tokens import verify
+from trunkline_runtime.jwk import jwk_of
 
 SECRET = "a secret of at least thirty-two bytes"
 PRIVATE: dict[str, Key] = {

@@ -30,8 +30,7 @@ from trunkline.v1.tenant_service_pb2 import (
     UpdateTenantResponse,
 )
 from trunkline.v1.tenant_service_pb2_grpc import TenantServiceServicer, add_TenantServiceServicer_to_server
-
-from router.cli.units import bytes_of, seconds, shown_bytes, shown_seconds
+from trunkline_router.cli.units import bytes_of, seconds, shown_bytes, shown_seconds
 
 NOWHERE = CommandLine("127.0.0.1:1")
 

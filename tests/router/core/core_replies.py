@@ -14,10 +14,9 @@ from trunkline.v1.agent_service_pb2 import ReplyDeltas
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.frame_pb2 import CancelledFrame
 from trunkline.v1.message_pb2 import CHANGE_KIND_ENDED, ROLE_AGENT, Message
-
-from router.core.journal import EntryKind
-from router.core.open_message import OpenMessage
-from router.core.topics import EMPTY, TopicKey, topic_of
+from trunkline_router.core.journal import EntryKind
+from trunkline_router.core.open_message import OpenMessage
+from trunkline_router.core.topics import EMPTY, TopicKey, topic_of
 
 TOPICS = [ALICE, ROOM]
 

@@ -19,15 +19,14 @@ from trunkline.v1.edge_service_pb2 import LinkHello, LinkRequest
 from trunkline.v1.frame_pb2 import ClientFrame
 from trunkline.v1.message_pb2 import Message, Part, TextPart
 from trunkline.v1.tenant_pb2 import TENANT_STATE_ACTIVE, TenantSettings, TenantState
-
-from router.core.directory import Connection
-from router.core.effects import ReadDelivered, ReadDeliveries, ReadHeads, ReadMessage, ReadPages
-from router.core.journal import Draft, Registered, Transaction
-from router.core.journal_queue import Unit
-from router.core.publishing import response_of
-from router.core.router import RouterCore
-from router.core.tenants import defaults
-from router.core.topics import GROUP, PERSON, Position, TopicKey, address_of
+from trunkline_router.core.directory import Connection
+from trunkline_router.core.effects import ReadDelivered, ReadDeliveries, ReadHeads, ReadMessage, ReadPages
+from trunkline_router.core.journal import Draft, Registered, Transaction
+from trunkline_router.core.journal_queue import Unit
+from trunkline_router.core.publishing import response_of
+from trunkline_router.core.router import RouterCore
+from trunkline_router.core.tenants import defaults
+from trunkline_router.core.topics import GROUP, PERSON, Position, TopicKey, address_of
 
 ALICE: TopicKey = ("t", "a", "w", PERSON, "alice")
 ROOM: TopicKey = ("t", "a", "w", GROUP, "room")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 from memory_log import MemoryLog
-
-from router.core.deliveries import AgentQueue
-from router.core.directory import Link, Topic
-from router.core.router import RouterCore
+from trunkline_router.core.deliveries import AgentQueue
+from trunkline_router.core.directory import Link, Topic
+from trunkline_router.core.router import RouterCore
 
 
 def check_all(core: RouterCore, log: MemoryLog, *, at_rest: bool) -> None:

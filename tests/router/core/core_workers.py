@@ -9,10 +9,9 @@ from trunkline.v1 import catalogue
 from trunkline.v1.agent_service_pb2 import AttachHello, AttachRequest, ReplyEnded, ReplyOpened
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.message_pb2 import ROLE_SYSTEM, Author, Message, MessageState
-
-from router.core.directory import Link
-from router.core.open_message import Ended, OpenMessage
-from router.core.topics import Position, TopicKey, address_of
+from trunkline_router.core.directory import Link
+from trunkline_router.core.open_message import Ended, OpenMessage
+from trunkline_router.core.topics import Position, TopicKey, address_of
 
 COMPLETE = MessageState.MESSAGE_STATE_COMPLETE
 CANCELLED = MessageState.MESSAGE_STATE_CANCELLED

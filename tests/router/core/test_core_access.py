@@ -31,12 +31,11 @@ from trunkline.v1.tenant_pb2 import (
     TenantLimits,
     TenantSettings,
 )
-
-from router.core import access
-from router.core.access import ApiKeys, Caller, Kind, is_local
-from router.core.journal import StoredTenant
-from router.core.tenants import Tenant
-from shared.policies import CLIENT_SCOPES
+from trunkline_router.core import access
+from trunkline_router.core.access import ApiKeys, Caller, Kind, is_local
+from trunkline_router.core.journal import StoredTenant
+from trunkline_router.core.tenants import Tenant
+from trunkline_runtime.policies import CLIENT_SCOPES
 
 TENANT_SCOPES = (SCOPE_BROADCAST, SCOPE_HISTORY, SCOPE_PRESENCE, SCOPE_ATTACH, SCOPE_ADMIN)
 OPENNESS = (OPENNESS_UNSPECIFIED, OPENNESS_NOBODY, OPENNESS_LOOPBACK, OPENNESS_ANYBODY)

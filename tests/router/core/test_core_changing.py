@@ -11,9 +11,8 @@ from core_tables import check_all
 from core_workers import Streaming
 from trunkline.v1.frame_pb2 import AckFrame
 from trunkline.v1.message_pb2 import CHANGE_KIND_EDITED, CHANGE_KIND_RECALLED, Author, Message
-
-from router.core import receipts
-from router.core.changing import Wish
+from trunkline_router.core import receipts
+from trunkline_router.core.changing import Wish
 
 
 def said(router: Router, *, user: str = "x") -> tuple[Client, Client, str]:

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.tenant_pb2 import ClientAuth, TenantSettings
-
-from router.core.claims import Claims
+from trunkline_router.core.claims import Claims
 
 NAMES = st.sampled_from("abc")
 SAID = st.sets(st.sampled_from(["x", "y", "z"]), max_size=2)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 from core_router import ALICE, PLATFORM, ROOM, Router
-
-from router.core.counting import count, heard_within
-from router.core.topics import GROUP, PERSON, USER, TopicKey, address_of
+from trunkline_router.core.counting import count, heard_within
+from trunkline_router.core.topics import GROUP, PERSON, USER, TopicKey, address_of
 
 TENANT: TopicKey = ("t", "", "", 0, "")
 AGENT: TopicKey = ("t", "a", "", 0, "")

@@ -9,10 +9,9 @@ from core_router import ALICE, PLATFORM, ROOM, Router
 from trunkline.v1 import catalogue
 from trunkline.v1.agent_service_pb2 import AttachHello, AttachRequest
 from trunkline.v1.catalogue import Refused
-
-from router.core import agents, deliveries
-from router.core.topics import PERSON, TopicKey
-from router.core.workers import Worker
+from trunkline_router.core import agents, deliveries
+from trunkline_router.core.topics import PERSON, TopicKey
+from trunkline_router.core.workers import Worker
 
 BOB: TopicKey = ("t", "a", "w", PERSON, "bob")
 

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from trunkline.v1 import catalogue
 from trunkline.v1.agent_service_pb2 import AttachHello, AttachRequest
-
-from router.core import agents, deliveries
-from router.core.topics import PERSON, TopicKey
-from router.core.workers import Worker
+from trunkline_router.core import agents, deliveries
+from trunkline_router.core.topics import PERSON, TopicKey
+from trunkline_router.core.workers import Worker
 
 KEYS: list[TopicKey] = [("t", "a", "w", PERSON, name) for name in ("p1", "p2", "p3")]
 STEPS = ["write", "tell", "look", "show", "fail", "fail_read"]

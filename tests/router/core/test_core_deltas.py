@@ -10,8 +10,7 @@ from core_router import ALICE, ROOM, Router
 from core_workers import Streaming
 from trunkline.v1.agent_service_pb2 import AttachRequest
 from trunkline.v1.message_pb2 import Delta
-
-from shared import link_batches
+from trunkline_runtime import link_batches
 
 CONTENTS: list[Any] = [{"reasoning": "r"}, {"part": {"text": {"text": "p"}}}]
 

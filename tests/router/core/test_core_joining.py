@@ -7,9 +7,8 @@ from core_router import ALICE, PLATFORM, ROOM, Router
 from core_tables import check_tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from router.core import joining
-from router.core.topics import EMPTY, GROUP, PERSON, Position, TopicKey
+from trunkline_router.core import joining
+from trunkline_router.core.topics import EMPTY, GROUP, PERSON, Position, TopicKey
 
 TENANT: TopicKey = ("t", "", "", 0, "")
 

@@ -7,12 +7,19 @@ from typing import Any
 import pytest
 from trunkline.v1.frame_pb2 import ReadFrame
 from trunkline.v1.message_pb2 import Change, Message
-
-from router.core import journal_queue
-from router.core.journal import Attempts, Checkpoint, Delivered, Draft, Producer, Transaction, Withdrawal
-from router.core.journal_queue import JournalQueue, Unit
-from router.core.settling import Noted
-from router.core.topics import PERSON, Position, TopicKey
+from trunkline_router.core import journal_queue
+from trunkline_router.core.journal import (
+    Attempts,
+    Checkpoint,
+    Delivered,
+    Draft,
+    Producer,
+    Transaction,
+    Withdrawal,
+)
+from trunkline_router.core.journal_queue import JournalQueue, Unit
+from trunkline_router.core.settling import Noted
+from trunkline_router.core.topics import PERSON, Position, TopicKey
 
 ALICE: TopicKey = ("t", "a", "w", PERSON, "alice")
 BOB: TopicKey = ("t", "a", "w", PERSON, "bob")

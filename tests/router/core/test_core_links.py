@@ -10,11 +10,10 @@ from trunkline.v1 import catalogue
 from trunkline.v1.address_pb2 import Address
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import LinkHello, LinkRequest
-
-from router.core import relinking
-from router.core.effects import ReadPages
-from router.core.presence import CHANGES_A_MESSAGE
-from router.core.topics import TopicKey, address_of
+from trunkline_router.core import relinking
+from trunkline_router.core.effects import ReadPages
+from trunkline_router.core.presence import CHANGES_A_MESSAGE
+from trunkline_router.core.topics import TopicKey, address_of
 
 TENANT: TopicKey = ("t", "", "", 0, "")
 

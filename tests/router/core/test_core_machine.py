@@ -10,9 +10,8 @@ from core_tables import check_tables
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-
-from router.core.directory import topics_heard
-from router.core.topics import EMPTY, GROUP, PERSON, USER, Position, TopicKey, position_of, topic_of
+from trunkline_router.core.directory import topics_heard
+from trunkline_router.core.topics import EMPTY, GROUP, PERSON, USER, Position, TopicKey, position_of, topic_of
 
 OTHER_ROOM: TopicKey = ("t", "a", "w", GROUP, "other")
 FOREIGN: TopicKey = ("u", "a", "w", PERSON, "alice")

@@ -12,11 +12,10 @@ from trunkline.v1.agent_service_pb2 import ReplyDeltas
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.frame_pb2 import DeltaFrame
 from trunkline.v1.message_pb2 import Delta, Message, Part
-
-from router.core import open_message
-from router.core.journal import Producer
-from router.core.open_message import COMPLETE, OPEN, Ended, OpenMessage, Parts
-from router.core.topics import PERSON, TopicKey
+from trunkline_router.core import open_message
+from trunkline_router.core.journal import Producer
+from trunkline_router.core.open_message import COMPLETE, OPEN, Ended, OpenMessage, Parts
+from trunkline_router.core.topics import PERSON, TopicKey
 
 ALICE: TopicKey = ("t", "a", "w", PERSON, "alice")
 

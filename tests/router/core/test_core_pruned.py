@@ -6,11 +6,10 @@ from unittest.mock import patch
 
 import pytest
 from core_router import ALICE, ROOM, Router
-
-from router.core import joining
-from router.core.journal import Entry, EntryKind, HistoryLimits, Page
-from router.core.recovery import Catchup
-from router.core.topics import EMPTY, Position, TopicKey
+from trunkline_router.core import joining
+from trunkline_router.core.journal import Entry, EntryKind, HistoryLimits, Page
+from trunkline_router.core.recovery import Catchup
+from trunkline_router.core.topics import EMPTY, Position, TopicKey
 
 #: As in a log in memory, where nothing has a time.
 ALL_OLD = HistoryLimits(max_age_ms=1)

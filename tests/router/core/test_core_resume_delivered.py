@@ -11,11 +11,10 @@ from core_tables import check_tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trunkline.v1.address_pb2 import Address
-
-from router.core import joining
-from router.core.directory import topics_heard
-from router.core.effects import ReadDelivered
-from router.core.topics import EMPTY, GROUP, PERSON, USER, Position, TopicKey, address_of
+from trunkline_router.core import joining
+from trunkline_router.core.directory import topics_heard
+from trunkline_router.core.effects import ReadDelivered
+from trunkline_router.core.topics import EMPTY, GROUP, PERSON, USER, Position, TopicKey, address_of
 
 MINE: TopicKey = ("t", "", "", USER, "x")
 TENANT: TopicKey = ("t", "", "", 0, "")

@@ -22,9 +22,8 @@ from trunkline.v1.tenant_pb2 import (
     TenantLimits,
     TenantSettings,
 )
-
-from router.core.journal import RevocationKind, StoredRevocation
-from router.core.topics import GROUP, TopicKey
+from trunkline_router.core.journal import RevocationKind, StoredRevocation
+from trunkline_router.core.topics import GROUP, TopicKey
 
 OTHER: TopicKey = ("t", "a", "p", GROUP, "other")
 ALL = (RIGHT_PUBLISH, RIGHT_SUBSCRIBE, RIGHT_HISTORY, RIGHT_CANCEL)

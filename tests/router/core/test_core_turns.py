@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.tenant_pb2 import TENANT_STATE_ACTIVE, TenantLimits
-
-from router.core.journal import StoredTenant
-from router.core.tenants import DEFAULTS, Tenant, defaults
-from router.core.turns import (
+from trunkline_router.core.journal import StoredTenant
+from trunkline_router.core.tenants import DEFAULTS, Tenant, defaults
+from trunkline_router.core.turns import (
     MAX_DELAY_S,
     MAX_RESTING,
     MAX_RESTING_BYTES,
@@ -24,7 +23,7 @@ from router.core.turns import (
     Turn,
     Turns,
 )
-from shared.rates import LARGEST_MESSAGE_BYTES, Meter, Rate
+from trunkline_runtime.rates import LARGEST_MESSAGE_BYTES, Meter, Rate
 
 SOON_S = 1e-5
 BYTES_PER_S = 6 << 20

@@ -29,11 +29,10 @@ from trunkline.v1.message_pb2 import (
     Part,
     TextPart,
 )
-
-from router.core.journal import Draft, Producer, Transaction
-from router.core.topics import PERSON, Position, TopicKey, address_of
-from router.log.port import Log
-from router.log.sqlite import SqliteLog
+from trunkline_router.core.journal import Draft, Producer, Transaction
+from trunkline_router.core.topics import PERSON, Position, TopicKey, address_of
+from trunkline_router.log.port import Log
+from trunkline_router.log.sqlite import SqliteLog
 
 NOW_MS = 1_700_000_000_123
 HOUR_MS = 3_600_000

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 
 from log_engines import NOW_MS, with_message
 from trunkline.v1.message_pb2 import CHANGE_KIND_EDITED, CHANGE_KIND_ENDED, Change
-
-from router.core.journal import (
+from trunkline_router.core.journal import (
     Checkpoint,
     Draft,
     Entry,
@@ -22,7 +21,7 @@ from router.core.journal import (
     Transaction,
     Verdict,
 )
-from router.core.topics import EMPTY, Position, TopicKey
+from trunkline_router.core.topics import EMPTY, Position, TopicKey
 
 
 @dataclass

@@ -6,9 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from memory_log import MemoryLog
-
-from router.core.journal import Page, PageRequest, Registered, StoredDeadLetter, StoredReceipt, Transaction
-from router.core.topics import Position, TopicKey
+from trunkline_router.core.journal import (
+    Page,
+    PageRequest,
+    Registered,
+    StoredDeadLetter,
+    StoredReceipt,
+    Transaction,
+)
+from trunkline_router.core.topics import Position, TopicKey
 
 
 class MemoryEngine:

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from log_engines import ALICE, deltas, draft, end, hashed_key
 from trunkline.v1.message_pb2 import Message
-
-from router.core.journal import Checkpoint, Draft, Producer, Transaction
-from router.log.sqlite import SqliteLog
+from trunkline_router.core.journal import Checkpoint, Draft, Producer, Transaction
+from trunkline_router.log.sqlite import SqliteLog
 
 
 async def main() -> None:

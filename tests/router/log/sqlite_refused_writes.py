@@ -11,10 +11,9 @@ import sys
 from pathlib import Path
 
 from log_engines import draft
-
-from router.core.journal import Transaction, Verdict
-from router.log.port import LogUnavailable
-from router.log.sqlite import SqliteLog
+from trunkline_router.core.journal import Transaction, Verdict
+from trunkline_router.log.port import LogUnavailable
+from trunkline_router.log.sqlite import SqliteLog
 
 
 async def main() -> None:

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 from log_engines import ALICE, BOB, HOUR_MS, NOW_MS, OTHER_TENANT, Opener, a_key, append, draft
 from trunkline.v1.message_pb2 import Message
-
-from router.core.journal import Backlog, EntryKind, PageRequest, Transaction, Verdict
-from router.core.topics import EMPTY, GROUP, NO_TARGET, PERSON, USER, Position, TopicKey
-from router.log.port import Log, LogUnavailable
+from trunkline_router.core.journal import Backlog, EntryKind, PageRequest, Transaction, Verdict
+from trunkline_router.core.topics import EMPTY, GROUP, NO_TARGET, PERSON, USER, Position, TopicKey
+from trunkline_router.log.port import Log, LogUnavailable
 
 
 async def fill(log: Log, count: int, topic: TopicKey = ALICE) -> str:

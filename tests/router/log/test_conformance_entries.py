@@ -23,8 +23,7 @@ from log_engines import (
 )
 from trunkline.v1.frame_pb2 import ReadFrame
 from trunkline.v1.message_pb2 import Change, Message
-
-from router.core.journal import (
+from trunkline_router.core.journal import (
     Entry,
     EntryKind,
     Page,
@@ -32,8 +31,8 @@ from router.core.journal import (
     Producer,
     Verdict,
 )
-from router.core.topics import EMPTY, Position
-from router.log.port import Log
+from trunkline_router.core.topics import EMPTY, Position
+from trunkline_router.log.port import Log
 
 WORKER = Producer("worker", 1)
 

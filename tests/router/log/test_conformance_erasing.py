@@ -20,9 +20,7 @@ from log_engines import (
 )
 from trunkline.v1.frame_pb2 import ReadFrame
 from trunkline.v1.message_pb2 import MESSAGE_STATE_RECALLED, ROLE_USER, Author, Change, Message
-from whole_erasures import erase_tenant, erase_user, prune
-
-from router.core.journal import (
+from trunkline_router.core.journal import (
     Delivered,
     Draft,
     EntryKind,
@@ -35,8 +33,9 @@ from router.core.journal import (
     Transaction,
     Verdict,
 )
-from router.core.topics import EMPTY, GROUP, NO_TARGET, PERSON, USER, TopicKey
-from router.log.port import Log
+from trunkline_router.core.topics import EMPTY, GROUP, NO_TARGET, PERSON, USER, TopicKey
+from trunkline_router.log.port import Log
+from whole_erasures import erase_tenant, erase_user, prune
 
 ROOM: TopicKey = ("acme", "echo", "web", GROUP, "alice")
 MINE: TopicKey = ("acme", "", "", USER, "alice")

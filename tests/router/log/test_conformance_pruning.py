@@ -21,9 +21,7 @@ from log_engines import (
     recall,
 )
 from trunkline.v1.message_pb2 import Change
-from whole_erasures import prune
-
-from router.core.journal import (
+from trunkline_router.core.journal import (
     Delivered,
     Draft,
     EntryKind,
@@ -35,8 +33,9 @@ from router.core.journal import (
     Verdict,
     Withdrawal,
 )
-from router.core.topics import EMPTY, PERSON, Position, TopicKey
-from router.log.port import Log
+from trunkline_router.core.topics import EMPTY, PERSON, Position, TopicKey
+from trunkline_router.log.port import Log
+from whole_erasures import prune
 
 WORKER = Producer("worker", 1)
 

@@ -6,9 +6,7 @@ from typing import Any
 
 import pytest
 from log_engines import OTHER_TENANT, Opener, append, draft
-from whole_erasures import erase_tenant
-
-from router.core.journal import (
+from trunkline_router.core.journal import (
     Registered,
     Registration,
     RevocationKind,
@@ -16,7 +14,8 @@ from router.core.journal import (
     StoredRevocation,
     StoredTenant,
 )
-from router.log.port import Log
+from trunkline_router.log.port import Log
+from whole_erasures import erase_tenant
 
 ACME = StoredTenant("acme", 1, b"\0settings\xff", 5, 6)
 EVIL = StoredTenant('evil é"', 2, b"", 7, 7)

@@ -19,8 +19,7 @@ from log_engines import (
     position,
     read,
 )
-
-from router.core.journal import (
+from trunkline_router.core.journal import (
     Attempts,
     Backlog,
     Checkpoint,
@@ -37,8 +36,8 @@ from router.core.journal import (
     Transaction,
     Withdrawal,
 )
-from router.core.topics import EMPTY, USER, Position, TopicKey
-from router.log.port import Log
+from trunkline_router.core.topics import EMPTY, USER, Position, TopicKey
+from trunkline_router.log.port import Log
 
 WORKER = Producer("worker", 1)
 

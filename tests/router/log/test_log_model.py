@@ -15,9 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from log_engines import ENGINES, HOUR_MS, NOW_MS, change, deltas, draft, position, read
 from log_model_erasing import ErasingModel
 from trunkline.v1.message_pb2 import CHANGE_KIND_EDITED, CHANGE_KIND_ENDED, CHANGE_KIND_RECALLED
-from whole_erasures import erase_tenant, erase_user, prune
-
-from router.core.journal import (
+from trunkline_router.core.journal import (
     Attempts,
     Backlog,
     Checkpoint,
@@ -30,8 +28,9 @@ from router.core.journal import (
     Transaction,
     Withdrawal,
 )
-from router.core.topics import EMPTY, GROUP, NO_TARGET, PERSON, USER, Position, TopicKey
-from router.log import sqlite_erasing, sqlite_pruning, sqlite_sweeping, sqlite_walk
+from trunkline_router.core.topics import EMPTY, GROUP, NO_TARGET, PERSON, USER, Position, TopicKey
+from trunkline_router.log import sqlite_erasing, sqlite_pruning, sqlite_sweeping, sqlite_walk
+from whole_erasures import erase_tenant, erase_user, prune
 
 _T = TypeVar("_T")
 

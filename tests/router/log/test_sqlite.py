@@ -16,13 +16,12 @@ from threading import Event
 import pytest
 from log_engines import ALICE, BOB, NOW_MS, a_key, append, deltas, draft, edit, end, hashed_key, read
 from trunkline.v1.message_pb2 import MESSAGE_STATE_OPEN, Message
-
-from router.core.journal import Checkpoint, EntryKind, PageRequest, Producer, Transaction, Verdict
-from router.core.topics import EMPTY, GROUP, PERSON, USER, Position, TopicKey
-from router.log.port import LogUnavailable
-from router.log.sqlite import SqliteLog
-from router.log.sqlite_batch import Batch
-from router.log.sqlite_keys import Kept
+from trunkline_router.core.journal import Checkpoint, EntryKind, PageRequest, Producer, Transaction, Verdict
+from trunkline_router.core.topics import EMPTY, GROUP, PERSON, USER, Position, TopicKey
+from trunkline_router.log.port import LogUnavailable
+from trunkline_router.log.sqlite import SqliteLog
+from trunkline_router.log.sqlite_batch import Batch
+from trunkline_router.log.sqlite_keys import Kept
 
 
 def open_log(folder: Path, **options: int) -> SqliteLog:

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 from log_engines import NOW_MS, append, clock, draft, read
+from trunkline_router.core.journal import Cursor, ErasedPiece, HistoryLimits
+from trunkline_router.core.topics import GROUP, PERSON, Position, TopicKey
+from trunkline_router.log.sqlite import SqliteLog
 from whole_erasures import erase_tenant, erase_user, prune
-
-from router.core.journal import Cursor, ErasedPiece, HistoryLimits
-from router.core.topics import GROUP, PERSON, Position, TopicKey
-from router.log.sqlite import SqliteLog
 
 ROOM: TopicKey = ("acme", "echo", "web", GROUP, "room")
 MANY: list[TopicKey] = [("acme", "echo", "web", GROUP, f"{n:04}") for n in range(1000)]

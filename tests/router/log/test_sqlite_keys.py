@@ -11,12 +11,11 @@ from threading import Event
 
 import pytest
 from log_engines import NOW_MS, append, draft, hashed_key
-
-from router.core.journal import Transaction, Verdict
-from router.log.port import LogUnavailable
-from router.log.sqlite import SqliteLog
-from router.log.sqlite_batch import Batch
-from router.log.sqlite_keys import Kept
+from trunkline_router.core.journal import Transaction, Verdict
+from trunkline_router.log.port import LogUnavailable
+from trunkline_router.log.sqlite import SqliteLog
+from trunkline_router.log.sqlite_batch import Batch
+from trunkline_router.log.sqlite_keys import Kept
 
 MOST_RECENT = 20
 

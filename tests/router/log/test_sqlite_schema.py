@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 from log_engines import ALICE, BOB, NOW_MS, append, draft, edit, hashed_key, position, read
 from trunkline.v1.message_pb2 import Message
-from whole_erasures import erase_tenant, erase_user, prune
-
-from router.core.journal import (
+from trunkline_router.core.journal import (
     Attempts,
     Backlog,
     EntryKind,
@@ -23,8 +21,8 @@ from router.core.journal import (
     Transaction,
     Verdict,
 )
-from router.core.topics import EMPTY, Position
-from router.log import (
+from trunkline_router.core.topics import EMPTY, Position
+from trunkline_router.log import (
     sqlite_commit,
     sqlite_deliveries,
     sqlite_erasing,
@@ -33,10 +31,11 @@ from router.log import (
     sqlite_statements,
     sqlite_walk,
 )
-from router.log.port import LogUnavailable
-from router.log.sqlite import SqliteLog
-from router.log.sqlite_file import SCHEMA_VERSION, connect_writer
-from router.log.sqlite_statements import Select, Write
+from trunkline_router.log.port import LogUnavailable
+from trunkline_router.log.sqlite import SqliteLog
+from trunkline_router.log.sqlite_file import SCHEMA_VERSION, connect_writer
+from trunkline_router.log.sqlite_statements import Select, Write
+from whole_erasures import erase_tenant, erase_user, prune
 
 EPOCH = "0123456789abc"
 #: Versions of files that are brought up to date.

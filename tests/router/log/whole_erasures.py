@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from log_engines import NOW_MS
-
-from router.core.journal import Cursor, ErasedPiece, HistoryLimits
-from router.core.topics import TopicKey
-from router.log.port import Log
+from trunkline_router.core.journal import Cursor, ErasedPiece, HistoryLimits
+from trunkline_router.core.topics import TopicKey
+from trunkline_router.log.port import Log
 
 MOST_PIECES = 10_000
 

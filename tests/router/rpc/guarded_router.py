@@ -25,14 +25,13 @@ from trunkline.v1 import (
 )
 from trunkline.v1.access_pb2 import SCOPE_ADMIN, SCOPE_BROADCAST
 from trunkline.v1.tenant_pb2 import OPENNESS_ANYBODY, OPENNESS_LOOPBACK, TenantSettings
-
-from router.app import make_server, make_shell
-from router.log.sqlite import SqliteLog
-from router.registry import Registry
-from router.rpc.callers import Proof
-from router.rpc.guard import Guard
-from router.settings import RouterSettings
-from router.shell import Shell
+from trunkline_router.app import make_server, make_shell
+from trunkline_router.log.sqlite import SqliteLog
+from trunkline_router.registry import Registry
+from trunkline_router.rpc.callers import Proof
+from trunkline_router.rpc.guard import Guard
+from trunkline_router.settings import RouterSettings
+from trunkline_router.shell import Shell
 
 PATIENCE_S = 5.0
 OPERATOR = "the-operator-of-the-tests"

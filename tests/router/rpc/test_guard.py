@@ -40,9 +40,8 @@ from trunkline.v1.agent_service_pb2 import AttachRequest
 from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
 from trunkline.v1.edge_service_pb2 import LinkRequest
 from trunkline.v1.presence_service_pb2 import GetStatsRequest
-
-from router.rpc.link_proof import LinkProof
-from shared.refusals import LINES_PER_S, Refusals
+from trunkline_router.rpc.link_proof import LinkProof
+from trunkline_runtime.refusals import LINES_PER_S, Refusals
 
 OF_TENANTS = {
     name: method

@@ -12,13 +12,12 @@ from guarded_router import OPERATOR, GuardedRouter, guarded_router
 from starlette.applications import Starlette
 from trunkline.v1.access_pb2 import SCOPE_BROADCAST, SCOPE_PRESENCE
 from trunkline.v1.tenant_pb2 import OPENNESS_ANYBODY, OPENNESS_LOOPBACK, OPENNESS_NOBODY
-
-from edge.dialects.tenants import Tenants
-from edge.http import watch
-from edge.http.access import Access
-from edge.http.calls import RouterCalls
-from edge.http.transcoding import routes
-from router.rpc.link_proof import LinkProof
+from trunkline_edge.dialects.tenants import Tenants
+from trunkline_edge.http import watch
+from trunkline_edge.http.access import Access
+from trunkline_edge.http.calls import RouterCalls
+from trunkline_edge.http.transcoding import routes
+from trunkline_router.rpc.link_proof import LinkProof
 
 TENANTS = Tenants(
     [

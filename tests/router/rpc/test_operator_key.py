@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
-
-from router import operator_key as module
-from router.operator_key import FILE, operator_key
-from router.settings import RouterSettings
-from shared.process import StartError
+from trunkline_router import operator_key as module
+from trunkline_router.operator_key import FILE, operator_key
+from trunkline_router.settings import RouterSettings
+from trunkline_runtime.process import StartError
 
 
 def settings(folder: Path, key: str = "") -> RouterSettings:

@@ -25,11 +25,10 @@ from pacing_of_calls import CALLS, Context, at_once, declared, said, until
 from trunkline.v1.access_pb2 import SCOPE_ADMIN, requires
 from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
 from trunkline.v1.tenant_pb2 import TenantSettings
-
-from router.core.turns import Turns
-from router.rpc.broadcast import MOST_AT_ONCE, pieces
-from router.rpc.turns import turn
-from shared.rates import Rate
+from trunkline_router.core.turns import Turns
+from trunkline_router.rpc.broadcast import MOST_AT_ONCE, pieces
+from trunkline_router.rpc.turns import turn
+from trunkline_runtime.rates import Rate
 
 SAYING = {"Broadcast", "OpenMessage", "ExtendMessage"}
 UNARY = sorted(

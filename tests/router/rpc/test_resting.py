@@ -20,12 +20,11 @@ from trunkline.v1.access_pb2 import SCOPE_HISTORY
 from trunkline.v1.address_pb2 import Address
 from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
 from trunkline.v1.presence_service_pb2 import GetStatsRequest
-
-from router.core.access import Caller, Kind
-from router.core.turns import REFUSALS_PER_S, Resting
-from router.rpc import status
-from router.rpc.turns import rest
-from router.shell import Call
+from trunkline_router.core.access import Caller, Kind
+from trunkline_router.core.turns import REFUSALS_PER_S, Resting
+from trunkline_router.rpc import status
+from trunkline_router.rpc.turns import rest
+from trunkline_router.shell import Call
 
 
 @pytest.fixture

@@ -9,11 +9,10 @@ import pytest
 from pacing_of_calls import until
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
-
-from router.core.access import Caller, Kind
-from router.core.turns import Resting
-from router.rpc import streams
-from router.shell import Call, Stream
+from trunkline_router.core.access import Caller, Kind
+from trunkline_router.core.turns import Resting
+from trunkline_router.rpc import streams
+from trunkline_router.shell import Call, Stream
 
 
 class Peer:

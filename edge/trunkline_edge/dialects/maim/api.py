@@ -1,0 +1,67 @@
+"""maim_message's API server, see docs/dialects/maim_api.md: `/ws`, and an API key that says where to."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from contextlib import suppress
+
+from trunkline.v1 import catalogue
+from trunkline.v1.edge_service_pb2 import ConnectionOpened
+
+from trunkline_edge.dialects.dialect import Clock, ConnectRequest, Dialect, Wish
+from trunkline_edge.dialects.maim.api_codec import MaimApi
+from trunkline_edge.dialects.maim.messages import conversation_of, user_of
+from trunkline_edge.dialects.paths import Path
+
+#: Of a client that names none.
+DEFAULT_PLATFORM = "unknown"
+
+
+def make(clock: Clock) -> Dialect:
+    """The dialect."""
+
+    def connect(request: ConnectRequest) -> Wish:
+        api_key = _named(request, "api_key", "x-apikey")
+        tenant, agent, token = _identity(api_key)
+        platform = _named(request, "platform", "x-platform") or DEFAULT_PLATFORM
+        opened = ConnectionOpened(user=user_of(agent, platform), protocol=MaimApi.name)
+        address = opened.address
+        address.tenant, address.agent, address.platform = tenant, agent, platform
+        address.conversation.CopyFrom(conversation_of(platform))
+        opened.resume.delivered = True
+        codec = MaimApi(clock, tenant, agent, platform, _called(request), api_key if token else "")
+        return Wish(codec, opened, token or request.token, names_user=False, large_frames=True)
+
+    return Dialect(
+        name="maim.api", connect=connect, refusing=MaimApi(clock), sockets=(Path("/ws"), Path("/ws/"))
+    )
+
+
+def _identity(api_key: str) -> tuple[str, str, str]:
+    """The tenant, the agent and the token, if any, in an API key. Raises Refused UNAUTHORIZED."""
+    tenant, _, rest = api_key.partition(":")
+    agent, _, token = rest.partition(":")
+    if not tenant or not agent:
+        problem = "an api_key is needed, <tenant>:<agent> or <tenant>:<agent>:<token>"
+        raise catalogue.UNAUTHORIZED.refused(problem=problem)
+    return tenant, agent, token
+
+
+def _named(request: ConnectRequest, parameter: str, header: str) -> str:
+    return request.parameter(parameter) or _text(request.headers.get(header, ""))
+
+
+def _text(header: str) -> str:
+    """A header as it was meant: clients write UTF-8, where HTTP has Latin-1."""
+    with suppress(UnicodeError):
+        return header.encode("latin-1").decode()
+    return header
+
+
+def _called(request: ConnectRequest) -> str:
+    """What acknowledgements call the connection: what the client does, or else something at random."""
+    if named := _text(request.headers.get("x-uuid", "")):
+        return named
+    nonce = request.headers.get("sec-websocket-key", "").encode()
+    return str(uuid.UUID(bytes=hashlib.blake2b(nonce, digest_size=16).digest(), version=4))

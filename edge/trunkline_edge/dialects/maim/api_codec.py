@@ -1,0 +1,284 @@
+"""The envelopes of maim_message's API server (`WebSocketServer` of 0.6.0 to 0.6.8)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+from trunkline.v1 import catalogue
+from trunkline.v1.frame_pb2 import ClientFrame, DisconnectFrame, ErrorFrame, MessageFrame, ServerFrame
+from trunkline.v1.message_pb2 import ROLE_USER, CustomPart, Message, Part, TextPart
+
+from trunkline_edge.dialects.codec import Answer, Codec, Decoded, FrameRefused, Replies, Switch
+from trunkline_edge.dialects.dialect import Clock
+from trunkline_edge.dialects.maim import messages as maim
+from trunkline_edge.dialects.maim.api_ids import (
+    MAX_CHARACTERS,
+    MsgId,
+    frame_id,
+    is_hashed,
+    msg_id_of,
+    unnamed,
+)
+from trunkline_edge.dialects.native.json_output import json_object
+
+#: What a custom part is called that holds a whole envelope, to the last character.
+ENVELOPE = "maim.api"
+
+#: Clients up to 0.6.7 close with 1009 on a larger frame, come back, and would get it again.
+MAX_FRAME_BYTES = 1 << 20
+
+#: The contract's limit of a message, less what there is beside its parts.
+_MAX_PARTS_BYTES = (12 << 20) - 1024
+
+#: A bound of what is remembered of one connection: as many requests as it may have under way by default.
+_MAX_LONG_IDS = 64
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True)
+class MaimApi(Codec):
+    """The codec of clients of one tenant, agent and platform.
+
+    What is its connection's own is only in what its connection alone is told.
+    """
+
+    name = "maim.api"
+    replies = Replies.WHOLE
+    tells_delivered = True
+    refuses_by_http = True
+
+    clock: Clock = field(compare=False)
+    tenant: str = ""
+    agent: str = ""
+    platform: str = ""
+    #: What the client, or the handshake, calls this connection. Not unique.
+    uuid: str = field(default="", compare=False)
+    #: The client's API key, if there is a token in it: not to be passed on, and least of all kept.
+    secret_key: str = field(default="", compare=False, repr=False)
+    #: Those msg_ids, last ones last, that cannot be read out of the id of their message.
+    long_ids: tuple[str, ...] = ()
+
+    # From the client
+
+    def decode(self, payload: bytes, binary: bool = False) -> Decoded:
+        """See Codec. What is no JSON object is ignored; a binary message ends the connection."""
+        if binary:
+            return ClientFrame(disconnect=DisconnectFrame())
+        payload = self._without_secret(payload)
+        try:
+            envelope = maim.read_object(payload)
+        except ValueError:
+            return None
+        kind = maim.string_of(envelope, "type")
+        if kind == "sys_ack":
+            return None
+        msg_id = maim.value_of(envelope, "msg_id")
+        parts = _parts(kind, payload, envelope) if _is_msg_id(msg_id) else None
+        if parts is None:
+            return Answer(self._ack(envelope["msg_id"])) if msg_id else None
+        if not msg_id:
+            moment = f"{self.clock().timestamp()} {self.uuid} ".encode()
+            return _said(unnamed(moment + payload), parts)
+        ident = frame_id(msg_id)
+        said = _said(ident, parts)
+        if not is_hashed(ident) or msg_id in self.long_ids:
+            return said
+        if len(msg_id) > MAX_CHARACTERS:
+            entry = catalogue.INVALID_ARGUMENT
+            problem = f"must be at most {MAX_CHARACTERS} characters"
+            raise FrameRefused(entry, entry.sentence(field="msg_id", problem=problem))
+        return Switch(replace(self, long_ids=(*self.long_ids, msg_id)[-_MAX_LONG_IDS:]), said)
+
+    def _without_secret(self, payload: bytes) -> bytes:
+        """Clients put their key into each envelope, as `sender_user` and often as `api_key`."""
+        if self.secret_key:
+            for ascii_only in (True, False):
+                written = json.dumps(self.secret_key, ensure_ascii=ascii_only).encode()
+                payload = payload.replace(written, _encode(self._api_key))
+        return payload
+
+    # To the client
+
+    def encode(self, frame: ServerFrame) -> bytes:
+        """See Codec. Clients know acknowledgements and messages, and nothing else."""
+        kind = frame.WhichOneof("frame")
+        if kind == "ack":
+            return self._taken(frame.ack.id)
+        if kind == "error" and _was_taken_before(frame.error):
+            return self._taken(frame.error.id)
+        if kind == "message" and frame.message.author.role != ROLE_USER and frame.message.parts:
+            return self._pushed(frame.message)
+        return b""
+
+    def _taken(self, ident: str) -> bytes:
+        msg_id = msg_id_of(ident, self.long_ids)
+        return b"" if msg_id is None else self._ack(msg_id)
+
+    def _ack(self, msg_id: MsgId | msgspec.Raw) -> bytes:
+        now = self.clock().timestamp()
+        acked = _encode(msg_id)
+        own = hashlib.blake2b(f"{now} {self.uuid} ".encode() + acked, digest_size=16).digest()
+        return _encode(
+            {
+                "ver": 1,
+                "msg_id": str(uuid.UUID(bytes=own, version=4)),
+                "type": "sys_ack",
+                "meta": {"uuid": self.uuid, "acked_msg_id": msgspec.Raw(acked), "timestamp": now},
+                "payload": {"status": "received", "server_timestamp": now},
+            }
+        )
+
+    def _pushed(self, message: Message) -> bytes:
+        payload = _whole(message) or self._envelope(message, *self._content(message))
+        if len(payload) <= MAX_FRAME_BYTES:
+            return payload
+        text = (
+            f"[Message {maim.public_id(message.id, self.tenant)} was left out: it has {len(payload)} bytes, "
+            f"and clients of this protocol take {MAX_FRAME_BYTES}]"
+        )
+        short = Message()
+        short.CopyFrom(message)
+        del short.parts[:]
+        short.parts.append(Part(text=TextPart(text=text)))
+        return self._envelope(short, "sys_std", self._standard(short))
+
+    def _envelope(self, message: Message, kind: str, payload: Any) -> bytes:
+        return _encode(
+            {
+                "ver": 1,
+                "msg_id": _pushed_id(message),
+                "type": kind,
+                "meta": {
+                    "sender_user": "server",
+                    "target_user": self._api_key,
+                    "platform": self.platform,
+                    "timestamp": maim.seconds(message.created_at),
+                },
+                "payload": payload,
+            }
+        )
+
+    def _content(self, message: Message) -> tuple[str, Any]:
+        """The type of the envelope and its payload."""
+        only = message.parts[0].custom if len(message.parts) == 1 else CustomPart()
+        if only.name.startswith("custom_"):
+            return only.name, _value(only)
+        return "sys_std", self._standard(message)
+
+    def _standard(self, message: Message) -> dict[str, Any]:
+        """What `APIMessageBase.from_dict` takes; what the tenant family's backends say is passed on in it."""
+        message_id = maim.public_id(message.id, self.tenant)
+        payload: dict[str, Any] = {
+            "message_info": maim.message_info(message, message_id, self.platform),
+            "message_segment": maim.segment_of(message),
+            "message_dim": {"api_key": self._api_key, "platform": self.platform},
+        }
+        carried = maim.carried(message)
+        if carried is not None and _is_standard(said := carried[1] | {"message_dim": _DIM}):
+            payload |= {name: said[name] for name in ("message_info", "message_segment")}
+        return payload
+
+    @property
+    def _api_key(self) -> str:
+        """What routes to this client, without its secret."""
+        return f"{self.tenant}:{self.agent}"
+
+
+def _said(ident: str, parts: list[Part]) -> ClientFrame:
+    # What does not fit beside the envelope is still in it.
+    while len(parts) > 1 and sum(part.ByteSize() for part in parts) > _MAX_PARTS_BYTES:
+        del parts[-2]
+    return ClientFrame(message=MessageFrame(id=ident, parts=parts))
+
+
+def _was_taken_before(error: ErrorFrame) -> bool:
+    """The msg_id came before, with other content: acknowledged again, and nothing new."""
+    return error.code == catalogue.IDEMPOTENCY_MISMATCH.code
+
+
+def _is_msg_id(value: Any) -> bool:
+    return value is None or isinstance(value, (str, int, float))
+
+
+# What a client says
+
+
+def _parts(kind: str, payload: bytes, envelope: maim.Fields) -> list[Part] | None:
+    """What an envelope says to the agent; None where it says nothing to it, or nothing that can be read."""
+    raw = envelope.get("payload", _NOTHING)
+    if kind.startswith("custom_"):
+        content = maim.value_of(envelope, "payload")
+        return _as_text(content if isinstance(content, str) else bytes(raw).decode(), payload)
+    if kind != "sys_std" or bytes(raw) == b"null":
+        return None
+    try:
+        fields = maim.read_object(bytes(raw))
+    except ValueError:
+        fields = {}
+    if "message_info" not in fields or "message_segment" not in fields:
+        return _as_text(_in_python(maim.value_of(envelope, "payload")), payload)
+    return maim.parts_of(ENVELOPE, payload, fields) if _is_standard(fields) else None
+
+
+def _in_python(value: Any) -> str:
+    """How the old server told the agent of any other payload: as Python writes it."""
+    try:
+        return str({} if value is None else value)
+    except (RecursionError, ValueError):
+        return ""
+
+
+def _as_text(text: str, payload: bytes) -> list[Part]:
+    return [
+        Part(text=TextPart(text=text[: maim.MAX_TEXT_CHARACTERS])),
+        Part(custom=CustomPart(name=ENVELOPE, json=payload.decode())),
+    ]
+
+
+_VERSION, _STANDARD = msgspec.Raw(b"1"), msgspec.Raw(b'"sys_std"')
+_NOTHING = msgspec.Raw(b"{}")
+_DIM = msgspec.Raw(b'{"api_key":"","platform":""}')
+_REQUIRED = {"message_info": ("platform", "message_id", "time"), "message_dim": ("api_key", "platform")}
+
+
+def _is_standard(fields: maim.Fields) -> bool:
+    """The payload has all that readers of it need."""
+    for name, needed in _REQUIRED.items():
+        value = maim.value_of(fields, name)
+        if not isinstance(value, dict) or any(value.get(each) is None for each in needed):
+            return False
+    return isinstance(maim.value_of(fields, "message_segment"), dict)
+
+
+# What a client is told
+
+
+def _whole(message: Message) -> bytes:
+    """The envelope that a message carries; empty where it carries none."""
+    for _, fields in maim.objects_in(message, ENVELOPE):
+        stamps = {} if maim.value_of(fields, "msg_id") else {"msg_id": _pushed_id(message)}
+        return maim.stamped({"ver": _VERSION, "type": _STANDARD, **fields}, stamps)
+    return b""
+
+
+def _value(custom: CustomPart) -> Any:
+    """A part's content; as text where it only claims to be JSON."""
+    if not custom.HasField("json"):
+        return json_object(custom.data)
+    try:
+        return msgspec.json.decode(custom.json)
+    except (msgspec.MsgspecError, RecursionError):
+        return custom.json
+
+
+def _pushed_id(message: Message) -> str:
+    """Always the same of the same message, so that a client may know it again; an edited one is another."""
+    if not message.HasField("updated_at"):
+        return message.id
+    return f"{message.id}_{message.updated_at.ToMilliseconds()}"

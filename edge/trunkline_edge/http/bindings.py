@@ -1,0 +1,140 @@
+"""The contract's HTTP form: what the `google.api.http` annotations of `trunkline.v1` say."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import trunkline.v1
+from google.api.annotations_pb2 import http
+from google.api.http_pb2 import HttpRule
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from trunkline.v1.access_pb2 import requires
+
+from trunkline_edge.http.table import Pattern, pattern_of
+
+#: Where a request says whose it is; the first of them that its type has.
+TENANTS = ("tenant", "address.tenant")
+
+FieldPath = tuple[FieldDescriptor, ...]
+
+
+@dataclass(frozen=True)
+class Binding:
+    """One HTTP form of one RPC."""
+
+    method: MethodDescriptor
+    http_method: str
+    template: str
+    pattern: Pattern
+    #: What the path's variables fill, in order.
+    variables: tuple[FieldPath, ...]
+    #: All of the request, as far as it is not in the path, is in the body.
+    takes_all: bool
+    #: The one field that the body holds, if not all.
+    body_field: FieldDescriptor | None
+    #: The one field that is the response's body, if not all.
+    response_field: FieldDescriptor | None
+    #: Which of the path's variables names the tenant; None where the call is for none that exists.
+    tenant_at: int | None
+    #: What the caller must have been given, a Scope.
+    scope: int
+    request: type[Message]
+
+    def tenant_in(self, values: tuple[str, ...]) -> str:
+        """The tenant among the values of the path's variables; empty where it is not there."""
+        return values[self.tenant_at] if self.tenant_at is not None else ""
+
+    @property
+    def has_body(self) -> bool:
+        """A request has a body."""
+        return self.takes_all or self.body_field is not None
+
+    def __str__(self) -> str:
+        return f"{self.http_method} {self.template} ({self.method.full_name})"
+
+
+def services() -> list[ServiceDescriptor]:
+    """The contract's services, by name."""
+    found = []
+    for module in pkgutil.iter_modules(trunkline.v1.__path__):
+        if module.name.endswith("_service_pb2"):
+            file = importlib.import_module(f"trunkline.v1.{module.name}").DESCRIPTOR
+            found += list(file.services_by_name.values())
+    return sorted(found, key=lambda service: service.full_name)
+
+
+def bindings() -> list[Binding]:
+    """Every HTTP form of every RPC that has one, the streaming ones included.
+
+    Raises ValueError where an annotation asks for what is not supported.
+    """
+    return [binding for service in services() for method in service.methods for binding in bound(method)]
+
+
+def bound(method: MethodDescriptor) -> list[Binding]:
+    """The HTTP forms of one RPC; none where it has no annotation."""
+    if method.client_streaming or not method.GetOptions().HasExtension(http):
+        return []
+    rule: HttpRule = method.GetOptions().Extensions[http]
+    return [_binding(method, each) for each in _rules(rule)]
+
+
+def _rules(rule: HttpRule) -> Iterator[HttpRule]:
+    yield rule
+    yield from rule.additional_bindings
+
+
+def _binding(method: MethodDescriptor, rule: HttpRule) -> Binding:
+    kind = rule.WhichOneof("pattern")
+    if kind is None:
+        raise ValueError(f"{method.full_name}: its annotation has no pattern")
+    custom = kind == "custom"
+    template = rule.custom.path if custom else getattr(rule, kind)
+    pattern = pattern_of(template)
+    variables = tuple(field_path(method.input_type, name) for name in pattern.variables)
+    tenant = tenant_path(method)
+    return Binding(
+        method=method,
+        http_method=rule.custom.kind if custom else kind.upper(),
+        template=template,
+        pattern=pattern,
+        variables=variables,
+        takes_all=rule.body == "*",
+        body_field=_field(method.input_type, "" if rule.body == "*" else rule.body),
+        response_field=_field(method.output_type, rule.response_body),
+        tenant_at=variables.index(tenant) if tenant in variables else None,
+        scope=method.GetOptions().Extensions[requires],
+        request=GetMessageClass(method.input_type),
+    )
+
+
+def tenant_path(method: MethodDescriptor) -> FieldPath:
+    """The field of an RPC's request that names the tenant; empty where there is none."""
+    for name in TENANTS:
+        try:
+            return field_path(method.input_type, name)
+        except ValueError:
+            continue
+    return ()
+
+
+def _field(message: Descriptor, name: str) -> FieldDescriptor | None:
+    return field_path(message, name)[0] if name else None
+
+
+def field_path(message: Descriptor, name: str) -> FieldPath:
+    """The fields on the way to a nested one. Raises ValueError where there is no such field."""
+    path: list[FieldDescriptor] = []
+    inside: Descriptor | None = message
+    for part in name.split("."):
+        field = inside.fields_by_name.get(part) if inside else None
+        if field is None or (path and path[-1].is_repeated):
+            raise ValueError(f"{message.full_name} has no field {name}")
+        path.append(field)
+        inside = field.message_type
+    return tuple(path)

@@ -1,0 +1,227 @@
+"""/openapi.json: the contract's HTTP form for tools, made from its descriptors and comments."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+from google.protobuf.descriptor import Descriptor
+from starlette.requests import Request
+from starlette.responses import Response
+from trunkline.v1 import catalogue
+from trunkline.v1.access_pb2 import SCOPE_OPERATOR, Scope
+
+from trunkline_edge.http.bindings import Binding, FieldPath
+from trunkline_edge.http.openapi_schemas import SCHEMAS, Schemas, comment, taken
+from trunkline_edge.http.reading import is_map
+
+#: What any call, and what one with a body, may be refused with.
+REFUSALS = {
+    400: "Something in the request is missing or not valid.",
+    401: "No proof of who is asking, or one that does not hold.",
+    403: "Not allowed to who is asking.",
+    404: "There is no such tenant, message or path.",
+    429: "More is asked than can be done now.",
+    500: "A fault of Trunkline itself.",
+    501: "The router is older than this edge.",
+    503: "The service is starting or restarting.",
+    504: "The router did not answer in time; whether it did what was asked is not known.",
+}
+BODY_REFUSALS = {
+    408: "The body did not come in time.",
+    409: "What is there does not allow it.",
+    413: "The body, or what would come of it, is too large.",
+    415: "The body is not JSON in UTF-8.",
+}
+
+DESCRIPTION = """\
+Every unary call of the gRPC contract `trunkline.v1`, as canonical protobuf JSON. Fields that are 64 bits \
+wide are strings. What is optional may be null, numbers may be strings, values of enums may be numbers, and \
+names of fields may be in snake_case; answers never have these forms. Parameters and fields that are not \
+known are refused. New fields may appear in answers.
+
+An error is a `google.rpc.Status`; the catalogue's code is the `reason` of its `google.rpc.ErrorInfo`."""
+
+STATUS: dict[str, Any] = {
+    "type": "object",
+    "description": "A `google.rpc.Status`.",
+    "properties": {
+        "code": {"type": "integer", "format": "int32", "description": "The `google.rpc.Code`."},
+        "message": {"type": "string", "description": "For people."},
+        "details": {
+            "type": "array",
+            "description": "For programs: a `google.rpc.ErrorInfo`, and a `google.rpc.RetryInfo` where the "
+            "same request may succeed later.",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "@type": {"type": "string"},
+                    "reason": {"type": "string", "description": "The catalogue's code."},
+                    "domain": {"type": "string"},
+                    "metadata": {"type": "object", "additionalProperties": {"type": "string"}},
+                    "retryDelay": {"type": "string"},
+                },
+                "required": ["@type"],
+            },
+        },
+    },
+    "required": ["code", "message", "details"],
+}
+SECURITY: dict[str, Any] = {
+    "key": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key of the tenant, or the operator's key. May be left out where the tenant is "
+        "open to the caller. `X-API-Key` may be sent in place of `Authorization`.",
+    }
+}
+JSON = "application/json"
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def endpoint(known: Sequence[Binding]) -> Endpoint:
+    """Serves the document, which is made once."""
+    content = msgspec.json.encode(document(known))
+    etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+    headers = {"etag": etag, "cache-control": "no-cache"}
+
+    async def openapi(request: Request) -> Response:
+        """The document, or that it is still the same."""
+        if etag in re.findall(r'"[^"]*"', request.headers.get("if-none-match", "")):
+            return Response(status_code=304, headers=headers)
+        return Response(content, 200, headers, JSON)
+
+    return openapi
+
+
+def document(known: Sequence[Binding]) -> dict[str, Any]:
+    """The whole document."""
+    schemas = Schemas(taken(binding.method.input_type for binding in known))
+    paths: dict[str, dict[str, Any]] = {}
+    for binding in known:
+        paths.setdefault(_path(binding), {})[binding.http_method.lower()] = _operation(binding, schemas)
+    services = {binding.method.containing_service.name: binding.method for binding in known}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Trunkline",
+            "version": f"1.{catalogue.CONTRACT_MINOR}",
+            "summary": "A message bridge for multi-tenant chat and agent products",
+            "description": DESCRIPTION,
+            "license": {"name": "Apache License 2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"key": []}, {}],
+        "tags": [
+            {"name": name, "description": comment(method.containing_service)}
+            for name, method in services.items()
+        ],
+        "paths": paths,
+        "components": {
+            "schemas": {"Status": STATUS, **schemas.components},
+            "responses": {"Refused": _refused()},
+            "securitySchemes": SECURITY,
+        },
+    }
+
+
+def _path(binding: Binding) -> str:
+    """The path, its variables by the last of their names."""
+    names = iter(binding.variables)
+    segments = [each or f"{{{next(names)[-1].json_name}}}" for each in binding.pattern.segments]
+    verb = binding.pattern.verb
+    return "/" + "/".join(segments) + (f":{verb}" if verb else "")
+
+
+def _operation(binding: Binding, schemas: Schemas) -> dict[str, Any]:
+    method, text = binding.method, comment(binding.method)
+    scope = Scope.Name(binding.scope)  # type: ignore[arg-type]
+    operation: dict[str, Any] = {
+        "operationId": method.name,
+        "tags": [method.containing_service.name],
+        "summary": re.split(r"(?<=[.;:]) ", text, maxsplit=1)[0].rstrip(".;:"),
+        "description": f"{text}\n\nTakes `{scope}`.",
+        "parameters": [*_path_parameters(binding, schemas), *_query_parameters(binding, schemas)],
+        "responses": _responses(binding, schemas),
+    }
+    if binding.scope == SCOPE_OPERATOR:
+        operation["security"] = [{"key": []}]
+    if binding.takes_all:
+        elsewhere = frozenset(tuple(field.name for field in path) for path in binding.variables)
+        schema = schemas.body(f"{method.name}Body", method.input_type, elsewhere)
+        required = bool(schemas.components[f"{method.name}Body"].get("required"))
+        operation["requestBody"] = {"required": required, "content": {JSON: {"schema": schema}}}
+    elif binding.body_field is not None:
+        schema = schemas.field(binding.body_field)
+        required = schemas.is_required((binding.body_field,))
+        operation["requestBody"] = {"required": required, "content": {JSON: {"schema": schema}}}
+    return operation
+
+
+def _path_parameters(binding: Binding, schemas: Schemas) -> Iterator[dict[str, Any]]:
+    for path in binding.variables:
+        schema = schemas.field(path[-1])
+        yield {
+            "name": path[-1].json_name,
+            "in": "path",
+            "required": True,
+            "description": schema.pop("description", ""),
+            "schema": schema,
+        }
+
+
+def _query_parameters(binding: Binding, schemas: Schemas) -> Iterator[dict[str, Any]]:
+    if binding.takes_all:
+        return
+    for path in _leaves(binding.method.input_type, ()):
+        if path in binding.variables or path[0] is binding.body_field:
+            continue
+        schema = schemas.field(path[-1])
+        yield {
+            "name": ".".join(field.json_name for field in path),
+            "in": "query",
+            "required": schemas.is_required(path),
+            "description": schema.pop("description", ""),
+            "schema": schema,
+        }
+
+
+def _leaves(message: Descriptor, outer: FieldPath) -> Iterator[FieldPath]:
+    """The fields that a query can name."""
+    for field in message.fields:
+        inner = field.message_type
+        if inner is None:
+            yield (*outer, field)
+        elif not field.is_repeated and not is_map(field) and not inner.full_name.startswith("google."):
+            yield from _leaves(inner, (*outer, field))
+
+
+def _responses(binding: Binding, schemas: Schemas) -> dict[str, Any]:
+    method = binding.method
+    schema, name = schemas.ref(method.output_type), method.output_type.name
+    ok: dict[str, Any] = {"description": comment(method.output_type) or "OK"}
+    if method.server_streaming:
+        event = f"Each event's data is a {name} in JSON; see {SCHEMAS}{name}."
+        ok["content"] = {"text/event-stream": {"schema": {"type": "string", "description": event}}}
+    elif binding.response_field is not None:
+        ok["content"] = {JSON: {"schema": schemas.field(binding.response_field)}}
+    else:
+        ok["content"] = {JSON: {"schema": schema}}
+    refusals = REFUSALS | (BODY_REFUSALS if binding.has_body else {})
+    refused = {"$ref": "#/components/responses/Refused"}
+    found = {str(status): refused | {"description": text} for status, text in sorted(refusals.items())}
+    return {"200": ok, **found, "default": refused}
+
+
+def _refused() -> dict[str, Any]:
+    seconds = {"type": "integer", "minimum": 1}
+    return {
+        "description": "The call was refused.",
+        "headers": {
+            "Retry-After": {"description": "Seconds, where it is known when to try again.", "schema": seconds}
+        },
+        "content": {JSON: {"schema": {"$ref": SCHEMAS + "Status"}}},
+    }

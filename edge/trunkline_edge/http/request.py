@@ -1,0 +1,163 @@
+"""From the pieces of an HTTP request to the request message of an RPC."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+from trunkline.v1 import catalogue
+
+from trunkline_edge.http.bindings import Binding, FieldPath
+from trunkline_edge.http.reading import Unreadable, is_map, one_reader, reader
+
+#: Objects and arrays within each other. A reader of protobuf takes 100 levels, of which each level of a
+#: Struct takes three; the router knows the lower limits of the fields, and says which one is at fault.
+MAX_DEPTH = 32
+
+Tree = dict[str, Any]
+
+
+def request_message(binding: Binding, values: tuple[str, ...], query: bytes, body: bytes) -> Message:
+    """The message that a request says. Raises Refused INVALID_ARGUMENT."""
+    try:
+        tree = _body_tree(binding, body) if binding.has_body else {}
+        given = reader(binding.method.input_type)(tree)
+        for path, value in zip(binding.variables, values, strict=True):
+            _put_variable(given, path, value)
+        if query:
+            _put_query(binding, given, query)
+        return binding.request(**given)
+    except Unreadable as unreadable:
+        raise _refused(unreadable.field or "body", unreadable.problem) from None
+    except (ValueError, TypeError, ArithmeticError) as error:
+        # Nothing that is known gets here; what the constructor says of it is fit for the caller.
+        raise _refused("body", str(error)) from None
+
+
+def _refused(field: str, problem: str) -> catalogue.Refused:
+    return catalogue.INVALID_ARGUMENT.refused(field=field, problem=problem)
+
+
+def _body_tree(binding: Binding, body: bytes) -> Tree:
+    """The body as JSON in the place of the message that it fills."""
+    if not body:
+        return {}
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Unreadable(f"is no JSON: {error}") from None
+    except RecursionError:
+        raise Unreadable(f"is nested more than {MAX_DEPTH} levels deep") from None
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _too_deep(value):
+        raise Unreadable(f"is nested more than {MAX_DEPTH} levels deep")
+    if binding.body_field is not None:
+        return {binding.body_field.name: value}
+    if type(value) is not dict:
+        raise Unreadable("must be an object")
+    return value
+
+
+def _too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _put_variable(given: Tree, path: FieldPath, text: str) -> None:
+    """The path says it; a body that says it too must say the same."""
+    names = [field.name for field in path]
+    value = _read_text(path, text, ".".join(names))
+    *outer, last = names
+    inside = given
+    for name in outer:
+        inside = inside.setdefault(name, {})
+    if inside.setdefault(last, value) != value:
+        raise Unreadable("is another one in the path", *reversed(names))
+
+
+def _put_query(binding: Binding, given: Tree, query: bytes) -> None:
+    if binding.takes_all:
+        raise Unreadable("this call takes none; all is in the body", "query")
+    fixed = {tuple(field.name for field in path) for path in binding.variables}
+    seen: set[tuple[str, ...]] = set()
+    for name, text in _parameters(query):
+        path = _parameter_path(binding.method.input_type, name)
+        names = tuple(field.name for field in path)
+        if names in fixed or path[0] is binding.body_field:
+            raise Unreadable("is said elsewhere in the request", name)
+        if names in seen and not path[-1].is_repeated:
+            raise Unreadable("is there twice", name)
+        seen.add(names)
+        _put_parameter(given, path, _read_text(path, text, name), name)
+
+
+def _parameters(query: bytes) -> list[tuple[str, str]]:
+    """Names and values in a query."""
+    found = []
+    for part in query.split(b"&"):
+        name, _, value = part.replace(b"+", b" ").partition(b"=")
+        try:
+            if part:
+                found.append((unquote_to_bytes(name).decode(), unquote_to_bytes(value).decode()))
+        except UnicodeDecodeError:
+            raise Unreadable("is not UTF-8", "query") from None
+    return found
+
+
+def _parameter_path(message: Descriptor, name: str) -> FieldPath:
+    path: list[FieldDescriptor] = []
+    inside: Descriptor | None = message
+    for part in name.split("."):
+        field = _field(inside, part) if inside is not None else None
+        if field is None or (path and path[-1].is_repeated):
+            raise Unreadable("there is no such parameter", name or "query")
+        path.append(field)
+        own = field.message_type is not None and field.message_type.file.package != "google.protobuf"
+        inside = field.message_type if own and not is_map(field) else None
+    if inside is not None or is_map(path[-1]):
+        raise Unreadable("has fields of its own; name one of them", name)
+    return tuple(path)
+
+
+def _field(message: Descriptor, name: str) -> FieldDescriptor | None:
+    found = message.fields_by_name.get(name)
+    return found or next((field for field in message.fields if field.json_name == name), None)
+
+
+def _put_parameter(given: Tree, path: FieldPath, value: Any, name: str) -> None:
+    inside = given
+    for field in path:
+        oneof = field.containing_oneof
+        for other in oneof.fields if oneof else ():
+            if other.name in inside and other is not field:
+                raise Unreadable(f"cannot be set together with {other.name}", name)
+        if field is path[-1]:
+            break
+        inside = inside.setdefault(field.name, {})
+    if path[-1].is_repeated:
+        inside.setdefault(path[-1].name, []).append(value)
+    else:
+        inside[path[-1].name] = value
+
+
+def _read_text(path: FieldPath, text: str, name: str) -> Any:
+    """The value of a field, of an item where it is repeated, that stands in a URL."""
+    field = path[-1]
+    value: Any = text
+    if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+        value = {"true": True, "false": False}.get(text, text)
+    try:
+        return one_reader(field)(value)
+    except Unreadable as unreadable:
+        raise Unreadable(unreadable.problem, name) from None

@@ -1,0 +1,75 @@
+"""Metrics, read from the core's plain counters when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from trunkline_edge.shell import Shell
+
+
+class EdgeCollector(Collector):
+    """Everything an operator watches on one edge. Counting costs the hot path an addition."""
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+
+    def collect(self) -> Iterator[Metric]:
+        """See prometheus_client."""
+        shell, core = self._shell, self._shell.core
+        counts = core.counts
+        gauges = {
+            "connections": ("Connections now", len(core.connections)),
+            "connections_opening": ("Connections that the router has not answered yet", core.opening),
+            "link_up": ("1 while the edge is linked to a router", int(core.uplink.is_up)),
+            "uplink_waiting_bytes": ("Bytes that wait for the router", core.uplink.waiting_bytes),
+            "outbox_bytes": ("Bytes buffered for clients that lag", shell.congestion.buffered_bytes),
+            "congested": ("1 while the router is held back", int(shell.congestion.is_congested)),
+        }
+        counters = {
+            "connections_opened": ("Connections accepted", counts.opened),
+            "frames_received": ("Frames from clients", counts.frames_in),
+            "frames_refused": (
+                "Frames from clients answered with an error by the edge",
+                counts.frames_refused,
+            ),
+            "deliveries": ("Frames handed to sockets, one for each listener", counts.deliveries),
+            "frames_dropped": (
+                "Frames for clients that were being closed or gone, one for each listener",
+                counts.dropped,
+            ),
+            "deltas_received": ("Deltas from the router", counts.deltas_in),
+            "delta_frames": (
+                "Frames with deltas handed to sockets, one for each listener",
+                counts.delta_frames,
+            ),
+            "deltas_delivered": (
+                "Deltas in those frames; by delta_frames it is how many are joined in one",
+                counts.deltas_delivered,
+            ),
+            "link_batches_received": ("Batches from the router", counts.batches_in),
+            "slow_consumers": ("Connections closed because they read too slowly", counts.slow_consumers),
+            "links": ("Times that the edge has linked to a router", counts.links),
+        }
+        for name, (text, value) in gauges.items():
+            yield GaugeMetricFamily(f"trunkline_edge_{name}", text, value)
+        for name, (text, value) in counters.items():
+            yield CounterMetricFamily(f"trunkline_edge_{name}", text, value)
+        refused = CounterMetricFamily(
+            "trunkline_edge_refused",
+            "Frames answered with an error, and connects that were refused, by the catalogue's code",
+            labels=["code"],
+        )
+        for code, value in counts.refused_by.items():
+            refused.add_metric([code], value)
+        yield refused
+        closed = CounterMetricFamily(
+            "trunkline_edge_connections_closed", "Accepted connections that ended, by cause", labels=["cause"]
+        )
+        for cause, value in counts.closed_by.items():
+            closed.add_metric([cause], value)
+        yield closed

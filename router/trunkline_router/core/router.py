@@ -1,0 +1,330 @@
+"""The router's core: one object that takes events and holds the effects.
+
+A shell calls it from one thread, never from within a callback of its own. After each call it does
+what has gathered: `mail` (peers with something to be written), `reads` (of the log), `journal`
+(drafts to be committed). Nothing here waits, and nothing here knows the time but by `now`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from math import inf
+
+from trunkline.v1 import catalogue
+from trunkline.v1.agent_service_pb2 import AttachRequest
+from trunkline.v1.catalogue import Refused
+from trunkline.v1.edge_service_pb2 import EdgeEntry, LinkHello, LinkRequest
+from trunkline.v1.tenant_pb2 import TenantLimits
+
+from trunkline_router.core.access import ApiKeys
+from trunkline_router.core.agents import Agents
+from trunkline_router.core.answers import Answers
+from trunkline_router.core.cancelling import Cancelling
+from trunkline_router.core.changing import Changing
+from trunkline_router.core.clients import Clients
+from trunkline_router.core.directory import Directory, Link
+from trunkline_router.core.effects import Read
+from trunkline_router.core.granting import Granting
+from trunkline_router.core.joining import Joining
+from trunkline_router.core.journal import Draft, Transaction
+from trunkline_router.core.journal_queue import JournalQueue, Unit
+from trunkline_router.core.limits import check
+from trunkline_router.core.open_messages import OpenMessages
+from trunkline_router.core.opening import Opener
+from trunkline_router.core.outbox import LinkOutbox
+from trunkline_router.core.pacing import Pacing
+from trunkline_router.core.presence import Presence, Watcher
+from trunkline_router.core.publishing import Publishing
+from trunkline_router.core.receipts import Receipts
+from trunkline_router.core.relinking import Relinking
+from trunkline_router.core.replies import Replies
+from trunkline_router.core.requests import Requests
+from trunkline_router.core.tenancy import Tenancy
+from trunkline_router.core.topics import EMPTY, Position, TopicKey, topic_of
+from trunkline_router.core.workers import Worker
+
+Peer = Link | Worker | Watcher
+
+
+class RouterCore:
+    """Links, clients, workers and backends of one router.
+
+    `window` is how many batches an edge may have under way. A reply's `lease_s` is how long its worker
+    may be gone, and `checkpoint_bytes` how much of it is kept in memory only; `checkpoint` is to be
+    called from time to time to have the rest written. `defaults` are the limits of tenants for which none
+    were set; there are no tenants but those that `tenancy` is told of. `peek` tells the end of a log where
+    that is known without I/O, and nothing that the core was not told; `new_id` makes names that are unique
+    for ever; `now_ms` is the wall clock for messages that are not kept.
+    """
+
+    def __init__(
+        self,
+        defaults: TenantLimits,
+        *,
+        window: int,
+        lease_s: float,
+        delivery_lease_s: float,
+        reply_lease_s: float,
+        max_attempts: int,
+        max_open_bytes: int,
+        checkpoint_bytes: int,
+        outbox_max_bytes: int,
+        peek: Callable[[TopicKey], Position | None],
+        new_id: Callable[[], str],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self.window = window
+        self.lease_s = lease_s
+        self.delivery_lease_s = delivery_lease_s
+        self.reply_lease_s = reply_lease_s
+        self._outbox_max_bytes = outbox_max_bytes
+        #: Peers that something waits for; the shell writes it and takes them out.
+        self.mail: set[Peer] = set()
+        #: What is to be read from the log; the shell reads it and takes it out.
+        self.reads: list[Read] = []
+        self.journal = JournalQueue()
+        #: Links to which credit is to be returned once they may send more.
+        self._withholding: set[Link] = set()
+        self.directory = Directory()
+        mail: set[Link] = self.mail  # type: ignore[assignment]
+        worker_mail: set[Worker] = self.mail  # type: ignore[assignment]
+        watcher_mail: set[Watcher] = self.mail  # type: ignore[assignment]
+        self.publishing = Publishing(self.directory, self.journal, mail, new_id, now_ms)
+        self.presence = Presence(self.directory, watcher_mail)
+        self.answers = Answers(self.directory, self.publishing)
+        self.api_keys = ApiKeys()
+        self.pacing = Pacing(self.directory)
+        self.tenancy = Tenancy(self.directory, self.answers, mail, defaults)
+        self._granting = Granting(self.directory, self.presence, self.answers)
+        workers: set[Worker] = set()
+        self.open_messages = OpenMessages(
+            self.directory,
+            self.journal,
+            self.publishing,
+            self.reads,
+            lease_s=reply_lease_s,
+            checkpoint_bytes=checkpoint_bytes,
+            max_bytes=max_open_bytes,
+            workers=workers,
+        )
+        self.opener = Opener(self.directory, self.journal, self.open_messages)
+        self.replies = Replies(self.open_messages, self.opener, worker_mail)
+        self.agents = Agents(
+            self.directory,
+            self.journal,
+            self.publishing,
+            self.reads,
+            worker_mail,
+            lease_s=delivery_lease_s,
+            max_attempts=max_attempts,
+            workers=workers,
+            given_up=self.open_messages.give_up,
+        )
+        self.changing = Changing(self.journal, self.reads, self.agents)
+        join = partial(Joining, self.directory, self.journal, self.reads, mail, self.open_messages)
+        relinking = Relinking(
+            self.directory, self.journal, self.reads, mail, self.open_messages, self.answers
+        )
+        self.receipts = receipts = Receipts(self.journal, self.reads, self.publishing, self.answers)
+        self.clients = Clients(
+            self.directory, self.presence, self.answers, receipts, join, relinking, peek, mail
+        )
+        self.requests = Requests(
+            self.directory,
+            self.journal,
+            self.publishing,
+            self.presence,
+            self.answers,
+            self.open_messages,
+            Cancelling(self.journal, self.open_messages, self.agents, self.answers),
+            self.changing,
+            receipts,
+            self._granting,
+            self.reads,
+            join,
+            peek,
+        )
+
+    # Links
+
+    def linked(self, hello: LinkHello, now: float) -> tuple[Link, Link | None]:
+        """An edge says hello. Returns its link, and the one before it whose stream is to end.
+
+        The edge's earlier connections are forgotten; it makes known those that it still has.
+        Raises Refused where the two cannot work together.
+        """
+        check(hello)
+        ours = catalogue.CONTRACT_MINOR
+        if abs(hello.contract_minor - ours) > 1:
+            raise catalogue.INCOMPATIBLE_VERSION.refused(theirs=hello.contract_minor, ours=ours)
+        before = self.directory.links.get(hello.edge_id)
+        if before is not None:
+            self._forget(before)
+        link = Link(hello.edge_id, hello.boot_id, LinkOutbox(self._outbox_max_bytes, self.window), now)
+        link.allowed = self.window
+        self.directory.links[hello.edge_id] = link
+        self.tenancy.begin(link)
+        return link, before
+
+    def link_received(self, link: Link, batch: LinkRequest, now: float) -> None:
+        """A batch came over a link. Raises Refused CREDIT_EXCEEDED where it was not granted.
+
+        What still comes over a link that was given up is dropped: its connections are not the router's.
+        """
+        if link.lost:
+            return
+        link.heard_at = now
+        link.outbox.credit += batch.credit
+        if batch.entries:
+            if not link.allowed:
+                raise catalogue.CREDIT_EXCEEDED.refused()
+            link.allowed -= 1
+            link.withheld += 1
+            self._withholding.add(link)
+        if batch.credit and link.outbox.is_ready:
+            self.mail.add(link)
+        requests = self.requests
+        for entry in batch.entries:
+            if entry.HasField("frame"):
+                requests.received(link, entry.frame.connection, entry.frame.frame, now)
+            else:
+                self._client_changed(link, entry)
+
+    def _client_changed(self, link: Link, entry: EdgeEntry) -> None:
+        kind = entry.WhichOneof("entry")
+        if kind == "opened":
+            self.clients.opened(link, entry.opened)
+        elif kind == "closed":
+            self.clients.closed(link, entry.closed.connection)
+        elif kind == "granted":
+            self._granting.granted(link, entry.granted)
+        elif kind == "topic":
+            position = Position(entry.topic.position.epoch, entry.topic.position.seq)
+            link.restoring[topic_of(entry.topic.address)] = position
+
+    def link_lost(self, link: Link) -> None:
+        """The stream ended. The connections are kept for a lease, as the edge may link again."""
+        link.lose()
+        self.mail.discard(link)
+        self.publishing.drained(link)
+
+    def _forget(self, link: Link) -> None:
+        link.lose()
+        self.publishing.drained(link)
+        if self.directory.links.get(link.edge_id) is link:
+            del self.directory.links[link.edge_id]
+        for number in list(link.connections):
+            self.clients.closed(link, number)
+        self.mail.discard(link)
+
+    # Workers
+
+    def worker_received(self, worker: Worker, batch: AttachRequest, now: float) -> None:
+        """A worker sent a batch."""
+        self.replies.received(worker, batch, now)
+        self.agents.received(worker, batch, now)
+
+    def worker_detached(self, worker: Worker) -> None:
+        """A worker's stream ended."""
+        self.replies.detached(worker)
+        self.agents.detached(worker)
+
+    # Commits
+
+    def committed(self, transaction: Transaction, units: list[Unit]) -> None:
+        """The log has committed a transaction that was taken from the journal."""
+        self.publishing.committed(transaction.drafts)
+        for unit in units:
+            unit.origin.done()
+        self.journal.dealt_with()
+
+    def not_committed(self, transaction: Transaction, units: list[Unit]) -> None:
+        """Nothing of a transaction was committed."""
+        reason = catalogue.LOG_UNAVAILABLE.refused()
+        for draft in transaction.drafts:
+            draft.origin.refused(draft, reason)
+        for unit in units:
+            unit.origin.failed(reason)
+        self.journal.dealt_with()
+
+    def reset(self, topic: TopicKey) -> None:
+        """A topic's log was erased. To be called before anything else is committed."""
+        self.agents.erased(topic)
+        self.replies.erased(topic)
+        self.changing.erased()
+        for draft in self.journal.erased(topic):
+            if draft.read is not None:
+                gone = catalogue.CURSOR_MISMATCH.refused()
+            else:
+                gone = catalogue.MESSAGE_NOT_FOUND.refused(message_id=draft.message.id)
+            draft.origin.refused(draft, gone)
+        if known := self.directory.topics.get(topic):
+            known.position = EMPTY
+            for catchup in known.catchups or ():
+                catchup.lose()
+
+    def tenant_erased(self, tenant: str, topics: Iterable[TopicKey]) -> None:
+        """Logs of a tenant that takes no part any longer were erased; to be called like `reset`.
+
+        What still waited to be committed for it is refused.
+        """
+        gone = catalogue.UNKNOWN_TENANT.refused(tenant=tenant)
+        self._refuse(self.journal.take_out(tenant), gone)
+        for topic in topics:
+            self.reset(topic)
+        self.agents.tenant_erased(tenant)
+
+    def user_erased(self, tenant: str, user: str, topics: Iterable[TopicKey]) -> None:
+        """What a user has said was erased, and these logs as a whole; to be called like `reset`."""
+        self.changing.erased()
+        gone = catalogue.MESSAGE_NOT_FOUND.refused(message_id=f"by {user} any longer")
+        self._refuse(self.journal.take_out(tenant, changes_by=user), gone)
+        for topic in topics:
+            self.reset(topic)
+        self.agents.user_erased(tenant, user)
+        self.receipts.user_erased(tenant, user)
+
+    def _refuse(self, taken: tuple[list[Draft], list[Unit]], reason: Refused) -> None:
+        drafts, units = taken
+        for draft in drafts:
+            draft.origin.refused(draft, reason)
+        for unit in units:
+            unit.origin.failed(reason)
+
+    # Time
+
+    def settle(self, now: float) -> None:
+        """Hand out deliveries and return credit; to be called after every batch of events."""
+        if self.publishing.stirred:
+            self.agents.hand_out(now)
+        for link in list(self._withholding):
+            if self.may_send(link.held_up_by):
+                self._withholding.discard(link)
+                link.allowed += link.withheld
+                link.outbox.owe(link.withheld)
+                link.withheld = 0
+                if not link.lost:
+                    self.mail.add(link)
+
+    def tick(self, now: float) -> list[tuple[Peer, Refused]]:
+        """Let leases end. Returns the peers that were silent too long, whose streams are to end."""
+        silent: list[tuple[Peer, Refused]] = []
+        reason = catalogue.LEASE_ENDED.refused(lease_s=round(self.lease_s))
+        for link in list(self.directory.links.values()):
+            if link.heard_at + self.lease_s <= now:
+                if not link.lost:
+                    silent.append((link, reason))
+                self._forget(link)
+        worker_reason = catalogue.LEASE_ENDED.refused(lease_s=round(self.delivery_lease_s))
+        silent.extend((worker, worker_reason) for worker in self.agents.tick(now))
+        self.open_messages.tick(now)
+        return silent
+
+    def checkpoint(self, since: float = inf) -> None:
+        """Have the log told of what was added to open messages, where some of it waits since then."""
+        self.open_messages.checkpoint(since)
+
+    def may_send(self, held_up_by: set[Link]) -> bool:
+        """A source may send more: the journal and the outboxes that it fills have room."""
+        return not held_up_by and not self.journal.is_full
