@@ -21,22 +21,22 @@ import atheris
 with atheris.instrument_imports(
     include=["trunkline_edge.auth", "trunkline_edge.dialects", "trunkline_runtime.jose"]
 ):
-    from trunkline_edge.auth.keys import inline
+    from trunkline_edge.auth.key_set import inline
     from trunkline_edge.auth.tokens import UnknownKey, verify
-    from trunkline_edge.dialects.codec import Answer, Codec, Decoded, FrameRefused, Switch
+    from trunkline_edge.dialects.codec import Codec, Decoded, DirectReply, FrameRefused, SwitchCodec
     from trunkline_edge.dialects.dialect import (
-        Call,
         CallRefused,
+        ConnectPlan,
         ConnectRequest,
         Dialect,
         Handling,
+        HttpReply,
         HttpRequest,
-        Reply,
-        Wish,
+        RouterCall,
         read_query,
     )
-    from trunkline_edge.dialects.registry import Registry
-    from trunkline_edge.dialects.tenants import Tenants, digest_of
+    from trunkline_edge.dialects.registry import DialectRegistry
+    from trunkline_edge.dialects.tenant_policies import TenantPolicies, digest_of
 
 import msgspec
 import tokens_seen
@@ -49,7 +49,7 @@ from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
 from trunkline.v1.tenant_pb2 import OPENNESS_ANYBODY, ClientAuth, TenantSettings
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-TENANTS = Tenants(
+TENANTS = TenantPolicies(
     [
         TenantPolicy(
             tenant="demo",
@@ -65,7 +65,7 @@ TENANTS = Tenants(
         ),
     ]
 )
-REGISTRY = Registry(lambda: NOW)
+REGISTRY = DialectRegistry(lambda: NOW)
 
 
 def codecs() -> list[Codec]:
@@ -99,10 +99,10 @@ def decode(data: bytes) -> None:
 
 def _looked_at(codec: Codec, said: Decoded) -> Codec:
     """What was said is well formed. Returns the codec from here on."""
-    if isinstance(said, Switch):
+    if isinstance(said, SwitchCodec):
         hash(said.codec)
         codec, said = said.codec, said.said
-    if isinstance(said, Answer):
+    if isinstance(said, DirectReply):
         assert isinstance(said.payload, bytes)
     elif said is not None:
         assert said.WhichOneof("frame")
@@ -170,7 +170,7 @@ def connect(data: bytes) -> None:
     assert verified(wish.token, wish.opened) is None
 
 
-def connected(head: Head) -> Wish | None:
+def connected(head: Head) -> ConnectPlan | None:
     """How the client is to be connected; None where it may not, or nothing is served there."""
     if not head.path.isascii():
         return None
@@ -221,11 +221,11 @@ def _drive(handling: Handling) -> None:
     try:
         call = next(handling)
         while True:
-            assert isinstance(call, Call)
+            assert isinstance(call, RouterCall)
             call.request.SerializeToString()
             call = handling.throw(CallRefused("UNAUTHORIZED", "Not authorized", 401))
     except StopIteration as stop:
-        reply: Reply = stop.value
+        reply: HttpReply = stop.value
     msgspec.json.encode(reply.body)
 
 

@@ -7,18 +7,18 @@ from collections.abc import Callable
 
 import structlog
 from trunkline_runtime import process
+from trunkline_runtime.certificates import ReloadingFile, TlsError, server_context
 from trunkline_runtime.process import StartError
-from trunkline_runtime.tls import TlsError, Watched, server_context
 
-from trunkline_edge.auth.jwks_http import JwksHttp
-from trunkline_edge.http.app import HttpServer
-from trunkline_edge.http.calls import RouterCalls
+from trunkline_edge.auth.jwks_http import JwksHttpClient
+from trunkline_edge.http.router_client import RouterClient
+from trunkline_edge.http.server import HttpServer
 from trunkline_edge.link.client import LinkClient
+from trunkline_edge.router_channel import RouterChannelFactory
+from trunkline_edge.runtime import EdgeRuntime
 from trunkline_edge.settings import EdgeSettings
-from trunkline_edge.shell import Shell
-from trunkline_edge.way import Way
-from trunkline_edge.ws.port import Port
-from trunkline_edge.ws.tls import Tls
+from trunkline_edge.transport.protocol_selector import ProtocolSelector
+from trunkline_edge.transport.tls_transport import TlsTransport
 
 _log = structlog.get_logger()
 
@@ -28,10 +28,10 @@ BACKLOG = 4096
 
 async def serve(settings: EdgeSettings, stop: asyncio.Event) -> None:
     """Run an edge until the event is set. Raises StartError where it cannot start."""
-    fetch = JwksHttp()
-    shell = Shell(settings, fetch)
-    way = Way.of(settings)
-    calls = RouterCalls(settings.router, way)
+    fetch = JwksHttpClient()
+    shell = EdgeRuntime(settings, fetch)
+    way = RouterChannelFactory.of(settings)
+    calls = RouterClient(settings.router, way)
     http = HttpServer(shell, calls)
     server = await listen(shell, http)
     linked = asyncio.Event()
@@ -47,7 +47,7 @@ async def serve(settings: EdgeSettings, stop: asyncio.Event) -> None:
     await http.ended()
 
 
-async def _close(server: asyncio.Server, shell: Shell, tasks: list[asyncio.Task[None]]) -> None:
+async def _close(server: asyncio.Server, shell: EdgeRuntime, tasks: list[asyncio.Task[None]]) -> None:
     """Stop: 1. take no more clients, 2. send those there are elsewhere, 3. end the link."""
     _log.info("edge is stopping", connections=len(shell.core.connections))
     server.close()
@@ -60,7 +60,7 @@ async def _close(server: asyncio.Server, shell: Shell, tasks: list[asyncio.Task[
         task.result()
 
 
-async def listen(shell: Shell, http: HttpServer) -> asyncio.Server:
+async def listen(shell: EdgeRuntime, http: HttpServer) -> asyncio.Server:
     """Listen for clients. Raises StartError where the address is not to be had."""
     address = shell.settings.edge_listen
     host, _, port = address.rpartition(":")
@@ -72,19 +72,19 @@ async def listen(shell: Shell, http: HttpServer) -> asyncio.Server:
         raise StartError(f"{problem}. TRUNKLINE_EDGE_LISTEN names another address.") from error
 
 
-def _clients(shell: Shell, http: HttpServer) -> Callable[[], asyncio.Protocol]:
+def _clients(shell: EdgeRuntime, http: HttpServer) -> Callable[[], asyncio.Protocol]:
     """Makes the protocol of each connection. Raises StartError where a certificate is of no use."""
     certificate, key = shell.settings.tls_cert, shell.settings.tls_key
     if (certificate is None) != (key is None):
         raise StartError("TRUNKLINE_TLS_CERT and TRUNKLINE_TLS_KEY need one another: set both.")
     if certificate is None or key is None:
-        return lambda: Port(shell, http.protocol)
+        return lambda: ProtocolSelector(shell, http.protocol)
     try:
-        context = Watched([certificate, key], lambda: server_context(certificate, key))
+        context = ReloadingFile([certificate, key], lambda: server_context(certificate, key))
     except TlsError as error:
         raise StartError(f"{error}. TRUNKLINE_TLS_CERT and TRUNKLINE_TLS_KEY name the files.") from None
     timeout_s = shell.settings.handshake_timeout_s
-    return lambda: Tls(context.current, Port(shell, http.protocol), timeout_s)
+    return lambda: TlsTransport(context.current, ProtocolSelector(shell, http.protocol), timeout_s)
 
 
 async def _say_ready(server: asyncio.Server, settings: EdgeSettings, linked: asyncio.Event) -> None:

@@ -5,9 +5,15 @@ from __future__ import annotations
 import grpc
 import grpc.aio
 import structlog
+from trunkline_runtime.certificates import (
+    CertificatePair,
+    ReloadingFile,
+    TlsError,
+    read_authorities,
+    read_pair,
+)
 from trunkline_runtime.loopback import is_loopback
 from trunkline_runtime.process import StartError
-from trunkline_runtime.tls import Pair, TlsError, Watched, read_authorities, read_pair
 
 from trunkline_router.rpc.link_proof import LinkProof
 from trunkline_router.settings import RouterSettings
@@ -92,7 +98,7 @@ class _Certificates:
         paths = [self._certificate, self._key]
         if self._authorities is not None:
             paths.append(self._authorities)
-        self._files = Watched(paths, self._read)
+        self._files = ReloadingFile(paths, self._read)
         self._told = self._files.current
 
     def credentials(self) -> grpc.ServerCredentials:
@@ -112,7 +118,7 @@ class _Certificates:
         return current
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
-        pair: Pair = read_pair(self._certificate, self._key)
+        pair: CertificatePair = read_pair(self._certificate, self._key)
         roots = read_authorities(self._authorities) if self._authorities is not None else None
         return grpc.ssl_server_certificate_configuration([(pair.key, pair.certificate)], roots)
 

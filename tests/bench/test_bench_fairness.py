@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 from trunkline.v1.tenant_pb2 import OPENNESS_LOOPBACK, ClientAuth, VerificationKey
-from trunkline_edge.auth.keys import inline
+from trunkline_edge.auth.key_set import inline
 from trunkline_edge.auth.tokens import verify
 from trunkline_router.core.tenants import DEFAULTS
 from trunkline_router.tenants_file import load

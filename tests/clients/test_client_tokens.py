@@ -23,7 +23,7 @@ from trunkline.v1.frame_pb2 import (
 )
 from trunkline_client import ClientSettings, Closed, Left, Refused, Unreachable
 from trunkline_client.renewing import renewal_in_s
-from trunkline_edge import refusals
+from trunkline_edge import http_errors
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
 
@@ -52,7 +52,7 @@ def refusing(*reasons: catalogue.Refused) -> Callable[[ServerConnection, Request
     def answer(socket: ServerConnection, request: Request) -> Response | None:
         if not left:
             return None
-        rendered = refusals.of_refused(left.pop(0))
+        rendered = http_errors.of_refused(left.pop(0))
         response = socket.respond(rendered.status, "")
         response.body = rendered.body
         del response.headers["Content-Length"]

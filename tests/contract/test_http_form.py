@@ -9,7 +9,7 @@ from trunkline.v1.access_pb2 import SCOPE_OPERATOR, Scope
 from trunkline_edge.http.bindings import bindings, bound, services
 from trunkline_edge.http.openapi import document
 from trunkline_edge.http.openapi_schemas import limits, name_of
-from trunkline_edge.http.table import Table
+from trunkline_edge.http.path_router import PathRouter
 
 METHODS = [method for service in services() for method in service.methods]
 UNARY = [method for method in METHODS if not method.client_streaming and not method.server_streaming]
@@ -46,7 +46,7 @@ def test_what_streams_from_the_caller_has_none() -> None:
 
 
 def test_no_two_routes_clash() -> None:
-    table: Table[str] = Table()
+    table: PathRouter[str] = PathRouter()
     shapes: dict[tuple[str | None, ...], set[str]] = {}
     for binding in bindings():
         table.add(binding.http_method, binding.pattern, str(binding))

@@ -12,8 +12,8 @@ from processes import ROOT
 from trunkline.v1.access_pb2 import Right, Scope, requires
 from trunkline.v1.tenant_pb2 import ClientAuth, VerificationKey
 from trunkline_client import Client
-from trunkline_edge.auth.bearer import RIGHTS
-from trunkline_edge.auth.keys import inline
+from trunkline_edge.auth.key_set import inline
+from trunkline_edge.auth.principal import RIGHTS
 from trunkline_edge.auth.tokens import verify
 from trunkline_edge.http.bindings import services
 from trunkline_runtime.jwk import ALGORITHMS

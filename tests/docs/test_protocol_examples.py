@@ -14,8 +14,8 @@ from trunkline.v1 import catalogue
 from trunkline.v1.address_pb2 import DESCRIPTOR as ADDRESS_FILE
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
 from trunkline.v1.message_pb2 import Author, MessageState, Part
-from trunkline_edge.dialects.native.connecting import CODECS
-from trunkline_edge.dialects.native.nesting import MAX_DEPTH
+from trunkline_edge.dialects.native.depth_limit import MAX_DEPTH
+from trunkline_edge.dialects.native.handshake import CODECS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text("utf-8")
 JSON = CODECS["trunkline.v1.json"]

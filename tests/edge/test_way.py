@@ -10,16 +10,16 @@ import certs
 import grpc
 import grpc.aio
 import pytest
-import trunkline_runtime.tls
+import trunkline_runtime.certificates
 from certificates import Certificates
 from trunkline.v1.presence_service_pb2 import DESCRIPTOR, GetStatsRequest, GetStatsResponse
 from trunkline.v1.presence_service_pb2_grpc import (
     PresenceServiceServicer,
     add_PresenceServiceServicer_to_server,
 )
-from trunkline_edge.http.calls import CallFailed, RouterCalls
+from trunkline_edge.http.router_client import CallFailed, RouterClient
+from trunkline_edge.router_channel import RouterChannelFactory
 from trunkline_edge.settings import EdgeSettings
-from trunkline_edge.way import Way
 from trunkline_runtime.process import StartError
 
 PATIENCE_S = 5.0
@@ -49,7 +49,7 @@ def settings(ours: Certificates, **others: Any) -> EdgeSettings:
 async def test_calls_show_the_link_key_and_the_certificate_that_there_is_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trunkline_runtime.tls, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(trunkline_runtime.certificates, "LOOK_EVERY_S", 0.0)
     ours = Certificates(tmp_path)
     server, presence = grpc.aio.server(), Presence()
     add_PresenceServiceServicer_to_server(presence, server)
@@ -57,7 +57,7 @@ async def test_calls_show_the_link_key_and_the_certificate_that_there_is_now(
     credentials = grpc.ssl_server_credentials([pair], ours.ca.read_bytes(), require_client_auth=True)
     port = server.add_secure_port("127.0.0.1:0", credentials)
     await server.start()
-    calls = RouterCalls(f"127.0.0.1:{port}", Way.of(settings(ours, link_key=KEY)))
+    calls = RouterClient(f"127.0.0.1:{port}", RouterChannelFactory.of(settings(ours, link_key=KEY)))
     try:
         async with asyncio.timeout(PATIENCE_S):
             await calls.unary(STATS, GetStatsRequest())
@@ -75,7 +75,7 @@ async def test_calls_show_the_link_key_and_the_certificate_that_there_is_now(
 
 
 def test_without_settings_the_way_is_in_plain_text_and_nothing_is_shown() -> None:
-    way = Way.of(EdgeSettings())
+    way = RouterChannelFactory.of(EdgeSettings())
     assert not way.is_encrypted
     assert way.metadata == ()
 
@@ -83,7 +83,7 @@ def test_without_settings_the_way_is_in_plain_text_and_nothing_is_shown() -> Non
 @pytest.mark.parametrize("missing", ["router_cert", "router_key"])
 def test_half_of_a_pair_is_refused(tmp_path: Path, missing: str) -> None:
     with pytest.raises(StartError, match="set both"):
-        Way.of(settings(Certificates(tmp_path), **{missing: None}))
+        RouterChannelFactory.of(settings(Certificates(tmp_path), **{missing: None}))
 
 
 def test_files_that_are_of_no_use_are_refused_by_their_names(tmp_path: Path) -> None:
@@ -91,4 +91,4 @@ def test_files_that_are_of_no_use_are_refused_by_their_names(tmp_path: Path) -> 
     rubbish.write_text("rubbish")
     for name in ("router_ca", "router_cert", "router_key"):
         with pytest.raises(StartError, match=r"rubbish.*TRUNKLINE_ROUTER_CA"):
-            Way.of(settings(ours, **{name: rubbish}))
+            RouterChannelFactory.of(settings(ours, **{name: rubbish}))

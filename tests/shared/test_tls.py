@@ -11,11 +11,11 @@ import pytest
 from certificates import Certificates
 from cryptography.hazmat.primitives import serialization
 from structlog.testing import capture_logs
-from trunkline_runtime.tls import (
+from trunkline_runtime.certificates import (
     LOOK_EVERY_S,
-    Pair,
+    CertificatePair,
+    ReloadingFile,
     TlsError,
-    Watched,
     read_authorities,
     read_pair,
     server_context,
@@ -41,9 +41,9 @@ class Kept:
         self.key = certs.key_of(self.certificate)
         self.clock = Clock()
         self.reads = 0
-        self.watched = Watched([self.certificate, self.key], self._read, self.clock)
+        self.watched = ReloadingFile([self.certificate, self.key], self._read, self.clock)
 
-    def _read(self) -> Pair:
+    def _read(self) -> CertificatePair:
         self.reads += 1
         return read_pair(self.certificate, self.key)
 
@@ -78,7 +78,7 @@ def test_a_link_that_leads_elsewhere_now_is_a_change(tmp_path: Path) -> None:
     link, clock = tmp_path / "now", Clock()
     link.symlink_to(one.folder)
     paths = [link / "edge.pem", link / "edge.key"]
-    watched = Watched(paths, lambda: read_pair(*paths), clock)
+    watched = ReloadingFile(paths, lambda: read_pair(*paths), clock)
     link.unlink()
     link.symlink_to(other.folder)
     clock.later()
@@ -119,7 +119,7 @@ def test_what_changes_while_it_is_read_is_read_again(tmp_path: Path) -> None:
             path.write_text("third")
         return texts[-1]
 
-    watched = Watched([path], read, clock)
+    watched = ReloadingFile([path], read, clock)
     path.write_text("other")
     clock.later()
     assert watched.current == "one"
@@ -130,7 +130,7 @@ def test_what_changes_while_it_is_read_is_read_again(tmp_path: Path) -> None:
 def test_many_threads_may_ask(kept: Kept) -> None:
     kept.ours.renew(kept.certificate)
     kept.clock.later()
-    found: list[Pair] = []
+    found: list[CertificatePair] = []
     threads = [threading.Thread(target=lambda: found.append(kept.watched.current)) for _ in range(8)]
     for thread in threads:
         thread.start()

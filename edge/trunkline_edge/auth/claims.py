@@ -10,8 +10,8 @@ from trunkline.v1 import catalogue
 from trunkline.v1.tenant_pb2 import ClientAuth
 from trunkline_runtime.jose import read_object
 
-from trunkline_edge.auth.bearer import RIGHTS, Bearer
-from trunkline_edge.auth.compact import unauthorized
+from trunkline_edge.auth.jws import unauthorized
+from trunkline_edge.auth.principal import RIGHTS, Principal
 
 #: How far another clock may be ahead of this one.
 LEEWAY_S = 30
@@ -37,14 +37,14 @@ def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
-class Times(NamedTuple):
+class TokenLifetime(NamedTuple):
     """When a token was issued, if it says so, and when it expires."""
 
     issued_at_s: float | None
     expires_at_s: float
 
 
-def bearer_of(payload: bytes, tenant: str, auth: ClientAuth, key: str, now_s: float) -> Bearer:
+def principal_of(payload: bytes, tenant: str, auth: ClientAuth, key: str, now_s: float) -> Principal:
     """Who shows a token with this payload to the tenant, and what it allows.
 
     `key` is the identity of the key that it was verified with. Raises Refused UNAUTHORIZED, or TOKEN_EXPIRED
@@ -62,7 +62,7 @@ def bearer_of(payload: bytes, tenant: str, auth: ClientAuth, key: str, now_s: fl
     return bearer
 
 
-def _read(claims: dict[str, Any], times: Times, key: str) -> Bearer:
+def _read(claims: dict[str, Any], times: TokenLifetime, key: str) -> Principal:
     user = _text(claims, "sub", _ID, _ID_RULE) or ""
     token_id = _text(claims, "jti", _LINE, f"1 to {MAX_TOKEN_ID_CHARACTERS} printable characters") or ""
     own = claims.get("trunkline", {})
@@ -74,7 +74,7 @@ def _read(claims: dict[str, Any], times: Times, key: str) -> Bearer:
     rights = _texts(own, "rights")
     if rights is not None and not RIGHTS.keys() >= rights:
         raise unauthorized(f"the token's `trunkline.rights` may hold {', '.join(RIGHTS)} and nothing else")
-    return Bearer(
+    return Principal(
         user=user,
         agents=_ids(own, "agents"),
         platforms=_ids(own, "platforms"),
@@ -111,7 +111,7 @@ def _check_audience(claimed: object, audiences: Collection[str]) -> None:
         raise unauthorized(f"the token is for audience {shown}, and not for {' or '.join(audiences)}")
 
 
-def _times_of(claims: dict[str, Any], now_s: float) -> Times:
+def _times_of(claims: dict[str, Any], now_s: float) -> TokenLifetime:
     """Raises Refused UNAUTHORIZED where they are no times, or the token is not valid yet or for too long."""
     expires_at_s = _time(claims, "exp")
     if expires_at_s is None:
@@ -123,7 +123,7 @@ def _times_of(claims: dict[str, Any], now_s: float) -> Times:
         raise unauthorized("the token's `iat` is in the future; is a clock wrong?")
     if valid_from_s is not None and valid_from_s > now_s + LEEWAY_S:
         raise unauthorized("the token is not valid yet: its `nbf` is in the future")
-    return Times(issued_at_s, expires_at_s)
+    return TokenLifetime(issued_at_s, expires_at_s)
 
 
 def _time(claims: dict[str, Any], name: str) -> float | None:

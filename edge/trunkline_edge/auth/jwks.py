@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from trunkline_edge.auth.keys import Keys, of_jwk_set
+from trunkline_edge.auth.key_set import KeySet, of_jwk_set
 
 _log = structlog.get_logger()
 
@@ -30,13 +30,13 @@ class FetchFailed(Exception):
     """A JWK Set could not be read; the text says why, and shows nothing secret."""
 
 
-class _Set:
+class _CachedKeySet:
     """One JWK Set, and when it may and is to be fetched again."""
 
     __slots__ = ("due_at", "failures", "fetching", "keys", "rests_until")
 
     def __init__(self, now: float) -> None:
-        self.keys = Keys()
+        self.keys = KeySet()
         self.fetching: asyncio.Task[None] | None = None
         self.failures = 0
         self.rests_until = now
@@ -53,7 +53,7 @@ class JwksCache:
     def __init__(self, fetch: Fetch, clock: Callable[[], float]) -> None:
         self._fetch = fetch
         self._clock = clock
-        self._sets: dict[str, _Set] = {}
+        self._sets: dict[str, _CachedKeySet] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
 
@@ -62,15 +62,15 @@ class JwksCache:
         for url in self._sets.keys() - urls:
             del self._sets[url]
         for url in urls - self._sets.keys():
-            self._sets[url] = _Set(self._clock())
+            self._sets[url] = _CachedKeySet(self._clock())
         self._woken.set()
 
-    def keys(self, url: str) -> Keys:
+    def keys(self, url: str) -> KeySet:
         """What is known; nothing before the first fetch, or where it is not in use."""
         found = self._sets.get(url)
-        return found.keys if found else Keys()
+        return found.keys if found else KeySet()
 
-    async def refresh(self, url: str) -> Keys:
+    async def refresh(self, url: str) -> KeySet:
         """The keys after the fetch that is under way, or a new one.
 
         Where it is too early for that, those that are known, at once. Never raises for a fetch that fails. A
@@ -78,7 +78,7 @@ class JwksCache:
         """
         found = self._sets.get(url)
         if found is None:
-            return Keys()
+            return KeySet()
         if self._clock() >= found.rests_until:
             self._begin(url, found)
         if found.fetching is not None:
@@ -109,7 +109,7 @@ class JwksCache:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _begin(self, url: str, found: _Set) -> None:
+    def _begin(self, url: str, found: _CachedKeySet) -> None:
         """Fetch it, unless that is under way."""
         if found.fetching is not None:
             return
@@ -118,7 +118,7 @@ class JwksCache:
         self._tasks.add(found.fetching)
         found.fetching.add_done_callback(self._tasks.discard)
 
-    async def _read(self, url: str, found: _Set) -> None:
+    async def _read(self, url: str, found: _CachedKeySet) -> None:
         began = self._clock()
         try:
             found.keys = of_jwk_set(await self._fetch(url))
@@ -133,7 +133,7 @@ class JwksCache:
             found.fetching = None
             self._woken.set()
 
-    def _failed(self, url: str, found: _Set, began: float, problem: str) -> None:
+    def _failed(self, url: str, found: _CachedKeySet, began: float, problem: str) -> None:
         found.failures = min(found.failures + 1, 30)
         cooldown_s = min(LAST_COOLDOWN_S, COOLDOWN_S * 2**found.failures)
         found.due_at = found.rests_until = began + cooldown_s

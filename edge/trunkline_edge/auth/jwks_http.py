@@ -9,7 +9,7 @@ import httpx
 from trunkline_runtime.loopback import is_loopback
 
 from trunkline_edge.auth.jwks import FetchFailed
-from trunkline_edge.auth.keys import MAX_SET_BYTES
+from trunkline_edge.auth.key_set import MAX_SET_BYTES
 
 #: From the beginning to the last byte.
 TIMEOUT_S = 5.0
@@ -22,7 +22,7 @@ _HEADERS = {
 }
 
 
-class JwksHttp:
+class JwksHttpClient:
     """A `Fetch`: over https, or over http from this machine.
 
     It follows no redirects, keeps no cookies, and takes no proxies and no passwords from the environment.

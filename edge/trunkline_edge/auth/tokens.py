@@ -7,13 +7,13 @@ from trunkline.v1.catalogue import Refused
 from trunkline.v1.tenant_pb2 import ClientAuth
 from trunkline_runtime.jwk import ALGORITHMS
 
-from trunkline_edge.auth import compact
-from trunkline_edge.auth.bearer import Bearer
-from trunkline_edge.auth.claims import bearer_of
-from trunkline_edge.auth.compact import Signed, unauthorized
-from trunkline_edge.auth.keys import Key, Keys
+from trunkline_edge.auth import jws
+from trunkline_edge.auth.claims import principal_of
+from trunkline_edge.auth.jws import UnverifiedToken, unauthorized
+from trunkline_edge.auth.key_set import KeySet, VerificationKey
+from trunkline_edge.auth.principal import Principal
 
-__all__ = ["Bearer", "UnknownKey", "verify"]
+__all__ = ["Principal", "UnknownKey", "verify"]
 
 #: With so many keys at most a token is tried that does not name its key.
 MAX_TRIED = 4
@@ -36,18 +36,18 @@ class UnknownKey(Exception):
         return unauthorized(str(self))
 
 
-def verify(token: str, tenant: str, auth: ClientAuth, keys: Keys, now_s: float) -> Bearer:
+def verify(token: str, tenant: str, auth: ClientAuth, keys: KeySet, now_s: float) -> Principal:
     """Who shows a token to the tenant, and what it allows; `now_s` is the time since 1970.
 
     Raises Refused, UNAUTHORIZED or TOKEN_EXPIRED, whose text is for the client's developer and shows nothing
     secret; or UnknownKey, after which the caller may look for more keys.
     """
-    signed = compact.read(token)
+    signed = jws.read(token)
     key = _verified_by(signed, keys)
-    return bearer_of(signed.payload, tenant, auth, key.identity, now_s)
+    return principal_of(signed.payload, tenant, auth, key.identity, now_s)
 
 
-def _verified_by(signed: Signed, keys: Keys) -> Key:
+def _verified_by(signed: UnverifiedToken, keys: KeySet) -> VerificationKey:
     """The key with which the token was signed."""
     candidates = keys.find(signed.kid, signed.algorithm)
     if not candidates:
@@ -63,7 +63,7 @@ def _verified_by(signed: Signed, keys: Keys) -> Key:
     raise unauthorized("the token's signature is wrong")
 
 
-def _without_key(signed: Signed, keys: Keys) -> Exception:
+def _without_key(signed: UnverifiedToken, keys: KeySet) -> Exception:
     """What to raise where no key fits."""
     if signed.kid is not None and signed.kid in keys:
         return unauthorized(f"the token's key {signed.kid} is not for {signed.algorithm}")

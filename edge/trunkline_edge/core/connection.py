@@ -9,18 +9,18 @@ from trunkline.v1.edge_service_pb2 import ConnectionGranted
 from trunkline.v1.frame_pb2 import ClientFrame, ClosingFrame
 from trunkline.v1.message_pb2 import Message
 
-from trunkline_edge.core.delivered import Delivered
-from trunkline_edge.core.deltas import Place
-from trunkline_edge.core.pace import Pace
-from trunkline_edge.core.standing import Standing
+from trunkline_edge.core.delivery_receipts import DeliveryReporter
+from trunkline_edge.core.deltas import DeltaIndex
+from trunkline_edge.core.rate_limits import ConnectionRateLimiter
+from trunkline_edge.core.resume_cursor import ResumeCursor
 from trunkline_edge.dialects.codec import Codec
 
 if TYPE_CHECKING:
-    from trunkline_edge.core.audience import Audience
-    from trunkline_edge.core.topic import Topic
+    from trunkline_edge.core.subscribers import SubscriberGroup
+    from trunkline_edge.core.topic import SubscribedTopic
 
 
-class State(Enum):
+class ConnectionState(Enum):
     """How far a connection has come."""
 
     #: The router has not answered yet; nothing was written, not even the handshake's response.
@@ -65,7 +65,13 @@ class Connection:
     )
 
     def __init__(
-        self, number: int, socket: Any, codec: Codec, opened: bytes, rollup_ms: int, pace: Pace | None = None
+        self,
+        number: int,
+        socket: Any,
+        codec: Codec,
+        opened: bytes,
+        rollup_ms: int,
+        pace: ConnectionRateLimiter | None = None,
     ) -> None:
         self.number = number
         #: The shell's; the core only hands it back.
@@ -81,10 +87,10 @@ class Connection:
         self.bearer: Any = None
         #: Another token's, while the router has not answered, and what the router was told of it.
         self.proof: tuple[Any, ConnectionGranted] | None = None
-        self.state = State.OPENING
+        self.state = ConnectionState.OPENING
         self.closing: ClosingFrame | None = None
         #: What it hears, and among whom.
-        self.topics: dict[Topic, Audience] = {}
+        self.topics: dict[SubscribedTopic, SubscriberGroup] = {}
         self.pending: list[bytes] = []
         #: By id: the frame and its size.
         self.unanswered: dict[str, tuple[ClientFrame, int]] = {}
@@ -98,11 +104,11 @@ class Connection:
         #: its codec is told deltas. None while it does not arrive.
         self.snapshots: list[tuple[bytes, Message]] | None = None
         #: For codecs that mark it, from `connected` on.
-        self.standing: Standing | None = None
+        self.standing: ResumeCursor | None = None
         #: For codecs whose clients do not say it themselves.
-        self.delivered = Delivered() if codec.tells_delivered else None
+        self.delivered = DeliveryReporter() if codec.tells_delivered else None
         #: Where the delta or open message that it was sent last ends.
-        self.goes_on: Place | None = None
+        self.goes_on: DeltaIndex | None = None
         #: Set by the shell while something is buffered that the client has not taken: deltas gather.
         self.lags = False
         #: The shell's: bytes of a piece, large by itself, that the client is still taking.

@@ -8,7 +8,7 @@ from itertools import pairwise
 from trunkline.v1.frame_pb2 import DeltaFrame, ServerFrame
 
 from trunkline_edge.core.encoding import encoded
-from trunkline_edge.core.open_texts import OpenTexts
+from trunkline_edge.core.stream_snapshots import StreamSnapshots
 from trunkline_edge.dialects.codec import Codec
 
 #: No frame is joined beyond this size, which any client takes.
@@ -18,10 +18,10 @@ MAX_JOINED_BYTES = 64 * 1024
 _JOINABLE = frozenset({"text", "reasoning"})
 
 #: Where something in an open message begins or ends: the message's id and the index of a delta.
-Place = tuple[str, int]
+DeltaIndex = tuple[str, int]
 
 
-class Addition:
+class DeltaRange:
     """One delta or several joined ones: those from `index` up to, and without, `next_index`.
 
     `content` is a string where `kind` is text or reasoning, else a DeltaFrame as it came. `before` is
@@ -49,7 +49,7 @@ class Addition:
         self.before = before
 
 
-def addition(delta: DeltaFrame, count: int, before: int) -> Addition:
+def delta_range(delta: DeltaFrame, count: int, before: int) -> DeltaRange:
     """What the router published: `count` deltas in one frame."""
     kind = delta.WhichOneof("content") or ""
     content: str | DeltaFrame
@@ -60,15 +60,15 @@ def addition(delta: DeltaFrame, count: int, before: int) -> Addition:
         content = DeltaFrame()
         content.CopyFrom(delta)
     index = delta.index
-    return Addition(delta.message_id, index, index + count, kind, content, delta.ByteSize(), before)
+    return DeltaRange(delta.message_id, index, index + count, kind, content, delta.ByteSize(), before)
 
 
-def joined(additions: Sequence[Addition]) -> Sequence[Addition]:
+def joined(additions: Sequence[DeltaRange]) -> Sequence[DeltaRange]:
     """The same in as few frames as may be. Each message's order is kept; messages move past each other."""
     if len(additions) == 1:
         return additions
-    groups: list[list[Addition]] = []
-    last: dict[str, list[Addition]] = {}
+    groups: list[list[DeltaRange]] = []
+    last: dict[str, list[DeltaRange]] = {}
     sizes: dict[str, int] = {}
     for one in additions:
         group = last.get(one.message_id)
@@ -83,20 +83,20 @@ def joined(additions: Sequence[Addition]) -> Sequence[Addition]:
     return [group[0] if len(group) == 1 else _one(group) for group in groups]
 
 
-def _fits(before: Addition, after: Addition) -> bool:
+def _fits(before: DeltaRange, after: DeltaRange) -> bool:
     return before.kind == after.kind and before.next_index == after.index and before.kind in _JOINABLE
 
 
-def _one(group: list[Addition]) -> Addition:
+def _one(group: list[DeltaRange]) -> DeltaRange:
     first = group[0]
     content = "".join([str(one.content) for one in group])
     size = sum(one.size for one in group)
-    return Addition(
+    return DeltaRange(
         first.message_id, first.index, group[-1].next_index, first.kind, content, size, first.before
     )
 
 
-class Piece:
+class EncodedDeltas:
     """Additions as the listeners with one codec get them: joined, encoded, in one piece.
 
     There are two forms, each made when it is first asked for: `short` for those who were last told
@@ -105,12 +105,12 @@ class Piece:
 
     __slots__ = ("_codec", "_first", "_long", "_rest", "_short", "begins", "deltas", "ends", "frames")
 
-    def __init__(self, codec: Codec, additions: Sequence[Addition]) -> None:
+    def __init__(self, codec: Codec, additions: Sequence[DeltaRange]) -> None:
         frames = joined(additions)
         first, last = frames[0], frames[-1]
         #: None where it matters to nobody what they were told last.
-        self.begins: Place | None = (first.message_id, first.index)
-        self.ends: Place | None = (last.message_id, last.next_index)
+        self.begins: DeltaIndex | None = (first.message_id, first.index)
+        self.ends: DeltaIndex | None = (last.message_id, last.next_index)
         self.frames = len(frames)
         self.deltas = sum([one.next_index - one.index for one in frames])
         self._codec = codec
@@ -129,16 +129,16 @@ class Piece:
         return self._long
 
 
-class TextsPiece:
+class EncodedSnapshots:
     """The same for those who get the text so far: each message that something was added to, as it is now."""
 
     __slots__ = ("_frames", "begins", "deltas", "ends", "frames")
 
-    def __init__(self, codec: Codec, additions: Sequence[Addition], texts: OpenTexts) -> None:
+    def __init__(self, codec: Codec, additions: Sequence[DeltaRange], texts: StreamSnapshots) -> None:
         messages = [texts.so_far(one) for one in dict.fromkeys([one.message_id for one in additions])]
         told = [encoded(codec, ServerFrame(message=message)) for message in messages if message is not None]
-        self.begins: Place | None = None
-        self.ends: Place | None = None
+        self.begins: DeltaIndex | None = None
+        self.ends: DeltaIndex | None = None
         self.frames = len(told) - told.count(b"")
         self.deltas = sum([one.next_index - one.index for one in additions])
         self._frames = b"".join(told)
@@ -152,7 +152,7 @@ class TextsPiece:
         return self._frames
 
 
-def _rest(codec: Codec, frames: Sequence[Addition]) -> bytes:
+def _rest(codec: Codec, frames: Sequence[DeltaRange]) -> bytes:
     """All but the first: whether those go on from the one before is the same for everybody."""
     encoded = []
     for before, one in pairwise(frames):
@@ -161,7 +161,7 @@ def _rest(codec: Codec, frames: Sequence[Addition]) -> bytes:
     return b"".join(encoded)
 
 
-def _encoded(codec: Codec, one: Addition, goes_on: bool) -> bytes:
+def _encoded(codec: Codec, one: DeltaRange, goes_on: bool) -> bytes:
     frame = ServerFrame()
     delta = frame.delta
     if isinstance(one.content, DeltaFrame):

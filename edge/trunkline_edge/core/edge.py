@@ -24,19 +24,19 @@ from trunkline.v1.edge_service_pb2 import (
     TopicForgotten,
 )
 
-from trunkline_edge.core.bounds import Limits
-from trunkline_edge.core.clients import Clients
-from trunkline_edge.core.connection import Connection, State
+from trunkline_edge.core.connection import Connection, ConnectionState
+from trunkline_edge.core.limits import EdgeLimits
+from trunkline_edge.core.sessions import Sessions
 
 #: From this size on a batch's credit is returned at once: under load, each batch is then as large as
 #: what gathered while the one before was written, rather than a large one followed by small ones.
 BULK_ENTRIES = 32
 
 
-class EdgeCore(Clients):
+class EdgeCore(Sessions):
     """The clients of one edge, and their link."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: EdgeLimits) -> None:
         super().__init__(limits)
         #: What the router has told of tenants; the shell empties it.
         self.policies: list[TenantPolicy | TenantGone | PoliciesTold] = []
@@ -66,12 +66,14 @@ class EdgeCore(Clients):
             entry.address.MergeFromString(topic.address)
             entry.position.epoch, entry.position.seq = topic.epoch, topic.seq
         # Those accepted first: what their topics have missed must not be told to those that come new.
-        for connection in sorted(self.connections.values(), key=lambda known: known.state is State.OPENING):
-            if connection.state is State.CLOSING:
+        for connection in sorted(
+            self.connections.values(), key=lambda known: known.state is ConnectionState.OPENING
+        ):
+            if connection.state is ConnectionState.CLOSING:
                 continue
             opened = self.uplink.add(len(connection.opened)).opened
             opened.MergeFromString(connection.opened)
-            if connection.state is State.OPEN:
+            if connection.state is ConnectionState.OPEN:
                 opened.restored = True
                 opened.ClearField("resume")
                 _add_groups(connection, opened)

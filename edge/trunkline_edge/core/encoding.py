@@ -6,10 +6,10 @@ from trunkline.v1.frame_pb2 import ServerFrame
 from trunkline.v1.message_pb2 import CHANGE_KIND_EDITED, CHANGE_KIND_ENDED, MESSAGE_STATE_OPEN
 
 from trunkline_edge.core.framing import framed
-from trunkline_edge.dialects.codec import Codec, Framing, Replies
+from trunkline_edge.dialects.codec import Codec, Framing, StreamingMode
 
 # To look up a member of an Enum takes as long as all else that is done here.
-_SHOWN_DELTAS, _SHOWN_WHOLE = Replies.DELTAS, Replies.WHOLE
+_SHOWN_DELTAS, _SHOWN_WHOLE = StreamingMode.DELTAS, StreamingMode.WHOLE
 _SHOWN_BY_THE_MESSAGE = (CHANGE_KIND_ENDED, CHANGE_KIND_EDITED)
 _BINARY, _NONE = Framing.BINARY, Framing.NONE
 

@@ -21,17 +21,17 @@ from trunkline.v1.message_pb2 import (
     Message,
 )
 
-from trunkline_edge.core.audience import Told
-from trunkline_edge.core.bounds import Counts
-from trunkline_edge.core.connection import Connection, State
-from trunkline_edge.core.delivered import Delivered
-from trunkline_edge.core.deltas import Place, addition
+from trunkline_edge.core.connection import Connection, ConnectionState
+from trunkline_edge.core.counters import EdgeCounters
+from trunkline_edge.core.delivery_receipts import DeliveryReporter
+from trunkline_edge.core.deltas import DeltaIndex, delta_range
 from trunkline_edge.core.rollup import Rollup
-from trunkline_edge.core.topic import Topic
-from trunkline_edge.dialects.codec import Codec, Replies
+from trunkline_edge.core.subscribers import OutgoingFrame
+from trunkline_edge.core.topic import SubscribedTopic
+from trunkline_edge.dialects.codec import Codec, StreamingMode
 
 # To look up a member of an Enum takes long.
-_SHOWN_WHOLE = Replies.WHOLE
+_SHOWN_WHOLE = StreamingMode.WHOLE
 _LAST_CHANGES = frozenset({CHANGE_KIND_ENDED, CHANGE_KIND_RECALLED})
 
 
@@ -45,22 +45,24 @@ class Fanout:
     as they are. Connections that got something are put into `dirty`.
     """
 
-    def __init__(self, connections: dict[int, Connection], counts: Counts, dirty: set[Connection]) -> None:
+    def __init__(
+        self, connections: dict[int, Connection], counts: EdgeCounters, dirty: set[Connection]
+    ) -> None:
         self._connections = connections
         self._counts = counts
         self._dirty = dirty
         self.rollup = Rollup(counts, dirty)
-        self._topics: dict[int, Topic] = {}
+        self._topics: dict[int, SubscribedTopic] = {}
         #: Topics of the last link, by address, until the new one gives them numbers.
-        self._orphans: dict[bytes, Topic] = {}
-        self._running: dict[Topic, None] = {}
+        self._orphans: dict[bytes, SubscribedTopic] = {}
+        self._running: dict[SubscribedTopic, None] = {}
 
     def link_lost(self) -> None:
         """The numbers of the topics mean nothing any longer."""
         self._orphans |= {topic.address: topic for topic in self._topics.values()}
         self._topics.clear()
 
-    def known(self) -> Iterator[Topic]:
+    def known(self) -> Iterator[SubscribedTopic]:
         """The topics to make known on a new link: those that somebody hears."""
         self._orphans = {address: topic for address, topic in self._orphans.items() if topic.audiences}
         yield from self._orphans.values()
@@ -72,7 +74,7 @@ class Fanout:
         address = opened.address.SerializeToString(deterministic=True)
         topic = self._orphans.pop(address, None)
         if topic is None:
-            topic = Topic(opened.topic, address, opened.position.epoch, opened.position.seq)
+            topic = SubscribedTopic(opened.topic, address, opened.position.epoch, opened.position.seq)
         topic.number = opened.topic
         self._topics[topic.number] = topic
 
@@ -83,7 +85,7 @@ class Fanout:
     def join(self, join: TopicsJoined) -> None:
         """A connection hears topics from here on."""
         connection = self._connections.get(join.connection)
-        if connection is None or connection.state is State.CLOSING:
+        if connection is None or connection.state is ConnectionState.CLOSING:
             return
         snapshots, connection.snapshots = connection.snapshots, None
         for number in join.topics:
@@ -118,7 +120,7 @@ class Fanout:
             self._leave(connection, topic)
         connection.snapshots = None
 
-    def _leave(self, connection: Connection, topic: Topic) -> None:
+    def _leave(self, connection: Connection, topic: SubscribedTopic) -> None:
         if connection.delivered is not None:
             connection.delivered.left(topic)
         if (deserted := topic.leave(connection)) is not None:
@@ -142,7 +144,7 @@ class Fanout:
         topic.run.append(_told(topic, publish, frame, kind))
         self._running[topic] = None
 
-    def _add(self, topic: Topic, publish: TopicFrame) -> None:
+    def _add(self, topic: SubscribedTopic, publish: TopicFrame) -> None:
         """A delta comes after what was published so far. One that was told already is dropped."""
         count = publish.deltas or 1
         self._counts.deltas_in += count
@@ -150,7 +152,7 @@ class Fanout:
             return
         if topic.run:
             self._flush(topic)
-        one = addition(publish.frame.delta, count, topic.delta_bytes)
+        one = delta_range(publish.frame.delta, count, topic.delta_bytes)
         if one.index < topic.open.get(one.message_id, 0):
             return
         topic.open[one.message_id] = one.next_index
@@ -174,7 +176,7 @@ class Fanout:
         if connection.snapshots is not None:
             # A copy, for the original holds on to the whole batch that it came in.
             kept = Message(id=message.id, next_index=message.next_index)
-            if connection.codec.replies is not Replies.DELTAS:
+            if connection.codec.replies is not StreamingMode.DELTAS:
                 kept.CopyFrom(message)
             connection.snapshots.append((address, kept))
         for topic in connection.topics:
@@ -183,12 +185,12 @@ class Fanout:
 
     def recode(self, connection: Connection, codec: Codec) -> None:
         """From here on a connection is spoken to by another codec; see Switch."""
-        shown_deltas = {one.replies is Replies.DELTAS for one in (connection.codec, codec)}
+        shown_deltas = {one.replies is StreamingMode.DELTAS for one in (connection.codec, codec)}
         assert len(shown_deltas) == 1, "what was said so far is not known here, or not to the client"
         self.settle(connection)
         connection.codec = codec
         if codec.tells_delivered:
-            connection.delivered = connection.delivered or Delivered()
+            connection.delivered = connection.delivered or DeliveryReporter()
         for topic in list(connection.topics):
             if (deserted := topic.move(connection)) is not None:
                 self.rollup.forget(deserted)
@@ -217,7 +219,7 @@ class Fanout:
             self._flush(next(iter(self._running)))
         self.rollup.end_batch(now)
 
-    def _flush(self, topic: Topic) -> None:
+    def _flush(self, topic: SubscribedTopic) -> None:
         if topic in self._running:
             del self._running[topic]
             run, topic.run = topic.run, []
@@ -226,7 +228,7 @@ class Fanout:
                     self._dirty |= audience.listeners
 
 
-def _told(topic: Topic, publish: TopicFrame, frame: ServerFrame, kind: str | None) -> Told:
+def _told(topic: SubscribedTopic, publish: TopicFrame, frame: ServerFrame, kind: str | None) -> OutgoingFrame:
     """The frame as the listeners are told it; the topic is as it is from here on."""
     excepted: int = getattr(publish, "except")
     if kind == "message":
@@ -245,7 +247,7 @@ def _told(topic: Topic, publish: TopicFrame, frame: ServerFrame, kind: str | Non
     return frame, excepted, None, frame
 
 
-def _note_message(topic: Topic, message: Message) -> Place | None:
+def _note_message(topic: SubscribedTopic, message: Message) -> DeltaIndex | None:
     """An open message says where its deltas go on, for all who hear the topic."""
     if message.state == MESSAGE_STATE_OPEN:
         place = message.id, message.next_index
@@ -260,14 +262,14 @@ def _note_message(topic: Topic, message: Message) -> Place | None:
     return None
 
 
-def _note_change(topic: Topic, change: Change) -> None:
+def _note_change(topic: SubscribedTopic, change: Change) -> None:
     if change.HasField("position"):
         topic.advance(change.position)
     if change.kind in _LAST_CHANGES:
         _note_end(topic, change.message_id)
 
 
-def _note_end(topic: Topic, message_id: str) -> None:
+def _note_end(topic: SubscribedTopic, message_id: str) -> None:
     if topic.texts is not None:
         topic.texts.forget(message_id)
     if topic.open.pop(message_id, None) is not None:
@@ -275,16 +277,16 @@ def _note_end(topic: Topic, message_id: str) -> None:
             audience.unskip(message_id)
 
 
-def _knows(connection: Connection, topic: Topic, message: Message) -> None:
+def _knows(connection: Connection, topic: SubscribedTopic, message: Message) -> None:
     """A listener was sent this open message alone, as it is now; others may have come less far."""
     message_id, next_index = message.id, message.next_index
     if next_index > topic.open.setdefault(message_id, next_index):
         connection.topics[topic].skip(connection, message_id, next_index)
-    if topic.texts is not None and connection.codec.replies is not Replies.DELTAS:
+    if topic.texts is not None and connection.codec.replies is not StreamingMode.DELTAS:
         topic.texts.offer(message)
 
 
-def _author_waiting(topic: Topic, message: Message) -> int:
+def _author_waiting(topic: SubscribedTopic, message: Message) -> int:
     """The connection that still waits for the `ack` of a replayed message, which is coming."""
     for connection in topic.listeners() if message.client_id else ():
         waiting = connection.unanswered.get(message.client_id)

@@ -6,10 +6,10 @@ Times are seconds of whatever clock the shell uses.
 
 from __future__ import annotations
 
-from trunkline_edge.core.audience import Audience
-from trunkline_edge.core.bounds import Counts
 from trunkline_edge.core.connection import Connection
-from trunkline_edge.core.deltas import Addition
+from trunkline_edge.core.counters import EdgeCounters
+from trunkline_edge.core.deltas import DeltaRange
+from trunkline_edge.core.subscribers import SubscriberGroup
 
 #: Windows end together, at multiples of this; so many streams share a turn of the loop.
 GRID_S = 0.01
@@ -22,13 +22,13 @@ MAX_WAITING_BYTES = 64 * 1024
 class Rollup:
     """The windows of all audiences of one edge. Connections that got something are put into `dirty`."""
 
-    def __init__(self, counts: Counts, dirty: set[Connection]) -> None:
+    def __init__(self, counts: EdgeCounters, dirty: set[Connection]) -> None:
         self._counts = counts
         self._dirty = dirty
         #: Those to be looked at when the batch ends.
-        self._fresh: dict[Audience, None] = {}
+        self._fresh: dict[SubscriberGroup, None] = {}
         #: By the tick of the grid at which their window ends.
-        self._due: dict[int, dict[Audience, None]] = {}
+        self._due: dict[int, dict[SubscriberGroup, None]] = {}
         #: The first of these ticks, or one before.
         self._next: int | None = None
 
@@ -37,7 +37,7 @@ class Rollup:
         """When `flush_due` is to be called; None where there is nothing to wait for."""
         return None if self._next is None else self._next * GRID_S
 
-    def add(self, audience: Audience, addition: Addition) -> None:
+    def add(self, audience: SubscriberGroup, addition: DeltaRange) -> None:
         """A delta for an audience; what it had before is joined with it."""
         audience.additions.append(addition)
         audience.waiting_bytes += addition.size
@@ -53,7 +53,7 @@ class Rollup:
             elif audience.due is None:
                 self._begin(audience, now)
 
-    def _begin(self, audience: Audience, now: float) -> None:
+    def _begin(self, audience: SubscriberGroup, now: float) -> None:
         tick = int((now + audience.rollup_ms / 1000 + GRACE_S) / GRID_S) + 1
         audience.due = tick
         self._due.setdefault(tick, {})[audience] = None
@@ -67,13 +67,13 @@ class Rollup:
                 self.flush(audience, everybody=False)
         self._next = min(self._due, default=None)
 
-    def flush(self, audience: Audience, everybody: bool) -> None:
-        """End an audience's window; see Audience.flush."""
+    def flush(self, audience: SubscriberGroup, everybody: bool) -> None:
+        """End an audience's window; see SubscriberGroup.flush."""
         self._end(audience)
         audience.flush(self._counts, everybody)
         self._dirty |= audience.listeners
 
-    def take(self, audience: Audience, connection: Connection) -> None:
+    def take(self, audience: SubscriberGroup, connection: Connection) -> None:
         """Give one listener what waits for it; the others' window goes on."""
         if len(audience.listeners) == 1:
             self.flush(audience, everybody=True)
@@ -81,11 +81,11 @@ class Rollup:
             audience.take(connection, self._counts)
             self._dirty.add(connection)
 
-    def forget(self, audience: Audience) -> None:
+    def forget(self, audience: SubscriberGroup) -> None:
         """Nobody is left in it."""
         self._end(audience)
 
-    def _end(self, audience: Audience) -> None:
+    def _end(self, audience: SubscriberGroup) -> None:
         self._fresh.pop(audience, None)
         tick, audience.due = audience.due, None
         if tick is not None:

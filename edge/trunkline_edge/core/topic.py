@@ -7,14 +7,14 @@ from itertools import chain
 
 from trunkline.v1.address_pb2 import Position
 
-from trunkline_edge.core.audience import Audience, Told
 from trunkline_edge.core.connection import Connection
-from trunkline_edge.core.open_texts import OpenTexts
-from trunkline_edge.core.standing import mark_of
-from trunkline_edge.dialects.codec import Codec, Replies
+from trunkline_edge.core.resume_cursor import mark_of
+from trunkline_edge.core.stream_snapshots import StreamSnapshots
+from trunkline_edge.core.subscribers import OutgoingFrame, SubscriberGroup
+from trunkline_edge.dialects.codec import Codec, StreamingMode
 
 
-class Topic:
+class SubscribedTopic:
     """A topic that connections of this edge hear.
 
     `run` gathers frames that are ready together; they are encoded once per audience, joined, and given
@@ -46,12 +46,12 @@ class Topic:
         #: The same in one word; empty until somebody asks, see `marked`.
         self.mark = b""
         #: By codec and window; none is empty.
-        self.audiences: dict[tuple[Codec, int], Audience] = {}
-        self.run: list[Told] = []
+        self.audiences: dict[tuple[Codec, int], SubscriberGroup] = {}
+        self.run: list[OutgoingFrame] = []
         #: Open messages, and for each the index that its next delta will have.
         self.open: dict[str, int] = {}
         #: What was said so far in those; None while all who hear the topic are shown deltas.
-        self.texts: OpenTexts | None = None
+        self.texts: StreamSnapshots | None = None
         #: All that ever came.
         self.delta_bytes = 0
 
@@ -94,13 +94,13 @@ class Topic:
         audience = self.audiences.get(key)
         if audience is None:
             texts = None
-            if connection.codec.replies is not Replies.DELTAS:
-                texts = self.texts = self.texts or OpenTexts()
-            audience = self.audiences[key] = Audience(*key, texts)
+            if connection.codec.replies is not StreamingMode.DELTAS:
+                texts = self.texts = self.texts or StreamSnapshots()
+            audience = self.audiences[key] = SubscriberGroup(*key, texts)
         audience.join(connection)
         connection.topics[self] = audience
 
-    def move(self, connection: Connection) -> Audience | None:
+    def move(self, connection: Connection) -> SubscriberGroup | None:
         """A listener has another codec now; nothing waits for it. Returns its old audience, if deserted."""
         before = connection.topics[self]
         skips = before.skips.pop(connection, None)
@@ -109,14 +109,14 @@ class Topic:
             connection.topics[self].skips[connection] = skips
         return self._part(connection, before)
 
-    def leave(self, connection: Connection) -> Audience | None:
+    def leave(self, connection: Connection) -> SubscriberGroup | None:
         """A connection listens no longer. Returns its audience if that is empty now, and dropped."""
         audience = connection.topics.pop(self, None)
         if audience is None:
             return None
         return self._part(connection, audience)
 
-    def _part(self, connection: Connection, audience: Audience) -> Audience | None:
+    def _part(self, connection: Connection, audience: SubscriberGroup) -> SubscriberGroup | None:
         audience.leave(connection)
         if audience.listeners:
             return None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from trunkline.v1.edge_service_pb2 import EdgeEntry, LinkRequest
-from trunkline_runtime.link_batches import LinkBatches
+from trunkline_runtime.credited_batch_queue import CreditedBatchQueue
 
 #: What an entry costs beside the frame it carries.
 ENTRY_BYTES = 32
 
 
-class Uplink(LinkBatches[LinkRequest]):
+class Uplink(CreditedBatchQueue[LinkRequest]):
     """Entries waiting for the router while the link is up; see LinkBatches.
 
     Nothing is kept across links: what must not be lost is kept with its connection and is sent

@@ -20,7 +20,7 @@ class Framing(Enum):
     NONE = 2
 
 
-class Replies(Enum):
+class StreamingMode(Enum):
     """How clients are shown a message that is still open."""
 
     #: As it comes: the open message, `delta` frames, and the `change` that ends it.
@@ -31,23 +31,23 @@ class Replies(Enum):
     WHOLE = 2
 
 
-class Answer(NamedTuple):
+class DirectReply(NamedTuple):
     """What a client is told at once; the router is not asked. The payload is one WebSocket message."""
 
     payload: bytes
 
 
-class Switch(NamedTuple):
+class SwitchCodec(NamedTuple):
     """From here on the client is spoken to by another codec; and what it said, if anything.
 
     The `replies` of both are DELTAS, or of neither.
     """
 
     codec: Codec
-    said: ClientFrame | Answer | None
+    said: ClientFrame | DirectReply | None
 
 
-Decoded = ClientFrame | Answer | Switch | None
+Decoded = ClientFrame | DirectReply | SwitchCodec | None
 
 
 class Codec(ABC):
@@ -61,7 +61,7 @@ class Codec(ABC):
     #: What operators see; of a native codec the WebSocket subprotocol.
     name: str
     framing = Framing.TEXT
-    replies = Replies.DELTAS
+    replies = StreamingMode.DELTAS
     #: The dialect's requests may carry no ids of their own; the core gives those one that is unique.
     gives_ids = False
     #: What the client has taken is told to the router as `delivered`; its user must be known.

@@ -11,11 +11,11 @@ from urllib.parse import parse_qsl
 from google.protobuf.message import Message
 from trunkline.v1 import catalogue
 from trunkline.v1.edge_service_pb2 import ConnectionOpened
-from trunkline_runtime.callers import bearer_token
+from trunkline_runtime.call_metadata import bearer_token
 
 from trunkline_edge.dialects.codec import Codec
 from trunkline_edge.dialects.paths import Path
-from trunkline_edge.dialects.tenants import Tenants
+from trunkline_edge.dialects.tenant_policies import TenantPolicies
 
 #: Begins a subprotocol that is a token.
 OFFERED = "bearer."
@@ -25,7 +25,7 @@ Clock = Callable[[], datetime]
 
 
 #: Reads what a client must say before it is connected.
-First = Callable[[bytes, bool], "Wish"]
+FirstFrameReader = Callable[[bytes, bool], "ConnectPlan"]
 
 
 class ConnectRequest(NamedTuple):
@@ -39,7 +39,7 @@ class ConnectRequest(NamedTuple):
     headers: Mapping[str, str]
     #: What was agreed on, where the dialect has subprotocols and the client asked for one of them.
     subprotocol: str | None
-    tenants: Tenants
+    tenants: TenantPolicies
     #: From the edge's own machine, and not through a proxy.
     is_local: bool = False
 
@@ -58,7 +58,7 @@ class ConnectRequest(NamedTuple):
 
 
 @dataclass
-class Wish:
+class ConnectPlan:
     """How a client is to be connected."""
 
     codec: Codec
@@ -74,7 +74,7 @@ class Wish:
     large_frames: bool = False
     #: The handshake is answered at once, and the client must say something first: brings the wish further.
     #: Raises Refused like Dialect.connect, and FrameRefused.
-    first: First | None = None
+    first: FirstFrameReader | None = None
 
 
 class HttpRequest(NamedTuple):
@@ -84,11 +84,11 @@ class HttpRequest(NamedTuple):
     query: Sequence[tuple[str, str]]
     headers: Mapping[str, str]
     body: bytes
-    tenants: Tenants
+    tenants: TenantPolicies
     is_local: bool = False
 
 
-class Reply(NamedTuple):
+class HttpReply(NamedTuple):
     """The answer to it."""
 
     status: int
@@ -96,7 +96,7 @@ class Reply(NamedTuple):
     body: Any
 
 
-class Call(NamedTuple):
+class RouterCall(NamedTuple):
     """An RPC that is to be made for it. It belongs to the tenant that its request names."""
 
     #: Such as `HistoryService.ListMessages`.
@@ -115,7 +115,7 @@ class CallRefused(Exception):
 
 
 #: Yields calls, is sent their responses, or thrown CallRefused, and returns the reply.
-Handling = Generator[Call, Any, Reply]
+Handling = Generator[RouterCall, Any, HttpReply]
 
 
 class Route(NamedTuple):
@@ -125,7 +125,7 @@ class Route(NamedTuple):
     path: Path
     handle: Callable[[HttpRequest], Handling]
     #: How a request is refused of which nothing is looked at; None for the contract's own form.
-    refused: Callable[[CallRefused], Reply] | None = None
+    refused: Callable[[CallRefused], HttpReply] | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Dialect:
     """
 
     name: str
-    connect: Callable[[ConnectRequest], Wish]
+    connect: Callable[[ConnectRequest], ConnectPlan]
     #: Tells those who are refused before they have a codec of their own.
     refusing: Codec
     #: `connect` asks what tenants there are, so it has to wait until that is known.

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from trunkline_edge.dialects.dialect import Clock, Dialect
-from trunkline_edge.dialects.langbot import connecting as langbot
+from trunkline_edge.dialects.langbot import chat_dialect as langbot
 from trunkline_edge.dialects.maim import api as maim_api
 from trunkline_edge.dialects.maim import tenant as maim
 from trunkline_edge.dialects.native import events as native_events
-from trunkline_edge.dialects.native.connecting import NATIVE
+from trunkline_edge.dialects.native.handshake import NATIVE
 from trunkline_edge.dialects.paths import Path
 
 #: Each makes its dialect, given the time; in the order in which their paths are tried.
@@ -23,30 +23,30 @@ DIALECTS: tuple[Callable[[Clock], Dialect], ...] = (
 )
 
 
-class Found(NamedTuple):
+class RouteMatch(NamedTuple):
     """A dialect, and what the path's parameters are."""
 
     dialect: Dialect
     parameters: dict[str, str]
 
 
-class Registry:
+class DialectRegistry:
     """Finds the dialect that is spoken at a path."""
 
     def __init__(self, clock: Clock) -> None:
         self.dialects = [make(clock) for make in DIALECTS]
 
-    def socket(self, path: str) -> Found | None:
+    def socket(self, path: str) -> RouteMatch | None:
         """The dialect of WebSockets at this path, still encoded and without its query."""
         return self._find(path, lambda dialect: dialect.sockets)
 
-    def stream(self, path: str) -> Found | None:
+    def stream(self, path: str) -> RouteMatch | None:
         """The dialect of event streams at this path."""
         return self._find(path, lambda dialect: dialect.streams)
 
-    def _find(self, path: str, templates: Callable[[Dialect], Sequence[Path]]) -> Found | None:
+    def _find(self, path: str, templates: Callable[[Dialect], Sequence[Path]]) -> RouteMatch | None:
         for dialect in self.dialects:
             for template in templates(dialect):
                 if (parameters := template.match(path)) is not None:
-                    return Found(dialect, parameters)
+                    return RouteMatch(dialect, parameters)
         return None

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from trunkline.v1.access_pb2 import requires
 
-from trunkline_edge.http.table import Pattern, pattern_of
+from trunkline_edge.http.path_router import Pattern, pattern_of
 
 #: Where a request says whose it is; the first of them that its type has.
 TENANTS = ("tenant", "address.tenant")

@@ -13,26 +13,35 @@ from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
 from trunkline.v1.access_pb2 import SCOPE_BROADCAST
 
-from trunkline_edge.dialects.dialect import Call, CallRefused, Handling, HttpRequest, Reply, read_query
+from trunkline_edge.dialects.dialect import (
+    CallRefused,
+    Handling,
+    HttpReply,
+    HttpRequest,
+    RouterCall,
+    read_query,
+)
 from trunkline_edge.dialects.dialect import Route as DialectRoute
-from trunkline_edge.dialects.registry import Registry
-from trunkline_edge.dialects.tenants import Tenants
-from trunkline_edge.http.access import Access, is_local
+from trunkline_edge.dialects.registry import DialectRegistry
+from trunkline_edge.dialects.tenant_policies import TenantPolicies
 from trunkline_edge.http.bindings import services, tenant_path
-from trunkline_edge.http.bodies import Bodies
-from trunkline_edge.http.calls import CallFailed, RouterCalls
-from trunkline_edge.http.failures import answered, http_status
+from trunkline_edge.http.body_reader import BodyReader
+from trunkline_edge.http.caller_metadata import CallerMetadata, is_local
+from trunkline_edge.http.error_responses import answered, http_status
+from trunkline_edge.http.router_client import CallFailed, RouterClient
 
 
 class DialectRoutes:
     """The routes of all dialects."""
 
-    def __init__(self, registry: Registry, tenants: Tenants, calls: RouterCalls, access: Access) -> None:
+    def __init__(
+        self, registry: DialectRegistry, tenants: TenantPolicies, calls: RouterClient, access: CallerMetadata
+    ) -> None:
         self._dialects = registry.dialects
         self._tenants = tenants
         self._calls = calls
         self._access = access
-        self._bodies = Bodies()
+        self._bodies = BodyReader()
         self._methods = {f"{s.name}.{method.name}": method for s in services() for method in s.methods}
 
     def routes(self) -> list[BaseRoute]:
@@ -69,7 +78,7 @@ class DialectRoutes:
         if tenant:
             self._access.admit(request, tenant, SCOPE_BROADCAST)
 
-    async def _drive(self, handling: Handling, request: Request) -> Reply:
+    async def _drive(self, handling: Handling, request: Request) -> HttpReply:
         """Make the calls that the handling yields, one after another.
 
         Raises CallFailed for one that was refused where the handling leaves it at that.
@@ -87,10 +96,10 @@ class DialectRoutes:
                 else:
                     call = handling.send(response)
         except StopIteration as stop:
-            reply: Reply = stop.value
+            reply: HttpReply = stop.value
             return reply
 
-    async def _call(self, call: Call, request: Request) -> Any:
+    async def _call(self, call: RouterCall, request: Request) -> Any:
         method = self._methods[call.rpc]
         # What its own clients may do is for a dialect to say.
         metadata = self._access.metadata(request, _tenant_of(call, method), SCOPE_BROADCAST)
@@ -118,7 +127,7 @@ def _as_refused(failure: CallFailed) -> CallRefused:
     return CallRefused(failure.reason, failure.message, http_status(failure))
 
 
-def _tenant_of(call: Call, method: MethodDescriptor) -> str:
+def _tenant_of(call: RouterCall, method: MethodDescriptor) -> str:
     value: Any = call.request
     for field in tenant_path(method):
         value = getattr(value, field.name)

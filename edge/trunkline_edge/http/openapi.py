@@ -15,8 +15,8 @@ from trunkline.v1 import catalogue
 from trunkline.v1.access_pb2 import SCOPE_OPERATOR, Scope
 
 from trunkline_edge.http.bindings import Binding, FieldPath
+from trunkline_edge.http.json_decode import is_map
 from trunkline_edge.http.openapi_schemas import SCHEMAS, Schemas, comment, taken
-from trunkline_edge.http.reading import is_map
 
 #: What any call, and what one with a body, may be refused with.
 REFUSALS = {

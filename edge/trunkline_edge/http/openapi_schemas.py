@@ -9,8 +9,8 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from trunkline.v1.comments import COMMENTS
 
 from trunkline_edge.http.bindings import FieldPath
+from trunkline_edge.http.json_decode import is_map, map_value
 from trunkline_edge.http.openapi_limits import Schema, keywords, limits_of, must_be_set
-from trunkline_edge.http.reading import is_map, map_value
 
 SCHEMAS = "#/components/schemas/"
 

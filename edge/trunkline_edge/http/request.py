@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from trunkline.v1 import catalogue
 
 from trunkline_edge.http.bindings import Binding, FieldPath
-from trunkline_edge.http.reading import Unreadable, is_map, one_reader, reader
+from trunkline_edge.http.json_decode import Unreadable, is_map, one_reader, reader
 
 #: Objects and arrays within each other. A reader of protobuf takes 100 levels, of which each level of a
 #: Struct takes three; the router knows the lower limits of the fields, and says which one is at fault.

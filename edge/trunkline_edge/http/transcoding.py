@@ -13,14 +13,14 @@ from starlette.types import Receive, Scope, Send
 from trunkline.v1 import catalogue
 
 from trunkline_edge.http import openapi
-from trunkline_edge.http.access import Access
 from trunkline_edge.http.bindings import Binding, bindings
-from trunkline_edge.http.bodies import Bodies
-from trunkline_edge.http.calls import CallFailed, RouterCalls
-from trunkline_edge.http.failures import answered, failure_response
+from trunkline_edge.http.body_reader import BodyReader
+from trunkline_edge.http.caller_metadata import CallerMetadata
+from trunkline_edge.http.error_responses import answered, failure_response
+from trunkline_edge.http.json_encode import response_json
+from trunkline_edge.http.path_router import PathRouter
 from trunkline_edge.http.request import request_message
-from trunkline_edge.http.table import Table
-from trunkline_edge.http.writing import response_json
+from trunkline_edge.http.router_client import CallFailed, RouterClient
 
 #: All paths of the contract begin with it.
 PREFIX = "/v1/"
@@ -29,7 +29,7 @@ PREFIX = "/v1/"
 LARGE_BYTES = 16 << 10
 
 
-def routes(calls: RouterCalls, access: Access) -> list[BaseRoute]:
+def routes(calls: RouterClient, access: CallerMetadata) -> list[BaseRoute]:
     """All that the contract's annotations name, and /openapi.json, which describes it.
 
     To be mounted after more specific routes below /v1/: what is not found there is answered here.
@@ -41,7 +41,7 @@ def routes(calls: RouterCalls, access: Access) -> list[BaseRoute]:
     ]
 
 
-class Target(NamedTuple):
+class TranscodedRoute(NamedTuple):
     """What a request asks for."""
 
     binding: Binding
@@ -51,13 +51,13 @@ class Target(NamedTuple):
 class Transcoder(BaseRoute):
     """Answers every request below /v1/."""
 
-    def __init__(self, calls: RouterCalls, access: Access, known: Sequence[Binding]) -> None:
+    def __init__(self, calls: RouterClient, access: CallerMetadata, known: Sequence[Binding]) -> None:
         self._calls = calls
         self._access = access
-        self._bodies = Bodies()
+        self._bodies = BodyReader()
         # One at a time: each takes turns with the loop for the interpreter.
         self._aside = asyncio.Semaphore(1)
-        self._table: Table[Binding] = Table()
+        self._table: PathRouter[Binding] = PathRouter()
         for binding in known:
             self._table.add(binding.http_method, binding.pattern, binding)
 
@@ -76,7 +76,7 @@ class Transcoder(BaseRoute):
         target = self._target(request)
         return target if isinstance(target, Response) else await self._call(request, target)
 
-    def _target(self, request: Request) -> Target | Response:
+    def _target(self, request: Request) -> TranscodedRoute | Response:
         """What is asked for, or the answer where that is not a call. Raises Refused."""
         path = request.scope["raw_path"].decode("latin-1")
         try:
@@ -88,14 +88,14 @@ class Transcoder(BaseRoute):
         method = request.method
         binding = found.methods.get("GET" if method == "HEAD" else method)
         if binding is not None:
-            return Target(binding, found.values)
+            return TranscodedRoute(binding, found.values)
         allowed = _allowed(found.methods)
         if method == "OPTIONS":
             return Response(status_code=204, headers={"allow": allowed})
         refused = catalogue.METHOD_NOT_ALLOWED.refused(path=request.scope["path"], allowed=allowed)
         return failure_response(CallFailed.of(refused), {"allow": allowed})
 
-    async def _call(self, request: Request, target: Target) -> Response:
+    async def _call(self, request: Request, target: TranscodedRoute) -> Response:
         binding = target.binding
         if binding.method.server_streaming:
             # Served by a route of its own, where there is one.

@@ -16,10 +16,10 @@ from trunkline.v1 import catalogue
 from trunkline.v1.edge_service_pb2 import LinkHello, LinkRequest, LinkResponse
 from trunkline.v1.edge_service_pb2_grpc import EdgeServiceStub
 
-from trunkline_edge.link.problems import CUT_OFF, explained
+from trunkline_edge.link.diagnostics import CUT_OFF, explained
+from trunkline_edge.router_channel import RouterChannelFactory
+from trunkline_edge.runtime import EdgeRuntime
 from trunkline_edge.settings import EdgeSettings
-from trunkline_edge.shell import Shell
-from trunkline_edge.way import Way
 
 _log = structlog.get_logger()
 
@@ -45,10 +45,14 @@ class LinkClient:
     """Runs the link of one edge. `linked` is called whenever a link is up."""
 
     def __init__(
-        self, shell: Shell, settings: EdgeSettings, linked: Callable[[], None], way: Way | None = None
+        self,
+        shell: EdgeRuntime,
+        settings: EdgeSettings,
+        linked: Callable[[], None],
+        way: RouterChannelFactory | None = None,
     ) -> None:
         self._shell = shell
-        self._way = way or Way()
+        self._way = way or RouterChannelFactory()
         self._router = settings.router
         self._window = settings.link_window
         self._linked = linked

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from trunkline.v1 import catalogue
 
-from trunkline_edge.core.bounds import CLIENT_LEFT
+from trunkline_edge.core.counters import CLIENT_LEFT
 
 if TYPE_CHECKING:
-    from trunkline_edge.shell import Shell
+    from trunkline_edge.runtime import EdgeRuntime
 
 #: Causes of ends that somebody wished; all others are failures.
 _WISHED = {CLIENT_LEFT} | {
@@ -23,7 +23,7 @@ _WISHED = {CLIENT_LEFT} | {
 }
 
 
-def figures(shell: Shell) -> dict[str, Any]:
+def figures(shell: EdgeRuntime) -> dict[str, Any]:
     """For the health page. All but `connections` are counted since the edge started.
 
     `success_rate` is the share of frames that were handed to a socket, 1 where there were none; what a

@@ -9,13 +9,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from trunkline_edge.shell import Shell
+    from trunkline_edge.runtime import EdgeRuntime
 
 
 class EdgeCollector(Collector):
     """Everything an operator watches on one edge. Counting costs the hot path an addition."""
 
-    def __init__(self, shell: Shell) -> None:
+    def __init__(self, shell: EdgeRuntime) -> None:
         self._shell = shell
 
     def collect(self) -> Iterator[Metric]:

@@ -14,7 +14,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message as AnyMessage
 from trunkline.v1 import catalogue
 from trunkline.v1.address_pb2 import Address
-from trunkline_runtime.rates import LARGEST_MESSAGE_BYTES
+from trunkline_runtime.token_bucket import LARGEST_MESSAGE_BYTES
 
 from trunkline_router.core.rules import (
     ATTRIBUTES,

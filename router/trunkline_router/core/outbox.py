@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from trunkline.v1.edge_service_pb2 import LinkResponse, RouterEntry
-from trunkline_runtime.link_batches import LinkBatches
+from trunkline_runtime.credited_batch_queue import CreditedBatchQueue
 
 #: What an entry costs beside the message it carries.
 ENTRY_BYTES = 48
 
 
-class LinkOutbox(LinkBatches[LinkResponse]):
+class LinkOutbox(CreditedBatchQueue[LinkResponse]):
     """Entries waiting for one edge; see LinkBatches.
 
     What is under way when it fills, at most the credit of those who send, is still taken. After

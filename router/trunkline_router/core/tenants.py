@@ -15,8 +15,8 @@ from trunkline.v1.tenant_pb2 import (
 )
 from trunkline.v1.tenant_pb2 import Tenant as TenantProto
 from trunkline_runtime.jwk import without_secret
-from trunkline_runtime.policies import inactive, is_open, rate_limited
-from trunkline_runtime.rates import Meter, Rate
+from trunkline_runtime.tenant_policy import inactive, is_open, rate_limited
+from trunkline_runtime.token_bucket import RateLimit, TokenBucket
 
 from trunkline_router.core.journal import HistoryLimits, StoredTenant
 from trunkline_router.core.revocations import Revocations
@@ -93,9 +93,9 @@ class Tenant:
         self.refused: Counter[str] = Counter()
         self.revocations = Revocations()
         #: What its clients and backends have sent lately.
-        self.meter = Meter()
+        self.meter = TokenBucket()
         #: When it is the turn of calls for it, and of what backends and workers say.
-        self.calls = Turns(Meter(), f"the backends of tenant {self.name}")
+        self.calls = Turns(TokenBucket(), f"the backends of tenant {self.name}")
         self.says = Turns(self.meter, f"tenant {self.name}")
         self.resting = Resting()
         self.declare(stored, defaults)
@@ -111,9 +111,9 @@ class Tenant:
         # What is 0 is not set, so the default stays.
         self.limits.MergeFrom(self.settings.limits)
         messages, size = self.limits.messages_per_s, self.limits.bytes_per_s
-        self.rate = Rate(messages, size)
-        self.says.rate = Rate(messages, size, depth_s=BACKENDS_DEPTH_S)
-        self.calls.rate = Rate(self.limits.calls_per_s, size, of="calls")
+        self.rate = RateLimit(messages, size)
+        self.says.rate = RateLimit(messages, size, depth_s=BACKENDS_DEPTH_S)
+        self.calls.rate = RateLimit(self.limits.calls_per_s, size, of="calls")
 
     def came(self, connection: Connection) -> None:
         """A connection is on its way in, or made known again."""

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from trunkline.v1.catalogue import Refused
-from trunkline_runtime.policies import rate_limited
-from trunkline_runtime.rates import Meter, Rate
+from trunkline_runtime.tenant_policy import rate_limited
+from trunkline_runtime.token_bucket import RateLimit, TokenBucket
 
 #: A call whose turn would be later is refused.
 MAX_WAIT_S = 1.0
@@ -23,7 +23,7 @@ MAX_RESTING = 10_000
 SMALL_BYTES = 4096
 MAX_RESTING_BYTES = 64 << 20
 
-_REFUSALS = Rate(REFUSALS_PER_S)
+_REFUSALS = RateLimit(REFUSALS_PER_S)
 
 
 class Turn:
@@ -48,8 +48,8 @@ class Turns:
 
     __slots__ = ("_bytes", "_meter", "_passed_at", "_waiting", "_whose", "rate", "timer")
 
-    def __init__(self, meter: Meter, whose: str) -> None:
-        self.rate = Rate()
+    def __init__(self, meter: TokenBucket, whose: str) -> None:
+        self.rate = RateLimit()
         #: Whatever is going to call `pass_on`; None where nobody waits.
         self.timer: Any = None
         self._meter = meter
@@ -144,7 +144,7 @@ class Resting:
     __slots__ = ("_bytes", "_calls", "_meter")
 
     def __init__(self) -> None:
-        self._meter = Meter()
+        self._meter = TokenBucket()
         self._calls = 0
         self._bytes = 0
 

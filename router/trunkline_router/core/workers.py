@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from trunkline.v1.agent_service_pb2 import AttachResponse
 from trunkline.v1.message_pb2 import MessageState
-from trunkline_runtime.link_batches import MAX_BATCH_BYTES
+from trunkline_runtime.credited_batch_queue import MAX_BATCH_BYTES
 
 from trunkline_router.core.directory import Link
 from trunkline_router.core.open_message import OpenMessage

@@ -11,8 +11,8 @@ from urllib.parse import unquote
 
 import grpc.aio
 from trunkline.v1 import catalogue
-from trunkline_runtime.callers import ACTING_FOR, FORWARDED, PROXIED, REMOTE_IP, bearer_token
-from trunkline_runtime.policies import CLIENT_SCOPES
+from trunkline_runtime.call_metadata import ACTING_FOR, FORWARDED, PROXIED, REMOTE_IP, bearer_token
+from trunkline_runtime.tenant_policy import CLIENT_SCOPES
 
 from trunkline_router.core.access import ApiKeys, Caller, Kind, is_local
 

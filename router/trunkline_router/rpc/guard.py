@@ -16,8 +16,8 @@ from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha import reflection
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
-from trunkline_runtime.rates import Meter, Rate
-from trunkline_runtime.refusals import Refusals
+from trunkline_runtime.refusal_log import RefusalLog
+from trunkline_runtime.token_bucket import RateLimit, TokenBucket
 
 from trunkline_router.core.access import Caller, Kind
 from trunkline_router.core.tenants import Tenant
@@ -48,11 +48,11 @@ class Guard(grpc.aio.ServerInterceptor):
         self.tenants = shell.core.directory.tenants
         self.keys = shell.core.api_keys
         self.callers = Callers(self.keys, operator_key, proof)
-        self.refusals = Refusals("a call was refused")
+        self.refusals = RefusalLog("a call was refused")
         #: Of callers who show no key: what is refused, and streams that they open.
         self.strangers = Resting()
-        self.strangers_streams = Turns(Meter(), "those who show no key")
-        self.strangers_streams.rate = Rate(STRANGERS_STREAMS_PER_S, of="streams")
+        self.strangers_streams = Turns(TokenBucket(), "those who show no key")
+        self.strangers_streams.rate = RateLimit(STRANGERS_STREAMS_PER_S, of="streams")
         self.one_by_one = OneByOne()
         self._guarded: dict[str, _Handler] = {}
 

@@ -11,8 +11,8 @@ from signing import new_key, public
 from signing import signed as signed_by
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.tenant_pb2 import ClientAuth, VerificationKey
-from trunkline_edge.auth.bearer import Bearer
-from trunkline_edge.auth.keys import Keys, inline
+from trunkline_edge.auth.key_set import KeySet, inline
+from trunkline_edge.auth.principal import Principal
 from trunkline_edge.auth.tokens import verify
 
 NOW_S = 1_800_000_000.0
@@ -51,12 +51,12 @@ def minted(algorithm: str = "ES256", header: Mapping[str, Any] | None = None, **
     return signed({name: value for name, value in members.items() if value is not ...}, said, algorithm)
 
 
-def taken(token: str, auth: ClientAuth = AUTH, keys: Keys | None = None, now_s: float = NOW_S) -> Bearer:
+def taken(token: str, auth: ClientAuth = AUTH, keys: KeySet | None = None, now_s: float = NOW_S) -> Principal:
     """Who shows it. Without keys they are the tenant's own."""
     return verify(token, TENANT, auth, inline(auth) if keys is None else keys, now_s)
 
 
-def refusal(token: str, auth: ClientAuth = AUTH, keys: Keys | None = None, now_s: float = NOW_S) -> str:
+def refusal(token: str, auth: ClientAuth = AUTH, keys: KeySet | None = None, now_s: float = NOW_S) -> str:
     """Why it is refused as UNAUTHORIZED; no part of it is shown."""
     with pytest.raises(Refused) as caught:
         taken(token, auth, keys, now_s)

@@ -19,11 +19,11 @@ from trunkline.v1.tenant_pb2 import (
     ClientAuth,
     TenantLimits,
 )
-from trunkline_edge.auth.admission import Admission, Visitor
-from trunkline_edge.auth.bearer import Bearer
+from trunkline_edge.auth.admission_policy import AdmissionPolicy, ConnectAttempt
 from trunkline_edge.auth.jwks import JwksCache
+from trunkline_edge.auth.principal import Principal
 from trunkline_edge.auth.tokens import UnknownKey
-from trunkline_edge.dialects.tenants import Tenants
+from trunkline_edge.dialects.tenant_policies import TenantPolicies
 
 URL = "https://keys.example/jwks.json"
 
@@ -32,8 +32,8 @@ async def nothing(url: str) -> bytes:
     return b'{"keys": []}'
 
 
-def admission(*policies: TenantPolicy) -> Admission:
-    made = Admission(Tenants(), JwksCache(nothing, lambda: 0.0), lambda: NOW_S)
+def admission(*policies: TenantPolicy) -> AdmissionPolicy:
+    made = AdmissionPolicy(TenantPolicies(), JwksCache(nothing, lambda: 0.0), lambda: NOW_S)
     for each in policies:
         made.told(each)
     made.all_told()
@@ -52,11 +52,13 @@ def wish(name: str = "acme", user: str = "") -> ConnectionOpened:
     return ConnectionOpened(address=address, user=user)
 
 
-def visitor(token: str = "", origin: str = "", is_local: bool = True) -> Visitor:
-    return Visitor(token, origin, is_local)
+def visitor(token: str = "", origin: str = "", is_local: bool = True) -> ConnectAttempt:
+    return ConnectAttempt(token, origin, is_local)
 
 
-def refusal(made: Admission, who: Visitor, opened: ConnectionOpened | None = None, now: float = 0) -> str:
+def refusal(
+    made: AdmissionPolicy, who: ConnectAttempt, opened: ConnectionOpened | None = None, now: float = 0
+) -> str:
     with pytest.raises(Refused) as refused:
         made.admit(who, opened or wish(), own_user=True, now=now)
     return f"{refused.value.entry.code}: {refused.value}"
@@ -66,7 +68,7 @@ def refusal(made: Admission, who: Visitor, opened: ConnectionOpened | None = Non
 def test_a_token_says_who_comes_and_what_that_may(algorithm: str) -> None:
     opened = wish()
     bearer = admission(tenant()).admit(visitor(minted(algorithm, jti="j1")), opened, own_user=True, now=0)
-    assert isinstance(bearer, Bearer)
+    assert isinstance(bearer, Principal)
     assert (opened.user, opened.grants.token_id, opened.grants.all_groups) == ("ann", "j1", True)
     assert opened.grants.expires_at.seconds == NOW_S + 60
 

@@ -10,20 +10,20 @@ from contextlib import aclosing
 import pytest
 from jwks_server import PATIENCE_S, JwksServer, serving
 from trunkline_edge.auth.jwks import FetchFailed, JwksCache
-from trunkline_edge.auth.jwks_http import JwksHttp
-from trunkline_edge.auth.keys import MAX_SET_BYTES
+from trunkline_edge.auth.jwks_http import JwksHttpClient
+from trunkline_edge.auth.key_set import MAX_SET_BYTES
 
 
 async def problem(url: str, timeout_s: float = PATIENCE_S) -> str:
     """Why it cannot be read."""
-    async with aclosing(JwksHttp(timeout_s)) as fetch:
+    async with aclosing(JwksHttpClient(timeout_s)) as fetch:
         with pytest.raises(FetchFailed) as caught:
             await asyncio.wait_for(fetch(url), PATIENCE_S)
         return str(caught.value)
 
 
 async def test_a_set_is_read_as_it_is() -> None:
-    async with serving() as server, aclosing(JwksHttp()) as fetch:
+    async with serving() as server, aclosing(JwksHttpClient()) as fetch:
         server.says(b'{"keys":[]}')
         assert await fetch(server.url()) == b'{"keys":[]}'
         assert await fetch(server.url("/other?x=1")) == b'{"keys":[]}'
@@ -36,7 +36,7 @@ async def test_a_set_is_read_as_it_is() -> None:
 
 
 async def test_a_set_of_the_largest_size_is_read() -> None:
-    async with serving() as server, aclosing(JwksHttp()) as fetch:
+    async with serving() as server, aclosing(JwksHttpClient()) as fetch:
         server.says(b" " * MAX_SET_BYTES)
         assert len(await fetch(server.url())) == MAX_SET_BYTES
         server.says(b" " * (MAX_SET_BYTES + 1))
@@ -137,7 +137,7 @@ async def test_nothing_is_taken_from_the_environment_and_no_cookie_is_kept(
 ) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    async with serving() as server, aclosing(JwksHttp()) as fetch:
+    async with serving() as server, aclosing(JwksHttpClient()) as fetch:
         server.says(b"{}", headers="set-cookie: a=b; path=/\r\n")
         for _ in range(2):
             assert await fetch(server.url()) == b"{}"
@@ -147,7 +147,7 @@ async def test_nothing_is_taken_from_the_environment_and_no_cookie_is_kept(
 
 async def test_a_cache_reads_from_a_server_and_outlives_its_failures() -> None:
     now = [0.0]
-    async with serving() as server, aclosing(JwksHttp()) as fetch:
+    async with serving() as server, aclosing(JwksHttpClient()) as fetch:
         cache = JwksCache(fetch, lambda: now[0])
         cache.use({server.url()})
 

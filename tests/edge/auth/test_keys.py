@@ -12,7 +12,7 @@ from joserfc.jwk import ECKey, OctKey, OKPKey
 from minting import ALGORITHMS, PRIVATE, declared
 from signing import public
 from trunkline.v1.tenant_pb2 import ClientAuth, VerificationKey
-from trunkline_edge.auth.keys import MAX_KEYS, MAX_SET_BYTES, Keys, inline, of_jwk_set
+from trunkline_edge.auth.key_set import MAX_KEYS, MAX_SET_BYTES, KeySet, inline, of_jwk_set
 from trunkline_runtime.jose import to_base64url
 from trunkline_runtime.jwk import check_jwk, jwk_of, key_of, without_secret
 
@@ -255,7 +255,7 @@ def test_a_set_is_bounded_and_a_set() -> None:
     for wrong in (b"", b"{}", b"[]", b'{"keys":{}}', b'{"keys":null}', b"<html>", b"\xff", b"[" * 200_000):
         with pytest.raises(ValueError, match="the JWK Set "):
             of_jwk_set(wrong)
-    assert len(of_jwk_set(b'{"keys":[]}')) == len(Keys()) == 0
+    assert len(of_jwk_set(b'{"keys":[]}')) == len(KeySet()) == 0
 
 
 values = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text(), max_size=3)

@@ -15,7 +15,7 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 from minting import AUTH, CLAIMS, KEYS, NOW_S, PRIVATE, declared, minted, refusal, signed, taken
 from signing import part, public
 from trunkline.v1.tenant_pb2 import ClientAuth
-from trunkline_edge.auth.keys import Keys
+from trunkline_edge.auth.key_set import KeySet
 from trunkline_edge.auth.tokens import UnknownKey
 from trunkline_runtime.jose import from_base64url, to_base64url
 from trunkline_runtime.jwk import check_jwk
@@ -301,8 +301,8 @@ def test_a_key_that_was_taken_out_verifies_nothing() -> None:
     with pytest.raises(UnknownKey):
         taken(minted("ES256"), declared("RS256"))
     with pytest.raises(UnknownKey):
-        taken(minted("ES256"), AUTH, Keys())
-    assert KEYS.identities > Keys(KEYS.find(None, "ES256")).identities
+        taken(minted("ES256"), AUTH, KeySet())
+    assert KEYS.identities > KeySet(KEYS.find(None, "ES256")).identities
 
 
 def test_a_tenant_without_audiences_takes_no_token_that_is_meant_for_all() -> None:

@@ -22,7 +22,7 @@ from trunkline.v1.address_pb2 import CONVERSATION_KIND_GROUP, CONVERSATION_KIND_
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import ConnectionOpened
 from trunkline.v1.tenant_pb2 import ClientAuth
-from trunkline_edge.auth.keys import Keys
+from trunkline_edge.auth.key_set import KeySet
 from trunkline_edge.auth.tokens import UnknownKey
 
 ALL_RIGHTS = frozenset({RIGHT_PUBLISH, RIGHT_SUBSCRIBE, RIGHT_HISTORY, RIGHT_CANCEL})
@@ -283,7 +283,7 @@ def test_a_key_that_is_not_known_is_told_by_its_name() -> None:
         assert caught.value.kid == "new"
         assert caught.value.refused().entry.code == "UNAUTHORIZED"
     with pytest.raises(UnknownKey) as caught:
-        taken(minted("ES256", {"kid": ...}), keys=Keys())
+        taken(minted("ES256", {"kid": ...}), keys=KeySet())
     assert caught.value.kid is None
 
 
@@ -296,15 +296,15 @@ def test_a_token_without_kid_is_tried_with_the_few_keys_there_are(algorithm: str
     token = minted(algorithm, {"kid": ...})
     right = KEYS.find(algorithm, algorithm)[0]
     others = [right._replace(kid=f"{n}", identity=f"{n}", key=wrong_key(algorithm)) for n in range(4)]
-    assert taken(token, keys=Keys([*others[:3], right])).key == right.identity
-    assert "signature is wrong" in refusal(token, keys=Keys(others))
-    assert "must name its key" in refusal(token, keys=Keys([*others, right]))
+    assert taken(token, keys=KeySet([*others[:3], right])).key == right.identity
+    assert "signature is wrong" in refusal(token, keys=KeySet(others))
+    assert "must name its key" in refusal(token, keys=KeySet([*others, right]))
 
 
 def test_of_two_keys_of_one_name_either_may_have_signed() -> None:
     right = KEYS.find("ES256", "ES256")[0]
     other = right._replace(identity="other", key=wrong_key("ES256"))
-    assert taken(minted(), keys=Keys([other, right])).key == right.identity
+    assert taken(minted(), keys=KeySet([other, right])).key == right.identity
 
 
 def wrong_key(algorithm: str) -> Any:

@@ -17,7 +17,7 @@ from trunkline.v1.message_pb2 import (
 )
 from trunkline_edge.core.connection import Connection
 from trunkline_edge.core.edge import EdgeCore
-from trunkline_edge.core.open_texts import OpenTexts
+from trunkline_edge.core.stream_snapshots import StreamSnapshots
 from trunkline_edge.dialects.codec import Codec
 
 MESSAGE = ClientFrame(message=MessageFrame()).SerializeToString()
@@ -45,7 +45,7 @@ def _shown(payload: bytes) -> str:
     return f"{text_of(frame.message)}{'...' if is_open else ''}"
 
 
-def texts(core: EdgeCore) -> OpenTexts | None:
+def texts(core: EdgeCore) -> StreamSnapshots | None:
     """What is known of what is open in the only topic."""
     [known] = core._fanout._topics.values()
     return known.texts

@@ -16,12 +16,12 @@ from trunkline.v1.message_pb2 import (
     Message,
     Part,
 )
-from trunkline_edge.core.bounds import Limits
 from trunkline_edge.core.connection import Connection
 from trunkline_edge.core.edge import EdgeCore
+from trunkline_edge.core.limits import EdgeLimits
 from trunkline_edge.core.uplink import Uplink
 from trunkline_edge.dialects.codec import Codec, Decoded, Framing
-from trunkline_edge.dialects.native.connecting import CODECS
+from trunkline_edge.dialects.native.handshake import CODECS
 from websockets.frames import Frame
 from websockets.streams import StreamReader
 
@@ -261,7 +261,7 @@ class Counting(Codec):
 
 def linked_core(**limits: int) -> EdgeCore:
     """A core that is linked to a router."""
-    core = EdgeCore(Limits(**limits))
+    core = EdgeCore(EdgeLimits(**limits))
     core.linked()
     return core
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from edge_core_world import PROTO
 from trunkline.v1.frame_pb2 import ServerFrame
 from trunkline.v1.message_pb2 import Message
-from trunkline_edge.dialects.codec import Answer, Codec, Decoded, Framing, Replies, Switch
+from trunkline_edge.dialects.codec import Codec, Decoded, DirectReply, Framing, StreamingMode, SwitchCodec
 
 #: What a client says, and is answered; what follows the colon is said together with the switch.
 SO_FAR, WHOLE = b"so far:", b"whole:"
@@ -18,14 +18,14 @@ SAY_NOTHING, IGNORED = b"say nothing", b"ignored"
 ASK_HOW = b"ask how"
 
 #: Which other way of being shown messages a client asks for.
-WAYS = {SO_FAR: Replies.SO_FAR, WHOLE: Replies.WHOLE}
+WAYS = {SO_FAR: StreamingMode.SO_FAR, WHOLE: StreamingMode.WHOLE}
 
 
 @dataclass(frozen=True)
 class Shown(Codec):
     """Frames are those of the protocol in protobuf; kinds in `silent` are not told."""
 
-    replies: Replies = Replies.SO_FAR
+    replies: StreamingMode = StreamingMode.SO_FAR
     gives_ids: bool = False
     tells_delivered: bool = False
     framing: Framing = Framing.BINARY
@@ -37,11 +37,13 @@ class Shown(Codec):
         for word, replies in WAYS.items():
             if payload.startswith(word):
                 said = payload.removeprefix(word)
-                return Switch(replace(self, replies=replies), PROTO.decode(said) if said else Answer(word))
+                return SwitchCodec(
+                    replace(self, replies=replies), PROTO.decode(said) if said else DirectReply(word)
+                )
         if payload in (ASK, SAY_NOTHING):
-            return Answer(ANSWER if payload == ASK else b"")
+            return DirectReply(ANSWER if payload == ASK else b"")
         if payload == ASK_HOW:
-            return Answer(b"binary" if binary else b"text")
+            return DirectReply(b"binary" if binary else b"text")
         return None if payload == IGNORED else PROTO.decode(payload)
 
     def encode(self, frame: ServerFrame) -> bytes:

@@ -10,7 +10,7 @@ from shown_codec import WAYS, Shown, text_of
 from trunkline.v1.frame_pb2 import DeltaFrame, ServerFrame
 from trunkline.v1.message_pb2 import CHANGE_KIND_ENDED, MESSAGE_STATE_OPEN, Message
 from trunkline_edge.core.connection import Connection
-from trunkline_edge.dialects.codec import Codec, Framing, Replies
+from trunkline_edge.dialects.codec import Codec, Framing, StreamingMode
 
 #: Each token of a stream begins with its kind.
 KINDS = {"text": "t", "reasoning": "r", "part": "p"}
@@ -175,6 +175,6 @@ class Client:
         """Of these, those of which it is told what is added."""
         if not isinstance(self.reader, ShownReader):
             return self.follows
-        if self.connection.codec.replies is Replies.WHOLE:
+        if self.connection.codec.replies is StreamingMode.WHOLE:
             return self.follows & self.reader.ended
         return self.follows - self.reader.unshown

@@ -16,7 +16,7 @@ from edge_core_world import (
 from hypothesis import given
 from hypothesis import strategies as st
 from trunkline.v1 import catalogue
-from trunkline_edge.core.bounds import CLIENT_LEFT
+from trunkline_edge.core.counters import CLIENT_LEFT
 from trunkline_edge.core.framing import framed, frames_in
 
 

@@ -31,7 +31,7 @@ from trunkline.v1.message_pb2 import (
     CHANGE_KIND_RECALLED,
 )
 from trunkline_edge.core.edge import EdgeCore
-from trunkline_edge.dialects.codec import Framing, Replies
+from trunkline_edge.dialects.codec import Framing, StreamingMode
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_a_frame_that_has_no_words_costs_nothing(core: EdgeCore) -> None:
 
 def test_a_message_that_is_not_shown_as_it_grows_costs_nothing_until_it_has_ended(core: EdgeCore) -> None:
     mute = Shown(silent=frozenset({"message"}))
-    whole, silent, _ = (dialect(core, codec, 40) for codec in (Shown(Replies.WHOLE), mute, mute))
+    whole, silent, _ = (dialect(core, codec, 40) for codec in (Shown(StreamingMode.WHOLE), mute, mute))
     whole.lags = True
     tell(core, publish(1, open_message("team")), delta(1, 0))
     assert [audience.additions for audience in whole.topics.values()] == [[]]
@@ -213,7 +213,7 @@ def test_a_replayed_message_is_told_to_its_author_only_where_that_wants_it(
 
 
 def test_the_end_of_a_message_that_was_missed_carries_the_message(core: EdgeCore) -> None:
-    client = dialect(core, Shown(Replies.WHOLE))
+    client = dialect(core, Shown(StreamingMode.WHOLE))
     tell(core, publish(1, open_message("team", text="x ")))
     core.link_lost()
     core.linked()

@@ -11,7 +11,7 @@ from edge_core_world import (
     say,
     tell,
 )
-from trunkline_edge.core.connection import State
+from trunkline_edge.core.connection import ConnectionState
 
 
 def test_a_client_that_is_heard_is_pinged_for_ever() -> None:
@@ -20,7 +20,7 @@ def test_a_client_that_is_heard_is_pinged_for_ever() -> None:
     for _ in range(10):
         client.silent_rounds = 0
         assert core.heartbeat([client]) == [client]
-    assert client.state is State.OPEN
+    assert client.state is ConnectionState.OPEN
 
 
 def test_a_client_that_is_silent_for_two_rounds_is_closed() -> None:
@@ -40,7 +40,7 @@ def test_a_sign_of_life_between_rounds_starts_the_count_again() -> None:
         core.heartbeat([client])
         core.heartbeat([client])
         client.silent_rounds = 0
-    assert client.state is State.OPEN
+    assert client.state is ConnectionState.OPEN
 
 
 def test_a_client_that_is_not_read_from_is_not_taken_for_dead() -> None:
@@ -61,4 +61,4 @@ def test_who_is_not_accepted_yet_is_neither_pinged_nor_closed() -> None:
     client = opened(core)
     for _ in range(5):
         assert core.heartbeat([client]) == []
-    assert client.state is State.OPENING
+    assert client.state is ConnectionState.OPENING

@@ -23,7 +23,7 @@ from edge_core_world import (
     topic,
 )
 from trunkline.v1 import catalogue
-from trunkline_edge.core.connection import State
+from trunkline_edge.core.connection import ConnectionState
 from trunkline_edge.core.edge import EdgeCore
 
 
@@ -142,7 +142,7 @@ def test_a_forgotten_topic_has_given_out_its_run(core: EdgeCore) -> None:
 def test_a_client_that_leaves_while_opening_is_not_counted_as_accepted(core: EdgeCore) -> None:
     client = opened(core)
     core.gone(client)
-    assert client.state is State.CLOSING
+    assert client.state is ConnectionState.CLOSING
     assert (core.opening, core.counts.opened, core.counts.closed) == (0, 0, 0)
     assert forwarded(core) == ["opened 1", "closed 1"]
 

@@ -24,16 +24,18 @@ from trunkline.v1.edge_service_pb2 import ConnectionOpened
 from trunkline.v1.tenant_pb2 import TenantLimits
 from trunkline_edge.core.connection import Connection
 from trunkline_edge.core.edge import EdgeCore
-from trunkline_edge.core.pace import Pace, TenantPace
-from trunkline_edge.core.reading import MIN_IN_TURN, TURNS_PER_S
+from trunkline_edge.core.rate_limits import ConnectionRateLimiter, TenantRateLimiter
+from trunkline_edge.core.read_control import MIN_IN_TURN, TURNS_PER_S
 
 
 def limits(**more: int) -> TenantLimits:
     return TenantLimits(frame_bytes=1 << 20, **more)
 
 
-def paced(core: EdgeCore, pace: TenantPace) -> Connection:
-    client = core.open(object(), JSON, ConnectionOpened(address=group("team")), 0, Pace(pace))
+def paced(core: EdgeCore, pace: TenantRateLimiter) -> Connection:
+    client = core.open(
+        object(), JSON, ConnectionOpened(address=group("team")), 0, ConnectionRateLimiter(pace)
+    )
     tell(core, topic(client.number, "team"), connected(client), join(client, client.number))
     client.pending.clear()
     forwarded(core)
@@ -49,7 +51,7 @@ def error(connection: Connection) -> dict[str, object]:
 
 def test_a_frame_too_many_is_refused_by_its_id_and_its_sender_is_not_read_from_for_a_while() -> None:
     core = linked_core()
-    client = paced(core, TenantPace("t", limits(connection_messages_per_s=2)))
+    client = paced(core, TenantRateLimiter("t", limits(connection_messages_per_s=2)))
     for ident in ("m1", "m2", "m3"):
         core.received(client, say(ident), now=10)
     assert forwarded(core) == ["frame 1 m1", "frame 1 m2"]
@@ -68,7 +70,7 @@ def test_a_frame_too_many_is_refused_by_its_id_and_its_sender_is_not_read_from_f
 
 def test_bytes_are_limited_too() -> None:
     core = linked_core()
-    client = paced(core, TenantPace("t", limits(connection_bytes_per_s=20 << 20)))
+    client = paced(core, TenantRateLimiter("t", limits(connection_bytes_per_s=20 << 20)))
     large = say("m1", "x" * (12 << 20))
     core.received(client, large, now=10)
     core.received(client, large.replace(b"m1", b"m2"), now=10)
@@ -78,11 +80,11 @@ def test_bytes_are_limited_too() -> None:
 
 def test_the_clients_of_a_tenant_share_its_rate_and_others_do_not() -> None:
     core = linked_core()
-    pace = TenantPace("t", limits(messages_per_s=3))
+    pace = TenantRateLimiter("t", limits(messages_per_s=3))
     one, two, other = (
         paced(core, pace),
         paced(core, pace),
-        paced(core, TenantPace("u", limits(messages_per_s=3))),
+        paced(core, TenantRateLimiter("u", limits(messages_per_s=3))),
     )
     for client in (one, two, one, two, other):
         core.received(client, signal(), now=10)
@@ -93,7 +95,7 @@ def test_the_clients_of_a_tenant_share_its_rate_and_others_do_not() -> None:
 
 def test_what_the_tenant_is_refused_does_not_count_for_the_connection() -> None:
     core = linked_core()
-    pace = TenantPace("t", limits(messages_per_s=1, connection_messages_per_s=2))
+    pace = TenantRateLimiter("t", limits(messages_per_s=1, connection_messages_per_s=2))
     one, two = paced(core, pace), paced(core, pace)
     core.received(one, signal(), now=10)
     core.received(two, signal(), now=10)
@@ -106,7 +108,7 @@ def test_what_the_tenant_is_refused_does_not_count_for_the_connection() -> None:
 
 def test_limits_that_change_count_at_once_for_those_who_are_connected() -> None:
     core = linked_core()
-    pace = TenantPace("t", limits(connection_messages_per_s=1))
+    pace = TenantRateLimiter("t", limits(connection_messages_per_s=1))
     client = paced(core, pace)
     core.received(client, signal(), now=10)
     core.received(client, signal(), now=10)
@@ -118,10 +120,12 @@ def test_limits_that_change_count_at_once_for_those_who_are_connected() -> None:
 
 def test_a_client_is_told_its_limits() -> None:
     core = linked_core()
-    pace = TenantPace(
+    pace = TenantRateLimiter(
         "t", TenantLimits(connection_messages_per_s=7, connection_bytes_per_s=9, frame_bytes=2048)
     )
-    client = core.open(object(), JSON, ConnectionOpened(address=group("team")), 0, Pace(pace))
+    client = core.open(
+        object(), JSON, ConnectionOpened(address=group("team")), 0, ConnectionRateLimiter(pace)
+    )
     tell(core, topic(1, "team"), connected(client))
     told = error(client)["limits"]
     assert told == {
@@ -134,7 +138,7 @@ def test_a_client_is_told_its_limits() -> None:
 
 def test_what_was_read_together_with_too_much_waits_for_its_turn_in_order() -> None:
     core = linked_core()
-    client = paced(core, TenantPace("t", limits(connection_messages_per_s=2)))
+    client = paced(core, TenantRateLimiter("t", limits(connection_messages_per_s=2)))
     for ident in ("m1", "m2", "m3", "m4", "m5"):
         core.received(client, say(ident), now=10)
     # Only the first that was too much is refused; the others are not even looked at.
@@ -155,7 +159,7 @@ def test_what_was_read_together_with_too_much_waits_for_its_turn_in_order() -> N
 
 def test_those_who_rest_have_their_turn_within_a_second_and_never_all_at_once() -> None:
     core = linked_core()
-    pace = TenantPace("t", limits(messages_per_s=1))
+    pace = TenantRateLimiter("t", limits(messages_per_s=1))
     # The tenant's second holds one frame: the first client is within it, the others rest.
     clients = [paced(core, pace) for _ in range(1 + 3 * MIN_IN_TURN)]
     for client in clients:
@@ -177,7 +181,7 @@ def test_those_who_rest_have_their_turn_within_a_second_and_never_all_at_once() 
 
 def test_one_that_is_closed_while_it_rests_is_read_from_for_its_side_of_the_closing() -> None:
     core = linked_core()
-    client = paced(core, TenantPace("t", limits(connection_messages_per_s=1)))
+    client = paced(core, TenantRateLimiter("t", limits(connection_messages_per_s=1)))
     core.received(client, signal(), now=10)
     core.received(client, signal(), now=10)
     core.reading.hold.clear()
@@ -189,7 +193,7 @@ def test_one_that_is_closed_while_it_rests_is_read_from_for_its_side_of_the_clos
 
 
 def test_connects_are_limited_by_the_second() -> None:
-    pace = TenantPace("t", limits(connects_per_s=2))
+    pace = TenantRateLimiter("t", limits(connects_per_s=2))
     pace.connect(10)
     pace.connect(10)
     with pytest.raises(Refused) as refused:

@@ -24,7 +24,7 @@ from edge_core_world import (
 )
 from trunkline.v1.edge_service_pb2 import ConnectionOpened
 from trunkline.v1.frame_pb2 import ServerFrame
-from trunkline_edge.core.connection import State
+from trunkline_edge.core.connection import ConnectionState
 from trunkline_edge.core.edge import EdgeCore
 
 
@@ -198,7 +198,7 @@ def test_who_was_answered_and_not_joined_is_closed_as_what_it_missed_may_be_lost
 def test_who_was_answered_and_joined_stays(core: EdgeCore) -> None:
     [client] = open_all(core, "a")
     core.link_lost()
-    assert client.state is State.OPEN
+    assert client.state is ConnectionState.OPEN
     assert client.pending == []
 
 

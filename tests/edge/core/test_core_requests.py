@@ -16,9 +16,9 @@ from edge_core_world import (
     signal,
     tell,
 )
-from trunkline_edge.core.connection import Connection, State
+from trunkline_edge.core.connection import Connection, ConnectionState
 from trunkline_edge.core.edge import EdgeCore
-from trunkline_edge.dialects.native.connecting import CODECS
+from trunkline_edge.dialects.native.handshake import CODECS
 
 
 def asked(core: EdgeCore, connection: Connection, count: int) -> None:
@@ -158,7 +158,7 @@ def test_ping_and_disconnect_stay_in_the_edge() -> None:
     core.received(client, b'{"type":"disconnect"}')
     core.received(client, say("m1"))
     assert heard(client) == ["pong p1", "closing DISCONNECTED"]
-    assert client.state is State.CLOSING
+    assert client.state is ConnectionState.CLOSING
     assert forwarded(core) == []
 
 

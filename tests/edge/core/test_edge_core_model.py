@@ -30,7 +30,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from trunkline.v1.edge_service_pb2 import LinkRequest, RouterEntry
-from trunkline_edge.core.connection import Connection, State
+from trunkline_edge.core.connection import Connection, ConnectionState
 from trunkline_edge.core.uplink import ENTRY_BYTES
 
 UNANSWERED = 3
@@ -86,7 +86,7 @@ class EdgeModel(RuleBasedStateMachine):
         for group in (core.reading.hold, core.reading.release, core.dirty):
             group.clear()
 
-    def of_state(self, *states: State) -> list[Client]:
+    def of_state(self, *states: ConnectionState) -> list[Client]:
         return [client for client in self.clients.values() if client.connection.state in states]
 
     def known(self, client: Client) -> bool:
@@ -109,9 +109,9 @@ class EdgeModel(RuleBasedStateMachine):
                 if entry.HasField("opened"):
                     self.router_knows.add(entry.opened.connection)
                     client = self.clients[entry.opened.connection]
-                    if client.connection.state is State.CLOSING:
+                    if client.connection.state is ConnectionState.CLOSING:
                         continue
-                    assert entry.opened.restored == (client.connection.state is State.OPEN)
+                    assert entry.opened.restored == (client.connection.state is ConnectionState.OPEN)
                     if entry.opened.restored:
                         names = {"home", *(each.id for each in entry.opened.groups)}
                         assert names == client.hears
@@ -131,10 +131,10 @@ class EdgeModel(RuleBasedStateMachine):
         self.clients[connection.number] = Client(connection)
         self.settle()
 
-    @precondition(lambda self: self.of_state(State.OPEN))
+    @precondition(lambda self: self.of_state(ConnectionState.OPEN))
     @rule(pick=picks, again=st.booleans(), size=st.sampled_from([1, 1500]))
     def ask(self, pick: int, again: bool, size: int) -> None:
-        clients = self.of_state(State.OPEN)
+        clients = self.of_state(ConnectionState.OPEN)
         client = clients[pick % len(clients)]
         if client.connection in self.held:
             return
@@ -149,13 +149,13 @@ class EdgeModel(RuleBasedStateMachine):
             self.core.received(client.connection, payload)
         self.settle()
 
-    @precondition(lambda self: self.of_state(State.OPEN))
+    @precondition(lambda self: self.of_state(ConnectionState.OPEN))
     @rule(pick=picks)
     def disconnect(self, pick: int) -> None:
-        clients = self.of_state(State.OPEN)
+        clients = self.of_state(ConnectionState.OPEN)
         client = clients[pick % len(clients)]
         self.deliver()
-        if client.connection in self.held or client.connection.state is not State.OPEN:
+        if client.connection in self.held or client.connection.state is not ConnectionState.OPEN:
             return
         payload = b'{"type":"disconnect"}'
         if client.connection.codec is PROTO:
@@ -181,7 +181,9 @@ class EdgeModel(RuleBasedStateMachine):
     @rule(pick=picks)
     def accept(self, pick: int) -> None:
         waiting = [
-            client for client in self.of_state(State.OPENING) if self.known(client) and not client.hears
+            client
+            for client in self.of_state(ConnectionState.OPENING)
+            if self.known(client) and not client.hears
         ]
         if not waiting:
             return
@@ -195,7 +197,7 @@ class EdgeModel(RuleBasedStateMachine):
     @rule(pick=picks, name=st.sampled_from(NAMES[1:]))
     def switch(self, pick: int, name: str) -> None:
         """A client joins a group, or leaves it."""
-        clients = [client for client in self.of_state(State.OPEN) if self.known(client)]
+        clients = [client for client in self.of_state(ConnectionState.OPEN) if self.known(client)]
         if not clients:
             return
         client = clients[pick % len(clients)]
@@ -216,13 +218,13 @@ class EdgeModel(RuleBasedStateMachine):
         but = author.connection if author else None
         self.entries.append(publish(number, message(name, self.seqs[name]), but))
         for client in listeners:
-            if client is not author and client.connection.state is not State.CLOSING:
+            if client is not author and client.connection.state is not ConnectionState.CLOSING:
                 client.expected.append(f"message {self.seqs[name]}")
 
     @precondition(lambda self: self.up)
     @rule(pick=picks)
     def answer(self, pick: int) -> None:
-        asking = [c for c in self.of_state(State.OPEN) if set(c.asked) & set(c.forwarded)]
+        asking = [c for c in self.of_state(ConnectionState.OPEN) if set(c.asked) & set(c.forwarded)]
         if not asking:
             return
         client = asking[pick % len(asking)]
@@ -234,7 +236,11 @@ class EdgeModel(RuleBasedStateMachine):
     @precondition(lambda self: self.up)
     @rule(pick=picks)
     def close(self, pick: int) -> None:
-        clients = [client for client in self.of_state(State.OPEN, State.OPENING) if self.known(client)]
+        clients = [
+            client
+            for client in self.of_state(ConnectionState.OPEN, ConnectionState.OPENING)
+            if self.known(client)
+        ]
         if not clients:
             return
         client = clients[pick % len(clients)]
@@ -278,7 +284,7 @@ class EdgeModel(RuleBasedStateMachine):
         self.core.linked()
         self.take()
         self.deliver()
-        for client in self.of_state(State.OPEN):
+        for client in self.of_state(ConnectionState.OPEN):
             assert client.forwarded == client.asked
 
     # What always holds
@@ -296,16 +302,16 @@ class EdgeModel(RuleBasedStateMachine):
         for client in self.clients.values():
             connection = client.connection
             assert connection.held == (connection in self.held)
-            if connection.state is State.CLOSING:
+            if connection.state is ConnectionState.CLOSING:
                 assert not connection.held
-            elif connection.state is State.OPEN and len(connection.unanswered) >= UNANSWERED:
+            elif connection.state is ConnectionState.OPEN and len(connection.unanswered) >= UNANSWERED:
                 assert connection.held
 
     @invariant()
     def what_was_asked_and_not_answered_is_kept(self) -> None:
         if self.entries:
             return
-        for client in self.of_state(State.OPEN):
+        for client in self.of_state(ConnectionState.OPEN):
             connection = client.connection
             assert list(connection.unanswered) == client.asked
             assert connection.unanswered_bytes == sum(size for _, size in connection.unanswered.values())
@@ -319,9 +325,11 @@ class EdgeModel(RuleBasedStateMachine):
         assert (core.uplink.waiting_bytes == 0) == (entries == 0)
         assert set(core.connections) == set(self.clients)
         assert core.reading.waiting_for_room <= set(core.connections.values())
-        assert core.opening == len(self.of_state(State.OPENING))
+        assert core.opening == len(self.of_state(ConnectionState.OPENING))
         for known in [*core._fanout._topics.values(), *core._fanout._orphans.values()]:
-            assert all(c.number in core.connections and c.state is State.OPEN for c in known.listeners())
+            assert all(
+                c.number in core.connections and c.state is ConnectionState.OPEN for c in known.listeners()
+            )
             assert known.run == []
 
 

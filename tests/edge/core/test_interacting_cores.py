@@ -14,8 +14,8 @@ from trunkline.v1.message_pb2 import (
     MESSAGE_STATE_FAILED,
     MESSAGE_STATE_OPEN,
 )
-from trunkline_edge.core.connection import State
-from trunkline_edge.dialects.codec import Replies
+from trunkline_edge.core.connection import ConnectionState
+from trunkline_edge.dialects.codec import StreamingMode
 from trunkline_router.core.topics import GROUP, topic_of
 from two_cores import REPLY_LEASE_S, World
 from two_cores_client import HOME, Client
@@ -61,7 +61,7 @@ def connect(edge: EdgeSide, pick: int) -> None:
         edge.connect(("u1", "u2", "")[number % 3], rollup_ms)
     else:
         user = f"{edge.name}{number}" if pick % 3 else ""
-        edge.show(user, rollup_ms, Replies.SO_FAR if pick % 16 < 8 else Replies.WHOLE)
+        edge.show(user, rollup_ms, StreamingMode.SO_FAR if pick % 16 < 8 else StreamingMode.WHOLE)
 
 
 def of_edge(edge: EdgeSide, operation: str, pick: int) -> None:
@@ -223,7 +223,7 @@ def perform(world: World, operation: str, pick: int, name: str) -> None:
     of_worker(world, operation, pick, name)
     if operation in ("leave", "resume") and world.clients:
         goes(world.clients[pick % len(world.clients)], operation, pick)
-    clients = [client for client in world.clients if client.connection.state is State.OPEN]
+    clients = [client for client in world.clients if client.connection.state is ConnectionState.OPEN]
     shown = [client for client in clients if isinstance(client, ShownClient)]
     if operation == "switch" and shown:
         said = about("message", name) if pick % 3 else None

@@ -17,7 +17,7 @@ from trunkline.v1.message_pb2 import (
     Message,
     Part,
 )
-from trunkline_edge.core.open_texts import OpenTexts
+from trunkline_edge.core.stream_snapshots import StreamSnapshots
 from trunkline_router.core.journal import Producer
 from trunkline_router.core.open_message import Ended, OpenMessage
 from trunkline_router.core.topics import topic_of
@@ -47,11 +47,11 @@ deltas = st.lists(
 )
 
 
-def opened() -> tuple[OpenMessage, OpenTexts, Message]:
+def opened() -> tuple[OpenMessage, StreamSnapshots, Message]:
     """A message that was just opened, in the router and at an edge."""
     message = open_message("team")
     del message.parts[:]
-    texts = OpenTexts()
+    texts = StreamSnapshots()
     texts.put(message)
     return OpenMessage(topic_of(message.address), message, Producer("w", 1), 0), texts, message
 
@@ -102,7 +102,7 @@ def test_only_the_same_tool_call_goes_on() -> None:
     assert [part.tool_call.arguments for part in router.snapshot().parts] == ["{}", "{", ""]
 
 
-def tell(texts: OpenTexts, message_id: str, waiting: list[Delta]) -> None:
+def tell(texts: StreamSnapshots, message_id: str, waiting: list[Delta]) -> None:
     """The deltas come as one frame, and come again."""
     if not waiting:
         return
@@ -118,14 +118,14 @@ def tell(texts: OpenTexts, message_id: str, waiting: list[Delta]) -> None:
     waiting.clear()
 
 
-def added(texts: OpenTexts, index: int, count: int = 1) -> str:
+def added(texts: StreamSnapshots, index: int, count: int = 1) -> str:
     texts.add(DeltaFrame(message_id="r", index=index, text=f"{index} "), count)
     known = texts.so_far("r")
     return "" if known is None else known.parts[0].text.text
 
 
 def test_what_is_known_or_leaves_a_gap_is_not_added() -> None:
-    texts = OpenTexts()
+    texts = StreamSnapshots()
     assert added(texts, 0) == ""
     texts.put(open_message("team", text="x ", next_index=3))
     assert added(texts, 2) == "x "
@@ -136,7 +136,7 @@ def test_what_is_known_or_leaves_a_gap_is_not_added() -> None:
 
 
 def test_a_snapshot_for_all_replaces_what_is_known_and_one_for_a_newcomer_only_adds() -> None:
-    texts = OpenTexts()
+    texts = StreamSnapshots()
     texts.offer(open_message("team", text="one", next_index=1))
     assert added(texts, 1) == "one1 "
     texts.offer(open_message("team", text="older", next_index=1))
@@ -148,7 +148,7 @@ def test_a_snapshot_for_all_replaces_what_is_known_and_one_for_a_newcomer_only_a
 
 
 def test_what_is_given_is_kept_apart() -> None:
-    texts, given = OpenTexts(), open_message("team", text="x ")
+    texts, given = StreamSnapshots(), open_message("team", text="x ")
     texts.put(given)
     given.parts[0].text.text = "changed"
     assert added(texts, 0) == "x 0 "
@@ -158,7 +158,7 @@ def test_what_is_given_is_kept_apart() -> None:
 
 
 def test_an_end_is_completed_with_how_it_has_ended() -> None:
-    texts = OpenTexts()
+    texts = StreamSnapshots()
     texts.put(open_message("team", text="x", next_index=2))
     end = Change(message_id="r", kind=CHANGE_KIND_ENDED, state=MESSAGE_STATE_FAILED)
     end.changed_at.seconds = 7
@@ -177,14 +177,14 @@ def test_an_end_is_completed_with_how_it_has_ended() -> None:
 @pytest.mark.parametrize("kind", [CHANGE_KIND_RECALLED, CHANGE_KIND_EDITED])
 def test_only_an_end_is_completed(kind: int) -> None:
     """What was taken back must not come again."""
-    texts = OpenTexts()
+    texts = StreamSnapshots()
     texts.put(open_message("team"))
     change = Change(message_id="r", kind=kind)  # type: ignore[arg-type]
     assert texts.complete(change) is change
 
 
 def test_the_routers_own_message_is_not_replaced_and_the_unknown_is_left_as_it_is() -> None:
-    texts = OpenTexts()
+    texts = StreamSnapshots()
     texts.put(open_message("team"))
     own = Change(message_id="r", kind=CHANGE_KIND_ENDED)
     own.message.id = "r"

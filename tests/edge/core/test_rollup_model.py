@@ -33,11 +33,11 @@ from shown_codec import WAYS, Shown
 from stream_reader import Client, ShownReader, Stream, StreamReader
 from trunkline.v1.edge_service_pb2 import RouterEntry
 from trunkline.v1.frame_pb2 import ServerFrame, SubscribedFrame, UnsubscribedFrame
-from trunkline_edge.core.connection import State
+from trunkline_edge.core.connection import ConnectionState
 from trunkline_edge.core.rollup import GRACE_S, GRID_S
-from trunkline_edge.dialects.codec import Codec, Replies
+from trunkline_edge.dialects.codec import Codec, StreamingMode
 
-SO_FAR, WHOLE = Shown(Replies.SO_FAR), Shown(Replies.WHOLE)
+SO_FAR, WHOLE = Shown(StreamingMode.SO_FAR), Shown(StreamingMode.WHOLE)
 NAMES = ("home", "other")
 #: How late a window may end.
 LATE_S = GRID_S + GRACE_S + 1e-9
@@ -220,7 +220,7 @@ class RollupModel(RuleBasedStateMachine):
         self.core.received(client.connection, word + said)
         assert isinstance(client.reader, ShownReader)
         self.settle()
-        if (before, WAYS[word]) == (Replies.WHOLE, Replies.SO_FAR):
+        if (before, WAYS[word]) == (StreamingMode.WHOLE, StreamingMode.SO_FAR):
             client.reader.unshown |= {ident for ident in client.follows if self.streams[ident].is_open}
         self.is_complete(client)
 
@@ -362,7 +362,7 @@ class RollupModel(RuleBasedStateMachine):
         self.settle()
         assert self.core.next_due is None
         for client in self.clients:
-            assert client.connection.state is State.OPEN
+            assert client.connection.state is ConnectionState.OPEN
             self.is_complete(client)
 
 

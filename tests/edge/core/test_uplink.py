@@ -6,7 +6,7 @@ from edge_core_world import taken
 from hypothesis import given
 from hypothesis import strategies as st
 from trunkline_edge.core.uplink import ENTRY_BYTES, Uplink
-from trunkline_runtime.link_batches import MAX_BATCH_BYTES
+from trunkline_runtime.credited_batch_queue import MAX_BATCH_BYTES
 
 
 def filled(sizes: list[int]) -> Uplink:

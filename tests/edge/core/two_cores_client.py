@@ -18,7 +18,7 @@ from trunkline.v1.message_pb2 import (
     Message,
     Part,
 )
-from trunkline_edge.core.connection import Connection, State
+from trunkline_edge.core.connection import Connection, ConnectionState
 from trunkline_router.core.topics import TopicKey, topic_of
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Client:
     @property
     def is_open(self) -> bool:
         """It may send."""
-        return self.connection.state is State.OPEN and not self.connection.held
+        return self.connection.state is ConnectionState.OPEN and not self.connection.held
 
     def send(self, frame: ClientFrame) -> None:
         """Send a frame, if that may be; a request without an id gets one."""

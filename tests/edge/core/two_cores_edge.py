@@ -10,9 +10,9 @@ from shown_codec import Shown
 from trunkline.v1 import catalogue
 from trunkline.v1.address_pb2 import TopicPosition
 from trunkline.v1.edge_service_pb2 import ConnectionOpened, LinkHello, LinkRequest, LinkResponse
-from trunkline_edge.core.bounds import Limits
 from trunkline_edge.core.edge import EdgeCore
-from trunkline_edge.dialects.codec import Replies
+from trunkline_edge.core.limits import EdgeLimits
+from trunkline_edge.dialects.codec import StreamingMode
 from trunkline_router.core.directory import Link
 from two_cores_client import Client
 from two_cores_shown import ShownClient
@@ -28,7 +28,7 @@ class EdgeSide:
 
     def __init__(self, world: World, name: str) -> None:
         self.world, self.name = world, name
-        self.core = EdgeCore(Limits(unanswered=4))
+        self.core = EdgeCore(EdgeLimits(unanswered=4))
         self.clients: dict[int, Client] = {}
         self.link: Link | None = None
         self.to_router: deque[LinkRequest] = deque()
@@ -61,7 +61,7 @@ class EdgeSide:
         return client
 
     def show(
-        self, user: str, rollup_ms: int, replies: Replies, before: ShownClient | None = None
+        self, user: str, rollup_ms: int, replies: StreamingMode, before: ShownClient | None = None
     ) -> ShownClient:
         """A client of a dialect connects. One with a user, nobody else's, gets what it has missed."""
         codec = Shown(replies, tells_delivered=bool(user))

@@ -9,7 +9,7 @@ from trunkline.v1.frame_pb2 import ServerFrame
 from trunkline_edge.core.connection import Connection
 from trunkline_edge.dialects.dialect import ConnectRequest
 from trunkline_edge.dialects.native.events import LAST_EVENT_ID, NativeEvents, connect
-from trunkline_edge.dialects.tenants import Tenants
+from trunkline_edge.dialects.tenant_policies import TenantPolicies
 from two_cores_client import Client
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def listen(edge: EdgeSide, user: str, rollup_ms: int, before: Listener | None = 
     query = [("tenant", "t"), ("agent", "a"), ("platform", "web"), ("conversation", "group:home")]
     query += [("user", user)] if user else []
     headers = {LAST_EVENT_ID: before.reader.last_id} if before and before.reader.last_id else {}
-    opened = connect(ConnectRequest({}, query, headers, None, Tenants())).opened
+    opened = connect(ConnectRequest({}, query, headers, None, TenantPolicies())).opened
     opened.connection_id, opened.remote_ip = "c", "127.0.0.1"
     connection = edge.core.open(object(), HEX, opened, rollup_ms)
     client = Listener(edge.world, edge, connection, user, before)

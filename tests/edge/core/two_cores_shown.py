@@ -17,7 +17,7 @@ from trunkline.v1.message_pb2 import (
     Message,
 )
 from trunkline_edge.core.connection import Connection
-from trunkline_edge.dialects.codec import Replies
+from trunkline_edge.dialects.codec import StreamingMode
 from trunkline_router.core.topics import TopicKey, topic_of
 from two_cores_client import Client, Place, copy_of
 
@@ -53,7 +53,7 @@ class ShownClient(Client):
             self.edge.core.received(self.connection, word + said)
             self.take()
             self.replies = self.asks_for
-            if self.replies is Replies.SO_FAR:
+            if self.replies is StreamingMode.SO_FAR:
                 self.unshown |= set(self.world.log.open)
 
     def take(self) -> None:
@@ -105,7 +105,7 @@ class ShownClient(Client):
             assert indexes == [*range(message.next_index)], f"{message.id}: {indexes}"
         self.unshown.discard(message.id)
         if message.state == MESSAGE_STATE_OPEN:
-            assert Replies.SO_FAR in (self.replies, self.asks_for)
+            assert StreamingMode.SO_FAR in (self.replies, self.asks_for)
             assert known is None or known.state == MESSAGE_STATE_OPEN, f"{message.id} is open again"
         else:
             self.shown[message.id] += 1
@@ -145,7 +145,7 @@ class ShownClient(Client):
         assert set(self.asked.values()) <= {1}, self.asked
         for key, place in self.topics.items():
             for message in self.world.truth(key):
-                not_shown = self.replies is Replies.WHOLE or message.id in self.unshown
+                not_shown = self.replies is StreamingMode.WHOLE or message.id in self.unshown
                 if message.state == MESSAGE_STATE_OPEN and not_shown:
                     continue
                 known = self.known.get(message.id)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
 from trunkline_edge.dialects.codec import Codec, FrameRefused
-from trunkline_edge.dialects.native.connecting import CODECS
+from trunkline_edge.dialects.native.handshake import CODECS
 from trunkline_edge.dialects.native.json_output import writer
 
 JSON = CODECS["trunkline.v1.json"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from google.protobuf import text_format
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
-from trunkline_edge.dialects.native.connecting import CODECS
+from trunkline_edge.dialects.native.handshake import CODECS
 
 JSON, PROTO = CODECS["trunkline.v1.json"], CODECS["trunkline.v1.proto"]
 

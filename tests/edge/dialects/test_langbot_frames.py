@@ -17,9 +17,9 @@ from test_codec_properties import ANY_JSON, frames
 from trunkline.v1 import catalogue
 from trunkline.v1.frame_pb2 import ClientFrame, ClosingFrame, MessageFrame, ServerFrame
 from trunkline.v1.message_pb2 import Part
-from trunkline_edge.dialects.codec import FrameRefused, Replies, Switch
+from trunkline_edge.dialects.codec import FrameRefused, StreamingMode, SwitchCodec
 from trunkline_edge.dialects.langbot.chain import chain_of, content_of, parts_of
-from trunkline_edge.dialects.langbot.codec import LangBotCodec
+from trunkline_edge.dialects.langbot.chat_codec import LangBotCodec
 from trunkline_edge.dialects.langbot.json_values import MAX_DEPTH
 from trunkline_router.core.limits import check
 
@@ -68,12 +68,12 @@ def test_stream_false_switches_to_whole_replies_and_back() -> None:
     )
     assert isinstance(ping, ClientFrame)
     assert isinstance(grows, ClientFrame)
-    assert isinstance(whole, Switch)
-    assert (whole.codec.replies, whole.said) == (Replies.WHOLE, grows)
-    assert whole.codec == LangBotCodec("person", noon, Replies.WHOLE) != CODEC
-    assert hash(whole.codec) == hash(LangBotCodec("person", noon, Replies.WHOLE))
+    assert isinstance(whole, SwitchCodec)
+    assert (whole.codec.replies, whole.said) == (StreamingMode.WHOLE, grows)
+    assert whole.codec == LangBotCodec("person", noon, StreamingMode.WHOLE) != CODEC
+    assert hash(whole.codec) == hash(LangBotCodec("person", noon, StreamingMode.WHOLE))
     back = whole.codec.decode(b"{}")
-    assert isinstance(back, Switch)
+    assert isinstance(back, SwitchCodec)
     assert back.codec == CODEC
     assert isinstance(whole.codec.decode(b'{"stream":false}'), ClientFrame)
     assert isinstance(whole.codec.decode(b'{"type":"ping","stream":true}'), ClientFrame)

@@ -11,14 +11,14 @@ from trunkline.v1 import catalogue
 from trunkline.v1.history_service_pb2 import ListMessagesResponse
 from trunkline.v1.message_pb2 import MESSAGE_STATE_COMPLETE, Message
 from trunkline.v1.presence_service_pb2 import Connection, ListConnectionsResponse
-from trunkline_edge.dialects.dialect import Call, CallRefused, HttpRequest, Reply
+from trunkline_edge.dialects.dialect import CallRefused, HttpReply, HttpRequest, RouterCall
 from trunkline_edge.dialects.langbot.records import CONVERSATION_ID, PLATFORM, SESSION_TYPES
-from trunkline_edge.dialects.langbot.routes import MAX_LISTED, MAX_LISTED_BYTES, routes
-from trunkline_edge.dialects.tenants import Tenants
+from trunkline_edge.dialects.langbot.rest_routes import MAX_LISTED, MAX_LISTED_BYTES, routes
+from trunkline_edge.dialects.tenant_policies import TenantPolicies
 
 NOW = datetime(2025, 1, 31, 12, tzinfo=UTC)
 ROUTES = {route.path.text.split("/")[6]: route for route in routes(lambda: NOW)}
-TENANTS = Tenants([policy("acme", pipelines=["p1"])])
+TENANTS = TenantPolicies([policy("acme", pipelines=["p1"])])
 
 
 def asked(name: str, body: bytes = b"") -> Any:
@@ -27,15 +27,15 @@ def asked(name: str, body: bytes = b"") -> Any:
     return ROUTES[name].handle(HttpRequest(parameters, [], {}, body, TENANTS))
 
 
-def driven(handling: Any, answer: Any) -> tuple[list[Call], Reply]:
+def driven(handling: Any, answer: Any) -> tuple[list[RouterCall], HttpReply]:
     """The calls that it makes, each answered, and its reply."""
-    calls: list[Call] = []
+    calls: list[RouterCall] = []
     try:
         call = next(handling)
         while True:
             kept = type(call.request)()
             kept.CopyFrom(call.request)
-            calls.append(Call(call.rpc, kept))
+            calls.append(RouterCall(call.rpc, kept))
             call = handling.send(answer(call.request))
     except StopIteration as stop:
         return calls, stop.value
@@ -123,4 +123,4 @@ def test_what_is_refused_is_said_as_langbot_says_it(
     next(handling)
     with pytest.raises(StopIteration) as stopped:
         handling.throw(CallRefused(entry.code, entry.text, entry.http_status))
-    assert stopped.value.value == Reply(status, {"code": -1, "msg": text})
+    assert stopped.value.value == HttpReply(status, {"code": -1, "msg": text})

@@ -13,7 +13,7 @@ from google.protobuf import text_format
 from trunkline.v1 import catalogue
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
 from trunkline.v1.message_pb2 import ROLE_AGENT
-from trunkline_edge.dialects.codec import Answer, FrameRefused, Switch
+from trunkline_edge.dialects.codec import DirectReply, FrameRefused, SwitchCodec
 from trunkline_edge.dialects.maim.api_codec import MAX_FRAME_BYTES, MaimApi
 from trunkline_edge.dialects.maim.api_ids import MAX_CHARACTERS
 
@@ -34,7 +34,7 @@ CLIENT, SERVER = golden("client"), golden("server")
 
 def shown(decoded: object) -> str:
     """What a frame of the client's was decoded to, as golden_maim_api.txt has it."""
-    if isinstance(decoded, Answer):
+    if isinstance(decoded, DirectReply):
         return f"answer {decoded.payload.decode()}"
     return "nothing" if decoded is None else str(decoded).strip()
 
@@ -112,7 +112,7 @@ INFO = SAID["payload"]["message_info"]
 )
 def test_a_malformed_payload_is_acknowledged_and_nothing_else(payload: Any) -> None:
     answer = decoded(payload=payload)
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, DirectReply)
     assert acked(answer.payload) == SAID["msg_id"]
 
 
@@ -148,7 +148,7 @@ ODD_IDS = [
 @pytest.mark.parametrize("msg_id", ODD_IDS, ids=[repr(one)[:12] for one in ODD_IDS])
 def test_any_msg_id_is_named_as_it_was_and_taken_under_an_id_of_the_contract(msg_id: Any) -> None:
     said, codec = decoded(msg_id=msg_id), CODEC
-    if isinstance(said, Switch):
+    if isinstance(said, SwitchCodec):
         assert isinstance(said.codec, MaimApi)
         said, codec = said.said, said.codec
         assert codec.decode(json.dumps(SAID | {"msg_id": msg_id}).encode()) == said
@@ -178,7 +178,7 @@ def test_only_so_many_long_msg_ids_are_remembered() -> None:
     codec = CODEC
     for number in range(100):
         said = codec.decode(json.dumps(SAID | {"msg_id": f"{number}".zfill(200)}).encode())
-        assert isinstance(said, Switch)
+        assert isinstance(said, SwitchCodec)
         assert isinstance(said.codec, MaimApi)
         codec = said.codec
     assert len(codec.long_ids) == 64

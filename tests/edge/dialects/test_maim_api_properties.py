@@ -12,7 +12,7 @@ from test_codec_properties import ANY_JSON, frames
 from test_maim_api_frames import CODEC, SAID
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
 from trunkline.v1.message_pb2 import ROLE_USER
-from trunkline_edge.dialects.codec import Answer, FrameRefused, Switch
+from trunkline_edge.dialects.codec import DirectReply, FrameRefused, SwitchCodec
 from trunkline_edge.dialects.maim.api_ids import frame_id, is_hashed, msg_id_of
 
 
@@ -45,9 +45,9 @@ def decoded_or_refused(payload: bytes, binary: bool = False) -> None:
         said = CODEC.decode(payload, binary)
     except FrameRefused:
         return
-    if isinstance(said, Switch):
+    if isinstance(said, SwitchCodec):
         said = said.said
-    if isinstance(said, Answer):
+    if isinstance(said, DirectReply):
         assert json.loads(said.payload)["type"] == "sys_ack"
     elif said is not None:
         assert ClientFrame.FromString(said.SerializeToString()).WhichOneof("frame")

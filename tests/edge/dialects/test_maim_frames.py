@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from test_codec_properties import ANY_JSON, frames
 from trunkline.v1.frame_pb2 import ClientFrame, MessageFrame, ServerFrame
 from trunkline.v1.message_pb2 import CustomPart, Part
-from trunkline_edge.dialects.codec import Answer, FrameRefused
+from trunkline_edge.dialects.codec import DirectReply, FrameRefused
 from trunkline_edge.dialects.maim.messages import MAX_MEDIA_BYTES, MAX_TEXT_CHARACTERS
 from trunkline_edge.dialects.maim.tenant import Maim
 
@@ -58,7 +58,7 @@ def test_sockets_of_one_place_share_what_is_encoded_and_those_of_two_do_not() ->
 def test_heartbeats_are_answered_with_the_time() -> None:
     timestamp = NOW.timestamp()
     answer = CODEC.decode(b'{"type":"heartbeat","timestamp":1}')
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, DirectReply)
     assert json.loads(answer.payload) == {"type": "heartbeat_response", "timestamp": timestamp}
     assert json.loads(CODEC.heartbeat()) == {"type": "heartbeat", "timestamp": timestamp}
 

@@ -22,11 +22,11 @@ from trunkline.v1.history_service_pb2 import (
 )
 from trunkline.v1.message_pb2 import ROLE_SYSTEM, ROLE_USER, Message
 from trunkline.v1.presence_service_pb2 import Connection, ListConnectionsRequest, ListConnectionsResponse
-from trunkline_edge.dialects.dialect import CallRefused, HttpRequest, Reply, Route
-from trunkline_edge.dialects.maim.routes import routes
-from trunkline_edge.dialects.tenants import Tenants
+from trunkline_edge.dialects.dialect import CallRefused, HttpReply, HttpRequest, Route
+from trunkline_edge.dialects.maim.http_routes import routes
+from trunkline_edge.dialects.tenant_policies import TenantPolicies
 
-TENANTS = Tenants([policy("demo", default_agent="echo")])
+TENANTS = TenantPolicies([policy("demo", default_agent="echo")])
 FLAT, DEEP, CONNECTIONS, RESULT, FLUSH = routes()
 
 Answers = Iterable[ProtoMessage | Refused]
@@ -34,7 +34,7 @@ Answers = Iterable[ProtoMessage | Refused]
 
 def served(
     route: Route, answers: Answers, parameters: dict[str, str], body: bytes = b"{}", **query: str
-) -> tuple[Reply, list[ProtoMessage]]:
+) -> tuple[HttpReply, list[ProtoMessage]]:
     """The reply, and the requests that were made for it."""
     request = HttpRequest(parameters, list(query.items()), {}, body, TENANTS)
     handling, asked = route.handle(request), []
@@ -76,7 +76,7 @@ def test_a_broadcast_is_the_body_to_the_agents_platform() -> None:
             "maim.broadcast",
             body.decode(),
         )
-        assert reply == Reply(
+        assert reply == HttpReply(
             200,
             {
                 "success": True,
@@ -113,7 +113,7 @@ def test_a_broadcast_that_is_to_be_held_is_kept() -> None:
 )
 def test_a_refused_broadcast_has_the_status_and_the_sentence(refused: Refused) -> None:
     reply, _ = served(FLAT, [refused], {"tenant": "demo", "platform": "qq"})
-    assert reply == Reply(refused.entry.http_status, {"detail": str(refused)})
+    assert reply == HttpReply(refused.entry.http_status, {"detail": str(refused)})
 
 
 def test_connections_are_read_page_by_page() -> None:
@@ -130,7 +130,7 @@ def test_a_refused_question_has_the_status_and_the_sentence() -> None:
     refused = catalogue.ROUTER_UNAVAILABLE.refused()
     for route, parameters in ((CONNECTIONS, {"tenant": "demo"}), (RESULT, {"message_id": "m1@demo"})):
         reply, _ = served(route, [refused], parameters)
-        assert reply == Reply(503, {"detail": str(refused)})
+        assert reply == HttpReply(503, {"detail": str(refused)})
 
 
 def said(role: int = ROLE_SYSTEM, seq: int = 5) -> GetMessageResponse:
@@ -152,7 +152,7 @@ def test_a_message_has_a_result_once_somebody_was_given_it() -> None:
     ]
     reply, asked = served(RESULT, [said(), *pages, ListMessagesResponse()], {"message_id": "m1@demo"})
     assert [each.after for each in asked if isinstance(each, ListReceiptsRequest)] == ["", "b"]
-    assert reply == Reply(
+    assert reply == HttpReply(
         200,
         {
             "success": True,
@@ -163,7 +163,7 @@ def test_a_message_has_a_result_once_somebody_was_given_it() -> None:
             "timestamp": 1.5,
         },
     )
-    unknown = Reply(404, {"detail": "Message result not found"})
+    unknown = HttpReply(404, {"detail": "Message result not found"})
     assert served(RESULT, [said(seq=6), *pages], {"message_id": "m1@demo"})[0] == unknown
 
 
@@ -193,4 +193,4 @@ def test_what_a_client_said_has_reached_whom_it_was_for() -> None:
 
 
 def test_a_flush_answers_as_it_did_and_does_nothing() -> None:
-    assert served(FLUSH, [], {"tenant": "demo"}) == (Reply(200, {"message": "Retry pool flushed"}), [])
+    assert served(FLUSH, [], {"tenant": "demo"}) == (HttpReply(200, {"message": "Retry pool flushed"}), [])

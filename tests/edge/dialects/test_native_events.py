@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import ConnectionOpened
 from trunkline.v1.frame_pb2 import ServerFrame
-from trunkline_edge.core.standing import mark_of
+from trunkline_edge.core.resume_cursor import mark_of
 from trunkline_edge.dialects.dialect import ConnectRequest
-from trunkline_edge.dialects.native.connecting import DEFAULT
 from trunkline_edge.dialects.native.events import EVENTS, RETRY_MS, connect
-from trunkline_edge.dialects.tenants import Tenants
+from trunkline_edge.dialects.native.handshake import DEFAULT
+from trunkline_edge.dialects.tenant_policies import TenantPolicies
 
 QUERY = {"tenant": "t", "agent": "a", "platform": "web", "conversation": "group:team", "user": "u"}
 
@@ -29,7 +29,7 @@ stands = st.tuples(epochs, st.integers(0, 2**64 - 1))
 def opened(last_id: str = "", **more: str) -> ConnectionOpened:
     headers = {"last-event-id": last_id} if last_id else {}
     query = [(name, value) for name, value in (QUERY | more).items() if value]
-    return connect(ConnectRequest({}, query, headers, None, Tenants())).opened
+    return connect(ConnectRequest({}, query, headers, None, TenantPolicies())).opened
 
 
 def test_a_frame_is_an_event_of_its_type_with_the_json_that_websockets_get() -> None:

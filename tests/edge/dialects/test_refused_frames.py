@@ -8,8 +8,8 @@ import pytest
 from trunkline.v1.edge_service_pb2 import ConnectionFrame, EdgeEntry, LinkRequest
 from trunkline.v1.frame_pb2 import ClientFrame
 from trunkline_edge.dialects.codec import Codec, FrameRefused
-from trunkline_edge.dialects.native.connecting import CODECS
-from trunkline_edge.dialects.native.nesting import MAX_DEPTH
+from trunkline_edge.dialects.native.depth_limit import MAX_DEPTH
+from trunkline_edge.dialects.native.handshake import CODECS
 
 JSON, PROTO = CODECS["trunkline.v1.json"], CODECS["trunkline.v1.proto"]
 

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 import pytest
 from trunkline_edge.dialects import registry
 from trunkline_edge.dialects.dialect import Dialect
-from trunkline_edge.dialects.native.connecting import DEFAULT, NATIVE, connect
+from trunkline_edge.dialects.native.handshake import DEFAULT, NATIVE, connect
 from trunkline_edge.dialects.paths import Path
-from trunkline_edge.dialects.registry import Registry
+from trunkline_edge.dialects.registry import DialectRegistry
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -27,7 +27,7 @@ def dialect(name: str, socket: str, stream: str = "/none") -> Callable[[object],
 def test_the_first_that_has_a_path_is_spoken_there(monkeypatch: pytest.MonkeyPatch) -> None:
     made = dialect("one", "/ws/{a}/x", "/events/{b}"), dialect("two", "/ws/{a}/{b}")
     monkeypatch.setattr(registry, "DIALECTS", made)
-    found = Registry(clock)
+    found = DialectRegistry(clock)
     one = found.socket("/ws/1/x")
     two = found.socket("/ws/1/y%2Fz")
     events = found.stream("/events/3")
@@ -42,7 +42,7 @@ def test_the_first_that_has_a_path_is_spoken_there(monkeypatch: pytest.MonkeyPat
 
 
 def test_no_two_dialects_have_one_name_or_one_path() -> None:
-    dialects = Registry(clock).dialects
+    dialects = DialectRegistry(clock).dialects
     assert NATIVE in dialects
     names = [each.name for each in dialects]
     sockets = [path.text for each in dialects for path in each.sockets]
@@ -50,5 +50,5 @@ def test_no_two_dialects_have_one_name_or_one_path() -> None:
     for each in (names, sockets, served):
         assert len(set(each)) == len(each)
     reached = [each.name for each in dialects for path in each.sockets]
-    found = [Registry(clock).socket(path.replace("{", "x").replace("}", "")) for path in sockets]
+    found = [DialectRegistry(clock).socket(path.replace("{", "x").replace("}", "")) for path in sockets]
     assert [each.dialect.name if each else "" for each in found] == reached

@@ -7,13 +7,13 @@ from declared_tenants import policy
 from hypothesis import given
 from hypothesis import strategies as st
 from trunkline.v1.tenant_pb2 import OPENNESS_ANYBODY, OPENNESS_LOOPBACK, OPENNESS_NOBODY
-from trunkline_edge.dialects.tenants import Tenants
+from trunkline_edge.dialects.tenant_policies import TenantPolicies
 
 SECRET = "s3cr3t-of-acme"
 
 
 def test_a_policy_says_what_clients_leave_out() -> None:
-    tenants = Tenants(
+    tenants = TenantPolicies(
         [
             policy("acme", default_agent="helper", pipelines=["p1", "p2"], tokens=[SECRET, "another one"]),
             policy("open", pipelines=["p3"]),
@@ -37,19 +37,19 @@ def test_a_policy_says_what_clients_leave_out() -> None:
     ],
 )
 def test_a_tenant_is_open_to_those_whom_it_says(open_to: int, from_here: bool, from_elsewhere: bool) -> None:
-    tenants = Tenants([policy("t", open_to=open_to)])
+    tenants = TenantPolicies([policy("t", open_to=open_to)])
     assert (tenants.is_open("t", True), tenants.is_open("t", False)) == (from_here, from_elsewhere)
     assert not tenants.is_open("unknown", True)
 
 
 @given(st.text(min_size=1), st.frozensets(st.text(min_size=1), min_size=1))
 def test_a_token_is_a_tenants_where_it_is_one_of_its_secrets(token: str, tokens: frozenset[str]) -> None:
-    tenants = Tenants([policy("acme", tokens=tokens), policy("other")])
+    tenants = TenantPolicies([policy("acme", tokens=tokens), policy("other")])
     assert (tenants.of_token(token) == "acme") == (token in tokens)
 
 
 def test_nothing_is_known_until_all_was_told_once() -> None:
-    tenants = Tenants()
+    tenants = TenantPolicies()
     tenants.begin()
     tenants.told(policy("one"))
     assert not tenants.are_known
@@ -64,7 +64,7 @@ def test_nothing_is_known_until_all_was_told_once() -> None:
 
 
 def test_what_a_tenant_no_longer_has_is_nobodys_and_may_be_anothers() -> None:
-    tenants = Tenants([policy("one", pipelines=["p"], tokens=[SECRET])])
+    tenants = TenantPolicies([policy("one", pipelines=["p"], tokens=[SECRET])])
     tenants.told(policy("two", pipelines=["p"], tokens=[SECRET]))
     tenants.told(policy("one"))
     assert (tenants.of_pipeline("p"), tenants.of_token(SECRET)) == ("two", "two")

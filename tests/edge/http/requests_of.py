@@ -12,13 +12,13 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from hypothesis import strategies as st
 from trunkline_edge.http.bindings import Binding, bindings
-from trunkline_edge.http.table import Table
+from trunkline_edge.http.path_router import PathRouter
 
 if TYPE_CHECKING:
     from trunkline_edge.http.bindings import FieldPath
 
 BINDINGS = bindings()
-TABLE: Table[Binding] = Table()
+TABLE: PathRouter[Binding] = PathRouter()
 for each in BINDINGS:
     TABLE.add(each.http_method, each.pattern, each)
 

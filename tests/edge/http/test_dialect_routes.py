@@ -16,19 +16,27 @@ from trunkline.v1 import catalogue
 from trunkline.v1.history_service_pb2 import GetMessageRequest, ListMessagesRequest, ListMessagesResponse
 from trunkline.v1.presence_service_pb2 import GetStatsRequest, GetStatsResponse
 from trunkline_edge.dialects import registry
-from trunkline_edge.dialects.dialect import Call, CallRefused, Dialect, Handling, HttpRequest, Reply, Route
-from trunkline_edge.dialects.native.connecting import DEFAULT, connect
+from trunkline_edge.dialects.dialect import (
+    CallRefused,
+    Dialect,
+    Handling,
+    HttpReply,
+    HttpRequest,
+    Route,
+    RouterCall,
+)
+from trunkline_edge.dialects.native.handshake import DEFAULT, connect
 from trunkline_edge.dialects.paths import Path
-from trunkline_edge.dialects.registry import Registry
-from trunkline_edge.dialects.tenants import Tenants
-from trunkline_edge.http import bodies
-from trunkline_edge.http.access import Access
-from trunkline_edge.http.calls import CallFailed
+from trunkline_edge.dialects.registry import DialectRegistry
+from trunkline_edge.dialects.tenant_policies import TenantPolicies
+from trunkline_edge.http import body_reader
+from trunkline_edge.http.caller_metadata import CallerMetadata
 from trunkline_edge.http.dialect_routes import DialectRoutes
+from trunkline_edge.http.router_client import CallFailed
 
 Handle = Callable[[HttpRequest], Handling]
 
-TENANTS = Tenants([policy("closed", tokens=["t1"])])
+TENANTS = TenantPolicies([policy("closed", tokens=["t1"])])
 
 
 class Calls:
@@ -58,15 +66,15 @@ class Served:
         handle: Handle,
         method: str = "POST",
         path: str = "/old/{room}",
-        refused: Callable[[CallRefused], Reply] | None = None,
+        refused: Callable[[CallRefused], HttpReply] | None = None,
     ) -> None:
         self.calls = Calls()
         route = Route(method, Path(path), handle, refused)
         self.dialect = Dialect("old", connect, DEFAULT, routes=(route,))
 
     async def ask(self, path: str = "/old/a", method: str = "POST", **more: Any) -> httpx.Response:
-        registered = Registry(lambda: datetime.now(UTC))
-        access = Access(TENANTS)
+        registered = DialectRegistry(lambda: datetime.now(UTC))
+        access = CallerMetadata(TENANTS)
         routes = DialectRoutes(registered, TENANTS, self.calls, access).routes()  # type: ignore[arg-type]
         transport = httpx.ASGITransport(Starlette(routes=routes))
         async with httpx.AsyncClient(transport=transport, base_url="http://edge") as http:
@@ -86,18 +94,18 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Served]:
 def echo(request: HttpRequest) -> Handling:
     """Answers with what it was asked; a handling need not call anything."""
     body = {"room": request.parameters["room"], "query": list(request.query), "body": request.body.decode()}
-    return Reply(200, body | {"header": request.headers.get("x-one", "")})
+    return HttpReply(200, body | {"header": request.headers.get("x-one", "")})
     yield
 
 
-def stats(tenant: str) -> Call:
-    return Call("PresenceService.GetStats", GetStatsRequest(tenant=tenant))
+def stats(tenant: str) -> RouterCall:
+    return RouterCall("PresenceService.GetStats", GetStatsRequest(tenant=tenant))
 
 
-def messages(tenant: str) -> Call:
+def messages(tenant: str) -> RouterCall:
     request = ListMessagesRequest()
     request.address.tenant = tenant
-    return Call("HistoryService.ListMessages", request)
+    return RouterCall("HistoryService.ListMessages", request)
 
 
 async def test_a_handling_is_given_the_request_as_it_came(serve: Callable[..., Served]) -> None:
@@ -127,7 +135,7 @@ async def test_a_query_that_is_not_utf8_is_refused(serve: Callable[..., Served])
 async def test_a_body_that_is_too_large_is_refused(
     serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bodies, "MAX_BODY_BYTES", 10)
+    monkeypatch.setattr(body_reader, "MAX_BODY_BYTES", 10)
     served = serve(echo)
     assert (await served.ask(content=b"x" * 10)).status_code == 200
     assert (await served.ask(content=b"x" * 11)).status_code == 413
@@ -137,7 +145,7 @@ async def test_several_calls_are_made_one_after_another(serve: Callable[..., Ser
     def handle(request: HttpRequest) -> Handling:
         counted = yield stats("t")
         listed = yield messages("t")
-        return Reply(201, [counted.connections, listed.more, len(listed.messages)])
+        return HttpReply(201, [counted.connections, listed.more, len(listed.messages)])
 
     served = serve(handle)
     served.calls.answers = {
@@ -158,7 +166,7 @@ async def test_a_handling_may_go_on_after_a_refusal(serve: Callable[..., Served]
                 yield call
             except CallRefused as refused:
                 told.append([refused.code, refused.http_status, str(refused)])
-        return Reply(200, told)
+        return HttpReply(200, told)
 
     served = serve(handle)
     served.calls.answers = {
@@ -174,7 +182,7 @@ async def test_the_router_is_told_who_asks(serve: Callable[..., Served]) -> None
     def handle(request: HttpRequest) -> Handling:
         yield stats("closed")
         yield stats("other")
-        return Reply(200, request.is_local)
+        return HttpReply(200, request.is_local)
 
     served = serve(handle)
     served.calls.answers["GetStats"] = GetStatsResponse()
@@ -197,15 +205,15 @@ async def test_no_body_is_taken_from_those_who_may_not_ask(
 
     def handle(request: HttpRequest) -> Handling:
         taken.append("asked")
-        return Reply(200, None)
+        return HttpReply(200, None)
         yield
 
     async def body() -> AsyncIterator[bytes]:
         taken.append("body")
         yield b"{}"
 
-    def refused(reason: CallRefused) -> Reply:
-        return Reply(reason.http_status, {"detail": reason.code})
+    def refused(reason: CallRefused) -> HttpReply:
+        return HttpReply(reason.http_status, {"detail": reason.code})
 
     served = serve(handle, "POST", "/old/{tenant}", refused if own_words else None)
     answer = await served.ask("/old/closed", content=body())
@@ -219,12 +227,12 @@ async def test_no_body_is_taken_from_those_who_may_not_ask(
 async def test_a_refusal_that_is_left_at_that_is_the_answer(anew: bool, serve: Callable[..., Served]) -> None:
     def handle(request: HttpRequest) -> Handling:
         try:
-            yield Call("HistoryService.GetMessage", GetMessageRequest(tenant="t"))
+            yield RouterCall("HistoryService.GetMessage", GetMessageRequest(tenant="t"))
         except CallRefused as refused:
             if anew:
                 raise CallRefused(refused.code, "said otherwise", 418) from None
             raise
-        return Reply(200, None)
+        return HttpReply(200, None)
 
     served = serve(handle)
     served.calls.answers["GetMessage"] = CallFailed.of(catalogue.ROUTER_UNAVAILABLE.refused())

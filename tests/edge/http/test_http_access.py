@@ -9,10 +9,10 @@ import httpx
 import pytest
 from declared_tenants import policy
 from starlette.applications import Starlette
-from trunkline_edge.dialects.tenants import Tenants
-from trunkline_edge.http import bodies
-from trunkline_edge.http.access import Access
-from trunkline_edge.http.calls import RouterCalls
+from trunkline_edge.dialects.tenant_policies import TenantPolicies
+from trunkline_edge.http import body_reader
+from trunkline_edge.http.caller_metadata import CallerMetadata
+from trunkline_edge.http.router_client import RouterClient
 from trunkline_edge.http.transcoding import routes
 
 JSON = {"content-type": "application/json"}
@@ -21,9 +21,9 @@ JSON = {"content-type": "application/json"}
 @pytest.fixture
 async def http() -> AsyncIterator[httpx.AsyncClient]:
     """An edge's routes without a router; `open` is open to this machine, `closed` to nobody."""
-    tenants = Tenants([policy("open"), policy("closed", tokens=["t1"])])
-    calls = RouterCalls("127.0.0.1:1")
-    transport = httpx.ASGITransport(Starlette(routes=routes(calls, Access(tenants))))
+    tenants = TenantPolicies([policy("open"), policy("closed", tokens=["t1"])])
+    calls = RouterClient("127.0.0.1:1")
+    transport = httpx.ASGITransport(Starlette(routes=routes(calls, CallerMetadata(tenants))))
     async with httpx.AsyncClient(transport=transport, base_url="http://edge/v1") as client:
         yield client
     await calls.close()
@@ -94,7 +94,7 @@ async def test_a_body_cannot_name_another_tenant(http: httpx.AsyncClient) -> Non
 async def test_bodies_are_bounded_together_and_let_go(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bodies, "MAX_TOTAL_BYTES", 1000)
+    monkeypatch.setattr(body_reader, "MAX_TOTAL_BYTES", 1000)
     large = await http.post("/tenants/open/messages", json={"parts": ["x" * 2000]})
     assert (large.status_code, reason_of(large), large.headers["retry-after"]) == (429, "OVERLOADED", "1")
     for _ in range(20):
@@ -105,7 +105,7 @@ async def test_bodies_are_bounded_together_and_let_go(
 async def test_a_body_that_does_not_come_is_not_waited_for(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bodies, "BODY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(body_reader, "BODY_TIMEOUT_S", 0.05)
 
     async def never() -> AsyncIterator[bytes]:
         yield b"{"

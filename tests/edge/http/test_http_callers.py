@@ -13,11 +13,11 @@ from trunkline.v1.access_pb2 import (
     SCOPE_PRESENCE,
 )
 from trunkline.v1.tenant_pb2 import OPENNESS_ANYBODY, OPENNESS_LOOPBACK
-from trunkline_edge.dialects.tenants import Tenants
-from trunkline_edge.http.access import Access, is_local
-from trunkline_edge.http.calls import CallFailed
+from trunkline_edge.dialects.tenant_policies import TenantPolicies
+from trunkline_edge.http.caller_metadata import CallerMetadata, is_local
+from trunkline_edge.http.router_client import CallFailed
 
-TENANTS = Tenants(
+TENANTS = TenantPolicies(
     [
         policy("closed", tokens=["t1", "two words", "é"]),
         policy("here", open_to=OPENNESS_LOOPBACK),
@@ -36,16 +36,18 @@ def request(host: str | None = "127.0.0.1", **headers: str) -> Request:
 
 
 def told(asked: Request, tenant: str) -> dict[str, str]:
-    found = Access(TENANTS).metadata(asked, tenant, SCOPE_BROADCAST)
+    found = CallerMetadata(TENANTS).metadata(asked, tenant, SCOPE_BROADCAST)
     assert len(dict(found)) == len(found)
     assert all(value.isascii() and value.isprintable() for _, value in found)
     return dict(found)
 
 
-def refusal(asked: Request, tenant: str, scope: int = SCOPE_BROADCAST, tenants: Tenants = TENANTS) -> str:
+def refusal(
+    asked: Request, tenant: str, scope: int = SCOPE_BROADCAST, tenants: TenantPolicies = TENANTS
+) -> str:
     """Why a request is refused before its body is read; empty where it is not."""
     try:
-        Access(tenants).admit(asked, tenant, scope)
+        CallerMetadata(tenants).admit(asked, tenant, scope)
     except CallFailed as failed:
         return failed.reason
     return ""
@@ -88,10 +90,10 @@ def test_a_secret_that_clients_share_is_good_for_what_clients_do() -> None:
     shown = request(x_api_key="t1")
     for scope in range(SCOPE_BROADCAST, SCOPE_ADMIN + 1):
         if scope in (SCOPE_BROADCAST, SCOPE_HISTORY, SCOPE_PRESENCE):
-            Access(TENANTS).metadata(shown, "closed", scope)
+            CallerMetadata(TENANTS).metadata(shown, "closed", scope)
         else:
             with pytest.raises(CallFailed) as failed:
-                Access(TENANTS).metadata(shown, "closed", scope)
+                CallerMetadata(TENANTS).metadata(shown, "closed", scope)
             assert failed.value.reason == "FORBIDDEN"
 
 
@@ -160,7 +162,7 @@ def test_only_the_operator_declares_tenants() -> None:
 
 def test_a_tenant_that_there_is_not_is_not_waited_for_once_all_are_known() -> None:
     assert refusal(request(), "nobody") == "UNKNOWN_TENANT"
-    assert refusal(request(), "nobody", tenants=Tenants()) == ""
+    assert refusal(request(), "nobody", tenants=TenantPolicies()) == ""
 
 
 def test_only_what_nobody_forwards_is_from_this_machine() -> None:

@@ -23,8 +23,8 @@ from trunkline.v1.presence_service_pb2_grpc import (
     PresenceServiceServicer,
     add_PresenceServiceServicer_to_server,
 )
-from trunkline_edge.http.calls import CallFailed, RouterCalls
-from trunkline_edge.http.failures import http_status
+from trunkline_edge.http.error_responses import http_status
+from trunkline_edge.http.router_client import CallFailed, RouterClient
 
 PATIENCE_S = 5.0
 
@@ -72,10 +72,10 @@ class ScriptedPresence(PresenceServiceServicer):
 
 
 @asynccontextmanager
-async def router() -> AsyncIterator[tuple[ScriptedPresence, RouterCalls]]:
+async def router() -> AsyncIterator[tuple[ScriptedPresence, RouterClient]]:
     server, presence = grpc.aio.server(), ScriptedPresence()
     add_PresenceServiceServicer_to_server(presence, server)
-    calls = RouterCalls(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
+    calls = RouterClient(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
     await server.start()
     try:
         yield presence, calls
@@ -84,7 +84,7 @@ async def router() -> AsyncIterator[tuple[ScriptedPresence, RouterCalls]]:
         await server.stop(None)
 
 
-async def failed(calls: RouterCalls, called: MethodDescriptor = STATS, **options: Any) -> CallFailed:
+async def failed(calls: RouterClient, called: MethodDescriptor = STATS, **options: Any) -> CallFailed:
     """What a call that fails is told."""
     with pytest.raises(CallFailed) as caught:
         await asyncio.wait_for(calls.unary(called, GetStatsRequest(tenant="t"), **options), PATIENCE_S)
@@ -99,7 +99,7 @@ async def test_an_answer_is_the_message_and_metadata_goes_along() -> None:
 
 
 async def test_a_router_that_is_not_there_is_unavailable() -> None:
-    calls = RouterCalls("127.0.0.1:1")
+    calls = RouterClient("127.0.0.1:1")
     failure = await failed(calls)
     assert (failure.status, failure.reason, failure.retry_after_ms) == (14, "ROUTER_UNAVAILABLE", 1000)
     assert failure.message == str(failure) == "The service is starting or restarting; try again"
@@ -182,7 +182,7 @@ async def test_a_stream_is_cancelled_with_its_iterator() -> None:
 
 
 async def test_a_stream_of_a_router_that_is_not_there_fails() -> None:
-    calls = RouterCalls("127.0.0.1:1")
+    calls = RouterClient("127.0.0.1:1")
     with pytest.raises(CallFailed) as caught:
         await anext(calls.stream(WATCH, WatchConnectionsRequest()))
     assert caught.value.reason == "ROUTER_UNAVAILABLE"

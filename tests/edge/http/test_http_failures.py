@@ -12,8 +12,8 @@ import pytest
 from google.protobuf.any_pb2 import Any as AnyProto
 from google.rpc.code_pb2 import Code
 from trunkline.v1.catalogue import ENTRIES, Entry
-from trunkline_edge.http.calls import CallFailed
-from trunkline_edge.http.failures import STATUS, failure_response, http_status
+from trunkline_edge.http.error_responses import STATUS, failure_response, http_status
+from trunkline_edge.http.router_client import CallFailed
 
 #: What the texts of all entries name.
 VALUES = {name: "7" for entry in ENTRIES.values() for name in re.findall(r"\{(\w+)\}", entry.text)}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from requests_of import BINDINGS, messages
 from trunkline.v1.history_service_pb2 import GetMessageResponse
 from trunkline_edge.http.bindings import Binding
-from trunkline_edge.http.writing import response_json
+from trunkline_edge.http.json_encode import response_json
 
 ANSWERS = {binding.method.output_type.full_name: binding for binding in BINDINGS}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from trunkline_edge.http.table import Found, Table, pattern_of
+from trunkline_edge.http.path_router import PathMatch, PathRouter, pattern_of
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,8 @@ def test_a_template_of_another_form_is_refused(template: str) -> None:
 
 
 @pytest.fixture
-def table() -> Table[str]:
-    table: Table[str] = Table()
+def table() -> PathRouter[str]:
+    table: PathRouter[str] = PathRouter()
     for http_method, template in [
         ("GET", "/v1/{t}/things"),
         ("POST", "/v1/{t}/things"),
@@ -67,10 +67,10 @@ def table() -> Table[str]:
     ],
 )
 def test_a_path_names_one_pattern(
-    table: Table[str], path: str, template: str, values: tuple[str, ...]
+    table: PathRouter[str], path: str, template: str, values: tuple[str, ...]
 ) -> None:
     found = table.find(path)
-    assert isinstance(found, Found)
+    assert isinstance(found, PathMatch)
     assert found.values == values
     assert {item.partition(" ")[2] for item in found.methods.values()} == {template}
 
@@ -82,15 +82,15 @@ def test_a_path_names_one_pattern(
         "/v1/a/things/1/2", "/v1/a/things:open", "/V1/a/things", "/v1/a/things%3Aclose", "/v2/a/things",
     ],
 )  # fmt: skip
-def test_any_other_path_names_none(table: Table[str], path: str) -> None:
+def test_any_other_path_names_none(table: PathRouter[str], path: str) -> None:
     assert table.find(path) is None
 
 
-def test_what_is_no_utf8_is_not_looked_for(table: Table[str]) -> None:
+def test_what_is_no_utf8_is_not_looked_for(table: PathRouter[str]) -> None:
     with pytest.raises(UnicodeDecodeError):
         table.find("/v1/%ff/things")
 
 
-def test_two_things_cannot_be_at_one_place(table: Table[str]) -> None:
+def test_two_things_cannot_be_at_one_place(table: PathRouter[str]) -> None:
     with pytest.raises(ValueError, match=r"is taken by GET /v1/\{t\}/things"):
         table.add("GET", pattern_of("/v1/{other}/things"), "other")

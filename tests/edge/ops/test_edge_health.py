@@ -7,8 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from prometheus_client.core import Metric
-from trunkline_edge.core.bounds import CLIENT_LEFT, CLIENT_LOST, Limits
+from trunkline_edge.core.counters import CLIENT_LEFT, CLIENT_LOST
 from trunkline_edge.core.edge import EdgeCore
+from trunkline_edge.core.limits import EdgeLimits
 from trunkline_edge.ops.health import figures
 from trunkline_edge.ops.metrics import EdgeCollector
 
@@ -16,7 +17,7 @@ from trunkline_edge.ops.metrics import EdgeCollector
 def shell() -> Any:
     """As much of a shell as is looked at, with nothing counted yet."""
     congestion = SimpleNamespace(buffered_bytes=0, is_congested=False)
-    return SimpleNamespace(core=EdgeCore(Limits()), congestion=congestion)
+    return SimpleNamespace(core=EdgeCore(EdgeLimits()), congestion=congestion)
 
 
 def value(metrics: list[Metric], name: str, **labels: str) -> float:

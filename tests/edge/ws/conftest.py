@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 import trunkline_edge.link.client
-import trunkline_edge.shell
-import trunkline_edge.ws.line
+import trunkline_edge.runtime
+import trunkline_edge.transport.client_transport
 import uvloop
 
 
@@ -21,10 +21,10 @@ def pytest_asyncio_loop_factories(
 
 @pytest.fixture(autouse=True)
 def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trunkline_edge.shell, "TICK_S", 0.02)
-    monkeypatch.setattr(trunkline_edge.shell, "CONGESTED_TICK_S", 0.01)
-    monkeypatch.setattr(trunkline_edge.shell, "STALL_S", 0.2)
-    monkeypatch.setattr(trunkline_edge.ws.line, "CLOSE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(trunkline_edge.runtime, "TICK_S", 0.02)
+    monkeypatch.setattr(trunkline_edge.runtime, "CONGESTED_TICK_S", 0.01)
+    monkeypatch.setattr(trunkline_edge.runtime, "STALL_S", 0.2)
+    monkeypatch.setattr(trunkline_edge.transport.client_transport, "CLOSE_TIMEOUT_S", 0.5)
     monkeypatch.setattr(trunkline_edge.link.client, "FIRST_BACKOFF_S", 0.01)
     monkeypatch.setattr(trunkline_edge.link.client, "LAST_BACKOFF_S", 0.02)
     monkeypatch.setattr(trunkline_edge.link.client, "WELCOME_TIMEOUT_S", 0.5)

@@ -33,12 +33,12 @@ from trunkline.v1.edge_service_pb2 import (
 from trunkline.v1.edge_service_pb2_grpc import EdgeServiceServicer, add_EdgeServiceServicer_to_server
 from trunkline_edge.app import listen
 from trunkline_edge.auth.jwks import Fetch, FetchFailed
-from trunkline_edge.http.app import HttpServer
-from trunkline_edge.http.calls import RouterCalls
+from trunkline_edge.http.router_client import RouterClient
+from trunkline_edge.http.server import HttpServer
 from trunkline_edge.link.client import LinkClient
+from trunkline_edge.runtime import EdgeRuntime
 from trunkline_edge.settings import EdgeSettings
-from trunkline_edge.shell import Shell
-from trunkline_edge.ws.port import Port
+from trunkline_edge.transport.protocol_selector import ProtocolSelector
 
 #: Bound of every wait.
 PATIENCE_S = 5.0
@@ -194,7 +194,7 @@ async def running_router(
 class Edge:
     """An edge in this process."""
 
-    shell: Shell
+    shell: EdgeRuntime
     address: str
     linked: asyncio.Event
     #: Ends of TCP connections that tests have opened.
@@ -241,17 +241,17 @@ async def running_edge(router: str, fetch: Fetch | None = None, **settings: Any)
 
     loop.set_exception_handler(note)
     options = {"router": router, "drain_s": 0.05, "edge_listen": "127.0.0.1:0", **settings}
-    shell = Shell(EdgeSettings(**options), fetch or no_fetch)
+    shell = EdgeRuntime(EdgeSettings(**options), fetch or no_fetch)
     transports: list[asyncio.BaseTransport] = []
 
-    class WatchedPort(Port):
+    class WatchedPort(ProtocolSelector):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             transports.append(transport)
             super().connection_made(transport)
 
-    watching = patch("trunkline_edge.app.Port", WatchedPort)
+    watching = patch("trunkline_edge.app.ProtocolSelector", WatchedPort)
     watching.start()
-    http = HttpServer(shell, RouterCalls(shell.settings.router))
+    http = HttpServer(shell, RouterClient(shell.settings.router))
     server = await listen(shell, http)
     linked = asyncio.Event()
     link = LinkClient(shell, shell.settings, linked.set)

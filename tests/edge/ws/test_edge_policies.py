@@ -27,7 +27,7 @@ from joserfc.jwk import ECKey, OctKey
 from structlog.testing import capture_logs
 from trunkline.v1.edge_service_pb2 import RouterEntry, TenantGone, TenantPolicy
 from trunkline.v1.tenant_pb2 import OPENNESS_NOBODY, TENANT_STATE_SUSPENDED, ClientAuth, VerificationKey
-from trunkline_edge import entrance
+from trunkline_edge import admission
 from websockets.exceptions import InvalidStatus
 
 KEYS = {name: OctKey.generate_key(256, {"kid": name}) for name in ("one", "two")}
@@ -266,7 +266,7 @@ async def test_a_renewal_waits_for_its_key_and_is_refused_where_that_is_not_to_b
 async def test_a_tenant_that_is_declared_just_now_is_waited_for_and_one_that_is_not_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(entrance, "NEWS_S", 3600)
+    monkeypatch.setattr(admission, "NEWS_S", 3600)
     new = PLACE.replace("tenant=t", "tenant=new")
     async with edge_and_link() as (edge, link):
         await edge.until(lambda: edge.shell.tenants.are_known)
@@ -277,7 +277,7 @@ async def test_a_tenant_that_is_declared_just_now_is_waited_for_and_one_that_is_
         client = await coming
         assert (await hears(client))["type"] == "connected"
         await client.close()
-        monkeypatch.setattr(entrance, "NEWS_S", 0.01)
+        monkeypatch.setattr(admission, "NEWS_S", 0.01)
         nobody = await edge.connect(PLACE.replace("tenant=t", "tenant=nobody"))
         assert (await hears(nobody))["reason"] == "UNKNOWN_TENANT"
         assert await closed(nobody) == 4504

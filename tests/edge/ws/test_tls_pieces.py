@@ -15,8 +15,8 @@ import certs
 from certificates import Certificates
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trunkline_edge.ws.tls import Tls
-from trunkline_runtime.tls import server_context
+from trunkline_edge.transport.tls_transport import TlsTransport
+from trunkline_runtime.certificates import server_context
 
 
 @cache
@@ -81,7 +81,7 @@ class Both:
     def __init__(self, sizes: list[int]) -> None:
         server, client = contexts()
         self.wire, self.heard = Wire(), Heard()
-        self.tls = Tls(server, self.heard, 10.0)
+        self.tls = TlsTransport(server, self.heard, 10.0)
         self.tls.connection_made(cast("asyncio.Transport", self.wire))
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._client = client.wrap_bio(self._in, self._out, server_hostname="localhost")

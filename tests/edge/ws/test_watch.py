@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-import trunkline_edge.http.watch
+import trunkline_edge.http.server_streaming
 from edge_loopback import PATIENCE_S, Edge, running_edge
 from event_source import Event, EventReader
 from trunkline.v1.presence_service_pb2 import (
@@ -103,8 +103,8 @@ async def test_each_response_is_an_event_with_a_number() -> None:
 async def test_who_watches_where_nobody_is_is_answered_and_sent_heartbeats(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(trunkline_edge.http.watch, "FIRST_WAIT_S", 0.05)
-    monkeypatch.setattr(trunkline_edge.http.watch, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(trunkline_edge.http.server_streaming, "FIRST_WAIT_S", 0.05)
+    monkeypatch.setattr(trunkline_edge.http.server_streaming, "HEARTBEAT_S", 0.05)
     async with watched() as (started, presence):
         reader, _ = await watching(started)
         async with asyncio.timeout(PATIENCE_S):

@@ -12,8 +12,8 @@ from typing import Any
 
 import certs
 import pytest
-import trunkline_edge.ws.tls as edge_tls
-import trunkline_runtime.tls
+import trunkline_edge.transport.tls_transport as edge_tls
+import trunkline_runtime.certificates
 from certificates import Certificates, serial_of
 from edge_loopback import (
     PATIENCE_S,
@@ -213,7 +213,7 @@ async def test_small_frames_leave_at_once(ours: Certificates) -> None:
     async with secure(ours) as (edge, link):
         _, number = await accepted(edge, link)
         transport = edge.shell.core.connections[number].socket.transport
-        assert isinstance(transport, edge_tls.Tls)
+        assert isinstance(transport, edge_tls.TlsTransport)
         tcp = transport.get_extra_info("socket")
         assert tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
@@ -282,7 +282,7 @@ async def test_a_client_that_does_not_trust_the_edge_leaves_no_trace(
 async def test_a_certificate_that_was_replaced_is_shown_to_those_who_come_and_the_others_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trunkline_runtime.tls, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(trunkline_runtime.certificates, "LOOK_EVERY_S", 0.0)
     ours = Certificates(tmp_path)
     async with secure(ours) as (edge, link):
         early, _ = await accepted(edge, link)

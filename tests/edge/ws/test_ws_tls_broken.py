@@ -9,7 +9,7 @@ import certs
 import pytest
 from certificates import Certificates
 from edge_loopback import accepted, closed, edge_and_link
-from trunkline_edge.ws.tls import Tls
+from trunkline_edge.transport.tls_transport import TlsTransport
 
 #: An application's record of 32 bytes that no key has made.
 FORGED = b"\x17\x03\x03\x00\x20" + b"z" * 32
@@ -22,7 +22,7 @@ async def test_what_is_written_after_a_forged_record_is_dropped(tmp_path: Path, 
         edge.trusting = ours.trusting
         client, number = await accepted(edge, link)
         transport = edge.shell.core.connections[number].socket.transport
-        assert isinstance(transport, Tls)
+        assert isinstance(transport, TlsTransport)
         # Before the loop can tell that the connection is lost, something is written to it.
         transport.data_received(FORGED)
         transport.write(b"to all")

@@ -12,8 +12,8 @@ from command_line import CommandLine
 from joserfc.jwk import ECKey, Key, OKPKey, RSAKey
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.tenant_pb2 import ClientAuth, VerificationKey
-from trunkline_edge.auth.bearer import RIGHTS, Bearer
-from trunkline_edge.auth.keys import inline
+from trunkline_edge.auth.key_set import inline
+from trunkline_edge.auth.principal import RIGHTS, Principal
 from trunkline_edge.auth.tokens import verify
 from trunkline_runtime.jwk import jwk_of
 
@@ -162,7 +162,7 @@ def test_a_pair_that_the_tenant_does_not_take_is_not_left_behind(
 # Tokens
 
 
-def bearer(tenant: CommandLine, name: str, token: str, secret: str = "") -> Bearer:
+def bearer(tenant: CommandLine, name: str, token: str, secret: str = "") -> Principal:
     """Who shows a token, as an edge finds out."""
     settings = tenant("show", name, "--json").json["settings"]["clientAuth"]
     keys = [

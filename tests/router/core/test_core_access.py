@@ -35,7 +35,7 @@ from trunkline_router.core import access
 from trunkline_router.core.access import ApiKeys, Caller, Kind, is_local
 from trunkline_router.core.journal import StoredTenant
 from trunkline_router.core.tenants import Tenant
-from trunkline_runtime.policies import CLIENT_SCOPES
+from trunkline_runtime.tenant_policy import CLIENT_SCOPES
 
 TENANT_SCOPES = (SCOPE_BROADCAST, SCOPE_HISTORY, SCOPE_PRESENCE, SCOPE_ATTACH, SCOPE_ADMIN)
 OPENNESS = (OPENNESS_UNSPECIFIED, OPENNESS_NOBODY, OPENNESS_LOOPBACK, OPENNESS_ANYBODY)

@@ -10,7 +10,7 @@ from core_router import ALICE, ROOM, Router
 from core_workers import Streaming
 from trunkline.v1.agent_service_pb2 import AttachRequest
 from trunkline.v1.message_pb2 import Delta
-from trunkline_runtime import link_batches
+from trunkline_runtime import credited_batch_queue
 
 CONTENTS: list[Any] = [{"reasoning": "r"}, {"part": {"text": {"text": "p"}}}]
 
@@ -126,7 +126,7 @@ def test_additions_are_not_joined_across_anything_else(between: str) -> None:
 
 
 def test_a_frame_does_not_grow_beyond_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_batches, "MAX_BATCH_BYTES", 200)
+    monkeypatch.setattr(credited_batch_queue, "MAX_BATCH_BYTES", 200)
     _, client, worker, (reply,) = started(ALICE)
     for index in range(40):
         worker.add(reply, index, "0123456789")

@@ -23,7 +23,7 @@ from trunkline_router.core.turns import (
     Turn,
     Turns,
 )
-from trunkline_runtime.rates import LARGEST_MESSAGE_BYTES, Meter, Rate
+from trunkline_runtime.token_bucket import LARGEST_MESSAGE_BYTES, RateLimit, TokenBucket
 
 SOON_S = 1e-5
 BYTES_PER_S = 6 << 20
@@ -33,8 +33,8 @@ LARGEST_REQUEST_BYTES = 16 << 20
 class Calls:
     """Callers of one meter, and a clock."""
 
-    def __init__(self, rate: Rate) -> None:
-        self.turns = Turns(Meter(), "somebody")
+    def __init__(self, rate: RateLimit) -> None:
+        self.turns = Turns(TokenBucket(), "somebody")
         self.turns.rate = rate
         self.now = 100.0
         self.waiting: deque[int] = deque()
@@ -103,7 +103,7 @@ class Calls:
 def test_calls_go_on_in_their_order_and_no_faster_than_they_may(
     arrivals: list[tuple[float, int, float, bool]], rate: int
 ) -> None:
-    calls = Calls(Rate(rate, BYTES_PER_S))
+    calls = Calls(RateLimit(rate, BYTES_PER_S))
     let_in, gone = [], set()
     for number, (pause_s, size, patience_s, gives_up) in enumerate(arrivals):
         calls.pause(pause_s)
@@ -130,7 +130,7 @@ def test_calls_go_on_in_their_order_and_no_faster_than_they_may(
 
 
 def test_who_comes_one_by_one_is_never_refused_but_slowed_down() -> None:
-    calls = Calls(Rate(10))
+    calls = Calls(RateLimit(10))
     for number in range(40):
         assert calls.call(number)
         while calls.waiting:
@@ -139,7 +139,7 @@ def test_who_comes_one_by_one_is_never_refused_but_slowed_down() -> None:
 
 
 def test_a_call_whose_turn_would_be_too_late_is_refused_and_says_when_to_come_again() -> None:
-    calls = Calls(Rate(4, of="calls"))
+    calls = Calls(RateLimit(4, of="calls"))
     assert [calls.call(number) for number in range(10)] == [True] * 8 + [False] * 2
     with pytest.raises(Refused) as refused:
         calls.turns.wait(Turn(0, lambda: None, lambda _: None), 60, calls.now)
@@ -150,14 +150,14 @@ def test_a_call_whose_turn_would_be_too_late_is_refused_and_says_when_to_come_ag
 
 
 def test_a_call_that_would_be_given_up_before_its_turn_is_refused_at_once() -> None:
-    calls = Calls(Rate(10))
+    calls = Calls(RateLimit(10))
     assert all(calls.call(number) for number in range(10))
     assert not calls.call(10, patience_s=0.05)
     assert calls.call(11, patience_s=0.15)
 
 
 def test_bytes_that_wait_are_bounded_like_calls() -> None:
-    calls = Calls(Rate(1000, LARGEST_MESSAGE_BYTES))
+    calls = Calls(RateLimit(1000, LARGEST_MESSAGE_BYTES))
     large = LARGEST_MESSAGE_BYTES // 4
     assert [calls.call(number, large) for number in range(9)] == [True] * 8 + [False]
     calls.pause(0.26)
@@ -172,7 +172,7 @@ def test_requests_of_all_calls_are_bounded_in_bytes() -> None:
 
 
 def test_who_comes_later_does_not_go_before_one_that_is_larger() -> None:
-    calls = Calls(Rate(1000, LARGEST_MESSAGE_BYTES))
+    calls = Calls(RateLimit(1000, LARGEST_MESSAGE_BYTES))
     assert calls.call(0, LARGEST_MESSAGE_BYTES)
     assert calls.call(1, LARGEST_MESSAGE_BYTES // 2)
     assert calls.call(2)
@@ -180,7 +180,7 @@ def test_who_comes_later_does_not_go_before_one_that_is_larger() -> None:
 
 
 def test_whoever_gives_up_makes_room_for_others() -> None:
-    calls = Calls(Rate(4))
+    calls = Calls(RateLimit(4))
     assert all(calls.call(number) for number in range(8))
     assert not calls.call(8)
     calls.give_up(5)
@@ -190,7 +190,7 @@ def test_whoever_gives_up_makes_room_for_others() -> None:
 
 
 def test_what_streams_were_charged_is_waited_for_by_calls() -> None:
-    calls = Calls(Rate(10))
+    calls = Calls(RateLimit(10))
     assert calls.call(0)
     assert calls.turns.charge(14, 0, calls.now) == pytest.approx(0.5)
     assert calls.call(1)
@@ -202,7 +202,7 @@ def test_what_streams_were_charged_is_waited_for_by_calls() -> None:
 
 @pytest.mark.parametrize("depth_s", [1.0, 0.9])
 def test_a_call_that_is_larger_than_any_bucket_passes_when_it_is_full(depth_s: float) -> None:
-    calls = Calls(Rate(10, 8 << 20, depth_s=depth_s))
+    calls = Calls(RateLimit(10, 8 << 20, depth_s=depth_s))
     assert calls.call(0, 16 << 20)
     # A second's worth waits at most.
     assert not calls.call(1, 16 << 20)
@@ -214,9 +214,9 @@ def test_a_call_that_is_larger_than_any_bucket_passes_when_it_is_full(depth_s: f
 
 def test_a_call_whose_turn_does_not_come_is_refused_though_it_waited() -> None:
     """The limit is lowered, and what was reckoned with does not come."""
-    calls = Calls(Rate(4))
+    calls = Calls(RateLimit(4))
     assert all(calls.call(number) for number in range(8))
-    calls.turns.rate = Rate(0.1)
+    calls.turns.rate = RateLimit(0.1)
     calls.pause(MAX_DELAY_S + 0.1)
     assert calls.late
     assert [number for _, number, _ in calls.passed] + calls.late == list(range(8))

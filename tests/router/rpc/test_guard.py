@@ -41,7 +41,7 @@ from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
 from trunkline.v1.edge_service_pb2 import LinkRequest
 from trunkline.v1.presence_service_pb2 import GetStatsRequest
 from trunkline_router.rpc.link_proof import LinkProof
-from trunkline_runtime.refusals import LINES_PER_S, Refusals
+from trunkline_runtime.refusal_log import LINES_PER_S, RefusalLog
 
 OF_TENANTS = {
     name: method
@@ -282,7 +282,7 @@ async def test_refusals_are_logged_without_a_secret(router: GuardedRouter) -> No
 
 def test_nobody_fills_the_log_by_being_refused() -> None:
     now = 10.0
-    said = Refusals("refused", lambda: now)
+    said = RefusalLog("refused", lambda: now)
     with capture_logs() as lines:
         for _ in range(1000):
             said.say(rpc="Broadcast")

@@ -12,14 +12,14 @@ from guarded_router import OPERATOR, GuardedRouter, guarded_router
 from starlette.applications import Starlette
 from trunkline.v1.access_pb2 import SCOPE_BROADCAST, SCOPE_PRESENCE
 from trunkline.v1.tenant_pb2 import OPENNESS_ANYBODY, OPENNESS_LOOPBACK, OPENNESS_NOBODY
-from trunkline_edge.dialects.tenants import Tenants
-from trunkline_edge.http import watch
-from trunkline_edge.http.access import Access
-from trunkline_edge.http.calls import RouterCalls
+from trunkline_edge.dialects.tenant_policies import TenantPolicies
+from trunkline_edge.http import server_streaming
+from trunkline_edge.http.caller_metadata import CallerMetadata
+from trunkline_edge.http.router_client import RouterClient
 from trunkline_edge.http.transcoding import routes
 from trunkline_router.rpc.link_proof import LinkProof
 
-TENANTS = Tenants(
+TENANTS = TenantPolicies(
     [
         policy("open", open_to=OPENNESS_LOOPBACK),
         policy("all", open_to=OPENNESS_ANYBODY),
@@ -37,8 +37,8 @@ async def router(tmp_path: Path) -> AsyncIterator[GuardedRouter]:
 
 @pytest.fixture
 async def edge(router: GuardedRouter) -> AsyncIterator[Starlette]:
-    calls, access = RouterCalls(router.address), Access(TENANTS)
-    yield Starlette(routes=[*watch.routes(calls, access), *routes(calls, access)])
+    calls, access = RouterClient(router.address), CallerMetadata(TENANTS)
+    yield Starlette(routes=[*server_streaming.routes(calls, access), *routes(calls, access)])
     await calls.close()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from trunkline_router.rpc.link_proof import LinkProof
-from trunkline_runtime.callers import PROXIED
+from trunkline_runtime.call_metadata import PROXIED
 
 KEY = "the-key-of-the-links"
 HERE, FAR = "ipv4:127.0.0.1:1", "ipv4:192.0.2.1:1"

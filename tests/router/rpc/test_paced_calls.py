@@ -28,7 +28,7 @@ from trunkline.v1.tenant_pb2 import TenantSettings
 from trunkline_router.core.turns import Turns
 from trunkline_router.rpc.broadcast import MOST_AT_ONCE, pieces
 from trunkline_router.rpc.turns import turn
-from trunkline_runtime.rates import Rate
+from trunkline_runtime.token_bucket import RateLimit
 
 SAYING = {"Broadcast", "OpenMessage", "ExtendMessage"}
 UNARY = sorted(
@@ -93,7 +93,7 @@ async def test_streams_take_a_turn_when_they_are_opened(router: GuardedRouter) -
 
 
 async def test_streams_of_all_who_show_no_key_take_turns_together(router: GuardedRouter) -> None:
-    router.guard.strangers_streams.rate = Rate(2, of="streams")
+    router.guard.strangers_streams.rate = RateLimit(2, of="streams")
     streams = [await router.begin("BroadcastMany") for _ in range(CALLS)]
     for stream in streams:
         with suppress(asyncio.InvalidStateError):

@@ -9,7 +9,7 @@ from contextlib import suppress
 from trunkline.v1 import catalogue
 from trunkline.v1.edge_service_pb2 import ConnectionOpened
 
-from trunkline_edge.dialects.dialect import Clock, ConnectRequest, Dialect, Wish
+from trunkline_edge.dialects.dialect import Clock, ConnectPlan, ConnectRequest, Dialect
 from trunkline_edge.dialects.maim.api_codec import MaimApi
 from trunkline_edge.dialects.maim.messages import conversation_of, user_of
 from trunkline_edge.dialects.paths import Path
@@ -21,7 +21,7 @@ DEFAULT_PLATFORM = "unknown"
 def make(clock: Clock) -> Dialect:
     """The dialect."""
 
-    def connect(request: ConnectRequest) -> Wish:
+    def connect(request: ConnectRequest) -> ConnectPlan:
         api_key = _named(request, "api_key", "x-apikey")
         tenant, agent, token = _identity(api_key)
         platform = _named(request, "platform", "x-platform") or DEFAULT_PLATFORM
@@ -31,7 +31,7 @@ def make(clock: Clock) -> Dialect:
         address.conversation.CopyFrom(conversation_of(platform))
         opened.resume.delivered = True
         codec = MaimApi(clock, tenant, agent, platform, _called(request), api_key if token else "")
-        return Wish(codec, opened, token or request.token, names_user=False, large_frames=True)
+        return ConnectPlan(codec, opened, token or request.token, names_user=False, large_frames=True)
 
     return Dialect(
         name="maim.api", connect=connect, refusing=MaimApi(clock), sockets=(Path("/ws"), Path("/ws/"))

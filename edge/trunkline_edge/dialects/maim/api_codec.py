@@ -13,7 +13,14 @@ from trunkline.v1 import catalogue
 from trunkline.v1.frame_pb2 import ClientFrame, DisconnectFrame, ErrorFrame, MessageFrame, ServerFrame
 from trunkline.v1.message_pb2 import ROLE_USER, CustomPart, Message, Part, TextPart
 
-from trunkline_edge.dialects.codec import Answer, Codec, Decoded, FrameRefused, Replies, Switch
+from trunkline_edge.dialects.codec import (
+    Codec,
+    Decoded,
+    DirectReply,
+    FrameRefused,
+    StreamingMode,
+    SwitchCodec,
+)
 from trunkline_edge.dialects.dialect import Clock
 from trunkline_edge.dialects.maim import messages as maim
 from trunkline_edge.dialects.maim.api_ids import (
@@ -49,7 +56,7 @@ class MaimApi(Codec):
     """
 
     name = "maim.api"
-    replies = Replies.WHOLE
+    replies = StreamingMode.WHOLE
     tells_delivered = True
     refuses_by_http = True
 
@@ -81,7 +88,7 @@ class MaimApi(Codec):
         msg_id = maim.value_of(envelope, "msg_id")
         parts = _parts(kind, payload, envelope) if _is_msg_id(msg_id) else None
         if parts is None:
-            return Answer(self._ack(envelope["msg_id"])) if msg_id else None
+            return DirectReply(self._ack(envelope["msg_id"])) if msg_id else None
         if not msg_id:
             moment = f"{self.clock().timestamp()} {self.uuid} ".encode()
             return _said(unnamed(moment + payload), parts)
@@ -93,7 +100,7 @@ class MaimApi(Codec):
             entry = catalogue.INVALID_ARGUMENT
             problem = f"must be at most {MAX_CHARACTERS} characters"
             raise FrameRefused(entry, entry.sentence(field="msg_id", problem=problem))
-        return Switch(replace(self, long_ids=(*self.long_ids, msg_id)[-_MAX_LONG_IDS:]), said)
+        return SwitchCodec(replace(self, long_ids=(*self.long_ids, msg_id)[-_MAX_LONG_IDS:]), said)
 
     def _without_secret(self, payload: bytes) -> bytes:
         """Clients put their key into each envelope, as `sender_user` and often as `api_key`."""

@@ -21,8 +21,9 @@ from trunkline.v1.message_pb2 import (
     MessageState,
 )
 
-from trunkline_edge.dialects.codec import Answer, Codec, FrameRefused, Replies
-from trunkline_edge.dialects.dialect import Clock, ConnectRequest, Dialect, Wish
+from trunkline_edge.dialects.codec import Codec, DirectReply, FrameRefused, StreamingMode
+from trunkline_edge.dialects.dialect import Clock, ConnectPlan, ConnectRequest, Dialect
+from trunkline_edge.dialects.maim.http_routes import routes
 from trunkline_edge.dialects.maim.messages import (
     BROADCAST,
     MESSAGE,
@@ -43,7 +44,6 @@ from trunkline_edge.dialects.maim.messages import (
     value_of,
     words_of,
 )
-from trunkline_edge.dialects.maim.routes import routes
 from trunkline_edge.dialects.native.json_schema import enum_names
 from trunkline_edge.dialects.paths import Path
 
@@ -62,7 +62,7 @@ class Maim(Codec):
     """The codec of all sockets of one tenant, agent and platform that connected alike."""
 
     name = "maim"
-    replies = Replies.WHOLE
+    replies = StreamingMode.WHOLE
     #: To messages without a `message_id`.
     gives_ids = True
     tells_delivered = True
@@ -75,7 +75,7 @@ class Maim(Codec):
     names_agent: bool
     clock: Clock = field(compare=False)
 
-    def decode(self, payload: bytes, binary: bool = False) -> ClientFrame | Answer | None:
+    def decode(self, payload: bytes, binary: bool = False) -> ClientFrame | DirectReply | None:
         """See Codec. What is no word of the protocol's own is a message, whatever its type."""
         if binary:
             raise _malformed("binary frames are not taken; send JSON as text")
@@ -89,7 +89,7 @@ class Maim(Codec):
             case "ping":
                 return ClientFrame(ping=PingFrame())
             case "heartbeat":
-                return Answer(_write({"type": "heartbeat_response", "timestamp": self._now()}))
+                return DirectReply(_write({"type": "heartbeat_response", "timestamp": self._now()}))
             # Who is connected has been let in; what a late `auth` holds must not get into a log.
             case "heartbeat_response" | "auth":
                 return None
@@ -214,7 +214,7 @@ class Maim(Codec):
         return self.clock().timestamp()
 
 
-def connect(clock: Clock, request: ConnectRequest) -> Wish:
+def connect(clock: Clock, request: ConnectRequest) -> ConnectPlan:
     """Read a connect request. Raises Refused INVALID_ADDRESS where nobody says which agent it is for."""
     tenant, platform = request.parameters["tenant"], request.parameters["platform"]
     named = request.parameters.get("agent", "")
@@ -231,13 +231,13 @@ def connect(clock: Clock, request: ConnectRequest) -> Wish:
     address.conversation.CopyFrom(conversation_of(platform))
     opened.resume.delivered = True
     token = request.token or _basic(request)
-    wish = Wish(codec, opened, token=token, names_user=False, large_frames=True)
+    wish = ConnectPlan(codec, opened, token=token, names_user=False, large_frames=True)
     if not wish.token and request.needs_token(tenant):
         wish.first = partial(_first, wish)
     return wish
 
 
-def _first(wish: Wish, payload: bytes, binary: bool) -> Wish:
+def _first(wish: ConnectPlan, payload: bytes, binary: bool) -> ConnectPlan:
     """The `auth` frame of a client that has shown no token yet."""
     try:
         fields = {} if binary else read_object(payload)

@@ -16,8 +16,8 @@ from trunkline.v1.edge_service_pb2 import ConnectionOpened
 from trunkline.v1.frame_pb2 import ClientFrame, ResumeFrame, ServerFrame
 
 from trunkline_edge.dialects.codec import Codec, Framing
-from trunkline_edge.dialects.dialect import Clock, ConnectRequest, Dialect, Wish
-from trunkline_edge.dialects.native.connecting import (
+from trunkline_edge.dialects.dialect import Clock, ConnectPlan, ConnectRequest, Dialect
+from trunkline_edge.dialects.native.handshake import (
     DEFAULT,
     RESUME_BY_DELIVERY,
     invalid,
@@ -74,7 +74,7 @@ def _retry_ms(frame: ServerFrame) -> int:
 EVENTS = NativeEvents()
 
 
-def connect(request: ConnectRequest) -> Wish:
+def connect(request: ConnectRequest) -> ConnectPlan:
     """See Dialect. What a browser sends back of itself is newer than what the URL says."""
     wish, resume = wish_of(request, EVENTS)
     resume = request.headers.get(LAST_EVENT_ID, "") or resume

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Union
 import msgspec
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from trunkline_edge.dialects.native.depth_limit import PROBLEM, object_too_deep
 from trunkline_edge.dialects.native.json_schema import STRUCT, enum_names, is_map, is_union
-from trunkline_edge.dialects.native.nesting import PROBLEM, object_too_deep
 
 _UINT64_MAX = 2**64 - 1
 

@@ -8,7 +8,7 @@ from trunkline.v1 import catalogue
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
 
 from trunkline_edge.dialects.codec import Codec, FrameRefused, Framing
-from trunkline_edge.dialects.native.nesting import PROBLEM, frame_too_deep
+from trunkline_edge.dialects.native.depth_limit import PROBLEM, frame_too_deep
 
 
 class NativeProto(Codec):

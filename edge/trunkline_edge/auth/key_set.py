@@ -1,0 +1,123 @@
+"""The keys that verify tokens of one tenant: its own, and those of a JWK Set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from joserfc import jwk
+from trunkline.v1.tenant_pb2 import ClientAuth
+from trunkline_runtime.jose import read_object
+from trunkline_runtime.jwk import key_of, key_of_members
+
+#: Of a JWK Set; more is refused.
+MAX_KEYS = 64
+MAX_SET_BYTES = 256 * 1024
+
+MAX_KID_CHARACTERS = 128
+
+#: What a key of a set is for that does not say so. Symmetric keys are not among them: a set is public.
+_ALGORITHMS = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}
+
+
+class VerificationKey(NamedTuple):
+    """One key."""
+
+    #: Its name; empty for a key of a set that has none.
+    kid: str
+    #: The one algorithm that it is for.
+    algorithm: str
+    #: Its name and its thumbprint (RFC 7638); equal exactly where both are.
+    identity: str
+    key: jwk.Key
+
+
+class KeySet:
+    """Some keys. Never changes."""
+
+    __slots__ = ("_by_algorithm", "_by_kid", "identities")
+
+    def __init__(self, keys: Iterable[VerificationKey] = ()) -> None:
+        self._by_kid: dict[str, list[VerificationKey]] = {}
+        self._by_algorithm: dict[str, list[VerificationKey]] = {}
+        for key in {key.identity: key for key in keys}.values():
+            self._by_kid.setdefault(key.kid, []).append(key)
+            self._by_algorithm.setdefault(key.algorithm, []).append(key)
+        self.identities = frozenset(key.identity for key in self)
+
+    def find(self, kid: str | None, algorithm: str) -> Sequence[VerificationKey]:
+        """Those of this name for this algorithm; without a name all that are for it."""
+        if kid is None:
+            return self._by_algorithm.get(algorithm, ())
+        return [key for key in self._by_kid.get(kid, ()) if key.algorithm == algorithm]
+
+    def __contains__(self, kid: str) -> bool:
+        """Whether there is a key of this name, whatever it is for."""
+        return kid in self._by_kid
+
+    def __or__(self, other: KeySet) -> KeySet:
+        """Those of both. Cheap where one has none, which is most often so."""
+        if not self.identities or not other.identities:
+            return self if self.identities else other
+        return KeySet([*self, *other])
+
+    def __iter__(self) -> Iterator[VerificationKey]:
+        for keys in self._by_algorithm.values():
+            yield from keys
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_algorithm.values()))
+
+    def __repr__(self) -> str:
+        return f"<Keys {', '.join(f'{key.kid} ({key.algorithm})' for key in self)}>"
+
+
+def inline(auth: ClientAuth) -> KeySet:
+    """A tenant's own keys. Raises ValueError where one does not fit its algorithm, showing no secret."""
+    return KeySet(map(_own_key, auth.keys))
+
+
+def _own_key(declared: Any) -> VerificationKey:
+    try:
+        key = key_of(declared.algorithm, declared.jwk)
+    except ValueError as error:
+        raise ValueError(f"key {declared.kid}: {error}") from None
+    return _named(declared.kid, declared.algorithm, key)
+
+
+def _named(kid: str, algorithm: str, key: jwk.Key) -> VerificationKey:
+    # A thumbprint has no blank and always the same length, so no name can feign another key's.
+    return VerificationKey(kid, algorithm, f"{kid} {key.thumbprint()}", key)
+
+
+def of_jwk_set(body: bytes) -> KeySet:
+    """The keys of a JWK Set (RFC 7517, 5) that can verify tokens; others are ignored.
+
+    Raises ValueError where it is none, or too large.
+    """
+    if len(body) > MAX_SET_BYTES:
+        raise ValueError(f"the JWK Set has more than {MAX_SET_BYTES} bytes")
+    try:
+        found = read_object(body).get("keys")
+    except ValueError as error:
+        raise ValueError(f"the JWK Set {error}") from None
+    if not isinstance(found, list):
+        raise ValueError("the JWK Set has no list `keys`")
+    if len(found) > MAX_KEYS:
+        raise ValueError(f"the JWK Set has {len(found)} keys; at most {MAX_KEYS} are allowed")
+    return KeySet(key for members in found if (key := _key_of_set(members)) is not None)
+
+
+def _key_of_set(members: object) -> VerificationKey | None:
+    if not isinstance(members, Mapping):
+        return None
+    kid, kind = members.get("kid", ""), members.get("kty")
+    if not isinstance(kid, str) or len(kid) > MAX_KID_CHARACTERS or not isinstance(kind, str):
+        return None
+    algorithm = _ALGORITHMS.get(kind)
+    if algorithm is None:
+        return None
+    try:
+        return _named(kid, algorithm, key_of_members(algorithm, members))
+    except ValueError:
+        return None

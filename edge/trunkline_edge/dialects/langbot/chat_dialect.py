@@ -1,0 +1,83 @@
+"""LangBot's WebSocket chat and the HTTP routes beside it, see docs/dialects/langbot.md.
+
+A pipeline is an agent; the platform is `langbot`. All connections of one pipeline and session type share
+one conversation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from trunkline.v1 import catalogue
+from trunkline.v1.catalogue import Refused
+from trunkline.v1.edge_service_pb2 import ConnectionOpened
+
+from trunkline_edge.dialects.codec import FrameRefused
+from trunkline_edge.dialects.dialect import Clock, ConnectPlan, ConnectRequest, Dialect
+from trunkline_edge.dialects.langbot.chat_codec import LangBotCodec, json_fields
+from trunkline_edge.dialects.langbot.pipeline_owner import tenant_of
+from trunkline_edge.dialects.langbot.records import BAD_SESSION_TYPE, PLATFORM, SESSION_TYPES, conversation
+from trunkline_edge.dialects.langbot.rest_routes import routes
+from trunkline_edge.dialects.paths import Path
+from trunkline_edge.dialects.tenant_policies import TenantPolicies
+
+
+def make(clock: Clock) -> Dialect:
+    """The dialect."""
+    codecs = {name: LangBotCodec(name, clock) for name in SESSION_TYPES}
+    return Dialect(
+        name="langbot",
+        asks_tenants=True,
+        connect=partial(connect, codecs),
+        refusing=codecs["person"],
+        sockets=(Path("/api/v1/pipelines/{pipeline}/ws/connect"),),
+        routes=routes(clock),
+    )
+
+
+def connect(codecs: Mapping[str, LangBotCodec], request: ConnectRequest) -> ConnectPlan:
+    """Read a connect request, see Dialect; `codecs` by session type.
+
+    A client that has not proved yet what must be proved is asked to, with its first frame.
+    """
+    session_type = dict(reversed(request.query)).get("session_type", "person")
+    if session_type not in SESSION_TYPES:
+        raise catalogue.INVALID_ADDRESS.refused(problem=BAD_SESSION_TYPE)
+    pipeline, tenants = request.parameters["pipeline"], request.tenants
+    codec = codecs[session_type]
+    opened = ConnectionOpened(protocol=codec.name, echo=True)
+    opened.address.agent, opened.address.platform = pipeline, PLATFORM
+    opened.address.conversation.CopyFrom(conversation(session_type))
+    wish = ConnectPlan(codec, opened, large_frames=True)
+    token = request.token or request.headers.get("x-api-key", "")
+    try:
+        tenant = tenant_of(tenants, pipeline, token)
+    except Refused as refused:
+        # Where another tenant's token was given, another frame would not make it right.
+        if refused.entry is not catalogue.UNAUTHORIZED or tenants.of_token(token):
+            raise
+        tenant = ""
+    if tenant and (tenants.may_be_token(tenant, token) or not request.needs_token(tenant)):
+        return _for_tenant(wish, tenants, token)
+    wish.first = partial(_authenticated, wish, tenants)
+    return wish
+
+
+def _for_tenant(wish: ConnectPlan, tenants: TenantPolicies, token: str) -> ConnectPlan:
+    wish.opened.address.tenant = tenant_of(tenants, wish.opened.address.agent, token)
+    wish.token = token
+    wish.first = None
+    return wish
+
+
+def _authenticated(wish: ConnectPlan, tenants: TenantPolicies, payload: bytes, binary: bool) -> ConnectPlan:
+    """The `authenticate` frame that must come first. Which workspace it names does not matter."""
+    try:
+        fields = json_fields(payload)
+    except FrameRefused:
+        fields = {}
+    token = fields.get("token")
+    if fields.get("type") != "authenticate" or not isinstance(token, str):
+        raise catalogue.UNAUTHORIZED.refused(problem="an authenticate frame with a token comes first")
+    return _for_tenant(wish, tenants, token)

@@ -1,0 +1,218 @@
+"""The HTTP routes of maim_message's tenant server, see docs/dialects/maim.md."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+from trunkline.v1 import catalogue
+from trunkline.v1.address_pb2 import Address
+from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
+from trunkline.v1.history_service_pb2 import GetMessageRequest, ListMessagesRequest, ListReceiptsRequest
+from trunkline.v1.message_pb2 import ROLE_USER, Message
+from trunkline.v1.presence_service_pb2 import Connection, ListConnectionsRequest
+
+from trunkline_edge.dialects.dialect import CallRefused, Handling, HttpReply, HttpRequest, Route, RouterCall
+from trunkline_edge.dialects.maim.messages import (
+    BROADCAST,
+    RESULT,
+    NotAnObject,
+    conversation_of,
+    objects_in,
+    parts_of,
+    public_id,
+    read_object,
+    seconds,
+    string_of,
+)
+from trunkline_edge.dialects.paths import Path
+
+#: One call's answer; what it yields is passed on to the edge.
+Asking = Generator[RouterCall, Any, Any]
+
+_PAGE = 1000
+#: How many of the last messages are looked through for a client's report.
+_LOOKED_THROUGH = 50
+
+_NOT_FOUND = frozenset(
+    {catalogue.MESSAGE_NOT_FOUND.code, catalogue.UNKNOWN_TENANT.code, catalogue.INVALID_ARGUMENT.code}
+)
+
+
+def routes() -> tuple[Route, ...]:
+    """All of them."""
+    tenant = "/api/v1/tenants/{tenant}"
+    return (
+        Route("POST", Path(f"{tenant}/platforms/{{platform}}/broadcast"), broadcast, _refused),
+        Route(
+            "POST", Path(f"{tenant}/agents/{{agent}}/platforms/{{platform}}/broadcast"), broadcast, _refused
+        ),
+        Route("GET", Path(f"{tenant}/connections"), connections),
+        Route("GET", Path("/api/v1/message/{message_id}/result"), result),
+        Route("POST", Path(f"{tenant}/retry-pool/flush"), flush),
+    )
+
+
+# Broadcast
+
+
+def broadcast(request: HttpRequest) -> Handling:
+    """Says a JSON object to all connections of a tenant's agent and platform.
+
+    Where nobody is connected it is not kept, unless the query asks for `hold`.
+    """
+    tenant, platform = request.parameters["tenant"], request.parameters["platform"]
+    named = request.parameters.get("agent", "")
+    agent = named or request.tenants.agent_of(tenant)
+    if not agent:
+        problem = f"The path names no agent, and none is set for it; set [tenants.{tenant}] agent"
+        return HttpReply(400, {"detail": problem})
+    try:
+        fields = read_object(request.body)
+    except NotAnObject:
+        return _unprocessable("dict_type", "Input should be a valid dictionary")
+    except ValueError:
+        return _unprocessable("json_invalid", "JSON decode error")
+    nobody = "No active connections" + (f" for agent {agent} on platform {platform}" if named else "")
+    asked = BroadcastRequest(
+        address=Address(tenant=tenant, agent=agent, platform=platform),
+        parts=parts_of(BROADCAST, request.body, fields),
+        require_connection=("hold", "true") not in request.query,
+    )
+    try:
+        said = yield RouterCall("BroadcastService.Broadcast", asked)
+    except CallRefused as refused:
+        if refused.code == catalogue.NO_ACTIVE_CONNECTION.code:
+            return HttpReply(200, {"success": False, "error": nobody})
+        return _refused(refused)
+    message_id = public_id(said.message_id, tenant)
+    if not said.connections:
+        return HttpReply(200, {"success": False, "error": nobody, "held": True, "message_id": message_id})
+    return HttpReply(200, _reached(said.connections, message_id))
+
+
+def _reached(connections: int, message_id: str) -> dict[str, Any]:
+    return {
+        "success": True,
+        "success_count": connections,
+        # Who is gone is not counted at all; who goes now gets it after coming back.
+        "failed_count": 0,
+        "total_connections": connections,
+        "message_id": message_id,
+    }
+
+
+# Questions
+
+
+def connections(request: HttpRequest) -> Handling:
+    """All connections of a tenant; none where there is no such tenant."""
+    tenant = request.parameters["tenant"]
+    asked = ListConnectionsRequest(address=Address(tenant=tenant), page_size=_PAGE)
+    found: list[dict[str, Any]] = []
+    while True:
+        try:
+            page = yield RouterCall("PresenceService.ListConnections", asked)
+        except CallRefused as refused:
+            if refused.code == catalogue.UNKNOWN_TENANT.code:
+                return HttpReply(200, {"connections": []})
+            return _refused(refused)
+        found += [_connection(connection) for connection in page.connections]
+        asked.page_token = page.next_page_token
+        if not page.next_page_token:
+            return HttpReply(200, {"connections": found})
+
+
+def _connection(connection: Connection) -> dict[str, Any]:
+    connected_at = seconds(connection.connected_at)
+    return {
+        "uuid": connection.connection_id,
+        "tenant_id": connection.address.tenant,
+        "agent_id": connection.address.agent,
+        "platform": connection.address.platform,
+        "created_at": connected_at,
+        "last_active": connected_at,
+        "connection_pool": None,
+        "metadata": {},
+        "is_connected": True,
+    }
+
+
+def result(request: HttpRequest) -> Handling:
+    """What became of a message: taken, if a client said it, else delivered, or reported as failed."""
+    public = request.parameters["message_id"]
+    message_id, _, tenant = public.rpartition("@")
+    if not message_id:
+        return _no_result()
+    try:
+        got = yield RouterCall(
+            "HistoryService.GetMessage", GetMessageRequest(tenant=tenant, message_id=message_id)
+        )
+        message: Message = got.message
+        if not (yield from _is_delivered(message)):
+            return _no_result()
+        report = (yield from _report(message, public)) or {}
+    except CallRefused as refused:
+        return _no_result() if refused.code in _NOT_FOUND else _refused(refused)
+    return HttpReply(
+        200,
+        {
+            "success": not report,
+            "message_id": public,
+            "error_code": string_of(report, "error_code") or None,
+            "error_message": string_of(report, "error_message") or None,
+            "retry_count": 0,
+            "timestamp": seconds(message.created_at),
+        },
+    )
+
+
+def _is_delivered(message: Message) -> Asking:
+    """Whether somebody has been given it; what a client said has reached whom it was for."""
+    if message.author.role == ROLE_USER:
+        return True
+    asked = ListReceiptsRequest(address=message.address, page_size=_PAGE)
+    while True:
+        page = yield RouterCall("HistoryService.ListReceipts", asked)
+        for receipt in page.receipts:
+            delivered = receipt.delivered
+            if delivered.epoch == message.position.epoch and delivered.seq >= message.position.seq:
+                return True
+        if not page.more:
+            return False
+        asked.after = page.receipts[-1].user
+
+
+def _report(message: Message, public: str) -> Asking:
+    """The last report that a client has made of a message not being dealt with, if that is not long ago."""
+    address = message.address
+    if message.author.role == ROLE_USER or not address.platform:
+        return None
+    said_in = Address(tenant=address.tenant, agent=address.agent, platform=address.platform)
+    said_in.conversation.CopyFrom(conversation_of(address.platform))
+    page = yield RouterCall(
+        "HistoryService.ListMessages", ListMessagesRequest(address=said_in, limit=_LOOKED_THROUGH)
+    )
+    for said in reversed(page.messages):
+        for _, fields in objects_in(said, RESULT):
+            if string_of(fields, "message_id") == public:
+                return fields
+    return None
+
+
+def flush(request: HttpRequest) -> Handling:
+    """Does nothing: there is no pool of retries, what is held is in the log and comes on reconnect."""
+    return HttpReply(200, {"message": "Retry pool flushed"})
+    yield
+
+
+def _no_result() -> HttpReply:
+    return HttpReply(404, {"detail": "Message result not found"})
+
+
+def _refused(refused: CallRefused) -> HttpReply:
+    return HttpReply(refused.http_status, {"detail": str(refused)})
+
+
+def _unprocessable(kind: str, text: str) -> HttpReply:
+    return HttpReply(422, {"detail": [{"type": kind, "loc": ["body"], "msg": text}]})

@@ -1,0 +1,60 @@
+"""Why there is no link, in one line that says what to set."""
+
+from __future__ import annotations
+
+import grpc
+import grpc.aio
+
+from trunkline_edge.router_channel import RouterChannelFactory
+
+#: All that gRPC knows where the stream ends while it is written to; another attempt may know why.
+CUT_OFF = "the stream ended while it was written to"
+
+_WRONG_KEY = "the router does not take this edge's link key: TRUNKLINE_LINK_KEY must be the one of the router"
+_NO_PROOF = (
+    "the router wants a proof that this is an edge: TRUNKLINE_LINK_KEY as it is there, or TRUNKLINE_ROUTER"
+    " set to its port for links, TRUNKLINE_LINK_LISTEN, with TRUNKLINE_ROUTER_CERT and TRUNKLINE_ROUTER_KEY"
+)
+_UNTRUSTED = "the router's certificate is not trusted ({reason}): TRUNKLINE_ROUTER_CA must name its authority"
+_OTHER_NAME = (
+    "the router's certificate is for another name than the one in TRUNKLINE_ROUTER:"
+    " TRUNKLINE_ROUTER_NAME sets the name that it is for"
+)
+_NO_TLS = (
+    "the router does not speak TLS there: set its TRUNKLINE_TLS_CERT and TRUNKLINE_TLS_KEY, or take away this"
+    " edge's TRUNKLINE_ROUTER_CA, TRUNKLINE_ROUTER_CERT and TRUNKLINE_ROUTER_TLS"
+)
+_CLOSED = "the router closed the connection at once; {guess}"
+_WANTS_TLS = "if it speaks TLS, set TRUNKLINE_ROUTER_CA or TRUNKLINE_ROUTER_TLS"
+_WANTS_CERTIFICATE = (
+    "if that is its port for links, it takes certificates for clients by an authority in its"
+    " TRUNKLINE_TLS_CLIENT_CA: set TRUNKLINE_ROUTER_CERT and TRUNKLINE_ROUTER_KEY to one"
+)
+
+
+def explained(error: grpc.aio.AioRpcError, way: RouterChannelFactory) -> str:
+    """What a failed link means."""
+    code, details = error.code(), (error.details() or "").split("\n")[0]
+    if code is grpc.StatusCode.INTERNAL and details.endswith("from Core"):
+        return CUT_OFF
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return "it speaks gRPC but has no EdgeService: is it a Trunkline router?"
+    if code is grpc.StatusCode.UNAUTHENTICATED:
+        return _WRONG_KEY if way.metadata else _NO_PROOF
+    if "http1.x" in details or "HTTP/1" in details:
+        return "it is no gRPC server: TRUNKLINE_ROUTER must name a router's gRPC port"
+    return _of_handshake(details, way) or f"{code.name}: {details}"
+
+
+def _of_handshake(details: str, way: RouterChannelFactory) -> str:
+    """What the words of gRPC's TLS mean; empty for others."""
+    _, untrusted, reason = details.partition("CERTIFICATE_VERIFY_FAILED: ")
+    if untrusted:
+        return _UNTRUSTED.format(reason=reason.removesuffix(": OK"))
+    if "Hostname Verification" in details:
+        return _OTHER_NAME
+    if "WRONG_VERSION_NUMBER" in details:
+        return _NO_TLS
+    if details.endswith("Socket closed"):
+        return _CLOSED.format(guess=_WANTS_CERTIFICATE if way.is_encrypted else _WANTS_TLS)
+    return ""

@@ -1,0 +1,75 @@
+"""The way from an edge to its router: what the two show one another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import grpc
+import grpc.aio
+from trunkline_runtime import link_key
+from trunkline_runtime.certificates import (
+    ReloadingFile,
+    TlsError,
+    read_authorities,
+    read_pair,
+    system_authorities,
+)
+from trunkline_runtime.process import StartError
+
+from trunkline_edge.settings import EdgeSettings
+
+_NAMES = "TRUNKLINE_ROUTER_CA, TRUNKLINE_ROUTER_CERT and TRUNKLINE_ROUTER_KEY name the files"
+
+
+class RouterChannelFactory:
+    """Opens channels to a router, in plain text or by TLS. Certificates are those that the files hold now."""
+
+    def __init__(
+        self, files: ReloadingFile[grpc.ChannelCredentials] | None = None, name: str = "", key: str = ""
+    ) -> None:
+        """`name` is the one in the router's certificate, where its address has another."""
+        self._files = files
+        self._name = name
+        #: What goes with every call.
+        self.metadata: tuple[tuple[str, str], ...] = ((link_key.METADATA, key),) if key else ()
+
+    @classmethod
+    def of(cls, settings: EdgeSettings) -> RouterChannelFactory:
+        """As the settings have it. Raises StartError where they lack something, or files are of no use."""
+        if (settings.router_cert is None) != (settings.router_key is None):
+            raise StartError("TRUNKLINE_ROUTER_CERT and TRUNKLINE_ROUTER_KEY need one another: set both.")
+        files = None
+        if settings.router_tls or settings.router_ca or settings.router_cert:
+            paths = [path for path in (settings.router_ca, settings.router_cert, settings.router_key) if path]
+            try:
+                files = ReloadingFile(paths, lambda: _credentials(settings))
+            except TlsError as error:
+                raise StartError(f"{error}. {_NAMES}.") from None
+        return cls(files, settings.router_name, settings.link_key.get_secret_value())
+
+    @property
+    def is_encrypted(self) -> bool:
+        """By TLS."""
+        return self._files is not None
+
+    @property
+    def credentials(self) -> grpc.ChannelCredentials | None:
+        """Of channels opened now; another object once the files have changed."""
+        return self._files.current if self._files is not None else None
+
+    def open(self, router: str, options: Sequence[tuple[str, int | str]]) -> grpc.aio.Channel:
+        """A channel to the router at this address."""
+        credentials = self.credentials
+        if credentials is None:
+            return grpc.aio.insecure_channel(router, options=options)
+        if self._name:
+            options = [*options, ("grpc.ssl_target_name_override", self._name)]
+        return grpc.aio.secure_channel(router, credentials, options=options)
+
+
+def _credentials(settings: EdgeSettings) -> grpc.ChannelCredentials:
+    roots = read_authorities(settings.router_ca) if settings.router_ca else system_authorities()
+    if settings.router_cert is None or settings.router_key is None:
+        return grpc.ssl_channel_credentials(roots)
+    pair = read_pair(settings.router_cert, settings.router_key)
+    return grpc.ssl_channel_credentials(roots, pair.key, pair.certificate)

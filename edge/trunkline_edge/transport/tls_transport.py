@@ -1,0 +1,239 @@
+"""TLS on one TCP connection, for which the event loop's own would do were it not for three things.
+
+It buffers what it cannot be asked about, so that it would not be known how much a slow client has not taken.
+It cannot end only one direction, so that what is said last would be lost on a client that still sends. And it
+does these things differently in each event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Iterable
+from typing import Any, cast
+
+READ_BYTES = 256 * 1024
+
+#: For who asks without TLS, as those do who were told a URL with http:// or ws://.
+_TALK_TLS = (
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n"
+    b"This port speaks TLS: use https:// and wss://\n"
+)
+
+_NOBODY = asyncio.Protocol()
+
+
+class TlsTransport(asyncio.Transport, asyncio.Protocol):
+    """The protocol of a TCP connection, and the transport of the protocol above it.
+
+    That sees the connection once the handshake is done, which must be within its time. All is as with TCP's
+    own transport, whose buffer is the only one: `write_eof` ends one direction, and a client that ends the
+    other without saying so by TLS has ended it.
+    """
+
+    __slots__ = (
+        "_context",
+        "_got_eof",
+        "_incoming",
+        "_is_closing",
+        "_is_open",
+        "_outgoing",
+        "_protocol",
+        "_raw",
+        "_sent_eof",
+        "_timeout_s",
+        "_timer",
+        "_tls",
+    )
+
+    def __init__(self, context: ssl.SSLContext, protocol: asyncio.Protocol, timeout_s: float) -> None:
+        """`timeout_s` is the handshake's."""
+        super().__init__()
+        self._context = context
+        self._protocol = protocol
+        self._timeout_s = timeout_s
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._raw: asyncio.Transport
+        self._timer: asyncio.TimerHandle | None = None
+        #: The handshake is done.
+        self._is_open = False
+        self._got_eof = False
+        self._sent_eof = False
+        self._is_closing = False
+
+    # What the TCP connection tells
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected, and begins the handshake."""
+        self._raw = cast("asyncio.Transport", transport)
+        self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._raw.abort)
+
+    def data_received(self, data: bytes) -> None:
+        """Some of what the client sends, enciphered."""
+        self._incoming.write(data)
+        if self._is_open or self._shake():
+            self._deliver()
+
+    def eof_received(self) -> bool:
+        """The client sends no more."""
+        if self._is_open:
+            self._end_received()
+        return self._is_open
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The TCP connection is gone."""
+        self._stop_timer()
+        # The two would hold one another.
+        protocol, self._protocol = self._protocol, _NOBODY
+        self._is_closing = True
+        if self._is_open:
+            protocol.connection_lost(exc)
+        # These hold much, and the protocol may hold this until it is collected as garbage.
+        del self._tls, self._incoming, self._outgoing
+
+    def pause_writing(self) -> None:
+        """The client did not take all at once."""
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        """The client has taken what it is to have taken."""
+        self._protocol.resume_writing()
+
+    # Handshake, reading, ending
+
+    def _shake(self) -> bool:
+        """Go on with the handshake; true once it is done."""
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self._flush()
+            return False
+        except ssl.SSLError as error:
+            self._stop_timer()
+            if error.reason == "HTTP_REQUEST":
+                self._raw.write(_TALK_TLS)
+            else:
+                self._flush()
+            self._raw.close()
+            return False
+        self._stop_timer()
+        self._flush()
+        self._is_open = True
+        self._protocol.connection_made(self)
+        return True
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _deliver(self) -> None:
+        """Hand on what has come and can be read."""
+        if self._got_eof or self._is_closing:
+            return
+        read, ended = [], False
+        try:
+            while (self._incoming.pending or self._tls.pending()) and not ended:
+                data = self._tls.read(READ_BYTES)
+                read.append(data)
+                ended = not data
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            ended = True
+        except ssl.SSLError:
+            self.abort()
+            return
+        # To some of what is read TLS itself has an answer.
+        self._flush()
+        if data := read[0] if len(read) == 1 else b"".join(read):
+            self._protocol.data_received(data)
+        if ended:
+            self._end_received()
+
+    def _end_received(self) -> None:
+        if self._got_eof or self._is_closing:
+            return
+        self._got_eof = True
+        if not self._protocol.eof_received():
+            self.close()
+
+    def _say_end(self) -> None:
+        if self._sent_eof:
+            return
+        self._sent_eof = True
+        # It fails where the client has not said the same yet, which changes nothing.
+        with contextlib.suppress(ssl.SSLError):
+            self._tls.unwrap()
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._outgoing.pending:
+            self._raw.write(self._outgoing.read())
+
+    # What the protocol asks for; see asyncio.Transport
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._sent_eof or self._is_closing:
+            return
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._tls.write(rest) :]
+        self._flush()
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        self.write(b"".join(list_of_data))
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        if not self._sent_eof and not self._is_closing:
+            self._say_end()
+            self._raw.write_eof()
+
+    def close(self) -> None:
+        if not self._is_closing:
+            self._is_closing = True
+            self._say_end()
+            self._raw.close()
+
+    def abort(self) -> None:
+        self._is_closing = True
+        self._raw.abort()
+
+    def is_closing(self) -> bool:
+        return self._is_closing or self._raw.is_closing()
+
+    def pause_reading(self) -> None:
+        self._raw.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._raw.resume_reading()
+
+    def is_reading(self) -> bool:
+        return self._raw.is_reading()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._raw.set_write_buffer_limits(high, low)
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        return self._raw.get_write_buffer_limits()
+
+    def get_write_buffer_size(self) -> int:
+        return self._raw.get_write_buffer_size()
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = cast("asyncio.Protocol", protocol)
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._protocol
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        if name == "sslcontext":
+            return self._context
+        if name == "ssl_object":
+            return getattr(self, "_tls", default)
+        return self._raw.get_extra_info(name, default)
