@@ -15,8 +15,8 @@ from trunkline.v1.tenant_pb2 import (
     TenantSettings,
     TenantState,
 )
-from trunkline_router.core.journal import Registered, StoredTenant
-from trunkline_router.core.tenants import DEFAULTS
+from trunkline_router.core.tenants.tenant import DEFAULTS
+from trunkline_router.core.values.log_records import Registered, StoredTenant
 
 
 def stored_tenant(

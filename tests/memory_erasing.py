@@ -7,7 +7,7 @@ from itertools import accumulate
 from memory_registry import MemoryRegistry
 from trunkline.v1.frame_pb2 import ReadFrame
 from trunkline.v1.message_pb2 import MESSAGE_STATE_RECALLED, Author, Change, Message
-from trunkline_router.core.journal import (
+from trunkline_router.core.values.log_records import (
     Cursor,
     EntryKind,
     ErasedPiece,
@@ -17,7 +17,7 @@ from trunkline_router.core.journal import (
     StoredOpen,
     StoredReceipt,
 )
-from trunkline_router.core.topics import PERSON, USER, TopicKey, topic_of
+from trunkline_router.core.values.topics import PERSON, USER, TopicKey, topic_of
 
 
 class MemoryLogs(MemoryRegistry):

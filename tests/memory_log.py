@@ -14,25 +14,25 @@ from trunkline.v1.message_pb2 import (
     Change,
     Message,
 )
-from trunkline_router.core.journal import (
+from trunkline_router.core.values.log_records import (
+    AppendResult,
     Attempts,
     Checkpoint,
-    Draft,
+    DeadLettered,
     Entry,
     EntryKind,
-    GivenUp,
     Page,
     PageRequest,
+    PendingEntry,
     Producer,
     StoredDeadLetter,
     StoredDelivery,
     StoredOpen,
     StoredReceipt,
     Transaction,
-    Verdict,
     Withdrawal,
 )
-from trunkline_router.core.topics import EMPTY, Position, TopicKey
+from trunkline_router.core.values.topics import EMPTY, Position, TopicKey
 
 
 class Kept(NamedTuple):
@@ -85,16 +85,16 @@ class MemoryLog(MemoryLogs):
                 delivered = max(receipt.delivered, position.seq)
                 self._receipts[topic][user] = receipt._replace(delivered=delivered)
 
-    def _append(self, draft: Draft) -> None:
+    def _append(self, draft: PendingEntry) -> None:
         kept = self._keys.get(draft.key) if draft.key is not None else None
         if kept is not None:
             _repeat(draft, kept)
         elif draft.repeat_only:
-            draft.verdict = Verdict.NO_REPEAT
+            draft.verdict = AppendResult.NO_REPEAT
         else:
             self._write(draft)
 
-    def _write(self, draft: Draft) -> None:
+    def _write(self, draft: PendingEntry) -> None:
         if draft.topic not in self.logs:
             assert draft.change is None, "a change of an erased log gets here"
             assert draft.read is None, "a read of an erased log gets here"
@@ -102,7 +102,7 @@ class MemoryLog(MemoryLogs):
         epoch, entries = self.logs[draft.topic]
         place = Position(epoch, len(entries) + 1)
         draft.place.CopyFrom(place.to_proto())
-        draft.verdict = Verdict.COMMITTED
+        draft.verdict = AppendResult.COMMITTED
         message = draft.message
         if draft.kind is EntryKind.MESSAGE:
             message.id = f"{epoch}-{place.seq}"
@@ -142,7 +142,7 @@ class MemoryLog(MemoryLogs):
         if delivery := self.unsettled.get(noted.delivery_id):
             self.unsettled[noted.delivery_id] = delivery._replace(attempts=noted.attempts)
 
-    def _give_up(self, given_up: GivenUp) -> None:
+    def _give_up(self, given_up: DeadLettered) -> None:
         if delivery := self.unsettled.pop(given_up.delivery_id, None):
             number, attempts, reason = given_up
             self.dead[number] = StoredDeadLetter(number, delivery.message, attempts, reason, 0)
@@ -256,11 +256,11 @@ class MemoryLog(MemoryLogs):
         return self.open[message_id].producer
 
 
-def _repeat(draft: Draft, kept: Kept) -> None:
+def _repeat(draft: PendingEntry, kept: Kept) -> None:
     if draft.digest and draft.digest != kept.digest:
-        draft.verdict = Verdict.MISMATCH
+        draft.verdict = AppendResult.MISMATCH
         return
-    draft.verdict = Verdict.DUPLICATE
+    draft.verdict = AppendResult.DUPLICATE
     draft.message.id = kept.message_id
     draft.place.CopyFrom(kept.position.to_proto())
     draft.connections = kept.connections

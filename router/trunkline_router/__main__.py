@@ -9,7 +9,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from trunkline_runtime.cli import make_app
 
-from trunkline_router.cli.later import tenant_app
+from trunkline_router.cli.lazy_group import tenant_app
 from trunkline_router.settings import RouterSettings
 
 

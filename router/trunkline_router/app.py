@@ -28,24 +28,24 @@ from trunkline.v1 import (
 from trunkline_runtime import process
 from trunkline_runtime.process import StartError
 
-from trunkline_router import ports
+from trunkline_router import listeners
 from trunkline_router.core.router import RouterCore
-from trunkline_router.core.tenants import defaults
-from trunkline_router.declared import Declared
-from trunkline_router.log.port import Log
-from trunkline_router.log.sqlite import SqliteLog
+from trunkline_router.core.tenants.tenant import defaults
+from trunkline_router.log.interface import Log
+from trunkline_router.log.sqlite.engine import SqliteLog
+from trunkline_router.maintenance import Maintenance
 from trunkline_router.operator_key import operator_key
-from trunkline_router.registry import Registry
-from trunkline_router.rpc.agent import AgentServicer
-from trunkline_router.rpc.broadcast import BroadcastServicer
-from trunkline_router.rpc.edge import EdgeServicer
-from trunkline_router.rpc.guard import Guard
-from trunkline_router.rpc.history import HistoryServicer
-from trunkline_router.rpc.presence import PresenceServicer
-from trunkline_router.rpc.tenant import TenantServicer
+from trunkline_router.rpc.agent_service import AgentServicer
+from trunkline_router.rpc.auth_interceptor import AuthInterceptor
+from trunkline_router.rpc.broadcast_service import BroadcastServicer
+from trunkline_router.rpc.edge_service import EdgeServicer
+from trunkline_router.rpc.history_service import HistoryServicer
+from trunkline_router.rpc.presence_service import PresenceServicer
+from trunkline_router.rpc.tenant_service import TenantServicer
+from trunkline_router.runtime import RouterRuntime
 from trunkline_router.settings import RouterSettings
-from trunkline_router.shell import Shell
-from trunkline_router.upkeep import Upkeep
+from trunkline_router.tenant_admin import TenantAdmin
+from trunkline_router.tenant_reconciler import TenantReconciler
 
 _log = structlog.get_logger()
 
@@ -75,18 +75,18 @@ GRPC_OPTIONS = [
 
 async def serve(settings: RouterSettings, stop: asyncio.Event) -> None:
     """Run a router until the event is set. Raises StartError where it cannot start."""
-    ports.check(settings)
+    listeners.check(settings)
     log = await open_log(settings)
     shell = make_shell(settings, log)
     await shell.load()
-    registry = Registry(shell)
-    declared = Declared(settings, registry)
+    registry = TenantAdmin(shell)
+    declared = TenantReconciler(settings, registry)
     await declared.apply()
-    guard = Guard(shell, operator_key(settings), ports.proof(settings))
+    guard = AuthInterceptor(shell, operator_key(settings), listeners.proof(settings))
     server, health = await make_server(shell, registry, guard)
-    listening, links = ports.bind(server, settings)
+    listening, links = listeners.bind(server, settings)
     await server.start()
-    tasks = asyncio.create_task(_run(shell, Upkeep(shell, registry, declared)))
+    tasks = asyncio.create_task(_run(shell, Maintenance(shell, registry, declared)))
     _log.info("router is ready", listening=listening, links=links, tenants=len(shell.core.directory.tenants))
     process.say_listening(listening)
     stopping = asyncio.create_task(stop.wait())
@@ -94,14 +94,14 @@ async def serve(settings: RouterSettings, stop: asyncio.Event) -> None:
     await _close(server, health, shell, log, tasks)
 
 
-async def _run(shell: Shell, upkeep: Upkeep) -> None:
+async def _run(shell: RouterRuntime, upkeep: Maintenance) -> None:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(shell.run())
         tasks.create_task(upkeep.run())
 
 
 async def _close(
-    server: grpc.aio.Server, health: HealthServicer, shell: Shell, log: Log, tasks: asyncio.Task[None]
+    server: grpc.aio.Server, health: HealthServicer, shell: RouterRuntime, log: Log, tasks: asyncio.Task[None]
 ) -> None:
     """Stop, losing nothing: 1. say so, 2. end the streams, 3. commit what was taken, 4. close the log."""
     _log.info("router is stopping")
@@ -128,7 +128,7 @@ async def open_log(settings: RouterSettings) -> Log:
         raise StartError(f"{problem}. TRUNKLINE_DATA_DIR names another folder.") from error
 
 
-def make_shell(settings: RouterSettings, log: Log) -> Shell:
+def make_shell(settings: RouterSettings, log: Log) -> RouterRuntime:
     """The core and its shell."""
     core = RouterCore(
         defaults(conversations=settings.max_conversations, open_messages=settings.max_open_messages),
@@ -144,11 +144,11 @@ def make_shell(settings: RouterSettings, log: Log) -> Shell:
         new_id=lambda: secrets.token_hex(12),
         now_ms=lambda: time.time_ns() // 1_000_000,
     )
-    return Shell(core, log, settings.checkpoint_interval_s)
+    return RouterRuntime(core, log, settings.checkpoint_interval_s)
 
 
 async def make_server(
-    shell: Shell, registry: Registry, guard: Guard
+    shell: RouterRuntime, registry: TenantAdmin, guard: AuthInterceptor
 ) -> tuple[grpc.aio.Server, HealthServicer]:
     """The gRPC server with all services."""
     router_id = secrets.token_hex(8)

@@ -54,8 +54,8 @@ from trunkline.v1.tenant_service_pb2 import CreateTenantRequest
 from trunkline_runtime.jwk import jwk_of
 from trunkline_runtime.process import StartError
 
-from trunkline_router.core.limits import check
-from trunkline_router.core.settings_of_tenants import check_settings
+from trunkline_router.core.validation.tenant_validation import check_settings
+from trunkline_router.core.validation.validator import check
 
 #: What every client can send in a header: ASCII, without blanks at the ends.
 _Token = Annotated[str, StringConstraints(pattern="^[!-~]([ -~]*[!-~])?$")]

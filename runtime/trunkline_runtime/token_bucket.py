@@ -118,4 +118,4 @@ class TokenBucket:
         return wait_s if wait_s > _ROUNDING_S else 0.0
 
     def __repr__(self) -> str:
-        return f"<TokenBucket full of messages at {self._messages_full_at:.3f}, of bytes at {self._bytes_full_at:.3f}>"
+        return f"<TokenBucket full at {self._messages_full_at:.3f}, bytes {self._bytes_full_at:.3f}>"

@@ -11,7 +11,7 @@ import pytest
 from trunkline.v1.tenant_pb2 import OPENNESS_LOOPBACK, ClientAuth, VerificationKey
 from trunkline_edge.auth.key_set import inline
 from trunkline_edge.auth.tokens import verify
-from trunkline_router.core.tenants import DEFAULTS
+from trunkline_router.core.tenants.tenant import DEFAULTS
 from trunkline_router.tenants_file import load
 
 from bench.fairness_chart import fairness_chart

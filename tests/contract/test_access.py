@@ -9,8 +9,8 @@ from trunkline.v1.agent_service_pb2 import AttachRequest
 from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
 from trunkline_edge.http.bindings import services
 from trunkline_router.app import SERVICES
-from trunkline_router.rpc.guard import PUBLIC
-from trunkline_router.rpc.rules import NOBODYS, rule_of
+from trunkline_router.rpc.auth_interceptor import PUBLIC
+from trunkline_router.rpc.method_rules import NOBODYS, rule_of
 
 METHODS = {f"{service.name}.{method.name}": method for service in services() for method in service.methods}
 #: RPCs that are for no tenant that is named in their requests.

@@ -14,7 +14,7 @@ from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import ENTRIES, Entry
 from trunkline.v1.error_pb2 import ErrorCode
 
-SOURCES = sorted(path for room in ("router", "edge", "shared") for path in (ROOT / room).rglob("*.py"))
+SOURCES = sorted(path for room in ("router", "edge", "runtime") for path in (ROOT / room).rglob("*.py"))
 
 
 def placeholders(entry: Entry) -> set[str]:

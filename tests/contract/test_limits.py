@@ -26,8 +26,8 @@ from trunkline.v1 import (
 )
 from trunkline.v1.address_pb2 import Address
 from trunkline.v1.catalogue import Refused
-from trunkline_router.core.limits import LIMITS, check
-from trunkline_router.core.rules import DIGEST, ID, OPTIONAL_ID, OPTIONAL_TOKEN, TOKEN, WORD
+from trunkline_router.core.validation.constraints import DIGEST, ID, OPTIONAL_ID, OPTIONAL_TOKEN, TOKEN, WORD
+from trunkline_router.core.validation.validator import LIMITS, check
 
 MODULES = (
     access_pb2,

@@ -20,9 +20,9 @@ from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
 from trunkline.v1.broadcast_service_pb2_grpc import BroadcastServiceStub
 from trunkline.v1.message_pb2 import Part, TextPart
 from trunkline_client import Client, address
-from trunkline_router.cli.api_keys import Grantable
+from trunkline_router.cli.api_key_commands import Grantable
 from trunkline_router.cli.units import shown_bytes
-from trunkline_router.core.tenants import DEFAULTS
+from trunkline_router.core.tenants.tenant import DEFAULTS
 from trunkline_router.settings import RouterSettings
 from trunkline_router.tenants_file import load
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from trunkline_router import ports
+from trunkline_router import listeners
 from trunkline_router.settings import RouterSettings
 from trunkline_runtime.process import StartError
 
@@ -20,7 +20,7 @@ WAYS = (
 
 
 def check(**settings: Any) -> None:
-    ports.check(RouterSettings(**settings))
+    listeners.check(RouterSettings(**settings))
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:1", "127.9.9.9:1", "localhost:1", "[::1]:1"])

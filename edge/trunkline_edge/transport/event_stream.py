@@ -171,7 +171,7 @@ class EventStreamTransport(ClientTransport):
         self._host.handshakes.pop(self, None)
 
     def ping(self) -> None:
-        """See ClientTransport. Who takes what is written is there; what is written now is the codec's heartbeat."""
+        """Write the codec's heartbeat; a client that reads it is alive."""
         if self.connection is not None and not self.buffered:
             self.connection.silent_rounds = 0
 

@@ -249,7 +249,7 @@ class WebSocketTransport(ClientTransport):
             self._host.core.close(self.connection, reason)
 
     def refuse(self, reason: Refused) -> None:
-        """See ClientTransport: 101, the last frame, and the close, unless its dialect does that by a status."""
+        """See ClientTransport: 101, the last frame and the close, unless the dialect refuses by status."""
         assert self._codec is not None
         if self._waiting:
             self._waiting.clear()

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 import typer
 
-from trunkline_router.cli.operator import CommandFailed, Operator, Target, connected, console, printable
+from trunkline_router.cli.operator import CommandFailed, Operator, RouterTarget, connected, console, printable
 
 Body = Callable[..., None]
 
@@ -32,12 +32,12 @@ def command(app: typer.Typer, name: str, *examples: str) -> Callable[[Body], Bod
         bundles = {each.name: each.annotation for each in parameters if _is_bundle(each)}
 
         def called(**given: Any) -> None:
-            target = _taken(Target, given)
+            target = _taken(RouterTarget, given)
             given |= {name: _taken(bundle, given) for name, bundle in bundles.items()}
             _run(target, lambda operator: body(operator, **given))
 
         options = [option for each in parameters for option in _options(each)]
-        options += _fields(Target)
+        options += _fields(RouterTarget)
         called.__doc__ = body.__doc__
         called.__name__ = body.__name__
         called.__annotations__ = {each.name: each.annotation for each in options}
@@ -48,7 +48,7 @@ def command(app: typer.Typer, name: str, *examples: str) -> Callable[[Body], Bod
     return make
 
 
-def _run(target: Target, body: Callable[[Operator], None]) -> None:
+def _run(target: RouterTarget, body: Callable[[Operator], None]) -> None:
     try:
         with connected(target) as operator:
             body(operator)

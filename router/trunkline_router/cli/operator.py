@@ -42,7 +42,7 @@ class CommandFailed(Exception):
 
 
 @dataclass(frozen=True)
-class Target:
+class RouterTarget:
     """The options that every command has."""
 
     router: Annotated[
@@ -126,7 +126,7 @@ def printable(text: str) -> str:
 
 
 @contextmanager
-def connected(target: Target) -> Iterator[Operator]:
+def connected(target: RouterTarget) -> Iterator[Operator]:
     """An operator for the time of one command. Raises CommandFailed where its calls do."""
     key = _key(target.key)
     options = [

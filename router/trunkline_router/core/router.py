@@ -17,34 +17,34 @@ from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import EdgeEntry, LinkHello, LinkRequest
 from trunkline.v1.tenant_pb2 import TenantLimits
 
-from trunkline_router.core.access import ApiKeys
-from trunkline_router.core.agents import Agents
-from trunkline_router.core.answers import Answers
-from trunkline_router.core.cancelling import Cancelling
-from trunkline_router.core.changing import Changing
-from trunkline_router.core.clients import Clients
-from trunkline_router.core.directory import Directory, Link
-from trunkline_router.core.effects import Read
-from trunkline_router.core.granting import Granting
-from trunkline_router.core.joining import Joining
-from trunkline_router.core.journal import Draft, Transaction
-from trunkline_router.core.journal_queue import JournalQueue, Unit
-from trunkline_router.core.limits import check
-from trunkline_router.core.open_messages import OpenMessages
-from trunkline_router.core.opening import Opener
-from trunkline_router.core.outbox import LinkOutbox
-from trunkline_router.core.pacing import Pacing
-from trunkline_router.core.presence import Presence, Watcher
-from trunkline_router.core.publishing import Publishing
-from trunkline_router.core.receipts import Receipts
-from trunkline_router.core.relinking import Relinking
-from trunkline_router.core.replies import Replies
-from trunkline_router.core.requests import Requests
-from trunkline_router.core.tenancy import Tenancy
-from trunkline_router.core.topics import EMPTY, Position, TopicKey, topic_of
-from trunkline_router.core.workers import Worker
+from trunkline_router.core.agents.dispatcher import Dispatcher
+from trunkline_router.core.agents.worker import AttachedWorker
+from trunkline_router.core.clients.cancellation import Cancellations
+from trunkline_router.core.clients.edits import Edits
+from trunkline_router.core.clients.frame_dispatcher import FrameDispatcher
+from trunkline_router.core.clients.lifecycle import ClientLifecycle
+from trunkline_router.core.clients.link_recovery import LinkRecovery
+from trunkline_router.core.clients.receipts import Receipts
+from trunkline_router.core.clients.subscribing import SubscribeOperation
+from trunkline_router.core.clients.token_updates import TokenUpdates
+from trunkline_router.core.commits.commit_queue import AtomicWrite, CommitQueue
+from trunkline_router.core.commits.effects import Read
+from trunkline_router.core.commits.publishing import PublishPipeline
+from trunkline_router.core.directory.client_outbox import ClientOutbox
+from trunkline_router.core.directory.directory import Directory, Link
+from trunkline_router.core.directory.link_outbox import LinkOutbox
+from trunkline_router.core.directory.presence import Presence, Watcher
+from trunkline_router.core.directory.tenant_table import TenantTable
+from trunkline_router.core.replies.open_messages import OpenMessages
+from trunkline_router.core.replies.open_operation import MessageOpener
+from trunkline_router.core.replies.stream_rate_limit import StreamRateLimiter
+from trunkline_router.core.replies.streamed_replies import StreamedReplies
+from trunkline_router.core.tenants.api_keys import ApiKeys
+from trunkline_router.core.validation.validator import check
+from trunkline_router.core.values.log_records import PendingEntry, Transaction
+from trunkline_router.core.values.topics import EMPTY, Position, TopicKey, topic_of
 
-Peer = Link | Worker | Watcher
+Peer = Link | AttachedWorker | Watcher
 
 
 class RouterCore:
@@ -83,21 +83,21 @@ class RouterCore:
         self.mail: set[Peer] = set()
         #: What is to be read from the log; the shell reads it and takes it out.
         self.reads: list[Read] = []
-        self.journal = JournalQueue()
+        self.journal = CommitQueue()
         #: Links to which credit is to be returned once they may send more.
         self._withholding: set[Link] = set()
         self.directory = Directory()
         mail: set[Link] = self.mail  # type: ignore[assignment]
-        worker_mail: set[Worker] = self.mail  # type: ignore[assignment]
+        worker_mail: set[AttachedWorker] = self.mail  # type: ignore[assignment]
         watcher_mail: set[Watcher] = self.mail  # type: ignore[assignment]
-        self.publishing = Publishing(self.directory, self.journal, mail, new_id, now_ms)
+        self.publishing = PublishPipeline(self.directory, self.journal, mail, new_id, now_ms)
         self.presence = Presence(self.directory, watcher_mail)
-        self.answers = Answers(self.directory, self.publishing)
+        self.answers = ClientOutbox(self.directory, self.publishing)
         self.api_keys = ApiKeys()
-        self.pacing = Pacing(self.directory)
-        self.tenancy = Tenancy(self.directory, self.answers, mail, defaults)
-        self._granting = Granting(self.directory, self.presence, self.answers)
-        workers: set[Worker] = set()
+        self.pacing = StreamRateLimiter(self.directory)
+        self.tenancy = TenantTable(self.directory, self.answers, mail, defaults)
+        self._granting = TokenUpdates(self.directory, self.presence, self.answers)
+        workers: set[AttachedWorker] = set()
         self.open_messages = OpenMessages(
             self.directory,
             self.journal,
@@ -108,9 +108,9 @@ class RouterCore:
             max_bytes=max_open_bytes,
             workers=workers,
         )
-        self.opener = Opener(self.directory, self.journal, self.open_messages)
-        self.replies = Replies(self.open_messages, self.opener, worker_mail)
-        self.agents = Agents(
+        self.opener = MessageOpener(self.directory, self.journal, self.open_messages)
+        self.replies = StreamedReplies(self.open_messages, self.opener, worker_mail)
+        self.agents = Dispatcher(
             self.directory,
             self.journal,
             self.publishing,
@@ -121,23 +121,23 @@ class RouterCore:
             workers=workers,
             given_up=self.open_messages.give_up,
         )
-        self.changing = Changing(self.journal, self.reads, self.agents)
-        join = partial(Joining, self.directory, self.journal, self.reads, mail, self.open_messages)
-        relinking = Relinking(
+        self.changing = Edits(self.journal, self.reads, self.agents)
+        join = partial(SubscribeOperation, self.directory, self.journal, self.reads, mail, self.open_messages)
+        relinking = LinkRecovery(
             self.directory, self.journal, self.reads, mail, self.open_messages, self.answers
         )
         self.receipts = receipts = Receipts(self.journal, self.reads, self.publishing, self.answers)
-        self.clients = Clients(
+        self.clients = ClientLifecycle(
             self.directory, self.presence, self.answers, receipts, join, relinking, peek, mail
         )
-        self.requests = Requests(
+        self.requests = FrameDispatcher(
             self.directory,
             self.journal,
             self.publishing,
             self.presence,
             self.answers,
             self.open_messages,
-            Cancelling(self.journal, self.open_messages, self.agents, self.answers),
+            Cancellations(self.journal, self.open_messages, self.agents, self.answers),
             self.changing,
             receipts,
             self._granting,
@@ -220,26 +220,26 @@ class RouterCore:
 
     # Workers
 
-    def worker_received(self, worker: Worker, batch: AttachRequest, now: float) -> None:
+    def worker_received(self, worker: AttachedWorker, batch: AttachRequest, now: float) -> None:
         """A worker sent a batch."""
         self.replies.received(worker, batch, now)
         self.agents.received(worker, batch, now)
 
-    def worker_detached(self, worker: Worker) -> None:
+    def worker_detached(self, worker: AttachedWorker) -> None:
         """A worker's stream ended."""
         self.replies.detached(worker)
         self.agents.detached(worker)
 
     # Commits
 
-    def committed(self, transaction: Transaction, units: list[Unit]) -> None:
+    def committed(self, transaction: Transaction, units: list[AtomicWrite]) -> None:
         """The log has committed a transaction that was taken from the journal."""
         self.publishing.committed(transaction.drafts)
         for unit in units:
             unit.origin.done()
         self.journal.dealt_with()
 
-    def not_committed(self, transaction: Transaction, units: list[Unit]) -> None:
+    def not_committed(self, transaction: Transaction, units: list[AtomicWrite]) -> None:
         """Nothing of a transaction was committed."""
         reason = catalogue.LOG_UNAVAILABLE.refused()
         for draft in transaction.drafts:
@@ -285,7 +285,7 @@ class RouterCore:
         self.agents.user_erased(tenant, user)
         self.receipts.user_erased(tenant, user)
 
-    def _refuse(self, taken: tuple[list[Draft], list[Unit]], reason: Refused) -> None:
+    def _refuse(self, taken: tuple[list[PendingEntry], list[AtomicWrite]], reason: Refused) -> None:
         drafts, units = taken
         for draft in drafts:
             draft.origin.refused(draft, reason)

@@ -15,9 +15,9 @@ from google.rpc.status_pb2 import Status
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 
-from trunkline_router.log.port import LogUnavailable
-from trunkline_router.rpc.turns import rest
-from trunkline_router.shell import CALL, UNGUARDED, Call
+from trunkline_router.log.interface import LogUnavailable
+from trunkline_router.rpc.tenant_lock import rest
+from trunkline_router.runtime import CALL, UNGUARDED, PendingCall
 
 _log = structlog.get_logger()
 
@@ -47,7 +47,7 @@ async def abort(context: _Context, reason: Refused) -> NoReturn:
     raise AssertionError("abort raises")
 
 
-async def refuse(context: _Context, reason: Refused, call: Call) -> NoReturn:
+async def refuse(context: _Context, reason: Refused, call: PendingCall) -> NoReturn:
     """Count a refusal, and end the RPC with it when it is time to."""
     if call.concerns is not None:
         call.concerns.refused[reason.entry.code] += 1

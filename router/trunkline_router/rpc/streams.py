@@ -9,13 +9,15 @@ from typing import Any
 import grpc.aio
 from trunkline.v1 import catalogue
 
-from trunkline_router.shell import Stream
+from trunkline_router.runtime import AttachedStream
 
 #: So long a peer has for reading what was being written when its stream ended.
 LAST_WRITE_S = 1.0
 
 
-async def run(stream: Stream, reading: Coroutine[Any, Any, None], writing: Coroutine[Any, Any, None]) -> None:
+async def run(
+    stream: AttachedStream, reading: Coroutine[Any, Any, None], writing: Coroutine[Any, Any, None]
+) -> None:
     """Run both until the reader has come to the end, either raises, or the stream is ended.
 
     Raises Refused where the shell ended the stream or the reader refused what it read. On return
@@ -40,7 +42,7 @@ async def run(stream: Stream, reading: Coroutine[Any, Any, None], writing: Corou
             raise result
 
 
-async def _stop(writer: asyncio.Task[None], stream: Stream) -> None:
+async def _stop(writer: asyncio.Task[None], stream: AttachedStream) -> None:
     """While a write is under way gRPC takes no other, not even of how the call has ended."""
     stream.is_over = True
     try:
@@ -60,7 +62,7 @@ async def first(context: grpc.aio.ServicerContext[Any, Any]) -> Any:
 
 async def write_batches(
     context: grpc.aio.ServicerContext[Any, Any],
-    stream: Stream,
+    stream: AttachedStream,
     take: Callable[[], Any | None],
     sign_of_life: Callable[[], Any] | None = None,
     written: Callable[[], None] = lambda: None,

@@ -16,7 +16,7 @@ from trunkline.v1.message_pb2 import (
 )
 from trunkline_edge.core.connection import ConnectionState
 from trunkline_edge.dialects.codec import StreamingMode
-from trunkline_router.core.topics import GROUP, topic_of
+from trunkline_router.core.values.topics import GROUP, topic_of
 from two_cores import REPLY_LEASE_S, World
 from two_cores_client import HOME, Client
 from two_cores_edge import EdgeSide

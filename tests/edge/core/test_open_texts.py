@@ -18,9 +18,9 @@ from trunkline.v1.message_pb2 import (
     Part,
 )
 from trunkline_edge.core.stream_snapshots import StreamSnapshots
-from trunkline_router.core.journal import Producer
-from trunkline_router.core.open_message import Ended, OpenMessage
-from trunkline_router.core.topics import topic_of
+from trunkline_router.core.replies.streamed_message import Ended, StreamedMessage
+from trunkline_router.core.values.log_records import Producer
+from trunkline_router.core.values.topics import topic_of
 
 texts = st.sampled_from(["", "a", "b ", "ü", "\n"])
 
@@ -47,13 +47,13 @@ deltas = st.lists(
 )
 
 
-def opened() -> tuple[OpenMessage, StreamSnapshots, Message]:
+def opened() -> tuple[StreamedMessage, StreamSnapshots, Message]:
     """A message that was just opened, in the router and at an edge."""
     message = open_message("team")
     del message.parts[:]
     texts = StreamSnapshots()
     texts.put(message)
-    return OpenMessage(topic_of(message.address), message, Producer("w", 1), 0), texts, message
+    return StreamedMessage(topic_of(message.address), message, Producer("w", 1), 0), texts, message
 
 
 @given(deltas, st.lists(st.integers(1, 4)), st.sets(st.integers(0, 20)), st.sets(st.integers(0, 20)))

@@ -15,13 +15,19 @@ from edge_core_world import group
 from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.message_pb2 import Message
-from trunkline_router.core.directory import Connection, Link
-from trunkline_router.core.effects import ReadDelivered, ReadDeliveries, ReadHeads, ReadMessage, ReadPages
-from trunkline_router.core.journal import Draft, Transaction
-from trunkline_router.core.journal_queue import Unit
+from trunkline_router.core.commits.commit_queue import AtomicWrite
+from trunkline_router.core.commits.effects import (
+    ReadDelivered,
+    ReadDeliveries,
+    ReadHeads,
+    ReadMessage,
+    ReadPages,
+)
+from trunkline_router.core.directory.directory import ConnectedClient, Link
 from trunkline_router.core.router import RouterCore
-from trunkline_router.core.tenants import defaults
-from trunkline_router.core.topics import Position, TopicKey
+from trunkline_router.core.tenants.tenant import defaults
+from trunkline_router.core.values.log_records import PendingEntry, Transaction
+from trunkline_router.core.values.topics import Position, TopicKey
 from two_cores_client import Client
 from two_cores_edge import WINDOW, EdgeSide
 from two_cores_log import MemoryLog
@@ -37,15 +43,15 @@ KINDS = (ReadHeads, ReadDelivered, ReadDeliveries, ReadMessage, ReadPages)
 class Backend:
     """Origin of what a backend says."""
 
-    connection: Connection | None = None
+    connection: ConnectedClient | None = None
 
     def __init__(self) -> None:
         self.held_up_by: set[Link] = set()
 
-    def committed(self, draft: Draft) -> None:
+    def committed(self, draft: PendingEntry) -> None:
         """It is on disk."""
 
-    def refused(self, draft: Draft, reason: Refused) -> None:
+    def refused(self, draft: PendingEntry, reason: Refused) -> None:
         """It could not be stored."""
         assert reason.entry.code == "LOG_UNAVAILABLE"
 
@@ -58,7 +64,7 @@ class World:
         self.log = MemoryLog()
         self._knows_heads = knows_heads
         #: On disk, and not told to the router yet.
-        self.written: deque[tuple[Transaction, list[Unit]]] = deque()
+        self.written: deque[tuple[Transaction, list[AtomicWrite]]] = deque()
         #: To be read, and what was read and is not told yet.
         self._to_read: list[Any] = []
         self.read: Callable[[], None] | None = None

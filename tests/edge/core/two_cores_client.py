@@ -19,7 +19,7 @@ from trunkline.v1.message_pb2 import (
     Part,
 )
 from trunkline_edge.core.connection import Connection, ConnectionState
-from trunkline_router.core.topics import TopicKey, topic_of
+from trunkline_router.core.values.topics import TopicKey, topic_of
 
 if TYPE_CHECKING:
     from two_cores import World

@@ -13,7 +13,7 @@ from trunkline.v1.edge_service_pb2 import ConnectionOpened, LinkHello, LinkReque
 from trunkline_edge.core.edge import EdgeCore
 from trunkline_edge.core.limits import EdgeLimits
 from trunkline_edge.dialects.codec import StreamingMode
-from trunkline_router.core.directory import Link
+from trunkline_router.core.directory.directory import Link
 from two_cores_client import Client
 from two_cores_shown import ShownClient
 

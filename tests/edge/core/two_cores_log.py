@@ -5,8 +5,8 @@ from __future__ import annotations
 import memory_log
 from trunkline.v1.agent_service_pb2 import ReplyDeltas
 from trunkline.v1.message_pb2 import CHANGE_KIND_ENDED, Message
-from trunkline_router.core.journal import EntryKind
-from trunkline_router.core.topics import TopicKey
+from trunkline_router.core.values.log_records import EntryKind
+from trunkline_router.core.values.topics import TopicKey
 
 
 class MemoryLog(memory_log.MemoryLog):

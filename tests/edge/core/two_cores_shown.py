@@ -18,7 +18,7 @@ from trunkline.v1.message_pb2 import (
 )
 from trunkline_edge.core.connection import Connection
 from trunkline_edge.dialects.codec import StreamingMode
-from trunkline_router.core.topics import TopicKey, topic_of
+from trunkline_router.core.values.topics import TopicKey, topic_of
 from two_cores_client import Client, Place, copy_of
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from trunkline_edge.dialects.codec import FrameRefused, StreamingMode, SwitchCod
 from trunkline_edge.dialects.langbot.chain import chain_of, content_of, parts_of
 from trunkline_edge.dialects.langbot.chat_codec import LangBotCodec
 from trunkline_edge.dialects.langbot.json_values import MAX_DEPTH
-from trunkline_router.core.limits import check
+from trunkline_router.core.validation.validator import check
 
 NOW = datetime(2025, 1, 31, 12, tzinfo=UTC)
 

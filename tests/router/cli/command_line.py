@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from trunkline_router.cli.app import app
+from trunkline_router.cli.command_tree import app
 from typer.testing import CliRunner
 
 OPERATOR = "the-operator-of-the-tests"

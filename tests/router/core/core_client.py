@@ -14,7 +14,7 @@ from trunkline.v1.message_pb2 import (
     MessageState,
     Part,
 )
-from trunkline_router.core.topics import Position, TopicKey, position_of, topic_of
+from trunkline_router.core.values.topics import Position, TopicKey, position_of, topic_of
 
 if TYPE_CHECKING:
     from core_edge import Edge

@@ -5,8 +5,8 @@ from __future__ import annotations
 from core_client import REQUESTS, Client
 from trunkline.v1.edge_service_pb2 import LinkRequest, LinkResponse, RouterEntry, TenantPolicy
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
-from trunkline_router.core.directory import Link, topics_heard
-from trunkline_router.core.topics import Position, TopicKey, address_of, position_of, topic_of
+from trunkline_router.core.directory.directory import Link, topics_heard
+from trunkline_router.core.values.topics import Position, TopicKey, address_of, position_of, topic_of
 
 
 class Heard:

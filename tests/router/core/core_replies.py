@@ -14,9 +14,9 @@ from trunkline.v1.agent_service_pb2 import ReplyDeltas
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.frame_pb2 import CancelledFrame
 from trunkline.v1.message_pb2 import CHANGE_KIND_ENDED, ROLE_AGENT, Message
-from trunkline_router.core.journal import EntryKind
-from trunkline_router.core.open_message import OpenMessage
-from trunkline_router.core.topics import EMPTY, TopicKey, topic_of
+from trunkline_router.core.replies.streamed_message import StreamedMessage
+from trunkline_router.core.values.log_records import EntryKind
+from trunkline_router.core.values.topics import EMPTY, TopicKey, topic_of
 
 TOPICS = [ALICE, ROOM]
 
@@ -124,7 +124,7 @@ class World:
 
     # Adding
 
-    def add_to(self, message: OpenMessage, index: int, text: str) -> str:
+    def add_to(self, message: StreamedMessage, index: int, text: str) -> str:
         """What is to come of an addition by the producer of an open message; notes it if it is taken."""
         if message.ended is not None:
             return "dropped"

@@ -19,14 +19,20 @@ from trunkline.v1.edge_service_pb2 import LinkHello, LinkRequest
 from trunkline.v1.frame_pb2 import ClientFrame
 from trunkline.v1.message_pb2 import Message, Part, TextPart
 from trunkline.v1.tenant_pb2 import TENANT_STATE_ACTIVE, TenantSettings, TenantState
-from trunkline_router.core.directory import Connection
-from trunkline_router.core.effects import ReadDelivered, ReadDeliveries, ReadHeads, ReadMessage, ReadPages
-from trunkline_router.core.journal import Draft, Registered, Transaction
-from trunkline_router.core.journal_queue import Unit
-from trunkline_router.core.publishing import response_of
+from trunkline_router.core.commits.commit_queue import AtomicWrite
+from trunkline_router.core.commits.effects import (
+    ReadDelivered,
+    ReadDeliveries,
+    ReadHeads,
+    ReadMessage,
+    ReadPages,
+)
+from trunkline_router.core.commits.publishing import response_of
+from trunkline_router.core.directory.directory import ConnectedClient
 from trunkline_router.core.router import RouterCore
-from trunkline_router.core.tenants import defaults
-from trunkline_router.core.topics import GROUP, PERSON, Position, TopicKey, address_of
+from trunkline_router.core.tenants.tenant import defaults
+from trunkline_router.core.values.log_records import PendingEntry, Registered, Transaction
+from trunkline_router.core.values.topics import GROUP, PERSON, Position, TopicKey, address_of
 
 ALICE: TopicKey = ("t", "a", "w", PERSON, "alice")
 ROOM: TopicKey = ("t", "a", "w", GROUP, "room")
@@ -36,20 +42,20 @@ PLATFORM: TopicKey = ("t", "a", "w", 0, "")
 class Backend:
     """Origin of a backend's message."""
 
-    connection: Connection | None = None
+    connection: ConnectedClient | None = None
 
     def __init__(self) -> None:
         self.held_up_by: set[Any] = set()
         self.response: Any = None
         self.reason: Refused | None = None
 
-    def committed(self, draft: Draft) -> None:
+    def committed(self, draft: PendingEntry) -> None:
         """It was taken."""
         assert self.response is None
         assert self.reason is None
         self.response = response_of(draft)
 
-    def refused(self, draft: Draft, reason: Refused) -> None:
+    def refused(self, draft: PendingEntry, reason: Refused) -> None:
         """It was not."""
         assert self.response is None
         assert self.reason is None
@@ -86,7 +92,7 @@ class Router:
             **options,
         }
         self.edges: dict[str, Edge] = {}
-        self.written: deque[tuple[Transaction, list[Unit]]] = deque()
+        self.written: deque[tuple[Transaction, list[AtomicWrite]]] = deque()
         self.reads: deque[Any] = deque()
         self.looked: Callable[[], None] | None = None
         self._frame_ids = count(1)

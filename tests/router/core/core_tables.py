@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from memory_log import MemoryLog
-from trunkline_router.core.deliveries import AgentQueue
-from trunkline_router.core.directory import Link, Topic
+from trunkline_router.core.agents.agent_queue import AgentQueue
+from trunkline_router.core.directory.directory import Link, Topic
 from trunkline_router.core.router import RouterCore
 
 

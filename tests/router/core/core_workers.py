@@ -9,9 +9,9 @@ from trunkline.v1 import catalogue
 from trunkline.v1.agent_service_pb2 import AttachHello, AttachRequest, ReplyEnded, ReplyOpened
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.message_pb2 import ROLE_SYSTEM, Author, Message, MessageState
-from trunkline_router.core.directory import Link
-from trunkline_router.core.open_message import Ended, OpenMessage
-from trunkline_router.core.topics import Position, TopicKey, address_of
+from trunkline_router.core.directory.directory import Link
+from trunkline_router.core.replies.streamed_message import Ended, StreamedMessage
+from trunkline_router.core.values.topics import Position, TopicKey, address_of
 
 COMPLETE = MessageState.MESSAGE_STATE_COMPLETE
 CANCELLED = MessageState.MESSAGE_STATE_CANCELLED
@@ -121,7 +121,7 @@ class Producing:
         )
         router.carry()
 
-    def opened(self, message: OpenMessage) -> None:
+    def opened(self, message: StreamedMessage) -> None:
         """It is open, and this its producer."""
         message.owner = None
         self.message, self.epoch = message.snapshot(), message.producer.epoch
@@ -142,7 +142,7 @@ class Producing:
         self.reason = reason
 
     @property
-    def open(self) -> OpenMessage:
+    def open(self) -> StreamedMessage:
         """The message. Raises Refused where it has ended, or another one produces it."""
         assert self.message is not None
         found = self.router.core.open_messages.get(self.message.id)

@@ -31,10 +31,10 @@ from trunkline.v1.tenant_pb2 import (
     TenantLimits,
     TenantSettings,
 )
-from trunkline_router.core import access
-from trunkline_router.core.access import ApiKeys, Caller, Kind, is_local
-from trunkline_router.core.journal import StoredTenant
-from trunkline_router.core.tenants import Tenant
+from trunkline_router.core.tenants import api_keys
+from trunkline_router.core.tenants.api_keys import ApiKeys, Caller, CallerKind, is_local
+from trunkline_router.core.tenants.tenant import Tenant
+from trunkline_router.core.values.log_records import StoredTenant
 from trunkline_runtime.tenant_policy import CLIENT_SCOPES
 
 TENANT_SCOPES = (SCOPE_BROADCAST, SCOPE_HISTORY, SCOPE_PRESENCE, SCOPE_ATTACH, SCOPE_ADMIN)
@@ -58,13 +58,15 @@ def answer(caller: Caller, scope: int, name: str, asked: Tenant | None) -> str:
 
 def expected(caller: Caller, scope: int, name: str, asked: Tenant | None) -> str:
     """What the rules say, each of them once."""
-    proved = caller.kind is not Kind.ANYBODY and not (caller.kind is Kind.EDGE and not caller.tenant)
+    proved = caller.kind is not CallerKind.ANYBODY and not (
+        caller.kind is CallerKind.EDGE and not caller.tenant
+    )
     refusal = catalogue.FORBIDDEN.code if proved else catalogue.UNAUTHORIZED.code
     if scope == SCOPE_LINK:
-        return "" if caller.kind is Kind.EDGE else refusal
+        return "" if caller.kind is CallerKind.EDGE else refusal
     if scope not in (*TENANT_SCOPES, SCOPE_OPERATOR):
         return catalogue.FORBIDDEN.code
-    if caller.kind is Kind.OPERATOR:
+    if caller.kind is CallerKind.OPERATOR:
         return ""
     if scope == SCOPE_OPERATOR:
         return refusal
@@ -79,12 +81,12 @@ def expected(caller: Caller, scope: int, name: str, asked: Tenant | None) -> str
 
 @st.composite
 def callers(draw: st.DrawFn) -> Caller:
-    kind = draw(st.sampled_from(Kind))
+    kind = draw(st.sampled_from(CallerKind))
     local = draw(st.booleans())
-    if kind is Kind.KEY:
+    if kind is CallerKind.KEY:
         scopes = draw(st.frozensets(st.sampled_from(TENANT_SCOPES), min_size=1))
         return Caller(kind, draw(st.sampled_from("ab")), scopes, "k1")
-    if kind is Kind.EDGE and draw(st.booleans()):
+    if kind is CallerKind.EDGE and draw(st.booleans()):
         return Caller(kind, draw(st.sampled_from("ab")), CLIENT_SCOPES, is_local=local)
     return Caller(kind, is_local=local)
 
@@ -121,9 +123,9 @@ def test_who_has_a_proof_does_not_learn_which_tenants_there_are(
 
 
 def test_a_refusal_names_the_scope_that_is_missing() -> None:
-    key = Caller(Kind.KEY, "a", frozenset({SCOPE_BROADCAST}), "k1")
-    acting = Caller(Kind.EDGE, "a", CLIENT_SCOPES)
-    stranger = Caller(Kind.ANYBODY)
+    key = Caller(CallerKind.KEY, "a", frozenset({SCOPE_BROADCAST}), "k1")
+    acting = Caller(CallerKind.EDGE, "a", CLIENT_SCOPES)
+    stranger = Caller(CallerKind.ANYBODY)
     for caller, scope in ((key, SCOPE_HISTORY), (acting, SCOPE_ADMIN), (stranger, SCOPE_ATTACH)):
         with pytest.raises(Refused, match=Scope.Name(scope)):
             caller.check(scope, "a", tenant("a", OPENNESS_NOBODY))
@@ -169,7 +171,7 @@ def test_a_secret_is_its_tenants_and_is_kept_nowhere() -> None:
     loaded = ApiKeys()
     loaded.load([stored])
     found = loaded.caller(secret, 8)
-    assert found == Caller(Kind.KEY, "a", frozenset(stored.scopes), stored.key_id)
+    assert found == Caller(CallerKind.KEY, "a", frozenset(stored.scopes), stored.key_id)
 
 
 def test_a_wrong_secret_is_nobodys() -> None:
@@ -222,7 +224,7 @@ def test_a_use_is_written_once_a_minute() -> None:
 
 
 def test_a_tenant_has_so_many_keys_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access, "MAX_KEYS", 2)
+    monkeypatch.setattr(api_keys, "MAX_KEYS", 2)
     table, _ = keys("a", "a", "b")
     with pytest.raises(Refused, match="revoke one first"):
         table.make("a", "", [SCOPE_HISTORY], 1, os.urandom)

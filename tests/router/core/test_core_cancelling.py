@@ -10,7 +10,7 @@ from core_router import ALICE, Router
 from core_tables import check_all
 from core_workers import CANCELLED, COMPLETE, Streaming
 from trunkline.v1.frame_pb2 import CancelledFrame
-from trunkline_router.core.topics import PERSON, TopicKey
+from trunkline_router.core.values.topics import PERSON, TopicKey
 
 BOB: TopicKey = ("t", "a", "w", PERSON, "bob")
 

@@ -11,8 +11,8 @@ from core_tables import check_all
 from core_workers import Streaming
 from trunkline.v1.frame_pb2 import AckFrame
 from trunkline.v1.message_pb2 import CHANGE_KIND_EDITED, CHANGE_KIND_RECALLED, Author, Message
-from trunkline_router.core import receipts
-from trunkline_router.core.changing import Wish
+from trunkline_router.core.clients import receipts
+from trunkline_router.core.clients.edits import EditRequest
 
 
 def said(router: Router, *, user: str = "x") -> tuple[Client, Client, str]:
@@ -161,7 +161,9 @@ def test_what_is_open_cannot_be_changed() -> None:
     router.settle()
     (message_id,) = router.log.open
     backend = Backend()
-    wish = Wish("t", message_id, CHANGE_KIND_EDITED, Author(), lambda message: None, backend, lambda: None)
+    wish = EditRequest(
+        "t", message_id, CHANGE_KIND_EDITED, Author(), lambda message: None, backend, lambda: None
+    )
     router.core.changing.wish(wish)
     router.settle()
     assert backend.reason is not None

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.tenant_pb2 import ClientAuth, TenantSettings
-from trunkline_router.core.claims import Claims
+from trunkline_router.core.tenants.unique_settings import UniqueSettings
 
 NAMES = st.sampled_from("abc")
 SAID = st.sets(st.sampled_from(["x", "y", "z"]), max_size=2)
@@ -33,7 +33,7 @@ def clash(tenants: dict[str, _Said]) -> bool:
 
 @given(st.lists(st.one_of(WANTED, NAMES), max_size=12))
 def test_what_is_one_tenants_is_no_others(steps: list[dict[str, _Said] | str]) -> None:
-    claims, declared = Claims(), dict[str, _Said]()
+    claims, declared = UniqueSettings(), dict[str, _Said]()
     for step in steps:
         if isinstance(step, str):
             claims.gone(step)
@@ -52,7 +52,7 @@ def test_what_is_one_tenants_is_no_others(steps: list[dict[str, _Said] | str]) -
 
 
 def test_who_has_it_and_who_wants_it_are_told() -> None:
-    claims = Claims()
+    claims = UniqueSettings()
     claims.set("a", settings(({"x"}, {"y"})))
     with pytest.raises(Refused, match=r"settings\.pipelines: x is given to two tenants, a and b"):
         claims.check({"b": settings(({"x"}, set()))})

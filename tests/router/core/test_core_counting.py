@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from core_router import ALICE, PLATFORM, ROOM, Router
-from trunkline_router.core.counting import count, heard_within
-from trunkline_router.core.topics import GROUP, PERSON, USER, TopicKey, address_of
+from trunkline_router.core.directory.connection_counts import count, heard_within
+from trunkline_router.core.values.topics import GROUP, PERSON, USER, TopicKey, address_of
 
 TENANT: TopicKey = ("t", "", "", 0, "")
 AGENT: TopicKey = ("t", "a", "", 0, "")

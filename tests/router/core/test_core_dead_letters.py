@@ -9,7 +9,7 @@ from core_router import ALICE, Router
 from core_tables import check_all
 from core_workers import EXPIRED, Streaming
 from trunkline.v1.agent_service_pb2 import AttachRequest
-from trunkline_router.core.topics import PERSON, TopicKey
+from trunkline_router.core.values.topics import PERSON, TopicKey
 
 BOB: TopicKey = ("t", "a", "w", PERSON, "bob")
 

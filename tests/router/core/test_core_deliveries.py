@@ -9,14 +9,14 @@ from core_router import ALICE, PLATFORM, ROOM, Router
 from trunkline.v1 import catalogue
 from trunkline.v1.agent_service_pb2 import AttachHello, AttachRequest
 from trunkline.v1.catalogue import Refused
-from trunkline_router.core import agents, deliveries
-from trunkline_router.core.topics import PERSON, TopicKey
-from trunkline_router.core.workers import Worker
+from trunkline_router.core.agents import agent_queue, dispatcher
+from trunkline_router.core.agents.worker import AttachedWorker
+from trunkline_router.core.values.topics import PERSON, TopicKey
 
 BOB: TopicKey = ("t", "a", "w", PERSON, "bob")
 
 
-def attached(router: Router, *, capacity: int = 10, agent: str = "a", tenant: str = "t") -> Worker:
+def attached(router: Router, *, capacity: int = 10, agent: str = "a", tenant: str = "t") -> AttachedWorker:
     """A worker."""
     hello = AttachHello(
         tenant=tenant, agents=[agent], capacity=capacity, contract_minor=catalogue.CONTRACT_MINOR
@@ -26,7 +26,7 @@ def attached(router: Router, *, capacity: int = 10, agent: str = "a", tenant: st
     return worker
 
 
-def given_to(worker: Worker) -> list[tuple[int, str, int]]:
+def given_to(worker: AttachedWorker) -> list[tuple[int, str, int]]:
     """What a worker is given: id, text, attempt."""
     found = []
     while (batch := worker.take()) is not None:
@@ -34,7 +34,7 @@ def given_to(worker: Worker) -> list[tuple[int, str, int]]:
     return found
 
 
-def results(worker: Worker) -> list[Any]:
+def results(worker: AttachedWorker) -> list[Any]:
     """What a worker is told of its settlements."""
     found: list[Any] = []
     while (batch := worker.take()) is not None:
@@ -42,7 +42,7 @@ def results(worker: Worker) -> list[Any]:
     return found
 
 
-def settle(router: Router, worker: Worker, delivery_id: int, *replies: str) -> None:
+def settle(router: Router, worker: AttachedWorker, delivery_id: int, *replies: str) -> None:
     """A worker settles a delivery."""
     batch = AttachRequest()
     settlement = batch.settlements.add(delivery_id=delivery_id)
@@ -291,8 +291,8 @@ def test_a_conversation_that_begins_anew_while_it_waits_is_still_handed_out_one_
 def test_more_than_the_window_stays_in_the_log_and_is_read_when_there_is_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(deliveries, "WINDOW", 4)
-    monkeypatch.setattr(agents, "READ_DELIVERIES", 2)
+    monkeypatch.setattr(agent_queue, "WINDOW", 4)
+    monkeypatch.setattr(dispatcher, "READ_DELIVERIES", 2)
     router = Router()
     worker = attached(router, capacity=1)
     asked(router, ALICE, *map(str, range(12)))
@@ -311,8 +311,8 @@ def test_more_than_the_window_stays_in_the_log_and_is_read_when_there_is_room(
 def test_an_erased_tail_beyond_the_window_does_not_make_it_read_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(deliveries, "WINDOW", 4)
-    monkeypatch.setattr(agents, "READ_DELIVERIES", 2)
+    monkeypatch.setattr(agent_queue, "WINDOW", 4)
+    monkeypatch.setattr(dispatcher, "READ_DELIVERIES", 2)
     router = Router()
     worker = attached(router, capacity=1)
     asked(router, BOB, *map(str, range(4)))

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from trunkline.v1 import catalogue
 from trunkline.v1.agent_service_pb2 import AttachHello, AttachRequest
-from trunkline_router.core import agents, deliveries
-from trunkline_router.core.topics import PERSON, TopicKey
-from trunkline_router.core.workers import Worker
+from trunkline_router.core.agents import agent_queue, dispatcher
+from trunkline_router.core.agents.worker import AttachedWorker
+from trunkline_router.core.values.topics import PERSON, TopicKey
 
 KEYS: list[TopicKey] = [("t", "a", "w", PERSON, name) for name in ("p1", "p2", "p3")]
 STEPS = ["write", "tell", "look", "show", "fail", "fail_read"]
@@ -33,12 +33,12 @@ class DeliveriesMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.workers: list[Worker] = []
-        self.hands: dict[Worker, dict[int, tuple[TopicKey, float]]] = defaultdict(dict)
-        self.settling: dict[int, Worker] = {}
+        self.workers: list[AttachedWorker] = []
+        self.hands: dict[AttachedWorker, dict[int, tuple[TopicKey, float]]] = defaultdict(dict)
+        self.settling: dict[int, AttachedWorker] = {}
         self.done: dict[TopicKey, list[int]] = defaultdict(list)
         self.replies: dict[int, int] = defaultdict(int)
-        self.window = [patch.object(agents, "READ_DELIVERIES", 2), patch.object(deliveries, "WINDOW", 4)]
+        self.window = [patch.object(dispatcher, "READ_DELIVERIES", 2), patch.object(agent_queue, "WINDOW", 4)]
         for patched in self.window:
             patched.start()
 
@@ -71,7 +71,7 @@ class DeliveriesMachine(RuleBasedStateMachine):
             for delivery in batch.deliveries:
                 self.got(worker, delivery)
 
-    def got(self, worker: Worker, delivery: Any) -> None:
+    def got(self, worker: AttachedWorker, delivery: Any) -> None:
         """Nobody else holds it, nor anything of its conversation, and all before it is done."""
         number, address = delivery.delivery_id, delivery.message.address
         key = ("t", "a", "w", PERSON, address.conversation.id)
@@ -87,7 +87,7 @@ class DeliveriesMachine(RuleBasedStateMachine):
         assert not before, "out of order"
         self.hands[worker][number] = (key, now + 5.0)
 
-    def told(self, worker: Worker, result: Any) -> None:
+    def told(self, worker: AttachedWorker, result: Any) -> None:
         """It is settled, with all its replies, or not at all; or the worker holds it no longer."""
         number = result.delivery_id
         if not result.HasField("error"):
@@ -126,7 +126,7 @@ class DeliveriesMachine(RuleBasedStateMachine):
         if self.workers:
             self.gone(data.draw(st.sampled_from(self.workers)))
 
-    def gone(self, worker: Worker) -> None:
+    def gone(self, worker: AttachedWorker) -> None:
         self.workers.remove(worker)
         self.hands.pop(worker, None)
         self.settling = {n: w for n, w in self.settling.items() if w is not worker}

@@ -7,8 +7,8 @@ from core_router import ALICE, PLATFORM, ROOM, Router
 from core_tables import check_tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trunkline_router.core import joining
-from trunkline_router.core.topics import EMPTY, GROUP, PERSON, Position, TopicKey
+from trunkline_router.core.clients import subscribing
+from trunkline_router.core.values.topics import EMPTY, GROUP, PERSON, Position, TopicKey
 
 TENANT: TopicKey = ("t", "", "", 0, "")
 
@@ -134,7 +134,7 @@ def test_a_position_that_cannot_be_gone_on_from_recovers_nothing_at_all(
 
 
 def test_whoever_is_too_far_behind_is_not_recovered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joining, "RECOVERY_MAX_MESSAGES", 3)
+    monkeypatch.setattr(subscribing, "RECOVERY_MAX_MESSAGES", 3)
     router = Router()
     said(router, ALICE, "1", "2", "3", "4")
     near = router.connected(ALICE, resume={ALICE: Position("e1", 1)})

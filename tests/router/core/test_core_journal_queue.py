@@ -7,33 +7,33 @@ from typing import Any
 import pytest
 from trunkline.v1.frame_pb2 import ReadFrame
 from trunkline.v1.message_pb2 import Change, Message
-from trunkline_router.core import journal_queue
-from trunkline_router.core.journal import (
+from trunkline_router.core.agents.settlement import AttemptCommit
+from trunkline_router.core.commits import commit_queue
+from trunkline_router.core.commits.commit_queue import AtomicWrite, CommitQueue
+from trunkline_router.core.values.log_records import (
     Attempts,
     Checkpoint,
-    Delivered,
-    Draft,
+    DeliveredPosition,
+    PendingEntry,
     Producer,
     Transaction,
     Withdrawal,
 )
-from trunkline_router.core.journal_queue import JournalQueue, Unit
-from trunkline_router.core.settling import Noted
-from trunkline_router.core.topics import PERSON, Position, TopicKey
+from trunkline_router.core.values.topics import PERSON, Position, TopicKey
 
 ALICE: TopicKey = ("t", "a", "w", PERSON, "alice")
 BOB: TopicKey = ("t", "a", "w", PERSON, "bob")
 
 
-def draft(topic: TopicKey = ALICE, **more: object) -> Draft:
+def draft(topic: TopicKey = ALICE, **more: object) -> PendingEntry:
     """A draft."""
-    return Draft(topic, Message(client_id="x" * 10), **more)  # type: ignore[arg-type]
+    return PendingEntry(topic, Message(client_id="x" * 10), **more)  # type: ignore[arg-type]
 
 
 def test_drafts_and_units_come_out_in_order_and_are_counted_out() -> None:
-    queue = JournalQueue(max_drafts=2)
+    queue = CommitQueue(max_drafts=2)
     first, reply, last = draft(), draft(), draft()
-    unit = Unit(Transaction(drafts=[reply], settled=[7], attempts=[Attempts(8, 1)]), Noted())
+    unit = AtomicWrite(Transaction(drafts=[reply], settled=[7], attempts=[Attempts(8, 1)]), AttemptCommit())
     queue.add(first, 5)
     queue.add_unit(unit)
     assert not queue.is_full
@@ -48,28 +48,28 @@ def test_drafts_and_units_come_out_in_order_and_are_counted_out() -> None:
 
 
 def test_a_transaction_is_bounded_and_a_unit_is_not_divided(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_queue, "MAX_BATCH_DRAFTS", 3)
-    queue = JournalQueue()
+    monkeypatch.setattr(commit_queue, "MAX_BATCH_DRAFTS", 3)
+    queue = CommitQueue()
     queue.add(draft(), 1)
-    queue.add_unit(Unit(Transaction(drafts=[draft() for _ in range(5)]), Noted()))
-    queue.add_unit(Unit(Transaction(settled=[1]), Noted()))
+    queue.add_unit(AtomicWrite(Transaction(drafts=[draft() for _ in range(5)]), AttemptCommit()))
+    queue.add_unit(AtomicWrite(Transaction(settled=[1]), AttemptCommit()))
     assert len(queue.take()[0].drafts) == 6
     assert queue.take()[0].settled == [1]
 
 
 def test_an_erased_log_gets_its_messages_and_nothing_about_places_in_the_former_one() -> None:
-    queue = JournalQueue()
+    queue = CommitQueue()
     message, change, read = draft(), draft(change=Change()), draft(read=ReadFrame())
     elsewhere = draft(BOB, change=Change())
     for each in (message, change, read, elsewhere):
         queue.add(each, 10)
     for topic in (ALICE, BOB):
         checkpoint = Checkpoint(topic, 1, Producer("p", 1))
-        delivered = Delivered(topic, "x", Position("e", 1))
+        delivered = DeliveredPosition(topic, "x", Position("e", 1))
         unit = Transaction(
             settled=[1], checkpoints=[checkpoint], withdrawn=[Withdrawal(topic, 1)], delivered=[delivered]
         )
-        queue.add_unit(Unit(unit, Noted()))
+        queue.add_unit(AtomicWrite(unit, AttemptCommit()))
     assert queue.erased(ALICE) == [change, read]
     assert (queue.drafts, queue.bytes) == (2, 20)
     transaction, units = queue.take()
@@ -81,7 +81,7 @@ def test_an_erased_log_gets_its_messages_and_nothing_about_places_in_the_former_
 
 
 def test_who_waits_for_what_is_under_way_is_called_when_all_of_it_is_dealt_with() -> None:
-    queue = JournalQueue()
+    queue = CommitQueue()
     called: list[str] = []
     queue.after_commit(lambda: called.append("at once"))
     queue.take()

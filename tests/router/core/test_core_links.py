@@ -10,10 +10,10 @@ from trunkline.v1 import catalogue
 from trunkline.v1.address_pb2 import Address
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import LinkHello, LinkRequest
-from trunkline_router.core import relinking
-from trunkline_router.core.effects import ReadPages
-from trunkline_router.core.presence import CHANGES_A_MESSAGE
-from trunkline_router.core.topics import TopicKey, address_of
+from trunkline_router.core.clients import link_recovery
+from trunkline_router.core.commits.effects import ReadPages
+from trunkline_router.core.directory.presence import CHANGES_A_MESSAGE
+from trunkline_router.core.values.topics import TopicKey, address_of
 
 TENANT: TopicKey = ("t", "", "", 0, "")
 
@@ -122,7 +122,7 @@ def test_whoever_lost_its_place_is_closed_and_whoever_comes_next_is_not(
     cause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     router, clients = broken()
-    monkeypatch.setattr(relinking, "RECOVERY_MAX_MESSAGES", 2)
+    monkeypatch.setattr(link_recovery, "RECOVERY_MAX_MESSAGES", 2)
     said(router, ROOM, "2", "3", "4")
     if cause == "erased":
         router.reset(ROOM)

@@ -10,8 +10,17 @@ from core_tables import check_tables
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from trunkline_router.core.directory import topics_heard
-from trunkline_router.core.topics import EMPTY, GROUP, PERSON, USER, Position, TopicKey, position_of, topic_of
+from trunkline_router.core.directory.directory import topics_heard
+from trunkline_router.core.values.topics import (
+    EMPTY,
+    GROUP,
+    PERSON,
+    USER,
+    Position,
+    TopicKey,
+    position_of,
+    topic_of,
+)
 
 OTHER_ROOM: TopicKey = ("t", "a", "w", GROUP, "other")
 FOREIGN: TopicKey = ("u", "a", "w", PERSON, "alice")

@@ -10,7 +10,7 @@ from core_workers import COMPLETE, Producing
 from trunkline.v1 import catalogue
 from trunkline.v1.address_pb2 import Address
 from trunkline.v1.catalogue import Refused
-from trunkline_router.core.topics import GROUP, PERSON, USER, TopicKey
+from trunkline_router.core.values.topics import GROUP, PERSON, USER, TopicKey
 
 BOB: TopicKey = ("t", "a", "w", PERSON, "bob")
 

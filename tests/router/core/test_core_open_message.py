@@ -12,19 +12,25 @@ from trunkline.v1.agent_service_pb2 import ReplyDeltas
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.frame_pb2 import DeltaFrame
 from trunkline.v1.message_pb2 import Delta, Message, Part
-from trunkline_router.core import open_message
-from trunkline_router.core.journal import Producer
-from trunkline_router.core.open_message import COMPLETE, OPEN, Ended, OpenMessage, Parts
-from trunkline_router.core.topics import PERSON, TopicKey
+from trunkline_router.core.replies import streamed_message
+from trunkline_router.core.replies.streamed_message import (
+    COMPLETE,
+    OPEN,
+    Ended,
+    PartsBuilder,
+    StreamedMessage,
+)
+from trunkline_router.core.values.log_records import Producer
+from trunkline_router.core.values.topics import PERSON, TopicKey
 
 ALICE: TopicKey = ("t", "a", "w", PERSON, "alice")
 
 
-def opened(**more: Any) -> OpenMessage:
+def opened(**more: Any) -> StreamedMessage:
     """A new message."""
     message = Message(id="e1-1", state=OPEN, **more)
     message.position.seq = 1
-    return OpenMessage(ALICE, message, Producer("one", 1), 0.0)
+    return StreamedMessage(ALICE, message, Producer("one", 1), 0.0)
 
 
 def delta(index: int, kind: str, value: str) -> Delta:
@@ -68,7 +74,7 @@ def test_additions_make_what_the_contract_says(contents: list[tuple[str, str]]) 
 
 
 def test_what_continues_and_what_does_not() -> None:
-    parts = Parts()
+    parts = PartsBuilder()
     parts.add_part(Part(text={"text": "a"}))  # type: ignore[arg-type]
     parts.add_text("text", "b")
     parts.add_text("reasoning", "c")
@@ -118,10 +124,10 @@ def test_an_addition_that_is_not_valid_changes_nothing(bad: Delta) -> None:
 def test_a_message_grows_up_to_its_bound_and_no_further(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
     message = opened()
     if bound == "bytes":
-        monkeypatch.setattr(open_message, "MAX_OPEN_BYTES", message.size + 4)
+        monkeypatch.setattr(streamed_message, "MAX_OPEN_BYTES", message.size + 4)
         fits, more = delta(0, "text", "éé"), delta(1, "text", "x")
     else:
-        monkeypatch.setattr(open_message, "MAX_PARTS", 1)
+        monkeypatch.setattr(streamed_message, "MAX_PARTS", 1)
         fits, more = delta(0, "file", "f"), delta(1, "file", "g")
     message.add(fits)
     before = message.snapshot()

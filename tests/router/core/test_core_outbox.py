@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from trunkline_router.core.outbox import ENTRY_BYTES, LinkOutbox
+from trunkline_router.core.directory.link_outbox import ENTRY_BYTES, LinkOutbox
 from trunkline_runtime.credited_batch_queue import MAX_BATCH_BYTES
 
 WINDOW = 4

@@ -6,10 +6,10 @@ from unittest.mock import patch
 
 import pytest
 from core_router import ALICE, ROOM, Router
-from trunkline_router.core import joining
-from trunkline_router.core.journal import Entry, EntryKind, HistoryLimits, Page
-from trunkline_router.core.recovery import Catchup
-from trunkline_router.core.topics import EMPTY, Position, TopicKey
+from trunkline_router.core.clients import subscribing
+from trunkline_router.core.directory.recovery import Catchup
+from trunkline_router.core.values.log_records import Entry, EntryKind, HistoryLimits, Page
+from trunkline_router.core.values.topics import EMPTY, Position, TopicKey
 
 #: As in a log in memory, where nothing has a time.
 ALL_OLD = HistoryLimits(max_age_ms=1)
@@ -99,7 +99,7 @@ def test_a_user_who_goes_on_from_what_was_delivered_gets_what_is_kept(
     said(router, ALICE, "1", "2", "3", "4")
     said(router, ROOM, "a")
     prune(router, limits)
-    with patch.object(joining, "RECOVERY_MAX_MESSAGES", most):
+    with patch.object(subscribing, "RECOVERY_MAX_MESSAGES", most):
         client = router.open(ALICE, user="x", delivered=True)
         router.settle()
     kept = ["3", "4"] if limits.max_messages else []

@@ -13,7 +13,7 @@ from trunkline.v1.agent_service_pb2 import AttachRequest
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.frame_pb2 import CancelledFrame
 from trunkline.v1.message_pb2 import Message
-from trunkline_router.core.effects import ReadPages
+from trunkline_router.core.commits.effects import ReadPages
 
 
 def asked(router: Router, **options: Any) -> tuple[Client, Streaming, int]:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.message_pb2 import Message
-from trunkline_router.core.topics import Position, TopicKey
+from trunkline_router.core.values.topics import Position, TopicKey
 
 EDGES = ["e1", "e2"]
 KEYS = ["k1", "k2"]

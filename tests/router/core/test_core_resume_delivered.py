@@ -11,10 +11,10 @@ from core_tables import check_tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trunkline.v1.address_pb2 import Address
-from trunkline_router.core import joining
-from trunkline_router.core.directory import topics_heard
-from trunkline_router.core.effects import ReadDelivered
-from trunkline_router.core.topics import EMPTY, GROUP, PERSON, USER, Position, TopicKey, address_of
+from trunkline_router.core.clients import subscribing
+from trunkline_router.core.commits.effects import ReadDelivered
+from trunkline_router.core.directory.directory import topics_heard
+from trunkline_router.core.values.topics import EMPTY, GROUP, PERSON, USER, Position, TopicKey, address_of
 
 MINE: TopicKey = ("t", "", "", USER, "x")
 TENANT: TopicKey = ("t", "", "", 0, "")
@@ -135,7 +135,7 @@ def test_without_a_user_nothing_can_have_been_told_and_the_connection_is_refused
 def test_who_missed_too_much_for_one_page_is_told_it_in_several(
     limit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(joining, limit, 2)
+    monkeypatch.setattr(subscribing, limit, 2)
     router = Router()
     said(router, MINE, "1", "2", "3", "4", "5")
     said(router, ALICE, "a", "b", "c")
@@ -150,7 +150,7 @@ def test_who_missed_too_much_for_one_page_is_told_it_in_several(
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 4), st.lists(st.sampled_from(["say", "write", "tell", "look", "show"]), max_size=60))
 def test_what_is_said_while_pages_are_read_comes_after_them_once(limit: int, steps: list[str]) -> None:
-    with patch.object(joining, "RECOVERY_MAX_MESSAGES", limit):
+    with patch.object(subscribing, "RECOVERY_MAX_MESSAGES", limit):
         router = Router()
         said(router, MINE, "1", "2", "3", "4", "5")
         client = router.open(ALICE, user="x", delivered=True)
@@ -168,7 +168,7 @@ def test_what_is_said_while_pages_are_read_comes_after_them_once(limit: int, ste
 def test_a_log_that_is_erased_between_two_pages_sends_the_client_away_to_come_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(joining, "RECOVERY_MAX_MESSAGES", 2)
+    monkeypatch.setattr(subscribing, "RECOVERY_MAX_MESSAGES", 2)
     router = Router()
     said(router, MINE, "1", "2", "3", "4", "5")
     client = router.open(ALICE, user="x", delivered=True)

@@ -22,8 +22,8 @@ from trunkline.v1.tenant_pb2 import (
     TenantLimits,
     TenantSettings,
 )
-from trunkline_router.core.journal import RevocationKind, StoredRevocation
-from trunkline_router.core.topics import GROUP, TopicKey
+from trunkline_router.core.values.log_records import RevocationKind, StoredRevocation
+from trunkline_router.core.values.topics import GROUP, TopicKey
 
 OTHER: TopicKey = ("t", "a", "p", GROUP, "other")
 ALL = (RIGHT_PUBLISH, RIGHT_SUBSCRIBE, RIGHT_HISTORY, RIGHT_CANCEL)

@@ -10,19 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.tenant_pb2 import TENANT_STATE_ACTIVE, TenantLimits
-from trunkline_router.core.journal import StoredTenant
-from trunkline_router.core.tenants import DEFAULTS, Tenant, defaults
-from trunkline_router.core.turns import (
+from trunkline_router.core.tenants.fair_call_queue import (
     MAX_DELAY_S,
     MAX_RESTING,
     MAX_RESTING_BYTES,
     MAX_WAIT_S,
     REFUSALS_PER_S,
     SMALL_BYTES,
-    Resting,
-    Turn,
-    Turns,
+    FairCallQueue,
+    QueuedCall,
+    Tarpit,
 )
+from trunkline_router.core.tenants.tenant import DEFAULTS, Tenant, defaults
+from trunkline_router.core.values.log_records import StoredTenant
 from trunkline_runtime.token_bucket import LARGEST_MESSAGE_BYTES, RateLimit, TokenBucket
 
 SOON_S = 1e-5
@@ -34,7 +34,7 @@ class Calls:
     """Callers of one meter, and a clock."""
 
     def __init__(self, rate: RateLimit) -> None:
-        self.turns = Turns(TokenBucket(), "somebody")
+        self.turns = FairCallQueue(TokenBucket(), "somebody")
         self.turns.rate = rate
         self.now = 100.0
         self.waiting: deque[int] = deque()
@@ -43,7 +43,7 @@ class Calls:
         self.passed: list[tuple[float, int, int]] = []
         self.late: list[int] = []
         self._next_s = 0.0
-        self._made: dict[int, Turn] = {}
+        self._made: dict[int, QueuedCall] = {}
 
     def call(self, number: int, size: int = 0, patience_s: float = 60.0) -> bool:
         """Whether it was not refused."""
@@ -51,7 +51,9 @@ class Calls:
             assert not self.waiting
             self.passed.append((self.now, number, size))
             return True
-        turn = self._made[number] = Turn(size, lambda: self._come(number, size), lambda _: self._late(number))
+        turn = self._made[number] = QueuedCall(
+            size, lambda: self._come(number, size), lambda _: self._late(number)
+        )
         try:
             self.turns.wait(turn, patience_s, self.now)
         except Refused:
@@ -142,7 +144,7 @@ def test_a_call_whose_turn_would_be_too_late_is_refused_and_says_when_to_come_ag
     calls = Calls(RateLimit(4, of="calls"))
     assert [calls.call(number) for number in range(10)] == [True] * 8 + [False] * 2
     with pytest.raises(Refused) as refused:
-        calls.turns.wait(Turn(0, lambda: None, lambda _: None), 60, calls.now)
+        calls.turns.wait(QueuedCall(0, lambda: None, lambda _: None), 60, calls.now)
     assert refused.value.retry_after_ms == 1250
     assert str(refused.value) == "More than 4 calls a second were sent by somebody; slow down"
     calls.pause(0.3)
@@ -264,7 +266,7 @@ def test_backends_get_a_tenth_however_much_their_clients_say(arrivals_per_s: int
                 clients += 1
         if not len(acme.says) and not acme.says.take(0, now):
             with suppress(Refused):
-                acme.says.wait(Turn(0, came, refused), 60, now)
+                acme.says.wait(QueuedCall(0, came, refused), 60, now)
                 ask_at = now
         if len(acme.says) and now >= ask_at:
             ask_at = now + (acme.says.pass_on(now) or 60)
@@ -283,7 +285,7 @@ def test_a_tenant_of_one_message_a_second_has_backends_too() -> None:
 
 
 def test_few_refusals_are_told_at_once_and_many_one_after_the_other() -> None:
-    resting = Resting()
+    resting = Tarpit()
     for _ in range(REFUSALS_PER_S):
         assert resting.begin(0, 100.0) == 0
         resting.end(0)
@@ -296,7 +298,7 @@ def test_few_refusals_are_told_at_once_and_many_one_after_the_other() -> None:
 
 def test_whoever_comes_back_at_once_is_told_no_more_often_however_many_they_are() -> None:
     for callers in (1, 5, 2000):
-        resting, now, told = Resting(), 100.0, 0
+        resting, now, told = Tarpit(), 100.0, 0
         rests = sorted(now + resting.begin(0, now) for _ in range(callers))
         while (now := rests.pop(0)) < 110:
             resting.end(0)
@@ -309,11 +311,11 @@ def test_whoever_comes_back_at_once_is_told_no_more_often_however_many_they_are(
 
 
 def test_what_rests_is_bounded() -> None:
-    resting = Resting()
+    resting = Tarpit()
     for _ in range(MAX_RESTING):
         resting.begin(0, 100.0)
     assert resting.begin(0, 100.0) == 0
-    resting = Resting()
+    resting = Tarpit()
     resting.begin(MAX_RESTING_BYTES, 100.0)
     assert resting.begin(SMALL_BYTES + 1, 100.0) == 0
     assert resting.begin(SMALL_BYTES, 100.0) > 0

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from log_engines import ENGINES, NOW_MS, Opener, clock
 from memory_engine import MemoryEngine
-from trunkline_router.log.port import Log
+from trunkline_router.log.interface import Log
 
 
 @pytest.fixture(params=ENGINES)

@@ -29,10 +29,10 @@ from trunkline.v1.message_pb2 import (
     Part,
     TextPart,
 )
-from trunkline_router.core.journal import Draft, Producer, Transaction
-from trunkline_router.core.topics import PERSON, Position, TopicKey, address_of
-from trunkline_router.log.port import Log
-from trunkline_router.log.sqlite import SqliteLog
+from trunkline_router.core.values.log_records import PendingEntry, Producer, Transaction
+from trunkline_router.core.values.topics import PERSON, Position, TopicKey, address_of
+from trunkline_router.log.interface import Log
+from trunkline_router.log.sqlite.engine import SqliteLog
 
 NOW_MS = 1_700_000_000_123
 HOUR_MS = 3_600_000
@@ -101,14 +101,14 @@ def draft(
     repeat_only: bool = False,
     producer: Producer | None = None,
     user: str = "alice",
-) -> Draft:
+) -> PendingEntry:
     message = Message(
         address=address_of(topic),
         author=Author(role=ROLE_USER, user=user),
         parts=[Part(text=TextPart(text=text))],
         state=MESSAGE_STATE_COMPLETE if producer is None else MESSAGE_STATE_OPEN,
     )
-    return Draft(
+    return PendingEntry(
         topic,
         message,
         key=key,
@@ -120,7 +120,9 @@ def draft(
     )
 
 
-def change(target: Draft, kind: ChangeKind.ValueType, text: str = "", *, key: bytes | None = None) -> Draft:
+def change(
+    target: PendingEntry, kind: ChangeKind.ValueType, text: str = "", *, key: bytes | None = None
+) -> PendingEntry:
     """A change of a message that is committed; it has `text` from then on."""
     message = Message()
     message.CopyFrom(target.message)
@@ -135,27 +137,27 @@ def change(target: Draft, kind: ChangeKind.ValueType, text: str = "", *, key: by
         state=message.state,
         author=Author(role=ROLE_USER, user="carol"),
     )
-    return Draft(target.topic, message, key=key, change=entry)
+    return PendingEntry(target.topic, message, key=key, change=entry)
 
 
-def end(target: Draft, text: str = "whole") -> Draft:
+def end(target: PendingEntry, text: str = "whole") -> PendingEntry:
     return change(target, CHANGE_KIND_ENDED, text)
 
 
-def edit(target: Draft, text: str = "edited", *, key: bytes | None = None) -> Draft:
+def edit(target: PendingEntry, text: str = "edited", *, key: bytes | None = None) -> PendingEntry:
     return change(target, CHANGE_KIND_EDITED, text, key=key)
 
 
-def recall(target: Draft) -> Draft:
+def recall(target: PendingEntry) -> PendingEntry:
     return change(target, CHANGE_KIND_RECALLED)
 
 
-def read(topic: TopicKey, position: Position, user: str = "alice") -> Draft:
+def read(topic: TopicKey, position: Position, user: str = "alice") -> PendingEntry:
     frame = ReadFrame(position=position.to_proto(), user=user, address=address_of(topic))
-    return Draft(topic, Message(), read=frame)
+    return PendingEntry(topic, Message(), read=frame)
 
 
-def position(one: Draft) -> Position:
+def position(one: PendingEntry) -> Position:
     """Where an entry stands that was committed."""
     return Position(one.place.epoch, one.place.seq)
 
@@ -171,6 +173,6 @@ def with_message(change: bytes, message: bytes) -> bytes:
     return whole.SerializeToString()
 
 
-async def append(log: Log, *drafts: Draft, settled: tuple[int, ...] = ()) -> list[Draft]:
+async def append(log: Log, *drafts: PendingEntry, settled: tuple[int, ...] = ()) -> list[PendingEntry]:
     await log.append(Transaction(list(drafts), list(settled)))
     return list(drafts)

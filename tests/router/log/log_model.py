@@ -7,21 +7,21 @@ from dataclasses import dataclass, field
 
 from log_engines import NOW_MS, with_message
 from trunkline.v1.message_pb2 import CHANGE_KIND_EDITED, CHANGE_KIND_ENDED, Change
-from trunkline_router.core.journal import (
+from trunkline_router.core.values.log_records import (
+    AppendResult,
     Checkpoint,
-    Draft,
     Entry,
     EntryKind,
     Page,
     PageRequest,
+    PendingEntry,
     StoredDeadLetter,
     StoredDelivery,
     StoredOpen,
     StoredReceipt,
     Transaction,
-    Verdict,
 )
-from trunkline_router.core.topics import EMPTY, Position, TopicKey
+from trunkline_router.core.values.topics import EMPTY, Position, TopicKey
 
 
 @dataclass
@@ -101,7 +101,7 @@ class LogModel:
 
     # Appending
 
-    def committed(self, transaction: Transaction) -> list[Draft]:
+    def committed(self, transaction: Transaction) -> list[PendingEntry]:
         """Take over what the log has committed; returns the messages that are new."""
         self._deliveries_changed(transaction)
         for topic, user, position in transaction.delivered:
@@ -112,13 +112,13 @@ class LogModel:
         # Judged by the logs that were there before: who speaks of a message has seen it committed.
         gone = {one for one in written if one.kind and self._log_at(one.topic, self._target(one)) is None}
         for one in written:
-            if one.change is not None and one.verdict is Verdict.COMMITTED:
+            if one.change is not None and one.verdict is AppendResult.COMMITTED:
                 self._ended(one)
         for checkpoint in transaction.checkpoints:
             self._checkpointed(checkpoint)
         return self._written(transaction.drafts, gone)
 
-    def _written(self, drafts: list[Draft], gone: set[Draft]) -> list[Draft]:
+    def _written(self, drafts: list[PendingEntry], gone: set[PendingEntry]) -> list[PendingEntry]:
         seen: set[bytes | None] = set()
         new = []
         later = []
@@ -156,7 +156,7 @@ class LogModel:
             if delivery_id in self.deliveries:
                 self.deliveries[delivery_id].attempts = attempts
 
-    def _ended(self, one: Draft) -> None:
+    def _ended(self, one: PendingEntry) -> None:
         assert one.change is not None
         if one.change.kind == CHANGE_KIND_ENDED:
             self.logs[one.topic].opens.pop(one.message.position.seq, None)
@@ -171,23 +171,23 @@ class LogModel:
             producer=checkpoint.producer, deltas=opened.deltas + added
         )
 
-    def _check_repeat(self, one: Draft) -> None:
+    def _check_repeat(self, one: PendingEntry) -> None:
         if one.key not in self.kept:
-            assert one.verdict is Verdict.NO_REPEAT
+            assert one.verdict is AppendResult.NO_REPEAT
             return
         assert one.key is not None
         digest, position, connections = self.kept[one.key]
         if digest == one.digest or (one.repeat_only and not one.digest):
-            assert one.verdict is Verdict.DUPLICATE
+            assert one.verdict is AppendResult.DUPLICATE
             assert (one.place, one.connections) == (position.to_proto(), connections)
             if one.kind is EntryKind.MESSAGE:
                 assert one.message.id == f"{position.epoch}-{position.seq}"
         else:
-            assert one.verdict is Verdict.MISMATCH
+            assert one.verdict is AppendResult.MISMATCH
         assert one.stored == b""
 
-    def _check_committed(self, one: Draft) -> None:
-        assert one.verdict is Verdict.COMMITTED
+    def _check_committed(self, one: PendingEntry) -> None:
+        assert one.verdict is AppendResult.COMMITTED
         place = Position(one.place.epoch, one.place.seq)
         if one.topic not in self.logs:
             assert place.epoch not in self.epochs
@@ -206,7 +206,7 @@ class LogModel:
         else:
             self._check_said(one, log)
 
-    def _check_changed(self, one: Draft, log: OneLog) -> None:
+    def _check_changed(self, one: PendingEntry, log: OneLog) -> None:
         assert one.change is not None
         assert one.stored == one.change.SerializeToString()
         assert one.change.changed_at == one.message.updated_at
@@ -217,7 +217,7 @@ class LogModel:
         if target in log.opens:
             log.opens[target] = log.opens[target]._replace(message=log.rows[target - 1].body)
 
-    def _check_said(self, one: Draft, log: OneLog) -> None:
+    def _check_said(self, one: PendingEntry, log: OneLog) -> None:
         assert one.stored == one.message.SerializeToString()
         seq = len(log.rows)
         if one.producer is not None:
@@ -320,12 +320,12 @@ class LogModel:
         return log if log is not None and log.epoch == position.epoch else None
 
     @staticmethod
-    def _target(one: Draft) -> Position:
+    def _target(one: PendingEntry) -> Position:
         place = one.message.position if one.read is None else one.read.position
         return Position(place.epoch, place.seq)
 
 
-def _author(one: Draft) -> str:
+def _author(one: PendingEntry) -> str:
     if one.read is not None:
         return one.read.user
     return (one.message if one.change is None else one.change).author.user

@@ -6,8 +6,8 @@ from log_engines import NOW_MS
 from log_model import LogModel, OneLog, Row
 from trunkline.v1.frame_pb2 import ReadFrame
 from trunkline.v1.message_pb2 import MESSAGE_STATE_RECALLED, Author, Change, Message
-from trunkline_router.core.journal import EntryKind, ErasedPiece, HistoryLimits
-from trunkline_router.core.topics import PERSON, USER, TopicKey
+from trunkline_router.core.values.log_records import EntryKind, ErasedPiece, HistoryLimits
+from trunkline_router.core.values.topics import PERSON, USER, TopicKey
 
 
 class ErasingModel(LogModel):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from memory_log import MemoryLog
-from trunkline_router.core.journal import (
+from trunkline_router.core.values.log_records import (
     Page,
     PageRequest,
     Registered,
@@ -14,7 +14,7 @@ from trunkline_router.core.journal import (
     StoredReceipt,
     Transaction,
 )
-from trunkline_router.core.topics import Position, TopicKey
+from trunkline_router.core.values.topics import Position, TopicKey
 
 
 class MemoryEngine:

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from log_engines import ALICE, deltas, draft, end, hashed_key
 from trunkline.v1.message_pb2 import Message
-from trunkline_router.core.journal import Checkpoint, Draft, Producer, Transaction
-from trunkline_router.log.sqlite import SqliteLog
+from trunkline_router.core.values.log_records import Checkpoint, PendingEntry, Producer, Transaction
+from trunkline_router.log.sqlite.engine import SqliteLog
 
 
 async def main() -> None:
     log = SqliteLog.open(Path(sys.argv[1]), recent_keys=30)
     (head,) = await log.heads([ALICE])
-    opened = [Draft(ALICE, Message.FromString(one.message)) for one in await log.open_messages()]
+    opened = [PendingEntry(ALICE, Message.FromString(one.message)) for one in await log.open_messages()]
     seq = head.seq
     while True:
         one = draft(producer=Producer("worker", 1))

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 from log_engines import draft
-from trunkline_router.core.journal import Transaction, Verdict
-from trunkline_router.log.port import LogUnavailable
-from trunkline_router.log.sqlite import SqliteLog
+from trunkline_router.core.values.log_records import AppendResult, Transaction
+from trunkline_router.log.interface import LogUnavailable
+from trunkline_router.log.sqlite.engine import SqliteLog
 
 
 async def main() -> None:
@@ -29,7 +29,7 @@ async def main() -> None:
                 committed += 1
             except LogUnavailable:
                 refused += 1
-                assert one.verdict is Verdict.PENDING
+                assert one.verdict is AppendResult.PENDING
     await log.close()
     sys.stdout.write(f"{refused} {committed}\n")
 

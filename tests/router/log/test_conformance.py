@@ -7,9 +7,15 @@ from typing import Any
 import pytest
 from log_engines import ALICE, BOB, HOUR_MS, NOW_MS, OTHER_TENANT, Opener, a_key, append, draft
 from trunkline.v1.message_pb2 import Message
-from trunkline_router.core.journal import Backlog, EntryKind, PageRequest, Transaction, Verdict
-from trunkline_router.core.topics import EMPTY, GROUP, NO_TARGET, PERSON, USER, Position, TopicKey
-from trunkline_router.log.port import Log, LogUnavailable
+from trunkline_router.core.values.log_records import (
+    AppendResult,
+    Backlog,
+    EntryKind,
+    PageRequest,
+    Transaction,
+)
+from trunkline_router.core.values.topics import EMPTY, GROUP, NO_TARGET, PERSON, USER, Position, TopicKey
+from trunkline_router.log.interface import Log, LogUnavailable
 
 
 async def fill(log: Log, count: int, topic: TopicKey = ALICE) -> str:
@@ -39,7 +45,7 @@ async def test_messages_of_a_topic_get_consecutive_seqs_from_one_in_one_epoch(lo
 
 async def test_a_committed_draft_is_completed(log: Log) -> None:
     (one,) = await append(log, draft(connections=3))
-    assert one.verdict is Verdict.COMMITTED
+    assert one.verdict is AppendResult.COMMITTED
     assert one.message.created_at.ToMilliseconds() == NOW_MS
     assert Message.FromString(one.stored) == one.message
     assert one.delivery_id == 0
@@ -112,7 +118,7 @@ async def test_a_key_that_comes_again_gets_the_first_ones_outcome(log: Log) -> N
     key = a_key()
     (first,) = await append(log, draft(key=key, digest=b"same", connections=7, deliver=True))
     (again,) = await append(log, draft(key=key, digest=b"same", connections=0, deliver=True))
-    assert again.verdict is Verdict.DUPLICATE
+    assert again.verdict is AppendResult.DUPLICATE
     assert again.message.id == first.message.id
     assert again.message.position == first.message.position
     assert again.connections == 7
@@ -125,7 +131,7 @@ async def test_a_key_that_comes_again_for_other_content_is_refused(log: Log) -> 
     key = a_key()
     await append(log, draft(key=key, digest=b"one"))
     (other,) = await append(log, draft(key=key, digest=b"two"))
-    assert other.verdict is Verdict.MISMATCH
+    assert other.verdict is AppendResult.MISMATCH
     assert other.message.id == ""
     assert not other.message.HasField("position")
     assert await page(log) == ([1], False, True)
@@ -158,22 +164,22 @@ async def test_repeats_within_a_batch_are_compared_with_what_the_log_keeps(log: 
     key = a_key()
     (first,) = await append(log, draft(key=key, digest=b"first"))
     other, same = await append(log, draft(key=key, digest=b"other"), draft(key=key, digest=b"first"))
-    assert (other.verdict, same.verdict) == (Verdict.MISMATCH, Verdict.DUPLICATE)
+    assert (other.verdict, same.verdict) == (AppendResult.MISMATCH, AppendResult.DUPLICATE)
     assert same.message.id == first.message.id
 
 
 async def test_what_is_only_to_be_answered_if_it_is_a_repeat_is_never_written(log: Log) -> None:
     key = a_key()
     (new,) = await append(log, draft(key=key, repeat_only=True))
-    assert new.verdict is Verdict.NO_REPEAT
+    assert new.verdict is AppendResult.NO_REPEAT
     assert await page(log) == ([], False, True)
     first, repeat = await append(
         log, draft(key=key, connections=3), draft(key=key, connections=0, repeat_only=True)
     )
-    assert [first.verdict, repeat.verdict] == [Verdict.COMMITTED, Verdict.DUPLICATE]
+    assert [first.verdict, repeat.verdict] == [AppendResult.COMMITTED, AppendResult.DUPLICATE]
     assert (repeat.message.id, repeat.connections) == (first.message.id, 3)
     (other,) = await append(log, draft(key=key, digest=b"other", repeat_only=True))
-    assert other.verdict is Verdict.MISMATCH
+    assert other.verdict is AppendResult.MISMATCH
     assert await page(log) == ([1], False, True)
 
 
@@ -181,8 +187,8 @@ async def test_a_question_without_a_digest_asks_for_the_key_alone(log: Log) -> N
     key = a_key()
     (first,) = await append(log, draft(key=key, digest=b"content"))
     asked, sent = await append(log, draft(key=key, repeat_only=True), draft(key=key))
-    assert (asked.verdict, asked.message.id) == (Verdict.DUPLICATE, first.message.id)
-    assert sent.verdict is Verdict.MISMATCH
+    assert (asked.verdict, asked.message.id) == (AppendResult.DUPLICATE, first.message.id)
+    assert sent.verdict is AppendResult.MISMATCH
 
 
 async def test_a_batch_of_duplicates_still_settles_deliveries(log: Log) -> None:
@@ -199,7 +205,7 @@ async def test_keys_survive_a_restart(log: Log, opener: Opener) -> None:
     again = await opener()
     try:
         (repeat,) = await append(again, draft(key=key))
-        assert repeat.verdict is Verdict.DUPLICATE
+        assert repeat.verdict is AppendResult.DUPLICATE
     finally:
         await again.close()
 
@@ -209,11 +215,11 @@ async def test_sweeping_forgets_keys_that_are_too_old_and_no_others(log: Log) ->
     await append(log, draft(key=key))
     await log.sweep(NOW_MS + HOUR_MS)
     (kept,) = await append(log, draft(key=key))
-    assert kept.verdict is Verdict.DUPLICATE
+    assert kept.verdict is AppendResult.DUPLICATE
     for _ in range(3):
         await log.sweep(NOW_MS + HOUR_MS + 1)
     (forgotten,) = await append(log, draft(key=key))
-    assert forgotten.verdict is Verdict.COMMITTED
+    assert forgotten.verdict is AppendResult.COMMITTED
 
 
 # Reading
@@ -344,7 +350,7 @@ async def test_a_retry_of_what_was_reset_gets_its_first_answer(log: Log) -> None
     (first,) = await append(log, draft(key=key))
     await log.reset(ALICE)
     (again,) = await append(log, draft(key=key))
-    assert again.verdict is Verdict.DUPLICATE
+    assert again.verdict is AppendResult.DUPLICATE
     assert again.message.id == first.message.id
 
 

@@ -23,16 +23,16 @@ from log_engines import (
 )
 from trunkline.v1.frame_pb2 import ReadFrame
 from trunkline.v1.message_pb2 import Change, Message
-from trunkline_router.core.journal import (
+from trunkline_router.core.values.log_records import (
+    AppendResult,
     Entry,
     EntryKind,
     Page,
     PageRequest,
     Producer,
-    Verdict,
 )
-from trunkline_router.core.topics import EMPTY, Position
-from trunkline_router.log.port import Log
+from trunkline_router.core.values.topics import EMPTY, Position
+from trunkline_router.log.interface import Log
 
 WORKER = Producer("worker", 1)
 
@@ -53,7 +53,7 @@ async def seqs(log: Log, limit: int = 100, **where: Any) -> tuple[list[int], boo
 async def test_entries_of_all_kinds_are_numbered_together(log: Log) -> None:
     (first,) = await append(log, draft())
     drafts = await append(log, edit(first), draft(), read(ALICE, position(first)), draft(BOB))
-    assert [d.verdict for d in drafts] == [Verdict.COMMITTED] * 4
+    assert [d.verdict for d in drafts] == [AppendResult.COMMITTED] * 4
     assert [d.place.seq for d in drafts] == [2, 3, 4, 1]
     assert {d.place.epoch for d in drafts[:3]} == {first.place.epoch}
     assert await log.heads([ALICE]) == [Position(first.place.epoch, 4)]
@@ -188,7 +188,7 @@ async def test_a_change_that_comes_again_gets_the_first_ones_position(log: Log) 
     other = edit(first, "thrice", key=key)
     other.digest = b"other"
     await append(log, other)
-    assert [again.verdict, other.verdict] == [Verdict.DUPLICATE, Verdict.MISMATCH]
+    assert [again.verdict, other.verdict] == [AppendResult.DUPLICATE, AppendResult.MISMATCH]
     assert (position(again), again.stored) == (position(one), b"")
     assert new.place.seq == 3
     assert other.change is not None
@@ -212,7 +212,7 @@ async def test_changes_and_reads_of_an_erased_log_change_nothing(log: Log) -> No
             read(ALICE, EMPTY),
             edit(first, key=key),
         )
-        assert [d.verdict for d in stale] == [Verdict.NO_REPEAT] * 4 + [Verdict.DUPLICATE]
+        assert [d.verdict for d in stale] == [AppendResult.NO_REPEAT] * 4 + [AppendResult.DUPLICATE]
         assert position(stale[4]) == position(kept)
         assert await log.receipts(ALICE, "", 9) == []
         assert [entry.body for entry in (await page(log)).entries] == ([other.stored] if new else [])

@@ -20,21 +20,21 @@ from log_engines import (
 )
 from trunkline.v1.frame_pb2 import ReadFrame
 from trunkline.v1.message_pb2 import MESSAGE_STATE_RECALLED, ROLE_USER, Author, Change, Message
-from trunkline_router.core.journal import (
-    Delivered,
-    Draft,
+from trunkline_router.core.values.log_records import (
+    AppendResult,
+    DeadLettered,
+    DeliveredPosition,
     EntryKind,
     ErasedPiece,
-    GivenUp,
     PageRequest,
+    PendingEntry,
     Producer,
     Registration,
     StoredTenant,
     Transaction,
-    Verdict,
 )
-from trunkline_router.core.topics import EMPTY, GROUP, NO_TARGET, PERSON, USER, TopicKey
-from trunkline_router.log.port import Log
+from trunkline_router.core.values.topics import EMPTY, GROUP, NO_TARGET, PERSON, USER, TopicKey
+from trunkline_router.log.interface import Log
 from whole_erasures import erase_tenant, erase_user, prune
 
 ROOM: TopicKey = ("acme", "echo", "web", GROUP, "alice")
@@ -54,12 +54,14 @@ async def users(log: Any, topic: TopicKey) -> list[str]:
     return [each.user for each in await log.receipts(topic, "", 99)]
 
 
-async def give(log: Any, user: str, *drafts: Draft) -> None:
-    await log.append(Transaction(delivered=[Delivered(one.topic, user, position(one)) for one in drafts]))
+async def give(log: Any, user: str, *drafts: PendingEntry) -> None:
+    await log.append(
+        Transaction(delivered=[DeliveredPosition(one.topic, user, position(one)) for one in drafts])
+    )
 
 
-async def give_up(log: Any, *drafts: Draft) -> None:
-    await log.append(Transaction(given_up=[GivenUp(one.delivery_id, 1, "no use") for one in drafts]))
+async def give_up(log: Any, *drafts: PendingEntry) -> None:
+    await log.append(Transaction(given_up=[DeadLettered(one.delivery_id, 1, "no use") for one in drafts]))
 
 
 # Tenants
@@ -93,7 +95,7 @@ async def test_a_name_that_is_declared_again_has_new_logs_and_new_numbers(log: L
     await erase_tenant(log)
     assert log.head(ALICE) in (None, EMPTY)
     (repeat,) = await append(log, draft(key=key))
-    assert (repeat.verdict, repeat.message.id) == (Verdict.DUPLICATE, old[0].message.id)
+    assert (repeat.verdict, repeat.message.id) == (AppendResult.DUPLICATE, old[0].message.id)
     (first,) = await append(log, draft(deliver=True))
     assert first.place.seq == 1
     assert first.place.epoch != old[0].place.epoch
@@ -242,7 +244,7 @@ async def test_what_is_open_stays_and_idempotency_keys_stay(any_log: Any) -> Non
     assert (await bodies(any_log, ROOM))[0] == (EntryKind.MESSAGE, opened.stored)
     assert [each.message for each in await any_log.open_messages()] == [opened.stored]
     (repeat,) = await append(any_log, draft(ROOM, key=key))
-    assert (repeat.verdict, repeat.message.id) == (Verdict.DUPLICATE, said.message.id)
+    assert (repeat.verdict, repeat.message.id) == (AppendResult.DUPLICATE, said.message.id)
 
 
 async def test_a_change_that_was_under_way_brings_nothing_back(any_log: Any) -> None:
@@ -251,7 +253,7 @@ async def test_a_change_that_was_under_way_brings_nothing_back(any_log: Any) -> 
     await erase_user(any_log, "alice")
     erased = await any_log.message("acme", one.message.id)
     await append(any_log, late)
-    assert (late.verdict, late.place.seq) == (Verdict.COMMITTED, 2)
+    assert (late.verdict, late.place.seq) == (AppendResult.COMMITTED, 2)
     assert await any_log.message("acme", one.message.id) == erased
     assert b"secret" not in b"".join(body for _, body in await bodies(any_log, ROOM))
 

@@ -21,26 +21,26 @@ from log_engines import (
     recall,
 )
 from trunkline.v1.message_pb2 import Change
-from trunkline_router.core.journal import (
-    Delivered,
-    Draft,
+from trunkline_router.core.values.log_records import (
+    AppendResult,
+    DeadLettered,
+    DeliveredPosition,
     EntryKind,
-    GivenUp,
     HistoryLimits,
     PageRequest,
+    PendingEntry,
     Producer,
     Transaction,
-    Verdict,
     Withdrawal,
 )
-from trunkline_router.core.topics import EMPTY, PERSON, Position, TopicKey
-from trunkline_router.log.port import Log
+from trunkline_router.core.values.topics import EMPTY, PERSON, Position, TopicKey
+from trunkline_router.log.interface import Log
 from whole_erasures import prune
 
 WORKER = Producer("worker", 1)
 
 
-async def fill(log: Any, count: int, topic: TopicKey = ALICE, **more: Any) -> list[Draft]:
+async def fill(log: Any, count: int, topic: TopicKey = ALICE, **more: Any) -> list[PendingEntry]:
     return await append(log, *(draft(topic, str(n), **more) for n in range(1, count + 1)))
 
 
@@ -198,9 +198,9 @@ async def test_a_message_that_is_gone_is_not_found_and_cannot_be_changed(any_log
     assert await any_log.message("acme", third.message.id) == third.stored
     changes = await append(any_log, edit(first), recall(second), read(ALICE, position(first)))
     assert [(each.verdict, each.place.seq) for each in changes] == [
-        (Verdict.COMMITTED, 4),
-        (Verdict.COMMITTED, 5),
-        (Verdict.COMMITTED, 6),
+        (AppendResult.COMMITTED, 4),
+        (AppendResult.COMMITTED, 5),
+        (AppendResult.COMMITTED, 6),
     ]
     assert await any_log.message("acme", first.message.id) is None
     assert await left(any_log) == [3, 4, 5, 6]
@@ -226,7 +226,7 @@ async def test_work_on_what_is_gone_is_gone(any_log: Any) -> None:
     drafts = await fill(any_log, 6, deliver=True)
     (bob,) = await fill(any_log, 1, BOB, deliver=True)
     ids = [each.delivery_id for each in drafts]
-    await any_log.append(Transaction(given_up=[GivenUp(ids[0], 1, "no"), GivenUp(ids[5], 1, "no")]))
+    await any_log.append(Transaction(given_up=[DeadLettered(ids[0], 1, "no"), DeadLettered(ids[5], 1, "no")]))
     await prune(any_log, max_messages=3)
     found = await any_log.deliveries("acme", "echo", 0, 3)
     assert [each.delivery_id for each in found] == [*ids[3:5], bob.delivery_id]
@@ -234,7 +234,7 @@ async def test_work_on_what_is_gone_is_gone(any_log: Any) -> None:
     # What is said of it changes nothing.
     withdrawal = Withdrawal(ALICE, 2)
     await any_log.append(
-        Transaction(settled=[ids[1]], given_up=[GivenUp(ids[2], 1, "late")], withdrawn=[withdrawal])
+        Transaction(settled=[ids[1]], given_up=[DeadLettered(ids[2], 1, "late")], withdrawn=[withdrawal])
     )
     assert not withdrawal.found
     assert len(await any_log.dead_letters("acme", "echo", 0, 9)) == 1
@@ -245,11 +245,11 @@ async def test_receipts_and_keys_stay(any_log: Any) -> None:
     key = b"k" * 16
     (first,) = await append(any_log, draft(key=key))
     await fill(any_log, 3)
-    await any_log.append(Transaction(delivered=[Delivered(ALICE, "alice", position(first))]))
+    await any_log.append(Transaction(delivered=[DeliveredPosition(ALICE, "alice", position(first))]))
     await prune(any_log, max_messages=1)
     assert [(each.user, each.delivered) for each in await any_log.receipts(ALICE, "", 9)] == [("alice", 1)]
     (again,) = await append(any_log, draft(key=key))
-    assert (again.verdict, again.message.id) == (Verdict.DUPLICATE, first.message.id)
+    assert (again.verdict, again.message.id) == (AppendResult.DUPLICATE, first.message.id)
 
 
 async def test_all_of_many_logs_are_pruned_and_appends_go_on_between_the_pieces(any_log: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from log_engines import OTHER_TENANT, Opener, append, draft
-from trunkline_router.core.journal import (
+from trunkline_router.core.values.log_records import (
     Registered,
     Registration,
     RevocationKind,
@@ -14,7 +14,7 @@ from trunkline_router.core.journal import (
     StoredRevocation,
     StoredTenant,
 )
-from trunkline_router.log.port import Log
+from trunkline_router.log.interface import Log
 from whole_erasures import erase_tenant
 
 ACME = StoredTenant("acme", 1, b"\0settings\xff", 5, 6)

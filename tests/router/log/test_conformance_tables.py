@@ -19,15 +19,15 @@ from log_engines import (
     position,
     read,
 )
-from trunkline_router.core.journal import (
+from trunkline_router.core.values.log_records import (
     Attempts,
     Backlog,
     Checkpoint,
-    Delivered,
-    Draft,
-    GivenUp,
+    DeadLettered,
+    DeliveredPosition,
     Page,
     PageRequest,
+    PendingEntry,
     Producer,
     StoredDeadLetter,
     StoredDelivery,
@@ -36,8 +36,8 @@ from trunkline_router.core.journal import (
     Transaction,
     Withdrawal,
 )
-from trunkline_router.core.topics import EMPTY, USER, Position, TopicKey
-from trunkline_router.log.port import Log
+from trunkline_router.core.values.topics import EMPTY, USER, Position, TopicKey
+from trunkline_router.log.interface import Log
 
 WORKER = Producer("worker", 1)
 
@@ -46,15 +46,15 @@ async def page(log: Log, limit: int = 100, **where: Any) -> Page:
     return (await log.read([PageRequest(ALICE, limit, **where)]))[0]
 
 
-async def checkpoint(log: Log, one: Draft, text: str = "", producer: Producer = WORKER) -> None:
+async def checkpoint(log: Log, one: PendingEntry, text: str = "", producer: Producer = WORKER) -> None:
     added = deltas(text) if text else b""
     await log.append(
         Transaction(checkpoints=[Checkpoint(one.topic, one.message.position.seq, producer, added)])
     )
 
 
-async def give_up(log: Log, *drafts: Draft, attempts: int = 3, reason: str = "no use") -> None:
-    await log.append(Transaction(given_up=[GivenUp(d.delivery_id, attempts, reason) for d in drafts]))
+async def give_up(log: Log, *drafts: PendingEntry, attempts: int = 3, reason: str = "no use") -> None:
+    await log.append(Transaction(given_up=[DeadLettered(d.delivery_id, attempts, reason) for d in drafts]))
 
 
 # Open messages
@@ -141,11 +141,11 @@ async def test_receipts_only_rise(log: Log) -> None:
         (found,) = await log.receipts(ALICE, "", 9)
         return found
 
-    await log.append(Transaction(delivered=[Delivered(ALICE, "alice", at[2])]))
+    await log.append(Transaction(delivered=[DeliveredPosition(ALICE, "alice", at[2])]))
     assert await receipt() == StoredReceipt("alice", 2, 0, NOW_MS)
     await append(log, read(ALICE, at[3]))
     assert await receipt() == StoredReceipt("alice", 3, 3, NOW_MS)
-    await log.append(Transaction(delivered=[Delivered(ALICE, "alice", at[n]) for n in (1, 5, 4)]))
+    await log.append(Transaction(delivered=[DeliveredPosition(ALICE, "alice", at[n]) for n in (1, 5, 4)]))
     assert await receipt() == StoredReceipt("alice", 5, 3, NOW_MS)
     await append(log, read(ALICE, at[4]), read(ALICE, at[2]))
     assert await receipt() == StoredReceipt("alice", 5, 4, NOW_MS)
@@ -155,7 +155,7 @@ async def test_receipts_are_listed_by_user(log: Log) -> None:
     (one,) = await append(log, draft())
     users = ["Z", "a", "b", "é", "￿", "\U0001f600"]
     at = position(one)
-    await log.append(Transaction(delivered=[Delivered(ALICE, user, at) for user in reversed(users)]))
+    await log.append(Transaction(delivered=[DeliveredPosition(ALICE, user, at) for user in reversed(users)]))
     assert [found.user for found in await log.receipts(ALICE, "", 99)] == users
     assert [found.user for found in await log.receipts(ALICE, "a", 3)] == users[2:5]
     assert await log.receipts(BOB, "", 99) == []
@@ -163,10 +163,10 @@ async def test_receipts_are_listed_by_user(log: Log) -> None:
 
 async def test_what_is_said_of_an_erased_log_is_no_receipt(log: Log) -> None:
     (one,) = await append(log, draft())
-    await log.append(Transaction(delivered=[Delivered(ALICE, "alice", position(one))]))
+    await log.append(Transaction(delivered=[DeliveredPosition(ALICE, "alice", position(one))]))
     await log.reset(ALICE)
     assert await log.receipts(ALICE, "", 9) == []
-    stale = [Delivered(ALICE, "alice", position(one)), Delivered(ALICE, "alice", EMPTY)]
+    stale = [DeliveredPosition(ALICE, "alice", position(one)), DeliveredPosition(ALICE, "alice", EMPTY)]
     await log.append(Transaction(delivered=stale))
     await append(log, draft())
     await log.append(Transaction(delivered=stale))
@@ -177,7 +177,10 @@ async def test_how_far_users_were_given_logs_is_told_for_many_at_once(log: Log) 
     platform: TopicKey = ("acme", "echo", "web", 0, "")
     user: TopicKey = ("acme", "", "", USER, "alice")
     first, second, _, third = await append(log, draft(), draft(), draft(BOB), draft(user))
-    told = [Delivered(ALICE, "alice", position(second)), Delivered(user, "alice", position(third))]
+    told = [
+        DeliveredPosition(ALICE, "alice", position(second)),
+        DeliveredPosition(user, "alice", position(third)),
+    ]
     await log.append(Transaction([read(ALICE, position(first), "é")], delivered=told))
     asked = [
         (BOB, "alice"),
@@ -257,8 +260,10 @@ async def test_what_is_given_up_is_a_dead_letter_and_no_delivery(log: Log) -> No
     ids = [d.delivery_id for d in drafts]
     reason = 'odd: "\\\0é'
     await give_up(log, drafts[2], drafts[0], drafts[0], reason=reason)
-    await log.append(Transaction(given_up=[GivenUp(ids[0], 9, "again"), GivenUp(999_999, 9, "gone")]))
-    await log.append(Transaction(settled=[ids[1]], given_up=[GivenUp(ids[1], 1, "was done")]))
+    await log.append(
+        Transaction(given_up=[DeadLettered(ids[0], 9, "again"), DeadLettered(999_999, 9, "gone")])
+    )
+    await log.append(Transaction(settled=[ids[1]], given_up=[DeadLettered(ids[1], 1, "was done")]))
     expected = [StoredDeadLetter(ids[n], drafts[n].stored, 3, reason, NOW_MS) for n in (0, 2)]
     assert await log.dead_letters("acme", "echo", 0, 9) == expected
     assert await log.dead_letters("acme", "echo", 0, 1) == expected[:1]

@@ -15,21 +15,21 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from log_engines import ENGINES, HOUR_MS, NOW_MS, change, deltas, draft, position, read
 from log_model_erasing import ErasingModel
 from trunkline.v1.message_pb2 import CHANGE_KIND_EDITED, CHANGE_KIND_ENDED, CHANGE_KIND_RECALLED
-from trunkline_router.core.journal import (
+from trunkline_router.core.values.log_records import (
     Attempts,
     Backlog,
     Checkpoint,
-    Delivered,
-    Draft,
-    GivenUp,
+    DeadLettered,
+    DeliveredPosition,
     HistoryLimits,
     PageRequest,
+    PendingEntry,
     Producer,
     Transaction,
     Withdrawal,
 )
-from trunkline_router.core.topics import EMPTY, GROUP, NO_TARGET, PERSON, USER, Position, TopicKey
-from trunkline_router.log import sqlite_erasing, sqlite_pruning, sqlite_sweeping, sqlite_walk
+from trunkline_router.core.values.topics import EMPTY, GROUP, NO_TARGET, PERSON, USER, Position, TopicKey
+from trunkline_router.log.sqlite import erasure, log_walk, pruning, sweeper
 from whole_erasures import erase_tenant, erase_user, prune
 
 _T = TypeVar("_T")
@@ -80,7 +80,7 @@ class LogMachine(RuleBasedStateMachine):
         self.log = self.run(self.opener())
         self.model = ErasingModel()
         #: All messages that were ever committed, also those of erased logs.
-        self.said: list[Draft] = []
+        self.said: list[PendingEntry] = []
 
     def run(self, operation: Coroutine[Any, Any, _T]) -> _T:
         return self.runner.run(operation)
@@ -94,7 +94,7 @@ class LogMachine(RuleBasedStateMachine):
         self.run(self.log.append(transaction))
         self.said += self.model.committed(transaction)
 
-    def pick(self, number: int) -> Draft | None:
+    def pick(self, number: int) -> PendingEntry | None:
         return self.said[-1 - number % len(self.said)] if self.said else None
 
     @rule(
@@ -104,7 +104,9 @@ class LogMachine(RuleBasedStateMachine):
         reads=st.lists(st.tuples(picks, users), max_size=3),
         order=st.randoms(use_true_random=False),
     )
-    def append(self, batch: list[Draft], settled: list[int], changes: Any, reads: Any, order: Any) -> None:
+    def append(
+        self, batch: list[PendingEntry], settled: list[int], changes: Any, reads: Any, order: Any
+    ) -> None:
         for number, kind, text, key, digest in changes:
             target = self.pick(number)
             if target is not None:
@@ -151,7 +153,7 @@ class LogMachine(RuleBasedStateMachine):
     ) -> None:
         transaction = Transaction(settled=settled)
         transaction.attempts = [Attempts(*row) for row in attempts]
-        transaction.given_up = [GivenUp(*row) for row in given_up]
+        transaction.given_up = [DeadLettered(*row) for row in given_up]
         for number in withdrawn:
             target = self.pick(number)
             if target is not None:
@@ -159,7 +161,7 @@ class LogMachine(RuleBasedStateMachine):
         for number, user in delivered:
             target = self.pick(number)
             if target is not None:
-                transaction.delivered.append(Delivered(target.topic, user, position(target)))
+                transaction.delivered.append(DeliveredPosition(target.topic, user, position(target)))
         self.commit(transaction)
 
     @rule(topic=topics, wanted=st.lists(delivery_ids, max_size=5))
@@ -251,15 +253,15 @@ class LogMachine(RuleBasedStateMachine):
 
 #: How much one piece does of what is done in pieces.
 BOUNDS = [
-    (sqlite_walk, "LOGS"),
-    (sqlite_erasing, "LOGS"),
-    (sqlite_erasing, "_DELETED_ROWS"),
-    (sqlite_erasing, "_LOOKED_AT"),
-    (sqlite_erasing, "_ERASED_ENTRIES"),
-    (sqlite_pruning, "LOGS"),
-    (sqlite_pruning, "_ENTRIES"),
-    (sqlite_sweeping, "_ROWS"),
-    (sqlite_sweeping, "_LOGS"),
+    (log_walk, "LOGS"),
+    (erasure, "LOGS"),
+    (erasure, "_DELETED_ROWS"),
+    (erasure, "_LOOKED_AT"),
+    (erasure, "_ERASED_ENTRIES"),
+    (pruning, "LOGS"),
+    (pruning, "_ENTRIES"),
+    (sweeper, "_ROWS"),
+    (sweeper, "_LOGS"),
 ]
 
 

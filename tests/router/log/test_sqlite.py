@@ -16,12 +16,19 @@ from threading import Event
 import pytest
 from log_engines import ALICE, BOB, NOW_MS, a_key, append, deltas, draft, edit, end, hashed_key, read
 from trunkline.v1.message_pb2 import MESSAGE_STATE_OPEN, Message
-from trunkline_router.core.journal import Checkpoint, EntryKind, PageRequest, Producer, Transaction, Verdict
-from trunkline_router.core.topics import EMPTY, GROUP, PERSON, USER, Position, TopicKey
-from trunkline_router.log.port import LogUnavailable
-from trunkline_router.log.sqlite import SqliteLog
-from trunkline_router.log.sqlite_batch import Batch
-from trunkline_router.log.sqlite_keys import Kept
+from trunkline_router.core.values.log_records import (
+    AppendResult,
+    Checkpoint,
+    EntryKind,
+    PageRequest,
+    Producer,
+    Transaction,
+)
+from trunkline_router.core.values.topics import EMPTY, GROUP, PERSON, USER, Position, TopicKey
+from trunkline_router.log.batch import Batch
+from trunkline_router.log.interface import LogUnavailable
+from trunkline_router.log.sqlite.engine import SqliteLog
+from trunkline_router.log.sqlite.idempotency_keys import StoredResult
 
 
 def open_log(folder: Path, **options: int) -> SqliteLog:
@@ -125,7 +132,7 @@ async def test_appends_go_on_from_the_truth_after_one_was_cancelled_while_commit
     committed, let_go = Event(), Event()
     commit = log._writer.commit
 
-    def commit_and_wait(batch: Batch) -> dict[bytes, Kept]:
+    def commit_and_wait(batch: Batch) -> dict[bytes, StoredResult]:
         outcome = commit(batch)
         committed.set()
         let_go.wait()
@@ -182,13 +189,13 @@ async def test_a_full_disk_refuses_the_batch_whole_and_is_forgotten_when_there_i
     batch = [draft(text="x" * 50_000, key=key, deliver=True), draft(BOB)]
     with pytest.raises(LogUnavailable, match="full"):
         await log.append(Transaction(batch, [before.delivery_id]))
-    assert {d.verdict for d in batch} == {Verdict.PENDING}
+    assert {d.verdict for d in batch} == {AppendResult.PENDING}
     assert await everything(log) == [1]
     assert await log.heads([ALICE, BOB]) == [Position(before.message.position.epoch, 1), EMPTY]
     assert [d.delivery_id for d in await log.deliveries("acme", "echo", 0, 9)] == [before.delivery_id]
 
     await log.append(Transaction(batch, [before.delivery_id]))
-    assert {d.verdict for d in batch} == {Verdict.COMMITTED}
+    assert {d.verdict for d in batch} == {AppendResult.COMMITTED}
     assert await everything(log) == [1, 2]
     assert [d.delivery_id for d in await log.deliveries("acme", "echo", 0, 9)] == [batch[0].delivery_id]
 
@@ -246,7 +253,7 @@ async def test_nothing_committed_is_lost_when_the_process_is_killed(tmp_path: Pa
         assert [entry.seq for entry in page.entries] == list(range(1, len(page.entries) + 1))
         # What is committed together is there together.
         assert [(d.verdict, d.message.position.seq) for d in again] == [
-            (Verdict.DUPLICATE, seq) for seq in keyed
+            (AppendResult.DUPLICATE, seq) for seq in keyed
         ]
         ends = [entry for entry in page.entries if entry.kind is EntryKind.CHANGE]
         assert len(keyed) == 5 * (len(ends) + 1)
@@ -338,7 +345,7 @@ async def test_nothing_is_left_of_the_deltas_of_a_message_that_ended(log: Sqlite
 async def test_pages_larger_than_a_portion_are_read_whole(
     log: SqliteLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("router.log.sqlite_pages._PORTION_BYTES", 500)
+    monkeypatch.setattr("trunkline_router.log.sqlite.pages._PORTION_BYTES", 500)
     topics = [("acme", "echo", "web", PERSON, str(n)) for n in range(5)]
     for _ in range(3):
         drafts = await append(log, *(draft(topic, "x" * 300) for topic in topics))

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from log_engines import NOW_MS, append, clock, draft, read
-from trunkline_router.core.journal import Cursor, ErasedPiece, HistoryLimits
-from trunkline_router.core.topics import GROUP, PERSON, Position, TopicKey
-from trunkline_router.log.sqlite import SqliteLog
+from trunkline_router.core.values.log_records import Cursor, ErasedPiece, HistoryLimits
+from trunkline_router.core.values.topics import GROUP, PERSON, Position, TopicKey
+from trunkline_router.log.sqlite.engine import SqliteLog
 from whole_erasures import erase_tenant, erase_user, prune
 
 ROOM: TopicKey = ("acme", "echo", "web", GROUP, "room")

@@ -11,11 +11,11 @@ from threading import Event
 
 import pytest
 from log_engines import NOW_MS, append, draft, hashed_key
-from trunkline_router.core.journal import Transaction, Verdict
-from trunkline_router.log.port import LogUnavailable
-from trunkline_router.log.sqlite import SqliteLog
-from trunkline_router.log.sqlite_batch import Batch
-from trunkline_router.log.sqlite_keys import Kept
+from trunkline_router.core.values.log_records import AppendResult, Transaction
+from trunkline_router.log.batch import Batch
+from trunkline_router.log.interface import LogUnavailable
+from trunkline_router.log.sqlite.engine import SqliteLog
+from trunkline_router.log.sqlite.idempotency_keys import StoredResult
 
 MOST_RECENT = 20
 
@@ -44,16 +44,18 @@ async def assert_kept(log: SqliteLog, numbers: range) -> None:
     end = numbers.stop
     asked = [draft(key=hashed_key(n), digest=b"d", repeat_only=True) for n in range(1, end + 5)]
     await log.append(Transaction(asked))
-    assert [d.message.position.seq for d in asked if d.verdict is Verdict.DUPLICATE] == list(numbers)
-    assert {d.verdict for d in asked[end - 1 :]} == {Verdict.NO_REPEAT}
+    assert [d.message.position.seq for d in asked if d.verdict is AppendResult.DUPLICATE] == list(numbers)
+    assert {d.verdict for d in asked[end - 1 :]} == {AppendResult.NO_REPEAT}
     # As repeats of what is to be written, too.
     again = await append(log, *(draft(key=hashed_key(n), digest=b"d") for n in numbers))
-    assert [(d.verdict, d.message.position.seq) for d in again] == [(Verdict.DUPLICATE, n) for n in numbers]
+    assert [(d.verdict, d.message.position.seq) for d in again] == [
+        (AppendResult.DUPLICATE, n) for n in numbers
+    ]
 
 
 async def use(log: SqliteLog, number: int) -> None:
     (one,) = await append(log, draft(key=hashed_key(number), digest=b"d"))
-    assert (one.verdict, one.message.position.seq) == (Verdict.COMMITTED, number)
+    assert (one.verdict, one.message.position.seq) == (AppendResult.COMMITTED, number)
 
 
 async def test_keys_are_found_before_during_and_after_they_move(log: SqliteLog) -> None:
@@ -96,7 +98,7 @@ async def test_a_key_is_found_after_its_append_was_cancelled(
     committed, let_go = Event(), Event()
     commit = log._writer.commit
 
-    def commit_and_wait(batch: Batch) -> dict[bytes, Kept]:
+    def commit_and_wait(batch: Batch) -> dict[bytes, StoredResult]:
         outcome = commit(batch)
         committed.set()
         let_go.wait()
@@ -141,8 +143,8 @@ async def test_keys_that_are_too_old_are_forgotten_wherever_they_are(log: Sqlite
 async def test_sweeps_walk_all_keys_a_bounded_piece_at_a_time(
     log: SqliteLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("router.log.sqlite_keys._LOOKED_AT", 10)
-    monkeypatch.setattr("router.log.sqlite_keys._LOOKED_AT_RECENT", 4)
+    monkeypatch.setattr("trunkline_router.log.sqlite.idempotency_keys._LOOKED_AT", 10)
+    monkeypatch.setattr("trunkline_router.log.sqlite.idempotency_keys._LOOKED_AT_RECENT", 4)
     for count in (25, 13):
         await append(log, *(draft(key=hashed_key(1000 * count + n)) for n in range(count)))
     assert counts(log) == (13, 25)
@@ -154,7 +156,7 @@ async def test_sweeps_walk_all_keys_a_bounded_piece_at_a_time(
 
 
 async def test_sweeps_get_past_keys_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.log.sqlite_keys._LOOKED_AT", 10)
+    monkeypatch.setattr("trunkline_router.log.sqlite.idempotency_keys._LOOKED_AT", 10)
     now = NOW_MS
     log = SqliteLog.open(tmp_path / "log.db", clock=lambda: now, keep_keys_ms=1000, recent_keys=30)
     await append(log, *(draft(key=bytes([200 + n]) * 16) for n in range(5)))

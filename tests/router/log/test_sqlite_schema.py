@@ -9,32 +9,32 @@ from pathlib import Path
 import pytest
 from log_engines import ALICE, BOB, NOW_MS, append, draft, edit, hashed_key, position, read
 from trunkline.v1.message_pb2 import Message
-from trunkline_router.core.journal import (
+from trunkline_router.core.values.log_records import (
+    AppendResult,
     Attempts,
     Backlog,
+    DeadLettered,
     EntryKind,
-    GivenUp,
     PageRequest,
     Registration,
     StoredDelivery,
     StoredTenant,
     Transaction,
-    Verdict,
 )
-from trunkline_router.core.topics import EMPTY, Position
-from trunkline_router.log import (
-    sqlite_commit,
-    sqlite_deliveries,
-    sqlite_erasing,
-    sqlite_pages,
-    sqlite_pruning,
-    sqlite_statements,
-    sqlite_walk,
+from trunkline_router.core.values.topics import EMPTY, Position
+from trunkline_router.log.interface import LogUnavailable
+from trunkline_router.log.sqlite import (
+    batch_writer,
+    delivery_rows,
+    erasure,
+    log_walk,
+    pages,
+    pruning,
+    statements,
 )
-from trunkline_router.log.port import LogUnavailable
-from trunkline_router.log.sqlite import SqliteLog
-from trunkline_router.log.sqlite_file import SCHEMA_VERSION, connect_writer
-from trunkline_router.log.sqlite_statements import Select, Write
+from trunkline_router.log.sqlite.database_file import SCHEMA_VERSION, connect_writer
+from trunkline_router.log.sqlite.engine import SqliteLog
+from trunkline_router.log.sqlite.statements import Select, Write
 from whole_erasures import erase_tenant, erase_user, prune
 
 EPOCH = "0123456789abc"
@@ -97,7 +97,7 @@ async def test_a_file_of_an_old_version_is_opened_with_all_it_holds(tmp_path: Pa
         StoredDelivery(42, ALICE, bodies[2], 0),
     ]
     again = await append(log, *(draft(key=hashed_key(n), digest=b"d") for n in (1, 2)))
-    assert [(d.verdict, d.connections) for d in again] == [(Verdict.DUPLICATE, 5)] * 2
+    assert [(d.verdict, d.connections) for d in again] == [(AppendResult.DUPLICATE, 5)] * 2
     await log.close()
 
 
@@ -109,7 +109,7 @@ async def test_a_file_of_an_old_version_takes_all_that_a_new_one_has(tmp_path: P
     first = draft()
     first.message.ParseFromString(bodies[0])
     (changed, _) = await append(log, edit(first), read(ALICE, Position(EPOCH, 2)))
-    await log.append(Transaction(attempts=[Attempts(41, 2)], given_up=[GivenUp(42, 3, "no use")]))
+    await log.append(Transaction(attempts=[Attempts(41, 2)], given_up=[DeadLettered(42, 3, "no use")]))
     await log.close()
 
     log = open_log(path)
@@ -157,16 +157,16 @@ async def test_a_file_that_cannot_be_brought_up_to_date_is_left_as_it_is(
         assert Message.FromString(db.execute("SELECT body FROM messages").fetchone()[0]).id == f"{EPOCH}-1"
 
 
-def statements() -> dict[str, str]:
+def large_statements() -> dict[str, str]:
     """The largest form of each statement over rows."""
     found = {}
     for module in (
-        sqlite_commit,
-        sqlite_deliveries,
-        sqlite_erasing,
-        sqlite_pages,
-        sqlite_pruning,
-        sqlite_statements,
+        batch_writer,
+        delivery_rows,
+        erasure,
+        pages,
+        pruning,
+        statements,
     ):
         for name, value in vars(module).items():
             if isinstance(value, Write | Select):
@@ -174,10 +174,10 @@ def statements() -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("name", statements())
+@pytest.mark.parametrize("name", large_statements())
 def test_statements_over_rows_find_what_is_stored_by_index(name: str, tmp_path: Path) -> None:
     """That is: they go through their own rows, and through no table of the file."""
-    text = statements()[name]
+    text = large_statements()[name]
     with closing(connect_writer(tmp_path / "log.db")) as db:
         assert not scanned_by(db, text)
 
@@ -192,7 +192,7 @@ def scanned_by(db: sqlite3.Connection, text: str) -> set[str]:
 
 def test_a_walk_over_a_tenants_logs_goes_on_by_index_from_where_it_was(tmp_path: Path) -> None:
     with closing(connect_writer(tmp_path / "log.db")) as db:
-        for text in (sqlite_walk._AFTER, sqlite_walk._FROM):
+        for text in (log_walk._AFTER, log_walk._FROM):
             plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {text}", [None] * 6)]
             assert any("(tenant=? AND (agent,platform,kind,target)>(?,?,?,?))" in step for step in plan), plan
             assert not any("TEMP B-TREE" in step for step in plan)

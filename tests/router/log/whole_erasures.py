@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from log_engines import NOW_MS
-from trunkline_router.core.journal import Cursor, ErasedPiece, HistoryLimits
-from trunkline_router.core.topics import TopicKey
-from trunkline_router.log.port import Log
+from trunkline_router.core.values.log_records import Cursor, ErasedPiece, HistoryLimits
+from trunkline_router.core.values.topics import TopicKey
+from trunkline_router.log.interface import Log
 
 MOST_PIECES = 10_000
 

@@ -26,12 +26,12 @@ from trunkline.v1 import (
 from trunkline.v1.access_pb2 import SCOPE_ADMIN, SCOPE_BROADCAST
 from trunkline.v1.tenant_pb2 import OPENNESS_ANYBODY, OPENNESS_LOOPBACK, TenantSettings
 from trunkline_router.app import make_server, make_shell
-from trunkline_router.log.sqlite import SqliteLog
-from trunkline_router.registry import Registry
-from trunkline_router.rpc.callers import Proof
-from trunkline_router.rpc.guard import Guard
+from trunkline_router.log.sqlite.engine import SqliteLog
+from trunkline_router.rpc.auth_interceptor import AuthInterceptor
+from trunkline_router.rpc.caller_resolver import EdgeVerifier
+from trunkline_router.runtime import RouterRuntime
 from trunkline_router.settings import RouterSettings
-from trunkline_router.shell import Shell
+from trunkline_router.tenant_admin import TenantAdmin
 
 PATIENCE_S = 5.0
 OPERATOR = "the-operator-of-the-tests"
@@ -76,7 +76,12 @@ class GuardedRouter:
     """Tenants `open` (to loopback), `all` (to anybody) and `closed`."""
 
     def __init__(
-        self, shell: Shell, registry: Registry, guard: Guard, address: str, channel: grpc.aio.Channel
+        self,
+        shell: RouterRuntime,
+        registry: TenantAdmin,
+        guard: AuthInterceptor,
+        address: str,
+        channel: grpc.aio.Channel,
     ) -> None:
         self.shell = shell
         self.guard = guard
@@ -152,15 +157,15 @@ def request_for(method: MethodDescriptor, tenant: str) -> Message:
 
 
 @asynccontextmanager
-async def guarded_router(folder: Path, proof: Proof | None = None) -> AsyncIterator[GuardedRouter]:
+async def guarded_router(folder: Path, proof: EdgeVerifier | None = None) -> AsyncIterator[GuardedRouter]:
     settings = RouterSettings(data_dir=folder)
     log = SqliteLog.open(folder / "trunkline.db")
     shell = make_shell(settings, log)
     await shell.load()
-    registry = Registry(shell)
+    registry = TenantAdmin(shell)
     for name, openness in (("open", OPENNESS_LOOPBACK), ("all", OPENNESS_ANYBODY), ("closed", None)):
         await registry.create(name, TenantSettings(open_to=openness))
-    guard = Guard(shell, OPERATOR, proof or ByMetadata())
+    guard = AuthInterceptor(shell, OPERATOR, proof or ByMetadata())
     server, _ = await make_server(shell, registry, guard)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()

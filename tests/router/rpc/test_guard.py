@@ -40,7 +40,7 @@ from trunkline.v1.agent_service_pb2 import AttachRequest
 from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
 from trunkline.v1.edge_service_pb2 import LinkRequest
 from trunkline.v1.presence_service_pb2 import GetStatsRequest
-from trunkline_router.rpc.link_proof import LinkProof
+from trunkline_router.rpc.link_verifier import LinkVerifier
 from trunkline_runtime.refusal_log import LINES_PER_S, RefusalLog
 
 OF_TENANTS = {
@@ -296,7 +296,7 @@ def test_nobody_fills_the_log_by_being_refused() -> None:
 async def test_who_is_on_this_machine_is_an_edge_unless_a_proxy_is_between(tmp_path: Path) -> None:
     request = LinkRequest()
     request.hello.edge_id = "e"
-    async with guarded_router(tmp_path, LinkProof()) as router:
+    async with guarded_router(tmp_path, LinkVerifier()) as router:
         assert await router.code("Link", request) == "INVALID_ARGUMENT"
         for name in ("forwarded", "x-forwarded-for", "x-real-ip"):
             assert await router.code("Link", request, metadata=((name, "127.0.0.1"),)) == "UNAUTHORIZED"

@@ -17,7 +17,7 @@ from trunkline_edge.http import server_streaming
 from trunkline_edge.http.caller_metadata import CallerMetadata
 from trunkline_edge.http.router_client import RouterClient
 from trunkline_edge.http.transcoding import routes
-from trunkline_router.rpc.link_proof import LinkProof
+from trunkline_router.rpc.link_verifier import LinkVerifier
 
 TENANTS = TenantPolicies(
     [
@@ -31,7 +31,7 @@ HERE, FAR = "127.0.0.1", "192.0.2.1"
 
 @pytest.fixture
 async def router(tmp_path: Path) -> AsyncIterator[GuardedRouter]:
-    async with guarded_router(tmp_path, LinkProof()) as router:
+    async with guarded_router(tmp_path, LinkVerifier()) as router:
         yield router
 
 

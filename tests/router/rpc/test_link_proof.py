@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from trunkline_router.rpc.link_proof import LinkProof
+from trunkline_router.rpc.link_verifier import LinkVerifier
 from trunkline_runtime.call_metadata import PROXIED
 
 KEY = "the-key-of-the-links"
@@ -30,7 +30,7 @@ class Call:
         return self._auth
 
 
-def holds(proof: LinkProof, peer: str, *metadata: tuple[str, Any], auth: Any = None) -> bool:
+def holds(proof: LinkVerifier, peer: str, *metadata: tuple[str, Any], auth: Any = None) -> bool:
     call: Any = Call(peer, *metadata, auth=auth)
     return proof.holds(call)
 
@@ -41,7 +41,7 @@ def key(value: Any) -> tuple[str, Any]:
 
 @pytest.mark.parametrize("peer", [HERE, FAR])
 def test_where_there_is_a_link_key_it_must_be_shown_also_from_this_machine(peer: str) -> None:
-    proof = LinkProof(KEY, from_anywhere=True)
+    proof = LinkVerifier(KEY, from_anywhere=True)
     assert holds(proof, peer, key(KEY))
     for shown in ("", KEY[:-1], KEY + "x", KEY.upper(), KEY.encode()):
         assert not holds(proof, peer, key(shown))
@@ -51,12 +51,12 @@ def test_where_there_is_a_link_key_it_must_be_shown_also_from_this_machine(peer:
 
 
 def test_of_two_keys_none_counts() -> None:
-    assert not holds(LinkProof(KEY), HERE, key(KEY), key("another-key-than-that"))
+    assert not holds(LinkVerifier(KEY), HERE, key(KEY), key("another-key-than-that"))
 
 
 @pytest.mark.parametrize("peer", [HERE, FAR])
 def test_where_there_is_a_port_for_certificates_one_must_be_shown_also_from_this_machine(peer: str) -> None:
-    proof = LinkProof(by_certificate=True, from_anywhere=True)
+    proof = LinkVerifier(by_certificate=True, from_anywhere=True)
     assert holds(proof, peer, auth=CERTIFIED)
     assert not holds(proof, peer, auth=ENCRYPTED)
     assert not holds(proof, peer)
@@ -64,26 +64,26 @@ def test_where_there_is_a_port_for_certificates_one_must_be_shown_also_from_this
 
 
 def test_where_there_are_both_either_will_do() -> None:
-    proof = LinkProof(KEY, by_certificate=True)
+    proof = LinkVerifier(KEY, by_certificate=True)
     assert holds(proof, FAR, auth=CERTIFIED)
     assert holds(proof, FAR, key(KEY), auth=ENCRYPTED)
     assert not holds(proof, FAR, key("no"), auth=ENCRYPTED)
 
 
 def test_where_there_is_neither_whoever_is_on_this_machine_is_an_edge() -> None:
-    assert holds(LinkProof(), HERE)
-    assert holds(LinkProof(), "ipv6:%5B::1%5D:1")
+    assert holds(LinkVerifier(), HERE)
+    assert holds(LinkVerifier(), "ipv6:%5B::1%5D:1")
     for peer in (FAR, "unix:", ""):
-        assert not holds(LinkProof(), peer)
+        assert not holds(LinkVerifier(), peer)
 
 
 def test_where_that_was_said_whoever_is_anywhere_is_an_edge() -> None:
-    assert holds(LinkProof(from_anywhere=True), FAR)
+    assert holds(LinkVerifier(from_anywhere=True), FAR)
 
 
 @pytest.mark.parametrize("header", PROXIED)
 def test_who_came_by_a_proxy_is_there_only_by_showing_something(header: str) -> None:
     by_proxy = (header, "127.0.0.1")
-    assert not holds(LinkProof(), HERE, by_proxy)
-    assert not holds(LinkProof(from_anywhere=True), FAR, by_proxy)
-    assert holds(LinkProof(KEY), FAR, by_proxy, key(KEY))
+    assert not holds(LinkVerifier(), HERE, by_proxy)
+    assert not holds(LinkVerifier(from_anywhere=True), FAR, by_proxy)
+    assert holds(LinkVerifier(KEY), FAR, by_proxy, key(KEY))

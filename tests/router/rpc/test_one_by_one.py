@@ -17,8 +17,8 @@ from guarded_router import (
 from pacing_of_calls import CALLS, until
 from trunkline.v1.access_pb2 import SCOPE_ADMIN, requires
 from trunkline.v1.tenant_service_pb2 import EraseUserRequest, ListApiKeysRequest
-from trunkline_router.rpc import turns as turns_of_calls
-from trunkline_router.rpc.rules import rule_of
+from trunkline_router.rpc import tenant_lock as turns_of_calls
+from trunkline_router.rpc.method_rules import rule_of
 
 
 async def test_of_calls_that_hold_up_all_there_is_one_at_a_time_of_each_tenant(

@@ -25,9 +25,9 @@ from pacing_of_calls import CALLS, Context, at_once, declared, said, until
 from trunkline.v1.access_pb2 import SCOPE_ADMIN, requires
 from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
 from trunkline.v1.tenant_pb2 import TenantSettings
-from trunkline_router.core.turns import Turns
-from trunkline_router.rpc.broadcast import MOST_AT_ONCE, pieces
-from trunkline_router.rpc.turns import turn
+from trunkline_router.core.tenants.fair_call_queue import FairCallQueue
+from trunkline_router.rpc.broadcast_service import MOST_AT_ONCE, pieces
+from trunkline_router.rpc.tenant_lock import turn
 from trunkline_runtime.token_bucket import RateLimit
 
 SAYING = {"Broadcast", "OpenMessage", "ExtendMessage"}
@@ -163,7 +163,7 @@ async def test_a_tenant_that_is_closed_while_a_call_waits_is_closed_to_it(router
 
 async def test_a_call_that_is_cancelled_while_it_waits_leaves_nothing_behind(router: GuardedRouter) -> None:
     tenant = await declared(router, "few", calls_per_s=1)
-    turns: Turns = router.shell.core.directory.tenants[tenant].calls
+    turns: FairCallQueue = router.shell.core.directory.tenants[tenant].calls
     assert not await turn(turns, 0, Context(None))  # type: ignore[arg-type]
     waiting = asyncio.create_task(turn(turns, 0, Context(None)))  # type: ignore[arg-type]
     await until(lambda: len(turns))
@@ -177,7 +177,7 @@ async def test_a_call_that_is_cancelled_while_it_waits_leaves_nothing_behind(rou
 async def test_a_call_whose_turn_does_not_come_is_refused(
     router: GuardedRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("router.core.turns.MAX_DELAY_S", 0.1)
+    monkeypatch.setattr("trunkline_router.core.tenants.fair_call_queue.MAX_DELAY_S", 0.1)
     tenant = await declared(router, "few", calls_per_s=1)
     assert (await at_once(router, "Broadcast", said(tenant)))["OK"] == 1
 

@@ -20,19 +20,19 @@ from trunkline.v1.access_pb2 import SCOPE_HISTORY
 from trunkline.v1.address_pb2 import Address
 from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
 from trunkline.v1.presence_service_pb2 import GetStatsRequest
-from trunkline_router.core.access import Caller, Kind
-from trunkline_router.core.turns import REFUSALS_PER_S, Resting
+from trunkline_router.core.tenants.api_keys import Caller, CallerKind
+from trunkline_router.core.tenants.fair_call_queue import REFUSALS_PER_S, Tarpit
 from trunkline_router.rpc import status
-from trunkline_router.rpc.turns import rest
-from trunkline_router.shell import Call
+from trunkline_router.rpc.tenant_lock import rest
+from trunkline_router.runtime import PendingCall
 
 
 @pytest.fixture
-def rested(monkeypatch: pytest.MonkeyPatch) -> list[Resting]:
+def rested(monkeypatch: pytest.MonkeyPatch) -> list[Tarpit]:
     """Where refusals have rested, who do not wait for it."""
-    rested: list[Resting] = []
+    rested: list[Tarpit] = []
 
-    async def resting(where: Resting, size: int, context: Any) -> None:
+    async def resting(where: Tarpit, size: int, context: Any) -> None:
         rested.append(where)
 
     monkeypatch.setattr(status, "rest", resting)
@@ -40,7 +40,7 @@ def rested(monkeypatch: pytest.MonkeyPatch) -> list[Resting]:
 
 
 async def test_who_has_a_key_and_asks_for_more_holds_up_its_own_tenant(
-    router: GuardedRouter, rested: list[Resting]
+    router: GuardedRouter, rested: list[Tarpit]
 ) -> None:
     _, key = await router.key("open", SCOPE_HISTORY)
     assert await router.code("Broadcast", said("open"), metadata=bearer(key)) == "FORBIDDEN"
@@ -57,16 +57,16 @@ async def test_whoever_is_refused_without_end_is_told_later_and_later(router: Gu
 
 
 def test_who_is_told_that_the_router_stops_is_told_so_at_once() -> None:
-    strangers = Resting()
-    call = Call(Caller(Kind.ANYBODY), strangers)
+    strangers = Tarpit()
+    call = PendingCall(Caller(CallerKind.ANYBODY), strangers)
     assert call.rests_in(catalogue.UNKNOWN_TENANT.refused(tenant="t")) is strangers
     assert call.rests_in(catalogue.ROUTER_UNAVAILABLE.refused()) is None
-    by_edge = Call(Caller(Kind.EDGE), strangers)
+    by_edge = PendingCall(Caller(CallerKind.EDGE), strangers)
     assert by_edge.rests_in(catalogue.UNKNOWN_TENANT.refused(tenant="t")) is strangers
 
 
 async def test_only_such_refusals_rest_as_nothing_else_holds_back(
-    router: GuardedRouter, rested: list[Resting]
+    router: GuardedRouter, rested: list[Tarpit]
 ) -> None:
     few = router.shell.core.directory.tenants[await declared(router, "few", calls_per_s=1)]
     assert (await at_once(router, "Broadcast", said("few")))["RATE_LIMITED"] == len(rested)
@@ -91,7 +91,7 @@ async def test_a_refusal_arrives_while_its_caller_still_waits(monkeypatch: pytes
         slept.append(seconds)
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
-    resting = Resting()
+    resting = Tarpit()
     for _ in range(500):
         resting.begin(0, time.monotonic())
     await rest(resting, 0, Context(1.0))  # type: ignore[arg-type]

@@ -9,10 +9,10 @@ import pytest
 from pacing_of_calls import until
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
-from trunkline_router.core.access import Caller, Kind
-from trunkline_router.core.turns import Resting
+from trunkline_router.core.tenants.api_keys import Caller, CallerKind
+from trunkline_router.core.tenants.fair_call_queue import Tarpit
 from trunkline_router.rpc import streams
-from trunkline_router.shell import Call, Stream
+from trunkline_router.runtime import AttachedStream, PendingCall
 
 
 class Peer:
@@ -34,7 +34,7 @@ class Running:
 
     def __init__(self) -> None:
         self.peer = Peer()
-        self.stream = Stream(Call(Caller(Kind.ANYBODY), Resting()))
+        self.stream = AttachedStream(PendingCall(Caller(CallerKind.ANYBODY), Tarpit()))
         self._batches = ["one", "two"]
         writing: Any = streams.write_batches(self.peer, self.stream, self._take)  # type: ignore[arg-type]
         self.task = asyncio.create_task(streams.run(self.stream, asyncio.sleep(60), writing))

@@ -1,0 +1,1 @@
+"""Agents: workers, deliveries, settlement."""

@@ -1,0 +1,1 @@
+"""Client frames: connecting, subscribing, edits, receipts."""

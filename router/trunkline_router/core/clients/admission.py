@@ -1,0 +1,46 @@
+"""Who may come in."""
+
+from __future__ import annotations
+
+from trunkline.v1 import catalogue
+from trunkline.v1.edge_service_pb2 import ConnectionOpened
+from trunkline_runtime.loopback import is_loopback
+
+from trunkline_router.core.directory.directory import Directory
+from trunkline_router.core.tenants.tenant import Tenant
+from trunkline_router.core.values.permissions import Permissions
+
+
+def admit(directory: Directory, entry: ConnectionOpened, allowed: Permissions | None) -> Tenant:
+    """The tenant of a client that wants to connect, or that was let in before a link broke.
+
+    `allowed` is what its token allows, which the edge has verified. Raises Refused.
+    """
+    tenant = directory.tenant(entry.address.tenant)
+    if allowed is None:
+        is_local = is_loopback(entry.remote_ip) and not entry.forwarded
+        if not tenant.is_open_to(is_local):
+            raise not_open(tenant)
+    elif tenant.revocations.revokes(entry.user, allowed):
+        raise catalogue.TOKEN_REVOKED.refused()
+    if not entry.restored:
+        _check_room(tenant, entry.user)
+    return tenant
+
+
+def not_open(tenant: Tenant) -> catalogue.Refused:
+    """The refusal of somebody who shows no proof, where one is needed."""
+    if tenant.is_open_to(is_local=True):
+        problem = f"tenant {tenant.name} is open to this machine only; from elsewhere a token must be given"
+    else:
+        problem = "a token must be given"
+    return catalogue.UNAUTHORIZED.refused(problem=problem)
+
+
+def _check_room(tenant: Tenant, user: str) -> None:
+    limits = tenant.limits
+    if tenant.known >= limits.connections:
+        whose = f"tenant {tenant.name}"
+        raise catalogue.TOO_MANY_CONNECTIONS.refused(whose=whose, limit=limits.connections)
+    if user and tenant.users[user] >= limits.connections_per_user:
+        raise catalogue.TOO_MANY_CONNECTIONS.refused(whose="this user", limit=limits.connections_per_user)

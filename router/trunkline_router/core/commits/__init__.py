@@ -1,0 +1,1 @@
+"""From a message to a durable log entry and its delivery."""

@@ -1,0 +1,154 @@
+"""Drafts and all else that waits to be committed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from trunkline.v1.catalogue import Refused
+
+from trunkline_router.core.values.log_records import PendingEntry, Transaction
+from trunkline_router.core.values.topics import TopicKey
+
+#: At most so many drafts in one transaction, which bounds how long a commit takes.
+MAX_BATCH_DRAFTS = 2048
+
+
+class AtomicWriteListener(Protocol):
+    """Whom to tell what became of a unit."""
+
+    def done(self) -> None:
+        """All of it is on disk."""
+
+    def failed(self, reason: Refused) -> None:
+        """None of it is."""
+
+
+class AtomicWrite(NamedTuple):
+    """Something that is committed as a whole, such as a settlement with its replies."""
+
+    transaction: Transaction
+    origin: AtomicWriteListener
+
+
+class CommitQueue:
+    """What waits to be committed, in order.
+
+    `is_full` beyond `max_drafts` or `max_bytes`: sources are to send no more until it is not. Adding
+    never fails: what sources have under way, bounded by their credit, is still taken.
+    """
+
+    def __init__(self, max_drafts: int = 20_000, max_bytes: int = 16 << 20) -> None:
+        self.max_drafts = max_drafts
+        self.max_bytes = max_bytes
+        self.drafts = 0
+        self.bytes = 0
+        self._waiting: deque[PendingEntry | AtomicWrite] = deque()
+        #: For each transaction that was taken and not dealt with: who waits for that.
+        self._under_way: deque[list[Callable[[], None]]] = deque()
+
+    def add(self, draft: PendingEntry, size: int) -> None:
+        """An entry to be committed; `size` is about that of its serialized form."""
+        draft.size = size
+        self.drafts += 1
+        self.bytes += size
+        self._waiting.append(draft)
+
+    def add_unit(self, unit: AtomicWrite) -> None:
+        """Something to be committed as a whole."""
+        for draft in unit.transaction.drafts:
+            draft.size = draft.message.ByteSize()
+            self.drafts += 1
+            self.bytes += draft.size
+        self._waiting.append(unit)
+
+    @property
+    def is_full(self) -> bool:
+        """Sources are to send no more."""
+        return self.drafts > self.max_drafts or self.bytes > self.max_bytes
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def take(self) -> tuple[Transaction, list[AtomicWrite]]:
+        """The next transaction, and the units that went into it."""
+        transaction = Transaction()
+        drafts = transaction.drafts
+        units: list[AtomicWrite] = []
+        waiting = self._waiting
+        while waiting and len(drafts) + len(units) < MAX_BATCH_DRAFTS:
+            item = waiting.popleft()
+            if isinstance(item, PendingEntry):
+                drafts.append(item)
+            else:
+                units.append(item)
+                transaction.join(item.transaction)
+        self._count_out(drafts)
+        self._under_way.append([])
+        return transaction, units
+
+    def dealt_with(self) -> None:
+        """The transaction that was taken first is committed, or not, and all know of it."""
+        for waiter in self._under_way.popleft():
+            waiter()
+
+    def after_commit(self, then: Callable[[], None]) -> None:
+        """Call back once nothing is under way that the log may show already: at once, if nothing is."""
+        if self._under_way:
+            self._under_way[-1].append(then)
+        else:
+            then()
+
+    def erased(self, topic: TopicKey) -> list[PendingEntry]:
+        """A topic's log was erased: takes out what would change it, and returns the drafts among that.
+
+        Messages that wait stay, and begin the new log.
+        """
+        for item in self._waiting:
+            if isinstance(item, AtomicWrite):
+                item.transaction.forget(topic)
+        taken = [item for item in self._waiting if isinstance(item, PendingEntry) and _changes(item, topic)]
+        if taken:
+            gone = set(map(id, taken))
+            self._waiting = deque(item for item in self._waiting if id(item) not in gone)
+            self._count_out(taken)
+        return taken
+
+    def take_out(
+        self, tenant: str, changes_by: str | None = None
+    ) -> tuple[list[PendingEntry], list[AtomicWrite]]:
+        """Take out what waits of a tenant's drafts, and units with such drafts, and return it.
+
+        With `changes_by`, only changes of messages by that user.
+        """
+
+        def is_meant(draft: PendingEntry) -> bool:
+            if draft.topic[0] != tenant:
+                return False
+            return changes_by is None or (
+                draft.change is not None and draft.message.author.user == changes_by
+            )
+
+        drafts: list[PendingEntry] = []
+        units: list[AtomicWrite] = []
+        kept: deque[PendingEntry | AtomicWrite] = deque()
+        for item in self._waiting:
+            if isinstance(item, PendingEntry):
+                (drafts if is_meant(item) else kept).append(item)
+            elif any(map(is_meant, item.transaction.drafts)):
+                units.append(item)
+                self._count_out(item.transaction.drafts)
+            else:
+                kept.append(item)
+        self._count_out(drafts)
+        self._waiting = kept
+        return drafts, units
+
+    def _count_out(self, drafts: list[PendingEntry]) -> None:
+        self.drafts -= len(drafts)
+        self.bytes -= sum(draft.size for draft in drafts)
+
+
+def _changes(draft: PendingEntry, topic: TopicKey) -> bool:
+    return draft.topic == topic and (draft.change is not None or draft.read is not None)

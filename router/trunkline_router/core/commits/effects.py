@@ -1,0 +1,79 @@
+"""What the core asks of the shell that runs it, besides what lies in the outboxes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from trunkline.v1.catalogue import Refused
+from trunkline.v1.message_pb2 import Message
+
+from trunkline_router.core.directory.directory import ConnectedClient, Link
+from trunkline_router.core.values.log_records import Page, PageRequest, PendingEntry, StoredDelivery
+from trunkline_router.core.values.topics import Position, TopicKey
+
+
+class ReadHeads(NamedTuple):
+    """Read the ends of these logs, then call `done`; `failed` where they cannot be read."""
+
+    topics: Sequence[TopicKey]
+    done: Callable[[list[Position]], None]
+    failed: Callable[[], None]
+
+
+class ReadDelivered(NamedTuple):
+    """Read how far users were given logs, then call `done`; `failed` where that cannot be read."""
+
+    whose: Sequence[tuple[TopicKey, str]]
+    done: Callable[[list[Position]], None]
+    failed: Callable[[], None]
+
+
+class ReadPages(NamedTuple):
+    """Read these pages, then call `done`; `failed` where they cannot be read."""
+
+    requests: Sequence[PageRequest]
+    done: Callable[[list[Page]], None]
+    failed: Callable[[], None]
+    #: Not to be read while this link's outbox is full, as the pages will go there.
+    link: Link | None = None
+
+
+class ReadDeliveries(NamedTuple):
+    """Read an agent's unsettled deliveries after an id, then call `done`; `failed` likewise."""
+
+    tenant: str
+    agent: str
+    after: int
+    limit: int
+    done: Callable[[list[StoredDelivery]], None]
+    failed: Callable[[], None]
+
+
+class ReadMessage(NamedTuple):
+    """Read one message in its present form, then call `done`, with None where there is none."""
+
+    tenant: str
+    message_id: str
+    done: Callable[[Message | None], None]
+    failed: Callable[[], None]
+
+
+Read = ReadHeads | ReadDelivered | ReadPages | ReadDeliveries | ReadMessage
+
+
+class CommitListener(Protocol):
+    """Whoever a draft came from, and is told what became of it."""
+
+    #: The connection that said it, which is not sent its own message; None for others.
+    connection: ConnectedClient | None
+
+    @property
+    def held_up_by(self) -> set[Link]:
+        """Links whose outboxes this source has filled: it is to send no more until they have room."""
+
+    def committed(self, draft: PendingEntry) -> None:
+        """The draft is on disk: COMMITTED now, or a DUPLICATE of one that was before."""
+
+    def refused(self, draft: PendingEntry, reason: Refused) -> None:
+        """Nothing of the draft is kept."""

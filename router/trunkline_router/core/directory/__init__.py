@@ -1,0 +1,1 @@
+"""Links, connections and topics: who is connected and who hears what."""

@@ -1,0 +1,1 @@
+"""Streamed messages: opened, extended, checkpointed, ended."""

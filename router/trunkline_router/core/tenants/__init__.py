@@ -1,0 +1,1 @@
+"""Tenants: quotas, API keys, revocations, unique settings."""

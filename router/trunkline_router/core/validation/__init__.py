@@ -1,0 +1,1 @@
+"""Input checks: the one place that enforces the limits stated in the contract."""

@@ -1,0 +1,203 @@
+"""The kinds of limit that the contract's comments state, each with its sentence and its check."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sized
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+
+class Constraint(NamedTuple):
+    """A limit of one field: the sentence in the field's comment, and what enforces it."""
+
+    #: What stands after "Limits:" in the contract, without the full stop.
+    sentence: str
+    #: Says what is wrong with a value, or None.
+    problem: Callable[[Any], str | None]
+    #: The field must be set; meaningful for fields that are messages.
+    required: bool = False
+
+
+_ID = re.compile(r"[^\s/:\x00-\x1f\x7f-\x9f]{1,128}")
+_WORD = re.compile(r"[^\s\x00-\x1f\x7f-\x9f]{1,256}")
+_DIGEST = re.compile("[0-9a-f]{64}")
+_TOKEN = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,128}")
+
+
+def _id_problem(value: str) -> str | None:
+    # Looked at before the cache, which would keep what is too long.
+    if len(value) > 128:
+        return f"is {len(value)} characters long; at most 128 are allowed"
+    return _short_id_problem(value)
+
+
+@lru_cache(maxsize=4096)
+def _short_id_problem(value: str) -> str | None:
+    if _ID.fullmatch(value):
+        return None
+    if not value:
+        return "must be set"
+    return "may hold no white space, no control characters, no '/' and no ':'"
+
+
+def _optional_id_problem(value: str) -> str | None:
+    return _id_problem(value) if value else None
+
+
+def _token_problem(value: str) -> str | None:
+    if _TOKEN.fullmatch(value):
+        return None
+    if not value:
+        return "must be set"
+    if len(value) > 128:
+        return f"is {len(value)} characters long; at most 128 are allowed"
+    return "may hold no control characters"
+
+
+def _optional_token_problem(value: str) -> str | None:
+    return _token_problem(value) if value else None
+
+
+def _word_problem(value: str) -> str | None:
+    if _WORD.fullmatch(value):
+        return None
+    return "must have 1 to 256 characters, and no white space or control characters among them"
+
+
+def _digest_problem(value: str) -> str | None:
+    return None if _DIGEST.fullmatch(value) else "must be 64 characters of lower-case hex"
+
+
+ID = Constraint("1 to 128 characters; no white space, no control characters, no `/`, no `:`", _id_problem)
+OPTIONAL_ID = Constraint(
+    "empty, or 1 to 128 characters; no white space, no control characters, no `/`, no `:`",
+    _optional_id_problem,
+)
+TOKEN = Constraint("1 to 128 characters; no control characters", _token_problem)
+OPTIONAL_TOKEN = Constraint("empty, or 1 to 128 characters; no control characters", _optional_token_problem)
+WORD = Constraint("1 to 256 characters; no white space, no control characters", _word_problem)
+DIGEST = Constraint("64 characters of lower-case hex", _digest_problem)
+REQUIRED = Constraint("required", lambda value: None, required=True)
+
+
+def at_most(limit: int, unit: str) -> Constraint:
+    """At most so many characters, bytes or items."""
+
+    def problem(value: Sized) -> str | None:
+        return None if len(value) <= limit else f"has {len(value)} {unit}; at most {limit} are allowed"
+
+    return Constraint(f"at most {limit} {unit}", problem)
+
+
+def items(low: int, high: int) -> Constraint:
+    """Between so many items; a range from 0 is stated as an upper limit."""
+
+    def problem(value: Sized) -> str | None:
+        count = len(value)
+        return None if low <= count <= high else f"has {count} items; {low} to {high} are allowed"
+
+    return Constraint(f"{low} to {high} items" if low else f"at most {high} items", problem)
+
+
+def characters(low: int, high: int) -> Constraint:
+    """Between so many characters, whatever they are."""
+
+    def problem(value: str) -> str | None:
+        count = len(value)
+        return None if low <= count <= high else f"has {count} characters; {low} to {high} are allowed"
+
+    return Constraint(f"{low} to {high} characters", problem)
+
+
+def one_of(sentence: str, values: Collection[object]) -> Constraint:
+    """One of some values, which the sentence names."""
+
+    def problem(value: object) -> str | None:
+        return None if value in values else f"must be {sentence}"
+
+    return Constraint(sentence, problem)
+
+
+def each(rule: Constraint, low: int, high: int) -> Constraint:
+    """Between so many items, each within another rule."""
+    count = items(low, high)
+
+    def problem(value: Any) -> str | None:
+        problems = (
+            f"item {index} {found}" for index, item in enumerate(value) if (found := rule.problem(item))
+        )
+        return count.problem(value) or next(problems, None)
+
+    return Constraint(f"{count.sentence}; each {rule.sentence}", problem)
+
+
+def number(low: int, high: int) -> Constraint:
+    """A number in a range; a range from 0 is stated as an upper limit."""
+
+    def problem(value: int) -> str | None:
+        return None if low <= value <= high else f"is {value}; {low} to {high} are allowed"
+
+    return Constraint(f"{low} to {high}" if low else f"at most {high}", problem)
+
+
+def named(values: Collection[int]) -> Constraint:
+    """A value of an enum that has a name and is not the unspecified one."""
+
+    def problem(value: int) -> str | None:
+        return None if value in values else "must be set to a named value"
+
+    return Constraint("required; a named value", problem, required=True)
+
+
+def size(limit: int) -> Constraint:
+    """A message that is at most so large when serialized."""
+
+    def problem(value: Any) -> str | None:
+        count = value.ByteSize()
+        return None if count <= limit else f"is {count} bytes large; at most {limit} are allowed"
+
+    return Constraint(f"at most {limit} bytes", problem)
+
+
+def depth(limit: int) -> Constraint:
+    """A Struct that is nested at most so deep: protobuf reads no more than 100 levels of messages,
+    of which each level of a Struct takes three, and a frame travels inside of others."""
+
+    def problem(value: Any) -> str | None:
+        return None if _is_within(value, limit) else f"is nested more than {limit} levels deep"
+
+    return Constraint(f"at most {limit} levels deep", problem)
+
+
+def _is_within(struct: Any, levels: int) -> bool:
+    """Level by level, as recursion could go as deep as the input says."""
+    values = list(struct.fields.values())
+    while values and levels > 1:
+        levels -= 1
+        inner = []
+        for value in values:
+            kind = value.WhichOneof("kind")
+            if kind == "struct_value":
+                inner += value.struct_value.fields.values()
+            elif kind == "list_value":
+                inner += value.list_value.values
+        values = inner
+    return not any(value.WhichOneof("kind") in ("struct_value", "list_value") for value in values)
+
+
+def _attributes_problem(value: Mapping[str, str]) -> str | None:
+    if len(value) > 32:
+        return f"has {len(value)} entries; at most 32 are allowed"
+    for key, text in value.items():
+        if not 1 <= len(key) <= 64:
+            return f"has a key of {len(key)} characters; 1 to 64 are allowed"
+        if len(text) > 1024:
+            return f"has a value of {len(text)} characters; at most 1024 are allowed"
+    return None
+
+
+ATTRIBUTES = Constraint(
+    "at most 32 entries; keys of 1 to 64 characters; values of at most 1024 characters",
+    _attributes_problem,
+)

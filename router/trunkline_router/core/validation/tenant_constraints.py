@@ -1,0 +1,71 @@
+"""The limits of what is said of tenants, their keys and their clients' tokens; a part of `limits.LIMITS`."""
+
+from __future__ import annotations
+
+from trunkline_router.core.validation.constraints import (
+    DIGEST,
+    ID,
+    OPTIONAL_ID,
+    REQUIRED,
+    TOKEN,
+    WORD,
+    Constraint,
+    at_most,
+    characters,
+    each,
+    named,
+    number,
+    one_of,
+)
+
+ALGORITHMS = ("HS256", "RS256", "ES256", "EdDSA")
+
+_LINE = at_most(256, "characters")
+_SHORT = at_most(128, "characters")
+_PAGE = number(0, 1000)
+
+TENANT_LIMITS: dict[str, Constraint] = {
+    "AuthFrame.id": TOKEN,
+    "AuthFrame.token": at_most(16384, "characters"),
+    "ConnectionGranted.grants": REQUIRED,
+    "ConnectionGranted.id": TOKEN,
+    "Grants.rights": at_most(16, "items"),
+    "Grants.groups": at_most(1024, "items"),
+    "Grants.token_id": _LINE,
+    "TenantSettings.open_to": named({0, 1, 2, 3})._replace(
+        sentence="a named value, or not set", required=False
+    ),
+    "TenantSettings.origins": each(WORD, 0, 64),
+    "TenantSettings.default_agent": OPTIONAL_ID,
+    "TenantSettings.pipelines": each(ID, 0, 1024),
+    "ClientAuth.keys": at_most(16, "items"),
+    "ClientAuth.jwks_url": at_most(2048, "characters"),
+    "ClientAuth.audiences": each(WORD, 0, 16),
+    "ClientAuth.issuer": _LINE,
+    "ClientAuth.token_digests": each(DIGEST, 0, 64),
+    "VerificationKey.kid": TOKEN,
+    "VerificationKey.algorithm": one_of("HS256, RS256, ES256 or EdDSA", ALGORITHMS),
+    "VerificationKey.jwk": at_most(8192, "characters"),
+    "CreateTenantRequest.tenant": ID,
+    "GetTenantRequest.tenant": ID,
+    "ListTenantsRequest.page_size": _PAGE,
+    "ListTenantsRequest.after": _SHORT,
+    "UpdateTenantRequest.tenant": ID,
+    "SuspendTenantRequest.tenant": ID,
+    "ResumeTenantRequest.tenant": ID,
+    "DeleteTenantRequest.tenant": ID,
+    "CreateApiKeyRequest.tenant": ID,
+    "CreateApiKeyRequest.name": _SHORT,
+    "CreateApiKeyRequest.scopes": each(one_of("SCOPE_BROADCAST to SCOPE_ADMIN", range(1, 6)), 1, 5),
+    "ListApiKeysRequest.tenant": ID,
+    "RevokeApiKeyRequest.tenant": ID,
+    "RevokeApiKeyRequest.key_id": TOKEN,
+    "RevokeTokensRequest.tenant": ID,
+    "RevokeTokensRequest.user": ID,
+    "RevokeTokensRequest.token_id": characters(1, 256),
+    "ListRevocationsRequest.tenant": ID,
+    "ListRevocationsRequest.page_size": _PAGE,
+    "ListRevocationsRequest.page_token": at_most(512, "characters"),
+    "EraseUserRequest.tenant": ID,
+    "EraseUserRequest.user": ID,
+}

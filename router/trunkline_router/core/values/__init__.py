@@ -1,0 +1,1 @@
+"""Values of the core: topics, positions, log records, permissions."""

@@ -1,0 +1,109 @@
+"""The statements that write a batch into the SQLite log."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from typing import Any
+
+from trunkline_router.log.batch import Batch
+from trunkline_router.log.sqlite.statements import Insert, Write
+
+_INSERT_TOPICS = Insert("topics", ("topic_id", "tenant", "agent", "platform", "kind", "target", "epoch"))
+_INSERT_MESSAGES = Insert("messages", ("topic_id", "seq", "created_ms", "role", "author_user", "body"))
+_INSERT_EVENTS = Insert("events", ("topic_id", "seq", "created_ms", "change", "message_seq", "user", "body"))
+#: Not those whose author was erased meanwhile: the change was made of what they were before.
+_CHANGE_MESSAGES = Write(
+    "UPDATE OR ROLLBACK messages SET body = column3 FROM $rows"
+    " WHERE topic_id = column1 AND seq = column2 AND author_user = column4",
+    4,
+)
+
+_INSERT_OPENS = Insert("open_messages", ("topic_id", "seq", "producer", "producer_epoch"))
+_THOSE = "WHERE (topic_id, seq) IN (SELECT column1, column2 FROM $rows)"
+_DELETE_OPENS = Write(f"DELETE FROM open_messages {_THOSE}", 2)
+_DELETE_DELTAS = Write(f"DELETE FROM open_deltas {_THOSE}", 2)
+#: CROSS JOIN: in the order of the rows, which is that of the deltas.
+_INSERT_DELTAS = Write(
+    "INSERT OR ROLLBACK INTO open_deltas (topic_id, seq, deltas) SELECT topic_id, seq, column3"
+    " FROM $rows CROSS JOIN open_messages ON topic_id = column1 AND seq = column2",
+    3,
+)
+_SET_PRODUCERS = Write(
+    "UPDATE OR ROLLBACK open_messages SET producer = column3, producer_epoch = column4 FROM $rows"
+    " WHERE topic_id = column1 AND seq = column2 AND (producer, producer_epoch) IS NOT (column3, column4)",
+    4,
+)
+
+#: A page is touched only where somebody has come further.
+_RAISE_RECEIPTS = Write(
+    "INSERT OR ROLLBACK INTO receipts (topic_id, user, delivered, read, updated_ms)"
+    " SELECT column1, column2, column3, column4, column5 FROM $rows WHERE column1 IS NOT NULL"
+    " ON CONFLICT (topic_id, user) DO UPDATE SET delivered = max(delivered, excluded.delivered),"
+    " read = max(read, excluded.read), updated_ms = excluded.updated_ms"
+    " WHERE excluded.delivered > delivered OR excluded.read > read",
+    5,
+)
+
+_INSERT_DELIVERIES = Insert("deliveries", ("delivery_id", "tenant", "agent", "topic_id", "seq"))
+_DELETE_DELIVERIES = "DELETE FROM deliveries WHERE delivery_id IN (SELECT value FROM json_each(?))"
+_SET_ATTEMPTS = Write(
+    "UPDATE OR ROLLBACK deliveries SET attempts = column2 FROM $rows WHERE delivery_id = column1", 2
+)
+#: OR IGNORE: given up twice in one batch, the first time counts.
+_INSERT_DEAD_LETTERS = Write(
+    "INSERT OR IGNORE INTO dead_letters"
+    " (delivery_id, tenant, agent, topic_id, seq, attempts, reason, given_up_ms)"
+    " SELECT delivery_id, tenant, agent, topic_id, seq, column2, column3, column4"
+    " FROM $rows CROSS JOIN deliveries ON delivery_id = column1",
+    4,
+)
+#: Looks at each delivery of the agent: nobody pays for an index with each message for the sake of the few
+#: that are withdrawn.
+_SELECT_WITHDRAWN = (
+    "SELECT json_group_array(json_array(delivery_id, topic_id, seq)) FROM deliveries"
+    " WHERE tenant = ? AND agent = ?"
+    " AND (topic_id, seq) IN"
+    " (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))"
+)
+
+
+def write_batch(db: sqlite3.Connection, batch: Batch) -> None:
+    """Write all rows of a batch but those of its keys."""
+    # What is said of deliveries and open messages is of those that were there before.
+    _write_delivery_changes(db, batch)
+    _write_open_changes(db, batch)
+    _INSERT_TOPICS.run(db, batch.topics)
+    _INSERT_MESSAGES.run(db, batch.messages)
+    _INSERT_EVENTS.run(db, batch.events)
+    _INSERT_OPENS.run(db, batch.opens)
+    _INSERT_DELIVERIES.run(db, batch.deliveries)
+    _RAISE_RECEIPTS.run(db, batch.receipts)
+
+
+def _write_delivery_changes(db: sqlite3.Connection, batch: Batch) -> None:
+    _delete_deliveries(db, batch.settled)
+    for agent, places in batch.withdrawn.items():
+        text = db.execute(_SELECT_WITHDRAWN, (*agent, json.dumps(list(places)))).fetchone()[0]
+        rows = json.loads(text)
+        _delete_deliveries(db, [delivery_id for delivery_id, _, _ in rows])
+        batch.found.update((topic_id, seq) for _, topic_id, seq in rows)
+    if batch.given_up:
+        _INSERT_DEAD_LETTERS.run(db, batch.given_up)
+        _delete_deliveries(db, batch.given_up[::4])
+    _SET_ATTEMPTS.run(db, [value for row in batch.attempts.items() for value in row])
+
+
+def _delete_deliveries(db: sqlite3.Connection, delivery_ids: Any) -> None:
+    if delivery_ids:
+        db.execute(_DELETE_DELIVERIES, (json.dumps(list(delivery_ids)),))
+
+
+def _write_open_changes(db: sqlite3.Connection, batch: Batch) -> None:
+    ended = [value for place in batch.ended for value in place]
+    # First: what was added to a message that ends need not be written.
+    _DELETE_OPENS.run(db, ended)
+    _DELETE_DELTAS.run(db, ended)
+    _INSERT_DELTAS.run(db, batch.deltas)
+    _SET_PRODUCERS.run(db, [v for place, producer in batch.producers.items() for v in (*place, *producer)])
+    _CHANGE_MESSAGES.run(db, [v for place, now in batch.changed.items() for v in (*place, *now)])

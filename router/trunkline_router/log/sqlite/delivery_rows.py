@@ -1,0 +1,122 @@
+"""Reading what the SQLite log holds of deliveries and dead letters, and making one of the other again.
+
+One row holds all results, as everywhere; see statements.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+
+from trunkline_router.core.values.log_records import Backlog, StoredDeadLetter, StoredDelivery
+from trunkline_router.log.sqlite.statements import Write
+
+_DELIVERIES = """
+    SELECT json_group_array(json_array(delivery_id, platform, kind, target, hex(body), attempts))
+    FROM (
+        SELECT delivery_id, topic_id, seq, attempts FROM deliveries
+        WHERE tenant = ? AND agent = ? AND delivery_id > ? ORDER BY delivery_id LIMIT ?
+    ) JOIN topics USING (topic_id) JOIN messages USING (topic_id, seq)
+"""
+_DEAD_LETTERS = """
+    SELECT json_group_array(json_array(delivery_id, hex(body), attempts, reason, given_up_ms))
+    FROM (
+        SELECT delivery_id, topic_id, seq, attempts, reason, given_up_ms FROM dead_letters
+        WHERE tenant = ? AND agent = ? AND delivery_id > ? ORDER BY delivery_id LIMIT ?
+    ) JOIN messages USING (topic_id, seq)
+"""
+_WAITING = """
+    SELECT json_group_array(json_array(agent, count, created_ms))
+    FROM (
+        SELECT agent, count(*) AS count, min(delivery_id) AS first FROM deliveries
+        WHERE tenant = ? GROUP BY agent
+    ) JOIN (SELECT delivery_id, topic_id, seq FROM deliveries) ON delivery_id = first
+    JOIN messages USING (topic_id, seq)
+"""
+_DEAD = """
+    SELECT json_group_object(agent, count)
+    FROM (SELECT agent, count(*) AS count FROM dead_letters WHERE tenant = ? GROUP BY agent)
+"""
+_REPLAY = Write(
+    "INSERT OR ROLLBACK INTO deliveries (delivery_id, tenant, agent, topic_id, seq)"
+    " SELECT column1, tenant, agent, topic_id, seq FROM $rows CROSS JOIN dead_letters"
+    " ON delivery_id = column2 AND tenant = column3 AND agent = column4",
+    4,
+)
+_DELETE_REPLAYED = (
+    "DELETE FROM dead_letters"
+    " WHERE tenant = ? AND agent = ? AND delivery_id IN (SELECT value FROM json_each(?))"
+)
+#: Looks at each delivery of the agents: nobody pays for an index with each message for the sake of the few
+#: that are erased undone.
+_FORGET = "DELETE FROM {} WHERE tenant = ? AND agent IN (SELECT value FROM json_each(?)) AND {}"
+_WORK_TABLES = ("deliveries", "dead_letters")
+_IN_PLACES = (
+    "(topic_id, seq) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))"
+)
+_IN_LOGS = "+topic_id IN (SELECT value FROM json_each(?))"
+#: An id is 64 bits in the contract, and 63 here.
+_HIGHEST_ID = (1 << 63) - 1
+
+
+def read_deliveries(
+    db: sqlite3.Connection, tenant: str, agent: str, after: int, limit: int
+) -> list[StoredDelivery]:
+    """Unsettled deliveries of an agent above an id, lowest first."""
+    parameters = (tenant, agent, min(after, _HIGHEST_ID), limit)
+    rows = json.loads(db.execute(_DELIVERIES, parameters).fetchone()[0])
+    rows.sort()
+    return [
+        StoredDelivery(delivery_id, (tenant, agent, platform, kind, target), bytes.fromhex(body), attempts)
+        for delivery_id, platform, kind, target, body, attempts in rows
+    ]
+
+
+def read_dead_letters(
+    db: sqlite3.Connection, tenant: str, agent: str, after: int, limit: int
+) -> list[StoredDeadLetter]:
+    """Dead letters of an agent above an id, lowest first."""
+    parameters = (tenant, agent, min(after, _HIGHEST_ID), limit)
+    rows = json.loads(db.execute(_DEAD_LETTERS, parameters).fetchone()[0])
+    rows.sort()
+    return [StoredDeadLetter(delivery_id, bytes.fromhex(body), *rest) for delivery_id, body, *rest in rows]
+
+
+def read_backlogs(db: sqlite3.Connection, tenant: str) -> list[Backlog]:
+    """What is unsettled, by agent."""
+    waiting = json.loads(db.execute(_WAITING, (tenant,)).fetchone()[0])
+    dead = json.loads(db.execute(_DEAD, (tenant,)).fetchone()[0])
+    backlogs = [Backlog(agent, count, oldest, dead.pop(agent, 0)) for agent, count, oldest in waiting]
+    return backlogs + [Backlog(agent, 0, 0, count) for agent, count in dead.items()]
+
+
+def replay(
+    db: sqlite3.Connection, tenant: str, agent: str, first: int, delivery_ids: Sequence[int]
+) -> list[StoredDelivery]:
+    """Make dead letters deliveries again; their new ids are `first` and some that follow, in the order given.
+
+    All ids from `first` on must be new.
+    """
+    rows = [value for new, old in enumerate(delivery_ids, first) for value in (new, old, tenant, agent)]
+    _REPLAY.run(db, rows)
+    db.execute(_DELETE_REPLAYED, (tenant, agent, json.dumps(delivery_ids)))
+    return read_deliveries(db, tenant, agent, first - 1, len(delivery_ids))
+
+
+def forget_deliveries(
+    db: sqlite3.Connection, tenant: str, agents: Iterable[str], places: Sequence[tuple[int, int]]
+) -> None:
+    """Delete deliveries and dead letters of messages that stand in these places, of these agents."""
+    if places:
+        _forget(db, tenant, agents, _IN_PLACES, json.dumps(places))
+
+
+def forget_deliveries_of_logs(db: sqlite3.Connection, tenant: str, agents: Iterable[str], logs: str) -> None:
+    """Delete deliveries and dead letters of these logs, given as a JSON array of topic_ids."""
+    _forget(db, tenant, agents, _IN_LOGS, logs)
+
+
+def _forget(db: sqlite3.Connection, tenant: str, agents: Iterable[str], where: str, which: str) -> None:
+    for table in _WORK_TABLES:
+        db.execute(_FORGET.format(table, where), (tenant, json.dumps(list(agents)), which))

@@ -1,0 +1,173 @@
+"""PresenceService: backends that want to know who is connected."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from typing import Any
+
+import grpc.aio
+from trunkline.v1 import catalogue
+from trunkline.v1.presence_service_pb2 import (
+    AgentStats,
+    CloseConnectionsRequest,
+    CloseConnectionsResponse,
+    CountConnectionsRequest,
+    CountConnectionsResponse,
+    GetStatsRequest,
+    GetStatsResponse,
+    ListConnectionsRequest,
+    ListConnectionsResponse,
+    ListTopicsRequest,
+    ListTopicsResponse,
+    WatchConnectionsRequest,
+    WatchConnectionsResponse,
+)
+from trunkline.v1.presence_service_pb2_grpc import PresenceServiceServicer
+
+from trunkline_router.core.directory.connection_counts import count, heard_within
+from trunkline_router.core.tenants.tenant import Tenant
+from trunkline_router.core.validation.validator import check, topic_address
+from trunkline_router.core.values.topics import USER, topic_of
+from trunkline_router.rpc import streams
+from trunkline_router.rpc.status import answers
+from trunkline_router.runtime import RouterRuntime
+
+DEFAULT_PAGE = 100
+
+
+class PresenceServicer(PresenceServiceServicer):
+    """Lists, counts, closes and watches connections."""
+
+    def __init__(self, shell: RouterRuntime) -> None:
+        self._shell = shell
+
+    @answers
+    async def ListConnections(  # noqa: N802
+        self, request: ListConnectionsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> ListConnectionsResponse:
+        """See presence_service.proto."""
+        check(request)
+        self._tenant(request.address.tenant)
+        size = request.page_size or DEFAULT_PAGE
+        rest = (c for c in self._shell.core.directory.matching(request.address) if c.id > request.page_token)
+        found = heapq.nsmallest(size + 1, rest, key=lambda connection: connection.id)
+        response = ListConnectionsResponse(connections=[c.to_proto() for c in found[:size]])
+        if len(found) > size:
+            response.next_page_token = found[size - 1].id
+        return response
+
+    @answers
+    async def CountConnections(  # noqa: N802
+        self, request: CountConnectionsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> CountConnectionsResponse:
+        """See presence_service.proto."""
+        check(request)
+        self._tenant(request.address.tenant)
+        connections, users = count(self._shell.core.directory, request.address)
+        return CountConnectionsResponse(connections=connections, users=users)
+
+    @answers
+    async def ListTopics(  # noqa: N802
+        self, request: ListTopicsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> ListTopicsResponse:
+        """See presence_service.proto."""
+        check(request)
+        self._tenant(request.address.tenant)
+        scope = topic_of(topic_address(request.address))
+        after = topic_of(topic_address(request.after, "after")) if request.HasField("after") else None
+        size = request.page_size or DEFAULT_PAGE
+        found = heard_within(self._shell.core.directory, scope, after, size + 1)
+        response = ListTopicsResponse(more=len(found) > size)
+        for topic in found[:size]:
+            response.topics.add(address=topic.address, connections=topic.listeners)
+        return response
+
+    @answers
+    async def GetStats(  # noqa: N802
+        self, request: GetStatsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> GetStatsResponse:
+        """See presence_service.proto."""
+        check(request)
+        tenant = self._tenant(request.tenant)
+        heard = [topic.key for topic in self._shell.core.directory.topics.values() if topic.listeners]
+        ours = [key for key in heard if key[0] == tenant.name]
+        return GetStatsResponse(
+            connections=len(tenant.connections),
+            users=sum(1 for key in ours if key[3] == USER),
+            topics=len(ours),
+            agents=await self._agents(tenant),
+            messages_committed=tenant.messages_committed,
+            connections_opened=tenant.connections_opened,
+            connections_closed=tenant.connections_closed,
+            open_messages=self._shell.core.open_messages.count(tenant.name),
+            refused=tenant.refused,
+            messages_erased=tenant.messages_erased,
+        )
+
+    async def _agents(self, tenant: Tenant) -> list[AgentStats]:
+        backlogs = {backlog.agent: backlog for backlog in await self._shell.log.backlogs(tenant.name)}
+        queues = {queue.agent: queue for queue in self._shell.core.agents.queues_of(tenant.name)}
+        agents = []
+        for agent in sorted(backlogs.keys() | queues.keys()):
+            stats = AgentStats(agent=agent)
+            if queue := queues.get(agent):
+                stats.workers = len(queue.workers)
+                stats.held = len(queue.held)
+            if backlog := backlogs.get(agent):
+                # Deliveries that are held are unsettled too.
+                stats.waiting = max(0, backlog.waiting - stats.held)
+                if stats.waiting:
+                    stats.oldest_waiting_at.FromMilliseconds(backlog.oldest_ms)
+                stats.dead_letters = backlog.dead
+            if stats.workers or stats.held or stats.waiting or stats.dead_letters:
+                agents.append(stats)
+        return agents
+
+    @answers
+    async def CloseConnections(  # noqa: N802
+        self, request: CloseConnectionsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> CloseConnectionsResponse:
+        """See presence_service.proto."""
+        check(request)
+        self._tenant(request.address.tenant)
+        entry = catalogue.RECONNECT_REQUESTED if request.reconnect else catalogue.CLOSED_BY_BACKEND
+        reason = entry.refused(reason=request.reason or "no reason given")
+        core = self._shell.core
+        found = list(core.directory.matching(request.address))
+        for connection in found:
+            core.answers.close(connection, reason)
+        self._shell.settle()
+        return CloseConnectionsResponse(connections=len(found))
+
+    @answers
+    async def WatchConnections(  # noqa: N802
+        self, request: WatchConnectionsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        """See presence_service.proto."""
+        check(request)
+        self._tenant(request.address.tenant)
+        shell, presence = self._shell, self._shell.core.presence
+        watcher = presence.watch(request.address)
+        stream = shell.opened(watcher)
+        shell.settle()
+
+        def take() -> WatchConnectionsResponse | None:
+            batch = watcher.take()
+            if batch is None and watcher.overrun:
+                raise catalogue.OVERLOADED.refused(problem="changes were not read")
+            return batch
+
+        try:
+            # There is nothing to be read; a caller that reads nothing is not waited for when it is to end.
+            await streams.run(stream, _for_ever(), streams.write_batches(context, stream, take))
+        finally:
+            presence.unwatch(watcher)
+            del shell.streams[watcher]
+
+    def _tenant(self, name: str) -> Tenant:
+        return self._shell.core.directory.tenant(name)
+
+
+async def _for_ever() -> None:
+    await asyncio.Event().wait()
