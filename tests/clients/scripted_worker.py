@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from scripted_edge import FakeTime
-from scripted_router import ScriptedRouter, StreamSide, scripted_router
 from trunkline_client import (
     Handler,
     Message,
     Worker,
 )
+
+from tests.clients.scripted_edge import FakeTime
+from tests.clients.scripted_router import ScriptedRouter, StreamSide, scripted_router
 
 
 @asynccontextmanager

@@ -10,9 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_edge import ALICE
-from scripted_edge import message as said_by_agent
-from scripted_router import StreamSide, scripted_router
 from trunkline.v1.agent_service_pb2 import AttachResponse, Delivery
 from trunkline.v1.history_service_pb2 import ListMessagesResponse
 from trunkline.v1.message_pb2 import (
@@ -27,6 +24,9 @@ from trunkline.v1.message_pb2 import (
 )
 
 from examples import streaming_agent as example
+from tests.clients.scripted_edge import ALICE
+from tests.clients.scripted_edge import message as said_by_agent
+from tests.clients.scripted_router import StreamSide, scripted_router
 
 QUESTION = Message(
     id="m1",

@@ -9,10 +9,11 @@ from pathlib import Path
 from string import Formatter
 
 import pytest
-from processes import ROOT
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import ENTRIES, Entry
 from trunkline.v1.error_pb2 import ErrorCode
+
+from tests.support.processes import ROOT
 
 SOURCES = sorted(path for room in ("router", "edge", "runtime") for path in (ROOT / room).rglob("*.py"))
 

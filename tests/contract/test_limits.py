@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorSet
-from processes import ROOT
 from trunkline.v1 import (
     access_pb2,
     address_pb2,
@@ -28,6 +27,8 @@ from trunkline.v1.address_pb2 import Address
 from trunkline.v1.catalogue import Refused
 from trunkline_router.core.validation.constraints import DIGEST, ID, OPTIONAL_ID, OPTIONAL_TOKEN, TOKEN, WORD
 from trunkline_router.core.validation.validator import LIMITS, check
+
+from tests.support.processes import ROOT
 
 MODULES = (
     access_pb2,

@@ -12,7 +12,8 @@ from pathlib import Path
 import google.protobuf
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
-from processes import ROOT, router_process
+
+from tests.support.processes import ROOT, router_process
 
 
 def blocks(language: str) -> list[str]:

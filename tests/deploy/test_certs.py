@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from processes import ROOT
+from tests.support.processes import ROOT
 
 NAMES = {"ca", "router", "edge", "edge-client"}
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import websockets
 import yaml
-from certificates import Certificates, named
-from processes import ROOT, Process, edge_process, router_process
-from processes import environment as in_environment
+
+from tests.support.certificates import Certificates, named
+from tests.support.processes import ROOT, Process, edge_process, router_process
+from tests.support.processes import environment as in_environment
 
 if TYPE_CHECKING:
     from pathlib import Path

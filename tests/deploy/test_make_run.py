@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from processes import ROOT, Process, children, command_line, ended, linux
+
+from tests.support.processes import ROOT, Process, children, command_line, ended, linux
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

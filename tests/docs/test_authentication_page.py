@@ -8,7 +8,6 @@ import time
 from typing import Any
 
 import pytest
-from processes import ROOT
 from trunkline.v1.access_pb2 import Right, Scope, requires
 from trunkline.v1.tenant_pb2 import ClientAuth, VerificationKey
 from trunkline_client import Client
@@ -17,6 +16,8 @@ from trunkline_edge.auth.principal import RIGHTS
 from trunkline_edge.auth.tokens import verify
 from trunkline_edge.http.bindings import services
 from trunkline_runtime.jwk import ALGORITHMS
+
+from tests.support.processes import ROOT
 
 PAGE = (ROOT / "docs" / "authentication.md").read_text()
 

@@ -9,8 +9,9 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from processes import ROOT, edge_process, router_process
 from trunkline.v1.catalogue import ENTRIES
+
+from tests.support.processes import ROOT, edge_process, router_process
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,8 +7,16 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
-from processes import READY_TIMEOUT_S, ROOT, Process, edge_process, router_process, worker_process
 from trunkline_edge.dialects.maim.api_codec import MAX_FRAME_BYTES
+
+from tests.support.processes import (
+    READY_TIMEOUT_S,
+    ROOT,
+    Process,
+    edge_process,
+    router_process,
+    worker_process,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path

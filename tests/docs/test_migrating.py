@@ -6,8 +6,9 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from processes import ROOT, edge_process, router_process
 from trunkline_client import Backend, Client, text_of
+
+from tests.support.processes import ROOT, edge_process, router_process
 
 if TYPE_CHECKING:
     from pathlib import Path

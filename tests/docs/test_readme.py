@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from processes import ROOT, Process, edge_process, environment, router_process
 from trunkline_client import Client, text_of
+
+from tests.support.processes import ROOT, Process, edge_process, environment, router_process
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,9 +9,10 @@ import sys
 from typing import TYPE_CHECKING
 from urllib.request import urlopen
 
-from processes import ROOT, edge_process, router_process
 from trunkline_edge.settings import EdgeSettings
 from trunkline_router.settings import RouterSettings
+
+from tests.support.processes import ROOT, edge_process, router_process
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,6 @@ from typing import Any
 import grpc
 import pytest
 from joserfc.jwk import OKPKey
-from processes import ROOT, Process, edge_process, environment, router_process
 from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
 from trunkline.v1.broadcast_service_pb2_grpc import BroadcastServiceStub
 from trunkline.v1.message_pb2 import Part, TextPart
@@ -25,6 +24,8 @@ from trunkline_router.cli.units import shown_bytes
 from trunkline_router.core.tenants.tenant import DEFAULTS
 from trunkline_router.settings import RouterSettings
 from trunkline_router.tenants_file import load
+
+from tests.support.processes import ROOT, Process, edge_process, environment, router_process
 
 PAGE = (ROOT / "docs" / "tenants.md").read_text()
 MAKE, CHANGE, DELETE, KEYS, USERS = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)

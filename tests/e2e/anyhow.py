@@ -8,17 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anyhow_worker_script import answer_to
-from processes import worker_process
 from trunkline.v1.message_pb2 import MESSAGE_STATE_COMPLETE, Message, MessageState
 from trunkline_client import Changed, Client, ClientSettings, Delta, Lost, Snapshot, text_of
+
+from tests.e2e.anyhow_worker_script import answer_to
+from tests.support.processes import worker_process
 
 if TYPE_CHECKING:
     from random import Random
 
-    from chatter import Chatter
-    from fleet import Fleet
-    from processes import Process
+    from tests.e2e.chatter import Chatter
+    from tests.e2e.fleet import Fleet
+    from tests.support.processes import Process
 
 SCRIPT = Path(__file__).with_name("anyhow_worker_script.py")
 SETTINGS = ClientSettings(open_timeout_s=20, backoff_cap_s=0.5)

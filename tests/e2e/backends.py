@@ -23,7 +23,8 @@ from trunkline.v1.presence_service_pb2 import (
     ListTopicsRequest,
 )
 from trunkline.v1.presence_service_pb2_grpc import PresenceServiceStub
-from validators.history import Acked, History, Logged, Place, Refused, Said
+
+from tests.validators.history import Acked, History, Logged, Place, Refused, Said
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -12,11 +12,23 @@ import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from texts import Texts
-from validators.history import Acked, Closed, Ended, Heard, History, Passed, Place, Refused, Said, Started
-from waiting import until
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+from tests.e2e.texts import Texts
+from tests.e2e.waiting import until
+from tests.validators.history import (
+    Acked,
+    Closed,
+    Ended,
+    Heard,
+    History,
+    Passed,
+    Place,
+    Refused,
+    Said,
+    Started,
+)
 
 if TYPE_CHECKING:
     from types import TracebackType

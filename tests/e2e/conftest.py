@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from declaring import Operator
-from fleet import running
+
+from tests.e2e.declaring import Operator
+from tests.e2e.fleet import running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fleet import Fleet
-    from processes import Process
+    from tests.e2e.fleet import Fleet
+    from tests.support.processes import Process
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.request import urlopen
 
 import httpx
-from backends import TIMEOUT_S, Backend
-from fleet import metric
 from trunkline.v1.access_pb2 import Scope
 from trunkline.v1.tenant_pb2 import ClientAuth, Retention, Tenant, TenantLimits, TenantSettings
 from trunkline.v1.tenant_service_pb2 import (
@@ -29,11 +27,14 @@ from trunkline.v1.tenant_service_pb2_grpc import TenantServiceStub
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from tests.e2e.backends import TIMEOUT_S, Backend
+from tests.e2e.fleet import metric
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from processes import Process
-    from signing import Signer
+    from tests.support.processes import Process
+    from tests.support.signing import Signer
 
 EVERYTHING = ("BROADCAST", "HISTORY", "PRESENCE", "ATTACH", "ADMIN")
 

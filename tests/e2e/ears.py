@@ -6,14 +6,15 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any, Self
 
-from waiting import WAIT_S
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from tests.e2e.waiting import WAIT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from processes import Process
+    from tests.support.processes import Process
 
 #: Nobody asked for these: they come at any time.
 _HEARTBEATS = (b'"heartbeat"', b": ping")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backends import Backend
-from validators.promises import assert_promises
-from waiting import until
+from tests.e2e.backends import Backend
+from tests.e2e.waiting import until
+from tests.validators.promises import assert_promises
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from chatter import Chatter
-    from fleet import Fleet
-    from validators.history import History
+    from tests.e2e.chatter import Chatter
+    from tests.e2e.fleet import Fleet
+    from tests.validators.history import History
 
 
 async def all_caught_up(fleet: Fleet, chatters: Sequence[Chatter]) -> None:

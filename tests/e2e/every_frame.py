@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from backends import address
 from google.protobuf.json_format import MessageToDict
-from side import USER, Side
 from trunkline.v1.address_pb2 import CONVERSATION_KIND_GROUP, Conversation, TopicPosition
 from trunkline.v1.frame_pb2 import (
     AuthFrame,
@@ -27,6 +25,9 @@ from trunkline.v1.frame_pb2 import (
     UnsubscribeFrame,
 )
 from trunkline.v1.message_pb2 import Part, TextPart
+
+from tests.e2e.backends import address
+from tests.e2e.side import USER, Side
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,11 +9,8 @@ from urllib.parse import quote
 
 import grpc
 import httpx
-from backends import TIMEOUT_S, address, reason_of
-from declaring import refusal_in
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message_factory import GetMessageClass
-from side import AGENT, USER, Side
 from trunkline.v1.agent_service_pb2 import (
     AttachHello,
     AttachRequest,
@@ -65,6 +62,10 @@ from trunkline.v1.tenant_service_pb2 import (
     UpdateTenantRequest,
 )
 from trunkline_edge.http.bindings import Binding, bindings, services
+
+from tests.e2e.backends import TIMEOUT_S, address, reason_of
+from tests.e2e.declaring import refusal_in
+from tests.e2e.side import AGENT, USER, Side
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.request import urlopen
 
-from processes import Process, edge_process, router_process, worker_process
+from tests.support.processes import Process, edge_process, router_process, worker_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

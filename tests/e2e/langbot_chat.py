@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 import httpx
-from fleet import Fleet, fleet_of
 from trunkline_client import Worker, text_of
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
+
+from tests.e2e.fleet import Fleet, fleet_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
 
-    from processes import Process
     from trunkline_client import Handler, Message
+
+    from tests.support.processes import Process
 
 WAIT_S = 15.0
 TENANT = "acme"

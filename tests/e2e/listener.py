@@ -9,13 +9,13 @@ import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from chatter import Chatter, Frame
-from event_source import EventReader
-from validators.history import Closed
-from waiting import until
+from tests.e2e.chatter import Chatter, Frame
+from tests.e2e.waiting import until
+from tests.support.event_source import EventReader
+from tests.validators.history import Closed
 
 if TYPE_CHECKING:
-    from validators.history import History
+    from tests.validators.history import History
 
 _numbers = itertools.count(1)
 

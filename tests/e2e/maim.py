@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
-from fleet import Fleet, fleet_of
-from processes import Process
 from websockets.asyncio.client import ClientConnection, connect
+
+from tests.e2e.fleet import Fleet, fleet_of
+from tests.support.processes import Process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from typing import Self
 
-    from backends import Backend
-    from fleet import Fleet
-    from processes import Process
+    from tests.e2e.backends import Backend
+    from tests.e2e.fleet import Fleet
+    from tests.support.processes import Process
 
 TIMEOUT_S = 15.0
 

@@ -24,7 +24,8 @@ from trunkline.v1.agent_service_pb2 import (
 from trunkline.v1.agent_service_pb2_grpc import AgentServiceStub
 from trunkline.v1.catalogue import CONTRACT_MINOR
 from trunkline.v1.message_pb2 import MESSAGE_STATE_COMPLETE, Delta, MessageState
-from waiting import until
+
+from tests.e2e.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,11 +12,11 @@ import struct
 from typing import TYPE_CHECKING, Any
 from urllib.request import urlopen
 
-from chatter import Chatter
+from tests.e2e.chatter import Chatter
 
 if TYPE_CHECKING:
-    from processes import Process
-    from validators.history import History
+    from tests.support.processes import Process
+    from tests.validators.history import History
 
 AGENT = "ansflow"
 PLATFORM = f"demo/{AGENT}/web"

@@ -10,12 +10,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import grpc
-from backends import TIMEOUT_S, Backend, address
-from declaring import Operator, auth_of
-from ears import Ear, EventEar
-from maim import chat
-from maim_api import envelope
-from signing import Signer
 from trunkline.v1.address_pb2 import Position
 from trunkline.v1.agent_service_pb2 import (
     AttachHello,
@@ -36,11 +30,19 @@ from trunkline.v1.presence_service_pb2 import (
 )
 from trunkline.v1.tenant_service_pb2 import GetTenantRequest, ListApiKeysRequest, ListRevocationsRequest
 from trunkline.v1.tenant_service_pb2_grpc import TenantServiceStub
-from waiting import until
+
+from tests.e2e.backends import TIMEOUT_S, Backend, address
+from tests.e2e.declaring import Operator, auth_of
+from tests.e2e.ears import Ear, EventEar
+from tests.e2e.maim import chat
+from tests.e2e.maim_api import envelope
+from tests.e2e.waiting import until
+from tests.support.signing import Signer
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
-    from processes import Process
+
+    from tests.support.processes import Process
 
 AGENT, PLATFORM, ROOM, USER = "echo", "web", "room", "ann"
 #: Where something may be said, below the tenant.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 
-from producer import Producer
+from tests.e2e.producer import Producer
 
 TEXTS = [f"word {n} " for n in range(10)]
 WHOLE = "".join(TEXTS)

@@ -7,19 +7,20 @@ import json
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from chatter import Chatter
-from declaring import Operator, auth_of, told_of
-from fleet import Fleet, fleet_of
-from signing import Signer
-from validators.history import History
-from waiting import until
 from websockets.asyncio.client import connect
+
+from tests.e2e.chatter import Chatter
+from tests.e2e.declaring import Operator, auth_of, told_of
+from tests.e2e.fleet import Fleet, fleet_of
+from tests.e2e.waiting import until
+from tests.support.signing import Signer
+from tests.validators.history import History
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from processes import Process
+    from tests.support.processes import Process
 
 TENANT = "acme"
 SIGNER = Signer(TENANT)

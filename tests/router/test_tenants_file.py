@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor import Descriptor
 from joserfc.jwk import OKPKey, RSAKey
-from processes import ROOT, Process
 from trunkline.v1.tenant_pb2 import (
     OPENNESS_ANYBODY,
     OPENNESS_LOOPBACK,
@@ -25,6 +24,8 @@ from trunkline_router import tenants_file
 from trunkline_router.tenants_file import TenantsFile, load
 from trunkline_runtime.jose import to_base64url
 from trunkline_runtime.process import StartError
+
+from tests.support.processes import ROOT, Process
 
 SECRET = "s3cr3t-of-acme-that-has-at-least-32-bytes"
 PAIR = OKPKey.generate_key("Ed25519")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from validators.history import Heard, History, Measured, Said
+from tests.validators.history import Heard, History, Measured, Said
 
 
 def bounded(

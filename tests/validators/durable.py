@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from validators.history import Acked, Heard, History, Said
+from tests.validators.history import Acked, Heard, History, Said
 
 
 def durable(history: History) -> Iterator[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trunkline.v1.catalogue import ENTRIES
-from validators.history import Closed, History, Refused
+
+from tests.validators.history import Closed, History, Refused
 
 
 def explicit(history: History) -> Iterator[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from validators.history import Acked, Heard, History, Passed, Place, Said, Started
+from tests.validators.history import Acked, Heard, History, Passed, Place, Said, Started
 
 
 def gapless(history: History) -> Iterator[str]:

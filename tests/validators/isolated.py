@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from validators.history import Acked, Heard, History, Said, Started, tenant_of
+from tests.validators.history import Acked, Heard, History, Said, Started, tenant_of
 
 
 def isolated(history: History) -> Iterator[str]:

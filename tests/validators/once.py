@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from validators.history import Acked, History
+from tests.validators.history import Acked, History
 
 
 def once(history: History) -> Iterator[str]:

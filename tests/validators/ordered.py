@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from validators.history import Acked, Heard, History, Passed
+from tests.validators.history import Acked, Heard, History, Passed
 
 
 def ordered(history: History) -> Iterator[str]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from validators.durable import durable
-from validators.explicit import explicit
-from validators.gapless import gapless
-from validators.history import History
-from validators.isolated import isolated
-from validators.once import once
-from validators.ordered import ordered
-from validators.terminal import terminal
+from tests.validators.durable import durable
+from tests.validators.explicit import explicit
+from tests.validators.gapless import gapless
+from tests.validators.history import History
+from tests.validators.isolated import isolated
+from tests.validators.once import once
+from tests.validators.ordered import ordered
+from tests.validators.terminal import terminal
 
 PROMISES = (durable, ordered, gapless, once, terminal, isolated, explicit)
 SHOWN = 5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from validators.history import Ended, History
+from tests.validators.history import Ended, History
 
 
 def terminal(history: History) -> Iterator[str]:

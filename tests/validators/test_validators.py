@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from validators.bounded import bounded
-from validators.durable import durable
-from validators.explicit import explicit
-from validators.gapless import gapless
-from validators.history import (
+
+from tests.validators.bounded import bounded
+from tests.validators.durable import durable
+from tests.validators.explicit import explicit
+from tests.validators.gapless import gapless
+from tests.validators.history import (
     Acked,
     Closed,
     Ended,
@@ -24,11 +25,11 @@ from validators.history import (
     Said,
     Started,
 )
-from validators.isolated import isolated
-from validators.once import once
-from validators.ordered import ordered
-from validators.promises import assert_promises
-from validators.terminal import terminal
+from tests.validators.isolated import isolated
+from tests.validators.once import once
+from tests.validators.ordered import ordered
+from tests.validators.promises import assert_promises
+from tests.validators.terminal import terminal
 
 TOPIC = "demo/echo/web/group:team"
 

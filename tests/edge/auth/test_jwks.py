@@ -7,12 +7,13 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from jwks_server import PATIENCE_S
-from minting import PRIVATE
-from signing import public
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 from trunkline_edge.auth.jwks import COOLDOWN_S, LAST_COOLDOWN_S, REFRESH_S, FetchFailed, JwksCache, shown
+
+from tests.edge.auth.token_factory import PRIVATE
+from tests.support.jwks_server import PATIENCE_S
+from tests.support.signing import public
 
 URL = "https://id.example/keys"
 OTHER = "https://other.example/keys"

@@ -8,10 +8,11 @@ import time
 from contextlib import aclosing
 
 import pytest
-from jwks_server import PATIENCE_S, JwksServer, serving
 from trunkline_edge.auth.jwks import FetchFailed, JwksCache
 from trunkline_edge.auth.jwks_http import JwksHttpClient
 from trunkline_edge.auth.key_set import MAX_SET_BYTES
+
+from tests.support.jwks_server import PATIENCE_S, JwksServer, serving
 
 
 async def problem(url: str, timeout_s: float = PATIENCE_S) -> str:

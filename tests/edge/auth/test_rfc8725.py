@@ -12,13 +12,25 @@ from typing import Any
 
 import pytest
 from joserfc.jwk import ECKey, OKPKey, RSAKey
-from minting import AUTH, CLAIMS, KEYS, NOW_S, PRIVATE, declared, minted, refusal, signed, taken
-from signing import part, public
 from trunkline.v1.tenant_pb2 import ClientAuth
 from trunkline_edge.auth.key_set import KeySet
 from trunkline_edge.auth.tokens import UnknownKey
 from trunkline_runtime.jose import from_base64url, to_base64url
 from trunkline_runtime.jwk import check_jwk
+
+from tests.edge.auth.token_factory import (
+    AUTH,
+    CLAIMS,
+    KEYS,
+    NOW_S,
+    PRIVATE,
+    declared,
+    minted,
+    refusal,
+    signed,
+    taken,
+)
+from tests.support.signing import part, public
 
 STRANGER = ECKey.generate_key("P-256")
 RSA_PEM = PRIVATE["RS256"].as_pem(private=False)  # type: ignore[union-attr]

@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from minting import ALGORITHMS, AUTH, CLAIMS, KEYS, NOW_S, PRIVATE, minted, refusal, signed, taken
-from signing import part
 from trunkline.v1.access_pb2 import (
     RIGHT_CANCEL,
     RIGHT_HISTORY,
@@ -24,6 +22,20 @@ from trunkline.v1.edge_service_pb2 import ConnectionOpened
 from trunkline.v1.tenant_pb2 import ClientAuth
 from trunkline_edge.auth.key_set import KeySet
 from trunkline_edge.auth.tokens import UnknownKey
+
+from tests.edge.auth.token_factory import (
+    ALGORITHMS,
+    AUTH,
+    CLAIMS,
+    KEYS,
+    NOW_S,
+    PRIVATE,
+    minted,
+    refusal,
+    signed,
+    taken,
+)
+from tests.support.signing import part
 
 ALL_RIGHTS = frozenset({RIGHT_PUBLISH, RIGHT_SUBSCRIBE, RIGHT_HISTORY, RIGHT_CANCEL})
 YEAR_S = 366 * 24 * 3600

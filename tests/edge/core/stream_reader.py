@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 
-from edge_core_world import open_message, parsed
 from google.protobuf.json_format import ParseDict
-from shown_codec import WAYS, Shown, text_of
 from trunkline.v1.frame_pb2 import DeltaFrame, ServerFrame
 from trunkline.v1.message_pb2 import CHANGE_KIND_ENDED, MESSAGE_STATE_OPEN, Message
 from trunkline_edge.core.connection import Connection
 from trunkline_edge.dialects.codec import Codec, Framing, StreamingMode
+
+from tests.edge.core.core_harness import open_message, parsed
+from tests.edge.core.snapshot_codec import WAYS, Shown, text_of
 
 #: Each token of a stream begins with its kind.
 KINDS = {"text": "t", "reasoning": "r", "part": "p"}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from edge_core_world import JSON
 from trunkline_edge.core.congestion import Congestion
 from trunkline_edge.core.connection import Connection
+
+from tests.edge.core.core_harness import JSON
 
 
 def clients(count: int) -> list[Connection]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from edge_core_world import parsed
 from trunkline_edge.core.framing import framed
 from websockets.frames import Opcode
+
+from tests.edge.core.core_harness import parsed
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536, 1 << 20])

@@ -5,7 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
-from edge_core_world import (
+from trunkline.v1 import catalogue
+from trunkline.v1.frame_pb2 import ServerFrame
+from trunkline_edge.core.deltas import MAX_JOINED_BYTES
+from trunkline_edge.core.edge import EdgeCore
+from trunkline_edge.core.rollup import MAX_WAITING_BYTES
+
+from tests.edge.core.core_harness import (
     JSON,
     PROTO,
     Counting,
@@ -29,11 +35,6 @@ from edge_core_world import (
     tell,
     topic,
 )
-from trunkline.v1 import catalogue
-from trunkline.v1.frame_pb2 import ServerFrame
-from trunkline_edge.core.deltas import MAX_JOINED_BYTES
-from trunkline_edge.core.edge import EdgeCore
-from trunkline_edge.core.rollup import MAX_WAITING_BYTES
 
 
 @pytest.fixture

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from edge_core_world import (
+from trunkline.v1.edge_service_pb2 import RouterEntry
+from trunkline_edge.core.connection import Connection
+from trunkline_edge.core.edge import EdgeCore
+
+from tests.edge.core.core_harness import (
     delta,
     ended,
     heard,
@@ -15,9 +19,6 @@ from edge_core_world import (
     tell,
     topic,
 )
-from trunkline.v1.edge_service_pb2 import RouterEntry
-from trunkline_edge.core.connection import Connection
-from trunkline_edge.core.edge import EdgeCore
 
 
 @pytest.fixture

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from edge_core_world import (
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from trunkline.v1.edge_service_pb2 import RouterEntry
+from trunkline.v1.frame_pb2 import ServerFrame, SubscribedFrame, UnsubscribedFrame
+from trunkline_edge.core.connection import ConnectionState
+from trunkline_edge.core.rollup import GRACE_S, GRID_S
+from trunkline_edge.dialects.codec import Codec, StreamingMode
+
+from tests.edge.core.core_harness import (
     JSON,
     PROTO,
     ack,
@@ -19,23 +35,8 @@ from edge_core_world import (
     tell,
     topic,
 )
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
-from shown_codec import WAYS, Shown
-from stream_reader import Client, ShownReader, Stream, StreamReader
-from trunkline.v1.edge_service_pb2 import RouterEntry
-from trunkline.v1.frame_pb2 import ServerFrame, SubscribedFrame, UnsubscribedFrame
-from trunkline_edge.core.connection import ConnectionState
-from trunkline_edge.core.rollup import GRACE_S, GRID_S
-from trunkline_edge.dialects.codec import Codec, StreamingMode
+from tests.edge.core.snapshot_codec import WAYS, Shown
+from tests.edge.core.stream_reader import Client, ShownReader, Stream, StreamReader
 
 SO_FAR, WHOLE = Shown(StreamingMode.SO_FAR), Shown(StreamingMode.WHOLE)
 NAMES = ("home", "other")

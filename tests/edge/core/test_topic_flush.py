@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from edge_core_world import (
+from trunkline_edge.core.connection import Connection
+from trunkline_edge.core.edge import EdgeCore
+from trunkline_edge.dialects.codec import Codec
+
+from tests.edge.core.core_harness import (
     JSON,
     PROTO,
     Counting,
@@ -16,9 +20,6 @@ from edge_core_world import (
     tell,
     topic,
 )
-from trunkline_edge.core.connection import Connection
-from trunkline_edge.core.edge import EdgeCore
-from trunkline_edge.dialects.codec import Codec
 
 
 def listening(*codecs: Codec) -> tuple[EdgeCore, list[Connection]]:

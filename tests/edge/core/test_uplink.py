@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from edge_core_world import taken
 from hypothesis import given
 from hypothesis import strategies as st
 from trunkline_edge.core.uplink import ENTRY_BYTES, Uplink
 from trunkline_runtime.credited_batch_queue import MAX_BATCH_BYTES
+
+from tests.edge.core.core_harness import taken
 
 
 def filled(sizes: list[int]) -> Uplink:

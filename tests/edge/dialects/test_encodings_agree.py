@@ -6,12 +6,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from filled_messages import STRUCT, filled
 from google.protobuf.message import Message
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
 from trunkline_edge.dialects.codec import Framing
 from trunkline_edge.dialects.native.handshake import CODECS, DEFAULT
 from trunkline_edge.dialects.native.json_output import writer
+
+from tests.edge.dialects.filled_messages import STRUCT, filled
 
 JSON, PROTO = CODECS["trunkline.v1.json"], CODECS["trunkline.v1.proto"]
 

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filled_messages import filled
 from google.protobuf import text_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_codec_properties import ANY_JSON, frames
 from trunkline.v1 import catalogue
 from trunkline.v1.frame_pb2 import ClientFrame, ClosingFrame, MessageFrame, ServerFrame
 from trunkline.v1.message_pb2 import Part
@@ -22,6 +20,9 @@ from trunkline_edge.dialects.langbot.chain import chain_of, content_of, parts_of
 from trunkline_edge.dialects.langbot.chat_codec import LangBotCodec
 from trunkline_edge.dialects.langbot.json_values import MAX_DEPTH
 from trunkline_router.core.validation.validator import check
+
+from tests.edge.dialects.filled_messages import filled
+from tests.edge.dialects.test_codec_properties import ANY_JSON, frames
 
 NOW = datetime(2025, 1, 31, 12, tzinfo=UTC)
 

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from declared_tenants import policy
 from trunkline.v1 import catalogue
 from trunkline.v1.history_service_pb2 import ListMessagesResponse
 from trunkline.v1.message_pb2 import MESSAGE_STATE_COMPLETE, Message
@@ -15,6 +14,8 @@ from trunkline_edge.dialects.dialect import CallRefused, HttpReply, HttpRequest,
 from trunkline_edge.dialects.langbot.records import CONVERSATION_ID, PLATFORM, SESSION_TYPES
 from trunkline_edge.dialects.langbot.rest_routes import MAX_LISTED, MAX_LISTED_BYTES, routes
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
+
+from tests.support.declared_tenants import policy
 
 NOW = datetime(2025, 1, 31, 12, tzinfo=UTC)
 ROUTES = {route.path.text.split("/")[6]: route for route in routes(lambda: NOW)}

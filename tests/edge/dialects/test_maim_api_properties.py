@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_codec_properties import ANY_JSON, frames
-from test_maim_api_frames import CODEC, SAID
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
 from trunkline.v1.message_pb2 import ROLE_USER
 from trunkline_edge.dialects.codec import DirectReply, FrameRefused, SwitchCodec
 from trunkline_edge.dialects.maim.api_ids import frame_id, is_hashed, msg_id_of
+
+from tests.edge.dialects.test_codec_properties import ANY_JSON, frames
+from tests.edge.dialects.test_maim_api_frames import CODEC, SAID
 
 
 @given(first=st.text() | st.integers() | st.floats(allow_nan=False), second=st.text() | st.integers())

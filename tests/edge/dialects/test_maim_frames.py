@@ -12,12 +12,13 @@ import pytest
 from google.protobuf import text_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_codec_properties import ANY_JSON, frames
 from trunkline.v1.frame_pb2 import ClientFrame, MessageFrame, ServerFrame
 from trunkline.v1.message_pb2 import CustomPart, Part
 from trunkline_edge.dialects.codec import DirectReply, FrameRefused
 from trunkline_edge.dialects.maim.messages import MAX_MEDIA_BYTES, MAX_TEXT_CHARACTERS
 from trunkline_edge.dialects.maim.tenant import Maim
+
+from tests.edge.dialects.test_codec_properties import ANY_JSON, frames
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678_000, UTC)
 CODEC = Maim("demo", "echo", "qq", True, lambda: NOW)

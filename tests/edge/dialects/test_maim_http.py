@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from declared_tenants import policy
 from google.protobuf.message import Message as ProtoMessage
 from trunkline.v1 import catalogue
 from trunkline.v1.address_pb2 import Position
@@ -25,6 +24,8 @@ from trunkline.v1.presence_service_pb2 import Connection, ListConnectionsRequest
 from trunkline_edge.dialects.dialect import CallRefused, HttpReply, HttpRequest, Route
 from trunkline_edge.dialects.maim.http_routes import routes
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
+
+from tests.support.declared_tenants import policy
 
 TENANTS = TenantPolicies([policy("demo", default_agent="echo")])
 FLAT, DEEP, CONNECTIONS, RESULT, FLUSH = routes()

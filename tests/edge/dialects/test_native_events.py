@@ -7,8 +7,6 @@ import json
 from contextlib import suppress
 
 import pytest
-from event_source import EventReader
-from filled_messages import filled
 from hypothesis import given
 from hypothesis import strategies as st
 from trunkline.v1.catalogue import Refused
@@ -19,6 +17,9 @@ from trunkline_edge.dialects.dialect import ConnectRequest
 from trunkline_edge.dialects.native.events import EVENTS, RETRY_MS, connect
 from trunkline_edge.dialects.native.handshake import DEFAULT
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
+
+from tests.edge.dialects.filled_messages import filled
+from tests.support.event_source import EventReader
 
 QUERY = {"tenant": "t", "agent": "a", "platform": "web", "conversation": "group:team", "user": "u"}
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 import pytest
-from declared_tenants import policy
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from starlette.applications import Starlette
@@ -33,6 +32,8 @@ from trunkline_edge.http import body_reader
 from trunkline_edge.http.caller_metadata import CallerMetadata
 from trunkline_edge.http.dialect_routes import DialectRoutes
 from trunkline_edge.http.router_client import CallFailed
+
+from tests.support.declared_tenants import policy
 
 Handle = Callable[[HttpRequest], Handling]
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from itertools import count
 
 import pytest
-from command_line import OPERATOR, CommandLine
-from processes import Process, router_process
+
+from tests.router.cli.command_line import OPERATOR, CommandLine
+from tests.support.processes import Process, router_process
 
 _NUMBERS = count()
 

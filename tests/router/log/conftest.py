@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from log_engines import ENGINES, NOW_MS, Opener, clock
-from memory_engine import MemoryEngine
 from trunkline_router.log.interface import Log
+
+from tests.router.log.engines import ENGINES, NOW_MS, Opener, clock
+from tests.router.log.memory_engine import MemoryEngine
 
 
 @pytest.fixture(params=ENGINES)

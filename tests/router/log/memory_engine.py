@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from memory_log import MemoryLog
 from trunkline_router.core.values.log_records import (
     Page,
     PageRequest,
@@ -15,6 +14,8 @@ from trunkline_router.core.values.log_records import (
     Transaction,
 )
 from trunkline_router.core.values.topics import Position, TopicKey
+
+from tests.support.memory_log import MemoryLog
 
 
 class MemoryEngine:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from log_engines import NOW_MS
 from trunkline_router.core.values.log_records import Cursor, ErasedPiece, HistoryLimits
 from trunkline_router.core.values.topics import TopicKey
 from trunkline_router.log.interface import Log
+
+from tests.router.log.engines import NOW_MS
 
 MOST_PIECES = 10_000
 

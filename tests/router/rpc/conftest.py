@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from guarded_router import GuardedRouter, guarded_router
+
+from tests.router.rpc.guarded_router import GuardedRouter, guarded_router
 
 
 @pytest.fixture

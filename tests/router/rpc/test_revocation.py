@@ -7,12 +7,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from guarded_router import OPERATOR, PATIENCE_S, GuardedRouter, Metadata, bearer, ended
 from trunkline.v1 import catalogue
 from trunkline.v1.agent_service_pb2 import AttachRequest
 from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
 from trunkline.v1.presence_service_pb2 import GetStatsRequest, WatchConnectionsRequest
 from trunkline.v1.tenant_pb2 import TENANT_STATE_SUSPENDED
+
+from tests.router.rpc.guarded_router import OPERATOR, PATIENCE_S, GuardedRouter, Metadata, bearer, ended
 
 END_S = 1.0
 

@@ -6,13 +6,14 @@ import asyncio
 from typing import Any
 
 import pytest
-from pacing_of_calls import until
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 from trunkline_router.core.tenants.api_keys import Caller, CallerKind
 from trunkline_router.core.tenants.fair_call_queue import Tarpit
 from trunkline_router.rpc import streams
 from trunkline_router.runtime import AttachedStream, PendingCall
+
+from tests.router.rpc.call_pacing import until
 
 
 class Peer:

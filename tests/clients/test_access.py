@@ -1,0 +1,112 @@
+"""What backends and workers show a router: an API key with every call, by TLS or not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import certs
+import grpc.aio
+import pytest
+from trunkline_client import (
+    Backend,
+    Disconnected,
+    Message,
+    Refused,
+    Worker,
+    access,
+    access_from_environment,
+    address,
+    broadcast_request,
+)
+from trunkline_client.channel import Access
+
+from tests.support.certificates import Certificates
+
+KEY = "tl_0123456789abcdef_secret"
+TO = address(tenant="demo")
+PATIENCE_S = 5.0
+
+
+class Noting(grpc.aio.ServerInterceptor):
+    """Notes what each call shows; nothing is served."""
+
+    def __init__(self) -> None:
+        self.shown: dict[str, list[Any]] = {}
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: grpc.HandlerCallDetails
+    ) -> Any:
+        metadata = handler_call_details.invocation_metadata
+        rpc = handler_call_details.method.rpartition("/")[2]
+        self.shown[rpc] = [value for name, value in metadata if name == "authorization"]
+        return await continuation(handler_call_details)
+
+
+@asynccontextmanager
+async def noting(ours: Certificates | None = None) -> AsyncIterator[tuple[str, Noting]]:
+    """A router that refuses everything, by TLS where there are certificates."""
+    found = Noting()
+    server = grpc.aio.server(interceptors=[found])
+    if ours is None:
+        port = server.add_insecure_port("127.0.0.1:0")
+    else:
+        pair = (certs.key_of(ours.router).read_bytes(), ours.router.read_bytes())
+        port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
+    await server.start()
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            yield f"127.0.0.1:{port}", found
+    finally:
+        await server.stop(None)
+
+
+async def call_all(router: str, shown: Access) -> None:
+    """A call of each kind."""
+
+    async def never(_: Message) -> None: ...
+
+    async with Backend(router, **shown) as backend:
+        with pytest.raises(Refused):
+            await backend.broadcast(TO, "hello")
+        with pytest.raises(Refused):
+            await anext(backend.watch_connections(TO))
+        with suppress(Refused, Disconnected):
+            async with backend.publisher() as publisher:
+                await publisher.publish(broadcast_request(TO, "hello"))
+    with pytest.raises(Refused):
+        await Worker(router, tenant="demo", agents=["a"], **shown).run(never)
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_the_api_key_goes_with_every_call(tmp_path: Path, encrypted: bool) -> None:
+    ours = Certificates(tmp_path) if encrypted else None
+    shown = access(KEY, ours.ca if ours else "")
+    assert (shown["credentials"] is not None) is encrypted
+    async with noting(ours) as (router, found):
+        await call_all(router, shown)
+    assert found.shown.keys() == {"Broadcast", "WatchConnections", "BroadcastMany", "Attach"}
+    assert all(values == [f"Bearer {KEY}"] for values in found.shown.values())
+
+
+async def test_without_an_api_key_nothing_is_shown() -> None:
+    async with noting() as (router, found):
+        await call_all(router, access())
+    assert len(found.shown) == 4
+    assert not any(found.shown.values())
+
+
+def test_the_environment_says_what_to_show(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("TRUNKLINE_API_KEY", "TRUNKLINE_CA", "TRUNKLINE_TLS"):
+        monkeypatch.delenv(name, raising=False)
+    assert access_from_environment() == {"credentials": None, "api_key": ""}
+    monkeypatch.setenv("TRUNKLINE_API_KEY", KEY)
+    assert access_from_environment()["api_key"] == KEY
+    monkeypatch.setenv("TRUNKLINE_TLS", "true")
+    assert access_from_environment()["credentials"] is not None
+    monkeypatch.setenv("TRUNKLINE_CA", str(tmp_path / "none.pem"))
+    with pytest.raises(FileNotFoundError):
+        access_from_environment()

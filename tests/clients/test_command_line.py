@@ -1,0 +1,242 @@
+"""The command line, as people and pipes use it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+
+import pytest
+from trunkline.v1 import catalogue
+from trunkline.v1.agent_service_pb2 import DeadLetter, ListDeadLettersResponse, ReplayDeadLettersResponse
+from trunkline.v1.broadcast_service_pb2 import BroadcastResponse
+from trunkline.v1.error_pb2 import Error
+from trunkline.v1.frame_pb2 import ClosingFrame, DeltaFrame
+from trunkline.v1.history_service_pb2 import ListMessagesResponse, ListReceiptsResponse, Receipt
+from trunkline.v1.message_pb2 import (
+    CHANGE_KIND_ENDED,
+    MESSAGE_STATE_COMPLETE,
+    MESSAGE_STATE_FAILED,
+    MESSAGE_STATE_OPEN,
+    Change,
+)
+from trunkline.v1.presence_service_pb2 import Connection, ListConnectionsResponse
+
+from tests.clients.scripted_edge import ALICE, EdgeSide, ScriptedEdge, at, message, scripted_edge
+from tests.clients.scripted_router import scripted_router
+
+
+async def run(*arguments: str, stdin: str = "") -> tuple[int, list[str], list[str]]:
+    """Runs a command; returns its exit code and the lines it wrote to stdout and stderr."""
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "trunkline_client", *arguments, stdin=pipe, stdout=pipe, stderr=pipe
+    )
+    out, err = await process.communicate(stdin.encode())
+    assert process.returncode is not None
+    return process.returncode, out.decode().splitlines(), err.decode().splitlines()
+
+
+async def echo(edge: ScriptedEdge, lines: int) -> EdgeSide:
+    """Welcomes a client and answers its lines, the reply sometimes before the ack."""
+    side = await edge.accepted()
+    await side.welcome()
+    for number in range(1, lines + 1):
+        said = (await side.read()).message
+        seq = 2 * number
+        await side.ack(said.id, seq - 1)
+        reply = message(seq, f"You said: {said.parts[0].text.text}", reply_to=f"m{seq - 1}")
+        await side.say(message=reply)
+    assert (await side.read()).HasField("disconnect")
+    await side.say(closing=ClosingFrame(code=1000, reason="DISCONNECTED"))
+    await side.close(1000)
+    return side
+
+
+async def test_a_line_from_a_pipe_is_sent_and_its_reply_is_written_plainly() -> None:
+    async with scripted_edge() as edge, asyncio.TaskGroup() as tasks:
+        answering = tasks.create_task(echo(edge, 2))
+        chat = await run("chat", "--url", edge.url, "--user", "alice", stdin="hello\n\nbye")
+        assert chat == (0, ["You said: hello", "You said: bye"], [])
+        side = await answering
+        assert side.query["conversation"] == "person:alice"
+
+
+async def test_once_says_one_thing() -> None:
+    async with scripted_edge() as edge, asyncio.TaskGroup() as tasks:
+        tasks.create_task(echo(edge, 1))
+        assert await run("chat", "--edge", edge.url, "--once", "hi") == (0, ["You said: hi"], [])
+
+
+async def test_a_refused_connection_is_one_line_and_exit_code_1() -> None:
+    async with scripted_edge() as edge, asyncio.TaskGroup() as tasks:
+
+        async def refuse() -> None:
+            side = await edge.accepted()
+            closing = ClosingFrame(code=4504, reason="UNKNOWN_TENANT", message="There is no tenant demo")
+            await side.say(closing=closing)
+            await side.close(4504)
+
+        tasks.create_task(refuse())
+        code, out, err = await run("chat", "--url", edge.url, "--once", "hi")
+        assert (code, out, err) == (1, [], ["There is no tenant demo (4504 UNKNOWN_TENANT)"])
+
+
+async def test_a_connection_that_ends_for_good_while_chatting_is_one_line_and_exit_code_1() -> None:
+    async with scripted_edge() as edge, asyncio.TaskGroup() as tasks:
+
+        async def end() -> None:
+            side = await edge.accepted()
+            await side.welcome()
+            await side.read()
+            await side.close(4501)
+
+        tasks.create_task(end())
+        code, out, err = await run("chat", "--url", edge.url, "--once", "hi")
+        assert (code, out, len(err)) == (1, [], 1)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("chat", "--url", "ws://127.0.0.1:1", "--once", "hi"),
+        ("chat", "--conversation", "alice", "--once", "hi"),
+        ("broadcast", "hello", "--router", "127.0.0.1:1"),
+    ],
+)
+async def test_what_can_be_foreseen_to_fail_is_one_line_and_exit_code_1(arguments: tuple[str, ...]) -> None:
+    code, out, err = await run(*arguments)
+    assert (code, out, len(err)) == (1, [], 1)
+
+
+async def test_a_missing_reply_is_told() -> None:
+    async with scripted_edge() as edge, asyncio.TaskGroup() as tasks:
+
+        async def only_ack() -> None:
+            side = await edge.accepted()
+            await side.welcome()
+            await side.ack((await side.read()).message.id, 1)
+            await side.read()
+            await side.close(1000)
+
+        tasks.create_task(only_ack())
+        code, _, err = await run("chat", "--url", edge.url, "--once", "hi", "--wait-s", "0.05")
+        assert (code, err) == (1, ["No reply within 0.05 s"])
+
+
+async def stream(edge: ScriptedEdge, change: Change) -> EdgeSide:
+    """Welcomes a client and answers its line piece by piece, ending as told."""
+    side = await edge.accepted()
+    await side.welcome()
+    await side.ack((await side.read()).message.id, 1)
+    reply = message(2, "Once ", reply_to="m1", state=MESSAGE_STATE_OPEN)
+    await side.say(message=reply)
+    await side.say(delta=DeltaFrame(reasoning="what next?"))
+    await side.say(message=message(3, "An aside"))
+    await side.say(delta=DeltaFrame(message_id="m2", text="upon a time"))
+    change.MergeFrom(Change(position=at(4), address=ALICE, message_id="m2", kind=CHANGE_KIND_ENDED))
+    await side.say(change=change)
+    await side.read()
+    await side.close(1000)
+    return side
+
+
+async def test_a_streamed_reply_is_written_as_it_comes_and_waited_for() -> None:
+    async with scripted_edge() as edge, asyncio.TaskGroup() as tasks:
+        tasks.create_task(stream(edge, Change(state=MESSAGE_STATE_COMPLETE)))
+        told = await run("chat", "--url", edge.url, "--once", "a story")
+        assert told == (0, ["Once upon a time", "An aside"], [])
+
+
+async def test_a_reply_that_failed_is_one_line_and_exit_code_1() -> None:
+    async with scripted_edge() as edge, asyncio.TaskGroup() as tasks:
+        failed = Change(state=MESSAGE_STATE_FAILED, error=Error(message="The model is gone"))
+        tasks.create_task(stream(edge, failed))
+        code, _, err = await run("chat", "--url", edge.url, "--once", "a story")
+        assert (code, err) == (1, ["The model is gone"])
+
+
+async def test_ctrl_c_stops_the_reply_and_a_second_one_the_chat() -> None:
+    pipe = asyncio.subprocess.PIPE
+    async with scripted_edge() as edge:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "trunkline_client", "chat", "--url", edge.url, stdin=pipe, stdout=pipe
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        side = await edge.accepted()
+        await side.welcome()
+        process.stdin.write(b"a story\n")
+        await side.ack((await side.read()).message.id, 1)
+        await side.say(message=message(2, "Once", reply_to="m1", state=MESSAGE_STATE_OPEN))
+        assert await process.stdout.readexactly(4) == b"Once"
+        process.send_signal(signal.SIGINT)
+        assert (await side.read()).cancel.message_id == "m2"
+        process.send_signal(signal.SIGINT)
+        assert (await side.read()).HasField("disconnect")
+        await side.close(1000)
+        assert await process.wait() == 0
+        process.stdin.close()
+        await process.stdin.wait_closed()
+        edge.end()
+
+
+async def test_dead_letters_are_listed_and_replayed() -> None:
+    async with scripted_router() as router:
+        pages = {
+            0: ListDeadLettersResponse(
+                dead_letters=[
+                    DeadLetter(delivery_id=4, attempts=5, reason="no [model]", message=message(3, "hi"))
+                ],
+                more=True,
+            ),
+            4: ListDeadLettersResponse(dead_letters=[DeadLetter(delivery_id=9)]),
+        }
+        router.answers = {
+            "ListDeadLetters": lambda request: pages[request.after],
+            "ReplayDeadLetters": lambda request: ReplayDeadLettersResponse(
+                replayed=len(request.delivery_ids)
+            ),
+        }
+        of = ("deadletters", "--agent", "echo", "--router", router.address)
+        _, shown, _ = await run(*of)
+        assert any("4" in line and "hi" in line for line in shown)
+        assert any("[model]" in line for line in shown)
+        assert await run(*of, "--replay-all") == (0, ["2 delivered again"], [])
+        assert list(router.asked[-1].delivery_ids) == [4, 9]
+        assert await run(*of, "--replay", "7") == (0, ["1 delivered again"], [])
+        assert list(router.asked[-1].delivery_ids) == [7]
+
+
+async def test_receipts_are_shown_to_the_last_page() -> None:
+    async with scripted_router() as router:
+        pages = {
+            "": ListReceiptsResponse(receipts=[Receipt(user="alice", read=at(3))], more=True),
+            "alice": ListReceiptsResponse(receipts=[Receipt(user="bob", delivered=at(5))]),
+        }
+        router.answers = {"ListReceipts": lambda request: pages[request.after]}
+        asked = ("--agent", "echo", "--conversation", "group:team", "--router", router.address)
+        _, shown, _ = await run("receipts", *asked)
+        assert any("alice" in line and "3" in line for line in shown)
+        assert any("bob" in line and "5" in line for line in shown)
+
+
+async def test_backends_commands_show_what_the_router_says() -> None:
+    async with scripted_router() as router:
+        router.answers = {
+            "Broadcast": lambda _: BroadcastResponse(message_id="m1", position=at(4), connections=2),
+            "ListMessages": lambda _: ListMessagesResponse(messages=[message(3, "hello")]),
+            "ListConnections": lambda _: ListConnectionsResponse(
+                connections=[Connection(connection_id="c1", user="alice")]
+            ),
+        }
+        at_router = ("--router", router.address)
+        assert await run("broadcast", "hello", *at_router) == (0, ["m1  position 4, 2 connected"], [])
+        _, shown, _ = await run("history", "--agent", "echo", *at_router)
+        assert any("hello" in line and "agent" in line for line in shown)
+        assert router.asked[-1].address.agent == "echo"
+        _, shown, _ = await run("connections", *at_router)
+        assert any("c1" in line and "alice" in line for line in shown)
+        router.answers["Broadcast"] = lambda _: catalogue.UNKNOWN_TENANT
+        code, _, err = await run("broadcast", "hello", *at_router)
+        assert (code, len(err)) == (1, 1)

@@ -1,0 +1,134 @@
+"""Cursor, inbox, heartbeat, closes and wording: small machines, without a loop."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from trunkline.v1.address_pb2 import CONVERSATION_KIND_GROUP, Conversation, Position
+from trunkline.v1.frame_pb2 import ClosingFrame
+from trunkline_client import Closed, address, address_name, conversation, conversation_name, text
+from trunkline_client.closes import Reconnect, verdict
+from trunkline_client.connecting import connect_url
+from trunkline_client.cursor import MAX_AHEAD, Arrival, Cursor
+from trunkline_client.heartbeat import Beat, Pulse, beat
+from trunkline_client.inbox import Inbox
+from trunkline_client.wording import group, parts
+
+from tests.clients.scripted_edge import ALICE, TEAM, at, message
+
+
+@given(st.permutations(range(1, 9)))
+def test_a_cursor_that_may_wait_for_all_closes_up_once_all_is_there(order: list[int]) -> None:
+    cursor = Cursor(Position())
+    for seq in order:
+        assert cursor.arrived(at(seq), may_be_ours=8) is Arrival.NEW
+        assert cursor.arrived(at(seq), may_be_ours=8) is Arrival.REPEATED
+    assert (cursor.position, cursor.holes) == (at(8), 0)
+
+
+def test_a_cursor_does_not_wait_for_more_than_may_be_ours() -> None:
+    cursor = Cursor(at(1))
+    assert cursor.arrived(at(4), may_be_ours=1) is Arrival.GAP
+    assert cursor.arrived(at(3), may_be_ours=1) is Arrival.NEW
+    assert cursor.holes == 1
+    assert cursor.arrived(at(4), may_be_ours=1) is Arrival.NEW
+    assert cursor.position == at(1)
+
+
+def test_a_cursor_remembers_only_so_much_beyond_a_hole() -> None:
+    cursor = Cursor(at(1))
+    for seq in range(3, 3 + MAX_AHEAD):
+        assert cursor.arrived(at(seq), may_be_ours=1) is Arrival.NEW
+    assert cursor.arrived(at(3 + MAX_AHEAD), may_be_ours=1) is Arrival.GAP
+
+
+def test_an_inbox_is_full_by_items_or_by_bytes() -> None:
+    by_items, by_bytes = Inbox(2, 1000), Inbox(1000, 100)
+    by_items.put(message(1), 10)
+    by_bytes.put(message(1), 99)
+    assert not by_items.full
+    assert not by_bytes.full
+    by_items.put(message(2), 10)
+    by_bytes.put(message(2), 1)
+    assert by_items.full
+    assert by_bytes.full
+    by_items.take()
+    by_bytes.take()
+    assert not by_items.full
+    assert not by_bytes.full
+
+
+def test_an_inboxs_positions_are_those_of_what_was_taken() -> None:
+    inbox = Inbox(10, 1000)
+    inbox.mark(ALICE, at(1))
+    inbox.put(message(2), 10)
+    inbox.mark(ALICE, at(2))
+    inbox.mark(ALICE, at(3))  # an ack of our own, which is no event
+    inbox.put(message(8, to=TEAM), 10)
+    inbox.mark(TEAM, at(8))
+    assert [each.position.seq for each in inbox.positions] == [1]
+    inbox.take()
+    assert [each.position.seq for each in inbox.positions] == [3]
+    inbox.forget(ALICE)
+    inbox.take()
+    assert [each.address for each in inbox.positions] == [TEAM]
+    with pytest.raises(IndexError):
+        inbox.take()
+
+
+def test_a_heartbeat_pings_once_an_interval_and_gives_up_after_two() -> None:
+    assert beat(0, heard_at=0, pinged_at=0, interval_s=20) == Beat(Pulse.WAIT, 20)
+    assert beat(20, heard_at=0, pinged_at=0, interval_s=20) == Beat(Pulse.PING, 20)
+    assert beat(20, heard_at=0, pinged_at=20, interval_s=20) == Beat(Pulse.WAIT, 20)
+    assert beat(30, heard_at=25, pinged_at=20, interval_s=20) == Beat(Pulse.WAIT, 10)
+    assert beat(40, heard_at=0, pinged_at=20, interval_s=20) == Beat(Pulse.DEAD, 0)
+
+
+@given(st.integers(min_value=4000, max_value=4999))
+def test_the_range_of_a_close_code_says_whether_to_come_back(code: int) -> None:
+    assert isinstance(verdict(code, "", None, renews=True), Reconnect) is (code < 4500)
+
+
+def test_a_closing_frame_says_how_long_to_stay_away_and_why() -> None:
+    closing = ClosingFrame(code=1012, reason="RESTARTING", message="Restarting", reconnect_after_ms=500)
+    assert verdict(1012, "", closing, renews=False) == Reconnect(0.5, "Restarting")
+    closed = verdict(1009, "", None, renews=False)
+    assert isinstance(closed, Closed)
+    assert str(closed) == "A frame is larger than the other end takes (1009)"
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("ws://h:1", "ws://h:1/v1/connect?tenant=t&conversation=person:a%20b"),
+        ("ws://h:1/", "ws://h:1/v1/connect?tenant=t&conversation=person:a%20b"),
+        ("wss://h/chat?x=1", "wss://h/chat?x=1&tenant=t&conversation=person:a%20b"),
+    ],
+)
+def test_a_url_gets_the_path_it_lacks_and_what_is_set_of_the_query(url: str, expected: str) -> None:
+    assert connect_url(url, {"tenant": "t", "user": "", "conversation": "person:a b"}) == expected
+
+
+def test_conversations_are_written_with_their_kind() -> None:
+    team = Conversation(kind=CONVERSATION_KIND_GROUP, id="team")
+    assert conversation("group:team") == conversation(team) == group("team") == group("group:team") == team
+    assert conversation_name(team) == "group:team"
+    for wrong in ("team", "room:team", "person:", ""):
+        with pytest.raises(ValueError, match="is written"):
+            conversation(wrong)
+    with pytest.raises(ValueError, match="only groups"):
+        group("person:alice")
+
+
+def test_an_address_has_one_target() -> None:
+    assert address_name(ALICE) == "demo / echo / web / person:alice"
+    assert address_name(address(tenant="t", user="u")) == "t / user u"
+    assert address(tenant="t", connection="c").connection == "c"
+    with pytest.raises(ValueError, match="at most one"):
+        address(tenant="t", user="u", connection="c")
+
+
+def test_content_is_text_or_parts() -> None:
+    (part,) = text("hello")
+    assert parts("hello") == parts(part) == parts([part]) == [part]

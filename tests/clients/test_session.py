@@ -1,0 +1,406 @@
+"""The session machine, without a socket or a loop."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trunkline.v1.address_pb2 import Position, TopicPosition
+from trunkline.v1.frame_pb2 import (
+    AckFrame,
+    ClientFrame,
+    ConnectedFrame,
+    ErrorFrame,
+    MessageFrame,
+    ReadFrame,
+    ServerFrame,
+    SubscribedFrame,
+    SubscribeFrame,
+    UnsubscribeFrame,
+)
+from trunkline.v1.message_pb2 import (
+    CHANGE_KIND_ENDED,
+    MESSAGE_STATE_OPEN,
+    ROLE_USER,
+    Author,
+    Change,
+    Message,
+)
+from trunkline_client import wording
+from trunkline_client.events import Answer, Drop, Effect, Left, Lost, Mark, Refuse, Send, Tell
+from trunkline_client.session import Session
+
+from tests.clients.scripted_edge import ALICE, TEAM, at, message
+
+
+def connect(session: Session, seq: int = 0, *, recovered: bool = False) -> list[Effect]:
+    """A new connection, welcomed at a position."""
+    session.disconnected()
+    session.first_frames()
+    positions = [TopicPosition(address=ALICE, position=at(seq))]
+    return session.received(ServerFrame(connected=ConnectedFrame(positions=positions, recovered=recovered)))
+
+
+def said(request_id: str) -> ClientFrame:
+    """A message of ours."""
+    return ClientFrame(message=MessageFrame(id=request_id, parts=wording.text("hello")))
+
+
+def acked(request_id: str, seq: int) -> ServerFrame:
+    """Its ack."""
+    return ServerFrame(ack=AckFrame(id=request_id, message_id=f"m{seq}", position=at(seq), address=ALICE))
+
+
+def ours(request_id: str, seq: int) -> Message:
+    """Our message as it comes back in a recovery."""
+    return message(seq, client_id=request_id, author=Author(role=ROLE_USER, user="alice"))
+
+
+def kinds(effects: list[Effect]) -> list[type[Any]]:
+    return [type(effect) for effect in effects]
+
+
+def told(effects: list[Effect]) -> list[int]:
+    return [
+        each.event.position.seq
+        for each in effects
+        if isinstance(each, Tell) and isinstance(each.event, Message)
+    ]
+
+
+def entries(effects: list[Effect]) -> list[int]:
+    """The places of all entries that are told."""
+    found = []
+    for each in effects:
+        match each:
+            case Tell(Message() | Change() as event):
+                found.append(event.position.seq)
+            case Tell(ReadFrame() as event):
+                found.append(event.at.seq)
+            case _:
+                pass
+    return found
+
+
+def receive(session: Session, *messages: Message) -> list[Effect]:
+    return [effect for each in messages for effect in session.received(ServerFrame(message=each))]
+
+
+def test_a_new_session_resumes_nothing() -> None:
+    assert Session(ALICE).first_frames() == []
+
+
+def test_nothing_is_sent_before_connected() -> None:
+    session = Session(ALICE)
+    assert session.ask("x", said("x")) == []
+    assert connect(session)[-1] == Send(said("x"))
+
+
+def test_an_id_that_waits_for_its_answer_cannot_be_used_again() -> None:
+    session = Session(ALICE)
+    session.ask("x", said("x"))
+    with pytest.raises(ValueError, match="not answered yet"):
+        session.ask("x", said("x"))
+
+
+def test_requests_are_sent_again_in_the_order_in_which_they_were_begun() -> None:
+    session = Session(ALICE)
+    connect(session)
+    for each in "abc":
+        session.ask(each, said(each))
+    session.received(acked("b", 1))
+    sent = [effect.frame.message.id for effect in connect(session, 1) if isinstance(effect, Send)]
+    assert sent == ["a", "c"]
+
+
+def test_a_request_given_up_is_not_sent_again_but_its_ack_still_counts() -> None:
+    session = Session(ALICE)
+    connect(session)
+    session.ask("x", said("x"))
+    session.give_up("x")
+    assert session.received(acked("x", 1)) == [Mark(ALICE, at(1))]
+    assert kinds(receive(session, message(2))) == [Tell, Mark]
+
+
+def test_an_ack_of_our_own_counts_as_a_position() -> None:
+    session = Session(ALICE)
+    connect(session)
+    session.ask("x", said("x"))
+    assert kinds(session.received(acked("x", 1))) == [Answer, Mark]
+    assert told(receive(session, message(2))) == [2]
+
+
+def test_a_hole_is_a_gap_when_nothing_of_ours_can_fill_it() -> None:
+    session = Session(ALICE)
+    connect(session)
+    assert kinds(receive(session, message(2))) == [Drop]
+    assert session.first_frames()[0].resume.positions[0].position == at(0)
+
+
+def test_a_hole_may_be_an_ack_that_is_late() -> None:
+    session = Session(ALICE)
+    connect(session)
+    session.ask("x", said("x"))
+    effects = receive(session, message(2), message(3))
+    assert told(effects) == [2, 3]
+    start = Mark(ALICE, Position(epoch="e1"))
+    assert effects[-1] == start, "until the ack is there, what is safe is before it"
+    assert session.received(acked("x", 1))[-1] == Mark(ALICE, at(3))
+
+
+def test_a_hole_that_our_message_did_not_fill_is_a_gap_once_that_is_known() -> None:
+    session = Session(ALICE)
+    connect(session)
+    session.ask("x", said("x"))
+    receive(session, message(2))
+    error = ErrorFrame(id="x", code="OVERLOADED")
+    assert kinds(session.received(ServerFrame(error=error))) == [Refuse, Drop]
+
+
+def test_messages_beyond_a_hole_are_not_told_again_after_resuming() -> None:
+    session = Session(ALICE)
+    connect(session)
+    session.ask("x", said("x"))
+    receive(session, message(2))
+    connect(session, 0, recovered=True)
+    effects = receive(session, ours("x", 1), message(2), message(3))
+    assert told(effects) == [3]
+    assert kinds(effects)[0] is Answer
+
+
+def test_only_a_users_message_to_the_same_conversation_is_taken_for_our_own() -> None:
+    session = Session(ALICE)
+    connect(session)
+    session.ask("x", said("x"))
+    by_agent = message(1, client_id="x")
+    elsewhere = message(1, client_id="x", to=TEAM, author=Author(role=ROLE_USER))
+    assert told(receive(session, by_agent, elsewhere)) == [1, 1]
+
+
+def test_a_log_that_begins_anew_is_told_as_a_loss() -> None:
+    session = Session(ALICE)
+    connect(session, 5)
+    lost, *rest = receive(session, message(1, epoch="e2"))
+    start = TopicPosition(address=ALICE, position=Position(epoch="e2"))
+    assert lost == Tell(Lost((start,)))
+    assert told(rest) == [1]
+    assert kinds(receive(session, message(3, epoch="e3"))) == [Drop]
+
+
+def test_messages_that_are_not_kept_have_no_position_and_are_told() -> None:
+    session = Session(ALICE)
+    connect(session)
+    fleeting = message(1)
+    fleeting.ClearField("position")
+    assert receive(session, fleeting) == [Tell(fleeting)]
+
+
+def test_a_refusal_of_something_without_id_is_told() -> None:
+    session = Session(ALICE)
+    connect(session)
+    error = ErrorFrame(code="NOT_SUBSCRIBED", message="no")
+    assert session.received(ServerFrame(error=error)) == [Tell(error)]
+
+
+def test_every_kind_of_server_frame_is_dealt_with() -> None:
+    kinds_of_frame = {field.name for field in ServerFrame.DESCRIPTOR.oneofs_by_name["frame"].fields}
+    assert set(Session(ALICE)._handlers) == kinds_of_frame
+
+
+def test_a_frame_that_is_newer_than_this_client_has_no_effect() -> None:
+    assert Session(ALICE).received(ServerFrame()) == []
+
+
+def joined(session: Session, seq: int) -> None:
+    """Joins the team's group."""
+    frame = SubscribeFrame(id="join", conversation=TEAM.conversation)
+    session.ask("join", ClientFrame(subscribe=frame))
+    session.received(ServerFrame(subscribed=SubscribedFrame(id="join", address=TEAM, position=at(seq))))
+
+
+def test_a_group_that_was_being_left_is_left_by_reconnecting() -> None:
+    session = Session(ALICE)
+    connect(session)
+    joined(session, 3)
+    frame = UnsubscribeFrame(id="leave", conversation=TEAM.conversation)
+    session.ask("leave", ClientFrame(unsubscribe=frame))
+    effects = connect(session)
+    assert Answer in kinds(effects)
+    assert Send not in kinds(effects)
+
+
+def test_a_group_that_cannot_be_joined_for_now_makes_the_client_try_once_more() -> None:
+    session = Session(ALICE)
+    connect(session)
+    joined(session, 3)
+    (rejoin,) = [effect.frame.subscribe for effect in connect(session) if isinstance(effect, Send)]
+    error = ErrorFrame(id=rejoin.id, code="ROUTER_UNAVAILABLE", retryable=True)
+    assert kinds(session.received(ServerFrame(error=error))) == [Drop]
+
+
+def test_a_group_that_is_refused_for_good_is_told_and_forgotten() -> None:
+    session = Session(ALICE)
+    connect(session)
+    joined(session, 3)
+    (rejoin,) = [effect.frame.subscribe for effect in connect(session) if isinstance(effect, Send)]
+    error = ErrorFrame(id=rejoin.id, code="CONVERSATION_FORBIDDEN", message="no")
+    assert session.received(ServerFrame(error=error))[0] == Tell(Left(TEAM, "CONVERSATION_FORBIDDEN", "no"))
+    assert Send not in kinds(connect(session))
+
+
+def test_a_groups_gap_is_told_when_joining_again_did_not_recover() -> None:
+    session = Session(ALICE)
+    connect(session)
+    joined(session, 3)
+    (rejoin,) = [effect.frame.subscribe for effect in connect(session) if isinstance(effect, Send)]
+    assert rejoin.position == at(3)
+    again = SubscribedFrame(id=rejoin.id, address=TEAM, position=at(9))
+    effects = session.received(ServerFrame(subscribed=again))
+    position = TopicPosition(address=TEAM, position=at(9))
+    assert effects == [Tell(Lost((position,))), Mark(TEAM, at(9))]
+
+
+class Router:
+    """A log with one listener, over a wire that loses whatever is on it when it breaks."""
+
+    def __init__(self) -> None:
+        self.log: list[ServerFrame] = []
+        self.ids: dict[str, int] = {}
+        self.session = Session(ALICE)
+        self.up: deque[ClientFrame] = deque()
+        self.down: deque[ServerFrame] = deque()
+        self.live = False
+        self.open: Message | None = None
+        self.told: list[int] = []
+        self.answered: list[str] = []
+        self.drops = 0
+        self.asked = 0
+
+    def reconnect(self) -> None:
+        """The wire breaks, and another one is made."""
+        self.live = False
+        self.session.disconnected()
+        self.down.clear()
+        self.up = deque(self.session.first_frames())
+        if not self.up:
+            self._welcome(len(self.log), recovered=False)
+
+    def _welcome(self, seq: int, *, recovered: bool) -> None:
+        self.live = True
+        positions = [TopicPosition(address=ALICE, position=at(seq))]
+        self.down.append(ServerFrame(connected=ConnectedFrame(positions=positions, recovered=recovered)))
+        self.down.extend(self.log[seq:])
+        if self.open is not None:
+            self.down.append(ServerFrame(message=self.open))
+
+    def _commit(self, entry: ServerFrame) -> None:
+        self.log.append(entry)
+        if self.live:
+            self.down.append(entry)
+
+    def others_say(self) -> None:
+        """Somebody else's message is committed."""
+        self._commit(ServerFrame(message=message(len(self.log) + 1)))
+
+    def others_read(self) -> None:
+        """Somebody else has read something."""
+        read = ReadFrame(user="bob", position=at(1), at=at(len(self.log) + 1), address=ALICE)
+        self._commit(ServerFrame(read=read))
+
+    def others_begin(self) -> None:
+        """A message is opened, or ended where one is open."""
+        position = at(len(self.log) + 1)
+        if self.open is None:
+            self.open = message(position.seq, state=MESSAGE_STATE_OPEN)
+            self._commit(ServerFrame(message=self.open))
+        else:
+            change = Change(position=position, address=ALICE, message_id=self.open.id, kind=CHANGE_KIND_ENDED)
+            self.open = None
+            self._commit(ServerFrame(change=change))
+
+    def ask(self) -> None:
+        """The client says something."""
+        self.asked += 1
+        request_id = f"r{self.asked}"
+        self.up.extend(self.session.ask(request_id, said(request_id)))
+
+    def take_up(self) -> None:
+        """The router takes one frame from the wire."""
+        if not self.up:
+            return
+        frame = self.up.popleft()
+        if frame.HasField("resume"):
+            self._welcome(frame.resume.positions[0].position.seq, recovered=True)
+            return
+        request_id = frame.message.id
+        if request_id not in self.ids:
+            self.log.append(ServerFrame(message=ours(request_id, len(self.log) + 1)))
+            self.ids[request_id] = len(self.log)
+        self.down.append(acked(request_id, self.ids[request_id]))
+
+    def take_down(self) -> None:
+        """The client takes one frame from the wire."""
+        if not self.down:
+            return
+        effects = self.session.received(self.down.popleft())
+        self.told += entries(effects)
+        self.answered += [effect.id for effect in effects if isinstance(effect, Answer)]
+        self.up.extend(effect.frame for effect in effects if isinstance(effect, Send))
+        if Drop in kinds(effects):
+            self.drops += 1
+            self.reconnect()
+
+    def lose_one(self) -> None:
+        """A message that was on its way down vanishes, which must never happen."""
+        for index, frame in enumerate(self.down):
+            if frame.HasField("message") and frame.message != self.open:
+                del self.down[index]
+                return
+
+    def settle(self) -> None:
+        """All that is on the wire arrives."""
+        while self.up or self.down:
+            self.take_up()
+            self.take_down()
+
+    def check(self) -> None:
+        """Every entry of others was told once, and every request answered once."""
+        entries = enumerate(self.log, 1)
+        assert sorted(self.told) == [seq for seq, each in entries if not each.message.client_id]
+        assert sorted(self.answered) == sorted(f"r{number + 1}" for number in range(self.asked))
+
+
+STEPS = ["others_say", "others_read", "others_begin", "ask", "take_up", "take_down", "take_down", "reconnect"]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.sampled_from(STEPS), max_size=60))
+def test_whatever_the_wire_does_each_message_is_told_once_and_in_order(steps: list[str]) -> None:
+    router = Router()
+    router.reconnect()
+    router.take_down()
+    for step in steps:
+        getattr(router, step)()
+    router.settle()
+    router.reconnect()
+    router.settle()
+    router.check()
+    assert router.told == sorted(router.told)
+    assert router.drops == 0, "a router that loses nothing is never suspected"
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.sampled_from([*STEPS, "lose_one"]), max_size=60))
+def test_a_message_that_vanishes_is_noticed_and_had_again(steps: list[str]) -> None:
+    router = Router()
+    router.reconnect()
+    router.take_down()
+    for step in steps:
+        getattr(router, step)()
+    router.settle()
+    router.reconnect()
+    router.settle()
+    router.check()

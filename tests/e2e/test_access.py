@@ -1,0 +1,172 @@
+"""Tenants declared by an operator over HTTP, and what their keys are good for until they are taken back."""
+
+from __future__ import annotations
+
+import stat
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+from trunkline_edge.http.bindings import bindings
+
+from tests.e2e.fleet import Fleet, fleet_of
+from tests.e2e.http_backend import HttpBackend, reason_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Of TenantService, what is called here for its effect.
+CALLED = {
+    "CreateTenant", "GetTenant", "ListTenants", "UpdateTenant", "SuspendTenant", "ResumeTenant",
+    "DeleteTenant", "CreateApiKey", "ListApiKeys", "RevokeApiKey", "RevokeTokens", "ListRevocations",
+    "EraseUser",
+}  # fmt: skip
+ROOM = {"agent": "echo", "platform": "web", "conversation": {"kind": "CONVERSATION_KIND_GROUP", "id": "room"}}
+
+
+def said(words: str) -> dict[str, object]:
+    """A message to the room."""
+    return {"address": ROOM, "parts": [{"text": {"text": words}}]}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("access")
+
+
+@pytest.fixture(scope="module")
+def fleet(data: Path) -> Iterator[Fleet]:
+    with fleet_of(data) as started:
+        yield started
+
+
+@pytest.fixture
+def edge(fleet: Fleet) -> str:
+    return next(process.address for process in fleet.processes if process.name == "edge")
+
+
+@pytest.fixture
+def operator(edge: str, data: Path) -> Iterator[httpx.Client]:
+    key = (data / "operator.key").read_text().strip()
+    headers = {"authorization": f"Bearer {key}"}
+    with httpx.Client(base_url=f"http://{edge}/v1", headers=headers, trust_env=False, timeout=15) as client:
+        yield client
+
+
+def made(operator: httpx.Client, tenant: str, *scopes: str) -> tuple[str, str]:
+    """A new key of a tenant, which is declared if it is not yet: its id and its secret."""
+    operator.post("/tenants", json={"tenant": tenant})
+    asked = {"name": "tests", "scopes": [f"SCOPE_{scope}" for scope in scopes]}
+    answer = operator.post(f"/tenants/{tenant}/apiKeys", json=asked)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["apiKey"]["keyId"], answer.json()["secret"]
+
+
+def outcome(response: httpx.Response) -> tuple[int, str]:
+    """The status, and the code of a refusal."""
+    return response.status_code, reason_of(response) if response.is_error else ""
+
+
+def test_the_operators_key_is_made_for_the_owner_of_the_data_only(fleet: Fleet, data: Path) -> None:
+    path = data / "operator.key"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert not any(path.read_text().strip() in process.stderr for process in fleet.processes)
+
+
+def test_an_operator_declares_changes_suspends_and_deletes_a_tenant(operator: httpx.Client) -> None:
+    new = {"tenant": "acme", "settings": {"limits": {"connections": 5}}}
+    created = operator.post("/tenants", json=new).json()["tenant"]
+    assert (created["state"], created["settings"]["openTo"]) == ("TENANT_STATE_ACTIVE", "OPENNESS_NOBODY")
+    assert outcome(operator.post("/tenants", json=new)) == (409, "TENANT_EXISTS")
+    changes = {"settings": {"openTo": "OPENNESS_ANYBODY"}, "updateMask": "openTo"}
+    changed = operator.patch("/tenants/acme", json=changes).json()["tenant"]
+    assert changed["settings"]["openTo"] == "OPENNESS_ANYBODY"
+    assert changed["settings"]["limits"]["connections"] == 5
+    assert operator.get("/tenants/acme").json()["tenant"] == changed
+    assert "acme" in [tenant["tenant"] for tenant in operator.get("/tenants").json()["tenants"]]
+    assert operator.post("/tenants/acme:suspend").json()["tenant"]["state"] == "TENANT_STATE_SUSPENDED"
+    assert outcome(operator.get("/tenants/acme/stats")) == (403, "TENANT_SUSPENDED")
+    assert operator.post("/tenants/acme:resume").json()["tenant"]["state"] == "TENANT_STATE_ACTIVE"
+    assert outcome(operator.get("/tenants/acme/stats")) == (200, "")
+    assert operator.post("/tenants/acme/messages", json=said("hi")).status_code == 200
+    assert operator.delete("/tenants/acme").json() == {"messages": "1"}
+    assert outcome(operator.get("/tenants/acme")) == (404, "UNKNOWN_TENANT")
+
+
+def test_a_tenants_admin_manages_its_keys_and_users_and_nothing_else(
+    edge: str, operator: httpx.Client
+) -> None:
+    key_id, secret = made(operator, "managed", "ADMIN", "BROADCAST")
+    with HttpBackend(edge, "managed", authorization=f"Bearer {secret}") as admin:
+        listed = admin.get("/apiKeys")["apiKeys"]
+        assert [(key["keyId"], key["scopes"]) for key in listed] == [
+            (key_id, ["SCOPE_BROADCAST", "SCOPE_ADMIN"])
+        ]
+        assert "lastUsedAt" in listed[0]
+        other = admin.post("/apiKeys", scopes=["SCOPE_PRESENCE"])["apiKey"]["keyId"]
+        assert admin.http.delete(f"/apiKeys/{other}").status_code == 200
+        assert outcome(admin.http.delete(f"/apiKeys/{other}")) == (404, "API_KEY_NOT_FOUND")
+        admin.post("/messages", address=ROOM, parts=[{"text": {"text": "mine"}}], author={"user": "ann"})
+        assert admin.post("/tokens:revoke", user="ann") == {"connections": 0}
+        assert [each["user"] for each in admin.get("/revocations")["revocations"]] == ["ann"]
+        assert admin.post("/users/ann:erase")["messages"] == "1"
+        tenants = f"http://{edge}/v1/tenants"
+        for refused in (
+            admin.http.get("/stats"),
+            admin.http.patch(f"{tenants}/managed", json={"settings": {}}),
+            admin.http.delete(f"{tenants}/managed"),
+            admin.http.get(tenants),
+            admin.http.get(f"{tenants}/demo"),
+            admin.http.get(f"{tenants}/nobody"),
+        ):
+            assert outcome(refused) == (403, "FORBIDDEN")
+
+
+def test_each_call_of_the_tenant_service_is_made_here() -> None:
+    service = {b.method.name for b in bindings() if b.method.containing_service.name == "TenantService"}
+    assert service == CALLED
+
+
+def test_a_key_is_good_until_it_is_revoked_and_for_its_tenant_only(
+    fleet: Fleet, edge: str, operator: httpx.Client
+) -> None:
+    key_id, secret = made(operator, "keyed", "PRESENCE")
+    with HttpBackend(edge, "keyed", authorization=f"Bearer {secret}") as backend:
+        assert backend.get("/stats")["connections"] == 0
+        assert outcome(backend.http.post("/messages", json=said("x"))) == (403, "FORBIDDEN")
+        assert operator.delete(f"/tenants/keyed/apiKeys/{key_id}").status_code == 200
+        assert outcome(backend.http.get("/stats")) == (401, "UNAUTHORIZED")
+    with HttpBackend(edge, "demo", authorization=f"Bearer {secret}") as wrong:
+        # A wrong key is refused although nobody needs one there.
+        assert outcome(wrong.http.get("/stats")) == (401, "UNAUTHORIZED")
+    with HttpBackend(edge, "demo") as anybody:
+        assert outcome(anybody.http.get("/stats")) == (200, "")
+        proxied = anybody.http.get("/stats", headers={"x-forwarded-for": "203.0.113.5"})
+        assert outcome(proxied) == (401, "UNAUTHORIZED")
+    assert "a call was refused" in fleet.router.stderr
+    assert not any(secret in process.stderr for process in fleet.processes)
+
+
+def test_a_stream_of_events_ends_when_its_key_is_revoked(edge: str, operator: httpx.Client) -> None:
+    key_id, secret = made(operator, "watched", "PRESENCE")
+    lines: list[str] = []
+    opened = threading.Event()
+
+    def watch() -> None:
+        url = f"http://{edge}/v1/tenants/watched/connections:watch"
+        headers = {"x-api-key": secret}
+        with httpx.stream("GET", url, headers=headers, trust_env=False, timeout=15) as response:
+            for line in response.iter_lines():
+                lines.append(line)
+                opened.set()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    assert opened.wait(10)
+    operator.delete(f"/tenants/watched/apiKeys/{key_id}")
+    thread.join(2)
+    assert not thread.is_alive()
+    assert "event: error" in lines
+    assert any("UNAUTHORIZED" in line for line in lines)

@@ -1,0 +1,128 @@
+"""A backend speaks to every kind of address."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+from trunkline.v1.presence_service_pb2 import ListConnectionsRequest
+
+from tests.e2e.backends import TIMEOUT_S, Backend, address, reason_of
+from tests.e2e.chatter import Chatter, words_of
+from tests.e2e.fleet import Fleet, fleet_of
+from tests.e2e.waiting import until
+from tests.validators.history import History
+from tests.validators.promises import assert_promises
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+#: Who is there: user, agent, platform's conversation.
+PEOPLE = {
+    "ann": ("echo", "group:team"),
+    "bob": ("echo", "person:bob"),
+    "cid": ("other", "group:team"),
+    "dan": ("echo", ""),
+}
+LEVELS = {
+    "demo": {"ann", "bob", "cid", "dan"},
+    "demo/echo": {"ann", "bob", "dan"},
+    "demo/echo/web": {"ann", "bob", "dan"},
+    "demo/echo/qq": set(),
+    "demo/echo/web/group:team": {"ann"},
+    "demo/echo/web/person:bob": {"bob"},
+    "demo/user:cid": {"cid"},
+}
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with fleet_of(tmp_path_factory.mktemp("levels"), edges=2) as started:
+        yield started
+
+
+@pytest.fixture
+async def people(fleet: Fleet) -> AsyncIterator[dict[str, Chatter]]:
+    history = History()
+    edges = [process.address for process in fleet.processes[1:]]
+    with Backend(fleet.router.address) as backend:
+        # Connections of the test before are gone once their edges have said so.
+        await until(lambda: backend.stats().connections == 0, "nobody is there")
+    async with AsyncExitStack() as stack:
+        yield {
+            name: await stack.enter_async_context(
+                Chatter(history, f"demo/{name}", edges[index % 2], conversation, agent=agent)
+            )
+            for index, (name, (agent, conversation)) in enumerate(PEOPLE.items())
+        }
+
+
+@pytest.fixture
+def backend(fleet: Fleet, people: dict[str, Chatter]) -> Iterator[Backend]:
+    with Backend(fleet.router.address, people["ann"].history) as calling:
+        yield calling
+
+
+async def everyone_heard(people: dict[str, Chatter], expected: set[str], text: str) -> None:
+    """Those and nobody else got it, once."""
+    for name, chatter in people.items():
+        if name in expected:
+            assert words_of(await chatter.next("message")) == text
+    for chatter in people.values():
+        await chatter.send({"type": "ping", "id": "fence"})
+        await chatter.next("pong", id="fence")
+        assert not [frame for frame in chatter.inbox if frame["type"] == "message"]
+
+
+@pytest.mark.parametrize("to", LEVELS)
+async def test_a_broadcast_reaches_whom_its_address_names(
+    people: dict[str, Chatter], backend: Backend, to: str
+) -> None:
+    response = backend.broadcast(to, f"to {to}", f"key {to}")
+    assert response.connections == len(LEVELS[to])
+    assert response.position.seq == 1
+    await everyone_heard(people, LEVELS[to], f"to {to}")
+    assert backend.broadcast(to, f"to {to}", f"key {to}") == response
+    await everyone_heard(people, set(), "")
+    backend.read_logs(to)
+    assert_promises(backend.history)
+
+
+async def test_a_connection_is_spoken_to_and_nothing_is_kept(
+    people: dict[str, Chatter], backend: Backend
+) -> None:
+    request = ListConnectionsRequest(address=address("demo/user:bob"))
+    (found,) = backend.presence.ListConnections(request, timeout=TIMEOUT_S).connections
+    assert (found.user, found.protocol) == ("bob", "trunkline.v1.json")
+    response = backend.broadcast(f"demo/connection:{found.connection_id}", "psst")
+    assert not response.HasField("position")
+    await everyone_heard(people, {"bob"}, "psst")
+
+
+async def test_an_ephemeral_message_is_not_kept(people: dict[str, Chatter], backend: Backend) -> None:
+    before = len(backend.messages("demo/echo"))
+    assert backend.broadcast("demo/echo", "fleeting", ephemeral=True).connections == 3
+    await everyone_heard(people, LEVELS["demo/echo"], "fleeting")
+    assert len(backend.messages("demo/echo")) == before
+
+
+async def test_nobody_there_is_refused_only_where_somebody_is_required(backend: Backend) -> None:
+    to = "demo/echo/qq/person:zoe"
+    with pytest.raises(grpc.RpcError) as refusal:
+        backend.broadcast(to, "anybody?", require_connection=True)
+    assert refusal.value.code() is grpc.StatusCode.NOT_FOUND
+    assert reason_of(refusal.value) == "NO_ACTIVE_CONNECTION"
+    assert "No active connections for agent echo on platform qq" in refusal.value.details()
+    assert backend.messages(to) == []
+    assert backend.broadcast(to, "for later").connections == 0
+    assert len(backend.messages(to)) == 1
+
+
+async def test_the_same_key_with_other_words_is_refused(backend: Backend) -> None:
+    backend.broadcast("demo/user:zoe", "words", "the key")
+    with pytest.raises(grpc.RpcError) as refusal:
+        backend.broadcast("demo/user:zoe", "other words", "the key")
+    assert refusal.value.code() is grpc.StatusCode.ALREADY_EXISTS
+    assert reason_of(refusal.value) == "IDEMPOTENCY_MISMATCH"

@@ -1,0 +1,93 @@
+"""The Python client with tokens that run out, are refused or taken back, and where it says too much."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from trunkline_client import Client, Closed, Refused, text_of
+
+from tests.e2e.declaring import Operator, auth_of
+from tests.e2e.fleet import Fleet, fleet_of
+from tests.support.signing import Signer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TENANT = "acme"
+SIGNER = Signer(TENANT)
+SLOW = Signer("slow")
+LIFE_S = 4
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with fleet_of(tmp_path_factory.mktemp("client-tokens")) as started:
+        with Operator(started.router.address, started.operator_key) as calling:
+            calling.create(TENANT, client_auth=auth_of([SIGNER]))
+            calling.create("slow", client_auth=auth_of([SLOW]), limits={"connection_messages_per_s": 10})
+        yield started
+
+
+def client_of(fleet: Fleet, token: Any, tenant: str = TENANT, conversation: str = "group:team") -> Client:
+    place = {"tenant": tenant, "agent": "echo", "platform": "web", "conversation": conversation}
+    return Client(f"ws://{fleet.edges[0].address}", **place, token=token)
+
+
+async def test_a_client_that_gets_new_tokens_outlives_the_first_on_one_connection(fleet: Fleet) -> None:
+    given = 0
+
+    async def token() -> str:
+        nonlocal given
+        given += 1
+        return SIGNER.token("ann", lifetime_s=LIFE_S)
+
+    async with client_of(fleet, token) as client:
+        first = client.connection_id
+        until = time.monotonic() + 2 * LIFE_S
+        while time.monotonic() < until:
+            await client.send("still here")
+            await asyncio.sleep(0.5)
+        assert client.connection_id == first
+    assert given >= 3
+
+
+async def test_a_client_with_one_token_is_told_when_it_has_expired(fleet: Fleet) -> None:
+    async with client_of(fleet, SIGNER.token("ann", lifetime_s=2)) as client:
+        with pytest.raises(Closed, match="has expired") as closed:
+            async with asyncio.timeout(10):
+                await anext(aiter(client))
+    assert (closed.value.code, closed.value.reason) == (4002, "TOKEN_EXPIRED")
+
+
+async def test_a_client_without_a_token_is_told_what_it_lacks(fleet: Fleet) -> None:
+    with pytest.raises(Refused, match="a token must be given") as refused:
+        await client_of(fleet, "").open()
+    assert (refused.value.code, refused.value.retryable) == ("UNAUTHORIZED", False)
+
+
+async def test_a_client_whose_token_is_taken_back_ends(fleet: Fleet, operator: Operator) -> None:
+    token = SIGNER.token("eve")
+    async with client_of(fleet, token) as client:
+        await asyncio.to_thread(operator.revoke, TENANT, user="eve")
+        with pytest.raises(Closed, match="was revoked") as closed:
+            async with asyncio.timeout(10):
+                await anext(aiter(client))
+    assert closed.value.reason == "TOKEN_REVOKED"
+    with pytest.raises(Refused, match="was revoked"):
+        await client_of(fleet, token).open()
+
+
+async def test_a_client_that_says_too_much_says_all_of_it_once(fleet: Fleet) -> None:
+    place = {"tenant": "slow", "conversation": "group:many"}
+    async with client_of(fleet, SLOW.token("ann"), **place) as ann:
+        async with client_of(fleet, SLOW.token("bob"), **place) as bob:
+            said = [f"word {number}" for number in range(40)]
+            acks = await asyncio.gather(*(bob.send(word, timeout_s=30) for word in said))
+            assert len({ack.position.seq for ack in acks}) == len(said)
+        heard = aiter(ann)
+        async with asyncio.timeout(10):
+            told = [text_of(await anext(heard)) for _ in said]
+    assert sorted(told) == sorted(said)

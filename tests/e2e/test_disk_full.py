@@ -1,0 +1,110 @@
+"""The log cannot be written for a while: nothing is acked that isn't there afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from tests.e2e.backends import Backend, reason_of
+from tests.e2e.chatter import Chatter
+from tests.e2e.endings import all_caught_up, assert_promises_kept
+from tests.e2e.fleet import Fleet, fleet_of
+from tests.e2e.waiting import until
+from tests.support.processes import Process, linux
+from tests.validators.history import History, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = linux
+
+PATIENCE = 400
+
+
+@pytest.fixture
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with fleet_of(tmp_path_factory.mktemp("full")) as started:
+        yield started
+
+
+def limit_files(process: Process, size: int) -> None:
+    """No file of the process may grow beyond `size`, as if the disk were full."""
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def edge_of(fleet: Fleet) -> str:
+    return next(process.address for process in fleet.processes if process.name == "edge")
+
+
+def refused(history: History) -> set[str]:
+    return {event.id for event in history.of(Refused) if event.code == "LOG_UNAVAILABLE"}
+
+
+async def fill(chatter: Chatter, history: History) -> None:
+    """Talk until the log refuses everything: ten messages one after another."""
+    in_a_row = 0
+    for number in range(PATIENCE):
+        ident = await chatter.say(f"{number} " + "x" * 8000)
+        await until(lambda: ident not in chatter.unacked or ident in refused(history), "an answer")  # noqa: B023
+        in_a_row = in_a_row + 1 if ident in chatter.unacked else 0
+        if in_a_row == 10:
+            return
+    raise AssertionError("the log never refused anything")
+
+
+async def test_while_the_disk_is_full_clients_and_backends_are_told_and_retry_later(fleet: Fleet) -> None:
+    history = History()
+    with Backend(fleet.router.address, history) as backend:
+        async with (
+            Chatter(history, "demo/ann", edge_of(fleet), "group:full") as ann,
+            Chatter(history, "demo/bob", edge_of(fleet), "group:full") as bob,
+        ):
+            limit_files(fleet.router, 300_000)
+            await fill(ann, history)
+            error = await ann.next("error")
+            assert (error["code"], error["retryable"], error["retry_after_ms"]) == (
+                "LOG_UNAVAILABLE",
+                True,
+                1000,
+            )
+            with pytest.raises(grpc.RpcError) as refusal:
+                backend.broadcast(ann.home, "from a backend", "key")
+            assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert reason_of(refusal.value) == "LOG_UNAVAILABLE"
+            assert len(backend.messages(ann.home)) == ann.acks, "the log can still be read"
+            limit_files(fleet.router, resource.RLIM_INFINITY)
+            for ident in list(ann.unacked):
+                await ann.say_again(ident)
+            backend.broadcast(ann.home, "from a backend", "key")
+            await all_caught_up(fleet, [ann, bob])
+            assert not ann.closed
+            assert_promises_kept(fleet, history, [ann, bob])
+
+
+async def test_what_was_acked_on_a_full_disk_is_there_after_a_kill(fleet: Fleet) -> None:
+    history = History()
+    async with (
+        Chatter(history, "demo/ann", edge_of(fleet), "group:full") as ann,
+        Chatter(history, "demo/bob", edge_of(fleet), "group:full") as bob,
+    ):
+        for size in (200_000, 400_000):
+            limit_files(fleet.router, size)
+            await fill(ann, history)
+            await fleet.restart_router()
+            for ident in list(ann.unacked):
+                await ann.say_again(ident)
+            await until(lambda: not ann.unacked, "all is acked")
+        await all_caught_up(fleet, [ann, bob])
+        assert_promises_kept(fleet, history, [ann, bob])
+
+
+async def test_a_router_stops_cleanly_while_the_disk_is_full(fleet: Fleet) -> None:
+    history = History()
+    async with Chatter(history, "demo/ann", edge_of(fleet), "group:full") as ann:
+        limit_files(fleet.router, 200_000)
+        await fill(ann, history)
+        assert await asyncio.to_thread(fleet.router.terminate) == 0

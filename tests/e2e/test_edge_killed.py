@@ -1,0 +1,121 @@
+"""An edge is killed with SIGKILL: its clients go on elsewhere, and the router forgets what it had."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from tests.e2e.backends import Backend
+from tests.e2e.chatter import Chatter
+from tests.e2e.endings import all_caught_up, assert_promises_kept
+from tests.e2e.fleet import Fleet, fleet_of
+from tests.e2e.waiting import until
+from tests.validators.history import History
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LEASE_S = "1"
+UNDER_WAY = 16
+
+
+@pytest.fixture
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with fleet_of(tmp_path_factory.mktemp("edges"), edges=2, TRUNKLINE_LEASE_S=LEASE_S) as started:
+        yield started
+
+
+def edges_of(fleet: Fleet) -> list[str]:
+    return [process.address for process in fleet.processes if process.name == "edge"]
+
+
+async def roam(chatter: Chatter, edges: list[str], stop: asyncio.Event) -> None:
+    """Talk, and whenever the connection breaks go on at whichever edge is there."""
+    chatter.breaks_expected = True
+    number = 0
+    while not stop.is_set():
+        try:
+            if chatter.closed:
+                raise ConnectionResetError
+            if len(chatter.unacked) < UNDER_WAY:
+                number += 1
+                await chatter.say(f"{chatter.user} says {number}")
+            await asyncio.sleep(0.003)
+        except (ConnectionClosed, OSError):
+            await chatter.reconnect(edges)
+
+
+async def stay(chatter: Chatter, edges: list[str], stop: asyncio.Event) -> None:
+    """Listen, and whenever the connection breaks go on at whichever edge is there."""
+    chatter.breaks_expected = True
+    while not stop.is_set():
+        if chatter.closed:
+            await chatter.reconnect(edges)
+        await asyncio.sleep(0.003)
+
+
+async def test_clients_of_a_killed_edge_go_on_elsewhere_without_a_gap(fleet: Fleet) -> None:
+    history, stop = History(), asyncio.Event()
+    edges = edges_of(fleet)
+    doomed = next(process for process in fleet.processes if process.name == "edge")
+    async with AsyncExitStack() as stack:
+        chatters = [
+            await stack.enter_async_context(Chatter(history, f"demo/{name}", edges[index % 2], "group:hot"))
+            for index, name in enumerate(("ann", "bob", "cid", "dan"))
+        ]
+        roaming = [asyncio.create_task(roam(chatter, edges, stop)) for chatter in chatters[:3]]
+        roaming.append(asyncio.create_task(stay(chatters[3], edges, stop)))
+        for count in (100, 250):
+            await until(lambda: chatters[1].seq() > count, f"{count} messages")  # noqa: B023
+            doomed.kill()
+            again = {"TRUNKLINE_EDGE_LISTEN": doomed.address}
+            doomed = await asyncio.to_thread(lambda: fleet.start_edge(**again))  # noqa: B023
+        await until(lambda: chatters[1].seq() > 400, "400 messages")
+        stop.set()
+        await asyncio.gather(*roaming)
+        await all_caught_up(fleet, chatters)
+        lives = {chatter.life for chatter in chatters}
+        assert len({e.life for e in history.events if hasattr(e, "life")}) > len(lives), "somebody moved"
+        assert_promises_kept(fleet, history, chatters)
+
+
+async def test_a_dead_edge_s_connections_are_forgotten_within_its_lease(fleet: Fleet) -> None:
+    history = History()
+    edges = edges_of(fleet)
+    async with AsyncExitStack() as stack:
+        for number in range(5):
+            chatter = Chatter(history, f"demo/user{number}", edges[0])
+            chatter.breaks_expected = True
+            await stack.enter_async_context(chatter)
+        with Backend(fleet.router.address) as backend:
+            assert backend.stats().connections == 5
+            next(process for process in fleet.processes if process.name == "edge").kill()
+            await until(lambda: backend.stats().connections == 0, "the count is 0", float(LEASE_S) + 2.5)
+            stats = backend.stats()
+            assert (stats.users, stats.topics, stats.connections_closed) == (0, 0, 5)
+
+
+async def test_an_edge_that_stands_still_beyond_its_lease_comes_back_with_its_clients(fleet: Fleet) -> None:
+    history = History()
+    edges = edges_of(fleet)
+    frozen = next(process for process in fleet.processes if process.name == "edge")
+    async with (
+        Chatter(history, "demo/ann", edges[0], "group:still") as ann,
+        Chatter(history, "demo/bob", edges[1], "group:still") as bob,
+    ):
+        with Backend(fleet.router.address) as backend:
+            frozen.signal(signal.SIGSTOP)
+            await until(lambda: backend.stats().connections == 1, "the frozen edge is forgotten")
+            for number in range(20):
+                await bob.say(f"while ann's edge stands still {number}")
+            await until(lambda: not bob.unacked, "bob's messages are acked")
+            frozen.signal(signal.SIGCONT)
+            await until(lambda: backend.stats().connections == 2, "the edge is back")
+        await all_caught_up(fleet, [ann, bob])
+        assert not ann.closed
+        assert_promises_kept(fleet, history, [ann, bob])

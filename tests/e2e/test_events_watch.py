@@ -1,0 +1,91 @@
+"""Presence over plain HTTP: who is there, who comes and who goes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from tests.e2e.chatter import Chatter
+from tests.e2e.fleet import Fleet, fleet_of
+from tests.e2e.listener import Listener
+from tests.e2e.waiting import until
+from tests.support.event_source import Event, EventReader
+from tests.validators.history import History
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with fleet_of(tmp_path_factory.mktemp("watch")) as started:
+        yield started
+
+
+class Watching:
+    """Watches an agent's connections."""
+
+    def __init__(self, edge: str, tenant: str = "demo") -> None:
+        self._url = f"http://{edge}/v1/tenants/{tenant}/connections:watch"
+        self.events: list[Event] = []
+        self.status = 0
+
+    async def run(self) -> None:
+        timeout = httpx.Timeout(10, read=None)
+        async with (
+            httpx.AsyncClient(trust_env=False, timeout=timeout) as http,
+            http.stream("GET", self._url, params={"address.agent": "echo"}) as response,
+        ):
+            self.status = response.status_code
+            reader = EventReader()
+            async for data in response.aiter_bytes():
+                self.events += reader.feed(data)
+
+    @property
+    def changes(self) -> list[tuple[str, str, str]]:
+        """What happened, to whose connection, of which protocol."""
+        return [
+            (each["event"].rpartition("_")[2], each["connection"]["user"], each["connection"]["protocol"])
+            for event in self.events
+            if event.type == "watch_connections"
+            for each in json.loads(event.data)["changes"]
+        ]
+
+
+async def test_who_is_there_is_told_first_and_then_who_comes_and_goes(fleet: Fleet) -> None:
+    edge = fleet.processes[1].address
+    watching = Watching(edge)
+    async with Chatter(History(), "demo/ann", edge):
+        task = asyncio.create_task(watching.run())
+        await until(lambda: watching.changes, "who is there is told")
+        async with Listener(History(), "demo/bob", edge):
+            await until(lambda: len(watching.changes) == 2, "bob has come")
+        await until(lambda: len(watching.changes) == 3, "bob has gone")
+    await until(lambda: len(watching.changes) == 4, "ann has gone")
+    ann, bob = ("ann", "trunkline.v1.json"), ("bob", "trunkline.v1.events")
+    assert watching.changes == [("PRESENT", *ann), ("OPENED", *bob), ("CLOSED", *bob), ("CLOSED", *ann)]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_an_unknown_tenant_is_a_status(fleet: Fleet) -> None:
+    watching = Watching(fleet.processes[1].address, "nobody")
+    await watching.run()
+    assert watching.status == 404
+
+
+async def test_a_watch_ends_with_its_edge_and_says_why(fleet: Fleet) -> None:
+    edge = await asyncio.to_thread(fleet.start_edge)
+    watching = Watching(edge.address)
+    async with Chatter(History(), "demo/ann", fleet.processes[1].address):
+        task = asyncio.create_task(watching.run())
+        await until(lambda: watching.changes, "who is there is told")
+        assert await asyncio.to_thread(edge.terminate) == 0
+        await task
+        *_, last = watching.events
+        assert last.type == "error"
+        assert json.loads(last.data)["details"][0]["reason"] == "RESTARTING"

@@ -1,0 +1,44 @@
+"""schemathesis finds nothing wrong with what an edge serves and says that it serves."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import httpx
+
+from tests.e2e.fleet import fleet_of
+from tests.e2e.openapi_as_taken import as_taken
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: All that can hold: which of the well-formed requests make sense together is not for a schema to say.
+CHECKS = [
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "negative_data_rejection",
+    "unsupported_method",
+    "allow_header_conformance",
+]
+EXAMPLES = os.environ.get("TRUNKLINE_FUZZ_EXAMPLES", "20")
+
+
+def test_a_fuzzer_finds_nothing(tmp_path: Path) -> None:
+    with fleet_of(tmp_path / "data") as fleet:
+        url = f"http://{fleet.processes[1].address}"
+        document = as_taken(httpx.get(f"{url}/openapi.json", trust_env=False).json(), "demo")
+        (tmp_path / "openapi.json").write_text(json.dumps(document))
+        command = [sys.executable, "-m", "schemathesis.cli", "run", "openapi.json", "--url", url]
+        command += ["--phases", "coverage,fuzzing", "--checks", ",".join(CHECKS), "--no-color"]
+        command += ["--max-examples", EXAMPLES, "--warnings", "off", "--suppress-health-check", "all"]
+        if os.environ.get("CI") == "true":
+            command += ["--generation-deterministic"]
+        found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert found.returncode == 0, found.stdout + found.stderr

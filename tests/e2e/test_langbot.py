@@ -1,0 +1,236 @@
+"""What LangBot's clients can do on Trunkline; the numbers are those of the behaviours they rely on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from trunkline_client import Backend, Client, address, text_of
+
+from tests.e2e.langbot_chat import Chat, Edges, Rest, echoing, edges_of, plain, serving
+from tests.support.processes import Process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PIPELINES = [f"p{number}" for number in range(1, 30)]
+
+
+@pytest.fixture(scope="module")
+def edges(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edges]:
+    tenants = f"[tenants.acme]\nopen_to = 'loopback'\npipelines = {PIPELINES}\n"
+    with edges_of(tmp_path_factory.mktemp("langbot"), tenants) as started:
+        yield started
+
+
+@pytest.fixture
+def edge(edges: Edges) -> Process:
+    return edges.plain
+
+
+def moment(text: str) -> datetime:
+    """The time of a frame, which says microseconds and UTC."""
+    time = datetime.fromisoformat(text)
+    assert time.utcoffset() == timedelta(0)
+    assert time.isoformat(timespec="microseconds") == text
+    return time
+
+
+async def test_l01_the_first_frame_is_connected_and_says_the_session_type(edge: Process) -> None:
+    async with Chat(edge, "p1") as person, Chat(edge, "p1", "group") as group:
+        assert set(person.connected) == {
+            "type",
+            "connection_id",
+            "pipeline_uuid",
+            "session_type",
+            "timestamp",
+        }
+        assert (person.connected["pipeline_uuid"], person.connected["session_type"]) == ("p1", "person")
+        assert group.connected["session_type"] == "group"
+        assert person.id != group.id
+        moment(person.connected["timestamp"])
+
+
+@pytest.mark.parametrize("session_type", ["channel", "Person", "%20"])
+async def test_l02_another_session_type_is_an_error_and_a_close(edge: Process, session_type: str) -> None:
+    chat = await Chat(edge, "p1", session_type).dial()
+    error = {"type": "error", "message": "session_type must be person or group"}
+    assert await chat.closed() == ([error], 1000)
+
+
+async def test_l03_ping_is_answered_with_the_time(edge: Process) -> None:
+    async with Chat(edge, "p1") as chat:
+        await chat.send({"type": "ping"})
+        pong = await chat.frame()
+        assert set(pong) == {"type", "timestamp"}
+        assert pong["type"] == "pong"
+        assert abs(moment(pong["timestamp"]) - datetime.now().astimezone()) < timedelta(minutes=1)
+
+
+async def test_l04_a_message_goes_to_all_of_its_session_and_to_nobody_else(edge: Process) -> None:
+    async with (
+        Chat(edge, "p2") as ann,
+        Chat(edge, "p2") as bob,
+        Chat(edge, "p2", "group") as group,
+        Chat(edge, "p3") as other,
+    ):
+        await ann.say("hello")
+        frames = [await each.next("user_message") for each in (ann, bob)]
+        assert frames[0] == frames[1]
+        record = frames[0]["data"]
+        assert set(frames[0]) == {"type", "session_type", "data"}
+        assert frames[0]["session_type"] == "person"
+        assert (record["role"], record["content"], record["is_final"]) == ("user", "hello", True)
+        assert (record["connection_id"], record["message_chain"]) == (ann.id, plain("hello"))
+        moment(record["timestamp"])
+        # What comes to these first is their own, said later.
+        for each in (group, other):
+            await each.say("mine")
+            assert (await each.frame())["data"]["content"] == "mine"
+
+
+async def test_l12_a_broadcast_reaches_both_sessions_of_a_pipeline_only(edges: Edges, edge: Process) -> None:
+    rest = Rest(edge, "p13")
+    sent = {"message": "Broadcast sent successfully"}
+    value = {"level": "info", "text": "maintenance ☕", "numbers": [1, 2.5, 12345678901234567890, None]}
+    async with Chat(edge, "p13") as person, Chat(edge, "p13", "group") as group, Chat(edge, "p14") as other:
+        for message in ("hello", value):
+            assert await rest.ok("POST", "broadcast", json={"message": message}) == sent
+            for each in (person, group):
+                frame = await each.frame()
+                assert set(frame) == {"type", "message", "timestamp"}
+                assert (frame["type"], frame["message"]) == ("broadcast", message)
+                moment(frame["timestamp"])
+        await other.say("mine")
+        assert (await other.frame())["type"] == "user_message"
+        assert await rest.messages() == await rest.messages("group") == []
+    async with Backend(edges.router.address) as backend:
+        kept = await backend.list_messages(address(tenant="acme", agent="p13", platform="langbot"))
+        assert not kept.messages
+    assert await Rest(edge, "p15").ok("POST", "broadcast", json={"message": "to nobody"}) == sent
+    for options in ({"json": {}}, {"json": {"message": ""}}, {"json": []}, {"content": b"{"}, {}):
+        refused = await rest.call("POST", "broadcast", **options)
+        assert refused == (400, {"code": -1, "msg": "message is required"})
+
+
+async def test_l12_no_client_can_say_what_looks_like_a_broadcast(edge: Process) -> None:
+    async with Chat(edge, "p14") as ann:
+        await ann.send({"type": "message", "message": [{"type": "broadcast", "message": "x"}]})
+        frame = await ann.frame()
+        assert frame["type"] == "user_message"
+        assert frame["data"]["message_chain"] == [{"type": "broadcast", "message": "x"}]
+
+
+async def test_l13_l14_what_is_no_frame_is_answered_or_ignored_and_the_connection_goes_on(
+    edge: Process,
+) -> None:
+    async with Chat(edge, "p16") as chat:
+        for text in ("{", "", "nonsense", b"\xff\xfe", "[" * 5000):
+            await chat.send(text)
+            assert await chat.frame() == {"type": "error", "message": "Invalid JSON format"}
+        for value in ([], "text", 5, None):
+            await chat.send(json.dumps(value))
+            error = await chat.frame()
+            assert (error["type"], error["message"]) == ("error", "The message must be a JSON object")
+        for frame in ({"type": "subscribe"}, {"type": None}, {"type": []}, {"type": "authenticate"}):
+            await chat.send(frame)
+        await chat.send({"type": "message", "message": "no list"})
+        assert (await chat.frame())["type"] == "error"
+        await chat.send(b'{"type":"ping"}')
+        assert (await chat.frame())["type"] == "pong"
+
+
+async def test_l15_disconnect_closes_with_1000(edge: Process) -> None:
+    async with Chat(edge, "p16") as chat:
+        await chat.send({"type": "disconnect"})
+        assert await chat.closed() == ([], 1000)
+
+
+async def test_l16_a_frame_without_type_is_a_message_and_one_without_chain_is_answered(
+    edges: Edges, edge: Process
+) -> None:
+    async with serving(edges.router, ["p17"], echoing), Chat(edge, "p17") as chat:
+        await chat.send({"message": plain("no type")})
+        assert (await chat.next("user_message"))["data"]["content"] == "no type"
+        assert (await chat.reply())[-1]["content"] == "re: no type"
+        await chat.send({"type": "message"})
+        record = (await chat.next("user_message"))["data"]
+        assert (record["content"], record["message_chain"]) == ("", [])
+        assert (await chat.reply())[-1]["content"] == "re: "
+        await chat.send(b'{"message":[{"type":"Plain","text":"binary"}]}')
+        assert (await chat.next("user_message"))["data"]["content"] == "binary"
+
+
+async def test_l21_twenty_clients_at_once(edges: Edges, edge: Process) -> None:
+    async def one(number: int) -> None:
+        async with Chat(edge, "p18", "group") as chat:
+            await chat.say(f"from {number}")
+            record = await chat.heard(f"from {number}")
+            assert record["connection_id"] == chat.id
+            while (await chat.reply())[-1]["content"] != f"re: from {number}":
+                pass
+
+    async with serving(edges.router, ["p18"], echoing):
+        await asyncio.gather(*(one(number) for number in range(20)))
+    listed = await Rest(edge, "p18").messages("group")
+    assert len(listed) == 40
+    assert len({record["connection_id"] for record in listed} - {""}) == 20
+
+
+async def test_l22_a_backend_pushes_to_one_connection_or_to_all_of_a_session(
+    edges: Edges, edge: Process
+) -> None:
+    async with (
+        Backend(edges.router.address) as backend,
+        Chat(edge, "p19", "group") as ann,
+        Chat(edge, "p19", "group") as bob,
+    ):
+        pushed = await backend.broadcast(address(tenant="acme", connection=ann.id), "only you")
+        assert pushed.connections == 1
+        frame = await ann.frame()
+        assert (frame["type"], frame["session_type"]) == ("response", "group")
+        record = frame["data"]
+        assert (record["content"], record["role"], record["is_final"]) == ("only you", "assistant", True)
+        session = address(tenant="acme", agent="p19", platform="langbot", conversation="group:langbot")
+        await backend.broadcast(session, "all of you")
+        for each in (ann, bob):
+            frame = await each.frame()
+            assert (frame["type"], frame["data"]["content"]) == ("response", "all of you")
+        # The numbers of other logs are not those of the conversation's.
+        platform = address(tenant="acme", agent="p19", platform="langbot")
+        assert (await backend.broadcast(platform, "all of the pipeline")).position.seq == 1
+        other = (await ann.next("response"))["data"]
+        assert (frame["data"]["id"], other["content"]) == (1, "all of the pipeline")
+        assert 10**15 < record["id"] < other["id"] < 2**53
+
+
+async def test_a_native_client_is_in_the_same_conversation(edges: Edges, edge: Process) -> None:
+    place = {"tenant": "acme", "agent": "p20", "platform": "langbot", "conversation": "person:langbot"}
+    async with (
+        Backend(edges.router.address) as backend,
+        serving(edges.router, ["p20"], echoing),
+        Chat(edge, "p20") as chat,
+        Client(f"ws://{edge.address}", **place, user="nat") as native,
+    ):
+        await chat.say("said by LangBot's client")
+        told = aiter(native)
+        texts = [text_of(await anext(told)) for _ in range(2)]
+        assert texts == ["said by LangBot's client", "re: said by LangBot's client"]
+        await chat.reply()
+        ack = await native.send("said by the native one")
+        record = (await chat.next("user_message"))["data"]
+        assert (record["content"], record["connection_id"]) == ("said by the native one", "")
+        await chat.reply()
+        await native.edit(ack.message_id, "edited")
+        edited = (await chat.next("user_message"))["data"]
+        assert (edited["id"], edited["content"]) == (record["id"], "edited")
+        await native.recall(ack.message_id)
+        assert record["id"] not in [each["id"] for each in await Rest(edge, "p20").messages()]
+        await chat.say("still there")
+        assert (await chat.frame())["data"]["content"] == "still there"
+        reply = (await chat.reply())[-1]
+        logged = await backend.list_messages(address(**place))
+        assert logged.messages[-1].position.seq == reply["id"]

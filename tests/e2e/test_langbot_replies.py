@@ -1,0 +1,269 @@
+"""Replies of bots as LangBot's clients are shown them, while they are said and in the list."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import pytest
+from trunkline.v1.message_pb2 import Part, ToolCallPart
+from trunkline_client import Backend, Reject, RetryLater, address, broadcast_request, text_of
+
+from tests.e2e.langbot_chat import Chat, Edges, Rest, edges_of, serving, streaming
+from tests.support.processes import Process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trunkline_client import Handler, Message, Worker
+
+PIPELINES = [f"p{number}" for number in range(1, 30)]
+
+
+@pytest.fixture(scope="module")
+def edges(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edges]:
+    tenants = f"[tenants.acme]\nopen_to = 'loopback'\npipelines = {PIPELINES}\n"
+    with edges_of(tmp_path_factory.mktemp("langbot"), tenants) as started:
+        yield started
+
+
+@pytest.fixture
+def edge(edges: Edges) -> Process:
+    return edges.plain
+
+
+async def test_l05_a_streamed_reply_grows_under_one_id_and_ends_once(edges: Edges, edge: Process) -> None:
+    gate = asyncio.Event()
+    async with serving(edges.router, ["p4"], streaming(gate)), Chat(edge, "p4") as ann:
+        await ann.say("one two three four five")
+        asked = await ann.next("user_message")
+        await ann.heard("one two three ")
+        async with Chat(edge, "p4") as late:
+            so_far = (await late.frame())["data"]
+            assert (so_far["content"], so_far["is_final"]) == ("one two three ", False)
+            gate.set()
+            await late.reply()
+            await ann.reply()
+            for each in (ann, late):
+                await each.say("fence")
+                await each.heard("fence")
+                records = [frame["data"] for frame in each.told("response")]
+                assert {record["id"] for record in records} == {so_far["id"]}
+                assert {record["timestamp"] for record in records} == {so_far["timestamp"]}
+                contents = [record["content"] for record in records]
+                for before, after in pairwise(contents):
+                    assert after.startswith(before)
+                assert contents[-1] == "one two three four five "
+                assert [record["is_final"] for record in records] == [False] * (len(records) - 1) + [True]
+                assert {record["role"] for record in records} == {"assistant"}
+                assert {record["connection_id"] for record in records} == {""}
+        assert so_far["id"] > asked["data"]["id"]
+
+
+async def test_l06_stream_false_is_one_frame_and_no_concern_of_others(edges: Edges, edge: Process) -> None:
+    gate = asyncio.Event()
+    async with (
+        serving(edges.router, ["p5"], streaming(gate)),
+        Chat(edge, "p5") as whole,
+        Chat(edge, "p5") as grows,
+    ):
+        await whole.say("one two three four", stream=False)
+        await grows.heard("one two three ")
+        gate.set()
+        (only,) = await whole.reply()
+        assert only["content"] == "one two three four "
+        assert (await grows.reply())[-1] == only
+        assert len(grows.told("response")) > 1
+        gate.clear()
+        await whole.say("a b c d")
+        record = await whole.heard("a b c ")
+        assert not record["is_final"]
+        gate.set()
+        assert (await whole.reply())[-1]["content"] == "a b c d "
+
+
+async def test_l07_replies_at_the_same_time_do_not_overwrite_each_other(edges: Edges, edge: Process) -> None:
+    def make(worker: Worker) -> Handler:
+        async def answer(message: Message) -> None:
+            async with worker.reply(message) as one, worker.say(message.address) as two:
+                for number in range(5):
+                    await one.write(f"a{number}")
+                    await two.write(f"b{number}")
+                    await seen.acquire()
+
+        return answer
+
+    seen = asyncio.Semaphore(0)
+    async with serving(edges.router, ["p6"], make), Chat(edge, "p6") as ann, Chat(edge, "p6") as bob:
+        await asyncio.gather(ann.say("x"), bob.say("y"))
+        last: dict[int, str] = {}
+        finals: list[str] = []
+        while len(finals) < 4:
+            record = (await ann.next("response"))["data"]
+            assert record["content"].startswith(last.get(record["id"], ""))
+            last[record["id"]] = record["content"]
+            finals += [record["content"]] if record["is_final"] else []
+            seen.release()
+        assert sorted(finals) == ["a0a1a2a3a4"] * 2 + ["b0b1b2b3b4"] * 2
+        assert sorted(last.values()) == sorted(finals)
+
+
+async def test_l08_l09_the_list_is_what_was_said_in_the_order_of_ids(edges: Edges, edge: Process) -> None:
+    async with serving(edges.router, ["p7", "p8"], streaming()), Chat(edge, "p7") as ann:
+        told = []
+        for number in range(3):
+            await ann.say(f"question number {number} please")
+            told += [(await ann.next("user_message"))["data"], (await ann.reply())[-1]]
+        async with Chat(edge, "p7", "group") as group, Chat(edge, "p8") as other:
+            for each in (group, other):
+                await each.say("elsewhere")
+                await each.reply()
+        listed = await Rest(edge, "p7").messages()
+        assert listed == told
+        ids = [record["id"] for record in listed]
+        assert ids == sorted(set(ids))
+        for rest, session_type in ((Rest(edge, "p7"), "group"), (Rest(edge, "p8"), "person")):
+            contents = [record["content"] for record in await rest.messages(session_type)]
+            assert contents == ["elsewhere", "elsewhere "]
+        assert await Rest(edge, "p9").messages() == []
+
+
+async def test_l09_an_open_reply_is_listed_as_far_as_it_has_come(edges: Edges, edge: Process) -> None:
+    gate = asyncio.Event()
+    async with serving(edges.router, ["p9"], streaming(gate)), Chat(edge, "p9") as ann:
+        await ann.say("one two three four")
+        shown = await ann.heard("one two three ")
+        listed = (await Rest(edge, "p9").messages())[-1]
+        assert (listed["id"], listed["is_final"]) == (shown["id"], False)
+        gate.set()
+        await ann.reply()
+
+
+async def test_l09_the_list_has_the_newest_500(edges: Edges, edge: Process) -> None:
+    place = address(tenant="acme", agent="p10", platform="langbot", conversation="person:langbot")
+    async with Backend(edges.router.address) as backend, backend.publisher() as publisher:
+        for number in range(620):
+            publisher.publish(broadcast_request(place, f"number {number}"))
+    listed = await Rest(edge, "p10").messages()
+    assert [record["content"] for record in listed] == [f"number {number}" for number in range(120, 620)]
+
+
+async def test_l10_a_reset_empties_one_session_and_ids_begin_at_one(edge: Process) -> None:
+    rest = Rest(edge, "p11")
+    async with Chat(edge, "p11") as person, Chat(edge, "p11", "group") as group:
+        for each in (person, group):
+            await each.say("before")
+            await each.heard("before")
+        assert await rest.reset() == {"message": "Session reset successfully"}
+        assert await rest.messages() == []
+        await person.say("after")
+        assert (await person.heard("after"))["id"] == 1
+        assert [record["content"] for record in await rest.messages()] == ["after"]
+        assert [record["content"] for record in await rest.messages("group")] == ["before"]
+        assert person.told("error") == []
+    assert await rest.reset() == await rest.reset() == {"message": "Session reset successfully"}
+    assert await Rest(edge, "p21").reset() == {"message": "Session reset successfully"}
+
+
+async def test_l10_a_reset_in_the_middle_of_a_reply_drops_it_and_the_next_one_comes(
+    edges: Edges, edge: Process
+) -> None:
+    gate = asyncio.Event()
+    async with serving(edges.router, ["p12"], streaming(gate)), Chat(edge, "p12") as ann:
+        await ann.say("one two three four")
+        await ann.heard("one two three ")
+        await Rest(edge, "p12").reset()
+        await ann.say("again")
+        gate.set()
+        assert (await ann.heard("again"))["id"] == 1
+        assert (await ann.reply())[-1]["content"] == "again "
+        assert [record["id"] for record in await Rest(edge, "p12").messages()] == [1, 2]
+
+
+async def test_every_reply_has_one_last_record_however_it_ends(edges: Edges, edge: Process) -> None:
+    opened = asyncio.Event()
+
+    def make(worker: Worker) -> Handler:
+        attempts: set[str] = set()
+
+        async def answer(message: Message) -> None:
+            _, how, words = text_of(message).split("|")
+            if how == "expire" and message.id in attempts:
+                raise Reject("no more")
+            attempts.add(message.id)
+            async with worker.reply(message) as out:
+                await out.write_reasoning("thinking")
+                await out.add(Part(tool_call=ToolCallPart(call_id="c", name="look", arguments="{}")))
+                if words:
+                    await out.write(words)
+                if how == "fail":
+                    raise RuntimeError("the model is gone")
+                if how == "expire":
+                    raise RetryLater(0.01)
+                if how == "wait":
+                    opened.set()
+                    await asyncio.Event().wait()
+
+        return answer
+
+    place = address(tenant="acme", agent="p22", platform="langbot", conversation="person:langbot")
+    async with (
+        Backend(edges.router.address) as backend,
+        serving(edges.router, ["p22"], make),
+        Chat(edge, "p22") as chat,
+    ):
+        for how, words, shown in (
+            ("end", "all", "all"),
+            ("end", "", ""),
+            ("fail", "half", "half"),
+            ("fail", "", "the model is gone"),
+            ("wait", "half", "half"),
+            ("wait", "", "The reply was cancelled"),
+            ("expire", "half", "half"),
+            ("expire", "", "The reply was interrupted"),
+        ):
+            opened.clear()
+            await chat.say(f"say|{how}|{words}")
+            if how == "wait":
+                await asyncio.wait_for(opened.wait(), 10)
+                logged = (await backend.list_messages(place)).messages[-1]
+                await backend.cancel("acme", logged.id)
+            records = await chat.reply()
+            assert (records[-1]["content"], records[-1]["is_final"]) == (shown, True), (how, words)
+            assert len({record["id"] for record in records}) == 1
+            assert all(component["type"] == "Plain" for component in records[-1]["message_chain"])
+            assert (await Rest(edge, "p22").messages())[-1] == records[-1]
+        await chat.say("say|end|fence")
+        await chat.reply()
+        finals = [frame["data"]["id"] for frame in chat.told("response") if frame["data"]["is_final"]]
+        assert len(finals) == len(set(finals)) == 9
+
+
+async def test_clients_stay_and_a_reply_goes_on_while_the_router_restarts(
+    edges: Edges, edge: Process
+) -> None:
+    gate = asyncio.Event()
+
+    def make(worker: Worker) -> Handler:
+        async def answer(message: Message) -> None:
+            async with worker.reply(message) as out:
+                if not out.resumed:
+                    await out.write("before ")
+                await gate.wait()
+                await out.write("after")
+
+        return answer
+
+    async with serving(edges.router, ["p23"], make), Chat(edge, "p23") as chat:
+        await chat.say("hello")
+        first = await chat.heard("before ")
+        await edges.fleet.restart_router()
+        gate.set()
+        last = (await chat.reply())[-1]
+        assert (last["id"], last["content"]) == (first["id"], "before after")
+        await chat.say("and on")
+        await chat.heard("and on")
+        ids = [record["id"] for record in await Rest(edge, "p23").messages()]
+        assert ids == sorted(set(ids))
+        assert len(chat.told("user_message")) == 2

@@ -1,0 +1,82 @@
+"""The client of maim_message's API server, unmodified from PyPI, on an edge."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
+from trunkline.v1.message_pb2 import ROLE_USER
+
+from tests.e2e.backends import Backend, address
+from tests.e2e.fleet import Fleet, fleet_of
+from tests.e2e.maim import printed
+from tests.support.processes import Process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SCRIPT = Path(__file__).with_name("maim_api_client_script.py")
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with fleet_of(tmp_path_factory.mktemp("maim_api_stock")) as started:
+        started.start_worker("reply")
+        yield started
+
+
+@pytest.fixture
+def url(fleet: Fleet) -> str:
+    return f"ws://{fleet.processes[1].address}/ws"
+
+
+def stock_client(*args: str) -> Process:
+    return Process([sys.executable, str(SCRIPT), *args], {}, "stock client", SCRIPT.parent)
+
+
+async def segment(client: Process) -> Any:
+    """What the client's own callback is given next."""
+    return (await printed(client))["segment"]
+
+
+async def test_m13_m14_the_stock_client_talks_hears_and_survives_what_is_too_large(
+    fleet: Fleet, url: str
+) -> None:
+    with stock_client("talk", url, "demo:echo", "qq") as client, Backend(fleet.router.address) as backend:
+        assert await printed(client) == {"connected": True}
+        assert await printed(client) == {"said": True, "custom": True}
+        reply = await printed(client)
+        assert reply["segment"] == {"type": "text", "data": "re: hello"}
+        assert reply["dim"] == {"api_key": "demo:echo", "platform": "qq"}
+        assert reply["info"]["sender_info"]["user_info"]["user_nickname"] == "Test worker"
+        assert (reply["meta"]["sender_user"], reply["meta"]["platform"]) == ("server", "qq")
+        assert (await segment(client))["data"] == 're: {"target": "42"}'
+        log = backend.messages("demo/echo/qq/group:qq")
+        kept = [json.loads(each.parts[-1].custom.json) for each in log if each.author.role == ROLE_USER]
+        assert [each["type"] for each in kept] == ["sys_std", "custom_poke"]
+        assert [each["payload"] for each in kept][1] == {"target": "42"}
+
+        request = BroadcastRequest(address=address("demo/echo/qq"))
+        custom = request.parts.add().custom
+        custom.name, custom.json = "custom_poke", '{"target": "43"}'
+        backend.broadcasting.Broadcast(request)
+        assert await printed(client) == {"poke": {"target": "43"}}
+        custom.name, custom.json = "custom_poke", json.dumps("x" * (1 << 20))
+        backend.broadcasting.Broadcast(request)
+        assert "was left out" in (await segment(client))["data"]
+        backend.broadcast("demo/echo/qq", "still there")
+        assert (await segment(client))["data"] == "still there"
+        (connection,) = backend.connections("demo/echo/qq")
+        assert connection.protocol == "maim.api"
+        assert backend.stats().connections_opened == 1
+
+
+@pytest.mark.parametrize(("key", "status"), [("no-agent", 401), ("nobody:echo", 404), ("demo:a/b", 400)])
+async def test_m13_the_stock_client_is_told_why_it_may_not_connect(url: str, key: str, status: int) -> None:
+    with stock_client("refused", url, key, "qq") as client:
+        error = {"error": f"server rejected WebSocket connection: HTTP {status}", "connected": False}
+        assert await printed(client) == error

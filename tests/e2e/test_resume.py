@@ -1,0 +1,161 @@
+"""Coming back: what was missed comes exactly, or the client is told that it doesn't."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
+from websockets.asyncio.client import connect
+
+from tests.e2e.backends import Backend, address
+from tests.e2e.chatter import Chatter
+from tests.e2e.endings import all_caught_up, assert_promises_kept
+from tests.e2e.fleet import Fleet, fleet_of
+from tests.e2e.waiting import until
+from tests.validators.history import History, Place
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with fleet_of(tmp_path_factory.mktemp("resume"), edges=2) as started:
+        yield started
+
+
+def edges_of(fleet: Fleet) -> list[str]:
+    return [process.address for process in fleet.processes if process.name == "edge"]
+
+
+async def test_what_was_missed_comes_exactly_and_then_live_messages(fleet: Fleet) -> None:
+    history = History()
+    near, far = edges_of(fleet)
+    async with (
+        Chatter(history, "demo/ann", near, "group:resume") as ann,
+        Chatter(history, "demo/bob", near, "group:resume") as bob,
+    ):
+        await ann.say("both there")
+        await bob.next("message")
+        await bob.leave()
+        for number in range(30):
+            await ann.say(f"missed {number}")
+        await until(lambda: not ann.unacked, "all is acked")
+        bob.edge = far
+        assert (await bob.connect(resume=True))["recovered"] is True
+        await ann.say("live again")
+        await all_caught_up(fleet, [ann, bob])
+        assert_promises_kept(fleet, history, [ann, bob])
+
+
+async def test_a_group_joined_later_is_gone_on_from_by_subscribe(fleet: Fleet) -> None:
+    history = History()
+    near, far = edges_of(fleet)
+    async with (
+        Chatter(history, "demo/ann", near, "group:later") as ann,
+        Chatter(history, "demo/bob", far, "person:bob") as bob,
+    ):
+        await bob.subscribe("later")
+        await ann.say("one")
+        await bob.next("message")
+        _, place = bob.places[ann.home]
+        bob.break_off()
+        await until(lambda: bob.closed, "bob is gone")
+        for number in range(5):
+            await ann.say(f"missed {number}")
+        await until(lambda: not ann.unacked, "all is acked")
+        assert (await bob.connect(resume=True))["recovered"] is True
+        assert (await bob.subscribe("later", place))["recovered"] is True
+        await until(lambda: bob.seq(ann.home) == 6, "bob has it all")
+        assert_promises_kept(fleet, history, [ann, bob])
+
+
+async def test_after_a_reset_nothing_is_recovered(fleet: Fleet) -> None:
+    history = History()
+    near, far = edges_of(fleet)
+    with Backend(fleet.router.address, history) as backend:
+        async with (
+            Chatter(history, "demo/ann", near, "group:reset") as ann,
+            Chatter(history, "demo/bob", far, "group:reset") as bob,
+        ):
+            await ann.say("before the reset")
+            await bob.next("message")
+            await bob.leave()
+            assert backend.reset(ann.home) == 1
+            assert backend.reset(ann.home) == 0
+            await ann.say("after the reset")
+            await until(lambda: not ann.unacked, "it is acked")
+            answer = await bob.connect(resume=True)
+            assert not answer.get("recovered")
+            await ann.say("live")
+            await all_caught_up(fleet, [ann])
+            await until(lambda: bob.seq() == 2, "bob hears what is new")
+            assert_promises_kept(fleet, history, [ann, bob])
+
+
+async def test_who_is_too_far_behind_is_told_so_and_gets_nothing_partial(fleet: Fleet) -> None:
+    history = History()
+    async with Chatter(history, "demo/bob", edges_of(fleet)[1], "group:far") as bob:
+        with Backend(fleet.router.address, history) as backend:
+            backend.broadcast(bob.home, "heard")
+            await until(lambda: bob.seq() == 1, "bob hears it")
+            await bob.leave()
+            publish_many(backend, bob.home, 2001)
+            answer = await bob.connect(resume=True)
+            assert not answer.get("recovered")
+            await bob.say("from here on")
+            await all_caught_up(fleet, [bob])
+            assert bob.seq() == 2003
+            assert_promises_kept(fleet, history, [bob])
+
+
+def publish_many(backend: Backend, topic: str, count: int) -> None:
+    """So many short messages in one go."""
+    batch = BroadcastManyRequest()
+    for number in range(count):
+        item = batch.requests.add(number=number)
+        item.request.address.CopyFrom(address(topic))
+        item.request.parts.add().text.text = str(number)
+    results = [r for a in backend.broadcasting.BroadcastMany(iter([batch]), timeout=20) for r in a.results]
+    assert [result.number for result in results] == list(range(count))
+    assert not any(result.HasField("error") for result in results)
+
+
+async def test_a_position_beyond_the_end_is_not_recovered(fleet: Fleet) -> None:
+    history = History()
+    async with Chatter(history, "demo/ann", edges_of(fleet)[0], "group:beyond") as ann:
+        await ann.say("one")
+        await until(lambda: not ann.unacked, "it is acked")
+        await ann.leave()
+        spot, place = ann.places[ann.home]
+        ann.places = {ann.home: (spot, Place(place.epoch, 99))}
+        assert not (await ann.connect(resume=True)).get("recovered")
+
+
+async def test_positions_may_come_in_a_first_frame(fleet: Fleet) -> None:
+    history = History()
+    near, _ = edges_of(fleet)
+    async with Chatter(history, "demo/ann", near, "group:frame") as ann:
+        await ann.say("one")
+        await ann.say("two")
+        await until(lambda: not ann.unacked, "both are acked")
+        spot, place = ann.places[ann.home]
+        start = {"address": spot, "position": {"epoch": place.epoch, "seq": 0}}
+        bob = Chatter(history, "demo/bob", near, "group:frame")
+        resume = {"type": "resume", "positions": [start]}
+        assert (await bob.connect(first=resume))["recovered"] is True
+        await until(lambda: bob.seq() == 2, "bob has both")
+        await bob.leave()
+
+
+async def test_frames_sent_with_the_resume_frame_are_not_lost(fleet: Fleet) -> None:
+    url = f"ws://{fleet.processes[1].address}/v1/connect?tenant=demo&agent=a&platform=web&resume=frame"
+    async with connect(url, compression=None) as ws, asyncio.timeout(10):
+        await ws.send('{"type":"resume","positions":[]}')
+        await ws.send('{"type":"ping","id":"p1"}')
+        assert json.loads(await ws.recv())["type"] == "connected"
+        await ws.send('{"type":"ping","id":"p2"}')
+        assert json.loads(await ws.recv())["id"] == "p1"

@@ -1,0 +1,146 @@
+"""What a client of a room may send, and what becomes of what it may not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from tests.e2e.backends import Backend
+from tests.e2e.fleet import Fleet, fleet_of
+from tests.e2e.rooms import AGENT, PLATFORM, conversation, heard_by_now, leave, member, room
+from tests.e2e.waiting import until
+from tests.validators.history import History
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: What connects to AnsFlow's endpoints connects to a room of that name, or to none.
+ENDPOINTS = ["", "global_monitor", "pipeline_7", "project_7", "system", "execution_7", "logs_realtime"]
+FRAME_BYTES = 4096
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with fleet_of(tmp_path_factory.mktemp("frames"), edges=0, TRUNKLINE_MAX_CONVERSATIONS="3") as started:
+        started.start_edge(TRUNKLINE_FRAME_BYTES=str(FRAME_BYTES), TRUNKLINE_UNANSWERED="4")
+        yield started
+
+
+@pytest.mark.parametrize("name", ENDPOINTS)
+async def test_a8_pings_are_answered_and_subscriptions_filter_wherever_one_connects(
+    fleet: Fleet, name: str
+) -> None:
+    async with member(History(), "ann", fleet.processes[1], name) as ann:
+        with Backend(fleet.router.address) as backend:
+            await ann.send({"type": "ping", "id": "p"})
+            await ann.next("pong", id="p")
+
+            async def hears() -> list[str]:
+                for place in ("wanted", "other"):
+                    backend.broadcast(room(place), place)
+                return await heard_by_now(ann)
+
+            assert await hears() == []
+            joined = await ann.subscribe("wanted")
+            assert joined["address"]["conversation"] == conversation("wanted")
+            assert await hears() == ["wanted"]
+            await leave(ann, "wanted")
+            assert await hears() == []
+            # Neither of these has cost it its own room.
+            backend.broadcast(room(name) if name else PLATFORM, "own")
+            assert await heard_by_now(ann) == ["own"]
+
+
+BAD = [
+    ("{", "MALFORMED_FRAME"),
+    ("not JSON", "MALFORMED_FRAME"),
+    ("[]", "MALFORMED_FRAME"),
+    ('[{"type":"ping"}]', "MALFORMED_FRAME"),
+    ('"ping"', "MALFORMED_FRAME"),
+    ("7", "MALFORMED_FRAME"),
+    ("", "MALFORMED_FRAME"),
+    ('{"type":"get_status"}', "UNKNOWN_FRAME_TYPE"),
+    ('{"type":"subscribe","id":"s","conversation":{"kind":"group","id":"a/b"}}', "INVALID_ARGUMENT"),
+    ('{"type":"subscribe","id":"s","conversation":{"kind":"group","id":""}}', "INVALID_ARGUMENT"),
+    ('{"type":"subscribe","id":"s","conversation":{"kind":"group","id":7}}', "MALFORMED_FRAME"),
+    ('{"type":"subscribe","id":"s","conversation":{"kind":"person","id":"bob"}}', "CONVERSATION_FORBIDDEN"),
+    ('{"type":"unsubscribe","id":"s","conversation":{"kind":"group","id":"never"}}', "NOT_SUBSCRIBED"),
+]
+
+
+async def test_a9_what_cannot_be_read_is_answered_by_an_error_and_the_connection_goes_on(
+    fleet: Fleet,
+) -> None:
+    async with member(History(), "ann", fleet.processes[1], "pipeline_1") as ann:
+        for frame, code in BAD:
+            await ann.send(frame)
+            assert (await ann.next("error"))["code"] == code, frame
+        await ann.send(b"\xff\xfe")
+        assert (await ann.next("error"))["code"] == "MALFORMED_FRAME"
+        await ann.send({"type": "ping", "id": "still there"})
+        await ann.next("pong", id="still there")
+        with Backend(fleet.router.address) as backend:
+            assert backend.count(room("pipeline_1")) == (1, 1)
+
+
+async def refused(fleet: Fleet, query: str) -> tuple[int, str]:
+    """How a connection is closed that is not accepted: the code, and the reason that it is told."""
+    async with connect(f"ws://{fleet.processes[1].address}/v1/connect?{query}", compression=None) as ws:
+        async with asyncio.timeout(10):
+            told = json.loads(await ws.recv())
+            with pytest.raises(ConnectionClosed):
+                await ws.recv()
+        assert told["type"] == "closing"
+        assert told["code"] == ws.close_code
+        return told["code"], told["reason"]
+
+
+async def test_a9_a_bad_id_in_the_address_is_closed_with_a_code_and_leaves_nothing(fleet: Fleet) -> None:
+    place = f"tenant=demo&agent={AGENT}&platform=web"
+    for bad in ("group:a%2Fb", "group:", "execution_abc", "group:a:b", "room:x", "group:" + "x" * 129):
+        assert await refused(fleet, f"{place}&conversation={bad}") == (4503, "INVALID_ADDRESS")
+    assert await refused(fleet, f"{place}&conversation=group:a&user=a%20b") == (4503, "INVALID_ADDRESS")
+    with Backend(fleet.router.address) as backend:
+        await until(lambda: backend.heard("demo") == {}, "nobody is anywhere")
+
+
+async def test_a12_who_cannot_be_placed_is_refused_and_never_let_in_as_nobody(fleet: Fleet) -> None:
+    with Backend(fleet.router.address) as backend:
+        await until(lambda: not backend.stats().connections, "nobody is there")
+        before = backend.stats().connections_opened
+        for query, answer in [
+            (f"tenant=unknown&agent={AGENT}&platform=web&user=ann", (4504, "UNKNOWN_TENANT")),
+            (f"agent={AGENT}&platform=web&user=ann", (4503, "INVALID_ADDRESS")),
+            ("tenant=demo&platform=web&user=ann", (4503, "INVALID_ADDRESS")),
+            (f"tenant=demo&agent={AGENT}&user=ann", (4503, "INVALID_ADDRESS")),
+        ]:
+            assert await refused(fleet, query) == answer, query
+        assert backend.stats().connections_opened == before
+        # Who gives no user is nobody to anyone: no user counts it, and none's messages reach it.
+        async with member(History(), "", fleet.processes[1], "pipeline_1"):
+            assert backend.count("demo") == (1, 0)
+
+
+async def test_a14_the_bounds_of_one_connection_hold(fleet: Fleet) -> None:
+    ann = member(History(), "ann", fleet.processes[1])
+    limits = (await ann.connect())["limits"]
+    rates = {"messages_per_s": 1000, "bytes_per_s": 32 << 20}
+    assert limits == {"frame_bytes": FRAME_BYTES, "conversations": 3, "unanswered": 4, **rates}
+    for name in ("a", "b", "c"):
+        await ann.subscribe(name)
+    await ann.send({"type": "subscribe", "id": "one too many", "conversation": conversation("d")})
+    assert (await ann.next("error", id="one too many"))["code"] == "TOO_MANY_TOPICS"
+    # More than may be unanswered at a time: nothing is refused, it is only read as it is answered.
+    said = [await ann.say(f"number {number}", group="a") for number in range(50)]
+    for ident in said:
+        await ann.next("ack", id=ident)
+    assert ann.seq(room("a")) == 50
+    await ann.send({"type": "ping", "id": "x" * FRAME_BYTES})
+    await until(lambda: ann.closed, "it is closed")
+    assert ann.closed is not None
+    assert (ann.closed.code, ann.closed.reason) == (1009, "FRAME_TOO_LARGE")

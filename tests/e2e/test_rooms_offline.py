@@ -1,0 +1,160 @@
+"""A13: what is said to a user who is not there is kept, and given when the user comes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from trunkline.v1.history_service_pb2 import ListReceiptsRequest
+from websockets.asyncio.client import connect
+
+from tests.e2e.backends import Backend, address
+from tests.e2e.chatter import Chatter, topic_name
+from tests.e2e.fleet import Fleet, fleet_of
+from tests.e2e.rooms import PLATFORM, heard_by_now, member, reset, room
+from tests.validators.history import History
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ANN = "demo/user:ann"
+GO_ON = {"type": "resume", "delivered": True}
+
+
+@pytest.fixture
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with fleet_of(tmp_path_factory.mktemp("offline"), edges=2) as started:
+        yield started
+
+
+async def take_all(chatter: Chatter) -> list[str]:
+    """What it is given, each told to be delivered as it comes; all of it has been told on return."""
+    texts = []
+    for frame in list(chatter.inbox):
+        if frame["type"] == "message":
+            texts.append(frame["parts"][0]["text"])
+            told = {"position": frame["position"], "address": frame["address"]}
+            await chatter.send({"type": "delivered", **told})
+            chatter.inbox.remove(frame)
+    await heard_by_now(chatter)
+    return texts
+
+
+async def come(chatter: Chatter) -> dict[str, Any]:
+    """Connect to go on after what was delivered; all that was missed has come on return."""
+    connected = await chatter.connect(first=GO_ON)
+    assert connected["type"] == "connected"
+    await chatter.send({"type": "history", "id": "fence", "conversation": {"kind": "person", "id": "ann"}})
+    await chatter.next("history", id="fence")
+    return connected
+
+
+def ann_on(fleet: Fleet, edge: int = 1) -> Chatter:
+    """The user, on a device that remembers nothing."""
+    return Chatter(History(), "demo/ann", fleet.processes[edge].address, "person:ann", agent="ansflow")
+
+
+async def test_a13_a_user_is_given_what_came_while_away_once_on_any_device_and_after_a_crash(
+    fleet: Fleet,
+) -> None:
+    with Backend(fleet.router.address) as backend:
+        for number in range(3):
+            assert backend.broadcast(ANN, f"offline {number}", f"k{number}").connections == 0
+        backend.broadcast(PLATFORM, "to everybody")
+        first = ann_on(fleet)
+        assert (await come(first))["recovered"] is True
+        assert sorted(await take_all(first)) == ["offline 0", "offline 1", "offline 2", "to everybody"]
+        backend.broadcast(ANN, "seen live")
+        await heard_by_now(first)
+        # Given, and not told so: it comes again, to whoever asks for what was not delivered.
+        reset(first)
+        backend.broadcast(ANN, "offline 3")
+        second = ann_on(fleet, 2)
+        assert (await come(second))["recovered"] is True
+        assert await take_all(second) == ["seen live", "offline 3"]
+        await second.leave()
+        await fleet.restart_router()
+        backend.broadcast(ANN, "after the crash")
+        third = ann_on(fleet)
+        connected = await come(third)
+        starts = {topic_name(entry["address"]): entry["position"]["seq"] for entry in connected["positions"]}
+        assert (starts[ANN], starts[PLATFORM]) == (5, 1)
+        assert await take_all(third) == ["after the crash"]
+        await third.leave()
+        request = ListReceiptsRequest(address=address(ANN))
+        (receipt,) = backend.history_service.ListReceipts(request, timeout=15).receipts
+        assert (receipt.user, receipt.delivered.seq) == ("ann", 6)
+
+
+async def test_a13_a_retried_message_to_a_user_is_given_once(fleet: Fleet) -> None:
+    with Backend(fleet.router.address) as backend:
+        answers = [backend.broadcast(ANN, "pipeline failed", "run-7") for _ in range(3)]
+        assert len({answer.message_id for answer in answers}) == 1
+        ann = ann_on(fleet)
+        await come(ann)
+        assert await take_all(ann) == ["pipeline failed"]
+        backend.broadcast(ANN, "pipeline failed", "run-7")
+        await ann.leave()
+        await come(ann)
+        assert await take_all(ann) == []
+        await ann.leave()
+
+
+async def test_a13_what_is_said_while_the_user_comes_is_given_once_and_in_order(fleet: Fleet) -> None:
+    with Backend(fleet.router.address) as backend:
+        count = 300
+
+        def publish() -> None:
+            for number in range(count):
+                backend.broadcast(ANN, str(number))
+
+        publishing = asyncio.create_task(asyncio.to_thread(publish))
+        given: list[str] = []
+        turns = 0
+        while not publishing.done() or len(given) < count:
+            ann = ann_on(fleet, 1 + turns % 2)
+            assert (await come(ann))["recovered"] is True
+            given += await take_all(ann)
+            # Live ones that came since are told by the next turn.
+            await ann.leave()
+            turns += 1
+            assert turns < 500
+        assert given == [str(number) for number in range(count)]
+        assert turns > 2
+
+
+async def test_a13_the_url_can_ask_for_it_and_without_a_user_it_is_refused(fleet: Fleet) -> None:
+    with Backend(fleet.router.address) as backend:
+        backend.broadcast(ANN, "while away")
+    place = "tenant=demo&agent=ansflow&platform=web&resume=delivered"
+    url = f"ws://{fleet.processes[1].address}/v1/connect?{place}"
+    async with asyncio.timeout(10):
+        async with connect(f"{url}&user=ann", compression=None) as ann:
+            assert json.loads(await ann.recv())["recovered"] is True
+            assert json.loads(await ann.recv())["parts"] == [{"type": "text", "text": "while away"}]
+        async with connect(url, compression=None) as nobody:
+            assert json.loads(await nobody.recv())["reason"] == "INVALID_ADDRESS"
+
+
+async def test_a13_who_has_no_user_has_nothing_delivered_and_is_told_so(fleet: Fleet) -> None:
+    nobody = member(History(), "", fleet.processes[1], "pipeline_1")
+    closing = await nobody.connect(first=GO_ON)
+    assert (closing["type"], closing["code"], closing["reason"]) == ("closing", 4503, "INVALID_ADDRESS")
+    assert "user" in closing["message"]
+    async with member(History(), "ann", fleet.processes[1], "pipeline_1") as ann:
+        with Backend(fleet.router.address) as backend:
+            backend.broadcast(room("other"), "not for ann")
+            position = backend.messages(room("other"))[0].position
+        told = {"type": "delivered", "position": {"epoch": position.epoch, "seq": position.seq}}
+        other = {"tenant": "demo", "agent": "ansflow", "platform": "web"}
+        other |= {"conversation": {"kind": "group", "id": "other"}}  # type: ignore[dict-item]
+        await ann.send({**told, "address": other})
+        assert (await ann.next("error"))["code"] == "NOT_SUBSCRIBED"
+        both = {
+            "address": {"tenant": "demo", "user": "ann"},
+            "conversation": {"kind": "group", "id": "pipeline_1"},
+        }
+        await ann.send({**told, **both})
+        assert (await ann.next("error"))["code"] == "INVALID_ARGUMENT"

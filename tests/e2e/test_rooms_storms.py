@@ -1,0 +1,94 @@
+"""Members that die, or do not read, while a room is busy."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+from trunkline_client import Backend as Publishing
+from trunkline_client import broadcast_request
+
+from tests.e2e.backends import Backend, address
+from tests.e2e.endings import all_caught_up, assert_promises_kept
+from tests.e2e.fleet import Fleet, fleet_of, metric
+from tests.e2e.rooms import closed_by, health, member, reset, room
+from tests.e2e.waiting import until
+from tests.validators.history import History
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STORM = 1000
+
+
+@pytest.fixture
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with fleet_of(tmp_path_factory.mktemp("storms"), edges=2) as started:
+        yield started
+
+
+async def test_a6_sockets_that_are_reset_during_a_storm_leave_every_count_at_zero(fleet: Fleet) -> None:
+    edges = fleet.processes[1:]
+    history = History()
+    async with AsyncExitStack() as stack, Publishing(fleet.router.address) as publishing:
+        backend = stack.enter_context(Backend(fleet.router.address, history))
+        everybody = [
+            await stack.enter_async_context(member(history, f"u{number}", edges[number % 2], "storm"))
+            for number in range(12)
+        ]
+        staying, dying = everybody[:2], everybody[2:]
+        async with publishing.publisher() as publisher:
+            for number in range(STORM):
+                publisher.publish(broadcast_request(address(room("storm")), f"{number} " + "x" * 500))
+                if number % 80 == 79 and dying:
+                    await until(lambda: staying[0].seq() > number - 60, "the storm goes on")  # noqa: B023
+                    reset(dying.pop())
+        await until(lambda: all(each.seq() == STORM for each in staying), "who stays hears all of it")
+        assert not dying
+        await until(lambda: backend.count(room("storm")) == (2, 2), "the dead are known to be")
+        history.open_lives |= {each.life for each in staying}
+        assert_promises_kept(fleet, history, staying)
+        for each in staying:
+            reset(each)
+        await until(lambda: backend.count("demo") == (0, 0), "all are gone")
+        assert backend.heard("demo") == {}
+        stats = backend.stats()
+        assert (stats.connections, stats.users, stats.topics) == (0, 0, 0)
+        assert (stats.connections_opened, stats.connections_closed) == (12, 12)
+        for edge in edges:
+            assert metric(edge, "trunkline_edge_connections") == 0
+            assert closed_by(edge) == {"CLIENT_LOST": 6}
+
+
+async def test_a11_a_slow_member_delays_nobody_and_goes_on_where_it_was(fleet: Fleet) -> None:
+    history = History()
+    edge = fleet.start_edge(TRUNKLINE_OUTBOX_BYTES=str(256 * 1024))
+    async with (
+        member(history, "ann", edge, "busy") as ann,
+        member(history, "bob", edge, "busy") as bob,
+        member(history, "sid", edge, "busy", narrow=True) as sid,
+    ):
+        sid.reads.clear()
+        said = 0
+        with Backend(fleet.router.address) as backend:
+            # The others have each message before the next is said, whatever sid does.
+            while not metric(edge, "trunkline_edge_slow_consumers_total"):
+                said += 1
+                await ann.say(f"{said} " + "x" * 64_000)
+                await until(lambda: bob.seq() == said, "bob hears it")  # noqa: B023
+                assert said < 500
+            await until(lambda: backend.count(room("busy"))[0] <= 3, "it is counted")
+            sid.reads.set()
+            await until(lambda: sid.closed, "sid is closed")
+            assert sid.closed is not None
+            assert (sid.closed.code, sid.closed.reason) == (4000, "SLOW_CONSUMER")
+            await until(lambda: backend.count(room("busy")) == (2, 2), "sid is counted no more")
+        figures = health(edge)
+        assert figures["closed_by"] == closed_by(edge) == {"SLOW_CONSUMER": 1}
+        assert figures["dropped"] == metric(edge, "trunkline_edge_frames_dropped_total") >= 1
+        assert 0 < figures["success_rate"] < 1
+        assert figures["disconnect_rate"] == pytest.approx(1 / 3, abs=1e-6)
+        assert (await sid.connect(resume=True))["type"] == "connected"
+        await all_caught_up(fleet, [ann, bob, sid])
+        assert_promises_kept(fleet, history, [ann, bob, sid])

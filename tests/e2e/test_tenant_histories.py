@@ -1,0 +1,303 @@
+"""How histories end: by limits, by erasing a user, by deleting a tenant; and that nothing of them is left."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest, BroadcastRequest, NumberedBroadcast
+from trunkline.v1.history_service_pb2 import ListReceiptsRequest
+from trunkline.v1.message_pb2 import MESSAGE_STATE_RECALLED, ROLE_USER, Author, Part, TextPart
+from trunkline.v1.tenant_pb2 import OPENNESS_LOOPBACK, TENANT_STATE_DELETING
+from trunkline.v1.tenant_service_pb2 import DeleteTenantRequest, ListApiKeysRequest, ListRevocationsRequest
+
+from tests.e2e.backends import TIMEOUT_S, Backend, address, reason_of
+from tests.e2e.chatter import Chatter, words_of
+from tests.e2e.declaring import Operator, auth_of, told_of
+from tests.e2e.fleet import Fleet, fleet_of
+from tests.e2e.langbot_chat import serving
+from tests.e2e.waiting import until
+from tests.validators.history import History
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.support.processes import Process
+
+ROOM = "echo/web/group:team"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("histories")
+
+
+@pytest.fixture(scope="module")
+def fleet(data: Path) -> Iterator[Fleet]:
+    with fleet_of(data) as started:
+        yield started
+
+
+def rows(data: Path) -> dict[str, list[tuple[object, ...]]]:
+    """All rows of the log's file, by table."""
+    with closing(sqlite3.connect(f"file:{data}/trunkline.db?mode=ro", uri=True)) as db:
+        names = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {name: db.execute(f"SELECT * FROM {name}").fetchall() for name in names}
+
+
+def holding(data: Path, *words: str) -> list[str]:
+    """The tables in which any of these words stands, also within what is serialized."""
+    sought = [word.encode() for word in words]
+
+    def holds(value: object) -> bool:
+        content = value if isinstance(value, bytes) else str(value).encode()
+        return any(word in content for word in sought)
+
+    return [name for name, found in rows(data).items() if any(holds(v) for row in found for v in row)]
+
+
+def chatter(edge: Process, tenant: str, user: str, conversation: str = "group:team") -> Chatter:
+    return Chatter(History(), f"{tenant}/{user}", edge.address, conversation)
+
+
+def say_many(backend: Backend, topic: str, count: int, text: str) -> None:
+    """As fast as that can be said; work for an agent that nobody does."""
+    author = Author(role=ROLE_USER, user="ann")
+    request = BroadcastRequest(address=address(topic), parts=[Part(text=TextPart(text=text))], author=author)
+    batches = [
+        BroadcastManyRequest(
+            requests=[
+                NumberedBroadcast(number=n, request=request) for n in range(start, min(start + 500, count))
+            ]
+        )
+        for start in range(0, count, 500)
+    ]
+    answers = backend.broadcasting.BroadcastMany(iter(batches), timeout=60)
+    assert sum(len(answer.results) for answer in answers) == count
+
+
+async def test_more_than_the_limit_is_pruned_while_more_is_said(
+    edge: Process, operator: Operator, data: Path
+) -> None:
+    operator.create("many", open_to=OPENNESS_LOOPBACK, retention={"max_messages": 40})
+    told_of("many", edge)
+    topic = f"many/{ROOM}"
+    async with chatter(edge, "many", "stays") as stays:
+        gone = chatter(edge, "many", "gone")
+        await gone.connect()
+        await gone.next("ack", id=await gone.say("before"))
+        await gone.leave()
+        said = 1
+        deadline = time.monotonic() + 15
+        while (first := operator.messages(topic)[0].position.seq) < 100:
+            assert time.monotonic() < deadline, f"it begins with {first} of {said}"
+            for _ in range(20):
+                operator.broadcast(topic, f"word {said}")
+                said += 1
+            await asyncio.sleep(0)
+        await until(lambda: len(operator.messages(topic)) == 40, "the newest are left")
+        kept = [message.position.seq for message in operator.messages(topic)]
+        assert kept == list(range(said - 39, said + 1))
+        await until(lambda: stays.seq() == said, "who stayed has heard everything")
+        heard = [frame["position"]["seq"] for frame in stays.inbox if frame["type"] == "message"]
+        assert heard == list(range(1, said + 1))
+        answer = await gone.connect(resume=True)
+        assert (answer["type"], answer["recovered"]) == ("connected", False)
+        assert not [frame for frame in gone.inbox if frame["type"] == "message"]
+        # From where it is now it goes on without a gap.
+        await gone.leave()
+        operator.broadcast(topic, "after")
+        answer = await gone.connect(resume=True)
+        assert answer["recovered"]
+        assert words_of(await gone.next("message")) == "after"
+        await gone.leave()
+    await until(lambda: operator.stats("many").messages_erased == said + 1 - 40, "what is gone is counted")
+    topic_id = next(row[0] for row in rows(data)["topics"] if row[1] == "many")
+    assert len([row for row in rows(data)["messages"] if row[0] == topic_id]) == 40
+
+
+async def test_age_and_bytes_limit_a_history_too_and_seqs_go_on(operator: Operator) -> None:
+    operator.create("young", open_to=OPENNESS_LOOPBACK, retention={"max_age_s": 1})
+    operator.create("small", open_to=OPENNESS_LOOPBACK, retention={"max_bytes": 25_000})
+    for number in range(5):
+        operator.broadcast(f"young/{ROOM}", f"word {number}")
+        operator.broadcast(f"small/{ROOM}", f"{number}" * 10_000)
+    await until(lambda: len(operator.messages(f"small/{ROOM}")) == 2, "as much as may be is left")
+    assert [m.position.seq for m in operator.messages(f"small/{ROOM}")] == [4, 5]
+    await until(lambda: not operator.messages(f"young/{ROOM}"), "all is too old")
+    assert operator.broadcast(f"young/{ROOM}", "next").position.seq == 6
+    assert operator.stats("young").messages_erased == 5
+    # Limits that are set later hold for what is there.
+    operator.update("small", retention={"max_messages": 1})
+    await until(lambda: len(operator.messages(f"small/{ROOM}")) == 1, "the new limit holds")
+
+
+async def test_an_erased_user_has_said_nothing_and_read_nothing(
+    edge: Process, operator: Operator, data: Path
+) -> None:
+    operator.create("erases", open_to=OPENNESS_LOOPBACK)
+    told_of("erases", edge)
+    async with (
+        chatter(edge, "erases", "ann-private") as ann,
+        chatter(edge, "erases", "bob") as bob,
+        chatter(edge, "erases", "ann-private", "person:ann-private") as alone,
+    ):
+        early = chatter(edge, "erases", "early")
+        await early.connect()
+        await early.leave()
+        for number in range(3):
+            await ann.next("ack", id=await ann.say(f"very private {number}"))
+            ack = await bob.next("ack", id=await bob.say(f"bob's {number}"))
+        await alone.next("ack", id=await alone.say("very private alone"))
+        await ann.send({"type": "read", "position": ack["position"]})
+        await bob.next("read")
+        operator.broadcast("erases/user:ann-private", "very private, to her")
+        assert "messages" in holding(data, "very private")
+        erased = operator.erase_user("erases", "ann-private")
+        assert (erased.messages, erased.receipts) == (5, 1)
+        left = operator.messages(f"erases/{ROOM}")
+        assert [m.position.seq for m in left] == [1, 2, 3, 4, 5, 6]
+        recalled = [m for m in left if m.state == MESSAGE_STATE_RECALLED]
+        assert [m.position.seq for m in recalled] == [1, 3, 5]
+        assert not any(m.parts or m.author.user for m in recalled)
+        for place in ("echo/web/person:ann-private", "user:ann-private"):
+            assert operator.messages(f"erases/{place}") == []
+        answer = await early.connect(resume=True)
+        assert answer["recovered"]
+        await early.next("message", client_id=left[-1].client_id)
+        assert "very private" not in str(early.inbox)
+        assert "ann-private" not in str(early.inbox)
+        await early.leave()
+        await bob.send({"type": "history", "id": "h"})
+        assert "private" not in str(await bob.next("history", id="h"))
+        request = ListReceiptsRequest(address=address(f"erases/{ROOM}"))
+        assert list(operator.history_service.ListReceipts(request, timeout=TIMEOUT_S).receipts) == []
+        assert operator.stats("erases").messages_erased == 5
+        assert operator.erase_user("erases", "ann-private").messages == 0
+    await until(lambda: not holding(data, "very private", "ann-private"), "nothing is left in the file")
+
+
+async def test_a_suspended_tenant_takes_no_part_and_loses_nothing(edge: Process, operator: Operator) -> None:
+    operator.create("rests", open_to=OPENNESS_LOOPBACK)
+    told_of("rests", edge)
+    ann = chatter(edge, "rests", "ann")
+    await ann.connect()
+    await ann.next("ack", id=await ann.say("before"))
+    operator.suspend("rests")
+    await until(lambda: ann.closed, "it is closed")
+    assert ann.closed is not None
+    assert (ann.closed.code, ann.closed.reason) == (4506, "TENANT_SUSPENDED")
+    with Backend(operator.address) as backend:
+        for call in (lambda: backend.broadcast(f"rests/{ROOM}", "x"), lambda: backend.stats("rests")):
+            with pytest.raises(grpc.RpcError) as refusal:
+                call()
+            assert reason_of(refusal.value) == "TENANT_SUSPENDED"
+            assert refusal.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    operator.suspend("rests")
+    operator.resume("rests")
+    operator.broadcast(f"rests/{ROOM}", "after")
+    await ann.reconnect([edge.address])
+    assert words_of(await ann.next("message")) == "after"
+    assert [m.position.seq for m in operator.messages(f"rests/{ROOM}")] == [1, 2]
+    await ann.leave()
+
+
+def declare_ends(operator: Operator, edge: Process) -> None:
+    """A tenant that is deleted, and declared again."""
+    operator.create("ends", open_to=OPENNESS_LOOPBACK, client_auth=auth_of(secrets=["ends-secret"]))
+    told_of("ends", edge)
+
+
+async def test_a_deleted_tenant_is_gone_and_one_of_its_name_begins_anew(
+    fleet: Fleet, edge: Process, operator: Operator, data: Path
+) -> None:
+    declare_ends(operator, edge)
+    key = operator.api_key("ends")
+    operator.revoke("ends", user="somebody")
+    async with chatter(edge, "ends", "ann") as ann:
+        async with serving(fleet.router, ["other"], lambda _: lambda message: "re", "ends"):
+            ack = await ann.next("ack", id=await ann.say("soon to be gone"))
+            await ann.send({"type": "read", "position": ack["position"]})
+            old = operator.broadcast(f"ends/{ROOM}", "soon to be gone")
+            assert operator.delete("ends") == 2
+            await until(lambda: ann.closed, "it is closed")
+            assert ann.closed is not None
+            assert (ann.closed.code, ann.closed.reason) == (4504, "UNKNOWN_TENANT")
+        with pytest.raises(grpc.RpcError) as refusal:
+            operator.stats("ends")
+        assert reason_of(refusal.value) == "UNKNOWN_TENANT"
+        with Backend(operator.address, key=key.secret) as backend, pytest.raises(grpc.RpcError) as refusal:
+            backend.stats("ends")
+        assert reason_of(refusal.value) == "UNAUTHORIZED"
+        await until(lambda: not holding(data, "soon to be gone"), "its words are gone")
+        assert not {table for table, found in rows(data).items() if any("ends" in row for row in found)}
+        declare_ends(operator, edge)
+        assert operator.stats("ends").messages_committed == 0
+        assert operator.messages(f"ends/{ROOM}") == []
+        assert list(operator.tenants.ListApiKeys(ListApiKeysRequest(tenant="ends")).api_keys) == []
+        assert list(operator.tenants.ListRevocations(ListRevocationsRequest(tenant="ends")).revocations) == []
+        answer = await ann.connect(resume=True)
+        assert (answer["type"], answer["recovered"]) == ("connected", False)
+        ack = await ann.next("ack", id=await ann.say("new"))
+        assert ack["position"]["seq"] == 1
+        assert ack["position"]["epoch"] != old.position.epoch
+
+
+async def test_ids_that_a_deleted_tenant_has_used_are_new_to_one_of_its_name(
+    edge: Process, operator: Operator
+) -> None:
+    declared = {"open_to": OPENNESS_LOOPBACK}
+    operator.create("reborn", **declared)
+    told_of("reborn", edge)
+    async with chatter(edge, "reborn", "ann") as ann:
+        first = await ann.next("ack", id=await ann.say("hello", "same"))
+    said = operator.broadcast(f"reborn/{ROOM}", "hello", "same key")
+    operator.delete("reborn")
+    operator.create("reborn", **declared)
+    told_of("reborn", edge)
+    again = operator.broadcast(f"reborn/{ROOM}", "hello", "same key")
+    assert again.message_id != said.message_id
+    async with chatter(edge, "reborn", "ann") as ann:
+        ack = await ann.next("ack", id=await ann.say("hello", "same"))
+        assert ack["message_id"] != first["message_id"]
+    assert [message.id for message in operator.messages(f"reborn/{ROOM}")] == [
+        again.message_id,
+        ack["message_id"],
+    ]
+
+
+async def test_a_deletion_that_the_router_did_not_survive_is_finished_by_the_next(
+    fleet: Fleet, edge: Process, operator: Operator, data: Path
+) -> None:
+    operator.create("large", open_to=OPENNESS_LOOPBACK)
+    for number in range(2):
+        say_many(operator, f"large/echo/web/group:{number}", 5000, "of the large one")
+    deleting = operator.tenants.DeleteTenant.future(DeleteTenantRequest(tenant="large"), timeout=TIMEOUT_S)
+    deadline = time.monotonic() + TIMEOUT_S
+    # Without a pause: what it erases at a time takes it some milliseconds.
+    while dict(rows_of_tenants(data))["large"] != TENANT_STATE_DELETING:
+        assert time.monotonic() < deadline
+    fleet.router.kill()
+    assert isinstance(deleting.exception(), grpc.RpcError)
+    assert dict(rows_of_tenants(data))["large"] == TENANT_STATE_DELETING, "the router was faster than its end"
+    assert holding(data, "of the large one")
+    await asyncio.to_thread(fleet.start_router)
+    with pytest.raises(grpc.RpcError) as refusal:
+        operator.stats("large")
+    assert reason_of(refusal.value) == "UNKNOWN_TENANT"
+    await until(lambda: not any(row[0] == "large" for row in rows_of_tenants(data)), "its row is gone")
+    await until(lambda: not holding(data, "of the large one"), "its words are gone")
+    operator.create("large", open_to=OPENNESS_LOOPBACK)
+    assert operator.messages("large/echo/web/group:1") == []
+
+
+def rows_of_tenants(data: Path) -> list[tuple[str, int]]:
+    """Names and states, as they are on disk."""
+    with closing(sqlite3.connect(f"file:{data}/trunkline.db?mode=ro", uri=True)) as db:
+        return db.execute("SELECT tenant, state FROM tenants").fetchall()

@@ -1,0 +1,210 @@
+"""TLS everywhere: clients to the edge, the edge to the router by certificates, workers and backends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import ssl
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import certs
+import httpx
+import pytest
+import websockets
+from trunkline_client import Backend, Client, ClientSettings, Refused, access, address, text_of
+
+from tests.e2e.fleet import Fleet, fleet_of
+from tests.e2e.waiting import until
+from tests.support.certificates import Certificates, named, serial_of
+from tests.support.processes import ROOT, Process, environment, worker_process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trunkline_client.channel import Access
+
+PATIENCE_S = 10.0
+QUERY = "tenant=demo&agent=echo&platform=web&conversation=person:ann&user=ann"
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certs"))
+
+
+def with_links(ours: Certificates) -> dict[str, str]:
+    """A router's settings for TLS, and for a port for links."""
+    links = {"TRUNKLINE_LINK_LISTEN": "127.0.0.1:0", "TRUNKLINE_TLS_CLIENT_CA": str(ours.ca)}
+    return named("TLS", ours.router) | links
+
+
+def linking(ours: Certificates, links: str) -> dict[str, str]:
+    """An edge's settings for the router's port for links."""
+    return {"TRUNKLINE_ROUTER": links, "TRUNKLINE_ROUTER_CA": str(ours.ca)} | named("ROUTER", ours.client)
+
+
+def links_of(router: Process) -> str:
+    """Where a router listens for links."""
+    lines = [json.loads(line) for line in router.stderr.splitlines()]
+    return next(str(line["links"]) for line in lines if line["event"] == "router is ready")
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory, ours: Certificates) -> Iterator[Fleet]:
+    with fleet_of(tmp_path_factory.mktemp("tls"), edges=0, **with_links(ours)) as started:
+        links = links_of(started.router)
+        started.start_edge(**linking(ours, links), **named("TLS", ours.edge))
+        with worker_process(started.router.address, TRUNKLINE_CA=str(ours.ca)):
+            yield started
+
+
+@pytest.fixture
+def edge(fleet: Fleet) -> str:
+    return fleet.processes[1].address
+
+
+@pytest.fixture
+def shown(ours: Certificates) -> Access:
+    return access(ca=ours.ca)
+
+
+async def test_a_client_talks_with_a_worker(edge: str, ours: Certificates) -> None:
+    url = f"wss://{edge}/v1/connect?{QUERY}"
+    async with websockets.connect(url, ssl=ours.trusting) as client, asyncio.timeout(PATIENCE_S):
+        said = {"type": "message", "id": "m1", "parts": [{"type": "text", "text": "hello"}]}
+        await client.send(json.dumps(said))
+        frames = [json.loads(await client.recv()) for _ in range(3)]
+    assert [frame["type"] for frame in frames] == ["connected", "ack", "message"]
+    assert client.close_code == 1000
+
+
+async def test_the_client_library_trusts_the_authority_that_it_is_given(
+    edge: str, ours: Certificates
+) -> None:
+    client = Client(
+        f"wss://{edge}",
+        tenant="demo",
+        agent="echo",
+        platform="web",
+        conversation="person:bob",
+        user="bob",
+        settings=ClientSettings(ssl=ours.trusting),
+    )
+    async with asyncio.timeout(PATIENCE_S), client:
+        await client.send("hello")
+        assert "hello" in text_of(await anext(aiter(client)))
+
+
+async def test_what_is_said_over_https_is_heard_on_an_event_stream_over_https(
+    edge: str, ours: Certificates
+) -> None:
+    async with (
+        httpx.AsyncClient(base_url=f"https://{edge}", verify=ours.trusting, trust_env=False) as http,
+        asyncio.timeout(PATIENCE_S),
+        http.stream("GET", f"/v1/events?{QUERY}") as events,
+    ):
+        lines = events.aiter_lines()
+        assert await anext(lines) == "event: connected"
+        body = {"address": {"agent": "echo", "platform": "web"}, "parts": [{"text": {"text": "by https"}}]}
+        answered = await http.post("/v1/tenants/demo/messages", json=body)
+        assert answered.status_code == 200, answered.text
+        async for line in lines:
+            if "by https" in line:
+                break
+
+
+async def test_a_backend_speaks_tls_and_shows_its_key(fleet: Fleet, shown: Access) -> None:
+    everybody = address(tenant="demo", agent="echo", platform="web")
+    shown = {**shown, "api_key": fleet.operator_key}
+    async with Backend(fleet.router.address, **shown) as backend:
+        assert (await backend.broadcast(everybody, "hello")).message_id
+    async with Backend(fleet.router.address, **{**shown, "api_key": "another"}) as backend:
+        with pytest.raises(Refused, match="not valid"):
+            await backend.broadcast(everybody, "hello")
+
+
+@pytest.mark.parametrize("command", ["broadcast", "chat"])
+def test_the_command_line_speaks_tls(fleet: Fleet, edge: str, ours: Certificates, command: str) -> None:
+    asked = {
+        "broadcast": ["broadcast", "hello", "--router", fleet.router.address],
+        "chat": ["chat", "--once", "hello", "--url", f"wss://{edge}", "--agent", "echo", "--user", "eve"],
+    }
+    arguments = [sys.executable, "-m", "trunkline_client", *asked[command]]
+    env = environment({"TRUNKLINE_CA": str(ours.ca)})
+    done = subprocess.run(
+        arguments, cwd=ROOT, env=env, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("position" if command == "broadcast" else "You said: hello") in done.stdout
+
+
+def handshake(listening: str, ours: Certificates) -> ssl.SSLSocket:
+    """A connection by TLS to a process."""
+    host, port = listening.split(":")
+    tcp = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
+    return ours.trusting.wrap_socket(tcp, server_hostname=host)
+
+
+def serial(listening: str, ours: Certificates) -> str:
+    """Of the certificate that a process shows now."""
+    with handshake(listening, ours) as connection:
+        return serial_of(connection)
+
+
+async def test_certificates_are_replaced_while_all_goes_on(
+    fleet: Fleet, edge: str, ours: Certificates, shown: Access
+) -> None:
+    everybody = address(tenant="demo", agent="echo", platform="web")
+    async with (
+        websockets.connect(f"wss://{edge}/v1/connect?{QUERY}", ssl=ours.trusting) as client,
+        Backend(fleet.router.address, **shown) as backend,
+        asyncio.timeout(3 * PATIENCE_S),
+    ):
+        await backend.broadcast(everybody, "before")
+        shows = (edge, fleet.router.address, links_of(fleet.router))
+        before = [serial(each, ours) for each in shows]
+        ours.renew(ours.edge)
+        ours.renew(ours.router)
+        await until(lambda: all(serial(e, ours) != b for e, b in zip(shows, before, strict=True)), "new ones")
+        # The connections that there were go on: the backend's, the link, and the client's.
+        await backend.broadcast(everybody, "after")
+        while "after" not in await client.recv():
+            pass
+    assert "no link to the router" not in fleet.processes[1].stderr
+
+
+async def test_what_does_not_go_on_with_its_handshake_holds_up_nobody(
+    fleet: Fleet, edge: str, ours: Certificates, shown: Access
+) -> None:
+    halted = []
+    for listening in (edge, fleet.router.address):
+        host, port = listening.split(":")
+        for _ in range(50):
+            tcp = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
+            # A record of 512 bytes that goes no further.
+            tcp.sendall(b"\x16\x03\x01\x02\x00\x01")
+            halted.append(tcp)
+    async with asyncio.timeout(PATIENCE_S), Backend(fleet.router.address, **shown) as backend:
+        async with websockets.connect(f"wss://{edge}/v1/connect?{QUERY}", ssl=ours.trusting) as client:
+            assert json.loads(await client.recv())["type"] == "connected"
+        await backend.broadcast(address(tenant="demo", agent="echo", platform="web"), "hello")
+    for tcp in halted:
+        tcp.close()
+
+
+def test_a_process_whose_certificate_is_of_no_use_says_so_and_does_not_start(ours: Certificates) -> None:
+    mixed = named("TLS", ours.edge) | {"TRUNKLINE_TLS_KEY": str(certs.key_of(ours.router))}
+    for name in ("router", "edge"):
+        env = environment(mixed | {f"TRUNKLINE_{name.upper()}_LISTEN": "127.0.0.1:0"})
+        arguments = [sys.executable, "-m", f"trunkline_{name}", "serve"]
+        data = {"TRUNKLINE_DATA_DIR": str(ours.folder / "data")}
+        done = subprocess.run(
+            arguments, cwd=ROOT, env=env | data, capture_output=True, text=True, timeout=30, check=False
+        )
+        assert done.returncode == 1
+        (line,) = done.stderr.splitlines()
+        assert "key values mismatch" in line
+        assert "TRUNKLINE_TLS_CERT" in line

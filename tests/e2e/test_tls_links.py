@@ -1,0 +1,146 @@
+"""What makes an edge an edge: without it there is no link, and one line says what to set."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.fleet import fleet_of
+from tests.e2e.test_tls import linking, links_of, with_links
+from tests.e2e.test_wrong_router import CUT_OFF, told
+from tests.support.certificates import ELSEWHERE, Certificates, named
+from tests.support.processes import ROOT, edge_process, environment, router_process
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KEY = "the-key-that-the-links-need"
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("ours"))
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("others"), "Theirs")
+
+
+async def problem_of(router: str, env: dict[str, str]) -> str:
+    """The one thing that an edge says of its link."""
+    # gRPC itself may lose the reason where a stream is refused while it is written to.
+    (problem,) = {each for each in await told(router, **env) if each != CUT_OFF}
+    return problem
+
+
+def test_an_edge_with_the_link_key_links(tmp_path: Path) -> None:
+    with fleet_of(tmp_path, edges=0, TRUNKLINE_LINK_KEY=KEY) as fleet:
+        fleet.start_edge(TRUNKLINE_LINK_KEY=KEY)
+
+
+async def test_an_edge_with_another_link_key_or_with_none_is_refused(tmp_path: Path) -> None:
+    with router_process(tmp_path, TRUNKLINE_LINK_KEY=KEY) as router:
+        wrong = await problem_of(router.address, {"TRUNKLINE_LINK_KEY": f"{KEY}!"})
+        missing = await problem_of(router.address, {})
+        assert "TRUNKLINE_LINK_KEY must be the one of the router" in wrong
+        assert "TRUNKLINE_LINK_KEY as it is there" in missing
+        assert KEY not in wrong + missing + router.stderr
+
+
+async def test_a_port_for_links_takes_no_edge_without_a_certificate_for_edges(
+    tmp_path: Path, ours: Certificates, others: Certificates
+) -> None:
+    with router_process(tmp_path, **with_links(ours)) as router:
+        links = links_of(router)
+        trusting = {"TRUNKLINE_ROUTER_CA": str(ours.ca)}
+        for shown in ({}, named("ROUTER", others.client), named("ROUTER", ours.edge)):
+            assert "set TRUNKLINE_ROUTER_CERT" in await problem_of(links, trusting | shown)
+        # On its other port a certificate is not asked for, and there is no link key.
+        problem = await problem_of(router.address, linking(ours, router.address))
+        assert "set to its port for links, TRUNKLINE_LINK_LISTEN" in problem
+        with edge_process(links, **linking(ours, links)):
+            pass
+
+
+async def test_with_a_port_for_links_the_other_port_takes_the_link_key(
+    tmp_path: Path, ours: Certificates
+) -> None:
+    with router_process(tmp_path, **with_links(ours), TRUNKLINE_LINK_KEY=KEY) as router:
+        by_key = {"TRUNKLINE_ROUTER_CA": str(ours.ca), "TRUNKLINE_LINK_KEY": KEY}
+        with edge_process(router.address, **by_key):
+            pass
+
+
+async def test_an_edge_says_what_is_wrong_with_its_routers_tls(
+    tmp_path: Path, ours: Certificates, others: Certificates
+) -> None:
+    trusting = {"TRUNKLINE_ROUTER_CA": str(ours.ca)}
+    with router_process(tmp_path / "tls", **named("TLS", ours.router)) as router:
+        untrusted = await problem_of(router.address, {"TRUNKLINE_ROUTER_CA": str(others.ca)})
+        assert "TRUNKLINE_ROUTER_CA must name its authority" in untrusted
+        assert "not trusted" in await problem_of(router.address, {"TRUNKLINE_ROUTER_TLS": "true"})
+        assert "if it speaks TLS, set TRUNKLINE_ROUTER_CA" in await problem_of(router.address, {})
+    with router_process(tmp_path / "plain") as router:
+        assert "does not speak TLS there" in await problem_of(router.address, trusting)
+    with router_process(tmp_path / "elsewhere", **named("TLS", ours.elsewhere)) as router:
+        assert "TRUNKLINE_ROUTER_NAME" in await problem_of(router.address, trusting)
+        with edge_process(router.address, **trusting, TRUNKLINE_ROUTER_NAME=ELSEWHERE):
+            pass
+
+
+def started(name: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """A process that is to end by itself."""
+    arguments = [sys.executable, "-m", f"trunkline_{name}", "serve"]
+    return subprocess.run(
+        arguments, cwd=ROOT, env=environment(env), capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def test_a_router_that_anybody_can_get_to_refuses_to_start_and_makes_nothing(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    done = started("router", TRUNKLINE_ROUTER_LISTEN="0.0.0.0:0", TRUNKLINE_DATA_DIR=str(data))
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    for way in ("TRUNKLINE_LINK_KEY", "TRUNKLINE_LINK_LISTEN", "TRUNKLINE_INSECURE_LINKS=true"):
+        assert way in line
+    assert not data.exists()
+
+
+def test_a_router_that_anybody_can_get_to_starts_where_that_is_said(tmp_path: Path) -> None:
+    env = {"TRUNKLINE_ROUTER_LISTEN": "0.0.0.0:0", "TRUNKLINE_INSECURE_LINKS": "true"}
+    with router_process(tmp_path, **env) as router:
+        port = router.address.rpartition(":")[2]
+        with edge_process(f"127.0.0.1:{port}"):
+            assert "can be read on its way" in router.stderr
+
+
+def test_an_edge_that_has_half_of_something_says_so() -> None:
+    for variable in ("TRUNKLINE_ROUTER_CERT", "TRUNKLINE_TLS_KEY"):
+        done = started("edge", TRUNKLINE_EDGE_LISTEN="127.0.0.1:0", **{variable: "x.pem"})
+        assert done.returncode == 1
+        assert variable in done.stderr
+        assert "set both" in done.stderr
+
+
+def test_a_link_key_that_is_too_short_is_refused_and_none_is_ever_shown() -> None:
+    done = started("router", TRUNKLINE_LINK_KEY="short-key")
+    assert done.returncode == 2
+    assert "TRUNKLINE_LINK_KEY" in done.stderr
+    assert "short-key" not in done.stderr
+    for name in ("router", "edge"):
+        secrets = {"TRUNKLINE_LINK_KEY": KEY, "TRUNKLINE_OPERATOR_KEY": "the-operators-own-key"}
+        shown = subprocess.run(
+            [sys.executable, "-m", f"trunkline_{name}", "show-config"],
+            cwd=ROOT,
+            env=environment(secrets | {"COLUMNS": "240"}),
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+        assert "TRUNKLINE_LINK_KEY" in shown.stdout
+        assert not [secret for secret in secrets.values() if secret in shown.stdout]

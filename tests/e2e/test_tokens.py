@@ -1,0 +1,232 @@
+"""Clients that prove who they are by tokens, from the handshake to the end of the token."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.e2e.chatter import Chatter
+from tests.e2e.declaring import refused, refused_stream
+from tests.e2e.fleet import Fleet
+from tests.e2e.listener import Listener
+from tests.e2e.token_holders import (
+    AUDIENCE,
+    EVENTS,
+    PATH,
+    RSA,
+    SIGNER,
+    TENANT,
+    answered,
+    bearer,
+    dialled,
+    ended,
+    holder,
+    token_fleet,
+)
+from tests.support.signing import Signer, part, signed
+from tests.validators.history import History
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.processes import Process
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with token_fleet(tmp_path_factory.mktemp("tokens")) as started:
+        yield started
+
+
+def shown(token: str) -> dict[str, tuple[str, list[dict[str, Any]], dict[str, Any]]]:
+    """The ways to show a token: what is added to the query, first frames, options of the client."""
+    auth = {"type": "auth", "id": "a", "token": token}
+    resume = {"type": "resume", "positions": []}
+    return {
+        "query": (f"&token={token}", [], {}),
+        "header": ("", [], {"additional_headers": bearer(token)}),
+        "subprotocol": ("", [], {"subprotocols": [f"bearer.{token}", "trunkline.v1.json"]}),
+        "subprotocol alone": ("", [], {"subprotocols": [f"bearer.{token}"]}),
+        "frame": ("&auth=frame", [auth], {}),
+        "frame, then positions": ("&auth=frame&resume=frame", [auth, resume], {}),
+    }
+
+
+@pytest.mark.parametrize("way", shown(""))
+async def test_a_token_is_shown_in_each_of_the_ways_there_are(edge: Process, way: str) -> None:
+    query, frames, options = shown(SIGNER.token("ann"))[way]
+    async with dialled(edge, PATH + query, *frames, **options) as (ws, first):
+        assert (first["type"], first["user"]) == ("connected", "ann")
+        assert "expires_at" in first
+        assert ws.subprotocol in (None, "trunkline.v1.json")
+        await ws.send(json.dumps({"type": "history", "id": "h"}))
+        assert json.loads(await ws.recv())["id"] == "h"
+
+
+async def test_positions_that_come_after_the_token_are_gone_on_from(edge: Process) -> None:
+    query, [auth, _], _ = shown(SIGNER.token("ann"))["frame, then positions"]
+    async with holder(edge, "bob", SIGNER.token("bob"), "group:resumed") as bob:
+        ack = await bob.next("ack", id=await bob.say("one"))
+        await bob.next("ack", id=await bob.say("two"))
+    positions = [{"address": ack["address"], "position": ack["position"]}]
+    path = PATH.replace("team", "resumed") + query
+    async with dialled(edge, path, auth, {"type": "resume", "positions": positions}) as (ws, first):
+        assert (first["type"], first["recovered"]) == ("connected", True)
+        assert json.loads(await ws.recv())["parts"][0]["text"] == "two"
+
+
+@pytest.mark.parametrize("way", ["query", "header"])
+async def test_an_event_stream_takes_a_token_too(edge: Process, way: str) -> None:
+    token = SIGNER.token("ann")
+    options = {"token": token} if way == "query" else {}
+    listener = Listener(History(), f"{TENANT}/ann", edge.address, **options)
+    if way == "header":
+        refusal = await refused_stream(edge, EVENTS, Authorization="Bearer x.y.z")
+        assert (refusal.status, refusal.code) == (401, "UNAUTHORIZED")
+        return
+    async with listener:
+        assert listener.status == 200
+        async with holder(edge, "bob", SIGNER.token("bob")) as bob:
+            await bob.say("for ann")
+            assert (await listener.next("message"))["parts"][0]["text"] == "for ann"
+
+
+def unsigned() -> str:
+    """A token of the algorithm `none`."""
+    return SIGNER.token("ann").rpartition(".")[0] + "."
+
+
+def confused() -> str:
+    """Signed with a public key, as if that were a secret."""
+    claims = {"sub": "ann", "tenant": TENANT, "exp": time.time() + 60}
+    content = f"{part({'alg': 'HS256', 'typ': 'JWT', 'kid': 'rsa'})}.{part(claims)}"
+    signature = hmac.digest(RSA.key.as_pem(private=False), content.encode(), "sha256")
+    return f"{content}.{part(signature)}"
+
+
+def none_alg() -> str:
+    """The same with a header that says so."""
+    claims = {"sub": "ann", "tenant": TENANT, "exp": time.time() + 60}
+    return signed({"alg": "none"}, claims, "EdDSA", SIGNER.key).rpartition(".")[0] + "."
+
+
+BAD = {
+    "nothing": lambda: "",
+    "expired": lambda: SIGNER.token("ann", -1),
+    "not yet": lambda: SIGNER.token("ann", nbf=time.time() + 3600),
+    "for ever": lambda: SIGNER.token("ann", exp=...),
+    "too long": lambda: SIGNER.token("ann", 400 * 86400),
+    "another tenant's": lambda: SIGNER.token("ann", tenant="demo"),
+    "no tenant's": lambda: SIGNER.token("ann", tenant=...),
+    "not signed": unsigned,
+    "none": none_alg,
+    "key confusion": confused,
+    "another key by that name": lambda: Signer(TENANT).token("ann"),
+    "unknown kid": lambda: Signer(TENANT, "k9").token("ann"),
+    "of another tenant's key": lambda: Signer("heard", "k1").token("ann", aud="chat", iss="us"),
+    "no token": lambda: "wrong",
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+async def test_a_bad_token_is_refused_before_the_upgrade_with_the_catalogues_code(
+    edge: Process, bad: str
+) -> None:
+    token = BAD[bad]()
+    expected = (401, "TOKEN_EXPIRED" if bad == "expired" else "UNAUTHORIZED")
+    options = {"additional_headers": bearer(token)} if token else {}
+    by_header = await refused(edge, PATH, **options)
+    by_query = await refused(edge, f"{PATH}&token={token}")
+    of_stream = await refused_stream(edge, f"{EVENTS}&token={token}")
+    for refusal in (by_header, by_query, of_stream):
+        assert (refusal.status, refusal.code) == expected
+        assert refusal.headers["www-authenticate"] == "Bearer"
+        assert not token or token not in refusal.text
+    auth = {"type": "auth", "id": "a", "token": token}
+    async with dialled(edge, f"{PATH}&auth=frame", auth) as (ws, first):
+        assert (first["type"], first["reason"]) == ("closing", expected[1])
+        await ws.wait_closed()
+        assert ws.close_code == (4002 if bad == "expired" else 4500)
+
+
+async def test_audience_and_issuer_are_those_of_the_tenant(edge: Process) -> None:
+    path = PATH.replace(TENANT, "heard")
+    for claims in (
+        {"aud": "other", "iss": "us"},
+        {"iss": "us"},
+        {"aud": "chat"},
+        {"aud": "chat", "iss": "x"},
+    ):
+        refusal = await refused(edge, f"{path}&token={AUDIENCE.token('ann', **claims)}")
+        assert (refusal.status, refusal.code) == (401, "UNAUTHORIZED")
+    good = AUDIENCE.token("ann", tenant=..., aud=["x", "chat"], iss="us")
+    async with dialled(edge, f"{path}&token={good}") as (_, first):
+        assert first["user"] == "ann"
+
+
+async def test_an_auth_frame_must_come_first_where_it_was_promised(edge: Process) -> None:
+    async with dialled(edge, f"{PATH}&auth=frame", {"type": "ping"}) as (_, first):
+        assert (first["type"], first["reason"]) == ("closing", "UNAUTHORIZED")
+
+
+async def test_a_shared_secret_lets_in_as_any_user_and_cannot_be_renewed_as_another(edge: Process) -> None:
+    async with holder(edge, "whoever", "opaque") as chatter:
+        assert chatter.places
+        await chatter.send({"type": "auth", "id": "x", "token": SIGNER.token("ann")})
+        assert (await chatter.next("error", id="x"))["code"] == "FORBIDDEN"
+        await answered(chatter)
+
+
+async def test_a_connection_ends_with_its_token_unless_another_one_comes(edge: Process) -> None:
+    began = time.monotonic()
+    async with (
+        holder(edge, "ann", SIGNER.token("ann", 1.5)) as ends,
+        holder(edge, "ann", SIGNER.token("ann", 1.5)) as renews,
+        Listener(History(), f"{TENANT}/ann", edge.address, token=SIGNER.token("ann", 1.5)) as listens,
+    ):
+        await renews.send({"type": "auth", "id": "r", "token": SIGNER.token("ann", 600)})
+        assert "expires_at" in await renews.next("authorized", id="r")
+        assert await ended(ends) == (4002, "TOKEN_EXPIRED")
+        assert 1.4 <= time.monotonic() - began < 4
+        assert await ended(listens) == (4002, "TOKEN_EXPIRED")
+        await answered(renews)
+        assert renews.closed is None
+
+
+async def test_another_token_must_be_good_and_of_the_same_user_and_place(edge: Process) -> None:
+    async with holder(edge, "ann", SIGNER.token("ann")) as ann:
+        for token, code in (
+            (SIGNER.token("bob"), "FORBIDDEN"),
+            (SIGNER.token("ann", trunkline={"agents": ["other"]}), "FORBIDDEN"),
+            (SIGNER.token("ann", -5), "TOKEN_EXPIRED"),
+            (SIGNER.token("ann", tenant="demo"), "UNAUTHORIZED"),
+            ("junk", "UNAUTHORIZED"),
+        ):
+            await ann.send({"type": "auth", "id": "x", "token": token})
+            assert (await ann.next("error", id="x"))["code"] == code
+            await answered(ann)
+        assert ann.closed is None
+    async with Chatter(History(), "demo/ann", edge.address) as without:
+        await without.send({"type": "auth", "id": "x", "token": SIGNER.token("ann")})
+        assert (await without.next("error", id="x"))["code"] == "UNEXPECTED_FRAME"
+
+
+async def test_another_token_that_allows_less_takes_away_what_it_does_not_allow(edge: Process) -> None:
+    async with (
+        holder(edge, "ann", SIGNER.token("ann")) as ann,
+        holder(edge, "bob", SIGNER.token("bob"), "group:side") as bob,
+    ):
+        await ann.subscribe("side")
+        less = SIGNER.token("ann", trunkline={"conversations": ["group:team"], "rights": ["subscribe"]})
+        await ann.send({"type": "auth", "id": "less", "token": less})
+        await ann.next("authorized", id="less")
+        await bob.next("ack", id=await bob.say("not for ann any longer"))
+        await ann.say("x", "said")
+        assert (await ann.next("error", id="said"))["code"] == "FORBIDDEN"
+        await ann.send({"type": "subscribe", "id": "s", "conversation": {"kind": "group", "id": "side"}})
+        assert (await ann.next("error", id="s"))["code"] == "FORBIDDEN"
+        assert not [frame for frame in ann.inbox if frame["type"] == "message"]

@@ -1,0 +1,212 @@
+"""Who is let in, and as whom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from trunkline.v1.address_pb2 import CONVERSATION_KIND_GROUP, Address
+from trunkline.v1.catalogue import Refused
+from trunkline.v1.edge_service_pb2 import ConnectionOpened, TenantPolicy
+from trunkline.v1.tenant_pb2 import (
+    OPENNESS_ANYBODY,
+    OPENNESS_LOOPBACK,
+    OPENNESS_NOBODY,
+    TENANT_STATE_DELETING,
+    TENANT_STATE_SUSPENDED,
+    ClientAuth,
+    TenantLimits,
+)
+from trunkline_edge.auth.admission_policy import AdmissionPolicy, ConnectAttempt
+from trunkline_edge.auth.jwks import JwksCache
+from trunkline_edge.auth.principal import Principal
+from trunkline_edge.auth.tokens import UnknownKey
+from trunkline_edge.dialects.tenant_policies import TenantPolicies
+
+from tests.edge.auth.token_factory import ALGORITHMS, AUTH, NOW_S, declared, minted
+from tests.support.declared_tenants import policy
+
+URL = "https://keys.example/jwks.json"
+
+
+async def nothing(url: str) -> bytes:
+    return b'{"keys": []}'
+
+
+def admission(*policies: TenantPolicy) -> AdmissionPolicy:
+    made = AdmissionPolicy(TenantPolicies(), JwksCache(nothing, lambda: 0.0), lambda: NOW_S)
+    for each in policies:
+        made.told(each)
+    made.all_told()
+    return made
+
+
+def tenant(auth: ClientAuth = AUTH, name: str = "acme", **settings: Any) -> TenantPolicy:
+    made = policy(name, **{"open_to": OPENNESS_NOBODY, **settings})
+    made.settings.client_auth.MergeFrom(auth)
+    return made
+
+
+def wish(name: str = "acme", user: str = "") -> ConnectionOpened:
+    address = Address(tenant=name, agent="a", platform="web")
+    address.conversation.kind, address.conversation.id = CONVERSATION_KIND_GROUP, "team"
+    return ConnectionOpened(address=address, user=user)
+
+
+def visitor(token: str = "", origin: str = "", is_local: bool = True) -> ConnectAttempt:
+    return ConnectAttempt(token, origin, is_local)
+
+
+def refusal(
+    made: AdmissionPolicy, who: ConnectAttempt, opened: ConnectionOpened | None = None, now: float = 0
+) -> str:
+    with pytest.raises(Refused) as refused:
+        made.admit(who, opened or wish(), own_user=True, now=now)
+    return f"{refused.value.entry.code}: {refused.value}"
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_token_says_who_comes_and_what_that_may(algorithm: str) -> None:
+    opened = wish()
+    bearer = admission(tenant()).admit(visitor(minted(algorithm, jti="j1")), opened, own_user=True, now=0)
+    assert isinstance(bearer, Principal)
+    assert (opened.user, opened.grants.token_id, opened.grants.all_groups) == ("ann", "j1", True)
+    assert opened.grants.expires_at.seconds == NOW_S + 60
+
+
+def test_a_user_that_the_protocol_names_itself_stays() -> None:
+    opened = wish(user="echo/web")
+    admission(tenant()).admit(visitor(minted()), opened, own_user=False, now=0)
+    assert opened.user == "echo/web"
+
+
+def test_a_shared_secret_lets_anybody_in_as_anybody() -> None:
+    made = admission(policy("acme", tokens=["s3cret"]))
+    for user in ("bob", ""):
+        opened = wish(user=user)
+        assert made.admit(visitor("s3cret"), opened, own_user=True, now=0) is not None
+        assert (opened.user, len(opened.grants.rights), opened.HasField("grants")) == (user, 4, True)
+    assert refusal(made, visitor("s3cret2")).startswith("UNAUTHORIZED: ")
+    assert "s3cret" not in refusal(made, visitor("s3cret2"))
+
+
+@pytest.mark.parametrize(
+    ("open_to", "is_local", "token", "expected"),
+    [
+        (OPENNESS_NOBODY, True, "", "a token must be given"),
+        (OPENNESS_LOOPBACK, True, "", ""),
+        (OPENNESS_LOOPBACK, False, "", "open to this machine only"),
+        (OPENNESS_ANYBODY, False, "", ""),
+        # Whoever shows a token must show a good one.
+        (OPENNESS_ANYBODY, True, "wrong", "UNAUTHORIZED"),
+        (OPENNESS_LOOPBACK, False, minted(), ""),
+    ],
+)
+def test_who_shows_no_token_must_be_where_the_tenant_is_open(
+    open_to: int, is_local: bool, token: str, expected: str
+) -> None:
+    made = admission(tenant(open_to=open_to))
+    if expected:
+        assert expected in refusal(made, visitor(token, is_local=is_local))
+    else:
+        bearer = made.admit(visitor(token, is_local=is_local), wish(), own_user=True, now=0)
+        assert (bearer is not None) == bool(token)
+
+
+def test_an_open_tenant_that_knows_no_tokens_does_not_look_at_them() -> None:
+    made = admission(policy("acme"))
+    assert made.admit(visitor("whatever"), wish(), own_user=True, now=0) is None
+    assert "not one of this tenant's" in refusal(made, visitor("whatever", is_local=False))
+
+
+def test_nobody_is_let_in_to_a_tenant_that_there_is_not() -> None:
+    assert refusal(admission(), visitor(), wish("nobody")) == "UNKNOWN_TENANT: There is no tenant nobody"
+
+
+@pytest.mark.parametrize("name", ["", "no body", "a/b", "x" * 129])
+def test_what_is_no_name_of_a_tenant_is_for_the_router_to_refuse(name: str) -> None:
+    assert admission().admit(visitor(), wish(name), own_user=True, now=0) is None
+
+
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [(TENANT_STATE_SUSPENDED, "TENANT_SUSPENDED"), (TENANT_STATE_DELETING, "UNKNOWN_TENANT")],
+)
+def test_a_tenant_that_takes_no_part_lets_nobody_in(state: int, code: str) -> None:
+    suspended = tenant()
+    suspended.state = state  # type: ignore[assignment]
+    assert refusal(admission(suspended), visitor(minted())).startswith(f"{code}: ")
+
+
+@pytest.mark.parametrize(
+    ("origins", "open_to", "token", "origin", "is_taken"),
+    [
+        ([], OPENNESS_NOBODY, minted(), "https://any.example", True),
+        (["https://a.example"], OPENNESS_NOBODY, minted(), "https://a.example", True),
+        (["https://a.example"], OPENNESS_NOBODY, minted(), "", True),
+        (["https://a.example"], OPENNESS_NOBODY, minted(), "https://b.example", False),
+        (["https://a.example"], OPENNESS_NOBODY, minted(), "https://a.example.evil", False),
+        (["https://a.example"], OPENNESS_NOBODY, minted(), "null", False),
+        # What is open to this machine is not open to every page that is shown on it.
+        ([], OPENNESS_LOOPBACK, "", "https://evil.example", False),
+        ([], OPENNESS_LOOPBACK, "", "null", False),
+        ([], OPENNESS_LOOPBACK, "", "http://localhost:3000", True),
+        ([], OPENNESS_LOOPBACK, "", "http://127.0.0.1", True),
+        ([], OPENNESS_LOOPBACK, "", "http://localhost.evil.example", False),
+        ([], OPENNESS_LOOPBACK, minted(), "https://any.example", True),
+        (["https://a.example"], OPENNESS_LOOPBACK, "", "https://a.example", True),
+        ([], OPENNESS_ANYBODY, "", "https://any.example", True),
+    ],
+)
+def test_web_pages_connect_from_where_they_may(
+    origins: list[str], open_to: int, token: str, origin: str, is_taken: bool
+) -> None:
+    made = admission(tenant(origins=origins, open_to=open_to))
+    if is_taken:
+        made.admit(visitor(token, origin), wish(), own_user=True, now=0)
+    else:
+        assert refusal(made, visitor(token, origin)).startswith("ORIGIN_FORBIDDEN: ")
+
+
+def test_a_page_may_read_what_its_origin_may() -> None:
+    made = admission(tenant(origins=["https://a.example"]), policy("open"))
+    assert made.allows_origin("acme", "https://a.example") == "https://a.example"
+    assert made.allows_origin("acme", "https://b.example") == ""
+    assert made.allows_origin("open", "https://b.example") == "*"
+
+
+def test_connects_are_counted_before_anything_is_verified() -> None:
+    limited = tenant()
+    limited.settings.limits.MergeFrom(TenantLimits(connects_per_s=2))
+    made = admission(limited)
+    for _ in range(2):
+        assert refusal(made, visitor("wrong")).startswith("UNAUTHORIZED: ")
+    assert refusal(made, visitor(minted())).startswith("TOO_MANY_CONNECTS: ")
+    assert made.admit(visitor(minted()), wish(), own_user=True, now=1) is not None
+
+
+def test_a_key_that_is_not_known_is_asked_for_where_there_is_a_place_to_ask() -> None:
+    asking = ClientAuth(audiences=AUTH.audiences, jwks_url=URL)
+    with pytest.raises(UnknownKey):
+        admission(tenant(asking)).admit(visitor(minted()), wish(), own_user=True, now=0)
+    assert "a key that is not known" in refusal(admission(tenant(declared("RS256"))), visitor(minted()))
+
+
+def test_keys_that_are_taken_away_or_changed_are_named_and_no_others() -> None:
+    made = admission(tenant())
+    bearer = made.admit(visitor(minted("ES256")), wish(), own_user=True, now=0)
+    assert bearer is not None
+    assert made.told(tenant(origins=["https://a.example"])) == frozenset()
+    assert made.told(tenant(declared("RS256", "HS256", "EdDSA"))) == {bearer.key}
+    secrets = admission(policy("acme", tokens=["one", "two"]))
+    one = secrets.admit(visitor("one"), wish(), own_user=True, now=0)
+    assert one is not None
+    assert secrets.told(policy("acme", tokens=["two"])) == {one.key}
+
+
+def test_a_tenant_that_is_gone_is_known_no_longer() -> None:
+    made = admission(tenant())
+    assert made.pace_of("acme") is not None
+    made.gone("acme")
+    assert made.pace_of("acme") is None
+    assert refusal(made, visitor()).startswith("UNKNOWN_TENANT: ")

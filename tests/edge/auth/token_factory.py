@@ -1,0 +1,68 @@
+"""Makes tokens, good ones and others, and the settings of the tenant that takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from joserfc.jwk import Key
+from trunkline.v1.catalogue import Refused
+from trunkline.v1.tenant_pb2 import ClientAuth, VerificationKey
+from trunkline_edge.auth.key_set import KeySet, inline
+from trunkline_edge.auth.principal import Principal
+from trunkline_edge.auth.tokens import verify
+
+from tests.support.signing import new_key, public
+from tests.support.signing import signed as signed_by
+
+NOW_S = 1_800_000_000.0
+TENANT = "acme"
+
+#: One private key for each algorithm. Their names are those of the algorithms.
+PRIVATE: dict[str, Key] = {each: new_key(each) for each in ("HS256", "RS256", "ES256", "EdDSA")}
+ALGORITHMS = list(PRIVATE)
+
+CLAIMS = {"sub": "ann", "aud": "chat", "exp": NOW_S + 60}
+AUDIENCES = ["chat", "other"]
+
+
+def declared(*algorithms: str) -> ClientAuth:
+    """A tenant with the keys for these algorithms, and with audiences."""
+    keys = [
+        VerificationKey(kid=each, algorithm=each, jwk=public(PRIVATE[each]))
+        for each in algorithms or ALGORITHMS
+    ]
+    return ClientAuth(keys=keys, audiences=AUDIENCES)
+
+
+AUTH = declared()
+KEYS = inline(AUTH)
+
+
+def signed(header: object, payload: object, algorithm: str = "ES256", key: Key | None = None) -> str:
+    """A token with any header and payload, and a signature by the algorithm, whatever the header says."""
+    return signed_by(header, payload, algorithm, key or PRIVATE[algorithm])
+
+
+def minted(algorithm: str = "ES256", header: Mapping[str, Any] | None = None, **claims: Any) -> str:
+    """A good token, but for what differs. A claim that is ... is left out."""
+    members = {"alg": algorithm, "typ": "JWT", "kid": algorithm, **(header or {})}
+    said = {name: value for name, value in {**CLAIMS, **claims}.items() if value is not ...}
+    return signed({name: value for name, value in members.items() if value is not ...}, said, algorithm)
+
+
+def taken(token: str, auth: ClientAuth = AUTH, keys: KeySet | None = None, now_s: float = NOW_S) -> Principal:
+    """Who shows it. Without keys they are the tenant's own."""
+    return verify(token, TENANT, auth, inline(auth) if keys is None else keys, now_s)
+
+
+def refusal(token: str, auth: ClientAuth = AUTH, keys: KeySet | None = None, now_s: float = NOW_S) -> str:
+    """Why it is refused as UNAUTHORIZED; no part of it is shown."""
+    with pytest.raises(Refused) as caught:
+        taken(token, auth, keys, now_s)
+    assert caught.value.entry.code == "UNAUTHORIZED"
+    text = str(caught.value)
+    assert not any(len(each) > 8 and each in text for each in token.split("."))
+    text.encode()
+    return text

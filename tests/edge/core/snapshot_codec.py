@@ -1,0 +1,63 @@
+"""A codec of a dialect whose clients are shown messages, not what happens to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from trunkline.v1.frame_pb2 import ServerFrame
+from trunkline.v1.message_pb2 import Message
+from trunkline_edge.dialects.codec import Codec, Decoded, DirectReply, Framing, StreamingMode, SwitchCodec
+
+from tests.edge.core.core_harness import PROTO
+
+#: What a client says, and is answered; what follows the colon is said together with the switch.
+SO_FAR, WHOLE = b"so far:", b"whole:"
+ASK, ANSWER = b"ask", b"answered"
+#: What is answered with nothing.
+SAY_NOTHING, IGNORED = b"say nothing", b"ignored"
+#: Answered with whether it came as a binary message.
+ASK_HOW = b"ask how"
+
+#: Which other way of being shown messages a client asks for.
+WAYS = {SO_FAR: StreamingMode.SO_FAR, WHOLE: StreamingMode.WHOLE}
+
+
+@dataclass(frozen=True)
+class Shown(Codec):
+    """Frames are those of the protocol in protobuf; kinds in `silent` are not told."""
+
+    replies: StreamingMode = StreamingMode.SO_FAR
+    gives_ids: bool = False
+    tells_delivered: bool = False
+    framing: Framing = Framing.BINARY
+    silent: frozenset[str] = frozenset()
+    beats: bytes = b""
+    name = "shown"
+
+    def decode(self, payload: bytes, binary: bool = False) -> Decoded:
+        for word, replies in WAYS.items():
+            if payload.startswith(word):
+                said = payload.removeprefix(word)
+                return SwitchCodec(
+                    replace(self, replies=replies), PROTO.decode(said) if said else DirectReply(word)
+                )
+        if payload in (ASK, SAY_NOTHING):
+            return DirectReply(ANSWER if payload == ASK else b"")
+        if payload == ASK_HOW:
+            return DirectReply(b"binary" if binary else b"text")
+        return None if payload == IGNORED else PROTO.decode(payload)
+
+    def encode(self, frame: ServerFrame) -> bytes:
+        return b"" if frame.WhichOneof("frame") in self.silent else frame.SerializeToString()
+
+    def heartbeat(self) -> bytes:
+        return self.beats
+
+
+def text_of(message: Message) -> str:
+    """All that its parts say, in order."""
+    kinds = [part.WhichOneof("content") or "" for part in message.parts]
+    says = {"text": "text", "reasoning": "text", "tool_call": "arguments"}
+    return "".join(
+        getattr(getattr(part, kind), says[kind]) for part, kind in zip(message.parts, kinds, strict=True)
+    )

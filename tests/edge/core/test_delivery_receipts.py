@@ -1,0 +1,198 @@
+"""What the router is told on behalf of clients that do not say what they were given."""
+
+from __future__ import annotations
+
+import pytest
+from trunkline.v1 import catalogue
+from trunkline.v1.edge_service_pb2 import EdgeEntry
+from trunkline.v1.frame_pb2 import ErrorFrame, ServerFrame
+from trunkline_edge.core.edge import EdgeCore
+
+from tests.edge.core.core_harness import (
+    PROTO,
+    ack,
+    connected,
+    ended,
+    join,
+    leave,
+    linked_core,
+    message,
+    opened,
+    publish,
+    send,
+    taken,
+    tell,
+    topic,
+)
+from tests.edge.core.dialect_harness import PING, dialect, shown
+from tests.edge.core.snapshot_codec import Shown
+
+
+@pytest.fixture
+def core() -> EdgeCore:
+    return linked_core()
+
+
+TELLING = Shown(tells_delivered=True)
+
+
+def delivered(core: EdgeCore) -> list[str]:
+    """What the router was told since asked last: connection, topic and place."""
+    entries = [entry for one in taken(core.uplink) for entry in one.entries]
+    return [_delivered(entry) for entry in entries if entry.frame.frame.HasField("delivered")]
+
+
+def _delivered(entry: EdgeEntry) -> str:
+    told = entry.frame.frame.delivered
+    place = f"{told.position.epoch}{told.position.seq}"
+    return f"{entry.frame.connection} {told.address.conversation.id}@{place}"
+
+
+def step(core: EdgeCore) -> None:
+    """Write as a shell does, and tell the core who has taken everything."""
+    for connection in list(core.dirty):
+        if not connection.lags:
+            core.taken(connection)
+    core.dirty.clear()
+
+
+def test_what_was_taken_is_told_once_for_each_topic_and_step(core: EdgeCore) -> None:
+    client, native = dialect(core, TELLING), dialect(core, PROTO)
+    step(core)
+    delivered(core)
+    tell(core, publish(1, message("team", 1)), publish(1, message("team", 2)))
+    step(core)
+    assert delivered(core) == [f"{client.number} team@e2"]
+    assert native.delivered is None
+    tell(core, ended(1, seq=3))
+    step(core)
+    assert delivered(core) == [f"{client.number} team@e3"]
+    core.received(client, PING)
+    core.beat(client)
+    step(core)
+    assert delivered(core) == []
+
+
+def test_who_lags_has_not_taken_what_it_was_written(core: EdgeCore) -> None:
+    client = dialect(core, TELLING)
+    tell(core, publish(1, message("team", 1)))
+    client.lags = True
+    tell(core, publish(1, message("team", 2)))
+    core.beat(client)
+    step(core)
+    assert delivered(core) == []
+    core.caught_up(client)
+    core.taken(client)
+    assert delivered(core) == [f"{client.number} team@e2"]
+
+
+def test_a_codec_that_tells_it_may_follow_one_that_does_not(core: EdgeCore) -> None:
+    client = dialect(core, Shown())
+    core._fanout.recode(client, TELLING)
+    tell(core, publish(1, message("team", 1)))
+    step(core)
+    assert delivered(core) == [f"{client.number} team@e1"]
+
+
+def test_who_joins_has_taken_what_came_before(core: EdgeCore) -> None:
+    client = opened(core, TELLING)
+    tell(core, topic(1, "team", seq=7), topic(2, "empty"), connected(client))
+    step(core)
+    assert delivered(core) == []
+    tell(core, join(client, 1, 2))
+    step(core)
+    # Nothing is told of a log that has not begun.
+    assert delivered(core) == [f"{client.number} team@e7"]
+
+
+def test_the_place_that_its_own_words_have_is_told_with_a_heartbeat(core: EdgeCore) -> None:
+    client = dialect(core, TELLING)
+    entry = ack(client, "m")
+    entry.send.topic = 1
+    entry.send.frame.ack.position.epoch, entry.send.frame.ack.position.seq = "e", 4
+    tell(core, entry)
+    step(core)
+    core.beat(client)
+    step(core)
+    assert delivered(core) == [f"{client.number} team@e4"]
+
+
+def test_what_could_not_be_told_is_told_on_the_next_link(core: EdgeCore) -> None:
+    client = dialect(core, TELLING)
+    tell(core, publish(1, message("team", 1)))
+    step(core)
+    tell(core, publish(1, message("team", 2)))
+    core.link_lost()
+    step(core)
+    core.linked()
+    delivered(core)
+    tell(core, topic(5, "team", seq=2), join(client, 5))
+    step(core)
+    assert delivered(core) == [f"{client.number} team@e2"]
+
+
+def test_what_was_told_on_a_link_that_broke_is_told_again(core: EdgeCore) -> None:
+    client = dialect(core, TELLING)
+    tell(core, publish(1, message("team", 1)))
+    step(core)
+    core.link_lost()
+    core.linked()
+    tell(core, topic(5, "team", seq=1), join(client, 5))
+    step(core)
+    assert delivered(core) == [f"{client.number} team@e1"]
+
+
+def test_nothing_is_told_while_the_uplink_is_full_and_all_of_it_later() -> None:
+    core = EdgeCore(linked_core().limits)
+    core.linked()
+    core.uplink.max_bytes = 0
+    client = dialect(core, TELLING)
+    core.uplink.add(1 << 20)
+    assert core.uplink.is_full
+    for seq in range(1, 9):
+        tell(core, publish(1, message("team", seq)))
+        step(core)
+    assert delivered(core) == []
+    core.beat(client)
+    step(core)
+    assert delivered(core) == [f"{client.number} team@e8"]
+
+
+def test_nothing_is_told_of_topics_that_were_left_or_for_who_is_closed(core: EdgeCore) -> None:
+    client, closed, gone = (dialect(core, TELLING) for _ in range(3))
+    tell(core, publish(1, message("team", 1)))
+    step(core)
+    assert len(delivered(core)) == 3
+    tell(core, publish(1, message("team", 2)), leave(client, 1))
+    core.close(closed, catalogue.RESTARTING.refused())
+    core.gone(gone)
+    for each in (client, closed, gone):
+        core.taken(each)
+        assert each.delivered is not None
+        assert not each.delivered._told
+    assert delivered(core) == []
+
+
+@pytest.mark.parametrize("code", ["CURSOR_MISMATCH", "NOT_SUBSCRIBED"])
+def test_a_refusal_of_what_the_edge_told_is_not_for_the_client(core: EdgeCore, code: str) -> None:
+    client, native = dialect(core, TELLING), dialect(core, PROTO)
+    tell(core, publish(1, message("team", 1)))
+    step(core)
+    delivered(core)
+    shown(client)
+    native.pending.clear()
+    refused = ServerFrame(error=ErrorFrame(code=code))
+    tell(core, send(client, refused), send(native, refused))
+    assert client.pending == []
+    assert shown(native) == ["error"]
+    # It is told again, as the router may have come further.
+    core.beat(client)
+    step(core)
+    assert delivered(core) == [f"{client.number} team@e1"]
+
+
+@pytest.mark.parametrize("error", [ErrorFrame(code="CURSOR_MISMATCH", id="m"), ErrorFrame(code="INTERNAL")])
+def test_any_other_refusal_is(core: EdgeCore, error: ErrorFrame) -> None:
+    client = dialect(core, TELLING)
+    tell(core, send(client, ServerFrame(error=error)))
+    assert shown(client) == ["error"]

@@ -1,0 +1,226 @@
+"""What a core does for dialects: answers, ids, echo, and what has no words."""
+
+from __future__ import annotations
+
+import pytest
+from trunkline.v1 import catalogue
+from trunkline.v1.edge_service_pb2 import ConnectionOpened
+from trunkline.v1.frame_pb2 import ClientFrame, MessageFrame, SignalFrame
+from trunkline.v1.message_pb2 import (
+    CHANGE_KIND_ENDED,
+    CHANGE_KIND_RECALLED,
+)
+from trunkline_edge.core.edge import EdgeCore
+from trunkline_edge.dialects.codec import Framing, StreamingMode
+
+from tests.edge.core.core_harness import (
+    ack,
+    connected,
+    delta,
+    ended,
+    forwarded,
+    group,
+    join,
+    linked_core,
+    message,
+    open_all,
+    open_message,
+    opened,
+    publish,
+    taken,
+    tell,
+    topic,
+)
+from tests.edge.core.dialect_harness import MESSAGE, PING, dialect, shown
+from tests.edge.core.snapshot_codec import ANSWER, ASK, IGNORED, SAY_NOTHING, Shown
+
+
+@pytest.fixture
+def core() -> EdgeCore:
+    return linked_core()
+
+
+# What says nothing
+
+
+def test_a_frame_that_has_no_words_costs_nothing(core: EdgeCore) -> None:
+    mute = Shown(silent=frozenset({"message", "pong", "signal"}))
+    client, other = open_all(core, "ab", mute)
+    signal = publish(1, message("team", 2))
+    signal.publish.frame.signal.CopyFrom(SignalFrame(name="typing"))
+    before = core.counts.deliveries
+    core.dirty.clear()
+    tell(core, publish(1, message("team", 1)), signal, publish(1, open_message("team"), but=other))
+    tell(core, delta(1, 0))
+    tell(core, ended(1))
+    assert (client.pending, other.pending, core.counts.deliveries) == ([], [], before)
+    core.received(client, PING)
+    assert client.pending == []
+    tell(core, signal, publish(1, message("team", 4)), ended(1, kind=CHANGE_KIND_RECALLED), ack(client, "m"))
+    assert shown(client) == [f"change {CHANGE_KIND_RECALLED}", "ack"]
+    assert shown(other) == [f"change {CHANGE_KIND_RECALLED}"]
+    assert core.counts.deliveries == before + 3
+
+
+def test_a_message_that_is_not_shown_as_it_grows_costs_nothing_until_it_has_ended(core: EdgeCore) -> None:
+    mute = Shown(silent=frozenset({"message"}))
+    whole, silent, _ = (dialect(core, codec, 40) for codec in (Shown(StreamingMode.WHOLE), mute, mute))
+    whole.lags = True
+    tell(core, publish(1, open_message("team")), delta(1, 0))
+    assert [audience.additions for audience in whole.topics.values()] == [[]]
+    core.received(silent, PING)
+    core.received(whole, IGNORED)
+    assert len(silent.pending) == 1
+    assert whole.pending == []
+
+
+def test_a_frame_that_is_not_for_one_is_not_counted_for_it(core: EdgeCore) -> None:
+    one, other = open_all(core, "ab", Shown())
+    before = core.counts.deliveries
+    tell(core, publish(1, message("team", 1, text="a"), but=one), publish(1, message("team", 2, text="b")))
+    assert (shown(one), shown(other)) == (["b"], ["a", "b"])
+    assert core.counts.deliveries == before + 3
+
+
+def test_a_client_is_accepted_also_where_its_dialect_has_no_words_for_that(core: EdgeCore) -> None:
+    """The shell has the response to the handshake to write."""
+    client = opened(core, Shown(silent=frozenset({"connected"})))
+    tell(core, topic(1, "team"), connected(client), join(client, 1))
+    assert client in core.dirty
+    assert client.pending == []
+
+
+# Answers, heartbeats and closing
+
+
+def test_an_answer_is_given_at_once_in_its_place(core: EdgeCore) -> None:
+    client = dialect(core, Shown(), 40)
+    tell(core, publish(1, open_message("team", text="x ")), delta(1, 0))
+    before = core.counts.deliveries
+    forwarded(core)
+    core.received(client, ASK)
+    assert shown(client) == ["x ...", "x 0 ...", "answered"]
+    assert core.counts.deliveries == before + 2
+    for nothing in (SAY_NOTHING, IGNORED):
+        core.received(client, nothing)
+    assert client.pending == []
+    assert forwarded(core) == []
+    assert core.counts.frames_in == 3
+    assert client in core.dirty
+
+
+@pytest.mark.parametrize("framing", list(Framing))
+def test_what_a_codec_says_of_its_own_is_framed_as_its_frames_are(core: EdgeCore, framing: Framing) -> None:
+    headers = {Framing.TEXT: b"\x81\x04", Framing.BINARY: b"\x82\x04", Framing.NONE: b""}
+    client = dialect(core, Shown(framing=framing, beats=b"beat"))
+    core.beat(client)
+    assert client.pending == [headers[framing] + b"beat"]
+    client.pending.clear()
+    core.received(client, ASK)
+    assert client.pending[0].endswith(ANSWER)
+    assert (client.pending[0] == ANSWER) == (framing is Framing.NONE)
+
+
+def test_no_heartbeat_is_sent_by_who_has_none_or_to_who_is_not_open(core: EdgeCore) -> None:
+    client, beaten = dialect(core, Shown()), dialect(core, Shown(beats=b"beat"))
+    early = opened(core, Shown(beats=b"beat"))
+    core.beat(client)
+    core.beat(early)
+    core.close(beaten, catalogue.RESTARTING.refused())
+    before = [*beaten.pending]
+    core.beat(beaten)
+    assert (client.pending, early.pending, beaten.pending) == ([], [], before)
+
+
+def test_what_comes_before_a_silent_close_is_still_told(core: EdgeCore) -> None:
+    client = dialect(core, Shown(silent=frozenset({"closing"})), 40)
+    tell(core, publish(1, open_message("team", text="x ")), delta(1, 0))
+    core.close(client, catalogue.RESTARTING.refused())
+    assert shown(client) == ["x ...", "x 0 ..."]
+    assert client.closing is not None
+    assert client in core.dirty
+
+
+# Requests without ids
+
+
+def requests(core: EdgeCore) -> list[tuple[int, str]]:
+    """The messages on their way to the router: connection and id."""
+    entries = [entry for one in taken(core.uplink) for entry in one.entries if entry.HasField("frame")]
+    return [(entry.frame.connection, entry.frame.frame.message.id) for entry in entries]
+
+
+def test_ids_are_given_once_and_sent_again_on_a_new_link(core: EdgeCore) -> None:
+    clients = []
+    for number in range(2):
+        wish = ConnectionOpened(address=group("team"), connection_id=f"c-{number}")
+        client = core.open(object(), Shown(gives_ids=True), wish, 0)
+        tell(core, topic(1, "team"), connected(client), join(client, 1))
+        clients.append(client)
+    taken(core.uplink)
+    for client in (*clients, *clients):
+        core.received(client, MESSAGE)
+    said = requests(core)
+    assert len({ident for _, ident in said}) == 4
+    assert said[0][1].startswith("c-0")
+    first, second = said[0]
+    tell(core, ack(clients[0], second))
+    core.link_lost()
+    core.linked()
+    assert sorted(requests(core)) == sorted(said[1:])
+    tell(core, *(ack(core.connections[number], ident) for number, ident in said[1:]))
+    core.link_lost()
+    core.linked()
+    assert requests(core) == []
+    core.received(clients[0], MESSAGE)
+    [(number, ident)] = requests(core)
+    assert number == first
+    assert ident not in {each for _, each in said}
+
+
+def test_an_id_of_its_own_is_left_as_it_is(core: EdgeCore) -> None:
+    client = dialect(core, Shown(gives_ids=True))
+    core.received(client, ClientFrame(message=MessageFrame(id="own")).SerializeToString())
+    assert requests(core) == [(client.number, "own")]
+
+
+def test_ids_are_given_to_requests_alone_and_only_by_codecs_that_want_them(core: EdgeCore) -> None:
+    giving, other = dialect(core, Shown(gives_ids=True)), dialect(core, Shown())
+    core.received(giving, ClientFrame(signal=SignalFrame(name="n")).SerializeToString())
+    core.received(other, MESSAGE)
+    assert [ident for _, ident in requests(core)] == ["", ""]
+
+
+# What it said comes back to it
+
+
+@pytest.mark.parametrize("echo", [False, True])
+def test_a_replayed_message_is_told_to_its_author_only_where_that_wants_it(
+    core: EdgeCore, echo: bool
+) -> None:
+    wish = ConnectionOpened(address=group("team"), user="u", echo=echo)
+    client = core.open(object(), Shown(), wish, 0)
+    other = dialect(core, Shown())
+    tell(core, connected(client), join(client, 1))
+    core.received(client, ClientFrame(message=MessageFrame(id="m")).SerializeToString())
+    shown(client)
+    core.link_lost()
+    core.linked()
+    tell(core, topic(2, "team"), join(client, 2), join(other, 2))
+    said = message("team", 1, text="mine", client_id="m", user="u")
+    tell(core, publish(2, said, replayed=True), ack(client, "m"))
+    assert shown(client) == [*(["mine"] if echo else []), "ack"]
+    assert shown(other) == ["mine"]
+
+
+def test_the_end_of_a_message_that_was_missed_carries_the_message(core: EdgeCore) -> None:
+    client = dialect(core, Shown(StreamingMode.WHOLE))
+    tell(core, publish(1, open_message("team", text="x ")))
+    core.link_lost()
+    core.linked()
+    end = ended(2)
+    end.publish.frame.change.message.CopyFrom(message("team", 1, text="x 0 1 "))
+    end.publish.replayed = True
+    assert end.publish.frame.change.kind == CHANGE_KIND_ENDED
+    tell(core, topic(2, "team"), join(client, 2), end)
+    assert shown(client) == ["x 0 1 "]

@@ -1,0 +1,170 @@
+"""In which order a connection is told what the router tells."""
+
+from __future__ import annotations
+
+import pytest
+from trunkline.v1 import catalogue
+from trunkline_edge.core.connection import ConnectionState
+from trunkline_edge.core.edge import EdgeCore
+
+from tests.edge.core.core_harness import (
+    PROTO,
+    ack,
+    batch,
+    close,
+    connected,
+    forwarded,
+    heard,
+    join,
+    leave,
+    linked_core,
+    message,
+    open_all,
+    opened,
+    publish,
+    say,
+    tell,
+    topic,
+)
+
+
+@pytest.fixture
+def core() -> EdgeCore:
+    return linked_core()
+
+
+def test_connected_comes_before_what_the_topics_bring(core: EdgeCore) -> None:
+    listener, newcomer = open_all(core, "a")[0], opened(core)
+    tell(
+        core,
+        publish(1, message("team", 1)),
+        connected(newcomer),
+        join(newcomer, 1),
+        publish(1, message("team", 2)),
+    )
+    assert heard(newcomer) == ["connected", "message 2"]
+    assert heard(listener) == ["message 1", "message 2"]
+
+
+def test_an_ack_comes_before_the_messages_after_it_and_after_those_before_it(core: EdgeCore) -> None:
+    author, other = open_all(core)
+    core.received(author, say("m1"))
+    tell(
+        core,
+        publish(1, message("team", 1)),
+        ack(author, "m1"),
+        publish(1, message("team", 2), but=author),
+        publish(1, message("team", 3)),
+    )
+    assert heard(author) == ["message 1", "ack m1", "message 3"]
+    assert heard(other) == ["message 1", "message 2", "message 3"]
+
+
+def test_a_frame_for_one_does_not_split_the_run_of_topics_it_does_not_hear(core: EdgeCore) -> None:
+    listener, *_ = open_all(core, "a")
+    stranger = opened(core)
+    tell(core, publish(1, message("team", 1)), connected(stranger), publish(1, message("team", 2)))
+    assert len(listener.pending) == 1
+    assert heard(listener) == ["message 1", "message 2"]
+
+
+def test_who_leaves_has_heard_what_came_before(core: EdgeCore) -> None:
+    leaver, stayer = open_all(core)
+    tell(core, publish(1, message("team", 1)), leave(leaver, 1), publish(1, message("team", 2)))
+    assert heard(leaver) == ["message 1"]
+    assert heard(stayer) == ["message 1", "message 2"]
+
+
+def test_each_topic_stays_in_order_whatever_is_between(core: EdgeCore) -> None:
+    [listener] = open_all(core, "a")
+    tell(core, topic(2, "other"), join(listener, 2))
+    tell(core, *(publish(n, message("team" if n == 1 else "other", seq)) for seq in (1, 2) for n in (1, 2)))
+    assert heard(listener) == ["message 1", "message 2"] * 2
+
+
+def test_one_codec_does_not_change_what_another_hears(core: EdgeCore) -> None:
+    json, proto = *open_all(core, "a"), opened(core, PROTO)
+    tell(core, connected(proto), join(proto, 1))
+    assert heard(proto) == ["connected"]
+    tell(core, publish(1, message("team", 1)), publish(1, message("team", 2)))
+    assert heard(json) == heard(proto) == ["message 1", "message 2"]
+
+
+def test_nothing_follows_closing(core: EdgeCore) -> None:
+    closed, other = open_all(core)
+    tell(
+        core,
+        publish(1, message("team", 1)),
+        close(closed),
+        publish(1, message("team", 2)),
+        ack(closed, "m1"),
+        join(closed, 1),
+        close(closed),
+    )
+    core.received(closed, b'{"type":"ping","id":"p"}')
+    core.close(closed, catalogue.RESTARTING.refused())
+    assert heard(closed) == ["message 1", "closing CLOSED_BY_BACKEND"]
+    assert heard(other) == ["message 1", "message 2"]
+    assert closed.closing is not None
+    assert closed.closing.code == 4501
+    core.gone(closed)
+    assert (core.counts.opened, core.counts.closed) == (2, 1)
+
+
+def test_a_refused_connection_hears_closing_first(core: EdgeCore) -> None:
+    refused = opened(core)
+    tell(core, close(refused, 4504, "UNKNOWN_TENANT"))
+    assert heard(refused) == ["closing UNKNOWN_TENANT"]
+    core.gone(refused)
+    assert (core.opening, core.counts.opened, core.counts.closed) == (0, 0, 0)
+
+
+def test_what_comes_for_a_client_that_is_gone_is_dropped(core: EdgeCore) -> None:
+    gone, other = open_all(core)
+    core.gone(gone)
+    core.gone(gone)
+    tell(core, ack(gone, "m1"), join(gone, 1), leave(gone, 1), close(gone), publish(1, message("team", 1)))
+    assert forwarded(core) == [f"closed {gone.number}"]
+    assert gone.pending == []
+    assert gone not in core.dirty
+    assert heard(other) == ["message 1"]
+    assert (core.counts.opened, core.counts.closed) == (2, 1)
+
+
+def test_a_forgotten_topic_has_given_out_its_run(core: EdgeCore) -> None:
+    [listener] = open_all(core, "a")
+    entry = batch().entries.add()
+    entry.forget.topic = 1
+    tell(core, publish(1, message("team", 1)), leave(listener, 1), entry)
+    tell(core, publish(1, message("team", 2)))
+    assert heard(listener) == ["message 1"]
+
+
+def test_a_client_that_leaves_while_opening_is_not_counted_as_accepted(core: EdgeCore) -> None:
+    client = opened(core)
+    core.gone(client)
+    assert client.state is ConnectionState.CLOSING
+    assert (core.opening, core.counts.opened, core.counts.closed) == (0, 0, 0)
+    assert forwarded(core) == ["opened 1", "closed 1"]
+
+
+def test_what_the_client_may_send_is_told_with_connected(core: EdgeCore) -> None:
+    client = opened(core)
+    entry = connected(client)
+    entry.send.frame.connected.limits.conversations = 7
+    tell(core, entry)
+    [payload] = client.pending
+    assert b'"limits":{"frame_bytes":1048576,"conversations":7,"unanswered":64}' in payload
+    assert b'"heartbeat_s":25' in payload
+
+
+def test_what_came_before_leaving_one_topic_is_told_in_the_order_published(core: EdgeCore) -> None:
+    listener = open_all(core, "a")[0]
+    tell(core, topic(2, "other"), join(listener, 2))
+    tell(
+        core,
+        publish(1, message("team", 1)),
+        publish(2, message("other", 2)),
+        leave(listener, 2),
+    )
+    assert heard(listener) == ["message 1", "message 2"]

@@ -1,0 +1,125 @@
+"""Clients that show another token while they are connected."""
+
+from __future__ import annotations
+
+import json
+
+from trunkline.v1.access_pb2 import RIGHT_PUBLISH, Grants
+from trunkline.v1.edge_service_pb2 import ConnectionGranted, ConnectionOpened, EdgeEntry, RouterEntry
+from trunkline_edge.core.connection import Connection
+from trunkline_edge.core.edge import EdgeCore
+
+from tests.edge.core.core_harness import (
+    JSON,
+    connected,
+    group,
+    heard,
+    join,
+    linked_core,
+    send,
+    taken,
+    tell,
+    topic,
+)
+
+OLD, NEW = object(), object()
+GRANTS = Grants(rights=[RIGHT_PUBLISH], token_id="new")
+
+
+def shown(core: EdgeCore, bearer: object = OLD) -> Connection:
+    wish = ConnectionOpened(address=group("team"), grants=Grants(token_id="old"))
+    client = core.open(object(), JSON, wish, 0)
+    client.bearer = bearer
+    tell(core, topic(1, "team"), connected(client), join(client, 1))
+    client.pending.clear()
+    taken(core.uplink)
+    return client
+
+
+def auth(ident: str = "a1") -> bytes:
+    return json.dumps({"type": "auth", "id": ident, "token": "x.y.z"}).encode()
+
+
+def entries(core: EdgeCore) -> list[EdgeEntry]:
+    return [entry for one in taken(core.uplink) for entry in one.entries]
+
+
+def told(core: EdgeCore) -> list[ConnectionGranted]:
+    return [entry.granted for entry in entries(core) if entry.HasField("granted")]
+
+
+def answer(client: Connection, kind: str, ident: str = "a1") -> RouterEntry:
+    entry = send(client)
+    getattr(entry.send.frame, kind).id = ident
+    return entry
+
+
+def test_another_token_is_verified_told_to_the_router_and_counts_when_that_agrees() -> None:
+    core = linked_core()
+    client = shown(core)
+    core.received(client, auth())
+    [(asking, frame)] = core.proofs.to_verify
+    assert (asking, frame.id, frame.token) == (client, "a1", "x.y.z")
+    # The token itself stays here.
+    assert entries(core) == []
+    core.proofs.proven(client, NEW, GRANTS, "a1")
+    assert told(core) == [ConnectionGranted(connection=1, grants=GRANTS, id="a1")]
+    assert client.bearer is OLD
+    tell(core, answer(client, "authorized"))
+    assert heard(client) == ["authorized a1"]
+    assert (client.bearer, core.proofs.renewed) == (NEW, [client])
+    core.link_lost()
+    core.linked()
+    [restored] = [entry.opened for entry in entries(core) if entry.HasField("opened")]
+    assert restored.grants == GRANTS
+
+
+def test_what_the_router_refuses_changes_nothing() -> None:
+    core = linked_core()
+    client = shown(core)
+    core.received(client, auth())
+    core.proofs.proven(client, NEW, GRANTS, "a1")
+    tell(core, answer(client, "error", "another frame"))
+    assert client.proof is not None
+    tell(core, answer(client, "error"))
+    assert (client.bearer, client.proof, core.proofs.renewed) == (OLD, None, [])
+    core.received(client, auth("a2"))
+    assert len(core.proofs.to_verify) == 2
+
+
+def test_what_was_not_answered_when_the_link_broke_is_told_again() -> None:
+    core = linked_core()
+    client = shown(core)
+    core.proofs.proven(client, NEW, GRANTS, "a1")
+    core.link_lost()
+    core.linked()
+    assert [granted.id for granted in told(core)] == ["a1"]
+    core.link_lost()
+    core.proofs.proven(client, NEW, GRANTS, "a2")
+    core.linked()
+    assert [granted.id for granted in told(core)] == ["a2"]
+
+
+def test_one_token_at_a_time_is_looked_at() -> None:
+    core = linked_core()
+    client = shown(core)
+    core.proofs.proven(client, NEW, GRANTS, "a1")
+    core.received(client, auth("a2"))
+    assert heard(client) == ["error UNEXPECTED_FRAME"]
+    assert core.proofs.to_verify == []
+
+
+def test_who_came_without_a_token_shows_none_later() -> None:
+    core = linked_core()
+    client = shown(core, bearer=None)
+    core.received(client, auth())
+    assert heard(client) == ["error UNEXPECTED_FRAME"]
+
+
+def test_a_token_that_was_verified_too_late_is_nobodys() -> None:
+    core = linked_core()
+    client = shown(core)
+    core.close_slow(client)
+    taken(core.uplink)
+    core.proofs.proven(client, NEW, GRANTS, "a1")
+    assert entries(core) == []

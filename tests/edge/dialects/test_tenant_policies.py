@@ -1,0 +1,74 @@
+"""What an edge is told of tenants."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from trunkline.v1.tenant_pb2 import OPENNESS_ANYBODY, OPENNESS_LOOPBACK, OPENNESS_NOBODY
+from trunkline_edge.dialects.tenant_policies import TenantPolicies
+
+from tests.support.declared_tenants import policy
+
+SECRET = "s3cr3t-of-acme"
+
+
+def test_a_policy_says_what_clients_leave_out() -> None:
+    tenants = TenantPolicies(
+        [
+            policy("acme", default_agent="helper", pipelines=["p1", "p2"], tokens=[SECRET, "another one"]),
+            policy("open", pipelines=["p3"]),
+        ]
+    )
+    owners = [tenants.of_pipeline(pipeline) for pipeline in ("p1", "p2", "p3", "p4", "")]
+    assert owners == ["acme", "acme", "open", "", ""]
+    assert [tenants.agent_of(name) for name in ("acme", "open", "unknown")] == ["helper", "", ""]
+    owners = [tenants.of_token(token) for token in (SECRET, "another one", SECRET.upper(), "\udcff", "")]
+    assert owners == ["acme", "acme", "", "", ""]
+    assert [tenants.takes_tokens(name) for name in ("acme", "open", "unknown")] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("open_to", "from_here", "from_elsewhere"),
+    [
+        (0, False, False),
+        (OPENNESS_NOBODY, False, False),
+        (OPENNESS_LOOPBACK, True, False),
+        (OPENNESS_ANYBODY, True, True),
+    ],
+)
+def test_a_tenant_is_open_to_those_whom_it_says(open_to: int, from_here: bool, from_elsewhere: bool) -> None:
+    tenants = TenantPolicies([policy("t", open_to=open_to)])
+    assert (tenants.is_open("t", True), tenants.is_open("t", False)) == (from_here, from_elsewhere)
+    assert not tenants.is_open("unknown", True)
+
+
+@given(st.text(min_size=1), st.frozensets(st.text(min_size=1), min_size=1))
+def test_a_token_is_a_tenants_where_it_is_one_of_its_secrets(token: str, tokens: frozenset[str]) -> None:
+    tenants = TenantPolicies([policy("acme", tokens=tokens), policy("other")])
+    assert (tenants.of_token(token) == "acme") == (token in tokens)
+
+
+def test_nothing_is_known_until_all_was_told_once() -> None:
+    tenants = TenantPolicies()
+    tenants.begin()
+    tenants.told(policy("one"))
+    assert not tenants.are_known
+    assert tenants.all_told() == []
+    assert tenants.are_known
+    # On the next link some are not told any more; until all were told, all stay.
+    tenants.begin()
+    tenants.told(policy("two"))
+    assert (tenants.policy("one") is not None, tenants.are_known) == (True, True)
+    assert tenants.all_told() == ["one"]
+    assert (tenants.policy("one"), tenants.policy("two") is not None) == (None, True)
+
+
+def test_what_a_tenant_no_longer_has_is_nobodys_and_may_be_anothers() -> None:
+    tenants = TenantPolicies([policy("one", pipelines=["p"], tokens=[SECRET])])
+    tenants.told(policy("two", pipelines=["p"], tokens=[SECRET]))
+    tenants.told(policy("one"))
+    assert (tenants.of_pipeline("p"), tenants.of_token(SECRET)) == ("two", "two")
+    tenants.gone("two")
+    tenants.gone("two")
+    assert (tenants.of_pipeline("p"), tenants.of_token(SECRET), tenants.have_tokens) == ("", "", False)

@@ -1,0 +1,119 @@
+"""Who may call is asked before anything of a request is taken."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from trunkline_edge.dialects.tenant_policies import TenantPolicies
+from trunkline_edge.http import body_reader
+from trunkline_edge.http.caller_metadata import CallerMetadata
+from trunkline_edge.http.router_client import RouterClient
+from trunkline_edge.http.transcoding import routes
+
+from tests.support.declared_tenants import policy
+
+JSON = {"content-type": "application/json"}
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[httpx.AsyncClient]:
+    """An edge's routes without a router; `open` is open to this machine, `closed` to nobody."""
+    tenants = TenantPolicies([policy("open"), policy("closed", tokens=["t1"])])
+    calls = RouterClient("127.0.0.1:1")
+    transport = httpx.ASGITransport(Starlette(routes=routes(calls, CallerMetadata(tenants))))
+    async with httpx.AsyncClient(transport=transport, base_url="http://edge/v1") as client:
+        yield client
+    await calls.close()
+
+
+def reason_of(response: httpx.Response) -> str:
+    return str(response.json()["details"][0]["reason"])
+
+
+async def test_a_refusal_comes_before_the_body_is_looked_at(http: httpx.AsyncClient) -> None:
+    refused = await http.post("/tenants/closed/messages", content=b"no json")
+    assert (refused.status_code, reason_of(refused)) == (401, "UNAUTHORIZED")
+    assert refused.headers["www-authenticate"] == "Bearer"
+    allowed = await http.post("/tenants/open/messages", json={"parts": []})
+    assert (allowed.status_code, reason_of(allowed)) == (503, "ROUTER_UNAVAILABLE")
+    shown = await http.post(
+        "/tenants/closed/messages", json={"parts": []}, headers={"x-api-key": "looked at later"}
+    )
+    assert (shown.status_code, reason_of(shown)) == (503, "ROUTER_UNAVAILABLE")
+
+
+async def test_a_body_is_not_taken_from_those_who_may_not_ask(http: httpx.AsyncClient) -> None:
+    taken = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal taken
+        taken += 1
+        yield b"{}"
+
+    for method, path in (
+        ("POST", "/tenants/closed/messages"),
+        ("POST", "/tenants"),
+        ("PATCH", "/tenants/open"),
+        ("POST", "/tenants/new:suspend"),
+    ):
+        refused = await http.request(method, path, content=body(), headers=JSON)
+        assert (refused.status_code, reason_of(refused)) == (401, "UNAUTHORIZED")
+    unknown = await http.post(
+        "/tenants/new/messages", content=body(), headers={"content-type": "application/json"}
+    )
+    assert (unknown.status_code, reason_of(unknown)) == (404, "UNKNOWN_TENANT")
+    assert taken == 0
+
+
+async def test_calls_that_are_for_no_tenant_that_exists_get_to_the_router(http: httpx.AsyncClient) -> None:
+    key = {"authorization": "Bearer the operator's"}
+    new = {"tenant": "new", "settings": {"openTo": "OPENNESS_ANYBODY"}}
+    for answer in (
+        await http.get("/tenants", headers=key),
+        await http.get("/tenants?page_size=3&after=a", headers=key),
+        await http.post("/tenants", json=new, headers=key),
+        await http.patch("/tenants/open", json={"settings": {}, "updateMask": "limits,openTo"}, headers=key),
+        await http.delete("/tenants/open", headers=key),
+        await http.delete("/tenants/open/apiKeys/k1"),
+    ):
+        assert (answer.status_code, reason_of(answer)) == (503, "ROUTER_UNAVAILABLE")
+
+
+async def test_a_body_cannot_name_another_tenant(http: httpx.AsyncClient) -> None:
+    other = await http.post("/tenants/open/messages", json={"address": {"tenant": "closed"}, "parts": []})
+    assert (other.status_code, reason_of(other)) == (400, "INVALID_ARGUMENT")
+    query = await http.get("/tenants/open/messages", params={"address.tenant": "closed"})
+    assert (query.status_code, reason_of(query)) == (400, "INVALID_ARGUMENT")
+    same = await http.post("/tenants/open/messages", json={"address": {"tenant": "open"}, "parts": []})
+    assert reason_of(same) == "ROUTER_UNAVAILABLE"
+
+
+async def test_bodies_are_bounded_together_and_let_go(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body_reader, "MAX_TOTAL_BYTES", 1000)
+    large = await http.post("/tenants/open/messages", json={"parts": ["x" * 2000]})
+    assert (large.status_code, reason_of(large), large.headers["retry-after"]) == (429, "OVERLOADED", "1")
+    for _ in range(20):
+        small = await http.post("/tenants/open/messages", json={"parts": [], "replyTo": "x" * 500})
+        assert reason_of(small) == "ROUTER_UNAVAILABLE"
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body_reader, "BODY_TIMEOUT_S", 0.05)
+
+    async def never() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    late = await http.post(
+        "/tenants/open/messages", content=never(), headers={"content-type": "application/json"}
+    )
+    assert (late.status_code, reason_of(late)) == (408, "BODY_TIMEOUT")
+    assert late.headers["connection"] == "close"

@@ -1,0 +1,175 @@
+"""Whose an HTTP request is: what the router is told of it, and who is refused before that."""
+
+from __future__ import annotations
+
+import pytest
+from starlette.requests import Request
+from trunkline.v1.access_pb2 import (
+    SCOPE_ADMIN,
+    SCOPE_BROADCAST,
+    SCOPE_HISTORY,
+    SCOPE_OPERATOR,
+    SCOPE_PRESENCE,
+)
+from trunkline.v1.tenant_pb2 import OPENNESS_ANYBODY, OPENNESS_LOOPBACK
+from trunkline_edge.dialects.tenant_policies import TenantPolicies
+from trunkline_edge.http.caller_metadata import CallerMetadata, is_local
+from trunkline_edge.http.router_client import CallFailed
+
+from tests.support.declared_tenants import policy
+
+TENANTS = TenantPolicies(
+    [
+        policy("closed", tokens=["t1", "two words", "é"]),
+        policy("here", open_to=OPENNESS_LOOPBACK),
+        policy("all", open_to=OPENNESS_ANYBODY, tokens=["of all"]),
+        policy("你好", tokens=["t2"]),
+    ]
+)
+FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
+FAR = "192.0.2.1"
+
+
+def request(host: str | None = "127.0.0.1", **headers: str) -> Request:
+    raw = [(name.replace("_", "-").encode(), value.encode("latin-1")) for name, value in headers.items()]
+    client = (host, 1) if host is not None else None
+    return Request({"type": "http", "client": client, "headers": raw})
+
+
+def told(asked: Request, tenant: str) -> dict[str, str]:
+    found = CallerMetadata(TENANTS).metadata(asked, tenant, SCOPE_BROADCAST)
+    assert len(dict(found)) == len(found)
+    assert all(value.isascii() and value.isprintable() for _, value in found)
+    return dict(found)
+
+
+def refusal(
+    asked: Request, tenant: str, scope: int = SCOPE_BROADCAST, tenants: TenantPolicies = TENANTS
+) -> str:
+    """Why a request is refused before its body is read; empty where it is not."""
+    try:
+        CallerMetadata(tenants).admit(asked, tenant, scope)
+    except CallFailed as failed:
+        return failed.reason
+    return ""
+
+
+# What the router is told
+
+
+def test_a_key_goes_on_whatever_it_is_and_wherever_it_stands() -> None:
+    for headers in (
+        {"authorization": "Bearer tl_1_x"},
+        {"authorization": "bearer  tl_1_x "},
+        {"x_api_key": "tl_1_x"},
+        # Another scheme says nothing here.
+        {"authorization": "Basic abc", "x_api_key": "tl_1_x"},
+    ):
+        assert told(request(**headers), "closed")["authorization"] == "Bearer tl_1_x"
+    # What is said first counts: a wrong key is not made good.
+    both = request(authorization="Bearer wrong", x_api_key="t1")
+    assert told(both, "closed")["authorization"] == "Bearer wrong"
+    assert told(request(authorization="Bearer"), "closed")["authorization"] == "Bearer "
+    assert "authorization" not in told(request(authorization="Basic abc"), "closed")
+    assert "authorization" not in told(request(), "closed")
+
+
+def test_a_secret_that_a_tenants_clients_share_is_spoken_for_by_the_edge() -> None:
+    for headers in ({"authorization": "Bearer t1"}, {"x_api_key": "t1"}, {"x_api_key": "two words"}):
+        asked = told(request(**headers), "closed")
+        assert asked["trunkline-acting-for"] == "closed"
+        assert "authorization" not in asked
+    assert told(request(x_api_key="t2"), "你好")["trunkline-acting-for"] == "%E4%BD%A0%E5%A5%BD"
+    # It is nobody else's, and no operator's.
+    for tenant in ("here", "all", "nobody", ""):
+        asked = told(request(x_api_key="t1"), tenant)
+        assert asked["authorization"] == "Bearer t1"
+        assert "trunkline-acting-for" not in asked
+
+
+def test_a_secret_that_clients_share_is_good_for_what_clients_do() -> None:
+    shown = request(x_api_key="t1")
+    for scope in range(SCOPE_BROADCAST, SCOPE_ADMIN + 1):
+        if scope in (SCOPE_BROADCAST, SCOPE_HISTORY, SCOPE_PRESENCE):
+            CallerMetadata(TENANTS).metadata(shown, "closed", scope)
+        else:
+            with pytest.raises(CallFailed) as failed:
+                CallerMetadata(TENANTS).metadata(shown, "closed", scope)
+            assert failed.value.reason == "FORBIDDEN"
+
+
+def test_the_router_is_told_where_a_request_comes_from() -> None:
+    assert told(request(FAR), "here") == {"trunkline-remote-ip": FAR}
+    assert told(request("::1"), "here") == {"trunkline-remote-ip": "::1"}
+    # Never nothing, or it would pass for the edge itself.
+    assert told(request(None), "here") == {"trunkline-remote-ip": "unknown"}
+    for name in FORWARDED:
+        asked = told(request(**{name.replace("-", "_"): "127.0.0.1"}), "here")
+        assert asked == {"trunkline-remote-ip": "127.0.0.1", "trunkline-forwarded": "1"}
+
+
+def test_nobody_speaks_for_the_edge() -> None:
+    said = request(
+        FAR, trunkline_remote_ip="127.0.0.1", trunkline_acting_for="closed", trunkline_link_key="k"
+    )
+    assert told(said, "closed") == {"trunkline-remote-ip": FAR}
+
+
+@pytest.mark.parametrize("key", ["é", "a\x01b", "x" * 5000])
+def test_what_cannot_be_a_key_is_refused_without_showing_it(key: str) -> None:
+    for headers in ({"authorization": f"Bearer {key}"}, {"x_api_key": key}):
+        with pytest.raises(CallFailed) as failed:
+            told(request(**headers), "here")
+        assert failed.value.reason == "UNAUTHORIZED"
+        assert key not in failed.value.message
+
+
+def test_traces_go_on() -> None:
+    assert told(request(traceparent="00-1-2-01", tracestate="a=b"), "here") == {
+        "traceparent": "00-1-2-01",
+        "tracestate": "a=b",
+        "trunkline-remote-ip": "127.0.0.1",
+    }
+    with pytest.raises(CallFailed) as failed:
+        told(request(traceparent="é"), "here")
+    assert failed.value.reason == "INVALID_ARGUMENT"
+
+
+# Who is refused before a body is read
+
+
+@pytest.mark.parametrize("scope", [SCOPE_BROADCAST, SCOPE_ADMIN])
+def test_who_shows_nothing_is_refused_where_that_is_not_enough(scope: int) -> None:
+    assert refusal(request(), "closed", scope) == "UNAUTHORIZED"
+    assert refusal(request(authorization="Basic abc"), "closed", scope) == "UNAUTHORIZED"
+    assert refusal(request(), "here", scope) == ""
+    assert refusal(request(FAR), "here", scope) == "UNAUTHORIZED"
+    assert refusal(request(None), "here", scope) == "UNAUTHORIZED"
+    assert refusal(request(FAR), "all", scope) == ("UNAUTHORIZED" if scope == SCOPE_ADMIN else "")
+    for name in FORWARDED:
+        assert refusal(request(**{name.replace("-", "_"): ""}), "here", scope) == "UNAUTHORIZED"
+
+
+def test_who_shows_something_is_the_routers_to_judge() -> None:
+    for scope in (SCOPE_BROADCAST, SCOPE_OPERATOR):
+        for headers in ({"authorization": "Bearer x"}, {"x_api_key": "x"}):
+            assert refusal(request(FAR, **headers), "closed", scope) == ""
+
+
+def test_only_the_operator_declares_tenants() -> None:
+    assert refusal(request(), "", SCOPE_OPERATOR) == "UNAUTHORIZED"
+    assert refusal(request(), "here", SCOPE_OPERATOR) == "UNAUTHORIZED"
+
+
+def test_a_tenant_that_there_is_not_is_not_waited_for_once_all_are_known() -> None:
+    assert refusal(request(), "nobody") == "UNKNOWN_TENANT"
+    assert refusal(request(), "nobody", tenants=TenantPolicies()) == ""
+
+
+def test_only_what_nobody_forwards_is_from_this_machine() -> None:
+    for host in ("127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"):
+        assert is_local(request(host))
+    for host in (FAR, "::", "0.0.0.0", "localhost", "testclient", "", None):
+        assert not is_local(request(host))
+    for name in FORWARDED:
+        assert not is_local(request(**{name.replace("-", "_"): "127.0.0.1"}))

@@ -1,0 +1,173 @@
+"""From HTTP requests to request messages, and what is refused on the way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google.protobuf.json_format import MessageToJson, Parse, ParseError
+from google.protobuf.message import Message
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
+from trunkline.v1.catalogue import Refused
+from trunkline_edge.http.bindings import Binding
+from trunkline_edge.http.request import request_message
+
+from tests.edge.http.request_builders import BINDINGS, ID, TABLE, body_of, fill_path, messages, url_of
+
+
+def read(http_method: str, url: str, body: bytes = b"") -> Message:
+    """The message that a request says."""
+    path, _, query = url.partition("?")
+    found = TABLE.find(path)
+    assert found is not None
+    return request_message(found.methods[http_method], found.values, query.encode(), body)
+
+
+def refusal(http_method: str, url: str, body: bytes = b"") -> str:
+    """What a refused request is told."""
+    with pytest.raises(Refused) as caught:
+        read(http_method, url, body)
+    assert caught.value.entry.code == "INVALID_ARGUMENT"
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("binding", BINDINGS, ids=lambda binding: binding.method.name)
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_every_message_comes_back_from_its_http_form(binding: Binding, data: st.DataObject) -> None:
+    message = data.draw(messages(binding.method.input_type))
+    fill_path(binding, message, [data.draw(ID) for _ in binding.variables])
+    assert read(binding.http_method, url_of(binding, message), body_of(binding, message)) == message
+
+
+@given(messages(BroadcastRequest.DESCRIPTOR), st.booleans(), st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_json_is_read_as_json_format_reads_it(message: Message, snake: bool, numbers: bool) -> None:
+    message.address.tenant = "t"  # type: ignore[attr-defined]
+    text = MessageToJson(message, preserving_proto_field_name=snake, use_integers_for_enums=numbers)
+    assert read("POST", "/v1/tenants/t/messages", text.encode()) == Parse(text, BroadcastRequest())
+
+
+END = "/v1/tenants/t/messages/m:end"
+MESSAGES = "/v1/tenants/t/messages"
+
+
+@pytest.mark.parametrize(
+    "number", ['"18446744073709551615"', "18446744073709551615", "5", '"5"', "5.0", "null"]
+)
+def test_a_number_may_have_each_form_of_canonical_json(number: str) -> None:
+    text = f'{{"nextIndex": {number}}}'
+    expected = Parse(f'{{"tenant": "t", "messageId": "m", "nextIndex": {number}}}', _end_request())
+    assert read("POST", END, text.encode()) == expected
+
+
+def _end_request() -> Message:
+    return TABLE.find(END).methods["POST"].request()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ('{"epoch": true}', "epoch: must be a whole number, not a boolean"),
+        ('{"epoch": 1.5}', "epoch: must be a whole number, not 1.5"),
+        ('{"epoch": " 5"}', "epoch: must be a whole number, not ' 5'"),
+        ('{"epoch": "٥"}', "epoch: must be a whole number, not '٥'"),
+        ('{"epoch": -1}', "epoch: must be between 0 and 18446744073709551615"),
+        ('{"epoch": "18446744073709551616"}', "epoch: must be between 0 and 18446744073709551615"),
+        ('{"state": "DONE"}', "state: must be one of MESSAGE_STATE_UNSPECIFIED, MESSAGE_STATE_OPEN, "),
+        ('{"error": ""}', "error: must be an object, not ''"),
+        ('{"error": []}', "error: must be an object, not an array"),
+        ('{"error": {"retryable": "true"}}', "error.retryable: must be true or false, not 'true'"),
+        ('{"error": {"message": 5}}', "error.message: must be a string, not 5"),
+        ('{"": 1}', "body: there is no such field"),
+        ('{"error": {"Code": "x"}}', "error.Code: there is no such field"),
+        ('{"next_index": 1, "nextIndex": 1}', "nextIndex: is there in both spellings"),
+        ('{"messageId": "other"}', "message_id: is another one in the path"),
+        ("[]", "body: must be an object"),
+        ("null", "body: must be an object"),
+        ("{", "body: is no JSON: "),
+        ('{"epoch": NaN}', "body: is no JSON: "),
+        ('{"epoch": 1} {}', "body: is no JSON: "),
+    ],
+)
+def test_a_body_that_does_not_fit_is_told_why(body: str, problem: str) -> None:
+    assert refusal("POST", END, body.encode()).startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("part", "problem"),
+    [
+        ('{"image": {"inline": "a*b="}}', "parts[0].image.inline: must be base64"),
+        ('{"image": {"url": "u", "storageKey": "k"}}', "parts[0].image.storageKey: cannot be set together"),
+        ('{"custom": {"data": [1]}}', "parts[0].custom.data: must be an object, not an array"),
+        ('{"custom": {"data": {"a": 1e999}}}', "body: is no JSON: "),
+        (
+            '{"custom": {"data": ' + '{"a":' * 40 + "1" + "}" * 40 + "}}",
+            "body: is nested more than 32 levels",
+        ),
+        ('{"text": {"text": "\\ud800"}}', "body: is no JSON: "),
+        ("5", "parts[0]: must be an object, not 5"),
+        ("null", "parts[0]: must be an object, not null"),
+    ],
+)
+def test_a_part_that_does_not_fit_is_told_why(part: str, problem: str) -> None:
+    assert refusal("POST", MESSAGES, f'{{"parts": [{part}]}}'.encode()).startswith(problem)
+
+
+@pytest.mark.parametrize(
+    "body", [b"\xff", b'{"parts": "\xff"}', b"[" * 100_000, b'{"a":' * 100_000, b"1" * 5000]
+)
+def test_no_body_is_beyond_a_refusal(body: bytes) -> None:
+    assert refusal("POST", MESSAGES, body).startswith("body: ")
+
+
+@pytest.mark.parametrize(
+    ("query", "problem"),
+    [
+        ("nothing=1", "nothing: there is no such parameter"),
+        ("address.tenant.x=1", "address.tenant.x: there is no such parameter"),
+        ("=1", "query: there is no such parameter"),
+        ("address=x", "address: has fields of its own; name one of them"),
+        ("address.tenant=t", "address.tenant: is said elsewhere in the request"),
+        ("limit=1&limit=2", "limit: is there twice"),
+        ("limit=", "limit: must be a whole number, not ''"),
+        ("limit=4294967296", "limit: must be between 0 and 4294967295"),
+        ("address.conversation.kind=x", "address.conversation.kind: must be one of "),
+        ("before.seq=1&after.seq=2", "after.seq: cannot be set together with before"),
+        (
+            "address.user=u&address.conversation.id=x",
+            "address.conversation.id: cannot be set together with user",
+        ),
+        ("address.agent=%ff", "query: is not UTF-8"),
+    ],
+)
+def test_a_query_that_does_not_fit_is_told_why(query: str, problem: str) -> None:
+    assert refusal("GET", f"{MESSAGES}?{query}").startswith(problem)
+
+
+def test_what_has_its_request_in_the_body_takes_no_query() -> None:
+    assert refusal("POST", f"{END}?epoch=1") == "query: this call takes none; all is in the body"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "address.agent=a+b&address.conversation.kind=2&after.seq=0",
+        "address.agent=a%20b&address.conversation.kind=CONVERSATION_KIND_GROUP&after.seq=0&",
+    ],
+)
+def test_a_query_may_have_each_form(query: str) -> None:
+    expected: dict[str, Any] = {"address": {"tenant": "t", "agent": "a b", "conversation": {"kind": 2}}}
+    found = TABLE.find(MESSAGES)
+    assert found is not None
+    assert read("GET", f"{MESSAGES}?{query}") == found.methods["GET"].request(**expected, after={"seq": 0})
+
+
+def test_json_format_would_take_what_is_no_object() -> None:
+    """Why the edge has a reader of its own; to be looked at again should this fail."""
+    Parse('{"address": ""}', BroadcastRequest())
+    Parse('{"parts": [{"image": {"inline": "a*b="}}]}', BroadcastRequest())
+    with pytest.raises(ParseError):
+        Parse('{"address": 5}', BroadcastRequest())

@@ -1,0 +1,358 @@
+"""An edge in this process, its clients on loopback, and a router that does what the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from ssl import SSLContext
+from typing import Any, cast
+from unittest.mock import patch
+
+import grpc
+import grpc.aio
+import websockets
+from trunkline.v1 import catalogue
+from trunkline.v1.edge_service_pb2 import (
+    ConnectionOpened,
+    EdgeEntry,
+    LinkHello,
+    LinkRequest,
+    LinkResponse,
+    LinkWelcome,
+    RouterEntry,
+    TenantPolicy,
+)
+from trunkline.v1.edge_service_pb2_grpc import EdgeServiceServicer, add_EdgeServiceServicer_to_server
+from trunkline_edge.app import listen
+from trunkline_edge.auth.jwks import Fetch, FetchFailed
+from trunkline_edge.http.router_client import RouterClient
+from trunkline_edge.http.server import HttpServer
+from trunkline_edge.link.client import LinkClient
+from trunkline_edge.runtime import EdgeRuntime
+from trunkline_edge.settings import EdgeSettings
+from trunkline_edge.transport.protocol_selector import ProtocolSelector
+
+from tests.support.declared_tenants import policy
+from tests.support.declared_tenants import told as told_of
+
+#: Bound of every wait.
+PATIENCE_S = 5.0
+QUERY = "tenant=t&agent=a&platform=web&conversation=group:team"
+
+
+class ScriptedLink:
+    """One edge's link, as its router sees it."""
+
+    def __init__(self, context: Any, hello: LinkHello) -> None:
+        self.hello = hello
+        self.entries: asyncio.Queue[EdgeEntry] = asyncio.Queue()
+        #: Batches that the edge will still take.
+        self.credit = 0
+        self.credit_came = asyncio.Event()
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._context = context
+
+    async def send(self, *entries: RouterEntry) -> None:
+        """Send a batch; waits for credit."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not self.credit:
+                self.credit_came.clear()
+                await self.credit_came.wait()
+        self.credit -= 1
+        await self._context.write(LinkResponse(entries=entries, credit=1))
+
+    async def next(self, kind: str) -> Any:
+        """The next entry that the edge sent; it must be of this kind."""
+        entry = await asyncio.wait_for(self.entries.get(), PATIENCE_S)
+        assert entry.WhichOneof("entry") == kind, entry
+        return getattr(entry, kind)
+
+    async def accept(self, topic: int = 1, opened: ConnectionOpened | None = None) -> int:
+        """Accept a connection, by default the next one, which hears its home; returns its number.
+
+        Without `topic` its home is topic 1 already.
+        """
+        opened = opened or await self.next("opened")
+        connection: int = opened.connection
+        answer = LinkResponse()
+        if topic:
+            entry = answer.entries.add().topic
+            entry.topic = topic
+            entry.address.CopyFrom(opened.address)
+        if not opened.restored:
+            send = answer.entries.add().send
+            send.connection = connection
+            send.frame.connected.connection_id = opened.connection_id
+            send.frame.connected.positions.add(address=opened.address).position.seq = 0
+        join = answer.entries.add().join
+        join.connection = connection
+        join.topics.append(topic or 1)
+        await self.send(*answer.entries)
+        return connection
+
+    async def ack(self, connection: int, ident: str) -> None:
+        """Acknowledge a message."""
+        entry = RouterEntry()
+        entry.send.connection = connection
+        entry.send.frame.ack.id = ident
+        await self.send(entry)
+
+    async def close(self, connection: int, code: int, reason: str) -> None:
+        """Have a connection closed."""
+        entry = RouterEntry()
+        entry.close.connection = connection
+        entry.close.closing.code, entry.close.closing.reason = code, reason
+        await self.send(entry)
+
+    async def publish(self, seq: int, text: str = "", topic: int = 1) -> None:
+        """Publish a message."""
+        entry = RouterEntry()
+        entry.publish.topic = topic
+        message = entry.publish.frame.message
+        message.position.epoch, message.position.seq = "e", seq
+        message.parts.add().text.text = text
+        await self.send(entry)
+
+    def end(self) -> None:
+        """End the stream."""
+        if not self.over.done():
+            self.over.set_result(None)
+
+    async def read(self) -> None:
+        """Take what the edge sends."""
+        while (batch := await self._context.read()) is not grpc.aio.EOF:
+            self.took(batch)
+
+    def took(self, batch: LinkRequest) -> None:
+        """A batch came."""
+        self.credit += batch.credit
+        self.credit_came.set()
+        for entry in batch.entries:
+            self.entries.put_nowait(entry)
+
+
+class ScriptedRouter(EdgeServiceServicer):
+    """Welcomes edges; all else is the test's."""
+
+    def __init__(self) -> None:
+        self.address = ""
+        self.minor = catalogue.CONTRACT_MINOR
+        self.welcomes = True
+        #: What it tells of tenants when an edge has linked; None for nothing yet.
+        self.policies: list[TenantPolicy] | None = [policy("t"), policy("demo")]
+        self._links: asyncio.Queue[ScriptedLink] = asyncio.Queue()
+
+    async def link(self) -> ScriptedLink:
+        """The next link that an edge makes."""
+        return await asyncio.wait_for(self._links.get(), PATIENCE_S)
+
+    async def Link(self, request_iterator: Any, context: Any) -> None:  # noqa: N802
+        first = await context.read()
+        link = ScriptedLink(context, first.hello)
+        if not self.welcomes:
+            self._links.put_nowait(link)
+            await link.over
+            return
+        await context.write(
+            LinkResponse(welcome=LinkWelcome(contract_minor=self.minor, lease_s=30), credit=64)
+        )
+        link.took(first)
+        if self.policies is not None:
+            await link.send(*told_of(*self.policies))
+        self._links.put_nowait(link)
+        reading = asyncio.create_task(link.read())
+        try:
+            await asyncio.wait({reading, link.over}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            link.end()
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+
+@asynccontextmanager
+async def running_router(
+    port: int = 0, router: ScriptedRouter | None = None
+) -> AsyncIterator[ScriptedRouter]:
+    """A scripted router on loopback."""
+    router = router or ScriptedRouter()
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    add_EdgeServiceServicer_to_server(router, server)
+    router.address = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
+    await server.start()
+    try:
+        yield router
+    finally:
+        await server.stop(None)
+
+
+@dataclass
+class Edge:
+    """An edge in this process."""
+
+    shell: EdgeRuntime
+    address: str
+    linked: asyncio.Event
+    #: Ends of TCP connections that tests have opened.
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)
+    #: Set where the edge speaks TLS.
+    trusting: SSLContext | None = None
+
+    def connect(self, query: str = QUERY, **options: Any) -> Any:
+        """A WebSocket client, as `websockets.connect` returns it."""
+        options = {"compression": None, "ping_interval": None, "open_timeout": PATIENCE_S, **options}
+        scheme = "wss" if self.trusting else "ws"
+        url = f"{scheme}://{self.address}/v1/connect?{query}"
+        return websockets.connect(url, ssl=self.trusting, **options)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until something about the edge is so."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not condition():  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+
+    async def raw(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A TCP connection, or one by TLS."""
+        host, port = self.address.split(":")
+        reader, writer = await asyncio.open_connection(host, int(port), ssl=self.trusting)
+        self.writers.append(writer)
+        return reader, writer
+
+
+async def no_fetch(url: str) -> bytes:
+    """There is nothing to be had."""
+    raise FetchFailed(f"nothing is at {url}")
+
+
+@asynccontextmanager
+async def running_edge(router: str, fetch: Fetch | None = None, **settings: Any) -> AsyncIterator[Edge]:
+    """An edge on a free port. Fails where anything raised in a callback."""
+    loop = asyncio.get_running_loop()
+    raised: list[dict[str, Any]] = []
+
+    def note(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        # grpc.aio reads its wake-up socket from the loops of earlier tests, too (BlockingIOError).
+        if "PollerCompletionQueue" not in context["message"]:
+            raised.append(context)
+
+    loop.set_exception_handler(note)
+    options = {"router": router, "drain_s": 0.05, "edge_listen": "127.0.0.1:0", **settings}
+    shell = EdgeRuntime(EdgeSettings(**options), fetch or no_fetch)
+    transports: list[asyncio.BaseTransport] = []
+
+    class WatchedPort(ProtocolSelector):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            transports.append(transport)
+            super().connection_made(transport)
+
+    watching = patch("trunkline_edge.app.ProtocolSelector", WatchedPort)
+    watching.start()
+    http = HttpServer(shell, RouterClient(shell.settings.router))
+    server = await listen(shell, http)
+    linked = asyncio.Event()
+    link = LinkClient(shell, shell.settings, linked.set)
+    tasks = [asyncio.create_task(link.run()), asyncio.create_task(shell.run())]
+    edge = Edge(shell, f"127.0.0.1:{server.sockets[0].getsockname()[1]}", linked)
+    try:
+        yield edge
+    finally:
+        watching.stop()
+        server.close()
+        for writer in edge.writers:
+            writer.transport.abort()
+        for transport in transports:
+            # asyncio's own fails where it was closed with something in its buffer, and that was taken.
+            with suppress(AttributeError):
+                cast("asyncio.Transport", transport).abort()
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        # Two turns of the loop, for each transport to say that it is closed.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert raised == []
+    assert [result for result in results if not isinstance(result, asyncio.CancelledError)] == []
+
+
+@asynccontextmanager
+async def edge_and_link(**settings: Any) -> AsyncIterator[tuple[Edge, ScriptedLink]]:
+    """An edge and its link to a scripted router."""
+    async with running_router() as router, running_edge(router.address, **settings) as edge:
+        link = await router.link()
+        await asyncio.wait_for(edge.linked.wait(), PATIENCE_S)
+        yield edge, link
+
+
+async def accepted(edge: Edge, link: ScriptedLink, topic: int = 1, **options: Any) -> tuple[Any, int]:
+    """A client that has been accepted and has read `connected`, and its number."""
+    coming = connecting(edge, **options)
+    number = await link.accept(topic)
+    client = await coming
+    assert told(await received(client))["type"] == "connected"
+    return client, number
+
+
+async def _connect(edge: Edge, options: dict[str, Any]) -> Any:
+    return await edge.connect(**options)
+
+
+def connecting(edge: Edge, **options: Any) -> asyncio.Future[Any]:
+    """A client on its way in; awaiting it gives the client, once the handshake was answered."""
+    return asyncio.ensure_future(_connect(edge, options))
+
+
+async def received(client: Any) -> Any:
+    """The next message that a client gets."""
+    return await asyncio.wait_for(client.recv(), PATIENCE_S)
+
+
+async def hears(client: Any) -> dict[str, Any]:
+    """The next JSON frame that a client gets."""
+    return told(await received(client))
+
+
+def told(payload: str | bytes) -> dict[str, Any]:
+    """A frame of the JSON dialect."""
+    frame: dict[str, Any] = json.loads(payload)
+    return frame
+
+
+async def closed(client: Any) -> int:
+    """The code with which a client is closed, having read all there was."""
+    try:
+        while True:
+            await received(client)
+    except websockets.ConnectionClosed:
+        code: int = client.close_code
+        return code
+
+
+def upgrade(query: str = QUERY, extra: str = "") -> bytes:
+    """A handshake's request."""
+    key = base64.b64encode(os.urandom(16)).decode()
+    return (
+        f"GET /v1/connect?{query} HTTP/1.1\r\nHost: edge\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{extra}\r\n"
+    ).encode()
+
+
+async def answer(reader: asyncio.StreamReader) -> bytes:
+    """All that comes until the edge closes."""
+    return await asyncio.wait_for(reader.read(), PATIENCE_S)
+
+
+def say(ident: str, text: str = "hello") -> str:
+    """A `message` frame."""
+    return json.dumps({"type": "message", "id": ident, "parts": [{"type": "text", "text": text}]})
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """Break a TCP connection with RST."""
+    sock = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+    writer.transport.abort()

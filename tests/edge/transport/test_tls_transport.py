@@ -1,0 +1,178 @@
+"""However the bytes of a TLS connection are cut into pieces, what was said is heard, in order and whole."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+import certs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trunkline_edge.transport.tls_transport import TlsTransport
+from trunkline_runtime.certificates import server_context
+
+from tests.support.certificates import Certificates
+
+
+@cache
+def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server's, and a client's that trusts it."""
+    with TemporaryDirectory() as folder:
+        ours = Certificates(Path(folder))
+        return server_context(ours.edge, certs.key_of(ours.edge)), ours.trusting
+
+
+class Wire:
+    """The transport of a TCP connection whose client is here."""
+
+    def __init__(self) -> None:
+        self.sent = bytearray()
+        self.ended = False
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        assert not self.ended
+        assert not self.closed
+        self.sent += data
+
+    def write_eof(self) -> None:
+        self.ended = True
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+
+class Heard(asyncio.Protocol):
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.data = b""
+        self.eofs = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert self.transport is None
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        assert data
+        assert not self.eofs
+        self.data += data
+
+    def eof_received(self) -> bool:
+        self.eofs += 1
+        return True
+
+
+class Both:
+    """A client and the edge's end, and between them bytes in pieces of these sizes, over and over."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        server, client = contexts()
+        self.wire, self.heard = Wire(), Heard()
+        self.tls = TlsTransport(server, self.heard, 10.0)
+        self.tls.connection_made(cast("asyncio.Transport", self.wire))
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._client = client.wrap_bio(self._in, self._out, server_hostname="localhost")
+        self._sizes = self._endless(sizes)
+        self.data = b""
+        self.ended = False
+        self._shake()
+
+    @staticmethod
+    def _endless(sizes: list[int]) -> Iterator[int]:
+        while True:
+            yield from sizes
+
+    def _shake(self) -> None:
+        done = False
+        while not done:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                self._client.do_handshake()
+                done = True
+            self.carry()
+
+    def carry(self) -> None:
+        """Bring to both what the other has written, until there is no more."""
+        while self._out.pending or self.wire.sent:
+            while self._out.pending:
+                self.tls.data_received(self._out.read(next(self._sizes)))
+            size = next(self._sizes)
+            self._in.write(self.wire.sent[:size])
+            del self.wire.sent[:size]
+            self._read()
+
+    def _read(self) -> None:
+        if self._client.version() is None:
+            return
+        try:
+            while data := self._client.read(1 << 16):
+                self.data += data
+            self.ended = True
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            self.ended = True
+
+    def say(self, data: bytes) -> None:
+        self._client.write(data)
+
+    def end(self) -> None:
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self._client.unwrap()
+
+
+async def conversation(sizes: list[int], said: list[bytes], told: list[bytes], by_eof: bool) -> Any:
+    both = Both(sizes)
+    transport = both.heard.transport
+    assert transport is both.tls
+    for ours, theirs in zip(said, told, strict=True):
+        both.say(ours)
+        transport.write(theirs)
+        both.carry()
+    assert both.heard.data == b"".join(said)
+    assert both.data == b"".join(told)
+    transport.write(b"the last")
+    if by_eof:
+        transport.write_eof()
+    else:
+        transport.close()
+    both.carry()
+    assert both.data.endswith(b"the last")
+    assert both.ended
+    assert (both.wire.ended, both.wire.closed) == (by_eof, not by_eof)
+    transport.write(b"nobody is there")
+    assert not both.wire.sent
+    both.end()
+    both.carry()
+    assert both.heard.eofs == (1 if by_eof else 0)
+    both.tls.connection_lost(None)
+
+
+def text(size: int) -> bytes:
+    """Bytes of which those that are missing would be missed."""
+    return (bytes(range(256)) * (size // 256 + 1))[:size]
+
+
+#: Texts of up to five records.
+three = st.tuples(*[st.integers(1, 70_000)] * 3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 100_000), min_size=1, max_size=5), three, three, st.booleans())
+def test_what_is_said_is_heard_and_the_end_is_the_last(
+    sizes: list[int], said: tuple[int, ...], told: tuple[int, ...], by_eof: bool
+) -> None:
+    asyncio.run(conversation(sizes, [text(size) for size in said], [text(size) for size in told], by_eof))

@@ -1,0 +1,218 @@
+"""How the command line finds a router and a key, and what it says where it finds none."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given
+from hypothesis import strategies as st
+from trunkline.v1.tenant_pb2 import ClientAuth, Tenant, TenantSettings, VerificationKey
+from trunkline.v1.tenant_service_pb2 import (
+    GetTenantRequest,
+    GetTenantResponse,
+    ListTenantsRequest,
+    ListTenantsResponse,
+    UpdateTenantRequest,
+    UpdateTenantResponse,
+)
+from trunkline.v1.tenant_service_pb2_grpc import TenantServiceServicer, add_TenantServiceServicer_to_server
+from trunkline_router.cli.units import bytes_of, seconds, shown_bytes, shown_seconds
+
+from tests.router.cli.command_line import OPERATOR, CommandLine
+from tests.support.processes import ROOT, Process, environment, router_process
+
+NOWHERE = CommandLine("127.0.0.1:1")
+
+
+def test_the_key_that_the_router_made_is_found_beside_its_log(tmp_path: Path) -> None:
+    env = {"TRUNKLINE_OPERATOR_KEY": ""}
+    with router_process(tmp_path / "data") as router:
+        tenant = CommandLine(router.address)
+        assert "demo" in tenant("list", TRUNKLINE_DATA_DIR=str(tmp_path / "data"), **env).out
+        said = tenant.refusal("list", TRUNKLINE_DATA_DIR=str(tmp_path), **env)
+    assert f"{tmp_path / 'operator.key'} cannot be read (No such file or directory)" in said
+    assert "TRUNKLINE_OPERATOR_KEY" in said
+
+
+def test_without_a_data_folder_it_is_the_one_of_the_router_that_runs_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = NOWHERE.refusal("list", TRUNKLINE_OPERATOR_KEY="")
+    assert said.startswith("There is no operator's key: data/operator.key cannot be read")
+
+
+@pytest.mark.parametrize("key", ["two\nlines", "schlüssel", "\x7f"])
+def test_what_is_no_key_is_told_without_showing_it(key: str, tmp_path: Path) -> None:
+    assert (
+        NOWHERE.refusal("list", "--key", key) == "What was given by --key or TRUNKLINE_OPERATOR_KEY is no key"
+    )
+    (tmp_path / "operator.key").write_text(key, encoding="latin-1")
+    said = NOWHERE.refusal("list", TRUNKLINE_OPERATOR_KEY="", TRUNKLINE_DATA_DIR=str(tmp_path))
+    assert "operator.key" in said
+    assert key not in said
+
+
+def test_a_wrong_key_is_refused(tenant: CommandLine) -> None:
+    said = tenant.refusal("list", "--key", "not-the-operators-key")
+    assert said == "Not authorized: the key that was shown is not valid (UNAUTHORIZED)"
+
+
+def test_where_no_router_is_one_line_says_what_to_do() -> None:
+    said = NOWHERE.refusal("list")
+    assert said.startswith("No router can be reached at 127.0.0.1:1: ")
+    assert "Connection refused" in said
+    assert said.endswith("TRUNKLINE_ROUTER names another address.")
+
+
+def test_who_answers_without_being_a_router_is_told() -> None:
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        said = CommandLine(f"127.0.0.1:{port}").refusal("list")
+    finally:
+        server.stop(None)
+    assert "has no TenantService" in said
+
+
+SHOWN = TenantSettings(
+    client_auth=ClientAuth(
+        keys=[
+            VerificationKey(kid="shared", algorithm="HS256", jwk='{"kty": "oct"}'),
+            VerificationKey(kid="public", algorithm="EdDSA", jwk="{}"),
+        ]
+    )
+)
+
+
+class _Told(TenantServiceServicer):
+    """Keeps what it is shown."""
+
+    def __init__(self) -> None:
+        self.metadata: dict[str, str | bytes] = {}
+        self.updated: list[UpdateTenantRequest] = []
+
+    def ListTenants(self, request: ListTenantsRequest, context: Any) -> Any:  # noqa: N802
+        self.metadata = dict(context.invocation_metadata())
+        return ListTenantsResponse()
+
+    def GetTenant(self, request: GetTenantRequest, context: Any) -> Any:  # noqa: N802
+        return GetTenantResponse(tenant=Tenant(tenant=request.tenant, settings=SHOWN))
+
+    def UpdateTenant(self, request: UpdateTenantRequest, context: Any) -> Any:  # noqa: N802
+        self.updated.append(request)
+        return UpdateTenantResponse(tenant=Tenant(tenant=request.tenant, settings=request.settings))
+
+
+def test_only_what_differs_is_sent_and_no_secret_that_was_not_shown() -> None:
+    told, server = _Told(), grpc.server(ThreadPoolExecutor(1))
+    add_TenantServiceServicer_to_server(told, server)  # type: ignore[arg-type]
+    tenant = CommandLine(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
+    server.start()
+    try:
+        tenant("set", "acme", "--agent", "helper", "--limit", "connections=5")
+        tenant("set", "acme", "--open-to", "nobody", "--issuer", "me")
+        tenant("set", "acme", "--agent", "")
+    finally:
+        server.stop(None)
+    first, second = told.updated
+    assert list(first.update_mask.paths) == ["limits", "default_agent"]
+    assert list(second.update_mask.paths) == ["open_to", "client_auth"]
+    assert [key.jwk for key in second.settings.client_auth.keys] == ["", "{}"]
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Path]:
+    """A private key, and the file of a certificate for 127.0.0.1 that it has signed itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a router")])
+    now = datetime.datetime.now(datetime.UTC)
+    alternative = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(alternative, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    file = tmp_path_factory.mktemp("tls") / "ca.pem"
+    file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    plain = serialization.NoEncryption()
+    pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    return key.private_bytes(pem, form, plain), file
+
+
+@pytest.fixture
+def encrypted(certificate: tuple[bytes, Path]) -> Iterator[tuple[str, Path, _Told]]:
+    """A server that talks by TLS only, its certificate, and what it was told."""
+    key, file = certificate
+    told, server = _Told(), grpc.server(ThreadPoolExecutor(1))
+    add_TenantServiceServicer_to_server(told, server)  # type: ignore[arg-type]
+    credentials = grpc.ssl_server_credentials([(key, file.read_bytes())])
+    port = server.add_secure_port("127.0.0.1:0", credentials)
+    server.start()
+    yield f"127.0.0.1:{port}", file, told
+    server.stop(None)
+
+
+def test_a_router_that_talks_by_tls_is_known_by_its_certificate(
+    encrypted: tuple[str, Path, _Told], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, file, told = encrypted
+    tenant = CommandLine(address)
+    assert tenant("list", "--ca", str(file)).out == "There are no tenants.\n"
+    assert told.metadata["authorization"] == f"Bearer {OPERATOR}"
+    assert tenant.refusal("list").startswith(f"No router can be reached at {address}")
+    missing = tmp_path / "none.pem"
+    assert tenant.refusal("list", "--ca", str(missing)) == f"--ca: {missing}: No such file or directory"
+    file_of_none = tmp_path / "empty.pem"
+    file_of_none.write_text("none")
+    assert tenant.refusal("list", "--ca", str(file_of_none)).startswith("No router can be reached at")
+    monkeypatch.setenv("TRUNKLINE_CA", str(file))
+    assert tenant("list").out == "There are no tenants.\n"
+
+
+def test_it_is_a_command_of_the_routers(router: Process) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "router", "tenant", "list"],
+        env=environment({"TRUNKLINE_ROUTER": router.address, "TRUNKLINE_OPERATOR_KEY": OPERATOR}),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=True,
+    )
+    assert "demo" in done.stdout
+    assert done.stderr == ""
+
+
+def test_a_router_starts_without_the_commands() -> None:
+    commands = "trunkline_router.cli.command_tree"
+    program = (
+        f"import sys, trunkline_router.__main__, trunkline_router.app; sys.exit({commands!r} in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=20, check=True)
+
+
+@given(st.integers(1, 10**11))
+def test_times_and_sizes_are_shown_as_they_are_taken(value: int) -> None:
+    assert seconds(shown_seconds(value), "") == value
+    assert bytes_of(shown_bytes(value), "") == value

@@ -1,0 +1,203 @@
+"""Tenants are declared, shown, changed, suspended and deleted from the command line."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+
+import grpc
+import pytest
+from trunkline.v1.address_pb2 import Address
+from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
+from trunkline.v1.broadcast_service_pb2_grpc import BroadcastServiceStub
+from trunkline.v1.message_pb2 import Part, TextPart
+
+from tests.router.cli.command_line import OPERATOR, CommandLine
+from tests.support.processes import router_process
+
+ALL = (
+    ("--open-to", "loopback"),
+    ("--agent", "helper"),
+    ("--pipeline", "p1", "--pipeline", "p2"),
+    ("--origin", "https://example.com"),
+    ("--audience", "chat"),
+    ("--issuer", "https://login.example.com"),
+    ("--jwks-url", "https://login.example.com/jwks.json"),
+    ("--tokens-stdin",),
+    ("--limit", "connections=500", "--limit", "bytes_per_s=4MiB"),
+    ("--max-age", "30d"),
+    ("--max-messages", "1000"),
+    ("--max-bytes", "1GiB"),
+)
+SETTINGS = {
+    "openTo": "OPENNESS_LOOPBACK",
+    "defaultAgent": "helper",
+    "pipelines": ["p1", "p2"],
+    "origins": ["https://example.com"],
+    "clientAuth": {
+        "keys": [],
+        "audiences": ["chat"],
+        "issuer": "https://login.example.com",
+        "jwksUrl": "https://login.example.com/jwks.json",
+        "tokenDigests": [sha256(b"one secret").hexdigest(), sha256(b"another").hexdigest()],
+    },
+    "retention": {"maxAgeS": "2592000", "maxMessages": "1000", "maxBytes": str(1 << 30)},
+}
+
+
+def say(router: str, tenant: str, text: str, user: str = "") -> None:
+    """Say something as a backend."""
+    request = BroadcastRequest(address=Address(tenant=tenant, user=user or "ann"))
+    request.parts.append(Part(text=TextPart(text=text)))
+    request.author.user = user
+    metadata = (("authorization", f"Bearer {OPERATOR}"),)
+    with grpc.insecure_channel(router) as channel:
+        BroadcastServiceStub(channel).Broadcast(request, metadata=metadata, timeout=5)  # type: ignore[arg-type]
+
+
+def test_all_that_can_be_set_is_set_and_shown(tenant: CommandLine) -> None:
+    options = [word for option in ALL for word in option]
+    made = tenant("create", "all", "--json", *options, stdin="one secret\n\n another \n").json
+    limits = made["settings"].pop("limits")
+    assert {name: value for name, value in limits.items() if value not in (0, "0")} == {
+        "connections": 500,
+        "bytesPerS": str(4 << 20),
+    }
+    assert made["settings"] == SETTINGS
+    assert (made["tenant"], made["state"]) == ("all", "TENANT_STATE_ACTIVE")
+    shown = tenant("show", "all")
+    assert [shown.out.count(each) for each in ("one secret", "another")] == [0, 0]
+    for fact in ("helper", "p1, p2", "connections 500, bytes_per_s 4MiB", "at most 30d", "at most 1GiB"):
+        assert fact in shown.out
+    tenant("delete", "all", "--yes")
+
+
+def test_who_is_declared_with_nothing_is_open_to_nobody(tenant: CommandLine, acme: str) -> None:
+    shown = tenant("show", acme).out
+    assert [" ".join(line.split()) for line in shown.splitlines() if "declared" not in line] == [
+        f"tenant {acme}",
+        "state active",
+        next(" ".join(line.split()) for line in shown.splitlines() if "changed" in line),
+        "open to nobody",
+        "origins any",
+        "limits the defaults",
+        "history kept for ever",
+    ]
+
+
+@pytest.mark.parametrize("option", ALL, ids=lambda option: option[0])
+def test_set_changes_what_is_named_and_nothing_else(
+    option: tuple[str, ...], tenant: CommandLine, acme: str
+) -> None:
+    others = [word for other in ALL if other[0] != option[0] for word in other]
+    before = said(tenant("set", acme, *others, "--json", stdin="a secret").json["settings"])
+    after = said(tenant("set", acme, *option, "--json", stdin="another secret").json["settings"])
+    assert len(after.items() - before.items()) == (2 if option[0] == "--limit" else 1)
+    assert before.keys() <= after.keys()
+    tenant("delete", acme, "--yes")
+
+
+def said(settings: object, path: str = "") -> dict[str, str]:
+    """What is set to something, by its path."""
+    if not isinstance(settings, dict):
+        return {} if settings in (0, "0", "", [], "OPENNESS_NOBODY") else {path: str(settings)}
+    found: dict[str, str] = {}
+    for name, value in settings.items():
+        found |= said(value, f"{path}.{name}")
+    return found
+
+
+def test_lists_limits_and_retention_are_taken_back(tenant: CommandLine, acme: str) -> None:
+    tenant("set", acme, "--origin", "https://a.example", "--limit", "connections=5", "--max-age", "1d")
+    words = ("--origin", "", "--limit", "connections=0", "--max-age", "forever", "--json")
+    settings = tenant("set", acme, *words).json["settings"]
+    assert settings["origins"] == []
+    assert settings["limits"]["connections"] == 0
+    assert settings["retention"]["maxAgeS"] == "0"
+
+
+def test_what_is_set_to_what_it_is_changes_nothing(tenant: CommandLine, acme: str) -> None:
+    before = tenant("set", acme, "--agent", "helper", "--json").json
+    assert tenant("set", acme, "--agent", "helper", "--json").json == before
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ((), "name at least one option"),
+        (("--limit", "connection=5"), "'connection' is no limit; there are connections,"),
+        (("--limit", "connections"), "connections is a number, and not ''"),
+        (("--limit", "connections=4MiB"), "connections is a number, and not '4MiB'"),
+        (("--limit", "connections=4294967296"), "connections cannot be so large"),
+        (("--limit", "frame_bytes=1MB"), "'1MB' is no size such as"),
+        (("--max-age", "1y"), "'1y' is no time such as"),
+        (("--max-bytes", "-1"), "'-1' is no size such as"),
+        (("--max-messages", "-1"), "greater than or equal to"),
+        (("--open-to", "all"), "'all' is not one of"),
+    ],
+)
+def test_an_option_that_cannot_be_so_is_told_before_anything_is_asked(
+    words: tuple[str, ...], problem: str, tenant: CommandLine, acme: str
+) -> None:
+    answer = tenant.run("set", acme, *words)
+    assert answer.code == 2
+    assert problem in " ".join(answer.err.replace("│", "").split())
+
+
+def test_what_the_router_refuses_is_one_line(tenant: CommandLine, acme: str) -> None:
+    assert tenant.refusal("create", acme) == f"There is a tenant {acme} already (TENANT_EXISTS)"
+    assert tenant.refusal("show", "nobody") == "There is no tenant nobody (UNKNOWN_TENANT)"
+    assert tenant.refusal("set", acme, "--origin", "x").startswith("settings.origins[0]: must be a scheme")
+    assert tenant.refusal("show", "a b").endswith("(INVALID_ARGUMENT)")
+
+
+def test_all_tenants_are_listed_however_many_there_are(tmp_path: Path) -> None:
+    names = [f"t{number:03}" for number in range(205)]
+    env = {"TRUNKLINE_TENANTS": ",".join(names), "TRUNKLINE_OPERATOR_KEY": OPERATOR}
+    with router_process(tmp_path, **env) as router:
+        tenant = CommandLine(router.address)
+        assert [each["tenant"] for each in tenant("list", "--json").json] == names
+        table = tenant("list").out
+        assert all(name in table for name in names)
+        assert table.count("loopback") == 205
+
+
+def test_a_router_without_tenants_says_so(tmp_path: Path) -> None:
+    with router_process(tmp_path, TRUNKLINE_TENANTS="", TRUNKLINE_OPERATOR_KEY=OPERATOR) as router:
+        tenant = CommandLine(router.address)
+        assert tenant("list").out == "There are no tenants.\n"
+        assert tenant("list", "--json").json == []
+
+
+def test_a_tenant_is_suspended_and_resumed(tenant: CommandLine, acme: str) -> None:
+    assert tenant("suspend", acme).out == f"{acme} is suspended; what it has is kept.\n"
+    assert tenant("show", acme, "--json").json["state"] == "TENANT_STATE_SUSPENDED"
+    assert tenant("resume", acme, "--json").json["state"] == "TENANT_STATE_ACTIVE"
+
+
+def test_a_tenant_is_deleted_once_its_name_was_said(tenant: CommandLine, acme: str) -> None:
+    for text in ("one", "two"):
+        say(tenant.router, acme, text)
+    kept = tenant.run("delete", acme, stdin="acme\n")
+    assert kept.code == 1
+    assert f"That is not its name; {acme} stays" in kept.err
+    assert tenant.run("delete", acme, stdin="").code == 1
+    tenant("show", acme)
+    deleted = tenant("delete", acme, stdin=f"{acme}\n")
+    # Before it the runner shows what was typed.
+    assert deleted.out.endswith(f"{acme} is deleted; 2 messages were erased.\n")
+    assert "UNKNOWN_TENANT" in tenant.refusal("delete", acme, "--yes")
+
+
+def test_a_script_deletes_without_being_asked(tenant: CommandLine, acme: str) -> None:
+    say(tenant.router, acme, "one")
+    assert tenant("delete", acme, "--yes", "--json").json == {"messages": "1"}
+
+
+def test_a_user_is_erased(tenant: CommandLine, acme: str) -> None:
+    for text in ("one", "two"):
+        say(tenant.router, acme, text, "bob")
+    assert "Nothing was erased" in tenant.run("erase-user", acme, "bob", stdin="n\n").err
+    erased = tenant("erase-user", acme, "bob", stdin="y\n").out
+    assert erased.endswith("2 messages and 0 receipts were erased.\n")
+    assert tenant("erase-user", acme, "bob", "--yes", "--json").json == {"messages": "0", "receipts": "0"}

@@ -1,0 +1,201 @@
+"""Random events against an agent's queue, next to a log and workers: nothing is lost or given twice."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+from unittest.mock import patch
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from trunkline.v1 import catalogue
+from trunkline.v1.agent_service_pb2 import AttachHello, AttachRequest
+from trunkline_router.core.agents import agent_queue, dispatcher
+from trunkline_router.core.agents.worker import AttachedWorker
+from trunkline_router.core.values.topics import PERSON, TopicKey
+
+from tests.router.core.harness.invariants import check_agents
+from tests.router.core.harness.router import Router
+
+KEYS: list[TopicKey] = [("t", "a", "w", PERSON, name) for name in ("p1", "p2", "p3")]
+STEPS = ["write", "tell", "look", "show", "fail", "fail_read"]
+
+
+def settlement(number: int) -> AttachRequest:
+    """Settles a delivery with one reply."""
+    batch = AttachRequest()
+    batch.settlements.add(delivery_id=number).replies.add().parts.add().text.text = "r"
+    return batch
+
+
+class DeliveriesMachine(RuleBasedStateMachine):
+    """`hands` is what each worker holds by what it was told; a worker believes it until its lease ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.workers: list[AttachedWorker] = []
+        self.hands: dict[AttachedWorker, dict[int, tuple[TopicKey, float]]] = defaultdict(dict)
+        self.settling: dict[int, AttachedWorker] = {}
+        self.done: dict[TopicKey, list[int]] = defaultdict(list)
+        self.replies: dict[int, int] = defaultdict(int)
+        self.window = [patch.object(dispatcher, "READ_DELIVERIES", 2), patch.object(agent_queue, "WINDOW", 4)]
+        for patched in self.window:
+            patched.start()
+
+    @initialize()
+    def start(self) -> None:
+        # How what fails too often is given up is in test_core_dead_letters.
+        self.router = Router(max_attempts=1_000_000)
+
+    @rule(key=st.sampled_from(KEYS), count=st.integers(1, 4))
+    def ask(self, key: TopicKey, count: int) -> None:
+        for _ in range(count):
+            self.router.broadcast(key, "question", author={"role": "ROLE_USER"})
+
+    @rule(capacity=st.integers(1, 3))
+    def attach(self, capacity: int) -> None:
+        minor = catalogue.CONTRACT_MINOR
+        hello = AttachHello(tenant="t", agents=["a"], capacity=capacity, contract_minor=minor)
+        self.workers.append(self.router.core.agents.attached(hello, self.router.now))
+        self.carry()
+
+    def carry(self) -> None:
+        """Workers read what there is for them."""
+        self.router.carry()
+        # All results first: what one worker settles may be what another waits for.
+        batches = [(w, batch) for w in self.workers for batch in iter(w.take, None)]
+        for worker, batch in batches:
+            for result in batch.results:
+                self.told(worker, result)
+        for worker, batch in batches:
+            for delivery in batch.deliveries:
+                self.got(worker, delivery)
+
+    def got(self, worker: AttachedWorker, delivery: Any) -> None:
+        """Nobody else holds it, nor anything of its conversation, and all before it is done."""
+        number, address = delivery.delivery_id, delivery.message.address
+        key = ("t", "a", "w", PERSON, address.conversation.id)
+        now = self.router.now
+        assert number in self.router.log.unsettled
+        for other in self.workers:
+            for held, (topic, lease_ends) in self.hands[other].items():
+                is_held = lease_ends > now or held in self.settling
+                assert topic != key or not is_held, f"{held} and {number} of one conversation are held"
+        for hands in self.hands.values():
+            hands.pop(number, None)
+        before = [d for d in self.router.log.unsettled.values() if d.topic == key and d.delivery_id < number]
+        assert not before, "out of order"
+        self.hands[worker][number] = (key, now + 5.0)
+
+    def told(self, worker: AttachedWorker, result: Any) -> None:
+        """It is settled, with all its replies, or not at all; or the worker holds it no longer."""
+        number = result.delivery_id
+        if not result.HasField("error"):
+            assert number not in self.router.log.unsettled
+            assert len(result.replies) == 1
+            self.hands[worker].pop(number, None)
+        elif result.error.code == catalogue.DELIVERY_NOT_HELD.code:
+            self.hands[worker].pop(number, None)
+        if self.settling.get(number) is worker:
+            del self.settling[number]
+
+    @rule(data=st.data())
+    def settle(self, data: Any) -> None:
+        held = [(w, number) for w in self.workers for number in self.hands[w] if number not in self.settling]
+        if held:
+            worker, number = data.draw(st.sampled_from(held))
+            batch = settlement(number)
+            if number in worker.held:
+                self.settling[number] = worker
+            self.router.core.worker_received(worker, batch, self.router.now)
+            self.carry()
+
+    @rule(data=st.data())
+    def extend(self, data: Any) -> None:
+        if self.workers:
+            worker = data.draw(st.sampled_from(self.workers))
+            for number in worker.held:
+                if number in self.hands[worker]:
+                    topic, _ = self.hands[worker][number]
+                    self.hands[worker][number] = (topic, self.router.now + 5.0)
+            self.router.core.worker_received(worker, AttachRequest(extend=list(worker.held)), self.router.now)
+            self.carry()
+
+    @rule(data=st.data())
+    def detach(self, data: Any) -> None:
+        if self.workers:
+            self.gone(data.draw(st.sampled_from(self.workers)))
+
+    def gone(self, worker: AttachedWorker) -> None:
+        self.workers.remove(worker)
+        self.hands.pop(worker, None)
+        self.settling = {n: w for n, w in self.settling.items() if w is not worker}
+        self.router.core.worker_detached(worker)
+        self.carry()
+
+    @rule(seconds=st.sampled_from([0.5, 3.0, 6.0]), alive=st.booleans())
+    def tick(self, seconds: float, alive: bool) -> None:
+        for worker in self.workers:
+            if alive:
+                worker.heard_at = self.router.now + seconds
+        for peer, _ in self.router.tick(seconds):
+            self.gone(peer)
+        self.carry()
+
+    @rule(steps=st.lists(st.sampled_from(STEPS), min_size=1, max_size=6))
+    def step(self, steps: list[str]) -> None:
+        for step in steps:
+            getattr(self.router, step)()
+            self.carry()
+
+    @rule(key=st.sampled_from(KEYS))
+    def reset(self, key: TopicKey) -> None:
+        while self.router.written:
+            self.router.tell()
+        self.carry()
+        self.router.reset(key)
+        for hands in self.hands.values():
+            for number in [n for n, (topic, _) in hands.items() if topic == key]:
+                self.settling.pop(number, None)
+        self.carry()
+
+    @invariant()
+    def bounds_are_kept(self) -> None:
+        if not hasattr(self, "router"):
+            return
+        check_agents(self.router.core, at_rest=False)
+
+    def teardown(self) -> None:
+        """With a worker that settles all it gets, all gets settled."""
+        try:
+            if hasattr(self, "router"):
+                self.finish()
+        finally:
+            for patched in self.window:
+                patched.stop()
+
+    def finish(self) -> None:
+        for worker in list(self.workers):
+            self.gone(worker)
+        self.router.settle()
+        self.attach(3)
+        (worker,) = self.workers
+        for _ in range(400):
+            self.tick(0.5, alive=True)
+            self.router.settle()
+            self.carry()
+            if not self.router.log.unsettled:
+                return
+            for number in list(self.hands[worker]):
+                self.router.core.worker_received(worker, settlement(number), self.router.now)
+        raise AssertionError(f"never handed out: {sorted(self.router.log.unsettled)}")
+
+
+DeliveriesMachine.TestCase.settings = settings(
+    max_examples=150,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+test_nothing_is_lost_or_held_twice = DeliveriesMachine.TestCase

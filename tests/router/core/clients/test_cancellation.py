@@ -1,0 +1,241 @@
+"""Cancels: before there is a reply, while there is one, and after it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from trunkline.v1.frame_pb2 import CancelledFrame
+from trunkline_router.core.values.topics import PERSON, TopicKey
+
+from tests.router.core.harness.client import Client
+from tests.router.core.harness.invariants import check_all
+from tests.router.core.harness.producers import CANCELLED, COMPLETE, Streaming
+from tests.router.core.harness.router import ALICE, Router
+
+BOB: TopicKey = ("t", "a", "w", PERSON, "bob")
+
+
+def cancelled(router: Router, client: Client, **target: str) -> tuple[list[tuple[str, Any]], bool]:
+    """What a cancel is answered with once all is done."""
+    router.frame(client, cancel=target)
+    router.settle()
+    answer = client.last("cancelled")
+    assert isinstance(answer, CancelledFrame)
+    return [(reply.message_id, reply.state) for reply in answer.replies], answer.prevented
+
+
+def asked(router: Router, *texts: str) -> Client:
+    """A client that has said something; each by its own words as id."""
+    client = router.connected(ALICE, user="x")
+    for text in texts:
+        router.say(client, text, ident=text)
+    router.settle()
+    return client
+
+
+def given_to(worker: Streaming) -> list[str]:
+    """What a worker was given, in order."""
+    worker.sync()
+    return [message.parts[0].text.text for message, _ in worker.given.values()]
+
+
+@pytest.mark.parametrize("has_queue", [True, False])
+@pytest.mark.parametrize("same_commit", [True, False])
+def test_what_waits_is_never_handed_out(has_queue: bool, same_commit: bool) -> None:
+    router = Router()
+    if has_queue:
+        Streaming(router).detach()
+    client = asked(router)
+    router.say(client, "q1", ident="q1")
+    if not same_commit:
+        router.settle()
+    assert cancelled(router, client, client_id="q1") == ([], True)
+    assert not router.log.unsettled
+    router.say(client, "q2", ident="q2")
+    router.settle()
+    worker = Streaming(router)
+    router.settle()
+    assert given_to(worker) == ["q2"]
+    check_all(router.core, router.log, at_rest=True)
+
+
+@pytest.mark.parametrize("steps", ["look write tell show", "write look tell show", "look write show tell"])
+def test_what_is_withdrawn_while_the_first_worker_comes_is_not_handed_out(steps: str) -> None:
+    router = Router()
+    client = asked(router, "q1")
+    router.frame(client, cancel={"client_id": "q1"})
+    router.write()
+    router.tell()
+    worker = Streaming(router)
+    for step in steps.split():
+        getattr(router, step)()
+    router.settle()
+    assert given_to(worker) == []
+    check_all(router.core, router.log, at_rest=True)
+
+
+def test_whoever_is_at_it_is_told_and_its_answer_is_dropped() -> None:
+    router = Router()
+    client = asked(router, "q1", "q2")
+    worker = Streaming(router)
+    router.settle()
+    worker.read()
+    assert cancelled(router, client, client_id="q1") == ([], True)
+    worker.read()
+    assert worker.cancelled == [1]
+    worker.settle(1, "too late")
+    router.settle()
+    worker.read()
+    assert not worker.results[0].HasField("error")
+    assert client.texts == []
+    assert given_to(worker) == ["q1", "q2"], "its conversation goes on"
+
+
+@pytest.mark.parametrize("is_opened_before", [True, False])
+def test_a_reply_that_is_on_its_way_or_comes_later_ends_at_once(is_opened_before: bool) -> None:
+    router = Router()
+    client = asked(router, "q1")
+    worker = Streaming(router)
+    router.settle()
+    worker.read()
+    router.frame(client, cancel={"client_id": "q1"})
+    router.write()
+    if is_opened_before:
+        reply = worker.open(1)
+    router.tell()
+    if not is_opened_before:
+        reply = worker.open(1)
+    router.settle()
+    worker.read()
+    answer = client.last("cancelled")
+    assert isinstance(answer, CancelledFrame)
+    assert answer.prevented
+    assert worker.ended[reply].state == CANCELLED
+
+
+def test_the_reply_that_is_open_is_ended_and_the_question_is_not_asked_again() -> None:
+    router = Router()
+    client = asked(router, "q1")
+    worker = Streaming(router)
+    router.settle()
+    worker.read()
+    reply = worker.open(1)
+    router.settle()
+    worker.read()
+    message_id = worker.opened[reply].message.id
+    assert cancelled(router, client, client_id="q1") == ([(message_id, CANCELLED)], False)
+    worker.detach()
+    again = Streaming(router)
+    router.settle()
+    assert given_to(again) == []
+
+
+@pytest.mark.parametrize("is_settled", [True, False])
+def test_after_the_end_there_is_nothing_left_to_stop(is_settled: bool) -> None:
+    router = Router()
+    client = asked(router, "q1")
+    worker = Streaming(router)
+    router.settle()
+    worker.read()
+    reply = worker.open(1)
+    router.settle()
+    worker.end(reply)
+    if is_settled:
+        worker.settle(1)
+    router.settle()
+    worker.read()
+    message_id = worker.opened[reply].message.id
+    assert cancelled(router, client, client_id="q1") == ([], False)
+    assert cancelled(router, client, message_id=message_id) == ([(message_id, COMPLETE)], False)
+
+
+def test_an_answer_that_is_being_committed_is_not_prevented() -> None:
+    router = Router()
+    client = asked(router, "q1")
+    worker = Streaming(router)
+    router.settle()
+    worker.read()
+    worker.settle(1, "answer")
+    router.frame(client, cancel={"client_id": "q1"})
+    router.write()
+    router.tell()
+    assert client.texts == ["answer"]
+    router.settle()
+    answer = client.last("cancelled")
+    assert isinstance(answer, CancelledFrame)
+    assert not answer.prevented
+
+
+def test_a_cancel_that_cannot_be_committed_is_refused_and_the_work_goes_on() -> None:
+    router = Router()
+    client = asked(router, "q1", "q2")
+    worker = Streaming(router)
+    router.settle()
+    worker.read()
+    for ident in ("q1", "q2"):
+        router.frame(client, cancel={"client_id": ident})
+    router.write()
+    router.tell()
+    router.fail()
+    assert [f.error.code for f in client.frames if f.HasField("error")] == ["LOG_UNAVAILABLE"] * 2
+    worker.settle(1, "answer")
+    router.settle()
+    assert client.texts == ["answer"]
+    assert given_to(worker) == ["q1", "q2"]
+    check_all(router.core, router.log, at_rest=True)
+
+
+def test_a_cancel_of_what_was_said_to_an_erased_log_stops_nothing_in_the_next_one() -> None:
+    router = Router()
+    client = asked(router, "q1")
+    router.reset(ALICE)
+    router.say(client, "new", ident="new")
+    router.settle()
+    assert cancelled(router, client, client_id="q1") == ([], False)
+    assert len(router.log.unsettled) == 1
+
+
+def test_a_cancel_that_waits_while_the_log_is_erased_stops_nothing_in_the_next_one() -> None:
+    router = Router()
+    client = asked(router, "q1")
+    router.frame(client, cancel={"client_id": "q1"})
+    router.write()
+    router.tell()
+    router.reset(ALICE)
+    router.say(client, "new", ident="new")
+    router.settle()
+    assert len(router.log.unsettled) == 1
+
+
+@pytest.mark.parametrize("target", ["message_id", "client_id"])
+def test_what_is_not_there_or_is_elsewhere_is_not_found(target: str) -> None:
+    router = Router()
+    client, other = asked(router, "q1"), router.connected(BOB, user="y")
+    worker = Streaming(router)
+    router.settle()
+    worker.read()
+    reply = worker.open(1)
+    router.settle()
+    worker.read()
+    names = {"message_id": worker.opened[reply].message.id, "client_id": "q1"}
+    for who, name in ((other, names[target]), (client, "nothing")):
+        router.frame(who, cancel={target: name})
+        router.settle()
+        assert who.frames[-1].error.code == "MESSAGE_NOT_FOUND"
+    assert router.log.open
+
+
+def test_a_reply_is_found_that_is_on_disk_before_the_core_knows() -> None:
+    router = Router()
+    client = asked(router)
+    worker = Streaming(router)
+    worker.open(ALICE)
+    router.write()
+    router.frame(client, cancel={"message_id": "e1-1"})
+    router.look()
+    router.show()
+    router.settle()
+    answer = client.last("cancelled")
+    assert isinstance(answer, CancelledFrame)
+    assert [reply.state for reply in answer.replies] == [CANCELLED]

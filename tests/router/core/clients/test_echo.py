@@ -1,0 +1,119 @@
+"""Who connects with `echo` hears what it says as the others do, in its place among the others."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.router.core.harness.client import RECALLED, Client
+from tests.router.core.harness.router import ROOM, Router
+
+USER = "x"
+
+
+def in_room(router: Router, *, echo: bool = True, user: str = USER, edge: str = "e1") -> Client:
+    return router.connected(ROOM, user=user, edge=edge, echo=echo)
+
+
+def beside(router: Router, others: list[str]) -> list[Client]:
+    """Others in the room, each on the edge of this name."""
+    return [in_room(router, echo=False, user="y", edge=edge) for edge in others]
+
+
+@pytest.mark.parametrize("others", [[], ["e1"], ["e2"], ["e1", "e2"]])
+def test_the_author_hears_its_own_message_once_beside_its_ack(others: list[str]) -> None:
+    router = Router()
+    listeners = beside(router, others)
+    author = in_room(router)
+    router.broadcast(ROOM, "before")
+    router.say(author, "mine")
+    router.broadcast(ROOM, "after")
+    router.settle()
+    assert author.texts == ["before", "mine", "after"]
+    assert author.kinds().count("ack") == 1
+    ack, heard = author.last("ack"), author.known["e1-2"]
+    assert (ack.message_id, ack.position) == (heard.id, heard.position)
+    assert author.place[ROOM].seq == 3
+    for each in listeners:
+        assert each.texts == ["before", "mine", "after"]
+
+
+def test_an_author_without_echo_does_not_beside_one_that_has_it() -> None:
+    router = Router()
+    native, author = in_room(router, echo=False), in_room(router)
+    router.say(native, "from a native")
+    router.say(author, "mine")
+    router.settle()
+    assert (native.texts, author.texts) == (["mine"], ["from a native", "mine"])
+    assert native.place[ROOM].seq == author.place[ROOM].seq == 2
+
+
+def test_a_retry_is_acked_and_not_heard_again() -> None:
+    router = Router()
+    author = in_room(router)
+    for _ in range(2):
+        router.say(author, "mine", ident="m")
+        router.settle()
+    again = in_room(router)
+    router.say(again, "mine", ident="m")
+    router.settle()
+    assert (author.texts, again.texts) == (["mine"], [])
+    assert (author.kinds().count("ack"), again.kinds().count("ack")) == (2, 1)
+
+
+def test_edits_and_recalls_of_its_own_are_heard_too() -> None:
+    router = Router()
+    author = in_room(router)
+    router.say(author, "first", ident="m")
+    router.settle()
+    router.frame(author, edit={"message_id": "e1-1", "parts": [{"text": {"text": "second"}}]})
+    router.settle()
+    assert author.text("e1-1") == "second"
+    router.frame(author, recall={"message_id": "e1-1"})
+    router.settle()
+    assert author.known["e1-1"].state == RECALLED
+    assert author.kinds().count("change") == 2
+    assert author.kinds().count("ack") == 3
+
+
+@pytest.mark.parametrize("others", [[], ["e1"]])
+def test_what_it_said_before_the_link_broke_is_heard_once_on_the_next(others: list[str]) -> None:
+    router = Router()
+    beside(router, others)
+    author = in_room(router)
+    router.say(author, "mine", ident="m")
+    # Committed, and nobody is told.
+    router.break_link()
+    router.settle()
+    router.link("e1")
+    router.settle()
+    assert author.texts == ["mine"]
+    assert author.kinds().count("ack") == 1
+    router.say(author, "more")
+    router.settle()
+    assert author.texts == ["mine", "more"]
+    router.break_link()
+    router.link("e1")
+    router.settle()
+    assert author.texts == ["mine", "more"]
+
+
+def test_a_signal_is_for_the_others_alone() -> None:
+    router = Router()
+    author = in_room(router)
+    [other] = beside(router, ["e1"])
+    router.frame(author, signal={"name": "typing"})
+    router.settle()
+    assert "signal" in other.kinds()
+    assert "signal" not in author.kinds()
+
+
+def test_what_it_says_where_it_does_not_listen_is_acked_alone() -> None:
+    router = Router()
+    author = in_room(router)
+    router.subscribe(author, (*ROOM[:4], "side"))
+    router.settle()
+    router.say(author, "mine", (*ROOM[:4], "side"))
+    router.unsubscribe(author, (*ROOM[:4], "side"))
+    router.settle()
+    assert author.texts == []
+    assert author.kinds()[-1] == "ack"

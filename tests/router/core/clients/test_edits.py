@@ -1,0 +1,248 @@
+"""Edits, recalls and receipts, as clients see them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from trunkline.v1.frame_pb2 import AckFrame
+from trunkline.v1.message_pb2 import CHANGE_KIND_EDITED, CHANGE_KIND_RECALLED, Author, Message
+from trunkline_router.core.clients import receipts
+from trunkline_router.core.clients.edits import EditRequest
+
+from tests.router.core.harness.client import OPEN, RECALLED, Client, text_of
+from tests.router.core.harness.invariants import check_all
+from tests.router.core.harness.producers import Streaming
+from tests.router.core.harness.router import ALICE, ROOM, Backend, Router
+
+
+def said(router: Router, *, user: str = "x") -> tuple[Client, Client, str]:
+    """The author of a message, somebody else, and the message's id."""
+    author, other = router.connected(ROOM, user=user), router.connected(ROOM, user="y", edge="e2")
+    router.say(author, "first", ident="m")
+    router.settle()
+    return author, other, "e1-1"
+
+
+def edit(router: Router, client: Client, message_id: str, text: str, ident: str = "") -> None:
+    """A client edits a message."""
+    router.frame(client, edit={"id": ident, "message_id": message_id, "parts": [{"text": {"text": text}}]})
+
+
+def recall(router: Router, client: Client, message_id: str, ident: str = "") -> None:
+    """A client recalls a message."""
+    router.frame(client, recall={"id": ident, "message_id": message_id})
+
+
+def stored(router: Router, message_id: str) -> Message:
+    """A message as the log has it."""
+    body = router.log.message("t", message_id)
+    assert body is not None
+    return Message.FromString(body)
+
+
+def errors(client: Client) -> list[str]:
+    """What was refused to a client."""
+    return [frame.error.code for frame in client.frames if frame.HasField("error")]
+
+
+def test_an_edit_is_acked_and_told_to_the_others_with_what_is_said_instead() -> None:
+    router = Router()
+    author, other, message_id = said(router)
+    edit(router, author, message_id, "second")
+    assert "change" not in other.kinds()
+    router.settle()
+    change = other.frames[-1].change
+    assert (change.kind, change.position.seq, change.author.user) == (CHANGE_KIND_EDITED, 2, "x")
+    assert (text_of(change.message), other.text(message_id)) == ("second", "second")
+    ack = author.last("ack")
+    assert isinstance(ack, AckFrame)
+    assert (ack.message_id, ack.position.seq, author.place[ROOM].seq) == (message_id, 2, 2)
+    assert "change" not in author.kinds()
+
+
+def test_a_recall_takes_the_parts_away_and_the_work_back() -> None:
+    router = Router()
+    author, other, message_id = said(router)
+    recall(router, author, message_id)
+    router.settle()
+    assert other.frames[-1].change.kind == CHANGE_KIND_RECALLED
+    assert (stored(router, message_id).state, list(stored(router, message_id).parts)) == (RECALLED, [])
+    assert other.known[message_id].state == RECALLED
+    assert not router.log.unsettled
+    recall(router, author, message_id)
+    router.settle()
+    ack = author.last("ack")
+    assert isinstance(ack, AckFrame)
+    assert (ack.message_id, ack.HasField("position")) == (message_id, False)
+    edit(router, author, message_id, "again")
+    router.settle()
+    assert errors(author) == ["MESSAGE_RECALLED"]
+
+
+def test_changes_of_one_message_start_from_what_the_last_one_left() -> None:
+    router = Router()
+    author, other, message_id = said(router)
+    edit(router, author, message_id, "1")
+    recall(router, author, message_id)
+    edit(router, author, message_id, "2")
+    router.settle()
+    kinds = [change.kind for change in router.log.changes(ROOM)]
+    assert kinds == [CHANGE_KIND_EDITED, CHANGE_KIND_RECALLED]
+    assert errors(author) == ["MESSAGE_RECALLED"]
+    assert other.known[message_id].state == stored(router, message_id).state == RECALLED
+
+
+@pytest.mark.parametrize("how", ["fail", "fail_read"])
+def test_one_that_fails_does_not_hold_up_those_behind_it(how: str) -> None:
+    router = Router()
+    author, other, message_id = said(router)
+    edit(router, author, message_id, "1")
+    edit(router, author, message_id, "2")
+    if how == "fail":
+        router.look()
+        router.show()
+    getattr(router, how)()
+    router.settle()
+    assert errors(author) == ["LOG_UNAVAILABLE"]
+    assert other.text(message_id) == "2"
+    check_all(router.core, router.log, at_rest=True)
+
+
+def test_an_edit_that_is_sent_again_changes_nothing_more() -> None:
+    router = Router()
+    author, _, message_id = said(router)
+    for text, ident in (("1", "a"), ("2", "b"), ("1", "a")):
+        edit(router, author, message_id, text, ident)
+        router.settle()
+    assert text_of(stored(router, message_id)) == "2"
+    acks = [f.ack.position.seq for f in author.frames if f.HasField("ack")]
+    assert acks == [1, 2, 3, 2]
+    edit(router, author, message_id, "other", "a")
+    router.settle()
+    assert errors(author) == ["IDEMPOTENCY_MISMATCH"]
+
+
+@pytest.mark.parametrize("seen", ["queued", "reading", "read"])
+def test_a_log_that_is_erased_meanwhile_is_not_changed(seen: str) -> None:
+    router = Router()
+    author, _, message_id = said(router)
+    edit(router, author, message_id, "late")
+    if seen != "queued":
+        router.look()
+    if seen == "read":
+        router.show()
+    router.reset(ROOM)
+    router.say(author, "new", ident="new")
+    router.settle()
+    assert errors(author) == ["MESSAGE_NOT_FOUND"]
+    assert text_of(stored(router, "e2-1")) == "new"
+    check_all(router.core, router.log, at_rest=True)
+
+
+def test_only_its_author_may_change_a_message_and_only_where_it_is_heard() -> None:
+    router = Router()
+    _, other, message_id = said(router)
+    elsewhere, anonymous = router.connected(ALICE, user="x"), router.connected(ROOM)
+    for client, reason in ((other, "NOT_THE_AUTHOR"), (elsewhere, "MESSAGE_NOT_FOUND")):
+        edit(router, client, message_id, "forged")
+        router.settle()
+        assert errors(client) == [reason]
+    router.say(anonymous, "by nobody")
+    router.settle()
+    recall(router, anonymous, "e1-2")
+    router.settle()
+    assert errors(anonymous) == ["NOT_THE_AUTHOR"]
+
+
+def test_what_is_open_cannot_be_changed() -> None:
+    router = Router()
+    client = router.connected(ALICE, user="x")
+    Streaming(router).open(ALICE)
+    router.settle()
+    (message_id,) = router.log.open
+    backend = Backend()
+    wish = EditRequest(
+        "t", message_id, CHANGE_KIND_EDITED, Author(), lambda message: None, backend, lambda: None
+    )
+    router.core.changing.wish(wish)
+    router.settle()
+    assert backend.reason is not None
+    assert backend.reason.entry.code == "MESSAGE_OPEN"
+    assert client.known[message_id].state == OPEN
+
+
+# Receipts
+
+
+def test_a_read_is_an_entry_that_all_hear_and_comes_once() -> None:
+    router = Router()
+    author, other, _ = said(router)
+    position = other.place[ROOM].to_proto()
+    router.frame(other, read={"position": position, "user": "forged"})
+    assert "read" not in other.kinds()
+    router.settle()
+    for client in (author, other):
+        read = client.frames[-1].read
+        assert (read.user, read.position.seq, read.at.seq) == ("y", 1, 2)
+        assert read.conversation.id == "room"
+    (receipt,) = router.log.receipts(ROOM)
+    assert (receipt.user, receipt.read) == ("y", 1)
+    router.frame(other, read={"position": position})
+    router.settle()
+    assert (router.log.head(ROOM).seq, other.frames[-1].read.HasField("at")) == (2, False)
+
+
+def test_delivered_is_kept_and_told_to_the_author_alone() -> None:
+    router = Router()
+    author, other, _ = said(router)
+    position = other.place[ROOM].to_proto()
+    for _ in range(2):
+        router.frame(other, delivered={"position": position})
+        router.settle()
+    assert author.kinds().count("delivered") == 1
+    told = author.frames[-1].delivered
+    assert (told.user, told.position.seq, told.conversation.id) == ("y", 1, "room")
+    assert "delivered" not in other.kinds()
+    (receipt,) = router.log.receipts(ROOM)
+    assert (receipt.delivered, receipt.read, router.log.head(ROOM).seq) == (1, 0, 1)
+
+
+@pytest.mark.parametrize("kind", ["read", "delivered"])
+def test_a_receipt_that_is_not_committed_can_be_sent_again(kind: str) -> None:
+    router = Router()
+    _, other, _ = said(router)
+    more: dict[str, Any] = {kind: {"position": other.place[ROOM].to_proto()}}
+    router.frame(other, **more)
+    router.fail()
+    assert errors(other) == (["LOG_UNAVAILABLE"] if kind == "read" else [])
+    router.frame(other, **more)
+    router.settle()
+    (receipt,) = router.log.receipts(ROOM)
+    assert getattr(receipt, kind) == 1
+
+
+def test_who_has_no_user_has_no_receipts_and_a_receipt_of_an_erased_log_is_refused() -> None:
+    router = Router()
+    _, other, _ = said(router)
+    anonymous = router.connected(ROOM)
+    position = other.place[ROOM].to_proto()
+    router.frame(anonymous, read={"position": position})
+    assert errors(anonymous) == ["INVALID_ARGUMENT"]
+    router.frame(other, read={"position": position})
+    router.reset(ROOM)
+    router.frame(other, read={"position": position})
+    assert errors(other) == ["CURSOR_MISMATCH", "CURSOR_MISMATCH"]
+    router.settle()
+    assert not router.log.logs
+
+
+def test_so_many_receipts_are_known_without_asking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receipts, "MAX_KNOWN", 1)
+    router = Router()
+    author, other, _ = said(router)
+    position = other.place[ROOM].to_proto()
+    for client in (author, other, author):
+        router.frame(client, read={"position": position})
+        router.settle()
+    assert [read.user for read in router.log.reads(ROOM)] == ["x", "y", "x"]

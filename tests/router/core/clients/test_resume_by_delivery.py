@@ -1,0 +1,335 @@
+"""Going on after what a user has told to have been given."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trunkline.v1.address_pb2 import Address
+from trunkline_router.core.clients import subscribing
+from trunkline_router.core.commits.effects import ReadDelivered
+from trunkline_router.core.directory.directory import topics_heard
+from trunkline_router.core.values.topics import EMPTY, GROUP, PERSON, USER, Position, TopicKey, address_of
+
+from tests.router.core.harness.invariants import check_tables
+from tests.router.core.harness.router import ALICE, PLATFORM, ROOM, Router
+
+MINE: TopicKey = ("t", "", "", USER, "x")
+TENANT: TopicKey = ("t", "", "", 0, "")
+
+
+def said(router: Router, key: TopicKey, *texts: str) -> None:
+    """Commit messages."""
+    for text in texts:
+        router.broadcast(key, text)
+    router.settle()
+
+
+def given_all(router: Router, *keys: TopicKey) -> None:
+    """The user comes, is given what there is, tells so, and goes."""
+    client = router.connected(ALICE, user="x")
+    for key in keys:
+        router.was_given(client, key)
+    router.settle()
+    router.close(client)
+
+
+def start_of(client: Any, key: TopicKey) -> Position:
+    """Where the client was told that a topic begins for it."""
+    (found,) = [e.position for e in client.frames[0].connected.positions if e.address == address_of(key)]
+    return Position(found.epoch, found.seq)
+
+
+def test_a_user_who_never_told_anything_gets_all_there_is_and_then_live_messages() -> None:
+    router = Router()
+    said(router, MINE, "1", "2")
+    said(router, TENANT, "a")
+    client = router.connected(ALICE, user="x", delivered=True)
+    said(router, MINE, "3")
+    assert client.frames[0].connected.recovered
+    assert (start_of(client, MINE), start_of(client, ALICE)) == (Position("e1", 0), EMPTY)
+    assert sorted(client.texts[:-1]) == ["1", "2", "a"]
+    assert client.texts[-1] == "3"
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_user_gets_exactly_what_it_did_not_tell_to_have(restarts: bool) -> None:
+    router = Router()
+    said(router, MINE, "1", "2")
+    said(router, ALICE, "a", "b")
+    given_all(router, MINE, ALICE)
+    said(router, MINE, "3", "4")
+    said(router, ALICE, "c")
+    if restarts:
+        router.restart()
+        router.link("e1")
+    client = router.connected(ALICE, user="x", delivered=True)
+    assert client.frames[0].connected.recovered
+    assert (start_of(client, MINE), start_of(client, ALICE)) == (Position("e1", 2), Position("e2", 2))
+    assert sorted(client.texts) == ["3", "4", "c"]
+
+
+def test_what_was_told_and_is_not_on_disk_yet_counts() -> None:
+    router = Router()
+    said(router, MINE, "1", "2")
+    teller = router.connected(ALICE, user="x")
+    router.was_given(teller, MINE)
+    client = router.open(ALICE, user="x", delivered=True)
+    router.look()
+    router.show()
+    router.settle()
+    assert client.texts == []
+    assert client.frames[0].connected.recovered
+
+
+def test_what_was_read_was_given() -> None:
+    router = Router()
+    said(router, ALICE, "1", "2")
+    reader = router.connected(ALICE, user="x")
+    router.frame(reader, read={"position": reader.place[ALICE].to_proto()})
+    client = router.open(ALICE, user="x", delivered=True)
+    router.look()
+    router.show()
+    router.settle()
+    assert start_of(client, ALICE) == Position("e1", 2)
+    router.restart()
+    router.link("e1")
+    assert router.connected(ALICE, user="x", delivered=True).texts == []
+
+
+def test_what_an_older_device_tells_later_takes_nothing_back() -> None:
+    router = Router()
+    said(router, MINE, "1", "2", "3")
+    given_all(router, MINE)
+    router.restart()
+    router.link("e1")
+    old = router.connected(ALICE, user="x")
+    router.was_given(old, MINE, Position("e1", 1))
+    router.settle()
+    assert router.connected(ALICE, user="x", delivered=True).texts == []
+
+
+def test_positions_that_are_named_go_before_what_was_told() -> None:
+    router = Router()
+    said(router, MINE, "1", "2")
+    said(router, ALICE, "a", "b")
+    given_all(router, MINE, ALICE)
+    client = router.connected(ALICE, user="x", delivered=True, resume={MINE: Position("e1", 1)})
+    assert client.texts == ["2"]
+    every = dict.fromkeys(topics_heard(ALICE, "x"), EMPTY)
+    client = router.open(ALICE, user="x", delivered=True, resume=every)
+    assert not [read for read in router.core.reads if isinstance(read, ReadDelivered)]
+    router.settle()
+    assert sorted(client.texts) == ["1", "2", "a", "b"]
+
+
+def test_without_a_user_nothing_can_have_been_told_and_the_connection_is_refused() -> None:
+    router = Router()
+    assert router.open(ALICE, delivered=True).close_reason == "INVALID_ADDRESS"
+    assert not router.core.directory.topics
+
+
+@pytest.mark.parametrize("limit", ["RECOVERY_MAX_MESSAGES", "RECOVERY_MAX_BYTES"])
+def test_who_missed_too_much_for_one_page_is_told_it_in_several(
+    limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscribing, limit, 2)
+    router = Router()
+    said(router, MINE, "1", "2", "3", "4", "5")
+    said(router, ALICE, "a", "b", "c")
+    client = router.connected(ALICE, user="x", delivered=True)
+    assert client.frames[0].connected.recovered
+    assert [text for text in client.texts if text.isdigit()] == ["1", "2", "3", "4", "5"]
+    assert [text for text in client.texts if text.isalpha()] == ["a", "b", "c"]
+    said(router, MINE, "6")
+    assert client.texts.count("6") == 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 4), st.lists(st.sampled_from(["say", "write", "tell", "look", "show"]), max_size=60))
+def test_what_is_said_while_pages_are_read_comes_after_them_once(limit: int, steps: list[str]) -> None:
+    with patch.object(subscribing, "RECOVERY_MAX_MESSAGES", limit):
+        router = Router()
+        said(router, MINE, "1", "2", "3", "4", "5")
+        client = router.open(ALICE, user="x", delivered=True)
+        for number, step in enumerate(steps, 6):
+            if step == "say":
+                router.broadcast(MINE, str(number))
+            else:
+                getattr(router, step)()
+        router.settle()
+    spoken = [str(number) for number, step in enumerate(steps, 6) if step == "say"]
+    assert client.frames[0].connected.recovered
+    assert client.texts == ["1", "2", "3", "4", "5", *spoken]
+
+
+def test_a_log_that_is_erased_between_two_pages_sends_the_client_away_to_come_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(subscribing, "RECOVERY_MAX_MESSAGES", 2)
+    router = Router()
+    said(router, MINE, "1", "2", "3", "4", "5")
+    client = router.open(ALICE, user="x", delivered=True)
+    while not client.texts:
+        router.look()
+        router.show()
+    router.reset(MINE)
+    router.settle()
+    assert client.close_reason == "ROUTER_UNAVAILABLE"
+    assert not router.core.directory.topics
+
+
+def test_what_is_told_of_an_erased_log_is_forgotten_with_it() -> None:
+    router = Router()
+    # In no order, as real ones.
+    router.log._epochs = iter(["e9", "e1"])
+    said(router, MINE, "1", "2")
+    given_all(router, MINE)
+    router.reset(MINE)
+    said(router, MINE, "new 1", "new 2", "new 3")
+    assert router.connected(ALICE, user="x", delivered=True).texts == ["new 1", "new 2", "new 3"]
+
+
+def test_a_log_that_is_erased_while_receipts_are_read_recovers_nothing() -> None:
+    router = Router()
+    said(router, MINE, "1", "2")
+    given_all(router, MINE)
+    said(router, MINE, "3")
+    client = router.open(ALICE, user="x", delivered=True)
+    router.look()
+    router.reset(MINE)
+    router.show()
+    router.settle()
+    assert (client.frames[0].connected.recovered, client.texts) == (False, [])
+
+
+@pytest.mark.parametrize("gone", ["close", "break", "relink", "lease"])
+def test_a_connection_that_goes_while_receipts_are_read_leaves_no_trace(gone: str) -> None:
+    router = Router()
+    said(router, MINE, "1")
+    client = router.open(ALICE, user="x", delivered=True)
+    router.look()
+    if gone == "close":
+        router.close(client)
+    else:
+        client.edge.clients.clear()
+        router.break_link()
+        if gone == "relink":
+            router.link("e1")
+        elif gone == "lease":
+            router.tick(11)
+    router.settle()
+    assert not router.core.directory.topics
+    assert not client.frames
+    check_tables(router.core, at_rest=True)
+
+
+def test_a_link_that_comes_back_while_receipts_are_read_opens_the_connection_once() -> None:
+    router = Router()
+    said(router, MINE, "1")
+    client = router.open(ALICE, user="x", delivered=True)
+    router.look()
+    router.break_link()
+    router.link("e1")
+    router.settle()
+    assert client.texts == ["1"]
+    check_tables(router.core, at_rest=True)
+
+
+def test_receipts_that_cannot_be_read_for_a_connection_that_is_gone_are_nobodys_loss() -> None:
+    router = Router()
+    router.open(ALICE, user="x", delivered=True)
+    router.break_link()
+    router.fail_read()
+    check_tables(router.core, at_rest=True)
+
+
+def test_receipts_that_cannot_be_read_close_the_connection() -> None:
+    router = Router()
+    client = router.open(ALICE, user="x", delivered=True)
+    router.fail_read()
+    assert client.close_reason == "ROUTER_UNAVAILABLE"
+    assert not router.core.directory.topics
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(["say", "give", "write", "tell", "look", "show", "link"]), max_size=25))
+def test_whatever_comes_between_a_client_misses_nothing_and_gets_nothing_again(steps: list[str]) -> None:
+    router = Router()
+    said(router, MINE, "1", "2")
+    given_all(router, MINE)
+    said(router, MINE, "3")
+    teller = router.connected(ALICE, user="x", edge="e2")
+    client = router.open(ALICE, user="x", delivered=True)
+    for number, step in enumerate(steps, 4):
+        if step == "say":
+            router.broadcast(MINE, str(number))
+        elif step == "give":
+            router.was_given(teller, MINE)
+        elif step == "link":
+            router.link("e1")
+        else:
+            getattr(router, step)()
+    router.settle()
+    assert client.frames[0].connected.recovered
+    # The client itself checks that nothing is missing and nothing comes twice from its start on.
+    start = start_of(client, MINE)
+    assert start == Position("e1", 2) or ("give" in steps and start.seq > 2)
+    assert client.place[MINE] == router.log.head(MINE)
+    assert client.texts[0:1] == ["3"] or start.seq > 2
+
+
+# Telling
+
+
+def test_delivered_is_told_of_every_topic_that_is_heard_and_no_author_of_what_is_no_conversation() -> None:
+    router = Router()
+    author = router.connected(ROOM, user="x")
+    client = router.connected(ROOM, user="y")
+    yours: TopicKey = ("t", "", "", USER, "y")
+    heard = [TENANT, ("t", "a", "", 0, ""), PLATFORM, ROOM, yours]
+    for key in heard:
+        for text in ("1", "2"):
+            router.broadcast(key, text, author={"user": "" if key == ROOM else "x"})
+        router.settle()
+        router.was_given(client, key)
+        router.settle()
+        (receipt,) = router.log.receipts(key)
+        assert (receipt.user, receipt.delivered) == ("y", 2)
+    router.say(author, "mine")
+    router.settle()
+    router.was_given(client, ROOM)
+    router.settle()
+    assert [f.delivered.position.seq for f in author.frames if f.HasField("delivered")] == [3]
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [
+        ({"address": {"tenant": "t", "user": "other"}}, "NOT_SUBSCRIBED"),
+        ({"address": {"tenant": "u", "user": "x"}}, "NOT_SUBSCRIBED"),
+        ({"address": {"tenant": "t", "agent": "b"}}, "NOT_SUBSCRIBED"),
+        ({"address": address_of(("t", "a", "w", GROUP, "other"))}, "NOT_SUBSCRIBED"),
+        ({"address": {"tenant": "t", "connection": "e1-c1"}}, "INVALID_ARGUMENT"),
+        ({"address": {}}, "INVALID_ARGUMENT"),
+        (
+            {"address": {"tenant": "t", "user": "x"}, "conversation": {"kind": PERSON, "id": "alice"}},
+            "INVALID_ARGUMENT",
+        ),
+        ({"address": {"tenant": "t", "user": "x"}, "position": {"epoch": "e1", "seq": 9}}, "CURSOR_MISMATCH"),
+        ({"address": {"tenant": "t"}}, "CURSOR_MISMATCH"),
+    ],
+)
+def test_delivered_of_what_is_not_heard_is_refused(frame: dict[str, Any], code: str) -> None:
+    router = Router()
+    said(router, MINE, "1")
+    client = router.connected(ALICE, user="x")
+    if "address" in frame and isinstance(frame["address"], dict):
+        frame = frame | {"address": Address(**frame["address"])}
+    router.frame(client, delivered={"position": {"epoch": "e1", "seq": 1}} | frame)
+    router.settle()
+    assert client.frames[-1].error.code == code
+    assert not router.log.receipts(MINE)

@@ -1,0 +1,327 @@
+"""Connecting, resuming, subscribing: from a position to live without a gap, or a plain no."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trunkline_router.core.clients import subscribing
+from trunkline_router.core.values.topics import EMPTY, GROUP, PERSON, Position, TopicKey
+
+from tests.router.core.harness.invariants import check_tables
+from tests.router.core.harness.router import ALICE, PLATFORM, ROOM, Router
+
+TENANT: TopicKey = ("t", "", "", 0, "")
+
+
+def said(router: Router, key: TopicKey, *texts: str) -> None:
+    """Commit messages."""
+    for text in texts:
+        router.broadcast(key, text)
+    router.settle()
+
+
+def test_connected_names_the_end_of_each_topic() -> None:
+    router = Router()
+    said(router, ALICE, "1", "2")
+    said(router, TENANT, "3")
+    client = router.connected(ALICE, user="x")
+    connected = client.frames[0].connected
+    assert not connected.recovered
+    assert [(p.position.epoch, p.position.seq) for p in connected.positions] == [
+        ("e2", 1),
+        ("", 0),
+        ("", 0),
+        ("e1", 2),
+        ("", 0),
+    ]
+    assert connected.positions[4].address.user == "x"
+    assert client.texts == []
+
+
+def test_whoever_resumes_gets_exactly_what_was_missed_and_then_live_messages() -> None:
+    router = Router()
+    said(router, ALICE, "1", "2", "3")
+    said(router, TENANT, "a", "b")
+    client = router.connected(ALICE, resume={ALICE: Position("e1", 1), TENANT: EMPTY})
+    said(router, ALICE, "4")
+    assert client.frames[0].connected.recovered
+    assert sorted(client.texts[:-1]) == ["2", "3", "a", "b"]
+    assert client.texts[-1] == "4"
+
+
+def test_whoever_resumes_at_the_end_is_recovered_without_a_read_of_pages() -> None:
+    router = Router(peeks=True)
+    said(router, ALICE, "1")
+    client = router.open(ALICE, resume={ALICE: Position("e1", 1)})
+    assert client.frames[0].connected.recovered
+    assert client.texts == []
+
+
+@pytest.mark.parametrize("steps", ["write tell look show", "look show write tell", "look write tell show"])
+@pytest.mark.parametrize("is_heard", [False, True])
+def test_what_is_committed_while_the_log_is_read_comes_exactly_once(steps: str, is_heard: bool) -> None:
+    router = Router()
+    said(router, ALICE, "1", "2")
+    if is_heard:
+        router.connected(ALICE)
+    client = router.open(ALICE, resume={ALICE: Position("e1", 1)})
+    # The ends of the topics.
+    router.look()
+    router.show()
+    router.broadcast(ALICE, "3")
+    for step in steps.split():
+        getattr(router, step)()
+    said(router, ALICE, "4")
+    assert client.frames[0].connected.recovered
+    assert client.texts == ["2", "3", "4"]
+
+
+def test_a_topic_that_moves_on_while_another_one_is_read_leaves_no_gap() -> None:
+    router = Router()
+    said(router, ALICE, "1", "2")
+    client = router.open(ALICE, resume={ALICE: Position("e1", 1), TENANT: EMPTY})
+    # The ends of the topics: that of the tenant's is where the client was.
+    router.look()
+    router.show()
+    router.broadcast(TENANT, "to all")
+    router.write()
+    router.tell()
+    router.look()
+    router.show()
+    router.settle()
+    assert client.frames[0].connected.recovered
+    assert sorted(client.texts) == ["2", "to all"]
+
+
+@pytest.mark.parametrize("is_heard", [False, True])
+def test_a_read_that_sees_a_commit_before_the_core_is_told_of_it_makes_no_duplicate(is_heard: bool) -> None:
+    router = Router()
+    said(router, ALICE, "1", "2")
+    other = router.connected(ALICE) if is_heard else None
+    client = router.open(ALICE, resume={ALICE: Position("e1", 1)})
+    router.look()
+    router.show()
+    router.broadcast(ALICE, "3")
+    router.write()
+    router.look()
+    router.show()
+    router.tell()
+    assert client.texts == ["2", "3"]
+    assert other is None or other.texts == ["3"]
+
+
+@pytest.mark.parametrize(
+    "resume",
+    [
+        {ALICE: Position("e9", 1)},
+        {ALICE: Position("e1", 9)},
+        {ALICE: Position("e1", 1), ROOM: Position("e1", 1)},
+        {("u", "a", "w", PERSON, "alice"): Position("e1", 1)},
+        {ALICE: Position("e1", 1), TENANT: Position("e9", 3)},
+    ],
+)
+def test_a_position_that_cannot_be_gone_on_from_recovers_nothing_at_all(
+    resume: dict[TopicKey, Position],
+) -> None:
+    router = Router()
+    said(router, ALICE, "1", "2")
+    client = router.connected(ALICE, resume=resume)
+    assert not client.frames[0].connected.recovered
+    assert client.texts == []
+    assert client.place[ALICE] == Position("e1", 2)
+    said(router, ALICE, "3")
+    assert client.texts == ["3"]
+
+
+def test_whoever_is_too_far_behind_is_not_recovered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscribing, "RECOVERY_MAX_MESSAGES", 3)
+    router = Router()
+    said(router, ALICE, "1", "2", "3", "4")
+    near = router.connected(ALICE, resume={ALICE: Position("e1", 1)})
+    far = router.connected(ALICE, resume={ALICE: EMPTY})
+    assert (near.texts, far.texts) == (["2", "3", "4"], [])
+    assert (near.frames[0].connected.recovered, far.frames[0].connected.recovered) == (True, False)
+
+
+def test_a_read_of_the_ends_that_sees_a_commit_before_the_core_is_told_of_it_makes_no_duplicate() -> None:
+    router = Router()
+    client = router.open(ALICE)
+    router.broadcast(ALICE, "1")
+    router.write()
+    router.look()
+    router.show()
+    router.tell()
+    assert client.frames[0].connected.positions[3].position.seq == 1
+    assert client.texts == []
+
+
+@pytest.mark.parametrize("after", [EMPTY, Position("e1", 1)])
+def test_a_log_that_is_erased_while_it_is_read_recovers_nothing(after: Position) -> None:
+    router = Router()
+    said(router, ALICE, "1", "2")
+    client = router.open(ALICE, resume={ALICE: after})
+    router.look()
+    router.show()
+    router.look()
+    router.reset(ALICE)
+    router.show()
+    assert not client.frames[0].connected.recovered
+    assert client.texts == []
+    said(router, ALICE, "new")
+    assert client.texts == ["new"]
+
+
+@pytest.mark.parametrize("reads_done", [0, 1, 2])
+@pytest.mark.parametrize("gone", ["close", "break", "relink", "lease"])
+def test_a_connection_that_goes_while_its_opening_waits_leaves_no_trace(reads_done: int, gone: str) -> None:
+    router = Router()
+    said(router, ALICE, "1", "2")
+    client = router.open(ALICE, user="x", resume={ALICE: EMPTY})
+    for _ in range(reads_done):
+        router.look()
+        if _ < reads_done - 1:
+            router.show()
+    if gone == "close":
+        router.close(client)
+    else:
+        client.edge.clients.clear()
+        router.break_link()
+        if gone == "relink":
+            router.link("e1")
+        elif gone == "lease":
+            router.tick(11)
+    router.settle()
+    assert not router.core.directory.topics
+    tenant = router.core.directory.tenants["t"]
+    assert (tenant.connections, tenant.connections_opened, tenant.connections_closed) == ({}, 0, 0)
+
+
+def test_an_opening_that_fails_half_way_leaves_those_who_are_there_alone() -> None:
+    router = Router()
+    said(router, ALICE, "1")
+    there = router.connected(ALICE)
+    client = router.open(ALICE, resume={ALICE: EMPTY})
+    router.fail_read()
+    assert client.close_reason == "ROUTER_UNAVAILABLE"
+    check_tables(router.core, at_rest=True)
+    said(router, ALICE, "2")
+    assert there.texts == ["2"]
+
+
+def test_an_opening_whose_reads_fail_is_closed_and_leaves_no_trace() -> None:
+    router = Router()
+    client = router.open(ALICE)
+    router.fail_read()
+    assert client.close_reason == "ROUTER_UNAVAILABLE"
+    assert not router.core.directory.topics
+    assert not client.edge.link.connections  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("home", "reason"),
+    [
+        (("v", "a", "w", PERSON, "alice"), "UNKNOWN_TENANT"),
+        (("t", "", "w", 0, ""), "INVALID_ADDRESS"),
+        (("t", "a", "", 0, ""), "INVALID_ADDRESS"),
+        (("t", "a", "w", PERSON, "a/b"), "INVALID_ADDRESS"),
+    ],
+)
+def test_a_connect_request_that_is_not_valid_is_closed(home: TopicKey, reason: str) -> None:
+    router = Router()
+    assert router.open(home).close_reason == reason
+    assert not router.core.directory.topics
+
+
+def test_a_group_is_joined_heard_and_left() -> None:
+    router = Router()
+    said(router, ROOM, "before")
+    client, member = router.connected(ALICE), router.connected(ROOM)
+    router.subscribe(client)
+    router.settle()
+    subscribed = client.frames[-1].subscribed
+    assert (subscribed.position.seq, subscribed.recovered) == (1, False)
+    router.say(client, "from alice", ROOM)
+    said(router, ROOM, "during")
+    router.unsubscribe(client)
+    said(router, ROOM, "after")
+    assert client.texts == ["during"]
+    assert member.texts == ["from alice", "during", "after"]
+    check_tables(router.core, at_rest=True)
+
+
+def test_a_subscription_goes_on_from_its_position() -> None:
+    router = Router()
+    said(router, ROOM, "1", "2", "3")
+    client = router.connected(ALICE)
+    router.subscribe(client, position={"epoch": "e1", "seq": 1})
+    router.settle()
+    assert client.frames[1].subscribed.recovered
+    assert client.texts == ["2", "3"]
+
+
+def test_subscribing_twice_at_once_joins_once() -> None:
+    router = Router()
+    client = router.connected(ALICE)
+    router.subscribe(client)
+    router.subscribe(client)
+    router.settle()
+    check_tables(router.core, at_rest=True)
+    said(router, ROOM, "1")
+    assert client.texts == ["1"]
+    router.unsubscribe(client)
+    assert ROOM not in router.core.directory.topics
+
+
+def test_a_connection_joins_no_more_groups_than_it_may_even_if_it_asks_at_once() -> None:
+    router = Router()
+    client = router.connected(ALICE)
+    for number in range(5):
+        router.subscribe(client, ("t", "a", "w", GROUP, f"g{number}"))
+    router.settle()
+    assert client.kinds().count("subscribed") == 3
+    assert [f.error.code for f in client.frames if f.HasField("error")] == ["TOO_MANY_TOPICS"] * 2
+    router.unsubscribe(client, ("t", "a", "w", GROUP, "g0"))
+    router.subscribe(client, ("t", "a", "w", GROUP, "g4"))
+    router.settle()
+    assert client.kinds()[-1] == "subscribed"
+
+
+def test_a_persons_conversation_is_not_joined_and_ones_own_is_not_left() -> None:
+    router = Router()
+    client = router.connected(ALICE)
+    router.subscribe(client, ("t", "a", "w", PERSON, "bob"))
+    assert client.frames[-1].error.code == "CONVERSATION_FORBIDDEN"
+    router.unsubscribe(client, ALICE)
+    assert client.frames[-1].error.code == "INVALID_ARGUMENT"
+    nowhere = router.connected(PLATFORM)
+    router.say(nowhere, "x")
+    assert nowhere.frames[-1].error.code == "INVALID_ARGUMENT"
+
+
+def test_a_subscription_whose_read_fails_is_refused_and_leaves_no_trace() -> None:
+    router = Router()
+    client = router.connected(ALICE)
+    router.subscribe(client)
+    router.fail_read()
+    assert client.frames[-1].error.code == "LOG_UNAVAILABLE"
+    assert ROOM not in router.core.directory.topics
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(["say", "write", "tell", "look", "show", "reset"]), max_size=25))
+def test_whatever_the_order_of_commits_and_reads_a_resumed_client_has_no_gap(steps: list[str]) -> None:
+    router = Router()
+    router.connected(ALICE, edge="e2")
+    said(router, ALICE, "1", "2")
+    # The client itself checks what it gets.
+    client = router.open(ALICE, resume={ALICE: Position("e1", 1)})
+    for step in steps:
+        if step == "say":
+            router.broadcast(ALICE, "more")
+        elif step == "reset":
+            router.reset(ALICE)
+        else:
+            getattr(router, step)()
+    router.settle()
+    assert client.place[ALICE] == router.log.head(ALICE) or router.log.head(ALICE) == EMPTY

@@ -1,0 +1,122 @@
+"""What must be true of the core's tables at any time."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from trunkline_router.core.agents.agent_queue import AgentQueue
+from trunkline_router.core.directory.directory import Link, Topic
+from trunkline_router.core.router import RouterCore
+
+from tests.support.memory_log import MemoryLog
+
+
+def check_all(core: RouterCore, log: MemoryLog, *, at_rest: bool) -> None:
+    """All of them. `at_rest`: nothing is being read or committed."""
+    check_tables(core, at_rest=at_rest)
+    check_agents(core, at_rest=at_rest)
+    check_open_messages(core, log, at_rest=at_rest)
+
+
+def check_tables(core: RouterCore, *, at_rest: bool) -> None:
+    """Raises AssertionError. `at_rest`: nothing is being read, so nobody is on its way into a topic."""
+    links = set(core.directory.links.values())
+    heard: Counter[object] = Counter()
+    heard_on: Counter[object] = Counter()
+    for link in links:
+        for number, connection in link.connections.items():
+            assert connection.link is link
+            assert connection.number == number
+            assert len(set(connection.topics)) == len(connection.topics), "a topic is joined twice"
+            for topic in connection.topics:
+                assert core.directory.topics.get(topic.key) is topic, "a topic that is heard is forgotten"
+                heard[topic] += 1
+                heard_on[topic, link] += 1
+    for key, topic in core.directory.topics.items():
+        assert topic.key == key
+        check_topic(topic, links, heard, heard_on)
+        if at_rest:
+            assert topic.users == heard[topic], f"{topic} has users that are gone"
+            assert not topic.catchups
+    for tenant in core.directory.tenants.values():
+        for connection in tenant.connections.values():
+            assert connection.home[0] == tenant.name
+            assert connection.link.connections.get(connection.number) is connection
+    for link in links:
+        if link.lost:
+            assert link.outbox.waiting_bytes == 0, "what waits for a lost link is kept"
+
+
+def check_topic(topic: Topic, links: set[Link], heard: Counter[object], heard_on: Counter[object]) -> None:
+    """Its counts are those of the connections that hear it."""
+    assert topic.users > 0
+    assert topic.users >= heard[topic] == topic.listeners
+    assert len({link_topic.link for link_topic in topic.links}) == len(topic.links)
+    for link_topic in topic.links:
+        assert link_topic.link in links, "a topic is heard on a link that is forgotten"
+        assert link_topic.listeners == heard_on[topic, link_topic.link] > 0
+
+
+def check_agents(core: RouterCore, *, at_rest: bool) -> None:
+    """The tables of deliveries and workers."""
+    for queue in core.publishing.queues.values():
+        check_queue(queue)
+    for worker in core.agents.workers:
+        assert len(worker.held) <= worker.capacity
+        for number, held in worker.held.items():
+            assert held.queue.held[number] is held
+            assert held.worker is worker
+        for number, message in worker.replies.items():
+            assert number not in worker.ended
+            if message is not None:
+                assert (message.owner, message.reply) == (worker, number)
+                assert core.open_messages.get(message.id) is message
+            else:
+                assert not at_rest, "a reply is never opened"
+
+
+def check_queue(queue: AgentQueue) -> None:
+    """Its counts are those of what waits; a conversation is busy while something of it is held or delayed."""
+    waiting = [delivery for deliveries in queue.waiting.values() for delivery in deliveries]
+    ids = [delivery.delivery_id for delivery in waiting]
+    assert len(set(ids)) == len(ids), "a delivery waits twice"
+    assert queue.waiting_count == len(waiting)
+    assert queue.waiting_bytes == sum(len(delivery.message) for delivery in waiting)
+    topics = [held.delivery.topic for held in queue.held.values()]
+    assert len(set(topics)) == len(topics)
+    assert not queue.delayed.keys() & set(topics)
+    assert queue.busy == {*topics, *queue.delayed}
+    assert not set(ids) & queue.held.keys()
+    assert queue.failed_by.keys() <= {*ids, *queue.held}
+    for topic, found in queue.waiting.items():
+        assert found
+        assert [d.delivery_id for d in found] == sorted(d.delivery_id for d in found)
+        assert topic in queue.busy or topic in queue.ready
+
+
+def check_open_messages(core: RouterCore, log: MemoryLog, *, at_rest: bool) -> None:
+    """The tables of what is open or about to change; at rest they are those of the log."""
+    table = core.open_messages
+    by_topic = [(key, seq, m) for key, found in table._by_topic.items() for seq, m in found.items()]
+    assert {message.id for _, _, message in by_topic} == table._by_id.keys()
+    for key, seq, message in by_topic:
+        assert (message.topic, message.seq) == (key, seq)
+        assert table.get(message.id) is message
+        assert message.durable_index <= message.next_index
+    assert all(table._by_topic.values())
+    assert set(table._ends) <= set(table._by_id.values())
+    assert {m for m in table._by_id.values() if m.ended is not None} == set(table._ends)
+    tenants = Counter(message.topic[0] for _, _, message in by_topic)
+    for tenant in core.directory.tenants:
+        assert table.count(tenant) >= tenants[tenant]
+    if not at_rest:
+        return
+    assert not table._ends
+    assert all(table.count(tenant) == tenants[tenant] for tenant in core.directory.tenants)
+    assert table._by_id.keys() == log.open.keys()
+    for number, message in table._by_id.items():
+        assert message.producer == log.producer(number)
+    assert not core.changing._wishes
+    assert not core.agents._withdrawing
+    assert (core.journal.drafts, core.journal.bytes) == (0, 0)
+    assert not core.journal._under_way

@@ -1,0 +1,375 @@
+"""Plays the shell around a RouterCore, step by step: the test says when a commit or read completes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+from trunkline.v1 import catalogue
+from trunkline.v1.access_pb2 import Grants
+from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
+from trunkline.v1.catalogue import Refused
+from trunkline.v1.edge_service_pb2 import LinkHello, LinkRequest
+from trunkline.v1.frame_pb2 import ClientFrame
+from trunkline.v1.message_pb2 import Message, Part, TextPart
+from trunkline.v1.tenant_pb2 import TENANT_STATE_ACTIVE, TenantSettings, TenantState
+from trunkline_router.core.commits.commit_queue import AtomicWrite
+from trunkline_router.core.commits.effects import (
+    ReadDelivered,
+    ReadDeliveries,
+    ReadHeads,
+    ReadMessage,
+    ReadPages,
+)
+from trunkline_router.core.commits.publishing import response_of
+from trunkline_router.core.directory.directory import ConnectedClient
+from trunkline_router.core.router import RouterCore
+from trunkline_router.core.tenants.tenant import defaults
+from trunkline_router.core.values.log_records import PendingEntry, Registered, Transaction
+from trunkline_router.core.values.topics import GROUP, PERSON, Position, TopicKey, address_of
+
+from tests.router.core.harness.client import Client
+from tests.router.core.harness.edge import Edge
+from tests.support.declared_tenants import registered, stored_tenant
+from tests.support.memory_log import MemoryLog
+
+ALICE: TopicKey = ("t", "a", "w", PERSON, "alice")
+ROOM: TopicKey = ("t", "a", "w", GROUP, "room")
+PLATFORM: TopicKey = ("t", "a", "w", 0, "")
+
+
+class Backend:
+    """Origin of a backend's message."""
+
+    connection: ConnectedClient | None = None
+
+    def __init__(self) -> None:
+        self.held_up_by: set[Any] = set()
+        self.response: Any = None
+        self.reason: Refused | None = None
+
+    def committed(self, draft: PendingEntry) -> None:
+        """It was taken."""
+        assert self.response is None
+        assert self.reason is None
+        self.response = response_of(draft)
+
+    def refused(self, draft: PendingEntry, reason: Refused) -> None:
+        """It was not."""
+        assert self.response is None
+        assert self.reason is None
+        self.reason = reason
+
+
+class Router:
+    """One core, its log, and its edges.
+
+    `write` puts the next batch on disk, and `tell` tells the core of it; `look` reads what the core
+    has asked for, and `show` gives it the result. One read is under way at a time, as in the shell.
+    `settle` does all there is to be done; `restart` is `kill -9` and a new router over the same log.
+    """
+
+    def __init__(
+        self, *, window: int = 8, peeks: bool = False, max_open_messages: int = 100, **options: Any
+    ) -> None:
+        self.log = MemoryLog()
+        self.now = 0.0
+        self._ids = count(1)
+        self._peeks = peeks
+        #: As they are on disk.
+        self.tenants = registered("t", "u").tenants
+        self._defaults = defaults(conversations=3, open_messages=max_open_messages)
+        self._options = {
+            "window": window,
+            "lease_s": 10.0,
+            "delivery_lease_s": 5.0,
+            "reply_lease_s": 15.0,
+            "max_attempts": 3,
+            "max_open_bytes": 1 << 30,
+            "checkpoint_bytes": 10_000,
+            "outbox_max_bytes": 1 << 20,
+            **options,
+        }
+        self.edges: dict[str, Edge] = {}
+        self.written: deque[tuple[Transaction, list[AtomicWrite]]] = deque()
+        self.reads: deque[Any] = deque()
+        self.looked: Callable[[], None] | None = None
+        self._frame_ids = count(1)
+        self.core = self._new_core()
+
+    def _new_core(self) -> RouterCore:
+        core = RouterCore(
+            self._defaults,
+            peek=self._peek,
+            new_id=lambda: str(next(self._ids)),
+            now_ms=lambda: 0,
+            **self._options,
+        )
+        core.tenancy.load(Registered(tenants=self.tenants))
+        return core
+
+    def _peek(self, key: TopicKey) -> Position | None:
+        # An engine knows no end beyond what the core was told.
+        return None if self.written or not self._peeks else self.log.head(key)
+
+    def restart(self) -> None:
+        """The router is killed: what is not on disk is lost. Edges link, and workers attach, again."""
+        for edge in self.edges.values():
+            if edge.link is not None:
+                edge.lost()
+        self.written.clear()
+        self.reads.clear()
+        self.looked = None
+        self.core = self._new_core()
+        self.core.open_messages.load(list(self.log.open.values()), self.now)
+
+    # Edges and clients
+
+    def edge(self, name: str = "e1") -> Edge:
+        """An edge that is linked."""
+        if name not in self.edges:
+            self.edges[name] = Edge(name)
+            self.link(name)
+        return self.edges[name]
+
+    def link(self, name: str, credit: int = 1_000_000) -> None:
+        """The edge links, or links again."""
+        edge = self.edges[name]
+        hello = LinkHello(edge_id=name, boot_id="b", contract_minor=catalogue.CONTRACT_MINOR)
+        link, _ = self.core.linked(hello, self.now)
+        if edge.link is not None:
+            edge.lost()
+        edge.linked(link)
+        self.core.link_received(link, LinkRequest(credit=credit), self.now)
+        self.carry()
+
+    def break_link(self, name: str = "e1") -> None:
+        """The stream of an edge breaks."""
+        edge = self.edges[name]
+        if edge.link is not None:
+            self.core.link_lost(edge.link)
+            self.core.publishing.drained(edge.link)
+            edge.lost()
+            self.carry()
+
+    def open(
+        self,
+        home: TopicKey = ALICE,
+        *,
+        user: str = "",
+        edge: str = "e1",
+        resume: dict[TopicKey, Position] | None = None,
+        delivered: bool = False,
+        echo: bool = False,
+        grants: Grants | None = None,
+        remote_ip: str = "127.0.0.1",
+    ) -> Client:
+        """A client connects; it is answered once what is awaited is there."""
+        client = self.edge(edge).new_client(home, user)
+        client.resume = resume or {}
+        client.resumes_delivered = delivered
+        client.echo = echo
+        client.grants, client.remote_ip = grants, remote_ip
+        if client.edge.link is not None:
+            client.edge.open(client)
+        self.carry()
+        return client
+
+    def connected(self, home: TopicKey = ALICE, **options: Any) -> Client:
+        """A client that is connected."""
+        client = self.open(home, **options)
+        self.settle()
+        assert client.state == "open", client.close_reason
+        return client
+
+    def close(self, client: Client) -> None:
+        """A client goes."""
+        client.edge.close(client)
+        self.carry()
+
+    def frame(self, client: Client, **frame: Any) -> str:
+        """A client sends a frame; returns its id."""
+        sent = ClientFrame(**frame)
+        kind = str(sent.WhichOneof("frame"))
+        body = getattr(sent, kind)
+        if hasattr(body, "id") and not body.id:
+            body.id = f"f{next(self._frame_ids)}"
+        client.edge.say(client, sent)
+        self.carry()
+        return getattr(body, "id", "")
+
+    def say(self, client: Client, text: str, key: TopicKey | None = None, ident: str = "") -> str:
+        """A client says something to a conversation it has joined, its own by default."""
+        message: dict[str, Any] = {"id": ident, "parts": [{"text": {"text": text}}]}
+        if key is not None:
+            message["conversation"] = {"kind": key[3], "id": key[4]}
+        return self.frame(client, message=message)
+
+    def subscribe(self, client: Client, key: TopicKey = ROOM, **more: Any) -> str:
+        """A client joins a group."""
+        return self.frame(client, subscribe={"conversation": {"kind": key[3], "id": key[4]}, **more})
+
+    def unsubscribe(self, client: Client, key: TopicKey = ROOM) -> str:
+        """A client leaves a group."""
+        return self.frame(client, unsubscribe={"conversation": {"kind": key[3], "id": key[4]}})
+
+    def was_given(self, client: Client, key: TopicKey, position: Position | None = None) -> None:
+        """A client tells how far it was given a topic: as far as it has come, by default."""
+        place = (position or client.place[key]).to_proto()
+        self.frame(client, delivered={"position": place, "address": address_of(key)})
+
+    def broadcast(self, to: Any, text: str = "hello", **more: Any) -> Backend:
+        """A backend says something. Raises Refused where that is not valid."""
+        address = address_of(to) if isinstance(to, tuple) else to
+        origin = Backend()
+        request = BroadcastRequest(address=address, parts=[Part(text=TextPart(text=text))], **more)
+        try:
+            self.core.publishing.take(request, origin)
+        finally:
+            self.carry()
+        return origin
+
+    # Tenants
+
+    def declare(
+        self,
+        name: str,
+        settings: TenantSettings | None = None,
+        state: TenantState.ValueType = TENANT_STATE_ACTIVE,
+    ) -> None:
+        """A tenant is new, or has changed, on disk."""
+        stored = stored_tenant(name, settings, state)
+        self.tenants = [each for each in self.tenants if each.tenant != name] + [stored]
+        self.core.tenancy.declare(stored)
+        self.carry()
+
+    def grant(self, client: Client, grants: Grants, ident: str = "a1") -> None:
+        """A client's edge has verified another token of it."""
+        granted = client.edge.inbox.entries.add().granted
+        granted.connection, granted.id = client.number, ident
+        granted.grants.CopyFrom(grants)
+        self.carry()
+
+    # The log
+
+    def write(self) -> None:
+        """The next batch of the journal gets onto the disk; the core does not know yet."""
+        if self.core.journal:
+            transaction, units = self.core.journal.take()
+            self.log.append(transaction)
+            self.written.append((transaction, units))
+
+    def tell(self) -> None:
+        """The core is told of the oldest batch that is on disk."""
+        if self.written:
+            self.core.committed(*self.written.popleft())
+            self.carry()
+
+    def fail(self) -> None:
+        """The next batch of the journal cannot be written; what is on disk already is told first."""
+        while self.written:
+            self.tell()
+        if self.core.journal:
+            self.core.not_committed(*self.core.journal.take())
+            self.carry()
+
+    def reset(self, key: TopicKey) -> None:
+        """A log is erased; never while a batch is being committed."""
+        while self.written:
+            self.tell()
+        self.log.reset(key)
+        self.core.reset(key)
+        self.carry()
+
+    def look(self) -> None:
+        """The log is read for the core."""
+        if self.looked is not None:
+            return
+        if not self.reads:
+            kinds = (ReadHeads, ReadDelivered, ReadDeliveries, ReadMessage, ReadPages)
+            self.reads.extend(sorted(self.core.reads, key=lambda read: kinds.index(type(read))))
+            self.core.reads.clear()
+        if self.reads:
+            read = self.reads.popleft()
+            result = self._result(read)
+            self.looked = lambda: read.done(result)
+
+    def _result(self, read: Any) -> Any:
+        if isinstance(read, ReadHeads):
+            return [self.log.head(key) for key in read.topics]
+        if isinstance(read, ReadDelivered):
+            return self.log.delivered(read.whose)
+        if isinstance(read, ReadPages):
+            return [self.log.read(request) for request in read.requests]
+        if isinstance(read, ReadMessage):
+            stored = self.log.message(read.tenant, read.message_id)
+            return None if stored is None else Message.FromString(stored)
+        return self.log.deliveries(read.tenant, read.agent, read.after, read.limit)
+
+    def show(self) -> None:
+        """The core gets what was read."""
+        if self.looked is not None:
+            done, self.looked = self.looked, None
+            done()
+            self.carry()
+
+    def fail_read(self) -> None:
+        """The next read of the log fails."""
+        self.show()
+        if self.core.reads and not self.reads:
+            self.reads.extend(self.core.reads)
+            self.core.reads.clear()
+        if self.reads:
+            self.reads.popleft().failed()
+            self.carry()
+
+    # All of it
+
+    def carry(self) -> None:
+        """Carry batches both ways until none is left that may be carried."""
+        while True:
+            self.core.settle(self.now)
+            self.core.mail.clear()
+            moved = False
+            for edge in self.edges.values():
+                link = edge.link
+                if link is None or link.lost:
+                    continue
+                while edge.link is link and edge.inbox.entries:
+                    batch, edge.inbox = edge.inbox, LinkRequest()
+                    self.core.link_received(link, batch, self.now)
+                    self.core.settle(self.now)
+                    moved = True
+                while (out := link.outbox.take()) is not None:
+                    edge.received(out)
+                    self.core.publishing.drained(link)
+                    moved = True
+            if not moved:
+                return
+
+    @property
+    def is_settled(self) -> bool:
+        """Nothing is under way."""
+        core = self.core
+        return not (core.journal or core.reads or self.reads or self.looked or self.written)
+
+    def settle(self) -> None:
+        """Do all there is to be done."""
+        self.carry()
+        for _ in range(5000):
+            self.write()
+            self.tell()
+            self.look()
+            self.show()
+            if self.is_settled:
+                return
+        raise AssertionError("it never comes to rest")
+
+    def tick(self, seconds: float) -> list[Any]:
+        """Time passes. Returns the peers that were silent too long."""
+        self.now += seconds
+        silent = self.core.tick(self.now)
+        self.carry()
+        return silent

@@ -1,0 +1,430 @@
+"""What every engine of the log promises."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from trunkline.v1.message_pb2 import Message
+from trunkline_router.core.values.log_records import (
+    AppendResult,
+    Backlog,
+    EntryKind,
+    PageRequest,
+    Transaction,
+)
+from trunkline_router.core.values.topics import EMPTY, GROUP, NO_TARGET, PERSON, USER, Position, TopicKey
+from trunkline_router.log.interface import Log, LogUnavailable
+
+from tests.router.log.engines import ALICE, BOB, HOUR_MS, NOW_MS, OTHER_TENANT, Opener, a_key, append, draft
+
+
+async def fill(log: Log, count: int, topic: TopicKey = ALICE) -> str:
+    """Append messages with the texts "1", "2", …; returns the epoch."""
+    drafts = await append(log, *(draft(topic, str(n)) for n in range(1, count + 1)))
+    return drafts[0].message.position.epoch
+
+
+async def page(log: Log, limit: int = 100, **where: Any) -> tuple[list[int], bool, bool]:
+    """The seqs of a page of ALICE's log, whether there is more, and whether the position was valid."""
+    found = (await log.read([PageRequest(ALICE, limit, **where)]))[0]
+    return [entry.seq for entry in found.entries], found.more, found.valid
+
+
+# Appending
+
+
+async def test_messages_of_a_topic_get_consecutive_seqs_from_one_in_one_epoch(log: Log) -> None:
+    drafts = await append(log, draft(), draft(BOB), draft())
+    drafts += await append(log, draft())
+    positions = [d.message.position for d in drafts if d.topic == ALICE]
+    assert [position.seq for position in positions] == [1, 2, 3]
+    assert len({position.epoch for position in positions}) == 1
+    assert drafts[1].message.position.seq == 1
+    assert drafts[1].message.position.epoch not in ("", positions[0].epoch)
+
+
+async def test_a_committed_draft_is_completed(log: Log) -> None:
+    (one,) = await append(log, draft(connections=3))
+    assert one.verdict is AppendResult.COMMITTED
+    assert one.message.created_at.ToMilliseconds() == NOW_MS
+    assert Message.FromString(one.stored) == one.message
+    assert one.delivery_id == 0
+    assert one.connections == 3
+
+
+async def test_message_ids_are_unique(log: Log) -> None:
+    drafts = await append(log, *(draft(topic) for topic in (ALICE, BOB, OTHER_TENANT) for _ in range(20)))
+    assert len({d.message.id for d in drafts}) == 60
+
+
+async def test_every_kind_of_topic_has_its_own_log(log: Log) -> None:
+    topics: list[TopicKey] = [
+        ("acme", "", "", NO_TARGET, ""),
+        ("acme", "echo", "", NO_TARGET, ""),
+        ("acme", "echo", "web", NO_TARGET, ""),
+        ("acme", "echo", "web", PERSON, "x"),
+        ("acme", "echo", "web", GROUP, "x"),
+        ("acme", "", "", USER, "x"),
+    ]
+    drafts = await append(log, *(draft(topic) for topic in topics))
+    assert [d.message.position.seq for d in drafts] == [1] * 6
+    pages = await log.read([PageRequest(topic, 10) for topic in topics])
+    assert [p.entries for p in pages] == [[(1, EntryKind.MESSAGE, d.stored)] for d in drafts]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 255, 256, 257, 1025])
+async def test_batches_of_any_size_are_written_whole_and_in_order(log: Log, count: int) -> None:
+    drafts = await append(log, *(draft(text=str(n), key=a_key(), deliver=True) for n in range(count)))
+    (found,) = await log.read([PageRequest(ALICE, count + 1, after=EMPTY)])
+    assert found.entries == [(n, EntryKind.MESSAGE, d.stored) for n, d in enumerate(drafts, 1)]
+    stored = await log.deliveries("acme", "echo", 0, count + 1)
+    assert [d.delivery_id for d in stored] == [d.delivery_id for d in drafts]
+
+
+async def test_an_append_of_nothing_is_fine(log: Log) -> None:
+    await log.append(Transaction())
+
+
+# Heads
+
+
+async def test_a_log_that_holds_nothing_has_an_empty_head(log: Log) -> None:
+    assert await log.heads([ALICE, BOB]) == [EMPTY, EMPTY]
+
+
+async def test_heads_follow_appends(log: Log) -> None:
+    await log.heads([ALICE])
+    epoch = await fill(log, 3)
+    assert await log.heads([BOB, ALICE, ALICE]) == [EMPTY, Position(epoch, 3), Position(epoch, 3)]
+    assert log.head(ALICE) in (None, Position(epoch, 3))
+
+
+async def test_heads_and_messages_survive_a_restart(log: Log, opener: Opener) -> None:
+    epoch = await fill(log, 3)
+    await log.close()
+    again = await opener()
+    try:
+        assert await again.heads([ALICE]) == [Position(epoch, 3)]
+        (fourth,) = await append(again, draft())
+        assert fourth.message.position == Position(epoch, 4).to_proto()
+    finally:
+        await again.close()
+
+
+# Idempotency
+
+
+async def test_a_key_that_comes_again_gets_the_first_ones_outcome(log: Log) -> None:
+    key = a_key()
+    (first,) = await append(log, draft(key=key, digest=b"same", connections=7, deliver=True))
+    (again,) = await append(log, draft(key=key, digest=b"same", connections=0, deliver=True))
+    assert again.verdict is AppendResult.DUPLICATE
+    assert again.message.id == first.message.id
+    assert again.message.position == first.message.position
+    assert again.connections == 7
+    assert (again.delivery_id, again.stored) == (0, b"")
+    assert await page(log) == ([1], False, True)
+    assert len(await log.deliveries("acme", "echo", 0, 10)) == 1
+
+
+async def test_a_key_that_comes_again_for_other_content_is_refused(log: Log) -> None:
+    key = a_key()
+    await append(log, draft(key=key, digest=b"one"))
+    (other,) = await append(log, draft(key=key, digest=b"two"))
+    assert other.verdict is AppendResult.MISMATCH
+    assert other.message.id == ""
+    assert not other.message.HasField("position")
+    assert await page(log) == ([1], False, True)
+
+
+async def test_duplicates_amid_new_drafts_leave_no_gap(log: Log) -> None:
+    key = a_key()
+    (first,) = await append(log, draft(key=key))
+    drafts = await append(log, draft(), draft(BOB, key=key), draft(key=a_key()), draft(key=key, digest=b"x"))
+    assert [d.verdict.name for d in drafts] == ["COMMITTED", "DUPLICATE", "COMMITTED", "MISMATCH"]
+    assert [d.message.position.seq for d in drafts[::2]] == [2, 3]
+    assert drafts[1].message.id == first.message.id
+    assert await log.heads([BOB]) == [EMPTY]
+
+
+async def test_repeats_of_a_key_within_one_batch_follow_its_first(log: Log) -> None:
+    key = a_key()
+    first, same, other = await append(
+        log,
+        draft(key=key, digest=b"same", connections=2),
+        draft(key=key, digest=b"same"),
+        draft(key=key, digest=b"other"),
+    )
+    assert [d.verdict.name for d in (first, same, other)] == ["COMMITTED", "DUPLICATE", "MISMATCH"]
+    assert (same.message.id, same.connections) == (first.message.id, 2)
+    assert await page(log) == ([1], False, True)
+
+
+async def test_repeats_within_a_batch_are_compared_with_what_the_log_keeps(log: Log) -> None:
+    key = a_key()
+    (first,) = await append(log, draft(key=key, digest=b"first"))
+    other, same = await append(log, draft(key=key, digest=b"other"), draft(key=key, digest=b"first"))
+    assert (other.verdict, same.verdict) == (AppendResult.MISMATCH, AppendResult.DUPLICATE)
+    assert same.message.id == first.message.id
+
+
+async def test_what_is_only_to_be_answered_if_it_is_a_repeat_is_never_written(log: Log) -> None:
+    key = a_key()
+    (new,) = await append(log, draft(key=key, repeat_only=True))
+    assert new.verdict is AppendResult.NO_REPEAT
+    assert await page(log) == ([], False, True)
+    first, repeat = await append(
+        log, draft(key=key, connections=3), draft(key=key, connections=0, repeat_only=True)
+    )
+    assert [first.verdict, repeat.verdict] == [AppendResult.COMMITTED, AppendResult.DUPLICATE]
+    assert (repeat.message.id, repeat.connections) == (first.message.id, 3)
+    (other,) = await append(log, draft(key=key, digest=b"other", repeat_only=True))
+    assert other.verdict is AppendResult.MISMATCH
+    assert await page(log) == ([1], False, True)
+
+
+async def test_a_question_without_a_digest_asks_for_the_key_alone(log: Log) -> None:
+    key = a_key()
+    (first,) = await append(log, draft(key=key, digest=b"content"))
+    asked, sent = await append(log, draft(key=key, repeat_only=True), draft(key=key))
+    assert (asked.verdict, asked.message.id) == (AppendResult.DUPLICATE, first.message.id)
+    assert sent.verdict is AppendResult.MISMATCH
+
+
+async def test_a_batch_of_duplicates_still_settles_deliveries(log: Log) -> None:
+    key = a_key()
+    (first,) = await append(log, draft(key=key, deliver=True))
+    await append(log, draft(key=key, deliver=True), settled=(first.delivery_id,))
+    assert await log.deliveries("acme", "echo", 0, 10) == []
+
+
+async def test_keys_survive_a_restart(log: Log, opener: Opener) -> None:
+    key = a_key()
+    await append(log, draft(key=key))
+    await log.close()
+    again = await opener()
+    try:
+        (repeat,) = await append(again, draft(key=key))
+        assert repeat.verdict is AppendResult.DUPLICATE
+    finally:
+        await again.close()
+
+
+async def test_sweeping_forgets_keys_that_are_too_old_and_no_others(log: Log) -> None:
+    key = a_key()
+    await append(log, draft(key=key))
+    await log.sweep(NOW_MS + HOUR_MS)
+    (kept,) = await append(log, draft(key=key))
+    assert kept.verdict is AppendResult.DUPLICATE
+    for _ in range(3):
+        await log.sweep(NOW_MS + HOUR_MS + 1)
+    (forgotten,) = await append(log, draft(key=key))
+    assert forgotten.verdict is AppendResult.COMMITTED
+
+
+# Reading
+
+
+async def test_pages_read_forward_from_a_position(log: Log) -> None:
+    epoch = await fill(log, 5)
+    assert await page(log, 2, after=EMPTY) == ([1, 2], True, True)
+    assert await page(log, 2, after=Position(epoch, 2)) == ([3, 4], True, True)
+    assert await page(log, 2, after=Position(epoch, 3)) == ([4, 5], False, True)
+    assert await page(log, 2, after=Position(epoch, 5)) == ([], False, True)
+
+
+async def test_pages_read_backward_from_a_position(log: Log) -> None:
+    epoch = await fill(log, 5)
+    assert await page(log, 2) == ([4, 5], True, True)
+    assert await page(log, 2, before=Position(epoch, 4)) == ([2, 3], True, True)
+    assert await page(log, 2, before=Position(epoch, 2)) == ([1], False, True)
+    assert await page(log, 2, before=Position(epoch, 1)) == ([], False, True)
+
+
+@pytest.mark.parametrize("side", ["after", "before"])
+async def test_positions_of_another_log_are_not_valid(log: Log, side: str) -> None:
+    epoch = await fill(log, 2)
+    for position in (Position(epoch, 3), Position("0" * 13, 1), Position("", 1), Position(epoch, -1)):
+        where: dict[str, Any] = {side: position}
+        assert await page(log, **where) == ([], False, False)
+
+
+async def test_a_log_that_holds_nothing_is_read_as_nothing(log: Log) -> None:
+    assert await page(log) == ([], False, True)
+    assert await page(log, after=EMPTY) == ([], False, True)
+    assert await page(log, after=Position("0" * 13, 1)) == ([], False, False)
+
+
+async def test_a_page_stops_before_its_bytes_exceed_the_bound_but_has_one_message(log: Log) -> None:
+    epoch = await fill(log, 4)
+    size = len((await log.read([PageRequest(ALICE, 1)]))[0].entries[0].body)
+    assert await page(log, after=EMPTY, max_bytes=2 * size) == ([1, 2], True, True)
+    assert await page(log, max_bytes=2 * size) == ([3, 4], True, True)
+    assert await page(log, before=Position(epoch, 4), max_bytes=1) == ([3], True, True)
+    assert await page(log, after=Position(epoch, 3), max_bytes=0) == ([4], False, True)
+
+
+async def test_a_batch_of_page_requests_is_answered_in_order(log: Log) -> None:
+    alice = await fill(log, 3)
+    bob = await fill(log, 2, BOB)
+    requests = [
+        PageRequest(BOB, 1, after=Position(bob, 1)),
+        PageRequest(ALICE, 1, after=Position(bob, 1)),
+        PageRequest(OTHER_TENANT, 5),
+        PageRequest(ALICE, 2, after=EMPTY),
+        PageRequest(BOB, 5),
+    ]
+    pages = await log.read(requests)
+    assert [[entry.seq for entry in p.entries] for p in pages] == [[2], [], [], [1, 2], [1, 2]]
+    assert [p.valid for p in pages] == [True, False, True, True, True]
+    assert [p.head for p in pages] == [
+        Position(bob, 2),
+        Position(alice, 3),
+        EMPTY,
+        Position(alice, 3),
+        Position(bob, 2),
+    ]
+    assert await log.read([]) == []
+
+
+async def test_a_message_is_found_by_its_id_within_its_tenant_only(log: Log) -> None:
+    (one,) = await append(log, draft())
+    assert await log.message("acme", one.message.id) == one.stored
+    assert await log.message("evil", one.message.id) is None
+
+
+@pytest.mark.parametrize(
+    "strange", ["", "-", "x-1", "é" * 13 + "-1", "\0", "0" * 13 + "-" + "9" * 400, "\ud800"]
+)
+async def test_any_string_may_be_asked_for_as_a_message_id(log: Log, strange: str) -> None:
+    await append(log, draft())
+    assert await log.message("acme", strange) is None
+
+
+async def test_ids_that_only_look_like_a_messages_id_find_nothing(log: Log) -> None:
+    (one,) = await append(log, draft())
+    epoch = one.message.position.epoch
+    for seq in ("0", "01", "2", "-1", "1 ", "1\n", "+1", "١", str(2**62), str(2**64 + 1)):
+        assert await log.message("acme", f"{epoch}-{seq}") is None
+
+
+# Resetting
+
+
+async def test_a_reset_log_is_empty_and_starts_a_new_epoch(log: Log) -> None:
+    epoch = await fill(log, 3)
+    await append(log, draft(BOB))
+    assert await log.reset(ALICE) == 3
+    assert await log.heads([ALICE]) == [EMPTY]
+    assert await log.message("acme", f"{epoch}-1") is None
+    assert await page(log, after=Position(epoch, 1)) == ([], False, False)
+    (first,) = await append(log, draft())
+    assert first.message.position.seq == 1
+    assert first.message.position.epoch != epoch
+    assert await log.reset(BOB) == 1
+
+
+async def test_resetting_a_log_that_holds_nothing_erases_nothing(log: Log) -> None:
+    assert await log.reset(ALICE) == 0
+
+
+async def test_a_long_log_is_out_of_sight_as_soon_as_it_is_reset(log: Log) -> None:
+    for _ in range(5):
+        await fill(log, 1000)
+    assert await log.reset(ALICE) == 5000
+    assert await page(log) == ([], False, True)
+    await append(log, draft())
+    for _ in range(4):
+        await log.sweep(NOW_MS)
+    assert await page(log) == ([1], False, True)
+
+
+async def test_a_reset_removes_the_topics_deliveries_and_no_others(log: Log) -> None:
+    _, bobs = await append(log, draft(deliver=True), draft(BOB, deliver=True))
+    await log.reset(ALICE)
+    assert [d.delivery_id for d in await log.deliveries("acme", "echo", 0, 10)] == [bobs.delivery_id]
+
+
+async def test_a_retry_of_what_was_reset_gets_its_first_answer(log: Log) -> None:
+    key = a_key()
+    (first,) = await append(log, draft(key=key))
+    await log.reset(ALICE)
+    (again,) = await append(log, draft(key=key))
+    assert again.verdict is AppendResult.DUPLICATE
+    assert again.message.id == first.message.id
+
+
+# Deliveries
+
+
+async def test_deliveries_are_listed_in_order_until_they_are_settled(log: Log) -> None:
+    drafts = await append(log, *(draft(text=str(n), deliver=n != 1) for n in range(4)))
+    ids = [d.delivery_id for d in drafts]
+    assert ids[1] == 0
+    stored = await log.deliveries("acme", "echo", 0, 2)
+    assert stored == [(ids[0], ALICE, drafts[0].stored, 0), (ids[2], ALICE, drafts[2].stored, 0)]
+    assert [d.delivery_id for d in await log.deliveries("acme", "echo", ids[2], 9)] == [ids[3]]
+    await append(log, settled=(ids[0], ids[3], 999_999))
+    assert [d.delivery_id for d in await log.deliveries("acme", "echo", 0, 9)] == [ids[2]]
+
+
+async def test_deliveries_are_their_agents_and_tenants_only(log: Log) -> None:
+    await append(log, draft(deliver=True))
+    assert await log.deliveries("evil", "echo", 0, 9) == []
+    assert await log.deliveries("acme", "other", 0, 9) == []
+    assert await log.backlogs("evil") == []
+
+
+async def test_delivery_ids_rise_for_ever(log: Log, opener: Opener) -> None:
+    drafts = await append(log, draft(deliver=True), draft(deliver=True))
+    highest = max(d.delivery_id for d in drafts)
+    await append(log, settled=tuple(d.delivery_id for d in drafts))
+    await log.close()
+    again = await opener()
+    try:
+        (later,) = await append(again, draft(deliver=True))
+        assert later.delivery_id > highest
+    finally:
+        await again.close()
+
+
+async def test_backlogs_count_what_is_unsettled_of_each_agent(log: Log) -> None:
+    quiet: TopicKey = ("acme", "quiet", "web", PERSON, "alice")
+    other: TopicKey = ("acme", "other", "web", PERSON, "alice")
+    drafts = await append(
+        log,
+        draft(deliver=True),
+        draft(BOB, deliver=True),
+        draft(other, deliver=True),
+        draft(quiet, deliver=True),
+    )
+    await append(log, settled=(drafts[3].delivery_id,))
+    assert sorted(await log.backlogs("acme")) == [Backlog("echo", 2, NOW_MS), Backlog("other", 1, NOW_MS)]
+
+
+# Closing
+
+
+async def test_a_closed_log_is_unavailable(log: Log) -> None:
+    await log.close()
+    await log.close()
+    for call in (
+        append(log, draft()),
+        log.heads([ALICE]),
+        log.read([]),
+        log.message("acme", "x"),
+        log.open_messages(),
+        log.dead_letters("acme", "echo", 0, 1),
+        log.replay("acme", "echo", [1]),
+        log.receipts(ALICE, "", 1),
+        log.delivered([(ALICE, "alice")]),
+        log.reset(ALICE),
+        log.deliveries("acme", "echo", 0, 1),
+        log.backlogs("acme"),
+        log.sweep(NOW_MS),
+    ):
+        with pytest.raises(LogUnavailable):
+            await call
+    with pytest.raises(LogUnavailable):
+        log.head(ALICE)

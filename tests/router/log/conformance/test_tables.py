@@ -1,0 +1,330 @@
+"""What every engine of the log promises of open messages, receipts and deliveries that fail."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trunkline_router.core.values.log_records import (
+    Attempts,
+    Backlog,
+    Checkpoint,
+    DeadLettered,
+    DeliveredPosition,
+    Page,
+    PageRequest,
+    PendingEntry,
+    Producer,
+    StoredDeadLetter,
+    StoredDelivery,
+    StoredOpen,
+    StoredReceipt,
+    Transaction,
+    Withdrawal,
+)
+from trunkline_router.core.values.topics import EMPTY, USER, Position, TopicKey
+from trunkline_router.log.interface import Log
+
+from tests.router.log.engines import (
+    ALICE,
+    BOB,
+    NOW_MS,
+    OTHER_TENANT,
+    Opener,
+    a_key,
+    append,
+    deltas,
+    draft,
+    edit,
+    end,
+    position,
+    read,
+)
+
+WORKER = Producer("worker", 1)
+
+
+async def page(log: Log, limit: int = 100, **where: Any) -> Page:
+    return (await log.read([PageRequest(ALICE, limit, **where)]))[0]
+
+
+async def checkpoint(log: Log, one: PendingEntry, text: str = "", producer: Producer = WORKER) -> None:
+    added = deltas(text) if text else b""
+    await log.append(
+        Transaction(checkpoints=[Checkpoint(one.topic, one.message.position.seq, producer, added)])
+    )
+
+
+async def give_up(log: Log, *drafts: PendingEntry, attempts: int = 3, reason: str = "no use") -> None:
+    await log.append(Transaction(given_up=[DeadLettered(d.delivery_id, attempts, reason) for d in drafts]))
+
+
+# Open messages
+
+
+async def test_an_open_message_is_there_with_what_was_checkpointed_until_it_ends(log: Log) -> None:
+    first, second, _ = await append(log, draft(producer=WORKER), draft(BOB, producer=WORKER), draft())
+    await checkpoint(log, first, "a")
+    await checkpoint(log, first, "b")
+    await checkpoint(log, second, "c")
+    assert await log.open_messages() == [
+        StoredOpen(ALICE, first.stored, WORKER, [deltas("a"), deltas("b")]),
+        StoredOpen(BOB, second.stored, WORKER, [deltas("c")]),
+    ]
+    assert (await page(log, 1, after=EMPTY)).entries[0].body == first.stored
+    (ended,) = await append(log, end(first))
+    assert await log.open_messages() == [StoredOpen(BOB, second.stored, WORKER, [deltas("c")])]
+    assert await log.message("acme", first.message.id) == ended.message.SerializeToString()
+
+
+async def test_open_messages_survive_a_restart(log: Log, opener: Opener) -> None:
+    (one,) = await append(log, draft(producer=WORKER))
+    await checkpoint(log, one, "a", Producer("next", 2))
+    await log.close()
+    again = await opener()
+    try:
+        assert await again.open_messages() == [
+            StoredOpen(ALICE, one.stored, Producer("next", 2), [deltas("a")])
+        ]
+    finally:
+        await again.close()
+
+
+async def test_an_edit_leaves_a_message_open(log: Log) -> None:
+    (one,) = await append(log, draft(producer=WORKER))
+    await append(log, edit(one))
+    assert [stored.producer for stored in await log.open_messages()] == [WORKER]
+
+
+async def test_several_checkpoints_of_one_transaction_are_kept_in_order(log: Log) -> None:
+    drafts = await append(log, *(draft(producer=WORKER) for _ in range(70)))
+    await log.append(
+        Transaction(
+            checkpoints=[
+                Checkpoint(ALICE, d.place.seq, Producer("w", epoch), deltas(str(epoch)))
+                for epoch in (2, 3, 4)
+                for d in reversed(drafts)
+            ]
+        )
+    )
+    kept = [deltas("2"), deltas("3"), deltas("4")]
+    assert await log.open_messages() == [StoredOpen(ALICE, d.stored, Producer("w", 4), kept) for d in drafts]
+
+
+async def test_a_checkpoint_may_only_name_who_writes(log: Log) -> None:
+    (one,) = await append(log, draft(producer=WORKER))
+    await checkpoint(log, one, producer=Producer("other", 2))
+    assert await log.open_messages() == [StoredOpen(ALICE, one.stored, Producer("other", 2), [])]
+
+
+async def test_checkpoints_of_what_is_not_open_change_nothing(log: Log) -> None:
+    ended, whole, erased = await append(log, draft(producer=WORKER), draft(), draft(BOB, producer=WORKER))
+    await append(log, end(ended))
+    await log.reset(BOB)
+    for one in (ended, whole, erased):
+        await checkpoint(log, one, "late")
+    assert await log.open_messages() == []
+    # Nor does one that comes with the end.
+    (last,) = await append(log, draft(producer=WORKER))
+    await log.append(
+        Transaction([end(last)], checkpoints=[Checkpoint(ALICE, last.place.seq, WORKER, deltas("late"))])
+    )
+    assert await log.open_messages() == []
+
+
+# Receipts
+
+
+async def test_receipts_only_rise(log: Log) -> None:
+    drafts = await append(log, *(draft() for _ in range(5)))
+    at = [EMPTY, *map(position, drafts)]
+
+    async def receipt() -> StoredReceipt:
+        (found,) = await log.receipts(ALICE, "", 9)
+        return found
+
+    await log.append(Transaction(delivered=[DeliveredPosition(ALICE, "alice", at[2])]))
+    assert await receipt() == StoredReceipt("alice", 2, 0, NOW_MS)
+    await append(log, read(ALICE, at[3]))
+    assert await receipt() == StoredReceipt("alice", 3, 3, NOW_MS)
+    await log.append(Transaction(delivered=[DeliveredPosition(ALICE, "alice", at[n]) for n in (1, 5, 4)]))
+    assert await receipt() == StoredReceipt("alice", 5, 3, NOW_MS)
+    await append(log, read(ALICE, at[4]), read(ALICE, at[2]))
+    assert await receipt() == StoredReceipt("alice", 5, 4, NOW_MS)
+
+
+async def test_receipts_are_listed_by_user(log: Log) -> None:
+    (one,) = await append(log, draft())
+    users = ["Z", "a", "b", "é", "￿", "\U0001f600"]
+    at = position(one)
+    await log.append(Transaction(delivered=[DeliveredPosition(ALICE, user, at) for user in reversed(users)]))
+    assert [found.user for found in await log.receipts(ALICE, "", 99)] == users
+    assert [found.user for found in await log.receipts(ALICE, "a", 3)] == users[2:5]
+    assert await log.receipts(BOB, "", 99) == []
+
+
+async def test_what_is_said_of_an_erased_log_is_no_receipt(log: Log) -> None:
+    (one,) = await append(log, draft())
+    await log.append(Transaction(delivered=[DeliveredPosition(ALICE, "alice", position(one))]))
+    await log.reset(ALICE)
+    assert await log.receipts(ALICE, "", 9) == []
+    stale = [DeliveredPosition(ALICE, "alice", position(one)), DeliveredPosition(ALICE, "alice", EMPTY)]
+    await log.append(Transaction(delivered=stale))
+    await append(log, draft())
+    await log.append(Transaction(delivered=stale))
+    assert await log.receipts(ALICE, "", 9) == []
+
+
+async def test_how_far_users_were_given_logs_is_told_for_many_at_once(log: Log) -> None:
+    platform: TopicKey = ("acme", "echo", "web", 0, "")
+    user: TopicKey = ("acme", "", "", USER, "alice")
+    first, second, _, third = await append(log, draft(), draft(), draft(BOB), draft(user))
+    told = [
+        DeliveredPosition(ALICE, "alice", position(second)),
+        DeliveredPosition(user, "alice", position(third)),
+    ]
+    await log.append(Transaction([read(ALICE, position(first), "é")], delivered=told))
+    asked = [
+        (BOB, "alice"),
+        (ALICE, "alice"),
+        (platform, "alice"),
+        (user, "alice"),
+        (ALICE, "é"),
+        (user, "é"),
+    ]
+    epochs = [one.epoch for one in await log.heads([BOB, ALICE, platform, user])]
+    assert await log.delivered(asked) == [
+        Position(epochs[0], 0),
+        position(second),
+        EMPTY,
+        Position(epochs[3], 1),
+        position(first),
+        Position(epochs[3], 0),
+    ]
+    assert await log.delivered([]) == []
+    many = await log.delivered([(ALICE, str(number)) for number in range(3000)])
+    assert many == [Position(epochs[1], 0)] * 3000
+    await log.reset(ALICE)
+    assert await log.delivered([(ALICE, "alice")]) == [EMPTY]
+    await append(log, draft())
+    (started,) = await log.delivered([(ALICE, "alice")])
+    assert (started.seq, started.epoch == epochs[1]) == (0, False)
+
+
+# Resetting
+
+
+async def test_a_reset_counts_messages_only_and_erases_all_that_belongs_to_the_log(log: Log) -> None:
+    first, second, bob = await append(
+        log, draft(producer=WORKER), draft(deliver=True), draft(BOB, producer=WORKER, deliver=True)
+    )
+    await append(log, edit(second), read(ALICE, position(second)), read(BOB, position(bob)))
+    await checkpoint(log, first, "a")
+    await give_up(log, second, bob)
+    assert await log.reset(ALICE) == 2
+    assert [stored.topic for stored in await log.open_messages()] == [BOB]
+    assert await log.receipts(ALICE, "", 9) == []
+    assert len(await log.receipts(BOB, "", 9)) == 1
+    assert [d.delivery_id for d in await log.dead_letters("acme", "echo", 0, 9)] == [bob.delivery_id]
+    assert await log.backlogs("acme") == [Backlog("echo", 0, 0, 1)]
+    assert await log.replay("acme", "echo", [second.delivery_id]) == []
+    assert (await page(log)).entries == []
+    # What comes at the same seqs is not mixed up with it, before or after sweeping.
+    (new,) = await append(log, draft(producer=WORKER))
+    for _ in range(2):
+        assert [stored for stored in await log.open_messages() if stored.topic == ALICE] == [
+            StoredOpen(ALICE, new.stored, WORKER, [])
+        ]
+        assert [entry.body for entry in (await page(log)).entries] == [new.stored]
+        await log.sweep(NOW_MS)
+
+
+# Deliveries that fail
+
+
+async def test_attempts_are_kept_with_the_delivery(log: Log, opener: Opener) -> None:
+    first, second = await append(log, draft(deliver=True), draft(deliver=True))
+    await log.append(Transaction(attempts=[Attempts(first.delivery_id, 1), Attempts(999_999, 4)]))
+    await log.append(Transaction(attempts=[Attempts(first.delivery_id, 2), Attempts(first.delivery_id, 3)]))
+    await log.close()
+    again = await opener()
+    try:
+        assert await again.deliveries("acme", "echo", 0, 9) == [
+            StoredDelivery(first.delivery_id, ALICE, first.stored, 3),
+            StoredDelivery(second.delivery_id, ALICE, second.stored, 0),
+        ]
+    finally:
+        await again.close()
+
+
+async def test_what_is_given_up_is_a_dead_letter_and_no_delivery(log: Log) -> None:
+    drafts = await append(log, *(draft(deliver=True) for _ in range(4)))
+    ids = [d.delivery_id for d in drafts]
+    reason = 'odd: "\\\0é'
+    await give_up(log, drafts[2], drafts[0], drafts[0], reason=reason)
+    await log.append(
+        Transaction(given_up=[DeadLettered(ids[0], 9, "again"), DeadLettered(999_999, 9, "gone")])
+    )
+    await log.append(Transaction(settled=[ids[1]], given_up=[DeadLettered(ids[1], 1, "was done")]))
+    expected = [StoredDeadLetter(ids[n], drafts[n].stored, 3, reason, NOW_MS) for n in (0, 2)]
+    assert await log.dead_letters("acme", "echo", 0, 9) == expected
+    assert await log.dead_letters("acme", "echo", 0, 1) == expected[:1]
+    assert await log.dead_letters("acme", "echo", ids[0], 9) == expected[1:]
+    assert await log.dead_letters("acme", "echo", 2**64 - 1, 9) == []
+    assert await log.dead_letters("acme", "other", 0, 9) == []
+    assert await log.dead_letters("evil", "echo", 0, 9) == []
+    assert [d.delivery_id for d in await log.deliveries("acme", "echo", 0, 9)] == [ids[3]]
+
+
+async def test_replayed_dead_letters_are_new_deliveries_in_their_order(log: Log) -> None:
+    drafts = await append(log, *(draft(deliver=True) for _ in range(4)))
+    ids = [d.delivery_id for d in drafts]
+    await give_up(log, *drafts[:3])
+    assert await log.replay("acme", "other", ids) == []
+    assert await log.replay("evil", "echo", ids) == []
+    replayed = await log.replay("acme", "echo", [ids[2], ids[0], ids[0], ids[3], 999_999, 2**64 - 1])
+    assert [(d.message, d.attempts, d.topic) for d in replayed] == [
+        (drafts[0].stored, 0, ALICE),
+        (drafts[2].stored, 0, ALICE),
+    ]
+    new = [d.delivery_id for d in replayed]
+    assert new == sorted(new)
+    assert new[0] > ids[3]
+    assert [d.delivery_id for d in await log.deliveries("acme", "echo", 0, 9)] == [ids[3], *new]
+    assert [d.delivery_id for d in await log.dead_letters("acme", "echo", 0, 9)] == [ids[1]]
+    (later,) = await append(log, draft(deliver=True))
+    assert later.delivery_id > new[1]
+    assert await log.replay("acme", "echo", []) == []
+
+
+async def test_withdrawn_deliveries_are_gone_and_those_that_were_there_are_told(log: Log) -> None:
+    first, second, bob = await append(log, draft(deliver=True), draft(deliver=True), draft(BOB, deliver=True))
+    asked = [
+        Withdrawal(ALICE, first.place.seq),
+        Withdrawal(ALICE, first.place.seq),
+        Withdrawal(ALICE, 99),
+        Withdrawal(BOB, second.place.seq),
+        Withdrawal(OTHER_TENANT, 1),
+        Withdrawal(BOB, bob.place.seq),
+    ]
+    await log.append(Transaction(settled=[bob.delivery_id], withdrawn=asked))
+    assert [one.found for one in asked] == [True, True, False, False, False, False]
+    assert [d.delivery_id for d in await log.deliveries("acme", "echo", 0, 9)] == [second.delivery_id]
+
+
+async def test_withdrawals_beside_a_repeat_are_told(log: Log) -> None:
+    key = a_key()
+    (first,) = await append(log, draft(key=key, deliver=True))
+    withdrawal = Withdrawal(ALICE, first.place.seq)
+    await log.append(Transaction([draft(key=key)], withdrawn=[withdrawal]))
+    assert withdrawal.found
+
+
+async def test_backlogs_count_dead_letters(log: Log) -> None:
+    other: TopicKey = ("acme", "other", *ALICE[2:])
+    drafts = await append(log, draft(deliver=True), draft(deliver=True), draft(other, deliver=True))
+    await give_up(log, drafts[0], drafts[2])
+    assert sorted(await log.backlogs("acme")) == [
+        Backlog("echo", 1, NOW_MS, 1),
+        Backlog("other", 0, 0, 1),
+    ]
+    assert await log.backlogs("evil") == []

@@ -1,0 +1,46 @@
+"""Appends to the log named on the command line until killed; prints what is committed.
+
+That is, after each commit: the head, where the open message stands, and how many deltas it has. Each turn
+opens one message, ends the one before and checkpoints its own three times. The key of each other message is
+that of its seq, and keys move from one table to the other all the time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from trunkline.v1.message_pb2 import Message
+from trunkline_router.core.values.log_records import Checkpoint, PendingEntry, Producer, Transaction
+from trunkline_router.log.sqlite.engine import SqliteLog
+
+from tests.router.log.engines import ALICE, deltas, draft, end, hashed_key
+
+
+async def main() -> None:
+    log = SqliteLog.open(Path(sys.argv[1]), recent_keys=30)
+    (head,) = await log.heads([ALICE])
+    opened = [PendingEntry(ALICE, Message.FromString(one.message)) for one in await log.open_messages()]
+    seq = head.seq
+    while True:
+        one = draft(producer=Producer("worker", 1))
+        drafts = [draft(key=hashed_key(seq + n), deliver=True) for n in range(1, 6)]
+        drafts += [one, *(end(before) for before in opened)]
+        await log.append(Transaction(drafts))
+        opened = [one]
+        seq += len(drafts)
+        place = one.message.position.seq
+        tell(seq, place, 0)
+        for n in range(1, 4):
+            checkpoint = Checkpoint(ALICE, place, Producer("worker", n + 1), deltas(str(n)))
+            await log.append(Transaction(checkpoints=[checkpoint]))
+            tell(seq, place, n)
+
+
+def tell(*numbers: int) -> None:
+    sys.stdout.write(" ".join(map(str, numbers)) + "\n")
+    sys.stdout.flush()
+
+
+asyncio.run(main())

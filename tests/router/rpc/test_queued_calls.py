@@ -1,0 +1,199 @@
+"""Backends that call, or send, faster than their tenant may."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextlib import suppress
+from itertools import chain
+from typing import Any
+
+import grpc.aio
+import pytest
+from trunkline.v1.access_pb2 import SCOPE_ADMIN, requires
+from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
+from trunkline.v1.tenant_pb2 import TenantSettings
+from trunkline_router.core.tenants.fair_call_queue import FairCallQueue
+from trunkline_router.rpc.broadcast_service import MOST_AT_ONCE, pieces
+from trunkline_router.rpc.tenant_lock import turn
+from trunkline_runtime.token_bucket import RateLimit
+
+from tests.router.rpc.call_pacing import CALLS, Context, at_once, declared, said, until
+from tests.router.rpc.guarded_router import (
+    METHODS,
+    OPERATOR,
+    PATIENCE_S,
+    GuardedRouter,
+    Metadata,
+    bearer,
+    ended,
+    reason_of,
+    request_for,
+)
+
+SAYING = {"Broadcast", "OpenMessage", "ExtendMessage"}
+UNARY = sorted(
+    name
+    for name, method in METHODS.items()
+    if not method.client_streaming
+    and not method.server_streaming
+    and method.GetOptions().Extensions[requires] <= SCOPE_ADMIN
+)
+
+
+async def each_at_once(router: GuardedRouter, metadata: Metadata = (), **limits: int) -> dict[str, Any]:
+    """The same for each RPC, with a tenant of its own."""
+
+    async def codes(rpc: str) -> Any:
+        tenant = await declared(router, rpc, **limits)
+        return await at_once(router, rpc, request_for(METHODS[rpc], tenant), metadata)
+
+    return dict(zip(UNARY, await asyncio.gather(*map(codes, UNARY)), strict=True))
+
+
+async def test_each_rpc_of_a_tenant_takes_its_turn(router: GuardedRouter) -> None:
+    """Two go on at once, two wait for their turn, and the others would come too late."""
+    for rpc, codes in (await each_at_once(router, calls_per_s=2)).items():
+        assert 0 < codes["RATE_LIMITED"] <= CALLS - 4, rpc
+        assert router.shell.core.directory.tenants[rpc].refused["RATE_LIMITED"] == codes["RATE_LIMITED"]
+
+
+async def test_calls_with_a_key_take_their_turns_before_they_are_read(router: GuardedRouter) -> None:
+    tenant = await declared(router, "few", calls_per_s=2)
+    _, key = await router.key(tenant)
+    codes = await at_once(router, "Broadcast", said("all"), bearer(key))
+    assert set(codes) == {"FORBIDDEN", "RATE_LIMITED"}
+    assert router.shell.core.directory.tenants[tenant].refused == codes
+
+
+async def test_calls_that_say_something_are_messages_and_others_are_not(router: GuardedRouter) -> None:
+    for rpc, codes in (await each_at_once(router, messages_per_s=2)).items():
+        assert bool(codes["RATE_LIMITED"]) == (rpc in SAYING), rpc
+
+
+async def test_the_operator_waits_only_where_it_says_something(router: GuardedRouter) -> None:
+    limits = {"calls_per_s": 2, "messages_per_s": 2}
+    for rpc, codes in (await each_at_once(router, bearer(OPERATOR), **limits)).items():
+        assert bool(codes["RATE_LIMITED"]) == (rpc in SAYING), rpc
+
+
+async def test_streams_take_a_turn_when_they_are_opened(router: GuardedRouter) -> None:
+    tenant = await declared(router, "few", calls_per_s=2)
+    _, key = await router.key(tenant)
+    streams = [await router.begin("BroadcastMany", metadata=bearer(key)) for _ in range(CALLS)]
+    for stream in streams:
+        await stream.done_writing()
+    codes = []
+    for stream in streams:
+        try:
+            assert await stream.read() is grpc.aio.EOF
+        except grpc.aio.AioRpcError as error:
+            codes.append(reason_of(error))
+    assert set(codes) == {"RATE_LIMITED"}
+    assert 0 < len(codes) <= CALLS - 4
+
+
+async def test_streams_of_all_who_show_no_key_take_turns_together(router: GuardedRouter) -> None:
+    router.guard.strangers_streams.rate = RateLimit(2, of="streams")
+    streams = [await router.begin("BroadcastMany") for _ in range(CALLS)]
+    for stream in streams:
+        with suppress(asyncio.InvalidStateError):
+            await stream.done_writing()
+    codes = Counter(await asyncio.gather(*map(ended, streams)))
+    refusals = {text for code, text in codes if code == "RATE_LIMITED"}
+    assert refusals == {"More than 2 streams a second were sent by those who show no key; slow down"}
+    assert codes["OK", ""] >= 2
+
+
+async def test_a_request_is_read_when_it_is_known_who_sent_it(router: GuardedRouter) -> None:
+    """What cannot be read is refused as anything else that is wrong."""
+
+    async def code(metadata: Metadata) -> str:
+        call = router.channel.unary_unary("/trunkline.v1.BroadcastService/Broadcast")
+        return (await ended(call(b"\xff" * 100, metadata=metadata, timeout=PATIENCE_S)))[0]
+
+    _, key = await router.key("open")
+    assert await code(bearer("wrong")) == "UNAUTHORIZED"
+    assert await code(bearer(key)) == "INVALID_ARGUMENT"
+    assert await code(()) == "INVALID_ARGUMENT"
+
+
+async def test_tenants_do_not_wait_for_one_another(router: GuardedRouter) -> None:
+    few, other = await declared(router, "few", calls_per_s=1), await declared(router, "other")
+    flood = asyncio.create_task(at_once(router, "Broadcast", said(few)))
+    calls = 0
+    while not flood.done():
+        assert await router.code("Broadcast", said(other)) == "OK"
+        calls += 1
+    assert (await flood)["RATE_LIMITED"]
+    # While one of the flood has waited for a second.
+    assert calls > 20
+
+
+async def test_whose_key_is_taken_away_while_it_waits_does_not_get_its_turn(router: GuardedRouter) -> None:
+    tenant = await declared(router, "few", calls_per_s=1)
+    key_id, key = await router.key(tenant)
+    turns = router.shell.core.directory.tenants[tenant].calls
+    assert await router.code("Broadcast", said(tenant), metadata=bearer(key)) == "OK"
+    waiting = asyncio.create_task(router.code("Broadcast", said(tenant), metadata=bearer(key)))
+    await until(lambda: len(turns))
+    await router.registry.revoke_key(tenant, key_id)
+    assert await waiting == "UNAUTHORIZED"
+
+
+async def test_a_stream_whose_key_is_taken_away_while_it_waits_is_not_opened(router: GuardedRouter) -> None:
+    tenant = await declared(router, "few", calls_per_s=1)
+    key_id, key = await router.key(tenant)
+    turns = router.shell.core.directory.tenants[tenant].calls
+    assert await router.code("Broadcast", said(tenant), metadata=bearer(key)) == "OK"
+    stream = await router.begin("BroadcastMany", metadata=bearer(key))
+    await until(lambda: len(turns))
+    await router.registry.revoke_key(tenant, key_id)
+    assert (await ended(stream))[0] == "UNAUTHORIZED"
+
+
+async def test_a_tenant_that_is_closed_while_a_call_waits_is_closed_to_it(router: GuardedRouter) -> None:
+    tenant = await declared(router, "few", calls_per_s=1)
+    turns = router.shell.core.directory.tenants[tenant].calls
+    assert await router.code("Broadcast", said(tenant)) == "OK"
+    waiting = asyncio.create_task(router.code("Broadcast", said(tenant)))
+    await until(lambda: len(turns))
+    await router.registry.update(tenant, TenantSettings(), ["open_to"])
+    assert await waiting == "UNAUTHORIZED"
+
+
+async def test_a_call_that_is_cancelled_while_it_waits_leaves_nothing_behind(router: GuardedRouter) -> None:
+    tenant = await declared(router, "few", calls_per_s=1)
+    turns: FairCallQueue = router.shell.core.directory.tenants[tenant].calls
+    assert not await turn(turns, 0, Context(None))  # type: ignore[arg-type]
+    waiting = asyncio.create_task(turn(turns, 0, Context(None)))  # type: ignore[arg-type]
+    await until(lambda: len(turns))
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert not len(turns)
+    assert turns.timer is None
+    assert await turn(turns, 0, Context(None))  # type: ignore[arg-type]
+
+
+async def test_a_call_whose_turn_does_not_come_is_refused(
+    router: GuardedRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trunkline_router.core.tenants.fair_call_queue.MAX_DELAY_S", 0.1)
+    tenant = await declared(router, "few", calls_per_s=1)
+    assert (await at_once(router, "Broadcast", said(tenant)))["OK"] == 1
+
+
+def test_a_large_batch_is_taken_in_pieces_in_order() -> None:
+    batch = BroadcastManyRequest()
+    for number in range(2 * MOST_AT_ONCE + 1):
+        batch.requests.add(number=number)
+    taken = [[item.number for item in piece.requests] for piece in pieces(batch)]
+    assert [len(piece) for piece in taken] == [MOST_AT_ONCE, MOST_AT_ONCE, 1]
+    assert list(chain.from_iterable(taken)) == list(range(2 * MOST_AT_ONCE + 1))
+
+
+def test_a_small_batch_is_one_piece() -> None:
+    batch = BroadcastManyRequest()
+    batch.requests.add(number=1)
+    [piece] = pieces(batch)
+    assert piece is batch

@@ -1,0 +1,99 @@
+"""Calls that hold up what all write: one at a time of each tenant."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import pytest
+from trunkline.v1.access_pb2 import SCOPE_ADMIN, requires
+from trunkline.v1.tenant_service_pb2 import EraseUserRequest, ListApiKeysRequest
+from trunkline_router.rpc import tenant_lock as turns_of_calls
+from trunkline_router.rpc.method_rules import rule_of
+
+from tests.router.rpc.call_pacing import CALLS, until
+from tests.router.rpc.guarded_router import (
+    METHODS,
+    OPERATOR,
+    GuardedRouter,
+    Metadata,
+    bearer,
+)
+
+
+async def test_of_calls_that_hold_up_all_there_is_one_at_a_time_of_each_tenant(
+    router: GuardedRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns_of_calls, "MAX_QUEUED", CALLS - 1)
+    under_way, most = Counter[str](), Counter[str]()
+    go_on = asyncio.Event()
+
+    async def erase(name: str, user: str) -> tuple[int, int]:
+        under_way[name] += 1
+        most[name] = max(most[name], under_way[name])
+        await go_on.wait()
+        under_way[name] -= 1
+        return 0, 0
+
+    monkeypatch.setattr(router.registry, "erase_user", erase)
+
+    async def codes(tenant: str, metadata: Metadata) -> Any:
+        request = EraseUserRequest(tenant=tenant, user="u")
+        calls = (router.code("EraseUser", request, metadata=metadata) for _ in range(CALLS + 1))
+        return Counter(await asyncio.gather(*calls))
+
+    _, key = await router.key("open")
+    _, other = await router.key("all")
+    erasing = [
+        asyncio.create_task(codes(*by))
+        for by in (("open", bearer(key)), ("all", bearer(other)), ("closed", bearer(OPERATOR)))
+    ]
+    await until(lambda: under_way == {"open": 1, "all": 1, "closed": CALLS + 1})
+    queues = router.guard.one_by_one._queues
+    await until(lambda: [queues[tenant].calls for tenant in ("open", "all")] == [CALLS, CALLS])
+    # The last has been refused by when another is answered.
+    assert (
+        await router.code("ListApiKeys", ListApiKeysRequest(tenant="open"), metadata=bearer(OPERATOR)) == "OK"
+    )
+    go_on.set()
+    ends = await asyncio.gather(*erasing)
+    assert ends == [{"OK": CALLS, "OVERLOADED": 1}] * 2 + [{"OK": CALLS + 1}]
+    assert most == {"open": 1, "all": 1, "closed": CALLS + 1}
+    assert not queues
+
+
+async def test_whose_key_is_taken_away_while_it_waits_for_another_call_does_nothing(
+    router: GuardedRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    erased: list[str] = []
+    go_on = asyncio.Event()
+
+    async def erase(name: str, user: str) -> tuple[int, int]:
+        erased.append(user)
+        await go_on.wait()
+        return 0, 0
+
+    monkeypatch.setattr(router.registry, "erase_user", erase)
+    _, first = await router.key("open")
+    key_id, second = await router.key("open")
+
+    def erasing(user: str, key: str) -> asyncio.Task[str]:
+        request = EraseUserRequest(tenant="open", user=user)
+        return asyncio.create_task(router.code("EraseUser", request, metadata=bearer(key)))
+
+    one = erasing("one", first)
+    await until(lambda: erased)
+    two = erasing("two", second)
+    await until(lambda: router.guard.one_by_one._queues["open"].calls == 2)
+    await router.registry.revoke_key("open", key_id)
+    go_on.set()
+    assert await asyncio.gather(one, two) == ["OK", "UNAUTHORIZED"]
+    assert erased == ["one"]
+
+
+def test_calls_that_hold_up_all_are_those_that_administer_and_replay() -> None:
+    alone = {name for name, method in METHODS.items() if rule_of(method).alone}
+    by_admin = {name for name in METHODS if METHODS[name].GetOptions().Extensions[requires] == SCOPE_ADMIN}
+    assert alone == {"ReplayDeadLetters", *by_admin}
+    assert {"ResetConversation", "EraseUser", "CreateApiKey", "RevokeTokens"} <= alone

@@ -1,0 +1,267 @@
+"""A log in memory with the port's promises, for tests that choose when what happens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from typing import NamedTuple
+
+from trunkline.v1.frame_pb2 import ReadFrame
+from trunkline.v1.message_pb2 import (
+    CHANGE_KIND_EDITED,
+    CHANGE_KIND_ENDED,
+    Change,
+    Message,
+)
+from trunkline_router.core.values.log_records import (
+    AppendResult,
+    Attempts,
+    Checkpoint,
+    DeadLettered,
+    Entry,
+    EntryKind,
+    Page,
+    PageRequest,
+    PendingEntry,
+    Producer,
+    StoredDeadLetter,
+    StoredDelivery,
+    StoredOpen,
+    StoredReceipt,
+    Transaction,
+    Withdrawal,
+)
+from trunkline_router.core.values.topics import EMPTY, Position, TopicKey
+
+from tests.support.memory_erasing import MemoryLogs, topic_of_stored
+
+
+class Kept(NamedTuple):
+    """What a key stands for: the entry that it made, and the message that this is about."""
+
+    digest: bytes
+    position: Position
+    message_id: str
+    connections: int
+
+
+class MemoryLog(MemoryLogs):
+    """What is in it is on disk. Nothing here waits; the caller is the one who is slow.
+
+    It has no clock: entries are as old as their messages say.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._keys: dict[bytes, Kept] = {}
+        self._epochs = (f"e{number}" for number in count(1))
+        self._delivery_ids = count(1)
+
+    def head(self, topic: TopicKey) -> Position:
+        """The end of a topic's log."""
+        if topic not in self.logs:
+            return EMPTY
+        epoch, entries = self.logs[topic]
+        return Position(epoch, len(entries))
+
+    # Writing
+
+    def append(self, transaction: Transaction) -> None:
+        """Commit a transaction."""
+        for draft in transaction.drafts:
+            self._append(draft)
+        for delivery_id in transaction.settled:
+            self.unsettled.pop(delivery_id, None)
+        for attempts in transaction.attempts:
+            self._note_attempts(attempts)
+        for given_up in transaction.given_up:
+            self._give_up(given_up)
+        for withdrawal in transaction.withdrawn:
+            self._withdraw(withdrawal)
+        for checkpoint in transaction.checkpoints:
+            self._checkpoint(checkpoint)
+        for topic, user, position in transaction.delivered:
+            if position.epoch == self.head(topic).epoch:
+                receipt = self._receipt(topic, user)
+                delivered = max(receipt.delivered, position.seq)
+                self._receipts[topic][user] = receipt._replace(delivered=delivered)
+
+    def _append(self, draft: PendingEntry) -> None:
+        kept = self._keys.get(draft.key) if draft.key is not None else None
+        if kept is not None:
+            _repeat(draft, kept)
+        elif draft.repeat_only:
+            draft.verdict = AppendResult.NO_REPEAT
+        else:
+            self._write(draft)
+
+    def _write(self, draft: PendingEntry) -> None:
+        if draft.topic not in self.logs:
+            assert draft.change is None, "a change of an erased log gets here"
+            assert draft.read is None, "a read of an erased log gets here"
+            self.logs[draft.topic] = (next(self._epochs), [])
+        epoch, entries = self.logs[draft.topic]
+        place = Position(epoch, len(entries) + 1)
+        draft.place.CopyFrom(place.to_proto())
+        draft.verdict = AppendResult.COMMITTED
+        message = draft.message
+        if draft.kind is EntryKind.MESSAGE:
+            message.id = f"{epoch}-{place.seq}"
+            draft.stored = message.SerializeToString()
+            if draft.producer is not None:
+                self.open[message.id] = StoredOpen(draft.topic, draft.stored, draft.producer, [])
+        elif draft.change is not None:
+            assert message.position.epoch == epoch, "a change of an erased log gets here"
+            assert not draft.change.HasField("message")
+            draft.stored = draft.change.SerializeToString()
+            self._put_changed(draft.topic, message)
+            self.open.pop(message.id, None)
+        elif draft.read is not None:
+            assert draft.read.position.epoch == epoch, "a read of an erased log gets here"
+            draft.stored = draft.read.SerializeToString()
+            receipt = self._receipt(draft.topic, draft.read.user)
+            seq = draft.read.position.seq
+            receipt = receipt._replace(delivered=max(receipt.delivered, seq), read=max(receipt.read, seq))
+            self._receipts[draft.topic][draft.read.user] = receipt
+        entries.append((draft.kind, draft.stored))
+        if draft.key is not None:
+            self._keys[draft.key] = Kept(draft.digest, place, message.id, draft.connections)
+        if draft.deliver:
+            draft.delivery_id = next(self._delivery_ids)
+            delivery = StoredDelivery(draft.delivery_id, draft.topic, draft.stored)
+            self.unsettled[draft.delivery_id] = delivery
+
+    def _put_changed(self, topic: TopicKey, message: Message) -> None:
+        """Unless the message is gone, or nobody's by now."""
+        _, entries = self.logs[topic]
+        seq = message.position.seq
+        stored = Message.FromString(entries[seq - 1][1])
+        if seq > self.pruned.get(topic, 0) and stored.author.user == message.author.user:
+            entries[seq - 1] = (EntryKind.MESSAGE, message.SerializeToString())
+
+    def _note_attempts(self, noted: Attempts) -> None:
+        if delivery := self.unsettled.get(noted.delivery_id):
+            self.unsettled[noted.delivery_id] = delivery._replace(attempts=noted.attempts)
+
+    def _give_up(self, given_up: DeadLettered) -> None:
+        if delivery := self.unsettled.pop(given_up.delivery_id, None):
+            number, attempts, reason = given_up
+            self.dead[number] = StoredDeadLetter(number, delivery.message, attempts, reason, 0)
+
+    def _withdraw(self, withdrawal: Withdrawal) -> None:
+        for number, delivery in list(self.unsettled.items()):
+            seq = Message.FromString(delivery.message).position.seq
+            if (delivery.topic, seq) == (withdrawal.topic, withdrawal.seq):
+                del self.unsettled[number]
+                withdrawal.found = True
+
+    def _checkpoint(self, checkpoint: Checkpoint) -> None:
+        message_id = f"{self.head(checkpoint.topic).epoch}-{checkpoint.seq}"
+        stored = self.open.get(message_id)
+        if stored is not None and stored.topic == checkpoint.topic:
+            deltas = [*stored.deltas, checkpoint.deltas] if checkpoint.deltas else stored.deltas
+            self.open[message_id] = stored._replace(producer=checkpoint.producer, deltas=deltas)
+
+    def _receipt(self, topic: TopicKey, user: str) -> StoredReceipt:
+        return self._receipts.setdefault(topic, {}).setdefault(user, StoredReceipt(user, 0, 0, 0))
+
+    def replay(self, tenant: str, agent: str, delivery_ids: Sequence[int]) -> list[StoredDelivery]:
+        """Make dead letters deliveries again."""
+        replayed = []
+        for number in delivery_ids:
+            letter = self.dead.get(number)
+            if letter is None or topic_of_stored(letter.message)[:2] != (tenant, agent):
+                continue
+            del self.dead[number]
+            new = StoredDelivery(next(self._delivery_ids), topic_of_stored(letter.message), letter.message)
+            self.unsettled[new.delivery_id] = new
+            replayed.append(new)
+        return replayed
+
+    # Reading
+
+    def read(self, request: PageRequest) -> Page:
+        """One page as of now."""
+        head = self.head(request.topic)
+        epoch, stored = self.logs.get(request.topic, ("", []))
+        for position in (request.after, request.before):
+            if position is None or position == EMPTY:
+                continue
+            if position.epoch != epoch or position.seq > head.seq:
+                return Page([], False, head, valid=False)
+        pruned = self.pruned.get(request.topic, 0)
+        entries = [Entry(seq, *entry) for seq, entry in enumerate(stored, 1) if seq > pruned]
+        if request.messages_only:
+            entries = [entry for entry in entries if entry.kind is EntryKind.MESSAGE]
+        if request.after is not None:
+            entries = [entry for entry in entries if entry.seq > request.after.seq]
+            page = entries[: request.limit]
+        else:
+            before = request.before
+            entries = [entry for entry in entries if before is None or entry.seq < before.seq]
+            page = entries[-request.limit :]
+        first = page[0].seq if page else 0
+        more = len(page) < len(entries)
+        return Page([self._with_message(request.topic, entry, first) for entry in page], more, head)
+
+    def _with_message(self, topic: TopicKey, entry: Entry, first: int) -> Entry:
+        """See Entry."""
+        if entry.kind is not EntryKind.CHANGE:
+            return entry
+        change = Change.FromString(entry.body)
+        seq = int(change.message_id.partition("-")[2])
+        is_before = change.kind == CHANGE_KIND_ENDED and seq < first
+        if (change.kind == CHANGE_KIND_EDITED or is_before) and seq > self.pruned.get(topic, 0):
+            change.message.MergeFromString(self.logs[topic][1][seq - 1][1])
+        return entry._replace(body=change.SerializeToString())
+
+    def message(self, tenant: str, message_id: str) -> bytes | None:
+        """One message in its present form."""
+        epoch, _, number = message_id.partition("-")
+        seq = int(number) if number.isdecimal() else 0
+        for topic, (of_topic, entries) in self.logs.items():
+            if topic[0] == tenant and of_topic == epoch and self.pruned.get(topic, 0) < seq <= len(entries):
+                kind, body = entries[seq - 1]
+                return body if kind is EntryKind.MESSAGE else None
+        return None
+
+    def deliveries(self, tenant: str, agent: str, after: int, limit: int) -> list[StoredDelivery]:
+        """Unsettled deliveries of an agent above an id."""
+        found = [d for d in self.unsettled.values() if d.topic[:2] == (tenant, agent)]
+        return [d for d in found if d.delivery_id > after][:limit]
+
+    def delivered(self, whose: Sequence[tuple[TopicKey, str]]) -> list[Position]:
+        """How far users were given logs."""
+        found = []
+        for topic, user in whose:
+            receipt = self._receipts.get(topic, {}).get(user)
+            found.append(Position(self.head(topic).epoch, receipt.delivered if receipt else 0))
+        return found
+
+    def receipts(self, topic: TopicKey) -> list[StoredReceipt]:
+        """Receipts of a topic's users."""
+        return list(self._receipts.get(topic, {}).values())
+
+    def changes(self, topic: TopicKey) -> list[Change]:
+        """All changes that a log holds."""
+        entries = self.logs.get(topic, ("", []))[1][self.pruned.get(topic, 0) :]
+        return [Change.FromString(body) for kind, body in entries if kind is EntryKind.CHANGE]
+
+    def reads(self, topic: TopicKey) -> list[ReadFrame]:
+        """All reads that a log holds."""
+        entries = self.logs.get(topic, ("", []))[1][self.pruned.get(topic, 0) :]
+        return [ReadFrame.FromString(body) for kind, body in entries if kind is EntryKind.READ]
+
+    def producer(self, message_id: str) -> Producer:
+        """Who may write an open message."""
+        return self.open[message_id].producer
+
+
+def _repeat(draft: PendingEntry, kept: Kept) -> None:
+    if draft.digest and draft.digest != kept.digest:
+        draft.verdict = AppendResult.MISMATCH
+        return
+    draft.verdict = AppendResult.DUPLICATE
+    draft.message.id = kept.message_id
+    draft.place.CopyFrom(kept.position.to_proto())
+    draft.connections = kept.connections

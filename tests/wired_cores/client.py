@@ -1,0 +1,298 @@
+"""A client as docs/protocol.md describes it, which holds the edge to its promises."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trunkline.v1.address_pb2 import TopicPosition
+from trunkline.v1.frame_pb2 import AckFrame, ClientFrame, DeltaFrame, ServerFrame
+from trunkline.v1.message_pb2 import (
+    CHANGE_KIND_ENDED,
+    CHANGE_KIND_RECALLED,
+    MESSAGE_STATE_COMPLETE,
+    MESSAGE_STATE_OPEN,
+    MESSAGE_STATE_RECALLED,
+    ROLE_USER,
+    Change,
+    Message,
+    Part,
+)
+from trunkline_edge.core.connection import Connection, ConnectionState
+from trunkline_router.core.values.topics import TopicKey, topic_of
+
+from tests.edge.core.core_harness import group, parsed
+
+if TYPE_CHECKING:
+    from tests.wired_cores.edge import EdgeSide
+    from tests.wired_cores.harness import World
+
+HOME = topic_of(group("home"))
+#: What is sent again on another connection where its answer did not come.
+_LASTING = ("message", "edit", "recall")
+
+
+class Place:
+    """Where a client is in a topic: where it began, the entries it was shown, and its own by their `ack`."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.seen: list[int] = []
+        self.own: set[int] = set()
+
+    @property
+    def highest(self) -> int:
+        """Where to resume."""
+        return max([self.start, *self.seen, *self.own])
+
+
+class Client:
+    """Takes down what it is told. `before` is what it knew on an earlier connection."""
+
+    def __init__(
+        self, world: World, edge: EdgeSide, connection: Connection, user: str, before: Client | None
+    ) -> None:
+        self.world, self.edge, self.connection, self.user = world, edge, connection, user
+        self.closed_for = ""
+        self.is_connected = self.is_gone = False
+        #: By id: the requests, and how often each was answered.
+        self.asked: dict[str, int] = {}
+        self.waiting: dict[str, ClientFrame] = {}
+        self.topics: dict[TopicKey, Place] = {}
+        #: How far it had come in topics that it left.
+        self.left: dict[TopicKey, int] = {}
+        #: Messages as they are, and of each that is open the index of the next delta.
+        self.known: dict[str, Message] = {}
+        self.next: dict[str, int] = {}
+        self._last = ""
+        #: To be sent again.
+        self.unanswered: list[ClientFrame] = []
+        if before is not None:
+            self.left = before.left | {key: place.highest for key, place in before.topics.items()}
+            self.known = {ident: copy_of(message) for ident, message in before.known.items()}
+            again = [*before.waiting.values(), *before.unanswered]
+            self.unanswered = [frame for frame in again if frame.WhichOneof("frame") in _LASTING]
+
+    @property
+    def is_open(self) -> bool:
+        """It may send."""
+        return self.connection.state is ConnectionState.OPEN and not self.connection.held
+
+    def send(self, frame: ClientFrame) -> None:
+        """Send a frame, if that may be; a request without an id gets one."""
+        if self.is_open:
+            self.edge.core.received(self.connection, self.payload(frame))
+
+    def payload(self, frame: ClientFrame) -> bytes:
+        """A frame as it is sent, noted where it will be answered."""
+        inner: Any = getattr(frame, frame.WhichOneof("frame") or "")
+        if "id" in inner.DESCRIPTOR.fields_by_name:
+            inner.id = inner.id or f"{self.edge.name}{self.connection.number}-{len(self.asked)}"
+            self.asked[inner.id] = 0
+            self.waiting[inner.id] = frame
+        return frame.SerializeToString()
+
+    def retry(self) -> None:
+        """Send again what was not answered on the connection before."""
+        while self.unanswered and self.is_open:
+            self.send(self.unanswered.pop(0))
+
+    def take(self) -> None:
+        """Read what was written."""
+        data, self.connection.pending = b"".join(self.connection.pending), []
+        for each in parsed(data):
+            frame = ServerFrame.FromString(bytes(each.data))
+            kind = frame.WhichOneof("frame") or ""
+            assert not self.closed_for, f"{kind} after closing"
+            assert self.is_connected == (kind != "connected") or kind == "closing"
+            self._told(kind, getattr(frame, kind))
+
+    def _told(self, kind: str, frame: Any) -> None:
+        if kind == "connected":
+            self.is_connected = True
+            for each in frame.positions:
+                self._begin(topic_of(each.address), each.position.seq, frame.recovered)
+        elif kind == "closing":
+            self.closed_for = frame.reason
+        elif kind == "message":
+            self._message(frame)
+        elif kind == "delta":
+            self._delta(frame)
+        elif kind == "change":
+            self._change(frame)
+        elif kind == "read":
+            if frame.HasField("at"):
+                self._entry(topic_of(frame.address), frame.at.seq)
+        elif kind != "delivered" and (kind != "error" or frame.id):
+            self._answer(kind, frame)
+
+    def _answer(self, kind: str, frame: Any) -> None:
+        self.asked[frame.id] += 1
+        assert self.asked[frame.id] == 1, f"{frame.id} is answered twice"
+        request = self.waiting.pop(frame.id)
+        if kind == "ack":
+            self._ack(frame, request)
+        elif kind == "subscribed":
+            self._begin(topic_of(frame.address), frame.position.seq, frame.recovered)
+        elif kind == "unsubscribed":
+            key = topic_of(frame.address)
+            self.left[key] = self.topics.pop(key).highest
+        elif kind == "cancelled":
+            for reply in frame.replies:
+                stored = self.world.log.message("t", reply.message_id)
+                assert stored is not None
+                message = Message.FromString(stored)
+                assert message.state in (reply.state, MESSAGE_STATE_RECALLED)
+                assert reply.state != MESSAGE_STATE_OPEN
+        elif kind == "error":
+            self.world.errors[frame.code] += 1
+
+    def _begin(self, key: TopicKey, seq: int, recovered: bool) -> None:
+        known = self.topics.get(key)
+        if known is None and not (recovered and self.left.get(key) == seq):
+            for ident in [ident for ident, m in self.known.items() if topic_of(m.address) == key]:
+                del self.known[ident]
+        self.left.pop(key, None)
+        if known is None or seq > known.highest:
+            self.topics[key] = Place(seq)
+
+    # What is said
+
+    def _entry(self, key: TopicKey, seq: int) -> None:
+        """An entry of a log comes: after those before it, save for own messages still to be acknowledged."""
+        place = self.topics[key]
+        last = max(place.seen, default=place.start)
+        assert seq > last, f"{seq} after {place.seen} from {place.start}"
+        assert seq not in place.own, "its own entry again"
+        for hole in set(range(last + 1, seq)) - place.own:
+            message = self.world.log.entry(key, hole)
+            assert message is not None, f"{seq} after {last}"
+            assert message.author.user == self.user, f"{seq} after {last}"
+            assert message.client_id in self.waiting, f"{seq} after {last}"
+        place.seen.append(seq)
+
+    def _message(self, message: Message) -> None:
+        key, seq = topic_of(message.address), message.position.seq
+        known = self.known.get(message.id)
+        if message.state == MESSAGE_STATE_OPEN:
+            assert known is None or known.state == MESSAGE_STATE_OPEN, f"{message.id} is open again"
+            self._last = message.id
+            self.next[message.id] = message.next_index
+        if message.state != MESSAGE_STATE_OPEN or seq > self.topics[key].highest:
+            self._entry(key, seq)
+        self.known[message.id] = copy_of(message)
+
+    def _delta(self, delta: DeltaFrame) -> None:
+        if delta.message_id:
+            self._last = delta.message_id
+            assert delta.index == self.next[self._last], f"{self._last} is at {self.next[self._last]}"
+        message = self.known[self._last]
+        assert message.state == MESSAGE_STATE_OPEN, f"{self._last} has ended"
+        assert topic_of(message.address) in self.topics, f"{self._last} is not heard"
+        for token in said(delta).split():
+            assert int(token.partition(".")[0]) == self.next[self._last], f"{token} of {self._last}"
+            self.next[self._last] += 1
+        _grow(message, delta)
+
+    def _change(self, change: Change) -> None:
+        self._entry(topic_of(change.address), change.position.seq)
+        known = self.known.get(change.message_id)
+        if change.kind == CHANGE_KIND_ENDED:
+            assert known is not None or change.HasField("message"), f"the end of {change.message_id} alone"
+            states = (MESSAGE_STATE_OPEN, MESSAGE_STATE_RECALLED, change.state)
+            assert known is None or known.state in states, f"{change.message_id} ended in another way"
+            self.world.note_end(change.message_id, change.state, change.position.seq)
+        if change.HasField("message"):
+            assert change.kind != CHANGE_KIND_RECALLED
+            self.known[change.message_id] = copy_of(change.message)
+            return
+        # Its own, of which the `ack` is still to come, may be unknown.
+        known = self.known.setdefault(
+            change.message_id, Message(id=change.message_id, address=change.address)
+        )
+        known.state = change.state
+        if change.kind == CHANGE_KIND_RECALLED:
+            del known.parts[:]
+
+    def _ack(self, ack: AckFrame, request: ClientFrame) -> None:
+        key = topic_of(ack.address)
+        place = self.topics.get(key)
+        if place is None or not ack.HasField("position"):
+            return
+        kind, seq = request.WhichOneof("frame"), ack.position.seq
+        if kind == "message":
+            own = Message(id=ack.message_id, address=ack.address, state=MESSAGE_STATE_COMPLETE)
+            own.author.role, own.author.user = ROLE_USER, self.user
+            own.parts.extend(request.message.parts)
+            self.known.setdefault(ack.message_id, own)
+        elif seq > place.start and seq not in place.seen and ack.message_id in self.known:
+            assert seq > place.highest, "the ack of a change comes late"
+            known = self.known[ack.message_id]
+            del known.parts[:]
+            if kind == "edit":
+                known.parts.extend(request.edit.parts)
+            else:
+                known.state = MESSAGE_STATE_RECALLED
+        place.own.add(seq)
+
+    # What it knows
+
+    @property
+    def positions(self) -> list[TopicPosition]:
+        """Where it would resume its home."""
+        seq = self.topics[HOME].highest if HOME in self.topics else self.left.get(HOME)
+        if seq is None:
+            return []
+        position = TopicPosition(address=group("home"))
+        position.position.epoch, position.position.seq = self.world.log.epoch(HOME) if seq else "", seq
+        return [position]
+
+    def missing(self) -> dict[TopicKey, set[int]]:
+        """By topic, what it should have been shown by now and was not."""
+        gaps = {}
+        for key, place in self.topics.items():
+            due = set(range(place.start + 1, self.world.log.head(key).seq + 1))
+            if gap := due - {*place.seen} - place.own:
+                gaps[key] = gap
+        return gaps
+
+    def check(self) -> None:
+        """It holds all messages that it should, as they are."""
+        assert self.is_connected
+        assert self.missing() == {}
+        assert set(self.asked.values()) <= {1}, self.asked
+        for key, place in self.topics.items():
+            for message in self.world.truth(key):
+                known = self.known.get(message.id)
+                if known is None:
+                    assert message.position.seq <= place.start, f"{message.id} is not known"
+                    assert message.state != MESSAGE_STATE_OPEN, f"{message.id} is not known"
+                else:
+                    told, truth = (known.state, [*known.parts]), (message.state, [*message.parts])
+                    assert told == truth, f"{message.id}"
+
+
+def said(delta: DeltaFrame) -> str:
+    """What a delta adds, of whatever kind."""
+    kind = delta.WhichOneof("content") or ""
+    return str(delta.part.tool_call.arguments if kind == "part" else getattr(delta, kind))
+
+
+def _grow(message: Message, delta: DeltaFrame) -> None:
+    kind = delta.WhichOneof("content")
+    last = message.parts[-1] if message.parts else Part()
+    if kind == "part":
+        if last.HasField("tool_call"):
+            last.tool_call.arguments += delta.part.tool_call.arguments
+        else:
+            message.parts.add().CopyFrom(delta.part)
+    elif kind == "text":
+        (last if last.HasField("text") else message.parts.add()).text.text += delta.text
+    else:
+        (last if last.HasField("reasoning") else message.parts.add()).reasoning.text += delta.reasoning
+
+
+def copy_of(message: Message) -> Message:
+    """The same, which may be changed."""
+    copy = Message()
+    copy.CopyFrom(message)
+    return copy

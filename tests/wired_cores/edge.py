@@ -1,0 +1,147 @@
+"""An edge core with its clients, and the link between it and a router core."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from trunkline.v1 import catalogue
+from trunkline.v1.address_pb2 import TopicPosition
+from trunkline.v1.edge_service_pb2 import ConnectionOpened, LinkHello, LinkRequest, LinkResponse
+from trunkline_edge.core.edge import EdgeCore
+from trunkline_edge.core.limits import EdgeLimits
+from trunkline_edge.dialects.codec import StreamingMode
+from trunkline_router.core.directory.directory import Link
+
+from tests.edge.core.core_harness import PROTO, group
+from tests.edge.core.snapshot_codec import Shown
+from tests.wired_cores.client import Client
+from tests.wired_cores.dialect_client import ShownClient
+
+if TYPE_CHECKING:
+    from tests.wired_cores.harness import World
+
+WINDOW = 2
+
+
+class EdgeSide:
+    """One edge, and what is under way on its link."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world, self.name = world, name
+        self.core = EdgeCore(EdgeLimits(unanswered=4))
+        self.clients: dict[int, Client] = {}
+        self.link: Link | None = None
+        self.to_router: deque[LinkRequest] = deque()
+        self.to_edge: deque[LinkResponse] = deque()
+
+    def settle(self) -> None:
+        """Write to sockets, as the shell does after each step; clients read."""
+        while self.core.dirty:
+            for connection in list(self.core.dirty):
+                self.clients[connection.number].take()
+                if not connection.lags:
+                    self.core.taken(connection)
+            self.core.dirty.clear()
+            for client in self.clients.values():
+                client.retry()
+        self.core.policies.clear()
+        self.core.reading.hold.clear()
+        self.core.reading.release.clear()
+
+    def connect(self, user: str, rollup_ms: int, before: Client | None = None) -> Client:
+        """A client connects, perhaps to go on where it was before."""
+        if isinstance(before, ShownClient):
+            return self.show(user, rollup_ms, before.replies, before)
+        resume: list[TopicPosition] = before.positions if before is not None else []
+        wish = ConnectionOpened(address=group("home"), user=user, remote_ip="127.0.0.1", connection_id="c")
+        if resume:
+            wish.resume.positions.extend(resume)
+        connection = self.core.open(object(), PROTO, wish, rollup_ms)
+        client = self.clients[connection.number] = Client(self.world, self, connection, user, before)
+        return client
+
+    def show(
+        self, user: str, rollup_ms: int, replies: StreamingMode, before: ShownClient | None = None
+    ) -> ShownClient:
+        """A client of a dialect connects. One with a user, nobody else's, gets what it has missed."""
+        codec = Shown(replies, tells_delivered=bool(user))
+        wish = ConnectionOpened(address=group("home"), user=user, remote_ip="127.0.0.1", connection_id="c")
+        wish.echo = True
+        wish.resume.delivered = bool(user and before)
+        connection = self.core.open(object(), codec, wish, rollup_ms)
+        client = self.clients[connection.number] = ShownClient(self.world, self, connection, user, before)
+        return client
+
+    def beat(self) -> None:
+        """A heartbeat is due."""
+        for client in self.clients.values():
+            if not client.is_gone:
+                self.core.beat(client.connection)
+
+    def relink(self) -> None:
+        """The edge links again."""
+        if self.link is not None:
+            return
+        hello = LinkHello(edge_id=self.name, boot_id="b", contract_minor=catalogue.CONTRACT_MINOR)
+        self.link, _ = self.world.router.linked(hello, 0)
+        self.core.linked()
+        self.core.link_received(LinkResponse(credit=WINDOW), self.world.now)
+        self.world.router.link_received(self.link, LinkRequest(credit=WINDOW), 0)
+
+    def lose(self, router_notices: bool) -> None:
+        """The link breaks with all that is under way."""
+        if self.link is None:
+            return
+        if router_notices:
+            self.world.router.link_lost(self.link)
+        self.link = None
+        self.to_router.clear()
+        self.to_edge.clear()
+        self.core.link_lost()
+
+    def write(self) -> bool:
+        """Whatever may be written is under way; the router writes to a link that has mail."""
+        if self.link is None:
+            return False
+        sent = [*iter(self.core.uplink.take, None)]
+        self.to_router += sent
+        got = [*iter(self.link.outbox.take, None)] if self.link in self.world.mail else []
+        self.world.mail.discard(self.link)
+        self.to_edge += got
+        if got:
+            self.world.router.publishing.drained(self.link)
+        self.core.drained()
+        return bool(sent or got)
+
+    def arrive_up(self) -> bool:
+        """The router gets a batch."""
+        if self.link is None or not self.to_router:
+            return False
+        self.world.router.link_received(self.link, self.to_router.popleft(), 0)
+        return True
+
+    def arrive_down(self) -> bool:
+        """The edge gets a batch."""
+        if not self.to_edge:
+            return False
+        batch = self.to_edge.popleft()
+        self.core.link_received(batch, self.world.now)
+        if batch.entries:
+            self.core.dealt_with(1)
+        return True
+
+    def ring(self) -> bool:
+        """The windows that are over end."""
+        due = self.core.next_due
+        if due is None or due > self.world.now:
+            return False
+        self.core.flush_due(self.world.now)
+        return True
+
+    def drain(self) -> None:
+        """All sockets have taken all that was written."""
+        for client in self.clients.values():
+            if client.connection.lags and not client.is_gone:
+                self.core.caught_up(client.connection)
+                self.core.taken(client.connection)

@@ -1,0 +1,285 @@
+"""Edge cores and a router core, wired to each other without a socket, a clock or a disk.
+
+Nothing moves by itself: what is under way on links, in the journal and in the log's reader is moved
+step by step, so that a test can break a link with anything lost and anything still to come.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any
+
+from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
+from trunkline.v1.catalogue import Refused
+from trunkline.v1.message_pb2 import Message
+from trunkline_router.core.commits.commit_queue import AtomicWrite
+from trunkline_router.core.commits.effects import (
+    ReadDelivered,
+    ReadDeliveries,
+    ReadHeads,
+    ReadMessage,
+    ReadPages,
+)
+from trunkline_router.core.directory.directory import ConnectedClient, Link
+from trunkline_router.core.router import RouterCore
+from trunkline_router.core.tenants.tenant import defaults
+from trunkline_router.core.values.log_records import PendingEntry, Transaction
+from trunkline_router.core.values.topics import Position, TopicKey
+
+from tests.edge.core.core_harness import group
+from tests.support.declared_tenants import registered
+from tests.wired_cores.client import Client
+from tests.wired_cores.edge import WINDOW, EdgeSide
+from tests.wired_cores.log import MemoryLog
+from tests.wired_cores.worker import Worker
+
+REPLY_LEASE_S = 15.0
+#: Few, so that links are held up.
+OUTBOX_MAX_BYTES = 1500
+#: In the order in which the shell reads.
+KINDS = (ReadHeads, ReadDelivered, ReadDeliveries, ReadMessage, ReadPages)
+
+
+class Backend:
+    """Origin of what a backend says."""
+
+    connection: ConnectedClient | None = None
+
+    def __init__(self) -> None:
+        self.held_up_by: set[Link] = set()
+
+    def committed(self, draft: PendingEntry) -> None:
+        """It is on disk."""
+
+    def refused(self, draft: PendingEntry, reason: Refused) -> None:
+        """It could not be stored."""
+        assert reason.entry.code == "LOG_UNAVAILABLE"
+
+
+class World:
+    """Two edges, a router and workers."""
+
+    def __init__(self, knows_heads: bool) -> None:
+        self.now = 0.0
+        self.log = MemoryLog()
+        self._knows_heads = knows_heads
+        #: On disk, and not told to the router yet.
+        self.written: deque[tuple[Transaction, list[AtomicWrite]]] = deque()
+        #: To be read, and what was read and is not told yet.
+        self._to_read: list[Any] = []
+        self.read: Callable[[], None] | None = None
+        #: Peers with something to be written.
+        self.mail: set[Any] = set()
+        self.router = self._new_router()
+        self.edges = [EdgeSide(self, "one"), EdgeSide(self, "two")]
+        self.workers: list[Worker] = []
+        #: By message: how it ended and where, and how many of its deltas were said to be on disk.
+        self.ends: dict[str, tuple[int, int]] = {}
+        self.promised: dict[str, int] = {}
+        self.errors: Counter[str] = Counter()
+        self.names = 0
+
+    def _new_router(self) -> RouterCore:
+        router = RouterCore(
+            defaults(open_messages=8),
+            window=WINDOW,
+            lease_s=1e9,
+            delivery_lease_s=1e9,
+            reply_lease_s=REPLY_LEASE_S,
+            max_attempts=3,
+            max_open_bytes=1 << 20,
+            checkpoint_bytes=200,
+            outbox_max_bytes=OUTBOX_MAX_BYTES,
+            peek=self._peek,
+            new_id=lambda: "x",
+            now_ms=lambda: 0,
+        )
+        router.tenancy.load(registered("t"))
+        return router
+
+    def _peek(self, key: TopicKey) -> Position | None:
+        return self.log.head(key) if self._knows_heads and not self.written else None
+
+    @property
+    def clients(self) -> list[Client]:
+        """All that have not gone."""
+        return [client for edge in self.edges for client in edge.clients.values() if not client.is_gone]
+
+    # What others do
+
+    def broadcast(self, name: str) -> None:
+        """A backend says something."""
+        request = BroadcastRequest(address=group(name))
+        request.parts.add().text.text = "from a backend"
+        self.router.publishing.take(request, Backend())
+
+    def attach(self) -> None:
+        """A worker comes."""
+        self.names += 1
+        self.workers.append(Worker(self, f"w{self.names}"))
+
+    def detach(self, worker: Worker) -> None:
+        """A worker's stream breaks."""
+        self.workers.remove(worker)
+        self.router.worker_detached(worker.peer)
+
+    def restart_router(self) -> None:
+        """The router is killed, and comes back with what the log holds."""
+        for edge in self.edges:
+            edge.lose(router_notices=True)
+        self.workers.clear()
+        self.written.clear()
+        self._to_read.clear()
+        self.mail.clear()
+        self.read = None
+        for message_id in self.log.open:
+            assert self.log.saved(message_id) >= self.promised.get(message_id, 0), "a promise is broken"
+        self.router = self._new_router()
+        self.router.open_messages.load(list(self.log.open.values()), self.now)
+        for message_id in self.log.open:
+            message = self.router.open_messages.get(message_id)
+            assert message is not None
+            assert message.next_index == self.log.saved(message_id)
+
+    def tick(self, seconds: float, workers_are_heard: bool) -> None:
+        """Time passes for the router."""
+        self.now += seconds
+        for worker in self.workers if workers_are_heard else ():
+            worker.peer.heard_at = self.now
+        assert self.router.tick(self.now) == []
+
+    # The log
+
+    def commit(self) -> bool:
+        """What waits gets onto the disk."""
+        if not self.router.journal:
+            return False
+        transaction, units = self.router.journal.take()
+        self.log.append(transaction)
+        self.written.append((transaction, units))
+        return True
+
+    def tell(self) -> bool:
+        """The router is told what is on disk."""
+        if not self.written:
+            return False
+        self.router.committed(*self.written.popleft())
+        return True
+
+    def fail(self) -> None:
+        """What waits does not get onto the disk."""
+        while self.tell():
+            pass
+        if self.router.journal:
+            self.router.not_committed(*self.router.journal.take())
+
+    def look(self) -> bool:
+        """The log is read; ends of logs at once, and pages, the others one by one."""
+        if self.read is not None:
+            return False
+        if not self._to_read:
+            self._to_read = sorted(self.router.reads, key=lambda read: KINDS.index(type(read)))
+            self.router.reads.clear()
+        if not self._to_read:
+            return False
+        kind = type(self._to_read[0])
+        alike = [read for read in self._to_read if type(read) is kind]
+        reads = alike if kind in (ReadHeads, ReadPages) else alike[:1]
+        del self._to_read[: len(reads)]
+        found = [(read, self._result(read)) for read in reads]
+
+        def done() -> None:
+            for read, result in found:
+                read.done(result)
+
+        self.read = done
+        return True
+
+    def _result(self, read: Any) -> Any:
+        if isinstance(read, ReadHeads):
+            return [self.log.head(key) for key in read.topics]
+        if isinstance(read, ReadDelivered):
+            return self.log.delivered(read.whose)
+        if isinstance(read, ReadPages):
+            return [self.log.read(request) for request in read.requests]
+        if isinstance(read, ReadMessage):
+            stored = self.log.message(read.tenant, read.message_id)
+            return Message.FromString(stored) if stored is not None else None
+        return self.log.deliveries(read.tenant, read.agent, read.after, read.limit)
+
+    def show(self) -> bool:
+        """The router gets what was read."""
+        if self.read is None:
+            return False
+        done, self.read = self.read, None
+        done()
+        return True
+
+    def fail_read(self) -> None:
+        """What is to be read cannot be."""
+        while self.show():
+            pass
+        reads, self._to_read = [*self._to_read, *self.router.reads], []
+        self.router.reads.clear()
+        for read in reads:
+            read.failed()
+
+    # All of it
+
+    def settle(self) -> None:
+        """What is to be done after each step."""
+        self.router.settle(self.now)
+        self.mail |= self.router.mail
+        self.router.mail.clear()
+        for edge in self.edges:
+            edge.settle()
+
+    def carry(self) -> bool:
+        """Everything takes one step."""
+        steps = [self.commit, self.tell, self.look, self.show]
+        for edge in self.edges:
+            steps += [edge.write, edge.arrive_up, edge.arrive_down, edge.ring]
+        moved = False
+        for step in steps:
+            moved |= step()
+            self.settle()
+        return moved
+
+    def run_dry(self) -> None:
+        """Link all edges, and let everything happen that is due."""
+        for edge in self.edges:
+            edge.relink()
+            edge.drain()
+            self.settle()
+        self.now += 1
+        while self.carry():
+            self.now += 1
+        for worker in self.workers:
+            worker.read()
+
+    # The truth
+
+    def note_end(self, message_id: str, state: int, seq: int) -> None:
+        """Somebody is told how a message has ended: all are told the same."""
+        end = self.ends.setdefault(message_id, (state, seq))
+        assert end == (state, seq), f"{message_id} has ended twice"
+
+    def truth(self, key: TopicKey) -> list[Message]:
+        """The messages of a topic as they are: in the log, or in the router where they are open."""
+        messages = self.log.messages(key)
+        return [self.router.open_messages.present(key, m.position.seq) or m for m in messages]
+
+    def check(self) -> None:
+        """At rest: all who are connected know the truth, and what has ended has ended once."""
+        assert {m.id for m in self.router.open_messages._by_id.values()} == self.log.open.keys()
+        ends = self.log.ends()
+        assert len({message_id for message_id, _, _ in ends}) == len(ends), "a message has ended twice"
+        for end in ends:
+            self.note_end(*end)
+        assert self.ends.keys() <= {message_id for message_id, _, _ in ends}
+        for client in self.clients:
+            if client.closed_for:
+                assert client.closed_for in ("POSITION_LOST", "SLOW_CONSUMER", "ROUTER_UNAVAILABLE")
+            else:
+                client.check()
