@@ -138,7 +138,7 @@ class RouterRuntime:
         core.mail.clear()
         if core.reads:
             self._to_read.set()
-        if core.journal:
+        if core.commit_queue:
             self._to_commit.set()
 
     def opened(self, peer: object) -> AttachedStream:
@@ -156,9 +156,9 @@ class RouterRuntime:
             self._changed.set()
             self.settle()
 
-    async def room(self, held_up_by: set[Link]) -> None:
-        """Wait until a source that has filled these outboxes, or the journal, may send more."""
-        while not self.core.may_send(held_up_by):
+    async def room(self, blocked_by: set[Link]) -> None:
+        """Wait until a source that has filled these outboxes, or the commit queue, may send more."""
+        while not self.core.may_send(blocked_by):
             self._changed.clear()
             await self._changed.wait()
 
@@ -185,7 +185,7 @@ class RouterRuntime:
 
     async def flush(self) -> None:
         """Wait until nothing is left to be committed."""
-        while self.core.journal or self._writing.locked():
+        while self.core.commit_queue or self._writing.locked():
             self._changed.clear()
             await self._changed.wait()
 
@@ -194,18 +194,18 @@ class RouterRuntime:
         while True:
             await self._to_commit.wait()
             self._to_commit.clear()
-            while core.journal:
-                # Taken within the lock: what a reset forbids must not have left the journal before it.
+            while core.commit_queue:
+                # Taken within the lock: what a reset forbids must not have left the commit queue before it.
                 async with self._writing:
-                    transaction, units = core.journal.take()
+                    transaction, writes = core.commit_queue.take()
                     try:
                         await self.log.append(transaction)
                     except LogUnavailable as error:
                         self.report_log(error)
-                        core.not_committed(transaction, units)
+                        core.not_committed(transaction, writes)
                     else:
                         self.report_log(None)
-                        core.committed(transaction, units)
+                        core.committed(transaction, writes)
                 self._changed.set()
                 self.settle()
 

@@ -68,14 +68,14 @@ class MemoryLog(MemoryLogs):
 
     def append(self, transaction: Transaction) -> None:
         """Commit a transaction."""
-        for draft in transaction.drafts:
-            self._append(draft)
+        for pending in transaction.entries:
+            self._append(pending)
         for delivery_id in transaction.settled:
             self.unsettled.pop(delivery_id, None)
         for attempts in transaction.attempts:
             self._note_attempts(attempts)
-        for given_up in transaction.given_up:
-            self._give_up(given_up)
+        for dead_lettered in transaction.dead_lettered:
+            self._give_up(dead_lettered)
         for withdrawal in transaction.withdrawn:
             self._withdraw(withdrawal)
         for checkpoint in transaction.checkpoints:
@@ -86,50 +86,50 @@ class MemoryLog(MemoryLogs):
                 delivered = max(receipt.delivered, position.seq)
                 self._receipts[topic][user] = receipt._replace(delivered=delivered)
 
-    def _append(self, draft: PendingEntry) -> None:
-        kept = self._keys.get(draft.key) if draft.key is not None else None
+    def _append(self, pending: PendingEntry) -> None:
+        kept = self._keys.get(pending.key) if pending.key is not None else None
         if kept is not None:
-            _repeat(draft, kept)
-        elif draft.repeat_only:
-            draft.verdict = AppendResult.NO_REPEAT
+            _repeat(pending, kept)
+        elif pending.repeat_only:
+            pending.result = AppendResult.NO_REPEAT
         else:
-            self._write(draft)
+            self._write(pending)
 
-    def _write(self, draft: PendingEntry) -> None:
-        if draft.topic not in self.logs:
-            assert draft.change is None, "a change of an erased log gets here"
-            assert draft.read is None, "a read of an erased log gets here"
-            self.logs[draft.topic] = (next(self._epochs), [])
-        epoch, entries = self.logs[draft.topic]
+    def _write(self, pending: PendingEntry) -> None:
+        if pending.topic not in self.logs:
+            assert pending.change is None, "a change of an erased log gets here"
+            assert pending.read is None, "a read of an erased log gets here"
+            self.logs[pending.topic] = (next(self._epochs), [])
+        epoch, entries = self.logs[pending.topic]
         place = Position(epoch, len(entries) + 1)
-        draft.place.CopyFrom(place.to_proto())
-        draft.verdict = AppendResult.COMMITTED
-        message = draft.message
-        if draft.kind is EntryKind.MESSAGE:
+        pending.position.CopyFrom(place.to_proto())
+        pending.result = AppendResult.COMMITTED
+        message = pending.message
+        if pending.kind is EntryKind.MESSAGE:
             message.id = f"{epoch}-{place.seq}"
-            draft.stored = message.SerializeToString()
-            if draft.producer is not None:
-                self.open[message.id] = StoredOpen(draft.topic, draft.stored, draft.producer, [])
-        elif draft.change is not None:
+            pending.stored = message.SerializeToString()
+            if pending.producer is not None:
+                self.open[message.id] = StoredOpen(pending.topic, pending.stored, pending.producer, [])
+        elif pending.change is not None:
             assert message.position.epoch == epoch, "a change of an erased log gets here"
-            assert not draft.change.HasField("message")
-            draft.stored = draft.change.SerializeToString()
-            self._put_changed(draft.topic, message)
+            assert not pending.change.HasField("message")
+            pending.stored = pending.change.SerializeToString()
+            self._put_changed(pending.topic, message)
             self.open.pop(message.id, None)
-        elif draft.read is not None:
-            assert draft.read.position.epoch == epoch, "a read of an erased log gets here"
-            draft.stored = draft.read.SerializeToString()
-            receipt = self._receipt(draft.topic, draft.read.user)
-            seq = draft.read.position.seq
+        elif pending.read is not None:
+            assert pending.read.position.epoch == epoch, "a read of an erased log gets here"
+            pending.stored = pending.read.SerializeToString()
+            receipt = self._receipt(pending.topic, pending.read.user)
+            seq = pending.read.position.seq
             receipt = receipt._replace(delivered=max(receipt.delivered, seq), read=max(receipt.read, seq))
-            self._receipts[draft.topic][draft.read.user] = receipt
-        entries.append((draft.kind, draft.stored))
-        if draft.key is not None:
-            self._keys[draft.key] = Kept(draft.digest, place, message.id, draft.connections)
-        if draft.deliver:
-            draft.delivery_id = next(self._delivery_ids)
-            delivery = StoredDelivery(draft.delivery_id, draft.topic, draft.stored)
-            self.unsettled[draft.delivery_id] = delivery
+            self._receipts[pending.topic][pending.read.user] = receipt
+        entries.append((pending.kind, pending.stored))
+        if pending.key is not None:
+            self._keys[pending.key] = Kept(pending.digest, place, message.id, pending.connections)
+        if pending.deliver:
+            pending.delivery_id = next(self._delivery_ids)
+            delivery = StoredDelivery(pending.delivery_id, pending.topic, pending.stored)
+            self.unsettled[pending.delivery_id] = delivery
 
     def _put_changed(self, topic: TopicKey, message: Message) -> None:
         """Unless the message is gone, or nobody's by now."""
@@ -143,9 +143,9 @@ class MemoryLog(MemoryLogs):
         if delivery := self.unsettled.get(noted.delivery_id):
             self.unsettled[noted.delivery_id] = delivery._replace(attempts=noted.attempts)
 
-    def _give_up(self, given_up: DeadLettered) -> None:
-        if delivery := self.unsettled.pop(given_up.delivery_id, None):
-            number, attempts, reason = given_up
+    def _give_up(self, dead_lettered: DeadLettered) -> None:
+        if delivery := self.unsettled.pop(dead_lettered.delivery_id, None):
+            number, attempts, reason = dead_lettered
             self.dead[number] = StoredDeadLetter(number, delivery.message, attempts, reason, 0)
 
     def _withdraw(self, withdrawal: Withdrawal) -> None:
@@ -257,11 +257,11 @@ class MemoryLog(MemoryLogs):
         return self.open[message_id].producer
 
 
-def _repeat(draft: PendingEntry, kept: Kept) -> None:
-    if draft.digest and draft.digest != kept.digest:
-        draft.verdict = AppendResult.MISMATCH
+def _repeat(pending: PendingEntry, kept: Kept) -> None:
+    if pending.digest and pending.digest != kept.digest:
+        pending.result = AppendResult.MISMATCH
         return
-    draft.verdict = AppendResult.DUPLICATE
-    draft.message.id = kept.message_id
-    draft.place.CopyFrom(kept.position.to_proto())
-    draft.connections = kept.connections
+    pending.result = AppendResult.DUPLICATE
+    pending.message.id = kept.message_id
+    pending.position.CopyFrom(kept.position.to_proto())
+    pending.connections = kept.connections

@@ -1,6 +1,6 @@
 """Edge cores and a router core, wired to each other without a socket, a clock or a disk.
 
-Nothing moves by itself: what is under way on links, in the journal and in the log's reader is moved
+Nothing moves by itself: what is under way on links, in the commit queue and in the log's reader is moved
 step by step, so that a test can break a link with anything lost and anything still to come.
 """
 
@@ -47,12 +47,12 @@ class Backend:
     connection: ConnectedClient | None = None
 
     def __init__(self) -> None:
-        self.held_up_by: set[Link] = set()
+        self.blocked_by: set[Link] = set()
 
-    def committed(self, draft: PendingEntry) -> None:
+    def committed(self, pending: PendingEntry) -> None:
         """It is on disk."""
 
-    def refused(self, draft: PendingEntry, reason: Refused) -> None:
+    def refused(self, pending: PendingEntry, reason: Refused) -> None:
         """It could not be stored."""
         assert reason.entry.code == "LOG_UNAVAILABLE"
 
@@ -153,11 +153,11 @@ class World:
 
     def commit(self) -> bool:
         """What waits gets onto the disk."""
-        if not self.router.journal:
+        if not self.router.commit_queue:
             return False
-        transaction, units = self.router.journal.take()
+        transaction, writes = self.router.commit_queue.take()
         self.log.append(transaction)
-        self.written.append((transaction, units))
+        self.written.append((transaction, writes))
         return True
 
     def tell(self) -> bool:
@@ -171,8 +171,8 @@ class World:
         """What waits does not get onto the disk."""
         while self.tell():
             pass
-        if self.router.journal:
-            self.router.not_committed(*self.router.journal.take())
+        if self.router.commit_queue:
+            self.router.not_committed(*self.router.commit_queue.take())
 
     def look(self) -> bool:
         """The log is read; ends of logs at once, and pages, the others one by one."""

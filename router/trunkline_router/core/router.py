@@ -1,8 +1,8 @@
 """The router's core: one object that takes events and holds the effects.
 
 A shell calls it from one thread, never from within a callback of its own. After each call it does
-what has gathered: `mail` (peers with something to be written), `reads` (of the log), `journal`
-(drafts to be committed). Nothing here waits, and nothing here knows the time but by `now`.
+what has gathered: `mail` (peers with something to be written), `reads` (of the log), `commit_queue`
+(entries to be committed). Nothing here waits, and nothing here knows the time but by `now`.
 """
 
 from __future__ import annotations
@@ -83,14 +83,14 @@ class RouterCore:
         self.mail: set[Peer] = set()
         #: What is to be read from the log; the shell reads it and takes it out.
         self.reads: list[Read] = []
-        self.journal = CommitQueue()
+        self.commit_queue = CommitQueue()
         #: Links to which credit is to be returned once they may send more.
         self._withholding: set[Link] = set()
         self.directory = Directory()
         mail: set[Link] = self.mail  # type: ignore[assignment]
         worker_mail: set[AttachedWorker] = self.mail  # type: ignore[assignment]
         watcher_mail: set[Watcher] = self.mail  # type: ignore[assignment]
-        self.publishing = PublishPipeline(self.directory, self.journal, mail, new_id, now_ms)
+        self.publishing = PublishPipeline(self.directory, self.commit_queue, mail, new_id, now_ms)
         self.presence = Presence(self.directory, watcher_mail)
         self.answers = ClientOutbox(self.directory, self.publishing)
         self.api_keys = ApiKeys()
@@ -100,7 +100,7 @@ class RouterCore:
         workers: set[AttachedWorker] = set()
         self.open_messages = OpenMessages(
             self.directory,
-            self.journal,
+            self.commit_queue,
             self.publishing,
             self.reads,
             lease_s=reply_lease_s,
@@ -108,36 +108,38 @@ class RouterCore:
             max_bytes=max_open_bytes,
             workers=workers,
         )
-        self.opener = MessageOpener(self.directory, self.journal, self.open_messages)
+        self.opener = MessageOpener(self.directory, self.commit_queue, self.open_messages)
         self.replies = StreamedReplies(self.open_messages, self.opener, worker_mail)
         self.agents = Dispatcher(
             self.directory,
-            self.journal,
+            self.commit_queue,
             self.publishing,
             self.reads,
             worker_mail,
             lease_s=delivery_lease_s,
             max_attempts=max_attempts,
             workers=workers,
-            given_up=self.open_messages.give_up,
+            dead_lettered=self.open_messages.give_up,
         )
-        self.changing = Edits(self.journal, self.reads, self.agents)
-        join = partial(SubscribeOperation, self.directory, self.journal, self.reads, mail, self.open_messages)
+        self.changing = Edits(self.commit_queue, self.reads, self.agents)
+        join = partial(
+            SubscribeOperation, self.directory, self.commit_queue, self.reads, mail, self.open_messages
+        )
         relinking = LinkRecovery(
-            self.directory, self.journal, self.reads, mail, self.open_messages, self.answers
+            self.directory, self.commit_queue, self.reads, mail, self.open_messages, self.answers
         )
-        self.receipts = receipts = Receipts(self.journal, self.reads, self.publishing, self.answers)
+        self.receipts = receipts = Receipts(self.commit_queue, self.reads, self.publishing, self.answers)
         self.clients = ClientLifecycle(
             self.directory, self.presence, self.answers, receipts, join, relinking, peek, mail
         )
         self.requests = FrameDispatcher(
             self.directory,
-            self.journal,
+            self.commit_queue,
             self.publishing,
             self.presence,
             self.answers,
             self.open_messages,
-            Cancellations(self.journal, self.open_messages, self.agents, self.answers),
+            Cancellations(self.commit_queue, self.open_messages, self.agents, self.answers),
             self.changing,
             receipts,
             self._granting,
@@ -232,33 +234,33 @@ class RouterCore:
 
     # Commits
 
-    def committed(self, transaction: Transaction, units: list[AtomicWrite]) -> None:
-        """The log has committed a transaction that was taken from the journal."""
-        self.publishing.committed(transaction.drafts)
-        for unit in units:
-            unit.origin.done()
-        self.journal.dealt_with()
+    def committed(self, transaction: Transaction, writes: list[AtomicWrite]) -> None:
+        """The log has committed a transaction that was taken from the commit queue."""
+        self.publishing.committed(transaction.entries)
+        for write in writes:
+            write.listener.done()
+        self.commit_queue.dealt_with()
 
-    def not_committed(self, transaction: Transaction, units: list[AtomicWrite]) -> None:
+    def not_committed(self, transaction: Transaction, writes: list[AtomicWrite]) -> None:
         """Nothing of a transaction was committed."""
         reason = catalogue.LOG_UNAVAILABLE.refused()
-        for draft in transaction.drafts:
-            draft.origin.refused(draft, reason)
-        for unit in units:
-            unit.origin.failed(reason)
-        self.journal.dealt_with()
+        for pending in transaction.entries:
+            pending.listener.refused(pending, reason)
+        for write in writes:
+            write.listener.failed(reason)
+        self.commit_queue.dealt_with()
 
     def reset(self, topic: TopicKey) -> None:
         """A topic's log was erased. To be called before anything else is committed."""
         self.agents.erased(topic)
         self.replies.erased(topic)
         self.changing.erased()
-        for draft in self.journal.erased(topic):
-            if draft.read is not None:
+        for pending in self.commit_queue.erased(topic):
+            if pending.read is not None:
                 gone = catalogue.CURSOR_MISMATCH.refused()
             else:
-                gone = catalogue.MESSAGE_NOT_FOUND.refused(message_id=draft.message.id)
-            draft.origin.refused(draft, gone)
+                gone = catalogue.MESSAGE_NOT_FOUND.refused(message_id=pending.message.id)
+            pending.listener.refused(pending, gone)
         if known := self.directory.topics.get(topic):
             known.position = EMPTY
             for catchup in known.catchups or ():
@@ -270,7 +272,7 @@ class RouterCore:
         What still waited to be committed for it is refused.
         """
         gone = catalogue.UNKNOWN_TENANT.refused(tenant=tenant)
-        self._refuse(self.journal.take_out(tenant), gone)
+        self._refuse(self.commit_queue.take_out(tenant), gone)
         for topic in topics:
             self.reset(topic)
         self.agents.tenant_erased(tenant)
@@ -279,18 +281,18 @@ class RouterCore:
         """What a user has said was erased, and these logs as a whole; to be called like `reset`."""
         self.changing.erased()
         gone = catalogue.MESSAGE_NOT_FOUND.refused(message_id=f"by {user} any longer")
-        self._refuse(self.journal.take_out(tenant, changes_by=user), gone)
+        self._refuse(self.commit_queue.take_out(tenant, changes_by=user), gone)
         for topic in topics:
             self.reset(topic)
         self.agents.user_erased(tenant, user)
         self.receipts.user_erased(tenant, user)
 
     def _refuse(self, taken: tuple[list[PendingEntry], list[AtomicWrite]], reason: Refused) -> None:
-        drafts, units = taken
-        for draft in drafts:
-            draft.origin.refused(draft, reason)
-        for unit in units:
-            unit.origin.failed(reason)
+        entries, writes = taken
+        for pending in entries:
+            pending.listener.refused(pending, reason)
+        for write in writes:
+            write.listener.failed(reason)
 
     # Time
 
@@ -299,7 +301,7 @@ class RouterCore:
         if self.publishing.stirred:
             self.agents.hand_out(now)
         for link in list(self._withholding):
-            if self.may_send(link.held_up_by):
+            if self.may_send(link.blocked_by):
                 self._withholding.discard(link)
                 link.allowed += link.withheld
                 link.outbox.owe(link.withheld)
@@ -325,6 +327,6 @@ class RouterCore:
         """Have the log told of what was added to open messages, where some of it waits since then."""
         self.open_messages.checkpoint(since)
 
-    def may_send(self, held_up_by: set[Link]) -> bool:
-        """A source may send more: the journal and the outboxes that it fills have room."""
-        return not held_up_by and not self.journal.is_full
+    def may_send(self, blocked_by: set[Link]) -> bool:
+        """A source may send more: the commit queue and the outboxes that it fills have room."""
+        return not blocked_by and not self.commit_queue.is_full

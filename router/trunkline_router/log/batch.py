@@ -1,4 +1,4 @@
-"""Makes rows of a transaction: numbers its drafts, completes and serializes them. No I/O."""
+"""Makes rows of a transaction: numbers its entries, completes and serializes them. No I/O."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Batch:
     opens: list[Any] = field(default_factory=list)
     deltas: list[Any] = field(default_factory=list)
     receipts: list[Any] = field(default_factory=list)
-    given_up: list[Any] = field(default_factory=list)
+    dead_lettered: list[Any] = field(default_factory=list)
     # What is set anew, once for each row of the file: an UPDATE that meets a row twice takes either value.
     #: Messages as they are from now on, each with its author.
     changed: dict[Place, tuple[bytes, str]] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Batch:
     withdrawn: dict[tuple[str, str], set[Place]] = field(default_factory=dict)
     #: Those withdrawn that there were; set as the batch is written.
     found: set[Place] = field(default_factory=set)
-    #: One for each draft, in order.
+    #: One for each entry, in order.
     bodies: list[bytes] = field(default_factory=list)
     #: Where the logs end once this is committed.
     heads: dict[TopicKey, Head] = field(default_factory=dict)
@@ -80,50 +80,50 @@ class _Tail:
         self.seq = seq
 
 
-def of_erased_logs(drafts: Iterable[PendingEntry], heads: Mapping[TopicKey, Head]) -> set[PendingEntry]:
+def of_erased_logs(entries: Iterable[PendingEntry], heads: Mapping[TopicKey, Head]) -> set[PendingEntry]:
     """Those that are about a message of a log that is there no longer."""
     return {
-        draft
-        for draft in drafts
+        pending
+        for pending in entries
         # Not by `kind`: this is asked of each of thousands of messages.
-        if (draft.change is not None or draft.read is not None)
-        and not _stands(heads[draft.topic], _position_of_target(draft))
+        if (pending.change is not None or pending.read is not None)
+        and not _stands(heads[pending.topic], _position_of_target(pending))
     }
 
 
-def _position_of_target(draft: PendingEntry) -> Position:
-    return position_of(draft.message.position if draft.read is None else draft.read.position)
+def _position_of_target(pending: PendingEntry) -> Position:
+    return position_of(pending.message.position if pending.read is None else pending.read.position)
 
 
 def make_batch(
-    drafts: Iterable[PendingEntry],
+    entries: Iterable[PendingEntry],
     transaction: Transaction,
     heads: Mapping[TopicKey, Head],
     numbers: Numbers,
     now_ms: int,
 ) -> Batch:
-    """Number the drafts after `heads`, complete them, and make rows of them.
+    """Number the entries after `heads`, complete them, and make rows of them.
 
-    Of the transaction, everything else but its drafts becomes rows. No draft may be of an erased log. May
-    be done again for the same drafts, as long as nothing of the batch was written.
+    Of the transaction, everything else but its entries becomes rows. No entry may be of an erased log. May
+    be done again for the same entries, as long as nothing of the batch was written.
     """
     batch = Batch(transaction.settled)
     tails: dict[TopicKey, _Tail] = {}
     seconds, milliseconds = divmod(now_ms, 1000)
     nanos = milliseconds * 1_000_000
-    for draft in drafts:
-        topic = draft.topic
+    for pending in entries:
+        topic = pending.topic
         tail = tails.get(topic)
         if tail is None:
             tail = tails[topic] = _tail(topic, heads[topic], numbers, batch)
         epoch = tail.epoch
         tail.seq = seq = tail.seq + 1
-        if draft.change is not None:
-            body = _add_change(batch, draft, draft.change, tail, now_ms)
-        elif draft.read is not None:
-            body = _add_read(batch, draft.read, tail, now_ms)
+        if pending.change is not None:
+            body = _add_change(batch, pending, pending.change, tail, now_ms)
+        elif pending.read is not None:
+            body = _add_read(batch, pending.read, tail, now_ms)
         else:
-            message = draft.message
+            message = pending.message
             message.id = f"{epoch}-{seq}"
             position = message.position
             position.epoch = epoch
@@ -134,15 +134,23 @@ def make_batch(
             author = message.author
             body = message.SerializeToString()
             batch.messages += (tail.topic_id, seq, now_ms, author.role, author.user, body)
-            if draft.producer is not None:
-                batch.opens += (tail.topic_id, seq, *draft.producer)
+            if pending.producer is not None:
+                batch.opens += (tail.topic_id, seq, *pending.producer)
         batch.bodies.append(body)
-        if draft.key is not None:
+        if pending.key is not None:
             numbers.key_id += 1
-            batch.keys += (numbers.key_id, draft.key, draft.digest, epoch, seq, draft.connections, now_ms)
-        if draft.deliver:
+            batch.keys += (
+                numbers.key_id,
+                pending.key,
+                pending.digest,
+                epoch,
+                seq,
+                pending.connections,
+                now_ms,
+            )
+        if pending.deliver:
             numbers.delivery_id += 1
-            draft.delivery_id = numbers.delivery_id
+            pending.delivery_id = numbers.delivery_id
             batch.deliveries += (numbers.delivery_id, topic[0], topic[1], tail.topic_id, seq)
     for topic, tail in tails.items():
         batch.heads[topic] = Head(tail.topic_id, Position(tail.epoch, tail.seq))
@@ -151,8 +159,8 @@ def make_batch(
     return batch
 
 
-def _add_change(batch: Batch, draft: PendingEntry, change: Change, tail: _Tail, now_ms: int) -> bytes:
-    message = draft.message
+def _add_change(batch: Batch, pending: PendingEntry, change: Change, tail: _Tail, now_ms: int) -> bytes:
+    message = pending.message
     target = (tail.topic_id, message.position.seq)
     change.position.epoch = tail.epoch
     change.position.seq = tail.seq
@@ -183,8 +191,8 @@ def _add_deliveries(
 ) -> None:
     for delivery_id, attempts in transaction.attempts:
         batch.attempts[delivery_id] = attempts
-    for given_up in transaction.given_up:
-        batch.given_up += (*given_up, now_ms)
+    for dead_lettered in transaction.dead_lettered:
+        batch.dead_lettered += (*dead_lettered, now_ms)
     for withdrawal in transaction.withdrawn:
         place = (heads[withdrawal.topic].topic_id, withdrawal.seq)
         batch.withdrawn.setdefault(withdrawal.topic[:2], set()).add(place)

@@ -42,9 +42,9 @@ class Log(Protocol):
         """Commit a transaction; it is on disk on return.
 
         Entries of one topic get consecutive seqs, from 1 in a new epoch; `message.id` is unique for
-        ever. Completes each draft as its docstring says. Checkpoints, changes and receipts of a log
+        ever. Completes each entry as its docstring says. Checkpoints, changes and receipts of a log
         that was erased, and what is said about deliveries that are gone, change nothing. On
-        LogUnavailable no draft has a verdict, and nothing of the transaction is ever seen by a reader.
+        LogUnavailable no entry has a result, and nothing of the transaction is ever seen by a reader.
         """
 
     async def heads(self, topics: Sequence[TopicKey]) -> list[Position]:

@@ -79,8 +79,8 @@ class AgentServicer(AgentServiceServicer):
             core.worker_received(worker, batch, time.monotonic())
             wait_s = core.pacing.charge(worker.tenant, said_in(batch), batch.ByteSize(), time.monotonic())
             shell.settle()
-            # What it adds to open messages fills outboxes and the journal.
-            await shell.room(worker.held_up_by)
+            # What it adds to open messages fills outboxes and the commit queue.
+            await shell.room(worker.blocked_by)
             while worker.is_full:
                 room.clear()
                 await room.wait()

@@ -41,14 +41,14 @@ class BroadcastServicer(OpenMessageRpcs, BroadcastServiceServicer):
         self, request: BroadcastRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> BroadcastResponse:
         """See broadcast_service.proto."""
-        if self._shell.core.journal.is_full:
+        if self._shell.core.commit_queue.is_full:
             raise catalogue.OVERLOADED.refused(problem="messages wait to be stored")
         once = UnaryBroadcast()
         self._shell.core.publishing.take(request, once)
         self._shell.settle()
         response = await once.answer
         # A caller of many of these is held back like any other that fills an edge's outbox.
-        await self._shell.room(once.held_up_by)
+        await self._shell.room(once.blocked_by)
         return response
 
     @answers
@@ -74,7 +74,7 @@ class BroadcastServicer(OpenMessageRpcs, BroadcastServiceServicer):
                     many.take_on(shell, item.number, item.request)
                 wait_s = shell.core.pacing.charge_batch(piece, time.monotonic())
                 shell.settle()
-                await shell.room(many.held_up_by)
+                await shell.room(many.blocked_by)
                 # Also where it may go on: others have their turn.
                 await asyncio.sleep(wait_s)
                 await many.room()
@@ -96,15 +96,15 @@ class UnaryBroadcast:
     connection: ConnectedClient | None = None
 
     def __init__(self) -> None:
-        self.held_up_by: set[Link] = set()
+        self.blocked_by: set[Link] = set()
         self.answer: asyncio.Future[BroadcastResponse] = asyncio.get_running_loop().create_future()
 
-    def committed(self, draft: PendingEntry) -> None:
+    def committed(self, pending: PendingEntry) -> None:
         """Answer OK, unless the caller is gone."""
         if not self.answer.done():
-            self.answer.set_result(response_of(draft))
+            self.answer.set_result(response_of(pending))
 
-    def refused(self, draft: PendingEntry, reason: Refused) -> None:
+    def refused(self, pending: PendingEntry, reason: Refused) -> None:
         """Answer with the refusal, unless the caller is gone."""
         if not self.answer.done():
             self.answer.set_exception(reason)
@@ -120,19 +120,19 @@ class BroadcastStream:
     def __init__(self) -> None:
         self.outbox = BroadcastManyResponse()
         self.unanswered = 0
-        self.held_up_by: set[Link] = set()
+        self.blocked_by: set[Link] = set()
         self._told = asyncio.Event()
 
     def take_on(self, shell: RouterRuntime, number: int, request: BroadcastRequest) -> None:
         """Take one request; its result follows in the outbox, whatever it is."""
         self.unanswered += 1
-        origin = BatchItem(self, number)
+        listener = BatchItem(self, number)
         try:
-            shell.core.publishing.take(request, origin)
+            shell.core.publishing.take(request, listener)
         except Refused as reason:
             if tenant := shell.core.directory.tenants.get(request.address.tenant):
                 tenant.refused[reason.entry.code] += 1
-            origin.refuse(reason)
+            listener.refuse(reason)
 
     def take(self) -> BroadcastManyResponse | None:
         """The results there are, or None."""
@@ -170,15 +170,15 @@ class BatchItem:
         self._number = number
 
     @property
-    def held_up_by(self) -> set[Link]:
+    def blocked_by(self) -> set[Link]:
         """All requests of one stream are held back together."""
-        return self._many.held_up_by
+        return self._many.blocked_by
 
-    def committed(self, draft: PendingEntry) -> None:
+    def committed(self, pending: PendingEntry) -> None:
         """Put an OK into the outbox."""
-        self._answered().response.CopyFrom(response_of(draft))
+        self._answered().response.CopyFrom(response_of(pending))
 
-    def refused(self, draft: PendingEntry, reason: Refused) -> None:
+    def refused(self, pending: PendingEntry, reason: Refused) -> None:
         """Put the refusal into the outbox."""
         self.refuse(reason)
 

@@ -128,7 +128,7 @@ class HistoryServicer(HistoryServiceServicer):
             kind=kind,
             author=Author(role=ROLE_SYSTEM),
             may=lambda message: None,
-            origin=changed,
+            listener=changed,
             unchanged=changed.unchanged,
             parts=parts,
         )
@@ -188,20 +188,20 @@ class PendingEdit:
     connection: ConnectedClient | None = None
 
     def __init__(self) -> None:
-        self.held_up_by: set[Link] = set()
+        self.blocked_by: set[Link] = set()
         self.position: asyncio.Future[PositionProto | None] = asyncio.get_running_loop().create_future()
 
-    def committed(self, draft: PendingEntry) -> None:
+    def committed(self, pending: PendingEntry) -> None:
         """It is on disk."""
         if not self.position.done():
-            self.position.set_result(draft.place)
+            self.position.set_result(pending.position)
 
     def unchanged(self) -> None:
         """It was recalled before."""
         if not self.position.done():
             self.position.set_result(None)
 
-    def refused(self, draft: PendingEntry, reason: Refused) -> None:
+    def refused(self, pending: PendingEntry, reason: Refused) -> None:
         """Nothing was changed."""
         if not self.position.done():
             self.position.set_exception(reason)

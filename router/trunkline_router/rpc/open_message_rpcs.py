@@ -61,7 +61,7 @@ class OpenMessageRpcs:
             scope="open",
             key=request.key,
             producer=request.producer or "another backend",
-            origin=opening,
+            listener=opening,
             now=time.monotonic(),
         )
         shell.settle()
@@ -77,12 +77,12 @@ class OpenMessageRpcs:
         message = await self._open(request)
         if message.ended is not None:
             raise message_ended(message.id, message.ended.state)
-        held_up_by: set[Link] = set()
+        blocked_by: set[Link] = set()
         try:
-            shell.core.open_messages.extend(message, request.deltas, held_up_by, time.monotonic())
+            shell.core.open_messages.extend(message, request.deltas, blocked_by, time.monotonic())
         finally:
             shell.settle()
-        await shell.room(held_up_by)
+        await shell.room(blocked_by)
         return ExtendMessageResponse(next_index=message.next_index, durable_index=message.durable_index)
 
     @answers
@@ -157,7 +157,7 @@ class OpeningByBackend:
 
     def __init__(self, lease_s: int) -> None:
         self._lease_s = lease_s
-        self.held_up_by: set[Link] = set()
+        self.blocked_by: set[Link] = set()
         self.answer: asyncio.Future[OpenMessageResponse] = asyncio.get_running_loop().create_future()
 
     def opened(self, message: Opened) -> None:

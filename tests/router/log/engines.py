@@ -1,4 +1,4 @@
-"""The engines that tests of the log run against, and drafts to write.
+"""The engines that tests of the log run against, and entries to write.
 
 A new engine joins the conformance suite and the model by one entry in `ENGINES`.
 """
@@ -90,7 +90,7 @@ def hashed_key(number: int) -> bytes:
     return blake2b(number.to_bytes(8, "big"), digest_size=16).digest()
 
 
-def draft(
+def pending_entry(
     topic: TopicKey = ALICE,
     text: str = "hello",
     *,
@@ -159,7 +159,7 @@ def read(topic: TopicKey, position: Position, user: str = "alice") -> PendingEnt
 
 def position(one: PendingEntry) -> Position:
     """Where an entry stands that was committed."""
-    return Position(one.place.epoch, one.place.seq)
+    return Position(one.position.epoch, one.position.seq)
 
 
 def deltas(*texts: str) -> bytes:
@@ -173,6 +173,6 @@ def with_message(change: bytes, message: bytes) -> bytes:
     return whole.SerializeToString()
 
 
-async def append(log: Log, *drafts: PendingEntry, settled: tuple[int, ...] = ()) -> list[PendingEntry]:
-    await log.append(Transaction(list(drafts), list(settled)))
-    return list(drafts)
+async def append(log: Log, *entries: PendingEntry, settled: tuple[int, ...] = ()) -> list[PendingEntry]:
+    await log.append(Transaction(list(entries), list(settled)))
+    return list(entries)

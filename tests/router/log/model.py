@@ -109,21 +109,21 @@ class LogModel:
             log = self._log_at(topic, position)
             if log is not None:
                 log.raise_receipt(user, position.seq, 0)
-        written = [one for one in transaction.drafts if not one.repeat_only]
+        written = [one for one in transaction.entries if not one.repeat_only]
         # Judged by the logs that were there before: who speaks of a message has seen it committed.
         gone = {one for one in written if one.kind and self._log_at(one.topic, self._target(one)) is None}
         for one in written:
-            if one.change is not None and one.verdict is AppendResult.COMMITTED:
+            if one.change is not None and one.result is AppendResult.COMMITTED:
                 self._ended(one)
         for checkpoint in transaction.checkpoints:
             self._checkpointed(checkpoint)
-        return self._written(transaction.drafts, gone)
+        return self._written(transaction.entries, gone)
 
-    def _written(self, drafts: list[PendingEntry], gone: set[PendingEntry]) -> list[PendingEntry]:
+    def _written(self, pending_entries: list[PendingEntry], gone: set[PendingEntry]) -> list[PendingEntry]:
         seen: set[bytes | None] = set()
         new = []
         later = []
-        for one in drafts:
+        for one in pending_entries:
             if one.repeat_only or one in gone or (one.key is not None and one.key in seen):
                 later.append(one)
             elif one.key in self.kept:
@@ -149,7 +149,7 @@ class LogModel:
                 for number, work in self.deliveries.items()
                 if (work.topic, work.seq) != (one.topic, one.seq)
             }
-        for delivery_id, attempts, reason in transaction.given_up:
+        for delivery_id, attempts, reason in transaction.dead_lettered:
             work = self.deliveries.pop(delivery_id, None)
             if work is not None:
                 self.dead[delivery_id] = Work(work.topic, work.seq, attempts, reason)
@@ -174,22 +174,22 @@ class LogModel:
 
     def _check_repeat(self, one: PendingEntry) -> None:
         if one.key not in self.kept:
-            assert one.verdict is AppendResult.NO_REPEAT
+            assert one.result is AppendResult.NO_REPEAT
             return
         assert one.key is not None
         digest, position, connections = self.kept[one.key]
         if digest == one.digest or (one.repeat_only and not one.digest):
-            assert one.verdict is AppendResult.DUPLICATE
-            assert (one.place, one.connections) == (position.to_proto(), connections)
+            assert one.result is AppendResult.DUPLICATE
+            assert (one.position, one.connections) == (position.to_proto(), connections)
             if one.kind is EntryKind.MESSAGE:
                 assert one.message.id == f"{position.epoch}-{position.seq}"
         else:
-            assert one.verdict is AppendResult.MISMATCH
+            assert one.result is AppendResult.MISMATCH
         assert one.stored == b""
 
     def _check_committed(self, one: PendingEntry) -> None:
-        assert one.verdict is AppendResult.COMMITTED
-        place = Position(one.place.epoch, one.place.seq)
+        assert one.result is AppendResult.COMMITTED
+        place = Position(one.position.epoch, one.position.seq)
         if one.topic not in self.logs:
             assert place.epoch not in self.epochs
             self.epochs.add(place.epoch)

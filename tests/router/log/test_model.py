@@ -29,7 +29,7 @@ from trunkline_router.core.values.log_records import (
 from trunkline_router.core.values.topics import EMPTY, GROUP, NO_TARGET, PERSON, USER, Position, TopicKey
 from trunkline_router.log.sqlite import erasure, log_walk, pruning, sweeper
 
-from tests.router.log.engines import ENGINES, HOUR_MS, NOW_MS, change, deltas, draft, position, read
+from tests.router.log.engines import ENGINES, HOUR_MS, NOW_MS, change, deltas, pending_entry, position, read
 from tests.router.log.erasure_model import ErasingModel
 from tests.router.log.whole_erasures import erase_tenant, erase_user, prune
 
@@ -52,8 +52,8 @@ users = st.sampled_from(USERS)
 producers = st.builds(Producer, st.sampled_from(["worker", "other"]), st.integers(1, 3))
 kinds = st.sampled_from([CHANGE_KIND_ENDED, CHANGE_KIND_EDITED, CHANGE_KIND_RECALLED])
 delivery_ids = st.integers(1, 20)
-drafts = st.builds(
-    draft,
+entries = st.builds(
+    pending_entry,
     topics,
     st.text(max_size=20),
     key=keys,
@@ -99,7 +99,7 @@ class LogMachine(RuleBasedStateMachine):
         return self.said[-1 - number % len(self.said)] if self.said else None
 
     @rule(
-        batch=st.lists(drafts, max_size=6),
+        batch=st.lists(entries, max_size=6),
         settled=st.lists(delivery_ids, max_size=2),
         changes=st.lists(st.tuples(picks, kinds, st.text(max_size=300), keys, digests), max_size=3),
         reads=st.lists(st.tuples(picks, users), max_size=3),
@@ -129,7 +129,7 @@ class LogMachine(RuleBasedStateMachine):
         opens=st.lists(topics, max_size=2),
     )
     def stream(self, checkpoints: Any, ends: list[int], opens: list[TopicKey]) -> None:
-        transaction = Transaction([draft(topic, producer=Producer("worker", 1)) for topic in opens])
+        transaction = Transaction([pending_entry(topic, producer=Producer("worker", 1)) for topic in opens])
         for number, producer, texts in checkpoints:
             target = self.pick(number)
             if target is not None:
@@ -139,22 +139,22 @@ class LogMachine(RuleBasedStateMachine):
         for number in ends:
             target = self.pick(number)
             if target is not None:
-                transaction.drafts.append(change(target, CHANGE_KIND_ENDED, "whole"))
+                transaction.entries.append(change(target, CHANGE_KIND_ENDED, "whole"))
         self.commit(transaction)
 
     @rule(
         attempts=st.lists(st.tuples(delivery_ids, st.integers(0, 5)), max_size=3),
-        given_up=st.lists(st.tuples(delivery_ids, st.integers(0, 5), st.text(max_size=5)), max_size=3),
+        dead_lettered=st.lists(st.tuples(delivery_ids, st.integers(0, 5), st.text(max_size=5)), max_size=3),
         settled=st.lists(delivery_ids, max_size=1),
         withdrawn=st.lists(picks, max_size=2),
         delivered=st.lists(st.tuples(picks, users), max_size=3),
     )
     def report(
-        self, attempts: Any, given_up: Any, settled: list[int], withdrawn: list[int], delivered: Any
+        self, attempts: Any, dead_lettered: Any, settled: list[int], withdrawn: list[int], delivered: Any
     ) -> None:
         transaction = Transaction(settled=settled)
         transaction.attempts = [Attempts(*row) for row in attempts]
-        transaction.given_up = [DeadLettered(*row) for row in given_up]
+        transaction.dead_lettered = [DeadLettered(*row) for row in dead_lettered]
         for number in withdrawn:
             target = self.pick(number)
             if target is not None:

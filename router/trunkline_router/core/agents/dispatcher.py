@@ -49,7 +49,7 @@ class Dispatcher:
     def __init__(
         self,
         directory: Directory,
-        journal: CommitQueue,
+        commit_queue: CommitQueue,
         publishing: PublishPipeline,
         reads: list[Read],
         mail: set[AttachedWorker],
@@ -57,10 +57,10 @@ class Dispatcher:
         lease_s: float,
         max_attempts: int,
         workers: set[AttachedWorker],
-        given_up: Callable[[TopicKey, str], None],
+        dead_lettered: Callable[[TopicKey, str], None],
     ) -> None:
         self._directory = directory
-        self._journal = journal
+        self._commit_queue = commit_queue
         self._queues = publishing.queues
         self._stirred = publishing.stirred
         self._reads = reads
@@ -69,7 +69,7 @@ class Dispatcher:
         self._max_attempts = max_attempts
         self.workers = workers
         #: Called with a message that nobody will try to answer any more.
-        self._given_up = given_up
+        self._given_up = dead_lettered
         #: Messages whose deliveries are being taken out of the log.
         self._withdrawing: dict[str, StoredDelivery | None] = {}
 
@@ -145,14 +145,14 @@ class Dispatcher:
             return
         held.settling = True
         settling = SettlementCommit(self, held)
-        drafts = []
+        entries = []
         if settlement.replies and not held.cancelled:
             said = Message.FromString(held.delivery.message)
             for reply in settlement.replies:
                 message = message_of(reply, said, held.queue.agent)
-                drafts.append(PendingEntry(held.delivery.topic, message, origin=settling))
-        transaction = Transaction(drafts=drafts, settled=[settlement.delivery_id])
-        self._journal.add_unit(AtomicWrite(transaction, settling))
+                entries.append(PendingEntry(held.delivery.topic, message, listener=settling))
+        transaction = Transaction(entries=entries, settled=[settlement.delivery_id])
+        self._commit_queue.add_write(AtomicWrite(transaction, settling))
 
     def _retry(self, held: LeasedDelivery, settlement: Settlement, now: float) -> None:
         reason = settlement.retry.reason or "the worker asked for another attempt"
@@ -162,8 +162,10 @@ class Dispatcher:
 
     def _reject(self, held: LeasedDelivery, reason: str) -> None:
         held.settling = True
-        given_up = DeadLettered(held.delivery.delivery_id, held.attempt, reason)
-        self._journal.add_unit(AtomicWrite(Transaction(given_up=[given_up]), RejectionCommit(self, held)))
+        dead_lettered = DeadLettered(held.delivery.delivery_id, held.attempt, reason)
+        self._commit_queue.add_write(
+            AtomicWrite(Transaction(dead_lettered=[dead_lettered]), RejectionCommit(self, held))
+        )
 
     def rejected(self, held: LeasedDelivery, result: SettlementResult) -> None:
         """It is on disk that nobody will try to answer any more."""
@@ -206,15 +208,15 @@ class Dispatcher:
             queue.give_back(held, until)
             attempts = Attempts(held.delivery.delivery_id, held.attempt)
             # Where that does not get into the log, there is at most one attempt more.
-            self._journal.add_unit(AtomicWrite(Transaction(attempts=[attempts]), AttemptCommit()))
+            self._commit_queue.add_write(AtomicWrite(Transaction(attempts=[attempts]), AttemptCommit()))
         self._stir(queue)
 
     def _give_up(self, held: LeasedDelivery, reason: str) -> None:
         held.queue.done(held)
         self._nobody_answers(held)
-        given_up = DeadLettered(held.delivery.delivery_id, held.attempt, reason)
-        origin = DeadLetterCommit(self, held.queue, held.delivery)
-        self._journal.add_unit(AtomicWrite(Transaction(given_up=[given_up]), origin))
+        dead_lettered = DeadLettered(held.delivery.delivery_id, held.attempt, reason)
+        listener = DeadLetterCommit(self, held.queue, held.delivery)
+        self._commit_queue.add_write(AtomicWrite(Transaction(dead_lettered=[dead_lettered]), listener))
         self._stir(held.queue)
 
     def _nobody_answers(self, held: LeasedDelivery) -> None:
@@ -246,8 +248,8 @@ class Dispatcher:
             found.worker.mail(RESULT_BYTES).cancelled.append(found.delivery.delivery_id)
             self._mail.add(found.worker)
         withdrawal = Withdrawal(topic, message.position.seq)
-        origin = WithdrawalCommit(self, found, withdrawal, message.id, done, failed)
-        self._journal.add_unit(AtomicWrite(Transaction(withdrawn=[withdrawal]), origin))
+        listener = WithdrawalCommit(self, found, withdrawal, message.id, done, failed)
+        self._commit_queue.add_write(AtomicWrite(Transaction(withdrawn=[withdrawal]), listener))
 
     def withdrawn(self, topic: TopicKey, message_id: str) -> StoredDelivery | None:
         """The log has dealt with that. Returns the delivery where it came meanwhile."""
@@ -313,7 +315,7 @@ class Dispatcher:
         """Take back what is held beyond its lease. Returns workers that have been silent for as long."""
         for worker in self.workers:
             # From one that is held back nothing can be heard.
-            if worker.held_up_by or worker.is_paced:
+            if worker.blocked_by or worker.is_paced:
                 worker.heard_at = now
         silent = [worker for worker in self.workers if worker.heard_at + self.lease_s <= now]
         for worker in silent:

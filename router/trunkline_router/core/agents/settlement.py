@@ -31,15 +31,15 @@ class SettlementCommit:
         self.result = SettlementResult(delivery_id=held.delivery.delivery_id)
 
     @property
-    def held_up_by(self) -> set[Link]:
+    def blocked_by(self) -> set[Link]:
         """A worker whose replies fill outboxes is handed nothing more for now."""
-        return self._held.worker.held_up_by
+        return self._held.worker.blocked_by
 
-    def committed(self, draft: PendingEntry) -> None:
+    def committed(self, pending: PendingEntry) -> None:
         """One of the replies is on disk."""
-        self.result.replies.add(message_id=draft.message.id, position=draft.message.position)
+        self.result.replies.add(message_id=pending.message.id, position=pending.message.position)
 
-    def refused(self, draft: PendingEntry, reason: Refused) -> None:
+    def refused(self, pending: PendingEntry, reason: Refused) -> None:
         """One of the replies is not; `failed` tells the worker of all."""
 
     def done(self) -> None:

@@ -38,11 +38,11 @@ class AttachedWorker:
         "_closed",
         "_size",
         "agents",
+        "blocked_by",
         "capacity",
         "ended",
         "heard_at",
         "held",
-        "held_up_by",
         "ident",
         "is_draining",
         "is_paced",
@@ -60,7 +60,7 @@ class AttachedWorker:
         #: Deliveries it holds, at most its capacity.
         self.held: dict[int, LeasedDelivery] = {}
         #: Links whose outboxes its replies have filled.
-        self.held_up_by: set[Link] = set()
+        self.blocked_by: set[Link] = set()
         #: It takes nothing more.
         self.is_draining = False
         #: Nothing is read from it for a while, as its tenant has said too much.
@@ -95,7 +95,7 @@ class AttachedWorker:
     @property
     def free(self) -> int:
         """Deliveries it can take in addition; none while it drains or its replies fill outboxes."""
-        return 0 if self.held_up_by or self.is_draining else self.capacity - len(self.held)
+        return 0 if self.blocked_by or self.is_draining else self.capacity - len(self.held)
 
     def reply_ended(self, number: int, ended: EndedReply) -> None:
         """One of its replies is its own no longer."""

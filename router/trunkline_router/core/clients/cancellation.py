@@ -22,9 +22,13 @@ class Cancellations:
     """Finds what a cancel is about, has it ended, and answers once that is on disk."""
 
     def __init__(
-        self, journal: CommitQueue, open_messages: OpenMessages, agents: Dispatcher, answers: ClientOutbox
+        self,
+        commit_queue: CommitQueue,
+        open_messages: OpenMessages,
+        agents: Dispatcher,
+        answers: ClientOutbox,
     ) -> None:
-        self._journal = journal
+        self._commit_queue = commit_queue
         self._open_messages = open_messages
         self._agents = agents
         self._answers = answers
@@ -50,7 +54,7 @@ class Cancellations:
                 return
             if ended.state == OPEN:
                 # It begins, or ended, while the log was read.
-                self._journal.after_commit(again)
+                self._commit_queue.after_commit(again)
                 return
             try:
                 _check_heard(connection, topic_of(ended.address), frame.message_id)
@@ -67,8 +71,10 @@ class Cancellations:
         The message may still be on its way to the log, so the question which one it is goes the same way.
         """
         key = idempotency_key(connection.tenant, "client", topic.key, connection.user, frame.client_id)
-        origin = CancelQuestion(self, connection, topic.key, frame)
-        self._journal.add(PendingEntry(topic.key, Message(), key=key, repeat_only=True, origin=origin), 0)
+        listener = CancelQuestion(self, connection, topic.key, frame)
+        self._commit_queue.add(
+            PendingEntry(topic.key, Message(), key=key, repeat_only=True, listener=listener), 0
+        )
 
     def found(self, connection: ConnectedClient, topic: TopicKey, frame_id: str, message: Message) -> None:
         """The message is this one: stop what answers it, and see that nothing else will."""
@@ -92,9 +98,9 @@ class Cancellations:
 
     def _stop(self, replies: list[StreamedMessage], cancel: PendingCancel) -> None:
         author = Author(role=ROLE_USER, user=cancel.connection.user)
-        origins = [(reply, cancel.add(reply.id)) for reply in replies]
-        for reply, origin in origins:
-            self._open_messages.cancel(reply, origin, author)
+        listeners = [(reply, cancel.add(reply.id)) for reply in replies]
+        for reply, listener in listeners:
+            self._open_messages.cancel(reply, listener, author)
 
 
 def _check_heard(connection: ConnectedClient, topic: TopicKey, message_id: str) -> None:
@@ -176,16 +182,16 @@ class CancelQuestion:
         self._frame = frame
 
     @property
-    def held_up_by(self) -> set[Link]:
+    def blocked_by(self) -> set[Link]:
         """An edge's clients are held back together, by the credit of its link."""
-        return self._sender.link.held_up_by
+        return self._sender.link.blocked_by
 
-    def committed(self, draft: PendingEntry) -> None:
+    def committed(self, pending: PendingEntry) -> None:
         """There is such a message."""
-        self._cancelling.found(self._sender, self._topic, self._frame.id, draft.message)
+        self._cancelling.found(self._sender, self._topic, self._frame.id, pending.message)
 
-    def refused(self, draft: PendingEntry, reason: Refused) -> None:
+    def refused(self, pending: PendingEntry, reason: Refused) -> None:
         """There is none, or the log cannot be asked."""
-        if draft.verdict is AppendResult.NO_REPEAT:
+        if pending.result is AppendResult.NO_REPEAT:
             reason = catalogue.MESSAGE_NOT_FOUND.refused(message_id=self._frame.client_id)
         self._cancelling.refuse(self._sender, self._frame.id, reason)

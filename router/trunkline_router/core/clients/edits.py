@@ -43,7 +43,7 @@ class EditRequest:
     kind: ChangeKind.ValueType
     author: Author
     may: Callable[[Message], None]
-    origin: CommitListener
+    listener: CommitListener
     unchanged: Callable[[], None]
     parts: Sequence[Part] = ()
     #: Idempotency; see Draft.
@@ -54,8 +54,8 @@ class EditRequest:
 class Edits:
     """Changes messages: one wish at a time for each, as a change starts from what the last one left."""
 
-    def __init__(self, journal: CommitQueue, reads: list[Read], agents: Dispatcher) -> None:
-        self._journal = journal
+    def __init__(self, commit_queue: CommitQueue, reads: list[Read], agents: Dispatcher) -> None:
+        self._commit_queue = commit_queue
         self._reads = reads
         self._agents = agents
         #: By message id: the wish that is under way, and those behind it.
@@ -121,19 +121,19 @@ class Edits:
             state=message.state,
             author=wish.author,
         )
-        draft = PendingEntry(
+        pending = PendingEntry(
             topic=topic,
             message=message,
             key=wish.key(topic) if wish.key else None,
             digest=wish.digest,
             change=change,
-            origin=EditCommit(self, wish),
+            listener=EditCommit(self, wish),
         )
-        self._journal.add(draft, message.ByteSize())
+        self._commit_queue.add(pending, message.ByteSize())
 
     def refused(self, wish: EditRequest, reason: Refused) -> None:
         """Nothing comes of a wish."""
-        wish.origin.refused(PendingEntry(("", "", "", 0, ""), Message()), reason)
+        wish.listener.refused(PendingEntry(("", "", "", 0, ""), Message()), reason)
         self.next(wish)
 
     def next(self, wish: EditRequest) -> None:
@@ -154,19 +154,19 @@ class EditCommit:
     def __init__(self, changing: Edits, wish: EditRequest) -> None:
         self._changing = changing
         self._wish = wish
-        self.connection: ConnectedClient | None = wish.origin.connection
+        self.connection: ConnectedClient | None = wish.listener.connection
 
     @property
-    def held_up_by(self) -> set[Link]:
+    def blocked_by(self) -> set[Link]:
         """Those of whoever made the wish."""
-        return self._wish.origin.held_up_by
+        return self._wish.listener.blocked_by
 
-    def committed(self, draft: PendingEntry) -> None:
+    def committed(self, pending: PendingEntry) -> None:
         """The change is on disk, now or before."""
-        self._wish.origin.committed(draft)
+        self._wish.listener.committed(pending)
         self._changing.next(self._wish)
 
-    def refused(self, draft: PendingEntry, reason: Refused) -> None:
+    def refused(self, pending: PendingEntry, reason: Refused) -> None:
         """It is not."""
-        self._wish.origin.refused(draft, reason)
+        self._wish.listener.refused(pending, reason)
         self._changing.next(self._wish)

@@ -71,7 +71,7 @@ class FrameDispatcher:
     def __init__(
         self,
         directory: Directory,
-        journal: CommitQueue,
+        commit_queue: CommitQueue,
         publishing: PublishPipeline,
         presence: Presence,
         answers: ClientOutbox,
@@ -85,7 +85,7 @@ class FrameDispatcher:
         peek: Callable[[TopicKey], Position | None],
     ) -> None:
         self._directory = directory
-        self._journal = journal
+        self._commit_queue = commit_queue
         self._publishing = publishing
         self._presence = presence
         self._answers = answers
@@ -148,15 +148,15 @@ class FrameDispatcher:
         if frame.attributes:
             message.attributes.update(frame.attributes)
         serialized = frame.SerializeToString(deterministic=True)
-        draft = PendingEntry(
+        pending = PendingEntry(
             topic=topic,
             message=message,
             key=idempotency_key(connection.tenant, "client", topic, connection.user, frame.id),
             digest=content_digest(serialized),
             deliver=True,
-            origin=ClientMessageCompletion(self._answers, connection, frame.id),
+            listener=ClientMessageCompletion(self._answers, connection, frame.id),
         )
-        self._journal.add(draft, len(serialized))
+        self._commit_queue.add(pending, len(serialized))
 
     def _subscribe(self, connection: ConnectedClient, frame: SubscribeFrame) -> None:
         check(frame)
@@ -243,8 +243,8 @@ class FrameDispatcher:
     def _signal(self, connection: ConnectedClient, frame: SignalFrame) -> None:
         check(frame)
         topic = self._own(connection, frame)
-        origin = ClientMessageCompletion(self._answers, connection, "")
-        for publish in self._publishing.fan_out(topic, frame.ByteSize(), origin):
+        listener = ClientMessageCompletion(self._answers, connection, "")
+        for publish in self._publishing.fan_out(topic, frame.ByteSize(), listener):
             signal = publish.frame.signal
             signal.CopyFrom(frame)
             signal.user = connection.user
@@ -311,7 +311,7 @@ class FrameDispatcher:
             kind=kind,
             author=Author(role=ROLE_USER, user=user),
             may=may,
-            origin=ClientMessageCompletion(self._answers, connection, frame.id),
+            listener=ClientMessageCompletion(self._answers, connection, frame.id),
             unchanged=unchanged,
             key=lambda topic: idempotency_key(connection.tenant, "change", topic, user, frame.id),
             digest=content_digest(frame.SerializeToString(deterministic=True)),

@@ -33,14 +33,14 @@ class LinkRecovery:
     def __init__(
         self,
         directory: Directory,
-        journal: CommitQueue,
+        commit_queue: CommitQueue,
         reads: list[Read],
         mail: set[Link],
         open_messages: OpenMessages,
         answers: ClientOutbox,
     ) -> None:
         self._directory = directory
-        self._journal = journal
+        self._commit_queue = commit_queue
         self._open_messages = open_messages
         self._reads = reads
         self._mail = mail
@@ -77,7 +77,7 @@ class LinkRecovery:
         def read(pages: list[Page]) -> None:
             if topic.position is None:
                 # See Joining.
-                self._journal.after_commit(partial(told, pages[0]))
+                self._commit_queue.after_commit(partial(told, pages[0]))
             else:
                 told(pages[0])
 

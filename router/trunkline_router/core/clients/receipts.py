@@ -36,9 +36,9 @@ class Receipts:
     """Takes what clients say of themselves. What is known already is not logged again."""
 
     def __init__(
-        self, journal: CommitQueue, reads: list[Read], publishing: PublishPipeline, answers: ClientOutbox
+        self, commit_queue: CommitQueue, reads: list[Read], publishing: PublishPipeline, answers: ClientOutbox
     ) -> None:
-        self._journal = journal
+        self._commit_queue = commit_queue
         self._reads = reads
         self._publishing = publishing
         self._answers = answers
@@ -57,10 +57,10 @@ class Receipts:
             return
         read.position.CopyFrom(frame.position)
         _remember(self._read, topic.key, connection.user, position)
-        draft = PendingEntry(
-            topic.key, Message(), read=read, origin=ReadCommit(self, self._answers, connection)
+        pending = PendingEntry(
+            topic.key, Message(), read=read, listener=ReadCommit(self, self._answers, connection)
         )
-        self._journal.add(draft, 128)
+        self._commit_queue.add(pending, 128)
 
     def delivered(self, connection: ConnectedClient, topic: Topic, frame: DeliveredFrame) -> None:
         """A user was given all up to here: kept, and told to the author of what stands there.
@@ -77,7 +77,7 @@ class Receipts:
             told = DeliveredFrame(position=frame.position, user=connection.user, address=topic.address)
             told.conversation.CopyFrom(topic.address.conversation)
         receipt = DeliveredPosition(topic.key, connection.user, position)
-        self._journal.add_unit(
+        self._commit_queue.add_write(
             AtomicWrite(Transaction(delivered=[receipt]), DeliveredCommit(self, receipt, told))
         )
 
@@ -137,12 +137,12 @@ class _SilentListener:
     connection: ConnectedClient | None = None
 
     @property
-    def held_up_by(self) -> set[Link]:
+    def blocked_by(self) -> set[Link]:
         return set()
 
-    def committed(self, draft: PendingEntry) -> None: ...
+    def committed(self, pending: PendingEntry) -> None: ...
 
-    def refused(self, draft: PendingEntry, reason: Refused) -> None: ...
+    def refused(self, pending: PendingEntry, reason: Refused) -> None: ...
 
 
 _NOBODY = _SilentListener()
@@ -179,16 +179,16 @@ class ReadCommit:
         self._sender = sender
 
     @property
-    def held_up_by(self) -> set[Link]:
+    def blocked_by(self) -> set[Link]:
         """An edge's clients are held back together, by the credit of its link."""
-        return self._sender.link.held_up_by
+        return self._sender.link.blocked_by
 
-    def committed(self, draft: PendingEntry) -> None:
+    def committed(self, pending: PendingEntry) -> None:
         """It comes back as `read`."""
 
-    def refused(self, draft: PendingEntry, reason: Refused) -> None:
+    def refused(self, pending: PendingEntry, reason: Refused) -> None:
         """Answer with `error`."""
-        self._receipts.forget(draft.topic, self._sender.user)
+        self._receipts.forget(pending.topic, self._sender.user)
         self._answers.refuse(self._sender, "", reason)
 
 

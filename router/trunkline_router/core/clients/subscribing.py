@@ -38,7 +38,7 @@ class SubscribeOperation:
     def __init__(
         self,
         directory: Directory,
-        journal: CommitQueue,
+        commit_queue: CommitQueue,
         reads: list[Read],
         mail: set[Link],
         open_messages: OpenMessages,
@@ -51,7 +51,7 @@ class SubscribeOperation:
         in_pages: bool = False,
     ) -> None:
         self._directory = directory
-        self._journal = journal
+        self._commit_queue = commit_queue
         self._reads = reads
         self._mail = mail
         self._open_messages = open_messages
@@ -85,7 +85,7 @@ class SubscribeOperation:
 
     def _heads(self, topics: list[Topic], heads: list[Position]) -> None:
         # What the log has committed, and the core has not been told of, would never be told live.
-        self._journal.after_commit(partial(self._all_told, topics, heads))
+        self._commit_queue.after_commit(partial(self._all_told, topics, heads))
 
     def _all_told(self, topics: list[Topic], heads: list[Position]) -> None:
         for topic, head in zip(topics, heads, strict=True):

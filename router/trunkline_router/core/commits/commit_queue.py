@@ -11,8 +11,8 @@ from trunkline.v1.catalogue import Refused
 from trunkline_router.core.values.log_records import PendingEntry, Transaction
 from trunkline_router.core.values.topics import TopicKey
 
-#: At most so many drafts in one transaction, which bounds how long a commit takes.
-MAX_BATCH_DRAFTS = 2048
+#: At most so many entries in one transaction, which bounds how long a commit takes.
+MAX_BATCH_ENTRIES = 2048
 
 
 class AtomicWriteListener(Protocol):
@@ -29,44 +29,44 @@ class AtomicWrite(NamedTuple):
     """Something that is committed as a whole, such as a settlement with its replies."""
 
     transaction: Transaction
-    origin: AtomicWriteListener
+    listener: AtomicWriteListener
 
 
 class CommitQueue:
     """What waits to be committed, in order.
 
-    `is_full` beyond `max_drafts` or `max_bytes`: sources are to send no more until it is not. Adding
+    `is_full` beyond `max_entries` or `max_bytes`: sources are to send no more until it is not. Adding
     never fails: what sources have under way, bounded by their credit, is still taken.
     """
 
-    def __init__(self, max_drafts: int = 20_000, max_bytes: int = 16 << 20) -> None:
-        self.max_drafts = max_drafts
+    def __init__(self, max_entries: int = 20_000, max_bytes: int = 16 << 20) -> None:
+        self.max_entries = max_entries
         self.max_bytes = max_bytes
-        self.drafts = 0
+        self.entries = 0
         self.bytes = 0
         self._waiting: deque[PendingEntry | AtomicWrite] = deque()
         #: For each transaction that was taken and not dealt with: who waits for that.
         self._under_way: deque[list[Callable[[], None]]] = deque()
 
-    def add(self, draft: PendingEntry, size: int) -> None:
+    def add(self, pending: PendingEntry, size: int) -> None:
         """An entry to be committed; `size` is about that of its serialized form."""
-        draft.size = size
-        self.drafts += 1
+        pending.size = size
+        self.entries += 1
         self.bytes += size
-        self._waiting.append(draft)
+        self._waiting.append(pending)
 
-    def add_unit(self, unit: AtomicWrite) -> None:
+    def add_write(self, write: AtomicWrite) -> None:
         """Something to be committed as a whole."""
-        for draft in unit.transaction.drafts:
-            draft.size = draft.message.ByteSize()
-            self.drafts += 1
-            self.bytes += draft.size
-        self._waiting.append(unit)
+        for pending in write.transaction.entries:
+            pending.size = pending.message.ByteSize()
+            self.entries += 1
+            self.bytes += pending.size
+        self._waiting.append(write)
 
     @property
     def is_full(self) -> bool:
         """Sources are to send no more."""
-        return self.drafts > self.max_drafts or self.bytes > self.max_bytes
+        return self.entries > self.max_entries or self.bytes > self.max_bytes
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -74,19 +74,19 @@ class CommitQueue:
     def take(self) -> tuple[Transaction, list[AtomicWrite]]:
         """The next transaction, and the units that went into it."""
         transaction = Transaction()
-        drafts = transaction.drafts
-        units: list[AtomicWrite] = []
+        entries = transaction.entries
+        writes: list[AtomicWrite] = []
         waiting = self._waiting
-        while waiting and len(drafts) + len(units) < MAX_BATCH_DRAFTS:
+        while waiting and len(entries) + len(writes) < MAX_BATCH_ENTRIES:
             item = waiting.popleft()
             if isinstance(item, PendingEntry):
-                drafts.append(item)
+                entries.append(item)
             else:
-                units.append(item)
+                writes.append(item)
                 transaction.join(item.transaction)
-        self._count_out(drafts)
+        self._count_out(entries)
         self._under_way.append([])
-        return transaction, units
+        return transaction, writes
 
     def dealt_with(self) -> None:
         """The transaction that was taken first is committed, or not, and all know of it."""
@@ -101,7 +101,7 @@ class CommitQueue:
             then()
 
     def erased(self, topic: TopicKey) -> list[PendingEntry]:
-        """A topic's log was erased: takes out what would change it, and returns the drafts among that.
+        """A topic's log was erased: takes out what would change it, and returns the entries among that.
 
         Messages that wait stay, and begin the new log.
         """
@@ -118,37 +118,37 @@ class CommitQueue:
     def take_out(
         self, tenant: str, changes_by: str | None = None
     ) -> tuple[list[PendingEntry], list[AtomicWrite]]:
-        """Take out what waits of a tenant's drafts, and units with such drafts, and return it.
+        """Take out what waits of a tenant's entries, and units with such entries, and return it.
 
         With `changes_by`, only changes of messages by that user.
         """
 
-        def is_meant(draft: PendingEntry) -> bool:
-            if draft.topic[0] != tenant:
+        def is_meant(pending: PendingEntry) -> bool:
+            if pending.topic[0] != tenant:
                 return False
             return changes_by is None or (
-                draft.change is not None and draft.message.author.user == changes_by
+                pending.change is not None and pending.message.author.user == changes_by
             )
 
-        drafts: list[PendingEntry] = []
-        units: list[AtomicWrite] = []
+        entries: list[PendingEntry] = []
+        writes: list[AtomicWrite] = []
         kept: deque[PendingEntry | AtomicWrite] = deque()
         for item in self._waiting:
             if isinstance(item, PendingEntry):
-                (drafts if is_meant(item) else kept).append(item)
-            elif any(map(is_meant, item.transaction.drafts)):
-                units.append(item)
-                self._count_out(item.transaction.drafts)
+                (entries if is_meant(item) else kept).append(item)
+            elif any(map(is_meant, item.transaction.entries)):
+                writes.append(item)
+                self._count_out(item.transaction.entries)
             else:
                 kept.append(item)
-        self._count_out(drafts)
+        self._count_out(entries)
         self._waiting = kept
-        return drafts, units
+        return entries, writes
 
-    def _count_out(self, drafts: list[PendingEntry]) -> None:
-        self.drafts -= len(drafts)
-        self.bytes -= sum(draft.size for draft in drafts)
+    def _count_out(self, entries: list[PendingEntry]) -> None:
+        self.entries -= len(entries)
+        self.bytes -= sum(pending.size for pending in entries)
 
 
-def _changes(draft: PendingEntry, topic: TopicKey) -> bool:
-    return draft.topic == topic and (draft.change is not None or draft.read is not None)
+def _changes(pending: PendingEntry, topic: TopicKey) -> bool:
+    return pending.topic == topic and (pending.change is not None or pending.read is not None)

@@ -63,17 +63,17 @@ Read = ReadHeads | ReadDelivered | ReadPages | ReadDeliveries | ReadMessage
 
 
 class CommitListener(Protocol):
-    """Whoever a draft came from, and is told what became of it."""
+    """Whoever an entry came from, and is told what became of it."""
 
     #: The connection that said it, which is not sent its own message; None for others.
     connection: ConnectedClient | None
 
     @property
-    def held_up_by(self) -> set[Link]:
+    def blocked_by(self) -> set[Link]:
         """Links whose outboxes this source has filled: it is to send no more until they have room."""
 
-    def committed(self, draft: PendingEntry) -> None:
-        """The draft is on disk: COMMITTED now, or a DUPLICATE of one that was before."""
+    def committed(self, pending: PendingEntry) -> None:
+        """The entry is on disk: COMMITTED now, or a DUPLICATE of one that was before."""
 
-    def refused(self, draft: PendingEntry, reason: Refused) -> None:
-        """Nothing of the draft is kept."""
+    def refused(self, pending: PendingEntry, reason: Refused) -> None:
+        """Nothing of the entry is kept."""

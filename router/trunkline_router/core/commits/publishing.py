@@ -36,18 +36,18 @@ from trunkline_router.core.values.topics import GROUP, NO_TARGET, PERSON, TopicK
 
 
 class PublishPipeline:
-    """Takes messages into the journal and, once they are committed, delivers them."""
+    """Takes messages into the commit queue and, once they are committed, delivers them."""
 
     def __init__(
         self,
         directory: Directory,
-        journal: CommitQueue,
+        commit_queue: CommitQueue,
         mail: set[Link],
         new_id: Callable[[], str],
         now_ms: Callable[[], int],
     ) -> None:
         self._directory = directory
-        self._journal = journal
+        self._commit_queue = commit_queue
         self._mail = mail
         self._new_id = new_id
         self._now_ms = now_ms
@@ -58,7 +58,7 @@ class PublishPipeline:
         #: Links whose outboxes are full, and the `held_up_by` of the sources that filled them.
         self._full: dict[Link, list[set[Link]]] = {}
 
-    def take(self, request: BroadcastRequest, origin: CommitListener) -> None:
+    def take(self, request: BroadcastRequest, listener: CommitListener) -> None:
         """A backend's message. Its origin is told what becomes of it, perhaps at once.
 
         Raises Refused where the request is not valid; the origin is not told then.
@@ -66,7 +66,7 @@ class PublishPipeline:
         check(request)
         tenant = self._directory.tenant(request.address.tenant)
         if request.ephemeral or request.address.WhichOneof("target") == "connection":
-            self._hand_on(request, origin)
+            self._hand_on(request, listener)
             return
         topic = topic_of(request.address)
         connections = self._directory.count(topic)
@@ -76,7 +76,7 @@ class PublishPipeline:
             raise no_active_connection(request.address)
         message = self._message_of(request)
         serialized = request.SerializeToString(deterministic=True)
-        draft = PendingEntry(
+        pending = PendingEntry(
             topic=topic,
             message=message,
             key=idempotency_key(tenant, "backend", topic, "", key) if key else None,
@@ -85,9 +85,9 @@ class PublishPipeline:
             # Somebody may have been there when it was sent first.
             repeat_only=nobody,
             deliver=is_work(message, topic),
-            origin=origin,
+            listener=listener,
         )
-        self._journal.add(draft, len(serialized))
+        self._commit_queue.add(pending, len(serialized))
 
     def _message_of(self, request: BroadcastRequest) -> Message:
         message = Message(
@@ -104,7 +104,7 @@ class PublishPipeline:
             message.attributes.update(request.attributes)
         return message
 
-    def _hand_on(self, request: BroadcastRequest, origin: CommitListener) -> None:
+    def _hand_on(self, request: BroadcastRequest, listener: CommitListener) -> None:
         """Deliver what is not kept."""
         address = request.address
         if request.idempotency_key:
@@ -122,62 +122,64 @@ class PublishPipeline:
         message.id = f"e-{self._new_id()}"
         message.created_at.FromMilliseconds(self._now_ms())
         size = message.ByteSize()
-        draft = PendingEntry(
-            topic=("", "", "", 0, ""), message=message, connections=connections, origin=origin
+        pending = PendingEntry(
+            topic=("", "", "", 0, ""), message=message, connections=connections, listener=listener
         )
-        draft.verdict = AppendResult.COMMITTED
+        pending.result = AppendResult.COMMITTED
         if to_connection:
             for connection in self._directory.matching(address):
                 send = connection.link.outbox.add(size).send
                 send.connection = connection.number
                 send.frame.message.CopyFrom(message)
-                self.mailed(connection.link, origin.held_up_by)
+                self.mailed(connection.link, listener.blocked_by)
         else:
-            for publish in self.fan_out(topic_of(address), size, origin):
+            for publish in self.fan_out(topic_of(address), size, listener):
                 publish.frame.message.CopyFrom(message)
-        origin.committed(draft)
+        listener.committed(pending)
 
-    def committed(self, drafts: list[PendingEntry]) -> None:
-        """The log has dealt with these drafts: deliver, and tell their origins."""
-        for draft in drafts:
-            origin: CommitListener = draft.origin
-            if draft.verdict is AppendResult.COMMITTED:
-                origin.committed(draft)
-                self._deliver(draft)
-            elif draft.verdict is AppendResult.DUPLICATE:
-                origin.committed(draft)
-            elif draft.verdict is AppendResult.NO_REPEAT:
-                origin.refused(draft, no_active_connection(draft.message.address))
+    def committed(self, entries: list[PendingEntry]) -> None:
+        """The log has dealt with these entries: deliver, and tell their origins."""
+        for pending in entries:
+            listener: CommitListener = pending.listener
+            if pending.result is AppendResult.COMMITTED:
+                listener.committed(pending)
+                self._deliver(pending)
+            elif pending.result is AppendResult.DUPLICATE:
+                listener.committed(pending)
+            elif pending.result is AppendResult.NO_REPEAT:
+                listener.refused(pending, no_active_connection(pending.message.address))
             else:
-                origin.refused(draft, catalogue.IDEMPOTENCY_MISMATCH.refused(id=draft.message.client_id))
+                listener.refused(
+                    pending, catalogue.IDEMPOTENCY_MISMATCH.refused(id=pending.message.client_id)
+                )
 
-    def _deliver(self, draft: PendingEntry) -> None:
-        tenant, agent = draft.topic[:2]
-        kind = draft.kind
+    def _deliver(self, pending: PendingEntry) -> None:
+        tenant, agent = pending.topic[:2]
+        kind = pending.kind
         known = self._directory.tenants.get(tenant)
         if known is not None and kind is EntryKind.MESSAGE:
             known.messages_committed += 1
-        topic = self._directory.topics.get(draft.topic)
+        topic = self._directory.topics.get(pending.topic)
         if topic is not None:
-            position = position_of(draft.place)
+            position = position_of(pending.position)
             told = topic.position
             # A listener may have come in by a read of the log that saw this commit before we did.
             if told is None or told.epoch != position.epoch or told.seq < position.seq:
                 topic.position = position
                 if topic.catchups:
-                    body = _change_with_message(draft) if kind is EntryKind.CHANGE else draft.stored
+                    body = _change_with_message(pending) if kind is EntryKind.CHANGE else pending.stored
                     for catchup in topic.catchups:
                         catchup.saw(position, kind, body)
-                for publish in self.fan_out(draft.topic, len(draft.stored), draft.origin, kept=True):
-                    _fill(publish.frame, draft, kind)
-        if draft.delivery_id:
+                for publish in self.fan_out(pending.topic, len(pending.stored), pending.listener, kept=True):
+                    _fill(publish.frame, pending, kind)
+        if pending.delivery_id:
             queue = self.queues.get((tenant, agent))
             if queue is not None:
-                queue.stored(StoredDelivery(draft.delivery_id, draft.topic, draft.stored))
+                queue.stored(StoredDelivery(pending.delivery_id, pending.topic, pending.stored))
                 self.stirred.add((tenant, agent))
 
     def fan_out(
-        self, key: TopicKey, size: int, origin: CommitListener, *, kept: bool = False
+        self, key: TopicKey, size: int, listener: CommitListener, *, kept: bool = False
     ) -> list[TopicFrame]:
         """One entry in the outbox of each link on which somebody hears the topic.
 
@@ -189,7 +191,7 @@ class PublishPipeline:
         if topic is None:
             return []
         entries = []
-        author = origin.connection
+        author = listener.connection
         alone = self._directory.heard_alone(author, topic) if author else None
         for link_topic in topic.links:
             link = link_topic.link
@@ -200,11 +202,11 @@ class PublishPipeline:
             if author is not None and author.link is link and not (kept and author.echo):
                 setattr(publish, "except", author.number)
             entries.append(publish)
-            self.mailed(link, origin.held_up_by)
+            self.mailed(link, listener.blocked_by)
         return entries
 
     def publish_delta(
-        self, links: Iterable[LinkSubscription], message_id: str, delta: Delta, held_up_by: set[Link]
+        self, links: Iterable[LinkSubscription], message_id: str, delta: Delta, blocked_by: set[Link]
     ) -> None:
         """Tell the listeners of an addition, joined to the one before it where that still waits."""
         kind = delta.WhichOneof("content")
@@ -234,52 +236,52 @@ class PublishPipeline:
             else:
                 frame.part.CopyFrom(delta.part)
             link_topic.delta, link_topic.mark = publish, outbox.mark
-            self.mailed(link, held_up_by)
+            self.mailed(link, blocked_by)
 
-    def mailed(self, link: Link, held_up_by: set[Link]) -> None:
+    def mailed(self, link: Link, blocked_by: set[Link]) -> None:
         """The link has mail; where that fills its outbox, the source is to send no more for now."""
         self._mail.add(link)
-        if link.outbox.is_full and link not in held_up_by:
-            held_up_by.add(link)
-            self._full.setdefault(link, []).append(held_up_by)
+        if link.outbox.is_full and link not in blocked_by:
+            blocked_by.add(link)
+            self._full.setdefault(link, []).append(blocked_by)
 
     def drained(self, link: Link) -> bool:
         """A batch was written to the link. True where sources that were held up by it may go on."""
         if link not in self._full or not (link.outbox.has_room or link.lost):
             return False
-        for held_up_by in self._full.pop(link):
-            held_up_by.discard(link)
+        for blocked_by in self._full.pop(link):
+            blocked_by.discard(link)
         # Workers among them may be handed work again.
         self.stirred.update(self.queues)
         return True
 
 
-def _fill(frame: ServerFrame, draft: PendingEntry, kind: EntryKind) -> None:
+def _fill(frame: ServerFrame, pending: PendingEntry, kind: EntryKind) -> None:
     """What listeners are told who have had all that came before."""
     if kind is EntryKind.MESSAGE:
-        frame.message.CopyFrom(draft.message)
+        frame.message.CopyFrom(pending.message)
     elif kind is EntryKind.READ:
-        assert draft.read is not None
-        frame.read.CopyFrom(draft.read)
+        assert pending.read is not None
+        frame.read.CopyFrom(pending.read)
     else:
-        assert draft.change is not None
-        frame.change.CopyFrom(draft.change)
-        if draft.change.kind == CHANGE_KIND_EDITED:
-            frame.change.message.CopyFrom(draft.message)
+        assert pending.change is not None
+        frame.change.CopyFrom(pending.change)
+        if pending.change.kind == CHANGE_KIND_EDITED:
+            frame.change.message.CopyFrom(pending.message)
 
 
-def _change_with_message(draft: PendingEntry) -> bytes:
+def _change_with_message(pending: PendingEntry) -> bytes:
     """For those who may not have the message; one that is recalled has nothing to be had."""
-    change = Change.FromString(draft.stored)
+    change = Change.FromString(pending.stored)
     if change.kind != CHANGE_KIND_RECALLED:
-        change.message.CopyFrom(draft.message)
+        change.message.CopyFrom(pending.message)
     return change.SerializeToString()
 
 
-def response_of(draft: PendingEntry) -> BroadcastResponse:
-    """The answer to a backend whose draft is committed."""
-    message = draft.message
-    response = BroadcastResponse(message_id=message.id, connections=draft.connections)
+def response_of(pending: PendingEntry) -> BroadcastResponse:
+    """The answer to a backend whose entry is committed."""
+    message = pending.message
+    response = BroadcastResponse(message_id=message.id, connections=pending.connections)
     if message.HasField("position"):
         response.position.CopyFrom(message.position)
     return response

@@ -30,7 +30,7 @@ class ClientOutbox:
         send = link.outbox.add(size).send
         send.connection = connection.number
         # Answers fill an outbox as well as messages do, and then it is the asking that must stop.
-        self._publishing.mailed(link, link.held_up_by)
+        self._publishing.mailed(link, link.blocked_by)
         return send
 
     def refuse(self, connection: ConnectedClient, frame_id: str, reason: Refused) -> None:
@@ -38,19 +38,19 @@ class ClientOutbox:
         self.send(connection, 256).error.CopyFrom(error_frame(reason, frame_id))
 
     def acknowledge(
-        self, connection: ConnectedClient, frame_id: str, draft: PendingEntry, topic: Topic | None
+        self, connection: ConnectedClient, frame_id: str, pending: PendingEntry, topic: Topic | None
     ) -> None:
         """What a client said is on disk. `topic` is where it is about to be delivered to others."""
         send = self._entry(connection, 128)
-        if topic is not None and draft.verdict is AppendResult.COMMITTED:
+        if topic is not None and pending.result is AppendResult.COMMITTED:
             alone = self._directory.heard_alone(connection, topic)
             if alone is not None:
                 send.topic = alone.number
         ack = send.frame.ack
         ack.id = frame_id
-        ack.message_id = draft.message.id
-        ack.position.CopyFrom(draft.place)
-        ack.address.CopyFrom(draft.message.address)
+        ack.message_id = pending.message.id
+        ack.position.CopyFrom(pending.position)
+        ack.address.CopyFrom(pending.message.address)
 
     def close(self, connection: ConnectedClient, reason: Refused) -> None:
         """Have a connection closed; it is gone once its edge says so."""
@@ -61,7 +61,7 @@ class ClientOutbox:
         close = link.outbox.add(256).close
         close.connection = number
         close.closing.CopyFrom(closing_frame(reason))
-        self._publishing.mailed(link, link.held_up_by)
+        self._publishing.mailed(link, link.blocked_by)
 
 
 class ClientMessageCompletion:
@@ -75,24 +75,24 @@ class ClientMessageCompletion:
         self.connection: ConnectedClient | None = connection
 
     @property
-    def held_up_by(self) -> set[Link]:
+    def blocked_by(self) -> set[Link]:
         """An edge's clients are held back together, by the credit of its link."""
         assert self.connection is not None
-        return self.connection.link.held_up_by
+        return self.connection.link.blocked_by
 
-    def committed(self, draft: PendingEntry) -> None:
+    def committed(self, pending: PendingEntry) -> None:
         """Answer with `ack`, which never comes before what stands ahead of the message in the log."""
         connection = self.connection
         assert connection is not None
-        topic = connection.hears(draft.topic)
+        topic = connection.hears(pending.topic)
         link_topic = topic.on(connection.link) if topic else None
         if link_topic is not None and link_topic.catchup is not None:
-            later = partial(self._answers.acknowledge, connection, self._frame_id, draft, None)
+            later = partial(self._answers.acknowledge, connection, self._frame_id, pending, None)
             link_topic.catchup.waiters.append(later)
         else:
-            self._answers.acknowledge(connection, self._frame_id, draft, topic)
+            self._answers.acknowledge(connection, self._frame_id, pending, topic)
 
-    def refused(self, draft: PendingEntry, reason: Refused) -> None:
+    def refused(self, pending: PendingEntry, reason: Refused) -> None:
         """Answer with `error`."""
         assert self.connection is not None
         self._answers.refuse(self.connection, self._frame_id, reason)

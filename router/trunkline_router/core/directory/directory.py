@@ -32,11 +32,11 @@ class Link:
 
     __slots__ = (
         "allowed",
+        "blocked_by",
         "boot_id",
         "connections",
         "edge_id",
         "heard_at",
-        "held_up_by",
         "lost",
         "next_topic",
         "outbox",
@@ -57,7 +57,7 @@ class Link:
         #: The stream broke; the connections are kept until the lease ends or the edge links again.
         self.lost = False
         #: Links whose outboxes were filled by what came over this one.
-        self.held_up_by: set[Link] = set()
+        self.blocked_by: set[Link] = set()
         #: How far the edge's listeners had come on the link before this one, until told what is new.
         self.restoring: dict[TopicKey, Position] = {}
 

@@ -38,11 +38,11 @@ class EndCommit:
     def __init__(self, table: OpenMessages, message: StreamedMessage) -> None:
         self._table = table
         self._message = message
-        self.origins: list[EndListener] = []
+        self.listeners: list[EndListener] = []
         #: The messages that end hold nobody up: each was held up by its deltas.
-        self.held_up_by: set[Link] = set()
+        self.blocked_by: set[Link] = set()
 
-    def draft(self, how: Ended, author: Author | None) -> PendingEntry:
+    def pending(self, how: Ended, author: Author | None) -> PendingEntry:
         """What is to be committed."""
         message = self._message
         change = Change(
@@ -53,20 +53,20 @@ class EndCommit:
             error=how.error,
             author=author,
         )
-        return PendingEntry(message.topic, message.final(), change=change, origin=self)
+        return PendingEntry(message.topic, message.final(), change=change, listener=self)
 
-    def committed(self, draft: PendingEntry) -> None:
+    def committed(self, pending: PendingEntry) -> None:
         """It is on disk."""
-        position = position_of(draft.place)
+        position = position_of(pending.position)
         self._table.committed_end(self._message, position)
-        for origin in self.origins:
-            origin.ended(draft.message.state, position)
+        for listener in self.listeners:
+            listener.ended(pending.message.state, position)
 
-    def refused(self, draft: PendingEntry, reason: Refused) -> None:
+    def refused(self, pending: PendingEntry, reason: Refused) -> None:
         """It is not on disk."""
         self._table.failed_end(self._message)
-        for origin in self.origins:
-            origin.not_ended(reason)
+        for listener in self.listeners:
+            listener.not_ended(reason)
 
 
 class CheckpointCommit:
@@ -99,7 +99,7 @@ class TakeoverCommit:
         self._failed = failed
 
     @property
-    def unit(self) -> AtomicWrite:
+    def write(self) -> AtomicWrite:
         """What is to be committed."""
         message = self._message
         checkpoint = Checkpoint(message.topic, message.seq, self._producer)

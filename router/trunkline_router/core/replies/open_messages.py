@@ -44,7 +44,7 @@ class OpenMessages:
     def __init__(
         self,
         directory: Directory,
-        journal: CommitQueue,
+        commit_queue: CommitQueue,
         publishing: PublishPipeline,
         reads: list[Read],
         *,
@@ -54,7 +54,7 @@ class OpenMessages:
         workers: set[AttachedWorker],
     ) -> None:
         self._directory = directory
-        self._journal = journal
+        self._commit_queue = commit_queue
         self._publishing = publishing
         self._reads = reads
         self._lease_s = lease_s
@@ -118,10 +118,10 @@ class OpenMessages:
         """Nothing came of it."""
         self._counts[tenant] -= 1
 
-    def opened(self, draft: PendingEntry, now: float) -> StreamedMessage:
+    def opened(self, pending: PendingEntry, now: float) -> StreamedMessage:
         """A message that begins open is on disk; to be called before anybody is told of it."""
-        assert draft.producer is not None
-        return self._enter(StreamedMessage(draft.topic, draft.message, draft.producer, now))
+        assert pending.producer is not None
+        return self._enter(StreamedMessage(pending.topic, pending.message, pending.producer, now))
 
     def load(self, stored: Iterable[StoredOpen], now: float) -> None:
         """Enter what the log holds when the router starts. Producers have a lease's time to come back."""
@@ -151,12 +151,12 @@ class OpenMessages:
 
     def take_up(self, message: StreamedMessage, name: str, done: Callable[[], None], failed: Failed) -> None:
         """Give the message to a new producer: `done` once that is on disk, and nobody else can write."""
-        self._journal.add_unit(TakeoverCommit(message, name, done, failed).unit)
+        self._commit_queue.add_write(TakeoverCommit(message, name, done, failed).write)
 
     # Extending
 
     def extend(
-        self, message: StreamedMessage, deltas: Iterable[Delta], held_up_by: set[Link], now: float
+        self, message: StreamedMessage, deltas: Iterable[Delta], blocked_by: set[Link], now: float
     ) -> None:
         """Add deltas and tell the listeners.
 
@@ -175,7 +175,7 @@ class OpenMessages:
         try:
             for delta in deltas:
                 if message.add(delta) and links:
-                    self._publishing.publish_delta(links, message.id, delta, held_up_by)
+                    self._publishing.publish_delta(links, message.id, delta, blocked_by)
         finally:
             self._bytes += message.size - before
             if message.unsaved_bytes >= self._checkpoint_bytes:
@@ -192,30 +192,30 @@ class OpenMessages:
     def _checkpoint(self, message: StreamedMessage) -> None:
         if message.has_unsaved and message.ended is None:
             transaction = Transaction(checkpoints=[message.checkpoint()])
-            self._journal.add_unit(AtomicWrite(transaction, CheckpointCommit(self, message)))
+            self._commit_queue.add_write(AtomicWrite(transaction, CheckpointCommit(self, message)))
 
     # Ending
 
     def end(
-        self, message: StreamedMessage, how: Ended, origin: EndListener | None, author: Author | None
+        self, message: StreamedMessage, how: Ended, listener: EndListener | None, author: Author | None
     ) -> None:
         """End a message; the origin is told how it has ended, which is how it was ended first."""
         under_way = self._ends.get(message)
         if under_way is None:
             message.ended = how
             under_way = self._ends[message] = EndCommit(self, message)
-            self._journal.add(under_way.draft(how, author), message.size)
-        if origin is not None:
-            under_way.origins.append(origin)
+            self._commit_queue.add(under_way.pending(how, author), message.size)
+        if listener is not None:
+            under_way.listeners.append(listener)
 
     def give_up(self, topic: TopicKey, message_id: str) -> None:
         """No attempt to answer a message will be made any more: the replies to it expire."""
         for message in self.replies_to(topic, message_id):
             self.end(message, Ended(EXPIRED), None, None)
 
-    def cancel(self, message: StreamedMessage, origin: EndListener | None, author: Author | None) -> None:
+    def cancel(self, message: StreamedMessage, listener: EndListener | None, author: Author | None) -> None:
         """End a message on behalf of its readers."""
-        self.end(message, Ended(CANCELLED), origin, author)
+        self.end(message, Ended(CANCELLED), listener, author)
 
     def committed_end(self, message: StreamedMessage, position: Position) -> None:
         """The end is on disk."""

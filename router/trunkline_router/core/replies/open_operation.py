@@ -25,7 +25,7 @@ class OpenListener(Protocol):
     """Whoever wants to produce a message, and is told what becomes of that."""
 
     @property
-    def held_up_by(self) -> set[Link]:
+    def blocked_by(self) -> set[Link]:
         """See `Origin`."""
 
     def opened(self, message: StreamedMessage) -> None:
@@ -41,9 +41,9 @@ class OpenListener(Protocol):
 class MessageOpener:
     """Opens messages, or has them taken up where their keys were used before."""
 
-    def __init__(self, directory: Directory, journal: CommitQueue, open_messages: OpenMessages) -> None:
+    def __init__(self, directory: Directory, commit_queue: CommitQueue, open_messages: OpenMessages) -> None:
         self._directory = directory
-        self._journal = journal
+        self._commit_queue = commit_queue
         self._open_messages = open_messages
 
     def open(
@@ -54,7 +54,7 @@ class MessageOpener:
         scope: str,
         key: str,
         producer: str,
-        origin: OpenListener,
+        listener: OpenListener,
         now: float,
     ) -> None:
         """Open a message in which address, author and the like are set; the origin is told.
@@ -65,15 +65,15 @@ class MessageOpener:
         self._open_messages.make_room(topic[0])
         message.state = OPEN
         message.client_id = key
-        draft = PendingEntry(
+        pending = PendingEntry(
             topic=topic,
             message=message,
             key=idempotency_key(tenant, scope, topic, "", key),
             digest=_DIGEST,
             producer=Producer(producer, 1),
-            origin=OpenOperation(self._open_messages, producer, origin, now),
+            listener=OpenOperation(self._open_messages, producer, listener, now),
         )
-        self._journal.add(draft, message.ByteSize())
+        self._commit_queue.add(pending, message.ByteSize())
 
 
 class OpenOperation:
@@ -81,24 +81,24 @@ class OpenOperation:
 
     connection: ConnectedClient | None = None
 
-    def __init__(self, table: OpenMessages, producer: str, origin: OpenListener, now: float) -> None:
+    def __init__(self, table: OpenMessages, producer: str, listener: OpenListener, now: float) -> None:
         self._table = table
         self._producer = producer
-        self._origin = origin
+        self._origin = listener
         self._now = now
 
     @property
-    def held_up_by(self) -> set[Link]:
+    def blocked_by(self) -> set[Link]:
         """Those of whoever opens it."""
-        return self._origin.held_up_by
+        return self._origin.blocked_by
 
-    def committed(self, draft: PendingEntry) -> None:
+    def committed(self, pending: PendingEntry) -> None:
         """It is on disk, now or before."""
-        if draft.verdict is AppendResult.COMMITTED:
-            self._origin.opened(self._table.opened(draft, self._now))
+        if pending.result is AppendResult.COMMITTED:
+            self._origin.opened(self._table.opened(pending, self._now))
             return
-        self._table.not_opened(draft.topic[0])
-        message_id = draft.message.id
+        self._table.not_opened(pending.topic[0])
+        message_id = pending.message.id
         message = self._table.get(message_id)
         if message is not None:
             message.heard_at = self._now
@@ -106,7 +106,7 @@ class OpenOperation:
             self._table.take_up(message, self._producer, done, self._origin.refused)
         else:
             found = partial(self._found, message_id)
-            self._table.find(draft.topic[0], message_id, found, self._origin.refused)
+            self._table.find(pending.topic[0], message_id, found, self._origin.refused)
 
     def _taken_up(self, message: StreamedMessage) -> None:
         if self._table.get(message.id) is message:
@@ -122,7 +122,7 @@ class OpenOperation:
         else:
             self._origin.ended(message)
 
-    def refused(self, draft: PendingEntry, reason: Refused) -> None:
+    def refused(self, pending: PendingEntry, reason: Refused) -> None:
         """It is not on disk."""
-        self._table.not_opened(draft.topic[0])
+        self._table.not_opened(pending.topic[0])
         self._origin.refused(reason)

@@ -86,9 +86,9 @@ class StreamedReplies:
         message.author.name = opening.name or topic[1]
         if opening.attributes:
             message.attributes.update(opening.attributes)
-        origin = ReplyOpening(self, worker, number, held)
+        listener = ReplyOpening(self, worker, number, held)
         self._opener.open(
-            topic, message, scope="reply", key=opening.key, producer=worker.ident, origin=origin, now=now
+            topic, message, scope="reply", key=opening.key, producer=worker.ident, listener=listener, now=now
         )
         worker.replies[number] = None
 
@@ -143,7 +143,7 @@ class StreamedReplies:
             return
         expected = message.next_index
         try:
-            self._open_messages.extend(message, added.deltas, worker.held_up_by, now)
+            self._open_messages.extend(message, added.deltas, worker.blocked_by, now)
         except Refused as reason:
             self._progress(worker, added.reply, message, reason)
             return
@@ -270,9 +270,9 @@ class ReplyOpening:
         self._held = held
 
     @property
-    def held_up_by(self) -> set[Link]:
+    def blocked_by(self) -> set[Link]:
         """A worker whose replies fill outboxes is read no further for now."""
-        return self._worker.held_up_by
+        return self._worker.blocked_by
 
     def opened(self, message: StreamedMessage) -> None:
         """It is open."""

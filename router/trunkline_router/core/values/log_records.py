@@ -14,11 +14,11 @@ from trunkline_router.core.values.topics import Position, TopicKey
 
 
 class AppendResult(Enum):
-    """What became of a draft."""
+    """What became of an entry."""
 
     PENDING = 0
     COMMITTED = 1
-    #: The key was used before for the same content: the draft now shows the first one's outcome.
+    #: The key was used before for the same content: the entry now shows the first one's outcome.
     DUPLICATE = 2
     #: The key was used before for other content: nothing was written.
     MISMATCH = 3
@@ -72,7 +72,7 @@ class PendingEntry:
     message: Message
     #: Idempotency: 16 bytes that name scope and key; None for a message without a key.
     key: bytes | None = None
-    #: 8 bytes that tell one content from another; compared where a key comes again. Empty in a draft
+    #: 8 bytes that tell one content from another; compared where a key comes again. Empty in an entry
     #: that is `repeat_only` and asks for the key alone.
     digest: bytes = b""
     #: Connections that the address matched when the message was taken.
@@ -87,12 +87,12 @@ class PendingEntry:
     change: Change | None = None
     #: What is written is this.
     read: ReadFrame | None = None
-    verdict: AppendResult = AppendResult.PENDING
+    result: AppendResult = AppendResult.PENDING
     delivery_id: int = 0
     #: The entry's body as stored, set when it is COMMITTED.
     stored: bytes = b""
     #: Whom to tell; the log does not look at it.
-    origin: Any = None
+    listener: Any = None
     #: About the size of the message, for the bounds of queues.
     size: int = 0
 
@@ -104,7 +104,7 @@ class PendingEntry:
         return EntryKind.MESSAGE if self.read is None else EntryKind.READ
 
     @property
-    def place(self) -> PositionProto:
+    def position(self) -> PositionProto:
         """The entry's own position; set by the log."""
         if self.change is not None:
             return self.change.position
@@ -158,11 +158,11 @@ class DeliveredPosition(NamedTuple):
 class Transaction:
     """What is committed together: all of it or nothing."""
 
-    drafts: list[PendingEntry] = field(default_factory=list)
+    entries: list[PendingEntry] = field(default_factory=list)
     #: Deliveries that are done.
     settled: list[int] = field(default_factory=list)
     attempts: list[Attempts] = field(default_factory=list)
-    given_up: list[DeadLettered] = field(default_factory=list)
+    dead_lettered: list[DeadLettered] = field(default_factory=list)
     #: Deliveries that are done without an answer.
     withdrawn: list[Withdrawal] = field(default_factory=list)
     checkpoints: list[Checkpoint] = field(default_factory=list)
@@ -170,10 +170,10 @@ class Transaction:
 
     def join(self, other: Transaction) -> None:
         """Commit the other one with this."""
-        self.drafts += other.drafts
+        self.entries += other.entries
         self.settled += other.settled
         self.attempts += other.attempts
-        self.given_up += other.given_up
+        self.dead_lettered += other.dead_lettered
         self.withdrawn += other.withdrawn
         self.checkpoints += other.checkpoints
         self.delivered += other.delivered

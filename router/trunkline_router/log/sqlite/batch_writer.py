@@ -88,9 +88,9 @@ def _write_delivery_changes(db: sqlite3.Connection, batch: Batch) -> None:
         rows = json.loads(text)
         _delete_deliveries(db, [delivery_id for delivery_id, _, _ in rows])
         batch.found.update((topic_id, seq) for _, topic_id, seq in rows)
-    if batch.given_up:
-        _INSERT_DEAD_LETTERS.run(db, batch.given_up)
-        _delete_deliveries(db, batch.given_up[::4])
+    if batch.dead_lettered:
+        _INSERT_DEAD_LETTERS.run(db, batch.dead_lettered)
+        _delete_deliveries(db, batch.dead_lettered[::4])
     _SET_ATTEMPTS.run(db, [value for row in batch.attempts.items() for value in row])
 
 

@@ -64,7 +64,7 @@ class SqliteLog:
     (numbering, serializing) is done on the event loop's thread, so that the writer thread hardly needs
     the GIL; see statements. The caller groups: a call of `append` is one transaction, one fsync.
 
-    Where `deliver` is set, a draft's topic names the agent that the delivery is for. `message.address`
+    Where `deliver` is set, a entry's topic names the agent that the delivery is for. `message.address`
     is the caller's to set.
     """
 
@@ -134,43 +134,43 @@ class SqliteLog:
 
     async def append(self, transaction: Transaction) -> None:
         """See the port. A change or a read of an erased log is answered like one that is `repeat_only`."""
-        asked = [draft for draft in transaction.drafts if draft.repeat_only]
-        drafts = transaction.drafts
+        asked = [pending for pending in transaction.entries if pending.repeat_only]
+        entries = transaction.entries
         if asked:
-            drafts = [draft for draft in drafts if not draft.repeat_only]
-        pending, repeats = first_of_each_key(drafts)
-        topics = {draft.topic for draft in pending}
+            entries = [pending for pending in entries if not pending.repeat_only]
+        unwritten, repeats = first_of_each_key(entries)
+        topics = {pending.topic for pending in unwritten}
         now_ms = self._clock()
         try:
             heads = await self._look_up(topics.union(_topics_besides_drafts(transaction)))
-            gone = of_erased_logs(pending, heads)
+            gone = of_erased_logs(unwritten, heads)
             if gone:
                 asked += gone
-                pending = [draft for draft in pending if draft not in gone]
+                unwritten = [pending for pending in unwritten if pending not in gone]
             kept = await self._kept(asked)
-            batch = make_batch(pending, transaction, heads, self._numbers, now_ms)
+            batch = make_batch(unwritten, transaction, heads, self._numbers, now_ms)
             used = await self._write(self._writer.commit, batch)
             if used:
                 kept.update(used)
-                repeats += [draft for draft in pending if draft.key in used]
-                pending = [draft for draft in pending if draft.key not in used]
-                batch = make_batch(pending, transaction, heads, self._numbers, now_ms)
+                repeats += [pending for pending in unwritten if pending.key in used]
+                unwritten = [pending for pending in unwritten if pending.key not in used]
+                batch = make_batch(unwritten, transaction, heads, self._numbers, now_ms)
                 await self._write(self._writer.commit, batch)
         except BaseException:
             # It may yet be committed where this was cancelled.
             self._heads.forget(topics)
             raise
         self._heads.update(batch.heads)
-        conclude(pending, batch)
-        kept.update((draft.key, kept_of(draft)) for draft in pending if draft.key is not None)
-        for draft in asked + repeats:
-            answer_again(draft, kept)
+        conclude(unwritten, batch)
+        kept.update((pending.key, kept_of(pending)) for pending in unwritten if pending.key is not None)
+        for pending in asked + repeats:
+            answer_again(pending, kept)
         for withdrawal in transaction.withdrawn:
             withdrawal.found = (heads[withdrawal.topic].topic_id, withdrawal.seq) in batch.found
 
-    async def _kept(self, drafts: Sequence[PendingEntry]) -> dict[bytes, StoredResult]:
-        """What is kept of these drafts' keys."""
-        keys = [draft.key for draft in drafts if draft.key is not None]
+    async def _kept(self, entries: Sequence[PendingEntry]) -> dict[bytes, StoredResult]:
+        """What is kept of these entries' keys."""
+        keys = [pending.key for pending in entries if pending.key is not None]
         return await self._write(self._writer.kept, keys) if keys else {}
 
     async def heads(self, topics: Sequence[TopicKey]) -> list[Position]:

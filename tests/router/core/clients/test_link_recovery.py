@@ -308,18 +308,18 @@ def test_a_full_outbox_holds_up_whoever_fills_it_until_it_is_drained() -> None:
         router.write()
         router.tell()
     router.say(speaker, "more")
-    assert fast.held_up_by == {busy}
+    assert fast.blocked_by == {busy}
     assert fast.allowed < allowed
-    assert not backend.held_up_by
+    assert not backend.blocked_by
     more = router.broadcast(ROOM, "b")
     router.write()
     router.tell()
-    assert more.held_up_by == {busy}
-    assert not router.core.may_send(more.held_up_by)
+    assert more.blocked_by == {busy}
+    assert not router.core.may_send(more.blocked_by)
     busy.outbox.credit = 100
     router.settle()
-    assert not fast.held_up_by
-    assert not more.held_up_by
+    assert not fast.blocked_by
+    assert not more.blocked_by
     assert fast.allowed == allowed
     assert len(slow.texts) == router.log.head(ROOM).seq
 
@@ -332,15 +332,15 @@ def test_a_link_that_ends_holds_nobody_up_any_longer(end: str) -> None:
     slow.edge.link.outbox.credit = 0
     backend = router.broadcast(ROOM, "x" * 200)
     router.settle()
-    assert backend.held_up_by
+    assert backend.blocked_by
     if end == "break":
         router.break_link()
     else:
         router.tick(10)
-    assert not backend.held_up_by
+    assert not backend.blocked_by
     again = router.broadcast(ROOM, "x" * 200)
     router.settle()
-    assert not again.held_up_by
+    assert not again.blocked_by
 
 
 def test_an_edge_that_does_not_take_its_answers_is_granted_no_more_batches() -> None:

@@ -25,56 +25,56 @@ ALICE: TopicKey = ("t", "a", "w", PERSON, "alice")
 BOB: TopicKey = ("t", "a", "w", PERSON, "bob")
 
 
-def draft(topic: TopicKey = ALICE, **more: object) -> PendingEntry:
-    """A draft."""
+def pending_entry(topic: TopicKey = ALICE, **more: object) -> PendingEntry:
+    """An entry to commit."""
     return PendingEntry(topic, Message(client_id="x" * 10), **more)  # type: ignore[arg-type]
 
 
-def test_drafts_and_units_come_out_in_order_and_are_counted_out() -> None:
-    queue = CommitQueue(max_drafts=2)
-    first, reply, last = draft(), draft(), draft()
-    unit = AtomicWrite(Transaction(drafts=[reply], settled=[7], attempts=[Attempts(8, 1)]), AttemptCommit())
+def test_entries_and_writes_come_out_in_order_and_are_counted_out() -> None:
+    queue = CommitQueue(max_entries=2)
+    first, reply, last = pending_entry(), pending_entry(), pending_entry()
+    write = AtomicWrite(Transaction(entries=[reply], settled=[7], attempts=[Attempts(8, 1)]), AttemptCommit())
     queue.add(first, 5)
-    queue.add_unit(unit)
+    queue.add_write(write)
     assert not queue.is_full
     queue.add(last, 5)
     assert queue.is_full
-    assert queue.drafts == 3
-    transaction, units = queue.take()
-    assert transaction.drafts == [first, reply, last]
-    assert (transaction.settled, transaction.attempts, units) == ([7], [Attempts(8, 1)], [unit])
-    assert (queue.drafts, queue.bytes, bool(queue), queue.is_full) == (0, 0, False, False)
-    assert unit.transaction.drafts == [reply], "a unit is not changed by what it is committed with"
+    assert queue.entries == 3
+    transaction, writes = queue.take()
+    assert transaction.entries == [first, reply, last]
+    assert (transaction.settled, transaction.attempts, writes) == ([7], [Attempts(8, 1)], [write])
+    assert (queue.entries, queue.bytes, bool(queue), queue.is_full) == (0, 0, False, False)
+    assert write.transaction.entries == [reply], "a write is not changed by what it is committed with"
 
 
-def test_a_transaction_is_bounded_and_a_unit_is_not_divided(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commit_queue, "MAX_BATCH_DRAFTS", 3)
+def test_a_transaction_is_bounded_and_an_atomic_write_is_not_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commit_queue, "MAX_BATCH_ENTRIES", 3)
     queue = CommitQueue()
-    queue.add(draft(), 1)
-    queue.add_unit(AtomicWrite(Transaction(drafts=[draft() for _ in range(5)]), AttemptCommit()))
-    queue.add_unit(AtomicWrite(Transaction(settled=[1]), AttemptCommit()))
-    assert len(queue.take()[0].drafts) == 6
+    queue.add(pending_entry(), 1)
+    queue.add_write(AtomicWrite(Transaction(entries=[pending_entry() for _ in range(5)]), AttemptCommit()))
+    queue.add_write(AtomicWrite(Transaction(settled=[1]), AttemptCommit()))
+    assert len(queue.take()[0].entries) == 6
     assert queue.take()[0].settled == [1]
 
 
 def test_an_erased_log_gets_its_messages_and_nothing_about_places_in_the_former_one() -> None:
     queue = CommitQueue()
-    message, change, read = draft(), draft(change=Change()), draft(read=ReadFrame())
-    elsewhere = draft(BOB, change=Change())
+    message, change, read = pending_entry(), pending_entry(change=Change()), pending_entry(read=ReadFrame())
+    elsewhere = pending_entry(BOB, change=Change())
     for each in (message, change, read, elsewhere):
         queue.add(each, 10)
     for topic in (ALICE, BOB):
         checkpoint = Checkpoint(topic, 1, Producer("p", 1))
         delivered = DeliveredPosition(topic, "x", Position("e", 1))
-        unit = Transaction(
+        write = Transaction(
             settled=[1], checkpoints=[checkpoint], withdrawn=[Withdrawal(topic, 1)], delivered=[delivered]
         )
-        queue.add_unit(AtomicWrite(unit, AttemptCommit()))
+        queue.add_write(AtomicWrite(write, AttemptCommit()))
     assert queue.erased(ALICE) == [change, read]
-    assert (queue.drafts, queue.bytes) == (2, 20)
-    transaction, units = queue.take()
-    assert transaction.drafts == [message, elsewhere]
-    assert len(units) == 2
+    assert (queue.entries, queue.bytes) == (2, 20)
+    transaction, writes = queue.take()
+    assert transaction.entries == [message, elsewhere]
+    assert len(writes) == 2
     assert transaction.settled == [1, 1]
     left: list[Any] = [*transaction.checkpoints, *transaction.withdrawn, *transaction.delivered]
     assert [each.topic for each in left] == [BOB] * 3

@@ -143,19 +143,19 @@ def test_a_full_outbox_holds_up_the_worker_that_fills_it() -> None:
     worker, (reply,) = opened(router, ALICE)
     held_back(client)
     worker.add(reply, 0, "x" * 600)
-    assert not router.core.may_send(worker.worker.held_up_by)
+    assert not router.core.may_send(worker.worker.blocked_by)
     client.edge.link.outbox.credit = 10  # type: ignore[union-attr]
     router.carry()
-    assert router.core.may_send(worker.worker.held_up_by)
+    assert router.core.may_send(worker.worker.blocked_by)
 
 
 def test_much_that_was_added_is_checkpointed_at_once() -> None:
     router = Router(checkpoint_bytes=50)
     worker, (reply,) = opened(router, ALICE)
     worker.add(reply, 0, "x" * 20)
-    assert not router.core.journal
+    assert not router.core.commit_queue
     worker.add(reply, 1, "x" * 20)
-    assert router.core.journal
+    assert router.core.commit_queue
     router.settle()
     worker.read()
     assert (worker.progress[-1].next_index, worker.progress[-1].durable_index) == (2, 2)

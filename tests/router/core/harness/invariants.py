@@ -118,5 +118,5 @@ def check_open_messages(core: RouterCore, log: MemoryLog, *, at_rest: bool) -> N
         assert message.producer == log.producer(number)
     assert not core.changing._wishes
     assert not core.agents._withdrawing
-    assert (core.journal.drafts, core.journal.bytes) == (0, 0)
-    assert not core.journal._under_way
+    assert (core.commit_queue.entries, core.commit_queue.bytes) == (0, 0)
+    assert not core.commit_queue._under_way

@@ -111,14 +111,14 @@ class Producing:
 
     def __init__(self, router: Router, topic: TopicKey, key: str = "k", name: str = "b") -> None:
         self.router = router
-        self.held_up_by: set[Link] = set()
+        self.blocked_by: set[Link] = set()
         self.message: Message | None = None
         self.reason: Refused | None = None
         self.epoch = 0
         self.states: list[MessageState.ValueType] = []
         message = Message(address=address_of(topic), author=Author(role=ROLE_SYSTEM))
         router.core.opener.open(
-            topic, message, scope="open", key=key, producer=name, origin=self, now=router.now
+            topic, message, scope="open", key=key, producer=name, listener=self, now=router.now
         )
         router.carry()
 
@@ -161,7 +161,7 @@ class Producing:
             deltas.add(index=index + step, text=text)
         found = self.open
         try:
-            self.router.core.open_messages.extend(found, deltas, self.held_up_by, self.router.now)
+            self.router.core.open_messages.extend(found, deltas, self.blocked_by, self.router.now)
         finally:
             self.router.carry()
         return found.next_index

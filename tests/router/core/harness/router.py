@@ -46,17 +46,17 @@ class Backend:
     connection: ConnectedClient | None = None
 
     def __init__(self) -> None:
-        self.held_up_by: set[Any] = set()
+        self.blocked_by: set[Any] = set()
         self.response: Any = None
         self.reason: Refused | None = None
 
-    def committed(self, draft: PendingEntry) -> None:
+    def committed(self, pending: PendingEntry) -> None:
         """It was taken."""
         assert self.response is None
         assert self.reason is None
-        self.response = response_of(draft)
+        self.response = response_of(pending)
 
-    def refused(self, draft: PendingEntry, reason: Refused) -> None:
+    def refused(self, pending: PendingEntry, reason: Refused) -> None:
         """It was not."""
         assert self.response is None
         assert self.reason is None
@@ -223,13 +223,13 @@ class Router:
     def broadcast(self, to: Any, text: str = "hello", **more: Any) -> Backend:
         """A backend says something. Raises Refused where that is not valid."""
         address = address_of(to) if isinstance(to, tuple) else to
-        origin = Backend()
+        listener = Backend()
         request = BroadcastRequest(address=address, parts=[Part(text=TextPart(text=text))], **more)
         try:
-            self.core.publishing.take(request, origin)
+            self.core.publishing.take(request, listener)
         finally:
             self.carry()
-        return origin
+        return listener
 
     # Tenants
 
@@ -255,11 +255,11 @@ class Router:
     # The log
 
     def write(self) -> None:
-        """The next batch of the journal gets onto the disk; the core does not know yet."""
-        if self.core.journal:
-            transaction, units = self.core.journal.take()
+        """The next batch of the commit queue gets onto the disk; the core does not know yet."""
+        if self.core.commit_queue:
+            transaction, writes = self.core.commit_queue.take()
             self.log.append(transaction)
-            self.written.append((transaction, units))
+            self.written.append((transaction, writes))
 
     def tell(self) -> None:
         """The core is told of the oldest batch that is on disk."""
@@ -268,11 +268,11 @@ class Router:
             self.carry()
 
     def fail(self) -> None:
-        """The next batch of the journal cannot be written; what is on disk already is told first."""
+        """The next batch of the commit queue cannot be written; what is on disk already is told first."""
         while self.written:
             self.tell()
-        if self.core.journal:
-            self.core.not_committed(*self.core.journal.take())
+        if self.core.commit_queue:
+            self.core.not_committed(*self.core.commit_queue.take())
             self.carry()
 
     def reset(self, key: TopicKey) -> None:
@@ -353,7 +353,7 @@ class Router:
     def is_settled(self) -> bool:
         """Nothing is under way."""
         core = self.core
-        return not (core.journal or core.reads or self.reads or self.looked or self.written)
+        return not (core.commit_queue or core.reads or self.reads or self.looked or self.written)
 
     def settle(self) -> None:
         """Do all there is to be done."""

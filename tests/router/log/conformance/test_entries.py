@@ -26,9 +26,9 @@ from tests.router.log.engines import (
     Opener,
     a_key,
     append,
-    draft,
     edit,
     end,
+    pending_entry,
     position,
     read,
     recall,
@@ -52,12 +52,14 @@ async def seqs(log: Log, limit: int = 100, **where: Any) -> tuple[list[int], boo
 
 
 async def test_entries_of_all_kinds_are_numbered_together(log: Log) -> None:
-    (first,) = await append(log, draft())
-    drafts = await append(log, edit(first), draft(), read(ALICE, position(first)), draft(BOB))
-    assert [d.verdict for d in drafts] == [AppendResult.COMMITTED] * 4
-    assert [d.place.seq for d in drafts] == [2, 3, 4, 1]
-    assert {d.place.epoch for d in drafts[:3]} == {first.place.epoch}
-    assert await log.heads([ALICE]) == [Position(first.place.epoch, 4)]
+    (first,) = await append(log, pending_entry())
+    pending_entries = await append(
+        log, edit(first), pending_entry(), read(ALICE, position(first)), pending_entry(BOB)
+    )
+    assert [d.result for d in pending_entries] == [AppendResult.COMMITTED] * 4
+    assert [d.position.seq for d in pending_entries] == [2, 3, 4, 1]
+    assert {d.position.epoch for d in pending_entries[:3]} == {first.position.epoch}
+    assert await log.heads([ALICE]) == [Position(first.position.epoch, 4)]
     found = await page(log, after=EMPTY)
     assert [(entry.seq, entry.kind) for entry in found.entries] == [
         (1, EntryKind.MESSAGE),
@@ -68,20 +70,20 @@ async def test_entries_of_all_kinds_are_numbered_together(log: Log) -> None:
 
 
 async def test_the_head_is_that_of_the_last_entry_after_a_restart(log: Log, opener: Opener) -> None:
-    (first,) = await append(log, draft())
+    (first,) = await append(log, pending_entry())
     await append(log, read(ALICE, position(first)))
     await log.close()
     again = await opener()
     try:
-        assert await again.heads([ALICE]) == [Position(first.place.epoch, 2)]
-        (third,) = await append(again, draft())
-        assert third.place.seq == 3
+        assert await again.heads([ALICE]) == [Position(first.position.epoch, 2)]
+        (third,) = await append(again, pending_entry())
+        assert third.position.seq == 3
     finally:
         await again.close()
 
 
 async def test_a_committed_change_is_completed_and_kept_without_the_message(log: Log) -> None:
-    (first,) = await append(log, draft())
+    (first,) = await append(log, pending_entry())
     one = edit(first)
     assert one.change is not None
     one.change.message.CopyFrom(first.message)
@@ -94,16 +96,16 @@ async def test_a_committed_change_is_completed_and_kept_without_the_message(log:
 
 
 async def test_a_committed_read_is_completed(log: Log) -> None:
-    (first,) = await append(log, draft())
+    (first,) = await append(log, pending_entry())
     (one,) = await append(log, read(ALICE, position(first)))
     assert one.read is not None
     assert ReadFrame.FromString(one.stored) == one.read
-    assert one.read.at == Position(first.place.epoch, 2).to_proto()
+    assert one.read.at == Position(first.position.epoch, 2).to_proto()
     assert (await page(log, after=position(first))).entries == [Entry(2, EntryKind.READ, one.stored)]
 
 
 async def test_a_changed_message_is_found_everywhere_in_its_present_form(log: Log) -> None:
-    (first,) = await append(log, draft(deliver=True))
+    (first,) = await append(log, pending_entry(deliver=True))
     (one,) = await append(log, edit(first))
     now = one.message.SerializeToString()
     assert await log.message("acme", first.message.id) == now
@@ -112,20 +114,20 @@ async def test_a_changed_message_is_found_everywhere_in_its_present_form(log: Lo
 
 
 async def test_the_last_of_several_changes_of_one_transaction_holds(log: Log) -> None:
-    (first, other) = await append(log, draft(), draft())
+    (first, other) = await append(log, pending_entry(), pending_entry())
     await append(log, edit(first, "a"), edit(other, "b"), edit(first, "c"), edit(first, "d"))
     found = [Message.FromString(entry.body) for entry in (await page(log, 2, after=EMPTY)).entries]
     assert [one.parts[0].text.text for one in found] == ["d", "b"]
 
 
 async def test_changes_are_no_messages(log: Log) -> None:
-    (first,) = await append(log, draft())
+    (first,) = await append(log, pending_entry())
     (one,) = await append(log, edit(first))
-    assert await log.message("acme", f"{one.place.epoch}-{one.place.seq}") is None
+    assert await log.message("acme", f"{one.position.epoch}-{one.position.seq}") is None
 
 
 async def test_an_edit_brings_the_message_in_its_present_form(log: Log) -> None:
-    (first,) = await append(log, draft())
+    (first,) = await append(log, pending_entry())
     (one,) = await append(log, edit(first, "x" * 300))
     (last,) = await append(log, recall(first))
     now = last.message.SerializeToString()
@@ -138,7 +140,7 @@ async def test_an_edit_brings_the_message_in_its_present_form(log: Log) -> None:
 
 @pytest.mark.parametrize("size", [0, 127, 128, 16_383, 16_384, 300_000])
 async def test_messages_of_any_size_are_brought(log: Log, size: int) -> None:
-    (first,) = await append(log, draft())
+    (first,) = await append(log, pending_entry())
     (one,) = await append(log, edit(first, "x" * size))
     (entry,) = (await page(log, after=position(first))).entries
     assert Change.FromString(entry.body).message == one.message
@@ -146,7 +148,7 @@ async def test_messages_of_any_size_are_brought(log: Log, size: int) -> None:
 
 
 async def test_an_end_brings_the_message_only_where_it_stands_before_the_page(log: Log) -> None:
-    first, second = await append(log, draft(producer=WORKER), draft(producer=WORKER))
+    first, second = await append(log, pending_entry(producer=WORKER), pending_entry(producer=WORKER))
     one, two = await append(log, end(first), end(second))
     both = [with_message(d.stored, d.message.SerializeToString()) for d in (one, two)]
     alone = [one.stored, two.stored]
@@ -166,16 +168,16 @@ async def test_an_end_brings_the_message_only_where_it_stands_before_the_page(lo
 
 
 async def test_what_is_brought_counts_as_bytes_of_the_page(log: Log) -> None:
-    (first,) = await append(log, draft())
-    await append(log, edit(first, "x" * 1000), edit(first, "x" * 1000), draft(text="y" * 500))
+    (first,) = await append(log, pending_entry())
+    await append(log, edit(first, "x" * 1000), edit(first, "x" * 1000), pending_entry(text="y" * 500))
     assert len((await page(log, after=position(first), max_bytes=2000)).entries) == 1
     assert len((await page(log, after=position(first), max_bytes=2600)).entries) == 2
     assert [entry.seq for entry in (await page(log, max_bytes=2000)).entries] == [3, 4]
 
 
 async def test_what_an_end_may_bring_counts_where_the_page_is_cut(log: Log) -> None:
-    (first,) = await append(log, draft(producer=WORKER))
-    await append(log, draft(text="x" * 100), end(first, "y" * 1000), draft())
+    (first,) = await append(log, pending_entry(producer=WORKER))
+    await append(log, pending_entry(text="x" * 100), end(first, "y" * 1000), pending_entry())
     found = await page(log, max_bytes=1000)
     assert [entry.seq for entry in found.entries] == [4]
     assert found.more
@@ -183,15 +185,15 @@ async def test_what_an_end_may_bring_counts_where_the_page_is_cut(log: Log) -> N
 
 async def test_a_change_that_comes_again_gets_the_first_ones_position(log: Log) -> None:
     key = a_key()
-    (first,) = await append(log, draft())
+    (first,) = await append(log, pending_entry())
     (one,) = await append(log, edit(first, "once", key=key))
-    again, new = await append(log, edit(first, "twice", key=key), draft())
+    again, new = await append(log, edit(first, "twice", key=key), pending_entry())
     other = edit(first, "thrice", key=key)
     other.digest = b"other"
     await append(log, other)
-    assert [again.verdict, other.verdict] == [AppendResult.DUPLICATE, AppendResult.MISMATCH]
+    assert [again.result, other.result] == [AppendResult.DUPLICATE, AppendResult.MISMATCH]
     assert (position(again), again.stored) == (position(one), b"")
-    assert new.place.seq == 3
+    assert new.position.seq == 3
     assert other.change is not None
     assert not other.change.HasField("position")
     assert await log.message("acme", first.message.id) == one.message.SerializeToString()
@@ -199,12 +201,12 @@ async def test_a_change_that_comes_again_gets_the_first_ones_position(log: Log) 
 
 async def test_changes_and_reads_of_an_erased_log_change_nothing(log: Log) -> None:
     key = a_key()
-    (first,) = await append(log, draft())
+    (first,) = await append(log, pending_entry())
     (kept,) = await append(log, edit(first, key=key))
     await log.reset(ALICE)
     for new in (False, True):
         if new:
-            (other,) = await append(log, draft(text="new"))
+            (other,) = await append(log, pending_entry(text="new"))
         stale = await append(
             log,
             edit(first),
@@ -213,7 +215,7 @@ async def test_changes_and_reads_of_an_erased_log_change_nothing(log: Log) -> No
             read(ALICE, EMPTY),
             edit(first, key=key),
         )
-        assert [d.verdict for d in stale] == [AppendResult.NO_REPEAT] * 4 + [AppendResult.DUPLICATE]
+        assert [d.result for d in stale] == [AppendResult.NO_REPEAT] * 4 + [AppendResult.DUPLICATE]
         assert position(stale[4]) == position(kept)
         assert await log.receipts(ALICE, "", 9) == []
         assert [entry.body for entry in (await page(log)).entries] == ([other.stored] if new else [])
@@ -225,11 +227,11 @@ async def test_changes_and_reads_of_an_erased_log_change_nothing(log: Log) -> No
 async def test_pages_of_messages_are_full_whatever_lies_between(log: Log) -> None:
     said = []
     for count in (0, 3, 1, 120, 0, 2):
-        (one,) = await append(log, draft())
-        said.append(one.place.seq)
+        (one,) = await append(log, pending_entry())
+        said.append(one.position.seq)
         await append(log, *(read(ALICE, position(one), f"u{n}") for n in range(count)))
     assert said == [1, 2, 6, 8, 129, 130]
-    epoch = one.place.epoch
+    epoch = one.position.epoch
     assert await seqs(log) == (said, False)
     assert await seqs(log, 3) == (said[3:], True)
     assert await seqs(log, 2, before=Position(epoch, 129)) == ([6, 8], True)
@@ -247,7 +249,7 @@ async def test_pages_of_messages_are_full_whatever_lies_between(log: Log) -> Non
 
 async def test_pages_of_messages_are_bounded_in_bytes(log: Log) -> None:
     for _ in range(3):
-        (one,) = await append(log, draft())
+        (one,) = await append(log, pending_entry())
         await append(log, read(ALICE, position(one)))
     size = len(one.stored)
     assert await seqs(log, max_bytes=2 * size) == ([3, 5], True)
@@ -257,8 +259,8 @@ async def test_pages_of_messages_are_bounded_in_bytes(log: Log) -> None:
 
 
 async def test_pages_of_messages_and_of_all_entries_are_read_together(log: Log) -> None:
-    (one,) = await append(log, draft())
-    await append(log, edit(one), draft(BOB))
+    (one,) = await append(log, pending_entry())
+    await append(log, edit(one), pending_entry(BOB))
     other = Position("0" * 13, 1)
     pages = await log.read(
         [

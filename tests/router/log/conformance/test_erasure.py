@@ -30,8 +30,8 @@ from tests.router.log.engines import (
     Opener,
     a_key,
     append,
-    draft,
     edit,
+    pending_entry,
     position,
     read,
     recall,
@@ -55,32 +55,41 @@ async def users(log: Any, topic: TopicKey) -> list[str]:
     return [each.user for each in await log.receipts(topic, "", 99)]
 
 
-async def give(log: Any, user: str, *drafts: PendingEntry) -> None:
+async def give(log: Any, user: str, *pending_entries: PendingEntry) -> None:
     await log.append(
-        Transaction(delivered=[DeliveredPosition(one.topic, user, position(one)) for one in drafts])
+        Transaction(delivered=[DeliveredPosition(one.topic, user, position(one)) for one in pending_entries])
     )
 
 
-async def give_up(log: Any, *drafts: PendingEntry) -> None:
-    await log.append(Transaction(given_up=[DeadLettered(one.delivery_id, 1, "no use") for one in drafts]))
+async def give_up(log: Any, *pending_entries: PendingEntry) -> None:
+    await log.append(
+        Transaction(dead_lettered=[DeadLettered(one.delivery_id, 1, "no use") for one in pending_entries])
+    )
 
 
 # Tenants
 
 
 async def test_all_logs_of_a_tenant_are_erased_with_all_that_belongs_to_them(any_log: Any) -> None:
-    drafts = await append(
-        any_log, *(draft(topic, deliver=topic is ALICE) for topic in (ALICE, ALICE, ROOM, MINE, PLATFORM))
+    pending_entries = await append(
+        any_log,
+        *(pending_entry(topic, deliver=topic is ALICE) for topic in (ALICE, ALICE, ROOM, MINE, PLATFORM)),
     )
-    other = draft(OTHER_TENANT, deliver=True)
-    await append(any_log, other, edit(drafts[0]), read(ALICE, position(drafts[0])), draft(producer=WORKER))
-    await give_up(any_log, drafts[1])
+    other = pending_entry(OTHER_TENANT, deliver=True)
+    await append(
+        any_log,
+        other,
+        edit(pending_entries[0]),
+        read(ALICE, position(pending_entries[0])),
+        pending_entry(producer=WORKER),
+    )
+    await give_up(any_log, pending_entries[1])
     erased = await erase_tenant(any_log)
     assert (erased.messages, sorted(erased.topics)) == (6, sorted([ALICE, ROOM, MINE, PLATFORM]))
     for topic in (ALICE, ROOM, MINE, PLATFORM):
         assert (await bodies(any_log, topic), await users(any_log, topic)) == ([], [])
     assert await any_log.heads([ALICE, ROOM]) == [EMPTY, EMPTY]
-    assert await any_log.message("acme", drafts[0].message.id) is None
+    assert await any_log.message("acme", pending_entries[0].message.id) is None
     assert await any_log.open_messages() == []
     assert await any_log.deliveries("acme", "echo", 0, 9) == []
     assert await any_log.dead_letters("acme", "echo", 0, 9) == []
@@ -91,23 +100,23 @@ async def test_all_logs_of_a_tenant_are_erased_with_all_that_belongs_to_them(any
 
 async def test_a_name_that_is_declared_again_has_new_logs_and_new_numbers(log: Log, opener: Opener) -> None:
     key = a_key()
-    old = await append(log, draft(deliver=True, key=key), draft(deliver=True))
+    old = await append(log, pending_entry(deliver=True, key=key), pending_entry(deliver=True))
     assert await log.heads([ALICE]) == [position(old[1])]
     await erase_tenant(log)
     assert log.head(ALICE) in (None, EMPTY)
-    (repeat,) = await append(log, draft(key=key))
-    assert (repeat.verdict, repeat.message.id) == (AppendResult.DUPLICATE, old[0].message.id)
-    (first,) = await append(log, draft(deliver=True))
-    assert first.place.seq == 1
-    assert first.place.epoch != old[0].place.epoch
+    (repeat,) = await append(log, pending_entry(key=key))
+    assert (repeat.result, repeat.message.id) == (AppendResult.DUPLICATE, old[0].message.id)
+    (first,) = await append(log, pending_entry(deliver=True))
+    assert first.position.seq == 1
+    assert first.position.epoch != old[0].position.epoch
     assert first.delivery_id > old[1].delivery_id
     assert [body for _, body in await bodies(log, ALICE)] == [first.stored]
     await erase_tenant(log)
     await log.close()
     again = await opener()
     try:
-        (second,) = await append(again, draft(deliver=True))
-        assert second.place.epoch not in (old[0].place.epoch, first.place.epoch)
+        (second,) = await append(again, pending_entry(deliver=True))
+        assert second.position.epoch not in (old[0].position.epoch, first.position.epoch)
         assert second.delivery_id > first.delivery_id
         for _ in range(3):
             await again.sweep(NOW_MS)
@@ -120,7 +129,9 @@ async def test_a_tenant_is_known_until_its_last_log_is_erased(any_log: Any) -> N
     tenant = StoredTenant("acme", 3, b"", 1, 1)
     await any_log.register(Registration([tenant]))
     topics: list[TopicKey] = [("acme", "echo", "web", PERSON, str(n)) for n in range(600)]
-    await append(any_log, *map(draft, topics), *map(draft, topics), draft(OTHER_TENANT))
+    await append(
+        any_log, *map(pending_entry, topics), *map(pending_entry, topics), pending_entry(OTHER_TENANT)
+    )
     erased: list[TopicKey] = []
     messages = pieces = 0
     more = True
@@ -132,7 +143,7 @@ async def test_a_tenant_is_known_until_its_last_log_is_erased(any_log: Any) -> N
         pieces += 1
         more = piece.cursor is not None
         # Others are heard meanwhile.
-        await append(any_log, draft(OTHER_TENANT))
+        await append(any_log, pending_entry(OTHER_TENANT))
     assert (await any_log.registered()).tenants == []
     assert sorted(erased) == sorted(topics)
     assert messages == 1200
@@ -141,7 +152,7 @@ async def test_a_tenant_is_known_until_its_last_log_is_erased(any_log: Any) -> N
 
 
 async def test_messages_that_were_pruned_are_not_counted_again(any_log: Any) -> None:
-    first, *_ = await append(any_log, *(draft() for _ in range(5)))
+    first, *_ = await append(any_log, *(pending_entry() for _ in range(5)))
     await append(any_log, edit(first))
     assert await prune(any_log, max_messages=3) == 3
     assert (await erase_tenant(any_log)).messages == 2
@@ -152,32 +163,34 @@ async def test_messages_that_were_pruned_are_not_counted_again(any_log: Any) -> 
 
 async def test_a_users_own_logs_are_erased_as_a_whole(any_log: Any) -> None:
     own = (MINE, ALICE, ELSEWHERE)
-    drafts = await append(any_log, *(draft(topic, user="bob", deliver=True) for topic in (*own, ROOM, BOB)))
-    await give(any_log, "alice", *drafts)
-    await give(any_log, "bob", *drafts)
+    pending_entries = await append(
+        any_log, *(pending_entry(topic, user="bob", deliver=True) for topic in (*own, ROOM, BOB))
+    )
+    await give(any_log, "alice", *pending_entries)
+    await give(any_log, "bob", *pending_entries)
     erased = await erase_user(any_log, "alice")
     assert (erased.messages, erased.receipts, sorted(erased.topics)) == (3, 5, sorted(own))
     for topic in own:
         assert (await bodies(any_log, topic), await users(any_log, topic)) == ([], [])
     assert await any_log.heads(list(own)) == [EMPTY] * 3
-    for topic, one in ((ROOM, drafts[3]), (BOB, drafts[4])):
+    for topic, one in ((ROOM, pending_entries[3]), (BOB, pending_entries[4])):
         assert await bodies(any_log, topic) == [(EntryKind.MESSAGE, one.stored)]
         assert await users(any_log, topic) == ["bob"]
     assert len(await any_log.deliveries("acme", "echo", 0, 9)) == 2
     assert await any_log.deliveries("acme", "other", 0, 9) == []
-    (first,) = await append(any_log, draft())
-    assert first.place.seq == 1
+    (first,) = await append(any_log, pending_entry())
+    assert first.position.seq == 1
 
 
 async def test_elsewhere_a_users_messages_are_recalled_messages_of_nobody_in_their_places(log: Log) -> None:
-    one = draft(BOB, "secret")
+    one = pending_entry(BOB, "secret")
     one.message.author.name = "Alice"
     one.message.client_id = "c1"
     one.message.reply_to = "x"
     one.message.attributes["phone"] = "123"
     one.message.error.message = "secret"
-    theirs, same = draft(BOB, user="bob"), draft(ROOM)
-    await append(log, theirs, one, same, draft(OTHER_TENANT))
+    theirs, same = pending_entry(BOB, user="bob"), pending_entry(ROOM)
+    await append(log, theirs, one, same, pending_entry(OTHER_TENANT))
     others = await bodies(log, OTHER_TENANT)
     erased = await erase_user(log, "alice")
     assert erased == ErasedPiece(2)
@@ -201,7 +214,7 @@ async def test_elsewhere_a_users_messages_are_recalled_messages_of_nobody_in_the
 
 
 async def test_what_a_user_has_done_was_done_by_nobody(any_log: Any) -> None:
-    (one,) = await append(any_log, draft(BOB, user="bob"))
+    (one,) = await append(any_log, pending_entry(BOB, user="bob"))
     mine, theirs = edit(one), edit(one, "again")
     assert mine.change is not None
     assert theirs.change is not None
@@ -227,48 +240,51 @@ async def test_what_a_user_has_done_was_done_by_nobody(any_log: Any) -> None:
 
 
 async def test_work_on_a_users_messages_is_gone(any_log: Any) -> None:
-    drafts = await append(
-        any_log, *(draft(ROOM, user=user, deliver=True) for user in ("alice", "bob") for _ in range(2))
+    pending_entries = await append(
+        any_log,
+        *(pending_entry(ROOM, user=user, deliver=True) for user in ("alice", "bob") for _ in range(2)),
     )
-    await give_up(any_log, drafts[0], drafts[2])
+    await give_up(any_log, pending_entries[0], pending_entries[2])
     assert (await erase_user(any_log, "alice")).messages == 2
-    assert [d.delivery_id for d in await any_log.deliveries("acme", "echo", 0, 9)] == [drafts[3].delivery_id]
+    assert [d.delivery_id for d in await any_log.deliveries("acme", "echo", 0, 9)] == [
+        pending_entries[3].delivery_id
+    ]
     assert [d.delivery_id for d in await any_log.dead_letters("acme", "echo", 0, 9)] == [
-        drafts[2].delivery_id
+        pending_entries[2].delivery_id
     ]
 
 
 async def test_what_is_open_stays_and_idempotency_keys_stay(any_log: Any) -> None:
     key = a_key()
-    opened, said = await append(any_log, draft(ROOM, producer=WORKER), draft(ROOM, key=key))
+    opened, said = await append(any_log, pending_entry(ROOM, producer=WORKER), pending_entry(ROOM, key=key))
     assert (await erase_user(any_log, "alice")).messages == 1
     assert (await bodies(any_log, ROOM))[0] == (EntryKind.MESSAGE, opened.stored)
     assert [each.message for each in await any_log.open_messages()] == [opened.stored]
-    (repeat,) = await append(any_log, draft(ROOM, key=key))
-    assert (repeat.verdict, repeat.message.id) == (AppendResult.DUPLICATE, said.message.id)
+    (repeat,) = await append(any_log, pending_entry(ROOM, key=key))
+    assert (repeat.result, repeat.message.id) == (AppendResult.DUPLICATE, said.message.id)
 
 
 async def test_a_change_that_was_under_way_brings_nothing_back(any_log: Any) -> None:
-    (one,) = await append(any_log, draft(ROOM, "secret"))
+    (one,) = await append(any_log, pending_entry(ROOM, "secret"))
     late = edit(one, "secret, still")
     await erase_user(any_log, "alice")
     erased = await any_log.message("acme", one.message.id)
     await append(any_log, late)
-    assert (late.verdict, late.place.seq) == (AppendResult.COMMITTED, 2)
+    assert (late.result, late.position.seq) == (AppendResult.COMMITTED, 2)
     assert await any_log.message("acme", one.message.id) == erased
     assert b"secret" not in b"".join(body for _, body in await bodies(any_log, ROOM))
 
 
 async def test_a_user_is_erased_in_all_of_a_long_log_and_of_many_while_others_write(any_log: Any) -> None:
     topics: list[TopicKey] = [("acme", "echo", "web", GROUP, str(n)) for n in range(600)]
-    await append(any_log, *(draft(ROOM, user=("alice", "bob")[n % 2]) for n in range(5000)))
-    await append(any_log, *map(draft, topics))
+    await append(any_log, *(pending_entry(ROOM, user=("alice", "bob")[n % 2]) for n in range(5000)))
+    await append(any_log, *map(pending_entry, topics))
     cursor = None
     messages = pieces = 0
     while pieces == 0 or cursor is not None:
         piece = await any_log.erase_user("acme", "alice", cursor)
         cursor, messages, pieces = piece.cursor, messages + piece.messages, pieces + 1
-        await append(any_log, draft(OTHER_TENANT))
+        await append(any_log, pending_entry(OTHER_TENANT))
     assert messages == 3100
     assert pieces > 3
     for topic in (ROOM, *topics):
@@ -278,7 +294,7 @@ async def test_a_user_is_erased_in_all_of_a_long_log_and_of_many_while_others_wr
 
 
 async def test_messages_that_are_pruned_are_passed_over(any_log: Any) -> None:
-    await append(any_log, *(draft(ROOM) for _ in range(5)))
+    await append(any_log, *(pending_entry(ROOM) for _ in range(5)))
     await prune(any_log, max_messages=2)
     assert (await erase_user(any_log, "alice")).messages == 2
     assert (await any_log.heads([ROOM]))[0].seq == 5

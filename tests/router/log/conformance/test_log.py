@@ -16,13 +16,23 @@ from trunkline_router.core.values.log_records import (
 from trunkline_router.core.values.topics import EMPTY, GROUP, NO_TARGET, PERSON, USER, Position, TopicKey
 from trunkline_router.log.interface import Log, LogUnavailable
 
-from tests.router.log.engines import ALICE, BOB, HOUR_MS, NOW_MS, OTHER_TENANT, Opener, a_key, append, draft
+from tests.router.log.engines import (
+    ALICE,
+    BOB,
+    HOUR_MS,
+    NOW_MS,
+    OTHER_TENANT,
+    Opener,
+    a_key,
+    append,
+    pending_entry,
+)
 
 
 async def fill(log: Log, count: int, topic: TopicKey = ALICE) -> str:
     """Append messages with the texts "1", "2", …; returns the epoch."""
-    drafts = await append(log, *(draft(topic, str(n)) for n in range(1, count + 1)))
-    return drafts[0].message.position.epoch
+    pending_entries = await append(log, *(pending_entry(topic, str(n)) for n in range(1, count + 1)))
+    return pending_entries[0].message.position.epoch
 
 
 async def page(log: Log, limit: int = 100, **where: Any) -> tuple[list[int], bool, bool]:
@@ -35,18 +45,18 @@ async def page(log: Log, limit: int = 100, **where: Any) -> tuple[list[int], boo
 
 
 async def test_messages_of_a_topic_get_consecutive_seqs_from_one_in_one_epoch(log: Log) -> None:
-    drafts = await append(log, draft(), draft(BOB), draft())
-    drafts += await append(log, draft())
-    positions = [d.message.position for d in drafts if d.topic == ALICE]
+    pending_entries = await append(log, pending_entry(), pending_entry(BOB), pending_entry())
+    pending_entries += await append(log, pending_entry())
+    positions = [d.message.position for d in pending_entries if d.topic == ALICE]
     assert [position.seq for position in positions] == [1, 2, 3]
     assert len({position.epoch for position in positions}) == 1
-    assert drafts[1].message.position.seq == 1
-    assert drafts[1].message.position.epoch not in ("", positions[0].epoch)
+    assert pending_entries[1].message.position.seq == 1
+    assert pending_entries[1].message.position.epoch not in ("", positions[0].epoch)
 
 
 async def test_a_committed_draft_is_completed(log: Log) -> None:
-    (one,) = await append(log, draft(connections=3))
-    assert one.verdict is AppendResult.COMMITTED
+    (one,) = await append(log, pending_entry(connections=3))
+    assert one.result is AppendResult.COMMITTED
     assert one.message.created_at.ToMilliseconds() == NOW_MS
     assert Message.FromString(one.stored) == one.message
     assert one.delivery_id == 0
@@ -54,8 +64,10 @@ async def test_a_committed_draft_is_completed(log: Log) -> None:
 
 
 async def test_message_ids_are_unique(log: Log) -> None:
-    drafts = await append(log, *(draft(topic) for topic in (ALICE, BOB, OTHER_TENANT) for _ in range(20)))
-    assert len({d.message.id for d in drafts}) == 60
+    pending_entries = await append(
+        log, *(pending_entry(topic) for topic in (ALICE, BOB, OTHER_TENANT) for _ in range(20))
+    )
+    assert len({d.message.id for d in pending_entries}) == 60
 
 
 async def test_every_kind_of_topic_has_its_own_log(log: Log) -> None:
@@ -67,19 +79,21 @@ async def test_every_kind_of_topic_has_its_own_log(log: Log) -> None:
         ("acme", "echo", "web", GROUP, "x"),
         ("acme", "", "", USER, "x"),
     ]
-    drafts = await append(log, *(draft(topic) for topic in topics))
-    assert [d.message.position.seq for d in drafts] == [1] * 6
+    pending_entries = await append(log, *(pending_entry(topic) for topic in topics))
+    assert [d.message.position.seq for d in pending_entries] == [1] * 6
     pages = await log.read([PageRequest(topic, 10) for topic in topics])
-    assert [p.entries for p in pages] == [[(1, EntryKind.MESSAGE, d.stored)] for d in drafts]
+    assert [p.entries for p in pages] == [[(1, EntryKind.MESSAGE, d.stored)] for d in pending_entries]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 255, 256, 257, 1025])
 async def test_batches_of_any_size_are_written_whole_and_in_order(log: Log, count: int) -> None:
-    drafts = await append(log, *(draft(text=str(n), key=a_key(), deliver=True) for n in range(count)))
+    pending_entries = await append(
+        log, *(pending_entry(text=str(n), key=a_key(), deliver=True) for n in range(count))
+    )
     (found,) = await log.read([PageRequest(ALICE, count + 1, after=EMPTY)])
-    assert found.entries == [(n, EntryKind.MESSAGE, d.stored) for n, d in enumerate(drafts, 1)]
+    assert found.entries == [(n, EntryKind.MESSAGE, d.stored) for n, d in enumerate(pending_entries, 1)]
     stored = await log.deliveries("acme", "echo", 0, count + 1)
-    assert [d.delivery_id for d in stored] == [d.delivery_id for d in drafts]
+    assert [d.delivery_id for d in stored] == [d.delivery_id for d in pending_entries]
 
 
 async def test_an_append_of_nothing_is_fine(log: Log) -> None:
@@ -106,7 +120,7 @@ async def test_heads_and_messages_survive_a_restart(log: Log, opener: Opener) ->
     again = await opener()
     try:
         assert await again.heads([ALICE]) == [Position(epoch, 3)]
-        (fourth,) = await append(again, draft())
+        (fourth,) = await append(again, pending_entry())
         assert fourth.message.position == Position(epoch, 4).to_proto()
     finally:
         await again.close()
@@ -117,9 +131,9 @@ async def test_heads_and_messages_survive_a_restart(log: Log, opener: Opener) ->
 
 async def test_a_key_that_comes_again_gets_the_first_ones_outcome(log: Log) -> None:
     key = a_key()
-    (first,) = await append(log, draft(key=key, digest=b"same", connections=7, deliver=True))
-    (again,) = await append(log, draft(key=key, digest=b"same", connections=0, deliver=True))
-    assert again.verdict is AppendResult.DUPLICATE
+    (first,) = await append(log, pending_entry(key=key, digest=b"same", connections=7, deliver=True))
+    (again,) = await append(log, pending_entry(key=key, digest=b"same", connections=0, deliver=True))
+    assert again.result is AppendResult.DUPLICATE
     assert again.message.id == first.message.id
     assert again.message.position == first.message.position
     assert again.connections == 7
@@ -130,9 +144,9 @@ async def test_a_key_that_comes_again_gets_the_first_ones_outcome(log: Log) -> N
 
 async def test_a_key_that_comes_again_for_other_content_is_refused(log: Log) -> None:
     key = a_key()
-    await append(log, draft(key=key, digest=b"one"))
-    (other,) = await append(log, draft(key=key, digest=b"two"))
-    assert other.verdict is AppendResult.MISMATCH
+    await append(log, pending_entry(key=key, digest=b"one"))
+    (other,) = await append(log, pending_entry(key=key, digest=b"two"))
+    assert other.result is AppendResult.MISMATCH
     assert other.message.id == ""
     assert not other.message.HasField("position")
     assert await page(log) == ([1], False, True)
@@ -140,11 +154,17 @@ async def test_a_key_that_comes_again_for_other_content_is_refused(log: Log) -> 
 
 async def test_duplicates_amid_new_drafts_leave_no_gap(log: Log) -> None:
     key = a_key()
-    (first,) = await append(log, draft(key=key))
-    drafts = await append(log, draft(), draft(BOB, key=key), draft(key=a_key()), draft(key=key, digest=b"x"))
-    assert [d.verdict.name for d in drafts] == ["COMMITTED", "DUPLICATE", "COMMITTED", "MISMATCH"]
-    assert [d.message.position.seq for d in drafts[::2]] == [2, 3]
-    assert drafts[1].message.id == first.message.id
+    (first,) = await append(log, pending_entry(key=key))
+    pending_entries = await append(
+        log,
+        pending_entry(),
+        pending_entry(BOB, key=key),
+        pending_entry(key=a_key()),
+        pending_entry(key=key, digest=b"x"),
+    )
+    assert [d.result.name for d in pending_entries] == ["COMMITTED", "DUPLICATE", "COMMITTED", "MISMATCH"]
+    assert [d.message.position.seq for d in pending_entries[::2]] == [2, 3]
+    assert pending_entries[1].message.id == first.message.id
     assert await log.heads([BOB]) == [EMPTY]
 
 
@@ -152,75 +172,77 @@ async def test_repeats_of_a_key_within_one_batch_follow_its_first(log: Log) -> N
     key = a_key()
     first, same, other = await append(
         log,
-        draft(key=key, digest=b"same", connections=2),
-        draft(key=key, digest=b"same"),
-        draft(key=key, digest=b"other"),
+        pending_entry(key=key, digest=b"same", connections=2),
+        pending_entry(key=key, digest=b"same"),
+        pending_entry(key=key, digest=b"other"),
     )
-    assert [d.verdict.name for d in (first, same, other)] == ["COMMITTED", "DUPLICATE", "MISMATCH"]
+    assert [d.result.name for d in (first, same, other)] == ["COMMITTED", "DUPLICATE", "MISMATCH"]
     assert (same.message.id, same.connections) == (first.message.id, 2)
     assert await page(log) == ([1], False, True)
 
 
 async def test_repeats_within_a_batch_are_compared_with_what_the_log_keeps(log: Log) -> None:
     key = a_key()
-    (first,) = await append(log, draft(key=key, digest=b"first"))
-    other, same = await append(log, draft(key=key, digest=b"other"), draft(key=key, digest=b"first"))
-    assert (other.verdict, same.verdict) == (AppendResult.MISMATCH, AppendResult.DUPLICATE)
+    (first,) = await append(log, pending_entry(key=key, digest=b"first"))
+    other, same = await append(
+        log, pending_entry(key=key, digest=b"other"), pending_entry(key=key, digest=b"first")
+    )
+    assert (other.result, same.result) == (AppendResult.MISMATCH, AppendResult.DUPLICATE)
     assert same.message.id == first.message.id
 
 
 async def test_what_is_only_to_be_answered_if_it_is_a_repeat_is_never_written(log: Log) -> None:
     key = a_key()
-    (new,) = await append(log, draft(key=key, repeat_only=True))
-    assert new.verdict is AppendResult.NO_REPEAT
+    (new,) = await append(log, pending_entry(key=key, repeat_only=True))
+    assert new.result is AppendResult.NO_REPEAT
     assert await page(log) == ([], False, True)
     first, repeat = await append(
-        log, draft(key=key, connections=3), draft(key=key, connections=0, repeat_only=True)
+        log, pending_entry(key=key, connections=3), pending_entry(key=key, connections=0, repeat_only=True)
     )
-    assert [first.verdict, repeat.verdict] == [AppendResult.COMMITTED, AppendResult.DUPLICATE]
+    assert [first.result, repeat.result] == [AppendResult.COMMITTED, AppendResult.DUPLICATE]
     assert (repeat.message.id, repeat.connections) == (first.message.id, 3)
-    (other,) = await append(log, draft(key=key, digest=b"other", repeat_only=True))
-    assert other.verdict is AppendResult.MISMATCH
+    (other,) = await append(log, pending_entry(key=key, digest=b"other", repeat_only=True))
+    assert other.result is AppendResult.MISMATCH
     assert await page(log) == ([1], False, True)
 
 
 async def test_a_question_without_a_digest_asks_for_the_key_alone(log: Log) -> None:
     key = a_key()
-    (first,) = await append(log, draft(key=key, digest=b"content"))
-    asked, sent = await append(log, draft(key=key, repeat_only=True), draft(key=key))
-    assert (asked.verdict, asked.message.id) == (AppendResult.DUPLICATE, first.message.id)
-    assert sent.verdict is AppendResult.MISMATCH
+    (first,) = await append(log, pending_entry(key=key, digest=b"content"))
+    asked, sent = await append(log, pending_entry(key=key, repeat_only=True), pending_entry(key=key))
+    assert (asked.result, asked.message.id) == (AppendResult.DUPLICATE, first.message.id)
+    assert sent.result is AppendResult.MISMATCH
 
 
 async def test_a_batch_of_duplicates_still_settles_deliveries(log: Log) -> None:
     key = a_key()
-    (first,) = await append(log, draft(key=key, deliver=True))
-    await append(log, draft(key=key, deliver=True), settled=(first.delivery_id,))
+    (first,) = await append(log, pending_entry(key=key, deliver=True))
+    await append(log, pending_entry(key=key, deliver=True), settled=(first.delivery_id,))
     assert await log.deliveries("acme", "echo", 0, 10) == []
 
 
 async def test_keys_survive_a_restart(log: Log, opener: Opener) -> None:
     key = a_key()
-    await append(log, draft(key=key))
+    await append(log, pending_entry(key=key))
     await log.close()
     again = await opener()
     try:
-        (repeat,) = await append(again, draft(key=key))
-        assert repeat.verdict is AppendResult.DUPLICATE
+        (repeat,) = await append(again, pending_entry(key=key))
+        assert repeat.result is AppendResult.DUPLICATE
     finally:
         await again.close()
 
 
 async def test_sweeping_forgets_keys_that_are_too_old_and_no_others(log: Log) -> None:
     key = a_key()
-    await append(log, draft(key=key))
+    await append(log, pending_entry(key=key))
     await log.sweep(NOW_MS + HOUR_MS)
-    (kept,) = await append(log, draft(key=key))
-    assert kept.verdict is AppendResult.DUPLICATE
+    (kept,) = await append(log, pending_entry(key=key))
+    assert kept.result is AppendResult.DUPLICATE
     for _ in range(3):
         await log.sweep(NOW_MS + HOUR_MS + 1)
-    (forgotten,) = await append(log, draft(key=key))
-    assert forgotten.verdict is AppendResult.COMMITTED
+    (forgotten,) = await append(log, pending_entry(key=key))
+    assert forgotten.result is AppendResult.COMMITTED
 
 
 # Reading
@@ -289,7 +311,7 @@ async def test_a_batch_of_page_requests_is_answered_in_order(log: Log) -> None:
 
 
 async def test_a_message_is_found_by_its_id_within_its_tenant_only(log: Log) -> None:
-    (one,) = await append(log, draft())
+    (one,) = await append(log, pending_entry())
     assert await log.message("acme", one.message.id) == one.stored
     assert await log.message("evil", one.message.id) is None
 
@@ -298,12 +320,12 @@ async def test_a_message_is_found_by_its_id_within_its_tenant_only(log: Log) -> 
     "strange", ["", "-", "x-1", "é" * 13 + "-1", "\0", "0" * 13 + "-" + "9" * 400, "\ud800"]
 )
 async def test_any_string_may_be_asked_for_as_a_message_id(log: Log, strange: str) -> None:
-    await append(log, draft())
+    await append(log, pending_entry())
     assert await log.message("acme", strange) is None
 
 
 async def test_ids_that_only_look_like_a_messages_id_find_nothing(log: Log) -> None:
-    (one,) = await append(log, draft())
+    (one,) = await append(log, pending_entry())
     epoch = one.message.position.epoch
     for seq in ("0", "01", "2", "-1", "1 ", "1\n", "+1", "١", str(2**62), str(2**64 + 1)):
         assert await log.message("acme", f"{epoch}-{seq}") is None
@@ -314,12 +336,12 @@ async def test_ids_that_only_look_like_a_messages_id_find_nothing(log: Log) -> N
 
 async def test_a_reset_log_is_empty_and_starts_a_new_epoch(log: Log) -> None:
     epoch = await fill(log, 3)
-    await append(log, draft(BOB))
+    await append(log, pending_entry(BOB))
     assert await log.reset(ALICE) == 3
     assert await log.heads([ALICE]) == [EMPTY]
     assert await log.message("acme", f"{epoch}-1") is None
     assert await page(log, after=Position(epoch, 1)) == ([], False, False)
-    (first,) = await append(log, draft())
+    (first,) = await append(log, pending_entry())
     assert first.message.position.seq == 1
     assert first.message.position.epoch != epoch
     assert await log.reset(BOB) == 1
@@ -334,24 +356,24 @@ async def test_a_long_log_is_out_of_sight_as_soon_as_it_is_reset(log: Log) -> No
         await fill(log, 1000)
     assert await log.reset(ALICE) == 5000
     assert await page(log) == ([], False, True)
-    await append(log, draft())
+    await append(log, pending_entry())
     for _ in range(4):
         await log.sweep(NOW_MS)
     assert await page(log) == ([1], False, True)
 
 
 async def test_a_reset_removes_the_topics_deliveries_and_no_others(log: Log) -> None:
-    _, bobs = await append(log, draft(deliver=True), draft(BOB, deliver=True))
+    _, bobs = await append(log, pending_entry(deliver=True), pending_entry(BOB, deliver=True))
     await log.reset(ALICE)
     assert [d.delivery_id for d in await log.deliveries("acme", "echo", 0, 10)] == [bobs.delivery_id]
 
 
 async def test_a_retry_of_what_was_reset_gets_its_first_answer(log: Log) -> None:
     key = a_key()
-    (first,) = await append(log, draft(key=key))
+    (first,) = await append(log, pending_entry(key=key))
     await log.reset(ALICE)
-    (again,) = await append(log, draft(key=key))
-    assert again.verdict is AppendResult.DUPLICATE
+    (again,) = await append(log, pending_entry(key=key))
+    assert again.result is AppendResult.DUPLICATE
     assert again.message.id == first.message.id
 
 
@@ -359,31 +381,34 @@ async def test_a_retry_of_what_was_reset_gets_its_first_answer(log: Log) -> None
 
 
 async def test_deliveries_are_listed_in_order_until_they_are_settled(log: Log) -> None:
-    drafts = await append(log, *(draft(text=str(n), deliver=n != 1) for n in range(4)))
-    ids = [d.delivery_id for d in drafts]
+    pending_entries = await append(log, *(pending_entry(text=str(n), deliver=n != 1) for n in range(4)))
+    ids = [d.delivery_id for d in pending_entries]
     assert ids[1] == 0
     stored = await log.deliveries("acme", "echo", 0, 2)
-    assert stored == [(ids[0], ALICE, drafts[0].stored, 0), (ids[2], ALICE, drafts[2].stored, 0)]
+    assert stored == [
+        (ids[0], ALICE, pending_entries[0].stored, 0),
+        (ids[2], ALICE, pending_entries[2].stored, 0),
+    ]
     assert [d.delivery_id for d in await log.deliveries("acme", "echo", ids[2], 9)] == [ids[3]]
     await append(log, settled=(ids[0], ids[3], 999_999))
     assert [d.delivery_id for d in await log.deliveries("acme", "echo", 0, 9)] == [ids[2]]
 
 
 async def test_deliveries_are_their_agents_and_tenants_only(log: Log) -> None:
-    await append(log, draft(deliver=True))
+    await append(log, pending_entry(deliver=True))
     assert await log.deliveries("evil", "echo", 0, 9) == []
     assert await log.deliveries("acme", "other", 0, 9) == []
     assert await log.backlogs("evil") == []
 
 
 async def test_delivery_ids_rise_for_ever(log: Log, opener: Opener) -> None:
-    drafts = await append(log, draft(deliver=True), draft(deliver=True))
-    highest = max(d.delivery_id for d in drafts)
-    await append(log, settled=tuple(d.delivery_id for d in drafts))
+    pending_entries = await append(log, pending_entry(deliver=True), pending_entry(deliver=True))
+    highest = max(d.delivery_id for d in pending_entries)
+    await append(log, settled=tuple(d.delivery_id for d in pending_entries))
     await log.close()
     again = await opener()
     try:
-        (later,) = await append(again, draft(deliver=True))
+        (later,) = await append(again, pending_entry(deliver=True))
         assert later.delivery_id > highest
     finally:
         await again.close()
@@ -392,14 +417,14 @@ async def test_delivery_ids_rise_for_ever(log: Log, opener: Opener) -> None:
 async def test_backlogs_count_what_is_unsettled_of_each_agent(log: Log) -> None:
     quiet: TopicKey = ("acme", "quiet", "web", PERSON, "alice")
     other: TopicKey = ("acme", "other", "web", PERSON, "alice")
-    drafts = await append(
+    pending_entries = await append(
         log,
-        draft(deliver=True),
-        draft(BOB, deliver=True),
-        draft(other, deliver=True),
-        draft(quiet, deliver=True),
+        pending_entry(deliver=True),
+        pending_entry(BOB, deliver=True),
+        pending_entry(other, deliver=True),
+        pending_entry(quiet, deliver=True),
     )
-    await append(log, settled=(drafts[3].delivery_id,))
+    await append(log, settled=(pending_entries[3].delivery_id,))
     assert sorted(await log.backlogs("acme")) == [Backlog("echo", 2, NOW_MS), Backlog("other", 1, NOW_MS)]
 
 
@@ -410,7 +435,7 @@ async def test_a_closed_log_is_unavailable(log: Log) -> None:
     await log.close()
     await log.close()
     for call in (
-        append(log, draft()),
+        append(log, pending_entry()),
         log.heads([ALICE]),
         log.read([]),
         log.message("acme", "x"),

@@ -29,9 +29,9 @@ from tests.router.log.engines import (
     Opener,
     append,
     clock,
-    draft,
     edit,
     end,
+    pending_entry,
     position,
     read,
     recall,
@@ -42,7 +42,7 @@ WORKER = Producer("worker", 1)
 
 
 async def fill(log: Any, count: int, topic: TopicKey = ALICE, **more: Any) -> list[PendingEntry]:
-    return await append(log, *(draft(topic, str(n), **more) for n in range(1, count + 1)))
+    return await append(log, *(pending_entry(topic, str(n), **more) for n in range(1, count + 1)))
 
 
 async def page(log: Any, limit: int = 100, topic: TopicKey = ALICE, **where: Any) -> tuple[list[int], bool]:
@@ -82,7 +82,7 @@ async def test_nothing_is_erased_without_limits_or_within_them(any_log: Any) -> 
 async def test_what_is_older_is_erased(log: Log) -> None:
     first, *_ = await fill(log, 2)
     clock.now_ms += 1000
-    await append(log, edit(first), draft())
+    await append(log, edit(first), pending_entry())
     clock.now_ms += 1000
     await fill(log, 1)
     assert await prune(log, max_age_ms=1000, now_ms=NOW_MS + 1000) == 0
@@ -105,10 +105,10 @@ async def test_what_is_old_behind_something_that_is_not_waits_for_that(log: Log)
 
 
 async def test_of_bytes_the_newest_are_kept_and_the_last_entry_whatever_its_size(any_log: Any) -> None:
-    drafts = await fill(any_log, 9)
-    (small,) = await append(any_log, read(ALICE, position(drafts[-1])))
-    size = len(drafts[0].stored)
-    assert {len(each.stored) for each in drafts} == {size}
+    pending_entries = await fill(any_log, 9)
+    (small,) = await append(any_log, read(ALICE, position(pending_entries[-1])))
+    size = len(pending_entries[0].stored)
+    assert {len(each.stored) for each in pending_entries} == {size}
     assert await prune(any_log, max_bytes=3 * size + len(small.stored)) == 6
     assert await left(any_log) == [7, 8, 9, 10]
     assert await prune(any_log, max_bytes=3 * size + len(small.stored) - 1) == 1
@@ -118,9 +118,9 @@ async def test_of_bytes_the_newest_are_kept_and_the_last_entry_whatever_its_size
 
 
 async def test_the_strictest_limit_holds(log: Log) -> None:
-    drafts = await fill(log, 9)
-    assert await prune(log, max_messages=8, max_bytes=7 * len(drafts[0].stored), max_age_ms=1) == 2
-    assert await prune(log, max_messages=6, max_bytes=7 * len(drafts[0].stored), max_age_ms=1) == 1
+    pending_entries = await fill(log, 9)
+    assert await prune(log, max_messages=8, max_bytes=7 * len(pending_entries[0].stored), max_age_ms=1) == 2
+    assert await prune(log, max_messages=6, max_bytes=7 * len(pending_entries[0].stored), max_age_ms=1) == 1
     assert await prune(log, max_messages=6, max_age_ms=1, now_ms=NOW_MS + 2) == 6
     assert await left(log) == []
 
@@ -150,21 +150,21 @@ async def test_a_log_goes_on_from_its_end_however_little_is_left(
     again = await opener()
     try:
         assert await again.heads([ALICE]) == [Position(epoch, 6)]
-        (next_one,) = await append(again, draft())
+        (next_one,) = await append(again, pending_entry())
         assert position(next_one) == Position(epoch, 7)
         assert await left(again) == [*range(7 - count, 7), 7]
         assert await again.reset(ALICE) == count + 1
-        (first,) = await append(again, draft())
-        assert first.place.seq == 1
+        (first,) = await append(again, pending_entry())
+        assert first.position.seq == 1
         assert await left(again) == [1]
     finally:
         await again.close()
 
 
 async def test_pages_begin_with_the_first_entry_that_is_there(any_log: Any) -> None:
-    drafts = await fill(any_log, 8)
+    pending_entries = await fill(any_log, 8)
     await prune(any_log, max_messages=4)
-    at = [EMPTY, *map(position, drafts)]
+    at = [EMPTY, *map(position, pending_entries)]
     for messages_only in (False, True):
 
         async def seqs(limit: int, only: bool = messages_only, **where: Any) -> tuple[list[int], bool]:
@@ -198,7 +198,7 @@ async def test_a_message_that_is_gone_is_not_found_and_cannot_be_changed(any_log
     assert await any_log.message("acme", first.message.id) is None
     assert await any_log.message("acme", third.message.id) == third.stored
     changes = await append(any_log, edit(first), recall(second), read(ALICE, position(first)))
-    assert [(each.verdict, each.place.seq) for each in changes] == [
+    assert [(each.result, each.position.seq) for each in changes] == [
         (AppendResult.COMMITTED, 4),
         (AppendResult.COMMITTED, 5),
         (AppendResult.COMMITTED, 6),
@@ -224,10 +224,12 @@ async def test_changes_of_what_is_gone_stay_and_come_without_it(any_log: Any) ->
 
 
 async def test_work_on_what_is_gone_is_gone(any_log: Any) -> None:
-    drafts = await fill(any_log, 6, deliver=True)
+    pending_entries = await fill(any_log, 6, deliver=True)
     (bob,) = await fill(any_log, 1, BOB, deliver=True)
-    ids = [each.delivery_id for each in drafts]
-    await any_log.append(Transaction(given_up=[DeadLettered(ids[0], 1, "no"), DeadLettered(ids[5], 1, "no")]))
+    ids = [each.delivery_id for each in pending_entries]
+    await any_log.append(
+        Transaction(dead_lettered=[DeadLettered(ids[0], 1, "no"), DeadLettered(ids[5], 1, "no")])
+    )
     await prune(any_log, max_messages=3)
     found = await any_log.deliveries("acme", "echo", 0, 3)
     assert [each.delivery_id for each in found] == [*ids[3:5], bob.delivery_id]
@@ -235,7 +237,7 @@ async def test_work_on_what_is_gone_is_gone(any_log: Any) -> None:
     # What is said of it changes nothing.
     withdrawal = Withdrawal(ALICE, 2)
     await any_log.append(
-        Transaction(settled=[ids[1]], given_up=[DeadLettered(ids[2], 1, "late")], withdrawn=[withdrawal])
+        Transaction(settled=[ids[1]], dead_lettered=[DeadLettered(ids[2], 1, "late")], withdrawn=[withdrawal])
     )
     assert not withdrawal.found
     assert len(await any_log.dead_letters("acme", "echo", 0, 9)) == 1
@@ -244,24 +246,24 @@ async def test_work_on_what_is_gone_is_gone(any_log: Any) -> None:
 
 async def test_receipts_and_keys_stay(any_log: Any) -> None:
     key = b"k" * 16
-    (first,) = await append(any_log, draft(key=key))
+    (first,) = await append(any_log, pending_entry(key=key))
     await fill(any_log, 3)
     await any_log.append(Transaction(delivered=[DeliveredPosition(ALICE, "alice", position(first))]))
     await prune(any_log, max_messages=1)
     assert [(each.user, each.delivered) for each in await any_log.receipts(ALICE, "", 9)] == [("alice", 1)]
-    (again,) = await append(any_log, draft(key=key))
-    assert (again.verdict, again.message.id) == (AppendResult.DUPLICATE, first.message.id)
+    (again,) = await append(any_log, pending_entry(key=key))
+    assert (again.result, again.message.id) == (AppendResult.DUPLICATE, first.message.id)
 
 
 async def test_all_of_many_logs_are_pruned_and_appends_go_on_between_the_pieces(any_log: Any) -> None:
     topics: list[TopicKey] = [("acme", "echo", "web", PERSON, str(n)) for n in range(600)]
-    await append(any_log, *(draft(topic) for topic in topics for _ in range(3)))
+    await append(any_log, *(pending_entry(topic) for topic in topics for _ in range(3)))
     cursor = None
     pieces = erased = 0
     while pieces == 0 or cursor is not None:
         piece = await any_log.prune("acme", HistoryLimits(max_messages=1), cursor, NOW_MS)
         cursor, pieces, erased = piece.cursor, pieces + 1, erased + piece.messages
-        await append(any_log, draft(BOB))
+        await append(any_log, pending_entry(BOB))
     assert pieces > 3
     assert erased >= 1200
     for topic in topics:
@@ -270,7 +272,7 @@ async def test_all_of_many_logs_are_pruned_and_appends_go_on_between_the_pieces(
 
 async def test_a_cursor_of_a_log_that_is_gone_leads_to_the_others(any_log: Any) -> None:
     topics: list[TopicKey] = [("acme", "echo", "web", PERSON, str(n)) for n in range(600)]
-    await append(any_log, *(draft(topic) for topic in topics for _ in range(2)))
+    await append(any_log, *(pending_entry(topic) for topic in topics for _ in range(2)))
     piece = await any_log.prune("acme", HistoryLimits(max_messages=1), None, NOW_MS)
     for topic in topics:
         if await left(any_log, topic) == [2]:

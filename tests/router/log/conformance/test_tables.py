@@ -33,9 +33,9 @@ from tests.router.log.engines import (
     a_key,
     append,
     deltas,
-    draft,
     edit,
     end,
+    pending_entry,
     position,
     read,
 )
@@ -54,15 +54,21 @@ async def checkpoint(log: Log, one: PendingEntry, text: str = "", producer: Prod
     )
 
 
-async def give_up(log: Log, *drafts: PendingEntry, attempts: int = 3, reason: str = "no use") -> None:
-    await log.append(Transaction(given_up=[DeadLettered(d.delivery_id, attempts, reason) for d in drafts]))
+async def give_up(
+    log: Log, *pending_entries: PendingEntry, attempts: int = 3, reason: str = "no use"
+) -> None:
+    await log.append(
+        Transaction(dead_lettered=[DeadLettered(d.delivery_id, attempts, reason) for d in pending_entries])
+    )
 
 
 # Open messages
 
 
 async def test_an_open_message_is_there_with_what_was_checkpointed_until_it_ends(log: Log) -> None:
-    first, second, _ = await append(log, draft(producer=WORKER), draft(BOB, producer=WORKER), draft())
+    first, second, _ = await append(
+        log, pending_entry(producer=WORKER), pending_entry(BOB, producer=WORKER), pending_entry()
+    )
     await checkpoint(log, first, "a")
     await checkpoint(log, first, "b")
     await checkpoint(log, second, "c")
@@ -77,7 +83,7 @@ async def test_an_open_message_is_there_with_what_was_checkpointed_until_it_ends
 
 
 async def test_open_messages_survive_a_restart(log: Log, opener: Opener) -> None:
-    (one,) = await append(log, draft(producer=WORKER))
+    (one,) = await append(log, pending_entry(producer=WORKER))
     await checkpoint(log, one, "a", Producer("next", 2))
     await log.close()
     again = await opener()
@@ -90,43 +96,47 @@ async def test_open_messages_survive_a_restart(log: Log, opener: Opener) -> None
 
 
 async def test_an_edit_leaves_a_message_open(log: Log) -> None:
-    (one,) = await append(log, draft(producer=WORKER))
+    (one,) = await append(log, pending_entry(producer=WORKER))
     await append(log, edit(one))
     assert [stored.producer for stored in await log.open_messages()] == [WORKER]
 
 
 async def test_several_checkpoints_of_one_transaction_are_kept_in_order(log: Log) -> None:
-    drafts = await append(log, *(draft(producer=WORKER) for _ in range(70)))
+    pending_entries = await append(log, *(pending_entry(producer=WORKER) for _ in range(70)))
     await log.append(
         Transaction(
             checkpoints=[
-                Checkpoint(ALICE, d.place.seq, Producer("w", epoch), deltas(str(epoch)))
+                Checkpoint(ALICE, d.position.seq, Producer("w", epoch), deltas(str(epoch)))
                 for epoch in (2, 3, 4)
-                for d in reversed(drafts)
+                for d in reversed(pending_entries)
             ]
         )
     )
     kept = [deltas("2"), deltas("3"), deltas("4")]
-    assert await log.open_messages() == [StoredOpen(ALICE, d.stored, Producer("w", 4), kept) for d in drafts]
+    assert await log.open_messages() == [
+        StoredOpen(ALICE, d.stored, Producer("w", 4), kept) for d in pending_entries
+    ]
 
 
 async def test_a_checkpoint_may_only_name_who_writes(log: Log) -> None:
-    (one,) = await append(log, draft(producer=WORKER))
+    (one,) = await append(log, pending_entry(producer=WORKER))
     await checkpoint(log, one, producer=Producer("other", 2))
     assert await log.open_messages() == [StoredOpen(ALICE, one.stored, Producer("other", 2), [])]
 
 
 async def test_checkpoints_of_what_is_not_open_change_nothing(log: Log) -> None:
-    ended, whole, erased = await append(log, draft(producer=WORKER), draft(), draft(BOB, producer=WORKER))
+    ended, whole, erased = await append(
+        log, pending_entry(producer=WORKER), pending_entry(), pending_entry(BOB, producer=WORKER)
+    )
     await append(log, end(ended))
     await log.reset(BOB)
     for one in (ended, whole, erased):
         await checkpoint(log, one, "late")
     assert await log.open_messages() == []
     # Nor does one that comes with the end.
-    (last,) = await append(log, draft(producer=WORKER))
+    (last,) = await append(log, pending_entry(producer=WORKER))
     await log.append(
-        Transaction([end(last)], checkpoints=[Checkpoint(ALICE, last.place.seq, WORKER, deltas("late"))])
+        Transaction([end(last)], checkpoints=[Checkpoint(ALICE, last.position.seq, WORKER, deltas("late"))])
     )
     assert await log.open_messages() == []
 
@@ -135,8 +145,8 @@ async def test_checkpoints_of_what_is_not_open_change_nothing(log: Log) -> None:
 
 
 async def test_receipts_only_rise(log: Log) -> None:
-    drafts = await append(log, *(draft() for _ in range(5)))
-    at = [EMPTY, *map(position, drafts)]
+    pending_entries = await append(log, *(pending_entry() for _ in range(5)))
+    at = [EMPTY, *map(position, pending_entries)]
 
     async def receipt() -> StoredReceipt:
         (found,) = await log.receipts(ALICE, "", 9)
@@ -153,7 +163,7 @@ async def test_receipts_only_rise(log: Log) -> None:
 
 
 async def test_receipts_are_listed_by_user(log: Log) -> None:
-    (one,) = await append(log, draft())
+    (one,) = await append(log, pending_entry())
     users = ["Z", "a", "b", "é", "￿", "\U0001f600"]
     at = position(one)
     await log.append(Transaction(delivered=[DeliveredPosition(ALICE, user, at) for user in reversed(users)]))
@@ -163,13 +173,13 @@ async def test_receipts_are_listed_by_user(log: Log) -> None:
 
 
 async def test_what_is_said_of_an_erased_log_is_no_receipt(log: Log) -> None:
-    (one,) = await append(log, draft())
+    (one,) = await append(log, pending_entry())
     await log.append(Transaction(delivered=[DeliveredPosition(ALICE, "alice", position(one))]))
     await log.reset(ALICE)
     assert await log.receipts(ALICE, "", 9) == []
     stale = [DeliveredPosition(ALICE, "alice", position(one)), DeliveredPosition(ALICE, "alice", EMPTY)]
     await log.append(Transaction(delivered=stale))
-    await append(log, draft())
+    await append(log, pending_entry())
     await log.append(Transaction(delivered=stale))
     assert await log.receipts(ALICE, "", 9) == []
 
@@ -177,7 +187,9 @@ async def test_what_is_said_of_an_erased_log_is_no_receipt(log: Log) -> None:
 async def test_how_far_users_were_given_logs_is_told_for_many_at_once(log: Log) -> None:
     platform: TopicKey = ("acme", "echo", "web", 0, "")
     user: TopicKey = ("acme", "", "", USER, "alice")
-    first, second, _, third = await append(log, draft(), draft(), draft(BOB), draft(user))
+    first, second, _, third = await append(
+        log, pending_entry(), pending_entry(), pending_entry(BOB), pending_entry(user)
+    )
     told = [
         DeliveredPosition(ALICE, "alice", position(second)),
         DeliveredPosition(user, "alice", position(third)),
@@ -205,7 +217,7 @@ async def test_how_far_users_were_given_logs_is_told_for_many_at_once(log: Log) 
     assert many == [Position(epochs[1], 0)] * 3000
     await log.reset(ALICE)
     assert await log.delivered([(ALICE, "alice")]) == [EMPTY]
-    await append(log, draft())
+    await append(log, pending_entry())
     (started,) = await log.delivered([(ALICE, "alice")])
     assert (started.seq, started.epoch == epochs[1]) == (0, False)
 
@@ -215,7 +227,10 @@ async def test_how_far_users_were_given_logs_is_told_for_many_at_once(log: Log) 
 
 async def test_a_reset_counts_messages_only_and_erases_all_that_belongs_to_the_log(log: Log) -> None:
     first, second, bob = await append(
-        log, draft(producer=WORKER), draft(deliver=True), draft(BOB, producer=WORKER, deliver=True)
+        log,
+        pending_entry(producer=WORKER),
+        pending_entry(deliver=True),
+        pending_entry(BOB, producer=WORKER, deliver=True),
     )
     await append(log, edit(second), read(ALICE, position(second)), read(BOB, position(bob)))
     await checkpoint(log, first, "a")
@@ -229,7 +244,7 @@ async def test_a_reset_counts_messages_only_and_erases_all_that_belongs_to_the_l
     assert await log.replay("acme", "echo", [second.delivery_id]) == []
     assert (await page(log)).entries == []
     # What comes at the same seqs is not mixed up with it, before or after sweeping.
-    (new,) = await append(log, draft(producer=WORKER))
+    (new,) = await append(log, pending_entry(producer=WORKER))
     for _ in range(2):
         assert [stored for stored in await log.open_messages() if stored.topic == ALICE] == [
             StoredOpen(ALICE, new.stored, WORKER, [])
@@ -242,7 +257,7 @@ async def test_a_reset_counts_messages_only_and_erases_all_that_belongs_to_the_l
 
 
 async def test_attempts_are_kept_with_the_delivery(log: Log, opener: Opener) -> None:
-    first, second = await append(log, draft(deliver=True), draft(deliver=True))
+    first, second = await append(log, pending_entry(deliver=True), pending_entry(deliver=True))
     await log.append(Transaction(attempts=[Attempts(first.delivery_id, 1), Attempts(999_999, 4)]))
     await log.append(Transaction(attempts=[Attempts(first.delivery_id, 2), Attempts(first.delivery_id, 3)]))
     await log.close()
@@ -257,15 +272,15 @@ async def test_attempts_are_kept_with_the_delivery(log: Log, opener: Opener) -> 
 
 
 async def test_what_is_given_up_is_a_dead_letter_and_no_delivery(log: Log) -> None:
-    drafts = await append(log, *(draft(deliver=True) for _ in range(4)))
-    ids = [d.delivery_id for d in drafts]
+    pending_entries = await append(log, *(pending_entry(deliver=True) for _ in range(4)))
+    ids = [d.delivery_id for d in pending_entries]
     reason = 'odd: "\\\0é'
-    await give_up(log, drafts[2], drafts[0], drafts[0], reason=reason)
+    await give_up(log, pending_entries[2], pending_entries[0], pending_entries[0], reason=reason)
     await log.append(
-        Transaction(given_up=[DeadLettered(ids[0], 9, "again"), DeadLettered(999_999, 9, "gone")])
+        Transaction(dead_lettered=[DeadLettered(ids[0], 9, "again"), DeadLettered(999_999, 9, "gone")])
     )
-    await log.append(Transaction(settled=[ids[1]], given_up=[DeadLettered(ids[1], 1, "was done")]))
-    expected = [StoredDeadLetter(ids[n], drafts[n].stored, 3, reason, NOW_MS) for n in (0, 2)]
+    await log.append(Transaction(settled=[ids[1]], dead_lettered=[DeadLettered(ids[1], 1, "was done")]))
+    expected = [StoredDeadLetter(ids[n], pending_entries[n].stored, 3, reason, NOW_MS) for n in (0, 2)]
     assert await log.dead_letters("acme", "echo", 0, 9) == expected
     assert await log.dead_letters("acme", "echo", 0, 1) == expected[:1]
     assert await log.dead_letters("acme", "echo", ids[0], 9) == expected[1:]
@@ -276,35 +291,37 @@ async def test_what_is_given_up_is_a_dead_letter_and_no_delivery(log: Log) -> No
 
 
 async def test_replayed_dead_letters_are_new_deliveries_in_their_order(log: Log) -> None:
-    drafts = await append(log, *(draft(deliver=True) for _ in range(4)))
-    ids = [d.delivery_id for d in drafts]
-    await give_up(log, *drafts[:3])
+    pending_entries = await append(log, *(pending_entry(deliver=True) for _ in range(4)))
+    ids = [d.delivery_id for d in pending_entries]
+    await give_up(log, *pending_entries[:3])
     assert await log.replay("acme", "other", ids) == []
     assert await log.replay("evil", "echo", ids) == []
     replayed = await log.replay("acme", "echo", [ids[2], ids[0], ids[0], ids[3], 999_999, 2**64 - 1])
     assert [(d.message, d.attempts, d.topic) for d in replayed] == [
-        (drafts[0].stored, 0, ALICE),
-        (drafts[2].stored, 0, ALICE),
+        (pending_entries[0].stored, 0, ALICE),
+        (pending_entries[2].stored, 0, ALICE),
     ]
     new = [d.delivery_id for d in replayed]
     assert new == sorted(new)
     assert new[0] > ids[3]
     assert [d.delivery_id for d in await log.deliveries("acme", "echo", 0, 9)] == [ids[3], *new]
     assert [d.delivery_id for d in await log.dead_letters("acme", "echo", 0, 9)] == [ids[1]]
-    (later,) = await append(log, draft(deliver=True))
+    (later,) = await append(log, pending_entry(deliver=True))
     assert later.delivery_id > new[1]
     assert await log.replay("acme", "echo", []) == []
 
 
 async def test_withdrawn_deliveries_are_gone_and_those_that_were_there_are_told(log: Log) -> None:
-    first, second, bob = await append(log, draft(deliver=True), draft(deliver=True), draft(BOB, deliver=True))
+    first, second, bob = await append(
+        log, pending_entry(deliver=True), pending_entry(deliver=True), pending_entry(BOB, deliver=True)
+    )
     asked = [
-        Withdrawal(ALICE, first.place.seq),
-        Withdrawal(ALICE, first.place.seq),
+        Withdrawal(ALICE, first.position.seq),
+        Withdrawal(ALICE, first.position.seq),
         Withdrawal(ALICE, 99),
-        Withdrawal(BOB, second.place.seq),
+        Withdrawal(BOB, second.position.seq),
         Withdrawal(OTHER_TENANT, 1),
-        Withdrawal(BOB, bob.place.seq),
+        Withdrawal(BOB, bob.position.seq),
     ]
     await log.append(Transaction(settled=[bob.delivery_id], withdrawn=asked))
     assert [one.found for one in asked] == [True, True, False, False, False, False]
@@ -313,16 +330,18 @@ async def test_withdrawn_deliveries_are_gone_and_those_that_were_there_are_told(
 
 async def test_withdrawals_beside_a_repeat_are_told(log: Log) -> None:
     key = a_key()
-    (first,) = await append(log, draft(key=key, deliver=True))
-    withdrawal = Withdrawal(ALICE, first.place.seq)
-    await log.append(Transaction([draft(key=key)], withdrawn=[withdrawal]))
+    (first,) = await append(log, pending_entry(key=key, deliver=True))
+    withdrawal = Withdrawal(ALICE, first.position.seq)
+    await log.append(Transaction([pending_entry(key=key)], withdrawn=[withdrawal]))
     assert withdrawal.found
 
 
 async def test_backlogs_count_dead_letters(log: Log) -> None:
     other: TopicKey = ("acme", "other", *ALICE[2:])
-    drafts = await append(log, draft(deliver=True), draft(deliver=True), draft(other, deliver=True))
-    await give_up(log, drafts[0], drafts[2])
+    pending_entries = await append(
+        log, pending_entry(deliver=True), pending_entry(deliver=True), pending_entry(other, deliver=True)
+    )
+    await give_up(log, pending_entries[0], pending_entries[2])
     assert sorted(await log.backlogs("acme")) == [
         Backlog("echo", 1, NOW_MS, 1),
         Backlog("other", 0, 0, 1),

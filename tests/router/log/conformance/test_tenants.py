@@ -15,7 +15,7 @@ from trunkline_router.core.values.log_records import (
 )
 from trunkline_router.log.interface import Log
 
-from tests.router.log.engines import OTHER_TENANT, Opener, append, draft
+from tests.router.log.engines import OTHER_TENANT, Opener, append, pending_entry
 from tests.router.log.whole_erasures import erase_tenant
 
 ACME = StoredTenant("acme", 1, b"\0settings\xff", 5, 6)
@@ -79,7 +79,7 @@ async def test_old_revocations_are_forgotten(any_log: Any, before_ms: int, left:
 
 async def test_a_tenant_that_is_erased_is_gone_with_all_that_is_registered_for_it(any_log: Any) -> None:
     await everything(any_log)
-    await append(any_log, draft(), draft(OTHER_TENANT))
+    await append(any_log, pending_entry(), pending_entry(OTHER_TENANT))
     assert (await erase_tenant(any_log)).messages == 1
     assert await any_log.registered() == Registered([EVIL], [OTHER_KEY], [ALL])
     # Also one that has nothing else.

@@ -15,7 +15,7 @@ from trunkline.v1.message_pb2 import Message
 from trunkline_router.core.values.log_records import Checkpoint, PendingEntry, Producer, Transaction
 from trunkline_router.log.sqlite.engine import SqliteLog
 
-from tests.router.log.engines import ALICE, deltas, draft, end, hashed_key
+from tests.router.log.engines import ALICE, deltas, end, hashed_key, pending_entry
 
 
 async def main() -> None:
@@ -24,12 +24,12 @@ async def main() -> None:
     opened = [PendingEntry(ALICE, Message.FromString(one.message)) for one in await log.open_messages()]
     seq = head.seq
     while True:
-        one = draft(producer=Producer("worker", 1))
-        drafts = [draft(key=hashed_key(seq + n), deliver=True) for n in range(1, 6)]
-        drafts += [one, *(end(before) for before in opened)]
-        await log.append(Transaction(drafts))
+        one = pending_entry(producer=Producer("worker", 1))
+        entries = [pending_entry(key=hashed_key(seq + n), deliver=True) for n in range(1, 6)]
+        entries += [one, *(end(before) for before in opened)]
+        await log.append(Transaction(entries))
         opened = [one]
-        seq += len(drafts)
+        seq += len(entries)
         place = one.message.position.seq
         tell(seq, place, 0)
         for n in range(1, 4):

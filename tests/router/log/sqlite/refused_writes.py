@@ -14,7 +14,7 @@ from trunkline_router.core.values.log_records import AppendResult, Transaction
 from trunkline_router.log.interface import LogUnavailable
 from trunkline_router.log.sqlite.engine import SqliteLog
 
-from tests.router.log.engines import draft
+from tests.router.log.engines import pending_entry
 
 
 async def main() -> None:
@@ -24,13 +24,13 @@ async def main() -> None:
     for most_bytes in (200_000, unlimited[0], 400_000, unlimited[0]):
         resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, unlimited[1]))
         for _ in range(30):
-            one = draft(text="x" * 20_000)
+            one = pending_entry(text="x" * 20_000)
             try:
                 await log.append(Transaction([one]))
                 committed += 1
             except LogUnavailable:
                 refused += 1
-                assert one.verdict is AppendResult.PENDING
+                assert one.result is AppendResult.PENDING
     await log.close()
     sys.stdout.write(f"{refused} {committed}\n")
 

@@ -36,10 +36,10 @@ from tests.router.log.engines import (
     a_key,
     append,
     deltas,
-    draft,
     edit,
     end,
     hashed_key,
+    pending_entry,
     read,
 )
 from tests.support.processes import environment, importing_tests
@@ -106,7 +106,7 @@ def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
 
 async def test_a_closed_log_is_one_file_without_a_write_ahead_log(tmp_path: Path) -> None:
     log = open_log(tmp_path)
-    await append(log, draft())
+    await append(log, pending_entry())
     await log.close()
     assert not (tmp_path / "log.db-wal").exists()
 
@@ -125,7 +125,7 @@ async def test_the_head_is_at_hand_after_an_append_and_after_it_was_asked_for(lo
     assert log.head(ALICE) is None
     await log.heads([ALICE])
     assert log.head(ALICE) == EMPTY
-    (one,) = await append(log, draft())
+    (one,) = await append(log, pending_entry())
     assert log.head(ALICE) == Position(one.message.position.epoch, 1)
     await log.reset(ALICE)
     assert log.head(ALICE) in (None, EMPTY)
@@ -135,8 +135,8 @@ async def test_heads_at_hand_are_bounded_and_appends_go_on_from_those_that_are_n
     log = open_log(tmp_path, cached_heads=2)
     topics = [("acme", "echo", "web", PERSON, str(n)) for n in range(5)]
     for expected in (1, 2, 3):
-        drafts = await append(log, *(draft(topic) for topic in topics))
-        assert [d.message.position.seq for d in drafts] == [expected] * 5
+        pending_entries = await append(log, *(pending_entry(topic) for topic in topics))
+        assert [d.message.position.seq for d in pending_entries] == [expected] * 5
     assert sum(log.head(topic) is not None for topic in topics) == 2
     await log.close()
 
@@ -144,7 +144,7 @@ async def test_heads_at_hand_are_bounded_and_appends_go_on_from_those_that_are_n
 async def test_appends_go_on_from_the_truth_after_one_was_cancelled_while_committing(
     log: SqliteLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await append(log, draft())
+    await append(log, pending_entry())
     committed, let_go = Event(), Event()
     commit = log._writer.commit
 
@@ -156,20 +156,20 @@ async def test_appends_go_on_from_the_truth_after_one_was_cancelled_while_commit
 
     with monkeypatch.context() as patch:
         patch.setattr(log._writer, "commit", commit_and_wait)
-        task = asyncio.create_task(append(log, draft()))
+        task = asyncio.create_task(append(log, pending_entry()))
         await asyncio.to_thread(committed.wait)
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
         let_go.set()
     assert log.head(ALICE) is None
-    (after,) = await append(log, draft())
+    (after,) = await append(log, pending_entry())
     assert after.message.position.seq == 3
     assert await everything(log) == [1, 2, 3]
 
 
 async def test_a_reset_that_was_cancelled_leaves_no_head_of_the_erased_log(log: SqliteLog) -> None:
-    await append(log, draft())
+    await append(log, pending_entry())
     log._heads.forget([ALICE])
     heads = asyncio.create_task(log.heads([ALICE]))
     reset = asyncio.create_task(log.reset(ALICE))
@@ -183,7 +183,7 @@ async def test_a_reset_that_was_cancelled_leaves_no_head_of_the_erased_log(log: 
         await reset
     await heads
     await after_both
-    (first,) = await append(log, draft())
+    (first,) = await append(log, pending_entry())
     assert first.message.position.seq == 1
     assert await everything(log) == [1]
 
@@ -200,18 +200,18 @@ async def test_a_full_disk_refuses_the_batch_whole_and_is_forgotten_when_there_i
     log: SqliteLog,
 ) -> None:
     key = a_key()
-    (before,) = await append(log, draft(deliver=True))
+    (before,) = await append(log, pending_entry(deliver=True))
     set_most_pages(log, 1)
-    batch = [draft(text="x" * 50_000, key=key, deliver=True), draft(BOB)]
+    batch = [pending_entry(text="x" * 50_000, key=key, deliver=True), pending_entry(BOB)]
     with pytest.raises(LogUnavailable, match="full"):
         await log.append(Transaction(batch, [before.delivery_id]))
-    assert {d.verdict for d in batch} == {AppendResult.PENDING}
+    assert {d.result for d in batch} == {AppendResult.PENDING}
     assert await everything(log) == [1]
     assert await log.heads([ALICE, BOB]) == [Position(before.message.position.epoch, 1), EMPTY]
     assert [d.delivery_id for d in await log.deliveries("acme", "echo", 0, 9)] == [before.delivery_id]
 
     await log.append(Transaction(batch, [before.delivery_id]))
-    assert {d.verdict for d in batch} == {AppendResult.COMMITTED}
+    assert {d.result for d in batch} == {AppendResult.COMMITTED}
     assert await everything(log) == [1, 2]
     assert [d.delivery_id for d in await log.deliveries("acme", "echo", 0, 9)] == [batch[0].delivery_id]
 
@@ -219,12 +219,12 @@ async def test_a_full_disk_refuses_the_batch_whole_and_is_forgotten_when_there_i
 async def test_a_failed_commit_is_gone_from_the_write_ahead_log_before_the_next(
     log: SqliteLog, tmp_path: Path
 ) -> None:
-    await append(log, *(draft(text="x" * 1000) for _ in range(100)))
+    await append(log, *(pending_entry(text="x" * 1000) for _ in range(100)))
     wal = tmp_path / "log.db-wal"
     assert wal.stat().st_size > 100_000
     set_most_pages(log, 1)
     with pytest.raises(LogUnavailable):
-        await append(log, draft(text="x" * 50_000))
+        await append(log, pending_entry(text="x" * 50_000))
     await log.heads([BOB])
     assert wal.stat().st_size == 0
 
@@ -263,12 +263,12 @@ async def test_nothing_committed_is_lost_when_the_process_is_killed(tmp_path: Pa
             if entry.kind is EntryKind.MESSAGE
         }
         keyed = [Message.FromString(one.message).position.seq for one in owed]
-        again = await append(log, *(draft(key=hashed_key(seq), repeat_only=True) for seq in keyed))
+        again = await append(log, *(pending_entry(key=hashed_key(seq), repeat_only=True) for seq in keyed))
         await log.close()
         assert len(page.entries) >= head
         assert [entry.seq for entry in page.entries] == list(range(1, len(page.entries) + 1))
         # What is committed together is there together.
-        assert [(d.verdict, d.message.position.seq) for d in again] == [
+        assert [(d.result, d.message.position.seq) for d in again] == [
             (AppendResult.DUPLICATE, seq) for seq in keyed
         ]
         ends = [entry for entry in page.entries if entry.kind is EntryKind.CHANGE]
@@ -287,8 +287,10 @@ async def test_nothing_committed_is_lost_when_the_process_is_killed(tmp_path: Pa
 
 async def test_people_can_read_conversations_with_sql(log: SqliteLog, tmp_path: Path) -> None:
     group: TopicKey = ("acme", "echo", "qq", GROUP, "42")
-    one, two, _ = await append(log, draft(), draft(group), draft(("acme", "", "", USER, "alice")))
-    await append(log, edit(one), read(ALICE, Position(one.place.epoch, 1)))
+    one, two, _ = await append(
+        log, pending_entry(), pending_entry(group), pending_entry(("acme", "", "", USER, "alice"))
+    )
+    await append(log, edit(one), read(ALICE, Position(one.position.epoch, 1)))
     with closing(sqlite3.connect(f"file:{tmp_path / 'log.db'}?mode=ro", uri=True)) as db:
         rows = db.execute("SELECT * FROM conversation_log ORDER BY platform DESC").fetchall()
         columns = [column[0] for column in db.execute("SELECT * FROM conversation_log").description]
@@ -304,7 +306,7 @@ async def test_people_can_read_conversations_with_sql(log: SqliteLog, tmp_path: 
 
 
 async def test_a_long_read_with_sql_does_not_hold_up_appends(log: SqliteLog, tmp_path: Path) -> None:
-    await append(log, draft())
+    await append(log, pending_entry())
     with (
         closing(sqlite3.connect(tmp_path / "log.db", check_same_thread=False)) as db,
         ThreadPoolExecutor(1) as thread,
@@ -312,7 +314,7 @@ async def test_a_long_read_with_sql_does_not_hold_up_appends(log: SqliteLog, tmp
         db.execute("BEGIN")
         count = thread.submit(lambda: db.execute("SELECT count(*) FROM messages").fetchone()[0])
         assert await asyncio.wrap_future(count) == 1
-        await append(log, draft())
+        await append(log, pending_entry())
         assert db.execute("SELECT count(*) FROM messages").fetchone()[0] == 1
     assert await everything(log) == [1, 2]
 
@@ -322,9 +324,9 @@ async def test_a_long_read_with_sql_does_not_hold_up_appends(log: SqliteLog, tmp
 
 async def test_sweeps_delete_an_erased_log_piece_by_piece(log: SqliteLog) -> None:
     for _ in range(3):
-        await append(log, *(draft() for _ in range(1000)))
-    (last,) = await append(log, draft(producer=Producer("worker", 1)))
-    place = Position(last.place.epoch, last.place.seq)
+        await append(log, *(pending_entry() for _ in range(1000)))
+    (last,) = await append(log, pending_entry(producer=Producer("worker", 1)))
+    place = Position(last.position.epoch, last.position.seq)
     await append(log, *(read(ALICE, place, f"u{n}") for n in range(1500)))
     checkpoints = [Checkpoint(ALICE, place.seq, Producer("worker", 1), deltas("a")) for _ in range(10)]
     await log.append(Transaction(checkpoints=checkpoints))
@@ -349,13 +351,15 @@ async def test_sweeps_delete_an_erased_log_piece_by_piece(log: SqliteLog) -> Non
 
 
 async def test_nothing_is_left_of_the_deltas_of_a_message_that_ended(log: SqliteLog) -> None:
-    one, two = await append(log, *(draft(producer=Producer("worker", 1)) for _ in range(2)))
+    one, two = await append(log, *(pending_entry(producer=Producer("worker", 1)) for _ in range(2)))
     for _ in range(3):
-        checkpoints = [Checkpoint(ALICE, d.place.seq, Producer("worker", 1), deltas("a")) for d in (one, two)]
+        checkpoints = [
+            Checkpoint(ALICE, d.position.seq, Producer("worker", 1), deltas("a")) for d in (one, two)
+        ]
         await log.append(Transaction(checkpoints=checkpoints))
     await append(log, end(one))
     rows = log._reader._db.execute("SELECT seq, count(*) FROM open_deltas GROUP BY seq").fetchall()
-    assert rows == [(two.place.seq, 3)]
+    assert rows == [(two.position.seq, 3)]
 
 
 async def test_pages_larger_than_a_portion_are_read_whole(
@@ -364,7 +368,7 @@ async def test_pages_larger_than_a_portion_are_read_whole(
     monkeypatch.setattr("trunkline_router.log.sqlite.pages._PORTION_BYTES", 500)
     topics = [("acme", "echo", "web", PERSON, str(n)) for n in range(5)]
     for _ in range(3):
-        drafts = await append(log, *(draft(topic, "x" * 300) for topic in topics))
-    await append(log, *(edit(one) for one in drafts))
+        pending_entries = await append(log, *(pending_entry(topic, "x" * 300) for topic in topics))
+    await append(log, *(edit(one) for one in pending_entries))
     pages = await log.read([PageRequest(topic, 2) for topic in topics])
     assert [[entry.seq for entry in page.entries] for page in pages] == [[3, 4]] * 5

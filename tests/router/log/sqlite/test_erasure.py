@@ -14,7 +14,7 @@ from trunkline_router.core.values.log_records import Cursor, ErasedPiece, Histor
 from trunkline_router.core.values.topics import GROUP, PERSON, Position, TopicKey
 from trunkline_router.log.sqlite.engine import SqliteLog
 
-from tests.router.log.engines import NOW_MS, append, clock, draft, read
+from tests.router.log.engines import NOW_MS, append, clock, pending_entry, read
 from tests.router.log.whole_erasures import erase_tenant, erase_user, prune
 
 ROOM: TopicKey = ("acme", "echo", "web", GROUP, "room")
@@ -61,7 +61,7 @@ async def test_a_piece_of_a_pruning_is_bounded(
     log: SqliteLog, limits: HistoryLimits, topics: list[TopicKey]
 ) -> None:
     for _ in range(10_000 // len(topics) // 10):
-        await append(log, *(draft(topic) for topic in topics for _ in range(10)))
+        await append(log, *(pending_entry(topic) for topic in topics for _ in range(10)))
     written, erased = await pieces(log, lambda cursor: log.prune("acme", limits, cursor, NOW_MS + 2))
     assert max(written) <= 2_100
     assert len(written) >= 5
@@ -70,8 +70,8 @@ async def test_a_piece_of_a_pruning_is_bounded(
 
 async def test_bytes_of_a_long_log_are_added_up_once_for_all_that_is_deleted(log: SqliteLog) -> None:
     for _ in range(10):
-        await append(log, *(draft(ROOM) for _ in range(2_000)))
-    one = len((await append(log, draft(ROOM)))[0].stored)
+        await append(log, *(pending_entry(ROOM) for _ in range(2_000)))
+    one = len((await append(log, pending_entry(ROOM)))[0].stored)
     limits = HistoryLimits(max_bytes=one * 10_000)
     written, erased = await pieces(log, lambda cursor: log.prune("acme", limits, cursor, NOW_MS))
     assert 9_500 < erased <= 10_001
@@ -81,13 +81,13 @@ async def test_bytes_of_a_long_log_are_added_up_once_for_all_that_is_deleted(log
 
 async def test_a_piece_of_a_users_erasure_is_bounded(log: SqliteLog) -> None:
     for _ in range(5):
-        await append(log, *(draft(ROOM) for _ in range(2_000)))
+        await append(log, *(pending_entry(ROOM) for _ in range(2_000)))
     written, erased = await pieces(log, lambda cursor: log.erase_user("acme", "alice", cursor))
     assert (max(written) <= 2_100, erased) == (True, 10_000)
 
 
 async def test_a_piece_of_a_tenants_erasure_is_bounded_and_leaves_rows_to_be_swept(log: SqliteLog) -> None:
-    await append(log, *(draft(topic, deliver=True) for topic in MANY for _ in range(5)))
+    await append(log, *(pending_entry(topic, deliver=True) for topic in MANY for _ in range(5)))
     written, erased = await pieces(log, lambda _: log.erase_tenant("acme"))
     assert (max(written) <= 2_100, erased) == (True, 5_000)
     assert (rows(log, "deliveries"), rows(log, "topics"), rows(log, "erased")) == (0, 0, 1000)
@@ -104,12 +104,12 @@ async def test_a_piece_of_a_tenants_erasure_is_bounded_and_leaves_rows_to_be_swe
 
 async def test_heads_at_hand_are_those_of_logs_that_are_there(log: SqliteLog) -> None:
     own: TopicKey = ("acme", "echo", "web", PERSON, "alice")
-    (_, kept) = await append(log, draft(own), draft(ROOM))
+    (_, kept) = await append(log, pending_entry(own), pending_entry(ROOM))
     await erase_user(log, "alice")
     assert log.head(own) is None
-    assert log.head(ROOM) == Position(kept.place.epoch, 1)
+    assert log.head(ROOM) == Position(kept.position.epoch, 1)
     await prune(log, max_age_ms=1, now_ms=NOW_MS + 2)
-    assert log.head(ROOM) == Position(kept.place.epoch, 1)
+    assert log.head(ROOM) == Position(kept.position.epoch, 1)
     await erase_tenant(log)
     assert log.head(ROOM) is None
 
@@ -117,7 +117,7 @@ async def test_heads_at_hand_are_those_of_logs_that_are_there(log: SqliteLog) ->
 async def test_an_erasure_that_was_cancelled_leaves_no_head_of_the_erased_logs(
     log: SqliteLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await append(log, draft(ROOM))
+    await append(log, pending_entry(ROOM))
     erased, let_go = Event(), Event()
     erase = log._writer.erase_tenant
 
@@ -135,13 +135,13 @@ async def test_an_erasure_that_was_cancelled_leaves_no_head_of_the_erased_logs(
         with suppress(asyncio.CancelledError):
             await task
         let_go.set()
-    (first,) = await append(log, draft(ROOM))
-    assert first.place.seq == 1
+    (first,) = await append(log, pending_entry(ROOM))
+    assert first.position.seq == 1
 
 
 async def test_columns_say_what_bodies_say_after_an_erasure(log: SqliteLog) -> None:
-    (one,) = await append(log, draft(ROOM))
-    await append(log, read(ROOM, Position(one.place.epoch, 1), "alice"))
+    (one,) = await append(log, pending_entry(ROOM))
+    await append(log, read(ROOM, Position(one.position.epoch, 1), "alice"))
     await erase_user(log, "alice")
     db: Any = log._writer._db
     assert db.execute("SELECT author_user, role FROM messages").fetchall() == [("", 1)]

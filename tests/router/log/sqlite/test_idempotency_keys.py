@@ -16,7 +16,7 @@ from trunkline_router.log.interface import LogUnavailable
 from trunkline_router.log.sqlite.engine import SqliteLog
 from trunkline_router.log.sqlite.idempotency_keys import StoredResult
 
-from tests.router.log.engines import NOW_MS, append, draft, hashed_key
+from tests.router.log.engines import NOW_MS, append, hashed_key, pending_entry
 
 MOST_RECENT = 20
 
@@ -43,20 +43,20 @@ def counts(log: SqliteLog) -> tuple[int, int]:
 async def assert_kept(log: SqliteLog, numbers: range) -> None:
     """These keys, and no others, were used, each by the message whose seq is the key's number."""
     end = numbers.stop
-    asked = [draft(key=hashed_key(n), digest=b"d", repeat_only=True) for n in range(1, end + 5)]
+    asked = [pending_entry(key=hashed_key(n), digest=b"d", repeat_only=True) for n in range(1, end + 5)]
     await log.append(Transaction(asked))
-    assert [d.message.position.seq for d in asked if d.verdict is AppendResult.DUPLICATE] == list(numbers)
-    assert {d.verdict for d in asked[end - 1 :]} == {AppendResult.NO_REPEAT}
+    assert [d.message.position.seq for d in asked if d.result is AppendResult.DUPLICATE] == list(numbers)
+    assert {d.result for d in asked[end - 1 :]} == {AppendResult.NO_REPEAT}
     # As repeats of what is to be written, too.
-    again = await append(log, *(draft(key=hashed_key(n), digest=b"d") for n in numbers))
-    assert [(d.verdict, d.message.position.seq) for d in again] == [
+    again = await append(log, *(pending_entry(key=hashed_key(n), digest=b"d") for n in numbers))
+    assert [(d.result, d.message.position.seq) for d in again] == [
         (AppendResult.DUPLICATE, n) for n in numbers
     ]
 
 
 async def use(log: SqliteLog, number: int) -> None:
-    (one,) = await append(log, draft(key=hashed_key(number), digest=b"d"))
-    assert (one.verdict, one.message.position.seq) == (AppendResult.COMMITTED, number)
+    (one,) = await append(log, pending_entry(key=hashed_key(number), digest=b"d"))
+    assert (one.result, one.message.position.seq) == (AppendResult.COMMITTED, number)
 
 
 async def test_keys_are_found_before_during_and_after_they_move(log: SqliteLog) -> None:
@@ -88,7 +88,7 @@ async def test_keys_are_found_after_a_kill_at_any_step_of_their_move(log: Sqlite
 
 async def test_keys_of_large_batches_do_not_pile_up(log: SqliteLog) -> None:
     for start in range(0, 3000, 150):
-        await append(log, *(draft(key=hashed_key(start + n), digest=b"d") for n in range(1, 151)))
+        await append(log, *(pending_entry(key=hashed_key(start + n), digest=b"d") for n in range(1, 151)))
         assert counts(log)[0] <= 3 * 150
     await assert_kept(log, range(1, 3001))
 
@@ -122,7 +122,7 @@ async def test_after_a_failed_write_the_same_keys_are_known_as_before(log: Sqlit
         assert db is not None
         db.execute("PRAGMA max_page_count = 1")
         with pytest.raises(LogUnavailable, match="full"):
-            await append(log, draft(text="x" * 50_000, key=hashed_key(number), digest=b"d"))
+            await append(log, pending_entry(text="x" * 50_000, key=hashed_key(number), digest=b"d"))
         await assert_kept(log, range(1, number))
         await use(log, number)
 
@@ -147,7 +147,7 @@ async def test_sweeps_walk_all_keys_a_bounded_piece_at_a_time(
     monkeypatch.setattr("trunkline_router.log.sqlite.idempotency_keys._LOOKED_AT", 10)
     monkeypatch.setattr("trunkline_router.log.sqlite.idempotency_keys._LOOKED_AT_RECENT", 4)
     for count in (25, 13):
-        await append(log, *(draft(key=hashed_key(1000 * count + n)) for n in range(count)))
+        await append(log, *(pending_entry(key=hashed_key(1000 * count + n)) for n in range(count)))
     assert counts(log) == (13, 25)
     left = []
     for _ in range(5):
@@ -160,10 +160,10 @@ async def test_sweeps_get_past_keys_that_are_kept(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("trunkline_router.log.sqlite.idempotency_keys._LOOKED_AT", 10)
     now = NOW_MS
     log = SqliteLog.open(tmp_path / "log.db", clock=lambda: now, keep_keys_ms=1000, recent_keys=30)
-    await append(log, *(draft(key=bytes([200 + n]) * 16) for n in range(5)))
+    await append(log, *(pending_entry(key=bytes([200 + n]) * 16) for n in range(5)))
     now += 1000
-    await append(log, *(draft(key=bytes([n]) * 16) for n in range(25)))
-    await append(log, *(draft(key=bytes([100 + n]) * 16) for n in range(20)))
+    await append(log, *(pending_entry(key=bytes([n]) * 16) for n in range(25)))
+    await append(log, *(pending_entry(key=bytes([100 + n]) * 16) for n in range(20)))
     assert counts(log) == (20, 30)
     for _ in range(3):
         await log.sweep(now + 1)

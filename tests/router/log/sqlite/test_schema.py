@@ -35,7 +35,17 @@ from trunkline_router.log.sqlite.database_file import SCHEMA_VERSION, connect_wr
 from trunkline_router.log.sqlite.engine import SqliteLog
 from trunkline_router.log.sqlite.statements import Select, Write
 
-from tests.router.log.engines import ALICE, BOB, NOW_MS, append, draft, edit, hashed_key, position, read
+from tests.router.log.engines import (
+    ALICE,
+    BOB,
+    NOW_MS,
+    append,
+    edit,
+    hashed_key,
+    pending_entry,
+    position,
+    read,
+)
 from tests.router.log.whole_erasures import erase_tenant, erase_user, prune
 
 EPOCH = "0123456789abc"
@@ -51,7 +61,7 @@ def write_version(path: Path, version: int) -> list[bytes]:
     """A file as that version left it, with a log of three messages; returns their bodies."""
     bodies = []
     for seq in (1, 2, 3):
-        message = draft(text=f"old {seq}").message
+        message = pending_entry(text=f"old {seq}").message
         message.id = f"{EPOCH}-{seq}"
         message.position.CopyFrom(Position(EPOCH, seq).to_proto())
         message.created_at.FromMilliseconds(NOW_MS)
@@ -97,8 +107,8 @@ async def test_a_file_of_an_old_version_is_opened_with_all_it_holds(tmp_path: Pa
         StoredDelivery(41, ALICE, bodies[0], 0),
         StoredDelivery(42, ALICE, bodies[2], 0),
     ]
-    again = await append(log, *(draft(key=hashed_key(n), digest=b"d") for n in (1, 2)))
-    assert [(d.verdict, d.connections) for d in again] == [(AppendResult.DUPLICATE, 5)] * 2
+    again = await append(log, *(pending_entry(key=hashed_key(n), digest=b"d") for n in (1, 2)))
+    assert [(d.result, d.connections) for d in again] == [(AppendResult.DUPLICATE, 5)] * 2
     await log.close()
 
 
@@ -107,10 +117,10 @@ async def test_a_file_of_an_old_version_takes_all_that_a_new_one_has(tmp_path: P
     path = tmp_path / "log.db"
     bodies = write_version(path, version)
     log = open_log(path)
-    first = draft()
+    first = pending_entry()
     first.message.ParseFromString(bodies[0])
     (changed, _) = await append(log, edit(first), read(ALICE, Position(EPOCH, 2)))
-    await log.append(Transaction(attempts=[Attempts(41, 2)], given_up=[DeadLettered(42, 3, "no use")]))
+    await log.append(Transaction(attempts=[Attempts(41, 2)], dead_lettered=[DeadLettered(42, 3, "no use")]))
     await log.close()
 
     log = open_log(path)
@@ -118,7 +128,7 @@ async def test_a_file_of_an_old_version_takes_all_that_a_new_one_has(tmp_path: P
     assert await log.message("acme", f"{EPOCH}-1") == changed.message.SerializeToString()
     assert [d.attempts for d in await log.deliveries("acme", "echo", 0, 9)] == [2]
     assert await log.backlogs("acme") == [Backlog("echo", 1, NOW_MS, 1)]
-    (new,) = await append(log, draft(BOB, deliver=True))
+    (new,) = await append(log, pending_entry(BOB, deliver=True))
     assert new.delivery_id == 43
     assert await prune(log, max_messages=4) == 1
     assert await log.heads([ALICE]) == [Position(EPOCH, 5)]
@@ -205,7 +215,7 @@ async def test_erasures_find_what_they_erase_by_index(tmp_path: Path) -> None:
     assert db is not None
     texts: set[str] = set()
     db.set_trace_callback(texts.add)
-    (one, _) = await append(log, draft(), draft(BOB, deliver=True))
+    (one, _) = await append(log, pending_entry(), pending_entry(BOB, deliver=True))
     await append(log, edit(one), read(ALICE, position(one)))
     for call in (
         prune(log, max_bytes=1, max_messages=1, max_age_ms=1, now_ms=NOW_MS + 2),
