@@ -7,7 +7,8 @@ import re
 import subprocess
 import sys
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import websockets
 import yaml
@@ -15,9 +16,6 @@ import yaml
 from tests.support.certificates import Certificates, named
 from tests.support.processes import ROOT, Process, edge_process, router_process
 from tests.support.processes import environment as in_environment
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
@@ -41,8 +39,7 @@ def command(service: str) -> list[str]:
     entrypoint = declared.get("entrypoint") or exec_form(service, "ENTRYPOINT")
     words = entrypoint + (declared["command"] if "command" in declared else exec_form(service, "CMD"))
     words = [on_this_machine(service, word) for word in words]
-    assert words[0] == "python"
-    return [sys.executable, *words[1:]]
+    return [str(Path(sys.executable).with_name(words[0])), *words[1:]]
 
 
 def on_this_machine(service: str, word: str) -> str:
