@@ -79,6 +79,8 @@ def compile_python(out: Path) -> None:
     for folder in (package.parent, package):
         (folder / "__init__.py").write_text('"""Generated from protos/; see protos/README.md."""\n')
         (folder / "py.typed").touch()
+    for module in (PROTOS / "trunkline" / "v1").glob("*.py"):
+        shutil.copy(module, package)
     (package / "comments.py").write_text(comments_source())
     (package / "catalogue.py").write_text(catalogue_source(out))
 
