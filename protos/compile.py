@@ -64,7 +64,10 @@ def plugin(name: str) -> str:
 
 
 def compile_python(out: Path) -> None:
-    """Write the package ``trunkline.v1`` below `out`, replacing what an earlier run wrote there."""
+    """Write the package ``trunkline.v1`` below `out`, replacing what an earlier run wrote there.
+
+    The .proto files and the modules beside them are copied into the package.
+    """
     package = out / "trunkline" / "v1"
     shutil.rmtree(out / "trunkline", ignore_errors=True)
     package.mkdir(parents=True)
@@ -79,8 +82,9 @@ def compile_python(out: Path) -> None:
     for folder in (package.parent, package):
         (folder / "__init__.py").write_text('"""Generated from protos/; see protos/README.md."""\n')
         (folder / "py.typed").touch()
-    for module in (PROTOS / "trunkline" / "v1").glob("*.py"):
-        shutil.copy(module, package)
+    for source in (PROTOS / "trunkline" / "v1").iterdir():
+        if source.suffix in (".proto", ".py"):
+            shutil.copy(source, package)
     (package / "comments.py").write_text(comments_source())
     (package / "catalogue.py").write_text(catalogue_source(out))
 
