@@ -1,4 +1,4 @@
-"""Writes docs/errors.md from the error catalogue: `python docs/generate_errors.py`."""
+"""Write docs/errors.md from the error catalogue: `python docs/generate_errors.py`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PAGE = Path(__file__).with_name("errors.md")
 
 STATUS_NAMES: dict[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
 
-#: The first and last close code of each range, and what it asks of the client.
+#: First and last close code of each range, and its instruction to the client.
 RANGES = [
     (1000, 1011, "WebSocket's own"),
     (1012, 1013, "Reconnect: restart and overload"),
@@ -25,10 +25,10 @@ HEAD = """\
 
 <!-- Generated from protos/trunkline/v1/error.proto by docs/generate_errors.py. -->
 
-Every refusal, error and close there is. The code is the same on WebSockets (`error.code`,
-`closing.reason`), in gRPC (`ErrorInfo.reason`) and in logs. `{…}` stands for what the case at hand supplies.
+All refusals, errors and closes. The code is the same on WebSockets (`error.code`, `closing.reason`), in gRPC
+(`ErrorInfo.reason`) and in logs. `{…}` is a placeholder that each occurrence fills in.
 
-Meet a code that is not listed? It is newer than this page: do as `retryable` says.
+A code that is not listed is newer than this page: handle it by its `retryable`.
 """
 
 ERRORS = """\
@@ -41,12 +41,12 @@ ERRORS = """\
 CLOSES = """\
 ## Closes
 
-A `closing` frame with the code and the reason comes before each.
+A `closing` frame with the code and the reason precedes each close.
 """
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     entries = catalogue.ENTRIES.values()
     return "\n".join([HEAD, ERRORS + "".join(map(_row, entries)), CLOSES, *_ranges(list(entries))])
 

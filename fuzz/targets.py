@@ -223,7 +223,7 @@ def _drive(handling: Handling) -> None:
         while True:
             assert isinstance(call, RouterCall)
             call.request.SerializeToString()
-            call = handling.throw(CallRefused("UNAUTHORIZED", "Not authorized", 401))
+            call = handling.throw(CallRefused("UNAUTHORIZED", "Authentication failed", 401))
     except StopIteration as stop:
         reply: HttpReply = stop.value
     msgspec.json.encode(reply.body)

@@ -73,13 +73,13 @@ async def test_a_refused_connection_is_one_line_and_exit_code_1() -> None:
 
         async def refuse() -> None:
             side = await edge.accepted()
-            closing = ClosingFrame(code=4504, reason="UNKNOWN_TENANT", message="There is no tenant demo")
+            closing = ClosingFrame(code=4504, reason="UNKNOWN_TENANT", message="Tenant demo does not exist")
             await side.say(closing=closing)
             await side.close(4504)
 
         tasks.create_task(refuse())
         code, out, err = await run("chat", "--url", edge.url, "--once", "hi")
-        assert (code, out, err) == (1, [], ["There is no tenant demo (4504 UNKNOWN_TENANT)"])
+        assert (code, out, err) == (1, [], ["Tenant demo does not exist (4504 UNKNOWN_TENANT)"])
 
 
 async def test_a_connection_that_ends_for_good_while_chatting_is_one_line_and_exit_code_1() -> None:

@@ -234,10 +234,10 @@ async def test_a_refusal_by_close_code_is_raised_from_opening() -> None:
         opening = asyncio.create_task(edge.client().open())
         side = await edge.accepted()
         await side.say(
-            closing=ClosingFrame(code=4504, reason="UNKNOWN_TENANT", message="There is no tenant demo")
+            closing=ClosingFrame(code=4504, reason="UNKNOWN_TENANT", message="Tenant demo does not exist")
         )
         await side.close(4504)
-        with pytest.raises(Closed, match="no tenant demo") as closed:
+        with pytest.raises(Closed, match="Tenant demo does not exist") as closed:
             await opening
         assert (closed.value.code, closed.value.reason) == (4504, "UNKNOWN_TENANT")
 

@@ -169,7 +169,7 @@ def test_an_id_arrives_as_it_is(backend: HttpBackend, ident: str) -> None:
     with closing(HTTPConnection(backend.http.base_url.netloc.decode())) as connection:
         connection.request("GET", f"/v1/tenants/demo/messages/{quote(ident, safe='')}")
         refusal = json.loads(connection.getresponse().read())
-    assert refusal["message"] == f"There is no message {ident}"
+    assert refusal["message"] == f"Message {ident} does not exist"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from trunkline.v1 import catalogue
 from trunkline.v1.message_pb2 import MediaPart, Part
 from trunkline_client import Reply
 
@@ -103,7 +104,7 @@ async def test_l18_connections_and_frames_have_limits_that_can_be_set(edges: Edg
         await bob.heard("x" * 7 * KIB)
         await ann.say("x" * 9 * KIB)
         frames, code = await ann.closed()
-        assert frames[-1] == {"type": "error", "message": "The frame is larger than 8192 bytes"}
+        assert frames[-1] == {"type": "error", "message": catalogue.FRAME_TOO_LARGE.sentence(limit=8192)}
         assert code == 1009
         await bob.say("still here")
         await bob.heard("still here")

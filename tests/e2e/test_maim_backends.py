@@ -251,7 +251,7 @@ async def test_b7_no_tenant_and_no_agent_is_ever_guessed(edge: Process) -> None:
     path = "/api/v1/tenants/default/agents/a/platforms/b7/broadcast"
     assert await http(edge, "POST", path, {"type": "notice"}) == (
         404,
-        {"detail": "There is no tenant default"},
+        {"detail": "Tenant default does not exist"},
     )
 
 

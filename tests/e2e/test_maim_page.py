@@ -73,7 +73,7 @@ async def test_both_ways_out_of_the_bot_reach_the_client(started: tuple[str, Pro
     nobody = await defined["broadcast_to_agent_platform"](*place, {"type": "message"})
     assert nobody == {"success": False, "error": "No active connections for agent agent_1 on platform test"}
     failed = await defined["broadcast_to_agent_platform"]("nobody", "agent_1", "test", {})
-    assert failed == {"success": False, "error": 'HTTP 404: {"detail":"There is no tenant nobody"}'}
+    assert failed == {"success": False, "error": 'HTTP 404: {"detail":"Tenant nobody does not exist"}'}
     async with Backend(router) as trunkline, Adapter(edge, "demo/agent_1/test") as adapter:
         told = await defined["broadcast_to_agent_platform"](*place, {"type": "message", "text": "by HTTP"})
         assert told["success_count"] == 1

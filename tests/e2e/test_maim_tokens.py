@@ -76,7 +76,7 @@ async def test_m11_a_wrong_first_frame_is_an_error_and_the_end(
     ("path", "status", "says"),
     [
         ("/ws/locked/m11?token=wrong", 401, "the token is not one of this tenant's"),
-        ("/ws/nobody/echo/m11", 404, "There is no tenant nobody"),
+        ("/ws/nobody/echo/m11", 404, "Tenant nobody does not exist"),
         ("/ws/bare/m11", 400, "set [tenants.bare] agent"),
         ("/ws/demo/with%20space", 400, "white space"),
     ],

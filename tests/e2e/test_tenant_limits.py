@@ -11,6 +11,7 @@ import grpc
 import pytest
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
+from trunkline.v1 import catalogue
 from trunkline.v1.broadcast_service_pb2 import (
     BroadcastManyRequest,
     BroadcastRequest,
@@ -268,7 +269,9 @@ async def test_calls_of_a_tenant_are_limited_whatever_they_ask_for(
     assert 0 < len(refused) <= MANY - 4
     assert {reason_of(error) for error in refused} == {"RATE_LIMITED"}
     limit, whose = f"4 calls or {128 * MIB} bytes a second", f"the backends of tenant {tenant}"
-    assert {error.details() for error in refused} == {f"More than {limit} were sent by {whose}; slow down"}
+    assert {error.details() for error in refused} == {
+        catalogue.RATE_LIMITED.sentence(limit=limit, whose=whose)
+    }
     # That is of no concern to clients.
     async with client(edge, tenant) as ann:
         await ann.next("ack", id=await ann.say("meanwhile"))

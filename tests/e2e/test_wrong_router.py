@@ -74,7 +74,7 @@ async def test_an_edge_says_in_one_line_that_its_router_is_of_another_version() 
         (problem,) = await told(f"127.0.0.1:{port}")
     finally:
         server.stop(None).wait()
-    theirs = f"Contract v1.{CONTRACT_MINOR + 2} cannot work with v1.{CONTRACT_MINOR}"
+    theirs = f"Incompatible contract versions v1.{CONTRACT_MINOR + 2} and v1.{CONTRACT_MINOR}"
     assert problem.startswith(theirs)
 
 

@@ -120,7 +120,7 @@ def test_an_open_tenant_that_knows_no_tokens_does_not_look_at_them() -> None:
 
 
 def test_nobody_is_let_in_to_a_tenant_that_there_is_not() -> None:
-    assert refusal(admission(), visitor(), wish("nobody")) == "UNKNOWN_TENANT: There is no tenant nobody"
+    assert refusal(admission(), visitor(), wish("nobody")) == "UNKNOWN_TENANT: Tenant nobody does not exist"
 
 
 @pytest.mark.parametrize("name", ["", "no body", "a/b", "x" * 129])

@@ -108,11 +108,11 @@ def test_connections_are_counted_over_all_pages_and_only_those_of_langbot() -> N
     [
         (catalogue.UNAUTHORIZED, 401, "No valid user token provided"),
         (catalogue.UNKNOWN_TENANT, 404, "Pipeline not found"),
-        (catalogue.ROUTER_UNAVAILABLE, 503, "The service is starting or restarting; try again"),
+        (catalogue.ROUTER_UNAVAILABLE, 503, catalogue.ROUTER_UNAVAILABLE.text),
         (
             catalogue.INTERNAL,
             500,
-            "Internal server error: An internal error; the server's log has the details",
+            f"Internal server error: {catalogue.INTERNAL.text}",
         ),
     ],
 )

@@ -71,7 +71,7 @@ MALFORMED = [
 def test_malformed_json_is_refused_with_the_place_and_the_problem(payload: bytes, says: str) -> None:
     refused = refusal(JSON, payload)
     assert refused.entry.code == "MALFORMED_FRAME"
-    assert str(refused).startswith("The frame cannot be read: ")
+    assert str(refused).startswith("Malformed frame: ")
     assert says in str(refused)
 
 
@@ -79,7 +79,7 @@ def test_malformed_json_is_refused_with_the_place_and_the_problem(payload: bytes
 def test_an_unknown_type_is_named_in_the_error(frame_type: str) -> None:
     refused = refusal(JSON, json.dumps({"type": frame_type, "id": "m1"}).encode())
     assert refused.entry.code == "UNKNOWN_FRAME_TYPE"
-    assert f"No frame is of type {frame_type[:64]};" in str(refused)
+    assert f"Unknown frame type {frame_type[:64]};" in str(refused)
     assert refused.frame_id == "m1"
 
 

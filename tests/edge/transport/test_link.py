@@ -81,7 +81,7 @@ WRONG = {
     "HTTP": (tcp_server, (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",), "no gRPC server"),
     "silent TCP": (tcp_server, (b"",), "no welcome within"),
     "no service": (no_edge_service, (), "no EdgeService"),
-    "version": (another_version, (9,), f"v1.9 cannot work with v1.{catalogue.CONTRACT_MINOR}"),
+    "version": (another_version, (9,), f"v1.9 and v1.{catalogue.CONTRACT_MINOR}"),
     "no welcome": (silent_router, (), "no welcome within"),
 }
 

@@ -145,8 +145,8 @@ def test_an_option_that_cannot_be_so_is_told_before_anything_is_asked(
 
 
 def test_what_the_router_refuses_is_one_line(tenant: CommandLine, acme: str) -> None:
-    assert tenant.refusal("create", acme) == f"There is a tenant {acme} already (TENANT_EXISTS)"
-    assert tenant.refusal("show", "nobody") == "There is no tenant nobody (UNKNOWN_TENANT)"
+    assert tenant.refusal("create", acme) == f"Tenant {acme} already exists (TENANT_EXISTS)"
+    assert tenant.refusal("show", "nobody") == "Tenant nobody does not exist (UNKNOWN_TENANT)"
     assert tenant.refusal("set", acme, "--origin", "x").startswith("settings.origins[0]: must be a scheme")
     assert tenant.refusal("show", "a b").endswith("(INVALID_ARGUMENT)")
 

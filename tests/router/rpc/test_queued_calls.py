@@ -101,7 +101,7 @@ async def test_streams_of_all_who_show_no_key_take_turns_together(router: Guarde
             await stream.done_writing()
     codes = Counter(await asyncio.gather(*map(ended, streams)))
     refusals = {text for code, text in codes if code == "RATE_LIMITED"}
-    assert refusals == {"More than 2 streams a second were sent by those who show no key; slow down"}
+    assert refusals == {"Rate limit exceeded: those who show no key may send 2 streams a second"}
     assert codes["OK", ""] >= 2
 
 

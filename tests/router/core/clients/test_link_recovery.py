@@ -254,7 +254,7 @@ def test_an_edge_one_minor_version_apart_is_taken(minor: int) -> None:
 
 def test_an_edge_further_apart_is_refused() -> None:
     hello = LinkHello(edge_id="e", boot_id="b", contract_minor=catalogue.CONTRACT_MINOR + 2)
-    with pytest.raises(Refused, match="at most one minor version"):
+    with pytest.raises(Refused, match="differ by at most one"):
         Router().core.linked(hello, 0.0)
 
 

@@ -242,7 +242,7 @@ def test_a_backend_that_repeats_itself_gets_the_first_answer() -> None:
 
 
 def test_an_unknown_tenant_is_refused() -> None:
-    with pytest.raises(Refused, match="There is no tenant v"):
+    with pytest.raises(Refused, match="Tenant v does not exist"):
         Router().broadcast(("v", "", "", 0, ""))
 
 

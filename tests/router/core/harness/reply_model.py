@@ -168,7 +168,7 @@ class World:
             return
         expected = self.add_to(message, index, text)
         if expected == "DELTA_GAP":
-            with pytest.raises(Refused, match=f"where {message.next_index} is expected"):
+            with pytest.raises(Refused, match=f"expected {message.next_index}, got {index}"):
                 backend.add(index, text)
         else:
             assert backend.add(index, text) == len(self.accepted[message.id])

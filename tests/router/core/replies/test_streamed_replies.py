@@ -171,7 +171,7 @@ def test_a_backend_is_replaced_by_another_one() -> None:
     assert one.add(0, "a") == 1
     two = Producing(router, ALICE)
     router.settle()
-    with pytest.raises(Refused, match="was taken up by b"):
+    with pytest.raises(Refused, match="was taken over by b"):
         one.add(1, "late")
     assert two.message is not None
     assert (text_of(two.message), two.epoch) == ("a", 2)

@@ -146,7 +146,7 @@ def test_a_call_whose_turn_would_be_too_late_is_refused_and_says_when_to_come_ag
     with pytest.raises(Refused) as refused:
         calls.turns.wait(QueuedCall(0, lambda: None, lambda _: None), 60, calls.now)
     assert refused.value.retry_after_ms == 1250
-    assert str(refused.value) == "More than 4 calls a second were sent by somebody; slow down"
+    assert str(refused.value) == "Rate limit exceeded: somebody may send 4 calls a second"
     calls.pause(0.3)
     assert calls.call(10)
 
