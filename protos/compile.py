@@ -2,12 +2,14 @@
 
     python protos/compile.py OUT
 
-writes the package ``trunkline.v1`` below OUT: messages, gRPC stubs, types for both,
-``comments.py``, what the contract's comments say, which descriptors do not carry, and
-``catalogue.py``, the error catalogue and the contract's version as plain Python. The build hook
-(``hatch_build.py``) calls it, so ``pip install`` is all anybody has to type.
+writes the package ``trunkline.v1`` below OUT: messages, gRPC stubs, types for both, the modules and
+.proto files of ``trunkline/v1``, and two generated modules:
 
-Stubs are for the grpcio they were generated with or a newer one; ``pyproject.toml`` pins the pair.
+- ``comments.py``: the comments of the contract, which descriptors do not carry
+- ``catalogue.py``: the error catalogue and the contract's version as plain Python
+
+The build hook (``hatch_build.py``) calls it, so ``pip install`` is enough. Stubs need the grpcio that
+they were generated with, or a newer one; ``pyproject.toml`` pins the pair.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ PROTOS = Path(__file__).resolve().parent
 
 
 def include_paths() -> list[str]:
-    """Folders with the imports of the contract: itself, protobuf's own, and google/api."""
+    """Return the import folders of the contract: itself, protobuf's own, and google/api."""
     grpc_tools = importlib.util.find_spec("grpc_tools")
     google_api = importlib.util.find_spec("google.api")
     if grpc_tools is None or not grpc_tools.submodule_search_locations:
@@ -42,12 +44,12 @@ def include_paths() -> list[str]:
 
 
 def sources() -> list[str]:
-    """The contract's files, relative to protos/."""
+    """Return the contract's files, relative to protos/."""
     return sorted(str(path.relative_to(PROTOS)) for path in PROTOS.glob("trunkline/**/*.proto"))
 
 
 def protoc(*options: str) -> None:
-    """Run the compiler of grpcio-tools over the contract."""
+    """Run the compiler of grpcio-tools on the contract."""
     from grpc_tools import protoc as compiler
 
     includes = [f"-I{path}" for path in include_paths()]
@@ -56,7 +58,7 @@ def protoc(*options: str) -> None:
 
 
 def plugin(name: str) -> str:
-    """The protoc option that names an installed plugin, looked for on PATH and beside the interpreter."""
+    """Return the protoc option that names an installed plugin, found on PATH or beside the interpreter."""
     found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
     if found is None:
         raise SystemExit(f"compile.py needs {name}: pip install mypy-protobuf")
@@ -64,7 +66,7 @@ def plugin(name: str) -> str:
 
 
 def compile_python(out: Path) -> None:
-    """Write the package ``trunkline.v1`` below `out`, replacing what an earlier run wrote there.
+    """Write the package ``trunkline.v1`` below `out`, replacing the output of an earlier run.
 
     The .proto files and the modules beside them are copied into the package.
     """
@@ -90,7 +92,7 @@ def compile_python(out: Path) -> None:
 
 
 def comments_source() -> str:
-    """The source of ``trunkline/v1/comments.py``."""
+    """Return the source of ``trunkline/v1/comments.py``."""
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
     with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +109,7 @@ def comments_source() -> str:
 
 
 def _path_name(file: FileDescriptorProto, path: Sequence[int]) -> str:
-    """The name, without the package, of what a path in a descriptor leads to."""
+    """Return the name, without the package, of the element at a path in a descriptor."""
     names = []
     found: Message = file
     for number, index in zip(path[::2], path[1::2], strict=True):
@@ -118,7 +120,7 @@ def _path_name(file: FileDescriptorProto, path: Sequence[int]) -> str:
 
 
 def _unwrapped(comment: str) -> str:
-    """Paragraphs as one line each; what is indented further stays as it is."""
+    """Unwrap each paragraph to one line; keep indented tables."""
     paragraphs = []
     for paragraph in comment.strip().split("\n\n"):
         is_table = paragraph.startswith("   ")
@@ -127,7 +129,7 @@ def _unwrapped(comment: str) -> str:
 
 
 def catalogue_source(out: Path) -> str:
-    """The source of ``trunkline/v1/catalogue.py``, read from the descriptors just generated."""
+    """Return the source of ``trunkline/v1/catalogue.py``, from the descriptors just generated."""
     sys.path.insert(0, str(out))
     try:
         from trunkline.v1 import edge_service_pb2, error_pb2
@@ -148,8 +150,8 @@ def catalogue_source(out: Path) -> str:
 
 
 COMMENTS_HEAD = '''\
-"""What the contract's comments say, by name: `GetStats` of `PresenceService` is
-`PresenceService.GetStats`, a field `Part.text`, a value `Role.ROLE_USER`. Generated from the contract."""
+"""Comments of the contract, by name: an RPC as `PresenceService.GetStats`, a field as `Part.text`, a value
+as `Role.ROLE_USER`. Generated from the contract."""
 
 COMMENTS: dict[str, str] = {'''
 
@@ -174,18 +176,18 @@ class Entry(NamedTuple):
     retry_after_ms: int
 
     def sentence(self, **values: object) -> str:
-        """The text, completed. Raises KeyError where a value that the text names is missing."""
+        """Return the text with its placeholders filled in. Raises KeyError if a value is missing."""
         return self.text.format_map(values)
 
     def refused(self, *, retry_after_ms: int | None = None, **values: object) -> Refused:
-        """This entry as an exception, its text completed; with a time to wait where that is known better."""
+        """Return this entry as an exception. `retry_after_ms` overrides the delay of the entry."""
         return Refused(self, self.sentence(**values), values, retry_after_ms)
 
 
 class Refused(Exception):
-    """Something was refused for a reason of the catalogue; `str()` is the completed text.
+    """A refusal for a reason of the catalogue; `str()` is the text with its placeholders filled in.
 
-    `values` are what completes the text, for programs. `retry_after_ms` is the entry's unless given.
+    `values` are the placeholders' values, for programs. `retry_after_ms` defaults to the entry's.
     """
 
     def __init__(

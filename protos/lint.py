@@ -1,13 +1,13 @@
-"""Check the contract: its format, its style, and that it breaks nobody.
+"""Check the contract: format, style and compatibility.
 
     python protos/lint.py [REF]
 
 runs three checks of `buf`: format, lint, and breaking changes (WIRE_JSON, see buf.yaml) since git's
-REF. Without REF that is the newest release (tag ``v*``) that the checked-out commit contains; where
-there is none, as before the first release or in a shallow clone, nothing is compared.
+REF. The default is the newest release (tag ``v*``) in the history of the checked-out commit. If there
+is none, as before the first release or in a shallow clone, nothing is compared.
 
-Needs `buf` (buf-bin) beside the interpreter or on PATH, and no network: buf reads descriptor sets
-that protoc compiled, so it has no imports to look for.
+Requires `buf` (buf-bin) beside the interpreter or on PATH, and no network: buf reads descriptor sets
+that protoc compiled, so it resolves no imports.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CONFIG = str(PROTOS / "buf.yaml")
 
 
 def main(arguments: list[str]) -> int:
-    """Run the checks, all of them. Returns the exit code."""
+    """Run all checks. Returns the exit code."""
     if len(arguments) > 1 or any(argument.startswith("-") for argument in arguments):
         raise SystemExit(__doc__)
     contract = ROOT / "build" / "contract.binpb"
@@ -57,7 +57,7 @@ def describe(protos: Path, out: Path) -> None:
 
 
 def buf(*arguments: str) -> bool:
-    """Run buf; what it finds goes to the terminal. True if it found nothing."""
+    """Run buf, which prints its findings. Returns True if there are none."""
     found = shutil.which("buf", path=str(Path(sys.executable).parent)) or shutil.which("buf")
     if found is None:
         raise SystemExit("lint.py needs buf: pip install buf-bin")
@@ -65,7 +65,7 @@ def buf(*arguments: str) -> bool:
 
 
 def newest_release() -> str:
-    """The newest tag ``v*`` in the history of HEAD; empty where there is none, or no git."""
+    """Return the newest tag ``v*`` in the history of HEAD; empty if there is none, or no git."""
     if shutil.which("git") is None:
         return ""
     describe_tag = ["git", "-C", str(ROOT), "describe", "--tags", "--abbrev=0", "--match=v*"]
@@ -73,7 +73,7 @@ def newest_release() -> str:
 
 
 def checked_out(ref: str, folder: Path) -> Path:
-    """The folder `protos` as of `ref`, written below `folder`."""
+    """Write the folder `protos` as of `ref` below `folder`, and return its path."""
     archive = subprocess.run(
         ["git", "-C", str(ROOT), "archive", "--format=zip", ref, "protos"], check=False, capture_output=True
     )
