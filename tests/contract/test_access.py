@@ -1,4 +1,4 @@
-"""Each RPC of the contract says what it takes, and the guard knows for which tenant it asks."""
+"""Each RPC of the contract states its scope, and its rule finds the tenant that a request names."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from trunkline_router.rpc.auth_interceptor import PUBLIC
 from trunkline_router.rpc.method_rules import NOBODYS, rule_of
 
 METHODS = {f"{service.name}.{method.name}": method for service in services() for method in service.methods}
-#: RPCs that are for no tenant that is named in their requests.
+#: RPCs whose requests name no tenant.
 FOR_NONE = {"TenantService.ListTenants", "EdgeService.Link"}
 
 
 def test_every_service_of_the_contract_is_served_and_guarded() -> None:
     assert set(SERVICES) == {service.full_name for service in services()}
-    # What anybody may call is none of them.
+    # Public services are not among them.
     assert not set(SERVICES) & PUBLIC
 
 
@@ -30,12 +30,12 @@ def test_each_rpc_has_a_rule(method: MethodDescriptor) -> None:
     assert rule.scope == method.GetOptions().Extensions[requires]
     named = f"{method.containing_service.name}.{method.name}"
     assert bool(rule.field) == (named not in FOR_NONE)
-    # Who has no tenant of its own to ask for asks for none.
+    # Only callers without a tenant of their own may name none.
     assert rule.field or rule.scope in (SCOPE_OPERATOR, SCOPE_LINK)
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-def test_the_guard_finds_the_tenant_that_a_request_names(method: MethodDescriptor) -> None:
+def test_a_rule_finds_the_tenant_that_a_request_names(method: MethodDescriptor) -> None:
     rule = rule_of(method)
     if not rule.field or method.client_streaming:
         return
@@ -49,7 +49,7 @@ def test_the_guard_finds_the_tenant_that_a_request_names(method: MethodDescripto
     assert list(rule.names(method.input_type._concrete_class())) == [""]
 
 
-def test_the_guard_finds_the_tenants_that_messages_of_a_stream_name() -> None:
+def test_a_rule_finds_the_tenants_that_messages_of_a_stream_name() -> None:
     attach = rule_of(METHODS["AgentService.Attach"])
     hello = AttachRequest()
     assert list(attach.names(hello)) == []
@@ -62,7 +62,7 @@ def test_the_guard_finds_the_tenants_that_messages_of_a_stream_name() -> None:
     assert set(many.names(batch)) == {"acme", "other", ""}
 
 
-def test_a_tenants_admin_declares_no_tenants() -> None:
+def test_a_tenants_admin_cannot_declare_tenants() -> None:
     for named, method in METHODS.items():
         changes = named.startswith("TenantService.") and named.endswith("Tenant")
         if changes and not named.endswith("GetTenant"):

@@ -1,4 +1,4 @@
-"""The catalogue of errors is whole, consistent, and used as its texts say."""
+"""The error catalogue is complete, consistent, and used with the values that its texts need."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SOURCES = sorted(path for room in ("router", "edge", "runtime") for path in (ROO
 
 
 def placeholders(entry: Entry) -> set[str]:
-    """What the case at hand must supply."""
+    """Names that each occurrence must supply."""
     return {name for _, name, _, _ in Formatter().parse(entry.text) if name is not None}
 
 
@@ -38,7 +38,7 @@ def test_each_entry_has_a_sentence_with_named_placeholders(entry: Entry) -> None
 
 
 @pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
-def test_the_range_of_a_close_code_says_whether_to_come_back(entry: Entry) -> None:
+def test_the_range_of_a_close_code_states_whether_to_reconnect(entry: Entry) -> None:
     code = entry.close_code
     assert code in (0, 1000, 1009, 1011, 1012, 1013) or 4000 <= code <= 4999
     if 4000 <= code <= 4499 or code in (1011, 1012, 1013):
@@ -53,7 +53,7 @@ def test_close_codes_of_our_own_mean_one_thing_each() -> None:
 
 
 @pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
-def test_each_entry_says_how_it_is_told(entry: Entry) -> None:
+def test_each_entry_has_a_status_or_a_close_code(entry: Entry) -> None:
     assert entry.grpc_status or entry.http_status or entry.close_code
     assert 0 <= entry.grpc_status <= 16
     assert not entry.grpc_status or entry.http_status, "what an RPC is refused for has an HTTP form"
@@ -62,7 +62,7 @@ def test_each_entry_says_how_it_is_told(entry: Entry) -> None:
 
 
 def uses() -> Iterator[tuple[str, str, set[str] | None]]:
-    """Where the catalogue is used: place, entry, and what is supplied if its text is completed there."""
+    """Uses of the catalogue: place, entry, and the values supplied if its text is filled in there."""
     for path in SOURCES:
         tree = ast.parse(path.read_text())
         called = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
@@ -72,7 +72,7 @@ def uses() -> Iterator[tuple[str, str, set[str] | None]]:
                 call = called.get(id(node))
                 if call is not None:
                     names = {keyword.arg for keyword in call.keywords}
-                    # The time to wait is no part of the text.
+                    # The delay is not part of the text.
                     supplied = {name for name in names if name} - {"retry_after_ms"}
                     completed[id(node.value)] = supplied if None not in names else None
         for node in ast.walk(tree):
@@ -81,7 +81,7 @@ def uses() -> Iterator[tuple[str, str, set[str] | None]]:
 
 
 def is_entry(node: ast.Attribute) -> bool:
-    """A name of an entry, or one that should be."""
+    """The node names an entry, or should."""
     return node.attr.isupper() and node.attr not in ("CONTRACT_MINOR", "ENTRIES")
 
 
@@ -109,7 +109,7 @@ def test_each_entry_is_used_by_the_router_or_the_edge() -> None:
 
 
 def raised(path: Path) -> Iterator[str]:
-    """Refusals that are made by hand."""
+    """Places that construct a refusal without an entry."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Refused":
             yield f"{path.relative_to(ROOT)}:{node.lineno}"

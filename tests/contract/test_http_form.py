@@ -1,4 +1,4 @@
-"""Each unary RPC has one HTTP form at least, no two have the same, and each says whose it is."""
+"""Each unary RPC has at least one HTTP form, no two share one, and each names its tenant in the path."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def test_each_unary_rpc_has_an_annotation_and_a_route(method: MethodDescriptor) 
     assert forms
     for form in forms:
         assert form.template.startswith("/v1/")
-        # So that access is checked before a body is read.
+        # Access is checked before a body is read.
         assert form.tenant_at is not None or form.scope == SCOPE_OPERATOR
         assert form.tenant_at is None or form.variables[form.tenant_at][-1].name == "tenant"
-        # A body holds all that is not in the path; what cannot be in a query must have one.
+        # A body carries everything that is not in the path; RPCs that a query cannot express need one.
         assert form.takes_all == (form.http_method not in ("GET", "DELETE"))
 
 
-def test_what_streams_from_the_caller_has_none() -> None:
+def test_rpcs_that_stream_from_the_caller_have_no_http_form() -> None:
     for method in METHODS:
         if method.client_streaming:
             assert not method.GetOptions().HasExtension(http)
@@ -53,7 +53,7 @@ def test_no_two_routes_clash() -> None:
         segments = binding.pattern.segments
         for at, segment in enumerate(segments):
             shapes.setdefault((*segments[:at], "…"), set()).add("{}" if segment is None else segment)
-    # Where a variable stands no literal does, or a value could not be named.
+    # A literal beside a variable would make one value of the variable unreachable.
     for shape, beside in shapes.items():
         assert "{}" not in beside or beside == {"{}"}, shape
 
@@ -72,7 +72,7 @@ def test_the_document_describes_all_of_them_and_their_limits() -> None:
 
 
 def test_each_limit_is_a_keyword_of_the_schema() -> None:
-    """Save those of whole messages and of depth, which JSON Schema cannot say."""
+    """Except those of whole messages and of depth, which JSON Schema cannot express."""
     schemas = document(bindings())["components"]["schemas"]
     says = {"type", "$ref", "description", "contentEncoding", "items", "format"}
     for message in {binding.method.input_type for binding in bindings()}:
@@ -84,7 +84,7 @@ def test_each_limit_is_a_keyword_of_the_schema() -> None:
             assert schema.keys() - says, f"{name_of(field)}: {stated}"
 
 
-def test_what_a_document_must_say() -> None:
+def test_the_document_has_the_essential_parts() -> None:
     found = document(bindings())
     messages = found["paths"]["/v1/tenants/{tenant}/messages"]
     assert messages["post"]["requestBody"]["content"]["application/json"]["schema"] == {
@@ -109,7 +109,7 @@ def test_what_a_document_must_say() -> None:
     assert list(watch["responses"]["200"]["content"]) == ["text/event-stream"]
 
 
-def test_the_document_says_what_each_call_takes() -> None:
+def test_the_document_states_the_scope_of_each_call() -> None:
     found = document(bindings())
     assert found["components"]["securitySchemes"]["key"] | {"description": ""} == {
         "type": "http", "scheme": "bearer", "description": ""

@@ -1,4 +1,4 @@
-"""The contract's comments and what the router enforces say the same."""
+"""The router enforces exactly the limits that the contract's comments state."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def comments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def commented(
     message: DescriptorProto, texts: dict[tuple[int, ...], str], path: tuple[int, ...]
 ) -> Iterator[tuple[str, str]]:
-    """A message's comment and its fields'; the contract has no nested messages but those of maps."""
+    """A message's comment and its fields'; the contract has no nested messages except those of maps."""
     yield message.name, texts.get(path, "")
     for index, field in enumerate(message.field):
         yield f"{message.name}.{field.name}", texts.get((*path, 2, index), "")
@@ -88,7 +88,7 @@ def test_each_limit_that_a_comment_states_is_enforced(comments: dict[str, str]) 
 PART: dict[str, Any] = {"text": {"text": "hello"}}
 GROUP: dict[str, Any] = {"kind": "CONVERSATION_KIND_GROUP", "id": "room"}
 TENANT: dict[str, Any] = {"tenant": "t"}
-#: A valid message of each type, as far as something must be set in it.
+#: Required fields of a valid message, by type.
 VALID: dict[str, dict[str, Any]] = {
     "Conversation": GROUP,
     "Address": TENANT,
@@ -156,12 +156,12 @@ NOT_IDS = [
     "x" * 129,
     "x" * 10_000,
 ]
-#: What the largest number of the contract's kind holds.
+#: Maximum of a uint32.
 MOST = (1 << 32) - 1
 NOT_TOKENS = ["a\0b", "a\nb", "\x7f", "\x9f", "x" * 129, "x" * 10_000]
 IDS = ["a", "x" * 128, "群", "a.b-c_d@e*?#[]"]
 NOT_DIGESTS = ["", "a", "a" * 63, "a" * 65, "A" * 64, "g" * 64, "a" * 64 + "\n", "\u0661" * 64]
-#: What lists hold: items that the rule of each refuses, and ones that it takes.
+#: Items of lists that a rule refuses, and items that it accepts.
 ITEMS: dict[str, tuple[list[Any], list[Any]]] = {
     ID.sentence: (["", *NOT_IDS], IDS),
     WORD.sentence: (["", "a b", "a\n", "\x7f", "\u00a0", "x" * 257], ["a", "https://a.example:1", "x" * 256]),
@@ -171,7 +171,7 @@ ITEMS: dict[str, tuple[list[Any], list[Any]]] = {
 
 
 def struct(levels: int) -> dict[str, Any]:
-    """A Struct nested so deep."""
+    """Return a Struct with this many levels."""
     value: Any = 1
     for level in range(levels):
         value = {"k": value} if level % 2 == 0 or level == levels - 1 else [value]
@@ -179,7 +179,7 @@ def struct(levels: int) -> dict[str, Any]:
 
 
 def samples(name: str) -> tuple[list[Any], list[Any]]:
-    """Values that the rule of a field refuses, and ones that it takes."""
+    """Return values that the rule of a field refuses, and values that it accepts."""
     rule = LIMITS[name]
     sentence = rule.sentence
     if rule is ID:
@@ -211,7 +211,7 @@ def samples(name: str) -> tuple[list[Any], list[Any]]:
 
 
 def built(name: str, field: str, value: Any) -> Any:
-    """A valid message of a type with one field set to something."""
+    """Return a valid message of a type with one field set to a value."""
     message = TYPES[name](**VALID.get(name, {}))
     if field == "platform":
         message.agent = "a"
@@ -224,7 +224,7 @@ def built(name: str, field: str, value: Any) -> Any:
 
 
 def refusal(message: Any) -> str:
-    """What the refusal says; raises AssertionError where there is none."""
+    """Return the text of the refusal. Raises AssertionError if there is none."""
     with pytest.raises(Refused) as caught:
         check(message)
     assert caught.value.entry.code == "INVALID_ARGUMENT"
@@ -265,7 +265,7 @@ FIELDS = [name for name in LIMITS if "." in name]
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_each_rule_refuses_what_it_forbids_and_takes_the_rest(name: str) -> None:
+def test_each_rule_refuses_invalid_values_and_accepts_valid_ones(name: str) -> None:
     bad, good = SPECIAL.get(name) or SPECIAL.get(LIMITS[name].sentence) or samples(name)
     message, field = name.split(".")
     for value in bad:
@@ -329,10 +329,10 @@ ROOM = {"kind": 2, "id": "r"}
         ),
     ],
 )
-def test_an_address_whose_fields_do_not_go_together_is_refused(address: dict[str, Any], field: str) -> None:
+def test_an_address_with_inconsistent_fields_is_refused(address: dict[str, Any], field: str) -> None:
     request = broadcast_service_pb2.BroadcastRequest(address=Address(**address), parts=[PART])
     assert refusal(request).startswith(f"address.{field}: ")
-    # What was refused once is refused again.
+    # A repeated refusal does not depend on a cache.
     assert refusal(request).startswith(f"address.{field}: ")
 
 
@@ -347,7 +347,7 @@ def test_an_address_whose_fields_do_not_go_together_is_refused(address: dict[str
         {"tenant": "t", "connection": "c"},
     ],
 )
-def test_each_level_of_address_is_taken(address: dict[str, Any]) -> None:
+def test_each_level_of_address_is_accepted(address: dict[str, Any]) -> None:
     check(Address(**address))
 
 

@@ -1,4 +1,4 @@
-"""A stranger with nothing but protos/ and its README gets stubs and can call a router."""
+"""protos/ and its README are sufficient to generate stubs and call a router."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def blocks(language: str) -> list[str]:
 
 
 def run_shell(script: str, folder: Path) -> None:
-    """Run what a person would paste into a shell whose `python` is this interpreter."""
+    """Run a script in a shell whose `python` is this interpreter."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["sh", "-euc", script],
@@ -37,9 +37,9 @@ def run_shell(script: str, folder: Path) -> None:
 
 
 def run_python(source: str, folder: Path) -> str:
-    """Run Python that sees the stubs in `folder`/generated and no other part of Trunkline."""
+    """Run Python with the stubs in `folder`/generated and no other part of Trunkline."""
     site_packages = Path(google.protobuf.__file__).parents[2]
-    # Without `site` the editable install's .pth file is not read; the packages it stands among are.
+    # Without `site` Python ignores the editable install's .pth file but still finds the packages beside it.
     env = {**os.environ, "PYTHONPATH": f"{folder / 'generated'}{os.pathsep}{site_packages}"}
     done = subprocess.run(
         [sys.executable, "-S", "-c", source], cwd=folder, env=env, capture_output=True, text=True, check=False
@@ -50,7 +50,7 @@ def run_python(source: str, folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a copy of protos/, and what the README's commands made beside it."""
+    """A folder with a copy of protos/, and the output of the README's commands beside it."""
     folder = tmp_path_factory.mktemp("stranger")
     shutil.copytree(ROOT / "protos", folder / "protos", ignore=shutil.ignore_patterns("__pycache__"))
     pip_install, generate, *_ = blocks("sh")

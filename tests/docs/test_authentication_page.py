@@ -1,4 +1,4 @@
-"""What docs/authentication.md mints, runs and lists is taken, runs and is the contract's."""
+"""The token, the client and the tables in docs/authentication.md are valid."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.processes import ROOT
 PAGE = (ROOT / "docs" / "authentication.md").read_text()
 
 
-def test_the_token_on_the_page_is_taken() -> None:
+def test_the_token_on_the_page_is_accepted() -> None:
     (program,) = re.findall(r"```python mint\n(.*?)```", PAGE, re.DOTALL)
     defined: dict[str, Any] = {}
     exec(compile(program, "authentication.md", "exec"), defined)
@@ -42,7 +42,7 @@ def test_the_page_names_all_algorithms_and_rights() -> None:
         assert f"`{name}`" in PAGE
 
 
-async def test_the_client_on_the_page_is_one() -> None:
+async def test_the_client_on_the_page_is_a_client() -> None:
     (program,) = re.findall(r"```python client\n(.*?)```", PAGE, re.DOTALL)
     defined: dict[str, Any] = {}
     exec(compile(program, "authentication.md", "exec"), defined)
@@ -53,7 +53,7 @@ WORDS = {"operator": "the operator", "link": "edges"}
 
 
 @pytest.mark.parametrize("scope", [scope for scope in Scope.keys() if scope != "SCOPE_UNSPECIFIED"])  # noqa: SIM118
-def test_each_rpc_is_listed_with_the_scope_that_it_takes(scope: str) -> None:
+def test_each_rpc_is_listed_with_the_scope_that_it_requires(scope: str) -> None:
     word = scope.removeprefix("SCOPE_").lower()
     (row,) = re.findall(rf"^\| (?:`{word}`|{WORDS.get(word, word)}) \| (.*) \|$", PAGE, re.MULTILINE)
     methods = [method for service in services() for method in service.methods]

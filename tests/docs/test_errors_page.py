@@ -1,4 +1,4 @@
-"""docs/errors.md is what the catalogue says."""
+"""docs/errors.md matches the catalogue."""
 
 from __future__ import annotations
 

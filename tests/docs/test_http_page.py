@@ -1,4 +1,4 @@
-"""What docs/http.md shows is what happens."""
+"""The example and the tables in docs/http.md are correct."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAGE = (ROOT / "docs" / "http.md").read_text()
 
 
 def output(command: str) -> str:
-    """What a command prints."""
+    """Return the output of a command."""
     run = ["sh", "-c", command]
     return subprocess.run(run, capture_output=True, text=True, timeout=20, check=True).stdout
 

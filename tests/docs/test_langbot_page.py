@@ -1,4 +1,4 @@
-"""What docs/dialects/langbot.md shows is what happens."""
+"""The example and the settings in docs/dialects/langbot.md work."""
 
 from __future__ import annotations
 

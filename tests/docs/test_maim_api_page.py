@@ -1,4 +1,4 @@
-"""What docs/dialects/maim_api.md shows is what happens, with the client from PyPI."""
+"""The examples in docs/dialects/maim_api.md work with the client from PyPI."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PAGE = (ROOT / "docs" / "dialects" / "maim_api.md").read_text()
-#: By name.
+#: Programs on the page, by name.
 PROGRAMS = dict(re.findall(r"```python (\w+)\n(.*?)```", PAGE, re.DOTALL))
 
 
@@ -41,7 +41,7 @@ async def test_the_client_is_answered_and_the_backend_reaches_nobody_once_it_has
         exec(PROGRAMS["backend"], defined)
         async with asyncio.timeout(READY_TIMEOUT_S):
             while await defined["tell"](router.address, "hello"):
-                """The router has not heard yet that the client has gone."""
+                """The router has not yet been notified that the client disconnected."""
 
 
 def test_the_limit_is_the_codecs() -> None:

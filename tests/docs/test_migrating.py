@@ -1,4 +1,4 @@
-"""What docs/migrating.md shows is what happens, before and after."""
+"""The programs in docs/migrating.md behave as described, before and after."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ PROGRAMS = {
 
 
 def run(name: str) -> dict[str, Any]:
-    """What a program defines."""
+    """Run a program and return its definitions."""
     defined: dict[str, Any] = {}
     exec(PROGRAMS[name], defined)
     return defined
 
 
 class Socket:
-    """As much of a WebSocket as a manager uses."""
+    """The part of a WebSocket that a manager uses."""
 
     def __init__(self) -> None:
         self.sent: list[Any] = []
@@ -41,7 +41,7 @@ class Socket:
         self.sent.append(message)
 
 
-async def test_before_a_user_who_is_away_is_an_error_and_one_in_two_indexes_is_told_twice() -> None:
+async def test_before_an_offline_user_is_an_error_and_a_user_in_two_indexes_is_notified_twice() -> None:
     program = run("before")
     socket = Socket()
     await program["manager"].connect(socket, "pipeline_7", "ann")
@@ -51,7 +51,7 @@ async def test_before_a_user_who_is_away_is_an_error_and_one_in_two_indexes_is_t
         await program["finished"]("pipeline_7", "bob")
 
 
-async def test_after_both_are_told_and_who_is_away_gets_it_later(tmp_path: Path) -> None:
+async def test_after_both_get_the_message_and_an_offline_user_gets_it_later(tmp_path: Path) -> None:
     finished = run("after")["finished"]
     place = {"tenant": "demo", "agent": "ansflow", "platform": "web", "conversation": "group:pipeline_7"}
     with router_process(tmp_path) as router, edge_process(router.address) as edge:

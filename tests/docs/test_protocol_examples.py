@@ -1,4 +1,4 @@
-"""docs/protocol.md is true: its examples, its tables of fields and its close codes are the contract's."""
+"""The examples, tables of fields and close codes in docs/protocol.md match the contract."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def examples(side: str) -> list[str]:
 
 
 def canonical(example: dict[str, Any], message: Descriptor) -> dict[str, Any]:
-    """An example in protobuf's own JSON mapping, which ParseDict reads."""
+    """Return an example in protobuf's own JSON mapping, for ParseDict."""
     if message.name in {"ServerFrame", "Part"}:
         kind = message.fields_by_name[example["type"]]
         return {kind.name: canonical({k: v for k, v in example.items() if k != "type"}, kind.message_type)}

@@ -1,4 +1,4 @@
-"""What README.md shows is what happens."""
+"""The examples in README.md work."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_curl_example_is_answered(tmp_path: Path) -> None:
 async def test_the_worker_example_answers(tmp_path: Path) -> None:
     with router_process(tmp_path) as router, edge_process(router.address) as edge:
         command = [sys.executable, "-c", WORKER.replace("127.0.0.1:50051", router.address)]
-        # It says nothing; what is asked before it is there waits for it.
+        # The worker prints nothing; messages sent before it attaches wait for it.
         with Process(command, {}, "the worker", tmp_path):
             async with (
                 Client(

@@ -1,4 +1,4 @@
-"""What docs/security.md says can be set can be, and what it does to try TLS out works."""
+"""The variables in docs/security.md exist, and its TLS example works."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_all_settings_about_connections_are_on_the_page() -> None:
 
 
 def exported(text: str) -> dict[str, str]:
-    """What a text has a shell export."""
+    """Return the variables that a text has a shell export."""
     return dict(re.findall(r"(TRUNKLINE_\w+)=(\S+)", text))
 
 

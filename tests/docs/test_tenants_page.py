@@ -1,4 +1,4 @@
-"""What docs/tenants.md shows is what happens."""
+"""The commands, the file and the tables in docs/tenants.md work."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ALICE = {"tenant": "acme", "agent": "echo", "platform": "web", "conversation": "
 
 
 class Shell:
-    """Runs what the page shows, in a folder in which the router's is `data`."""
+    """Runs commands of the page in a folder that contains the router's as `data`."""
 
     def __init__(self, folder: Path, router: Process) -> None:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -56,12 +56,12 @@ class Shell:
         return done.stdout
 
     def shown(self, *words: str) -> Any:
-        """What a command says to a script."""
+        """Return the JSON output of a command."""
         return json.loads(self(" ".join(["trunkline-router tenant", *words, "--json"])))
 
 
 def say(router: Process, key: str) -> None:
-    """Say something to alice as a backend with this key."""
+    """Send a message to alice as a backend with this key."""
     request = BroadcastRequest(address=address(**ALICE), parts=[Part(text=TextPart(text="hello"))])
     with grpc.insecure_channel(router.address) as channel:
         stub: Any = BroadcastServiceStub(channel)  # type: ignore[arg-type]
@@ -116,14 +116,14 @@ def test_a_changed_file_is_followed_and_one_with_a_mistake_is_not(tmp_path: Path
 
 
 def until(condition: Callable[[], bool], shell: Shell) -> None:
-    """Wait for something that comes within a second or two, doing what takes a while each time."""
+    """Run a slow command until the condition holds, which takes a second or two."""
     deadline = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < deadline
         shell.shown("show", "one")
 
 
-def test_the_limits_are_those_that_there_are() -> None:
+def test_the_table_of_limits_matches_the_defaults() -> None:
     rows = table("Limits")
     shown = {
         field.name: shown_bytes(value) if "bytes" in field.name else str(value)
@@ -134,12 +134,12 @@ def test_the_limits_are_those_that_there_are() -> None:
     assert (settings.max_conversations, settings.max_open_messages) == (100, 10_000)
 
 
-def test_the_scopes_are_those_that_a_key_may_have() -> None:
+def test_the_table_of_scopes_matches_those_of_keys() -> None:
     assert list(table("API keys")) == list(Grantable)
 
 
 def table(heading: str) -> dict[str, list[str]]:
-    """The rows of the table below a heading: by what is first in them, the rest."""
+    """Return the rows of the table below a heading, by their first cell."""
     section = PAGE.partition(f"## {heading}\n")[2].partition("\n## ")[0]
     lines = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
     return {first.strip(" `"): [cell.strip() for cell in rest] for first, *rest in lines[2:]}
