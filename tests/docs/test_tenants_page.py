@@ -18,10 +18,10 @@ from joserfc.jwk import OKPKey
 from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
 from trunkline.v1.broadcast_service_pb2_grpc import BroadcastServiceStub
 from trunkline.v1.message_pb2 import Part, TextPart
+from trunkline.v1.tenant_limits import TENANT_LIMITS
 from trunkline_client import Client, address
 from trunkline_router.cli.api_key_commands import Grantable
 from trunkline_router.cli.units import shown_bytes
-from trunkline_router.core.tenants.tenant import DEFAULTS
 from trunkline_router.settings import RouterSettings
 from trunkline_router.tenants_file import load
 
@@ -123,13 +123,15 @@ def until(condition: Callable[[], bool], shell: Shell) -> None:
         shell.shown("show", "one")
 
 
-def test_the_table_of_limits_matches_the_defaults() -> None:
-    rows = table("Limits")
-    shown = {
-        field.name: shown_bytes(value) if "bytes" in field.name else str(value)
-        for field, value in DEFAULTS.ListFields()
+def test_the_table_of_limits_matches_the_contract() -> None:
+    documented = {name: (cells[0], cells[-1]) for name, cells in table("Limits").items()}
+    assert documented == {
+        limit.name: (
+            shown_bytes(limit.default) if limit.is_size else str(limit.default),
+            limit.exceeded.code,
+        )
+        for limit in TENANT_LIMITS.values()
     }
-    assert {name: cells[0] for name, cells in rows.items()} == shown
     settings = RouterSettings()
     assert (settings.max_conversations, settings.max_open_messages) == (100, 10_000)
 
