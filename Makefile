@@ -13,7 +13,7 @@ STUBS := build/stubs/trunkline/v1/catalogue.py
 # The distributions of this repository, each before those that need it.
 PROJECTS := protos runtime edge router clients/python
 EDITABLE := $(PROJECTS:%=-e ./%)
-PROTOS := $(shell find protos -name '*.proto') protos/compile.py
+PROTOS := $(shell find protos -name '*.proto' -o -path '*trunkline/v1/*.py') protos/compile.py
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
