@@ -108,7 +108,7 @@ def test_when_make_is_killed_everything_ends(tmp_path: Path) -> None:
 def test_when_one_process_dies_it_says_which_and_why_and_stops_the_others(tmp_path: Path) -> None:
     with running(tmp_path) as (process, _):
         started = children(process.pid)
-        (edge,) = [pid for pid in started if "edge" in command_line(pid)]
+        (edge,) = [pid for pid in started if "trunkline_edge" in command_line(pid)]
         os.kill(edge, signal.SIGKILL)
         assert process.wait() == 1
         assert "The edge was killed by SIGKILL." in process.stderr

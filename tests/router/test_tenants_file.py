@@ -298,7 +298,7 @@ def test_a_router_does_not_start_with_a_file_that_is_wrong(tmp_path: Path) -> No
         "TRUNKLINE_ROUTER_LISTEN": "127.0.0.1:0",
         "TRUNKLINE_DATA_DIR": str(tmp_path / "data"),
     }
-    with Process([sys.executable, "-m", "router", "serve"], env, "router", ROOT) as process:
+    with Process([sys.executable, "-m", "trunkline_router", "serve"], env, "router", ROOT) as process:
         assert process.wait() == 1
         [line] = process.stderr.splitlines()
     assert line.startswith(f"router: TRUNKLINE_TENANTS_FILE: {path}: tenants.acme.tokens: ")

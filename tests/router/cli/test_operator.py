@@ -192,7 +192,7 @@ def test_a_router_that_talks_by_tls_is_known_by_its_certificate(
 
 def test_it_is_a_command_of_the_routers(router: Process) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "router", "tenant", "list"],
+        [sys.executable, "-m", "trunkline_router", "tenant", "list"],
         env=environment({"TRUNKLINE_ROUTER": router.address, "TRUNKLINE_OPERATOR_KEY": OPERATOR}),
         cwd=ROOT,
         capture_output=True,
