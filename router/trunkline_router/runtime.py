@@ -25,7 +25,7 @@ from trunkline_router.core.commits.effects import (
     ReadMessage,
     ReadPages,
 )
-from trunkline_router.core.directory.directory import Link
+from trunkline_router.core.directory.connections import Link
 from trunkline_router.core.router import RouterCore
 from trunkline_router.core.tenants.api_keys import Caller, CallerKind
 from trunkline_router.core.tenants.fair_call_queue import Tarpit
@@ -152,7 +152,7 @@ class RouterRuntime:
             self.core.reads += self._put_off
             self._put_off.clear()
             self.settle()
-        if self.core.publishing.drained(link):
+        if self.core.link_drained(link):
             self._changed.set()
             self.settle()
 

@@ -11,7 +11,7 @@ from trunkline.v1.edge_service_pb2 import ConnectionOpened, LinkHello, LinkReque
 from trunkline_edge.core.edge import EdgeCore
 from trunkline_edge.core.limits import EdgeLimits
 from trunkline_edge.dialects.codec import StreamingMode
-from trunkline_router.core.directory.directory import Link
+from trunkline_router.core.directory.connections import Link
 
 from tests.edge.core.core_harness import PROTO, group
 from tests.edge.core.snapshot_codec import Shown
@@ -110,7 +110,7 @@ class EdgeSide:
         self.world.mail.discard(self.link)
         self.to_edge += got
         if got:
-            self.world.router.publishing.drained(self.link)
+            self.world.router.link_drained(self.link)
         self.core.drained()
         return bool(sent or got)
 

@@ -21,7 +21,7 @@ from trunkline_router.core.commits.effects import (
     ReadMessage,
     ReadPages,
 )
-from trunkline_router.core.directory.directory import ConnectedClient, Link
+from trunkline_router.core.directory.connections import ConnectedClient, Link
 from trunkline_router.core.router import RouterCore
 from trunkline_router.core.tenants.tenant import defaults
 from trunkline_router.core.values.log_records import PendingEntry, Transaction

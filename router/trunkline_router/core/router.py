@@ -30,8 +30,10 @@ from trunkline_router.core.clients.token_updates import TokenUpdates
 from trunkline_router.core.commits.commit_queue import AtomicWrite, CommitQueue
 from trunkline_router.core.commits.effects import Read
 from trunkline_router.core.commits.publishing import PublishPipeline
+from trunkline_router.core.directory.backpressure import Backpressure
 from trunkline_router.core.directory.client_outbox import ClientOutbox
-from trunkline_router.core.directory.directory import Directory, Link
+from trunkline_router.core.directory.connections import Link
+from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.directory.link_outbox import LinkOutbox
 from trunkline_router.core.directory.presence import Presence, Watcher
 from trunkline_router.core.directory.tenant_table import TenantTable
@@ -90,14 +92,26 @@ class RouterCore:
         mail: set[Link] = self.mail  # type: ignore[assignment]
         worker_mail: set[AttachedWorker] = self.mail  # type: ignore[assignment]
         watcher_mail: set[Watcher] = self.mail  # type: ignore[assignment]
-        self.publishing = PublishPipeline(self.directory, self.commit_queue, mail, new_id, now_ms)
+        workers: set[AttachedWorker] = set()
+        self.agents = Dispatcher(
+            self.directory,
+            self.commit_queue,
+            self.reads,
+            worker_mail,
+            lease_s=delivery_lease_s,
+            max_attempts=max_attempts,
+            workers=workers,
+        )
+        self._backpressure = Backpressure(mail)
+        self.publishing = PublishPipeline(
+            self.directory, self.commit_queue, self._backpressure, self.agents, new_id, now_ms
+        )
         self.presence = Presence(self.directory, watcher_mail)
-        self.answers = ClientOutbox(self.directory, self.publishing)
+        self.answers = ClientOutbox(self.directory, self._backpressure)
         self.api_keys = ApiKeys()
         self.pacing = StreamRateLimiter(self.directory)
         self.tenancy = TenantTable(self.directory, self.answers, mail, defaults)
         self._granting = TokenUpdates(self.directory, self.presence, self.answers)
-        workers: set[AttachedWorker] = set()
         self.open_messages = OpenMessages(
             self.directory,
             self.commit_queue,
@@ -110,17 +124,7 @@ class RouterCore:
         )
         self.opener = MessageOpener(self.directory, self.commit_queue, self.open_messages)
         self.replies = StreamedReplies(self.open_messages, self.opener, worker_mail)
-        self.agents = Dispatcher(
-            self.directory,
-            self.commit_queue,
-            self.publishing,
-            self.reads,
-            worker_mail,
-            lease_s=delivery_lease_s,
-            max_attempts=max_attempts,
-            workers=workers,
-            dead_lettered=self.open_messages.give_up,
-        )
+        self.agents.abandoned = self.open_messages.give_up
         self.changing = Edits(self.commit_queue, self.reads, self.agents)
         join = partial(
             SubscribeOperation, self.directory, self.commit_queue, self.reads, mail, self.open_messages
@@ -205,15 +209,22 @@ class RouterCore:
             position = Position(entry.topic.position.epoch, entry.topic.position.seq)
             link.restoring[topic_of(entry.topic.address)] = position
 
+    def link_drained(self, link: Link) -> bool:
+        """A batch was written to the link. Returns whether that unblocks any source."""
+        unblocks = self._backpressure.drained(link)
+        if unblocks:
+            self.agents.unblocked()
+        return unblocks
+
     def link_lost(self, link: Link) -> None:
         """The stream ended. The connections are kept for a lease, as the edge may link again."""
         link.lose()
         self.mail.discard(link)
-        self.publishing.drained(link)
+        self.link_drained(link)
 
     def _forget(self, link: Link) -> None:
         link.lose()
-        self.publishing.drained(link)
+        self.link_drained(link)
         if self.directory.links.get(link.edge_id) is link:
             del self.directory.links[link.edge_id]
         for number in list(link.connections):
@@ -298,8 +309,7 @@ class RouterCore:
 
     def settle(self, now: float) -> None:
         """Hand out deliveries and return credit; to be called after every batch of events."""
-        if self.publishing.stirred:
-            self.agents.hand_out(now)
+        self.agents.hand_out(now)
         for link in list(self._withholding):
             if self.may_send(link.blocked_by):
                 self._withholding.discard(link)

@@ -19,7 +19,7 @@ from trunkline.v1.broadcast_service_pb2_grpc import BroadcastServiceServicer
 from trunkline.v1.catalogue import Refused
 
 from trunkline_router.core.commits.publishing import response_of
-from trunkline_router.core.directory.directory import ConnectedClient, Link
+from trunkline_router.core.directory.connections import ConnectedClient, Link
 from trunkline_router.core.values.error_frames import to_proto
 from trunkline_router.core.values.log_records import PendingEntry
 from trunkline_router.rpc import streams

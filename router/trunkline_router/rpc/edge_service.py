@@ -12,7 +12,7 @@ from trunkline.v1 import catalogue
 from trunkline.v1.edge_service_pb2 import LinkRequest, LinkResponse, LinkWelcome
 from trunkline.v1.edge_service_pb2_grpc import EdgeServiceServicer
 
-from trunkline_router.core.directory import directory
+from trunkline_router.core.directory import connections
 from trunkline_router.rpc import streams
 from trunkline_router.rpc.status import answers
 from trunkline_router.runtime import RouterRuntime
@@ -62,7 +62,7 @@ class EdgeServicer(EdgeServiceServicer):
             lease_s=max(1, round(core.lease_s)),
         )
 
-    async def _read(self, link: directory.Link, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    async def _read(self, link: connections.Link, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         shell, core = self._shell, self._shell.core
         while (batch := await context.read()) is not grpc.aio.EOF:
             core.link_received(link, batch, time.monotonic())

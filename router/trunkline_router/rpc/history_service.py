@@ -37,10 +37,10 @@ from trunkline.v1.message_pb2 import (
 )
 
 from trunkline_router.core.clients.edits import EditRequest
-from trunkline_router.core.directory.directory import ConnectedClient, Link
-from trunkline_router.core.replies.streamed_message import OPEN
+from trunkline_router.core.directory.connections import ConnectedClient, Link
 from trunkline_router.core.validation.validator import check, topic_address
 from trunkline_router.core.values.log_records import PageRequest, PendingEntry
+from trunkline_router.core.values.message_states import OPEN
 from trunkline_router.core.values.topics import Position, TopicKey, topic_of
 from trunkline_router.rpc.status import answers
 from trunkline_router.runtime import RouterRuntime

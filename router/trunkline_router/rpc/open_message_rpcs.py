@@ -21,11 +21,12 @@ from trunkline.v1.broadcast_service_pb2 import (
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.message_pb2 import ROLE_SYSTEM, ROLE_USER, Author, Message, MessageState
 
-from trunkline_router.core.directory.directory import Link
-from trunkline_router.core.replies.streamed_message import COMPLETE, OPEN, Ended
+from trunkline_router.core.directory.connections import Link
+from trunkline_router.core.replies.streamed_message import Ended
 from trunkline_router.core.replies.streamed_message import StreamedMessage as Opened
 from trunkline_router.core.replies.streamed_replies import message_ended
 from trunkline_router.core.validation.validator import check, topic_address
+from trunkline_router.core.values.message_states import COMPLETE, OPEN
 from trunkline_router.core.values.topics import Position, topic_of
 from trunkline_router.rpc.status import answers
 from trunkline_router.runtime import RouterRuntime

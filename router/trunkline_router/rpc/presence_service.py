@@ -93,7 +93,7 @@ class PresenceServicer(PresenceServiceServicer):
         heard = [topic.key for topic in self._shell.core.directory.topics.values() if topic.listeners]
         ours = [key for key in heard if key[0] == tenant.name]
         return GetStatsResponse(
-            connections=len(tenant.connections),
+            connections=len(self._shell.core.directory.connections_of(tenant)),
             users=sum(1 for key in ours if key[3] == USER),
             topics=len(ours),
             agents=await self._agents(tenant),

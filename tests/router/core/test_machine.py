@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from trunkline_router.core.directory.directory import topics_heard
+from trunkline_router.core.directory.connections import topics_heard
 from trunkline_router.core.values.topics import (
     EMPTY,
     GROUP,
@@ -211,7 +211,7 @@ class CoreMachine(RuleBasedStateMachine):
                 router.close(client)
         router.settle()
         assert not router.core.directory.topics
-        assert not any(tenant.connections for tenant in router.core.directory.tenants.values())
+        assert not any(map(router.connections_of, router.core.directory.tenants))
 
 
 CoreMachine.TestCase.settings = settings(

@@ -22,7 +22,6 @@ from trunkline_router.core.agents.settlement import (
 from trunkline_router.core.agents.worker import AttachedWorker
 from trunkline_router.core.commits.commit_queue import AtomicWrite, CommitQueue
 from trunkline_router.core.commits.effects import Read, ReadDeliveries
-from trunkline_router.core.commits.publishing import PublishPipeline
 from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.validation.validator import check
 from trunkline_router.core.values.error_frames import to_proto
@@ -50,26 +49,26 @@ class Dispatcher:
         self,
         directory: Directory,
         commit_queue: CommitQueue,
-        publishing: PublishPipeline,
         reads: list[Read],
         mail: set[AttachedWorker],
         *,
         lease_s: float,
         max_attempts: int,
         workers: set[AttachedWorker],
-        dead_lettered: Callable[[TopicKey, str], None],
     ) -> None:
         self._directory = directory
         self._commit_queue = commit_queue
-        self._queues = publishing.queues
-        self._stirred = publishing.stirred
+        #: By tenant and agent.
+        self.queues: dict[tuple[str, str], AgentQueue] = {}
+        #: Queues with something to hand out.
+        self._stirred: set[tuple[str, str]] = set()
         self._reads = reads
         self._mail = mail
         self.lease_s = lease_s
         self._max_attempts = max_attempts
         self.workers = workers
-        #: Called with a message that nobody will try to answer any more.
-        self._given_up = dead_lettered
+        #: Called with a message that no worker will answer any more.
+        self.abandoned: Callable[[TopicKey, str], None] = lambda topic, message_id: None
         #: Messages whose deliveries are being taken out of the log.
         self._withdrawing: dict[str, StoredDelivery | None] = {}
 
@@ -88,10 +87,10 @@ class Dispatcher:
         self.workers.add(worker)
         for agent in worker.agents:
             name = (worker.tenant, agent)
-            queue = self._queues.get(name)
+            queue = self.queues.get(name)
             if queue is None:
                 queue = AgentQueue(worker.tenant, agent, self.lease_s, withdrawing=self._withdrawing)
-                self._queues[name] = queue
+                self.queues[name] = queue
             queue.workers.append(worker)
             self._stirred.add(name)
         return worker
@@ -101,7 +100,7 @@ class Dispatcher:
         self.workers.discard(worker)
         self._mail.discard(worker)
         for agent in worker.agents:
-            self._queues[worker.tenant, agent].workers.remove(worker)
+            self.queues[worker.tenant, agent].workers.remove(worker)
             self._stirred.add((worker.tenant, agent))
         for held in [h for h in worker.held.values() if not h.settling]:
             self.failed(held, "the worker's stream broke")
@@ -220,7 +219,7 @@ class Dispatcher:
         self._stir(held.queue)
 
     def _nobody_answers(self, held: LeasedDelivery) -> None:
-        self._given_up(held.delivery.topic, Message.FromString(held.delivery.message).id)
+        self.abandoned(held.delivery.topic, Message.FromString(held.delivery.message).id)
 
     def put_back(self, queue: AgentQueue, delivery: StoredDelivery) -> None:
         """What was to be taken out of the log is still there."""
@@ -240,7 +239,7 @@ class Dispatcher:
         be, or is at it.
         """
         self._withdrawing.setdefault(message.id)
-        queue = self._queues.get(topic[:2])
+        queue = self.queues.get(topic[:2])
         found = queue.withdraw(topic, message.id) if queue is not None else None
         if queue is not None:
             self._stir(queue)
@@ -254,7 +253,7 @@ class Dispatcher:
     def withdrawn(self, topic: TopicKey, message_id: str) -> StoredDelivery | None:
         """The log has dealt with that. Returns the delivery where it came meanwhile."""
         # Its first worker may have come meanwhile, too.
-        queue = self._queues.get(topic[:2])
+        queue = self.queues.get(topic[:2])
         if queue is not None:
             queue.withdrawn()
         return self._withdrawing.pop(message_id, None)
@@ -267,22 +266,34 @@ class Dispatcher:
             if not (is_held or found.settling or found.erased):
                 self.put_back(found.queue, found.delivery)
         elif found is not None:
-            self.put_back(self._queues[found.topic[:2]], found)
+            self.put_back(self.queues[found.topic[:2]], found)
 
     def replayed(self, deliveries: list[StoredDelivery]) -> None:
         """Dead letters have become deliveries again, all of one agent."""
         for delivery in deliveries:
-            queue = self._queues.get(delivery.topic[:2])
+            queue = self.queues.get(delivery.topic[:2])
             if queue is not None:
                 queue.stored(delivery)
                 self._stir(queue)
 
     # Handing out
 
+    def stored(self, delivery: StoredDelivery) -> None:
+        """A delivery was committed. Until a worker has attached for its agent, it stays in the log only."""
+        name = delivery.topic[:2]
+        queue = self.queues.get(name)
+        if queue is not None:
+            queue.stored(delivery)
+            self._stirred.add(name)
+
+    def unblocked(self) -> None:
+        """Sources may send again, workers among them: reconsider every queue."""
+        self._stirred.update(self.queues)
+
     def hand_out(self, now: float) -> None:
         """Hand out what has become free to hand out since the last call."""
         while self._stirred:
-            queue = self._queues.get(self._stirred.pop())
+            queue = self.queues.get(self._stirred.pop())
             if queue is None:
                 continue
             self._mail.update(queue.dispatch(now))
@@ -321,7 +332,7 @@ class Dispatcher:
         for worker in silent:
             # What it lost is not for itself again.
             worker.is_draining = True
-        for queue in self._queues.values():
+        for queue in self.queues.values():
             for held in queue.expired(now):
                 self.failed(held, "its lease ended")
             if queue.due(now) or queue.wants_more():
@@ -330,7 +341,7 @@ class Dispatcher:
 
     def erased(self, topic: TopicKey) -> None:
         """A topic's log was reset, and its unsettled deliveries with it."""
-        if queue := self._queues.get((topic[0], topic[1])):
+        if queue := self.queues.get((topic[0], topic[1])):
             queue.erased(topic)
 
     def user_erased(self, tenant: str, user: str) -> None:
@@ -343,8 +354,8 @@ class Dispatcher:
         """A tenant is no more; it has no workers any longer."""
         for queue in self.queues_of(tenant):
             if not queue.workers:
-                del self._queues[tenant, queue.agent]
+                del self.queues[tenant, queue.agent]
 
     def queues_of(self, tenant: str) -> list[AgentQueue]:
         """The queues of a tenant's agents that ever had a worker."""
-        return [queue for queue in self._queues.values() if queue.tenant == tenant]
+        return [queue for queue in self.queues.values() if queue.tenant == tenant]

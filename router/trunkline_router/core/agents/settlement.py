@@ -10,9 +10,9 @@ from trunkline.v1.catalogue import Refused
 from trunkline.v1.message_pb2 import ROLE_AGENT, Message
 
 from trunkline_router.core.agents.agent_queue import AgentQueue, LeasedDelivery
-from trunkline_router.core.directory.directory import ConnectedClient, Link
-from trunkline_router.core.replies.streamed_message import COMPLETE
+from trunkline_router.core.directory.connections import ConnectedClient, Link
 from trunkline_router.core.values.log_records import PendingEntry, StoredDelivery, Withdrawal
+from trunkline_router.core.values.message_states import COMPLETE
 
 if TYPE_CHECKING:
     from trunkline_router.core.agents.dispatcher import Dispatcher

@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from trunkline.v1.agent_service_pb2 import AttachResponse
-from trunkline.v1.message_pb2 import MessageState
 from trunkline_runtime.credited_batch_queue import MAX_BATCH_BYTES
 
-from trunkline_router.core.directory.directory import Link
-from trunkline_router.core.replies.streamed_message import StreamedMessage
-from trunkline_router.core.values.topics import Position
+from trunkline_router.core.directory.connections import Link
 
 if TYPE_CHECKING:
     from trunkline_router.core.agents.agent_queue import LeasedDelivery
 
 #: Batches that may wait for one worker before its settlements are read no further.
 MAX_CLOSED_BATCHES = 8
-
-#: Replies that have ended of which a worker may still be told how.
-MAX_ENDED_REPLIES = 1000
-
-
-class EndedReply(NamedTuple):
-    """A reply of a worker that has ended, or that another one has taken up."""
-
-    message_id: str
-    state: MessageState.ValueType
-    position: Position | None
 
 
 class AttachedWorker:
@@ -40,14 +26,12 @@ class AttachedWorker:
         "agents",
         "blocked_by",
         "capacity",
-        "ended",
         "heard_at",
         "held",
         "ident",
         "is_draining",
         "is_paced",
         "outbox",
-        "replies",
         "tenant",
     )
 
@@ -65,11 +49,6 @@ class AttachedWorker:
         self.is_draining = False
         #: Nothing is read from it for a while, as its tenant has said too much.
         self.is_paced = False
-        #: Its open streamed replies, by its numbers; None while one is on its way to the log. Bounded by
-        #: the tenant's open messages.
-        self.replies: dict[int, StreamedMessage | None] = {}
-        #: Those that ended, the latest at the end.
-        self.ended: dict[int, EndedReply] = {}
         self.outbox = AttachResponse()
         self._size = 0
         self._closed: deque[AttachResponse] = deque()
@@ -96,13 +75,6 @@ class AttachedWorker:
     def free(self) -> int:
         """Deliveries it can take in addition; none while it drains or its replies fill outboxes."""
         return 0 if self.blocked_by or self.is_draining else self.capacity - len(self.held)
-
-    def reply_ended(self, number: int, ended: EndedReply) -> None:
-        """One of its replies is its own no longer."""
-        self.replies.pop(number, None)
-        self.ended[number] = ended
-        if len(self.ended) > MAX_ENDED_REPLIES:
-            del self.ended[next(iter(self.ended))]
 
     def take(self) -> AttachResponse | None:
         """The next batch to write, or None."""

@@ -11,10 +11,11 @@ from trunkline_router.core.agents.dispatcher import Dispatcher
 from trunkline_router.core.commits.commit_queue import CommitQueue
 from trunkline_router.core.commits.publishing import idempotency_key
 from trunkline_router.core.directory.client_outbox import ClientOutbox
-from trunkline_router.core.directory.directory import ConnectedClient, Link, Topic
+from trunkline_router.core.directory.connections import ConnectedClient, Link, Topic
 from trunkline_router.core.replies.open_messages import OpenMessages
-from trunkline_router.core.replies.streamed_message import OPEN, StreamedMessage
+from trunkline_router.core.replies.streamed_message import StreamedMessage
 from trunkline_router.core.values.log_records import AppendResult, PendingEntry
+from trunkline_router.core.values.message_states import OPEN
 from trunkline_router.core.values.topics import GROUP, PERSON, Position, TopicKey, topic_of
 
 

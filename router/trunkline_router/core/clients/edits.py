@@ -15,19 +15,16 @@ from trunkline.v1.message_pb2 import (
     Change,
     ChangeKind,
     Message,
-    MessageState,
     Part,
 )
 
 from trunkline_router.core.agents.dispatcher import Dispatcher
 from trunkline_router.core.commits.commit_queue import CommitQueue
 from trunkline_router.core.commits.effects import CommitListener, Read, ReadMessage
-from trunkline_router.core.directory.directory import ConnectedClient, Link
-from trunkline_router.core.replies.streamed_message import OPEN
+from trunkline_router.core.directory.connections import ConnectedClient, Link
 from trunkline_router.core.values.log_records import PendingEntry
+from trunkline_router.core.values.message_states import OPEN, RECALLED
 from trunkline_router.core.values.topics import TopicKey, topic_of
-
-RECALLED = MessageState.MESSAGE_STATE_RECALLED
 
 
 @dataclass(slots=True, eq=False)

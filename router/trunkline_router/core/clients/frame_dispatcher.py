@@ -31,6 +31,7 @@ from trunkline.v1.message_pb2 import (
 
 from trunkline_router.core.clients.cancellation import Cancellations
 from trunkline_router.core.clients.edits import EditRequest, Edits
+from trunkline_router.core.clients.message_completion import ClientMessageCompletion
 from trunkline_router.core.clients.receipts import Receipts
 from trunkline_router.core.clients.subscribing import SubscribeOperation
 from trunkline_router.core.clients.token_updates import TokenUpdates
@@ -42,13 +43,14 @@ from trunkline_router.core.commits.publishing import (
     described,
     idempotency_key,
 )
-from trunkline_router.core.directory.client_outbox import ClientMessageCompletion, ClientOutbox
-from trunkline_router.core.directory.directory import ConnectedClient, Directory, Link, Topic
+from trunkline_router.core.directory.client_outbox import ClientOutbox
+from trunkline_router.core.directory.connections import ConnectedClient, Link, Topic
+from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.directory.presence import Presence
 from trunkline_router.core.replies.open_messages import OpenMessages
-from trunkline_router.core.replies.streamed_message import COMPLETE
 from trunkline_router.core.validation.validator import check, topic_address
 from trunkline_router.core.values.log_records import Page, PageRequest, PendingEntry
+from trunkline_router.core.values.message_states import COMPLETE
 from trunkline_router.core.values.topics import (
     GROUP,
     NO_TARGET,

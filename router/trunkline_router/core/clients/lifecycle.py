@@ -15,13 +15,8 @@ from trunkline_router.core.clients.link_recovery import LinkRecovery
 from trunkline_router.core.clients.receipts import Receipts
 from trunkline_router.core.clients.subscribing import SubscribeOperation
 from trunkline_router.core.directory.client_outbox import ClientOutbox
-from trunkline_router.core.directory.directory import (
-    ConnectedClient,
-    Directory,
-    Link,
-    Topic,
-    topics_heard,
-)
+from trunkline_router.core.directory.connections import ConnectedClient, Link, Topic, topics_heard
+from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.directory.presence import Presence
 from trunkline_router.core.validation.validator import check
 from trunkline_router.core.values.permissions import Permissions
@@ -65,7 +60,7 @@ class ClientLifecycle:
             return
         connection = ConnectedClient(tenant, link, number, entry.connection_id, home, entry.user)
         connection.allowed = allowed
-        tenant.came(connection)
+        tenant.count_connection(connection.user)
         connection.protocol = entry.protocol
         connection.echo = entry.echo
         connection.opened_ms = entry.opened_at.ToMilliseconds()
@@ -139,7 +134,7 @@ class ClientLifecycle:
         connection = link.connections.pop(number, None)
         if connection is None:
             return
-        connection.tenant.left(connection)
+        connection.tenant.uncount_connection(connection.user)
         self._presence.closed(connection)
         for topic in connection.topics:
             self._directory.part(connection, topic)

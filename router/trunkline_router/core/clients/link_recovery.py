@@ -14,13 +14,8 @@ from trunkline_router.core.clients.subscribing import (
 from trunkline_router.core.commits.commit_queue import CommitQueue
 from trunkline_router.core.commits.effects import Read, ReadPages
 from trunkline_router.core.directory.client_outbox import ClientOutbox
-from trunkline_router.core.directory.directory import (
-    ConnectedClient,
-    Directory,
-    Link,
-    LinkSubscription,
-    Topic,
-)
+from trunkline_router.core.directory.connections import ConnectedClient, Link, LinkSubscription, Topic
+from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.directory.recovery import LinkCatchup
 from trunkline_router.core.replies.open_messages import OpenMessages
 from trunkline_router.core.values.log_records import Entry, Page, PageRequest

@@ -15,7 +15,7 @@ from trunkline_router.core.commits.commit_queue import AtomicWrite, CommitQueue
 from trunkline_router.core.commits.effects import Read, ReadDelivered, ReadPages
 from trunkline_router.core.commits.publishing import PublishPipeline
 from trunkline_router.core.directory.client_outbox import ClientOutbox
-from trunkline_router.core.directory.directory import ConnectedClient, Link, Topic
+from trunkline_router.core.directory.connections import ConnectedClient, Link, Topic
 from trunkline_router.core.values.log_records import (
     DeliveredPosition,
     EntryKind,

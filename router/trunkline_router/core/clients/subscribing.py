@@ -14,7 +14,8 @@ from trunkline.v1.frame_pb2 import ServerFrame
 
 from trunkline_router.core.commits.commit_queue import CommitQueue
 from trunkline_router.core.commits.effects import Read, ReadHeads, ReadPages
-from trunkline_router.core.directory.directory import ConnectedClient, Directory, Link, Topic
+from trunkline_router.core.directory.connections import ConnectedClient, Link, Topic
+from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.directory.recovery import Catchup, LinkCatchup
 from trunkline_router.core.replies.open_messages import OpenMessages
 from trunkline_router.core.values.log_records import Entry, EntryKind, Page, PageRequest

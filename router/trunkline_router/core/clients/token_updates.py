@@ -7,7 +7,8 @@ from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import ConnectionGranted
 
 from trunkline_router.core.directory.client_outbox import ClientOutbox
-from trunkline_router.core.directory.directory import ConnectedClient, Directory, Link, Topic
+from trunkline_router.core.directory.connections import ConnectedClient, Link, Topic
+from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.directory.presence import Presence
 from trunkline_router.core.validation.validator import check
 from trunkline_router.core.values.permissions import Permissions

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.message_pb2 import Message
 
-from trunkline_router.core.directory.directory import ConnectedClient, Link
+from trunkline_router.core.directory.connections import ConnectedClient, Link
 from trunkline_router.core.values.log_records import Page, PageRequest, PendingEntry, StoredDelivery
 from trunkline_router.core.values.topics import Position, TopicKey
 

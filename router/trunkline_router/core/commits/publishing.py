@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
+from typing import Protocol
 
 from trunkline.v1 import catalogue
 from trunkline.v1.address_pb2 import Address
@@ -24,15 +25,23 @@ from trunkline.v1.message_pb2 import (
     Message,
 )
 
-from trunkline_router.core.agents.agent_queue import AgentQueue
 from trunkline_router.core.commits.commit_queue import CommitQueue
 from trunkline_router.core.commits.effects import CommitListener
-from trunkline_router.core.directory.directory import Directory, Link, LinkSubscription
-from trunkline_router.core.replies.streamed_message import COMPLETE
+from trunkline_router.core.directory.backpressure import Backpressure
+from trunkline_router.core.directory.connections import Link, LinkSubscription
+from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.tenants.tenant import Tenant
 from trunkline_router.core.validation.validator import check
 from trunkline_router.core.values.log_records import AppendResult, EntryKind, PendingEntry, StoredDelivery
+from trunkline_router.core.values.message_states import COMPLETE
 from trunkline_router.core.values.topics import GROUP, NO_TARGET, PERSON, TopicKey, position_of, topic_of
+
+
+class DeliveryListener(Protocol):
+    """Dispatches deliveries to workers; implemented by the agents' dispatcher."""
+
+    def stored(self, delivery: StoredDelivery) -> None:
+        """A delivery was committed together with its message."""
 
 
 class PublishPipeline:
@@ -42,21 +51,17 @@ class PublishPipeline:
         self,
         directory: Directory,
         commit_queue: CommitQueue,
-        mail: set[Link],
+        backpressure: Backpressure,
+        deliveries: DeliveryListener,
         new_id: Callable[[], str],
         now_ms: Callable[[], int],
     ) -> None:
         self._directory = directory
         self._commit_queue = commit_queue
-        self._mail = mail
+        self._backpressure = backpressure
+        self._deliveries = deliveries
         self._new_id = new_id
         self._now_ms = now_ms
-        #: By tenant and agent; entered by `agents`.
-        self.queues: dict[tuple[str, str], AgentQueue] = {}
-        #: Queues that got something to hand out.
-        self.stirred: set[tuple[str, str]] = set()
-        #: Links whose outboxes are full, and the `held_up_by` of the sources that filled them.
-        self._full: dict[Link, list[set[Link]]] = {}
 
     def take(self, request: BroadcastRequest, listener: CommitListener) -> None:
         """A backend's message. Its origin is told what becomes of it, perhaps at once.
@@ -131,7 +136,7 @@ class PublishPipeline:
                 send = connection.link.outbox.add(size).send
                 send.connection = connection.number
                 send.frame.message.CopyFrom(message)
-                self.mailed(connection.link, listener.blocked_by)
+                self._backpressure.added(connection.link, listener.blocked_by)
         else:
             for publish in self.fan_out(topic_of(address), size, listener):
                 publish.frame.message.CopyFrom(message)
@@ -154,9 +159,8 @@ class PublishPipeline:
                 )
 
     def _deliver(self, pending: PendingEntry) -> None:
-        tenant, agent = pending.topic[:2]
         kind = pending.kind
-        known = self._directory.tenants.get(tenant)
+        known = self._directory.tenants.get(pending.topic[0])
         if known is not None and kind is EntryKind.MESSAGE:
             known.messages_committed += 1
         topic = self._directory.topics.get(pending.topic)
@@ -173,10 +177,7 @@ class PublishPipeline:
                 for publish in self.fan_out(pending.topic, len(pending.stored), pending.listener, kept=True):
                     _fill(publish.frame, pending, kind)
         if pending.delivery_id:
-            queue = self.queues.get((tenant, agent))
-            if queue is not None:
-                queue.stored(StoredDelivery(pending.delivery_id, pending.topic, pending.stored))
-                self.stirred.add((tenant, agent))
+            self._deliveries.stored(StoredDelivery(pending.delivery_id, pending.topic, pending.stored))
 
     def fan_out(
         self, key: TopicKey, size: int, listener: CommitListener, *, kept: bool = False
@@ -202,7 +203,7 @@ class PublishPipeline:
             if author is not None and author.link is link and not (kept and author.echo):
                 setattr(publish, "except", author.number)
             entries.append(publish)
-            self.mailed(link, listener.blocked_by)
+            self._backpressure.added(link, listener.blocked_by)
         return entries
 
     def publish_delta(
@@ -236,24 +237,7 @@ class PublishPipeline:
             else:
                 frame.part.CopyFrom(delta.part)
             link_topic.delta, link_topic.mark = publish, outbox.mark
-            self.mailed(link, blocked_by)
-
-    def mailed(self, link: Link, blocked_by: set[Link]) -> None:
-        """The link has mail; where that fills its outbox, the source is to send no more for now."""
-        self._mail.add(link)
-        if link.outbox.is_full and link not in blocked_by:
-            blocked_by.add(link)
-            self._full.setdefault(link, []).append(blocked_by)
-
-    def drained(self, link: Link) -> bool:
-        """A batch was written to the link. True where sources that were held up by it may go on."""
-        if link not in self._full or not (link.outbox.has_room or link.lost):
-            return False
-        for blocked_by in self._full.pop(link):
-            blocked_by.discard(link)
-        # Workers among them may be handed work again.
-        self.stirred.update(self.queues)
-        return True
+            self._backpressure.added(link, blocked_by)
 
 
 def _fill(frame: ServerFrame, pending: PendingEntry, kind: EntryKind) -> None:

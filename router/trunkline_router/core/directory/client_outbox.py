@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import ConnectionSend
 from trunkline.v1.frame_pb2 import ServerFrame
 
-from trunkline_router.core.commits.publishing import PublishPipeline
-from trunkline_router.core.directory.directory import ConnectedClient, Directory, Link, Topic
+from trunkline_router.core.directory.backpressure import Backpressure
+from trunkline_router.core.directory.connections import ConnectedClient, Link, Topic
+from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.values.error_frames import closing_frame, error_frame
 from trunkline_router.core.values.log_records import AppendResult, PendingEntry
 
@@ -17,9 +16,9 @@ from trunkline_router.core.values.log_records import AppendResult, PendingEntry
 class ClientOutbox:
     """Puts frames for one connection into the outbox of its link."""
 
-    def __init__(self, directory: Directory, publishing: PublishPipeline) -> None:
+    def __init__(self, directory: Directory, backpressure: Backpressure) -> None:
         self._directory = directory
-        self._publishing = publishing
+        self._backpressure = backpressure
 
     def send(self, connection: ConnectedClient, size: int) -> ServerFrame:
         """A frame to be filled in, of about `size` bytes."""
@@ -30,7 +29,7 @@ class ClientOutbox:
         send = link.outbox.add(size).send
         send.connection = connection.number
         # Answers fill an outbox as well as messages do, and then it is the asking that must stop.
-        self._publishing.mailed(link, link.blocked_by)
+        self._backpressure.added(link, link.blocked_by)
         return send
 
     def refuse(self, connection: ConnectedClient, frame_id: str, reason: Refused) -> None:
@@ -61,38 +60,4 @@ class ClientOutbox:
         close = link.outbox.add(256).close
         close.connection = number
         close.closing.CopyFrom(closing_frame(reason))
-        self._publishing.mailed(link, link.blocked_by)
-
-
-class ClientMessageCompletion:
-    """Origin of what a client says."""
-
-    __slots__ = ("_answers", "_frame_id", "connection")
-
-    def __init__(self, answers: ClientOutbox, connection: ConnectedClient, frame_id: str) -> None:
-        self._answers = answers
-        self._frame_id = frame_id
-        self.connection: ConnectedClient | None = connection
-
-    @property
-    def blocked_by(self) -> set[Link]:
-        """An edge's clients are held back together, by the credit of its link."""
-        assert self.connection is not None
-        return self.connection.link.blocked_by
-
-    def committed(self, pending: PendingEntry) -> None:
-        """Answer with `ack`, which never comes before what stands ahead of the message in the log."""
-        connection = self.connection
-        assert connection is not None
-        topic = connection.hears(pending.topic)
-        link_topic = topic.on(connection.link) if topic else None
-        if link_topic is not None and link_topic.catchup is not None:
-            later = partial(self._answers.acknowledge, connection, self._frame_id, pending, None)
-            link_topic.catchup.waiters.append(later)
-        else:
-            self._answers.acknowledge(connection, self._frame_id, pending, topic)
-
-    def refused(self, pending: PendingEntry, reason: Refused) -> None:
-        """Answer with `error`."""
-        assert self.connection is not None
-        self._answers.refuse(self.connection, self._frame_id, reason)
+        self._backpressure.added(link, link.blocked_by)

@@ -6,7 +6,8 @@ import heapq
 
 from trunkline.v1.address_pb2 import Address
 
-from trunkline_router.core.directory.directory import Directory, Topic
+from trunkline_router.core.directory.connections import Topic
+from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.values.topics import NO_TARGET, TopicKey
 
 

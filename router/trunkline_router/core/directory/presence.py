@@ -14,7 +14,8 @@ from trunkline.v1.presence_service_pb2 import (
     WatchConnectionsResponse,
 )
 
-from trunkline_router.core.directory.directory import ConnectedClient, Directory, topics_heard
+from trunkline_router.core.directory.connections import ConnectedClient, topics_heard
+from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.values.topics import TopicKey, topic_of
 
 #: Changes that may wait for one watcher.
@@ -87,14 +88,14 @@ class Presence:
     def opened(self, connection: ConnectedClient) -> None:
         """A connection was accepted."""
         tenant = connection.tenant
-        tenant.connections[connection.id] = connection
+        self._directory.accept(connection)
         tenant.connections_opened += 1
         self._tell(connection, CONNECTION_EVENT_OPENED)
 
     def closed(self, connection: ConnectedClient) -> None:
         """An accepted connection is gone; called while it still hears its topics."""
         tenant = connection.tenant
-        if tenant.connections.pop(connection.id, None) is None:
+        if not self._directory.remove(connection):
             return
         tenant.connections_closed += 1
         self._tell(connection, CONNECTION_EVENT_CLOSED)

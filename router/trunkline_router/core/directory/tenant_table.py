@@ -8,7 +8,8 @@ from trunkline.v1 import catalogue
 from trunkline.v1.tenant_pb2 import TenantLimits
 
 from trunkline_router.core.directory.client_outbox import ClientOutbox
-from trunkline_router.core.directory.directory import ConnectedClient, Directory, Link
+from trunkline_router.core.directory.connections import ConnectedClient, Link
+from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.tenants.tenant import Tenant
 from trunkline_router.core.tenants.unique_settings import UniqueSettings
 from trunkline_router.core.values.log_records import Registered, StoredRevocation, StoredTenant

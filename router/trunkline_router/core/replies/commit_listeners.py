@@ -9,7 +9,7 @@ from trunkline.v1.catalogue import Refused
 from trunkline.v1.message_pb2 import CHANGE_KIND_ENDED, Author, Change, MessageState
 
 from trunkline_router.core.commits.commit_queue import AtomicWrite
-from trunkline_router.core.directory.directory import ConnectedClient, Link
+from trunkline_router.core.directory.connections import ConnectedClient, Link
 from trunkline_router.core.replies.streamed_message import Ended, StreamedMessage
 from trunkline_router.core.values.log_records import Checkpoint, PendingEntry, Transaction
 from trunkline_router.core.values.topics import Position, address_of, position_of

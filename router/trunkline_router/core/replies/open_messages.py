@@ -17,7 +17,8 @@ from trunkline_router.core.agents.worker import AttachedWorker
 from trunkline_router.core.commits.commit_queue import AtomicWrite, CommitQueue
 from trunkline_router.core.commits.effects import Read, ReadMessage
 from trunkline_router.core.commits.publishing import PublishPipeline
-from trunkline_router.core.directory.directory import Directory, Link
+from trunkline_router.core.directory.connections import Link
+from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.replies.commit_listeners import (
     CheckpointCommit,
     EndCommit,
@@ -25,14 +26,9 @@ from trunkline_router.core.replies.commit_listeners import (
     Failed,
     TakeoverCommit,
 )
-from trunkline_router.core.replies.streamed_message import (
-    CANCELLED,
-    EXPIRED,
-    OPEN,
-    Ended,
-    StreamedMessage,
-)
+from trunkline_router.core.replies.streamed_message import Ended, StreamedMessage
 from trunkline_router.core.values.log_records import Page, PendingEntry, StoredOpen, Transaction
+from trunkline_router.core.values.message_states import CANCELLED, EXPIRED, OPEN
 from trunkline_router.core.values.topics import Position, TopicKey
 
 Found = Callable[[Message | None], None]

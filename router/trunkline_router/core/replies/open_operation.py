@@ -11,10 +11,12 @@ from trunkline.v1.message_pb2 import Message
 
 from trunkline_router.core.commits.commit_queue import CommitQueue
 from trunkline_router.core.commits.publishing import content_digest, idempotency_key
-from trunkline_router.core.directory.directory import ConnectedClient, Directory, Link
+from trunkline_router.core.directory.connections import ConnectedClient, Link
+from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.replies.open_messages import OpenMessages
-from trunkline_router.core.replies.streamed_message import OPEN, StreamedMessage
+from trunkline_router.core.replies.streamed_message import StreamedMessage
 from trunkline_router.core.values.log_records import AppendResult, PendingEntry, Producer
+from trunkline_router.core.values.message_states import OPEN
 from trunkline_router.core.values.topics import TopicKey
 
 #: A key stands for one message whatever is said about it the second time.

@@ -21,11 +21,6 @@ from trunkline_router.core.validation.validator import MAX_OPEN_BYTES, check
 from trunkline_router.core.values.log_records import Checkpoint, Producer
 from trunkline_router.core.values.topics import TopicKey
 
-OPEN = MessageState.MESSAGE_STATE_OPEN
-COMPLETE = MessageState.MESSAGE_STATE_COMPLETE
-CANCELLED = MessageState.MESSAGE_STATE_CANCELLED
-EXPIRED = MessageState.MESSAGE_STATE_EXPIRED
-
 MAX_TEXT = 262144
 MAX_PARTS = 1024
 

@@ -9,18 +9,15 @@ from trunkline.v1.error_pb2 import Error
 from trunkline.v1.message_pb2 import ROLE_AGENT, Message, MessageState
 
 from trunkline_router.core.agents.agent_queue import LeasedDelivery
-from trunkline_router.core.agents.worker import AttachedWorker, EndedReply
-from trunkline_router.core.directory.directory import Link
+from trunkline_router.core.agents.worker import AttachedWorker
+from trunkline_router.core.directory.connections import Link
 from trunkline_router.core.replies.open_messages import OpenMessages
 from trunkline_router.core.replies.open_operation import MessageOpener
-from trunkline_router.core.replies.streamed_message import (
-    COMPLETE,
-    OPEN,
-    Ended,
-    StreamedMessage,
-)
+from trunkline_router.core.replies.streamed_message import Ended, StreamedMessage
+from trunkline_router.core.replies.worker_replies import EndedReply, WorkerReplies
 from trunkline_router.core.validation.validator import check, topic_address
 from trunkline_router.core.values.error_frames import to_proto
+from trunkline_router.core.values.message_states import COMPLETE, OPEN
 from trunkline_router.core.values.topics import Position, TopicKey, topic_of
 
 #: What an answer weighs in a batch, about.
@@ -34,6 +31,7 @@ class StreamedReplies:
         self._open_messages = open_messages
         self._opener = opener
         self._mail = mail
+        self._replies: dict[AttachedWorker, WorkerReplies] = {}
         open_messages.saved = self._saved
         open_messages.ended = self._ended
 
@@ -54,16 +52,22 @@ class StreamedReplies:
 
     def detached(self, worker: AttachedWorker) -> None:
         """The worker's stream ended: its replies wait for whoever takes them up, for a lease."""
-        for message in worker.replies.values():
+        for message in self._replies.pop(worker, WorkerReplies()).current.values():
             if message is not None:
                 message.heard_at = worker.heard_at
+
+    def replies_of(self, worker: AttachedWorker) -> WorkerReplies:
+        """The worker's replies; of one that has detached, none, and nothing is kept for it."""
+        if worker not in self._open_messages.workers:
+            return WorkerReplies()
+        return self._replies.setdefault(worker, WorkerReplies())
 
     # Opening
 
     def _open(self, worker: AttachedWorker, opening: OpenReply, now: float) -> None:
         check(opening)
         number = opening.reply
-        if number in worker.replies or number in worker.ended:
+        if number in self.replies_of(worker):
             problem = f"{number} was used on this stream before"
             raise catalogue.INVALID_ARGUMENT.refused(field="reply", problem=problem)
         held = None
@@ -90,7 +94,7 @@ class StreamedReplies:
         self._opener.open(
             topic, message, scope="reply", key=opening.key, producer=worker.ident, listener=listener, now=now
         )
-        worker.replies[number] = None
+        self.replies_of(worker).current[number] = None
 
     def opened(
         self, worker: AttachedWorker, number: int, message: StreamedMessage, held: LeasedDelivery | None
@@ -98,13 +102,13 @@ class StreamedReplies:
         """The message is on disk, and this worker its producer."""
         before: AttachedWorker | None = message.owner
         if before is not None:
-            before.reply_ended(message.reply, EndedReply(message.id, OPEN, None))
+            self.replies_of(before).end(message.reply, EndedReply(message.id, OPEN, None))
             self._progress(before, message.reply, message, message.fenced())
         if worker not in self._open_messages.workers:
             message.owner = None
             return
         message.owner, message.reply = worker, number
-        worker.replies[number] = message
+        self.replies_of(worker).current[number] = message
         snapshot = message.snapshot()
         opened = worker.mail(ANSWER_BYTES + message.size).opened.add(reply=number)
         opened.message.CopyFrom(snapshot)
@@ -121,15 +125,16 @@ class StreamedReplies:
         """The key is that of a message that has ended."""
         if held is not None:
             held.answered = True
-        worker.reply_ended(number, EndedReply(message.id, message.state, None))
+        self.replies_of(worker).end(number, EndedReply(message.id, message.state, None))
         opened = worker.mail(ANSWER_BYTES + message.ByteSize()).opened.add(reply=number)
         opened.message.CopyFrom(message)
         self._tell(worker)
 
     def not_opened(self, worker: AttachedWorker, number: int, reason: Refused) -> None:
         """There is no such reply."""
-        if worker.replies.get(number, worker) is None:
-            del worker.replies[number]
+        current = self.replies_of(worker).current
+        if current.get(number, worker) is None:
+            del current[number]
         opened = worker.mail(ANSWER_BYTES).opened.add(reply=number)
         opened.error.CopyFrom(to_proto(reason))
         self._tell(worker)
@@ -137,9 +142,10 @@ class StreamedReplies:
     # Extending
 
     def _extend(self, worker: AttachedWorker, added: ReplyDeltas, now: float) -> None:
-        message = worker.replies.get(added.reply)
+        replies = self.replies_of(worker)
+        message = replies.current.get(added.reply)
         if message is None:
-            self._progress(worker, added.reply, None, _why_not(worker, added.reply))
+            self._progress(worker, added.reply, None, _why_not(replies, added.reply))
             return
         expected = message.next_index
         try:
@@ -174,11 +180,12 @@ class StreamedReplies:
     # Ending
 
     def _end(self, worker: AttachedWorker, ending: EndReply) -> None:
-        message = worker.replies.get(ending.reply)
+        replies = self.replies_of(worker)
+        message = replies.current.get(ending.reply)
         if message is None:
-            known = worker.ended.get(ending.reply)
+            known = replies.ended.get(ending.reply)
             if known is None or known.state == OPEN:
-                raise _why_not(worker, ending.reply)
+                raise _why_not(replies, ending.reply)
             self._tell_ended(worker, ending.reply, known.state, known.position)
             return
         check(ending)
@@ -192,7 +199,7 @@ class StreamedReplies:
         worker: AttachedWorker | None = message.owner
         if worker is not None and message.ended is not None:
             state = message.ended.state
-            worker.reply_ended(message.reply, EndedReply(message.id, state, position))
+            self.replies_of(worker).end(message.reply, EndedReply(message.id, state, position))
             self._tell_ended(worker, message.reply, state, position)
 
     def _tell_ended(
@@ -218,7 +225,7 @@ class StreamedReplies:
             if worker is not None:
                 gone = catalogue.MESSAGE_NOT_FOUND.refused(message_id=message.id)
                 message.owner = None
-                worker.replies.pop(message.reply, None)
+                self.replies_of(worker).current.pop(message.reply, None)
                 self.not_ended(worker, message.reply, gone)
 
     def _tell(self, worker: AttachedWorker) -> None:
@@ -236,9 +243,9 @@ def _own_topic(worker: AttachedWorker, opening: OpenReply) -> TopicKey:
     return topic
 
 
-def _why_not(worker: AttachedWorker, number: int) -> Refused:
+def _why_not(replies: WorkerReplies, number: int) -> Refused:
     """Why a worker can add nothing to a reply."""
-    known = worker.ended.get(number)
+    known = replies.ended.get(number)
     if known is None:
         return catalogue.REPLY_NOT_OPENED.refused(reply=number)
     if known.state == OPEN:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import TenantPolicy
@@ -21,9 +20,6 @@ from trunkline_runtime.token_bucket import RateLimit, TokenBucket
 from trunkline_router.core.tenants.fair_call_queue import FairCallQueue, Tarpit
 from trunkline_router.core.tenants.revocations import Revocations
 from trunkline_router.core.values.log_records import HistoryLimits, StoredTenant
-
-if TYPE_CHECKING:
-    from trunkline_router.core.directory.directory import ConnectedClient
 
 #: What a tenant may use where nothing was set for it.
 DEFAULTS = TenantLimits(
@@ -57,7 +53,6 @@ class Tenant:
 
     __slots__ = (
         "calls",
-        "connections",
         "connections_closed",
         "connections_opened",
         "created_ms",
@@ -80,8 +75,6 @@ class Tenant:
 
     def __init__(self, stored: StoredTenant, defaults: TenantLimits) -> None:
         self.name = stored.tenant
-        #: Those that were accepted, by id.
-        self.connections: dict[str, ConnectedClient] = {}
         #: Those that the router knows, those on their way in among them; and by user.
         self.known = 0
         self.users: Counter[str] = Counter()
@@ -115,19 +108,19 @@ class Tenant:
         self.says.rate = RateLimit(messages, size, depth_s=BACKENDS_DEPTH_S)
         self.calls.rate = RateLimit(self.limits.calls_per_s, size, of="calls")
 
-    def came(self, connection: ConnectedClient) -> None:
-        """A connection is on its way in, or made known again."""
+    def count_connection(self, user: str) -> None:
+        """Count a connection that was admitted or restored; `user` may be empty."""
         self.known += 1
-        if connection.user:
-            self.users[connection.user] += 1
+        if user:
+            self.users[user] += 1
 
-    def left(self, connection: ConnectedClient) -> None:
-        """It is gone, whether it was accepted or not."""
+    def uncount_connection(self, user: str) -> None:
+        """Stop counting a connection that has closed, accepted or not."""
         self.known -= 1
-        if connection.user:
-            self.users[connection.user] -= 1
-            if not self.users[connection.user]:
-                del self.users[connection.user]
+        if user:
+            self.users[user] -= 1
+            if not self.users[user]:
+                del self.users[user]
 
     @property
     def is_active(self) -> bool:
@@ -177,4 +170,4 @@ class Tenant:
         return shown
 
     def __repr__(self) -> str:
-        return f"<Tenant {self.name}, {len(self.connections)} connections>"
+        return f"<Tenant {self.name}, {self.known} connections>"

@@ -114,7 +114,7 @@ def test_groups_joined_since_are_restored() -> None:
     router.link("e1")
     router.settle()
     assert client.texts == ["1"]
-    (connection,) = router.core.directory.tenants["t"].connections.values()
+    (connection,) = router.connections_of("t")
     assert [group.id for group in connection.groups] == ["room"]
 
 
@@ -206,12 +206,11 @@ def test_nothing_is_kept_for_a_lost_link() -> None:
 
 def test_a_lost_links_connections_are_forgotten_when_its_lease_ends() -> None:
     router, _ = broken()
-    tenant = router.core.directory.tenants["t"]
     assert router.tick(9) == []
-    assert len(tenant.connections) == 2
+    assert len(router.connections_of("t")) == 2
     assert router.broadcast(ROOM).reason is None
     router.tick(1)
-    assert not tenant.connections
+    assert not router.connections_of("t")
     assert not router.core.directory.topics
     assert not router.core.directory.links
 

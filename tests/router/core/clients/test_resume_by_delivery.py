@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from trunkline.v1.address_pb2 import Address
 from trunkline_router.core.clients import subscribing
 from trunkline_router.core.commits.effects import ReadDelivered
-from trunkline_router.core.directory.directory import topics_heard
+from trunkline_router.core.directory.connections import topics_heard
 from trunkline_router.core.values.topics import EMPTY, GROUP, PERSON, USER, Position, TopicKey, address_of
 
 from tests.router.core.harness.invariants import check_tables

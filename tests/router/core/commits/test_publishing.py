@@ -263,7 +263,7 @@ def test_equal_ids_in_two_tenants_never_see_count_or_change_each_other() -> None
     router.reset(foreign)
     router.close(theirs)
     assert router.log.head(ALICE).seq == 2
-    assert [len(tenants[name].connections) for name in "tu"] == [1, 0]
+    assert [len(router.connections_of(name)) for name in "tu"] == [1, 0]
     assert [tenants[name].connections_closed for name in "tu"] == [0, 1]
 
 

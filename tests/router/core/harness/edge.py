@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trunkline.v1.edge_service_pb2 import LinkRequest, LinkResponse, RouterEntry, TenantPolicy
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
-from trunkline_router.core.directory.directory import Link, topics_heard
+from trunkline_router.core.directory.connections import Link, topics_heard
 from trunkline_router.core.values.topics import Position, TopicKey, address_of, position_of, topic_of
 
 from tests.router.core.harness.client import REQUESTS, Client

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from trunkline_router.core.agents.agent_queue import AgentQueue
-from trunkline_router.core.directory.directory import Link, Topic
+from trunkline_router.core.directory.connections import Link, Topic
 from trunkline_router.core.router import RouterCore
 
 from tests.support.memory_log import MemoryLog
@@ -39,7 +39,7 @@ def check_tables(core: RouterCore, *, at_rest: bool) -> None:
             assert topic.users == heard[topic], f"{topic} has users that are gone"
             assert not topic.catchups
     for tenant in core.directory.tenants.values():
-        for connection in tenant.connections.values():
+        for connection in core.directory.connections_of(tenant).values():
             assert connection.home[0] == tenant.name
             assert connection.link.connections.get(connection.number) is connection
     for link in links:
@@ -59,15 +59,16 @@ def check_topic(topic: Topic, links: set[Link], heard: Counter[object], heard_on
 
 def check_agents(core: RouterCore, *, at_rest: bool) -> None:
     """The tables of deliveries and workers."""
-    for queue in core.publishing.queues.values():
+    for queue in core.agents.queues.values():
         check_queue(queue)
     for worker in core.agents.workers:
         assert len(worker.held) <= worker.capacity
         for number, held in worker.held.items():
             assert held.queue.held[number] is held
             assert held.worker is worker
-        for number, message in worker.replies.items():
-            assert number not in worker.ended
+        replies = core.replies.replies_of(worker)
+        for number, message in replies.current.items():
+            assert number not in replies.ended
             if message is not None:
                 assert (message.owner, message.reply) == (worker, number)
                 assert core.open_messages.get(message.id) is message

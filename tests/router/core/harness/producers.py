@@ -8,8 +8,9 @@ from trunkline.v1 import catalogue
 from trunkline.v1.agent_service_pb2 import AttachHello, AttachRequest, ReplyEnded, ReplyOpened
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.message_pb2 import ROLE_SYSTEM, Author, Message, MessageState
-from trunkline_router.core.directory.directory import Link
+from trunkline_router.core.directory.connections import Link
 from trunkline_router.core.replies.streamed_message import Ended, StreamedMessage
+from trunkline_router.core.replies.worker_replies import WorkerReplies
 from trunkline_router.core.values.topics import Position, TopicKey, address_of
 
 from tests.router.core.harness.router import Router
@@ -42,6 +43,11 @@ class Streaming:
         self.results: list[Any] = []
         self._number = 0
         self.sync()
+
+    @property
+    def replies(self) -> WorkerReplies:
+        """The core's table of the worker's replies."""
+        return self.router.core.replies.replies_of(self.worker)
 
     def sync(self) -> None:
         """Let the core do what it can, and read what came of it."""

@@ -137,13 +137,13 @@ class World:
 
     def worker_adds(self, streaming: Streaming, number: int, step: int, text: str) -> None:
         """A worker adds to one of its replies, which may be its own no longer."""
-        message = streaming.worker.replies.get(number)
+        message = streaming.replies.current.get(number)
         opened = streaming.opened.get(number)
         index = max(0, step + (len(self.accepted[opened.message.id]) if opened is not None else 0))
         if message is not None:
             expected = self.add_to(message, index, text)
         else:
-            known = streaming.worker.ended.get(number)
+            known = streaming.replies.ended.get(number)
             fenced = "PRODUCER_FENCED" if known is not None and known.state == OPEN else "MESSAGE_ENDED"
             expected = "REPLY_NOT_OPENED" if known is None else fenced
         streaming.progress.clear()

@@ -24,7 +24,7 @@ from trunkline_router.core.commits.effects import (
     ReadPages,
 )
 from trunkline_router.core.commits.publishing import response_of
-from trunkline_router.core.directory.directory import ConnectedClient
+from trunkline_router.core.directory.connections import ConnectedClient
 from trunkline_router.core.router import RouterCore
 from trunkline_router.core.tenants.tenant import defaults
 from trunkline_router.core.values.log_records import PendingEntry, Registered, Transaction
@@ -150,7 +150,7 @@ class Router:
         edge = self.edges[name]
         if edge.link is not None:
             self.core.link_lost(edge.link)
-            self.core.publishing.drained(edge.link)
+            self.core.link_drained(edge.link)
             edge.lost()
             self.carry()
 
@@ -232,6 +232,11 @@ class Router:
         return listener
 
     # Tenants
+
+    def connections_of(self, name: str) -> list[ConnectedClient]:
+        """The accepted connections of the tenant of this name."""
+        directory = self.core.directory
+        return list(directory.connections_of(directory.tenants[name]).values())
 
     def declare(
         self,
@@ -344,7 +349,7 @@ class Router:
                     moved = True
                 while (out := link.outbox.take()) is not None:
                     edge.received(out)
-                    self.core.publishing.drained(link)
+                    self.core.link_drained(link)
                     moved = True
             if not moved:
                 return

@@ -184,7 +184,7 @@ class RepliesMachine(RuleBasedStateMachine):
     def reply(self) -> tuple[Streaming, int] | None:
         """A reply of a worker, rather one that is open."""
         found = [(w, n) for w in self.world.workers for n in w.opened]
-        is_open = [(w, n) for w, n in found if w.worker.replies.get(n) is not None]
+        is_open = [(w, n) for w, n in found if w.replies.current.get(n) is not None]
         return self.draw([*is_open, *is_open, *is_open, *found]) if found else None
 
     def add(self) -> None:
@@ -201,7 +201,7 @@ class RepliesMachine(RuleBasedStateMachine):
         if reply is None:
             return
         (worker, number), state, off_by = reply, self.draw(STATES), self.draw([0, 0, 0, 1])
-        message = worker.worker.replies.get(number)
+        message = worker.replies.current.get(number)
         worker.ended.pop(number, None)
         was_ending = message is not None and message.ended is not None
         worker.end(number, (message.next_index if message is not None else 0) + off_by, state)

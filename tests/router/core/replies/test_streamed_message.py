@@ -12,14 +12,9 @@ from trunkline.v1.catalogue import Refused
 from trunkline.v1.frame_pb2 import DeltaFrame
 from trunkline.v1.message_pb2 import Delta, Message, Part
 from trunkline_router.core.replies import streamed_message
-from trunkline_router.core.replies.streamed_message import (
-    COMPLETE,
-    OPEN,
-    Ended,
-    PartsBuilder,
-    StreamedMessage,
-)
+from trunkline_router.core.replies.streamed_message import Ended, PartsBuilder, StreamedMessage
 from trunkline_router.core.values.log_records import Producer
+from trunkline_router.core.values.message_states import COMPLETE, OPEN
 from trunkline_router.core.values.topics import PERSON, TopicKey
 
 from tests.router.core.harness.client import grow

@@ -1,0 +1,9 @@
+"""Short names of the contract's message states."""
+
+from trunkline.v1.message_pb2 import MessageState
+
+OPEN = MessageState.MESSAGE_STATE_OPEN
+COMPLETE = MessageState.MESSAGE_STATE_COMPLETE
+CANCELLED = MessageState.MESSAGE_STATE_CANCELLED
+EXPIRED = MessageState.MESSAGE_STATE_EXPIRED
+RECALLED = MessageState.MESSAGE_STATE_RECALLED
