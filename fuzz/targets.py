@@ -21,7 +21,7 @@ import atheris
 with atheris.instrument_imports(
     include=["trunkline_edge.auth", "trunkline_edge.dialects", "trunkline_runtime.jose"]
 ):
-    from trunkline_edge.auth.key_set import inline
+    from trunkline_edge.auth.key_set import inline_keys
     from trunkline_edge.auth.tokens import UnknownKey, verify
     from trunkline_edge.dialects.codec import Codec, Decoded, DirectReply, FrameRefused, SwitchCodec
     from trunkline_edge.dialects.dialect import (
@@ -254,7 +254,7 @@ def verified(said: str, opened: ConnectionOpened) -> str | None:
         return None
     bearer.grants().SerializeToString()
     with suppress(Refused):
-        bearer.check(opened)
+        bearer.authorize(opened)
     return said.rpartition(".")[0]
 
 
@@ -266,7 +266,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "verify": token,
 }
 CODECS = codecs()
-KEYS = inline(tokens_seen.AUTH)
+KEYS = inline_keys(tokens_seen.AUTH)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ class Admission:
                 protocol=wish.opened.protocol,
             )
             raise
-        self._admitted(line, wish, bearer, self.admission.pace_of(wish.opened.address.tenant))
+        self._admitted(line, wish, bearer, self.admission.rate_limiter(wish.opened.address.tenant))
         if bearer is not None and line.connection is not None:
             self._note_expiry(line.connection)
 
@@ -121,7 +121,7 @@ class Admission:
 
     def _fetch(self, tenant: str, then: Callable[[], None]) -> None:
         async def fetch() -> None:
-            await self.admission.keys_for(tenant)
+            await self.admission.fetch_keys(tenant)
             then()
             self._host.settle()
 
@@ -138,12 +138,12 @@ class Admission:
         core.policies.clear()
         for told in policies:
             if isinstance(told, TenantPolicy):
-                self._end_those_of(told.tenant, self.admission.told(told))
+                self._end_those_of(told.tenant, self.admission.put_tenant(told))
                 self._told_of(told.tenant)
             elif isinstance(told, TenantGone):
-                self.admission.gone(told.tenant)
+                self.admission.remove_tenant(told.tenant)
             else:
-                self.admission.all_told()
+                self.admission.end_sync()
                 self._let_early_in()
         shown, core.proofs.to_verify = core.proofs.to_verify, []
         for connection, frame in shown:
@@ -185,7 +185,7 @@ class Admission:
         before: Principal = connection.bearer
         if bearer.user != before.user:
             raise catalogue.FORBIDDEN.refused(problem="the token is another user's; connect anew with it")
-        bearer.check(opened, own_user=False)
+        bearer.authorize(opened, names_user=False)
 
     # Going out
 

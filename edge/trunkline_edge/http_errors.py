@@ -1,86 +1,63 @@
-"""A refusal as HTTP says it: google.rpc.Status in JSON, and the headers that go with it."""
+"""Refusals as HTTP responses: google.rpc.Status in JSON, with the headers that belong to it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 from google.protobuf.any_pb2 import Any as AnyProto
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import Message
-from google.rpc.code_pb2 import UNAVAILABLE
-from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
-from trunkline.v1.catalogue import Entry, Refused
+from google.rpc.status_pb2 import Status
+from trunkline.v1 import catalogue
+from trunkline.v1.catalogue import Refused
+from trunkline_runtime.refusals import details_of, to_status
 
-DOMAIN = "trunkline"
 JSON = "application/json"
+
+#: HTTP status by google.rpc.Code, as code.proto maps them, for errors that are not in the catalogue.
+HTTP_STATUS = {
+    1: 499, 2: 500, 3: 400, 4: 504, 5: 404, 6: 409, 7: 403, 8: 429,
+    9: 400, 10: 409, 11: 400, 12: 501, 13: 500, 14: 503, 15: 500, 16: 401,
+}  # fmt: skip
 
 
 class ErrorResponse(NamedTuple):
-    """A whole response; its type is JSON."""
+    """Status, headers and JSON body of a response."""
 
     status: int
     headers: dict[str, str]
     body: bytes
 
 
-def grpc_code(entry: Entry) -> int:
-    """The google.rpc.Code. One that no RPC is refused for has none: it says that this edge cannot take it."""
-    return entry.grpc_status or UNAVAILABLE
+def error_response(reason: Refused) -> ErrorResponse:
+    """The response to a request refused for `reason`."""
+    return status_response(to_status(reason))
 
 
-def details_of(
-    entry: Entry, values: Mapping[str, object], retry_after_ms: int | None = None
-) -> list[AnyProto]:
-    """The details that go with an entry of the catalogue; `values` complete its text."""
-    metadata = {name: str(value) for name, value in values.items()}
-    details = [_packed(ErrorInfo(reason=entry.code, domain=DOMAIN, metadata=metadata))]
-    if entry.retryable:
-        delay = Duration()
-        delay.FromMilliseconds(entry.retry_after_ms if retry_after_ms is None else retry_after_ms)
-        details.append(_packed(RetryInfo(retry_delay=delay)))
-    return details
-
-
-def of(entry: Entry, text: str, values: Mapping[str, object]) -> ErrorResponse:
-    """The response to a request that is refused for this entry; `values` have completed its text."""
-    details = details_of(entry, values)
-    status = entry.http_status or 503
-    return rendered(status, grpc_code(entry), text, details, entry.retry_after_ms)
-
-
-def of_refused(reason: Refused) -> ErrorResponse:
-    """The response to a request that is refused so."""
-    entry = reason.entry
-    details = details_of(entry, reason.values, reason.retry_after_ms)
-    return rendered(entry.http_status or 503, grpc_code(entry), str(reason), details, reason.retry_after_ms)
-
-
-def rendered(
-    status: int, code: int, message: str, details: Iterable[AnyProto], retry_after_ms: int
-) -> ErrorResponse:
-    """The response to a request that is refused; `code` is a google.rpc.Code."""
+def status_response(status: Status) -> ErrorResponse:
+    """The response for a google.rpc.Status, of this edge or of the router."""
+    code = http_status(status)
     headers = {"cache-control": "no-store"}
+    retry_after_ms = details_of(status).retry_after_ms
     if retry_after_ms > 0:
         headers["retry-after"] = str(math.ceil(retry_after_ms / 1000))
-    if status == 401:
+    if code == 401:
         headers["www-authenticate"] = "Bearer"
-    content = {"code": code, "message": message, "details": [_detail(detail) for detail in details]}
-    return ErrorResponse(status, headers, msgspec.json.encode(content))
+    details = [_detail(detail) for detail in status.details]
+    content = {"code": status.code, "message": status.message, "details": details}
+    return ErrorResponse(code, headers, msgspec.json.encode(content))
+
+
+def http_status(status: Status) -> int:
+    """The HTTP status: the catalogue's, else the one for the google.rpc.Code."""
+    entry = catalogue.ENTRIES.get(details_of(status).reason)
+    return (entry.http_status if entry else 0) or HTTP_STATUS.get(status.code, 500)
 
 
 def _detail(detail: AnyProto) -> dict[str, Any]:
     try:
         return MessageToDict(detail)
     except (TypeError, ValueError):
-        # Of a type that is newer than this edge.
+        # The type is newer than this edge.
         return {"@type": detail.type_url, "value": detail.value}
-
-
-def _packed(message: Message) -> AnyProto:
-    packed = AnyProto()
-    packed.Pack(message)
-    return packed

@@ -213,13 +213,13 @@ class EdgeRuntime:
 
     def allows_origin(self, tenant: str, origin: str) -> str:
         """See Host."""
-        return self.entrance.admission.allows_origin(tenant, origin)
+        return self.entrance.admission.allowed_origin(tenant, origin)
 
     # The link
 
     def linked(self) -> None:
         """A link is up."""
-        self.tenants.begin()
+        self.tenants.begin_sync()
         self.core.linked()
 
     async def room(self) -> None:

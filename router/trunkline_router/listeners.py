@@ -12,7 +12,7 @@ from trunkline_runtime.certificates import (
     read_authorities,
     read_pair,
 )
-from trunkline_runtime.loopback import is_loopback
+from trunkline_runtime.loopback import is_loopback_host
 from trunkline_runtime.process import StartError
 
 from trunkline_router.rpc.link_verifier import LinkVerifier
@@ -126,4 +126,4 @@ class _Certificates:
 def _is_near(address: str) -> bool:
     """Only this machine gets to an address."""
     host = address.rpartition(":")[0].strip("[]")
-    return host == "localhost" or is_loopback(host)
+    return is_loopback_host(host)

@@ -1,16 +1,16 @@
-"""How callers show who they are, to an edge and to a router alike."""
+"""Metadata and headers by which callers identify themselves to an edge or a router."""
 
 from __future__ import annotations
 
-#: Metadata by which an edge says for whom it makes a call: the caller's address, that a proxy has forwarded
-#: the request, and the tenant, written as in a URL, one of whose clients' tokens it has verified.
+#: Metadata by which an edge says for whom it makes a call: the caller's IP address, that a proxy forwarded
+#: the request, and the tenant, percent-encoded, whose client token the edge has verified.
 REMOTE_IP, FORWARDED, ACTING_FOR = "trunkline-remote-ip", "trunkline-forwarded", "trunkline-acting-for"
 
-#: Where one of these headers is set the request came by a proxy, and its own address says nothing.
+#: A request with one of these headers came through a proxy; its own address says nothing.
 PROXIED = ("forwarded", "x-forwarded-for", "x-real-ip")
 
 
 def bearer_token(authorization: str) -> str | None:
-    """What an Authorization header shows by the scheme Bearer (RFC 6750); None by any other."""
+    """The token of an Authorization header with the Bearer scheme (RFC 6750); None for other schemes."""
     scheme, _, token = authorization.partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None

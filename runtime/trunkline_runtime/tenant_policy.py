@@ -1,32 +1,59 @@
-"""What is declared of a tenant, and what it means: at edges and routers alike."""
+"""Decisions that edges and routers make alike from a tenant's settings."""
 
 from __future__ import annotations
 
 from trunkline.v1 import catalogue
-from trunkline.v1.access_pb2 import SCOPE_BROADCAST, SCOPE_HISTORY, SCOPE_PRESENCE
+from trunkline.v1.access_pb2 import SCOPE_ADMIN, SCOPE_BROADCAST, SCOPE_HISTORY, SCOPE_PRESENCE, Scope
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.tenant_pb2 import OPENNESS_ANYBODY, OPENNESS_LOOPBACK, TENANT_STATE_SUSPENDED
 
 from trunkline_runtime.token_bucket import RateLimit
 
-#: What a client's token, or the secret that clients share, is good for where an edge calls for its bearer.
+#: Scopes of a client's token, or of the secret that a tenant's clients share, when an edge makes calls for
+#: its holder.
 CLIENT_SCOPES = frozenset({SCOPE_BROADCAST, SCOPE_HISTORY, SCOPE_PRESENCE})
+
+_TOKEN = "a token must be given"
 
 
 def is_open(openness: int, is_local: bool) -> bool:
-    """Whether somebody who shows no proof may come in; `is_local` is from the same machine."""
+    """Whether callers without credentials are admitted; `is_local` if they are on the same machine."""
     return openness == OPENNESS_ANYBODY or (is_local and openness == OPENNESS_LOOPBACK)
 
 
+def unauthenticated(tenant: str, openness: int, required: str = _TOKEN) -> Refused:
+    """Refusal of a caller without credentials. Says so if local callers may do without."""
+    if is_open(openness, is_local=True) and not is_open(openness, is_local=False):
+        required = f"tenant {tenant} is open to this machine only; from elsewhere {required}"
+    return catalogue.UNAUTHORIZED.refused(problem=required)
+
+
+def check_open_to_call(tenant: str, openness: int, scope: int, is_local: bool) -> None:
+    """Raises Refused UNAUTHORIZED unless a caller without credentials may use this scope.
+
+    ADMIN takes an API key even if the tenant is open to anybody, unless it is open to this machine only.
+    """
+    required = f"an API key with {scope_name(scope)} must be given"
+    if not is_open(openness, is_local):
+        raise unauthenticated(tenant, openness, required)
+    if scope == SCOPE_ADMIN and openness != OPENNESS_LOOPBACK:
+        raise catalogue.UNAUTHORIZED.refused(problem=required)
+
+
+def scope_name(scope: int) -> str:
+    """The name of a Scope."""
+    return Scope.Name(scope)  # type: ignore[arg-type]
+
+
 def inactive(name: str, state: int) -> Refused:
-    """The refusal of what is asked of a tenant that takes no part."""
+    """Refusal of a request to a tenant that is not active."""
     if state == TENANT_STATE_SUSPENDED:
         return catalogue.TENANT_SUSPENDED.refused(tenant=name)
     return catalogue.UNKNOWN_TENANT.refused(tenant=name)
 
 
 def rate_limited(rate: RateLimit, wait_s: float, whose: str) -> Refused:
-    """The refusal of what came too fast; `wait_s` is after how long it would not have been."""
+    """Refusal of a request over a rate limit; it may be retried after `wait_s`."""
     return catalogue.RATE_LIMITED.refused(
         retry_after_ms=max(1, round(wait_s * 1000)), limit=rate.sentence, whose=whose
     )

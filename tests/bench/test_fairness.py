@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 from trunkline.v1.tenant_pb2 import OPENNESS_LOOPBACK, ClientAuth, VerificationKey
-from trunkline_edge.auth.key_set import inline
+from trunkline_edge.auth.key_set import inline_keys
 from trunkline_edge.auth.tokens import verify
 from trunkline_router.core.tenants.tenant import DEFAULTS
 from trunkline_router.tenants_file import load
@@ -47,7 +47,7 @@ def test_tokens_are_such_as_an_edge_takes(algorithm: str) -> None:
     ]
     auth = ClientAuth(keys=[VerificationKey(kid=algorithm, algorithm=algorithm, jwk=table["jwk"])])
     token = Signing("t", algorithm, signs).token("u7")
-    assert verify(token, "t", auth, inline(auth), time.time()).user == "u7"
+    assert verify(token, "t", auth, inline_keys(auth), time.time()).user == "u7"
 
 
 def server_frame(payload: bytes) -> bytes:

@@ -63,7 +63,7 @@ def refusing(*reasons: catalogue.Refused) -> Callable[[ServerConnection, Request
     def answer(socket: ServerConnection, request: Request) -> Response | None:
         if not left:
             return None
-        rendered = http_errors.of_refused(left.pop(0))
+        rendered = http_errors.error_response(left.pop(0))
         response = socket.respond(rendered.status, "")
         response.body = rendered.body
         del response.headers["Content-Length"]

@@ -11,7 +11,7 @@ import pytest
 from trunkline.v1.access_pb2 import Right, Scope, requires
 from trunkline.v1.tenant_pb2 import ClientAuth, VerificationKey
 from trunkline_client import Client
-from trunkline_edge.auth.key_set import inline
+from trunkline_edge.auth.key_set import inline_keys
 from trunkline_edge.auth.principal import RIGHTS
 from trunkline_edge.auth.tokens import verify
 from trunkline_edge.http.bindings import services
@@ -28,7 +28,7 @@ def test_the_token_on_the_page_is_accepted() -> None:
     exec(compile(program, "authentication.md", "exec"), defined)
     key = VerificationKey(kid="2026-01", algorithm="ES256", jwk=json.dumps(defined["public"]))
     auth = ClientAuth(keys=[key], audiences=["chat"])
-    bearer = verify(defined["token"], "acme", auth, inline(auth), time.time())
+    bearer = verify(defined["token"], "acme", auth, inline_keys(auth), time.time())
     assert bearer.user == "ann"
     assert bearer.agents == {"echo"}
     assert (bearer.persons, bearer.groups) == ({"ann"}, {"tea"})

@@ -1,1 +1,1 @@
-"""Who a client is: its token, and the keys that verify it."""
+"""Authentication of clients: tokens, the keys that verify them, and admission."""

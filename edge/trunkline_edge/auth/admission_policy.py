@@ -1,4 +1,4 @@
-"""May this client connect, and as whom?"""
+"""Admission of clients by the policies of their tenants: state, rate limit, origin and token."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 from trunkline.v1 import catalogue
 from trunkline.v1.edge_service_pb2 import ConnectionOpened, TenantPolicy
 from trunkline.v1.tenant_pb2 import TENANT_STATE_ACTIVE
-from trunkline_runtime.loopback import is_loopback
-from trunkline_runtime.tenant_policy import inactive
+from trunkline_runtime.loopback import is_loopback_host
+from trunkline_runtime.tenant_policy import inactive, unauthenticated
 
 from trunkline_edge.auth.claims import is_id
 from trunkline_edge.auth.jwks import JwksCache
-from trunkline_edge.auth.key_set import inline
+from trunkline_edge.auth.key_set import inline_keys
 from trunkline_edge.auth.principal import RIGHTS, Principal
 from trunkline_edge.auth.tokens import UnknownKey, verify
 from trunkline_edge.core.rate_limits import TenantRateLimiter
@@ -23,127 +23,134 @@ from trunkline_edge.dialects.tenant_policies import TenantPolicies, digest_of
 
 @dataclass(frozen=True, slots=True)
 class ConnectAttempt:
-    """Who wants to connect, as far as the request tells."""
+    """The credentials and origin of a connect request."""
 
-    #: What proves who that is; empty for nothing.
+    #: Empty if the client sent none.
     token: str
-    #: The web page's, if it is one.
+    #: The `Origin` of a web page; empty for other clients.
     origin: str
-    #: From the edge's own machine, and not through a proxy.
+    #: The client is on the edge's own machine, and not behind a proxy.
     is_local: bool
 
 
 class TenantAuth:
-    """What the edge knows of one tenant beside its policy."""
+    """One tenant's policy with the keys and the rate limiter made from it."""
 
-    __slots__ = ("keys", "pace", "policy")
+    __slots__ = ("keys", "policy", "rate_limiter")
 
     def __init__(self, policy: TenantPolicy) -> None:
-        self.pace = TenantRateLimiter(policy.tenant, policy.settings.limits)
-        self.set(policy)
+        self.rate_limiter = TenantRateLimiter(policy.tenant, policy.settings.limits)
+        self.update(policy)
 
-    def set(self, policy: TenantPolicy) -> None:
-        """The policy is this one from now on."""
+    def update(self, policy: TenantPolicy) -> None:
+        """Replace the policy. Counts of the rate limiter stay."""
         self.policy = policy
-        self.keys = inline(policy.settings.client_auth)
-        self.pace.set(policy.settings.limits)
+        self.keys = inline_keys(policy.settings.client_auth)
+        self.rate_limiter.set(policy.settings.limits)
 
     @property
-    def url(self) -> str:
-        """Where more of its keys are to be had; empty for nowhere."""
+    def jwks_url(self) -> str:
+        """The URL of the tenant's JWK Set; empty for none."""
         return self.policy.settings.client_auth.jwks_url
 
     @property
     def identities(self) -> frozenset[str]:
-        """Of all that tokens were verified with, but for keys from elsewhere."""
-        return self.keys.identities.union(map(_digest_key, self.policy.settings.client_auth.token_digests))
+        """Identities of the tenant's own keys and secrets; those of a JWK Set are not among them."""
+        return self.keys.identities.union(
+            map(_digest_identity, self.policy.settings.client_auth.token_digests)
+        )
 
 
 class AdmissionPolicy:
-    """Decides by the policies of tenants. `now_s` is the wall clock, by which tokens expire."""
+    """Admits clients and verifies their tokens. `now_s` is the wall clock, by which tokens expire."""
 
     def __init__(self, tenants: TenantPolicies, jwks: JwksCache, now_s: Callable[[], float]) -> None:
         self._tenants = tenants
         self._jwks = jwks
         self._now_s = now_s
-        self._known: dict[str, TenantAuth] = {}
+        self._auth: dict[str, TenantAuth] = {}
 
-    def told(self, policy: TenantPolicy) -> frozenset[str]:
-        """A tenant is new, or has changed. Returns the identities of keys that are no longer good."""
-        self._tenants.told(policy)
-        known = self._known.get(policy.tenant)
-        if known is None:
-            self._known[policy.tenant] = TenantAuth(policy)
-            url, gone = "", frozenset[str]()
+    # Updates from the router
+
+    def put_tenant(self, policy: TenantPolicy) -> frozenset[str]:
+        """Add or change a tenant. Returns the identities of keys that were revoked by the change."""
+        self._tenants.put(policy)
+        auth = self._auth.get(policy.tenant)
+        if auth is None:
+            self._auth[policy.tenant] = TenantAuth(policy)
+            url, revoked = "", frozenset[str]()
         else:
-            url, before = known.url, known.identities
-            known.set(policy)
-            gone = before - known.identities
-        # While all are told for the first time there are many, and `all_told` comes.
+            url, before = auth.jwks_url, auth.identities
+            auth.update(policy)
+            revoked = before - auth.identities
+        # During the first sync there are many, and `end_sync` follows.
         if self._tenants.are_known and url != policy.settings.client_auth.jwks_url:
             self._use_urls()
-        return gone
+        return revoked
 
-    def gone(self, name: str) -> None:
-        """A tenant is no more."""
-        self._tenants.gone(name)
-        self._known.pop(name, None)
+    def remove_tenant(self, name: str) -> None:
+        """Remove a tenant, if present."""
+        self._tenants.remove(name)
+        self._auth.pop(name, None)
         self._use_urls()
 
-    def all_told(self) -> None:
-        """All tenants there are were told."""
-        for name in self._tenants.all_told():
-            self._known.pop(name, None)
+    def end_sync(self) -> None:
+        """All tenants were sent; remove those that were not among them."""
+        for name in self._tenants.end_sync():
+            self._auth.pop(name, None)
         self._use_urls()
 
     def _use_urls(self) -> None:
-        self._jwks.use({known.url for known in self._known.values() if known.url})
+        self._jwks.use({auth.jwks_url for auth in self._auth.values() if auth.jwks_url})
 
-    def pace_of(self, name: str) -> TenantRateLimiter | None:
-        """What the clients of a tenant may send; None for a tenant that there is not."""
-        known = self._known.get(name)
-        return known.pace if known else None
+    def rate_limiter(self, name: str) -> TenantRateLimiter | None:
+        """The rate limiter of a tenant's clients; None for an unknown tenant."""
+        auth = self._auth.get(name)
+        return auth.rate_limiter if auth else None
+
+    # Admission
 
     def admit(
-        self, visitor: ConnectAttempt, opened: ConnectionOpened, own_user: bool, now: float
+        self, attempt: ConnectAttempt, opened: ConnectionOpened, names_user: bool, now: float
     ) -> Principal | None:
-        """Who the client is, by its token; None where it needs none, or what it asks for is no address.
+        """The principal of a client's token; None if the client needs none, or its address is invalid.
 
-        Fills in what `opened` says of it. `own_user`: the user in it is the client's own wish. Raises
-        Refused, and UnknownKey where keys are to be fetched first; `keys_for` does that.
+        Sets the grants in `opened`, and its user if the client named none. `names_user` if the client chose
+        the user in `opened` itself. Raises Refused; raises UnknownKey if keys must be fetched first, which
+        `fetch_keys` does.
         """
-        known = self._known.get(opened.address.tenant)
-        if known is None:
+        auth = self._auth.get(opened.address.tenant)
+        if auth is None:
             if is_id(opened.address.tenant):
                 raise catalogue.UNKNOWN_TENANT.refused(tenant=opened.address.tenant)
-            # The router says what is wrong with the address.
+            # The router's error says what is wrong with the address.
             return None
-        policy = known.policy
+        policy = auth.policy
         if policy.state != TENANT_STATE_ACTIVE:
             raise inactive(policy.tenant, policy.state)
-        known.pace.connect(now)
-        self._check_origin(known, visitor)
-        if not self._needs_proof(known, visitor):
+        auth.rate_limiter.connect(now)
+        self._check_origin(auth, attempt)
+        if not self._needs_token(auth, attempt):
             return None
-        bearer = self.verify(policy.tenant, visitor.token)
-        bearer.check(opened, own_user)
-        if own_user and not bearer.any_user:
-            opened.user = bearer.user
-        opened.grants.CopyFrom(bearer.grants())
-        return bearer
+        principal = self.verify(policy.tenant, attempt.token)
+        principal.authorize(opened, names_user)
+        if names_user and not principal.any_user:
+            opened.user = principal.user
+        opened.grants.CopyFrom(principal.grants())
+        return principal
 
     def verify(self, name: str, token: str) -> Principal:
-        """Who shows this token to a tenant. Raises Refused, and UnknownKey."""
-        known = self._known.get(name)
-        if known is None:
+        """The principal of a token that was sent to a tenant. Raises Refused and UnknownKey."""
+        tenant = self._auth.get(name)
+        if tenant is None:
             raise catalogue.UNKNOWN_TENANT.refused(tenant=name)
-        auth = known.policy.settings.client_auth
+        auth = tenant.policy.settings.client_auth
         digest = digest_of(token)
         if digest in auth.token_digests:
-            return _anybody(_digest_key(digest))
+            return _shared_principal(_digest_identity(digest))
         if not (auth.keys or auth.jwks_url):
             raise catalogue.UNAUTHORIZED.refused(problem="the token is not one of this tenant's")
-        keys = known.keys | self._jwks.keys(auth.jwks_url) if auth.jwks_url else known.keys
+        keys = tenant.keys | self._jwks.keys(auth.jwks_url) if auth.jwks_url else tenant.keys
         try:
             return verify(token, name, auth, keys, self._now_s())
         except UnknownKey as unknown:
@@ -151,42 +158,38 @@ class AdmissionPolicy:
                 raise unknown.refused() from None
             raise
 
-    async def keys_for(self, name: str) -> None:
-        """Fetch the keys of a tenant, unless that was tried just now."""
-        known = self._known.get(name)
-        if known is not None and known.url:
-            await self._jwks.refresh(known.url)
+    async def fetch_keys(self, name: str) -> None:
+        """Fetch a tenant's JWK Set, unless its cooldown has not passed."""
+        auth = self._auth.get(name)
+        if auth is not None and auth.jwks_url:
+            await self._jwks.refresh(auth.jwks_url)
 
-    def _needs_proof(self, known: TenantAuth, visitor: ConnectAttempt) -> bool:
-        """Whether the token counts. Raises Refused where there must be one, and there is none."""
-        name = known.policy.tenant
-        is_open = self._tenants.is_open(name, visitor.is_local)
-        if visitor.token and (self._tenants.takes_tokens(name) or not is_open):
+    def _needs_token(self, auth: TenantAuth, attempt: ConnectAttempt) -> bool:
+        """Whether the token must be verified. Raises Refused if one is required and missing."""
+        name = auth.policy.tenant
+        is_open = self._tenants.is_open(name, attempt.is_local)
+        if attempt.token and (self._tenants.can_verify_tokens(name) or not is_open):
             return True
         if is_open:
             return False
-        if self._tenants.is_open(name, is_local=True):
-            problem = f"tenant {name} is open to this machine only; from elsewhere a token must be given"
-        else:
-            problem = "a token must be given"
-        raise catalogue.UNAUTHORIZED.refused(problem=problem)
+        raise unauthenticated(name, auth.policy.settings.open_to)
 
-    def _check_origin(self, known: TenantAuth, visitor: ConnectAttempt) -> None:
+    def _check_origin(self, auth: TenantAuth, attempt: ConnectAttempt) -> None:
         """Raises Refused ORIGIN_FORBIDDEN."""
-        origins = known.policy.settings.origins
-        if not visitor.origin or visitor.origin in origins:
+        origins = auth.policy.settings.origins
+        if not attempt.origin or attempt.origin in origins:
             return
-        # What is open to this machine is not open to all pages that are shown on it.
-        by_place = not visitor.token and not self._tenants.is_open(known.policy.tenant, is_local=False)
-        if origins or (by_place and not _is_local_page(visitor.origin)):
-            raise catalogue.ORIGIN_FORBIDDEN.refused(origin=visitor.origin[:256])
+        # A tenant open to this machine is not open to every web page that a browser on it displays.
+        by_machine = not attempt.token and not self._tenants.is_open(auth.policy.tenant, is_local=False)
+        if origins or (by_machine and not _is_local_page(attempt.origin)):
+            raise catalogue.ORIGIN_FORBIDDEN.refused(origin=attempt.origin[:256])
 
-    def allows_origin(self, name: str, origin: str) -> str:
-        """What a response says in `Access-Control-Allow-Origin` to such a page; empty for nothing."""
-        known = self._known.get(name)
-        if known is None or not known.policy.settings.origins:
+    def allowed_origin(self, name: str, origin: str) -> str:
+        """The `Access-Control-Allow-Origin` for a page of this origin; empty to leave the header out."""
+        auth = self._auth.get(name)
+        if auth is None or not auth.policy.settings.origins:
             return "*"
-        return origin if origin in known.policy.settings.origins else ""
+        return origin if origin in auth.policy.settings.origins else ""
 
 
 def _is_local_page(origin: str) -> bool:
@@ -194,15 +197,15 @@ def _is_local_page(origin: str) -> bool:
         host = urlsplit(origin).hostname or ""
     except ValueError:
         return False
-    return host == "localhost" or is_loopback(host)
+    return is_loopback_host(host)
 
 
-def _digest_key(digest: str) -> str:
+def _digest_identity(digest: str) -> str:
     return f"digest {digest}"
 
 
-def _anybody(key: str) -> Principal:
-    """Who shows a secret that a tenant's clients share: as whom they like, and what they like."""
+def _shared_principal(key: str) -> Principal:
+    """Principal for a shared secret: any user, all rights."""
     return Principal(
         user="",
         agents=None,

@@ -1,4 +1,4 @@
-"""Reads JWK Sets over HTTP."""
+"""Fetches JWK Sets over HTTP."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import asyncio
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx
-from trunkline_runtime.loopback import is_loopback
+from trunkline_runtime.loopback import is_loopback_host
 
 from trunkline_edge.auth.jwks import FetchFailed
 from trunkline_edge.auth.key_set import MAX_SET_BYTES
 
-#: From the beginning to the last byte.
+#: For a whole fetch, up to the last byte.
 TIMEOUT_S = 5.0
 
-#: Nothing compressed: a small response could become a large one.
+#: No compression: a small response could expand to a large one.
 _HEADERS = {
     "accept": "application/jwk-set+json, application/json",
     "accept-encoding": "identity",
@@ -23,9 +23,9 @@ _HEADERS = {
 
 
 class JwksHttpClient:
-    """A `Fetch`: over https, or over http from this machine.
+    """A `Fetch` over https, or over http from this machine.
 
-    It follows no redirects, keeps no cookies, and takes no proxies and no passwords from the environment.
+    Follows no redirects, keeps no cookies, and takes neither proxies nor passwords from the environment.
     """
 
     def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
@@ -33,7 +33,7 @@ class JwksHttpClient:
         self._client: httpx.AsyncClient | None = None
 
     async def __call__(self, url: str) -> bytes:
-        """What is at a URL. Raises FetchFailed where that is not read in time, whole, and in bounds."""
+        """The body at a URL. Raises FetchFailed unless it arrives in time, whole and within MAX_SET_BYTES."""
         target = _target_of(url)
         if self._client is None:
             self._client = _client()
@@ -44,12 +44,12 @@ class JwksHttpClient:
             ):
                 return await _body_of(response)
         except TimeoutError:
-            raise FetchFailed(f"no whole answer within {self._timeout_s:g} s") from None
+            raise FetchFailed(f"no complete response within {self._timeout_s:g} s") from None
         except httpx.HTTPError as error:
             raise FetchFailed(f"the request failed: {type(error).__name__}") from None
 
     async def aclose(self) -> None:
-        """Closes its connections."""
+        """Close its connections."""
         if self._client is not None:
             await self._client.aclose()
             self._client = None
@@ -59,25 +59,25 @@ def _target_of(url: str) -> httpx.URL:
     try:
         target = httpx.URL(url)
     except (httpx.InvalidURL, ValueError):
-        raise FetchFailed("it is not a URL") from None
+        raise FetchFailed("not a URL") from None
     if not target.host:
-        raise FetchFailed("it is not a URL with a host")
-    local = target.host == "localhost" or is_loopback(target.host)
-    if target.scheme != "https" and not (target.scheme == "http" and local):
-        raise FetchFailed("it must be an https URL, or http on this machine")
+        raise FetchFailed("the URL has no host")
+    is_local = is_loopback_host(target.host)
+    if target.scheme != "https" and not (target.scheme == "http" and is_local):
+        raise FetchFailed("the URL must use https, or http on this machine")
     return target
 
 
 def _client() -> httpx.AsyncClient:
     certificates = httpx.create_ssl_context(trust_env=False)
-    # Those of the machine beside the public ones: an identity provider may be the operator's own.
+    # The system's authorities too: an identity provider may be the operator's own.
     certificates.load_default_certs()
     return httpx.AsyncClient(
         verify=certificates,
         trust_env=False,
         follow_redirects=False,
         headers=_HEADERS,
-        # The whole is timed, not each step.
+        # __call__ times the whole fetch, not each step.
         timeout=None,
         limits=httpx.Limits(max_connections=16, max_keepalive_connections=0),
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
@@ -85,14 +85,14 @@ def _client() -> httpx.AsyncClient:
 
 
 async def _body_of(response: httpx.Response) -> bytes:
-    """The body, read no further than it may be long."""
+    """Read the body, up to MAX_SET_BYTES."""
     if response.status_code != httpx.codes.OK:
-        raise FetchFailed(f"the answer's status is {response.status_code}, and not 200")
+        raise FetchFailed(f"the response has status {response.status_code}, not 200")
     if response.headers.get("content-encoding", "identity") != "identity":
-        raise FetchFailed("the answer is compressed, which was not asked for")
+        raise FetchFailed("the response is compressed, although the request allows none")
     body = bytearray()
     async for chunk in response.aiter_raw():
         body += chunk
         if len(body) > MAX_SET_BYTES:
-            raise FetchFailed(f"the answer has more than {MAX_SET_BYTES} bytes")
+            raise FetchFailed(f"the response has more than {MAX_SET_BYTES} bytes")
     return bytes(body)

@@ -1,4 +1,4 @@
-"""A signed token in its compact form (RFC 7515, 7.1), taken apart and not yet verified."""
+"""Parses signed tokens in compact form (RFC 7515, 7.1), without verifying them."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from trunkline_edge.auth.key_set import MAX_KID_CHARACTERS
 
 MAX_CHARACTERS = 16384
 
-#: What headers may not have: each would change what is verified, or by which key, or what the content is.
+#: Header parameters that are rejected: each would change the signed content, the key or the content type.
 _FORBIDDEN = ("crit", "b64", "zip", "enc", "cty", "jku", "jwk", "x5u", "x5c")
 
-#: Kinds of token that prove who a client is, without `application/` and in lower case (RFC 8725, 3.11).
+#: Accepted `typ`, in lower case and without `application/` (RFC 8725, 3.11).
 _TYPES = frozenset({"jwt", "at+jwt"})
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class UnverifiedToken(NamedTuple):
-    """What a token says, which nobody has verified."""
+    """A parsed token. Nothing in it is to be trusted before its signature is verified."""
 
     algorithm: str
-    #: The name of its key, if it gives one.
+    #: The name of its key; None if the header gives none.
     kid: str | None
-    #: What was signed.
+    #: The signed bytes.
     content: bytes
     payload: bytes
     signature: bytes
 
 
 def unauthorized(problem: str) -> catalogue.Refused:
-    """Why a token is not taken."""
+    """Refusal of a token."""
     return catalogue.UNAUTHORIZED.refused(problem=problem)
 
 
-def read(token: str) -> UnverifiedToken:
-    """Take a token apart. Raises Refused UNAUTHORIZED where it is none that could be taken."""
+def parse(token: str) -> UnverifiedToken:
+    """Parse a token. Raises Refused UNAUTHORIZED for a malformed or unsupported one."""
     if len(token) > MAX_CHARACTERS:
         raise unauthorized(f"the token has more than {MAX_CHARACTERS} characters")
     parts = token.split(".")
     if len(parts) == 5:
-        raise unauthorized("the token is encrypted; it must be a signed one")
+        raise unauthorized("the token is encrypted; it must be signed")
     if len(parts) != 3:
         raise unauthorized("the token is not a JSON Web Token in its compact form")
     header, payload, signature = parts
@@ -63,13 +63,13 @@ def read(token: str) -> UnverifiedToken:
 
 
 def _read_header(header: dict[str, Any]) -> tuple[str, str | None]:
-    """The algorithm, and the key's name if there is one. Raises ValueError like `read_object`."""
+    """The algorithm, and the key's name if present. Raises ValueError like `read_object`."""
     for name in _FORBIDDEN:
         if name in header:
-            raise ValueError(f"has `{name}`, which is never honoured")
+            raise ValueError(f"has `{name}`, which is not supported")
     algorithm = header.get("alg")
     if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
-        raise ValueError(f"has an `alg` that is not one of {', '.join(ALGORITHMS)}")
+        raise ValueError(f"has an `alg` other than {', '.join(ALGORITHMS)}")
     kind = header.get("typ", "JWT")
     if not isinstance(kind, str) or kind.lower().removeprefix("application/") not in _TYPES:
         raise ValueError("has a `typ` that is neither JWT nor at+jwt")

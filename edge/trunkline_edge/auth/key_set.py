@@ -1,4 +1,4 @@
-"""The keys that verify tokens of one tenant: its own, and those of a JWK Set."""
+"""Sets of keys that verify tokens: a tenant's own keys, and JWK Sets."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from trunkline.v1.tenant_pb2 import ClientAuth
 from trunkline_runtime.jose import read_object
 from trunkline_runtime.jwk import key_of, key_of_members
 
-#: Of a JWK Set; more is refused.
+#: Bounds of a JWK Set; a larger one is rejected.
 MAX_KEYS = 64
 MAX_SET_BYTES = 256 * 1024
 
 MAX_KID_CHARACTERS = 128
 
-#: What a key of a set is for that does not say so. Symmetric keys are not among them: a set is public.
+#: The algorithm of a key in a JWK Set, by key type. No symmetric keys: a set is public.
 _ALGORITHMS = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}
 
 
 class VerificationKey(NamedTuple):
-    """One key."""
+    """A key with its name and algorithm."""
 
-    #: Its name; empty for a key of a set that has none.
+    #: The key's name; empty if a JWK Set gives none.
     kid: str
-    #: The one algorithm that it is for.
+    #: The only algorithm that the key verifies.
     algorithm: str
-    #: Its name and its thumbprint (RFC 7638); equal exactly where both are.
+    #: Name and thumbprint (RFC 7638): equal exactly if both are.
     identity: str
     key: jwk.Key
 
 
 class KeySet:
-    """Some keys. Never changes."""
+    """An immutable set of keys, indexed by name and by algorithm."""
 
     __slots__ = ("_by_algorithm", "_by_kid", "identities")
 
@@ -46,17 +46,17 @@ class KeySet:
         self.identities = frozenset(key.identity for key in self)
 
     def find(self, kid: str | None, algorithm: str) -> Sequence[VerificationKey]:
-        """Those of this name for this algorithm; without a name all that are for it."""
+        """The keys of this name and algorithm; without a name all keys of the algorithm."""
         if kid is None:
             return self._by_algorithm.get(algorithm, ())
         return [key for key in self._by_kid.get(kid, ()) if key.algorithm == algorithm]
 
     def __contains__(self, kid: str) -> bool:
-        """Whether there is a key of this name, whatever it is for."""
+        """Whether there is a key of this name, for any algorithm."""
         return kid in self._by_kid
 
     def __or__(self, other: KeySet) -> KeySet:
-        """Those of both. Cheap where one has none, which is most often so."""
+        """The union. Cheap if either is empty, the usual case."""
         if not self.identities or not other.identities:
             return self if self.identities else other
         return KeySet([*self, *other])
@@ -69,11 +69,11 @@ class KeySet:
         return sum(map(len, self._by_algorithm.values()))
 
     def __repr__(self) -> str:
-        return f"<Keys {', '.join(f'{key.kid} ({key.algorithm})' for key in self)}>"
+        return f"<KeySet {', '.join(f'{key.kid} ({key.algorithm})' for key in self)}>"
 
 
-def inline(auth: ClientAuth) -> KeySet:
-    """A tenant's own keys. Raises ValueError where one does not fit its algorithm, showing no secret."""
+def inline_keys(auth: ClientAuth) -> KeySet:
+    """A tenant's own keys. Raises ValueError, without secrets, if one does not fit its algorithm."""
     return KeySet(map(_own_key, auth.keys))
 
 
@@ -86,14 +86,14 @@ def _own_key(declared: Any) -> VerificationKey:
 
 
 def _named(kid: str, algorithm: str, key: jwk.Key) -> VerificationKey:
-    # A thumbprint has no blank and always the same length, so no name can feign another key's.
+    # A thumbprint has no blank and a fixed length, so a name cannot imitate another key's identity.
     return VerificationKey(kid, algorithm, f"{kid} {key.thumbprint()}", key)
 
 
-def of_jwk_set(body: bytes) -> KeySet:
+def read_jwk_set(body: bytes) -> KeySet:
     """The keys of a JWK Set (RFC 7517, 5) that can verify tokens; others are ignored.
 
-    Raises ValueError where it is none, or too large.
+    Raises ValueError for a malformed or too large set.
     """
     if len(body) > MAX_SET_BYTES:
         raise ValueError(f"the JWK Set has more than {MAX_SET_BYTES} bytes")

@@ -1,4 +1,4 @@
-"""Who shows a token, and what it allows."""
+"""The principal of a verified token: user, permitted addresses and rights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trunkline.v1.address_pb2 import (
 )
 from trunkline.v1.edge_service_pb2 import ConnectionOpened
 
-#: As tokens name them.
+#: Rights by their names in tokens.
 RIGHTS: dict[str, Right.ValueType] = {
     "publish": RIGHT_PUBLISH,
     "subscribe": RIGHT_SUBSCRIBE,
@@ -32,58 +32,58 @@ RIGHTS: dict[str, Right.ValueType] = {
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """What a token that was verified says, or a secret that clients share."""
+    """The holder of a verified token, or of a secret that a tenant's clients share."""
 
-    #: Empty where it names nobody.
+    #: Empty if the token names no user.
     user: str
-    #: Ids of agents and platforms that may be connected to; None for any.
+    #: Agents and platforms that the holder may connect to; None for any.
     agents: frozenset[str] | None
     platforms: frozenset[str] | None
-    #: Ids of persons whose conversations may be connected to; None for any.
+    #: Persons whose conversations the holder may connect to; None for any.
     persons: frozenset[str] | None
-    #: Ids of groups that may be joined; None for any.
+    #: Groups that the holder may join; None for any.
     groups: frozenset[str] | None
     rights: frozenset[Right.ValueType]
-    #: Empty where it has none.
+    #: Empty if the token has none.
     token_id: str
-    #: Seconds since 1970; None where it does not say.
+    #: Seconds since 1970; None if the token does not say.
     issued_at_s: float | None
-    #: Likewise; None where it does not expire.
+    #: Seconds since 1970; None if the principal does not expire.
     expires_at_s: float | None
-    #: The identity of the key that verified it.
+    #: Identity of the key that verified the token.
     key: str
-    #: It is for any user, whom the client names.
+    #: The client may name any user.
     any_user: bool = False
 
     def grants(self) -> Grants:
-        """What the router is told."""
+        """The permissions as the contract carries them to the router."""
         grants = Grants(
             rights=sorted(self.rights),
             all_groups=self.groups is None,
             groups=sorted(self.groups or ()),
             token_id=self.token_id,
         )
-        # Rounded down: never valid for longer, never issued later.
+        # Rounded down: never valid for longer, never issued later than claimed.
         if self.expires_at_s is not None:
             grants.expires_at.FromMilliseconds(int(self.expires_at_s * 1000))
         if self.issued_at_s is not None:
             grants.issued_at.FromMilliseconds(int(self.issued_at_s * 1000))
         return grants
 
-    def check(self, opened: ConnectionOpened, own_user: bool = True) -> None:
-        """Raises Refused FORBIDDEN where the client wants to connect as, or to, what is not allowed.
+    def authorize(self, opened: ConnectionOpened, names_user: bool = True) -> None:
+        """Raises Refused FORBIDDEN unless the client may connect as this user to this address.
 
-        Without `own_user` the user is not looked at. The tenant is not: the token was verified for one.
+        The user is checked only if `names_user`. The tenant is not checked: the token was verified for it.
         """
-        if own_user and not self.any_user and opened.user not in ("", self.user):
+        if names_user and not self.any_user and opened.user not in ("", self.user):
             whom = f"user {self.user}" if self.user else "no user"
-            raise _forbidden(f"the token is for {whom}, and not for user {opened.user[:128]}")
-        problem = self._problem_of(opened.address)
+            raise _forbidden(f"the token is for {whom}, not for user {opened.user[:128]}")
+        problem = self._forbidden_address(opened.address)
         if problem:
             raise _forbidden(problem)
 
-    def _problem_of(self, address: Address) -> str:
-        """Why an address may not be connected to; empty where it may."""
+    def _forbidden_address(self, address: Address) -> str:
+        """The reason why the address is forbidden; empty if it is allowed."""
         if self.agents is not None and address.agent not in self.agents:
             return f"the token does not allow agent {address.agent[:128]}"
         if self.platforms is not None and address.platform not in self.platforms:
@@ -92,17 +92,17 @@ class Principal:
             case None:
                 return ""
             case "conversation":
-                return self._problem_of_conversation(address.conversation)
-        return "nobody connects to a user or a connection"
+                return self._forbidden_conversation(address.conversation)
+        return "clients cannot connect to a user or a connection"
 
-    def _problem_of_conversation(self, conversation: Conversation) -> str:
+    def _forbidden_conversation(self, conversation: Conversation) -> str:
         ident = conversation.id
         if conversation.kind == CONVERSATION_KIND_PERSON:
             kind, allowed = "person", self.persons
         elif conversation.kind == CONVERSATION_KIND_GROUP:
             kind, allowed = "group", self.groups
         else:
-            return "a conversation is with a person or a group"
+            return "a conversation must be with a person or a group"
         if allowed is None or ident in allowed:
             return ""
         return f"the token does not allow {kind}:{ident[:128]}"

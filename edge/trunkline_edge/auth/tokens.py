@@ -1,4 +1,4 @@
-"""Verifies the tokens of a tenant's clients: signed JSON Web Tokens (RFC 7519), by RFC 8725."""
+"""Verifies clients' tokens: signed JSON Web Tokens (RFC 7519), following RFC 8725."""
 
 from __future__ import annotations
 
@@ -15,59 +15,57 @@ from trunkline_edge.auth.principal import Principal
 
 __all__ = ["Principal", "UnknownKey", "verify"]
 
-#: With so many keys at most a token is tried that does not name its key.
+#: A token without `kid` is tried with at most this many keys.
 MAX_TRIED = 4
 
 _MODELS: dict[str, JWSAlgModel] = {model.name: model for model in JWS_ALGORITHMS if model.name in ALGORITHMS}
 
 
 class UnknownKey(Exception):
-    """A token was signed with a key that is not known; a JWK Set may have it by now.
+    """A token names a key that is not known; a JWK Set may have it by now.
 
-    `kid` is its name, and None where the token does not give one.
+    `kid` is the key's name, None if the token gives none.
     """
 
     def __init__(self, kid: str | None) -> None:
-        super().__init__(f"the token was signed with a key that is not known{f': {kid}' if kid else ''}")
+        super().__init__(f"the token was signed with an unknown key{f': {kid}' if kid else ''}")
         self.kid = kid
 
     def refused(self) -> Refused:
-        """The refusal, where no set has it."""
+        """The refusal to send if no JWK Set has the key."""
         return unauthorized(str(self))
 
 
 def verify(token: str, tenant: str, auth: ClientAuth, keys: KeySet, now_s: float) -> Principal:
-    """Who shows a token to the tenant, and what it allows; `now_s` is the time since 1970.
+    """Verify a token and return its principal; `now_s` is in seconds since 1970.
 
-    Raises Refused, UNAUTHORIZED or TOKEN_EXPIRED, whose text is for the client's developer and shows nothing
-    secret; or UnknownKey, after which the caller may look for more keys.
+    Raises Refused UNAUTHORIZED or TOKEN_EXPIRED, with a text for the client's developer and without secrets.
+    Raises UnknownKey, after which the caller may fetch more keys and try again.
     """
-    signed = jws.read(token)
-    key = _verified_by(signed, keys)
-    return principal_of(signed.payload, tenant, auth, key.identity, now_s)
+    unverified = jws.parse(token)
+    key = _verifying_key(unverified, keys)
+    return principal_of(unverified.payload, tenant, auth, key.identity, now_s)
 
 
-def _verified_by(signed: UnverifiedToken, keys: KeySet) -> VerificationKey:
-    """The key with which the token was signed."""
-    candidates = keys.find(signed.kid, signed.algorithm)
+def _verifying_key(unverified: UnverifiedToken, keys: KeySet) -> VerificationKey:
+    """The key that verifies the signature. Raises Refused and UnknownKey."""
+    candidates = keys.find(unverified.kid, unverified.algorithm)
     if not candidates:
-        raise _without_key(signed, keys)
-    if signed.kid is None and len(candidates) > MAX_TRIED:
-        raise unauthorized(
-            "the token must name its key: its header has no `kid`, and the tenant has many keys"
-        )
-    model = _MODELS[signed.algorithm]
+        raise _no_key(unverified, keys)
+    if unverified.kid is None and len(candidates) > MAX_TRIED:
+        raise unauthorized("the token's header must have a `kid`, because the tenant has many keys")
+    model = _MODELS[unverified.algorithm]
     for key in candidates:
-        if model.verify(signed.content, signed.signature, key.key):
+        if model.verify(unverified.content, unverified.signature, key.key):
             return key
     raise unauthorized("the token's signature is wrong")
 
 
-def _without_key(signed: UnverifiedToken, keys: KeySet) -> Exception:
-    """What to raise where no key fits."""
-    if signed.kid is not None and signed.kid in keys:
-        return unauthorized(f"the token's key {signed.kid} is not for {signed.algorithm}")
-    if signed.algorithm == "HS256":
-        # No JWK Set has symmetric keys.
-        return UnknownKey(signed.kid).refused()
-    return UnknownKey(signed.kid)
+def _no_key(unverified: UnverifiedToken, keys: KeySet) -> Exception:
+    """The exception for a token that no key fits."""
+    if unverified.kid is not None and unverified.kid in keys:
+        return unauthorized(f"the token's key {unverified.kid} is not for {unverified.algorithm}")
+    if unverified.algorithm == "HS256":
+        # JWK Sets have no symmetric keys.
+        return UnknownKey(unverified.kid).refused()
+    return UnknownKey(unverified.kid)

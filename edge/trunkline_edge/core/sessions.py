@@ -9,8 +9,8 @@ from trunkline.v1.catalogue import Entry, Refused
 from trunkline.v1.edge_service_pb2 import ConnectionOpened, ConnectionSend
 from trunkline.v1.frame_pb2 import ClientFrame, ClosingFrame, PongFrame, ServerFrame
 from trunkline.v1.message_pb2 import MESSAGE_STATE_OPEN
+from trunkline_runtime.refusals import closing_frame
 
-from trunkline_edge.core.closing import closing_frame
 from trunkline_edge.core.connection import Connection, ConnectionState
 from trunkline_edge.core.counters import CLIENT_LOST, EdgeCounters
 from trunkline_edge.core.encoding import encoded, written

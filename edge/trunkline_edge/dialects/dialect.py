@@ -149,6 +149,9 @@ class Dialect:
     #: In order of preference.
     subprotocols: Sequence[str] = ()
     routes: Sequence[Route] = ()
+    #: The path parameter that holds a name reserved by its tenant, if paths do not name the tenant itself:
+    #: see `reserved_for` in tenant.proto.
+    reserved_parameter: str = ""
 
 
 def read_query(text: str) -> list[tuple[str, str]]:

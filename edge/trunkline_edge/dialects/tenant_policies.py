@@ -1,113 +1,107 @@
-"""What an edge is told of tenants by its router."""
+"""Policies of tenants, as the router sends them to an edge."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from typing import TypeVar
 
 from trunkline.v1.edge_service_pb2 import TenantPolicy
+from trunkline_runtime.reserved_names import ReservedName, reserved_names
 from trunkline_runtime.tenant_policy import is_open
+
+K = TypeVar("K")
 
 
 class TenantPolicies:
-    """The policies of all tenants.
+    """The policies of all tenants, indexed by what clients send in place of a tenant.
 
-    They are told anew on each link: `begin`, `told` for each, then `all_told`. Until that has happened once,
-    `are_known` is false and nothing can be said of any tenant; afterwards what was told stays while there
-    is no link.
+    Each link sends them all again: `begin_sync`, `put` for each, `end_sync`. Until the first sync has ended
+    `are_known` is false and an absent tenant may exist. Without a link the last known policies stay.
     """
 
     def __init__(self, policies: Iterable[TenantPolicy] = ()) -> None:
         self.are_known = False
         self._policies: dict[str, TenantPolicy] = {}
-        self._pipelines: dict[str, str] = {}
+        self._owners: dict[ReservedName, str] = {}
         #: Tenants by the digests of the secrets that their clients share.
         self._digests: dict[str, str] = {}
-        self._told: set[str] | None = None
+        self._synced: set[str] | None = None
         for policy in policies:
-            self.told(policy)
+            self.put(policy)
             self.are_known = True
 
-    # What the router tells
+    # Updates from the router
 
-    def begin(self) -> None:
-        """On a new link all policies come again."""
-        self._told = set()
+    def begin_sync(self) -> None:
+        """A new link sends all policies again."""
+        self._synced = set()
 
-    def told(self, policy: TenantPolicy) -> None:
-        """A tenant is new, or has changed."""
+    def put(self, policy: TenantPolicy) -> None:
+        """Add a tenant, or replace its policy."""
         name = policy.tenant
-        self._forget(name)
-        if self._told is not None:
-            self._told.add(name)
+        self.remove(name)
+        if self._synced is not None:
+            self._synced.add(name)
         self._policies[name] = policy
-        self._pipelines.update((pipeline, name) for pipeline in policy.settings.pipelines)
-        self._digests.update((digest, name) for digest in policy.settings.client_auth.token_digests)
+        self._owners.update(dict.fromkeys(reserved_names(policy.settings), name))
+        self._digests.update(dict.fromkeys(policy.settings.client_auth.token_digests, name))
 
-    def gone(self, name: str) -> None:
-        """A tenant is no more."""
-        self._forget(name)
-
-    def all_told(self) -> list[str]:
-        """All there are were told. Returns those that are no more."""
-        gone = [name for name in self._policies if self._told is not None and name not in self._told]
-        for name in gone:
-            self._forget(name)
-        self._told = None
-        self.are_known = True
-        return gone
-
-    def _forget(self, name: str) -> None:
+    def remove(self, name: str) -> None:
+        """Remove a tenant, if present."""
         policy = self._policies.pop(name, None)
-        if policy is None:
-            return
-        for owners, names in (
-            (self._pipelines, policy.settings.pipelines),
-            (self._digests, policy.settings.client_auth.token_digests),
-        ):
-            for each in names:
-                if owners.get(each) == name:
-                    del owners[each]
+        if policy is not None:
+            _disown(self._owners, reserved_names(policy.settings), name)
+            _disown(self._digests, policy.settings.client_auth.token_digests, name)
 
-    # What dialects and others ask
+    def end_sync(self) -> list[str]:
+        """All policies were sent. Removes the tenants that were not among them, and returns their names."""
+        removed = [name for name in self._policies if self._synced is not None and name not in self._synced]
+        for name in removed:
+            self.remove(name)
+        self._synced = None
+        self.are_known = True
+        return removed
+
+    # Queries
 
     def policy(self, name: str) -> TenantPolicy | None:
-        """One tenant's, if there is such a tenant."""
+        """The policy of a tenant; None if there is no such tenant."""
         return self._policies.get(name)
 
-    def of_pipeline(self, pipeline: str) -> str:
-        """The tenant that a pipeline was declared for; empty for none."""
-        return self._pipelines.get(pipeline, "")
+    def owner_of(self, dialect: str, name: str) -> str:
+        """The tenant that reserved a name for a dialect; empty for none."""
+        return self._owners.get(ReservedName(dialect, name), "")
 
-    def of_token(self, token: str) -> str:
+    def tenant_of_token(self, token: str) -> str:
         """The tenant whose clients share this secret; empty for none."""
-        # Whoever learns how long a look-up takes learns of the digest, not of the secret.
+        # The time of a lookup leaks something about the digest, not about the secret.
         return self._digests.get(digest_of(token), "") if token else ""
 
-    def agent_of(self, name: str) -> str:
-        """The agent of clients that name none; empty where none was declared."""
+    def default_agent(self, name: str) -> str:
+        """The agent of a tenant's clients that name none; empty if none is set."""
         policy = self._policies.get(name)
         return policy.settings.default_agent if policy else ""
 
     @property
-    def have_tokens(self) -> bool:
-        """There is a secret that belongs to a tenant."""
+    def have_shared_tokens(self) -> bool:
+        """True if any tenant's clients share a secret."""
         return bool(self._digests)
 
     def is_open(self, name: str, is_local: bool) -> bool:
-        """Whether somebody who shows no proof may come in; `is_local` is from the edge's own machine.
+        """Whether callers without credentials are admitted; `is_local` if they are on the edge's machine.
 
-        False for a tenant that there is not.
+        False for an unknown tenant.
         """
         policy = self._policies.get(name)
         return policy is not None and is_open(policy.settings.open_to, is_local)
 
-    def may_be_token(self, name: str, token: str) -> bool:
-        """Whether a token is one of the tenant's as far as can be seen: its secret, or a JSON Web Token."""
-        return self.of_token(token) == name or token.count(".") == 2
+    def may_accept(self, name: str, token: str) -> bool:
+        """Whether a token could be the tenant's: its shared secret, or any JSON Web Token."""
+        return self.tenant_of_token(token) == name or token.count(".") == 2
 
-    def takes_tokens(self, name: str) -> bool:
-        """Whether the tenant has anything that a token could be verified with."""
+    def can_verify_tokens(self, name: str) -> bool:
+        """Whether the tenant has keys or secrets to verify tokens with."""
         policy = self._policies.get(name)
         if policy is None:
             return False
@@ -115,6 +109,13 @@ class TenantPolicies:
         return bool(auth.keys or auth.jwks_url or auth.token_digests)
 
 
+def _disown(owners: dict[K, str], values: Iterable[K], name: str) -> None:
+    """Delete the values that still belong to the tenant; one may have passed to another tenant."""
+    for value in values:
+        if owners.get(value) == name:
+            del owners[value]
+
+
 def digest_of(token: str) -> str:
-    """What is kept of a secret that clients share."""
+    """SHA-256 of a shared secret, in hex: the only form in which the secret is stored."""
     return hashlib.sha256(token.encode(errors="surrogatepass")).hexdigest()

@@ -1,4 +1,4 @@
-"""Takes the bodies of requests, within bounds."""
+"""Reads request bodies within bounds of size, memory and time."""
 
 from __future__ import annotations
 
@@ -9,38 +9,39 @@ from contextlib import asynccontextmanager
 from starlette.requests import Request
 from trunkline.v1 import catalogue
 
-#: The router takes messages of 12 MiB; JSON is a little longer.
+#: The router accepts messages of 12 MiB; their JSON is a little longer.
 MAX_BODY_BYTES = 13 << 20
 
-#: Of all requests together; beyond it they are refused with OVERLOADED.
+#: Bound of all buffered bodies together; beyond it requests are rejected with OVERLOADED.
 MAX_TOTAL_BYTES = 64 << 20
 
 #: For one whole body.
 BODY_TIMEOUT_S = 30.0
 
-#: A body that is too large is read on and dropped up to here: who sends it looks for the answer at its end.
+#: A body that is too large is read and dropped up to here, because clients read the response after sending.
 MAX_DROPPED_BYTES = 64 << 20
 
 JSON = "application/json"
 
 
 class BodyReader:
-    """Reads JSON bodies: each at most 13 MiB and 30 s long, all together at most 64 MiB."""
+    """Buffers bodies: each at most 13 MiB, read within 30 s; all together at most 64 MiB."""
 
     def __init__(self) -> None:
-        self.held_bytes = 0
+        self.buffered_bytes = 0
 
     @asynccontextmanager
-    async def body(self, request: Request, wanted: bool) -> AsyncIterator[bytes]:
-        """The body, held until it has been dealt with; empty where none is `wanted`.
+    async def json(self, request: Request, expected: bool) -> AsyncIterator[bytes]:
+        """A JSON body, which counts as buffered until the context ends; empty if there is none.
 
-        Raises Refused for one of another type, too long or too late, or where too much is held already.
+        Raises Refused for a body that is not `expected`, of another type, too large, too late, or over the
+        total bound.
         """
-        declared = request.headers.get("content-length", "0")
-        if declared == "0" and "transfer-encoding" not in request.headers:
+        length = request.headers.get("content-length", "0")
+        if length == "0" and "transfer-encoding" not in request.headers:
             yield b""
             return
-        if not wanted:
+        if not expected:
             raise catalogue.INVALID_ARGUMENT.refused(field="body", problem="this call takes none")
         _check_type(request)
         async with self.of_any_type(request) as body:
@@ -48,45 +49,45 @@ class BodyReader:
 
     @asynccontextmanager
     async def of_any_type(self, request: Request) -> AsyncIterator[bytes]:
-        """The body, whatever its type, held until it has been dealt with. Raises Refused like `body`."""
-        held = _Held(self)
+        """A body of any type, which counts as buffered until the context ends. Raises Refused like `json`."""
+        buffer = _BodyBuffer(self)
         try:
             try:
                 async with asyncio.timeout(BODY_TIMEOUT_S):
-                    await held.read(request)
+                    await buffer.fill(request)
             except TimeoutError:
                 raise catalogue.BODY_TIMEOUT.refused(limit_s=f"{BODY_TIMEOUT_S:g}") from None
-            yield bytes(held.body)
+            yield bytes(buffer.body)
         finally:
-            self.held_bytes -= len(held.body)
+            self.buffered_bytes -= len(buffer.body)
 
 
-class _Held:
-    """One body, as far as it has come."""
+class _BodyBuffer:
+    """The received part of one body."""
 
-    def __init__(self, bodies: BodyReader) -> None:
+    def __init__(self, reader: BodyReader) -> None:
         self.body = bytearray()
-        self._bodies = bodies
+        self._reader = reader
 
-    async def read(self, request: Request) -> None:
-        """Take all of it. Raises Refused."""
+    async def fill(self, request: Request) -> None:
+        """Read the whole body. Raises Refused."""
         dropped = 0
-        async for piece in request.stream():
-            if dropped or len(self.body) + len(piece) > MAX_BODY_BYTES:
-                dropped += len(piece)
+        async for chunk in request.stream():
+            if dropped or len(self.body) + len(chunk) > MAX_BODY_BYTES:
+                dropped += len(chunk)
                 if dropped > MAX_DROPPED_BYTES:
                     break
                 continue
-            if self._bodies.held_bytes + len(piece) > MAX_TOTAL_BYTES:
+            if self._reader.buffered_bytes + len(chunk) > MAX_TOTAL_BYTES:
                 raise catalogue.OVERLOADED.refused(problem="other requests' bodies")
-            self.body += piece
-            self._bodies.held_bytes += len(piece)
+            self.body += chunk
+            self._reader.buffered_bytes += len(chunk)
         if dropped:
             raise catalogue.BODY_TOO_LARGE.refused(limit=MAX_BODY_BYTES)
 
 
 def _check_type(request: Request) -> None:
-    """Raises Refused for a body that is not plain JSON in UTF-8."""
+    """Raises Refused unless the body is uncompressed JSON in UTF-8."""
     kind, _, parameters = request.headers.get("content-type", "").partition(";")
     charset = parameters.strip().lower().replace('"', "")
     is_json = kind.strip().lower() == JSON and charset in ("", "charset=utf-8")

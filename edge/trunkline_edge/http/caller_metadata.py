@@ -1,4 +1,4 @@
-"""Whose an HTTP request is: told to the router, which decides what it may do."""
+"""Metadata by which an edge identifies an HTTP caller to the router, which authorizes the call."""
 
 from __future__ import annotations
 
@@ -6,112 +6,90 @@ from urllib.parse import quote
 
 from starlette.requests import Request
 from trunkline.v1 import catalogue
-from trunkline.v1.access_pb2 import (
-    SCOPE_ADMIN,
-    SCOPE_OPERATOR,
-    Scope,
-)
-from trunkline.v1.tenant_pb2 import OPENNESS_LOOPBACK
+from trunkline.v1.access_pb2 import SCOPE_OPERATOR
 from trunkline_runtime.call_metadata import ACTING_FOR, FORWARDED, PROXIED, REMOTE_IP, bearer_token
-from trunkline_runtime.loopback import is_loopback
-from trunkline_runtime.tenant_policy import CLIENT_SCOPES
+from trunkline_runtime.loopback import is_local_caller
+from trunkline_runtime.tenant_policy import CLIENT_SCOPES, check_open_to_call, scope_name
 
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
-from trunkline_edge.http.router_client import CallFailed
 
-#: Headers that go on to the router as they are.
+#: Headers passed on to the router unchanged.
 PASSED_ON = ("traceparent", "tracestate")
 
-#: A longer key is nobody's; the router could not be told of it.
+#: A longer key cannot be valid, and does not fit into metadata.
 MAX_KEY_CHARS = 4096
 
 
 class CallerMetadata:
-    """What the edge does about who asks: little, for it does not know the keys."""
+    """Identifies callers to the router. The edge knows no API keys, so it rejects only what it can tell."""
 
     def __init__(self, tenants: TenantPolicies) -> None:
         self._tenants = tenants
 
     def admit(self, request: Request, tenant: str, scope: int) -> None:
-        """Raises CallFailed for a request without a proof that the router would refuse in any case.
+        """Raises Refused for a request without credentials that the router would reject in any case.
 
-        To be asked before a body is read, which is not held for those who may not even ask.
+        Called before the body is read, so that unauthenticated callers cannot make the edge buffer one.
         """
         if key_of(request) is not None:
             return
         if scope == SCOPE_OPERATOR:
-            raise _unauthorized("the operator's key must be given")
+            raise catalogue.UNAUTHORIZED.refused(problem="the operator's key must be given")
         policy = self._tenants.policy(tenant)
-        if policy is None:
-            if self._tenants.are_known:
-                raise CallFailed.of(catalogue.UNKNOWN_TENANT.refused(tenant=tenant))
-            return
-        wanted = f"an API key with {_name(scope)} must be given"
-        if not self._tenants.is_open(tenant, is_local(request)):
-            if self._tenants.is_open(tenant, is_local=True):
-                wanted = f"tenant {tenant} is open to this machine only; from elsewhere {wanted}"
-            raise _unauthorized(wanted)
-        if scope == SCOPE_ADMIN and policy.settings.open_to != OPENNESS_LOOPBACK:
-            raise _unauthorized(wanted)
+        if policy is not None:
+            check_open_to_call(tenant, policy.settings.open_to, scope, is_local(request))
+        elif self._tenants.are_known:
+            raise catalogue.UNKNOWN_TENANT.refused(tenant=tenant)
 
     def metadata(self, request: Request, tenant: str, scope: int) -> list[tuple[str, str]]:
-        """What the router is told with a call that takes this scope, for a tenant; "" for none.
+        """The metadata of a call that takes this scope; `tenant` is "" if the call names none.
 
-        Raises CallFailed for what it cannot be told, or would refuse.
+        Raises Refused for credentials that metadata cannot carry or that the router would reject.
         """
-        found = []
+        metadata = []
         for name in PASSED_ON:
             value = request.headers.get(name)
             if value is not None:
-                if not _can_be_told(value):
-                    refused = catalogue.INVALID_ARGUMENT.refused(
-                        field=name, problem="must be printable ASCII"
-                    )
-                    raise CallFailed.of(refused)
-                found.append((name, value))
+                if not _fits_metadata(value):
+                    raise catalogue.INVALID_ARGUMENT.refused(field=name, problem="must be printable ASCII")
+                metadata.append((name, value))
         key = key_of(request)
         if key is not None:
-            found.append(self._proof(key, tenant, scope))
-        found.append((REMOTE_IP, request.client.host if request.client else "unknown"))
+            metadata.append(self._credentials(key, tenant, scope))
+        metadata.append((REMOTE_IP, request.client.host if request.client else "unknown"))
         if is_forwarded(request):
-            found.append((FORWARDED, "1"))
-        return found
+            metadata.append((FORWARDED, "1"))
+        return metadata
 
-    def _proof(self, key: str, tenant: str, scope: int) -> tuple[str, str]:
-        """A secret that the tenant's clients share is known to the edge; all else the router looks at."""
-        if tenant and self._tenants.of_token(key) == tenant:
+    def _credentials(self, key: str, tenant: str, scope: int) -> tuple[str, str]:
+        """The edge itself verifies a secret that the tenant's clients share; the router verifies the rest."""
+        if tenant and self._tenants.tenant_of_token(key) == tenant:
             if scope not in CLIENT_SCOPES:
-                problem = f"the client's token does not give {_name(scope)}"
-                raise CallFailed.of(catalogue.FORBIDDEN.refused(problem=problem))
+                problem = f"the client's token does not give {scope_name(scope)}"
+                raise catalogue.FORBIDDEN.refused(problem=problem)
             return ACTING_FOR, quote(tenant, safe="")
-        if len(key) > MAX_KEY_CHARS or not _can_be_told(key):
-            raise _unauthorized("the key that was shown is not valid")
+        if len(key) > MAX_KEY_CHARS or not _fits_metadata(key):
+            raise catalogue.UNAUTHORIZED.refused(problem="the key is not valid")
         return "authorization", f"Bearer {key}"
 
 
 def key_of(request: Request) -> str | None:
-    """The key or token that a request shows, also where it is empty; None where it shows none."""
+    """The request's API key or token, possibly empty; None if it has no credentials."""
     token = bearer_token(request.headers.get("authorization", ""))
     return token if token is not None else request.headers.get("x-api-key")
 
 
 def is_forwarded(request: Request) -> bool:
-    """It came by a proxy, and its own address says nothing."""
+    """True if the request came through a proxy, so that its address is not the caller's."""
     return any(name in request.headers for name in PROXIED)
 
 
 def is_local(request: Request) -> bool:
-    """It is from this machine, and came by no proxy."""
-    return request.client is not None and is_loopback(request.client.host) and not is_forwarded(request)
+    """True if the caller is on this machine."""
+    return request.client is not None and is_local_caller(
+        request.client.host, is_forwarded=is_forwarded(request)
+    )
 
 
-def _name(scope: int) -> str:
-    return Scope.Name(scope)  # type: ignore[arg-type]
-
-
-def _can_be_told(value: str) -> bool:
+def _fits_metadata(value: str) -> bool:
     return value.isascii() and value.isprintable()
-
-
-def _unauthorized(problem: str) -> CallFailed:
-    return CallFailed.of(catalogue.UNAUTHORIZED.refused(problem=problem))

@@ -1,4 +1,4 @@
-"""Serves the HTTP routes of dialects: makes the calls that they ask for."""
+"""Serves the HTTP routes of dialects, and makes the RPCs that their handlers yield."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
 from trunkline.v1.access_pb2 import SCOPE_BROADCAST
+from trunkline.v1.catalogue import Refused
+from trunkline_runtime.refusals import to_status
 
 from trunkline_edge.dialects.dialect import (
     CallRefused,
+    Dialect,
     Handling,
     HttpReply,
     HttpRequest,
@@ -27,8 +30,9 @@ from trunkline_edge.dialects.tenant_policies import TenantPolicies
 from trunkline_edge.http.bindings import services, tenant_path
 from trunkline_edge.http.body_reader import BodyReader
 from trunkline_edge.http.caller_metadata import CallerMetadata, is_local
-from trunkline_edge.http.error_responses import answered, http_status
+from trunkline_edge.http.error_responses import respond
 from trunkline_edge.http.router_client import CallFailed, RouterClient
+from trunkline_edge.http_errors import http_status
 
 
 class DialectRoutes:
@@ -45,54 +49,55 @@ class DialectRoutes:
         self._methods = {f"{s.name}.{method.name}": method for s in services() for method in s.methods}
 
     def routes(self) -> list[BaseRoute]:
-        """All of them."""
-        return [self._served(route) for dialect in self._dialects for route in dialect.routes]
+        """Routes for Starlette."""
+        return [self._route(dialect, route) for dialect in self._dialects for route in dialect.routes]
 
-    def _served(self, route: DialectRoute) -> BaseRoute:
+    def _route(self, dialect: Dialect, route: DialectRoute) -> BaseRoute:
         async def endpoint(request: Request) -> Response:
-            return await answered(request, self._serve(request, route))
+            return await respond(request, self._serve(request, dialect, route))
 
-        return _AsItCame(route, endpoint)
+        return _RawPathRoute(route, endpoint)
 
-    async def _serve(self, request: Request, route: DialectRoute) -> Response:
+    async def _serve(self, request: Request, dialect: Dialect, route: DialectRoute) -> Response:
         query = read_query(request.url.query)
         try:
             if route.method != "GET":
-                self._admit(request)
-        except CallFailed as failure:
+                self._admit(request, dialect)
+        except Refused as reason:
             if route.refused is None:
                 raise
-            reply = route.refused(_as_refused(failure))
+            reply = route.refused(_call_refused(reason))
         else:
             async with self._bodies.of_any_type(request) as body:
                 headers, local = dict(request.headers), is_local(request)
                 asked = HttpRequest(request.path_params, query, headers, body, self._tenants, local)
-            # What it asks of the router may take long: the body is then no longer others' concern.
+            # The RPCs may take long, so the body no longer counts against the bound of all requests.
             reply = await self._drive(route.handle(asked), request)
         return Response(msgspec.json.encode(reply.body), reply.status, media_type="application/json")
 
-    def _admit(self, request: Request) -> None:
-        """Raises CallFailed where the path says whose it is, and the router would refuse it in any case."""
-        named = request.path_params
-        tenant = named.get("tenant") or self._tenants.of_pipeline(named.get("pipeline", ""))
+    def _admit(self, request: Request, dialect: Dialect) -> None:
+        """Raises Refused if the path identifies the tenant and the router would reject the caller."""
+        parameters = request.path_params
+        reserved = parameters.get(dialect.reserved_parameter, "")
+        tenant = parameters.get("tenant") or self._tenants.owner_of(dialect.name, reserved)
         if tenant:
             self._access.admit(request, tenant, SCOPE_BROADCAST)
 
     async def _drive(self, handling: Handling, request: Request) -> HttpReply:
-        """Make the calls that the handling yields, one after another.
+        """Make the RPCs that a handler yields, one after another.
 
-        Raises CallFailed for one that was refused where the handling leaves it at that.
+        Raises CallFailed or Refused for a failed RPC if the handler does not handle it.
         """
         try:
             call = next(handling)
             while True:
                 try:
                     response = await self._call(call, request)
-                except CallFailed as failure:
+                except (CallFailed, Refused) as reason:
                     try:
-                        call = handling.throw(_as_refused(failure))
+                        call = handling.throw(_call_refused(reason))
                     except CallRefused:
-                        raise failure from None
+                        raise reason from None
                 else:
                     call = handling.send(response)
         except StopIteration as stop:
@@ -101,13 +106,13 @@ class DialectRoutes:
 
     async def _call(self, call: RouterCall, request: Request) -> Any:
         method = self._methods[call.rpc]
-        # What its own clients may do is for a dialect to say.
+        # The dialect decides what its clients may do, so every RPC takes the same scope.
         metadata = self._access.metadata(request, _tenant_of(call, method), SCOPE_BROADCAST)
         return await self._calls.unary(method, call.request, metadata=metadata)
 
 
-class _AsItCame(Route):
-    """Takes parameters out of the path as it came, like those of a WebSocket's; see Path."""
+class _RawPathRoute(Route):
+    """Matches the path before it is decoded, like those of WebSockets; see Path."""
 
     def __init__(self, route: DialectRoute, endpoint: Callable[[Request], Awaitable[Response]]) -> None:
         super().__init__(route.path.text, endpoint, methods=[route.method])
@@ -123,8 +128,10 @@ class _AsItCame(Route):
         return fits, {"endpoint": self.endpoint, "path_params": parameters}
 
 
-def _as_refused(failure: CallFailed) -> CallRefused:
-    return CallRefused(failure.reason, failure.message, http_status(failure))
+def _call_refused(reason: CallFailed | Refused) -> CallRefused:
+    status = to_status(reason) if isinstance(reason, Refused) else reason.status
+    code = reason.entry.code if isinstance(reason, Refused) else reason.reason
+    return CallRefused(code, status.message, http_status(status))
 
 
 def _tenant_of(call: RouterCall, method: MethodDescriptor) -> str:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import grpc
 import grpc.aio
 import structlog
-from google.protobuf.any_pb2 import Any as AnyProto
 from google.protobuf.descriptor import MethodDescriptor
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 from trunkline.v1 import catalogue
-from trunkline.v1.catalogue import Refused
+from trunkline_runtime.refusals import details_of, read_status, to_status
 
-from trunkline_edge import http_errors
 from trunkline_edge.router_channel import RouterChannelFactory
 
 _log = structlog.get_logger()
@@ -39,29 +37,13 @@ OPTIONS: list[tuple[str, int | str]] = [
 
 
 class CallFailed(Exception):
-    """A call was refused or came to nothing; the fields are those of a gRPC status and its details."""
+    """A call was refused or failed. `status` is the router's, or an equivalent one made here."""
 
-    def __init__(
-        self,
-        status: int,
-        reason: str,
-        message: str,
-        details: Sequence[AnyProto] = (),
-        retry_after_ms: int = 0,
-    ) -> None:
-        super().__init__(message)
+    def __init__(self, status: Status) -> None:
+        super().__init__(status.message)
         self.status = status
-        self.reason = reason
-        self.message = message
-        self.details = list(details)
-        self.retry_after_ms = retry_after_ms
-
-    @classmethod
-    def of(cls, refused: Refused) -> Self:
-        """A refusal for a reason of the catalogue, with the details that a router gives with it."""
-        entry = refused.entry
-        details = http_errors.details_of(entry, refused.values, refused.retry_after_ms)
-        return cls(http_errors.grpc_code(entry), entry.code, str(refused), details, refused.retry_after_ms)
+        #: The catalogue's code, or the name of a gRPC code that came without one.
+        self.reason = details_of(status).reason
 
 
 class RouterClient:
@@ -125,7 +107,7 @@ class RouterClient:
 
     def _callable(self, method: MethodDescriptor) -> Callable[..., Any]:
         if self._closed:
-            raise CallFailed.of(catalogue.RESTARTING.refused())
+            raise CallFailed(to_status(catalogue.RESTARTING.refused()))
         credentials = self._way.credentials
         if not self._channels or credentials is not self._credentials:
             # Not before there is a loop to run on.
@@ -147,42 +129,25 @@ class RouterClient:
         """Closing the channel looks to a waiting caller as if itself had been cancelled."""
         task = asyncio.current_task()
         if self._closed and (task is None or not task.cancelling()):
-            raise CallFailed.of(catalogue.RESTARTING.refused()) from None
+            raise CallFailed(to_status(catalogue.RESTARTING.refused())) from None
 
 
 def _failure(error: grpc.aio.AioRpcError, method: MethodDescriptor) -> CallFailed:
-    """What a gRPC error says, in the words of the catalogue where it came without any."""
-    status = _status_in(error)
-    reason, retry_after_ms = "", 0
-    for detail in status.details:
-        info, retry = ErrorInfo(), RetryInfo()
-        if detail.Unpack(info):
-            reason = info.reason
-        elif detail.Unpack(retry):
-            retry_after_ms = retry.retry_delay.ToMilliseconds()
-    if reason:
-        return CallFailed(status.code, reason, status.message, status.details, retry_after_ms)
+    """The failure that a gRPC error stands for; one without details gets an entry of the catalogue."""
+    status = read_status(error.trailing_metadata())
+    if details_of(status).reason:
+        return CallFailed(status)
     match error.code():
-        # A router that stops in earnest cancels what is left.
+        # A router that is killed cancels the calls under way.
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
-            return CallFailed.of(catalogue.ROUTER_UNAVAILABLE.refused())
+            return CallFailed(to_status(catalogue.ROUTER_UNAVAILABLE.refused()))
         case grpc.StatusCode.UNKNOWN | grpc.StatusCode.INTERNAL:
             _log.error("a call failed", rpc=method.full_name, problem=error.details())
-            return CallFailed.of(catalogue.INTERNAL.refused())
+            return CallFailed(to_status(catalogue.INTERNAL.refused()))
         case code:
-            text = "The router did not answer in time; whether it did what was asked is not known"
+            text = "The router did not answer in time; it may have done the request or not"
             if code is not grpc.StatusCode.DEADLINE_EXCEEDED:
                 text = error.details() or code.name
-            detail = AnyProto()
-            detail.Pack(ErrorInfo(reason=code.name, domain="grpc"))
-            return CallFailed(code.value[0], code.name, text, [detail])
-
-
-def _status_in(error: grpc.aio.AioRpcError) -> Status:
-    for name, value in error.trailing_metadata() or ():
-        if name == "grpc-status-details-bin" and isinstance(value, bytes):
-            try:
-                return Status.FromString(value)
-            except DecodeError:
-                break
-    return Status()
+            status = Status(code=code.value[0], message=text)
+            status.details.add().Pack(ErrorInfo(reason=code.name, domain="grpc"))
+            return CallFailed(status)

@@ -1,7 +1,7 @@
-"""RPCs whose answer is a stream, as server-sent events: WatchConnections and its like.
+"""Server-streaming RPCs as server-sent events: WatchConnections and its like.
 
-Each message of the answer is an event, named `watch_connections` where the RPC is WatchConnections. Where
-the call fails after the response has begun, the last event is `error`, whose data is a google.rpc.Status.
+Each message is an event named after the RPC in snake case, such as `watch_connections`. If the call fails
+after the response has begun, the last event is `error`, and its data is a google.rpc.Status.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from trunkline_edge.http.request import request_message
 from trunkline_edge.http.router_client import CallFailed, RouterClient
 from trunkline_edge.http.transcoding import LARGE_BYTES
 
-#: How long a first message is waited for, so that a refusal can be a status. It comes within milliseconds.
+#: Time to wait for the first message or a refusal, which still can be a status. Both take milliseconds.
 FIRST_WAIT_S = 1.0
 
-#: After so long without a message a comment is sent, so that no proxy takes the connection for dead.
+#: After this long without a message a comment is sent, so that proxies keep the connection.
 HEARTBEAT_S = 20.0
 
 HEADERS = [
@@ -42,88 +42,85 @@ HEADERS = [
 
 
 def routes(calls: RouterClient, access: CallerMetadata) -> list[BaseRoute]:
-    """All RPCs with a stream for an answer that GET can ask for; to be mounted before all unary ones."""
-    return [ServerStreams(calls, access)]
+    """The route of all server-streaming RPCs bound to GET. Mount it before the transcoder."""
+    return [ServerStreamingRoute(calls, access)]
 
 
-class ServerStreams(BaseRoute):
-    """Answers GET where an RPC's answer is a stream."""
+class ServerStreamingRoute(BaseRoute):
+    """Answers GET requests bound to server-streaming RPCs."""
 
     def __init__(self, calls: RouterClient, access: CallerMetadata) -> None:
         self._calls = calls
         self._access = access
         self._bodies = BodyReader()
-        self._table: PathRouter[Binding] = PathRouter()
+        self._router: PathRouter[Binding] = PathRouter()
         for binding in bindings():
             if binding.method.server_streaming and binding.http_method == "GET":
-                self._table.add(binding.http_method, binding.pattern, binding)
+                self._router.add(binding.http_method, binding.pattern, binding)
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """See BaseRoute."""
         if scope["type"] != "http" or scope["method"] != "GET":
             return Match.NONE, {}
         try:
-            found = self._table.find(scope["raw_path"].decode("latin-1"))
+            match = self._router.find(scope["raw_path"].decode("latin-1"))
         except UnicodeDecodeError:
             return Match.NONE, {}
-        if found is None:
+        if match is None:
             return Match.NONE, {}
-        return Match.FULL, {"watched": (found.methods["GET"], found.values)}
+        return Match.FULL, {"call": (match.methods["GET"], match.values)}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See BaseRoute."""
         request = Request(scope, receive)
+        binding, values = scope["call"]
         try:
-            stream = await self._call(request, *scope["watched"])
-        except (CallFailed, Refused) as reason:
-            failed = CallFailed.of(reason) if isinstance(reason, Refused) else reason
-            await failure_response(failed)(scope, receive, send)
+            stream = await self._call(request, binding, values)
+        except Refused as reason:
+            await failure_response(reason)(scope, receive, send)
             return
         async with aclosing(stream):
-            watch = ServerStream(scope["watched"][0], stream)
+            response = StreamResponse(binding, stream)
             try:
-                await watch.begin()
-                await _until_left(watch, request, send)
+                await response.start()
+                await _write_until_disconnect(response, request, send)
             except CallFailed as failed:
                 await failure_response(failed)(scope, receive, send)
             finally:
-                await watch.end()
+                await response.close()
 
     async def _call(
         self, request: Request, binding: Binding, values: tuple[str, ...]
     ) -> AsyncGenerator[Message]:
-        """The messages of the answer; the call is made when the first is asked for.
-
-        Raises CallFailed and Refused.
-        """
+        """The messages of the response; the first iteration makes the call. Raises Refused."""
         metadata = self._access.metadata(request, binding.tenant_in(values), binding.scope)
-        async with self._bodies.body(request, wanted=False):
+        async with self._bodies.json(request, expected=False):
             message = request_message(binding, values, request.scope["query_string"], b"")
         stream = self._calls.stream(binding.method, message, metadata=metadata)
         return cast("AsyncGenerator[Message]", stream)
 
 
-class ServerStream:
-    """One answer under way: `begin`, `write` unless that was refused, and `end` in any case."""
+class StreamResponse:
+    """One response: `start`, then `write` unless that raised, and `close` in any case."""
 
     def __init__(self, binding: Binding, stream: AsyncGenerator[Message]) -> None:
         rpc = re.sub(r"(?<!^)(?=[A-Z])", "_", binding.method.name).lower()
         self._event = rpc.encode()
         self._binding = binding
         self._stream = stream
-        self._coming: asyncio.Future[Message] | None = None
+        self._pending: asyncio.Future[Message] | None = None
 
-    async def begin(self) -> None:
-        """Make the call. Raises CallFailed where it is refused."""
+    async def start(self) -> None:
+        """Make the call. Raises CallFailed if it is refused within FIRST_WAIT_S."""
         done, _ = await asyncio.wait({self._next()}, timeout=FIRST_WAIT_S)
-        for coming in done:
-            if isinstance(failed := coming.exception(), CallFailed):
+        for pending in done:
+            if isinstance(failed := pending.exception(), CallFailed):
                 raise failed
 
     async def write(self, send: Send) -> None:
-        """Write the whole response."""
+        """Write the response up to its end."""
         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-        # The head leaves with the first of the body.
+        # Uvicorn holds the head back until the body begins.
         await _write(send, b": watching\n\n")
         number = 0
         try:
@@ -132,7 +129,7 @@ class ServerStream:
                 if not done:
                     await _write(send, b": ping\n\n")
                     continue
-                message = self._taken()
+                message = self._take()
                 number += 1
                 await _write(send, b"event: %b\nid: %d\n" % (self._event, number), await self._json(message))
         except StopAsyncIteration:
@@ -141,22 +138,22 @@ class ServerStream:
             await _write(send, b"event: error\n", bytes(failure_response(failed).body))
         await send({"type": "http.response.body", "body": b""})
 
-    async def end(self) -> None:
-        """Let go of the call."""
-        if self._coming is not None:
-            self._coming.cancel()
+    async def close(self) -> None:
+        """Cancel the pending read of the call."""
+        if self._pending is not None:
+            self._pending.cancel()
             with suppress(asyncio.CancelledError, CallFailed, StopAsyncIteration):
-                await self._coming
+                await self._pending
 
     def _next(self) -> asyncio.Future[Message]:
-        if self._coming is None:
-            self._coming = asyncio.ensure_future(anext(self._stream))
-        return self._coming
+        if self._pending is None:
+            self._pending = asyncio.ensure_future(anext(self._stream))
+        return self._pending
 
-    def _taken(self) -> Message:
-        assert self._coming is not None
-        coming, self._coming = self._coming, None
-        return coming.result()
+    def _take(self) -> Message:
+        assert self._pending is not None
+        pending, self._pending = self._pending, None
+        return pending.result()
 
     async def _json(self, message: Message) -> bytes:
         field = self._binding.response_field
@@ -166,26 +163,26 @@ class ServerStream:
 
 
 async def _write(send: Send, lines: bytes, data: bytes = b"") -> None:
-    """Write lines of an event and, if there is any, its data, which has no line breaks in it."""
+    """Write the lines of an event and its data, which contains no line breaks."""
     body = lines + b"data: " + data + b"\n\n" if data else lines
     await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
-async def _until_left(watch: ServerStream, request: Request, send: Send) -> None:
-    """Write to a client until that is done, or the client has gone."""
-    writing = asyncio.create_task(watch.write(send))
-    leaving = asyncio.create_task(_left(request))
+async def _write_until_disconnect(response: StreamResponse, request: Request, send: Send) -> None:
+    """Write the response until it ends or the client disconnects."""
+    writing = asyncio.create_task(response.write(send))
+    disconnect = asyncio.create_task(_disconnect(request))
     try:
-        await asyncio.wait({writing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({writing, disconnect}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in (writing, leaving):
+        for task in (writing, disconnect):
             task.cancel()
-        results = await asyncio.gather(writing, leaving, return_exceptions=True)
+        results = await asyncio.gather(writing, disconnect, return_exceptions=True)
     for result in results:
         if isinstance(result, Exception):
             raise result
 
 
-async def _left(request: Request) -> None:
+async def _disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

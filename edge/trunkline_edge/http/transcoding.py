@@ -1,4 +1,4 @@
-"""HTTP/JSON for every unary RPC, by the `google.api.http` annotations of the contract."""
+"""HTTP/JSON transcoding of unary RPCs, following the contract's `google.api.http` annotations."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from trunkline_edge.http import openapi
 from trunkline_edge.http.bindings import Binding, bindings
 from trunkline_edge.http.body_reader import BodyReader
 from trunkline_edge.http.caller_metadata import CallerMetadata
-from trunkline_edge.http.error_responses import answered, failure_response
+from trunkline_edge.http.error_responses import failure_response, respond
 from trunkline_edge.http.json_encode import response_json
 from trunkline_edge.http.path_router import PathRouter
 from trunkline_edge.http.request import request_message
-from trunkline_edge.http.router_client import CallFailed, RouterClient
+from trunkline_edge.http.router_client import RouterClient
 
-#: All paths of the contract begin with it.
+#: Prefix of every path in the contract.
 PREFIX = "/v1/"
 
-#: Larger messages are read and written beside the loop, which has sockets to serve meanwhile.
+#: Larger messages are decoded and encoded in a thread, so that the loop keeps serving sockets.
 LARGE_BYTES = 16 << 10
 
 
 def routes(calls: RouterClient, access: CallerMetadata) -> list[BaseRoute]:
-    """All that the contract's annotations name, and /openapi.json, which describes it.
+    """The transcoder, and /openapi.json, which describes its paths.
 
-    To be mounted after more specific routes below /v1/: what is not found there is answered here.
+    Mount them after more specific routes: the transcoder answers every path below /v1/.
     """
     known = bindings()
     return [
@@ -41,8 +41,8 @@ def routes(calls: RouterClient, access: CallerMetadata) -> list[BaseRoute]:
     ]
 
 
-class TranscodedRoute(NamedTuple):
-    """What a request asks for."""
+class CallTarget(NamedTuple):
+    """The binding that a request matches, with the values of its path's variables."""
 
     binding: Binding
     values: tuple[str, ...]
@@ -55,11 +55,11 @@ class Transcoder(BaseRoute):
         self._calls = calls
         self._access = access
         self._bodies = BodyReader()
-        # One at a time: each takes turns with the loop for the interpreter.
-        self._aside = asyncio.Semaphore(1)
-        self._table: PathRouter[Binding] = PathRouter()
+        # One thread at a time: each competes with the loop for the interpreter.
+        self._thread_slot = asyncio.Semaphore(1)
+        self._router: PathRouter[Binding] = PathRouter()
         for binding in known:
-            self._table.add(binding.http_method, binding.pattern, binding)
+            self._router.add(binding.http_method, binding.pattern, binding)
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """See BaseRoute."""
@@ -69,53 +69,56 @@ class Transcoder(BaseRoute):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See BaseRoute."""
         request = Request(scope, receive)
-        response = await answered(request, self._respond(request))
+        response = await respond(request, self._serve(request))
         await response(scope, receive, send)
 
-    async def _respond(self, request: Request) -> Response:
+    async def _serve(self, request: Request) -> Response:
         target = self._target(request)
         return target if isinstance(target, Response) else await self._call(request, target)
 
-    def _target(self, request: Request) -> TranscodedRoute | Response:
-        """What is asked for, or the answer where that is not a call. Raises Refused."""
+    def _target(self, request: Request) -> CallTarget | Response:
+        """The call that the path and method name, or the response to OPTIONS or to a wrong method.
+
+        Raises Refused for an unknown path.
+        """
         path = request.scope["raw_path"].decode("latin-1")
         try:
-            found = self._table.find(path)
+            match = self._router.find(path)
         except UnicodeDecodeError:
             raise catalogue.INVALID_ARGUMENT.refused(field="path", problem="is not UTF-8") from None
-        if found is None:
+        if match is None:
             raise catalogue.NO_SUCH_PATH.refused(path=request.scope["path"])
         method = request.method
-        binding = found.methods.get("GET" if method == "HEAD" else method)
+        binding = match.methods.get("GET" if method == "HEAD" else method)
         if binding is not None:
-            return TranscodedRoute(binding, found.values)
-        allowed = _allowed(found.methods)
+            return CallTarget(binding, match.values)
+        allowed = _allowed(match.methods)
         if method == "OPTIONS":
             return Response(status_code=204, headers={"allow": allowed})
         refused = catalogue.METHOD_NOT_ALLOWED.refused(path=request.scope["path"], allowed=allowed)
-        return failure_response(CallFailed.of(refused), {"allow": allowed})
+        return failure_response(refused, {"allow": allowed})
 
-    async def _call(self, request: Request, target: TranscodedRoute) -> Response:
+    async def _call(self, request: Request, target: CallTarget) -> Response:
         binding = target.binding
         if binding.method.server_streaming:
-            # Served by a route of its own, where there is one.
+            # server_streaming serves those with GET; there is no other form.
             raise catalogue.NO_SUCH_PATH.refused(path=request.scope["path"])
         tenant = binding.tenant_in(target.values)
         metadata = self._access.metadata(request, tenant, binding.scope)
         if binding.has_body:
             self._access.admit(request, tenant, binding.scope)
-        async with self._bodies.body(request, binding.has_body) as body:
+        async with self._bodies.json(request, expected=binding.has_body) as body:
             arguments = (binding, target.values, request.scope["query_string"], body)
             if len(body) <= LARGE_BYTES:
                 message = request_message(*arguments)
             else:
-                async with self._aside:
+                async with self._thread_slot:
                     message = await asyncio.to_thread(request_message, *arguments)
         response = await self._calls.unary(binding.method, message, metadata=metadata)
         if response.ByteSize() <= LARGE_BYTES:
             content = response_json(response, binding.response_field)
         else:
-            async with self._aside:
+            async with self._thread_slot:
                 content = await asyncio.to_thread(response_json, response, binding.response_field)
         return Response(content, 200, {"cache-control": "no-store"}, "application/json")
 

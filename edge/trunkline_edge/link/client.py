@@ -13,8 +13,10 @@ import grpc
 import grpc.aio
 import structlog
 from trunkline.v1 import catalogue
+from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import LinkHello, LinkRequest, LinkResponse
 from trunkline.v1.edge_service_pb2_grpc import EdgeServiceStub
+from trunkline_runtime.contract_version import check_peer_version
 
 from trunkline_edge.link.diagnostics import CUT_OFF, explained
 from trunkline_edge.router_channel import RouterChannelFactory
@@ -109,9 +111,10 @@ class LinkClient:
             await _raise_status(call)
         if not first.HasField("welcome"):
             raise LinkFailed("it did not begin with a welcome: is it a Trunkline router?")
-        theirs, ours = first.welcome.contract_minor, catalogue.CONTRACT_MINOR
-        if abs(theirs - ours) > 1:
-            raise LinkFailed(catalogue.INCOMPATIBLE_VERSION.sentence(theirs=theirs, ours=ours))
+        try:
+            check_peer_version(first.welcome.contract_minor)
+        except Refused as reason:
+            raise LinkFailed(str(reason)) from None
         self._lease_s = max(1, first.welcome.lease_s)
         self._heard_at = time.monotonic()
         self._shell.linked()

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.frame_pb2 import ClosingFrame
 from trunkline_runtime.call_metadata import PROXIED
-from trunkline_runtime.loopback import is_loopback
+from trunkline_runtime.loopback import is_local_caller
 
 from trunkline_edge.core.connection import Connection
 from trunkline_edge.dialects.codec import Codec
@@ -57,7 +57,7 @@ class ClientTransport(asyncio.Protocol, ABC):
         """The request's headers have come, by lower-case name."""
         self.origin = headers.get("origin", "")
         self.is_forwarded = any(name in headers for name in PROXIED)
-        self.is_local = not self.is_forwarded and is_loopback(self.remote_ip)
+        self.is_local = is_local_caller(self.remote_ip, is_forwarded=self.is_forwarded)
 
     # What the shell asks for
 

@@ -11,9 +11,9 @@ import h11
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.frame_pb2 import ClosingFrame, ServerFrame
+from trunkline_runtime.refusals import closing_frame, refusal_of
 
 from trunkline_edge import http_errors
-from trunkline_edge.core.closing import closing_frame
 from trunkline_edge.core.counters import CLIENT_BROKE_PROTOCOL, CLIENT_LEFT, CLIENT_LOST
 from trunkline_edge.core.encoding import encoded
 from trunkline_edge.dialects.codec import Codec
@@ -124,7 +124,7 @@ class EventStreamTransport(ClientTransport):
     def refuse(self, reason: Refused) -> None:
         """See ClientTransport."""
         if not self._is_to_go_on(reason.entry.close_code):
-            self._respond(http_errors.of_refused(reason))
+            self._respond(http_errors.error_response(reason))
             return
         closing = closing_frame(reason)
         self.write(encoded(self._found.dialect.refusing, ServerFrame(closing=closing)))
@@ -134,8 +134,7 @@ class EventStreamTransport(ClientTransport):
         """See ClientTransport."""
         if not self._shaking or self._is_to_go_on(closing.code):
             return False
-        entry = catalogue.ENTRIES.get(closing.reason, catalogue.INTERNAL)
-        self._respond(http_errors.of(entry, closing.message, {}))
+        self._respond(http_errors.error_response(refusal_of(closing)))
         return True
 
     def _is_to_go_on(self, close_code: int) -> bool:

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.frame_pb2 import ClosingFrame, ServerFrame
+from trunkline_runtime.refusals import closing_frame, refusal_of
 from websockets.exceptions import PayloadTooBig
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
@@ -19,7 +20,6 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from trunkline_edge import http_errors
-from trunkline_edge.core.closing import closing_frame
 from trunkline_edge.core.connection import ConnectionState
 from trunkline_edge.core.counters import CLIENT_BROKE_PROTOCOL, CLIENT_LEFT, CLIENT_LOST
 from trunkline_edge.core.encoding import encoded
@@ -262,7 +262,8 @@ class WebSocketTransport(ClientTransport):
 
     def refuse_by_http(self, codec: Codec, closing: ClosingFrame) -> bool:
         """See ClientTransport."""
-        entry = catalogue.ENTRIES.get(closing.reason, catalogue.INTERNAL)
+        refusal = refusal_of(closing)
+        entry = refusal.entry
         by_status = codec.refuses_strangers_by_http and entry.http_status in _BY_STATUS
         if self._response is None or not (codec.refuses_by_http or by_status):
             return False
@@ -273,7 +274,7 @@ class WebSocketTransport(ClientTransport):
             status = HTTPStatus(entry.http_status or HTTPStatus.SERVICE_UNAVAILABLE)
             self._reject(status, f"{closing.message}\n")
         else:
-            self._refuse_by(http_errors.of(entry, closing.message, {}))
+            self._refuse_by(http_errors.error_response(refusal))
         self._flush()
         return True
 

@@ -16,12 +16,11 @@ import grpc.aio
 import typer
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
-from google.rpc.error_details_pb2 import ErrorInfo
-from google.rpc.status_pb2 import Status
 from rich.console import Console, RenderableType
 from trunkline.v1.tenant_pb2 import Tenant
 from trunkline.v1.tenant_service_pb2 import GetTenantRequest
 from trunkline.v1.tenant_service_pb2_grpc import TenantServiceStub
+from trunkline_runtime.refusals import details_of, read_status
 
 from trunkline_router.operator_key import FILE
 
@@ -175,11 +174,8 @@ def _sentence(error: grpc.RpcError, router: str) -> str:
     """What a failed call means, in one line."""
     text = " ".join(str(error.details()).split())
     metadata: Any = error.trailing_metadata()
-    for name, value in metadata or ():
-        if name == "grpc-status-details-bin":
-            entry = ErrorInfo()
-            if any(detail.Unpack(entry) for detail in Status.FromString(value).details):
-                return f"{text} ({entry.reason})"
+    if reason := details_of(read_status(metadata)).reason:
+        return f"{text} ({reason})"
     code = error.code()
     if code is grpc.StatusCode.UNAVAILABLE:
         return (

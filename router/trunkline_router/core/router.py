@@ -16,6 +16,7 @@ from trunkline.v1.agent_service_pb2 import AttachRequest
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import EdgeEntry, LinkHello, LinkRequest
 from trunkline.v1.tenant_pb2 import TenantLimits
+from trunkline_runtime.contract_version import check_peer_version
 
 from trunkline_router.core.agents.dispatcher import Dispatcher
 from trunkline_router.core.agents.worker import AttachedWorker
@@ -161,9 +162,7 @@ class RouterCore:
         Raises Refused where the two cannot work together.
         """
         check(hello)
-        ours = catalogue.CONTRACT_MINOR
-        if abs(hello.contract_minor - ours) > 1:
-            raise catalogue.INCOMPATIBLE_VERSION.refused(theirs=hello.contract_minor, ours=ours)
+        check_peer_version(hello.contract_minor)
         before = self.directory.links.get(hello.edge_id)
         if before is not None:
             self._forget(before)

@@ -17,10 +17,10 @@ from trunkline.v1.broadcast_service_pb2 import (
 )
 from trunkline.v1.broadcast_service_pb2_grpc import BroadcastServiceServicer
 from trunkline.v1.catalogue import Refused
+from trunkline_runtime.refusals import to_error
 
 from trunkline_router.core.commits.publishing import response_of
 from trunkline_router.core.directory.connections import ConnectedClient, Link
-from trunkline_router.core.values.error_frames import to_proto
 from trunkline_router.core.values.log_records import PendingEntry
 from trunkline_router.rpc import streams
 from trunkline_router.rpc.open_message_rpcs import OpenMessageRpcs
@@ -184,7 +184,7 @@ class BatchItem:
 
     def refuse(self, reason: Refused) -> None:
         """Put the refusal into the outbox."""
-        self._answered().error.CopyFrom(to_proto(reason))
+        self._answered().error.CopyFrom(to_error(reason))
 
     def _answered(self) -> Any:
         many = self._many

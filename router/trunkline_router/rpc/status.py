@@ -1,4 +1,4 @@
-"""The one place where a refusal becomes a gRPC status."""
+"""Ends RPCs with the status of a refusal, and counts the refusals."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 import structlog
-from google.protobuf.any_pb2 import Any as AnyProto
-from google.protobuf.duration_pb2 import Duration
-from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
-from google.rpc.status_pb2 import Status
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
+from trunkline_runtime.refusals import STATUS_METADATA, to_status
 
 from trunkline_router.log.interface import LogUnavailable
 from trunkline_router.rpc.tenant_lock import rest
@@ -23,27 +20,14 @@ _log = structlog.get_logger()
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
-DOMAIN = "trunkline"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 async def abort(context: _Context, reason: Refused) -> NoReturn:
-    """End an RPC with a refusal: status, text, and ErrorInfo and RetryInfo as details.
-
-    The metadata of ErrorInfo is what completes the text, such as the index that is `expected`.
-    """
-    entry = reason.entry
-    status = Status(code=entry.grpc_status, message=str(reason))
-    values = {name: str(value) for name, value in reason.values.items()}
-    status.details.add().Pack(ErrorInfo(reason=entry.code, domain=DOMAIN, metadata=values))
-    if entry.retryable:
-        delay = Duration()
-        delay.FromMilliseconds(reason.retry_after_ms)
-        detail = AnyProto()
-        detail.Pack(RetryInfo(retry_delay=delay))
-        status.details.append(detail)
-    metadata = (("grpc-status-details-bin", status.SerializeToString()),)
-    await context.abort(_CODES[entry.grpc_status], str(reason), metadata)
+    """End an RPC with a refusal: gRPC status, text, and google.rpc.Status in the trailing metadata."""
+    status = to_status(reason)
+    metadata = ((STATUS_METADATA, status.SerializeToString()),)
+    await context.abort(_CODES[status.code], status.message, metadata)
     raise AssertionError("abort raises")
 
 

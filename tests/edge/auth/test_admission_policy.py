@@ -36,8 +36,8 @@ async def nothing(url: str) -> bytes:
 def admission(*policies: TenantPolicy) -> AdmissionPolicy:
     made = AdmissionPolicy(TenantPolicies(), JwksCache(nothing, lambda: 0.0), lambda: NOW_S)
     for each in policies:
-        made.told(each)
-    made.all_told()
+        made.put_tenant(each)
+    made.end_sync()
     return made
 
 
@@ -61,14 +61,14 @@ def refusal(
     made: AdmissionPolicy, who: ConnectAttempt, opened: ConnectionOpened | None = None, now: float = 0
 ) -> str:
     with pytest.raises(Refused) as refused:
-        made.admit(who, opened or wish(), own_user=True, now=now)
+        made.admit(who, opened or wish(), names_user=True, now=now)
     return f"{refused.value.entry.code}: {refused.value}"
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_token_says_who_comes_and_what_that_may(algorithm: str) -> None:
     opened = wish()
-    bearer = admission(tenant()).admit(visitor(minted(algorithm, jti="j1")), opened, own_user=True, now=0)
+    bearer = admission(tenant()).admit(visitor(minted(algorithm, jti="j1")), opened, names_user=True, now=0)
     assert isinstance(bearer, Principal)
     assert (opened.user, opened.grants.token_id, opened.grants.all_groups) == ("ann", "j1", True)
     assert opened.grants.expires_at.seconds == NOW_S + 60
@@ -76,7 +76,7 @@ def test_a_token_says_who_comes_and_what_that_may(algorithm: str) -> None:
 
 def test_a_user_that_the_protocol_names_itself_stays() -> None:
     opened = wish(user="echo/web")
-    admission(tenant()).admit(visitor(minted()), opened, own_user=False, now=0)
+    admission(tenant()).admit(visitor(minted()), opened, names_user=False, now=0)
     assert opened.user == "echo/web"
 
 
@@ -84,7 +84,7 @@ def test_a_shared_secret_lets_anybody_in_as_anybody() -> None:
     made = admission(policy("acme", tokens=["s3cret"]))
     for user in ("bob", ""):
         opened = wish(user=user)
-        assert made.admit(visitor("s3cret"), opened, own_user=True, now=0) is not None
+        assert made.admit(visitor("s3cret"), opened, names_user=True, now=0) is not None
         assert (opened.user, len(opened.grants.rights), opened.HasField("grants")) == (user, 4, True)
     assert refusal(made, visitor("s3cret2")).startswith("UNAUTHORIZED: ")
     assert "s3cret" not in refusal(made, visitor("s3cret2"))
@@ -109,13 +109,13 @@ def test_who_shows_no_token_must_be_where_the_tenant_is_open(
     if expected:
         assert expected in refusal(made, visitor(token, is_local=is_local))
     else:
-        bearer = made.admit(visitor(token, is_local=is_local), wish(), own_user=True, now=0)
+        bearer = made.admit(visitor(token, is_local=is_local), wish(), names_user=True, now=0)
         assert (bearer is not None) == bool(token)
 
 
 def test_an_open_tenant_that_knows_no_tokens_does_not_look_at_them() -> None:
     made = admission(policy("acme"))
-    assert made.admit(visitor("whatever"), wish(), own_user=True, now=0) is None
+    assert made.admit(visitor("whatever"), wish(), names_user=True, now=0) is None
     assert "not one of this tenant's" in refusal(made, visitor("whatever", is_local=False))
 
 
@@ -125,7 +125,7 @@ def test_nobody_is_let_in_to_a_tenant_that_there_is_not() -> None:
 
 @pytest.mark.parametrize("name", ["", "no body", "a/b", "x" * 129])
 def test_what_is_no_name_of_a_tenant_is_for_the_router_to_refuse(name: str) -> None:
-    assert admission().admit(visitor(), wish(name), own_user=True, now=0) is None
+    assert admission().admit(visitor(), wish(name), names_user=True, now=0) is None
 
 
 @pytest.mark.parametrize(
@@ -163,16 +163,16 @@ def test_web_pages_connect_from_where_they_may(
 ) -> None:
     made = admission(tenant(origins=origins, open_to=open_to))
     if is_taken:
-        made.admit(visitor(token, origin), wish(), own_user=True, now=0)
+        made.admit(visitor(token, origin), wish(), names_user=True, now=0)
     else:
         assert refusal(made, visitor(token, origin)).startswith("ORIGIN_FORBIDDEN: ")
 
 
 def test_a_page_may_read_what_its_origin_may() -> None:
     made = admission(tenant(origins=["https://a.example"]), policy("open"))
-    assert made.allows_origin("acme", "https://a.example") == "https://a.example"
-    assert made.allows_origin("acme", "https://b.example") == ""
-    assert made.allows_origin("open", "https://b.example") == "*"
+    assert made.allowed_origin("acme", "https://a.example") == "https://a.example"
+    assert made.allowed_origin("acme", "https://b.example") == ""
+    assert made.allowed_origin("open", "https://b.example") == "*"
 
 
 def test_connects_are_counted_before_anything_is_verified() -> None:
@@ -182,31 +182,31 @@ def test_connects_are_counted_before_anything_is_verified() -> None:
     for _ in range(2):
         assert refusal(made, visitor("wrong")).startswith("UNAUTHORIZED: ")
     assert refusal(made, visitor(minted())).startswith("TOO_MANY_CONNECTS: ")
-    assert made.admit(visitor(minted()), wish(), own_user=True, now=1) is not None
+    assert made.admit(visitor(minted()), wish(), names_user=True, now=1) is not None
 
 
 def test_a_key_that_is_not_known_is_asked_for_where_there_is_a_place_to_ask() -> None:
     asking = ClientAuth(audiences=AUTH.audiences, jwks_url=URL)
     with pytest.raises(UnknownKey):
-        admission(tenant(asking)).admit(visitor(minted()), wish(), own_user=True, now=0)
-    assert "a key that is not known" in refusal(admission(tenant(declared("RS256"))), visitor(minted()))
+        admission(tenant(asking)).admit(visitor(minted()), wish(), names_user=True, now=0)
+    assert "an unknown key" in refusal(admission(tenant(declared("RS256"))), visitor(minted()))
 
 
 def test_keys_that_are_taken_away_or_changed_are_named_and_no_others() -> None:
     made = admission(tenant())
-    bearer = made.admit(visitor(minted("ES256")), wish(), own_user=True, now=0)
+    bearer = made.admit(visitor(minted("ES256")), wish(), names_user=True, now=0)
     assert bearer is not None
-    assert made.told(tenant(origins=["https://a.example"])) == frozenset()
-    assert made.told(tenant(declared("RS256", "HS256", "EdDSA"))) == {bearer.key}
+    assert made.put_tenant(tenant(origins=["https://a.example"])) == frozenset()
+    assert made.put_tenant(tenant(declared("RS256", "HS256", "EdDSA"))) == {bearer.key}
     secrets = admission(policy("acme", tokens=["one", "two"]))
-    one = secrets.admit(visitor("one"), wish(), own_user=True, now=0)
+    one = secrets.admit(visitor("one"), wish(), names_user=True, now=0)
     assert one is not None
-    assert secrets.told(policy("acme", tokens=["two"])) == {one.key}
+    assert secrets.put_tenant(policy("acme", tokens=["two"])) == {one.key}
 
 
 def test_a_tenant_that_is_gone_is_known_no_longer() -> None:
     made = admission(tenant())
-    assert made.pace_of("acme") is not None
-    made.gone("acme")
-    assert made.pace_of("acme") is None
+    assert made.rate_limiter("acme") is not None
+    made.remove_tenant("acme")
+    assert made.rate_limiter("acme") is None
     assert refusal(made, visitor()).startswith("UNKNOWN_TENANT: ")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
-from trunkline_edge.auth.jwks import COOLDOWN_S, LAST_COOLDOWN_S, REFRESH_S, FetchFailed, JwksCache, shown
+from trunkline_edge.auth.jwks import COOLDOWN_S, LAST_COOLDOWN_S, REFRESH_S, FetchFailed, JwksCache, redacted
 
 from tests.edge.auth.token_factory import PRIVATE
 from tests.support.jwks_server import PATIENCE_S
@@ -139,11 +139,11 @@ async def test_a_fetch_that_fails_keeps_what_is_known_and_says_so_once(logged: l
     world = World()
     await world.ended(body("a"))
     world.now += COOLDOWN_S
-    assert await world.ended(FetchFailed("the answer's status is 500")) == {"a"}
+    assert await world.ended(FetchFailed("the response has status 500")) == {"a"}
     (line,) = logged
-    assert line["problem"] == "the answer's status is 500"
+    assert line["problem"] == "the response has status 500"
     assert line["url"] == URL
-    assert line["again_in_s"] == 20
+    assert line["retry_in_s"] == 20
 
 
 async def test_each_fetch_that_fails_doubles_the_cooldown_until_one_succeeds(logged: list[EventDict]) -> None:
@@ -160,7 +160,7 @@ async def test_each_fetch_that_fails_doubles_the_cooldown_until_one_succeeds(log
     await world.ended(body("a"))
     world.now += COOLDOWN_S
     await world.ended(FetchFailed("no"))
-    assert logged[-1]["again_in_s"] == 20
+    assert logged[-1]["retry_in_s"] == 20
     assert len(logged) == 9
 
 
@@ -184,7 +184,7 @@ async def test_no_words_of_others_and_no_password_are_logged(logged: list[EventD
     assert logged[0]["url"] == "https://id.example:8443/keys"
     assert logged[0]["problem"] == "OSError"
     assert "s3cret" not in str(logged)
-    assert shown("https://[") == shown("https://a:x") == "not a URL"
+    assert redacted("https://[") == redacted("https://a:x") == "not a URL"
 
 
 async def test_keys_that_a_set_no_longer_has_are_forgotten() -> None:

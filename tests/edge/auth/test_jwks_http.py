@@ -72,7 +72,7 @@ async def test_a_server_that_is_too_slow_is_left(answer: bytes) -> None:
 async def test_a_redirect_is_not_followed(status: str, where: str) -> None:
     async with serving() as server:
         server.says(b"", status, f"location: {where}\r\n")
-        assert f"status is {status[:3]}" in await problem(server.url())
+        assert f"has status {status[:3]}" in await problem(server.url())
         assert len(server.requests) == 1
 
 
@@ -82,7 +82,7 @@ async def test_a_redirect_is_not_followed(status: str, where: str) -> None:
 async def test_any_status_but_ok_is_a_failure(status: str) -> None:
     async with serving() as server:
         server.says(b'{"keys":[]}' if status[0] != "2" else b"", status)
-        assert f"status is {status[:3]}" in await problem(server.url())
+        assert f"has status {status[:3]}" in await problem(server.url())
 
 
 async def test_what_is_compressed_is_not_unpacked() -> None:

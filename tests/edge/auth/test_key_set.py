@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from joserfc.jwk import ECKey, OctKey, OKPKey
 from trunkline.v1.tenant_pb2 import ClientAuth, VerificationKey
-from trunkline_edge.auth.key_set import MAX_KEYS, MAX_SET_BYTES, KeySet, inline, of_jwk_set
+from trunkline_edge.auth.key_set import MAX_KEYS, MAX_SET_BYTES, KeySet, inline_keys, read_jwk_set
 from trunkline_runtime.jose import to_base64url
 from trunkline_runtime.jwk import check_jwk, jwk_of, key_of, without_secret
 
@@ -39,7 +39,7 @@ def a_set(*keys: object) -> bytes:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_tenants_keys_are_found_by_name_and_algorithm(algorithm: str) -> None:
-    keys = inline(declared())
+    keys = inline_keys(declared())
     (found,) = keys.find(algorithm, algorithm)
     assert (found.kid, found.algorithm) == (algorithm, algorithm)
     assert [found] == list(keys.find(None, algorithm))
@@ -54,14 +54,16 @@ def test_a_tenants_keys_are_found_by_name_and_algorithm(algorithm: str) -> None:
 def test_keys_are_the_same_if_name_and_key_are() -> None:
     def identity(kid: str, /, **members: object) -> str:
         key = VerificationKey(kid=kid, algorithm="ES256", jwk=json.dumps({**PUBLIC["ES256"], **members}))
-        return next(iter(inline(ClientAuth(keys=[key])).identities))
+        return next(iter(inline_keys(ClientAuth(keys=[key])).identities))
 
     assert identity("a") == identity("a", use="sig", alg="ES256", kid="ignored", x5c=["x"], other=1)
     assert identity("a") != identity("b")
     other = ECKey.generate_key("P-256").as_dict(private=False)
     assert identity("a") != identity("a", x=other["x"], y=other["y"])
     secret = json.dumps(PUBLIC["HS256"])
-    (shown,) = inline(ClientAuth(keys=[VerificationKey(kid="s", algorithm="HS256", jwk=secret)])).identities
+    (shown,) = inline_keys(
+        ClientAuth(keys=[VerificationKey(kid="s", algorithm="HS256", jwk=secret)])
+    ).identities
     assert PUBLIC["HS256"]["k"] not in shown
 
 
@@ -75,7 +77,7 @@ def test_an_identity_is_that_of_the_key_however_it_is_written() -> None:
 
 
 def test_keys_of_two_places_are_put_together() -> None:
-    own, fetched = inline(declared("RS256")), of_jwk_set(a_set({**PUBLIC["ES256"], "kid": "ES256"}))
+    own, fetched = inline_keys(declared("RS256")), read_jwk_set(a_set({**PUBLIC["ES256"], "kid": "ES256"}))
     both = own | fetched
     assert both.identities == own.identities | fetched.identities
     assert len(both | own) == 2
@@ -86,7 +88,7 @@ def test_keys_of_two_places_are_put_together() -> None:
 def test_a_key_that_does_not_fit_is_refused_by_its_name() -> None:
     auth = ClientAuth(keys=[VerificationKey(kid="k7", algorithm="RS256", jwk=public(PRIVATE["ES256"]))])
     with pytest.raises(ValueError, match="key k7: a JWK for RS256 has the `kty` RSA"):
-        inline(auth)
+        inline_keys(auth)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -208,7 +210,7 @@ def test_a_jwk_is_shown_without_what_is_secret() -> None:
 
 
 def test_a_set_gives_the_keys_that_can_verify_tokens() -> None:
-    keys = of_jwk_set(
+    keys = read_jwk_set(
         a_set(
             {**PUBLIC["RS256"], "kid": "r", "alg": "RS256", "use": "sig", "x5c": ["MII"], "x5t": "a"},
             {**PUBLIC["ES256"], "kid": "e"},
@@ -242,21 +244,21 @@ def test_what_a_set_has_beside_those_is_ignored() -> None:
         "key",
         1,
     ]
-    keys = of_jwk_set(a_set(*others, {**PUBLIC["EdDSA"], "kid": "good"}))
+    keys = read_jwk_set(a_set(*others, {**PUBLIC["EdDSA"], "kid": "good"}))
     assert [key.kid for key in keys] == ["good"]
 
 
 def test_a_set_is_bounded_and_a_set() -> None:
     key = {**PUBLIC["EdDSA"], "kid": "k"}
-    assert len(of_jwk_set(a_set(*[{**key, "kid": f"{n}"} for n in range(MAX_KEYS)]))) == MAX_KEYS
+    assert len(read_jwk_set(a_set(*[{**key, "kid": f"{n}"} for n in range(MAX_KEYS)]))) == MAX_KEYS
     with pytest.raises(ValueError, match="65 keys"):
-        of_jwk_set(a_set(*[key] * (MAX_KEYS + 1)))
+        read_jwk_set(a_set(*[key] * (MAX_KEYS + 1)))
     with pytest.raises(ValueError, match="bytes"):
-        of_jwk_set(b" " * (MAX_SET_BYTES + 1))
+        read_jwk_set(b" " * (MAX_SET_BYTES + 1))
     for wrong in (b"", b"{}", b"[]", b'{"keys":{}}', b'{"keys":null}', b"<html>", b"\xff", b"[" * 200_000):
         with pytest.raises(ValueError, match="the JWK Set "):
-            of_jwk_set(wrong)
-    assert len(of_jwk_set(b'{"keys":[]}')) == len(KeySet()) == 0
+            read_jwk_set(wrong)
+    assert len(read_jwk_set(b'{"keys":[]}')) == len(KeySet()) == 0
 
 
 values = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text(), max_size=3)
@@ -276,4 +278,4 @@ def test_whatever_the_members_a_key_fits_or_is_refused(algorithm: str, members: 
             check_jwk(algorithm, json.dumps(said))
         except ValueError as error:
             str(error).encode()
-        of_jwk_set(json.dumps({"keys": [said]}).encode().replace(b"NaN", b"0").replace(b"Infinity", b"0"))
+        read_jwk_set(json.dumps({"keys": [said]}).encode().replace(b"NaN", b"0").replace(b"Infinity", b"0"))

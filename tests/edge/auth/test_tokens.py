@@ -56,7 +56,7 @@ def opened(conversation: str = "", user: str = "", **address: str) -> Connection
 def forbidden(token: str, wish: ConnectionOpened) -> str:
     """Why the bearer may not connect like this."""
     with pytest.raises(Refused) as caught:
-        taken(token).check(wish)
+        taken(token).authorize(wish)
     assert caught.value.entry.code == "FORBIDDEN"
     return str(caught.value)
 
@@ -91,8 +91,8 @@ def test_a_token_may_name_nobody() -> None:
     bearer = taken(minted(sub=...))
     assert bearer.user == ""
     assert bearer.persons == frozenset()
-    bearer.check(opened())
-    bearer.check(opened("group:any"))
+    bearer.authorize(opened())
+    bearer.authorize(opened("group:any"))
     assert "no user" in forbidden(minted(sub=...), opened(user="ann"))
     assert "person:ann" in forbidden(minted(sub=...), opened("person:ann"))
 
@@ -102,8 +102,8 @@ def test_a_token_may_name_nobody() -> None:
 
 def test_a_token_is_for_one_of_the_tenants_audiences() -> None:
     assert taken(minted(aud=["x", "other"])).user == "ann"
-    assert "is for audience x or y, and not for chat or other" in refusal(minted(aud=["x", "y"]))
-    assert "audience Chat, and not" in refusal(minted(aud="Chat"))
+    assert "is for audience x or y, not for chat or other" in refusal(minted(aud=["x", "y"]))
+    assert "audience Chat, not" in refusal(minted(aud="Chat"))
     assert "nobody" in refusal(minted(aud=[]))
     for wrong in (..., 1, None, {"chat": 1}, ["chat", 1]):
         assert "`aud`" in refusal(minted(aud=wrong))
@@ -111,22 +111,22 @@ def test_a_token_is_for_one_of_the_tenants_audiences() -> None:
 
 def test_without_audiences_a_token_must_name_the_tenant() -> None:
     auth = ClientAuth(keys=AUTH.keys)
-    assert "claim `tenant`" in refusal(minted(), auth)
+    assert "`tenant` claim" in refusal(minted(), auth)
     assert taken(minted(tenant="acme"), auth).user == "ann"
     assert taken(minted(tenant="acme", aud=...), auth).user == "ann"
 
 
 @pytest.mark.parametrize("wrong", ["other", "Acme", "acme ", "", None, 1, ["acme"], True])
 def test_a_token_that_names_another_tenant_is_refused_whatever_its_audience(wrong: object) -> None:
-    assert "and not for acme" in refusal(minted(tenant=wrong))
-    assert "and not for acme" in refusal(minted(tenant=wrong), ClientAuth(keys=AUTH.keys))
+    assert "not for acme" in refusal(minted(tenant=wrong))
+    assert "not for acme" in refusal(minted(tenant=wrong), ClientAuth(keys=AUTH.keys))
 
 
 def test_a_token_is_from_the_tenants_issuer() -> None:
     auth = ClientAuth(keys=AUTH.keys, audiences=["chat"], issuer="https://id.example")
     assert taken(minted(iss="https://id.example"), auth).user == "ann"
-    assert "issued by nobody, and not by https://id.example" in refusal(minted(), auth)
-    assert "issued by https://id.example/, and" in refusal(minted(iss="https://id.example/"), auth)
+    assert "issued by nobody, not by https://id.example" in refusal(minted(), auth)
+    assert "issued by https://id.example/, not by" in refusal(minted(iss="https://id.example/"), auth)
     assert "issued by nobody" in refusal(minted(iss=["https://id.example"]), auth)
     assert taken(minted(iss="anybody")).user == "ann"
 
@@ -256,15 +256,15 @@ def test_empty_lists_allow_nothing() -> None:
 def test_a_client_connects_as_the_user_of_its_token_and_to_what_it_allows() -> None:
     bearer = taken(minted())
     for wish in (opened(), opened(user="ann"), opened("person:ann"), opened("group:any", agent="other")):
-        bearer.check(wish)
+        bearer.authorize(wish)
     own = {"agents": ["echo"], "platforms": ["web"], "conversations": ["person:bob", "group:g"]}
     bearer = taken(minted(trunkline=own))
     for wish in (opened(), opened("person:bob"), opened("group:g")):
-        bearer.check(wish)
+        bearer.authorize(wish)
 
 
 def test_a_client_that_wants_more_is_told_what_its_token_does_not_allow() -> None:
-    assert "for user ann, and not for user bob" in forbidden(minted(), opened(user="bob"))
+    assert "for user ann, not for user bob" in forbidden(minted(), opened(user="bob"))
     assert "does not allow person:bob" in forbidden(minted(), opened("person:bob"))
     own = {"agents": ["echo"], "platforms": ["web"], "conversations": ["group:g"]}
     token = minted(trunkline=own)
@@ -275,14 +275,14 @@ def test_a_client_that_wants_more_is_told_what_its_token_does_not_allow() -> Non
     assert "person:ann" in forbidden(token, opened("person:ann"))
     assert "person:g" in forbidden(token, opened("person:g"))
     assert "person or a group" in forbidden(minted(), opened("none:ann"))
-    assert "nobody connects" in forbidden(minted(), opened(user="ann", connection="c1"))
+    assert "clients cannot connect" in forbidden(minted(), opened(user="ann", connection="c1"))
 
 
 def test_a_user_that_a_dialect_made_up_is_not_looked_at() -> None:
     bearer = taken(minted())
-    bearer.check(opened(user="derived"), own_user=False)
+    bearer.authorize(opened(user="derived"), names_user=False)
     with pytest.raises(Refused):
-        bearer.check(opened("person:bob", user="derived"), own_user=False)
+        bearer.authorize(opened("person:bob", user="derived"), names_user=False)
 
 
 # Keys
@@ -300,7 +300,7 @@ def test_a_key_that_is_not_known_is_told_by_its_name() -> None:
 
 
 def test_a_secret_that_is_not_known_is_in_no_jwk_set_either() -> None:
-    assert "key that is not known: new" in refusal(minted("HS256", {"kid": "new"}))
+    assert "unknown key: new" in refusal(minted("HS256", {"kid": "new"}))
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -310,7 +310,7 @@ def test_a_token_without_kid_is_tried_with_the_few_keys_there_are(algorithm: str
     others = [right._replace(kid=f"{n}", identity=f"{n}", key=wrong_key(algorithm)) for n in range(4)]
     assert taken(token, keys=KeySet([*others[:3], right])).key == right.identity
     assert "signature is wrong" in refusal(token, keys=KeySet(others))
-    assert "must name its key" in refusal(token, keys=KeySet([*others, right]))
+    assert "must have a `kid`" in refusal(token, keys=KeySet([*others, right]))
 
 
 def test_of_two_keys_of_one_name_either_may_have_signed() -> None:

@@ -9,7 +9,7 @@ import pytest
 from joserfc.jwk import Key
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.tenant_pb2 import ClientAuth, VerificationKey
-from trunkline_edge.auth.key_set import KeySet, inline
+from trunkline_edge.auth.key_set import KeySet, inline_keys
 from trunkline_edge.auth.principal import Principal
 from trunkline_edge.auth.tokens import verify
 
@@ -37,7 +37,7 @@ def declared(*algorithms: str) -> ClientAuth:
 
 
 AUTH = declared()
-KEYS = inline(AUTH)
+KEYS = inline_keys(AUTH)
 
 
 def signed(header: object, payload: object, algorithm: str = "ES256", key: Key | None = None) -> str:
@@ -54,7 +54,7 @@ def minted(algorithm: str = "ES256", header: Mapping[str, Any] | None = None, **
 
 def taken(token: str, auth: ClientAuth = AUTH, keys: KeySet | None = None, now_s: float = NOW_S) -> Principal:
     """Who shows it. Without keys they are the tenant's own."""
-    return verify(token, TENANT, auth, inline(auth) if keys is None else keys, now_s)
+    return verify(token, TENANT, auth, inline_keys(auth) if keys is None else keys, now_s)
 
 
 def refusal(token: str, auth: ClientAuth = AUTH, keys: KeySet | None = None, now_s: float = NOW_S) -> str:

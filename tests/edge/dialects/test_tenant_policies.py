@@ -20,12 +20,14 @@ def test_a_policy_says_what_clients_leave_out() -> None:
             policy("open", pipelines=["p3"]),
         ]
     )
-    owners = [tenants.of_pipeline(pipeline) for pipeline in ("p1", "p2", "p3", "p4", "")]
+    owners = [tenants.owner_of("langbot", pipeline) for pipeline in ("p1", "p2", "p3", "p4", "")]
     assert owners == ["acme", "acme", "open", "", ""]
-    assert [tenants.agent_of(name) for name in ("acme", "open", "unknown")] == ["helper", "", ""]
-    owners = [tenants.of_token(token) for token in (SECRET, "another one", SECRET.upper(), "\udcff", "")]
+    assert [tenants.default_agent(name) for name in ("acme", "open", "unknown")] == ["helper", "", ""]
+    owners = [
+        tenants.tenant_of_token(token) for token in (SECRET, "another one", SECRET.upper(), "\udcff", "")
+    ]
     assert owners == ["acme", "acme", "", "", ""]
-    assert [tenants.takes_tokens(name) for name in ("acme", "open", "unknown")] == [True, False, False]
+    assert [tenants.can_verify_tokens(name) for name in ("acme", "open", "unknown")] == [True, False, False]
 
 
 @pytest.mark.parametrize(
@@ -46,29 +48,33 @@ def test_a_tenant_is_open_to_those_whom_it_says(open_to: int, from_here: bool, f
 @given(st.text(min_size=1), st.frozensets(st.text(min_size=1), min_size=1))
 def test_a_token_is_a_tenants_where_it_is_one_of_its_secrets(token: str, tokens: frozenset[str]) -> None:
     tenants = TenantPolicies([policy("acme", tokens=tokens), policy("other")])
-    assert (tenants.of_token(token) == "acme") == (token in tokens)
+    assert (tenants.tenant_of_token(token) == "acme") == (token in tokens)
 
 
 def test_nothing_is_known_until_all_was_told_once() -> None:
     tenants = TenantPolicies()
-    tenants.begin()
-    tenants.told(policy("one"))
+    tenants.begin_sync()
+    tenants.put(policy("one"))
     assert not tenants.are_known
-    assert tenants.all_told() == []
+    assert tenants.end_sync() == []
     assert tenants.are_known
     # On the next link some are not told any more; until all were told, all stay.
-    tenants.begin()
-    tenants.told(policy("two"))
+    tenants.begin_sync()
+    tenants.put(policy("two"))
     assert (tenants.policy("one") is not None, tenants.are_known) == (True, True)
-    assert tenants.all_told() == ["one"]
+    assert tenants.end_sync() == ["one"]
     assert (tenants.policy("one"), tenants.policy("two") is not None) == (None, True)
 
 
 def test_what_a_tenant_no_longer_has_is_nobodys_and_may_be_anothers() -> None:
     tenants = TenantPolicies([policy("one", pipelines=["p"], tokens=[SECRET])])
-    tenants.told(policy("two", pipelines=["p"], tokens=[SECRET]))
-    tenants.told(policy("one"))
-    assert (tenants.of_pipeline("p"), tenants.of_token(SECRET)) == ("two", "two")
-    tenants.gone("two")
-    tenants.gone("two")
-    assert (tenants.of_pipeline("p"), tenants.of_token(SECRET), tenants.have_tokens) == ("", "", False)
+    tenants.put(policy("two", pipelines=["p"], tokens=[SECRET]))
+    tenants.put(policy("one"))
+    assert (tenants.owner_of("langbot", "p"), tenants.tenant_of_token(SECRET)) == ("two", "two")
+    tenants.remove("two")
+    tenants.remove("two")
+    assert (
+        tenants.owner_of("langbot", "p"),
+        tenants.tenant_of_token(SECRET),
+        tenants.have_shared_tokens,
+    ) == ("", "", False)

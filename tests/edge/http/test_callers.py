@@ -11,10 +11,10 @@ from trunkline.v1.access_pb2 import (
     SCOPE_OPERATOR,
     SCOPE_PRESENCE,
 )
+from trunkline.v1.catalogue import Refused
 from trunkline.v1.tenant_pb2 import OPENNESS_ANYBODY, OPENNESS_LOOPBACK
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
 from trunkline_edge.http.caller_metadata import CallerMetadata, is_local
-from trunkline_edge.http.router_client import CallFailed
 
 from tests.support.declared_tenants import policy
 
@@ -49,8 +49,8 @@ def refusal(
     """Why a request is refused before its body is read; empty where it is not."""
     try:
         CallerMetadata(tenants).admit(asked, tenant, scope)
-    except CallFailed as failed:
-        return failed.reason
+    except Refused as refused:
+        return refused.entry.code
     return ""
 
 
@@ -93,9 +93,9 @@ def test_a_secret_that_clients_share_is_good_for_what_clients_do() -> None:
         if scope in (SCOPE_BROADCAST, SCOPE_HISTORY, SCOPE_PRESENCE):
             CallerMetadata(TENANTS).metadata(shown, "closed", scope)
         else:
-            with pytest.raises(CallFailed) as failed:
+            with pytest.raises(Refused) as failed:
                 CallerMetadata(TENANTS).metadata(shown, "closed", scope)
-            assert failed.value.reason == "FORBIDDEN"
+            assert failed.value.entry.code == "FORBIDDEN"
 
 
 def test_the_router_is_told_where_a_request_comes_from() -> None:
@@ -118,10 +118,10 @@ def test_nobody_speaks_for_the_edge() -> None:
 @pytest.mark.parametrize("key", ["é", "a\x01b", "x" * 5000])
 def test_what_cannot_be_a_key_is_refused_without_showing_it(key: str) -> None:
     for headers in ({"authorization": f"Bearer {key}"}, {"x_api_key": key}):
-        with pytest.raises(CallFailed) as failed:
+        with pytest.raises(Refused) as failed:
             told(request(**headers), "here")
-        assert failed.value.reason == "UNAUTHORIZED"
-        assert key not in failed.value.message
+        assert failed.value.entry.code == "UNAUTHORIZED"
+        assert key not in str(failed.value)
 
 
 def test_traces_go_on() -> None:
@@ -130,9 +130,9 @@ def test_traces_go_on() -> None:
         "tracestate": "a=b",
         "trunkline-remote-ip": "127.0.0.1",
     }
-    with pytest.raises(CallFailed) as failed:
+    with pytest.raises(Refused) as failed:
         told(request(traceparent="é"), "here")
-    assert failed.value.reason == "INVALID_ARGUMENT"
+    assert failed.value.entry.code == "INVALID_ARGUMENT"
 
 
 # Who is refused before a body is read

@@ -32,6 +32,7 @@ from trunkline_edge.http import body_reader
 from trunkline_edge.http.caller_metadata import CallerMetadata
 from trunkline_edge.http.dialect_routes import DialectRoutes
 from trunkline_edge.http.router_client import CallFailed
+from trunkline_runtime.refusals import to_status
 
 from tests.support.declared_tenants import policy
 
@@ -172,7 +173,7 @@ async def test_a_handling_may_go_on_after_a_refusal(serve: Callable[..., Served]
     served = serve(handle)
     served.calls.answers = {
         "GetStats": GetStatsResponse(),
-        "ListMessages": CallFailed.of(catalogue.MESSAGE_NOT_FOUND.refused(message_id="m")),
+        "ListMessages": CallFailed(to_status(catalogue.MESSAGE_NOT_FOUND.refused(message_id="m"))),
     }
     [refused] = (await served.ask()).json()
     assert refused == ["MESSAGE_NOT_FOUND", 404, catalogue.MESSAGE_NOT_FOUND.sentence(message_id="m")]
@@ -236,7 +237,7 @@ async def test_a_refusal_that_is_left_at_that_is_the_answer(anew: bool, serve: C
         return HttpReply(200, None)
 
     served = serve(handle)
-    served.calls.answers["GetMessage"] = CallFailed.of(catalogue.ROUTER_UNAVAILABLE.refused())
+    served.calls.answers["GetMessage"] = CallFailed(to_status(catalogue.ROUTER_UNAVAILABLE.refused()))
     answer = await served.ask()
     assert (answer.status_code, answer.json()["details"][0]["reason"]) == (503, "ROUTER_UNAVAILABLE")
     assert answer.headers["retry-after"]

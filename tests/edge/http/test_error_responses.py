@@ -11,9 +11,12 @@ import grpc
 import pytest
 from google.protobuf.any_pb2 import Any as AnyProto
 from google.rpc.code_pb2 import Code
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
 from trunkline.v1.catalogue import ENTRIES, Entry
-from trunkline_edge.http.error_responses import STATUS, failure_response, http_status
+from trunkline_edge.http.error_responses import failure_response
 from trunkline_edge.http.router_client import CallFailed
+from trunkline_edge.http_errors import HTTP_STATUS, http_status
 
 #: What the texts of all entries name.
 VALUES = {name: "7" for entry in ENTRIES.values() for name in re.findall(r"\{(\w+)\}", entry.text)}
@@ -22,7 +25,7 @@ VALUES = {name: "7" for entry in ENTRIES.values() for name in re.findall(r"\{(\w
 @pytest.mark.parametrize("entry", ENTRIES.values(), ids=lambda entry: entry.code)
 def test_each_entry_of_the_catalogue_keeps_its_status_text_and_code(entry: Entry) -> None:
     refused = entry.refused(**VALUES)
-    response = failure_response(CallFailed.of(refused))
+    response = failure_response(refused)
     body = json.loads(response.body)
     status = entry.grpc_status or grpc.StatusCode.UNAVAILABLE.value[0]
     assert (body["code"], body["message"]) == (status, str(refused))
@@ -42,10 +45,12 @@ def test_each_entry_of_the_catalogue_keeps_its_status_text_and_code(entry: Entry
 
 @pytest.mark.parametrize("code", [code for code in Code.values() if code])
 def test_what_the_catalogue_does_not_know_goes_by_its_code(code: int) -> None:
-    assert http_status(CallFailed(code, "NEWER_THAN_THIS_EDGE", "text")) == STATUS[code]
+    status = Status(code=code, message="text")
+    status.details.add().Pack(ErrorInfo(reason="NEWER_THAN_THIS_EDGE"))
+    assert http_status(status) == HTTP_STATUS[code]
 
 
 def test_a_detail_that_is_newer_than_the_edge_is_passed_on() -> None:
     detail = AnyProto(type_url="type.googleapis.com/some.NewThing", value=b"\xff")
-    body = json.loads(failure_response(CallFailed(3, "X", "text", [detail])).body)
+    body = json.loads(failure_response(CallFailed(Status(code=3, message="text", details=[detail]))).body)
     assert body["details"] == [{"@type": detail.type_url, "value": "/w=="}]

@@ -23,8 +23,9 @@ from trunkline.v1.presence_service_pb2_grpc import (
     PresenceServiceServicer,
     add_PresenceServiceServicer_to_server,
 )
-from trunkline_edge.http.error_responses import http_status
 from trunkline_edge.http.router_client import CallFailed, RouterClient
+from trunkline_edge.http_errors import http_status
+from trunkline_runtime.refusals import details_of
 
 PATIENCE_S = 5.0
 
@@ -101,8 +102,8 @@ async def test_an_answer_is_the_message_and_metadata_goes_along() -> None:
 async def test_a_router_that_is_not_there_is_unavailable() -> None:
     calls = RouterClient("127.0.0.1:1")
     failure = await failed(calls)
-    assert (failure.status, failure.reason, failure.retry_after_ms) == (14, "ROUTER_UNAVAILABLE", 1000)
-    assert failure.message == str(failure) == "The service is starting or restarting; try again"
+    assert (failure.status.code, *details_of(failure.status)) == (14, "ROUTER_UNAVAILABLE", 1000)
+    assert failure.status.message == str(failure) == "The service is starting or restarting; try again"
     await calls.close()
 
 
@@ -110,7 +111,11 @@ async def test_a_call_without_an_answer_ends_in_time_and_was_made_once() -> None
     async with router() as (presence, calls):
         presence.then = presence.silence
         failure = await failed(calls, timeout_s=0.2)
-        assert (failure.status, failure.reason, http_status(failure)) == (4, "DEADLINE_EXCEEDED", 504)
+        assert (failure.status.code, failure.reason, http_status(failure.status)) == (
+            4,
+            "DEADLINE_EXCEEDED",
+            504,
+        )
         assert presence.calls == 1
 
 
@@ -131,17 +136,21 @@ async def test_a_status_without_details_is_told_and_never_tried_again(
     async with router() as (presence, calls):
         presence.then = lambda context: context.abort(code, "because")
         failure = await failed(calls)
-        assert (failure.reason, http_status(failure)) == (reason, status)
+        assert (failure.reason, http_status(failure.status)) == (reason, status)
         assert presence.calls == 1
         info = ErrorInfo()
-        assert failure.details[0].Unpack(info)
+        assert failure.status.details[0].Unpack(info)
         assert info.reason == reason
 
 
 async def test_a_router_that_lacks_a_call_is_older() -> None:
     async with router() as (_, calls):
         failure = await failed(calls, MESSAGE)
-        assert (failure.status, failure.reason, http_status(failure)) == (12, "UNIMPLEMENTED", 501)
+        assert (failure.status.code, failure.reason, http_status(failure.status)) == (
+            12,
+            "UNIMPLEMENTED",
+            501,
+        )
 
 
 async def test_details_that_cannot_be_read_are_left_out() -> None:
@@ -149,7 +158,7 @@ async def test_details_that_cannot_be_read_are_left_out() -> None:
         broken = (("grpc-status-details-bin", b"\xff\xff"),)
         presence.then = lambda context: context.abort(grpc.StatusCode.NOT_FOUND, "gone", broken)
         failure = await failed(calls)
-        assert (failure.status, failure.reason, failure.message) == (5, "NOT_FOUND", "gone")
+        assert (failure.status.code, failure.reason, failure.status.message) == (5, "NOT_FOUND", "gone")
 
 
 async def test_closing_ends_the_calls_under_way_and_later_ones() -> None:

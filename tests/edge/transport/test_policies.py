@@ -70,7 +70,7 @@ async def test_each_change_counts_for_those_who_come_after_it() -> None:
     async with edge_and_link() as (edge, link):
         client, _ = await accepted(edge, link, query=PLACE)
         await tell(link, tenant("one"))
-        await edge.until(lambda: edge.shell.tenants.takes_tokens("t"))
+        await edge.until(lambda: edge.shell.tenants.can_verify_tokens("t"))
         assert await refusal(edge, PLACE) == (401, "UNAUTHORIZED")
         assert await refusal(edge, f"{PLACE}&token={token('two')}") == (401, "UNAUTHORIZED")
         with_token, _ = await accepted(edge, link, topic=0, query=f"{PLACE}&token={token()}")
@@ -92,7 +92,7 @@ async def test_who_is_refused_is_said_in_the_log_and_the_token_is_not() -> None:
     wrong = token("two")
     async with edge_and_link() as (edge, link):
         await tell(link, tenant("one"))
-        await edge.until(lambda: edge.shell.tenants.takes_tokens("t"))
+        await edge.until(lambda: edge.shell.tenants.can_verify_tokens("t"))
         with capture_logs() as lines:
             assert await refusal(edge, f"{PLACE}&token={wrong}") == (401, "UNAUTHORIZED")
         [line] = [line for line in lines if line["event"] == "a client was refused"]
@@ -104,7 +104,7 @@ async def test_who_is_refused_is_said_in_the_log_and_the_token_is_not() -> None:
 async def test_a_key_that_is_taken_away_ends_those_who_came_by_it_and_no_others() -> None:
     async with edge_and_link() as (edge, link):
         await tell(link, tenant("one", "two"))
-        await edge.until(lambda: edge.shell.tenants.takes_tokens("t"))
+        await edge.until(lambda: edge.shell.tenants.can_verify_tokens("t"))
         first, _ = await accepted(edge, link, query=f"{PLACE}&token={token('one')}")
         second, _ = await accepted(edge, link, topic=0, query=f"{PLACE}&token={token('two')}")
         await tell(link, tenant("two", origins=["https://a.example"]))
@@ -118,7 +118,7 @@ async def test_a_key_that_is_taken_away_ends_those_who_came_by_it_and_no_others(
 async def test_a_token_that_expires_ends_its_connection_unless_another_one_was_shown() -> None:
     async with edge_and_link() as (edge, link):
         await tell(link, tenant("one"))
-        await edge.until(lambda: edge.shell.tenants.takes_tokens("t"))
+        await edge.until(lambda: edge.shell.tenants.can_verify_tokens("t"))
         soon = int(time.time()) + 2
         expiring, _ = await accepted(edge, link, query=f"{PLACE}&token={token(exp=soon)}")
         renewing, number = await accepted(edge, link, topic=0, query=f"{PLACE}&token={token(exp=soon)}")
@@ -141,7 +141,7 @@ async def test_a_token_that_expires_ends_its_connection_unless_another_one_was_s
 async def test_another_users_token_is_refused_and_the_connection_goes_on() -> None:
     async with edge_and_link() as (edge, link):
         await tell(link, tenant("one"))
-        await edge.until(lambda: edge.shell.tenants.takes_tokens("t"))
+        await edge.until(lambda: edge.shell.tenants.can_verify_tokens("t"))
         client, _ = await accepted(edge, link, query=f"{PLACE}&token={token()}")
         for shown, code in ((token(sub="bob"), "FORBIDDEN"), (token()[:-3] + "AAA", "UNAUTHORIZED")):
             await client.send(json.dumps({"type": "auth", "id": "a1", "token": shown}))
@@ -153,7 +153,7 @@ async def test_another_users_token_is_refused_and_the_connection_goes_on() -> No
 async def test_a_first_frame_may_bring_the_token_and_a_second_one_the_positions() -> None:
     async with edge_and_link() as (edge, link):
         await tell(link, tenant("one"))
-        await edge.until(lambda: edge.shell.tenants.takes_tokens("t"))
+        await edge.until(lambda: edge.shell.tenants.can_verify_tokens("t"))
         client = await edge.connect(f"{PLACE}&auth=frame&resume=frame")
         await client.send(json.dumps({"type": "auth", "id": "a1", "token": token()}))
         await client.send('{"type":"resume","positions":[]}')
@@ -175,7 +175,7 @@ async def test_a_first_frame_may_bring_the_token_and_a_second_one_the_positions(
 async def test_another_first_frame_or_a_wrong_token_in_it_is_the_end(first: str) -> None:
     async with edge_and_link() as (edge, link):
         await tell(link, tenant("one"))
-        await edge.until(lambda: edge.shell.tenants.takes_tokens("t"))
+        await edge.until(lambda: edge.shell.tenants.can_verify_tokens("t"))
         client = await edge.connect(f"{PLACE}&auth=frame")
         await client.send(first)
         assert (await hears(client))["reason"] == "UNAUTHORIZED"
@@ -203,7 +203,7 @@ async def test_who_waits_for_a_key_holds_up_nobody_and_what_it_says_meanwhile_is
         asking = tenant("one")
         asking.settings.client_auth.jwks_url = "https://keys.example/set"
         await tell(link, asking)
-        await edge.until(lambda: edge.shell.tenants.takes_tokens("t"))
+        await edge.until(lambda: edge.shell.tenants.can_verify_tokens("t"))
         waiting = await edge.connect(f"{PLACE}&auth=frame")
         await waiting.send(json.dumps({"type": "auth", "id": "a1", "token": fetched_token()}))
         await waiting.send(say("m1"))
@@ -228,7 +228,7 @@ async def test_who_waits_for_a_key_that_is_not_to_be_had_is_refused() -> None:
         asking = tenant("one")
         asking.settings.client_auth.jwks_url = "https://keys.example/set"
         await tell(link, asking)
-        await edge.until(lambda: edge.shell.tenants.takes_tokens("t"))
+        await edge.until(lambda: edge.shell.tenants.can_verify_tokens("t"))
         assert await refusal(edge, f"{PLACE}&token={fetched_token()}") == (401, "UNAUTHORIZED")
         client = await edge.connect(f"{PLACE}&auth=frame")
         await client.send(json.dumps({"type": "auth", "id": "a1", "token": fetched_token()}))
@@ -248,7 +248,7 @@ async def test_a_renewal_waits_for_its_key_and_is_refused_where_that_is_not_to_b
         asking = tenant("one")
         asking.settings.client_auth.jwks_url = "https://keys.example/set"
         await tell(link, asking)
-        await edge.until(lambda: edge.shell.tenants.takes_tokens("t"))
+        await edge.until(lambda: edge.shell.tenants.can_verify_tokens("t"))
         query = f"{PLACE}&token={token()}"
         clients = [(await accepted(edge, link, topic=topic, query=query))[0] for topic in (1, 0)]
         for client, shown in zip(clients, (fetched_token(), fetched_token("another")), strict=True):

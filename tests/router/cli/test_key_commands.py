@@ -11,7 +11,7 @@ import pytest
 from joserfc.jwk import ECKey, Key, OKPKey, RSAKey
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.tenant_pb2 import ClientAuth, VerificationKey
-from trunkline_edge.auth.key_set import inline
+from trunkline_edge.auth.key_set import inline_keys
 from trunkline_edge.auth.principal import RIGHTS, Principal
 from trunkline_edge.auth.tokens import verify
 from trunkline_runtime.jwk import jwk_of
@@ -171,7 +171,7 @@ def bearer(tenant: CommandLine, name: str, token: str, secret: str = "") -> Prin
         for key in settings["keys"]
     ]
     auth = ClientAuth(keys=keys, audiences=settings["audiences"], issuer=settings["issuer"])
-    return verify(token, name, auth, inline(auth), time.time())
+    return verify(token, name, auth, inline_keys(auth), time.time())
 
 
 @pytest.mark.parametrize("algorithm", PRIVATE)

@@ -16,7 +16,7 @@ from trunkline.v1.edge_service_pb2 import ConnectionOpened
 from trunkline_edge.dialects.codec import FrameRefused
 from trunkline_edge.dialects.dialect import Clock, ConnectPlan, ConnectRequest, Dialect
 from trunkline_edge.dialects.langbot.chat_codec import LangBotCodec, json_fields
-from trunkline_edge.dialects.langbot.pipeline_owner import tenant_of
+from trunkline_edge.dialects.langbot.pipeline_owner import NAME, tenant_of
 from trunkline_edge.dialects.langbot.records import BAD_SESSION_TYPE, PLATFORM, SESSION_TYPES, conversation
 from trunkline_edge.dialects.langbot.rest_routes import routes
 from trunkline_edge.dialects.paths import Path
@@ -27,7 +27,8 @@ def make(clock: Clock) -> Dialect:
     """The dialect."""
     codecs = {name: LangBotCodec(name, clock) for name in SESSION_TYPES}
     return Dialect(
-        name="langbot",
+        name=NAME,
+        reserved_parameter="pipeline",
         asks_tenants=True,
         connect=partial(connect, codecs),
         refusing=codecs["person"],
@@ -55,10 +56,10 @@ def connect(codecs: Mapping[str, LangBotCodec], request: ConnectRequest) -> Conn
         tenant = tenant_of(tenants, pipeline, token)
     except Refused as refused:
         # Where another tenant's token was given, another frame would not make it right.
-        if refused.entry is not catalogue.UNAUTHORIZED or tenants.of_token(token):
+        if refused.entry is not catalogue.UNAUTHORIZED or tenants.tenant_of_token(token):
             raise
         tenant = ""
-    if tenant and (tenants.may_be_token(tenant, token) or not request.needs_token(tenant)):
+    if tenant and (tenants.may_accept(tenant, token) or not request.needs_token(tenant)):
         return _for_tenant(wish, tenants, token)
     wish.first = partial(_authenticated, wish, tenants)
     return wish

@@ -6,6 +6,9 @@ from trunkline.v1 import catalogue
 
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
 
+#: The dialect's name.
+NAME = "langbot"
+
 
 def tenant_of(tenants: TenantPolicies, pipeline: str, token: str) -> str:
     """The tenant that the pipeline was declared for, else the token's; there is no default.
@@ -14,12 +17,12 @@ def tenant_of(tenants: TenantPolicies, pipeline: str, token: str) -> str:
     another tenant's, or one is needed to tell the tenant, and UNKNOWN_TENANT where the pipeline is nobody's
     and no token could make it somebody's.
     """
-    declared, owner = tenants.of_pipeline(pipeline), tenants.of_token(token)
+    declared, owner = tenants.owner_of(NAME, pipeline), tenants.tenant_of_token(token)
     if declared and owner not in ("", declared):
         raise catalogue.UNAUTHORIZED.refused(problem="the token is another tenant's")
     tenant = declared or owner
     if tenant:
         return tenant
-    if tenants.have_tokens:
+    if tenants.have_shared_tokens:
         raise catalogue.UNAUTHORIZED.refused(problem="the pipeline is not declared, and there is no token")
     raise catalogue.UNKNOWN_TENANT.refused(tenant="for this pipeline")

@@ -63,7 +63,7 @@ def broadcast(request: HttpRequest) -> Handling:
     """
     tenant, platform = request.parameters["tenant"], request.parameters["platform"]
     named = request.parameters.get("agent", "")
-    agent = named or request.tenants.agent_of(tenant)
+    agent = named or request.tenants.default_agent(tenant)
     if not agent:
         problem = f"The path names no agent, and none is set for it; set [tenants.{tenant}] agent"
         return HttpReply(400, {"detail": problem})

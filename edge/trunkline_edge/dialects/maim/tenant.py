@@ -218,7 +218,7 @@ def connect(clock: Clock, request: ConnectRequest) -> ConnectPlan:
     """Read a connect request. Raises Refused INVALID_ADDRESS where nobody says which agent it is for."""
     tenant, platform = request.parameters["tenant"], request.parameters["platform"]
     named = request.parameters.get("agent", "")
-    agent = named or request.tenants.agent_of(tenant)
+    agent = named or request.tenants.default_agent(tenant)
     if not agent:
         raise catalogue.INVALID_ADDRESS.refused(
             problem=f"the path names no agent, and none is set for it; set [tenants.{tenant}] agent, "

@@ -9,6 +9,8 @@ from trunkline.v1 import catalogue
 from trunkline.v1.agent_service_pb2 import AttachHello, AttachRequest, Settlement, SettlementResult
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.message_pb2 import Message
+from trunkline_runtime.contract_version import check_peer_version
+from trunkline_runtime.refusals import to_error
 
 from trunkline_router.core.agents.agent_queue import AgentQueue, LeasedDelivery
 from trunkline_router.core.agents.settlement import (
@@ -24,7 +26,6 @@ from trunkline_router.core.commits.commit_queue import AtomicWrite, CommitQueue
 from trunkline_router.core.commits.effects import Read, ReadDeliveries
 from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.validation.validator import check
-from trunkline_router.core.values.error_frames import to_proto
 from trunkline_router.core.values.log_records import (
     Attempts,
     DeadLettered,
@@ -77,9 +78,7 @@ class Dispatcher:
     def attached(self, hello: AttachHello, now: float) -> AttachedWorker:
         """A worker says hello. Raises Refused where it may not attach."""
         check(hello)
-        ours = catalogue.CONTRACT_MINOR
-        if abs(hello.contract_minor - ours) > 1:
-            raise catalogue.INCOMPATIBLE_VERSION.refused(theirs=hello.contract_minor, ours=ours)
+        check_peer_version(hello.contract_minor)
         self._directory.tenant(hello.tenant)
         worker = AttachedWorker(
             hello.tenant, list(dict.fromkeys(hello.agents)), hello.capacity, hello.worker_id, now
@@ -118,7 +117,7 @@ class Dispatcher:
                 self._settle(worker, settlement, now)
             except Refused as reason:
                 self.tell(
-                    worker, SettlementResult(delivery_id=settlement.delivery_id, error=to_proto(reason))
+                    worker, SettlementResult(delivery_id=settlement.delivery_id, error=to_error(reason))
                 )
 
     # Settling
@@ -183,7 +182,7 @@ class Dispatcher:
         if held.worker not in self.workers:
             self.failed(held, "the worker's stream broke")
         self.tell(
-            held.worker, SettlementResult(delivery_id=held.delivery.delivery_id, error=to_proto(reason))
+            held.worker, SettlementResult(delivery_id=held.delivery.delivery_id, error=to_error(reason))
         )
 
     def tell(self, worker: AttachedWorker, result: SettlementResult) -> None:

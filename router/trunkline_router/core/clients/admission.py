@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from trunkline.v1 import catalogue
 from trunkline.v1.edge_service_pb2 import ConnectionOpened
-from trunkline_runtime.loopback import is_loopback
+from trunkline_runtime.loopback import is_local_caller
+from trunkline_runtime.tenant_policy import unauthenticated
 
 from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.tenants.tenant import Tenant
@@ -18,23 +19,14 @@ def admit(directory: Directory, entry: ConnectionOpened, allowed: Permissions | 
     """
     tenant = directory.tenant(entry.address.tenant)
     if allowed is None:
-        is_local = is_loopback(entry.remote_ip) and not entry.forwarded
+        is_local = is_local_caller(entry.remote_ip, is_forwarded=entry.forwarded)
         if not tenant.is_open_to(is_local):
-            raise not_open(tenant)
+            raise unauthenticated(tenant.name, tenant.settings.open_to)
     elif tenant.revocations.revokes(entry.user, allowed):
         raise catalogue.TOKEN_REVOKED.refused()
     if not entry.restored:
         _check_room(tenant, entry.user)
     return tenant
-
-
-def not_open(tenant: Tenant) -> catalogue.Refused:
-    """The refusal of somebody who shows no proof, where one is needed."""
-    if tenant.is_open_to(is_local=True):
-        problem = f"tenant {tenant.name} is open to this machine only; from elsewhere a token must be given"
-    else:
-        problem = "a token must be given"
-    return catalogue.UNAUTHORIZED.refused(problem=problem)
 
 
 def _check_room(tenant: Tenant, user: str) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import ConnectionSend
 from trunkline.v1.frame_pb2 import ServerFrame
+from trunkline_runtime.refusals import closing_frame, error_frame
 
 from trunkline_router.core.directory.backpressure import Backpressure
 from trunkline_router.core.directory.connections import ConnectedClient, Link, Topic
 from trunkline_router.core.directory.directory import Directory
-from trunkline_router.core.values.error_frames import closing_frame, error_frame
 from trunkline_router.core.values.log_records import AppendResult, PendingEntry
 
 

@@ -7,6 +7,7 @@ from trunkline.v1.agent_service_pb2 import AttachRequest, EndReply, OpenReply, R
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.error_pb2 import Error
 from trunkline.v1.message_pb2 import ROLE_AGENT, Message, MessageState
+from trunkline_runtime.refusals import to_error
 
 from trunkline_router.core.agents.agent_queue import LeasedDelivery
 from trunkline_router.core.agents.worker import AttachedWorker
@@ -16,7 +17,6 @@ from trunkline_router.core.replies.open_operation import MessageOpener
 from trunkline_router.core.replies.streamed_message import Ended, StreamedMessage
 from trunkline_router.core.replies.worker_replies import EndedReply, WorkerReplies
 from trunkline_router.core.validation.validator import check, topic_address
-from trunkline_router.core.values.error_frames import to_proto
 from trunkline_router.core.values.message_states import COMPLETE, OPEN
 from trunkline_router.core.values.topics import Position, TopicKey, topic_of
 
@@ -136,7 +136,7 @@ class StreamedReplies:
         if current.get(number, worker) is None:
             del current[number]
         opened = worker.mail(ANSWER_BYTES).opened.add(reply=number)
-        opened.error.CopyFrom(to_proto(reason))
+        opened.error.CopyFrom(to_error(reason))
         self._tell(worker)
 
     # Extending
@@ -174,7 +174,7 @@ class StreamedReplies:
             progress.next_index = message.next_index
             progress.durable_index = message.durable_index
         if error is not None:
-            progress.error.CopyFrom(to_proto(error))
+            progress.error.CopyFrom(to_error(error))
         self._tell(worker)
 
     # Ending
@@ -215,7 +215,7 @@ class StreamedReplies:
     def not_ended(self, worker: AttachedWorker, number: int, reason: Refused) -> None:
         """It could not be ended."""
         if worker in self._open_messages.workers:
-            worker.mail(ANSWER_BYTES).ended.add(reply=number).error.CopyFrom(to_proto(reason))
+            worker.mail(ANSWER_BYTES).ended.add(reply=number).error.CopyFrom(to_error(reason))
             self._tell(worker)
 
     def erased(self, topic: TopicKey) -> None:

@@ -9,15 +9,9 @@ from enum import Enum
 from hashlib import sha256
 
 from trunkline.v1 import catalogue
-from trunkline.v1.access_pb2 import (
-    SCOPE_ADMIN,
-    SCOPE_BROADCAST,
-    SCOPE_LINK,
-    SCOPE_OPERATOR,
-    Scope,
-)
-from trunkline.v1.tenant_pb2 import OPENNESS_LOOPBACK
+from trunkline.v1.access_pb2 import SCOPE_BROADCAST, SCOPE_LINK, SCOPE_OPERATOR
 from trunkline_runtime.loopback import is_loopback
+from trunkline_runtime.tenant_policy import check_open_to_call, scope_name
 
 from trunkline_router.core.tenants.tenant import Tenant
 from trunkline_router.core.values.log_records import StoredApiKey
@@ -94,24 +88,14 @@ class Caller:
         if name != self.tenant:
             raise catalogue.FORBIDDEN.refused(problem=f"{proof} is not one of this tenant's")
         if scope not in self.scopes:
-            raise catalogue.FORBIDDEN.refused(problem=f"{proof} does not give {_name(scope)}")
+            raise catalogue.FORBIDDEN.refused(problem=f"{proof} does not give {scope_name(scope)}")
 
     def _check_open(self, scope: int, tenant: Tenant | None) -> None:
         if scope == SCOPE_OPERATOR:
             raise catalogue.UNAUTHORIZED.refused(problem="the operator's key must be given")
         if tenant is None:
             return
-        wanted = f"an API key with {_name(scope)} must be given"
-        if not tenant.is_open_to(self.is_local):
-            if tenant.is_open_to(is_local=True):
-                wanted = f"tenant {tenant.name} is open to this machine only; from elsewhere {wanted}"
-            raise catalogue.UNAUTHORIZED.refused(problem=wanted)
-        if scope == SCOPE_ADMIN and tenant.settings.open_to != OPENNESS_LOOPBACK:
-            raise catalogue.UNAUTHORIZED.refused(problem=wanted)
-
-
-def _name(scope: int) -> str:
-    return Scope.Name(scope)  # type: ignore[arg-type]
+        check_open_to_call(tenant.name, tenant.settings.open_to, scope, self.is_local)
 
 
 def is_local(peer: str, remote: Iterable[str], *, is_forwarded: bool, is_edge: bool) -> bool:

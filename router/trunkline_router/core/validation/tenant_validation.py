@@ -9,7 +9,7 @@ from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.tenant_pb2 import ClientAuth, TenantSettings
 from trunkline_runtime.jwk import check_jwk, without_secret
-from trunkline_runtime.loopback import is_loopback
+from trunkline_runtime.loopback import is_loopback_host
 
 
 def check_settings(settings: TenantSettings) -> None:
@@ -70,7 +70,7 @@ def _check_jwks_url(url: str) -> None:
         host = parts.hostname or ""
     except ValueError:
         raise _invalid("client_auth.jwks_url", "is no URL") from None
-    local = host == "localhost" or is_loopback(host)
+    local = is_loopback_host(host)
     if not host or not (parts.scheme == "https" or (parts.scheme == "http" and local)):
         problem = "must be an https URL, or http on the edge's own machine"
         raise _invalid("client_auth.jwks_url", problem)
