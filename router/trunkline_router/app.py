@@ -1,4 +1,4 @@
-"""A router process: what it is made of, how it starts, and how it stops."""
+"""Assembles a router process; starts and stops it in order."""
 
 from __future__ import annotations
 
@@ -26,13 +26,12 @@ from trunkline.v1 import (
     tenant_service_pb2_grpc,
 )
 from trunkline_runtime import process
-from trunkline_runtime.process import StartError
 
 from trunkline_router import listeners
 from trunkline_router.core.router import RouterCore
 from trunkline_router.core.tenants.tenant import defaults
+from trunkline_router.log.engines import open_log
 from trunkline_router.log.interface import Log
-from trunkline_router.log.sqlite.engine import SqliteLog
 from trunkline_router.maintenance import Maintenance
 from trunkline_router.operator_key import operator_key
 from trunkline_router.rpc.agent_service import AgentServicer
@@ -64,72 +63,67 @@ SERVICES = [
 GRPC_OPTIONS = [
     ("grpc.max_receive_message_length", 16 << 20),
     ("grpc.max_send_message_length", 16 << 20),
-    # Two routers on one port would each get half of the calls.
+    # Without it, two routers could listen on one port and each get half of the calls.
     ("grpc.so_reuseport", 0),
-    # A caller that keeps an idle stream alive is none that floods us.
+    # Keepalive pings on an idle stream are not abuse.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    # Instead of gRPC's two minutes.
+    # The default is two minutes.
     ("grpc.server_handshake_timeout_ms", 10_000),
 ]
 
 
 async def serve(settings: RouterSettings, stop: asyncio.Event) -> None:
-    """Run a router until the event is set. Raises StartError where it cannot start."""
+    """Run a router until the event is set. Raises StartError if it cannot start."""
     listeners.check(settings)
-    log = await open_log(settings)
-    shell = make_shell(settings, log)
-    await shell.load()
-    registry = TenantAdmin(shell)
-    declared = TenantReconciler(settings, registry)
-    await declared.apply()
-    guard = AuthInterceptor(shell, operator_key(settings), listeners.proof(settings))
-    server, health = await make_server(shell, registry, guard)
+    log = open_log(settings)
+    runtime = make_runtime(settings, log)
+    await runtime.load()
+    admin = TenantAdmin(runtime)
+    reconciler = TenantReconciler(settings, admin)
+    await reconciler.apply()
+    interceptor = AuthInterceptor(runtime, operator_key(settings), listeners.link_verifier(settings))
+    server, health = await make_server(runtime, admin, interceptor)
     listening, links = listeners.bind(server, settings)
     await server.start()
-    tasks = asyncio.create_task(_run(shell, Maintenance(shell, registry, declared)))
-    _log.info("router is ready", listening=listening, links=links, tenants=len(shell.core.directory.tenants))
+    tasks = asyncio.create_task(_run(runtime, Maintenance(runtime, admin, reconciler)))
+    tenants = len(runtime.core.directory.tenants)
+    _log.info("router is ready", listening=listening, links=links, tenants=tenants)
     process.say_listening(listening)
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({stopping, tasks}, return_when=asyncio.FIRST_COMPLETED)
-    await _close(server, health, shell, log, tasks)
+    await _close(server, health, runtime, log, tasks)
 
 
-async def _run(shell: RouterRuntime, upkeep: Maintenance) -> None:
+async def _run(runtime: RouterRuntime, maintenance: Maintenance) -> None:
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(shell.run())
-        tasks.create_task(upkeep.run())
+        tasks.create_task(runtime.run())
+        tasks.create_task(maintenance.run())
 
 
 async def _close(
-    server: grpc.aio.Server, health: HealthServicer, shell: RouterRuntime, log: Log, tasks: asyncio.Task[None]
+    server: grpc.aio.Server,
+    health: HealthServicer,
+    runtime: RouterRuntime,
+    log: Log,
+    tasks: asyncio.Task[None],
 ) -> None:
-    """Stop, losing nothing: 1. say so, 2. end the streams, 3. commit what was taken, 4. close the log."""
+    """Stop without loss: 1. report NOT_SERVING, 2. end streams, 3. commit the queue, 4. close the log."""
     _log.info("router is stopping")
     await health.enter_graceful_shutdown()
-    shell.end_streams()
+    runtime.end_streams()
     await server.stop(grace=5)
     if tasks.done():
-        # A task of the shell failed, which is a fault: say it after the log is safe.
+        # A task failed, which is a bug: raise it once the log is safe.
         await log.close()
         tasks.result()
-    await shell.flush()
+    await runtime.flush()
     tasks.cancel()
     await asyncio.gather(tasks, return_exceptions=True)
     await log.close()
 
 
-async def open_log(settings: RouterSettings) -> Log:
-    """The log in the data folder. Raises StartError where it cannot be opened."""
-    try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-        return SqliteLog.open(settings.data_dir / "trunkline.db")
-    except Exception as error:
-        problem = f"cannot open the log in {settings.data_dir}: {error}"
-        raise StartError(f"{problem}. TRUNKLINE_DATA_DIR names another folder.") from error
-
-
-def make_shell(settings: RouterSettings, log: Log) -> RouterRuntime:
-    """The core and its shell."""
+def make_runtime(settings: RouterSettings, log: Log) -> RouterRuntime:
+    """Build the core and its runtime."""
     core = RouterCore(
         defaults(conversations=settings.max_conversations, open_messages=settings.max_open_messages),
         window=settings.link_window,
@@ -148,17 +142,17 @@ def make_shell(settings: RouterSettings, log: Log) -> RouterRuntime:
 
 
 async def make_server(
-    shell: RouterRuntime, registry: TenantAdmin, guard: AuthInterceptor
+    runtime: RouterRuntime, admin: TenantAdmin, interceptor: AuthInterceptor
 ) -> tuple[grpc.aio.Server, HealthServicer]:
-    """The gRPC server with all services."""
+    """Build the gRPC server with all services; it listens nowhere yet."""
     router_id = secrets.token_hex(8)
-    server = grpc.aio.server(interceptors=[guard], options=GRPC_OPTIONS)
-    edge_service_pb2_grpc.add_EdgeServiceServicer_to_server(EdgeServicer(shell, router_id), server)
-    agent_service_pb2_grpc.add_AgentServiceServicer_to_server(AgentServicer(shell, router_id), server)
-    broadcast_service_pb2_grpc.add_BroadcastServiceServicer_to_server(BroadcastServicer(shell), server)
-    history_service_pb2_grpc.add_HistoryServiceServicer_to_server(HistoryServicer(shell), server)
-    presence_service_pb2_grpc.add_PresenceServiceServicer_to_server(PresenceServicer(shell), server)
-    tenant_service_pb2_grpc.add_TenantServiceServicer_to_server(TenantServicer(registry), server)
+    server = grpc.aio.server(interceptors=[interceptor], options=GRPC_OPTIONS)
+    edge_service_pb2_grpc.add_EdgeServiceServicer_to_server(EdgeServicer(runtime, router_id), server)
+    agent_service_pb2_grpc.add_AgentServiceServicer_to_server(AgentServicer(runtime, router_id), server)
+    broadcast_service_pb2_grpc.add_BroadcastServiceServicer_to_server(BroadcastServicer(runtime), server)
+    history_service_pb2_grpc.add_HistoryServiceServicer_to_server(HistoryServicer(runtime), server)
+    presence_service_pb2_grpc.add_PresenceServiceServicer_to_server(PresenceServicer(runtime), server)
+    tenant_service_pb2_grpc.add_TenantServiceServicer_to_server(TenantServicer(admin), server)
     health = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     for name in ("", *SERVICES):
@@ -168,5 +162,5 @@ async def make_server(
 
 
 def run(settings: RouterSettings) -> int:
-    """Run a router in this process; returns its exit code."""
+    """Run a router in this process and return its exit code."""
     return process.run("router", lambda stop: serve(settings, stop))

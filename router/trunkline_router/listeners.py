@@ -1,4 +1,4 @@
-"""Where a router listens, and what those who come there must show."""
+"""Binds the router's listeners and verifies that their settings are safe."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from trunkline_router.settings import RouterSettings
 
 _log = structlog.get_logger()
 
-_NO_PROOF = (
-    "is not on loopback, and whoever gets there could pass for an edge. Set TRUNKLINE_LINK_KEY to a key that"
-    " edges must show, or TRUNKLINE_LINK_LISTEN and TRUNKLINE_TLS_CLIENT_CA to have a port where they must"
-    " show certificates; or, where nobody else gets there, TRUNKLINE_INSECURE_LINKS=true."
+_LINKS_UNPROTECTED = (
+    "is not on loopback, so anyone who reaches it could act as an edge. Set TRUNKLINE_LINK_KEY to a key that"
+    " edges must send, or TRUNKLINE_LINK_LISTEN and TRUNKLINE_TLS_CLIENT_CA for a second address where edges"
+    " must present certificates. If nobody else can reach the address, set TRUNKLINE_INSECURE_LINKS=true."
 )
 
 
 def check(settings: RouterSettings) -> None:
-    """Raises StartError where something is missing, or links would be anybody's without it being said."""
-    needs = [
+    """Check the settings. Raises StartError if one is missing or links would be open unintentionally."""
+    requirements = [
         ("TRUNKLINE_TLS_CERT", settings.tls_cert, "TRUNKLINE_TLS_KEY", settings.tls_key),
         ("TRUNKLINE_TLS_KEY", settings.tls_key, "TRUNKLINE_TLS_CERT", settings.tls_cert),
         ("TRUNKLINE_LINK_LISTEN", settings.link_listen, "TRUNKLINE_TLS_CLIENT_CA", settings.tls_client_ca),
         ("TRUNKLINE_TLS_CLIENT_CA", settings.tls_client_ca, "TRUNKLINE_LINK_LISTEN", settings.link_listen),
         ("TRUNKLINE_LINK_LISTEN", settings.link_listen, "TRUNKLINE_TLS_CERT", settings.tls_cert),
     ]
-    for name, value, needed, given in needs:
-        if value and not given:
-            raise StartError(f"{name} is set and {needed} is not; it needs that.")
-    has_proof = settings.link_key.get_secret_value() or settings.link_listen or settings.insecure_links
-    if not (has_proof or _is_near(settings.router_listen)):
-        raise StartError(f"TRUNKLINE_ROUTER_LISTEN={settings.router_listen} {_NO_PROOF}")
+    for name, value, required, other_value in requirements:
+        if value and not other_value:
+            raise StartError(f"{name} requires {required}, which is not set.")
+    is_protected = settings.link_key.get_secret_value() or settings.link_listen or settings.insecure_links
+    if not (is_protected or _is_local(settings.router_listen)):
+        raise StartError(f"TRUNKLINE_ROUTER_LISTEN={settings.router_listen} {_LINKS_UNPROTECTED}")
 
 
-def proof(settings: RouterSettings) -> LinkVerifier:
-    """How edges prove that they are edges."""
+def link_verifier(settings: RouterSettings) -> LinkVerifier:
+    """Build the verifier of edges that the settings ask for."""
     return LinkVerifier(
         settings.link_key.get_secret_value(),
         by_certificate=bool(settings.link_listen),
@@ -54,18 +54,18 @@ def proof(settings: RouterSettings) -> LinkVerifier:
 
 
 def bind(server: grpc.aio.Server, settings: RouterSettings) -> tuple[str, str]:
-    """Listen; returns where, and where with certificates for links: empty for nowhere.
+    """Bind the listeners. Returns their addresses; the second, for links with certificates, may be empty.
 
-    Raises StartError where an address is not to be had, or a certificate is of no use.
+    Raises StartError if an address is not available or a certificate cannot be used.
     """
     try:
-        own = _Certificates(settings, for_links=False).credentials() if settings.tls_cert else None
-        for_links = _Certificates(settings, for_links=True).credentials() if settings.link_listen else None
+        own = _TlsFiles(settings, for_links=False).credentials() if settings.tls_cert else None
+        for_links = _TlsFiles(settings, for_links=True).credentials() if settings.link_listen else None
     except TlsError as error:
         names = "TRUNKLINE_TLS_CERT, TRUNKLINE_TLS_KEY and TRUNKLINE_TLS_CLIENT_CA"
-        raise StartError(f"{error}. {names} name the files.") from None
-    if own is None and not _is_near(settings.router_listen):
-        _log.warning("what passes here can be read on its way, keys too: TRUNKLINE_TLS_CERT sets up TLS")
+        raise StartError(f"{error}. Check the files named by {names}.") from None
+    if own is None and not _is_local(settings.router_listen):
+        _log.warning("gRPC is unencrypted, API keys included; set TRUNKLINE_TLS_CERT")
     listening = _listen(server, settings.router_listen, own, "TRUNKLINE_ROUTER_LISTEN")
     if for_links is None:
         return listening, ""
@@ -82,15 +82,18 @@ def _listen(
             port = server.add_secure_port(address, credentials)
     except RuntimeError as error:
         problem = f"cannot listen on {address}: is another router running?"
-        raise StartError(f"{problem} {variable} names another address.") from error
+        raise StartError(f"{problem} Set {variable} to use another address.") from error
     return f"{address.rpartition(':')[0]}:{port}"
 
 
-class _Certificates:
-    """What a port shows, and asks for; gRPC asks at each new connection whether that has changed."""
+class _TlsFiles:
+    """A listener's certificate, and the authority of its clients'; reloaded when the files change.
+
+    gRPC asks for a change at each new connection.
+    """
 
     def __init__(self, settings: RouterSettings, *, for_links: bool) -> None:
-        """Raises TlsError."""
+        """Read the files. Raises TlsError."""
         assert settings.tls_cert is not None
         assert settings.tls_key is not None
         self._certificate, self._key = settings.tls_cert, settings.tls_key
@@ -99,22 +102,22 @@ class _Certificates:
         if self._authorities is not None:
             paths.append(self._authorities)
         self._files = ReloadingFile(paths, self._read)
-        self._told = self._files.current
+        self._in_use = self._files.current
 
     def credentials(self) -> grpc.ServerCredentials:
-        """For one port."""
+        """Build the credentials of one listener."""
         return grpc.dynamic_ssl_server_credentials(
-            self._told,
-            self._changed,  # type: ignore[arg-type]  # the stubs do not know that None is for no change
+            self._in_use,
+            self._fetch_change,  # type: ignore[arg-type]  # the stubs lack None, which stands for no change
             self._authorities is not None,
         )
 
-    def _changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """What they are now, if that was not said before. In a thread of gRPC's."""
+    def _fetch_change(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return the configuration if it changed since the last call. Runs in a thread of gRPC's."""
         current = self._files.current
-        if current is self._told:
+        if current is self._in_use:
             return None
-        self._told = current
+        self._in_use = current
         return current
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
@@ -123,7 +126,7 @@ class _Certificates:
         return grpc.ssl_server_certificate_configuration([(pair.key, pair.certificate)], roots)
 
 
-def _is_near(address: str) -> bool:
-    """Only this machine gets to an address."""
+def _is_local(address: str) -> bool:
+    """Whether only this machine can reach an address."""
     host = address.rpartition(":")[0].strip("[]")
     return is_loopback_host(host)

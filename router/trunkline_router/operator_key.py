@@ -1,4 +1,4 @@
-"""The operator's key: whoever shows it may do everything that backends and operators may."""
+"""The operator's key: grants everything that backends and operators may do."""
 
 from __future__ import annotations
 
@@ -11,51 +11,51 @@ from trunkline_runtime.process import StartError
 
 from trunkline_router.settings import RouterSettings
 
-#: In the data folder.
+#: Name of the key file in the data folder.
 FILE = "operator.key"
 
 MIN_CHARS, MAX_CHARS = 16, 1024
 
 
 def operator_key(settings: RouterSettings) -> str:
-    """The key that was set, else the one in the data folder, which is made if it is not there.
+    """Return the configured key, else the one in the data folder, which is created if missing.
 
-    Raises StartError, which never shows a key.
+    Raises StartError, whose text never contains a key.
     """
     path = settings.data_dir / FILE
-    if given := settings.operator_key.get_secret_value():
-        return _checked(given, "TRUNKLINE_OPERATOR_KEY")
+    if key := settings.operator_key.get_secret_value():
+        return _validated(key, "TRUNKLINE_OPERATOR_KEY")
     try:
         if not path.exists():
-            _make(path)
-        return _checked(path.read_text(encoding="ascii").strip(), str(path))
+            _create(path)
+        return _validated(path.read_text(encoding="ascii").strip(), str(path))
     except (OSError, ValueError) as error:
-        problem = f"the operator's key in {path} cannot be read or made: {error}"
-        raise StartError(f"{problem}. TRUNKLINE_OPERATOR_KEY sets one that is not in a file.") from error
+        problem = f"cannot read or create the operator key in {path}: {error}"
+        raise StartError(f"{problem}. Set TRUNKLINE_OPERATOR_KEY to use a key without a file.") from error
 
 
-def _checked(key: str, where: str) -> str:
+def _validated(key: str, source: str) -> str:
     if MIN_CHARS <= len(key) <= MAX_CHARS and key.isascii() and key.isprintable() and " " not in key:
         return key
-    wanted = f"{MIN_CHARS} to {MAX_CHARS} printable ASCII characters without blanks"
-    raise StartError(f"{where} holds no key of an operator, which has {wanted}.")
+    valid = f"{MIN_CHARS} to {MAX_CHARS} printable ASCII characters without spaces"
+    raise StartError(f"{source} is not a valid operator key: it must have {valid}.")
 
 
-def _make(path: Path) -> None:
-    """Make a key. Whenever this is interrupted, what is at the path is a whole key or nothing."""
+def _create(path: Path) -> None:
+    """Create a key file. If interrupted, the path holds a whole key or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    made = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     try:
-        with open(made, "x", encoding="ascii", opener=_private) as file:
+        with open(temporary, "x", encoding="ascii", opener=_open_private) as file:
             file.write(f"{secrets.token_urlsafe(32)}\n")
             file.flush()
             os.fsync(file.fileno())
         with suppress(FileExistsError):
-            # Unlike a rename it leaves the key of a router that was quicker.
-            path.hardlink_to(made)
+            # Unlike a rename, a link keeps the key of a router that was faster.
+            path.hardlink_to(temporary)
     finally:
-        made.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def _private(name: str, flags: int) -> int:
+def _open_private(name: str, flags: int) -> int:
     return os.open(name, flags, mode=0o600)

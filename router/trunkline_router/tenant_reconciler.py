@@ -1,4 +1,4 @@
-"""Tenants that the environment and a file declare."""
+"""Applies the tenants that the environment and the tenants file declare."""
 
 from __future__ import annotations
 
@@ -19,45 +19,45 @@ _log = structlog.get_logger()
 
 
 class TenantReconciler:
-    """Has the tenants be as the environment and the file say: at start, and when the file has changed.
+    """Brings tenants to their declared settings at start and whenever the file changes.
 
-    Tenants that are named nowhere there are left alone.
+    Tenants that are not declared there are left alone.
     """
 
-    def __init__(self, settings: RouterSettings, registry: TenantAdmin) -> None:
+    def __init__(self, settings: RouterSettings, admin: TenantAdmin) -> None:
         self._settings = settings
-        self._registry = registry
+        self._admin = admin
         self._file = TenantsFile(settings.tenants_file) if settings.tenants_file else None
 
     async def apply(self) -> None:
-        """At start. Raises StartError where something is not valid."""
+        """Apply both sources at start; the file wins. Raises StartError if either is invalid."""
         in_file = self._file.load() if self._file else {}
         openness = OPENNESS_ANYBODY if self._settings.open_to == "any" else OPENNESS_LOOPBACK
         in_environment = {}
         for name in self._settings.tenants:
             if name not in in_file:
                 wanted = in_environment[name] = TenantSettings()
-                if known := self._registry.known(name):
+                if known := self._admin.known(name):
                     wanted.CopyFrom(known.settings)
                 wanted.open_to = openness
         await self._ensure("TRUNKLINE_TENANTS", in_environment)
         await self._ensure("TRUNKLINE_TENANTS_FILE", in_file)
 
     async def refresh(self) -> None:
-        """Do what a changed file says; one that is not valid changes nothing, and is logged."""
+        """Apply the file if it changed; an invalid file is logged and changes nothing."""
         if self._file is None or not self._file.changed():
             return
         try:
             await self._ensure("TRUNKLINE_TENANTS_FILE", self._file.load())
         except StartError as error:
-            _log.error("the tenants file is not valid; what it said before stays", problem=str(error))
+            _log.error("tenants file is invalid; its previous content stays in force", problem=str(error))
         else:
-            _log.info("the tenants file was read again")
+            _log.info("tenants file reloaded")
 
     async def _ensure(self, source: str, tenants: Mapping[str, TenantSettings]) -> None:
         try:
             for name, settings in tenants.items():
                 check(CreateTenantRequest(tenant=name, settings=settings), f"tenant {name}")
-            await self._registry.ensure(tenants)
+            await self._admin.ensure(tenants)
         except Refused as reason:
             raise StartError(f"{source}: {reason}") from None

@@ -10,7 +10,7 @@ from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
 from trunkline_edge.http.bindings import services
 from trunkline_router.app import SERVICES
 from trunkline_router.rpc.auth_interceptor import PUBLIC
-from trunkline_router.rpc.method_rules import NOBODYS, rule_of
+from trunkline_router.rpc.method_rules import DENY, rule_of
 
 METHODS = {f"{service.name}.{method.name}": method for service in services() for method in service.methods}
 #: RPCs whose requests name no tenant.
@@ -26,40 +26,40 @@ def test_every_service_of_the_contract_is_served_and_guarded() -> None:
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_each_rpc_has_a_rule(method: MethodDescriptor) -> None:
     rule = rule_of(method)
-    assert rule is not NOBODYS, "it needs the option (requires), and a request that names a tenant"
+    assert rule is not DENY, "it needs the option (requires), and a request that names a tenant"
     assert rule.scope == method.GetOptions().Extensions[requires]
     named = f"{method.containing_service.name}.{method.name}"
-    assert bool(rule.field) == (named not in FOR_NONE)
+    assert bool(rule.tenant_field) == (named not in FOR_NONE)
     # Only callers without a tenant of their own may name none.
-    assert rule.field or rule.scope in (SCOPE_OPERATOR, SCOPE_LINK)
+    assert rule.tenant_field or rule.scope in (SCOPE_OPERATOR, SCOPE_LINK)
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_a_rule_finds_the_tenant_that_a_request_names(method: MethodDescriptor) -> None:
     rule = rule_of(method)
-    if not rule.field or method.client_streaming:
+    if not rule.tenant_field or method.client_streaming:
         return
     request = method.input_type._concrete_class()
     inside = request
-    *outer, last = rule.field.split(".")
+    *outer, last = rule.tenant_field.split(".")
     for name in outer:
         inside = getattr(inside, name)
     setattr(inside, last, "acme")
-    assert list(rule.names(request)) == ["acme"]
-    assert list(rule.names(method.input_type._concrete_class())) == [""]
+    assert list(rule.tenant_names(request)) == ["acme"]
+    assert list(rule.tenant_names(method.input_type._concrete_class())) == [""]
 
 
 def test_a_rule_finds_the_tenants_that_messages_of_a_stream_name() -> None:
     attach = rule_of(METHODS["AgentService.Attach"])
     hello = AttachRequest()
-    assert list(attach.names(hello)) == []
+    assert list(attach.tenant_names(hello)) == []
     hello.hello.tenant = "acme"
-    assert list(attach.names(hello)) == ["acme"]
+    assert list(attach.tenant_names(hello)) == ["acme"]
     many = rule_of(METHODS["BroadcastService.BroadcastMany"])
     batch = BroadcastManyRequest()
     for tenant in ("acme", "other", "acme", ""):
         batch.requests.add().request.address.tenant = tenant
-    assert set(many.names(batch)) == {"acme", "other", ""}
+    assert set(many.tenant_names(batch)) == {"acme", "other", ""}
 
 
 def test_a_tenants_admin_cannot_declare_tenants() -> None:

@@ -115,7 +115,7 @@ def test_a_router_that_anybody_can_get_to_starts_where_that_is_said(tmp_path: Pa
     with router_process(tmp_path, **env) as router:
         port = router.address.rpartition(":")[2]
         with edge_process(f"127.0.0.1:{port}"):
-            assert "can be read on its way" in router.stderr
+            assert "gRPC is unencrypted" in router.stderr
 
 
 def test_an_edge_that_has_half_of_something_says_so() -> None:

@@ -59,5 +59,5 @@ def test_tls_alone_is_no_proof_of_an_edge() -> None:
     ],
 )
 def test_half_of_something_is_refused_by_what_is_missing(given: dict[str, str], missing: str) -> None:
-    with pytest.raises(StartError, match=f"{missing} is not"):
+    with pytest.raises(StartError, match=f"requires {missing}"):
         check(**given)

@@ -1,1 +1,1 @@
-"""The log: a port, and one file per engine beside it."""
+"""The log: its interface, what every engine shares, and one folder per engine."""

@@ -1,7 +1,7 @@
-"""Decides who may call what: every RPC passes the guard, and none gets by without a rule.
+"""Admits or refuses every RPC: identity, permission, rate limits.
 
-What a caller must have been given is said in the contract, by the option `requires` of the RPC, and for
-which tenant it asks is said in its request.
+The contract's option `requires` states the permission that an RPC takes; its request names the tenant. An RPC
+without a rule is refused.
 """
 
 from __future__ import annotations
@@ -19,42 +19,45 @@ from trunkline.v1.catalogue import Refused
 from trunkline_runtime.refusal_log import RefusalLog
 from trunkline_runtime.token_bucket import RateLimit, TokenBucket
 
+from trunkline_router.active_call import ACTIVE_CALL, ActiveCall
 from trunkline_router.core.tenants.api_keys import Caller, CallerKind
 from trunkline_router.core.tenants.fair_call_queue import FairCallQueue, Tarpit
 from trunkline_router.core.tenants.tenant import Tenant
+from trunkline_router.rpc.call_queueing import wait_in_queue
 from trunkline_router.rpc.caller_resolver import CallerResolver, EdgeVerifier, remote_ip
 from trunkline_router.rpc.method_rules import MethodRule, rule_at
 from trunkline_router.rpc.status import refuse
-from trunkline_router.rpc.tenant_lock import PerTenantLock, turn
-from trunkline_router.runtime import CALL, PendingCall, RouterRuntime
+from trunkline_router.rpc.tenant_lock import PerTenantLock
+from trunkline_router.runtime import RouterRuntime
 
-#: Services that anybody may call: they tell that a router is there, and what the contract is.
+#: Services open to everybody: liveness and the contract itself.
 PUBLIC = frozenset({"grpc.health.v1.Health", reflection.SERVICE_NAME})
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+_Deserialize = Callable[[bytes], Any]
 
-#: So many streams a second may be opened by all who show no key.
-STRANGERS_STREAMS_PER_S = 1000
+#: Streams that all callers without a key may open together.
+ANONYMOUS_STREAMS_PER_S = 1000
 
-#: Who calls before it is known.
-_NOBODY = Caller(CallerKind.ANYBODY)
+#: The caller until it is resolved.
+_UNRESOLVED = Caller(CallerKind.ANYBODY)
 
 
 class AuthInterceptor(grpc.aio.ServerInterceptor):
-    """The one interceptor of a server. It refuses before a servicer sees the call, or a message of it."""
+    """The server's one interceptor. A servicer sees only admitted calls, and only checked messages."""
 
-    def __init__(self, shell: RouterRuntime, operator_key: str, proof: EdgeVerifier) -> None:
-        self.tenants = shell.core.directory.tenants
-        self.keys = shell.core.api_keys
-        self.callers = CallerResolver(self.keys, operator_key, proof)
+    def __init__(self, runtime: RouterRuntime, operator_key: str, edge_verifier: EdgeVerifier) -> None:
+        self.tenants = runtime.core.directory.tenants
+        self.keys = runtime.core.api_keys
+        self.callers = CallerResolver(self.keys, operator_key, edge_verifier)
         self.refusals = RefusalLog("a call was refused")
-        #: Of callers who show no key: what is refused, and streams that they open.
-        self.strangers = Tarpit()
-        self.strangers_streams = FairCallQueue(TokenBucket(), "those who show no key")
-        self.strangers_streams.rate = RateLimit(STRANGERS_STREAMS_PER_S, of="streams")
-        self.one_by_one = PerTenantLock()
-        self._guarded: dict[str, _Handler] = {}
+        #: For callers without a key: delayed refusals, and admission of the streams they open.
+        self.anonymous_tarpit = Tarpit()
+        self.anonymous_streams = FairCallQueue(TokenBucket(), "those who show no key")
+        self.anonymous_streams.rate = RateLimit(ANONYMOUS_STREAMS_PER_S, of="streams")
+        self.tenant_lock = PerTenantLock()
+        self._handlers: dict[str, _Handler] = {}
 
     async def intercept_service(
         self,
@@ -65,114 +68,132 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         path = str(handler_call_details.method)
         service, _, rpc = path[1:].partition("/")
-        # There is none for what nobody serves.
+        # None: gRPC answers UNIMPLEMENTED.
         if handler is None or service in PUBLIC:
             return handler
-        if path not in self._guarded:
-            self._guarded[path] = self._guard(handler, rule_at(service, rpc), rpc)
-        return self._guarded[path]
+        if path not in self._handlers:
+            self._handlers[path] = self._checked(handler, rule_at(service, rpc), rpc)
+        return self._handlers[path]
 
-    def _guard(self, handler: _Handler, rule: MethodRule, rpc: str) -> _Handler:
-        streams = handler.request_streaming
-        kind = f"{'stream' if streams else 'unary'}_{'stream' if handler.response_streaming else 'unary'}"
+    def _checked(self, handler: _Handler, rule: MethodRule, rpc: str) -> _Handler:
+        """Wrap a handler in the admission of its calls."""
+        is_stream = handler.request_streaming
+        kind = f"{'stream' if is_stream else 'unary'}_{'stream' if handler.response_streaming else 'unary'}"
         serve = getattr(handler, kind)
+        deserialize: Any = handler.request_deserializer
 
-        async def guarded(request: Any, context: _Context) -> Any:
-            checks = _Checks(self, rule, rpc, context)
+        async def serve_checked(request: Any, context: _Context) -> Any:
+            admission = CallAdmission(self, rule, rpc, context, deserialize)
             try:
-                checks.opened()
-                if streams:
-                    await checks.stream()
-                    read = _Read(context, checks.came)
-                    return await serve(aiter(read), read)
-                message = await checks.unary(request, deserialize)
-                if not rule.alone or checks.call.caller.kind is CallerKind.OPERATOR:
+                admission.identify()
+                if is_stream:
+                    await admission.admit_stream()
+                    checked = CheckedContext(context, admission)
+                    return await serve(aiter(checked), checked)
+                message = await admission.admit_unary(request)
+                if not rule.exclusive or admission.call.caller.kind is CallerKind.OPERATOR:
                     return await serve(message, context)
-                async with self.one_by_one.of(checks.call.tenant):
-                    checks.came(message)
+                async with self.tenant_lock.acquire(admission.call.tenant):
+                    admission.check(message)
                     return await serve(message, context)
             except Refused as reason:
-                await refuse(context, reason, checks.call)
+                await refuse(context, reason, admission.call)
 
-        deserialize: Any = handler.request_deserializer
+        # Requests come as bytes: parsing one costs more than identifying its caller, and its size is known.
         make = getattr(grpc, f"{kind}_rpc_method_handler")
-        # The request of a unary call comes as bytes: reading it costs more than knowing who sent it.
-        made: _Handler = make(guarded, deserialize if streams else None, handler.response_serializer)
-        return made
+        checked: _Handler = make(serve_checked, None, handler.response_serializer)
+        return checked
 
 
-class _Checks:
-    """The checks of one call: `opened`, then `stream` or `unary`, then `came` for each message of a stream.
+class CallAdmission:
+    """Admission of one call: `identify`, then `admit_unary` or `admit_stream`.
 
-    All raise Refused, and what is for lack of a right is said in the log.
+    Each message of an admitted stream goes through `read`. Every method raises Refused; refusals for missing
+    permission are logged.
     """
 
-    def __init__(self, guard: AuthInterceptor, rule: MethodRule, rpc: str, context: _Context) -> None:
-        self._guard = guard
+    def __init__(
+        self,
+        interceptor: AuthInterceptor,
+        rule: MethodRule,
+        rpc: str,
+        context: _Context,
+        deserialize: _Deserialize,
+    ) -> None:
+        self._interceptor = interceptor
         self._rule = rule
         self._rpc = rpc
         self._context = context
-        self.call = PendingCall(_NOBODY, guard.strangers)
+        self._deserialize = deserialize
+        self.call = ActiveCall(_UNRESOLVED, interceptor.anonymous_tarpit)
 
-    def opened(self) -> None:
-        """Who calls is found out, and told to whom it concerns."""
+    def identify(self) -> None:
+        """Resolve the caller, set ACTIVE_CALL, and check what can be checked without the request."""
+        interceptor, rule = self._interceptor, self._rule
         try:
-            call = self.call = PendingCall(self._guard.callers.caller(self._context), self._guard.strangers)
-            call.home = self._guard.tenants.get(call.caller.tenant)
-            CALL.set(call)
-            if not self._rule.field:
+            caller = interceptor.callers.resolve(self._context)
+            call = self.call = ActiveCall(caller, interceptor.anonymous_tarpit)
+            call.caller_tenant = interceptor.tenants.get(caller.tenant)
+            ACTIVE_CALL.set(call)
+            if not rule.tenant_field:
                 call.tenant = ""
-                call.caller.check(self._rule.scope, "", None)
-            elif call.caller.tenant:
-                # Whatever it asks for: its own tenant is all that it may ask for.
-                call.caller.check(self._rule.scope_for(call.caller), call.caller.tenant, None)
-            call.concerns = call.home
+                caller.check(rule.scope, "", None)
+            elif caller.tenant:
+                # Whatever the request names, this is the only tenant that the caller may name.
+                caller.check(rule.scope_for(caller), caller.tenant, None)
+            call.counted_for = call.caller_tenant
         except Refused as reason:
-            self._say(reason)
+            self._log_refusal(reason)
             raise
 
-    async def stream(self) -> None:
-        """Waits until it is the turn of a stream that is opened: with a key, or with none."""
+    async def admit_stream(self) -> None:
+        """Wait until the rate limiter admits a stream, by the caller's tenant or among anonymous callers."""
         call = self.call
-        if call.home is not None:
-            await turn(call.home.calls, 0, self._context)
+        if call.caller_tenant is not None:
+            await wait_in_queue(call.caller_tenant.calls, 0, self._context)
             self._check_key()
         elif call.caller.kind is CallerKind.ANYBODY:
-            await turn(self._guard.strangers_streams, 0, self._context)
+            await wait_in_queue(self._interceptor.anonymous_streams, 0, self._context)
 
-    async def unary(self, raw: bytes, deserialize: Callable[[bytes], Any]) -> Any:
-        """Waits until it is the call's turn; returns its request, which was checked then."""
+    async def admit_unary(self, raw: bytes) -> Any:
+        """Wait until the rate limiter admits the call, then parse, check and return its request."""
         call = self.call
-        call.size = len(raw)
-        if call.home is not None:
-            # Not even read before its turn.
-            await self._turn(call.home)
-        try:
-            request = deserialize(raw)
-        except DecodeError:
-            problem = "cannot be read as what the RPC takes"
-            raise catalogue.INVALID_ARGUMENT.refused(field="request", problem=problem) from None
-        self.came(request)
-        if call.home is None and call.concerns is not None and await self._turn(call.concerns):
-            # In the meantime much may have changed.
-            self.came(request)
+        call.request_bytes = len(raw)
+        if call.caller_tenant is not None:
+            # Parsed only once the call is admitted.
+            await self._wait(call.caller_tenant)
+        request = self.read(raw)
+        if call.caller_tenant is None and call.counted_for is not None and await self._wait(call.counted_for):
+            # Permissions may have changed during the wait.
+            self.check(request)
         return request
 
-    async def _turn(self, tenant: Tenant) -> bool:
-        """Wait for the call's turn among those for its tenant; returns whether it had to wait."""
+    async def _wait(self, tenant: Tenant) -> bool:
+        """Wait in the tenant's queues. Returns whether the call had to wait."""
         waited = False
         if self.call.caller.kind is not CallerKind.OPERATOR:
-            waited = await turn(tenant.calls, self.call.size, self._context)
-        if self._rule.says and await turn(tenant.says, self.call.size, self._context):
+            waited = await wait_in_queue(tenant.calls, self.call.request_bytes, self._context)
+        if self._rule.publishes and await wait_in_queue(tenant.says, self.call.request_bytes, self._context):
             waited = True
         return waited
 
-    def came(self, message: Any) -> None:
-        """A message was read."""
+    def read(self, raw: bytes) -> Any:
+        """Parse a message and check it. Sets the call's `request_bytes`."""
+        self.call.request_bytes = len(raw)
+        try:
+            message = self._deserialize(raw)
+        except DecodeError:
+            problem = "cannot be parsed as the request of this RPC"
+            raise catalogue.INVALID_ARGUMENT.refused(field="request", problem=problem) from None
+        self.check(message)
+        return message
+
+    def check(self, message: Any) -> None:
+        """Check that the caller may send this message."""
         try:
             self._check(message)
         except Refused as reason:
-            self._say(reason)
+            self._log_refusal(reason)
             raise
 
     def _check(self, message: Any) -> None:
@@ -180,50 +201,50 @@ class _Checks:
         caller = call.caller
         self._check_key()
         scope = rule.scope_for(caller)
-        for name in rule.names(message):
+        for name in rule.tenant_names(message):
             if not name:
                 if not rule.is_batch:
-                    raise catalogue.INVALID_ARGUMENT.refused(field=rule.field, problem="must be set")
+                    raise catalogue.INVALID_ARGUMENT.refused(field=rule.tenant_field, problem="must be set")
                 continue
-            tenant = self._guard.tenants.get(name)
+            tenant = self._interceptor.tenants.get(name)
             caller.check(scope, name, tenant)
             if not rule.is_batch:
                 call.tenant = call.tenant or name
-                # Not before: what is refused until then may be another tenant's doing.
-                call.concerns = tenant
+                # Only now: a caller without permission must not count against another tenant.
+                call.counted_for = tenant
 
     def _check_key(self) -> None:
+        """Check that the API key still exists. The runtime ends only streams that are registered with it."""
         key_id = self.call.caller.key_id
-        if key_id and key_id not in self._guard.keys:
-            # Since the call was opened; what is not yet known to the shell it cannot end.
+        if key_id and key_id not in self._interceptor.keys:
             raise catalogue.UNAUTHORIZED.refused(problem="the API key was revoked")
 
-    def _say(self, reason: Refused) -> None:
+    def _log_refusal(self, reason: Refused) -> None:
         if reason.entry not in (catalogue.UNAUTHORIZED, catalogue.FORBIDDEN):
             return
-        self._guard.refusals.say(
+        self._interceptor.refusals.say(
             rpc=self._rpc,
             code=reason.entry.code,
             peer=self._context.peer(),
-            remote_ip=_address(remote_ip(self._context)),
+            remote_ip=_ip_or_empty(remote_ip(self._context)),
             key_id=self.call.caller.key_id,
         )
 
 
-def _address(text: str) -> str:
-    """An address; empty for anything else that a caller may have said."""
+def _ip_or_empty(text: str) -> str:
+    """The text if it is an IP address, else empty: callers choose it freely."""
     try:
         return str(ip_address(text))
     except ValueError:
         return ""
 
 
-class _Read:
-    """A call's context whose messages are checked when they are read, in whichever way."""
+class CheckedContext:
+    """A stream's context that parses and checks each message when the servicer reads it."""
 
-    def __init__(self, context: _Context, came: Callable[[Any], None]) -> None:
+    def __init__(self, context: _Context, admission: CallAdmission) -> None:
         self._context = context
-        self._came = came
+        self._admission = admission
         self.write = context.write
 
     def __getattr__(self, name: str) -> Any:
@@ -231,10 +252,8 @@ class _Read:
 
     async def read(self) -> Any:
         """See ServicerContext. Raises Refused."""
-        message = await self._context.read()
-        if message is not grpc.aio.EOF:
-            self._came(message)
-        return message
+        raw = await self._context.read()
+        return raw if raw is grpc.aio.EOF else self._admission.read(raw)
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         while (message := await self.read()) is not grpc.aio.EOF:

@@ -1,10 +1,10 @@
-"""BroadcastService: backends that say something."""
+"""BroadcastService: messages from backends."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import grpc.aio
@@ -19,175 +19,178 @@ from trunkline.v1.broadcast_service_pb2_grpc import BroadcastServiceServicer
 from trunkline.v1.catalogue import Refused
 from trunkline_runtime.refusals import to_error
 
-from trunkline_router.core.commits.publishing import response_of
+from trunkline_router.core.commits.publishing import fill_response, response_of
 from trunkline_router.core.directory.connections import ConnectedClient, Link
+from trunkline_router.core.router import RouterCore
 from trunkline_router.core.values.log_records import PendingEntry
 from trunkline_router.rpc import streams
 from trunkline_router.rpc.open_message_rpcs import OpenMessageRpcs
-from trunkline_router.rpc.status import answers
-from trunkline_router.runtime import AttachedStream, RouterRuntime
+from trunkline_router.rpc.pending_result import PendingResult
+from trunkline_router.rpc.status import rpc_method
+from trunkline_router.runtime import PeerStream
 
-#: Results that may wait for one caller of BroadcastMany before its requests are read no further.
+#: Results waiting for one caller of BroadcastMany beyond which its requests are not read.
 MAX_WAITING_RESULTS = 20_000
-#: Of a batch, so many are taken in one go: a sender of large ones delays nobody, and is paced evenly.
-MOST_AT_ONCE = 512
+#: Requests of a batch taken in one step, so that large batches delay nobody and are rate-limited evenly.
+MAX_REQUESTS_PER_STEP = 512
 
 
 class BroadcastServicer(OpenMessageRpcs, BroadcastServiceServicer):
-    """Takes messages from backends and tells them what became of each."""
+    """Publishes messages of backends and returns the result of each."""
 
-    @answers
+    @rpc_method
     async def Broadcast(  # noqa: N802
         self, request: BroadcastRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> BroadcastResponse:
         """See broadcast_service.proto."""
-        if self._shell.core.commit_queue.is_full:
+        if self._runtime.core.commit_queue.is_full:
             raise catalogue.OVERLOADED.refused(problem="messages wait to be stored")
-        once = UnaryBroadcast()
-        self._shell.core.publishing.take(request, once)
-        self._shell.settle()
-        response = await once.answer
-        # A caller of many of these is held back like any other that fills an edge's outbox.
-        await self._shell.room(once.blocked_by)
+        broadcast = UnaryBroadcast()
+        with self._runtime.step() as core:
+            core.publishing.take(request, broadcast)
+        response = await broadcast.result
+        # Unary callers are held back by a full outbox like the streams.
+        await self._runtime.wait_for_room(broadcast.blocked_by)
         return response
 
-    @answers
+    @rpc_method
     async def BroadcastMany(  # noqa: N802
         self,
         request_iterator: AsyncIterator[BroadcastManyRequest],
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> None:
         """See broadcast_service.proto."""
-        many = BroadcastStream()
-        stream = many.stream = self._shell.opened(many)
+        broadcast = BroadcastStream()
+        stream = broadcast.stream = self._runtime.open_stream(broadcast)
         try:
-            writing = streams.write_batches(context, stream, many.take, written=many.written)
-            await streams.run(stream, self._read(many, context), writing)
+            writing = streams.write_batches(context, stream, broadcast.take, written=broadcast.written)
+            await streams.run(stream, self._read(broadcast, context), writing)
         finally:
-            del self._shell.streams[many]
+            self._runtime.close_stream(broadcast)
 
-    async def _read(self, many: BroadcastStream, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        shell = self._shell
+    async def _read(self, broadcast: BroadcastStream, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        runtime = self._runtime
         while (batch := await context.read()) is not grpc.aio.EOF:
-            for piece in pieces(batch):
-                for item in piece.requests:
-                    many.take_on(shell, item.number, item.request)
-                wait_s = shell.core.pacing.charge_batch(piece, time.monotonic())
-                shell.settle()
-                await shell.room(many.blocked_by)
-                # Also where it may go on: others have their turn.
+            requests = batch.requests
+            bytes_per_request = broadcast.stream.call.request_bytes / max(1, len(requests))
+            for items in slices(requests):
+                with runtime.step() as core:
+                    for item in items:
+                        broadcast.accept(core, item.number, item.request)
+                    tenants = [item.request.address.tenant for item in items]
+                    wait_s = core.pacing.charge_batch(tenants, bytes_per_request, time.monotonic())
+                await runtime.wait_for_room(broadcast.blocked_by)
+                # Sleeps 0 s at least: other tasks run between two steps.
                 await asyncio.sleep(wait_s)
-                await many.room()
-        await many.all_told()
+                await broadcast.wait_for_room()
+        await broadcast.wait_until_answered()
 
 
-def pieces(batch: BroadcastManyRequest) -> Iterator[BroadcastManyRequest]:
-    """The batch in pieces of at most MOST_AT_ONCE, in order."""
-    if len(batch.requests) <= MOST_AT_ONCE:
-        yield batch
-        return
-    for start in range(0, len(batch.requests), MOST_AT_ONCE):
-        yield BroadcastManyRequest(requests=batch.requests[start : start + MOST_AT_ONCE])
+def slices(requests: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Split a batch into slices of at most MAX_REQUESTS_PER_STEP requests, in order, without copying them."""
+    for start in range(0, len(requests), MAX_REQUESTS_PER_STEP):
+        yield requests[start : start + MAX_REQUESTS_PER_STEP]
 
 
-class UnaryBroadcast:
-    """Origin of one unary Broadcast; `answer` is its outcome."""
+class UnaryBroadcast(PendingResult[BroadcastResponse]):
+    """Commit listener of one unary Broadcast."""
 
     connection: ConnectedClient | None = None
 
     def __init__(self) -> None:
+        super().__init__()
         self.blocked_by: set[Link] = set()
-        self.answer: asyncio.Future[BroadcastResponse] = asyncio.get_running_loop().create_future()
 
     def committed(self, pending: PendingEntry) -> None:
-        """Answer OK, unless the caller is gone."""
-        if not self.answer.done():
-            self.answer.set_result(response_of(pending))
+        """Return the position of the message."""
+        self.resolve(response_of(pending))
 
     def refused(self, pending: PendingEntry, reason: Refused) -> None:
-        """Answer with the refusal, unless the caller is gone."""
-        if not self.answer.done():
-            self.answer.set_exception(reason)
+        """Return the refusal."""
+        self.reject(reason)
 
 
 class BroadcastStream:
-    """One BroadcastMany: the results that wait for its caller, and what it still waits for."""
+    """One BroadcastMany: the results waiting for its caller, and the number of requests without one."""
 
     connection: ConnectedClient | None = None
 
-    stream: AttachedStream
+    stream: PeerStream
 
     def __init__(self) -> None:
         self.outbox = BroadcastManyResponse()
         self.unanswered = 0
         self.blocked_by: set[Link] = set()
-        self._told = asyncio.Event()
+        self._written = asyncio.Event()
 
-    def take_on(self, shell: RouterRuntime, number: int, request: BroadcastRequest) -> None:
-        """Take one request; its result follows in the outbox, whatever it is."""
+    def accept(self, core: RouterCore, number: int, request: BroadcastRequest) -> None:
+        """Publish one request; its result, also a refusal, follows in the outbox. Called within a step."""
         self.unanswered += 1
-        listener = BatchItem(self, number)
+        item = BatchItem(self, number)
         try:
-            shell.core.publishing.take(request, listener)
+            core.publishing.take(request, item)
         except Refused as reason:
-            if tenant := shell.core.directory.tenants.get(request.address.tenant):
+            if tenant := core.directory.tenants.get(request.address.tenant):
                 tenant.refused[reason.entry.code] += 1
-            listener.refuse(reason)
+            item.reject(reason)
 
     def take(self) -> BroadcastManyResponse | None:
-        """The results there are, or None."""
+        """Take all waiting results, or None."""
         if not self.outbox.results:
             return None
         batch, self.outbox = self.outbox, BroadcastManyResponse()
         return batch
 
     def written(self) -> None:
-        """The results taken last are written."""
-        self._told.set()
+        """Note that the batch taken last was written."""
+        self._written.set()
 
-    async def room(self) -> None:
-        """Wait until the caller has been written most of its results."""
+    async def wait_for_room(self) -> None:
+        """Wait until most results have been written."""
         while len(self.outbox.results) > MAX_WAITING_RESULTS:
-            self._told.clear()
-            await self._told.wait()
+            self._written.clear()
+            await self._written.wait()
 
-    async def all_told(self) -> None:
-        """Wait until the caller has been written the result of all it sent."""
+    async def wait_until_answered(self) -> None:
+        """Wait until the result of every request has been written."""
         while self.unanswered or self.outbox.results or self.stream.is_writing:
-            self._told.clear()
-            await self._told.wait()
+            self._written.clear()
+            await self._written.wait()
 
 
 class BatchItem:
-    """Origin of one request of a BroadcastMany."""
+    """Commit listener of one request of a BroadcastMany."""
 
-    __slots__ = ("_many", "_number")
+    __slots__ = ("_broadcast", "_number")
 
     connection: ConnectedClient | None = None
 
-    def __init__(self, many: BroadcastStream, number: int) -> None:
-        self._many = many
+    def __init__(self, broadcast: BroadcastStream, number: int) -> None:
+        self._broadcast = broadcast
         self._number = number
 
     @property
     def blocked_by(self) -> set[Link]:
-        """All requests of one stream are held back together."""
-        return self._many.blocked_by
+        """Shared by all requests of the stream."""
+        return self._broadcast.blocked_by
 
     def committed(self, pending: PendingEntry) -> None:
-        """Put an OK into the outbox."""
-        self._answered().response.CopyFrom(response_of(pending))
+        """Add the response to the outbox."""
+        response = self._add_result().response
+        # Marks the response as set even if all of its fields are default values.
+        response.SetInParent()
+        fill_response(response, pending)
 
     def refused(self, pending: PendingEntry, reason: Refused) -> None:
-        """Put the refusal into the outbox."""
-        self.refuse(reason)
+        """Add the refusal to the outbox."""
+        self.reject(reason)
 
-    def refuse(self, reason: Refused) -> None:
-        """Put the refusal into the outbox."""
-        self._answered().error.CopyFrom(to_error(reason))
+    def reject(self, reason: Refused) -> None:
+        """Add a refusal to the outbox."""
+        self._add_result().error.CopyFrom(to_error(reason))
 
-    def _answered(self) -> Any:
-        many = self._many
-        many.unanswered -= 1
-        many.stream.wake.set()
-        return many.outbox.results.add(number=self._number)
+    def _add_result(self) -> Any:
+        broadcast = self._broadcast
+        broadcast.unanswered -= 1
+        broadcast.stream.wake.set()
+        return broadcast.outbox.results.add(number=self._number)

@@ -1,4 +1,4 @@
-"""Finds out who makes a call, by what it shows in its metadata and where it comes from."""
+"""Determines the caller of an RPC from its metadata and its peer address."""
 
 from __future__ import annotations
 
@@ -18,72 +18,72 @@ from trunkline_router.core.tenants.api_keys import ApiKeys, Caller, CallerKind, 
 
 AUTHORIZATION = "authorization"
 
-#: A longer key is nobody's, and is not looked at.
+#: Longer keys are rejected without a look-up.
 MAX_KEY_CHARS = 1024
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class EdgeVerifier(Protocol):
-    """Knows an edge when it sees one."""
+    """Recognises edges."""
 
-    def holds(self, context: _Context) -> bool:
-        """Whether the caller has shown what links need."""
+    def is_edge(self, context: _Context) -> bool:
+        """Whether the caller has the credentials of an edge."""
 
 
 class CallerResolver:
-    """Knows the operator, those with API keys, edges, and that everybody else is none of these."""
+    """Tells the operator, holders of API keys and edges from anonymous callers."""
 
     def __init__(
         self,
         keys: ApiKeys,
         operator_key: str,
-        proof: EdgeVerifier,
+        edge_verifier: EdgeVerifier,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._keys = keys
-        self._operator = _digest(operator_key)
-        self._proof = proof
+        self._operator_digest = _digest(operator_key)
+        self._edge_verifier = edge_verifier
         self._now_ms = now_ms
 
-    def caller(self, context: _Context) -> Caller:
-        """Who makes this call. Raises Refused UNAUTHORIZED for a proof that does not hold.
+    def resolve(self, context: _Context) -> Caller:
+        """Return the caller. Raises Refused UNAUTHORIZED for invalid credentials.
 
-        Of authorization only the scheme Bearer counts.
+        Only the authorization scheme Bearer counts; others are ignored.
         """
-        shown = _shown(context)
-        bearers = [token for each in shown[AUTHORIZATION] if (token := bearer_token(each)) is not None]
-        if bearers:
-            return self._bearer_of(bearers)
-        is_edge = self._proof.holds(context)
+        metadata = _metadata(context)
+        keys = [key for value in metadata[AUTHORIZATION] if (key := bearer_token(value)) is not None]
+        if keys:
+            return self._holder_of(keys)
+        is_edge = self._edge_verifier.is_edge(context)
         local = is_local(
             peer_ip(context.peer()),
-            shown[REMOTE_IP],
-            is_forwarded=bool(shown[FORWARDED]) or is_proxied(context),
+            metadata[REMOTE_IP],
+            is_forwarded=bool(metadata[FORWARDED]) or is_proxied(context),
             is_edge=is_edge,
         )
-        if shown[ACTING_FOR]:
-            return self._acting(shown[ACTING_FOR], is_edge, local)
+        if metadata[ACTING_FOR]:
+            return self._acting_edge(metadata[ACTING_FOR], is_edge, local)
         return Caller(CallerKind.EDGE if is_edge else CallerKind.ANYBODY, is_local=local)
 
-    def _bearer_of(self, tokens: list[str]) -> Caller:
-        [token, *others] = tokens
-        if not others and len(token) <= MAX_KEY_CHARS:
-            if hmac.compare_digest(_digest(token), self._operator):
+    def _holder_of(self, keys: list[str]) -> Caller:
+        [key, *others] = keys
+        if not others and len(key) <= MAX_KEY_CHARS:
+            if hmac.compare_digest(_digest(key), self._operator_digest):
                 return Caller(CallerKind.OPERATOR)
-            if found := self._keys.caller(token, self._now_ms()):
-                return found
-        raise catalogue.UNAUTHORIZED.refused(problem="the key that was shown is not valid")
+            if caller := self._keys.caller(key, self._now_ms()):
+                return caller
+        raise catalogue.UNAUTHORIZED.refused(problem="the key is not valid")
 
-    def _acting(self, tenants: list[str], is_edge: bool, is_local: bool) -> Caller:
+    def _acting_edge(self, tenants: list[str], is_edge: bool, is_local: bool) -> Caller:
         [tenant, *others] = tenants
         if not is_edge or others or not tenant:
-            raise catalogue.UNAUTHORIZED.refused(problem=f"{ACTING_FOR} is for edges, and names one tenant")
+            raise catalogue.UNAUTHORIZED.refused(problem=f"{ACTING_FOR} is for edges and names one tenant")
         return Caller(CallerKind.EDGE, unquote(tenant), CLIENT_SCOPES, is_local=is_local)
 
 
-def _shown(context: _Context) -> dict[str, list[str]]:
-    """What the metadata says, by name."""
+def _metadata(context: _Context) -> dict[str, list[str]]:
+    """The values of the metadata entries that identify a caller, by name."""
     found: dict[str, list[str]] = {AUTHORIZATION: [], REMOTE_IP: [], FORWARDED: [], ACTING_FOR: []}
     for name, value in context.invocation_metadata() or ():
         if name in found:
@@ -92,17 +92,17 @@ def _shown(context: _Context) -> dict[str, list[str]]:
 
 
 def is_proxied(context: _Context) -> bool:
-    """The call came by a proxy."""
+    """Whether the call came through a proxy."""
     return any(name in PROXIED for name, _ in context.invocation_metadata() or ())
 
 
 def remote_ip(context: _Context) -> str:
-    """What the call says of the address that it is made for; empty where it says nothing."""
-    return next(iter(_shown(context)[REMOTE_IP]), "")
+    """The address that the call is made for, as stated by the caller; empty if not stated."""
+    return next(iter(_metadata(context)[REMOTE_IP]), "")
 
 
 def peer_ip(peer: str) -> str:
-    """The address in what gRPC calls a peer, such as `ipv6:%5B::1%5D:50051`; empty where there is none."""
+    """The IP address in a gRPC peer name such as `ipv6:%5B::1%5D:50051`; empty if there is none."""
     kind, _, rest = peer.partition(":")
     if kind not in ("ipv4", "ipv6"):
         return ""

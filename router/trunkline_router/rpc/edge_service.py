@@ -1,4 +1,4 @@
-"""EdgeService: links."""
+"""EdgeService: the links of edges."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trunkline.v1.edge_service_pb2_grpc import EdgeServiceServicer
 
 from trunkline_router.core.directory import connections
 from trunkline_router.rpc import streams
-from trunkline_router.rpc.status import answers
+from trunkline_router.rpc.status import rpc_method
 from trunkline_router.runtime import RouterRuntime
 
 _log = structlog.get_logger()
@@ -23,39 +23,40 @@ _log = structlog.get_logger()
 class EdgeServicer(EdgeServiceServicer):
     """Carries batches between edges and the core."""
 
-    def __init__(self, shell: RouterRuntime, router_id: str) -> None:
-        self._shell = shell
+    def __init__(self, runtime: RouterRuntime, router_id: str) -> None:
+        self._runtime = runtime
         self._router_id = router_id
 
-    @answers
+    @rpc_method
     async def Link(  # noqa: N802
         self, request_iterator: AsyncIterator[LinkRequest], context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
         """See edge_service.proto."""
-        shell, core = self._shell, self._shell.core
-        first = await streams.first(context)
-        link, before = core.linked(first.hello, time.monotonic())
-        if before is not None and before in shell.streams:
-            shell.streams[before].end(catalogue.LINK_REPLACED.refused(edge_id=link.edge_id))
-        stream = shell.opened(link)
-        shell.settle()
+        runtime = self._runtime
+        first = await streams.read_hello(context)
+        with runtime.step() as core:
+            link, replaced = core.linked(first.hello, time.monotonic())
+            if replaced is not None and replaced in runtime.streams:
+                runtime.streams[replaced].end(catalogue.LINK_REPLACED.refused(edge_id=link.edge_id))
+            stream = runtime.open_stream(link)
         _log.info("edge linked", edge=link.edge_id, boot=link.boot_id, peer=context.peer())
         try:
             await context.write(LinkResponse(welcome=self._welcome(), credit=core.window))
-            core.link_received(link, first, time.monotonic())
-            shell.settle()
+            with runtime.step() as core:
+                core.link_received(link, first, time.monotonic())
             writing = streams.write_batches(
-                context, stream, link.outbox.take, LinkResponse, lambda: shell.drained(link)
+                context, stream, link.outbox.take, LinkResponse, lambda: runtime.link_drained(link)
             )
             await streams.run(stream, self._read(link, context), writing)
         finally:
-            core.link_lost(link)
-            del shell.streams[link]
-            shell.drained(link)
-            _log.info("edge's link ended", edge=link.edge_id, connections=len(link.connections))
+            with runtime.step() as core:
+                core.link_lost(link)
+            runtime.close_stream(link)
+            runtime.link_drained(link)
+            _log.info("link ended", edge=link.edge_id, connections=len(link.connections))
 
     def _welcome(self) -> LinkWelcome:
-        core = self._shell.core
+        core = self._runtime.core
         return LinkWelcome(
             router_id=self._router_id,
             contract_minor=catalogue.CONTRACT_MINOR,
@@ -63,7 +64,6 @@ class EdgeServicer(EdgeServiceServicer):
         )
 
     async def _read(self, link: connections.Link, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        shell, core = self._shell, self._shell.core
         while (batch := await context.read()) is not grpc.aio.EOF:
-            core.link_received(link, batch, time.monotonic())
-            shell.settle()
+            with self._runtime.step() as core:
+                core.link_received(link, batch, time.monotonic())

@@ -1,8 +1,7 @@
-"""HistoryService: backends that read logs."""
+"""HistoryService: reads, edits and resets of topics' logs."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,23 +41,24 @@ from trunkline_router.core.validation.validator import check, topic_address
 from trunkline_router.core.values.log_records import PageRequest, PendingEntry
 from trunkline_router.core.values.message_states import OPEN
 from trunkline_router.core.values.topics import Position, TopicKey, topic_of
-from trunkline_router.rpc.status import answers
+from trunkline_router.rpc.pending_result import PendingResult
+from trunkline_router.rpc.status import rpc_method
 from trunkline_router.runtime import RouterRuntime
 
 DEFAULT_LIMIT = 50
 DEFAULT_RECEIPTS = 100
-#: A page is one gRPC message, of which a stock client takes at most 4 MiB; the last of its messages
-#: may go over this by 1 MiB.
+#: A page is one gRPC message, and clients accept 4 MiB by default. The page's last message may exceed this by
+#: 1 MiB.
 MAX_PAGE_BYTES = 2 << 20
 
 
 class HistoryServicer(HistoryServiceServicer):
-    """Reads and resets logs."""
+    """Reads, edits and resets logs for backends."""
 
-    def __init__(self, shell: RouterRuntime) -> None:
-        self._shell = shell
+    def __init__(self, runtime: RouterRuntime) -> None:
+        self._runtime = runtime
 
-    @answers
+    @rpc_method
     async def ListMessages(  # noqa: N802
         self, request: ListMessagesRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> ListMessagesResponse:
@@ -76,13 +76,13 @@ class HistoryServicer(HistoryServiceServicer):
         )
         messages = None
         while messages is None:
-            page = (await self._shell.log.read([page_request]))[0]
+            page = (await self._runtime.log.read([page_request]))[0]
             if not page.valid:
                 raise catalogue.CURSOR_MISMATCH.refused()
-            messages = self._shell.core.open_messages.as_they_are(topic, page)
+            messages = self._runtime.core.open_messages.as_they_are(topic, page)
         return ListMessagesResponse(more=page.more, messages=messages)
 
-    @answers
+    @rpc_method
     async def GetMessage(  # noqa: N802
         self, request: GetMessageRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> GetMessageResponse:
@@ -90,18 +90,18 @@ class HistoryServicer(HistoryServiceServicer):
         check(request)
         self._check_tenant(request.tenant)
         while True:
-            is_open = self._shell.core.open_messages.get(request.message_id)
-            if is_open is not None and is_open.topic[0] == request.tenant:
-                return GetMessageResponse(message=is_open.snapshot())
-            stored = await self._shell.log.message(request.tenant, request.message_id)
+            streamed = self._runtime.core.open_messages.get(request.message_id)
+            if streamed is not None and streamed.topic[0] == request.tenant:
+                return GetMessageResponse(message=streamed.snapshot())
+            stored = await self._runtime.log.message(request.tenant, request.message_id)
             if stored is None:
                 raise catalogue.MESSAGE_NOT_FOUND.refused(message_id=request.message_id)
             message = Message.FromString(stored)
-            # One that is open here only has ended since, or begins just now.
+            # OPEN in the log alone: it ended since, or opens right now. Look again.
             if message.state != OPEN:
                 return GetMessageResponse(message=message)
 
-    @answers
+    @rpc_method
     async def EditMessage(  # noqa: N802
         self, request: EditMessageRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> EditMessageResponse:
@@ -109,7 +109,7 @@ class HistoryServicer(HistoryServiceServicer):
         position = await self._change(request, CHANGE_KIND_EDITED, request.parts)
         return EditMessageResponse(position=position)
 
-    @answers
+    @rpc_method
     async def RecallMessage(  # noqa: N802
         self, request: RecallMessageRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> RecallMessageResponse:
@@ -121,22 +121,22 @@ class HistoryServicer(HistoryServiceServicer):
     ) -> PositionProto | None:
         check(request)
         self._check_tenant(request.tenant)
-        changed = PendingEdit()
-        wish = EditRequest(
+        edit = PendingEdit()
+        wanted = EditRequest(
             tenant=request.tenant,
             message_id=request.message_id,
             kind=kind,
             author=Author(role=ROLE_SYSTEM),
             may=lambda message: None,
-            listener=changed,
-            unchanged=changed.unchanged,
+            listener=edit,
+            unchanged=lambda: edit.resolve(None),
             parts=parts,
         )
-        self._shell.core.changing.wish(wish)
-        self._shell.settle()
-        return await changed.position
+        with self._runtime.step() as core:
+            core.changing.wish(wanted)
+        return await edit.result
 
-    @answers
+    @rpc_method
     async def ListReceipts(  # noqa: N802
         self, request: ListReceiptsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> ListReceiptsResponse:
@@ -144,8 +144,8 @@ class HistoryServicer(HistoryServiceServicer):
         check(request)
         topic = self._topic(request.address)
         size = request.page_size or DEFAULT_RECEIPTS
-        found = await self._shell.log.receipts(topic, request.after, size + 1)
-        epoch = (await self._shell.log.heads([topic]))[0].epoch
+        found = await self._runtime.log.receipts(topic, request.after, size + 1)
+        epoch = (await self._runtime.log.heads([topic]))[0].epoch
         response = ListReceiptsResponse(more=len(found) > size)
         for receipt in found[:size]:
             added = response.receipts.add(user=receipt.user)
@@ -156,22 +156,15 @@ class HistoryServicer(HistoryServiceServicer):
             added.updated_at.FromMilliseconds(receipt.updated_ms)
         return response
 
-    @answers
+    @rpc_method
     async def ResetConversation(  # noqa: N802
         self, request: ResetConversationRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> ResetConversationResponse:
         """See history_service.proto."""
         check(request)
         topic = self._topic(request.address)
-        shell = self._shell
-
-        async def reset() -> int:
-            erased = await shell.log.reset(topic)
-            shell.core.reset(topic)
-            return erased
-
-        erased = await shell.exclusively(reset)
-        shell.settle()
+        core, log = self._runtime.core, self._runtime.log
+        erased = await self._runtime.write(lambda: log.reset(topic), lambda _: core.reset(topic))
         return ResetConversationResponse(erased=erased)
 
     def _topic(self, address: Address) -> TopicKey:
@@ -179,29 +172,25 @@ class HistoryServicer(HistoryServiceServicer):
         return topic_of(topic_address(address))
 
     def _check_tenant(self, tenant: str) -> None:
-        self._shell.core.directory.tenant(tenant)
+        self._runtime.core.directory.tenant(tenant)
 
 
-class PendingEdit:
-    """Origin of a backend's edit or recall; `position` is its outcome."""
+class PendingEdit(PendingResult[PositionProto | None]):
+    """Commit listener of a backend's edit or recall.
+
+    The result is the position of the change, or None for a recall of a message that is recalled already.
+    """
 
     connection: ConnectedClient | None = None
 
     def __init__(self) -> None:
+        super().__init__()
         self.blocked_by: set[Link] = set()
-        self.position: asyncio.Future[PositionProto | None] = asyncio.get_running_loop().create_future()
 
     def committed(self, pending: PendingEntry) -> None:
-        """It is on disk."""
-        if not self.position.done():
-            self.position.set_result(pending.position)
-
-    def unchanged(self) -> None:
-        """It was recalled before."""
-        if not self.position.done():
-            self.position.set_result(None)
+        """Return the position of the change."""
+        self.resolve(pending.position)
 
     def refused(self, pending: PendingEntry, reason: Refused) -> None:
-        """Nothing was changed."""
-        if not self.position.done():
-            self.position.set_exception(reason)
+        """Return the refusal; nothing was changed."""
+        self.reject(reason)

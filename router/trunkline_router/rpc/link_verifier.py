@@ -1,4 +1,4 @@
-"""How an edge proves that it is one."""
+"""Verifies the credentials by which an edge opens a link."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class LinkVerifier:
-    """Takes for an edge whoever shows the link key, or a certificate of the authority for edges.
+    """Accepts callers with the link key, or with a certificate of the edges' authority, as edges.
 
-    A port that asks for certificates has them verified before a call is seen, and no other port asks. Where
-    neither is set, whoever is on this machine is one, or whoever is anywhere, if that was said; but nobody
-    who came by a proxy.
+    gRPC verifies certificates before a call arrives, on the listener for links only. With neither a key nor
+    certificates configured, callers on this machine are edges (or all callers, with `from_anywhere`), unless
+    they come through a proxy.
     """
 
     def __init__(self, key: str = "", *, by_certificate: bool = False, from_anywhere: bool = False) -> None:
-        self._key = _digest(key) if key else None
+        self._digest = _digest(key) if key else None
         self._by_certificate = by_certificate
         self._from_anywhere = from_anywhere
 
-    def holds(self, context: _Context) -> bool:
-        """See Proof."""
-        if self._key is None and not self._by_certificate:
-            is_near = self._from_anywhere or is_loopback(peer_ip(context.peer()))
-            return is_near and not is_proxied(context)
-        return self._shows_certificate(context) or self._shows_key(context)
+    def is_edge(self, context: _Context) -> bool:
+        """See EdgeVerifier."""
+        if self._digest is None and not self._by_certificate:
+            is_allowed = self._from_anywhere or is_loopback(peer_ip(context.peer()))
+            return is_allowed and not is_proxied(context)
+        return self._has_certificate(context) or self._has_key(context)
 
-    def _shows_certificate(self, context: _Context) -> bool:
+    def _has_certificate(self, context: _Context) -> bool:
         return self._by_certificate and "x509_pem_cert" in context.auth_context()
 
-    def _shows_key(self, context: _Context) -> bool:
-        """The key is the only one shown, and the right one."""
-        shown = [value for name, value in context.invocation_metadata() or () if name == link_key.METADATA]
-        if self._key is None or len(shown) != 1:
+    def _has_key(self, context: _Context) -> bool:
+        """Whether the call has exactly one link key, the right one."""
+        keys = [value for name, value in context.invocation_metadata() or () if name == link_key.METADATA]
+        if self._digest is None or len(keys) != 1:
             return False
-        [key] = shown
+        [key] = keys
         digest = _digest(key) if isinstance(key, str) else b""
-        return hmac.compare_digest(digest, self._key)
+        return hmac.compare_digest(digest, self._digest)
 
 
 def _digest(key: str) -> bytes:

@@ -1,8 +1,7 @@
-"""The RPCs of BroadcastService by which backends say something piece by piece."""
+"""The RPCs of BroadcastService by which backends stream a message in pieces."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Any
 
@@ -22,90 +21,86 @@ from trunkline.v1.catalogue import Refused
 from trunkline.v1.message_pb2 import ROLE_SYSTEM, ROLE_USER, Author, Message, MessageState
 
 from trunkline_router.core.directory.connections import Link
-from trunkline_router.core.replies.streamed_message import Ended
-from trunkline_router.core.replies.streamed_message import StreamedMessage as Opened
+from trunkline_router.core.replies.streamed_message import Ended, StreamedMessage
 from trunkline_router.core.replies.streamed_replies import message_ended
 from trunkline_router.core.validation.validator import check, topic_address
 from trunkline_router.core.values.message_states import COMPLETE, OPEN
 from trunkline_router.core.values.topics import Position, topic_of
-from trunkline_router.rpc.status import answers
+from trunkline_router.rpc.pending_result import PendingResult
+from trunkline_router.rpc.status import rpc_method
 from trunkline_router.runtime import RouterRuntime
 
 
 class OpenMessageRpcs:
-    """Opens, extends, ends and cancels messages; each call is one step."""
+    """Opens, extends, ends and cancels messages, one unary call each."""
 
-    def __init__(self, shell: RouterRuntime) -> None:
-        self._shell = shell
+    def __init__(self, runtime: RouterRuntime) -> None:
+        self._runtime = runtime
 
-    @answers
+    @rpc_method
     async def OpenMessage(  # noqa: N802
         self, request: OpenMessageRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> OpenMessageResponse:
         """See broadcast_service.proto."""
         check(request)
-        shell = self._shell
-        shell.core.directory.tenant(request.address.tenant)
+        self._runtime.core.directory.tenant(request.address.tenant)
         topic = topic_of(topic_address(request.address))
         if request.author.role == ROLE_USER:
-            problem = "USER is not for messages that are said piece by piece"
+            problem = "must not be USER: only agents and the system stream messages"
             raise catalogue.INVALID_ARGUMENT.refused(field="author.role", problem=problem)
         message = Message(address=request.address, author=request.author, reply_to=request.reply_to)
         if not message.author.role:
             message.author.role = ROLE_SYSTEM
         if request.attributes:
             message.attributes.update(request.attributes)
-        opening = OpeningByBackend(max(1, round(shell.core.reply_lease_s)))
-        shell.core.opener.open(
-            topic,
-            message,
-            scope="open",
-            key=request.key,
-            producer=request.producer or "another backend",
-            listener=opening,
-            now=time.monotonic(),
-        )
-        shell.settle()
-        return await opening.answer
+        opening = PendingOpen(max(1, round(self._runtime.core.reply_lease_s)))
+        with self._runtime.step() as core:
+            core.opener.open(
+                topic,
+                message,
+                scope="open",
+                key=request.key,
+                producer=request.producer or "another backend",
+                listener=opening,
+                now=time.monotonic(),
+            )
+        return await opening.result
 
-    @answers
+    @rpc_method
     async def ExtendMessage(  # noqa: N802
         self, request: ExtendMessageRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> ExtendMessageResponse:
         """See broadcast_service.proto."""
         check(request)
-        shell = self._shell
-        message = await self._open(request)
+        message = await self._find_own(request)
         if message.ended is not None:
             raise message_ended(message.id, message.ended.state)
         blocked_by: set[Link] = set()
-        try:
-            shell.core.open_messages.extend(message, request.deltas, blocked_by, time.monotonic())
-        finally:
-            shell.settle()
-        await shell.room(blocked_by)
+        with self._runtime.step() as core:
+            core.open_messages.extend(message, request.deltas, blocked_by, time.monotonic())
+        await self._runtime.wait_for_room(blocked_by)
         return ExtendMessageResponse(next_index=message.next_index, durable_index=message.durable_index)
 
-    @answers
+    @rpc_method
     async def EndMessage(  # noqa: N802
         self, request: EndMessageRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> EndMessageResponse:
         """See broadcast_service.proto."""
         check(request)
         try:
-            message = await self._open(request)
-        except EndedBefore as ended:
+            message = await self._find_own(request)
+        except AlreadyEnded as ended:
             return EndMessageResponse(state=ended.message.state)
         if request.state == COMPLETE and request.next_index != message.next_index:
             raise message.gap(request.next_index)
-        ending = Ending()
-        how = Ended(request.state, request.error if request.HasField("error") else None)
-        self._shell.core.open_messages.end(message, how, ending, None)
-        self._shell.settle()
-        state, position = await ending.answer
+        ending = PendingEnd()
+        end = Ended(request.state, request.error if request.HasField("error") else None)
+        with self._runtime.step() as core:
+            core.open_messages.end(message, end, ending, None)
+        state, position = await ending.result
         return EndMessageResponse(state=state, position=position.to_proto() if position else None)
 
-    @answers
+    @rpc_method
     async def CancelMessage(  # noqa: N802
         self, request: CancelMessageRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> CancelMessageResponse:
@@ -113,39 +108,42 @@ class OpenMessageRpcs:
         check(request)
         try:
             message = await self._find(request)
-        except EndedBefore as ended:
+        except AlreadyEnded as ended:
             return CancelMessageResponse(state=ended.message.state)
-        ending = Ending()
-        self._shell.core.open_messages.cancel(message, ending, Author(role=ROLE_SYSTEM))
-        self._shell.settle()
-        state, _ = await ending.answer
+        ending = PendingEnd()
+        with self._runtime.step() as core:
+            core.open_messages.cancel(message, ending, Author(role=ROLE_SYSTEM))
+        state, _ = await ending.result
         return CancelMessageResponse(state=state)
 
-    async def _open(self, request: Any) -> Opened:
-        """The open message that a producer names. Raises Refused PRODUCER_FENCED for a former one."""
+    async def _find_own(self, request: Any) -> StreamedMessage:
+        """Find the open message of the calling producer.
+
+        Raises Refused PRODUCER_FENCED if another producer has taken it over, and what `_find` raises.
+        """
         message = await self._find(request)
         if message.owner is not None or message.producer.epoch != request.epoch:
             raise message.fenced()
         return message
 
-    async def _find(self, request: Any) -> Opened:
-        """An open message. Raises Refused where there is none; EndedBefore where it has ended."""
-        self._shell.core.directory.tenant(request.tenant)
-        message = self._shell.core.open_messages.get(request.message_id)
+    async def _find(self, request: Any) -> StreamedMessage:
+        """Find an open message. Raises AlreadyEnded if it has ended, and Refused if there is none."""
+        self._runtime.core.directory.tenant(request.tenant)
+        message = self._runtime.core.open_messages.get(request.message_id)
         if message is not None and message.topic[0] == request.tenant:
             return message
-        stored = await self._shell.log.message(request.tenant, request.message_id)
+        stored = await self._runtime.log.message(request.tenant, request.message_id)
         if stored is None:
             raise catalogue.MESSAGE_NOT_FOUND.refused(message_id=request.message_id)
         ended = Message.FromString(stored)
         if ended.state == OPEN:
-            # It was opened while the log was read.
+            # Opened while the log was read.
             return await self._find(request)
-        raise EndedBefore(ended)
+        raise AlreadyEnded(ended)
 
 
-class EndedBefore(Refused):
-    """The message has ended already."""
+class AlreadyEnded(Refused):
+    """Refusal of a change to a message that has ended; carries the message."""
 
     def __init__(self, message: Message) -> None:
         refusal = message_ended(message.id, message.state)
@@ -153,50 +151,39 @@ class EndedBefore(Refused):
         self.message = message
 
 
-class OpeningByBackend:
-    """Origin of a backend's open message; `answer` is its outcome."""
+class PendingOpen(PendingResult[OpenMessageResponse]):
+    """Listener of a backend's OpenMessage."""
 
     def __init__(self, lease_s: int) -> None:
+        super().__init__()
         self._lease_s = lease_s
         self.blocked_by: set[Link] = set()
-        self.answer: asyncio.Future[OpenMessageResponse] = asyncio.get_running_loop().create_future()
 
-    def opened(self, message: Opened) -> None:
-        """It is open, and the caller its producer."""
+    def opened(self, message: StreamedMessage) -> None:
+        """Return the open message; the caller is its producer."""
         message.owner = None
-        self._answer(
+        self.resolve(
             OpenMessageResponse(
                 message=message.snapshot(), epoch=message.producer.epoch, lease_s=self._lease_s
             )
         )
 
     def ended(self, message: Message) -> None:
-        """It has ended before."""
-        self._answer(OpenMessageResponse(message=message))
-
-    def _answer(self, response: OpenMessageResponse) -> None:
-        if not self.answer.done():
-            self.answer.set_result(response)
+        """Return the message, which ended before."""
+        self.resolve(OpenMessageResponse(message=message))
 
     def refused(self, reason: Refused) -> None:
-        """There is none."""
-        if not self.answer.done():
-            self.answer.set_exception(reason)
+        """Return the refusal; nothing was opened."""
+        self.reject(reason)
 
 
-class Ending:
-    """Origin of an end; `answer` is how the message has ended, and where."""
-
-    def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.answer: asyncio.Future[tuple[MessageState.ValueType, Position | None]] = loop.create_future()
+class PendingEnd(PendingResult[tuple[MessageState.ValueType, Position | None]]):
+    """Listener of a backend's EndMessage or CancelMessage; the result is the end's state and position."""
 
     def ended(self, state: MessageState.ValueType, position: Position | None) -> None:
-        """It has ended."""
-        if not self.answer.done():
-            self.answer.set_result((state, position))
+        """Return the state in which the message ended."""
+        self.resolve((state, position))
 
     def not_ended(self, reason: Refused) -> None:
-        """It is as open as before."""
-        if not self.answer.done():
-            self.answer.set_exception(reason)
+        """Return the refusal; the message is still open."""
+        self.reject(reason)

@@ -1,4 +1,4 @@
-"""PresenceService: backends that want to know who is connected."""
+"""PresenceService: who is connected, for backends."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from trunkline_router.core.tenants.tenant import Tenant
 from trunkline_router.core.validation.validator import check, topic_address
 from trunkline_router.core.values.topics import USER, topic_of
 from trunkline_router.rpc import streams
-from trunkline_router.rpc.status import answers
+from trunkline_router.rpc.status import rpc_method
 from trunkline_router.runtime import RouterRuntime
 
 DEFAULT_PAGE = 100
@@ -39,10 +39,10 @@ DEFAULT_PAGE = 100
 class PresenceServicer(PresenceServiceServicer):
     """Lists, counts, closes and watches connections."""
 
-    def __init__(self, shell: RouterRuntime) -> None:
-        self._shell = shell
+    def __init__(self, runtime: RouterRuntime) -> None:
+        self._runtime = runtime
 
-    @answers
+    @rpc_method
     async def ListConnections(  # noqa: N802
         self, request: ListConnectionsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> ListConnectionsResponse:
@@ -50,24 +50,26 @@ class PresenceServicer(PresenceServiceServicer):
         check(request)
         self._tenant(request.address.tenant)
         size = request.page_size or DEFAULT_PAGE
-        rest = (c for c in self._shell.core.directory.matching(request.address) if c.id > request.page_token)
+        rest = (
+            c for c in self._runtime.core.directory.matching(request.address) if c.id > request.page_token
+        )
         found = heapq.nsmallest(size + 1, rest, key=lambda connection: connection.id)
         response = ListConnectionsResponse(connections=[c.to_proto() for c in found[:size]])
         if len(found) > size:
             response.next_page_token = found[size - 1].id
         return response
 
-    @answers
+    @rpc_method
     async def CountConnections(  # noqa: N802
         self, request: CountConnectionsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> CountConnectionsResponse:
         """See presence_service.proto."""
         check(request)
         self._tenant(request.address.tenant)
-        connections, users = count(self._shell.core.directory, request.address)
+        connections, users = count(self._runtime.core.directory, request.address)
         return CountConnectionsResponse(connections=connections, users=users)
 
-    @answers
+    @rpc_method
     async def ListTopics(  # noqa: N802
         self, request: ListTopicsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> ListTopicsResponse:
@@ -77,37 +79,37 @@ class PresenceServicer(PresenceServiceServicer):
         scope = topic_of(topic_address(request.address))
         after = topic_of(topic_address(request.after, "after")) if request.HasField("after") else None
         size = request.page_size or DEFAULT_PAGE
-        found = heard_within(self._shell.core.directory, scope, after, size + 1)
+        found = heard_within(self._runtime.core.directory, scope, after, size + 1)
         response = ListTopicsResponse(more=len(found) > size)
         for topic in found[:size]:
             response.topics.add(address=topic.address, connections=topic.listeners)
         return response
 
-    @answers
+    @rpc_method
     async def GetStats(  # noqa: N802
         self, request: GetStatsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> GetStatsResponse:
         """See presence_service.proto."""
         check(request)
         tenant = self._tenant(request.tenant)
-        heard = [topic.key for topic in self._shell.core.directory.topics.values() if topic.listeners]
+        heard = [topic.key for topic in self._runtime.core.directory.topics.values() if topic.listeners]
         ours = [key for key in heard if key[0] == tenant.name]
         return GetStatsResponse(
-            connections=len(self._shell.core.directory.connections_of(tenant)),
+            connections=len(self._runtime.core.directory.connections_of(tenant)),
             users=sum(1 for key in ours if key[3] == USER),
             topics=len(ours),
             agents=await self._agents(tenant),
             messages_committed=tenant.messages_committed,
             connections_opened=tenant.connections_opened,
             connections_closed=tenant.connections_closed,
-            open_messages=self._shell.core.open_messages.count(tenant.name),
+            open_messages=self._runtime.core.open_messages.count(tenant.name),
             refused=tenant.refused,
             messages_erased=tenant.messages_erased,
         )
 
     async def _agents(self, tenant: Tenant) -> list[AgentStats]:
-        backlogs = {backlog.agent: backlog for backlog in await self._shell.log.backlogs(tenant.name)}
-        queues = {queue.agent: queue for queue in self._shell.core.agents.queues_of(tenant.name)}
+        backlogs = {backlog.agent: backlog for backlog in await self._runtime.log.backlogs(tenant.name)}
+        queues = {queue.agent: queue for queue in self._runtime.core.agents.queues_of(tenant.name)}
         agents = []
         for agent in sorted(backlogs.keys() | queues.keys()):
             stats = AgentStats(agent=agent)
@@ -124,7 +126,7 @@ class PresenceServicer(PresenceServiceServicer):
                 agents.append(stats)
         return agents
 
-    @answers
+    @rpc_method
     async def CloseConnections(  # noqa: N802
         self, request: CloseConnectionsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> CloseConnectionsResponse:
@@ -133,24 +135,23 @@ class PresenceServicer(PresenceServiceServicer):
         self._tenant(request.address.tenant)
         entry = catalogue.RECONNECT_REQUESTED if request.reconnect else catalogue.CLOSED_BY_BACKEND
         reason = entry.refused(reason=request.reason or "no reason given")
-        core = self._shell.core
-        found = list(core.directory.matching(request.address))
-        for connection in found:
-            core.answers.close(connection, reason)
-        self._shell.settle()
+        with self._runtime.step() as core:
+            found = list(core.directory.matching(request.address))
+            for connection in found:
+                core.answers.close(connection, reason)
         return CloseConnectionsResponse(connections=len(found))
 
-    @answers
+    @rpc_method
     async def WatchConnections(  # noqa: N802
         self, request: WatchConnectionsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
         """See presence_service.proto."""
         check(request)
         self._tenant(request.address.tenant)
-        shell, presence = self._shell, self._shell.core.presence
-        watcher = presence.watch(request.address)
-        stream = shell.opened(watcher)
-        shell.settle()
+        runtime = self._runtime
+        with runtime.step() as core:
+            watcher = core.presence.watch(request.address)
+            stream = runtime.open_stream(watcher)
 
         def take() -> WatchConnectionsResponse | None:
             batch = watcher.take()
@@ -159,15 +160,15 @@ class PresenceServicer(PresenceServiceServicer):
             return batch
 
         try:
-            # There is nothing to be read; a caller that reads nothing is not waited for when it is to end.
-            await streams.run(stream, _for_ever(), streams.write_batches(context, stream, take))
+            await streams.run(stream, _read_nothing(), streams.write_batches(context, stream, take))
         finally:
-            presence.unwatch(watcher)
-            del shell.streams[watcher]
+            core.presence.unwatch(watcher)
+            runtime.close_stream(watcher)
 
     def _tenant(self, name: str) -> Tenant:
-        return self._shell.core.directory.tenant(name)
+        return self._runtime.core.directory.tenant(name)
 
 
-async def _for_ever() -> None:
+async def _read_nothing() -> None:
+    """Stand in for the reader of a stream whose caller sends no more."""
     await asyncio.Event().wait()

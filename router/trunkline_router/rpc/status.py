@@ -12,9 +12,9 @@ from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 from trunkline_runtime.refusals import STATUS_METADATA, to_status
 
+from trunkline_router.active_call import ACTIVE_CALL, UNCHECKED_CALL, ActiveCall
 from trunkline_router.log.interface import LogUnavailable
-from trunkline_router.rpc.tenant_lock import rest
-from trunkline_router.runtime import CALL, UNGUARDED, PendingCall
+from trunkline_router.rpc.call_queueing import wait_in_tarpit
 
 _log = structlog.get_logger()
 
@@ -31,31 +31,31 @@ async def abort(context: _Context, reason: Refused) -> NoReturn:
     raise AssertionError("abort raises")
 
 
-async def refuse(context: _Context, reason: Refused, call: PendingCall) -> NoReturn:
-    """Count a refusal, and end the RPC with it when it is time to."""
-    if call.concerns is not None:
-        call.concerns.refused[reason.entry.code] += 1
-    if resting := call.rests_in(reason):
-        await rest(resting, call.size, context)
+async def refuse(context: _Context, reason: Refused, call: ActiveCall) -> NoReturn:
+    """Count a refusal for its tenant, delay it if the caller needs slowing down, and end the RPC with it."""
+    if call.counted_for is not None:
+        call.counted_for.refused[reason.entry.code] += 1
+    if tarpit := call.tarpit_for(reason):
+        await wait_in_tarpit(tarpit, call.request_bytes, context)
     await abort(context, reason)
 
 
-def answers(handler: Callable[..., Awaitable[Any]]) -> Any:
-    """Wrap an RPC: what it raises becomes a status of the catalogue, and never a traceback."""
+def rpc_method(method: Callable[..., Awaitable[Any]]) -> Any:
+    """Wrap a servicer's method: exceptions become statuses of the catalogue, never a traceback."""
 
-    async def answered(self: Any, request: Any, context: _Context) -> Any:
+    async def serve(self: Any, request: Any, context: _Context) -> Any:
         try:
-            return await handler(self, request, context)
+            return await method(self, request, context)
         except Refused as reason:
-            await refuse(context, reason, CALL.get(UNGUARDED))
+            await refuse(context, reason, ACTIVE_CALL.get(UNCHECKED_CALL))
         except LogUnavailable:
             await abort(context, catalogue.LOG_UNAVAILABLE.refused())
         except (grpc.aio.AbortError, grpc.aio.UsageError):
             raise
         except Exception:
-            _log.exception("an RPC failed", rpc=handler.__name__)
+            _log.exception("RPC failed", rpc=method.__name__)
             await abort(context, catalogue.INTERNAL.refused())
 
-    answered.__name__ = handler.__name__
-    answered.__doc__ = handler.__doc__
-    return answered
+    serve.__name__ = method.__name__
+    serve.__doc__ = method.__doc__
+    return serve

@@ -1,4 +1,4 @@
-"""How a bidirectional stream is run: a reader and a writer, until one ends or the shell ends both."""
+"""Runs a bidirectional stream: a reader and a writer, until one finishes or the runtime ends both."""
 
 from __future__ import annotations
 
@@ -9,26 +9,25 @@ from typing import Any
 import grpc.aio
 from trunkline.v1 import catalogue
 
-from trunkline_router.runtime import AttachedStream
+from trunkline_router.runtime import PeerStream
 
-#: So long a peer has for reading what was being written when its stream ended.
+#: Time that a peer has to read the write in progress when its stream ends.
 LAST_WRITE_S = 1.0
 
 
 async def run(
-    stream: AttachedStream, reading: Coroutine[Any, Any, None], writing: Coroutine[Any, Any, None]
+    stream: PeerStream, reading: Coroutine[Any, Any, None], writing: Coroutine[Any, Any, None]
 ) -> None:
-    """Run both until the reader has come to the end, either raises, or the stream is ended.
+    """Run both until the reader reaches the end, either raises, or the stream is ended.
 
-    Raises Refused where the shell ended the stream or the reader refused what it read. On return
-    and on cancellation both have stopped; a write that was under way has come to its end, unless the peer
-    reads nothing.
+    Raises Refused if the runtime ended the stream or the reader refused a message. On return and on
+    cancellation both have stopped; a write in progress has finished, unless the peer does not read.
     """
     reader = asyncio.create_task(reading)
     writer = asyncio.create_task(writing)
     try:
-        waited: set[asyncio.Future[Any]] = {reader, writer, stream.ended}
-        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        awaited: set[asyncio.Future[Any]] = {reader, writer, stream.ended}
+        await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
     finally:
         reader.cancel()
         await _stop(writer, stream)
@@ -42,9 +41,9 @@ async def run(
             raise result
 
 
-async def _stop(writer: asyncio.Task[None], stream: AttachedStream) -> None:
-    """While a write is under way gRPC takes no other, not even of how the call has ended."""
-    stream.is_over = True
+async def _stop(writer: asyncio.Task[None], stream: PeerStream) -> None:
+    """Stop the writer. While a write is in progress, gRPC accepts no other, not even the call's status."""
+    stream.is_closing = True
     try:
         if stream.is_writing:
             await asyncio.wait({writer}, timeout=LAST_WRITE_S)
@@ -52,8 +51,8 @@ async def _stop(writer: asyncio.Task[None], stream: AttachedStream) -> None:
         writer.cancel()
 
 
-async def first(context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-    """The first message of a stream. Raises Refused HELLO_EXPECTED where it has no hello."""
+async def read_hello(context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    """Read the first message of a stream. Raises Refused HELLO_EXPECTED if it has no hello."""
     message = await context.read()
     if message is grpc.aio.EOF or not message.HasField("hello"):
         raise catalogue.HELLO_EXPECTED.refused()
@@ -62,21 +61,24 @@ async def first(context: grpc.aio.ServicerContext[Any, Any]) -> Any:
 
 async def write_batches(
     context: grpc.aio.ServicerContext[Any, Any],
-    stream: AttachedStream,
+    stream: PeerStream,
     take: Callable[[], Any | None],
-    sign_of_life: Callable[[], Any] | None = None,
+    heartbeat: Callable[[], Any] | None = None,
     written: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write what `take` gives, one batch at a time: what gathers while one is written is the next."""
-    while not stream.is_over:
+    """Write the batches that `take` returns, one at a time; output gathered meanwhile forms the next batch.
+
+    Calls `written` after each batch, and writes a `heartbeat` if one is due and nothing else was written.
+    """
+    while not stream.is_closing:
         await stream.wake.wait()
         stream.wake.clear()
         stream.is_writing = True
-        while not stream.is_over and (batch := take()) is not None:
-            stream.beat = False
+        while not stream.is_closing and (batch := take()) is not None:
+            stream.heartbeat_due = False
             await context.write(batch)
             written()
-        if stream.beat and not stream.is_over and sign_of_life is not None:
-            stream.beat = False
-            await context.write(sign_of_life())
+        if stream.heartbeat_due and not stream.is_closing and heartbeat is not None:
+            stream.heartbeat_due = False
+            await context.write(heartbeat())
         stream.is_writing = False

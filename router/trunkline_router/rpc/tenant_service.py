@@ -40,7 +40,7 @@ from trunkline.v1.tenant_service_pb2_grpc import TenantServiceServicer
 from trunkline_router.core.tenants.revocations import to_proto
 from trunkline_router.core.validation.validator import check
 from trunkline_router.core.values.log_records import RevocationKind, StoredApiKey
-from trunkline_router.rpc.status import answers
+from trunkline_router.rpc.status import rpc_method
 from trunkline_router.tenant_admin import TenantAdmin
 
 DEFAULT_PAGE = 100
@@ -57,93 +57,93 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class TenantServicer(TenantServiceServicer):
     """Declares and changes tenants."""
 
-    def __init__(self, registry: TenantAdmin) -> None:
-        self._registry = registry
+    def __init__(self, admin: TenantAdmin) -> None:
+        self._admin = admin
 
-    @answers
+    @rpc_method
     async def CreateTenant(  # noqa: N802
         self, request: CreateTenantRequest, context: _Context
     ) -> CreateTenantResponse:
         """See tenant_service.proto."""
         check(request)
-        tenant = await self._registry.create(request.tenant, request.settings)
+        tenant = await self._admin.create(request.tenant, request.settings)
         return CreateTenantResponse(tenant=tenant.to_proto())
 
-    @answers
+    @rpc_method
     async def GetTenant(self, request: GetTenantRequest, context: _Context) -> GetTenantResponse:  # noqa: N802
         """See tenant_service.proto."""
         check(request)
-        return GetTenantResponse(tenant=self._registry.tenant(request.tenant).to_proto())
+        return GetTenantResponse(tenant=self._admin.tenant(request.tenant).to_proto())
 
-    @answers
+    @rpc_method
     async def ListTenants(self, request: ListTenantsRequest, context: _Context) -> ListTenantsResponse:  # noqa: N802
         """See tenant_service.proto."""
         check(request)
         size = request.page_size or DEFAULT_PAGE
-        found = self._registry.tenants(request.after, size + 1)
+        found = self._admin.tenants(request.after, size + 1)
         return ListTenantsResponse(tenants=[t.to_proto() for t in found[:size]], more=len(found) > size)
 
-    @answers
+    @rpc_method
     async def UpdateTenant(  # noqa: N802
         self, request: UpdateTenantRequest, context: _Context
     ) -> UpdateTenantResponse:
         """See tenant_service.proto."""
         check(request)
         fields = list(request.update_mask.paths)
-        tenant = await self._registry.update(request.tenant, request.settings, fields)
+        tenant = await self._admin.update(request.tenant, request.settings, fields)
         return UpdateTenantResponse(tenant=tenant.to_proto())
 
-    @answers
+    @rpc_method
     async def SuspendTenant(  # noqa: N802
         self, request: SuspendTenantRequest, context: _Context
     ) -> SuspendTenantResponse:
         """See tenant_service.proto."""
         check(request)
-        tenant = await self._registry.set_state(request.tenant, TENANT_STATE_SUSPENDED)
+        tenant = await self._admin.set_state(request.tenant, TENANT_STATE_SUSPENDED)
         return SuspendTenantResponse(tenant=tenant.to_proto())
 
-    @answers
+    @rpc_method
     async def ResumeTenant(  # noqa: N802
         self, request: ResumeTenantRequest, context: _Context
     ) -> ResumeTenantResponse:
         """See tenant_service.proto."""
         check(request)
-        tenant = await self._registry.set_state(request.tenant, TENANT_STATE_ACTIVE)
+        tenant = await self._admin.set_state(request.tenant, TENANT_STATE_ACTIVE)
         return ResumeTenantResponse(tenant=tenant.to_proto())
 
-    @answers
+    @rpc_method
     async def DeleteTenant(  # noqa: N802
         self, request: DeleteTenantRequest, context: _Context
     ) -> DeleteTenantResponse:
         """See tenant_service.proto."""
         check(request)
-        return DeleteTenantResponse(messages=await self._registry.delete(request.tenant))
+        return DeleteTenantResponse(messages=await self._admin.delete(request.tenant))
 
-    @answers
+    @rpc_method
     async def CreateApiKey(  # noqa: N802
         self, request: CreateApiKeyRequest, context: _Context
     ) -> CreateApiKeyResponse:
         """See tenant_service.proto."""
         check(request)
-        key, secret = await self._registry.create_key(request.tenant, request.name, request.scopes)
+        key, secret = await self._admin.create_key(request.tenant, request.name, request.scopes)
         return CreateApiKeyResponse(api_key=_shown(key), secret=secret)
 
-    @answers
+    @rpc_method
     async def ListApiKeys(self, request: ListApiKeysRequest, context: _Context) -> ListApiKeysResponse:  # noqa: N802
         """See tenant_service.proto."""
         check(request)
-        return ListApiKeysResponse(api_keys=map(_shown, self._registry.keys(request.tenant)))
+        return ListApiKeysResponse(api_keys=map(_shown, self._admin.keys(request.tenant)))
 
-    @answers
+    @rpc_method
     async def RevokeApiKey(  # noqa: N802
         self, request: RevokeApiKeyRequest, context: _Context
     ) -> RevokeApiKeyResponse:
         """See tenant_service.proto."""
         check(request)
-        await self._registry.revoke_key(request.tenant, request.key_id)
+        await self._admin.revoke_key(request.tenant, request.key_id)
         return RevokeApiKeyResponse()
 
-    @answers
+    @rpc_method
     async def RevokeTokens(  # noqa: N802
         self, request: RevokeTokensRequest, context: _Context
     ) -> RevokeTokensResponse:
@@ -155,10 +155,10 @@ class TenantServicer(TenantServiceServicer):
             raise catalogue.INVALID_ARGUMENT.refused(field="which", problem=problem)
         named = "" if which == "all" else getattr(request, which)
         before = request.issued_before.ToMilliseconds() if request.HasField("issued_before") else None
-        ended = await self._registry.revoke_tokens(request.tenant, _KINDS[which], named, before)
+        ended = await self._admin.revoke_tokens(request.tenant, _KINDS[which], named, before)
         return RevokeTokensResponse(connections=ended)
 
-    @answers
+    @rpc_method
     async def ListRevocations(  # noqa: N802
         self, request: ListRevocationsRequest, context: _Context
     ) -> ListRevocationsResponse:
@@ -166,18 +166,18 @@ class TenantServicer(TenantServiceServicer):
         check(request)
         size = request.page_size or DEFAULT_PAGE
         after = _place(request.page_token)
-        found = self._registry.tenant(request.tenant).revocations.page(after, size + 1)
+        found = self._admin.tenant(request.tenant).revocations.page(after, size + 1)
         response = ListRevocationsResponse(revocations=map(to_proto, found[:size]))
         if len(found) > size:
             last = found[size - 1]
             response.next_page_token = f"{last.kind:d}:{last.name}"
         return response
 
-    @answers
+    @rpc_method
     async def EraseUser(self, request: EraseUserRequest, context: _Context) -> EraseUserResponse:  # noqa: N802
         """See tenant_service.proto."""
         check(request)
-        messages, receipts = await self._registry.erase_user(request.tenant, request.user)
+        messages, receipts = await self._admin.erase_user(request.tenant, request.user)
         return EraseUserResponse(messages=messages, receipts=receipts)
 
 

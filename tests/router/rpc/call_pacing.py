@@ -29,7 +29,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 async def declared(router: GuardedRouter, tenant: str, **limits: int) -> str:
     settings = TenantSettings(open_to=OPENNESS_LOOPBACK, limits=TenantLimits(**limits))
-    await router.registry.create(tenant, settings)
+    await router.admin.create(tenant, settings)
     return tenant
 
 

@@ -25,7 +25,7 @@ from trunkline.v1 import (
 )
 from trunkline.v1.access_pb2 import SCOPE_ADMIN, SCOPE_BROADCAST
 from trunkline.v1.tenant_pb2 import OPENNESS_ANYBODY, OPENNESS_LOOPBACK, TenantSettings
-from trunkline_router.app import make_server, make_shell
+from trunkline_router.app import make_runtime, make_server
 from trunkline_router.log.sqlite.engine import SqliteLog
 from trunkline_router.rpc.auth_interceptor import AuthInterceptor
 from trunkline_router.rpc.caller_resolver import EdgeVerifier
@@ -59,7 +59,7 @@ Metadata = tuple[tuple[str, str], ...]
 class ByMetadata:
     """Takes for an edge whoever says so."""
 
-    def holds(self, context: Any) -> bool:
+    def is_edge(self, context: Any) -> bool:
         return ("link", "yes") in [tuple(pair) for pair in context.invocation_metadata()]
 
 
@@ -77,21 +77,21 @@ class GuardedRouter:
 
     def __init__(
         self,
-        shell: RouterRuntime,
-        registry: TenantAdmin,
-        guard: AuthInterceptor,
+        runtime: RouterRuntime,
+        admin: TenantAdmin,
+        interceptor: AuthInterceptor,
         address: str,
         channel: grpc.aio.Channel,
     ) -> None:
-        self.shell = shell
-        self.guard = guard
-        self.registry = registry
+        self.runtime = runtime
+        self.interceptor = interceptor
+        self.admin = admin
         self.address = address
         self.channel = channel
 
     async def key(self, tenant: str, *scopes: int) -> tuple[str, str]:
         """A new API key: its id and its secret."""
-        stored, secret = await self.registry.create_key(tenant, "", scopes or ALL_SCOPES)
+        stored, secret = await self.admin.create_key(tenant, "", scopes or ALL_SCOPES)
         return stored.key_id, secret
 
     async def begin(self, rpc: str, *requests: Message, metadata: Metadata = ()) -> Any:
@@ -157,24 +157,26 @@ def request_for(method: MethodDescriptor, tenant: str) -> Message:
 
 
 @asynccontextmanager
-async def guarded_router(folder: Path, proof: EdgeVerifier | None = None) -> AsyncIterator[GuardedRouter]:
+async def guarded_router(
+    folder: Path, edge_verifier: EdgeVerifier | None = None
+) -> AsyncIterator[GuardedRouter]:
     settings = RouterSettings(data_dir=folder)
     log = SqliteLog.open(folder / "trunkline.db")
-    shell = make_shell(settings, log)
-    await shell.load()
-    registry = TenantAdmin(shell)
+    runtime = make_runtime(settings, log)
+    await runtime.load()
+    admin = TenantAdmin(runtime)
     for name, openness in (("open", OPENNESS_LOOPBACK), ("all", OPENNESS_ANYBODY), ("closed", None)):
-        await registry.create(name, TenantSettings(open_to=openness))
-    guard = AuthInterceptor(shell, OPERATOR, proof or ByMetadata())
-    server, _ = await make_server(shell, registry, guard)
+        await admin.create(name, TenantSettings(open_to=openness))
+    interceptor = AuthInterceptor(runtime, OPERATOR, edge_verifier or ByMetadata())
+    server, _ = await make_server(runtime, admin, interceptor)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
-    running = asyncio.create_task(shell.run())
+    running = asyncio.create_task(runtime.run())
     try:
         async with grpc.aio.insecure_channel(address) as channel:
-            yield GuardedRouter(shell, registry, guard, address, channel)
+            yield GuardedRouter(runtime, admin, interceptor, address, channel)
     finally:
-        shell.end_streams()
+        runtime.end_streams()
         await server.stop(grace=1)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

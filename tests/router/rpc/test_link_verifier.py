@@ -32,7 +32,7 @@ class Call:
 
 def holds(proof: LinkVerifier, peer: str, *metadata: tuple[str, Any], auth: Any = None) -> bool:
     call: Any = Call(peer, *metadata, auth=auth)
-    return proof.holds(call)
+    return proof.is_edge(call)
 
 
 def key(value: Any) -> tuple[str, Any]:

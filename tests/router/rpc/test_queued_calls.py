@@ -14,8 +14,8 @@ from trunkline.v1.access_pb2 import SCOPE_ADMIN, requires
 from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
 from trunkline.v1.tenant_pb2 import TenantSettings
 from trunkline_router.core.tenants.fair_call_queue import FairCallQueue
-from trunkline_router.rpc.broadcast_service import MOST_AT_ONCE, pieces
-from trunkline_router.rpc.tenant_lock import turn
+from trunkline_router.rpc.broadcast_service import MAX_REQUESTS_PER_STEP, slices
+from trunkline_router.rpc.call_queueing import wait_in_queue
 from trunkline_runtime.token_bucket import RateLimit
 
 from tests.router.rpc.call_pacing import CALLS, Context, at_once, declared, said, until
@@ -55,7 +55,7 @@ async def test_each_rpc_of_a_tenant_takes_its_turn(router: GuardedRouter) -> Non
     """Two go on at once, two wait for their turn, and the others would come too late."""
     for rpc, codes in (await each_at_once(router, calls_per_s=2)).items():
         assert 0 < codes["RATE_LIMITED"] <= CALLS - 4, rpc
-        assert router.shell.core.directory.tenants[rpc].refused["RATE_LIMITED"] == codes["RATE_LIMITED"]
+        assert router.runtime.core.directory.tenants[rpc].refused["RATE_LIMITED"] == codes["RATE_LIMITED"]
 
 
 async def test_calls_with_a_key_take_their_turns_before_they_are_read(router: GuardedRouter) -> None:
@@ -63,7 +63,7 @@ async def test_calls_with_a_key_take_their_turns_before_they_are_read(router: Gu
     _, key = await router.key(tenant)
     codes = await at_once(router, "Broadcast", said("all"), bearer(key))
     assert set(codes) == {"FORBIDDEN", "RATE_LIMITED"}
-    assert router.shell.core.directory.tenants[tenant].refused == codes
+    assert router.runtime.core.directory.tenants[tenant].refused == codes
 
 
 async def test_calls_that_say_something_are_messages_and_others_are_not(router: GuardedRouter) -> None:
@@ -94,7 +94,7 @@ async def test_streams_take_a_turn_when_they_are_opened(router: GuardedRouter) -
 
 
 async def test_streams_of_all_who_show_no_key_take_turns_together(router: GuardedRouter) -> None:
-    router.guard.strangers_streams.rate = RateLimit(2, of="streams")
+    router.interceptor.anonymous_streams.rate = RateLimit(2, of="streams")
     streams = [await router.begin("BroadcastMany") for _ in range(CALLS)]
     for stream in streams:
         with suppress(asyncio.InvalidStateError):
@@ -133,46 +133,46 @@ async def test_tenants_do_not_wait_for_one_another(router: GuardedRouter) -> Non
 async def test_whose_key_is_taken_away_while_it_waits_does_not_get_its_turn(router: GuardedRouter) -> None:
     tenant = await declared(router, "few", calls_per_s=1)
     key_id, key = await router.key(tenant)
-    turns = router.shell.core.directory.tenants[tenant].calls
+    turns = router.runtime.core.directory.tenants[tenant].calls
     assert await router.code("Broadcast", said(tenant), metadata=bearer(key)) == "OK"
     waiting = asyncio.create_task(router.code("Broadcast", said(tenant), metadata=bearer(key)))
     await until(lambda: len(turns))
-    await router.registry.revoke_key(tenant, key_id)
+    await router.admin.revoke_key(tenant, key_id)
     assert await waiting == "UNAUTHORIZED"
 
 
 async def test_a_stream_whose_key_is_taken_away_while_it_waits_is_not_opened(router: GuardedRouter) -> None:
     tenant = await declared(router, "few", calls_per_s=1)
     key_id, key = await router.key(tenant)
-    turns = router.shell.core.directory.tenants[tenant].calls
+    turns = router.runtime.core.directory.tenants[tenant].calls
     assert await router.code("Broadcast", said(tenant), metadata=bearer(key)) == "OK"
     stream = await router.begin("BroadcastMany", metadata=bearer(key))
     await until(lambda: len(turns))
-    await router.registry.revoke_key(tenant, key_id)
+    await router.admin.revoke_key(tenant, key_id)
     assert (await ended(stream))[0] == "UNAUTHORIZED"
 
 
 async def test_a_tenant_that_is_closed_while_a_call_waits_is_closed_to_it(router: GuardedRouter) -> None:
     tenant = await declared(router, "few", calls_per_s=1)
-    turns = router.shell.core.directory.tenants[tenant].calls
+    turns = router.runtime.core.directory.tenants[tenant].calls
     assert await router.code("Broadcast", said(tenant)) == "OK"
     waiting = asyncio.create_task(router.code("Broadcast", said(tenant)))
     await until(lambda: len(turns))
-    await router.registry.update(tenant, TenantSettings(), ["open_to"])
+    await router.admin.update(tenant, TenantSettings(), ["open_to"])
     assert await waiting == "UNAUTHORIZED"
 
 
 async def test_a_call_that_is_cancelled_while_it_waits_leaves_nothing_behind(router: GuardedRouter) -> None:
     tenant = await declared(router, "few", calls_per_s=1)
-    turns: FairCallQueue = router.shell.core.directory.tenants[tenant].calls
-    assert not await turn(turns, 0, Context(None))  # type: ignore[arg-type]
-    waiting = asyncio.create_task(turn(turns, 0, Context(None)))  # type: ignore[arg-type]
+    turns: FairCallQueue = router.runtime.core.directory.tenants[tenant].calls
+    assert not await wait_in_queue(turns, 0, Context(None))  # type: ignore[arg-type]
+    waiting = asyncio.create_task(wait_in_queue(turns, 0, Context(None)))  # type: ignore[arg-type]
     await until(lambda: len(turns))
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     assert not len(turns)
     assert turns.timer is None
-    assert await turn(turns, 0, Context(None))  # type: ignore[arg-type]
+    assert await wait_in_queue(turns, 0, Context(None))  # type: ignore[arg-type]
 
 
 async def test_a_call_whose_turn_does_not_come_is_refused(
@@ -185,15 +185,15 @@ async def test_a_call_whose_turn_does_not_come_is_refused(
 
 def test_a_large_batch_is_taken_in_pieces_in_order() -> None:
     batch = BroadcastManyRequest()
-    for number in range(2 * MOST_AT_ONCE + 1):
+    for number in range(2 * MAX_REQUESTS_PER_STEP + 1):
         batch.requests.add(number=number)
-    taken = [[item.number for item in piece.requests] for piece in pieces(batch)]
-    assert [len(piece) for piece in taken] == [MOST_AT_ONCE, MOST_AT_ONCE, 1]
-    assert list(chain.from_iterable(taken)) == list(range(2 * MOST_AT_ONCE + 1))
+    taken = [[item.number for item in piece] for piece in slices(batch.requests)]
+    assert [len(piece) for piece in taken] == [MAX_REQUESTS_PER_STEP, MAX_REQUESTS_PER_STEP, 1]
+    assert list(chain.from_iterable(taken)) == list(range(2 * MAX_REQUESTS_PER_STEP + 1))
 
 
 def test_a_small_batch_is_one_piece() -> None:
     batch = BroadcastManyRequest()
     batch.requests.add(number=1)
-    [piece] = pieces(batch)
-    assert piece is batch
+    [piece] = slices(batch.requests)
+    assert list(piece) == list(batch.requests)

@@ -41,24 +41,24 @@ def opening(rpc: str, tenant: str) -> Any:
 
 async def opened(router: GuardedRouter, rpc: str, tenant: str, metadata: Metadata) -> Any:
     """Such a stream, and the router knows it."""
-    before = len(router.shell.streams)
+    before = len(router.runtime.streams)
     call = await router.begin(rpc, opening(rpc, tenant), metadata=metadata)
     async with asyncio.timeout(PATIENCE_S):
-        while len(router.shell.streams) == before:
+        while len(router.runtime.streams) == before:
             await router.code("GetStats", GetStatsRequest(tenant="open"))
     return call
 
 
 async def suspend(router: GuardedRouter, key_id: str) -> None:
-    await router.registry.set_state("closed", TENANT_STATE_SUSPENDED)
+    await router.admin.set_state("closed", TENANT_STATE_SUSPENDED)
 
 
 async def delete(router: GuardedRouter, key_id: str) -> None:
-    await router.registry.delete("closed")
+    await router.admin.delete("closed")
 
 
 async def revoke(router: GuardedRouter, key_id: str) -> None:
-    await router.registry.revoke_key("closed", key_id)
+    await router.admin.revoke_key("closed", key_id)
 
 
 @pytest.mark.parametrize("rpc", ["Attach", "BroadcastMany", "WatchConnections"])

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
+from trunkline_router.active_call import ActiveCall
 from trunkline_router.core.tenants.api_keys import Caller, CallerKind
 from trunkline_router.core.tenants.fair_call_queue import Tarpit
 from trunkline_router.rpc import streams
-from trunkline_router.runtime import AttachedStream, PendingCall
+from trunkline_router.runtime import PeerStream
 
 from tests.router.rpc.call_pacing import until
 
@@ -35,7 +36,7 @@ class Running:
 
     def __init__(self) -> None:
         self.peer = Peer()
-        self.stream = AttachedStream(PendingCall(Caller(CallerKind.ANYBODY), Tarpit()))
+        self.stream = PeerStream(ActiveCall(Caller(CallerKind.ANYBODY), Tarpit()))
         self._batches = ["one", "two"]
         writing: Any = streams.write_batches(self.peer, self.stream, self._take)  # type: ignore[arg-type]
         self.task = asyncio.create_task(streams.run(self.stream, asyncio.sleep(60), writing))

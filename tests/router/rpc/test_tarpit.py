@@ -12,11 +12,11 @@ from trunkline.v1.access_pb2 import SCOPE_HISTORY
 from trunkline.v1.address_pb2 import Address
 from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
 from trunkline.v1.presence_service_pb2 import GetStatsRequest
+from trunkline_router.active_call import ActiveCall
 from trunkline_router.core.tenants.api_keys import Caller, CallerKind
 from trunkline_router.core.tenants.fair_call_queue import REFUSALS_PER_S, Tarpit
 from trunkline_router.rpc import status
-from trunkline_router.rpc.tenant_lock import rest
-from trunkline_router.runtime import PendingCall
+from trunkline_router.rpc.call_queueing import wait_in_tarpit
 
 from tests.router.rpc.call_pacing import Context, at_once, declared, said
 from tests.router.rpc.guarded_router import (
@@ -36,7 +36,7 @@ def rested(monkeypatch: pytest.MonkeyPatch) -> list[Tarpit]:
     async def resting(where: Tarpit, size: int, context: Any) -> None:
         rested.append(where)
 
-    monkeypatch.setattr(status, "rest", resting)
+    monkeypatch.setattr(status, "wait_in_tarpit", resting)
     return rested
 
 
@@ -46,7 +46,7 @@ async def test_who_has_a_key_and_asks_for_more_holds_up_its_own_tenant(
     _, key = await router.key("open", SCOPE_HISTORY)
     assert await router.code("Broadcast", said("open"), metadata=bearer(key)) == "FORBIDDEN"
     assert await router.code("GetStats", GetStatsRequest(tenant="all"), metadata=bearer(key)) == "FORBIDDEN"
-    assert rested == [router.shell.core.directory.tenants["open"].resting] * 2
+    assert rested == [router.runtime.core.directory.tenants["open"].resting] * 2
 
 
 async def test_whoever_is_refused_without_end_is_told_later_and_later(router: GuardedRouter) -> None:
@@ -59,17 +59,17 @@ async def test_whoever_is_refused_without_end_is_told_later_and_later(router: Gu
 
 def test_who_is_told_that_the_router_stops_is_told_so_at_once() -> None:
     strangers = Tarpit()
-    call = PendingCall(Caller(CallerKind.ANYBODY), strangers)
-    assert call.rests_in(catalogue.UNKNOWN_TENANT.refused(tenant="t")) is strangers
-    assert call.rests_in(catalogue.ROUTER_UNAVAILABLE.refused()) is None
-    by_edge = PendingCall(Caller(CallerKind.EDGE), strangers)
-    assert by_edge.rests_in(catalogue.UNKNOWN_TENANT.refused(tenant="t")) is strangers
+    call = ActiveCall(Caller(CallerKind.ANYBODY), strangers)
+    assert call.tarpit_for(catalogue.UNKNOWN_TENANT.refused(tenant="t")) is strangers
+    assert call.tarpit_for(catalogue.ROUTER_UNAVAILABLE.refused()) is None
+    by_edge = ActiveCall(Caller(CallerKind.EDGE), strangers)
+    assert by_edge.tarpit_for(catalogue.UNKNOWN_TENANT.refused(tenant="t")) is strangers
 
 
 async def test_only_such_refusals_rest_as_nothing_else_holds_back(
     router: GuardedRouter, rested: list[Tarpit]
 ) -> None:
-    few = router.shell.core.directory.tenants[await declared(router, "few", calls_per_s=1)]
+    few = router.runtime.core.directory.tenants[await declared(router, "few", calls_per_s=1)]
     assert (await at_once(router, "Broadcast", said("few")))["RATE_LIMITED"] == len(rested)
     assert set(rested) == {few.resting}
     rested.clear()
@@ -95,6 +95,6 @@ async def test_a_refusal_arrives_while_its_caller_still_waits(monkeypatch: pytes
     resting = Tarpit()
     for _ in range(500):
         resting.begin(0, time.monotonic())
-    await rest(resting, 0, Context(1.0))  # type: ignore[arg-type]
-    await rest(resting, 0, Context(None))  # type: ignore[arg-type]
+    await wait_in_tarpit(resting, 0, Context(1.0))  # type: ignore[arg-type]
+    await wait_in_tarpit(resting, 0, Context(None))  # type: ignore[arg-type]
     assert slept == [pytest.approx(0.8), pytest.approx(5.01)]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from trunkline.v1.access_pb2 import SCOPE_ADMIN, requires
 from trunkline.v1.tenant_service_pb2 import EraseUserRequest, ListApiKeysRequest
-from trunkline_router.rpc import tenant_lock as turns_of_calls
+from trunkline_router.rpc import tenant_lock
 from trunkline_router.rpc.method_rules import rule_of
 
 from tests.router.rpc.call_pacing import CALLS, until
@@ -25,7 +25,7 @@ from tests.router.rpc.guarded_router import (
 async def test_of_calls_that_hold_up_all_there_is_one_at_a_time_of_each_tenant(
     router: GuardedRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turns_of_calls, "MAX_QUEUED", CALLS - 1)
+    monkeypatch.setattr(tenant_lock, "MAX_WAITING_CALLS", CALLS - 1)
     under_way, most = Counter[str](), Counter[str]()
     go_on = asyncio.Event()
 
@@ -36,7 +36,7 @@ async def test_of_calls_that_hold_up_all_there_is_one_at_a_time_of_each_tenant(
         under_way[name] -= 1
         return 0, 0
 
-    monkeypatch.setattr(router.registry, "erase_user", erase)
+    monkeypatch.setattr(router.admin, "erase_user", erase)
 
     async def codes(tenant: str, metadata: Metadata) -> Any:
         request = EraseUserRequest(tenant=tenant, user="u")
@@ -50,7 +50,7 @@ async def test_of_calls_that_hold_up_all_there_is_one_at_a_time_of_each_tenant(
         for by in (("open", bearer(key)), ("all", bearer(other)), ("closed", bearer(OPERATOR)))
     ]
     await until(lambda: under_way == {"open": 1, "all": 1, "closed": CALLS + 1})
-    queues = router.guard.one_by_one._queues
+    queues = router.interceptor.tenant_lock._entries
     await until(lambda: [queues[tenant].calls for tenant in ("open", "all")] == [CALLS, CALLS])
     # The last has been refused by when another is answered.
     assert (
@@ -74,7 +74,7 @@ async def test_whose_key_is_taken_away_while_it_waits_for_another_call_does_noth
         await go_on.wait()
         return 0, 0
 
-    monkeypatch.setattr(router.registry, "erase_user", erase)
+    monkeypatch.setattr(router.admin, "erase_user", erase)
     _, first = await router.key("open")
     key_id, second = await router.key("open")
 
@@ -85,15 +85,15 @@ async def test_whose_key_is_taken_away_while_it_waits_for_another_call_does_noth
     one = erasing("one", first)
     await until(lambda: erased)
     two = erasing("two", second)
-    await until(lambda: router.guard.one_by_one._queues["open"].calls == 2)
-    await router.registry.revoke_key("open", key_id)
+    await until(lambda: router.interceptor.tenant_lock._entries["open"].calls == 2)
+    await router.admin.revoke_key("open", key_id)
     go_on.set()
     assert await asyncio.gather(one, two) == ["OK", "UNAUTHORIZED"]
     assert erased == ["one"]
 
 
 def test_calls_that_hold_up_all_are_those_that_administer_and_replay() -> None:
-    alone = {name for name, method in METHODS.items() if rule_of(method).alone}
+    alone = {name for name, method in METHODS.items() if rule_of(method).exclusive}
     by_admin = {name for name in METHODS if METHODS[name].GetOptions().Extensions[requires] == SCOPE_ADMIN}
     assert alone == {"ReplayDeadLetters", *by_admin}
     assert {"ResetConversation", "EraseUser", "CreateApiKey", "RevokeTokens"} <= alone

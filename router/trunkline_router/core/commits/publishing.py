@@ -263,12 +263,19 @@ def _change_with_message(pending: PendingEntry) -> bytes:
 
 
 def response_of(pending: PendingEntry) -> BroadcastResponse:
-    """The answer to a backend whose entry is committed."""
+    """The response to a backend whose entry is committed."""
+    response = BroadcastResponse()
+    fill_response(response, pending)
+    return response
+
+
+def fill_response(response: BroadcastResponse, pending: PendingEntry) -> None:
+    """Fill in the response to a backend whose entry is committed."""
     message = pending.message
-    response = BroadcastResponse(message_id=message.id, connections=pending.connections)
+    response.message_id = message.id
+    response.connections = pending.connections
     if message.HasField("position"):
         response.position.CopyFrom(message.position)
-    return response
 
 
 def idempotency_key(tenant: Tenant, kind: str, topic: TopicKey, user: str, key: str) -> bytes:

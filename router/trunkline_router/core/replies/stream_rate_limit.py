@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from trunkline.v1.agent_service_pb2 import AttachRequest
-from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
 
 from trunkline_router.core.directory.directory import Directory
 
@@ -24,17 +24,14 @@ class StreamRateLimiter:
         tenant = self._directory.tenants.get(name)
         return tenant.says.charge(messages, size, now) if tenant is not None else 0.0
 
-    def charge_batch(self, batch: BroadcastManyRequest, now: float) -> float:
-        """The same for a batch, whose sender waits for the slowest of its tenants."""
-        named = [item.request.address.tenant for item in batch.requests]
-        if not named:
-            return 0.0
-        size = batch.ByteSize()
-        if named.count(named[0]) == len(named):
-            return self.charge(named[0], len(named), size, now)
-        counts = Counter(named)
+    def charge_batch(self, tenants: Sequence[str], bytes_per_message: float, now: float) -> float:
+        """Charge a batch with one message for each name; its sender waits for the slowest of its tenants."""
         return max(
-            self.charge(name, count, size * count // len(named), now) for name, count in counts.items()
+            (
+                self.charge(name, count, int(count * bytes_per_message), now)
+                for name, count in Counter(tenants).items()
+            ),
+            default=0.0,
         )
 
 

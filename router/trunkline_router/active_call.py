@@ -1,0 +1,52 @@
+"""The RPC that the current task serves: its caller and the tenant it counts for."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+
+from trunkline.v1 import catalogue
+from trunkline.v1.catalogue import Refused
+
+from trunkline_router.core.tenants.api_keys import Caller, CallerKind
+from trunkline_router.core.tenants.fair_call_queue import Tarpit
+from trunkline_router.core.tenants.tenant import Tenant
+
+
+class ActiveCall:
+    """One RPC from admission to its last response."""
+
+    __slots__ = ("_anonymous_tarpit", "caller", "caller_tenant", "counted_for", "request_bytes", "tenant")
+
+    def __init__(self, caller: Caller, anonymous_tarpit: Tarpit) -> None:
+        self.caller = caller
+        self._anonymous_tarpit = anonymous_tarpit
+        #: Name of the tenant that the whole call is for; empty while unknown, or if it is for several.
+        self.tenant = caller.tenant
+        #: The tenant of the caller's key, if the caller has one.
+        self.caller_tenant: Tenant | None = None
+        #: The tenant whose calls and refusals include this one. Set once the caller's permission was checked;
+        #: None for calls for several tenants.
+        self.counted_for: Tenant | None = None
+        #: Size of a unary request; 0 for streams.
+        self.request_bytes = 0
+
+    def tarpit_for(self, reason: Refused) -> Tarpit | None:
+        """The tarpit that delays this refusal, or None to refuse at once.
+
+        Refusals are delayed if nothing else slows the caller down: calls rejected by the rate limiter, and
+        calls rejected before they took anything from it. Operators, and refusals that the caller did not
+        cause, are not delayed.
+        """
+        is_slowed_down = self.counted_for is not None or reason.entry.retryable
+        if self.caller.kind is CallerKind.OPERATOR or (
+            is_slowed_down and reason.entry is not catalogue.RATE_LIMITED
+        ):
+            return None
+        tenant = self.counted_for or self.caller_tenant
+        return tenant.resting if tenant is not None else self._anonymous_tarpit
+
+
+#: The RPC served by the current task, set by the AuthInterceptor.
+ACTIVE_CALL: ContextVar[ActiveCall] = ContextVar("active_call")
+#: Stands in for RPCs that bypass the interceptor.
+UNCHECKED_CALL = ActiveCall(Caller(CallerKind.ANYBODY), Tarpit())
