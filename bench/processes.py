@@ -32,7 +32,7 @@ calls_per_s = 1_000_000_000
 """Limits that nobody comes near, but which are looked at as any others are."""
 
 
-def declared(tenant: str, limits: str = UNLIMITED, more: str = "") -> str:
+def tenant_toml(tenant: str, limits: str = UNLIMITED, more: str = "") -> str:
     """A tenant of a tenants file, which needs no proof on this machine; `more` are further tables of it."""
     return f'[tenants.{tenant}]\nopen_to = "loopback"\n{more}\n[tenants.{tenant}.limits]\n{limits}\n'
 
@@ -42,7 +42,7 @@ class ChildError(Exception):
 
 
 class Child:
-    """One process, spoken with in JSON lines (see `bench.control`)."""
+    """One process, spoken with in JSON lines (see `bench.commands`)."""
 
     def __init__(self, name: str, *argv: str, env: dict[str, str] | None = None) -> None:
         self.name = name
@@ -128,7 +128,7 @@ def _decoded(line: bytes) -> dict[str, Any]:
     return said if isinstance(said, dict) else {"printed": line.decode(errors="replace")}
 
 
-class Stage:
+class Testbed:
     """The processes of one measurement; `closing` it ends them in the order opposite to their start."""
 
     def __init__(self) -> None:
@@ -158,7 +158,7 @@ class Stage:
         `tenants` is the text of its tenants file; without it there is TENANT, with no limits.
         """
         file = self.folder("tenants") / "tenants.toml"
-        file.write_text(tenants or declared(TENANT))
+        file.write_text(tenants or tenant_toml(TENANT))
         env = {
             "TRUNKLINE_ROUTER_LISTEN": "127.0.0.1:0",
             "TRUNKLINE_DATA_DIR": str(self.folder("router")),
@@ -195,9 +195,9 @@ class Stage:
 
 
 @contextmanager
-def stage() -> Iterator[Stage]:
+def testbed() -> Iterator[Testbed]:
     """A stage that is closed in any case."""
-    opened = Stage()
+    opened = Testbed()
     try:
         yield opened
     finally:

@@ -5,10 +5,10 @@ from typing import Any
 
 from rich.table import Table
 
+from bench.caveats import caveats
 from bench.goals import Row, p99_ratio, rows
-from bench.notes import notes
 from bench.scale import Figures
-from bench.systems import BRIDGES, STREAMING_TODAY, SYSTEMS
+from bench.systems import BRIDGES, STREAMING_BASELINES, SYSTEMS
 
 HEADINGS = ("measured", "Trunkline", "FastAPI", "bare library", "× FastAPI", "goal", "")
 
@@ -58,7 +58,7 @@ def markdown(loaded: dict[str, Any], results: dict[str, Figures]) -> str:
         text += ["## Streamed replies", "", *_streams(results["streams"]), ""]
     if "fairness" in results:
         text += ["## Fairness", "", *_fairness(results["fairness"]), ""]
-    if found := notes(results):
+    if found := caveats(results):
         text += ["## Notes of the run", "", *[f"- {note}" for note in found], ""]
     return "\n".join(text)
 
@@ -162,7 +162,7 @@ def _streams(figures: Figures) -> list[str]:
         for name, phase in figures[system.name].items()
         if name.startswith("rollup_")
     ]
-    phases += [(system.label, figures[system.name]["streams"]) for system in STREAMING_TODAY]
+    phases += [(system.label, figures[system.name]["streams"]) for system in STREAMING_BASELINES]
     lines = [
         [
             label,

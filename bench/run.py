@@ -9,11 +9,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from bench.caveats import caveats
 from bench.chart import chart
 from bench.fairness_chart import fairness_chart
 from bench.goals import rows
 from bench.machine import machine
-from bench.notes import notes
 from bench.processes import ROOT, ChildError
 from bench.report import markdown, table
 from bench.scale import QUICK, Figures, Scale
@@ -97,7 +97,7 @@ def _report(folder: Path) -> None:
         return
     results: dict[str, Figures] = {name: run["figures"] for name, run in loaded.items()}
     console.print(table(rows(results)))
-    for note in notes(results):
+    for note in caveats(results):
         console.print(f"· {note}", highlight=False)
     (folder / "latest.md").write_text(markdown(loaded, results))
     if "fanout" in results:

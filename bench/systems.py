@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.loadgen.chat_frames import JSON, PROTO
-from bench.processes import TENANT, Child, Stage
+from bench.processes import TENANT, Child, Testbed
 
 GROUP = "bench"
 
@@ -50,7 +50,7 @@ FASTAPI = System("fastapi", "FastAPI connection manager")
 WEBSOCKETS = System("websockets", "bare websockets")
 BRIDGES = (BRIDGE, BRIDGE_PROTO)
 SYSTEMS = (*BRIDGES, FASTAPI, WEBSOCKETS)
-STREAMING_TODAY = (
+STREAMING_BASELINES = (
     System("fastapi_delta", "FastAPI, what is new"),
     System("fastapi_whole", "FastAPI, the text so far"),
 )
@@ -66,7 +66,7 @@ class Running:
     servers: list[Child] = field(default_factory=list)
 
 
-def start(stage: Stage, system: System, tenants: str = "") -> Running:
+def start(stage: Testbed, system: System, tenants: str = "") -> Running:
     """Starts a system's servers; `tenants` as in `Stage.router`."""
     if system.subprotocol:
         router_port, port = stage.bridge(tenants)

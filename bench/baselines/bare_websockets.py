@@ -6,8 +6,8 @@ import functools
 import uvloop
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 
-from bench.baselines.speaker import publish
-from bench.control import obey, say
+from bench.baselines.in_process_publisher import publish
+from bench.commands import emit, serve_commands
 
 MOST_BUFFERED_BYTES = 1024 * 1024
 
@@ -42,8 +42,8 @@ async def main() -> None:
     """Serves until standard input ends."""
     room = Room()
     async with serve(room.handle, "127.0.0.1", 0, backlog=4096) as server:
-        say(listening=f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
-        await obey({"publish": functools.partial(publish, room.broadcast)})
+        emit(listening=f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        await serve_commands({"publish": functools.partial(publish, room.broadcast)})
 
 
 if __name__ == "__main__":

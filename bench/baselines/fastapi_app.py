@@ -16,9 +16,9 @@ import uvloop
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel
 
-from bench.baselines.speaker import publish
-from bench.baselines.sqlite_rows import insert, opened
-from bench.control import obey, say
+from bench.baselines.in_process_publisher import publish
+from bench.baselines.sqlite_rows import insert, open_log
+from bench.commands import emit, serve_commands
 
 
 class ConnectionManager:
@@ -81,12 +81,12 @@ def application(manager: ConnectionManager, log: sqlite3.Connection) -> FastAPI:
 async def main(folder: Path) -> None:
     """Serves until standard input ends."""
     manager = ConnectionManager()
-    app = application(manager, opened(folder))
+    app = application(manager, open_log(folder))
     listening = socket.create_server(("127.0.0.1", 0), backlog=4096)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
     serving = asyncio.create_task(server.serve(sockets=[listening]))
-    say(listening=f"127.0.0.1:{listening.getsockname()[1]}")
-    await obey({"publish": functools.partial(publish, manager.broadcast)})
+    emit(listening=f"127.0.0.1:{listening.getsockname()[1]}")
+    await serve_commands({"publish": functools.partial(publish, manager.broadcast)})
     server.should_exit = True
     await serving
 

@@ -5,13 +5,13 @@ import sys
 import time
 from pathlib import Path
 
-from bench.control import say
-from bench.loadgen.text import chat_text
+from bench.commands import emit
+from bench.loadgen.chat_text import chat_text
 
 CONVERSATIONS = 100
 
 
-def opened(folder: Path) -> sqlite3.Connection:
+def open_log(folder: Path) -> sqlite3.Connection:
     """A new log."""
     log = sqlite3.connect(folder / "rows.db", isolation_level=None, check_same_thread=False)
     log.execute("PRAGMA journal_mode=WAL")
@@ -31,11 +31,11 @@ def insert(log: sqlite3.Connection, conversation: str, text: str) -> int:
 
 def main(folder: Path, seconds: float) -> None:
     """Inserts for some seconds and says how many rows."""
-    log, rows, began = opened(folder), 0, time.monotonic()
+    log, rows, began = open_log(folder), 0, time.monotonic()
     while (elapsed := time.monotonic() - began) < seconds:
         insert(log, f"person:{rows % CONVERSATIONS}", chat_text(rows, time.monotonic_ns()))
         rows += 1
-    say(accepted=rows, elapsed_s=elapsed)
+    emit(accepted=rows, elapsed_s=elapsed)
 
 
 if __name__ == "__main__":

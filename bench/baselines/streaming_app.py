@@ -13,9 +13,9 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 
-from bench.control import Answer, obey, say
+from bench.commands import Result, emit, serve_commands
 from bench.loadgen.reply_frames import chunk
-from bench.loadgen.saying import Saying
+from bench.loadgen.reply_pacer import ReplyPacer
 
 
 class ConnectionManager:
@@ -55,10 +55,10 @@ def application(manager: ConnectionManager) -> FastAPI:
     return app
 
 
-async def stream(manager: ConnectionManager, persons: int, group: str, seconds: float, whole: bool) -> Answer:
+async def stream(manager: ConnectionManager, persons: int, group: str, seconds: float, whole: bool) -> Result:
     """What `bench.loadgen.producer` does on the bridge; `whole` sends the text so far in every chunk."""
     rooms = [*map(str, range(persons)), group]
-    saying = Saying(persons + 1, seconds)
+    saying = ReplyPacer(persons + 1, seconds)
     async for due in saying.rounds(most_ticks=1):
         for reply, _, text in due:
             said = saying.script.text(reply) if whole else text
@@ -76,8 +76,8 @@ async def main() -> None:
     config = uvicorn.Config(application(manager), log_level="warning", access_log=False)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listening]))
-    say(listening=f"127.0.0.1:{listening.getsockname()[1]}")
-    await obey({"stream": functools.partial(stream, manager)})
+    emit(listening=f"127.0.0.1:{listening.getsockname()[1]}")
+    await serve_commands({"stream": functools.partial(stream, manager)})
     server.should_exit = True
     await serving
 

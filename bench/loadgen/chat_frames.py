@@ -4,14 +4,14 @@ import json
 
 from trunkline.v1 import frame_pb2, message_pb2
 
-from bench.loadgen.text import chat_text
-from bench.loadgen.ws import BINARY, TEXT, client_frame, next_frame
+from bench.loadgen.chat_text import chat_text
+from bench.loadgen.websocket_frames import BINARY, TEXT, client_frame, next_frame
 
 JSON, PROTO = "trunkline.v1.json", "trunkline.v1.proto"
 CLOSING_TAG = frame_pb2.ServerFrame.CLOSING_FIELD_NUMBER << 3 | 2
 
 
-def said(number: int, due_ns: int, subprotocol: str | None) -> bytes:
+def message_frame(number: int, due_ns: int, subprotocol: str | None) -> bytes:
     """A whole WebSocket frame that says a chat text; plain text where there is no subprotocol."""
     text = chat_text(number, due_ns)
     if subprotocol == JSON:
@@ -48,7 +48,7 @@ def closing_reason(payload: bytes, subprotocol: str | None) -> str:
     return str(json.loads(payload)["reason"])
 
 
-def is_refusal(payload: bytes, subprotocol: str | None) -> bool:
+def is_rejection(payload: bytes, subprotocol: str | None) -> bool:
     """Whether it is an `error` or `closing` frame."""
     if subprotocol == JSON:
         return payload.startswith((b'{"type":"error"', b'{"type":"closing"'))

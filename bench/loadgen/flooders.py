@@ -22,22 +22,22 @@ import grpc
 import uvloop
 from trunkline.v1.broadcast_service_pb2_grpc import BroadcastServiceStub
 
-from bench.control import Answer, obey, say
-from bench.loadgen.chat_frames import is_refusal, said
-from bench.loadgen.connecting import Door, open_all
-from bench.loadgen.pace import Pace, whenever_due
-from bench.loadgen.publisher import Requests, Stream
-from bench.loadgen.ws import next_frame
+from bench.commands import Result, emit, serve_commands
+from bench.loadgen.chat_frames import is_rejection, message_frame
+from bench.loadgen.connector import Endpoint, open_all
+from bench.loadgen.open_loop import OpenLoop, due_items
+from bench.loadgen.publisher import RequestFactory, Stream
+from bench.loadgen.websocket_frames import next_frame
 
 LOWEST_PRIORITY = 19
 MOST_AT_ONCE = 4096
 PERSONS = 100
 #: Whoever is gone at once leaves nothing behind that is still to be sent.
-WITHOUT_A_WORD = struct.pack("ii", 1, 0)
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 ACK = b'{"type":"ack"'
 
 
-class Flood:
+class FloodRun:
     """One run that starts now."""
 
     def __init__(self, rate: float, seconds: float, lead_s: float) -> None:
@@ -45,7 +45,7 @@ class Flood:
         self._counted_from_ns = self._start_ns + int(lead_s * 1e9)
         self._counted_s = seconds - lead_s
         self.end_ns = self._start_ns + int(seconds * 1e9)
-        self.pace = Pace(rate, seconds, self._start_ns)
+        self.pace = OpenLoop(rate, seconds, self._start_ns)
         self._counts: Counter[str] = Counter()
 
     def count(self, what: str, times: int = 1) -> None:
@@ -53,7 +53,7 @@ class Flood:
         if self._counted_from_ns <= time.monotonic_ns() < self.end_ns:
             self._counts[what] += times
 
-    def answer(self) -> Answer:
+    def answer(self) -> Result:
         """For the harness: per second, but for what went wrong."""
         counts = self._counts
         known = ("offered", "sent", "through", "RATE_LIMITED")
@@ -69,7 +69,7 @@ class Flood:
 class Client(asyncio.Protocol):
     """A WebSocket client that sends while its socket takes anything."""
 
-    def __init__(self, flood: Flood, subprotocol: str) -> None:
+    def __init__(self, flood: FloodRun, subprotocol: str) -> None:
         self._flood = flood
         self._subprotocol = subprotocol
         self._received = b""
@@ -92,7 +92,7 @@ class Client(asyncio.Protocol):
     def offer(self, number: int) -> None:
         """Says something, if it can."""
         if not self._is_full and not self._transport.is_closing():
-            self._transport.write(said(number, time.monotonic_ns(), self._subprotocol))
+            self._transport.write(message_frame(number, time.monotonic_ns(), self._subprotocol))
             self._flood.count("sent")
 
     def data_received(self, data: bytes) -> None:
@@ -105,7 +105,7 @@ class Client(asyncio.Protocol):
                 self._flood.count("through")
             elif b'"RATE_LIMITED"' in payload:
                 self._flood.count("RATE_LIMITED")
-            elif is_refusal(payload, self._subprotocol):
+            elif is_rejection(payload, self._subprotocol):
                 self._flood.count(payload.decode(errors="replace"))
         self._received = stream[at:]
 
@@ -116,7 +116,7 @@ class Client(asyncio.Protocol):
     def leave(self) -> None:
         """Is gone, and so is what it has sent that was not read yet."""
         found = self._transport.get_extra_info("socket")
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, WITHOUT_A_WORD)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self._transport.abort()
 
 
@@ -130,15 +130,15 @@ class Flooders:
 
     async def by_websocket(
         self, door: dict[str, Any], clients: int, rate: float, seconds: float, lead_s: float
-    ) -> Answer:
+    ) -> Result:
         """Clients say something in turn; one whose socket is full says nothing."""
-        opened = open_all(Door(port=self._edge_port, **door), clients, at_a_time=50)
+        opened = open_all(Endpoint(port=self._edge_port, **door), clients, at_a_time=50)
         if opened.refusals:
             raise RuntimeError(opened.refusals[0])
-        flood, loop = Flood(rate, seconds, lead_s), asyncio.get_running_loop()
+        flood, loop = FloodRun(rate, seconds, lead_s), asyncio.get_running_loop()
         make = functools.partial(Client, flood, door["subprotocol"])
         made = [(await loop.create_connection(make, sock=sock))[1] for sock in opened.sockets]
-        async for due in whenever_due(flood.pace, flood.end_ns, MOST_AT_ONCE):
+        async for due in due_items(flood.pace, flood.end_ns, MOST_AT_ONCE):
             flood.count("offered", len(due))
             for _ in due:
                 made[self._said % clients].offer(self._said)
@@ -150,9 +150,12 @@ class Flooders:
 
     async def by_unary(
         self, tenant: str, at_a_time: int, rate: float, seconds: float, lead_s: float
-    ) -> Answer:
+    ) -> Result:
         """Backends call; what is due while `at_a_time` calls are under way is not said."""
-        requests, flood = Requests(None, PERSONS, keys=False, tenant=tenant), Flood(rate, seconds, lead_s)
+        requests, flood = (
+            RequestFactory(None, PERSONS, keys=False, tenant=tenant),
+            FloodRun(rate, seconds, lead_s),
+        )
         under_way: set[asyncio.Task[None]] = set()
 
         async def call(number: int) -> None:
@@ -164,7 +167,7 @@ class Flooders:
                 limited = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
                 flood.count("RATE_LIMITED" if limited else f"{error.code().name}: {error.details()}")
 
-        async for due in whenever_due(flood.pace, flood.end_ns, MOST_AT_ONCE):
+        async for due in due_items(flood.pace, flood.end_ns, MOST_AT_ONCE):
             flood.count("offered", len(due))
             for number in due[: max(0, at_a_time - len(under_way))]:
                 task = asyncio.create_task(call(number))
@@ -178,9 +181,12 @@ class Flooders:
         await asyncio.gather(*under_way, return_exceptions=True)
         return answer
 
-    async def by_many(self, tenant: str, rate: float, seconds: float, lead_s: float) -> Answer:
+    async def by_many(self, tenant: str, rate: float, seconds: float, lead_s: float) -> Result:
         """A backend writes all that is due at once, and waits while that is not taken."""
-        requests, flood = Requests(None, PERSONS, keys=False, tenant=tenant), Flood(rate, seconds, lead_s)
+        requests, flood = (
+            RequestFactory(None, PERSONS, keys=False, tenant=tenant),
+            FloodRun(rate, seconds, lead_s),
+        )
         call: Stream = self._stub.BroadcastMany()
 
         async def read() -> None:
@@ -189,7 +195,7 @@ class Flooders:
                     flood.count(result.error.code if result.HasField("error") else "through")
 
         async def write() -> None:
-            async for due in whenever_due(flood.pace, flood.end_ns, MOST_AT_ONCE):
+            async for due in due_items(flood.pace, flood.end_ns, MOST_AT_ONCE):
                 flood.count("offered", len(due))
                 await call.write(requests.batch((number, flood.pace.due_ns(number)) for number in due))
                 flood.count("sent", len(due))
@@ -210,9 +216,9 @@ async def main(edge_port: int, router_port: int) -> None:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{router_port}") as channel:
         await channel.channel_ready()
         flooders = Flooders(edge_port, BroadcastServiceStub(channel))
-        say(ready=True)
+        emit(ready=True)
         names = ("by_websocket", "by_unary", "by_many")
-        await obey({name: getattr(flooders, name) for name in names})
+        await serve_commands({name: getattr(flooders, name) for name in names})
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ import time
 from collections import Counter
 from typing import Any
 
-from bench.control import Answer, obey_between, say
-from bench.loadgen.connecting import Door, open_all, raise_file_limit
-from bench.loadgen.followed import Followed
+from bench.commands import Result, emit, serve_commands_between
+from bench.loadgen.connector import Endpoint, open_all, raise_file_limit
+from bench.loadgen.reply_summary import ReplySummary
 from bench.loadgen.transcript import Transcript
-from bench.loadgen.ws import CLOSE, GOODBYE, client_frame
+from bench.loadgen.websocket_frames import CLOSE, GOODBYE, client_frame
 
 BUFFER_BYTES = 256 * 1024
 QUIET_S = 0.5
@@ -47,18 +47,18 @@ class Followers:
 
     def serve(self) -> None:
         """Carries out orders until standard input ends; receives all the while."""
-        obey_between(lambda: self._receive(None), self)
+        serve_commands_between(lambda: self._receive(None), self)
 
-    def open(self, door: dict[str, Any], encoding: str, count: int, reply: int | None = None) -> Answer:
+    def open(self, door: dict[str, Any], encoding: str, count: int, reply: int | None = None) -> Result:
         """Opens connections: all to hear one reply, or each the reply that has its own number."""
-        opened = open_all(Door(port=self._port, **door), count, at_a_time=100)
+        opened = open_all(Endpoint(port=self._port, **door), count, at_a_time=100)
         for number, sock in zip(opened.numbers, opened.sockets, strict=True):
             heard = number if reply is None else reply
             self._by_fd[sock.fileno()] = Follower(sock, heard, encoding)
             self._poller.register(sock.fileno(), select.EPOLLIN)
         return {"opened": len(opened.sockets), "refusals": opened.refusals[:3]}
 
-    def finish(self, start_ns: int, digests: list[str]) -> Answer:
+    def finish(self, start_ns: int, digests: list[str]) -> Result:
         """Waits until everybody has their end, or some time has passed; tells what came, and closes."""
         deadline = time.monotonic() + DRAINED_WITHIN_S
         waiting = list(self._by_fd.values())
@@ -68,7 +68,7 @@ class Followers:
             for follower in waiting:
                 follower.transcript.follow()
             waiting = [one for one in waiting if not one.transcript.frames["end"] and one.sock.fileno() >= 0]
-        one, many = Followed(start_ns, digests), Followed(start_ns, digests)
+        one, many = ReplySummary(start_ns, digests), ReplySummary(start_ns, digests)
         for follower in self._by_fd.values():
             followed = many if follower.reply == len(digests) - 1 else one
             followed.add(follower.transcript, follower.reply)
@@ -133,7 +133,7 @@ class Followers:
 def main(port: int) -> None:
     """Serves, with as many open files as there may be."""
     raise_file_limit()
-    say(ready=True)
+    emit(ready=True)
     Followers(port).serve()
 
 

@@ -11,14 +11,14 @@ import time
 from collections import Counter
 from typing import Any
 
-from bench.control import Answer, obey_between, say
+from bench.commands import Result, emit, serve_commands_between
 from bench.loadgen.chat_frames import closing_reason, is_closing
-from bench.loadgen.connecting import Door, open_all, raise_file_limit
+from bench.loadgen.chat_text import mark_of
+from bench.loadgen.connector import Endpoint, open_all, raise_file_limit
 from bench.loadgen.latency import Latencies
-from bench.loadgen.stream import Reader, SharedStream, StreamMismatchError
-from bench.loadgen.text import mark_of
-from bench.loadgen.verify import positions_of
-from bench.loadgen.ws import CLOSE, GOODBYE, PING, PONG, client_frame
+from bench.loadgen.shared_stream import Reader, SharedStream, StreamMismatchError
+from bench.loadgen.stream_checks import check_stream
+from bench.loadgen.websocket_frames import CLOSE, GOODBYE, PING, PONG, client_frame
 
 BUFFER_BYTES = 256 * 1024
 SAMPLE_EVERY = 50
@@ -54,11 +54,11 @@ class Listeners:
 
     def serve(self) -> None:
         """Carries out orders until standard input ends; receives all the while."""
-        obey_between(lambda: self._receive(None), self)
+        serve_commands_between(lambda: self._receive(None), self)
 
-    def open(self, door: dict[str, Any], count: int, at_a_time: int, first: int = 0) -> Answer:
+    def open(self, door: dict[str, Any], count: int, at_a_time: int, first: int = 0) -> Result:
         """Opens connections in addition to those there are."""
-        opened = open_all(Door(port=self._port, **door), count, at_a_time, first)
+        opened = open_all(Endpoint(port=self._port, **door), count, at_a_time, first)
         self._subprotocol = door.get("subprotocol")
         for sock in opened.sockets:
             self._by_fd[sock.fileno()] = Listener(sock)
@@ -71,7 +71,7 @@ class Listeners:
             "latency": opened.latencies.figures(),
         }
 
-    def begin(self, pause_s: float) -> Answer:
+    def begin(self, pause_s: float) -> Result:
         """Begins a phase: all listeners start at the beginning of a new stream.
 
         With a pause before each round of reads, a server that is at its limit need not wake this
@@ -86,7 +86,7 @@ class Listeners:
             listener.arrivals = [] if number % SAMPLE_EVERY == 0 else None
         return {"listeners": len(self._by_fd)}
 
-    def finish(self, messages: int, drained_within_s: float) -> Answer:
+    def finish(self, messages: int, drained_within_s: float) -> Result:
         """Waits until everybody has all messages, or some time has passed, and tells what came."""
         deadline = time.monotonic() + drained_within_s
         while not self._all_have(messages) and time.monotonic() < deadline:
@@ -102,11 +102,11 @@ class Listeners:
             "listeners": len(offsets),
             "last_ns": self._last_ns,
             "faults": dict(self._faults.most_common(5)),
-            **positions_of(payloads, self._subprotocol),
+            **check_stream(payloads, self._subprotocol),
             "latency": self._latencies(payloads),
         }
 
-    def close(self) -> Answer:
+    def close(self) -> Result:
         """Closes all connections, each with a close frame."""
         goodbye = client_frame(GOODBYE, CLOSE)
         for fd, listener in self._by_fd.items():
@@ -195,7 +195,7 @@ class Listeners:
 def main(port: int) -> None:
     """Serves, with as many open files as there may be."""
     raise_file_limit()
-    say(ready=True)
+    emit(ready=True)
     Listeners(port).serve()
 
 

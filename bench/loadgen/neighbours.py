@@ -13,13 +13,13 @@ import time
 from collections import Counter
 from typing import Any
 
-from bench.control import Answer, say
-from bench.loadgen.chat_frames import is_refusal, said
-from bench.loadgen.connecting import Door, open_all
+from bench.commands import Result, emit
+from bench.loadgen.chat_frames import is_rejection, message_frame
+from bench.loadgen.chat_text import mark_of
+from bench.loadgen.connector import Endpoint, open_all
 from bench.loadgen.latency import Latencies
-from bench.loadgen.pace import Pace
-from bench.loadgen.text import mark_of
-from bench.loadgen.ws import PING, PONG, client_frame, next_frame
+from bench.loadgen.open_loop import OpenLoop
+from bench.loadgen.websocket_frames import PING, PONG, client_frame, next_frame
 
 ANSWERS_WITHIN_S = 10.0
 MOST_SENT_AT_ONCE = 64
@@ -54,11 +54,11 @@ class Neighbours:
         self._unheard: dict[int, int] = {}
         self._faults: Counter[str] = Counter()
 
-    def open(self, door: dict[str, Any], count: int) -> Answer:
+    def open(self, door: dict[str, Any], count: int) -> Result:
         """Opens connections; `{pair}` in the door's target is the number of the conversation."""
         for number in range(count):
             target = door["target"].replace("{pair}", str(number // 2))
-            opened = open_all(Door(port=self._port, **{**door, "target": target}), 1, 1, first=number)
+            opened = open_all(Endpoint(port=self._port, **{**door, "target": target}), 1, 1, first=number)
             if opened.refusals:
                 return {"opened": number, "refusals": opened.refusals}
             client = Neighbour(number, opened.sockets[0])
@@ -68,10 +68,10 @@ class Neighbours:
         self._subprotocol = door["subprotocol"]
         return {"opened": count, "refusals": []}
 
-    def talk(self, rate: float, seconds: float) -> Answer:
+    def talk(self, rate: float, seconds: float) -> Result:
         """Clients say something in turn, at `rate` messages/s together; tells what became of it."""
         self._acked, self._heard, self._faults = Latencies(), Latencies(), Counter()
-        pace = Pace(rate, seconds, time.monotonic_ns())
+        pace = OpenLoop(rate, seconds, time.monotonic_ns())
         while pace.given < pace.total:
             for number in pace.take(time.monotonic_ns(), MOST_SENT_AT_ONCE):
                 self._say(self._clients[number % len(self._clients)], pace.due_ns(number))
@@ -91,7 +91,7 @@ class Neighbours:
         }
 
     def _say(self, client: Neighbour, due_ns: int) -> None:
-        frame = said(self._said, due_ns, self._subprotocol)
+        frame = message_frame(self._said, due_ns, self._subprotocol)
         self._unacked[self._said] = due_ns
         self._unheard[self._said] = client.number ^ 1
         self._said += 1
@@ -130,17 +130,17 @@ class Neighbours:
             if self._unheard.pop(number, None) != client.number:
                 self._faults["a message heard twice, or by somebody else"] += 1
             self._heard.add_ns(now_ns - due_ns)
-        elif is_refusal(payload, self._subprotocol):
+        elif is_rejection(payload, self._subprotocol):
             self._faults[payload.decode(errors="replace")] += 1
 
 
 def main(port: int) -> None:
     """Serves until standard input ends."""
     neighbours = Neighbours(port)
-    say(ready=True)
+    emit(ready=True)
     for line in sys.stdin:
         order: dict[str, Any] = json.loads(line)
-        say(**getattr(neighbours, order.pop("do"))(**order))
+        emit(**getattr(neighbours, order.pop("do"))(**order))
 
 
 if __name__ == "__main__":

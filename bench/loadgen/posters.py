@@ -9,10 +9,10 @@ from typing import cast
 
 import uvloop
 
-from bench.control import Answer, obey, say
+from bench.commands import Result, emit, serve_commands
+from bench.loadgen.chat_text import chat_text
 from bench.loadgen.latency import Latencies
-from bench.loadgen.text import chat_text
-from bench.loadgen.ws import HEAD_END
+from bench.loadgen.websocket_frames import HEAD_END
 
 
 class Poster(asyncio.Protocol):
@@ -55,7 +55,7 @@ class Poster(asyncio.Protocol):
         self._transport.write(head.encode() + str(len(body)).encode() + HEAD_END + body)
 
 
-async def post(port: int, seconds: float, at_a_time: int) -> Answer:
+async def post(port: int, seconds: float, at_a_time: int) -> Result:
     """Posts for some seconds over `at_a_time` connections."""
     latencies, loop, began = Latencies(), asyncio.get_running_loop(), time.monotonic()
     end_ns = time.monotonic_ns() + int(seconds * 1e9)
@@ -73,8 +73,8 @@ async def post(port: int, seconds: float, at_a_time: int) -> Answer:
 
 async def main(port: int) -> None:
     """Takes orders: `post`."""
-    say(ready=True)
-    await obey({"post": functools.partial(post, port)})
+    emit(ready=True)
+    await serve_commands({"post": functools.partial(post, port)})
 
 
 if __name__ == "__main__":

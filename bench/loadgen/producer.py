@@ -18,9 +18,9 @@ from trunkline.v1 import address_pb2, agent_service_pb2, catalogue, message_pb2
 from trunkline.v1.agent_service_pb2 import AttachRequest, AttachResponse
 from trunkline.v1.agent_service_pb2_grpc import AgentServiceStub
 
-from bench.control import Answer, obey, say
+from bench.commands import Result, emit, serve_commands
+from bench.loadgen.reply_pacer import ReplyPacer
 from bench.loadgen.reply_text import DELTA_BYTES, delta_text, digest
-from bench.loadgen.saying import Saying
 
 OPENED_WITHIN_S, ENDED_WITHIN_S = 10.0, 30.0
 MOST_IN_BATCH, MOST_TICKS = 500, 100
@@ -36,7 +36,7 @@ def conversation(kind: str, ident: str) -> address_pb2.Address:
     return address_pb2.Address(tenant="demo", agent="bench", platform="web", conversation=where)
 
 
-class Attachment:
+class WorkerStream:
     """One stream, and what has become of the replies on it, by their numbers."""
 
     def __init__(self, stub: AgentServiceStub) -> None:
@@ -121,13 +121,13 @@ def chunks(items: list[Item]) -> Iterator[list[Item]]:
         yield items[at : at + MOST_IN_BATCH]
 
 
-async def stream(stub: AgentServiceStub, persons: int, group: str, seconds: float) -> Answer:
+async def stream(stub: AgentServiceStub, persons: int, group: str, seconds: float) -> Result:
     """Streams one reply to each person and one to a group, side by side, for some seconds."""
-    attachment = Attachment(stub)
+    attachment = WorkerStream(stub)
     await attachment.hello()
     people = [conversation("person", str(person)) for person in range(persons)]
     await attachment.open([*people, conversation("group", group)])
-    saying = Saying(persons + 1, seconds)
+    saying = ReplyPacer(persons + 1, seconds)
     async for due in saying.rounds(MOST_TICKS):
         batch = AttachRequest()
         for reply, index, text in due:
@@ -143,18 +143,18 @@ async def stream(stub: AgentServiceStub, persons: int, group: str, seconds: floa
     }
 
 
-class Holder:
+class UnfinishedReply:
     """Keeps one reply half-way."""
 
     def __init__(self, stub: AgentServiceStub) -> None:
         self._stub = stub
-        self._attachment: Attachment | None = None
+        self._attachment: WorkerStream | None = None
         self._alive: asyncio.Task[None] | None = None
         self._count = 0
 
-    async def hold(self, person: str, size: int) -> Answer:
+    async def hold(self, person: str, size: int) -> Result:
         """Says so many bytes in one reply and leaves it open."""
-        attachment = self._attachment = Attachment(self._stub)
+        attachment = self._attachment = WorkerStream(self._stub)
         await attachment.hello()
         await attachment.open([conversation("person", person)])
         texts = [delta_text(0, 0, index) for index in range(size // DELTA_BYTES)]
@@ -168,7 +168,7 @@ class Holder:
         said = "".join(texts)
         return {"held": len(said), "digest": digest(said), "refused": dict(attachment.refused)}
 
-    async def release(self) -> Answer:
+    async def release(self) -> Result:
         """Ends it."""
         assert self._attachment
         assert self._alive
@@ -177,7 +177,7 @@ class Holder:
         await self._attachment.close()
         return {"released": True, "refused": dict(self._attachment.refused)}
 
-    async def _stay(self, attachment: Attachment) -> None:
+    async def _stay(self, attachment: WorkerStream) -> None:
         while True:
             await attachment.write(AttachRequest())
             await asyncio.sleep(SIGN_OF_LIFE_S)
@@ -188,9 +188,9 @@ async def main(port: int) -> None:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         await channel.channel_ready()
         stub = AgentServiceStub(channel)
-        holder = Holder(stub)
-        say(ready=True)
-        await obey(
+        holder = UnfinishedReply(stub)
+        emit(ready=True)
+        await serve_commands(
             {
                 "stream": functools.partial(stream, stub),
                 "hold": holder.hold,

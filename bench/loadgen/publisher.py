@@ -16,10 +16,10 @@ import uvloop
 from trunkline.v1 import address_pb2, broadcast_service_pb2, message_pb2
 from trunkline.v1.broadcast_service_pb2_grpc import BroadcastServiceStub
 
-from bench.control import Answer, obey, say
+from bench.commands import Result, emit, serve_commands
+from bench.loadgen.chat_text import chat_text
 from bench.loadgen.latency import Latencies
-from bench.loadgen.pace import Alarm, Pace
-from bench.loadgen.text import chat_text
+from bench.loadgen.open_loop import OpenLoop, PreciseTimer
 from bench.processes import TENANT
 
 FLAT_OUT_BATCH = 256
@@ -31,7 +31,7 @@ Stream = grpc.aio.StreamStreamCall[
 ]
 
 
-class Requests:
+class RequestFactory:
     """Makes broadcasts: to one group, or in turn to many conversations of one person each."""
 
     def __init__(self, group: str | None, persons: int, keys: bool, tenant: str = TENANT) -> None:
@@ -66,7 +66,7 @@ class Requests:
         return batch
 
 
-class Results:
+class ResultReader:
     """Reads what became of the requests."""
 
     def __init__(self) -> None:
@@ -94,13 +94,13 @@ async def publish(
     group: str | None = None,
     persons: int = 100,
     keys: bool = False,
-) -> Answer:
+) -> Result:
     """Publishes at a rate, or as fast as it is taken where that is None, for some seconds.
 
     What became due but could not be written until the end, because writes waited, is offered and not
     accepted.
     """
-    requests, results = Requests(group, persons, keys), Results()
+    requests, results = RequestFactory(group, persons, keys), ResultReader()
     call: Stream = stub.BroadcastMany()
     reading = asyncio.create_task(results.read(call))
     start_ns = time.monotonic_ns()
@@ -109,7 +109,7 @@ async def publish(
         offered = await _flat_out(call, requests, end_ns)
     else:
         offered = int(rate * seconds)
-        await _paced(call, requests, Pace(rate, seconds, start_ns), end_ns)
+        await _paced(call, requests, OpenLoop(rate, seconds, start_ns), end_ns)
     await call.done_writing()
     await asyncio.wait_for(reading, RESULTS_WITHIN_S)
     return {
@@ -122,7 +122,7 @@ async def publish(
     }
 
 
-async def _flat_out(call: Stream, requests: Requests, end_ns: int) -> int:
+async def _flat_out(call: Stream, requests: RequestFactory, end_ns: int) -> int:
     number = 0
     while (now := time.monotonic_ns()) < end_ns:
         await call.write(requests.batch((n, now) for n in range(number, number + FLAT_OUT_BATCH)))
@@ -130,8 +130,8 @@ async def _flat_out(call: Stream, requests: Requests, end_ns: int) -> int:
     return number
 
 
-async def _paced(call: Stream, requests: Requests, pace: Pace, end_ns: int) -> None:
-    alarm = Alarm()
+async def _paced(call: Stream, requests: RequestFactory, pace: OpenLoop, end_ns: int) -> None:
+    alarm = PreciseTimer()
     while pace.given < pace.total and (now := time.monotonic_ns()) < end_ns:
         if due := pace.take(now, MOST_IN_BATCH):
             await call.write(requests.batch((n, pace.due_ns(n)) for n in due))
@@ -140,9 +140,9 @@ async def _paced(call: Stream, requests: Requests, pace: Pace, end_ns: int) -> N
     alarm.stop()
 
 
-async def publish_unary(stub: BroadcastServiceStub, seconds: float, at_a_time: int, persons: int) -> Answer:
+async def publish_unary(stub: BroadcastServiceStub, seconds: float, at_a_time: int, persons: int) -> Result:
     """Calls `Broadcast` for some seconds, some calls at a time."""
-    requests, latencies = Requests(None, persons, keys=False), Latencies()
+    requests, latencies = RequestFactory(None, persons, keys=False), Latencies()
     start_ns = time.monotonic_ns()
     end_ns = start_ns + int(seconds * 1e9)
     numbers = iter(range(10**9))
@@ -163,8 +163,8 @@ async def main(port: int) -> None:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         await channel.channel_ready()
         stub = BroadcastServiceStub(channel)
-        say(ready=True)
-        await obey(
+        emit(ready=True)
+        await serve_commands(
             {
                 "publish": functools.partial(publish, stub),
                 "publish_unary": functools.partial(publish_unary, stub),

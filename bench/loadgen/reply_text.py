@@ -35,7 +35,7 @@ def digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-class Script:
+class ReplyScript:
     """What was said so far in some replies, numbered from 0."""
 
     def __init__(self, replies: int) -> None:

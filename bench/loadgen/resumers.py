@@ -11,17 +11,25 @@ from typing import Any
 
 from trunkline.v1 import frame_pb2
 
-from bench.control import Answer, say
+from bench.commands import Result, emit
 from bench.loadgen.chat_frames import JSON, PROTO
 from bench.loadgen.latency import Latencies
 from bench.loadgen.reply_frames import read
 from bench.loadgen.reply_text import digest
-from bench.loadgen.ws import BINARY, HEAD_END, PING, TEXT, client_frame, next_frame, upgrade_request
+from bench.loadgen.websocket_frames import (
+    BINARY,
+    HEAD_END,
+    PING,
+    TEXT,
+    client_frame,
+    next_frame,
+    upgrade_request,
+)
 
 TIMEOUT_S = 10.0
 
 
-class Visit:
+class ResumingConnection:
     """One connection, read frame by frame; the time counts from when the handshake is sent."""
 
     def __init__(self, port: int, target: str, subprotocol: str) -> None:
@@ -67,7 +75,7 @@ class Visit:
 
 def last_positions(port: int, target: str) -> str:
     """The `resume` parameter of a client that has all there is, which it learns from a first visit."""
-    visit = Visit(port, target, JSON)
+    visit = ResumingConnection(port, target, JSON)
     latest: dict[str, Any] = {}
     for payload in visit.frames():
         frame = json.loads(payload)
@@ -84,13 +92,13 @@ def last_positions(port: int, target: str) -> str:
     return base64.urlsafe_b64encode(positions).decode().rstrip("=")
 
 
-def resume(port: int, target: str, subprotocol: str, times: int, expected: str) -> Answer:
+def resume(port: int, target: str, subprotocol: str, times: int, expected: str) -> Result:
     """Comes back `times` times; `expected` is the digest of the text so far."""
     latencies, faults = Latencies(), Counter[str]()
     frame_bytes = 0
     resumed = f"{target}&resume={last_positions(port, target)}"
     for _ in range(times):
-        visit = Visit(port, resumed, subprotocol)
+        visit = ResumingConnection(port, resumed, subprotocol)
         messages = 0
         for payload in visit.frames():
             frame = read(payload, subprotocol)
@@ -121,11 +129,11 @@ def _is_recovered(payload: bytes, subprotocol: str) -> bool:
 
 def main(port: int) -> None:
     """Takes orders: `resume`."""
-    say(ready=True)
+    emit(ready=True)
     for line in sys.stdin:
         order: dict[str, Any] = json.loads(line)
         order.pop("do")
-        say(**resume(port, **order))
+        emit(**resume(port, **order))
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ import time
 from collections import Counter, deque
 from typing import Any
 
-from bench.control import Answer, say
-from bench.loadgen.chat_frames import is_answer, is_refusal, said
-from bench.loadgen.connecting import Door, open_all
+from bench.commands import Result, emit
+from bench.loadgen.chat_frames import is_answer, is_rejection, message_frame
+from bench.loadgen.chat_text import mark_of
+from bench.loadgen.connector import Endpoint, open_all
 from bench.loadgen.latency import Latencies
-from bench.loadgen.pace import Pace
-from bench.loadgen.text import mark_of
-from bench.loadgen.ws import PING, PONG, client_frame, next_frame
+from bench.loadgen.open_loop import OpenLoop
+from bench.loadgen.websocket_frames import PING, PONG, client_frame, next_frame
 
 ANSWERS_WITHIN_S = 10.0
 MOST_SENT_AT_ONCE = 64
@@ -48,9 +48,9 @@ class Talkers:
         self._latencies = Latencies()
         self._faults: Counter[str] = Counter()
 
-    def open(self, door: dict[str, Any], count: int) -> Answer:
+    def open(self, door: dict[str, Any], count: int) -> Result:
         """Opens connections in addition to those there are."""
-        opened = open_all(Door(port=self._port, **door), count, at_a_time=50, first=len(self._talkers))
+        opened = open_all(Endpoint(port=self._port, **door), count, at_a_time=50, first=len(self._talkers))
         self._subprotocol = door.get("subprotocol")
         for sock in opened.sockets:
             talker = Talker(sock)
@@ -59,7 +59,7 @@ class Talkers:
             self._poller.register(sock.fileno(), select.EPOLLIN)
         return {"opened": len(opened.sockets), "refusals": opened.refusals[:3]}
 
-    def closed_loop(self, seconds: float) -> Answer:
+    def closed_loop(self, seconds: float) -> Result:
         """Every client says the next thing once the last one is answered."""
         began = self._begin()
         end = began + int(seconds * 1e9)
@@ -72,9 +72,9 @@ class Talkers:
                 self._say(talker, time.monotonic_ns())
         return self._ended(answered, (now - began) / 1e9)
 
-    def open_loop(self, rate: float, seconds: float) -> Answer:
+    def open_loop(self, rate: float, seconds: float) -> Result:
         """Clients say something in turn, at `rate` messages/s together."""
-        pace = Pace(rate, seconds, self._begin())
+        pace = OpenLoop(rate, seconds, self._begin())
         answered = 0
         while pace.given < pace.total:
             for number in pace.take(time.monotonic_ns(), MOST_SENT_AT_ONCE):
@@ -86,7 +86,7 @@ class Talkers:
         self._latencies, self._faults = Latencies(), Counter()
         return time.monotonic_ns()
 
-    def _ended(self, answered: int, elapsed_s: float) -> Answer:
+    def _ended(self, answered: int, elapsed_s: float) -> Result:
         """Waits for the answers that are still to come."""
         deadline = time.monotonic() + ANSWERS_WITHIN_S
         while any(talker.under_way for talker in self._talkers) and time.monotonic() < deadline:
@@ -103,7 +103,7 @@ class Talkers:
         }
 
     def _say(self, talker: Talker, due_ns: int) -> None:
-        frame = said(self._said, due_ns, self._subprotocol)
+        frame = message_frame(self._said, due_ns, self._subprotocol)
         talker.under_way.append(self._said)
         self._said += 1
         if talker.sock.send(frame) != len(frame):
@@ -134,7 +134,7 @@ class Talkers:
                 talker.sock.send(client_frame(payload, PONG))
             return False
         if not is_answer(payload, self._subprotocol):
-            if is_refusal(payload, self._subprotocol):
+            if is_rejection(payload, self._subprotocol):
                 self._faults[payload.decode(errors="replace")] += 1
             return False
         mark = mark_of(payload)
@@ -149,10 +149,10 @@ class Talkers:
 def main(port: int) -> None:
     """Serves until standard input ends."""
     talkers = Talkers(port)
-    say(ready=True)
+    emit(ready=True)
     for line in sys.stdin:
         order: dict[str, Any] = json.loads(line)
-        say(**getattr(talkers, order.pop("do"))(**order))
+        emit(**getattr(talkers, order.pop("do"))(**order))
 
 
 if __name__ == "__main__":

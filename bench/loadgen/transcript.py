@@ -5,7 +5,7 @@ from collections import Counter
 
 from bench.loadgen.reply_frames import Frame, read
 from bench.loadgen.reply_text import DELTA_BYTES, marks_of
-from bench.loadgen.ws import CLOSE, next_frame
+from bench.loadgen.websocket_frames import CLOSE, next_frame
 
 MOST_KEPT_BYTES = 64 * 1024
 """Beyond this the frames are gone through at once: whole texts in every frame would fill the memory."""

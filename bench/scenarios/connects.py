@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from bench.figures import medians
-from bench.loadgen.signing import new_key
-from bench.processes import TENANT, Child, Stage, declared, stage
+from bench.aggregate import medians
+from bench.loadgen.token_signer import new_key
+from bench.processes import TENANT, Child, Testbed, tenant_toml, testbed
+from bench.resource_usage import measure_cpu
 from bench.scale import Figures, Scale, Step
 from bench.systems import BRIDGE, FASTAPI, WEBSOCKETS, System, start
-from bench.usage import cpu_of
 
 AT_A_TIME = 100
 MEASURED = (BRIDGE, FASTAPI, WEBSOCKETS)
@@ -29,7 +29,7 @@ def run(scale: Scale, step: Step) -> Figures:
 
 def _system(system: System, scale: Scale, step: Step) -> Figures:
     repeats = []
-    with stage() as on:
+    with testbed() as on:
         running = start(on, system)
         clients = on.generator("listeners", running.port)
         for _ in range(scale.repeats):
@@ -45,8 +45,8 @@ def _with_tokens(scale: Scale, step: Step) -> Figures:
         f"[[tenants.{TENANT}.keys]]\nkid = '{name}'\nalgorithm = '{name}'\njwk = '{verifies}'\n"
         for name, (_, verifies) in keys.items()
     ]
-    with stage() as on:
-        running = start(on, BRIDGE, declared(TENANT, more="".join(tables)))
+    with testbed() as on:
+        running = start(on, BRIDGE, tenant_toml(TENANT, more="".join(tables)))
         clients = on.generator("listeners", running.port)
         repeats: dict[str, list[Figures]] = {algorithm: [] for algorithm in ALGORITHMS}
         for _ in range(scale.repeats):
@@ -57,8 +57,8 @@ def _with_tokens(scale: Scale, step: Step) -> Figures:
         return {**{name: medians(found) for name, found in repeats.items()}, "tracebacks": on.tracebacks()}
 
 
-def _measured(on: Stage, clients: Child, door: dict[str, Any], scale: Scale) -> Figures:
-    with cpu_of(on.children) as cpu:
+def _measured(on: Testbed, clients: Child, door: dict[str, Any], scale: Scale) -> Figures:
+    with measure_cpu(on.children) as cpu:
         opened = clients.ask("open", "opened", 60, door=door, count=scale.connects, at_a_time=AT_A_TIME)
     clients.ask("close", "closed", 30)
     return {

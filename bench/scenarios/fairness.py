@@ -3,11 +3,11 @@
 import time
 from typing import Any
 
-from bench.figures import medians, totals
+from bench.aggregate import medians, totals
 from bench.loadgen.chat_frames import JSON
-from bench.processes import Child, Stage, declared, stage
+from bench.processes import Child, Testbed, tenant_toml, testbed
+from bench.resource_usage import measure_cpu
 from bench.scale import Figures, Scale, Step
-from bench.usage import cpu_of
 
 QUIET, LOUD = "quiet", "loud"
 CLIENTS, SAID_EVERY_S = 50, 0.5
@@ -40,7 +40,7 @@ def steps(scale: Scale) -> int:
 
 def run(scale: Scale, step: Step) -> Figures:
     """Both tenants share a router and an edge; the phases take turns, so that each sees the same machine."""
-    with stage() as on:
+    with testbed() as on:
         neighbours, flooders = _start(on)
         measured: dict[str, dict[str, list[Figures]]] = {way: {phase: [] for phase in PHASES} for way in WAYS}
         neighbours.ask("talk", "talked", 60, rate=_rate(), seconds=scale.phase_s)
@@ -62,10 +62,10 @@ def run(scale: Scale, step: Step) -> Figures:
         }
 
 
-def _start(on: Stage) -> tuple[Child, Child]:
+def _start(on: Testbed) -> tuple[Child, Child]:
     """The quiet tenant's clients, and whatever the loud one sends with."""
     router_port, edge_port = on.bridge(
-        declared(QUIET) + declared(LOUD, limits=f"messages_per_s = {QUOTA_PER_S}")
+        tenant_toml(QUIET) + tenant_toml(LOUD, limits=f"messages_per_s = {QUOTA_PER_S}")
     )
     neighbours = on.generator("neighbours", edge_port)
     door = {
@@ -83,13 +83,13 @@ def _rate() -> float:
     return CLIENTS / SAID_EVERY_S
 
 
-def _phase(on: Stage, neighbours: Child, flooders: Child, way: str, phase: str, scale: Scale) -> Figures:
+def _phase(on: Testbed, neighbours: Child, flooders: Child, way: str, phase: str, scale: Scale) -> Figures:
     """One turn. Alone takes as long as the others."""
     rate, seconds = PHASES[phase] * QUOTA_PER_S, scale.fairness_s + LEAD_S
     if rate:
         flooders.tell(f"by_{way}", rate=rate, seconds=seconds, lead_s=LEAD_S, **WAYS[way])
     time.sleep(LEAD_S)
-    with cpu_of(on.children) as cpu:
+    with measure_cpu(on.children) as cpu:
         talked = neighbours.ask("talk", "talked", 60, rate=_rate(), seconds=scale.fairness_s)
     found = {name: talked[name] for name in ("acked", "heard", "wrong", "faults")}
     found["cpu_percent"] = cpu

@@ -1,10 +1,10 @@
 """Fan-out: one publisher, many subscribers of one group; offered rate against delivered rate."""
 
-from bench.figures import medians, totals
-from bench.processes import Child, Stage, stage
+from bench.aggregate import medians, totals
+from bench.processes import Child, Testbed, testbed
+from bench.resource_usage import measure_cpu, peak_rss_mib
 from bench.scale import Figures, Scale, Step
 from bench.systems import GROUP, SYSTEMS, Running, System, start
-from bench.usage import cpu_of, peak_rss_mib
 
 DRAINED_WITHIN_S = 60.0
 FLAT_OUT_PAUSE_S = 0.002
@@ -25,7 +25,7 @@ def run(scale: Scale, step: Step) -> Figures:
 
 def _system(system: System, scale: Scale, step: Step) -> Figures:
     rates = scale.bridge_rates if system.subprotocol else scale.baseline_rates
-    with stage() as on:
+    with testbed() as on:
         running = start(on, system)
         listeners = on.generator("listeners", running.port)
         publisher = _publisher(on, running)
@@ -51,14 +51,14 @@ def _subscribe(listeners: Child, system: System, scale: Scale) -> None:
         raise RuntimeError(f"{system.label}: {opened}")
 
 
-def _publisher(on: Stage, running: Running) -> Child:
+def _publisher(on: Testbed, running: Running) -> Child:
     """The bridge's publisher is a process of its own; a baseline publishes in its own process."""
     return on.generator("publisher", running.router_port) if running.router_port else running.servers[0]
 
 
-def _phase(on: Stage, listeners: Child, publisher: Child, rate: float | None, scale: Scale) -> Figures:
+def _phase(on: Testbed, listeners: Child, publisher: Child, rate: float | None, scale: Scale) -> Figures:
     group = {"group": GROUP} if publisher.name == "publisher" else {}
-    with cpu_of(on.children) as cpu:
+    with measure_cpu(on.children) as cpu:
         listeners.ask("begin", "listeners", 10, pause_s=0 if rate else FLAT_OUT_PAUSE_S)
         sent = publisher.ask("publish", "accepted", 120, rate=rate, seconds=scale.phase_s, **group)
         got = listeners.ask(

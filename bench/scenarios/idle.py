@@ -1,9 +1,9 @@
 """Idle connections: resident memory with few and with many, each in a conversation of its own."""
 
-from bench.processes import stage
+from bench.processes import testbed
+from bench.resource_usage import settled_rss
 from bench.scale import Figures, Scale, Step
 from bench.systems import BRIDGE, FASTAPI, WEBSOCKETS, System, start
-from bench.usage import settled_rss
 
 WARMED_UP_BY = 100
 MEASURED = (BRIDGE, FASTAPI, WEBSOCKETS)
@@ -24,7 +24,7 @@ def run(scale: Scale, step: Step) -> Figures:
 
 
 def _system(system: System, connections: int) -> Figures:
-    with stage() as on:
+    with testbed() as on:
         running = start(on, system)
         clients = on.generator("listeners", running.port)
         door = system.person()

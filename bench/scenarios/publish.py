@@ -1,10 +1,10 @@
 """Durable publish: messages that are committed to disk and answered, with nobody listening."""
 
+from bench.aggregate import medians
 from bench.baselines.sqlite_rows import CONVERSATIONS
-from bench.figures import medians
-from bench.processes import Child, Stage, stage
+from bench.processes import Child, Testbed, testbed
+from bench.resource_usage import measure_cpu
 from bench.scale import Figures, Scale, Step
-from bench.usage import cpu_of
 
 AT_A_TIME = 100
 
@@ -25,7 +25,7 @@ def _router(scale: Scale, step: Step) -> Figures:
         "many_with_keys": ("publish", {"rate": None, "persons": CONVERSATIONS, "keys": True}),
         "unary": ("publish_unary", {"at_a_time": AT_A_TIME, "persons": CONVERSATIONS}),
     }
-    with stage() as on:
+    with testbed() as on:
         _, port = on.router()
         publisher = on.generator("publisher", port)
         found: Figures = {}
@@ -39,7 +39,7 @@ def _router(scale: Scale, step: Step) -> Figures:
 
 
 def _fastapi(scale: Scale, step: Step) -> Figures:
-    with stage() as on:
+    with testbed() as on:
         _, port = on.server("fastapi", "-m", "bench.baselines.fastapi_app", str(on.folder("fastapi")))
         posters = on.generator("posters", port)
         repeats = []
@@ -54,7 +54,7 @@ def _sqlite(scale: Scale, step: Step) -> Figures:
     repeats = []
     for repeat in range(scale.repeats):
         step("sqlite3 in a loop, one commit a row")
-        with stage() as on:
+        with testbed() as on:
             folder = str(on.folder(f"rows{repeat}"))
             rows = on.start("sqlite", "-m", "bench.baselines.sqlite_rows", folder, str(scale.publish_s))
             done = rows.hear("accepted", scale.publish_s + 20)
@@ -62,8 +62,8 @@ def _sqlite(scale: Scale, step: Step) -> Figures:
     return medians(repeats)
 
 
-def _measured(on: Stage, generator: Child, do: str, arguments: Figures) -> Figures:
-    with cpu_of(on.children) as cpu:
+def _measured(on: Testbed, generator: Child, do: str, arguments: Figures) -> Figures:
+    with measure_cpu(on.children) as cpu:
         done = generator.ask(do, "accepted", 120, **arguments)
     return {
         "accepted_per_s": done["accepted"] / done["elapsed_s"],

@@ -1,10 +1,10 @@
 """Round trip: a client says something, an echo worker answers, the client has the answer."""
 
-from bench.figures import medians, totals
-from bench.processes import Child, Stage, stage
+from bench.aggregate import medians, totals
+from bench.processes import Child, Testbed, testbed
+from bench.resource_usage import measure_cpu
 from bench.scale import Figures, Scale, Step
 from bench.systems import SYSTEMS, System, start
-from bench.usage import cpu_of
 
 WARM_UP_S = 0.5
 OPEN_LOOP_SHARES = (0.5, 0.8)
@@ -21,7 +21,7 @@ def run(scale: Scale, step: Step) -> Figures:
 
 
 def _system(system: System, scale: Scale, step: Step) -> Figures:
-    with stage() as on:
+    with testbed() as on:
         running = start(on, system)
         if running.router_port:
             worker = on.start(
@@ -40,7 +40,7 @@ def _system(system: System, scale: Scale, step: Step) -> Figures:
         return {**found, "tracebacks": on.tracebacks()}
 
 
-def _clients(system: System, on: Stage, talkers: Child, clients: int, scale: Scale, step: Step) -> Figures:
+def _clients(system: System, on: Testbed, talkers: Child, clients: int, scale: Scale, step: Step) -> Figures:
     """The highest rate with one message of each client under way, then open loops below it."""
     talkers.ask("closed_loop", "answered", 30, seconds=WARM_UP_S)
     repeats = []
@@ -57,8 +57,8 @@ def _clients(system: System, on: Stage, talkers: Child, clients: int, scale: Sca
     return found
 
 
-def _measured(on: Stage, talkers: Child, do: str, **arguments: float) -> Figures:
-    with cpu_of(on.children) as cpu:
+def _measured(on: Testbed, talkers: Child, do: str, **arguments: float) -> Figures:
+    with measure_cpu(on.children) as cpu:
         done = talkers.ask(do, "answered", 60, **arguments)
     return {
         "per_s": done["answered"] / done["elapsed_s"],

@@ -1,11 +1,11 @@
 """Streamed replies: many side by side and one to a group, and coming back to one that is half said."""
 
-from bench.figures import medians, totals
+from bench.aggregate import medians, totals
 from bench.loadgen.reply_text import DELTAS_PER_S
-from bench.processes import Child, Stage, stage
+from bench.processes import Child, Testbed, testbed
+from bench.resource_usage import measure_cpu
 from bench.scale import Figures, Scale, Step
-from bench.systems import BRIDGES, GROUP, STREAMING_TODAY, System, start
-from bench.usage import cpu_of
+from bench.systems import BRIDGES, GROUP, STREAMING_BASELINES, System, start
 
 ROLLUPS_MS = (0, 40)
 HELD_BYTES = 100 * 1024
@@ -14,7 +14,7 @@ HOLDER = "held"
 
 def steps(scale: Scale) -> int:
     """How often `run` calls its `step`."""
-    return scale.repeats * (len(BRIDGES) * (len(ROLLUPS_MS) + 1) + len(STREAMING_TODAY))
+    return scale.repeats * (len(BRIDGES) * (len(ROLLUPS_MS) + 1) + len(STREAMING_BASELINES))
 
 
 def run(scale: Scale, step: Step) -> Figures:
@@ -25,12 +25,12 @@ def run(scale: Scale, step: Step) -> Figures:
         "deltas_per_s": DELTAS_PER_S,
         "held_bytes": HELD_BYTES,
         **{system.name: _bridge(system, scale, step) for system in BRIDGES},
-        **{system.name: _today(system, scale, step) for system in STREAMING_TODAY},
+        **{system.name: _today(system, scale, step) for system in STREAMING_BASELINES},
     }
 
 
 def _bridge(system: System, scale: Scale, step: Step) -> Figures:
-    with stage() as on:
+    with testbed() as on:
         running = start(on, system)
         followers = on.generator("followers", running.port)
         producer = on.generator("producer", running.router_port)
@@ -51,7 +51,7 @@ def _bridge(system: System, scale: Scale, step: Step) -> Figures:
 
 
 def _today(system: System, scale: Scale, step: Step) -> Figures:
-    with stage() as on:
+    with testbed() as on:
         server, port = on.server("fastapi", "-m", "bench.baselines.streaming_app")
         followers = on.generator("followers", port)
         repeats = []
@@ -62,7 +62,7 @@ def _today(system: System, scale: Scale, step: Step) -> Figures:
 
 
 def _phase(
-    on: Stage, system: System, followers: Child, producer: Child, scale: Scale, query: str = ""
+    on: Testbed, system: System, followers: Child, producer: Child, scale: Scale, query: str = ""
 ) -> Figures:
     """All listeners connect, all replies are streamed and ended, and what came is checked."""
     encoding = system.subprotocol or system.name.partition("_")[2]
@@ -73,7 +73,7 @@ def _phase(
         if opened["opened"] != count:
             raise RuntimeError(f"{system.label}: {opened}")
     whole = {} if system.subprotocol else {"whole": encoding == "whole"}
-    with cpu_of(on.children) as cpu:
+    with measure_cpu(on.children) as cpu:
         said = producer.ask(
             "stream", "handed", 120, persons=scale.streams, group=GROUP, seconds=scale.stream_s, **whole
         )
@@ -116,11 +116,11 @@ def _together(repeats: list[Figures]) -> Figures:
     return {**medians(repeats), **sums}
 
 
-def _resume(on: Stage, system: System, resumers: Child, producer: Child, scale: Scale) -> Figures:
+def _resume(on: Testbed, system: System, resumers: Child, producer: Child, scale: Scale) -> Figures:
     held = producer.ask("hold", "held", 30, person=HOLDER, size=HELD_BYTES)
     target = system.person()["target"].replace("{n}", HOLDER)
     arguments = {"target": target, "subprotocol": system.subprotocol, "times": scale.resumes}
-    with cpu_of(on.children) as cpu:
+    with measure_cpu(on.children) as cpu:
         done = resumers.ask("resume", "resumed", 120, expected=held["digest"], **arguments)
     released = producer.ask("release", "released", 30)
     refused = sum(held["refused"].values()) + sum(released["refused"].values())

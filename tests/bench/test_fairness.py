@@ -17,20 +17,20 @@ from trunkline_router.tenants_file import load
 from bench.fairness_chart import fairness_chart
 from bench.goals import rows
 from bench.loadgen.chat_frames import JSON
-from bench.loadgen.connecting import Opened
-from bench.loadgen.flooders import Flood
+from bench.loadgen.chat_text import chat_text
+from bench.loadgen.connector import OpenedConnections
+from bench.loadgen.flooders import FloodRun
 from bench.loadgen.neighbours import Neighbours
-from bench.loadgen.signing import Signing, new_key
-from bench.loadgen.text import chat_text
-from bench.loadgen.ws import TEXT
-from bench.processes import declared
+from bench.loadgen.token_signer import TokenSigner, new_key
+from bench.loadgen.websocket_frames import TEXT
+from bench.processes import tenant_toml
 from bench.report import markdown
 
 
 def test_what_is_declared_is_what_a_router_reads(tmp_path: Path) -> None:
     """Without further words, every limit that could be met is far away."""
     file = tmp_path / "tenants.toml"
-    file.write_text(declared("demo") + declared("loud", limits="messages_per_s = 500"))
+    file.write_text(tenant_toml("demo") + tenant_toml("loud", limits="messages_per_s = 500"))
     tenants = load(file)
     assert tenants["demo"].open_to == OPENNESS_LOOPBACK
     assert tenants["loud"].limits.messages_per_s == 500
@@ -42,11 +42,11 @@ def test_what_is_declared_is_what_a_router_reads(tmp_path: Path) -> None:
 def test_tokens_are_such_as_an_edge_takes(algorithm: str) -> None:
     """Signed by the one key, verified with the other."""
     signs, verifies = new_key(algorithm)
-    [table] = tomllib.loads(declared("t", more=f"[[tenants.t.keys]]\njwk = '{verifies}'"))["tenants"]["t"][
+    [table] = tomllib.loads(tenant_toml("t", more=f"[[tenants.t.keys]]\njwk = '{verifies}'"))["tenants"]["t"][
         "keys"
     ]
     auth = ClientAuth(keys=[VerificationKey(kid=algorithm, algorithm=algorithm, jwk=table["jwk"])])
-    token = Signing("t", algorithm, signs).token("u7")
+    token = TokenSigner("t", algorithm, signs).token("u7")
     assert verify(token, "t", auth, inline_keys(auth), time.time()).user == "u7"
 
 
@@ -65,7 +65,9 @@ class Answering:
         pairs = [socket.socketpair() for _ in range(2)]
         self.servers = [server for server, _ in pairs]
         clients = iter([client for _, client in pairs])
-        monkeypatch.setattr("bench.loadgen.neighbours.open_all", lambda *_, **__: Opened([next(clients)]))
+        monkeypatch.setattr(
+            "bench.loadgen.neighbours.open_all", lambda *_, **__: OpenedConnections([next(clients)])
+        )
         self.neighbours = Neighbours(0)
         self.neighbours.open({"target": "/{pair}", "subprotocol": JSON}, 2)
 
@@ -110,10 +112,10 @@ def test_neighbours_see_what_is_lost_refused_or_heard_by_the_wrong_one(
 
 def test_a_flood_is_counted_after_its_lead() -> None:
     """What the full bucket at the start lets through is not what the tenant gets through."""
-    ahead = Flood(rate=5000, seconds=100, lead_s=50)
+    ahead = FloodRun(rate=5000, seconds=100, lead_s=50)
     ahead.count("through", 500)
     assert ahead.answer()["through_per_s"] == 0
-    counted = Flood(rate=5000, seconds=100, lead_s=0)
+    counted = FloodRun(rate=5000, seconds=100, lead_s=0)
     for what, times in (("offered", 1000), ("through", 500), ("RATE_LIMITED", 20), ("closed", 1)):
         counted.count(what, times)
     answer = counted.answer()

@@ -4,10 +4,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from bench.aggregate import medians, totals
+from bench.caveats import caveats
 from bench.chart import chart
-from bench.figures import medians, totals
 from bench.goals import Row, rows
-from bench.notes import notes
 
 
 def point(rate: int | None, delivered: float) -> dict[str, object]:
@@ -87,7 +87,7 @@ def test_less_is_better_turns_the_ratio_round() -> None:
 
 def test_notes_name_where_the_load_generator_was_the_limit() -> None:
     """A generator above 85 % of a core is said with the phase it was seen in."""
-    found = notes({"fanout": fanout(1e6)})
+    found = caveats({"fanout": fanout(1e6)})
     assert "fanout, bridge_json, 100/s: the load generator (listeners) used 90 % of a core" in found
 
 
@@ -97,7 +97,7 @@ def test_notes_sum_up_disturbances() -> None:
     for name in ("fastapi", "websockets"):
         for phase in figures[name]["points"]:  # type: ignore[index]
             phase["cpu_percent"] = {"others": 50.0}
-    [said] = [note for note in notes({"fanout": figures}) if "not quiet" in note]
+    [said] = [note for note in caveats({"fanout": figures}) if "not quiet" in note]
     assert "in 4 of" in said
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 
-from bench.loadgen.stream import Reader, SharedStream, StreamMismatchError
+from bench.loadgen.shared_stream import Reader, SharedStream, StreamMismatchError
 
 PING = Frame(Opcode.PING, b"are you there").serialize(mask=False)
 

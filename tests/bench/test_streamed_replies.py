@@ -10,7 +10,7 @@ from websockets.frames import Frame, Opcode
 
 from bench.loadgen.chat_frames import JSON, PROTO
 from bench.loadgen.reply_frames import chunk
-from bench.loadgen.reply_text import DELTA_BYTES, SLOTS, Script, delta_text, digest, due_us, marks_of
+from bench.loadgen.reply_text import DELTA_BYTES, SLOTS, ReplyScript, delta_text, digest, due_us, marks_of
 from bench.loadgen.transcript import MOST_KEPT_BYTES, Transcript
 
 DELTAS = [delta_text(1000 * index, 7, index) for index in range(6)]
@@ -80,7 +80,7 @@ def test_a_delta_has_twenty_bytes_and_says_when_it_was_handed_over() -> None:
 
 def test_each_reply_speaks_once_in_each_interval() -> None:
     """Spread over the slots; a delta is due at the tick at which its reply has its turn."""
-    script = Script(23)
+    script = ReplyScript(23)
     ticks = range(3 * SLOTS)
     for tick in ticks:
         for reply in script.turn(tick):

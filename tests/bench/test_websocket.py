@@ -5,7 +5,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
-from bench.loadgen.ws import BINARY, PING, TEXT, client_frame, next_frame, upgrade_request
+from bench.loadgen.websocket_frames import BINARY, PING, TEXT, client_frame, next_frame, upgrade_request
 
 SIZES = (0, 1, 125, 126, 65535, 65536)
 

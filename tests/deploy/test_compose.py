@@ -13,7 +13,7 @@ from typing import Any
 import websockets
 import yaml
 
-from tests.support.certificates import Certificates, named
+from tests.support.certificates import Certificates, tls_env
 from tests.support.processes import ROOT, Process, edge_process, router_process
 from tests.support.processes import environment as in_environment
 
@@ -134,13 +134,13 @@ async def test_the_services_of_the_compose_file_answer_a_client_together(tmp_pat
 
 def test_the_health_checks_of_the_images_also_work_by_tls(tmp_path: Path) -> None:
     ours = Certificates(tmp_path / "certs")
-    by_tls = {"TRUNKLINE_ROUTER_CA": str(ours.ca)} | named("TLS", ours.edge)
+    by_tls = {"TRUNKLINE_ROUTER_CA": str(ours.ca)} | tls_env("TLS", ours.edge)
     with (
-        router_process(tmp_path, **named("TLS", ours.router)) as router,
+        router_process(tmp_path, **tls_env("TLS", ours.router)) as router,
         edge_process(router.address, **by_tls) as edge,
     ):
-        check_health("router", "127.0.0.1:50051", router.address, **named("TLS", ours.router))
-        check_health("edge", "127.0.0.1:8080", edge.address, **named("TLS", ours.edge))
+        check_health("router", "127.0.0.1:50051", router.address, **tls_env("TLS", ours.router))
+        check_health("edge", "127.0.0.1:8080", edge.address, **tls_env("TLS", ours.edge))
 
 
 def test_every_port_is_published_on_loopback_only() -> None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.declaring import Operator
-from tests.e2e.fleet import running
+from tests.e2e.fleet import running_fleets
+from tests.e2e.operator_client import OperatorClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def _no_tracebacks() -> Iterator[None]:
     """After each test: no process of any fleet has written a traceback."""
     yield
-    for each in running:
+    for each in running_fleets:
         each.assert_quiet()
 
 
@@ -31,7 +31,7 @@ def edge(fleet: Fleet) -> Process:
 
 
 @pytest.fixture
-def operator(fleet: Fleet) -> Iterator[Operator]:
+def operator(fleet: Fleet) -> Iterator[OperatorClient]:
     """Calls the router with the operator's key."""
-    with Operator(fleet.router.address, fleet.operator_key) as calling:
+    with OperatorClient(fleet.router.address, fleet.operator_key) as calling:
         yield calling

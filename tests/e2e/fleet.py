@@ -19,7 +19,7 @@ WORKER = Path(__file__).with_name("worker_script.py")
 _TRACEBACK = re.compile(r'Traceback|"exception"|never retrieved|never awaited|Exception ignored')
 
 #: Fleets that are running: conftest looks at them after each test.
-running: list[Fleet] = []
+running_fleets: list[Fleet] = []
 
 
 class Fleet:
@@ -82,8 +82,8 @@ def fleet_of(data: Path, edges: int = 1, **env: str) -> Iterator[Fleet]:
     """A router and so many edges; `env` is the router's. All is stopped at the end."""
     with ExitStack() as stack:
         fleet = Fleet(data, stack, env)
-        running.append(fleet)
-        stack.callback(running.remove, fleet)
+        running_fleets.append(fleet)
+        stack.callback(running_fleets.remove, fleet)
         fleet.start_router()
         for _ in range(edges):
             fleet.start_edge()

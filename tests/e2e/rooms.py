@@ -12,7 +12,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 from urllib.request import urlopen
 
-from tests.e2e.chatter import Chatter
+from tests.e2e.recording_client import RecordingClient
 
 if TYPE_CHECKING:
     from tests.support.processes import Process
@@ -27,13 +27,13 @@ def room(name: str) -> str:
     return f"{PLATFORM}/group:{name}"
 
 
-def member(history: History, user: str, edge: Process, home: str = "", **options: Any) -> Chatter:
+def member(history: History, user: str, edge: Process, home: str = "", **options: Any) -> RecordingClient:
     """A client of AnsFlow, in a room from the start where one is named."""
     home = f"group:{home}" if home else ""
-    return Chatter(history, f"demo/{user}", edge.address, home, agent=AGENT, **options)
+    return RecordingClient(history, f"demo/{user}", edge.address, home, agent=AGENT, **options)
 
 
-async def leave(chatter: Chatter, name: str) -> None:
+async def leave(chatter: RecordingClient, name: str) -> None:
     """Leave a room."""
     await chatter.send({"type": "unsubscribe", "id": f"u-{name}", "conversation": conversation(name)})
     await chatter.next("unsubscribed", id=f"u-{name}")
@@ -44,7 +44,7 @@ def conversation(name: str) -> dict[str, str]:
     return {"kind": "group", "id": name}
 
 
-def reset(chatter: Chatter) -> None:
+def reset_connection(chatter: RecordingClient) -> None:
     """Cut the connection by a TCP RST, as a client does that is killed with data on its way to it."""
     assert chatter._ws is not None
     sock = chatter._ws.transport.get_extra_info("socket")
@@ -52,7 +52,7 @@ def reset(chatter: Chatter) -> None:
     chatter.break_off()
 
 
-async def heard_by_now(chatter: Chatter) -> list[str]:
+async def texts_received(chatter: RecordingClient) -> list[str]:
     """The texts that it was told and that were not asked for yet; all there is on its way has come."""
     fence = f"fence-{chatter.life}-{len(chatter.history.events)}"
     await chatter.send({"type": "unsubscribe", "id": fence, "conversation": conversation("no-such-room")})

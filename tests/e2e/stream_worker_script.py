@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 
-from tests.e2e.producer import Producer
+from tests.e2e.streaming_worker import StreamingWorker
 
 TEXTS = [f"word {n} " for n in range(10)]
 WHOLE = "".join(TEXTS)
@@ -22,7 +22,7 @@ async def serve(stop_after: str) -> None:
         if step == stop_after:
             await asyncio.Event().wait()
 
-    async with Producer(os.environ["TRUNKLINE_ROUTER"], ident=f"pid-{os.getpid()}") as producer:
+    async with StreamingWorker(os.environ["TRUNKLINE_ROUTER"], ident=f"pid-{os.getpid()}") as producer:
         await reached("attached")
         delivery = await producer.delivery("question")
         await reached("delivered")

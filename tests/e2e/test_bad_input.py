@@ -13,10 +13,10 @@ from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
 from trunkline.v1.history_service_pb2 import GetMessageRequest, ListMessagesRequest
 from websockets.asyncio.client import connect
 
-from tests.e2e.backends import TIMEOUT_S, Backend, address, reason_of
-from tests.e2e.chatter import Chatter, place_of
 from tests.e2e.fleet import Fleet, fleet_of
-from tests.e2e.waiting import until
+from tests.e2e.grpc_backend import TIMEOUT_S, GrpcBackend, address, reason_of
+from tests.e2e.polling import wait_until
+from tests.e2e.recording_client import RecordingClient, position_of
 from tests.validators.explicit import explicit
 from tests.validators.history import History
 
@@ -35,27 +35,27 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 @pytest.fixture
-async def ann(fleet: Fleet) -> AsyncIterator[Chatter]:
-    async with Chatter(History(), "demo/ann", fleet.processes[1].address, agent="nobody") as chatter:
+async def ann(fleet: Fleet) -> AsyncIterator[RecordingClient]:
+    async with RecordingClient(History(), "demo/ann", fleet.processes[1].address, agent="nobody") as chatter:
         yield chatter
         await goes_on(chatter)
         assert not list(explicit(chatter.history))
 
 
 @pytest.fixture
-def backend(fleet: Fleet) -> Iterator[Backend]:
-    with Backend(fleet.router.address) as calling:
+def backend(fleet: Fleet) -> Iterator[GrpcBackend]:
+    with GrpcBackend(fleet.router.address) as calling:
         yield calling
 
 
-async def goes_on(chatter: Chatter) -> None:
+async def goes_on(chatter: RecordingClient) -> None:
     """The connection lives and is served."""
     await chatter.send({"type": "history", "id": "still here", "limit": 1})
     await chatter.next("history", id="still here")
     assert not chatter.closed
 
 
-async def refusal(chatter: Chatter, frame: dict[str, Any] | str | bytes) -> str:
+async def refusal(chatter: RecordingClient, frame: dict[str, Any] | str | bytes) -> str:
     await chatter.send(frame)
     error = await chatter.next("error")
     if isinstance(frame, dict) and isinstance(frame.get("id"), str) and len(frame["id"]) <= 128:
@@ -99,7 +99,9 @@ def rpc_refusal(call: Any, request: Any) -> str:
         ('{"type":"resume","positions":[]}', "UNEXPECTED_FRAME"),
     ],
 )
-async def test_a_frame_that_cannot_be_read_is_refused(ann: Chatter, payload: str | bytes, code: str) -> None:
+async def test_a_frame_that_cannot_be_read_is_refused(
+    ann: RecordingClient, payload: str | bytes, code: str
+) -> None:
     assert await refusal(ann, payload) == code
 
 
@@ -137,7 +139,7 @@ def message(**fields: Any) -> dict[str, Any]:
     ],
 )
 async def test_a_message_over_a_limit_is_refused_alike_from_clients_and_backends(
-    ann: Chatter, backend: Backend, frame: dict[str, Any], request_fields: dict[str, Any]
+    ann: RecordingClient, backend: GrpcBackend, frame: dict[str, Any], request_fields: dict[str, Any]
 ) -> None:
     assert await refusal(ann, frame) == "INVALID_ARGUMENT"
     request = ParseDict({"parts": [{"text": {"text": "x"}}]} | request_fields, BroadcastRequest())
@@ -150,7 +152,9 @@ async def test_a_message_over_a_limit_is_refused_alike_from_clients_and_backends
 
 
 @pytest.mark.parametrize("ident", BAD_IDS.values(), ids=BAD_IDS.keys())
-async def test_an_id_that_is_none_is_refused_alike(ann: Chatter, backend: Backend, ident: str) -> None:
+async def test_an_id_that_is_none_is_refused_alike(
+    ann: RecordingClient, backend: GrpcBackend, ident: str
+) -> None:
     conversation = {"kind": "group", "id": ident}
     subscribe = {"type": "subscribe", "id": "s1", "conversation": conversation}
     assert await refusal(ann, subscribe) == "INVALID_ARGUMENT"
@@ -164,7 +168,7 @@ async def test_an_id_that_is_none_is_refused_alike(ann: Chatter, backend: Backen
     assert rpc_refusal(backend.history_service.ListMessages, listing) == "INVALID_ARGUMENT"
 
 
-async def test_a_cursor_of_another_topic_is_refused_alike(ann: Chatter, backend: Backend) -> None:
+async def test_a_cursor_of_another_topic_is_refused_alike(ann: RecordingClient, backend: GrpcBackend) -> None:
     await ann.next("ack", id=await ann.say("here"))
     other = backend.broadcast("demo/echo", "elsewhere").position
     wrong = [{"epoch": other.epoch, "seq": 1}, {"epoch": ann.places[ann.home][1].epoch, "seq": 99}]
@@ -173,12 +177,12 @@ async def test_a_cursor_of_another_topic_is_refused_alike(ann: Chatter, backend:
         for cursor in ("before", "after"):
             frame = {"type": "history", "id": "h1", cursor: position}
             listing = ParseDict({cursor: position}, ListMessagesRequest(address=address(ann.home)))
-            assert await refusal(ann, frame) == "CURSOR_MISMATCH", (cursor, place_of(position))
+            assert await refusal(ann, frame) == "CURSOR_MISMATCH", (cursor, position_of(position))
             assert rpc_refusal(backend.history_service.ListMessages, listing) == "CURSOR_MISMATCH"
         assert await refusal(ann, {"type": "read", "position": position}) == "CURSOR_MISMATCH"
 
 
-async def test_positions_that_are_none_recover_nothing(ann: Chatter) -> None:
+async def test_positions_that_are_none_recover_nothing(ann: RecordingClient) -> None:
     for seq in (0, 1, MAX_UINT64):
         position = {"epoch": "nowhere", "seq": seq}
         frame = {"type": "subscribe", "id": f"s{seq}", "position": position}
@@ -186,13 +190,13 @@ async def test_positions_that_are_none_recover_nothing(ann: Chatter) -> None:
         assert not (await ann.next("subscribed", id=f"s{seq}")).get("recovered")
 
 
-async def test_a_page_over_the_limit_is_refused_alike(ann: Chatter, backend: Backend) -> None:
+async def test_a_page_over_the_limit_is_refused_alike(ann: RecordingClient, backend: GrpcBackend) -> None:
     assert await refusal(ann, {"type": "history", "id": "h1", "limit": 501}) == "INVALID_ARGUMENT"
     listing = ListMessagesRequest(address=address(ann.home), limit=501)
     assert rpc_refusal(backend.history_service.ListMessages, listing) == "INVALID_ARGUMENT"
 
 
-def test_addresses_that_are_none_are_refused(backend: Backend) -> None:
+def test_addresses_that_are_none_are_refused(backend: GrpcBackend) -> None:
     def call(to: str) -> str:
         request = BroadcastRequest(address=address(to))
         request.parts.add().text.text = "x"
@@ -208,7 +212,7 @@ def test_addresses_that_are_none_are_refused(backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("ident", ["x", "e-", "-1", "e-99999999999999999999", "e-١", "a\tb" * 9, "é-1"])
-def test_an_id_of_no_message_is_told_so(backend: Backend, ident: str) -> None:
+def test_an_id_of_no_message_is_told_so(backend: GrpcBackend, ident: str) -> None:
     expected = "INVALID_ARGUMENT" if "\t" in ident else "MESSAGE_NOT_FOUND"
     request = GetMessageRequest(tenant="demo", message_id=ident)
     assert rpc_refusal(backend.history_service.GetMessage, request) == expected
@@ -249,14 +253,14 @@ async def test_a_connect_request_that_is_none_is_closed_with_a_reason(
 
 
 async def test_an_oversized_frame_closes_with_its_code(fleet: Fleet) -> None:
-    async with Chatter(History(), "demo/big", fleet.processes[1].address) as big:
+    async with RecordingClient(History(), "demo/big", fleet.processes[1].address) as big:
         await big.send("x" * ((1 << 20) + 1))
-        await until(lambda: big.closed, "it is closed")
+        await wait_until(lambda: big.closed, "it is closed")
         assert big.closed is not None
         assert (big.closed.code, big.closed.reason) == (1009, "FRAME_TOO_LARGE")
 
 
-def test_an_oversized_message_of_a_backend_is_refused(backend: Backend) -> None:
+def test_an_oversized_message_of_a_backend_is_refused(backend: GrpcBackend) -> None:
     request = BroadcastRequest(address=address("demo"))
     for _ in range(51):
         request.parts.add().text.text = "x" * 250_000

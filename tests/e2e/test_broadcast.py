@@ -9,10 +9,10 @@ import grpc
 import pytest
 from trunkline.v1.presence_service_pb2 import ListConnectionsRequest
 
-from tests.e2e.backends import TIMEOUT_S, Backend, address, reason_of
-from tests.e2e.chatter import Chatter, words_of
 from tests.e2e.fleet import Fleet, fleet_of
-from tests.e2e.waiting import until
+from tests.e2e.grpc_backend import TIMEOUT_S, GrpcBackend, address, reason_of
+from tests.e2e.polling import wait_until
+from tests.e2e.recording_client import RecordingClient, frame_text
 from tests.validators.history import History
 from tests.validators.promises import assert_promises
 
@@ -44,32 +44,32 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 @pytest.fixture
-async def people(fleet: Fleet) -> AsyncIterator[dict[str, Chatter]]:
+async def people(fleet: Fleet) -> AsyncIterator[dict[str, RecordingClient]]:
     history = History()
     edges = [process.address for process in fleet.processes[1:]]
-    with Backend(fleet.router.address) as backend:
+    with GrpcBackend(fleet.router.address) as backend:
         # Connections of the test before are gone once their edges have said so.
-        await until(lambda: backend.stats().connections == 0, "nobody is there")
+        await wait_until(lambda: backend.stats().connections == 0, "nobody is there")
     async with AsyncExitStack() as stack:
         yield {
             name: await stack.enter_async_context(
-                Chatter(history, f"demo/{name}", edges[index % 2], conversation, agent=agent)
+                RecordingClient(history, f"demo/{name}", edges[index % 2], conversation, agent=agent)
             )
             for index, (name, (agent, conversation)) in enumerate(PEOPLE.items())
         }
 
 
 @pytest.fixture
-def backend(fleet: Fleet, people: dict[str, Chatter]) -> Iterator[Backend]:
-    with Backend(fleet.router.address, people["ann"].history) as calling:
+def backend(fleet: Fleet, people: dict[str, RecordingClient]) -> Iterator[GrpcBackend]:
+    with GrpcBackend(fleet.router.address, people["ann"].history) as calling:
         yield calling
 
 
-async def everyone_heard(people: dict[str, Chatter], expected: set[str], text: str) -> None:
+async def everyone_heard(people: dict[str, RecordingClient], expected: set[str], text: str) -> None:
     """Those and nobody else got it, once."""
     for name, chatter in people.items():
         if name in expected:
-            assert words_of(await chatter.next("message")) == text
+            assert frame_text(await chatter.next("message")) == text
     for chatter in people.values():
         await chatter.send({"type": "ping", "id": "fence"})
         await chatter.next("pong", id="fence")
@@ -78,7 +78,7 @@ async def everyone_heard(people: dict[str, Chatter], expected: set[str], text: s
 
 @pytest.mark.parametrize("to", LEVELS)
 async def test_a_broadcast_reaches_whom_its_address_names(
-    people: dict[str, Chatter], backend: Backend, to: str
+    people: dict[str, RecordingClient], backend: GrpcBackend, to: str
 ) -> None:
     response = backend.broadcast(to, f"to {to}", f"key {to}")
     assert response.connections == len(LEVELS[to])
@@ -91,7 +91,7 @@ async def test_a_broadcast_reaches_whom_its_address_names(
 
 
 async def test_a_connection_is_spoken_to_and_nothing_is_kept(
-    people: dict[str, Chatter], backend: Backend
+    people: dict[str, RecordingClient], backend: GrpcBackend
 ) -> None:
     request = ListConnectionsRequest(address=address("demo/user:bob"))
     (found,) = backend.presence.ListConnections(request, timeout=TIMEOUT_S).connections
@@ -101,14 +101,16 @@ async def test_a_connection_is_spoken_to_and_nothing_is_kept(
     await everyone_heard(people, {"bob"}, "psst")
 
 
-async def test_an_ephemeral_message_is_not_kept(people: dict[str, Chatter], backend: Backend) -> None:
+async def test_an_ephemeral_message_is_not_kept(
+    people: dict[str, RecordingClient], backend: GrpcBackend
+) -> None:
     before = len(backend.messages("demo/echo"))
     assert backend.broadcast("demo/echo", "fleeting", ephemeral=True).connections == 3
     await everyone_heard(people, LEVELS["demo/echo"], "fleeting")
     assert len(backend.messages("demo/echo")) == before
 
 
-async def test_nobody_there_is_refused_only_where_somebody_is_required(backend: Backend) -> None:
+async def test_nobody_there_is_refused_only_where_somebody_is_required(backend: GrpcBackend) -> None:
     to = "demo/echo/qq/person:zoe"
     with pytest.raises(grpc.RpcError) as refusal:
         backend.broadcast(to, "anybody?", require_connection=True)
@@ -120,7 +122,7 @@ async def test_nobody_there_is_refused_only_where_somebody_is_required(backend: 
     assert len(backend.messages(to)) == 1
 
 
-async def test_the_same_key_with_other_words_is_refused(backend: Backend) -> None:
+async def test_the_same_key_with_other_words_is_refused(backend: GrpcBackend) -> None:
     backend.broadcast("demo/user:zoe", "words", "the key")
     with pytest.raises(grpc.RpcError) as refusal:
         backend.broadcast("demo/user:zoe", "other words", "the key")

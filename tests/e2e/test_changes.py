@@ -15,12 +15,12 @@ from trunkline.v1.broadcast_service_pb2 import (
 from trunkline.v1.history_service_pb2 import EditMessageRequest, ListReceiptsRequest, RecallMessageRequest
 from trunkline.v1.message_pb2 import Delta, Part, TextPart
 
-from tests.e2e.backends import Backend, address, reason_of, text_of
-from tests.e2e.chatter import Chatter, words_of
-from tests.e2e.endings import assert_promises_kept
 from tests.e2e.fleet import Fleet, fleet_of
-from tests.e2e.producer import Producer
-from tests.e2e.waiting import until
+from tests.e2e.grpc_backend import GrpcBackend, address, reason_of, text_of
+from tests.e2e.polling import wait_until
+from tests.e2e.promise_checks import assert_promises_kept
+from tests.e2e.recording_client import RecordingClient, frame_text
+from tests.e2e.streaming_worker import StreamingWorker
 from tests.validators.history import History
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 @pytest.fixture
 def team(fleet: Fleet) -> str:
-    with Backend(fleet.router.address) as backend:
+    with GrpcBackend(fleet.router.address) as backend:
         backend.reset(TEAM)
     return next(process.address for process in fleet.processes if process.name == "edge")
 
@@ -48,10 +48,13 @@ def text(words: str) -> list[Part]:
 
 async def test_an_edit_and_a_recall_reach_all_and_those_who_were_away(fleet: Fleet, team: str) -> None:
     history = History()
-    async with Chatter(history, "demo/ann", team) as ann, Chatter(history, "demo/bob", team) as bob:
+    async with (
+        RecordingClient(history, "demo/ann", team) as ann,
+        RecordingClient(history, "demo/bob", team) as bob,
+    ):
         first = await ann.next("ack", id=await ann.say("helo"))
         second = await ann.next("ack", id=await ann.say("a secret"))
-        await until(lambda: bob.seq() == 2, "bob has both")
+        await wait_until(lambda: bob.seq() == 2, "bob has both")
         await bob.leave()
         edit = {"type": "edit", "id": "e", "message_id": first["message_id"]}
         await ann.send(edit | {"parts": [{"type": "text", "text": "hello"}]})
@@ -60,10 +63,10 @@ async def test_an_edit_and_a_recall_reach_all_and_those_who_were_away(fleet: Fle
         assert (await ann.next("ack", id="r"))["position"]["seq"] == 4
         assert (await bob.connect(resume=True))["recovered"]
         edited = await bob.next("change", kind="edited")
-        assert words_of(edited["message"]) == "hello"
+        assert frame_text(edited["message"]) == "hello"
         assert (await bob.next("change", kind="recalled"))["message_id"] == second["message_id"]
         assert bob.texts.text[first["message_id"]] == "hello"
-        with Backend(fleet.router.address) as backend:
+        with GrpcBackend(fleet.router.address) as backend:
             assert [text_of(message) for message in backend.messages(TEAM)] == ["hello", ""]
         # Only an author may change a message, and only once may it be taken back.
         await bob.send(edit | {"id": "e2", "parts": [{"type": "text", "text": "mine"}]})
@@ -73,12 +76,12 @@ async def test_an_edit_and_a_recall_reach_all_and_those_who_were_away(fleet: Fle
 
 
 async def test_a_recalled_question_is_not_answered(fleet: Fleet, team: str) -> None:
-    async with Chatter(History(), "demo/ann", team) as ann:
+    async with RecordingClient(History(), "demo/ann", team) as ann:
         said = await ann.next("ack", id=await ann.say("oops"))
         await ann.send({"type": "recall", "id": "r2", "message_id": said["message_id"]})
         await ann.next("ack", id="r2")
         await ann.say("well")
-        async with Producer(fleet.router.address) as worker:
+        async with StreamingWorker(fleet.router.address) as worker:
             delivery = await worker.delivery("well")
             await worker.settle(delivery.delivery_id)
             assert len(worker.deliveries) == 1
@@ -86,7 +89,10 @@ async def test_a_recalled_question_is_not_answered(fleet: Fleet, team: str) -> N
 
 async def test_receipts_are_told_kept_and_listed(fleet: Fleet, team: str) -> None:
     history = History()
-    async with Chatter(history, "demo/ann", team) as ann, Chatter(history, "demo/bob", team) as bob:
+    async with (
+        RecordingClient(history, "demo/ann", team) as ann,
+        RecordingClient(history, "demo/bob", team) as bob,
+    ):
         said = await ann.next("ack", id=await ann.say("hello"))
         await bob.next("message", id=said["message_id"])
         await bob.send({"type": "delivered", "position": said["position"]})
@@ -99,7 +105,7 @@ async def test_receipts_are_told_kept_and_listed(fleet: Fleet, team: str) -> Non
         # What is known already is not logged again.
         await bob.send({"type": "read", "position": said["position"]})
         assert "at" not in await bob.next("read", user="bob")
-        with Backend(fleet.router.address) as backend:
+        with GrpcBackend(fleet.router.address) as backend:
             (receipt,) = backend.history_service.ListReceipts(
                 ListReceiptsRequest(address=address(TEAM))
             ).receipts
@@ -109,8 +115,8 @@ async def test_receipts_are_told_kept_and_listed(fleet: Fleet, team: str) -> Non
 
 async def test_a_backend_says_something_piece_by_piece(fleet: Fleet, team: str) -> None:
     history = History()
-    async with Chatter(history, "demo/ann", team) as ann:
-        with Backend(fleet.router.address) as backend:
+    async with RecordingClient(history, "demo/ann", team) as ann:
+        with GrpcBackend(fleet.router.address) as backend:
             say = backend.broadcasting
             opened = say.OpenMessage(OpenMessageRequest(address=address(TEAM), key="k", producer="one"))
             about = {"tenant": "demo", "message_id": opened.message.id}
@@ -133,23 +139,23 @@ async def test_a_backend_says_something_piece_by_piece(fleet: Fleet, team: str) 
             assert say.EndMessage(end).state == 2
             assert not say.EndMessage(end).HasField("position")
             assert say.CancelMessage(CancelMessageRequest(**about)).state == 2
-            await until(lambda: ann.texts.state.get(opened.message.id) == "complete", "ann sees the end")
+            await wait_until(lambda: ann.texts.state.get(opened.message.id) == "complete", "ann sees the end")
             assert ann.texts.text[opened.message.id] == "one two three"
             # Backends may change what anybody said.
             history_service = backend.history_service
             history_service.EditMessage(EditMessageRequest(**about, parts=text("four")))
-            await until(lambda: ann.texts.text[opened.message.id] == "four", "ann sees the edit")
+            await wait_until(lambda: ann.texts.text[opened.message.id] == "four", "ann sees the edit")
             assert history_service.RecallMessage(RecallMessageRequest(**about)).HasField("position")
             assert not history_service.RecallMessage(RecallMessageRequest(**about)).HasField("position")
-            await until(lambda: ann.texts.state[opened.message.id] == "recalled", "ann sees the recall")
+            await wait_until(lambda: ann.texts.state[opened.message.id] == "recalled", "ann sees the recall")
         assert_promises_kept(fleet, history, [ann])
 
 
 async def test_what_a_backend_abandons_expires(fleet: Fleet, team: str) -> None:
-    async with Chatter(History(), "demo/ann", team) as ann:
-        with Backend(fleet.router.address) as backend:
+    async with RecordingClient(History(), "demo/ann", team) as ann:
+        with GrpcBackend(fleet.router.address) as backend:
             opened = backend.broadcasting.OpenMessage(OpenMessageRequest(address=address(TEAM), key="gone"))
-            await until(lambda: ann.texts.state.get(opened.message.id) == "expired", "it expires")
+            await wait_until(lambda: ann.texts.state.get(opened.message.id) == "expired", "it expires")
 
 
 def _part(words: str) -> dict[str, str]:

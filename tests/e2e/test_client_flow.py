@@ -10,10 +10,10 @@ import pytest
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
 from websockets.asyncio.client import connect
 
-from tests.e2e.chatter import Chatter, words_of
-from tests.e2e.endings import assert_promises_kept
 from tests.e2e.fleet import Fleet, fleet_of
-from tests.e2e.waiting import until
+from tests.e2e.polling import wait_until
+from tests.e2e.promise_checks import assert_promises_kept
+from tests.e2e.recording_client import RecordingClient, frame_text
 from tests.validators.history import History
 from tests.validators.promises import assert_promises
 
@@ -36,9 +36,9 @@ async def test_a_message_is_acked_heard_by_the_others_on_both_edges_and_answered
     history = History()
     near, far = edges_of(fleet)
     async with (
-        Chatter(history, "demo/ann", near, "group:flow") as ann,
-        Chatter(history, "demo/bob", near, "group:flow") as bob,
-        Chatter(history, "demo/cid", far, "group:flow") as cid,
+        RecordingClient(history, "demo/ann", near, "group:flow") as ann,
+        RecordingClient(history, "demo/bob", near, "group:flow") as bob,
+        RecordingClient(history, "demo/cid", far, "group:flow") as cid,
     ):
         ident = await ann.say("hello")
         ack = await ann.next("ack", id=ident)
@@ -47,10 +47,10 @@ async def test_a_message_is_acked_heard_by_the_others_on_both_edges_and_answered
             message = await other.next("message")
             assert (message["id"], message["client_id"]) == (ack["message_id"], ident)
             assert message["author"] == {"role": "user", "user": "ann"}
-            assert words_of(message) == "hello"
+            assert frame_text(message) == "hello"
         for each in (ann, bob, cid):
             reply = await each.next("message")
-            assert words_of(reply) == "re: hello"
+            assert frame_text(reply) == "re: hello"
             assert (reply["author"]["role"], reply["reply_to"]) == ("agent", ack["message_id"])
             assert reply["position"]["seq"] == 2
         await ann.say("hello", ident)
@@ -62,8 +62,8 @@ async def test_groups_are_joined_and_left(fleet: Fleet) -> None:
     history = History()
     near, far = edges_of(fleet)
     async with (
-        Chatter(history, "demo/dan", near, "person:dan") as dan,
-        Chatter(history, "demo/eve", far, "group:den") as eve,
+        RecordingClient(history, "demo/dan", near, "person:dan") as dan,
+        RecordingClient(history, "demo/eve", far, "group:den") as eve,
     ):
         first = await eve.say("before dan came")
         await eve.next("message")
@@ -71,7 +71,7 @@ async def test_groups_are_joined_and_left(fleet: Fleet) -> None:
         assert joined["position"]["seq"] == 2
         assert not joined.get("recovered")
         await dan.say("from dan", group="den")
-        assert words_of(await eve.next("message")) == "from dan"
+        assert frame_text(await eve.next("message")) == "from dan"
         assert await eve.next("ack", id=first)
         await dan.send({"type": "unsubscribe", "id": "u1", "conversation": {"kind": "group", "id": "den"}})
         await dan.next("unsubscribed", id="u1")
@@ -90,19 +90,19 @@ async def test_history_signals_reads_and_pings_work(fleet: Fleet) -> None:
     history = History()
     near, far = edges_of(fleet)
     async with (
-        Chatter(history, "demo/fay", near, "group:club", agent="nobody") as fay,
-        Chatter(history, "demo/gus", far, "group:club", agent="nobody") as gus,
+        RecordingClient(history, "demo/fay", near, "group:club", agent="nobody") as fay,
+        RecordingClient(history, "demo/gus", far, "group:club", agent="nobody") as gus,
     ):
         for number in range(5):
             await fay.next("ack", id=await fay.say(f"number {number}"))
         await gus.send({"type": "history", "id": "h1", "limit": 2})
         newest = await gus.next("history", id="h1")
-        assert [words_of(m) for m in newest["messages"]] == ["number 3", "number 4"]
+        assert [frame_text(m) for m in newest["messages"]] == ["number 3", "number 4"]
         assert newest["more"] is True
         before = newest["messages"][0]["position"]
         await gus.send({"type": "history", "id": "h2", "before": before, "limit": 10})
         older = await gus.next("history", id="h2")
-        assert [words_of(m) for m in older["messages"]] == ["number 0", "number 1", "number 2"]
+        assert [frame_text(m) for m in older["messages"]] == ["number 0", "number 1", "number 2"]
         assert older["more"] is False
         await gus.send({"type": "signal", "name": "typing", "data": {"on": True}})
         signal = await fay.next("signal")
@@ -116,9 +116,9 @@ async def test_history_signals_reads_and_pings_work(fleet: Fleet) -> None:
 
 async def test_disconnect_closes_with_1000(fleet: Fleet) -> None:
     history = History()
-    async with Chatter(history, "demo/hal", edges_of(fleet)[0]) as hal:
+    async with RecordingClient(history, "demo/hal", edges_of(fleet)[0]) as hal:
         await hal.send({"type": "disconnect"})
-        await until(lambda: hal.closed, "the connection closes")
+        await wait_until(lambda: hal.closed, "the connection closes")
         assert hal.closed is not None
         assert (hal.closed.code, hal.closed.reason) == (1000, "DISCONNECTED")
     assert_promises(history)
@@ -129,7 +129,7 @@ async def test_the_protobuf_subprotocol_says_the_same(fleet: Fleet) -> None:
     near, far = edges_of(fleet)
     url = f"ws://{far}/v1/connect?tenant=demo&agent=nobody&platform=web&conversation=group:proto&user=ivy"
     async with (
-        Chatter(history, "demo/jim", near, "group:proto", agent="nobody") as jim,
+        RecordingClient(history, "demo/jim", near, "group:proto", agent="nobody") as jim,
         connect(url, subprotocols=["trunkline.v1.proto"], compression=None) as ivy,  # type: ignore[list-item]
     ):
         assert ivy.subprotocol == "trunkline.v1.proto"
@@ -145,7 +145,7 @@ async def test_the_protobuf_subprotocol_says_the_same(fleet: Fleet) -> None:
         await ivy.send(frame.SerializeToString())
         ack = (await received()).ack
         assert (ack.id, ack.position.seq) == ("m1", 1)
-        assert words_of(await jim.next("message")) == "in protobuf"
+        assert frame_text(await jim.next("message")) == "in protobuf"
         await jim.say("in JSON")
         message = (await received()).message
         assert (message.parts[0].text.text, message.position.seq) == ("in JSON", 2)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from trunkline_client import Client, Closed, Refused, text_of
 
-from tests.e2e.declaring import Operator, auth_of
 from tests.e2e.fleet import Fleet, fleet_of
+from tests.e2e.operator_client import OperatorClient, client_auth
 from tests.support.signing import Signer
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ LIFE_S = 4
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     with fleet_of(tmp_path_factory.mktemp("client-tokens")) as started:
-        with Operator(started.router.address, started.operator_key) as calling:
-            calling.create(TENANT, client_auth=auth_of([SIGNER]))
-            calling.create("slow", client_auth=auth_of([SLOW]), limits={"connection_messages_per_s": 10})
+        with OperatorClient(started.router.address, started.operator_key) as calling:
+            calling.create(TENANT, client_auth=client_auth([SIGNER]))
+            calling.create("slow", client_auth=client_auth([SLOW]), limits={"connection_messages_per_s": 10})
         yield started
 
 
@@ -68,7 +68,7 @@ async def test_a_client_without_a_token_is_told_what_it_lacks(fleet: Fleet) -> N
     assert (refused.value.code, refused.value.retryable) == ("UNAUTHORIZED", False)
 
 
-async def test_a_client_whose_token_is_taken_back_ends(fleet: Fleet, operator: Operator) -> None:
+async def test_a_client_whose_token_is_taken_back_ends(fleet: Fleet, operator: OperatorClient) -> None:
     token = SIGNER.token("eve")
     async with client_of(fleet, token) as client:
         await asyncio.to_thread(operator.revoke, TENANT, user="eve")

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from tests.e2e.backends import Backend, reason_of
-from tests.e2e.chatter import Chatter
-from tests.e2e.endings import all_caught_up, assert_promises_kept
 from tests.e2e.fleet import Fleet, fleet_of
-from tests.e2e.waiting import until
+from tests.e2e.grpc_backend import GrpcBackend, reason_of
+from tests.e2e.polling import wait_until
+from tests.e2e.promise_checks import assert_promises_kept, wait_until_caught_up
+from tests.e2e.recording_client import RecordingClient
 from tests.support.processes import Process, linux
-from tests.validators.history import History, Refused
+from tests.validators.history import History, Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,15 +41,15 @@ def edge_of(fleet: Fleet) -> str:
 
 
 def refused(history: History) -> set[str]:
-    return {event.id for event in history.of(Refused) if event.code == "LOG_UNAVAILABLE"}
+    return {event.id for event in history.of(Rejected) if event.code == "LOG_UNAVAILABLE"}
 
 
-async def fill(chatter: Chatter, history: History) -> None:
+async def fill(chatter: RecordingClient, history: History) -> None:
     """Talk until the log refuses everything: ten messages one after another."""
     in_a_row = 0
     for number in range(PATIENCE):
         ident = await chatter.say(f"{number} " + "x" * 8000)
-        await until(lambda: ident not in chatter.unacked or ident in refused(history), "an answer")  # noqa: B023
+        await wait_until(lambda: ident not in chatter.unacked or ident in refused(history), "an answer")  # noqa: B023
         in_a_row = in_a_row + 1 if ident in chatter.unacked else 0
         if in_a_row == 10:
             return
@@ -58,10 +58,10 @@ async def fill(chatter: Chatter, history: History) -> None:
 
 async def test_while_the_disk_is_full_clients_and_backends_are_told_and_retry_later(fleet: Fleet) -> None:
     history = History()
-    with Backend(fleet.router.address, history) as backend:
+    with GrpcBackend(fleet.router.address, history) as backend:
         async with (
-            Chatter(history, "demo/ann", edge_of(fleet), "group:full") as ann,
-            Chatter(history, "demo/bob", edge_of(fleet), "group:full") as bob,
+            RecordingClient(history, "demo/ann", edge_of(fleet), "group:full") as ann,
+            RecordingClient(history, "demo/bob", edge_of(fleet), "group:full") as bob,
         ):
             limit_files(fleet.router, 300_000)
             await fill(ann, history)
@@ -80,7 +80,7 @@ async def test_while_the_disk_is_full_clients_and_backends_are_told_and_retry_la
             for ident in list(ann.unacked):
                 await ann.say_again(ident)
             backend.broadcast(ann.home, "from a backend", "key")
-            await all_caught_up(fleet, [ann, bob])
+            await wait_until_caught_up(fleet, [ann, bob])
             assert not ann.closed
             assert_promises_kept(fleet, history, [ann, bob])
 
@@ -88,8 +88,8 @@ async def test_while_the_disk_is_full_clients_and_backends_are_told_and_retry_la
 async def test_what_was_acked_on_a_full_disk_is_there_after_a_kill(fleet: Fleet) -> None:
     history = History()
     async with (
-        Chatter(history, "demo/ann", edge_of(fleet), "group:full") as ann,
-        Chatter(history, "demo/bob", edge_of(fleet), "group:full") as bob,
+        RecordingClient(history, "demo/ann", edge_of(fleet), "group:full") as ann,
+        RecordingClient(history, "demo/bob", edge_of(fleet), "group:full") as bob,
     ):
         for size in (200_000, 400_000):
             limit_files(fleet.router, size)
@@ -97,14 +97,14 @@ async def test_what_was_acked_on_a_full_disk_is_there_after_a_kill(fleet: Fleet)
             await fleet.restart_router()
             for ident in list(ann.unacked):
                 await ann.say_again(ident)
-            await until(lambda: not ann.unacked, "all is acked")
-        await all_caught_up(fleet, [ann, bob])
+            await wait_until(lambda: not ann.unacked, "all is acked")
+        await wait_until_caught_up(fleet, [ann, bob])
         assert_promises_kept(fleet, history, [ann, bob])
 
 
 async def test_a_router_stops_cleanly_while_the_disk_is_full(fleet: Fleet) -> None:
     history = History()
-    async with Chatter(history, "demo/ann", edge_of(fleet), "group:full") as ann:
+    async with RecordingClient(history, "demo/ann", edge_of(fleet), "group:full") as ann:
         limit_files(fleet.router, 200_000)
         await fill(ann, history)
         assert await asyncio.to_thread(fleet.router.terminate) == 0

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.e2e.backends import Backend
-from tests.e2e.chatter import Chatter
-from tests.e2e.endings import all_caught_up, assert_promises_kept
 from tests.e2e.fleet import Fleet, fleet_of
-from tests.e2e.waiting import until
+from tests.e2e.grpc_backend import GrpcBackend
+from tests.e2e.polling import wait_until
+from tests.e2e.promise_checks import assert_promises_kept, wait_until_caught_up
+from tests.e2e.recording_client import RecordingClient
 from tests.validators.history import History
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def edges_of(fleet: Fleet) -> list[str]:
     return [process.address for process in fleet.processes if process.name == "edge"]
 
 
-async def roam(chatter: Chatter, edges: list[str], stop: asyncio.Event) -> None:
+async def roam(chatter: RecordingClient, edges: list[str], stop: asyncio.Event) -> None:
     """Talk, and whenever the connection breaks go on at whichever edge is there."""
     chatter.breaks_expected = True
     number = 0
@@ -50,7 +50,7 @@ async def roam(chatter: Chatter, edges: list[str], stop: asyncio.Event) -> None:
             await chatter.reconnect(edges)
 
 
-async def stay(chatter: Chatter, edges: list[str], stop: asyncio.Event) -> None:
+async def stay(chatter: RecordingClient, edges: list[str], stop: asyncio.Event) -> None:
     """Listen, and whenever the connection breaks go on at whichever edge is there."""
     chatter.breaks_expected = True
     while not stop.is_set():
@@ -65,20 +65,22 @@ async def test_clients_of_a_killed_edge_go_on_elsewhere_without_a_gap(fleet: Fle
     doomed = next(process for process in fleet.processes if process.name == "edge")
     async with AsyncExitStack() as stack:
         chatters = [
-            await stack.enter_async_context(Chatter(history, f"demo/{name}", edges[index % 2], "group:hot"))
+            await stack.enter_async_context(
+                RecordingClient(history, f"demo/{name}", edges[index % 2], "group:hot")
+            )
             for index, name in enumerate(("ann", "bob", "cid", "dan"))
         ]
         roaming = [asyncio.create_task(roam(chatter, edges, stop)) for chatter in chatters[:3]]
         roaming.append(asyncio.create_task(stay(chatters[3], edges, stop)))
         for count in (100, 250):
-            await until(lambda: chatters[1].seq() > count, f"{count} messages")  # noqa: B023
+            await wait_until(lambda: chatters[1].seq() > count, f"{count} messages")  # noqa: B023
             doomed.kill()
             again = {"TRUNKLINE_EDGE_LISTEN": doomed.address}
             doomed = await asyncio.to_thread(lambda: fleet.start_edge(**again))  # noqa: B023
-        await until(lambda: chatters[1].seq() > 400, "400 messages")
+        await wait_until(lambda: chatters[1].seq() > 400, "400 messages")
         stop.set()
         await asyncio.gather(*roaming)
-        await all_caught_up(fleet, chatters)
+        await wait_until_caught_up(fleet, chatters)
         lives = {chatter.life for chatter in chatters}
         assert len({e.life for e in history.events if hasattr(e, "life")}) > len(lives), "somebody moved"
         assert_promises_kept(fleet, history, chatters)
@@ -89,13 +91,13 @@ async def test_a_dead_edge_s_connections_are_forgotten_within_its_lease(fleet: F
     edges = edges_of(fleet)
     async with AsyncExitStack() as stack:
         for number in range(5):
-            chatter = Chatter(history, f"demo/user{number}", edges[0])
+            chatter = RecordingClient(history, f"demo/user{number}", edges[0])
             chatter.breaks_expected = True
             await stack.enter_async_context(chatter)
-        with Backend(fleet.router.address) as backend:
+        with GrpcBackend(fleet.router.address) as backend:
             assert backend.stats().connections == 5
             next(process for process in fleet.processes if process.name == "edge").kill()
-            await until(lambda: backend.stats().connections == 0, "the count is 0", float(LEASE_S) + 2.5)
+            await wait_until(lambda: backend.stats().connections == 0, "the count is 0", float(LEASE_S) + 2.5)
             stats = backend.stats()
             assert (stats.users, stats.topics, stats.connections_closed) == (0, 0, 5)
 
@@ -105,17 +107,17 @@ async def test_an_edge_that_stands_still_beyond_its_lease_comes_back_with_its_cl
     edges = edges_of(fleet)
     frozen = next(process for process in fleet.processes if process.name == "edge")
     async with (
-        Chatter(history, "demo/ann", edges[0], "group:still") as ann,
-        Chatter(history, "demo/bob", edges[1], "group:still") as bob,
+        RecordingClient(history, "demo/ann", edges[0], "group:still") as ann,
+        RecordingClient(history, "demo/bob", edges[1], "group:still") as bob,
     ):
-        with Backend(fleet.router.address) as backend:
+        with GrpcBackend(fleet.router.address) as backend:
             frozen.signal(signal.SIGSTOP)
-            await until(lambda: backend.stats().connections == 1, "the frozen edge is forgotten")
+            await wait_until(lambda: backend.stats().connections == 1, "the frozen edge is forgotten")
             for number in range(20):
                 await bob.say(f"while ann's edge stands still {number}")
-            await until(lambda: not bob.unacked, "bob's messages are acked")
+            await wait_until(lambda: not bob.unacked, "bob's messages are acked")
             frozen.signal(signal.SIGCONT)
-            await until(lambda: backend.stats().connections == 2, "the edge is back")
-        await all_caught_up(fleet, [ann, bob])
+            await wait_until(lambda: backend.stats().connections == 2, "the edge is back")
+        await wait_until_caught_up(fleet, [ann, bob])
         assert not ann.closed
         assert_promises_kept(fleet, history, [ann, bob])

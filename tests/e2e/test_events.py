@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from tests.e2e.backends import Backend
-from tests.e2e.chatter import Chatter
-from tests.e2e.endings import all_caught_up, assert_promises_kept
 from tests.e2e.fleet import Fleet, fleet_of, metric
-from tests.e2e.listener import Listener
-from tests.e2e.producer import Producer
+from tests.e2e.grpc_backend import GrpcBackend
+from tests.e2e.polling import wait_until
+from tests.e2e.promise_checks import assert_promises_kept, wait_until_caught_up
+from tests.e2e.recording_client import RecordingClient
+from tests.e2e.recording_event_client import RecordingEventClient
+from tests.e2e.streaming_worker import StreamingWorker
 from tests.e2e.test_edge_killed import roam, stay
-from tests.e2e.waiting import until
 from tests.validators.history import History
 
 if TYPE_CHECKING:
@@ -47,16 +47,19 @@ def edges_of(fleet: Fleet) -> list[Process]:
 async def test_a_listener_hears_what_is_said_to_all_that_it_hears(fleet: Fleet) -> None:
     history = History()
     edge = edges_of(fleet)[0].address
-    with Backend(fleet.router.address, history) as backend:
-        async with Chatter(history, "demo/ann", edge) as ann, Listener(history, "demo/bob", edge) as bob:
+    with GrpcBackend(fleet.router.address, history) as backend:
+        async with (
+            RecordingClient(history, "demo/ann", edge) as ann,
+            RecordingEventClient(history, "demo/bob", edge) as bob,
+        ):
             await ann.say("hello\nthere")
             broad = ("demo", "demo/echo", "demo/echo/web", "demo/user:bob")
             for to in broad:
                 backend.broadcast(to, f"to {to}", key=f"k-{to}")
-            await until(lambda: len(bob.inbox) == 5, "bob has all")
+            await wait_until(lambda: len(bob.inbox) == 5, "bob has all")
             assert bob.last_id.count("~") == 4
             assert [stand.rpartition(".")[2] for stand in bob.last_id.split("~")] == ["1"] * 5
-            await all_caught_up(fleet, [ann, bob])
+            await wait_until_caught_up(fleet, [ann, bob])
             backend.read_logs(*broad)
             assert_promises_kept(fleet, history, [ann, bob])
 
@@ -72,18 +75,18 @@ async def test_a_reply_is_streamed_and_goes_on_where_the_listener_comes_back(fle
     history = History()
     near, far = (edge.address for edge in edges_of(fleet))
     async with (
-        Chatter(history, "demo/ann", near, "person:ann") as ann,
-        Listener(history, "demo/ann", near, "person:ann") as screen,
-        Producer(fleet.router.address) as producer,
+        RecordingClient(history, "demo/ann", near, "person:ann") as ann,
+        RecordingEventClient(history, "demo/ann", near, "person:ann") as screen,
+        StreamingWorker(fleet.router.address) as producer,
     ):
         await ann.say("question")
         delivery = await producer.delivery("question")
         number, opened = await producer.open(delivery.message.id, delivery_id=delivery.delivery_id)
         ident = opened.message.id
         await producer.add(number, 0, "It ", "depends")
-        await until(lambda: screen.texts.text.get(ident) == "It depends", "what was added is shown")
+        await wait_until(lambda: screen.texts.text.get(ident) == "It depends", "what was added is shown")
         screen.break_off()
-        await until(lambda: screen.closed, "it is cut")
+        await wait_until(lambda: screen.closed, "it is cut")
         await producer.add(number, 2, " on")
         screen.edge = far
         assert (await screen.connect(resume=True))["recovered"] is True
@@ -91,9 +94,9 @@ async def test_a_reply_is_streamed_and_goes_on_where_the_listener_comes_back(fle
         await producer.end(number, 4)
         await producer.settle(delivery.delivery_id)
         for client in (ann, screen):
-            await until(lambda: client.texts.state.get(ident) == "complete", "it has ended")  # noqa: B023
+            await wait_until(lambda: client.texts.state.get(ident) == "complete", "it has ended")  # noqa: B023
             assert client.texts.text[ident] == "It depends on it."
-        await all_caught_up(fleet, [ann])
+        await wait_until_caught_up(fleet, [ann])
         assert_promises_kept(fleet, history, [ann, screen])
 
 
@@ -103,31 +106,33 @@ async def test_listeners_of_killed_edges_go_on_elsewhere_by_their_last_id(tmp_pa
         edges = [edge.address for edge in edges_of(fleet)]
         async with AsyncExitStack() as stack:
             speakers = [
-                await stack.enter_async_context(Chatter(history, f"demo/{name}", edges[index], "group:hot"))
+                await stack.enter_async_context(
+                    RecordingClient(history, f"demo/{name}", edges[index], "group:hot")
+                )
                 for index, name in enumerate(("ann", "bob"))
             ]
             listeners = [
                 await stack.enter_async_context(
-                    Listener(history, f"demo/{name}", edges[index % 2], "group:hot")
+                    RecordingEventClient(history, f"demo/{name}", edges[index % 2], "group:hot")
                 )
                 for index, name in enumerate(("cid", "dan", "eve"))
             ]
             tasks = [asyncio.create_task(roam(each, edges, stop)) for each in speakers]
             tasks += [asyncio.create_task(stay(each, edges, stop)) for each in listeners]
             for count in (60, 150):
-                await until(lambda: min(each.seq() for each in listeners) > count, f"{count}")  # noqa: B023
+                await wait_until(lambda: min(each.seq() for each in listeners) > count, f"{count}")  # noqa: B023
                 doomed = edges_of(fleet)[0]
                 doomed.kill()
                 again = {"TRUNKLINE_EDGE_LISTEN": doomed.address}
                 await asyncio.to_thread(lambda: fleet.start_edge(**again))  # noqa: B023
                 listeners[2].break_off()
-            await until(lambda: min(each.seq() for each in listeners) > 250, "250 messages")
+            await wait_until(lambda: min(each.seq() for each in listeners) > 250, "250 messages")
             stop.set()
             await asyncio.gather(*tasks)
             for each in [*speakers, *listeners]:
                 if each.closed:
                     await each.reconnect(edges)
-            await all_caught_up(fleet, [*speakers, *listeners])
+            await wait_until_caught_up(fleet, [*speakers, *listeners])
             assert len({life for e in history.events if (life := getattr(e, "life", ""))}) > 9
             assert_promises_kept(fleet, history, [*speakers, *listeners])
 
@@ -136,7 +141,7 @@ async def test_listeners_and_websockets_of_one_topic_are_told_the_same(fleet: Fl
     histories = History()
     near, far = (edge.address for edge in edges_of(fleet))
     async with AsyncExitStack() as stack:
-        kinds = (Listener, Chatter)
+        kinds = (RecordingEventClient, RecordingClient)
         crowd = [
             kinds[n % 2](histories, f"demo/u{n}", (near, far)[n // 2 % 2], "group:crowd")
             for n in range(2 * MANY)
@@ -144,10 +149,10 @@ async def test_listeners_and_websockets_of_one_topic_are_told_the_same(fleet: Fl
         for start in range(0, len(crowd), 50):
             await asyncio.gather(*(stack.enter_async_context(each) for each in crowd[start : start + 50]))
         assert metric(edges_of(fleet)[0], "trunkline_edge_connections") >= MANY
-        with Backend(fleet.router.address, histories) as backend:
+        with GrpcBackend(fleet.router.address, histories) as backend:
             for number in range(10):
                 backend.broadcast(crowd[0].home, f"message {number}", key=f"c{number}")
-            await until(lambda: all(each.seq() == 10 for each in crowd), "everybody has everything")
+            await wait_until(lambda: all(each.seq() == 10 for each in crowd), "everybody has everything")
             frames = {tuple(map(repr, each.inbox)) for each in crowd}
             assert len(frames) == 1
             assert_promises_kept(fleet, histories, crowd)
@@ -167,7 +172,7 @@ async def test_listeners_and_websockets_of_one_topic_are_told_the_same(fleet: Fl
 async def test_who_may_not_listen_is_told_by_a_status(
     fleet: Fleet, name: str, options: dict[str, str], status: int, reason: str
 ) -> None:
-    listener = Listener(History(), name, edges_of(fleet)[0].address, **options)
+    listener = RecordingEventClient(History(), name, edges_of(fleet)[0].address, **options)
     try:
         answer = await listener.connect()
         assert listener.status == status
@@ -180,17 +185,17 @@ async def test_listeners_of_an_edge_that_stops_are_told_so_and_go_on(fleet: Flee
     history = History()
     edge = await asyncio.to_thread(lambda: fleet.start_edge(TRUNKLINE_DRAIN_S="0.1"))
     async with (
-        Chatter(history, "demo/ann", edges_of(fleet)[0].address, "group:drain") as ann,
-        Listener(history, "demo/bob", edge.address, "group:drain") as bob,
+        RecordingClient(history, "demo/ann", edges_of(fleet)[0].address, "group:drain") as ann,
+        RecordingEventClient(history, "demo/bob", edge.address, "group:drain") as bob,
     ):
         await ann.say("before")
         await bob.next("message")
         assert await asyncio.to_thread(edge.terminate) == 0
-        await until(lambda: bob.closed, "bob is told")
+        await wait_until(lambda: bob.closed, "bob is told")
         assert bob.closing["reason"] == "RESTARTING"
         await ann.say("meanwhile")
-        await until(lambda: not ann.unacked, "it is acked")
+        await wait_until(lambda: not ann.unacked, "it is acked")
         bob.edge = edges_of(fleet)[1].address
         assert (await bob.connect(resume=True))["recovered"] is True
-        await all_caught_up(fleet, [ann, bob])
+        await wait_until_caught_up(fleet, [ann, bob])
         assert_promises_kept(fleet, history, [ann, bob])

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from tests.e2e.chatter import Chatter
 from tests.e2e.fleet import Fleet, fleet_of
-from tests.e2e.listener import Listener
-from tests.e2e.waiting import until
+from tests.e2e.polling import wait_until
+from tests.e2e.recording_client import RecordingClient
+from tests.e2e.recording_event_client import RecordingEventClient
 from tests.support.event_source import Event, EventReader
 from tests.validators.history import History
 
@@ -59,13 +59,13 @@ class Watching:
 async def test_who_is_there_is_told_first_and_then_who_comes_and_goes(fleet: Fleet) -> None:
     edge = fleet.processes[1].address
     watching = Watching(edge)
-    async with Chatter(History(), "demo/ann", edge):
+    async with RecordingClient(History(), "demo/ann", edge):
         task = asyncio.create_task(watching.run())
-        await until(lambda: watching.changes, "who is there is told")
-        async with Listener(History(), "demo/bob", edge):
-            await until(lambda: len(watching.changes) == 2, "bob has come")
-        await until(lambda: len(watching.changes) == 3, "bob has gone")
-    await until(lambda: len(watching.changes) == 4, "ann has gone")
+        await wait_until(lambda: watching.changes, "who is there is told")
+        async with RecordingEventClient(History(), "demo/bob", edge):
+            await wait_until(lambda: len(watching.changes) == 2, "bob has come")
+        await wait_until(lambda: len(watching.changes) == 3, "bob has gone")
+    await wait_until(lambda: len(watching.changes) == 4, "ann has gone")
     ann, bob = ("ann", "trunkline.v1.json"), ("bob", "trunkline.v1.events")
     assert watching.changes == [("PRESENT", *ann), ("OPENED", *bob), ("CLOSED", *bob), ("CLOSED", *ann)]
     task.cancel()
@@ -81,9 +81,9 @@ async def test_an_unknown_tenant_is_a_status(fleet: Fleet) -> None:
 async def test_a_watch_ends_with_its_edge_and_says_why(fleet: Fleet) -> None:
     edge = await asyncio.to_thread(fleet.start_edge)
     watching = Watching(edge.address)
-    async with Chatter(History(), "demo/ann", fleet.processes[1].address):
+    async with RecordingClient(History(), "demo/ann", fleet.processes[1].address):
         task = asyncio.create_task(watching.run())
-        await until(lambda: watching.changes, "who is there is told")
+        await wait_until(lambda: watching.changes, "who is there is told")
         assert await asyncio.to_thread(edge.terminate) == 0
         await task
         *_, last = watching.events

@@ -12,11 +12,11 @@ import pytest
 from trunkline.v1.agent_service_pb2 import Reject, Settlement
 from trunkline_edge.http.bindings import bindings
 
-from tests.e2e.chatter import Chatter, words_of
 from tests.e2e.fleet import Fleet, fleet_of
 from tests.e2e.http_backend import HttpBackend, reason_of
-from tests.e2e.producer import Producer
-from tests.e2e.waiting import until
+from tests.e2e.polling import wait_until
+from tests.e2e.recording_client import RecordingClient, frame_text
+from tests.e2e.streaming_worker import StreamingWorker
 from tests.validators.history import History
 
 if TYPE_CHECKING:
@@ -60,17 +60,17 @@ def text(words: str) -> list[dict[str, object]]:
 
 
 async def test_a_message_is_said_read_edited_and_recalled(edge: str, backend: HttpBackend) -> None:
-    async with Chatter(History(), "demo/ann", edge) as ann:
+    async with RecordingClient(History(), "demo/ann", edge) as ann:
         said = backend.post("/messages", address=TEAM, parts=text("helo"), idempotencyKey="k")
         assert said["connections"] == 1
         assert said["position"]["seq"] == "1"
         assert backend.post("/messages", address=TEAM, parts=text("helo"), idempotency_key="k") == said
-        assert words_of(await ann.next("message")) == "helo"
+        assert frame_text(await ann.next("message")) == "helo"
         page = backend.get("/messages", **IN_TEAM, limit=10)
         assert [message["id"] for message in page["messages"]] == [said["messageId"]]
         path = f"/messages/{said['messageId']}"
         assert backend.patch(path, parts=text("hello"))["position"]["seq"] == "2"
-        assert words_of((await ann.next("change", kind="edited"))["message"]) == "hello"
+        assert frame_text((await ann.next("change", kind="edited"))["message"]) == "hello"
         assert backend.get(path)["message"]["parts"] == text("hello")
         assert backend.post(f"{path}:recall")["position"]["seq"] == "3"
         await ann.next("change", kind="recalled")
@@ -82,7 +82,7 @@ async def test_a_message_is_said_read_edited_and_recalled(edge: str, backend: Ht
 async def test_a_message_is_said_piece_by_piece_and_another_is_cancelled(
     edge: str, backend: HttpBackend
 ) -> None:
-    async with Chatter(History(), "demo/ann", edge) as ann:
+    async with RecordingClient(History(), "demo/ann", edge) as ann:
         opened = backend.post("/messages:open", address=TEAM, key="one")
         path = f"/messages/{opened['message']['id']}"
         deltas = [{"index": 0, "text": "one "}, {"index": "1", "text": "two"}]
@@ -102,7 +102,7 @@ async def test_a_message_is_said_piece_by_piece_and_another_is_cancelled(
 
 
 async def test_who_is_connected_what_was_read_and_how_one_is_closed(edge: str, backend: HttpBackend) -> None:
-    async with Chatter(History(), "demo/ann", edge) as ann:
+    async with RecordingClient(History(), "demo/ann", edge) as ann:
         said = backend.post("/messages", address=TEAM, parts=text("hello"))
         message = await ann.next("message")
         await ann.send({"type": "read", "position": message["position"]})
@@ -121,17 +121,20 @@ async def test_who_is_connected_what_was_read_and_how_one_is_closed(edge: str, b
 
 
 async def test_dead_letters_are_listed_and_replayed(fleet: Fleet, edge: str, backend: HttpBackend) -> None:
-    async with Chatter(History(), "demo/ann", edge) as ann, Producer(fleet.router.address) as worker:
+    async with (
+        RecordingClient(History(), "demo/ann", edge) as ann,
+        StreamingWorker(fleet.router.address) as worker,
+    ):
         await ann.next("ack", id=await ann.say("too hard"))
         delivery = await worker.delivery("too hard")
         rejected = Settlement(delivery_id=delivery.delivery_id, reject=Reject(reason="too hard"))
         await worker.send(settlements=[rejected])
-        await until(lambda: worker.results, "it is given up")
+        await wait_until(lambda: worker.results, "it is given up")
         (letter,) = backend.get("/agents/echo/deadLetters")["deadLetters"]
         assert letter["deliveryId"] == str(delivery.delivery_id)
         replayed = backend.post("/agents/echo/deadLetters:replay", deliveryIds=[letter["deliveryId"]])
         assert replayed == {"replayed": 1}
-        await until(lambda: len(worker.deliveries) == 2, "it is delivered again")
+        await wait_until(lambda: len(worker.deliveries) == 2, "it is delivered again")
         await worker.settle(worker.deliveries[1].delivery_id)
         assert backend.get("/agents/echo/deadLetters") == {"deadLetters": [], "more": False}
 
@@ -235,4 +238,4 @@ async def test_an_edge_without_its_router_says_when_to_try_again(fleet: Fleet, b
     assert (gone.status_code, reason_of(gone)) == (503, "ROUTER_UNAVAILABLE")
     assert gone.headers["retry-after"] == "1"
     fleet.start_router()
-    await until(lambda: backend.http.get("/stats").status_code == 200, "the router is found again")
+    await wait_until(lambda: backend.http.get("/stats").status_code == 200, "the router is found again")

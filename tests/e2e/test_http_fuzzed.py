@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from tests.e2e.fleet import fleet_of
-from tests.e2e.openapi_as_taken import as_taken
+from tests.e2e.fuzzing_schema import fuzzing_schema
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +33,7 @@ EXAMPLES = os.environ.get("TRUNKLINE_FUZZ_EXAMPLES", "20")
 def test_a_fuzzer_finds_nothing(tmp_path: Path) -> None:
     with fleet_of(tmp_path / "data") as fleet:
         url = f"http://{fleet.processes[1].address}"
-        document = as_taken(httpx.get(f"{url}/openapi.json", trust_env=False).json(), "demo")
+        document = fuzzing_schema(httpx.get(f"{url}/openapi.json", trust_env=False).json(), "demo")
         (tmp_path / "openapi.json").write_text(json.dumps(document))
         command = [sys.executable, "-m", "schemathesis.cli", "run", "openapi.json", "--url", url]
         command += ["--phases", "coverage,fuzzing", "--checks", ",".join(CHECKS), "--no-color"]

@@ -9,11 +9,11 @@ import pytest
 from trunkline.v1.history_service_pb2 import GetMessageRequest
 from trunkline.v1.presence_service_pb2 import CloseConnectionsRequest, ListConnectionsRequest
 
-from tests.e2e.backends import TIMEOUT_S, Backend, address, reason_of
-from tests.e2e.chatter import Chatter
-from tests.e2e.endings import assert_promises_kept
 from tests.e2e.fleet import Fleet, fleet_of
-from tests.e2e.waiting import until
+from tests.e2e.grpc_backend import TIMEOUT_S, GrpcBackend, address, reason_of
+from tests.e2e.polling import wait_until
+from tests.e2e.promise_checks import assert_promises_kept
+from tests.e2e.recording_client import RecordingClient
 from tests.validators.history import History
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tests.support.processes import Process
 
-Pair = tuple[Chatter, Chatter]
+Pair = tuple[RecordingClient, RecordingClient]
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,8 @@ async def pair(fleet: Fleet) -> AsyncIterator[Pair]:
     edge: Process = fleet.processes[1]
     history = History()
     async with (
-        Chatter(history, "demo/ann", edge.address) as ours,
-        Chatter(history, "acme/ann", edge.address) as theirs,
+        RecordingClient(history, "demo/ann", edge.address) as ours,
+        RecordingClient(history, "acme/ann", edge.address) as theirs,
     ):
         await ours.subscribe("side")
         await theirs.subscribe("side")
@@ -45,12 +45,12 @@ async def pair(fleet: Fleet) -> AsyncIterator[Pair]:
 
 
 @pytest.fixture
-def backend(fleet: Fleet) -> Iterator[Backend]:
-    with Backend(fleet.router.address) as calling:
+def backend(fleet: Fleet) -> Iterator[GrpcBackend]:
+    with GrpcBackend(fleet.router.address) as calling:
         yield calling
 
 
-async def heard_nothing(chatter: Chatter) -> bool:
+async def heard_nothing(chatter: RecordingClient) -> bool:
     """What comes after what might have come is an answer of its own edge and router."""
     await chatter.send({"type": "history", "id": "fence"})
     await chatter.next("history", id="fence")
@@ -81,7 +81,9 @@ async def test_signals_and_reads_stay_within_the_tenant(pair: Pair) -> None:
 @pytest.mark.parametrize(
     "target", ["", "/echo", "/echo/web", "/echo/web/group:team", "/echo/web/group:side", "/user:ann"]
 )
-async def test_a_broadcast_reaches_and_counts_one_tenant(pair: Pair, backend: Backend, target: str) -> None:
+async def test_a_broadcast_reaches_and_counts_one_tenant(
+    pair: Pair, backend: GrpcBackend, target: str
+) -> None:
     ours, theirs = pair
     for options in ({"ephemeral": True}, {"key": f"same key {target}"}):
         assert backend.broadcast(f"demo{target}", "for demo", **options).connections == 1
@@ -93,7 +95,7 @@ async def test_a_broadcast_reaches_and_counts_one_tenant(pair: Pair, backend: Ba
     assert await heard_nothing(ours)
 
 
-async def test_a_connection_is_reached_through_its_own_tenant_only(pair: Pair, backend: Backend) -> None:
+async def test_a_connection_is_reached_through_its_own_tenant_only(pair: Pair, backend: GrpcBackend) -> None:
     found = backend.presence.ListConnections(
         ListConnectionsRequest(address=address("demo")), timeout=TIMEOUT_S
     )
@@ -106,7 +108,9 @@ async def test_a_connection_is_reached_through_its_own_tenant_only(pair: Pair, b
     assert await heard_nothing(pair[1])
 
 
-async def test_a_message_is_read_and_reset_through_its_own_tenant_only(pair: Pair, backend: Backend) -> None:
+async def test_a_message_is_read_and_reset_through_its_own_tenant_only(
+    pair: Pair, backend: GrpcBackend
+) -> None:
     ours, theirs = pair
     ack = await ours.next("ack", id=await ours.say("for demo only"))
     wanted = GetMessageRequest(tenant="acme", message_id=ack["message_id"])
@@ -120,7 +124,7 @@ async def test_a_message_is_read_and_reset_through_its_own_tenant_only(pair: Pai
     assert (await theirs.next("error", id="h"))["code"] == "CURSOR_MISMATCH"
 
 
-async def test_statistics_count_one_tenant(pair: Pair, backend: Backend) -> None:
+async def test_statistics_count_one_tenant(pair: Pair, backend: GrpcBackend) -> None:
     before = backend.stats("acme")
     await pair[0].next("ack", id=await pair[0].say("counted"))
     assert backend.stats("acme") == before
@@ -128,10 +132,10 @@ async def test_statistics_count_one_tenant(pair: Pair, backend: Backend) -> None
 
 
 async def test_counts_and_lists_of_what_is_heard_are_of_one_tenant(
-    fleet: Fleet, pair: Pair, backend: Backend
+    fleet: Fleet, pair: Pair, backend: GrpcBackend
 ) -> None:
     before = backend.heard("acme")
-    async with Chatter(History(), "demo/bob", fleet.processes[1].address) as bob:
+    async with RecordingClient(History(), "demo/bob", fleet.processes[1].address) as bob:
         await bob.subscribe("side")
         assert backend.count("demo/echo/web/group:side") == (2, 2)
         for place in ("acme", "acme/echo", "acme/echo/web/group:side", "acme/user:ann"):
@@ -161,11 +165,11 @@ async def test_positions_of_another_tenant_recover_nothing(pair: Pair) -> None:
     assert await heard_nothing(theirs)
 
 
-async def test_closing_connections_closes_one_tenant_s(pair: Pair, backend: Backend) -> None:
+async def test_closing_connections_closes_one_tenant_s(pair: Pair, backend: GrpcBackend) -> None:
     ours, theirs = pair
     request = CloseConnectionsRequest(address=address("demo"), reason="maintenance", reconnect=True)
     assert backend.presence.CloseConnections(request, timeout=TIMEOUT_S).connections == 1
-    await until(lambda: ours.closed, "ours is closed")
+    await wait_until(lambda: ours.closed, "ours is closed")
     assert ours.closed is not None
     assert (ours.closed.code, ours.closed.reason) == (4005, "RECONNECT_REQUESTED")
     assert await heard_nothing(theirs)

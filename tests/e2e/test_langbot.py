@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 import pytest
 from trunkline_client import Backend, Client, address, text_of
 
-from tests.e2e.langbot_chat import Chat, Edges, Rest, echoing, edges_of, plain, serving
+from tests.e2e.langbot_client import (
+    ChatClient,
+    EdgeFleet,
+    RestClient,
+    echo_handler,
+    edges_of,
+    pipeline_worker,
+    plain,
+)
 from tests.support.processes import Process
 
 if TYPE_CHECKING:
@@ -20,14 +28,14 @@ PIPELINES = [f"p{number}" for number in range(1, 30)]
 
 
 @pytest.fixture(scope="module")
-def edges(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edges]:
+def edges(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeFleet]:
     tenants = f"[tenants.acme]\nopen_to = 'loopback'\npipelines = {PIPELINES}\n"
     with edges_of(tmp_path_factory.mktemp("langbot"), tenants) as started:
         yield started
 
 
 @pytest.fixture
-def edge(edges: Edges) -> Process:
+def edge(edges: EdgeFleet) -> Process:
     return edges.plain
 
 
@@ -40,7 +48,7 @@ def moment(text: str) -> datetime:
 
 
 async def test_l01_the_first_frame_is_connected_and_says_the_session_type(edge: Process) -> None:
-    async with Chat(edge, "p1") as person, Chat(edge, "p1", "group") as group:
+    async with ChatClient(edge, "p1") as person, ChatClient(edge, "p1", "group") as group:
         assert set(person.connected) == {
             "type",
             "connection_id",
@@ -56,13 +64,13 @@ async def test_l01_the_first_frame_is_connected_and_says_the_session_type(edge: 
 
 @pytest.mark.parametrize("session_type", ["channel", "Person", "%20"])
 async def test_l02_another_session_type_is_an_error_and_a_close(edge: Process, session_type: str) -> None:
-    chat = await Chat(edge, "p1", session_type).dial()
+    chat = await ChatClient(edge, "p1", session_type).dial()
     error = {"type": "error", "message": "session_type must be person or group"}
     assert await chat.closed() == ([error], 1000)
 
 
 async def test_l03_ping_is_answered_with_the_time(edge: Process) -> None:
-    async with Chat(edge, "p1") as chat:
+    async with ChatClient(edge, "p1") as chat:
         await chat.send({"type": "ping"})
         pong = await chat.frame()
         assert set(pong) == {"type", "timestamp"}
@@ -72,10 +80,10 @@ async def test_l03_ping_is_answered_with_the_time(edge: Process) -> None:
 
 async def test_l04_a_message_goes_to_all_of_its_session_and_to_nobody_else(edge: Process) -> None:
     async with (
-        Chat(edge, "p2") as ann,
-        Chat(edge, "p2") as bob,
-        Chat(edge, "p2", "group") as group,
-        Chat(edge, "p3") as other,
+        ChatClient(edge, "p2") as ann,
+        ChatClient(edge, "p2") as bob,
+        ChatClient(edge, "p2", "group") as group,
+        ChatClient(edge, "p3") as other,
     ):
         await ann.say("hello")
         frames = [await each.next("user_message") for each in (ann, bob)]
@@ -92,11 +100,17 @@ async def test_l04_a_message_goes_to_all_of_its_session_and_to_nobody_else(edge:
             assert (await each.frame())["data"]["content"] == "mine"
 
 
-async def test_l12_a_broadcast_reaches_both_sessions_of_a_pipeline_only(edges: Edges, edge: Process) -> None:
-    rest = Rest(edge, "p13")
+async def test_l12_a_broadcast_reaches_both_sessions_of_a_pipeline_only(
+    edges: EdgeFleet, edge: Process
+) -> None:
+    rest = RestClient(edge, "p13")
     sent = {"message": "Broadcast sent successfully"}
     value = {"level": "info", "text": "maintenance ☕", "numbers": [1, 2.5, 12345678901234567890, None]}
-    async with Chat(edge, "p13") as person, Chat(edge, "p13", "group") as group, Chat(edge, "p14") as other:
+    async with (
+        ChatClient(edge, "p13") as person,
+        ChatClient(edge, "p13", "group") as group,
+        ChatClient(edge, "p14") as other,
+    ):
         for message in ("hello", value):
             assert await rest.ok("POST", "broadcast", json={"message": message}) == sent
             for each in (person, group):
@@ -110,14 +124,14 @@ async def test_l12_a_broadcast_reaches_both_sessions_of_a_pipeline_only(edges: E
     async with Backend(edges.router.address) as backend:
         kept = await backend.list_messages(address(tenant="acme", agent="p13", platform="langbot"))
         assert not kept.messages
-    assert await Rest(edge, "p15").ok("POST", "broadcast", json={"message": "to nobody"}) == sent
+    assert await RestClient(edge, "p15").ok("POST", "broadcast", json={"message": "to nobody"}) == sent
     for options in ({"json": {}}, {"json": {"message": ""}}, {"json": []}, {"content": b"{"}, {}):
         refused = await rest.call("POST", "broadcast", **options)
         assert refused == (400, {"code": -1, "msg": "message is required"})
 
 
 async def test_l12_no_client_can_say_what_looks_like_a_broadcast(edge: Process) -> None:
-    async with Chat(edge, "p14") as ann:
+    async with ChatClient(edge, "p14") as ann:
         await ann.send({"type": "message", "message": [{"type": "broadcast", "message": "x"}]})
         frame = await ann.frame()
         assert frame["type"] == "user_message"
@@ -127,7 +141,7 @@ async def test_l12_no_client_can_say_what_looks_like_a_broadcast(edge: Process) 
 async def test_l13_l14_what_is_no_frame_is_answered_or_ignored_and_the_connection_goes_on(
     edge: Process,
 ) -> None:
-    async with Chat(edge, "p16") as chat:
+    async with ChatClient(edge, "p16") as chat:
         for text in ("{", "", "nonsense", b"\xff\xfe", "[" * 5000):
             await chat.send(text)
             assert await chat.frame() == {"type": "error", "message": "Invalid JSON format"}
@@ -144,15 +158,15 @@ async def test_l13_l14_what_is_no_frame_is_answered_or_ignored_and_the_connectio
 
 
 async def test_l15_disconnect_closes_with_1000(edge: Process) -> None:
-    async with Chat(edge, "p16") as chat:
+    async with ChatClient(edge, "p16") as chat:
         await chat.send({"type": "disconnect"})
         assert await chat.closed() == ([], 1000)
 
 
 async def test_l16_a_frame_without_type_is_a_message_and_one_without_chain_is_answered(
-    edges: Edges, edge: Process
+    edges: EdgeFleet, edge: Process
 ) -> None:
-    async with serving(edges.router, ["p17"], echoing), Chat(edge, "p17") as chat:
+    async with pipeline_worker(edges.router, ["p17"], echo_handler), ChatClient(edge, "p17") as chat:
         await chat.send({"message": plain("no type")})
         assert (await chat.next("user_message"))["data"]["content"] == "no type"
         assert (await chat.reply())[-1]["content"] == "re: no type"
@@ -164,29 +178,29 @@ async def test_l16_a_frame_without_type_is_a_message_and_one_without_chain_is_an
         assert (await chat.next("user_message"))["data"]["content"] == "binary"
 
 
-async def test_l21_twenty_clients_at_once(edges: Edges, edge: Process) -> None:
+async def test_l21_twenty_clients_at_once(edges: EdgeFleet, edge: Process) -> None:
     async def one(number: int) -> None:
-        async with Chat(edge, "p18", "group") as chat:
+        async with ChatClient(edge, "p18", "group") as chat:
             await chat.say(f"from {number}")
             record = await chat.heard(f"from {number}")
             assert record["connection_id"] == chat.id
             while (await chat.reply())[-1]["content"] != f"re: from {number}":
                 pass
 
-    async with serving(edges.router, ["p18"], echoing):
+    async with pipeline_worker(edges.router, ["p18"], echo_handler):
         await asyncio.gather(*(one(number) for number in range(20)))
-    listed = await Rest(edge, "p18").messages("group")
+    listed = await RestClient(edge, "p18").messages("group")
     assert len(listed) == 40
     assert len({record["connection_id"] for record in listed} - {""}) == 20
 
 
 async def test_l22_a_backend_pushes_to_one_connection_or_to_all_of_a_session(
-    edges: Edges, edge: Process
+    edges: EdgeFleet, edge: Process
 ) -> None:
     async with (
         Backend(edges.router.address) as backend,
-        Chat(edge, "p19", "group") as ann,
-        Chat(edge, "p19", "group") as bob,
+        ChatClient(edge, "p19", "group") as ann,
+        ChatClient(edge, "p19", "group") as bob,
     ):
         pushed = await backend.broadcast(address(tenant="acme", connection=ann.id), "only you")
         assert pushed.connections == 1
@@ -207,12 +221,12 @@ async def test_l22_a_backend_pushes_to_one_connection_or_to_all_of_a_session(
         assert 10**15 < record["id"] < other["id"] < 2**53
 
 
-async def test_a_native_client_is_in_the_same_conversation(edges: Edges, edge: Process) -> None:
+async def test_a_native_client_is_in_the_same_conversation(edges: EdgeFleet, edge: Process) -> None:
     place = {"tenant": "acme", "agent": "p20", "platform": "langbot", "conversation": "person:langbot"}
     async with (
         Backend(edges.router.address) as backend,
-        serving(edges.router, ["p20"], echoing),
-        Chat(edge, "p20") as chat,
+        pipeline_worker(edges.router, ["p20"], echo_handler),
+        ChatClient(edge, "p20") as chat,
         Client(f"ws://{edge.address}", **place, user="nat") as native,
     ):
         await chat.say("said by LangBot's client")
@@ -228,7 +242,7 @@ async def test_a_native_client_is_in_the_same_conversation(edges: Edges, edge: P
         edited = (await chat.next("user_message"))["data"]
         assert (edited["id"], edited["content"]) == (record["id"], "edited")
         await native.recall(ack.message_id)
-        assert record["id"] not in [each["id"] for each in await Rest(edge, "p20").messages()]
+        assert record["id"] not in [each["id"] for each in await RestClient(edge, "p20").messages()]
         await chat.say("still there")
         assert (await chat.frame())["data"]["content"] == "still there"
         reply = (await chat.reply())[-1]

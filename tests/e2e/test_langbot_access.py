@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.langbot_chat import Chat, Edges, Rest, edges_of, plain
+from tests.e2e.langbot_client import ChatClient, EdgeFleet, RestClient, edges_of, plain
 from tests.support.processes import Process
 
 if TYPE_CHECKING:
@@ -28,21 +28,21 @@ NO_TOKEN = (401, {"code": -1, "msg": "No valid user token provided"})
 
 
 @pytest.fixture(scope="module")
-def edges(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edges]:
+def edges(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeFleet]:
     with edges_of(tmp_path_factory.mktemp("langbot"), TENANTS) as started:
         yield started
 
 
 async def refused(edge: Process, pipeline: str, *args: Any, **options: Any) -> tuple[list[Any], int]:
     """How a client is turned away: its frames and the close code."""
-    return await (await Chat(edge, pipeline, *args, **options).dial()).closed()
+    return await (await ChatClient(edge, pipeline, *args, **options).dial()).closed()
 
 
 def token(value: str, scheme: str = "Bearer ") -> dict[str, str]:
     return {"Authorization": f"{scheme}{value}"}
 
 
-async def test_l19_a_token_is_given_by_header_by_query_or_by_the_first_frame(edges: Edges) -> None:
+async def test_l19_a_token_is_given_by_header_by_query_or_by_the_first_frame(edges: EdgeFleet) -> None:
     edge = edges.plain
     right = {"type": "authenticate", "token": "key-1", "workspace_uuid": "w"}
     for options in (
@@ -53,13 +53,13 @@ async def test_l19_a_token_is_given_by_header_by_query_or_by_the_first_frame(edg
         {"first": right, "query": "token=old"},
     ):
         for pipeline in ("locked", "undeclared"):
-            async with Chat(edge, pipeline, "group", **options) as chat:
+            async with ChatClient(edge, pipeline, "group", **options) as chat:
                 assert chat.connected["pipeline_uuid"] == pipeline
                 await chat.say(f"to {pipeline}")
                 await chat.heard(f"to {pipeline}")
 
 
-async def test_l19_without_the_right_token_nobody_is_let_in(edges: Edges) -> None:
+async def test_l19_without_the_right_token_nobody_is_let_in(edges: EdgeFleet) -> None:
     edge = edges.plain
     for first in (
         {"type": "authenticate", "token": "wrong"},
@@ -76,13 +76,15 @@ async def test_l19_without_the_right_token_nobody_is_let_in(edges: Edges) -> Non
         assert await refused(edge, pipeline, headers=token("key-2")) == UNAUTHORIZED
 
 
-async def test_l19_who_says_nothing_is_not_waited_for(edges: Edges) -> None:
+async def test_l19_who_says_nothing_is_not_waited_for(edges: EdgeFleet) -> None:
     edge = edges.start(TRUNKLINE_HANDSHAKE_TIMEOUT_S="0.2")
     assert await refused(edge, "locked") == UNAUTHORIZED
 
 
-async def test_l19_clients_that_always_authenticate_are_let_in_where_nothing_is_asked(edges: Edges) -> None:
-    async with Chat(edges.plain, "a1", first={"type": "authenticate", "token": "any"}) as chat:
+async def test_l19_clients_that_always_authenticate_are_let_in_where_nothing_is_asked(
+    edges: EdgeFleet,
+) -> None:
+    async with ChatClient(edges.plain, "a1", first={"type": "authenticate", "token": "any"}) as chat:
         await chat.send({"type": "ping"})
         assert (await chat.frame())["type"] == "pong"
 
@@ -92,28 +94,28 @@ async def test_l19_a_pipeline_that_is_nobodys_is_not_found(tmp_path: Path) -> No
     with edges_of(tmp_path, tenants) as edges:
         not_found = ([{"type": "error", "message": "Pipeline not found"}], 1000)
         assert await refused(edges.plain, "nobodys") == not_found
-        answer = await Rest(edges.plain, "nobodys").call("GET", "messages/person")
+        answer = await RestClient(edges.plain, "nobodys").call("GET", "messages/person")
         assert answer == (404, {"code": -1, "msg": "Pipeline not found"})
 
 
-async def test_l19_the_routes_need_a_token_where_the_tenant_has_some(edges: Edges) -> None:
+async def test_l19_the_routes_need_a_token_where_the_tenant_has_some(edges: EdgeFleet) -> None:
     edge = edges.plain
     routes = [("GET", "messages/person"), ("POST", "reset/group"), ("GET", "connections")]
     for pipeline in ("locked", "undeclared"):
         for headers in (None, token("wrong"), token("key-1", "Basic "), {"X-API-Key": "wrong"}):
             for route in routes:
-                assert await Rest(edge, pipeline, headers).call(*route) == NO_TOKEN
+                assert await RestClient(edge, pipeline, headers).call(*route) == NO_TOKEN
         for headers in (token("key-1"), {"X-API-Key": "key-1"}):
             for route in routes:
-                await Rest(edge, pipeline, headers).ok(*route)
-    assert await Rest(edge, "locked", token("key-2")).call("GET", "connections") == NO_TOKEN
-    assert await Rest(edge, "locked").call("POST", "broadcast", json={"message": "x"}) == NO_TOKEN
+                await RestClient(edge, pipeline, headers).ok(*route)
+    assert await RestClient(edge, "locked", token("key-2")).call("GET", "connections") == NO_TOKEN
+    assert await RestClient(edge, "locked").call("POST", "broadcast", json={"message": "x"}) == NO_TOKEN
     # What came by a proxy is not from this machine.
     proxied = {"X-Forwarded-For": "203.0.113.5"}
-    assert await Rest(edge, "a1", proxied).call("GET", "messages/person") == NO_TOKEN
+    assert await RestClient(edge, "a1", proxied).call("GET", "messages/person") == NO_TOKEN
 
 
-async def test_the_routes_refuse_another_session_type(edges: Edges) -> None:
+async def test_the_routes_refuse_another_session_type(edges: EdgeFleet) -> None:
     for route in (("GET", "messages/channel"), ("POST", "reset/channel")):
-        answer = await Rest(edges.plain, "a1").call(*route)
+        answer = await RestClient(edges.plain, "a1").call(*route)
         assert answer == (400, {"code": -1, "msg": "session_type must be person or group"})

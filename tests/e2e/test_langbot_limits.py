@@ -14,9 +14,9 @@ from trunkline.v1.message_pb2 import MediaPart, Part
 from trunkline_client import Reply
 
 from tests.e2e.fleet import metric
-from tests.e2e.langbot_chat import Chat, Edges, Rest, edges_of, serving
+from tests.e2e.langbot_client import ChatClient, EdgeFleet, RestClient, edges_of, pipeline_worker
+from tests.e2e.polling import wait_until
 from tests.e2e.rooms import closed_by
-from tests.e2e.waiting import until
 from tests.support.processes import Process
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ KIB = 1024
 
 
 @pytest.fixture(scope="module")
-def edges(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edges]:
+def edges(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeFleet]:
     with edges_of(tmp_path_factory.mktemp("langbot"), TENANTS) as started:
         yield started
 
@@ -45,19 +45,19 @@ async def listed(edge: Process, pipeline: str, ids: set[str]) -> dict[str, Any]:
     """The answer of /connections, once it lists these."""
     async with asyncio.timeout(10):
         while True:
-            found = await Rest(edge, pipeline).connections()
+            found = await RestClient(edge, pipeline).connections()
             if {each["connection_id"] for each in found["connections"]} == ids:
                 return found
 
 
-async def test_l11_connections_are_counted_and_listed_until_they_are_gone(edges: Edges) -> None:
+async def test_l11_connections_are_counted_and_listed_until_they_are_gone(edges: EdgeFleet) -> None:
     edge = edges.plain
     async with AsyncExitStack() as stack:
         ann, bob, _, cat = [
-            await stack.enter_async_context(Chat(edge, *place))
+            await stack.enter_async_context(ChatClient(edge, *place))
             for place in (("c1",), ("c1", "group"), ("c2",), ("c1",))
         ]
-        found = await Rest(edge, "c1").connections()
+        found = await RestClient(edge, "c1").connections()
         assert found["stats"] == {
             "total_connections": 4,
             "pipelines": 2,
@@ -75,9 +75,13 @@ async def test_l11_connections_are_counted_and_listed_until_they_are_gone(edges:
         assert (await listed(edge, "c1", {ann.id, bob.id}))["stats"]["total_connections"] == 3
 
 
-async def test_l17_a_client_that_does_not_read_is_closed_and_delays_nobody(edges: Edges) -> None:
+async def test_l17_a_client_that_does_not_read_is_closed_and_delays_nobody(edges: EdgeFleet) -> None:
     edge = edges.start(TRUNKLINE_OUTBOX_BYTES=str(64 * KIB))
-    async with Chat(edge, "a1") as ann, Chat(edge, "a1") as bob, Chat(edge, "a1", narrow=True) as stuck:
+    async with (
+        ChatClient(edge, "a1") as ann,
+        ChatClient(edge, "a1") as bob,
+        ChatClient(edge, "a1", narrow=True) as stuck,
+    ):
         said = 0
         while not metric(edge, "trunkline_edge_slow_consumers_total") and said < 500:
             said += 1
@@ -93,11 +97,11 @@ async def test_l17_a_client_that_does_not_read_is_closed_and_delays_nobody(edges
         assert numbers == list(range(1, len(numbers) + 1))
 
 
-async def test_l18_connections_and_frames_have_limits_that_can_be_set(edges: Edges) -> None:
+async def test_l18_connections_and_frames_have_limits_that_can_be_set(edges: EdgeFleet) -> None:
     limits = {"TRUNKLINE_MAX_CONNECTIONS": "2", "TRUNKLINE_LARGE_FRAME_BYTES": str(8 * KIB)}
     edge = edges.start(**limits, TRUNKLINE_FRAME_BYTES="1024")
-    async with Chat(edge, "a2") as ann, Chat(edge, "a2") as bob:
-        frames, code = await (await Chat(edge, "a2").dial()).closed()
+    async with ChatClient(edge, "a2") as ann, ChatClient(edge, "a2") as bob:
+        frames, code = await (await ChatClient(edge, "a2").dial()).closed()
         assert [frame["type"] for frame in frames] == ["error"]
         assert code == 1013
         await ann.say("x" * 7 * KIB)
@@ -110,11 +114,11 @@ async def test_l18_connections_and_frames_have_limits_that_can_be_set(edges: Edg
         await bob.heard("still here")
 
 
-async def test_l20_a_peer_that_answers_no_ping_is_dropped(edges: Edges) -> None:
+async def test_l20_a_peer_that_answers_no_ping_is_dropped(edges: EdgeFleet) -> None:
     edge = edges.start(TRUNKLINE_HEARTBEAT_S="1")
-    async with Chat(edge, "c2") as alive, Chat(edge, "c2") as dead:
+    async with ChatClient(edge, "c2") as alive, ChatClient(edge, "c2") as dead:
         dead.ws.transport.pause_reading()
-        await until(lambda: closed_by(edge).get("HEARTBEAT_LOST"), "the dead one is dropped")
+        await wait_until(lambda: closed_by(edge).get("HEARTBEAT_LOST"), "the dead one is dropped")
         await alive.send({"type": "ping"})
         assert (await alive.frame())["type"] == "pong"
         dead.ws.transport.resume_reading()
@@ -127,7 +131,7 @@ PNG = bytes(range(256)) * 4
 PICTURE = {"type": "Image", "base64": "data:image/png;base64," + base64.b64encode(PNG).decode()}
 
 
-async def test_pictures_go_both_ways_and_what_is_unknown_comes_back_as_it_was(edges: Edges) -> None:
+async def test_pictures_go_both_ways_and_what_is_unknown_comes_back_as_it_was(edges: EdgeFleet) -> None:
     heard: list[Message] = []
 
     def answer(message: Message) -> Reply:
@@ -143,7 +147,7 @@ async def test_pictures_go_both_ways_and_what_is_unknown_comes_back_as_it_was(ed
         "bare text",
     ]
     edge = edges.plain
-    async with serving(edges.router, ["a3"], lambda _: answer), Chat(edge, "a3") as chat:
+    async with pipeline_worker(edges.router, ["a3"], lambda _: answer), ChatClient(edge, "a3") as chat:
         await chat.send({"type": "message", "message": chain})
         record = (await chat.next("user_message"))["data"]
         assert record["message_chain"] == chain
@@ -154,11 +158,11 @@ async def test_pictures_go_both_ways_and_what_is_unknown_comes_back_as_it_was(ed
             {"type": "Image", "url": "https://x.test/a.png", "mime_type": "image/png"}
         ]
         assert (heard[0].parts[0].image.inline, heard[0].parts[0].image.mime_type) == (PNG, "image/png")
-        assert await Rest(edge, "a3").messages() == [record, reply]
+        assert await RestClient(edge, "a3").messages() == [record, reply]
 
 
-async def test_a_large_picture_is_taken_and_one_too_large_is_an_error(edges: Edges) -> None:
-    async with Chat(edges.plain, "a4") as chat:
+async def test_a_large_picture_is_taken_and_one_too_large_is_an_error(edges: EdgeFleet) -> None:
+    async with ChatClient(edges.plain, "a4") as chat:
         for size in (6 << 20, (8 << 20) + 1):
             data = base64.b64encode(bytes(size)).decode()
             chain = [{"type": "Image", "base64": f"data:image/png;base64,{data}"}]

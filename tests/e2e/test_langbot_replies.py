@@ -10,7 +10,14 @@ import pytest
 from trunkline.v1.message_pb2 import Part, ToolCallPart
 from trunkline_client import Backend, Reject, RetryLater, address, broadcast_request, text_of
 
-from tests.e2e.langbot_chat import Chat, Edges, Rest, edges_of, serving, streaming
+from tests.e2e.langbot_client import (
+    ChatClient,
+    EdgeFleet,
+    RestClient,
+    edges_of,
+    pipeline_worker,
+    streaming_handler,
+)
 from tests.support.processes import Process
 
 if TYPE_CHECKING:
@@ -22,24 +29,24 @@ PIPELINES = [f"p{number}" for number in range(1, 30)]
 
 
 @pytest.fixture(scope="module")
-def edges(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edges]:
+def edges(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeFleet]:
     tenants = f"[tenants.acme]\nopen_to = 'loopback'\npipelines = {PIPELINES}\n"
     with edges_of(tmp_path_factory.mktemp("langbot"), tenants) as started:
         yield started
 
 
 @pytest.fixture
-def edge(edges: Edges) -> Process:
+def edge(edges: EdgeFleet) -> Process:
     return edges.plain
 
 
-async def test_l05_a_streamed_reply_grows_under_one_id_and_ends_once(edges: Edges, edge: Process) -> None:
+async def test_l05_a_streamed_reply_grows_under_one_id_and_ends_once(edges: EdgeFleet, edge: Process) -> None:
     gate = asyncio.Event()
-    async with serving(edges.router, ["p4"], streaming(gate)), Chat(edge, "p4") as ann:
+    async with pipeline_worker(edges.router, ["p4"], streaming_handler(gate)), ChatClient(edge, "p4") as ann:
         await ann.say("one two three four five")
         asked = await ann.next("user_message")
         await ann.heard("one two three ")
-        async with Chat(edge, "p4") as late:
+        async with ChatClient(edge, "p4") as late:
             so_far = (await late.frame())["data"]
             assert (so_far["content"], so_far["is_final"]) == ("one two three ", False)
             gate.set()
@@ -61,12 +68,14 @@ async def test_l05_a_streamed_reply_grows_under_one_id_and_ends_once(edges: Edge
         assert so_far["id"] > asked["data"]["id"]
 
 
-async def test_l06_stream_false_is_one_frame_and_no_concern_of_others(edges: Edges, edge: Process) -> None:
+async def test_l06_stream_false_is_one_frame_and_no_concern_of_others(
+    edges: EdgeFleet, edge: Process
+) -> None:
     gate = asyncio.Event()
     async with (
-        serving(edges.router, ["p5"], streaming(gate)),
-        Chat(edge, "p5") as whole,
-        Chat(edge, "p5") as grows,
+        pipeline_worker(edges.router, ["p5"], streaming_handler(gate)),
+        ChatClient(edge, "p5") as whole,
+        ChatClient(edge, "p5") as grows,
     ):
         await whole.say("one two three four", stream=False)
         await grows.heard("one two three ")
@@ -83,7 +92,9 @@ async def test_l06_stream_false_is_one_frame_and_no_concern_of_others(edges: Edg
         assert (await whole.reply())[-1]["content"] == "a b c d "
 
 
-async def test_l07_replies_at_the_same_time_do_not_overwrite_each_other(edges: Edges, edge: Process) -> None:
+async def test_l07_replies_at_the_same_time_do_not_overwrite_each_other(
+    edges: EdgeFleet, edge: Process
+) -> None:
     def make(worker: Worker) -> Handler:
         async def answer(message: Message) -> None:
             async with worker.reply(message) as one, worker.say(message.address) as two:
@@ -95,7 +106,11 @@ async def test_l07_replies_at_the_same_time_do_not_overwrite_each_other(edges: E
         return answer
 
     seen = asyncio.Semaphore(0)
-    async with serving(edges.router, ["p6"], make), Chat(edge, "p6") as ann, Chat(edge, "p6") as bob:
+    async with (
+        pipeline_worker(edges.router, ["p6"], make),
+        ChatClient(edge, "p6") as ann,
+        ChatClient(edge, "p6") as bob,
+    ):
         await asyncio.gather(ann.say("x"), bob.say("y"))
         last: dict[int, str] = {}
         finals: list[str] = []
@@ -109,49 +124,52 @@ async def test_l07_replies_at_the_same_time_do_not_overwrite_each_other(edges: E
         assert sorted(last.values()) == sorted(finals)
 
 
-async def test_l08_l09_the_list_is_what_was_said_in_the_order_of_ids(edges: Edges, edge: Process) -> None:
-    async with serving(edges.router, ["p7", "p8"], streaming()), Chat(edge, "p7") as ann:
+async def test_l08_l09_the_list_is_what_was_said_in_the_order_of_ids(edges: EdgeFleet, edge: Process) -> None:
+    async with (
+        pipeline_worker(edges.router, ["p7", "p8"], streaming_handler()),
+        ChatClient(edge, "p7") as ann,
+    ):
         told = []
         for number in range(3):
             await ann.say(f"question number {number} please")
             told += [(await ann.next("user_message"))["data"], (await ann.reply())[-1]]
-        async with Chat(edge, "p7", "group") as group, Chat(edge, "p8") as other:
+        async with ChatClient(edge, "p7", "group") as group, ChatClient(edge, "p8") as other:
             for each in (group, other):
                 await each.say("elsewhere")
                 await each.reply()
-        listed = await Rest(edge, "p7").messages()
+        listed = await RestClient(edge, "p7").messages()
         assert listed == told
         ids = [record["id"] for record in listed]
         assert ids == sorted(set(ids))
-        for rest, session_type in ((Rest(edge, "p7"), "group"), (Rest(edge, "p8"), "person")):
+        for rest, session_type in ((RestClient(edge, "p7"), "group"), (RestClient(edge, "p8"), "person")):
             contents = [record["content"] for record in await rest.messages(session_type)]
             assert contents == ["elsewhere", "elsewhere "]
-        assert await Rest(edge, "p9").messages() == []
+        assert await RestClient(edge, "p9").messages() == []
 
 
-async def test_l09_an_open_reply_is_listed_as_far_as_it_has_come(edges: Edges, edge: Process) -> None:
+async def test_l09_an_open_reply_is_listed_as_far_as_it_has_come(edges: EdgeFleet, edge: Process) -> None:
     gate = asyncio.Event()
-    async with serving(edges.router, ["p9"], streaming(gate)), Chat(edge, "p9") as ann:
+    async with pipeline_worker(edges.router, ["p9"], streaming_handler(gate)), ChatClient(edge, "p9") as ann:
         await ann.say("one two three four")
         shown = await ann.heard("one two three ")
-        listed = (await Rest(edge, "p9").messages())[-1]
+        listed = (await RestClient(edge, "p9").messages())[-1]
         assert (listed["id"], listed["is_final"]) == (shown["id"], False)
         gate.set()
         await ann.reply()
 
 
-async def test_l09_the_list_has_the_newest_500(edges: Edges, edge: Process) -> None:
+async def test_l09_the_list_has_the_newest_500(edges: EdgeFleet, edge: Process) -> None:
     place = address(tenant="acme", agent="p10", platform="langbot", conversation="person:langbot")
     async with Backend(edges.router.address) as backend, backend.publisher() as publisher:
         for number in range(620):
             publisher.publish(broadcast_request(place, f"number {number}"))
-    listed = await Rest(edge, "p10").messages()
+    listed = await RestClient(edge, "p10").messages()
     assert [record["content"] for record in listed] == [f"number {number}" for number in range(120, 620)]
 
 
 async def test_l10_a_reset_empties_one_session_and_ids_begin_at_one(edge: Process) -> None:
-    rest = Rest(edge, "p11")
-    async with Chat(edge, "p11") as person, Chat(edge, "p11", "group") as group:
+    rest = RestClient(edge, "p11")
+    async with ChatClient(edge, "p11") as person, ChatClient(edge, "p11", "group") as group:
         for each in (person, group):
             await each.say("before")
             await each.heard("before")
@@ -163,25 +181,28 @@ async def test_l10_a_reset_empties_one_session_and_ids_begin_at_one(edge: Proces
         assert [record["content"] for record in await rest.messages("group")] == ["before"]
         assert person.told("error") == []
     assert await rest.reset() == await rest.reset() == {"message": "Session reset successfully"}
-    assert await Rest(edge, "p21").reset() == {"message": "Session reset successfully"}
+    assert await RestClient(edge, "p21").reset() == {"message": "Session reset successfully"}
 
 
 async def test_l10_a_reset_in_the_middle_of_a_reply_drops_it_and_the_next_one_comes(
-    edges: Edges, edge: Process
+    edges: EdgeFleet, edge: Process
 ) -> None:
     gate = asyncio.Event()
-    async with serving(edges.router, ["p12"], streaming(gate)), Chat(edge, "p12") as ann:
+    async with (
+        pipeline_worker(edges.router, ["p12"], streaming_handler(gate)),
+        ChatClient(edge, "p12") as ann,
+    ):
         await ann.say("one two three four")
         await ann.heard("one two three ")
-        await Rest(edge, "p12").reset()
+        await RestClient(edge, "p12").reset()
         await ann.say("again")
         gate.set()
         assert (await ann.heard("again"))["id"] == 1
         assert (await ann.reply())[-1]["content"] == "again "
-        assert [record["id"] for record in await Rest(edge, "p12").messages()] == [1, 2]
+        assert [record["id"] for record in await RestClient(edge, "p12").messages()] == [1, 2]
 
 
-async def test_every_reply_has_one_last_record_however_it_ends(edges: Edges, edge: Process) -> None:
+async def test_every_reply_has_one_last_record_however_it_ends(edges: EdgeFleet, edge: Process) -> None:
     opened = asyncio.Event()
 
     def make(worker: Worker) -> Handler:
@@ -210,8 +231,8 @@ async def test_every_reply_has_one_last_record_however_it_ends(edges: Edges, edg
     place = address(tenant="acme", agent="p22", platform="langbot", conversation="person:langbot")
     async with (
         Backend(edges.router.address) as backend,
-        serving(edges.router, ["p22"], make),
-        Chat(edge, "p22") as chat,
+        pipeline_worker(edges.router, ["p22"], make),
+        ChatClient(edge, "p22") as chat,
     ):
         for how, words, shown in (
             ("end", "all", "all"),
@@ -233,7 +254,7 @@ async def test_every_reply_has_one_last_record_however_it_ends(edges: Edges, edg
             assert (records[-1]["content"], records[-1]["is_final"]) == (shown, True), (how, words)
             assert len({record["id"] for record in records}) == 1
             assert all(component["type"] == "Plain" for component in records[-1]["message_chain"])
-            assert (await Rest(edge, "p22").messages())[-1] == records[-1]
+            assert (await RestClient(edge, "p22").messages())[-1] == records[-1]
         await chat.say("say|end|fence")
         await chat.reply()
         finals = [frame["data"]["id"] for frame in chat.told("response") if frame["data"]["is_final"]]
@@ -241,7 +262,7 @@ async def test_every_reply_has_one_last_record_however_it_ends(edges: Edges, edg
 
 
 async def test_clients_stay_and_a_reply_goes_on_while_the_router_restarts(
-    edges: Edges, edge: Process
+    edges: EdgeFleet, edge: Process
 ) -> None:
     gate = asyncio.Event()
 
@@ -255,7 +276,7 @@ async def test_clients_stay_and_a_reply_goes_on_while_the_router_restarts(
 
         return answer
 
-    async with serving(edges.router, ["p23"], make), Chat(edge, "p23") as chat:
+    async with pipeline_worker(edges.router, ["p23"], make), ChatClient(edge, "p23") as chat:
         await chat.say("hello")
         first = await chat.heard("before ")
         await edges.fleet.restart_router()
@@ -264,6 +285,6 @@ async def test_clients_stay_and_a_reply_goes_on_while_the_router_restarts(
         assert (last["id"], last["content"]) == (first["id"], "before after")
         await chat.say("and on")
         await chat.heard("and on")
-        ids = [record["id"] for record in await Rest(edge, "p23").messages()]
+        ids = [record["id"] for record in await RestClient(edge, "p23").messages()]
         assert ids == sorted(set(ids))
         assert len(chat.told("user_message")) == 2

@@ -15,9 +15,18 @@ from trunkline_client import Worker
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from tests.e2e.backends import Backend, text_of
-from tests.e2e.maim import TIMEOUT_S, Adapter, broadcast, chat, http, maim_fleet, printed, stock_client
-from tests.e2e.waiting import until
+from tests.e2e.grpc_backend import GrpcBackend, text_of
+from tests.e2e.maim_client import (
+    TIMEOUT_S,
+    MaimClient,
+    broadcast,
+    chat,
+    http,
+    maim_fleet,
+    next_json_line,
+    stock_client,
+)
+from tests.e2e.polling import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,12 +42,12 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 @pytest.fixture
-def backend(fleet: Fleet) -> Iterator[Backend]:
-    with Backend(fleet.router.address) as calling:
+def backend(fleet: Fleet) -> Iterator[GrpcBackend]:
+    with GrpcBackend(fleet.router.address) as calling:
         yield calling
 
 
-def said(backend: Backend, place: str) -> list[str]:
+def said(backend: GrpcBackend, place: str) -> list[str]:
     """What users have said in a place, as it is in the log: JSON."""
     platform = place.rpartition("/")[2]
     messages = backend.messages(f"{place}/group:{platform}")
@@ -78,21 +87,21 @@ async def test_m1_another_number_of_segments_is_refused_before_the_upgrade(edge:
 @pytest.mark.parametrize("at_a_time", ["1", "25"])
 async def test_m2_of_fifty_stock_clients_fifty_can_send_and_hear(edge: Process, at_a_time: str) -> None:
     with stock_client("connects", f"ws://{edge.address}", "50", at_a_time) as client:
-        total = await printed(client)
+        total = await next_json_line(client)
     assert total["connected"] == total["heard"] == 50
     assert total["resolved"] == (50 if at_a_time == "25" else 0)
 
 
 async def test_m2_a_confirmed_send_of_the_stock_client_ends_with_success(edge: Process) -> None:
     with stock_client("connects", f"ws://{edge.address}", "4", "2") as client:
-        total = await printed(client)
+        total = await next_json_line(client)
     assert total["resolved"] == 4
     # The client looks every 0.1 s. It used to give up after 10 s.
     assert total["slowest"] < 5
 
 
 async def test_m3_pushed_frames_carry_type_tenant_platform_and_id(edge: Process) -> None:
-    async with Adapter(edge, "demo/m3") as flat, Adapter(edge, "demo/echo/m3") as deep:
+    async with MaimClient(edge, "demo/m3") as flat, MaimClient(edge, "demo/echo/m3") as deep:
         assert (await flat.say("m3-1", "hello"))["success"]
         for adapter in (flat, deep):
             reply = await adapter.next("chat_response")
@@ -107,9 +116,9 @@ async def test_m3_pushed_frames_carry_type_tenant_platform_and_id(edge: Process)
 
 
 async def test_m4_pings_and_heartbeats_are_answered_and_are_no_messages(
-    fleet: Fleet, edge: Process, backend: Backend
+    fleet: Fleet, edge: Process, backend: GrpcBackend
 ) -> None:
-    async with Adapter(edge, "demo/m4") as adapter:
+    async with MaimClient(edge, "demo/m4") as adapter:
         await adapter.send({"type": "ping"})
         assert await adapter.receive() == {"type": "pong"}
         await adapter.send({"type": "heartbeat", "timestamp": 12.5})
@@ -121,14 +130,14 @@ async def test_m4_pings_and_heartbeats_are_answered_and_are_no_messages(
         await adapter.say("m4-1", "hello")
     assert [json.loads(text)["message_id"] for text in said(backend, "demo/echo/m4")] == ["m4-1"]
     quick = fleet.start_edge(TRUNKLINE_HEARTBEAT_S="1")
-    async with Adapter(quick, "demo/echo/beats") as adapter:
+    async with MaimClient(quick, "demo/echo/beats") as adapter:
         beat = json.loads(await adapter.text())
         assert beat["type"] == "heartbeat"
         assert isinstance(beat["timestamp"], float)
 
 
 async def test_m5_what_is_no_json_object_is_an_error_and_the_link_survives(edge: Process) -> None:
-    async with Adapter(edge, "demo/m5") as adapter:
+    async with MaimClient(edge, "demo/m5") as adapter:
         for payload, code, text in (
             ("no json", "invalid_json", "Invalid JSON format"),
             ("", "invalid_json", "Invalid JSON format"),
@@ -144,10 +153,10 @@ async def test_m5_what_is_no_json_object_is_an_error_and_the_link_survives(edge:
 
 
 async def test_m7_equal_ids_in_two_tenants_two_agents_and_two_platforms_never_meet(
-    edge: Process, backend: Backend
+    edge: Process, backend: GrpcBackend
 ) -> None:
     places = ["demo/echo/same", "acme/echo/same", "demo/other/same", "demo/echo/same2"]
-    adapters = [Adapter(edge, place) for place in places]
+    adapters = [MaimClient(edge, place) for place in places]
     async with adapters[0], adapters[1], adapters[2], adapters[3]:
         for place, adapter in zip(places, adapters, strict=True):
             assert (await adapter.say("m7-1", f"from {place}"))["success"]
@@ -169,22 +178,22 @@ async def test_m7_equal_ids_in_two_tenants_two_agents_and_two_platforms_never_me
 
 
 async def test_m10_a_message_sent_twice_is_one_and_gets_the_same_answer(
-    edge: Process, backend: Backend
+    edge: Process, backend: GrpcBackend
 ) -> None:
-    async with Adapter(edge, "demo/m10") as adapter:
+    async with MaimClient(edge, "demo/m10") as adapter:
         first = await adapter.say("m10-1", "once")
         assert await adapter.say("m10-1", "once") == first
         reply = await adapter.next("chat_response")
         assert reply["reply_to"] == first["server_message_id"]
         other = await adapter.say("m10-1", "other words under the same id")
         assert (other["success"], other["error_code"]) == (False, "IDEMPOTENCY_MISMATCH")
-    async with Adapter(edge, "demo/m10") as adapter:
+    async with MaimClient(edge, "demo/m10") as adapter:
         assert await adapter.say("m10-1", "once") == first
     assert len(said(backend, "demo/echo/m10")) == 1
 
 
-async def test_m10_messages_without_an_id_are_all_taken(edge: Process, backend: Backend) -> None:
-    async with Adapter(edge, "demo/noid") as adapter:
+async def test_m10_messages_without_an_id_are_all_taken(edge: Process, backend: GrpcBackend) -> None:
+    async with MaimClient(edge, "demo/noid") as adapter:
         for _ in range(3):
             await adapter.send(chat("the same words"))
         results = [await adapter.next("message_result") for _ in range(3)]
@@ -194,13 +203,13 @@ async def test_m10_messages_without_an_id_are_all_taken(edge: Process, backend: 
 
 
 async def test_m10_an_acknowledged_message_is_in_the_log_and_is_the_clients_own_text(
-    edge: Process, backend: Backend
+    edge: Process, backend: GrpcBackend
 ) -> None:
     odd = (
         '{"message_id" : "m10-2",  "type":"chat", "n":1.0, "big":12345678901234567890123, '
         '"t":"\\u00e9é", "raw_message":"plain"}'
     )
-    async with Adapter(edge, "demo/exact") as adapter:
+    async with MaimClient(edge, "demo/exact") as adapter:
         await adapter.ws.send(odd)
         assert (await adapter.next("message_result"))["success"]
         assert said(backend, "demo/echo/exact") == [odd]
@@ -210,7 +219,7 @@ async def test_m10_an_acknowledged_message_is_in_the_log_and_is_the_clients_own_
 
 async def test_m12_the_threaded_client_connects_sends_and_hears(edge: Process) -> None:
     with stock_client("threaded", f"ws://{edge.address}") as client:
-        lines = [await printed(client) for _ in range(4)]
+        lines = [await next_json_line(client) for _ in range(4)]
     kinds = {line["type"]: line for line in lines}
     assert kinds["connected"]["ok"]
     assert kinds["chat_response"]["data"]["response"] == "re: hello"
@@ -229,7 +238,7 @@ async def test_m16_ten_mebibytes_come_in_and_reach_the_worker(fleet: Fleet, edge
         return f"{text_of(message)}: {whole['message_segment']['data'] == picture}"
 
     serving = asyncio.create_task(worker.run(answer))
-    async with Adapter(edge, "demo/big/m16") as adapter:
+    async with MaimClient(edge, "demo/big/m16") as adapter:
         await adapter.send({**frame, "message_id": "m16-1"})
         assert (await adapter.next("message_result"))["success"]
         reply = await adapter.next("chat_response")
@@ -247,7 +256,7 @@ async def test_a_streamed_reply_comes_once_and_whole(fleet: Fleet, edge: Process
                 await out.write(word)
 
     serving = asyncio.create_task(worker.run(answer))
-    async with Adapter(edge, "demo/writer/streamed") as adapter:
+    async with MaimClient(edge, "demo/writer/streamed") as adapter:
         await adapter.say("streamed-1", "hello")
         assert (await adapter.next("chat_response"))["data"]["response"] == "one two three"
         assert await adapter.by_now() == []
@@ -256,10 +265,10 @@ async def test_a_streamed_reply_comes_once_and_whole(fleet: Fleet, edge: Process
 
 
 async def test_what_other_sockets_of_the_platform_say_is_not_shown_but_the_replies_are(
-    edge: Process, backend: Backend
+    edge: Process, backend: GrpcBackend
 ) -> None:
-    async with Adapter(edge, "demo/two") as one, Adapter(edge, "demo/two") as two:
-        await until(lambda: backend.count("demo/echo/two") == (2, 1), "both are there")
+    async with MaimClient(edge, "demo/two") as one, MaimClient(edge, "demo/two") as two:
+        await wait_until(lambda: backend.count("demo/echo/two") == (2, 1), "both are there")
         await one.say("two-1", "hello")
         for adapter in (one, two):
             assert (await adapter.next("chat_response"))["data"]["response"] == "re: hello"
@@ -267,9 +276,9 @@ async def test_what_other_sockets_of_the_platform_say_is_not_shown_but_the_repli
 
 
 async def test_a_client_that_reports_a_failure_tells_the_agent_and_whoever_asks(
-    edge: Process, backend: Backend
+    edge: Process, backend: GrpcBackend
 ) -> None:
-    async with Adapter(edge, "demo/report") as adapter:
+    async with MaimClient(edge, "demo/report") as adapter:
         pushed = await broadcast(edge, "demo/report", {"type": "notice"})
         report = {
             "type": "message_result",

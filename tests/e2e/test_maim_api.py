@@ -11,11 +11,11 @@ from trunkline.v1.history_service_pb2 import ListReceiptsRequest, Receipt
 from trunkline_client import text_of
 from websockets.exceptions import ConnectionClosed
 
-from tests.e2e.backends import Backend, address
 from tests.e2e.fleet import Fleet, fleet_of
-from tests.e2e.maim import Adapter
-from tests.e2e.maim_api import ApiClient, envelope, said, words, worker
-from tests.e2e.waiting import until
+from tests.e2e.grpc_backend import GrpcBackend, address
+from tests.e2e.maim_api_client import ApiClient, envelope, text_of_envelope, user_envelopes, worker
+from tests.e2e.maim_client import MaimClient
+from tests.e2e.polling import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,12 +30,12 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 @pytest.fixture
-def backend(fleet: Fleet) -> Iterator[Backend]:
-    with Backend(fleet.router.address) as calling:
+def backend(fleet: Fleet) -> Iterator[GrpcBackend]:
+    with GrpcBackend(fleet.router.address) as calling:
         yield calling
 
 
-def delivered(backend: Backend, place: str) -> int:
+def delivered(backend: GrpcBackend, place: str) -> int:
     """How far the clients of a place have been given its messages."""
     request = ListReceiptsRequest(address=address(place))
     (receipt,) = backend.history_service.ListReceipts(request).receipts or (Receipt(),)
@@ -43,7 +43,7 @@ def delivered(backend: Backend, place: str) -> int:
 
 
 async def test_m13_what_is_said_is_acknowledged_on_disk_and_answered(
-    fleet: Fleet, edge: Process, backend: Backend
+    fleet: Fleet, edge: Process, backend: GrpcBackend
 ) -> None:
     async with (
         worker(fleet, "demo", "talks") as told,
@@ -53,14 +53,14 @@ async def test_m13_what_is_said_is_acknowledged_on_disk_and_answered(
         assert set(ack) == {"ver", "msg_id", "type", "meta", "payload"}
         assert set(ack["meta"]) == {"uuid", "acked_msg_id", "timestamp"}
         assert (ack["ver"], ack["meta"]["uuid"], ack["payload"]["status"]) == (1, "single_1", "received")
-        assert said(backend, "demo/talks/qq") == [envelope("msg_1")]
+        assert user_envelopes(backend, "demo/talks/qq") == [envelope("msg_1")]
         reply = await client.next()
-        assert words(reply) == "demo:talks heard hello"
+        assert text_of_envelope(reply) == "demo:talks heard hello"
         assert reply["meta"]["sender_user"] == "server"
         assert reply["payload"]["message_dim"] == {"api_key": "demo:talks", "platform": "qq"}
         assert (text_of(told[0]), told[0].client_id) == ("hello", "msg_1")
         await client.send({"ver": 1, "msg_id": "c1", "type": "custom_poke", "payload": {"target": "42"}})
-        assert words(await client.next()) == 'demo:talks heard {"target": "42"}'
+        assert text_of_envelope(await client.next()) == 'demo:talks heard {"target": "42"}'
 
 
 @pytest.mark.parametrize("kind", ["sys_std", "sys_heartbeat", "custom_x", "unheard_of", None])
@@ -94,7 +94,7 @@ async def test_m13_a_binary_message_closes_with_1000(edge: Process) -> None:
 
 
 async def test_m13_a_msg_id_creates_one_message_whatever_the_socket_and_the_content(
-    fleet: Fleet, edge: Process, backend: Backend
+    fleet: Fleet, edge: Process, backend: GrpcBackend
 ) -> None:
     async with worker(fleet, "demo", "once") as told:
         for text in ("hello", "hello", "other words"):
@@ -104,9 +104,9 @@ async def test_m13_a_msg_id_creates_one_message_whatever_the_socket_and_the_cont
         async with ApiClient(edge, "demo:once", "qq") as client:
             await client.say("msg_2")
             # One after the other, so all that was ever said before was heard before.
-            await until(lambda: told and told[-1].client_id == "msg_2", "the last message is heard")
+            await wait_until(lambda: told and told[-1].client_id == "msg_2", "the last message is heard")
     assert [message.client_id for message in told] == ["msg_1", "msg_2"]
-    assert said(backend, "demo/once/qq") == [envelope("msg_1"), envelope("msg_2")]
+    assert user_envelopes(backend, "demo/once/qq") == [envelope("msg_1"), envelope("msg_2")]
 
 
 async def test_m13_what_was_not_acknowledged_is_sent_again_after_a_restart_and_taken_once(
@@ -125,45 +125,45 @@ async def test_m13_what_was_not_acknowledged_is_sent_again_after_a_restart_and_t
             assert (await lost.receive())["meta"]["acked_msg_id"] == "msg_1"
         async with ApiClient(edge, "demo:echo", "qq") as client:
             await client.say("msg_1")
-        with Backend(fleet.router.address) as backend:
-            assert [each["msg_id"] for each in said(backend, "demo/echo/qq")] == ["msg_0", "msg_1"]
+        with GrpcBackend(fleet.router.address) as backend:
+            assert [each["msg_id"] for each in user_envelopes(backend, "demo/echo/qq")] == ["msg_0", "msg_1"]
 
 
 async def test_m13_two_sockets_of_one_uuid_live_and_die_by_themselves(
-    fleet: Fleet, edge: Process, backend: Backend
+    fleet: Fleet, edge: Process, backend: GrpcBackend
 ) -> None:
     async with worker(fleet, "demo", "twins"), ApiClient(edge, "demo:twins", "qq", x_uuid="same") as second:
         async with ApiClient(edge, "demo:twins", "qq", x_uuid="same") as first:
             await first.say("msg_1")
             for client in (first, second):
-                assert words(await client.next()) == "demo:twins heard hello"
-            await until(lambda: len(backend.connections("demo/twins")) == 2, "both are known")
-        await until(lambda: len(backend.connections("demo/twins")) == 1, "one has gone")
+                assert text_of_envelope(await client.next()) == "demo:twins heard hello"
+            await wait_until(lambda: len(backend.connections("demo/twins")) == 2, "both are known")
+        await wait_until(lambda: len(backend.connections("demo/twins")) == 1, "one has gone")
         await second.say("msg_2", "again")
-        assert words(await second.next()) == "demo:twins heard again"
+        assert text_of_envelope(await second.next()) == "demo:twins heard again"
 
 
 async def test_m13_what_came_while_a_client_was_away_follows_when_it_is_back(
-    fleet: Fleet, edge: Process, backend: Backend
+    fleet: Fleet, edge: Process, backend: GrpcBackend
 ) -> None:
     async with worker(fleet, "demo", "away") as told:
         async with ApiClient(edge, "demo:away", "qq") as client:
             await client.say("msg_1")
-            assert words(await client.next()) == "demo:away heard hello"
+            assert text_of_envelope(await client.next()) == "demo:away heard hello"
             place = "demo/away/qq/group:qq"
-            await until(lambda: delivered(backend, place) == 2, "it is known what was delivered")
-        await until(lambda: not backend.connections("demo/away"), "nobody is there")
+            await wait_until(lambda: delivered(backend, place) == 2, "it is known what was delivered")
+        await wait_until(lambda: not backend.connections("demo/away"), "nobody is there")
         backend.broadcast("demo/away/qq", "to the platform")
         backend.broadcast(place, "to the conversation")
         async with ApiClient(edge, "demo:away", "qq") as client:
-            heard = {words(await client.next()), words(await client.next())}
+            heard = {text_of_envelope(await client.next()), text_of_envelope(await client.next())}
             assert heard == {"to the platform", "to the conversation"}
             assert await client.by_now("msg_1") == []
     assert len(told) == 1
 
 
 async def test_m13_a_backend_may_say_a_whole_envelope_or_a_custom_one(
-    edge: Process, backend: Backend
+    edge: Process, backend: GrpcBackend
 ) -> None:
     request = BroadcastRequest(address=address("demo/whole/qq"))
     custom = request.parts.add().custom
@@ -185,26 +185,26 @@ async def test_m13_both_kinds_of_clients_of_one_place_hear_the_same(fleet: Fleet
     async with (
         worker(fleet, "demo", "both"),
         ApiClient(edge, "demo:both", "qq") as client,
-        Adapter(edge, "demo/both/qq") as adapter,
+        MaimClient(edge, "demo/both/qq") as adapter,
     ):
         await client.say("msg_1")
-        assert words(await client.next()) == "demo:both heard hello"
+        assert text_of_envelope(await client.next()) == "demo:both heard hello"
         assert (await adapter.next("chat_response"))["data"]["response"] == "demo:both heard hello"
         await adapter.say("m2", "hi")
-        assert words(await client.next()) == "demo:both heard hi"
+        assert text_of_envelope(await client.next()) == "demo:both heard hi"
 
 
 async def test_m14_what_is_too_large_is_left_out_and_the_client_stays(
-    edge: Process, backend: Backend
+    edge: Process, backend: GrpcBackend
 ) -> None:
     request = BroadcastRequest(address=address("demo/large/qq"))
     request.parts.add().image.inline = bytes(1 << 20)
     # A client as the old ones are: it takes a mebibyte, and closes with 1009 on more.
     async with ApiClient(edge, "demo:large", "qq") as client:
         sent = backend.broadcasting.Broadcast(request)
-        assert f"{sent.message_id}@demo was left out" in words(await client.next())
+        assert f"{sent.message_id}@demo was left out" in text_of_envelope(await client.next())
         backend.broadcast("demo/large/qq", "x" * 262_144)
-        assert len(words(await client.next())) == 262_144
+        assert len(text_of_envelope(await client.next())) == 262_144
         await client.say("msg_1")
 
 
@@ -213,5 +213,5 @@ async def test_m14_large_messages_are_taken_from_clients(fleet: Fleet, edge: Pro
     large["payload"]["message_segment"] = {"type": "image", "data": "A" * (10 << 20)}
     async with worker(fleet, "demo", "takes") as told, ApiClient(edge, "demo:takes", "qq") as client:
         await client.say("msg_1", payload=large["payload"])
-        await until(lambda: told, "the worker has it")
+        await wait_until(lambda: told, "the worker has it")
     assert json.loads(told[0].parts[-1].custom.json) == large

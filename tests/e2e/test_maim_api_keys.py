@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.e2e.backends import Backend
 from tests.e2e.fleet import Fleet, fleet_of
-from tests.e2e.maim_api import ApiClient, envelope, said, words, worker
+from tests.e2e.grpc_backend import GrpcBackend
+from tests.e2e.maim_api_client import ApiClient, envelope, text_of_envelope, user_envelopes, worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,13 +35,13 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 @pytest.fixture
-def backend(fleet: Fleet) -> Iterator[Backend]:
-    with Backend(fleet.router.address, key=fleet.operator_key) as calling:
+def backend(fleet: Fleet) -> Iterator[GrpcBackend]:
+    with GrpcBackend(fleet.router.address, key=fleet.operator_key) as calling:
         yield calling
 
 
 async def test_m13_the_key_says_whose_agent_is_spoken_to_and_nobody_else_hears(
-    fleet: Fleet, edge: Process, backend: Backend
+    fleet: Fleet, edge: Process, backend: GrpcBackend
 ) -> None:
     places = [
         (tenant, agent, platform)
@@ -61,40 +61,48 @@ async def test_m13_the_key_says_whose_agent_is_spoken_to_and_nobody_else_hears(
         # The same msg_id everywhere.
         await asyncio.gather(*(client.say("msg_1", "/".join(place)) for place, client in clients.items()))
         for place, client in clients.items():
-            assert words(await client.next()) == f"{place[0]}:{place[1]} heard {'/'.join(place)}"
+            assert text_of_envelope(await client.next()) == f"{place[0]}:{place[1]} heard {'/'.join(place)}"
         for place in places:
             assert backend.broadcast("/".join(place), f"to {place}").connections == 1
         for place, client in clients.items():
-            assert words(await client.next()) == f"to {place}"
+            assert text_of_envelope(await client.next()) == f"to {place}"
         assert backend.broadcast("acme/b", "to b").connections == 2
         for place, client in clients.items():
             assert await client.by_now("msg_1") == (["to b"] if place[:2] == ("acme", "b") else [])
 
 
-async def test_m13_a_message_dim_of_another_tenant_changes_nothing(edge: Process, backend: Backend) -> None:
+async def test_m13_a_message_dim_of_another_tenant_changes_nothing(
+    edge: Process, backend: GrpcBackend
+) -> None:
     forged = envelope("msg_1")
     forged["payload"]["message_dim"] = {"api_key": "acme:forged", "platform": "web"}
     async with ApiClient(edge, "demo:forger", "qq") as client:
         await client.say("msg_1", payload=forged["payload"])
-    assert len(said(backend, "demo/forger/qq")) == 1
-    assert said(backend, "acme/forged/web") == []
+    assert len(user_envelopes(backend, "demo/forger/qq")) == 1
+    assert user_envelopes(backend, "acme/forged/web") == []
 
 
 @pytest.mark.parametrize("path", ["/ws", "/ws/"])
-async def test_m13_the_query_wins_over_headers(edge: Process, backend: Backend, path: str) -> None:
+async def test_m13_the_query_wins_over_headers(edge: Process, backend: GrpcBackend, path: str) -> None:
     query = "api_key=acme:query&platform=%E5%BE%AE%E4%BF%A1"
     async with ApiClient(edge, "demo:headers", "qq").by_query(query, path) as client:
         await client.say(path)
-    assert [each["msg_id"] for each in said(backend, "acme/query/微信")][-1] == path
+    assert [each["msg_id"] for each in user_envelopes(backend, "acme/query/微信")][-1] == path
 
 
-async def test_m13_a_header_may_be_utf_8_and_no_platform_is_unknown(edge: Process, backend: Backend) -> None:
+async def test_m13_a_header_may_be_utf_8_and_no_platform_is_unknown(
+    edge: Process, backend: GrpcBackend
+) -> None:
     as_latin_1 = "微信".encode().decode("latin-1")
     async with ApiClient(edge, "demo:names", as_latin_1) as client:
         await client.say("msg_1")
     async with ApiClient(edge, "demo:names") as client:
         await client.say("msg_2")
-    assert len(said(backend, "demo/names/微信")) == len(said(backend, "demo/names/unknown")) == 1
+    assert (
+        len(user_envelopes(backend, "demo/names/微信"))
+        == len(user_envelopes(backend, "demo/names/unknown"))
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -130,7 +138,7 @@ async def test_m13_who_may_not_connect_is_refused_before_the_upgrade(
     ],
 )
 async def test_m13_a_token_is_part_of_the_key_or_beside_it_and_never_kept(
-    edge: Process, backend: Backend, api_key: str, query: str, headers: dict[str, str]
+    edge: Process, backend: GrpcBackend, api_key: str, query: str, headers: dict[str, str]
 ) -> None:
     async with ApiClient(edge, api_key, "qq", **headers).by_query(query) as client:
         await client.say("msg_1", meta={"sender_user": "locked:echo:s3cret"} if not query else {})

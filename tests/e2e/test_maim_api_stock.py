@@ -11,9 +11,9 @@ import pytest
 from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
 from trunkline.v1.message_pb2 import ROLE_USER
 
-from tests.e2e.backends import Backend, address
 from tests.e2e.fleet import Fleet, fleet_of
-from tests.e2e.maim import printed
+from tests.e2e.grpc_backend import GrpcBackend, address
+from tests.e2e.maim_client import next_json_line
 from tests.support.processes import Process
 
 if TYPE_CHECKING:
@@ -40,16 +40,16 @@ def stock_client(*args: str) -> Process:
 
 async def segment(client: Process) -> Any:
     """What the client's own callback is given next."""
-    return (await printed(client))["segment"]
+    return (await next_json_line(client))["segment"]
 
 
 async def test_m13_m14_the_stock_client_talks_hears_and_survives_what_is_too_large(
     fleet: Fleet, url: str
 ) -> None:
-    with stock_client("talk", url, "demo:echo", "qq") as client, Backend(fleet.router.address) as backend:
-        assert await printed(client) == {"connected": True}
-        assert await printed(client) == {"said": True, "custom": True}
-        reply = await printed(client)
+    with stock_client("talk", url, "demo:echo", "qq") as client, GrpcBackend(fleet.router.address) as backend:
+        assert await next_json_line(client) == {"connected": True}
+        assert await next_json_line(client) == {"said": True, "custom": True}
+        reply = await next_json_line(client)
         assert reply["segment"] == {"type": "text", "data": "re: hello"}
         assert reply["dim"] == {"api_key": "demo:echo", "platform": "qq"}
         assert reply["info"]["sender_info"]["user_info"]["user_nickname"] == "Test worker"
@@ -64,7 +64,7 @@ async def test_m13_m14_the_stock_client_talks_hears_and_survives_what_is_too_lar
         custom = request.parts.add().custom
         custom.name, custom.json = "custom_poke", '{"target": "43"}'
         backend.broadcasting.Broadcast(request)
-        assert await printed(client) == {"poke": {"target": "43"}}
+        assert await next_json_line(client) == {"poke": {"target": "43"}}
         custom.name, custom.json = "custom_poke", json.dumps("x" * (1 << 20))
         backend.broadcasting.Broadcast(request)
         assert "was left out" in (await segment(client))["data"]
@@ -79,4 +79,4 @@ async def test_m13_m14_the_stock_client_talks_hears_and_survives_what_is_too_lar
 async def test_m13_the_stock_client_is_told_why_it_may_not_connect(url: str, key: str, status: int) -> None:
     with stock_client("refused", url, key, "qq") as client:
         error = {"error": f"server rejected WebSocket connection: HTTP {status}", "connected": False}
-        assert await printed(client) == error
+        assert await next_json_line(client) == error

@@ -12,10 +12,10 @@ import pytest
 from trunkline.v1.message_pb2 import Message
 from trunkline_client import Worker, text_of
 
-from tests.e2e.backends import Backend
 from tests.e2e.fleet import Fleet, fleet_of
-from tests.e2e.maim import Adapter, broadcast, http, maim_fleet, printed, stock_client
-from tests.e2e.waiting import until
+from tests.e2e.grpc_backend import GrpcBackend
+from tests.e2e.maim_client import MaimClient, broadcast, http, maim_fleet, next_json_line, stock_client
+from tests.e2e.polling import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,8 +33,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 @pytest.fixture
-def backend(fleet: Fleet) -> Iterator[Backend]:
-    with Backend(fleet.router.address) as calling:
+def backend(fleet: Fleet) -> Iterator[GrpcBackend]:
+    with GrpcBackend(fleet.router.address) as calling:
         yield calling
 
 
@@ -54,7 +54,7 @@ class serving:  # noqa: N801
 
 
 async def test_m6_both_shapes_of_broadcast_answer_as_they_did(edge: Process) -> None:
-    async with Adapter(edge, "demo/m6"), Adapter(edge, "demo/echo/m6"):
+    async with MaimClient(edge, "demo/m6"), MaimClient(edge, "demo/echo/m6"):
         for place in ("demo/m6", "demo/echo/m6"):
             answer = await broadcast(edge, place, {"type": "notice"})
             assert answer.keys() == BROADCAST_FIELDS
@@ -74,9 +74,9 @@ async def test_m6_a_body_that_is_no_object_is_unprocessable(edge: Process, body:
 
 
 async def test_m8_the_published_backend_api_works(edge: Process) -> None:
-    async with Adapter(edge, "demo/qq") as one, Adapter(edge, "demo/qq"):
+    async with MaimClient(edge, "demo/qq") as one, MaimClient(edge, "demo/qq"):
         with stock_client("backend", f"http://{edge.address}") as client:
-            verified, nobody, status, flushed = [await printed(client) for _ in range(4)]
+            verified, nobody, status, flushed = [await next_json_line(client) for _ in range(4)]
         assert (await one.next("notice"))["text"] == "hello"
         sent, result = verified["broadcast_result"], verified["message_result"]
         assert sent.keys() == BROADCAST_FIELDS
@@ -122,17 +122,17 @@ async def test_b1_a_broadcast_from_another_process_reaches_exactly_its_agent_and
     edge: Process,
 ) -> None:
     places = ["demo/one/b1", "demo/two/b1", "demo/one/b1x", "acme/one/b1"]
-    adapters = [Adapter(edge, place) for place in places]
+    adapters = [MaimClient(edge, place) for place in places]
     async with adapters[0], adapters[1], adapters[2], adapters[3]:
         jobs = json.dumps([["demo", "one", "b1", 3]])
         with stock_client("bot", f"http://{edge.address}", jobs) as bot:
-            assert await printed(bot) == {"sent": 3, "reached": 3}
+            assert await next_json_line(bot) == {"sent": 3, "reached": 3}
         told = [[push["data"]["response"] for push in await adapter.by_now()] for adapter in adapters]
     assert told == [[f"demo/one/b1 {number}" for number in range(3)], [], [], []]
 
 
 async def test_b2_nobody_online_is_a_normal_answer_in_the_known_words_and_nothing_is_kept(
-    edge: Process, backend: Backend
+    edge: Process, backend: GrpcBackend
 ) -> None:
     answer = await broadcast(edge, "demo/agent_xxx/test", {"type": "message"})
     text = "No active connections for agent agent_xxx on platform test"
@@ -161,7 +161,7 @@ async def test_b3_three_users_and_two_agents_at_once_are_each_answered_at_their_
     async def converse(place: str) -> tuple[list[str], list[str]]:
         """What a worker answered, and what the bot pushed from its own process."""
         _, agent, user = place.split("/")
-        async with Adapter(edge, place) as adapter:
+        async with MaimClient(edge, place) as adapter:
             ready.release()
             for number in range(messages):
                 assert (await adapter.say(f"{place}-{number}", f"question {number}"))["success"]
@@ -179,7 +179,7 @@ async def test_b3_three_users_and_two_agents_at_once_are_each_answered_at_their_
             await asyncio.wait_for(ready.acquire(), 20)
         jobs = json.dumps([[*place.split("/"), messages] for place in places])
         with stock_client("bot", f"http://{edge.address}", jobs) as bot:
-            assert await printed(bot) == {"sent": 120, "reached": 120}
+            assert await next_json_line(bot) == {"sent": 120, "reached": 120}
         done.set()
         told = await asyncio.gather(*conversations)
     for place, (replies, pushes) in zip(places, told, strict=True):
@@ -188,9 +188,9 @@ async def test_b3_three_users_and_two_agents_at_once_are_each_answered_at_their_
 
 
 async def test_b4_what_a_backend_says_by_grpc_and_by_http_takes_one_path(
-    edge: Process, backend: Backend
+    edge: Process, backend: GrpcBackend
 ) -> None:
-    async with Adapter(edge, "demo/echo/b4") as adapter:
+    async with MaimClient(edge, "demo/echo/b4") as adapter:
         for number in range(5):
             backend.broadcast("demo/echo/b4", f"by gRPC {number}")
             await broadcast(edge, "demo/b4", {"type": "notice", "number": number})
@@ -209,7 +209,7 @@ async def test_b5_a_message_is_acknowledged_before_it_is_answered(fleet: Fleet, 
         await may_answer.wait()
         return "at last"
 
-    async with serving(fleet, ["slow"], answer), Adapter(edge, "demo/slow/b5") as adapter:
+    async with serving(fleet, ["slow"], answer), MaimClient(edge, "demo/slow/b5") as adapter:
         result = await adapter.say("b5-1", "hello")
         assert result["success"]
         assert await adapter.by_now() == []
@@ -229,7 +229,7 @@ async def test_b6_a_body_passes_through_untouched_but_for_what_is_stamped(edge: 
     }
     stamped = {"tenant_id": '"forged"', "agent_id": '"forged"', "message_id": "7", "platform": "[]"}
     body = "{" + ", ".join(f'"{name}": {value}' for name, value in (values | stamped).items()) + "}"
-    async with Adapter(edge, "demo/echo/b6") as adapter:
+    async with MaimClient(edge, "demo/echo/b6") as adapter:
         path = "/api/v1/tenants/demo/agents/echo/platforms/b6/broadcast"
         _, answer = await http(edge, "POST", path, content=body.encode())
         while '"notice"' not in (pushed := await adapter.text()):
@@ -256,12 +256,12 @@ async def test_b7_no_tenant_and_no_agent_is_ever_guessed(edge: Process) -> None:
 
 
 async def test_b8_all_sockets_of_a_triple_get_it_and_a_dead_one_is_not_counted(
-    edge: Process, backend: Backend
+    edge: Process, backend: GrpcBackend
 ) -> None:
     async with (
-        Adapter(edge, "demo/b8") as one,
-        Adapter(edge, "demo/b8") as two,
-        Adapter(edge, "demo/b8") as dead,
+        MaimClient(edge, "demo/b8") as one,
+        MaimClient(edge, "demo/b8") as two,
+        MaimClient(edge, "demo/b8") as dead,
     ):
         answer = await broadcast(edge, "demo/b8", {"type": "notice", "number": 1})
         assert (answer["success_count"], answer["total_connections"]) == (3, 3)
@@ -271,7 +271,7 @@ async def test_b8_all_sockets_of_a_triple_get_it_and_a_dead_one_is_not_counted(
         linger = struct.pack("ii", 1, 0)
         dead.ws.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         dead.ws.transport.abort()
-        await until(lambda: backend.count("demo/echo/b8") == (2, 1), "the dead one is gone")
+        await wait_until(lambda: backend.count("demo/echo/b8") == (2, 1), "the dead one is gone")
         answer = await broadcast(edge, "demo/b8", {"type": "notice", "number": 2})
         assert (answer["success_count"], answer["failed_count"], answer["total_connections"]) == (2, 0, 2)
         for adapter in (one, two):
@@ -279,7 +279,7 @@ async def test_b8_all_sockets_of_a_triple_get_it_and_a_dead_one_is_not_counted(
 
 
 async def test_b10_the_result_of_a_message_that_a_client_said_is_that_it_was_taken(edge: Process) -> None:
-    async with Adapter(edge, "demo/b10") as adapter:
+    async with MaimClient(edge, "demo/b10") as adapter:
         taken = await adapter.say("b10-1", "hello")
         status, result = await http(edge, "GET", f"/api/v1/message/{taken['server_message_id']}/result")
         assert (status, result["success"], result["error_code"]) == (200, True, None)

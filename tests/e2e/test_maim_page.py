@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from trunkline_client import Backend
 
-from tests.e2e.maim import Adapter
+from tests.e2e.maim_client import MaimClient
 from tests.support.processes import ROOT, Process, edge_process, router_process, worker_process
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ async def test_both_ways_out_of_the_bot_reach_the_client(started: tuple[str, Pro
     assert nobody == {"success": False, "error": "No active connections for agent agent_1 on platform test"}
     failed = await defined["broadcast_to_agent_platform"]("nobody", "agent_1", "test", {})
     assert failed == {"success": False, "error": 'HTTP 404: {"detail":"Tenant nobody does not exist"}'}
-    async with Backend(router) as trunkline, Adapter(edge, "demo/agent_1/test") as adapter:
+    async with Backend(router) as trunkline, MaimClient(edge, "demo/agent_1/test") as adapter:
         told = await defined["broadcast_to_agent_platform"](*place, {"type": "message", "text": "by HTTP"})
         assert told["success_count"] == 1
         assert await defined["say"](trunkline, *place, "by gRPC") == 1

@@ -9,7 +9,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.e2e.maim import Adapter, Frame, chat, http, maim_fleet, printed, stock_client
+from tests.e2e.maim_client import Frame, MaimClient, chat, http, maim_fleet, next_json_line, stock_client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,13 +35,13 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     ids=["query", "bearer", "basic"],
 )
 async def test_m11_a_token_lets_in(edge: Process, query: str, headers: dict[str, str]) -> None:
-    async with Adapter(edge, "locked/m11", query, **headers) as adapter:
+    async with MaimClient(edge, "locked/m11", query, **headers) as adapter:
         assert (await adapter.say("m11-1", "hello"))["success"]
 
 
 async def test_m11_the_stock_client_has_its_token_in_the_url(edge: Process) -> None:
     with stock_client("stay", f"ws://any:s3cret@{edge.address}", "locked", "m11") as client:
-        assert (await printed(client))["ok"]
+        assert (await next_json_line(client))["ok"]
 
 
 @pytest.mark.parametrize("name", ["token", "api_key"])

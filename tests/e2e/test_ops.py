@@ -17,10 +17,10 @@ from trunkline.v1.catalogue import CONTRACT_MINOR
 from trunkline.v1.edge_service_pb2 import LinkHello, LinkRequest
 from trunkline.v1.edge_service_pb2_grpc import EdgeServiceStub
 
-from tests.e2e.backends import Backend, address, reason_of
-from tests.e2e.chatter import Chatter
 from tests.e2e.fleet import Fleet, fleet_of, metric
-from tests.e2e.waiting import until
+from tests.e2e.grpc_backend import GrpcBackend, address, reason_of
+from tests.e2e.polling import wait_until
+from tests.e2e.recording_client import RecordingClient
 from tests.validators.explicit import explicit
 from tests.validators.history import History
 
@@ -55,7 +55,7 @@ def get(edge: Process, path: str) -> tuple[int, str]:
 
 async def test_health_readiness_and_metrics_answer(fleet: Fleet) -> None:
     edge = edge_of(fleet)
-    async with Chatter(History(), "demo/ann", edge.address) as ann:
+    async with RecordingClient(History(), "demo/ann", edge.address) as ann:
         await ann.next("ack", id=await ann.say("counted"))
         status, health = get(edge, "/healthz")
         assert (status, json.loads(health)["status"], json.loads(health)["connections"]) == (200, "ok", 1)
@@ -64,10 +64,10 @@ async def test_health_readiness_and_metrics_answer(fleet: Fleet) -> None:
         assert metric(edge, "trunkline_edge_connections") == 1
         assert metric(edge, "trunkline_edge_frames_received_total") == 1
         fleet.router.kill()
-        await until(lambda: get(edge, "/readyz")[0] == 503, "the edge is not ready without a router")
+        await wait_until(lambda: get(edge, "/readyz")[0] == 503, "the edge is not ready without a router")
         assert get(edge, "/healthz")[0] == 200
         await asyncio.to_thread(fleet.start_router)
-        await until(lambda: get(edge, "/readyz")[0] == 200, "the edge is ready again")
+        await wait_until(lambda: get(edge, "/readyz")[0] == 200, "the edge is ready again")
 
 
 def test_the_health_service_and_reflection_answer(fleet: Fleet) -> None:
@@ -89,28 +89,28 @@ async def test_an_edge_that_stops_sends_its_clients_elsewhere(fleet: Fleet) -> N
     history = History()
     edge = edge_of(fleet)
     async with (
-        Chatter(history, "demo/ann", edge.address) as ann,
-        Chatter(history, "demo/bob", edge.address) as bob,
+        RecordingClient(history, "demo/ann", edge.address) as ann,
+        RecordingClient(history, "demo/bob", edge.address) as bob,
     ):
         assert await asyncio.to_thread(edge.terminate) == 0
         for chatter in (ann, bob):
-            await until(lambda: chatter.closed, "it is closed")  # noqa: B023
+            await wait_until(lambda: chatter.closed, "it is closed")  # noqa: B023
             assert chatter.closed is not None
             assert (chatter.closed.code, chatter.closed.reason) == (1012, "RESTARTING")
             assert chatter.closing["reconnect_after_ms"] == 500
     assert not list(explicit(history))
-    with Backend(fleet.router.address) as backend:
-        await until(lambda: backend.stats().connections == 0, "the router knows that they are gone")
+    with GrpcBackend(fleet.router.address) as backend:
+        await wait_until(lambda: backend.stats().connections == 0, "the router knows that they are gone")
 
 
 async def test_a_router_that_stops_takes_no_socket_with_it(fleet: Fleet) -> None:
-    async with Chatter(History(), "demo/ann", edge_of(fleet).address) as ann:
+    async with RecordingClient(History(), "demo/ann", edge_of(fleet).address) as ann:
         for number in range(100):
             if len(ann.unacked) < 50:
                 await ann.say(f"number {number}")
         assert await asyncio.to_thread(fleet.router.terminate) == 0
         await asyncio.to_thread(fleet.start_router)
-        await until(lambda: not ann.unacked, "all is acked by the next router")
+        await wait_until(lambda: not ann.unacked, "all is acked by the next router")
         assert not ann.closed
 
 
@@ -126,7 +126,7 @@ async def test_a_router_that_stops_ends_a_publisher_s_stream_with_a_reason(fleet
         yield batch
         asyncio.run_coroutine_threadsafe(hang.wait(), loop).result()
 
-    with Backend(fleet.router.address) as backend:
+    with GrpcBackend(fleet.router.address) as backend:
         stream = backend.broadcasting.BroadcastMany(batches(), timeout=30)
         assert (await asyncio.to_thread(next, stream)).results[0].HasField("response")
         stopping = asyncio.create_task(asyncio.to_thread(fleet.router.terminate, 4.0))

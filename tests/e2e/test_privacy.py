@@ -17,15 +17,22 @@ from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidHandshake
 
-from tests.e2e.backends import Backend
-from tests.e2e.chatter import Chatter
-from tests.e2e.declaring import Operator, auth_of, metrics_of, refused, refused_stream, told_of
 from tests.e2e.fleet import Fleet, fleet_of
-from tests.e2e.langbot_chat import Chat, Rest, pipeline_path
-from tests.e2e.maim import Adapter, http
-from tests.e2e.maim_api import ApiClient
-from tests.e2e.waiting import until
-from tests.support.jwks_server import serving
+from tests.e2e.grpc_backend import GrpcBackend
+from tests.e2e.langbot_client import ChatClient, RestClient, pipeline_path
+from tests.e2e.maim_api_client import ApiClient
+from tests.e2e.maim_client import MaimClient, http
+from tests.e2e.operator_client import (
+    OperatorClient,
+    client_auth,
+    metrics_of,
+    refused,
+    refused_stream,
+    wait_until_known,
+)
+from tests.e2e.polling import wait_until
+from tests.e2e.recording_client import RecordingClient
+from tests.support.jwks_server import running_jwks_server
 from tests.support.signing import Signer
 from tests.validators.history import History
 
@@ -80,8 +87,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 @pytest.fixture
-def operator(fleet: Fleet) -> Iterator[Operator]:
-    with Operator(fleet.router.address, fleet._env["TRUNKLINE_OPERATOR_KEY"]) as calling:
+def operator(fleet: Fleet) -> Iterator[OperatorClient]:
+    with OperatorClient(fleet.router.address, fleet._env["TRUNKLINE_OPERATOR_KEY"]) as calling:
         yield calling
 
 
@@ -99,22 +106,22 @@ def words() -> str:
     return KEPT.new("what was said")
 
 
-def signer(operator: Operator, edge: Process, tenant: str = TENANT) -> tuple[Signer, str]:
+def signer(operator: OperatorClient, edge: Process, tenant: str = TENANT) -> tuple[Signer, str]:
     """A new tenant that takes tokens, and a secret of its clients."""
     made, secret = Signer(tenant, algorithm="HS256"), KEPT.new("clients' secret")
     KEPT.keep("key of a signer", made.key.as_dict()["k"])
-    operator.create(tenant, client_auth=auth_of([made], [secret]), default_agent="echo")
-    told_of(tenant, edge)
+    operator.create(tenant, client_auth=client_auth([made], [secret]), default_agent="echo")
+    wait_until_known(tenant, edge)
     return made, secret
 
 
 async def test_of_what_is_said_in_any_dialect_nothing_is_seen(
-    fleet: Fleet, edge: Process, operator: Operator
+    fleet: Fleet, edge: Process, operator: OperatorClient
 ) -> None:
     made, secret = signer(operator, edge)
     token = KEPT.token(made.token("ann"))
     headers = {"Authorization": f"Bearer {token}"}
-    async with Chatter(History(), f"{TENANT}/ann", edge.address, additional_headers=headers) as ann:
+    async with RecordingClient(History(), f"{TENANT}/ann", edge.address, additional_headers=headers) as ann:
         ack = await ann.next("ack", id=await ann.say(words()))
         await ann.send({"type": "signal", "name": "typing", "data": {"words": words()}})
         parts = [{"type": "text", "text": words()}]
@@ -126,30 +133,32 @@ async def test_of_what_is_said_in_any_dialect_nothing_is_seen(
         await ann.next("authorized", id="a")
         await ann.send({"type": "auth", "id": "a", "token": KEPT.token(made.token("bob"))})
         await ann.next("error", id="a")
-    async with Chatter(History(), "demo/ann", edge.address, "person:ann") as asks:
+    async with RecordingClient(History(), "demo/ann", edge.address, "person:ann") as asks:
         text = words()
         await asks.next("ack", id=await asks.say(text))
         assert (await asks.next("message"))["parts"][0]["text"] == f"re: {text}"
-    async with Adapter(edge, f"{TENANT}/echo/qq", f"?token={secret}") as adapter:
+    async with MaimClient(edge, f"{TENANT}/echo/qq", f"?token={secret}") as adapter:
         await adapter.say("m1", words())
     async with ApiClient(edge, f"{TENANT}:echo:{secret}", "qq") as client:
         await client.say("m1", words())
-    async with Chat(edge, "echo", query=f"token={secret}") as chat:
+    async with ChatClient(edge, "echo", query=f"token={secret}") as chat:
         text = words()
         await chat.say(text)
         await chat.heard(text)
-    assert len(await Rest(edge, "echo", {"Authorization": f"Bearer {secret}"}).messages()) == 1
+    assert len(await RestClient(edge, "echo", {"Authorization": f"Bearer {secret}"}).messages()) == 1
 
 
-async def test_of_keys_and_calls_nothing_is_seen(fleet: Fleet, edge: Process, operator: Operator) -> None:
+async def test_of_keys_and_calls_nothing_is_seen(
+    fleet: Fleet, edge: Process, operator: OperatorClient
+) -> None:
     signer(operator, edge, "keyed")
     key = KEPT.keep("API key", operator.api_key("keyed").secret)
     KEPT.keep("secret part of an API key", key.rpartition("_")[2])
     weak = KEPT.keep("weak API key", operator.api_key("keyed", "PRESENCE").secret)
-    with Backend(fleet.router.address, key=key) as backend:
+    with GrpcBackend(fleet.router.address, key=key) as backend:
         backend.broadcast("keyed/echo/web/group:team", words(), words())
     for metadata in (key, weak, words(), f"tl_{words()}_{words()}"):
-        with Backend(fleet.router.address, key=metadata) as backend:
+        with GrpcBackend(fleet.router.address, key=metadata) as backend:
             for call in (lambda b=backend: b.broadcast("demo", words()), lambda b=backend: b.reset("keyed")):
                 try:
                     call()
@@ -171,7 +180,7 @@ async def test_of_keys_and_calls_nothing_is_seen(fleet: Fleet, edge: Process, op
             call(BroadcastRequest(address=Address(tenant="keyed")), metadata=unheard, timeout=10)
 
 
-async def test_of_bad_tokens_nothing_is_seen(edge: Process, operator: Operator) -> None:
+async def test_of_bad_tokens_nothing_is_seen(edge: Process, operator: OperatorClient) -> None:
     made, _ = signer(operator, edge, "strict")
     tokens = [
         made.token("ann", -5),
@@ -226,15 +235,15 @@ async def test_of_bad_frames_and_bytes_nothing_is_seen(fleet: Fleet, edge: Proce
         json.dumps({"type": "message", "id": "m", "parts": [{"type": "text", "text": words() * 20000}]}),
         json.dumps({"type": "auth", "id": "a", "token": words()}),
     ]
-    async with Chatter(History(), "demo/ann", edge.address) as ann:
+    async with RecordingClient(History(), "demo/ann", edge.address) as ann:
         for number, frame in enumerate(bad, 1):
             await ann.send(frame)
-            await until(
+            await wait_until(
                 lambda number=number: len([f for f in ann.inbox if f["type"] == "error"]) >= number,
                 f"{frame[:40]} is refused",
             )
         await ann.send(json.dumps({"type": "message", "id": words(), "parts": [{"text": words() * 90_000}]}))
-        await until(lambda: ann.closed, "that is too large")
+        await wait_until(lambda: ann.closed, "that is too large")
     requests = [
         words().encode() + b"\r\n\r\n",
         f"GET /{words()} HTTP/1.1\r\nHost: x\r\n{words()}: {words()}\r\n\r\n".encode(),
@@ -268,13 +277,13 @@ async def test_of_bad_frames_and_bytes_nothing_is_seen(fleet: Fleet, edge: Proce
 
 
 async def test_of_a_set_of_keys_that_cannot_be_read_nothing_is_seen(
-    edge: Process, operator: Operator
+    edge: Process, operator: OperatorClient
 ) -> None:
-    async with serving() as jwks:
+    async with running_jwks_server() as jwks:
         jwks.says(words().encode())
         url = jwks.url(f"/keys?key={words()}").replace("127.0.0.1", f"{words()}:{words()}@127.0.0.1")
-        operator.create("fetches", client_auth=auth_of(jwks_url=url))
-        await until(lambda: "a JWK Set could not be read" in edge.stderr, "that is logged")
+        operator.create("fetches", client_auth=client_auth(jwks_url=url))
+        await wait_until(lambda: "a JWK Set could not be read" in edge.stderr, "that is logged")
 
 
 def test_what_would_be_seen_is_found() -> None:

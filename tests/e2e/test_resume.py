@@ -10,12 +10,12 @@ import pytest
 from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
 from websockets.asyncio.client import connect
 
-from tests.e2e.backends import Backend, address
-from tests.e2e.chatter import Chatter
-from tests.e2e.endings import all_caught_up, assert_promises_kept
 from tests.e2e.fleet import Fleet, fleet_of
-from tests.e2e.waiting import until
-from tests.validators.history import History, Place
+from tests.e2e.grpc_backend import GrpcBackend, address
+from tests.e2e.polling import wait_until
+from tests.e2e.promise_checks import assert_promises_kept, wait_until_caught_up
+from tests.e2e.recording_client import RecordingClient
+from tests.validators.history import History, LogPosition
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,19 +35,19 @@ async def test_what_was_missed_comes_exactly_and_then_live_messages(fleet: Fleet
     history = History()
     near, far = edges_of(fleet)
     async with (
-        Chatter(history, "demo/ann", near, "group:resume") as ann,
-        Chatter(history, "demo/bob", near, "group:resume") as bob,
+        RecordingClient(history, "demo/ann", near, "group:resume") as ann,
+        RecordingClient(history, "demo/bob", near, "group:resume") as bob,
     ):
         await ann.say("both there")
         await bob.next("message")
         await bob.leave()
         for number in range(30):
             await ann.say(f"missed {number}")
-        await until(lambda: not ann.unacked, "all is acked")
+        await wait_until(lambda: not ann.unacked, "all is acked")
         bob.edge = far
         assert (await bob.connect(resume=True))["recovered"] is True
         await ann.say("live again")
-        await all_caught_up(fleet, [ann, bob])
+        await wait_until_caught_up(fleet, [ann, bob])
         assert_promises_kept(fleet, history, [ann, bob])
 
 
@@ -55,31 +55,31 @@ async def test_a_group_joined_later_is_gone_on_from_by_subscribe(fleet: Fleet) -
     history = History()
     near, far = edges_of(fleet)
     async with (
-        Chatter(history, "demo/ann", near, "group:later") as ann,
-        Chatter(history, "demo/bob", far, "person:bob") as bob,
+        RecordingClient(history, "demo/ann", near, "group:later") as ann,
+        RecordingClient(history, "demo/bob", far, "person:bob") as bob,
     ):
         await bob.subscribe("later")
         await ann.say("one")
         await bob.next("message")
         _, place = bob.places[ann.home]
         bob.break_off()
-        await until(lambda: bob.closed, "bob is gone")
+        await wait_until(lambda: bob.closed, "bob is gone")
         for number in range(5):
             await ann.say(f"missed {number}")
-        await until(lambda: not ann.unacked, "all is acked")
+        await wait_until(lambda: not ann.unacked, "all is acked")
         assert (await bob.connect(resume=True))["recovered"] is True
         assert (await bob.subscribe("later", place))["recovered"] is True
-        await until(lambda: bob.seq(ann.home) == 6, "bob has it all")
+        await wait_until(lambda: bob.seq(ann.home) == 6, "bob has it all")
         assert_promises_kept(fleet, history, [ann, bob])
 
 
 async def test_after_a_reset_nothing_is_recovered(fleet: Fleet) -> None:
     history = History()
     near, far = edges_of(fleet)
-    with Backend(fleet.router.address, history) as backend:
+    with GrpcBackend(fleet.router.address, history) as backend:
         async with (
-            Chatter(history, "demo/ann", near, "group:reset") as ann,
-            Chatter(history, "demo/bob", far, "group:reset") as bob,
+            RecordingClient(history, "demo/ann", near, "group:reset") as ann,
+            RecordingClient(history, "demo/bob", far, "group:reset") as bob,
         ):
             await ann.say("before the reset")
             await bob.next("message")
@@ -87,32 +87,32 @@ async def test_after_a_reset_nothing_is_recovered(fleet: Fleet) -> None:
             assert backend.reset(ann.home) == 1
             assert backend.reset(ann.home) == 0
             await ann.say("after the reset")
-            await until(lambda: not ann.unacked, "it is acked")
+            await wait_until(lambda: not ann.unacked, "it is acked")
             answer = await bob.connect(resume=True)
             assert not answer.get("recovered")
             await ann.say("live")
-            await all_caught_up(fleet, [ann])
-            await until(lambda: bob.seq() == 2, "bob hears what is new")
+            await wait_until_caught_up(fleet, [ann])
+            await wait_until(lambda: bob.seq() == 2, "bob hears what is new")
             assert_promises_kept(fleet, history, [ann, bob])
 
 
 async def test_who_is_too_far_behind_is_told_so_and_gets_nothing_partial(fleet: Fleet) -> None:
     history = History()
-    async with Chatter(history, "demo/bob", edges_of(fleet)[1], "group:far") as bob:
-        with Backend(fleet.router.address, history) as backend:
+    async with RecordingClient(history, "demo/bob", edges_of(fleet)[1], "group:far") as bob:
+        with GrpcBackend(fleet.router.address, history) as backend:
             backend.broadcast(bob.home, "heard")
-            await until(lambda: bob.seq() == 1, "bob hears it")
+            await wait_until(lambda: bob.seq() == 1, "bob hears it")
             await bob.leave()
             publish_many(backend, bob.home, 2001)
             answer = await bob.connect(resume=True)
             assert not answer.get("recovered")
             await bob.say("from here on")
-            await all_caught_up(fleet, [bob])
+            await wait_until_caught_up(fleet, [bob])
             assert bob.seq() == 2003
             assert_promises_kept(fleet, history, [bob])
 
 
-def publish_many(backend: Backend, topic: str, count: int) -> None:
+def publish_many(backend: GrpcBackend, topic: str, count: int) -> None:
     """So many short messages in one go."""
     batch = BroadcastManyRequest()
     for number in range(count):
@@ -126,28 +126,28 @@ def publish_many(backend: Backend, topic: str, count: int) -> None:
 
 async def test_a_position_beyond_the_end_is_not_recovered(fleet: Fleet) -> None:
     history = History()
-    async with Chatter(history, "demo/ann", edges_of(fleet)[0], "group:beyond") as ann:
+    async with RecordingClient(history, "demo/ann", edges_of(fleet)[0], "group:beyond") as ann:
         await ann.say("one")
-        await until(lambda: not ann.unacked, "it is acked")
+        await wait_until(lambda: not ann.unacked, "it is acked")
         await ann.leave()
         spot, place = ann.places[ann.home]
-        ann.places = {ann.home: (spot, Place(place.epoch, 99))}
+        ann.places = {ann.home: (spot, LogPosition(place.epoch, 99))}
         assert not (await ann.connect(resume=True)).get("recovered")
 
 
 async def test_positions_may_come_in_a_first_frame(fleet: Fleet) -> None:
     history = History()
     near, _ = edges_of(fleet)
-    async with Chatter(history, "demo/ann", near, "group:frame") as ann:
+    async with RecordingClient(history, "demo/ann", near, "group:frame") as ann:
         await ann.say("one")
         await ann.say("two")
-        await until(lambda: not ann.unacked, "both are acked")
+        await wait_until(lambda: not ann.unacked, "both are acked")
         spot, place = ann.places[ann.home]
         start = {"address": spot, "position": {"epoch": place.epoch, "seq": 0}}
-        bob = Chatter(history, "demo/bob", near, "group:frame")
+        bob = RecordingClient(history, "demo/bob", near, "group:frame")
         resume = {"type": "resume", "positions": [start]}
         assert (await bob.connect(first=resume))["recovered"] is True
-        await until(lambda: bob.seq() == 2, "bob has both")
+        await wait_until(lambda: bob.seq() == 2, "bob has both")
         await bob.leave()
 
 

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from tests.e2e.backends import Backend, reason_of
 from tests.e2e.fleet import Fleet, fleet_of, metric
-from tests.e2e.rooms import PLATFORM, heard_by_now, leave, member, reset, room
-from tests.e2e.waiting import until
+from tests.e2e.grpc_backend import GrpcBackend, reason_of
+from tests.e2e.polling import wait_until
+from tests.e2e.rooms import PLATFORM, leave, member, reset_connection, room, texts_received
 from tests.validators.history import History
 from tests.validators.promises import assert_promises
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from tests.e2e.chatter import Chatter
+    from tests.e2e.recording_client import RecordingClient
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +30,13 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 @pytest.fixture
-async def backend(fleet: Fleet) -> AsyncIterator[Backend]:
-    with Backend(fleet.router.address) as calling:
-        await until(lambda: calling.stats().connections == 0, "those of the test before are gone")
+async def backend(fleet: Fleet) -> AsyncIterator[GrpcBackend]:
+    with GrpcBackend(fleet.router.address) as calling:
+        await wait_until(lambda: calling.stats().connections == 0, "those of the test before are gone")
         yield calling
 
 
-async def test_a1_a_message_to_a_room_reaches_each_member_once(fleet: Fleet, backend: Backend) -> None:
+async def test_a1_a_message_to_a_room_reaches_each_member_once(fleet: Fleet, backend: GrpcBackend) -> None:
     near, far = fleet.processes[1:]
     history = History()
     async with (
@@ -49,20 +49,20 @@ async def test_a1_a_message_to_a_room_reaches_each_member_once(fleet: Fleet, bac
             await each.subscribe("pipeline_1")
         assert backend.broadcast(room("pipeline_1"), "to three").connections == 3
         for each in (ann, bob, cid):
-            assert await heard_by_now(each) == ["to three"]
-        assert await heard_by_now(dan) == []
+            assert await texts_received(each) == ["to three"]
+        assert await texts_received(dan) == []
         await leave(bob, "pipeline_1")
         assert backend.broadcast(room("pipeline_1"), "to two").connections == 2
-        assert [await heard_by_now(each) for each in (ann, bob, cid)] == [["to two"], [], ["to two"]]
+        assert [await texts_received(each) for each in (ann, bob, cid)] == [["to two"], [], ["to two"]]
         await leave(ann, "pipeline_1")
         await cid.leave()
-        await until(lambda: backend.count(room("pipeline_1")) == (0, 0), "the room is empty")
+        await wait_until(lambda: backend.count(room("pipeline_1")) == (0, 0), "the room is empty")
         for text in ("to nobody", "nor now"):
             assert backend.broadcast(room("pipeline_1"), text).connections == 0
-        assert await heard_by_now(ann) == []
+        assert await texts_received(ann) == []
 
 
-async def test_a2_a_message_to_a_user_reaches_all_sockets_once(fleet: Fleet, backend: Backend) -> None:
+async def test_a2_a_message_to_a_user_reaches_all_sockets_once(fleet: Fleet, backend: GrpcBackend) -> None:
     near, far = fleet.processes[1:]
     history = History()
     async with (
@@ -75,19 +75,19 @@ async def test_a2_a_message_to_a_user_reaches_all_sockets_once(fleet: Fleet, bac
         assert backend.count("demo/user:ann") == (3, 1)
         assert backend.broadcast("demo/user:ann", "for ann").connections == 3
         for each in (one, two, three):
-            assert await heard_by_now(each) == ["for ann"]
-        assert await heard_by_now(other) == []
+            assert await texts_received(each) == ["for ann"]
+        assert await texts_received(other) == []
 
 
 async def test_a3_a_broadcast_reaches_every_socket_once_while_members_vanish_and_join(
-    fleet: Fleet, backend: Backend
+    fleet: Fleet, backend: GrpcBackend
 ) -> None:
     history = History()
     edges = itertools.cycle(fleet.processes[1:])
     count = 200
     async with AsyncExitStack() as stack:
 
-        async def enter(number: int) -> Chatter:
+        async def enter(number: int) -> RecordingClient:
             home = ("", "pipeline_1", "pipeline_2")[number % 3]
             return await stack.enter_async_context(member(history, f"u{number}", next(edges), home))
 
@@ -104,24 +104,24 @@ async def test_a3_a_broadcast_reaches_every_socket_once_while_members_vanish_and
             reached = staying[0].seq(PLATFORM)
             coming.append(await enter(number))
             if number % 2:
-                reset(leaver)
+                reset_connection(leaver)
             else:
                 leaver.break_off()
-            await until(lambda: publishing.done() or staying[0].seq(PLATFORM) > reached, "it goes on")  # noqa: B023
+            await wait_until(lambda: publishing.done() or staying[0].seq(PLATFORM) > reached, "it goes on")  # noqa: B023
         await publishing
         for each in (*staying, *coming):
-            texts = await heard_by_now(each)
+            texts = await texts_received(each)
             assert texts == [str(number) for number in range(count - len(texts), count)]
             assert len(texts) == count or each in coming
         assert any(leaver.seq(PLATFORM) for leaver in going), "nobody vanished half-way"
         history.open_lives |= {each.life for each in (*staying, *coming)}
-        with Backend(fleet.router.address, history) as reading:
+        with GrpcBackend(fleet.router.address, history) as reading:
             reading.read_logs(PLATFORM)
         assert_promises(history)
 
 
 async def test_a4_a_closed_socket_is_gone_from_every_index_and_costs_nothing(
-    fleet: Fleet, backend: Backend
+    fleet: Fleet, backend: GrpcBackend
 ) -> None:
     near = fleet.processes[1]
     history = History()
@@ -130,14 +130,14 @@ async def test_a4_a_closed_socket_is_gone_from_every_index_and_costs_nothing(
         await ann.connect()
         await ann.subscribe("pipeline_3")
         (known,) = backend.connections("demo/user:ann")
-        reset(ann)
+        reset_connection(ann)
         indexes = [
             room("pipeline_1"),
             room("pipeline_3"),
             "demo/user:ann",
             f"demo/connection:{known.connection_id}",
         ]
-        await until(lambda: not backend.count(indexes[0])[0], "ann is gone")
+        await wait_until(lambda: not backend.count(indexes[0])[0], "ann is gone")
         assert [backend.count(index) for index in indexes] == [(0, 0)] * 4
         assert not any(backend.connections(index) for index in indexes)
         assert backend.heard("demo").keys().isdisjoint(indexes)
@@ -149,7 +149,7 @@ async def test_a4_a_closed_socket_is_gone_from_every_index_and_costs_nothing(
                 assert reason_of(refusal.value) == "NO_ACTIVE_CONNECTION"
         assert backend.messages(indexes[0]) == kept
         assert _figures(fleet) == before, "somebody tried, or wrote about it"
-        assert await heard_by_now(bob) == []
+        assert await texts_received(bob) == []
 
 
 def _figures(fleet: Fleet) -> list[tuple[float, float, int]]:
@@ -164,7 +164,7 @@ def _figures(fleet: Fleet) -> list[tuple[float, float, int]]:
 
 
 async def test_a5_a_room_and_a_user_whose_sockets_are_all_dead_are_no_error(
-    fleet: Fleet, backend: Backend
+    fleet: Fleet, backend: GrpcBackend
 ) -> None:
     history = History()
     places = [room("dead"), "demo/user:zoe"]
@@ -173,19 +173,21 @@ async def test_a5_a_room_and_a_user_whose_sockets_are_all_dead_are_no_error(
         await each.connect()
     assert [backend.broadcast(place, "alive").connections for place in places] == [3, 3]
     for each in dead:
-        reset(each)
+        reset_connection(each)
     # At once, while they die, and when all are known to be dead.
     assert all(backend.broadcast(place, "dying").connections <= 3 for place in places)
-    await until(lambda: not backend.heard("demo"), "nothing is heard by anybody")
+    await wait_until(lambda: not backend.heard("demo"), "nothing is heard by anybody")
     for text in ("dead", "still dead"):
         assert [backend.broadcast(place, text).connections for place in places] == [0, 0]
     async with member(history, "zoe", fleet.processes[1], "dead") as again:
         assert [backend.broadcast(place, "back").connections for place in places] == [1, 1]
-        assert await heard_by_now(again) == ["back", "back"]
+        assert await texts_received(again) == ["back", "back"]
         assert [len(backend.messages(place)) for place in places] == [5, 5]
 
 
-async def test_a15_who_can_be_reached_in_several_ways_is_told_once(fleet: Fleet, backend: Backend) -> None:
+async def test_a15_who_can_be_reached_in_several_ways_is_told_once(
+    fleet: Fleet, backend: GrpcBackend
+) -> None:
     async with member(History(), "ann", fleet.processes[1], "pipeline_1") as ann:
         for name in ("pipeline_2", "pipeline_3"):
             await ann.subscribe(name)
@@ -198,4 +200,4 @@ async def test_a15_who_can_be_reached_in_several_ways_is_told_once(fleet: Fleet,
         ]
         for place in places:
             assert backend.broadcast(place, place).connections == 1
-            assert await heard_by_now(ann) == [place]
+            assert await texts_received(ann) == [place]

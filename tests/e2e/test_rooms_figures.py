@@ -15,16 +15,16 @@ from trunkline.v1.presence_service_pb2 import CONNECTION_EVENT_CLOSED, CloseConn
 from trunkline_client import Address
 from trunkline_client import Backend as Watching
 
-from tests.e2e.backends import TIMEOUT_S, Backend, address
 from tests.e2e.fleet import Fleet, fleet_of, metric
-from tests.e2e.rooms import PLATFORM, closed_by, health, leave, member, reset, room
-from tests.e2e.waiting import until
+from tests.e2e.grpc_backend import TIMEOUT_S, GrpcBackend, address
+from tests.e2e.polling import wait_until
+from tests.e2e.rooms import PLATFORM, closed_by, health, leave, member, reset_connection, room
 from tests.validators.history import History
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.e2e.chatter import Chatter
+    from tests.e2e.recording_client import RecordingClient
     from tests.support.processes import Process
 
 MONITOR = room("global_monitor")
@@ -57,9 +57,9 @@ async def test_a7_who_comes_to_the_monitor_is_told_it_is_connected_and_then_the_
     history = History()
     watching = asyncio.create_task(monitor(fleet.router.address))
     async with AsyncExitStack() as stack:
-        backend = stack.enter_context(Backend(fleet.router.address))
+        backend = stack.enter_context(GrpcBackend(fleet.router.address))
 
-        async def told(chatter: Chatter) -> Any:
+        async def told(chatter: RecordingClient) -> Any:
             (part,) = (await chatter.next("message"))["parts"]
             assert part["name"] == "system_status"
             return json.loads(part["json"])["active_connections"]
@@ -72,26 +72,26 @@ async def test_a7_who_comes_to_the_monitor_is_told_it_is_connected_and_then_the_
             assert (await chatter.connect())["type"] == "connected"
             assert await told(chatter) == backend.count(MONITOR)[0] == number
             stack.push_async_callback(chatter.leave)
-        reset(first)
-        await until(lambda: backend.count(MONITOR) == (4, 4), "it counts who is there")
+        reset_connection(first)
+        await wait_until(lambda: backend.count(MONITOR) == (4, 4), "it counts who is there")
         late = await stack.enter_async_context(member(history, "zoe", fleet.processes[1]))
         await late.subscribe("global_monitor")
         assert await told(late) == backend.count(MONITOR)[0] == 5
     watching.cancel()
-    with Backend(fleet.router.address) as backend:
-        await until(lambda: not backend.stats().connections, "all are gone")
+    with GrpcBackend(fleet.router.address) as backend:
+        await wait_until(lambda: not backend.stats().connections, "all are gone")
 
 
 class Churn:
     """Random comings and goings, and what there must be after them."""
 
-    def __init__(self, fleet: Fleet, backend: Backend, seed: int) -> None:
+    def __init__(self, fleet: Fleet, backend: GrpcBackend, seed: int) -> None:
         self.draw = random.Random(seed)
         self.backend = backend
         self.edges = fleet.processes[1:]
         self.history = History()
-        self.there: dict[Chatter, tuple[Process, set[str]]] = {}
-        self.ids: dict[Chatter, str] = {}
+        self.there: dict[RecordingClient, tuple[Process, set[str]]] = {}
+        self.ids: dict[RecordingClient, str] = {}
         self.opened: Counter[str] = Counter()
         self.ended: Counter[tuple[str, str]] = Counter()
 
@@ -127,7 +127,7 @@ class Churn:
         if how == "CLIENT_LEFT":
             await chatter.leave()
         elif how == "CLIENT_LOST":
-            self.draw.choice([reset, lambda chatter: chatter.break_off()])(chatter)
+            self.draw.choice([reset_connection, lambda chatter: chatter.break_off()])(chatter)
         elif how == "DISCONNECTED":
             await chatter.send({"type": "disconnect"})
         elif how == "CLOSED_BY_BACKEND":
@@ -136,7 +136,7 @@ class Churn:
         else:
             assert chatter._ws is not None
             chatter._ws.transport.write(b"\xff" * 20)
-        await until(lambda: chatter.closed, "it is closed")
+        await wait_until(lambda: chatter.closed, "it is closed")
         self.ended[edge.address, how] += 1
 
     @property
@@ -146,7 +146,7 @@ class Churn:
     async def agrees(self) -> None:
         """All counts there are say what is."""
         backend, there = self.backend, self.there
-        await until(lambda: backend.stats().connections == len(there), "the router knows")
+        await wait_until(lambda: backend.stats().connections == len(there), "the router knows")
         users = Counter(chatter.user for chatter in there)
         for place in ("demo", "demo/ansflow", PLATFORM):
             assert backend.count(place) == (len(there), len(users))
@@ -186,7 +186,7 @@ async def test_a10_figures_are_those_of_real_sockets_after_any_churn(
 ) -> None:
     with (
         fleet_of(tmp_path_factory.mktemp("churn"), edges=2) as fleet,
-        Backend(fleet.router.address) as backend,
+        GrpcBackend(fleet.router.address) as backend,
     ):
         churn = Churn(fleet, backend, seed)
         for round_ in range(3):
@@ -198,11 +198,13 @@ async def test_a10_figures_are_those_of_real_sockets_after_any_churn(
             await churn.agrees()
             if round_ == 1:
                 await fleet.restart_router()
-                await until(lambda: backend.stats().connections == len(churn.there), "all are known again")
+                await wait_until(
+                    lambda: backend.stats().connections == len(churn.there), "all are known again"
+                )
         stats = backend.stats()
         assert stats.connections_opened - stats.connections_closed == len(churn.there)
         for chatter in list(churn.there):
-            reset(chatter)
+            reset_connection(chatter)
             edge, _ = churn.there.pop(chatter)
             churn.ended[edge.address, "CLIENT_LOST"] += 1
         await churn.agrees()

@@ -10,10 +10,10 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from tests.e2e.backends import Backend
 from tests.e2e.fleet import Fleet, fleet_of
-from tests.e2e.rooms import AGENT, PLATFORM, conversation, heard_by_now, leave, member, room
-from tests.e2e.waiting import until
+from tests.e2e.grpc_backend import GrpcBackend
+from tests.e2e.polling import wait_until
+from tests.e2e.rooms import AGENT, PLATFORM, conversation, leave, member, room, texts_received
 from tests.validators.history import History
 
 if TYPE_CHECKING:
@@ -36,14 +36,14 @@ async def test_a8_pings_are_answered_and_subscriptions_filter_wherever_one_conne
     fleet: Fleet, name: str
 ) -> None:
     async with member(History(), "ann", fleet.processes[1], name) as ann:
-        with Backend(fleet.router.address) as backend:
+        with GrpcBackend(fleet.router.address) as backend:
             await ann.send({"type": "ping", "id": "p"})
             await ann.next("pong", id="p")
 
             async def hears() -> list[str]:
                 for place in ("wanted", "other"):
                     backend.broadcast(room(place), place)
-                return await heard_by_now(ann)
+                return await texts_received(ann)
 
             assert await hears() == []
             joined = await ann.subscribe("wanted")
@@ -53,7 +53,7 @@ async def test_a8_pings_are_answered_and_subscriptions_filter_wherever_one_conne
             assert await hears() == []
             # Neither of these has cost it its own room.
             backend.broadcast(room(name) if name else PLATFORM, "own")
-            assert await heard_by_now(ann) == ["own"]
+            assert await texts_received(ann) == ["own"]
 
 
 BAD = [
@@ -84,7 +84,7 @@ async def test_a9_what_cannot_be_read_is_answered_by_an_error_and_the_connection
         assert (await ann.next("error"))["code"] == "MALFORMED_FRAME"
         await ann.send({"type": "ping", "id": "still there"})
         await ann.next("pong", id="still there")
-        with Backend(fleet.router.address) as backend:
+        with GrpcBackend(fleet.router.address) as backend:
             assert backend.count(room("pipeline_1")) == (1, 1)
 
 
@@ -105,13 +105,13 @@ async def test_a9_a_bad_id_in_the_address_is_closed_with_a_code_and_leaves_nothi
     for bad in ("group:a%2Fb", "group:", "execution_abc", "group:a:b", "room:x", "group:" + "x" * 129):
         assert await refused(fleet, f"{place}&conversation={bad}") == (4503, "INVALID_ADDRESS")
     assert await refused(fleet, f"{place}&conversation=group:a&user=a%20b") == (4503, "INVALID_ADDRESS")
-    with Backend(fleet.router.address) as backend:
-        await until(lambda: backend.heard("demo") == {}, "nobody is anywhere")
+    with GrpcBackend(fleet.router.address) as backend:
+        await wait_until(lambda: backend.heard("demo") == {}, "nobody is anywhere")
 
 
 async def test_a12_who_cannot_be_placed_is_refused_and_never_let_in_as_nobody(fleet: Fleet) -> None:
-    with Backend(fleet.router.address) as backend:
-        await until(lambda: not backend.stats().connections, "nobody is there")
+    with GrpcBackend(fleet.router.address) as backend:
+        await wait_until(lambda: not backend.stats().connections, "nobody is there")
         before = backend.stats().connections_opened
         for query, answer in [
             (f"tenant=unknown&agent={AGENT}&platform=web&user=ann", (4504, "UNKNOWN_TENANT")),
@@ -141,6 +141,6 @@ async def test_a14_the_bounds_of_one_connection_hold(fleet: Fleet) -> None:
         await ann.next("ack", id=ident)
     assert ann.seq(room("a")) == 50
     await ann.send({"type": "ping", "id": "x" * FRAME_BYTES})
-    await until(lambda: ann.closed, "it is closed")
+    await wait_until(lambda: ann.closed, "it is closed")
     assert ann.closed is not None
     assert (ann.closed.code, ann.closed.reason) == (1009, "FRAME_TOO_LARGE")

@@ -10,10 +10,10 @@ import pytest
 from trunkline.v1.history_service_pb2 import ListReceiptsRequest
 from websockets.asyncio.client import connect
 
-from tests.e2e.backends import Backend, address
-from tests.e2e.chatter import Chatter, topic_name
 from tests.e2e.fleet import Fleet, fleet_of
-from tests.e2e.rooms import PLATFORM, heard_by_now, member, reset, room
+from tests.e2e.grpc_backend import GrpcBackend, address
+from tests.e2e.recording_client import RecordingClient, topic_name
+from tests.e2e.rooms import PLATFORM, member, reset_connection, room, texts_received
 from tests.validators.history import History
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield started
 
 
-async def take_all(chatter: Chatter) -> list[str]:
+async def take_all(chatter: RecordingClient) -> list[str]:
     """What it is given, each told to be delivered as it comes; all of it has been told on return."""
     texts = []
     for frame in list(chatter.inbox):
@@ -38,11 +38,11 @@ async def take_all(chatter: Chatter) -> list[str]:
             told = {"position": frame["position"], "address": frame["address"]}
             await chatter.send({"type": "delivered", **told})
             chatter.inbox.remove(frame)
-    await heard_by_now(chatter)
+    await texts_received(chatter)
     return texts
 
 
-async def come(chatter: Chatter) -> dict[str, Any]:
+async def come(chatter: RecordingClient) -> dict[str, Any]:
     """Connect to go on after what was delivered; all that was missed has come on return."""
     connected = await chatter.connect(first=GO_ON)
     assert connected["type"] == "connected"
@@ -51,15 +51,17 @@ async def come(chatter: Chatter) -> dict[str, Any]:
     return connected
 
 
-def ann_on(fleet: Fleet, edge: int = 1) -> Chatter:
+def ann_on(fleet: Fleet, edge: int = 1) -> RecordingClient:
     """The user, on a device that remembers nothing."""
-    return Chatter(History(), "demo/ann", fleet.processes[edge].address, "person:ann", agent="ansflow")
+    return RecordingClient(
+        History(), "demo/ann", fleet.processes[edge].address, "person:ann", agent="ansflow"
+    )
 
 
 async def test_a13_a_user_is_given_what_came_while_away_once_on_any_device_and_after_a_crash(
     fleet: Fleet,
 ) -> None:
-    with Backend(fleet.router.address) as backend:
+    with GrpcBackend(fleet.router.address) as backend:
         for number in range(3):
             assert backend.broadcast(ANN, f"offline {number}", f"k{number}").connections == 0
         backend.broadcast(PLATFORM, "to everybody")
@@ -67,9 +69,9 @@ async def test_a13_a_user_is_given_what_came_while_away_once_on_any_device_and_a
         assert (await come(first))["recovered"] is True
         assert sorted(await take_all(first)) == ["offline 0", "offline 1", "offline 2", "to everybody"]
         backend.broadcast(ANN, "seen live")
-        await heard_by_now(first)
+        await texts_received(first)
         # Given, and not told so: it comes again, to whoever asks for what was not delivered.
-        reset(first)
+        reset_connection(first)
         backend.broadcast(ANN, "offline 3")
         second = ann_on(fleet, 2)
         assert (await come(second))["recovered"] is True
@@ -89,7 +91,7 @@ async def test_a13_a_user_is_given_what_came_while_away_once_on_any_device_and_a
 
 
 async def test_a13_a_retried_message_to_a_user_is_given_once(fleet: Fleet) -> None:
-    with Backend(fleet.router.address) as backend:
+    with GrpcBackend(fleet.router.address) as backend:
         answers = [backend.broadcast(ANN, "pipeline failed", "run-7") for _ in range(3)]
         assert len({answer.message_id for answer in answers}) == 1
         ann = ann_on(fleet)
@@ -103,7 +105,7 @@ async def test_a13_a_retried_message_to_a_user_is_given_once(fleet: Fleet) -> No
 
 
 async def test_a13_what_is_said_while_the_user_comes_is_given_once_and_in_order(fleet: Fleet) -> None:
-    with Backend(fleet.router.address) as backend:
+    with GrpcBackend(fleet.router.address) as backend:
         count = 300
 
         def publish() -> None:
@@ -126,7 +128,7 @@ async def test_a13_what_is_said_while_the_user_comes_is_given_once_and_in_order(
 
 
 async def test_a13_the_url_can_ask_for_it_and_without_a_user_it_is_refused(fleet: Fleet) -> None:
-    with Backend(fleet.router.address) as backend:
+    with GrpcBackend(fleet.router.address) as backend:
         backend.broadcast(ANN, "while away")
     place = "tenant=demo&agent=ansflow&platform=web&resume=delivered"
     url = f"ws://{fleet.processes[1].address}/v1/connect?{place}"
@@ -144,7 +146,7 @@ async def test_a13_who_has_no_user_has_nothing_delivered_and_is_told_so(fleet: F
     assert (closing["type"], closing["code"], closing["reason"]) == ("closing", 4503, "INVALID_ADDRESS")
     assert "user" in closing["message"]
     async with member(History(), "ann", fleet.processes[1], "pipeline_1") as ann:
-        with Backend(fleet.router.address) as backend:
+        with GrpcBackend(fleet.router.address) as backend:
             backend.broadcast(room("other"), "not for ann")
             position = backend.messages(room("other"))[0].position
         told = {"type": "delivered", "position": {"epoch": position.epoch, "seq": position.seq}}

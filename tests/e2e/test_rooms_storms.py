@@ -9,11 +9,11 @@ import pytest
 from trunkline_client import Backend as Publishing
 from trunkline_client import broadcast_request
 
-from tests.e2e.backends import Backend, address
-from tests.e2e.endings import all_caught_up, assert_promises_kept
 from tests.e2e.fleet import Fleet, fleet_of, metric
-from tests.e2e.rooms import closed_by, health, member, reset, room
-from tests.e2e.waiting import until
+from tests.e2e.grpc_backend import GrpcBackend, address
+from tests.e2e.polling import wait_until
+from tests.e2e.promise_checks import assert_promises_kept, wait_until_caught_up
+from tests.e2e.rooms import closed_by, health, member, reset_connection, room
 from tests.validators.history import History
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ async def test_a6_sockets_that_are_reset_during_a_storm_leave_every_count_at_zer
     edges = fleet.processes[1:]
     history = History()
     async with AsyncExitStack() as stack, Publishing(fleet.router.address) as publishing:
-        backend = stack.enter_context(Backend(fleet.router.address, history))
+        backend = stack.enter_context(GrpcBackend(fleet.router.address, history))
         everybody = [
             await stack.enter_async_context(member(history, f"u{number}", edges[number % 2], "storm"))
             for number in range(12)
@@ -42,16 +42,16 @@ async def test_a6_sockets_that_are_reset_during_a_storm_leave_every_count_at_zer
             for number in range(STORM):
                 publisher.publish(broadcast_request(address(room("storm")), f"{number} " + "x" * 500))
                 if number % 80 == 79 and dying:
-                    await until(lambda: staying[0].seq() > number - 60, "the storm goes on")  # noqa: B023
-                    reset(dying.pop())
-        await until(lambda: all(each.seq() == STORM for each in staying), "who stays hears all of it")
+                    await wait_until(lambda: staying[0].seq() > number - 60, "the storm goes on")  # noqa: B023
+                    reset_connection(dying.pop())
+        await wait_until(lambda: all(each.seq() == STORM for each in staying), "who stays hears all of it")
         assert not dying
-        await until(lambda: backend.count(room("storm")) == (2, 2), "the dead are known to be")
+        await wait_until(lambda: backend.count(room("storm")) == (2, 2), "the dead are known to be")
         history.open_lives |= {each.life for each in staying}
         assert_promises_kept(fleet, history, staying)
         for each in staying:
-            reset(each)
-        await until(lambda: backend.count("demo") == (0, 0), "all are gone")
+            reset_connection(each)
+        await wait_until(lambda: backend.count("demo") == (0, 0), "all are gone")
         assert backend.heard("demo") == {}
         stats = backend.stats()
         assert (stats.connections, stats.users, stats.topics) == (0, 0, 0)
@@ -71,24 +71,24 @@ async def test_a11_a_slow_member_delays_nobody_and_goes_on_where_it_was(fleet: F
     ):
         sid.reads.clear()
         said = 0
-        with Backend(fleet.router.address) as backend:
+        with GrpcBackend(fleet.router.address) as backend:
             # The others have each message before the next is said, whatever sid does.
             while not metric(edge, "trunkline_edge_slow_consumers_total"):
                 said += 1
                 await ann.say(f"{said} " + "x" * 64_000)
-                await until(lambda: bob.seq() == said, "bob hears it")  # noqa: B023
+                await wait_until(lambda: bob.seq() == said, "bob hears it")  # noqa: B023
                 assert said < 500
-            await until(lambda: backend.count(room("busy"))[0] <= 3, "it is counted")
+            await wait_until(lambda: backend.count(room("busy"))[0] <= 3, "it is counted")
             sid.reads.set()
-            await until(lambda: sid.closed, "sid is closed")
+            await wait_until(lambda: sid.closed, "sid is closed")
             assert sid.closed is not None
             assert (sid.closed.code, sid.closed.reason) == (4000, "SLOW_CONSUMER")
-            await until(lambda: backend.count(room("busy")) == (2, 2), "sid is counted no more")
+            await wait_until(lambda: backend.count(room("busy")) == (2, 2), "sid is counted no more")
         figures = health(edge)
         assert figures["closed_by"] == closed_by(edge) == {"SLOW_CONSUMER": 1}
         assert figures["dropped"] == metric(edge, "trunkline_edge_frames_dropped_total") >= 1
         assert 0 < figures["success_rate"] < 1
         assert figures["disconnect_rate"] == pytest.approx(1 / 3, abs=1e-6)
         assert (await sid.connect(resume=True))["type"] == "connected"
-        await all_caught_up(fleet, [ann, bob, sid])
+        await wait_until_caught_up(fleet, [ann, bob, sid])
         assert_promises_kept(fleet, history, [ann, bob, sid])

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from tests.e2e.backends import Backend
-from tests.e2e.chatter import Chatter
-from tests.e2e.endings import all_caught_up, assert_promises_kept
 from tests.e2e.fleet import Fleet, fleet_of
-from tests.e2e.waiting import until
+from tests.e2e.grpc_backend import GrpcBackend
+from tests.e2e.polling import wait_until
+from tests.e2e.promise_checks import assert_promises_kept, wait_until_caught_up
+from tests.e2e.recording_client import RecordingClient
 from tests.validators.history import History
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield started
 
 
-async def talk(chatter: Chatter, stop: asyncio.Event) -> None:
+async def talk(chatter: RecordingClient, stop: asyncio.Event) -> None:
     """Say one thing after another, up to UNDER_WAY at a time."""
     number = 0
     while not stop.is_set():
@@ -43,12 +43,12 @@ async def talk(chatter: Chatter, stop: asyncio.Event) -> None:
             await asyncio.sleep(0.002)
 
 
-def acks_of(chatters: list[Chatter]) -> int:
+def acks_of(chatters: list[RecordingClient]) -> int:
     """How many messages were acked."""
     return sum(chatter.acks for chatter in chatters)
 
 
-def under_way(chatters: list[Chatter]) -> bool:
+def under_way(chatters: list[RecordingClient]) -> bool:
     """Messages have been sent whose acks have not come."""
     return any(chatter.unacked for chatter in chatters)
 
@@ -62,59 +62,61 @@ async def test_a_killed_router_loses_doubles_and_reorders_nothing(fleet: Fleet) 
     edges = edges_of(fleet)
     async with AsyncExitStack() as stack:
         chatters = [
-            await stack.enter_async_context(Chatter(history, f"demo/{name}", edges[index % 2], "group:hot"))
+            await stack.enter_async_context(
+                RecordingClient(history, f"demo/{name}", edges[index % 2], "group:hot")
+            )
             for index, name in enumerate(("ann", "bob", "cid", "dan", "eve", "fay"))
         ]
         talking = [asyncio.create_task(talk(chatter, stop)) for chatter in chatters[:4]]
         for _ in range(KILLS):
             wanted = acks_of(chatters) + random.randint(50, 400)
-            await until(lambda: acks_of(chatters) >= wanted and under_way(chatters), "the moment")  # noqa: B023
+            await wait_until(lambda: acks_of(chatters) >= wanted and under_way(chatters), "the moment")  # noqa: B023
             await fleet.restart_router()
         stop.set()
         await asyncio.gather(*talking)
-        await all_caught_up(fleet, chatters)
+        await wait_until_caught_up(fleet, chatters)
         assert not any(chatter.closed for chatter in chatters), "the edges keep their sockets"
         assert_promises_kept(fleet, history, chatters)
 
 
 async def test_clients_that_come_while_the_router_is_away_wait_for_it(fleet: Fleet) -> None:
     history = History()
-    async with Chatter(history, "demo/ann", edges_of(fleet)[0], "group:away") as ann:
+    async with RecordingClient(history, "demo/ann", edges_of(fleet)[0], "group:away") as ann:
         await ann.next("ack", id=await ann.say("before"))
         fleet.router.kill()
         await ann.say("while it is away")
-        bob = Chatter(history, "demo/bob", edges_of(fleet)[1], "group:away")
+        bob = RecordingClient(history, "demo/bob", edges_of(fleet)[1], "group:away")
         coming = asyncio.create_task(bob.connect())
         await asyncio.to_thread(fleet.start_router)
         assert (await coming)["type"] == "connected"
-        await all_caught_up(fleet, [ann])
+        await wait_until_caught_up(fleet, [ann])
         await bob.say("after")
-        await all_caught_up(fleet, [ann, bob])
+        await wait_until_caught_up(fleet, [ann, bob])
         assert_promises_kept(fleet, history, [ann, bob])
         await bob.leave()
 
 
 async def test_a_backend_that_retries_over_a_kill_creates_each_message_once(fleet: Fleet) -> None:
     history = History()
-    async with Chatter(history, "demo/ann", edges_of(fleet)[0], "group:keys") as ann:
+    async with RecordingClient(history, "demo/ann", edges_of(fleet)[0], "group:keys") as ann:
 
         def say_all() -> None:
-            with Backend(fleet.router.address, history) as backend:
+            with GrpcBackend(fleet.router.address, history) as backend:
                 for number in range(300):
                     persist(backend, f"key-{number}", f"text {number}")
 
         saying = asyncio.create_task(asyncio.to_thread(say_all))
         for count in (60, 140):
-            await until(lambda: ann.seq() >= count, f"{count} messages")  # noqa: B023
+            await wait_until(lambda: ann.seq() >= count, f"{count} messages")  # noqa: B023
             await fleet.restart_router()
         await saying
-        await all_caught_up(fleet, [ann])
+        await wait_until_caught_up(fleet, [ann])
         assert ann.seq() == 300
         history.events = [e for e in history.events if getattr(e, "code", None) != ""]
         assert_promises_kept(fleet, history, [ann])
 
 
-def persist(backend: Backend, key: str, text: str) -> None:
+def persist(backend: GrpcBackend, key: str, text: str) -> None:
     """Broadcast until it is answered OK; fails where it is refused for another reason than the kill."""
     for _ in range(RETRIES):
         try:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
 
-from tests.e2e.backends import Backend, address
-from tests.e2e.chatter import Chatter
-from tests.e2e.endings import all_caught_up, assert_promises_kept
 from tests.e2e.fleet import Fleet, fleet_of, metric, rss_bytes
-from tests.e2e.waiting import until
+from tests.e2e.grpc_backend import GrpcBackend, address
+from tests.e2e.polling import wait_until
+from tests.e2e.promise_checks import assert_promises_kept, wait_until_caught_up
+from tests.e2e.recording_client import RecordingClient
 from tests.support.processes import linux
 from tests.validators.bounded import bounded
-from tests.validators.history import History, Measured
+from tests.validators.history import History, MemorySampled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,25 +39,25 @@ async def test_a_slow_reader_is_closed_without_delaying_the_others(fleet: Fleet)
     history = History()
     edge = fleet.start_edge(TRUNKLINE_OUTBOX_BYTES=str(256 * 1024))
     async with (
-        Chatter(history, "demo/ann", edge.address, "group:busy") as ann,
-        Chatter(history, "demo/bob", edge.address, "group:busy") as bob,
-        Chatter(history, "demo/sid", edge.address, "group:busy", narrow=True) as sid,
+        RecordingClient(history, "demo/ann", edge.address, "group:busy") as ann,
+        RecordingClient(history, "demo/bob", edge.address, "group:busy") as bob,
+        RecordingClient(history, "demo/sid", edge.address, "group:busy", narrow=True) as sid,
     ):
         sid.reads.clear()
         number = 0
         while not metric(edge, "trunkline_edge_slow_consumers_total") and number < 500:
             number += 1
             await ann.say(f"{number} " + "x" * 16_000)
-            await until(lambda: bob.seq() == number, "bob hears it")  # noqa: B023
+            await wait_until(lambda: bob.seq() == number, "bob hears it")  # noqa: B023
         assert number > 16, "it was not closed at once"
         sid.reads.set()
-        await until(lambda: sid.closed, "sid is closed")
+        await wait_until(lambda: sid.closed, "sid is closed")
         assert sid.closed is not None
         assert (sid.closed.code, sid.closed.reason) == (4000, "SLOW_CONSUMER")
         answer = await sid.connect(resume=True)
         assert answer["type"] == "connected"
         await ann.say("and on")
-        await all_caught_up(fleet, [ann, bob, sid])
+        await wait_until_caught_up(fleet, [ann, bob, sid])
         assert not list(bounded(history, delay_s=DELAY_S, slow={"demo/sid"}))
         assert_promises_kept(fleet, history, [ann, bob, sid])
 
@@ -71,7 +71,7 @@ async def test_an_unbounded_publisher_is_held_back_by_slow_readers_and_loses_not
     async with AsyncExitStack() as stack:
         readers = [
             await stack.enter_async_context(
-                Chatter(history, f"demo/user{number}", edge.address, "group:flood", narrow=True)
+                RecordingClient(history, f"demo/user{number}", edge.address, "group:flood", narrow=True)
             )
             for number in range(3)
         ]
@@ -82,10 +82,10 @@ async def test_an_unbounded_publisher_is_held_back_by_slow_readers_and_loses_not
         while not publishing.done():
             for process in processes:
                 grown = rss_bytes(process) - before[process.name]
-                history.events.append(Measured(process=process.name, rss_bytes=grown))
+                history.events.append(MemorySampled(process=process.name, rss_bytes=grown))
             await asyncio.sleep(0.02)
         assert await publishing == COUNT
-        await until(lambda: all(reader.seq() == COUNT for reader in readers), "everybody has everything")
+        await wait_until(lambda: all(reader.seq() == COUNT for reader in readers), "everybody has everything")
         # All that was published is 80 MB, and 240 MB for three; kept as objects and bytes several times that.
         assert not list(bounded(history, rss_bytes=GROWTH))
         assert_promises_kept(fleet, history, readers)
@@ -103,6 +103,6 @@ def publish(fleet: Fleet, topic: str, count: int, size: int) -> int:
                 item.request.parts.add().text.text = f"{number} " + "x" * size
             yield batch
 
-    with Backend(fleet.router.address) as backend:
+    with GrpcBackend(fleet.router.address) as backend:
         answers = backend.broadcasting.BroadcastMany(batches(), timeout=60)
         return sum(result.HasField("response") for answer in answers for result in answer.results)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.backends import Backend
-from tests.e2e.chatter import Chatter
-from tests.e2e.endings import assert_promises_kept
 from tests.e2e.fleet import Fleet, fleet_of
-from tests.e2e.producer import Producer
+from tests.e2e.grpc_backend import GrpcBackend
+from tests.e2e.polling import wait_until
+from tests.e2e.promise_checks import assert_promises_kept
+from tests.e2e.recording_client import RecordingClient
 from tests.e2e.stream_worker_script import TEXTS, WHOLE
-from tests.e2e.waiting import until
+from tests.e2e.streaming_worker import StreamingWorker
 from tests.support.processes import worker_process
 from tests.validators.history import Ended, History
 
@@ -43,10 +43,10 @@ def start_worker(fleet: Fleet, stop_after: str = "") -> Process:
     return fleet._add(worker_process(fleet.router.address, SCRIPT, STOP_AFTER=stop_after))
 
 
-async def ended(chatter: Chatter, state: str, text: str) -> str:
+async def ended(chatter: RecordingClient, state: str, text: str) -> str:
     """Wait until the one reply that the client knows has ended so; returns its id."""
     texts = chatter.texts
-    await until(lambda: state in texts.replies().values(), f"a reply is {state}: {texts.replies()}")
+    await wait_until(lambda: state in texts.replies().values(), f"a reply is {state}: {texts.replies()}")
     (ident,) = (ident for ident, its in texts.replies().items() if its == state)
     assert texts.text[ident] == text
     return ident
@@ -55,7 +55,7 @@ async def ended(chatter: Chatter, state: str, text: str) -> str:
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_reply_survives_the_death_of_its_worker(fleet: Fleet, step: str) -> None:
     history = History()
-    async with Chatter(history, "demo/ann", edges_of(fleet)[0], "person:ann") as ann:
+    async with RecordingClient(history, "demo/ann", edges_of(fleet)[0], "person:ann") as ann:
         first = await asyncio.to_thread(start_worker, fleet, step)
         await ann.say("question")
         await asyncio.to_thread(first.line, lambda line: line == step)
@@ -68,7 +68,7 @@ async def test_a_reply_survives_the_death_of_its_worker(fleet: Fleet, step: str)
 
 async def test_a_reply_whose_worker_is_not_replaced_expires_with_what_was_said(fleet: Fleet) -> None:
     history = History()
-    async with Chatter(history, "demo/ann", edges_of(fleet)[0], "person:ann") as ann:
+    async with RecordingClient(history, "demo/ann", edges_of(fleet)[0], "person:ann") as ann:
         worker = await asyncio.to_thread(start_worker, fleet, "durable")
         await ann.say("question")
         await asyncio.to_thread(worker.line, lambda line: line == "durable")
@@ -84,8 +84,8 @@ async def test_a_reply_whose_worker_is_not_replaced_expires_with_what_was_said(f
 async def test_a_reply_survives_the_death_of_the_router(fleet: Fleet, step: str) -> None:
     history = History()
     async with (
-        Chatter(history, "demo/ann", edges_of(fleet)[0], "person:ann") as ann,
-        Producer(fleet.router.address) as producer,
+        RecordingClient(history, "demo/ann", edges_of(fleet)[0], "person:ann") as ann,
+        StreamingWorker(fleet.router.address) as producer,
     ):
         await ann.say("question")
         delivery = await producer.delivery("question")
@@ -93,14 +93,16 @@ async def test_a_reply_survives_the_death_of_the_router(fleet: Fleet, step: str)
             number, opened = await producer.open("r", delivery_id=delivery.delivery_id)
         if step in ("added", "durable", "ended"):
             await producer.add(number, 0, *TEXTS[:5])
-            await until(lambda: "".join(TEXTS[:5]) in ann.texts.text.values(), "the first words are shown")
+            await wait_until(
+                lambda: "".join(TEXTS[:5]) in ann.texts.text.values(), "the first words are shown"
+            )
         if step in ("durable", "ended"):
             await producer.durable(number, 5)
         if step == "ended":
             await producer.add(number, 5, *TEXTS[5:])
             assert (await producer.end(number, len(TEXTS))).state == 2
         await fleet.restart_router()
-        await until(lambda: producer.broken, "the stream breaks")
+        await wait_until(lambda: producer.broken, "the stream breaks")
         await producer.again()
         delivery = await producer.delivery("question")
         number, opened = await producer.open("r", delivery_id=delivery.delivery_id)
@@ -123,19 +125,21 @@ async def test_a_reply_survives_the_death_of_the_readers_edge(fleet: Fleet, step
     here, there = edges_of(fleet)
     edge = next(process for process in fleet.processes if process.address == here)
     async with (
-        Chatter(history, "demo/ann", here, "person:ann") as ann,
-        Chatter(history, "demo/ann", there, "person:ann") as other,
-        Producer(fleet.router.address) as producer,
+        RecordingClient(history, "demo/ann", here, "person:ann") as ann,
+        RecordingClient(history, "demo/ann", there, "person:ann") as other,
+        StreamingWorker(fleet.router.address) as producer,
     ):
         await ann.say("question")
         delivery = await producer.delivery("question")
         number, _ = await producer.open("r", delivery_id=delivery.delivery_id)
         said = {"opened": 0, "added": 5, "durable": 5, "ended": len(TEXTS)}[step]
         await producer.add(number, 0, *TEXTS[:said])
-        await until(lambda: "".join(TEXTS[:said]) in ann.texts.text.values(), "the first words are shown")
+        await wait_until(
+            lambda: "".join(TEXTS[:said]) in ann.texts.text.values(), "the first words are shown"
+        )
         ann.breaks_expected = True
         await asyncio.to_thread(edge.kill)
-        await until(lambda: ann.closed, "ann's connection breaks")
+        await wait_until(lambda: ann.closed, "ann's connection breaks")
         if step == "ended":
             assert (await producer.end(number, len(TEXTS))).state == 2
         await ann.reconnect([there])
@@ -152,23 +156,23 @@ async def test_cancel_and_end_race_and_all_see_one_outcome(fleet: Fleet) -> None
     history = History()
     here, there = edges_of(fleet)
     async with (
-        Chatter(history, "demo/ann", here, "group:team") as ann,
-        Chatter(history, "demo/bob", there, "group:team") as bob,
-        Producer(fleet.router.address) as producer,
+        RecordingClient(history, "demo/ann", here, "group:team") as ann,
+        RecordingClient(history, "demo/bob", there, "group:team") as bob,
+        StreamingWorker(fleet.router.address) as producer,
     ):
-        await until(lambda: ann.life and bob.life, "both are there")
+        await wait_until(lambda: ann.life and bob.life, "both are there")
         rounds = 40
         for n in range(rounds):
             number, opened = await producer.open(f"r{n}", address=_team())
             await producer.add(number, 0, "half ")
             ident = opened.message.id
-            await until(lambda: ann.texts.text.get(ident) == "half ", "ann reads")  # noqa: B023
+            await wait_until(lambda: ann.texts.text.get(ident) == "half ", "ann reads")  # noqa: B023
             cancel = {"type": "cancel", "id": f"x{n}", "message_id": ident}
             outcome, _ = await asyncio.gather(producer.end(number, 1), ann.send(cancel))
             answer = await ann.next("cancelled", id=f"x{n}")
             (reply,) = answer["replies"]
             assert reply == {"message_id": ident, "state": {2: "complete", 3: "cancelled"}[outcome.state]}
-            await until(lambda: bob.texts.state.get(ident) == reply["state"], "bob sees it")  # noqa: B023
+            await wait_until(lambda: bob.texts.state.get(ident) == reply["state"], "bob sees it")  # noqa: B023
         assert_promises_kept(fleet, history, [ann, bob])
         told = {(event.message_id, event.state) for event in history.of(Ended)}
         assert len(told) == rounds
@@ -177,23 +181,25 @@ async def test_cancel_and_end_race_and_all_see_one_outcome(fleet: Fleet) -> None
 async def test_of_two_producers_only_the_one_that_came_last_can_write(fleet: Fleet) -> None:
     history = History()
     async with (
-        Chatter(history, "demo/ann", edges_of(fleet)[0], "group:team") as ann,
-        Producer(fleet.router.address, ident="first") as first,
-        Producer(fleet.router.address, ident="second") as second,
+        RecordingClient(history, "demo/ann", edges_of(fleet)[0], "group:team") as ann,
+        StreamingWorker(fleet.router.address, ident="first") as first,
+        StreamingWorker(fleet.router.address, ident="second") as second,
     ):
         one, opened = await first.open("r", address=_team())
         await first.add(one, 0, "one ")
-        await until(lambda: "one " in ann.texts.text.values(), "ann reads the first")
+        await wait_until(lambda: "one " in ann.texts.text.values(), "ann reads the first")
         two, taken_up = await second.open("r", address=_team())
         assert taken_up.message.id == opened.message.id
         assert taken_up.message.next_index == 1
         await first.add(one, 1, "WRONG ")
         await second.add(two, 1, "two")
-        await until(lambda: any(p.error.code == "PRODUCER_FENCED" for p in first.progress), "first is told")
+        await wait_until(
+            lambda: any(p.error.code == "PRODUCER_FENCED" for p in first.progress), "first is told"
+        )
         assert (await second.end(two, 2)).state == 2
         await ended(ann, "complete", "one two")
         assert_promises_kept(fleet, history, [ann])
-        with Backend(fleet.router.address) as backend:
+        with GrpcBackend(fleet.router.address) as backend:
             assert backend.stats().open_messages == 0
 
 

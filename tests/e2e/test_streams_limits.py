@@ -11,11 +11,11 @@ import pytest
 from trunkline.v1.message_pb2 import MESSAGE_STATE_COMPLETE, MESSAGE_STATE_FAILED, ToolCallPart
 from trunkline_client import Backend, Client, Message, Part, Refused, Worker, address, text_of
 
-from tests.e2e.anyhow import client
-from tests.e2e.chatter import Chatter
-from tests.e2e.endings import assert_promises_kept
+from tests.e2e.chaos import client
 from tests.e2e.fleet import Fleet, fleet_of
-from tests.e2e.waiting import WAIT_S, until
+from tests.e2e.polling import WAIT_S, wait_until
+from tests.e2e.promise_checks import assert_promises_kept
+from tests.e2e.recording_client import RecordingClient
 from tests.support.processes import Process, linux
 from tests.validators.history import History
 
@@ -117,21 +117,21 @@ async def test_on_a_full_disk_a_reply_is_shown_and_ends_once_there_is_room(fleet
             await out.write("and after")
 
     async with (
-        Chatter(history, "demo/ann", edge_of(fleet), HOME) as ann,
+        RecordingClient(history, "demo/ann", edge_of(fleet), HOME) as ann,
         working(fleet, answer),
     ):
         await ann.say("question")
-        await until(lambda: "before " in ann.texts.text.values(), "the first words are shown")
+        await wait_until(lambda: "before " in ann.texts.text.values(), "the first words are shown")
         limit_files(fleet.router, 4096)
         full.set()
-        await until(lambda: "before and after" in ann.texts.text.values(), "the rest is shown")
+        await wait_until(lambda: "before and after" in ann.texts.text.values(), "the rest is shown")
         other = await ann.say("something else")
         refusal = await ann.next("error", id=other)
         assert refusal["code"] == "LOG_UNAVAILABLE"
         assert "open" in ann.texts.state.values()
         limit_files(fleet.router, resource.RLIM_INFINITY)
         await ann.say_again(other)
-        await until(lambda: list(ann.texts.replies().values()) == ["complete"] * 2, "both end")
+        await wait_until(lambda: list(ann.texts.replies().values()) == ["complete"] * 2, "both end")
         assert_promises_kept(fleet, history, [ann])
 
 
@@ -149,9 +149,9 @@ async def test_who_reads_slowly_gets_all_once_and_who_never_reads_delays_nobody(
 
     edge = edge_of(fleet)
     async with (
-        Chatter(history, "demo/ann", edge, HOME) as ann,
-        Chatter(history, "demo/sid", edge, HOME, narrow=True) as sid,
-        Chatter(history, "demo/nev", edge, HOME, narrow=True) as nev,
+        RecordingClient(history, "demo/ann", edge, HOME) as ann,
+        RecordingClient(history, "demo/sid", edge, HOME, narrow=True) as sid,
+        RecordingClient(history, "demo/nev", edge, HOME, narrow=True) as nev,
         working(fleet, answer),
     ):
         sid.reads.clear()
@@ -160,19 +160,19 @@ async def test_who_reads_slowly_gets_all_once_and_who_never_reads_delays_nobody(
         await asyncio.wait_for(paused.wait(), WAIT_S)
         sid.reads.set()
         go_on.set()
-        await until(lambda: "complete" in ann.texts.replies().values(), "ann has it all")
+        await wait_until(lambda: "complete" in ann.texts.replies().values(), "ann has it all")
         (ident,) = ann.texts.replies()
-        await until(lambda: sid.texts.state.get(ident) == "complete", "sid has it all")
+        await wait_until(lambda: sid.texts.state.get(ident) == "complete", "sid has it all")
         assert sid.texts.text[ident] == ann.texts.text[ident]
         openings = [each for each in sid.inbox if each["type"] == "message" and each["state"] == "open"]
         said = [each.get("text", "") for each in sid.inbox if each["type"] == "delta"]
         assert len(openings) == 1, "nothing was sent again"
         assert "".join(said) == ann.texts.text[ident]
         nev.reads.set()
-        await until(lambda: nev.closed, "nev is closed")
+        await wait_until(lambda: nev.closed, "nev is closed")
         assert nev.closed is not None
         assert (nev.closed.code, nev.closed.reason) == (4000, "SLOW_CONSUMER")
         await nev.reconnect([edge])
-        await until(lambda: nev.texts.state.get(ident) == "complete", "nev has it all")
+        await wait_until(lambda: nev.texts.state.get(ident) == "complete", "nev has it all")
         assert nev.texts.text[ident] == ann.texts.text[ident]
         assert_promises_kept(fleet, history, [ann, sid, nev])

@@ -16,12 +16,12 @@ from trunkline.v1.message_pb2 import MESSAGE_STATE_RECALLED, ROLE_USER, Author, 
 from trunkline.v1.tenant_pb2 import OPENNESS_LOOPBACK, TENANT_STATE_DELETING
 from trunkline.v1.tenant_service_pb2 import DeleteTenantRequest, ListApiKeysRequest, ListRevocationsRequest
 
-from tests.e2e.backends import TIMEOUT_S, Backend, address, reason_of
-from tests.e2e.chatter import Chatter, words_of
-from tests.e2e.declaring import Operator, auth_of, told_of
 from tests.e2e.fleet import Fleet, fleet_of
-from tests.e2e.langbot_chat import serving
-from tests.e2e.waiting import until
+from tests.e2e.grpc_backend import TIMEOUT_S, GrpcBackend, address, reason_of
+from tests.e2e.langbot_client import pipeline_worker
+from tests.e2e.operator_client import OperatorClient, client_auth, wait_until_known
+from tests.e2e.polling import wait_until
+from tests.e2e.recording_client import RecordingClient, frame_text
 from tests.validators.history import History
 
 if TYPE_CHECKING:
@@ -62,11 +62,11 @@ def holding(data: Path, *words: str) -> list[str]:
     return [name for name, found in rows(data).items() if any(holds(v) for row in found for v in row)]
 
 
-def chatter(edge: Process, tenant: str, user: str, conversation: str = "group:team") -> Chatter:
-    return Chatter(History(), f"{tenant}/{user}", edge.address, conversation)
+def chatter(edge: Process, tenant: str, user: str, conversation: str = "group:team") -> RecordingClient:
+    return RecordingClient(History(), f"{tenant}/{user}", edge.address, conversation)
 
 
-def say_many(backend: Backend, topic: str, count: int, text: str) -> None:
+def say_many(backend: GrpcBackend, topic: str, count: int, text: str) -> None:
     """As fast as that can be said; work for an agent that nobody does."""
     author = Author(role=ROLE_USER, user="ann")
     request = BroadcastRequest(address=address(topic), parts=[Part(text=TextPart(text=text))], author=author)
@@ -83,10 +83,10 @@ def say_many(backend: Backend, topic: str, count: int, text: str) -> None:
 
 
 async def test_more_than_the_limit_is_pruned_while_more_is_said(
-    edge: Process, operator: Operator, data: Path
+    edge: Process, operator: OperatorClient, data: Path
 ) -> None:
     operator.create("many", open_to=OPENNESS_LOOPBACK, retention={"max_messages": 40})
-    told_of("many", edge)
+    wait_until_known("many", edge)
     topic = f"many/{ROOM}"
     async with chatter(edge, "many", "stays") as stays:
         gone = chatter(edge, "many", "gone")
@@ -101,10 +101,10 @@ async def test_more_than_the_limit_is_pruned_while_more_is_said(
                 operator.broadcast(topic, f"word {said}")
                 said += 1
             await asyncio.sleep(0)
-        await until(lambda: len(operator.messages(topic)) == 40, "the newest are left")
+        await wait_until(lambda: len(operator.messages(topic)) == 40, "the newest are left")
         kept = [message.position.seq for message in operator.messages(topic)]
         assert kept == list(range(said - 39, said + 1))
-        await until(lambda: stays.seq() == said, "who stayed has heard everything")
+        await wait_until(lambda: stays.seq() == said, "who stayed has heard everything")
         heard = [frame["position"]["seq"] for frame in stays.inbox if frame["type"] == "message"]
         assert heard == list(range(1, said + 1))
         answer = await gone.connect(resume=True)
@@ -115,34 +115,36 @@ async def test_more_than_the_limit_is_pruned_while_more_is_said(
         operator.broadcast(topic, "after")
         answer = await gone.connect(resume=True)
         assert answer["recovered"]
-        assert words_of(await gone.next("message")) == "after"
+        assert frame_text(await gone.next("message")) == "after"
         await gone.leave()
-    await until(lambda: operator.stats("many").messages_erased == said + 1 - 40, "what is gone is counted")
+    await wait_until(
+        lambda: operator.stats("many").messages_erased == said + 1 - 40, "what is gone is counted"
+    )
     topic_id = next(row[0] for row in rows(data)["topics"] if row[1] == "many")
     assert len([row for row in rows(data)["messages"] if row[0] == topic_id]) == 40
 
 
-async def test_age_and_bytes_limit_a_history_too_and_seqs_go_on(operator: Operator) -> None:
+async def test_age_and_bytes_limit_a_history_too_and_seqs_go_on(operator: OperatorClient) -> None:
     operator.create("young", open_to=OPENNESS_LOOPBACK, retention={"max_age_s": 1})
     operator.create("small", open_to=OPENNESS_LOOPBACK, retention={"max_bytes": 25_000})
     for number in range(5):
         operator.broadcast(f"young/{ROOM}", f"word {number}")
         operator.broadcast(f"small/{ROOM}", f"{number}" * 10_000)
-    await until(lambda: len(operator.messages(f"small/{ROOM}")) == 2, "as much as may be is left")
+    await wait_until(lambda: len(operator.messages(f"small/{ROOM}")) == 2, "as much as may be is left")
     assert [m.position.seq for m in operator.messages(f"small/{ROOM}")] == [4, 5]
-    await until(lambda: not operator.messages(f"young/{ROOM}"), "all is too old")
+    await wait_until(lambda: not operator.messages(f"young/{ROOM}"), "all is too old")
     assert operator.broadcast(f"young/{ROOM}", "next").position.seq == 6
     assert operator.stats("young").messages_erased == 5
     # Limits that are set later hold for what is there.
     operator.update("small", retention={"max_messages": 1})
-    await until(lambda: len(operator.messages(f"small/{ROOM}")) == 1, "the new limit holds")
+    await wait_until(lambda: len(operator.messages(f"small/{ROOM}")) == 1, "the new limit holds")
 
 
 async def test_an_erased_user_has_said_nothing_and_read_nothing(
-    edge: Process, operator: Operator, data: Path
+    edge: Process, operator: OperatorClient, data: Path
 ) -> None:
     operator.create("erases", open_to=OPENNESS_LOOPBACK)
-    told_of("erases", edge)
+    wait_until_known("erases", edge)
     async with (
         chatter(edge, "erases", "ann-private") as ann,
         chatter(edge, "erases", "bob") as bob,
@@ -180,20 +182,22 @@ async def test_an_erased_user_has_said_nothing_and_read_nothing(
         assert list(operator.history_service.ListReceipts(request, timeout=TIMEOUT_S).receipts) == []
         assert operator.stats("erases").messages_erased == 5
         assert operator.erase_user("erases", "ann-private").messages == 0
-    await until(lambda: not holding(data, "very private", "ann-private"), "nothing is left in the file")
+    await wait_until(lambda: not holding(data, "very private", "ann-private"), "nothing is left in the file")
 
 
-async def test_a_suspended_tenant_takes_no_part_and_loses_nothing(edge: Process, operator: Operator) -> None:
+async def test_a_suspended_tenant_takes_no_part_and_loses_nothing(
+    edge: Process, operator: OperatorClient
+) -> None:
     operator.create("rests", open_to=OPENNESS_LOOPBACK)
-    told_of("rests", edge)
+    wait_until_known("rests", edge)
     ann = chatter(edge, "rests", "ann")
     await ann.connect()
     await ann.next("ack", id=await ann.say("before"))
     operator.suspend("rests")
-    await until(lambda: ann.closed, "it is closed")
+    await wait_until(lambda: ann.closed, "it is closed")
     assert ann.closed is not None
     assert (ann.closed.code, ann.closed.reason) == (4506, "TENANT_SUSPENDED")
-    with Backend(operator.address) as backend:
+    with GrpcBackend(operator.address) as backend:
         for call in (lambda: backend.broadcast(f"rests/{ROOM}", "x"), lambda: backend.stats("rests")):
             with pytest.raises(grpc.RpcError) as refusal:
                 call()
@@ -203,39 +207,42 @@ async def test_a_suspended_tenant_takes_no_part_and_loses_nothing(edge: Process,
     operator.resume("rests")
     operator.broadcast(f"rests/{ROOM}", "after")
     await ann.reconnect([edge.address])
-    assert words_of(await ann.next("message")) == "after"
+    assert frame_text(await ann.next("message")) == "after"
     assert [m.position.seq for m in operator.messages(f"rests/{ROOM}")] == [1, 2]
     await ann.leave()
 
 
-def declare_ends(operator: Operator, edge: Process) -> None:
+def declare_ends(operator: OperatorClient, edge: Process) -> None:
     """A tenant that is deleted, and declared again."""
-    operator.create("ends", open_to=OPENNESS_LOOPBACK, client_auth=auth_of(secrets=["ends-secret"]))
-    told_of("ends", edge)
+    operator.create("ends", open_to=OPENNESS_LOOPBACK, client_auth=client_auth(secrets=["ends-secret"]))
+    wait_until_known("ends", edge)
 
 
 async def test_a_deleted_tenant_is_gone_and_one_of_its_name_begins_anew(
-    fleet: Fleet, edge: Process, operator: Operator, data: Path
+    fleet: Fleet, edge: Process, operator: OperatorClient, data: Path
 ) -> None:
     declare_ends(operator, edge)
     key = operator.api_key("ends")
     operator.revoke("ends", user="somebody")
     async with chatter(edge, "ends", "ann") as ann:
-        async with serving(fleet.router, ["other"], lambda _: lambda message: "re", "ends"):
+        async with pipeline_worker(fleet.router, ["other"], lambda _: lambda message: "re", "ends"):
             ack = await ann.next("ack", id=await ann.say("soon to be gone"))
             await ann.send({"type": "read", "position": ack["position"]})
             old = operator.broadcast(f"ends/{ROOM}", "soon to be gone")
             assert operator.delete("ends") == 2
-            await until(lambda: ann.closed, "it is closed")
+            await wait_until(lambda: ann.closed, "it is closed")
             assert ann.closed is not None
             assert (ann.closed.code, ann.closed.reason) == (4504, "UNKNOWN_TENANT")
         with pytest.raises(grpc.RpcError) as refusal:
             operator.stats("ends")
         assert reason_of(refusal.value) == "UNKNOWN_TENANT"
-        with Backend(operator.address, key=key.secret) as backend, pytest.raises(grpc.RpcError) as refusal:
+        with (
+            GrpcBackend(operator.address, key=key.secret) as backend,
+            pytest.raises(grpc.RpcError) as refusal,
+        ):
             backend.stats("ends")
         assert reason_of(refusal.value) == "UNAUTHORIZED"
-        await until(lambda: not holding(data, "soon to be gone"), "its words are gone")
+        await wait_until(lambda: not holding(data, "soon to be gone"), "its words are gone")
         assert not {table for table, found in rows(data).items() if any("ends" in row for row in found)}
         declare_ends(operator, edge)
         assert operator.stats("ends").messages_committed == 0
@@ -250,17 +257,17 @@ async def test_a_deleted_tenant_is_gone_and_one_of_its_name_begins_anew(
 
 
 async def test_ids_that_a_deleted_tenant_has_used_are_new_to_one_of_its_name(
-    edge: Process, operator: Operator
+    edge: Process, operator: OperatorClient
 ) -> None:
     declared = {"open_to": OPENNESS_LOOPBACK}
     operator.create("reborn", **declared)
-    told_of("reborn", edge)
+    wait_until_known("reborn", edge)
     async with chatter(edge, "reborn", "ann") as ann:
         first = await ann.next("ack", id=await ann.say("hello", "same"))
     said = operator.broadcast(f"reborn/{ROOM}", "hello", "same key")
     operator.delete("reborn")
     operator.create("reborn", **declared)
-    told_of("reborn", edge)
+    wait_until_known("reborn", edge)
     again = operator.broadcast(f"reborn/{ROOM}", "hello", "same key")
     assert again.message_id != said.message_id
     async with chatter(edge, "reborn", "ann") as ann:
@@ -273,7 +280,7 @@ async def test_ids_that_a_deleted_tenant_has_used_are_new_to_one_of_its_name(
 
 
 async def test_a_deletion_that_the_router_did_not_survive_is_finished_by_the_next(
-    fleet: Fleet, edge: Process, operator: Operator, data: Path
+    fleet: Fleet, edge: Process, operator: OperatorClient, data: Path
 ) -> None:
     operator.create("large", open_to=OPENNESS_LOOPBACK)
     for number in range(2):
@@ -291,8 +298,8 @@ async def test_a_deletion_that_the_router_did_not_survive_is_finished_by_the_nex
     with pytest.raises(grpc.RpcError) as refusal:
         operator.stats("large")
     assert reason_of(refusal.value) == "UNKNOWN_TENANT"
-    await until(lambda: not any(row[0] == "large" for row in rows_of_tenants(data)), "its row is gone")
-    await until(lambda: not holding(data, "of the large one"), "its words are gone")
+    await wait_until(lambda: not any(row[0] == "large" for row in rows_of_tenants(data)), "its row is gone")
+    await wait_until(lambda: not holding(data, "of the large one"), "its words are gone")
     operator.create("large", open_to=OPENNESS_LOOPBACK)
     assert operator.messages("large/echo/web/group:1") == []
 

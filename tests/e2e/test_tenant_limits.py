@@ -22,12 +22,12 @@ from trunkline.v1.history_service_pb2 import ListMessagesRequest
 from trunkline.v1.message_pb2 import Part, TextPart
 from trunkline.v1.tenant_pb2 import OPENNESS_LOOPBACK
 
-from tests.e2e.backends import TIMEOUT_S, Backend, address, reason_of
-from tests.e2e.chatter import Chatter
-from tests.e2e.declaring import Operator, refused, refused_by, refused_stream, told_of
 from tests.e2e.fleet import Fleet, fleet_of, metric
+from tests.e2e.grpc_backend import TIMEOUT_S, GrpcBackend, address, reason_of
 from tests.e2e.http_backend import HttpBackend
-from tests.e2e.waiting import until
+from tests.e2e.operator_client import OperatorClient, refused, refused_by, refused_stream, wait_until_known
+from tests.e2e.polling import wait_until
+from tests.e2e.recording_client import RecordingClient
 from tests.validators.history import History
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 @pytest.fixture
-def backend(fleet: Fleet) -> Iterator[Backend]:
-    with Backend(fleet.router.address) as calling:
+def backend(fleet: Fleet) -> Iterator[GrpcBackend]:
+    with GrpcBackend(fleet.router.address) as calling:
         yield calling
 
 
@@ -57,20 +57,20 @@ Limited: TypeAlias = "Callable[..., str]"
 
 
 @pytest.fixture
-def limited(fleet: Fleet, operator: Operator) -> Limited:
+def limited(fleet: Fleet, operator: OperatorClient) -> Limited:
     """Declares a new tenant with these limits."""
 
     def limit(**limits: int) -> str:
         tenant = f"limited-{next(_numbers)}"
         operator.create(tenant, open_to=OPENNESS_LOOPBACK, limits=limits)
-        told_of(tenant, *fleet.edges)
+        wait_until_known(tenant, *fleet.edges)
         return tenant
 
     return limit
 
 
-def client(edge: Process, tenant: str, user: str = "ann", **options: Any) -> Chatter:
-    return Chatter(History(), f"{tenant}/{user}", edge.address, **options)
+def client(edge: Process, tenant: str, user: str = "ann", **options: Any) -> RecordingClient:
+    return RecordingClient(History(), f"{tenant}/{user}", edge.address, **options)
 
 
 def path_of(tenant: str, user: str = "ann", what: str = "connect") -> str:
@@ -81,13 +81,13 @@ async def turned_away(edge: Process, tenant: str, user: str = "ann") -> dict[str
     """How a WebSocket is refused after the upgrade."""
     chatter = client(edge, tenant, user)
     closing = await chatter.connect()
-    await until(lambda: chatter.closed, "it is closed")
+    await wait_until(lambda: chatter.closed, "it is closed")
     assert chatter.closed is not None
     assert (closing["type"], closing["code"]) == ("closing", chatter.closed.code)
     return closing
 
 
-async def said(chatter: Chatter) -> bool:
+async def said(chatter: RecordingClient) -> bool:
     """It may say something again, before long."""
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
@@ -99,13 +99,13 @@ async def said(chatter: Chatter) -> bool:
     return False
 
 
-async def answer_to(chatter: Chatter, ident: str) -> dict[str, Any]:
+async def answer_to(chatter: RecordingClient, ident: str) -> dict[str, Any]:
     """How a frame of this id is answered."""
-    await until(lambda: any(f.get("id") == ident for f in chatter.inbox), f"{ident} is answered")
+    await wait_until(lambda: any(f.get("id") == ident for f in chatter.inbox), f"{ident} is answered")
     return next(f for f in chatter.inbox if f.get("id") == ident)
 
 
-def refusals(backend: Backend, rpc: Any, request: Any) -> list[grpc.RpcError]:
+def refusals(backend: GrpcBackend, rpc: Any, request: Any) -> list[grpc.RpcError]:
     """How those end that are refused of MANY calls at a time."""
     calls = [rpc.future(request, timeout=TIMEOUT_S) for _ in range(MANY)]
     return [error for call in calls if (error := call.exception()) is not None]
@@ -123,7 +123,7 @@ def retry_after_s(error: grpc.RpcError) -> float:
 
 
 async def test_connections_of_a_tenant_and_of_a_user_are_counted_on_all_edges(
-    fleet: Fleet, limited: Limited, backend: Backend
+    fleet: Fleet, limited: Limited, backend: GrpcBackend
 ) -> None:
     first, second = fleet.edges
     tenant = limited(connections=3, connections_per_user=2)
@@ -140,7 +140,7 @@ async def test_connections_of_a_tenant_and_of_a_user_are_counted_on_all_edges(
             assert refusal.retry_after_s > 0
             assert int(refusal.headers["retry-after"]) > 0
             await ann.leave()
-            await until(lambda: backend.count(tenant)[0] == 2, "one has left")
+            await wait_until(lambda: backend.count(tenant)[0] == 2, "one has left")
             async with client(second, tenant, "eve"):
                 assert backend.count(tenant)[0] == 3
     assert backend.stats(tenant).refused["TOO_MANY_CONNECTIONS"] == 3
@@ -198,7 +198,7 @@ async def test_bytes_of_one_connection_are_limited(edge: Process, limited: Limit
         parts = [{"type": "text", "text": "x" * 250_000}] * 4
         for number in range(14):
             await ann.send({"type": "message", "id": f"m{number}", "parts": parts})
-        await until(lambda: [f for f in ann.inbox if f["type"] == "error"], "it is too much")
+        await wait_until(lambda: [f for f in ann.inbox if f["type"] == "error"], "it is too much")
         error = await ann.next("error")
         assert (error["code"], error["retryable"]) == ("RATE_LIMITED", True)
         assert error["retry_after_ms"] > 0
@@ -217,7 +217,7 @@ async def test_what_cannot_be_read_counts_like_what_can(
 
 
 async def test_clients_and_backends_of_a_tenant_share_what_it_may_send(
-    fleet: Fleet, edge: Process, limited: Limited, backend: Backend
+    fleet: Fleet, edge: Process, limited: Limited, backend: GrpcBackend
 ) -> None:
     tenant = limited(messages_per_s=4)
     async with client(edge, tenant) as ann, client(edge, tenant, "bob") as bob:
@@ -250,7 +250,7 @@ async def test_clients_and_backends_of_a_tenant_share_what_it_may_send(
 
 
 async def test_backends_that_call_one_by_one_are_slowed_down_and_not_refused(
-    limited: Limited, backend: Backend
+    limited: Limited, backend: GrpcBackend
 ) -> None:
     tenant = limited(messages_per_s=20)
     began = time.monotonic()
@@ -261,7 +261,7 @@ async def test_backends_that_call_one_by_one_are_slowed_down_and_not_refused(
 
 
 async def test_calls_of_a_tenant_are_limited_whatever_they_ask_for(
-    edge: Process, limited: Limited, backend: Backend
+    edge: Process, limited: Limited, backend: GrpcBackend
 ) -> None:
     tenant = limited(calls_per_s=4)
     request = ListMessagesRequest(address=address(f"{tenant}/echo/web/group:team"))
@@ -278,7 +278,7 @@ async def test_calls_of_a_tenant_are_limited_whatever_they_ask_for(
 
 
 async def test_what_two_edges_let_pass_the_router_counts_together(
-    fleet: Fleet, limited: Limited, backend: Backend
+    fleet: Fleet, limited: Limited, backend: GrpcBackend
 ) -> None:
     first, second = fleet.edges
     tenant = limited(messages_per_s=6)
@@ -286,7 +286,7 @@ async def test_what_two_edges_let_pass_the_router_counts_together(
         for number in range(5):
             await ann.say(f"word {number}", f"a{number}")
             await bob.say(f"word {number}", f"b{number}")
-        await until(
+        await wait_until(
             lambda: [f for f in ann.inbox + bob.inbox if f["type"] == "error"], "together it is too much"
         )
         errors = [f for f in ann.inbox + bob.inbox if f["type"] == "error"]
@@ -295,7 +295,7 @@ async def test_what_two_edges_let_pass_the_router_counts_together(
     assert backend.stats(tenant).refused["RATE_LIMITED"] >= 1
 
 
-async def test_bytes_of_a_tenant_are_limited(edge: Process, limited: Limited, backend: Backend) -> None:
+async def test_bytes_of_a_tenant_are_limited(edge: Process, limited: Limited, backend: GrpcBackend) -> None:
     tenant = limited(bytes_per_s=MIB)
     parts = [Part(text=TextPart(text="x" * (MIB // 4)))] * 28
     request = BroadcastRequest(address=address(tenant), parts=parts, ephemeral=True)
@@ -311,7 +311,7 @@ async def test_a_frame_that_is_too_large_ends_the_connection(edge: Process, limi
     async with client(edge, tenant) as ann:
         await ann.next("ack", id=await ann.say("x" * 1000))
         await ann.say("x" * 3000)
-        await until(lambda: ann.closed, "it is closed")
+        await wait_until(lambda: ann.closed, "it is closed")
         assert ann.closed is not None
         assert (ann.closed.code, ann.closed.reason) == (1009, "FRAME_TOO_LARGE")
         assert "2048" in ann.closing["message"]
@@ -319,7 +319,7 @@ async def test_a_frame_that_is_too_large_ends_the_connection(edge: Process, limi
 
 
 async def test_conversations_of_one_connection_are_limited(
-    edge: Process, limited: Limited, backend: Backend
+    edge: Process, limited: Limited, backend: GrpcBackend
 ) -> None:
     tenant = limited(conversations=2)
     async with client(edge, tenant) as ann:
@@ -333,7 +333,7 @@ async def test_conversations_of_one_connection_are_limited(
     assert backend.stats(tenant).refused["TOO_MANY_TOPICS"] == 1
 
 
-async def test_open_messages_of_a_tenant_are_limited(limited: Limited, backend: Backend) -> None:
+async def test_open_messages_of_a_tenant_are_limited(limited: Limited, backend: GrpcBackend) -> None:
     tenant = limited(open_messages=1)
     request = OpenMessageRequest(address=address(f"{tenant}/echo/web/group:team"), key="one")
     backend.broadcasting.OpenMessage(request, timeout=TIMEOUT_S)
@@ -344,7 +344,7 @@ async def test_open_messages_of_a_tenant_are_limited(limited: Limited, backend: 
     assert retry_after_s(refusal.value) > 0
 
 
-async def test_what_is_refused_of_backends_is_counted(limited: Limited, backend: Backend) -> None:
+async def test_what_is_refused_of_backends_is_counted(limited: Limited, backend: GrpcBackend) -> None:
     tenant = limited()
     with pytest.raises(grpc.RpcError) as refusal:
         backend.broadcast(tenant, "nobody is there", require_connection=True)
@@ -353,7 +353,7 @@ async def test_what_is_refused_of_backends_is_counted(limited: Limited, backend:
 
 
 async def test_broadcast_many_is_read_no_faster_rather_than_refused(
-    limited: Limited, backend: Backend
+    limited: Limited, backend: GrpcBackend
 ) -> None:
     tenant = limited(messages_per_s=40)
     parts = [Part(text=TextPart(text="paced"))]
@@ -376,7 +376,7 @@ async def test_broadcast_many_is_read_no_faster_rather_than_refused(
 
 
 async def test_a_limit_that_changes_holds_for_those_who_are_connected_within_a_second(
-    edge: Process, operator: Operator, limited: Limited
+    edge: Process, operator: OperatorClient, limited: Limited
 ) -> None:
     tenant = limited(connection_messages_per_s=1000)
     async with client(edge, tenant) as ann:
@@ -396,11 +396,11 @@ async def test_a_limit_that_changes_holds_for_those_who_are_connected_within_a_s
 
 @pytest.mark.parametrize("what", ["connect", "events"])
 async def test_web_pages_connect_from_where_the_tenant_says(
-    edge: Process, operator: Operator, what: str
+    edge: Process, operator: OperatorClient, what: str
 ) -> None:
     tenant = f"pages-{what}"
     operator.create(tenant, open_to=OPENNESS_LOOPBACK, origins=["https://example.com"])
-    told_of(tenant, edge)
+    wait_until_known(tenant, edge)
     path = path_of(tenant, what=what)
     before = refused_by(edge, "ORIGIN_FORBIDDEN")
     bad = (

@@ -17,8 +17,8 @@ import websockets
 from trunkline_client import Backend, Client, ClientSettings, Refused, access, address, text_of
 
 from tests.e2e.fleet import Fleet, fleet_of
-from tests.e2e.waiting import until
-from tests.support.certificates import Certificates, named, serial_of
+from tests.e2e.polling import wait_until
+from tests.support.certificates import Certificates, serial_of, tls_env
 from tests.support.processes import ROOT, Process, environment, worker_process
 
 if TYPE_CHECKING:
@@ -38,12 +38,12 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 def with_links(ours: Certificates) -> dict[str, str]:
     """A router's settings for TLS, and for a port for links."""
     links = {"TRUNKLINE_LINK_LISTEN": "127.0.0.1:0", "TRUNKLINE_TLS_CLIENT_CA": str(ours.ca)}
-    return named("TLS", ours.router) | links
+    return tls_env("TLS", ours.router) | links
 
 
 def linking(ours: Certificates, links: str) -> dict[str, str]:
     """An edge's settings for the router's port for links."""
-    return {"TRUNKLINE_ROUTER": links, "TRUNKLINE_ROUTER_CA": str(ours.ca)} | named("ROUTER", ours.client)
+    return {"TRUNKLINE_ROUTER": links, "TRUNKLINE_ROUTER_CA": str(ours.ca)} | tls_env("ROUTER", ours.client)
 
 
 def links_of(router: Process) -> str:
@@ -56,7 +56,7 @@ def links_of(router: Process) -> str:
 def fleet(tmp_path_factory: pytest.TempPathFactory, ours: Certificates) -> Iterator[Fleet]:
     with fleet_of(tmp_path_factory.mktemp("tls"), edges=0, **with_links(ours)) as started:
         links = links_of(started.router)
-        started.start_edge(**linking(ours, links), **named("TLS", ours.edge))
+        started.start_edge(**linking(ours, links), **tls_env("TLS", ours.edge))
         with worker_process(started.router.address, TRUNKLINE_CA=str(ours.ca)):
             yield started
 
@@ -168,7 +168,9 @@ async def test_certificates_are_replaced_while_all_goes_on(
         before = [serial(each, ours) for each in shows]
         ours.renew(ours.edge)
         ours.renew(ours.router)
-        await until(lambda: all(serial(e, ours) != b for e, b in zip(shows, before, strict=True)), "new ones")
+        await wait_until(
+            lambda: all(serial(e, ours) != b for e, b in zip(shows, before, strict=True)), "new ones"
+        )
         # The connections that there were go on: the backend's, the link, and the client's.
         await backend.broadcast(everybody, "after")
         while "after" not in await client.recv():
@@ -196,7 +198,7 @@ async def test_what_does_not_go_on_with_its_handshake_holds_up_nobody(
 
 
 def test_a_process_whose_certificate_is_of_no_use_says_so_and_does_not_start(ours: Certificates) -> None:
-    mixed = named("TLS", ours.edge) | {"TRUNKLINE_TLS_KEY": str(certs.key_of(ours.router))}
+    mixed = tls_env("TLS", ours.edge) | {"TRUNKLINE_TLS_KEY": str(certs.key_of(ours.router))}
     for name in ("router", "edge"):
         env = environment(mixed | {f"TRUNKLINE_{name.upper()}_LISTEN": "127.0.0.1:0"})
         arguments = [sys.executable, "-m", f"trunkline_{name}", "serve"]

@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.fleet import fleet_of
 from tests.e2e.test_tls import linking, links_of, with_links
 from tests.e2e.test_wrong_router import CUT_OFF, told
-from tests.support.certificates import ELSEWHERE, Certificates, named
+from tests.support.certificates import ELSEWHERE, Certificates, tls_env
 from tests.support.processes import ROOT, edge_process, environment, router_process
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ async def test_a_port_for_links_takes_no_edge_without_a_certificate_for_edges(
     with router_process(tmp_path, **with_links(ours)) as router:
         links = links_of(router)
         trusting = {"TRUNKLINE_ROUTER_CA": str(ours.ca)}
-        for shown in ({}, named("ROUTER", others.client), named("ROUTER", ours.edge)):
+        for shown in ({}, tls_env("ROUTER", others.client), tls_env("ROUTER", ours.edge)):
             assert "set TRUNKLINE_ROUTER_CERT" in await problem_of(links, trusting | shown)
         # On its other port a certificate is not asked for, and there is no link key.
         problem = await problem_of(router.address, linking(ours, router.address))
@@ -79,14 +79,14 @@ async def test_an_edge_says_what_is_wrong_with_its_routers_tls(
     tmp_path: Path, ours: Certificates, others: Certificates
 ) -> None:
     trusting = {"TRUNKLINE_ROUTER_CA": str(ours.ca)}
-    with router_process(tmp_path / "tls", **named("TLS", ours.router)) as router:
+    with router_process(tmp_path / "tls", **tls_env("TLS", ours.router)) as router:
         untrusted = await problem_of(router.address, {"TRUNKLINE_ROUTER_CA": str(others.ca)})
         assert "TRUNKLINE_ROUTER_CA must name its authority" in untrusted
         assert "not trusted" in await problem_of(router.address, {"TRUNKLINE_ROUTER_TLS": "true"})
         assert "if it speaks TLS, set TRUNKLINE_ROUTER_CA" in await problem_of(router.address, {})
     with router_process(tmp_path / "plain") as router:
         assert "does not speak TLS there" in await problem_of(router.address, trusting)
-    with router_process(tmp_path / "elsewhere", **named("TLS", ours.elsewhere)) as router:
+    with router_process(tmp_path / "elsewhere", **tls_env("TLS", ours.elsewhere)) as router:
         assert "TRUNKLINE_ROUTER_NAME" in await problem_of(router.address, trusting)
         with edge_process(router.address, **trusting, TRUNKLINE_ROUTER_NAME=ELSEWHERE):
             pass

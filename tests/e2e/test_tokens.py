@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.chatter import Chatter
-from tests.e2e.declaring import refused, refused_stream
 from tests.e2e.fleet import Fleet
-from tests.e2e.listener import Listener
-from tests.e2e.token_holders import (
+from tests.e2e.operator_client import refused, refused_stream
+from tests.e2e.recording_client import RecordingClient
+from tests.e2e.recording_event_client import RecordingEventClient
+from tests.e2e.token_clients import (
     AUDIENCE,
     EVENTS,
     PATH,
     RSA,
     SIGNER,
     TENANT,
-    answered,
+    assert_answered,
     bearer,
-    dialled,
-    ended,
-    holder,
+    close_of,
+    first_frame,
+    token_client,
     token_fleet,
 )
 from tests.support.signing import Signer, part, signed
@@ -59,7 +59,7 @@ def shown(token: str) -> dict[str, tuple[str, list[dict[str, Any]], dict[str, An
 @pytest.mark.parametrize("way", shown(""))
 async def test_a_token_is_shown_in_each_of_the_ways_there_are(edge: Process, way: str) -> None:
     query, frames, options = shown(SIGNER.token("ann"))[way]
-    async with dialled(edge, PATH + query, *frames, **options) as (ws, first):
+    async with first_frame(edge, PATH + query, *frames, **options) as (ws, first):
         assert (first["type"], first["user"]) == ("connected", "ann")
         assert "expires_at" in first
         assert ws.subprotocol in (None, "trunkline.v1.json")
@@ -69,12 +69,12 @@ async def test_a_token_is_shown_in_each_of_the_ways_there_are(edge: Process, way
 
 async def test_positions_that_come_after_the_token_are_gone_on_from(edge: Process) -> None:
     query, [auth, _], _ = shown(SIGNER.token("ann"))["frame, then positions"]
-    async with holder(edge, "bob", SIGNER.token("bob"), "group:resumed") as bob:
+    async with token_client(edge, "bob", SIGNER.token("bob"), "group:resumed") as bob:
         ack = await bob.next("ack", id=await bob.say("one"))
         await bob.next("ack", id=await bob.say("two"))
     positions = [{"address": ack["address"], "position": ack["position"]}]
     path = PATH.replace("team", "resumed") + query
-    async with dialled(edge, path, auth, {"type": "resume", "positions": positions}) as (ws, first):
+    async with first_frame(edge, path, auth, {"type": "resume", "positions": positions}) as (ws, first):
         assert (first["type"], first["recovered"]) == ("connected", True)
         assert json.loads(await ws.recv())["parts"][0]["text"] == "two"
 
@@ -83,14 +83,14 @@ async def test_positions_that_come_after_the_token_are_gone_on_from(edge: Proces
 async def test_an_event_stream_takes_a_token_too(edge: Process, way: str) -> None:
     token = SIGNER.token("ann")
     options = {"token": token} if way == "query" else {}
-    listener = Listener(History(), f"{TENANT}/ann", edge.address, **options)
+    listener = RecordingEventClient(History(), f"{TENANT}/ann", edge.address, **options)
     if way == "header":
         refusal = await refused_stream(edge, EVENTS, Authorization="Bearer x.y.z")
         assert (refusal.status, refusal.code) == (401, "UNAUTHORIZED")
         return
     async with listener:
         assert listener.status == 200
-        async with holder(edge, "bob", SIGNER.token("bob")) as bob:
+        async with token_client(edge, "bob", SIGNER.token("bob")) as bob:
             await bob.say("for ann")
             assert (await listener.next("message"))["parts"][0]["text"] == "for ann"
 
@@ -147,7 +147,7 @@ async def test_a_bad_token_is_refused_before_the_upgrade_with_the_catalogues_cod
         assert refusal.headers["www-authenticate"] == "Bearer"
         assert not token or token not in refusal.text
     auth = {"type": "auth", "id": "a", "token": token}
-    async with dialled(edge, f"{PATH}&auth=frame", auth) as (ws, first):
+    async with first_frame(edge, f"{PATH}&auth=frame", auth) as (ws, first):
         assert (first["type"], first["reason"]) == ("closing", expected[1])
         await ws.wait_closed()
         assert ws.close_code == (4002 if bad == "expired" else 4500)
@@ -164,41 +164,43 @@ async def test_audience_and_issuer_are_those_of_the_tenant(edge: Process) -> Non
         refusal = await refused(edge, f"{path}&token={AUDIENCE.token('ann', **claims)}")
         assert (refusal.status, refusal.code) == (401, "UNAUTHORIZED")
     good = AUDIENCE.token("ann", tenant=..., aud=["x", "chat"], iss="us")
-    async with dialled(edge, f"{path}&token={good}") as (_, first):
+    async with first_frame(edge, f"{path}&token={good}") as (_, first):
         assert first["user"] == "ann"
 
 
 async def test_an_auth_frame_must_come_first_where_it_was_promised(edge: Process) -> None:
-    async with dialled(edge, f"{PATH}&auth=frame", {"type": "ping"}) as (_, first):
+    async with first_frame(edge, f"{PATH}&auth=frame", {"type": "ping"}) as (_, first):
         assert (first["type"], first["reason"]) == ("closing", "UNAUTHORIZED")
 
 
 async def test_a_shared_secret_lets_in_as_any_user_and_cannot_be_renewed_as_another(edge: Process) -> None:
-    async with holder(edge, "whoever", "opaque") as chatter:
+    async with token_client(edge, "whoever", "opaque") as chatter:
         assert chatter.places
         await chatter.send({"type": "auth", "id": "x", "token": SIGNER.token("ann")})
         assert (await chatter.next("error", id="x"))["code"] == "FORBIDDEN"
-        await answered(chatter)
+        await assert_answered(chatter)
 
 
 async def test_a_connection_ends_with_its_token_unless_another_one_comes(edge: Process) -> None:
     began = time.monotonic()
     async with (
-        holder(edge, "ann", SIGNER.token("ann", 1.5)) as ends,
-        holder(edge, "ann", SIGNER.token("ann", 1.5)) as renews,
-        Listener(History(), f"{TENANT}/ann", edge.address, token=SIGNER.token("ann", 1.5)) as listens,
+        token_client(edge, "ann", SIGNER.token("ann", 1.5)) as ends,
+        token_client(edge, "ann", SIGNER.token("ann", 1.5)) as renews,
+        RecordingEventClient(
+            History(), f"{TENANT}/ann", edge.address, token=SIGNER.token("ann", 1.5)
+        ) as listens,
     ):
         await renews.send({"type": "auth", "id": "r", "token": SIGNER.token("ann", 600)})
         assert "expires_at" in await renews.next("authorized", id="r")
-        assert await ended(ends) == (4002, "TOKEN_EXPIRED")
+        assert await close_of(ends) == (4002, "TOKEN_EXPIRED")
         assert 1.4 <= time.monotonic() - began < 4
-        assert await ended(listens) == (4002, "TOKEN_EXPIRED")
-        await answered(renews)
+        assert await close_of(listens) == (4002, "TOKEN_EXPIRED")
+        await assert_answered(renews)
         assert renews.closed is None
 
 
 async def test_another_token_must_be_good_and_of_the_same_user_and_place(edge: Process) -> None:
-    async with holder(edge, "ann", SIGNER.token("ann")) as ann:
+    async with token_client(edge, "ann", SIGNER.token("ann")) as ann:
         for token, code in (
             (SIGNER.token("bob"), "FORBIDDEN"),
             (SIGNER.token("ann", trunkline={"agents": ["other"]}), "FORBIDDEN"),
@@ -208,17 +210,17 @@ async def test_another_token_must_be_good_and_of_the_same_user_and_place(edge: P
         ):
             await ann.send({"type": "auth", "id": "x", "token": token})
             assert (await ann.next("error", id="x"))["code"] == code
-            await answered(ann)
+            await assert_answered(ann)
         assert ann.closed is None
-    async with Chatter(History(), "demo/ann", edge.address) as without:
+    async with RecordingClient(History(), "demo/ann", edge.address) as without:
         await without.send({"type": "auth", "id": "x", "token": SIGNER.token("ann")})
         assert (await without.next("error", id="x"))["code"] == "UNEXPECTED_FRAME"
 
 
 async def test_another_token_that_allows_less_takes_away_what_it_does_not_allow(edge: Process) -> None:
     async with (
-        holder(edge, "ann", SIGNER.token("ann")) as ann,
-        holder(edge, "bob", SIGNER.token("bob"), "group:side") as bob,
+        token_client(edge, "ann", SIGNER.token("ann")) as ann,
+        token_client(edge, "bob", SIGNER.token("bob"), "group:side") as bob,
     ):
         await ann.subscribe("side")
         less = SIGNER.token("ann", trunkline={"conversations": ["group:team"], "rights": ["subscribe"]})

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.e2e.chatter import Chatter
-from tests.e2e.declaring import Operator, auth_of, refused, told_of
 from tests.e2e.fleet import Fleet, fleet_of
-from tests.e2e.waiting import until
-from tests.support.jwks_server import JwksServer, serving
+from tests.e2e.operator_client import OperatorClient, client_auth, refused, wait_until_known
+from tests.e2e.polling import wait_until
+from tests.e2e.recording_client import RecordingClient
+from tests.support.jwks_server import JwksServer, running_jwks_server
 from tests.support.signing import Signer
 from tests.validators.history import History
 
@@ -37,13 +37,13 @@ def path_of(signer: Signer, token: str) -> str:
     return f"/v1/connect?tenant={signer.tenant}&agent=echo&platform=web&conversation=group:team&token={token}"
 
 
-def holder(edge: Process, signer: Signer, user: str = "ann") -> Chatter:
+def holder(edge: Process, signer: Signer, user: str = "ann") -> RecordingClient:
     """A client with a token of this signer."""
     headers = {"Authorization": f"Bearer {signer.token(user)}"}
-    return Chatter(History(), f"{signer.tenant}/{user}", edge.address, additional_headers=headers)
+    return RecordingClient(History(), f"{signer.tenant}/{user}", edge.address, additional_headers=headers)
 
 
-async def let_in(chatter: Chatter) -> Chatter:
+async def let_in(chatter: RecordingClient) -> RecordingClient:
     """Connect, by a key that the edge knows of within a second."""
     deadline = asyncio.get_running_loop().time() + 1
     while True:
@@ -55,15 +55,15 @@ async def let_in(chatter: Chatter) -> Chatter:
             await asyncio.sleep(0.01)
 
 
-async def is_there(chatter: Chatter) -> bool:
+async def is_there(chatter: RecordingClient) -> bool:
     """It is answered by the router."""
     await chatter.send({"type": "history", "id": "still"})
     await chatter.next("history", id="still")
     return chatter.closed is None
 
 
-async def ended(chatter: Chatter) -> tuple[int, str]:
-    await until(lambda: chatter.closed, f"{chatter.name} is closed", timeout_s=5)
+async def ended(chatter: RecordingClient) -> tuple[int, str]:
+    await wait_until(lambda: chatter.closed, f"{chatter.name} is closed", timeout_s=5)
     assert chatter.closed is not None
     return chatter.closed.code, chatter.closed.reason
 
@@ -74,53 +74,53 @@ def says(jwks: JwksServer, *signers: Signer) -> None:
 
 
 async def asked(jwks: JwksServer, times: int) -> None:
-    await until(lambda: len(jwks.requests) >= times, f"the set is read for the {times}. time")
+    await wait_until(lambda: len(jwks.requests) >= times, f"the set is read for the {times}. time")
 
 
 async def test_a_key_that_is_taken_out_takes_those_who_came_by_it_and_nobody_else(
-    edge: Process, operator: Operator
+    edge: Process, operator: OperatorClient
 ) -> None:
     old, new = Signer("rotates", "old", "ES256"), Signer("rotates", "new", "EdDSA")
     other = Signer("stays", "old", "ES256")
-    operator.create("rotates", client_auth=auth_of([old], ["opaque"]))
-    operator.create("stays", client_auth=auth_of([other]))
-    told_of("stays", edge)
+    operator.create("rotates", client_auth=client_auth([old], ["opaque"]))
+    operator.create("stays", client_auth=client_auth([other]))
+    wait_until_known("stays", edge)
     async with (
         holder(edge, old) as by_old,
         holder(edge, other) as elsewhere,
-        Chatter(
+        RecordingClient(
             History(), "rotates/ann", edge.address, additional_headers={"Authorization": "Bearer opaque"}
         ) as by_secret,
     ):
         assert (await refused(edge, path_of(new, new.token("ann")))).code == "UNAUTHORIZED"
-        operator.update("rotates", client_auth=auth_of([old, new], ["opaque"]))
+        operator.update("rotates", client_auth=client_auth([old, new], ["opaque"]))
         by_new = await let_in(holder(edge, new))
         async with holder(edge, old) as again, holder(edge, old) as renewed:
             await renewed.send({"type": "auth", "id": "r", "token": new.token("ann")})
             await renewed.next("authorized", id="r")
-            operator.update("rotates", client_auth=auth_of([new], ["opaque"]))
+            operator.update("rotates", client_auth=client_auth([new], ["opaque"]))
             for chatter in (by_old, again):
                 assert await ended(chatter) == (4502, "TOKEN_REVOKED")
             assert (await refused(edge, path_of(old, old.token("ann")))).code == "UNAUTHORIZED"
             for chatter in (by_new, renewed, by_secret, elsewhere):
                 assert await is_there(chatter)
-            operator.update("rotates", client_auth=auth_of([new]))
+            operator.update("rotates", client_auth=client_auth([new]))
             assert await ended(by_secret) == (4502, "TOKEN_REVOKED")
             # A key by the same name that is another one.
-            operator.update("rotates", client_auth=auth_of([Signer("rotates", "new")]))
+            operator.update("rotates", client_auth=client_auth([Signer("rotates", "new")]))
             assert await ended(by_new) == (4502, "TOKEN_REVOKED")
             assert await ended(renewed) == (4502, "TOKEN_REVOKED")
             assert await is_there(elsewhere)
 
 
 async def test_a_key_is_waited_for_by_those_who_need_it_and_by_nobody_else(
-    edge: Process, operator: Operator
+    edge: Process, operator: OperatorClient
 ) -> None:
     here, there, nowhere = (Signer("reads", kid) for kid in ("here", "there", "nowhere"))
-    async with serving() as jwks:
+    async with running_jwks_server() as jwks:
         jwks.gate = asyncio.Event()
         says(jwks, there)
-        operator.create("reads", client_auth=auth_of([here], jwks_url=jwks.url()))
+        operator.create("reads", client_auth=client_auth([here], jwks_url=jwks.url()))
         await asked(jwks, 1)
         waits = holder(edge, there)
         waiting = asyncio.create_task(waits.connect())
@@ -140,14 +140,14 @@ async def test_a_key_is_waited_for_by_those_who_need_it_and_by_nobody_else(
 
 
 async def test_a_set_that_does_not_come_holds_up_those_who_need_it_only_and_not_for_ever(
-    edge: Process, operator: Operator
+    edge: Process, operator: OperatorClient
 ) -> None:
     here, there, elsewhere = Signer("hangs", "here"), Signer("hangs", "there"), Signer("free", "here")
-    async with serving() as jwks:
+    async with running_jwks_server() as jwks:
         jwks.answer, jwks.hangs = b"", True
-        operator.create("hangs", client_auth=auth_of([here], jwks_url=jwks.url()))
-        operator.create("free", client_auth=auth_of([elsewhere]))
-        told_of("free", edge)
+        operator.create("hangs", client_auth=client_auth([here], jwks_url=jwks.url()))
+        operator.create("free", client_auth=client_auth([elsewhere]))
+        wait_until_known("free", edge)
         await asked(jwks, 1)
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -164,18 +164,18 @@ async def test_a_set_that_does_not_come_holds_up_those_who_need_it_only_and_not_
 
 
 async def test_a_set_that_rotates_lets_new_clients_in_after_one_fetch(
-    edge: Process, operator: Operator
+    edge: Process, operator: OperatorClient
 ) -> None:
     old, new = Signer("turns", "old", "ES256"), Signer("turns", "new", "RS256")
-    async with serving() as jwks:
+    async with running_jwks_server() as jwks:
         says(jwks, old)
-        operator.create("turns", client_auth=auth_of(jwks_url=jwks.url()))
+        operator.create("turns", client_auth=client_auth(jwks_url=jwks.url()))
         await asked(jwks, 1)
         async with holder(edge, old) as known:
             says(jwks, old, new)
             assert len(jwks.requests) == 1
 
-            async def is_in() -> Chatter:
+            async def is_in() -> RecordingClient:
                 while True:
                     # Not more than once in 10 seconds does the edge ask for a key that it does not know.
                     chatter = holder(edge, new)

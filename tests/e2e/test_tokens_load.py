@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from websockets.exceptions import ConnectionClosed
 
-from tests.e2e.chatter import Chatter
-from tests.e2e.declaring import Operator, auth_of, told_of
 from tests.e2e.fleet import fleet_of
-from tests.e2e.waiting import until
+from tests.e2e.operator_client import OperatorClient, client_auth, wait_until_known
+from tests.e2e.polling import wait_until
+from tests.e2e.recording_client import RecordingClient
 from tests.support.signing import Signer
 from tests.validators.history import History
 from tests.validators.promises import assert_promises
@@ -55,34 +55,34 @@ class Crowd:
         self.all = [*self.good, *self.renewed, *self.left, *self.first, *self.second, *self.third]
         self.lasting = [*self.good, *self.renewed]
 
-    def _made(self, kind: str, count: int, signer: Signer) -> list[Chatter]:
+    def _made(self, kind: str, count: int, signer: Signer) -> list[RecordingClient]:
         return [self._member(f"{kind}-{number}", number, signer) for number in range(count)]
 
-    def _member(self, user: str, number: int, signer: Signer) -> Chatter:
+    def _member(self, user: str, number: int, signer: Signer) -> RecordingClient:
         headers = {"Authorization": f"Bearer {signer.token(user, jti=user)}"}
         edge = self.edges[number % len(self.edges)]
         group = f"group:{number % GROUPS}"
-        return Chatter(
+        return RecordingClient(
             self.history, f"{TENANT}/{user}", edge.address, group, additional_headers=headers, open_timeout=30
         )
 
-    async def talk(self, chatter: Chatter, enough: asyncio.Event) -> None:
+    async def talk(self, chatter: RecordingClient, enough: asyncio.Event) -> None:
         """Say one thing after the other until that is enough, or the connection ends."""
         with suppress(ConnectionClosed):
             await self._talk(chatter, enough)
 
-    async def _talk(self, chatter: Chatter, enough: asyncio.Event) -> None:
+    async def _talk(self, chatter: RecordingClient, enough: asyncio.Event) -> None:
         while not enough.is_set() and not chatter.closed:
             await chatter.say(f"{chatter.user} says {chatter.acks}")
-            await until(
+            await wait_until(
                 lambda: not chatter.unacked or chatter.closed, f"{chatter.name} is answered", timeout_s=40
             )
             await asyncio.sleep(self.rng.uniform(*PAUSE_S))
 
 
-async def all_are_told(chatters: list[Chatter]) -> None:
+async def all_are_told(chatters: list[RecordingClient]) -> None:
     """That their tokens were revoked; and the connections are closed."""
-    await until(lambda: all(chatter.closed for chatter in chatters), "all of them are closed")
+    await wait_until(lambda: all(chatter.closed for chatter in chatters), "all of them are closed")
     ends = {(c.closed.code, c.closed.reason) for c in chatters if c.closed is not None}
     assert ends == {TOKEN_REVOKED}
 
@@ -90,9 +90,9 @@ async def all_are_told(chatters: list[Chatter]) -> None:
 async def test_what_happens_to_others_tokens_happens_to_no_good_connection(tmp_path: Path) -> None:
     with fleet_of(tmp_path, edges=2) as fleet:
         crowd = Crowd(fleet.edges)
-        with Operator(fleet.router.address, fleet.operator_key) as operator:
-            operator.create(TENANT, client_auth=auth_of([crowd.stays, crowd.old]))
-            told_of(TENANT, *fleet.edges)
+        with OperatorClient(fleet.router.address, fleet.operator_key) as operator:
+            operator.create(TENANT, client_auth=client_auth([crowd.stays, crowd.old]))
+            wait_until_known(TENANT, *fleet.edges)
             for some in range(0, len(crowd.all), 25):
                 answers = await asyncio.gather(*(c.connect() for c in crowd.all[some : some + 25]))
                 assert {answer["type"] for answer in answers} == {"connected"}
@@ -111,7 +111,7 @@ async def test_what_happens_to_others_tokens_happens_to_no_good_connection(tmp_p
                 edge.signal(signal.SIGCONT)
             await all_are_told([*crowd.second, *crowd.third])
             acked = {chatter.name: chatter.acks for chatter in crowd.lasting}
-            await until(
+            await wait_until(
                 lambda: all(chatter.acks > acked[chatter.name] for chatter in crowd.lasting),
                 "all good ones go on",
                 timeout_s=40,
@@ -121,35 +121,39 @@ async def test_what_happens_to_others_tokens_happens_to_no_good_connection(tmp_p
             await _all_is_well(crowd, operator)
 
 
-async def _change_everything(crowd: Crowd, operator: Operator) -> None:
-    await until(lambda: all(chatter.acks for chatter in crowd.all), "all have said something", timeout_s=40)
-    operator.update(TENANT, client_auth=auth_of([crowd.stays, crowd.old, crowd.new]))
+async def _change_everything(crowd: Crowd, operator: OperatorClient) -> None:
+    await wait_until(
+        lambda: all(chatter.acks for chatter in crowd.all), "all have said something", timeout_s=40
+    )
+    operator.update(TENANT, client_auth=client_auth([crowd.stays, crowd.old, crowd.new]))
     await asyncio.gather(*(_renew(chatter, crowd.new) for chatter in crowd.renewed))
     for number in range(10):
         operator.update(TENANT, limits={"connections": 1000 + number}, pipelines=[f"p{number}"])
-    operator.update(TENANT, client_auth=auth_of([crowd.stays, crowd.new]))
+    operator.update(TENANT, client_auth=client_auth([crowd.stays, crowd.new]))
     await all_are_told(crowd.left)
     for chatter in crowd.first:
         assert operator.revoke(TENANT, user=chatter.user) == 1
     await all_are_told(crowd.first)
 
 
-async def _renew(chatter: Chatter, signer: Signer) -> None:
+async def _renew(chatter: RecordingClient, signer: Signer) -> None:
     """Show a token by a key that the edge knows of within a second."""
     for number in range(40):
         ident = f"renew-{number}"
         await chatter.send({"type": "auth", "id": ident, "token": signer.token(chatter.user)})
-        await until(lambda: any(f.get("id") == ident for f in chatter.inbox), "it is answered")  # noqa: B023
+        await wait_until(lambda: any(f.get("id") == ident for f in chatter.inbox), "it is answered")  # noqa: B023
         if any((f.get("id"), f["type"]) == (ident, "authorized") for f in chatter.inbox):
             return
         await asyncio.sleep(0.05)
     raise AssertionError(f"{chatter.name} could not renew its token")
 
 
-async def _all_is_well(crowd: Crowd, operator: Operator) -> None:
+async def _all_is_well(crowd: Crowd, operator: OperatorClient) -> None:
     homes = {chatter.home for chatter in crowd.all}
     ends = {home: operator.messages(home)[-1].position.seq for home in homes}
-    await until(lambda: all(c.seq() >= ends[c.home] for c in crowd.lasting), "all good ones hear everything")
+    await wait_until(
+        lambda: all(c.seq() >= ends[c.home] for c in crowd.lasting), "all good ones hear everything"
+    )
     assert [(c.name, c.closed) for c in crowd.lasting if c.closed] == []
     assert not any(chatter.unacked for chatter in crowd.lasting)
     crowd.history.open_lives |= {chatter.life for chatter in crowd.lasting}

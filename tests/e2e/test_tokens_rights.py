@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from tests.e2e.declaring import Operator, refused, refused_stream
 from tests.e2e.fleet import Fleet
-from tests.e2e.listener import Listener
-from tests.e2e.token_holders import (
+from tests.e2e.operator_client import OperatorClient, refused, refused_stream
+from tests.e2e.polling import wait_until
+from tests.e2e.recording_event_client import RecordingEventClient
+from tests.e2e.token_clients import (
     EVENTS,
     PATH,
     SIGNER,
     TENANT,
-    answered,
-    dialled,
-    ended,
-    holder,
+    assert_answered,
+    close_of,
+    first_frame,
+    token_client,
     token_fleet,
 )
-from tests.e2e.waiting import until
 from tests.validators.history import History
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ async def test_a_token_is_good_for_its_user_agents_platforms_and_conversations(e
             edge, f"{path.replace('connect', 'events')}&token={SIGNER.token('ann', trunkline=claims)}"
         )
         assert (refusal.status, refusal.code) == (403, "FORBIDDEN")
-    async with holder(edge, "ann", SIGNER.token("ann"), "person:ann") as ann:
-        await answered(ann)
+    async with token_client(edge, "ann", SIGNER.token("ann"), "person:ann") as ann:
+        await assert_answered(ann)
 
 
 #: What each right is needed for: a frame, and whether it is answered where it is allowed.
@@ -73,14 +73,14 @@ NEEDED: dict[str, list[dict[str, Any]]] = {
 async def test_each_right_is_needed_for_its_frames_and_for_no_others(edge: Process, right: str) -> None:
     others = [each for each in NEEDED if each != right]
     async with (
-        holder(edge, "ann", SIGNER.token("ann", trunkline={"rights": [right]}), "group:r") as has,
-        holder(edge, "ann", SIGNER.token("ann", trunkline={"rights": others}), "group:r") as lacks,
+        token_client(edge, "ann", SIGNER.token("ann", trunkline={"rights": [right]}), "group:r") as has,
+        token_client(edge, "ann", SIGNER.token("ann", trunkline={"rights": others}), "group:r") as lacks,
     ):
         for frame in NEEDED[right]:
             await has.send(frame)
             await lacks.send(frame)
             answer: list[dict[str, Any]] = []
-            await until(lambda: [f for f in has.inbox if f.get("id") == "f"], f"{frame} is answered")
+            await wait_until(lambda: [f for f in has.inbox if f.get("id") == "f"], f"{frame} is answered")
             answer = [f for f in has.inbox if f.get("id") == "f"]
             assert answer[0].get("code") != "FORBIDDEN"
             assert (await lacks.next("error", id="f"))["code"] == "FORBIDDEN"
@@ -89,7 +89,7 @@ async def test_each_right_is_needed_for_its_frames_and_for_no_others(edge: Proce
 
 async def test_without_the_right_to_hear_nothing_is_heard(edge: Process) -> None:
     deaf = SIGNER.token("ann", trunkline={"rights": ["publish", "history"]})
-    async with holder(edge, "ann", deaf) as ann, holder(edge, "bob", SIGNER.token("bob")) as bob:
+    async with token_client(edge, "ann", deaf) as ann, token_client(edge, "bob", SIGNER.token("bob")) as bob:
         await bob.next("ack", id=await bob.say("for those who may"))
         await ann.next("ack", id=await ann.say("but she may say this"))
         await bob.next("message")
@@ -115,35 +115,35 @@ REVOKED: dict[str, Callable[[], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("which", REVOKED)
 async def test_what_is_revoked_is_closed_and_refused_and_nobody_else(
-    edge: Process, operator: Operator, which: str
+    edge: Process, operator: OperatorClient, which: str
 ) -> None:
     user = f"{which}-revoked"
     old = SIGNER.token(user, jti=f"{which}-1")
     other = SIGNER.token("else" if which == "user" else user, iat=time.time() + 5, jti=f"{which}-2")
     async with (
-        holder(edge, user, old) as revoked,
-        Listener(History(), f"{TENANT}/{user}", edge.address, token=old) as listening,
-        holder(edge, user if which != "user" else "else", other) as good,
+        token_client(edge, user, old) as revoked,
+        RecordingEventClient(History(), f"{TENANT}/{user}", edge.address, token=old) as listening,
+        token_client(edge, user if which != "user" else "else", other) as good,
     ):
         began = time.monotonic()
         assert operator.revoke(TENANT, **REVOKED[which]()) >= 2
-        assert await ended(revoked) == (4502, "TOKEN_REVOKED")
-        assert await ended(listening) == (4502, "TOKEN_REVOKED")
+        assert await close_of(revoked) == (4502, "TOKEN_REVOKED")
+        assert await close_of(listening) == (4502, "TOKEN_REVOKED")
         refusal = await refused(edge, f"{PATH}&token={old}")
         assert (refusal.status, refusal.code) == (401, "TOKEN_REVOKED")
         refusal = await refused_stream(edge, f"{EVENTS}&token={old}")
         assert (refusal.status, refusal.code) == (401, "TOKEN_REVOKED")
         assert time.monotonic() - began < 2
-        await answered(good)
+        await assert_answered(good)
         assert good.closed is None
     fresh = SIGNER.token(user, iat=time.time() + 5)
-    async with dialled(edge, f"{PATH}&token={fresh}") as (_, first):
+    async with first_frame(edge, f"{PATH}&token={fresh}") as (_, first):
         assert first["type"] == "connected"
 
 
-async def test_a_token_that_was_revoked_does_not_renew(edge: Process, operator: Operator) -> None:
-    async with holder(edge, "renews", SIGNER.token("renews", jti="kept")) as chatter:
+async def test_a_token_that_was_revoked_does_not_renew(edge: Process, operator: OperatorClient) -> None:
+    async with token_client(edge, "renews", SIGNER.token("renews", jti="kept")) as chatter:
         operator.revoke(TENANT, token_id="gone")
         await chatter.send({"type": "auth", "id": "x", "token": SIGNER.token("renews", jti="gone")})
         assert (await chatter.next("error", id="x"))["code"] == "TOKEN_REVOKED"
-        await answered(chatter)
+        await assert_answered(chatter)

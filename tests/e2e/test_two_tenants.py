@@ -19,13 +19,13 @@ from trunkline.v1.access_pb2 import SCOPE_OPERATOR, requires
 from trunkline_edge.dialects.dialect import Route
 from trunkline_edge.dialects.registry import DIALECTS
 
-from tests.e2e.backends import TIMEOUT_S
-from tests.e2e.declaring import Operator
-from tests.e2e.ears import Ear
-from tests.e2e.every_frame import FRAMES, KINDS, encoded, frame_of
-from tests.e2e.every_rpc import HTTP, METHODS, REQUESTS, STREAMS, Asked, ask, call
+from tests.e2e.client_frames import FRAMES, KINDS, encoded, frame_of
 from tests.e2e.fleet import Fleet, fleet_of
-from tests.e2e.side import AGENT, LANGUAGES, PLATFORM, Side
+from tests.e2e.grpc_backend import TIMEOUT_S
+from tests.e2e.operator_client import OperatorClient
+from tests.e2e.raw_connections import RawConnection
+from tests.e2e.rpc_requests import HTTP, METHODS, REQUESTS, STREAMS, CallContext, call_by_grpc, call_by_http
+from tests.e2e.twin_tenants import AGENT, CODECS, PLATFORM, TwinTenant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,9 +67,9 @@ def operations() -> list[Operation]:
         Operation("frame", kind, aim, language)
         for kind in FRAMES
         for aim in ("own", "mixed")
-        for language in LANGUAGES[:2]
+        for language in CODECS[:2]
     ]
-    found += [Operation("connect", language, aim) for language in LANGUAGES for aim in ("own", "other")]
+    found += [Operation("connect", language, aim) for language in CODECS for aim in ("own", "other")]
     found += [Operation("route", route, aim) for route in ROUTES for aim in ("own", "other")]
     return found
 
@@ -78,20 +78,20 @@ def test_no_rpc_frame_or_dialect_is_left_out() -> None:
     assert METHODS.keys() == REQUESTS.keys() | STREAMS.keys()
     assert set(HTTP) - {"WatchConnections"} == {o.name for o in operations() if o.kind == "http"}
     assert set(KINDS) == set(FRAMES)
-    assert {name.removesuffix(" json").removesuffix(" proto") for name in LANGUAGES} == set(_DIALECTS)
+    assert {name.removesuffix(" json").removesuffix(" proto") for name in CODECS} == set(_DIALECTS)
 
 
 class World:
     """The processes, and the two tenants of one example."""
 
     def __init__(self, fleet: Fleet) -> None:
-        self.operator = Operator(fleet.router.address, fleet.operator_key)
+        self.operator = OperatorClient(fleet.router.address, fleet.operator_key)
         self.operator_metadata = [("authorization", f"Bearer {fleet.operator_key}")]
         self.edges = fleet.edges
         base = f"http://{fleet.edges[0].address}"
         self.router = grpc.insecure_channel(fleet.router.address)
         self.http = httpx.Client(base_url=base, timeout=TIMEOUT_S, trust_env=False)
-        self.sides: list[Side] = []
+        self.sides: list[TwinTenant] = []
         self._views: list[dict[str, str]] = [{}, {}]
 
     def close(self) -> None:
@@ -102,7 +102,9 @@ class World:
     async def begin(self) -> None:
         """Two new tenants."""
         number = next(_numbers)
-        self.sides = [Side(f"{name}-{number}", self.operator, self.edges) for name in ("alpha", "omega")]
+        self.sides = [
+            TwinTenant(f"{name}-{number}", self.operator, self.edges) for name in ("alpha", "omega")
+        ]
         self._views = [{}, {}]
         for side in self.sides:
             await side.begin()
@@ -129,7 +131,7 @@ class World:
             assert not any(other.words.encode() in frame for frame in ear.frames), operation
         await self._restore(operation, by)
 
-    async def _restore(self, operation: Operation, by: Side) -> None:
+    async def _restore(self, operation: Operation, by: TwinTenant) -> None:
         """Have everything there again that the next step needs."""
         name = operation.name
         if operation.aim == "own" and operation.kind in ("rpc", "http"):
@@ -150,24 +152,26 @@ class World:
 
     # What can be done
 
-    async def _rpc(self, operation: Operation, by: Side, other: Side) -> str:
+    async def _rpc(self, operation: Operation, by: TwinTenant, other: TwinTenant) -> str:
         name = operation.name
         asked, metadata = self._asked(operation, by, other)
         request = (REQUESTS | STREAMS)[name](asked)
-        code, answer = call(self.router, name, request, metadata)
+        code, answer = call_by_grpc(self.router, name, request, metadata)
         return self._looked_at(operation, code, answer)
 
-    async def _http(self, operation: Operation, by: Side, other: Side) -> str:
+    async def _http(self, operation: Operation, by: TwinTenant, other: TwinTenant) -> str:
         asked, metadata = self._asked(operation, by, other)
-        code, answer = ask(self.http, operation.name, REQUESTS[operation.name](asked), metadata)
+        code, answer = call_by_http(self.http, operation.name, REQUESTS[operation.name](asked), metadata)
         return self._looked_at(operation, code, answer)
 
-    def _asked(self, operation: Operation, by: Side, other: Side) -> tuple[Asked, list[tuple[str, str]]]:
+    def _asked(
+        self, operation: Operation, by: TwinTenant, other: TwinTenant
+    ) -> tuple[CallContext, list[tuple[str, str]]]:
         tenant = other.name if operation.aim == "other" else by.name
         ids = by if operation.aim == "own" else other
         for_operators = METHODS[operation.name].GetOptions().Extensions[requires] == SCOPE_OPERATOR
         as_operator = for_operators and operation.aim == "own"
-        return Asked(tenant, ids, by), self.operator_metadata if as_operator else by.metadata
+        return CallContext(tenant, ids, by), self.operator_metadata if as_operator else by.metadata
 
     def _looked_at(self, operation: Operation, code: str, answer: str) -> str:
         name = operation.name
@@ -178,7 +182,7 @@ class World:
             assert code in _REFUSED, (operation, code, answer)
         return "" if name == "ListTenants" else answer
 
-    async def _frame(self, operation: Operation, by: Side, other: Side) -> str:
+    async def _frame(self, operation: Operation, by: TwinTenant, other: TwinTenant) -> str:
         kind, language = operation.name, operation.language
         of = by if operation.aim == "own" else other
         ident = f"f{next(_numbers)}."
@@ -211,13 +215,13 @@ class World:
             assert any(b"UNAUTHORIZED" in each for each in ear.frames)
         return str(ear.frames)
 
-    async def _is_answered(self, ear: Ear, by: Side, language: str) -> None:
+    async def _is_answered(self, ear: RawConnection, by: TwinTenant, language: str) -> None:
         """The router has dealt with all that was sent."""
         ident = f"h{next(_numbers)}."
         await ear.send(encoded(frame_of("history", by, by, ident), language))
         await ear.heard(ident)
 
-    async def _connect(self, operation: Operation, by: Side, other: Side) -> str:
+    async def _connect(self, operation: Operation, by: TwinTenant, other: TwinTenant) -> str:
         language = operation.name
         if operation.aim == "other":
             ear = await by.ear(language, tenant=other.name, pipeline=other.pipeline).open()
@@ -237,7 +241,7 @@ class World:
         await ear.close()
         return str(ear.frames)
 
-    async def _route(self, operation: Operation, by: Side, other: Side) -> str:
+    async def _route(self, operation: Operation, by: TwinTenant, other: TwinTenant) -> str:
         route = ROUTES[operation.name]
         of = by if operation.aim == "own" else other
         named = {

@@ -13,12 +13,12 @@ from trunkline.v1.agent_service_pb2 import (
 )
 from trunkline.v1.agent_service_pb2_grpc import AgentServiceStub
 
-from tests.e2e.backends import Backend, text_of
-from tests.e2e.chatter import Chatter, words_of
-from tests.e2e.endings import assert_promises_kept
 from tests.e2e.fleet import Fleet, fleet_of
-from tests.e2e.producer import Producer
-from tests.e2e.waiting import until
+from tests.e2e.grpc_backend import GrpcBackend, text_of
+from tests.e2e.polling import wait_until
+from tests.e2e.promise_checks import assert_promises_kept
+from tests.e2e.recording_client import RecordingClient, frame_text
+from tests.e2e.streaming_worker import StreamingWorker
 from tests.validators.history import History
 
 if TYPE_CHECKING:
@@ -47,16 +47,18 @@ def answer(text: str) -> Reply:
 async def test_workers_share_conversations_and_each_stays_in_order(fleet: Fleet) -> None:
     history = History()
     async with (
-        Chatter(history, "demo/ann", edge_of(fleet), "person:ann") as ann,
-        Chatter(history, "demo/bob", edge_of(fleet), "person:bob") as bob,
-        Producer(fleet.router.address, ident="one") as one,
-        Producer(fleet.router.address, ident="two") as two,
+        RecordingClient(history, "demo/ann", edge_of(fleet), "person:ann") as ann,
+        RecordingClient(history, "demo/bob", edge_of(fleet), "person:bob") as bob,
+        StreamingWorker(fleet.router.address, ident="one") as one,
+        StreamingWorker(fleet.router.address, ident="two") as two,
     ):
         for chatter in (ann, bob):
             for n in range(3):
                 await chatter.say(f"{chatter.user} {n}")
         for n in range(3):
-            await until(lambda n=n: len(one.deliveries) + len(two.deliveries) == 2 * (n + 1), "the next two")
+            await wait_until(
+                lambda n=n: len(one.deliveries) + len(two.deliveries) == 2 * (n + 1), "the next two"
+            )
             for worker in (one, two):
                 # Both are at work, each on one conversation at a time.
                 assert len(worker.deliveries) == n + 1
@@ -64,7 +66,7 @@ async def test_workers_share_conversations_and_each_stays_in_order(fleet: Fleet)
                 assert latest.message.parts[0].text.text.endswith(f" {n}")
                 await worker.settle(latest.delivery_id, replies=[answer("done")])
         for chatter in (ann, bob):
-            assert [words_of(await chatter.next("message")) for _ in range(3)] == ["done"] * 3
+            assert [frame_text(await chatter.next("message")) for _ in range(3)] == ["done"] * 3
         assert_promises_kept(fleet, history, [ann, bob])
 
 
@@ -73,13 +75,13 @@ async def test_a_delivery_is_tried_again_and_then_becomes_a_dead_letter_that_can
 ) -> None:
     history = History()
     async with (
-        Chatter(history, "demo/ann", edge_of(fleet), "person:ann") as ann,
-        Producer(fleet.router.address) as worker,
+        RecordingClient(history, "demo/ann", edge_of(fleet), "person:ann") as ann,
+        StreamingWorker(fleet.router.address) as worker,
     ):
         await ann.say("poison")
         await ann.say("water")
         for attempt in range(1, MAX_ATTEMPTS + 1):
-            await until(lambda n=attempt: len(worker.deliveries) == n, "it is delivered")
+            await wait_until(lambda n=attempt: len(worker.deliveries) == n, "it is delivered")
             assert worker.deliveries[-1].attempt == attempt
             assert worker.deliveries[-1].message.parts[0].text.text == "poison"
             retry = RetryLater(after_ms=1, reason="it burns")
@@ -87,7 +89,7 @@ async def test_a_delivery_is_tried_again_and_then_becomes_a_dead_letter_that_can
             await worker.settle(worker.deliveries[-1].delivery_id, retry=retry)
         water = await worker.delivery("water")
         await worker.settle(water.delivery_id, replies=[answer("ah")])
-        with Backend(fleet.router.address) as backend:
+        with GrpcBackend(fleet.router.address) as backend:
             agents = AgentServiceStub(backend.channel)
             (stats,) = backend.stats().agents
             assert stats.dead_letters == 1
@@ -99,12 +101,12 @@ async def test_a_delivery_is_tried_again_and_then_becomes_a_dead_letter_that_can
             request = ReplayDeadLettersRequest(tenant="demo", agent="echo", delivery_ids=[letter.delivery_id])
             assert agents.ReplayDeadLetters(request).replayed == 1
             assert agents.ReplayDeadLetters(request).replayed == 0
-            await until(lambda: len(worker.deliveries) == MAX_ATTEMPTS + 2, "it is delivered again")
+            await wait_until(lambda: len(worker.deliveries) == MAX_ATTEMPTS + 2, "it is delivered again")
             again = worker.deliveries[-1]
             assert (again.message.parts[0].text.text, again.attempt) == ("poison", 1)
             await worker.settle(again.delivery_id, reject={"reason": "never"})
             listing = ListDeadLettersRequest(tenant="demo", agent="echo")
-            await until(
+            await wait_until(
                 lambda: [each.reason for each in agents.ListDeadLetters(listing).dead_letters] == ["never"],
                 "it is a dead letter again",
             )
@@ -113,15 +115,15 @@ async def test_a_delivery_is_tried_again_and_then_becomes_a_dead_letter_that_can
 
 async def test_attempts_are_counted_across_a_restart_of_the_router(fleet: Fleet) -> None:
     async with (
-        Chatter(History(), "demo/ann", edge_of(fleet), "person:ann") as ann,
-        Producer(fleet.router.address) as worker,
+        RecordingClient(History(), "demo/ann", edge_of(fleet), "person:ann") as ann,
+        StreamingWorker(fleet.router.address) as worker,
     ):
         await ann.say("question")
         first = await worker.delivery("question")
         await worker.settle(first.delivery_id, retry=RetryLater(after_ms=1))
-        await until(lambda: len(worker.deliveries) == 2, "it is delivered again")
+        await wait_until(lambda: len(worker.deliveries) == 2, "it is delivered again")
         await fleet.restart_router()
-        await until(lambda: worker.broken, "the stream breaks")
+        await wait_until(lambda: worker.broken, "the stream breaks")
         await worker.again()
         assert (await worker.delivery("question")).attempt == 2
 
@@ -129,31 +131,31 @@ async def test_attempts_are_counted_across_a_restart_of_the_router(fleet: Fleet)
 async def test_a_worker_that_drains_gets_nothing_more_and_loses_nothing(fleet: Fleet) -> None:
     history = History()
     async with (
-        Chatter(history, "demo/ann", edge_of(fleet), "person:ann") as ann,
-        Producer(fleet.router.address, ident="old") as old,
+        RecordingClient(history, "demo/ann", edge_of(fleet), "person:ann") as ann,
+        StreamingWorker(fleet.router.address, ident="old") as old,
     ):
         await ann.say("first")
         held = await old.delivery("first")
         await old.send(drain=True)
-        async with Producer(fleet.router.address, ident="new") as new:
+        async with StreamingWorker(fleet.router.address, ident="new") as new:
             await ann.say("second")
             await old.settle(held.delivery_id, replies=[answer("one")])
             second = await new.delivery("second")
             await new.settle(second.delivery_id, replies=[answer("two")])
             assert len(old.deliveries) == 1
-            assert [words_of(await ann.next("message")) for _ in range(2)] == ["one", "two"]
+            assert [frame_text(await ann.next("message")) for _ in range(2)] == ["one", "two"]
             assert_promises_kept(fleet, history, [ann])
 
 
 async def test_a_cancel_before_any_reply_keeps_the_agent_from_being_asked(fleet: Fleet) -> None:
     history = History()
-    async with Chatter(history, "demo/ann", edge_of(fleet), "person:ann") as ann:
+    async with RecordingClient(history, "demo/ann", edge_of(fleet), "person:ann") as ann:
         ident = await ann.say("never mind")
         await ann.send({"type": "cancel", "id": "x", "client_id": ident})
         answered = await ann.next("cancelled", id="x")
         assert (answered["replies"], answered["prevented"]) == ([], True)
         await ann.say("this instead")
-        async with Producer(fleet.router.address) as worker:
+        async with StreamingWorker(fleet.router.address) as worker:
             await worker.delivery("this instead")
             assert len(worker.deliveries) == 1
             await ann.send({"type": "cancel", "id": "y", "client_id": "unknown"})
@@ -164,21 +166,21 @@ async def test_a_cancel_before_any_reply_keeps_the_agent_from_being_asked(fleet:
 async def test_a_cancel_reaches_the_worker_that_holds_the_delivery(fleet: Fleet) -> None:
     history = History()
     async with (
-        Chatter(history, "demo/ann", edge_of(fleet), "person:ann") as ann,
-        Producer(fleet.router.address) as worker,
+        RecordingClient(history, "demo/ann", edge_of(fleet), "person:ann") as ann,
+        StreamingWorker(fleet.router.address) as worker,
     ):
         ident = await ann.say("question")
         delivery = await worker.delivery("question")
         await ann.send({"type": "cancel", "id": "x", "client_id": ident})
         assert (await ann.next("cancelled", id="x"))["prevented"]
-        await until(lambda: worker.cancelled == [delivery.delivery_id], "the worker is told")
+        await wait_until(lambda: worker.cancelled == [delivery.delivery_id], "the worker is told")
         # A reply that begins all the same ends at once, and an answer is dropped.
         number, opened = await worker.open("r", delivery_id=delivery.delivery_id)
-        await until(lambda: [e.state for e in worker.ended] == [3], "it ends")
+        await wait_until(lambda: [e.state for e in worker.ended] == [3], "it ends")
         await worker.settle(delivery.delivery_id, replies=[answer("too late")])
-        await until(lambda: ann.texts.state.get(opened.message.id) == "cancelled", "ann sees it end")
+        await wait_until(lambda: ann.texts.state.get(opened.message.id) == "cancelled", "ann sees it end")
         assert number == 1
-        with Backend(fleet.router.address) as backend:
+        with GrpcBackend(fleet.router.address) as backend:
             texts = [text_of(message) for message in backend.messages(ann.home)]
             assert texts == ["question", ""]
             assert not backend.stats().agents[0].waiting
@@ -188,25 +190,27 @@ async def test_a_cancel_reaches_the_worker_that_holds_the_delivery(fleet: Fleet)
 async def test_an_open_reply_is_cancelled_by_any_who_take_part_and_by_nobody_else(fleet: Fleet) -> None:
     history = History()
     async with (
-        Chatter(history, "demo/ann", edge_of(fleet), "group:team") as ann,
-        Chatter(history, "demo/bob", edge_of(fleet), "group:team") as bob,
-        Chatter(history, "demo/eve", edge_of(fleet), "person:eve") as eve,
-        Producer(fleet.router.address) as worker,
+        RecordingClient(history, "demo/ann", edge_of(fleet), "group:team") as ann,
+        RecordingClient(history, "demo/bob", edge_of(fleet), "group:team") as bob,
+        RecordingClient(history, "demo/eve", edge_of(fleet), "person:eve") as eve,
+        StreamingWorker(fleet.router.address) as worker,
     ):
         await ann.say("question")
         delivery = await worker.delivery("question")
         number, opened = await worker.open("r", delivery_id=delivery.delivery_id)
         ident = opened.message.id
         await worker.add(number, 0, "so far")
-        await until(lambda: bob.texts.text.get(ident) == "so far", "bob reads")
+        await wait_until(lambda: bob.texts.text.get(ident) == "so far", "bob reads")
         await eve.send({"type": "cancel", "id": "x", "message_id": ident})
         assert (await eve.next("error", id="x"))["code"] == "MESSAGE_NOT_FOUND"
         await bob.send({"type": "cancel", "id": "x", "message_id": ident})
         cancelled = [{"message_id": ident, "state": "cancelled"}]
         assert (await bob.next("cancelled", id="x"))["replies"] == cancelled
-        await until(lambda: [e.state for e in worker.ended] == [3], "the worker is told")
+        await wait_until(lambda: [e.state for e in worker.ended] == [3], "the worker is told")
         await worker.add(number, 1, " and more")
-        await until(lambda: any(p.error.code == "MESSAGE_ENDED" for p in worker.progress), "it is refused")
+        await wait_until(
+            lambda: any(p.error.code == "MESSAGE_ENDED" for p in worker.progress), "it is refused"
+        )
         await worker.settle(delivery.delivery_id)
         # After the end a cancel changes nothing, and says so.
         await ann.send({"type": "cancel", "id": "y", "message_id": ident})

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.backends import Backend
-from tests.e2e.chatter import Chatter, words_of
-from tests.e2e.endings import all_caught_up, assert_promises_kept
 from tests.e2e.fleet import Fleet, fleet_of
-from tests.e2e.waiting import until
+from tests.e2e.grpc_backend import GrpcBackend
+from tests.e2e.polling import wait_until
+from tests.e2e.promise_checks import assert_promises_kept, wait_until_caught_up
+from tests.e2e.recording_client import RecordingClient, frame_text
 from tests.validators.history import History
 
 if TYPE_CHECKING:
@@ -41,40 +41,42 @@ async def delivery(worker: Process) -> dict[str, object]:
 
 async def test_without_a_worker_messages_wait(fleet: Fleet) -> None:
     history = History()
-    async with Chatter(history, "demo/ann", edge_of(fleet), "person:ann") as ann:
+    async with RecordingClient(history, "demo/ann", edge_of(fleet), "person:ann") as ann:
         for number in range(3):
             await ann.say(f"question {number}")
-        await until(lambda: not ann.unacked, "the questions are acked")
-        with Backend(fleet.router.address) as backend:
+        await wait_until(lambda: not ann.unacked, "the questions are acked")
+        with GrpcBackend(fleet.router.address) as backend:
             assert [(a.agent, a.workers, a.waiting) for a in backend.stats().agents] == [("echo", 0, 3)]
             await asyncio.to_thread(fleet.start_worker, "reply")
-            replies = [words_of(await ann.next("message")) for _ in range(3)]
+            replies = [frame_text(await ann.next("message")) for _ in range(3)]
             assert replies == [f"re: question {number}" for number in range(3)]
-            await until(lambda: not any(a.waiting + a.held for a in backend.stats().agents), "all is settled")
+            await wait_until(
+                lambda: not any(a.waiting + a.held for a in backend.stats().agents), "all is settled"
+            )
         assert_promises_kept(fleet, history, [ann])
 
 
 async def test_what_a_killed_worker_held_is_delivered_again_to_the_next(fleet: Fleet) -> None:
     history = History()
-    async with Chatter(history, "demo/ann", edge_of(fleet), "person:ann") as ann:
+    async with RecordingClient(history, "demo/ann", edge_of(fleet), "person:ann") as ann:
         holding = await asyncio.to_thread(fleet.start_worker, "hold")
         await ann.say("question")
         assert await delivery(holding) == {"text": "question", "attempt": 1}
         holding.kill()
         working = await asyncio.to_thread(fleet.start_worker, "reply")
         assert await delivery(working) == {"text": "question", "attempt": 2}
-        assert words_of(await ann.next("message")) == "re: question"
+        assert frame_text(await ann.next("message")) == "re: question"
         assert_promises_kept(fleet, history, [ann])
 
 
 async def test_what_is_not_settled_within_its_lease_is_delivered_to_another(fleet: Fleet) -> None:
     history = History()
-    async with Chatter(history, "demo/ann", edge_of(fleet), "person:ann") as ann:
+    async with RecordingClient(history, "demo/ann", edge_of(fleet), "person:ann") as ann:
         holding = await asyncio.to_thread(fleet.start_worker, "hold")
         await ann.say("question")
         await delivery(holding)
         await asyncio.to_thread(fleet.start_worker, "reply")
-        assert words_of(await ann.next("message")) == "re: question"
+        assert frame_text(await ann.next("message")) == "re: question"
         assert_promises_kept(fleet, history, [ann])
 
 
@@ -83,7 +85,7 @@ async def test_each_message_is_answered_exactly_once_whoever_is_killed(fleet: Fl
     async with AsyncExitStack() as stack:
         chatters = [
             await stack.enter_async_context(
-                Chatter(history, f"demo/{name}", edge_of(fleet), f"person:{name}")
+                RecordingClient(history, f"demo/{name}", edge_of(fleet), f"person:{name}")
             )
             for name in ("ann", "bob", "cid", "dan")
         ]
@@ -93,15 +95,17 @@ async def test_each_message_is_answered_exactly_once_whoever_is_killed(fleet: Fl
                 for number in range(25):
                     await chatter.say(f"{chatter.user} asks {round_number}.{number}")
             answered = sum(chatter.seq() for chatter in chatters) + random.randint(5, 120)
-            await until(lambda: sum(c.seq() for c in chatters) >= answered, "some answers")  # noqa: B023
+            await wait_until(lambda: sum(c.seq() for c in chatters) >= answered, "some answers")  # noqa: B023
             if round_number % 2:
                 await fleet.restart_router()
             else:
                 workers[round_number // 2 % 2].kill()
                 workers[round_number // 2 % 2] = await asyncio.to_thread(fleet.start_worker, "reply")
         questions = 5 * 25
-        await until(lambda: all(c.seq() == 2 * questions for c in chatters), "each question has its answer")
-        await all_caught_up(fleet, chatters)
+        await wait_until(
+            lambda: all(c.seq() == 2 * questions for c in chatters), "each question has its answer"
+        )
+        await wait_until_caught_up(fleet, chatters)
         assert_promises_kept(fleet, history, chatters)
         asked = {entry.message_id for entry in history.log if entry.role == "user"}
         answers = [entry.reply_to for entry in history.log if entry.role == "agent"]

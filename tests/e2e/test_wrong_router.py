@@ -16,7 +16,7 @@ from trunkline.v1.edge_service_pb2_grpc import EdgeServiceServicer
 from trunkline.v1.edge_service_pb2_grpc import add_EdgeServiceServicer_to_server as serve_edges
 
 from tests.e2e.fleet import fleet_of
-from tests.e2e.waiting import until
+from tests.e2e.polling import wait_until
 from tests.support.processes import ROOT, Process
 
 if TYPE_CHECKING:
@@ -45,10 +45,10 @@ async def told(router: str, **env: str) -> list[str]:
     """What an edge says that is to link to this address, once it has said something."""
     env = {"TRUNKLINE_EDGE_LISTEN": "127.0.0.1:0", "TRUNKLINE_ROUTER": router, **env}
     with Process([sys.executable, "-m", "trunkline_edge", "serve"], env, "edge", ROOT) as edge:
-        await until(lambda: problems(edge), "the edge says something")
+        await wait_until(lambda: problems(edge), "the edge says something")
         with suppress(AssertionError):
             # Time for some more attempts, which are to be silent.
-            await until(lambda: len(problems(edge)) > 1, "more is said", 0.6)
+            await wait_until(lambda: len(problems(edge)) > 1, "more is said", 0.6)
         assert await asyncio.to_thread(edge.terminate) == 0
         assert "Traceback" not in edge.stderr
         return problems(edge)

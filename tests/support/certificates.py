@@ -47,7 +47,7 @@ class Certificates:
         return ssl.create_default_context(cafile=self.ca)
 
 
-def named(prefix: str, certificate: Path) -> dict[str, str]:
+def tls_env(prefix: str, certificate: Path) -> dict[str, str]:
     """The two variables that name a certificate and its key, such as TRUNKLINE_TLS_CERT and …_KEY."""
     return {
         f"TRUNKLINE_{prefix}_CERT": str(certificate),

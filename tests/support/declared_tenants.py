@@ -43,6 +43,6 @@ def policy(name: str, *, tokens: Iterable[str] = (), **settings: Any) -> TenantP
     return TenantPolicy(tenant=name, state=TENANT_STATE_ACTIVE, settings=told)
 
 
-def told(*policies: TenantPolicy) -> list[RouterEntry]:
+def policy_entries(*policies: TenantPolicy) -> list[RouterEntry]:
     """What a router begins with on a link."""
     return [RouterEntry(policy=each) for each in policies] + [RouterEntry(policies_told=PoliciesTold())]

@@ -49,7 +49,7 @@ class JwksServer:
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[JwksServer]:
+async def running_jwks_server() -> AsyncIterator[JwksServer]:
     """A server on this machine."""
     jwks = JwksServer()
     server = await asyncio.start_server(jwks.take, "127.0.0.1", 0)

@@ -33,7 +33,7 @@ from trunkline_router.core.values.log_records import (
 )
 from trunkline_router.core.values.topics import EMPTY, Position, TopicKey
 
-from tests.support.memory_erasing import MemoryLogs, topic_of_stored
+from tests.support.memory_storage import MemoryStorage, topic_of_stored
 
 
 class Kept(NamedTuple):
@@ -45,7 +45,7 @@ class Kept(NamedTuple):
     connections: int
 
 
-class MemoryLog(MemoryLogs):
+class MemoryLog(MemoryStorage):
     """What is in it is on disk. Nothing here waits; the caller is the one who is slow.
 
     It has no clock: entries are as old as their messages say.

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from trunkline.v1.catalogue import ENTRIES
 
-from tests.validators.history import Closed, History, Refused
+from tests.validators.history import Closed, History, Rejected
 
 
 def explicit(history: History) -> Iterator[str]:
     """Codes that the catalogue doesn't know, and connections that broke though nobody broke them."""
-    for refused in history.of(Refused):
+    for refused in history.of(Rejected):
         if refused.code not in ENTRIES:
             yield f"{refused} is not in the catalogue"
     for closed in history.of(Closed):

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from tests.validators.history import Acked, Heard, History, Passed, Place, Said, Started
+from tests.validators.history import Acked, Advanced, History, LogPosition, Received, Sent, TopicStarted
 
 
 def gapless(history: History) -> Iterator[str]:
@@ -17,12 +17,12 @@ def gapless(history: History) -> Iterator[str]:
     for entry in history.log:
         line = (entry.topic, entry.place.epoch)
         heads[line] = max(heads.get(line, 0), entry.place.seq)
-    own = {(event.client, event.topic, event.id) for event in history.of(Said)}
-    shown: dict[tuple[str, str], list[Heard | Acked | Passed]] = defaultdict(list)
-    for event in history.of(Heard, Acked, Passed):
+    own = {(event.client, event.topic, event.id) for event in history.of(Sent)}
+    shown: dict[tuple[str, str], list[Received | Acked | Advanced]] = defaultdict(list)
+    for event in history.of(Received, Acked, Advanced):
         shown[event.life, event.topic].append(event)
     yield from _duplicates(history, shown)
-    for start in history.of(Started):
+    for start in history.of(TopicStarted):
         if start.recovered and start.wanted is not None and start.place != start.wanted:
             yield f"{start} goes on from elsewhere"
         is_open = start.life in history.open_lives
@@ -34,8 +34,11 @@ def gapless(history: History) -> Iterator[str]:
 
 
 def _holes(
-    start: Started, shown: list[Heard | Acked | Passed], heads: dict[tuple[str, str], int], is_open: bool
-) -> Iterator[Place]:
+    start: TopicStarted,
+    shown: list[Received | Acked | Advanced],
+    heads: dict[tuple[str, str], int],
+    is_open: bool,
+) -> Iterator[LogPosition]:
     seen: dict[str, set[int]] = defaultdict(set)
     for event in shown:
         if event.place is not None:
@@ -49,19 +52,19 @@ def _holes(
         last = max(numbers)
         if is_open:
             last = max(last, heads.get((start.topic, epoch), 0))
-        yield from (Place(epoch, seq) for seq in range(first, last + 1) if seq not in numbers)
+        yield from (LogPosition(epoch, seq) for seq in range(first, last + 1) if seq not in numbers)
 
 
 def _duplicates(
-    history: History, shown: dict[tuple[str, str], list[Heard | Acked | Passed]]
+    history: History, shown: dict[tuple[str, str], list[Received | Acked | Advanced]]
 ) -> Iterator[str]:
     lives: dict[tuple[str, str, str], set[str]] = defaultdict(set)
-    for said in history.of(Said):
+    for said in history.of(Sent):
         lives[said.client, said.topic, said.id].add(said.life)
-    starts = {(start.life, start.topic): start.place for start in history.of(Started)}
+    starts = {(start.life, start.topic): start.place for start in history.of(TopicStarted)}
     for line, events in shown.items():
-        start = starts.get(line, Place("", 0))
-        heard: set[Place] = set()
+        start = starts.get(line, LogPosition("", 0))
+        heard: set[LogPosition] = set()
         for event in events:
             if isinstance(event, Acked) or event.place is None:
                 continue

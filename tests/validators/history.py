@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 Kind = TypeVar("Kind")
 
 
-class Place(NamedTuple):
+class LogPosition(NamedTuple):
     """A position in a topic's log."""
 
     epoch: str
@@ -21,19 +21,19 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
+class TopicStarted:
     """A connection began to hear a topic after `place`; `wanted` is where it asked to go on from."""
 
     client: str
     life: str
     topic: str
-    place: Place
-    wanted: Place | None = None
+    place: LogPosition
+    wanted: LogPosition | None = None
     recovered: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
+class Sent:
     """A client, or a backend with an idempotency key, sent a message, for the first time or again."""
 
     client: str
@@ -53,17 +53,17 @@ class Acked:
     topic: str
     id: str
     message_id: str
-    place: Place
+    place: LogPosition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
+class Received:
     """A connection was shown a message; `place` is None for one that is not kept."""
 
     client: str
     life: str
     topic: str
-    place: Place | None
+    place: LogPosition | None
     message_id: str
     client_id: str
     content: str
@@ -72,13 +72,13 @@ class Heard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Passed:
+class Advanced:
     """A connection was told of an entry of the log that is no message: a change, or what somebody read."""
 
     client: str
     life: str
     topic: str
-    place: Place
+    place: LogPosition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,14 +88,14 @@ class Ended:
     client: str
     life: str
     topic: str
-    place: Place
+    place: LogPosition
     message_id: str
     state: str
     content: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
+class Rejected:
     """An `error`, or the refusal of an RPC."""
 
     client: str
@@ -116,7 +116,7 @@ class Closed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class MemorySampled:
     """A process held so much memory."""
 
     process: str
@@ -124,11 +124,11 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Logged:
+class LogEntry:
     """An entry of a log at the end."""
 
     topic: str
-    place: Place
+    place: LogPosition
     message_id: str
     role: str
     author: str
@@ -138,7 +138,7 @@ class Logged:
     state: str = "complete"
 
 
-Event = Started | Said | Acked | Heard | Passed | Ended | Refused | Closed | Measured
+Event = TopicStarted | Sent | Acked | Received | Advanced | Ended | Rejected | Closed | MemorySampled
 
 
 @dataclass(slots=True)
@@ -146,7 +146,7 @@ class History:
     """Events in the order in which the test saw them, and the logs at the end."""
 
     events: list[Event] = field(default_factory=list)
-    log: list[Logged] = field(default_factory=list)
+    log: list[LogEntry] = field(default_factory=list)
     #: Connections that were open when the logs were read, and by then had been sent all there was.
     open_lives: set[str] = field(default_factory=set)
     #: Lives of logs that the test had erased.

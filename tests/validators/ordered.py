@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.validators.history import Acked, Heard, History, Passed
+from tests.validators.history import Acked, Advanced, History, Received
 
 
 def ordered(history: History) -> Iterator[str]:
@@ -13,7 +13,7 @@ def ordered(history: History) -> Iterator[str]:
     An ack may come late, but not early: a client that has one goes on from there after a reconnect.
     """
     highest: dict[tuple[str, str, str], int] = {}
-    for event in history.of(Acked, Heard, Passed):
+    for event in history.of(Acked, Received, Advanced):
         if event.place is None:
             continue
         line = (event.life, event.topic, event.place.epoch)

@@ -12,18 +12,18 @@ from tests.validators.explicit import explicit
 from tests.validators.gapless import gapless
 from tests.validators.history import (
     Acked,
+    Advanced,
     Closed,
     Ended,
     Event,
-    Heard,
     History,
-    Logged,
-    Measured,
-    Passed,
-    Place,
-    Refused,
-    Said,
-    Started,
+    LogEntry,
+    LogPosition,
+    MemorySampled,
+    Received,
+    Rejected,
+    Sent,
+    TopicStarted,
 )
 from tests.validators.isolated import isolated
 from tests.validators.once import once
@@ -34,12 +34,12 @@ from tests.validators.terminal import terminal
 TOPIC = "demo/echo/web/group:team"
 
 
-def place(seq: int) -> Place:
-    return Place("e1", seq)
+def place(seq: int) -> LogPosition:
+    return LogPosition("e1", seq)
 
 
-def said(ident: str, client: str = "demo/ann", life: str = "a1", at: float = 0.0) -> Said:
-    return Said(client=client, life=life, topic=TOPIC, id=ident, content=f"text {ident}", at=at)
+def said(ident: str, client: str = "demo/ann", life: str = "a1", at: float = 0.0) -> Sent:
+    return Sent(client=client, life=life, topic=TOPIC, id=ident, content=f"text {ident}", at=at)
 
 
 def acked(ident: str, seq: int, client: str = "demo/ann", life: str = "a1") -> Acked:
@@ -47,8 +47,8 @@ def acked(ident: str, seq: int, client: str = "demo/ann", life: str = "a1") -> A
     return Acked(client=client, life=life, topic=TOPIC, id=ident, message_id=message, place=place(seq))
 
 
-def heard(ident: str, seq: int, client: str = "demo/bob", life: str = "b1", at: float = 0.0) -> Heard:
-    return Heard(
+def heard(ident: str, seq: int, client: str = "demo/bob", life: str = "b1", at: float = 0.0) -> Received:
+    return Received(
         client=client,
         life=life,
         topic=TOPIC,
@@ -60,8 +60,8 @@ def heard(ident: str, seq: int, client: str = "demo/bob", life: str = "b1", at: 
     )
 
 
-def logged(ident: str, seq: int, **changes: str) -> Logged:
-    entry = Logged(
+def logged(ident: str, seq: int, **changes: str) -> LogEntry:
+    entry = LogEntry(
         topic=TOPIC,
         place=place(seq),
         message_id=f"e1-{seq}",
@@ -73,9 +73,9 @@ def logged(ident: str, seq: int, **changes: str) -> Logged:
     return replace(entry, **changes)
 
 
-def started(seq: int, client: str = "demo/bob", life: str = "b1", wanted: int | None = None) -> Started:
+def started(seq: int, client: str = "demo/bob", life: str = "b1", wanted: int | None = None) -> TopicStarted:
     asked = None if wanted is None else place(wanted)
-    return Started(
+    return TopicStarted(
         client=client, life=life, topic=TOPIC, place=place(seq), wanted=asked, recovered=asked is not None
     )
 
@@ -252,8 +252,8 @@ def ended(state: str = "complete", content: str = "text r", life: str = "b1") ->
     )
 
 
-def passed(seq: int) -> Passed:
-    return Passed(client="demo/bob", life="b1", topic=TOPIC, place=place(seq))
+def passed(seq: int) -> Advanced:
+    return Advanced(client="demo/bob", life="b1", topic=TOPIC, place=place(seq))
 
 
 def test_terminal_accepts_one_end_that_is_the_log_s() -> None:
@@ -279,7 +279,7 @@ def test_terminal_finds_the_end_of_a_message_that_is_not_in_the_log() -> None:
 
 
 def test_gapless_counts_what_is_no_message() -> None:
-    start = Started(client="demo/bob", life="b1", topic=TOPIC, place=place(0))
+    start = TopicStarted(client="demo/bob", life="b1", topic=TOPIC, place=place(0))
     shown: list[Event] = [start, heard("m1", 1), passed(2), heard("m3", 3)]
     assert not list(gapless(History(shown)))
     assert list(gapless(History([start, heard("m1", 1), heard("m3", 3)])))
@@ -313,7 +313,7 @@ def test_isolated_accepts_the_same_words_where_both_said_them() -> None:
 
 
 def test_bounded_finds_a_process_that_grew() -> None:
-    grown = Measured(process="edge", rss_bytes=100 << 20)
+    grown = MemorySampled(process="edge", rss_bytes=100 << 20)
     assert list(bounded(kept(grown), rss_bytes={"edge": 99 << 20}))
     assert not list(bounded(kept(grown), rss_bytes={"edge": 100 << 20, "router": 1}))
 
@@ -324,8 +324,8 @@ def test_bounded_finds_a_delay_of_those_that_are_not_slow() -> None:
 
 
 def test_explicit_finds_codes_that_are_not_in_the_catalogue() -> None:
-    assert list(explicit(kept(Refused(client="demo/ann", life="a1", id="m1", code="OOPS"))))
-    assert not list(explicit(kept(Refused(client="demo/ann", life="a1", id="m1", code="INVALID_ARGUMENT"))))
+    assert list(explicit(kept(Rejected(client="demo/ann", life="a1", id="m1", code="OOPS"))))
+    assert not list(explicit(kept(Rejected(client="demo/ann", life="a1", id="m1", code="INVALID_ARGUMENT"))))
 
 
 @pytest.mark.parametrize(("code", "reason"), [(1006, ""), (4000, ""), (4001, "SLOW_CONSUMER"), (1002, "")])

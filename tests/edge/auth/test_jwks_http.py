@@ -12,7 +12,7 @@ from trunkline_edge.auth.jwks import FetchFailed, JwksCache
 from trunkline_edge.auth.jwks_http import JwksHttpClient
 from trunkline_edge.auth.key_set import MAX_SET_BYTES
 
-from tests.support.jwks_server import PATIENCE_S, JwksServer, serving
+from tests.support.jwks_server import PATIENCE_S, JwksServer, running_jwks_server
 
 
 async def problem(url: str, timeout_s: float = PATIENCE_S) -> str:
@@ -24,7 +24,7 @@ async def problem(url: str, timeout_s: float = PATIENCE_S) -> str:
 
 
 async def test_a_set_is_read_as_it_is() -> None:
-    async with serving() as server, aclosing(JwksHttpClient()) as fetch:
+    async with running_jwks_server() as server, aclosing(JwksHttpClient()) as fetch:
         server.says(b'{"keys":[]}')
         assert await fetch(server.url()) == b'{"keys":[]}'
         assert await fetch(server.url("/other?x=1")) == b'{"keys":[]}'
@@ -37,7 +37,7 @@ async def test_a_set_is_read_as_it_is() -> None:
 
 
 async def test_a_set_of_the_largest_size_is_read() -> None:
-    async with serving() as server, aclosing(JwksHttpClient()) as fetch:
+    async with running_jwks_server() as server, aclosing(JwksHttpClient()) as fetch:
         server.says(b" " * MAX_SET_BYTES)
         assert len(await fetch(server.url())) == MAX_SET_BYTES
         server.says(b" " * (MAX_SET_BYTES + 1))
@@ -45,7 +45,7 @@ async def test_a_set_of_the_largest_size_is_read() -> None:
 
 
 async def test_what_has_no_end_is_read_no_further_than_a_set_is_long() -> None:
-    async with serving() as server:
+    async with running_jwks_server() as server:
         server.hangs = True
         server.answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n" + b" " * (MAX_SET_BYTES * 4)
         assert "more than" in await problem(server.url())
@@ -57,7 +57,7 @@ async def test_what_has_no_end_is_read_no_further_than_a_set_is_long() -> None:
     ids=["nothing", "half a head", "half a body"],
 )
 async def test_a_server_that_is_too_slow_is_left(answer: bytes) -> None:
-    async with serving() as server:
+    async with running_jwks_server() as server:
         server.hangs = True
         server.answer = answer
         began = time.monotonic()
@@ -70,7 +70,7 @@ async def test_a_server_that_is_too_slow_is_left(answer: bytes) -> None:
     "where", ["/keys", "file:///etc/passwd", "http://169.254.169.254/", "https://id.example/"]
 )
 async def test_a_redirect_is_not_followed(status: str, where: str) -> None:
-    async with serving() as server:
+    async with running_jwks_server() as server:
         server.says(b"", status, f"location: {where}\r\n")
         assert f"has status {status[:3]}" in await problem(server.url())
         assert len(server.requests) == 1
@@ -80,13 +80,13 @@ async def test_a_redirect_is_not_followed(status: str, where: str) -> None:
     "status", ["204 None", "206 Part", "401 No", "404 Not found", "500 Broken", "503 Later"]
 )
 async def test_any_status_but_ok_is_a_failure(status: str) -> None:
-    async with serving() as server:
+    async with running_jwks_server() as server:
         server.says(b'{"keys":[]}' if status[0] != "2" else b"", status)
         assert f"has status {status[:3]}" in await problem(server.url())
 
 
 async def test_what_is_compressed_is_not_unpacked() -> None:
-    async with serving() as server:
+    async with running_jwks_server() as server:
         server.says(gzip.compress(bytes(10_000_000)), headers="content-encoding: gzip\r\n")
         assert "compressed" in await problem(server.url())
         assert "accept-encoding: identity" in server.requests[0].lower()
@@ -94,13 +94,13 @@ async def test_what_is_compressed_is_not_unpacked() -> None:
 
 @pytest.mark.parametrize("answer", [b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{}"])
 async def test_what_is_no_http_is_a_failure(answer: bytes) -> None:
-    async with serving() as server:
+    async with running_jwks_server() as server:
         server.answer = answer
         assert "RemoteProtocolError" in await problem(server.url())
 
 
 async def test_a_server_that_is_not_there_is_a_failure() -> None:
-    async with serving() as server:
+    async with running_jwks_server() as server:
         url = server.url()
     assert "ConnectError" in await problem(url)
 
@@ -138,7 +138,7 @@ async def test_nothing_is_taken_from_the_environment_and_no_cookie_is_kept(
 ) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    async with serving() as server, aclosing(JwksHttpClient()) as fetch:
+    async with running_jwks_server() as server, aclosing(JwksHttpClient()) as fetch:
         server.says(b"{}", headers="set-cookie: a=b; path=/\r\n")
         for _ in range(2):
             assert await fetch(server.url()) == b"{}"
@@ -148,7 +148,7 @@ async def test_nothing_is_taken_from_the_environment_and_no_cookie_is_kept(
 
 async def test_a_cache_reads_from_a_server_and_outlives_its_failures() -> None:
     now = [0.0]
-    async with serving() as server, aclosing(JwksHttpClient()) as fetch:
+    async with running_jwks_server() as server, aclosing(JwksHttpClient()) as fetch:
         cache = JwksCache(fetch, lambda: now[0])
         cache.use({server.url()})
 

@@ -39,7 +39,7 @@ from trunkline_edge.settings import EdgeSettings
 from trunkline_edge.transport.protocol_selector import ProtocolSelector
 
 from tests.support.declared_tenants import policy
-from tests.support.declared_tenants import told as told_of
+from tests.support.declared_tenants import policy_entries as told_of
 
 #: Bound of every wait.
 PATIENCE_S = 5.0

@@ -29,7 +29,7 @@ from tests.edge.transport.edge_loopback import (
     running_router,
     say,
 )
-from tests.support.declared_tenants import policy, told
+from tests.support.declared_tenants import policy, policy_entries
 
 KEYS = {name: OctKey.generate_key(256, {"kid": name}) for name in ("one", "two")}
 PLACE = "tenant=t&agent=a&platform=web&conversation=group:team"
@@ -295,7 +295,7 @@ async def test_nobody_is_let_in_before_all_policies_were_told() -> None:
         await tell(link, policy("t"))
         await edge.until(lambda: edge.shell.tenants.policy("t") is not None)
         assert edge.shell.core.connections == {}
-        await link.send(*told()[-1:])
+        await link.send(*policy_entries()[-1:])
         await link.accept()
         client = await coming
         assert (await hears(client))["type"] == "connected"

@@ -1,0 +1,166 @@
+"""maim_message's tenant family: a client on a bare socket, its backends' HTTP calls, a fleet for both."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+from websockets.asyncio.client import ClientConnection, connect
+
+from tests.e2e.fleet import Fleet, fleet_of
+from tests.support.processes import Process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Self
+
+TIMEOUT_S = 15.0
+TENANTS = """
+[tenants.demo]
+open_to = "loopback"
+agent = "echo"
+[tenants.acme]
+open_to = "loopback"
+agent = "echo"
+[tenants.locked]
+agent = "echo"
+tokens = ["s3cret"]
+"""
+SCRIPT = Path(__file__).with_name("maim_client_script.py")
+
+Frame = dict[str, Any]
+
+
+@contextmanager
+def maim_fleet(data: Path) -> Iterator[Fleet]:
+    """A router with four tenants, an edge, and a worker for `demo`'s agent echo."""
+    tenants = data / "tenants.toml"
+    tenants.write_text(TENANTS)
+    env = {"TRUNKLINE_TENANTS": "bare", "TRUNKLINE_TENANTS_FILE": str(tenants)}
+    with fleet_of(data, edges=1, **env) as fleet:
+        fleet.start_worker("reply")
+        yield fleet
+
+
+def stock_client(*args: str) -> Process:
+    """The unmodified client from PyPI, in a process of its own: see the script for what it does."""
+    return Process([sys.executable, str(SCRIPT), *args], {}, "stock client", SCRIPT.parent)
+
+
+async def next_json_line(process: Process) -> Any:
+    """The next line of JSON that a process prints."""
+    return json.loads(await asyncio.to_thread(process.line))
+
+
+class MaimClient:
+    """One socket; what comes is kept in `inbox` until a test asks for it."""
+
+    def __init__(self, edge: Process, place: str, query: str = "", **headers: str) -> None:
+        """`place` is `tenant/platform` or `tenant/agent/platform`."""
+        self._url = f"ws://{edge.address}/ws/{place}{query}"
+        self._headers = headers
+        self.inbox: list[Frame] = []
+        self.confirmed: Frame = {}
+        self.ws: ClientConnection
+
+    async def __aenter__(self) -> Self:
+        self.ws = await connect(self._url, additional_headers=self._headers, max_size=None)
+        self.confirmed = await self.receive()
+        assert self.confirmed["type"] == "connection_confirmed", self.confirmed
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.ws.close()
+
+    async def send(self, frame: Frame) -> None:
+        """Send a frame as text."""
+        await self.ws.send(json.dumps(frame))
+
+    async def receive(self) -> Frame:
+        """The next frame, whatever it is, but for heartbeats, which come at any time."""
+        while True:
+            frame: Frame = json.loads(await self.text())
+            if frame["type"] != "heartbeat":
+                return frame
+
+    async def text(self) -> str:
+        """The next frame, as it comes."""
+        async with asyncio.timeout(TIMEOUT_S):
+            text = await self.ws.recv()
+        assert isinstance(text, str)
+        return text
+
+    async def next(self, *types: str, **fields: Any) -> Frame:
+        """The next frame of one of these types with these fields; others stay in the inbox."""
+        for index, frame in enumerate(self.inbox):
+            if _fits(frame, types, fields):
+                return self.inbox.pop(index)
+        while True:
+            frame = await self.receive()
+            if _fits(frame, types, fields):
+                return frame
+            self.inbox.append(frame)
+
+    async def by_now(self) -> list[Frame]:
+        """All frames that came and were not asked for; the router has been asked since."""
+        # No id may hold a control character, so that nothing comes of it but a refusal.
+        await self.send({"type": "fence", "message_id": "\n"})
+        await self.next("message_result", message_id="\n")
+        frames, self.inbox = self.inbox, []
+        return frames
+
+    async def say(self, message_id: str, text: str, **fields: Any) -> Frame:
+        """Say something as MaiMBot's clients do. Returns the `message_result`."""
+        await self.send({**chat(text), "message_id": message_id, **fields})
+        return await self.next("message_result", message_id=message_id)
+
+
+def _fits(frame: Frame, types: tuple[str, ...], fields: Frame) -> bool:
+    return frame["type"] in types and all(frame.get(name) == value for name, value in fields.items())
+
+
+def chat(text: str) -> Frame:
+    """What MaiMBot's clients send."""
+    return {
+        "type": "chat",
+        "message_info": {
+            "platform": "qq",
+            "time": 1763370000.5,
+            "sender_info": {"user_info": {"platform": "qq", "user_id": "u1", "user_nickname": "Ann"}},
+        },
+        "message_segment": {"type": "text", "data": text},
+        "chat_stream_id": "s1",
+    }
+
+
+async def http(
+    edge: Process,
+    method: str,
+    path: str,
+    body: object = None,
+    *,
+    content: bytes | None = None,
+    **headers: str,
+) -> tuple[int, Any]:
+    """Status and JSON of a call to the edge."""
+    if body is not None:
+        content = json.dumps(body).encode()
+    async with httpx.AsyncClient(timeout=TIMEOUT_S) as client:
+        url = f"http://{edge.address}{path}"
+        response = await client.request(method, url, content=content, headers=headers)
+    return response.status_code, response.json()
+
+
+async def broadcast(edge: Process, place: str, body: object, query: str = "", **headers: str) -> Any:
+    """What a broadcast to `tenant/platform` or `tenant/agent/platform` is answered, with status 200."""
+    tenant, *agent, platform = place.split("/")
+    within = f"agents/{agent[0]}/" if agent else ""
+    path = f"/api/v1/tenants/{tenant}/{within}platforms/{platform}/broadcast{query}"
+    status, answer = await http(edge, "POST", path, body, **headers)
+    assert status == 200, answer
+    return answer

@@ -1,0 +1,77 @@
+"""A tenant whose clients show tokens, and such clients."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from websockets.asyncio.client import connect
+
+from tests.e2e.fleet import Fleet, fleet_of
+from tests.e2e.operator_client import OperatorClient, client_auth, wait_until_known
+from tests.e2e.polling import wait_until
+from tests.e2e.recording_client import RecordingClient
+from tests.support.signing import Signer
+from tests.validators.history import History
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from tests.support.processes import Process
+
+TENANT = "acme"
+SIGNER = Signer(TENANT)
+RSA = Signer(TENANT, "rsa", "RS256")
+AUDIENCE = Signer("heard", "k1")
+PATH = f"/v1/connect?tenant={TENANT}&agent=echo&platform=web&conversation=group:team"
+EVENTS = PATH.replace("connect", "events")
+
+
+@contextmanager
+def token_fleet(data: Path) -> Iterator[Fleet]:
+    """A router, an edge, and tenants that take tokens of these signers."""
+    with fleet_of(data, TRUNKLINE_TENANTS="demo") as started:
+        with OperatorClient(started.router.address, started.operator_key) as calling:
+            calling.create(TENANT, client_auth=client_auth([SIGNER, RSA], ["opaque"]))
+            calling.create("heard", client_auth=client_auth([AUDIENCE], audiences=["chat"], issuer="us"))
+        wait_until_known("heard", *started.edges)
+        yield started
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def token_client(edge: Process, user: str, token: str, conversation: str = "group:team") -> RecordingClient:
+    """A client with a token."""
+    return RecordingClient(
+        History(), f"{TENANT}/{user}", edge.address, conversation, additional_headers=bearer(token)
+    )
+
+
+async def close_of(chatter: RecordingClient) -> tuple[int, str]:
+    """How a connection was closed, when that happens."""
+    await wait_until(lambda: chatter.closed, f"{chatter.name} is closed", timeout_s=5)
+    assert chatter.closed is not None
+    return chatter.closed.code, chatter.closed.reason
+
+
+async def assert_answered(chatter: RecordingClient) -> None:
+    """The connection is there: the router answers it."""
+    await chatter.send({"type": "history", "id": "still"})
+    await chatter.next("history", id="still")
+
+
+@asynccontextmanager
+async def first_frame(
+    edge: Process, path: str, *frames: dict[str, Any], **options: Any
+) -> AsyncIterator[tuple[Any, dict[str, Any]]]:
+    """A socket on which these frames were sent, and the first frame that came."""
+    async with connect(f"ws://{edge.address}{path}", **options) as ws:
+        for frame in frames:
+            await ws.send(json.dumps(frame))
+        async with asyncio.timeout(10):
+            yield ws, json.loads(await ws.recv())
