@@ -1,5 +1,5 @@
-# Everything a person or a CI machine does here. `make` alone lists it.
-# Needs make, Python 3.11 or newer and a package index that pip knows; no root, no Docker.
+# Development tasks for people and CI; `make` lists them.
+# Requires make, Python 3.11 or newer and a package index for pip; no root, no Docker.
 
 PYTHON ?= python3
 
@@ -8,9 +8,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_BENCH := $(VENV)/.installed-bench
 INSTALLED_FUZZ := $(VENV)/.installed-fuzz
-# The last file that protos/compile.py writes.
+# Last file that protos/compile.py writes.
 STUBS := build/stubs/trunkline/v1/catalogue.py
-# The distributions of this repository, each before those that need it.
+# Distributions of this repository, each before those that depend on it.
 PROJECTS := protos runtime edge router clients/python
 EDITABLE := $(PROJECTS:%=-e ./%)
 PROTOS := $(shell find protos -name '*.proto' -o -path '*trunkline/v1/*.py') protos/compile.py
@@ -20,19 +20,19 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 .DELETE_ON_ERROR:
 .PHONY: help setup run certs test lint format bench fuzz protos constraints clean
 
-help: ## list these targets
-	@echo "make run     start it, on this machine only"
+help: ## list the targets
+	@echo "make run     start Trunkline, on this machine only"
 	@echo "make test    check everything"
 	@echo
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
 		printf '  %-12s %s\n' "$$name" "$$text"; done
 
-setup: $(INSTALLED) $(STUBS) ## make .venv and install everything into it
+setup: $(INSTALLED) $(STUBS) ## create .venv and install everything into it
 
-run: setup ## start router, edge and an echo agent on 127.0.0.1, and say what to try
+run: setup ## start router, edge and two agents on 127.0.0.1, and print commands to try
 	@exec $(BIN)/python deploy/run.py
 
-certs: setup ## make certificates for TLS in ./certs, for 90 days; or NAMES=router.example,10.0.0.1
+certs: setup ## create TLS certificates in ./certs, valid for 90 days; NAMES=router.example,10.0.0.1 sets host names
 	@FORCE='$(FORCE)' NAMES='$(NAMES)' CERTS='$(CERTS)' $(BIN)/python deploy/certs.py
 
 test: lint ## lint, then run every test; ARGS="-k name" is passed to pytest
@@ -47,7 +47,7 @@ lint: setup ## check style, types, layers, contract and container files
 	$(BIN)/hadolint router/Dockerfile edge/Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
-format: setup ## rewrite Python and protos in the one style
+format: setup ## reformat Python and .proto files
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 	$(BIN)/buf format --write protos
@@ -55,13 +55,13 @@ format: setup ## rewrite Python and protos in the one style
 bench: setup $(INSTALLED_BENCH) ## run the benchmarks; ARGS are passed to bench/run.py
 	$(BIN)/python bench/run.py $(ARGS)
 
-fuzz: setup $(INSTALLED_FUZZ) ## look for input that breaks a dialect, for a minute; or FUZZ_SECONDS=600
+fuzz: setup $(INSTALLED_FUZZ) ## fuzz the dialects for a minute; FUZZ_SECONDS=600 sets the time
 	$(BIN)/python fuzz/run.py
 
-protos: $(INSTALLED) ## compile the contract again, to build/stubs
+protos: $(INSTALLED) ## recompile the contract to build/stubs
 	$(BIN)/python protos/compile.py build/stubs
 
-constraints: ## write constraints.txt anew, with the newest versions that fit
+constraints: ## regenerate constraints.txt with the newest compatible versions
 	rm -rf build/constraints
 	$(PYTHON) -m venv build/constraints
 	build/constraints/bin/python -m pip install --quiet --disable-pip-version-check $(EDITABLE) -e '.[dev,bench,fuzz]'
@@ -70,41 +70,41 @@ constraints: ## write constraints.txt anew, with the newest versions that fit
 	mv build/constraints.txt constraints.txt
 	rm -rf build/constraints
 
-clean: ## remove everything that was built, .venv too; ./data stays
+clean: ## remove build output and .venv; ./data is kept
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): $(PROJECTS:%=%/pyproject.toml) pyproject.toml protos/hatch_build.py constraints.txt
 	@$(PYTHON) -c '' 2>/dev/null || { \
-		echo "There is no $(PYTHON) here. Install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3" >&2; \
+		echo "$(PYTHON) not found. Install Python 3.11 or newer, or set its path: make PYTHON=/path/to/python3" >&2; \
 		exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-		echo "Trunkline needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12" >&2; \
+		echo "Trunkline requires Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Set another: make PYTHON=python3.12" >&2; \
 		exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
-		echo "$(PYTHON) has no venv module. On Debian and Ubuntu: apt install python3-venv; or name another Python: make PYTHON=python3.12" >&2; \
+		echo "$(PYTHON) has no venv module. On Debian and Ubuntu: apt install python3-venv. Or set another Python: make PYTHON=python3.12" >&2; \
 		exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
-		echo "Making a virtual environment in $(VENV), with $$($(PYTHON) --version)"; \
+		echo "Creating a virtual environment in $(VENV) with $$($(PYTHON) --version)"; \
 		$(PYTHON) -m venv --clear $(VENV); }
-	@echo "Installing Trunkline and its tools into $(VENV); the first time this takes a minute or two"
+	@echo "Installing Trunkline and its tools into $(VENV); the first time takes a minute or two"
 	@$(PIP_INSTALL) $(EDITABLE) -e '.[dev]'
 	@touch $@
 	@echo "Installed"
 
 $(INSTALLED_BENCH): $(INSTALLED)
-	@echo "Installing what the benchmarks need"
+	@echo "Installing the benchmark dependencies"
 	@$(PIP_INSTALL) $(EDITABLE) -e '.[dev,bench]'
 	@touch $@
 
 $(INSTALLED_FUZZ): $(INSTALLED)
-	@echo "Installing what fuzzing needs"
+	@echo "Installing the fuzzing dependencies"
 	@$(PIP_INSTALL) $(EDITABLE) -e '.[dev,fuzz]' || { \
-		echo "atheris does not install here: it is made for Linux and some versions of Python, such as 3.11" >&2; \
+		echo "Cannot install atheris: it supports Linux and some Python versions only, such as 3.11" >&2; \
 		exit 1; }
 	@touch $@
 
-# Installing compiles the contract too; this is for when only the contract changed, or build/ is gone.
+# Installing compiles the contract, too. This rule is for a changed contract or a removed build/.
 $(STUBS): $(PROTOS) | $(INSTALLED)
 	@echo "Compiling the contract"
 	@$(BIN)/python protos/compile.py build/stubs

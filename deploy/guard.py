@@ -1,8 +1,8 @@
-"""The guard: a process that sees to it that no child outlives the process that started it.
+"""Watchdog process that kills the children of a parent that died.
 
-A starter that is killed with SIGKILL can't stop its children. The guard can: it reads their process
-ids from a pipe whose other end the starter holds, and when the pipe ends, however that came about,
-it kills those that are left. This works wherever there are pipes and sessions.
+A parent killed with SIGKILL cannot stop its children. The guard reads their process ids from a pipe that the
+parent keeps open. When the pipe closes, for whatever reason, the guard kills the remaining children. Only
+pipes and POSIX sessions are needed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import suppress
 
 
 class Guard:
-    """Starts the guard process. Children must be started with `start_new_session=True`."""
+    """Parent's handle on the guard process. Start children with `start_new_session=True`."""
 
     def __init__(self) -> None:
         command = [sys.executable, __file__]
@@ -24,27 +24,27 @@ class Guard:
         self._pipe = self._process.stdin
 
     def add(self, pid: int) -> None:
-        """From now on the child, and whatever it starts, ends with this process."""
-        self._tell(f"+{pid}")
+        """Kill the child's whole session when this process ends."""
+        self._write(f"+{pid}")
 
     def forget(self, pid: int) -> None:
-        """The child has ended; its process id may come to mean another process."""
-        self._tell(f"-{pid}")
+        """Stop guarding a child that has ended: its process id may be reused."""
+        self._write(f"-{pid}")
 
     def close(self) -> None:
-        """Kill what is left and end the guard."""
+        """Kill the remaining children and wait for the guard to exit."""
         with suppress(OSError):
             self._pipe.close()
         self._process.wait()
 
-    def _tell(self, line: str) -> None:
+    def _write(self, line: str) -> None:
         with suppress(OSError):
             self._pipe.write(line + "\n")
             self._pipe.flush()
 
 
 def main() -> None:
-    """Be the guard process."""
+    """Run the guard process."""
     guarded: set[int] = set()
     for line in sys.stdin:
         sign, pid = line[0], int(line[1:])

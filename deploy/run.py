@@ -1,11 +1,11 @@
-"""Run Trunkline on this machine: a router, an edge and two agents. `make run` runs this.
+"""Run Trunkline locally: a router, an edge and two agents. `make run` runs this.
 
-    TRUNKLINE_EDGE_LISTEN     where clients connect; 127.0.0.1:8080
-    TRUNKLINE_ROUTER_LISTEN   where backends and workers connect; 127.0.0.1:50051
-    TRUNKLINE_DATA_DIR        where messages are kept, and the processes' own logs; ./data
+    TRUNKLINE_EDGE_LISTEN     address for clients; default 127.0.0.1:8080
+    TRUNKLINE_ROUTER_LISTEN   address for backends and workers; default 127.0.0.1:50051
+    TRUNKLINE_DATA_DIR        directory for messages and process logs; default ./data
 
-Every other TRUNKLINE_ variable reaches the processes as it is. Ctrl-C or SIGTERM stops them in
-order; a second one kills them. Should this process be killed, its guard kills them.
+All other TRUNKLINE_ variables are passed on to the processes. Ctrl-C or SIGTERM stops them in reverse start
+order; a second signal kills them. If this process is killed, its guard kills them.
 """
 
 from __future__ import annotations
@@ -34,42 +34,42 @@ EDGE_LISTEN = "TRUNKLINE_EDGE_LISTEN"
 ROUTER_LISTEN = "TRUNKLINE_ROUTER_LISTEN"
 TENANTS_FILE = ROOT / "deploy" / "demo.toml"
 READY_TIMEOUT_S = 30
-# The agents' names, and the examples that serve them.
+# Example script of each agent.
 AGENTS = {"echo": "echo_agent.py", "guide": "streaming_agent.py"}
 STOP_TIMEOUT_S = 15
-# A process of an earlier run, just killed, may hold its port for a moment.
+# A process that was just killed may keep its port for a moment.
 PORT_TIMEOUT_S = 1
 PARENT_CHECK_INTERVAL_S = 1
-LOG_LINES_SHOWN = 15
+LOG_TAIL_LINES = 15
 
 
 class RunError(Exception):
-    """The run can't start or go on; `str()` is what to tell the person who started it."""
+    """The run cannot start or continue; `str()` is the message to print."""
 
 
 class LinePrinted(NamedTuple):
-    """A child printed a line to its stdout."""
+    """A child wrote a line to stdout."""
 
     child: Child
     text: str
 
 
 class Exited(NamedTuple):
-    """A child has ended."""
+    """A child exited."""
 
     child: Child
 
 
-class StopAsked(NamedTuple):
-    """A signal came."""
+class StopRequested(NamedTuple):
+    """SIGINT, SIGTERM or SIGHUP was received."""
 
 
-Event = LinePrinted | Exited | StopAsked
+Event = LinePrinted | Exited | StopRequested
 
 
 @dataclass(eq=False)
 class Child:
-    """One of the processes. Its stderr goes to `log`; its stdout goes there too, and to `events`."""
+    """Child process. stdout and stderr are written to `log`; stdout lines are also put into `events`."""
 
     name: str
     command: list[str]
@@ -80,8 +80,8 @@ class Child:
 
     def start(self) -> None:
         with self.log.open("w") as log:
-            # A session of its own: Ctrl-C in the terminal reaches this process only, which stops the
-            # children in order.
+            # In a session of its own the child does not receive Ctrl-C: this process stops the children
+            # in order.
             self.process = subprocess.Popen(
                 self.command,
                 cwd=ROOT,
@@ -95,7 +95,7 @@ class Child:
         threading.Thread(target=self._read, name=f"{self.name} stdout", daemon=True).start()
 
     def stop(self) -> None:
-        """Ask the child to end, kill it if it takes too long, and wait until it is gone."""
+        """Terminate the child, kill it after STOP_TIMEOUT_S, and wait until it has exited."""
         self.process.terminate()
         try:
             self.process.wait(STOP_TIMEOUT_S)
@@ -103,9 +103,9 @@ class Child:
             self.process.kill()
             self.process.wait()
 
-    def last_words(self) -> str:
-        """The end of its log, indented."""
-        lines = self.log.read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
+    def log_tail(self) -> str:
+        """Last lines of the log, indented."""
+        lines = self.log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
         return "\n".join(f"    {line}" for line in lines)
 
     def _read(self) -> None:
@@ -120,7 +120,7 @@ class Child:
 
 
 class Run:
-    """The processes of one run, in the order in which they were started."""
+    """Processes of one run, in start order."""
 
     def __init__(self, data: Path) -> None:
         self._data = data
@@ -134,7 +134,7 @@ class Run:
                 signal.signal(number, self._on_signal)
 
     def start(self, name: str, arguments: list[str], env: dict[str, str]) -> Child:
-        """Start one more process, with this interpreter."""
+        """Start a process with this Python interpreter."""
         logs = self._data / "logs"
         logs.mkdir(exist_ok=True)
         complete = {**os.environ, "PYTHONUNBUFFERED": "1", "TRUNKLINE_DATA_DIR": str(self._data), **env}
@@ -145,70 +145,68 @@ class Run:
         return child
 
     def wait_for(self, child: Child, ready: Callable[[str], str]) -> str:
-        """What `ready` makes of the first line of `child` for which that is not empty.
+        """Wait for the first stdout line of `child` for which `ready` returns text, and return that text.
 
-        Raises RunError when any child ends or none of its lines was the one in time, and
-        KeyboardInterrupt when somebody asks for the end.
+        Raises RunError if any child exits or no such line arrives within READY_TIMEOUT_S, and
+        KeyboardInterrupt if a stop is requested.
         """
         until = time.monotonic() + READY_TIMEOUT_S
         while True:
             try:
                 event = self._next(until - time.monotonic())
             except Empty:
-                text = f"The {child.name} did not get ready within {READY_TIMEOUT_S} s. Its log ends:"
-                raise RunError(f"{text}\n{child.last_words()}") from None
+                text = f"The {child.name} was not ready within {READY_TIMEOUT_S} s. Last lines of its log:"
+                raise RunError(f"{text}\n{child.log_tail()}") from None
             if event.child is child and (found := ready(event.text)):
                 return found
 
     def wait(self) -> None:
-        """Until something ends the run. Raises RunError or KeyboardInterrupt, as `wait_for` does."""
+        """Wait until the run ends. Always raises RunError or KeyboardInterrupt, like `wait_for`."""
         while True:
             with suppress(Empty):
                 self._next(PARENT_CHECK_INTERVAL_S)
             if "MAKELEVEL" in os.environ and os.getppid() != self._parent:
-                # `make` was killed, so whoever started it thinks that all is over, and may start again.
+                # `make` was killed: its caller assumes that the run has ended and may start another.
                 self.kill()
                 raise KeyboardInterrupt
 
     def stop(self) -> None:
-        """Stop what was started last first. May be called at any time, once."""
+        """Stop all processes in reverse start order. Call at most once, at any time."""
         for child in reversed(self._children):
             child.stop()
             self._guard.forget(child.process.pid)
         self._guard.close()
 
     def kill(self) -> None:
-        """Kill them all; `stop` is still to be called."""
+        """Kill all processes. The caller must still call `stop`."""
         for child in self._children:
             child.process.kill()
 
     def _next(self, timeout_s: float) -> LinePrinted:
         event = self._events.get(timeout=max(timeout_s, 0))
         match event:
-            case StopAsked():
+            case StopRequested():
                 raise KeyboardInterrupt
             case Exited(child):
                 code = child.process.returncode
-                how = (
-                    f"was killed by {signal.Signals(-code).name}"
-                    if code < 0
-                    else f"ended with exit code {code}"
+                ending = (
+                    f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
                 )
                 raise RunError(
-                    f"The {child.name} {how}. Its log, {shown(child.log)}, ends:\n{child.last_words()}"
+                    f"The {child.name} {ending}. Last lines of {display(child.log)}:\n{child.log_tail()}"
                 )
         return event
 
     def _on_signal(self, number: int, frame: Any) -> None:
         self._signals += 1
         if self._signals == 1:
-            self._events.put(StopAsked())
+            self._events.put(StopRequested())
         else:
             self.kill()
 
 
 def main() -> int:
-    """Run until stopped. Returns the exit code: 0 if somebody asked for the end, else 1."""
+    """Run until stopped. Returns the exit code: 0 if a stop was requested, else 1."""
     edge_listen = os.environ.get(EDGE_LISTEN) or "127.0.0.1:8080"
     router_listen = os.environ.get(ROUTER_LISTEN) or "127.0.0.1:50051"
     data = Path(os.environ.get("TRUNKLINE_DATA_DIR") or ROOT / "data").absolute()
@@ -217,7 +215,7 @@ def main() -> int:
         check_free(EDGE_LISTEN, edge_listen)
         make_folder(data)
     except RunError as error:
-        say(str(error), to=sys.stderr)
+        print_text(str(error), to=sys.stderr)
         return 1
     run = Run(data)
     code = 0
@@ -225,17 +223,17 @@ def main() -> int:
         start_all(run, edge_listen, router_listen, data)
         run.wait()
     except KeyboardInterrupt:
-        say("\nStopping")
+        print_text("\nStopping")
     except RunError as error:
-        say(str(error), to=sys.stderr)
+        print_text(str(error), to=sys.stderr)
         code = 1
     run.stop()
     return code
 
 
 def start_all(run: Run, edge_listen: str, router_listen: str, data: Path) -> None:
-    """Start them, each when the one before it is ready, then say what to try."""
-    say("Starting the router, the edge, and the agents `echo` and `guide`")
+    """Start each process when the one before it is ready, then print the welcome text."""
+    print_text("Starting router, edge, and the agents `echo` and `guide`")
     tenants_file = os.environ.get("TRUNKLINE_TENANTS_FILE") or str(TENANTS_FILE)
     router_env = {ROUTER_LISTEN: router_listen, "TRUNKLINE_TENANTS_FILE": tenants_file}
     router = reachable(
@@ -246,34 +244,34 @@ def start_all(run: Run, edge_listen: str, router_listen: str, data: Path) -> Non
     for agent, example in AGENTS.items():
         started = run.start(agent, [str(ROOT / "examples" / example)], {"TRUNKLINE_ROUTER": router})
         run.wait_for(started, lambda line: line)
-    say(what_to_try(edge, router, data))
+    print_text(welcome(edge, router, data))
 
 
-def what_to_try(edge: str, router: str, data: Path) -> str:
-    """The text that a person sees when all is up. Its last line can be pasted into a shell."""
-    python = shown(Path(sys.executable))
+def welcome(edge: str, router: str, data: Path) -> str:
+    """Text printed when everything is ready. The last two lines are shell commands."""
+    python = display(Path(sys.executable))
     url_option = "" if edge == "127.0.0.1:8080" else f" --url ws://{edge}"
     router_option = "" if router == "127.0.0.1:50051" else f" --router {router}"
     query = "tenant=demo&agent=echo&platform=web&conversation=person:you"
     return f"""
-Trunkline runs. Tenant `demo` is open to this machine only, without a token; nothing else is open.
-Ctrl-C stops it. Messages are kept in {shown(data)}, the processes' logs in {shown(data)}/logs.
+Trunkline is running. Tenant `demo` needs no token on this machine; nothing else is open.
+Press Ctrl-C to stop. Messages are stored in {display(data)}, process logs in {display(data)}/logs.
 
     WebSocket   ws://{edge}/v1/connect?{query}
     gRPC        {router}
     HTTP/JSON   http://{edge}/openapi.json
-    health      http://{edge}/healthz
-    metrics     http://{edge}/metrics
+    Health      http://{edge}/healthz
+    Metrics     http://{edge}/metrics
 
-In another terminal, say something as a backend does, to everybody of `demo`; or ask the agent `guide`
-something, or for a story (Ctrl-C stops an answer):
+Try it in another terminal: send a message to everyone in `demo`, as a backend does, or talk to the agent
+`guide` (ask it for a story; Ctrl-C cancels a reply):
 
 {python} -m trunkline_client broadcast{router_option} "Tea is ready"
 {python} -m trunkline_client chat{url_option}"""
 
 
 def listening(line: str) -> str:
-    """The address in a readiness line, `{"listening": "host:port"}`; empty for any other line."""
+    """Address in a readiness line, `{"listening": "host:port"}`; empty for any other line."""
     try:
         return str(json.loads(line)["listening"])
     except (ValueError, KeyError, TypeError):
@@ -281,27 +279,30 @@ def listening(line: str) -> str:
 
 
 def reachable(listen: str) -> str:
-    """An address at which a process of this machine reaches a listener: `0.0.0.0` can't be dialled."""
+    """Address for connecting to a listener from this machine: clients cannot dial `0.0.0.0`."""
     host, _, port = listen.rpartition(":")
     return f"127.0.0.1:{port}" if host in ("", "0.0.0.0", "[::]") else listen
 
 
 def check_free(variable: str, listen: str) -> None:
-    """Raise RunError, naming the variable to change, if a process could not listen there."""
+    """Raise RunError, naming the variable to change, if the address cannot be bound."""
     host, _, port = listen.rpartition(":")
     if not port.isdecimal() or int(port) > 65535:
-        raise RunError(f"{variable} is {listen!r}, which is not of the form host:port, like 127.0.0.1:8080")
+        raise RunError(f"{variable} must be host:port, such as 127.0.0.1:8080; it is {listen!r}")
     until = time.monotonic() + PORT_TIMEOUT_S
-    while (problem := cannot_bind(host.strip("[]"), int(port))) and time.monotonic() < until:
+    while (problem := bind_error(host.strip("[]"), int(port))) and time.monotonic() < until:
         time.sleep(0.05)
     if problem:
-        change = f"Choose another address: make run {variable}=127.0.0.1:{int(port) + 1}"
-        raise RunError(f"Nothing can listen on {listen}: {problem}. {change}")
+        change = f"To use another address: make run {variable}=127.0.0.1:{int(port) + 1}"
+        raise RunError(f"Cannot listen on {listen}: {problem}. {change}")
 
 
-def cannot_bind(host: str, port: int) -> str:
-    """Why no socket can be bound there; empty if one can. Asked without SO_REUSEPORT, which gRPC sets:
-    two routers would share a port and each would get half of the calls."""
+def bind_error(host: str, port: int) -> str:
+    """Reason why a socket cannot be bound to an address; empty if it can.
+
+    Checks without SO_REUSEPORT. gRPC sets that option, so two routers on one port would each get half of the
+    calls.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[
             0
@@ -315,23 +316,23 @@ def cannot_bind(host: str, port: int) -> str:
 
 
 def make_folder(data: Path) -> None:
-    """Make the folder for messages and logs, or raise RunError."""
+    """Create the directory for messages and logs, or raise RunError."""
     try:
         data.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"TRUNKLINE_DATA_DIR: {data} can't be made: {error.strerror}") from None
+        raise RunError(f"TRUNKLINE_DATA_DIR: cannot create {data}: {error.strerror}") from None
 
 
-def shown(path: Path) -> str:
-    """The path as a person in the current folder would type it."""
+def display(path: Path) -> str:
+    """Path relative to the current directory if it lies below it."""
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
 
 
-def say(text: str, to: Any = None) -> None:
-    """Print, unless the terminal is gone."""
+def print_text(text: str, to: Any = None) -> None:
+    """Print a text; ignore a closed terminal."""
     with suppress(OSError):
         print(text, file=to or sys.stdout, flush=True)
 

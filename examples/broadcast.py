@@ -1,4 +1,4 @@
-"""A backend that says something to everybody who is connected to an agent by one platform.
+"""Backend that sends a message to everyone connected to one agent on one platform.
 
 python examples/broadcast.py "The kitchen closes in ten minutes"
 """
@@ -13,14 +13,14 @@ ROUTER = os.environ.get("TRUNKLINE_ROUTER", "127.0.0.1:50051")
 
 
 async def main(text: str) -> None:
-    everybody = address(tenant="demo", agent="echo", platform="web")
+    audience = address(tenant="demo", agent="echo", platform="web")
     async with Backend(ROUTER, **access_from_environment()) as backend:
         try:
-            taken = await backend.broadcast(everybody, text)
+            sent = await backend.broadcast(audience, text)
         except Refused as refusal:
             raise SystemExit(str(refusal)) from None
-    print(f"Message {taken.message_id} is on disk; {taken.connections} connections get it now.")
+    print(f"Message {sent.message_id} is stored; {sent.connections} connections receive it now.")
 
 
 if __name__ == "__main__":
-    asyncio.run(main(" ".join(sys.argv[1:]) or "Hello, everybody"))
+    asyncio.run(main(" ".join(sys.argv[1:]) or "Hello, everyone"))

@@ -1,4 +1,4 @@
-"""A client that asks a few things and shows the answers as they come: python examples/chat_client.py"""
+"""Chat client that asks a few questions and prints the streamed replies: python examples/chat_client.py"""
 
 import asyncio
 import os
@@ -8,7 +8,7 @@ from trunkline_client import Client, ClientSettings, Snapshot, TrunklineError, t
 
 URL = os.environ.get("TRUNKLINE_URL", "ws://127.0.0.1:8080")
 CA = os.environ.get("TRUNKLINE_CA")
-LINES = ["Hello", "Is anybody there?", "Good bye"]
+QUESTIONS = ["Hello", "Is anyone there?", "Goodbye"]
 
 
 async def main() -> None:
@@ -22,9 +22,9 @@ async def main() -> None:
         settings=ClientSettings(ssl=ssl.create_default_context(cafile=CA) if CA else None),
     )
     async with client:
-        for line in LINES:
-            print(f"alice: {line}")
-            async with client.ask(line) as reply:
+        for question in QUESTIONS:
+            print(f"alice: {question}")
+            async with client.ask(question) as reply:
                 print("agent: ", end="")
                 async for delta in reply:
                     print(

@@ -1,4 +1,4 @@
-"""An agent that repeats what it is told. Start a router, then: python examples/echo_agent.py"""
+"""Agent that repeats each message. Start a router, then: python examples/echo_agent.py"""
 
 import argparse
 import asyncio
@@ -13,15 +13,15 @@ def answer(message: Message) -> str:
 
 
 async def main(router: str) -> None:
-    def attached(_: object) -> None:
-        print(f"The agent `echo` of tenant `demo` is attached to {router}", flush=True)
+    def print_attached(_: object) -> None:
+        print(f"Agent `echo` of tenant `demo` is attached to {router}", flush=True)
 
     worker = Worker(
         router,
         tenant="demo",
         agents=["echo"],
         capacity=1000,
-        on_attached=attached,
+        on_attached=print_attached,
         **access_from_environment(),
     )
     draining: list[asyncio.Task[bool]] = []
@@ -29,8 +29,8 @@ async def main(router: str) -> None:
     def drain() -> None:
         draining.append(asyncio.create_task(worker.drain(5)))
 
-    for each in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(each, drain)
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signal_number, drain)
     await worker.run(answer)
 
 

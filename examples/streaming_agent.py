@@ -1,9 +1,9 @@
-"""An agent that answers word by word. Start a router, then: python examples/streaming_agent.py
+"""Agent that streams its replies word by word. Start a router, then: python examples/streaming_agent.py
 
-By itself it knows what stands in Trunkline's own README and docs, and tells stories. With --base-url, or
-OPENAI_BASE_URL, whatever speaks the OpenAI API's /chat/completions answers instead; that needs httpx.
+By default it answers from Trunkline's README and docs, and tells stories. With --base-url or OPENAI_BASE_URL
+it asks a model at any server with the OpenAI API's /chat/completions; that requires httpx.
 
-    python -m trunkline_client chat --agent guide        Ctrl-C stops an answer
+    python -m trunkline_client chat --agent guide        Ctrl-C cancels a reply
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ ROOT = Path(__file__).resolve().parent.parent
 HISTORY_MESSAGES = 20
 
 
-class Source(Protocol):
-    """Where answers come from."""
+class AnswerSource(Protocol):
+    """Generates answers."""
 
-    def answer(self, message: Message, said: str) -> AsyncIterator[str | Part]:
-        """The pieces of an answer; `said` is what an attempt before this one said of it already."""
+    def answer(self, message: Message, sent: str) -> AsyncIterator[str | Part]:
+        """Generate an answer in pieces; `sent` is the text that an earlier attempt has already streamed."""
         ...
 
 
-# What it knows by itself.
+# Answers from the documents.
 
 
 class Section(NamedTuple):
-    """A piece of a document."""
+    """Section of a document."""
 
     file: str
     title: str
@@ -56,9 +56,9 @@ class Section(NamedTuple):
 
 
 class Guide:
-    """Answers from Trunkline's own documents.
+    """Answers from Trunkline's documents.
 
-    The same question has the same answer, so an answer that another worker began is completed.
+    Answers are deterministic, so a worker can complete an answer that another worker began.
     """
 
     def __init__(self, root: Path, pace_s: float) -> None:
@@ -66,60 +66,58 @@ class Guide:
         self._sections = [each for file in files if file.exists() for each in sections(file)]
         self._pace_s = pace_s
 
-    async def answer(self, message: Message, said: str) -> AsyncIterator[str | Part]:
+    async def answer(self, message: Message, sent: str) -> AsyncIterator[str | Part]:
         whole = self.text(text_of(message), message.id)
-        rest = whole.removeprefix(said) if whole.startswith(said) else f"\n\n{whole}"
+        rest = whole.removeprefix(sent) if whole.startswith(sent) else f"\n\n{whole}"
         for word in re.findall(r"\s*\S+\s*", rest):
             yield word
             await asyncio.sleep(self._pace_s)
 
     def text(self, question: str, seed: str) -> str:
-        """The answer to a question."""
-        asked = words(question)
-        if "story" in asked or "tale" in asked:
+        """Answer a question; `seed` selects the story or the suggested topics."""
+        keywords = keywords_of(question)
+        if "story" in keywords or "tale" in keywords:
             return "".join(story(random.Random(seed)))
-        found = self._search(asked)
-        if found is not None:
-            return f"**{found.title}** ({found.file})\n\n{found.text}"
+        section = self._search(keywords)
+        if section is not None:
+            return f"**{section.title}** ({section.file})\n\n{section.text}"
         titles = random.Random(seed).sample(self._sections, min(4, len(self._sections)))
         topics = "".join(f"\n- {each.title}" for each in titles)
-        about = f"I could tell you about:\n{topics}\n\nOr ask" if topics else "Ask"
-        return (
-            f"Hello! I am the guide to Trunkline, and read nothing but its documents. {about} me for a story."
-        )
+        about = f"Ask me about one of these topics:\n{topics}\n\nOr ask" if topics else "Ask"
+        return f"Hello! I am the guide to Trunkline: I answer from its documents. {about} me for a story."
 
-    def _search(self, asked: set[str]) -> Section | None:
-        """The section with most of the rare words of a question, best if its title says little else."""
+    def _search(self, keywords: set[str]) -> Section | None:
+        """Find the section with the most rare keywords of a question; prefers matches in a short title."""
         rarity = {
-            word: 1 / (1 + sum(word in words(f"{each.title} {each.text}") for each in self._sections))
-            for word in asked
+            word: 1 / (1 + sum(word in keywords_of(f"{each.title} {each.text}") for each in self._sections))
+            for word in keywords
         }
 
         def score(section: Section) -> float:
-            title, body = words(section.title), words(section.text)
+            title, body = keywords_of(section.title), keywords_of(section.text)
             return sum(
-                rarity[word] * ((word in body) + 2 * (word in title) / (len(title) or 1)) for word in asked
+                rarity[word] * ((word in body) + 2 * (word in title) / (len(title) or 1)) for word in keywords
             )
 
         best = max(self._sections, key=score, default=None)
         return best if best is not None and score(best) > 0 else None
 
 
-_COMMON = frozenset(
+_STOP_WORDS = frozenset(
     """a about an and are as at be by can do does for from have hello hi how if in is it me my of on or
     please say so tell that the there this to what when where which who why will with work works you
-    your""".split()  # noqa: SIM905 -- a list of words is read as a text
+    your""".split()  # noqa: SIM905 -- a word list is easier to read as text
 )
 
 
-def words(text: str) -> set[str]:
-    """The words of a text that mean something, without the s at their end."""
+def keywords_of(text: str) -> set[str]:
+    """Words of a text without stop words and without a trailing s."""
     found = re.findall(r"[a-z0-9_]{2,}", text.lower())
-    return {re.sub(r"(?<=\w\w)s$", "", each) for each in found if each not in _COMMON}
+    return {re.sub(r"(?<=\w\w)s$", "", each) for each in found if each not in _STOP_WORDS}
 
 
 def sections(file: Path) -> Iterator[Section]:
-    """A Markdown file's sections that have a text."""
+    """Sections of a Markdown file, without empty ones."""
     title, lines, in_code = file.stem, list[str](), False
     for line in [*file.read_text().splitlines(), "# end"]:
         in_code ^= line.startswith("```")
@@ -133,12 +131,12 @@ def sections(file: Path) -> Iterator[Section]:
 
 
 def story(dice: random.Random) -> Iterator[str]:
-    """A story; the same dice tell the same."""
+    """Story; equal dice give the same one."""
     hero = dice.choice(["a small message", "an early delta", "a shy ack", "a signal nobody logged"])
     home = dice.choice(["a phone at the seaside", "a terminal in an attic", "a tram in the rain"])
     friend = dice.choice(["an old cursor", "a heartbeat", "a worker on her night shift", "a retired socket"])
     yield f"Once there was {hero}, and it lived in {home}. One day it set out to cross the bridge.\n\n"
-    places = ["at the edge", "on the link", "in the queue", "before the log", "beside the journal"]
+    places = ["at the edge", "on the link", "in the queue", "before the log", "beside the outbox"]
     troubles = [
         "the lights went out",
         "a router fell asleep",
@@ -155,15 +153,15 @@ def story(dice: random.Random) -> Iterator[str]:
     yield "And when it had been written to disk, it was acknowledged, and lived happily ever after."
 
 
-# What a model says.
+# Answers from a model.
 
 
 class ModelError(Exception):
-    """The model's server did not answer, or broke off."""
+    """The model server failed, or its answer ended early."""
 
 
 class Model:
-    """Answers from an OpenAI-compatible endpoint, which is told what was said before."""
+    """Answers from an OpenAI-compatible endpoint, which receives the conversation so far."""
 
     def __init__(self, base_url: str, api_key: str, model: str, backend: Backend) -> None:
         self._url = f"{base_url.rstrip('/')}/chat/completions"
@@ -171,13 +169,13 @@ class Model:
         self._model = model
         self._backend = backend
 
-    async def answer(self, message: Message, said: str) -> AsyncIterator[str | Part]:
+    async def answer(self, message: Message, sent: str) -> AsyncIterator[str | Part]:
         import httpx
 
         page = await self._backend.list_messages(
             message.address, before=message.position, limit=HISTORY_MESSAGES
         )
-        body = {"model": self._model, "stream": True, "messages": turns(page.messages, message, said)}
+        body = {"model": self._model, "stream": True, "messages": chat_messages(page.messages, message, sent)}
         timeout = httpx.Timeout(10.0, read=120.0)
         try:
             async with (
@@ -185,30 +183,32 @@ class Model:
                 client.stream("POST", self._url, json=body) as response,
             ):
                 if response.status_code != httpx.codes.OK:
-                    raise ModelError(complaint(response.status_code, await response.aread()))
+                    raise ModelError(error_text(response.status_code, await response.aread()))
                 calls: dict[int, str] = {}
                 async for chunk in chunks(response.aiter_lines()):
                     for piece in pieces(chunk, calls):
                         yield piece
         except httpx.HTTPError as error:
-            raise ModelError(f"The model's server broke off: {error or type(error).__name__}") from error
+            raise ModelError(
+                f"The connection to the model server failed: {error or type(error).__name__}"
+            ) from error
 
 
-def turns(before: Iterable[Message], message: Message, said: str) -> list[dict[str, str]]:
-    """A conversation as the endpoint takes it; after an attempt that broke off it is asked to go on."""
-    found = [
+def chat_messages(before: Iterable[Message], message: Message, sent: str) -> list[dict[str, str]]:
+    """Conversation in the endpoint's format; asks the model to continue if an earlier attempt was cut off."""
+    messages = [
         {"role": "user" if each.author.role == Role.ROLE_USER else "assistant", "content": text_of(each)}
         for each in [*before, message]
         if text_of(each)
     ]
-    if said:
-        found.append({"role": "assistant", "content": said})
-        found.append({"role": "user", "content": "Go on exactly where you stopped, repeating nothing."})
-    return found
+    if sent:
+        messages.append({"role": "assistant", "content": sent})
+        messages.append({"role": "user", "content": "Continue exactly where you stopped, repeating nothing."})
+    return messages
 
 
 async def chunks(lines: AsyncIterator[str]) -> AsyncIterator[dict[str, Any]]:
-    """The events of a stream. Raises ModelError where it ends without saying so, or holds an error."""
+    """Events of a stream. Raises ModelError if it contains an error or ends before the answer is complete."""
     finished = False
     async for line in lines:
         if not line.startswith("data:"):
@@ -219,17 +219,17 @@ async def chunks(lines: AsyncIterator[str]) -> AsyncIterator[dict[str, Any]]:
         try:
             chunk = json.loads(event)
         except ValueError:
-            raise ModelError("The model's server sent what is no JSON") from None
+            raise ModelError("The model server sent invalid JSON") from None
         if "error" in chunk:
             raise ModelError(f"The model failed: {reason(chunk)}")
         finished = finished or any(each.get("finish_reason") for each in chunk.get("choices", []))
         yield chunk
     if not finished:
-        raise ModelError("The model's server broke off in the middle of its answer")
+        raise ModelError("The model server ended its answer early")
 
 
 def pieces(chunk: dict[str, Any], calls: dict[int, str]) -> Iterator[str | Part]:
-    """What one event adds; `calls` keeps the ids of tool calls, which only their first pieces name."""
+    """Additions in one event; `calls` keeps the ids of tool calls, which only their first pieces carry."""
     for choice in chunk.get("choices", [])[:1]:
         delta = choice.get("delta") or {}
         thought = delta.get("reasoning_content") or delta.get("reasoning")
@@ -249,17 +249,17 @@ def pieces(chunk: dict[str, Any], calls: dict[int, str]) -> Iterator[str | Part]
             )
 
 
-def complaint(status: int, body: bytes) -> str:
-    """What an answer other than 200 says."""
+def error_text(status: int, body: bytes) -> str:
+    """Error text for a response whose status is not 200."""
     try:
-        told = reason(json.loads(body))
+        cause = reason(json.loads(body))
     except ValueError:
-        told = body.decode(errors="replace")[:200].strip()
-    return f"The model's server answered {status}: {told or 'without a reason'}"
+        cause = body.decode(errors="replace")[:200].strip()
+    return f"The model server answered {status}: {cause or 'no reason given'}"
 
 
 def reason(body: Any) -> str:
-    """What an error's body says."""
+    """Reason in the body of an error response."""
     error = body.get("error", body) if isinstance(body, dict) else body
     return str(error.get("message", error)) if isinstance(error, dict) else str(error)
 
@@ -267,8 +267,8 @@ def reason(body: Any) -> str:
 # The agent.
 
 
-async def say(out: StreamedReply, answer: AsyncIterator[str | Part]) -> None:
-    """Says the pieces of an answer."""
+async def stream_answer(out: StreamedReply, answer: AsyncIterator[str | Part]) -> None:
+    """Write an answer to a reply, piece by piece."""
     async for piece in answer:
         if isinstance(piece, str):
             await out.write(piece)
@@ -279,29 +279,29 @@ async def say(out: StreamedReply, answer: AsyncIterator[str | Part]) -> None:
 
 
 async def serve(options: argparse.Namespace) -> None:
-    """Serves until SIGTERM or SIGINT; then answers what it has, and ends."""
+    """Serve until SIGTERM or SIGINT; then finish the deliveries in progress and exit."""
 
-    def attached(_: object) -> None:
-        print(f"The agent `{options.agent}` is attached to {options.router}", flush=True)
+    def print_attached(_: object) -> None:
+        print(f"Agent `{options.agent}` is attached to {options.router}", flush=True)
 
     access = access_from_environment()
     worker = Worker(
-        options.router, tenant=options.tenant, agents=[options.agent], on_attached=attached, **access
+        options.router, tenant=options.tenant, agents=[options.agent], on_attached=print_attached, **access
     )
     async with Backend(options.router, **access) as backend:
-        source: Source = Guide(ROOT, options.pace_s)
+        source: AnswerSource = Guide(ROOT, options.pace_s)
         if options.base_url:
             source = Model(options.base_url, options.api_key, options.model, backend)
 
         @worker.handler
         async def answer(message: Message) -> None:
             async with worker.reply(message, name=options.agent) as out:
-                await say(out, source.answer(message, out.text))
+                await stream_answer(out, source.answer(message, out.text))
 
         draining: list[asyncio.Task[bool]] = []
-        for each in (signal.SIGTERM, signal.SIGINT):
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(
-                each, lambda: draining.append(asyncio.create_task(worker.drain(10)))
+                signal_number, lambda: draining.append(asyncio.create_task(worker.drain(10)))
             )
         await worker.run()
 
@@ -313,9 +313,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--router", default=env("TRUNKLINE_ROUTER", "127.0.0.1:50051"))
     parser.add_argument("--tenant", default="demo")
-    parser.add_argument("--agent", default="guide", help="the agent that it serves")
-    parser.add_argument("--pace-s", type=float, default=0.03, help="between two words of its own")
-    parser.add_argument("--base-url", default=env("OPENAI_BASE_URL", ""), help="such as http://host/v1")
+    parser.add_argument("--agent", default="guide", help="name of the agent to serve")
+    parser.add_argument(
+        "--pace-s", type=float, default=0.03, help="pause between two words of the guide, in seconds"
+    )
+    parser.add_argument(
+        "--base-url", default=env("OPENAI_BASE_URL", ""), help="model server, such as http://host/v1"
+    )
     parser.add_argument("--api-key", default=env("OPENAI_API_KEY", ""))
     parser.add_argument("--model", default=env("OPENAI_MODEL", "default"))
     return parser.parse_args(arguments)

@@ -160,8 +160,8 @@ async def test_a_models_words_are_streamed_whatever_packets_they_come_in() -> No
         ("500 Oops", b"<html>", "answered 500: <html>"),
         ("503 Busy", b"{}", "answered 503"),
         ("200 OK", event(content="so") + b'data: {"error": "overloaded"}\n\n', "failed: overloaded"),
-        ("200 OK", b"data: {\n\n", "no JSON"),
-        ("200 OK", event(content="so"), "in the middle"),
+        ("200 OK", b"data: {\n\n", "invalid JSON"),
+        ("200 OK", event(content="so"), "ended its answer early"),
     ],
 )
 async def test_what_goes_wrong_at_the_model_is_told_to_the_readers(
@@ -181,7 +181,7 @@ async def test_a_model_that_breaks_off_or_is_not_there_fails_the_reply() -> None
         assert (end.error.code, text(deltas)) == ("MODEL_ERROR", "so far")
     async with agent("--base-url", "http://127.0.0.1:1") as side:
         end, _ = await answer(side)
-        assert "broke off" in end.error.message
+        assert "connection to the model server failed" in end.error.message
 
 
 async def test_a_cancel_hangs_up_on_the_model() -> None:

@@ -1,4 +1,4 @@
-"""`make certs` makes certificates, says what to set, and replaces nothing unasked."""
+"""`make certs` creates certificates, prints the variables to set, and replaces files only by force."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_all_that_is_needed_is_made_and_named(tmp_path: Path) -> None:
+def test_all_certificates_are_created_and_the_printed_variables_name_them(tmp_path: Path) -> None:
     folder = tmp_path / "my certs"
     done = make(folder)
     assert done.returncode == 0, done.stderr
     assert set(files(folder)) == {f"{name}.{kind}" for name in NAMES for kind in ("pem", "key")}
     assert {path.stat().st_mode & 0o777 for path in folder.glob("*.key")} == {0o600}
-    # A shell takes the lines as they are.
+    # The printed lines are shell commands.
     shell = subprocess.run(
         ["bash", "-euc", f"{done.stdout}\nenv"], capture_output=True, text=True, check=True
     )
@@ -42,7 +42,7 @@ def test_all_that_is_needed_is_made_and_named(tmp_path: Path) -> None:
         assert Path(line.partition("=")[2]).is_file()
 
 
-def test_what_is_there_is_replaced_only_by_force(tmp_path: Path) -> None:
+def test_existing_certificates_are_replaced_only_by_force(tmp_path: Path) -> None:
     make(tmp_path)
     before = files(tmp_path)
     again = make(tmp_path)

@@ -1,4 +1,4 @@
-"""What docker-compose.yml says, run as plain processes on loopback: no Docker is needed, or had here."""
+"""docker-compose.yml, run as plain processes on loopback instead of in Docker."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ SERVICES: dict[str, Any] = COMPOSE["services"]
 
 
 def dockerfile(service: str) -> str:
-    """The text of the Dockerfile that a service is built from, continued lines joined."""
+    """Text of a service's Dockerfile, with continued lines joined."""
     return (ROOT / SERVICES[service]["build"]["dockerfile"]).read_text().replace("\\\n", " ")
 
 
 def exec_form(service: str, instruction: str) -> list[str]:
-    """What the service's Dockerfile gives for ENTRYPOINT or CMD."""
+    """Words of ENTRYPOINT or CMD in a service's Dockerfile."""
     (found,) = re.findall(rf"^{instruction} (\[.*\])$", dockerfile(service), re.MULTILINE)
     words: list[str] = json.loads(found)
     return words
 
 
 def command(service: str) -> list[str]:
-    """What the container runs, with this interpreter and paths of this machine."""
+    """Command of the container, with this interpreter and paths on this machine."""
     declared = SERVICES[service]
     entrypoint = declared.get("entrypoint") or exec_form(service, "ENTRYPOINT")
     words = entrypoint + (declared["command"] if "command" in declared else exec_form(service, "CMD"))
@@ -43,7 +43,7 @@ def command(service: str) -> list[str]:
 
 
 def on_this_machine(service: str, word: str) -> str:
-    """The same with paths in the container replaced by those that are mounted there."""
+    """Replace paths in the container by the host paths that are mounted there."""
     for volume in SERVICES[service].get("volumes", []):
         source, target = volume.split(":")[:2]
         if source.startswith("./"):
@@ -52,14 +52,14 @@ def on_this_machine(service: str, word: str) -> str:
 
 
 def environment(service: str, data: Path, addresses: dict[str, str]) -> dict[str, str]:
-    """The container's variables: its image's, then its own, for this machine.
+    """Variables of the image and the container, adapted to this machine.
 
-    Listeners get free ports on loopback, names of other services the addresses they listen on.
+    Listeners get free ports on loopback; names of other services become the addresses they listen on.
     """
     (image,) = re.findall(r"^ENV (.*)$", dockerfile(service), re.MULTILINE)
     variables = dict(pair.split("=", 1) for pair in image.split()) | SERVICES[service].get("environment", {})
     for name, declared in variables.items():
-        # What compose would take from the environment of whoever starts it is not set.
+        # Variables that compose would take from the caller's environment keep their defaults.
         value = re.sub(r"\$\{\w+:-(.*)\}", r"\1", declared)
         host, colon, _ = value.partition(":")
         if host == "0.0.0.0":
@@ -74,7 +74,7 @@ def environment(service: str, data: Path, addresses: dict[str, str]) -> dict[str
 
 
 def check_health(service: str, inside: str, address: str, **env: str) -> None:
-    """Run the HEALTHCHECK of the service's image, which looks at an address inside the container."""
+    """Run the HEALTHCHECK of a service's image against `address` instead of the address in the container."""
     (check,) = re.findall(r"^HEALTHCHECK .* CMD (\[.*\])$", dockerfile(service), re.MULTILINE)
     python, *words = json.loads(check)
     assert python == "python"
@@ -92,7 +92,7 @@ def check_health(service: str, inside: str, address: str, **env: str) -> None:
 
 
 def start_order() -> list[str]:
-    """The services, each after those it depends on."""
+    """Services, each after its dependencies."""
     order: list[str] = []
     while len(order) < len(SERVICES):
         ready = [
@@ -100,12 +100,12 @@ def start_order() -> list[str]:
             for name, service in SERVICES.items()
             if name not in order and set(service.get("depends_on", {})) <= set(order)
         ]
-        assert ready, "services depend on each other in a circle"
+        assert ready, "circular dependency between services"
         order += ready
     return order
 
 
-async def test_the_services_of_the_compose_file_answer_a_client_together(tmp_path: Path) -> None:
+async def test_a_client_gets_an_answer_from_the_services_of_the_compose_file(tmp_path: Path) -> None:
     addresses: dict[str, str] = {}
     with ExitStack() as running:
         for service in start_order():
@@ -132,7 +132,7 @@ async def test_the_services_of_the_compose_file_answer_a_client_together(tmp_pat
             check_health(service, inside, addresses[service])
 
 
-def test_the_health_checks_of_the_images_also_work_by_tls(tmp_path: Path) -> None:
+def test_health_checks_of_the_images_also_work_over_tls(tmp_path: Path) -> None:
     ours = Certificates(tmp_path / "certs")
     by_tls = {"TRUNKLINE_ROUTER_CA": str(ours.ca)} | tls_env("TLS", ours.edge)
     with (

@@ -1,4 +1,4 @@
-"""`make run`: what it prints works, it ends as asked, and it leaves nothing behind."""
+"""`make run`: printed commands work, a stop request is honoured, and no process is left behind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RUN = [sys.executable, str(ROOT / "deploy" / "run.py")]
 
 @contextmanager
 def running(data: Path, command: list[str] = RUN, **more: str) -> Iterator[tuple[Process, list[str]]]:
-    """`make run` on free ports, and the lines it printed until all was up."""
+    """`make run` on free ports, and the lines it printed until everything was ready."""
     env = more | {
         "TRUNKLINE_EDGE_LISTEN": "127.0.0.1:0",
         "TRUNKLINE_ROUTER_LISTEN": "127.0.0.1:0",
@@ -43,7 +43,7 @@ def running(data: Path, command: list[str] = RUN, **more: str) -> Iterator[tuple
 
 
 def pasted(line: str, *more: str) -> str:
-    """What a printed command prints when it is pasted into a shell, with more arguments."""
+    """Output of a printed command that is pasted into a shell, with more arguments."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("TRUNKLINE_")}
     words = [*shlex.split(line), *more]
     done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=20, check=False)
@@ -84,7 +84,7 @@ def test_a_signal_stops_everything_without_a_traceback_and_the_exit_code_is_0(
 
 
 @linux
-def test_killed_it_leaves_no_process_and_can_be_started_again(tmp_path: Path) -> None:
+def test_a_killed_run_leaves_no_process_and_can_be_started_again(tmp_path: Path) -> None:
     with running(tmp_path) as (process, _):
         started = children(process.pid)
         process.signal(signal.SIGKILL)
@@ -95,7 +95,7 @@ def test_killed_it_leaves_no_process_and_can_be_started_again(tmp_path: Path) ->
 
 
 @linux
-def test_when_make_is_killed_everything_ends(tmp_path: Path) -> None:
+def test_everything_ends_when_make_is_killed(tmp_path: Path) -> None:
     make = [sys.executable, "-c", "import subprocess, sys; subprocess.run(sys.argv[1:])", *RUN]
     with running(tmp_path, make, MAKELEVEL="1") as (process, _):
         (run,) = children(process.pid)
@@ -105,7 +105,7 @@ def test_when_make_is_killed_everything_ends(tmp_path: Path) -> None:
 
 
 @linux
-def test_when_one_process_dies_it_says_which_and_why_and_stops_the_others(tmp_path: Path) -> None:
+def test_a_dead_process_is_named_with_its_cause_and_the_others_are_stopped(tmp_path: Path) -> None:
     with running(tmp_path) as (process, _):
         started = children(process.pid)
         (edge,) = [pid for pid in started if "trunkline_edge" in command_line(pid)]
@@ -116,7 +116,7 @@ def test_when_one_process_dies_it_says_which_and_why_and_stops_the_others(tmp_pa
 
 
 @pytest.mark.parametrize("variable", ["TRUNKLINE_EDGE_LISTEN", "TRUNKLINE_ROUTER_LISTEN"])
-def test_a_port_in_use_is_said_in_one_line_that_names_the_variable_to_change(
+def test_a_port_in_use_is_reported_in_one_line_that_names_the_variable_to_change(
     tmp_path: Path, variable: str
 ) -> None:
     env = {
