@@ -48,7 +48,7 @@ class LogReads:
     def link_drained(self, link: Link) -> None:
         """Resume deferred reads if the link has room again or is gone. Called within a step."""
         if self._deferred and (link.outbox.has_room or link.lost):
-            self._core.reads += self._deferred
+            self._core.effects.reads += self._deferred
             self._deferred.clear()
 
     async def run(self) -> None:
@@ -56,8 +56,8 @@ class LogReads:
         while True:
             await self._requested.wait()
             self._requested.clear()
-            reads = self._core.reads[:]
-            self._core.reads.clear()
+            reads = self._core.effects.reads[:]
+            self._core.effects.reads.clear()
             await self._read_heads([read for read in reads if isinstance(read, ReadHeads)])
             await self._read_delivered([read for read in reads if isinstance(read, ReadDelivered)])
             for read in reads:

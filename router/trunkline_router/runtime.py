@@ -102,20 +102,20 @@ class RouterRuntime:
     def _apply(self) -> None:
         """Apply the effects of a step: hand out deliveries, wake writers, request reads and commits."""
         core = self.core
-        core.settle(time.monotonic())
-        for peer in core.mail:
+        core.flush(time.monotonic())
+        for peer in core.effects.peers:
             stream = self.streams.get(peer)
             if stream is None:
                 continue
-            if isinstance(peer, AttachedWorker) and not peer.is_given_work:
+            if isinstance(peer, AttachedWorker) and not peer.has_deliveries:
                 # Only results of what it sent: others wait for their output more urgently.
                 asyncio.get_running_loop().call_soon(stream.wake.set)
             else:
                 stream.wake.set()
-        core.mail.clear()
-        if core.reads:
+        core.effects.peers.clear()
+        if core.effects.reads:
             self._reads.wake()
-        if core.commit_queue:
+        if core.effects.commit_queue:
             self._commit_requested.set()
 
     async def write(
@@ -175,7 +175,7 @@ class RouterRuntime:
     async def load(self) -> None:
         """Load tenants, API keys and open messages from the log; call before any peer is admitted."""
         registered = await self.log.registered()
-        self.core.tenancy.load(registered)
+        self.core.tenant_table.load(registered)
         self.core.api_keys.load(registered.api_keys)
         self.core.open_messages.load(await self.log.open_messages(), time.monotonic())
 
@@ -188,7 +188,7 @@ class RouterRuntime:
 
     async def flush(self) -> None:
         """Wait until the commit queue is empty and no write is in progress."""
-        while self.core.commit_queue or self._write_lock.locked():
+        while self.core.effects.commit_queue or self._write_lock.locked():
             self._progress.clear()
             await self._progress.wait()
 
@@ -197,10 +197,10 @@ class RouterRuntime:
         while True:
             await self._commit_requested.wait()
             self._commit_requested.clear()
-            while core.commit_queue:
+            while core.effects.commit_queue:
                 # Taken under the lock: a reset removes entries from the queue, not from a transaction.
                 async with self._write_lock:
-                    transaction, writes = core.commit_queue.take()
+                    transaction, writes = core.effects.commit_queue.take()
                     error: LogUnavailable | None = None
                     try:
                         await self.log.append(transaction)
@@ -208,7 +208,7 @@ class RouterRuntime:
                         error = raised
                     self.report_log(error)
                     with self.step():
-                        (core.committed if error is None else core.not_committed)(transaction, writes)
+                        (core.committed if error is None else core.commit_failed)(transaction, writes)
                 self._progress.set()
 
     def report_log(self, error: LogUnavailable | None) -> None:

@@ -113,7 +113,7 @@ class TenantAdmin:
         """Validate and commit settings of new and known tenants."""
         for settings in wanted.values():
             check_settings(settings)
-        self._core.tenancy.claims.check(wanted)
+        self._core.tenant_table.claims.check(wanted)
         now_ms = self._now_ms()
         stored = []
         for name, settings in wanted.items():
@@ -135,7 +135,7 @@ class TenantAdmin:
             return []
         await self._log.register(Registration(tenants=stored))
         with self._runtime.step() as core:
-            tenants = [core.tenancy.declare(each) for each in stored]
+            tenants = [core.tenant_table.declare(each) for each in stored]
             for tenant in tenants:
                 if not tenant.is_active:
                     self._runtime.end_streams_of(tenant=tenant.name, reason=tenant.inactive())
@@ -167,7 +167,7 @@ class TenantAdmin:
                 if piece.cursor is None:
                     with self._runtime.step() as core:
                         core.api_keys.forget_tenant(name)
-                        core.tenancy.gone(name)
+                        core.tenant_table.gone(name)
                     _log.info("tenant deleted", tenant=name, messages=messages)
         return messages
 
@@ -239,4 +239,4 @@ class TenantAdmin:
             revocation = StoredRevocation(name, kind, subject, before_ms, now_ms)
             await self._log.register(Registration(revocations=[revocation]))
             with self._runtime.step() as core:
-                return core.tenancy.revoke(revocation)
+                return core.tenant_table.revoke(revocation)

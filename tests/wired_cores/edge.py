@@ -84,7 +84,7 @@ class EdgeSide:
         if self.link is not None:
             return
         hello = LinkHello(edge_id=self.name, boot_id="b", contract_minor=catalogue.CONTRACT_MINOR)
-        self.link, _ = self.world.router.linked(hello, 0)
+        self.link, _ = self.world.router.link_opened(hello, 0)
         self.core.linked()
         self.core.link_received(LinkResponse(credit=WINDOW), self.world.now)
         self.world.router.link_received(self.link, LinkRequest(credit=WINDOW), 0)

@@ -95,7 +95,7 @@ class World:
             new_id=lambda: "x",
             now_ms=lambda: 0,
         )
-        router.tenancy.load(registered("t"))
+        router.tenant_table.load(registered("t"))
         return router
 
     def _peek(self, key: TopicKey) -> Position | None:
@@ -153,9 +153,9 @@ class World:
 
     def commit(self) -> bool:
         """What waits gets onto the disk."""
-        if not self.router.commit_queue:
+        if not self.router.effects.commit_queue:
             return False
-        transaction, writes = self.router.commit_queue.take()
+        transaction, writes = self.router.effects.commit_queue.take()
         self.log.append(transaction)
         self.written.append((transaction, writes))
         return True
@@ -171,16 +171,16 @@ class World:
         """What waits does not get onto the disk."""
         while self.tell():
             pass
-        if self.router.commit_queue:
-            self.router.not_committed(*self.router.commit_queue.take())
+        if self.router.effects.commit_queue:
+            self.router.commit_failed(*self.router.effects.commit_queue.take())
 
     def look(self) -> bool:
         """The log is read; ends of logs at once, and pages, the others one by one."""
         if self.read is not None:
             return False
         if not self._to_read:
-            self._to_read = sorted(self.router.reads, key=lambda read: KINDS.index(type(read)))
-            self.router.reads.clear()
+            self._to_read = sorted(self.router.effects.reads, key=lambda read: KINDS.index(type(read)))
+            self.router.effects.reads.clear()
         if not self._to_read:
             return False
         kind = type(self._to_read[0])
@@ -220,8 +220,8 @@ class World:
         """What is to be read cannot be."""
         while self.show():
             pass
-        reads, self._to_read = [*self._to_read, *self.router.reads], []
-        self.router.reads.clear()
+        reads, self._to_read = [*self._to_read, *self.router.effects.reads], []
+        self.router.effects.reads.clear()
         for read in reads:
             read.failed()
 
@@ -229,9 +229,9 @@ class World:
 
     def settle(self) -> None:
         """What is to be done after each step."""
-        self.router.settle(self.now)
-        self.mail |= self.router.mail
-        self.router.mail.clear()
+        self.router.flush(self.now)
+        self.mail |= self.router.effects.peers
+        self.router.effects.peers.clear()
         for edge in self.edges:
             edge.settle()
 
@@ -268,7 +268,7 @@ class World:
     def truth(self, key: TopicKey) -> list[Message]:
         """The messages of a topic as they are: in the log, or in the router where they are open."""
         messages = self.log.messages(key)
-        return [self.router.open_messages.present(key, m.position.seq) or m for m in messages]
+        return [self.router.open_messages.snapshot_at(key, m.position.seq) or m for m in messages]
 
     def check(self) -> None:
         """At rest: all who are connected know the truth, and what has ended has ended once."""

@@ -29,7 +29,7 @@ class Worker:
         self.world, self.name = world, name
         hello = AttachHello(tenant="t", agents=["a"], capacity=2, worker_id=name)
         hello.contract_minor = catalogue.CONTRACT_MINOR
-        self.peer = world.router.agents.attached(hello, world.now)
+        self.peer = world.router.worker_attached(hello, world.now)
         self.replies: dict[int, Reply] = {}
         self.deliveries: list[int] = []
         self._numbers = 0

@@ -22,7 +22,7 @@ from trunkline.v1.agent_service_pb2 import (
 from trunkline.v1.agent_service_pb2_grpc import AgentServiceServicer
 
 from trunkline_router.core.agents.worker import AttachedWorker
-from trunkline_router.core.replies.stream_rate_limit import said_in
+from trunkline_router.core.replies.stream_rate_limit import count_messages
 from trunkline_router.core.validation.validator import check
 from trunkline_router.rpc import streams
 from trunkline_router.rpc.status import rpc_method
@@ -48,9 +48,9 @@ class AgentServicer(AgentServiceServicer):
         runtime = self._runtime
         first = await streams.read_hello(context)
         with runtime.step() as core:
-            worker = core.agents.attached(first.hello, time.monotonic())
+            worker = core.worker_attached(first.hello, time.monotonic())
             stream = runtime.open_stream(worker)
-        names = {"tenant": worker.tenant, "agents": worker.agents, "worker": worker.ident}
+        names = {"tenant": worker.tenant, "agents": worker.agents, "worker": worker.worker_id}
         _log.info("worker attached", **names, peer=context.peer())
         try:
             await context.write(AttachResponse(welcome=self._welcome()))
@@ -83,16 +83,18 @@ class AgentServicer(AgentServiceServicer):
             with runtime.step() as core:
                 core.worker_received(worker, batch, time.monotonic())
                 size = stream.call.request_bytes
-                wait_s = core.pacing.charge(worker.tenant, said_in(batch), size, time.monotonic())
+                wait_s = core.stream_limiter.charge(
+                    worker.tenant, count_messages(batch), size, time.monotonic()
+                )
             # Its deltas fill the links' outboxes and the commit queue.
             await runtime.wait_for_room(worker.blocked_by)
             while worker.is_full:
                 written.clear()
                 await written.wait()
             if wait_s:
-                worker.is_paced = True
+                worker.is_throttled = True
                 await asyncio.sleep(wait_s)
-                worker.is_paced = False
+                worker.is_throttled = False
 
     @rpc_method
     async def ListDeadLetters(  # noqa: N802
@@ -121,6 +123,6 @@ class AgentServicer(AgentServiceServicer):
         core, log = self._runtime.core, self._runtime.log
         core.directory.tenant(request.tenant)
         replayed = await self._runtime.write(
-            lambda: log.replay(request.tenant, request.agent, request.delivery_ids), core.agents.replayed
+            lambda: log.replay(request.tenant, request.agent, request.delivery_ids), core.dispatcher.replayed
         )
         return ReplayDeadLettersResponse(replayed=len(replayed))

@@ -43,7 +43,7 @@ class BroadcastServicer(OpenMessageRpcs, BroadcastServiceServicer):
         self, request: BroadcastRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> BroadcastResponse:
         """See broadcast_service.proto."""
-        if self._runtime.core.commit_queue.is_full:
+        if self._runtime.core.effects.commit_queue.is_full:
             raise catalogue.OVERLOADED.refused(problem="messages wait to be stored")
         broadcast = UnaryBroadcast()
         with self._runtime.step() as core:
@@ -78,7 +78,7 @@ class BroadcastServicer(OpenMessageRpcs, BroadcastServiceServicer):
                     for item in items:
                         broadcast.accept(core, item.number, item.request)
                     tenants = [item.request.address.tenant for item in items]
-                    wait_s = core.pacing.charge_batch(tenants, bytes_per_request, time.monotonic())
+                    wait_s = core.stream_limiter.charge_batch(tenants, bytes_per_request, time.monotonic())
                 await runtime.wait_for_room(broadcast.blocked_by)
                 # Sleeps 0 s at least: other tasks run between two steps.
                 await asyncio.sleep(wait_s)

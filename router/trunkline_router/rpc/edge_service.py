@@ -35,7 +35,7 @@ class EdgeServicer(EdgeServiceServicer):
         runtime = self._runtime
         first = await streams.read_hello(context)
         with runtime.step() as core:
-            link, replaced = core.linked(first.hello, time.monotonic())
+            link, replaced = core.link_opened(first.hello, time.monotonic())
             if replaced is not None and replaced in runtime.streams:
                 runtime.streams[replaced].end(catalogue.LINK_REPLACED.refused(edge_id=link.edge_id))
             stream = runtime.open_stream(link)

@@ -79,7 +79,7 @@ class HistoryServicer(HistoryServiceServicer):
             page = (await self._runtime.log.read([page_request]))[0]
             if not page.valid:
                 raise catalogue.CURSOR_MISMATCH.refused()
-            messages = self._runtime.core.open_messages.as_they_are(topic, page)
+            messages = self._runtime.core.open_messages.current_messages(topic, page)
         return ListMessagesResponse(more=page.more, messages=messages)
 
     @rpc_method
@@ -127,13 +127,13 @@ class HistoryServicer(HistoryServiceServicer):
             message_id=request.message_id,
             kind=kind,
             author=Author(role=ROLE_SYSTEM),
-            may=lambda message: None,
+            authorize=lambda message: None,
             listener=edit,
-            unchanged=lambda: edit.resolve(None),
+            already_recalled=lambda: edit.resolve(None),
             parts=parts,
         )
         with self._runtime.step() as core:
-            core.changing.wish(wanted)
+            core.edits.submit(wanted)
         return await edit.result
 
     @rpc_method
@@ -164,7 +164,7 @@ class HistoryServicer(HistoryServiceServicer):
         check(request)
         topic = self._topic(request.address)
         core, log = self._runtime.core, self._runtime.log
-        erased = await self._runtime.write(lambda: log.reset(topic), lambda _: core.reset(topic))
+        erased = await self._runtime.write(lambda: log.reset(topic), lambda _: core.topic_erased(topic))
         return ResetConversationResponse(erased=erased)
 
     def _topic(self, address: Address) -> TopicKey:

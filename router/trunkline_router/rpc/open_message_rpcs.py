@@ -22,7 +22,7 @@ from trunkline.v1.message_pb2 import ROLE_SYSTEM, ROLE_USER, Author, Message, Me
 
 from trunkline_router.core.directory.connections import Link
 from trunkline_router.core.replies.streamed_message import Ended, StreamedMessage
-from trunkline_router.core.replies.streamed_replies import message_ended
+from trunkline_router.core.replies.worker_replies import message_ended
 from trunkline_router.core.validation.validator import check, topic_address
 from trunkline_router.core.values.message_states import COMPLETE, OPEN
 from trunkline_router.core.values.topics import Position, topic_of
@@ -55,7 +55,7 @@ class OpenMessageRpcs:
             message.attributes.update(request.attributes)
         opening = PendingOpen(max(1, round(self._runtime.core.reply_lease_s)))
         with self._runtime.step() as core:
-            core.opener.open(
+            core.message_opener.open(
                 topic,
                 message,
                 scope="open",

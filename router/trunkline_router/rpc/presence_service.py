@@ -109,7 +109,7 @@ class PresenceServicer(PresenceServiceServicer):
 
     async def _agents(self, tenant: Tenant) -> list[AgentStats]:
         backlogs = {backlog.agent: backlog for backlog in await self._runtime.log.backlogs(tenant.name)}
-        queues = {queue.agent: queue for queue in self._runtime.core.agents.queues_of(tenant.name)}
+        queues = {queue.agent: queue for queue in self._runtime.core.agent_queues.of_tenant(tenant.name)}
         agents = []
         for agent in sorted(backlogs.keys() | queues.keys()):
             stats = AgentStats(agent=agent)
@@ -138,7 +138,7 @@ class PresenceServicer(PresenceServiceServicer):
         with self._runtime.step() as core:
             found = list(core.directory.matching(request.address))
             for connection in found:
-                core.answers.close(connection, reason)
+                core.client_outbox.close(connection, reason)
         return CloseConnectionsResponse(connections=len(found))
 
     @rpc_method

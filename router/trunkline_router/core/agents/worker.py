@@ -1,89 +1,121 @@
-"""One attached worker as the core knows it."""
+"""A worker attached to the router, and the deliveries leased to it."""
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from trunkline.v1.agent_service_pb2 import AttachResponse
 from trunkline_runtime.credited_batch_queue import MAX_BATCH_BYTES
 
 from trunkline_router.core.directory.connections import Link
+from trunkline_router.core.values.log_records import StoredDelivery
 
-if TYPE_CHECKING:
-    from trunkline_router.core.agents.agent_queue import LeasedDelivery
-
-#: Batches that may wait for one worker before its settlements are read no further.
+#: Closed batches that may wait for one worker before the router stops reading its requests.
 MAX_CLOSED_BATCHES = 8
 
 
+@dataclass(slots=True, eq=False)
+class LeasedDelivery:
+    """A delivery held by a worker until it is settled or its lease ends."""
+
+    delivery: StoredDelivery
+    worker: AttachedWorker
+    message_id: str
+    #: User who sent the message.
+    user: str
+    lease_ends: float
+    #: Number of this attempt, from 1.
+    attempt: int
+    #: Its settlement is being committed: the lease no longer counts.
+    is_settling: bool = False
+    #: Its log was erased: it is not delivered again.
+    is_erased: bool = False
+    #: The message no longer needs an answer: it is not delivered again, and its replies are dropped.
+    is_cancelled: bool = False
+    #: The worker has opened a streamed reply to it.
+    is_answered: bool = False
+
+    @property
+    def id(self) -> int:
+        """Id of the delivery."""
+        return self.delivery.delivery_id
+
+
 class AttachedWorker:
-    """One attached worker; `outbox` is what waits to be written to it."""
+    """One attached worker, its leases and the batches that wait to be written to it.
+
+    Hashed by identity. `batch_for` never refuses: once more than MAX_CLOSED_BATCHES batches wait
+    (`is_full`), the runtime stops reading from the worker, which bounds them.
+    """
 
     __slots__ = (
+        "_batch",
+        "_batch_bytes",
         "_closed",
-        "_size",
         "agents",
         "blocked_by",
         "capacity",
         "heard_at",
         "held",
-        "ident",
+        "is_attached",
         "is_draining",
-        "is_paced",
-        "outbox",
+        "is_throttled",
         "tenant",
+        "worker_id",
     )
 
-    def __init__(self, tenant: str, agents: list[str], capacity: int, ident: str, now: float) -> None:
+    def __init__(self, tenant: str, agents: list[str], capacity: int, worker_id: str, now: float) -> None:
         self.tenant = tenant
         self.agents = agents
         self.capacity = capacity
-        self.ident = ident
+        self.worker_id = worker_id
         self.heard_at = now
-        #: Deliveries it holds, at most its capacity.
+        #: Deliveries that it holds, by id; at most `capacity`.
         self.held: dict[int, LeasedDelivery] = {}
-        #: Links whose outboxes its replies have filled.
+        #: Links whose outboxes its replies have filled; it gets no deliveries until they have room.
         self.blocked_by: set[Link] = set()
-        #: It takes nothing more.
+        #: Its stream is open.
+        self.is_attached = True
+        #: It accepts no more deliveries.
         self.is_draining = False
-        #: Nothing is read from it for a while, as its tenant has said too much.
-        self.is_paced = False
-        self.outbox = AttachResponse()
-        self._size = 0
+        #: The runtime has paused reading from it because its tenant exceeded a rate limit.
+        self.is_throttled = False
+        self._batch = AttachResponse()
+        self._batch_bytes = 0
         self._closed: deque[AttachResponse] = deque()
 
-    def mail(self, size: int) -> AttachResponse:
-        """The batch to which something of about this size is to be added."""
-        if self._size and self._size + size > MAX_BATCH_BYTES:
-            self._closed.append(self.outbox)
-            self.outbox, self._size = AttachResponse(), 0
-        self._size += size
-        return self.outbox
+    def batch_for(self, size: int) -> AttachResponse:
+        """Return the batch to which the caller adds something of about `size` bytes."""
+        if self._batch_bytes and self._batch_bytes + size > MAX_BATCH_BYTES:
+            self._closed.append(self._batch)
+            self._batch, self._batch_bytes = AttachResponse(), 0
+        self._batch_bytes += size
+        return self._batch
+
+    def take(self) -> AttachResponse | None:
+        """Remove and return the next batch to write, or None if nothing waits."""
+        if self._closed:
+            return self._closed.popleft()
+        if not self._batch_bytes:
+            return None
+        batch, self._batch, self._batch_bytes = self._batch, AttachResponse(), 0
+        return batch
 
     @property
-    def is_given_work(self) -> bool:
+    def has_deliveries(self) -> bool:
         """Deliveries wait to be written to it."""
-        return bool(self._closed or self.outbox.deliveries)
+        return bool(self._closed or self._batch.deliveries)
 
     @property
     def is_full(self) -> bool:
-        """It does not read what it is written: nothing more should be read from it."""
+        """It reads too slowly: the runtime must read nothing more from it until batches are written."""
         return len(self._closed) > MAX_CLOSED_BATCHES
 
     @property
-    def free(self) -> int:
-        """Deliveries it can take in addition; none while it drains or its replies fill outboxes."""
+    def free_capacity(self) -> int:
+        """Deliveries that it can take now; 0 while it drains or its replies fill outboxes."""
         return 0 if self.blocked_by or self.is_draining else self.capacity - len(self.held)
 
-    def take(self) -> AttachResponse | None:
-        """The next batch to write, or None."""
-        if self._closed:
-            return self._closed.popleft()
-        if not self._size:
-            return None
-        batch, self.outbox, self._size = self.outbox, AttachResponse(), 0
-        return batch
-
     def __repr__(self) -> str:
-        return f"<Worker {self.ident} of {self.tenant}, {len(self.held)} of {self.capacity} held>"
+        return f"<Worker {self.worker_id} of {self.tenant}, {len(self.held)} of {self.capacity} held>"

@@ -1,4 +1,4 @@
-"""Who may come in."""
+"""Admission of clients: token, revocations and connection limits."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from trunkline_router.core.values.permissions import Permissions
 
 
 def admit(directory: Directory, entry: ConnectionOpened, allowed: Permissions | None) -> Tenant:
-    """The tenant of a client that wants to connect, or that was let in before a link broke.
+    """Return the tenant of a client that connects, or that was admitted before its link broke.
 
-    `allowed` is what its token allows, which the edge has verified. Raises Refused.
+    `allowed` are the permissions of its token, which the edge has verified; None without a token.
+    Raises Refused.
     """
     tenant = directory.tenant(entry.address.tenant)
     if allowed is None:
@@ -25,11 +26,11 @@ def admit(directory: Directory, entry: ConnectionOpened, allowed: Permissions | 
     elif tenant.revocations.revokes(entry.user, allowed):
         raise catalogue.TOKEN_REVOKED.refused()
     if not entry.restored:
-        _check_room(tenant, entry.user)
+        _check_limits(tenant, entry.user)
     return tenant
 
 
-def _check_room(tenant: Tenant, user: str) -> None:
+def _check_limits(tenant: Tenant, user: str) -> None:
     limits = tenant.limits
     if tenant.known >= limits.connections:
         whose = f"tenant {tenant.name}"

@@ -1,4 +1,4 @@
-"""Clients that stop replies, before they exist or while they are open."""
+"""Cancellation of replies by clients, before the replies exist or while they are open."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from trunkline.v1.catalogue import Refused
 from trunkline.v1.frame_pb2 import CancelFrame, CancelledFrame, CancelledReply
 from trunkline.v1.message_pb2 import ROLE_USER, Author, Message, MessageState
 
-from trunkline_router.core.agents.dispatcher import Dispatcher
-from trunkline_router.core.commits.commit_queue import CommitQueue
+from trunkline_router.core.agents.withdrawal import Withdrawals
+from trunkline_router.core.clients.conversations import subscribed_topic
+from trunkline_router.core.clients.received_frame import ReceivedFrame
+from trunkline_router.core.commits.effects import Effects
 from trunkline_router.core.commits.publishing import idempotency_key
 from trunkline_router.core.directory.client_outbox import ClientOutbox
 from trunkline_router.core.directory.connections import ConnectedClient, Link, Topic
@@ -20,137 +22,150 @@ from trunkline_router.core.values.topics import GROUP, PERSON, Position, TopicKe
 
 
 class Cancellations:
-    """Finds what a cancel is about, has it ended, and answers once that is on disk."""
+    """Finds the replies that a cancel names, ends them and answers once that is committed."""
 
     def __init__(
         self,
-        commit_queue: CommitQueue,
         open_messages: OpenMessages,
-        agents: Dispatcher,
-        answers: ClientOutbox,
+        withdrawals: Withdrawals,
+        outbox: ClientOutbox,
+        effects: Effects,
     ) -> None:
-        self._commit_queue = commit_queue
         self._open_messages = open_messages
-        self._agents = agents
-        self._answers = answers
+        self._withdrawals = withdrawals
+        self._outbox = outbox
+        self._effects = effects
 
-    def reply(self, connection: ConnectedClient, frame: CancelFrame) -> None:
-        """Stop one reply. Raises Refused where it is none of the client's conversations."""
-        cancel = PendingCancel(self._answers, connection, frame.id)
+    def handle_cancel(self, received: ReceivedFrame[CancelFrame]) -> None:
+        """Cancel one reply, or all replies to a message of the client's user."""
+        connection, frame, _ = received
+        target = frame.WhichOneof("target")
+        if target is None:
+            problem = "one of message_id and client_id must be set"
+            raise catalogue.INVALID_ARGUMENT.refused(field="target", problem=problem)
+        if target == "message_id":
+            self._cancel_reply(connection, frame)
+        else:
+            self._cancel_replies_to(connection, subscribed_topic(connection, frame), frame)
+
+    def _cancel_reply(self, connection: ConnectedClient, frame: CancelFrame) -> None:
+        """Cancel one reply. Raises Refused if it is in none of the client's conversations."""
+        cancel = PendingCancel(self._outbox, connection, frame.id)
         message = self._open_messages.get(frame.message_id)
         if message is not None:
-            _check_heard(connection, message.topic, frame.message_id)
+            _check_subscribed(connection, message.topic, frame.message_id)
             self._stop([message], cancel)
             return
 
-        def again() -> None:
+        def retry() -> None:
             try:
-                self.reply(connection, frame)
+                self._cancel_reply(connection, frame)
             except Refused as reason:
                 cancel.not_ended(reason)
 
-        def found(ended: Message | None) -> None:
+        def done(ended: Message | None) -> None:
             if ended is None:
                 cancel.not_ended(catalogue.MESSAGE_NOT_FOUND.refused(message_id=frame.message_id))
                 return
             if ended.state == OPEN:
-                # It begins, or ended, while the log was read.
-                self._commit_queue.after_commit(again)
+                # It was opened, or ended, while the log was read.
+                self._effects.commit_queue.after_commit(retry)
                 return
             try:
-                _check_heard(connection, topic_of(ended.address), frame.message_id)
+                _check_subscribed(connection, topic_of(ended.address), frame.message_id)
             except Refused as reason:
                 cancel.not_ended(reason)
                 return
             cancel.add(ended.id).ended(ended.state, None)
 
-        self._open_messages.find(connection.home[0], frame.message_id, found, cancel.not_ended)
+        self._open_messages.read_message(connection.home[0], frame.message_id, done, cancel.not_ended)
 
-    def by_client_id(self, connection: ConnectedClient, topic: Topic, frame: CancelFrame) -> None:
-        """Stop all replies to a message of the client's user.
+    def _cancel_replies_to(self, connection: ConnectedClient, topic: Topic, frame: CancelFrame) -> None:
+        """Cancel all replies to a message of the client's user.
 
-        The message may still be on its way to the log, so the question which one it is goes the same way.
+        The message may still be on its way to the log, so the lookup of its id is queued behind it.
         """
         key = idempotency_key(connection.tenant, "client", topic.key, connection.user, frame.client_id)
-        listener = CancelQuestion(self, connection, topic.key, frame)
-        self._commit_queue.add(
-            PendingEntry(topic.key, Message(), key=key, repeat_only=True, listener=listener), 0
-        )
+        listener = CancelLookup(self, connection, topic.key, frame)
+        pending = PendingEntry(topic.key, Message(), key=key, repeat_only=True, listener=listener)
+        self._effects.commit_queue.add(pending, 0)
 
     def found(self, connection: ConnectedClient, topic: TopicKey, frame_id: str, message: Message) -> None:
-        """The message is this one: stop what answers it, and see that nothing else will."""
-        cancel = PendingCancel(self._answers, connection, frame_id)
-        heard = connection.hears(topic)
-        known = heard.position if heard is not None else None
+        """The message is known: end the replies to it, or withdraw its delivery."""
+        cancel = PendingCancel(self._outbox, connection, frame_id)
+        current = connection.hears(topic)
+        known = current.position if current is not None else None
         if known is not None and known.epoch != message.position.epoch:
-            # It was in a log that was erased.
+            # Its log was erased.
             cancel.prevented(False)
             return
         replies = list(self._open_messages.replies_to(topic, message.id))
         if replies:
-            self._agents.withdraw(topic, message)
+            self._withdrawals.withdraw(topic, message)
             self._stop(replies, cancel)
         else:
-            self._agents.withdraw(topic, message, cancel.prevented, cancel.not_ended)
+            self._withdrawals.withdraw(topic, message, cancel.prevented, cancel.not_ended)
 
     def refuse(self, connection: ConnectedClient, frame_id: str, reason: Refused) -> None:
         """Answer a cancel with `error`."""
-        self._answers.refuse(connection, frame_id, reason)
+        self._outbox.refuse(connection, frame_id, reason)
 
     def _stop(self, replies: list[StreamedMessage], cancel: PendingCancel) -> None:
         author = Author(role=ROLE_USER, user=cancel.connection.user)
+        # All are added before the first ends: the answer waits for all.
         listeners = [(reply, cancel.add(reply.id)) for reply in replies]
         for reply, listener in listeners:
             self._open_messages.cancel(reply, listener, author)
 
 
-def _check_heard(connection: ConnectedClient, topic: TopicKey, message_id: str) -> None:
-    """Only those who take part in a conversation may stop what is said there."""
+def _check_subscribed(connection: ConnectedClient, topic: TopicKey, message_id: str) -> None:
+    """Only subscribers of a conversation may cancel its replies."""
     if topic[3] not in (PERSON, GROUP) or connection.hears(topic) is None:
         raise catalogue.MESSAGE_NOT_FOUND.refused(message_id=message_id)
 
 
 class PendingCancel:
-    """One cancel: waits until all that it is about has ended, then answers."""
+    """One cancel that waits until all its replies have ended, then answers with `cancelled`."""
 
-    def __init__(self, answers: ClientOutbox, connection: ConnectedClient, frame_id: str) -> None:
-        self._answers = answers
+    def __init__(self, outbox: ClientOutbox, connection: ConnectedClient, frame_id: str) -> None:
+        self._outbox = outbox
         self.connection = connection
         self._frame = CancelledFrame(id=frame_id)
         self._waiting = 0
-        self._answered = False
+        self._is_answered = False
 
     def add(self, message_id: str) -> ReplyCancel:
-        """A reply that it is about."""
+        """Add a reply to wait for."""
         self._waiting += 1
         return ReplyCancel(self, message_id)
 
     def ended(self, message_id: str, state: MessageState.ValueType) -> None:
-        """One of them has ended."""
+        """A reply has ended."""
         self._frame.replies.append(CancelledReply(message_id=message_id, state=state))
         self._waiting -= 1
         if not self._waiting:
             self._answer()
 
     def prevented(self, found: bool) -> None:
-        """There was no reply, and whether there would have been one."""
+        """No reply was open; `found` is whether one would have followed."""
         self._frame.prevented = found
         self._answer()
 
-    def _answer(self) -> None:
-        if not self._answered:
-            self._answered = True
-            self._answers.send(self.connection, self._frame.ByteSize()).cancelled.CopyFrom(self._frame)
-
     def not_ended(self, reason: Refused) -> None:
-        """It could not be done."""
-        if not self._answered:
-            self._answered = True
-            self._answers.refuse(self.connection, self._frame.id, reason)
+        """A reply could not be ended; answer with `error`."""
+        if not self._is_answered:
+            self._is_answered = True
+            self._outbox.refuse(self.connection, self._frame.id, reason)
+
+    def _answer(self) -> None:
+        if not self._is_answered:
+            self._is_answered = True
+            size = self._frame.ByteSize()
+            self._outbox.send(self.connection, size).cancelled.CopyFrom(self._frame)
 
 
 class ReplyCancel:
-    """Origin of the end of one reply."""
+    """Listener of the end of one reply."""
 
     __slots__ = ("_cancel", "_message_id")
 
@@ -159,40 +174,40 @@ class ReplyCancel:
         self._message_id = message_id
 
     def ended(self, state: MessageState.ValueType, position: Position | None) -> None:
-        """It has ended, by this cancel or before."""
+        """The reply has ended, by this cancel or before."""
         self._cancel.ended(self._message_id, state)
 
     def not_ended(self, reason: Refused) -> None:
-        """It could not be ended."""
+        """The reply could not be ended."""
         self._cancel.not_ended(reason)
 
 
-class CancelQuestion:
-    """Origin of the question which message a client's id stands for."""
+class CancelLookup:
+    """Listener of the lookup of a message by the id that its client gave it."""
 
-    __slots__ = ("_cancelling", "_frame", "_sender", "_topic")
+    __slots__ = ("_cancellations", "_frame", "_sender", "_topic")
 
     connection: ConnectedClient | None = None
 
     def __init__(
-        self, cancelling: Cancellations, sender: ConnectedClient, topic: TopicKey, frame: CancelFrame
+        self, cancellations: Cancellations, sender: ConnectedClient, topic: TopicKey, frame: CancelFrame
     ) -> None:
-        self._cancelling = cancelling
+        self._cancellations = cancellations
         self._sender = sender
         self._topic = topic
         self._frame = frame
 
     @property
     def blocked_by(self) -> set[Link]:
-        """An edge's clients are held back together, by the credit of its link."""
+        """Shared by all clients of an edge."""
         return self._sender.link.blocked_by
 
     def committed(self, pending: PendingEntry) -> None:
-        """There is such a message."""
-        self._cancelling.found(self._sender, self._topic, self._frame.id, pending.message)
+        """The message exists."""
+        self._cancellations.found(self._sender, self._topic, self._frame.id, pending.message)
 
     def refused(self, pending: PendingEntry, reason: Refused) -> None:
-        """There is none, or the log cannot be asked."""
+        """The message does not exist, or the log is unavailable."""
         if pending.result is AppendResult.NO_REPEAT:
             reason = catalogue.MESSAGE_NOT_FOUND.refused(message_id=self._frame.client_id)
-        self._cancelling.refuse(self._sender, self._frame.id, reason)
+        self._cancellations.refuse(self._sender, self._frame.id, reason)

@@ -18,9 +18,8 @@ from trunkline.v1.message_pb2 import (
     Part,
 )
 
-from trunkline_router.core.agents.dispatcher import Dispatcher
-from trunkline_router.core.commits.commit_queue import CommitQueue
-from trunkline_router.core.commits.effects import CommitListener, Read, ReadMessage
+from trunkline_router.core.agents.withdrawal import Withdrawals
+from trunkline_router.core.commits.effects import CommitListener, Effects, ReadMessage
 from trunkline_router.core.directory.connections import ConnectedClient, Link
 from trunkline_router.core.values.log_records import PendingEntry
 from trunkline_router.core.values.message_states import OPEN, RECALLED
@@ -29,141 +28,138 @@ from trunkline_router.core.values.topics import TopicKey, topic_of
 
 @dataclass(slots=True, eq=False)
 class EditRequest:
-    """Somebody wants a message changed.
+    """Request to edit or recall a message.
 
-    `may` raises Refused where that somebody may not change this message. `unchanged` is called instead
-    of the origin's `committed` where a message is to be recalled that was recalled before.
+    `authorize` raises Refused if the requester may not change this message. `already_recalled` is called
+    instead of the listener's `committed` if the message was recalled before.
     """
 
     tenant: str
     message_id: str
     kind: ChangeKind.ValueType
     author: Author
-    may: Callable[[Message], None]
+    authorize: Callable[[Message], None]
     listener: CommitListener
-    unchanged: Callable[[], None]
+    already_recalled: Callable[[], None]
+    #: New parts of an edit.
     parts: Sequence[Part] = ()
-    #: Idempotency; see Draft.
+    #: Idempotency; see PendingEntry.
     key: Callable[[TopicKey], bytes] | None = None
     digest: bytes = b""
 
 
 class Edits:
-    """Changes messages: one wish at a time for each, as a change starts from what the last one left."""
+    """Changes messages, one request at a time for each message, as each starts from the last result."""
 
-    def __init__(self, commit_queue: CommitQueue, reads: list[Read], agents: Dispatcher) -> None:
-        self._commit_queue = commit_queue
-        self._reads = reads
-        self._agents = agents
-        #: By message id: the wish that is under way, and those behind it.
-        self._wishes: dict[str, deque[EditRequest]] = {}
-        #: How many logs were erased: what was read before the last time may be gone.
+    def __init__(self, effects: Effects, withdrawals: Withdrawals) -> None:
+        self._effects = effects
+        self._withdrawals = withdrawals
+        #: By message id: the request in progress and those that wait for it.
+        self._requests: dict[str, deque[EditRequest]] = {}
+        #: Number of erasures so far: a message read before the last one may be gone.
         self._erasures = 0
 
-    def wish(self, wish: EditRequest) -> None:
-        """Take a wish; its origin is told what becomes of it."""
-        waiting = self._wishes.get(wish.message_id)
+    def submit(self, request: EditRequest) -> None:
+        """Queue a request; its listener receives the outcome."""
+        waiting = self._requests.get(request.message_id)
         if waiting is not None:
-            waiting.append(wish)
+            waiting.append(request)
             return
-        self._wishes[wish.message_id] = deque([wish])
-        self._begin(wish)
+        self._requests[request.message_id] = deque([request])
+        self._begin(request)
 
-    def erased(self) -> None:
-        """A log was erased."""
+    def log_erased(self) -> None:
+        """A log, or part of one, was erased."""
         self._erasures += 1
 
-    def _begin(self, wish: EditRequest) -> None:
+    def _begin(self, request: EditRequest) -> None:
         erasures = self._erasures
 
         def done(message: Message | None) -> None:
             if erasures != self._erasures:
-                self._begin(wish)
+                self._begin(request)
                 return
             try:
-                self._change(wish, message)
+                self._change(request, message)
             except Refused as reason:
-                self.refused(wish, reason)
+                self._refuse(request, reason)
 
-        failed = catalogue.LOG_UNAVAILABLE.refused()
-        self._reads.append(
-            ReadMessage(wish.tenant, wish.message_id, done, lambda: self.refused(wish, failed))
-        )
+        reason = catalogue.LOG_UNAVAILABLE.refused()
+        read = ReadMessage(request.tenant, request.message_id, done, lambda: self._refuse(request, reason))
+        self._effects.reads.append(read)
 
-    def _change(self, wish: EditRequest, message: Message | None) -> None:
+    def _change(self, request: EditRequest, message: Message | None) -> None:
         if message is None:
-            raise catalogue.MESSAGE_NOT_FOUND.refused(message_id=wish.message_id)
-        wish.may(message)
+            raise catalogue.MESSAGE_NOT_FOUND.refused(message_id=request.message_id)
+        request.authorize(message)
         if message.state == OPEN:
             raise catalogue.MESSAGE_OPEN.refused(message_id=message.id)
         if message.state == RECALLED:
-            if wish.kind == CHANGE_KIND_EDITED:
+            if request.kind == CHANGE_KIND_EDITED:
                 raise catalogue.MESSAGE_RECALLED.refused(message_id=message.id)
-            wish.unchanged()
-            self.next(wish)
+            request.already_recalled()
+            self.finish(request)
             return
         topic = topic_of(message.address)
         del message.parts[:]
-        if wish.kind == CHANGE_KIND_RECALLED:
+        if request.kind == CHANGE_KIND_RECALLED:
             message.state = RECALLED
             message.ClearField("error")
             message.attributes.clear()
-            # Nobody is to answer what was taken back.
-            self._agents.withdraw(topic, message)
-        message.parts.extend(wish.parts)
+            self._withdrawals.withdraw(topic, message)
+        message.parts.extend(request.parts)
         change = Change(
             address=message.address,
             message_id=message.id,
-            kind=wish.kind,
+            kind=request.kind,
             state=message.state,
-            author=wish.author,
+            author=request.author,
         )
         pending = PendingEntry(
             topic=topic,
             message=message,
-            key=wish.key(topic) if wish.key else None,
-            digest=wish.digest,
+            key=request.key(topic) if request.key else None,
+            digest=request.digest,
             change=change,
-            listener=EditCommit(self, wish),
+            listener=EditCommit(self, request),
         )
-        self._commit_queue.add(pending, message.ByteSize())
+        self._effects.commit_queue.add(pending, message.ByteSize())
 
-    def refused(self, wish: EditRequest, reason: Refused) -> None:
-        """Nothing comes of a wish."""
-        wish.listener.refused(PendingEntry(("", "", "", 0, ""), Message()), reason)
-        self.next(wish)
+    def _refuse(self, request: EditRequest, reason: Refused) -> None:
+        request.listener.refused(PendingEntry(("", "", "", 0, ""), Message()), reason)
+        self.finish(request)
 
-    def next(self, wish: EditRequest) -> None:
-        """A wish has been dealt with: on to the one behind it."""
-        waiting = self._wishes[wish.message_id]
+    def finish(self, request: EditRequest) -> None:
+        """End a request and begin the next one for the same message."""
+        waiting = self._requests[request.message_id]
         waiting.popleft()
         if waiting:
             self._begin(waiting[0])
         else:
-            del self._wishes[wish.message_id]
+            del self._requests[request.message_id]
 
 
 class EditCommit:
-    """Origin of a change; stands before the origin of the wish."""
+    """Listener of a change; passes the outcome to the request's listener."""
 
-    __slots__ = ("_changing", "_wish", "connection")
+    __slots__ = ("_edits", "_request", "connection")
 
-    def __init__(self, changing: Edits, wish: EditRequest) -> None:
-        self._changing = changing
-        self._wish = wish
-        self.connection: ConnectedClient | None = wish.listener.connection
+    def __init__(self, edits: Edits, request: EditRequest) -> None:
+        self._edits = edits
+        self._request = request
+        self.connection: ConnectedClient | None = request.listener.connection
 
     @property
     def blocked_by(self) -> set[Link]:
-        """Those of whoever made the wish."""
-        return self._wish.listener.blocked_by
+        """Those of the request's listener."""
+        return self._request.listener.blocked_by
 
     def committed(self, pending: PendingEntry) -> None:
-        """The change is on disk, now or before."""
-        self._wish.listener.committed(pending)
-        self._changing.next(self._wish)
+        """The change is committed, now or before."""
+        self._request.listener.committed(pending)
+        self._edits.finish(self._request)
 
     def refused(self, pending: PendingEntry, reason: Refused) -> None:
-        """It is not."""
-        self._wish.listener.refused(pending, reason)
-        self._changing.next(self._wish)
+        """The change was not committed."""
+        self._request.listener.refused(pending, reason)
+        self._edits.finish(self._request)

@@ -1,4 +1,4 @@
-"""Clients on edges: connecting and going away."""
+"""Lifecycle of connections: opened, resumed, restored and closed."""
 
 from __future__ import annotations
 
@@ -13,111 +13,114 @@ from trunkline.v1.edge_service_pb2 import ConnectionOpened
 from trunkline_router.core.clients.admission import admit
 from trunkline_router.core.clients.link_recovery import LinkRecovery
 from trunkline_router.core.clients.receipts import Receipts
-from trunkline_router.core.clients.subscribing import SubscribeOperation
+from trunkline_router.core.clients.subscribing import Subscriptions
+from trunkline_router.core.commits.effects import Effects
 from trunkline_router.core.directory.client_outbox import ClientOutbox
 from trunkline_router.core.directory.connections import ConnectedClient, Link, Topic, topics_heard
 from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.directory.presence import Presence
+from trunkline_router.core.tenants.tenant import Tenant
 from trunkline_router.core.validation.validator import check
 from trunkline_router.core.values.permissions import Permissions
 from trunkline_router.core.values.topics import Position, TopicKey, address_of, position_of, topic_of
 
 
 class ClientLifecycle:
-    """Lets clients in and forgets them."""
+    """Admits clients and removes those that are gone."""
 
     def __init__(
         self,
         directory: Directory,
         presence: Presence,
-        answers: ClientOutbox,
+        outbox: ClientOutbox,
         receipts: Receipts,
-        join: Callable[..., SubscribeOperation],
-        relinking: LinkRecovery,
+        subscriptions: Subscriptions,
+        link_recovery: LinkRecovery,
+        effects: Effects,
         peek: Callable[[TopicKey], Position | None],
-        mail: set[Link],
     ) -> None:
         self._directory = directory
         self._presence = presence
-        self._answers = answers
+        self._outbox = outbox
         self._receipts = receipts
-        self._join = join
-        self._relinking = relinking
+        self._subscriptions = subscriptions
+        self._link_recovery = link_recovery
+        self._effects = effects
         self._peek = peek
-        self._mail = mail
 
     def opened(self, link: Link, entry: ConnectionOpened) -> None:
-        """A client wants to connect, or is made known again on a new link."""
-        number = entry.connection
+        """A client connects, or is restored on a new link."""
         allowed = Permissions.of(entry.grants) if entry.HasField("grants") else None
         try:
-            home = self._home_of(entry)
+            home = _home_of(entry)
             tenant = admit(self._directory, entry, allowed)
         except Refused as reason:
             if known := self._directory.tenants.get(entry.address.tenant):
                 known.refused[reason.entry.code] += 1
-            self._answers.turn_away(link, number, reason)
+            self._outbox.turn_away(link, entry.connection, reason)
             return
-        connection = ConnectedClient(tenant, link, number, entry.connection_id, home, entry.user)
+        connection = self._connection(tenant, link, entry, home, allowed)
+        keys = topics_heard(home, entry.user) if connection.may_hear else []
+        if entry.restored:
+            keys += [(*home[:3], group.kind, group.id) for group in entry.groups]
+            self._link_recovery.restored(connection, self._enter(keys))
+            self._presence.opened(connection)
+        else:
+            self._resume(connection, entry, keys)
+
+    def _connection(
+        self,
+        tenant: Tenant,
+        link: Link,
+        entry: ConnectionOpened,
+        home: TopicKey,
+        allowed: Permissions | None,
+    ) -> ConnectedClient:
+        connection = ConnectedClient(tenant, link, entry.connection, entry.connection_id, home, entry.user)
         connection.allowed = allowed
-        tenant.count_connection(connection.user)
         connection.protocol = entry.protocol
         connection.echo = entry.echo
         connection.opened_ms = entry.opened_at.ToMilliseconds()
-        link.connections[number] = connection
-        keys = _topics_of(connection)
-        if entry.restored:
-            keys += [(*home[:3], group.kind, group.id) for group in entry.groups]
-            self._relinking.restored(connection, self._entered(keys))
-            self._presence.opened(connection)
-            return
+        tenant.count_connection(connection.user)
+        link.connections[entry.connection] = connection
+        return connection
+
+    def _resume(self, connection: ConnectedClient, entry: ConnectionOpened, keys: list[TopicKey]) -> None:
+        """Subscribe the connection from the positions that it named.
+
+        With `resume.delivered` it resumes its other topics where its user's receipts are.
+        """
         wanted = {topic_of(e.address): position_of(e.position) for e in entry.resume.positions}
         unnamed = [key for key in keys if key not in wanted] if entry.resume.delivered else []
-        failed = partial(self._answers.turn_away, link, number, catalogue.ROUTER_UNAVAILABLE.refused())
-        come_in = partial(self._come_in, connection, wanted, failed)
+        reason = catalogue.ROUTER_UNAVAILABLE.refused()
+        failed = partial(self._outbox.turn_away, connection.link, connection.number, reason)
+        subscribe = partial(self._subscribe, connection, keys, wanted, failed)
         if unnamed:
-            self._receipts.look_up(entry.user, unnamed, come_in, failed)
+            self._receipts.look_up(entry.user, unnamed, subscribe, failed)
         else:
-            come_in({})
+            subscribe({})
 
-    def _come_in(
+    def _subscribe(
         self,
         connection: ConnectedClient,
+        keys: list[TopicKey],
         named: dict[TopicKey, Position],
         failed: Callable[[], None],
-        told: dict[TopicKey, Position],
+        receipts: dict[TopicKey, Position],
     ) -> None:
-        """It enters its topics, to go on from where it has named, and from where its user has told."""
-        topics = self._entered(_topics_of(connection))
+        topics = self._enter(keys)
         answered = partial(self._connected, connection, topics)
-        self._join(connection, topics, named | told, answered, failed, in_pages=bool(told)).begin()
+        self._subscriptions.subscribe(
+            connection, topics, named | receipts, answered, failed, in_pages=bool(receipts)
+        )
 
-    def _entered(self, keys: list[TopicKey]) -> list[Topic]:
+    def _enter(self, keys: list[TopicKey]) -> list[Topic]:
         return [self._directory.enter(key, self._peek(key)) for key in keys]
-
-    def _home_of(self, entry: ConnectionOpened) -> TopicKey:
-        address = entry.address
-        try:
-            check(entry)
-            for field in ("tenant", "agent", "platform"):
-                if not getattr(address, field):
-                    raise catalogue.INVALID_ARGUMENT.refused(field=field, problem="must be set")
-            if address.WhichOneof("target") not in (None, "conversation"):
-                problem = "a client connects to a conversation, or to none"
-                raise catalogue.INVALID_ARGUMENT.refused(field="address", problem=problem)
-            if entry.resume.delivered and not entry.user:
-                problem = "must be set to go on after what was delivered"
-                raise catalogue.INVALID_ARGUMENT.refused(field="user", problem=problem)
-        except Refused as reason:
-            raise catalogue.INVALID_ADDRESS.refused(problem=str(reason)) from None
-        tenant, agent, platform, kind, ident = topic_of(address)
-        # Thousands of connections share these, and each would keep a copy of its own.
-        return (intern(tenant), intern(agent), intern(platform), kind, ident)
 
     def _connected(
         self, connection: ConnectedClient, topics: list[Topic], recovered: bool, starts: list[Position]
     ) -> None:
-        connected = self._answers.send(connection, 512).connected
+        connected = self._outbox.send(connection, 512).connected
         connected.connection_id = connection.id
         connected.address.CopyFrom(address_of(connection.home))
         connected.user = connection.user
@@ -130,7 +133,7 @@ class ClientLifecycle:
         self._presence.opened(connection)
 
     def closed(self, link: Link, number: int) -> None:
-        """A client is gone. Frames for it that are on their way are dropped by the edge."""
+        """A client is gone. The edge drops frames to it that are still on their way."""
         connection = link.connections.pop(number, None)
         if connection is None:
             return
@@ -139,9 +142,25 @@ class ClientLifecycle:
         for topic in connection.topics:
             self._directory.part(connection, topic)
             self._directory.leave(topic)
-        self._mail.add(link)
+        self._effects.peers.add(link)
 
 
-def _topics_of(connection: ConnectedClient) -> list[TopicKey]:
-    """What a connection hears by itself."""
-    return topics_heard(connection.home, connection.user) if connection.may_hear else []
+def _home_of(entry: ConnectionOpened) -> TopicKey:
+    """Return the conversation or platform that a client connects to. Raises Refused INVALID_ADDRESS."""
+    address = entry.address
+    try:
+        check(entry)
+        for field in ("tenant", "agent", "platform"):
+            if not getattr(address, field):
+                raise catalogue.INVALID_ARGUMENT.refused(field=field, problem="must be set")
+        if address.WhichOneof("target") not in (None, "conversation"):
+            problem = "a client connects to a conversation, or to none"
+            raise catalogue.INVALID_ARGUMENT.refused(field="address", problem=problem)
+        if entry.resume.delivered and not entry.user:
+            problem = "must be set to resume after what was delivered"
+            raise catalogue.INVALID_ARGUMENT.refused(field="user", problem=problem)
+    except Refused as reason:
+        raise catalogue.INVALID_ADDRESS.refused(problem=str(reason)) from None
+    tenant, agent, platform, kind, ident = topic_of(address)
+    # Thousands of connections share these strings; without interning each would keep copies.
+    return (intern(tenant), intern(agent), intern(platform), kind, ident)

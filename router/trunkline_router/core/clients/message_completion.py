@@ -1,4 +1,4 @@
-"""Answers to what clients publish."""
+"""Completion of what clients publish: `ack` or `error`."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from trunkline_router.core.values.log_records import PendingEntry
 
 
 class ClientMessageCompletion:
-    """Origin of what a client says."""
+    """Listener of an entry that a client publishes; answers the client's frame."""
 
-    __slots__ = ("_answers", "_frame_id", "connection")
+    __slots__ = ("_frame_id", "_outbox", "connection")
 
-    def __init__(self, answers: ClientOutbox, connection: ConnectedClient, frame_id: str) -> None:
-        self._answers = answers
+    def __init__(self, outbox: ClientOutbox, connection: ConnectedClient, frame_id: str) -> None:
+        self._outbox = outbox
         self._frame_id = frame_id
         self.connection: ConnectedClient | None = connection
 
     @property
     def blocked_by(self) -> set[Link]:
-        """An edge's clients are held back together, by the credit of its link."""
+        """Shared by all clients of an edge, which are blocked by withholding its link's credit."""
         assert self.connection is not None
         return self.connection.link.blocked_by
 
     def committed(self, pending: PendingEntry) -> None:
-        """Answer with `ack`, which never comes before what stands ahead of the message in the log."""
+        """Answer with `ack`, after everything that stands before the message in the log."""
         connection = self.connection
         assert connection is not None
         topic = connection.hears(pending.topic)
-        link_topic = topic.on(connection.link) if topic else None
-        if link_topic is not None and link_topic.catchup is not None:
-            later = partial(self._answers.acknowledge, connection, self._frame_id, pending, None)
-            link_topic.catchup.waiters.append(later)
+        subscription = topic.on(connection.link) if topic else None
+        if subscription is not None and subscription.catchup is not None:
+            later = partial(self._outbox.acknowledge, connection, self._frame_id, pending, None)
+            subscription.catchup.waiters.append(later)
         else:
-            self._answers.acknowledge(connection, self._frame_id, pending, topic)
+            self._outbox.acknowledge(connection, self._frame_id, pending, topic)
 
     def refused(self, pending: PendingEntry, reason: Refused) -> None:
         """Answer with `error`."""
         assert self.connection is not None
-        self._answers.refuse(self.connection, self._frame_id, reason)
+        self._outbox.refuse(self.connection, self._frame_id, reason)

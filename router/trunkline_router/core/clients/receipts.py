@@ -1,21 +1,23 @@
-"""How far users have been given, and have read, what they hear."""
+"""Receipts: how far users have received and read their topics."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.frame_pb2 import DeliveredFrame, ReadFrame
 from trunkline.v1.message_pb2 import Message
 
-from trunkline_router.core.commits.commit_queue import AtomicWrite, CommitQueue
-from trunkline_router.core.commits.effects import Read, ReadDelivered, ReadPages
-from trunkline_router.core.commits.publishing import PublishPipeline
+from trunkline_router.core.clients.conversations import subscribed_topic
+from trunkline_router.core.clients.received_frame import ReceivedFrame
+from trunkline_router.core.commits.commit_queue import AtomicWrite
+from trunkline_router.core.commits.effects import Effects, ReadDelivered, ReadPages
+from trunkline_router.core.commits.publishing import PublishPipeline, described
 from trunkline_router.core.directory.client_outbox import ClientOutbox
 from trunkline_router.core.directory.connections import ConnectedClient, Link, Topic
+from trunkline_router.core.validation.validator import topic_address
 from trunkline_router.core.values.log_records import (
     DeliveredPosition,
     EntryKind,
@@ -24,68 +26,70 @@ from trunkline_router.core.values.log_records import (
     PendingEntry,
     Transaction,
 )
-from trunkline_router.core.values.topics import EMPTY, GROUP, PERSON, USER, Position, TopicKey, position_of
+from trunkline_router.core.values.topics import (
+    EMPTY,
+    GROUP,
+    PERSON,
+    USER,
+    Position,
+    TopicKey,
+    position_of,
+    topic_of,
+)
 
-#: Users whose receipts are known without asking the log.
-MAX_KNOWN = 100_000
+#: Users whose receipts are cached; beyond it the oldest is dropped.
+MAX_CACHED = 100_000
 
-_Known = dict[tuple[TopicKey, str], Position]
+_Cache = dict[tuple[TopicKey, str], Position]
 
 
 class Receipts:
-    """Takes what clients say of themselves. What is known already is not logged again."""
+    """Records `read` and `delivered` frames. A receipt that brings nothing new is not logged."""
 
-    def __init__(
-        self, commit_queue: CommitQueue, reads: list[Read], publishing: PublishPipeline, answers: ClientOutbox
-    ) -> None:
-        self._commit_queue = commit_queue
-        self._reads = reads
+    def __init__(self, publishing: PublishPipeline, outbox: ClientOutbox, effects: Effects) -> None:
         self._publishing = publishing
-        self._answers = answers
-        self._read: _Known = {}
-        self._delivered: _Known = {}
+        self._outbox = outbox
+        self._effects = effects
+        self._read: _Cache = {}
+        self._delivered: _Cache = {}
 
-    def read(self, connection: ConnectedClient, topic: Topic, frame: ReadFrame) -> None:
-        """A user has read up to here: an entry of the log, which all hear, also who sent it."""
+    def handle_read(self, received: ReceivedFrame[ReadFrame]) -> None:
+        """Log how far the user has read; all subscribers receive it, the sender included."""
+        connection, frame, _ = received
+        topic = subscribed_topic(connection, frame)
         position = _checked(connection, topic, frame)
         known = self._read.get((topic.key, connection.user))
         read = ReadFrame(user=connection.user, address=topic.address)
         read.conversation.CopyFrom(topic.address.conversation)
         if known is not None and known.epoch == position.epoch and known.seq >= position.seq:
             read.position.CopyFrom(known.to_proto())
-            self._answers.send(connection, 128).read.CopyFrom(read)
+            self._outbox.send(connection, 128).read.CopyFrom(read)
             return
         read.position.CopyFrom(frame.position)
-        _remember(self._read, topic.key, connection.user, position)
-        pending = PendingEntry(
-            topic.key, Message(), read=read, listener=ReadCommit(self, self._answers, connection)
-        )
-        self._commit_queue.add(pending, 128)
+        _cache(self._read, topic.key, connection.user, position)
+        listener = ReadCommit(self, self._outbox, connection)
+        pending = PendingEntry(topic.key, Message(), read=read, listener=listener)
+        self._effects.commit_queue.add(pending, 128)
 
-    def delivered(self, connection: ConnectedClient, topic: Topic, frame: DeliveredFrame) -> None:
-        """A user was given all up to here: kept, and told to the author of what stands there.
+    def handle_delivered(self, received: ReceivedFrame[DeliveredFrame]) -> None:
+        """Store how far the user has received a topic, and notify the author of the message there.
 
-        In a topic that is no conversation it is nobody's but the user's.
+        The author is notified in conversations only; in other topics the receipt concerns only the user.
         """
+        connection, frame, _ = received
+        topic = _delivered_topic(connection, frame)
         position = _checked(connection, topic, frame)
         known = self._delivered.get((topic.key, connection.user))
         if known is not None and known.epoch == position.epoch and known.seq >= position.seq:
             return
-        _remember(self._delivered, topic.key, connection.user, position)
-        told = None
+        _cache(self._delivered, topic.key, connection.user, position)
+        notice = None
         if topic.key[3] in (PERSON, GROUP):
-            told = DeliveredFrame(position=frame.position, user=connection.user, address=topic.address)
-            told.conversation.CopyFrom(topic.address.conversation)
+            notice = DeliveredFrame(position=frame.position, user=connection.user, address=topic.address)
+            notice.conversation.CopyFrom(topic.address.conversation)
         receipt = DeliveredPosition(topic.key, connection.user, position)
-        self._commit_queue.add_write(
-            AtomicWrite(Transaction(delivered=[receipt]), DeliveredCommit(self, receipt, told))
-        )
-
-    def user_erased(self, tenant: str, user: str) -> None:
-        """What is in the log of a user was erased."""
-        for known in (self._read, self._delivered):
-            for key in [key for key in known if key[1] == user and key[0][0] == tenant]:
-                del known[key]
+        listener = DeliveredCommit(self, receipt, notice)
+        self._effects.commit_queue.add_write(AtomicWrite(Transaction(delivered=[receipt]), listener))
 
     def look_up(
         self,
@@ -94,120 +98,142 @@ class Receipts:
         done: Callable[[dict[TopicKey, Position]], None],
         failed: Callable[[], None],
     ) -> None:
-        """Find out how far a user has told to have been given these topics; seq 0 where not at all."""
+        """Look up how far a user has received these topics; seq 0 if there is no receipt."""
 
         def read(stored: list[Position]) -> None:
-            told = zip(topics, stored, strict=True)
-            done({topic: self._furthest(topic, user, position) for topic, position in told})
+            pairs = zip(topics, stored, strict=True)
+            done({topic: self._furthest(topic, user, position) for topic, position in pairs})
 
-        self._reads.append(ReadDelivered([(topic, user) for topic in topics], read, failed))
+        self._effects.reads.append(ReadDelivered([(topic, user) for topic in topics], read, failed))
 
     def _furthest(self, topic: TopicKey, user: str, stored: Position) -> Position:
-        """What was told just now may not be on disk yet; what was told to a router before, is there only."""
-        told = [known.get((topic, user), EMPTY) for known in (self._read, self._delivered)]
-        return max([stored, *(position for position in told if position.epoch == stored.epoch)])
+        """The latest receipts may not be on disk yet; those from before a restart are only there."""
+        cached = [cache.get((topic, user), EMPTY) for cache in (self._read, self._delivered)]
+        return max([stored, *(position for position in cached if position.epoch == stored.epoch)])
+
+    def user_erased(self, tenant: str, user: str) -> None:
+        """A user's receipts were erased from the log."""
+        for cache in (self._read, self._delivered):
+            for key in [key for key in cache if key[1] == user and key[0][0] == tenant]:
+                del cache[key]
 
     def forget(self, topic: TopicKey, user: str) -> None:
-        """A receipt did not get into the log."""
+        """Drop cached receipts, as one was not committed."""
         self._read.pop((topic, user), None)
         self._delivered.pop((topic, user), None)
 
-    def tell_author(self, receipt: DeliveredPosition, told: DeliveredFrame) -> None:
-        """A receipt is on disk."""
+    def notify_author(self, receipt: DeliveredPosition, notice: DeliveredFrame) -> None:
+        """Send a committed receipt to the author of the message at its position."""
         before = Position(receipt.position.epoch, receipt.position.seq - 1)
         request = PageRequest(receipt.topic, 1, after=before if before.seq else EMPTY)
-        done = partial(self._author_read, receipt, told)
-        # The receipt is kept; only the author is not told at once where the log cannot be read.
-        self._reads.append(ReadPages([request], done, lambda: None))
+        done = partial(self._author_read, receipt, notice)
+        # If the log cannot be read, the author is not notified; the receipt itself is stored.
+        self._effects.reads.append(ReadPages([request], done, lambda: None))
 
-    def _author_read(self, receipt: DeliveredPosition, told: DeliveredFrame, pages: list[Page]) -> None:
+    def _author_read(self, receipt: DeliveredPosition, notice: DeliveredFrame, pages: list[Page]) -> None:
         entries = pages[0].entries
         if not entries or entries[0].kind is not EntryKind.MESSAGE:
             return
         author = Message.FromString(entries[0].body).author.user
         if author and author != receipt.user:
             topic: TopicKey = (receipt.topic[0], "", "", USER, author)
-            for publish in self._publishing.fan_out(topic, 128, _NOBODY):
-                publish.frame.delivered.CopyFrom(told)
+            for publish in self._publishing.fan_out(topic, 128, _SILENT):
+                publish.frame.delivered.CopyFrom(notice)
 
 
-class _SilentListener:
-    """The router itself; it cannot be held up."""
-
-    connection: ConnectedClient | None = None
-
-    @property
-    def blocked_by(self) -> set[Link]:
-        return set()
-
-    def committed(self, pending: PendingEntry) -> None: ...
-
-    def refused(self, pending: PendingEntry, reason: Refused) -> None: ...
-
-
-_NOBODY = _SilentListener()
+def _delivered_topic(connection: ConnectedClient, frame: DeliveredFrame) -> Topic:
+    """Return the topic that a `delivered` frame is about: any that the connection is subscribed to."""
+    if not frame.HasField("address"):
+        return subscribed_topic(connection, frame)
+    if frame.HasField("conversation"):
+        problem = "must not be set if conversation is"
+        raise catalogue.INVALID_ARGUMENT.refused(field="address", problem=problem)
+    topic = connection.hears(topic_of(topic_address(frame.address)))
+    if topic is None:
+        raise catalogue.NOT_SUBSCRIBED.refused(conversation=described(frame.address))
+    return topic
 
 
-def _remember(known: _Known, topic: TopicKey, user: str, position: Position) -> None:
-    if len(known) >= MAX_KNOWN:
-        del known[next(iter(known))]
-    known[topic, user] = position
-
-
-def _checked(connection: ConnectedClient, topic: Topic, frame: Any) -> Position:
-    """The position that a receipt names. Raises Refused where it is not one of the topic's log."""
+def _checked(connection: ConnectedClient, topic: Topic, frame: ReadFrame | DeliveredFrame) -> Position:
+    """Return the receipt's position. Raises Refused CURSOR_MISMATCH if it is not one of the topic's log."""
     if not connection.user:
         problem = "must have been given on connecting, as receipts are kept for users"
         raise catalogue.INVALID_ARGUMENT.refused(field="user", problem=problem)
     position = position_of(frame.position)
-    known = topic.position or EMPTY
-    if position.epoch != known.epoch or not 0 < position.seq <= known.seq:
+    head = topic.position or EMPTY
+    if position.epoch != head.epoch or not 0 < position.seq <= head.seq:
         raise catalogue.CURSOR_MISMATCH.refused()
     return position
 
 
-class ReadCommit:
-    """Origin of a read receipt. `connection` is not set, as its own client hears it too."""
+def _cache(cache: _Cache, topic: TopicKey, user: str, position: Position) -> None:
+    if len(cache) >= MAX_CACHED:
+        del cache[next(iter(cache))]
+    cache[topic, user] = position
 
-    __slots__ = ("_answers", "_receipts", "_sender")
+
+class ReadCommit:
+    """Listener of a read receipt. `connection` stays None, as its sender receives it, too."""
+
+    __slots__ = ("_outbox", "_receipts", "_sender")
 
     connection: ConnectedClient | None = None
 
-    def __init__(self, receipts: Receipts, answers: ClientOutbox, sender: ConnectedClient) -> None:
+    def __init__(self, receipts: Receipts, outbox: ClientOutbox, sender: ConnectedClient) -> None:
         self._receipts = receipts
-        self._answers = answers
+        self._outbox = outbox
         self._sender = sender
 
     @property
     def blocked_by(self) -> set[Link]:
-        """An edge's clients are held back together, by the credit of its link."""
+        """Shared by all clients of an edge."""
         return self._sender.link.blocked_by
 
     def committed(self, pending: PendingEntry) -> None:
-        """It comes back as `read`."""
+        """The receipt is committed; it reaches its sender as `read`."""
 
     def refused(self, pending: PendingEntry, reason: Refused) -> None:
         """Answer with `error`."""
         self._receipts.forget(pending.topic, self._sender.user)
-        self._answers.refuse(self._sender, "", reason)
+        self._outbox.refuse(self._sender, "", reason)
 
 
 class DeliveredCommit:
-    """Origin of a receipt of what was delivered."""
+    """Listener of a delivery receipt."""
 
-    __slots__ = ("_receipt", "_receipts", "_told")
+    __slots__ = ("_notice", "_receipt", "_receipts")
 
-    def __init__(self, receipts: Receipts, receipt: DeliveredPosition, told: DeliveredFrame | None) -> None:
+    def __init__(self, receipts: Receipts, receipt: DeliveredPosition, notice: DeliveredFrame | None) -> None:
         self._receipts = receipts
         self._receipt = receipt
-        #: What its author is told; None where there is nothing to tell.
-        self._told = told
+        #: For the author of the message; None outside conversations.
+        self._notice = notice
 
     def done(self) -> None:
-        """It is on disk."""
-        if self._told is not None:
-            self._receipts.tell_author(self._receipt, self._told)
+        """The receipt is committed."""
+        if self._notice is not None:
+            self._receipts.notify_author(self._receipt, self._notice)
 
     def failed(self, reason: Refused) -> None:
-        """It is not; the next one says the same and more."""
+        """The receipt was not committed; the user's next one includes it."""
         self._receipts.forget(self._receipt.topic, self._receipt.user)
+
+
+class _SilentListener:
+    """Source of the router's own notices, which is never blocked."""
+
+    connection: ConnectedClient | None = None
+
+    @property
+    def blocked_by(self) -> set[Link]:
+        """A new set each time, so nothing is blocked."""
+        return set()
+
+    def committed(self, pending: PendingEntry) -> None:
+        """Nothing is committed for a notice."""
+
+    def refused(self, pending: PendingEntry, reason: Refused) -> None:
+        """Nothing is committed for a notice."""
+
+
+_SILENT = _SilentListener()

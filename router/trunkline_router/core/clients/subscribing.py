@@ -1,48 +1,41 @@
-"""A connection's way into topics: connecting, resuming, subscribing.
+"""Subscription of connections to topics: connecting, resuming and joining groups.
 
-All of it ends the same way: the ends of the topics are known, what was missed is at hand, and in one
-step the connection is answered, sent what it missed, and joined, so that what is committed next
+Every subscription ends alike: once the ends of the logs are known and the missed entries are at hand,
+the connection is answered, sent what it missed and subscribed in one step, so that the next commit
 reaches it live.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 from trunkline.v1.frame_pb2 import ServerFrame
 
-from trunkline_router.core.commits.commit_queue import CommitQueue
-from trunkline_router.core.commits.effects import Read, ReadHeads, ReadPages
-from trunkline_router.core.directory.connections import ConnectedClient, Link, Topic
+from trunkline_router.core.clients.replay import replay
+from trunkline_router.core.commits.effects import Effects, ReadHeads, ReadPages
+from trunkline_router.core.directory.connections import ConnectedClient, Topic
 from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.directory.recovery import Catchup, LinkCatchup
 from trunkline_router.core.replies.open_messages import OpenMessages
-from trunkline_router.core.values.log_records import Entry, EntryKind, Page, PageRequest
+from trunkline_router.core.values.log_records import Page, PageRequest
 from trunkline_router.core.values.topics import EMPTY, Position, TopicKey
 
-#: What a recovery may bring: beyond this a client is better off reading history.
+#: Bounds of what one recovery replays; beyond them a client should read history instead.
 RECOVERY_MAX_MESSAGES = 2000
 RECOVERY_MAX_BYTES = 1 << 20
 
 
-class SubscribeOperation:
-    """One connection on its way into some topics.
+class Subscriptions:
+    """Subscribes connections to topics."""
 
-    `wanted` are the positions to go on from. `answered` is called once, with whether all of that is
-    at hand and with the position of each topic before the first message that will follow; it puts
-    the answer into the outbox. `failed` is called instead where the log cannot be read, or later, where
-    that is found out half-way. What is too much to be told at once is, `in_pages`, told in several
-    pieces; otherwise there is no recovery then.
-    """
+    def __init__(self, directory: Directory, open_messages: OpenMessages, effects: Effects) -> None:
+        self.directory = directory
+        self.open_messages = open_messages
+        self.effects = effects
 
-    def __init__(
+    def subscribe(
         self,
-        directory: Directory,
-        commit_queue: CommitQueue,
-        reads: list[Read],
-        mail: set[Link],
-        open_messages: OpenMessages,
         connection: ConnectedClient,
         topics: list[Topic],
         wanted: dict[TopicKey, Position],
@@ -51,11 +44,33 @@ class SubscribeOperation:
         *,
         in_pages: bool = False,
     ) -> None:
-        self._directory = directory
-        self._commit_queue = commit_queue
-        self._reads = reads
-        self._mail = mail
-        self._open_messages = open_messages
+        """Subscribe a connection to topics, which it has entered in the directory.
+
+        `wanted` are the positions to resume from. `answered` is called once, with whether everything
+        missed since then can be replayed and with the position of each topic before the first entry
+        that follows; it adds the answer to the outbox. `failed` is called instead if the log cannot be
+        read, or later if paging fails halfway. A recovery beyond RECOVERY_MAX_MESSAGES or
+        RECOVERY_MAX_BYTES is replayed page by page if `in_pages`; otherwise there is no recovery.
+        """
+        SubscribeOperation(self, connection, topics, wanted, answered, failed, in_pages).begin()
+
+
+class SubscribeOperation:
+    """One subscription in progress; see `Subscriptions.subscribe`."""
+
+    def __init__(
+        self,
+        context: Subscriptions,
+        connection: ConnectedClient,
+        topics: list[Topic],
+        wanted: dict[TopicKey, Position],
+        answered: Callable[[bool, list[Position]], None],
+        failed: Callable[[], None],
+        in_pages: bool,
+    ) -> None:
+        self._directory = context.directory
+        self._open_messages = context.open_messages
+        self._effects = context.effects
         self._connection = connection
         self._topics = topics
         self._wanted = wanted
@@ -66,11 +81,11 @@ class SubscribeOperation:
         self._catchups: dict[Topic, Catchup] = {}
 
     def begin(self) -> None:
-        """Go as far as can be gone without waiting; the rest follows when what is awaited is there."""
+        """Advance as far as possible without waiting; callbacks continue from there."""
         unknown = [topic for topic in self._topics if topic.position is None]
         if unknown:
             keys = [topic.key for topic in unknown]
-            self._reads.append(ReadHeads(keys, partial(self._heads, unknown), self._give_up))
+            self._effects.reads.append(ReadHeads(keys, partial(self._heads_read, unknown), self._fail))
             return
         if catchup := self._link_catchup():
             catchup.waiters.append(self.begin)
@@ -79,70 +94,72 @@ class SubscribeOperation:
 
     def _link_catchup(self) -> LinkCatchup | None:
         for topic in self._topics:
-            link_topic = topic.on(self._connection.link)
-            if link_topic is not None and link_topic.catchup is not None:
-                return link_topic.catchup
+            subscription = topic.on(self._connection.link)
+            if subscription is not None and subscription.catchup is not None:
+                return subscription.catchup
         return None
 
-    def _heads(self, topics: list[Topic], heads: list[Position]) -> None:
-        # What the log has committed, and the core has not been told of, would never be told live.
-        self._commit_queue.after_commit(partial(self._all_told, topics, heads))
+    def _heads_read(self, topics: list[Topic], heads: list[Position]) -> None:
+        # Entries that the log has committed, but has not yet reported, would never be delivered live.
+        self._effects.commit_queue.after_commit(partial(self._heads_known, topics, heads))
 
-    def _all_told(self, topics: list[Topic], heads: list[Position]) -> None:
+    def _heads_known(self, topics: list[Topic], heads: list[Position]) -> None:
         for topic, head in zip(topics, heads, strict=True):
             if topic.position is None:
                 topic.position = head
         self.begin()
+
+    # Recovery in one piece
 
     def _recover(self) -> None:
         if not any(self._is_behind(topic) for topic in self._topics):
             self._finish()
             return
         requests = []
-        # All that are to go on, also those at their end now: they may have moved on by the time of the read.
+        # Every wanted topic, even one at its end now: it may have moved on by the time of the read.
         for topic in [topic for topic in self._topics if topic.key in self._wanted]:
             after = self._wanted[topic.key]
             catchup = self._catchups[topic] = Catchup(after)
             topic.catchups = [*(topic.catchups or ()), catchup]
-            requests.append(PageRequest(topic.key, RECOVERY_MAX_MESSAGES, after, None, RECOVERY_MAX_BYTES))
+            requests.append(_page_request(topic.key, after))
         link = self._connection.link
-        self._reads.append(ReadPages(requests, self._pages, self._give_up, link))
+        self._effects.reads.append(ReadPages(requests, self._pages_read, self._fail, link))
 
     def _is_behind(self, topic: Topic) -> bool:
         wanted = self._wanted.get(topic.key)
         return wanted is not None and wanted != topic.position
 
-    def _pages(self, pages: list[Page]) -> None:
+    def _pages_read(self, pages: list[Page]) -> None:
         for (topic, catchup), page in zip(self._catchups.items(), pages, strict=True):
-            told = topic.position or page.head
-            catchup.read(page, told)
+            head = topic.position or page.head
+            catchup.read(page, head)
             if self._in_pages and not self._has_answered:
-                self._pass_over_pruned(topic.key, page, told)
+                self._skip_pruned(topic.key, page, head)
         self._forget_catchups()
         self._finish()
 
-    def _pass_over_pruned(self, key: TopicKey, page: Page, told: Position) -> None:
-        """Who takes what there is goes on from before the first entry that is there."""
-        first = page.entries[0].seq if page.entries else told.seq + 1
-        if page.valid and page.head.epoch == told.epoch and first > self._wanted[key].seq + 1:
-            self._wanted[key] = Position(told.epoch, min(first - 1, told.seq))
+    def _skip_pruned(self, key: TopicKey, page: Page, head: Position) -> None:
+        """Resume before the first entry that the log still has."""
+        first = page.entries[0].seq if page.entries else head.seq + 1
+        if page.valid and page.head.epoch == head.epoch and first > self._wanted[key].seq + 1:
+            self._wanted[key] = Position(head.epoch, min(first - 1, head.seq))
 
     def _finish(self) -> None:
         if not self._is_alive():
             self._leave()
             return
         if catchup := self._link_catchup():
-            # The link came back while the log was read; join after it, with what is new then.
+            # The link came back while the log was read; subscribe after it, with what is new then.
             self._catchups.clear()
             catchup.waiters.append(self.begin)
             return
         missed = [catchup.missed for catchup in self._catchups.values()]
-        whole = (
+        is_whole = (
             None not in missed
             and sum(len(entry.body) for rows in missed for entry in rows or ()) <= RECOVERY_MAX_BYTES
         )
         known = {topic.key for topic in self._topics}
-        recovered = bool(self._wanted) and whole and self._wanted.keys() <= known
+        recovered = bool(self._wanted) and is_whole and self._wanted.keys() <= known
         if not recovered and self._in_pages and self._is_of_these_logs():
             self._catchups.clear()
             self._answer(True)
@@ -152,13 +169,13 @@ class SubscribeOperation:
 
     def _conclude(self, recovered: bool) -> None:
         if self._has_answered and not recovered:
-            self._give_up()
+            self._fail()
             return
         self._answer(recovered)
-        replayed = self._catchups if recovered else {}
+        catchups = self._catchups if recovered else {}
         for topic in self._topics:
-            missed_of = replayed[topic].missed if topic in replayed else None
-            self._send(topic, missed_of or [])
+            missed = catchups[topic].missed if topic in catchups else None
+            replay(self._open_messages, topic.key, missed or [], self._add_frame)
         self._join()
 
     def _answer(self, recovered: bool) -> None:
@@ -171,7 +188,7 @@ class SubscribeOperation:
         self._answered(recovered, starts)
 
     def _is_of_these_logs(self) -> bool:
-        """What is wanted are positions in the logs as they are now."""
+        """Every wanted position is one of the logs as they are now."""
         heads = {topic.key: topic.position or EMPTY for topic in self._topics}
         for key, wanted in self._wanted.items():
             head = heads.get(key)
@@ -179,49 +196,45 @@ class SubscribeOperation:
                 return False
         return True
 
+    # Recovery page by page
+
     def _read_on(self, topics: list[Topic]) -> None:
-        """Tell what was missed of these topics page by page; what is new after that is little."""
+        """Replay what was missed of these topics page by page; little is new after that."""
         if not topics:
             self.begin()
             return
-        request = PageRequest(
-            topics[0].key, RECOVERY_MAX_MESSAGES, self._wanted[topics[0].key], None, RECOVERY_MAX_BYTES
-        )
-        read = partial(self._page, topics)
-        self._reads.append(ReadPages([request], read, self._give_up, self._connection.link))
+        request = _page_request(topics[0].key, self._wanted[topics[0].key])
+        done = partial(self._page_read, topics)
+        self._effects.reads.append(ReadPages([request], done, self._fail, self._connection.link))
 
-    def _page(self, topics: list[Topic], pages: list[Page]) -> None:
+    def _page_read(self, topics: list[Topic], pages: list[Page]) -> None:
         topic, page = topics[0], pages[0]
         if not self._is_alive():
             self._leave()
             return
-        told = topic.position or page.head
-        if not page.valid or page.head.epoch != told.epoch:
-            # What was begun cannot be ended; the client is to come again.
-            self._give_up()
+        head = topic.position or page.head
+        if not page.valid or page.head.epoch != head.epoch:
+            # The replay cannot be completed; the client must reconnect.
+            self._fail()
             return
-        # What the log has committed and the core has not been told of is told live.
-        missed = [entry for entry in page.entries if entry.seq <= told.seq]
-        if (missed[0].seq if missed else told.seq + 1) != self._wanted[topic.key].seq + 1:
+        # Entries that the log has committed, but has not yet reported, are delivered live.
+        missed = [entry for entry in page.entries if entry.seq <= head.seq]
+        if (missed[0].seq if missed else head.seq + 1) != self._wanted[topic.key].seq + 1:
             # Pruned meanwhile.
-            self._give_up()
+            self._fail()
             return
-        self._tell(told_again(self._open_messages, topic.key, missed, all_open=False))
+        replay(self._open_messages, topic.key, missed, self._add_frame, all_open=False)
         if missed:
-            self._wanted[topic.key] = Position(told.epoch, missed[-1].seq)
-        self._mail.add(self._connection.link)
+            self._wanted[topic.key] = Position(head.epoch, missed[-1].seq)
+        self._effects.peers.add(self._connection.link)
         self._read_on(topics if page.more and missed else topics[1:])
 
-    def _send(self, topic: Topic, missed: list[Entry]) -> None:
-        """What was missed, and what was said so far in all messages that are open."""
-        self._tell(told_again(self._open_messages, topic.key, missed))
+    def _add_frame(self, size: int) -> ServerFrame:
+        send = self._connection.link.outbox.add(size).send
+        send.connection = self._connection.number
+        return send.frame
 
-    def _tell(self, frames: Iterator[tuple[ServerFrame, int]]) -> None:
-        outbox, number = self._connection.link.outbox, self._connection.number
-        for frame, size in frames:
-            send = outbox.add(size).send
-            send.connection = number
-            send.frame.CopyFrom(frame)
+    # Ends
 
     def _join(self) -> None:
         connection = self._connection
@@ -235,13 +248,13 @@ class SubscribeOperation:
         join = connection.link.outbox.add().join
         join.connection = connection.number
         join.topics.extend(numbers)
-        self._mail.add(connection.link)
+        self._effects.peers.add(connection.link)
 
     def _is_alive(self) -> bool:
         connection = self._connection
         return not connection.link.lost and connection.link.connections.get(connection.number) is connection
 
-    def _give_up(self) -> None:
+    def _fail(self) -> None:
         self._forget_catchups()
         if self._is_alive():
             self._failed()
@@ -257,24 +270,5 @@ class SubscribeOperation:
                 topic.catchups = [c for c in topic.catchups if c is not catchup] or None
 
 
-def told_again(
-    open_messages: OpenMessages, topic: TopicKey, missed: list[Entry], *, all_open: bool = True
-) -> Iterator[tuple[ServerFrame, int]]:
-    """The frames that bring a listener up to date, in order, each with its size.
-
-    The entries that were missed; of messages that are open all that was said so far, also (`all_open`)
-    where they were not missed, as only some of it may be known.
-    """
-    told = set()
-    for entry in missed:
-        frame = ServerFrame()
-        snapshot = open_messages.present(topic, entry.seq) if entry.kind is EntryKind.MESSAGE else None
-        if snapshot is not None:
-            told.add(entry.seq)
-            frame.message.CopyFrom(snapshot)
-        else:
-            getattr(frame, entry.kind.frame_field).MergeFromString(entry.body)
-        yield frame, len(entry.body) if snapshot is None else snapshot.ByteSize()
-    for message in open_messages.of(topic) if all_open else ():
-        if message.seq not in told:
-            yield ServerFrame(message=message.snapshot()), message.size
+def _page_request(topic: TopicKey, after: Position) -> PageRequest:
+    return PageRequest(topic, RECOVERY_MAX_MESSAGES, after, None, RECOVERY_MAX_BYTES)

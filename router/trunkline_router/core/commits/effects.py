@@ -1,13 +1,14 @@
-"""What the core asks of the shell that runs it, besides what lies in the outboxes."""
+"""Effects: everything that the core asks of the runtime."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.message_pb2 import Message
 
+from trunkline_router.core.commits.commit_queue import CommitQueue
 from trunkline_router.core.directory.connections import ConnectedClient, Link
 from trunkline_router.core.values.log_records import Page, PageRequest, PendingEntry, StoredDelivery
 from trunkline_router.core.values.topics import Position, TopicKey
@@ -60,6 +61,23 @@ class ReadMessage(NamedTuple):
 
 
 Read = ReadHeads | ReadDelivered | ReadPages | ReadDeliveries | ReadMessage
+
+
+class Effects:
+    """What the runtime must do after each event: write, read and commit.
+
+    Every part of the core adds to the same object. The runtime performs the effects and removes them.
+    """
+
+    __slots__ = ("commit_queue", "peers", "reads")
+
+    def __init__(self) -> None:
+        #: Links, workers and watchers whose outboxes have something to write.
+        self.peers: set[Any] = set()
+        #: Reads of the log; each ends with a call of its `done` or `failed`.
+        self.reads: list[Read] = []
+        #: Entries and atomic writes to commit.
+        self.commit_queue = CommitQueue()
 
 
 class CommitListener(Protocol):

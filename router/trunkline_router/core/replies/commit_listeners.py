@@ -1,9 +1,9 @@
-"""What is told when something about an open message is on disk: its end, a checkpoint, a new producer."""
+"""Commits about open messages: ends, checkpoints and takeovers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.message_pb2 import CHANGE_KIND_ENDED, Author, Change, MessageState
@@ -14,36 +14,37 @@ from trunkline_router.core.replies.streamed_message import Ended, StreamedMessag
 from trunkline_router.core.values.log_records import Checkpoint, PendingEntry, Transaction
 from trunkline_router.core.values.topics import Position, address_of, position_of
 
-if TYPE_CHECKING:
-    from trunkline_router.core.replies.open_messages import OpenMessages
-
-Failed = Callable[[Refused], None]
-
 
 class EndListener(Protocol):
-    """Whoever asked for an end, and is told how the message has ended."""
+    """Requested the end of a message and receives how it ended."""
 
     def ended(self, state: MessageState.ValueType, position: Position | None) -> None:
-        """It has ended on disk; `position` is that of the end, where that is at hand."""
+        """The end is committed; `position` is its place in the log, if known."""
 
     def not_ended(self, reason: Refused) -> None:
-        """It could not be ended."""
+        """The end was not committed; the message is still open."""
 
 
 class EndCommit:
-    """The end of one message on its way to the log, and all who wait for it."""
+    """Listener of the end of one message, and all who requested it."""
 
     connection: ConnectedClient | None = None
 
-    def __init__(self, table: OpenMessages, message: StreamedMessage) -> None:
-        self._table = table
+    def __init__(
+        self,
+        message: StreamedMessage,
+        committed: Callable[[StreamedMessage, Position], None],
+        failed: Callable[[StreamedMessage], None],
+    ) -> None:
         self._message = message
+        self._committed = committed
+        self._failed = failed
         self.listeners: list[EndListener] = []
-        #: The messages that end hold nobody up: each was held up by its deltas.
+        #: Never used to block anybody: the producer was blocked by its deltas already.
         self.blocked_by: set[Link] = set()
 
-    def pending(self, how: Ended, author: Author | None) -> PendingEntry:
-        """What is to be committed."""
+    def entry(self, how: Ended, author: Author | None) -> PendingEntry:
+        """Return the entry to commit."""
         message = self._message
         change = Change(
             address=address_of(message.topic),
@@ -56,61 +57,73 @@ class EndCommit:
         return PendingEntry(message.topic, message.final(), change=change, listener=self)
 
     def committed(self, pending: PendingEntry) -> None:
-        """It is on disk."""
+        """The end is committed."""
         position = position_of(pending.position)
-        self._table.committed_end(self._message, position)
+        self._committed(self._message, position)
         for listener in self.listeners:
             listener.ended(pending.message.state, position)
 
     def refused(self, pending: PendingEntry, reason: Refused) -> None:
-        """It is not on disk."""
-        self._table.failed_end(self._message)
+        """The end was not committed."""
+        self._failed(self._message)
         for listener in self.listeners:
             listener.not_ended(reason)
 
 
 class CheckpointCommit:
-    """A checkpoint on its way to the log."""
+    """Listener of a checkpoint."""
 
-    __slots__ = ("_message", "_table")
+    __slots__ = ("_committed", "_message")
 
-    def __init__(self, table: OpenMessages, message: StreamedMessage) -> None:
-        self._table = table
+    def __init__(self, message: StreamedMessage, committed: Callable[[StreamedMessage], None]) -> None:
         self._message = message
+        self._committed = committed
+
+    @property
+    def write(self) -> AtomicWrite:
+        """The write to commit."""
+        return AtomicWrite(Transaction(checkpoints=[self._message.checkpoint()]), self)
 
     def done(self) -> None:
-        """It is on disk."""
-        self._message.saved()
-        if self._table.get(self._message.id) is self._message:
-            self._table.saved(self._message)
+        """The checkpoint is committed."""
+        self._message.checkpoint_committed()
+        self._committed(self._message)
 
     def failed(self, reason: Refused) -> None:
-        """It is not on disk; what it held goes into the next one."""
-        self._message.not_saved()
+        """The checkpoint was not committed."""
+        self._message.checkpoint_failed()
 
 
 class TakeoverCommit:
-    """A change of producer on its way to the log."""
+    """Listener of a takeover: a message changes its producer."""
 
-    def __init__(self, message: StreamedMessage, name: str, done: Callable[[], None], failed: Failed) -> None:
+    __slots__ = ("_done", "_failed", "_message", "_producer")
+
+    def __init__(
+        self,
+        message: StreamedMessage,
+        name: str,
+        done: Callable[[], None],
+        failed: Callable[[Refused], None],
+    ) -> None:
         self._message = message
-        self._producer = message.taken_up(name)
+        self._producer = message.begin_takeover(name)
         self._done = done
         self._failed = failed
 
     @property
     def write(self) -> AtomicWrite:
-        """What is to be committed."""
+        """The write to commit."""
         message = self._message
         checkpoint = Checkpoint(message.topic, message.seq, self._producer)
         return AtomicWrite(Transaction(checkpoints=[checkpoint]), self)
 
     def done(self) -> None:
-        """It is on disk: those before can write no more."""
-        self._message.producer = self._producer
+        """The takeover is committed."""
+        self._message.takeover_committed(self._producer)
         self._done()
 
     def failed(self, reason: Refused) -> None:
-        """It is not: the one before is still the producer."""
-        self._message.not_taken_up(self._producer)
+        """The takeover was not committed."""
+        self._message.takeover_failed(self._producer)
         self._failed(reason)

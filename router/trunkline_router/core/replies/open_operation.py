@@ -1,4 +1,4 @@
-"""From the wish to say something piece by piece to an open message and its producer."""
+"""Opening of streamed messages, by which a message gets its producer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.message_pb2 import Message
 
-from trunkline_router.core.commits.commit_queue import CommitQueue
+from trunkline_router.core.commits.effects import Effects
 from trunkline_router.core.commits.publishing import content_digest, idempotency_key
 from trunkline_router.core.directory.connections import ConnectedClient, Link
 from trunkline_router.core.directory.directory import Directory
@@ -19,34 +19,34 @@ from trunkline_router.core.values.log_records import AppendResult, PendingEntry,
 from trunkline_router.core.values.message_states import OPEN
 from trunkline_router.core.values.topics import TopicKey
 
-#: A key stands for one message whatever is said about it the second time.
+#: Shared by all: a key stands for one message whatever the second request contains.
 _DIGEST = content_digest(b"open")
 
 
 class OpenListener(Protocol):
-    """Whoever wants to produce a message, and is told what becomes of that."""
+    """Requested to produce a message and receives the outcome."""
 
     @property
     def blocked_by(self) -> set[Link]:
-        """See `Origin`."""
+        """See `CommitListener`."""
 
     def opened(self, message: StreamedMessage) -> None:
-        """The message is open, and this is its producer from here on; both are on disk."""
+        """The message is open and the listener its producer; both are committed."""
 
     def ended(self, message: Message) -> None:
-        """The key is that of a message that has ended."""
+        """The key belongs to a message that has ended."""
 
     def refused(self, reason: Refused) -> None:
-        """There is no such message."""
+        """The message was not opened."""
 
 
 class MessageOpener:
-    """Opens messages, or has them taken up where their keys were used before."""
+    """Opens messages, or takes over those whose keys were used before."""
 
-    def __init__(self, directory: Directory, commit_queue: CommitQueue, open_messages: OpenMessages) -> None:
+    def __init__(self, directory: Directory, open_messages: OpenMessages, effects: Effects) -> None:
         self._directory = directory
-        self._commit_queue = commit_queue
         self._open_messages = open_messages
+        self._effects = effects
 
     def open(
         self,
@@ -59,12 +59,12 @@ class MessageOpener:
         listener: OpenListener,
         now: float,
     ) -> None:
-        """Open a message in which address, author and the like are set; the origin is told.
+        """Open a message whose address, author and attributes are set; the listener gets the outcome.
 
         Raises Refused, such as TOO_MANY_OPEN_MESSAGES, and does nothing then.
         """
         tenant = self._directory.tenant(topic[0])
-        self._open_messages.make_room(topic[0])
+        self._open_messages.reserve(topic[0])
         message.state = OPEN
         message.client_id = key
         pending = PendingEntry(
@@ -75,56 +75,56 @@ class MessageOpener:
             producer=Producer(producer, 1),
             listener=OpenOperation(self._open_messages, producer, listener, now),
         )
-        self._commit_queue.add(pending, message.ByteSize())
+        self._effects.commit_queue.add(pending, message.ByteSize())
 
 
 class OpenOperation:
-    """An open message on its way to the log."""
+    """One open message on its way to the log, or its takeover if the key was used before."""
 
     connection: ConnectedClient | None = None
 
     def __init__(self, table: OpenMessages, producer: str, listener: OpenListener, now: float) -> None:
         self._table = table
         self._producer = producer
-        self._origin = listener
+        self._listener = listener
         self._now = now
 
     @property
     def blocked_by(self) -> set[Link]:
-        """Those of whoever opens it."""
-        return self._origin.blocked_by
+        """Those of the listener."""
+        return self._listener.blocked_by
 
     def committed(self, pending: PendingEntry) -> None:
-        """It is on disk, now or before."""
+        """The message is committed, now or before."""
         if pending.result is AppendResult.COMMITTED:
-            self._origin.opened(self._table.opened(pending, self._now))
+            self._listener.opened(self._table.opened(pending, self._now))
             return
-        self._table.not_opened(pending.topic[0])
+        self._table.release(pending.topic[0])
         message_id = pending.message.id
         message = self._table.get(message_id)
         if message is not None:
             message.heard_at = self._now
-            done = partial(self._taken_up, message)
-            self._table.take_up(message, self._producer, done, self._origin.refused)
+            done = partial(self._taken_over, message)
+            self._table.take_over(message, self._producer, done, self._listener.refused)
         else:
-            found = partial(self._found, message_id)
-            self._table.find(pending.topic[0], message_id, found, self._origin.refused)
-
-    def _taken_up(self, message: StreamedMessage) -> None:
-        if self._table.get(message.id) is message:
-            self._origin.opened(message)
-        elif message.ended is not None:
-            self._origin.ended(message.final())
-        else:
-            self._origin.refused(catalogue.MESSAGE_NOT_FOUND.refused(message_id=message.id))
-
-    def _found(self, message_id: str, message: Message | None) -> None:
-        if message is None:
-            self._origin.refused(catalogue.MESSAGE_NOT_FOUND.refused(message_id=message_id))
-        else:
-            self._origin.ended(message)
+            done_reading = partial(self._read, message_id)
+            self._table.read_message(pending.topic[0], message_id, done_reading, self._listener.refused)
 
     def refused(self, pending: PendingEntry, reason: Refused) -> None:
-        """It is not on disk."""
-        self._table.not_opened(pending.topic[0])
-        self._origin.refused(reason)
+        """The message was not committed."""
+        self._table.release(pending.topic[0])
+        self._listener.refused(reason)
+
+    def _taken_over(self, message: StreamedMessage) -> None:
+        if self._table.get(message.id) is message:
+            self._listener.opened(message)
+        elif message.ended is not None:
+            self._listener.ended(message.final())
+        else:
+            self._listener.refused(catalogue.MESSAGE_NOT_FOUND.refused(message_id=message.id))
+
+    def _read(self, message_id: str, message: Message | None) -> None:
+        if message is None:
+            self._listener.refused(catalogue.MESSAGE_NOT_FOUND.refused(message_id=message_id))
+        else:
+            self._listener.ended(message)

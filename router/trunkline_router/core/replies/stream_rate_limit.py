@@ -1,4 +1,4 @@
-"""How fast backends and workers may say something by streams."""
+"""Rate limit for messages that backends and workers send by stream."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from trunkline_router.core.directory.directory import Directory
 
 
 class StreamRateLimiter:
-    """Takes what tenants send out of their buckets, which their clients draw from, too.
+    """Charges streams to the token buckets of their tenants, which the tenants' clients share.
 
-    A tenant that there is not, or that takes no part, is for others to refuse.
+    Unknown and inactive tenants are not charged; they are rejected elsewhere.
     """
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
 
     def charge(self, name: str, messages: int, size: int, now: float) -> float:
-        """Messages that were taken in any case. Returns for how many seconds to read no more."""
+        """Charge messages that were accepted. Return for how many seconds to pause reading."""
         tenant = self._directory.tenants.get(name)
         return tenant.says.charge(messages, size, now) if tenant is not None else 0.0
 
     def charge_batch(self, tenants: Sequence[str], bytes_per_message: float, now: float) -> float:
-        """Charge a batch with one message for each name; its sender waits for the slowest of its tenants."""
+        """Charge a batch with one message for each name. Return the longest pause of its tenants."""
         return max(
             (
                 self.charge(name, count, int(count * bytes_per_message), now)
@@ -35,6 +35,6 @@ class StreamRateLimiter:
         )
 
 
-def said_in(batch: AttachRequest) -> int:
-    """How many messages a worker says in a batch."""
+def count_messages(batch: AttachRequest) -> int:
+    """Return the number of messages that a worker's batch contains."""
     return len(batch.opens) + sum(len(settlement.replies) for settlement in batch.settlements)

@@ -1,16 +1,19 @@
-"""Streamed replies of workers: what an AttachRequest says of them, and what is told back."""
+"""Streamed replies of workers: opens, deltas and ends of an AttachRequest, and their answers."""
 
 from __future__ import annotations
 
 from trunkline.v1 import catalogue
 from trunkline.v1.agent_service_pb2 import AttachRequest, EndReply, OpenReply, ReplyDeltas
 from trunkline.v1.catalogue import Refused
-from trunkline.v1.error_pb2 import Error
-from trunkline.v1.message_pb2 import ROLE_AGENT, Message, MessageState
+from trunkline.v1.message_pb2 import (
+    ROLE_AGENT,
+    Message,
+    MessageState,
+)
 from trunkline_runtime.refusals import to_error
 
-from trunkline_router.core.agents.agent_queue import LeasedDelivery
-from trunkline_router.core.agents.worker import AttachedWorker
+from trunkline_router.core.agents.worker import AttachedWorker, LeasedDelivery
+from trunkline_router.core.commits.effects import Effects
 from trunkline_router.core.directory.connections import Link
 from trunkline_router.core.replies.open_messages import OpenMessages
 from trunkline_router.core.replies.open_operation import MessageOpener
@@ -18,25 +21,35 @@ from trunkline_router.core.replies.streamed_message import Ended, StreamedMessag
 from trunkline_router.core.replies.worker_replies import EndedReply, WorkerReplies
 from trunkline_router.core.validation.validator import check, topic_address
 from trunkline_router.core.values.message_states import COMPLETE, OPEN
-from trunkline_router.core.values.topics import Position, TopicKey, topic_of
+from trunkline_router.core.values.topics import Position, TopicKey, address_of, topic_of
 
-#: What an answer weighs in a batch, about.
+#: Approximate size of an answer in a batch.
 ANSWER_BYTES = 64
 
 
 class StreamedReplies:
-    """Deals with what workers say of their streamed replies."""
+    """Handles the streamed replies of workers and notifies their producers."""
 
-    def __init__(self, open_messages: OpenMessages, opener: MessageOpener, mail: set[AttachedWorker]) -> None:
+    def __init__(self, open_messages: OpenMessages, opener: MessageOpener, effects: Effects) -> None:
         self._open_messages = open_messages
         self._opener = opener
-        self._mail = mail
-        self._replies: dict[AttachedWorker, WorkerReplies] = {}
-        open_messages.saved = self._saved
-        open_messages.ended = self._ended
+        self._effects = effects
+        #: Of the attached workers that have opened replies.
+        self._by_worker: dict[AttachedWorker, WorkerReplies] = {}
+        open_messages.on_progress = self._progressed
+        open_messages.on_ended = self._message_ended
+
+    def replies_of(self, worker: AttachedWorker) -> WorkerReplies:
+        """Return a worker's replies."""
+        replies = self._by_worker.get(worker)
+        if replies is None:
+            replies = WorkerReplies()
+            if worker.is_attached:
+                self._by_worker[worker] = replies
+        return replies
 
     def received(self, worker: AttachedWorker, batch: AttachRequest, now: float) -> None:
-        """A worker sent a batch."""
+        """The worker sent a batch."""
         for opening in batch.opens:
             try:
                 self._open(worker, opening, now)
@@ -51,133 +64,125 @@ class StreamedReplies:
                 self.not_ended(worker, ending.reply, reason)
 
     def detached(self, worker: AttachedWorker) -> None:
-        """The worker's stream ended: its replies wait for whoever takes them up, for a lease."""
-        for message in self._replies.pop(worker, WorkerReplies()).current.values():
+        """The worker's stream ended: its replies stay open for one lease, for another producer."""
+        replies = self._by_worker.pop(worker, None)
+        if replies is None:
+            return
+        for message in replies.current.values():
             if message is not None:
                 message.heard_at = worker.heard_at
-
-    def replies_of(self, worker: AttachedWorker) -> WorkerReplies:
-        """The worker's replies; of one that has detached, none, and nothing is kept for it."""
-        if worker not in self._open_messages.workers:
-            return WorkerReplies()
-        return self._replies.setdefault(worker, WorkerReplies())
 
     # Opening
 
     def _open(self, worker: AttachedWorker, opening: OpenReply, now: float) -> None:
         check(opening)
         number = opening.reply
-        if number in self.replies_of(worker):
+        replies = self.replies_of(worker)
+        if number in replies:
             problem = f"{number} was used on this stream before"
             raise catalogue.INVALID_ARGUMENT.refused(field="reply", problem=problem)
-        held = None
-        message = Message(reply_to=opening.reply_to)
-        if opening.WhichOneof("target") == "delivery_id":
-            held = worker.held.get(opening.delivery_id)
-            if held is None or held.settling or held.erased:
-                raise catalogue.DELIVERY_NOT_HELD.refused(delivery_id=opening.delivery_id)
-            if opening.reply_to:
-                problem = "must be empty where delivery_id is set"
-                raise catalogue.INVALID_ARGUMENT.refused(field="reply_to", problem=problem)
-            said = Message.FromString(held.delivery.message)
-            topic = held.delivery.topic
-            message.address.CopyFrom(said.address)
-            message.reply_to = said.id
+        leased = _leased(worker, opening)
+        if leased is not None:
+            topic = leased.delivery.topic
+            message = Message(address=address_of(topic), reply_to=leased.message_id)
         else:
             topic = _own_topic(worker, opening)
-            message.address.CopyFrom(opening.address)
+            message = Message(address=opening.address, reply_to=opening.reply_to)
         message.author.role = ROLE_AGENT
         message.author.name = opening.name or topic[1]
         if opening.attributes:
             message.attributes.update(opening.attributes)
-        listener = ReplyOpening(self, worker, number, held)
         self._opener.open(
-            topic, message, scope="reply", key=opening.key, producer=worker.ident, listener=listener, now=now
+            topic,
+            message,
+            scope="reply",
+            key=opening.key,
+            producer=worker.worker_id,
+            listener=OpenReplyListener(self, worker, number, leased),
+            now=now,
         )
-        self.replies_of(worker).current[number] = None
+        replies.current[number] = None
 
     def opened(
-        self, worker: AttachedWorker, number: int, message: StreamedMessage, held: LeasedDelivery | None
+        self, worker: AttachedWorker, number: int, message: StreamedMessage, leased: LeasedDelivery | None
     ) -> None:
-        """The message is on disk, and this worker its producer."""
-        before: AttachedWorker | None = message.owner
+        """The message is committed, with this worker as its producer."""
+        before = message.owner
         if before is not None:
-            self.replies_of(before).end(message.reply, EndedReply(message.id, OPEN, None))
-            self._progress(before, message.reply, message, message.fenced())
-        if worker not in self._open_messages.workers:
+            ended = EndedReply(message.id, OPEN, None)
+            self.replies_of(before).end(message.reply_number, ended)
+            self._send_progress(before, message.reply_number, message, message.fenced())
+        if not worker.is_attached:
             message.owner = None
             return
-        message.owner, message.reply = worker, number
+        message.owner, message.reply_number = worker, number
         self.replies_of(worker).current[number] = message
-        snapshot = message.snapshot()
-        opened = worker.mail(ANSWER_BYTES + message.size).opened.add(reply=number)
-        opened.message.CopyFrom(snapshot)
-        # How much of what was said before is on disk.
-        self._progress(worker, number, message)
-        if held is not None:
-            held.answered = True
-            if held.cancelled:
+        opened = worker.batch_for(ANSWER_BYTES + message.size).opened.add(reply=number)
+        opened.message.CopyFrom(message.snapshot())
+        # Tells how many of the deltas in the snapshot are durable.
+        self._send_progress(worker, number, message)
+        if leased is not None:
+            leased.is_answered = True
+            if leased.is_cancelled:
                 self._open_messages.cancel(message, None, None)
 
-    def ended_before(
-        self, worker: AttachedWorker, number: int, message: Message, held: LeasedDelivery | None
+    def already_ended(
+        self, worker: AttachedWorker, number: int, message: Message, leased: LeasedDelivery | None
     ) -> None:
-        """The key is that of a message that has ended."""
-        if held is not None:
-            held.answered = True
+        """The key belongs to a message that has ended."""
+        if leased is not None:
+            leased.is_answered = True
         self.replies_of(worker).end(number, EndedReply(message.id, message.state, None))
-        opened = worker.mail(ANSWER_BYTES + message.ByteSize()).opened.add(reply=number)
+        opened = worker.batch_for(ANSWER_BYTES + message.ByteSize()).opened.add(reply=number)
         opened.message.CopyFrom(message)
-        self._tell(worker)
+        self._notify(worker)
 
     def not_opened(self, worker: AttachedWorker, number: int, reason: Refused) -> None:
-        """There is no such reply."""
-        current = self.replies_of(worker).current
-        if current.get(number, worker) is None:
-            del current[number]
-        opened = worker.mail(ANSWER_BYTES).opened.add(reply=number)
+        """The reply was rejected, or not committed."""
+        self.replies_of(worker).cancel_opening(number)
+        opened = worker.batch_for(ANSWER_BYTES).opened.add(reply=number)
         opened.error.CopyFrom(to_error(reason))
-        self._tell(worker)
+        self._notify(worker)
 
-    # Extending
+    # Deltas
 
     def _extend(self, worker: AttachedWorker, added: ReplyDeltas, now: float) -> None:
         replies = self.replies_of(worker)
         message = replies.current.get(added.reply)
         if message is None:
-            self._progress(worker, added.reply, None, _why_not(replies, added.reply))
+            self._send_progress(worker, added.reply, None, replies.closed_error(added.reply))
             return
         expected = message.next_index
         try:
             self._open_messages.extend(message, added.deltas, worker.blocked_by, now)
         except Refused as reason:
-            self._progress(worker, added.reply, message, reason)
+            self._send_progress(worker, added.reply, message, reason)
             return
         if added.deltas and added.deltas[0].index < expected:
-            self._progress(worker, added.reply, message)
+            self._send_progress(worker, added.reply, message)
 
-    def _saved(self, message: StreamedMessage) -> None:
+    def _progressed(self, message: StreamedMessage) -> None:
         if message.owner is not None:
-            self._progress(message.owner, message.reply, message)
+            self._send_progress(message.owner, message.reply_number, message)
 
-    def _progress(
+    def _send_progress(
         self,
         worker: AttachedWorker,
         number: int,
         message: StreamedMessage | None,
         error: Refused | None = None,
     ) -> None:
-        if worker not in self._open_messages.workers:
+        if not worker.is_attached:
             return
-        progress = worker.mail(ANSWER_BYTES).progress.add(reply=number)
+        progress = worker.batch_for(ANSWER_BYTES).progress.add(reply=number)
         if message is not None:
             progress.next_index = message.next_index
             progress.durable_index = message.durable_index
         if error is not None:
             progress.error.CopyFrom(to_error(error))
-        self._tell(worker)
+        self._notify(worker)
 
-    # Ending
+    # Ends
 
     def _end(self, worker: AttachedWorker, ending: EndReply) -> None:
         replies = self.replies_of(worker)
@@ -185,52 +190,65 @@ class StreamedReplies:
         if message is None:
             known = replies.ended.get(ending.reply)
             if known is None or known.state == OPEN:
-                raise _why_not(replies, ending.reply)
-            self._tell_ended(worker, ending.reply, known.state, known.position)
+                raise replies.closed_error(ending.reply)
+            self._send_ended(worker, ending.reply, known.state, known.position)
             return
         check(ending)
         if ending.state == COMPLETE and ending.next_index != message.next_index:
             raise message.gap(ending.next_index)
-        how = Ended(ending.state, _error(ending))
-        self._open_messages.end(message, how, ReplyEnding(self, worker, ending.reply), None)
+        how = Ended(ending.state, ending.error if ending.HasField("error") else None)
+        self._open_messages.end(message, how, EndReplyListener(self, worker, ending.reply), None)
 
-    def _ended(self, message: StreamedMessage, position: Position) -> None:
-        """A message has ended, by whatever cause: its producer is told."""
-        worker: AttachedWorker | None = message.owner
+    def _message_ended(self, message: StreamedMessage, position: Position) -> None:
+        """Notify the producer of a message that has ended, for whatever reason."""
+        worker = message.owner
         if worker is not None and message.ended is not None:
             state = message.ended.state
-            self.replies_of(worker).end(message.reply, EndedReply(message.id, state, position))
-            self._tell_ended(worker, message.reply, state, position)
+            self.replies_of(worker).end(message.reply_number, EndedReply(message.id, state, position))
+            self._send_ended(worker, message.reply_number, state, position)
 
-    def _tell_ended(
+    def _send_ended(
         self, worker: AttachedWorker, number: int, state: MessageState.ValueType, position: Position | None
     ) -> None:
-        if worker not in self._open_messages.workers:
+        if not worker.is_attached:
             return
-        ended = worker.mail(ANSWER_BYTES).ended.add(reply=number, state=state)
+        ended = worker.batch_for(ANSWER_BYTES).ended.add(reply=number, state=state)
         if position is not None:
             ended.position.CopyFrom(position.to_proto())
-        self._tell(worker)
+        self._notify(worker)
 
     def not_ended(self, worker: AttachedWorker, number: int, reason: Refused) -> None:
-        """It could not be ended."""
-        if worker in self._open_messages.workers:
-            worker.mail(ANSWER_BYTES).ended.add(reply=number).error.CopyFrom(to_error(reason))
-            self._tell(worker)
+        """The end was rejected, or not committed."""
+        if worker.is_attached:
+            worker.batch_for(ANSWER_BYTES).ended.add(reply=number).error.CopyFrom(to_error(reason))
+            self._notify(worker)
 
-    def erased(self, topic: TopicKey) -> None:
-        """The topic's log was erased, and its open messages with it."""
-        for message in self._open_messages.erased(topic):
-            worker: AttachedWorker | None = message.owner
+    def topic_erased(self, topic: TopicKey) -> None:
+        """A topic's log was erased, and its open messages with it."""
+        for message in self._open_messages.topic_erased(topic):
+            worker = message.owner
             if worker is not None:
-                gone = catalogue.MESSAGE_NOT_FOUND.refused(message_id=message.id)
+                error = catalogue.MESSAGE_NOT_FOUND.refused(message_id=message.id)
                 message.owner = None
-                self.replies_of(worker).current.pop(message.reply, None)
-                self.not_ended(worker, message.reply, gone)
+                self.replies_of(worker).current.pop(message.reply_number, None)
+                self.not_ended(worker, message.reply_number, error)
 
-    def _tell(self, worker: AttachedWorker) -> None:
-        if worker in self._open_messages.workers:
-            self._mail.add(worker)
+    def _notify(self, worker: AttachedWorker) -> None:
+        if worker.is_attached:
+            self._effects.peers.add(worker)
+
+
+def _leased(worker: AttachedWorker, opening: OpenReply) -> LeasedDelivery | None:
+    """Return the delivery that the reply answers, or None if it names an address instead."""
+    if opening.WhichOneof("target") != "delivery_id":
+        return None
+    leased = worker.held.get(opening.delivery_id)
+    if leased is None or leased.is_settling or leased.is_erased:
+        raise catalogue.DELIVERY_NOT_HELD.refused(delivery_id=opening.delivery_id)
+    if opening.reply_to:
+        problem = "must be empty if delivery_id is set"
+        raise catalogue.INVALID_ARGUMENT.refused(field="reply_to", problem=problem)
+    return leased
 
 
 def _own_topic(worker: AttachedWorker, opening: OpenReply) -> TopicKey:
@@ -243,59 +261,39 @@ def _own_topic(worker: AttachedWorker, opening: OpenReply) -> TopicKey:
     return topic
 
 
-def _why_not(replies: WorkerReplies, number: int) -> Refused:
-    """Why a worker can add nothing to a reply."""
-    known = replies.ended.get(number)
-    if known is None:
-        return catalogue.REPLY_NOT_OPENED.refused(reply=number)
-    if known.state == OPEN:
-        return catalogue.PRODUCER_FENCED.refused(message_id=known.message_id, producer="another worker")
-    return message_ended(known.message_id, known.state)
+class OpenReplyListener:
+    """Listener of a reply that a worker opens."""
 
-
-def message_ended(message_id: str, state: MessageState.ValueType) -> Refused:
-    """The refusal of an addition to what has ended."""
-    name = MessageState.Name(state).removeprefix("MESSAGE_STATE_").lower()
-    return catalogue.MESSAGE_ENDED.refused(message_id=message_id, state=name)
-
-
-def _error(ending: EndReply) -> Error | None:
-    return ending.error if ending.HasField("error") else None
-
-
-class ReplyOpening:
-    """Origin of a worker's open message."""
-
-    __slots__ = ("_held", "_number", "_replies", "_worker")
+    __slots__ = ("_leased", "_number", "_replies", "_worker")
 
     def __init__(
-        self, replies: StreamedReplies, worker: AttachedWorker, number: int, held: LeasedDelivery | None
+        self, replies: StreamedReplies, worker: AttachedWorker, number: int, leased: LeasedDelivery | None
     ) -> None:
         self._replies = replies
         self._worker = worker
         self._number = number
-        self._held = held
+        self._leased = leased
 
     @property
     def blocked_by(self) -> set[Link]:
-        """A worker whose replies fill outboxes is read no further for now."""
+        """Outboxes that the worker's replies have filled; the runtime stops reading from it."""
         return self._worker.blocked_by
 
     def opened(self, message: StreamedMessage) -> None:
-        """It is open."""
-        self._replies.opened(self._worker, self._number, message, self._held)
+        """The reply is open."""
+        self._replies.opened(self._worker, self._number, message, self._leased)
 
     def ended(self, message: Message) -> None:
-        """It has ended before."""
-        self._replies.ended_before(self._worker, self._number, message, self._held)
+        """The key belongs to a message that has ended."""
+        self._replies.already_ended(self._worker, self._number, message, self._leased)
 
     def refused(self, reason: Refused) -> None:
-        """There is none."""
+        """The reply was not opened."""
         self._replies.not_opened(self._worker, self._number, reason)
 
 
-class ReplyEnding:
-    """Origin of an end that a worker asked for. That it has ended, a message's producer is told anyway."""
+class EndReplyListener:
+    """Listener of an end that a worker requested; the producer is notified of the end itself anyway."""
 
     __slots__ = ("_number", "_replies", "_worker")
 
@@ -305,8 +303,8 @@ class ReplyEnding:
         self._number = number
 
     def ended(self, state: MessageState.ValueType, position: Position | None) -> None:
-        """It has ended."""
+        """The end is committed."""
 
     def not_ended(self, reason: Refused) -> None:
-        """It is as open as before."""
+        """The end was not committed."""
         self._replies.not_ended(self._worker, self._number, reason)

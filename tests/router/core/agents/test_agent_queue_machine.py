@@ -57,7 +57,7 @@ class DeliveriesMachine(RuleBasedStateMachine):
     def attach(self, capacity: int) -> None:
         minor = catalogue.CONTRACT_MINOR
         hello = AttachHello(tenant="t", agents=["a"], capacity=capacity, contract_minor=minor)
-        self.workers.append(self.router.core.agents.attached(hello, self.router.now))
+        self.workers.append(self.router.core.worker_attached(hello, self.router.now))
         self.carry()
 
     def carry(self) -> None:

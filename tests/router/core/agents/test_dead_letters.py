@@ -98,7 +98,7 @@ def test_what_is_rejected_is_a_dead_letter_at_once_and_replayed_as_if_just_said(
     worker.settle(1, reject={"reason": "bad"})
     router.settle()
     assert (router.log.dead[1].reason, router.log.dead[1].attempts) == ("bad", 1)
-    router.core.agents.replayed(router.log.replay("t", "a", [1, 99]))
+    router.core.dispatcher.replayed(router.log.replay("t", "a", [1, 99]))
     assert 3 not in given(worker)
     worker.settle(2)
     router.settle()
@@ -200,7 +200,7 @@ def test_open_replies_to_what_is_given_up_expire() -> None:
     router.settle()
     worker.sync()
     assert worker.ended[first].state == EXPIRED
-    assert not list(router.core.open_messages.of(ALICE))
+    assert not list(router.core.open_messages.of_topic(ALICE))
 
 
 def test_a_worker_that_has_gone_silent_is_not_given_back_what_it_lost() -> None:

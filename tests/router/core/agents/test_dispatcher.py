@@ -22,7 +22,7 @@ def attached(router: Router, *, capacity: int = 10, agent: str = "a", tenant: st
     hello = AttachHello(
         tenant=tenant, agents=[agent], capacity=capacity, contract_minor=catalogue.CONTRACT_MINOR
     )
-    worker = router.core.agents.attached(hello, router.now)
+    worker = router.core.worker_attached(hello, router.now)
     router.settle()
     return worker
 
@@ -265,7 +265,7 @@ def test_a_log_that_is_erased_while_its_deliveries_are_read_is_not_worked_on() -
     router = Router()
     asked(router, ALICE, "old")
     hello = AttachHello(tenant="t", agents=["a"], capacity=9, contract_minor=catalogue.CONTRACT_MINOR)
-    worker = router.core.agents.attached(hello, 0.0)
+    worker = router.core.worker_attached(hello, 0.0)
     router.carry()
     router.look()
     router.reset(ALICE)
@@ -285,7 +285,7 @@ def test_a_conversation_that_begins_anew_while_it_waits_is_still_handed_out_one_
     asked(router, ALICE, "new", "newer")
     attached(router, capacity=5)
     given_to(worker)
-    (queue,) = router.core.agents.queues_of("t")
+    (queue,) = router.core.agent_queues.of_tenant("t")
     assert [held.delivery.topic for held in queue.held.values()].count(ALICE) == 1
 
 
@@ -297,7 +297,7 @@ def test_more_than_the_window_stays_in_the_log_and_is_read_when_there_is_room(
     router = Router()
     worker = attached(router, capacity=1)
     asked(router, ALICE, *map(str, range(12)))
-    (queue,) = router.core.agents.queues_of("t")
+    (queue,) = router.core.agent_queues.of_tenant("t")
     seen = []
     for _ in range(12):
         assert queue.waiting_count <= 4
@@ -332,10 +332,10 @@ def test_a_read_that_fails_is_asked_for_again_at_the_next_tick() -> None:
     router = Router()
     asked(router, ALICE, "a1")
     hello = AttachHello(tenant="t", agents=["a"], capacity=1, contract_minor=catalogue.CONTRACT_MINOR)
-    worker = router.core.agents.attached(hello, 0.0)
+    worker = router.core.worker_attached(hello, 0.0)
     router.carry()
     router.fail_read()
-    assert not router.core.reads
+    assert not router.core.effects.reads
     router.tick(1)
     router.settle()
     assert given_to(worker) == [(1, "a1", 1)]
@@ -360,4 +360,4 @@ def test_a_worker_that_may_not_attach_is_refused(hello: dict[str, Any]) -> None:
         "contract_minor": catalogue.CONTRACT_MINOR,
     }
     with pytest.raises(Refused):
-        Router().core.agents.attached(AttachHello(**(good | hello)), 0.0)
+        Router().core.worker_attached(AttachHello(**(good | hello)), 0.0)

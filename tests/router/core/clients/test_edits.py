@@ -165,7 +165,7 @@ def test_what_is_open_cannot_be_changed() -> None:
     wish = EditRequest(
         "t", message_id, CHANGE_KIND_EDITED, Author(), lambda message: None, backend, lambda: None
     )
-    router.core.changing.wish(wish)
+    router.core.edits.submit(wish)
     router.settle()
     assert backend.reason is not None
     assert backend.reason.entry.code == "MESSAGE_OPEN"
@@ -238,7 +238,7 @@ def test_who_has_no_user_has_no_receipts_and_a_receipt_of_an_erased_log_is_refus
 
 
 def test_so_many_receipts_are_known_without_asking(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receipts, "MAX_KNOWN", 1)
+    monkeypatch.setattr(receipts, "MAX_CACHED", 1)
     router = Router()
     author, other, _ = said(router)
     position = other.place[ROOM].to_proto()

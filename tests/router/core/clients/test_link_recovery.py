@@ -147,7 +147,7 @@ def test_whoever_is_made_known_after_the_others_lost_their_place_is_closed_too()
     edge = router.edges["e1"]
     edge.is_partly_known = True
     hello = LinkHello(edge_id="e1", boot_id="b", contract_minor=catalogue.CONTRACT_MINOR)
-    link, _ = router.core.linked(hello, router.now)
+    link, _ = router.core.link_opened(hello, router.now)
     edge.linked(link)
     entries = edge.inbox.entries
     second = next(
@@ -171,14 +171,14 @@ def test_whoever_resumes_while_its_link_is_still_told_of_the_others_gets_each_me
     late = edge.new_client(ROOM, "")
     late.resume = {ROOM: one.place[ROOM]}
     hello = LinkHello(edge_id="e1", boot_id="b", contract_minor=catalogue.CONTRACT_MINOR)
-    link, _ = router.core.linked(hello, router.now)
+    link, _ = router.core.link_opened(hello, router.now)
     edge.linked(link)
     entries = list(edge.inbox.entries)
     own = next(e for e in entries if e.WhichOneof("entry") == "opened" and e.opened.connection == late.number)
     edge.inbox = LinkRequest(entries=[own])
     router.core.link_received(link, LinkRequest(credit=100), 0.0)
     router.carry()
-    while not any(isinstance(read, ReadPages) for read in router.core.reads):
+    while not any(isinstance(read, ReadPages) for read in router.core.effects.reads):
         router.look()
         router.show()
     edge.inbox = LinkRequest(entries=[entry for entry in entries if entry is not own])
@@ -232,7 +232,7 @@ def test_an_edge_that_links_again_replaces_its_link_and_what_the_old_one_still_s
     assert old is not None
     router.edges["e1"].lost()
     hello = LinkHello(edge_id="e1", boot_id="b", contract_minor=catalogue.CONTRACT_MINOR)
-    link, before = router.core.linked(hello, 0.0)
+    link, before = router.core.link_opened(hello, 0.0)
     assert before is old
     late = LinkRequest()
     opened = late.entries.add().opened
@@ -248,13 +248,13 @@ def test_an_edge_that_links_again_replaces_its_link_and_what_the_old_one_still_s
 
 @pytest.mark.parametrize("minor", [catalogue.CONTRACT_MINOR - 1, catalogue.CONTRACT_MINOR + 1])
 def test_an_edge_one_minor_version_apart_is_taken(minor: int) -> None:
-    Router().core.linked(LinkHello(edge_id="e", boot_id="b", contract_minor=minor), 0.0)
+    Router().core.link_opened(LinkHello(edge_id="e", boot_id="b", contract_minor=minor), 0.0)
 
 
 def test_an_edge_further_apart_is_refused() -> None:
     hello = LinkHello(edge_id="e", boot_id="b", contract_minor=catalogue.CONTRACT_MINOR + 2)
     with pytest.raises(Refused, match="differ by at most one"):
-        Router().core.linked(hello, 0.0)
+        Router().core.link_opened(hello, 0.0)
 
 
 # Credit
@@ -287,7 +287,7 @@ def test_credit_is_returned_once_a_batch_is_dealt_with() -> None:
     assert link is not None
     router.core.link_received(link, entry_batch(), 0.0)
     assert link.allowed == 1
-    router.core.settle(0.0)
+    router.core.flush(0.0)
     batch = link.outbox.take()
     assert batch is not None
     assert (link.allowed, batch.credit) == (2, 1)

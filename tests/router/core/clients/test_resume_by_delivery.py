@@ -121,7 +121,7 @@ def test_positions_that_are_named_go_before_what_was_told() -> None:
     assert client.texts == ["2"]
     every = dict.fromkeys(topics_heard(ALICE, "x"), EMPTY)
     client = router.open(ALICE, user="x", delivered=True, resume=every)
-    assert not [read for read in router.core.reads if isinstance(read, ReadDelivered)]
+    assert not [read for read in router.core.effects.reads if isinstance(read, ReadDelivered)]
     router.settle()
     assert sorted(client.texts) == ["1", "2", "a", "b"]
 

@@ -153,9 +153,9 @@ def test_much_that_was_added_is_checkpointed_at_once() -> None:
     router = Router(checkpoint_bytes=50)
     worker, (reply,) = opened(router, ALICE)
     worker.add(reply, 0, "x" * 20)
-    assert not router.core.commit_queue
+    assert not router.core.effects.commit_queue
     worker.add(reply, 1, "x" * 20)
-    assert router.core.commit_queue
+    assert router.core.effects.commit_queue
     router.settle()
     worker.read()
     assert (worker.progress[-1].next_index, worker.progress[-1].durable_index) == (2, 2)

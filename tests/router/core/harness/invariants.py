@@ -59,18 +59,18 @@ def check_topic(topic: Topic, links: set[Link], heard: Counter[object], heard_on
 
 def check_agents(core: RouterCore, *, at_rest: bool) -> None:
     """The tables of deliveries and workers."""
-    for queue in core.agents.queues.values():
+    for queue in core.agent_queues:
         check_queue(queue)
-    for worker in core.agents.workers:
+    for worker in core.dispatcher.workers:
         assert len(worker.held) <= worker.capacity
         for number, held in worker.held.items():
-            assert held.queue.held[number] is held
+            assert core.agent_queues.holding(held).held[number] is held
             assert held.worker is worker
-        replies = core.replies.replies_of(worker)
+        replies = core.streamed_replies.replies_of(worker)
         for number, message in replies.current.items():
             assert number not in replies.ended
             if message is not None:
-                assert (message.owner, message.reply) == (worker, number)
+                assert (message.owner, message.reply_number) == (worker, number)
                 assert core.open_messages.get(message.id) is message
             else:
                 assert not at_rest, "a reply is never opened"
@@ -117,7 +117,7 @@ def check_open_messages(core: RouterCore, log: MemoryLog, *, at_rest: bool) -> N
     assert table._by_id.keys() == log.open.keys()
     for number, message in table._by_id.items():
         assert message.producer == log.producer(number)
-    assert not core.changing._wishes
-    assert not core.agents._withdrawing
-    assert (core.commit_queue.entries, core.commit_queue.bytes) == (0, 0)
-    assert not core.commit_queue._under_way
+    assert not core.edits._requests
+    assert not core.agent_queues.withdrawing
+    assert (core.effects.commit_queue.entries, core.effects.commit_queue.bytes) == (0, 0)
+    assert not core.effects.commit_queue._under_way

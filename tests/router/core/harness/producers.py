@@ -33,7 +33,7 @@ class Streaming:
             worker_id=ident,
             contract_minor=catalogue.CONTRACT_MINOR,
         )
-        self.worker = router.core.agents.attached(hello, router.now)
+        self.worker = router.core.worker_attached(hello, router.now)
         #: By delivery id: what was said, the attempt last.
         self.given: dict[int, tuple[Message, int]] = {}
         self.opened: dict[int, ReplyOpened] = {}
@@ -47,7 +47,7 @@ class Streaming:
     @property
     def replies(self) -> WorkerReplies:
         """The core's table of the worker's replies."""
-        return self.router.core.replies.replies_of(self.worker)
+        return self.router.core.streamed_replies.replies_of(self.worker)
 
     def sync(self) -> None:
         """Let the core do what it can, and read what came of it."""
@@ -123,7 +123,7 @@ class Producing:
         self.epoch = 0
         self.states: list[MessageState.ValueType] = []
         message = Message(address=address_of(topic), author=Author(role=ROLE_SYSTEM))
-        router.core.opener.open(
+        router.core.message_opener.open(
             topic, message, scope="open", key=key, producer=name, listener=self, now=router.now
         )
         router.carry()

@@ -70,12 +70,12 @@ class World:
         assert attempt <= 2, "a delivery comes more often than it may"
         held = [n for w in self.workers for n, h in w.worker.held.items() if h.delivery.topic == key]
         assert held in ([], [number])
-        withdrawing = self.router.core.agents._withdrawing
+        withdrawing = self.router.core.agent_queues.withdrawing
         for other, delivery in log.unsettled.items():
             if delivery.topic == key and other < number and other not in self.leaving:
                 assert Message.FromString(delivery.message).id in withdrawing, "out of order"
         now = streaming.worker.held.get(number)
-        is_off = now is None or now.cancelled or number in self.leaving
+        is_off = now is None or now.is_cancelled or number in self.leaving
         assert number in log.unsettled or is_off, "what is settled is delivered again"
 
     def _progress(self, streaming: Streaming, progress: Any) -> None:
@@ -202,7 +202,7 @@ class World:
         """Each open message is what was accepted."""
         core = self.router.core
         for key in TOPICS:
-            for message in core.open_messages.of(key):
+            for message in core.open_messages.of_topic(key):
                 accepted = self.accepted[message.id]
                 snapshot = message.snapshot()
                 assert (text_of(snapshot), snapshot.next_index) == ("".join(accepted), len(accepted))
@@ -243,7 +243,7 @@ class World:
                 if key not in client.place or log.head(key) == EMPTY:
                     continue
                 assert client.place[key] == log.head(key)
-                assert {m.id for m in core.open_messages.of(key)} <= client.known.keys()
+                assert {m.id for m in core.open_messages.of_topic(key)} <= client.known.keys()
             for message_id, known in client.known.items():
                 is_open = core.open_messages.get(message_id)
                 truth = is_open.snapshot() if is_open is not None else self.stored(message_id)

@@ -107,7 +107,7 @@ class Router:
             now_ms=lambda: 0,
             **self._options,
         )
-        core.tenancy.load(Registered(tenants=self.tenants))
+        core.tenant_table.load(Registered(tenants=self.tenants))
         return core
 
     def _peek(self, key: TopicKey) -> Position | None:
@@ -138,7 +138,7 @@ class Router:
         """The edge links, or links again."""
         edge = self.edges[name]
         hello = LinkHello(edge_id=name, boot_id="b", contract_minor=catalogue.CONTRACT_MINOR)
-        link, _ = self.core.linked(hello, self.now)
+        link, _ = self.core.link_opened(hello, self.now)
         if edge.link is not None:
             edge.lost()
         edge.linked(link)
@@ -247,7 +247,7 @@ class Router:
         """A tenant is new, or has changed, on disk."""
         stored = stored_tenant(name, settings, state)
         self.tenants = [each for each in self.tenants if each.tenant != name] + [stored]
-        self.core.tenancy.declare(stored)
+        self.core.tenant_table.declare(stored)
         self.carry()
 
     def grant(self, client: Client, grants: Grants, ident: str = "a1") -> None:
@@ -261,8 +261,8 @@ class Router:
 
     def write(self) -> None:
         """The next batch of the commit queue gets onto the disk; the core does not know yet."""
-        if self.core.commit_queue:
-            transaction, writes = self.core.commit_queue.take()
+        if self.core.effects.commit_queue:
+            transaction, writes = self.core.effects.commit_queue.take()
             self.log.append(transaction)
             self.written.append((transaction, writes))
 
@@ -276,8 +276,8 @@ class Router:
         """The next batch of the commit queue cannot be written; what is on disk already is told first."""
         while self.written:
             self.tell()
-        if self.core.commit_queue:
-            self.core.not_committed(*self.core.commit_queue.take())
+        if self.core.effects.commit_queue:
+            self.core.commit_failed(*self.core.effects.commit_queue.take())
             self.carry()
 
     def reset(self, key: TopicKey) -> None:
@@ -285,7 +285,7 @@ class Router:
         while self.written:
             self.tell()
         self.log.reset(key)
-        self.core.reset(key)
+        self.core.topic_erased(key)
         self.carry()
 
     def look(self) -> None:
@@ -294,8 +294,8 @@ class Router:
             return
         if not self.reads:
             kinds = (ReadHeads, ReadDelivered, ReadDeliveries, ReadMessage, ReadPages)
-            self.reads.extend(sorted(self.core.reads, key=lambda read: kinds.index(type(read))))
-            self.core.reads.clear()
+            self.reads.extend(sorted(self.core.effects.reads, key=lambda read: kinds.index(type(read))))
+            self.core.effects.reads.clear()
         if self.reads:
             read = self.reads.popleft()
             result = self._result(read)
@@ -323,9 +323,9 @@ class Router:
     def fail_read(self) -> None:
         """The next read of the log fails."""
         self.show()
-        if self.core.reads and not self.reads:
-            self.reads.extend(self.core.reads)
-            self.core.reads.clear()
+        if self.core.effects.reads and not self.reads:
+            self.reads.extend(self.core.effects.reads)
+            self.core.effects.reads.clear()
         if self.reads:
             self.reads.popleft().failed()
             self.carry()
@@ -335,8 +335,8 @@ class Router:
     def carry(self) -> None:
         """Carry batches both ways until none is left that may be carried."""
         while True:
-            self.core.settle(self.now)
-            self.core.mail.clear()
+            self.core.flush(self.now)
+            self.core.effects.peers.clear()
             moved = False
             for edge in self.edges.values():
                 link = edge.link
@@ -345,7 +345,7 @@ class Router:
                 while edge.link is link and edge.inbox.entries:
                     batch, edge.inbox = edge.inbox, LinkRequest()
                     self.core.link_received(link, batch, self.now)
-                    self.core.settle(self.now)
+                    self.core.flush(self.now)
                     moved = True
                 while (out := link.outbox.take()) is not None:
                     edge.received(out)
@@ -358,7 +358,9 @@ class Router:
     def is_settled(self) -> bool:
         """Nothing is under way."""
         core = self.core
-        return not (core.commit_queue or core.reads or self.reads or self.looked or self.written)
+        return not (
+            core.effects.commit_queue or core.effects.reads or self.reads or self.looked or self.written
+        )
 
     def settle(self) -> None:
         """Do all there is to be done."""

@@ -229,7 +229,7 @@ class RepliesMachine(RuleBasedStateMachine):
 
     def settle(self) -> None:
         """A worker settles what it holds, in one way or another."""
-        held = [(w, n) for w in self.world.workers for n, h in w.worker.held.items() if not h.settling]
+        held = [(w, n) for w in self.world.workers for n, h in w.worker.held.items() if not h.is_settling]
         if not held:
             return
         worker, number = self.draw(held)
@@ -248,7 +248,7 @@ class RepliesMachine(RuleBasedStateMachine):
             self.router.tell()
         for letter in self.router.log.dead.values():
             assert letter.attempts == 2 or letter.reason == "no"
-        self.router.core.agents.replayed(self.router.log.replay("t", "a", list(self.router.log.dead)))
+        self.router.core.dispatcher.replayed(self.router.log.replay("t", "a", list(self.router.log.dead)))
 
     def leave(self) -> None:
         """A worker's stream breaks."""
@@ -286,7 +286,7 @@ class RepliesMachine(RuleBasedStateMachine):
     def fail(self) -> None:
         """A commit fails."""
         for number, delivery in self.router.log.unsettled.items():
-            if Message.FromString(delivery.message).id in self.router.core.agents._withdrawing:
+            if Message.FromString(delivery.message).id in self.router.core.agent_queues.withdrawing:
                 # It may be late in its conversation if it is put back.
                 self.world.leaving.add(number)
         self.router.fail()

@@ -12,7 +12,8 @@ from trunkline.v1.catalogue import Refused
 from trunkline.v1.frame_pb2 import DeltaFrame
 from trunkline.v1.message_pb2 import Delta, Message, Part
 from trunkline_router.core.replies import streamed_message
-from trunkline_router.core.replies.streamed_message import Ended, PartsBuilder, StreamedMessage
+from trunkline_router.core.replies.message_parts import PartsBuilder
+from trunkline_router.core.replies.streamed_message import Ended, StreamedMessage
 from trunkline_router.core.values.log_records import Producer
 from trunkline_router.core.values.message_states import COMPLETE, OPEN
 from trunkline_router.core.values.topics import PERSON, TopicKey
@@ -133,7 +134,12 @@ def test_a_message_grows_up_to_its_bound_and_no_further(bound: str, monkeypatch:
     assert message.snapshot() == before
 
 
-@given(st.lists(st.sampled_from(["add", "add", "checkpoint", "saved", "not_saved"]), max_size=30))
+@given(
+    st.lists(
+        st.sampled_from(["add", "add", "checkpoint", "checkpoint_committed", "checkpoint_failed"]),
+        max_size=30,
+    )
+)
 def test_what_is_checkpointed_is_each_addition_once_and_what_is_durable_is_on_disk(steps: list[str]) -> None:
     message = opened()
     disk: list[int] = []
@@ -146,8 +152,8 @@ def test_what_is_checkpointed_is_each_addition_once_and_what_is_durable_is_on_di
             deltas = ReplyDeltas.FromString(message.checkpoint().deltas).deltas
             under_way = [one.index for one in deltas]
             assert message.unsaved_bytes == 0
-        elif step in ("saved", "not_saved") and under_way is not None:
-            if step == "saved":
+        elif step in ("checkpoint_committed", "checkpoint_failed") and under_way is not None:
+            if step == "checkpoint_committed":
                 disk += under_way
             getattr(message, step)()
             under_way = None
@@ -160,7 +166,7 @@ def test_what_the_log_holds_is_restored_and_gone_on_from() -> None:
     for index in range(3):
         message.add(delta(index, "text", str(index)))
         again.restore(ReplyDeltas.FromString(message.checkpoint().deltas))
-        message.saved()
+        message.checkpoint_committed()
     assert again.snapshot() == message.snapshot()
     assert (again.durable_index, again.has_unsaved, again.unsaved_bytes) == (3, False, 0)
     assert again.add(delta(3, "text", "3"))
@@ -168,19 +174,19 @@ def test_what_the_log_holds_is_restored_and_gone_on_from() -> None:
 
 def test_each_that_takes_it_up_gets_a_higher_epoch_even_if_two_are_under_way() -> None:
     message = opened()
-    one, two = message.taken_up("one"), message.taken_up("two")
+    one, two = message.begin_takeover("one"), message.begin_takeover("two")
     assert (one.epoch, two.epoch, message.producer.epoch) == (2, 3, 1)
     assert message.checkpoint().producer == two
     message.producer = one
-    message.not_taken_up(two)
+    message.takeover_failed(two)
     assert message.checkpoint().producer == one
-    assert message.taken_up("three").epoch == 3
+    assert message.begin_takeover("three").epoch == 3
 
 
 def test_the_first_of_two_take_ups_that_fails_leaves_the_second_alone() -> None:
     message = opened()
-    one, two = message.taken_up("one"), message.taken_up("two")
-    message.not_taken_up(one)
+    one, two = message.begin_takeover("one"), message.begin_takeover("two")
+    message.takeover_failed(one)
     assert message.checkpoint().producer == two
 
 

@@ -320,7 +320,7 @@ def test_what_was_to_be_checkpointed_of_an_erased_log_does_not_get_into_the_next
     _, message_id = opened(router, worker, ROOM, "k2")
     assert message_id.endswith("-1")
     router.restart()
-    (message,) = router.core.open_messages.of(ROOM)
+    (message,) = router.core.open_messages.of_topic(ROOM)
     assert text_of(message.snapshot()) == ""
 
 
@@ -372,7 +372,7 @@ def test_who_comes_by_a_read_that_is_ahead_of_the_core_misses_nothing(came_by: s
     else:
         worker.end(reply)
     router.write()
-    while router.core.reads or router.reads:
+    while router.core.effects.reads or router.reads:
         router.look()
         router.show()
     router.tell()
@@ -400,7 +400,7 @@ def test_who_resumes_while_a_message_ends_gets_it_as_it_ended() -> None:
     router.settle()
     router.edge().open(again)
     router.carry()
-    while not any(isinstance(read, ReadPages) for read in router.core.reads):
+    while not any(isinstance(read, ReadPages) for read in router.core.effects.reads):
         router.look()
         router.show()
     router.look()

@@ -60,7 +60,7 @@ def test_an_edge_is_told_all_policies_first_and_each_change_at_once() -> None:
     router.declare("new", TenantSettings(limits=TenantLimits(messages_per_s=7)))
     told = edge.policies["new"].settings
     assert (told.default_agent, told.limits.messages_per_s, told.limits.conversations) == ("", 7, 3)
-    router.core.tenancy.gone("new")
+    router.core.tenant_table.gone("new")
     router.carry()
     assert set(edge.policies) == {"t", "u"}
 
@@ -105,7 +105,7 @@ def test_what_was_on_its_way_from_a_client_when_its_tenant_was_suspended_is_refu
     client.edge.inbox.entries.add().frame.connection = client.number
     client.edge.inbox.entries[-1].frame.frame.message.id = "m1"
     client.edge.inbox.entries[-1].frame.frame.message.parts.add().text.text = "late"
-    router.core.tenancy.declare(
+    router.core.tenant_table.declare(
         next(each for each in router.tenants if each.tenant == "t")._replace(state=TENANT_STATE_SUSPENDED)
     )
     router.settle()
@@ -192,11 +192,11 @@ def test_conversations_of_a_connection_and_open_messages_have_a_limit_of_the_ten
     router.subscribe(client, ("t", "a", "p", GROUP, "third"))
     router.settle()
     assert client.last("error").code == "TOO_MANY_TOPICS"
-    router.core.open_messages.make_room("t")
+    router.core.open_messages.reserve("t")
     with pytest.raises(Refused) as refused:
-        router.core.open_messages.make_room("t")
+        router.core.open_messages.reserve("t")
     assert refused.value.entry.code == "TOO_MANY_OPEN_MESSAGES"
-    router.core.open_messages.make_room("u")
+    router.core.open_messages.reserve("u")
 
 
 # Tokens
@@ -300,7 +300,7 @@ def test_another_token_counts_from_then_on_and_groups_that_it_does_not_allow_are
 def test_another_token_that_is_revoked_or_would_change_what_is_heard_is_refused() -> None:
     router = Router()
     client = router.connected(ROOM, grants=grants())
-    router.core.tenancy.revoke(StoredRevocation("t", RevocationKind.TOKEN_ID, "j1", 0, 1))
+    router.core.tenant_table.revoke(StoredRevocation("t", RevocationKind.TOKEN_ID, "j1", 0, 1))
     for worse, code in ((grants(token_id="j1"), "TOKEN_REVOKED"), (grants(RIGHT_PUBLISH), "FORBIDDEN")):
         router.grant(client, worse)
         assert client.last("error").code == code
@@ -334,7 +334,7 @@ def test_a_revocation_ends_the_connections_that_it_is_about_and_no_others(
         ),
     }
     stored = StoredRevocation("t", *revocation, 10_000)
-    assert router.core.tenancy.revoke(stored) == len([name for name in ended.split(", ") if name])
+    assert router.core.tenant_table.revoke(stored) == len([name for name in ended.split(", ") if name])
     router.settle()
     closed = [name for name, client in clients.items() if client.close_reason == "TOKEN_REVOKED"]
     assert ", ".join(closed) == ended
@@ -351,7 +351,7 @@ def test_a_revocation_ends_the_connections_that_it_is_about_and_no_others(
 def test_a_token_that_does_not_say_when_it_was_issued_is_older_than_any_revocation() -> None:
     router = Router()
     client = router.connected(ROOM, user="alice", grants=grants())
-    router.core.tenancy.revoke(StoredRevocation("t", RevocationKind.ALL, "", 1, 1))
+    router.core.tenant_table.revoke(StoredRevocation("t", RevocationKind.ALL, "", 1, 1))
     router.settle()
     assert client.close_reason == "TOKEN_REVOKED"
 
@@ -360,7 +360,7 @@ def test_what_was_revoked_while_a_link_was_down_is_found_out_when_it_is_back() -
     router = Router()
     client = router.connected(ROOM, user="alice", grants=issued(1))
     router.break_link()
-    router.core.tenancy.revoke(StoredRevocation("t", RevocationKind.USER, "alice", 2000, 2000))
+    router.core.tenant_table.revoke(StoredRevocation("t", RevocationKind.USER, "alice", 2000, 2000))
     router.link("e1")
     router.settle()
     assert client.close_reason == "TOKEN_REVOKED"
@@ -374,7 +374,7 @@ def test_what_waits_for_an_erased_tenant_is_refused_and_begins_no_new_log() -> N
     origin, theirs = router.broadcast(ALICE), router.broadcast(("u", "a", "p", GROUP, "room"))
     router.declare("t", state=TENANT_STATE_DELETING)
     router.core.tenant_erased("t", [ALICE])
-    router.core.tenancy.gone("t")
+    router.core.tenant_table.gone("t")
     router.settle()
     assert origin.reason is not None
     assert origin.reason.entry.code == "UNKNOWN_TENANT"

@@ -1,0 +1,102 @@
+"""The delivery queues of all agents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trunkline_router.core.agents.agent_queue import AgentQueue
+from trunkline_router.core.agents.worker import AttachedWorker, LeasedDelivery
+from trunkline_router.core.values.log_records import StoredDelivery
+
+
+class AgentQueues:
+    """Queues of the agents that ever had a worker, and the set of queues to dispatch from.
+
+    A queue is marked whenever it may have become possible to dispatch or load something; `take_marked`
+    returns the marked ones.
+    """
+
+    def __init__(self, lease_s: float) -> None:
+        self.lease_s = lease_s
+        #: Messages whose deliveries are being removed from the log; see `AgentQueue.withdrawing`.
+        self.withdrawing: dict[str, StoredDelivery | None] = {}
+        #: By tenant and agent.
+        self._queues: dict[tuple[str, str], AgentQueue] = {}
+        self._marked: set[tuple[str, str]] = set()
+
+    def __iter__(self) -> Iterator[AgentQueue]:
+        return iter(self._queues.values())
+
+    def get(self, tenant: str, agent: str) -> AgentQueue | None:
+        """Return the agent's queue, or None if the agent never had a worker."""
+        return self._queues.get((tenant, agent))
+
+    def holding(self, leased: LeasedDelivery) -> AgentQueue:
+        """Return the queue of a leased delivery."""
+        return self._queues[leased.delivery.topic[:2]]
+
+    def of_tenant(self, tenant: str) -> list[AgentQueue]:
+        """Return the queues of a tenant's agents."""
+        return [queue for queue in self if queue.tenant == tenant]
+
+    # Workers
+
+    def attach(self, worker: AttachedWorker) -> None:
+        """Add the worker to the queues of its agents."""
+        for agent in worker.agents:
+            queue = self._queues.get((worker.tenant, agent))
+            if queue is None:
+                queue = AgentQueue(worker.tenant, agent, self.lease_s, withdrawing=self.withdrawing)
+                self._queues[worker.tenant, agent] = queue
+            queue.workers.append(worker)
+        self.mark_all_of(worker)
+
+    def detach(self, worker: AttachedWorker) -> None:
+        """Remove the worker from the queues of its agents."""
+        for agent in worker.agents:
+            self._queues[worker.tenant, agent].workers.remove(worker)
+        self.mark_all_of(worker)
+
+    # Marking
+
+    def mark(self, queue: AgentQueue) -> None:
+        """Mark a queue."""
+        self._marked.add((queue.tenant, queue.agent))
+
+    def mark_all_of(self, worker: AttachedWorker) -> None:
+        """Mark the queues of a worker's agents, as its capacity is shared by them."""
+        self._marked.update((worker.tenant, agent) for agent in worker.agents)
+
+    def mark_all(self) -> None:
+        """Mark every queue: workers that were blocked may take deliveries again."""
+        self._marked.update(self._queues)
+
+    def take_marked(self) -> Iterator[AgentQueue]:
+        """Unmark and yield each marked queue."""
+        while self._marked:
+            queue = self._queues.get(self._marked.pop())
+            if queue is not None:
+                yield queue
+
+    # Deliveries
+
+    def stored(self, delivery: StoredDelivery) -> None:
+        """A delivery is in the log; it stays there only if its agent never had a worker."""
+        queue = self._queues.get(delivery.topic[:2])
+        if queue is not None:
+            queue.stored(delivery)
+            self.mark(queue)
+
+    def requeue(self, delivery: StoredDelivery) -> None:
+        """Let a delivery wait again that could not be removed from the log."""
+        queue = self._queues.get(delivery.topic[:2])
+        if queue is not None:
+            queue.requeue(delivery)
+            self.mark(queue)
+
+    def tenant_erased(self, tenant: str) -> None:
+        """Drop the queues of a deleted tenant."""
+        for queue in self.of_tenant(tenant):
+            # A settlement under way still needs its queue.
+            if not queue.workers and not queue.held:
+                del self._queues[tenant, queue.agent]

@@ -1,0 +1,113 @@
+"""Withdrawal of deliveries whose messages no longer need an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from trunkline.v1.catalogue import Refused
+from trunkline.v1.message_pb2 import Message
+
+from trunkline_router.core.agents.agent_queues import AgentQueues
+from trunkline_router.core.agents.settlement import RESULT_BYTES
+from trunkline_router.core.agents.worker import LeasedDelivery
+from trunkline_router.core.commits.commit_queue import AtomicWrite
+from trunkline_router.core.commits.effects import Effects
+from trunkline_router.core.values.log_records import StoredDelivery, Transaction, Withdrawal
+from trunkline_router.core.values.topics import TopicKey
+
+
+class Withdrawals:
+    """Removes deliveries from the queues and the log, and cancels those that workers hold."""
+
+    def __init__(self, queues: AgentQueues, effects: Effects) -> None:
+        self._queues = queues
+        self._effects = effects
+
+    def withdraw(
+        self,
+        topic: TopicKey,
+        message: Message,
+        done: Callable[[bool], None] = lambda found: None,
+        failed: Callable[[Refused], None] = lambda reason: None,
+    ) -> None:
+        """Withdraw the delivery of a message; a worker that holds it receives `cancelled`.
+
+        Calls `done` once the log has removed it, with True if an answer was still due, or `failed` if
+        the log could not.
+        """
+        self._queues.withdrawing.setdefault(message.id)
+        found = None
+        queue = self._queues.get(*topic[:2])
+        if queue is not None:
+            found = queue.withdraw(topic, message.id)
+            self._queues.mark(queue)
+        if isinstance(found, LeasedDelivery) and found.worker.is_attached:
+            found.worker.batch_for(RESULT_BYTES).cancelled.append(found.id)
+            self._effects.peers.add(found.worker)
+        withdrawal = Withdrawal(topic, message.position.seq)
+        listener = WithdrawalCommit(self, found, withdrawal, message.id, done, failed)
+        self._effects.commit_queue.add_write(AtomicWrite(Transaction(withdrawn=[withdrawal]), listener))
+
+    def conclude(self, topic: TopicKey, message_id: str) -> StoredDelivery | None:
+        """End a withdrawal, committed or not. Returns the delivery if it was loaded meanwhile."""
+        # The agent's first worker may have attached meanwhile.
+        queue = self._queues.get(*topic[:2])
+        if queue is not None:
+            queue.withdrawal_committed()
+        return self._queues.withdrawing.pop(message_id, None)
+
+    def restore(self, found: LeasedDelivery | StoredDelivery | None) -> None:
+        """Undo a withdrawal that was not committed: the delivery is still in the log."""
+        if isinstance(found, LeasedDelivery):
+            found.is_cancelled = False
+            queue = self._queues.get(*found.delivery.topic[:2])
+            is_held = queue is not None and found.id in queue.held
+            if not (is_held or found.is_settling or found.is_erased):
+                self._queues.requeue(found.delivery)
+        elif found is not None:
+            self._queues.requeue(found)
+
+
+class WithdrawalCommit:
+    """Listener of a withdrawal."""
+
+    __slots__ = (
+        "_done",
+        "_failed",
+        "_found",
+        "_is_answered",
+        "_message_id",
+        "_stops",
+        "_withdrawal",
+        "_withdrawals",
+    )
+
+    def __init__(
+        self,
+        withdrawals: Withdrawals,
+        found: LeasedDelivery | StoredDelivery | None,
+        withdrawal: Withdrawal,
+        message_id: str,
+        done: Callable[[bool], None],
+        failed: Callable[[Refused], None],
+    ) -> None:
+        self._withdrawals = withdrawals
+        self._found = found
+        #: The worker that holds the delivery stops; a settlement that is being committed goes first.
+        self._stops = isinstance(found, LeasedDelivery) and not found.is_settling
+        self._is_answered = isinstance(found, LeasedDelivery) and found.is_answered
+        self._withdrawal = withdrawal
+        self._message_id = message_id
+        self._done = done
+        self._failed = failed
+
+    def done(self) -> None:
+        """The delivery is no longer in the log."""
+        self._withdrawals.conclude(self._withdrawal.topic, self._message_id)
+        self._done((self._withdrawal.found or self._stops) and not self._is_answered)
+
+    def failed(self, reason: Refused) -> None:
+        """The delivery, if there is one, is still in the log."""
+        loaded = self._withdrawals.conclude(self._withdrawal.topic, self._message_id)
+        self._withdrawals.restore(self._found or loaded)
+        self._failed(reason)
