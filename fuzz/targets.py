@@ -29,10 +29,10 @@ with atheris.instrument_imports(
         ConnectPlan,
         ConnectRequest,
         Dialect,
-        Handling,
         HttpReply,
         HttpRequest,
         RouterCall,
+        RouteSteps,
         read_query,
     )
     from trunkline_edge.dialects.registry import DialectRegistry
@@ -70,7 +70,7 @@ REGISTRY = DialectRegistry(lambda: NOW)
 
 def codecs() -> list[Codec]:
     """Each dialect's: those it refuses with, and those that its clients get."""
-    found = [dialect.refusing for dialect in REGISTRY.dialects]
+    found = [dialect.rejection_codec for dialect in REGISTRY.dialects]
     for text in CONNECTS:
         wish = connected(head_of(text))
         if wish is not None:
@@ -101,7 +101,7 @@ def _looked_at(codec: Codec, said: Decoded) -> Codec:
     """What was said is well formed. Returns the codec from here on."""
     if isinstance(said, SwitchCodec):
         hash(said.codec)
-        codec, said = said.codec, said.said
+        codec, said = said.codec, said.decoded
     if isinstance(said, DirectReply):
         assert isinstance(said.payload, bytes)
     elif said is not None:
@@ -158,12 +158,12 @@ def connect(data: bytes) -> None:
     if wish is None:
         return
     for payload in [*head.body.split(b"\0"), b""][:2]:
-        if wish.first is not None:
+        if wish.read_first is not None:
             try:
-                wish = wish.first(payload, False)
+                wish = wish.read_first(payload, False)
             except (Refused, FrameRefused):
                 return
-    assert wish.first is None
+    assert wish.read_first is None
     hash(wish.codec)
     wish.opened.SerializeToString()
     TENANTS.is_open(wish.opened.address.tenant, is_local=False)
@@ -204,7 +204,7 @@ def route(data: bytes) -> None:
             _drive(handling)
 
 
-def _handlings(dialect: Dialect, head: Head) -> list[Handling]:
+def _handlings(dialect: Dialect, head: Head) -> list[RouteSteps]:
     try:
         query = read_query(head.query)
     except Refused:
@@ -217,7 +217,7 @@ def _handlings(dialect: Dialect, head: Head) -> list[Handling]:
     return found
 
 
-def _drive(handling: Handling) -> None:
+def _drive(handling: RouteSteps) -> None:
     try:
         call = next(handling)
         while True:

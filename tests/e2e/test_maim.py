@@ -143,7 +143,7 @@ async def test_m5_what_is_no_json_object_is_an_error_and_the_link_survives(edge:
             ("", "invalid_json", "Invalid JSON format"),
             ("[]", "internal_error", "a JSON object is expected"),
             ("7", "internal_error", "a JSON object is expected"),
-            (b'{"type":"ping"}', "internal_error", "binary frames are not taken; send JSON as text"),
+            (b'{"type":"ping"}', "internal_error", "binary frames are not supported; send JSON as text"),
         ):
             await adapter.ws.send(payload)
             error = await adapter.receive()

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trunkline.v1.access_pb2 import SCOPE_OPERATOR, requires
-from trunkline_edge.dialects.dialect import Route
+from trunkline_edge.dialects.dialect import DialectRoute
 from trunkline_edge.dialects.registry import DIALECTS
 
 from tests.e2e.client_frames import FRAMES, KINDS, encoded, frame_of
@@ -40,7 +40,7 @@ Aim = Literal["own", "other", "mixed"]
 AIMS: tuple[Aim, ...] = ("own", "other", "mixed")
 
 _DIALECTS = {made.name: made for made in (make(lambda: None) for make in DIALECTS)}  # type: ignore[arg-type,return-value]
-ROUTES: dict[str, Route] = {
+ROUTES: dict[str, DialectRoute] = {
     f"{route.method} {route.path.text}": route for made in _DIALECTS.values() for route in made.routes
 }
 #: After these a side has to connect anew.

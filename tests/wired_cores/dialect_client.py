@@ -35,7 +35,7 @@ class ShownClient(Client):
     ) -> None:
         super().__init__(world, edge, connection, user, before)
         assert isinstance(connection.codec, Shown)
-        self.replies = self.asks_for = connection.codec.replies
+        self.replies = self.asks_for = connection.codec.streaming
         #: By message: how often it was shown as one that has ended.
         self.shown: Counter[str] = Counter()
         #: Messages that were open when it asked to be shown those: it is, once something is added.
@@ -54,7 +54,7 @@ class ShownClient(Client):
             self.edge.core.received(self.connection, word + said)
             self.take()
             self.replies = self.asks_for
-            if self.replies is StreamingMode.SO_FAR:
+            if self.replies is StreamingMode.SNAPSHOTS:
                 self.unshown |= set(self.world.log.open)
 
     def take(self) -> None:
@@ -106,7 +106,7 @@ class ShownClient(Client):
             assert indexes == [*range(message.next_index)], f"{message.id}: {indexes}"
         self.unshown.discard(message.id)
         if message.state == MESSAGE_STATE_OPEN:
-            assert StreamingMode.SO_FAR in (self.replies, self.asks_for)
+            assert StreamingMode.SNAPSHOTS in (self.replies, self.asks_for)
             assert known is None or known.state == MESSAGE_STATE_OPEN, f"{message.id} is open again"
         else:
             self.shown[message.id] += 1
@@ -146,7 +146,7 @@ class ShownClient(Client):
         assert set(self.asked.values()) <= {1}, self.asked
         for key, place in self.topics.items():
             for message in self.world.truth(key):
-                not_shown = self.replies is StreamingMode.WHOLE or message.id in self.unshown
+                not_shown = self.replies is StreamingMode.COMPLETE or message.id in self.unshown
                 if message.state == MESSAGE_STATE_OPEN and not_shown:
                     continue
                 known = self.known.get(message.id)

@@ -65,7 +65,7 @@ class EdgeSide:
         self, user: str, rollup_ms: int, replies: StreamingMode, before: ShownClient | None = None
     ) -> ShownClient:
         """A client of a dialect connects. One with a user, nobody else's, gets what it has missed."""
-        codec = Shown(replies, tells_delivered=bool(user))
+        codec = Shown(replies, reports_delivery=bool(user))
         wish = ConnectionOpened(address=group("home"), user=user, remote_ip="127.0.0.1", connection_id="c")
         wish.echo = True
         wish.resume.delivered = bool(user and before)

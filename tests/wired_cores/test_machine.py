@@ -62,7 +62,7 @@ def connect(edge: EdgeSide, pick: int) -> None:
         edge.connect(("u1", "u2", "")[number % 3], rollup_ms)
     else:
         user = f"{edge.name}{number}" if pick % 3 else ""
-        edge.show(user, rollup_ms, StreamingMode.SO_FAR if pick % 16 < 8 else StreamingMode.WHOLE)
+        edge.show(user, rollup_ms, StreamingMode.SNAPSHOTS if pick % 16 < 8 else StreamingMode.COMPLETE)
 
 
 def of_edge(edge: EdgeSide, operation: str, pick: int) -> None:

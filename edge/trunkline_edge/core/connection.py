@@ -106,7 +106,7 @@ class Connection:
         #: For codecs that mark it, from `connected` on.
         self.standing: ResumeCursor | None = None
         #: For codecs whose clients do not say it themselves.
-        self.delivered = DeliveryReporter() if codec.tells_delivered else None
+        self.delivered = DeliveryReporter() if codec.reports_delivery else None
         #: Where the delta or open message that it was sent last ends.
         self.goes_on: DeltaIndex | None = None
         #: Set by the shell while something is buffered that the client has not taken: deltas gather.
@@ -126,7 +126,7 @@ class Connection:
         if self.standing is None or not data:
             return data
         marks = self.standing.news(self.topics)
-        return self.codec.marked(data, marks) if marks else data
+        return self.codec.with_cursor(data, marks) if marks else data
 
     def __repr__(self) -> str:
         return f"<Connection {self.number} {self.state.name}, {len(self.topics)} topics>"

@@ -9,14 +9,14 @@ from trunkline_edge.core.framing import framed
 from trunkline_edge.dialects.codec import Codec, Framing, StreamingMode
 
 # To look up a member of an Enum takes as long as all else that is done here.
-_SHOWN_DELTAS, _SHOWN_WHOLE = StreamingMode.DELTAS, StreamingMode.WHOLE
+_SHOWN_DELTAS, _SHOWN_WHOLE = StreamingMode.DELTAS, StreamingMode.COMPLETE
 _SHOWN_BY_THE_MESSAGE = (CHANGE_KIND_ENDED, CHANGE_KIND_EDITED)
 _BINARY, _NONE = Framing.BINARY, Framing.NONE
 
 
 def encoded(codec: Codec, frame: ServerFrame) -> bytes:
     """The frame as all clients of this codec get it; empty where they are told nothing."""
-    if codec.replies is not _SHOWN_DELTAS:
+    if codec.streaming is not _SHOWN_DELTAS:
         shown = _shown(codec, frame)
         if shown is None:
             return b""
@@ -33,7 +33,7 @@ def written(codec: Codec, payload: bytes) -> bytes:
 def _shown(codec: Codec, frame: ServerFrame) -> ServerFrame | None:
     """For those who are shown messages rather than what happens to them."""
     kind = frame.WhichOneof("frame")
-    if kind == "message" and frame.message.state == MESSAGE_STATE_OPEN and codec.replies is _SHOWN_WHOLE:
+    if kind == "message" and frame.message.state == MESSAGE_STATE_OPEN and codec.streaming is _SHOWN_WHOLE:
         return None
     if kind == "change":
         if frame.change.HasField("message"):

@@ -31,7 +31,7 @@ from trunkline_edge.core.topic import SubscribedTopic
 from trunkline_edge.dialects.codec import Codec, StreamingMode
 
 # To look up a member of an Enum takes long.
-_SHOWN_WHOLE = StreamingMode.WHOLE
+_SHOWN_WHOLE = StreamingMode.COMPLETE
 _LAST_CHANGES = frozenset({CHANGE_KIND_ENDED, CHANGE_KIND_RECALLED})
 
 
@@ -160,7 +160,7 @@ class Fanout:
         if topic.texts is not None:
             topic.texts.add(publish.frame.delta, count)
         for audience in topic.audiences.values():
-            if audience.codec.replies is not _SHOWN_WHOLE:
+            if audience.codec.streaming is not _SHOWN_WHOLE:
                 self.rollup.add(audience, one)
 
     def advance(self, number: int, position: Position) -> None:
@@ -176,7 +176,7 @@ class Fanout:
         if connection.snapshots is not None:
             # A copy, for the original holds on to the whole batch that it came in.
             kept = Message(id=message.id, next_index=message.next_index)
-            if connection.codec.replies is not StreamingMode.DELTAS:
+            if connection.codec.streaming is not StreamingMode.DELTAS:
                 kept.CopyFrom(message)
             connection.snapshots.append((address, kept))
         for topic in connection.topics:
@@ -185,11 +185,11 @@ class Fanout:
 
     def recode(self, connection: Connection, codec: Codec) -> None:
         """From here on a connection is spoken to by another codec; see Switch."""
-        shown_deltas = {one.replies is StreamingMode.DELTAS for one in (connection.codec, codec)}
+        shown_deltas = {one.streaming is StreamingMode.DELTAS for one in (connection.codec, codec)}
         assert len(shown_deltas) == 1, "what was said so far is not known here, or not to the client"
         self.settle(connection)
         connection.codec = codec
-        if codec.tells_delivered:
+        if codec.reports_delivery:
             connection.delivered = connection.delivered or DeliveryReporter()
         for topic in list(connection.topics):
             if (deserted := topic.move(connection)) is not None:
@@ -224,7 +224,7 @@ class Fanout:
             del self._running[topic]
             run, topic.run = topic.run, []
             for audience in topic.audiences.values():
-                if audience.tell(run, self._counts) or audience.codec.tells_delivered:
+                if audience.tell(run, self._counts) or audience.codec.reports_delivery:
                     self._dirty |= audience.listeners
 
 
@@ -282,7 +282,7 @@ def _knows(connection: Connection, topic: SubscribedTopic, message: Message) -> 
     message_id, next_index = message.id, message.next_index
     if next_index > topic.open.setdefault(message_id, next_index):
         connection.topics[topic].skip(connection, message_id, next_index)
-    if topic.texts is not None and connection.codec.replies is not StreamingMode.DELTAS:
+    if topic.texts is not None and connection.codec.streaming is not StreamingMode.DELTAS:
         topic.texts.offer(message)
 
 

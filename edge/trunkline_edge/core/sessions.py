@@ -108,7 +108,7 @@ class Sessions:
         self, connection: Connection, said: ClientFrame | DirectReply | SwitchCodec | None, reason: Refused
     ) -> None:
         """More came than may: it is refused, and the connection is not read from for a while."""
-        frame = said.said if isinstance(said, SwitchCodec) else said
+        frame = said.decoded if isinstance(said, SwitchCodec) else said
         kind = frame.WhichOneof("frame") if isinstance(frame, ClientFrame) else None
         self.refuse(connection, reason, getattr(getattr(frame, kind), "id", "") if kind else "")
         self.reading.rest(connection)
@@ -124,7 +124,7 @@ class Sessions:
         if isinstance(said, SwitchCodec):
             if said.codec != connection.codec:
                 self._fanout.recode(connection, said.codec)
-            rest = said.said
+            rest = said.decoded
         else:
             rest = said
         if isinstance(rest, DirectReply):
@@ -148,7 +148,7 @@ class Sessions:
             problem = "it can only be the first frame, after connecting with resume=frame"
             self._refuse(connection, entry, entry.sentence(type="resume", problem=problem), "")
         else:
-            if kind in _REQUESTS and connection.codec.gives_ids and not getattr(frame, kind).id:
+            if kind in _REQUESTS and connection.codec.assigns_ids and not getattr(frame, kind).id:
                 self._given_ids += 1
                 opened = ConnectionOpened.FromString(connection.opened)
                 getattr(frame, kind).id = f"{opened.connection_id}-{self._given_ids}"
@@ -351,7 +351,7 @@ class Sessions:
             connection.state = ConnectionState.OPEN
             self.opening -= 1
             self.counts.opened += 1
-        if connection.codec.marks_standing:
+        if connection.codec.appends_cursor:
             connection.standing = ResumeCursor(connected.positions)
 
     def _mark_standing(self, connection: Connection) -> None:

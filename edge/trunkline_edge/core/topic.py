@@ -94,7 +94,7 @@ class SubscribedTopic:
         audience = self.audiences.get(key)
         if audience is None:
             texts = None
-            if connection.codec.replies is not StreamingMode.DELTAS:
+            if connection.codec.streaming is not StreamingMode.DELTAS:
                 texts = self.texts = self.texts or StreamSnapshots()
             audience = self.audiences[key] = SubscriberGroup(*key, texts)
         audience.join(connection)

@@ -1,1 +1,1 @@
-"""How clients speak: one pure codec per file, and a registry."""
+"""Protocols of clients: a folder of pure codecs per dialect, and the registry."""

@@ -1,4 +1,4 @@
-"""What a codec is."""
+"""The interface of codecs: pure translations between a client's WebSocket messages and frames."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from trunkline.v1.frame_pb2 import ClientFrame, ClosingFrame, ServerFrame
 
 
 class Framing(Enum):
-    """What is put around a payload on its way to the client."""
+    """Wrapping of a payload on its way to the client."""
 
     TEXT = 0
     BINARY = 1
-    #: The payload is written as it is.
+    #: The payload is written unchanged.
     NONE = 2
 
 
 class StreamingMode(Enum):
-    """How clients are shown a message that is still open."""
+    """Form in which clients receive a message that is still open."""
 
-    #: As it comes: the open message, `delta` frames, and the `change` that ends it.
+    #: The open message, `delta` frames, and the `change` that ends it.
     DELTAS = 0
-    #: The core adds up what was said: `message` with the text so far, for each window, and when it ends.
-    SO_FAR = 1
-    #: Not at all: it comes as one `message` when it ends.
-    WHOLE = 2
+    #: A `message` with the text so far, once per rollup window and at the end.
+    SNAPSHOTS = 1
+    #: One `message` when it ends.
+    COMPLETE = 2
 
 
 class DirectReply(NamedTuple):
-    """What a client is told at once; the router is not asked. The payload is one WebSocket message."""
+    """A reply that needs no router; `payload` is one WebSocket message to write at once."""
 
     payload: bytes
 
 
 class SwitchCodec(NamedTuple):
-    """From here on the client is spoken to by another codec; and what it said, if anything.
+    """Use another codec for the client from here on, then handle `decoded`.
 
-    The `replies` of both are DELTAS, or of neither.
+    Of the two codecs' streaming modes both are DELTAS, or neither is.
     """
 
     codec: Codec
-    said: ClientFrame | DirectReply | None
+    decoded: ClientFrame | DirectReply | None
 
 
 Decoded = ClientFrame | DirectReply | SwitchCodec | None
@@ -53,58 +53,58 @@ Decoded = ClientFrame | DirectReply | SwitchCodec | None
 class Codec(ABC):
     """A pure translation between a client's WebSocket messages and the contract's frames.
 
-    It holds no state of any connection; what is particular to one is told by the contract's frames, or
-    by which of several codecs its dialect gave it. Codecs that are equal share what they encode: a
-    message to a thousand connections is encoded once for each codec among them.
+    A codec holds no state of a connection; the frames carry it, or the dialect chooses among several codecs.
+    Equal codecs share their encodings: a message to a thousand connections is encoded once per distinct
+    codec.
     """
 
-    #: What operators see; of a native codec the WebSocket subprotocol.
+    #: Shown to operators; for a native codec the WebSocket subprotocol.
     name: str
     framing = Framing.TEXT
-    replies = StreamingMode.DELTAS
-    #: The dialect's requests may carry no ids of their own; the core gives those one that is unique.
-    gives_ids = False
-    #: What the client has taken is told to the router as `delivered`; its user must be known.
-    tells_delivered = False
-    #: What is written to the client ends with where it then stands, to go on from: see `marked`.
-    marks_standing = False
-    #: A client that may not connect is answered by an HTTP status rather than by a last frame.
-    refuses_by_http = False
-    #: At least one that does not prove who it is, or that may not connect, is: by 401 or 403.
-    refuses_strangers_by_http = False
+    streaming = StreamingMode.DELTAS
+    #: Requests may come without an id; the core then assigns a unique one.
+    assigns_ids = False
+    #: The core reports to the router as `delivered` what the client has received. Its user must be known.
+    reports_delivery = False
+    #: Each write ends with a cursor to resume from, see `with_cursor`.
+    appends_cursor = False
+    #: Every refused handshake gets an HTTP status rather than a last frame.
+    rejects_by_http = False
+    #: Handshakes refused with 401 or 403 get that HTTP status.
+    rejects_unauthorized_by_http = False
 
     @abstractmethod
     def decode(self, payload: bytes, binary: bool = False) -> Decoded:
-        """What one WebSocket message says, text (as its UTF-8 bytes) or binary; None where it says nothing.
+        """Decode one WebSocket message, text (as UTF-8 bytes) or binary; None if it needs no action.
 
-        Raises FrameRefused where it is not valid; never anything else, whatever the bytes.
+        Raises FrameRefused for an invalid message, and nothing else whatever the bytes.
         """
 
     @abstractmethod
     def encode(self, frame: ServerFrame) -> bytes:
-        """The payload of the WebSocket message for a frame, any valid one; empty where there is none."""
+        """Encode any valid frame as the payload of one WebSocket message; empty to send none."""
 
     def heartbeat(self) -> bytes:
-        """What is sent beside each ping of the WebSocket protocol; empty for nothing."""
+        """The payload to send with each WebSocket ping; empty for none."""
         return b""
 
-    def marked(self, data: bytes, marks: Sequence[bytes]) -> bytes:
-        """What is written, one or more whole payloads, with where the client stands once it has taken them.
+    def with_cursor(self, data: bytes, positions: Sequence[bytes]) -> bytes:
+        """Append the cursor that a client has once it received `data`, one or more whole payloads.
 
-        That is `epoch.seq` for each topic that it hears from the start, in the order tenant, agent,
-        platform, conversation, user.
+        `positions` are `epoch.seq` of each topic that it is subscribed to from the start, in the order
+        tenant, agent, platform, conversation, user.
         """
         return data
 
     def close_code(self, closing: ClosingFrame) -> int:
-        """The code with which the WebSocket is closed."""
+        """The WebSocket close code for a `closing` frame."""
         return closing.code
 
 
 class FrameRefused(Exception):
-    """A WebSocket message is no valid frame; `entry` of the catalogue says why, `str()` is its text.
+    """A WebSocket message is not a valid frame; `entry` is of the catalogue, `str()` its text.
 
-    `frame_id` is the frame's own id where it could be read, for the client to match the error with.
+    `frame_id` is the frame's own id if it could be read, so that the client can match the error.
     """
 
     def __init__(self, entry: Entry, sentence: str, frame_id: str = "") -> None:

@@ -1,4 +1,4 @@
-"""What a dialect is: where its clients connect, how they speak, and the HTTP routes beside that."""
+"""The interface of dialects: connect paths, codecs, and the HTTP routes beside them."""
 
 from __future__ import annotations
 
@@ -17,64 +17,64 @@ from trunkline_edge.dialects.codec import Codec
 from trunkline_edge.dialects.paths import Path
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
 
-#: Begins a subprotocol that is a token.
-OFFERED = "bearer."
+#: Prefix of a WebSocket subprotocol that carries a token.
+BEARER_SUBPROTOCOL = "bearer."
 
-#: The time, with its zone.
+#: Returns the current time, with its zone.
 Clock = Callable[[], datetime]
 
 
-#: Reads what a client must say before it is connected.
+#: Completes a plan with the client's first message: payload, and whether it is binary.
 FirstFrameReader = Callable[[bytes, bool], "ConnectPlan"]
 
 
 class ConnectRequest(NamedTuple):
-    """A client's wish to connect, as its HTTP request has it."""
+    """A client's request to connect, read from its HTTP request."""
 
-    #: What stands in place of the path's parameters, decoded.
+    #: Values of the path's parameters, decoded.
     parameters: Mapping[str, str]
-    #: The query's, in order, decoded; a name may come twice.
+    #: The query's parameters, decoded and in order; a name may occur twice.
     query: Sequence[tuple[str, str]]
-    #: By lower-case name; of a header that comes twice the first.
+    #: By lower-case name; of a repeated header the first.
     headers: Mapping[str, str]
-    #: What was agreed on, where the dialect has subprotocols and the client asked for one of them.
+    #: The negotiated subprotocol; None if the dialect has none or the client asked for none.
     subprotocol: str | None
     tenants: TenantPolicies
-    #: From the edge's own machine, and not through a proxy.
+    #: The client is on the edge's own machine, and not behind a proxy.
     is_local: bool = False
 
     def parameter(self, name: str) -> str:
-        """The first of this name in the query; empty where there is none."""
+        """The first query parameter of this name; empty if absent."""
         return next((value for key, value in self.query if key == name), "")
 
     @property
     def token(self) -> str:
-        """The token in the query, the header or among the subprotocols; empty where there is none."""
-        return self.parameter("token") or bearer(self.headers) or _offered(self.headers)
+        """The token in the query, the header or the offered subprotocols; empty for none."""
+        return self.parameter("token") or bearer(self.headers) or _offered_token(self.headers)
 
     def needs_token(self, tenant: str) -> bool:
-        """Whether a client of this tenant must show one, if it is a tenant."""
+        """Whether the tenant exists and requires a token of this client."""
         return self.tenants.policy(tenant) is not None and not self.tenants.is_open(tenant, self.is_local)
 
 
 @dataclass
 class ConnectPlan:
-    """How a client is to be connected."""
+    """The codec, address and credentials to connect a client with."""
 
     codec: Codec
-    #: What the request says; the shell adds id, time and place.
+    #: The request's part; the runtime adds connection id, time and remote address.
     opened: ConnectionOpened
-    #: What proves that the client may connect, and as whom.
+    #: Empty if the client sent none.
     token: str = ""
-    #: The user in `opened` is whom the client says it is; otherwise the dialect's own name for it.
+    #: The client chose the user in `opened`; otherwise the dialect derived it.
     names_user: bool = True
-    #: The window in which deltas are to be joined; None for the edge's own.
+    #: The window in which deltas are joined; None for the edge's own.
     rollup_ms: int | None = None
-    #: The dialect's clients send frames larger than native ones do.
+    #: The dialect's clients send larger frames than native ones.
     large_frames: bool = False
-    #: The handshake is answered at once, and the client must say something first: brings the wish further.
-    #: Raises Refused like Dialect.connect, and FrameRefused.
-    first: FirstFrameReader | None = None
+    #: Completes the plan with the client's first message; the handshake is accepted before. Raises Refused
+    #: like Dialect.connect, and FrameRefused. None if the plan is complete.
+    read_first: FirstFrameReader | None = None
 
 
 class HttpRequest(NamedTuple):
@@ -89,87 +89,89 @@ class HttpRequest(NamedTuple):
 
 
 class HttpReply(NamedTuple):
-    """The answer to it."""
+    """The response to an HttpRequest."""
 
     status: int
-    #: What JSON can hold.
+    #: Any value that JSON can represent.
     body: Any
 
 
 class RouterCall(NamedTuple):
-    """An RPC that is to be made for it. It belongs to the tenant that its request names."""
+    """An RPC to make for a route. It belongs to the tenant that its request names."""
 
-    #: Such as `HistoryService.ListMessages`.
+    #: Service and method, such as `HistoryService.ListMessages`.
     rpc: str
     request: Message
 
 
 class CallRefused(Exception):
-    """The RPC was refused, by the router or because the request has no right to it; `str()` says why."""
+    """The router, or the edge on its behalf, refused an RPC; `str()` says why."""
 
     def __init__(self, code: str, text: str, http_status: int) -> None:
         super().__init__(text)
-        #: The entry of the catalogue.
+        #: The catalogue's code.
         self.code = code
         self.http_status = http_status
 
 
-#: Yields calls, is sent their responses, or thrown CallRefused, and returns the reply.
-Handling = Generator[RouterCall, Any, HttpReply]
+#: A route's handler, running: yields RPCs, receives each response or CallRefused, and returns the reply.
+RouteSteps = Generator[RouterCall, Any, HttpReply]
 
 
-class Route(NamedTuple):
-    """An HTTP route of a dialect; `handle` is pure, what it needs done it yields."""
+class DialectRoute(NamedTuple):
+    """An HTTP route of a dialect; its handler is pure, and yields the RPCs to make."""
 
     method: str
     path: Path
-    handle: Callable[[HttpRequest], Handling]
-    #: How a request is refused of which nothing is looked at; None for the contract's own form.
-    refused: Callable[[CallRefused], HttpReply] | None = None
+    handle: Callable[[HttpRequest], RouteSteps]
+    #: Renders a refusal that comes before `handle`; None for the contract's own form.
+    render_refusal: Callable[[CallRefused], HttpReply] | None = None
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """One way of speaking to an edge. To add one: a file beside this one, and a line in `registry`.
+    """A protocol that clients connect by. To add one, add its folder, and a line in `registry`.
 
-    `connect` says how a client is to be connected. It raises Refused, of an entry with a close code,
-    where it may not; the client is told in the words of `refusing`.
+    `connect` plans a client's connection. It raises Refused, with an entry that has a close code, to reject
+    the client; `rejection_codec` encodes that.
     """
 
+    #: Unique. Fields of TenantSettings with the option `reserved_for` refer to it.
     name: str
     connect: Callable[[ConnectRequest], ConnectPlan]
-    #: Tells those who are refused before they have a codec of their own.
-    refusing: Codec
-    #: `connect` asks what tenants there are, so it has to wait until that is known.
-    asks_tenants: bool = False
-    #: Paths of its WebSockets.
-    sockets: Sequence[Path] = ()
-    #: Paths of its event streams: the same over plain HTTP, to the client only.
-    streams: Sequence[Path] = ()
+    #: Encodes the refusal of clients that have no codec yet.
+    rejection_codec: Codec
+    #: `connect` queries tenants, so it waits until the policies are known.
+    needs_tenants: bool = False
+    #: Paths of WebSockets.
+    websocket_paths: Sequence[Path] = ()
+    #: Paths of event streams: the protocol over plain HTTP, to the client only.
+    event_stream_paths: Sequence[Path] = ()
     #: In order of preference.
     subprotocols: Sequence[str] = ()
-    routes: Sequence[Route] = ()
-    #: The path parameter that holds a name reserved by its tenant, if paths do not name the tenant itself:
-    #: see `reserved_for` in tenant.proto.
+    routes: Sequence[DialectRoute] = ()
+    #: The parameter of the routes' paths that holds a name reserved by its tenant; empty if paths name the
+    #: tenant itself.
     reserved_parameter: str = ""
 
 
 def read_query(text: str) -> list[tuple[str, str]]:
-    """A query's parameters, in order, decoded. Raises Refused INVALID_ADDRESS where it cannot be read."""
+    """A query's parameters, decoded and in order. Raises Refused INVALID_ADDRESS for a malformed query."""
     try:
-        # What was no UTF-8 when it came is none now.
+        # Surrogates stand for bytes of the request that were not UTF-8.
         text.encode()
         return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=32)
     except ValueError as error:
         raise catalogue.INVALID_ADDRESS.refused(problem=f"the query cannot be read: {error}") from None
 
 
-def _offered(headers: Mapping[str, str]) -> str:
-    """The token that a browser offers as a subprotocol, the only header that a page can set."""
+def _offered_token(headers: Mapping[str, str]) -> str:
+    """The token offered as a subprotocol, in the only header that a web page can set on a WebSocket."""
     names = (name.strip() for name in headers.get("sec-websocket-protocol", "").split(","))
-    return next((name[len(OFFERED) :] for name in names if name.startswith(OFFERED)), "")
+    prefix = BEARER_SUBPROTOCOL
+    return next((name[len(prefix) :] for name in names if name.startswith(prefix)), "")
 
 
 def bearer(headers: Mapping[str, str]) -> str:
-    """The token in an `Authorization` header; empty where there is none."""
+    """The token in an `Authorization` header; empty for none."""
     return bearer_token(headers.get("authorization", "")) or ""

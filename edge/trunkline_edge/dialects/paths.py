@@ -1,4 +1,4 @@
-"""Paths with parameters, such as `/ws/{tenant}/{platform}`."""
+"""Path templates with parameters, such as `/ws/{tenant}/{platform}`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from urllib.parse import unquote
 
 
 class Path:
-    """A path of fixed segments and parameters, each of which stands for one whole segment."""
+    """A template of fixed segments, and of parameters that each stand for one whole segment."""
 
     __slots__ = ("_segments", "text")
 
@@ -15,31 +15,31 @@ class Path:
         self._segments = text.split("/")
 
     def match(self, path: str) -> dict[str, str] | None:
-        """The parameters, decoded, if the path (still encoded, without a query) is one of these.
+        """The decoded parameters of a matching path, which is still encoded and has no query; None otherwise.
 
-        A parameter is never empty, and never holds an encoded slash that would be mistaken for a
-        separator: `%2F` is decoded after the segments were told apart. What is not UTF-8 is no path of these.
+        A parameter is never empty. `%2F` is decoded after the path was split, so it is no separator. A
+        path that is not UTF-8 does not match.
         """
         segments = path.split("/")
         if len(segments) != len(self._segments):
             return None
-        found = {}
+        parameters = {}
         for given, expected in zip(segments, self._segments, strict=True):
             if expected.startswith("{"):
                 value = _decoded(given)
                 if not value:
                     return None
-                found[expected[1:-1]] = value
+                parameters[expected[1:-1]] = value
             elif given != expected:
                 return None
-        return found
+        return parameters
 
     def __repr__(self) -> str:
         return f"<Path {self.text}>"
 
 
 def _decoded(segment: str) -> str:
-    """Empty where it is not UTF-8."""
+    """The segment, decoded; empty if it is not UTF-8."""
     try:
         value = unquote(segment, errors="strict")
         value.encode()

@@ -1,4 +1,4 @@
-"""The dialects there are."""
+"""The dialects of an edge, and the lookup of the one at a path."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trunkline_edge.dialects.native import events as native_events
 from trunkline_edge.dialects.native.handshake import NATIVE
 from trunkline_edge.dialects.paths import Path
 
-#: Each makes its dialect, given the time; in the order in which their paths are tried.
+#: Factories of the dialects, in the order in which their paths are tried.
 DIALECTS: tuple[Callable[[Clock], Dialect], ...] = (
     lambda clock: NATIVE,
     native_events.make,
@@ -24,25 +24,25 @@ DIALECTS: tuple[Callable[[Clock], Dialect], ...] = (
 
 
 class RouteMatch(NamedTuple):
-    """A dialect, and what the path's parameters are."""
+    """The dialect at a path, with the values of the path's parameters."""
 
     dialect: Dialect
     parameters: dict[str, str]
 
 
 class DialectRegistry:
-    """Finds the dialect that is spoken at a path."""
+    """Finds the dialect that serves a path."""
 
     def __init__(self, clock: Clock) -> None:
         self.dialects = [make(clock) for make in DIALECTS]
 
     def socket(self, path: str) -> RouteMatch | None:
-        """The dialect of WebSockets at this path, still encoded and without its query."""
-        return self._find(path, lambda dialect: dialect.sockets)
+        """The dialect of WebSockets at this path, which is still encoded and has no query."""
+        return self._find(path, lambda dialect: dialect.websocket_paths)
 
     def stream(self, path: str) -> RouteMatch | None:
-        """The dialect of event streams at this path."""
-        return self._find(path, lambda dialect: dialect.streams)
+        """The dialect of event streams at this path, likewise."""
+        return self._find(path, lambda dialect: dialect.event_stream_paths)
 
     def _find(self, path: str, templates: Callable[[Dialect], Sequence[Path]]) -> RouteMatch | None:
         for dialect in self.dialects:

@@ -18,13 +18,13 @@ from trunkline_runtime.refusals import to_status
 from trunkline_edge.dialects.dialect import (
     CallRefused,
     Dialect,
-    Handling,
+    DialectRoute,
     HttpReply,
     HttpRequest,
     RouterCall,
+    RouteSteps,
     read_query,
 )
-from trunkline_edge.dialects.dialect import Route as DialectRoute
 from trunkline_edge.dialects.registry import DialectRegistry
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
 from trunkline_edge.http.bindings import services, tenant_path
@@ -64,9 +64,9 @@ class DialectRoutes:
             if route.method != "GET":
                 self._admit(request, dialect)
         except Refused as reason:
-            if route.refused is None:
+            if route.render_refusal is None:
                 raise
-            reply = route.refused(_call_refused(reason))
+            reply = route.render_refusal(_call_refused(reason))
         else:
             async with self._bodies.of_any_type(request) as body:
                 headers, local = dict(request.headers), is_local(request)
@@ -83,23 +83,23 @@ class DialectRoutes:
         if tenant:
             self._access.admit(request, tenant, SCOPE_BROADCAST)
 
-    async def _drive(self, handling: Handling, request: Request) -> HttpReply:
+    async def _drive(self, steps: RouteSteps, request: Request) -> HttpReply:
         """Make the RPCs that a handler yields, one after another.
 
         Raises CallFailed or Refused for a failed RPC if the handler does not handle it.
         """
         try:
-            call = next(handling)
+            call = next(steps)
             while True:
                 try:
                     response = await self._call(call, request)
                 except (CallFailed, Refused) as reason:
                     try:
-                        call = handling.throw(_call_refused(reason))
+                        call = steps.throw(_call_refused(reason))
                     except CallRefused:
                         raise reason from None
                 else:
-                    call = handling.send(response)
+                    call = steps.send(response)
         except StopIteration as stop:
             reply: HttpReply = stop.value
             return reply

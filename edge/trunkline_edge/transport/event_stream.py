@@ -127,7 +127,7 @@ class EventStreamTransport(ClientTransport):
             self._respond(http_errors.error_response(reason))
             return
         closing = closing_frame(reason)
-        self.write(encoded(self._found.dialect.refusing, ServerFrame(closing=closing)))
+        self.write(encoded(self._found.dialect.rejection_codec, ServerFrame(closing=closing)))
         self.close(closing.code, closing.reason)
 
     def refuse_by_http(self, codec: Codec, closing: ClosingFrame) -> bool:

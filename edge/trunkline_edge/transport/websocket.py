@@ -134,13 +134,13 @@ class WebSocketTransport(ClientTransport):
             self._finish()
             return
         self._response = response
-        self._codec = self._found.dialect.refusing
+        self._codec = self._found.dialect.rejection_codec
         headers: dict[str, str] = {}
         for name, value in request.headers.raw_items():
             headers.setdefault(name.lower(), value)
         self.asked_by(headers)
         connect = partial(self._connect, self._found, query, headers)
-        if self._found.dialect.asks_tenants:
+        if self._found.dialect.needs_tenants:
             self._host.when_known(self, connect)
         else:
             connect()
@@ -170,7 +170,7 @@ class WebSocketTransport(ClientTransport):
         self._codec = wish.codec
         if wish.large_frames:
             self._protocol.max_message_size = self._host.settings.large_frame_bytes
-        self._first = wish.first
+        self._first = wish.read_first
         if self._first is None:
             self._host.open(self, wish)
         else:
@@ -264,13 +264,13 @@ class WebSocketTransport(ClientTransport):
         """See ClientTransport."""
         refusal = refusal_of(closing)
         entry = refusal.entry
-        by_status = codec.refuses_strangers_by_http and entry.http_status in _BY_STATUS
-        if self._response is None or not (codec.refuses_by_http or by_status):
+        by_status = codec.rejects_unauthorized_by_http and entry.http_status in _BY_STATUS
+        if self._response is None or not (codec.rejects_by_http or by_status):
             return False
         self._response = None
         self._shaking = False
         self._host.handshakes.pop(self, None)
-        if codec.refuses_by_http:
+        if codec.rejects_by_http:
             status = HTTPStatus(entry.http_status or HTTPStatus.SERVICE_UNAVAILABLE)
             self._reject(status, f"{closing.message}\n")
         else:

@@ -19,27 +19,27 @@ SAY_NOTHING, IGNORED = b"say nothing", b"ignored"
 ASK_HOW = b"ask how"
 
 #: Which other way of being shown messages a client asks for.
-WAYS = {SO_FAR: StreamingMode.SO_FAR, WHOLE: StreamingMode.WHOLE}
+WAYS = {SO_FAR: StreamingMode.SNAPSHOTS, WHOLE: StreamingMode.COMPLETE}
 
 
 @dataclass(frozen=True)
 class Shown(Codec):
     """Frames are those of the protocol in protobuf; kinds in `silent` are not told."""
 
-    replies: StreamingMode = StreamingMode.SO_FAR
-    gives_ids: bool = False
-    tells_delivered: bool = False
+    streaming: StreamingMode = StreamingMode.SNAPSHOTS
+    assigns_ids: bool = False
+    reports_delivery: bool = False
     framing: Framing = Framing.BINARY
     silent: frozenset[str] = frozenset()
     beats: bytes = b""
     name = "shown"
 
     def decode(self, payload: bytes, binary: bool = False) -> Decoded:
-        for word, replies in WAYS.items():
+        for word, streaming in WAYS.items():
             if payload.startswith(word):
                 said = payload.removeprefix(word)
                 return SwitchCodec(
-                    replace(self, replies=replies), PROTO.decode(said) if said else DirectReply(word)
+                    replace(self, streaming=streaming), PROTO.decode(said) if said else DirectReply(word)
                 )
         if payload in (ASK, SAY_NOTHING):
             return DirectReply(ANSWER if payload == ASK else b"")

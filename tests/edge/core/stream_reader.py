@@ -176,6 +176,6 @@ class Client:
         """Of these, those of which it is told what is added."""
         if not isinstance(self.reader, ShownReader):
             return self.follows
-        if self.connection.codec.replies is StreamingMode.WHOLE:
+        if self.connection.codec.streaming is StreamingMode.COMPLETE:
             return self.follows & self.reader.ended
         return self.follows - self.reader.unshown

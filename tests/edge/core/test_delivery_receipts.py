@@ -33,7 +33,7 @@ def core() -> EdgeCore:
     return linked_core()
 
 
-TELLING = Shown(tells_delivered=True)
+TELLING = Shown(reports_delivery=True)
 
 
 def delivered(core: EdgeCore) -> list[str]:

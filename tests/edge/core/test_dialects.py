@@ -64,7 +64,7 @@ def test_a_frame_that_has_no_words_costs_nothing(core: EdgeCore) -> None:
 
 def test_a_message_that_is_not_shown_as_it_grows_costs_nothing_until_it_has_ended(core: EdgeCore) -> None:
     mute = Shown(silent=frozenset({"message"}))
-    whole, silent, _ = (dialect(core, codec, 40) for codec in (Shown(StreamingMode.WHOLE), mute, mute))
+    whole, silent, _ = (dialect(core, codec, 40) for codec in (Shown(StreamingMode.COMPLETE), mute, mute))
     whole.lags = True
     tell(core, publish(1, open_message("team")), delta(1, 0))
     assert [audience.additions for audience in whole.topics.values()] == [[]]
@@ -154,7 +154,7 @@ def test_ids_are_given_once_and_sent_again_on_a_new_link(core: EdgeCore) -> None
     clients = []
     for number in range(2):
         wish = ConnectionOpened(address=group("team"), connection_id=f"c-{number}")
-        client = core.open(object(), Shown(gives_ids=True), wish, 0)
+        client = core.open(object(), Shown(assigns_ids=True), wish, 0)
         tell(core, topic(1, "team"), connected(client), join(client, 1))
         clients.append(client)
     taken(core.uplink)
@@ -179,13 +179,13 @@ def test_ids_are_given_once_and_sent_again_on_a_new_link(core: EdgeCore) -> None
 
 
 def test_an_id_of_its_own_is_left_as_it_is(core: EdgeCore) -> None:
-    client = dialect(core, Shown(gives_ids=True))
+    client = dialect(core, Shown(assigns_ids=True))
     core.received(client, ClientFrame(message=MessageFrame(id="own")).SerializeToString())
     assert requests(core) == [(client.number, "own")]
 
 
 def test_ids_are_given_to_requests_alone_and_only_by_codecs_that_want_them(core: EdgeCore) -> None:
-    giving, other = dialect(core, Shown(gives_ids=True)), dialect(core, Shown())
+    giving, other = dialect(core, Shown(assigns_ids=True)), dialect(core, Shown())
     core.received(giving, ClientFrame(signal=SignalFrame(name="n")).SerializeToString())
     core.received(other, MESSAGE)
     assert [ident for _, ident in requests(core)] == ["", ""]
@@ -214,7 +214,7 @@ def test_a_replayed_message_is_told_to_its_author_only_where_that_wants_it(
 
 
 def test_the_end_of_a_message_that_was_missed_carries_the_message(core: EdgeCore) -> None:
-    client = dialect(core, Shown(StreamingMode.WHOLE))
+    client = dialect(core, Shown(StreamingMode.COMPLETE))
     tell(core, publish(1, open_message("team", text="x ")))
     core.link_lost()
     core.linked()

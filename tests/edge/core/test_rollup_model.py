@@ -38,7 +38,7 @@ from tests.edge.core.core_harness import (
 from tests.edge.core.snapshot_codec import WAYS, Shown
 from tests.edge.core.stream_reader import Client, ShownReader, Stream, StreamReader
 
-SO_FAR, WHOLE = Shown(StreamingMode.SO_FAR), Shown(StreamingMode.WHOLE)
+SO_FAR, WHOLE = Shown(StreamingMode.SNAPSHOTS), Shown(StreamingMode.COMPLETE)
 NAMES = ("home", "other")
 #: How late a window may end.
 LATE_S = GRID_S + GRACE_S + 1e-9
@@ -216,12 +216,12 @@ class RollupModel(RuleBasedStateMachine):
         self.deliver()
         shown = [client for client in self.clients if isinstance(client.reader, ShownReader)]
         client = shown[pick % len(shown)]
-        before = client.connection.codec.replies
+        before = client.connection.codec.streaming
         said = JSON.decode(b'{"type":"ping","id":"p"}').SerializeToString() if asks else b""
         self.core.received(client.connection, word + said)
         assert isinstance(client.reader, ShownReader)
         self.settle()
-        if (before, WAYS[word]) == (StreamingMode.WHOLE, StreamingMode.SO_FAR):
+        if (before, WAYS[word]) == (StreamingMode.COMPLETE, StreamingMode.SNAPSHOTS):
             client.reader.unshown |= {ident for ident in client.follows if self.streams[ident].is_open}
         self.is_complete(client)
 

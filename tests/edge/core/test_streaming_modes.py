@@ -46,7 +46,10 @@ def core() -> EdgeCore:
 @pytest.mark.parametrize("beside", ["", "ab"])
 def test_open_messages_are_shown_as_they_grow_or_when_they_have_ended(core: EdgeCore, beside: str) -> None:
     open_all(core, beside)
-    so_far, whole = dialect(core, Shown(StreamingMode.SO_FAR)), dialect(core, Shown(StreamingMode.WHOLE))
+    so_far, whole = (
+        dialect(core, Shown(StreamingMode.SNAPSHOTS)),
+        dialect(core, Shown(StreamingMode.COMPLETE)),
+    )
     tell(core, publish(1, open_message("team", text="x ")))
     tell(core, delta(1, 0), delta(1, 1))
     tell(core, delta(1, 2, count=2), publish(1, message("team", 3, text="between")))
@@ -73,7 +76,7 @@ def test_what_is_added_in_one_window_is_shown_once_with_it(core: EdgeCore) -> No
     assert tables(core) == []
 
 
-@pytest.mark.parametrize("replies", [StreamingMode.SO_FAR, StreamingMode.WHOLE])
+@pytest.mark.parametrize("replies", [StreamingMode.SNAPSHOTS, StreamingMode.COMPLETE])
 def test_edits_are_shown_as_messages_and_an_end_that_was_told_with_its_message_is_not_told(
     core: EdgeCore, replies: StreamingMode
 ) -> None:
@@ -89,7 +92,7 @@ def test_edits_are_shown_as_messages_and_an_end_that_was_told_with_its_message_i
 
 
 def test_a_recall_does_not_bring_back_what_was_said(core: EdgeCore) -> None:
-    client = dialect(core, Shown(StreamingMode.WHOLE))
+    client = dialect(core, Shown(StreamingMode.COMPLETE))
     tell(core, publish(1, open_message("team")), ended(1, kind=CHANGE_KIND_RECALLED))
     assert shown(client) == [f"change {CHANGE_KIND_RECALLED}"]
 
@@ -100,7 +103,7 @@ def test_who_comes_late_is_shown_what_was_open_then(core: EdgeCore, beside: str)
     listeners = open_all(core, beside)
     if beside:
         tell(core, publish(1, open_message("team", text="x ")), delta(1, 0), delta(1, 1))
-    for codec in (Shown(StreamingMode.SO_FAR), Shown(StreamingMode.WHOLE)):
+    for codec in (Shown(StreamingMode.SNAPSHOTS), Shown(StreamingMode.COMPLETE)):
         client = opened(core, codec)
         snapshot = open_message("team", text="x 0 1 2 ", next_index=3)
         told = send(client, ServerFrame(message=snapshot))
@@ -117,8 +120,8 @@ def test_who_comes_late_is_shown_what_was_open_then(core: EdgeCore, beside: str)
 
 def test_a_new_link_may_take_an_open_message_back(core: EdgeCore) -> None:
     so_far, whole = (
-        dialect(core, Shown(StreamingMode.SO_FAR), 40),
-        dialect(core, Shown(StreamingMode.WHOLE), 40),
+        dialect(core, Shown(StreamingMode.SNAPSHOTS), 40),
+        dialect(core, Shown(StreamingMode.COMPLETE), 40),
     )
     tell(core, publish(1, open_message("team", text="x ")), delta(1, 0), delta(1, 1))
     core.link_lost()
@@ -147,7 +150,10 @@ def test_texts_are_kept_only_while_somebody_needs_them(core: EdgeCore) -> None:
     open_all(core, "a")
     tell(core, publish(1, open_message("team")))
     assert texts(core) is None
-    one, other = dialect(core, Shown(StreamingMode.SO_FAR)), dialect(core, Shown(StreamingMode.WHOLE), 40)
+    one, other = (
+        dialect(core, Shown(StreamingMode.SNAPSHOTS)),
+        dialect(core, Shown(StreamingMode.COMPLETE), 40),
+    )
     assert texts(core) is not None
     core.gone(one)
     assert texts(core) is not None
@@ -231,7 +237,7 @@ def test_who_has_deltas_ahead_of_the_others_is_not_told_them_again_by_another_co
 
 @pytest.mark.parametrize("word", [WHOLE, SO_FAR])
 def test_a_codec_may_change_while_its_client_arrives(core: EdgeCore, word: bytes) -> None:
-    before = StreamingMode.SO_FAR if word == WHOLE else StreamingMode.WHOLE
+    before = StreamingMode.SNAPSHOTS if word == WHOLE else StreamingMode.COMPLETE
     client = opened(core, Shown(before))
     snapshot = send(client, ServerFrame(message=open_message("team", text="x 0 ", next_index=1)))
     tell(core, topic(1, "team"), connected(client), snapshot)
@@ -251,7 +257,7 @@ def test_what_was_said_before_it_was_connected_is_read_by_each_codec_in_turn(cor
     core.received(client, ASK_HOW, False)
     tell(core, topic(1, "team"), connected(client), join(client, 1))
     assert shown(client) == ["connected", "whole:", "binary", "text"]
-    assert client.codec == Shown(StreamingMode.WHOLE)
+    assert client.codec == Shown(StreamingMode.COMPLETE)
 
 
 @pytest.mark.parametrize("codecs", [(PROTO, Shown()), (Shown(), PROTO)])

@@ -70,9 +70,9 @@ def test_stream_false_switches_to_whole_replies_and_back() -> None:
     assert isinstance(ping, ClientFrame)
     assert isinstance(grows, ClientFrame)
     assert isinstance(whole, SwitchCodec)
-    assert (whole.codec.replies, whole.said) == (StreamingMode.WHOLE, grows)
-    assert whole.codec == LangBotCodec("person", noon, StreamingMode.WHOLE) != CODEC
-    assert hash(whole.codec) == hash(LangBotCodec("person", noon, StreamingMode.WHOLE))
+    assert (whole.codec.streaming, whole.decoded) == (StreamingMode.COMPLETE, grows)
+    assert whole.codec == LangBotCodec("person", noon, StreamingMode.COMPLETE) != CODEC
+    assert hash(whole.codec) == hash(LangBotCodec("person", noon, StreamingMode.COMPLETE))
     back = whole.codec.decode(b"{}")
     assert isinstance(back, SwitchCodec)
     assert back.codec == CODEC

@@ -150,7 +150,7 @@ def test_any_msg_id_is_named_as_it_was_and_taken_under_an_id_of_the_contract(msg
     said, codec = decoded(msg_id=msg_id), CODEC
     if isinstance(said, SwitchCodec):
         assert isinstance(said.codec, MaimApi)
-        said, codec = said.said, said.codec
+        said, codec = said.decoded, said.codec
         assert codec.decode(json.dumps(SAID | {"msg_id": msg_id}).encode()) == said
     assert 0 < len(said.message.id) <= 128
     assert said.message.id.isprintable()
@@ -182,8 +182,8 @@ def test_only_so_many_long_msg_ids_are_remembered() -> None:
         assert isinstance(said.codec, MaimApi)
         codec = said.codec
     assert len(codec.long_ids) == 64
-    assert isinstance(said.said, ClientFrame)
-    assert ack_of(codec, said.said) == "99".zfill(200)
+    assert isinstance(said.decoded, ClientFrame)
+    assert ack_of(codec, said.decoded) == "99".zfill(200)
 
 
 def test_a_msg_id_that_is_too_long_is_refused_and_so_not_acknowledged() -> None:

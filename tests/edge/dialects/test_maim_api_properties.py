@@ -47,7 +47,7 @@ def decoded_or_refused(payload: bytes, binary: bool = False) -> None:
     except FrameRefused:
         return
     if isinstance(said, SwitchCodec):
-        said = said.said
+        said = said.decoded
     if isinstance(said, DirectReply):
         assert json.loads(said.payload)["type"] == "sys_ack"
     elif said is not None:

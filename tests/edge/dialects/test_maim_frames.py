@@ -87,7 +87,7 @@ def test_what_says_nothing_to_an_agent_is_no_message(payload: bytes) -> None:
         (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", False, "Invalid JSON format"),
         (b"[]", False, "a JSON object is expected"),
         (b"null", False, "a JSON object is expected"),
-        (b'{"type":"ping"}', True, "binary frames are not taken; send JSON as text"),
+        (b'{"type":"ping"}', True, "binary frames are not supported; send JSON as text"),
     ],
 )
 def test_what_is_no_json_object_in_text_is_refused(payload: bytes, binary: bool, text: str) -> None:

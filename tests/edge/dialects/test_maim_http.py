@@ -21,7 +21,7 @@ from trunkline.v1.history_service_pb2 import (
 )
 from trunkline.v1.message_pb2 import ROLE_SYSTEM, ROLE_USER, Message
 from trunkline.v1.presence_service_pb2 import Connection, ListConnectionsRequest, ListConnectionsResponse
-from trunkline_edge.dialects.dialect import CallRefused, HttpReply, HttpRequest, Route
+from trunkline_edge.dialects.dialect import CallRefused, DialectRoute, HttpReply, HttpRequest
 from trunkline_edge.dialects.maim.http_routes import routes
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
 
@@ -34,7 +34,7 @@ Answers = Iterable[ProtoMessage | Refused]
 
 
 def served(
-    route: Route, answers: Answers, parameters: dict[str, str], body: bytes = b"{}", **query: str
+    route: DialectRoute, answers: Answers, parameters: dict[str, str], body: bytes = b"{}", **query: str
 ) -> tuple[HttpReply, list[ProtoMessage]]:
     """The reply, and the requests that were made for it."""
     request = HttpRequest(parameters, list(query.items()), {}, body, TENANTS)

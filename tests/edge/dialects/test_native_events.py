@@ -45,7 +45,7 @@ def test_a_frame_is_an_event_of_its_type_with_the_json_that_websockets_get() -> 
 @pytest.mark.parametrize("frame", filled(ServerFrame.DESCRIPTOR), ids=lambda frame: frame.WhichOneof("frame"))
 def test_any_frame_is_one_event_however_its_bytes_are_cut(frame: ServerFrame) -> None:
     reader = EventReader()
-    written = EVENTS.marked(EVENTS.encode(frame), [b"e.1", b".0"])
+    written = EVENTS.with_cursor(EVENTS.encode(frame), [b"e.1", b".0"])
     [event] = [event for byte in written for event in reader.feed(bytes((byte,)))]
     assert event.type == frame.WhichOneof("frame")
     assert event.data.encode() == DEFAULT.encode(frame)
@@ -83,7 +83,7 @@ def test_a_heartbeat_is_a_comment() -> None:
 @given(st.lists(stands, min_size=5, max_size=5), st.sampled_from(["header", "query"]))
 def test_an_id_is_read_back_as_the_positions_it_was_made_of(where: list[tuple[str, int]], by: str) -> None:
     reader = EventReader()
-    reader.feed(EVENTS.marked(b"data: x\n\n", [mark_of(*stand) for stand in where]))
+    reader.feed(EVENTS.with_cursor(b"data: x\n\n", [mark_of(*stand) for stand in where]))
     found = opened(reader.last_id) if by == "header" else opened(resume=reader.last_id)
     assert [(each.position.epoch, each.position.seq) for each in found.resume.positions] == where
     topics = [each.address for each in found.resume.positions]

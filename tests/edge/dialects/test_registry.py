@@ -20,7 +20,9 @@ def clock() -> datetime:
 
 
 def dialect(name: str, socket: str, stream: str = "/none") -> Callable[[object], Dialect]:
-    made = Dialect(name, connect, DEFAULT, sockets=(Path(socket),), streams=(Path(stream),))
+    made = Dialect(
+        name, connect, DEFAULT, websocket_paths=(Path(socket),), event_stream_paths=(Path(stream),)
+    )
     return lambda _: made
 
 
@@ -45,10 +47,10 @@ def test_no_two_dialects_have_one_name_or_one_path() -> None:
     dialects = DialectRegistry(clock).dialects
     assert NATIVE in dialects
     names = [each.name for each in dialects]
-    sockets = [path.text for each in dialects for path in each.sockets]
+    sockets = [path.text for each in dialects for path in each.websocket_paths]
     served = [(route.method, route.path.text) for each in dialects for route in each.routes]
     for each in (names, sockets, served):
         assert len(set(each)) == len(each)
-    reached = [each.name for each in dialects for path in each.sockets]
+    reached = [each.name for each in dialects for path in each.websocket_paths]
     found = [DialectRegistry(clock).socket(path.replace("{", "x").replace("}", "")) for path in sockets]
     assert [each.dialect.name if each else "" for each in found] == reached

@@ -18,11 +18,11 @@ from trunkline_edge.dialects import registry
 from trunkline_edge.dialects.dialect import (
     CallRefused,
     Dialect,
-    Handling,
+    DialectRoute,
     HttpReply,
     HttpRequest,
-    Route,
     RouterCall,
+    RouteSteps,
 )
 from trunkline_edge.dialects.native.handshake import DEFAULT, connect
 from trunkline_edge.dialects.paths import Path
@@ -36,7 +36,7 @@ from trunkline_runtime.refusals import to_status
 
 from tests.support.declared_tenants import policy
 
-Handle = Callable[[HttpRequest], Handling]
+Handle = Callable[[HttpRequest], RouteSteps]
 
 TENANTS = TenantPolicies([policy("closed", tokens=["t1"])])
 
@@ -71,7 +71,7 @@ class Served:
         refused: Callable[[CallRefused], HttpReply] | None = None,
     ) -> None:
         self.calls = Calls()
-        route = Route(method, Path(path), handle, refused)
+        route = DialectRoute(method, Path(path), handle, refused)
         self.dialect = Dialect("old", connect, DEFAULT, routes=(route,))
 
     async def ask(self, path: str = "/old/a", method: str = "POST", **more: Any) -> httpx.Response:
@@ -93,7 +93,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Served]:
     return begin
 
 
-def echo(request: HttpRequest) -> Handling:
+def echo(request: HttpRequest) -> RouteSteps:
     """Answers with what it was asked; a handling need not call anything."""
     body = {"room": request.parameters["room"], "query": list(request.query), "body": request.body.decode()}
     return HttpReply(200, body | {"header": request.headers.get("x-one", "")})
@@ -144,7 +144,7 @@ async def test_a_body_that_is_too_large_is_refused(
 
 
 async def test_several_calls_are_made_one_after_another(serve: Callable[..., Served]) -> None:
-    def handle(request: HttpRequest) -> Handling:
+    def handle(request: HttpRequest) -> RouteSteps:
         counted = yield stats("t")
         listed = yield messages("t")
         return HttpReply(201, [counted.connections, listed.more, len(listed.messages)])
@@ -161,7 +161,7 @@ async def test_several_calls_are_made_one_after_another(serve: Callable[..., Ser
 
 
 async def test_a_handling_may_go_on_after_a_refusal(serve: Callable[..., Served]) -> None:
-    def handle(request: HttpRequest) -> Handling:
+    def handle(request: HttpRequest) -> RouteSteps:
         told = []
         for call in (messages("t"), stats("t")):
             try:
@@ -181,7 +181,7 @@ async def test_a_handling_may_go_on_after_a_refusal(serve: Callable[..., Served]
 
 
 async def test_the_router_is_told_who_asks(serve: Callable[..., Served]) -> None:
-    def handle(request: HttpRequest) -> Handling:
+    def handle(request: HttpRequest) -> RouteSteps:
         yield stats("closed")
         yield stats("other")
         return HttpReply(200, request.is_local)
@@ -205,7 +205,7 @@ async def test_no_body_is_taken_from_those_who_may_not_ask(
 ) -> None:
     taken: list[str] = []
 
-    def handle(request: HttpRequest) -> Handling:
+    def handle(request: HttpRequest) -> RouteSteps:
         taken.append("asked")
         return HttpReply(200, None)
         yield
@@ -227,7 +227,7 @@ async def test_no_body_is_taken_from_those_who_may_not_ask(
 
 @pytest.mark.parametrize("anew", [False, True])
 async def test_a_refusal_that_is_left_at_that_is_the_answer(anew: bool, serve: Callable[..., Served]) -> None:
-    def handle(request: HttpRequest) -> Handling:
+    def handle(request: HttpRequest) -> RouteSteps:
         try:
             yield RouterCall("HistoryService.GetMessage", GetMessageRequest(tenant="t"))
         except CallRefused as refused:
@@ -244,7 +244,7 @@ async def test_a_refusal_that_is_left_at_that_is_the_answer(anew: bool, serve: C
 
 
 async def test_a_handling_may_refuse_by_itself(serve: Callable[..., Served]) -> None:
-    def handle(request: HttpRequest) -> Handling:
+    def handle(request: HttpRequest) -> RouteSteps:
         yield stats("t")
         raise catalogue.INVALID_ARGUMENT.refused(field="limit", problem="must be a number")
 
@@ -257,7 +257,7 @@ async def test_a_handling_may_refuse_by_itself(serve: Callable[..., Served]) -> 
 async def test_a_handling_that_breaks_is_an_internal_error_and_no_more(
     serve: Callable[..., Served], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def handle(request: HttpRequest) -> Handling:
+    def handle(request: HttpRequest) -> RouteSteps:
         yield stats("t")
         raise KeyError("its own mistake")
 

@@ -1,1 +1,1 @@
-"""LangBot's WebSocket chat, docs/dialects/langbot.md."""
+"""LangBot's WebSocket chat, see docs/dialects/langbot.md."""

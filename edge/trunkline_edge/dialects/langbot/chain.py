@@ -1,9 +1,9 @@
-"""LangBot's message chains, and the contract's parts: each as the other, and nothing is lost.
+"""Lossless translation between LangBot's message chains and the contract's parts.
 
-What a component says is put into the part of its kind. What that has no field for follows it in a custom
-part (`langbot:extra`), to be laid over the component again. A component that has no such part, or does not
-fit into one, is a custom part of its own, `langbot.<Type>`, with the whole component as JSON; what is
-no component at all, or is over the number of parts that a message may have, is in `langbot:chain`.
+A component becomes the part of its kind. Keys without a field in that part follow in a custom part,
+`langbot:extra`, whose object is merged into the component on the way back. A component without such a part,
+or too large for it, becomes a custom part `langbot.<Type>` with the whole component as JSON. Values that are
+no components, and those beyond the number of parts in a message, go into one custom part, `langbot:chain`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from trunkline_edge.dialects.native.json_output import json_object
 
 Component = dict[str, Any]
 
-#: Before the type of a component that is kept as it is. No type makes one of the two names below.
+#: Prefix of the custom part of a whole component. No component type yields one of the two names below.
 PREFIX = "langbot."
 _EXTRA = "langbot:extra"
 _CHAIN = "langbot:chain"
 
-# What the contract allows; what is over it goes into a custom part, which has no limit of its own.
+# Limits of the contract; larger values go into a custom part, which has none of its own.
 _MAX_PARTS = 64
 _MAX_TEXT_CHARACTERS = 262_144
 _MAX_NAME_CHARACTERS = 256
@@ -34,11 +34,11 @@ _MAX_ID_CHARACTERS = 128
 _USER = re.compile(r"[^\s/:\x00-\x1f\x7f-\x9f]{1,128}")
 
 _MEDIA = {"Image": "image", "Voice": "audio", "File": "file"}
-#: LangBot knows no films: they are files.
+#: LangBot has no video component, so videos become files.
 _MEDIA_TYPES = {"image": "Image", "audio": "Voice", "video": "File", "file": "File"}
 
-#: How LangBot writes a component in a text: what comes first, and the fields of which one follows.
-_WORDS: dict[str, tuple[str, tuple[str, ...]]] = {
+#: A component in LangBot's plain text: prefix, and the keys of which the first non-empty one follows.
+_TEXT_FORMS: dict[str, tuple[str, tuple[str, ...]]] = {
     "Plain": ("", ("text",)),
     "At": ("@", ("display", "target")),
     "AtAll": ("@All", ()),
@@ -54,21 +54,21 @@ _encode = msgspec.json.Encoder(order="sorted").encode
 
 
 def parts_of(chain: Sequence[Any]) -> list[Part]:
-    """What a client says, any JSON values, as at least one part. Raises FrameRefused for media too large."""
+    """A client's chain, any JSON values, as one part or more. Raises FrameRefused for media too large."""
     if not chain:
         return [Part(text=TextPart())]
     parts: list[Part] = []
     for index, component in enumerate(chain):
-        these = _parts_of(component)
+        converted = _parts_of(component)
         is_last = index == len(chain) - 1
-        if len(parts) + len(these) > _MAX_PARTS - (not is_last):
+        if len(parts) + len(converted) > _MAX_PARTS - (not is_last):
             return [*parts, _custom(_CHAIN, list(chain[index:]))]
-        parts += these
+        parts += converted
     return parts
 
 
 def chain_of(parts: Iterable[Part]) -> list[Any]:
-    """Parts as a client is shown them. What an agent thinks and does on the way is left out."""
+    """Parts as a client's chain, without reasoning and tool calls."""
     chain: list[Any] = []
     for part in parts:
         kind = part.WhichOneof("content")
@@ -90,19 +90,19 @@ def chain_of(parts: Iterable[Part]) -> list[Any]:
 
 
 def content_of(chain: Iterable[Any]) -> str:
-    """A chain as one text, as LangBot shows it."""
-    return "".join([_words(component) for component in chain])
+    """A chain as plain text, in LangBot's form."""
+    return "".join([_component_text(component) for component in chain])
 
 
-def _words(component: Any) -> str:
+def _component_text(component: Any) -> str:
     if isinstance(component, str):
         return component
     kind = component.get("type") if isinstance(component, dict) else None
     if not isinstance(kind, str) or kind in _SILENT or kind.startswith("WeChat"):
         return ""
-    if kind not in _WORDS:
+    if kind not in _TEXT_FORMS:
         return f"Unknown Message: Unknown component type: {kind}"
-    before, keys = _WORDS[kind]
+    before, keys = _TEXT_FORMS[kind]
     return before + next((str(value) for key in keys if (value := component.get(key))), "")
 
 
@@ -114,17 +114,19 @@ def _parts_of(component: Any) -> list[Part]:
     if not isinstance(kind, str) or len(PREFIX + kind) > _MAX_NAME_CHARACTERS:
         return [_custom(_CHAIN, [component])]
     part = _part_of(kind, component)
-    shown = _component_of(part) if part is not None else None
-    if part is None or shown is None or not shown.keys() <= component.keys():
+    restored = _component_of(part) if part is not None else None
+    if part is None or restored is None or not restored.keys() <= component.keys():
         return [_custom(PREFIX + kind, component)]
     extra = {
-        key: value for key, value in component.items() if key not in shown or not _same(value, shown[key])
+        key: value
+        for key, value in component.items()
+        if key not in restored or not _same(value, restored[key])
     }
     return [part, _custom(_EXTRA, extra)] if extra else [part]
 
 
 def _part_of(kind: str, component: Component) -> Part | None:
-    """The part of the component's kind; None where there is none, or the component does not fit."""
+    """The part of the component's kind; None if there is none, or the component does not fit it."""
     match kind:
         case "Plain":
             text = component.get("text")
@@ -154,7 +156,7 @@ def _part_of_quote(component: Component) -> Part | None:
 
 
 def _id_text(value: Any) -> str:
-    """An id, which LangBot has as a number or as text; empty where it is neither."""
+    """An id, a number or string in LangBot; empty for other types."""
     if isinstance(value, str):
         return value
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else ""
@@ -169,7 +171,7 @@ def _custom(name: str, value: Any) -> Part:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """The same JSON: 1, 1.0 and true are not."""
+    """Whether two values are the same JSON; 1, 1.0 and true differ."""
     if isinstance(one, str) or isinstance(other, str):
         return type(one) is type(other) and one == other
     return _encode(one) == _encode(other)
@@ -179,7 +181,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _component_of(part: Part) -> Component | None:
-    """What a part other than a custom one is shown as; None for what is not shown."""
+    """The component for a part that is not custom; None for parts that clients do not get."""
     match part.WhichOneof("content"):
         case "text":
             return {"type": "Plain", "text": part.text.text} if part.text.text else None
@@ -195,23 +197,23 @@ def _component_of(part: Part) -> Component | None:
 def _component_of_mention(mention: MentionPart) -> Component:
     if mention.everybody:
         return {"type": "AtAll"}
-    shown: Component = {"type": "At", "target": mention.user}
+    component: Component = {"type": "At", "target": mention.user}
     if mention.name:
-        shown["display"] = mention.name
-    return shown
+        component["display"] = mention.name
+    return component
 
 
 def _component_of_quote(quote: QuotePart) -> Component:
-    shown: Component = {"type": "Quote"}
+    component: Component = {"type": "Quote"}
     if quote.message_id:
-        shown["id"] = quote.message_id
+        component["id"] = quote.message_id
     if quote.text:
-        shown["origin"] = [{"type": "Plain", "text": quote.text}]
-    return shown
+        component["origin"] = [{"type": "Plain", "text": quote.text}]
+    return component
 
 
 def _value_of(custom: CustomPart) -> Any:
-    """What a custom part holds. What is said to be JSON and is not is text."""
+    """The value of a custom part; invalid JSON stays text."""
     if custom.WhichOneof("content") != "json":
         return json_object(custom.data)
     return value_of(custom.json)

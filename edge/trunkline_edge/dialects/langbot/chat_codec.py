@@ -1,4 +1,4 @@
-"""The frames of LangBot's WebSocket chat."""
+"""The codec of LangBot's WebSocket chat."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from trunkline_edge.dialects.langbot.chain import parts_of
 from trunkline_edge.dialects.langbot.json_values import read_json, value_of
 from trunkline_edge.dialects.langbot.records import BAD_SESSION_TYPE, iso, record_of
 
-#: Names a part that holds what all clients of a pipeline are told, any JSON. Only a backend can say it.
+#: Name of the custom part of a broadcast to a pipeline's clients, any JSON. Only backends can send one.
 BROADCAST = "langbot.broadcast"
 
-#: What clients of LangBot are told in words that they know.
-_WORDS = {
+#: Error texts that LangBot's clients know, by the catalogue's code.
+_ERROR_TEXTS = {
     catalogue.UNAUTHORIZED.code: "Unauthorized",
-    # The only thing that is waited for is `authenticate`.
+    # The handshake waits for `authenticate` only.
     catalogue.HANDSHAKE_TIMEOUT.code: "Unauthorized",
     catalogue.UNKNOWN_TENANT.code: "Pipeline not found",
     catalogue.INTERNAL.code: "Internal server error",
@@ -41,58 +41,58 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True)
 class LangBotCodec(Codec):
-    """What is said to and by the clients of one session type.
+    """The codec of clients of one session type.
 
-    With `stream: false` a client asks for whole replies, from that message on, and is given a codec that
-    differs in `replies` alone.
+    A message with `stream: false` requests complete replies from then on; the client gets a codec that
+    differs in `streaming` only.
     """
 
     session_type: str
     clock: Clock
-    replies: StreamingMode = StreamingMode.SO_FAR
+    streaming: StreamingMode = StreamingMode.SNAPSHOTS
 
     name = "langbot"
-    gives_ids = True
+    assigns_ids = True
 
     def decode(self, payload: bytes, binary: bool = False) -> Decoded:
-        """See Codec. What is no frame of LangBot's says nothing."""
+        """See Codec. Ignores frames that LangBot does not have."""
         fields = json_fields(payload)
         match fields.get("type", "message"):
             case "message":
-                return self._said(fields)
+                return self._message_frame(fields)
             case "ping":
                 return ClientFrame(ping=PingFrame())
             case "disconnect":
                 return ClientFrame(disconnect=DisconnectFrame())
         return None
 
-    def _said(self, fields: dict[str, Any]) -> Decoded:
+    def _message_frame(self, fields: dict[str, Any]) -> Decoded:
         chain = fields.get("message", [])
         if not isinstance(chain, list):
             raise _malformed("message must be a list of components")
         frame = ClientFrame()
         frame.message.parts.extend(parts_of(chain))
-        replies = StreamingMode.SO_FAR if fields.get("stream", True) else StreamingMode.WHOLE
-        if replies is self.replies:
+        streaming = StreamingMode.SNAPSHOTS if fields.get("stream", True) else StreamingMode.COMPLETE
+        if streaming is self.streaming:
             return frame
-        return SwitchCodec(dataclasses.replace(self, replies=replies), frame)
+        return SwitchCodec(dataclasses.replace(self, streaming=streaming), frame)
 
     def encode(self, frame: ServerFrame) -> bytes:
         """See Codec."""
         match frame.WhichOneof("frame"):
             case "message":
-                told = self._message(frame.message)
+                fields = self._message(frame.message)
             case "connected":
-                told = self._connected(frame.connected)
+                fields = self._connected(frame.connected)
             case "pong":
-                told = {"type": "pong", "timestamp": iso(self.clock())}
+                fields = {"type": "pong", "timestamp": iso(self.clock())}
             case "error":
-                told = _error(frame.error.code, frame.error.message)
+                fields = _error(frame.error.code, frame.error.message)
             case "closing" if frame.closing.reason != catalogue.DISCONNECTED.code:
-                told = _error(frame.closing.reason, frame.closing.message)
+                fields = _error(frame.closing.reason, frame.closing.message)
             case _:
-                told = None
-        return _encode(told) if told is not None else b""
+                fields = None
+        return _encode(fields) if fields is not None else b""
 
     def _connected(self, connected: ConnectedFrame) -> dict[str, Any]:
         return {
@@ -107,8 +107,8 @@ class LangBotCodec(Codec):
         if message.author.role == ROLE_SYSTEM:
             for part in message.parts:
                 if part.custom.name == BROADCAST:
-                    told = value_of(part.custom.json)
-                    return {"type": "broadcast", "message": told, "timestamp": iso(message.created_at)}
+                    content = value_of(part.custom.json)
+                    return {"type": "broadcast", "message": content, "timestamp": iso(message.created_at)}
         record = record_of(message)
         if record is None:
             return None
@@ -116,14 +116,14 @@ class LangBotCodec(Codec):
         return {"type": kind, "session_type": self.session_type, "data": record}
 
     def close_code(self, closing: ClosingFrame) -> int:
-        """See Codec. LangBot knows none of Trunkline's own: 1013 for those who may come back, else 1000."""
+        """See Codec. LangBot has no codes above 4000: 1013 if the client may reconnect, else 1000."""
         if closing.reason == catalogue.HANDSHAKE_TIMEOUT.code or closing.code >= 4500:
             return 1000
         return 1013 if closing.code >= 4000 else closing.code
 
 
 def json_fields(payload: bytes) -> dict[str, Any]:
-    """What a client's message says. Raises FrameRefused where that is no JSON object."""
+    """A client's message as a JSON object. Raises FrameRefused for anything else."""
     try:
         fields = read_json(payload)
     except ValueError:
@@ -138,6 +138,6 @@ def _malformed(sentence: str) -> FrameRefused:
 
 
 def _error(code: str, sentence: str) -> dict[str, Any]:
-    # In the words of LangBot, to the letter.
-    words = BAD_SESSION_TYPE if sentence.endswith(BAD_SESSION_TYPE) else _WORDS.get(code, sentence)
-    return {"type": "error", "message": words}
+    # The texts of LangBot itself, to the letter.
+    text = BAD_SESSION_TYPE if sentence.endswith(BAD_SESSION_TYPE) else _ERROR_TEXTS.get(code, sentence)
+    return {"type": "error", "message": text}

@@ -1,7 +1,7 @@
 """LangBot's WebSocket chat and the HTTP routes beside it, see docs/dialects/langbot.md.
 
-A pipeline is an agent; the platform is `langbot`. All connections of one pipeline and session type share
-one conversation.
+A pipeline is an agent, the platform is `langbot`. All connections of one pipeline and session type share a
+conversation.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from trunkline_edge.dialects.tenant_policies import TenantPolicies
 
 
 def make(clock: Clock) -> Dialect:
-    """The dialect."""
+    """Create the dialect."""
     codecs = {name: LangBotCodec(name, clock) for name in SESSION_TYPES}
     return Dialect(
         name=NAME,
         reserved_parameter="pipeline",
-        asks_tenants=True,
+        needs_tenants=True,
         connect=partial(connect, codecs),
-        refusing=codecs["person"],
-        sockets=(Path("/api/v1/pipelines/{pipeline}/ws/connect"),),
+        rejection_codec=codecs["person"],
+        websocket_paths=(Path("/api/v1/pipelines/{pipeline}/ws/connect"),),
         routes=routes(clock),
     )
 
 
 def connect(codecs: Mapping[str, LangBotCodec], request: ConnectRequest) -> ConnectPlan:
-    """Read a connect request, see Dialect; `codecs` by session type.
+    """Plan a connection, see Dialect; `codecs` by session type.
 
-    A client that has not proved yet what must be proved is asked to, with its first frame.
+    A client whose tenant requires a token that the request lacks must send it in the first frame.
     """
     session_type = dict(reversed(request.query)).get("session_type", "person")
     if session_type not in SESSION_TYPES:
@@ -50,35 +50,39 @@ def connect(codecs: Mapping[str, LangBotCodec], request: ConnectRequest) -> Conn
     opened = ConnectionOpened(protocol=codec.name, echo=True)
     opened.address.agent, opened.address.platform = pipeline, PLATFORM
     opened.address.conversation.CopyFrom(conversation(session_type))
-    wish = ConnectPlan(codec, opened, large_frames=True)
+    plan = ConnectPlan(codec, opened, large_frames=True)
     token = request.token or request.headers.get("x-api-key", "")
     try:
         tenant = tenant_of(tenants, pipeline, token)
     except Refused as refused:
-        # Where another tenant's token was given, another frame would not make it right.
+        # The token of another tenant stays wrong whatever frame follows.
         if refused.entry is not catalogue.UNAUTHORIZED or tenants.tenant_of_token(token):
             raise
         tenant = ""
     if tenant and (tenants.may_accept(tenant, token) or not request.needs_token(tenant)):
-        return _for_tenant(wish, tenants, token)
-    wish.first = partial(_authenticated, wish, tenants)
-    return wish
+        return _for_tenant(plan, tenants, token)
+    plan.read_first = partial(_read_authenticate, plan, tenants)
+    return plan
 
 
-def _for_tenant(wish: ConnectPlan, tenants: TenantPolicies, token: str) -> ConnectPlan:
-    wish.opened.address.tenant = tenant_of(tenants, wish.opened.address.agent, token)
-    wish.token = token
-    wish.first = None
-    return wish
+def _for_tenant(plan: ConnectPlan, tenants: TenantPolicies, token: str) -> ConnectPlan:
+    plan.opened.address.tenant = tenant_of(tenants, plan.opened.address.agent, token)
+    plan.token = token
+    plan.read_first = None
+    return plan
 
 
-def _authenticated(wish: ConnectPlan, tenants: TenantPolicies, payload: bytes, binary: bool) -> ConnectPlan:
-    """The `authenticate` frame that must come first. Which workspace it names does not matter."""
+def _read_authenticate(
+    plan: ConnectPlan, tenants: TenantPolicies, payload: bytes, binary: bool
+) -> ConnectPlan:
+    """Read the `authenticate` frame, which must come first. Its workspace is ignored."""
     try:
         fields = json_fields(payload)
     except FrameRefused:
         fields = {}
     token = fields.get("token")
     if fields.get("type") != "authenticate" or not isinstance(token, str):
-        raise catalogue.UNAUTHORIZED.refused(problem="an authenticate frame with a token comes first")
-    return _for_tenant(wish, tenants, token)
+        raise catalogue.UNAUTHORIZED.refused(
+            problem="the first frame must be an authenticate frame with a token"
+        )
+    return _for_tenant(plan, tenants, token)

@@ -1,4 +1,4 @@
-"""JSON that others wrote, of any kind, and that is written again as part of something larger."""
+"""Decoding of arbitrary JSON that is encoded again inside a larger value."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 import msgspec
 
-#: Arrays and objects within each other. Reading and writing are recursive, and must not fail half-way.
+#: Nested arrays and objects. Decoding and encoding recurse, and must not overflow half-way.
 MAX_DEPTH = 100
 
 
 def read_json(text: bytes | str) -> Any:
-    """The value. Raises ValueError where it is no JSON, or nested deeper than MAX_DEPTH."""
+    """Decode JSON. Raises ValueError for invalid JSON, and for JSON nested deeper than MAX_DEPTH."""
     try:
         value = msgspec.json.decode(text)
     except RecursionError:
@@ -25,7 +25,7 @@ def read_json(text: bytes | str) -> Any:
 
 
 def value_of(text: str) -> Any:
-    """The value of a JSON text, or the text itself where `read_json` refuses it."""
+    """Decode JSON, or return the text itself if `read_json` raises."""
     try:
         return read_json(text)
     except ValueError:

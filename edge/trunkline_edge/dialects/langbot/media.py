@@ -1,4 +1,4 @@
-"""Pictures, voice messages and files of LangBot, and the contract's media."""
+"""Translation between LangBot's images, voice messages and files and the contract's media."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from trunkline_edge.dialects.codec import FrameRefused
 MAX_INLINE_BYTES = 8 << 20
 _MAX_URL_CHARACTERS = 4096
 _MAX_KEY_CHARACTERS = 1024
-#: Between what a data URI begins with and the data.
+#: Separates the MIME type of a data URI from its data.
 _MARK = ";base64,"
 
-#: Fields of the same meaning: the component's, the part's, and how long it may be.
+#: Corresponding fields: the component's key, the part's field, its maximal length.
 _TEXTS = (("name", "name", 256), ("sha256", "sha256", 64), ("mime_type", "mime_type", 256))
 
 
 def part_of_media(kind: str, component: dict[str, Any]) -> MediaPart | None:
-    """The media of a component; None where it names no place that the contract can hold.
+    """The media of a component; None if it has no source that fits the contract.
 
-    Of several places the one counts that needs no fetching. Raises FrameRefused for more inline bytes
-    than a message may have.
+    Of several sources, inline data is preferred to a URL, and a URL to a path. Raises FrameRefused for
+    more inline bytes than a message may have.
     """
     media = MediaPart()
     data, url, path = (component.get(key) for key in ("base64", "url", "path"))
@@ -50,24 +50,24 @@ def part_of_media(kind: str, component: dict[str, Any]) -> MediaPart | None:
 
 def component_of_media(kind: str, media: MediaPart) -> dict[str, Any]:
     """The component for media."""
-    shown: dict[str, Any] = {"type": kind}
+    component: dict[str, Any] = {"type": kind}
     match media.WhichOneof("source"):
         case "url":
-            shown["url"] = media.url
+            component["url"] = media.url
         case "storage_key":
-            shown["path"] = media.storage_key
+            component["path"] = media.storage_key
         case "inline":
-            shown["base64"] = _base64_of(media)
+            component["base64"] = _base64_of(media)
     for key, field, _ in _TEXTS:
-        if (value := getattr(media, field)) and not (key == "mime_type" and "base64" in shown):
-            shown[key] = value
+        if (value := getattr(media, field)) and not (key == "mime_type" and "base64" in component):
+            component[key] = value
     if media.size_bytes:
-        shown["size"] = media.size_bytes
-    return shown
+        component["size"] = media.size_bytes
+    return component
 
 
 def _put_inline(kind: str, media: MediaPart, text: str) -> bool:
-    """The bytes of a data URI, or of base64 alone. False where the same text could not be made of them."""
+    """Decode a data URI or plain base64. False unless the same text can be restored from it."""
     data = text
     if text.startswith("data:"):
         head, mark, data = text.partition(_MARK)
@@ -87,6 +87,6 @@ def _put_inline(kind: str, media: MediaPart, text: str) -> bool:
 
 
 def _base64_of(media: MediaPart) -> str:
-    """A data URI; where nobody said of what kind the bytes are, base64 alone."""
+    """A data URI, or plain base64 if the MIME type is unknown."""
     data = base64.b64encode(media.inline).decode()
     return f"data:{media.mime_type}{_MARK}{data}" if media.mime_type else data

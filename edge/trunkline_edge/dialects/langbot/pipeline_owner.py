@@ -1,4 +1,4 @@
-"""Whose a pipeline is, as LangBot's clients do not say it."""
+"""Finds the tenant of a pipeline, which LangBot's clients do not name."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ NAME = "langbot"
 
 
 def tenant_of(tenants: TenantPolicies, pipeline: str, token: str) -> str:
-    """The tenant that the pipeline was declared for, else the token's; there is no default.
+    """The tenant that reserved the pipeline, else the token's tenant; there is no default.
 
-    Whether the token lets anybody in is not looked at. Raises Refused: UNAUTHORIZED where the token is
-    another tenant's, or one is needed to tell the tenant, and UNKNOWN_TENANT where the pipeline is nobody's
-    and no token could make it somebody's.
+    Does not authenticate the client. Raises Refused UNAUTHORIZED if the token is another tenant's, or is
+    missing and would identify the tenant; UNKNOWN_TENANT if no tenant has the pipeline and none shares a
+    secret.
     """
-    declared, owner = tenants.owner_of(NAME, pipeline), tenants.tenant_of_token(token)
-    if declared and owner not in ("", declared):
+    owner, bearer_tenant = tenants.owner_of(NAME, pipeline), tenants.tenant_of_token(token)
+    if owner and bearer_tenant not in ("", owner):
         raise catalogue.UNAUTHORIZED.refused(problem="the token is another tenant's")
-    tenant = declared or owner
+    tenant = owner or bearer_tenant
     if tenant:
         return tenant
     if tenants.have_shared_tokens:
-        raise catalogue.UNAUTHORIZED.refused(problem="the pipeline is not declared, and there is no token")
+        raise catalogue.UNAUTHORIZED.refused(
+            problem="no tenant has reserved the pipeline, and there is no token"
+        )
     raise catalogue.UNKNOWN_TENANT.refused(tenant="for this pipeline")

@@ -1,4 +1,4 @@
-"""Messages as LangBot's clients are shown them, live and in lists: records."""
+"""Records: messages in LangBot's form, live and in lists."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from trunkline.v1.message_pb2 import (
 from trunkline_edge.dialects.langbot.chain import chain_of, content_of
 
 PLATFORM = "langbot"
-#: All connections of one pipeline and session type are in one conversation.
+#: All connections of one pipeline and session type share this conversation.
 CONVERSATION_ID = "langbot"
 SESSION_TYPES = {"person": CONVERSATION_KIND_PERSON, "group": CONVERSATION_KIND_GROUP}
 BAD_SESSION_TYPE = "session_type must be person or group"
 
-#: The id that the edge gives to what a client of LangBot says: its connection's id, and a number.
-_GIVEN_ID = re.compile(r"(c[0-9a-f]{24})-\d+")
+#: Ids that the edge assigns to messages of LangBot's clients: connection id and number.
+_ASSIGNED_ID = re.compile(r"(c[0-9a-f]{24})-\d+")
 
-#: What is shown of a reply that has ended otherwise than whole, and before it had said anything.
-_WITHOUT_WORDS = {
+#: Texts of replies that ended early and empty, by state.
+_EMPTY_REPLIES = {
     MESSAGE_STATE_CANCELLED: "The reply was cancelled",
     MESSAGE_STATE_FAILED: "The reply failed",
     MESSAGE_STATE_EXPIRED: "The reply was interrupted",
@@ -56,15 +56,15 @@ def iso(time: datetime | Timestamp) -> str:
 
 
 def record_of(message: Message) -> dict[str, Any] | None:
-    """The record; None where there is nothing to show: nothing was said yet, or it was taken back."""
+    """The record; None for a recalled message, and for an open one that is still empty."""
     if message.state == MESSAGE_STATE_RECALLED:
         return None
     chain = chain_of(message.parts)
     if not chain and message.state == MESSAGE_STATE_OPEN:
         return None
-    if not chain and message.state in _WITHOUT_WORDS:
-        chain = [{"type": "Plain", "text": message.error.message or _WITHOUT_WORDS[message.state]}]
-    given = _GIVEN_ID.fullmatch(message.client_id)
+    if not chain and message.state in _EMPTY_REPLIES:
+        chain = [{"type": "Plain", "text": message.error.message or _EMPTY_REPLIES[message.state]}]
+    assigned = _ASSIGNED_ID.fullmatch(message.client_id)
     by_user = message.author.role == ROLE_USER
     return {
         "id": _number(message),
@@ -73,15 +73,15 @@ def record_of(message: Message) -> dict[str, Any] | None:
         "message_chain": chain,
         "timestamp": iso(message.created_at),
         "is_final": message.state != MESSAGE_STATE_OPEN,
-        "connection_id": given.group(1) if by_user and given else "",
+        "connection_id": assigned.group(1) if by_user and assigned else "",
     }
 
 
 def _number(message: Message) -> int:
-    """Its place in the conversation's log.
+    """A number for the message: its seq in the conversation's log.
 
-    What is no entry of that log gets a number that none there will ever have: its time, in
-    milliseconds, and three more digits made of its id. It is one that JavaScript can hold.
+    A message of another log gets a number beyond any seq: its time in milliseconds, and three digits of a
+    hash of its id. JavaScript can hold it exactly.
     """
     if message.address.HasField("conversation") and message.HasField("position"):
         return message.position.seq

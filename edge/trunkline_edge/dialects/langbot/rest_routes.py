@@ -1,4 +1,4 @@
-"""The HTTP routes beside LangBot's WebSocket chat. All answer `{code, msg, data}`."""
+"""The HTTP routes of LangBot's WebSocket chat. All reply with `{code, msg, data}`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from trunkline_edge.dialects.codec import FrameRefused
 from trunkline_edge.dialects.dialect import (
     CallRefused,
     Clock,
-    Handling,
+    DialectRoute,
     HttpReply,
     HttpRequest,
-    Route,
     RouterCall,
+    RouteSteps,
     bearer,
 )
 from trunkline_edge.dialects.langbot.chat_codec import BROADCAST, json_fields
@@ -44,31 +44,33 @@ from trunkline_edge.dialects.langbot.records import (
 )
 from trunkline_edge.dialects.paths import Path
 
-#: The newest messages that are listed: so many, or fewer once they have more bytes than this.
+#: Bounds of a list of the newest messages, which ends at the first bound reached.
 MAX_LISTED = 500
 MAX_LISTED_BYTES = 16 << 20
 
 _PAGE = 500
 _CONNECTIONS_PAGE = 1000
 
-_Handle = Callable[[HttpRequest, Address], Handling]
+_Handler = Callable[[HttpRequest, Address], RouteSteps]
 
 
-def routes(clock: Clock) -> Sequence[Route]:
-    """All of them."""
+def routes(clock: Clock) -> Sequence[DialectRoute]:
+    """The routes."""
     base = "/api/v1/pipelines/{pipeline}/ws"
     return (
-        Route("GET", Path(f"{base}/messages/{{session_type}}"), _guarded(_messages)),
-        Route("POST", Path(f"{base}/reset/{{session_type}}"), _guarded(_reset), _said),
-        Route("GET", Path(f"{base}/connections"), _guarded(lambda _, here: _connections(here, clock))),
-        Route("POST", Path(f"{base}/broadcast"), _guarded(_broadcast), _said),
+        DialectRoute("GET", Path(f"{base}/messages/{{session_type}}"), _with_tenant(_messages)),
+        DialectRoute("POST", Path(f"{base}/reset/{{session_type}}"), _with_tenant(_reset), _render_refusal),
+        DialectRoute(
+            "GET", Path(f"{base}/connections"), _with_tenant(lambda _, here: _connections(here, clock))
+        ),
+        DialectRoute("POST", Path(f"{base}/broadcast"), _with_tenant(_broadcast), _render_refusal),
     )
 
 
-def _guarded(handle: _Handle) -> Callable[[HttpRequest], Handling]:
-    """For those who may, with the address of the pipeline; what is refused is said as LangBot says it."""
+def _with_tenant(handle: _Handler) -> Callable[[HttpRequest], RouteSteps]:
+    """Calls `handle` with the address of the pipeline, and renders refusals in LangBot's form."""
 
-    def guarded(request: HttpRequest) -> Handling:
+    def handle_request(request: HttpRequest) -> RouteSteps:
         try:
             token = bearer(request.headers) or request.headers.get("x-api-key", "")
             pipeline = request.parameters["pipeline"]
@@ -77,12 +79,12 @@ def _guarded(handle: _Handle) -> Callable[[HttpRequest], Handling]:
         except Refused as refused:
             return _refused(refused.entry.code, str(refused), refused.entry.http_status)
         except CallRefused as refused:
-            return _said(refused)
+            return _render_refusal(refused)
 
-    return guarded
+    return handle_request
 
 
-def _said(refused: CallRefused) -> HttpReply:
+def _render_refusal(refused: CallRefused) -> HttpReply:
     return _refused(refused.code, str(refused), refused.http_status)
 
 
@@ -103,7 +105,7 @@ def _failed(status: int, text: str) -> HttpReply:
 
 
 def _session(request: HttpRequest, here: Address) -> Address | None:
-    """The conversation that the path names; None where it names none."""
+    """The conversation that the path names; None for an invalid session type."""
     session_type = request.parameters["session_type"]
     if session_type not in SESSION_TYPES:
         return None
@@ -113,7 +115,7 @@ def _session(request: HttpRequest, here: Address) -> Address | None:
     return address
 
 
-def _messages(request: HttpRequest, here: Address) -> Handling:
+def _messages(request: HttpRequest, here: Address) -> RouteSteps:
     address = _session(request, here)
     if address is None:
         return _failed(400, BAD_SESSION_TYPE)
@@ -124,20 +126,20 @@ def _messages(request: HttpRequest, here: Address) -> Handling:
 
 def _newest(address: Address) -> Generator[RouterCall, Any, list[Message]]:
     """The newest messages of a conversation, oldest first."""
-    found: list[Message] = []
+    messages: list[Message] = []
     size = 0
-    asked = ListMessagesRequest(address=address, limit=_PAGE)
+    request = ListMessagesRequest(address=address, limit=_PAGE)
     while True:
-        page: ListMessagesResponse = yield RouterCall("HistoryService.ListMessages", asked)
-        found[:0] = page.messages
+        page: ListMessagesResponse = yield RouterCall("HistoryService.ListMessages", request)
+        messages[:0] = page.messages
         size += page.ByteSize()
-        if not page.more or not page.messages or len(found) >= MAX_LISTED or size >= MAX_LISTED_BYTES:
-            return found[-MAX_LISTED:]
-        asked.limit = MAX_LISTED - len(found)
-        asked.before.CopyFrom(found[0].position)
+        if not page.more or not page.messages or len(messages) >= MAX_LISTED or size >= MAX_LISTED_BYTES:
+            return messages[-MAX_LISTED:]
+        request.limit = MAX_LISTED - len(messages)
+        request.before.CopyFrom(messages[0].position)
 
 
-def _reset(request: HttpRequest, here: Address) -> Handling:
+def _reset(request: HttpRequest, here: Address) -> RouteSteps:
     address = _session(request, here)
     if address is None:
         return _failed(400, BAD_SESSION_TYPE)
@@ -145,14 +147,14 @@ def _reset(request: HttpRequest, here: Address) -> Handling:
     return _ok({"message": "Session reset successfully"})
 
 
-def _connections(here: Address, clock: Clock) -> Handling:
-    """Counts are those of the tenant; the connections are the pipeline's."""
+def _connections(here: Address, clock: Clock) -> RouteSteps:
+    """Counts of the whole tenant, and a list of the pipeline's connections."""
     by_pipeline: Counter[str] = Counter()
     by_session_type: Counter[str] = Counter(dict.fromkeys(SESSION_TYPES, 0))
     listed: list[Connection] = []
-    asked = ListConnectionsRequest(address=Address(tenant=here.tenant), page_size=_CONNECTIONS_PAGE)
+    request = ListConnectionsRequest(address=Address(tenant=here.tenant), page_size=_CONNECTIONS_PAGE)
     while True:
-        page: ListConnectionsResponse = yield RouterCall("PresenceService.ListConnections", asked)
+        page: ListConnectionsResponse = yield RouterCall("PresenceService.ListConnections", request)
         for connection in page.connections:
             address = connection.address
             if address.platform == PLATFORM and address.conversation.id == CONVERSATION_ID:
@@ -162,7 +164,7 @@ def _connections(here: Address, clock: Clock) -> Handling:
                     listed.append(connection)
         if not page.next_page_token:
             break
-        asked.page_token = page.next_page_token
+        request.page_token = page.next_page_token
     now = iso(clock())
     return _ok(
         {
@@ -172,13 +174,13 @@ def _connections(here: Address, clock: Clock) -> Handling:
                 "connections_by_pipeline": by_pipeline,
                 "connections_by_session_type": by_session_type,
             },
-            "connections": [_shown(connection, now) for connection in listed],
+            "connections": [_listed(connection, now) for connection in listed],
         }
     )
 
 
-def _shown(connection: Connection, now: str) -> dict[str, Any]:
-    """A connection that is listed answers pings: it is active now."""
+def _listed(connection: Connection, now: str) -> dict[str, Any]:
+    """A listed connection answers pings, so it is active now."""
     return {
         "connection_id": connection.connection_id,
         "session_type": session_type_of(connection.address.conversation),
@@ -188,16 +190,16 @@ def _shown(connection: Connection, now: str) -> dict[str, Any]:
     }
 
 
-def _broadcast(request: HttpRequest, here: Address) -> Handling:
+def _broadcast(request: HttpRequest, here: Address) -> RouteSteps:
     try:
-        told = json_fields(request.body).get("message")
+        content = json_fields(request.body).get("message")
     except FrameRefused:
-        told = None
-    if not told:
+        content = None
+    if not content:
         return _failed(400, "message is required")
-    asked = BroadcastRequest(address=here, ephemeral=True)
-    asked.author.role = ROLE_SYSTEM
-    custom = asked.parts.add().custom
-    custom.name, custom.json = BROADCAST, msgspec.json.encode(told).decode()
-    yield RouterCall("BroadcastService.Broadcast", asked)
+    broadcast = BroadcastRequest(address=here, ephemeral=True)
+    broadcast.author.role = ROLE_SYSTEM
+    custom = broadcast.parts.add().custom
+    custom.name, custom.json = BROADCAST, msgspec.json.encode(content).decode()
+    yield RouterCall("BroadcastService.Broadcast", broadcast)
     return _ok({"message": "Broadcast sent successfully"})

@@ -1,1 +1,1 @@
-"""maim_message's two families of clients, docs/dialects/maim.md and docs/dialects/maim_api.md."""
+"""maim_message's two protocols, see docs/dialects/maim.md and docs/dialects/maim_api.md."""

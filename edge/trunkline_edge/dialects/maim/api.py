@@ -1,4 +1,4 @@
-"""maim_message's API server, see docs/dialects/maim_api.md: `/ws`, and an API key that says where to."""
+"""maim_message's API server, see docs/dialects/maim_api.md: `/ws`, addressed by an API key."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from trunkline_edge.dialects.maim.api_codec import MaimApi
 from trunkline_edge.dialects.maim.messages import conversation_of, user_of
 from trunkline_edge.dialects.paths import Path
 
-#: Of a client that names none.
+#: Platform of clients that name none.
 DEFAULT_PLATFORM = "unknown"
 
 
 def make(clock: Clock) -> Dialect:
-    """The dialect."""
+    """Create the dialect."""
 
     def connect(request: ConnectRequest) -> ConnectPlan:
         api_key = _named(request, "api_key", "x-apikey")
@@ -30,16 +30,19 @@ def make(clock: Clock) -> Dialect:
         address.tenant, address.agent, address.platform = tenant, agent, platform
         address.conversation.CopyFrom(conversation_of(platform))
         opened.resume.delivered = True
-        codec = MaimApi(clock, tenant, agent, platform, _called(request), api_key if token else "")
+        codec = MaimApi(clock, tenant, agent, platform, _connection_name(request), api_key if token else "")
         return ConnectPlan(codec, opened, token or request.token, names_user=False, large_frames=True)
 
     return Dialect(
-        name="maim.api", connect=connect, refusing=MaimApi(clock), sockets=(Path("/ws"), Path("/ws/"))
+        name="maim.api",
+        connect=connect,
+        rejection_codec=MaimApi(clock),
+        websocket_paths=(Path("/ws"), Path("/ws/")),
     )
 
 
 def _identity(api_key: str) -> tuple[str, str, str]:
-    """The tenant, the agent and the token, if any, in an API key. Raises Refused UNAUTHORIZED."""
+    """Tenant, agent and token (or "") in an API key. Raises Refused UNAUTHORIZED."""
     tenant, _, rest = api_key.partition(":")
     agent, _, token = rest.partition(":")
     if not tenant or not agent:
@@ -53,14 +56,14 @@ def _named(request: ConnectRequest, parameter: str, header: str) -> str:
 
 
 def _text(header: str) -> str:
-    """A header as it was meant: clients write UTF-8, where HTTP has Latin-1."""
+    """A header in UTF-8, which clients send although HTTP decodes it as Latin-1."""
     with suppress(UnicodeError):
         return header.encode("latin-1").decode()
     return header
 
 
-def _called(request: ConnectRequest) -> str:
-    """What acknowledgements call the connection: what the client does, or else something at random."""
+def _connection_name(request: ConnectRequest) -> str:
+    """The `uuid` for acknowledgements: the client's, else one derived from its handshake's nonce."""
     if named := _text(request.headers.get("x-uuid", "")):
         return named
     nonce = request.headers.get("sec-websocket-key", "").encode()

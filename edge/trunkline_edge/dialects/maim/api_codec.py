@@ -1,4 +1,4 @@
-"""The envelopes of maim_message's API server (`WebSocketServer` of 0.6.0 to 0.6.8)."""
+"""The codec of maim_message's API server (`WebSocketServer` of 0.6.0 to 0.6.8)."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from trunkline_edge.dialects.maim.api_ids import (
 )
 from trunkline_edge.dialects.native.json_output import json_object
 
-#: What a custom part is called that holds a whole envelope, to the last character.
+#: Name of the custom part that holds a whole envelope verbatim.
 ENVELOPE = "maim.api"
 
-#: Clients up to 0.6.7 close with 1009 on a larger frame, come back, and would get it again.
+#: Clients up to 0.6.7 close with 1009 on a larger frame, reconnect, and would receive it again.
 MAX_FRAME_BYTES = 1 << 20
 
-#: The contract's limit of a message, less what there is beside its parts.
+#: The contract's limit for a message, less an allowance for its other fields.
 _MAX_PARTS_BYTES = (12 << 20) - 1024
 
-#: A bound of what is remembered of one connection: as many requests as it may have under way by default.
+#: Bound of the ids kept per connection: the default number of its requests in flight.
 _MAX_LONG_IDS = 64
 
 _encode = msgspec.json.Encoder().encode
@@ -52,29 +52,29 @@ _encode = msgspec.json.Encoder().encode
 class MaimApi(Codec):
     """The codec of clients of one tenant, agent and platform.
 
-    What is its connection's own is only in what its connection alone is told.
+    Fields of a single connection do not count for equality: only frames for that connection use them.
     """
 
     name = "maim.api"
-    replies = StreamingMode.WHOLE
-    tells_delivered = True
-    refuses_by_http = True
+    streaming = StreamingMode.COMPLETE
+    reports_delivery = True
+    rejects_by_http = True
 
     clock: Clock = field(compare=False)
     tenant: str = ""
     agent: str = ""
     platform: str = ""
-    #: What the client, or the handshake, calls this connection. Not unique.
+    #: The client's name for its connection, or one derived from the handshake. Not unique.
     uuid: str = field(default="", compare=False)
-    #: The client's API key, if there is a token in it: not to be passed on, and least of all kept.
+    #: The client's API key if it contains a token; removed from payloads, so that it is never stored.
     secret_key: str = field(default="", compare=False, repr=False)
-    #: Those msg_ids, last ones last, that cannot be read out of the id of their message.
+    #: The latest msg_ids that cannot be restored from the ids of their messages, oldest first.
     long_ids: tuple[str, ...] = ()
 
     # From the client
 
     def decode(self, payload: bytes, binary: bool = False) -> Decoded:
-        """See Codec. What is no JSON object is ignored; a binary message ends the connection."""
+        """See Codec. Ignores text that is not a JSON object; a binary message ends the connection."""
         if binary:
             return ClientFrame(disconnect=DisconnectFrame())
         payload = self._without_secret(payload)
@@ -91,19 +91,19 @@ class MaimApi(Codec):
             return DirectReply(self._ack(envelope["msg_id"])) if msg_id else None
         if not msg_id:
             moment = f"{self.clock().timestamp()} {self.uuid} ".encode()
-            return _said(unnamed(moment + payload), parts)
+            return _message_frame(unnamed(moment + payload), parts)
         ident = frame_id(msg_id)
-        said = _said(ident, parts)
+        frame = _message_frame(ident, parts)
         if not is_hashed(ident) or msg_id in self.long_ids:
-            return said
+            return frame
         if len(msg_id) > MAX_CHARACTERS:
             entry = catalogue.INVALID_ARGUMENT
             problem = f"must be at most {MAX_CHARACTERS} characters"
             raise FrameRefused(entry, entry.sentence(field="msg_id", problem=problem))
-        return SwitchCodec(replace(self, long_ids=(*self.long_ids, msg_id)[-_MAX_LONG_IDS:]), said)
+        return SwitchCodec(replace(self, long_ids=(*self.long_ids, msg_id)[-_MAX_LONG_IDS:]), frame)
 
     def _without_secret(self, payload: bytes) -> bytes:
-        """Clients put their key into each envelope, as `sender_user` and often as `api_key`."""
+        """Remove the API key, which clients put into each envelope as `sender_user` and often `api_key`."""
         if self.secret_key:
             for ascii_only in (True, False):
                 written = json.dumps(self.secret_key, ensure_ascii=ascii_only).encode()
@@ -113,17 +113,17 @@ class MaimApi(Codec):
     # To the client
 
     def encode(self, frame: ServerFrame) -> bytes:
-        """See Codec. Clients know acknowledgements and messages, and nothing else."""
+        """See Codec. Clients understand acknowledgements and messages only."""
         kind = frame.WhichOneof("frame")
         if kind == "ack":
-            return self._taken(frame.ack.id)
-        if kind == "error" and _was_taken_before(frame.error):
-            return self._taken(frame.error.id)
+            return self._ack_for(frame.ack.id)
+        if kind == "error" and _is_repeated(frame.error):
+            return self._ack_for(frame.error.id)
         if kind == "message" and frame.message.author.role != ROLE_USER and frame.message.parts:
-            return self._pushed(frame.message)
+            return self._push(frame.message)
         return b""
 
-    def _taken(self, ident: str) -> bytes:
+    def _ack_for(self, ident: str) -> bytes:
         msg_id = msg_id_of(ident, self.long_ids)
         return b"" if msg_id is None else self._ack(msg_id)
 
@@ -141,13 +141,13 @@ class MaimApi(Codec):
             }
         )
 
-    def _pushed(self, message: Message) -> bytes:
+    def _push(self, message: Message) -> bytes:
         payload = _whole(message) or self._envelope(message, *self._content(message))
         if len(payload) <= MAX_FRAME_BYTES:
             return payload
         text = (
             f"[Message {maim.public_id(message.id, self.tenant)} was left out: it has {len(payload)} bytes, "
-            f"and clients of this protocol take {MAX_FRAME_BYTES}]"
+            f"and clients of this protocol accept {MAX_FRAME_BYTES}]"
         )
         short = Message()
         short.CopyFrom(message)
@@ -159,7 +159,7 @@ class MaimApi(Codec):
         return _encode(
             {
                 "ver": 1,
-                "msg_id": _pushed_id(message),
+                "msg_id": _push_id(message),
                 "type": kind,
                 "meta": {
                     "sender_user": "server",
@@ -172,14 +172,14 @@ class MaimApi(Codec):
         )
 
     def _content(self, message: Message) -> tuple[str, Any]:
-        """The type of the envelope and its payload."""
+        """The type of the envelope, and its payload."""
         only = message.parts[0].custom if len(message.parts) == 1 else CustomPart()
         if only.name.startswith("custom_"):
             return only.name, _value(only)
         return "sys_std", self._standard(message)
 
     def _standard(self, message: Message) -> dict[str, Any]:
-        """What `APIMessageBase.from_dict` takes; what the tenant family's backends say is passed on in it."""
+        """A payload for `APIMessageBase.from_dict`, or that of a tenant-protocol object."""
         message_id = maim.public_id(message.id, self.tenant)
         payload: dict[str, Any] = {
             "message_info": maim.message_info(message, message_id, self.platform),
@@ -187,25 +187,25 @@ class MaimApi(Codec):
             "message_dim": {"api_key": self._api_key, "platform": self.platform},
         }
         carried = maim.carried(message)
-        if carried is not None and _is_standard(said := carried[1] | {"message_dim": _DIM}):
-            payload |= {name: said[name] for name in ("message_info", "message_segment")}
+        if carried is not None and _is_standard(fields := carried[1] | {"message_dim": _DIM}):
+            payload |= {name: fields[name] for name in ("message_info", "message_segment")}
         return payload
 
     @property
     def _api_key(self) -> str:
-        """What routes to this client, without its secret."""
+        """The API key without its token."""
         return f"{self.tenant}:{self.agent}"
 
 
-def _said(ident: str, parts: list[Part]) -> ClientFrame:
-    # What does not fit beside the envelope is still in it.
+def _message_frame(ident: str, parts: list[Part]) -> ClientFrame:
+    # The envelope still holds the parts that are dropped here.
     while len(parts) > 1 and sum(part.ByteSize() for part in parts) > _MAX_PARTS_BYTES:
         del parts[-2]
     return ClientFrame(message=MessageFrame(id=ident, parts=parts))
 
 
-def _was_taken_before(error: ErrorFrame) -> bool:
-    """The msg_id came before, with other content: acknowledged again, and nothing new."""
+def _is_repeated(error: ErrorFrame) -> bool:
+    """Whether the msg_id was used before with other content: it is acknowledged again, and dropped."""
     return error.code == catalogue.IDEMPOTENCY_MISMATCH.code
 
 
@@ -213,11 +213,11 @@ def _is_msg_id(value: Any) -> bool:
     return value is None or isinstance(value, (str, int, float))
 
 
-# What a client says
+# Envelopes from clients
 
 
 def _parts(kind: str, payload: bytes, envelope: maim.Fields) -> list[Part] | None:
-    """What an envelope says to the agent; None where it says nothing to it, or nothing that can be read."""
+    """The parts for the agent in an envelope; None if it has none, or they cannot be read."""
     raw = envelope.get("payload", _NOTHING)
     if kind.startswith("custom_"):
         content = maim.value_of(envelope, "payload")
@@ -234,7 +234,7 @@ def _parts(kind: str, payload: bytes, envelope: maim.Fields) -> list[Part] | Non
 
 
 def _in_python(value: Any) -> str:
-    """How the old server told the agent of any other payload: as Python writes it."""
+    """Any other payload, formatted by Python's `str` like the original server does."""
     try:
         return str({} if value is None else value)
     except (RecursionError, ValueError):
@@ -255,7 +255,7 @@ _REQUIRED = {"message_info": ("platform", "message_id", "time"), "message_dim": 
 
 
 def _is_standard(fields: maim.Fields) -> bool:
-    """The payload has all that readers of it need."""
+    """Whether the payload has every field that readers require."""
     for name, needed in _REQUIRED.items():
         value = maim.value_of(fields, name)
         if not isinstance(value, dict) or any(value.get(each) is None for each in needed):
@@ -263,19 +263,19 @@ def _is_standard(fields: maim.Fields) -> bool:
     return isinstance(maim.value_of(fields, "message_segment"), dict)
 
 
-# What a client is told
+# Envelopes to clients
 
 
 def _whole(message: Message) -> bytes:
-    """The envelope that a message carries; empty where it carries none."""
+    """The envelope that a message carries; empty if it carries none."""
     for _, fields in maim.objects_in(message, ENVELOPE):
-        stamps = {} if maim.value_of(fields, "msg_id") else {"msg_id": _pushed_id(message)}
+        stamps = {} if maim.value_of(fields, "msg_id") else {"msg_id": _push_id(message)}
         return maim.stamped({"ver": _VERSION, "type": _STANDARD, **fields}, stamps)
     return b""
 
 
 def _value(custom: CustomPart) -> Any:
-    """A part's content; as text where it only claims to be JSON."""
+    """The value of a custom part; invalid JSON stays text."""
     if not custom.HasField("json"):
         return json_object(custom.data)
     try:
@@ -284,8 +284,8 @@ def _value(custom: CustomPart) -> Any:
         return custom.json
 
 
-def _pushed_id(message: Message) -> str:
-    """Always the same of the same message, so that a client may know it again; an edited one is another."""
+def _push_id(message: Message) -> str:
+    """The msg_id of a pushed message: stable, so that clients can deduplicate; new after an edit."""
     if not message.HasField("updated_at"):
         return message.id
     return f"{message.id}_{message.updated_at.ToMilliseconds()}"

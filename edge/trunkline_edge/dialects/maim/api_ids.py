@@ -1,7 +1,7 @@
-"""A client's `msg_id` and the id of its message: a string or a number on one side, a token on the other.
+"""Mapping between a client's `msg_id`, a string or number, and the id of its message.
 
-Most are alike on both sides. What cannot be an id of the contract as it is stands there behind a mark:
-as JSON where that is short enough, and else as a hash, of which only its connection knows the original.
+Most are equal. A msg_id that is no valid id of the contract follows a mark: as JSON if that is short
+enough, else as a hash, whose original only its connection knows.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Iterable
 
 MsgId = str | int | float
 
-#: A longer msg_id cannot be taken.
+#: A longer msg_id is rejected.
 MAX_CHARACTERS = 1024
 
-#: What an id of the contract may hold.
+#: Longest id in the contract.
 _ID_MAX_CHARACTERS = 128
 
 _MARK = "="
@@ -24,26 +24,26 @@ _UNNAMED = "=!"
 
 
 def frame_id(msg_id: MsgId) -> str:
-    """The id of a message with this msg_id, always the same; see `is_hashed`."""
+    """The id for a msg_id: deterministic, see `is_hashed`."""
     if isinstance(msg_id, str) and _is_plain(msg_id):
         return msg_id
-    # ASCII only, so that there is nothing in it that an id may not hold.
+    # ASCII JSON contains no characters that an id may not have.
     text = _MARK + json.dumps(msg_id)
     return text if len(text) <= _ID_MAX_CHARACTERS else _HASHED + _hash(text.encode())
 
 
 def unnamed(content: bytes) -> str:
-    """The id of a message without a msg_id; nobody is told of it. `content` makes it unlike any other."""
+    """An id for a message without msg_id, which is never sent to the client. `content` makes it unique."""
     return _UNNAMED + _hash(content)
 
 
 def is_hashed(ident: str) -> bool:
-    """The msg_id cannot be read out of the id; `msg_id_of` needs to be told it."""
+    """Whether the msg_id cannot be restored from the id alone; `msg_id_of` then needs it."""
     return ident.startswith(_HASHED)
 
 
 def msg_id_of(ident: str, long_ones: Iterable[str]) -> MsgId | None:
-    """The msg_id that became this id; None where there was none, or it is not among `long_ones`."""
+    """The msg_id of an id; None if there was none, or if it is not among `long_ones`."""
     if is_hashed(ident):
         return next((one for one in long_ones if frame_id(one) == ident), None)
     if not ident.startswith(_MARK):

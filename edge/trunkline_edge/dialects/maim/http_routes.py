@@ -12,7 +12,14 @@ from trunkline.v1.history_service_pb2 import GetMessageRequest, ListMessagesRequ
 from trunkline.v1.message_pb2 import ROLE_USER, Message
 from trunkline.v1.presence_service_pb2 import Connection, ListConnectionsRequest
 
-from trunkline_edge.dialects.dialect import CallRefused, Handling, HttpReply, HttpRequest, Route, RouterCall
+from trunkline_edge.dialects.dialect import (
+    CallRefused,
+    DialectRoute,
+    HttpReply,
+    HttpRequest,
+    RouterCall,
+    RouteSteps,
+)
 from trunkline_edge.dialects.maim.messages import (
     BROADCAST,
     RESULT,
@@ -27,45 +34,48 @@ from trunkline_edge.dialects.maim.messages import (
 )
 from trunkline_edge.dialects.paths import Path
 
-#: One call's answer; what it yields is passed on to the edge.
-Asking = Generator[RouterCall, Any, Any]
+#: A step of a handler: yields RPCs, and returns a result.
+Step = Generator[RouterCall, Any, Any]
 
 _PAGE = 1000
-#: How many of the last messages are looked through for a client's report.
-_LOOKED_THROUGH = 50
+#: Number of the latest messages to search for a client's report.
+_SEARCHED = 50
 
 _NOT_FOUND = frozenset(
     {catalogue.MESSAGE_NOT_FOUND.code, catalogue.UNKNOWN_TENANT.code, catalogue.INVALID_ARGUMENT.code}
 )
 
 
-def routes() -> tuple[Route, ...]:
-    """All of them."""
+def routes() -> tuple[DialectRoute, ...]:
+    """The routes."""
     tenant = "/api/v1/tenants/{tenant}"
     return (
-        Route("POST", Path(f"{tenant}/platforms/{{platform}}/broadcast"), broadcast, _refused),
-        Route(
-            "POST", Path(f"{tenant}/agents/{{agent}}/platforms/{{platform}}/broadcast"), broadcast, _refused
+        DialectRoute("POST", Path(f"{tenant}/platforms/{{platform}}/broadcast"), broadcast, _render_refusal),
+        DialectRoute(
+            "POST",
+            Path(f"{tenant}/agents/{{agent}}/platforms/{{platform}}/broadcast"),
+            broadcast,
+            _render_refusal,
         ),
-        Route("GET", Path(f"{tenant}/connections"), connections),
-        Route("GET", Path("/api/v1/message/{message_id}/result"), result),
-        Route("POST", Path(f"{tenant}/retry-pool/flush"), flush),
+        DialectRoute("GET", Path(f"{tenant}/connections"), connections),
+        DialectRoute("GET", Path("/api/v1/message/{message_id}/result"), result),
+        DialectRoute("POST", Path(f"{tenant}/retry-pool/flush"), flush),
     )
 
 
 # Broadcast
 
 
-def broadcast(request: HttpRequest) -> Handling:
-    """Says a JSON object to all connections of a tenant's agent and platform.
+def broadcast(request: HttpRequest) -> RouteSteps:
+    """Broadcast a JSON object to all connections of an agent on a platform.
 
-    Where nobody is connected it is not kept, unless the query asks for `hold`.
+    Without connections it is not stored, unless the query has `hold=true`.
     """
     tenant, platform = request.parameters["tenant"], request.parameters["platform"]
     named = request.parameters.get("agent", "")
     agent = named or request.tenants.default_agent(tenant)
     if not agent:
-        problem = f"The path names no agent, and none is set for it; set [tenants.{tenant}] agent"
+        problem = f"The path names no agent and the tenant has no default; set [tenants.{tenant}] agent"
         return HttpReply(400, {"detail": problem})
     try:
         fields = read_object(request.body)
@@ -74,53 +84,53 @@ def broadcast(request: HttpRequest) -> Handling:
     except ValueError:
         return _unprocessable("json_invalid", "JSON decode error")
     nobody = "No active connections" + (f" for agent {agent} on platform {platform}" if named else "")
-    asked = BroadcastRequest(
+    broadcast_request = BroadcastRequest(
         address=Address(tenant=tenant, agent=agent, platform=platform),
         parts=parts_of(BROADCAST, request.body, fields),
         require_connection=("hold", "true") not in request.query,
     )
     try:
-        said = yield RouterCall("BroadcastService.Broadcast", asked)
+        response = yield RouterCall("BroadcastService.Broadcast", broadcast_request)
     except CallRefused as refused:
         if refused.code == catalogue.NO_ACTIVE_CONNECTION.code:
             return HttpReply(200, {"success": False, "error": nobody})
-        return _refused(refused)
-    message_id = public_id(said.message_id, tenant)
-    if not said.connections:
+        return _render_refusal(refused)
+    message_id = public_id(response.message_id, tenant)
+    if not response.connections:
         return HttpReply(200, {"success": False, "error": nobody, "held": True, "message_id": message_id})
-    return HttpReply(200, _reached(said.connections, message_id))
+    return HttpReply(200, _reached(response.connections, message_id))
 
 
 def _reached(connections: int, message_id: str) -> dict[str, Any]:
     return {
         "success": True,
         "success_count": connections,
-        # Who is gone is not counted at all; who goes now gets it after coming back.
+        # Disconnected clients are not counted; one that disconnects now gets it when it reconnects.
         "failed_count": 0,
         "total_connections": connections,
         "message_id": message_id,
     }
 
 
-# Questions
+# Queries
 
 
-def connections(request: HttpRequest) -> Handling:
-    """All connections of a tenant; none where there is no such tenant."""
+def connections(request: HttpRequest) -> RouteSteps:
+    """List all connections of a tenant; none if the tenant does not exist."""
     tenant = request.parameters["tenant"]
-    asked = ListConnectionsRequest(address=Address(tenant=tenant), page_size=_PAGE)
-    found: list[dict[str, Any]] = []
+    query = ListConnectionsRequest(address=Address(tenant=tenant), page_size=_PAGE)
+    listed: list[dict[str, Any]] = []
     while True:
         try:
-            page = yield RouterCall("PresenceService.ListConnections", asked)
+            page = yield RouterCall("PresenceService.ListConnections", query)
         except CallRefused as refused:
             if refused.code == catalogue.UNKNOWN_TENANT.code:
                 return HttpReply(200, {"connections": []})
-            return _refused(refused)
-        found += [_connection(connection) for connection in page.connections]
-        asked.page_token = page.next_page_token
+            return _render_refusal(refused)
+        listed += [_connection(connection) for connection in page.connections]
+        query.page_token = page.next_page_token
         if not page.next_page_token:
-            return HttpReply(200, {"connections": found})
+            return HttpReply(200, {"connections": listed})
 
 
 def _connection(connection: Connection) -> dict[str, Any]:
@@ -138,22 +148,22 @@ def _connection(connection: Connection) -> dict[str, Any]:
     }
 
 
-def result(request: HttpRequest) -> Handling:
-    """What became of a message: taken, if a client said it, else delivered, or reported as failed."""
+def result(request: HttpRequest) -> RouteSteps:
+    """The result of a message: accepted if a client sent it, else delivered, or reported as failed."""
     public = request.parameters["message_id"]
     message_id, _, tenant = public.rpartition("@")
     if not message_id:
         return _no_result()
     try:
-        got = yield RouterCall(
+        response = yield RouterCall(
             "HistoryService.GetMessage", GetMessageRequest(tenant=tenant, message_id=message_id)
         )
-        message: Message = got.message
+        message: Message = response.message
         if not (yield from _is_delivered(message)):
             return _no_result()
         report = (yield from _report(message, public)) or {}
     except CallRefused as refused:
-        return _no_result() if refused.code in _NOT_FOUND else _refused(refused)
+        return _no_result() if refused.code in _NOT_FOUND else _render_refusal(refused)
     return HttpReply(
         200,
         {
@@ -167,41 +177,41 @@ def result(request: HttpRequest) -> Handling:
     )
 
 
-def _is_delivered(message: Message) -> Asking:
-    """Whether somebody has been given it; what a client said has reached whom it was for."""
+def _is_delivered(message: Message) -> Step:
+    """Whether a client received the message; a message of a client has arrived."""
     if message.author.role == ROLE_USER:
         return True
-    asked = ListReceiptsRequest(address=message.address, page_size=_PAGE)
+    query = ListReceiptsRequest(address=message.address, page_size=_PAGE)
     while True:
-        page = yield RouterCall("HistoryService.ListReceipts", asked)
+        page = yield RouterCall("HistoryService.ListReceipts", query)
         for receipt in page.receipts:
             delivered = receipt.delivered
             if delivered.epoch == message.position.epoch and delivered.seq >= message.position.seq:
                 return True
         if not page.more:
             return False
-        asked.after = page.receipts[-1].user
+        query.after = page.receipts[-1].user
 
 
-def _report(message: Message, public: str) -> Asking:
-    """The last report that a client has made of a message not being dealt with, if that is not long ago."""
+def _report(message: Message, public: str) -> Step:
+    """The latest report of a client that it could not handle a message, if recent; None otherwise."""
     address = message.address
     if message.author.role == ROLE_USER or not address.platform:
         return None
-    said_in = Address(tenant=address.tenant, agent=address.agent, platform=address.platform)
-    said_in.conversation.CopyFrom(conversation_of(address.platform))
+    conversation = Address(tenant=address.tenant, agent=address.agent, platform=address.platform)
+    conversation.conversation.CopyFrom(conversation_of(address.platform))
     page = yield RouterCall(
-        "HistoryService.ListMessages", ListMessagesRequest(address=said_in, limit=_LOOKED_THROUGH)
+        "HistoryService.ListMessages", ListMessagesRequest(address=conversation, limit=_SEARCHED)
     )
-    for said in reversed(page.messages):
-        for _, fields in objects_in(said, RESULT):
+    for reported in reversed(page.messages):
+        for _, fields in objects_in(reported, RESULT):
             if string_of(fields, "message_id") == public:
                 return fields
     return None
 
 
-def flush(request: HttpRequest) -> Handling:
-    """Does nothing: there is no pool of retries, what is held is in the log and comes on reconnect."""
+def flush(request: HttpRequest) -> RouteSteps:
+    """Do nothing: there is no retry pool, because the log redelivers on reconnect."""
     return HttpReply(200, {"message": "Retry pool flushed"})
     yield
 
@@ -210,7 +220,7 @@ def _no_result() -> HttpReply:
     return HttpReply(404, {"detail": "Message result not found"})
 
 
-def _refused(refused: CallRefused) -> HttpReply:
+def _render_refusal(refused: CallRefused) -> HttpReply:
     return HttpReply(refused.http_status, {"detail": str(refused)})
 
 

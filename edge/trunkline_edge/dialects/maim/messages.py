@@ -1,4 +1,4 @@
-"""maim_message's JSON objects as parts of the contract's messages, and messages as such objects."""
+"""Translation between maim_message's JSON objects and the contract's messages."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from trunkline.v1.address_pb2 import CONVERSATION_KIND_GROUP, Conversation
 from trunkline.v1.message_pb2 import ROLE_AGENT, CustomPart, MediaPart, Message, Part, TextPart
 
-#: What a custom part is called that holds, to the last character, what a client or backend said.
+#: Name of the custom part that holds the object of a client or backend verbatim.
 MESSAGE = "maim.message"
-#: The same of what was said to everybody on a platform.
+#: The same for a broadcast to a platform.
 BROADCAST = "maim.broadcast"
-#: A client's report that it could not deal with a message.
+#: The same for a client's report that it could not handle a message.
 RESULT = "maim.message_result"
 
-#: A JSON object whose values are still as they came.
+#: A JSON object with undecoded values.
 Fields = dict[str, msgspec.Raw]
 
 #: The contract's limit of one text part.
 MAX_TEXT_CHARACTERS = 262_144
-#: Media beyond this are only in the custom part: here they would double the message.
+#: Larger media stay in the custom part only, because a copy would double the message.
 MAX_MEDIA_BYTES = 256 * 1024
 MAX_MEDIA = 16
 
@@ -36,20 +36,20 @@ _read_object = msgspec.json.Decoder(Fields).decode
 _read = msgspec.json.Decoder().decode
 _write = msgspec.json.Encoder().encode
 
-#: By the type of a segment: the kind of part that its media are.
+#: The kind of media part by type of segment.
 _MEDIA = {"image": "image", "emoji": "image", "voice": "audio", "video": "video", "file": "file"}
-#: The inverse, as far as there is one.
+#: The type of segment by kind of media part.
 _SEGMENTS = {"image": "image", "audio": "voice", "video": "video", "file": "file"}
 
 
 class NotAnObject(ValueError):
-    """It is JSON, but no object."""
+    """The text is valid JSON but not an object."""
 
 
 def read_object(payload: bytes) -> Fields:
-    """A JSON object. Raises NotAnObject; ValueError where it is no JSON at all, whatever the bytes."""
+    """Decode a JSON object. Raises NotAnObject, or ValueError if the bytes are not JSON."""
     try:
-        # Values that are not looked into are not checked for UTF-8 later.
+        # Values that stay undecoded are not checked for UTF-8 otherwise.
         payload.decode()
         return _read_object(payload)
     except msgspec.ValidationError:
@@ -59,7 +59,7 @@ def read_object(payload: bytes) -> Fields:
 
 
 def value_of(fields: Fields, name: str) -> Any:
-    """A field's value, decoded; None where there is none, or none that can be read."""
+    """A field's decoded value; None if absent or malformed."""
     raw = fields.get(name)
     if raw is None:
         return None
@@ -70,13 +70,13 @@ def value_of(fields: Fields, name: str) -> Any:
 
 
 def string_of(fields: Fields, name: str) -> str:
-    """A field that holds a string; empty where it does not."""
+    """A string field; empty if absent or not a string."""
     value = value_of(fields, name)
     return value if isinstance(value, str) else ""
 
 
 def stamped(fields: Fields, stamps: Mapping[str, Any]) -> bytes:
-    """The object with these fields set; what else it holds is as it came, to the last character."""
+    """Encode the object with these fields replaced; its other fields stay verbatim."""
     return _write({**fields, **stamps})
 
 
@@ -84,12 +84,12 @@ def stamped(fields: Fields, stamps: Mapping[str, Any]) -> bytes:
 
 
 def parts_of(name: str, payload: bytes, fields: Fields) -> list[Part]:
-    """What an object says: in words and media for those who know nothing of maim, then as it came.
+    """The parts for an object: text and media for any reader, then the object verbatim.
 
-    `fields` is where the segment stands, `payload` the whole UTF-8 text for the custom part `name`.
+    `fields` contains the segment; `payload` is the whole UTF-8 text, for the custom part `name`.
     """
     segments = list(_flat(value_of(fields, "message_segment")))
-    text = "".join(_words(segments)) or _plain(fields)
+    text = "".join(_segment_texts(segments)) or _plain_text(fields)
     parts = []
     if text:
         parts.append(Part(text=TextPart(text=text[:MAX_TEXT_CHARACTERS])))
@@ -99,8 +99,8 @@ def parts_of(name: str, payload: bytes, fields: Fields) -> list[Part]:
 
 
 def _flat(segment: Any) -> Iterator[tuple[str, str]]:
-    """The type and text of each segment, in order; what is no segment is left out."""
-    # A stack rather than recursion, so that no depth is a danger here.
+    """Type and data of each segment, in order; skips values that are not segments."""
+    # A stack, because recursion would overflow on hostile input.
     stack = [segment]
     while stack:
         match stack.pop():
@@ -110,7 +110,7 @@ def _flat(segment: Any) -> Iterator[tuple[str, str]]:
                 yield kind, data
 
 
-def _words(segments: Iterable[tuple[str, str]]) -> Iterator[str]:
+def _segment_texts(segments: Iterable[tuple[str, str]]) -> Iterator[str]:
     for kind, data in segments:
         if kind == "text":
             yield data
@@ -118,14 +118,14 @@ def _words(segments: Iterable[tuple[str, str]]) -> Iterator[str]:
             yield f"@{data} "
 
 
-def _plain(fields: Fields) -> str:
-    """The words of an object without a segment that has any."""
+def _plain_text(fields: Fields) -> str:
+    """The text of an object whose segments have none."""
     names = ("raw_message", "processed_plain_text", "display_message", "content", "message", "text")
     return next((text for name in names if (text := string_of(fields, name))), "")
 
 
 def _media(kind: str, data: str) -> Part | None:
-    """A segment's media, where they are small or only named."""
+    """A segment's media, if small or referenced; None otherwise."""
     name = _MEDIA.get(kind)
     if name is None:
         return None
@@ -137,7 +137,7 @@ def _media(kind: str, data: str) -> Part | None:
 
 
 def _inline(data: str) -> MediaPart | None:
-    """Media in base64, with or without what stands before it in a URL; None where too large, or no base64."""
+    """Media in base64, with or without the prefix of a data URI; None if too large or malformed."""
     mime_type = ""
     if data.startswith("data:"):
         mime_type, _, data = data[len("data:") :].partition(";base64,")
@@ -154,7 +154,7 @@ def _inline(data: str) -> MediaPart | None:
 
 
 def objects_in(message: Message, *names: str) -> Iterator[tuple[str, Fields]]:
-    """The objects that a message carries as they came, of its parts of these names; each with the name."""
+    """The verbatim objects in a message's custom parts of these names, each with the name of its part."""
     for part in message.parts:
         custom = part.custom
         if part.HasField("custom") and custom.name in names and custom.HasField("json"):
@@ -163,17 +163,17 @@ def objects_in(message: Message, *names: str) -> Iterator[tuple[str, Fields]]:
 
 
 def carried(message: Message) -> tuple[str, Fields] | None:
-    """The object that a message is, as it came, and the name of its part; None for any other message."""
+    """The verbatim object of a client or backend, with its part's name; None for other messages."""
     return next(objects_in(message, MESSAGE, BROADCAST), None)
 
 
-def words_of(message: Message) -> str:
-    """What it says in words."""
+def text_of(message: Message) -> str:
+    """The text of a message."""
     return "".join(part.text.text for part in message.parts if part.HasField("text"))
 
 
 def segment_of(message: Message) -> dict[str, Any]:
-    """Its `message_segment`: one segment, or a list of them; empty text where there is nothing to show."""
+    """A message's `message_segment`: one segment, or a `seglist`; an empty text for no segments."""
     segments = list(_segments(message))
     if len(segments) == 1:
         return segments[0]
@@ -196,7 +196,7 @@ def _segments(message: Message) -> Iterator[dict[str, str]]:
 
 
 def message_info(message: Message, message_id: str, platform: str) -> dict[str, Any]:
-    """Its `message_info`, all that readers of it need set. Who is not named is the agent, or `system`."""
+    """A message's `message_info`, with all required fields. An unnamed author is the agent, or `system`."""
     author = message.author
     sender = author.user or (author.role == ROLE_AGENT and message.address.agent) or "system"
     return {
@@ -210,20 +210,20 @@ def message_info(message: Message, message_id: str, platform: str) -> dict[str, 
 
 
 def conversation_of(platform: str) -> Conversation:
-    """What all tenant clients of one agent and platform are in."""
+    """The conversation of all clients of one agent and platform."""
     return Conversation(kind=CONVERSATION_KIND_GROUP, id=platform)
 
 
 def user_of(agent: str, platform: str) -> str:
-    """The user behind these clients: what is known as delivered is known of one agent and platform."""
+    """The user of these clients, for whom deliveries are tracked per agent and platform."""
     return f"{platform}@{agent}"
 
 
 def public_id(message_id: str, tenant: str) -> str:
-    """A message's id as clients and backends know it: one that says whose it is."""
+    """A message's id for clients and backends, with the tenant in it."""
     return f"{message_id}@{tenant}"
 
 
 def seconds(timestamp: Timestamp) -> float:
-    """Unix time, as all times of these protocols are."""
+    """Unix time in seconds, the format of all times in these protocols."""
     return float(timestamp.seconds) + round(timestamp.nanos / 1e9, 6)

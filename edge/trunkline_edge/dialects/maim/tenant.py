@@ -1,4 +1,4 @@
-"""maim_message's tenant family, see docs/dialects/maim.md: `/ws/{tenant}[/{agent}]/{platform}`."""
+"""maim_message's tenant protocol, see docs/dialects/maim.md: `/ws/{tenant}[/{agent}]/{platform}`."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ from trunkline_edge.dialects.maim.messages import (
     segment_of,
     stamped,
     string_of,
+    text_of,
     user_of,
     value_of,
-    words_of,
 )
 from trunkline_edge.dialects.native.json_schema import enum_names
 from trunkline_edge.dialects.paths import Path
@@ -52,33 +52,33 @@ _write = msgspec.json.Encoder().encode
 _STATES = enum_names(MessageState.DESCRIPTOR)
 _INVALID_JSON = "Invalid JSON format"
 _SECRETS = ("token", "api_key")
-#: What the codec itself refuses a message for. Other errors without an id answer what the edge told the
-#: router on the client's behalf, and are nothing to it.
-_REFUSED_HERE = frozenset({catalogue.MALFORMED_FRAME.code, catalogue.UNEXPECTED_FRAME.code})
+#: Codes of errors that this codec raises. Other errors without an id answer frames that the edge sent on the
+#: client's behalf, so the client does not get them.
+_CODEC_ERRORS = frozenset({catalogue.MALFORMED_FRAME.code, catalogue.UNEXPECTED_FRAME.code})
 
 
 @dataclass(frozen=True)
 class Maim(Codec):
-    """The codec of all sockets of one tenant, agent and platform that connected alike."""
+    """The codec of clients of one tenant, agent and platform, by the same form of path."""
 
     name = "maim"
-    replies = StreamingMode.WHOLE
-    #: To messages without a `message_id`.
-    gives_ids = True
-    tells_delivered = True
-    refuses_by_http = True
+    streaming = StreamingMode.COMPLETE
+    #: For messages without a `message_id`.
+    assigns_ids = True
+    reports_delivery = True
+    rejects_by_http = True
 
     tenant: str
     agent: str
     platform: str
-    #: The client's path names the agent, so it is told the agent with what it is sent.
+    #: The client's path names the agent, so frames to it name the agent too.
     names_agent: bool
     clock: Clock = field(compare=False)
 
     def decode(self, payload: bytes, binary: bool = False) -> ClientFrame | DirectReply | None:
-        """See Codec. What is no word of the protocol's own is a message, whatever its type."""
+        """See Codec. Any object is a message, unless its type is one of the protocol's own."""
         if binary:
-            raise _malformed("binary frames are not taken; send JSON as text")
+            raise _malformed("binary frames are not supported; send JSON as text")
         try:
             fields = read_object(payload)
         except NotAnObject as problem:
@@ -90,15 +90,15 @@ class Maim(Codec):
                 return ClientFrame(ping=PingFrame())
             case "heartbeat":
                 return DirectReply(_write({"type": "heartbeat_response", "timestamp": self._now()}))
-            # Who is connected has been let in; what a late `auth` holds must not get into a log.
+            # A late `auth` is dropped, because its secret must not reach a log.
             case "heartbeat_response" | "auth":
                 return None
             case "message_result":
-                return self._reported(payload, fields)
+                return self._report(payload, fields)
         return ClientFrame(message=MessageFrame(id=_id_of(fields), parts=parts_of(MESSAGE, payload, fields)))
 
-    def _reported(self, payload: bytes, fields: Fields) -> ClientFrame | None:
-        """What became of a pushed message: that it arrived is known already, a failure is for the agent."""
+    def _report(self, payload: bytes, fields: Fields) -> ClientFrame | None:
+        """A client's result of a pushed message: failures go to the agent, successes are known already."""
         if value_of(fields, "success") is not False:
             return None
         return ClientFrame(message=MessageFrame(parts=parts_of(RESULT, payload, fields)))
@@ -107,14 +107,14 @@ class Maim(Codec):
         """See Codec."""
         match frame.WhichOneof("frame"):
             case "connected":
-                return self._confirmed(frame.connected)
+                return self._connection_confirmed(frame.connected)
             case "message":
-                return self._pushed(frame.message)
+                return self._push(frame.message)
             case "ack":
-                return self._taken(frame.ack)
+                return self._accepted(frame.ack)
             case "error" if frame.error.id:
-                return self._not_taken(frame.error.id, frame.error.code, frame.error.message)
-            case "error" if frame.error.code in _REFUSED_HERE:
+                return self._rejected(frame.error.id, frame.error.code, frame.error.message)
+            case "error" if frame.error.code in _CODEC_ERRORS:
                 return self._error(frame.error.code, frame.error.message)
             case "closing":
                 return self._error(frame.closing.reason, frame.closing.message)
@@ -126,30 +126,30 @@ class Maim(Codec):
         """See Codec."""
         return _write({"type": "heartbeat", "timestamp": self._now()})
 
-    def _confirmed(self, connected: ConnectedFrame) -> bytes:
+    def _connection_confirmed(self, connected: ConnectedFrame) -> bytes:
         return _write(
             {
                 "type": "connection_confirmed",
                 "connection_uuid": connected.connection_id,
                 **self._place(),
-                # Whether what was kept for it follows; it cannot where a log began anew.
+                # False if a log was reset, so that the messages stored for the client are lost.
                 "recovered": connected.recovered,
                 "timestamp": self._now(),
             }
         )
 
-    def _taken(self, ack: AckFrame) -> bytes:
+    def _accepted(self, ack: AckFrame) -> bytes:
         return _write(
             {
                 "type": "message_result",
                 "message_id": ack.id,
                 "success": True,
-                # What replies name in `reply_to`, and /result knows.
+                # The id in `reply_to` of replies, and in /result.
                 "server_message_id": public_id(ack.message_id, self.tenant),
             }
         )
 
-    def _not_taken(self, message_id: str, code: str, text: str) -> bytes:
+    def _rejected(self, message_id: str, code: str, text: str) -> bytes:
         return _write(
             {
                 "type": "message_result",
@@ -165,13 +165,13 @@ class Maim(Codec):
             code = "invalid_json" if text == _INVALID_JSON else "internal_error"
         return _write({"type": "error", "error_code": code, "error_message": text, "timestamp": self._now()})
 
-    def _pushed(self, message: Message) -> bytes:
-        """A message for the client; what it or another client said is none."""
+    def _push(self, message: Message) -> bytes:
+        """A message for the client; messages of clients are not pushed."""
         if message.author.role == ROLE_USER or message.state in (MESSAGE_STATE_OPEN, MESSAGE_STATE_RECALLED):
             return b""
-        if (said := carried(message)) is None:
+        if (original := carried(message)) is None:
             return _write(self._reply(message))
-        name, fields = said
+        name, fields = original
         stamps: dict[str, Any] = {"message_id": public_id(message.id, self.tenant), **self._place()}
         if name == BROADCAST:
             stamps["broadcast_timestamp"] = seconds(message.created_at)
@@ -180,7 +180,7 @@ class Maim(Codec):
         return stamped(fields, stamps)
 
     def _reply(self, message: Message) -> dict[str, Any]:
-        """What an agent or backend said in the contract's own parts, for all kinds of readers."""
+        """A message in the contract's own parts, as fields for every kind of reader."""
         message_id = public_id(message.id, self.tenant)
         reply: dict[str, Any] = {
             "type": "chat_response",
@@ -190,7 +190,7 @@ class Maim(Codec):
             "message_info": message_info(message, message_id, self.platform),
             "message_segment": segment_of(message),
             "data": {
-                "response": words_of(message),
+                "response": text_of(message),
                 "agent_id": self.agent,
                 "chat_stream_id": message.attributes.get("chat_stream_id", ""),
             },
@@ -199,14 +199,14 @@ class Maim(Codec):
         if message.reply_to:
             reply["reply_to"] = public_id(message.reply_to, self.tenant)
         if message.state > MESSAGE_STATE_COMPLETE:
-            # A state that is newer than this version of the contract has no name.
+            # A state newer than this version of the contract has no name.
             reply["state"] = _STATES.get(message.state, "unknown")
         if message.HasField("error"):
             reply["error"] = message.error.message
         return reply
 
     def _place(self) -> dict[str, str]:
-        """Where the client is connected, with which all that it is sent is stamped."""
+        """The client's address, in every frame to it."""
         place = {"tenant_id": self.tenant, "platform": self.platform}
         return place | {"agent_id": self.agent} if self.names_agent else place
 
@@ -215,13 +215,13 @@ class Maim(Codec):
 
 
 def connect(clock: Clock, request: ConnectRequest) -> ConnectPlan:
-    """Read a connect request. Raises Refused INVALID_ADDRESS where nobody says which agent it is for."""
+    """Plan a connection. Raises Refused INVALID_ADDRESS if neither path nor tenant names an agent."""
     tenant, platform = request.parameters["tenant"], request.parameters["platform"]
     named = request.parameters.get("agent", "")
     agent = named or request.tenants.default_agent(tenant)
     if not agent:
         raise catalogue.INVALID_ADDRESS.refused(
-            problem=f"the path names no agent, and none is set for it; set [tenants.{tenant}] agent, "
+            problem=f"the path names no agent and the tenant has no default; set [tenants.{tenant}] agent, "
             "or connect to /ws/<tenant>/<agent>/<platform>"
         )
     codec = Maim(tenant, agent, platform, bool(named), clock)
@@ -231,28 +231,30 @@ def connect(clock: Clock, request: ConnectRequest) -> ConnectPlan:
     address.conversation.CopyFrom(conversation_of(platform))
     opened.resume.delivered = True
     token = request.token or _basic(request)
-    wish = ConnectPlan(codec, opened, token=token, names_user=False, large_frames=True)
-    if not wish.token and request.needs_token(tenant):
-        wish.first = partial(_first, wish)
-    return wish
+    plan = ConnectPlan(codec, opened, token=token, names_user=False, large_frames=True)
+    if not plan.token and request.needs_token(tenant):
+        plan.read_first = partial(_read_auth, plan)
+    return plan
 
 
-def _first(wish: ConnectPlan, payload: bytes, binary: bool) -> ConnectPlan:
-    """The `auth` frame of a client that has shown no token yet."""
+def _read_auth(plan: ConnectPlan, payload: bytes, binary: bool) -> ConnectPlan:
+    """Read the `auth` frame of a client that connected without a token."""
     try:
         fields = {} if binary else read_object(payload)
     except ValueError:
         fields = {}
     if string_of(fields, "type") == "auth":
-        wish.token = next((secret for name in _SECRETS if (secret := string_of(fields, name))), "")
-    if not wish.token:
-        raise catalogue.UNAUTHORIZED.refused(problem="a token must be given, here in a first auth frame")
-    wish.first = None
-    return wish
+        plan.token = next((secret for name in _SECRETS if (secret := string_of(fields, name))), "")
+    if not plan.token:
+        raise catalogue.UNAUTHORIZED.refused(
+            problem="a token must be given, in the URL, a header or a first auth frame"
+        )
+    plan.read_first = None
+    return plan
 
 
 def _basic(request: ConnectRequest) -> str:
-    """The password in an `Authorization: Basic` header: clients that cannot send a token send their URL's."""
+    """The password of a Basic `Authorization` header, which clients take from their URL's user info."""
     scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "basic":
         return ""
@@ -263,7 +265,7 @@ def _basic(request: ConnectRequest) -> str:
 
 
 def _id_of(fields: Fields) -> str:
-    """The client's id for its message; empty where it gave none."""
+    """The client's id for its message; empty for none."""
     value = value_of(fields, "message_id")
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
@@ -275,12 +277,12 @@ def _malformed(problem: str) -> FrameRefused:
 
 
 def make(clock: Clock) -> Dialect:
-    """The dialect."""
+    """Create the dialect."""
     return Dialect(
         name="maim",
-        asks_tenants=True,
+        needs_tenants=True,
         connect=partial(connect, clock),
-        refusing=Maim("", "", "", False, clock),
-        sockets=(Path("/ws/{tenant}/{platform}"), Path("/ws/{tenant}/{agent}/{platform}")),
+        rejection_codec=Maim("", "", "", False, clock),
+        websocket_paths=(Path("/ws/{tenant}/{platform}"), Path("/ws/{tenant}/{agent}/{platform}")),
         routes=routes(),
     )

@@ -1,1 +1,1 @@
-"""The native protocol, docs/protocol.md: in JSON, in protobuf, and as an event stream."""
+"""The native protocol, docs/protocol.md: JSON, protobuf and event stream."""

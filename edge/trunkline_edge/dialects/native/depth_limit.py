@@ -1,9 +1,9 @@
-"""How deep the free-form values (`google.protobuf.Struct`) in a frame may be nested.
+"""Depth limit of the free-form values (`google.protobuf.Struct`) in frames.
 
-A protobuf reader refuses what is nested more than 100 messages deep, and a level of a Struct takes
-three of them. A frame that an edge could just read would, once it lies in a batch of the link,
-make the batch unreadable, and with it break the link of all the edge's connections. So every codec
-refuses deeper values; the bound leaves 28 messages for what the contract wraps around a Struct.
+Protobuf parsers reject messages nested deeper than 100, and one level of a Struct takes three messages. A
+frame that an edge can barely parse would make a batch of the link unparseable, and so break the link of
+all the edge's connections. Every codec therefore rejects deeper values; the limit leaves 28 messages for
+those that the contract wraps around a Struct.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from google.protobuf.struct_pb2 import ListValue, Struct
 from trunkline.v1.frame_pb2 import ClientFrame
 
-#: Objects and arrays within each other, the outermost object included.
+#: Nested objects and arrays, the outermost object included.
 MAX_DEPTH = 24
 
 PROBLEM = f"free-form values may be nested at most {MAX_DEPTH} levels deep"
@@ -23,13 +23,13 @@ C = TypeVar("C")
 
 
 def object_too_deep(value: dict[str, Any]) -> bool:
-    """A decoded JSON object is nested deeper than MAX_DEPTH."""
+    """Whether a decoded JSON object is nested deeper than MAX_DEPTH."""
     containers: list[dict[str, Any] | list[Any]] = [value]
     return _too_deep(containers, _inside_json)
 
 
 def frame_too_deep(frame: ClientFrame) -> bool:
-    """A Struct in the frame is nested deeper than MAX_DEPTH."""
+    """Whether a Struct in the frame is nested deeper than MAX_DEPTH."""
     structs: list[Struct | ListValue] = []
     kind = frame.WhichOneof("frame")
     if kind in ("message", "edit"):
@@ -41,7 +41,7 @@ def frame_too_deep(frame: ClientFrame) -> bool:
 
 
 def _too_deep(level: list[C], inside: Callable[[C], list[C]]) -> bool:
-    # Level by level rather than by recursion, so that no depth is a danger here.
+    # Level by level, because recursion would overflow on hostile input.
     for _ in range(MAX_DEPTH):
         if not level:
             return False

@@ -1,8 +1,8 @@
-"""The native protocol as server-sent events, to the client only: `/v1/events`, see docs/protocol.md.
+"""The native protocol as server-sent events: `/v1/events`, to the client only, see docs/protocol.md.
 
-The format is that of https://html.spec.whatwg.org/multipage/server-sent-events.html. All who hear a
-topic are written the same events, so these have no ids of their own; what a client is written at a time
-ends with the `id` of where it then stands in all its topics, which it sends back to go on from there.
+The format is https://html.spec.whatwg.org/multipage/server-sent-events.html. All subscribers of a topic
+share the same encoded events, so these carry no ids. Each write to a client ends with an `id`, the client's
+cursor in all its topics, which it sends back to resume.
 """
 
 from __future__ import annotations
@@ -21,47 +21,47 @@ from trunkline_edge.dialects.native.handshake import (
     DEFAULT,
     RESUME_BY_DELIVERY,
     invalid,
+    plan_of,
     positions_of,
-    wish_of,
 )
 from trunkline_edge.dialects.paths import Path
 
-#: With which a browser, and whatever acts like one, comes back.
+#: The header with which a browser, or any EventSource, resumes.
 LAST_EVENT_ID = "last-event-id"
 
-#: When a client is to come back after its connection broke: a time of its own within these, so that not
-#: all come at once.
+#: Reconnect delay after a lost connection: each client gets its own value of the range, so that clients
+#: do not reconnect all at once.
 RETRY_MS = range(1000, 3000)
 
-_STAND = re.compile(r"([^\s~]{0,64})\.(\d{1,20})", re.ASCII)
+_POSITION = re.compile(r"([^\s~]{0,64})\.(\d{1,20})", re.ASCII)
 _MAX_SEQ = 2**64 - 1
 
 
 class NativeEvents(Codec):
-    """The codec `trunkline.v1.events`: an event is a frame of `trunkline.v1.json`, named by its type."""
+    """The codec `trunkline.v1.events`: each event is a frame in `trunkline.v1.json`, named by its type."""
 
     name = "trunkline.v1.events"
     framing = Framing.NONE
-    marks_standing = True
-    refuses_by_http = True
+    appends_cursor = True
+    rejects_by_http = True
 
     def decode(self, payload: bytes, binary: bool = False) -> ClientFrame | None:
-        """See Codec. Its clients have no way to say anything."""
+        """See Codec. Clients cannot send."""
         return None
 
     def encode(self, frame: ServerFrame) -> bytes:
-        """See Codec. JSON has no line breaks in it."""
+        """See Codec. The JSON contains no line breaks."""
         kind = frame.WhichOneof("frame") or "unknown"
         retry_ms = _retry_ms(frame)
         retry = b"retry: %d\n" % retry_ms if retry_ms else b""
         return b"event: %b\n%bdata: %b\n\n" % (kind.encode(), retry, DEFAULT.encode(frame))
 
-    def marked(self, data: bytes, marks: Sequence[bytes]) -> bytes:
-        """See Codec. The id becomes part of the last event, so that a client has both or none."""
-        return b"".join((data[:-1], b"id: ", b"~".join(marks), b"\n\n"))
+    def with_cursor(self, data: bytes, positions: Sequence[bytes]) -> bytes:
+        """See Codec. The id is part of the last event, so that a client gets both or none."""
+        return b"".join((data[:-1], b"id: ", b"~".join(positions), b"\n\n"))
 
     def heartbeat(self) -> bytes:
-        """See Codec: a comment."""
+        """See Codec. A comment."""
         return b": ping\n\n"
 
 
@@ -75,34 +75,34 @@ EVENTS = NativeEvents()
 
 
 def connect(request: ConnectRequest) -> ConnectPlan:
-    """See Dialect. What a browser sends back of itself is newer than what the URL says."""
-    wish, resume = wish_of(request, EVENTS)
+    """See Dialect. The cursor in `Last-Event-ID` is newer than the one in the URL."""
+    plan, resume = plan_of(request, EVENTS)
     resume = request.headers.get(LAST_EVENT_ID, "") or resume
     if resume == RESUME_BY_DELIVERY:
-        wish.opened.resume.delivered = True
+        plan.opened.resume.delivered = True
     elif "." in resume:
-        wish.opened.resume.CopyFrom(_stood(resume, wish.opened))
+        plan.opened.resume.CopyFrom(_positions_in(resume, plan.opened))
     elif resume:
-        wish.opened.resume.CopyFrom(positions_of(resume))
-    return wish
+        plan.opened.resume.CopyFrom(positions_of(resume))
+    return plan
 
 
-def _stood(last_id: str, opened: ConnectionOpened) -> ResumeFrame:
+def _positions_in(last_id: str, opened: ConnectionOpened) -> ResumeFrame:
     """The positions in an event's id. Raises Refused INVALID_ADDRESS."""
-    found = [_STAND.fullmatch(stand) for stand in last_id.split("~")]
+    matches = [_POSITION.fullmatch(text) for text in last_id.split("~")]
     topics = list(_topics(opened))
     resume = ResumeFrame()
-    for address, stand in zip(topics, found, strict=False):
-        if stand is not None and int(stand[2]) <= _MAX_SEQ:
+    for address, match in zip(topics, matches, strict=False):
+        if match is not None and int(match[2]) <= _MAX_SEQ:
             position = resume.positions.add(address=address).position
-            position.epoch, position.seq = stand[1], int(stand[2])
-    if not len(resume.positions) == len(found) == len(topics):
-        raise invalid("resume: it is no id of an event of this address")
+            position.epoch, position.seq = match[1], int(match[2])
+    if not len(resume.positions) == len(matches) == len(topics):
+        raise invalid("resume: not the id of an event of this address")
     return resume
 
 
 def _topics(opened: ConnectionOpened) -> Iterator[Address]:
-    """Those that the connection hears, in the order of Codec.marked."""
+    """The topics that the connection is subscribed to, in the order of Codec.with_cursor."""
     address = opened.address
     yield Address(tenant=address.tenant)
     yield Address(tenant=address.tenant, agent=address.agent)
@@ -114,5 +114,10 @@ def _topics(opened: ConnectionOpened) -> Iterator[Address]:
 
 
 def make(clock: Clock) -> Dialect:
-    """The dialect."""
-    return Dialect(name="native events", connect=connect, refusing=EVENTS, streams=(Path("/v1/events"),))
+    """Create the dialect."""
+    return Dialect(
+        name="native events",
+        connect=connect,
+        rejection_codec=EVENTS,
+        event_stream_paths=(Path("/v1/events"),),
+    )

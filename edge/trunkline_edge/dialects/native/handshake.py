@@ -1,4 +1,4 @@
-"""The native protocol, see docs/protocol.md: `/v1/connect`, in two encodings of one schema."""
+"""Connect requests of the native protocol, `/v1/connect`, see docs/protocol.md."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from trunkline_edge.dialects.paths import Path
 #: By WebSocket subprotocol, in order of preference.
 CODECS: dict[str, Codec] = {codec.name: codec for codec in (NativeJson(), NativeProto())}
 
-#: For a client that asks for no subprotocol.
+#: The codec of clients that ask for no subprotocol.
 DEFAULT: Codec = CODECS[NativeJson.name]
 
-#: In place of positions: they come in the first frame.
+#: `resume=frame`: the positions come in the first frame.
 RESUME_BY_FRAME = "frame"
-#: In place of positions: those that the user told as `delivered`.
+#: `resume=delivered`: resume after the messages that the user has reported as `delivered`.
 RESUME_BY_DELIVERY = "delivered"
 
 _KINDS = {"person": CONVERSATION_KIND_PERSON, "group": CONVERSATION_KIND_GROUP}
-#: In place of a token: it comes in the first frame.
+#: `auth=frame`: the token comes in the first frame.
 AUTH_BY_FRAME = "frame"
 
 _PARAMETERS = {"tenant", "agent", "platform", "conversation", "user", "resume", "rollup_ms", "token", "auth"}
@@ -38,51 +38,51 @@ MAX_ROLLUP_MS = 500
 
 
 def connect(request: ConnectRequest) -> ConnectPlan:
-    """Read a connect request. Raises Refused INVALID_ADDRESS where it cannot be read.
+    """Plan a connection. Raises Refused INVALID_ADDRESS for a malformed request.
 
-    Whether the ids are valid is for the router to say.
+    The router validates the ids.
     """
     codec = CODECS[request.subprotocol] if request.subprotocol else DEFAULT
-    wish, resume = wish_of(request, codec)
+    plan, resume = plan_of(request, codec)
     if resume == RESUME_BY_FRAME:
-        wish.first = partial(_first_frame, wish)
+        plan.read_first = partial(_read_resume, plan)
     elif resume == RESUME_BY_DELIVERY:
-        wish.opened.resume.delivered = True
+        plan.opened.resume.delivered = True
     elif resume:
-        wish.opened.resume.CopyFrom(positions_of(resume))
+        plan.opened.resume.CopyFrom(positions_of(resume))
     auth = request.parameter("auth")
     if auth == AUTH_BY_FRAME:
-        wish.first = partial(_auth_frame, wish, wish.first)
+        plan.read_first = partial(_read_auth, plan, plan.read_first)
     elif auth:
         raise invalid("auth: must be frame")
-    return wish
+    return plan
 
 
-def wish_of(request: ConnectRequest, codec: Codec) -> tuple[ConnectPlan, str]:
-    """What the query says, and its `resume`, which is still to be read. Raises Refused INVALID_ADDRESS."""
+def plan_of(request: ConnectRequest, codec: Codec) -> tuple[ConnectPlan, str]:
+    """The plan for the query, and its unparsed `resume`. Raises Refused INVALID_ADDRESS."""
     values: dict[str, str] = {}
     for name, value in request.query:
         if name not in _PARAMETERS:
-            raise invalid(f"there is no parameter {name[:64]}; there are {', '.join(sorted(_PARAMETERS))}")
+            raise invalid(f"unknown parameter {name[:64]}; known are {', '.join(sorted(_PARAMETERS))}")
         if name in values:
             raise invalid(f"{name} is given twice")
         values[name] = value
-    wish = ConnectPlan(codec, opened_by(values), token=request.token)
-    wish.opened.protocol = codec.name
+    plan = ConnectPlan(codec, opened_by(values), token=request.token)
+    plan.opened.protocol = codec.name
     if "rollup_ms" in values:
-        wish.rollup_ms = _rollup_ms(values["rollup_ms"])
-    return wish, values.get("resume", "")
+        plan.rollup_ms = _rollup_ms(values["rollup_ms"])
+    return plan, values.get("resume", "")
 
 
 def opened_by(values: dict[str, str]) -> ConnectionOpened:
-    """What parameters of these names say. Raises Refused INVALID_ADDRESS."""
+    """The address and user in these query parameters. Raises Refused INVALID_ADDRESS."""
     opened = ConnectionOpened(user=values.get("user", ""))
     address = opened.address
     address.tenant = values.get("tenant", "")
     address.agent = values.get("agent", "")
     address.platform = values.get("platform", "")
     if "conversation" in values:
-        # Split once: the router refuses an id with a second colon, as any id with one.
+        # Split once: the router rejects ids with a colon.
         kind, _, ident = values["conversation"].partition(":")
         if kind not in _KINDS:
             raise invalid("conversation: must be person:<id> or group:<id>")
@@ -91,40 +91,38 @@ def opened_by(values: dict[str, str]) -> ConnectionOpened:
     return opened
 
 
-def _auth_frame(
-    wish: ConnectPlan, then: FirstFrameReader | None, payload: bytes, binary: bool
-) -> ConnectPlan:
-    """The `auth` frame that must come first, and what must come after it."""
-    frame = wish.codec.decode(payload, binary)
+def _read_auth(plan: ConnectPlan, then: FirstFrameReader | None, payload: bytes, binary: bool) -> ConnectPlan:
+    """Read the `auth` frame, which must come first; `then` reads the next frame."""
+    frame = plan.codec.decode(payload, binary)
     if not isinstance(frame, ClientFrame) or not frame.HasField("auth"):
         raise catalogue.UNAUTHORIZED.refused(
-            problem="after connecting with auth=frame an auth frame comes first"
+            problem="the first frame after connecting with auth=frame must be an auth frame"
         )
-    wish.token, wish.first = frame.auth.token, then
-    return wish
+    plan.token, plan.read_first = frame.auth.token, then
+    return plan
 
 
-def _first_frame(wish: ConnectPlan, payload: bytes, binary: bool) -> ConnectPlan:
-    """The `resume` frame that must come first."""
-    frame = wish.codec.decode(payload, binary)
+def _read_resume(plan: ConnectPlan, payload: bytes, binary: bool) -> ConnectPlan:
+    """Read the `resume` frame, which must come first."""
+    frame = plan.codec.decode(payload, binary)
     if not isinstance(frame, ClientFrame) or not frame.HasField("resume"):
         kind = frame.WhichOneof("frame") if isinstance(frame, ClientFrame) else "unknown"
-        problem = "after connecting with resume=frame a resume frame comes first"
+        problem = "the first frame after connecting with resume=frame must be a resume frame"
         raise invalid(catalogue.UNEXPECTED_FRAME.sentence(type=kind, problem=problem))
-    wish.opened.resume.CopyFrom(frame.resume)
-    wish.first = None
-    return wish
+    plan.opened.resume.CopyFrom(frame.resume)
+    plan.read_first = None
+    return plan
 
 
 def _rollup_ms(value: str) -> int:
-    # Nothing but ASCII digits, of which int() would take more kinds.
+    # Only ASCII digits: int() accepts others too.
     if not (value.isascii() and value.isdigit() and len(value) <= 3 and int(value) <= MAX_ROLLUP_MS):
         raise invalid(f"rollup_ms: must be a whole number from 0 to {MAX_ROLLUP_MS}")
     return int(value)
 
 
 def positions_of(resume: str) -> ResumeFrame:
-    """The positions in a URL: the JSON array of a `resume` frame, in URL-safe base64.
+    """The positions in a URL: the JSON array of a `resume` frame in URL-safe base64.
 
     Raises Refused INVALID_ADDRESS.
     """
@@ -138,14 +136,14 @@ def positions_of(resume: str) -> ResumeFrame:
 
 
 def invalid(problem: str) -> catalogue.Refused:
-    """Why a connect request cannot be read."""
+    """Refusal of a malformed connect request."""
     return catalogue.INVALID_ADDRESS.refused(problem=problem)
 
 
 NATIVE = Dialect(
     name="native",
     connect=connect,
-    refusing=DEFAULT,
-    sockets=(Path("/v1/connect"),),
+    rejection_codec=DEFAULT,
+    websocket_paths=(Path("/v1/connect"),),
     subprotocols=tuple(CODECS),
 )

@@ -1,4 +1,4 @@
-"""The native protocol in JSON; `json_schema` says what it looks like, docs/protocol.md shows it."""
+"""The native protocol in JSON, see `json_schema` and docs/protocol.md."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _encode = msgspec.json.Encoder().encode
 
 _TYPES = frozenset(field.name for field in ClientFrame.DESCRIPTOR.fields)
 
-#: A longer id is not returned with an error: no frame may have one.
+#: Errors do not return longer ids, which are invalid in any frame.
 _ID_MAX_CHARACTERS = 128
 _TYPE_SHOWN_CHARACTERS = 64
 
@@ -28,35 +28,35 @@ class NativeJson(Codec):
     """The codec `trunkline.v1.json`."""
 
     name = "trunkline.v1.json"
-    refuses_strangers_by_http = True
+    rejects_unauthorized_by_http = True
 
     def decode(self, payload: bytes, binary: bool = False) -> ClientFrame:
         """See Codec."""
         try:
             return ClientFrame(**_read(_decode(payload)))
         except UnicodeDecodeError:
-            problem = "it is not UTF-8"
+            problem = "not UTF-8"
         except RecursionError:
-            problem = "it is nested too deeply"
+            problem = "nested too deeply"
         except OverflowError:
-            # The one conversion left to protobuf that can fail: an integer to a Struct's double.
+            # The only conversion in protobuf that can fail: an integer to a Struct's double.
             problem = "a number is out of range"
         except (msgspec.MsgspecError, ValueError) as error:
             problem = str(error)
         raise _refusal(payload, problem) from None
 
     def encode(self, frame: ServerFrame) -> bytes:
-        """See Codec. A frame that is newer than this version of the contract has type `unknown`."""
+        """See Codec. A frame newer than this version of the contract gets the type `unknown`."""
         return _encode(_write(frame))
 
 
 def _refusal(payload: bytes, problem: str) -> FrameRefused:
-    """Why a payload was refused: reads it again, without a schema, for its `type` and `id`."""
+    """The error for an invalid payload, with its `type` and `id` if they can be read without the schema."""
     try:
-        lenient: Any = msgspec.json.decode(payload)
+        untyped: Any = msgspec.json.decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        lenient = None
-    fields = lenient if isinstance(lenient, dict) else {}
+        untyped = None
+    fields = untyped if isinstance(untyped, dict) else {}
     frame_id = fields.get("id")
     if not isinstance(frame_id, str) or len(frame_id) > _ID_MAX_CHARACTERS:
         frame_id = ""

@@ -1,4 +1,4 @@
-"""JSON -> msgspec Structs -> the nested dicts that a message's constructor takes."""
+"""Decoding of JSON: to msgspec Structs, then to the nested dicts that a message's constructor takes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Read = Callable[[Any], Any]
 
 
 def input_type(message: Descriptor) -> Any:
-    """The type to decode a message's JSON form to with msgspec: a Struct, or a union of tagged ones."""
+    """The msgspec type of a message's JSON form: a Struct, or a union of tagged Structs."""
     if not is_union(message):
         return _struct(message, None)
     return Union[tuple(_struct(field.message_type, field.name) for field in message.fields)]  # noqa: UP007
@@ -26,9 +26,9 @@ def input_type(message: Descriptor) -> Any:
 
 @cache
 def reader(message: Descriptor) -> Read:
-    """What makes an instance of `input_type(message)` the message's content as nested dicts.
+    """A function from an instance of `input_type(message)` to the message's content as nested dicts.
 
-    Raises ValueError, with a text for the client, where a value has the right type and yet does not fit.
+    It raises ValueError, with a text for the client, for a value of the right type that is out of range.
     """
     return _union_reader(message) if is_union(message) else _message_reader(message)
 
@@ -70,7 +70,7 @@ def _value_type(field: FieldDescriptor) -> Any:
         case FieldDescriptor.TYPE_UINT32:
             return Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
         case FieldDescriptor.TYPE_UINT64:
-            # msgspec knows no bound over int64; the reader checks the upper one.
+            # msgspec has no bound above int64; the reader checks the upper one.
             return Annotated[int, msgspec.Meta(ge=0)]
     raise TypeError(f"{field.full_name} has a type without a JSON form")
 
@@ -107,7 +107,7 @@ def _message_reader(message: Descriptor) -> Read:
 
 
 def _field_reader(field: FieldDescriptor) -> Read | None:
-    """What converts a decoded value for the message's constructor; None where there is nothing to do."""
+    """A function that converts a decoded value for the constructor; None if it needs no conversion."""
     if is_map(field):
         return None
     if field.message_type is not None:

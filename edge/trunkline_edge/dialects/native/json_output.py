@@ -1,4 +1,4 @@
-"""Message -> the dicts and lists that msgspec encodes."""
+"""Encoding to JSON: from messages to the dicts and lists that msgspec encodes."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from trunkline_edge.dialects.native.json_schema import (
     is_union,
 )
 
-#: What a tagged union holds whose set field is newer than this version of the contract.
+#: Type of a tagged union whose set field is newer than this version of the contract.
 UNKNOWN = "unknown"
 
-# Whole numbers up to here are the same as doubles and as integers.
+# Integers up to here are exact as doubles.
 _EXACT = 2**53
 
 Write = Callable[[Any], dict[str, Any]]
 
 
 def writer(message: Descriptor) -> Write:
-    """What makes a message its JSON form.
+    """A function from a message to its JSON form, ready for msgspec.
 
-    A function is generated for each type of message: this runs once for every frame, and a loop over
-    descriptors costs half as much again. For Position it reads
+    Generates a function per message type, because this runs for every frame and a loop over descriptors
+    takes half as long again. For Position it reads
 
         def fill_Position(message, into):
             if value := message.epoch: into['epoch'] = value
@@ -51,18 +51,18 @@ def writer(message: Descriptor) -> Write:
 
 
 class _Source:
-    """Source text under construction, made of nothing but descriptors."""
+    """Source of the functions, generated from descriptors only."""
 
     def __init__(self) -> None:
         self.functions: dict[str, str] = {}
-        #: What the functions refer to.
+        #: Globals of the functions.
         self.names: dict[str, Any] = {"timestamp_text": timestamp_text, "json_object": json_object}
 
     def function(self, message: Descriptor) -> str:
         """The name of the function that fills a dict with a message's fields."""
         name = f"fill_{message.name}"
         if name not in self.functions:
-            self.functions[name] = ""  # keeps its place while those that it calls are made
+            self.functions[name] = ""  # reserves its place while the functions it calls are generated
             lines = [self._statement(field) for field in message.fields if field.containing_oneof is None]
             for oneof in message.oneofs:
                 lines += self._branches(oneof, union=is_union(message))
@@ -79,7 +79,7 @@ class _Source:
         if field.has_presence:
             return f"if message.HasField({name!r}): into[{name!r}] = {self._value(field, got)}"
         if field.enum_type is not None:
-            # A value that is newer than this version of the contract is left out.
+            # A value newer than this version of the contract is left out.
             return f"if value := {self._value(field, got)}: into[{name!r}] = value"
         if field.type == FieldDescriptor.TYPE_BOOL or field.full_name in ALWAYS_WRITTEN:
             return f"into[{name!r}] = {got}"
@@ -97,7 +97,7 @@ class _Source:
         return [*lines, f"else: into['type'] = {UNKNOWN!r}"] if union else lines
 
     def _value(self, field: FieldDescriptor, got: str) -> str:
-        """The expression that makes one value of a field its JSON form."""
+        """The expression for the JSON form of one value of a field."""
         if field.enum_type is not None:
             table = f"names_{field.enum_type.name}"
             self.names[table] = enum_names(field.enum_type).get
@@ -116,7 +116,7 @@ class _Source:
 
 
 def _cached(fill: Write) -> Callable[[bytes], msgspec.Raw]:
-    """The JSON text of serialized addresses: the same few come again and again, one in each message."""
+    """Caches the JSON of serialized addresses: few distinct ones occur, one in each message."""
 
     @lru_cache(maxsize=4096)
     def address_text(serialized: bytes) -> msgspec.Raw:
@@ -136,7 +136,7 @@ def _second_text(seconds: int) -> str:
 
 
 def json_object(struct: Struct) -> dict[str, Any]:
-    """A Struct's content. A value without a kind is null, and so, in the end, are NaN and infinity."""
+    """A Struct's content. A value without a kind is null; NaN and infinity become null when encoded."""
     return {key: _json_value(value) for key, value in struct.fields.items()}
 
 

@@ -1,13 +1,13 @@
-"""The JSON form of protobuf messages, derived from their descriptors: `json_input`, `json_output`.
+"""Rules of the JSON form of messages, derived from their descriptors by `json_input` and `json_output`.
 
-- A message whose fields are all messages of one oneof is a tagged union: the name of the field that
-  is set is its `type`, and the fields of the inner message stand beside that.
-- Any other oneof is a set of optional fields of which at most one may be given.
+- A message whose fields are all messages of one oneof is a tagged union: its `type` is the name of the
+  field that is set, beside the fields of the inner message.
+- Any other oneof is a set of optional fields, of which at most one may be given.
 - Names are the contract's. Enums are lower-case names without their prefix. A Timestamp is RFC 3339
   in UTC with milliseconds, bytes are base64, a Struct is an object, a map is an object.
-- On input `null` is the same as leaving a field out.
-- On output a field that holds nothing is left out, except that bools, lists and the fields of
-  ALWAYS_WRITTEN are always there, because their absence would puzzle a reader.
+- On input `null` equals an absent field.
+- On output an empty field is left out, except bools, lists and the fields in ALWAYS_WRITTEN, whose absence
+  would puzzle a reader.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ TIMESTAMP = Timestamp.DESCRIPTOR.full_name
 STRUCT = Struct.DESCRIPTOR.full_name
 ADDRESS = Address.DESCRIPTOR.full_name
 
-#: Zero is a value here, not absence: the log of a topic that holds nothing yet ends at seq 0, and a
-#: window of 0 ms is none.
+#: Fields in which zero is a value, not absence: an empty log ends at seq 0, and a rollup window of 0 ms
+#: means no rollup.
 ALWAYS_WRITTEN = frozenset({"trunkline.v1.Position.seq", "trunkline.v1.ConnectedFrame.rollup_ms"})
 
 
 def is_union(message: Descriptor) -> bool:
-    """The message is a tagged union in JSON."""
+    """Whether the message is a tagged union in JSON."""
     return len(message.oneofs) == 1 and all(
         field.containing_oneof is not None and field.message_type is not None for field in message.fields
     )
 
 
 def is_map(field: FieldDescriptor) -> bool:
-    """The field is a `map<…>`."""
+    """Whether the field is a `map<…>`."""
     return field.message_type is not None and field.message_type.GetOptions().map_entry
 
 
 @cache
 def enum_names(enum: EnumDescriptor) -> dict[int, str]:
-    """The JSON names of an enum's values, without the one that means unspecified."""
+    """The JSON names of an enum's values by number, without the unspecified one."""
     prefix = enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
     return {value.number: value.name.removeprefix(prefix).lower() for value in enum.values if value.number}

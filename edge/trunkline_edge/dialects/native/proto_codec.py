@@ -1,4 +1,4 @@
-"""The native protocol in protobuf: a binary WebSocket message is one ClientFrame or ServerFrame."""
+"""The native protocol in protobuf: each binary WebSocket message is a ClientFrame or ServerFrame."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ class NativeProto(Codec):
     """The codec `trunkline.v1.proto`."""
 
     name = "trunkline.v1.proto"
-    refuses_strangers_by_http = True
+    rejects_unauthorized_by_http = True
     framing = Framing.BINARY
 
     def decode(self, payload: bytes, binary: bool = False) -> ClientFrame:
-        """See Codec. Fields that this version of the contract does not know are dropped."""
+        """See Codec. Drops fields newer than this version of the contract."""
         try:
             frame = ClientFrame.FromString(payload)
         except DecodeError:
-            raise _malformed("it is no binary ClientFrame") from None
+            raise _malformed("not a binary ClientFrame") from None
         if frame.WhichOneof("frame") is None:
             entry = catalogue.UNKNOWN_FRAME_TYPE
             unknown = UnknownFieldSet(frame)
             number = f"#{unknown[0].field_number}" if len(unknown) else "(none)"
             raise FrameRefused(entry, entry.sentence(type=number))
-        # Unknown groups can be nested, too, and would count in the link's batch.
+        # Unknown groups can be nested too, and would count in the link's batch.
         frame.DiscardUnknownFields()
         if frame_too_deep(frame):
             raise _malformed(PROBLEM)
