@@ -25,11 +25,11 @@ from trunkline.v1 import (
     tenant_service_pb2,
     tenant_service_pb2_grpc,
 )
+from trunkline.v1.tenant_limits import default_limits
 from trunkline_runtime import process
 
 from trunkline_router import listeners
 from trunkline_router.core.router import RouterCore
-from trunkline_router.core.tenants.tenant import defaults
 from trunkline_router.log.engines import open_log
 from trunkline_router.log.interface import Log
 from trunkline_router.maintenance import Maintenance
@@ -125,7 +125,7 @@ async def _close(
 def make_runtime(settings: RouterSettings, log: Log) -> RouterRuntime:
     """Build the core and its runtime."""
     core = RouterCore(
-        defaults(conversations=settings.max_conversations, open_messages=settings.max_open_messages),
+        default_limits(conversations=settings.max_conversations, open_messages=settings.max_open_messages),
         window=settings.link_window,
         lease_s=settings.lease_s,
         delivery_lease_s=settings.delivery_lease_s,

@@ -8,10 +8,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from trunkline.v1.tenant_limits import default_limits
 from trunkline.v1.tenant_pb2 import OPENNESS_LOOPBACK, ClientAuth, VerificationKey
 from trunkline_edge.auth.key_set import inline_keys
 from trunkline_edge.auth.tokens import verify
-from trunkline_router.core.tenants.tenant import DEFAULTS
 from trunkline_router.tenants_file import load
 
 from bench.fairness_chart import fairness_chart
@@ -35,7 +35,7 @@ def test_what_is_declared_is_what_a_router_reads(tmp_path: Path) -> None:
     assert tenants["demo"].open_to == OPENNESS_LOOPBACK
     assert tenants["loud"].limits.messages_per_s == 500
     for field, value in tenants["demo"].limits.ListFields():
-        assert value >= 100 * getattr(DEFAULTS, field.name)
+        assert value >= 100 * getattr(default_limits(), field.name)
 
 
 @pytest.mark.parametrize("algorithm", ["HS256", "ES256", "EdDSA"])

@@ -1,4 +1,4 @@
-"""The options of TenantLimits are complete, and the router's defaults are theirs."""
+"""Options of TenantLimits: each field has them, and default limits are derived from them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import pytest
 from trunkline.v1.catalogue import ENTRIES
 from trunkline.v1.tenant_limits import TENANT_LIMITS, TenantLimit, default_limits
 from trunkline.v1.tenant_pb2 import TenantLimits
-from trunkline_router.core.tenants.tenant import DEFAULTS
 
 
 def test_every_field_is_a_limit() -> None:
@@ -24,6 +23,8 @@ def test_each_limit_has_a_default_a_unit_a_code_and_a_comment(limit: TenantLimit
     TenantLimits(**{limit.name: limit.max_value})
 
 
-def test_the_routers_defaults_are_the_contracts() -> None:
-    assert default_limits() == DEFAULTS
-    assert default_limits(conversations=7).conversations == 7
+def test_default_limits_hold_the_contracts_values_except_those_changed() -> None:
+    assert {field.name: value for field, value in default_limits(conversations=7).ListFields()} == {
+        **{limit.name: limit.default for limit in TENANT_LIMITS.values()},
+        "conversations": 7,
+    }

@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import Any
 
 from trunkline.v1.edge_service_pb2 import PoliciesTold, RouterEntry, TenantPolicy
+from trunkline.v1.tenant_limits import default_limits
 from trunkline.v1.tenant_pb2 import (
     OPENNESS_LOOPBACK,
     OPENNESS_NOBODY,
@@ -15,7 +16,6 @@ from trunkline.v1.tenant_pb2 import (
     TenantSettings,
     TenantState,
 )
-from trunkline_router.core.tenants.tenant import DEFAULTS
 from trunkline_router.core.values.log_records import Registered, StoredTenant
 
 
@@ -39,7 +39,7 @@ def policy(name: str, *, tokens: Iterable[str] = (), **settings: Any) -> TenantP
     settings.setdefault("open_to", OPENNESS_NOBODY if tokens else OPENNESS_LOOPBACK)
     auth = ClientAuth(token_digests=[sha256(token.encode()).hexdigest() for token in tokens])
     told = TenantSettings(client_auth=auth, **settings)
-    told.limits.MergeFrom(DEFAULTS)
+    told.limits.MergeFrom(default_limits())
     return TenantPolicy(tenant=name, state=TENANT_STATE_ACTIVE, settings=told)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.message_pb2 import Message
+from trunkline.v1.tenant_limits import default_limits
 from trunkline_router.core.commits.commit_queue import AtomicWrite
 from trunkline_router.core.commits.effects import (
     ReadDelivered,
@@ -23,7 +24,6 @@ from trunkline_router.core.commits.effects import (
 )
 from trunkline_router.core.directory.connections import ConnectedClient, Link
 from trunkline_router.core.router import RouterCore
-from trunkline_router.core.tenants.tenant import defaults
 from trunkline_router.core.values.log_records import PendingEntry, Transaction
 from trunkline_router.core.values.topics import Position, TopicKey
 
@@ -82,7 +82,7 @@ class World:
 
     def _new_router(self) -> RouterCore:
         router = RouterCore(
-            defaults(open_messages=8),
+            default_limits(open_messages=8),
             window=WINDOW,
             lease_s=1e9,
             delivery_lease_s=1e9,

@@ -21,31 +21,8 @@ from trunkline_router.core.tenants.fair_call_queue import FairCallQueue, Tarpit
 from trunkline_router.core.tenants.revocations import Revocations
 from trunkline_router.core.values.log_records import HistoryLimits, StoredTenant
 
-#: What a tenant may use where nothing was set for it.
-DEFAULTS = TenantLimits(
-    connections=10_000,
-    connections_per_user=1000,
-    connects_per_s=1000,
-    messages_per_s=20_000,
-    bytes_per_s=128 << 20,
-    connection_messages_per_s=1000,
-    connection_bytes_per_s=32 << 20,
-    frame_bytes=12 << 20,
-    conversations=100,
-    open_messages=10_000,
-    calls_per_s=2000,
-)
-
 #: How deep the buckets are for backends, whose clients' are a second deep: the rest is the clients' alone.
 BACKENDS_DEPTH_S = 0.9
-
-
-def defaults(**limits: int) -> TenantLimits:
-    """DEFAULTS, but for some."""
-    changed = TenantLimits()
-    changed.CopyFrom(DEFAULTS)
-    changed.MergeFrom(TenantLimits(**limits))
-    return changed
 
 
 class Tenant:

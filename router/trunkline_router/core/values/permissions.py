@@ -1,54 +1,34 @@
-"""What a client's token allows, as the router keeps it for each connection that has shown one."""
+"""Permissions of a connection, from the token that its client presented."""
 
 from __future__ import annotations
 
 from typing import NamedTuple, Self
 
 from trunkline.v1 import catalogue
-from trunkline.v1.access_pb2 import (
-    RIGHT_CANCEL,
-    RIGHT_HISTORY,
-    RIGHT_PUBLISH,
-    RIGHT_SUBSCRIBE,
-    Grants,
-    Right,
-)
+from trunkline.v1.access_pb2 import RIGHT_SUBSCRIBE, RIGHT_UNSPECIFIED, Grants
+from trunkline.v1.frames import CLIENT_FRAMES, RIGHTS
 
-#: The right that a client's frame needs, by its name; others need none.
-NEEDED: dict[str, Right.ValueType] = {
-    "message": RIGHT_PUBLISH,
-    "signal": RIGHT_PUBLISH,
-    "edit": RIGHT_PUBLISH,
-    "recall": RIGHT_PUBLISH,
-    "subscribe": RIGHT_SUBSCRIBE,
-    "read": RIGHT_SUBSCRIBE,
-    "delivered": RIGHT_SUBSCRIBE,
-    "history": RIGHT_HISTORY,
-    "cancel": RIGHT_CANCEL,
+_RIGHT_OF_FRAME = {
+    kind: rule.right for kind, rule in CLIENT_FRAMES.items() if rule.right != RIGHT_UNSPECIFIED
 }
-_WORDS = {
-    RIGHT_PUBLISH: "publish",
-    RIGHT_SUBSCRIBE: "subscribe",
-    RIGHT_HISTORY: "history",
-    RIGHT_CANCEL: "cancel",
-}
+_RIGHT_NAMES = {right: name for name, right in RIGHTS.items()}
 
 
 class Permissions(NamedTuple):
-    """Grants, ready to be asked."""
+    """The grants of one token, in a form that is quick to check."""
 
     rights: frozenset[int]
-    #: Groups that may be joined; None for any.
+    #: Groups that the connection may join; None for any.
     groups: frozenset[str] | None
     token_id: str
-    #: 0 where the token does not say when it was issued.
+    #: 0 if the token has no issue time.
     issued_ms: int
-    #: 0 where it does not expire.
+    #: 0 if the token does not expire.
     expires_ms: int
 
     @classmethod
     def of(cls, grants: Grants) -> Self:
-        """What they allow."""
+        """Permissions from the grants that an edge found in a token."""
         return cls(
             frozenset(grants.rights),
             None if grants.all_groups else frozenset(grants.groups),
@@ -59,17 +39,16 @@ class Permissions(NamedTuple):
 
     @property
     def may_hear(self) -> bool:
-        """It may hear topics."""
+        """The connection may subscribe to topics."""
         return RIGHT_SUBSCRIBE in self.rights
 
     def check_frame(self, kind: str) -> None:
-        """Raises Refused FORBIDDEN where a frame of this kind is not allowed."""
-        needed = NEEDED.get(kind)
-        if needed is not None and needed not in self.rights:
-            raise catalogue.FORBIDDEN.refused(
-                problem=f"the token does not give the right to {_WORDS[needed]}"
-            )
+        """Raise Refused FORBIDDEN if the connection may not send client frames of this kind."""
+        right = _RIGHT_OF_FRAME.get(kind)
+        if right is not None and right not in self.rights:
+            problem = f"the token does not grant the right to {_RIGHT_NAMES[right]}"
+            raise catalogue.FORBIDDEN.refused(problem=problem)
 
     def may_join(self, group: str) -> bool:
-        """Whether a group may be joined."""
+        """Return whether the connection may join the group."""
         return self.groups is None or group in self.groups

@@ -14,6 +14,7 @@ from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import LinkHello, LinkRequest
 from trunkline.v1.frame_pb2 import ClientFrame
 from trunkline.v1.message_pb2 import Message, Part, TextPart
+from trunkline.v1.tenant_limits import default_limits
 from trunkline.v1.tenant_pb2 import TENANT_STATE_ACTIVE, TenantSettings, TenantState
 from trunkline_router.core.commits.commit_queue import AtomicWrite
 from trunkline_router.core.commits.effects import (
@@ -26,7 +27,6 @@ from trunkline_router.core.commits.effects import (
 from trunkline_router.core.commits.publishing import response_of
 from trunkline_router.core.directory.connections import ConnectedClient
 from trunkline_router.core.router import RouterCore
-from trunkline_router.core.tenants.tenant import defaults
 from trunkline_router.core.values.log_records import PendingEntry, Registered, Transaction
 from trunkline_router.core.values.topics import GROUP, PERSON, Position, TopicKey, address_of
 
@@ -80,7 +80,7 @@ class Router:
         self._peeks = peeks
         #: As they are on disk.
         self.tenants = registered("t", "u").tenants
-        self._defaults = defaults(conversations=3, open_messages=max_open_messages)
+        self._defaults = default_limits(conversations=3, open_messages=max_open_messages)
         self._options = {
             "window": window,
             "lease_s": 10.0,

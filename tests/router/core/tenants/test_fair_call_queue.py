@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from trunkline.v1.catalogue import Refused
+from trunkline.v1.tenant_limits import default_limits
 from trunkline.v1.tenant_pb2 import TENANT_STATE_ACTIVE, TenantLimits
 from trunkline_router.core.tenants.fair_call_queue import (
     MAX_DELAY_S,
@@ -21,7 +22,7 @@ from trunkline_router.core.tenants.fair_call_queue import (
     QueuedCall,
     Tarpit,
 )
-from trunkline_router.core.tenants.tenant import DEFAULTS, Tenant, defaults
+from trunkline_router.core.tenants.tenant import Tenant
 from trunkline_router.core.values.log_records import StoredTenant
 from trunkline_runtime.token_bucket import LARGEST_MESSAGE_BYTES, RateLimit, TokenBucket
 
@@ -168,7 +169,7 @@ def test_bytes_that_wait_are_bounded_like_calls() -> None:
 
 
 def test_requests_of_all_calls_are_bounded_in_bytes() -> None:
-    acme = tenant(defaults(bytes_per_s=1))
+    acme = tenant(default_limits(bytes_per_s=1))
     assert acme.calls.take(LARGEST_MESSAGE_BYTES, 100.0)
     assert not acme.calls.take(1000, 100.0)
 
@@ -225,14 +226,14 @@ def test_a_call_whose_turn_does_not_come_is_refused_though_it_waited() -> None:
     assert calls.turns.pass_on(calls.now) == 0
 
 
-def tenant(limits: TenantLimits = DEFAULTS) -> Tenant:
+def tenant(limits: TenantLimits | None = None) -> Tenant:
     return Tenant(StoredTenant("t", TENANT_STATE_ACTIVE, b"", 0, 0), limits)
 
 
 @given(st.integers(20, 2000), st.lists(st.booleans(), max_size=100))
 def test_clients_find_room_however_many_calls_their_backends_make(rate: int, draws: list[bool]) -> None:
     """A tenth of a second's worth is theirs alone, and what they take calls wait for."""
-    acme, now = tenant(defaults(messages_per_s=rate)), 100.0
+    acme, now = tenant(default_limits(messages_per_s=rate)), 100.0
     room = rate * 0.1 - 1
     taken = 0.0
     for client_speaks in draws:
@@ -247,7 +248,7 @@ def test_clients_find_room_however_many_calls_their_backends_make(rate: int, dra
 
 @pytest.mark.parametrize("arrivals_per_s", [100, 120, 500])
 def test_backends_get_a_tenth_however_much_their_clients_say(arrivals_per_s: int) -> None:
-    acme, now, clients, backends, late = tenant(defaults(messages_per_s=100)), 100.0, 0, 0, 0
+    acme, now, clients, backends, late = tenant(default_limits(messages_per_s=100)), 100.0, 0, 0, 0
 
     def came() -> None:
         nonlocal backends
@@ -278,7 +279,7 @@ def test_backends_get_a_tenth_however_much_their_clients_say(arrivals_per_s: int
 
 
 def test_a_tenant_of_one_message_a_second_has_backends_too() -> None:
-    acme = tenant(defaults(messages_per_s=1))
+    acme = tenant(default_limits(messages_per_s=1))
     assert acme.says.take(0, 100.0)
     assert not acme.says.take(0, 100.5)
     assert acme.says.take(0, 101.1)
