@@ -26,7 +26,8 @@ from trunkline.v1 import (
 from trunkline.v1.address_pb2 import Address
 from trunkline.v1.catalogue import Refused
 from trunkline_router.core.validation.constraints import DIGEST, ID, OPTIONAL_ID, OPTIONAL_TOKEN, TOKEN, WORD
-from trunkline_router.core.validation.validator import LIMITS, check
+from trunkline_router.core.validation.message_constraints import CONSTRAINTS
+from trunkline_router.core.validation.validator import check
 
 from tests.support.processes import ROOT
 
@@ -75,14 +76,14 @@ def commented(
         yield f"{message.name}.{field.name}", texts.get((*path, 2, index), "")
 
 
-@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize("name", CONSTRAINTS)
 def test_each_rule_is_stated_in_its_comment(name: str, comments: dict[str, str]) -> None:
-    assert f"Limits: {LIMITS[name].sentence}." in comments[name]
+    assert f"Limits: {CONSTRAINTS[name].sentence}." in comments[name]
 
 
 def test_each_limit_that_a_comment_states_is_enforced(comments: dict[str, str]) -> None:
     stated = {name for name, text in comments.items() if "Limits:" in text}
-    assert stated == LIMITS.keys()
+    assert stated == CONSTRAINTS.keys()
 
 
 PART: dict[str, Any] = {"text": {"text": "hello"}}
@@ -180,7 +181,7 @@ def struct(levels: int) -> dict[str, Any]:
 
 def samples(name: str) -> tuple[list[Any], list[Any]]:
     """Return values that the rule of a field refuses, and values that it accepts."""
-    rule = LIMITS[name]
+    rule = CONSTRAINTS[name]
     sentence = rule.sentence
     if rule is ID:
         return ["", *NOT_IDS], IDS
@@ -261,12 +262,12 @@ SPECIAL: dict[str, tuple[list[Any], list[Any]]] = {
         [{}, {str(n): "" for n in range(32)}, {"k" * 64: "v" * 1024}],
     ),
 }
-FIELDS = [name for name in LIMITS if "." in name]
+FIELDS = [name for name in CONSTRAINTS if "." in name]
 
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_each_rule_refuses_invalid_values_and_accepts_valid_ones(name: str) -> None:
-    bad, good = SPECIAL.get(name) or SPECIAL.get(LIMITS[name].sentence) or samples(name)
+    bad, good = SPECIAL.get(name) or SPECIAL.get(CONSTRAINTS[name].sentence) or samples(name)
     message, field = name.split(".")
     for value in bad:
         assert refusal(built(message, field, value)).startswith(f"{field}: "), value
@@ -274,9 +275,9 @@ def test_each_rule_refuses_invalid_values_and_accepts_valid_ones(name: str) -> N
         check(built(message, field, value))
 
 
-@pytest.mark.parametrize("name", [name for name in LIMITS if "." not in name])
+@pytest.mark.parametrize("name", [name for name in CONSTRAINTS if "." not in name])
 def test_each_message_with_a_size_limit_is_refused_above_it(name: str) -> None:
-    limit = int(LIMITS[name].sentence.split()[2])
+    limit = int(CONSTRAINTS[name].sentence.split()[2])
     text = "x" * 10_000
     message = TYPES[name](**VALID[name])
     check(message)

@@ -18,7 +18,8 @@ from trunkline.v1.message_pb2 import Delta, Message, MessageState
 
 from trunkline_router.core.agents.worker import AttachedWorker
 from trunkline_router.core.replies.message_parts import PartsBuilder
-from trunkline_router.core.validation.validator import MAX_OPEN_BYTES, check
+from trunkline_router.core.validation.message_constraints import MAX_OPEN_BYTES
+from trunkline_router.core.validation.validator import check
 from trunkline_router.core.values.log_records import Checkpoint, Producer
 from trunkline_router.core.values.topics import TopicKey
 

@@ -46,7 +46,8 @@ def _optional_id_problem(value: str) -> str | None:
 
 
 def _token_problem(value: str) -> str | None:
-    if _TOKEN.fullmatch(value):
+    # Most tokens are printable, which is quicker to find out.
+    if (value.isprintable() and 0 < len(value) <= 128) or _TOKEN.fullmatch(value):
         return None
     if not value:
         return "must be set"
@@ -151,10 +152,9 @@ def named(values: Collection[int]) -> Constraint:
 
 
 def size(limit: int) -> Constraint:
-    """A message that is at most so large when serialized."""
+    """At most this many bytes when serialized; the check takes the size, not the message."""
 
-    def problem(value: Any) -> str | None:
-        count = value.ByteSize()
+    def problem(count: int) -> str | None:
         return None if count <= limit else f"is {count} bytes large; at most {limit} are allowed"
 
     return Constraint(f"at most {limit} bytes", problem)

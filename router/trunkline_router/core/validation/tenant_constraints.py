@@ -24,7 +24,7 @@ _LINE = at_most(256, "characters")
 _SHORT = at_most(128, "characters")
 _PAGE = number(0, 1000)
 
-TENANT_LIMITS: dict[str, Constraint] = {
+TENANT_CONSTRAINTS: dict[str, Constraint] = {
     "AuthFrame.id": TOKEN,
     "AuthFrame.token": at_most(16384, "characters"),
     "ConnectionGranted.grants": REQUIRED,
