@@ -1,8 +1,7 @@
-"""Makes rows of a transaction: numbers its entries, completes and serializes them. No I/O."""
+"""Turns a transaction into rows: counters, completes and serialises its entries. No I/O, no engine."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -12,35 +11,32 @@ from trunkline.v1.message_pb2 import CHANGE_KIND_ENDED, Change
 
 from trunkline_router.core.values.log_records import PendingEntry, Producer, Transaction
 from trunkline_router.core.values.topics import Position, TopicKey, position_of
+from trunkline_router.log.message_ids import message_id, new_epoch
 
-_BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
-#: How many characters of it hold 64 bits.
-_EPOCH_CHARACTERS = 13
-
-#: Where a message stands: topic_id and seq.
-Place = tuple[int, int]
+#: A message in the tables: topic_id and seq.
+RowKey = tuple[int, int]
 
 
 class Head(NamedTuple):
-    """The end of a topic's log; `topic_id` is 0 where the log holds nothing."""
+    """The end of a topic's log; `topic_id` is 0 if the log is empty."""
 
     topic_id: int
     position: Position
 
 
 @dataclass(slots=True)
-class Numbers:
-    """The highest numbers given out. They are never given out again, even if what they were for failed."""
+class IdCounters:
+    """The highest ids assigned so far. An id is never assigned again, even if its commit failed."""
 
     topic_id: int
     delivery_id: int
-    #: In `recent_keys`.
+    #: Of idempotency keys, in the order of their arrival.
     key_id: int
 
 
 @dataclass(slots=True)
 class Batch:
-    """Rows that are ready to be written, each table's in one flat list, in the order of its statement."""
+    """Rows ready to be written: one flat list per table, columns in the order of the table's statement."""
 
     settled: Sequence[int]
     topics: list[Any] = field(default_factory=list)
@@ -52,25 +48,25 @@ class Batch:
     deltas: list[Any] = field(default_factory=list)
     receipts: list[Any] = field(default_factory=list)
     dead_lettered: list[Any] = field(default_factory=list)
-    # What is set anew, once for each row of the file: an UPDATE that meets a row twice takes either value.
-    #: Messages as they are from now on, each with its author.
-    changed: dict[Place, tuple[bytes, str]] = field(default_factory=dict)
-    producers: dict[Place, Producer] = field(default_factory=dict)
+    # Updates, one per row: an UPDATE that meets a row twice may take either value.
+    #: The new body and the author of changed messages.
+    changed: dict[RowKey, tuple[bytes, str]] = field(default_factory=dict)
+    producers: dict[RowKey, Producer] = field(default_factory=dict)
     attempts: dict[int, int] = field(default_factory=dict)
-    #: Messages that are open no longer.
-    ended: list[Place] = field(default_factory=list)
-    #: By tenant and agent.
-    withdrawn: dict[tuple[str, str], set[Place]] = field(default_factory=dict)
-    #: Those withdrawn that there were; set as the batch is written.
-    found: set[Place] = field(default_factory=set)
-    #: One for each entry, in order.
+    #: Messages that are no longer open.
+    ended: list[RowKey] = field(default_factory=list)
+    #: Messages whose deliveries are withdrawn, by tenant and agent.
+    withdrawn: dict[tuple[str, str], set[RowKey]] = field(default_factory=dict)
+    #: Those of `withdrawn` that had a delivery; set by the engine when it writes the batch.
+    withdrawn_found: set[RowKey] = field(default_factory=set)
+    #: The serialised body of each entry, in order.
     bodies: list[bytes] = field(default_factory=list)
-    #: Where the logs end once this is committed.
+    #: The heads of the logs after the commit.
     heads: dict[TopicKey, Head] = field(default_factory=dict)
 
 
-class _Tail:
-    """A log that grows by this batch."""
+class _LogTail:
+    """The end of a log that this batch extends."""
 
     __slots__ = ("epoch", "seq", "topic_id")
 
@@ -80,18 +76,20 @@ class _Tail:
         self.seq = seq
 
 
-def of_erased_logs(entries: Iterable[PendingEntry], heads: Mapping[TopicKey, Head]) -> set[PendingEntry]:
-    """Those that are about a message of a log that is there no longer."""
+def entries_of_erased_logs(
+    entries: Iterable[PendingEntry], heads: Mapping[TopicKey, Head]
+) -> set[PendingEntry]:
+    """Changes and reads of messages whose log was erased."""
     return {
         pending
         for pending in entries
-        # Not by `kind`: this is asked of each of thousands of messages.
+        # Not by `kind`, which is slower: this runs for every message.
         if (pending.change is not None or pending.read is not None)
-        and not _stands(heads[pending.topic], _position_of_target(pending))
+        and not _is_current(heads[pending.topic], _target_position(pending))
     }
 
 
-def _position_of_target(pending: PendingEntry) -> Position:
+def _target_position(pending: PendingEntry) -> Position:
     return position_of(pending.message.position if pending.read is None else pending.read.position)
 
 
@@ -99,23 +97,23 @@ def make_batch(
     entries: Iterable[PendingEntry],
     transaction: Transaction,
     heads: Mapping[TopicKey, Head],
-    numbers: Numbers,
+    counters: IdCounters,
     now_ms: int,
 ) -> Batch:
-    """Number the entries after `heads`, complete them, and make rows of them.
+    """Number and complete the entries after `heads`; turn them and the rest of the transaction into rows.
 
-    Of the transaction, everything else but its entries becomes rows. No entry may be of an erased log. May
-    be done again for the same entries, as long as nothing of the batch was written.
+    `entries` replaces the transaction's own; none may be of an erased log. May be repeated for the same
+    entries as long as the batch was not committed.
     """
     batch = Batch(transaction.settled)
-    tails: dict[TopicKey, _Tail] = {}
+    tails: dict[TopicKey, _LogTail] = {}
     seconds, milliseconds = divmod(now_ms, 1000)
     nanos = milliseconds * 1_000_000
     for pending in entries:
         topic = pending.topic
         tail = tails.get(topic)
         if tail is None:
-            tail = tails[topic] = _tail(topic, heads[topic], numbers, batch)
+            tail = tails[topic] = _tail_of(topic, heads[topic], counters, batch)
         epoch = tail.epoch
         tail.seq = seq = tail.seq + 1
         if pending.change is not None:
@@ -124,7 +122,7 @@ def make_batch(
             body = _add_read(batch, pending.read, tail, now_ms)
         else:
             message = pending.message
-            message.id = f"{epoch}-{seq}"
+            message.id = message_id(epoch, seq)
             position = message.position
             position.epoch = epoch
             position.seq = seq
@@ -138,9 +136,9 @@ def make_batch(
                 batch.opens += (tail.topic_id, seq, *pending.producer)
         batch.bodies.append(body)
         if pending.key is not None:
-            numbers.key_id += 1
+            counters.key_id += 1
             batch.keys += (
-                numbers.key_id,
+                counters.key_id,
                 pending.key,
                 pending.digest,
                 epoch,
@@ -149,9 +147,9 @@ def make_batch(
                 now_ms,
             )
         if pending.deliver:
-            numbers.delivery_id += 1
-            pending.delivery_id = numbers.delivery_id
-            batch.deliveries += (numbers.delivery_id, topic[0], topic[1], tail.topic_id, seq)
+            counters.delivery_id += 1
+            pending.delivery_id = counters.delivery_id
+            batch.deliveries += (counters.delivery_id, topic[0], topic[1], tail.topic_id, seq)
     for topic, tail in tails.items():
         batch.heads[topic] = Head(tail.topic_id, Position(tail.epoch, tail.seq))
     _add_deliveries(batch, transaction, heads, now_ms)
@@ -159,7 +157,7 @@ def make_batch(
     return batch
 
 
-def _add_change(batch: Batch, pending: PendingEntry, change: Change, tail: _Tail, now_ms: int) -> bytes:
+def _add_change(batch: Batch, pending: PendingEntry, change: Change, tail: _LogTail, now_ms: int) -> bytes:
     message = pending.message
     target = (tail.topic_id, message.position.seq)
     change.position.epoch = tail.epoch
@@ -175,13 +173,13 @@ def _add_change(batch: Batch, pending: PendingEntry, change: Change, tail: _Tail
     return body
 
 
-def _add_read(batch: Batch, read: ReadFrame, tail: _Tail, now_ms: int) -> bytes:
+def _add_read(batch: Batch, read: ReadFrame, tail: _LogTail, now_ms: int) -> bytes:
     read.at.epoch = tail.epoch
     read.at.seq = tail.seq
     seq = read.position.seq
     body = read.SerializeToString()
     batch.events += (tail.topic_id, tail.seq, now_ms, 0, seq, read.user, body)
-    # Who has read a message was given it.
+    # A message that was read was delivered.
     batch.receipts += (tail.topic_id, read.user, seq, seq, now_ms)
     return body
 
@@ -194,37 +192,32 @@ def _add_deliveries(
     for dead_lettered in transaction.dead_lettered:
         batch.dead_lettered += (*dead_lettered, now_ms)
     for withdrawal in transaction.withdrawn:
-        place = (heads[withdrawal.topic].topic_id, withdrawal.seq)
-        batch.withdrawn.setdefault(withdrawal.topic[:2], set()).add(place)
+        row = (heads[withdrawal.topic].topic_id, withdrawal.seq)
+        batch.withdrawn.setdefault(withdrawal.topic[:2], set()).add(row)
 
 
 def _add_progress(
     batch: Batch, transaction: Transaction, heads: Mapping[TopicKey, Head], now_ms: int
 ) -> None:
     for checkpoint in transaction.checkpoints:
-        place = (heads[checkpoint.topic].topic_id, checkpoint.seq)
-        batch.producers[place] = checkpoint.producer
+        row = (heads[checkpoint.topic].topic_id, checkpoint.seq)
+        batch.producers[row] = checkpoint.producer
         if checkpoint.deltas:
-            batch.deltas += (*place, checkpoint.deltas)
+            batch.deltas += (*row, checkpoint.deltas)
     for topic, user, position in transaction.delivered:
         head = heads[topic]
-        if _stands(head, position):
+        if _is_current(head, position):
             batch.receipts += (head.topic_id, user, position.seq, 0, now_ms)
 
 
-def _stands(head: Head, position: Position) -> bool:
+def _is_current(head: Head, position: Position) -> bool:
     return head.topic_id != 0 and head.position.epoch == position.epoch
 
 
-def _tail(topic: TopicKey, head: Head, numbers: Numbers, batch: Batch) -> _Tail:
+def _tail_of(topic: TopicKey, head: Head, counters: IdCounters, batch: Batch) -> _LogTail:
     if head.topic_id:
-        return _Tail(head.topic_id, *head.position)
-    numbers.topic_id += 1
-    tail = _Tail(numbers.topic_id, _new_epoch(), 0)
+        return _LogTail(head.topic_id, *head.position)
+    counters.topic_id += 1
+    tail = _LogTail(counters.topic_id, new_epoch(), 0)
     batch.topics += (tail.topic_id, *topic, tail.epoch)
     return tail
-
-
-def _new_epoch() -> str:
-    bits = int.from_bytes(os.urandom(8), "big")
-    return "".join(_BASE32[bits >> shift & 31] for shift in range(5 * (_EPOCH_CHARACTERS - 1), -1, -5))

@@ -1,4 +1,4 @@
-"""The port that every log engine implements, and the promise of each operation."""
+"""The interface that every log engine implements, and what each operation guarantees."""
 
 from __future__ import annotations
 
@@ -24,114 +24,119 @@ from trunkline_router.core.values.topics import Position, TopicKey
 
 
 class LogUnavailable(Exception):
-    """The log cannot do this now (disk full, I/O error, closed). Nothing was committed."""
+    """The log cannot perform an operation now (disk full, I/O error, closed). Nothing was committed."""
 
 
 class Log(Protocol):
-    """Logs of topics, open messages, idempotency keys, receipts and unsettled deliveries, on disk.
+    """Durable storage of topics' logs, open messages, idempotency keys, receipts, deliveries and tenants.
 
-    All coroutines may be called from one event loop at the same time, save `append`, `reset`, `replay`,
-    `erase_tenant`, `erase_user` and `prune`, which one caller awaits one after the other. Cancelling an
-    `append` leaves open whether it commits. Every operation may raise LogUnavailable.
+    Coroutines may be called concurrently from one event loop. Exceptions are `append`, `reset`, `replay`,
+    `erase_tenant`, `erase_user` and `prune`: the caller awaits each before it calls the next. A cancelled
+    `append` may or may not commit. Every operation may raise LogUnavailable.
     """
 
     def head(self, topic: TopicKey) -> Position | None:
-        """The end of a topic's log if it is at hand without I/O, else None."""
+        """Return the end of a topic's log if it is known without I/O, else None."""
 
     async def append(self, transaction: Transaction) -> None:
         """Commit a transaction; it is on disk on return.
 
-        Entries of one topic get consecutive seqs, from 1 in a new epoch; `message.id` is unique for
-        ever. Completes each entry as its docstring says. Checkpoints, changes and receipts of a log
-        that was erased, and what is said about deliveries that are gone, change nothing. On
-        LogUnavailable no entry has a result, and nothing of the transaction is ever seen by a reader.
+        Entries of one topic get consecutive seqs, from 1 in a new epoch; `message.id` is unique forever.
+        Each entry is completed as its docstring says. Checkpoints, changes and receipts of an erased log
+        have no effect, nor have changes of deliveries that no longer exist. On LogUnavailable no entry has
+        a result, and no reader ever sees any part of the transaction.
         """
 
     async def heads(self, topics: Sequence[TopicKey]) -> list[Position]:
-        """The ends of these logs, in order; `EMPTY` for a log that holds nothing."""
+        """Read the ends of these logs, in order; `EMPTY` for an empty log."""
 
     async def read(self, requests: Sequence[PageRequest]) -> list[Page]:
-        """Read pages, in order. Each page is consistent in itself and holds committed entries only.
+        """Read pages, in order. Each page is consistent and holds committed entries only.
 
-        An open message is read as it was opened, without its deltas.
+        An open message is returned as it was opened, without its deltas.
         """
 
     async def message(self, tenant: str, message_id: str) -> bytes | None:
-        """One serialized Message of a tenant in its present form, or None. Any string may be asked for."""
+        """Read one message of a tenant in its present form, serialised; None if there is none.
+
+        `message_id` may be any string.
+        """
 
     async def open_messages(self) -> list[StoredOpen]:
-        """All messages that are open."""
+        """Read all open messages."""
 
     async def reset(self, topic: TopicKey) -> int:
-        """Erase a topic's log, its receipts, unsettled deliveries and dead letters; its next message starts a
-        new epoch.
+        """Erase a topic's log, receipts, deliveries and dead letters. Returns the number of messages.
 
-        Returns how many messages were erased. Idempotency keys are kept: a retry of what was erased
-        still gets its first answer.
+        The topic's next message starts a new epoch. Idempotency keys stay: a repeat of an erased message
+        still gets its first result.
         """
 
     async def deliveries(self, tenant: str, agent: str, after: int, limit: int) -> list[StoredDelivery]:
-        """Unsettled deliveries of an agent with an id above `after`, lowest first."""
+        """Read the unsettled deliveries of an agent with an id above `after`, lowest first."""
 
     async def backlogs(self, tenant: str) -> list[Backlog]:
-        """What of each agent of a tenant no worker has settled; agents with nothing are left out."""
+        """Count the unsettled deliveries and dead letters of each agent that has any."""
 
     async def dead_letters(self, tenant: str, agent: str, after: int, limit: int) -> list[StoredDeadLetter]:
-        """Deliveries of an agent that were given up, with an id above `after`, lowest first."""
+        """Read the dead letters of an agent with an id above `after`, lowest first."""
 
     async def replay(self, tenant: str, agent: str, delivery_ids: Sequence[int]) -> list[StoredDelivery]:
-        """Make dead letters deliveries again, with new ids, in their order, and no attempts.
+        """Turn dead letters into deliveries with new ids, in the same order, and no attempts.
 
-        Those that are not there are passed over.
+        Ids that are not dead letters are ignored.
         """
 
     async def delivered(self, whose: Sequence[tuple[TopicKey, str]]) -> list[Position]:
-        """How far users were given logs, in order: seq 0 where nothing is known, `EMPTY` for an empty log."""
+        """Read the positions up to which users received topics, in order.
+
+        The seq is 0 without a receipt; `EMPTY` stands for an empty log.
+        """
 
     async def receipts(self, topic: TopicKey, after: str, limit: int) -> list[StoredReceipt]:
-        """Receipts of a topic's users after one, in the order of users."""
+        """Read the receipts of a topic's users after `after`, in the order of users."""
 
     async def sweep(self, now_ms: int) -> None:
-        """Do a bounded piece of housekeeping: forget idempotency keys older than the engine keeps them.
+        """Do a bounded piece of housekeeping: delete idempotency keys past the engine's retention.
 
-        Called every few seconds, between appends; returns within some ten milliseconds.
+        Called every few seconds, between appends; takes about ten milliseconds.
         """
 
     async def registered(self) -> Registered:
-        """All tenants, API keys and revocations there are."""
+        """Read all tenants, API keys and revocations."""
 
     async def register(self, change: Registration) -> None:
-        """Commit a change of these; it is on disk on return, all of it or nothing."""
+        """Commit a change of tenants, API keys and revocations as a whole; it is on disk on return."""
 
     async def erase_tenant(self, tenant: str) -> ErasedPiece:
         """Erase some of a tenant's logs, with their receipts, deliveries and dead letters.
 
-        To be called again while it returns a cursor. With the last piece the tenant's own row, its API
-        keys and its revocations are gone, too. Called like `append`; returns within some tens of
-        milliseconds, so that writes go on between the pieces.
+        Call again while it returns a cursor. The last piece also deletes the tenant's own row, API keys and
+        revocations. Called like `append`; takes some tens of milliseconds, so that writes continue between
+        pieces.
         """
 
     async def erase_user(self, tenant: str, user: str, cursor: Cursor | None) -> ErasedPiece:
-        """Erase some of what a user has in a tenant's logs; to be called again with the cursor it returns.
+        """Erase some of what a user wrote in a tenant's logs. Call again with the cursor it returns.
 
-        Erased as a whole are the logs of the user's own topic and of `person` conversations of that name.
-        Elsewhere each message of the user becomes RECALLED, in its place, and keeps its id, address,
-        position, role and time alone; changes and reads by the user name nobody any longer; the user's
-        receipts, and deliveries and dead letters of the user's messages, are gone. Open messages stay, and
-        so do idempotency keys. Called like `append`, and as short. What is written meanwhile may be missed.
+        The log of the user's own topic and of `person` conversations with the user's name are erased as a
+        whole. In other logs each message of the user becomes RECALLED in its place and keeps only its id,
+        address, position, role and times; changes and reads no longer name the user; the user's receipts,
+        and the deliveries and dead letters of the user's messages, are deleted. Open messages and
+        idempotency keys stay. Called like `append`, and as short. Entries written meanwhile may be missed.
         """
 
     async def prune(
         self, tenant: str, limits: HistoryLimits, cursor: Cursor | None, now_ms: int
     ) -> ErasedPiece:
-        """Erase the beginning of some of a tenant's logs, as far as it is beyond the limits.
+        """Erase the beginnings of some of a tenant's logs, as far as they exceed the limits.
 
-        With the messages go their deliveries and dead letters. What is open, and all that stands behind it
-        in its log, stays, and of bytes the newest entry, whatever its size. What stays has no gaps: a change
-        of a message that is gone stays, and is told without it. The end of a log is never forgotten: seqs go
-        on, and a page that is asked for after a position whose successor is gone begins later, with a gap.
-        To be called again with the cursor it returns; called like `append`, and as short.
+        Deliveries and dead letters of erased messages are deleted. An open message stays, with everything
+        after it, and of a size limit the newest entry, whatever its size. The rest has no gaps: a change of
+        an erased message stays and is returned without the message. Seqs continue; a page requested after a
+        position whose successor is erased begins later, with a gap. Call again with the cursor it returns;
+        called like `append`, and as short.
         """
 
     async def close(self) -> None:
-        """Finish what is running and release the files. Later calls raise LogUnavailable."""
+        """Finish running operations and release the files. Later calls raise LogUnavailable."""

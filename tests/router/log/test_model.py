@@ -257,7 +257,7 @@ BOUNDS = [
     (log_walk, "LOGS"),
     (erasure, "LOGS"),
     (erasure, "_DELETED_ROWS"),
-    (erasure, "_LOOKED_AT"),
+    (erasure, "_SEARCHED_ENTRIES"),
     (erasure, "_ERASED_ENTRIES"),
     (pruning, "LOGS"),
     (pruning, "_ENTRIES"),

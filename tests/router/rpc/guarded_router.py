@@ -26,7 +26,7 @@ from trunkline.v1 import (
 from trunkline.v1.access_pb2 import SCOPE_ADMIN, SCOPE_BROADCAST
 from trunkline.v1.tenant_pb2 import OPENNESS_ANYBODY, OPENNESS_LOOPBACK, TenantSettings
 from trunkline_router.app import make_runtime, make_server
-from trunkline_router.log.sqlite.engine import SqliteLog
+from trunkline_router.log.engines import open_log
 from trunkline_router.rpc.auth_interceptor import AuthInterceptor
 from trunkline_router.rpc.caller_resolver import EdgeVerifier
 from trunkline_router.runtime import RouterRuntime
@@ -161,7 +161,7 @@ async def guarded_router(
     folder: Path, edge_verifier: EdgeVerifier | None = None
 ) -> AsyncIterator[GuardedRouter]:
     settings = RouterSettings(data_dir=folder)
-    log = SqliteLog.open(folder / "trunkline.db")
+    log = open_log(settings)
     runtime = make_runtime(settings, log)
     await runtime.load()
     admin = TenantAdmin(runtime)

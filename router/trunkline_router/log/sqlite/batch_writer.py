@@ -1,4 +1,4 @@
-"""The statements that write a batch into the SQLite log."""
+"""Writes batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trunkline_router.log.sqlite.statements import Insert, Write
 _INSERT_TOPICS = Insert("topics", ("topic_id", "tenant", "agent", "platform", "kind", "target", "epoch"))
 _INSERT_MESSAGES = Insert("messages", ("topic_id", "seq", "created_ms", "role", "author_user", "body"))
 _INSERT_EVENTS = Insert("events", ("topic_id", "seq", "created_ms", "change", "message_seq", "user", "body"))
-#: Not those whose author was erased meanwhile: the change was made of what they were before.
+#: Skips messages whose author was erased meanwhile: the change contains the former author.
 _CHANGE_MESSAGES = Write(
     "UPDATE OR ROLLBACK messages SET body = column3 FROM $rows"
     " WHERE topic_id = column1 AND seq = column2 AND author_user = column4",
@@ -20,10 +20,10 @@ _CHANGE_MESSAGES = Write(
 )
 
 _INSERT_OPENS = Insert("open_messages", ("topic_id", "seq", "producer", "producer_epoch"))
-_THOSE = "WHERE (topic_id, seq) IN (SELECT column1, column2 FROM $rows)"
-_DELETE_OPENS = Write(f"DELETE FROM open_messages {_THOSE}", 2)
-_DELETE_DELTAS = Write(f"DELETE FROM open_deltas {_THOSE}", 2)
-#: CROSS JOIN: in the order of the rows, which is that of the deltas.
+_IN_ROWS = "WHERE (topic_id, seq) IN (SELECT column1, column2 FROM $rows)"
+_DELETE_OPENS = Write(f"DELETE FROM open_messages {_IN_ROWS}", 2)
+_DELETE_DELTAS = Write(f"DELETE FROM open_deltas {_IN_ROWS}", 2)
+#: CROSS JOIN keeps the order of the rows, which is that of the deltas.
 _INSERT_DELTAS = Write(
     "INSERT OR ROLLBACK INTO open_deltas (topic_id, seq, deltas) SELECT topic_id, seq, column3"
     " FROM $rows CROSS JOIN open_messages ON topic_id = column1 AND seq = column2",
@@ -35,7 +35,7 @@ _SET_PRODUCERS = Write(
     4,
 )
 
-#: A page is touched only where somebody has come further.
+#: Writes a page only if a receipt advances.
 _RAISE_RECEIPTS = Write(
     "INSERT OR ROLLBACK INTO receipts (topic_id, user, delivered, read, updated_ms)"
     " SELECT column1, column2, column3, column4, column5 FROM $rows WHERE column1 IS NOT NULL"
@@ -50,7 +50,7 @@ _DELETE_DELIVERIES = "DELETE FROM deliveries WHERE delivery_id IN (SELECT value 
 _SET_ATTEMPTS = Write(
     "UPDATE OR ROLLBACK deliveries SET attempts = column2 FROM $rows WHERE delivery_id = column1", 2
 )
-#: OR IGNORE: given up twice in one batch, the first time counts.
+#: OR IGNORE: if a delivery is dead-lettered twice in one batch, the first one counts.
 _INSERT_DEAD_LETTERS = Write(
     "INSERT OR IGNORE INTO dead_letters"
     " (delivery_id, tenant, agent, topic_id, seq, attempts, reason, given_up_ms)"
@@ -58,8 +58,7 @@ _INSERT_DEAD_LETTERS = Write(
     " FROM $rows CROSS JOIN deliveries ON delivery_id = column1",
     4,
 )
-#: Looks at each delivery of the agent: nobody pays for an index with each message for the sake of the few
-#: that are withdrawn.
+#: Scans all deliveries of the agent: an index would cost every message for the few that are withdrawn.
 _SELECT_WITHDRAWN = (
     "SELECT json_group_array(json_array(delivery_id, topic_id, seq)) FROM deliveries"
     " WHERE tenant = ? AND agent = ?"
@@ -69,8 +68,8 @@ _SELECT_WITHDRAWN = (
 
 
 def write_batch(db: sqlite3.Connection, batch: Batch) -> None:
-    """Write all rows of a batch but those of its keys."""
-    # What is said of deliveries and open messages is of those that were there before.
+    """Write all rows of a batch except those of its keys."""
+    # First the changes of deliveries and open messages, which concern earlier rows.
     _write_delivery_changes(db, batch)
     _write_open_changes(db, batch)
     _INSERT_TOPICS.run(db, batch.topics)
@@ -83,11 +82,11 @@ def write_batch(db: sqlite3.Connection, batch: Batch) -> None:
 
 def _write_delivery_changes(db: sqlite3.Connection, batch: Batch) -> None:
     _delete_deliveries(db, batch.settled)
-    for agent, places in batch.withdrawn.items():
-        text = db.execute(_SELECT_WITHDRAWN, (*agent, json.dumps(list(places)))).fetchone()[0]
+    for agent, messages in batch.withdrawn.items():
+        text = db.execute(_SELECT_WITHDRAWN, (*agent, json.dumps(list(messages)))).fetchone()[0]
         rows = json.loads(text)
         _delete_deliveries(db, [delivery_id for delivery_id, _, _ in rows])
-        batch.found.update((topic_id, seq) for _, topic_id, seq in rows)
+        batch.withdrawn_found.update((topic_id, seq) for _, topic_id, seq in rows)
     if batch.dead_lettered:
         _INSERT_DEAD_LETTERS.run(db, batch.dead_lettered)
         _delete_deliveries(db, batch.dead_lettered[::4])
@@ -100,10 +99,10 @@ def _delete_deliveries(db: sqlite3.Connection, delivery_ids: Any) -> None:
 
 
 def _write_open_changes(db: sqlite3.Connection, batch: Batch) -> None:
-    ended = [value for place in batch.ended for value in place]
-    # First: what was added to a message that ends need not be written.
+    ended = [value for key in batch.ended for value in key]
+    # First: deltas of a message that ends need not be written.
     _DELETE_OPENS.run(db, ended)
     _DELETE_DELTAS.run(db, ended)
     _INSERT_DELTAS.run(db, batch.deltas)
-    _SET_PRODUCERS.run(db, [v for place, producer in batch.producers.items() for v in (*place, *producer)])
-    _CHANGE_MESSAGES.run(db, [v for place, now in batch.changed.items() for v in (*place, *now)])
+    _SET_PRODUCERS.run(db, [v for key, producer in batch.producers.items() for v in (*key, *producer)])
+    _CHANGE_MESSAGES.run(db, [v for key, now in batch.changed.items() for v in (*key, *now)])

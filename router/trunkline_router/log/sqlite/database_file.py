@@ -1,4 +1,4 @@
-"""The SQLite log's file: its lock, its schema and how connections to it are set up."""
+"""The database file: its lock, its schema and its connections."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from trunkline_router.log.interface import LogUnavailable
 
 SCHEMA_VERSION = 3
 
-#: What turns a file of a version into one of the next, before whatever `schema.sql` has that it has not is
-#: added. Nothing here may take longer for a larger file.
+#: Upgrades a file from this version to the next; then everything in `schema.sql` that is missing is created.
+#: The time of a migration must not depend on the size of the file.
 _MIGRATIONS = {
     1: "ALTER TABLE deliveries ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;",
     2: "ALTER TABLE topics ADD COLUMN pruned INTEGER NOT NULL DEFAULT 0;",
 }
 
-#: A commit of messages to many topics touches a page of the index for each topic, and a page touched is
-#: a page written: with small ones round trips of 500 conversations are 10 % faster than with SQLite's
-#: 4 KiB, and volume to few topics is as fast.
+#: A commit of messages to many topics writes an index page for each topic. With small pages, round trips of
+#: 500 conversations are 10 % faster than with SQLite's default of 4 KiB, and volume to few topics is as
+#: fast.
 _PAGE_BYTES = 1024
-#: Pages in the WAL that make a commit carry them over into the file: 16 MB. With SQLite's default of
-#: 4 MB, messages of many topics are carried over 30 % slower; beyond 16 MB nothing is gained.
+#: Size of the WAL at which a commit checkpoints it: 16 MB. With SQLite's default of 4 MB, messages of many
+#: topics are checkpointed 30 % slower; beyond 16 MB nothing is gained.
 _CHECKPOINT_PAGES = 16_000
-#: What the WAL file is cut back to after it had to grow, as under a long read.
+#: Size to which the WAL file is truncated after it grew beyond that, as during a long read.
 _WAL_KEPT_BYTES = 64 << 20
-#: The index pages that appends of many topics touch should fit in here.
+#: Should hold the index pages that appends to many topics touch.
 _WRITER_CACHE_KIB = 64 << 10
 _READER_CACHE_KIB = 16 << 10
 
 
 class FileLock:
-    """Keeps other processes, and other logs of this one, from opening the same file.
+    """Excludes other processes, and other logs in this one, from the file.
 
-    The lock is the kernel's: it is gone with the process however that ends, while the file
-    `<name>.lock`, which names the holder, stays.
+    The kernel releases the lock when the process ends, however it ends. The file `<name>.lock`, which names
+    the holder, stays.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,10 +57,10 @@ class FileLock:
 
 
 def connect_writer(path: Path) -> sqlite3.Connection:
-    """A connection that makes the file and its schema, or what of these is missing.
+    """Open a connection for writing; creates the file and its schema, or upgrades an older schema.
 
-    Transactions begin by themselves with the first change and end with `commit()`: as methods, both
-    let go of the GIL once instead of three times.
+    A transaction begins with the first change and ends with `commit()`: as method calls, both release the
+    GIL once instead of three times.
 
     Raises sqlite3.Error, and LogUnavailable for a file written by a newer version.
     """
@@ -80,12 +80,12 @@ def connect_writer(path: Path) -> sqlite3.Connection:
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
-    """A connection that cannot write, to a file that `connect_writer` has opened."""
+    """Open a read-only connection to a file that `connect_writer` has opened."""
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     db.execute("PRAGMA query_only = ON")
     db.execute("PRAGMA temp_store = MEMORY")
     db.execute(f"PRAGMA cache_size = -{_READER_CACHE_KIB}")
-    # Attaches it to the WAL, so that the writer's connection is never the last one to be closed.
+    # Attaches the connection to the WAL, so that the writer's connection is not the last one to close.
     db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     return db
 
@@ -96,8 +96,8 @@ def _ensure_schema(db: sqlite3.Connection, path: Path) -> None:
         return
     if not 0 <= version < SCHEMA_VERSION:
         raise LogUnavailable(
-            f"{path} has schema version {version}, and this Trunkline knows up to {SCHEMA_VERSION}:"
-            " start the one that wrote it, or a newer one"
+            f"{path} has schema version {version}, and this Trunkline supports up to {SCHEMA_VERSION}:"
+            " use the version that wrote it, or a newer one"
         )
     script = Path(__file__).with_name("schema.sql").read_text(encoding="utf-8")
     if version:

@@ -1,6 +1,6 @@
-"""Reading what the SQLite log holds of deliveries and dead letters, and making one of the other again.
+"""Reads deliveries and dead letters, replays dead letters, and deletes both.
 
-One row holds all results, as everywhere; see statements.
+Each query returns all results in one row; see statements.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 
 from trunkline_router.core.values.log_records import Backlog, StoredDeadLetter, StoredDelivery
+from trunkline_router.log.batch import RowKey
 from trunkline_router.log.sqlite.statements import Write
 
 _DELIVERIES = """
@@ -48,22 +49,22 @@ _DELETE_REPLAYED = (
     "DELETE FROM dead_letters"
     " WHERE tenant = ? AND agent = ? AND delivery_id IN (SELECT value FROM json_each(?))"
 )
-#: Looks at each delivery of the agents: nobody pays for an index with each message for the sake of the few
-#: that are erased undone.
-_FORGET = "DELETE FROM {} WHERE tenant = ? AND agent IN (SELECT value FROM json_each(?)) AND {}"
+#: Scans all deliveries of the agents: an index would cost every message for the few that are erased
+#: unsettled.
+_DELETE = "DELETE FROM {} WHERE tenant = ? AND agent IN (SELECT value FROM json_each(?)) AND {}"
 _WORK_TABLES = ("deliveries", "dead_letters")
-_IN_PLACES = (
+_OF_MESSAGES = (
     "(topic_id, seq) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))"
 )
 _IN_LOGS = "+topic_id IN (SELECT value FROM json_each(?))"
-#: An id is 64 bits in the contract, and 63 here.
+#: Ids have 64 bits in the contract and 63 in SQLite.
 _HIGHEST_ID = (1 << 63) - 1
 
 
 def read_deliveries(
     db: sqlite3.Connection, tenant: str, agent: str, after: int, limit: int
 ) -> list[StoredDelivery]:
-    """Unsettled deliveries of an agent above an id, lowest first."""
+    """Read the unsettled deliveries of an agent above an id, lowest first."""
     parameters = (tenant, agent, min(after, _HIGHEST_ID), limit)
     rows = json.loads(db.execute(_DELIVERIES, parameters).fetchone()[0])
     rows.sort()
@@ -76,7 +77,7 @@ def read_deliveries(
 def read_dead_letters(
     db: sqlite3.Connection, tenant: str, agent: str, after: int, limit: int
 ) -> list[StoredDeadLetter]:
-    """Dead letters of an agent above an id, lowest first."""
+    """Read the dead letters of an agent above an id, lowest first."""
     parameters = (tenant, agent, min(after, _HIGHEST_ID), limit)
     rows = json.loads(db.execute(_DEAD_LETTERS, parameters).fetchone()[0])
     rows.sort()
@@ -84,7 +85,7 @@ def read_dead_letters(
 
 
 def read_backlogs(db: sqlite3.Connection, tenant: str) -> list[Backlog]:
-    """What is unsettled, by agent."""
+    """Count the unsettled deliveries and dead letters of each agent."""
     waiting = json.loads(db.execute(_WAITING, (tenant,)).fetchone()[0])
     dead = json.loads(db.execute(_DEAD, (tenant,)).fetchone()[0])
     backlogs = [Backlog(agent, count, oldest, dead.pop(agent, 0)) for agent, count, oldest in waiting]
@@ -94,7 +95,7 @@ def read_backlogs(db: sqlite3.Connection, tenant: str) -> list[Backlog]:
 def replay(
     db: sqlite3.Connection, tenant: str, agent: str, first: int, delivery_ids: Sequence[int]
 ) -> list[StoredDelivery]:
-    """Make dead letters deliveries again; their new ids are `first` and some that follow, in the order given.
+    """Turn dead letters into deliveries with ids from `first` on, in the given order.
 
     All ids from `first` on must be new.
     """
@@ -104,19 +105,19 @@ def replay(
     return read_deliveries(db, tenant, agent, first - 1, len(delivery_ids))
 
 
-def forget_deliveries(
-    db: sqlite3.Connection, tenant: str, agents: Iterable[str], places: Sequence[tuple[int, int]]
+def delete_deliveries_of_messages(
+    db: sqlite3.Connection, tenant: str, agents: Iterable[str], messages: Sequence[RowKey]
 ) -> None:
-    """Delete deliveries and dead letters of messages that stand in these places, of these agents."""
-    if places:
-        _forget(db, tenant, agents, _IN_PLACES, json.dumps(places))
+    """Delete the deliveries and dead letters of these messages, which belong to these agents."""
+    if messages:
+        _delete(db, tenant, agents, _OF_MESSAGES, json.dumps(messages))
 
 
-def forget_deliveries_of_logs(db: sqlite3.Connection, tenant: str, agents: Iterable[str], logs: str) -> None:
-    """Delete deliveries and dead letters of these logs, given as a JSON array of topic_ids."""
-    _forget(db, tenant, agents, _IN_LOGS, logs)
+def delete_deliveries_of_logs(db: sqlite3.Connection, tenant: str, agents: Iterable[str], logs: str) -> None:
+    """Delete the deliveries and dead letters of these logs, given as a JSON array of topic_ids."""
+    _delete(db, tenant, agents, _IN_LOGS, logs)
 
 
-def _forget(db: sqlite3.Connection, tenant: str, agents: Iterable[str], where: str, which: str) -> None:
+def _delete(db: sqlite3.Connection, tenant: str, agents: Iterable[str], where: str, which: str) -> None:
     for table in _WORK_TABLES:
-        db.execute(_FORGET.format(table, where), (tenant, json.dumps(list(agents)), which))
+        db.execute(_DELETE.format(table, where), (tenant, json.dumps(list(agents)), which))

@@ -1,20 +1,18 @@
-"""The logs of one tenant, one after the other, for work on all of them that is done in pieces.
+"""Walks the logs of one tenant, for work on all of them that is done in pieces.
 
-They come in the order of their addresses, which an index has; an order of topic_ids would need another
-index, to be written with each new log.
+Logs come in the order of their addresses, which is indexed. An order of topic_ids would need another index,
+written with each new log.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
-from typing import NamedTuple
 
-from trunkline_router.core.values.topics import TopicKey
+from trunkline_router.log.log_spans import LogSpan
 from trunkline_router.log.sqlite.statements import END
 
-#: How many logs are looked at in one piece of work.
+#: Logs read in one piece of work.
 LOGS = 256
 
 _AFTER = """
@@ -29,42 +27,20 @@ _AFTER = """
 _FROM = _AFTER.replace(">", ">=")
 _ADDRESS = "SELECT agent, platform, kind, target FROM topics WHERE topic_id = ? AND tenant = ?"
 #: Before all addresses.
-_FIRST = ("", "", -1, "")
+_START = ("", "", -1, "")
 
 
-class Span(NamedTuple):
-    """A log, with the seqs of the first entry and of the last; it holds none where `last` is smaller."""
+def next_logs(
+    db: sqlite3.Connection, tenant: str, topic_id: int, *, inclusive: bool = False
+) -> list[LogSpan]:
+    """Return the tenant's logs after `topic_id`, at most `LOGS`; `inclusive` starts with that log.
 
-    topic_id: int
-    topic: TopicKey
-    epoch: str
-    first: int
-    last: int
-
-    @property
-    def entries(self) -> int:
-        """How many."""
-        return self.last - self.first + 1
-
-
-def next_logs(db: sqlite3.Connection, tenant: str, topic_id: int, *, again: bool = False) -> list[Span]:
-    """The tenant's logs that come after that one, `LOGS` at most; `again`: from that one on.
-
-    From the first one on where it is there no longer, or never was.
+    Starts over if there is no such log.
     """
-    address = db.execute(_ADDRESS, (topic_id, tenant)).fetchone() or _FIRST
-    found = json.loads(db.execute(_FROM if again else _AFTER, (tenant, *address, LOGS)).fetchone()[0])
+    address = db.execute(_ADDRESS, (topic_id, tenant)).fetchone() or _START
+    query = _FROM if inclusive else _AFTER
+    found = json.loads(db.execute(query, (tenant, *address, LOGS)).fetchone()[0])
     return [
-        Span(topic_id, (tenant, agent, platform, kind, target), *rest)
+        LogSpan(topic_id, (tenant, agent, platform, kind, target), *rest)
         for agent, platform, kind, target, topic_id, *rest in sorted(found)
     ]
-
-
-def within(logs: Sequence[Span], most_entries: int) -> list[Span]:
-    """The first of these logs that hold no more entries than that together; at least one."""
-    entries = 0
-    for count, log in enumerate(logs):
-        entries += log.entries
-        if count and entries > most_entries:
-            return list(logs[:count])
-    return list(logs)

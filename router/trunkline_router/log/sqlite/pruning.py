@@ -1,8 +1,8 @@
-"""Erasing the beginnings of the SQLite log's logs, as far as a tenant's limits say.
+"""Erases the beginnings of logs that exceed a tenant's retention.
 
-Age and number cost a few look-ups for each log that is within the limits. How many bytes a log holds is
-not written down anywhere, as each append would pay for it: they are added up from its end backward,
-for many small logs at once, and for a large one over several pieces.
+Age and number cost a few look-ups for each log within its limits. The size of a log is stored nowhere,
+because each append would pay for that: it is summed from the end backward, for many small logs at once, and
+for a large log over several pieces.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from trunkline_router.core.values.log_records import Cursor, ErasedPiece, HistoryLimits
-from trunkline_router.log.sqlite.delivery_rows import forget_deliveries
-from trunkline_router.log.sqlite.log_walk import LOGS, Span, next_logs, within
+from trunkline_router.log.log_spans import LogSpan, take_logs
+from trunkline_router.log.sqlite.delivery_rows import delete_deliveries_of_messages
+from trunkline_router.log.sqlite.log_walk import LOGS, next_logs
 from trunkline_router.log.sqlite.statements import Select, Write
 
-#: Entries that one piece deletes, or whose sizes it adds up; and what else is done for one log, as if it
-#: were entries.
+#: Entries that one piece deletes or sums; and the fixed cost of one log, in entries.
 _ENTRIES = 2_000
 _ENTRIES_A_LOG = 20
 
 _IN_SPAN = "topic_id = column1 AND seq BETWEEN column2 AND column3"
-#: The first message that is open, and when the first entry was written.
+#: The first open message, and the time of the first entry.
 _FRONTS = Select(
     "column1, (SELECT min(seq) FROM open_messages WHERE topic_id = column1),"
     " coalesce((SELECT created_ms FROM messages WHERE topic_id = column1 AND seq = column2),"
@@ -51,53 +51,53 @@ _SET_PRUNED = Write("UPDATE OR ROLLBACK topics SET pruned = column3 FROM $rows W
 
 @dataclass(slots=True)
 class _PrunedLog:
-    """A log that may be beyond the limits."""
+    """A log that may exceed its limits."""
 
-    span: Span
-    #: The last entry that may go: what is open stays, and all behind it.
+    span: LogSpan
+    #: The last entry that may be erased: an open message stays, with everything after it.
     last: int
-    #: When its first entry was written.
+    #: Time of the first entry.
     oldest_ms: int
-    #: Its size in bytes; None where that is yet to be added up.
-    total: int | None
-    #: How far it was added up: the entries from `seq` on hold `added` bytes.
-    seq: int
-    added: int
+    #: Size in bytes; None if not summed at once.
+    total_bytes: int | None
+    #: Progress of the sum: the entries from `summed_from` on hold `summed_bytes`.
+    summed_from: int
+    summed_bytes: int
 
 
 def prune(
     db: sqlite3.Connection, tenant: str, limits: HistoryLimits, cursor: Cursor | None, now_ms: int
 ) -> ErasedPiece:
-    """Erase some beginnings.
+    """Erase the beginnings of some logs.
 
-    A cursor is a topic_id; where that log is to be gone on with, also how far its bytes were added up.
+    A cursor is a topic_id; to continue with that log, it also holds the progress of its sum.
     """
-    topic_id, *added_up = cursor or (0,)
-    found = next_logs(db, tenant, topic_id, again=bool(added_up))
-    logs = within(found, _ENTRIES) if limits.max_bytes else found
-    gone: list[Span] = []
+    topic_id, *progress = cursor or (0,)
+    found = next_logs(db, tenant, topic_id, inclusive=bool(progress))
+    logs = take_logs(found, _ENTRIES) if limits.max_bytes else found
+    pruned: list[LogSpan] = []
     left = _ENTRIES
     rest: Cursor | None = None
-    for log in _looked_at(db, logs, limits):
+    for log in _load(db, logs, limits):
         if left <= 0:
             break
         span = log.span
-        if added_up and span.topic_id == topic_id:
-            log.seq, log.added = added_up
+        if progress and span.topic_id == topic_id:
+            log.summed_from, log.summed_bytes = progress
         most = span.first + left - 1
         last = min(_last_beyond(db, log, limits, now_ms, most), log.last, most)
         if last >= span.first:
-            gone.append(span._replace(last=last))
-            left -= gone[-1].entries + _ENTRIES_A_LOG
+            pruned.append(span._replace(last=last))
+            left -= pruned[-1].entries + _ENTRIES_A_LOG
         rest = (span.topic_id,)
-        if (last == most and last < log.last) or _is_to_be_added_up(log, limits):
-            rest = (span.topic_id, log.seq, log.added)
+        if (last == most and last < log.last) or _needs_sum(log, limits):
+            rest = (span.topic_id, log.summed_from, log.summed_bytes)
             break
     is_last = len(found) < LOGS and (not found or rest == (found[-1].topic_id,))
-    return ErasedPiece(_delete(db, tenant, gone), cursor=None if is_last else rest)
+    return ErasedPiece(_delete(db, tenant, pruned), cursor=None if is_last else rest)
 
 
-def _looked_at(db: sqlite3.Connection, spans: Sequence[Span], limits: HistoryLimits) -> list[_PrunedLog]:
+def _load(db: sqlite3.Connection, spans: Sequence[LogSpan], limits: HistoryLimits) -> list[_PrunedLog]:
     fronts = {
         topic_id: rest
         for topic_id, *rest in _FRONTS.run(db, [v for span in spans for v in (span.topic_id, span.first)])
@@ -118,7 +118,7 @@ def _looked_at(db: sqlite3.Connection, spans: Sequence[Span], limits: HistoryLim
 def _last_beyond(
     db: sqlite3.Connection, log: _PrunedLog, limits: HistoryLimits, now_ms: int, most: int
 ) -> int:
-    """The last entry beyond the limits. No age is looked at behind `most`."""
+    """Return the last entry beyond the limits. Ages are not examined after `most`."""
     span = log.span
     last = span.first - 1
     if log.last <= last:
@@ -127,15 +127,15 @@ def _last_beyond(
         last = max(last, span.last - limits.max_messages)
     if limits.max_age_ms and log.oldest_ms < now_ms - limits.max_age_ms:
         last = max(last, _last_older(db, span, min(log.last, most), now_ms - limits.max_age_ms))
-    if limits.max_bytes and (log.total is None or log.total > limits.max_bytes):
-        _add_up(db, log, limits.max_bytes)
-        if log.added > limits.max_bytes:
-            last = max(last, min(log.seq, span.last - 1))
+    if limits.max_bytes and (log.total_bytes is None or log.total_bytes > limits.max_bytes):
+        _sum_sizes(db, log, limits.max_bytes)
+        if log.summed_bytes > limits.max_bytes:
+            last = max(last, min(log.summed_from, span.last - 1))
     return last
 
 
-def _last_older(db: sqlite3.Connection, span: Span, last: int, time_ms: int) -> int:
-    """The end of what was written before that time, at the beginning of a log up to `last`."""
+def _last_older(db: sqlite3.Connection, span: LogSpan, last: int, time_ms: int) -> int:
+    """Return the last entry, up to `last`, of the log's beginning that was written before a time."""
     for table in ("messages", "events"):
         young = db.execute(_YOUNG.format(table), (span.topic_id, span.first, last, time_ms)).fetchone()
         if young is not None:
@@ -143,35 +143,35 @@ def _last_older(db: sqlite3.Connection, span: Span, last: int, time_ms: int) -> 
     return last
 
 
-def _add_up(db: sqlite3.Connection, log: _PrunedLog, max_bytes: int) -> None:
-    """Add up some more of a log's sizes, until they are more than that."""
-    if log.added > max_bytes:
+def _sum_sizes(db: sqlite3.Connection, log: _PrunedLog, max_bytes: int) -> None:
+    """Sum more of a log's sizes, until the sum exceeds `max_bytes`."""
+    if log.summed_bytes > max_bytes:
         return
-    row = [log.span.topic_id, max(log.span.first, log.seq - _ENTRIES), log.seq - 1]
+    row = [log.span.topic_id, max(log.span.first, log.summed_from - _ENTRIES), log.summed_from - 1]
     sizes = [*_MESSAGE_SIZES.run(db, row), *_EVENT_SIZES.run(db, row)]
     for seq, size in sorted(sizes, reverse=True):
-        log.seq = seq
-        log.added += size
-        if log.added > max_bytes:
+        log.summed_from = seq
+        log.summed_bytes += size
+        if log.summed_bytes > max_bytes:
             return
 
 
-def _is_to_be_added_up(log: _PrunedLog, limits: HistoryLimits) -> bool:
+def _needs_sum(log: _PrunedLog, limits: HistoryLimits) -> bool:
     return (
-        0 < limits.max_bytes >= log.added
-        and log.total is None
-        and log.span.first < min(log.seq, log.last + 1)
+        0 < limits.max_bytes >= log.summed_bytes
+        and log.total_bytes is None
+        and log.span.first < min(log.summed_from, log.last + 1)
     )
 
 
-def _delete(db: sqlite3.Connection, tenant: str, spans: Sequence[Span]) -> int:
-    """Delete the entries in these spans; returns how many of them were messages."""
+def _delete(db: sqlite3.Connection, tenant: str, spans: Sequence[LogSpan]) -> int:
+    """Delete the entries in these spans. Returns the number of messages among them."""
     rows: list[Any] = [value for span in spans for value in (span.topic_id, span.first, span.last)]
     before = db.total_changes
     _DELETE_MESSAGES.run(db, rows)
     messages = db.total_changes - before
     _DELETE_EVENTS.run(db, rows)
     _SET_PRUNED.run(db, rows)
-    places = [(span.topic_id, seq) for span in spans for seq in range(span.first, span.last + 1)]
-    forget_deliveries(db, tenant, {span.topic[1] for span in spans}, places)
+    keys = [(span.topic_id, seq) for span in spans for seq in range(span.first, span.last + 1)]
+    delete_deliveries_of_messages(db, tenant, {span.topic[1] for span in spans}, keys)
     return messages

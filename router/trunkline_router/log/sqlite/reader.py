@@ -1,9 +1,8 @@
-"""The SQLite log's reading half. Everything here runs on the log's one reader thread."""
+"""The reading connection. Everything here runs on the log's reader thread."""
 
 from __future__ import annotations
 
 import json
-import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,14 +22,12 @@ from trunkline_router.core.values.log_records import (
 )
 from trunkline_router.core.values.topics import EMPTY, Position, TopicKey
 from trunkline_router.log.interface import LogUnavailable
+from trunkline_router.log.message_ids import parse_message_id
 from trunkline_router.log.sqlite.database_file import connect_reader
 from trunkline_router.log.sqlite.delivery_rows import read_backlogs, read_dead_letters, read_deliveries
-from trunkline_router.log.sqlite.pages import read_pages
+from trunkline_router.log.sqlite.page_rows import read_pages
 from trunkline_router.log.sqlite.statements import Select
 from trunkline_router.log.sqlite.tenant_rows import read_registered
-
-#: Epoch and seq; 18 digits always fit SQLite's integers.
-_MESSAGE_ID = re.compile("([0-9a-hjkmnp-tv-z]{13})-([1-9][0-9]{0,17})")
 
 _MESSAGE = """
     SELECT body FROM topics JOIN messages USING (topic_id)
@@ -67,53 +64,52 @@ class Reader:
         self._db = connect_reader(path)
 
     def pages(self, requests: Sequence[PageRequest]) -> list[Page]:
-        """One page for each request, all as of one moment."""
+        """Read one page for each request, all from one snapshot."""
         with self._snapshot() as db:
             return read_pages(db, requests)
 
     def message(self, tenant: str, message_id: str) -> bytes | None:
-        """One message of a tenant."""
-        parsed = _MESSAGE_ID.fullmatch(message_id)
+        """Read one message of a tenant."""
+        parsed = parse_message_id(message_id)
         if parsed is None:
             return None
         with self._snapshot() as db:
-            row = db.execute(_MESSAGE, (parsed[1], int(parsed[2]), tenant)).fetchone()
+            row = db.execute(_MESSAGE, (*parsed, tenant)).fetchone()
         return None if row is None else row[0]
 
     def open_messages(self) -> list[StoredOpen]:
-        """All messages that are open.
+        """Read all open messages.
 
-        Row by row: this is asked for while nothing else is going on, and text in JSON takes three times
-        the memory.
+        Row by row: nothing else runs yet, and JSON would take three times the memory.
         """
         found: dict[tuple[int, int], StoredOpen] = {}
         with self._snapshot() as db:
             for topic_id, seq, *topic, body, producer, epoch in db.execute(_OPEN_MESSAGES):
                 found[topic_id, seq] = StoredOpen(tuple(topic), body, Producer(producer, epoch), [])
             for topic_id, seq, deltas in db.execute(_OPEN_DELTAS):
-                # None for what is left of an erased log.
+                # None for remains of an erased log.
                 message = found.get((topic_id, seq))
                 if message is not None:
                     message.deltas.append(deltas)
         return list(found.values())
 
     def deliveries(self, tenant: str, agent: str, after: int, limit: int) -> list[StoredDelivery]:
-        """Unsettled deliveries of an agent above an id, lowest first."""
+        """Read the unsettled deliveries of an agent above an id, lowest first."""
         with self._snapshot() as db:
             return read_deliveries(db, tenant, agent, after, limit)
 
     def dead_letters(self, tenant: str, agent: str, after: int, limit: int) -> list[StoredDeadLetter]:
-        """Deliveries of an agent that were given up, above an id, lowest first."""
+        """Read the dead letters of an agent above an id, lowest first."""
         with self._snapshot() as db:
             return read_dead_letters(db, tenant, agent, after, limit)
 
     def backlogs(self, tenant: str) -> list[Backlog]:
-        """What is unsettled, by agent."""
+        """Count the unsettled deliveries and dead letters of each agent."""
         with self._snapshot() as db:
             return read_backlogs(db, tenant)
 
     def delivered(self, whose: Sequence[tuple[TopicKey, str]]) -> list[Position]:
-        """How far users were given logs, in order."""
+        """Read the positions up to which users received logs, in order."""
         flat: list[Any] = []
         for index, (topic, user) in enumerate(whose):
             flat += (index, *topic, user)
@@ -124,18 +120,18 @@ class Reader:
         return found
 
     def receipts(self, topic: TopicKey, after: str, limit: int) -> list[StoredReceipt]:
-        """Receipts of a topic's users after one, in their order."""
+        """Read the receipts of a topic's users after `after`, in the order of users."""
         with self._snapshot() as db:
             rows = json.loads(db.execute(_RECEIPTS, (*topic, after, limit)).fetchone()[0])
         return [StoredReceipt(*row) for row in sorted(rows)]
 
     def registered(self) -> Registered:
-        """All tenants, API keys and revocations."""
+        """Read all tenants, API keys and revocations."""
         with self._snapshot() as db:
             return read_registered(db)
 
     def close(self) -> None:
-        """Release the connection."""
+        """Close the connection."""
         self._db.close()
 
     @contextmanager

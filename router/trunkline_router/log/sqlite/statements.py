@@ -1,9 +1,9 @@
-"""Statements that handle any number of rows at once.
+"""Statements over any number of rows.
 
-Python's sqlite3 lets go of the GIL for each step of a statement, and has to wait for it each time while the
-event loop is busy. So what counts is the number of steps, not of rows: one INSERT takes a
-whole batch, and a SELECT answers with one row that holds all results as JSON. Against `executemany`, a
-batch of 256 rows is 50 times faster under a busy loop and a third faster under an idle one.
+Python's sqlite3 releases the GIL for each step of a statement, and waits for it again while the event loop
+is busy. The cost is therefore the number of steps, not of rows: one INSERT takes a whole batch, and a
+SELECT returns one row with all results as JSON. Compared with `executemany`, a batch of 256 rows is 50
+times faster under a busy loop and a third faster under an idle one.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _MOST_ROWS = 1024
 
 
 class _RowsStatement:
-    """A statement over rows of parameters, given flat.
+    """A statement over rows of parameters, in one flat list.
 
-    It exists in sizes that are powers of two, so that few need to be prepared; what is left over is
-    filled up with NULLs. Each row's first parameter must not be NULL.
+    Prepared in sizes that are powers of two, to keep prepared statements few; the remainder is padded with
+    NULLs. The first parameter of a row must not be NULL.
     """
 
     def __init__(self, template: str, width: int) -> None:
@@ -38,7 +38,7 @@ class _RowsStatement:
         return [self._template.replace("$rows", f"(VALUES {','.join([row] * size)})") for size in sizes]
 
     def chunks(self, flat: list[Any]) -> Iterator[tuple[str, list[Any]]]:
-        """The statements to execute, with their parameters."""
+        """Yield the statements to execute with their parameters."""
         step = _MOST_ROWS * self._width
         for start in range(0, len(flat), step):
             parameters = flat[start : start + step]
@@ -49,21 +49,21 @@ class _RowsStatement:
 
 
 class Write(_RowsStatement):
-    """An INSERT, UPDATE or DELETE by any number of rows of parameters, which are `$rows` in it.
+    """An INSERT, UPDATE or DELETE over the parameter rows that its text calls `$rows`.
 
-    With OR ROLLBACK in it the whole transaction is rolled back if it fails. That spares SQLite a journal
-    for taking back the statement alone, which is as much to write as the pages.
+    OR ROLLBACK makes a failure roll back the whole transaction. That spares SQLite the statement journal,
+    which would double the pages written.
     """
 
     def run(self, db: sqlite3.Connection, flat: list[Any]) -> None:
-        """Execute it for the rows, given flat."""
+        """Execute the statement for the rows in a flat list."""
         for text, parameters in self.chunks(flat):
-            # One set of parameters; executemany spares a step that asks for the last rowid.
+            # executemany saves the step that reads the last rowid.
             db.executemany(text, (parameters,))
 
 
 class Insert(Write):
-    """An INSERT of any number of rows."""
+    """An INSERT of all parameter rows."""
 
     def __init__(self, table: str, columns: Sequence[str]) -> None:
         values = ", ".join(f"column{n}" for n in range(1, len(columns) + 1))
@@ -75,25 +75,25 @@ class Insert(Write):
 
 
 class Select(_RowsStatement):
-    """A SELECT of `columns` over any number of rows of parameters, which `source` calls `$rows`."""
+    """A SELECT of `columns` over the parameter rows that `source` calls `$rows`."""
 
     def __init__(self, columns: str, source: str, width: int) -> None:
         super().__init__(f"SELECT json_group_array(json_array({columns})) FROM {source}", width)
 
     def run(self, db: sqlite3.Connection, flat: list[Any]) -> list[list[Any]]:
-        """The result's rows, in no particular order."""
+        """Return the resulting rows, in no particular order."""
         rows: list[list[Any]] = []
         for text, parameters in self.chunks(flat):
             rows += json.loads(db.execute(text, parameters).fetchone()[0])
         return rows
 
 
-#: Entries have no gaps, so that a log holds those from the one after `pruned` to its end.
+#: The last seq of a log. Seqs have no gaps: a log holds every entry from `pruned` + 1 to its end.
 END = (
     "max(pruned, coalesce((SELECT max(seq) FROM messages WHERE messages.topic_id = topics.topic_id), 0),"
     " coalesce((SELECT max(seq) FROM events WHERE events.topic_id = topics.topic_id), 0))"
 )
-#: CROSS JOIN: SQLite keeps this order of loops.
+#: CROSS JOIN makes SQLite keep this order of loops.
 _HEADS = Select(
     f"column1, topic_id, epoch, {END}, pruned",
     "$rows CROSS JOIN topics ON tenant = column2 AND agent = column3 AND platform = column4"
@@ -104,12 +104,12 @@ _NO_HEAD = Head(0, EMPTY)
 
 
 def look_up_heads(db: sqlite3.Connection, topics: Iterable[TopicKey]) -> list[Head]:
-    """The heads of these topics, in order, as this connection sees them."""
+    """Read the heads of these topics, in order."""
     return [head for head, _ in look_up_ends(db, topics)]
 
 
 def look_up_ends(db: sqlite3.Connection, topics: Iterable[TopicKey]) -> list[tuple[Head, int]]:
-    """The heads of these topics, each with the seq up to which the log is pruned, in order."""
+    """Read the heads of these topics, in order, each with the seq up to which its log is pruned."""
     flat: list[Any] = []
     count = 0
     for topic in topics:

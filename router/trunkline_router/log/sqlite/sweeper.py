@@ -1,14 +1,14 @@
-"""Deleting the rows of erased logs, a bounded number at a time."""
+"""Deletes the rows of erased logs, a bounded number at a time."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
 
-#: Rows that one call deletes, of how many logs at most.
+#: Rows that one call deletes, and the logs that they belong to, at most.
 _ROWS = 2_000
 _LOGS = 500
-#: What holds rows of erased logs until they are swept, and how its rows are told apart.
+#: Tables that hold rows of erased logs until they are swept, and the key of each.
 _TABLES = {
     "messages": "rowid",
     "events": "rowid",
@@ -20,7 +20,7 @@ _OLDEST = "SELECT json_group_array(topic_id) FROM (SELECT topic_id FROM erased O
 
 
 def delete_erased(db: sqlite3.Connection) -> None:
-    """Delete some rows of erased logs, those that were begun first."""
+    """Delete some rows of erased logs, oldest logs first."""
     those = db.execute(_OLDEST, (_LOGS,)).fetchone()[0]
     if not json.loads(those):
         return

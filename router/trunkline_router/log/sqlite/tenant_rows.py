@@ -1,4 +1,4 @@
-"""The SQLite log's tenants, API keys and revocations: rows that are few, and read as a whole."""
+"""Reads and writes tenants, API keys and revocations: few rows, read as a whole."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trunkline_router.core.values.log_records import (
     StoredTenant,
 )
 
-# One row holds all results, as everywhere; see statements.
+# Each query returns all results in one row; see statements.
 _TENANTS = (
     "SELECT json_group_array(json_array(tenant, state, hex(settings), created_ms, updated_ms)) FROM tenants"
 )
@@ -28,7 +28,7 @@ _REVOCATIONS = (
 
 
 def read_registered(db: sqlite3.Connection) -> Registered:
-    """All there are, in the order of their names."""
+    """Read all of them, in the order of their names."""
     tenants, keys, revocations = (
         sorted(json.loads(db.execute(text).fetchone()[0])) for text in (_TENANTS, _API_KEYS, _REVOCATIONS)
     )
@@ -46,7 +46,7 @@ def read_registered(db: sqlite3.Connection) -> Registered:
 
 
 def write_registration(db: sqlite3.Connection, change: Registration) -> None:
-    """Write a change of them."""
+    """Write a change."""
     db.executemany("INSERT OR REPLACE INTO tenants VALUES (?, ?, ?, ?, ?)", change.tenants)
     keys = [(*key[:4], json.dumps(key.scopes), *key[5:]) for key in change.api_keys]
     db.executemany("INSERT OR REPLACE INTO api_keys VALUES (?, ?, ?, ?, ?, ?, ?)", keys)
@@ -57,7 +57,7 @@ def write_registration(db: sqlite3.Connection, change: Registration) -> None:
     db.execute("DELETE FROM revocations WHERE revoked_ms < ?", (change.revoked_before_ms,))
 
 
-def erase_registered(db: sqlite3.Connection, tenant: str) -> None:
-    """Delete all rows of a tenant."""
+def delete_tenant(db: sqlite3.Connection, tenant: str) -> None:
+    """Delete a tenant with its API keys and revocations."""
     for table in ("tenants", "api_keys", "revocations"):
         db.execute(f"DELETE FROM {table} WHERE tenant = ?", (tenant,))

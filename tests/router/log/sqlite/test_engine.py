@@ -24,10 +24,10 @@ from trunkline_router.core.values.log_records import (
     Transaction,
 )
 from trunkline_router.core.values.topics import EMPTY, GROUP, PERSON, USER, Position, TopicKey
+from trunkline_router.log.append_results import StoredResult
 from trunkline_router.log.batch import Batch
 from trunkline_router.log.interface import LogUnavailable
 from trunkline_router.log.sqlite.engine import SqliteLog
-from trunkline_router.log.sqlite.idempotency_keys import StoredResult
 
 from tests.router.log.engines import (
     ALICE,
@@ -68,7 +68,7 @@ async def everything(log: SqliteLog, topic: TopicKey = ALICE) -> list[int]:
 
 async def test_a_file_that_is_open_elsewhere_is_refused_in_one_line(log: SqliteLog, tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from router.log.sqlite import SqliteLog\n"
+        "import sys; from pathlib import Path; from trunkline_router.log.sqlite.engine import SqliteLog\n"
         "try: SqliteLog.open(Path(sys.argv[1]))\n"
         "except Exception as error: print(type(error).__name__, error)"
     )
@@ -170,7 +170,7 @@ async def test_appends_go_on_from_the_truth_after_one_was_cancelled_while_commit
 
 async def test_a_reset_that_was_cancelled_leaves_no_head_of_the_erased_log(log: SqliteLog) -> None:
     await append(log, pending_entry())
-    log._heads.forget([ALICE])
+    log._appender.cached_heads.invalidate([ALICE])
     heads = asyncio.create_task(log.heads([ALICE]))
     reset = asyncio.create_task(log.reset(ALICE))
     done = Event()
@@ -365,7 +365,7 @@ async def test_nothing_is_left_of_the_deltas_of_a_message_that_ended(log: Sqlite
 async def test_pages_larger_than_a_portion_are_read_whole(
     log: SqliteLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trunkline_router.log.sqlite.pages._PORTION_BYTES", 500)
+    monkeypatch.setattr("trunkline_router.log.sqlite.page_rows._PORTION_BYTES", 500)
     topics = [("acme", "echo", "web", PERSON, str(n)) for n in range(5)]
     for _ in range(3):
         pending_entries = await append(log, *(pending_entry(topic, "x" * 300) for topic in topics))

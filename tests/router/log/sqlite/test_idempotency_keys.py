@@ -11,10 +11,10 @@ from threading import Event
 
 import pytest
 from trunkline_router.core.values.log_records import AppendResult, Transaction
+from trunkline_router.log.append_results import StoredResult
 from trunkline_router.log.batch import Batch
 from trunkline_router.log.interface import LogUnavailable
 from trunkline_router.log.sqlite.engine import SqliteLog
-from trunkline_router.log.sqlite.idempotency_keys import StoredResult
 
 from tests.router.log.engines import NOW_MS, append, hashed_key, pending_entry
 
@@ -144,8 +144,8 @@ async def test_keys_that_are_too_old_are_forgotten_wherever_they_are(log: Sqlite
 async def test_sweeps_walk_all_keys_a_bounded_piece_at_a_time(
     log: SqliteLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trunkline_router.log.sqlite.idempotency_keys._LOOKED_AT", 10)
-    monkeypatch.setattr("trunkline_router.log.sqlite.idempotency_keys._LOOKED_AT_RECENT", 4)
+    monkeypatch.setattr("trunkline_router.log.sqlite.idempotency_keys._EXAMINED", 10)
+    monkeypatch.setattr("trunkline_router.log.sqlite.idempotency_keys._EXAMINED_RECENT", 4)
     for count in (25, 13):
         await append(log, *(pending_entry(key=hashed_key(1000 * count + n)) for n in range(count)))
     assert counts(log) == (13, 25)
@@ -157,7 +157,7 @@ async def test_sweeps_walk_all_keys_a_bounded_piece_at_a_time(
 
 
 async def test_sweeps_get_past_keys_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trunkline_router.log.sqlite.idempotency_keys._LOOKED_AT", 10)
+    monkeypatch.setattr("trunkline_router.log.sqlite.idempotency_keys._EXAMINED", 10)
     now = NOW_MS
     log = SqliteLog.open(tmp_path / "log.db", clock=lambda: now, keep_keys_ms=1000, recent_keys=30)
     await append(log, *(pending_entry(key=bytes([200 + n]) * 16) for n in range(5)))

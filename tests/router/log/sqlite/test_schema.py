@@ -27,7 +27,7 @@ from trunkline_router.log.sqlite import (
     delivery_rows,
     erasure,
     log_walk,
-    pages,
+    page_rows,
     pruning,
     statements,
 )
@@ -175,7 +175,7 @@ def large_statements() -> dict[str, str]:
         batch_writer,
         delivery_rows,
         erasure,
-        pages,
+        page_rows,
         pruning,
         statements,
     ):

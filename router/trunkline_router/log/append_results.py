@@ -1,16 +1,26 @@
-"""What becomes of entries: those that are written, and those that repeat what was."""
+"""Completes pending entries with their results: committed, or a repeat of an earlier entry."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from trunkline_router.core.values.log_records import AppendResult, EntryKind, PendingEntry
 from trunkline_router.log.batch import Batch
-from trunkline_router.log.sqlite.idempotency_keys import StoredResult
+from trunkline_router.log.message_ids import message_id
 
 
-def first_of_each_key(entries: Sequence[PendingEntry]) -> tuple[list[PendingEntry], list[PendingEntry]]:
-    """The entries to write, and those that repeat the key of one of them."""
+class StoredResult(NamedTuple):
+    """The result of the first entry with an idempotency key, as an engine stores it."""
+
+    digest: bytes
+    epoch: str
+    seq: int
+    connections: int
+
+
+def split_repeats(entries: Sequence[PendingEntry]) -> tuple[list[PendingEntry], list[PendingEntry]]:
+    """Split entries into those to write and those that repeat the key of one of them."""
     seen: set[bytes] = set()
     first: list[PendingEntry] = []
     repeats: list[PendingEntry] = []
@@ -25,22 +35,25 @@ def first_of_each_key(entries: Sequence[PendingEntry]) -> tuple[list[PendingEntr
     return first, repeats
 
 
-def conclude(entries: Sequence[PendingEntry], batch: Batch) -> None:
-    """These entries, of which the batch was made, are committed."""
+def mark_committed(entries: Sequence[PendingEntry], batch: Batch) -> None:
+    """Complete the entries of a batch that is committed."""
     for pending, body in zip(entries, batch.bodies, strict=True):
         pending.stored = body
         pending.result = AppendResult.COMMITTED
 
 
-def kept_of(pending: PendingEntry) -> StoredResult:
-    """What is kept of an entry that was committed."""
-    place = pending.position
-    return StoredResult(pending.digest, place.epoch, place.seq, pending.connections)
+def result_of(pending: PendingEntry) -> StoredResult:
+    """The result of a committed entry, to answer repeats with."""
+    position = pending.position
+    return StoredResult(pending.digest, position.epoch, position.seq, pending.connections)
 
 
-def answer_again(pending: PendingEntry, kept: Mapping[bytes, StoredResult]) -> None:
-    """Give an entry that was not written the outcome of the first one with its key, or refuse it."""
-    first = None if pending.key is None else kept.get(pending.key)
+def answer_repeat(pending: PendingEntry, results: Mapping[bytes, StoredResult]) -> None:
+    """Complete an entry that was not written with the result of the first entry with its key.
+
+    The result is DUPLICATE for the same content, MISMATCH for other content, NO_REPEAT if the key is new.
+    """
+    first = None if pending.key is None else results.get(pending.key)
     if first is None:
         pending.result = AppendResult.NO_REPEAT
         return
@@ -56,7 +69,7 @@ def answer_again(pending: PendingEntry, kept: Mapping[bytes, StoredResult]) -> N
         pending.position.epoch = first.epoch
         pending.position.seq = first.seq
         if pending.kind is EntryKind.MESSAGE:
-            message.id = f"{first.epoch}-{first.seq}"
+            message.id = message_id(first.epoch, first.seq)
         return
     pending.result = AppendResult.MISMATCH
     if pending.change is not None:

@@ -1,4 +1,4 @@
-"""The ends of logs that are at hand without I/O."""
+"""Caches the heads of logs, so that most appends need no read."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from trunkline_router.log.batch import Head
 
 
 class HeadCache:
-    """Ends of logs, always as committed. When full, the one put in longest ago goes."""
+    """Heads of logs as of the last commit. When full, the one updated longest ago is evicted."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        #: How many times heads had to be forgotten.
-        self.doubts = 0
+        #: Number of invalidations so far.
+        self.invalidations = 0
         self._heads: dict[TopicKey, Head] = {}
 
     def get(self, topic: TopicKey) -> Head | None:
-        """The end of this log, if it is at hand."""
+        """Return the head of a log, or None if it is not cached."""
         return self._heads.get(topic)
 
     def update(self, heads: Mapping[TopicKey, Head]) -> None:
-        """These are the ends of these logs now."""
+        """Set the heads of these logs."""
         cached = self._heads
         for topic, head in heads.items():
             cached.pop(topic, None)
@@ -30,13 +30,13 @@ class HeadCache:
         while len(cached) > self._capacity:
             del cached[next(iter(cached))]
 
-    def forget(self, topics: Iterable[TopicKey]) -> None:
-        """The ends of these logs may be others by now."""
-        self.doubts += 1
+    def invalidate(self, topics: Iterable[TopicKey]) -> None:
+        """Forget the heads of these logs, which may have changed."""
+        self.invalidations += 1
         for topic in topics:
             self._heads.pop(topic, None)
 
-    def forget_all(self) -> None:
-        """The end of any log may be another by now."""
-        self.doubts += 1
+    def invalidate_all(self) -> None:
+        """Forget all heads."""
+        self.invalidations += 1
         self._heads.clear()
