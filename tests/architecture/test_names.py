@@ -1,0 +1,57 @@
+"""Names of the product are unique, and docstrings are sentences about the thing itself."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from pathlib import Path
+
+from tests.architecture.distributions import ROOT, modules, parsed
+
+#: Packages whose docstrings do not all hold yet. Shrink this list, and never add to it.
+UNREVISED = ("trunkline_client.", "trunkline_router.", "trunkline_edge.", "trunkline_runtime.")
+
+#: Class names that are still used twice. Shrink this list, and never add to it.
+DUPLICATES = {"Replies"}
+
+#: File names that every package may have.
+COMMON = {"__init__", "__main__", "conftest"}
+
+_ODD_START = re.compile(r"(What|Who|Whose|Whom|Where|How|It is)\b")
+
+
+def test_no_class_name_is_used_twice_in_the_product() -> None:
+    places = defaultdict(list)
+    for module, path in modules().items():
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(module)
+    twice = {name: where for name, where in places.items() if len(where) > 1}
+    assert twice.keys() <= DUPLICATES, twice
+
+
+def test_no_module_name_is_used_twice_in_a_distribution() -> None:
+    places = defaultdict(list)
+    for module, path in modules().items():
+        if path.stem not in COMMON:
+            places[module.split(".")[0], path.stem].append(module)
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
+def odd_docstrings(path: Path) -> list[str]:
+    """Docstrings that begin with a relative clause rather than a noun or a verb."""
+    found = []
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            text = ast.get_docstring(node) or ""
+            if _ODD_START.match(text):
+                line = getattr(node, "lineno", 1)
+                found.append(f"{path.relative_to(ROOT)}:{line}: {text.splitlines()[0]}")
+    return found
+
+
+def test_docstrings_begin_with_the_thing_or_the_act() -> None:
+    revised = [path for module, path in modules().items() if not f"{module}.".startswith(UNREVISED)]
+    odd = [line for path in revised for line in odd_docstrings(path)]
+    assert not odd, "\n".join(odd)
