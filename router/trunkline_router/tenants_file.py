@@ -53,6 +53,7 @@ from trunkline.v1.tenant_pb2 import (
 from trunkline.v1.tenant_service_pb2 import CreateTenantRequest
 from trunkline_runtime.jwk import jwk_of
 from trunkline_runtime.process import StartError
+from trunkline_runtime.reserved_names import RESERVED_FIELDS
 
 from trunkline_router.core.validation.tenant_validation import check_settings
 from trunkline_router.core.validation.validator import check
@@ -140,11 +141,12 @@ class _File(_Table):
     def _claimed_once(cls, tenants: dict[str, _Tenant]) -> dict[str, _Tenant]:
         owners: dict[tuple[str, str], str] = {}
         for name, tenant in tenants.items():
-            for kind, claimed in (("pipeline", tenant.pipelines), ("token", tenant.tokens)):
-                for each in claimed:
+            unique = {field.removesuffix("s"): getattr(tenant, field) for field in RESERVED_FIELDS.values()}
+            for kind, values in {**unique, "token": tenant.tokens}.items():
+                for each in values:
                     owner = owners.setdefault((kind, each), name)
                     if owner != name:
-                        shown = f" {each}" if kind == "pipeline" else ""
+                        shown = "" if kind == "token" else f" {each}"
                         raise ValueError(f"{kind}{shown} is given to two tenants, {owner} and {name}")
         return tenants
 
@@ -196,7 +198,7 @@ class TenantsFile:
             limits=TenantLimits(**tenant.limits.model_dump()),
             retention=Retention(**tenant.retention.model_dump()),
             default_agent=tenant.agent,
-            pipelines=tenant.pipelines,
+            **{field: getattr(tenant, field) for field in RESERVED_FIELDS.values()},
         )
         try:
             check(CreateTenantRequest(tenant=name, settings=settings))

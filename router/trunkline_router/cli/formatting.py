@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from trunkline.v1.access_pb2 import Scope
 from trunkline.v1.tenant_pb2 import ApiKey, Openness, Revocation, Tenant, TenantSettings, TenantState
+from trunkline_runtime.reserved_names import RESERVED_FIELDS
 
 from trunkline_router.cli.operator import printable
 from trunkline_router.cli.units import shown_bytes, shown_seconds
@@ -55,7 +56,8 @@ def _facts(tenant: Tenant) -> Iterator[tuple[str, str]]:
     yield "changed", _time(tenant.updated_at)
     yield "open to", _word(Openness.Name(settings.open_to))
     yield "agent", settings.default_agent
-    yield "pipelines", ", ".join(settings.pipelines)
+    for field in RESERVED_FIELDS.values():
+        yield field, ", ".join(getattr(settings, field))
     yield "origins", ", ".join(settings.origins) or "any"
     yield "signing keys", ", ".join(f"{key.kid} ({key.algorithm})" for key in auth.keys)
     yield "JWK Set", auth.jwks_url

@@ -67,7 +67,7 @@ def test_what_is_no_key_is_told_without_showing_it(key: str, tmp_path: Path) -> 
 
 def test_a_wrong_key_is_refused(tenant: CommandLine) -> None:
     said = tenant.refusal("list", "--key", "not-the-operators-key")
-    assert said == "Authentication failed: the key that was shown is not valid (UNAUTHORIZED)"
+    assert said == "Authentication failed: the key is not valid (UNAUTHORIZED)"
 
 
 def test_where_no_router_is_one_line_says_what_to_do() -> None:

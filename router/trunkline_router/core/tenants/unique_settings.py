@@ -1,4 +1,4 @@
-"""What can be one tenant's only: LangBot pipelines, and the secrets that clients share."""
+"""Settings that belong to one tenant only: names reserved for dialects, and shared secrets of clients."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.tenant_pb2 import TenantSettings
+from trunkline_runtime.reserved_names import reserved_names
 
-_PIPELINE, _TOKEN = "pipelines", "client_auth.token_digests"
+_TOKEN = "client_auth.token_digests"
 #: The field that says it, and what it says.
 _Claim = tuple[str, str]
 
@@ -48,14 +49,14 @@ class UniqueSettings:
 
 
 def _claims(settings: TenantSettings) -> Iterator[_Claim]:
-    for pipeline in settings.pipelines:
-        yield _PIPELINE, pipeline
+    for reserved in reserved_names(settings):
+        yield reserved.field, reserved.name
     for digest in settings.client_auth.token_digests:
         yield _TOKEN, digest
 
 
 def _two(claim: _Claim, owner: str, name: str) -> Refused:
     field, said = claim
-    what = f"{said} is" if field == _PIPELINE else "a token is"
+    what = "a token is" if field == _TOKEN else f"{said} is"
     problem = f"{what} given to two tenants, {owner} and {name}"
     return catalogue.INVALID_ARGUMENT.refused(field=f"settings.{field}", problem=problem)
