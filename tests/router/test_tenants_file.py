@@ -173,11 +173,11 @@ WRONG: dict[str, tuple[str | bytes, str]] = {
     "no URL of a set": ("[tenants.acme]\njwks_url = 'http://example.com'", "tenants.acme.jwks_url: "),
     "a token of two": (
         f"[tenants.a]\ntokens=['{SECRET}']\n[tenants.b]\ntokens=['{SECRET}']",
-        "tenants: token is given to two tenants, a and b",
+        "tenants: a token is given to two tenants, a and b",
     ),
     "a pipeline of two": (
         "[tenants.a]\npipelines=['p1']\n[tenants.b]\npipelines=['p2', 'p1']",
-        "tenants: pipeline p1 is given to two tenants, a and b",
+        "tenants: p1 is given to two tenants, a and b",
     ),
     "a key from nowhere": (key(""), "tenants.acme.keys[0]: one of jwk, pem_file, secret, secret_env"),
     "a key from two places": (
