@@ -148,7 +148,7 @@ class AgentQueue:
         sent = batch.deliveries.add(delivery_id=delivery.delivery_id, attempt=attempt).message
         # The only time a delivery on its way to a worker is parsed.
         sent.MergeFromString(delivery.message)
-        leased = LeasedDelivery(delivery, worker, sent.id, sent.author.user, now + self.lease_s, attempt)
+        leased = LeasedDelivery(delivery, worker, sent.id, now + self.lease_s, attempt)
         self.held[delivery.delivery_id] = worker.held[delivery.delivery_id] = leased
 
     # Leases
@@ -259,7 +259,7 @@ class AgentQueue:
             else:
                 del self.waiting[topic]
         for leased in self.held.values():
-            if leased.user == user:
+            if _author(leased.delivery) == user:
                 leased.is_erased = True
 
     def _count(self, delivery: StoredDelivery, step: int) -> None:

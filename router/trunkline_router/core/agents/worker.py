@@ -22,8 +22,6 @@ class LeasedDelivery:
     delivery: StoredDelivery
     worker: AttachedWorker
     message_id: str
-    #: User who sent the message.
-    user: str
     lease_ends: float
     #: Number of this attempt, from 1.
     attempt: int
@@ -109,7 +107,7 @@ class AttachedWorker:
 
     @property
     def is_full(self) -> bool:
-        """It reads too slowly: the runtime must read nothing more from it until batches are written."""
+        """Too many batches wait: the runtime must read nothing more from it until they are written."""
         return len(self._closed) > MAX_CLOSED_BATCHES
 
     @property

@@ -38,7 +38,7 @@ class ClientMessages:
 
     def handle_message(self, received: ReceivedFrame[MessageFrame]) -> None:
         """Commit a message, then deliver it and answer with `ack`."""
-        connection, frame, serialized = received
+        connection, frame, size = received
         topic = writable_conversation(connection, frame)
         message = Message(
             address=address_of(topic),
@@ -56,18 +56,18 @@ class ClientMessages:
             topic=topic,
             message=message,
             key=idempotency_key(connection.tenant, "client", topic, connection.user, frame.id),
-            digest=content_digest(serialized),
+            digest=content_digest(frame.SerializeToString(deterministic=True)),
             deliver=True,
             listener=ClientMessageCompletion(self._outbox, connection, frame.id),
         )
-        self._effects.commit_queue.add(pending, len(serialized))
+        self._effects.commit_queue.add(pending, size)
 
     def handle_signal(self, received: ReceivedFrame[SignalFrame]) -> None:
         """Publish a signal to the other subscribers; it is not logged."""
-        connection, frame, serialized = received
+        connection, frame, size = received
         topic = writable_conversation(connection, frame)
         sender = ClientMessageCompletion(self._outbox, connection, "")
-        for publish in self._publishing.fan_out(topic, len(serialized), sender):
+        for publish in self._publishing.fan_out(topic, size, sender):
             signal = publish.frame.signal
             signal.CopyFrom(frame)
             signal.user = connection.user
@@ -88,7 +88,7 @@ class ClientMessages:
         received: ReceivedFrame[EditFrame] | ReceivedFrame[RecallFrame],
         kind: ChangeKind.ValueType,
     ) -> EditRequest:
-        connection, frame, serialized = received
+        connection, frame, _ = received
         user = connection.user
 
         def authorize(message: Message) -> None:
@@ -111,5 +111,5 @@ class ClientMessages:
             listener=ClientMessageCompletion(self._outbox, connection, frame.id),
             already_recalled=already_recalled,
             key=lambda topic: idempotency_key(connection.tenant, "change", topic, user, frame.id),
-            digest=content_digest(serialized),
+            digest=content_digest(frame.SerializeToString(deterministic=True)),
         )

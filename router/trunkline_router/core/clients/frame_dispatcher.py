@@ -54,11 +54,11 @@ class FrameDispatcher:
                 tenant.check_active()
             if connection.allowed is not None:
                 connection.allowed.check_frame(kind)
-            serialized = frame.SerializeToString(deterministic=True)
-            tenant.take(len(serialized), now)
+            size = frame.ByteSize()
+            tenant.take(size, now)
             body = getattr(frame, kind)
             check(body)
-            route.handle(ReceivedFrame(connection, body, body_of(serialized)))
+            route.handle(ReceivedFrame(connection, body, size))
         except Refused as reason:
             tenant.refused[reason.entry.code] += 1
             frame_id = getattr(frame, kind).id if route is not None and route.needs_id else ""
@@ -69,23 +69,3 @@ def _handler(kind: str, handlers: Sequence[object]) -> FrameHandler:
     (found,) = (each for each in handlers if hasattr(each, f"handle_{kind}"))
     handler: FrameHandler = getattr(found, f"handle_{kind}")
     return handler
-
-
-def body_of(serialized: bytes) -> bytes:
-    """Return the body of a serialized ClientFrame, which is a tag, a length and the body.
-
-    Fields of the ClientFrame that this version does not know may follow the body.
-    """
-    _, start = _varint(serialized, 0)
-    length, start = _varint(serialized, start)
-    return serialized[start : start + length]
-
-
-def _varint(serialized: bytes, at: int) -> tuple[int, int]:
-    """Decode the varint at an offset. Return it and the offset behind it."""
-    value = shift = 0
-    while (byte := serialized[at]) & 0x80:
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        at += 1
-    return value | byte << shift, at + 1

@@ -10,8 +10,9 @@ F = TypeVar("F")
 
 
 class ReceivedFrame(NamedTuple, Generic[F]):
-    """A valid client frame: its sender, its body, and the body serialized deterministically."""
+    """A valid client frame that its sender may send."""
 
     connection: ConnectedClient
     body: F
-    serialized: bytes
+    #: Serialized size of the ClientFrame.
+    size: int
