@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-# Before grpc is imported: what its core would print is said better by the catalogue.
+# Before grpc is imported: the edge logs link problems itself.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from trunkline_runtime.cli import make_app

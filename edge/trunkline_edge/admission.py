@@ -1,15 +1,15 @@
-"""Lets clients in, and out again when their tokens are over."""
+"""Admission of clients: waits for tenants and signing keys, then applies the admission policy."""
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
-from trunkline.v1.edge_service_pb2 import ConnectionOpened, TenantGone, TenantPolicy
+from trunkline.v1.edge_service_pb2 import ConnectionOpened, PoliciesTold, TenantGone, TenantPolicy
 from trunkline.v1.frame_pb2 import AuthFrame
 from trunkline_runtime.refusal_log import RefusalLog
 
@@ -18,200 +18,174 @@ from trunkline_edge.auth.claims import is_id
 from trunkline_edge.auth.principal import Principal
 from trunkline_edge.auth.tokens import UnknownKey
 from trunkline_edge.core.connection import Connection, ConnectionState
+from trunkline_edge.core.edge import EdgeCore
 from trunkline_edge.core.rate_limits import TenantRateLimiter
 from trunkline_edge.dialects.dialect import ConnectPlan
+from trunkline_edge.dialects.tenant_policies import TenantPolicies
 from trunkline_edge.transport.client_transport import ClientTransport
-from trunkline_edge.transport.connection_handler import ConnectionHandler
 
-#: How long it takes at most for what is declared to come to an edge.
-NEWS_S = 0.5
+#: Longest time until a tenant that was just declared is known to every edge.
+DECLARATION_DELAY_S = 0.5
 
-#: A client may come in, as far as the edge can tell: who it is, and what it may send. Raises Refused.
-Admitted = Callable[[ClientTransport, ConnectPlan, Principal | None, TenantRateLimiter | None], None]
+
+class AdmittingRuntime(Protocol):
+    """Runtime that admission works for."""
+
+    core: EdgeCore
+    tenants: TenantPolicies
+
+    def step(self, act: Callable[[], object]) -> None:
+        """Run a call that may enter the core, then carry out its consequences."""
+
+    def admit(
+        self,
+        transport: ClientTransport,
+        plan: ConnectPlan,
+        principal: Principal | None,
+        limiter: TenantRateLimiter | None,
+    ) -> None:
+        """Open the connection of a client that may connect as far as the edge can tell. Raises Refused."""
 
 
 class Admission:
-    """What the shell does about tenants and tokens.
+    """Admits clients and verifies refreshed tokens.
 
-    No client waits for a key to be fetched but one whose token names a key that is not known; it waits for
-    no longer than a handshake may take.
+    A client waits only if the tenants are not known yet, or its tenant may have been declared a moment ago,
+    or its token names an unknown key. The handshake's deadline bounds each wait.
     """
 
-    def __init__(self, host: ConnectionHandler, admission: AdmissionPolicy, admitted: Admitted) -> None:
-        self._host = host
-        self._admitted = admitted
-        self.admission = admission
-        #: Clients that came before it was known what tenants there are.
+    def __init__(self, runtime: AdmittingRuntime, policy: AdmissionPolicy) -> None:
+        self._runtime = runtime
+        self.policy = policy
+        #: Clients that came before the tenants were known.
         self._early: list[tuple[ClientTransport, Callable[[], None]]] = []
-        #: When tokens of connections expire, by the wall clock; what is no longer so is passed over.
-        self._expiries: list[tuple[float, int, Principal]] = []
-        self._fetching: set[asyncio.Task[None]] = set()
-        #: Clients of tenants that nobody has told of, by tenant; each for NEWS_S at most.
-        self._strangers: dict[str, dict[ClientTransport, ConnectPlan]] = {}
+        #: Clients of unknown tenants, by tenant; each for DECLARATION_DELAY_S at most.
+        self._of_unknown_tenants: dict[str, dict[ClientTransport, ConnectPlan]] = {}
+        self._fetches: set[asyncio.Task[None]] = set()
         self._refusals = RefusalLog("a client was refused")
 
-    # Coming in
+    # Connecting
 
-    def when_known(self, line: ClientTransport, then: Callable[[], None]) -> None:
-        """See Host."""
-        if self._host.tenants.are_known:
+    def when_tenants_known(self, transport: ClientTransport, then: Callable[[], None]) -> None:
+        """Call `then` once the tenants are known: at once if they are, never if the client has gone."""
+        if self._runtime.tenants.are_known:
             then()
         else:
-            self._early.append((line, then))
+            self._early.append((transport, then))
 
-    def enter(self, line: ClientTransport, wish: ConnectPlan) -> None:
-        """A client wants to connect. Raises Refused, or refuses it later."""
-        if not self._host.tenants.are_known:
-            self.when_known(line, lambda: self._enter_late(line, wish))
+    def connect(self, transport: ClientTransport, plan: ConnectPlan) -> None:
+        """Admit a client, now or after a wait. Raises Refused, or rejects it later."""
+        if not self._runtime.tenants.are_known:
+            self.when_tenants_known(transport, lambda: self._retry(transport, plan))
             return
-        name = wish.opened.address.tenant
-        if is_id(name) and self._host.tenants.policy(name) is None:
-            # It may have been declared just now.
-            self._strangers.setdefault(name, {})[line] = wish
-            asyncio.get_running_loop().call_later(NEWS_S, self._not_told_of, name, line)
+        name = plan.opened.address.tenant
+        if is_id(name) and self._runtime.tenants.policy(name) is None:
+            self._of_unknown_tenants.setdefault(name, {})[transport] = plan
+            loop = asyncio.get_running_loop()
+            loop.call_later(DECLARATION_DELAY_S, self._runtime.step, lambda: self._give_up(name, transport))
             return
         try:
-            self._enter(line, wish)
+            self._admit(transport, plan)
         except UnknownKey:
-            self._fetch(wish.opened.address.tenant, lambda: self._enter_late(line, wish, is_last=True))
+            self._fetch_keys(name, lambda: self._retry(transport, plan, keys_fetched=True))
 
-    def _enter(self, line: ClientTransport, wish: ConnectPlan) -> None:
-        visitor = ConnectAttempt(wish.token, line.origin, line.is_local)
+    def _admit(self, transport: ClientTransport, plan: ConnectPlan) -> None:
+        tenant = plan.opened.address.tenant
+        attempt = ConnectAttempt(plan.token, transport.origin, transport.is_local)
         try:
-            bearer = self.admission.admit(visitor, wish.opened, wish.names_user, time.monotonic())
+            principal = self.policy.admit(attempt, plan.opened, plan.names_user, time.monotonic())
         except Refused as reason:
-            self._host.core.counts.refused_by[reason.entry.code] += 1
+            self._runtime.core.counts.refused_by[reason.entry.code] += 1
             self._refusals.say(
-                tenant=wish.opened.address.tenant,
+                tenant=tenant,
                 code=reason.entry.code,
                 problem=str(reason),
-                remote_ip=line.remote_ip,
-                protocol=wish.opened.protocol,
+                remote_ip=transport.remote_ip,
+                protocol=plan.opened.protocol,
             )
             raise
-        self._admitted(line, wish, bearer, self.admission.rate_limiter(wish.opened.address.tenant))
-        if bearer is not None and line.connection is not None:
-            self._note_expiry(line.connection)
+        self._runtime.admit(transport, plan, principal, self.policy.rate_limiter(tenant))
 
-    def _enter_late(self, line: ClientTransport, wish: ConnectPlan, is_last: bool = False) -> None:
-        """What was waited for is there: the tenants, or (`is_last`) keys, as far as they can be had."""
-        if line not in self._host.handshakes or line.connection is not None:
+    def _retry(self, transport: ClientTransport, plan: ConnectPlan, keys_fetched: bool = False) -> None:
+        """Admit or reject a client after its wait, unless it has gone."""
+        if not transport.is_waiting:
             return
         try:
-            self._enter(line, wish)
+            self._admit(transport, plan)
         except UnknownKey as unknown:
-            if is_last:
-                line.refuse(unknown.refused())
+            if keys_fetched:
+                transport.reject(unknown.refused())
             else:
-                self._fetch(wish.opened.address.tenant, lambda: self._enter_late(line, wish, is_last=True))
+                tenant = plan.opened.address.tenant
+                self._fetch_keys(tenant, lambda: self._retry(transport, plan, keys_fetched=True))
         except Refused as reason:
-            line.refuse(reason)
+            transport.reject(reason)
 
-    def _told_of(self, name: str) -> None:
-        for line, wish in self._strangers.pop(name, {}).items():
-            self._enter_late(line, wish)
+    def _give_up(self, name: str, transport: ClientTransport) -> None:
+        """Stop waiting for a tenant's declaration: the policy rejects its client."""
+        waiting = self._of_unknown_tenants.get(name, {})
+        plan = waiting.pop(transport, None)
+        if not waiting:
+            self._of_unknown_tenants.pop(name, None)
+        if plan is not None:
+            self._retry(transport, plan)
 
-    def _not_told_of(self, name: str, line: ClientTransport) -> None:
-        wish = self._strangers.get(name, {}).pop(line, None)
-        if not self._strangers.get(name):
-            self._strangers.pop(name, None)
-        if wish is not None:
-            self._enter_late(line, wish)
-            self._host.settle()
+    def forget_gone(self) -> None:
+        """Drop the clients that left or timed out before the tenants were known; call once a second."""
+        self._early = [early for early in self._early if early[0].is_waiting]
 
-    def _fetch(self, tenant: str, then: Callable[[], None]) -> None:
+    def _fetch_keys(self, tenant: str, then: Callable[[], None]) -> None:
         async def fetch() -> None:
-            await self.admission.fetch_keys(tenant)
-            then()
-            self._host.settle()
+            await self.policy.fetch_keys(tenant)
+            self._runtime.step(then)
 
         task = asyncio.get_running_loop().create_task(fetch())
-        self._fetching.add(task)
-        task.add_done_callback(self._fetching.discard)
+        self._fetches.add(task)
+        task.add_done_callback(self._fetches.discard)
 
-    # What the core asks for
+    # Policies
 
-    def settle(self) -> None:
-        """Deal with what the router has told of tenants, and with tokens that clients have shown."""
-        core = self._host.core
-        policies = core.policies.copy()
-        core.policies.clear()
-        for told in policies:
-            if isinstance(told, TenantPolicy):
-                self._end_those_of(told.tenant, self.admission.put_tenant(told))
-                self._told_of(told.tenant)
-            elif isinstance(told, TenantGone):
-                self.admission.remove_tenant(told.tenant)
-            else:
-                self.admission.end_sync()
-                self._let_early_in()
-        shown, core.proofs.to_verify = core.proofs.to_verify, []
-        for connection, frame in shown:
-            self._renew(connection, frame)
-        for connection in core.proofs.renewed:
-            self._note_expiry(connection)
-        core.proofs.renewed.clear()
-        if core.dirty or core.uplink.is_ready:
-            self._host.settle()
-
-    def _let_early_in(self) -> None:
-        early, self._early = self._early, []
-        for line, then in early:
-            if line in self._host.handshakes:
-                then()
-
-    def _renew(self, connection: Connection, frame: AuthFrame, is_last: bool = False) -> None:
-        """A client has shown another token; `is_last`: what keys there are for it were fetched."""
-        opened = ConnectionOpened.FromString(connection.opened)
-        core, tenant = self._host.core, opened.address.tenant
-        try:
-            bearer = self.admission.verify(tenant, frame.token)
-            self._check_same(connection, bearer, opened)
-        except Refused as reason:
-            core.refuse(connection, reason, frame.id)
-        except UnknownKey as unknown:
-            if is_last:
-                core.refuse(connection, unknown.refused(), frame.id)
-            else:
-                self._fetch(tenant, lambda: self._renew_late(connection, frame))
+    def apply(self, policy: TenantPolicy | TenantGone | PoliciesTold) -> None:
+        """Apply a policy from the router; connections whose key was revoked are closed."""
+        if isinstance(policy, TenantPolicy):
+            revoked = self.policy.put_tenant(policy)
+            self._runtime.core.sessions.close_revoked(policy.tenant, revoked)
+            for transport, plan in self._of_unknown_tenants.pop(policy.tenant, {}).items():
+                self._retry(transport, plan)
+        elif isinstance(policy, TenantGone):
+            self.policy.remove_tenant(policy.tenant)
         else:
-            core.proofs.proven(connection, bearer, bearer.grants(), frame.id)
+            self.policy.end_sync()
+            early, self._early = self._early, []
+            for transport, then in early:
+                if transport.is_waiting:
+                    then()
 
-    def _renew_late(self, connection: Connection, frame: AuthFrame) -> None:
-        if connection.state is ConnectionState.OPEN:
-            self._renew(connection, frame, is_last=True)
+    # Refreshed tokens
 
-    def _check_same(self, connection: Connection, bearer: Principal, opened: ConnectionOpened) -> None:
-        before: Principal = connection.bearer
-        if bearer.user != before.user:
-            raise catalogue.FORBIDDEN.refused(problem="the token is another user's; connect anew with it")
-        bearer.authorize(opened, names_user=False)
-
-    # Going out
-
-    def _note_expiry(self, connection: Connection) -> None:
-        bearer: Principal = connection.bearer
-        if bearer.expires_at_s is not None:
-            heapq.heappush(self._expiries, (bearer.expires_at_s, connection.number, bearer))
-
-    def tick(self) -> None:
-        """Close the connections whose tokens have expired; to be called every second."""
-        self._early = [early for early in self._early if early[0] in self._host.handshakes]
-        core, now_s = self._host.core, time.time()
-        while self._expiries and self._expiries[0][0] <= now_s:
-            _, number, bearer = heapq.heappop(self._expiries)
-            connection = core.connections.get(number)
-            if connection is not None and connection.bearer is bearer:
-                core.close(connection, catalogue.TOKEN_EXPIRED.refused())
-
-    def _end_those_of(self, tenant: str, keys: frozenset[str]) -> None:
-        """Close the tenant's connections whose tokens were verified with keys that are gone."""
-        if not keys:
+    def verify(self, connection: Connection, frame: AuthFrame, keys_fetched: bool = False) -> None:
+        """Verify the token with which a client replaces its own, after fetching its key if necessary."""
+        if connection.state is not ConnectionState.OPEN:
             return
-        core = self._host.core
-        for connection in list(core.connections.values()):
-            bearer: Principal | None = connection.bearer
-            if bearer is not None and bearer.key in keys:
-                address = ConnectionOpened.FromString(connection.opened).address
-                if address.tenant == tenant:
-                    core.close(connection, catalogue.TOKEN_REVOKED.refused())
+        core, opened = self._runtime.core, connection.parse_opened()
+        try:
+            principal = self.policy.verify(connection.tenant, frame.token)
+            _check_same_user(connection, principal, opened)
+        except Refused as reason:
+            core.sessions.reject(connection, reason, frame.id)
+        except UnknownKey as unknown:
+            if keys_fetched:
+                core.sessions.reject(connection, unknown.refused(), frame.id)
+            else:
+                self._fetch_keys(connection.tenant, lambda: self.verify(connection, frame, keys_fetched=True))
+        else:
+            core.token_refresh.verified(connection, principal, principal.grants(), frame.id)
+
+
+def _check_same_user(connection: Connection, principal: Principal, opened: ConnectionOpened) -> None:
+    """Raises Refused FORBIDDEN unless a new token is of the same user and allows the connection."""
+    before = connection.principal
+    assert isinstance(before, Principal)
+    if principal.user != before.user:
+        raise catalogue.FORBIDDEN.refused(problem="the token is another user's; connect anew with it")
+    principal.authorize(opened, names_user=False)

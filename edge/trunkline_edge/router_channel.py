@@ -1,4 +1,4 @@
-"""The way from an edge to its router: what the two show one another."""
+"""gRPC channels from an edge to its router, and the credentials of both."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _NAMES = "TRUNKLINE_ROUTER_CA, TRUNKLINE_ROUTER_CERT and TRUNKLINE_ROUTER_KEY na
 
 
 class RouterChannelFactory:
-    """Opens channels to a router, in plain text or by TLS. Certificates are those that the files hold now."""
+    """Opens channels to a router, with or without TLS. Changed certificate files are reloaded."""
 
     def __init__(
         self, files: ReloadingFile[grpc.ChannelCredentials] | None = None, name: str = "", key: str = ""
     ) -> None:
-        """`name` is the one in the router's certificate, where its address has another."""
+        """`name` is the one in the router's certificate if its address has another; `key` is the link key."""
         self._files = files
         self._name = name
-        #: What goes with every call.
+        #: Metadata of every call.
         self.metadata: tuple[tuple[str, str], ...] = ((link_key.METADATA, key),) if key else ()
 
     @classmethod
-    def of(cls, settings: EdgeSettings) -> RouterChannelFactory:
-        """As the settings have it. Raises StartError where they lack something, or files are of no use."""
+    def from_settings(cls, settings: EdgeSettings) -> RouterChannelFactory:
+        """Create a factory. Raises StartError if settings are incomplete or a file cannot be used."""
         if (settings.router_cert is None) != (settings.router_key is None):
             raise StartError("TRUNKLINE_ROUTER_CERT and TRUNKLINE_ROUTER_KEY need one another: set both.")
         files = None
@@ -49,16 +49,16 @@ class RouterChannelFactory:
 
     @property
     def is_encrypted(self) -> bool:
-        """By TLS."""
+        """Channels use TLS."""
         return self._files is not None
 
     @property
     def credentials(self) -> grpc.ChannelCredentials | None:
-        """Of channels opened now; another object once the files have changed."""
+        """Credentials for new channels, None without TLS; another object once the files have changed."""
         return self._files.current if self._files is not None else None
 
     def open(self, router: str, options: Sequence[tuple[str, int | str]]) -> grpc.aio.Channel:
-        """A channel to the router at this address."""
+        """Open a channel to the router at this address."""
         credentials = self.credentials
         if credentials is None:
             return grpc.aio.insecure_channel(router, options=options)

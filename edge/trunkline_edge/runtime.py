@@ -1,4 +1,8 @@
-"""Runs the core: writes to sockets, watches the time, and holds back who must be held back."""
+"""Runtime of the edge: connects the core to sockets, timers and the link.
+
+Each callback of the event loop enters the core through `EdgeRuntime.step`, which then carries out the
+consequences: the writes, then the effects.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import secrets
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any, ParamSpec
 
 from trunkline.v1 import catalogue
 from trunkline.v1.edge_service_pb2 import LinkResponse
@@ -16,252 +21,246 @@ from trunkline_edge.admission import Admission
 from trunkline_edge.auth.admission_policy import AdmissionPolicy
 from trunkline_edge.auth.jwks import Fetch, JwksCache
 from trunkline_edge.auth.principal import Principal
-from trunkline_edge.core.congestion import Congestion
-from trunkline_edge.core.connection import Connection, ConnectionState
+from trunkline_edge.core.connection import Connection
 from trunkline_edge.core.counters import CLIENT_LOST
 from trunkline_edge.core.edge import EdgeCore
+from trunkline_edge.core.effects import (
+    ApplyPolicy,
+    Close,
+    PauseReading,
+    Ping,
+    RejectConnection,
+    RejectHandshake,
+    ResumeReading,
+    VerifyToken,
+)
+from trunkline_edge.core.handshakes import Handshake
 from trunkline_edge.core.limits import EdgeLimits
 from trunkline_edge.core.rate_limits import ConnectionRateLimiter, TenantRateLimiter
-from trunkline_edge.core.read_control import TURNS_PER_S
 from trunkline_edge.dialects.dialect import ConnectPlan
 from trunkline_edge.dialects.registry import DialectRegistry
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
 from trunkline_edge.settings import EdgeSettings
 from trunkline_edge.transport.client_transport import ClientTransport
 
+P = ParamSpec("P")
+
 TICK_S = 1.0
-#: How often buffers are looked at while clients together take less than comes.
-CONGESTED_TICK_S = 0.05
-#: While congested, a client that takes nothing for this long is closed.
+#: Interval of checks during congestion, and between batches of closes when the edge stops.
+SHORT_TICK_S = 0.05
+#: A client that takes nothing for this long during congestion is closed.
 STALL_S = 2.0
-#: How long the last closing handshakes may take when the edge stops.
+#: Time for the last closing handshakes when the edge stops.
 CLOSE_WAIT_S = 5.0
 
 
 class EdgeRuntime:
-    """The connections and timers around one core."""
+    """Sockets and timers around one core."""
 
     def __init__(self, settings: EdgeSettings, fetch: Fetch) -> None:
-        """`fetch` gets a JWK Set by its URL."""
+        """`fetch` returns the JWK Set at a URL."""
         self.settings = settings
         self.registry = DialectRegistry(lambda: datetime.now(UTC))
         self.tenants = TenantPolicies()
         self.jwks = JwksCache(fetch, time.monotonic)
-        self.entrance = Admission(self, AdmissionPolicy(self.tenants, self.jwks, time.time), self._admitted)
-        self.core = EdgeCore(
-            EdgeLimits(
-                frame_bytes=settings.frame_bytes,
-                unanswered=settings.unanswered,
-                link_window=settings.link_window,
-                heartbeat_s=settings.heartbeat_s,
-            )
-        )
-        self.congestion = Congestion(settings.outbox_total_bytes, STALL_S)
-        self.is_stopping = False
+        self.core = EdgeCore(_limits(settings))
+        self.admission = Admission(self, AdmissionPolicy(self.tenants, self.jwks, time.time))
         #: Set when the link's writer has something to do.
         self.link_wake = asyncio.Event()
-        #: Clients on their way in, and until when; oldest first.
-        self.handshakes: dict[ClientTransport, float] = {}
-        #: Connections by when their heartbeat is due.
-        self._rounds: list[set[Connection]] = [set() for _ in range(settings.heartbeat_s)]
-        #: Set once clients have caught up.
-        self._room = asyncio.Event()
-        #: A look at the buffers is due.
-        self._looking = False
-        #: Some that sent too fast are to have their turn.
-        self._turning = False
-        #: Rings when the next window of deltas ends.
+        self._transports: dict[Connection, ClientTransport] = {}
+        self._handshakes: dict[Handshake, ClientTransport] = {}
+        self._is_applying = False
+        self._congestion_over = asyncio.Event()
+        self._congestion_check: asyncio.TimerHandle | None = None
+        #: Calls `time_passed` of the core.
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = math.inf
+        self._appliers: dict[type, Callable[[Any], None]] = {
+            Close: self._close,
+            RejectConnection: self._reject_connection,
+            RejectHandshake: self._reject_handshake,
+            PauseReading: self._pause_reading,
+            ResumeReading: self._resume_reading,
+            Ping: self._ping,
+            VerifyToken: lambda effect: self.admission.verify(effect.connection, effect.frame),
+            ApplyPolicy: lambda effect: self.admission.apply(effect.policy),
+        }
 
-    # After each step of the core
+    @property
+    def is_stopping(self) -> bool:
+        """No further client is accepted."""
+        return self.core.sessions.is_draining
 
-    def settle(self) -> None:
-        """Do what the core asks for; to be called after every call of it, before the next await."""
+    # Steps
+
+    def step(self, act: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Run a call that may enter the core, then carry out its consequences. Steps may nest."""
+        act(*args, **kwargs)
+        self._apply()
+
+    def _apply(self) -> None:
+        """Carry out what the core has decided; see `trunkline_edge.core.edge`."""
         core = self.core
-        while core.dirty:
-            dirty = list(core.dirty)
-            core.dirty.clear()
-            self._write(dirty)
-        if core.policies or core.proofs.to_verify or core.proofs.renewed:
-            self.entrance.settle()
-        reading = core.reading
-        if reading.hold or reading.release:
-            for connection in reading.hold:
-                connection.socket.transport.pause_reading()
-            for connection in reading.release:
-                connection.socket.transport.resume_reading()
-            reading.hold.clear()
-            reading.release.clear()
-            if reading.has_resting and not self._turning:
-                self._turn_later()
+        if self._is_applying:
+            return
+        self._is_applying = True
+        try:
+            while core.dirty or core.effects:
+                while core.dirty:
+                    dirty = list(core.dirty)
+                    core.dirty.clear()
+                    for connection in dirty:
+                        self._write(connection)
+                effects = core.effects.copy()
+                core.effects.clear()
+                for effect in effects:
+                    self._appliers[type(effect)](effect)
+        finally:
+            self._is_applying = False
         if core.uplink.is_ready:
             self.link_wake.set()
         due = core.next_due
         if due is not None and due < self._alarm_at:
             self._set_alarm(due)
 
-    def _write(self, dirty: list[Connection]) -> None:
-        for connection in dirty:
-            line: ClientTransport = connection.socket
-            pending, connection.pending = connection.pending, []
-            data = pending[0] if len(pending) == 1 else b"".join(pending)
-            if connection.lags and connection.state is ConnectionState.OPEN:
-                # What gathers counts as if it were written.
-                lag_bytes = self._report(connection)
-                if lag_bytes + len(data) - self._exempt(connection, data) > self.settings.outbox_bytes:
-                    self.core.counts.took_back(line.frames_in(data))
-                    self._close_slow(connection)
-                    continue
-            closing = connection.closing
-            if closing is not None and line.refuse_by_http(connection.codec, closing):
-                continue
-            line.write(data if connection.standing is None else connection.marked(data))
-            if connection.lags and connection.state is ConnectionState.OPEN:
-                connection.exempt_bytes = self._exempt(connection, data)
-                self._report(connection)
-            elif connection.delivered is not None and not line.transport.is_closing():
-                # A client that has gone has not taken what was dropped just now.
-                self.core.taken(connection)
-            if closing is not None:
-                line.close(connection.codec.close_code(closing), closing.reason)
+    def _write(self, connection: Connection) -> None:
+        transport = self._transports[connection]
+        data = self.core.take_pending(connection, transport.buffered if connection.has_backlog else 0)
+        if data is None:
+            return
+        transport.write(data)
+        # A client that has gone has not taken what was just dropped.
+        if (connection.has_backlog or connection.delivery_reporter is not None) and not transport.is_closing:
+            self.core.written(connection, transport.buffered, len(data))
 
-    def _exempt(self, connection: Connection, data: bytes) -> int:
-        """What does not count as buffered: the largest piece that a client is still taking, or is given.
+    # Effects. The client may have gone meanwhile.
 
-        It is one that the outbox has hardly room for at all, such as a picture. Who takes its time over
-        that is not slow yet, and must not be closed by a small frame behind it.
-        """
-        large = len(data) if 2 * len(data) > self.settings.outbox_bytes else 0
-        return max(large, connection.exempt_bytes)
+    def _close(self, effect: Close) -> None:
+        if (transport := self._transports.get(effect.connection)) is not None:
+            transport.close(effect.connection.codec.close_code(effect.closing), effect.closing.reason)
 
-    def _report(self, connection: Connection) -> int:
-        lag_bytes: int = connection.socket.buffered + self.core.gathered_bytes(connection)
-        self.congestion.report(connection, lag_bytes)
-        return lag_bytes
+    def _reject_connection(self, effect: RejectConnection) -> None:
+        if (transport := self._transports.get(effect.connection)) is not None:
+            transport.reject_connection(effect.connection.codec, effect.closing, effect.data)
 
-    def _close_slow(self, connection: Connection) -> None:
-        """What is buffered stays in order; the close comes after it, or an abort if that is not read."""
-        self.congestion.gone(connection)
-        self.core.close_slow(connection)
+    def _reject_handshake(self, effect: RejectHandshake) -> None:
+        if (transport := self._handshakes.get(effect.handshake)) is not None:
+            transport.reject(effect.reason)
 
-    def caught_up(self, connection: Connection) -> None:
-        """A client that lagged has taken everything."""
-        connection.exempt_bytes = 0
-        self.congestion.report(connection, 0)
-        self.core.caught_up(connection)
-        self.core.taken(connection)
-        self.settle()
+    def _pause_reading(self, effect: PauseReading) -> None:
+        if (transport := self._transports.get(effect.connection)) is not None:
+            transport.pause_reading()
 
-    # Clients coming and going
+    def _resume_reading(self, effect: ResumeReading) -> None:
+        if (transport := self._transports.get(effect.connection)) is not None:
+            transport.resume_reading()
+
+    def _ping(self, effect: Ping) -> None:
+        if (transport := self._transports.get(effect.connection)) is not None:
+            transport.ping()
+
+    # Clients; see ConnectionHandler
 
     @property
     def takes_handshakes(self) -> bool:
-        """There is room for one more client on its way in."""
-        return len(self.handshakes) < self.settings.max_handshakes and not self.is_stopping
+        """Another client may begin its handshake."""
+        return self.core.handshakes.has_room and not self.is_stopping
 
-    def shaking(self, line: ClientTransport) -> None:
-        """A client began its handshake."""
-        self.handshakes[line] = time.monotonic() + self.settings.handshake_timeout_s
+    def begin_handshake(self, transport: ClientTransport) -> None:
+        """Start the deadline of a client's handshake."""
+        transport.handshake = self.core.handshakes.begin(time.monotonic())
+        self._handshakes[transport.handshake] = transport
 
-    def open(self, line: ClientTransport, wish: ConnectPlan) -> None:
-        """A client has said where to; the router is asked. Raises Refused where that is of no use."""
-        self._check_room()
-        self.entrance.enter(line, wish)
+    def end_handshake(self, transport: ClientTransport) -> None:
+        """Stop the deadline. Idempotent."""
+        handshake, transport.handshake = transport.handshake, None
+        if handshake is not None:
+            self.core.handshakes.end(handshake)
+            del self._handshakes[handshake]
 
-    def _check_room(self) -> None:
-        """Raises Refused where no more clients are taken."""
-        if self.is_stopping:
-            raise catalogue.RESTARTING.refused()
-        if len(self.core.connections) >= self.settings.max_connections:
-            raise catalogue.OVERLOADED.refused(problem="the edge has as many connections as it may have")
-
-    def _admitted(
-        self,
-        line: ClientTransport,
-        wish: ConnectPlan,
-        bearer: Principal | None,
-        pace: TenantRateLimiter | None,
-    ) -> None:
-        """A client may come in as far as the edge can tell. Raises Refused."""
-        # Some time may have passed since it was looked at first.
-        self._check_room()
-        opened = wish.opened
-        opened.connection_id = f"c{secrets.token_hex(12)}"
-        opened.remote_ip = line.remote_ip
-        opened.forwarded = line.is_forwarded
-        opened.opened_at.GetCurrentTime()
-        rollup_ms = self.settings.rollup_ms if wish.rollup_ms is None else wish.rollup_ms
-        own_pace = ConnectionRateLimiter(pace) if pace is not None else None
-        connection = self.core.open(line, wish.codec, opened, rollup_ms, own_pace)
-        connection.bearer = bearer
-        connection.lags = line.buffered > 0
-        line.connection = connection
-        self._rounds[connection.number % len(self._rounds)].add(connection)
-        line.admitted(pace.frame_bytes if pace is not None else self.settings.frame_bytes)
-
-    def gone(self, connection: Connection, cause: str = CLIENT_LOST) -> None:
-        """A client's socket is gone; `cause` is how the client ended it."""
-        self._rounds[connection.number % len(self._rounds)].discard(connection)
-        self.congestion.gone(connection)
-        self.core.gone(connection, cause)
-        self.settle()
-
-    def when_known(self, line: ClientTransport, then: Callable[[], None]) -> None:
-        """See Host."""
-        self.entrance.when_known(line, then)
+    def when_tenants_known(self, transport: ClientTransport, then: Callable[[], None]) -> None:
+        """See Admission."""
+        self.admission.when_tenants_known(transport, then)
 
     def allows_origin(self, tenant: str, origin: str) -> str:
-        """See Host."""
-        return self.entrance.admission.allowed_origin(tenant, origin)
+        """See AdmissionPolicy."""
+        return self.admission.policy.allowed_origin(tenant, origin)
+
+    def connect(self, transport: ClientTransport, plan: ConnectPlan) -> None:
+        """Admit a client and ask the router to accept it. Raises Refused; may also reject it later."""
+        self.core.sessions.check_capacity()
+        self.admission.connect(transport, plan)
+
+    def admit(
+        self,
+        transport: ClientTransport,
+        plan: ConnectPlan,
+        principal: Principal | None,
+        limiter: TenantRateLimiter | None,
+    ) -> None:
+        """See AdmittingRuntime."""
+        opened = plan.opened
+        opened.connection_id = f"c{secrets.token_hex(12)}"
+        opened.remote_ip = transport.remote_ip
+        opened.forwarded = transport.is_forwarded
+        opened.opened_at.GetCurrentTime()
+        rollup_ms = self.settings.rollup_ms if plan.rollup_ms is None else plan.rollup_ms
+        own_limiter = ConnectionRateLimiter(limiter) if limiter is not None else None
+        connection = self.core.sessions.open(plan.codec, opened, rollup_ms, own_limiter, principal)
+        self._transports[connection] = transport
+        transport.connection = connection
+        if transport.handshake is not None:
+            transport.handshake.connection = connection
+        if transport.buffered:
+            self.core.backpressure.write_buffered(connection)
+        transport.admitted(limiter.frame_bytes if limiter is not None else self.settings.frame_bytes)
+
+    def gone(self, connection: Connection, cause: str = CLIENT_LOST) -> None:
+        """Remove a connection whose socket is gone; `cause` is how the client ended it."""
+        self._transports.pop(connection, None)
+        self.step(self.core.gone, connection, cause)
 
     # The link
 
     def linked(self) -> None:
-        """A link is up."""
+        """Declare everything on a new link."""
         self.tenants.begin_sync()
-        self.core.linked()
-
-    async def room(self) -> None:
-        """Wait while clients together take less than comes; until then nothing is read off the link."""
-        while self.congestion.is_congested:
-            self._room.clear()
-            if not self._looking:
-                self._look_later()
-            await self._room.wait()
+        self.step(self.core.linked)
 
     def link_received(self, batch: LinkResponse) -> None:
-        """A batch came from the router. Raises KeyError where it names an unknown topic."""
-        self.core.link_received(batch, asyncio.get_running_loop().time())
-        self.settle()
+        """Handle a batch from the router. Raises KeyError if it names an unknown topic."""
+        self.step(self.core.link_received, batch, asyncio.get_running_loop().time())
 
     def link_lost(self) -> None:
-        """The link broke."""
-        self.core.link_lost()
-        self.settle()
+        """Keep everything for the next link."""
+        self.step(self.core.link_lost)
 
-    def _look_later(self) -> None:
-        self._looking = True
-        asyncio.get_running_loop().call_later(CONGESTED_TICK_S, self._look)
+    # Congestion
 
-    def _measure(self) -> None:
-        for connection in self.congestion.lagging:
-            self._report(connection)
+    async def congestion_over(self) -> None:
+        """Wait while the clients together are too slow; until then nothing is read from the link."""
+        while self.core.backpressure.is_congested:
+            self._congestion_over.clear()
+            if self._congestion_check is None:
+                self._check_congestion_later()
+            await self._congestion_over.wait()
 
-    def _look(self) -> None:
-        """Congested: see whether clients have caught up, and close those that take nothing."""
-        self._looking = False
-        congestion = self.congestion
-        self._measure()
-        if congestion.is_congested:
-            for connection in congestion.stalled(time.monotonic()):
-                self._close_slow(connection)
-            self.settle()
-        if congestion.is_congested:
-            self._look_later()
+    def _check_congestion_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._congestion_check = loop.call_later(SHORT_TICK_S, self._check_congestion)
+
+    def _check_congestion(self) -> None:
+        backpressure = self.core.backpressure
+        self._congestion_check = None
+        backpressure.measure(self._buffered)
+        self.step(backpressure.close_stalled, time.monotonic())
+        if backpressure.is_congested:
+            self._check_congestion_later()
         else:
-            congestion.eased()
-            self._room.set()
+            self._congestion_over.set()
+
+    def _buffered(self, connection: Connection) -> int:
+        return self._transports[connection].buffered
 
     # Time
 
@@ -269,71 +268,55 @@ class EdgeRuntime:
         if self._alarm is not None:
             self._alarm.cancel()
         self._alarm_at = due
-        self._alarm = asyncio.get_running_loop().call_at(due, self._rang)
+        self._alarm = asyncio.get_running_loop().call_at(due, self._ring)
 
-    def _rang(self) -> None:
-        """A window of deltas is over."""
+    def _ring(self) -> None:
         due, self._alarm_at, self._alarm = self._alarm_at, math.inf, None
         # The loop's timers may be early by its clock's resolution.
-        self.core.flush_due(max(due, asyncio.get_running_loop().time()))
-        self.settle()
-
-    def _turn_later(self) -> None:
-        self._turning = True
-        asyncio.get_running_loop().call_later(1 / TURNS_PER_S, self._turn)
-
-    def _turn(self) -> None:
-        """Some that sent too fast have rested."""
-        self._turning = False
-        self.core.rested(asyncio.get_running_loop().time())
-        self.settle()
-        if self.core.reading.has_resting and not self._turning:
-            self._turn_later()
+        self.step(self.core.time_passed, max(due, asyncio.get_running_loop().time()))
 
     async def run(self) -> None:
         """Watch the time; returns only by being cancelled."""
-        turn = 0
         while True:
             await asyncio.sleep(TICK_S)
-            turn = (turn + 1) % len(self._rounds)
-            for connection in self.core.heartbeat(list(self._rounds[turn])):
-                connection.socket.ping()
-                self.core.beat(connection)
-            self.entrance.tick()
-            self._end_handshakes(time.monotonic())
-            self._measure()
-            self.settle()
+            self.step(self.core.tick, time.monotonic(), time.time())
+            self.admission.forget_gone()
+            self.core.backpressure.measure(self._buffered)
 
-    def _end_handshakes(self, now: float) -> None:
-        for line, deadline in list(self.handshakes.items()):
-            if deadline > now:
-                break
-            del self.handshakes[line]
-            limit = f"{self.settings.handshake_timeout_s:g}"
-            reason = catalogue.HANDSHAKE_TIMEOUT.refused(limit_s=limit)
-            if not self.core.uplink.is_up:
-                reason = catalogue.ROUTER_UNAVAILABLE.refused()
-            if line.connection is None:
-                line.refuse(reason)
-            else:
-                self.core.close(line.connection, reason)
+    # Stopping
 
     async def close_all(self) -> None:
         """Close every client with RESTARTING, spread over the drain time; returns once they are gone.
 
         Bounded by the drain time and the time for a closing handshake.
         """
-        self.is_stopping = True
-        reason = catalogue.RESTARTING.refused()
+        self.core.sessions.is_draining = True
         connections = list(self.core.connections.values())
-        steps = max(1, round(self.settings.drain_s / CONGESTED_TICK_S))
-        share = -(-len(connections) // steps)
-        for start in range(0, len(connections), share or 1):
-            for connection in connections[start : start + share]:
-                self.core.close(connection, reason)
-            self.settle()
-            await asyncio.sleep(CONGESTED_TICK_S)
-        for _ in range(round(CLOSE_WAIT_S / CONGESTED_TICK_S)):
+        batches = max(1, round(self.settings.drain_s / SHORT_TICK_S))
+        size = -(-len(connections) // batches)
+        for start in range(0, len(connections), size or 1):
+            self.step(self._close_restarting, connections[start : start + size])
+            await asyncio.sleep(SHORT_TICK_S)
+        for _ in range(round(CLOSE_WAIT_S / SHORT_TICK_S)):
             if not self.core.connections:
                 break
-            await asyncio.sleep(CONGESTED_TICK_S)
+            await asyncio.sleep(SHORT_TICK_S)
+
+    def _close_restarting(self, connections: list[Connection]) -> None:
+        for connection in connections:
+            self.core.sessions.close(connection, catalogue.RESTARTING.refused())
+
+
+def _limits(settings: EdgeSettings) -> EdgeLimits:
+    return EdgeLimits(
+        frame_bytes=settings.frame_bytes,
+        unanswered=settings.unanswered,
+        link_window=settings.link_window,
+        heartbeat_s=settings.heartbeat_s,
+        max_connections=settings.max_connections,
+        max_handshakes=settings.max_handshakes,
+        handshake_timeout_s=settings.handshake_timeout_s,
+        outbox_bytes=settings.outbox_bytes,
+        outbox_total_bytes=settings.outbox_total_bytes,
+        stall_s=STALL_S,
+    )

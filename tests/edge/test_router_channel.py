@@ -58,7 +58,9 @@ async def test_calls_show_the_link_key_and_the_certificate_that_there_is_now(
     credentials = grpc.ssl_server_credentials([pair], ours.ca.read_bytes(), require_client_auth=True)
     port = server.add_secure_port("127.0.0.1:0", credentials)
     await server.start()
-    calls = RouterClient(f"127.0.0.1:{port}", RouterChannelFactory.of(settings(ours, link_key=KEY)))
+    calls = RouterClient(
+        f"127.0.0.1:{port}", RouterChannelFactory.from_settings(settings(ours, link_key=KEY))
+    )
     try:
         async with asyncio.timeout(PATIENCE_S):
             await calls.unary(STATS, GetStatsRequest())
@@ -76,7 +78,7 @@ async def test_calls_show_the_link_key_and_the_certificate_that_there_is_now(
 
 
 def test_without_settings_the_way_is_in_plain_text_and_nothing_is_shown() -> None:
-    way = RouterChannelFactory.of(EdgeSettings())
+    way = RouterChannelFactory.from_settings(EdgeSettings())
     assert not way.is_encrypted
     assert way.metadata == ()
 
@@ -84,7 +86,7 @@ def test_without_settings_the_way_is_in_plain_text_and_nothing_is_shown() -> Non
 @pytest.mark.parametrize("missing", ["router_cert", "router_key"])
 def test_half_of_a_pair_is_refused(tmp_path: Path, missing: str) -> None:
     with pytest.raises(StartError, match="set both"):
-        RouterChannelFactory.of(settings(Certificates(tmp_path), **{missing: None}))
+        RouterChannelFactory.from_settings(settings(Certificates(tmp_path), **{missing: None}))
 
 
 def test_files_that_are_of_no_use_are_refused_by_their_names(tmp_path: Path) -> None:
@@ -92,4 +94,4 @@ def test_files_that_are_of_no_use_are_refused_by_their_names(tmp_path: Path) -> 
     rubbish.write_text("rubbish")
     for name in ("router_ca", "router_cert", "router_key"):
         with pytest.raises(StartError, match=r"rubbish.*TRUNKLINE_ROUTER_CA"):
-            RouterChannelFactory.of(settings(ours, **{name: rubbish}))
+            RouterChannelFactory.from_settings(settings(ours, **{name: rubbish}))

@@ -75,12 +75,12 @@ class Client:
     @property
     def is_open(self) -> bool:
         """It may send."""
-        return self.connection.state is ConnectionState.OPEN and not self.connection.held
+        return self.connection.state is ConnectionState.OPEN and not self.connection.reading_paused
 
     def send(self, frame: ClientFrame) -> None:
         """Send a frame, if that may be; a request without an id gets one."""
         if self.is_open:
-            self.edge.core.received(self.connection, self.payload(frame))
+            self.edge.core.client_frames.received(self.connection, self.payload(frame))
 
     def payload(self, frame: ClientFrame) -> bytes:
         """A frame as it is sent, noted where it will be answered."""
@@ -96,10 +96,15 @@ class Client:
         while self.unanswered and self.is_open:
             self.send(self.unanswered.pop(0))
 
+    def take_pending(self) -> bytes:
+        """Take what the core has for the socket."""
+        data = self.edge.core.take_pending(self.connection, buffered=0)
+        assert data is not None, "closed as slow"
+        return data
+
     def take(self) -> None:
         """Read what was written."""
-        data, self.connection.pending = b"".join(self.connection.pending), []
-        for each in parsed(data):
+        for each in parsed(self.take_pending()):
             frame = ServerFrame.FromString(bytes(each.data))
             kind = frame.WhichOneof("frame") or ""
             assert not self.closed_for, f"{kind} after closing"

@@ -51,7 +51,7 @@ class ShownClient(Client):
         if self.is_open:
             said = b"" if frame is None else self.payload(frame)
             self.asks_for = WAYS[word]
-            self.edge.core.received(self.connection, word + said)
+            self.edge.core.client_frames.received(self.connection, word + said)
             self.take()
             self.replies = self.asks_for
             if self.replies is StreamingMode.SNAPSHOTS:
@@ -59,8 +59,7 @@ class ShownClient(Client):
 
     def take(self) -> None:
         """Read what was written."""
-        data, self.connection.pending = b"".join(self.connection.pending), []
-        for each in parsed(data):
+        for each in parsed(self.take_pending()):
             payload = bytes(each.data)
             assert payload, "an empty frame"
             if payload in WAYS:

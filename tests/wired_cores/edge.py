@@ -9,6 +9,7 @@ from trunkline.v1 import catalogue
 from trunkline.v1.address_pb2 import TopicPosition
 from trunkline.v1.edge_service_pb2 import ConnectionOpened, LinkHello, LinkRequest, LinkResponse
 from trunkline_edge.core.edge import EdgeCore
+from trunkline_edge.core.effects import RejectConnection
 from trunkline_edge.core.limits import EdgeLimits
 from trunkline_edge.dialects.codec import StreamingMode
 from trunkline_router.core.directory.connections import Link
@@ -36,18 +37,22 @@ class EdgeSide:
         self.to_edge: deque[LinkResponse] = deque()
 
     def settle(self) -> None:
-        """Write to sockets, as the shell does after each step; clients read."""
-        while self.core.dirty:
+        """Write to sockets, as the runtime does after each step; clients read."""
+        while self.core.dirty or self.core.effects:
             for connection in list(self.core.dirty):
                 self.clients[connection.number].take()
-                if not connection.lags:
-                    self.core.taken(connection)
+                self.core.written(connection, buffered=0, size=0)
             self.core.dirty.clear()
+            self._carry_out_effects()
             for client in self.clients.values():
                 client.retry()
-        self.core.policies.clear()
-        self.core.reading.hold.clear()
-        self.core.reading.release.clear()
+
+    def _carry_out_effects(self) -> None:
+        for effect in self.core.effects:
+            if isinstance(effect, RejectConnection):
+                effect.connection.pending.append(effect.data)
+                self.clients[effect.connection.number].take()
+        self.core.effects.clear()
 
     def connect(self, user: str, rollup_ms: int, before: Client | None = None) -> Client:
         """A client connects, perhaps to go on where it was before."""
@@ -57,7 +62,7 @@ class EdgeSide:
         wish = ConnectionOpened(address=group("home"), user=user, remote_ip="127.0.0.1", connection_id="c")
         if resume:
             wish.resume.positions.extend(resume)
-        connection = self.core.open(object(), PROTO, wish, rollup_ms)
+        connection = self.core.sessions.open(PROTO, wish, rollup_ms)
         client = self.clients[connection.number] = Client(self.world, self, connection, user, before)
         return client
 
@@ -69,7 +74,7 @@ class EdgeSide:
         wish = ConnectionOpened(address=group("home"), user=user, remote_ip="127.0.0.1", connection_id="c")
         wish.echo = True
         wish.resume.delivered = bool(user and before)
-        connection = self.core.open(object(), codec, wish, rollup_ms)
+        connection = self.core.sessions.open(codec, wish, rollup_ms)
         client = self.clients[connection.number] = ShownClient(self.world, self, connection, user, before)
         return client
 
@@ -77,7 +82,7 @@ class EdgeSide:
         """A heartbeat is due."""
         for client in self.clients.values():
             if not client.is_gone:
-                self.core.beat(client.connection)
+                self.core.sessions.send_heartbeat(client.connection)
 
     def relink(self) -> None:
         """The edge links again."""
@@ -111,7 +116,7 @@ class EdgeSide:
         self.to_edge += got
         if got:
             self.world.router.link_drained(self.link)
-        self.core.drained()
+        self.core.batch_sent()
         return bool(sent or got)
 
     def arrive_up(self) -> bool:
@@ -128,7 +133,7 @@ class EdgeSide:
         batch = self.to_edge.popleft()
         self.core.link_received(batch, self.world.now)
         if batch.entries:
-            self.core.dealt_with(1)
+            self.core.batch_delivered(1)
         return True
 
     def ring(self) -> bool:
@@ -136,12 +141,12 @@ class EdgeSide:
         due = self.core.next_due
         if due is None or due > self.world.now:
             return False
-        self.core.flush_due(self.world.now)
+        self.core.time_passed(self.world.now)
         return True
 
     def drain(self) -> None:
         """All sockets have taken all that was written."""
         for client in self.clients.values():
-            if client.connection.lags and not client.is_gone:
-                self.core.caught_up(client.connection)
-                self.core.taken(client.connection)
+            if client.connection.has_backlog and not client.is_gone:
+                self.core.backpressure.caught_up(client.connection)
+                self.core.sessions.report_delivery(client.connection)

@@ -51,8 +51,7 @@ class Listener(Client):
 
     def take(self) -> None:
         """Read what was written, as the shell writes it."""
-        data, self.connection.pending = b"".join(self.connection.pending), []
-        for event in self.reader.feed(self.connection.marked(data)):
+        for event in self.reader.feed(self.take_pending()):
             frame = ServerFrame.FromString(bytes.fromhex(event.data))
             assert not self.closed_for, f"{event.type} after closing"
             self._told(event.type, getattr(frame, event.type))
@@ -71,7 +70,7 @@ def listen(edge: EdgeSide, user: str, rollup_ms: int, before: Listener | None = 
     headers = {LAST_EVENT_ID: before.reader.last_id} if before and before.reader.last_id else {}
     opened = connect(ConnectRequest({}, query, headers, None, TenantPolicies())).opened
     opened.connection_id, opened.remote_ip = "c", "127.0.0.1"
-    connection = edge.core.open(object(), HEX, opened, rollup_ms)
+    connection = edge.core.sessions.open(HEX, opened, rollup_ms)
     client = Listener(edge.world, edge, connection, user, before)
     edge.clients[connection.number] = client
     return client

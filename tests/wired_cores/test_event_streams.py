@@ -63,9 +63,9 @@ def perform(world: World, operation: str, pick: int) -> None:
         case "come":
             come_again(world, one, pick // 8)
         case "stall":
-            one.connection.lags = True
-        case "slow" if one.connection.lags:
-            one.edge.core.close_slow(one.connection)
+            one.connection.has_backlog = True
+        case "slow" if one.connection.has_backlog:
+            one.edge.core.backpressure.close_slow(one.connection)
     world.settle()
 
 

@@ -149,9 +149,9 @@ def of_client(client: Client, operation: str, pick: int, name: str) -> None:
         case "read" | "delivered":
             receipt(client, operation, pick, name)
         case "stall":
-            client.connection.lags = True
-        case "slow" if client.connection.lags:
-            client.edge.core.close_slow(client.connection)
+            client.connection.has_backlog = True
+        case "slow" if client.connection.has_backlog:
+            client.edge.core.backpressure.close_slow(client.connection)
 
 
 def subscribe(client: Client, name: str) -> None:

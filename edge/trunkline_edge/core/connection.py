@@ -1,12 +1,13 @@
-"""One client, as the edge knows it."""
+"""State of one client connection."""
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from sys import intern
+from typing import Protocol
 
-from trunkline.v1.edge_service_pb2 import ConnectionGranted
-from trunkline.v1.frame_pb2 import ClientFrame, ClosingFrame
+from trunkline.v1.edge_service_pb2 import ConnectionGranted, ConnectionOpened
+from trunkline.v1.frame_pb2 import ClientFrame
 from trunkline.v1.message_pb2 import Message
 
 from trunkline_edge.core.delivery_receipts import DeliveryReporter
@@ -15,118 +16,124 @@ from trunkline_edge.core.rate_limits import ConnectionRateLimiter
 from trunkline_edge.core.resume_cursor import ResumeCursor
 from trunkline_edge.dialects.codec import Codec
 
-if TYPE_CHECKING:
-    from trunkline_edge.core.subscribers import SubscriberGroup
-    from trunkline_edge.core.topic import SubscribedTopic
-
 
 class ConnectionState(Enum):
-    """How far a connection has come."""
+    """Lifecycle of a connection."""
 
-    #: The router has not answered yet; nothing was written, not even the handshake's response.
+    #: The router has not answered. Nothing was written, not even the response to the handshake.
     OPENING = 0
     OPEN = 1
-    #: Its last frame is on its way; what still comes for it is dropped.
+    #: The closing frame is pending or written; frames for the connection are dropped.
     CLOSING = 2
+
+
+class Authenticated(Protocol):
+    """A verified token, as far as the core depends on it."""
+
+    @property
+    def key(self) -> str:
+        """Identity of the key that verified the token."""
+
+    @property
+    def expires_at_s(self) -> float | None:
+        """Wall-clock time of expiry; None if the token does not expire."""
 
 
 class Connection:
     """One client.
 
-    `pending` holds WebSocket frames in order until the shell writes them, all with one call, at the
-    end of the step that added them. `unanswered` holds the requests that the router has not answered,
-    in the order sent, to be sent again on a new link.
+    `pending` holds encoded frames in order until the end of the step that added them; all are written with
+    one call. `unanswered` holds the requests that the router has not answered, in the order sent; they are
+    sent again on a new link.
     """
 
     __slots__ = (
-        "bearer",
-        "closing",
+        "buffered_input",
         "codec",
-        "delivered",
-        "early",
-        "exempt_bytes",
-        "goes_on",
-        "held",
-        "lags",
+        "connection_id",
+        "delivery_reporter",
+        "has_backlog",
+        "last_delta",
+        "missed_heartbeats",
         "number",
         "opened",
-        "pace",
+        "oversize_bytes",
         "pending",
-        "proof",
+        "pending_token",
+        "principal",
+        "rate_limiter",
+        "reading_paused",
+        "resume_cursor",
         "rollup_ms",
-        "silent_rounds",
         "snapshots",
-        "socket",
-        "standing",
         "state",
-        "topics",
+        "tenant",
         "unanswered",
         "unanswered_bytes",
     )
 
     def __init__(
         self,
-        number: int,
-        socket: Any,
+        opened: ConnectionOpened,
         codec: Codec,
-        opened: bytes,
         rollup_ms: int,
-        pace: ConnectionRateLimiter | None = None,
+        rate_limiter: ConnectionRateLimiter | None = None,
+        principal: Authenticated | None = None,
     ) -> None:
-        self.number = number
-        #: The shell's; the core only hands it back.
-        self.socket = socket
+        """`opened.connection` is the number; `rate_limiter` None sets no limit."""
+        self.number: int = opened.connection
+        self.connection_id = opened.connection_id
+        self.tenant = intern(opened.address.tenant)
+        #: The serialized ConnectionOpened, sent on each new link.
+        self.opened = opened.SerializeToString()
         self.codec = codec
-        #: The serialized ConnectionOpened, with which it is made known on each new link.
-        self.opened = opened
-        #: The window in which deltas are joined for it; 0 for none.
+        #: Window in which deltas are joined; 0 for none.
         self.rollup_ms = rollup_ms
-        #: What it may send; None for what it likes.
-        self.pace = pace
-        #: The shell's: who the client is by its token; None where it has shown none.
-        self.bearer: Any = None
-        #: Another token's, while the router has not answered, and what the router was told of it.
-        self.proof: tuple[Any, ConnectionGranted] | None = None
+        self.rate_limiter = rate_limiter
+        #: None if the client connected without a token.
+        self.principal = principal
+        #: A new token with its grants, until the router answers.
+        self.pending_token: tuple[Authenticated, ConnectionGranted] | None = None
         self.state = ConnectionState.OPENING
-        self.closing: ClosingFrame | None = None
-        #: What it hears, and among whom.
-        self.topics: dict[SubscribedTopic, SubscriberGroup] = {}
         self.pending: list[bytes] = []
-        #: By id: the frame and its size.
+        #: Request and its size, by id.
         self.unanswered: dict[str, tuple[ClientFrame, int]] = {}
         self.unanswered_bytes = 0
-        #: Nothing is read from the socket for now.
-        self.held = False
-        #: Sent right after a `resume` frame, before the router has answered, or together with what was too
-        #: much; nothing more is read then, so it is no more than what one read of the socket brings.
-        self.early: list[tuple[bytes, bool]] = []
-        #: Open messages it was sent while arriving, each with its serialized address; without parts where
-        #: its codec is told deltas. None while it does not arrive.
+        self.reading_paused = False
+        #: Frames read before the router answered, or in the same read as a frame over the rate limit.
+        #: Reading is paused meanwhile, so one read of the socket bounds them.
+        self.buffered_input: list[tuple[bytes, bool]] = []
+        #: Open messages replayed before the connection is subscribed, each with its serialized address, and
+        #: without parts if the codec streams deltas. None while no replay is under way.
         self.snapshots: list[tuple[bytes, Message]] | None = None
-        #: For codecs that mark it, from `connected` on.
-        self.standing: ResumeCursor | None = None
-        #: For codecs whose clients do not say it themselves.
-        self.delivered = DeliveryReporter() if codec.reports_delivery else None
-        #: Where the delta or open message that it was sent last ends.
-        self.goes_on: DeltaIndex | None = None
-        #: Set by the shell while something is buffered that the client has not taken: deltas gather.
-        self.lags = False
-        #: The shell's: bytes of a piece, large by itself, that the client is still taking.
-        self.exempt_bytes = 0
-        #: Rounds of heartbeats since bytes arrived, whereupon the shell sets it to 0.
-        self.silent_rounds = 0
+        #: Set with `connected` if the codec sends cursors.
+        self.resume_cursor: ResumeCursor | None = None
+        #: Set if the codec's clients send no `delivered` frames.
+        self.delivery_reporter = DeliveryReporter() if codec.reports_delivery else None
+        #: End of the delta or open message that was sent last.
+        self.last_delta: DeltaIndex | None = None
+        #: The socket buffers bytes that the client has not taken; deltas gather meanwhile.
+        self.has_backlog = False
+        #: See Backpressure.
+        self.oversize_bytes = 0
+        #: Heartbeats since bytes were last received.
+        self.missed_heartbeats = 0
 
     @property
-    def is_arriving(self) -> bool:
-        """Connected or subscribed, and not joined yet: what was missed is still coming."""
+    def is_replaying(self) -> bool:
+        """The connection has connected or subscribed, and its missed entries are still arriving."""
         return self.snapshots is not None
 
-    def marked(self, data: bytes) -> bytes:
-        """What is to be written, with where the client then stands where that is marked and is news."""
-        if self.standing is None or not data:
+    def parse_opened(self) -> ConnectionOpened:
+        """Return the ConnectionOpened, parsed; not for the hot path."""
+        return ConnectionOpened.FromString(self.opened)
+
+    def with_cursor(self, data: bytes) -> bytes:
+        """Return `data`, plus a resume cursor if the codec uses one and it moved."""
+        if self.resume_cursor is None or not data:
             return data
-        marks = self.standing.news(self.topics)
-        return self.codec.with_cursor(data, marks) if marks else data
+        words = self.resume_cursor.take_update()
+        return self.codec.with_cursor(data, words) if words else data
 
     def __repr__(self) -> str:
-        return f"<Connection {self.number} {self.state.name}, {len(self.topics)} topics>"
+        return f"<Connection {self.number} {self.state.name}>"

@@ -1,65 +1,62 @@
-"""How far a client has been given its topics, told to the router on behalf of one that does not say it."""
+"""Delivery receipts, sent to the router on behalf of clients that do not send `delivered` themselves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from trunkline.v1 import catalogue
 from trunkline.v1.frame_pb2 import ErrorFrame
 
+from trunkline_edge.core.topic_head import TopicHead
 from trunkline_edge.core.uplink import Uplink
 
-if TYPE_CHECKING:
-    from trunkline_edge.core.topic import SubscribedTopic
-
-#: Why the router does not take it: the log was begun anew, or the topic was left meanwhile.
-_NOT_TAKEN = frozenset({catalogue.CURSOR_MISMATCH.code, catalogue.NOT_SUBSCRIBED.code})
+#: The router rejects a receipt if the log's epoch changed or the client has left the topic.
+_REJECTIONS = frozenset({catalogue.CURSOR_MISMATCH.code, catalogue.NOT_SUBSCRIBED.code})
 
 
 class DeliveryReporter:
-    """What the router was told of one client."""
+    """Reports how far one client has received its topics, each position once per link."""
 
-    __slots__ = ("_is_refused", "_told")
+    __slots__ = ("_reported", "_was_rejected")
 
     def __init__(self) -> None:
-        #: Epoch and seq of each topic.
-        self._told: dict[SubscribedTopic, tuple[str, int]] = {}
-        self._is_refused = False
+        #: Epoch and seq by topic.
+        self._reported: dict[TopicHead, tuple[str, int]] = {}
+        self._was_rejected = False
 
-    def tell(self, number: int, topics: Iterable[SubscribedTopic], uplink: Uplink) -> None:
-        """The connection of this number has taken all that it was written in these topics: tell what is news.
+    def report(self, number: int, heads: Iterable[TopicHead], uplink: Uplink) -> None:
+        """Report new positions of connection `number`, which has taken everything written to it.
 
-        Where the uplink has no room that is for later: after what is written next, or a heartbeat.
+        While the uplink is full nothing is reported; the next write or heartbeat tries again.
         """
         if not uplink.is_up or uplink.is_full:
             return
-        for topic in topics:
-            position = topic.epoch, topic.seq
-            if topic.seq and self._told.get(topic) != position:
-                self._told[topic] = position
-                entry = uplink.add(len(topic.address) + len(topic.epoch)).frame
+        for head in heads:
+            position = head.epoch, head.seq
+            if head.seq and self._reported.get(head) != position:
+                self._reported[head] = position
+                entry = uplink.add(len(head.address) + len(head.epoch)).frame
                 entry.connection = number
                 delivered = entry.frame.delivered
                 delivered.position.epoch, delivered.position.seq = position
-                delivered.address.MergeFromString(topic.address)
+                delivered.address.MergeFromString(head.address)
 
-    def refuses(self, error: ErrorFrame) -> bool:
-        """Whether an error answers what was told here, which is of no concern to the client."""
-        is_refusal = not error.id and error.code in _NOT_TAKEN
-        self._is_refused |= is_refusal
-        return is_refusal
+    def absorb_rejection(self, error: ErrorFrame) -> bool:
+        """Return True if an error rejects a receipt and must not reach the client."""
+        is_rejection = not error.id and error.code in _REJECTIONS
+        self._was_rejected |= is_rejection
+        return is_rejection
 
-    def beat(self) -> None:
-        """A heartbeat: what was refused, whichever it was, may be taken now."""
-        if self._is_refused:
+    def retry_rejected(self) -> None:
+        """Report every position again if a receipt was rejected, whichever it was; call at each heartbeat."""
+        if self._was_rejected:
             self.link_lost()
 
     def link_lost(self) -> None:
-        """What was on its way may not have come through: all of it is news again."""
-        self._told.clear()
-        self._is_refused = False
+        """Report every position again on the next link: receipts in flight may be lost."""
+        self._reported.clear()
+        self._was_rejected = False
 
-    def left(self, topic: SubscribedTopic) -> None:
-        """The client does not hear the topic any longer."""
-        self._told.pop(topic, None)
+    def forget(self, head: TopicHead) -> None:
+        """Drop a topic that the client has left."""
+        self._reported.pop(head, None)

@@ -1,4 +1,4 @@
-"""Deltas of open messages: joined where they go on from each other, and encoded for many at once."""
+"""Deltas of open messages: joined if adjacent, and encoded once for many subscribers."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from itertools import pairwise
 
 from trunkline.v1.frame_pb2 import DeltaFrame, ServerFrame
 
-from trunkline_edge.core.encoding import encoded
+from trunkline_edge.core.encoding import encode_frame
 from trunkline_edge.core.stream_snapshots import StreamSnapshots
 from trunkline_edge.dialects.codec import Codec
 
-#: No frame is joined beyond this size, which any client takes.
+#: Largest joined frame; every client accepts this size.
 MAX_JOINED_BYTES = 64 * 1024
 
-#: What can be joined with more of its own kind; anything else is a frame of its own.
+#: Kinds of content that can be joined; anything else is a frame of its own.
 _JOINABLE = frozenset({"text", "reasoning"})
 
-#: Where something in an open message begins or ends: the message's id and the index of a delta.
+#: A point in an open message: its id and the index of a delta.
 DeltaIndex = tuple[str, int]
 
 
 class DeltaRange:
-    """One delta or several joined ones: those from `index` up to, and without, `next_index`.
+    """Adjacent deltas of one message: from `index` up to, not including, `next_index`.
 
-    `content` is a string where `kind` is text or reasoning, else a DeltaFrame as it came. `before` is
-    how many bytes of deltas the topic has had earlier, so that two of them tell what lies between.
+    `content` is a string if `kind` is text or reasoning, else a DeltaFrame. `before` is the total of delta
+    bytes in the topic before this one, so the difference of two ranges is the bytes between them.
     """
 
     __slots__ = ("before", "content", "index", "kind", "message_id", "next_index", "size")
@@ -50,27 +50,27 @@ class DeltaRange:
 
 
 def delta_range(delta: DeltaFrame, count: int, before: int) -> DeltaRange:
-    """What the router published: `count` deltas in one frame."""
+    """Return the range of a published frame that carries `count` deltas."""
     kind = delta.WhichOneof("content") or ""
     content: str | DeltaFrame
     if kind in _JOINABLE:
         content = getattr(delta, kind)
     else:
-        # A copy, for the original holds on to the whole batch that it came in.
+        # A copy: the original keeps its whole batch alive.
         content = DeltaFrame()
         content.CopyFrom(delta)
     index = delta.index
     return DeltaRange(delta.message_id, index, index + count, kind, content, delta.ByteSize(), before)
 
 
-def joined(additions: Sequence[DeltaRange]) -> Sequence[DeltaRange]:
-    """The same in as few frames as may be. Each message's order is kept; messages move past each other."""
-    if len(additions) == 1:
-        return additions
+def join_ranges(ranges: Sequence[DeltaRange]) -> Sequence[DeltaRange]:
+    """Join adjacent ranges of each message. Order within a message is kept; messages may pass each other."""
+    if len(ranges) == 1:
+        return ranges
     groups: list[list[DeltaRange]] = []
     last: dict[str, list[DeltaRange]] = {}
     sizes: dict[str, int] = {}
-    for one in additions:
+    for one in ranges:
         group = last.get(one.message_id)
         size = one.size
         if group is not None and _fits(group[-1], one) and sizes[one.message_id] + size <= MAX_JOINED_BYTES:
@@ -80,14 +80,14 @@ def joined(additions: Sequence[DeltaRange]) -> Sequence[DeltaRange]:
             group = last[one.message_id] = [one]
             sizes[one.message_id] = size
             groups.append(group)
-    return [group[0] if len(group) == 1 else _one(group) for group in groups]
+    return [group[0] if len(group) == 1 else _join_group(group) for group in groups]
 
 
 def _fits(before: DeltaRange, after: DeltaRange) -> bool:
     return before.kind == after.kind and before.next_index == after.index and before.kind in _JOINABLE
 
 
-def _one(group: list[DeltaRange]) -> DeltaRange:
+def _join_group(group: list[DeltaRange]) -> DeltaRange:
     first = group[0]
     content = "".join([str(one.content) for one in group])
     size = sum(one.size for one in group)
@@ -97,80 +97,81 @@ def _one(group: list[DeltaRange]) -> DeltaRange:
 
 
 class EncodedDeltas:
-    """Additions as the listeners with one codec get them: joined, encoded, in one piece.
+    """Deltas joined and encoded for one codec, in two forms made on demand.
 
-    There are two forms, each made when it is first asked for: `short` for those who were last told
-    what lies right before `begins`, `long` for all others.
+    `short` is for subscribers whose last delta ends at `begin`, `long` for all others.
     """
 
-    __slots__ = ("_codec", "_first", "_long", "_rest", "_short", "begins", "deltas", "ends", "frames")
+    __slots__ = ("_codec", "_first", "_long", "_rest", "_short", "begin", "deltas", "end", "frames")
 
-    def __init__(self, codec: Codec, additions: Sequence[DeltaRange]) -> None:
-        frames = joined(additions)
+    def __init__(self, codec: Codec, ranges: Sequence[DeltaRange]) -> None:
+        frames = join_ranges(ranges)
         first, last = frames[0], frames[-1]
-        #: None where it matters to nobody what they were told last.
-        self.begins: DeltaIndex | None = (first.message_id, first.index)
-        self.ends: DeltaIndex | None = (last.message_id, last.next_index)
+        #: None if the form does not depend on what was sent before.
+        self.begin: DeltaIndex | None = (first.message_id, first.index)
+        self.end: DeltaIndex | None = (last.message_id, last.next_index)
         self.frames = len(frames)
         self.deltas = sum([one.next_index - one.index for one in frames])
         self._codec = codec
         self._first = first
-        self._rest = _rest(codec, frames) if len(frames) > 1 else b""
+        self._rest = _encode_rest(codec, frames) if len(frames) > 1 else b""
         self._short = self._long = b""
 
     def short(self) -> bytes:
-        """Without the message and index that its reader knows."""
-        self._short = self._short or _encoded(self._codec, self._first, goes_on=True) + self._rest
+        """Return the frames; the first omits message and index, which the client knows."""
+        self._short = self._short or _encode_range(self._codec, self._first, continues=True) + self._rest
         return self._short
 
     def long(self) -> bytes:
-        """With message and index."""
-        self._long = self._long or _encoded(self._codec, self._first, goes_on=False) + self._rest
+        """Return the frames; the first names message and index."""
+        self._long = self._long or _encode_range(self._codec, self._first, continues=False) + self._rest
         return self._long
 
 
 class EncodedSnapshots:
-    """The same for those who get the text so far: each message that something was added to, as it is now."""
+    """Snapshots for codecs that stream the whole text: one frame for each message with new deltas."""
 
-    __slots__ = ("_frames", "begins", "deltas", "ends", "frames")
+    __slots__ = ("_data", "begin", "deltas", "end", "frames")
 
-    def __init__(self, codec: Codec, additions: Sequence[DeltaRange], texts: StreamSnapshots) -> None:
-        messages = [texts.so_far(one) for one in dict.fromkeys([one.message_id for one in additions])]
-        told = [encoded(codec, ServerFrame(message=message)) for message in messages if message is not None]
-        self.begins: DeltaIndex | None = None
-        self.ends: DeltaIndex | None = None
-        self.frames = len(told) - told.count(b"")
-        self.deltas = sum([one.next_index - one.index for one in additions])
-        self._frames = b"".join(told)
+    def __init__(self, codec: Codec, ranges: Sequence[DeltaRange], snapshots: StreamSnapshots) -> None:
+        messages = [snapshots.get(one) for one in dict.fromkeys([one.message_id for one in ranges])]
+        frames = [
+            encode_frame(codec, ServerFrame(message=message)) for message in messages if message is not None
+        ]
+        self.begin: DeltaIndex | None = None
+        self.end: DeltaIndex | None = None
+        self.frames = len(frames) - frames.count(b"")
+        self.deltas = sum([one.next_index - one.index for one in ranges])
+        self._data = b"".join(frames)
 
     def short(self) -> bytes:
-        """The frames."""
-        return self._frames
+        """Return the frames."""
+        return self._data
 
     def long(self) -> bytes:
-        """The same."""
-        return self._frames
+        """Return the frames."""
+        return self._data
 
 
-def _rest(codec: Codec, frames: Sequence[DeltaRange]) -> bytes:
-    """All but the first: whether those go on from the one before is the same for everybody."""
+def _encode_rest(codec: Codec, frames: Sequence[DeltaRange]) -> bytes:
+    """Encode all frames but the first, which each continue or not alike for every subscriber."""
     encoded = []
     for before, one in pairwise(frames):
-        goes_on = before.message_id == one.message_id and before.next_index == one.index
-        encoded.append(_encoded(codec, one, goes_on))
+        continues = before.message_id == one.message_id and before.next_index == one.index
+        encoded.append(_encode_range(codec, one, continues))
     return b"".join(encoded)
 
 
-def _encoded(codec: Codec, one: DeltaRange, goes_on: bool) -> bytes:
+def _encode_range(codec: Codec, one: DeltaRange, continues: bool) -> bytes:
     frame = ServerFrame()
     delta = frame.delta
     if isinstance(one.content, DeltaFrame):
         delta.CopyFrom(one.content)
-        if goes_on:
+        if continues:
             delta.ClearField("message_id")
             delta.ClearField("index")
     else:
-        if not goes_on:
+        if not continues:
             delta.message_id, delta.index = one.message_id, one.index
         setattr(delta, one.kind, one.content)
-    return encoded(codec, frame)
+    return encode_frame(codec, frame)

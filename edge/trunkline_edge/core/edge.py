@@ -1,10 +1,14 @@
 """The edge's core: clients on one side, one link on the other.
 
-A shell calls it from one thread. After each call it writes what `dirty` connections have pending, as
-`Connection.marked` completes it, closes those that are CLOSING, does what `reading` and `proofs` ask for,
-takes note of `policies`, empties all of these, wakes the link's writer if `uplink.is_ready`, and calls
-`flush_due` at `next_due`. While `reading.has_resting` it calls `rested`. While something is buffered for a
-client it sets its `lags`, and then calls `caught_up`.
+Sans-I/O, called from one thread. After each call the caller carries out its consequences, in this order:
+
+1. For each connection in `dirty`, which it empties: write what `take_pending` returns, then call `written`.
+2. Carry out `effects`, which it empties; this may make connections dirty again.
+3. Wake the link's writer if `uplink.is_ready`.
+4. Call `time_passed` at `next_due`, which any call may change.
+
+A transport that could not write everything calls `backpressure.write_buffered`, and `backpressure.caught_up`
+once it has.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from trunkline.v1.address_pb2 import Address
 from trunkline.v1.edge_service_pb2 import (
     ConnectionClose,
     ConnectionOpened,
+    ConnectionSend,
     LinkResponse,
     PoliciesTold,
     TenantGone,
@@ -24,81 +29,142 @@ from trunkline.v1.edge_service_pb2 import (
     TopicForgotten,
 )
 
+from trunkline_edge.core.backpressure import Backpressure
+from trunkline_edge.core.client_frames import ClientFrameHandler
 from trunkline_edge.core.connection import Connection, ConnectionState
+from trunkline_edge.core.counters import CLIENT_LOST
+from trunkline_edge.core.effects import ApplyPolicy, RejectHandshake
+from trunkline_edge.core.handshakes import Handshakes
 from trunkline_edge.core.limits import EdgeLimits
+from trunkline_edge.core.router_frames import RouterFrameHandler
 from trunkline_edge.core.sessions import Sessions
+from trunkline_edge.core.token_refresh import TokenRefresh
 
-#: From this size on a batch's credit is returned at once: under load, each batch is then as large as
-#: what gathered while the one before was written, rather than a large one followed by small ones.
+#: Credit of a batch of this size is returned at once: under load, each batch then holds what gathered while
+#: the one before was written, instead of a large batch followed by small ones.
 BULK_ENTRIES = 32
 
 
-class EdgeCore(Sessions):
+class EdgeCore:
     """The clients of one edge, and their link."""
 
     def __init__(self, limits: EdgeLimits) -> None:
-        super().__init__(limits)
-        #: What the router has told of tenants; the shell empties it.
-        self.policies: list[TenantPolicy | TenantGone | PoliciesTold] = []
+        self.limits = limits
+        self.sessions = Sessions(limits)
+        self.counts = self.sessions.counts
+        self.effects = self.sessions.effects
+        self.dirty = self.sessions.dirty
+        self.connections = self.sessions.connections
+        self.uplink = self.sessions.uplink
+        self.fanout = self.sessions.fanout
+        self.throttle = self.sessions.throttle
+        self.handshakes = Handshakes(limits)
+        self.backpressure = Backpressure(self.sessions)
+        self.token_refresh = TokenRefresh(self.uplink, self.effects, self.sessions.expiries)
+        self.client_frames = ClientFrameHandler(self.sessions, self.token_refresh)
+        self._router_frames = RouterFrameHandler(self.sessions, self.client_frames, self.token_refresh)
+        #: Time of the last batch from the router.
+        self._now = 0.0
         #: By the name of a RouterEntry's field.
         self._handlers: dict[str, Callable[[Any], None]] = {
-            "topic": self._fanout.topic,
-            "join": self._fanout.join,
-            "leave": self._fanout.leave,
-            "publish": self._fanout.publish,
-            "forget": self._forget,
-            "send": self.send,
+            "topic": self.fanout.open_topic,
+            "join": self.fanout.subscribe,
+            "leave": self.fanout.unsubscribe,
+            "publish": self.fanout.publish,
+            "forget": self._forget_topic,
+            "send": self._send,
             "close": self._close,
-            "policy": self.policies.append,
-            "gone": self.policies.append,
-            "policies_told": self.policies.append,
+            "policy": self._apply_policy,
+            "gone": self._apply_policy,
+            "policies_told": self._apply_policy,
         }
 
-    def linked(self) -> None:
-        """A link is up: make known all there is, then send again what was not answered.
+    # Writing
 
-        The router answers with new numbers for the topics and with what they have missed.
+    def take_pending(self, connection: Connection, buffered: int) -> bytes | None:
+        """Return the data to write to a dirty connection, in one piece; empty for none.
+
+        `buffered` is what the socket buffers; it is ignored unless the connection has a backlog. None means
+        that the client is too slow: it is being closed, and the connection is dirty again.
+        """
+        pending, connection.pending = connection.pending, []
+        data = pending[0] if len(pending) == 1 else b"".join(pending)
+        if connection.has_backlog and not self.backpressure.admit(connection, buffered, data):
+            return None
+        return connection.with_cursor(data)
+
+    def written(self, connection: Connection, buffered: int, size: int) -> None:
+        """Record that `size` bytes were written, after which the socket buffers `buffered`.
+
+        Need not be called for a connection without backlog and without `delivery_reporter`, and must not be
+        if its socket is closing.
+        """
+        if connection.has_backlog:
+            self.backpressure.written(connection, buffered, size)
+        else:
+            self.sessions.report_delivery(connection)
+
+    def gone(self, connection: Connection, cause: str = CLIENT_LOST) -> None:
+        """Remove a connection whose socket is gone; see `Sessions.gone`."""
+        self.backpressure.forget(connection)
+        self.sessions.gone(connection, cause)
+
+    # The link
+
+    def linked(self) -> None:
+        """Declare everything on a new link, then send unanswered requests again.
+
+        The router answers with numbers for the topics and with the entries they have missed.
         """
         self.uplink.restart(is_up=True)
         self.counts.links += 1
-        for topic in self._fanout.known():
-            entry = self.uplink.add(len(topic.address)).topic
-            entry.address.MergeFromString(topic.address)
-            entry.position.epoch, entry.position.seq = topic.epoch, topic.seq
-        # Those accepted first: what their topics have missed must not be told to those that come new.
+        for head in self.fanout.take_known():
+            entry = self.uplink.add(len(head.address)).topic
+            entry.address.MergeFromString(head.address)
+            entry.position.epoch, entry.position.seq = head.epoch, head.seq
+        # Accepted connections first: new ones must not receive what topics have missed.
         for connection in sorted(
             self.connections.values(), key=lambda known: known.state is ConnectionState.OPENING
         ):
-            if connection.state is ConnectionState.CLOSING:
-                continue
-            opened = self.uplink.add(len(connection.opened)).opened
-            opened.MergeFromString(connection.opened)
-            if connection.state is ConnectionState.OPEN:
-                opened.restored = True
-                opened.ClearField("resume")
-                _add_groups(connection, opened)
+            if connection.state is not ConnectionState.CLOSING:
+                self._declare(connection)
         for connection in self.connections.values():
-            self.proofs.tell(connection)
+            self.token_refresh.send(connection)
             for frame, size in connection.unanswered.values():
                 entry_frame = self.uplink.add(size).frame
                 entry_frame.connection = connection.number
                 entry_frame.frame.CopyFrom(frame)
 
+    def _declare(self, connection: Connection) -> None:
+        opened = self.uplink.add(len(connection.opened)).opened
+        opened.MergeFromString(connection.opened)
+        if connection.state is ConnectionState.OPEN:
+            opened.restored = True
+            opened.ClearField("resume")
+            self._add_groups(connection, opened)
+
+    def _add_groups(self, connection: Connection, opened: ConnectionOpened) -> None:
+        """Name the groups that a connection has joined beside its initial conversation."""
+        for head in self.fanout.heads_of(connection):
+            address = Address.FromString(head.address)
+            if address.HasField("conversation") and address.conversation != opened.address.conversation:
+                opened.groups.append(address.conversation)
+
     def link_lost(self) -> None:
-        """The link broke. Connections stay; what they ask for waits."""
+        """Keep connections and their requests for the next link; a replay under way cannot be completed."""
         self.uplink.restart(is_up=False)
-        self._fanout.link_lost()
-        self.reading.room_came()
+        self.fanout.link_lost()
+        self.throttle.uplink_has_room()
         for connection in list(self.connections.values()):
-            if connection.delivered is not None:
-                connection.delivered.link_lost()
-            if connection.is_arriving:
-                self.close(connection, catalogue.POSITION_LOST.refused())
+            if connection.delivery_reporter is not None:
+                connection.delivery_reporter.link_lost()
+            if connection.is_replaying:
+                self.sessions.close(connection, catalogue.POSITION_LOST.refused())
 
     def link_received(self, batch: LinkResponse, now: float) -> None:
-        """A batch came from the router. Its credit is to be returned by `dealt_with`.
+        """Handle a batch from the router; call `batch_delivered` once it is written to the sockets.
 
-        `now` is in seconds, as `next_due` will be.
+        Raises KeyError if it names an unknown topic.
         """
         self._now = now
         self.uplink.credit += batch.credit
@@ -109,38 +175,63 @@ class EdgeCore(Sessions):
             kind = entry.WhichOneof("entry")
             if kind is not None:
                 self._handlers[kind](getattr(entry, kind))
-        self._fanout.settle_all(now)
+        self.fanout.end_batch(now)
 
-    @property
-    def next_due(self) -> float | None:
-        """When `flush_due` is to be called, if anything waits for that; it may change with every call."""
-        return self._fanout.rollup.next_due
-
-    def flush_due(self, now: float) -> None:
-        """Time has passed: give the deltas whose window is over."""
-        self._fanout.rollup.flush_due(now)
-
-    def dealt_with(self, entries: int) -> None:
-        """A batch of so many entries is written to its sockets: the router may send another."""
+    def batch_delivered(self, entries: int) -> None:
+        """Return the credit of a batch of this many entries, so that the router may send another."""
         self.uplink.owe(at_once=entries >= BULK_ENTRIES)
 
-    def drained(self) -> None:
-        """A batch was written to the router."""
-        if self.reading.waiting_for_room and self.uplink.has_room:
-            self.reading.room_came()
+    def batch_sent(self) -> None:
+        """Resume clients that waited for the uplink, if a batch that was sent made room."""
+        if self.throttle.waiting_for_uplink and self.uplink.has_room:
+            self.throttle.uplink_has_room()
 
-    def _forget(self, forgotten: TopicForgotten) -> None:
-        self._fanout.forget(forgotten.topic)
+    def _send(self, sent: ConnectionSend) -> None:
+        self._router_frames.received(sent, self._now)
 
     def _close(self, close: ConnectionClose) -> None:
         connection = self.connections.get(close.connection)
         if connection is not None:
-            self.end(connection, close.closing)
+            self.sessions.close_with(connection, close.closing)
 
+    def _forget_topic(self, forgotten: TopicForgotten) -> None:
+        self.fanout.forget_topic(forgotten.topic)
 
-def _add_groups(connection: Connection, opened: ConnectionOpened) -> None:
-    """The groups that a connection has joined beside the conversation it was made to."""
-    for topic in connection.topics:
-        address = Address.FromString(topic.address)
-        if address.HasField("conversation") and address.conversation != opened.address.conversation:
-            opened.groups.append(address.conversation)
+    def _apply_policy(self, policy: TenantPolicy | TenantGone | PoliciesTold) -> None:
+        self.effects.append(ApplyPolicy(policy))
+
+    # Time
+
+    @property
+    def next_due(self) -> float | None:
+        """Time of the next `time_passed`, on the clock of `link_received`; None if nothing is due."""
+        rollup, throttle = self.fanout.rollup.next_due, self.throttle.next_due
+        if rollup is None or throttle is None:
+            return throttle if rollup is None else rollup
+        return min(rollup, throttle)
+
+    def time_passed(self, now: float) -> None:
+        """Deliver deltas whose window has ended, and read from throttled clients again."""
+        self.fanout.rollup.flush_due(now)
+        if self.throttle.next_due is not None and self.throttle.next_due <= now:
+            self.client_frames.unthrottle_next(now)
+
+    def tick(self, now: float, wall_s: float) -> None:
+        """Send due heartbeats, and end expired tokens and handshakes; call once a second."""
+        self.sessions.heartbeat(self.sessions.heartbeats.take_due())
+        self.sessions.close_expired(wall_s)
+        self._reject_expired_handshakes(now)
+
+    def _reject_expired_handshakes(self, now: float) -> None:
+        for handshake in self.handshakes.take_expired(now):
+            reason = catalogue.HANDSHAKE_TIMEOUT.refused(limit_s=f"{self.limits.handshake_timeout_s:g}")
+            if not self.uplink.is_up:
+                reason = catalogue.ROUTER_UNAVAILABLE.refused()
+            if handshake.connection is None:
+                self.effects.append(RejectHandshake(handshake, reason))
+            else:
+                self.sessions.close(handshake.connection, reason)
+
+    def __repr__(self) -> str:
+        link = "linked" if self.uplink.is_up else "no link"
+        return f"<EdgeCore {len(self.connections)} connections, {link}>"

@@ -1,44 +1,49 @@
-"""From a frame of the contract to the bytes that a client is written."""
+"""Encodes frames of the contract for clients of one codec."""
 
 from __future__ import annotations
 
 from trunkline.v1.frame_pb2 import ServerFrame
 from trunkline.v1.message_pb2 import CHANGE_KIND_EDITED, CHANGE_KIND_ENDED, MESSAGE_STATE_OPEN
 
-from trunkline_edge.core.framing import framed
+from trunkline_edge.core.framing import count_websocket_frames, websocket_frame
 from trunkline_edge.dialects.codec import Codec, Framing, StreamingMode
 
-# To look up a member of an Enum takes as long as all else that is done here.
-_SHOWN_DELTAS, _SHOWN_WHOLE = StreamingMode.DELTAS, StreamingMode.COMPLETE
-_SHOWN_BY_THE_MESSAGE = (CHANGE_KIND_ENDED, CHANGE_KIND_EDITED)
+# A lookup of an Enum member takes as long as everything else here.
+_DELTAS, _WHOLE = StreamingMode.DELTAS, StreamingMode.COMPLETE
 _BINARY, _NONE = Framing.BINARY, Framing.NONE
+_REPORTED_BY_MESSAGE = (CHANGE_KIND_ENDED, CHANGE_KIND_EDITED)
 
 
-def encoded(codec: Codec, frame: ServerFrame) -> bytes:
-    """The frame as all clients of this codec get it; empty where they are told nothing."""
-    if codec.streaming is not _SHOWN_DELTAS:
-        shown = _shown(codec, frame)
-        if shown is None:
+def encode_frame(codec: Codec, frame: ServerFrame) -> bytes:
+    """Return the frame as every client of this codec receives it; empty if the codec sends nothing."""
+    if codec.streaming is not _DELTAS:
+        translated = _without_streaming(codec, frame)
+        if translated is None:
             return b""
-        frame = shown
-    return written(codec, codec.encode(frame))
+        frame = translated
+    return add_framing(codec, codec.encode(frame))
 
 
-def written(codec: Codec, payload: bytes) -> bytes:
-    """A payload of this codec's as it is written; empty where there is none."""
+def add_framing(codec: Codec, payload: bytes) -> bytes:
+    """Return a payload of this codec as it is written; empty if the payload is."""
     framing = codec.framing
-    return framed(payload, framing is _BINARY) if payload and framing is not _NONE else payload
+    return websocket_frame(payload, framing is _BINARY) if payload and framing is not _NONE else payload
 
 
-def _shown(codec: Codec, frame: ServerFrame) -> ServerFrame | None:
-    """For those who are shown messages rather than what happens to them."""
+def count_frames(codec: Codec, data: bytes) -> int:
+    """Count the frames in bytes that this codec encoded. Without framing, each is a server-sent event."""
+    return data.count(b"\n\n") if codec.framing is _NONE else count_websocket_frames(data)
+
+
+def _without_streaming(codec: Codec, frame: ServerFrame) -> ServerFrame | None:
+    """Translate a frame for clients that receive messages and no deltas or changes; None for nothing."""
     kind = frame.WhichOneof("frame")
-    if kind == "message" and frame.message.state == MESSAGE_STATE_OPEN and codec.streaming is _SHOWN_WHOLE:
+    if kind == "message" and frame.message.state == MESSAGE_STATE_OPEN and codec.streaming is _WHOLE:
         return None
     if kind == "change":
         if frame.change.HasField("message"):
             return ServerFrame(message=frame.change.message)
-        if frame.change.kind in _SHOWN_BY_THE_MESSAGE:
-            # They were told the message as it has ended, or it is no longer kept.
+        if frame.change.kind in _REPORTED_BY_MESSAGE:
+            # The finished message was sent already, or is no longer kept.
             return None
     return frame

@@ -1,17 +1,11 @@
-"""Topics, who hears them, and giving each listener what was published, as one piece."""
+"""Fan-out: topics, their subscribers, and one delivery to each for all that was published together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from trunkline.v1.address_pb2 import Position
-from trunkline.v1.edge_service_pb2 import (
-    ConnectionOpened,
-    TopicFrame,
-    TopicOpened,
-    TopicsJoined,
-    TopicsLeft,
-)
+from trunkline.v1.edge_service_pb2 import TopicFrame, TopicOpened, TopicsJoined, TopicsLeft
 from trunkline.v1.frame_pb2 import ServerFrame
 from trunkline.v1.message_pb2 import (
     CHANGE_KIND_ENDED,
@@ -25,24 +19,28 @@ from trunkline_edge.core.connection import Connection, ConnectionState
 from trunkline_edge.core.counters import EdgeCounters
 from trunkline_edge.core.delivery_receipts import DeliveryReporter
 from trunkline_edge.core.deltas import DeltaIndex, delta_range
+from trunkline_edge.core.encoding import encode_frame
 from trunkline_edge.core.rollup import Rollup
-from trunkline_edge.core.subscribers import OutgoingFrame
+from trunkline_edge.core.subscribers import OutgoingFrame, SubscriberGroup
 from trunkline_edge.core.topic import SubscribedTopic
+from trunkline_edge.core.topic_head import TopicHead
 from trunkline_edge.dialects.codec import Codec, StreamingMode
 
-# To look up a member of an Enum takes long.
-_SHOWN_WHOLE = StreamingMode.COMPLETE
+# A lookup of an Enum member is slow.
+_WHOLE = StreamingMode.COMPLETE
 _LAST_CHANGES = frozenset({CHANGE_KIND_ENDED, CHANGE_KIND_RECALLED})
+
+Subscriptions = dict[SubscribedTopic, SubscriberGroup]
+_NONE: Subscriptions = {}
 
 
 class Fanout:
-    """The topics that this edge's connections hear.
+    """Topics with subscribers on this edge.
 
-    Frames that are published gather in each topic's run until the end of the batch, or until something
-    else is to be sent to a listener, which must come after it; deltas gather in their windows until
-    then, or until another frame of their topic. Order is kept within a topic, and between topics and
-    what is sent to one connection; not between topics, so a frame of one leaves the windows of others
-    as they are. Connections that got something are put into `dirty`.
+    Published frames gather in their topic until the batch ends, or until something else must be sent to a
+    subscriber after them. Deltas gather in windows until then, or until another frame of their topic. Order
+    is kept within a topic, and between topics and frames for one connection, but not between topics: a frame
+    of one leaves the windows of others open. Connections with new pending data are added to `dirty`.
     """
 
     def __init__(
@@ -53,211 +51,258 @@ class Fanout:
         self._dirty = dirty
         self.rollup = Rollup(counts, dirty)
         self._topics: dict[int, SubscribedTopic] = {}
-        #: Topics of the last link, by address, until the new one gives them numbers.
+        self._subscriptions: dict[Connection, Subscriptions] = {}
+        #: Topics of the last link by address, until the new link numbers them.
         self._orphans: dict[bytes, SubscribedTopic] = {}
-        self._running: dict[SubscribedTopic, None] = {}
+        #: Topics with pending frames.
+        self._pending: dict[SubscribedTopic, None] = {}
 
     def link_lost(self) -> None:
-        """The numbers of the topics mean nothing any longer."""
-        self._orphans |= {topic.address: topic for topic in self._topics.values()}
+        """Invalidate the topics' numbers; subscriptions stay."""
+        self._orphans |= {topic.head.address: topic for topic in self._topics.values()}
         self._topics.clear()
 
-    def known(self) -> Iterator[SubscribedTopic]:
-        """The topics to make known on a new link: those that somebody hears."""
-        self._orphans = {address: topic for address, topic in self._orphans.items() if topic.audiences}
-        yield from self._orphans.values()
+    def take_known(self) -> Iterator[TopicHead]:
+        """Iterate over the topics to declare on a new link: those with subscribers. Others are dropped."""
+        self._orphans = {address: topic for address, topic in self._orphans.items() if topic.groups}
+        for topic in self._orphans.values():
+            yield topic.head
 
-    # Who hears what
+    # Subscriptions
 
-    def topic(self, opened: TopicOpened) -> None:
-        """The router gives a topic a number."""
+    def subscriptions_of(self, connection: Connection) -> Subscriptions:
+        """Return the topics of a connection, each with its group; not to be modified."""
+        return self._subscriptions.get(connection, _NONE)
+
+    def heads_of(self, connection: Connection) -> Collection[TopicHead]:
+        """Return the heads of a connection's topics."""
+        return [topic.head for topic in self.subscriptions_of(connection)]
+
+    def open_topic(self, opened: TopicOpened) -> None:
+        """Number a topic on this link."""
         address = opened.address.SerializeToString(deterministic=True)
         topic = self._orphans.pop(address, None)
         if topic is None:
-            topic = SubscribedTopic(opened.topic, address, opened.position.epoch, opened.position.seq)
+            head = TopicHead(address, opened.position.epoch, opened.position.seq)
+            topic = SubscribedTopic(opened.topic, head)
         topic.number = opened.topic
         self._topics[topic.number] = topic
 
-    def forget(self, number: int) -> None:
-        """Nobody hears the topic any longer."""
+    def forget_topic(self, number: int) -> None:
+        """Drop a topic without subscribers."""
         self._topics.pop(number, None)
 
-    def join(self, join: TopicsJoined) -> None:
-        """A connection hears topics from here on."""
-        connection = self._connections.get(join.connection)
+    def subscribe(self, joined: TopicsJoined) -> None:
+        """Subscribe a connection to topics."""
+        connection = self._connections.get(joined.connection)
         if connection is None or connection.state is ConnectionState.CLOSING:
             return
         snapshots, connection.snapshots = connection.snapshots, None
-        for number in join.topics:
+        subscriptions = self._subscriptions.setdefault(connection, {})
+        for number in joined.topics:
             topic = self._topics[number]
             self._flush(topic)
-            topic.join(connection)
+            if topic not in subscriptions:
+                subscriptions[topic] = topic.subscribe(connection)
             for address, message in snapshots or ():
-                if address == topic.address:
-                    _knows(connection, topic, message)
-        if connection.delivered is not None:
-            # It has taken what came before.
+                if address == topic.head.address:
+                    self._note_snapshot(connection, topic, message)
+        if connection.resume_cursor is not None:
+            connection.resume_cursor.subscribe(self.heads_of(connection))
+        if connection.delivery_reporter is not None:
+            # The connection has received everything up to the heads.
             self._dirty.add(connection)
 
-    def leave(self, leave: TopicsLeft) -> None:
-        """A connection does not hear topics any longer."""
-        connection = self._connections.get(leave.connection)
+    def unsubscribe(self, left: TopicsLeft) -> None:
+        """Unsubscribe a connection from topics, after everything published so far."""
+        connection = self._connections.get(left.connection)
         if connection is None:
             return
-        # In the order published: what it hears elsewhere is not to come after what was said later here.
-        for topic in [topic for topic in self._running if topic in connection.topics]:
+        subscriptions = self.subscriptions_of(connection)
+        # Other topics first: their frames were published before anything that follows in these.
+        for topic in [topic for topic in self._pending if topic in subscriptions]:
             self._flush(topic)
-        for number in leave.topics:
+        for number in left.topics:
             topic = self._topics[number]
-            if (audience := connection.topics.get(topic)) is not None:
-                if audience.additions:
-                    self.rollup.take(audience, connection)
-                self._leave(connection, topic)
+            if (group := subscriptions.get(topic)) is not None:
+                if group.deltas:
+                    self.rollup.flush_one(group, connection)
+                del subscriptions[topic]
+                self._leave(connection, topic, group)
 
-    def deafen(self, connection: Connection) -> None:
-        """A connection hears nothing any longer."""
-        for topic in list(connection.topics):
-            self._leave(connection, topic)
+    def unsubscribe_all(self, connection: Connection) -> None:
+        """Unsubscribe a connection from everything; what waits for it is dropped."""
+        for topic, group in self._subscriptions.pop(connection, _NONE).items():
+            self._leave(connection, topic, group)
         connection.snapshots = None
 
-    def _leave(self, connection: Connection, topic: SubscribedTopic) -> None:
-        if connection.delivered is not None:
-            connection.delivered.left(topic)
-        if (deserted := topic.leave(connection)) is not None:
-            self.rollup.forget(deserted)
+    def _leave(self, connection: Connection, topic: SubscribedTopic, group: SubscriberGroup) -> None:
+        if connection.delivery_reporter is not None:
+            connection.delivery_reporter.forget(topic.head)
+        if (empty := topic.unsubscribe(connection, group)) is not None:
+            self.rollup.forget(empty)
 
-    # What they hear
+    def switch_codec(self, connection: Connection, codec: Codec) -> None:
+        """Encode for another codec from here on; see SwitchCodec."""
+        streams_deltas = {one.streaming is StreamingMode.DELTAS for one in (connection.codec, codec)}
+        assert len(streams_deltas) == 1, "the text so far is unknown here, or to the client"
+        self.flush_for(connection)
+        connection.codec = codec
+        if codec.reports_delivery:
+            connection.delivery_reporter = connection.delivery_reporter or DeliveryReporter()
+        subscriptions = self.subscriptions_of(connection)
+        for topic, group in subscriptions.items():
+            subscriptions[topic], empty = topic.move(connection, group)
+            if empty is not None:
+                self.rollup.forget(empty)
 
-    def publish(self, publish: TopicFrame) -> None:
-        """A frame for all that hear a topic."""
-        topic = self._topics.get(publish.topic)
+    # Frames
+
+    def publish(self, published: TopicFrame) -> None:
+        """Queue a frame for the subscribers of a topic."""
+        topic = self._topics.get(published.topic)
         if topic is None:
             return
-        frame = publish.frame
+        frame = published.frame
         kind = frame.WhichOneof("frame")
         if kind == "delta":
-            self._add(topic, publish)
+            self._publish_delta(topic, published)
             return
-        for audience in topic.audiences.values():
-            if audience.additions:
-                self.rollup.flush(audience, everybody=True)
-        topic.run.append(_told(topic, publish, frame, kind))
-        self._running[topic] = None
+        for group in topic.groups.values():
+            if group.deltas:
+                self.rollup.flush(group, everybody=True)
+        topic.pending.append(self._outgoing(topic, published, frame, kind))
+        self._pending[topic] = None
 
-    def _add(self, topic: SubscribedTopic, publish: TopicFrame) -> None:
-        """A delta comes after what was published so far. One that was told already is dropped."""
-        count = publish.deltas or 1
+    def _publish_delta(self, topic: SubscribedTopic, published: TopicFrame) -> None:
+        """Queue a delta behind everything published so far; one that is known already is dropped."""
+        count = published.deltas or 1
         self._counts.deltas_in += count
-        if not topic.audiences:
+        if not topic.groups:
             return
-        if topic.run:
+        if topic.pending:
             self._flush(topic)
-        one = delta_range(publish.frame.delta, count, topic.delta_bytes)
-        if one.index < topic.open.get(one.message_id, 0):
+        delta = delta_range(published.frame.delta, count, topic.delta_bytes)
+        if delta.index < topic.open_messages.get(delta.message_id, 0):
             return
-        topic.open[one.message_id] = one.next_index
-        topic.delta_bytes += one.size
-        if topic.texts is not None:
-            topic.texts.add(publish.frame.delta, count)
-        for audience in topic.audiences.values():
-            if audience.codec.streaming is not _SHOWN_WHOLE:
-                self.rollup.add(audience, one)
+        topic.open_messages[delta.message_id] = delta.next_index
+        topic.delta_bytes += delta.size
+        if topic.snapshots is not None:
+            topic.snapshots.append(published.frame.delta, count)
+        for group in topic.groups.values():
+            if group.codec.streaming is not _WHOLE:
+                self.rollup.add(group, delta)
 
     def advance(self, number: int, position: Position) -> None:
-        """The topic's only listener made this entry itself; it is not published here."""
+        """Move a topic past an entry that is not published here: its only subscriber created it."""
         topic = self._topics.get(number)
         if topic is not None:
             topic.advance(position)
 
-    def snapshot(self, connection: Connection, message: Message) -> None:
-        """One connection was sent an open message: deltas go on from there."""
-        connection.goes_on = message.id, message.next_index
+    def note_snapshot(self, connection: Connection, message: Message) -> None:
+        """Continue an open message that was sent to one connection from where it stands."""
+        connection.last_delta = message.id, message.next_index
         address = message.address.SerializeToString(deterministic=True)
         if connection.snapshots is not None:
-            # A copy, for the original holds on to the whole batch that it came in.
+            # A copy: the original keeps its whole batch alive.
             kept = Message(id=message.id, next_index=message.next_index)
             if connection.codec.streaming is not StreamingMode.DELTAS:
                 kept.CopyFrom(message)
             connection.snapshots.append((address, kept))
-        for topic in connection.topics:
-            if topic.address == address:
-                _knows(connection, topic, message)
+        for topic in self.subscriptions_of(connection):
+            if topic.head.address == address:
+                self._note_snapshot(connection, topic, message)
 
-    def recode(self, connection: Connection, codec: Codec) -> None:
-        """From here on a connection is spoken to by another codec; see Switch."""
-        shown_deltas = {one.streaming is StreamingMode.DELTAS for one in (connection.codec, codec)}
-        assert len(shown_deltas) == 1, "what was said so far is not known here, or not to the client"
-        self.settle(connection)
-        connection.codec = codec
-        if codec.reports_delivery:
-            connection.delivered = connection.delivered or DeliveryReporter()
-        for topic in list(connection.topics):
-            if (deserted := topic.move(connection)) is not None:
-                self.rollup.forget(deserted)
+    def _note_snapshot(self, connection: Connection, topic: SubscribedTopic, message: Message) -> None:
+        """Note an open message that one subscriber has received; others may have less of it."""
+        message_id, next_index = message.id, message.next_index
+        if next_index > topic.open_messages.setdefault(message_id, next_index):
+            self._subscriptions[connection][topic].skip(connection, message_id, next_index)
+        if topic.snapshots is not None and connection.codec.streaming is not StreamingMode.DELTAS:
+            topic.snapshots.put_newer(message)
 
-    def settle(self, connection: Connection) -> None:
-        """What was published before this point comes before what is sent to the connection next."""
-        for topic, audience in connection.topics.items():
-            if audience.additions:
-                self.rollup.take(audience, connection)
-            elif topic.run:
+    # Flushing
+
+    def flush_for(self, connection: Connection) -> None:
+        """Deliver what was published so far to a connection that is about to be sent something else."""
+        for topic, group in self.subscriptions_of(connection).items():
+            if group.deltas:
+                self.rollup.flush_one(group, connection)
+            elif topic.pending:
                 self._flush(topic)
 
     def catch_up(self, connection: Connection) -> None:
-        """A connection that lagged has taken all it was sent: now for what has gathered since."""
-        for audience in connection.topics.values():
-            if audience.is_behind(connection):
-                self.rollup.take(audience, connection)
+        """Deliver the deltas that gathered for a connection while it had a backlog."""
+        for group in self.subscriptions_of(connection).values():
+            if group.is_behind(connection):
+                self.rollup.flush_one(group, connection)
 
-    def gathered_bytes(self, connection: Connection) -> int:
-        """About how many bytes of deltas have gathered for a connection that lags."""
-        return sum([audience.gathered_bytes(connection) for audience in connection.topics.values()])
+    def backlog_bytes(self, connection: Connection) -> int:
+        """Return about how many bytes of deltas gathered for a connection with a backlog."""
+        return sum([group.backlog_bytes(connection) for group in self.subscriptions_of(connection).values()])
 
-    def settle_all(self, now: float) -> None:
-        """The batch ends: everybody gets what was published, save for deltas whose window goes on."""
-        while self._running:
-            self._flush(next(iter(self._running)))
+    def end_batch(self, now: float) -> None:
+        """Deliver everything published in the batch, except deltas whose window is open."""
+        while self._pending:
+            self._flush(next(iter(self._pending)))
         self.rollup.end_batch(now)
 
     def _flush(self, topic: SubscribedTopic) -> None:
-        if topic in self._running:
-            del self._running[topic]
-            run, topic.run = topic.run, []
-            for audience in topic.audiences.values():
-                if audience.tell(run, self._counts) or audience.codec.reports_delivery:
-                    self._dirty |= audience.listeners
+        """Deliver a topic's pending frames, encoded once for each codec."""
+        if topic not in self._pending:
+            return
+        del self._pending[topic]
+        frames, topic.pending = topic.pending, []
+        encoded: dict[Codec, list[bytes]] = {}
+        for group in topic.groups.values():
+            codec = group.codec
+            if codec not in encoded:
+                encoded[codec] = _encode_frames(codec, frames)
+            if group.deliver(frames, encoded[codec], self._counts) or codec.reports_delivery:
+                self._dirty |= group.subscribers
+
+    # State of topics
+
+    def _outgoing(
+        self, topic: SubscribedTopic, published: TopicFrame, frame: ServerFrame, kind: str | None
+    ) -> OutgoingFrame:
+        """Return a published frame as it goes out, with the topic updated by it."""
+        excluded: int = getattr(published, "except")
+        if kind == "message":
+            message = frame.message
+            if message.HasField("position"):
+                topic.advance(message.position)
+                if published.replayed:
+                    excluded = _waiting_author(topic, message) or excluded
+            return OutgoingFrame(frame, excluded, _note_message(topic, message), frame)
+        if kind == "change":
+            without_deltas = frame
+            if topic.snapshots is not None:
+                without_deltas = ServerFrame(change=topic.snapshots.complete(frame.change))
+            _note_change(topic, frame.change)
+            return OutgoingFrame(frame, excluded, None, without_deltas)
+        if kind == "read" and frame.read.HasField("at"):
+            topic.advance(frame.read.at)
+        return OutgoingFrame(frame, excluded, None, frame)
 
 
-def _told(topic: SubscribedTopic, publish: TopicFrame, frame: ServerFrame, kind: str | None) -> OutgoingFrame:
-    """The frame as the listeners are told it; the topic is as it is from here on."""
-    excepted: int = getattr(publish, "except")
-    if kind == "message":
-        message = frame.message
-        if message.HasField("position"):
-            topic.advance(message.position)
-            if publish.replayed:
-                excepted = _author_waiting(topic, message) or excepted
-        return frame, excepted, _note_message(topic, message), frame
-    if kind == "change":
-        whole = frame if topic.texts is None else ServerFrame(change=topic.texts.complete(frame.change))
-        _note_change(topic, frame.change)
-        return frame, excepted, None, whole
-    if kind == "read" and frame.read.HasField("at"):
-        topic.advance(frame.read.at)
-    return frame, excepted, None, frame
+def _encode_frames(codec: Codec, frames: list[OutgoingFrame]) -> list[bytes]:
+    if codec.streaming is StreamingMode.DELTAS:
+        return [encode_frame(codec, one.frame) for one in frames]
+    return [encode_frame(codec, one.without_deltas) for one in frames]
 
 
 def _note_message(topic: SubscribedTopic, message: Message) -> DeltaIndex | None:
-    """An open message says where its deltas go on, for all who hear the topic."""
+    """Return where the deltas of an open message continue for all subscribers; None if it is not open."""
     if message.state == MESSAGE_STATE_OPEN:
-        place = message.id, message.next_index
-        topic.open[place[0]] = place[1]
-        if topic.texts is not None:
-            topic.texts.put(message)
-        for audience in topic.audiences.values():
-            audience.unskip(place[0])
-        return place
-    if topic.open:
+        message_id, next_index = message.id, message.next_index
+        topic.open_messages[message_id] = next_index
+        if topic.snapshots is not None:
+            topic.snapshots.put(message)
+        for group in topic.groups.values():
+            group.unskip(message_id)
+        return message_id, next_index
+    if topic.open_messages:
         _note_end(topic, message.id)
     return None
 
@@ -270,32 +315,23 @@ def _note_change(topic: SubscribedTopic, change: Change) -> None:
 
 
 def _note_end(topic: SubscribedTopic, message_id: str) -> None:
-    if topic.texts is not None:
-        topic.texts.forget(message_id)
-    if topic.open.pop(message_id, None) is not None:
-        for audience in topic.audiences.values():
-            audience.unskip(message_id)
+    if topic.snapshots is not None:
+        topic.snapshots.forget(message_id)
+    if topic.open_messages.pop(message_id, None) is not None:
+        for group in topic.groups.values():
+            group.unskip(message_id)
 
 
-def _knows(connection: Connection, topic: SubscribedTopic, message: Message) -> None:
-    """A listener was sent this open message alone, as it is now; others may have come less far."""
-    message_id, next_index = message.id, message.next_index
-    if next_index > topic.open.setdefault(message_id, next_index):
-        connection.topics[topic].skip(connection, message_id, next_index)
-    if topic.texts is not None and connection.codec.streaming is not StreamingMode.DELTAS:
-        topic.texts.offer(message)
-
-
-def _author_waiting(topic: SubscribedTopic, message: Message) -> int:
-    """The connection that still waits for the `ack` of a replayed message, which is coming."""
-    for connection in topic.listeners() if message.client_id else ():
+def _waiting_author(topic: SubscribedTopic, message: Message) -> int:
+    """Return the connection that waits for the `ack` of a replayed message, which follows; 0 if none does."""
+    for connection in topic.subscribers() if message.client_id else ():
         waiting = connection.unanswered.get(message.client_id)
         if waiting is not None and waiting[0].HasField("message"):
-            opened = ConnectionOpened.FromString(connection.opened)
-            asked = waiting[0].message
+            opened = connection.parse_opened()
+            request = waiting[0].message
             home = opened.address.conversation
-            said_in = asked.conversation if asked.HasField("conversation") else home
-            is_author = opened.user == message.author.user and said_in == message.address.conversation
+            conversation = request.conversation if request.HasField("conversation") else home
+            is_author = opened.user == message.author.user and conversation == message.address.conversation
             if is_author and not opened.echo:
                 return connection.number
     return 0

@@ -12,8 +12,8 @@ _MEDIUM = Struct(">BBH").pack
 _LONG = Struct(">BBQ").pack
 
 
-def framed(payload: bytes, binary: bool) -> bytes:
-    """The payload with its header, ready for any number of sockets."""
+def websocket_frame(payload: bytes, binary: bool) -> bytes:
+    """Return the payload with its header, ready for any number of sockets."""
     opcode = _BINARY if binary else _TEXT
     size = len(payload)
     if size < 126:
@@ -23,8 +23,8 @@ def framed(payload: bytes, binary: bool) -> bytes:
     return _LONG(opcode, 127, size) + payload
 
 
-def frames_in(data: bytes) -> int:
-    """How many frames lie in these bytes, all of them whole and made by `framed`."""
+def count_websocket_frames(data: bytes) -> int:
+    """Count the frames in `data`, which consists of whole frames made by `websocket_frame`."""
     frames = start = 0
     while start < len(data):
         size = data[start + 1]

@@ -1,4 +1,4 @@
-"""How fast clients may send: each connection by itself, and all of a tenant together."""
+"""Rate limits on frames and connects: per connection, and per tenant across its connections."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from trunkline_runtime.token_bucket import RateLimit, TokenBucket
 
 
 class TenantRateLimiter:
-    """What the clients of one tenant may send to this edge; shared by its connections."""
+    """Rate limiter that all connections of one tenant to this edge share."""
 
-    __slots__ = ("_connects", "connection_rate", "connects_rate", "frame_bytes", "meter", "name", "rate")
+    __slots__ = ("_connects", "bucket", "connection_rate", "connects_rate", "frame_bytes", "name", "rate")
 
     def __init__(self, name: str, limits: TenantLimits) -> None:
         self.name = name
-        self.meter = TokenBucket()
+        self.bucket = TokenBucket()
         self._connects = TokenBucket()
         self.set(limits)
 
     def set(self, limits: TenantLimits) -> None:
-        """The limits are these from now on, also for those who are connected."""
+        """Apply new limits, to connected clients too."""
         self.rate = RateLimit(limits.messages_per_s, limits.bytes_per_s)
         self.connection_rate = RateLimit(limits.connection_messages_per_s, limits.connection_bytes_per_s)
         self.connects_rate = RateLimit(limits.connects_per_s)
         self.frame_bytes = limits.frame_bytes
 
     def connect(self, now: float) -> None:
-        """A client wants to connect. Raises Refused TOO_MANY_CONNECTS."""
+        """Count a connect. Raises Refused TOO_MANY_CONNECTS."""
         wait_s = self._connects.take(self.connects_rate, 0, now)
         if wait_s:
             raise catalogue.TOO_MANY_CONNECTS.refused(
@@ -37,22 +37,22 @@ class TenantRateLimiter:
 
 
 class ConnectionRateLimiter:
-    """What one connection may send."""
+    """Rate limiter of one connection, on top of its tenant's."""
 
-    __slots__ = ("_meter", "tenant")
+    __slots__ = ("_bucket", "tenant")
 
     def __init__(self, tenant: TenantRateLimiter) -> None:
         self.tenant = tenant
-        self._meter = TokenBucket()
+        self._bucket = TokenBucket()
 
     def take(self, size: int, now: float) -> Refused | None:
-        """A frame of so many bytes came; the refusal where that is too much for now."""
+        """Count a frame of `size` bytes; return the refusal if it is over a limit."""
         tenant = self.tenant
-        wait_s = self._meter.take(tenant.connection_rate, size, now)
+        wait_s = self._bucket.take(tenant.connection_rate, size, now)
         if wait_s:
             return rate_limited(tenant.connection_rate, wait_s, "this connection")
-        wait_s = tenant.meter.take(tenant.rate, size, now)
+        wait_s = tenant.bucket.take(tenant.rate, size, now)
         if wait_s:
-            self._meter.give_back(tenant.connection_rate, size)
+            self._bucket.give_back(tenant.connection_rate, size)
             return rate_limited(tenant.rate, wait_s, f"the clients of tenant {tenant.name}")
         return None

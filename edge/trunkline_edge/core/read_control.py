@@ -1,102 +1,99 @@
-"""From which clients to read, and from which not for now."""
+"""Read control: pauses clients that send more than the edge, the link or their rate limits take."""
 
 from __future__ import annotations
 
 from itertools import islice
 
 from trunkline_edge.core.connection import Connection
+from trunkline_edge.core.effects import Effect, PauseReading, ResumeReading
 from trunkline_edge.core.limits import EdgeLimits
 
-#: How often it is the turn of some that sent too fast.
-TURNS_PER_S = 100
-#: How many that are at least.
-MIN_IN_TURN = 1
+#: Batches of throttled connections released per second.
+BATCHES_PER_S = 100
+#: Smallest batch.
+MIN_BATCH = 1
 
 
 class ReadThrottle:
-    """Holds back connections that have too much under way, wait for room on the link, or sent too fast.
+    """Pauses reading from connections over their unanswered or rate limit, or while the uplink is full."""
 
-    Effects gather in `hold` (stop reading from it) and `release` (read from it again), which the shell
-    empties.
-    """
-
-    def __init__(self, limits: EdgeLimits) -> None:
+    def __init__(self, limits: EdgeLimits, effects: list[Effect]) -> None:
         self._limits = limits
-        self.hold: set[Connection] = set()
-        self.release: set[Connection] = set()
-        self.waiting_for_room: set[Connection] = set()
-        #: Those that sent too fast, who came first first: nothing is read from them until `rested`.
-        self._resting: dict[Connection, None] = {}
-        #: So many have their turn at a time, that all have had theirs within a second.
-        self._in_turn = MIN_IN_TURN
+        self._effects = effects
+        self.waiting_for_uplink: set[Connection] = set()
+        #: Connections that exceeded a rate limit, oldest first.
+        self._throttled: dict[Connection, None] = {}
+        #: Chosen so that each throttled connection is released within a second.
+        self._batch = MIN_BATCH
+        #: When `unthrottle_next` is due; None while nobody is throttled.
+        self.next_due: float | None = None
 
-    def stop(self, connection: Connection) -> None:
-        """Read no more from it, until `go_on` finds nothing that is in the way."""
-        if not connection.held:
-            connection.held = True
-            self.hold.add(connection)
-            self.release.discard(connection)
+    def pause(self, connection: Connection) -> None:
+        """Stop reading until `resume` finds no reason left to wait."""
+        if not connection.reading_paused:
+            connection.reading_paused = True
+            self._effects.append(PauseReading(connection))
 
-    def go_on(self, connection: Connection) -> None:
-        """Read from it again, if nothing is in the way any longer."""
-        waits = connection in self.waiting_for_room or connection in self._resting
-        if connection.held and not waits and self.has_room(connection):
-            connection.held = False
-            self.release.add(connection)
-            self.hold.discard(connection)
+    def resume(self, connection: Connection) -> None:
+        """Read again, unless another reason to wait remains."""
+        waits = connection in self.waiting_for_uplink or connection in self._throttled
+        if connection.reading_paused and not waits and self.has_room(connection):
+            connection.reading_paused = False
+            self._effects.append(ResumeReading(connection))
 
     def has_room(self, connection: Connection) -> bool:
-        """It may have more requests under way."""
+        """Return True if the connection may have more unanswered requests."""
         few = len(connection.unanswered) < self._limits.unanswered
         return few and connection.unanswered_bytes <= self._limits.unanswered_bytes
 
-    def wait_for_room(self, connection: Connection) -> None:
-        """The link takes no more for now."""
-        self.waiting_for_room.add(connection)
-        self.stop(connection)
+    def wait_for_uplink(self, connection: Connection) -> None:
+        """Pause until the uplink has room."""
+        self.waiting_for_uplink.add(connection)
+        self.pause(connection)
 
-    def room_came(self) -> None:
-        """The link takes more."""
-        waiting, self.waiting_for_room = self.waiting_for_room, set()
+    def uplink_has_room(self) -> None:
+        """Resume the connections that waited for the uplink."""
+        waiting, self.waiting_for_uplink = self.waiting_for_uplink, set()
         for connection in waiting:
-            self.go_on(connection)
+            self.resume(connection)
 
-    def rest(self, connection: Connection) -> None:
-        """It sent too fast."""
-        self._resting[connection] = None
-        self._in_turn = max(self._in_turn, -(-len(self._resting) // TURNS_PER_S))
-        self.stop(connection)
+    def throttle(self, connection: Connection, now: float) -> None:
+        """Pause a connection that exceeded a rate limit, until `unthrottle_next` returns it."""
+        self._throttled[connection] = None
+        self._batch = max(self._batch, -(-len(self._throttled) // BATCHES_PER_S))
+        if self.next_due is None:
+            self.next_due = now + 1 / BATCHES_PER_S
+        self.pause(connection)
 
-    @property
-    def has_resting(self) -> bool:
-        """Some rest: `rested` is to be called TURNS_PER_S times a second."""
-        return bool(self._resting)
+    def is_throttled(self, connection: Connection) -> bool:
+        """Return True if the connection exceeded a rate limit and was not released yet."""
+        return connection in self._throttled
 
-    def rests(self, connection: Connection) -> bool:
-        """It sent too fast, and its turn has not come."""
-        return connection in self._resting
+    def unthrottle_next(self, now: float) -> list[Connection]:
+        """Release the next batch; the caller handles their buffered input, then calls `resume`.
 
-    def rested(self) -> list[Connection]:
-        """Whose turn it is; the caller takes what was read of each, and then lets it `go_on`.
-
-        A few at a time, so that what has gathered does not come in one piece, and so few of those of a
-        tenant, however many they are, that refusing them costs the others nothing.
+        Small batches spread the load, and bound what rejecting the clients of one tenant costs the others.
         """
-        turn = list(islice(self._resting, self._in_turn))
-        for connection in turn:
-            del self._resting[connection]
-        if not self._resting:
-            self._in_turn = MIN_IN_TURN
-        return turn
+        batch = list(islice(self._throttled, self._batch))
+        for connection in batch:
+            del self._throttled[connection]
+        self.next_due = now + 1 / BATCHES_PER_S
+        self._reset_if_idle()
+        return batch
 
-    def ends(self, connection: Connection) -> None:
-        """It is being closed: its side of the closing handshake is to be read."""
-        self.waiting_for_room.discard(connection)
-        self._resting.pop(connection, None)
-        self.go_on(connection)
+    def closing(self, connection: Connection) -> None:
+        """Resume a connection that is being closed: its closing handshake must be read."""
+        self.forget(connection)
+        self.resume(connection)
 
     def forget(self, connection: Connection) -> None:
-        """It is gone."""
-        for group in (self.hold, self.release, self.waiting_for_room):
-            group.discard(connection)
-        self._resting.pop(connection, None)
+        """Drop a connection that is gone."""
+        self.waiting_for_uplink.discard(connection)
+        if connection in self._throttled:
+            del self._throttled[connection]
+            self._reset_if_idle()
+
+    def _reset_if_idle(self) -> None:
+        if not self._throttled:
+            self.next_due = None
+            self._batch = MIN_BATCH

@@ -1,68 +1,62 @@
-"""Where a client stands in its topics, for those whose protocol has them told what to go on from."""
+"""Resume cursor of a client, for protocols that send clients the positions to resume from."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING
 
 from trunkline.v1.address_pb2 import Address, Position, TopicPosition
 from trunkline.v1.frame_pb2 import ServerFrame
 
-if TYPE_CHECKING:
-    from trunkline_edge.core.topic import SubscribedTopic
-
-
-def mark_of(epoch: str, seq: int) -> bytes:
-    """A position in one word."""
-    return b"%b.%d" % (epoch.encode(), seq)
+from trunkline_edge.core.topic_head import TopicHead, format_position
 
 
 class ResumeCursor:
-    """How far one client has come in the topics that it hears from the start, once all pending is written.
+    """Positions of one client in its initial topics, valid once everything pending is written.
 
     Topics are in the order tenant, agent, platform, conversation, user.
     """
 
-    __slots__ = ("_entered", "_marks", "_topics")
+    __slots__ = ("_heads", "_positions", "_sent")
 
     def __init__(self, positions: Iterable[TopicPosition]) -> None:
         known = sorted(positions, key=lambda each: _breadth(each.address))
-        #: Until it has joined its topics: where it is in each, by serialized address.
-        self._entered = {_key(each.address): (each.position.epoch, each.position.seq) for each in known}
-        self._topics: list[SubscribedTopic] = []
-        #: As last told.
-        self._marks: list[bytes] = []
+        #: By serialized address; used until the client is subscribed.
+        self._positions = {_key(each.address): (each.position.epoch, each.position.seq) for each in known}
+        self._heads: list[TopicHead] = []
+        self._sent: list[bytes] = []
 
-    def passed(self, frame: ServerFrame) -> None:
-        """The client, which has not joined its topics yet, is told an entry that it missed."""
+    def subscribe(self, heads: Collection[TopicHead]) -> None:
+        """Follow the heads of these topics from here on; topics joined later than `connected` are ignored."""
+        known = {head.address: head for head in heads}
+        self._heads = [known[address] for address in self._positions if address in known]
+
+    def replay(self, frame: ServerFrame) -> None:
+        """Advance past a missed entry that is sent to the client before it is subscribed."""
         kind = frame.WhichOneof("frame")
         if kind == "message":
-            self._passed(frame.message.address, frame.message.position)
+            self._advance(frame.message.address, frame.message.position)
         elif kind == "change":
-            self._passed(frame.change.address, frame.change.position)
+            self._advance(frame.change.address, frame.change.position)
         elif kind == "read":
-            self._passed(frame.read.address, frame.read.at)
+            self._advance(frame.read.address, frame.read.at)
 
-    def _passed(self, address: Address, position: Position) -> None:
+    def _advance(self, address: Address, position: Position) -> None:
         key = _key(address)
-        epoch, seq = self._entered.get(key, ("", 0))
-        # A message that is open is told again also where it was known.
-        if key in self._entered and position.seq and (position.epoch != epoch or position.seq > seq):
-            self._entered[key] = position.epoch, position.seq
+        epoch, seq = self._positions.get(key, ("", 0))
+        # An open message is sent again even if its position is known.
+        if key in self._positions and position.seq and (position.epoch != epoch or position.seq > seq):
+            self._positions[key] = position.epoch, position.seq
 
-    def news(self, topics: Collection[SubscribedTopic]) -> list[bytes]:
-        """Where it stands, with the topics that it has joined; nothing where that is as it was last told."""
-        if not topics:
-            marks = [mark_of(*entered) for entered in self._entered.values()]
+    def take_update(self) -> list[bytes]:
+        """Return the positions, one word each, or nothing if they are as returned last."""
+        if self._heads:
+            words = [head.word for head in self._heads]
         else:
-            if not self._topics:
-                known = {topic.address: topic for topic in topics}
-                self._topics = [known[address] for address in self._entered if address in known]
-            marks = [topic.mark or topic.marked() for topic in self._topics]
-        if marks == self._marks:
+            words = [format_position(*position) for position in self._positions.values()]
+        if words == self._sent:
             return []
-        self._marks = marks
-        return marks
+        self._sent = words
+        return words
 
 
 def _key(address: Address) -> bytes:
@@ -70,6 +64,6 @@ def _key(address: Address) -> bytes:
 
 
 def _breadth(address: Address) -> tuple[bool, bool, bool, bool]:
-    """Sorts the topics of one connection, broadest first."""
+    """Sort key for the topics of one connection, broadest first."""
     is_users = address.WhichOneof("target") == "user"
     return is_users, address.HasField("conversation"), bool(address.platform), bool(address.agent)

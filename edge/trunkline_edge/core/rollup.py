@@ -1,7 +1,7 @@
-"""Deltas are joined in windows: when each ends, and what is given to whom then.
+"""Rollup windows: deltas gather for each subscriber group and are delivered when its window ends.
 
-No clock is read here and there is no timer: `next_due` says when `flush_due` is to be called.
-Times are seconds of whatever clock the shell uses.
+No clock is read here. `next_due` is the time at which the caller calls `flush_due`. Times are in seconds of
+the caller's clock.
 """
 
 from __future__ import annotations
@@ -11,84 +11,84 @@ from trunkline_edge.core.counters import EdgeCounters
 from trunkline_edge.core.deltas import DeltaRange
 from trunkline_edge.core.subscribers import SubscriberGroup
 
-#: Windows end together, at multiples of this; so many streams share a turn of the loop.
+#: Windows end at multiples of this, so that many streams share one pass of the loop.
 GRID_S = 0.01
-#: A window is over so long after its time at least: a delta that comes right at its end is joined, too.
+#: Added to each window, so that a delta at its very end is joined.
 GRACE_S = 0.002
-#: What waits in one window is flushed with the batch in which it has become this much.
+#: A window that holds more is flushed at the end of the batch.
 MAX_WAITING_BYTES = 64 * 1024
 
 
 class Rollup:
-    """The windows of all audiences of one edge. Connections that got something are put into `dirty`."""
+    """Rollup windows of all subscriber groups. Connections with new pending data are added to `dirty`."""
 
     def __init__(self, counts: EdgeCounters, dirty: set[Connection]) -> None:
         self._counts = counts
         self._dirty = dirty
-        #: Those to be looked at when the batch ends.
+        #: Groups to check when the batch ends.
         self._fresh: dict[SubscriberGroup, None] = {}
-        #: By the tick of the grid at which their window ends.
+        #: Groups by the tick of the grid at which their window ends.
         self._due: dict[int, dict[SubscriberGroup, None]] = {}
-        #: The first of these ticks, or one before.
+        #: The first of these ticks, or an earlier one.
         self._next: int | None = None
 
     @property
     def next_due(self) -> float | None:
-        """When `flush_due` is to be called; None where there is nothing to wait for."""
+        """Time of the next `flush_due`; None if no window is open."""
         return None if self._next is None else self._next * GRID_S
 
-    def add(self, audience: SubscriberGroup, addition: DeltaRange) -> None:
-        """A delta for an audience; what it had before is joined with it."""
-        audience.additions.append(addition)
-        audience.waiting_bytes += addition.size
-        if audience.due is None or audience.waiting_bytes > MAX_WAITING_BYTES:
-            self._fresh[audience] = None
+    def add(self, group: SubscriberGroup, delta: DeltaRange) -> None:
+        """Queue a delta for a group."""
+        group.deltas.append(delta)
+        group.waiting_bytes += delta.size
+        if group.due is None or group.waiting_bytes > MAX_WAITING_BYTES:
+            self._fresh[group] = None
 
     def end_batch(self, now: float) -> None:
-        """Flush what has no window or has become too much, and begin windows for the rest."""
+        """Flush groups without a window or with too much waiting, and open windows for the rest."""
         fresh, self._fresh = self._fresh, {}
-        for audience in fresh:
-            if not audience.rollup_ms or audience.waiting_bytes > MAX_WAITING_BYTES:
-                self.flush(audience, everybody=False)
-            elif audience.due is None:
-                self._begin(audience, now)
+        for group in fresh:
+            if not group.rollup_ms or group.waiting_bytes > MAX_WAITING_BYTES:
+                self.flush(group, everybody=False)
+            elif group.due is None:
+                self._begin(group, now)
 
-    def _begin(self, audience: SubscriberGroup, now: float) -> None:
-        tick = int((now + audience.rollup_ms / 1000 + GRACE_S) / GRID_S) + 1
-        audience.due = tick
-        self._due.setdefault(tick, {})[audience] = None
+    def _begin(self, group: SubscriberGroup, now: float) -> None:
+        tick = int((now + group.rollup_ms / 1000 + GRACE_S) / GRID_S) + 1
+        group.due = tick
+        self._due.setdefault(tick, {})[group] = None
         if self._next is None or tick < self._next:
             self._next = tick
 
     def flush_due(self, now: float) -> None:
-        """Flush the audiences whose window is over."""
+        """Flush the groups whose window has ended."""
         for tick in [tick for tick in self._due if tick * GRID_S <= now]:
-            for audience in list(self._due[tick]):
-                self.flush(audience, everybody=False)
+            for group in list(self._due[tick]):
+                self.flush(group, everybody=False)
         self._next = min(self._due, default=None)
 
-    def flush(self, audience: SubscriberGroup, everybody: bool) -> None:
-        """End an audience's window; see SubscriberGroup.flush."""
-        self._end(audience)
-        audience.flush(self._counts, everybody)
-        self._dirty |= audience.listeners
+    def flush(self, group: SubscriberGroup, everybody: bool) -> None:
+        """End a group's window; see SubscriberGroup.flush."""
+        self._end(group)
+        group.flush(self._counts, everybody)
+        self._dirty |= group.subscribers
 
-    def take(self, audience: SubscriberGroup, connection: Connection) -> None:
-        """Give one listener what waits for it; the others' window goes on."""
-        if len(audience.listeners) == 1:
-            self.flush(audience, everybody=True)
+    def flush_one(self, group: SubscriberGroup, connection: Connection) -> None:
+        """Deliver to one subscriber what waits for it; the others' window stays open."""
+        if len(group.subscribers) == 1:
+            self.flush(group, everybody=True)
         else:
-            audience.take(connection, self._counts)
+            group.flush_one(connection, self._counts)
             self._dirty.add(connection)
 
-    def forget(self, audience: SubscriberGroup) -> None:
-        """Nobody is left in it."""
-        self._end(audience)
+    def forget(self, group: SubscriberGroup) -> None:
+        """Drop a group that is empty."""
+        self._end(group)
 
-    def _end(self, audience: SubscriberGroup) -> None:
-        self._fresh.pop(audience, None)
-        tick, audience.due = audience.due, None
+    def _end(self, group: SubscriberGroup) -> None:
+        self._fresh.pop(group, None)
+        tick, group.due = group.due, None
         if tick is not None:
-            del self._due[tick][audience]
+            del self._due[tick][group]
             if not self._due[tick]:
                 del self._due[tick]

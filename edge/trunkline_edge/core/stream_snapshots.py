@@ -1,4 +1,4 @@
-"""What was said so far in open messages, for those who are not shown deltas."""
+"""Snapshots of open messages, for clients whose codec does not stream deltas."""
 
 from __future__ import annotations
 
@@ -7,46 +7,46 @@ from trunkline.v1.message_pb2 import CHANGE_KIND_ENDED, Change, Message, Part
 
 
 class StreamSnapshots:
-    """The open messages of one topic, each with all that its listeners have been told.
+    """The open messages of one topic with their text so far.
 
-    Kept only while somebody hears the topic who needs it. Bounded by what the router lets be open.
+    Kept only while a subscriber needs them. The router's limit on open messages bounds them.
     """
 
-    __slots__ = ("_texts",)
+    __slots__ = ("_snapshots",)
 
     def __init__(self) -> None:
-        self._texts: dict[str, _StreamSnapshot] = {}
+        self._snapshots: dict[str, _StreamSnapshot] = {}
 
     def put(self, message: Message) -> None:
-        """An open message as it is now, for all who hear the topic."""
-        self._texts[message.id] = _StreamSnapshot(message)
+        """Replace the snapshot of an open message, for all subscribers."""
+        self._snapshots[message.id] = _StreamSnapshot(message)
 
-    def offer(self, message: Message) -> None:
-        """An open message as one listener was sent it; what is known already is not taken back."""
-        known = self._texts.get(message.id)
+    def put_newer(self, message: Message) -> None:
+        """Replace the snapshot by a newer one that was sent to one subscriber only."""
+        known = self._snapshots.get(message.id)
         if known is None or known.next_index < message.next_index:
             self.put(message)
 
-    def add(self, delta: DeltaFrame, count: int) -> None:
-        """Deltas, `count` of them in one frame; those that are known are dropped."""
-        text = self._texts.get(delta.message_id)
-        if text is not None and delta.index == text.next_index:
-            text.add(delta, count)
+    def append(self, delta: DeltaFrame, count: int) -> None:
+        """Append `count` deltas in one frame; deltas that are known already are ignored."""
+        snapshot = self._snapshots.get(delta.message_id)
+        if snapshot is not None and delta.index == snapshot.next_index:
+            snapshot.append(delta, count)
 
-    def so_far(self, message_id: str) -> Message | None:
-        """The message as it is now, not to be changed; None where it is not open."""
-        text = self._texts.get(message_id)
-        return text.message if text is not None else None
+    def get(self, message_id: str) -> Message | None:
+        """Return the message so far, which must not be modified; None if it is not open."""
+        snapshot = self._snapshots.get(message_id)
+        return snapshot.message if snapshot is not None else None
 
     def complete(self, change: Change) -> Change:
-        """The end of a message with the message as it has become; anything else as it is."""
-        text = self._texts.get(change.message_id)
-        if text is None or change.kind != CHANGE_KIND_ENDED or change.HasField("message"):
+        """Return the end of an open message with its final message; any other change as it is."""
+        snapshot = self._snapshots.get(change.message_id)
+        if snapshot is None or change.kind != CHANGE_KIND_ENDED or change.HasField("message"):
             return change
         completed = Change()
         completed.CopyFrom(change)
         message = completed.message
-        message.CopyFrom(text.message)
+        message.CopyFrom(snapshot.message)
         message.state = change.state
         message.updated_at.CopyFrom(change.changed_at)
         if change.HasField("error"):
@@ -54,16 +54,16 @@ class StreamSnapshots:
         return completed
 
     def forget(self, message_id: str) -> None:
-        """It is open no longer."""
-        self._texts.pop(message_id, None)
+        """Drop a message that is no longer open."""
+        self._snapshots.pop(message_id, None)
 
     def clear(self) -> None:
-        """None is open any longer."""
-        self._texts.clear()
+        """Drop all messages."""
+        self._snapshots.clear()
 
 
 class _StreamSnapshot:
-    """One open message. Text is joined when somebody looks at it, not with each delta."""
+    """One open message. Text is joined when the message is read, not with each delta."""
 
     __slots__ = ("_kind", "_message", "_waiting", "next_index")
 
@@ -80,28 +80,28 @@ class _StreamSnapshot:
         self._message.next_index = self.next_index
         return self._message
 
-    def add(self, delta: DeltaFrame, count: int) -> None:
+    def append(self, delta: DeltaFrame, count: int) -> None:
         kind = delta.WhichOneof("content") or ""
         if kind != self._kind:
             self._join()
             self._kind = kind
         if kind == "part":
-            self._add_part(delta.part)
+            self._append_part(delta.part)
         elif kind:
             self._waiting.append(getattr(delta, kind))
         self.next_index += count
 
     def _join(self) -> None:
-        """Add the text or reasoning that waits, to the last part if that is of its kind."""
+        """Append waiting text or reasoning to the last part, or as a new part if that is of another kind."""
         if not self._waiting:
             return
-        said = "".join(self._waiting)
+        text = "".join(self._waiting)
         self._waiting.clear()
         parts = self._message.parts
         last = parts[-1] if parts and parts[-1].HasField(self._kind) else parts.add()  # type: ignore[arg-type]
-        getattr(last, self._kind).text += said
+        getattr(last, self._kind).text += text
 
-    def _add_part(self, part: Part) -> None:
+    def _append_part(self, part: Part) -> None:
         parts = self._message.parts
         if parts and part.HasField("tool_call") and parts[-1].HasField("tool_call"):
             last = parts[-1].tool_call

@@ -1,93 +1,96 @@
-"""Those who hear a topic alike: same codec, same window. What they get is made once for all."""
+"""Subscribers of a topic with the same codec and rollup window; frames are encoded once for all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from trunkline.v1.frame_pb2 import ServerFrame
 
+from trunkline_edge.core.connection import Connection
 from trunkline_edge.core.counters import EdgeCounters
 from trunkline_edge.core.deltas import DeltaIndex, DeltaRange, EncodedDeltas, EncodedSnapshots
-from trunkline_edge.core.encoding import encoded
 from trunkline_edge.core.stream_snapshots import StreamSnapshots
 from trunkline_edge.dialects.codec import Codec
 
-if TYPE_CHECKING:
-    from trunkline_edge.core.connection import Connection
 
+class OutgoingFrame(NamedTuple):
+    """A frame for the subscribers of a topic."""
 
-#: A frame for all who hear a topic; the number of the connection that it is not for, or 0; where the
-#: deltas of the open message that it brings go on, or None; and what those get who are not shown deltas.
-OutgoingFrame = tuple[ServerFrame, int, DeltaIndex | None, ServerFrame]
+    frame: ServerFrame
+    #: Number of the connection that must not receive it; 0 for none.
+    excluded: int
+    #: Where the deltas of the open message in it continue; None if there is none.
+    continues_at: DeltaIndex | None
+    #: The same frame for codecs that do not stream deltas: an end carries its message.
+    without_deltas: ServerFrame
 
 
 class SubscriberGroup:
-    """Listeners of one topic with the same codec and the same window.
+    """Subscribers of one topic with the same codec and rollup window.
 
-    Deltas wait in `additions`, of which `taken` says how far the listeners have been given them; both
-    numbers, like those in `own`, count from the audience's beginning. `own` has the listeners that
-    stand elsewhere: ahead, because something else had to be written to them before the window's end;
-    or behind, because they lag. What all have been given is dropped.
+    Deltas gather in `deltas`. `flushed` counts those that subscribers have received, from the beginning of
+    the group, and `offsets` does for each subscriber that differs: it is ahead if another frame had to be
+    sent to it before the window's end, behind if it has a backlog. Deltas that all have received are dropped.
 
-    Bounds: what waits for a window is flushed once it is too much (Rollup); what waits for one that
-    lags counts as buffered for it, and it is closed when that is too much.
+    Bounds: Rollup flushes a window that holds too much; deltas that wait for a subscriber count towards its
+    backlog, and Backpressure closes it if that is too large.
     """
 
     __slots__ = (
         "_base",
-        "_pieces",
-        "additions",
+        "_encoded",
         "codec",
+        "deltas",
         "due",
-        "listeners",
-        "own",
+        "flushed",
+        "offsets",
         "rollup_ms",
         "skips",
-        "taken",
-        "texts",
+        "snapshots",
+        "subscribers",
         "waiting_bytes",
     )
 
-    def __init__(self, codec: Codec, rollup_ms: int, texts: StreamSnapshots | None = None) -> None:
+    def __init__(self, codec: Codec, rollup_ms: int, snapshots: StreamSnapshots | None = None) -> None:
         self.codec = codec
         self.rollup_ms = rollup_ms
-        #: The topic's, for a codec whose clients are not shown deltas; else None.
-        self.texts = texts
-        self.listeners: set[Connection] = set()
-        self.additions: list[DeltaRange] = []
+        #: The topic's, if the codec does not stream deltas; else None.
+        self.snapshots = snapshots
+        self.subscribers: set[Connection] = set()
+        self.deltas: list[DeltaRange] = []
         self._base = 0
-        self.taken = 0
-        self.own: dict[Connection, int] = {}
-        #: By listener, then message: deltas below this index were in a snapshot that it alone was sent.
+        self.flushed = 0
+        self.offsets: dict[Connection, int] = {}
+        #: By subscriber, then message: deltas below this index were in a snapshot sent to it alone.
         self.skips: dict[Connection, dict[str, int]] = {}
         #: Since the last flush.
         self.waiting_bytes = 0
-        #: The Rollup's: when the window ends, or None where nothing waits for that.
+        #: Tick at which the Rollup ends the window; None while no window is open.
         self.due: int | None = None
-        self._pieces: dict[tuple[int, int], EncodedDeltas | EncodedSnapshots] = {}
+        self._encoded: dict[tuple[int, int], EncodedDeltas | EncodedSnapshots] = {}
 
-    # Who listens
+    # Membership
 
-    def join(self, connection: Connection) -> None:
-        """A listener comes. What waits already is not for it."""
-        self.listeners.add(connection)
-        if self._end > self.taken:
-            self.own[connection] = self._end
+    def add(self, connection: Connection) -> None:
+        """Add a subscriber; deltas already waiting are not for it."""
+        self.subscribers.add(connection)
+        if self._end > self.flushed:
+            self.offsets[connection] = self._end
 
-    def leave(self, connection: Connection) -> None:
-        """A listener goes, whatever still waits for it."""
-        self.listeners.discard(connection)
-        self.own.pop(connection, None)
+    def remove(self, connection: Connection) -> None:
+        """Remove a subscriber and drop what waits for it."""
+        self.subscribers.discard(connection)
+        self.offsets.pop(connection, None)
         self.skips.pop(connection, None)
-        self._drop_taken()
+        self._drop_delivered()
 
     def skip(self, connection: Connection, message_id: str, next_index: int) -> None:
-        """A listener knows this message further than the others."""
+        """Skip deltas below `next_index` for one subscriber, which has received a newer snapshot."""
         self.skips.setdefault(connection, {})[message_id] = next_index
 
     def unskip(self, message_id: str) -> None:
-        """All know the same of this message from here on."""
+        """Skip nothing of this message any longer: all subscribers have the same of it."""
         for connection, skip in list(self.skips.items()):
             skip.pop(message_id, None)
             if not skip:
@@ -95,163 +98,173 @@ class SubscriberGroup:
 
     # Frames
 
-    def tell(self, run: Sequence[OutgoingFrame], counts: EdgeCounters) -> bool:
-        """Give frames to all, joined; whatever deltas came before have been flushed.
+    def deliver(
+        self, frames: Sequence[OutgoingFrame], encoded: Sequence[bytes], counts: EdgeCounters
+    ) -> bool:
+        """Append `frames`, encoded, to each subscriber's pending data. Earlier deltas must be flushed.
 
-        False where the codec has nothing to say about any of them.
+        Return False if the codec sends nothing for any of them.
         """
-        codec = self.codec
-        if self.texts is None:
-            pieces = [encoded(codec, frame) for frame, _, _, _ in run]
-        else:
-            pieces = [encoded(codec, whole) for _, _, _, whole in run]
-        piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        if not piece:
+        data = encoded[0] if len(encoded) == 1 else b"".join(encoded)
+        if not data:
             return False
-        counts.deliveries += (len(pieces) - pieces.count(b"")) * len(self.listeners)
-        if excepted := {number for _, number, _, _ in run if number}:
-            self._tell_but(excepted, run, pieces, counts)
+        counts.deliveries += (len(encoded) - encoded.count(b"")) * len(self.subscribers)
+        if excluded := {frame.excluded for frame in frames if frame.excluded}:
+            self._deliver_except(excluded, frames, encoded, data, counts)
         else:
-            for connection in self.listeners:
-                connection.pending.append(piece)
-        for _, number, place, _ in run:
-            if place is not None:
-                self._goes_on(place, number)
+            for connection in self.subscribers:
+                connection.pending.append(data)
+        for frame in frames:
+            if frame.continues_at is not None:
+                self._continue_at(frame.continues_at, frame.excluded)
         return True
 
-    def _tell_but(
-        self, excepted: set[int], run: Sequence[OutgoingFrame], pieces: Sequence[bytes], counts: EdgeCounters
+    def _deliver_except(
+        self,
+        excluded: set[int],
+        frames: Sequence[OutgoingFrame],
+        encoded: Sequence[bytes],
+        data: bytes,
+        counts: EdgeCounters,
     ) -> None:
-        """Give each listener what is for it; as if all had been counted for all."""
-        piece = b"".join(pieces)
-        for connection in self.listeners:
-            if connection.number not in excepted:
-                connection.pending.append(piece)
+        """Deliver to each subscriber all but the frames that exclude it, which were counted already."""
+        for connection in self.subscribers:
+            if connection.number not in excluded:
+                connection.pending.append(data)
                 continue
-            for (_, number, _, _), one in zip(run, pieces, strict=True):
-                if number != connection.number:
+            for frame, one in zip(frames, encoded, strict=True):
+                if frame.excluded != connection.number:
                     connection.pending.append(one)
                 elif one:
                     counts.deliveries -= 1
 
-    def _goes_on(self, place: DeltaIndex, excepted: int) -> None:
-        for connection in self.listeners:
-            if connection.number != excepted:
-                connection.goes_on = place
+    def _continue_at(self, index: DeltaIndex, excluded: int) -> None:
+        for connection in self.subscribers:
+            if connection.number != excluded:
+                connection.last_delta = index
 
     # Deltas
 
     def flush(self, counts: EdgeCounters, everybody: bool) -> None:
-        """Give what waits to all; to those that lag only if `everybody`, because a frame follows."""
-        start, end = self.taken, self._end
-        apart: list[Connection] = []
-        if self.own or self.skips:
-            apart = [*self.own, *(one for one in self.skips if one not in self.own)]
-        if end > start and len(apart) < len(self.listeners):
-            self._give_all(self.listeners.difference(apart) if apart else self.listeners, counts, everybody)
-        for connection in apart:
-            since = self.own.pop(connection, start)
-            if connection.lags and not everybody:
-                if since < end:
-                    self.own[connection] = since
-            elif since < end:
-                self._give(connection, since, counts)
-        self.taken = end
-        self.waiting_bytes = 0
-        self._pieces.clear()
-        self._drop_taken()
+        """Deliver waiting deltas to all subscribers; if `everybody`, also to those with a backlog.
 
-    def _give_all(self, listeners: set[Connection], counts: EdgeCounters, everybody: bool) -> None:
-        start = self.taken
-        piece = self._piece(start)
-        if not piece.frames:
+        Backlogged subscribers must be included if a frame follows the deltas.
+        """
+        start, end = self.flushed, self._end
+        apart: list[Connection] = []
+        if self.offsets or self.skips:
+            apart = [*self.offsets, *(one for one in self.skips if one not in self.offsets)]
+        if end > start and len(apart) < len(self.subscribers):
+            self._deliver_deltas(
+                self.subscribers.difference(apart) if apart else self.subscribers, counts, everybody
+            )
+        for connection in apart:
+            since = self.offsets.pop(connection, start)
+            if connection.has_backlog and not everybody:
+                if since < end:
+                    self.offsets[connection] = since
+            elif since < end:
+                self._deliver_since(connection, since, counts)
+        self.flushed = end
+        self.waiting_bytes = 0
+        self._encoded.clear()
+        self._drop_delivered()
+
+    def _deliver_deltas(self, subscribers: set[Connection], counts: EdgeCounters, everybody: bool) -> None:
+        start = self.flushed
+        encoded = self._encode_since(start)
+        if not encoded.frames:
             return
-        begins, ends = piece.begins, piece.ends
+        begin, end = encoded.begin, encoded.end
         short: bytes | None = None
         long: bytes | None = None
-        lagging = 0
-        for connection in listeners:
-            if connection.lags and not everybody:
-                self.own[connection] = start
-                lagging += 1
+        backlogged = 0
+        for connection in subscribers:
+            if connection.has_backlog and not everybody:
+                self.offsets[connection] = start
+                backlogged += 1
                 continue
-            if connection.goes_on == begins:
+            if connection.last_delta == begin:
                 if short is None:
-                    short = piece.short()
+                    short = encoded.short()
                 connection.pending.append(short)
             else:
                 if long is None:
-                    long = piece.long()
+                    long = encoded.long()
                 connection.pending.append(long)
-            connection.goes_on = ends
-        counts.gave(piece.frames, piece.deltas, len(listeners) - lagging)
+            connection.last_delta = end
+        counts.count_deltas(encoded.frames, encoded.deltas, len(subscribers) - backlogged)
 
-    def take(self, connection: Connection, counts: EdgeCounters) -> None:
-        """Give one listener all that waits for it, now."""
-        since = self.own.pop(connection, self.taken)
+    def flush_one(self, connection: Connection, counts: EdgeCounters) -> None:
+        """Deliver to one subscriber all that waits for it; the others' window stays open."""
+        since = self.offsets.pop(connection, self.flushed)
         if since < self._end:
-            self._give(connection, since, counts)
-        if self.taken < self._end:
-            self.own[connection] = self._end
+            self._deliver_since(connection, since, counts)
+        if self.flushed < self._end:
+            self.offsets[connection] = self._end
         else:
-            self._drop_taken()
+            self._drop_delivered()
 
-    def _give(self, connection: Connection, since: int, counts: EdgeCounters) -> None:
-        piece: EncodedDeltas | EncodedSnapshots | None
+    def _deliver_since(self, connection: Connection, since: int, counts: EdgeCounters) -> None:
+        encoded: EncodedDeltas | EncodedSnapshots | None
         if connection in self.skips:
-            news = self._unknown(connection, self.additions[since - self._base :])
-            piece = self._made(news) if news else None
+            unknown = self._take_unknown(connection, self.deltas[since - self._base :])
+            encoded = self._encode(unknown) if unknown else None
         else:
-            piece = self._piece(since)
-        if piece is not None and piece.frames:
-            connection.pending.append(piece.short() if connection.goes_on == piece.begins else piece.long())
-            connection.goes_on = piece.ends
-            counts.gave(piece.frames, piece.deltas, 1)
+            encoded = self._encode_since(since)
+        if encoded is not None and encoded.frames:
+            continues = connection.last_delta == encoded.begin
+            connection.pending.append(encoded.short() if continues else encoded.long())
+            connection.last_delta = encoded.end
+            counts.count_deltas(encoded.frames, encoded.deltas, 1)
 
-    def _unknown(self, connection: Connection, additions: list[DeltaRange]) -> list[DeltaRange]:
-        """Those that its snapshots do not hold; with the first of these a snapshot has served."""
+    def _take_unknown(self, connection: Connection, deltas: list[DeltaRange]) -> list[DeltaRange]:
+        """Return the deltas that its snapshots do not hold; the first of a message ends the skip."""
         skip = self.skips[connection]
-        news = []
-        for one in additions:
+        unknown = []
+        for one in deltas:
             if one.index >= skip.get(one.message_id, 0):
                 skip.pop(one.message_id, None)
-                news.append(one)
+                unknown.append(one)
         if not skip:
             del self.skips[connection]
-        return news
+        return unknown
 
-    def _piece(self, since: int) -> EncodedDeltas | EncodedSnapshots:
-        """What waits since then, made once for all who get the same."""
+    def _encode_since(self, since: int) -> EncodedDeltas | EncodedSnapshots:
+        """Encode the deltas from an offset on, once for all subscribers at it."""
         key = since, self._end
-        piece = self._pieces.get(key)
-        if piece is None:
-            waiting = self.additions[since - self._base :] if since > self._base else self.additions
-            piece = self._pieces[key] = self._made(waiting)
-        return piece
+        encoded = self._encoded.get(key)
+        if encoded is None:
+            waiting = self.deltas[since - self._base :] if since > self._base else self.deltas
+            encoded = self._encoded[key] = self._encode(waiting)
+        return encoded
 
-    def _made(self, additions: Sequence[DeltaRange]) -> EncodedDeltas | EncodedSnapshots:
-        if self.texts is None:
-            return EncodedDeltas(self.codec, additions)
-        return EncodedSnapshots(self.codec, additions, self.texts)
+    def _encode(self, deltas: Sequence[DeltaRange]) -> EncodedDeltas | EncodedSnapshots:
+        if self.snapshots is None:
+            return EncodedDeltas(self.codec, deltas)
+        return EncodedSnapshots(self.codec, deltas, self.snapshots)
 
     @property
     def _end(self) -> int:
-        return self._base + len(self.additions)
+        return self._base + len(self.deltas)
 
     def is_behind(self, connection: Connection) -> bool:
-        """The listener has not been given what others have."""
-        return self.own.get(connection, self.taken) < self.taken
+        """Return True if others have received deltas that this subscriber has not."""
+        return self.offsets.get(connection, self.flushed) < self.flushed
 
-    def gathered_bytes(self, connection: Connection) -> int:
-        """About how many bytes wait for a listener that lags."""
-        since = self.own.get(connection)
+    def backlog_bytes(self, connection: Connection) -> int:
+        """Return about how many bytes of deltas wait for a subscriber with a backlog."""
+        since = self.offsets.get(connection)
         if since is None or since == self._end:
             return 0
-        last = self.additions[-1]
-        return last.before + last.size - self.additions[since - self._base].before
+        last = self.deltas[-1]
+        return last.before + last.size - self.deltas[since - self._base].before
 
-    def _drop_taken(self) -> None:
-        low = min(self.taken, *self.own.values()) if self.own else self.taken
+    def _drop_delivered(self) -> None:
+        low = min(self.flushed, *self.offsets.values()) if self.offsets else self.flushed
         if low > self._base:
-            del self.additions[: low - self._base]
+            del self.deltas[: low - self._base]
             self._base = low
+
+    def __repr__(self) -> str:
+        return f"<SubscriberGroup {self.codec.name}, {len(self.subscribers)} subscribers>"

@@ -1,4 +1,4 @@
-"""One topic, as the edge knows it."""
+"""A topic with subscribers on this edge."""
 
 from __future__ import annotations
 
@@ -8,122 +8,90 @@ from itertools import chain
 from trunkline.v1.address_pb2 import Position
 
 from trunkline_edge.core.connection import Connection
-from trunkline_edge.core.resume_cursor import mark_of
 from trunkline_edge.core.stream_snapshots import StreamSnapshots
 from trunkline_edge.core.subscribers import OutgoingFrame, SubscriberGroup
+from trunkline_edge.core.topic_head import TopicHead
 from trunkline_edge.dialects.codec import Codec, StreamingMode
 
 
 class SubscribedTopic:
-    """A topic that connections of this edge hear.
+    """A topic that connections of this edge are subscribed to.
 
-    `run` gathers frames that are ready together; they are encoded once per audience, joined, and given
-    to each listener as one piece. Deltas wait with each audience. Never do both hold something: a
-    frame first has the deltas flushed, and a delta the run.
+    `pending` gathers frames that are ready together; they are encoded once per codec, joined, and delivered
+    as one piece. Deltas wait in each group. Never do both hold something: a frame first flushes the deltas,
+    and a delta the frames.
     """
 
-    __slots__ = (
-        "address",
-        "audiences",
-        "delta_bytes",
-        "epoch",
-        "mark",
-        "number",
-        "open",
-        "run",
-        "seq",
-        "texts",
-    )
+    __slots__ = ("delta_bytes", "groups", "head", "number", "open_messages", "pending", "snapshots")
 
-    def __init__(self, number: int, address: bytes, epoch: str, seq: int) -> None:
-        #: On the link; another one after each re-link.
+    def __init__(self, number: int, head: TopicHead) -> None:
+        #: On the current link.
         self.number = number
-        #: The serialized Address, which names it across links.
-        self.address = address
-        #: How far the listeners have come.
-        self.epoch = epoch
-        self.seq = seq
-        #: The same in one word; empty until somebody asks, see `marked`.
-        self.mark = b""
-        #: By codec and window; none is empty.
-        self.audiences: dict[tuple[Codec, int], SubscriberGroup] = {}
-        self.run: list[OutgoingFrame] = []
-        #: Open messages, and for each the index that its next delta will have.
-        self.open: dict[str, int] = {}
-        #: What was said so far in those; None while all who hear the topic are shown deltas.
-        self.texts: StreamSnapshots | None = None
-        #: All that ever came.
+        self.head = head
+        #: By codec and rollup window; none is empty.
+        self.groups: dict[tuple[Codec, int], SubscriberGroup] = {}
+        self.pending: list[OutgoingFrame] = []
+        #: Index of the next delta by open message.
+        self.open_messages: dict[str, int] = {}
+        #: None while every subscriber's codec streams deltas.
+        self.snapshots: StreamSnapshots | None = None
+        #: Total of all deltas received.
         self.delta_bytes = 0
 
     def advance(self, position: Position) -> None:
-        """The listeners have come as far as this; what is told again does not take them back."""
-        if position.epoch != self.epoch:
-            # The log was begun anew, and what was open in the old one will never end.
-            self._forget_open()
-            self.epoch, self.seq = position.epoch, position.seq
-        elif position.seq > self.seq:
-            self.seq = position.seq
-        else:
-            return
-        self.mark = b""
+        """Move the head to a position; replayed ones do not move it back."""
+        if self.head.advance(position):
+            # The log was recreated: messages that were open in the old one never end.
+            self._forget_open_messages()
 
-    def marked(self) -> bytes:
-        """The `mark`, made for all who ask."""
-        self.mark = mark_of(self.epoch, self.seq)
-        return self.mark
+    def _forget_open_messages(self) -> None:
+        self.open_messages.clear()
+        if self.snapshots is not None:
+            self.snapshots.clear()
+        for group in self.groups.values():
+            group.skips.clear()
 
-    def _forget_open(self) -> None:
-        self.open.clear()
-        if self.texts is not None:
-            self.texts.clear()
-        for audience in self.audiences.values():
-            audience.skips.clear()
+    def subscribers(self) -> Iterator[Connection]:
+        """Iterate over all subscribers."""
+        return chain.from_iterable(group.subscribers for group in self.groups.values())
 
-    def listeners(self) -> Iterator[Connection]:
-        """All who hear it."""
-        return chain.from_iterable(audience.listeners for audience in self.audiences.values())
-
-    def join(self, connection: Connection) -> None:
-        """A connection listens."""
-        if self not in connection.topics:
-            self._seat(connection)
-
-    def _seat(self, connection: Connection) -> None:
-        """Among those who hear it alike."""
+    def subscribe(self, connection: Connection) -> SubscriberGroup:
+        """Add a connection; return its group."""
         key = connection.codec, connection.rollup_ms
-        audience = self.audiences.get(key)
-        if audience is None:
-            texts = None
+        group = self.groups.get(key)
+        if group is None:
+            snapshots = None
             if connection.codec.streaming is not StreamingMode.DELTAS:
-                texts = self.texts = self.texts or StreamSnapshots()
-            audience = self.audiences[key] = SubscriberGroup(*key, texts)
-        audience.join(connection)
-        connection.topics[self] = audience
+                snapshots = self.snapshots = self.snapshots or StreamSnapshots()
+            group = self.groups[key] = SubscriberGroup(*key, snapshots)
+        group.add(connection)
+        return group
 
-    def move(self, connection: Connection) -> SubscriberGroup | None:
-        """A listener has another codec now; nothing waits for it. Returns its old audience, if deserted."""
-        before = connection.topics[self]
+    def move(
+        self, connection: Connection, before: SubscriberGroup
+    ) -> tuple[SubscriberGroup, SubscriberGroup | None]:
+        """Move a subscriber whose codec changed; nothing may wait for it.
+
+        Return its new group, and the old one if that is empty and dropped.
+        """
         skips = before.skips.pop(connection, None)
-        self._seat(connection)
+        group = self.subscribe(connection)
         if skips is not None:
-            connection.topics[self].skips[connection] = skips
-        return self._part(connection, before)
+            group.skips[connection] = skips
+        return group, self.unsubscribe(connection, before)
 
-    def leave(self, connection: Connection) -> SubscriberGroup | None:
-        """A connection listens no longer. Returns its audience if that is empty now, and dropped."""
-        audience = connection.topics.pop(self, None)
-        if audience is None:
+    def unsubscribe(self, connection: Connection, group: SubscriberGroup) -> SubscriberGroup | None:
+        """Remove a subscriber. Return its group if that is empty and dropped."""
+        group.remove(connection)
+        if group.subscribers:
             return None
-        return self._part(connection, audience)
+        del self.groups[group.codec, group.rollup_ms]
+        if group.snapshots is not None and all(other.snapshots is None for other in self.groups.values()):
+            self.snapshots = None
+        if not self.groups:
+            # The next subscriber begins with snapshots of all open messages.
+            self._forget_open_messages()
+        return group
 
-    def _part(self, connection: Connection, audience: SubscriberGroup) -> SubscriberGroup | None:
-        audience.leave(connection)
-        if audience.listeners:
-            return None
-        del self.audiences[audience.codec, audience.rollup_ms]
-        if audience.texts is not None and all(other.texts is None for other in self.audiences.values()):
-            self.texts = None
-        if not self.audiences:
-            # Whoever comes next begins with a snapshot of what is open.
-            self._forget_open()
-        return audience
+    def __repr__(self) -> str:
+        return f"<SubscribedTopic {self.number}, {len(self.groups)} groups>"

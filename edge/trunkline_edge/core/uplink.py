@@ -1,19 +1,19 @@
-"""What waits for the router."""
+"""Entries that wait for the router."""
 
 from __future__ import annotations
 
 from trunkline.v1.edge_service_pb2 import EdgeEntry, LinkRequest
 from trunkline_runtime.credited_batch_queue import CreditedBatchQueue
 
-#: What an entry costs beside the frame it carries.
+#: Overhead of an entry beside the frame it carries.
 ENTRY_BYTES = 32
 
 
 class Uplink(CreditedBatchQueue[LinkRequest]):
-    """Entries waiting for the router while the link is up; see LinkBatches.
+    """Entries waiting for the router while the link is up; see CreditedBatchQueue.
 
-    Nothing is kept across links: what must not be lost is kept with its connection and is sent
-    again. While it is full the edge reads from no client that sends.
+    Nothing is kept across links: connections keep what must not be lost, and send it again. While the
+    uplink is full, clients that send are not read from.
     """
 
     __slots__ = ("is_up",)
@@ -23,10 +23,10 @@ class Uplink(CreditedBatchQueue[LinkRequest]):
         self.is_up = False
 
     def restart(self, is_up: bool) -> None:
-        """The link came up or broke: begin with nothing."""
+        """Drop all entries: the link came up or broke."""
         self.is_up = is_up
         self.clear()
 
     def add(self, size: int = 0) -> EdgeEntry:
-        """A new entry at the end, to be filled in; `size` is that of the frame it will carry."""
+        """Append an entry for the caller to fill in; `size` is that of the frame it will carry."""
         return self.add_entry(size)  # type: ignore[no-any-return]

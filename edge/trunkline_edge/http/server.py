@@ -62,11 +62,11 @@ def make_app(shell: EdgeRuntime, calls: RouterClient) -> Starlette:
 def _operators_routes(shell: EdgeRuntime) -> list[BaseRoute]:
     """Health, readiness and metrics."""
     registry = CollectorRegistry()
-    registry.register(EdgeCollector(shell))
+    registry.register(EdgeCollector(shell.core))
 
     async def healthz(request: Request) -> Response:
         """The process works; what it is connected to does not matter."""
-        return JSONResponse({"status": "ok", **figures(shell)})
+        return JSONResponse({"status": "ok", **figures(shell.core)})
 
     async def readyz(request: Request) -> Response:
         """The edge can take clients: it is linked to a router and is not stopping."""

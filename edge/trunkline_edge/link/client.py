@@ -1,4 +1,4 @@
-"""Keeps one link to a router: links, carries batches, and links again."""
+"""Client of the router's link: connects, transfers batches, and reconnects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trunkline.v1.edge_service_pb2 import LinkHello, LinkRequest, LinkResponse
 from trunkline.v1.edge_service_pb2_grpc import EdgeServiceStub
 from trunkline_runtime.contract_version import check_peer_version
 
-from trunkline_edge.link.diagnostics import CUT_OFF, explained
+from trunkline_edge.link.diagnostics import CUT_OFF, explain
 from trunkline_edge.router_channel import RouterChannelFactory
 from trunkline_edge.runtime import EdgeRuntime
 from trunkline_edge.settings import EdgeSettings
@@ -26,76 +26,76 @@ from trunkline_edge.settings import EdgeSettings
 _log = structlog.get_logger()
 
 WELCOME_TIMEOUT_S = 10.0
-#: Full jitter between nothing and this, doubled at each failure up to the last.
+#: Full jitter between 0 and this, doubled at each failure up to the last.
 FIRST_BACKOFF_S = 0.1
 LAST_BACKOFF_S = 3.0
 
 OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.max_receive_message_length", 16 << 20),
     ("grpc.max_send_message_length", 16 << 20),
-    # Each attempt is on a channel of its own; the waiting between attempts is ours.
+    # Each attempt has its own channel; this client backs off between attempts.
     ("grpc.enable_retries", 0),
     ("grpc.use_local_subchannel_pool", 1),
 ]
 
 
 class LinkFailed(Exception):
-    """A link could not be made or broke; the text says why, in one line."""
+    """A link failed or broke; the text is one line for the log."""
 
 
 class LinkClient:
-    """Runs the link of one edge. `linked` is called whenever a link is up."""
+    """Keeps one edge linked to a router; `linked` is called each time a link is up."""
 
     def __init__(
         self,
-        shell: EdgeRuntime,
+        runtime: EdgeRuntime,
         settings: EdgeSettings,
         linked: Callable[[], None],
-        way: RouterChannelFactory | None = None,
+        channels: RouterChannelFactory | None = None,
     ) -> None:
-        self._shell = shell
-        self._way = way or RouterChannelFactory()
+        self._runtime = runtime
+        self._channels = channels or RouterChannelFactory()
         self._router = settings.router
         self._window = settings.link_window
         self._linked = linked
         self._edge_id = settings.edge_id or f"edge-{secrets.token_hex(6)}"
         self._boot_id = secrets.token_hex(8)
-        self._beat_due = False
-        self._heard_at = 0.0
+        self._keepalive_due = False
+        self._last_read_at = 0.0
         self._lease_s = WELCOME_TIMEOUT_S
 
     async def run(self) -> None:
-        """Link, and link again whenever the link breaks; returns only by being cancelled."""
+        """Link, and relink whenever the link breaks; returns only by being cancelled."""
         backoff_s = FIRST_BACKOFF_S
-        said = ""
+        logged = ""
         while True:
             try:
                 await self._link()
                 problem = "the router ended the link"
             except LinkFailed as failure:
                 problem = str(failure)
-            if self._shell.core.uplink.is_up:
-                backoff_s, said = FIRST_BACKOFF_S, ""
-            self._shell.link_lost()
-            # The same words again tell nobody anything new.
-            if problem != said and not (said and problem == CUT_OFF):
+            if self._runtime.core.uplink.is_up:
+                backoff_s, logged = FIRST_BACKOFF_S, ""
+            self._runtime.link_lost()
+            # Log a problem once, however often it repeats.
+            if problem != logged and not (logged and problem == CUT_OFF):
                 _log.warning("no link to the router; trying again", router=self._router, problem=problem)
-                said = problem
+                logged = problem
             await asyncio.sleep(random.uniform(0, backoff_s))
             backoff_s = min(backoff_s * 2, LAST_BACKOFF_S)
 
     async def _link(self) -> None:
-        async with self._way.open(self._router, OPTIONS) as channel:
-            call = EdgeServiceStub(channel).Link(metadata=self._way.metadata)
+        async with self._channels.open(self._router, OPTIONS) as channel:
+            call = EdgeServiceStub(channel).Link(metadata=self._channels.metadata)
             try:
-                await self._greet(call)
-                await self._carry(call)
+                await self._say_hello(call)
+                await self._transfer(call)
             except grpc.aio.AioRpcError as error:
-                raise LinkFailed(explained(error, self._way)) from None
+                raise LinkFailed(explain(error, self._channels)) from None
             finally:
                 call.cancel()
 
-    async def _greet(self, call: Any) -> None:
+    async def _say_hello(self, call: Any) -> None:
         hello = LinkHello(
             edge_id=self._edge_id, boot_id=self._boot_id, contract_minor=catalogue.CONTRACT_MINOR
         )
@@ -116,14 +116,14 @@ class LinkClient:
         except Refused as reason:
             raise LinkFailed(str(reason)) from None
         self._lease_s = max(1, first.welcome.lease_s)
-        self._heard_at = time.monotonic()
-        self._shell.linked()
-        self._shell.link_received(first)
+        self._last_read_at = time.monotonic()
+        self._runtime.linked()
+        self._runtime.link_received(first)
         _log.info("linked to a router", router=self._router, edge=self._edge_id)
         self._linked()
 
-    async def _carry(self, call: Any) -> None:
-        """Read and write until the stream ends or one of the two fails."""
+    async def _transfer(self, call: Any) -> None:
+        """Read and write until the stream ends or either fails."""
         tasks = [asyncio.create_task(step(call)) for step in (self._read, self._write, self._keep_alive)]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -139,48 +139,46 @@ class LinkClient:
                 raise result
 
     async def _read(self, call: Any) -> None:
-        shell = self._shell
+        runtime = self._runtime
         while (batch := await call.read()) is not grpc.aio.EOF:
             assert isinstance(batch, LinkResponse)
-            self._heard_at = time.monotonic()
+            self._last_read_at = time.monotonic()
             try:
-                shell.link_received(batch)
+                runtime.link_received(batch)
             except KeyError as error:
                 raise LinkFailed(f"the router names topic {error}, which it has not opened") from None
             if batch.entries:
-                await shell.room()
-                self._heard_at = time.monotonic()
-                shell.core.dealt_with(len(batch.entries))
-                shell.settle()
+                await runtime.congestion_over()
+                self._last_read_at = time.monotonic()
+                runtime.step(runtime.core.batch_delivered, len(batch.entries))
         await _raise_status(call)
 
     async def _write(self, call: Any) -> None:
-        shell, uplink = self._shell, self._shell.core.uplink
+        runtime, uplink = self._runtime, self._runtime.core.uplink
         while True:
-            await shell.link_wake.wait()
-            shell.link_wake.clear()
+            await runtime.link_wake.wait()
+            runtime.link_wake.clear()
             while (batch := uplink.take()) is not None:
                 await call.write(batch)
-                shell.core.drained()
-                shell.settle()
-            if self._beat_due:
-                self._beat_due = False
+                runtime.step(runtime.core.batch_sent)
+            if self._keepalive_due:
+                self._keepalive_due = False
                 await call.write(LinkRequest())
 
     async def _keep_alive(self, call: Any) -> None:
-        """Give signs of life, and look for the router's."""
+        """Send keep-alives, and check for the router's."""
         while True:
             await asyncio.sleep(self._lease_s / 3)
-            silent_s = time.monotonic() - self._heard_at
-            # While congested nothing is read, so nothing can be heard.
-            if silent_s > self._lease_s and not self._shell.congestion.is_congested:
+            silent_s = time.monotonic() - self._last_read_at
+            # During congestion nothing is read from the link.
+            if silent_s > self._lease_s and not self._runtime.core.backpressure.is_congested:
                 raise LinkFailed(catalogue.LEASE_ENDED.sentence(lease_s=self._lease_s))
-            self._beat_due = True
-            self._shell.link_wake.set()
+            self._keepalive_due = True
+            self._runtime.link_wake.set()
 
 
 async def _raise_status(call: Any) -> None:
-    """The stream has ended: raise AioRpcError unless it ended well."""
+    """Raises AioRpcError, or LinkFailed if the router ended the stream without an error."""
     code, details = await call.code(), await call.details()
     if code is not grpc.StatusCode.OK:
         metadata = grpc.aio.Metadata()

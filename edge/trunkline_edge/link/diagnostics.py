@@ -1,4 +1,4 @@
-"""Why there is no link, in one line that says what to set."""
+"""Diagnoses of failed links: one line each, naming the setting to change."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import grpc.aio
 
 from trunkline_edge.router_channel import RouterChannelFactory
 
-#: All that gRPC knows where the stream ends while it is written to; another attempt may know why.
+#: All that gRPC reports if the stream ends during a write; the next attempt may report the cause.
 CUT_OFF = "the stream ended while it was written to"
 
 _WRONG_KEY = "the router does not take this edge's link key: TRUNKLINE_LINK_KEY must be the one of the router"
@@ -32,22 +32,22 @@ _WANTS_CERTIFICATE = (
 )
 
 
-def explained(error: grpc.aio.AioRpcError, way: RouterChannelFactory) -> str:
-    """What a failed link means."""
+def explain(error: grpc.aio.AioRpcError, channels: RouterChannelFactory) -> str:
+    """Return the likely cause of a failed link."""
     code, details = error.code(), (error.details() or "").split("\n")[0]
     if code is grpc.StatusCode.INTERNAL and details.endswith("from Core"):
         return CUT_OFF
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return "it speaks gRPC but has no EdgeService: is it a Trunkline router?"
     if code is grpc.StatusCode.UNAUTHENTICATED:
-        return _WRONG_KEY if way.metadata else _NO_PROOF
+        return _WRONG_KEY if channels.metadata else _NO_PROOF
     if "http1.x" in details or "HTTP/1" in details:
         return "it is no gRPC server: TRUNKLINE_ROUTER must name a router's gRPC port"
-    return _of_handshake(details, way) or f"{code.name}: {details}"
+    return _explain_tls(details, channels) or f"{code.name}: {details}"
 
 
-def _of_handshake(details: str, way: RouterChannelFactory) -> str:
-    """What the words of gRPC's TLS mean; empty for others."""
+def _explain_tls(details: str, channels: RouterChannelFactory) -> str:
+    """Return the cause of a failed TLS handshake; empty for any other failure."""
     _, untrusted, reason = details.partition("CERTIFICATE_VERIFY_FAILED: ")
     if untrusted:
         return _UNTRUSTED.format(reason=reason.removesuffix(": OK"))
@@ -56,5 +56,5 @@ def _of_handshake(details: str, way: RouterChannelFactory) -> str:
     if "WRONG_VERSION_NUMBER" in details:
         return _NO_TLS
     if details.endswith("Socket closed"):
-        return _CLOSED.format(guess=_WANTS_CERTIFICATE if way.is_encrypted else _WANTS_TLS)
+        return _CLOSED.format(guess=_WANTS_CERTIFICATE if channels.is_encrypted else _WANTS_TLS)
     return ""

@@ -1,18 +1,16 @@
-"""How the edge's connections fare, in figures."""
+"""Connection figures for the health page."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trunkline.v1 import catalogue
 
 from trunkline_edge.core.counters import CLIENT_LEFT
+from trunkline_edge.core.edge import EdgeCore
 
-if TYPE_CHECKING:
-    from trunkline_edge.runtime import EdgeRuntime
-
-#: Causes of ends that somebody wished; all others are failures.
-_WISHED = {CLIENT_LEFT} | {
+#: Causes of ends that client, backend or operator asked for; all others are failures.
+_REQUESTED = {CLIENT_LEFT} | {
     entry.code
     for entry in (
         catalogue.DISCONNECTED,
@@ -23,17 +21,17 @@ _WISHED = {CLIENT_LEFT} | {
 }
 
 
-def figures(shell: EdgeRuntime) -> dict[str, Any]:
-    """For the health page. All but `connections` are counted since the edge started.
+def figures(core: EdgeCore) -> dict[str, Any]:
+    """Return the figures; all but `connections` are totals since the edge started.
 
-    `success_rate` is the share of frames that were handed to a socket, 1 where there were none; what a
-    socket then did not take is sent again when its client resumes. `disconnect_rate` is the share of the
-    connections opened that ended without anybody's wish.
+    `success_rate` is the share of frames that were passed to a socket, 1 if there were none; frames that a
+    socket then lost are sent again when its client resumes. `disconnect_rate` is the share of opened
+    connections that ended without a request to.
     """
-    counts = shell.core.counts
-    failed = sum(number for cause, number in counts.closed_by.items() if cause not in _WISHED)
+    counts = core.counts
+    failed = sum(number for cause, number in counts.closed_by.items() if cause not in _REQUESTED)
     return {
-        "connections": len(shell.core.connections),
+        "connections": len(core.connections),
         "connections_opened": counts.opened,
         "connections_closed": counts.closed,
         "closed_by": dict(sorted(counts.closed_by.items())),

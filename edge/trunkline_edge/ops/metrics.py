@@ -1,34 +1,34 @@
-"""Metrics, read from the core's plain counters when they are asked for."""
+"""Prometheus metrics of one edge, read from the core's counters at each scrape."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-if TYPE_CHECKING:
-    from trunkline_edge.runtime import EdgeRuntime
+from trunkline_edge.core.edge import EdgeCore
 
 
 class EdgeCollector(Collector):
-    """Everything an operator watches on one edge. Counting costs the hot path an addition."""
+    """Collects the metrics of one edge. A count costs the hot path one addition."""
 
-    def __init__(self, shell: EdgeRuntime) -> None:
-        self._shell = shell
+    def __init__(self, core: EdgeCore) -> None:
+        self._core = core
 
     def collect(self) -> Iterator[Metric]:
         """See prometheus_client."""
-        shell, core = self._shell, self._shell.core
-        counts = core.counts
+        core, counts, backpressure = self._core, self._core.counts, self._core.backpressure
         gauges = {
             "connections": ("Connections now", len(core.connections)),
-            "connections_opening": ("Connections that the router has not answered yet", core.opening),
+            "connections_opening": (
+                "Connections that the router has not answered yet",
+                core.sessions.opening,
+            ),
             "link_up": ("1 while the edge is linked to a router", int(core.uplink.is_up)),
             "uplink_waiting_bytes": ("Bytes that wait for the router", core.uplink.waiting_bytes),
-            "outbox_bytes": ("Bytes buffered for clients that lag", shell.congestion.buffered_bytes),
-            "congested": ("1 while the router is held back", int(shell.congestion.is_congested)),
+            "outbox_bytes": ("Bytes buffered for clients that lag", backpressure.total_bytes),
+            "congested": ("1 while the router is held back", int(backpressure.is_congested)),
         }
         counters = {
             "connections_opened": ("Connections accepted", counts.opened),

@@ -1,9 +1,9 @@
-"""What a client's connection needs of whoever runs it."""
+"""Interface to the edge's runtime, for the transports of its clients."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import ParamSpec, Protocol
 
 from trunkline_edge.core.connection import Connection
 from trunkline_edge.core.edge import EdgeCore
@@ -11,42 +11,43 @@ from trunkline_edge.dialects.dialect import ConnectPlan
 from trunkline_edge.dialects.registry import DialectRegistry
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
 from trunkline_edge.settings import EdgeSettings
+from trunkline_edge.transport.client_transport import ClientTransport
 
-if TYPE_CHECKING:
-    from trunkline_edge.transport.client_transport import ClientTransport
+P = ParamSpec("P")
 
 
 class ConnectionHandler(Protocol):
-    """Runs the core, and lets clients in."""
+    """Runs the core and admits clients."""
 
     core: EdgeCore
     settings: EdgeSettings
     registry: DialectRegistry
     tenants: TenantPolicies
-    #: Clients on their way in, and until when; oldest first.
-    handshakes: dict[ClientTransport, float]
+
+    def step(self, act: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Run a call that may enter the core, then carry out its consequences.
+
+        Each callback of the event loop enters the core through this.
+        """
 
     @property
     def takes_handshakes(self) -> bool:
-        """There is room for one more client on its way in."""
+        """Another client may begin its handshake."""
 
-    def shaking(self, line: ClientTransport) -> None:
-        """A client began its handshake."""
+    def begin_handshake(self, transport: ClientTransport) -> None:
+        """Start the deadline of a client's handshake."""
 
-    def when_known(self, line: ClientTransport, then: Callable[[], None]) -> None:
-        """Call back once it is known what tenants there are; at once if it is, never if the line has gone."""
+    def end_handshake(self, transport: ClientTransport) -> None:
+        """Stop the deadline: the handshake was answered, or the client is gone. Idempotent."""
 
-    def open(self, line: ClientTransport, wish: ConnectPlan) -> None:
-        """A client has said where to; the router is asked. Raises Refused where that is of no use."""
+    def when_tenants_known(self, transport: ClientTransport, then: Callable[[], None]) -> None:
+        """Call `then` once the tenants are known: at once if they are, never if the client has gone."""
+
+    def connect(self, transport: ClientTransport, plan: ConnectPlan) -> None:
+        """Admit a client and ask the router to accept it. Raises Refused; may also reject it later."""
 
     def allows_origin(self, tenant: str, origin: str) -> str:
-        """What a response to a web page says in `Access-Control-Allow-Origin`; empty for nothing."""
+        """Return the value of `Access-Control-Allow-Origin` for a web page; empty for no header."""
 
     def gone(self, connection: Connection, cause: str) -> None:
-        """A client's socket is gone; `cause` is how the client ended it."""
-
-    def caught_up(self, connection: Connection) -> None:
-        """A client that lagged has taken everything."""
-
-    def settle(self) -> None:
-        """Do what the core asks for; called after every call of it."""
+        """Remove a connection whose socket is gone; `cause` is how the client ended it."""

@@ -1,4 +1,4 @@
-"""The listening port: one for WebSockets, event streams and HTTP alike."""
+"""Protocol selection on the listening port, which serves WebSockets, event streams and HTTP alike."""
 
 from __future__ import annotations
 
@@ -16,55 +16,55 @@ from trunkline_edge.transport.websocket import WebSocketTransport
 
 MAX_HEAD_BYTES = 16 * 1024
 
-#: Bytes that the kernel may hold for one client beyond what is on the wire.
+#: Unsent bytes that the kernel may buffer for one client.
 UNSENT_BYTES = 128 * 1024
 
 
 class ProtocolSelector(asyncio.Protocol):
-    """Reads the head of a connection's first request and hands the transport to who can answer it.
+    """Reads the head of a connection's first request and hands the transport over to its protocol.
 
     A head must be complete within the handshake's time and 16 KiB.
     """
 
-    __slots__ = ("_head", "_host", "_http", "_timer", "_transport")
+    __slots__ = ("_handler", "_head", "_http", "_timer", "_transport")
 
-    def __init__(self, host: ConnectionHandler, http: Callable[[], asyncio.Protocol]) -> None:
-        self._host = host
+    def __init__(self, handler: ConnectionHandler, http: Callable[[], asyncio.Protocol]) -> None:
+        self._handler = handler
         self._http = http
         self._head = b""
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client has connected."""
+        """Start the deadline for the head."""
         self._transport = cast("asyncio.Transport", transport)
         _tune(self._transport)
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._host.settings.handshake_timeout_s, self._too_late)
+        self._timer = loop.call_later(self._handler.settings.handshake_timeout_s, self._time_out)
 
     def data_received(self, data: bytes) -> None:
-        """Some of the head."""
+        """Collect the head; once it is complete, hand over."""
         self._head += data
         end = self._head.find(b"\r\n\r\n")
         if end < 0 and len(self._head) <= MAX_HEAD_BYTES:
             return
         if end < 0 or end > MAX_HEAD_BYTES:
-            self._refuse("431 Request Header Fields Too Large", "The request's head is too large")
+            self._reject("431 Request Header Fields Too Large", "The request's head is too large")
             return
         self._stop_timer()
         assert self._transport is not None
         if not _wants_websocket(self._head[:end]):
-            found = self._host.registry.stream(_path(self._head))
-            if found is None:
+            route = self._handler.registry.stream(_path(self._head))
+            if route is None:
                 self._hand_over(self._http())
             else:
-                self._hand_over(EventStreamTransport(self._host, self._transport, found), made=False)
-        elif self._host.takes_handshakes:
-            ws = WebSocketTransport(self._host, self._transport)
-            self._host.shaking(ws)
-            self._hand_over(ws, made=False)
+                self._hand_over(EventStreamTransport(self._handler, self._transport, route), made=False)
+        elif self._handler.takes_handshakes:
+            websocket = WebSocketTransport(self._handler, self._transport)
+            self._handler.begin_handshake(websocket)
+            self._hand_over(websocket, made=False)
         else:
-            self._refuse(
+            self._reject(
                 "503 Service Unavailable", catalogue.OVERLOADED.sentence(problem="too many handshakes")
             )
 
@@ -77,14 +77,14 @@ class ProtocolSelector(asyncio.Protocol):
         self._head = b""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client is gone before it said what it wants."""
+        """Stop the deadline: the client left before its head was complete."""
         self._stop_timer()
 
-    def _too_late(self) -> None:
-        limit = self._host.settings.handshake_timeout_s
-        self._refuse("408 Request Timeout", catalogue.HANDSHAKE_TIMEOUT.sentence(limit_s=f"{limit:g}"))
+    def _time_out(self) -> None:
+        limit = self._handler.settings.handshake_timeout_s
+        self._reject("408 Request Timeout", catalogue.HANDSHAKE_TIMEOUT.sentence(limit_s=f"{limit:g}"))
 
-    def _refuse(self, status: str, text: str) -> None:
+    def _reject(self, status: str, text: str) -> None:
         self._stop_timer()
         body = f"{text}\n".encode()
         head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\n"
@@ -100,21 +100,21 @@ class ProtocolSelector(asyncio.Protocol):
 
 
 def _path(head: bytes) -> str:
-    """What the request line names, without its query; empty where it is none."""
+    """Return the path of the request line without its query; empty if the line is malformed."""
     words = head.split(b"\r\n", 1)[0].split(b" ")
     return words[1].partition(b"?")[0].decode("latin-1") if len(words) == 3 else ""
 
 
 def _wants_websocket(head: bytes) -> bool:
-    for line in head.split(b"\r\n")[1:]:
-        name, _, value = line.partition(b":")
+    for header in head.split(b"\r\n")[1:]:
+        name, _, value = header.partition(b":")
         if name.strip().lower() == b"upgrade":
             return value.strip().lower() == b"websocket"
     return False
 
 
 def _tune(transport: asyncio.Transport) -> None:
-    """Small frames leave at once, and a slow client fills our bounded buffer, not the kernel's."""
+    """Send small frames at once, and let a slow client fill the edge's bounded buffer, not the kernel's."""
     sock = transport.get_extra_info("socket")
     if sock is None:
         return

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from trunkline.v1.address_pb2 import CONVERSATION_KIND_GROUP, Address, Conversation
 from trunkline.v1.edge_service_pb2 import ConnectionOpened, EdgeEntry, LinkRequest, LinkResponse, RouterEntry
-from trunkline.v1.frame_pb2 import ServerFrame
+from trunkline.v1.frame_pb2 import ClosingFrame, ServerFrame
 from trunkline.v1.message_pb2 import (
     CHANGE_KIND_ENDED,
     MESSAGE_STATE_COMPLETE,
@@ -18,6 +18,7 @@ from trunkline.v1.message_pb2 import (
 )
 from trunkline_edge.core.connection import Connection
 from trunkline_edge.core.edge import EdgeCore
+from trunkline_edge.core.effects import Close, PauseReading, Ping, ResumeReading
 from trunkline_edge.core.limits import EdgeLimits
 from trunkline_edge.core.uplink import Uplink
 from trunkline_edge.dialects.codec import Codec, Decoded, Framing
@@ -256,6 +257,36 @@ class Counting(Codec):
         return self._codec.encode(frame)
 
 
+# Effects
+
+
+def paused(core: EdgeCore) -> set[Connection]:
+    """Connections that effects not carried out yet pause in the end."""
+    return {connection for connection, is_paused in _reading(core).items() if is_paused}
+
+
+def resumed(core: EdgeCore) -> set[Connection]:
+    """Connections that effects not carried out yet resume in the end."""
+    return {connection for connection, is_paused in _reading(core).items() if not is_paused}
+
+
+def _reading(core: EdgeCore) -> dict[Connection, bool]:
+    changes = [one for one in core.effects if isinstance(one, PauseReading | ResumeReading)]
+    return {one.connection: isinstance(one, PauseReading) for one in changes}
+
+
+def closings(core: EdgeCore, connection: Connection) -> list[ClosingFrame]:
+    """Frames that the connection is closed with."""
+    return [one.closing for one in core.effects if isinstance(one, Close) and one.connection is connection]
+
+
+def pinged(core: EdgeCore) -> list[Connection]:
+    """Connections to ping; they are taken out of the effects."""
+    pings = [one for one in core.effects if isinstance(one, Ping)]
+    core.effects[:] = [one for one in core.effects if not isinstance(one, Ping)]
+    return [one.connection for one in pings]
+
+
 # Ready-made beginnings
 
 
@@ -271,7 +302,7 @@ def opened(
 ) -> Connection:
     """A client that the router has not answered yet."""
     wish = ConnectionOpened(address=group(home), user=user)
-    return core.open(object(), codec, wish, rollup_ms)
+    return core.sessions.open(codec, wish, rollup_ms)
 
 
 def tell(core: EdgeCore, *entries: RouterEntry, now: float = 0) -> None:
@@ -289,6 +320,7 @@ def open_all(
         tell(core, connected(connection), join(connection, 1))
         connection.pending.clear()
     core.dirty.clear()
+    core.effects.clear()
     forwarded(core)
     return connections
 
@@ -304,5 +336,5 @@ def streaming(core: EdgeCore, names: str = "a", rollup_ms: int = 40) -> list[Con
 
 def tables(core: EdgeCore) -> list[object]:
     """All that waits for a window to end."""
-    rollup = core._fanout.rollup
+    rollup = core.fanout.rollup
     return [*rollup._fresh, *rollup._due]

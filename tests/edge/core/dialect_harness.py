@@ -48,14 +48,14 @@ def _shown(payload: bytes) -> str:
 
 def texts(core: EdgeCore) -> StreamSnapshots | None:
     """What is known of what is open in the only topic."""
-    [known] = core._fanout._topics.values()
-    return known.texts
+    [known] = core.fanout._topics.values()
+    return known.snapshots
 
 
 def dialect(core: EdgeCore, codec: Codec, rollup_ms: int = 0) -> Connection:
     """A client of a dialect in `team`, who has looked at its beginning."""
     client = opened(core, codec, rollup_ms=rollup_ms)
-    if not core._fanout._topics:
+    if not core.fanout._topics:
         tell(core, topic(1, "team"))
     tell(core, connected(client), join(client, 1))
     client.pending.clear()

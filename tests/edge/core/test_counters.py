@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trunkline.v1 import catalogue
 from trunkline_edge.core.counters import CLIENT_LEFT
-from trunkline_edge.core.framing import framed, frames_in
+from trunkline_edge.core.framing import count_websocket_frames, websocket_frame
 
 from tests.edge.core.core_harness import (
     ack,
@@ -27,10 +27,10 @@ def test_each_end_of_a_connection_is_counted_once_by_its_first_cause() -> None:
     core.gone(left, CLIENT_LEFT)
     core.gone(lost)
     for _ in range(3):
-        core.heartbeat([silent])
-    core.close_slow(slow)
+        core.sessions.heartbeat([silent])
+    core.backpressure.close_slow(slow)
     tell(core, close(told))
-    core.close(stopped, catalogue.RESTARTING.refused())
+    core.sessions.close(stopped, catalogue.RESTARTING.refused())
     for each in (left, lost, silent, slow, told, stopped):
         core.gone(each, CLIENT_LEFT)
     assert core.counts.closed_by == {
@@ -58,7 +58,7 @@ def test_a_frame_for_who_is_gone_or_being_closed_is_dropped_and_counted(is_gone:
     if is_gone:
         core.gone(one)
     else:
-        core.close(one, catalogue.RESTARTING.refused())
+        core.sessions.close(one, catalogue.RESTARTING.refused())
     before = core.counts.deliveries
     tell(core, ack(one, "m1"), publish(1, message("team", 1)))
     assert (core.counts.dropped, core.counts.deliveries - before) == (1, 1)
@@ -67,4 +67,5 @@ def test_a_frame_for_who_is_gone_or_being_closed_is_dropped_and_counted(is_gone:
 
 @given(st.lists(st.integers(0, 200) | st.sampled_from([65535, 65536, 70000]), max_size=8))
 def test_frames_are_counted_in_what_they_were_joined_to(sizes: list[int]) -> None:
-    assert frames_in(b"".join(framed(b"x" * size, False) for size in sizes)) == len(sizes)
+    data = b"".join(websocket_frame(b"x" * size, False) for size in sizes)
+    assert count_websocket_frames(data) == len(sizes)

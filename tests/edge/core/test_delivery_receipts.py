@@ -51,8 +51,8 @@ def _delivered(entry: EdgeEntry) -> str:
 def step(core: EdgeCore) -> None:
     """Write as a shell does, and tell the core who has taken everything."""
     for connection in list(core.dirty):
-        if not connection.lags:
-            core.taken(connection)
+        if not connection.has_backlog:
+            core.sessions.report_delivery(connection)
     core.dirty.clear()
 
 
@@ -63,12 +63,12 @@ def test_what_was_taken_is_told_once_for_each_topic_and_step(core: EdgeCore) -> 
     tell(core, publish(1, message("team", 1)), publish(1, message("team", 2)))
     step(core)
     assert delivered(core) == [f"{client.number} team@e2"]
-    assert native.delivered is None
+    assert native.delivery_reporter is None
     tell(core, ended(1, seq=3))
     step(core)
     assert delivered(core) == [f"{client.number} team@e3"]
-    core.received(client, PING)
-    core.beat(client)
+    core.client_frames.received(client, PING)
+    core.sessions.send_heartbeat(client)
     step(core)
     assert delivered(core) == []
 
@@ -76,19 +76,19 @@ def test_what_was_taken_is_told_once_for_each_topic_and_step(core: EdgeCore) -> 
 def test_who_lags_has_not_taken_what_it_was_written(core: EdgeCore) -> None:
     client = dialect(core, TELLING)
     tell(core, publish(1, message("team", 1)))
-    client.lags = True
+    client.has_backlog = True
     tell(core, publish(1, message("team", 2)))
-    core.beat(client)
+    core.sessions.send_heartbeat(client)
     step(core)
     assert delivered(core) == []
-    core.caught_up(client)
-    core.taken(client)
+    core.backpressure.caught_up(client)
+    core.sessions.report_delivery(client)
     assert delivered(core) == [f"{client.number} team@e2"]
 
 
 def test_a_codec_that_tells_it_may_follow_one_that_does_not(core: EdgeCore) -> None:
     client = dialect(core, Shown())
-    core._fanout.recode(client, TELLING)
+    core.fanout.switch_codec(client, TELLING)
     tell(core, publish(1, message("team", 1)))
     step(core)
     assert delivered(core) == [f"{client.number} team@e1"]
@@ -112,7 +112,7 @@ def test_the_place_that_its_own_words_have_is_told_with_a_heartbeat(core: EdgeCo
     entry.send.frame.ack.position.epoch, entry.send.frame.ack.position.seq = "e", 4
     tell(core, entry)
     step(core)
-    core.beat(client)
+    core.sessions.send_heartbeat(client)
     step(core)
     assert delivered(core) == [f"{client.number} team@e4"]
 
@@ -153,7 +153,7 @@ def test_nothing_is_told_while_the_uplink_is_full_and_all_of_it_later() -> None:
         tell(core, publish(1, message("team", seq)))
         step(core)
     assert delivered(core) == []
-    core.beat(client)
+    core.sessions.send_heartbeat(client)
     step(core)
     assert delivered(core) == [f"{client.number} team@e8"]
 
@@ -164,12 +164,12 @@ def test_nothing_is_told_of_topics_that_were_left_or_for_who_is_closed(core: Edg
     step(core)
     assert len(delivered(core)) == 3
     tell(core, publish(1, message("team", 2)), leave(client, 1))
-    core.close(closed, catalogue.RESTARTING.refused())
+    core.sessions.close(closed, catalogue.RESTARTING.refused())
     core.gone(gone)
     for each in (client, closed, gone):
-        core.taken(each)
-        assert each.delivered is not None
-        assert not each.delivered._told
+        core.sessions.report_delivery(each)
+        assert each.delivery_reporter is not None
+        assert not each.delivery_reporter._reported
     assert delivered(core) == []
 
 
@@ -186,7 +186,7 @@ def test_a_refusal_of_what_the_edge_told_is_not_for_the_client(core: EdgeCore, c
     assert client.pending == []
     assert shown(native) == ["error"]
     # It is told again, as the router may have come further.
-    core.beat(client)
+    core.sessions.send_heartbeat(client)
     step(core)
     assert delivered(core) == [f"{client.number} team@e1"]
 

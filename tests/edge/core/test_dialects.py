@@ -15,6 +15,7 @@ from trunkline_edge.dialects.codec import Framing, StreamingMode
 
 from tests.edge.core.core_harness import (
     ack,
+    closings,
     connected,
     delta,
     ended,
@@ -54,7 +55,7 @@ def test_a_frame_that_has_no_words_costs_nothing(core: EdgeCore) -> None:
     tell(core, delta(1, 0))
     tell(core, ended(1))
     assert (client.pending, other.pending, core.counts.deliveries) == ([], [], before)
-    core.received(client, PING)
+    core.client_frames.received(client, PING)
     assert client.pending == []
     tell(core, signal, publish(1, message("team", 4)), ended(1, kind=CHANGE_KIND_RECALLED), ack(client, "m"))
     assert shown(client) == [f"change {CHANGE_KIND_RECALLED}", "ack"]
@@ -65,11 +66,11 @@ def test_a_frame_that_has_no_words_costs_nothing(core: EdgeCore) -> None:
 def test_a_message_that_is_not_shown_as_it_grows_costs_nothing_until_it_has_ended(core: EdgeCore) -> None:
     mute = Shown(silent=frozenset({"message"}))
     whole, silent, _ = (dialect(core, codec, 40) for codec in (Shown(StreamingMode.COMPLETE), mute, mute))
-    whole.lags = True
+    whole.has_backlog = True
     tell(core, publish(1, open_message("team")), delta(1, 0))
-    assert [audience.additions for audience in whole.topics.values()] == [[]]
-    core.received(silent, PING)
-    core.received(whole, IGNORED)
+    assert [audience.deltas for audience in core.fanout.subscriptions_of(whole).values()] == [[]]
+    core.client_frames.received(silent, PING)
+    core.client_frames.received(whole, IGNORED)
     assert len(silent.pending) == 1
     assert whole.pending == []
 
@@ -98,11 +99,11 @@ def test_an_answer_is_given_at_once_in_its_place(core: EdgeCore) -> None:
     tell(core, publish(1, open_message("team", text="x ")), delta(1, 0))
     before = core.counts.deliveries
     forwarded(core)
-    core.received(client, ASK)
+    core.client_frames.received(client, ASK)
     assert shown(client) == ["x ...", "x 0 ...", "answered"]
     assert core.counts.deliveries == before + 2
     for nothing in (SAY_NOTHING, IGNORED):
-        core.received(client, nothing)
+        core.client_frames.received(client, nothing)
     assert client.pending == []
     assert forwarded(core) == []
     assert core.counts.frames_in == 3
@@ -113,10 +114,10 @@ def test_an_answer_is_given_at_once_in_its_place(core: EdgeCore) -> None:
 def test_what_a_codec_says_of_its_own_is_framed_as_its_frames_are(core: EdgeCore, framing: Framing) -> None:
     headers = {Framing.TEXT: b"\x81\x04", Framing.BINARY: b"\x82\x04", Framing.NONE: b""}
     client = dialect(core, Shown(framing=framing, beats=b"beat"))
-    core.beat(client)
+    core.sessions.send_heartbeat(client)
     assert client.pending == [headers[framing] + b"beat"]
     client.pending.clear()
-    core.received(client, ASK)
+    core.client_frames.received(client, ASK)
     assert client.pending[0].endswith(ANSWER)
     assert (client.pending[0] == ANSWER) == (framing is Framing.NONE)
 
@@ -124,20 +125,20 @@ def test_what_a_codec_says_of_its_own_is_framed_as_its_frames_are(core: EdgeCore
 def test_no_heartbeat_is_sent_by_who_has_none_or_to_who_is_not_open(core: EdgeCore) -> None:
     client, beaten = dialect(core, Shown()), dialect(core, Shown(beats=b"beat"))
     early = opened(core, Shown(beats=b"beat"))
-    core.beat(client)
-    core.beat(early)
-    core.close(beaten, catalogue.RESTARTING.refused())
+    core.sessions.send_heartbeat(client)
+    core.sessions.send_heartbeat(early)
+    core.sessions.close(beaten, catalogue.RESTARTING.refused())
     before = [*beaten.pending]
-    core.beat(beaten)
+    core.sessions.send_heartbeat(beaten)
     assert (client.pending, early.pending, beaten.pending) == ([], [], before)
 
 
 def test_what_comes_before_a_silent_close_is_still_told(core: EdgeCore) -> None:
     client = dialect(core, Shown(silent=frozenset({"closing"})), 40)
     tell(core, publish(1, open_message("team", text="x ")), delta(1, 0))
-    core.close(client, catalogue.RESTARTING.refused())
+    core.sessions.close(client, catalogue.RESTARTING.refused())
     assert shown(client) == ["x ...", "x 0 ..."]
-    assert client.closing is not None
+    assert closings(core, client)
     assert client in core.dirty
 
 
@@ -154,12 +155,12 @@ def test_ids_are_given_once_and_sent_again_on_a_new_link(core: EdgeCore) -> None
     clients = []
     for number in range(2):
         wish = ConnectionOpened(address=group("team"), connection_id=f"c-{number}")
-        client = core.open(object(), Shown(assigns_ids=True), wish, 0)
+        client = core.sessions.open(Shown(assigns_ids=True), wish, 0)
         tell(core, topic(1, "team"), connected(client), join(client, 1))
         clients.append(client)
     taken(core.uplink)
     for client in (*clients, *clients):
-        core.received(client, MESSAGE)
+        core.client_frames.received(client, MESSAGE)
     said = requests(core)
     assert len({ident for _, ident in said}) == 4
     assert said[0][1].startswith("c-0")
@@ -172,7 +173,7 @@ def test_ids_are_given_once_and_sent_again_on_a_new_link(core: EdgeCore) -> None
     core.link_lost()
     core.linked()
     assert requests(core) == []
-    core.received(clients[0], MESSAGE)
+    core.client_frames.received(clients[0], MESSAGE)
     [(number, ident)] = requests(core)
     assert number == first
     assert ident not in {each for _, each in said}
@@ -180,14 +181,14 @@ def test_ids_are_given_once_and_sent_again_on_a_new_link(core: EdgeCore) -> None
 
 def test_an_id_of_its_own_is_left_as_it_is(core: EdgeCore) -> None:
     client = dialect(core, Shown(assigns_ids=True))
-    core.received(client, ClientFrame(message=MessageFrame(id="own")).SerializeToString())
+    core.client_frames.received(client, ClientFrame(message=MessageFrame(id="own")).SerializeToString())
     assert requests(core) == [(client.number, "own")]
 
 
 def test_ids_are_given_to_requests_alone_and_only_by_codecs_that_want_them(core: EdgeCore) -> None:
     giving, other = dialect(core, Shown(assigns_ids=True)), dialect(core, Shown())
-    core.received(giving, ClientFrame(signal=SignalFrame(name="n")).SerializeToString())
-    core.received(other, MESSAGE)
+    core.client_frames.received(giving, ClientFrame(signal=SignalFrame(name="n")).SerializeToString())
+    core.client_frames.received(other, MESSAGE)
     assert [ident for _, ident in requests(core)] == ["", ""]
 
 
@@ -199,10 +200,10 @@ def test_a_replayed_message_is_told_to_its_author_only_where_that_wants_it(
     core: EdgeCore, echo: bool
 ) -> None:
     wish = ConnectionOpened(address=group("team"), user="u", echo=echo)
-    client = core.open(object(), Shown(), wish, 0)
+    client = core.sessions.open(Shown(), wish, 0)
     other = dialect(core, Shown())
     tell(core, connected(client), join(client, 1))
-    core.received(client, ClientFrame(message=MessageFrame(id="m")).SerializeToString())
+    core.client_frames.received(client, ClientFrame(message=MessageFrame(id="m")).SerializeToString())
     shown(client)
     core.link_lost()
     core.linked()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from trunkline_edge.core.framing import framed
+from trunkline_edge.core.framing import websocket_frame
 from websockets.frames import Opcode
 
 from tests.edge.core.core_harness import parsed
@@ -13,7 +13,7 @@ from tests.edge.core.core_harness import parsed
 @pytest.mark.parametrize("binary", [False, True])
 def test_a_frame_of_any_size_is_read_back_as_it_was(size: int, binary: bool) -> None:
     payload = b"x" * size
-    [frame] = parsed(framed(payload, binary))
+    [frame] = parsed(websocket_frame(payload, binary))
     assert frame.fin
     assert frame.opcode is (Opcode.BINARY if binary else Opcode.TEXT)
     assert frame.data == payload
@@ -21,4 +21,4 @@ def test_a_frame_of_any_size_is_read_back_as_it_was(size: int, binary: bool) -> 
 
 def test_frames_that_are_joined_are_read_one_by_one() -> None:
     payloads = [b"a" * size for size in (0, 125, 126, 70000, 3)]
-    assert [f.data for f in parsed(b"".join(framed(p, False) for p in payloads))] == payloads
+    assert [f.data for f in parsed(b"".join(websocket_frame(p, False) for p in payloads))] == payloads

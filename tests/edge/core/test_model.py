@@ -13,6 +13,7 @@ from hypothesis.stateful import (
 )
 from trunkline.v1.edge_service_pb2 import LinkRequest, RouterEntry
 from trunkline_edge.core.connection import Connection, ConnectionState
+from trunkline_edge.core.effects import PauseReading, RejectConnection, ResumeReading
 from trunkline_edge.core.uplink import ENTRY_BYTES
 
 from tests.edge.core.core_harness import (
@@ -75,17 +76,20 @@ class EdgeModel(RuleBasedStateMachine):
     def settle(self) -> None:
         """Do what a shell does, and look at what it must not be asked."""
         core = self.core
-        assert not core.reading.hold & core.reading.release
-        for connection in core.reading.hold:
-            assert connection not in self.held
-            self.held.add(connection)
-        for connection in core.reading.release:
-            self.held.discard(connection)
+        for effect in core.effects:
+            if isinstance(effect, PauseReading):
+                assert effect.connection not in self.held
+                self.held.add(effect.connection)
+            elif isinstance(effect, ResumeReading):
+                self.held.remove(effect.connection)
+            elif isinstance(effect, RejectConnection):
+                effect.connection.pending.append(effect.data)
+                self.clients[effect.connection.number].told += heard(effect.connection)
         for connection in core.dirty:
             assert connection.number in core.connections
             self.clients[connection.number].told += [text for text in heard(connection) if text]
-        for group in (core.reading.hold, core.reading.release, core.dirty):
-            group.clear()
+        core.effects.clear()
+        core.dirty.clear()
 
     def of_state(self, *states: ConnectionState) -> list[Client]:
         return [client for client in self.clients.values() if client.connection.state in states]
@@ -145,9 +149,9 @@ class EdgeModel(RuleBasedStateMachine):
             payload = say(f"m{client.asked_ever}", "x" * size)
         client.asked.append(f"m{client.asked_ever}")
         client.asked_ever += 1
-        self.core.received(client.connection, payload)
+        self.core.client_frames.received(client.connection, payload)
         if again:
-            self.core.received(client.connection, payload)
+            self.core.client_frames.received(client.connection, payload)
         self.settle()
 
     @precondition(lambda self: self.of_state(ConnectionState.OPEN))
@@ -161,7 +165,7 @@ class EdgeModel(RuleBasedStateMachine):
         payload = b'{"type":"disconnect"}'
         if client.connection.codec is PROTO:
             payload = JSON.decode(payload).SerializeToString()
-        self.core.received(client.connection, payload)
+        self.core.client_frames.received(client.connection, payload)
         client.expected.append("closing")
         self.settle()
 
@@ -263,7 +267,7 @@ class EdgeModel(RuleBasedStateMachine):
         """The router takes what waits for it."""
         self.read(taken(self.core.uplink))
         self.core.uplink.credit = 0
-        self.core.drained()
+        self.core.batch_sent()
         self.settle()
 
     @precondition(lambda self: self.up)
@@ -302,11 +306,11 @@ class EdgeModel(RuleBasedStateMachine):
     def who_is_held_has_a_reason(self) -> None:
         for client in self.clients.values():
             connection = client.connection
-            assert connection.held == (connection in self.held)
+            assert connection.reading_paused == (connection in self.held)
             if connection.state is ConnectionState.CLOSING:
-                assert not connection.held
+                assert not connection.reading_paused
             elif connection.state is ConnectionState.OPEN and len(connection.unanswered) >= UNANSWERED:
-                assert connection.held
+                assert connection.reading_paused
 
     @invariant()
     def what_was_asked_and_not_answered_is_kept(self) -> None:
@@ -325,13 +329,13 @@ class EdgeModel(RuleBasedStateMachine):
         assert core.uplink.waiting_bytes >= entries * ENTRY_BYTES
         assert (core.uplink.waiting_bytes == 0) == (entries == 0)
         assert set(core.connections) == set(self.clients)
-        assert core.reading.waiting_for_room <= set(core.connections.values())
-        assert core.opening == len(self.of_state(ConnectionState.OPENING))
-        for known in [*core._fanout._topics.values(), *core._fanout._orphans.values()]:
+        assert core.throttle.waiting_for_uplink <= set(core.connections.values())
+        assert core.sessions.opening == len(self.of_state(ConnectionState.OPENING))
+        for known in [*core.fanout._topics.values(), *core.fanout._orphans.values()]:
             assert all(
-                c.number in core.connections and c.state is ConnectionState.OPEN for c in known.listeners()
+                c.number in core.connections and c.state is ConnectionState.OPEN for c in known.subscribers()
             )
-            assert known.run == []
+            assert known.pending == []
 
 
 def test_the_core_does_as_the_model() -> None:

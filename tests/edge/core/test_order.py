@@ -6,12 +6,14 @@ import pytest
 from trunkline.v1 import catalogue
 from trunkline_edge.core.connection import ConnectionState
 from trunkline_edge.core.edge import EdgeCore
+from trunkline_edge.core.effects import RejectConnection
 
 from tests.edge.core.core_harness import (
     PROTO,
     ack,
     batch,
     close,
+    closings,
     connected,
     forwarded,
     heard,
@@ -48,7 +50,7 @@ def test_connected_comes_before_what_the_topics_bring(core: EdgeCore) -> None:
 
 def test_an_ack_comes_before_the_messages_after_it_and_after_those_before_it(core: EdgeCore) -> None:
     author, other = open_all(core)
-    core.received(author, say("m1"))
+    core.client_frames.received(author, say("m1"))
     tell(
         core,
         publish(1, message("team", 1)),
@@ -101,12 +103,11 @@ def test_nothing_follows_closing(core: EdgeCore) -> None:
         join(closed, 1),
         close(closed),
     )
-    core.received(closed, b'{"type":"ping","id":"p"}')
-    core.close(closed, catalogue.RESTARTING.refused())
+    core.client_frames.received(closed, b'{"type":"ping","id":"p"}')
+    core.sessions.close(closed, catalogue.RESTARTING.refused())
     assert heard(closed) == ["message 1", "closing CLOSED_BY_BACKEND"]
     assert heard(other) == ["message 1", "message 2"]
-    assert closed.closing is not None
-    assert closed.closing.code == 4501
+    assert [one.code for one in closings(core, closed)] == [4501]
     core.gone(closed)
     assert (core.counts.opened, core.counts.closed) == (2, 1)
 
@@ -114,9 +115,12 @@ def test_nothing_follows_closing(core: EdgeCore) -> None:
 def test_a_refused_connection_hears_closing_first(core: EdgeCore) -> None:
     refused = opened(core)
     tell(core, close(refused, 4504, "UNKNOWN_TENANT"))
+    [rejection] = [one for one in core.effects if isinstance(one, RejectConnection)]
+    assert (rejection.connection, rejection.closing.reason) == (refused, "UNKNOWN_TENANT")
+    refused.pending.append(rejection.data)
     assert heard(refused) == ["closing UNKNOWN_TENANT"]
     core.gone(refused)
-    assert (core.opening, core.counts.opened, core.counts.closed) == (0, 0, 0)
+    assert (core.sessions.opening, core.counts.opened, core.counts.closed) == (0, 0, 0)
 
 
 def test_what_comes_for_a_client_that_is_gone_is_dropped(core: EdgeCore) -> None:
@@ -144,7 +148,7 @@ def test_a_client_that_leaves_while_opening_is_not_counted_as_accepted(core: Edg
     client = opened(core)
     core.gone(client)
     assert client.state is ConnectionState.CLOSING
-    assert (core.opening, core.counts.opened, core.counts.closed) == (0, 0, 0)
+    assert (core.sessions.opening, core.counts.opened, core.counts.closed) == (0, 0, 0)
     assert forwarded(core) == ["opened 1", "closed 1"]
 
 

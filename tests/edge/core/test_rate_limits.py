@@ -11,7 +11,7 @@ from trunkline.v1.tenant_pb2 import TenantLimits
 from trunkline_edge.core.connection import Connection
 from trunkline_edge.core.edge import EdgeCore
 from trunkline_edge.core.rate_limits import ConnectionRateLimiter, TenantRateLimiter
-from trunkline_edge.core.read_control import MIN_IN_TURN, TURNS_PER_S
+from trunkline_edge.core.read_control import BATCHES_PER_S, MIN_BATCH
 
 from tests.edge.core.core_harness import (
     JSON,
@@ -22,6 +22,8 @@ from tests.edge.core.core_harness import (
     heard,
     join,
     linked_core,
+    paused,
+    resumed,
     say,
     signal,
     tell,
@@ -34,9 +36,7 @@ def limits(**more: int) -> TenantLimits:
 
 
 def paced(core: EdgeCore, pace: TenantRateLimiter) -> Connection:
-    client = core.open(
-        object(), JSON, ConnectionOpened(address=group("team")), 0, ConnectionRateLimiter(pace)
-    )
+    client = core.sessions.open(JSON, ConnectionOpened(address=group("team")), 0, ConnectionRateLimiter(pace))
     tell(core, topic(client.number, "team"), connected(client), join(client, client.number))
     client.pending.clear()
     forwarded(core)
@@ -54,17 +54,17 @@ def test_a_frame_too_many_is_refused_by_its_id_and_its_sender_is_not_read_from_f
     core = linked_core()
     client = paced(core, TenantRateLimiter("t", limits(connection_messages_per_s=2)))
     for ident in ("m1", "m2", "m3"):
-        core.received(client, say(ident), now=10)
+        core.client_frames.received(client, say(ident), now=10)
     assert forwarded(core) == ["frame 1 m1", "frame 1 m2"]
     refused = error(client)
     assert (refused["id"], refused["code"], refused["retry_after_ms"]) == ("m3", "RATE_LIMITED", 500)
-    assert core.reading.hold == {client}
+    assert paused(core) == {client}
     # What is answered meanwhile does not let it go on.
     tell(core, ack(client, "m1"))
-    assert client.held
-    core.rested(10.5)
-    assert core.reading.release == {client}
-    core.received(client, say("m3"), now=10.5)
+    assert client.reading_paused
+    core.client_frames.unthrottle_next(10.5)
+    assert resumed(core) == {client}
+    core.client_frames.received(client, say("m3"), now=10.5)
     assert forwarded(core) == ["frame 1 m3"]
     assert core.counts.refused_by == {"RATE_LIMITED": 1}
 
@@ -73,8 +73,8 @@ def test_bytes_are_limited_too() -> None:
     core = linked_core()
     client = paced(core, TenantRateLimiter("t", limits(connection_bytes_per_s=20 << 20)))
     large = say("m1", "x" * (12 << 20))
-    core.received(client, large, now=10)
-    core.received(client, large.replace(b"m1", b"m2"), now=10)
+    core.client_frames.received(client, large, now=10)
+    core.client_frames.received(client, large.replace(b"m1", b"m2"), now=10)
     assert forwarded(core) == ["frame 1 m1"]
     assert error(client)["code"] == "RATE_LIMITED"
 
@@ -88,7 +88,7 @@ def test_the_clients_of_a_tenant_share_its_rate_and_others_do_not() -> None:
         paced(core, TenantRateLimiter("u", limits(messages_per_s=3))),
     )
     for client in (one, two, one, two, other):
-        core.received(client, signal(), now=10)
+        core.client_frames.received(client, signal(), now=10)
     assert forwarded(core) == [f"frame {number} signal" for number in (1, 2, 1, 3)]
     assert "the clients of tenant t" in str(error(two)["message"])
     assert not other.pending
@@ -98,12 +98,12 @@ def test_what_the_tenant_is_refused_does_not_count_for_the_connection() -> None:
     core = linked_core()
     pace = TenantRateLimiter("t", limits(messages_per_s=1, connection_messages_per_s=2))
     one, two = paced(core, pace), paced(core, pace)
-    core.received(one, signal(), now=10)
-    core.received(two, signal(), now=10)
+    core.client_frames.received(one, signal(), now=10)
+    core.client_frames.received(two, signal(), now=10)
     assert heard(two) == ["error RATE_LIMITED"]
     pace.set(limits(messages_per_s=1000, connection_messages_per_s=2))
-    core.received(two, signal(), now=10.01)
-    core.received(two, signal(), now=10.01)
+    core.client_frames.received(two, signal(), now=10.01)
+    core.client_frames.received(two, signal(), now=10.01)
     assert not two.pending
 
 
@@ -111,11 +111,11 @@ def test_limits_that_change_count_at_once_for_those_who_are_connected() -> None:
     core = linked_core()
     pace = TenantRateLimiter("t", limits(connection_messages_per_s=1))
     client = paced(core, pace)
-    core.received(client, signal(), now=10)
-    core.received(client, signal(), now=10)
+    core.client_frames.received(client, signal(), now=10)
+    core.client_frames.received(client, signal(), now=10)
     assert heard(client) == ["error RATE_LIMITED"]
     pace.set(limits(connection_messages_per_s=100))
-    core.received(client, signal(), now=10.01)
+    core.client_frames.received(client, signal(), now=10.01)
     assert not client.pending
 
 
@@ -124,9 +124,7 @@ def test_a_client_is_told_its_limits() -> None:
     pace = TenantRateLimiter(
         "t", TenantLimits(connection_messages_per_s=7, connection_bytes_per_s=9, frame_bytes=2048)
     )
-    client = core.open(
-        object(), JSON, ConnectionOpened(address=group("team")), 0, ConnectionRateLimiter(pace)
-    )
+    client = core.sessions.open(JSON, ConnectionOpened(address=group("team")), 0, ConnectionRateLimiter(pace))
     tell(core, topic(1, "team"), connected(client))
     told = error(client)["limits"]
     assert told == {
@@ -141,7 +139,7 @@ def test_what_was_read_together_with_too_much_waits_for_its_turn_in_order() -> N
     core = linked_core()
     client = paced(core, TenantRateLimiter("t", limits(connection_messages_per_s=2)))
     for ident in ("m1", "m2", "m3", "m4", "m5"):
-        core.received(client, say(ident), now=10)
+        core.client_frames.received(client, say(ident), now=10)
     # Only the first that was too much is refused; the others are not even looked at.
     assert heard(client) == ["error RATE_LIMITED"]
     assert core.counts.frames_in == 3
@@ -149,48 +147,49 @@ def test_what_was_read_together_with_too_much_waits_for_its_turn_in_order() -> N
     tell(core, ack(client, "m1"))
     assert forwarded(core) == ["frame 1 m1", "frame 1 m2"]
     client.pending.clear()
-    core.rested(10.5)
+    core.client_frames.unthrottle_next(10.5)
     assert forwarded(core) == ["frame 1 m4"]
     assert error(client)["id"] == "m5"
-    assert client.held
-    core.rested(11)
-    assert core.reading.release == {client}
-    assert not client.early
+    assert client.reading_paused
+    core.client_frames.unthrottle_next(11)
+    assert resumed(core) == {client}
+    assert not client.buffered_input
 
 
 def test_those_who_rest_have_their_turn_within_a_second_and_never_all_at_once() -> None:
     core = linked_core()
     pace = TenantRateLimiter("t", limits(messages_per_s=1))
     # The tenant's second holds one frame: the first client is within it, the others rest.
-    clients = [paced(core, pace) for _ in range(1 + 3 * MIN_IN_TURN)]
+    clients = [paced(core, pace) for _ in range(1 + 3 * MIN_BATCH)]
     for client in clients:
-        core.received(client, signal(), now=10)
+        core.client_frames.received(client, signal(), now=10)
     turns = 0
-    while core.reading.has_resting:
-        core.rested(10.1)
+    while core.throttle.next_due is not None:
+        core.client_frames.unthrottle_next(10.1)
         turns += 1
     assert turns == 3
-    many = [paced(core, pace) for _ in range(3 * TURNS_PER_S * MIN_IN_TURN)]
+    many = [paced(core, pace) for _ in range(3 * BATCHES_PER_S * MIN_BATCH)]
     for client in many:
-        core.received(client, signal(), now=10.1)
-    for _ in range(TURNS_PER_S):
-        assert core.reading.has_resting
-        core.rested(10.2)
-    assert not core.reading.has_resting
-    assert core.reading.release >= set(many)
+        core.client_frames.received(client, signal(), now=10.1)
+    for _ in range(BATCHES_PER_S):
+        assert core.throttle.next_due is not None
+        core.client_frames.unthrottle_next(10.2)
+    assert not core.throttle.next_due is not None
+    assert resumed(core) >= set(many)
 
 
 def test_one_that_is_closed_while_it_rests_is_read_from_for_its_side_of_the_closing() -> None:
     core = linked_core()
     client = paced(core, TenantRateLimiter("t", limits(connection_messages_per_s=1)))
-    core.received(client, signal(), now=10)
-    core.received(client, signal(), now=10)
-    core.reading.hold.clear()
-    core.close_slow(client)
-    assert core.reading.release == {client}
+    core.client_frames.received(client, signal(), now=10)
+    core.client_frames.received(client, signal(), now=10)
+    core.effects.clear()
+    core.backpressure.close_slow(client)
+    assert resumed(core) == {client}
     core.gone(client)
-    core.rested(11)
-    assert not core.reading.release
+    core.effects.clear()
+    core.client_frames.unthrottle_next(11)
+    assert not resumed(core)
 
 
 def test_connects_are_limited_by_the_second() -> None:

@@ -20,7 +20,9 @@ from tests.edge.core.core_harness import (
     message,
     open_all,
     opened,
+    paused,
     publish,
+    resumed,
     say,
     send,
     signal,
@@ -44,8 +46,8 @@ def test_positions_come_first_then_connections_then_unanswered_requests_in_order
     first, second = open_all(core)
     tell(core, publish(1, message("team", 5)))
     for client, ident in ((first, "m1"), (second, "m2"), (first, "m3")):
-        core.received(client, say(ident))
-    core.received(first, signal())
+        core.client_frames.received(client, say(ident))
+    core.client_frames.received(first, signal())
     expected = ["topic team@5", "opened 1 restored", "opened 2 restored"]
     assert relink(core) == [*expected, "frame 1 m1", "frame 1 m3", "frame 2 m2"]
     tell(core, ack(first, "m1"))
@@ -54,11 +56,11 @@ def test_positions_come_first_then_connections_then_unanswered_requests_in_order
 
 def test_what_was_never_sent_or_asked_while_there_was_no_link_is_sent_too(core: EdgeCore) -> None:
     [client] = open_all(core, "a")
-    core.received(client, say("m1"))
+    core.client_frames.received(client, say("m1"))
     core.link_lost()
     assert core.uplink.waiting_bytes == 0
-    core.received(client, say("m2"))
-    core.received(client, signal())
+    core.client_frames.received(client, say("m2"))
+    core.client_frames.received(client, signal())
     assert core.uplink.waiting_bytes == 0
     core.linked()
     assert forwarded(core)[-2:] == ["frame 1 m1", "frame 1 m2"]
@@ -68,25 +70,25 @@ def test_clients_are_held_at_their_bound_while_there_is_no_link(core: EdgeCore) 
     [client] = open_all(core, "a")
     core.link_lost()
     for number in range(4):
-        core.received(client, say(f"m{number}"))
-    assert core.reading.hold == {client}
+        core.client_frames.received(client, say(f"m{number}"))
+    assert paused(core) == {client}
     core.linked()
     tell(core, ack(client, "m0"))
-    assert core.reading.release == {client}
+    assert resumed(core) == {client}
 
 
 def test_who_was_held_by_a_full_uplink_is_released_when_the_link_is_lost() -> None:
     core = linked_core(uplink_bytes=1)
     [client] = open_all(core, "a")
-    core.received(client, say("m1"))
-    assert core.reading.hold == {client}
+    core.client_frames.received(client, say("m1"))
+    assert paused(core) == {client}
     core.link_lost()
-    assert core.reading.release == {client}
+    assert resumed(core) == {client}
 
 
 def test_who_still_waits_to_be_accepted_comes_after_those_who_were(core: EdgeCore) -> None:
     """Else it would join their topics first and be shown what they have missed."""
-    waiting = core.open(object(), JSON, ConnectionOpened(address=group("team")), 0)
+    waiting = core.sessions.open(JSON, ConnectionOpened(address=group("team")), 0)
     assert waiting.number == 1
     open_all(core, "b")
     assert relink(core) == ["topic team@0", "opened 2 restored", "opened 1"]
@@ -95,7 +97,7 @@ def test_who_still_waits_to_be_accepted_comes_after_those_who_were(core: EdgeCor
 def test_what_a_client_resumes_from_is_asked_for_until_it_is_accepted(core: EdgeCore) -> None:
     wish = ConnectionOpened(address=group("team"))
     wish.resume.positions.add()
-    client = core.open(object(), JSON, wish, 0)
+    client = core.sessions.open(JSON, wish, 0)
     core.link_lost()
     core.linked()
     [entry] = core_entries(core)
@@ -143,7 +145,7 @@ def test_a_topic_that_nobody_hears_any_longer_is_not_named(core: EdgeCore) -> No
 
 def test_two_links_lost_in_a_row_lose_nothing(core: EdgeCore) -> None:
     [client] = open_all(core, "a")
-    core.received(client, say("m1"))
+    core.client_frames.received(client, say("m1"))
     core.link_lost()
     core.link_lost()
     core.linked()
@@ -154,7 +156,7 @@ def test_two_links_lost_in_a_row_lose_nothing(core: EdgeCore) -> None:
 
 def test_a_replayed_message_is_not_shown_to_the_author_who_waits_for_its_ack(core: EdgeCore) -> None:
     author, other = open_all(core)
-    core.received(author, say("m1"))
+    core.client_frames.received(author, say("m1"))
     relink(core)
     tell(core, topic(1, "team"), join(author, 1), join(other, 1))
     said = message("team", 1, client_id="m1", user="a")
@@ -169,7 +171,7 @@ def test_a_replayed_message_is_not_shown_to_the_author_who_waits_for_its_ack(cor
 def test_a_replayed_message_with_the_same_id_is_shown(core: EdgeCore, user: str, name: str) -> None:
     [author] = open_all(core, "a")
     tell(core, topic(2, "other"), join(author, 2))
-    core.received(author, say("m1"))
+    core.client_frames.received(author, say("m1"))
     said = message(name, 1, client_id="m1", user=user)
     tell(core, publish(1 if name == "team" else 2, said, replayed=True))
     assert heard(author) == ["message 1"]
@@ -205,6 +207,6 @@ def test_who_was_answered_and_joined_stays(core: EdgeCore) -> None:
 
 def test_a_client_that_closes_is_not_made_known_again(core: EdgeCore) -> None:
     closing, other = open_all(core)
-    core.received(closing, say("m1"))
-    core.received(closing, b'{"type":"disconnect"}')
+    core.client_frames.received(closing, say("m1"))
+    core.client_frames.received(closing, b'{"type":"disconnect"}')
     assert relink(core) == ["topic team@0", f"opened {other.number} restored"]

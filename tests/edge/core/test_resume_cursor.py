@@ -58,7 +58,7 @@ def for_user(seq: int) -> Message:
 def written(connection: Connection) -> bytes:
     """What the shell would write."""
     data, connection.pending = b"".join(connection.pending), []
-    return connection.marked(data)
+    return connection.with_cursor(data)
 
 
 def ids(data: bytes) -> list[tuple[str, str]]:
@@ -95,7 +95,7 @@ def test_messages_that_are_written_together_have_one_mark_and_what_leads_nowhere
     signal.publish.frame.signal.name = "typing"
     tell(core, signal)
     assert b"id: " not in written(one)
-    core.beat(one)
+    core.sessions.send_heartbeat(one)
     assert written(one) == b": ping\n\n"
 
 
@@ -120,7 +120,7 @@ def test_who_is_closed_as_slow_stands_where_the_last_mark_that_it_was_written_sa
     reader.feed(written(one))
     tell(core, publish(1, message("team", 7)))
     one.pending.clear()
-    core.close_slow(one)
+    core.backpressure.close_slow(one)
     [event] = reader.feed(written(one))
     assert event == Event("closing", event.data, "e.6~.0")
 
@@ -133,6 +133,6 @@ def test_who_is_closed_as_slow_while_it_arrives_is_marked_no_further() -> None:
     reader.feed(written(one))
     tell(core, missed(one, 4))
     one.pending.clear()
-    core.close_slow(one)
+    core.backpressure.close_slow(one)
     [event] = reader.feed(written(one))
     assert event.last_id == "e.3~.0"

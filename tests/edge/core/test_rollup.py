@@ -53,10 +53,10 @@ def test_deltas_of_one_window_are_one_frame(core: EdgeCore) -> None:
     [listener] = streaming(core)
     for index, now in enumerate((0, 0.02, 0.04)):
         tell(core, delta(1, index), now=now)
-        core.flush_due(now)
+        core.time_passed(now)
         assert heard(listener) == []
     assert core.next_due == pytest.approx(0.05)
-    core.flush_due(0.05)
+    core.time_passed(0.05)
     assert heard(listener) == ["+0 1 2 "]
     assert core.next_due is None
     assert (core.counts.deltas_in, core.counts.delta_frames, core.counts.deltas_delivered) == (3, 1, 3)
@@ -77,7 +77,7 @@ def test_windows_of_many_streams_end_together_and_only_they(core: EdgeCore) -> N
     tell(core, connected(first), join(first, 1), connected(second), join(second, 2))
     tell(core, delta(1, 0), now=0.001)
     tell(core, delta(2, 0), now=0.007)
-    core.flush_due(0.05)
+    core.time_passed(0.05)
     assert core.next_due is None
     assert heard(first) == heard(second) == ["connected", "r@0+0 "]
 
@@ -99,7 +99,7 @@ def test_each_listener_has_its_own_window(core: EdgeCore) -> None:
     tell(core, delta(1, 0))
     tell(core, delta(1, 1))
     assert (heard(at_once), heard(slow)) == (["+0 ", "+1 "], [])
-    core.flush_due(1)
+    core.time_passed(1)
     assert (heard(at_once), heard(slow)) == ([], ["+0 1 "])
 
 
@@ -109,14 +109,14 @@ def test_the_end_leaves_with_the_last_text_at_once(core: EdgeCore) -> None:
     tell(core, delta(1, 1), ended(1))
     assert heard(listener) == ["+0 1 ", "change ended"]
     assert not tables(core)
-    assert not next(iter(core._fanout._topics.values())).open
+    assert not next(iter(core.fanout._topics.values())).open_messages
 
 
 def test_whatever_is_published_comes_after_the_deltas_before_it(core: EdgeCore) -> None:
     [listener] = streaming(core)
     tell(core, delta(1, 0), publish(1, message("team", 2)), delta(1, 1))
     assert heard(listener) == ["+0 ", "message 2"]
-    core.flush_due(1)
+    core.time_passed(1)
     assert heard(listener) == ["+1 "]
 
 
@@ -126,14 +126,14 @@ def test_whatever_is_sent_to_one_comes_after_its_deltas_and_the_others_window_go
 ) -> None:
     first, *others = streaming(core, names)
     tell(core, delta(1, 0))
-    core.received(first, b'{"type":"ping","id":"p"}')
+    core.client_frames.received(first, b'{"type":"ping","id":"p"}')
     assert heard(first) == ["+0 ", "pong p"]
     tell(core, delta(1, 1), now=0.02)
     tell(core, ack(first, "m"), now=0.03)
     assert heard(first) == ["+1 ", "ack m"]
     tell(core, delta(1, 2), now=0.03)
     assert [heard(one) for one in others] == [[]] * len(others)
-    core.flush_due(1)
+    core.time_passed(1)
     assert heard(first) == ["+2 "]
     assert [heard(one) for one in others] == [["+0 1 2 "]] * len(others)
 
@@ -147,7 +147,7 @@ def test_text_and_reasoning_are_not_joined_with_each_other_and_a_part_with_nothi
         elif kind == "part":
             entry.publish.frame.delta.part.tool_call.arguments = f"{index}"
         tell(core, entry)
-    core.flush_due(1)
+    core.time_passed(1)
     frames = [json.loads(frame.data) for frame in parsed(b"".join(listener.pending))]
     for frame in frames:
         assert frame.pop("type") == "delta"
@@ -164,7 +164,7 @@ def test_streams_side_by_side_are_joined_each_and_named(core: EdgeCore) -> None:
     [listener] = streaming(core)
     for index in range(3):
         tell(core, delta(1, index), delta(1, index, ident="s"))
-    core.flush_due(1)
+    core.time_passed(1)
     assert heard(listener) == ["+0 1 2 ", "s@0+0 1 2 "]
     tell(core, delta(1, 3, ident="s"), ended(1))
     assert heard(listener) == ["+3 ", "change ended"]
@@ -173,9 +173,9 @@ def test_streams_side_by_side_are_joined_each_and_named(core: EdgeCore) -> None:
 def test_the_router_may_have_joined_deltas(core: EdgeCore) -> None:
     [listener] = streaming(core)
     tell(core, delta(1, 0, "abc", count=3), delta(1, 3, "d"))
-    core.flush_due(1)
+    core.time_passed(1)
     tell(core, delta(1, 4, "ef", count=2))
-    core.flush_due(2)
+    core.time_passed(2)
     assert heard(listener) == ["+abcd", "+ef"]
     assert (core.counts.deltas_in, core.counts.delta_frames, core.counts.deltas_delivered) == (6, 2, 6)
 
@@ -204,7 +204,7 @@ def test_each_form_is_made_once_for_all_who_hear_alike() -> None:
     codec.encoded = 0
     tell(core, delta(1, 0))
     tell(core, delta(1, 1))
-    core.flush_due(1)
+    core.time_passed(1)
     assert codec.encoded == 2
     assert len({id(one.pending[0]) for one in listeners}) == 1
     assert [heard(one) for one in listeners] == [["+0 1 "]] * 6
@@ -217,7 +217,7 @@ def test_who_joins_hears_what_comes_after_its_snapshot(core: EdgeCore) -> None:
     late = opened(core, rollup_ms=40)
     snapshot = ServerFrame(message=open_message("team", next_index=1))
     tell(core, connected(late), send(late, snapshot), join(late, 1), delta(1, 1))
-    core.flush_due(1)
+    core.time_passed(1)
     assert heard(first) == ["+0 1 "]
     assert heard(late) == ["connected", "message 1", "+1 "]
 
@@ -230,10 +230,10 @@ def test_what_a_snapshot_for_one_holds_is_not_told_it_again(core: EdgeCore, join
     arriving = [join(late, 1), snapshot] if joined else [snapshot, join(late, 1)]
     tell(core, connected(late), *arriving)
     tell(core, delta(1, 0), delta(1, 1), delta(1, 2))
-    core.flush_due(1)
+    core.time_passed(1)
     assert heard(first) == ["+0 1 2 "]
     assert heard(late) == ["connected", "message 1", "+2 "]
-    [audience] = first.topics.values()
+    [audience] = core.fanout.subscriptions_of(first).values()
     assert not audience.skips
 
 
@@ -241,33 +241,33 @@ def test_who_leaves_has_heard_what_came_before(core: EdgeCore) -> None:
     leaver, stayer = streaming(core, "ab")
     tell(core, delta(1, 0))
     tell(core, leave(leaver, 1), delta(1, 1))
-    core.flush_due(1)
+    core.time_passed(1)
     assert (heard(leaver), heard(stayer)) == (["+0 "], ["+0 1 "])
 
 
 def test_nothing_is_left_of_those_who_are_gone(core: EdgeCore) -> None:
     first, second = streaming(core, "ab")
-    first.lags = True
+    first.has_backlog = True
     tell(core, delta(1, 0))
-    core.flush_due(1)
+    core.time_passed(1)
     tell(core, delta(1, 1))
-    core.received(second, b'{"type":"ping"}')
-    [audience] = first.topics.values()
-    assert set(audience.own) == {first, second}
+    core.client_frames.received(second, b'{"type":"ping"}')
+    [audience] = core.fanout.subscriptions_of(first).values()
+    assert set(audience.offsets) == {first, second}
     core.gone(first)
-    assert set(audience.own) == {second}
-    assert len(audience.additions) == 1
+    assert set(audience.offsets) == {second}
+    assert len(audience.deltas) == 1
     core.gone(second)
-    assert (audience.own, audience.listeners, tables(core)) == ({}, set(), [])
-    [known] = core._fanout._topics.values()
-    assert (known.audiences, known.open) == ({}, {})
-    core.flush_due(2)
+    assert (audience.offsets, audience.subscribers, tables(core)) == ({}, set(), [])
+    [known] = core.fanout._topics.values()
+    assert (known.groups, known.open_messages) == ({}, {})
+    core.time_passed(2)
     assert core.next_due is None
 
 
 def test_closing_comes_after_what_waits(core: EdgeCore) -> None:
     [listener] = streaming(core)
     tell(core, delta(1, 0))
-    core.close(listener, catalogue.RESTARTING.refused())
+    core.sessions.close(listener, catalogue.RESTARTING.refused())
     assert heard(listener) == ["+0 ", "closing RESTARTING"]
     assert not tables(core)

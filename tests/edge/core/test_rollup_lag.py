@@ -32,29 +32,29 @@ def core() -> EdgeCore:
 @pytest.mark.parametrize("rollup_ms", [0, 40])
 def test_for_one_that_lags_deltas_gather_until_it_has_caught_up(core: EdgeCore, rollup_ms: int) -> None:
     slow, fast = streaming(core, "ab", rollup_ms)
-    slow.lags = True
+    slow.has_backlog = True
     for index in range(5):
         tell(core, delta(1, index), now=index)
-        core.flush_due(index + 0.5)
+        core.time_passed(index + 0.5)
     assert (heard(slow), heard(fast)) == ([], ["+0 ", "+1 ", "+2 ", "+3 ", "+4 "])
     assert slow in core.dirty
-    assert core.gathered_bytes(slow) > core.gathered_bytes(fast) == 0
-    slow.lags = False
-    core.caught_up(slow)
+    assert core.fanout.backlog_bytes(slow) > core.fanout.backlog_bytes(fast) == 0
+    slow.has_backlog = False
+    core.backpressure.caught_up(slow)
     assert heard(slow) == ["+0 1 2 3 4 "]
-    assert core.gathered_bytes(slow) == 0
+    assert core.fanout.backlog_bytes(slow) == 0
     tell(core, delta(1, 5), now=9)
-    core.flush_due(10)
+    core.time_passed(10)
     assert (heard(slow), heard(fast)) == (["+5 "], ["+5 "])
-    [audience] = slow.topics.values()
-    assert (audience.own, audience.additions) == ({}, [])
+    [audience] = core.fanout.subscriptions_of(slow).values()
+    assert (audience.offsets, audience.deltas) == ({}, [])
 
 
 def test_what_else_must_be_written_to_one_that_lags_takes_along_what_gathered(core: EdgeCore) -> None:
     slow, _ = streaming(core, "ab", 0)
-    slow.lags = True
+    slow.has_backlog = True
     tell(core, delta(1, 0))
-    core.received(slow, b'{"type":"ping","id":"p"}')
+    core.client_frames.received(slow, b'{"type":"ping","id":"p"}')
     assert heard(slow) == ["+0 ", "pong p"]
     tell(core, delta(1, 1))
     tell(core, ended(1))
@@ -63,10 +63,10 @@ def test_what_else_must_be_written_to_one_that_lags_takes_along_what_gathered(co
 
 def test_one_that_is_closed_for_being_slow_is_not_told_what_gathered(core: EdgeCore) -> None:
     slow, _ = streaming(core, "ab", 0)
-    slow.lags = True
+    slow.has_backlog = True
     tell(core, delta(1, 0))
-    core.close_slow(slow)
-    core.close_slow(slow)
+    core.backpressure.close_slow(slow)
+    core.backpressure.close_slow(slow)
     assert heard(slow) == ["closing SLOW_CONSUMER"]
     assert core.counts.slow_consumers == 1
 
@@ -86,7 +86,7 @@ def test_after_a_new_link_the_snapshot_counts(core: EdgeCore) -> None:
     tell(core, delta(1, 0), delta(1, 1))
     snapshot = publish(7, open_message("team", next_index=4), replayed=True)
     relinked(core, listeners, snapshot, delta(7, 3), delta(7, 4))
-    core.flush_due(2)
+    core.time_passed(2)
     assert [heard(one) for one in listeners] == [["+0 1 ", "message 1", "+4 "]] * 2
 
 
@@ -94,5 +94,5 @@ def test_what_waits_when_the_link_breaks_is_given_when_its_window_ends(core: Edg
     [listener] = streaming(core)
     tell(core, delta(1, 0))
     core.link_lost()
-    core.flush_due(1)
+    core.time_passed(1)
     assert heard(listener) == ["+0 "]

@@ -89,7 +89,7 @@ class RollupModel(RuleBasedStateMachine):
             client = next(one for one in self.clients if one.connection is connection)
             pending, connection.pending = connection.pending, []
             kinds = client.reader.read(b"".join(pending))
-            if connection.lags and kinds:
+            if connection.has_backlog and kinds:
                 assert kinds - {"delta"}, "to one that lags deltas alone are not written"
         self.core.dirty.clear()
 
@@ -218,7 +218,7 @@ class RollupModel(RuleBasedStateMachine):
         client = shown[pick % len(shown)]
         before = client.connection.codec.streaming
         said = JSON.decode(b'{"type":"ping","id":"p"}').SerializeToString() if asks else b""
-        self.core.received(client.connection, word + said)
+        self.core.client_frames.received(client.connection, word + said)
         assert isinstance(client.reader, ShownReader)
         self.settle()
         if (before, WAYS[word]) == (StreamingMode.COMPLETE, StreamingMode.SNAPSHOTS):
@@ -242,7 +242,7 @@ class RollupModel(RuleBasedStateMachine):
             payload = b'{"type":"ping","id":"p"}'
             if client.connection.codec is not JSON:
                 payload = JSON.decode(payload).SerializeToString()
-            self.core.received(client.connection, payload)
+            self.core.client_frames.received(client.connection, payload)
         else:
             tell(self.core, ack(client.connection, "m"), now=self.now)
         self.settle()
@@ -252,17 +252,18 @@ class RollupModel(RuleBasedStateMachine):
     @rule(pick=picks)
     def stall(self, pick: int) -> None:
         self.deliver()
-        self.clients[pick % len(self.clients)].connection.lags = True
+        self.clients[pick % len(self.clients)].connection.has_backlog = True
 
-    @precondition(lambda self: any(client.connection.lags for client in self.clients))
+    @precondition(lambda self: any(client.connection.has_backlog for client in self.clients))
     @rule(pick=picks)
     def drain(self, pick: int) -> None:
         self.deliver()
-        lagging = [client.connection for client in self.clients if client.connection.lags]
+        lagging = [client.connection for client in self.clients if client.connection.has_backlog]
         connection = lagging[pick % len(lagging)]
-        connection.lags = False
-        self.core.caught_up(connection)
-        assert not any(audience.is_behind(connection) for audience in connection.topics.values())
+        connection.has_backlog = False
+        self.core.backpressure.caught_up(connection)
+        subscriptions = self.core.fanout.subscriptions_of(connection)
+        assert not any(group.is_behind(connection) for group in subscriptions.values())
         self.settle()
 
     # Time and the link
@@ -278,7 +279,7 @@ class RollupModel(RuleBasedStateMachine):
         self.deliver()
         self.now += ms / 1000
         if self.core.next_due is not None and self.core.next_due <= self.now:
-            self.core.flush_due(self.now)
+            self.core.time_passed(self.now)
         self.settle()
 
     @rule(meanwhile=st.booleans())
@@ -321,7 +322,7 @@ class RollupModel(RuleBasedStateMachine):
         for client in self.clients:
             window = client.connection.rollup_ms / 1000
             latest = self.now - window - LATE_S if window else self.now
-            for ident in () if client.connection.lags else client.reads_along:
+            for ident in () if client.connection.has_backlog else client.reads_along:
                 one = self.streams[ident]
                 due = [index for index, when in one.times.items() if when <= latest]
                 assert client.reader.next[ident] > max(due, default=-1)
@@ -330,36 +331,36 @@ class RollupModel(RuleBasedStateMachine):
     def the_tables_hold_nobody_who_is_gone(self) -> None:
         if self.entries:
             return
-        rollup = self.core._fanout.rollup
+        rollup = self.core.fanout.rollup
         waiting = {audience for bucket in rollup._due.values() for audience in bucket}
         assert not rollup._fresh
-        known = self.core._fanout._topics.values()
-        audiences = {audience for each in known for audience in each.audiences.values()}
+        known = self.core.fanout._topics.values()
+        audiences = {audience for each in known for audience in each.groups.values()}
         assert waiting <= audiences
         there = {client.connection for client in self.clients}
         for audience in audiences:
-            assert audience.listeners
-            assert audience.listeners <= there
-            assert {*audience.own, *audience.skips} <= audience.listeners
+            assert audience.subscribers
+            assert audience.subscribers <= there
+            assert {*audience.offsets, *audience.skips} <= audience.subscribers
             assert (audience.due is not None) == (audience in waiting)
             assert audience.waiting_bytes == 0 or audience.due is not None
-            if not audience.own and audience.due is None:
-                assert not audience.additions
+            if not audience.offsets and audience.due is None:
+                assert not audience.deltas
         for each in known:
-            assert set(each.open) <= {one.ident for one in self.open_streams()}
-            assert each.seq <= max(self.seqs.values())
-            assert not each.audiences or each.run == []
-            shown = [one for one in each.listeners() if isinstance(one.codec, Shown)]
-            assert (each.texts is not None) == bool(shown)
-            assert set(each.texts._texts if each.texts else ()) <= {*each.open}
+            assert set(each.open_messages) <= {one.ident for one in self.open_streams()}
+            assert each.head.seq <= max(self.seqs.values())
+            assert not each.groups or each.pending == []
+            shown = [one for one in each.subscribers() if isinstance(one.codec, Shown)]
+            assert (each.snapshots is not None) == bool(shown)
+            assert set(each.snapshots._snapshots if each.snapshots else ()) <= {*each.open_messages}
 
     def teardown(self) -> None:
         self.deliver()
         for client in self.clients:
-            if client.connection.lags:
-                client.connection.lags = False
-                self.core.caught_up(client.connection)
-        self.core.flush_due(self.now + 1)
+            if client.connection.has_backlog:
+                client.connection.has_backlog = False
+                self.core.backpressure.caught_up(client.connection)
+        self.core.time_passed(self.now + 1)
         self.settle()
         assert self.core.next_due is None
         for client in self.clients:

@@ -52,17 +52,17 @@ def opened() -> tuple[StreamedMessage, StreamSnapshots, Message]:
     """A message that was just opened, in the router and at an edge."""
     message = open_message("team")
     del message.parts[:]
-    texts = StreamSnapshots()
-    texts.put(message)
-    return StreamedMessage(topic_of(message.address), message, Producer("w", 1), 0), texts, message
+    snapshots = StreamSnapshots()
+    snapshots.put(message)
+    return StreamedMessage(topic_of(message.address), message, Producer("w", 1), 0), snapshots, message
 
 
 @given(deltas, st.lists(st.integers(1, 4)), st.sets(st.integers(0, 20)), st.sets(st.integers(0, 20)))
 def test_deltas_add_up_as_in_the_router(
-    said: list[tuple[str, str | Part]], joins: list[int], looks: set[int], snapshots: set[int]
+    said: list[tuple[str, str | Part]], joins: list[int], looks: set[int], resets: set[int]
 ) -> None:
     """However they are joined on their way, and whenever somebody looks, or is sent a snapshot."""
-    router, texts, message = opened()
+    router, snapshots, message = opened()
     joins = joins.copy()
     waiting: list[Delta] = []
     for index, (kind, content) in enumerate(said):
@@ -72,38 +72,38 @@ def test_deltas_add_up_as_in_the_router(
         else:
             setattr(delta, kind, content)
         router.add(delta)
-        # The router joins texts alone.
+        # The router joins text only.
         if waiting and (kind != "text" or len(waiting) >= (joins[0] if joins else 1)):
-            tell(texts, message.id, waiting)
+            tell(snapshots, message.id, waiting)
             joins = joins[1:]
         waiting.append(delta)
-        if kind != "text" or index in looks or index in snapshots:
-            tell(texts, message.id, waiting)
+        if kind != "text" or index in looks or index in resets:
+            tell(snapshots, message.id, waiting)
         if index in looks:
-            assert texts.so_far(message.id) == router.snapshot()
-        if index in snapshots:
-            texts.put(router.snapshot())
-    tell(texts, message.id, waiting)
-    assert texts.so_far(message.id) == router.snapshot()
+            assert snapshots.get(message.id) == router.snapshot()
+        if index in resets:
+            snapshots.put(router.snapshot())
+    tell(snapshots, message.id, waiting)
+    assert snapshots.get(message.id) == router.snapshot()
     router.ended = Ended(MESSAGE_STATE_FAILED)
     end = Change(message_id=message.id, kind=CHANGE_KIND_ENDED, state=MESSAGE_STATE_FAILED)
-    final = texts.complete(end).message
+    final = snapshots.complete(end).message
     final.ClearField("updated_at")
     assert final == router.final()
-    assert texts.so_far(message.id) == router.snapshot()
+    assert snapshots.get(message.id) == router.snapshot()
 
 
 def test_only_the_same_tool_call_goes_on() -> None:
-    router, texts, message = opened()
+    router, snapshots, message = opened()
     for index, part in enumerate([call("c", "{"), call("c", "}"), call("d", "{"), call("c", "")]):
         delta = Delta(index=index, part=part)
         router.add(delta)
-        tell(texts, message.id, [delta])
-    assert texts.so_far(message.id) == router.snapshot()
+        tell(snapshots, message.id, [delta])
+    assert snapshots.get(message.id) == router.snapshot()
     assert [part.tool_call.arguments for part in router.snapshot().parts] == ["{}", "{", ""]
 
 
-def tell(texts: StreamSnapshots, message_id: str, waiting: list[Delta]) -> None:
+def tell(snapshots: StreamSnapshots, message_id: str, waiting: list[Delta]) -> None:
     """The deltas come as one frame, and come again."""
     if not waiting:
         return
@@ -115,57 +115,57 @@ def tell(texts: StreamSnapshots, message_id: str, waiting: list[Delta]) -> None:
     else:
         setattr(frame, kind, "".join(getattr(each, kind) for each in waiting))
     for _ in range(2):
-        texts.add(frame, len(waiting))
+        snapshots.append(frame, len(waiting))
     waiting.clear()
 
 
-def added(texts: StreamSnapshots, index: int, count: int = 1) -> str:
-    texts.add(DeltaFrame(message_id="r", index=index, text=f"{index} "), count)
-    known = texts.so_far("r")
+def added(snapshots: StreamSnapshots, index: int, count: int = 1) -> str:
+    snapshots.append(DeltaFrame(message_id="r", index=index, text=f"{index} "), count)
+    known = snapshots.get("r")
     return "" if known is None else known.parts[0].text.text
 
 
 def test_what_is_known_or_leaves_a_gap_is_not_added() -> None:
-    texts = StreamSnapshots()
-    assert added(texts, 0) == ""
-    texts.put(open_message("team", text="x ", next_index=3))
-    assert added(texts, 2) == "x "
-    assert added(texts, 4) == "x "
-    assert added(texts, 3, count=2) == "x 3 "
-    assert added(texts, 4) == "x 3 "
-    assert added(texts, 5) == "x 3 5 "
+    snapshots = StreamSnapshots()
+    assert added(snapshots, 0) == ""
+    snapshots.put(open_message("team", text="x ", next_index=3))
+    assert added(snapshots, 2) == "x "
+    assert added(snapshots, 4) == "x "
+    assert added(snapshots, 3, count=2) == "x 3 "
+    assert added(snapshots, 4) == "x 3 "
+    assert added(snapshots, 5) == "x 3 5 "
 
 
 def test_a_snapshot_for_all_replaces_what_is_known_and_one_for_a_newcomer_only_adds() -> None:
-    texts = StreamSnapshots()
-    texts.offer(open_message("team", text="one", next_index=1))
-    assert added(texts, 1) == "one1 "
-    texts.offer(open_message("team", text="older", next_index=1))
-    assert added(texts, 0) == "one1 "
-    texts.offer(open_message("team", text="newer", next_index=3))
-    assert added(texts, 0) == "newer"
-    texts.put(open_message("team", text="back", next_index=2))
-    assert added(texts, 2) == "back2 "
+    snapshots = StreamSnapshots()
+    snapshots.put_newer(open_message("team", text="one", next_index=1))
+    assert added(snapshots, 1) == "one1 "
+    snapshots.put_newer(open_message("team", text="older", next_index=1))
+    assert added(snapshots, 0) == "one1 "
+    snapshots.put_newer(open_message("team", text="newer", next_index=3))
+    assert added(snapshots, 0) == "newer"
+    snapshots.put(open_message("team", text="back", next_index=2))
+    assert added(snapshots, 2) == "back2 "
 
 
 def test_what_is_given_is_kept_apart() -> None:
-    texts, given = StreamSnapshots(), open_message("team", text="x ")
-    texts.put(given)
+    snapshots, given = StreamSnapshots(), open_message("team", text="x ")
+    snapshots.put(given)
     given.parts[0].text.text = "changed"
-    assert added(texts, 0) == "x 0 "
-    end = texts.complete(Change(message_id="r", kind=CHANGE_KIND_ENDED)).message
-    assert added(texts, 1) == "x 0 1 "
+    assert added(snapshots, 0) == "x 0 "
+    end = snapshots.complete(Change(message_id="r", kind=CHANGE_KIND_ENDED)).message
+    assert added(snapshots, 1) == "x 0 1 "
     assert end.parts[0].text.text == "x 0 "
 
 
 def test_an_end_is_completed_with_how_it_has_ended() -> None:
-    texts = StreamSnapshots()
-    texts.put(open_message("team", text="x", next_index=2))
+    snapshots = StreamSnapshots()
+    snapshots.put(open_message("team", text="x", next_index=2))
     end = Change(message_id="r", kind=CHANGE_KIND_ENDED, state=MESSAGE_STATE_FAILED)
     end.changed_at.seconds = 7
     end.error.code = "BROKEN"
     before = end.SerializeToString()
-    message = texts.complete(end).message
+    message = snapshots.complete(end).message
     assert end.SerializeToString() == before
     assert (message.state, message.error.code, message.updated_at.seconds) == (
         MESSAGE_STATE_FAILED,
@@ -178,23 +178,23 @@ def test_an_end_is_completed_with_how_it_has_ended() -> None:
 @pytest.mark.parametrize("kind", [CHANGE_KIND_RECALLED, CHANGE_KIND_EDITED])
 def test_only_an_end_is_completed(kind: int) -> None:
     """What was taken back must not come again."""
-    texts = StreamSnapshots()
-    texts.put(open_message("team"))
+    snapshots = StreamSnapshots()
+    snapshots.put(open_message("team"))
     change = Change(message_id="r", kind=kind)  # type: ignore[arg-type]
-    assert texts.complete(change) is change
+    assert snapshots.complete(change) is change
 
 
 def test_the_routers_own_message_is_not_replaced_and_the_unknown_is_left_as_it_is() -> None:
-    texts = StreamSnapshots()
-    texts.put(open_message("team"))
+    snapshots = StreamSnapshots()
+    snapshots.put(open_message("team"))
     own = Change(message_id="r", kind=CHANGE_KIND_ENDED)
     own.message.id = "r"
     unknown = Change(message_id="q", kind=CHANGE_KIND_ENDED)
-    assert texts.complete(own) is own
-    assert texts.complete(unknown) is unknown
-    texts.forget("r")
-    texts.forget("q")
-    assert texts.so_far("r") is None
-    texts.put(open_message("team"))
-    texts.clear()
-    assert texts.so_far("r") is None
+    assert snapshots.complete(own) is own
+    assert snapshots.complete(unknown) is unknown
+    snapshots.forget("r")
+    snapshots.forget("q")
+    assert snapshots.get("r") is None
+    snapshots.put(open_message("team"))
+    snapshots.clear()
+    assert snapshots.get("r") is None

@@ -56,7 +56,7 @@ def test_open_messages_are_shown_as_they_grow_or_when_they_have_ended(core: Edge
     tell(core, ended(1, seq=4))
     assert shown(so_far) == ["x ...", "x 0 1 ...", "x 0 1 2 ...", "between", "x 0 1 2 "]
     assert shown(whole) == ["between", "x 0 1 2 "]
-    assert texts(core)._texts == {}  # type: ignore[union-attr]
+    assert texts(core)._snapshots == {}  # type: ignore[union-attr]
 
 
 def test_what_is_added_in_one_window_is_shown_once_with_it(core: EdgeCore) -> None:
@@ -64,12 +64,12 @@ def test_what_is_added_in_one_window_is_shown_once_with_it(core: EdgeCore) -> No
     tell(core, publish(1, open_message("team", text="x ")), publish(1, open_message("team", "s", text="y ")))
     tell(core, delta(1, 0), delta(1, 0, ident="s"), delta(1, 1))
     assert shown(client) == ["x ...", "y ..."]
-    core.flush_due(1)
+    core.time_passed(1)
     assert shown(client) == ["x 0 1 ...", "y 0 ..."]
     tell(core, delta(1, 2))
-    core.received(client, PING)
+    core.client_frames.received(client, PING)
     assert shown(client) == ["x 0 1 2 ...", "pong"]
-    core.flush_due(2)
+    core.time_passed(2)
     assert shown(client) == []
     tell(core, delta(1, 3), leave(client, 1))
     assert shown(client) == ["x 0 1 2 3 ..."]
@@ -107,7 +107,7 @@ def test_who_comes_late_is_shown_what_was_open_then(core: EdgeCore, beside: str)
         client = opened(core, codec)
         snapshot = open_message("team", text="x 0 1 2 ", next_index=3)
         told = send(client, ServerFrame(message=snapshot))
-        number = [] if core._fanout._topics else [topic(1, "team")]
+        number = [] if core.fanout._topics else [topic(1, "team")]
         tell(core, *number, connected(client), told, join(client, 1))
         listeners.append(client)
     tell(core, delta(1, 2), delta(1, 3))
@@ -139,11 +139,11 @@ def test_of_a_log_that_was_begun_anew_nothing_old_is_kept(core: EdgeCore) -> Non
     anew = open_message("team", "new", text="y ")
     anew.position.epoch = "f"
     tell(core, publish(1, anew), delta(1, 0, ident="new"), delta(1, 1))
-    core.flush_due(1)
+    core.time_passed(1)
     assert shown(client) == ["x ...", "x 0 ...", "y ...", "y 0 ..."]
     known = texts(core)
     assert known is not None
-    assert set(known._texts) == {"new"}
+    assert set(known._snapshots) == {"new"}
 
 
 def test_texts_are_kept_only_while_somebody_needs_them(core: EdgeCore) -> None:
@@ -164,14 +164,14 @@ def test_texts_are_kept_only_while_somebody_needs_them(core: EdgeCore) -> None:
 def test_to_one_that_lags_the_latest_is_shown_when_it_has_caught_up(core: EdgeCore) -> None:
     slow, quick = dialect(core, Shown()), dialect(core, Shown())
     tell(core, publish(1, open_message("team", text="x ")))
-    slow.lags = True
+    slow.has_backlog = True
     for index in range(3):
         tell(core, delta(1, index))
     assert shown(slow) == ["x ..."]
-    assert core.gathered_bytes(slow) > 0
-    core.caught_up(slow)
+    assert core.fanout.backlog_bytes(slow) > 0
+    core.backpressure.caught_up(slow)
     assert shown(slow) == ["x 0 1 2 ..."]
-    slow.lags = True
+    slow.has_backlog = True
     tell(core, delta(1, 3))
     tell(core, ended(1))
     assert shown(slow)[-1] == shown(quick)[-1] == "x 0 1 2 3 "
@@ -186,36 +186,36 @@ def test_a_codec_that_changes_loses_and_repeats_nothing(core: EdgeCore, beside: 
     others = open_all(core, beside, Shown(), 40)
     client = dialect(core, Shown(), 40)
     tell(core, publish(1, open_message("team", text="x ")), delta(1, 0))
-    client.lags = lags
-    core.received(client, WHOLE + PING)
+    client.has_backlog = lags
+    core.client_frames.received(client, WHOLE + PING)
     assert shown(client) == ["x ...", "x 0 ...", "pong"]
     tell(core, delta(1, 1), publish(1, message("team", 2, text="between")))
-    core.received(client, SO_FAR)
+    core.client_frames.received(client, SO_FAR)
     assert shown(client) == ["between", "so far:"]
-    core.received(client, SO_FAR)
+    core.client_frames.received(client, SO_FAR)
     tell(core, delta(1, 2))
     if lags:
-        core.caught_up(client)
-    core.flush_due(9)
+        core.backpressure.caught_up(client)
+    core.time_passed(9)
     tell(core, ended(1, seq=3))
     assert shown(client) == ["so far:", "x 0 1 2 ...", "x 0 1 2 "]
     for other in others:
         assert shown(other) == ["x ...", "x 0 1 ...", "between", "x 0 1 2 ...", "x 0 1 2 "]
     assert tables(core) == []
-    [known] = core._fanout._topics.values()
-    assert len(known.audiences) == 1
+    [known] = core.fanout._topics.values()
+    assert len(known.groups) == 1
 
 
 def test_native_codecs_can_change_too(core: EdgeCore) -> None:
     first, _ = open_all(core, "ab", JSON, 40)
     tell(core, publish(1, open_message("team")), delta(1, 0))
-    core._fanout.recode(first, PROTO)
+    core.fanout.switch_codec(first, PROTO)
     assert first.codec is PROTO
     json, proto = b"".join(first.pending), first.pending
     assert json.count(b'"type":"delta"') == 1
     proto.clear()
     tell(core, delta(1, 1))
-    core.flush_due(9)
+    core.time_passed(9)
     assert heard(first) == ["+1 "]
 
 
@@ -225,8 +225,8 @@ def test_who_has_deltas_ahead_of_the_others_is_not_told_them_again_by_another_co
     client = opened(core, Shown())
     snapshot = send(client, ServerFrame(message=open_message("team", text="x 0 1 ", next_index=2)))
     tell(core, connected(client), snapshot, join(client, 1))
-    core.received(client, WHOLE)
-    core.received(client, SO_FAR)
+    core.client_frames.received(client, WHOLE)
+    core.client_frames.received(client, SO_FAR)
     tell(core, delta(1, 0))
     tell(core, delta(1, 1))
     assert shown(client) == ["connected", "x 0 1 ...", "whole:", "so far:"]
@@ -241,7 +241,7 @@ def test_a_codec_may_change_while_its_client_arrives(core: EdgeCore, word: bytes
     client = opened(core, Shown(before))
     snapshot = send(client, ServerFrame(message=open_message("team", text="x 0 ", next_index=1)))
     tell(core, topic(1, "team"), connected(client), snapshot)
-    core.received(client, word)
+    core.client_frames.received(client, word)
     tell(core, join(client, 1), delta(1, 1))
     tell(core, ended(1))
     told = shown(client)
@@ -252,9 +252,9 @@ def test_a_codec_may_change_while_its_client_arrives(core: EdgeCore, word: bytes
 
 def test_what_was_said_before_it_was_connected_is_read_by_each_codec_in_turn(core: EdgeCore) -> None:
     client = opened(core, Shown())
-    core.received(client, WHOLE, True)
-    core.received(client, ASK_HOW, True)
-    core.received(client, ASK_HOW, False)
+    core.client_frames.received(client, WHOLE, True)
+    core.client_frames.received(client, ASK_HOW, True)
+    core.client_frames.received(client, ASK_HOW, False)
     tell(core, topic(1, "team"), connected(client), join(client, 1))
     assert shown(client) == ["connected", "whole:", "binary", "text"]
     assert client.codec == Shown(StreamingMode.COMPLETE)
@@ -265,5 +265,5 @@ def test_a_codec_that_is_shown_deltas_cannot_follow_one_that_is_not(
     core: EdgeCore, codecs: tuple[Codec, Codec]
 ) -> None:
     client = dialect(core, codecs[0])
-    with pytest.raises(AssertionError, match="what was said so far"):
-        core._fanout.recode(client, codecs[1])
+    with pytest.raises(AssertionError, match="text so far"):
+        core.fanout.switch_codec(client, codecs[1])

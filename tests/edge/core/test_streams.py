@@ -54,7 +54,7 @@ def at(core: EdgeCore) -> list[str]:
 @pytest.mark.parametrize("kind", REQUESTS)
 def test_a_request_is_kept_until_it_is_answered(core: EdgeCore, kind: str) -> None:
     [client] = open_all(core, "a")
-    core.received(client, json.dumps(REQUESTS[kind]).encode())
+    core.client_frames.received(client, json.dumps(REQUESTS[kind]).encode())
     assert forwarded(core) == [f"frame {client.number} x"]
     core.link_lost()
     core.linked()
@@ -66,7 +66,7 @@ def test_a_request_is_kept_until_it_is_answered(core: EdgeCore, kind: str) -> No
 
 def test_what_a_client_was_given_is_passed_on_and_not_kept(core: EdgeCore) -> None:
     [client] = open_all(core, "a")
-    core.received(client, b'{"type":"delivered","position":{"epoch":"e","seq":3}}')
+    core.client_frames.received(client, b'{"type":"delivered","position":{"epoch":"e","seq":3}}')
     assert forwarded(core) == [f"frame {client.number} delivered"]
     assert not client.unanswered
 
@@ -94,8 +94,8 @@ def test_every_kind_of_entry_moves_the_topic_on(core: EdgeCore, replayed: bool) 
     ):
         entry.publish.replayed = replayed
         tell(core, entry)
-        [known] = core._fanout._topics.values()
-        seen.append(known.seq)
+        [known] = core.fanout._topics.values()
+        seen.append(known.head.seq)
     assert seen == [3, 4, 5, 6, 6]
     assert at(core) == ["topic team@6"]
 
@@ -120,29 +120,29 @@ def test_a_message_is_forgotten_with_its_end_with_its_topic_and_with_its_last_li
     core: EdgeCore,
 ) -> None:
     first, second = open_all(core)
-    [known] = core._fanout._topics.values()
+    [known] = core.fanout._topics.values()
     tell(core, delta(1, 0, ident="r"), delta(1, 0, ident="s"), publish(1, open_message("team", "q")))
-    assert known.open == {"r": 1, "s": 1, "q": 0}
+    assert known.open_messages == {"r": 1, "s": 1, "q": 0}
     whole = open_message("team", "s")
     whole.ClearField("state")
     tell(core, ended(1, "r"), publish(1, whole))
-    assert known.open == {"q": 0}
+    assert known.open_messages == {"q": 0}
     core.gone(first)
-    assert known.open == {"q": 0}
+    assert known.open_messages == {"q": 0}
     core.gone(second)
-    assert known.open == {}
+    assert known.open_messages == {}
     tell(core, delta(1, 1, ident="q"))
-    assert known.open == {}
+    assert known.open_messages == {}
 
 
 def test_what_was_open_in_a_log_that_was_begun_anew_is_forgotten(core: EdgeCore) -> None:
     open_all(core, "a")
-    [known] = core._fanout._topics.values()
+    [known] = core.fanout._topics.values()
     tell(core, publish(1, open_message("team", "old", seq=7)))
     anew = open_message("team", "new", seq=1)
     anew.position.epoch = "f"
     tell(core, publish(1, anew))
-    assert (known.epoch, known.seq, known.open) == ("f", 1, {"new": 0})
+    assert (known.head.epoch, known.head.seq, known.open_messages) == ("f", 1, {"new": 0})
 
 
 def test_the_window_is_told_and_a_new_link_does_not_change_it(core: EdgeCore) -> None:

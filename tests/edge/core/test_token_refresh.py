@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import NamedTuple
 
 from trunkline.v1.access_pb2 import RIGHT_PUBLISH, Grants
 from trunkline.v1.edge_service_pb2 import ConnectionGranted, ConnectionOpened, EdgeEntry, RouterEntry
 from trunkline_edge.core.connection import Connection
 from trunkline_edge.core.edge import EdgeCore
+from trunkline_edge.core.effects import VerifyToken
 
 from tests.edge.core.core_harness import (
     JSON,
@@ -22,14 +24,21 @@ from tests.edge.core.core_harness import (
     topic,
 )
 
-OLD, NEW = object(), object()
+
+class Token(NamedTuple):
+    """A verified token."""
+
+    key: str
+    expires_at_s: float | None = None
+
+
+OLD, NEW = Token("old"), Token("new", 100.0)
 GRANTS = Grants(rights=[RIGHT_PUBLISH], token_id="new")
 
 
-def shown(core: EdgeCore, bearer: object = OLD) -> Connection:
+def shown(core: EdgeCore, bearer: Token | None = OLD) -> Connection:
     wish = ConnectionOpened(address=group("team"), grants=Grants(token_id="old"))
-    client = core.open(object(), JSON, wish, 0)
-    client.bearer = bearer
+    client = core.sessions.open(JSON, wish, 0, principal=bearer)
     tell(core, topic(1, "team"), connected(client), join(client, 1))
     client.pending.clear()
     taken(core.uplink)
@@ -38,6 +47,10 @@ def shown(core: EdgeCore, bearer: object = OLD) -> Connection:
 
 def auth(ident: str = "a1") -> bytes:
     return json.dumps({"type": "auth", "id": ident, "token": "x.y.z"}).encode()
+
+
+def to_verify(core: EdgeCore) -> list[VerifyToken]:
+    return [one for one in core.effects if isinstance(one, VerifyToken)]
 
 
 def entries(core: EdgeCore) -> list[EdgeEntry]:
@@ -57,17 +70,19 @@ def answer(client: Connection, kind: str, ident: str = "a1") -> RouterEntry:
 def test_another_token_is_verified_told_to_the_router_and_counts_when_that_agrees() -> None:
     core = linked_core()
     client = shown(core)
-    core.received(client, auth())
-    [(asking, frame)] = core.proofs.to_verify
-    assert (asking, frame.id, frame.token) == (client, "a1", "x.y.z")
+    core.client_frames.received(client, auth())
+    [asked] = to_verify(core)
+    assert (asked.connection, asked.frame.id, asked.frame.token) == (client, "a1", "x.y.z")
     # The token itself stays here.
     assert entries(core) == []
-    core.proofs.proven(client, NEW, GRANTS, "a1")
+    core.token_refresh.verified(client, NEW, GRANTS, "a1")
     assert told(core) == [ConnectionGranted(connection=1, grants=GRANTS, id="a1")]
-    assert client.bearer is OLD
+    assert client.principal is OLD
     tell(core, answer(client, "authorized"))
     assert heard(client) == ["authorized a1"]
-    assert (client.bearer, core.proofs.renewed) == (NEW, [client])
+    assert client.principal is NEW
+    assert core.sessions.expiries.take_expired(99.0) == []
+    assert core.sessions.expiries.take_expired(100.0) == [client]
     core.link_lost()
     core.linked()
     [restored] = [entry.opened for entry in entries(core) if entry.HasField("opened")]
@@ -77,25 +92,25 @@ def test_another_token_is_verified_told_to_the_router_and_counts_when_that_agree
 def test_what_the_router_refuses_changes_nothing() -> None:
     core = linked_core()
     client = shown(core)
-    core.received(client, auth())
-    core.proofs.proven(client, NEW, GRANTS, "a1")
+    core.client_frames.received(client, auth())
+    core.token_refresh.verified(client, NEW, GRANTS, "a1")
     tell(core, answer(client, "error", "another frame"))
-    assert client.proof is not None
+    assert client.pending_token is not None
     tell(core, answer(client, "error"))
-    assert (client.bearer, client.proof, core.proofs.renewed) == (OLD, None, [])
-    core.received(client, auth("a2"))
-    assert len(core.proofs.to_verify) == 2
+    assert (client.principal, client.pending_token) == (OLD, None)
+    core.client_frames.received(client, auth("a2"))
+    assert len(to_verify(core)) == 2
 
 
 def test_what_was_not_answered_when_the_link_broke_is_told_again() -> None:
     core = linked_core()
     client = shown(core)
-    core.proofs.proven(client, NEW, GRANTS, "a1")
+    core.token_refresh.verified(client, NEW, GRANTS, "a1")
     core.link_lost()
     core.linked()
     assert [granted.id for granted in told(core)] == ["a1"]
     core.link_lost()
-    core.proofs.proven(client, NEW, GRANTS, "a2")
+    core.token_refresh.verified(client, NEW, GRANTS, "a2")
     core.linked()
     assert [granted.id for granted in told(core)] == ["a2"]
 
@@ -103,23 +118,23 @@ def test_what_was_not_answered_when_the_link_broke_is_told_again() -> None:
 def test_one_token_at_a_time_is_looked_at() -> None:
     core = linked_core()
     client = shown(core)
-    core.proofs.proven(client, NEW, GRANTS, "a1")
-    core.received(client, auth("a2"))
+    core.token_refresh.verified(client, NEW, GRANTS, "a1")
+    core.client_frames.received(client, auth("a2"))
     assert heard(client) == ["error UNEXPECTED_FRAME"]
-    assert core.proofs.to_verify == []
+    assert to_verify(core) == []
 
 
 def test_who_came_without_a_token_shows_none_later() -> None:
     core = linked_core()
     client = shown(core, bearer=None)
-    core.received(client, auth())
+    core.client_frames.received(client, auth())
     assert heard(client) == ["error UNEXPECTED_FRAME"]
 
 
 def test_a_token_that_was_verified_too_late_is_nobodys() -> None:
     core = linked_core()
     client = shown(core)
-    core.close_slow(client)
+    core.backpressure.close_slow(client)
     taken(core.uplink)
-    core.proofs.proven(client, NEW, GRANTS, "a1")
+    core.token_refresh.verified(client, NEW, GRANTS, "a1")
     assert entries(core) == []

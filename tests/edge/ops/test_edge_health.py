@@ -1,10 +1,8 @@
-"""The figures of the health page."""
+"""Figures of the health page."""
 
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
-from typing import Any
 
 from prometheus_client.core import Metric
 from trunkline_edge.core.counters import CLIENT_LEFT, CLIENT_LOST
@@ -14,14 +12,8 @@ from trunkline_edge.ops.health import figures
 from trunkline_edge.ops.metrics import EdgeCollector
 
 
-def shell() -> Any:
-    """As much of a shell as is looked at, with nothing counted yet."""
-    congestion = SimpleNamespace(buffered_bytes=0, is_congested=False)
-    return SimpleNamespace(core=EdgeCore(EdgeLimits()), congestion=congestion)
-
-
 def value(metrics: list[Metric], name: str, **labels: str) -> float:
-    """One sample, by its name without the prefix that all have."""
+    """Return one sample, by its name without the common prefix."""
     return next(
         sample.value
         for metric in metrics
@@ -31,21 +23,21 @@ def value(metrics: list[Metric], name: str, **labels: str) -> float:
 
 
 def test_an_edge_without_clients_has_failed_nobody() -> None:
-    found = figures(shell())
+    found = figures(EdgeCore(EdgeLimits()))
     assert (found["success_rate"], found["disconnect_rate"], found["closed_by"]) == (1.0, 0.0, {})
     assert json.loads(json.dumps(found)) == found
 
 
 def test_shares_are_of_all_frames_and_of_all_connections_and_prometheus_has_the_same() -> None:
-    edge = shell()
-    counts = edge.core.counts
+    core = EdgeCore(EdgeLimits())
+    counts = core.counts
     counts.opened, counts.deliveries, counts.dropped = 8, 99, 1
     for cause in (CLIENT_LEFT, CLIENT_LOST, CLIENT_LOST, "HEARTBEAT_LOST", "RESTARTING", "CLOSED_BY_BACKEND"):
-        counts.ended(cause)
-    found = figures(edge)
+        counts.count_closed(cause)
+    found = figures(core)
     assert (found["success_rate"], found["disconnect_rate"]) == (0.99, 0.375)
     assert (found["connections_opened"], found["connections_closed"]) == (8, 6)
-    metrics = list(EdgeCollector(edge).collect())
+    metrics = list(EdgeCollector(core).collect())
     assert sum(found["closed_by"].values()) == 6
     for cause, number in found["closed_by"].items():
         assert value(metrics, "connections_closed_total", cause=cause) == number

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import trunkline_edge.link.client
 import trunkline_edge.runtime
-import trunkline_edge.transport.client_transport
+import trunkline_edge.transport.client_protocol
 import uvloop
 
 
@@ -22,9 +22,9 @@ def pytest_asyncio_loop_factories(
 @pytest.fixture(autouse=True)
 def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trunkline_edge.runtime, "TICK_S", 0.02)
-    monkeypatch.setattr(trunkline_edge.runtime, "CONGESTED_TICK_S", 0.01)
+    monkeypatch.setattr(trunkline_edge.runtime, "SHORT_TICK_S", 0.01)
     monkeypatch.setattr(trunkline_edge.runtime, "STALL_S", 0.2)
-    monkeypatch.setattr(trunkline_edge.transport.client_transport, "CLOSE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(trunkline_edge.transport.client_protocol, "CLOSE_TIMEOUT_S", 0.5)
     monkeypatch.setattr(trunkline_edge.link.client, "FIRST_BACKOFF_S", 0.01)
     monkeypatch.setattr(trunkline_edge.link.client, "LAST_BACKOFF_S", 0.02)
     monkeypatch.setattr(trunkline_edge.link.client, "WELCOME_TIMEOUT_S", 0.5)

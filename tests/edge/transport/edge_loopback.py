@@ -210,6 +210,10 @@ class Edge:
         url = f"{scheme}://{self.address}/v1/connect?{query}"
         return websockets.connect(url, ssl=self.trusting, **options)
 
+    def transport(self, number: int) -> Any:
+        """The transport of a connection."""
+        return self.shell._transports[self.shell.core.connections[number]]
+
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until something about the edge is so."""
         async with asyncio.timeout(PATIENCE_S):

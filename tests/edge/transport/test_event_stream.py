@@ -100,7 +100,7 @@ async def test_the_request_is_answered_with_connected_once_the_router_has_answer
         assert "cache-control: no-store\r\n" in head
         assert "connection: close\r\n" in head
         assert (await client.next()).type == "connected"
-        assert edge.shell.handshakes == {}
+        assert edge.shell.core.handshakes.is_empty
 
 
 async def test_events_are_the_frames_that_websockets_get() -> None:
@@ -175,7 +175,7 @@ async def test_a_request_that_cannot_be_served_is_answered_by_a_status(
         code, headers, content = refusal(await answer(client.reader))
         assert (code, content["details"][0]["reason"]) == (status, reason)
         assert headers.get("allow") == ("GET" if status == 405 else None)
-        assert edge.shell.handshakes == {}
+        assert edge.shell.core.handshakes.is_empty
 
 
 async def test_a_head_is_answered_without_a_body() -> None:
@@ -231,7 +231,7 @@ async def test_who_comes_again_by_itself_is_stopped_by_what_will_not_pass() -> N
 async def test_more_than_there_may_be_on_their_way_in_are_answered_429() -> None:
     async with running_edge("127.0.0.1:1", max_handshakes=1) as edge:
         first = await asking(edge, get())
-        await edge.until(lambda: len(edge.shell.handshakes) == 1)
+        await edge.until(lambda: len(edge.shell.core.handshakes) == 1)
         second = await asking(edge, get())
         assert refusal(await answer(second.reader))[0] == 429
         first.writer.close()
@@ -278,8 +278,8 @@ async def test_a_client_that_leaves_while_it_waits_leaves_nothing_behind() -> No
         await link.next("opened")
         client.writer.write_eof()
         await link.next("closed")
-        assert edge.shell.handshakes == {}
-        assert edge.shell.core.opening == 0
+        assert edge.shell.core.handshakes.is_empty
+        assert edge.shell.core.sessions.opening == 0
 
 
 async def test_a_client_that_only_listens_is_kept_and_sent_heartbeats() -> None:
@@ -309,7 +309,7 @@ async def test_a_slow_reader_is_closed_without_delaying_the_others_and_stands_wh
                 seq += 1
                 await link.publish(seq, TEXT)
                 assert json.loads((await fast.next()).data)["position"]["seq"] == seq
-                assert edge.shell.congestion.buffered_bytes <= 1 << 17
+                assert edge.shell.core.backpressure.total_bytes <= 1 << 17
         slow.writer.transport.resume_reading()  # type: ignore[attr-defined]
         *messages, closing = await slow.rest()
         assert closing.type == "closing"
@@ -326,7 +326,7 @@ async def test_who_takes_nothing_any_longer_is_taken_for_dead() -> None:
         fast, _ = await listening(edge, link)
         await not_reading(edge, link)
         seq = 0
-        while not edge.shell.congestion.buffered_bytes:
+        while not edge.shell.core.backpressure.total_bytes:
             seq += 1
             await link.publish(seq, TEXT)
             await fast.next()

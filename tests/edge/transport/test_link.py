@@ -202,7 +202,7 @@ async def test_who_connects_while_there_is_no_link_is_accepted_once_there_is() -
         router.welcomes = False
         async with running_edge(router.address) as edge:
             coming = connecting(edge)
-            await edge.until(lambda: len(edge.shell.handshakes) == 1)
+            await edge.until(lambda: len(edge.shell.core.handshakes) == 1)
             router.welcomes = True
             while not (link := await router.link()).credit:
                 link.end()
@@ -217,7 +217,7 @@ async def test_stopping_closes_all_with_1012_and_takes_no_more() -> None:
         clients = [(await accepted(edge, link, topic=0 if n else 1))[0] for n in range(5)]
         await clients[0].send(say("held"))
         opening, resuming = connecting(edge), await edge.connect("resume=frame")
-        await edge.until(lambda: edge.shell.core.opening == 1)
+        await edge.until(lambda: edge.shell.core.sessions.opening == 1)
         stopping = asyncio.ensure_future(edge.shell.close_all())
         for client in clients:
             assert (await hears(client))["reason"] == "RESTARTING"

@@ -210,7 +210,7 @@ async def test_who_waits_for_a_key_holds_up_nobody_and_what_it_says_meanwhile_is
         upgrading = connecting(edge, query=f"{PLACE}&token={fetched_token()}")
         await asked.wait()
         known, _ = await accepted(edge, link, query=f"{PLACE}&token={token()}")
-        assert len(edge.shell.handshakes) == 2
+        assert len(edge.shell.core.handshakes) == 2
         answer.set()
         opened = [await link.next("opened"), await link.next("opened")]
         for each in opened:
@@ -253,13 +253,13 @@ async def test_a_renewal_waits_for_its_key_and_is_refused_where_that_is_not_to_b
         clients = [(await accepted(edge, link, topic=topic, query=query))[0] for topic in (1, 0)]
         for client, shown in zip(clients, (fetched_token(), fetched_token("another")), strict=True):
             await client.send(json.dumps({"type": "auth", "id": "a1", "token": shown}))
-        await edge.until(lambda: len(edge.shell.entrance._fetching) == 2 and len(fetches) == 1)
+        await edge.until(lambda: len(edge.shell.admission._fetches) == 2 and len(fetches) == 1)
         fetches[0].set_result(json.dumps({"keys": [FETCHED.as_dict(private=False)]}).encode())
         # The router is told of the one, and the other is refused once, and goes on.
         assert (await link.next("granted")).id == "a1"
         error = await hears(clients[1])
         assert (error["type"], error["code"], error["id"]) == ("error", "UNAUTHORIZED", "a1")
-        assert edge.shell.entrance._fetching == set()
+        assert edge.shell.admission._fetches == set()
         for client in clients:
             await client.close()
 
@@ -267,22 +267,22 @@ async def test_a_renewal_waits_for_its_key_and_is_refused_where_that_is_not_to_b
 async def test_a_tenant_that_is_declared_just_now_is_waited_for_and_one_that_is_not_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(admission, "NEWS_S", 3600)
+    monkeypatch.setattr(admission, "DECLARATION_DELAY_S", 3600)
     new = PLACE.replace("tenant=t", "tenant=new")
     async with edge_and_link() as (edge, link):
         await edge.until(lambda: edge.shell.tenants.are_known)
         coming = connecting(edge, query=new)
-        await edge.until(lambda: "new" in edge.shell.entrance._strangers)
+        await edge.until(lambda: "new" in edge.shell.admission._of_unknown_tenants)
         await tell(link, policy("new", origins=["https://a.example"]))
         await link.accept(1)
         client = await coming
         assert (await hears(client))["type"] == "connected"
         await client.close()
-        monkeypatch.setattr(admission, "NEWS_S", 0.01)
+        monkeypatch.setattr(admission, "DECLARATION_DELAY_S", 0.01)
         nobody = await edge.connect(PLACE.replace("tenant=t", "tenant=nobody"))
         assert (await hears(nobody))["reason"] == "UNKNOWN_TENANT"
         assert await closed(nobody) == 4504
-        assert edge.shell.entrance._strangers == {}
+        assert edge.shell.admission._of_unknown_tenants == {}
 
 
 async def test_nobody_is_let_in_before_all_policies_were_told() -> None:
@@ -291,7 +291,7 @@ async def test_nobody_is_let_in_before_all_policies_were_told() -> None:
     async with running_router(router=router), running_edge(router.address) as edge:
         link = await router.link()
         coming = connecting(edge, query=PLACE)
-        await edge.until(lambda: len(edge.shell.handshakes) == 1)
+        await edge.until(lambda: len(edge.shell.core.handshakes) == 1)
         await tell(link, policy("t"))
         await edge.until(lambda: edge.shell.tenants.policy("t") is not None)
         assert edge.shell.core.connections == {}

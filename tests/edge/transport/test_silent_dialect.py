@@ -28,10 +28,10 @@ async def test_the_handshake_is_answered_once_the_router_has_answered_and_nothin
         coming = connecting(edge)
         opened = await link.next("opened")
         assert not coming.done()
-        assert edge.shell.handshakes
+        assert edge.shell.core.handshakes
         await link.accept(opened=opened)
         client = await coming
-        assert edge.shell.handshakes == {}
+        assert edge.shell.core.handshakes.is_empty
         await client.send('{"msg_id":"m1"}')
         assert told(await received(client))["meta"]["acked_msg_id"] == "m1"
         await client.close()
@@ -56,4 +56,4 @@ async def test_a_refusal_by_the_router_is_an_http_status() -> None:
         with pytest.raises(websockets.InvalidStatus) as refused:
             await coming
         assert refused.value.response.status_code == 404
-        await edge.until(lambda: not edge.shell.handshakes)
+        await edge.until(lambda: not edge.shell.core.handshakes)

@@ -40,9 +40,9 @@ async def test_a_slow_reader_is_closed_without_delaying_the_others() -> None:
                 seq += 1
                 await link.publish(seq, TEXT)
                 assert (await hears(fast))["position"]["seq"] == seq
-                assert edge.shell.congestion.buffered_bytes <= 1 << 17
-        assert edge.shell.congestion.lagging == []
-        assert not edge.shell.congestion.is_congested
+                assert edge.shell.core.backpressure.total_bytes <= 1 << 17
+        assert edge.shell.core.backpressure.backlogged == []
+        assert not edge.shell.core.backpressure.is_congested
         # It takes neither what it was told nor the close: its connection is cut.
         assert (await link.next("closed")).connection != number
         slow.close()
@@ -71,13 +71,13 @@ async def test_a_client_that_has_caught_up_counts_as_lagging_no_longer() -> None
         client, _ = await accepted(edge, link, max_queue=1)
         client.transport.pause_reading()
         seq = 0
-        while edge.shell.congestion.buffered_bytes < 1 << 20:
+        while edge.shell.core.backpressure.total_bytes < 1 << 20:
             seq += 1
             await link.publish(seq, TEXT)
         client.transport.resume_reading()
         for expected in range(1, seq + 1):
             assert (await hears(client))["position"]["seq"] == expected
-        await edge.until(lambda: edge.shell.congestion.buffered_bytes == 0)
+        await edge.until(lambda: edge.shell.core.backpressure.total_bytes == 0)
         await client.close()
 
 
@@ -88,7 +88,7 @@ async def test_clients_that_lag_together_hold_the_router_back_until_they_catch_u
         before = edge.shell.core.counts.batches_in
         client.transport.pause_reading()
         sent = 0
-        while not edge.shell.congestion.is_congested:
+        while not edge.shell.core.backpressure.is_congested:
             sent += 1
             await link.publish(sent, TEXT)
             await edge.until(lambda: edge.shell.core.counts.batches_in == before + sent)  # noqa: B023
@@ -99,7 +99,7 @@ async def test_clients_that_lag_together_hold_the_router_back_until_they_catch_u
         for expected in range(1, sent + 1):
             assert (await hears(client))["position"]["seq"] == expected
         await edge.until(lambda: link.credit == 2)
-        assert not edge.shell.congestion.is_congested
+        assert not edge.shell.core.backpressure.is_congested
         await client.close()
 
 
@@ -123,12 +123,12 @@ async def test_a_link_lost_while_the_router_is_held_back_is_made_again_with_all_
         link = await router.link()
         dead = await not_reading(edge, link)
         seq = 0
-        while not edge.shell.congestion.is_congested:
+        while not edge.shell.core.backpressure.is_congested:
             seq += 1
             await link.publish(seq, TEXT)
         link.end()
         again = await router.link()
-        await edge.until(lambda: not edge.shell.congestion.is_congested)
+        await edge.until(lambda: not edge.shell.core.backpressure.is_congested)
         await edge.until(lambda: again.credit == 2)
         client, _ = await accepted(edge, again)
         await again.publish(1)

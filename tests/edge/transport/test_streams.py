@@ -100,7 +100,7 @@ async def stalled(edge: Edge, link: ScriptedLink, number: int, text: str) -> int
     index = 0
     connection = edge.shell.core.connections[number]
     async with asyncio.timeout(PATIENCE_S):
-        while not connection.lags:
+        while not connection.has_backlog:
             await link.send(delta(index, text))
             index += 1
             await asyncio.sleep(0)
@@ -129,8 +129,8 @@ async def test_for_a_client_that_does_not_read_deltas_gather_until_it_does(rollu
             frames += "y" in text
         assert text == "x" * 50_000 * count + "y" * 20
         assert frames <= 3
-        await edge.until(lambda: not connection.lags)
-        assert edge.shell.congestion.buffered_bytes == 0
+        await edge.until(lambda: not connection.has_backlog)
+        assert edge.shell.core.backpressure.total_bytes == 0
         await client.close()
 
 
@@ -147,9 +147,9 @@ async def test_what_gathers_counts_as_buffered_and_a_client_that_never_reads_is_
             while not edge.shell.core.counts.slow_consumers:
                 await link.send(delta(index, "x" * 20_000))
                 assert await hears(other) == {"type": "delta", "text": "x" * 20_000}
-                assert edge.shell.congestion.buffered_bytes <= 1 << 18
+                assert edge.shell.core.backpressure.total_bytes <= 1 << 18
                 index += 1
-        assert edge.shell.core.gathered_bytes(connection) == 0
+        assert edge.shell.core.fanout.backlog_bytes(connection) == 0
         client.transport.resume_reading()
         assert await closed(client) == 4000
         await other.close()

@@ -187,7 +187,7 @@ async def test_a_slow_reader_is_closed_without_delaying_the_others(ours: Certifi
                 seq += 1
                 await link.publish(seq, TEXT)
                 assert (await hears(fast))["position"]["seq"] == seq
-                assert edge.shell.congestion.buffered_bytes <= 1 << 17
+                assert edge.shell.core.backpressure.total_bytes <= 1 << 17
         assert (await link.next("closed")).connection != number
         slow.close()
         await fast.close()
@@ -201,19 +201,19 @@ async def test_what_a_client_has_not_taken_is_known_to_the_byte(ours: Certificat
         await asyncio.to_thread(slow.receive, b"\r\n\r\n")
         await link.publish(1, "x" * 8_000_000)
         connection = edge.shell.core.connections[number]
-        await edge.until(lambda: connection.lags)
-        lag_bytes = connection.socket.buffered
+        await edge.until(lambda: connection.has_backlog)
+        lag_bytes = edge.transport(number).buffered
         assert lag_bytes > 1_000_000
         await asyncio.to_thread(slow.receive_all, 8_000_000)
-        await edge.until(lambda: not connection.lags)
-        assert connection.socket.buffered == 0
+        await edge.until(lambda: not connection.has_backlog)
+        assert edge.transport(number).buffered == 0
         slow.close()
 
 
 async def test_small_frames_leave_at_once(ours: Certificates) -> None:
     async with secure(ours) as (edge, link):
         _, number = await accepted(edge, link)
-        transport = edge.shell.core.connections[number].socket.transport
+        transport = edge.transport(number).transport
         assert isinstance(transport, edge_tls.TlsTransport)
         tcp = transport.get_extra_info("socket")
         assert tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

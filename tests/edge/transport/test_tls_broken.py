@@ -22,7 +22,7 @@ async def test_what_is_written_after_a_forged_record_is_dropped(tmp_path: Path, 
     async with edge_and_link(tls_cert=ours.edge, tls_key=certs.key_of(ours.edge)) as (edge, link):
         edge.trusting = ours.trusting
         client, number = await accepted(edge, link)
-        transport = edge.shell.core.connections[number].socket.transport
+        transport = edge.transport(number).transport
         assert isinstance(transport, TlsTransport)
         # Before the loop can tell that the connection is lost, something is written to it.
         transport.data_received(FORGED)
@@ -38,7 +38,7 @@ async def test_what_tls_needs_much_memory_for_ends_with_the_connection(tmp_path:
     async with edge_and_link(tls_cert=ours.edge, tls_key=certs.key_of(ours.edge)) as (edge, link):
         edge.trusting = ours.trusting
         client, number = await accepted(edge, link)
-        transport = edge.shell.core.connections[number].socket.transport
+        transport = edge.transport(number).transport
         secrets = ref(transport.get_extra_info("ssl_object"))
         assert secrets() is not None
         await client.close()

@@ -1,0 +1,154 @@
+"""Frames from clients: rejected, answered here, or forwarded to the router."""
+
+from __future__ import annotations
+
+from trunkline.v1 import catalogue
+from trunkline.v1.catalogue import Refused
+from trunkline.v1.frame_pb2 import ClientFrame, PongFrame, ServerFrame
+
+from trunkline_edge.core.connection import Connection, ConnectionState
+from trunkline_edge.core.encoding import add_framing
+from trunkline_edge.core.sessions import Sessions
+from trunkline_edge.core.token_refresh import TokenRefresh
+from trunkline_edge.dialects.codec import Decoded, DirectReply, FrameRefused, SwitchCodec
+
+#: Requests: frames with an id that the router answers.
+_REQUESTS = frozenset({"message", "subscribe", "unsubscribe", "history", "cancel", "edit", "recall"})
+
+#: Longest id that a `pong` repeats.
+_MAX_PING_ID = 128
+
+
+class ClientFrameHandler:
+    """Handles what clients send. A rejected frame is answered with `error`; the connection stays open."""
+
+    def __init__(self, sessions: Sessions, token_refresh: TokenRefresh) -> None:
+        self._sessions = sessions
+        self._throttle = sessions.throttle
+        self._uplink = sessions.uplink
+        self._token_refresh = token_refresh
+        #: Requests that were given an id, as they had none.
+        self._generated_ids = 0
+
+    def received(
+        self, connection: Connection, payload: bytes, binary: bool = False, now: float = 0.0
+    ) -> None:
+        """Handle one WebSocket message. It is buffered until the connection is open and not throttled."""
+        if connection.state is not ConnectionState.OPEN:
+            if connection.state is ConnectionState.OPENING:
+                connection.buffered_input.append((payload, binary))
+                self._throttle.pause(connection)
+            return
+        if connection.reading_paused and self._throttle.is_throttled(connection):
+            # Read together with the frame over the limit.
+            connection.buffered_input.append((payload, binary))
+            return
+        self._sessions.counts.frames_in += 1
+        limiter = connection.rate_limiter
+        over_limit = limiter.take(len(payload), now) if limiter is not None else None
+        try:
+            decoded = connection.codec.decode(payload, binary)
+        except FrameRefused as refused:
+            if over_limit is None:
+                reason = Refused(refused.entry, str(refused))
+                self._sessions.reject(connection, reason, refused.frame_id)
+                return
+            decoded = None
+        if over_limit is not None:
+            self._reject_over_limit(connection, decoded, over_limit, now)
+        elif isinstance(decoded, ClientFrame):
+            self._handle(connection, decoded)
+        else:
+            self._handle_codec_result(connection, decoded)
+
+    def unthrottle_next(self, now: float) -> None:
+        """Handle the buffered input of the next throttled connections, and read from them again."""
+        for connection in self._throttle.unthrottle_next(now):
+            self.handle_buffered_input(connection, now)
+
+    def handle_buffered_input(self, connection: Connection, now: float) -> None:
+        """Handle frames that came before the connection was open, or while it was throttled."""
+        buffered, connection.buffered_input = connection.buffered_input, []
+        for payload, binary in buffered:
+            self.received(connection, payload, binary, now)
+        self._throttle.resume(connection)
+
+    def _reject_over_limit(
+        self, connection: Connection, decoded: Decoded, reason: Refused, now: float
+    ) -> None:
+        frame = decoded.decoded if isinstance(decoded, SwitchCodec) else decoded
+        kind = frame.WhichOneof("frame") if isinstance(frame, ClientFrame) else None
+        frame_id = getattr(getattr(frame, kind), "id", "") if kind else ""
+        self._sessions.reject(connection, reason, frame_id)
+        self._throttle.throttle(connection, now)
+
+    def _handle_codec_result(self, connection: Connection, decoded: DirectReply | SwitchCodec | None) -> None:
+        """Do what a codec returned instead of a frame; a switch of codecs may carry one."""
+        rest: ClientFrame | DirectReply | None
+        if isinstance(decoded, SwitchCodec):
+            if decoded.codec != connection.codec:
+                self._sessions.fanout.switch_codec(connection, decoded.codec)
+            rest = decoded.decoded
+        else:
+            rest = decoded
+        if isinstance(rest, DirectReply):
+            self._sessions.write(connection, add_framing(connection.codec, rest.payload))
+        elif rest is not None:
+            self._handle(connection, rest)
+
+    def _handle(self, connection: Connection, frame: ClientFrame) -> None:
+        kind = frame.WhichOneof("frame")
+        if kind == "ping":
+            pong = PongFrame(id=frame.ping.id[:_MAX_PING_ID])
+            self._sessions.send(connection, ServerFrame(pong=pong))
+        elif kind == "disconnect":
+            self._sessions.close(connection, catalogue.DISCONNECTED.refused())
+        elif kind == "auth":
+            try:
+                self._token_refresh.request(connection, frame.auth)
+            except Refused as refused:
+                self._sessions.reject(connection, refused, frame.auth.id)
+        elif kind == "resume":
+            problem = "it can only be the first frame, after connecting with resume=frame"
+            reason = catalogue.UNEXPECTED_FRAME.refused(type="resume", problem=problem)
+            self._sessions.reject(connection, reason, "")
+        else:
+            self._forward(connection, kind or "", frame)
+
+    def _forward(self, connection: Connection, kind: str, frame: ClientFrame) -> None:
+        if kind in _REQUESTS:
+            request = getattr(frame, kind)
+            if connection.codec.assigns_ids and not request.id:
+                self._generated_ids += 1
+                request.id = f"{connection.connection_id}-{self._generated_ids}"
+            # As the link carries it: some JSON grows fivefold in protobuf.
+            size = frame.ByteSize()
+            if not self._add_request(connection, kind, request.id, frame, size):
+                return
+        else:
+            size = frame.ByteSize()
+        if not self._uplink.is_up:
+            return
+        entry = self._uplink.add(size).frame
+        entry.connection = connection.number
+        entry.frame.CopyFrom(frame)
+        if self._uplink.is_full:
+            self._throttle.wait_for_uplink(connection)
+
+    def _add_request(
+        self, connection: Connection, kind: str, frame_id: str, frame: ClientFrame, size: int
+    ) -> bool:
+        """Note a request as unanswered. Return False if its id is taken."""
+        if frame_id in connection.unanswered:
+            first, _ = connection.unanswered[frame_id]
+            # The same request again is a retry: one answer serves both.
+            if first != frame:
+                problem = f"the id {frame_id} is that of a request still under way"
+                reason = catalogue.UNEXPECTED_FRAME.refused(type=kind, problem=problem)
+                self._sessions.reject(connection, reason, "")
+            return False
+        connection.unanswered[frame_id] = (frame, size)
+        connection.unanswered_bytes += size
+        if not self._throttle.has_room(connection):
+            self._throttle.pause(connection)
+        return True

@@ -1,0 +1,45 @@
+"""Head of a topic: its address and the last position published to this edge's subscribers."""
+
+from __future__ import annotations
+
+from trunkline.v1.address_pb2 import Position
+
+
+def format_position(epoch: str, seq: int) -> bytes:
+    """Return a position as one word, `epoch.seq`."""
+    return b"%b.%d" % (epoch.encode(), seq)
+
+
+class TopicHead:
+    """Address of a topic, and how far its subscribers have come."""
+
+    __slots__ = ("_word", "address", "epoch", "seq")
+
+    def __init__(self, address: bytes, epoch: str, seq: int) -> None:
+        #: The serialized Address, which identifies the topic across links.
+        self.address = address
+        self.epoch = epoch
+        self.seq = seq
+        #: Empty until `word` is read after a move.
+        self._word = b""
+
+    @property
+    def word(self) -> bytes:
+        """The position as one word; formatted once for all subscribers."""
+        if not self._word:
+            self._word = format_position(self.epoch, self.seq)
+        return self._word
+
+    def advance(self, position: Position) -> bool:
+        """Move to a position; an older one of the same epoch is ignored. Return True if the epoch changed."""
+        if position.epoch != self.epoch:
+            self.epoch, self.seq = position.epoch, position.seq
+            self._word = b""
+            return True
+        if position.seq > self.seq:
+            self.seq = position.seq
+            self._word = b""
+        return False
+
+    def __repr__(self) -> str:
+        return f"<TopicHead {self.epoch}.{self.seq}>"
