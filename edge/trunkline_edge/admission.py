@@ -96,7 +96,7 @@ class Admission:
             principal = self.policy.admit(attempt, plan.opened, plan.names_user, time.monotonic())
         except Refused as reason:
             self._runtime.core.counts.refused_by[reason.entry.code] += 1
-            self._refusals.say(
+            self._refusals.write(
                 tenant=tenant,
                 code=reason.entry.code,
                 problem=str(reason),

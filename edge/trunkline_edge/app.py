@@ -92,7 +92,7 @@ async def _announce_ready(server: asyncio.Server, settings: EdgeSettings, linked
     host = settings.edge_listen.rpartition(":")[0]
     port = server.sockets[0].getsockname()[1]
     _log.info("edge is ready", listening=f"{host}:{port}", router=settings.router)
-    process.say_listening(f"{host}:{port}")
+    process.announce_listening(f"{host}:{port}")
 
 
 def run(settings: EdgeSettings) -> int:

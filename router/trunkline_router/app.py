@@ -88,7 +88,7 @@ async def serve(settings: RouterSettings, stop: asyncio.Event) -> None:
     tasks = asyncio.create_task(_run(runtime, Maintenance(runtime, admin, reconciler)))
     tenants = len(runtime.core.directory.tenants)
     _log.info("router is ready", listening=listening, links=links, tenants=tenants)
-    process.say_listening(listening)
+    process.announce_listening(listening)
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({stopping, tasks}, return_when=asyncio.FIRST_COMPLETED)
     await _close(server, health, runtime, log, tasks)

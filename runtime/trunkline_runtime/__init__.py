@@ -1,1 +1,1 @@
-"""What edge and router do alike and neither owns: how a process of theirs starts and logs."""
+"""Code that edge and router share: process start, logs, certificates, rate limits, tenant policies."""

@@ -1,4 +1,4 @@
-"""Certificates: read from PEM files, and read anew when these have changed."""
+"""Certificates in PEM files, reloaded when the files change."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import structlog
 
 _log = structlog.get_logger()
 
-#: How long what was read is used without another look at the files.
-LOOK_EVERY_S = 1.0
+#: Files are checked for changes at most this often.
+CHECK_INTERVAL_S = 1.0
 
-#: Where Linux distributions and macOS keep the authorities that they trust.
+#: Trusted authorities of Linux distributions and macOS.
 _SYSTEM_AUTHORITIES = (
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -26,40 +26,40 @@ _SYSTEM_AUTHORITIES = (
 
 T = TypeVar("T")
 
-#: What tells a file from the one that was there before: its inode, time and size.
-_Mark = tuple[int, int, int] | None
+#: Identifies a version of a file: inode, modification time and size; None if it is absent.
+_FileStamp = tuple[int, int, int] | None
 
 
 class TlsError(Exception):
-    """Certificates or keys cannot be used; the text says in one line which, and why."""
+    """A certificate or key is unusable; the text says in one line which, and why."""
 
 
 class CertificatePair(NamedTuple):
-    """A certificate, with those that vouch for it, and its key; both PEM."""
+    """A certificate chain and its key, both PEM."""
 
     certificate: bytes
     key: bytes
 
 
 def read_pair(certificate: Path, key: Path) -> CertificatePair:
-    """A certificate and its key. Raises TlsError, also where the two do not belong together."""
+    """Read a certificate and its key. Raises TlsError, also if the two do not match."""
     pair = CertificatePair(_read(certificate), _read(key))
     _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, key)
     return pair
 
 
 def read_authorities(path: Path) -> bytes:
-    """Certificates of authorities, PEM. Raises TlsError."""
-    found = _read(path)
+    """Read the certificates of authorities, PEM. Raises TlsError."""
+    content = _read(path)
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=found.decode("ascii"))
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=content.decode("ascii"))
     except (ssl.SSLError, ValueError) as error:
         raise TlsError(f"{path} holds no certificates (PEM): {_reason(error)}") from None
-    return found
+    return content
 
 
 def system_authorities() -> bytes | None:
-    """Those that this machine trusts, PEM; None where they are not found, for gRPC's own list of them."""
+    """The authorities that this machine trusts, PEM; None if not found, which makes gRPC use its own list."""
     default = ssl.get_default_verify_paths().cafile
     for path in [Path(each) for each in (default, *_SYSTEM_AUTHORITIES) if each]:
         if path.is_file():
@@ -68,9 +68,9 @@ def system_authorities() -> bytes | None:
 
 
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """What a server of HTTP/1.1 and WebSockets needs for TLS. Raises TlsError."""
+    """The TLS context of a server for HTTP/1.1 and WebSockets. Raises TlsError."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    # A client could have the server do it over and over.
+    # Clients could force the server to renegotiate endlessly.
     context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
     _load(context, certificate, key)
@@ -86,8 +86,8 @@ def _load(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
 
 
 def _no_passphrase() -> str:
-    """Instead of asking for one on the terminal."""
-    raise ValueError("the key has a passphrase, and nobody is there to give it")
+    """Fail instead of prompting for a passphrase on the terminal."""
+    raise ValueError("the key has a passphrase; use one without")
 
 
 def _read(path: Path) -> bytes:
@@ -99,15 +99,15 @@ def _read(path: Path) -> bytes:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
-        return error.reason.lower().replace("_", " ") if error.reason else "it is no PEM"
+        return error.reason.lower().replace("_", " ") if error.reason else "not PEM"
     return str(error.strerror if isinstance(error, OSError) else error)
 
 
 class ReloadingFile(Generic[T]):
-    """What was read from files; read anew, when it is asked for, if one of them has changed.
+    """A value read from files, and read again on access after one of them has changed.
 
-    Looks at the files no more than once in LOOK_EVERY_S. What cannot be used is said once in the log,
-    and what was read before stays. May be asked from any thread. Making one raises TlsError.
+    Checks the files at most once per CHECK_INTERVAL_S. If the new content is unusable, it logs that once and
+    keeps the previous value. Thread-safe. The constructor raises TlsError.
     """
 
     def __init__(
@@ -117,42 +117,42 @@ class ReloadingFile(Generic[T]):
         self._read = read
         self._clock = clock
         self._lock = threading.Lock()
-        self._look_at = 0.0
-        self._marks = self._look()
+        self._check_at = 0.0
+        self._stamps = self._stat()
         self._current = read()
 
     @property
     def current(self) -> T:
-        """What the files hold, or held when they were last of use."""
+        """The value of the last usable content of the files."""
         with self._lock:
             now = self._clock()
-            if now >= self._look_at:
-                self._look_at = now + LOOK_EVERY_S
-                marks = self._look()
-                if marks != self._marks:
-                    self._read_anew(marks)
+            if now >= self._check_at:
+                self._check_at = now + CHECK_INTERVAL_S
+                stamps = self._stat()
+                if stamps != self._stamps:
+                    self._reload(stamps)
             return self._current
 
-    def _read_anew(self, marks: list[_Mark]) -> None:
+    def _reload(self, stamps: list[_FileStamp]) -> None:
         files = ", ".join(str(path) for path in self._paths)
         try:
-            found = self._read()
+            value = self._read()
         except TlsError as error:
-            self._marks = marks
-            _log.warning("certificates have changed and are of no use; the old ones stay", problem=str(error))
+            self._stamps = stamps
+            _log.warning("changed certificates are unusable; the old ones stay in use", problem=str(error))
             return
-        if self._look() == marks:
-            self._marks, self._current = marks, found
-            _log.info("certificates were read anew", files=files)
-        # Else they change just now, and what was read may be some of both; the next look takes them.
+        if self._stat() == stamps:
+            self._stamps, self._current = stamps, value
+            _log.info("certificates were reloaded", files=files)
+        # Otherwise the files are changing now, and the value may mix two versions; the next check reloads it.
 
-    def _look(self) -> list[_Mark]:
-        return [_mark(path) for path in self._paths]
+    def _stat(self) -> list[_FileStamp]:
+        return [_stamp(path) for path in self._paths]
 
 
-def _mark(path: Path) -> _Mark:
+def _stamp(path: Path) -> _FileStamp:
     try:
-        found = path.stat()
+        stat = path.stat()
     except OSError:
         return None
-    return (found.st_ino, found.st_mtime_ns, found.st_size)
+    return (stat.st_ino, stat.st_mtime_ns, stat.st_size)

@@ -17,12 +17,12 @@ from trunkline_runtime.logs import Format, configure
 
 PREFIX = "TRUNKLINE_"
 
-#: A setting that names a file; one that is set to nothing names none.
+#: A setting that names a file; an empty value names none.
 File = Annotated[Path | None, BeforeValidator(lambda given: given or None)]
 
 
 class ProcessSettings(BaseSettings):
-    """Settings of a process; each is read from the environment as `TRUNKLINE_` and its name."""
+    """Settings of a process, read from environment variables `TRUNKLINE_<NAME>`."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
 
@@ -33,7 +33,7 @@ S = TypeVar("S", bound=ProcessSettings)
 
 
 def make_app(name: str, settings: type[S], run: Callable[[S], int]) -> typer.Typer:
-    """The commands of a process whose settings come from the environment."""
+    """The commands of a process that is configured by the environment."""
     app = typer.Typer(help=f"Trunkline's {name}.", no_args_is_help=True, pretty_exceptions_enable=False)
 
     @app.command(help=f"Run the {name} until SIGTERM; settings come from the environment (see show-config).")
@@ -44,14 +44,14 @@ def make_app(name: str, settings: type[S], run: Callable[[S], int]) -> typer.Typ
 
     @app.command()
     def show_config() -> None:
-        """Show every setting, its value and where that comes from."""
+        """Show every setting with its value and source."""
         Console().print(_table(_load(name, settings)))
 
     return app
 
 
 def _load(name: str, settings: type[S]) -> S:
-    """The settings of this process; exits with one line a mistake where they are not valid."""
+    """Load the settings. Exits with one line per mistake if they are invalid."""
     try:
         return settings()
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""How JOSE writes things: base64url without padding (RFC 7515, 2), and JSON objects."""
+"""Encodings of JOSE: base64url without padding (RFC 7515, 2), and strict JSON objects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _BASE64URL = re.compile("[A-Za-z0-9_-]*")
 
 
 def from_base64url(text: str) -> bytes:
-    """The bytes. Raises ValueError for any but the one way to write them, so that a text has no twin."""
+    """Decode base64url. Raises ValueError unless the text is the canonical encoding of its bytes."""
     if not _BASE64URL.fullmatch(text):
         raise ValueError("is not base64url")
     try:
@@ -24,14 +24,15 @@ def from_base64url(text: str) -> bytes:
 
 
 def to_base64url(content: bytes) -> str:
-    """The one way to write the bytes."""
+    """Encode as base64url, canonically."""
     return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
 
 
 def read_object(content: bytes | str) -> dict[str, Any]:
-    """A JSON object in UTF-8, in which no name comes twice, no number is NaN, and all text is Unicode.
+    """Decode a JSON object in UTF-8 without duplicate names, NaN, infinity or lone surrogates.
 
-    Raises ValueError otherwise; its text goes on after the name of what was read, and shows nothing of it.
+    Raises ValueError otherwise. Its text continues the name of the input, such as "the JWK is not JSON", and
+    contains nothing of it.
     """
     try:
         text = content if isinstance(content, str) else content.decode()
@@ -40,10 +41,10 @@ def read_object(content: bytes | str) -> dict[str, Any]:
     try:
         value = json.loads(text, object_pairs_hook=_members, parse_constant=_no_constant)
         if "\\u" in text:
-            # Half a surrogate pair can be written so, and is no text.
+            # Escapes can write lone surrogates, which are no text.
             json.dumps(value, ensure_ascii=False).encode()
-    except _Twice:
-        raise ValueError("names one thing twice") from None
+    except _DuplicateName:
+        raise ValueError("has a duplicate name") from None
     except (ValueError, RecursionError):
         raise ValueError("is not JSON") from None
     if not isinstance(value, dict):
@@ -51,14 +52,14 @@ def read_object(content: bytes | str) -> dict[str, Any]:
     return value
 
 
-class _Twice(Exception):
-    """A name comes twice in an object."""
+class _DuplicateName(Exception):
+    """An object has two members of one name."""
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise _Twice
+        raise _DuplicateName
     return members
 
 

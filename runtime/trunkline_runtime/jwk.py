@@ -1,4 +1,4 @@
-"""JSON Web Keys that verify tokens: which there may be, and how one is made (RFC 7517, 7518, 8037)."""
+"""JSON Web Keys that verify tokens: parsing, validation and conversion (RFC 7517, 7518, 8037)."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _KINDS: dict[str, type[OctKey] | type[RSAKey] | type[ECKey] | type[OKPKey]] = {
 }
 _CURVES = {"ES256": "P-256", "EdDSA": "Ed25519"}
 _PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth"})
-#: What begins a public key or certificate, which is no secret although it is long.
-_NO_SECRET = (b"-----BEGIN ", b"---- BEGIN ", b"ssh-", b"ecdsa-sha2-")
+#: Prefixes of public keys and certificates, which are long but not secret.
+_PUBLIC_PREFIXES = (b"-----BEGIN ", b"---- BEGIN ", b"ssh-", b"ecdsa-sha2-")
 
 
 def check_jwk(algorithm: str, jwk: str) -> None:
-    """Raises ValueError where a JWK cannot verify tokens of the algorithm; its text shows no secret."""
+    """Raises ValueError, without secrets, unless a JWK can verify tokens of the algorithm."""
     key_of(algorithm, jwk)
 
 
 def key_of(algorithm: str, jwk: str) -> Key:
-    """The key that a JWK in JSON is. Raises ValueError like `check_jwk`."""
+    """The key of a JWK in JSON. Raises ValueError like `check_jwk`."""
     try:
         members = read_object(jwk)
     except ValueError as error:
@@ -46,7 +46,7 @@ def key_of(algorithm: str, jwk: str) -> Key:
 
 
 def key_of_members(algorithm: str, members: Mapping[str, Any]) -> Key:
-    """The key that a JWK is, with nothing but what it is made of: two are equal if they are the same key.
+    """The key of a decoded JWK, without metadata, so that equal key material gives equal keys.
 
     Raises ValueError like `check_jwk`.
     """
@@ -55,41 +55,41 @@ def key_of_members(algorithm: str, members: Mapping[str, Any]) -> Key:
         raise ValueError(f"the algorithm must be one of {', '.join(ALGORITHMS)}")
     _check_purpose(algorithm, members)
     _check_strength(algorithm, members)
-    made_of = {name: members[name] for name in kind.value_registry if name in members}
+    material = {name: members[name] for name in kind.value_registry if name in members}
     try:
-        raw: Any = kind.import_key({**made_of, "kty": kind.key_type}).raw_value
+        raw: Any = kind.import_key({**material, "kty": kind.key_type}).raw_value
     except (JoseError, ValueError, TypeError, OverflowError):
-        # What is wrong is not told in the library's words, which may hold what is secret.
-        raise ValueError(f"the JWK is no valid {kind.key_type} key") from None
+        # The library's text may contain secrets.
+        raise ValueError(f"the JWK is not a valid {kind.key_type} key") from None
     return kind(raw, raw)
 
 
 def _check_purpose(algorithm: str, members: Mapping[str, Any]) -> None:
-    """It is a key of the right kind, for this algorithm, that verifies and no more than that."""
+    """Raises ValueError unless the key is a public one of the algorithm's type, for verifying."""
     kind = _KINDS[algorithm].key_type
     if members.get("kty") != kind:
-        raise ValueError(f"a JWK for {algorithm} has the `kty` {kind}")
+        raise ValueError(f"a JWK for {algorithm} must have the `kty` {kind}")
     if members.get("alg", algorithm) != algorithm:
-        raise ValueError(f"the JWK has an `alg` that is not {algorithm}")
+        raise ValueError(f"the JWK has an `alg` other than {algorithm}")
     if members.get("use", "sig") != "sig":
-        raise ValueError("the JWK has a `use` that is not sig")
+        raise ValueError("the JWK has a `use` other than sig")
     operations = members.get("key_ops", ["verify"])
     if not isinstance(operations, list) or "verify" not in operations:
         raise ValueError("the JWK has `key_ops` without verify")
     if kind != "oct" and not _PRIVATE.isdisjoint(members):
         raise ValueError("the JWK is a private key; give the public one")
     if members.get("crv") != _CURVES.get(algorithm) and algorithm in _CURVES:
-        raise ValueError(f"a JWK for {algorithm} has the `crv` {_CURVES[algorithm]}")
+        raise ValueError(f"a JWK for {algorithm} must have the `crv` {_CURVES[algorithm]}")
 
 
 def _check_strength(algorithm: str, members: Mapping[str, Any]) -> None:
-    """It is neither weak nor so large that it takes long. Of elliptic curves there is one strength only."""
+    """Raises ValueError for weak keys and for very large, slow ones. Curves have a single strength."""
     if algorithm == "HS256":
         secret = _bytes_of(members, "k")
         if len(secret) < MIN_SECRET_BYTES:
             raise ValueError(f"the secret has {len(secret)} bytes; at least {MIN_SECRET_BYTES} are needed")
-        if secret.lstrip().startswith(_NO_SECRET):
-            raise ValueError("the secret is a public key, which everybody may know")
+        if secret.lstrip().startswith(_PUBLIC_PREFIXES):
+            raise ValueError("the secret is a public key, which is not secret")
     elif algorithm == "RS256":
         bits = int.from_bytes(_bytes_of(members, "n")).bit_length()
         if bits not in RSA_BITS:
@@ -109,7 +109,7 @@ def _bytes_of(members: Mapping[str, Any], name: str) -> bytes:
 
 
 def jwk_of(algorithm: str, source: str | bytes) -> str:
-    """The JWK, in JSON, of a secret for HS256, or else of a public key or certificate in PEM.
+    """The JWK in JSON of a secret for HS256, or of a public key or certificate in PEM.
 
     Raises ValueError like `check_jwk`.
     """
@@ -131,19 +131,19 @@ def _members_of_pem(
 ) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
-            # Of weak keys, which are refused later.
+            # `check_jwk` rejects weak keys later.
             warnings.simplefilter("ignore", SecurityWarning)
             key = kind.import_key(pem)
         is_private, members = key.is_private, dict(key.as_dict(private=False))
     except (JoseError, ValueError, TypeError, KeyError):
-        raise ValueError(f"the PEM holds no {kind.key_type} key that can be used") from None
+        raise ValueError(f"the PEM holds no usable {kind.key_type} key") from None
     if is_private:
         raise ValueError("the PEM holds a private key; give the public one: openssl pkey -pubout")
     return members
 
 
 def without_secret(jwk: str) -> str:
-    """The JWK without what nobody may see; an empty one where it is none."""
+    """The JWK without its secret members; an empty one if it is malformed."""
     try:
         members = read_object(jwk)
     except ValueError:

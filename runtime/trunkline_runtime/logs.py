@@ -1,4 +1,4 @@
-"""Log lines: JSON in production, readable on a terminal; always on stderr."""
+"""Logging to stderr: JSON in production, text on a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Format = Literal["auto", "json", "text"]
 
 
 def configure(form: Format) -> None:
-    """Set up structlog for this process. No line ever holds a message's text or a token."""
+    """Set up structlog for this process. Log lines never contain messages' text or tokens."""
     readable = form == "text" or (form == "auto" and sys.stderr.isatty())
     processors: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,

@@ -1,4 +1,4 @@
-"""A process of Trunkline: its event loop, its first line, and why it could not start."""
+"""Startup and shutdown of a process: event loop, signals, readiness line, start errors."""
 
 from __future__ import annotations
 
@@ -12,41 +12,40 @@ from typing import Any
 
 
 class StartError(Exception):
-    """The process cannot start; the text says why and what to do."""
+    """The process cannot start; the text says why, and what to do."""
 
 
 def run(name: str, serve: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:
-    """Run `serve` until it returns, which it is to do once the event it is given is set.
+    """Run `serve`, which must return soon after its event is set, as SIGTERM and SIGINT do.
 
-    SIGTERM and SIGINT set the event. Returns the exit code: 1, with one line on stderr, where `serve`
-    raises StartError.
+    Returns the exit code: 1, with one line on stderr, if `serve` raises StartError.
     """
-    # What is here now stays; the rest is garbage without cycles, which needs no collector.
+    # Objects alive now stay; later garbage is mostly acyclic, so it needs few collections.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     try:
         with asyncio.Runner(loop_factory=_event_loop()) as runner:
-            runner.run(_until_told(serve))
+            runner.run(_serve_until_signalled(serve))
     except StartError as error:
         print(f"{name}: {error}", file=sys.stderr)  # noqa: T201
         return 1
     return 0
 
 
-async def _until_told(serve: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+async def _serve_until_signalled(serve: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
     await serve(stop)
 
 
-def say_listening(address: str) -> None:
-    """Tell whoever started the process, in one line of JSON on stdout, that it is ready, and where."""
+def announce_listening(address: str) -> None:
+    """Print the readiness line on stdout: JSON with the address that the process listens on."""
     print(json.dumps({"listening": address}), flush=True)  # noqa: T201
 
 
 def _event_loop() -> Callable[[], asyncio.AbstractEventLoop]:
-    """uvloop's event loop where it is installed, else Python's own."""
+    """uvloop's event loop if installed, else asyncio's."""
     try:
         import uvloop
     except ImportError:

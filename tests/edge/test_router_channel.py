@@ -50,7 +50,7 @@ def settings(ours: Certificates, **others: Any) -> EdgeSettings:
 async def test_calls_show_the_link_key_and_the_certificate_that_there_is_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trunkline_runtime.certificates, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(trunkline_runtime.certificates, "CHECK_INTERVAL_S", 0.0)
     ours = Certificates(tmp_path)
     server, presence = grpc.aio.server(), Presence()
     add_PresenceServiceServicer_to_server(presence, server)

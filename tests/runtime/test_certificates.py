@@ -1,4 +1,4 @@
-"""Certificates are read anew when their files have changed, and stay where those are of no use."""
+"""Certificates are reloaded when their files change, and kept if the new ones are unusable."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from structlog.testing import capture_logs
 from trunkline_runtime.certificates import (
-    LOOK_EVERY_S,
+    CHECK_INTERVAL_S,
     CertificatePair,
     ReloadingFile,
     TlsError,
@@ -30,7 +30,7 @@ class Clock:
         return self.now
 
     def later(self) -> None:
-        self.now += LOOK_EVERY_S
+        self.now += CHECK_INTERVAL_S
 
 
 class Kept:
@@ -66,12 +66,12 @@ def test_files_that_have_changed_are_read_anew_and_looked_at_once_a_second(kept:
     first = kept.watched.current
     kept.ours.renew(kept.certificate)
     with capture_logs() as lines:
-        kept.clock.now += LOOK_EVERY_S / 2
+        kept.clock.now += CHECK_INTERVAL_S / 2
         assert kept.watched.current is first
         kept.clock.later()
         second = kept.watched.current
     assert second.certificate == kept.certificate.read_bytes() != first.certificate
-    assert [line["event"] for line in lines] == ["certificates were read anew"]
+    assert [line["event"] for line in lines] == ["certificates were reloaded"]
 
 
 def test_a_link_that_leads_elsewhere_now_is_a_change(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_the_slower_of_messages_and_bytes_counts_and_nothing_is_taken_for_what_d
 def test_what_was_taken_and_not_sent_is_given_back() -> None:
     meter, rate = TokenBucket(), RateLimit(1, 1000)
     assert meter.take(rate, 10, 10) == 0
-    meter.give_back(rate, 10)
+    meter.refund(rate, 10)
     assert meter.take(rate, LARGEST_MESSAGE_BYTES, 10) == 0
 
 

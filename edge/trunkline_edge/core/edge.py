@@ -179,7 +179,7 @@ class EdgeCore:
 
     def batch_delivered(self, entries: int) -> None:
         """Return the credit of a batch of this many entries, so that the router may send another."""
-        self.uplink.owe(at_once=entries >= BULK_ENTRIES)
+        self.uplink.return_credit(urgent=entries >= BULK_ENTRIES)
 
     def batch_sent(self) -> None:
         """Resume clients that waited for the uplink, if a batch that was sent made room."""

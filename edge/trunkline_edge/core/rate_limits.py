@@ -53,6 +53,6 @@ class ConnectionRateLimiter:
             return rate_limited(tenant.connection_rate, wait_s, "this connection")
         wait_s = tenant.bucket.take(tenant.rate, size, now)
         if wait_s:
-            self._bucket.give_back(tenant.connection_rate, size)
+            self._bucket.refund(tenant.connection_rate, size)
             return rate_limited(tenant.rate, wait_s, f"the clients of tenant {tenant.name}")
         return None

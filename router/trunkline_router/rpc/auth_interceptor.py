@@ -55,7 +55,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         #: For callers without a key: delayed refusals, and admission of the streams they open.
         self.anonymous_tarpit = Tarpit()
         self.anonymous_streams = FairCallQueue(TokenBucket(), "those who show no key")
-        self.anonymous_streams.rate = RateLimit(ANONYMOUS_STREAMS_PER_S, of="streams")
+        self.anonymous_streams.rate = RateLimit(ANONYMOUS_STREAMS_PER_S, unit="streams")
         self.tenant_lock = PerTenantLock()
         self._handlers: dict[str, _Handler] = {}
 
@@ -222,7 +222,7 @@ class CallAdmission:
     def _log_refusal(self, reason: Refused) -> None:
         if reason.entry not in (catalogue.UNAUTHORIZED, catalogue.FORBIDDEN):
             return
-        self._interceptor.refusals.say(
+        self._interceptor.refusals.write(
             rpc=self._rpc,
             code=reason.entry.code,
             peer=self._context.peer(),

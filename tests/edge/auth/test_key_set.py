@@ -87,7 +87,7 @@ def test_keys_of_two_places_are_put_together() -> None:
 
 def test_a_key_that_does_not_fit_is_refused_by_its_name() -> None:
     auth = ClientAuth(keys=[VerificationKey(kid="k7", algorithm="RS256", jwk=public(PRIVATE["ES256"]))])
-    with pytest.raises(ValueError, match="key k7: a JWK for RS256 has the `kty` RSA"):
+    with pytest.raises(ValueError, match="key k7: a JWK for RS256 must have the `kty` RSA"):
         inline_keys(auth)
 
 
@@ -116,8 +116,8 @@ def test_a_key_is_as_strong_as_it_must_be_and_not_slow() -> None:
     assert "2047 bits" in problem_of("RS256", {**PUBLIC["RS256"], "n": to_base64url(b"\x7f" + b"\xff" * 255)})
     assert "8200 bits" in problem_of("RS256", {**PUBLIC["RS256"], "n": to_base64url(b"\xff" * 1025)})
     assert "exponent" in problem_of("RS256", {**PUBLIC["RS256"], "e": to_base64url(b"\1" * 9)})
-    assert "no valid RSA" in problem_of("RS256", {**PUBLIC["RS256"], "e": to_base64url(b"\1")})
-    assert "no valid RSA" in problem_of("RS256", {**PUBLIC["RS256"], "e": to_base64url(b"\2")})
+    assert "not a valid RSA" in problem_of("RS256", {**PUBLIC["RS256"], "e": to_base64url(b"\1")})
+    assert "not a valid RSA" in problem_of("RS256", {**PUBLIC["RS256"], "e": to_base64url(b"\2")})
 
 
 @pytest.mark.parametrize(

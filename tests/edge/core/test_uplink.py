@@ -45,7 +45,7 @@ def test_a_batch_costs_one_credit_and_none_leaves_without() -> None:
 def test_credit_owed_leaves_with_the_next_batch() -> None:
     uplink = filled([0])
     uplink.credit = 1
-    uplink.owe(at_once=False)
+    uplink.return_credit(urgent=False)
     batch = uplink.take()
     assert batch is not None
     assert (batch.credit, len(batch.entries)) == (1, 1)
@@ -54,10 +54,10 @@ def test_credit_owed_leaves_with_the_next_batch() -> None:
 
 def test_credit_leaves_without_entries_once_half_of_the_window_is_owed() -> None:
     uplink = Uplink(max_bytes=1000, window=4)
-    uplink.owe(at_once=False)
+    uplink.return_credit(urgent=False)
     assert not uplink.is_ready
     assert uplink.take() is None
-    uplink.owe(at_once=False)
+    uplink.return_credit(urgent=False)
     assert uplink.is_ready
     batch = uplink.take()
     assert batch is not None
@@ -67,7 +67,7 @@ def test_credit_leaves_without_entries_once_half_of_the_window_is_owed() -> None
 
 def test_credit_that_is_urgent_leaves_even_where_entries_must_wait() -> None:
     uplink = filled([0])
-    uplink.owe(at_once=True)
+    uplink.return_credit(urgent=True)
     batch = uplink.take()
     assert batch is not None
     assert (batch.credit, len(batch.entries)) == (1, 0)
@@ -79,9 +79,9 @@ def test_credit_that_is_urgent_leaves_even_where_entries_must_wait() -> None:
 
 def test_a_new_link_begins_with_nothing() -> None:
     uplink = filled([100, MAX_BATCH_BYTES])
-    uplink.credit = uplink.owed = 5
+    uplink.credit = uplink.credit_owed = 5
     uplink.restart(is_up=True)
-    assert (uplink.waiting_bytes, uplink.credit, uplink.owed, uplink.is_ready) == (0, 0, 0, False)
+    assert (uplink.waiting_bytes, uplink.credit, uplink.credit_owed, uplink.is_ready) == (0, 0, 0, False)
 
 
 def test_it_is_full_beyond_its_bound() -> None:

@@ -283,7 +283,7 @@ async def test_a_client_that_does_not_trust_the_edge_leaves_no_trace(
 async def test_a_certificate_that_was_replaced_is_shown_to_those_who_come_and_the_others_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trunkline_runtime.certificates, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(trunkline_runtime.certificates, "CHECK_INTERVAL_S", 0.0)
     ours = Certificates(tmp_path)
     async with secure(ours) as (edge, link):
         early, _ = await accepted(edge, link)

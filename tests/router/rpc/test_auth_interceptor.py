@@ -286,12 +286,12 @@ def test_nobody_fills_the_log_by_being_refused() -> None:
     said = RefusalLog("refused", lambda: now)
     with capture_logs() as lines:
         for _ in range(1000):
-            said.say(rpc="Broadcast")
+            said.write(rpc="Broadcast")
         now = 11.0
-        said.say(rpc="Broadcast")
-        said.say(rpc="Broadcast")
+        said.write(rpc="Broadcast")
+        said.write(rpc="Broadcast")
     assert len(lines) == LINES_PER_S + 2
-    assert [line.get("left_out") for line in lines[-2:]] == [1000 - LINES_PER_S, None]
+    assert [line.get("suppressed") for line in lines[-2:]] == [1000 - LINES_PER_S, None]
 
 
 async def test_who_is_on_this_machine_is_an_edge_unless_a_proxy_is_between(tmp_path: Path) -> None:

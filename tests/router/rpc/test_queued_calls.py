@@ -94,7 +94,7 @@ async def test_streams_take_a_turn_when_they_are_opened(router: GuardedRouter) -
 
 
 async def test_streams_of_all_who_show_no_key_take_turns_together(router: GuardedRouter) -> None:
-    router.interceptor.anonymous_streams.rate = RateLimit(2, of="streams")
+    router.interceptor.anonymous_streams.rate = RateLimit(2, unit="streams")
     streams = [await router.begin("BroadcastMany") for _ in range(CALLS)]
     for stream in streams:
         with suppress(asyncio.InvalidStateError):

@@ -139,7 +139,7 @@ class Links:
         for link in [link for link in self._withholding if not link.blocked_by]:
             self._withholding.discard(link)
             link.allowed += link.withheld
-            link.outbox.owe(link.withheld)
+            link.outbox.return_credit(link.withheld)
             link.withheld = 0
             if not link.lost:
                 self._effects.peers.add(link)

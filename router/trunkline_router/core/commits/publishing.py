@@ -217,7 +217,7 @@ class PublishPipeline:
             if link.lost or link_topic.catchup is not None:
                 continue
             outbox = link.outbox
-            if kind == "text" and link_topic.mark == outbox.mark and link_topic.delta is not None:
+            if kind == "text" and link_topic.mark == outbox.generation and link_topic.delta is not None:
                 waiting = link_topic.delta.frame.delta
                 is_next = waiting.message_id == message_id and waiting.HasField("text")
                 if is_next and outbox.extend_entry(size):
@@ -236,7 +236,7 @@ class PublishPipeline:
                 frame.reasoning = delta.reasoning
             else:
                 frame.part.CopyFrom(delta.part)
-            link_topic.delta, link_topic.mark = publish, outbox.mark
+            link_topic.delta, link_topic.mark = publish, outbox.generation
             self._backpressure.added(link, blocked_by)
 
 

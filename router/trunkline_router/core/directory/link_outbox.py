@@ -27,7 +27,7 @@ class LinkOutbox(CreditedBatchQueue[LinkResponse]):
 
     def add(self, size: int = 0) -> RouterEntry:
         """A new entry at the end, to be filled in; `size` is that of the message it will carry."""
-        self.mark += 1
+        self.generation += 1
         return self.add_delta(size)
 
     def add_delta(self, size: int) -> RouterEntry:

@@ -76,7 +76,7 @@ class FairCallQueue:
         as far as can be known.
         """
         # Nothing waits for more than there can ever be.
-        turn.size = self.rate.fitting(turn.size)
+        turn.size = self.rate.clamp(turn.size)
         wait_s = self._wait_s(turn.size, now)
         if wait_s > min(MAX_WAIT_S, patience_s):
             raise self._refusal(wait_s)

@@ -83,7 +83,7 @@ class Tenant:
         messages, size = self.limits.messages_per_s, self.limits.bytes_per_s
         self.rate = RateLimit(messages, size)
         self.says.rate = RateLimit(messages, size, depth_s=BACKENDS_DEPTH_S)
-        self.calls.rate = RateLimit(self.limits.calls_per_s, size, of="calls")
+        self.calls.rate = RateLimit(self.limits.calls_per_s, size, unit="calls")
 
     def count_connection(self, user: str) -> None:
         """Count a connection that was admitted or restored; `user` may be empty."""

@@ -26,13 +26,13 @@ def test_nothing_is_written_without_credit() -> None:
 
 def test_credit_that_is_owed_goes_with_the_next_batch_or_without_one() -> None:
     outbox = LinkOutbox(1000, window=WINDOW)
-    outbox.owe(1)
+    outbox.return_credit(1)
     assert outbox.take() is None, "less than half of the window is not worth a batch"
-    outbox.owe(2)
+    outbox.return_credit(2)
     empty = outbox.take()
     assert empty is not None
     assert (empty.credit, len(empty.entries)) == (3, 0)
-    outbox.owe(2)
+    outbox.return_credit(2)
     outbox.credit = 1
     outbox.add()
     batch = outbox.take()
@@ -57,7 +57,7 @@ def test_it_is_full_above_its_bound_and_has_room_at_half_of_it() -> None:
 def test_a_discarded_outbox_keeps_nothing() -> None:
     outbox = LinkOutbox(100, window=WINDOW)
     outbox.credit = 4
-    outbox.owe(4)
+    outbox.return_credit(4)
     for size in (50, MAX_BATCH_BYTES, 50):
         outbox.add(size)
     outbox.discard()
@@ -92,7 +92,7 @@ def test_entries_come_out_in_order_in_bounded_batches_for_a_credit_each(
             outbox.credit += number
         elif event == "owe":
             owed += number
-            outbox.owe(number)
+            outbox.return_credit(number)
         else:
             ready = outbox.is_ready
             batch = outbox.take()
@@ -106,5 +106,5 @@ def test_entries_come_out_in_order_in_bounded_batches_for_a_credit_each(
         assert outbox.credit == granted - written >= 0
         assert outbox.waiting_bytes == sum(sizes) - sum(sizes[topic] for topic in out)
     assert out == list(range(len(sizes)))
-    assert paid + outbox.owed == owed
-    assert outbox.owed * 2 < WINDOW
+    assert paid + outbox.credit_owed == owed
+    assert outbox.credit_owed * 2 < WINDOW

@@ -142,7 +142,7 @@ def test_who_comes_one_by_one_is_never_refused_but_slowed_down() -> None:
 
 
 def test_a_call_whose_turn_would_be_too_late_is_refused_and_says_when_to_come_again() -> None:
-    calls = Calls(RateLimit(4, of="calls"))
+    calls = Calls(RateLimit(4, unit="calls"))
     assert [calls.call(number) for number in range(10)] == [True] * 8 + [False] * 2
     with pytest.raises(Refused) as refused:
         calls.turns.wait(QueuedCall(0, lambda: None, lambda _: None), 60, calls.now)
