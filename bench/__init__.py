@@ -1,1 +1,1 @@
-"""Benchmarks: real processes on loopback, each figure beside a baseline taken in the same run."""
+"""Benchmarks of real processes on loopback, each result beside a baseline from the same run."""

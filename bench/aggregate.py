@@ -1,4 +1,4 @@
-"""Puts repeats together: a median of each figure, a sum of everything that must be zero."""
+"""Aggregation of repeats: medians of figures, and sums of error counts."""
 
 import statistics
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from bench.scale import Figures
 
 
 def medians(repeats: Sequence[Figures]) -> Figures:
-    """The median of each figure that all repeats have; figures may be nested."""
+    """Return the median of each figure that all repeats contain; figures may be nested."""
     shared = [name for name in repeats[0] if all(name in repeat for repeat in repeats)]
     return {name: _median([repeat[name] for repeat in repeats]) for name in shared}
 
@@ -22,7 +22,7 @@ def _median(values: Sequence[Any]) -> Any:
 
 
 def totals(repeats: Sequence[dict[str, int]]) -> dict[str, int]:
-    """The sums of what is above zero; empty where all went well."""
+    """Return the sums that are not zero; empty if there were no errors."""
     names = {name for repeat in repeats for name in repeat}
     summed = {name: sum(repeat.get(name, 0) for repeat in repeats) for name in sorted(names)}
     return {name: total for name, total in summed.items() if total}

@@ -1,4 +1,4 @@
-"""What a reader of the figures must know: limits of the load generators, disturbances, and faults."""
+"""Caveats for readers of the results: saturated load generators, disturbances and errors."""
 
 from collections.abc import Iterator
 
@@ -15,12 +15,12 @@ GENERATORS = (
     "neighbours",
 )
 GENERATOR_LIMIT_PERCENT = 85.0
-"""A generator has one thread; one that uses this much of a core is taken for the limit."""
+"""Generators are single-threaded: at this share of a core a generator is considered saturated."""
 DISTURBED_PERCENT = 20.0
 
 
 def caveats(results: dict[str, Figures]) -> list[str]:
-    """One sentence a fact; none where all went well on a quiet machine."""
+    """Return one sentence per caveat; empty if there were no errors on a quiet machine."""
     found, disturbed, phases = [], [], 0
     for scenario, figures in results.items():
         for path, phase in _phases(figures, scenario):
@@ -32,7 +32,7 @@ def caveats(results: dict[str, Figures]) -> list[str]:
     if disturbed:
         most, path = max(disturbed)
         found.append(
-            f"the machine was not quiet: other processes used {DISTURBED_PERCENT:.0f} % of a core or more in "
+            f"the machine was busy: other processes used at least {DISTURBED_PERCENT:.0f} % of a core in "
             f"{len(disturbed)} of {phases} phases, {most:.0f} % in {path}"
         )
     return found
@@ -44,18 +44,18 @@ def _facts(phase: Figures) -> Iterator[str]:
         if used >= GENERATOR_LIMIT_PERCENT:
             yield f"the load generator ({who}) used {used:.0f} % of a core"
     for fault, count in phase.get("faults", {}).items():
-        yield f"{fault}: {count:g} times"
+        yield f"{fault}: {count:g} ×"
     for what, count in phase.get("wrong", {}).items():
         if count and what != "faults":
             yield f"{what.replace('_', ' ')}: {count:g}"
     if phase.get("refused"):
-        yield f"refused: {phase['refused']:g}"
+        yield f"rejected: {phase['refused']:g}"
     for who, count in phase.get("tracebacks", {}).items():
         yield f"tracebacks on the stderr of {who}: {count}"
 
 
 def _phases(figures: Figures, path: str) -> Iterator[tuple[str, Figures]]:
-    """Everything that may have something to say, with a name for it."""
+    """Yield each phase with its name."""
     if "cpu_percent" in figures or "tracebacks" in figures:
         yield path, figures
     for name, value in figures.items():

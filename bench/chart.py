@@ -1,4 +1,4 @@
-"""Draws the results as one SVG: fan-out offered against delivered, and how many times today's figure."""
+"""SVG chart of the results: fan-out rate offered against delivered, and ratios to FastAPI."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from bench.scale import Figures
 
 WIDTH, HEIGHT = 960, 400
 LEFT, RIGHT, TOP, BOTTOM = 76, 440, 56, 340
-"""The frame of the fan-out panel; the bars stand to the right of it."""
+"""Bounds of the fan-out panel; the bar panel is to its right."""
 BARS_LEFT, BARS_RIGHT, BAR_HEIGHT = 710, 905, 18
 SERIES = {
     "bridge_json": ("Trunkline, JSON", "#0b7285"),
@@ -19,7 +19,7 @@ SERIES = {
 
 
 def chart(fanout: Figures, rows: Sequence[Row]) -> str:
-    """The picture, as text; needs nothing but itself."""
+    """Return the chart as a self-contained SVG document."""
     style = 'font-family="system-ui, sans-serif" font-size="12" fill="#212529"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" {style}>',
@@ -31,9 +31,9 @@ def chart(fanout: Figures, rows: Sequence[Row]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def text(x: float, y: float, said: str, anchor: str = "start", extra: str = "") -> str:
-    """A text; `anchor` is which end of it stands at `x`."""
-    safe = said.replace("&", "&amp;").replace("<", "&lt;")
+def text(x: float, y: float, content: str, anchor: str = "start", extra: str = "") -> str:
+    """Return a text element; `anchor` says which end of the text is at `x`."""
+    safe = content.replace("&", "&amp;").replace("<", "&lt;")
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{extra}>{safe}</text>'
 
 
@@ -45,7 +45,7 @@ def _short(value: float) -> str:
 
 
 class _LogScale:
-    """Maps values to pixels; whole powers of ten at both ends."""
+    """Maps values to pixels on a logarithmic axis that starts and ends at a power of ten."""
 
     def __init__(self, values: Sequence[float], start: float, end: float) -> None:
         self.first = math.floor(math.log10(min(values)))
@@ -96,8 +96,13 @@ def _series(points: Sequence[Figures], x: _LogScale, y: _LogScale, colour: str) 
 
 def _ratio_panel(rows: Sequence[Row]) -> list[str]:
     parts = [
-        text(500, 28, "How many times FastAPI's figure", extra=' font-size="15"'),
-        text(WIDTH - 20, BOTTOM + 40, "Echoing, FastAPI stores nothing; Trunkline commits both ways", "end"),
+        text(500, 28, "Ratio to FastAPI", extra=' font-size="15"'),
+        text(
+            WIDTH - 20,
+            BOTTOM + 40,
+            "In round trips FastAPI stores nothing; Trunkline commits both messages",
+            "end",
+        ),
     ]
     times = [row.times or 1.0 for row in rows]
     scale = _LogScale([*times, 0.1, 10.0], BARS_LEFT, BARS_RIGHT)
@@ -107,12 +112,12 @@ def _ratio_panel(rows: Sequence[Row]) -> list[str]:
         top = TOP + at * step
         left, right = sorted((one, scale.at(ratio)))
         colour = "#0b7285" if ratio >= 1 else "#e8590c"
-        parts.append(text(BARS_LEFT - 8, top + 13, row.what, "end", ' font-size="10"'))
+        parts.append(text(BARS_LEFT - 8, top + 13, row.label, "end", ' font-size="10"'))
         parts.append(
             f'<rect x="{left:.1f}" y="{top:.1f}" width="{max(1.0, right - left):.1f}" '
             f'height="{BAR_HEIGHT}" fill="{colour}"/>'
         )
-        shown = f"{ratio:.0f} ×" if ratio >= 10 else f"{ratio:.2g} ×"
-        parts.append(text(right + 4, top + 13, shown))
+        label = f"{ratio:.0f} ×" if ratio >= 10 else f"{ratio:.2g} ×"
+        parts.append(text(right + 4, top + 13, label))
     parts.append(f'<path d="M{one:.1f} {TOP - 6}V{BOTTOM}" stroke="#868e96"/>')
     return parts

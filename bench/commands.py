@@ -1,7 +1,7 @@
-"""How the harness talks with the processes it starts: one JSON object a line, orders in, answers out.
+"""Protocol between the harness and its child processes: one JSON object per line.
 
-An order names what to do in `do`; its other fields are the function's keyword arguments. What the
-function returns is the answer. A process ends when its standard input ends.
+A command on stdin names a function in `do`; its other fields are the function's keyword arguments. The
+returned result goes to stdout. A child exits at end of file on stdin.
 """
 
 import asyncio
@@ -15,28 +15,38 @@ Result = dict[str, Any]
 
 
 def emit(**fields: object) -> None:
-    """Writes one line to the harness."""
+    """Write one JSON line to the harness."""
     print(json.dumps(fields), flush=True)
 
 
 async def serve_commands(actions: dict[str, Callable[..., Awaitable[Result]]]) -> None:
-    """Carries out orders one after the other until standard input ends."""
-    orders = asyncio.StreamReader()
+    """Execute commands one after another until end of file on stdin."""
+    stdin = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
-    while line := await orders.readline():
-        order = json.loads(line)
-        emit(**await actions[order.pop("do")](**order))
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin)
+    while line := await stdin.readline():
+        command: Command = json.loads(line)
+        emit(**await actions[command.pop("do")](**command))
 
 
-def serve_commands_between(busy: Callable[[], bool], orders_of: object) -> None:
-    """The same for one thread that has its hands full: `busy` returns, with True, when an order is there.
+def serve_commands_blocking(actions: dict[str, Callable[..., Result]]) -> None:
+    """Execute commands one after another, without an event loop, until end of file on stdin."""
+    for line in sys.stdin:
+        _execute(line, actions)
 
-    Orders are methods of `orders_of`. Ends also where `busy` returns False.
+
+def serve_commands_between(work: Callable[[], bool], actions: dict[str, Callable[..., Result]]) -> None:
+    """Execute commands in a thread that works between them.
+
+    `work` returns True when a command can be read from stdin, and False to stop.
     """
-    while busy():
+    while work():
         line = sys.stdin.readline()
         if not line:
             return
-        order: Command = json.loads(line)
-        emit(**getattr(orders_of, order.pop("do"))(**order))
+        _execute(line, actions)
+
+
+def _execute(line: str, actions: dict[str, Callable[..., Result]]) -> None:
+    command: Command = json.loads(line)
+    emit(**actions[command.pop("do")](**command))

@@ -1,4 +1,4 @@
-"""Draws what a tenant notices of another one: its p99 alone, and beside what that one offers."""
+"""SVG chart of fairness: a tenant's p99 alone, and while another tenant sends."""
 
 from bench.chart import text
 from bench.goals import P99_RISES_TO
@@ -9,23 +9,21 @@ LEFT, RIGHT, TOP, BOTTOM = 64, 900, 76, 240
 BAR_WIDTH = 64
 WAYS = {"websocket": "frames", "unary": "Broadcast", "many": "BroadcastMany"}
 PHASES = {
-    "alone": ("the other says nothing", "#868e96"),
-    "at_quota": ("it says what it may", "#5f3dc4"),
-    "tenfold": ("it offers {times} times that", "#0b7285"),
+    "alone": ("the other is silent", "#868e96"),
+    "at_quota": ("it sends its quota", "#5f3dc4"),
+    "tenfold": ("it sends {times} times its quota", "#0b7285"),
 }
 
 
 def fairness_chart(figures: Figures) -> str:
-    """The picture, as text: for each way to send, the worse p99 of ack and delivery in each phase."""
+    """Return the chart as an SVG document: the worse p99 of ack and delivery, by method and phase."""
     style = 'font-family="system-ui, sans-serif" font-size="12" fill="#212529"'
     found = {way: {phase: _p99_ms(figures[way][phase]) for phase in PHASES} for way in WAYS}
     most = 1.25 * max(p99 for phases in found.values() for p99 in phases.values())
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" {style}>',
         f'<rect width="{WIDTH}" height="{HEIGHT}" rx="8" fill="#ffffff"/>',
-        text(
-            LEFT, 28, "What one tenant notices of another: p99 of its messages, ms", extra=' font-size="15"'
-        ),
+        text(LEFT, 28, "Effect of one tenant on another: p99 of its messages, ms", extra=' font-size="15"'),
     ]
     for at, (label, colour) in enumerate(PHASES.values()):
         left = LEFT + 210 * at
@@ -34,7 +32,7 @@ def fairness_chart(figures: Figures) -> str:
     for at, way in enumerate(WAYS):
         parts += _group(LEFT + at * (RIGHT - LEFT) / len(WAYS), way, found[way], most)
     parts.append(f'<path d="M{LEFT} {BOTTOM}H{RIGHT}" stroke="#868e96"/>')
-    parts.append(text(RIGHT, HEIGHT - 14, f"dashes: {P99_RISES_TO:g} times the p99 alone", "end"))
+    parts.append(text(RIGHT, HEIGHT - 14, f"dashes: {P99_RISES_TO:g} × the p99 alone", "end"))
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 

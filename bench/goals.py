@@ -1,4 +1,4 @@
-"""The rows of the table at the end: each figure of the bridge beside its baselines and its goal."""
+"""Rows of the result table: each figure of Trunkline beside its baselines and its goal."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ THROUGH_TO = 1.1
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line. `today` is FastAPI, `bare` the bare library; None where there is no such figure."""
+    """Row of the result table. `fastapi` and `bare` (bare library) are None if there is no such figure."""
 
-    what: str
+    label: str
     unit: str
     bridge: float
-    today: float | None = None
+    fastapi: float | None = None
     bare: float | None = None
     goal: str = ""
     met: bool | None = None
@@ -30,14 +30,14 @@ class Row:
 
     @property
     def times(self) -> float | None:
-        """How many times better than today's."""
-        if not self.today or not self.bridge:
+        """Ratio to FastAPI; above 1 is better."""
+        if not self.fastapi or not self.bridge:
             return None
-        return self.today / self.bridge if self.less_is_better else self.bridge / self.today
+        return self.fastapi / self.bridge if self.less_is_better else self.bridge / self.fastapi
 
 
 def rows(results: dict[str, Figures]) -> list[Row]:
-    """The rows of those scenarios that there are results of."""
+    """Return the rows of all scenarios in `results`."""
     makers = {
         "fanout": _fanout,
         "roundtrip": _roundtrip,
@@ -51,7 +51,7 @@ def rows(results: dict[str, Figures]) -> list[Row]:
 
 
 def best_point(system: Figures) -> Figures:
-    """The point with the most deliveries a second."""
+    """Return the point with the highest delivery rate."""
     best: Figures = max(system["points"], key=lambda point: point["delivered_per_s"])
     return best
 
@@ -75,7 +75,11 @@ def _fanout(figures: Figures) -> Iterator[Row]:
         for point in figures[name]["points"]
     )
     yield Row(
-        "fan-out, lost, refused, out of order, or subscribers closed", "", wrong, goal="0", met=wrong == 0
+        "fan-out: messages lost, rejected or reordered, or subscribers closed",
+        "",
+        wrong,
+        goal="0",
+        met=wrong == 0,
     )
     p50 = {name: figures[name]["points"][0]["latency"].get("p50_ms", 0.0) for name in _systems(figures)}
     yield Row(
@@ -118,7 +122,7 @@ def _roundtrip(figures: Figures) -> Iterator[Row]:
         for clients in figures[name].keys() - {"tracebacks"}
         for phase in figures[name][clients].values()
     )
-    yield Row("round trips unanswered, refused or out of order", "", wrong, goal="0", met=wrong == 0)
+    yield Row("round trips: unanswered, rejected or out of order", "", wrong, goal="0", met=wrong == 0)
 
 
 def _publish(figures: Figures) -> Iterator[Row]:
@@ -134,32 +138,32 @@ def _publish(figures: Figures) -> Iterator[Row]:
 
 
 def _streams(figures: Figures) -> Iterator[Row]:
-    """Of FastAPI: latencies of what sends the least, bytes of what is usual, the text so far each time."""
+    """Compare latencies with FastAPI sending deltas, and bytes with FastAPI sending whole texts."""
     labels = {"bridge_json": "JSON", "bridge_proto": "protobuf"}
     today = delta_p99_ms(figures["fastapi_delta"]["streams"])
     for name, label in labels.items():
         p99 = delta_p99_ms(figures[name]["rollup_0"])
         goal, met = f"≤ {DELTA_P99_MS} ms", p99 <= DELTA_P99_MS
-        what = f"streamed deltas, p99 without roll-up, {label}"
-        yield Row(what, "ms", p99, today, None, goal, met, less_is_better=True)
+        title = f"streamed deltas, p99 without roll-up, {label}"
+        yield Row(title, "ms", p99, today, None, goal, met, less_is_better=True)
     today = figures["fastapi_whole"]["streams"]["bytes_per_byte"]
     for name, label in labels.items():
         used = figures[name]["rollup_40"]["bytes_per_byte"]
         goal, met = f"≤ {BYTES_PER_BYTE:g}", used <= BYTES_PER_BYTE
-        what = f"streamed deltas, bytes per byte of text, {label}"
-        yield Row(what, "", used, today, None, goal, met, less_is_better=True)
+        title = f"streamed deltas, bytes per byte of text, {label}"
+        yield Row(title, "", used, today, None, goal, met, less_is_better=True)
     for name, label in labels.items():
         p99 = figures[name]["resume"]["latency"]["p99_ms"]
-        what = f"resume of {figures['held_bytes'] // 1024} KiB half-said, p99, {label}"
-        yield Row(what, "ms", p99, None, None, f"≤ {RESUME_P99_MS} ms", p99 <= RESUME_P99_MS)
+        title = f"resume of an unfinished reply of {figures['held_bytes'] // 1024} KiB, p99, {label}"
+        yield Row(title, "ms", p99, None, None, f"≤ {RESUME_P99_MS} ms", p99 <= RESUME_P99_MS)
     phases = [figures[name][phase] for name in labels for phase in ("rollup_0", "rollup_40", "resume")]
     wrong = sum(sum(phase["wrong"].values()) for phase in phases)
-    what = "streamed replies lost, repeated, out of order, or not ended once"
-    yield Row(what, "", wrong, goal="0", met=wrong == 0)
+    title = "streamed replies: lost, repeated, out of order, or not ended once"
+    yield Row(title, "", wrong, goal="0", met=wrong == 0)
 
 
 def delta_p99_ms(phase: Figures) -> float:
-    """From when a delta was due: the worse of replies to one listener and of the one to many."""
+    """Return the p99 from due time to receipt: the worse of replies to one listener and to many."""
     return max(float(phase[who]["latency_from_due"]["p99_ms"]) for who in ("one", "many"))
 
 
@@ -176,7 +180,7 @@ def _connects(figures: Figures) -> Iterator[Row]:
     )
     for algorithm, found in figures.get("bridge_tokens", {}).items():
         if algorithm != "tracebacks":
-            yield Row(f"connects, each with a token by {algorithm}", "1/s", found["connects_per_s"])
+            yield Row(f"connects, each with a token, {algorithm}", "1/s", found["connects_per_s"])
 
 
 def _idle(figures: Figures) -> Iterator[Row]:
@@ -197,25 +201,25 @@ def _idle(figures: Figures) -> Iterator[Row]:
 
 
 def _fairness(figures: Figures) -> Iterator[Row]:
-    """Of the two delays of a phase, that to the ack and that to the listener, the worse counts."""
+    """Judge each phase by the worse of its two delays, to the ack and to the listener."""
     labels = {"websocket": "frames", "unary": "`Broadcast`", "many": "`BroadcastMany`"}
     times, quota = figures["times"], figures["quota_per_s"]
     for way, label in labels.items():
         ratio = p99_ratio(figures[way], "tenfold")
-        what = f"a tenant's p99 beside one that offers {times} times its quota in {label}, to alone"
+        title = f"p99 beside a tenant that sends {times} × its quota in {label}, ratio to alone"
         goal, met = f"≤ {P99_RISES_TO:g}", ratio <= P99_RISES_TO
-        yield Row(what, "", ratio, goal=goal, met=met, less_is_better=True)
+        yield Row(title, "", ratio, goal=goal, met=met, less_is_better=True)
     for way, label in labels.items():
         through = figures[way]["tenfold"]["loud"]["through_per_s"]
         goal, met = f"≤ {THROUGH_TO * quota:,.0f}", through <= THROUGH_TO * quota
-        yield Row(f"what that one gets through in {label}", "messages/s", through, goal=goal, met=met)
+        yield Row(f"messages accepted from that tenant in {label}", "messages/s", through, goal=goal, met=met)
     phases = [phase for way in labels for phase in figures[way].values()]
     wrong = sum(sum(phase["wrong"].values()) for phase in phases)
-    yield Row("errors of the first tenant", "", wrong, goal="0", met=wrong == 0)
+    yield Row("errors of the measured tenant", "", wrong, goal="0", met=wrong == 0)
 
 
 def p99_ratio(phases: Figures, phase: str) -> float:
-    """How many times the p99 alone it is in another phase; the worse of the two delays."""
+    """Return the ratio of a phase's p99 to the p99 alone; the worse of the two delays."""
     return max(
         float(phases[phase][delay]["p99_ms"] / phases["alone"][delay]["p99_ms"])
         for delay in ("acked", "heard")

@@ -1,4 +1,4 @@
-"""What the figures were taken on; nothing that names the machine or a place on it."""
+"""Description of the machine that runs the benchmarks, without host names or paths."""
 
 import datetime
 import importlib.metadata
@@ -15,7 +15,7 @@ LIBRARIES = ("websockets", "grpcio", "protobuf", "msgspec", "uvloop", "uvicorn",
 
 
 def machine() -> dict[str, object]:
-    """CPU, memory, system, Python, libraries, and what an fsync costs."""
+    """Describe CPU, memory, system, Python, libraries and fsync time."""
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "cpu": _cpu_model(),
@@ -39,7 +39,7 @@ def _cpu_model() -> str:
 
 
 def _fsync_us(rounds: int = 100) -> float:
-    """Mean time of appending 4 KiB and syncing it, where the benchmarks keep their logs."""
+    """Measure the mean time to append and sync 4 KiB in the directory of the benchmark logs."""
     with tempfile.TemporaryFile() as file:
         began = time.perf_counter()
         for _ in range(rounds):

@@ -1,4 +1,4 @@
-"""Starts and stops the real processes that a benchmark consists of."""
+"""Child processes of a benchmark: servers, load generators and the testbed that runs them."""
 
 import json
 import os
@@ -29,20 +29,20 @@ connection_bytes_per_s = 1_000_000_000_000
 open_messages = 1_000_000
 calls_per_s = 1_000_000_000
 """
-"""Limits that nobody comes near, but which are looked at as any others are."""
+"""Limits that are never reached but checked like any others."""
 
 
 def tenant_toml(tenant: str, limits: str = UNLIMITED, more: str = "") -> str:
-    """A tenant of a tenants file, which needs no proof on this machine; `more` are further tables of it."""
+    """Return a tenant for a tenants file that is open to this machine; `more` contains further tables."""
     return f'[tenants.{tenant}]\nopen_to = "loopback"\n{more}\n[tenants.{tenant}.limits]\n{limits}\n'
 
 
 class ChildError(Exception):
-    """A process ended, or said nothing in time; the text has the end of what it wrote to stderr."""
+    """A process exited or did not answer in time; the text ends with its last stderr output."""
 
 
 class Child:
-    """One process, spoken with in JSON lines (see `bench.commands`)."""
+    """Child process that is controlled by JSON lines; see `bench.commands`."""
 
     def __init__(self, name: str, *argv: str, env: dict[str, str] | None = None) -> None:
         self.name = name
@@ -61,52 +61,52 @@ class Child:
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._stdout, selectors.EVENT_READ)
-        self._heard = b""
+        self._received = b""
         self.meter = psutil.Process(self._process.pid)
 
-    def hear(self, key: str, within_s: float) -> dict[str, Any]:
-        """The next JSON line that has `key`; raises ChildError where none comes in time."""
+    def wait_for(self, key: str, within_s: float) -> dict[str, Any]:
+        """Return the next JSON line that contains `key`; raise ChildError if none arrives in time."""
         deadline = time.monotonic() + within_s
         while True:
-            line, newline, rest = self._heard.partition(b"\n")
+            line, newline, rest = self._received.partition(b"\n")
             if newline:
-                self._heard = rest
-                said = _decoded(line)
-                if key in said:
-                    return said
+                self._received = rest
+                fields = _decode(line)
+                if key in fields:
+                    return fields
                 continue
             if not self._selector.select(max(0.0, deadline - time.monotonic())):
-                raise ChildError(f"{self.name} said no {key!r} within {within_s} s\n{self.errors()}")
+                raise ChildError(f"{self.name} sent no {key!r} within {within_s} s\n{self.errors()}")
             chunk = os.read(self._stdout.fileno(), 65536)
             if not chunk:
-                raise ChildError(f"{self.name} ended\n{self.errors()}")
-            self._heard += chunk
+                raise ChildError(f"{self.name} exited\n{self.errors()}")
+            self._received += chunk
 
     def port(self, within_s: float = 20.0) -> int:
-        """The port that a server says it is listening on."""
-        return int(self.hear("listening", within_s)["listening"].rpartition(":")[2])
+        """Wait until a server listens and return its port."""
+        return int(self.wait_for("listening", within_s)["listening"].rpartition(":")[2])
 
-    def tell(self, do: str, **arguments: Any) -> None:
-        """Gives an order; the answer is still to be heard."""
+    def send(self, do: str, **arguments: Any) -> None:
+        """Send a command; the caller must wait for the result."""
         self._stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
 
-    def ask(self, do: str, key: str, within_s: float, **arguments: Any) -> dict[str, Any]:
-        """Gives an order and returns the answer, which has `key`."""
-        self.tell(do, **arguments)
-        return self.hear(key, within_s)
+    def call(self, do: str, key: str, within_s: float, **arguments: Any) -> dict[str, Any]:
+        """Send a command and return its result, which contains `key`."""
+        self.send(do, **arguments)
+        return self.wait_for(key, within_s)
 
     def errors(self) -> str:
-        """The end of what the process wrote to stderr."""
+        """Return the last 4,000 bytes of stderr."""
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - 4000))
         return self._log.read().decode(errors="replace")
 
     def tracebacks(self) -> int:
-        """How many tracebacks it wrote to stderr."""
+        """Count the tracebacks on stderr."""
         self._log.seek(0)
         return self._log.read().count(b"Traceback (most recent call last)")
 
     def stop(self, grace_s: float = 10.0) -> None:
-        """Ends the process: input closed and SIGTERM, then SIGKILL."""
+        """Close stdin and send SIGTERM; after `grace_s` send SIGKILL."""
         self._stdin.close()
         self._process.terminate()
         try:
@@ -119,43 +119,43 @@ class Child:
         self._log.close()
 
 
-def _decoded(line: bytes) -> dict[str, Any]:
-    """A JSON object said on stdout; `{"printed": …}` for anything else."""
+def _decode(line: bytes) -> dict[str, Any]:
+    """Decode a JSON object; any other line becomes `{"printed": …}`."""
     try:
-        said = json.loads(line)
+        fields = json.loads(line)
     except ValueError:
-        said = None
-    return said if isinstance(said, dict) else {"printed": line.decode(errors="replace")}
+        fields = None
+    return fields if isinstance(fields, dict) else {"printed": line.decode(errors="replace")}
 
 
 class Testbed:
-    """The processes of one measurement; `closing` it ends them in the order opposite to their start."""
+    """Processes and files of one measurement; `close` stops the processes in reverse start order."""
 
     def __init__(self) -> None:
         self.children: list[Child] = []
         self._folder = Path(tempfile.mkdtemp(prefix="trunkline-bench-"))
 
     def start(self, name: str, *argv: str, env: dict[str, str] | None = None) -> Child:
-        """Starts a process."""
+        """Start a process."""
         child = Child(name, *argv, env=env)
         self.children.append(child)
         return child
 
     def server(self, name: str, *argv: str, env: dict[str, str] | None = None) -> tuple[Child, int]:
-        """Starts a process that says what it listens on; returns it and the port."""
+        """Start a server; return its process and port."""
         child = self.start(name, *argv, env=env)
         return child, child.port()
 
     def generator(self, name: str, *ports: int) -> Child:
-        """Starts a load generator, `bench.loadgen.<name>`, and waits until it takes orders."""
+        """Start the load generator `bench.loadgen.<name>` and wait until it accepts commands."""
         child = self.start(name, "-m", f"bench.loadgen.{name}", *map(str, ports))
-        child.hear("ready", 20)
+        child.wait_for("ready", 20)
         return child
 
     def router(self, tenants: str = "") -> tuple[Child, int]:
-        """Starts a router with an empty log on a disk.
+        """Start a router with an empty log on disk.
 
-        `tenants` is the text of its tenants file; without it there is TENANT, with no limits.
+        `tenants` is the content of its tenants file; by default TENANT with unreachable limits.
         """
         file = self.folder("tenants") / "tenants.toml"
         file.write_text(tenants or tenant_toml(TENANT))
@@ -167,7 +167,7 @@ class Testbed:
         return self.server("router", "-m", "trunkline_router", "serve", env=env)
 
     def bridge(self, tenants: str = "") -> tuple[int, int]:
-        """Starts a router, as above, and an edge that is linked to it; returns the ports of both."""
+        """Start a router and an edge linked to it; return the ports of both."""
         _, router_port = self.router(tenants)
         env = {
             "TRUNKLINE_EDGE_LISTEN": "127.0.0.1:0",
@@ -178,17 +178,17 @@ class Testbed:
         return router_port, edge_port
 
     def folder(self, name: str) -> Path:
-        """A folder that is removed with the stage."""
+        """Create a directory that is removed with the testbed."""
         folder = self._folder / name
         folder.mkdir(exist_ok=True)
         return folder
 
     def tracebacks(self) -> dict[str, int]:
-        """Tracebacks by process, of those that wrote any."""
+        """Count tracebacks by process; processes without any are left out."""
         return {child.name: count for child in self.children if (count := child.tracebacks())}
 
     def close(self) -> None:
-        """Ends all processes and removes the stage's files."""
+        """Stop all processes and remove all files."""
         for child in reversed(self.children):
             child.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -196,7 +196,7 @@ class Testbed:
 
 @contextmanager
 def testbed() -> Iterator[Testbed]:
-    """A stage that is closed in any case."""
+    """Yield a testbed and close it at the end."""
     opened = Testbed()
     try:
         yield opened

@@ -1,4 +1,4 @@
-"""The results for people: a table on the terminal, and Markdown."""
+"""Report of the results: a table for the terminal, and Markdown."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,25 +16,25 @@ HEADINGS = ("measured", "Trunkline", "FastAPI", "bare library", "× FastAPI", "g
 def _number(value: float | None, unit: str) -> str:
     if value is None:
         return "–"
-    shown = f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:,.2f}"
-    return f"{shown} {unit}".strip()
+    number = f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:,.2f}"
+    return f"{number} {unit}".strip()
 
 
 def _cells(row: Row) -> list[str]:
     verdict = "" if row.met is None else ("met" if row.met else "missed")
     times = f"{row.times:.2g}" if row.times and row.times < 10 else f"{row.times:.0f}" if row.times else "–"
-    values = [_number(value, row.unit) for value in (row.bridge, row.today, row.bare)]
-    return [row.what, *values, times, row.goal, verdict]
+    values = [_number(value, row.unit) for value in (row.bridge, row.fastapi, row.bare)]
+    return [row.label, *values, times, row.goal, verdict]
 
 
 def table(found: list[Row]) -> Table:
-    """The table for the terminal."""
-    shown = Table(*HEADINGS, title="Trunkline and its baselines, measured in one run")
+    """Return the table for the terminal."""
+    result = Table(*HEADINGS, title="Trunkline and its baselines, measured in the same run")
     for row in found:
         cells = _cells(row)
         colour = {"met": "green", "missed": "red"}.get(cells[-1], "")
-        shown.add_row(*cells[:-1], f"[{colour}]{cells[-1]}" if colour else "")
-    return shown
+        result.add_row(*cells[:-1], f"[{colour}]{cells[-1]}" if colour else "")
+    return result
 
 
 def _markdown_table(headings: Iterable[str], lines: Iterable[Iterable[str]]) -> list[str]:
@@ -44,10 +44,10 @@ def _markdown_table(headings: Iterable[str], lines: Iterable[Iterable[str]]) -> 
 
 
 def markdown(loaded: dict[str, Any], results: dict[str, Figures]) -> str:
-    """The whole report; `loaded` is what the scenarios' files hold, `results` their figures."""
+    """Return the whole report; `loaded` maps scenarios to their result files, `results` to their figures."""
     text = ["# Benchmark results", "", *_machines(loaded), ""]
     text += _markdown_table(HEADINGS, map(_cells, rows(results)))
-    text += ["", "What is measured and how is in [bench/README.md](../README.md).", ""]
+    text += ["", "[bench/README.md](../README.md) describes the scenarios and the method.", ""]
     if "fanout" in results:
         text += ["![fan-out and ratios](latest.svg)", "", "## Fan-out", "", *_fanout(results["fanout"]), ""]
     if "roundtrip" in results:
@@ -59,27 +59,27 @@ def markdown(loaded: dict[str, Any], results: dict[str, Figures]) -> str:
     if "fairness" in results:
         text += ["## Fairness", "", *_fairness(results["fairness"]), ""]
     if found := caveats(results):
-        text += ["## Notes of the run", "", *[f"- {note}" for note in found], ""]
+        text += ["## Caveats", "", *[f"- {caveat}" for caveat in found], ""]
     return "\n".join(text)
 
 
 def _machines(loaded: dict[str, Any]) -> list[str]:
-    """The machines, and when each scenario was measured and on which."""
+    """List the machines, and the time and machine of each scenario."""
     lines: list[str] = []
     described: list[str] = []
     for name, run in loaded.items():
-        on, scale = run["machine"], run["scale"]
-        libraries = ", ".join(f"{library} {version}" for library, version in on["libraries"].items())
+        host, scale = run["machine"], run["scale"]
+        libraries = ", ".join(f"{library} {version}" for library, version in host["libraries"].items())
         machine = (
-            f"{on['cpu']}, {on['cores']} cores shared by all processes, load generators included, "
-            f"{on['memory_gib']:g} GiB, {on['kernel']}, Python {on['python']}, SQLite {on['sqlite']}, "
-            f"{libraries}"
+            f"{host['cpu']}, {host['cores']} cores shared by all processes and load generators, "
+            f"{host['memory_gib']:g} GiB, {host['kernel']}, Python {host['python']}, "
+            f"SQLite {host['sqlite']}, {libraries}"
         )
         if machine not in described:
             described.append(machine)
         lines.append(
-            f"- {name}: {on['date']}, machine {described.index(machine) + 1}, "
-            f"an fsync took {on['fsync_us']} µs, {_repeats(name, scale)}"
+            f"- {name}: {host['date']}, machine {described.index(machine) + 1}, "
+            f"{host['fsync_us']} µs per fsync, {_repeats(name, scale)}"
         )
     return [*(f"Machine {number}: {text}.\n" for number, text in enumerate(described, 1)), *lines]
 
@@ -114,12 +114,21 @@ def _fanout(figures: Figures) -> list[str]:
                     _by_name(point["cpu_percent"]),
                 ]
             )
-    headings = ["", "offered/s", "accepted/s", "delivered/s", "bytes a frame", "p50 ms", "p99 ms", "p99.9 ms"]
+    headings = [
+        "",
+        "offered/s",
+        "accepted/s",
+        "delivered/s",
+        "bytes per frame",
+        "p50 ms",
+        "p99 ms",
+        "p99.9 ms",
+    ]
     peaks = "; ".join(
         f"{system.label}: {_by_name(figures[system.name]['peak_rss_mib'])}" for system in SYSTEMS
     )
-    shown = _markdown_table([*headings, "CPU, % of a core"], lines)
-    return [*shown, "", f"Most memory that was resident at a time, in MiB: {peaks}."]
+    rates = _markdown_table([*headings, "CPU, % of a core"], lines)
+    return [*rates, "", f"Peak resident memory in MiB: {peaks}."]
 
 
 def _roundtrip(figures: Figures) -> list[str]:
@@ -145,8 +154,8 @@ def _publish(figures: Figures) -> list[str]:
         "many": "BroadcastMany",
         "many_with_keys": "BroadcastMany, idempotency keys",
         "unary": "Broadcast, 100 at a time",
-        "fastapi": "FastAPI POST, one commit a row, 100 at a time",
-        "sqlite": "sqlite3 in a loop, one commit a row",
+        "fastapi": "FastAPI POST, one commit per row, 100 at a time",
+        "sqlite": "sqlite3 in a loop, one commit per row",
     }
     lines = [
         [label, f"{figures[name]['accepted_per_s']:,.0f}", *_latency(figures[name].get("latency", {}))]
@@ -176,21 +185,21 @@ def _streams(figures: Figures) -> list[str]:
         ]
         for label, phase in phases
     ]
-    said = (
+    method = (
         f"{figures['replies']:,} replies to one listener each and one to {figures['listeners']:,}, "
-        f"{figures['deltas_per_s']} deltas a second of 20 bytes in each. "
+        f"with {figures['deltas_per_s']} deltas of 20 bytes per second in each. "
         "Delays are p50 / p99 / max in ms."
     )
-    shown = _markdown_table(
+    delays = _markdown_table(
         [
             "",
-            "handed over in time",
+            "deltas sent in time",
             "frames/s",
             "bytes per byte of text",
             "with opening and end",
-            "hand-over → read, one",
+            "sent → received, one",
             "group",
-            "due → read, one",
+            "due → received, one",
             "group",
             "CPU, % of a core",
         ],
@@ -200,8 +209,8 @@ def _streams(figures: Figures) -> list[str]:
         f"{system.label}: {_delays(figures[system.name]['resume']['latency'])}" for system in BRIDGES
     )
     size = f"{figures['held_bytes'] // 1024} KiB"
-    after = f"Resume of a reply that has come to {size}, p50 / p99 / max in ms: {resumed}."
-    return [said, "", *shown, "", after]
+    resume = f"Resume of an unfinished reply of {size}, p50 / p99 / max in ms: {resumed}."
+    return [method, "", *delays, "", resume]
 
 
 def _fairness(figures: Figures) -> list[str]:
@@ -222,24 +231,24 @@ def _fairness(figures: Figures) -> list[str]:
                     _by_name(found["cpu_percent"]),
                 ]
             )
-    said = (
-        f"One tenant says {figures['quiet_per_s']:,.0f} messages a second; the other may say "
-        f"{figures['quota_per_s']:,}, and says nothing, as much, or {figures['times']} times that. "
+    method = (
+        f"One tenant sends {figures['quiet_per_s']:,.0f} messages per second. The other has a quota of "
+        f"{figures['quota_per_s']:,} and sends nothing, its quota, or {figures['times']} times its quota. "
         "Delays are p50 / p99 in ms, from when a message was due."
     )
     headings = [
         "the other tenant",
         "due → ack",
-        "due → heard",
-        "p99, times that alone",
+        "due → received",
+        "p99, ratio to alone",
         "p99 of each repeat",
         "offered/s",
-        "through/s",
-        "refused/s",
+        "accepted/s",
+        "rejected/s",
         "CPU, % of a core",
     ]
-    shown = _markdown_table(headings, lines)
-    return [said, "", *shown, "", "![the p99 of one tenant beside another](fairness.svg)"]
+    delays = _markdown_table(headings, lines)
+    return [method, "", *delays, "", "![p99 of one tenant beside another](fairness.svg)"]
 
 
 def _middle(latency: dict[str, float]) -> str:
@@ -247,5 +256,5 @@ def _middle(latency: dict[str, float]) -> str:
 
 
 def _delays(latency: dict[str, float]) -> str:
-    """Empty where nothing came."""
+    """Format p50, p99 and max; empty if there are no samples."""
     return " / ".join(f"{latency[name]:,.1f}" for name in ("p50_ms", "p99_ms", "max_ms") if name in latency)

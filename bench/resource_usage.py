@@ -1,4 +1,4 @@
-"""What processes use: CPU during a phase, by name, and memory."""
+"""CPU and memory usage of child processes."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -22,9 +22,9 @@ def _busy_s() -> float:
 
 @contextmanager
 def measure_cpu(children: Sequence[Child]) -> Iterator[dict[str, float]]:
-    """Yields a dict that is filled at the end: percent of one core by process name.
+    """Yield a dict that is filled on exit: percent of one core, by process name.
 
-    `others` is everything else that ran on the machine, time stolen by the hypervisor included.
+    `others` is the rest of the machine's CPU time, including time stolen by the hypervisor.
     """
     used: dict[str, float] = {}
     before, busy, began = [_cpu_s(child) for child in children], _busy_s(), time.monotonic()
@@ -36,7 +36,7 @@ def measure_cpu(children: Sequence[Child]) -> Iterator[dict[str, float]]:
 
 
 def peak_rss_mib(children: Sequence[Child]) -> dict[str, float]:
-    """The most that each process has had resident so far, by name."""
+    """Return the peak resident memory of each process so far, by name."""
     peaks = {}
     for child in children:
         status = Path(f"/proc/{child.meter.pid}/status").read_text()
@@ -45,7 +45,7 @@ def peak_rss_mib(children: Sequence[Child]) -> dict[str, float]:
 
 
 def settled_rss(child: Child, within_s: float = 6.0) -> int:
-    """Resident bytes, once two looks half a second apart differ by less than 64 KiB."""
+    """Return resident bytes once two samples 0.5 s apart differ by under 64 KiB, or after `within_s`."""
     deadline, last = time.monotonic() + within_s, -1
     while True:
         rss = int(child.meter.memory_info().rss)

@@ -1,4 +1,4 @@
-"""Runs the benchmarks: `python bench/run.py --only fanout,idle --quick`; docs in bench/README.md."""
+"""Run the benchmarks: `python bench/run.py --only fanout,idle --quick`; see bench/README.md."""
 
 import dataclasses
 import json
@@ -34,16 +34,17 @@ console = Console()
 
 
 def main(
-    only: Annotated[str, typer.Option(help="Scenarios, separated by commas.")] = ",".join(SCENARIOS),
-    quick: Annotated[bool, typer.Option(help="A short look, with rougher figures.")] = False,
+    only: Annotated[str, typer.Option(help="Comma-separated scenarios.")] = ",".join(SCENARIOS),
+    quick: Annotated[bool, typer.Option(help="Short run with rough figures.")] = False,
     out: Annotated[
-        Path | None, typer.Option(help=f"Folder for results; {RESULTS}, or {QUICK_RESULTS} with --quick.")
+        Path | None,
+        typer.Option(help=f"Directory for results. Default: {RESULTS}; {QUICK_RESULTS} with --quick."),
     ] = None,
 ) -> None:
-    """Measures the bridge beside its baselines, shows a table, and writes it down."""
+    """Measure Trunkline beside its baselines; print and store the results."""
     chosen = only.split(",")
     if unknown := set(chosen) - SCENARIOS.keys():
-        raise typer.BadParameter(f"no such scenario: {', '.join(sorted(unknown))}")
+        raise typer.BadParameter(f"unknown scenario: {', '.join(sorted(unknown))}")
     folder = ROOT / (out or (QUICK_RESULTS if quick else RESULTS))
     folder.mkdir(parents=True, exist_ok=True)
     failed = _measure(chosen, QUICK if quick else Scale(), folder)
@@ -54,7 +55,7 @@ def main(
 
 
 def _measure(chosen: list[str], scale: Scale, folder: Path) -> dict[str, Exception]:
-    """Runs the scenarios and writes each one's figures; returns those that failed."""
+    """Run the scenarios and write their figures; return the error of each failed scenario."""
     failed: dict[str, Exception] = {}
     columns = (TextColumn("{task.description:12}"), BarColumn(), TextColumn("{task.fields[now]}"))
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
@@ -64,7 +65,7 @@ def _measure(chosen: list[str], scale: Scale, folder: Path) -> dict[str, Excepti
         }
         for name, task in tasks.items():
             progress.start_task(task)
-            on = machine()
+            host = machine()
             try:
                 figures = SCENARIOS[name].run(scale, _Stepper(progress, task))
             except (ChildError, RuntimeError, OSError) as error:
@@ -72,33 +73,33 @@ def _measure(chosen: list[str], scale: Scale, folder: Path) -> dict[str, Excepti
                 progress.update(task, now="[red]failed")
                 continue
             progress.update(task, completed=SCENARIOS[name].steps(scale), now="done")
-            written = {"machine": on, "scale": dataclasses.asdict(scale), "figures": figures}
+            written = {"machine": host, "scale": dataclasses.asdict(scale), "figures": figures}
             (folder / f"{name}.json").write_text(json.dumps(written, indent=1) + "\n")
     return failed
 
 
 class _Stepper:
-    """Shows that the next part begins; the part before it is done then."""
+    """Advances the progress display when the next step begins."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress, self._task = progress, task
-        self._begun = 0
+        self._steps = 0
 
     def __call__(self, text: str) -> None:
-        self._progress.update(self._task, completed=self._begun, now=text)
-        self._begun += 1
+        self._progress.update(self._task, completed=self._steps, now=text)
+        self._steps += 1
 
 
 def _report(folder: Path) -> None:
-    """Shows and writes the table and the chart of all results in the folder."""
+    """Print and write the tables and charts of all results in the directory."""
     written = {name: folder / f"{name}.json" for name in SCENARIOS}
     loaded = {name: json.loads(path.read_text()) for name, path in written.items() if path.exists()}
     if not loaded:
         return
     results: dict[str, Figures] = {name: run["figures"] for name, run in loaded.items()}
     console.print(table(rows(results)))
-    for note in caveats(results):
-        console.print(f"· {note}", highlight=False)
+    for caveat in caveats(results):
+        console.print(f"· {caveat}", highlight=False)
     (folder / "latest.md").write_text(markdown(loaded, results))
     if "fanout" in results:
         (folder / "latest.svg").write_text(chart(results["fanout"], rows(results)))

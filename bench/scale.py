@@ -1,4 +1,4 @@
-"""How much is measured: the whole of it, or a quick look."""
+"""Sizes and durations of the full and the quick benchmark run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from typing import Any
 
 Figures = dict[str, Any]
 Step = Callable[[str], None]
-"""Tells the progress display that the next part of a scenario begins."""
+"""Reports to the progress display that the next step of a scenario begins."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Sizes and times of all scenarios. A rate of None is as fast as it goes."""
+    """Sizes and durations of all scenarios. A rate of None means as fast as possible."""
 
     repeats: int = 3
     phase_s: float = 3.0

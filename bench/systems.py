@@ -1,4 +1,4 @@
-"""What is measured: the bridge in both encodings, and the two that it is compared with."""
+"""Systems under test: Trunkline in both encodings, and the baselines."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,37 +11,37 @@ GROUP = "bench"
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """One of them. `subprotocol` is None for what is no bridge."""
+    """System under test. `subprotocol` is None for a baseline."""
 
     name: str
     label: str
     subprotocol: str | None = None
 
     def room(self) -> dict[str, Any]:
-        """The door to the group that everybody listens to."""
-        return self._door("bench", f"group:{GROUP}", "/rooms/bench")
+        """Endpoint of the group that all subscribers join."""
+        return self._endpoint("bench", f"group:{GROUP}", "/rooms/bench")
 
     def person(self) -> dict[str, Any]:
-        """The door to a conversation of one's own that nobody answers in."""
-        return self._door("bench", "person:{n}", "/rooms/{n}")
+        """Endpoint of a separate conversation for each connection, without an agent."""
+        return self._endpoint("bench", "person:{n}", "/rooms/{n}")
 
-    def proven(self, signing: dict[str, str]) -> dict[str, Any]:
-        """The same, for clients that show tokens signed so."""
+    def person_with_token(self, signing: dict[str, str]) -> dict[str, Any]:
+        """Like `person`, with a token for each client; `signing` holds arguments of `TokenSigner`."""
         address = f"tenant={TENANT}&agent=bench&platform=web&conversation=person:u{{n}}&token={{token}}"
         return {**self._bridge(address), "signing": signing}
 
     def echo(self) -> dict[str, Any]:
-        """The door to a conversation of one's own in which everything is echoed."""
-        return self._door("echo", "person:{n}", "/echo")
+        """Endpoint of a separate conversation for each connection, with an echo agent."""
+        return self._endpoint("echo", "person:{n}", "/echo")
 
-    def _door(self, agent: str, conversation: str, baseline: str) -> dict[str, Any]:
+    def _endpoint(self, agent: str, conversation: str, baseline: str) -> dict[str, Any]:
         if self.subprotocol is None:
             return {"target": baseline}
         address = f"tenant={TENANT}&agent={agent}&platform=web&conversation={conversation}&user=u{{n}}"
         return self._bridge(address)
 
     def _bridge(self, address: str) -> dict[str, Any]:
-        return {"target": f"/v1/connect?{address}", "subprotocol": self.subprotocol, "greeted": True}
+        return {"target": f"/v1/connect?{address}", "subprotocol": self.subprotocol, "waits_for_frame": True}
 
 
 BRIDGE = System("bridge_json", "Trunkline, JSON", JSON)
@@ -51,15 +51,15 @@ WEBSOCKETS = System("websockets", "bare websockets")
 BRIDGES = (BRIDGE, BRIDGE_PROTO)
 SYSTEMS = (*BRIDGES, FASTAPI, WEBSOCKETS)
 STREAMING_BASELINES = (
-    System("fastapi_delta", "FastAPI, what is new"),
-    System("fastapi_whole", "FastAPI, the text so far"),
+    System("fastapi_delta", "FastAPI, deltas"),
+    System("fastapi_whole", "FastAPI, whole text"),
 )
-"""How streamed replies are sent without a bridge; the encoding is the name's second half."""
+"""Baselines for streamed replies; the second half of the name is the encoding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A started system: the port of its WebSockets and, of a bridge, that of its router."""
+    """Started system: its WebSocket port and, for Trunkline, its router port."""
 
     port: int
     router_port: int = 0
@@ -67,7 +67,7 @@ class Running:
 
 
 def start(stage: Testbed, system: System, tenants: str = "") -> Running:
-    """Starts a system's servers; `tenants` as in `Stage.router`."""
+    """Start the servers of a system; `tenants` as in `Testbed.router`."""
     if system.subprotocol:
         router_port, port = stage.bridge(tenants)
     elif system is FASTAPI:

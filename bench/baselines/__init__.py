@@ -1,1 +1,1 @@
-"""What Trunkline is compared with: what users have today, and the bare libraries doing the same."""
+"""Baselines: a typical FastAPI application, and the bare libraries doing the same work."""

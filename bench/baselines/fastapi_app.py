@@ -1,7 +1,7 @@
-"""What users have today: a FastAPI application with a connection manager, under uvicorn.
+"""Baseline on FastAPI: an application with a connection manager, under uvicorn.
 
-`/rooms/{room}` joins the manager's list, `/echo` echoes, `POST /messages` stores one row a commit. The
-manager broadcasts with the loop that the FastAPI documentation shows.
+`/rooms/{room}` joins the manager's list, `/echo` echoes, `POST /messages` commits one row. The manager
+broadcasts with the loop from the FastAPI documentation.
 """
 
 import asyncio
@@ -22,35 +22,35 @@ from bench.commands import emit, serve_commands
 
 
 class ConnectionManager:
-    """The classic one."""
+    """Connection manager of the FastAPI documentation."""
 
     def __init__(self) -> None:
         self.active_connections: list[WebSocket] = []
 
     async def connect(self, websocket: WebSocket) -> None:
-        """Accepts a connection and adds it to the list."""
+        """Accept a connection and add it to the list."""
         await websocket.accept()
         self.active_connections.append(websocket)
 
     def disconnect(self, websocket: WebSocket) -> None:
-        """Takes a connection off the list."""
+        """Remove a connection from the list."""
         self.active_connections.remove(websocket)
 
     async def broadcast(self, message: str) -> None:
-        """Sends a text to everybody, one after the other."""
+        """Send a text to all connections, one after another."""
         for connection in self.active_connections:
             await connection.send_text(message)
 
 
 class PostedMessage(BaseModel):
-    """What a backend posts."""
+    """Body of `POST /messages`."""
 
     conversation: str
     text: str
 
 
 def application(manager: ConnectionManager, log: sqlite3.Connection) -> FastAPI:
-    """The application around a manager and a log."""
+    """Create the application."""
     app = FastAPI()
 
     @app.websocket("/rooms/{room}")
@@ -79,7 +79,7 @@ def application(manager: ConnectionManager, log: sqlite3.Connection) -> FastAPI:
 
 
 async def main(folder: Path) -> None:
-    """Serves until standard input ends."""
+    """Serve until end of file on stdin."""
     manager = ConnectionManager()
     app = application(manager, open_log(folder))
     listening = socket.create_server(("127.0.0.1", 0), backlog=4096)

@@ -1,4 +1,4 @@
-"""A publisher inside the baseline's own process: the most favourable place for it."""
+"""Publisher in the process of a baseline, its most favourable place."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ from bench.loadgen.open_loop import OpenLoop, PreciseTimer
 
 
 async def publish(broadcast: Callable[[str], Awaitable[None]], rate: float | None, seconds: float) -> Result:
-    """Broadcasts chat texts at a rate, or as fast as they go where it is None, for some seconds."""
+    """Broadcast chat texts for `seconds`, at `rate` or, if that is None, as fast as possible."""
     start_ns = time.monotonic_ns()
     if rate is None:
         accepted = await _flat_out(broadcast, start_ns + int(seconds * 1e9))
@@ -30,14 +30,14 @@ async def _flat_out(broadcast: Callable[[str], Awaitable[None]], end_ns: int) ->
     return number
 
 
-async def _paced(broadcast: Callable[[str], Awaitable[None]], pace: OpenLoop, end_ns: int) -> int:
-    alarm = PreciseTimer()
-    while pace.given < pace.total and (now := time.monotonic_ns()) < end_ns:
-        due = pace.take(now, at_most=1)
+async def _paced(broadcast: Callable[[str], Awaitable[None]], schedule: OpenLoop, end_ns: int) -> int:
+    timer = PreciseTimer()
+    while schedule.taken < schedule.total and (now := time.monotonic_ns()) < end_ns:
+        due = schedule.take(now, at_most=1)
         for number in due:
-            await broadcast(chat_text(number, pace.due_ns(number)))
+            await broadcast(chat_text(number, schedule.due_ns(number)))
             await asyncio.sleep(0)
         if not due:
-            await alarm.wait(pace.wait_s(now))
-    alarm.stop()
-    return pace.given
+            await timer.wait(schedule.wait_s(now))
+    timer.stop()
+    return schedule.taken

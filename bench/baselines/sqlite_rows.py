@@ -1,4 +1,4 @@
-"""The bare library: rows into SQLite, WAL and FULL as Trunkline's log, but one commit a row."""
+"""Baseline on bare SQLite: WAL and synchronous=FULL like Trunkline's log, but one commit per row."""
 
 import sqlite3
 import sys
@@ -12,7 +12,7 @@ CONVERSATIONS = 100
 
 
 def open_log(folder: Path) -> sqlite3.Connection:
-    """A new log."""
+    """Create an empty log."""
     log = sqlite3.connect(folder / "rows.db", isolation_level=None, check_same_thread=False)
     log.execute("PRAGMA journal_mode=WAL")
     log.execute("PRAGMA synchronous=FULL")
@@ -21,7 +21,7 @@ def open_log(folder: Path) -> sqlite3.Connection:
 
 
 def insert(log: sqlite3.Connection, conversation: str, text: str) -> int:
-    """Adds one row, commits it, and returns its number."""
+    """Insert and commit one row; return its number."""
     row = log.execute(
         "INSERT INTO messages (conversation, text, at) VALUES (?, ?, ?)",
         (conversation, text, time.time()),
@@ -30,7 +30,7 @@ def insert(log: sqlite3.Connection, conversation: str, text: str) -> int:
 
 
 def main(folder: Path, seconds: float) -> None:
-    """Inserts for some seconds and says how many rows."""
+    """Insert rows for `seconds` and report their number."""
     log, rows, began = open_log(folder), 0, time.monotonic()
     while (elapsed := time.monotonic() - began) < seconds:
         insert(log, f"person:{rows % CONVERSATIONS}", chat_text(rows, time.monotonic_ns()))

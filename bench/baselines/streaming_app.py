@@ -1,7 +1,7 @@
-"""Streamed answers as they are sent today: a FastAPI connection manager with rooms, under uvicorn.
+"""Baseline for streamed replies: a FastAPI connection manager with rooms, under uvicorn.
 
-Each chunk is a JSON frame with the whole text so far, or with what is new of it alone. Whoever writes
-the answers is part of the process and stores nothing: the most favourable place for it.
+Each chunk is a JSON frame with the whole text so far or with the new text only. The replies are generated in
+the same process and not stored, which favours the baseline.
 """
 
 import asyncio
@@ -19,28 +19,28 @@ from bench.loadgen.reply_pacer import ReplyPacer
 
 
 class ConnectionManager:
-    """The classic one, with a list for each room."""
+    """Connection manager of the FastAPI documentation, with a list for each room."""
 
     def __init__(self) -> None:
         self.rooms: dict[str, list[WebSocket]] = defaultdict(list)
 
     async def connect(self, websocket: WebSocket, room: str) -> None:
-        """Accepts a connection and adds it to the room's list."""
+        """Accept a connection and add it to the room's list."""
         await websocket.accept()
         self.rooms[room].append(websocket)
 
     def disconnect(self, websocket: WebSocket, room: str) -> None:
-        """Takes a connection off the list."""
+        """Remove a connection from the list."""
         self.rooms[room].remove(websocket)
 
     async def broadcast(self, room: str, message: str) -> None:
-        """Sends a text to everybody in the room, one after the other."""
+        """Send a text to all connections in the room, one after another."""
         for connection in self.rooms[room]:
             await connection.send_text(message)
 
 
 def application(manager: ConnectionManager) -> FastAPI:
-    """The application around a manager."""
+    """Create the application."""
     app = FastAPI()
 
     @app.websocket("/rooms/{room}")
@@ -56,21 +56,21 @@ def application(manager: ConnectionManager) -> FastAPI:
 
 
 async def stream(manager: ConnectionManager, persons: int, group: str, seconds: float, whole: bool) -> Result:
-    """What `bench.loadgen.producer` does on the bridge; `whole` sends the text so far in every chunk."""
+    """Stream replies like `bench.loadgen.producer`; `whole` sends the text so far in every chunk."""
     rooms = [*map(str, range(persons)), group]
-    saying = ReplyPacer(persons + 1, seconds)
-    async for due in saying.rounds(most_ticks=1):
+    pacer = ReplyPacer(persons + 1, seconds)
+    async for due in pacer.due_deltas(max_ticks=1):
         for reply, _, text in due:
-            said = saying.script.text(reply) if whole else text
-            await manager.broadcast(rooms[reply], chunk(said))
+            content = pacer.script.text(reply) if whole else text
+            await manager.broadcast(rooms[reply], chunk(content))
         await asyncio.sleep(0)
     for room in rooms:
         await manager.broadcast(room, chunk("", is_final=True))
-    return {**saying.answer(), "refused": {}, "not_ended_once": 0}
+    return {**pacer.result(), "refused": {}, "not_ended_once": 0}
 
 
 async def main() -> None:
-    """Serves until standard input ends."""
+    """Serve until end of file on stdin."""
     manager = ConnectionManager()
     listening = socket.create_server(("127.0.0.1", 0), backlog=4096)
     config = uvicorn.Config(application(manager), log_level="warning", access_log=False)

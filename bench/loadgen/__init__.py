@@ -1,1 +1,1 @@
-"""Load generators: processes of their own that take orders as JSON lines and answer with figures."""
+"""Load generators: separate processes that take commands as JSON lines and return figures."""

@@ -1,4 +1,4 @@
-"""What a chat client says and what it takes for the answer, in each encoding."""
+"""Frames of a chat client in each encoding: encode messages, classify what the server sends."""
 
 import json
 
@@ -12,7 +12,7 @@ CLOSING_TAG = frame_pb2.ServerFrame.CLOSING_FIELD_NUMBER << 3 | 2
 
 
 def message_frame(number: int, due_ns: int, subprotocol: str | None) -> bytes:
-    """A whole WebSocket frame that says a chat text; plain text where there is no subprotocol."""
+    """Encode a chat text as a complete WebSocket frame; plain text if there is no subprotocol."""
     text = chat_text(number, due_ns)
     if subprotocol == JSON:
         frame = f'{{"type":"message","id":"{number}","parts":[{{"type":"text","text":"{text}"}}]}}'
@@ -25,7 +25,7 @@ def message_frame(number: int, due_ns: int, subprotocol: str | None) -> bytes:
 
 
 def is_answer(payload: bytes, subprotocol: str | None) -> bool:
-    """Whether a frame's payload is what the agent said, rather than an ack or one's own message."""
+    """Return whether a payload is the agent's reply, rather than an ack or the client's own message."""
     if subprotocol == JSON:
         return b'"role":"agent"' in payload
     if subprotocol == PROTO:
@@ -34,7 +34,7 @@ def is_answer(payload: bytes, subprotocol: str | None) -> bool:
 
 
 def is_closing(frame: bytes, subprotocol: str | None) -> bool:
-    """Whether the first bytes of a WebSocket frame are those of a `closing` frame."""
+    """Return whether a WebSocket frame that begins with these bytes is a `closing` frame."""
     if subprotocol == JSON:
         return b'{"type":"closing"' in frame
     header = next_frame(frame, 0) if subprotocol == PROTO else None
@@ -42,14 +42,14 @@ def is_closing(frame: bytes, subprotocol: str | None) -> bool:
 
 
 def closing_reason(payload: bytes, subprotocol: str | None) -> str:
-    """Why the server closes, from the payload of a `closing` frame."""
+    """Return the reason in the payload of a `closing` frame."""
     if subprotocol == PROTO:
         return frame_pb2.ServerFrame.FromString(payload).closing.reason
     return str(json.loads(payload)["reason"])
 
 
 def is_rejection(payload: bytes, subprotocol: str | None) -> bool:
-    """Whether it is an `error` or `closing` frame."""
+    """Return whether a payload is an `error` or `closing` frame."""
     if subprotocol == JSON:
         return payload.startswith((b'{"type":"error"', b'{"type":"closing"'))
     if subprotocol == PROTO:

@@ -1,4 +1,4 @@
-"""Opens many WebSockets from one thread, a bounded number at a time."""
+"""Opens many WebSockets from one thread, with a bounded number of handshakes in progress."""
 
 import errno
 import resource
@@ -17,31 +17,31 @@ TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where to connect to. In `target`, `{n}` stands for the connection's number, `{token}` for its token."""
+    """WebSocket endpoint. `{n}` in `target` is replaced by a connection's number, `{token}` by its token."""
 
     port: int
     target: str
     subprotocol: str | None = None
     signing: dict[str, str] | None = None
-    """What tokens are signed with: the arguments of `Signing`."""
-    greeted: bool = False
-    """The server says something first; a connection counts once that frame is there."""
+    """Arguments of `TokenSigner`; None if clients need no token."""
+    waits_for_frame: bool = False
+    """The server sends the first frame; a connection counts once it has arrived."""
 
 
 @dataclass(slots=True)
 class OpenedConnections:
-    """What became of the attempts."""
+    """Outcome of all connection attempts."""
 
     sockets: list[socket.socket] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
-    """Of the connections in `sockets`."""
+    """Numbers of the connections in `sockets`, in the same order."""
     refusals: list[str] = field(default_factory=list)
     elapsed_s: float = 0.0
     latencies: Latencies = field(default_factory=Latencies)
 
 
 def raise_file_limit() -> None:
-    """As many open files as this process may have."""
+    """Raise the limit of open files to the hard limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
@@ -49,28 +49,28 @@ def raise_file_limit() -> None:
 class _Attempt:
     __slots__ = ("number", "received", "request", "sock", "started_ns")
 
-    def __init__(self, door: Endpoint, number: int, target: str) -> None:
+    def __init__(self, endpoint: Endpoint, number: int, target: str) -> None:
         self.number = number
         self.sock = socket.socket()
         self.sock.setblocking(False)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.request = upgrade_request(f"127.0.0.1:{door.port}", target, door.subprotocol)
+        self.request = upgrade_request(f"127.0.0.1:{endpoint.port}", target, endpoint.subprotocol)
         self.received = b""
         self.started_ns = time.monotonic_ns()
-        status = self.sock.connect_ex(("127.0.0.1", door.port))
+        status = self.sock.connect_ex(("127.0.0.1", endpoint.port))
         if status not in (0, errno.EINPROGRESS):
             raise OSError(status, "connect failed")
 
-    def done(self, greeted: bool) -> bool:
-        """Reads what is there; True once the connection counts. Raises OSError where it never will."""
+    def done(self, waits_for_frame: bool) -> bool:
+        """Read available bytes; return True once the connection counts. Raises OSError if it failed."""
         chunk = self.sock.recv(4096)
         self.received += chunk
         head_end = self.received.find(HEAD_END)
         if head_end >= 0:
             if not self.received.startswith(b"HTTP/1.1 101"):
-                raise OSError(f"refused: {self.received[:300]!r}")
+                raise OSError(f"rejected: {self.received[:300]!r}")
             frames = self.received[head_end + len(HEAD_END) :]
-            if not greeted:
+            if not waits_for_frame:
                 return True
             header = next_frame(frames, 0)
             if header and header[2] <= len(frames):
@@ -80,24 +80,24 @@ class _Attempt:
         return False
 
 
-def open_all(door: Endpoint, count: int, at_a_time: int, first: int = 0) -> OpenedConnections:
-    """Opens `count` connections, numbered from `first`; the sockets returned do not block."""
+def open_all(endpoint: Endpoint, count: int, at_a_time: int, first: int = 0) -> OpenedConnections:
+    """Open `count` connections, numbered from `first`; the returned sockets are non-blocking."""
     opened = OpenedConnections()
     # Tokens are signed before the clock starts.
-    targets = iter([(number, _target(door, number)) for number in range(first, first + count)])
+    targets = iter([(number, _target(endpoint, number)) for number in range(first, first + count)])
     poller = select.epoll()
-    waiting: dict[int, _Attempt] = {}
+    pending: dict[int, _Attempt] = {}
     began = time.monotonic()
-    _start(poller, door, targets, waiting, at_a_time)
-    while waiting:
+    _start(poller, endpoint, targets, pending, at_a_time)
+    while pending:
         for fd, event in poller.poll(TIMEOUT_S) or _timed_out():
-            attempt = waiting[fd]
+            attempt = pending[fd]
             try:
                 if event & select.EPOLLOUT:
                     attempt.sock.send(attempt.request)
                     poller.modify(fd, select.EPOLLIN)
                     continue
-                if not attempt.done(door.greeted):
+                if not attempt.done(endpoint.waits_for_frame):
                     continue
                 opened.latencies.add_ns(time.monotonic_ns() - attempt.started_ns)
                 opened.sockets.append(attempt.sock)
@@ -106,8 +106,8 @@ def open_all(door: Endpoint, count: int, at_a_time: int, first: int = 0) -> Open
             except OSError as refusal:
                 opened.refusals.append(str(refusal))
                 attempt.sock.close()
-            del waiting[fd]
-        _start(poller, door, targets, waiting, at_a_time)
+            del pending[fd]
+        _start(poller, endpoint, targets, pending, at_a_time)
     opened.elapsed_s = time.monotonic() - began
     poller.close()
     return opened
@@ -115,23 +115,23 @@ def open_all(door: Endpoint, count: int, at_a_time: int, first: int = 0) -> Open
 
 def _start(
     poller: select.epoll,
-    door: Endpoint,
+    endpoint: Endpoint,
     targets: Iterator[tuple[int, str]],
-    waiting: dict[int, _Attempt],
+    pending: dict[int, _Attempt],
     at_a_time: int,
 ) -> None:
-    """Starts further attempts until as many are waiting as may."""
-    while len(waiting) < at_a_time and (wanted := next(targets, None)) is not None:
-        attempt = _Attempt(door, *wanted)
-        waiting[attempt.sock.fileno()] = attempt
+    """Start attempts until `at_a_time` are in progress."""
+    while len(pending) < at_a_time and (wanted := next(targets, None)) is not None:
+        attempt = _Attempt(endpoint, *wanted)
+        pending[attempt.sock.fileno()] = attempt
         poller.register(attempt.sock.fileno(), select.EPOLLOUT)
 
 
-def _target(door: Endpoint, number: int) -> str:
-    target = door.target.replace("{n}", str(number))
-    if door.signing is None:
+def _target(endpoint: Endpoint, number: int) -> str:
+    target = endpoint.target.replace("{n}", str(number))
+    if endpoint.signing is None:
         return target
-    return target.replace("{token}", TokenSigner(**door.signing).token(f"u{number}"))
+    return target.replace("{token}", TokenSigner(**endpoint.signing).token(f"u{number}"))
 
 
 def _timed_out() -> list[tuple[int, int]]:

@@ -1,11 +1,11 @@
-"""A tenant that offers a rate, whatever it may send, as a process. It goes on being refused.
+"""Load generator: a tenant that sends at a fixed rate regardless of its quota, even when it is rejected.
 
-Orders: `by_websocket` (clients in turn) · `by_unary` (`Broadcast`, some calls at a time) · `by_many` (one
-`BroadcastMany`). Each runs for `seconds`, and counts what came through and what was refused after the first
-`lead_s`, when the buckets that were full at the start are empty.
+Commands: `by_websocket` (clients in turn) · `by_unary` (`Broadcast`, a bounded number of calls at a time) ·
+`by_many` (one `BroadcastMany`). Each runs for `seconds` and counts accepted and rejected messages after the
+first `lead_s`, when the initially full buckets are empty.
 
-It shares the machine with what it floods, where a tenant's clients would be elsewhere: it has the lowest
-priority, and takes what the others leave.
+The process shares the machine with the servers that it floods, while real clients would not. It therefore
+runs with the lowest priority and uses the CPU time that the others leave.
 """
 
 import asyncio
@@ -30,31 +30,31 @@ from bench.loadgen.publisher import RequestFactory, Stream
 from bench.loadgen.websocket_frames import next_frame
 
 LOWEST_PRIORITY = 19
-MOST_AT_ONCE = 4096
+MAX_BATCH = 4096
 PERSONS = 100
-#: Whoever is gone at once leaves nothing behind that is still to be sent.
+#: SO_LINGER with timeout 0: closing discards unsent data and sends RST.
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 ACK = b'{"type":"ack"'
 
 
 class FloodRun:
-    """One run that starts now."""
+    """Counters and schedule of one run, which starts on construction."""
 
     def __init__(self, rate: float, seconds: float, lead_s: float) -> None:
         self._start_ns = time.monotonic_ns()
         self._counted_from_ns = self._start_ns + int(lead_s * 1e9)
         self._counted_s = seconds - lead_s
         self.end_ns = self._start_ns + int(seconds * 1e9)
-        self.pace = OpenLoop(rate, seconds, self._start_ns)
+        self.schedule = OpenLoop(rate, seconds, self._start_ns)
         self._counts: Counter[str] = Counter()
 
     def count(self, what: str, times: int = 1) -> None:
-        """Something happened: `offered`, `sent`, `through`, or a refusal."""
+        """Count an event: `offered`, `sent`, `through`, or an error code."""
         if self._counted_from_ns <= time.monotonic_ns() < self.end_ns:
             self._counts[what] += times
 
-    def answer(self) -> Result:
-        """For the harness: per second, but for what went wrong."""
+    def result(self) -> Result:
+        """Return rates per second; `otherwise` counts unexpected events."""
         counts = self._counts
         known = ("offered", "sent", "through", "RATE_LIMITED")
         return {
@@ -67,7 +67,7 @@ class FloodRun:
 
 
 class Client(asyncio.Protocol):
-    """A WebSocket client that sends while its socket takes anything."""
+    """WebSocket client that sends unless its socket is full."""
 
     def __init__(self, flood: FloodRun, subprotocol: str) -> None:
         self._flood = flood
@@ -77,26 +77,26 @@ class Client(asyncio.Protocol):
         self._transport: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See Protocol."""
+        """See asyncio.Protocol."""
         self._transport = transport
         self._transport.set_write_buffer_limits(high=0)
 
     def pause_writing(self) -> None:
-        """See Protocol."""
+        """See asyncio.Protocol."""
         self._is_full = True
 
     def resume_writing(self) -> None:
-        """See Protocol."""
+        """See asyncio.Protocol."""
         self._is_full = False
 
     def offer(self, number: int) -> None:
-        """Says something, if it can."""
+        """Send a message unless the socket is full."""
         if not self._is_full and not self._transport.is_closing():
             self._transport.write(message_frame(number, time.monotonic_ns(), self._subprotocol))
             self._flood.count("sent")
 
     def data_received(self, data: bytes) -> None:
-        """Counts acks and refusals."""
+        """Count acks and rejections."""
         stream, at = self._received + data, 0
         while (header := next_frame(stream, at)) and header[2] <= len(stream):
             _, start, at = header
@@ -110,53 +110,53 @@ class Client(asyncio.Protocol):
         self._received = stream[at:]
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See Protocol."""
+        """See asyncio.Protocol."""
         self._flood.count("closed")
 
     def leave(self) -> None:
-        """Is gone, and so is what it has sent that was not read yet."""
-        found = self._transport.get_extra_info("socket")
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        """Reset the connection and discard unsent data."""
+        sock = self._transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self._transport.abort()
 
 
 class Flooders:
-    """The tenant's clients and backends."""
+    """Clients and backends of the flooding tenant."""
 
     def __init__(self, edge_port: int, stub: BroadcastServiceStub) -> None:
         self._edge_port = edge_port
         self._stub = stub
-        self._said = 0
+        self._sent = 0
 
     async def by_websocket(
-        self, door: dict[str, Any], clients: int, rate: float, seconds: float, lead_s: float
+        self, endpoint: dict[str, Any], clients: int, rate: float, seconds: float, lead_s: float
     ) -> Result:
-        """Clients say something in turn; one whose socket is full says nothing."""
-        opened = open_all(Endpoint(port=self._edge_port, **door), clients, at_a_time=50)
+        """Send by WebSocket clients in turn; a client with a full socket skips its turn."""
+        opened = open_all(Endpoint(port=self._edge_port, **endpoint), clients, at_a_time=50)
         if opened.refusals:
             raise RuntimeError(opened.refusals[0])
         flood, loop = FloodRun(rate, seconds, lead_s), asyncio.get_running_loop()
-        make = functools.partial(Client, flood, door["subprotocol"])
-        made = [(await loop.create_connection(make, sock=sock))[1] for sock in opened.sockets]
-        async for due in due_items(flood.pace, flood.end_ns, MOST_AT_ONCE):
+        make = functools.partial(Client, flood, endpoint["subprotocol"])
+        sending = [(await loop.create_connection(make, sock=sock))[1] for sock in opened.sockets]
+        async for due in due_items(flood.schedule, flood.end_ns, MAX_BATCH):
             flood.count("offered", len(due))
             for _ in due:
-                made[self._said % clients].offer(self._said)
-                self._said += 1
-        answer = flood.answer()
-        for client in made:
+                sending[self._sent % clients].offer(self._sent)
+                self._sent += 1
+        result = flood.result()
+        for client in sending:
             client.leave()
-        return answer
+        return result
 
     async def by_unary(
         self, tenant: str, at_a_time: int, rate: float, seconds: float, lead_s: float
     ) -> Result:
-        """Backends call; what is due while `at_a_time` calls are under way is not said."""
+        """Send by unary calls; messages that are due while `at_a_time` calls are in flight are skipped."""
         requests, flood = (
             RequestFactory(None, PERSONS, keys=False, tenant=tenant),
             FloodRun(rate, seconds, lead_s),
         )
-        under_way: set[asyncio.Task[None]] = set()
+        in_flight: set[asyncio.Task[None]] = set()
 
         async def call(number: int) -> None:
             flood.count("sent")
@@ -167,22 +167,22 @@ class Flooders:
                 limited = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
                 flood.count("RATE_LIMITED" if limited else f"{error.code().name}: {error.details()}")
 
-        async for due in due_items(flood.pace, flood.end_ns, MOST_AT_ONCE):
+        async for due in due_items(flood.schedule, flood.end_ns, MAX_BATCH):
             flood.count("offered", len(due))
-            for number in due[: max(0, at_a_time - len(under_way))]:
+            for number in due[: max(0, at_a_time - len(in_flight))]:
                 task = asyncio.create_task(call(number))
-                under_way.add(task)
-                task.add_done_callback(under_way.discard)
-            # Calls begin in their turn.
+                in_flight.add(task)
+                task.add_done_callback(in_flight.discard)
+            # Let the new tasks start their calls.
             await asyncio.sleep(0)
-        answer = flood.answer()
-        for task in under_way:
+        result = flood.result()
+        for task in in_flight:
             task.cancel()
-        await asyncio.gather(*under_way, return_exceptions=True)
-        return answer
+        await asyncio.gather(*in_flight, return_exceptions=True)
+        return result
 
     async def by_many(self, tenant: str, rate: float, seconds: float, lead_s: float) -> Result:
-        """A backend writes all that is due at once, and waits while that is not taken."""
+        """Send by one stream: each write carries everything due, and waits for flow control."""
         requests, flood = (
             RequestFactory(None, PERSONS, keys=False, tenant=tenant),
             FloodRun(rate, seconds, lead_s),
@@ -195,23 +195,23 @@ class Flooders:
                     flood.count(result.error.code if result.HasField("error") else "through")
 
         async def write() -> None:
-            async for due in due_items(flood.pace, flood.end_ns, MOST_AT_ONCE):
+            async for due in due_items(flood.schedule, flood.end_ns, MAX_BATCH):
                 flood.count("offered", len(due))
-                await call.write(requests.batch((number, flood.pace.due_ns(number)) for number in due))
+                await call.write(requests.batch((number, flood.schedule.due_ns(number)) for number in due))
                 flood.count("sent", len(due))
 
         reading, writing = asyncio.create_task(read()), asyncio.create_task(write())
         await asyncio.wait([reading, writing], timeout=seconds)
         await asyncio.sleep(max(0.0, (flood.end_ns - time.monotonic_ns()) / 1e9))
-        answer = flood.answer()
+        result = flood.result()
         writing.cancel()
         call.cancel()
         await asyncio.gather(reading, writing, return_exceptions=True)
-        return answer
+        return result
 
 
 async def main(edge_port: int, router_port: int) -> None:
-    """Takes orders."""
+    """Serve commands."""
     os.nice(LOWEST_PRIORITY)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{router_port}") as channel:
         await channel.channel_ready()

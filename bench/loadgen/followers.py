@@ -1,7 +1,8 @@
-"""Those who read streamed replies, as a process: opens connections and keeps what each one receives.
+"""Load generator: listeners of streamed replies.
 
-One thread, one poller, one buffer for all sockets, and nothing is looked at before the end: it shares
-the cores with what it measures. Orders: `open` · `finish` (checks everything, and closes).
+One thread, one poller and one buffer serve all sockets, and frames are parsed only at the end, because the
+process shares the cores with the servers it measures. Commands: `open` · `finish` (check everything and
+close).
 """
 
 import select
@@ -9,6 +10,7 @@ import socket
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from bench.commands import Result, emit, serve_commands_between
@@ -23,7 +25,7 @@ DRAINED_WITHIN_S = 60.0
 
 
 class Follower:
-    """One listener and the number of the reply that it is to hear."""
+    """Listener and the number of the reply that it must receive."""
 
     __slots__ = ("reply", "sock", "transcript")
 
@@ -46,38 +48,39 @@ class Followers:
         self._last_ns = 0
 
     def serve(self) -> None:
-        """Carries out orders until standard input ends; receives all the while."""
-        serve_commands_between(lambda: self._receive(None), self)
+        """Execute commands until end of file on stdin; receive in between."""
+        actions: dict[str, Callable[..., Result]] = {"open": self.open, "finish": self.finish}
+        serve_commands_between(lambda: self._receive(None), actions)
 
-    def open(self, door: dict[str, Any], encoding: str, count: int, reply: int | None = None) -> Result:
-        """Opens connections: all to hear one reply, or each the reply that has its own number."""
-        opened = open_all(Endpoint(port=self._port, **door), count, at_a_time=100)
+    def open(self, endpoint: dict[str, Any], encoding: str, count: int, reply: int | None = None) -> Result:
+        """Open connections that listen to `reply` or, if that is None, each to the reply of its number."""
+        opened = open_all(Endpoint(port=self._port, **endpoint), count, at_a_time=100)
         for number, sock in zip(opened.numbers, opened.sockets, strict=True):
-            heard = number if reply is None else reply
-            self._by_fd[sock.fileno()] = Follower(sock, heard, encoding)
+            expected = number if reply is None else reply
+            self._by_fd[sock.fileno()] = Follower(sock, expected, encoding)
             self._poller.register(sock.fileno(), select.EPOLLIN)
         return {"opened": len(opened.sockets), "refusals": opened.refusals[:3]}
 
     def finish(self, start_ns: int, digests: list[str]) -> Result:
-        """Waits until everybody has their end, or some time has passed; tells what came, and closes."""
+        """Wait until all replies have ended or the timeout expires; return the figures and close."""
         deadline = time.monotonic() + DRAINED_WITHIN_S
         waiting = list(self._by_fd.values())
         while waiting and time.monotonic() < deadline:
-            while self._received_lately():
+            while self._received_recently():
                 pass
             for follower in waiting:
-                follower.transcript.follow()
+                follower.transcript.parse()
             waiting = [one for one in waiting if not one.transcript.frames["end"] and one.sock.fileno() >= 0]
         one, many = ReplySummary(start_ns, digests), ReplySummary(start_ns, digests)
         for follower in self._by_fd.values():
-            followed = many if follower.reply == len(digests) - 1 else one
-            followed.add(follower.transcript, follower.reply)
+            summary = many if follower.reply == len(digests) - 1 else one
+            summary.add(follower.transcript, follower.reply)
         found = {"one": one.figures(), "many": many.figures(), "last_ns": self._last_ns}
         gone = dict(self._gone)
         self._close()
         return {**found, "gone": gone}
 
-    def _received_lately(self) -> bool:
+    def _received_recently(self) -> bool:
         before = self._last_ns
         quiet_from = time.monotonic() + QUIET_S
         while time.monotonic() < quiet_from:
@@ -85,26 +88,26 @@ class Followers:
         return self._last_ns != before
 
     def _close(self) -> None:
-        """Closes all connections, each with a close frame."""
+        """Close all connections with a close frame."""
         goodbye = client_frame(GOODBYE, CLOSE)
         for follower in self._by_fd.values():
             try:
                 follower.sock.send(goodbye)
             except OSError:
-                self._gone["could not say goodbye"] += 1
+                self._gone["could not send a close frame"] += 1
             follower.sock.close()
         self._by_fd.clear()
         self._gone.clear()
 
     def _receive(self, timeout_s: float | None) -> bool:
-        """Receives until an order comes (True) or the time is over (False)."""
+        """Receive until a command arrives (True) or the timeout expires (False)."""
         stdin, view, by_fd = sys.stdin.fileno(), self._view, self._by_fd
         clock = time.monotonic_ns
         while events := self._poller.poll(timeout_s):
-            ordered = False
+            has_command = False
             for fd, _ in events:
                 if fd == stdin:
-                    ordered = True
+                    has_command = True
                     continue
                 follower = by_fd[fd]
                 try:
@@ -119,19 +122,19 @@ class Followers:
                 follower.transcript.take(view[:size], now)
             if timeout_s is not None:
                 return False
-            if ordered:
+            if has_command:
                 return True
         return False
 
     def _drop(self, follower: Follower, fd: int, fault: str) -> None:
-        """The socket is gone; what it received still counts."""
+        """Close a broken socket; its transcript still counts."""
         self._gone[fault] += 1
         self._poller.unregister(fd)
         follower.sock.close()
 
 
 def main(port: int) -> None:
-    """Serves, with as many open files as there may be."""
+    """Raise the limit of open files and serve commands."""
     raise_file_limit()
     emit(ready=True)
     Followers(port).serve()

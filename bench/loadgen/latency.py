@@ -1,4 +1,4 @@
-"""Latencies in microseconds, and the percentiles that are reported of them."""
+"""Latency histogram and its reported percentiles."""
 
 from hdrh.histogram import HdrHistogram
 
@@ -6,17 +6,17 @@ PERCENTILES = (50.0, 95.0, 99.0, 99.9)
 
 
 class Latencies:
-    """A histogram from 1 µs to 10 minutes with three significant digits."""
+    """Histogram from 1 µs to 10 minutes with three significant digits."""
 
     def __init__(self) -> None:
         self._histogram = HdrHistogram(1, 600_000_000, 3)
 
     def add_ns(self, latency_ns: int) -> None:
-        """Counts one latency."""
+        """Record one latency."""
         self._histogram.record_value(max(1, latency_ns // 1000))
 
     def figures(self) -> dict[str, float]:
-        """`{"p50_ms": …, …, "max_ms": …, "samples": …}`; only `samples` where there are none."""
+        """Return `{"p50_ms": …, …, "max_ms": …, "samples": …}`; only `samples` if there are none."""
         samples = self._histogram.get_total_count()
         if not samples:
             return {"samples": 0}

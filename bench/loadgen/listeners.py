@@ -1,7 +1,7 @@
-"""Subscribers, as a process: opens connections, and compares and counts what all of them receive.
+"""Load generator: subscribers whose received bytes are compared and counted.
 
-One thread, one poller, one buffer for all sockets: it shares the cores with what it measures. Orders:
-`open` · `begin` (a phase) · `finish` (waits for its last message) · `close`.
+One thread, one poller and one buffer serve all sockets, because the process shares the cores with the servers
+it measures. Commands: `open` · `begin` (a phase) · `finish` (wait for its last message) · `close`.
 """
 
 import select
@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from bench.commands import Result, emit, serve_commands_between
@@ -22,11 +23,11 @@ from bench.loadgen.websocket_frames import CLOSE, GOODBYE, PING, PONG, client_fr
 
 BUFFER_BYTES = 256 * 1024
 SAMPLE_EVERY = 50
-MOST_SAMPLES = 200_000
+MAX_SAMPLES = 200_000
 
 
 class Listener:
-    """One subscriber; `arrivals` are `(time, offset)` pairs, kept for every 50th one only."""
+    """Subscriber; `arrivals` are `(time, offset)` pairs, recorded for every 50th one only."""
 
     __slots__ = ("arrivals", "reader", "sock")
 
@@ -49,17 +50,23 @@ class Listeners:
         self._last_ns = 0
         self._pause_s = 0.0
         self._faults: Counter[str] = Counter()
-        self._gone_bytes = 0
+        self._dropped_bytes = 0
         self._subprotocol: str | None = None
 
     def serve(self) -> None:
-        """Carries out orders until standard input ends; receives all the while."""
-        serve_commands_between(lambda: self._receive(None), self)
+        """Execute commands until end of file on stdin; receive in between."""
+        actions: dict[str, Callable[..., Result]] = {
+            "open": self.open,
+            "begin": self.begin,
+            "finish": self.finish,
+            "close": self.close,
+        }
+        serve_commands_between(lambda: self._receive(None), actions)
 
-    def open(self, door: dict[str, Any], count: int, at_a_time: int, first: int = 0) -> Result:
-        """Opens connections in addition to those there are."""
-        opened = open_all(Endpoint(port=self._port, **door), count, at_a_time, first)
-        self._subprotocol = door.get("subprotocol")
+    def open(self, endpoint: dict[str, Any], count: int, at_a_time: int, first: int = 0) -> Result:
+        """Open additional connections."""
+        opened = open_all(Endpoint(port=self._port, **endpoint), count, at_a_time, first)
+        self._subprotocol = endpoint.get("subprotocol")
         for sock in opened.sockets:
             self._by_fd[sock.fileno()] = Listener(sock)
             self._poller.register(sock.fileno(), select.EPOLLIN)
@@ -72,33 +79,33 @@ class Listeners:
         }
 
     def begin(self, pause_s: float) -> Result:
-        """Begins a phase: all listeners start at the beginning of a new stream.
+        """Begin a phase: all listeners start at the beginning of a new stream.
 
-        With a pause before each round of reads, a server that is at its limit need not wake this
-        process with every write. That is kind to servers that write often, and adds to latencies.
+        A pause before each round of reads spares a saturated server from waking this process on every write.
+        It favours servers that write often, and adds to the latencies.
         """
         self._pause_s = pause_s
         subprotocol = self._subprotocol
         self._stream = SharedStream(lambda frame: is_closing(frame, subprotocol))
-        self._faults, self._gone_bytes = Counter(), 0
+        self._faults, self._dropped_bytes = Counter(), 0
         for number, listener in enumerate(self._by_fd.values()):
             listener.reader = Reader(self._stream)
             listener.arrivals = [] if number % SAMPLE_EVERY == 0 else None
         return {"listeners": len(self._by_fd)}
 
     def finish(self, messages: int, drained_within_s: float) -> Result:
-        """Waits until everybody has all messages, or some time has passed, and tells what came."""
+        """Wait until all listeners have all messages or the timeout expires; return the figures."""
         deadline = time.monotonic() + drained_within_s
-        while not self._all_have(messages) and time.monotonic() < deadline:
+        while not self._all_received(messages) and time.monotonic() < deadline:
             self._receive(0.05)
         payloads = self._stream.payloads()
         offsets = [listener.reader.offset for listener in self._by_fd.values()]
-        whole = self._stream.starts[-1]
+        end = self._stream.starts[-1]
         return {
             "messages": len(payloads),
             "stream_bytes": len(self._stream.data),
-            "received_bytes": sum(offsets) + self._gone_bytes,
-            "listeners_with_all": sum(offset == whole for offset in offsets),
+            "received_bytes": sum(offsets) + self._dropped_bytes,
+            "listeners_with_all": sum(offset == end for offset in offsets),
             "listeners": len(offsets),
             "last_ns": self._last_ns,
             "faults": dict(self._faults.most_common(5)),
@@ -107,30 +114,30 @@ class Listeners:
         }
 
     def close(self) -> Result:
-        """Closes all connections, each with a close frame."""
+        """Close all connections with a close frame."""
         goodbye = client_frame(GOODBYE, CLOSE)
         for fd, listener in self._by_fd.items():
             self._poller.unregister(fd)
             try:
                 listener.sock.send(goodbye)
             except OSError:
-                self._faults["could not say goodbye"] += 1
+                self._faults["could not send a close frame"] += 1
             listener.sock.close()
         closed = len(self._by_fd)
         self._by_fd.clear()
         return {"closed": closed}
 
     def _receive(self, timeout_s: float | None) -> bool:
-        """Receives until an order comes (True) or the time is over (False)."""
+        """Receive until a command arrives (True) or the timeout expires (False)."""
         stdin, view, by_fd = sys.stdin.fileno(), self._view, self._by_fd
         while events := self._poller.poll(timeout_s):
             if self._pause_s:
                 time.sleep(self._pause_s)
             now = time.monotonic_ns()
-            ordered = False
+            has_command = False
             for fd, _ in events:
                 if fd == stdin:
-                    ordered = True
+                    has_command = True
                     continue
                 listener = by_fd[fd]
                 try:
@@ -144,7 +151,7 @@ class Listeners:
                     listener.arrivals.append((time.monotonic_ns(), listener.reader.offset))
             if timeout_s is not None:
                 return False
-            if ordered:
+            if has_command:
                 return True
         return False
 
@@ -158,26 +165,26 @@ class Listeners:
             if opcode == PING:
                 listener.sock.send(client_frame(payload, PONG))
             elif opcode < CLOSE:
-                self._faults[f"closed as {closing_reason(payload, self._subprotocol)}"] += 1
+                self._faults[f"closed by the server: {closing_reason(payload, self._subprotocol)}"] += 1
         reader.aside.clear()
 
     def _drop(self, fd: int, fault: str) -> None:
         listener = self._by_fd.pop(fd)
         self._faults[fault] += 1
-        self._gone_bytes += listener.reader.offset
+        self._dropped_bytes += listener.reader.offset
         self._poller.unregister(fd)
         listener.sock.close()
 
-    def _all_have(self, messages: int) -> bool:
+    def _all_received(self, messages: int) -> bool:
         stream = self._stream
         if len(stream.starts) - 1 < messages:
             return not self._by_fd
         return all(listener.reader.offset >= stream.starts[-1] for listener in self._by_fd.values())
 
     def _latencies(self, payloads: list[bytes]) -> dict[str, float]:
-        """From when each message was due to when the sampled listeners had all of it."""
+        """Measure from when each message was due until the sampled listeners had received it completely."""
         sampled = [listener for listener in self._by_fd.values() if listener.arrivals]
-        step = max(1, len(payloads) * len(sampled) // MOST_SAMPLES)
+        step = max(1, len(payloads) * len(sampled) // MAX_SAMPLES)
         ends = self._stream.starts[1:]
         marks = [(ends[at], mark_of(payloads[at])) for at in range(0, len(payloads), step)]
         latencies = Latencies()
@@ -193,7 +200,7 @@ class Listeners:
 
 
 def main(port: int) -> None:
-    """Serves, with as many open files as there may be."""
+    """Raise the limit of open files and serve commands."""
     raise_file_limit()
     emit(ready=True)
     Listeners(port).serve()

@@ -1,4 +1,4 @@
-"""A backend of today, as a process: posts messages to an HTTP API, some requests at a time."""
+"""Load generator: a backend that posts messages to an HTTP API over a fixed number of connections."""
 
 import asyncio
 import functools
@@ -16,7 +16,7 @@ from bench.loadgen.websocket_frames import HEAD_END
 
 
 class Poster(asyncio.Protocol):
-    """One connection that posts again as soon as it has the answer."""
+    """Connection that posts the next message as soon as the last one is answered."""
 
     def __init__(self, latencies: Latencies, end_ns: int) -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -25,19 +25,19 @@ class Poster(asyncio.Protocol):
         self._received, self._posted_ns, self._number = b"", 0, 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Posts the first message."""
-        self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's is no subclass
+        """Post the first message."""
+        self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's transport is no subclass
         self._post()
 
     def data_received(self, data: bytes) -> None:
-        """Takes an answer; posts the next message unless the time is over."""
+        """Handle a response and post the next message unless the time is over."""
         self._received += data
         head, found, body = self._received.partition(HEAD_END)
         size = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]) if found else 0
         if not found or len(body) < size:
             return
         if not head.startswith(b"HTTP/1.1 200"):
-            raise RuntimeError(f"refused: {head!r}")
+            raise RuntimeError(f"rejected: {head!r}")
         self._received = b""
         self._latencies.add_ns(time.monotonic_ns() - self._posted_ns)
         if time.monotonic_ns() < self._end_ns:
@@ -56,7 +56,7 @@ class Poster(asyncio.Protocol):
 
 
 async def post(port: int, seconds: float, at_a_time: int) -> Result:
-    """Posts for some seconds over `at_a_time` connections."""
+    """Post for `seconds` over `at_a_time` connections."""
     latencies, loop, began = Latencies(), asyncio.get_running_loop(), time.monotonic()
     end_ns = time.monotonic_ns() + int(seconds * 1e9)
     opened = [
@@ -72,7 +72,7 @@ async def post(port: int, seconds: float, at_a_time: int) -> Result:
 
 
 async def main(port: int) -> None:
-    """Takes orders: `post`."""
+    """Serve the command `post`."""
     emit(ready=True)
     await serve_commands({"post": functools.partial(post, port)})
 

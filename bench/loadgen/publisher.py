@@ -1,6 +1,6 @@
-"""A backend, as a process: publishes through `BroadcastMany`, or `Broadcast`, with raw `grpc.aio`.
+"""Load generator: a backend that publishes by `BroadcastMany` or `Broadcast`, with raw `grpc.aio`.
 
-Batches are natural ones: each write carries all that became due while the last one was being taken.
+Batching is natural: each write carries all messages that became due during the last one.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from bench.loadgen.open_loop import OpenLoop, PreciseTimer
 from bench.processes import TENANT
 
 FLAT_OUT_BATCH = 256
-MOST_IN_BATCH = 4096
+MAX_BATCH = 4096
 RESULTS_WITHIN_S = 60.0
 
 Stream = grpc.aio.StreamStreamCall[
@@ -32,7 +32,7 @@ Stream = grpc.aio.StreamStreamCall[
 
 
 class RequestFactory:
-    """Makes broadcasts: to one group, or in turn to many conversations of one person each."""
+    """Creates broadcasts to one group, or to many persons' conversations in turn."""
 
     def __init__(self, group: str | None, persons: int, keys: bool, tenant: str = TENANT) -> None:
         kind = address_pb2.CONVERSATION_KIND_GROUP if group else address_pb2.CONVERSATION_KIND_PERSON
@@ -51,7 +51,7 @@ class RequestFactory:
         self._run = uuid.uuid4().hex[:8] if keys else ""
 
     def one(self, number: int, due_ns: int) -> broadcast_service_pb2.BroadcastRequest:
-        """The request of a number; the same object as that of an earlier number, changed."""
+        """Return the request for a number; reuses and changes the object of an earlier number."""
         request = self._templates[number % len(self._templates)]
         request.parts[0].text.text = chat_text(number, due_ns)
         if self._run:
@@ -59,7 +59,7 @@ class RequestFactory:
         return request
 
     def batch(self, due: Iterable[tuple[int, int]]) -> broadcast_service_pb2.BroadcastManyRequest:
-        """One write, of `(number, due_ns)` pairs."""
+        """Return one write for `(number, due_ns)` pairs."""
         batch = broadcast_service_pb2.BroadcastManyRequest()
         for number, due_ns in due:
             batch.requests.add(number=number, request=self.one(number, due_ns))
@@ -67,7 +67,7 @@ class RequestFactory:
 
 
 class ResultReader:
-    """Reads what became of the requests."""
+    """Counts the results of requests."""
 
     def __init__(self) -> None:
         self.accepted = 0
@@ -76,7 +76,7 @@ class ResultReader:
         self.refused: Counter[str] = Counter()
 
     async def read(self, call: Stream) -> None:
-        """Counts until the stream ends."""
+        """Count results until the stream ends."""
         async for response in call:
             self.batches += 1
             for result in response.results:
@@ -95,10 +95,9 @@ async def publish(
     persons: int = 100,
     keys: bool = False,
 ) -> Result:
-    """Publishes at a rate, or as fast as it is taken where that is None, for some seconds.
+    """Publish for `seconds`, at `rate` or, if that is None, as fast as flow control allows.
 
-    What became due but could not be written until the end, because writes waited, is offered and not
-    accepted.
+    Messages that became due but were not written before the end count as offered, not as accepted.
     """
     requests, results = RequestFactory(group, persons, keys), ResultReader()
     call: Stream = stub.BroadcastMany()
@@ -130,36 +129,36 @@ async def _flat_out(call: Stream, requests: RequestFactory, end_ns: int) -> int:
     return number
 
 
-async def _paced(call: Stream, requests: RequestFactory, pace: OpenLoop, end_ns: int) -> None:
-    alarm = PreciseTimer()
-    while pace.given < pace.total and (now := time.monotonic_ns()) < end_ns:
-        if due := pace.take(now, MOST_IN_BATCH):
-            await call.write(requests.batch((n, pace.due_ns(n)) for n in due))
+async def _paced(call: Stream, requests: RequestFactory, schedule: OpenLoop, end_ns: int) -> None:
+    timer = PreciseTimer()
+    while schedule.taken < schedule.total and (now := time.monotonic_ns()) < end_ns:
+        if due := schedule.take(now, MAX_BATCH):
+            await call.write(requests.batch((n, schedule.due_ns(n)) for n in due))
         else:
-            await alarm.wait(pace.wait_s(now))
-    alarm.stop()
+            await timer.wait(schedule.wait_s(now))
+    timer.stop()
 
 
 async def publish_unary(stub: BroadcastServiceStub, seconds: float, at_a_time: int, persons: int) -> Result:
-    """Calls `Broadcast` for some seconds, some calls at a time."""
+    """Call `Broadcast` for `seconds`, with `at_a_time` calls in flight."""
     requests, latencies = RequestFactory(None, persons, keys=False), Latencies()
     start_ns = time.monotonic_ns()
     end_ns = start_ns + int(seconds * 1e9)
     numbers = iter(range(10**9))
 
-    async def call_in_turn() -> None:
+    async def call_repeatedly() -> None:
         while (now := time.monotonic_ns()) < end_ns:
             await stub.Broadcast(requests.one(next(numbers), now))
             latencies.add_ns(time.monotonic_ns() - now)
 
-    await asyncio.gather(*(call_in_turn() for _ in range(at_a_time)))
+    await asyncio.gather(*(call_repeatedly() for _ in range(at_a_time)))
     figures = latencies.figures()
     elapsed_s = (time.monotonic_ns() - start_ns) / 1e9
     return {"accepted": figures["samples"], "elapsed_s": elapsed_s, "latency": figures}
 
 
 async def main(port: int) -> None:
-    """Takes orders: `publish` and `publish_unary`."""
+    """Serve the commands `publish` and `publish_unary`."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         await channel.channel_ready()
         stub = BroadcastServiceStub(channel)

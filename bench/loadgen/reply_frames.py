@@ -1,4 +1,4 @@
-"""What the frames of a streamed reply say, in each encoding and in those of the baselines."""
+"""Decoder for frames of streamed replies, in Trunkline's encodings and those of the baselines."""
 
 from typing import NamedTuple
 
@@ -9,13 +9,13 @@ from bench.loadgen.chat_frames import JSON, PROTO
 
 
 class Frame(NamedTuple):
-    """One frame. `message_id`, and `first`, the index of a delta, are None where left out."""
+    """Decoded frame. `message_id` and `first`, the index of a delta, are None if the frame omits them."""
 
     kind: str
-    """`open`, `delta`, `end`, `refused`, or the name of another type."""
+    """`open`, `delta`, `end`, `rejected`, or the name of another frame type."""
     text: str = ""
     is_whole: bool = False
-    """The text takes the place of what is there, rather than being added."""
+    """The text replaces the text so far instead of extending it."""
     message_id: str | None = None
     first: int | None = None
 
@@ -38,7 +38,7 @@ class _JsonFrame(msgspec.Struct):
     state: str = ""
     kind: str = ""
     message: _Message | str | None = None
-    """A `change` has the whole message here, an `error` a sentence."""
+    """Whole message in a `change`, text in an `error`."""
 
 
 class _Chunk(msgspec.Struct):
@@ -51,20 +51,20 @@ _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 
 
 def chunk(text: str, is_final: bool = False) -> str:
-    """What a baseline sends."""
+    """Encode a baseline's frame."""
     return f'{{"text":"{text}","is_final":{"true" if is_final else "false"}}}'
 
 
-def read(payload: bytes, encoding: str) -> Frame:
-    """A frame in one of the bridge's two subprotocols, or `delta` or `whole` for a baseline's chunk."""
+def decode(payload: bytes, encoding: str) -> Frame:
+    """Decode a frame; `encoding` is a subprotocol, or `delta` or `whole` for a baseline's chunk."""
     if encoding == JSON:
         return _from_json(_decode_json(payload))
     if encoding == PROTO:
         return _from_proto(frame_pb2.ServerFrame.FromString(payload))
-    said = _decode_chunk(payload)
-    if said.is_final:
+    decoded = _decode_chunk(payload)
+    if decoded.is_final:
         return Frame("end")
-    return Frame("delta", said.text, is_whole=encoding == "whole")
+    return Frame("delta", decoded.text, is_whole=encoding == "whole")
 
 
 def _from_json(frame: _JsonFrame) -> Frame:
@@ -77,7 +77,7 @@ def _from_json(frame: _JsonFrame) -> Frame:
         message = frame.message
         text = _text(message.parts) if isinstance(message, _Message) else ""
         return Frame("end", text, isinstance(message, _Message), frame.message_id)
-    return Frame("refused" if frame.type in ("error", "closing") else frame.type)
+    return Frame("rejected" if frame.type in ("error", "closing") else frame.type)
 
 
 def _text(parts: list[_Part]) -> str:
@@ -100,7 +100,7 @@ def _from_proto(frame: frame_pb2.ServerFrame) -> Frame:
             and change.state == message_pb2.MESSAGE_STATE_COMPLETE
         ):
             return Frame("end", _proto_text(change.message), change.HasField("message"), change.message_id)
-    return Frame("refused" if kind in ("error", "closing") else kind)
+    return Frame("rejected" if kind in ("error", "closing") else kind)
 
 
 def _proto_text(message: message_pb2.Message) -> str:

@@ -1,4 +1,4 @@
-"""What whoever streams replies does alike, on the bridge and in a baseline: says what is due, and counts."""
+"""Paces the deltas of streamed replies, for Trunkline's producer and the baselines alike."""
 
 import time
 from collections.abc import AsyncIterator
@@ -9,14 +9,14 @@ from bench.loadgen.open_loop import OpenLoop, due_items
 from bench.loadgen.reply_text import TICKS_PER_S, ReplyScript, due_us
 
 LATE_NS = 100_000_000
-"""So long after the end, what has not been handed over is given up."""
+"""Grace period after the end; deltas not sent by then are dropped."""
 
 Due = list[tuple[int, int, str]]
-"""Of each delta: reply, index and text."""
+"""Reply, index and text of each due delta."""
 
 
 class ReplyPacer:
-    """A run that starts now."""
+    """Deltas of one run, which starts on construction."""
 
     def __init__(self, replies: int, seconds: float) -> None:
         self.script = ReplyScript(replies)
@@ -25,21 +25,21 @@ class ReplyPacer:
         self._end_ns = self._start_ns + int(seconds * 1e9) + LATE_NS
         self._pace = OpenLoop(TICKS_PER_S, seconds, self._start_ns)
 
-    async def rounds(self, most_ticks: int) -> AsyncIterator[Due]:
-        """What is to be handed over at once, which counts as handed over now."""
-        async for ticks in due_items(self._pace, self._end_ns, most_ticks):
-            handed_us = (time.monotonic_ns() - self._start_ns) // 1000
-            replies = [reply for tick in ticks for reply in self.script.turn(tick)]
-            due = [(reply, *self.script.say(reply, handed_us)) for reply in replies]
+    async def due_deltas(self, max_ticks: int) -> AsyncIterator[Due]:
+        """Yield lists of due deltas; each counts as sent when it is yielded."""
+        async for ticks in due_items(self._pace, self._end_ns, max_ticks):
+            sent_us = (time.monotonic_ns() - self._start_ns) // 1000
+            replies = [reply for tick in ticks for reply in self.script.due_replies(tick)]
+            due = [(reply, *self.script.next_delta(reply, sent_us)) for reply in replies]
             for reply, index, _ in due:
-                self._late.add_ns((handed_us - due_us(reply, index)) * 1000)
+                self._late.add_ns((sent_us - due_us(reply, index)) * 1000)
             yield due
             self._last_ns = time.monotonic_ns()
 
-    def answer(self) -> Result:
-        """For the harness; `elapsed_s` is until the last delta was handed over."""
+    def result(self) -> Result:
+        """Return the figures for the harness; `elapsed_s` ends with the last sent delta."""
         return {
-            "offered": sum(len(self.script.turn(tick)) for tick in range(self._pace.total)),
+            "offered": sum(len(self.script.due_replies(tick)) for tick in range(self._pace.total)),
             "handed": sum(self.script.counts()),
             "elapsed_s": (self._last_ns - self._start_ns) / 1e9,
             "start_ns": self._start_ns,

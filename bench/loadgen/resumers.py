@@ -1,6 +1,7 @@
-"""A client that comes back to a half-finished answer, as a process: again and again, one after another."""
+"""Load generator: a client that repeatedly resumes a conversation with an unfinished reply."""
 
 import base64
+import functools
 import json
 import socket
 import sys
@@ -11,10 +12,10 @@ from typing import Any
 
 from trunkline.v1 import frame_pb2
 
-from bench.commands import Result, emit
+from bench.commands import Result, emit, serve_commands_blocking
 from bench.loadgen.chat_frames import JSON, PROTO
 from bench.loadgen.latency import Latencies
-from bench.loadgen.reply_frames import read
+from bench.loadgen.reply_frames import decode
 from bench.loadgen.reply_text import digest
 from bench.loadgen.websocket_frames import (
     BINARY,
@@ -30,7 +31,7 @@ TIMEOUT_S = 10.0
 
 
 class ResumingConnection:
-    """One connection, read frame by frame; the time counts from when the handshake is sent."""
+    """Blocking connection that is read frame by frame; `began_ns` is when the handshake was sent."""
 
     def __init__(self, port: int, target: str, subprotocol: str) -> None:
         self.subprotocol = subprotocol
@@ -41,11 +42,11 @@ class ResumingConnection:
         self._received = bytearray()
 
     def frames(self) -> Iterator[bytes]:
-        """The payloads of all frames but control frames, as they come."""
+        """Yield the payloads of all frames except control frames."""
         while HEAD_END not in self._received:
             self._read()
         if not self._received.startswith(b"HTTP/1.1 101"):
-            raise ConnectionError(f"refused: {bytes(self._received[:300])!r}")
+            raise ConnectionError(f"rejected: {bytes(self._received[:300])!r}")
         at = self._received.index(HEAD_END) + len(HEAD_END)
         while True:
             while not (header := next_frame(self._received, at)) or header[2] > len(self._received):
@@ -54,16 +55,16 @@ class ResumingConnection:
             if opcode < PING:
                 yield bytes(self._received[start:at])
 
-    def ask_for_pong(self) -> None:
-        """What was on its way comes before the answer."""
+    def send_ping(self) -> None:
+        """Send a ping; the pong follows all frames already in transit."""
         if self.subprotocol == PROTO:
             ping = frame_pb2.ClientFrame(ping=frame_pb2.PingFrame(id="p"))
             self._sock.sendall(client_frame(ping.SerializeToString(), BINARY))
         else:
             self._sock.sendall(client_frame(b'{"type":"ping","id":"p"}', TEXT))
 
-    def leave(self) -> None:
-        """Goes, without a word: as those do who resume."""
+    def close(self) -> None:
+        """Close the socket without a close frame."""
         self._sock.close()
 
     def _read(self) -> None:
@@ -74,49 +75,49 @@ class ResumingConnection:
 
 
 def last_positions(port: int, target: str) -> str:
-    """The `resume` parameter of a client that has all there is, which it learns from a first visit."""
-    visit = ResumingConnection(port, target, JSON)
+    """Return the `resume` parameter of an up-to-date client, learned from a first connection."""
+    connection = ResumingConnection(port, target, JSON)
     latest: dict[str, Any] = {}
-    for payload in visit.frames():
+    for payload in connection.frames():
         frame = json.loads(payload)
-        for place in frame.get("positions", []):
-            latest[json.dumps(place["address"])] = place
+        for entry in frame.get("positions", []):
+            latest[json.dumps(entry["address"])] = entry
         if frame["type"] == "message":
             latest[json.dumps(frame["address"])] = {
                 "address": frame["address"],
                 "position": frame["position"],
             }
             break
-    visit.leave()
+    connection.close()
     positions = json.dumps(list(latest.values()), separators=(",", ":")).encode()
     return base64.urlsafe_b64encode(positions).decode().rstrip("=")
 
 
 def resume(port: int, target: str, subprotocol: str, times: int, expected: str) -> Result:
-    """Comes back `times` times; `expected` is the digest of the text so far."""
+    """Resume `times` times; `expected` is the digest of the text so far."""
     latencies, faults = Latencies(), Counter[str]()
     frame_bytes = 0
     resumed = f"{target}&resume={last_positions(port, target)}"
     for _ in range(times):
-        visit = ResumingConnection(port, resumed, subprotocol)
+        connection = ResumingConnection(port, resumed, subprotocol)
         messages = 0
-        for payload in visit.frames():
-            frame = read(payload, subprotocol)
+        for payload in connection.frames():
+            frame = decode(payload, subprotocol)
             if frame.kind == "open":
                 messages += 1
                 if messages == 1:
-                    latencies.add_ns(time.monotonic_ns() - visit.began_ns)
+                    latencies.add_ns(time.monotonic_ns() - connection.began_ns)
                     frame_bytes = len(payload)
-                    faults["another text"] += digest(frame.text) != expected
-                    visit.ask_for_pong()
+                    faults["wrong text"] += digest(frame.text) != expected
+                    connection.send_ping()
             elif frame.kind == "connected":
                 faults["not recovered"] += not _is_recovered(payload, subprotocol)
             elif frame.kind == "pong":
                 break
             else:
-                faults[f"a frame `{frame.kind}`"] += 1
+                faults[f"unexpected frame `{frame.kind}`"] += 1
         faults["not exactly one message"] += messages != 1
-        visit.leave()
+        connection.close()
     wrong = {name: count for name, count in faults.items() if count}
     return {"resumed": times, "latency": latencies.figures(), "frame_bytes": frame_bytes, "wrong": wrong}
 
@@ -128,12 +129,9 @@ def _is_recovered(payload: bytes, subprotocol: str) -> bool:
 
 
 def main(port: int) -> None:
-    """Takes orders: `resume`."""
+    """Serve the command `resume`."""
     emit(ready=True)
-    for line in sys.stdin:
-        order: dict[str, Any] = json.loads(line)
-        order.pop("do")
-        emit(**resume(port, **order))
+    serve_commands_blocking({"resume": functools.partial(resume, port)})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Compares what many sockets receive, without looking at each frame of each of them."""
+"""Comparison of the streams that many sockets receive, without parsing each frame of each socket."""
 
 from bisect import bisect_right
 from collections.abc import Callable
@@ -6,19 +6,19 @@ from collections.abc import Callable
 from bench.loadgen.websocket_frames import next_frame
 
 RECOGNISED_BY = 32
-"""Bytes of a frame that tell whether it is one for a single socket."""
+"""Bytes of a frame that suffice to recognise a frame for a single socket."""
 
 
 class StreamMismatchError(Exception):
-    """A listener received other bytes than the listeners before it."""
+    """A listener received different bytes from the listeners before it."""
 
 
 class SharedStream:
-    """The one stream of frames that all listeners of a topic must receive.
+    """Stream of frames that all listeners of a topic must receive.
 
-    Whoever is first to receive a byte defines it; everybody else's is compared with it. Frames that
-    come to each socket when they will are no part of the stream: control frames, and those whose first
-    bytes `is_aside` recognises.
+    The first listener to receive a byte defines it; all others are compared with it. Frames that reach each
+    socket at a different time are not part of the stream: control frames, and frames whose first bytes
+    `is_aside` recognises.
     """
 
     __slots__ = ("data", "is_aside", "starts")
@@ -27,10 +27,10 @@ class SharedStream:
         self.is_aside = is_aside
         self.data = bytearray()
         self.starts = [0]
-        """Where each frame begins; the last entry is where the next one does, or did, begin."""
+        """Start offset of each frame; the last entry is the start of the next one."""
 
     def payloads(self) -> list[bytes]:
-        """The payloads of all whole frames, in order."""
+        """Return the payloads of all complete frames, in order."""
         found = []
         for at in self.starts[:-1]:
             header = next_frame(self.data, at)
@@ -40,7 +40,7 @@ class SharedStream:
 
 
 class Reader:
-    """One listener's place in a shared stream."""
+    """Position of one listener in a shared stream."""
 
     __slots__ = ("_carry", "aside", "offset", "stream")
 
@@ -48,11 +48,11 @@ class Reader:
         self.stream = stream
         self.offset = 0
         self.aside: list[tuple[int, bytes]] = []
-        """`(opcode, payload)` of frames that are no part of the stream; the owner empties it."""
+        """`(opcode, payload)` of frames outside the stream; the owner empties the list."""
         self._carry = b""
 
     def feed(self, chunk: memoryview) -> None:
-        """Takes what the socket received; raises StreamMismatchError at the first byte that differs."""
+        """Process received bytes; raise StreamMismatchError at the first difference."""
         if not self._carry and self.stream.data.startswith(chunk, self.offset):
             self.offset += len(chunk)
             return
@@ -67,7 +67,7 @@ class Reader:
             self._feed_frames(rest)
 
     def _feed_frames(self, rest: bytes) -> None:
-        """Goes through frame by frame: puts some aside, compares or defines the others."""
+        """Process frame by frame: put some aside, compare or define the others."""
         stream = self.stream
         begins = stream.starts[bisect_right(stream.starts, self.offset) - 1]
         rest = bytes(stream.data[begins : self.offset]) + rest
@@ -92,7 +92,7 @@ class Reader:
             at = end
 
     def _take(self, frame: bytes, whole: bool) -> None:
-        """Compares or defines the bytes of a frame that begins at `offset`."""
+        """Compare or define the bytes of a frame that begins at `offset`."""
         stream, begins = self.stream, self.offset
         known = min(len(frame), len(stream.data) - begins)
         if not stream.data.startswith(frame[:known], begins):

@@ -1,4 +1,4 @@
-"""Checks the stream that all listeners received: nothing lost, nothing twice, nothing out of order."""
+"""Checks of the stream that all listeners received: nothing lost, repeated or out of order."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -22,7 +22,7 @@ _decode_json = msgspec.json.Decoder(_Frame).decode
 
 
 def seq_of(payload: bytes, subprotocol: str | None) -> int:
-    """The seq of a message frame; 0 where the frame is none."""
+    """Return the seq of a message frame; 0 for other frames."""
     if subprotocol == "trunkline.v1.proto":
         return frame_pb2.ServerFrame.FromString(payload).message.position.seq
     frame = _decode_json(payload)
@@ -30,12 +30,12 @@ def seq_of(payload: bytes, subprotocol: str | None) -> int:
 
 
 def breaks(numbers: Sequence[int]) -> int:
-    """How often a number is not the one before it plus one."""
+    """Count the numbers that are not their predecessor plus one."""
     return sum(later != earlier + 1 for earlier, later in pairwise(numbers))
 
 
 def check_stream(payloads: list[bytes], subprotocol: str | None) -> dict[str, int]:
-    """How often the publisher's numbers, and the topic's seqs where there are any, are not in a row."""
+    """Count breaks in the publisher's numbers and, with a subprotocol, in the topic's seqs."""
     marks = [mark_of(payload) for payload in payloads]
     found = {
         "unmarked": sum(mark is None for mark in marks),

@@ -1,4 +1,4 @@
-"""Signs tokens as a tenant's own backend would."""
+"""Signs client tokens like a tenant's own backend."""
 
 import functools
 import json
@@ -14,30 +14,30 @@ VALID_FOR_S = 3600
 
 
 def new_key(algorithm: str) -> tuple[str, str]:
-    """A new key as JWKs in JSON: the one that signs, and the one that a tenant declares."""
+    """Generate a key; return its private and its public JWK in JSON (for HS256, the secret twice)."""
     key: Key
     if algorithm == "HS256":
         key = OctKey.generate_key(256)
-        signs = json.dumps(key.as_dict())
-        return signs, signs
+        secret = json.dumps(key.as_dict())
+        return secret, secret
     key = ECKey.generate_key("P-256") if algorithm == "ES256" else OKPKey.generate_key("Ed25519")
     return json.dumps(key.as_dict(private=True)), json.dumps(key.as_dict(private=False))
 
 
 @dataclass(frozen=True, slots=True)
 class TokenSigner:
-    """What tokens are signed with, and for which tenant."""
+    """Signing key of a tenant."""
 
     tenant: str
     algorithm: str
     jwk: str
 
     def token(self, user: str) -> str:
-        """A token of a user, which is valid for an hour."""
+        """Return a token for a user, valid for VALID_FOR_S."""
         claims = {"sub": user, "tenant": self.tenant, "exp": int(time.time()) + VALID_FOR_S}
         header = {"alg": self.algorithm, "typ": "JWT", "kid": self.algorithm}
         with warnings.catch_warnings():
-            # Of the name EdDSA, which is what everybody understands.
+            # joserfc warns about the name EdDSA, which all libraries support.
             warnings.simplefilter("ignore", SecurityWarning)
             return jwt.encode(header, claims, _key(self.algorithm, self.jwk), algorithms=[self.algorithm])
 

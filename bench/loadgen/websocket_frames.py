@@ -1,15 +1,15 @@
-"""The client's side of a WebSocket (RFC 6455) as bytes: the upgrade request, frames out, frames in."""
+"""Client side of a WebSocket (RFC 6455) as bytes: upgrade request, outgoing and incoming frames."""
 
 import struct
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 HEAD_END = b"\r\n\r\n"
-#: The payload of a close frame: code 1000.
+#: Payload of a close frame with code 1000.
 GOODBYE = b"\x03\xe8"
 
 
 def upgrade_request(host: str, target: str, subprotocol: str | None) -> bytes:
-    """The request that opens a WebSocket; without compression, as the key is fixed."""
+    """Return an upgrade request with a fixed key and without compression."""
     lines = [
         f"GET {target} HTTP/1.1",
         f"Host: {host}",
@@ -24,7 +24,7 @@ def upgrade_request(host: str, target: str, subprotocol: str | None) -> bytes:
 
 
 def client_frame(payload: bytes, opcode: int) -> bytes:
-    """A whole frame, masked with the key zero: legal, and the payload stays as it is."""
+    """Return a complete frame, masked with the key 0, which is legal and leaves the payload unchanged."""
     size = len(payload)
     if size < 126:
         head = struct.pack("!BB", 0x80 | opcode, 0x80 | size)
@@ -36,9 +36,9 @@ def client_frame(payload: bytes, opcode: int) -> bytes:
 
 
 def next_frame(stream: bytes | bytearray, at: int) -> tuple[int, int, int] | None:
-    """The `(opcode, payload start, end)` of the server's frame at `at`.
+    """Return `(opcode, payload start, end)` of the server's frame at `at`; None if its header is incomplete.
 
-    None where the header is not complete yet; the frame's end may lie beyond the stream.
+    The end of the frame may lie beyond the stream.
     """
     available = len(stream) - at
     if available < 2:

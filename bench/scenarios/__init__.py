@@ -1,1 +1,1 @@
-"""One file a scenario; each has a `run` that measures the bridge and its baselines, and returns figures."""
+"""Scenarios, one module each; `run` measures Trunkline and its baselines and returns figures."""

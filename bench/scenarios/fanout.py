@@ -1,4 +1,4 @@
-"""Fan-out: one publisher, many subscribers of one group; offered rate against delivered rate."""
+"""Fan-out: one publisher and many subscribers of one group; offered rate against delivered rate."""
 
 from bench.aggregate import medians, totals
 from bench.processes import Child, Testbed, testbed
@@ -11,12 +11,12 @@ FLAT_OUT_PAUSE_S = 0.002
 
 
 def steps(scale: Scale) -> int:
-    """How often `run` calls its `step`."""
+    """Return the number of times that `run` calls `step`."""
     return scale.repeats * 2 * (len(scale.bridge_rates) + len(scale.baseline_rates))
 
 
 def run(scale: Scale, step: Step) -> Figures:
-    """Measures all systems at all rates."""
+    """Measure all systems at all rates."""
     return {
         "subscribers": scale.subscribers,
         **{system.name: _system(system, scale, step) for system in SYSTEMS},
@@ -25,43 +25,43 @@ def run(scale: Scale, step: Step) -> Figures:
 
 def _system(system: System, scale: Scale, step: Step) -> Figures:
     rates = scale.bridge_rates if system.subprotocol else scale.baseline_rates
-    with testbed() as on:
-        running = start(on, system)
-        listeners = on.generator("listeners", running.port)
-        publisher = _publisher(on, running)
+    with testbed() as bed:
+        running = start(bed, system)
+        listeners = bed.generator("listeners", running.port)
+        publisher = _publisher(bed, running)
         _subscribe(listeners, system, scale)
         points = []
         for rate in rates:
             repeats = []
             for _ in range(scale.repeats):
                 step(f"{system.label}, {f'{rate:,}/s' if rate else 'flat out'}")
-                repeats.append(_phase(on, listeners, publisher, rate, scale))
+                repeats.append(_phase(bed, listeners, publisher, rate, scale))
                 if any(repeats[-1]["wrong"].values()):
-                    listeners.ask("close", "closed", 30)
+                    listeners.call("close", "closed", 30)
                     _subscribe(listeners, system, scale)
             points.append(_point(rate, repeats))
         peaks = peak_rss_mib(running.servers)
-        return {"points": points, "peak_rss_mib": peaks, "tracebacks": on.tracebacks()}
+        return {"points": points, "peak_rss_mib": peaks, "tracebacks": bed.tracebacks()}
 
 
 def _subscribe(listeners: Child, system: System, scale: Scale) -> None:
-    door, count = system.room(), scale.subscribers
-    opened = listeners.ask("open", "opened", 60, door=door, count=count, at_a_time=100)
+    endpoint, count = system.room(), scale.subscribers
+    opened = listeners.call("open", "opened", 60, endpoint=endpoint, count=count, at_a_time=100)
     if opened["opened"] != count:
         raise RuntimeError(f"{system.label}: {opened}")
 
 
-def _publisher(on: Testbed, running: Running) -> Child:
-    """The bridge's publisher is a process of its own; a baseline publishes in its own process."""
-    return on.generator("publisher", running.router_port) if running.router_port else running.servers[0]
+def _publisher(bed: Testbed, running: Running) -> Child:
+    """Return the process that publishes: a load generator for Trunkline, the server itself for a baseline."""
+    return bed.generator("publisher", running.router_port) if running.router_port else running.servers[0]
 
 
-def _phase(on: Testbed, listeners: Child, publisher: Child, rate: float | None, scale: Scale) -> Figures:
+def _phase(bed: Testbed, listeners: Child, publisher: Child, rate: float | None, scale: Scale) -> Figures:
     group = {"group": GROUP} if publisher.name == "publisher" else {}
-    with measure_cpu(on.children) as cpu:
-        listeners.ask("begin", "listeners", 10, pause_s=0 if rate else FLAT_OUT_PAUSE_S)
-        sent = publisher.ask("publish", "accepted", 120, rate=rate, seconds=scale.phase_s, **group)
-        got = listeners.ask(
+    with measure_cpu(bed.children) as cpu:
+        listeners.call("begin", "listeners", 10, pause_s=0 if rate else FLAT_OUT_PAUSE_S)
+        sent = publisher.call("publish", "accepted", 120, rate=rate, seconds=scale.phase_s, **group)
+        got = listeners.call(
             "finish", "messages", 120, messages=sent["accepted"], drained_within_s=DRAINED_WITHIN_S
         )
     elapsed_s = (got["last_ns"] - sent["start_ns"]) / 1e9
@@ -81,7 +81,7 @@ def _phase(on: Testbed, listeners: Child, publisher: Child, rate: float | None, 
 
 
 def _wrong(sent: Figures, got: Figures, subscribers: int) -> dict[str, int]:
-    """What must be zero. Nobody can tell how much of it was lost where all subscribers were closed."""
+    """Count errors. If all subscribers were closed, lost messages cannot be observed and count as 0."""
     return {
         "refused": sum(sent["refused"].values()),
         "messages_lost": sent["accepted"] - got["messages"] if got["listeners"] else 0,

@@ -1,4 +1,4 @@
-"""Idle connections: resident memory with few and with many, each in a conversation of its own."""
+"""Idle connections: resident memory with few and with many, each in a separate conversation."""
 
 from bench.processes import testbed
 from bench.resource_usage import settled_rss
@@ -10,12 +10,12 @@ MEASURED = (BRIDGE, FASTAPI, WEBSOCKETS)
 
 
 def steps(_: Scale) -> int:
-    """How often `run` calls its `step`."""
+    """Return the number of times that `run` calls `step`."""
     return len(MEASURED)
 
 
 def run(scale: Scale, step: Step) -> Figures:
-    """Bytes a connection by process: the growth from 100 connections on, so start-up costs are not in it."""
+    """Measure bytes per connection and process, as growth after 100 connections to exclude start-up costs."""
     found: Figures = {"connections": scale.idle}
     for system in MEASURED:
         step(system.label)
@@ -24,14 +24,14 @@ def run(scale: Scale, step: Step) -> Figures:
 
 
 def _system(system: System, connections: int) -> Figures:
-    with testbed() as on:
-        running = start(on, system)
-        clients = on.generator("listeners", running.port)
-        door = system.person()
-        clients.ask("open", "opened", 60, door=door, count=WARMED_UP_BY, at_a_time=50)
+    with testbed() as bed:
+        running = start(bed, system)
+        clients = bed.generator("listeners", running.port)
+        endpoint = system.person()
+        clients.call("open", "opened", 60, endpoint=endpoint, count=WARMED_UP_BY, at_a_time=50)
         before = {server.name: settled_rss(server) for server in running.servers}
-        opened = clients.ask(
-            "open", "opened", 120, door=door, count=connections, at_a_time=50, first=WARMED_UP_BY
+        opened = clients.call(
+            "open", "opened", 120, endpoint=endpoint, count=connections, at_a_time=50, first=WARMED_UP_BY
         )
         after = {server.name: settled_rss(server) for server in running.servers}
         grown = {name: (after[name] - before[name]) / opened["opened"] for name in after}

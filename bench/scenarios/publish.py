@@ -1,4 +1,4 @@
-"""Durable publish: messages that are committed to disk and answered, with nobody listening."""
+"""Durable publish: messages committed to disk and acknowledged, without subscribers."""
 
 from bench.aggregate import medians
 from bench.baselines.sqlite_rows import CONVERSATIONS
@@ -10,61 +10,61 @@ AT_A_TIME = 100
 
 
 def steps(scale: Scale) -> int:
-    """How often `run` calls its `step`."""
+    """Return the number of times that `run` calls `step`."""
     return scale.repeats * 5
 
 
 def run(scale: Scale, step: Step) -> Figures:
-    """Measures the router alone, FastAPI with SQLite behind a POST, and SQLite in a loop."""
+    """Measure the router alone, FastAPI with a POST into SQLite, and SQLite in a loop."""
     return {**_router(scale, step), "fastapi": _fastapi(scale, step), "sqlite": _sqlite(scale, step)}
 
 
 def _router(scale: Scale, step: Step) -> Figures:
-    orders: dict[str, tuple[str, Figures]] = {
+    phases: dict[str, tuple[str, Figures]] = {
         "many": ("publish", {"rate": None, "persons": CONVERSATIONS}),
         "many_with_keys": ("publish", {"rate": None, "persons": CONVERSATIONS, "keys": True}),
         "unary": ("publish_unary", {"at_a_time": AT_A_TIME, "persons": CONVERSATIONS}),
     }
-    with testbed() as on:
-        _, port = on.router()
-        publisher = on.generator("publisher", port)
+    with testbed() as bed:
+        _, port = bed.router()
+        publisher = bed.generator("publisher", port)
         found: Figures = {}
-        for name, (do, arguments) in orders.items():
+        for name, (do, arguments) in phases.items():
             repeats = []
             for _ in range(scale.repeats):
                 step(f"Trunkline, {name.replace('_', ' ')}")
-                repeats.append(_measured(on, publisher, do, {**arguments, "seconds": scale.publish_s}))
+                repeats.append(_measured(bed, publisher, do, {**arguments, "seconds": scale.publish_s}))
             found[name] = medians(repeats)
-        return {**found, "tracebacks": on.tracebacks()}
+        return {**found, "tracebacks": bed.tracebacks()}
 
 
 def _fastapi(scale: Scale, step: Step) -> Figures:
-    with testbed() as on:
-        _, port = on.server("fastapi", "-m", "bench.baselines.fastapi_app", str(on.folder("fastapi")))
-        posters = on.generator("posters", port)
+    with testbed() as bed:
+        _, port = bed.server("fastapi", "-m", "bench.baselines.fastapi_app", str(bed.folder("fastapi")))
+        posters = bed.generator("posters", port)
         repeats = []
         for _ in range(scale.repeats):
-            step("FastAPI POST, one commit a row")
+            step("FastAPI POST, one commit per row")
             arguments = {"at_a_time": AT_A_TIME, "seconds": scale.publish_s}
-            repeats.append(_measured(on, posters, "post", arguments))
+            repeats.append(_measured(bed, posters, "post", arguments))
         return medians(repeats)
 
 
 def _sqlite(scale: Scale, step: Step) -> Figures:
     repeats = []
     for repeat in range(scale.repeats):
-        step("sqlite3 in a loop, one commit a row")
-        with testbed() as on:
-            folder = str(on.folder(f"rows{repeat}"))
-            rows = on.start("sqlite", "-m", "bench.baselines.sqlite_rows", folder, str(scale.publish_s))
-            done = rows.hear("accepted", scale.publish_s + 20)
+        step("sqlite3 in a loop, one commit per row")
+        with testbed() as bed:
+            folder = str(bed.folder(f"rows{repeat}"))
+            rows = bed.start("sqlite", "-m", "bench.baselines.sqlite_rows", folder, str(scale.publish_s))
+            done = rows.wait_for("accepted", scale.publish_s + 20)
             repeats.append({"accepted_per_s": done["accepted"] / done["elapsed_s"]})
     return medians(repeats)
 
 
-def _measured(on: Testbed, generator: Child, do: str, arguments: Figures) -> Figures:
-    with measure_cpu(on.children) as cpu:
-        done = generator.ask(do, "accepted", 120, **arguments)
+def _measured(bed: Testbed, generator: Child, do: str, arguments: Figures) -> Figures:
+    with measure_cpu(bed.children) as cpu:
+        done = generator.call(do, "accepted", 120, **arguments)
     return {
         "accepted_per_s": done["accepted"] / done["elapsed_s"],
         "refused": sum(done.get("refused", {}).values()),

@@ -1,4 +1,4 @@
-"""Round trip: a client says something, an echo worker answers, the client has the answer."""
+"""Round trip: from a client's message to the echo agent's reply."""
 
 from bench.aggregate import medians, totals
 from bench.processes import Child, Testbed, testbed
@@ -11,55 +11,55 @@ OPEN_LOOP_SHARES = (0.5, 0.8)
 
 
 def steps(scale: Scale) -> int:
-    """How often `run` calls its `step`."""
+    """Return the number of times that `run` calls `step`."""
     return len(SYSTEMS) * len(scale.clients) * (scale.repeats + len(OPEN_LOOP_SHARES))
 
 
 def run(scale: Scale, step: Step) -> Figures:
-    """Measures all systems; in the bridge every message is committed both ways, in the others none is."""
+    """Measure all systems. Trunkline commits message and reply; the baselines store nothing."""
     return {system.name: _system(system, scale, step) for system in SYSTEMS}
 
 
 def _system(system: System, scale: Scale, step: Step) -> Figures:
-    with testbed() as on:
-        running = start(on, system)
+    with testbed() as bed:
+        running = start(bed, system)
         if running.router_port:
-            worker = on.start(
+            worker = bed.start(
                 "worker", "examples/echo_agent.py", "--router", f"127.0.0.1:{running.router_port}"
             )
-            worker.hear("printed", 20)
-        talkers = on.generator("talkers", running.port)
+            worker.wait_for("printed", 20)
+        talkers = bed.generator("talkers", running.port)
         found: Figures = {}
         connected = 0
         for clients in scale.clients:
-            opened = talkers.ask("open", "opened", 60, door=system.echo(), count=clients - connected)
+            opened = talkers.call("open", "opened", 60, endpoint=system.echo(), count=clients - connected)
             connected += opened["opened"]
             if connected != clients:
                 raise RuntimeError(f"{system.label}: {opened}")
-            found[str(clients)] = _clients(system, on, talkers, clients, scale, step)
-        return {**found, "tracebacks": on.tracebacks()}
+            found[str(clients)] = _clients(system, bed, talkers, clients, scale, step)
+        return {**found, "tracebacks": bed.tracebacks()}
 
 
-def _clients(system: System, on: Testbed, talkers: Child, clients: int, scale: Scale, step: Step) -> Figures:
-    """The highest rate with one message of each client under way, then open loops below it."""
-    talkers.ask("closed_loop", "answered", 30, seconds=WARM_UP_S)
+def _clients(system: System, bed: Testbed, talkers: Child, clients: int, scale: Scale, step: Step) -> Figures:
+    """Measure the closed-loop rate with one message in flight per client, then open loops below that rate."""
+    talkers.call("closed_loop", "answered", 30, seconds=WARM_UP_S)
     repeats = []
     for _ in range(scale.repeats):
         step(f"{system.label}, {clients} clients, closed loop")
-        repeats.append(_measured(on, talkers, "closed_loop", seconds=scale.phase_s))
+        repeats.append(_measured(bed, talkers, "closed_loop", seconds=scale.phase_s))
     sums = {name: totals([repeat[name] for repeat in repeats]) for name in ("wrong", "faults")}
     closed = {**medians(repeats), **sums}
     found: Figures = {"closed": closed}
     for share in OPEN_LOOP_SHARES:
         rate = closed["per_s"] * share
         step(f"{system.label}, {clients} clients, {rate:,.0f}/s")
-        found[f"open_{share:.0%}"] = _measured(on, talkers, "open_loop", rate=rate, seconds=scale.phase_s)
+        found[f"open_{share:.0%}"] = _measured(bed, talkers, "open_loop", rate=rate, seconds=scale.phase_s)
     return found
 
 
-def _measured(on: Testbed, talkers: Child, do: str, **arguments: float) -> Figures:
-    with measure_cpu(on.children) as cpu:
-        done = talkers.ask(do, "answered", 60, **arguments)
+def _measured(bed: Testbed, talkers: Child, do: str, **arguments: float) -> Figures:
+    with measure_cpu(bed.children) as cpu:
+        done = talkers.call(do, "answered", 60, **arguments)
     return {
         "per_s": done["answered"] / done["elapsed_s"],
         "latency": done["latency"],

@@ -1,4 +1,4 @@
-"""Streamed replies: many side by side and one to a group, and coming back to one that is half said."""
+"""Streamed replies: many in parallel and one to a group; resume of an unfinished one."""
 
 from bench.aggregate import medians, totals
 from bench.loadgen.reply_text import DELTAS_PER_S
@@ -8,106 +8,108 @@ from bench.scale import Figures, Scale, Step
 from bench.systems import BRIDGES, GROUP, STREAMING_BASELINES, System, start
 
 ROLLUPS_MS = (0, 40)
-HELD_BYTES = 100 * 1024
-HOLDER = "held"
+UNFINISHED_BYTES = 100 * 1024
+UNFINISHED_PERSON = "unfinished"
 
 
 def steps(scale: Scale) -> int:
-    """How often `run` calls its `step`."""
+    """Return the number of times that `run` calls `step`."""
     return scale.repeats * (len(BRIDGES) * (len(ROLLUPS_MS) + 1) + len(STREAMING_BASELINES))
 
 
 def run(scale: Scale, step: Step) -> Figures:
-    """The bridge with and without roll-up, in both encodings, and what is usual today."""
+    """Measure Trunkline with and without roll-up, in both encodings, and the baselines."""
     return {
         "replies": scale.streams,
         "listeners": scale.subscribers,
         "deltas_per_s": DELTAS_PER_S,
-        "held_bytes": HELD_BYTES,
+        "held_bytes": UNFINISHED_BYTES,
         **{system.name: _bridge(system, scale, step) for system in BRIDGES},
-        **{system.name: _today(system, scale, step) for system in STREAMING_BASELINES},
+        **{system.name: _baseline(system, scale, step) for system in STREAMING_BASELINES},
     }
 
 
 def _bridge(system: System, scale: Scale, step: Step) -> Figures:
-    with testbed() as on:
-        running = start(on, system)
-        followers = on.generator("followers", running.port)
-        producer = on.generator("producer", running.router_port)
+    with testbed() as bed:
+        running = start(bed, system)
+        followers = bed.generator("followers", running.port)
+        producer = bed.generator("producer", running.router_port)
         found: Figures = {}
         for rollup_ms in ROLLUPS_MS:
             repeats = []
             for _ in range(scale.repeats):
                 step(f"{system.label}, roll-up {rollup_ms} ms")
-                repeats.append(_phase(on, system, followers, producer, scale, f"&rollup_ms={rollup_ms}"))
+                repeats.append(_phase(bed, system, followers, producer, scale, f"&rollup_ms={rollup_ms}"))
             found[f"rollup_{rollup_ms}"] = _together(repeats)
-        resumers = on.generator("resumers", running.port)
+        resumers = bed.generator("resumers", running.port)
         repeats = []
         for _ in range(scale.repeats):
             step(f"{system.label}, resume")
-            repeats.append(_resume(on, system, resumers, producer, scale))
+            repeats.append(_resume(bed, system, resumers, producer, scale))
         found["resume"] = {**medians(repeats), "wrong": totals([repeat["wrong"] for repeat in repeats])}
-        return {**found, "tracebacks": on.tracebacks()}
+        return {**found, "tracebacks": bed.tracebacks()}
 
 
-def _today(system: System, scale: Scale, step: Step) -> Figures:
-    with testbed() as on:
-        server, port = on.server("fastapi", "-m", "bench.baselines.streaming_app")
-        followers = on.generator("followers", port)
+def _baseline(system: System, scale: Scale, step: Step) -> Figures:
+    with testbed() as bed:
+        server, port = bed.server("fastapi", "-m", "bench.baselines.streaming_app")
+        followers = bed.generator("followers", port)
         repeats = []
         for _ in range(scale.repeats):
             step(system.label)
-            repeats.append(_phase(on, system, followers, server, scale))
-        return {"streams": _together(repeats), "tracebacks": on.tracebacks()}
+            repeats.append(_phase(bed, system, followers, server, scale))
+        return {"streams": _together(repeats), "tracebacks": bed.tracebacks()}
 
 
 def _phase(
-    on: Testbed, system: System, followers: Child, producer: Child, scale: Scale, query: str = ""
+    bed: Testbed, system: System, followers: Child, producer: Child, scale: Scale, query: str = ""
 ) -> Figures:
-    """All listeners connect, all replies are streamed and ended, and what came is checked."""
+    """Connect all listeners, stream all replies to their end, and check the received texts."""
     encoding = system.subprotocol or system.name.partition("_")[2]
-    doors = [(system.person(), scale.streams, None), (system.room(), scale.subscribers, scale.streams)]
-    for door, count, reply in doors:
-        door["target"] += query
-        opened = followers.ask("open", "opened", 60, door=door, encoding=encoding, count=count, reply=reply)
+    endpoints = [(system.person(), scale.streams, None), (system.room(), scale.subscribers, scale.streams)]
+    for endpoint, count, reply in endpoints:
+        endpoint["target"] += query
+        opened = followers.call(
+            "open", "opened", 60, endpoint=endpoint, encoding=encoding, count=count, reply=reply
+        )
         if opened["opened"] != count:
             raise RuntimeError(f"{system.label}: {opened}")
     whole = {} if system.subprotocol else {"whole": encoding == "whole"}
-    with measure_cpu(on.children) as cpu:
-        said = producer.ask(
+    with measure_cpu(bed.children) as cpu:
+        sent = producer.call(
             "stream", "handed", 120, persons=scale.streams, group=GROUP, seconds=scale.stream_s, **whole
         )
-    heard = followers.ask("finish", "one", 180, start_ns=said["start_ns"], digests=said["digests"])
-    return _figures(said, heard, cpu)
+    received = followers.call("finish", "one", 180, start_ns=sent["start_ns"], digests=sent["digests"])
+    return _figures(sent, received, cpu)
 
 
-def _figures(said: Figures, heard: Figures, cpu: dict[str, float]) -> Figures:
-    both = [heard["one"], heard["many"]]
+def _figures(sent: Figures, received: Figures, cpu: dict[str, float]) -> Figures:
+    both = [received["one"], received["many"]]
     text_bytes = max(1, sum(part["text_bytes"] for part in both))
     deltas = sum(part["bytes"].get("delta", 0) for part in both)
     everything = sum(sum(part["bytes"].values()) for part in both)
     frames = sum(part["frames"].get("delta", 0) for part in both)
-    heard_s = (heard["last_ns"] - said["start_ns"]) / 1e9
+    received_s = (received["last_ns"] - sent["start_ns"]) / 1e9
     return {
-        "offered_per_s": said["offered"] / said["elapsed_s"],
-        "handed_per_s": said["handed"] / said["elapsed_s"],
-        "handed_share": said["handed"] / said["offered"],
-        "deltas_delivered_per_s": sum(part["deltas"] for part in both) / heard_s,
-        "frames_per_s": frames / heard_s,
+        "offered_per_s": sent["offered"] / sent["elapsed_s"],
+        "handed_per_s": sent["handed"] / sent["elapsed_s"],
+        "handed_share": sent["handed"] / sent["offered"],
+        "deltas_delivered_per_s": sum(part["deltas"] for part in both) / received_s,
+        "frames_per_s": frames / received_s,
         "bytes_per_byte": deltas / text_bytes,
         "bytes_per_byte_with_ends": everything / text_bytes,
-        "one": {name: heard["one"][name] for name in ("latency", "latency_from_due")},
-        "many": {name: heard["many"][name] for name in ("latency", "latency_from_due")},
-        "late": said["late"],
+        "one": {name: received["one"][name] for name in ("latency", "latency_from_due")},
+        "many": {name: received["many"][name] for name in ("latency", "latency_from_due")},
+        "late": sent["late"],
         "cpu_percent": cpu,
         "wrong": {
-            "refused": sum(said["refused"].values()),
-            "replies_not_ended_once": said["not_ended_once"],
-            "listeners_gone": sum(heard["gone"].values()),
+            "refused": sum(sent["refused"].values()),
+            "replies_not_ended_once": sent["not_ended_once"],
+            "listeners_gone": sum(received["gone"].values()),
             "faults": sum(sum(part["faults"].values()) for part in both),
             **{name: sum(part["wrong"][name] for part in both) for name in both[0]["wrong"]},
         },
-        "faults": totals([said["refused"], heard["gone"], *(part["faults"] for part in both)]),
+        "faults": totals([sent["refused"], received["gone"], *(part["faults"] for part in both)]),
     }
 
 
@@ -116,14 +118,14 @@ def _together(repeats: list[Figures]) -> Figures:
     return {**medians(repeats), **sums}
 
 
-def _resume(on: Testbed, system: System, resumers: Child, producer: Child, scale: Scale) -> Figures:
-    held = producer.ask("hold", "held", 30, person=HOLDER, size=HELD_BYTES)
-    target = system.person()["target"].replace("{n}", HOLDER)
+def _resume(bed: Testbed, system: System, resumers: Child, producer: Child, scale: Scale) -> Figures:
+    unfinished = producer.call("begin_reply", "written", 30, person=UNFINISHED_PERSON, size=UNFINISHED_BYTES)
+    target = system.person()["target"].replace("{n}", UNFINISHED_PERSON)
     arguments = {"target": target, "subprotocol": system.subprotocol, "times": scale.resumes}
-    with measure_cpu(on.children) as cpu:
-        done = resumers.ask("resume", "resumed", 120, expected=held["digest"], **arguments)
-    released = producer.ask("release", "released", 30)
-    refused = sum(held["refused"].values()) + sum(released["refused"].values())
+    with measure_cpu(bed.children) as cpu:
+        done = resumers.call("resume", "resumed", 120, expected=unfinished["digest"], **arguments)
+    finished = producer.call("finish_reply", "finished", 30)
+    refused = sum(unfinished["refused"].values()) + sum(finished["refused"].values())
     return {
         "latency": done["latency"],
         "frame_bytes": done["frame_bytes"],

@@ -1,4 +1,4 @@
-"""Percentiles; skipped where the extra `bench` is not installed."""
+"""Percentiles; skipped if the extra `bench` is not installed."""
 
 import pytest
 
@@ -7,7 +7,7 @@ latency = pytest.importorskip("bench.loadgen.latency")
 
 
 def test_percentiles_are_in_milliseconds_within_three_digits() -> None:
-    """1 to 1,000 ms, one each."""
+    """One sample for each millisecond from 1 to 1,000."""
     latencies = latency.Latencies()
     for milliseconds in range(1, 1001):
         latencies.add_ns(milliseconds * 1_000_000)
@@ -19,5 +19,5 @@ def test_percentiles_are_in_milliseconds_within_three_digits() -> None:
 
 
 def test_no_samples_give_no_percentiles() -> None:
-    """Only the count is there."""
+    """Only the count is returned."""
     assert latency.Latencies().figures() == {"samples": 0}

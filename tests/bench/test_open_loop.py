@@ -1,4 +1,4 @@
-"""Open loops, and the mark by which a text says when it was due."""
+"""Open-loop schedules, and the due time in each chat text."""
 
 import time
 
@@ -21,49 +21,49 @@ from bench.loadgen.websocket_frames import next_frame
 MS = 1_000_000
 
 
-def test_pace_gives_each_number_once_when_it_is_due() -> None:
-    """Nothing is due early; what was missed is made up for at once."""
-    pace = OpenLoop(rate=1000, seconds=0.01, start_ns=5 * MS)
-    assert list(pace.take(5 * MS, 100)) == [0]
-    assert list(pace.take(5 * MS + 999_000, 100)) == []
-    assert pace.wait_s(5 * MS + 999_000) == 1e-6
-    assert list(pace.take(9 * MS, 100)) == [1, 2, 3, 4]
-    assert list(pace.take(99 * MS, 3)) == [5, 6, 7]
-    assert list(pace.take(99 * MS, 100)) == [8, 9]
-    assert list(pace.take(999 * MS, 100)) == []
+def test_a_schedule_yields_each_number_once_when_it_is_due() -> None:
+    """Nothing is due early; missed numbers are yielded at once."""
+    schedule = OpenLoop(rate=1000, seconds=0.01, start_ns=5 * MS)
+    assert list(schedule.take(5 * MS, 100)) == [0]
+    assert list(schedule.take(5 * MS + 999_000, 100)) == []
+    assert schedule.wait_s(5 * MS + 999_000) == 1e-6
+    assert list(schedule.take(9 * MS, 100)) == [1, 2, 3, 4]
+    assert list(schedule.take(99 * MS, 3)) == [5, 6, 7]
+    assert list(schedule.take(99 * MS, 100)) == [8, 9]
+    assert list(schedule.take(999 * MS, 100)) == []
 
 
-def test_pace_counts_from_when_a_number_was_due() -> None:
-    """A late sender does not move the time from which latency counts."""
+def test_due_times_do_not_depend_on_when_numbers_are_taken() -> None:
+    """A late sender does not shift the time from which latency counts."""
     assert OpenLoop(rate=250, seconds=1, start_ns=7).due_ns(3) == 7 + 12 * MS
 
 
-async def test_all_numbers_come_when_they_are_due() -> None:
-    """Each once, in order, and none before its time."""
-    pace = OpenLoop(rate=500, seconds=0.02, start_ns=time.monotonic_ns())
+async def test_due_items_yields_all_numbers_when_they_are_due() -> None:
+    """Each once, in order, none early."""
+    schedule = OpenLoop(rate=500, seconds=0.02, start_ns=time.monotonic_ns())
     given: list[int] = []
-    async for due in due_items(pace, pace.start_ns + 10**10, at_most=3):
-        assert pace.due_ns(due[-1]) <= time.monotonic_ns()
+    async for due in due_items(schedule, schedule.start_ns + 10**10, at_most=3):
+        assert schedule.due_ns(due[-1]) <= time.monotonic_ns()
         assert len(due) <= 3
         given += due
     assert given == list(range(10))
 
 
-async def test_nothing_is_given_once_the_time_is_over() -> None:
-    """What is due by then and was not asked for is not made up for."""
-    pace = OpenLoop(rate=1000, seconds=1, start_ns=time.monotonic_ns() - 10**9)
-    assert [due async for due in due_items(pace, pace.start_ns, at_most=3)] == []
+async def test_due_items_yields_nothing_after_the_end() -> None:
+    """Overdue numbers are dropped."""
+    schedule = OpenLoop(rate=1000, seconds=1, start_ns=time.monotonic_ns() - 10**9)
+    assert [due async for due in due_items(schedule, schedule.start_ns, at_most=3)] == []
 
 
 def test_text_carries_its_mark_in_every_encoding() -> None:
-    """Texts have one length, and their mark is found in raw text, JSON and protobuf frames."""
+    """Texts have a fixed length; their mark is found in raw text, JSON and protobuf frames."""
     assert len(chat_text(0, 0)) == len(chat_text(99_999_999, 10**18)) == LENGTH
     for subprotocol in (None, JSON, PROTO):
         assert mark_of(message_frame(42, 123_456_789, subprotocol)) == (123_456_789, 42)
-    assert mark_of(b"nothing of the kind") is None
+    assert mark_of(b"no mark") is None
 
 
-def test_what_is_said_is_a_frame_of_the_contract() -> None:
+def test_an_encoded_message_is_a_frame_of_the_contract() -> None:
     """The protobuf form parses as a `message` frame; the JSON form has the same id."""
     frame = message_frame(7, 1, PROTO)
     parsed = frame_pb2.ClientFrame.FromString(frame[frame.index(b"\0\0\0\0") + 4 :])
@@ -74,8 +74,8 @@ def test_what_is_said_is_a_frame_of_the_contract() -> None:
     assert header
 
 
-def test_answers_are_told_from_acks_and_refusals() -> None:
-    """Only what the agent says is an answer."""
+def test_replies_are_distinguished_from_acks_and_rejections() -> None:
+    """Only messages of the agent are replies."""
     by_agent = message_pb2.Author(role=message_pb2.ROLE_AGENT)
     answer = frame_pb2.ServerFrame(message=message_pb2.Message(author=by_agent)).SerializeToString()
     ack = frame_pb2.ServerFrame(ack=frame_pb2.AckFrame(id="1")).SerializeToString()
@@ -87,7 +87,7 @@ def test_answers_are_told_from_acks_and_refusals() -> None:
 
 
 def test_closing_frames_are_recognised_by_their_first_bytes() -> None:
-    """The reason can be read from them; messages are not taken for them."""
+    """Their reason is readable; messages are not mistaken for them."""
     closing = frame_pb2.ServerFrame(closing=frame_pb2.ClosingFrame(code=4000, reason="SLOW_CONSUMER"))
     message = frame_pb2.ServerFrame(message=message_pb2.Message(id="closing"))
     in_json = b'{"type":"closing","code":4000,"reason":"SLOW_CONSUMER"}'
@@ -100,7 +100,7 @@ def test_closing_frames_are_recognised_by_their_first_bytes() -> None:
 
 
 def test_seqs_that_are_not_in_a_row_are_counted() -> None:
-    """A gap, a repetition and a step back are one break each."""
+    """A gap, a repetition and a step back count as one break each."""
     assert breaks([4, 5, 6]) == 0
     assert breaks([1, 3, 3, 2]) == 3
     position = address_pb2.Position(seq=9)

@@ -1,4 +1,4 @@
-"""How repeats become figures, and figures rows, notes and a picture."""
+"""Aggregation of repeats, and the rows, caveats and chart made from them."""
 
 from xml.etree import ElementTree
 
@@ -29,27 +29,27 @@ def fanout(bridge: float) -> dict[str, object]:
     }
 
 
-def test_medians_go_into_nested_figures() -> None:
-    """Each figure has a median of its own; one that a repeat lacks is left out."""
+def test_medians_include_nested_figures() -> None:
+    """Each figure has its own median; figures missing from a repeat are left out."""
     repeats = [{"a": 1, "b": {"c": 10}, "d": 1}, {"a": 9, "b": {"c": 30}}, {"a": 2, "b": {"c": 20}}]
     assert medians(repeats) == {"a": 2, "b": {"c": 20}}
 
 
-def test_totals_keep_what_is_not_zero() -> None:
-    """What must be zero is summed, so that one bad repeat shows."""
+def test_totals_keep_nonzero_sums() -> None:
+    """Error counts are summed so that one bad repeat is visible."""
     assert totals([{"lost": 0, "late": 1}, {"lost": 0, "late": 2}]) == {"late": 3}
 
 
 @pytest.mark.parametrize(("bridge", "met"), [(2_000_000.0, True), (1_999_999.0, False)])
 def test_fanout_goal_is_a_ratio_of_the_same_run(bridge: float, met: bool) -> None:
-    """Twenty times FastAPI's best is met, less is missed."""
+    """Twenty times FastAPI's best meets the goal, less misses it."""
     first = rows({"fanout": fanout(bridge)})[0]
     assert first.met is met
     assert first.times == pytest.approx(bridge / 100_000)
 
 
 def streams(**changed: float) -> dict[str, object]:
-    """Results of streamed replies that meet all goals by a hair, but for what is `changed`."""
+    """Streaming results that just meet all goals, except for those `changed`."""
     given = {"one_ms": 100.0, "many_ms": 100.0, "used": 1.6, "resume_ms": 50.0, "lost": 0} | changed
 
     def phase(used: float) -> dict[str, object]:
@@ -62,8 +62,8 @@ def streams(**changed: float) -> dict[str, object]:
     return {"held_bytes": 102400, "bridge_json": bridge, "bridge_proto": bridge, **fastapi}
 
 
-def test_streams_meet_their_goals_by_a_hair() -> None:
-    """All that are on the line are met; bytes are held against the whole text in each frame."""
+def test_streaming_results_on_the_goals_meet_them() -> None:
+    """Bytes are compared with whole texts in each frame."""
     found = rows({"streams": streams()})
     assert [row.met for row in found] == [True] * 7
     assert found[2].times == pytest.approx(50)
@@ -79,30 +79,30 @@ def test_each_goal_of_streams_can_be_missed(changed: str, missed: int) -> None:
     assert sum(row.met is False for row in found) == missed
 
 
-def test_less_is_better_turns_the_ratio_round() -> None:
-    """Half the latency is two times as good."""
+def test_less_is_better_inverts_the_ratio() -> None:
+    """Half the latency is a ratio of 2."""
     assert Row("latency", "ms", 1.0, 2.0, less_is_better=True).times == 2.0
     assert Row("no baseline", "ms", 1.0).times is None
 
 
-def test_notes_name_where_the_load_generator_was_the_limit() -> None:
-    """A generator above 85 % of a core is said with the phase it was seen in."""
+def test_caveats_name_saturated_load_generators() -> None:
+    """A generator above 85 % of a core is reported with its phase."""
     found = caveats({"fanout": fanout(1e6)})
     assert "fanout, bridge_json, 100/s: the load generator (listeners) used 90 % of a core" in found
 
 
-def test_notes_sum_up_disturbances() -> None:
-    """One sentence says how often others took part, whatever the number of phases."""
+def test_caveats_summarise_disturbances() -> None:
+    """One sentence reports the number of disturbed phases."""
     figures = fanout(1e6)
     for name in ("fastapi", "websockets"):
         for phase in figures[name]["points"]:  # type: ignore[index]
             phase["cpu_percent"] = {"others": 50.0}
-    [said] = [note for note in caveats({"fanout": figures}) if "not quiet" in note]
-    assert "in 4 of" in said
+    [caveat] = [each for each in caveats({"fanout": figures}) if "machine was busy" in each]
+    assert "in 4 of" in caveat
 
 
-def test_chart_is_well_formed_and_shows_every_series() -> None:
-    """The picture parses as XML and names all systems."""
+def test_the_chart_is_well_formed_and_contains_every_series() -> None:
+    """The chart parses as XML and names all systems."""
     results = {"fanout": fanout(3e6)}
     picture = chart(results["fanout"], rows(results))
     texts = [element.text for element in ElementTree.fromstring(picture).iter() if element.text]

@@ -1,4 +1,4 @@
-"""The comparison of what many sockets receive."""
+"""Comparison of the streams that many sockets receive."""
 
 import itertools
 
@@ -17,7 +17,7 @@ def framed(payload: bytes) -> bytes:
 
 
 def feed(reader: Reader, stream: bytes, cuts: list[int]) -> None:
-    """Feeds a stream in pieces."""
+    """Feed a stream in pieces."""
     edges = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
     for start, end in itertools.pairwise(edges):
         reader.feed(memoryview(stream)[start:end])
@@ -30,10 +30,10 @@ pieces = st.lists(st.integers(0, 10_000), max_size=8)
     payloads=st.lists(st.binary(max_size=300), min_size=1, max_size=6),
     listeners=st.lists(st.tuples(pieces, st.sets(st.integers(0, 6))), min_size=1, max_size=5),
 )
-def test_equal_streams_are_equal_however_they_are_cut_and_pinged(
+def test_equal_streams_match_regardless_of_chunks_and_pings(
     payloads: list[bytes], listeners: list[tuple[list[int], set[int]]]
 ) -> None:
-    """Pieces and pings differ from socket to socket; the frames do not, and are kept once."""
+    """Chunks and pings differ between sockets; the frames do not and are stored once."""
     stream = SharedStream()
     for cuts, pinged_before in listeners:
         reader = Reader(stream)
@@ -49,7 +49,7 @@ def test_equal_streams_are_equal_however_they_are_cut_and_pinged(
 
 
 def test_readers_take_turns_in_defining_the_stream() -> None:
-    """Whoever is ahead defines; who was behind may be ahead next."""
+    """The reader that is ahead defines the stream; the other may be ahead next."""
     stream, frames = SharedStream(), [framed(bytes([number]) * 200) for number in range(4)]
     ahead, behind = Reader(stream), Reader(stream)
     whole = b"".join(frames)
@@ -69,8 +69,8 @@ def test_readers_take_turns_in_defining_the_stream() -> None:
         pytest.param(framed(b"one") + framed(b"one"), id="twice"),
     ],
 )
-def test_a_stream_that_differs_is_noticed(other: bytes) -> None:
-    """Lost, repeated and reordered frames all are a mismatch at their first byte."""
+def test_a_differing_stream_is_detected(other: bytes) -> None:
+    """Lost, repeated and reordered frames are a mismatch at their first byte."""
     stream = SharedStream()
     Reader(stream).feed(memoryview(framed(b"one") + framed(b"two")))
     with pytest.raises(StreamMismatchError):
@@ -79,7 +79,7 @@ def test_a_stream_that_differs_is_noticed(other: bytes) -> None:
 
 @given(before=st.integers(0, 3), cuts=pieces, leads=st.booleans())
 def test_frames_for_one_socket_are_put_aside(before: int, cuts: list[int], leads: bool) -> None:
-    """A farewell to one listener defines nothing, even where it is first and comes in pieces."""
+    """A frame for one listener is not part of the stream, even if it is first and arrives in pieces."""
     stream = SharedStream(lambda first_bytes: b"farewell" in first_bytes)
     frames = [framed(bytes([number]) * 100) for number in range(4)]
     if not leads:

@@ -1,4 +1,4 @@
-"""What a listener of a streamed reply received, and what is concluded from it."""
+"""Texts and transcripts of streamed replies."""
 
 import itertools
 
@@ -11,7 +11,7 @@ from websockets.frames import Frame, Opcode
 from bench.loadgen.chat_frames import JSON, PROTO
 from bench.loadgen.reply_frames import chunk
 from bench.loadgen.reply_text import DELTA_BYTES, SLOTS, ReplyScript, delta_text, digest, due_us, marks_of
-from bench.loadgen.transcript import MOST_KEPT_BYTES, Transcript
+from bench.loadgen.transcript import MAX_BUFFERED_BYTES, Transcript
 
 DELTAS = [delta_text(1000 * index, 7, index) for index in range(6)]
 TEXT = "".join(DELTAS)
@@ -24,10 +24,10 @@ def framed(payload: bytes) -> bytes:
 
 
 def opening(encoding: str, text: str = "") -> bytes:
-    """A baseline has none."""
+    """Opening frame; a baseline has none."""
     if encoding == JSON:
-        said = f'{{"type":"message","id":"m","parts":[{{"type":"text","text":"{text}"}}],"state":"open"}}'
-        return framed(said.encode())
+        frame = f'{{"type":"message","id":"m","parts":[{{"type":"text","text":"{text}"}}],"state":"open"}}'
+        return framed(frame.encode())
     if encoding == PROTO:
         part = message_pb2.Part(text=message_pb2.TextPart(text=text))
         message = message_pb2.Message(id="m", parts=[part], state=message_pb2.MESSAGE_STATE_OPEN)
@@ -36,7 +36,7 @@ def opening(encoding: str, text: str = "") -> bytes:
 
 
 def added(encoding: str, index: int, named: bool = False) -> bytes:
-    """One delta; `named` with its message's id and its index."""
+    """Delta; with message id and index if `named`."""
     if encoding == JSON:
         names = f'"message_id":"m","index":{index},' if named else ""
         return framed(f'{{"type":"delta",{names}"text":"{DELTAS[index]}"}}'.encode())
@@ -62,38 +62,38 @@ def ending(encoding: str) -> bytes:
     return framed(chunk("", is_final=True).encode())
 
 
-def heard(encoding: str, *frames: bytes) -> Transcript:
+def parsed(encoding: str, *frames: bytes) -> Transcript:
     transcript = Transcript(encoding)
     for frame in frames:
         transcript.take(memoryview(frame), NOW_NS)
-    transcript.follow()
+    transcript.parse()
     return transcript
 
 
-def test_a_delta_has_twenty_bytes_and_says_when_it_was_handed_over() -> None:
-    """Whatever its numbers."""
+def test_a_delta_has_twenty_bytes_and_contains_its_send_time() -> None:
+    """For any numbers."""
     assert {len(text) for text in (*DELTAS, delta_text(999_999_999, 9999, 99_999))} == {DELTA_BYTES}
     assert list(marks_of(TEXT)) == [(1000 * index, index) for index in range(6)]
     with pytest.raises(ValueError, match="invalid literal"):
         list(marks_of("hello, and how are you?"))
 
 
-def test_each_reply_speaks_once_in_each_interval() -> None:
-    """Spread over the slots; a delta is due at the tick at which its reply has its turn."""
+def test_each_reply_sends_once_in_each_interval() -> None:
+    """Replies are spread over the slots; a delta is due at the tick of its reply's slot."""
     script = ReplyScript(23)
     ticks = range(3 * SLOTS)
     for tick in ticks:
-        for reply in script.turn(tick):
-            index, _ = script.say(reply, 0)
+        for reply in script.due_replies(tick):
+            index, _ = script.next_delta(reply, 0)
             assert due_us(reply, index) == tick * 2000
     assert script.counts() == [3] * 23
-    assert max(len(script.turn(tick)) for tick in ticks) == 3
+    assert max(len(script.due_replies(tick)) for tick in ticks) == 3
     assert script.digests()[5] == digest(script.text(5))
 
 
 @given(encoding=st.sampled_from(ENCODINGS), cuts=st.lists(st.integers(0, 2000), max_size=8))
-def test_a_transcript_is_the_same_however_it_was_cut(encoding: str, cuts: list[int]) -> None:
-    """Each delta came when its frame was whole, also where it was gone through in between."""
+def test_a_transcript_does_not_depend_on_chunks(encoding: str, cuts: list[int]) -> None:
+    """A delta is received when its frame is complete, even if the transcript is parsed in between."""
     frames = [opening(encoding), *(added(encoding, index) for index in range(6)), ending(encoding)]
     sent = b"".join(frames)
     edges = sorted({0, len(sent), *(cut % (len(sent) + 1) for cut in cuts)})
@@ -101,8 +101,8 @@ def test_a_transcript_is_the_same_however_it_was_cut(encoding: str, cuts: list[i
     for start, end in itertools.pairwise(edges):
         transcript.take(memoryview(sent)[start:end], end)
         if end % 2:
-            transcript.follow()
-    transcript.follow()
+            transcript.parse()
+    transcript.parse()
     assert transcript.text == TEXT
     assert list(transcript.indexes) == list(range(6))
     ends = list(itertools.accumulate(map(len, frames)))[1:7]
@@ -115,19 +115,17 @@ def test_a_transcript_is_the_same_however_it_was_cut(encoding: str, cuts: list[i
 
 @pytest.mark.parametrize("encoding", ENCODINGS[:3])
 @pytest.mark.parametrize("order", [(0, 2), (0, 1, 1, 2), (0, 2, 1), ()])
-def test_what_is_lost_repeated_or_out_of_order_makes_another_text(
-    encoding: str, order: tuple[int, ...]
-) -> None:
-    """No text of another order has the digest of what was said."""
+def test_lost_repeated_or_reordered_deltas_change_the_digest(encoding: str, order: tuple[int, ...]) -> None:
+    """Only the exact sequence has the digest of the sent text."""
     frames = [added(encoding, index) for index in order]
-    assert digest(heard(encoding, opening(encoding), *frames).text) != digest("".join(DELTAS[:3]))
+    assert digest(parsed(encoding, opening(encoding), *frames).text) != digest("".join(DELTAS[:3]))
 
 
 @pytest.mark.parametrize("encoding", [JSON, PROTO])
-def test_an_open_message_takes_the_place_of_what_was_there(encoding: str) -> None:
-    """As after an interruption; it is counted, and what it repeats is no delta that was read."""
+def test_an_open_message_replaces_the_text_so_far(encoding: str) -> None:
+    """As after a reconnect; the frame is counted, and repeated text adds no deltas."""
     frames = [opening(encoding), added(encoding, 0), opening(encoding, "".join(DELTAS[:2]))]
-    transcript = heard(encoding, *frames, added(encoding, 2), added(encoding, 3, named=True))
+    transcript = parsed(encoding, *frames, added(encoding, 2), added(encoding, 3, named=True))
     assert transcript.text == "".join(DELTAS[:4])
     assert transcript.frames["open"] == 2
     assert list(transcript.indexes) == [0, 2, 3]
@@ -135,32 +133,32 @@ def test_an_open_message_takes_the_place_of_what_was_there(encoding: str) -> Non
 
 
 @pytest.mark.parametrize("encoding", [JSON, PROTO])
-def test_an_index_that_does_not_go_on_is_a_fault(encoding: str) -> None:
-    """The text alone might hide it."""
-    assert heard(encoding, opening(encoding), added(encoding, 1, named=True)).faults.total() == 1
+def test_a_wrong_index_is_a_fault(encoding: str) -> None:
+    """Even if the text is right."""
+    assert parsed(encoding, opening(encoding), added(encoding, 1, named=True)).faults.total() == 1
 
 
-def test_a_text_so_far_that_changes_what_was_said_is_a_fault() -> None:
-    """Each must begin as the one before."""
+def test_a_whole_text_that_changes_earlier_text_is_a_fault() -> None:
+    """Each whole text must extend the one before."""
     other = framed(chunk(delta_text(1, 8, 0) + DELTAS[1]).encode())
-    assert heard("whole", added("whole", 0), other).faults.total() >= 1
+    assert parsed("whole", added("whole", 0), other).faults.total() >= 1
 
 
-def test_refusals_and_closes_are_faults() -> None:
-    """With what the server said."""
-    refusal = framed(b'{"type":"closing","code":4000,"message":"too slow"}')
+def test_rejections_and_closes_are_faults() -> None:
+    """With the server's frame."""
+    rejection = framed(b'{"type":"closing","code":4000,"message":"too slow"}')
     close = Frame(Opcode.CLOSE, b"\x0f\xa0").serialize(mask=False)
-    faults = heard(JSON, refusal, close).faults
+    faults = parsed(JSON, rejection, close).faults
     assert sorted(faults) == ["closed by the server", '{"type":"closing","code":4000,"message":"too slow"}']
 
 
-def test_little_is_kept_of_what_grows_large() -> None:
-    """Beyond a size what has come is gone through at once."""
+def test_large_transcripts_are_parsed_early() -> None:
+    """Above a size, received frames are parsed at once."""
     transcript = Transcript("whole")
     text = ""
-    for index in range(2 * MOST_KEPT_BYTES // 1000):
+    for index in range(2 * MAX_BUFFERED_BYTES // 1000):
         text += delta_text(0, 0, index)
         transcript.take(memoryview(framed(chunk(text).encode())), NOW_NS)
     assert transcript.frames["delta"] > 0
-    transcript.follow()
+    transcript.parse()
     assert transcript.text == text
