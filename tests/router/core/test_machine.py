@@ -1,4 +1,4 @@
-"""Random events against the whole core: whoever listens gets every message once, in order, gap-free."""
+"""State machine of the whole core: every subscriber gets each message once, in order, without gaps."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ STEPS = ["write", "tell", "look", "show"]
 
 
 class CoreMachine(RuleBasedStateMachine):
-    """Clients check what they get as it comes; see `Client`."""
+    """Clients check each frame on arrival; see `Client`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.clients: list[Client] = []
         self.gone: list[dict[TopicKey, Position]] = []
         self.said = 0
-        #: All that each user told to have been given; and what a client that goes on by that can rely on.
+        #: Positions that each user reported as delivered, and the lowest from which a client may resume.
         self.told: dict[tuple[TopicKey, str], set[Position]] = {}
         self.surely: dict[str, dict[TopicKey, Position]] = {}
 
@@ -53,7 +53,7 @@ class CoreMachine(RuleBasedStateMachine):
         self.router.edge("e2")
 
     def some(self, data: Any, state: str = "open") -> Client | None:
-        """One of the clients in a state, if there is one."""
+        """Draw a client in a state, if there is one."""
         found = [client for client in self.clients if client.state == state]
         return data.draw(st.sampled_from(found)) if found else None
 
@@ -80,7 +80,7 @@ class CoreMachine(RuleBasedStateMachine):
         self.clients.append(client)
 
     @rule(data=st.data())
-    def tell_delivered(self, data: Any) -> None:
+    def report_delivered(self, data: Any) -> None:
         client = self.some(data)
         places = [key for key, place in client.place.items() if place.seq] if client is not None else []
         if client is not None and places and client.user and client.edge.link is not None:
@@ -161,7 +161,7 @@ class CoreMachine(RuleBasedStateMachine):
 
     @rule()
     def rest(self) -> None:
-        """Everything that is under way is done: all who are linked are up to date."""
+        """Finish everything under way and check that all linked clients are up to date."""
         self.router.settle()
         check_tables(self.router.core, at_rest=True)
         for client in self.clients:
@@ -175,11 +175,11 @@ class CoreMachine(RuleBasedStateMachine):
             for key in heard:
                 head = self.router.log.head(key)
                 place = client.place[key]
-                # After a reset nobody hears anything until something is said.
+                # After an erasure nobody receives anything until the next message.
                 assert place == head or head == EMPTY, f"{client.id} at {place} of {key}, which is at {head}"
 
     @invariant()
-    def whoever_goes_on_by_delivery_begins_where_the_user_had_come(self) -> None:
+    def a_client_that_resumes_by_delivery_begins_at_its_users_receipts(self) -> None:
         for client in self.clients:
             if client.id not in self.surely or client.state != "open":
                 continue
@@ -199,7 +199,7 @@ class CoreMachine(RuleBasedStateMachine):
             check_tables(self.router.core, at_rest=False)
 
     def teardown(self) -> None:
-        """Once all are gone, nothing is left."""
+        """Check that nothing is left once all clients are gone."""
         if not hasattr(self, "router"):
             return
         router = self.router

@@ -1,4 +1,4 @@
-"""Random events against an agent's queue, next to a log and workers: nothing is lost or given twice."""
+"""State machine of an agent's queue with a log and workers: no delivery is lost or leased twice."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ STEPS = ["write", "tell", "look", "show", "fail", "fail_read"]
 
 
 def settlement(number: int) -> AttachRequest:
-    """Settles a delivery with one reply."""
+    """Return a batch that settles a delivery with one reply."""
     batch = AttachRequest()
     batch.settlements.add(delivery_id=number).replies.add().parts.add().text.text = "r"
     return batch
 
 
 class DeliveriesMachine(RuleBasedStateMachine):
-    """`hands` is what each worker holds by what it was told; a worker believes it until its lease ends."""
+    """`hands` holds each worker's own view of its deliveries, which it trusts until their leases end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class DeliveriesMachine(RuleBasedStateMachine):
 
     @initialize()
     def start(self) -> None:
-        # How what fails too often is given up is in test_core_dead_letters.
+        # Dead letters are tested in test_dead_letters.
         self.router = Router(max_attempts=1_000_000)
 
     @rule(key=st.sampled_from(KEYS), count=st.integers(1, 4))
@@ -61,9 +61,9 @@ class DeliveriesMachine(RuleBasedStateMachine):
         self.carry()
 
     def carry(self) -> None:
-        """Workers read what there is for them."""
+        """Workers read what waits for them."""
         self.router.carry()
-        # All results first: what one worker settles may be what another waits for.
+        # All results first: one worker's settlement may free what another waits for.
         batches = [(w, batch) for w in self.workers for batch in iter(w.take, None)]
         for worker, batch in batches:
             for result in batch.results:
@@ -73,7 +73,7 @@ class DeliveriesMachine(RuleBasedStateMachine):
                 self.got(worker, delivery)
 
     def got(self, worker: AttachedWorker, delivery: Any) -> None:
-        """Nobody else holds it, nor anything of its conversation, and all before it is done."""
+        """Check that no worker holds it or its conversation, and that all before it are settled."""
         number, address = delivery.delivery_id, delivery.message.address
         key = ("t", "a", "w", PERSON, address.conversation.id)
         now = self.router.now
@@ -89,7 +89,7 @@ class DeliveriesMachine(RuleBasedStateMachine):
         self.hands[worker][number] = (key, now + 5.0)
 
     def told(self, worker: AttachedWorker, result: Any) -> None:
-        """It is settled, with all its replies, or not at all; or the worker holds it no longer."""
+        """Check that it is settled with all its replies, or not at all, or that its lease has ended."""
         number = result.delivery_id
         if not result.HasField("error"):
             assert number not in self.router.log.unsettled
@@ -167,7 +167,7 @@ class DeliveriesMachine(RuleBasedStateMachine):
         check_agents(self.router.core, at_rest=False)
 
     def teardown(self) -> None:
-        """With a worker that settles all it gets, all gets settled."""
+        """Check that a worker that settles everything settles all deliveries."""
         try:
             if hasattr(self, "router"):
                 self.finish()

@@ -1,4 +1,4 @@
-"""Work for agents, seen from workers: handed out in order, again when lost, settled with its replies."""
+"""Dispatching as workers see it: in order, again after a loss, settled with replies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BOB: TopicKey = ("t", "a", "w", PERSON, "bob")
 
 
 def attached(router: Router, *, capacity: int = 10, agent: str = "a", tenant: str = "t") -> AttachedWorker:
-    """A worker."""
+    """Attach a worker."""
     hello = AttachHello(
         tenant=tenant, agents=[agent], capacity=capacity, contract_minor=catalogue.CONTRACT_MINOR
     )
@@ -27,8 +27,8 @@ def attached(router: Router, *, capacity: int = 10, agent: str = "a", tenant: st
     return worker
 
 
-def given_to(worker: AttachedWorker) -> list[tuple[int, str, int]]:
-    """What a worker is given: id, text, attempt."""
+def delivered_to(worker: AttachedWorker) -> list[tuple[int, str, int]]:
+    """Return id, text and attempt of each delivery that the worker receives."""
     found = []
     while (batch := worker.take()) is not None:
         found += [(d.delivery_id, d.message.parts[0].text.text, d.attempt) for d in batch.deliveries]
@@ -36,7 +36,7 @@ def given_to(worker: AttachedWorker) -> list[tuple[int, str, int]]:
 
 
 def results(worker: AttachedWorker) -> list[Any]:
-    """What a worker is told of its settlements."""
+    """Return the results of the worker's settlements."""
     found: list[Any] = []
     while (batch := worker.take()) is not None:
         found += batch.results
@@ -44,7 +44,7 @@ def results(worker: AttachedWorker) -> list[Any]:
 
 
 def settle(router: Router, worker: AttachedWorker, delivery_id: int, *replies: str) -> None:
-    """A worker settles a delivery."""
+    """Settle a delivery with these replies."""
     batch = AttachRequest()
     settlement = batch.settlements.add(delivery_id=delivery_id)
     for text in replies:
@@ -52,61 +52,61 @@ def settle(router: Router, worker: AttachedWorker, delivery_id: int, *replies: s
     router.core.worker_received(worker, batch, router.now)
 
 
-def asked(router: Router, key: TopicKey, *texts: str) -> None:
-    """Users say something to an agent."""
+def publish(router: Router, key: TopicKey, *texts: str) -> None:
+    """Publish texts as user messages to an agent."""
     for text in texts:
         router.broadcast(key, text, author={"role": "ROLE_USER"})
     router.settle()
 
 
-def test_work_waits_for_a_worker_and_is_handed_out_once_committed() -> None:
+def test_a_delivery_waits_for_a_worker_and_is_dispatched_after_its_commit() -> None:
     router = Router()
     client = router.connected(ALICE)
     router.say(client, "before")
     router.settle()
     worker = attached(router)
-    assert given_to(worker) == [(1, "before", 1)]
+    assert delivered_to(worker) == [(1, "before", 1)]
     other = router.connected(BOB)
     router.say(other, "after")
     router.write()
-    assert given_to(worker) == []
+    assert delivered_to(worker) == []
     router.tell()
-    assert given_to(worker) == [(2, "after", 1)]
+    assert delivered_to(worker) == [(2, "after", 1)]
 
 
-def test_only_what_a_user_says_to_a_conversation_is_work() -> None:
+def test_only_user_messages_to_conversations_are_delivered_to_workers() -> None:
     router = Router()
     worker = attached(router)
     router.broadcast(ALICE, "system")
     router.broadcast(PLATFORM, "to all", author={"role": "ROLE_USER"})
     router.broadcast(ALICE, "agent", author={"role": "ROLE_AGENT"})
-    asked(router, ALICE, "user")
-    assert [text for _, text, _ in given_to(worker)] == ["user"]
+    publish(router, ALICE, "user")
+    assert [text for _, text, _ in delivered_to(worker)] == ["user"]
 
 
-def test_one_delivery_of_a_conversation_is_held_at_a_time_and_capacity_is_kept() -> None:
+def test_one_delivery_per_conversation_is_held_and_capacity_is_respected() -> None:
     router = Router()
     worker = attached(router, capacity=2)
-    asked(router, ALICE, "a1", "a2")
-    asked(router, BOB, "b1")
-    asked(router, ROOM, "r1")
-    assert given_to(worker) == [(1, "a1", 1), (3, "b1", 1)]
+    publish(router, ALICE, "a1", "a2")
+    publish(router, BOB, "b1")
+    publish(router, ROOM, "r1")
+    assert delivered_to(worker) == [(1, "a1", 1), (3, "b1", 1)]
     settle(router, worker, 1)
     router.settle()
-    # Room for one: of those that wait, who has waited longest.
-    assert given_to(worker) == [(4, "r1", 1)]
+    # Capacity for one: the conversation that has waited longest is next.
+    assert delivered_to(worker) == [(4, "r1", 1)]
     settle(router, worker, 3)
     router.settle()
-    assert given_to(worker) == [(2, "a2", 1)]
+    assert delivered_to(worker) == [(2, "a2", 1)]
 
 
-def test_replies_are_committed_with_the_settlement_and_delivered_in_answer() -> None:
+def test_replies_are_committed_with_the_settlement_and_then_delivered() -> None:
     router = Router()
     client = router.connected(ALICE)
     worker = attached(router)
     router.say(client, "question")
     router.settle()
-    given_to(worker)
+    delivered_to(worker)
     settle(router, worker, 1, "one", "two")
     assert client.texts == []
     assert router.log.unsettled
@@ -124,8 +124,8 @@ def test_a_settlement_that_cannot_be_committed_leaves_the_delivery_with_its_work
     router = Router()
     client = router.connected(ALICE)
     worker = attached(router)
-    asked(router, ALICE, "question")
-    given_to(worker)
+    publish(router, ALICE, "question")
+    delivered_to(worker)
     settle(router, worker, 1, "reply")
     router.fail()
     (result,) = results(worker)
@@ -141,7 +141,7 @@ def test_a_delivery_that_is_not_held_cannot_be_settled(twice: bool) -> None:
     router = Router()
     client = router.connected(ALICE)
     worker, other = attached(router), attached(router, agent="b")
-    asked(router, ALICE, "question")
+    publish(router, ALICE, "question")
     if twice:
         settle(router, worker, 1, "reply")
     settle(router, worker if twice else other, 1, "again")
@@ -151,10 +151,10 @@ def test_a_delivery_that_is_not_held_cannot_be_settled(twice: bool) -> None:
     assert client.texts == (["question", "reply"] if twice else ["question"])
 
 
-def test_a_settlement_that_is_not_valid_is_refused_and_the_delivery_stays() -> None:
+def test_an_invalid_settlement_is_rejected_and_the_delivery_stays_leased() -> None:
     router = Router()
     worker = attached(router)
-    asked(router, ALICE, "question")
+    publish(router, ALICE, "question")
     batch = AttachRequest()
     batch.settlements.add(delivery_id=1).replies.add()
     router.core.worker_received(worker, batch, 0.0)
@@ -163,74 +163,74 @@ def test_a_settlement_that_is_not_valid_is_refused_and_the_delivery_stays() -> N
     assert list(worker.held) == [1]
 
 
-def test_what_a_worker_held_is_delivered_again_in_order_when_its_stream_breaks() -> None:
+def test_held_deliveries_are_delivered_again_in_order_when_the_stream_breaks() -> None:
     router = Router()
     one = attached(router)
-    asked(router, ALICE, "a1", "a2")
+    publish(router, ALICE, "a1", "a2")
     router.core.worker_detached(one)
     two = attached(router)
-    assert given_to(two) == [(1, "a1", 2)]
+    assert delivered_to(two) == [(1, "a1", 2)]
     settle(router, two, 1)
     router.settle()
-    assert given_to(two) == [(2, "a2", 1)]
+    assert delivered_to(two) == [(2, "a2", 1)]
 
 
-def test_what_a_worker_failed_goes_to_another_one_if_there_is_one() -> None:
+def test_a_failed_delivery_goes_to_another_worker_if_there_is_one() -> None:
     router = Router()
     stuck = attached(router)
-    asked(router, ALICE, "a1")
-    assert given_to(stuck) == [(1, "a1", 1)]
+    publish(router, ALICE, "a1")
+    assert delivered_to(stuck) == [(1, "a1", 1)]
     fresh = attached(router)
     fresh.heard_at = 6.0
     router.tick(6)
     router.settle()
-    assert given_to(fresh) == [(1, "a1", 2)]
-    assert given_to(stuck) == []
+    assert delivered_to(fresh) == [(1, "a1", 2)]
+    assert delivered_to(stuck) == []
 
 
 @pytest.mark.parametrize("committed", [True, False])
-def test_a_settlement_on_its_way_when_the_stream_breaks_counts_if_it_is_committed(committed: bool) -> None:
+def test_a_settlement_under_way_when_the_stream_breaks_counts_if_committed(committed: bool) -> None:
     router = Router()
     one = attached(router)
-    asked(router, ALICE, "a1", "a2")
+    publish(router, ALICE, "a1", "a2")
     settle(router, one, 1)
     router.core.worker_detached(one)
     if committed:
         router.settle()
     else:
         router.fail()
-    assert given_to(attached(router)) == ([(2, "a2", 1)] if committed else [(1, "a1", 2)])
+    assert delivered_to(attached(router)) == ([(2, "a2", 1)] if committed else [(1, "a1", 2)])
 
 
 def test_a_settlement_that_is_being_committed_outlives_its_lease() -> None:
     router = Router()
     one, two = attached(router), attached(router, capacity=1)
-    asked(router, ALICE, "a1")
-    given_to(one)
+    publish(router, ALICE, "a1")
+    delivered_to(one)
     settle(router, one, 1, "reply")
     for worker in (one, two):
         router.core.worker_received(worker, AttachRequest(), 6.0)
     router.tick(6)
-    assert given_to(one) == given_to(two) == []
+    assert delivered_to(one) == delivered_to(two) == []
     router.settle()
     assert router.log.head(ALICE).seq == 2
     assert not router.log.unsettled
 
 
-def test_a_lease_that_ends_gives_the_delivery_to_another_and_extending_prevents_it() -> None:
+def test_an_expired_lease_moves_the_delivery_unless_it_was_extended() -> None:
     router = Router()
     one = attached(router, capacity=1)
-    asked(router, ALICE, "a1")
+    publish(router, ALICE, "a1")
     two = attached(router, capacity=5)
     router.now = 4.0
     router.core.worker_received(one, AttachRequest(extend=[1, 99]), 4.0)
     router.core.worker_received(two, AttachRequest(), 4.0)
     router.tick(4.5)
-    assert given_to(two) == []
+    assert delivered_to(two) == []
     router.core.worker_received(two, AttachRequest(), router.now)
     silent = router.tick(1)
     assert [peer for peer, _ in silent] == [one]
-    assert given_to(two) == [(1, "a1", 2)]
+    assert delivered_to(two) == [(1, "a1", 2)]
     settle(router, one, 1, "late")
     router.settle()
     assert results(one)[0].error.code == "DELIVERY_NOT_HELD"
@@ -239,31 +239,31 @@ def test_a_lease_that_ends_gives_the_delivery_to_another_and_extending_prevents_
 def test_a_delivery_whose_log_is_erased_is_not_delivered_again() -> None:
     router = Router()
     worker = attached(router)
-    asked(router, ALICE, "a1", "a2")
+    publish(router, ALICE, "a1", "a2")
     router.reset(ALICE)
     router.core.worker_detached(worker)
     again = attached(router)
-    assert given_to(again) == []
-    asked(router, ALICE, "new")
-    assert [text for _, text, _ in given_to(again)] == ["new"]
+    assert delivered_to(again) == []
+    publish(router, ALICE, "new")
+    assert [text for _, text, _ in delivered_to(again)] == ["new"]
 
 
-def test_what_is_said_after_a_log_was_erased_waits_only_for_the_worker_to_be_done() -> None:
+def test_messages_after_an_erasure_wait_only_for_the_worker_to_settle() -> None:
     router = Router()
     worker = attached(router)
-    asked(router, ALICE, "old")
-    assert [text for _, text, _ in given_to(worker)] == ["old"]
+    publish(router, ALICE, "old")
+    assert [text for _, text, _ in delivered_to(worker)] == ["old"]
     router.reset(ALICE)
-    asked(router, ALICE, "new")
-    assert given_to(worker) == []
+    publish(router, ALICE, "new")
+    assert delivered_to(worker) == []
     settle(router, worker, 1, "late")
     router.settle()
-    assert [text for _, text, _ in given_to(worker)] == ["new"]
+    assert [text for _, text, _ in delivered_to(worker)] == ["new"]
 
 
-def test_a_log_that_is_erased_while_its_deliveries_are_read_is_not_worked_on() -> None:
+def test_deliveries_read_during_an_erasure_are_not_dispatched() -> None:
     router = Router()
-    asked(router, ALICE, "old")
+    publish(router, ALICE, "old")
     hello = AttachHello(tenant="t", agents=["a"], capacity=9, contract_minor=catalogue.CONTRACT_MINOR)
     worker = router.core.worker_attached(hello, 0.0)
     router.carry()
@@ -271,37 +271,37 @@ def test_a_log_that_is_erased_while_its_deliveries_are_read_is_not_worked_on() -
     router.reset(ALICE)
     router.show()
     router.settle()
-    assert given_to(worker) == []
-    asked(router, ALICE, "new")
-    assert [text for _, text, _ in given_to(worker)] == ["new"]
+    assert delivered_to(worker) == []
+    publish(router, ALICE, "new")
+    assert [text for _, text, _ in delivered_to(worker)] == ["new"]
 
 
-def test_a_conversation_that_begins_anew_while_it_waits_is_still_handed_out_one_by_one() -> None:
+def test_a_conversation_erased_while_it_waits_is_still_dispatched_one_by_one() -> None:
     router = Router()
     worker = attached(router, capacity=1)
-    asked(router, BOB, "b1")
-    asked(router, ALICE, "old")
+    publish(router, BOB, "b1")
+    publish(router, ALICE, "old")
     router.reset(ALICE)
-    asked(router, ALICE, "new", "newer")
+    publish(router, ALICE, "new", "newer")
     attached(router, capacity=5)
-    given_to(worker)
+    delivered_to(worker)
     (queue,) = router.core.agent_queues.of_tenant("t")
     assert [held.delivery.topic for held in queue.held.values()].count(ALICE) == 1
 
 
-def test_more_than_the_window_stays_in_the_log_and_is_read_when_there_is_room(
+def test_deliveries_beyond_the_window_stay_in_the_log_until_there_is_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(agent_queue, "WINDOW", 4)
     monkeypatch.setattr(dispatcher, "READ_DELIVERIES", 2)
     router = Router()
     worker = attached(router, capacity=1)
-    asked(router, ALICE, *map(str, range(12)))
+    publish(router, ALICE, *map(str, range(12)))
     (queue,) = router.core.agent_queues.of_tenant("t")
     seen = []
     for _ in range(12):
         assert queue.waiting_count <= 4
-        ((delivery_id, text, _),) = given_to(worker)
+        ((delivery_id, text, _),) = delivered_to(worker)
         seen.append(text)
         settle(router, worker, delivery_id)
         router.settle()
@@ -309,28 +309,28 @@ def test_more_than_the_window_stays_in_the_log_and_is_read_when_there_is_room(
     assert not router.log.unsettled
 
 
-def test_an_erased_tail_beyond_the_window_does_not_make_it_read_for_ever(
+def test_an_erased_tail_beyond_the_window_does_not_cause_endless_reads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(agent_queue, "WINDOW", 4)
     monkeypatch.setattr(dispatcher, "READ_DELIVERIES", 2)
     router = Router()
     worker = attached(router, capacity=1)
-    asked(router, BOB, *map(str, range(4)))
-    asked(router, ALICE, *map(str, range(4)))
+    publish(router, BOB, *map(str, range(4)))
+    publish(router, ALICE, *map(str, range(4)))
     router.reset(ALICE)
     for _ in range(4):
-        ((delivery_id, _, _),) = given_to(worker)
+        ((delivery_id, _, _),) = delivered_to(worker)
         settle(router, worker, delivery_id)
-        # Raises where it never comes to rest.
+        # Fails if the router reads without end.
         router.settle()
-    asked(router, ALICE, "new")
-    assert [text for _, text, _ in given_to(worker)] == ["new"]
+    publish(router, ALICE, "new")
+    assert [text for _, text, _ in delivered_to(worker)] == ["new"]
 
 
-def test_a_read_that_fails_is_asked_for_again_at_the_next_tick() -> None:
+def test_a_failed_read_is_repeated_at_the_next_tick() -> None:
     router = Router()
-    asked(router, ALICE, "a1")
+    publish(router, ALICE, "a1")
     hello = AttachHello(tenant="t", agents=["a"], capacity=1, contract_minor=catalogue.CONTRACT_MINOR)
     worker = router.core.worker_attached(hello, 0.0)
     router.carry()
@@ -338,21 +338,24 @@ def test_a_read_that_fails_is_asked_for_again_at_the_next_tick() -> None:
     assert not router.core.effects.reads
     router.tick(1)
     router.settle()
-    assert given_to(worker) == [(1, "a1", 1)]
+    assert delivered_to(worker) == [(1, "a1", 1)]
 
 
-def test_workers_of_equal_agents_in_two_tenants_get_their_own_work() -> None:
+def test_workers_of_two_tenants_with_equal_agents_get_their_own_deliveries() -> None:
     router = Router()
     ours, theirs = attached(router), attached(router, tenant="u")
-    asked(router, ALICE, "ours")
-    asked(router, ("u", *ALICE[1:]), "theirs")
-    assert [[text for _, text, _ in given_to(worker)] for worker in (ours, theirs)] == [["ours"], ["theirs"]]
+    publish(router, ALICE, "ours")
+    publish(router, ("u", *ALICE[1:]), "theirs")
+    assert [[text for _, text, _ in delivered_to(worker)] for worker in (ours, theirs)] == [
+        ["ours"],
+        ["theirs"],
+    ]
     settle(router, theirs, 1)
     assert results(theirs)[0].error.code == "DELIVERY_NOT_HELD"
 
 
 @pytest.mark.parametrize("hello", [{"tenant": "v"}, {"contract_minor": 9}, {"agents": []}, {"capacity": 0}])
-def test_a_worker_that_may_not_attach_is_refused(hello: dict[str, Any]) -> None:
+def test_a_worker_that_may_not_attach_is_rejected(hello: dict[str, Any]) -> None:
     good: dict[str, Any] = {
         "tenant": "t",
         "agents": ["a"],

@@ -1,4 +1,4 @@
-"""Cancels: before there is a reply, while there is one, and after it."""
+"""Cancels before a reply exists, while it is open, and after it has ended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BOB: TopicKey = ("t", "a", "w", PERSON, "bob")
 
 
 def cancelled(router: Router, client: Client, **target: str) -> tuple[list[tuple[str, Any]], bool]:
-    """What a cancel is answered with once all is done."""
+    """Return the answer to a cancel once everything is settled."""
     router.frame(client, cancel=target)
     router.settle()
     answer = client.last("cancelled")
@@ -25,8 +25,8 @@ def cancelled(router: Router, client: Client, **target: str) -> tuple[list[tuple
     return [(reply.message_id, reply.state) for reply in answer.replies], answer.prevented
 
 
-def asked(router: Router, *texts: str) -> Client:
-    """A client that has said something; each by its own words as id."""
+def client_with_messages(router: Router, *texts: str) -> Client:
+    """Return a client that has published messages, each with its text as id."""
     client = router.connected(ALICE, user="x")
     for text in texts:
         router.say(client, text, ident=text)
@@ -34,19 +34,19 @@ def asked(router: Router, *texts: str) -> Client:
     return client
 
 
-def given_to(worker: Streaming) -> list[str]:
-    """What a worker was given, in order."""
+def delivered_to(worker: Streaming) -> list[str]:
+    """Return the texts that a worker received, in order."""
     worker.sync()
     return [message.parts[0].text.text for message, _ in worker.given.values()]
 
 
 @pytest.mark.parametrize("has_queue", [True, False])
 @pytest.mark.parametrize("same_commit", [True, False])
-def test_what_waits_is_never_handed_out(has_queue: bool, same_commit: bool) -> None:
+def test_a_cancelled_message_that_waits_is_never_dispatched(has_queue: bool, same_commit: bool) -> None:
     router = Router()
     if has_queue:
         Streaming(router).detach()
-    client = asked(router)
+    client = client_with_messages(router)
     router.say(client, "q1", ident="q1")
     if not same_commit:
         router.settle()
@@ -56,14 +56,14 @@ def test_what_waits_is_never_handed_out(has_queue: bool, same_commit: bool) -> N
     router.settle()
     worker = Streaming(router)
     router.settle()
-    assert given_to(worker) == ["q2"]
+    assert delivered_to(worker) == ["q2"]
     check_all(router.core, router.log, at_rest=True)
 
 
 @pytest.mark.parametrize("steps", ["look write tell show", "write look tell show", "look write show tell"])
-def test_what_is_withdrawn_while_the_first_worker_comes_is_not_handed_out(steps: str) -> None:
+def test_a_message_withdrawn_while_the_first_worker_attaches_is_not_dispatched(steps: str) -> None:
     router = Router()
-    client = asked(router, "q1")
+    client = client_with_messages(router, "q1")
     router.frame(client, cancel={"client_id": "q1"})
     router.write()
     router.tell()
@@ -71,13 +71,13 @@ def test_what_is_withdrawn_while_the_first_worker_comes_is_not_handed_out(steps:
     for step in steps.split():
         getattr(router, step)()
     router.settle()
-    assert given_to(worker) == []
+    assert delivered_to(worker) == []
     check_all(router.core, router.log, at_rest=True)
 
 
-def test_whoever_is_at_it_is_told_and_its_answer_is_dropped() -> None:
+def test_the_worker_that_holds_it_is_notified_and_its_answer_is_dropped() -> None:
     router = Router()
-    client = asked(router, "q1", "q2")
+    client = client_with_messages(router, "q1", "q2")
     worker = Streaming(router)
     router.settle()
     worker.read()
@@ -89,13 +89,13 @@ def test_whoever_is_at_it_is_told_and_its_answer_is_dropped() -> None:
     worker.read()
     assert not worker.results[0].HasField("error")
     assert client.texts == []
-    assert given_to(worker) == ["q1", "q2"], "its conversation goes on"
+    assert delivered_to(worker) == ["q1", "q2"], "its conversation goes on"
 
 
 @pytest.mark.parametrize("is_opened_before", [True, False])
-def test_a_reply_that_is_on_its_way_or_comes_later_ends_at_once(is_opened_before: bool) -> None:
+def test_a_reply_opened_during_or_after_the_cancel_ends_at_once(is_opened_before: bool) -> None:
     router = Router()
-    client = asked(router, "q1")
+    client = client_with_messages(router, "q1")
     worker = Streaming(router)
     router.settle()
     worker.read()
@@ -114,9 +114,9 @@ def test_a_reply_that_is_on_its_way_or_comes_later_ends_at_once(is_opened_before
     assert worker.ended[reply].state == CANCELLED
 
 
-def test_the_reply_that_is_open_is_ended_and_the_question_is_not_asked_again() -> None:
+def test_an_open_reply_ends_and_its_message_is_not_delivered_again() -> None:
     router = Router()
-    client = asked(router, "q1")
+    client = client_with_messages(router, "q1")
     worker = Streaming(router)
     router.settle()
     worker.read()
@@ -128,13 +128,13 @@ def test_the_reply_that_is_open_is_ended_and_the_question_is_not_asked_again() -
     worker.detach()
     again = Streaming(router)
     router.settle()
-    assert given_to(again) == []
+    assert delivered_to(again) == []
 
 
 @pytest.mark.parametrize("is_settled", [True, False])
-def test_after_the_end_there_is_nothing_left_to_stop(is_settled: bool) -> None:
+def test_a_cancel_after_the_end_reports_how_it_ended(is_settled: bool) -> None:
     router = Router()
-    client = asked(router, "q1")
+    client = client_with_messages(router, "q1")
     worker = Streaming(router)
     router.settle()
     worker.read()
@@ -150,9 +150,9 @@ def test_after_the_end_there_is_nothing_left_to_stop(is_settled: bool) -> None:
     assert cancelled(router, client, message_id=message_id) == ([(message_id, COMPLETE)], False)
 
 
-def test_an_answer_that_is_being_committed_is_not_prevented() -> None:
+def test_an_answer_being_committed_is_not_prevented() -> None:
     router = Router()
-    client = asked(router, "q1")
+    client = client_with_messages(router, "q1")
     worker = Streaming(router)
     router.settle()
     worker.read()
@@ -167,9 +167,9 @@ def test_an_answer_that_is_being_committed_is_not_prevented() -> None:
     assert not answer.prevented
 
 
-def test_a_cancel_that_cannot_be_committed_is_refused_and_the_work_goes_on() -> None:
+def test_a_cancel_that_fails_to_commit_is_rejected_and_the_delivery_stays() -> None:
     router = Router()
-    client = asked(router, "q1", "q2")
+    client = client_with_messages(router, "q1", "q2")
     worker = Streaming(router)
     router.settle()
     worker.read()
@@ -182,13 +182,13 @@ def test_a_cancel_that_cannot_be_committed_is_refused_and_the_work_goes_on() -> 
     worker.settle(1, "answer")
     router.settle()
     assert client.texts == ["answer"]
-    assert given_to(worker) == ["q1", "q2"]
+    assert delivered_to(worker) == ["q1", "q2"]
     check_all(router.core, router.log, at_rest=True)
 
 
-def test_a_cancel_of_what_was_said_to_an_erased_log_stops_nothing_in_the_next_one() -> None:
+def test_a_cancel_for_an_erased_log_stops_nothing_in_its_successor() -> None:
     router = Router()
-    client = asked(router, "q1")
+    client = client_with_messages(router, "q1")
     router.reset(ALICE)
     router.say(client, "new", ident="new")
     router.settle()
@@ -196,9 +196,9 @@ def test_a_cancel_of_what_was_said_to_an_erased_log_stops_nothing_in_the_next_on
     assert len(router.log.unsettled) == 1
 
 
-def test_a_cancel_that_waits_while_the_log_is_erased_stops_nothing_in_the_next_one() -> None:
+def test_a_cancel_waiting_during_an_erasure_stops_nothing_in_the_successor() -> None:
     router = Router()
-    client = asked(router, "q1")
+    client = client_with_messages(router, "q1")
     router.frame(client, cancel={"client_id": "q1"})
     router.write()
     router.tell()
@@ -209,9 +209,9 @@ def test_a_cancel_that_waits_while_the_log_is_erased_stops_nothing_in_the_next_o
 
 
 @pytest.mark.parametrize("target", ["message_id", "client_id"])
-def test_what_is_not_there_or_is_elsewhere_is_not_found(target: str) -> None:
+def test_an_unknown_message_or_one_of_another_conversation_is_not_found(target: str) -> None:
     router = Router()
-    client, other = asked(router, "q1"), router.connected(BOB, user="y")
+    client, other = client_with_messages(router, "q1"), router.connected(BOB, user="y")
     worker = Streaming(router)
     router.settle()
     worker.read()
@@ -226,9 +226,9 @@ def test_what_is_not_there_or_is_elsewhere_is_not_found(target: str) -> None:
     assert router.log.open
 
 
-def test_a_reply_is_found_that_is_on_disk_before_the_core_knows() -> None:
+def test_a_reply_on_disk_before_the_core_knows_it_is_found() -> None:
     router = Router()
-    client = asked(router)
+    client = client_with_messages(router)
     worker = Streaming(router)
     worker.open(ALICE)
     router.write()

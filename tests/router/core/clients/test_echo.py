@@ -1,4 +1,4 @@
-"""Who connects with `echo` hears what it says as the others do, in its place among the others."""
+"""A client connected with `echo` receives its own messages like others do, in log order."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def in_room(router: Router, *, echo: bool = True, user: str = USER, edge: str = 
 
 
 def beside(router: Router, others: list[str]) -> list[Client]:
-    """Others in the room, each on the edge of this name."""
+    """Connect others to the room, each on the edge of this name."""
     return [in_room(router, echo=False, user="y", edge=edge) for edge in others]
 
 
 @pytest.mark.parametrize("others", [[], ["e1"], ["e2"], ["e1", "e2"]])
-def test_the_author_hears_its_own_message_once_beside_its_ack(others: list[str]) -> None:
+def test_the_author_receives_its_own_message_once_beside_its_ack(others: list[str]) -> None:
     router = Router()
     listeners = beside(router, others)
     author = in_room(router)
@@ -37,7 +37,7 @@ def test_the_author_hears_its_own_message_once_beside_its_ack(others: list[str])
         assert each.texts == ["before", "mine", "after"]
 
 
-def test_an_author_without_echo_does_not_beside_one_that_has_it() -> None:
+def test_an_author_without_echo_receives_only_its_ack() -> None:
     router = Router()
     native, author = in_room(router, echo=False), in_room(router)
     router.say(native, "from a native")
@@ -47,7 +47,7 @@ def test_an_author_without_echo_does_not_beside_one_that_has_it() -> None:
     assert native.place[ROOM].seq == author.place[ROOM].seq == 2
 
 
-def test_a_retry_is_acked_and_not_heard_again() -> None:
+def test_a_retry_is_acked_and_not_echoed_again() -> None:
     router = Router()
     author = in_room(router)
     for _ in range(2):
@@ -60,7 +60,7 @@ def test_a_retry_is_acked_and_not_heard_again() -> None:
     assert (author.kinds().count("ack"), again.kinds().count("ack")) == (2, 1)
 
 
-def test_edits_and_recalls_of_its_own_are_heard_too() -> None:
+def test_its_own_edits_and_recalls_are_echoed_too() -> None:
     router = Router()
     author = in_room(router)
     router.say(author, "first", ident="m")
@@ -76,12 +76,12 @@ def test_edits_and_recalls_of_its_own_are_heard_too() -> None:
 
 
 @pytest.mark.parametrize("others", [[], ["e1"]])
-def test_what_it_said_before_the_link_broke_is_heard_once_on_the_next(others: list[str]) -> None:
+def test_a_message_sent_before_the_link_broke_is_echoed_once_on_the_next(others: list[str]) -> None:
     router = Router()
     beside(router, others)
     author = in_room(router)
     router.say(author, "mine", ident="m")
-    # Committed, and nobody is told.
+    # Committed, but the core does not know yet.
     router.break_link()
     router.settle()
     router.link("e1")
@@ -97,7 +97,7 @@ def test_what_it_said_before_the_link_broke_is_heard_once_on_the_next(others: li
     assert author.texts == ["mine", "more"]
 
 
-def test_a_signal_is_for_the_others_alone() -> None:
+def test_a_signal_is_not_echoed() -> None:
     router = Router()
     author = in_room(router)
     [other] = beside(router, ["e1"])
@@ -107,7 +107,7 @@ def test_a_signal_is_for_the_others_alone() -> None:
     assert "signal" not in author.kinds()
 
 
-def test_what_it_says_where_it_does_not_listen_is_acked_alone() -> None:
+def test_a_message_to_an_unsubscribed_conversation_is_only_acked() -> None:
     router = Router()
     author = in_room(router)
     router.subscribe(author, (*ROOM[:4], "side"))

@@ -1,4 +1,4 @@
-"""Edits, recalls and receipts, as clients see them."""
+"""Edits, recalls and receipts as clients see them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.router.core.harness.producers import Streaming
 from tests.router.core.harness.router import ALICE, ROOM, Backend, Router
 
 
-def said(router: Router, *, user: str = "x") -> tuple[Client, Client, str]:
-    """The author of a message, somebody else, and the message's id."""
+def published(router: Router, *, user: str = "x") -> tuple[Client, Client, str]:
+    """Return the author of a message, another client, and the message's id."""
     author, other = router.connected(ROOM, user=user), router.connected(ROOM, user="y", edge="e2")
     router.say(author, "first", ident="m")
     router.settle()
@@ -25,30 +25,30 @@ def said(router: Router, *, user: str = "x") -> tuple[Client, Client, str]:
 
 
 def edit(router: Router, client: Client, message_id: str, text: str, ident: str = "") -> None:
-    """A client edits a message."""
+    """Edit a message."""
     router.frame(client, edit={"id": ident, "message_id": message_id, "parts": [{"text": {"text": text}}]})
 
 
 def recall(router: Router, client: Client, message_id: str, ident: str = "") -> None:
-    """A client recalls a message."""
+    """Recall a message."""
     router.frame(client, recall={"id": ident, "message_id": message_id})
 
 
 def stored(router: Router, message_id: str) -> Message:
-    """A message as the log has it."""
+    """Return a message as the log holds it."""
     body = router.log.message("t", message_id)
     assert body is not None
     return Message.FromString(body)
 
 
 def errors(client: Client) -> list[str]:
-    """What was refused to a client."""
+    """Return the codes of a client's errors."""
     return [frame.error.code for frame in client.frames if frame.HasField("error")]
 
 
-def test_an_edit_is_acked_and_told_to_the_others_with_what_is_said_instead() -> None:
+def test_an_edit_is_acked_and_reaches_the_others_with_the_new_parts() -> None:
     router = Router()
-    author, other, message_id = said(router)
+    author, other, message_id = published(router)
     edit(router, author, message_id, "second")
     assert "change" not in other.kinds()
     router.settle()
@@ -61,9 +61,9 @@ def test_an_edit_is_acked_and_told_to_the_others_with_what_is_said_instead() -> 
     assert "change" not in author.kinds()
 
 
-def test_a_recall_takes_the_parts_away_and_the_work_back() -> None:
+def test_a_recall_removes_the_parts_and_withdraws_the_delivery() -> None:
     router = Router()
-    author, other, message_id = said(router)
+    author, other, message_id = published(router)
     recall(router, author, message_id)
     router.settle()
     assert other.frames[-1].change.kind == CHANGE_KIND_RECALLED
@@ -80,9 +80,9 @@ def test_a_recall_takes_the_parts_away_and_the_work_back() -> None:
     assert errors(author) == ["MESSAGE_RECALLED"]
 
 
-def test_changes_of_one_message_start_from_what_the_last_one_left() -> None:
+def test_changes_of_one_message_build_on_each_other() -> None:
     router = Router()
-    author, other, message_id = said(router)
+    author, other, message_id = published(router)
     edit(router, author, message_id, "1")
     recall(router, author, message_id)
     edit(router, author, message_id, "2")
@@ -94,9 +94,9 @@ def test_changes_of_one_message_start_from_what_the_last_one_left() -> None:
 
 
 @pytest.mark.parametrize("how", ["fail", "fail_read"])
-def test_one_that_fails_does_not_hold_up_those_behind_it(how: str) -> None:
+def test_a_failed_change_does_not_block_those_behind_it(how: str) -> None:
     router = Router()
-    author, other, message_id = said(router)
+    author, other, message_id = published(router)
     edit(router, author, message_id, "1")
     edit(router, author, message_id, "2")
     if how == "fail":
@@ -109,9 +109,9 @@ def test_one_that_fails_does_not_hold_up_those_behind_it(how: str) -> None:
     check_all(router.core, router.log, at_rest=True)
 
 
-def test_an_edit_that_is_sent_again_changes_nothing_more() -> None:
+def test_a_retried_edit_changes_nothing_more() -> None:
     router = Router()
-    author, _, message_id = said(router)
+    author, _, message_id = published(router)
     for text, ident in (("1", "a"), ("2", "b"), ("1", "a")):
         edit(router, author, message_id, text, ident)
         router.settle()
@@ -124,9 +124,9 @@ def test_an_edit_that_is_sent_again_changes_nothing_more() -> None:
 
 
 @pytest.mark.parametrize("seen", ["queued", "reading", "read"])
-def test_a_log_that_is_erased_meanwhile_is_not_changed(seen: str) -> None:
+def test_a_log_erased_meanwhile_is_not_changed(seen: str) -> None:
     router = Router()
-    author, _, message_id = said(router)
+    author, _, message_id = published(router)
     edit(router, author, message_id, "late")
     if seen != "queued":
         router.look()
@@ -140,9 +140,9 @@ def test_a_log_that_is_erased_meanwhile_is_not_changed(seen: str) -> None:
     check_all(router.core, router.log, at_rest=True)
 
 
-def test_only_its_author_may_change_a_message_and_only_where_it_is_heard() -> None:
+def test_only_a_subscribed_author_may_change_a_message() -> None:
     router = Router()
-    _, other, message_id = said(router)
+    _, other, message_id = published(router)
     elsewhere, anonymous = router.connected(ALICE, user="x"), router.connected(ROOM)
     for client, reason in ((other, "NOT_THE_AUTHOR"), (elsewhere, "MESSAGE_NOT_FOUND")):
         edit(router, client, message_id, "forged")
@@ -155,7 +155,7 @@ def test_only_its_author_may_change_a_message_and_only_where_it_is_heard() -> No
     assert errors(anonymous) == ["NOT_THE_AUTHOR"]
 
 
-def test_what_is_open_cannot_be_changed() -> None:
+def test_an_open_message_cannot_be_changed() -> None:
     router = Router()
     client = router.connected(ALICE, user="x")
     Streaming(router).open(ALICE)
@@ -175,9 +175,9 @@ def test_what_is_open_cannot_be_changed() -> None:
 # Receipts
 
 
-def test_a_read_is_an_entry_that_all_hear_and_comes_once() -> None:
+def test_a_read_receipt_is_an_entry_that_all_receive_once() -> None:
     router = Router()
-    author, other, _ = said(router)
+    author, other, _ = published(router)
     position = other.place[ROOM].to_proto()
     router.frame(other, read={"position": position, "user": "forged"})
     assert "read" not in other.kinds()
@@ -193,9 +193,9 @@ def test_a_read_is_an_entry_that_all_hear_and_comes_once() -> None:
     assert (router.log.head(ROOM).seq, other.frames[-1].read.HasField("at")) == (2, False)
 
 
-def test_delivered_is_kept_and_told_to_the_author_alone() -> None:
+def test_a_delivery_receipt_is_stored_and_sent_to_the_author_alone() -> None:
     router = Router()
-    author, other, _ = said(router)
+    author, other, _ = published(router)
     position = other.place[ROOM].to_proto()
     for _ in range(2):
         router.frame(other, delivered={"position": position})
@@ -209,9 +209,9 @@ def test_delivered_is_kept_and_told_to_the_author_alone() -> None:
 
 
 @pytest.mark.parametrize("kind", ["read", "delivered"])
-def test_a_receipt_that_is_not_committed_can_be_sent_again(kind: str) -> None:
+def test_a_receipt_that_was_not_committed_can_be_sent_again(kind: str) -> None:
     router = Router()
-    _, other, _ = said(router)
+    _, other, _ = published(router)
     more: dict[str, Any] = {kind: {"position": other.place[ROOM].to_proto()}}
     router.frame(other, **more)
     router.fail()
@@ -222,9 +222,9 @@ def test_a_receipt_that_is_not_committed_can_be_sent_again(kind: str) -> None:
     assert getattr(receipt, kind) == 1
 
 
-def test_who_has_no_user_has_no_receipts_and_a_receipt_of_an_erased_log_is_refused() -> None:
+def test_receipts_without_a_user_or_for_an_erased_log_are_rejected() -> None:
     router = Router()
-    _, other, _ = said(router)
+    _, other, _ = published(router)
     anonymous = router.connected(ROOM)
     position = other.place[ROOM].to_proto()
     router.frame(anonymous, read={"position": position})
@@ -237,10 +237,10 @@ def test_who_has_no_user_has_no_receipts_and_a_receipt_of_an_erased_log_is_refus
     assert not router.log.logs
 
 
-def test_so_many_receipts_are_known_without_asking(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_receipts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(receipts, "MAX_CACHED", 1)
     router = Router()
-    author, other, _ = said(router)
+    author, other, _ = published(router)
     position = other.place[ROOM].to_proto()
     for client in (author, other, author):
         router.frame(client, read={"position": position})

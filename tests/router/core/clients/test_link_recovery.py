@@ -1,4 +1,4 @@
-"""Links that break, come back, are replaced, or are slow."""
+"""Links that break, come back, are replaced or are slow."""
 
 from __future__ import annotations
 
@@ -19,50 +19,50 @@ from tests.router.core.harness.router import ALICE, ROOM, Router
 TENANT: TopicKey = ("t", "", "", 0, "")
 
 
-def said(router: Router, key: TopicKey, *texts: str) -> None:
-    """Commit messages."""
+def publish(router: Router, key: TopicKey, *texts: str) -> None:
+    """Commit messages to a topic."""
     for text in texts:
         router.broadcast(key, text)
     router.settle()
 
 
 def broken(count: int = 2) -> tuple[Router, list[Client]]:
-    """A router whose edge has lost its link, and clients that have heard one message of ROOM."""
+    """Return a router whose edge has lost its link, and clients that received one message of ROOM."""
     router = Router()
     clients = [router.connected(ROOM) for _ in range(count)]
-    said(router, ROOM, "1")
+    publish(router, ROOM, "1")
     router.break_link()
     return router, clients
 
 
-def test_connections_carry_on_after_a_re_link_with_what_they_missed() -> None:
+def test_connections_continue_after_a_relink_with_what_they_missed() -> None:
     router, (one, two) = broken()
-    said(router, ROOM, "2", "3")
-    said(router, TENANT, "all")
+    publish(router, ROOM, "2", "3")
+    publish(router, TENANT, "all")
     router.link("e1")
     router.settle()
-    said(router, ROOM, "4")
+    publish(router, ROOM, "4")
     assert sorted(one.texts) == sorted(two.texts) == ["1", "2", "3", "4", "all"]
     check_tables(router.core, at_rest=True)
 
 
 @pytest.mark.parametrize("steps", ["write tell look show", "look show write tell", "look write tell show"])
-def test_live_messages_wait_for_the_catch_up_of_a_link(steps: str) -> None:
+def test_live_messages_wait_until_a_link_has_caught_up(steps: str) -> None:
     router, (one, two) = broken()
-    said(router, ROOM, "2")
+    publish(router, ROOM, "2")
     router.link("e1")
     router.say(one, "3")
     for step in steps.split():
         getattr(router, step)()
     router.settle()
-    said(router, ROOM, "4")
+    publish(router, ROOM, "4")
     assert (one.texts, two.texts) == (["1", "2", "4"], ["1", "2", "3", "4"])
     assert one.kinds()[-2:] == ["ack", "message"]
 
 
-def test_a_commit_that_a_re_links_read_saw_first_comes_once() -> None:
+def test_a_commit_seen_first_by_a_recovery_read_is_delivered_once() -> None:
     router, (one, two) = broken()
-    said(router, ROOM, "2")
+    publish(router, ROOM, "2")
     router.link("e1")
     router.broadcast(ROOM, "3")
     router.write()
@@ -70,7 +70,7 @@ def test_a_commit_that_a_re_links_read_saw_first_comes_once() -> None:
     assert one.texts == two.texts == ["1", "2", "3"]
 
 
-def test_what_was_said_and_not_acked_is_said_again_and_its_author_does_not_hear_it() -> None:
+def test_an_unacked_message_sent_again_is_not_delivered_to_its_author() -> None:
     router = Router()
     one, two = router.connected(ROOM), router.connected(ROOM)
     router.say(one, "mine")
@@ -83,9 +83,9 @@ def test_what_was_said_and_not_acked_is_said_again_and_its_author_does_not_hear_
     assert router.log.head(ROOM).seq == 1
 
 
-def test_what_is_not_kept_is_handed_on_while_a_link_catches_up() -> None:
+def test_ephemeral_messages_are_delivered_while_a_link_catches_up() -> None:
     router, (one, _) = broken()
-    said(router, ROOM, "2")
+    publish(router, ROOM, "2")
     router.link("e1")
     backend = router.broadcast(ROOM, "now", ephemeral=True)
     assert backend.response.connections == 2
@@ -94,13 +94,13 @@ def test_what_is_not_kept_is_handed_on_while_a_link_catches_up() -> None:
     assert one.texts == ["1", "now", "2"]
 
 
-def test_whoever_comes_while_a_link_catches_up_hears_nothing_of_what_the_others_missed() -> None:
+def test_a_client_that_connects_during_a_catch_up_gets_no_replay() -> None:
     router, (one, _) = broken()
-    said(router, ROOM, "2")
+    publish(router, ROOM, "2")
     router.link("e1")
     late = router.open(ROOM)
     router.settle()
-    said(router, ROOM, "3")
+    publish(router, ROOM, "3")
     assert (one.texts, late.texts) == (["1", "2", "3"], ["3"])
 
 
@@ -110,7 +110,7 @@ def test_groups_joined_since_are_restored() -> None:
     router.subscribe(client)
     router.settle()
     router.break_link()
-    said(router, ROOM, "1")
+    publish(router, ROOM, "1")
     router.link("e1")
     router.settle()
     assert client.texts == ["1"]
@@ -119,12 +119,12 @@ def test_groups_joined_since_are_restored() -> None:
 
 
 @pytest.mark.parametrize("cause", ["behind", "erased", "unreadable"])
-def test_whoever_lost_its_place_is_closed_and_whoever_comes_next_is_not(
+def test_a_client_whose_position_is_lost_is_closed_and_the_next_is_not(
     cause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     router, clients = broken()
     monkeypatch.setattr(link_recovery, "RECOVERY_MAX_MESSAGES", 2)
-    said(router, ROOM, "2", "3", "4")
+    publish(router, ROOM, "2", "3", "4")
     if cause == "erased":
         router.reset(ROOM)
     router.link("e1")
@@ -134,16 +134,16 @@ def test_whoever_lost_its_place_is_closed_and_whoever_comes_next_is_not(
     router.settle()
     assert [client.close_reason for client in clients] == ["POSITION_LOST"] * 2
     assert [client.texts for client in clients] == [["1"]] * 2
-    # What the edge says of the topic now is how far the late one has come.
+    # The position that the edge names now is that of the late client.
     router.link("e1")
-    said(router, ROOM, "5", "6")
+    publish(router, ROOM, "5", "6")
     assert (late.state, late.texts) == ("open", ["5", "6"])
     check_tables(router.core, at_rest=True)
 
 
-def test_whoever_is_made_known_after_the_others_lost_their_place_is_closed_too() -> None:
+def test_a_client_restored_after_the_position_was_lost_is_closed_too() -> None:
     router, (one, two) = broken()
-    said(router, ROOM, "2")
+    publish(router, ROOM, "2")
     edge = router.edges["e1"]
     edge.is_partly_known = True
     hello = LinkHello(edge_id="e1", boot_id="b", contract_minor=catalogue.CONTRACT_MINOR)
@@ -164,9 +164,9 @@ def test_whoever_is_made_known_after_the_others_lost_their_place_is_closed_too()
     assert two.close_reason == "POSITION_LOST"
 
 
-def test_whoever_resumes_while_its_link_is_still_told_of_the_others_gets_each_message_once() -> None:
+def test_a_client_that_resumes_during_a_catch_up_gets_each_message_once() -> None:
     router, (one, two) = broken()
-    said(router, ROOM, "2")
+    publish(router, ROOM, "2")
     edge = router.edges["e1"]
     late = edge.new_client(ROOM, "")
     late.resume = {ROOM: one.place[ROOM]}
@@ -184,7 +184,7 @@ def test_whoever_resumes_while_its_link_is_still_told_of_the_others_gets_each_me
     edge.inbox = LinkRequest(entries=[entry for entry in entries if entry is not own])
     router.carry()
     router.settle()
-    said(router, ROOM, "3")
+    publish(router, ROOM, "3")
     assert one.texts == two.texts == ["1", "2", "3"]
     assert late.texts == ["2", "3"]
 
@@ -195,8 +195,8 @@ def test_nothing_is_kept_for_a_lost_link() -> None:
     link = client.edge.link
     assert link is not None
     link.outbox.credit = 0
-    router.say(client, "said")
-    said(router, ROOM, "more")
+    router.say(client, "publish")
+    publish(router, ROOM, "more")
     assert link.outbox.waiting_bytes
     router.say(client, "on its way")
     router.break_link()
@@ -204,7 +204,7 @@ def test_nothing_is_kept_for_a_lost_link() -> None:
     assert link.outbox.waiting_bytes == 0
 
 
-def test_a_lost_links_connections_are_forgotten_when_its_lease_ends() -> None:
+def test_connections_of_a_lost_link_are_removed_when_its_lease_ends() -> None:
     router, _ = broken()
     assert router.tick(9) == []
     assert len(router.connections_of("t")) == 2
@@ -215,7 +215,7 @@ def test_a_lost_links_connections_are_forgotten_when_its_lease_ends() -> None:
     assert not router.core.directory.links
 
 
-def test_a_silent_link_is_ended_and_its_connections_forgotten() -> None:
+def test_a_silent_link_is_ended_and_its_connections_removed() -> None:
     router = Router()
     client = router.connected(ROOM)
     link = client.edge.link
@@ -225,7 +225,7 @@ def test_a_silent_link_is_ended_and_its_connections_forgotten() -> None:
     assert not router.core.directory.topics
 
 
-def test_an_edge_that_links_again_replaces_its_link_and_what_the_old_one_still_says_is_dropped() -> None:
+def test_a_new_link_replaces_the_old_one_whose_batches_are_dropped() -> None:
     router = Router()
     client = router.connected(ROOM)
     old = client.edge.link
@@ -247,11 +247,11 @@ def test_an_edge_that_links_again_replaces_its_link_and_what_the_old_one_still_s
 
 
 @pytest.mark.parametrize("minor", [catalogue.CONTRACT_MINOR - 1, catalogue.CONTRACT_MINOR + 1])
-def test_an_edge_one_minor_version_apart_is_taken(minor: int) -> None:
+def test_an_edge_one_minor_version_apart_is_accepted(minor: int) -> None:
     Router().core.link_opened(LinkHello(edge_id="e", boot_id="b", contract_minor=minor), 0.0)
 
 
-def test_an_edge_further_apart_is_refused() -> None:
+def test_an_edge_further_apart_is_rejected() -> None:
     hello = LinkHello(edge_id="e", boot_id="b", contract_minor=catalogue.CONTRACT_MINOR + 2)
     with pytest.raises(Refused, match="differ by at most one"):
         Router().core.link_opened(hello, 0.0)
@@ -261,13 +261,13 @@ def test_an_edge_further_apart_is_refused() -> None:
 
 
 def entry_batch() -> LinkRequest:
-    """A batch that costs a credit and does nothing."""
+    """Return a batch that costs a credit and does nothing."""
     batch = LinkRequest()
     batch.entries.add().closed.connection = 999
     return batch
 
 
-def test_a_batch_without_credit_is_refused_and_one_without_entries_needs_none() -> None:
+def test_a_batch_without_credit_is_rejected_unless_it_has_no_entries() -> None:
     router = Router(window=2)
     router.edge()
     link = router.edges["e1"].link
@@ -280,7 +280,7 @@ def test_a_batch_without_credit_is_refused_and_one_without_entries_needs_none() 
     assert refused.value.entry.code == "CREDIT_EXCEEDED"
 
 
-def test_credit_is_returned_once_a_batch_is_dealt_with() -> None:
+def test_credit_is_returned_once_a_batch_is_handled() -> None:
     router = Router(window=2)
     router.edge()
     link = router.edges["e1"].link
@@ -293,7 +293,7 @@ def test_credit_is_returned_once_a_batch_is_dealt_with() -> None:
     assert (link.allowed, batch.credit) == (2, 1)
 
 
-def test_a_full_outbox_holds_up_whoever_fills_it_until_it_is_drained() -> None:
+def test_a_full_outbox_blocks_its_source_until_it_is_drained() -> None:
     router = Router(outbox_max_bytes=1000)
     speaker, slow = router.connected(ROOM), router.connected(ROOM, edge="e2")
     fast, busy = speaker.edge.link, slow.edge.link
@@ -324,7 +324,7 @@ def test_a_full_outbox_holds_up_whoever_fills_it_until_it_is_drained() -> None:
 
 
 @pytest.mark.parametrize("end", ["break", "lease"])
-def test_a_link_that_ends_holds_nobody_up_any_longer(end: str) -> None:
+def test_a_link_that_ends_blocks_nobody_any_more(end: str) -> None:
     router = Router(outbox_max_bytes=100)
     slow = router.connected(ROOM)
     assert slow.edge.link is not None
@@ -342,7 +342,7 @@ def test_a_link_that_ends_holds_nobody_up_any_longer(end: str) -> None:
     assert not again.blocked_by
 
 
-def test_an_edge_that_does_not_take_its_answers_is_granted_no_more_batches() -> None:
+def test_an_edge_that_does_not_read_its_answers_gets_no_more_credit() -> None:
     router = Router(outbox_max_bytes=1000, window=4)
     client = router.connected(ROOM)
     link = client.edge.link
@@ -358,7 +358,7 @@ def test_an_edge_that_does_not_take_its_answers_is_granted_no_more_batches() -> 
     assert link.allowed == router.core.window
 
 
-def test_watchers_are_told_of_connections_that_are_there_open_and_close() -> None:
+def test_watchers_receive_present_opened_and_closed_connections() -> None:
     router = Router()
     there = router.connected(ROOM)
     for address in (Address(tenant="t"), Address(tenant="t", agent="a", platform="w")):
@@ -373,7 +373,7 @@ def test_watchers_are_told_of_connections_that_are_there_open_and_close() -> Non
         router.core.presence.unwatch(watcher)
 
 
-def test_to_those_who_watch_a_group_whoever_joins_it_is_new_and_whoever_leaves_it_is_gone() -> None:
+def test_watchers_of_a_group_see_who_joins_and_leaves() -> None:
     router = Router()
     client = router.connected(ALICE)
     watcher = router.core.presence.watch(address_of(ROOM))
@@ -389,7 +389,7 @@ def test_to_those_who_watch_a_group_whoever_joins_it_is_new_and_whoever_leaves_i
     ]
 
 
-def test_many_connections_are_told_to_a_watcher_in_several_messages() -> None:
+def test_many_connections_reach_a_watcher_in_several_messages() -> None:
     router = Router()
     for _ in range(CHANGES_A_MESSAGE + 1):
         router.connected(ROOM)

@@ -1,4 +1,4 @@
-"""Going on from before what a log has kept."""
+"""Resuming from before the first entry that a log still has."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from trunkline_router.core.values.topics import EMPTY, Position, TopicKey
 
 from tests.router.core.harness.router import ALICE, ROOM, Router
 
-#: As in a log in memory, where nothing has a time.
+#: As in the log in memory, which records no times.
 ALL_OLD = HistoryLimits(max_age_ms=1)
 
 
-def said(router: Router, key: TopicKey, *texts: str) -> None:
-    """Commit messages."""
+def publish(router: Router, key: TopicKey, *texts: str) -> None:
+    """Commit messages to a topic."""
     for text in texts:
         router.broadcast(key, text)
     router.settle()
 
 
 def prune(router: Router, limits: HistoryLimits) -> None:
-    """Erase beginnings of the tenant's logs."""
+    """Prune the beginnings of the tenant's logs."""
     cursor = None
     while (cursor := router.log.prune("t", limits, cursor, 1000).cursor) is not None:
         pass
 
 
 def message(seq: int) -> Entry:
-    """An entry."""
+    """Return an entry."""
     return Entry(seq, EntryKind.MESSAGE, b"")
 
 
 @pytest.mark.parametrize("after", [EMPTY, Position("e", 1), Position("e", 3)])
 @pytest.mark.parametrize("kept", [2, 1, 0])
 @pytest.mark.parametrize("live", [False, True])
-def test_what_is_gone_was_not_recovered(after: Position, kept: int, live: bool) -> None:
+def test_a_gap_at_the_start_is_no_recovery(after: Position, kept: int, live: bool) -> None:
     catchup = Catchup(after)
     told = Position("e", 6)
     if live:
@@ -48,7 +48,7 @@ def test_what_is_gone_was_not_recovered(after: Position, kept: int, live: bool) 
     assert catchup.missed is None
 
 
-def test_all_that_is_there_from_a_position_on_was_recovered() -> None:
+def test_everything_from_a_position_on_is_a_recovery() -> None:
     catchup = Catchup(Position("e", 4))
     catchup.read(Page([message(5), message(6)], False, Position("e", 6)), Position("e", 6))
     assert catchup.missed == [message(5), message(6)]
@@ -58,20 +58,20 @@ def test_all_that_is_there_from_a_position_on_was_recovered() -> None:
 
 
 @pytest.mark.parametrize("limits", [HistoryLimits(max_messages=2), ALL_OLD])
-def test_whoever_resumes_from_before_what_is_kept_is_not_recovered(limits: HistoryLimits) -> None:
+def test_a_client_that_resumes_before_the_first_entry_is_not_recovered(limits: HistoryLimits) -> None:
     router = Router()
-    said(router, ALICE, "1", "2", "3", "4")
+    publish(router, ALICE, "1", "2", "3", "4")
     prune(router, limits)
     client = router.connected(ALICE, resume={ALICE: Position("e1", 1)})
     assert not client.frames[0].connected.recovered
     assert client.texts == []
-    said(router, ALICE, "5")
+    publish(router, ALICE, "5")
     assert client.texts == ["5"]
 
 
-def test_whoever_resumes_where_the_rest_is_kept_is_recovered() -> None:
+def test_a_client_whose_missed_entries_are_kept_is_recovered() -> None:
     router = Router()
-    said(router, ALICE, "1", "2", "3", "4")
+    publish(router, ALICE, "1", "2", "3", "4")
     prune(router, HistoryLimits(max_messages=2))
     client = router.connected(ALICE, resume={ALICE: Position("e1", 2)})
     assert client.frames[0].connected.recovered
@@ -79,12 +79,12 @@ def test_whoever_resumes_where_the_rest_is_kept_is_recovered() -> None:
 
 
 @pytest.mark.parametrize("limits", [HistoryLimits(max_messages=2), ALL_OLD])
-def test_those_on_a_link_that_was_down_too_long_are_closed(limits: HistoryLimits) -> None:
+def test_clients_of_a_link_that_was_down_too_long_are_closed(limits: HistoryLimits) -> None:
     router = Router()
     client = router.connected(ALICE)
-    said(router, ALICE, "1")
+    publish(router, ALICE, "1")
     router.break_link()
-    said(router, ALICE, "2", "3", "4")
+    publish(router, ALICE, "2", "3", "4")
     prune(router, limits)
     router.link("e1")
     router.settle()
@@ -93,12 +93,10 @@ def test_those_on_a_link_that_was_down_too_long_are_closed(limits: HistoryLimits
 
 @pytest.mark.parametrize("most", [1, 1000])
 @pytest.mark.parametrize("limits", [HistoryLimits(max_messages=2), ALL_OLD])
-def test_a_user_who_goes_on_from_what_was_delivered_gets_what_is_kept(
-    limits: HistoryLimits, most: int
-) -> None:
+def test_a_user_who_resumes_after_deliveries_gets_what_is_kept(limits: HistoryLimits, most: int) -> None:
     router = Router()
-    said(router, ALICE, "1", "2", "3", "4")
-    said(router, ROOM, "a")
+    publish(router, ALICE, "1", "2", "3", "4")
+    publish(router, ROOM, "a")
     prune(router, limits)
     with patch.object(subscribing, "RECOVERY_MAX_MESSAGES", most):
         client = router.open(ALICE, user="x", delivered=True)
@@ -107,5 +105,5 @@ def test_a_user_who_goes_on_from_what_was_delivered_gets_what_is_kept(
     assert client.texts == kept
     starts = {e.address.conversation.id: e.position.seq for e in client.frames[0].connected.positions}
     assert starts["alice"] == 4 - len(kept)
-    said(router, ALICE, "5")
+    publish(router, ALICE, "5")
     assert client.texts == [*kept, "5"]

@@ -1,4 +1,4 @@
-"""Going on after what a user has told to have been given."""
+"""Resuming after a user's delivery receipts."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ MINE: TopicKey = ("t", "", "", USER, "x")
 TENANT: TopicKey = ("t", "", "", 0, "")
 
 
-def said(router: Router, key: TopicKey, *texts: str) -> None:
-    """Commit messages."""
+def publish(router: Router, key: TopicKey, *texts: str) -> None:
+    """Commit messages to a topic."""
     for text in texts:
         router.broadcast(key, text)
     router.settle()
 
 
-def given_all(router: Router, *keys: TopicKey) -> None:
-    """The user comes, is given what there is, tells so, and goes."""
+def deliver_all(router: Router, *keys: TopicKey) -> None:
+    """Connect as the user, receive everything, report it as delivered, and disconnect."""
     client = router.connected(ALICE, user="x")
     for key in keys:
         router.was_given(client, key)
@@ -38,17 +38,17 @@ def given_all(router: Router, *keys: TopicKey) -> None:
 
 
 def start_of(client: Any, key: TopicKey) -> Position:
-    """Where the client was told that a topic begins for it."""
+    """Return the position that `connected` named for a topic."""
     (found,) = [e.position for e in client.frames[0].connected.positions if e.address == address_of(key)]
     return Position(found.epoch, found.seq)
 
 
-def test_a_user_who_never_told_anything_gets_all_there_is_and_then_live_messages() -> None:
+def test_a_user_without_receipts_gets_everything_and_then_live_messages() -> None:
     router = Router()
-    said(router, MINE, "1", "2")
-    said(router, TENANT, "a")
+    publish(router, MINE, "1", "2")
+    publish(router, TENANT, "a")
     client = router.connected(ALICE, user="x", delivered=True)
-    said(router, MINE, "3")
+    publish(router, MINE, "3")
     assert client.frames[0].connected.recovered
     assert (start_of(client, MINE), start_of(client, ALICE)) == (Position("e1", 0), EMPTY)
     assert sorted(client.texts[:-1]) == ["1", "2", "a"]
@@ -56,13 +56,13 @@ def test_a_user_who_never_told_anything_gets_all_there_is_and_then_live_messages
 
 
 @pytest.mark.parametrize("restarts", [False, True])
-def test_a_user_gets_exactly_what_it_did_not_tell_to_have(restarts: bool) -> None:
+def test_a_user_gets_exactly_what_its_receipts_do_not_cover(restarts: bool) -> None:
     router = Router()
-    said(router, MINE, "1", "2")
-    said(router, ALICE, "a", "b")
-    given_all(router, MINE, ALICE)
-    said(router, MINE, "3", "4")
-    said(router, ALICE, "c")
+    publish(router, MINE, "1", "2")
+    publish(router, ALICE, "a", "b")
+    deliver_all(router, MINE, ALICE)
+    publish(router, MINE, "3", "4")
+    publish(router, ALICE, "c")
     if restarts:
         router.restart()
         router.link("e1")
@@ -72,9 +72,9 @@ def test_a_user_gets_exactly_what_it_did_not_tell_to_have(restarts: bool) -> Non
     assert sorted(client.texts) == ["3", "4", "c"]
 
 
-def test_what_was_told_and_is_not_on_disk_yet_counts() -> None:
+def test_a_receipt_that_is_not_committed_yet_counts() -> None:
     router = Router()
-    said(router, MINE, "1", "2")
+    publish(router, MINE, "1", "2")
     teller = router.connected(ALICE, user="x")
     router.was_given(teller, MINE)
     client = router.open(ALICE, user="x", delivered=True)
@@ -85,9 +85,9 @@ def test_what_was_told_and_is_not_on_disk_yet_counts() -> None:
     assert client.frames[0].connected.recovered
 
 
-def test_what_was_read_was_given() -> None:
+def test_a_read_receipt_counts_as_delivered() -> None:
     router = Router()
-    said(router, ALICE, "1", "2")
+    publish(router, ALICE, "1", "2")
     reader = router.connected(ALICE, user="x")
     router.frame(reader, read={"position": reader.place[ALICE].to_proto()})
     client = router.open(ALICE, user="x", delivered=True)
@@ -100,10 +100,10 @@ def test_what_was_read_was_given() -> None:
     assert router.connected(ALICE, user="x", delivered=True).texts == []
 
 
-def test_what_an_older_device_tells_later_takes_nothing_back() -> None:
+def test_an_older_receipt_that_arrives_later_changes_nothing() -> None:
     router = Router()
-    said(router, MINE, "1", "2", "3")
-    given_all(router, MINE)
+    publish(router, MINE, "1", "2", "3")
+    deliver_all(router, MINE)
     router.restart()
     router.link("e1")
     old = router.connected(ALICE, user="x")
@@ -112,11 +112,11 @@ def test_what_an_older_device_tells_later_takes_nothing_back() -> None:
     assert router.connected(ALICE, user="x", delivered=True).texts == []
 
 
-def test_positions_that_are_named_go_before_what_was_told() -> None:
+def test_positions_in_resume_take_precedence_over_receipts() -> None:
     router = Router()
-    said(router, MINE, "1", "2")
-    said(router, ALICE, "a", "b")
-    given_all(router, MINE, ALICE)
+    publish(router, MINE, "1", "2")
+    publish(router, ALICE, "a", "b")
+    deliver_all(router, MINE, ALICE)
     client = router.connected(ALICE, user="x", delivered=True, resume={MINE: Position("e1", 1)})
     assert client.texts == ["2"]
     every = dict.fromkeys(topics_heard(ALICE, "x"), EMPTY)
@@ -126,34 +126,32 @@ def test_positions_that_are_named_go_before_what_was_told() -> None:
     assert sorted(client.texts) == ["1", "2", "a", "b"]
 
 
-def test_without_a_user_nothing_can_have_been_told_and_the_connection_is_refused() -> None:
+def test_a_connection_without_a_user_cannot_resume_by_delivery() -> None:
     router = Router()
     assert router.open(ALICE, delivered=True).close_reason == "INVALID_ADDRESS"
     assert not router.core.directory.topics
 
 
 @pytest.mark.parametrize("limit", ["RECOVERY_MAX_MESSAGES", "RECOVERY_MAX_BYTES"])
-def test_who_missed_too_much_for_one_page_is_told_it_in_several(
-    limit: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_than_one_page_is_replayed_in_several(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subscribing, limit, 2)
     router = Router()
-    said(router, MINE, "1", "2", "3", "4", "5")
-    said(router, ALICE, "a", "b", "c")
+    publish(router, MINE, "1", "2", "3", "4", "5")
+    publish(router, ALICE, "a", "b", "c")
     client = router.connected(ALICE, user="x", delivered=True)
     assert client.frames[0].connected.recovered
     assert [text for text in client.texts if text.isdigit()] == ["1", "2", "3", "4", "5"]
     assert [text for text in client.texts if text.isalpha()] == ["a", "b", "c"]
-    said(router, MINE, "6")
+    publish(router, MINE, "6")
     assert client.texts.count("6") == 1
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 4), st.lists(st.sampled_from(["say", "write", "tell", "look", "show"]), max_size=60))
-def test_what_is_said_while_pages_are_read_comes_after_them_once(limit: int, steps: list[str]) -> None:
+def test_messages_committed_while_pages_are_read_follow_them_once(limit: int, steps: list[str]) -> None:
     with patch.object(subscribing, "RECOVERY_MAX_MESSAGES", limit):
         router = Router()
-        said(router, MINE, "1", "2", "3", "4", "5")
+        publish(router, MINE, "1", "2", "3", "4", "5")
         client = router.open(ALICE, user="x", delivered=True)
         for number, step in enumerate(steps, 6):
             if step == "say":
@@ -166,12 +164,12 @@ def test_what_is_said_while_pages_are_read_comes_after_them_once(limit: int, ste
     assert client.texts == ["1", "2", "3", "4", "5", *spoken]
 
 
-def test_a_log_that_is_erased_between_two_pages_sends_the_client_away_to_come_again(
+def test_a_log_erased_between_two_pages_makes_the_client_reconnect(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(subscribing, "RECOVERY_MAX_MESSAGES", 2)
     router = Router()
-    said(router, MINE, "1", "2", "3", "4", "5")
+    publish(router, MINE, "1", "2", "3", "4", "5")
     client = router.open(ALICE, user="x", delivered=True)
     while not client.texts:
         router.look()
@@ -182,22 +180,22 @@ def test_a_log_that_is_erased_between_two_pages_sends_the_client_away_to_come_ag
     assert not router.core.directory.topics
 
 
-def test_what_is_told_of_an_erased_log_is_forgotten_with_it() -> None:
+def test_receipts_of_an_erased_log_are_erased_with_it() -> None:
     router = Router()
-    # In no order, as real ones.
+    # In no order, like real epochs.
     router.log._epochs = iter(["e9", "e1"])
-    said(router, MINE, "1", "2")
-    given_all(router, MINE)
+    publish(router, MINE, "1", "2")
+    deliver_all(router, MINE)
     router.reset(MINE)
-    said(router, MINE, "new 1", "new 2", "new 3")
+    publish(router, MINE, "new 1", "new 2", "new 3")
     assert router.connected(ALICE, user="x", delivered=True).texts == ["new 1", "new 2", "new 3"]
 
 
-def test_a_log_that_is_erased_while_receipts_are_read_recovers_nothing() -> None:
+def test_a_log_erased_while_receipts_are_read_recovers_nothing() -> None:
     router = Router()
-    said(router, MINE, "1", "2")
-    given_all(router, MINE)
-    said(router, MINE, "3")
+    publish(router, MINE, "1", "2")
+    deliver_all(router, MINE)
+    publish(router, MINE, "3")
     client = router.open(ALICE, user="x", delivered=True)
     router.look()
     router.reset(MINE)
@@ -207,9 +205,9 @@ def test_a_log_that_is_erased_while_receipts_are_read_recovers_nothing() -> None
 
 
 @pytest.mark.parametrize("gone", ["close", "break", "relink", "lease"])
-def test_a_connection_that_goes_while_receipts_are_read_leaves_no_trace(gone: str) -> None:
+def test_a_connection_closed_while_receipts_are_read_leaves_no_trace(gone: str) -> None:
     router = Router()
-    said(router, MINE, "1")
+    publish(router, MINE, "1")
     client = router.open(ALICE, user="x", delivered=True)
     router.look()
     if gone == "close":
@@ -227,9 +225,9 @@ def test_a_connection_that_goes_while_receipts_are_read_leaves_no_trace(gone: st
     check_tables(router.core, at_rest=True)
 
 
-def test_a_link_that_comes_back_while_receipts_are_read_opens_the_connection_once() -> None:
+def test_a_link_reopened_while_receipts_are_read_opens_the_connection_once() -> None:
     router = Router()
-    said(router, MINE, "1")
+    publish(router, MINE, "1")
     client = router.open(ALICE, user="x", delivered=True)
     router.look()
     router.break_link()
@@ -239,7 +237,7 @@ def test_a_link_that_comes_back_while_receipts_are_read_opens_the_connection_onc
     check_tables(router.core, at_rest=True)
 
 
-def test_receipts_that_cannot_be_read_for_a_connection_that_is_gone_are_nobodys_loss() -> None:
+def test_a_failed_read_of_receipts_for_a_closed_connection_is_harmless() -> None:
     router = Router()
     router.open(ALICE, user="x", delivered=True)
     router.break_link()
@@ -247,7 +245,7 @@ def test_receipts_that_cannot_be_read_for_a_connection_that_is_gone_are_nobodys_
     check_tables(router.core, at_rest=True)
 
 
-def test_receipts_that_cannot_be_read_close_the_connection() -> None:
+def test_a_failed_read_of_receipts_closes_the_connection() -> None:
     router = Router()
     client = router.open(ALICE, user="x", delivered=True)
     router.fail_read()
@@ -257,11 +255,11 @@ def test_receipts_that_cannot_be_read_close_the_connection() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(["say", "give", "write", "tell", "look", "show", "link"]), max_size=25))
-def test_whatever_comes_between_a_client_misses_nothing_and_gets_nothing_again(steps: list[str]) -> None:
+def test_in_any_order_of_events_a_client_gets_every_message_once(steps: list[str]) -> None:
     router = Router()
-    said(router, MINE, "1", "2")
-    given_all(router, MINE)
-    said(router, MINE, "3")
+    publish(router, MINE, "1", "2")
+    deliver_all(router, MINE)
+    publish(router, MINE, "3")
     teller = router.connected(ALICE, user="x", edge="e2")
     client = router.open(ALICE, user="x", delivered=True)
     for number, step in enumerate(steps, 4):
@@ -275,17 +273,17 @@ def test_whatever_comes_between_a_client_misses_nothing_and_gets_nothing_again(s
             getattr(router, step)()
     router.settle()
     assert client.frames[0].connected.recovered
-    # The client itself checks that nothing is missing and nothing comes twice from its start on.
+    # The client itself checks for gaps and duplicates.
     start = start_of(client, MINE)
     assert start == Position("e1", 2) or ("give" in steps and start.seq > 2)
     assert client.place[MINE] == router.log.head(MINE)
     assert client.texts[0:1] == ["3"] or start.seq > 2
 
 
-# Telling
+# Receipts
 
 
-def test_delivered_is_told_of_every_topic_that_is_heard_and_no_author_of_what_is_no_conversation() -> None:
+def test_receipts_cover_every_subscribed_topic_and_notify_only_in_conversations() -> None:
     router = Router()
     author = router.connected(ROOM, user="x")
     client = router.connected(ROOM, user="y")
@@ -323,9 +321,9 @@ def test_delivered_is_told_of_every_topic_that_is_heard_and_no_author_of_what_is
         ({"address": {"tenant": "t"}}, "CURSOR_MISMATCH"),
     ],
 )
-def test_delivered_of_what_is_not_heard_is_refused(frame: dict[str, Any], code: str) -> None:
+def test_a_receipt_for_an_unsubscribed_topic_is_rejected(frame: dict[str, Any], code: str) -> None:
     router = Router()
-    said(router, MINE, "1")
+    publish(router, MINE, "1")
     client = router.connected(ALICE, user="x")
     if "address" in frame and isinstance(frame["address"], dict):
         frame = frame | {"address": Address(**frame["address"])}

@@ -1,4 +1,4 @@
-"""Connecting, resuming, subscribing: from a position to live without a gap, or a plain no."""
+"""Connecting, resuming and subscribing: from a position to live without a gap, or no recovery at all."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from tests.router.core.harness.router import ALICE, PLATFORM, ROOM, Router
 TENANT: TopicKey = ("t", "", "", 0, "")
 
 
-def said(router: Router, key: TopicKey, *texts: str) -> None:
-    """Commit messages."""
+def publish(router: Router, key: TopicKey, *texts: str) -> None:
+    """Commit messages to a topic."""
     for text in texts:
         router.broadcast(key, text)
     router.settle()
 
 
-def test_connected_names_the_end_of_each_topic() -> None:
+def test_connected_names_the_head_of_each_topic() -> None:
     router = Router()
-    said(router, ALICE, "1", "2")
-    said(router, TENANT, "3")
+    publish(router, ALICE, "1", "2")
+    publish(router, TENANT, "3")
     client = router.connected(ALICE, user="x")
     connected = client.frames[0].connected
     assert not connected.recovered
@@ -39,20 +39,20 @@ def test_connected_names_the_end_of_each_topic() -> None:
     assert client.texts == []
 
 
-def test_whoever_resumes_gets_exactly_what_was_missed_and_then_live_messages() -> None:
+def test_a_resumed_client_gets_exactly_what_it_missed_and_then_live_messages() -> None:
     router = Router()
-    said(router, ALICE, "1", "2", "3")
-    said(router, TENANT, "a", "b")
+    publish(router, ALICE, "1", "2", "3")
+    publish(router, TENANT, "a", "b")
     client = router.connected(ALICE, resume={ALICE: Position("e1", 1), TENANT: EMPTY})
-    said(router, ALICE, "4")
+    publish(router, ALICE, "4")
     assert client.frames[0].connected.recovered
     assert sorted(client.texts[:-1]) == ["2", "3", "a", "b"]
     assert client.texts[-1] == "4"
 
 
-def test_whoever_resumes_at_the_end_is_recovered_without_a_read_of_pages() -> None:
+def test_a_client_that_resumes_at_the_head_is_recovered_without_reading_pages() -> None:
     router = Router(peeks=True)
-    said(router, ALICE, "1")
+    publish(router, ALICE, "1")
     client = router.open(ALICE, resume={ALICE: Position("e1", 1)})
     assert client.frames[0].connected.recovered
     assert client.texts == []
@@ -60,28 +60,28 @@ def test_whoever_resumes_at_the_end_is_recovered_without_a_read_of_pages() -> No
 
 @pytest.mark.parametrize("steps", ["write tell look show", "look show write tell", "look write tell show"])
 @pytest.mark.parametrize("is_heard", [False, True])
-def test_what_is_committed_while_the_log_is_read_comes_exactly_once(steps: str, is_heard: bool) -> None:
+def test_messages_committed_while_the_log_is_read_come_exactly_once(steps: str, is_heard: bool) -> None:
     router = Router()
-    said(router, ALICE, "1", "2")
+    publish(router, ALICE, "1", "2")
     if is_heard:
         router.connected(ALICE)
     client = router.open(ALICE, resume={ALICE: Position("e1", 1)})
-    # The ends of the topics.
+    # The heads of the topics.
     router.look()
     router.show()
     router.broadcast(ALICE, "3")
     for step in steps.split():
         getattr(router, step)()
-    said(router, ALICE, "4")
+    publish(router, ALICE, "4")
     assert client.frames[0].connected.recovered
     assert client.texts == ["2", "3", "4"]
 
 
-def test_a_topic_that_moves_on_while_another_one_is_read_leaves_no_gap() -> None:
+def test_a_topic_that_advances_while_another_is_read_leaves_no_gap() -> None:
     router = Router()
-    said(router, ALICE, "1", "2")
+    publish(router, ALICE, "1", "2")
     client = router.open(ALICE, resume={ALICE: Position("e1", 1), TENANT: EMPTY})
-    # The ends of the topics: that of the tenant's is where the client was.
+    # The heads of the topics; the tenant's is at the client's position.
     router.look()
     router.show()
     router.broadcast(TENANT, "to all")
@@ -95,9 +95,9 @@ def test_a_topic_that_moves_on_while_another_one_is_read_leaves_no_gap() -> None
 
 
 @pytest.mark.parametrize("is_heard", [False, True])
-def test_a_read_that_sees_a_commit_before_the_core_is_told_of_it_makes_no_duplicate(is_heard: bool) -> None:
+def test_a_page_read_ahead_of_the_core_makes_no_duplicate(is_heard: bool) -> None:
     router = Router()
-    said(router, ALICE, "1", "2")
+    publish(router, ALICE, "1", "2")
     other = router.connected(ALICE) if is_heard else None
     client = router.open(ALICE, resume={ALICE: Position("e1", 1)})
     router.look()
@@ -121,30 +121,30 @@ def test_a_read_that_sees_a_commit_before_the_core_is_told_of_it_makes_no_duplic
         {ALICE: Position("e1", 1), TENANT: Position("e9", 3)},
     ],
 )
-def test_a_position_that_cannot_be_gone_on_from_recovers_nothing_at_all(
+def test_a_position_that_cannot_be_resumed_recovers_nothing_at_all(
     resume: dict[TopicKey, Position],
 ) -> None:
     router = Router()
-    said(router, ALICE, "1", "2")
+    publish(router, ALICE, "1", "2")
     client = router.connected(ALICE, resume=resume)
     assert not client.frames[0].connected.recovered
     assert client.texts == []
     assert client.place[ALICE] == Position("e1", 2)
-    said(router, ALICE, "3")
+    publish(router, ALICE, "3")
     assert client.texts == ["3"]
 
 
-def test_whoever_is_too_far_behind_is_not_recovered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_too_far_behind_is_not_recovered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subscribing, "RECOVERY_MAX_MESSAGES", 3)
     router = Router()
-    said(router, ALICE, "1", "2", "3", "4")
+    publish(router, ALICE, "1", "2", "3", "4")
     near = router.connected(ALICE, resume={ALICE: Position("e1", 1)})
     far = router.connected(ALICE, resume={ALICE: EMPTY})
     assert (near.texts, far.texts) == (["2", "3", "4"], [])
     assert (near.frames[0].connected.recovered, far.frames[0].connected.recovered) == (True, False)
 
 
-def test_a_read_of_the_ends_that_sees_a_commit_before_the_core_is_told_of_it_makes_no_duplicate() -> None:
+def test_heads_read_ahead_of_the_core_make_no_duplicate() -> None:
     router = Router()
     client = router.open(ALICE)
     router.broadcast(ALICE, "1")
@@ -157,9 +157,9 @@ def test_a_read_of_the_ends_that_sees_a_commit_before_the_core_is_told_of_it_mak
 
 
 @pytest.mark.parametrize("after", [EMPTY, Position("e1", 1)])
-def test_a_log_that_is_erased_while_it_is_read_recovers_nothing(after: Position) -> None:
+def test_a_log_erased_while_it_is_read_recovers_nothing(after: Position) -> None:
     router = Router()
-    said(router, ALICE, "1", "2")
+    publish(router, ALICE, "1", "2")
     client = router.open(ALICE, resume={ALICE: after})
     router.look()
     router.show()
@@ -168,15 +168,15 @@ def test_a_log_that_is_erased_while_it_is_read_recovers_nothing(after: Position)
     router.show()
     assert not client.frames[0].connected.recovered
     assert client.texts == []
-    said(router, ALICE, "new")
+    publish(router, ALICE, "new")
     assert client.texts == ["new"]
 
 
 @pytest.mark.parametrize("reads_done", [0, 1, 2])
 @pytest.mark.parametrize("gone", ["close", "break", "relink", "lease"])
-def test_a_connection_that_goes_while_its_opening_waits_leaves_no_trace(reads_done: int, gone: str) -> None:
+def test_a_connection_closed_while_it_opens_leaves_no_trace(reads_done: int, gone: str) -> None:
     router = Router()
-    said(router, ALICE, "1", "2")
+    publish(router, ALICE, "1", "2")
     client = router.open(ALICE, user="x", resume={ALICE: EMPTY})
     for _ in range(reads_done):
         router.look()
@@ -198,19 +198,19 @@ def test_a_connection_that_goes_while_its_opening_waits_leaves_no_trace(reads_do
     assert not router.connections_of("t")
 
 
-def test_an_opening_that_fails_half_way_leaves_those_who_are_there_alone() -> None:
+def test_an_opening_that_fails_halfway_does_not_affect_others() -> None:
     router = Router()
-    said(router, ALICE, "1")
+    publish(router, ALICE, "1")
     there = router.connected(ALICE)
     client = router.open(ALICE, resume={ALICE: EMPTY})
     router.fail_read()
     assert client.close_reason == "ROUTER_UNAVAILABLE"
     check_tables(router.core, at_rest=True)
-    said(router, ALICE, "2")
+    publish(router, ALICE, "2")
     assert there.texts == ["2"]
 
 
-def test_an_opening_whose_reads_fail_is_closed_and_leaves_no_trace() -> None:
+def test_a_connection_whose_reads_fail_is_closed_and_leaves_no_trace() -> None:
     router = Router()
     client = router.open(ALICE)
     router.fail_read()
@@ -228,32 +228,32 @@ def test_an_opening_whose_reads_fail_is_closed_and_leaves_no_trace() -> None:
         (("t", "a", "w", PERSON, "a/b"), "INVALID_ADDRESS"),
     ],
 )
-def test_a_connect_request_that_is_not_valid_is_closed(home: TopicKey, reason: str) -> None:
+def test_an_invalid_connect_request_is_closed(home: TopicKey, reason: str) -> None:
     router = Router()
     assert router.open(home).close_reason == reason
     assert not router.core.directory.topics
 
 
-def test_a_group_is_joined_heard_and_left() -> None:
+def test_a_group_is_joined_received_and_left() -> None:
     router = Router()
-    said(router, ROOM, "before")
+    publish(router, ROOM, "before")
     client, member = router.connected(ALICE), router.connected(ROOM)
     router.subscribe(client)
     router.settle()
     subscribed = client.frames[-1].subscribed
     assert (subscribed.position.seq, subscribed.recovered) == (1, False)
     router.say(client, "from alice", ROOM)
-    said(router, ROOM, "during")
+    publish(router, ROOM, "during")
     router.unsubscribe(client)
-    said(router, ROOM, "after")
+    publish(router, ROOM, "after")
     assert client.texts == ["during"]
     assert member.texts == ["from alice", "during", "after"]
     check_tables(router.core, at_rest=True)
 
 
-def test_a_subscription_goes_on_from_its_position() -> None:
+def test_a_subscription_resumes_from_its_position() -> None:
     router = Router()
-    said(router, ROOM, "1", "2", "3")
+    publish(router, ROOM, "1", "2", "3")
     client = router.connected(ALICE)
     router.subscribe(client, position={"epoch": "e1", "seq": 1})
     router.settle()
@@ -268,13 +268,13 @@ def test_subscribing_twice_at_once_joins_once() -> None:
     router.subscribe(client)
     router.settle()
     check_tables(router.core, at_rest=True)
-    said(router, ROOM, "1")
+    publish(router, ROOM, "1")
     assert client.texts == ["1"]
     router.unsubscribe(client)
     assert ROOM not in router.core.directory.topics
 
 
-def test_a_connection_joins_no_more_groups_than_it_may_even_if_it_asks_at_once() -> None:
+def test_the_limit_of_groups_holds_for_concurrent_subscriptions() -> None:
     router = Router()
     client = router.connected(ALICE)
     for number in range(5):
@@ -288,7 +288,7 @@ def test_a_connection_joins_no_more_groups_than_it_may_even_if_it_asks_at_once()
     assert client.kinds()[-1] == "subscribed"
 
 
-def test_a_persons_conversation_is_not_joined_and_ones_own_is_not_left() -> None:
+def test_a_person_conversation_cannot_be_joined_nor_the_own_one_left() -> None:
     router = Router()
     client = router.connected(ALICE)
     router.subscribe(client, ("t", "a", "w", PERSON, "bob"))
@@ -300,7 +300,7 @@ def test_a_persons_conversation_is_not_joined_and_ones_own_is_not_left() -> None
     assert nowhere.frames[-1].error.code == "INVALID_ARGUMENT"
 
 
-def test_a_subscription_whose_read_fails_is_refused_and_leaves_no_trace() -> None:
+def test_a_subscription_whose_read_fails_is_rejected_and_leaves_no_trace() -> None:
     router = Router()
     client = router.connected(ALICE)
     router.subscribe(client)
@@ -311,11 +311,11 @@ def test_a_subscription_whose_read_fails_is_refused_and_leaves_no_trace() -> Non
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(["say", "write", "tell", "look", "show", "reset"]), max_size=25))
-def test_whatever_the_order_of_commits_and_reads_a_resumed_client_has_no_gap(steps: list[str]) -> None:
+def test_in_any_order_of_commits_and_reads_a_resumed_client_has_no_gap(steps: list[str]) -> None:
     router = Router()
     router.connected(ALICE, edge="e2")
-    said(router, ALICE, "1", "2")
-    # The client itself checks what it gets.
+    publish(router, ALICE, "1", "2")
+    # The client itself checks every frame.
     client = router.open(ALICE, resume={ALICE: Position("e1", 1)})
     for step in steps:
         if step == "say":

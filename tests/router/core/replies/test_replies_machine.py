@@ -1,4 +1,4 @@
-"""Random events against streamed replies: one end each, nothing accepted is lost, all see the same."""
+"""State machine of streamed replies: each ends once, no accepted delta is lost, all readers agree."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from tests.router.core.harness.router import ALICE, ROOM
 EDGES = ["e1", "e2"]
 KEYS = ["k1", "k2"]
 STATES = [COMPLETE, COMPLETE, CANCELLED, FAILED]
-#: Mostly the next one; also one that is there already, and one after a gap.
+#: Mostly the next delta; also a repeated one and one that leaves a gap.
 INDEXES = [0, 0, 0, 0, -1, -2, 1]
-#: How far the log comes after each event.
+#: Progress of the log after each event.
 PROGRESS = [
     "",
     "",
@@ -39,10 +39,10 @@ PROGRESS = [
 
 
 class RepliesMachine(RuleBasedStateMachine):
-    """Drives a World, which checks what it can at once; `rest` checks the rest.
+    """Drives a World, which checks what it can at once; `rest` checks everything else.
 
-    There are few rules, each of which draws what happens: Hypothesis leaves out some rules in each run,
-    and without most of these nothing comes about.
+    There are few rules, and each draws an action: Hypothesis disables some rules in each run, and with
+    most actions disabled nothing would happen.
     """
 
     @initialize(peeks=st.booleans())
@@ -57,7 +57,7 @@ class RepliesMachine(RuleBasedStateMachine):
         self.attach(1)
 
     def draw(self, choices: Any) -> Any:
-        """One of several."""
+        """Draw one of several values."""
         return self.data.draw(st.sampled_from(list(choices)))
 
     @rule(data=st.data())
@@ -80,7 +80,7 @@ class RepliesMachine(RuleBasedStateMachine):
         self.happens(data, [*happenings, self.restart, self.reset])
 
     def happens(self, data: Any, happenings: list[Any]) -> None:
-        """One of these, and as much progress as is drawn."""
+        """Run one of these actions, then as much progress as is drawn."""
         self.data = data
         self.draw(happenings)()
         self.world.sync()
@@ -91,29 +91,29 @@ class RepliesMachine(RuleBasedStateMachine):
     # Clients
 
     def client(self) -> Client | None:
-        """One of those that are connected over a link."""
+        """Draw a client that is connected over a link."""
         found = [c for c in self.world.clients if c.state == "open" and c.edge.link is not None]
         return self.draw(found) if found else None
 
     def message_id(self) -> str:
-        """One that there is, rather a late one, or none."""
+        """Draw a message id, preferably a late one, or one that does not exist."""
         ids = [m.id for key in TOPICS for m in self.world.messages(key)]
         return str(self.draw([*reversed(ids), "e9-1"]))
 
     def connect(self) -> None:
-        """Somebody comes."""
+        """A client connects."""
         home, user, edge = self.draw([ALICE, ALICE, ROOM]), self.draw("xy"), self.draw(EDGES)
         self.world.clients.append(self.router.open(home, user=user, edge=edge))
 
     def go(self) -> None:
-        """Somebody goes."""
+        """A client disconnects."""
         if client := self.client():
             place = {key: at for key, at in client.place.items() if key in TOPICS}
             self.gone.append((place, client.known))
             self.router.close(client)
 
     def resume(self) -> None:
-        """Somebody comes back."""
+        """A client reconnects and resumes."""
         if not self.gone:
             return
         place, known = self.draw(self.gone)
@@ -124,13 +124,13 @@ class RepliesMachine(RuleBasedStateMachine):
         self.world.clients.append(client)
 
     def say(self) -> None:
-        """A client says something, which is work."""
+        """A client publishes a message, which is delivered to a worker."""
         if client := self.client():
             self.said += 1
             self.router.say(client, "question", ident=f"m{self.said}")
 
     def cancel(self) -> None:
-        """A client stops something: one reply, or all to what it said or is saying."""
+        """A client cancels one reply, or all replies to one of its messages."""
         client = self.client()
         if client is None:
             return
@@ -144,7 +144,7 @@ class RepliesMachine(RuleBasedStateMachine):
         self.router.frame(client, cancel={"id": ident, "client_id": client_id})
 
     def change(self) -> None:
-        """A client edits or recalls something, perhaps of somebody else."""
+        """A client edits or recalls a message, perhaps of another user."""
         if client := self.client():
             message_id = self.message_id()
             if self.draw([True, False]):
@@ -154,7 +154,7 @@ class RepliesMachine(RuleBasedStateMachine):
                 self.router.frame(client, edit={"message_id": message_id, "parts": parts})
 
     def read(self) -> None:
-        """A client has been given, and has read, all that it has."""
+        """A client reports everything it has as delivered and read."""
         client = self.client()
         if client is not None and client.place[client.home].seq:
             position = client.place[client.home].to_proto()
@@ -164,17 +164,17 @@ class RepliesMachine(RuleBasedStateMachine):
     # Producers
 
     def attach(self, capacity: int) -> None:
-        """A worker comes."""
+        """A worker attaches."""
         self.world.workers.append(Streaming(self.router, f"w{len(self.world.workers)}", capacity))
         self.world.sync()
 
     def join(self) -> None:
-        """A worker comes, if there is room."""
+        """Another worker attaches, if there are few."""
         if len(self.world.workers) < 3:
             self.attach(self.draw([1, 2, 3]))
 
     def open(self) -> None:
-        """A worker opens a reply, by a key that may have been used."""
+        """A worker opens a reply, with a key that may have been used."""
         if not self.world.workers:
             return
         worker = self.draw(self.world.workers)
@@ -182,13 +182,13 @@ class RepliesMachine(RuleBasedStateMachine):
         worker.open(self.draw([*held, *held, *TOPICS]), self.draw(KEYS))
 
     def reply(self) -> tuple[Streaming, int] | None:
-        """A reply of a worker, rather one that is open."""
+        """Draw a reply of a worker, preferably an open one."""
         found = [(w, n) for w in self.world.workers for n in w.opened]
         is_open = [(w, n) for w, n in found if w.replies.current.get(n) is not None]
         return self.draw([*is_open, *is_open, *is_open, *found]) if found else None
 
     def add(self) -> None:
-        """A worker adds to a reply."""
+        """A worker adds a delta to a reply."""
         reply = self.reply()
         if reply is None:
             return
@@ -196,7 +196,7 @@ class RepliesMachine(RuleBasedStateMachine):
             self.world.worker_adds(*reply, self.draw(INDEXES), self.draw(["a", "bc"]))
 
     def end(self) -> None:
-        """A worker ends a reply, perhaps by a wrong number of deltas."""
+        """A worker ends a reply, perhaps with a wrong number of deltas."""
         reply = self.reply()
         if reply is None:
             return
@@ -212,10 +212,10 @@ class RepliesMachine(RuleBasedStateMachine):
             assert (message.ended is not None) == was_ending
 
     def backend(self) -> None:
-        """A backend opens a message, adds to one, or ends one."""
+        """A backend opens, extends or ends a message."""
         opened = [b for b in self.world.backends if b.message is not None]
         if not opened or self.draw([True, False, False]):
-            # Refused where the tenant has as many as it may.
+            # Rejected if the tenant has reached its limit.
             with suppress(Refused):
                 self.world.backends.append(Producing(self.router, self.draw(TOPICS), self.draw(KEYS)))
             return
@@ -228,7 +228,7 @@ class RepliesMachine(RuleBasedStateMachine):
     # Work
 
     def settle(self) -> None:
-        """A worker settles what it holds, in one way or another."""
+        """A worker settles a delivery with any outcome."""
         held = [(w, n) for w in self.world.workers for n, h in w.worker.held.items() if not h.is_settling]
         if not held:
             return
@@ -263,11 +263,11 @@ class RepliesMachine(RuleBasedStateMachine):
         self.world.sync()
 
     def pass_time(self) -> None:
-        """Time passes, with workers that are heard, or not."""
+        """Time passes while workers send something or are silent."""
         self.tick(self.draw([0.5, 3.0, 6.0, 16.0]), alive=self.draw([True, True, False]))
 
     def tick(self, seconds: float, *, alive: bool) -> None:
-        """So much time passes."""
+        """This much time passes."""
         self.router.core.checkpoint()
         for edge in self.router.edges.values():
             if edge.link is not None:
@@ -287,10 +287,10 @@ class RepliesMachine(RuleBasedStateMachine):
         """A commit fails."""
         for number, delivery in self.router.log.unsettled.items():
             if Message.FromString(delivery.message).id in self.router.core.agent_queues.withdrawing:
-                # It may be late in its conversation if it is put back.
+                # It may be late in its conversation if it is requeued.
                 self.world.leaving.add(number)
         self.router.fail()
-        # What was to be stopped may not have been.
+        # The cancelled replies may still be open.
         self.world.prevented.clear()
 
     def fail_read(self) -> None:
@@ -302,11 +302,11 @@ class RepliesMachine(RuleBasedStateMachine):
         self.router.break_link(self.draw(EDGES))
 
     def link(self) -> None:
-        """An edge links again, whether its link is up or not."""
+        """An edge opens a link, whether its current one is up or not."""
         self.router.link(self.draw(EDGES))
 
     def restart(self) -> None:
-        """The router is killed and comes back."""
+        """The router is killed and restarted."""
         self.world.restart()
         if self.draw([True, True, False]):
             for edge in EDGES:
@@ -330,7 +330,7 @@ class RepliesMachine(RuleBasedStateMachine):
             self.world.check_texts()
 
     def teardown(self) -> None:
-        """Without producers all that is open expires as it is; with a worker all deliveries get done."""
+        """Check that open messages expire without producers, and that a worker settles all deliveries."""
         if not hasattr(self, "world"):
             return
         for name in self.router.edges:

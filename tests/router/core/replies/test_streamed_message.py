@@ -1,4 +1,4 @@
-"""One open message: what additions make of it, what of that is on disk, and who may write."""
+"""One streamed message: its deltas, its checkpoints and its producers."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ ALICE: TopicKey = ("t", "a", "w", PERSON, "alice")
 
 
 def opened(**more: Any) -> StreamedMessage:
-    """A new message."""
+    """Return a new open message."""
     message = Message(id="e1-1", state=OPEN, **more)
     message.position.seq = 1
     return StreamedMessage(ALICE, message, Producer("one", 1), 0.0)
 
 
 def delta(index: int, kind: str, value: str) -> Delta:
-    """An addition; a `call:<id>` is of a tool call, and a `part` a text part of its own."""
+    """Return a delta; kind `call:<id>` extends a tool call, and `part` is a whole text part."""
     if kind.startswith("call"):
         return Delta(index=index, part={"tool_call": {"call_id": kind, "arguments": value}})  # type: ignore[arg-type]
     if kind == "part":
@@ -42,7 +42,7 @@ def delta(index: int, kind: str, value: str) -> Delta:
 
 
 def frame_of(one: Delta) -> DeltaFrame:
-    """As listeners get it."""
+    """Return the delta as readers receive it."""
     frame = DeltaFrame(index=one.index)
     kind = str(one.WhichOneof("content"))
     if kind == "part":
@@ -59,7 +59,7 @@ CONTENTS = st.tuples(
 
 
 @given(st.lists(CONTENTS, max_size=12))
-def test_additions_make_what_the_contract_says(contents: list[tuple[str, str]]) -> None:
+def test_deltas_build_parts_as_the_contract_says(contents: list[tuple[str, str]]) -> None:
     message, plain = opened(), Message()
     for index, content in enumerate(contents):
         one = delta(index, *content)
@@ -70,7 +70,7 @@ def test_additions_make_what_the_contract_says(contents: list[tuple[str, str]]) 
     assert len(message._parts) == len(plain.parts)
 
 
-def test_what_continues_and_what_does_not() -> None:
+def test_a_delta_continues_only_a_part_of_its_own_kind() -> None:
     parts = PartsBuilder()
     parts.add_part(Part(text={"text": "a"}))  # type: ignore[arg-type]
     parts.add_text("text", "b")
@@ -85,7 +85,7 @@ def test_what_continues_and_what_does_not() -> None:
     assert (said[3][1].tool_call.name, said[3][1].tool_call.arguments) == ("n", "{}")
 
 
-def test_an_addition_does_not_change_what_was_said_to_the_log() -> None:
+def test_a_later_delta_does_not_change_a_logged_one() -> None:
     message = opened()
     first = delta(0, "call:1", "{")
     message.add(first)
@@ -93,7 +93,7 @@ def test_an_addition_does_not_change_what_was_said_to_the_log() -> None:
     assert first.part.tool_call.arguments == "{"
 
 
-def test_what_is_there_is_ignored_and_a_gap_is_refused_with_the_number_expected() -> None:
+def test_a_repeat_is_ignored_and_a_gap_is_rejected_with_the_expected_index() -> None:
     message = opened()
     assert message.add(delta(0, "text", "a"))
     assert not message.add(delta(0, "text", "other"))
@@ -108,7 +108,7 @@ def test_what_is_there_is_ignored_and_a_gap_is_refused_with_the_number_expected(
     "bad",
     [Delta(), Delta(text="x" * 262145), Delta(part={"mention": {"user": "a b"}})],  # type: ignore[arg-type]
 )
-def test_an_addition_that_is_not_valid_changes_nothing(bad: Delta) -> None:
+def test_an_invalid_delta_changes_nothing(bad: Delta) -> None:
     message = opened()
     size = message.size
     with pytest.raises(Refused) as refused:
@@ -140,7 +140,7 @@ def test_a_message_grows_up_to_its_bound_and_no_further(bound: str, monkeypatch:
         max_size=30,
     )
 )
-def test_what_is_checkpointed_is_each_addition_once_and_what_is_durable_is_on_disk(steps: list[str]) -> None:
+def test_each_delta_is_checkpointed_once_and_the_durable_index_is_on_disk(steps: list[str]) -> None:
     message = opened()
     disk: list[int] = []
     under_way: list[int] | None = None
@@ -161,7 +161,7 @@ def test_what_is_checkpointed_is_each_addition_once_and_what_is_durable_is_on_di
         assert message.has_unsaved == (under_way is None and message.next_index > len(disk))
 
 
-def test_what_the_log_holds_is_restored_and_gone_on_from() -> None:
+def test_a_restored_message_continues_where_the_log_ends() -> None:
     message, again = opened(), opened()
     for index in range(3):
         message.add(delta(index, "text", str(index)))
@@ -172,7 +172,7 @@ def test_what_the_log_holds_is_restored_and_gone_on_from() -> None:
     assert again.add(delta(3, "text", "3"))
 
 
-def test_each_that_takes_it_up_gets_a_higher_epoch_even_if_two_are_under_way() -> None:
+def test_each_takeover_gets_a_higher_epoch_even_if_two_are_under_way() -> None:
     message = opened()
     one, two = message.begin_takeover("one"), message.begin_takeover("two")
     assert (one.epoch, two.epoch, message.producer.epoch) == (2, 3, 1)
@@ -183,14 +183,14 @@ def test_each_that_takes_it_up_gets_a_higher_epoch_even_if_two_are_under_way() -
     assert message.begin_takeover("three").epoch == 3
 
 
-def test_the_first_of_two_take_ups_that_fails_leaves_the_second_alone() -> None:
+def test_a_failed_takeover_does_not_affect_the_next_one() -> None:
     message = opened()
     one, two = message.begin_takeover("one"), message.begin_takeover("two")
     message.takeover_failed(one)
     assert message.checkpoint().producer == two
 
 
-def test_it_ends_as_it_is() -> None:
+def test_a_message_ends_with_its_parts_so_far() -> None:
     message = opened(reply_to="e1-0")
     message.add(delta(0, "text", "all"))
     message.ended = Ended(COMPLETE)

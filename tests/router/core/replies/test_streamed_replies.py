@@ -1,4 +1,4 @@
-"""Streamed replies, as workers, backends and clients see them."""
+"""Streamed replies as workers, backends and clients see them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.router.core.harness.producers import CANCELLED, COMPLETE, EXPIRED, FA
 from tests.router.core.harness.router import ALICE, ROOM, Router
 
 
-def asked(router: Router, **options: Any) -> tuple[Client, Streaming, int]:
-    """A client that has said something, the worker that has it, and the delivery."""
+def client_with_worker(router: Router, **options: Any) -> tuple[Client, Streaming, int]:
+    """Return a client that has published a message, the worker that holds its delivery, and the delivery."""
     client, worker = router.connected(ALICE, user="x"), Streaming(router)
     router.say(client, "question", ident="q")
     router.settle()
@@ -28,7 +28,7 @@ def asked(router: Router, **options: Any) -> tuple[Client, Streaming, int]:
 
 
 def opened(router: Router, worker: Streaming, target: Any = ALICE, key: str = "k") -> tuple[int, str]:
-    """A reply that is open: its number, and the message's id."""
+    """Open a reply; return its number and the message's id."""
     reply = worker.open(target, key)
     router.settle()
     worker.read()
@@ -36,15 +36,15 @@ def opened(router: Router, worker: Streaming, target: Any = ALICE, key: str = "k
 
 
 def stored(router: Router, message_id: str) -> Message:
-    """A message as the log has it."""
+    """Return a message as the log holds it."""
     body = router.log.message("t", message_id)
     assert body is not None
     return Message.FromString(body)
 
 
-def test_a_reply_is_opened_grows_and_ends_before_the_eyes_of_its_listeners() -> None:
+def test_subscribers_see_a_reply_open_grow_and_end() -> None:
     router = Router()
-    client, worker, number = asked(router)
+    client, worker, number = client_with_worker(router)
     reply = worker.open(number)
     assert "message" not in client.kinds(), "nobody is told of it before it is on disk"
     router.settle()
@@ -65,9 +65,9 @@ def test_a_reply_is_opened_grows_and_ends_before_the_eyes_of_its_listeners() -> 
     check_all(router.core, router.log, at_rest=True)
 
 
-def test_who_comes_late_gets_the_text_so_far_in_one_frame_and_then_what_is_added() -> None:
+def test_a_late_subscriber_gets_the_text_so_far_in_one_frame_then_deltas() -> None:
     router = Router()
-    _, worker, number = asked(router)
+    _, worker, number = client_with_worker(router)
     reply, _ = opened(router, worker, number)
     worker.add(reply, 0, *"abc")
     late = router.connected(ALICE, edge="e2")
@@ -78,9 +78,9 @@ def test_who_comes_late_gets_the_text_so_far_in_one_frame_and_then_what_is_added
 
 
 @pytest.mark.parametrize("has_ended", [False, True])
-def test_who_resumes_gets_what_was_missed_as_it_is_now(has_ended: bool) -> None:
+def test_a_resuming_client_gets_missed_messages_in_their_current_form(has_ended: bool) -> None:
     router = Router()
-    client, worker, number = asked(router)
+    client, worker, number = client_with_worker(router)
     reply, message_id = opened(router, worker, number)
     worker.add(reply, 0, "a")
     place, known = dict(client.place), client.known
@@ -98,9 +98,9 @@ def test_who_resumes_gets_what_was_missed_as_it_is_now(has_ended: bool) -> None:
     assert (again.text(message_id), again.known[message_id].state) == ("ab", COMPLETE if has_ended else OPEN)
 
 
-def test_after_a_re_link_listeners_are_given_what_was_added_meanwhile() -> None:
+def test_subscribers_get_missed_deltas_after_a_relink() -> None:
     router = Router()
-    client, worker, number = asked(router)
+    client, worker, number = client_with_worker(router)
     reply, message_id = opened(router, worker, number)
     worker.add(reply, 0, "a")
     router.break_link()
@@ -112,9 +112,9 @@ def test_after_a_re_link_listeners_are_given_what_was_added_meanwhile() -> None:
 
 
 @pytest.mark.parametrize("is_checkpointed", [False, True])
-def test_a_successor_takes_up_after_a_restart_what_the_log_holds(is_checkpointed: bool) -> None:
+def test_a_worker_takes_over_after_a_restart_where_the_log_ends(is_checkpointed: bool) -> None:
     router = Router()
-    client, worker, number = asked(router)
+    client, worker, number = client_with_worker(router)
     reply, message_id = opened(router, worker, number)
     worker.add(reply, 0, "a", "b")
     if is_checkpointed:
@@ -140,9 +140,9 @@ def test_a_successor_takes_up_after_a_restart_what_the_log_holds(is_checkpointed
     assert (client.text(message_id), client.known[message_id].state) == (known + "Z", COMPLETE)
 
 
-def test_who_is_replaced_can_add_nothing_more_once_that_is_on_disk() -> None:
+def test_a_replaced_producer_is_fenced_once_the_takeover_is_committed() -> None:
     router = Router()
-    client, worker, _ = asked(router)
+    client, worker, _ = client_with_worker(router)
     other = Streaming(router, "w2")
     reply, message_id = opened(router, worker)
     worker.add(reply, 0, "a")
@@ -163,7 +163,7 @@ def test_who_is_replaced_can_add_nothing_more_once_that_is_on_disk() -> None:
     assert router.log.producer(message_id) == ("w2", 2)
 
 
-def test_a_backend_is_replaced_by_another_one() -> None:
+def test_a_backend_takes_over_from_another_one() -> None:
     router = Router()
     client = router.connected(ALICE)
     one = Producing(router, ALICE)
@@ -184,9 +184,9 @@ def test_a_backend_is_replaced_by_another_one() -> None:
     assert (third.message.state, client.text(third.message.id), third.epoch) == (COMPLETE, "ab", 0)
 
 
-def test_a_take_up_that_cannot_be_committed_changes_nothing() -> None:
+def test_a_takeover_that_fails_to_commit_changes_nothing() -> None:
     router = Router()
-    _, worker, _ = asked(router)
+    _, worker, _ = client_with_worker(router)
     other = Streaming(router, "w2")
     reply, message_id = opened(router, worker)
     second = other.open(ALICE)
@@ -203,9 +203,9 @@ def test_a_take_up_that_cannot_be_committed_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("state", [COMPLETE, CANCELLED, FAILED])
-def test_an_end_may_be_asked_for_again_and_is_answered_the_same(state: Any) -> None:
+def test_a_repeated_end_gets_the_same_answer(state: Any) -> None:
     router = Router()
-    _, worker, _ = asked(router)
+    _, worker, _ = client_with_worker(router)
     reply, _ = opened(router, worker)
     for _ in range(2):
         worker.end(reply, 0, state)
@@ -220,9 +220,9 @@ def test_an_end_may_be_asked_for_again_and_is_answered_the_same(state: Any) -> N
     assert worker.progress[-1].error.code == "MESSAGE_ENDED"
 
 
-def test_an_end_that_misses_deltas_is_refused_and_one_that_cannot_be_committed_leaves_it_open() -> None:
+def test_an_end_with_missing_deltas_or_without_a_commit_leaves_it_open() -> None:
     router = Router()
-    client, worker, _ = asked(router)
+    client, worker, _ = client_with_worker(router)
     reply, message_id = opened(router, worker)
     worker.add(reply, 0, "a")
     worker.end(reply, 2)
@@ -240,7 +240,7 @@ def test_an_end_that_misses_deltas_is_refused_and_one_that_cannot_be_committed_l
 @pytest.mark.parametrize("how", ["gone", "silent"])
 def test_a_reply_without_its_worker_expires_with_the_text_so_far(how: str) -> None:
     router = Router()
-    client, worker, _ = asked(router)
+    client, worker, _ = client_with_worker(router)
     reply, message_id = opened(router, worker)
     worker.add(reply, 0, "half")
     if how == "gone":
@@ -255,9 +255,9 @@ def test_a_reply_without_its_worker_expires_with_the_text_so_far(how: str) -> No
     assert text_of(stored(router, message_id)) == "half"
 
 
-def test_a_worker_that_is_heard_keeps_its_replies_open() -> None:
+def test_a_worker_that_sends_something_keeps_its_replies_open() -> None:
     router = Router()
-    client, worker, _ = asked(router)
+    client, worker, _ = client_with_worker(router)
     _, message_id = opened(router, worker)
     for _ in range(10):
         client.edge.link.heard_at = router.now + 4  # type: ignore[union-attr]
@@ -267,9 +267,9 @@ def test_a_worker_that_is_heard_keeps_its_replies_open() -> None:
     assert client.known[message_id].state == OPEN
 
 
-def test_a_tenant_has_so_many_open_messages_and_no_more() -> None:
+def test_open_messages_of_a_tenant_are_limited() -> None:
     router = Router(max_open_messages=1)
-    _, worker, _ = asked(router)
+    _, worker, _ = client_with_worker(router)
     reply, _ = opened(router, worker)
     over = worker.open(ALICE, "k2")
     assert worker.opened[over].error.code == "TOO_MANY_OPEN_MESSAGES"
@@ -279,9 +279,9 @@ def test_a_tenant_has_so_many_open_messages_and_no_more() -> None:
     check_all(router.core, router.log, at_rest=True)
 
 
-def test_open_messages_hold_so_much_together_and_no_more() -> None:
+def test_all_open_messages_together_are_bounded() -> None:
     router = Router(max_open_bytes=1000)
-    _, worker, _ = asked(router)
+    _, worker, _ = client_with_worker(router)
     reply, _ = opened(router, worker)
     worker.add(reply, 0, "x" * 1000)
     worker.add(reply, 1, "y")
@@ -294,9 +294,9 @@ def test_open_messages_hold_so_much_together_and_no_more() -> None:
     assert worker.progress[-1].error.code == ""
 
 
-def test_a_log_that_is_erased_takes_its_open_messages_along() -> None:
+def test_an_erasure_removes_the_open_messages_of_its_log() -> None:
     router = Router()
-    _, worker, _ = asked(router)
+    _, worker, _ = client_with_worker(router)
     reply, _ = opened(router, worker)
     worker.add(reply, 0, "a")
     router.core.checkpoint()
@@ -310,7 +310,7 @@ def test_a_log_that_is_erased_takes_its_open_messages_along() -> None:
     check_all(router.core, router.log, at_rest=True)
 
 
-def test_what_was_to_be_checkpointed_of_an_erased_log_does_not_get_into_the_next_one() -> None:
+def test_a_checkpoint_of_an_erased_log_does_not_reach_its_successor() -> None:
     router = Router()
     worker = Streaming(router)
     reply, _ = opened(router, worker, ROOM)
@@ -326,9 +326,9 @@ def test_what_was_to_be_checkpointed_of_an_erased_log_does_not_get_into_the_next
 
 @pytest.mark.parametrize("one_commit", [True, False])
 @pytest.mark.parametrize("first", ["cancel", "end"])
-def test_of_a_cancel_and_an_end_the_first_wins_for_all(first: str, one_commit: bool) -> None:
+def test_the_first_of_a_cancel_and_an_end_wins_for_all(first: str, one_commit: bool) -> None:
     router = Router()
-    client, worker, _ = asked(router)
+    client, worker, _ = client_with_worker(router)
     others = [router.connected(ALICE, edge="e2"), client]
     for turn in range(250):
         reply, message_id = opened(router, worker, ALICE, f"k{turn}")
@@ -354,7 +354,7 @@ def test_of_a_cancel_and_an_end_the_first_wins_for_all(first: str, one_commit: b
 
 @pytest.mark.parametrize("came_by", ["connect", "re-link"])
 @pytest.mark.parametrize("event", ["open", "end"])
-def test_who_comes_by_a_read_that_is_ahead_of_the_core_misses_nothing(came_by: str, event: str) -> None:
+def test_a_client_subscribed_by_a_read_ahead_of_the_core_misses_nothing(came_by: str, event: str) -> None:
     router = Router()
     worker = Streaming(router)
     client = router.connected(ALICE) if came_by == "re-link" else None
@@ -386,16 +386,16 @@ def test_who_comes_by_a_read_that_is_ahead_of_the_core_misses_nothing(came_by: s
     assert client.place[ALICE] == router.log.head(ALICE)
 
 
-def test_who_resumes_while_a_message_ends_gets_it_as_it_ended() -> None:
+def test_a_client_that_resumes_while_a_message_ends_gets_its_final_form() -> None:
     router = Router()
-    client, worker, number = asked(router)
+    client, worker, number = client_with_worker(router)
     reply, message_id = opened(router, worker, number)
     place, known = dict(client.place), client.known
     router.close(client)
     worker.add(reply, 0, "missed")
     again = router.edge().new_client(ALICE, "x")
     again.resume, again.known = place, known
-    # Something is missed, so that the log is read.
+    # A missed message, so that the log is read.
     router.broadcast(ALICE, "more")
     router.settle()
     router.edge().open(again)
