@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
-from trunkline.v1.frame_pb2 import ClientFrame, PongFrame, ServerFrame
+from trunkline.v1.frame_pb2 import (
+    AuthFrame,
+    ClientFrame,
+    DisconnectFrame,
+    PingFrame,
+    PongFrame,
+    ResumeFrame,
+    ServerFrame,
+)
+from trunkline.v1.frames import CLIENT_FRAMES
 
 from trunkline_edge.core.connection import Connection, ConnectionState
 from trunkline_edge.core.encoding import add_framing
@@ -12,8 +24,8 @@ from trunkline_edge.core.sessions import Sessions
 from trunkline_edge.core.token_refresh import TokenRefresh
 from trunkline_edge.dialects.codec import Decoded, DirectReply, FrameRefused, SwitchCodec
 
-#: Requests: frames with an id that the router answers.
-_REQUESTS = frozenset({"message", "subscribe", "unsubscribe", "history", "cancel", "edit", "recall"})
+#: Frames with an id that the router answers.
+_REQUESTS = frozenset(kind for kind, rule in CLIENT_FRAMES.items() if rule.is_request)
 
 #: Longest id that a `pong` repeats.
 _MAX_PING_ID = 128
@@ -29,6 +41,13 @@ class ClientFrameHandler:
         self._token_refresh = token_refresh
         #: Requests that were given an id, as they had none.
         self._generated_ids = 0
+        #: Frames that the edge handles itself, by kind; all others are forwarded.
+        self._handlers: dict[str, Callable[[Connection, Any], None]] = {
+            "ping": self._ping,
+            "disconnect": self._disconnect,
+            "auth": self._auth,
+            "resume": self._resume,
+        }
 
     def received(
         self, connection: Connection, payload: bytes, binary: bool = False, now: float = 0.0
@@ -97,23 +116,30 @@ class ClientFrameHandler:
             self._handle(connection, rest)
 
     def _handle(self, connection: Connection, frame: ClientFrame) -> None:
-        kind = frame.WhichOneof("frame")
-        if kind == "ping":
-            pong = PongFrame(id=frame.ping.id[:_MAX_PING_ID])
-            self._sessions.send(connection, ServerFrame(pong=pong))
-        elif kind == "disconnect":
-            self._sessions.close(connection, catalogue.DISCONNECTED.refused())
-        elif kind == "auth":
-            try:
-                self._token_refresh.request(connection, frame.auth)
-            except Refused as refused:
-                self._sessions.reject(connection, refused, frame.auth.id)
-        elif kind == "resume":
-            problem = "it can only be the first frame, after connecting with resume=frame"
-            reason = catalogue.UNEXPECTED_FRAME.refused(type="resume", problem=problem)
-            self._sessions.reject(connection, reason, "")
+        kind = frame.WhichOneof("frame") or ""
+        handler = self._handlers.get(kind)
+        if handler is None:
+            self._forward(connection, kind, frame)
         else:
-            self._forward(connection, kind or "", frame)
+            handler(connection, getattr(frame, kind))
+
+    def _ping(self, connection: Connection, ping: PingFrame) -> None:
+        pong = PongFrame(id=ping.id[:_MAX_PING_ID])
+        self._sessions.send(connection, ServerFrame(pong=pong))
+
+    def _disconnect(self, connection: Connection, _: DisconnectFrame) -> None:
+        self._sessions.close(connection, catalogue.DISCONNECTED.refused())
+
+    def _auth(self, connection: Connection, auth: AuthFrame) -> None:
+        try:
+            self._token_refresh.request(connection, auth)
+        except Refused as reason:
+            self._sessions.reject(connection, reason, auth.id)
+
+    def _resume(self, connection: Connection, _: ResumeFrame) -> None:
+        problem = "it can only be the first frame, after connecting with resume=frame"
+        reason = catalogue.UNEXPECTED_FRAME.refused(type="resume", problem=problem)
+        self._sessions.reject(connection, reason, "")
 
     def _forward(self, connection: Connection, kind: str, frame: ClientFrame) -> None:
         if kind in _REQUESTS:

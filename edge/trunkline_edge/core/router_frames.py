@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trunkline.v1.edge_service_pb2 import ConnectionSend
 from trunkline.v1.frame_pb2 import ServerFrame
+from trunkline.v1.frames import SERVER_FRAMES
 from trunkline.v1.message_pb2 import MESSAGE_STATE_OPEN
 
 from trunkline_edge.core.client_frames import ClientFrameHandler
@@ -12,10 +13,10 @@ from trunkline_edge.core.resume_cursor import ResumeCursor
 from trunkline_edge.core.sessions import Sessions
 from trunkline_edge.core.token_refresh import TokenRefresh
 
-#: Answers to requests; each ends one of `unanswered`.
-_ANSWERS = frozenset({"ack", "error", "subscribed", "unsubscribed", "history", "cancelled"})
+#: Each ends one of `unanswered`.
+_ANSWERS = frozenset(kind for kind, rule in SERVER_FRAMES.items() if rule.is_answer)
 #: Followed by missed entries, and then by a `join`.
-_REPLAYS = frozenset({"connected", "subscribed"})
+_REPLAYS = frozenset(kind for kind, rule in SERVER_FRAMES.items() if rule.starts_replay)
 
 
 class RouterFrameHandler:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from trunkline.v1.frames import CLIENT_FRAMES
 from trunkline_edge.core.connection import Connection, ConnectionState
 from trunkline_edge.core.edge import EdgeCore
 from trunkline_edge.dialects.native.handshake import CODECS
@@ -53,7 +54,12 @@ def test_the_id_of_a_request_under_way_with_other_content_is_refused() -> None:
     assert list(client.unanswered) == ["m1"]
 
 
-@pytest.mark.parametrize("kind", ["ack", "error", "subscribed", "unsubscribed", "history"])
+def test_the_edge_handles_itself_what_the_contract_has_it_handle() -> None:
+    own = {kind for kind, rule in CLIENT_FRAMES.items() if rule.handled_by_edge}
+    assert set(linked_core().client_frames._handlers) == own
+
+
+@pytest.mark.parametrize("kind", ["ack", "error", "subscribed", "unsubscribed", "history", "cancelled"])
 def test_every_kind_of_answer_ends_a_request(kind: str) -> None:
     core = linked_core()
     [client] = open_all(core, "a")
