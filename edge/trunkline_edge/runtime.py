@@ -106,11 +106,7 @@ class EdgeRuntime:
         self._is_applying = True
         try:
             while core.dirty or core.effects:
-                while core.dirty:
-                    dirty = list(core.dirty)
-                    core.dirty.clear()
-                    for connection in dirty:
-                        self._write(connection)
+                self._write_pending()
                 effects = core.effects.copy()
                 core.effects.clear()
                 for effect in effects:
@@ -123,15 +119,22 @@ class EdgeRuntime:
         if due is not None and due < self._alarm_at:
             self._set_alarm(due)
 
-    def _write(self, connection: Connection) -> None:
-        transport = self._transports[connection]
-        data = self.core.take_pending(connection, transport.buffered if connection.has_backlog else 0)
-        if data is None:
-            return
-        transport.write(data)
-        # A client that has gone has not taken what was just dropped.
-        if (connection.has_backlog or connection.delivery_reporter is not None) and not transport.is_closing:
-            self.core.written(connection, transport.buffered, len(data))
+    def _write_pending(self) -> None:
+        core, transports = self.core, self._transports
+        while core.dirty:
+            dirty = list(core.dirty)
+            core.dirty.clear()
+            for connection in dirty:
+                transport = transports[connection]
+                buffered = transport.buffered if connection.has_backlog else 0
+                data = core.take_pending(connection, buffered)
+                if data is None:
+                    continue
+                transport.write(data)
+                has_consequences = connection.has_backlog or connection.delivery_reporter is not None
+                # A client that has gone has not taken what was just dropped.
+                if has_consequences and not transport.is_closing:
+                    core.written(connection, transport.buffered, len(data))
 
     # Effects. The client may have gone meanwhile.
 

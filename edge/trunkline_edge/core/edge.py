@@ -91,7 +91,7 @@ class EdgeCore:
         data = pending[0] if len(pending) == 1 else b"".join(pending)
         if connection.has_backlog and not self.backpressure.admit(connection, buffered, data):
             return None
-        return connection.with_cursor(data)
+        return data if connection.resume_cursor is None else connection.with_cursor(data)
 
     def written(self, connection: Connection, buffered: int, size: int) -> None:
         """Record that `size` bytes were written, after which the socket buffers `buffered`.
