@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pydantic import Field, SecretStr
-from trunkline_runtime.cli import File, ProcessSettings
 from trunkline_runtime.link_key import LinkKey
+from trunkline_runtime.process_settings import File, ProcessSettings
 
 
 class EdgeSettings(ProcessSettings):

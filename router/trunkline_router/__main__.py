@@ -7,17 +7,27 @@ import os
 # Before grpc is imported: what its core would print is said better by the catalogue.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
+from typing import TYPE_CHECKING
+
 from trunkline_runtime.cli import make_app
 
 from trunkline_router.cli.lazy_group import tenant_app
-from trunkline_router.settings import RouterSettings
+
+if TYPE_CHECKING:
+    from trunkline_router.settings import RouterSettings
 
 
 def main() -> None:
     """Entry point of `trunkline-router`."""
-    app = make_app("router", RouterSettings, _run)
+    app = make_app("router", _settings, _run)
     app.add_typer(tenant_app(), name="tenant")
     app()
+
+
+def _settings() -> type[RouterSettings]:
+    from trunkline_router.settings import RouterSettings
+
+    return RouterSettings
 
 
 def _run(settings: RouterSettings) -> int:

@@ -6,10 +6,13 @@ import os
 import secrets
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trunkline_runtime.process import StartError
 
-from trunkline_router.settings import RouterSettings
+if TYPE_CHECKING:
+    # The command line needs the file's name only, and is quick without the settings.
+    from trunkline_router.settings import RouterSettings
 
 #: Name of the key file in the data folder.
 FILE = "operator.key"

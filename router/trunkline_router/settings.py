@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
-from trunkline_runtime.cli import File, ProcessSettings
 from trunkline_runtime.link_key import LinkKey
+from trunkline_runtime.process_settings import File, ProcessSettings
 
 
 class RouterSettings(ProcessSettings):

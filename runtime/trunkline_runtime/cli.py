@@ -1,57 +1,55 @@
-"""The command line of a process: `serve` and `show-config`."""
+"""The command line of a process: `serve` and `show-config`.
+
+A command imports what it needs when it runs, so that help and the other commands are quick.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
-from pydantic import BeforeValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
-from rich.console import Console
-from rich.table import Table
 
-from trunkline_runtime.logs import Format, configure
+if TYPE_CHECKING:
+    from rich.table import Table
 
-PREFIX = "TRUNKLINE_"
+    from trunkline_runtime.process_settings import ProcessSettings
 
-#: A setting that names a file; an empty value names none.
-File = Annotated[Path | None, BeforeValidator(lambda given: given or None)]
+S = TypeVar("S", bound="ProcessSettings")
 
 
-class ProcessSettings(BaseSettings):
-    """Settings of a process, read from environment variables `TRUNKLINE_<NAME>`."""
+def make_app(name: str, settings: Callable[[], type[S]], run: Callable[[S], int]) -> typer.Typer:
+    """The commands of a process that is configured by the environment.
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
-
-    log_format: Format = Field(default="auto", description="auto: text on a terminal, else JSON")
-
-
-S = TypeVar("S", bound=ProcessSettings)
-
-
-def make_app(name: str, settings: type[S], run: Callable[[S], int]) -> typer.Typer:
-    """The commands of a process that is configured by the environment."""
+    `settings` imports and returns the class of the settings.
+    """
     app = typer.Typer(help=f"Trunkline's {name}.", no_args_is_help=True, pretty_exceptions_enable=False)
 
     @app.command(help=f"Run the {name} until SIGTERM; settings come from the environment (see show-config).")
     def serve() -> None:
-        loaded = _load(name, settings)
+        from trunkline_runtime.logs import configure
+
+        loaded = _load(name, settings())
         configure(loaded.log_format)
         raise typer.Exit(run(loaded))
 
     @app.command()
     def show_config() -> None:
         """Show every setting with its value and source."""
-        Console().print(_table(_load(name, settings)))
+        from rich.console import Console
+
+        Console().print(_table(_load(name, settings())))
 
     return app
 
 
 def _load(name: str, settings: type[S]) -> S:
     """Load the settings. Exits with one line per mistake if they are invalid."""
+    from pydantic import ValidationError
+
+    from trunkline_runtime.process_settings import PREFIX
+
     try:
         return settings()
     except ValidationError as error:
@@ -62,6 +60,10 @@ def _load(name: str, settings: type[S]) -> S:
 
 
 def _table(settings: ProcessSettings) -> Table:
+    from rich.table import Table
+
+    from trunkline_runtime.process_settings import PREFIX
+
     table = Table()
     table.add_column("variable", no_wrap=True)
     for heading in ("value", "from", "meaning"):

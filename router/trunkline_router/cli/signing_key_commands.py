@@ -10,12 +10,10 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import typer
-from joserfc.jwk import OKPKey
 from trunkline.v1.tenant_pb2 import Tenant, TenantSettings, VerificationKey
-from trunkline_runtime.jwk import ALGORITHMS, check_jwk, jwk_of
 
 from trunkline_router.cli.commands import command, group
 from trunkline_router.cli.operator import CommandFailed, Operator
@@ -23,6 +21,7 @@ from trunkline_router.cli.tenant_commands import Name, update
 
 app = group("Keys that verify the tokens of a tenant's clients.")
 
+Algorithm = Literal["HS256", "RS256", "ES256", "EdDSA"]
 Kid = Annotated[str, typer.Option(help="Its name, as the header of a token has it.", show_default=False)]
 
 
@@ -39,6 +38,9 @@ class Source:
 
     def jwk(self, algorithm: str) -> tuple[str, str]:
         """The key as a JWK, and its algorithm where it was not named. Raises CommandFailed."""
+        # Not sooner, here as below: cryptography takes longer to import than most commands.
+        from trunkline_runtime.jwk import check_jwk, jwk_of
+
         content, algorithms = self._read()
         problem = ""
         for each in [algorithm] if algorithm else algorithms:
@@ -70,7 +72,7 @@ class Source:
         if self.pem_file is not None:
             return read_file(self.pem_file), ("RS256", "ES256", "EdDSA")
         assert self.jwk_file is not None
-        return read_file(self.jwk_file), ALGORITHMS
+        return read_file(self.jwk_file), get_args(Algorithm)
 
 
 @command(
@@ -85,7 +87,7 @@ def add(
     kid: Kid,
     source: Source,
     algorithm: Annotated[
-        Literal["HS256", "RS256", "ES256", "EdDSA"] | None,
+        Algorithm | None,
         typer.Option(help="What it is for; else what it fits.", show_default=False),
     ] = None,
 ) -> None:
@@ -130,6 +132,8 @@ def generate(
     """Make a pair of Ed25519 keys: the private one to a file of yours, the public one to the tenant."""
     kid = kid or f"{time.strftime('%Y-%m-%d')}-{secrets.token_hex(2)}"
     path = out or Path(f"{name}-{kid}.pem".replace(os.sep, "_"))
+    from joserfc.jwk import OKPKey
+
     pair = OKPKey.generate_key("Ed25519")
     _write_private(path, pair.as_pem(private=True))
     try:

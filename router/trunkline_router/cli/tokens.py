@@ -8,22 +8,17 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
-from joserfc import jwt
-from joserfc.errors import JoseError, SecurityWarning
-from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey
 from trunkline.v1.tenant_pb2 import Tenant, VerificationKey
 from trunkline_runtime.jose import read_object
 
 from trunkline_router.cli.operator import CommandFailed
 
-_KINDS: dict[str, type[RSAKey] | type[ECKey] | type[OKPKey]] = {
-    "RS256": RSAKey,
-    "ES256": ECKey,
-    "EdDSA": OKPKey,
-}
+if TYPE_CHECKING:
+    # Imported by the functions that need it: cryptography takes longer to import than most commands.
+    from joserfc.jwk import Key
 
 
 class Right(StrEnum):
@@ -66,6 +61,9 @@ class Signer(NamedTuple):
 
     def sign(self, claims: dict[str, Any]) -> str:
         """A token with these claims."""
+        from joserfc import jwt
+        from joserfc.errors import SecurityWarning
+
         header = {"alg": self.algorithm, "typ": "JWT", **({"kid": self.kid} if self.kid else {})}
         with warnings.catch_warnings():
             # Of the name EdDSA, which is what everybody understands.
@@ -97,7 +95,15 @@ def signer_of_pem(pem: bytes, tenant: Tenant, kid: str) -> Signer:
 
     Raises CommandFailed where the tenant has no such key.
     """
-    for algorithm, kind in _KINDS.items():
+    from joserfc.errors import JoseError
+    from joserfc.jwk import ECKey, OKPKey, RSAKey
+
+    kinds: dict[str, type[RSAKey] | type[ECKey] | type[OKPKey]] = {
+        "RS256": RSAKey,
+        "ES256": ECKey,
+        "EdDSA": OKPKey,
+    }
+    for algorithm, kind in kinds.items():
         try:
             key = kind.import_key(pem)
         except (JoseError, ValueError, TypeError):
@@ -115,6 +121,9 @@ def signer_of_secret(secret: bytes, tenant: Tenant, kid: str) -> Signer:
 
     Raises CommandFailed where the tenant has none, or several.
     """
+    from joserfc.errors import SecurityWarning
+    from joserfc.jwk import OctKey
+
     kid = kid or _one(_keys(tenant, "HS256"), tenant, "is for HS256").kid
     with warnings.catch_warnings():
         # Of short secrets, which no tenant can have.

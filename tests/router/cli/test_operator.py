@@ -212,6 +212,18 @@ def test_a_router_starts_without_the_commands() -> None:
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=20, check=True)
 
 
+def test_the_help_imports_neither_the_settings_nor_cryptography() -> None:
+    """They take longer to import than everything else that it needs."""
+    program = """
+import sys
+from typer.testing import CliRunner
+from trunkline_router.cli.command_tree import app
+assert "signing-key" in CliRunner().invoke(app, ["--help"]).output
+assert not {"cryptography", "joserfc", "pydantic_settings", "structlog"} & sys.modules.keys()
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=20, check=True)
+
+
 @given(st.integers(1, 10**11))
 def test_times_and_sizes_are_shown_as_they_are_taken(value: int) -> None:
     assert seconds(shown_seconds(value), "") == value
