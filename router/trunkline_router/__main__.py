@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-# Before grpc is imported: what its core would print is said better by the catalogue.
+# Before grpc is imported: its core's log lines would repeat what error texts say better.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ def main() -> None:
     """Entry point of `trunkline-router`."""
     app = make_app("router", _settings, _run)
     app.add_typer(tenant_app(), name="tenant")
-    app()
+    app(prog_name="trunkline-router")
 
 
 def _settings() -> type[RouterSettings]:
@@ -31,7 +31,7 @@ def _settings() -> type[RouterSettings]:
 
 
 def _run(settings: RouterSettings) -> int:
-    # Not sooner: the other commands do without most of a router.
+    # Imported here: the other commands need little of the router.
     from trunkline_router.app import run
 
     return run(settings)

@@ -20,8 +20,8 @@ from trunkline.v1.broadcast_service_pb2_grpc import BroadcastServiceStub
 from trunkline.v1.message_pb2 import Part, TextPart
 from trunkline.v1.tenant_limits import TENANT_LIMITS
 from trunkline_client import Client, address
-from trunkline_router.cli.api_key_commands import Grantable
-from trunkline_router.cli.units import shown_bytes
+from trunkline_router.cli.api_key_commands import ApiKeyScope
+from trunkline_router.cli.units import format_bytes
 from trunkline_router.settings import RouterSettings
 from trunkline_router.tenants_file import load
 
@@ -127,7 +127,7 @@ def test_the_table_of_limits_matches_the_contract() -> None:
     documented = {name: (cells[0], cells[-1]) for name, cells in table("Limits").items()}
     assert documented == {
         limit.name: (
-            shown_bytes(limit.default) if limit.is_size else str(limit.default),
+            format_bytes(limit.default) if limit.is_size else str(limit.default),
             limit.exceeded.code,
         )
         for limit in TENANT_LIMITS.values()
@@ -137,7 +137,7 @@ def test_the_table_of_limits_matches_the_contract() -> None:
 
 
 def test_the_table_of_scopes_matches_those_of_keys() -> None:
-    assert list(table("API keys")) == list(Grantable)
+    assert list(table("API keys")) == list(ApiKeyScope)
 
 
 def table(heading: str) -> dict[str, list[str]]:

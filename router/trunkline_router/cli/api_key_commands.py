@@ -1,4 +1,4 @@
-"""Makes, lists and revokes a tenant's API keys."""
+"""Commands that create, list and revoke API keys."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from trunkline.v1.tenant_service_pb2 import CreateApiKeyRequest, ListApiKeysRequ
 
 from trunkline_router.cli.commands import command, group
 from trunkline_router.cli.formatting import keys_table, scopes_of
-from trunkline_router.cli.operator import Operator
+from trunkline_router.cli.operator_client import OperatorClient
 from trunkline_router.cli.tenant_commands import Name
 
-app = group("API keys, by which backends and workers of a tenant prove who they are.")
+app = group("Manage API keys, by which a tenant's backends and workers authenticate.")
 
 
-class Grantable(StrEnum):
+class ApiKeyScope(StrEnum):
     """The scopes that an API key may have."""
 
     BROADCAST = "broadcast"
@@ -34,40 +34,42 @@ class Grantable(StrEnum):
     "TRUNKLINE_KEY=$(trunkline-router tenant key create acme --scope attach -q)",
 )
 def create(
-    operator: Operator,
+    client: OperatorClient,
     name: Name,
     scope: Annotated[
-        list[Grantable],
-        typer.Option(help="What it may do; may be repeated.", show_default=False),
+        list[ApiKeyScope],
+        typer.Option(help="Permission of the key. Repeatable.", show_default=False),
     ],
-    title: Annotated[str, typer.Option("--name", help="What its owner calls it.")] = "",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the secret and nothing else.")] = False,
+    title: Annotated[str, typer.Option("--name", help="Name of the key, for people.")] = "",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the secret.")] = False,
 ) -> None:
-    """Make an API key, and show its secret, this once."""
+    """Create an API key and print its secret, which cannot be printed again."""
     scopes = [Scope.Value(f"SCOPE_{each.name}") for each in scope]
     request = CreateApiKeyRequest(tenant=name, name=title, scopes=scopes)
-    made = operator.ask(operator.tenants.CreateApiKey, request)
-    operator.answer(made, made.secret)
+    created = client.call(client.tenants.CreateApiKey, request)
+    client.print_result(created, created.secret)
     if not quiet:
-        key = made.api_key
-        operator.aside.print(f"Key {key.key_id} of {name}, for {scopes_of(key)}. It is not shown again.")
+        key = created.api_key
+        client.stderr.print(
+            f"Created key {key.key_id} of {name} with {scopes_of(key)}. Its secret is not printed again."
+        )
 
 
-@command(app, "list")
-def list_keys(operator: Operator, name: Name) -> None:
+@command(app, "list", "trunkline-router tenant key list acme")
+def list_keys(client: OperatorClient, name: Name) -> None:
     """List a tenant's API keys, without their secrets."""
     request = ListApiKeysRequest(tenant=name)
-    found = list(operator.ask(operator.tenants.ListApiKeys, request).api_keys)
-    operator.answer(found, lambda: keys_table(found) if found else f"{name} has no API keys.")
+    found = list(client.call(client.tenants.ListApiKeys, request).api_keys)
+    client.print_result(found, lambda: keys_table(found) if found else f"{name} has no API keys.")
 
 
 @command(app, "revoke", "trunkline-router tenant key revoke acme 8f1c2d3e")
 def revoke(
-    operator: Operator,
+    client: OperatorClient,
     name: Name,
-    key_id: Annotated[str, typer.Argument(metavar="KEY", help="Its id, as `key list` shows it.")],
+    key_id: Annotated[str, typer.Argument(metavar="KEY", help="Id of the key (see `key list`).")],
 ) -> None:
-    """Take an API key back: it is refused from now on, and what goes on with it ends."""
+    """Revoke an API key: refuse its calls from now on and end its streams."""
     request = RevokeApiKeyRequest(tenant=name, key_id=key_id)
-    answer = operator.ask(operator.tenants.RevokeApiKey, request)
-    operator.answer(answer, f"Key {key_id} of {name} is revoked.")
+    response = client.call(client.tenants.RevokeApiKey, request)
+    client.print_result(response, f"Key {key_id} of {name} is revoked.")

@@ -1,4 +1,4 @@
-"""All commands of `trunkline-router tenant`."""
+"""Assembles all commands of `trunkline-router tenant`."""
 
 from __future__ import annotations
 

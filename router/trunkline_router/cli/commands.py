@@ -1,4 +1,4 @@
-"""Makes functions commands: options that several have are said once, as dataclasses."""
+"""Turns functions into commands; options shared by several commands are dataclasses."""
 
 from __future__ import annotations
 
@@ -10,55 +10,64 @@ from typing import Any, get_type_hints
 
 import typer
 
-from trunkline_router.cli.operator import CommandFailed, Operator, RouterTarget, connected, console, printable
+from trunkline_router.cli.operator_client import (
+    CommandFailed,
+    OperatorClient,
+    RouterTarget,
+    connect,
+    make_console,
+    printable,
+)
 
 Body = Callable[..., None]
 
 
-def group(about: str) -> typer.Typer:
-    """A group of commands."""
-    return typer.Typer(help=about, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+def group(help_text: str) -> typer.Typer:
+    """Make an empty group of commands."""
+    return typer.Typer(
+        help=help_text, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    )
 
 
 def command(app: typer.Typer, name: str, *examples: str) -> Callable[[Body], Body]:
-    """Make a function a command. The first parameter must be an Operator.
+    """Make a function a command. Its first parameter must be an OperatorClient; its docstring is the help.
 
-    A parameter that is a dataclass stands for one option a field. What can be foreseen to go wrong is one
-    line on stderr and exit code 1.
+    A parameter whose type is a dataclass stands for one option per field. Expected failures print one line on
+    stderr and exit with code 1.
     """
 
     def make(body: Body) -> Body:
         parameters = list(inspect.signature(body, eval_str=True).parameters.values())[1:]
         bundles = {each.name: each.annotation for each in parameters if _is_bundle(each)}
 
-        def called(**given: Any) -> None:
-            target = _taken(RouterTarget, given)
-            given |= {name: _taken(bundle, given) for name, bundle in bundles.items()}
-            _run(target, lambda operator: body(operator, **given))
+        def run(**values: Any) -> None:
+            target = _pop_bundle(RouterTarget, values)
+            values |= {name: _pop_bundle(bundle, values) for name, bundle in bundles.items()}
+            _run(target, lambda client: body(client, **values))
 
         options = [option for each in parameters for option in _options(each)]
-        options += _fields(RouterTarget)
-        called.__doc__ = body.__doc__
-        called.__name__ = body.__name__
-        called.__annotations__ = {each.name: each.annotation for each in options}
-        called.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
-        app.command(name, epilog=_epilog(examples))(called)
+        options += _options_of_bundle(RouterTarget)
+        run.__doc__ = body.__doc__
+        run.__name__ = body.__name__
+        run.__annotations__ = {each.name: each.annotation for each in options}
+        run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+        app.command(name, epilog=_epilog(examples))(run)
         return body
 
     return make
 
 
-def _run(target: RouterTarget, body: Callable[[Operator], None]) -> None:
+def _run(target: RouterTarget, body: Callable[[OperatorClient], None]) -> None:
     try:
-        with connected(target) as operator:
-            body(operator)
+        with connect(target) as client:
+            body(client)
     except CommandFailed as error:
-        console(aside=True).print(printable(str(error)), style="red", soft_wrap=True)
+        make_console(stderr=True).print(printable(str(error)), style="red", soft_wrap=True)
         raise typer.Exit(1) from None
 
 
 def _epilog(examples: Sequence[str]) -> str:
-    """Each on a line of its own, below a heading."""
+    """The examples below a heading, each in a paragraph of its own."""
     return "\n\n".join(["Examples:", *examples]) if examples else ""
 
 
@@ -67,14 +76,12 @@ def _is_bundle(parameter: Parameter) -> bool:
 
 
 def _options(parameter: Parameter) -> list[Parameter]:
-    return _fields(parameter.annotation) if _is_bundle(parameter) else [_by_name(parameter)]
+    if _is_bundle(parameter):
+        return _options_of_bundle(parameter.annotation)
+    return [parameter.replace(kind=Parameter.KEYWORD_ONLY)]
 
 
-def _by_name(parameter: Parameter) -> Parameter:
-    return parameter.replace(kind=Parameter.KEYWORD_ONLY)
-
-
-def _fields(bundle: Any) -> list[Parameter]:
+def _options_of_bundle(bundle: Any) -> list[Parameter]:
     hints = get_type_hints(bundle, include_extras=True)
     return [
         Parameter(each.name, Parameter.KEYWORD_ONLY, default=each.default, annotation=hints[each.name])
@@ -82,5 +89,5 @@ def _fields(bundle: Any) -> list[Parameter]:
     ]
 
 
-def _taken(bundle: Any, given: dict[str, Any]) -> Any:
-    return bundle(**{each.name: given.pop(each.name) for each in dataclasses.fields(bundle)})
+def _pop_bundle(bundle: Any, values: dict[str, Any]) -> Any:
+    return bundle(**{each.name: values.pop(each.name) for each in dataclasses.fields(bundle)})

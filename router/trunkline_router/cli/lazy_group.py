@@ -1,4 +1,4 @@
-"""The group `tenant`, of which nothing is imported until it is used: a router starts without it."""
+"""The command group `tenant`, imported on first use so that a router starts without it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from typer.core import TyperCommand
 
 
-class _Later(TyperGroup):
+class LazyGroup(TyperGroup):
+    """A command group that imports its commands when they are listed or called."""
+
     @cached_property
     def _group(self) -> Any:
         from trunkline_router.cli.command_tree import app
@@ -30,10 +32,10 @@ class _Later(TyperGroup):
 
 
 def tenant_app() -> typer.Typer:
-    """The commands of `trunkline-router tenant`."""
+    """Build the group `trunkline-router tenant`."""
     return typer.Typer(
-        cls=_Later,
-        help="Declare tenants, and what their backends and clients may do.",
+        cls=LazyGroup,
+        help="Manage tenants: their settings, API keys, signing keys, tokens and users.",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,

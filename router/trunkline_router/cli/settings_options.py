@@ -1,4 +1,4 @@
-"""What the options of `create` and `set` change of a tenant's settings."""
+"""The options of `create` and `set` that change a tenant's settings."""
 
 from __future__ import annotations
 
@@ -9,52 +9,56 @@ from hashlib import sha256
 from typing import Annotated, Literal
 
 import typer
+from trunkline.v1.tenant_limits import TENANT_LIMITS
 from trunkline.v1.tenant_pb2 import Openness, TenantLimits, TenantSettings
 
-from trunkline_router.cli.units import FOREVER, bytes_of, seconds
-
-LIMITS = tuple(field.name for field in TenantLimits.DESCRIPTOR.fields)
+from trunkline_router.cli.units import FOREVER, parse_bytes, parse_seconds
 
 _CLIENTS, _HISTORY = "Clients", "Limits and history"
 
 
 @dataclass(frozen=True)
 class SettingsChanges:
-    """The options that `create` and `set` have; None is what was not named."""
+    """Options that change settings; None leaves a setting as it is."""
 
     open_to: Annotated[
         Literal["nobody", "loopback", "anybody"] | None,
-        typer.Option(help="Who may do without a token or key.", rich_help_panel=_CLIENTS),
+        typer.Option(help="Callers that need no token or key.", rich_help_panel=_CLIENTS),
     ] = None
     agent: Annotated[
         str | None,
-        typer.Option(help="The agent of clients whose protocol knows none.", rich_help_panel=_CLIENTS),
+        typer.Option(help="Agent of clients whose protocol has no agents.", rich_help_panel=_CLIENTS),
     ] = None
     pipeline: Annotated[
         list[str] | None,
-        typer.Option(help="A LangBot pipeline that is an agent of it.", rich_help_panel=_CLIENTS),
+        typer.Option(
+            help="LangBot pipeline that is an agent of the tenant. Repeatable.", rich_help_panel=_CLIENTS
+        ),
     ] = None
     origin: Annotated[
         list[str] | None,
         typer.Option(
-            help="Where web pages may connect from, such as https://example.com.", rich_help_panel=_CLIENTS
+            help="Origin of web pages that may connect, such as https://example.com. Repeatable.",
+            rich_help_panel=_CLIENTS,
         ),
     ] = None
     audience: Annotated[
         list[str] | None,
-        typer.Option(help="Tokens must be for one of these.", rich_help_panel=_CLIENTS),
+        typer.Option(help="Audience that tokens must name (aud). Repeatable.", rich_help_panel=_CLIENTS),
     ] = None
     issuer: Annotated[
-        str | None, typer.Option(help="Who must have issued tokens.", rich_help_panel=_CLIENTS)
+        str | None,
+        typer.Option(help="Issuer that tokens must name (iss).", rich_help_panel=_CLIENTS),
     ] = None
     jwks_url: Annotated[
-        str | None, typer.Option(help="Where keys that verify tokens are.", rich_help_panel=_CLIENTS)
+        str | None,
+        typer.Option(help="URL of the JWK Set that verifies tokens.", rich_help_panel=_CLIENTS),
     ] = None
     tokens_stdin: Annotated[
         bool,
         typer.Option(
             "--tokens-stdin",
-            help="Read secrets that clients may show in place of tokens, one a line.",
+            help="Read shared secrets that clients may send instead of tokens, one per line.",
             rich_help_panel=_CLIENTS,
         ),
     ] = False
@@ -62,26 +66,28 @@ class SettingsChanges:
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help=f"One of {', '.join(LIMITS)}; 0 for the default.",
+            help=f"Limit, 0 for the default. Repeatable. Names: {', '.join(TENANT_LIMITS)}.",
             rich_help_panel=_HISTORY,
         ),
     ] = None
     max_age: Annotated[
         str | None,
-        typer.Option(help=f"How long messages are kept, such as 30d; {FOREVER}.", rich_help_panel=_HISTORY),
+        typer.Option(
+            help=f"Time that messages are kept, such as 30d or {FOREVER}.", rich_help_panel=_HISTORY
+        ),
     ] = None
     max_messages: Annotated[
         int | None,
-        typer.Option(min=0, help="How many entries a topic keeps; 0 for all.", rich_help_panel=_HISTORY),
+        typer.Option(min=0, help="Entries kept per topic, 0 for all.", rich_help_panel=_HISTORY),
     ] = None
     max_bytes: Annotated[
         str | None,
-        typer.Option(help="How much of a topic is kept, such as 64MiB; 0 for all.", rich_help_panel=_HISTORY),
+        typer.Option(help="Bytes kept per topic, such as 64MiB, 0 for all.", rich_help_panel=_HISTORY),
     ] = None
 
     def apply(self, settings: TenantSettings) -> None:
-        """Change what was named; of a list one empty text stands for none. Raises BadParameter."""
-        auth, kept = settings.client_auth, settings.retention
+        """Change the named settings; a list of one empty string becomes empty. Raises BadParameter."""
+        auth, retention = settings.client_auth, settings.retention
         if self.open_to is not None:
             settings.open_to = Openness.Value(f"OPENNESS_{self.open_to.upper()}")
         if self.agent is not None:
@@ -90,45 +96,45 @@ class SettingsChanges:
             auth.issuer = self.issuer
         if self.jwks_url is not None:
             auth.jwks_url = self.jwks_url
-        _fill(settings.pipelines, self.pipeline)
-        _fill(settings.origins, self.origin)
-        _fill(auth.audiences, self.audience)
+        _replace(settings.pipelines, self.pipeline)
+        _replace(settings.origins, self.origin)
+        _replace(auth.audiences, self.audience)
         if self.tokens_stdin:
             tokens = dict.fromkeys(line.strip() for line in sys.stdin if line.strip())
             auth.token_digests[:] = [sha256(token.encode()).hexdigest() for token in tokens]
-        for each in self.limit or ():
-            _set_limit(settings.limits, each)
+        for assignment in self.limit or ():
+            _set_limit(settings.limits, assignment)
         if self.max_age is not None:
-            kept.max_age_s = 0 if self.max_age == FOREVER else seconds(self.max_age, "--max-age")
+            retention.max_age_s = 0 if self.max_age == FOREVER else parse_seconds(self.max_age, "--max-age")
         if self.max_messages is not None:
-            kept.max_messages = self.max_messages
+            retention.max_messages = self.max_messages
         if self.max_bytes is not None:
-            kept.max_bytes = bytes_of(self.max_bytes, "--max-bytes")
+            retention.max_bytes = parse_bytes(self.max_bytes, "--max-bytes")
 
 
-def differing(one: TenantSettings, other: TenantSettings) -> list[str]:
-    """The fields in which settings differ."""
-    names = [field.name for field in one.DESCRIPTOR.fields]
-    return [name for name in names if getattr(one, name) != getattr(other, name)]
+def changed_fields(before: TenantSettings, after: TenantSettings) -> list[str]:
+    """The names of the fields that differ."""
+    names = [field.name for field in before.DESCRIPTOR.fields]
+    return [name for name in names if getattr(before, name) != getattr(after, name)]
 
 
-def _fill(field: MutableSequence[str], values: list[str] | None) -> None:
+def _replace(field: MutableSequence[str], values: list[str] | None) -> None:
     if values:
         field[:] = [] if values == [""] else values
 
 
-def _set_limit(limits: TenantLimits, said: str) -> None:
-    name, _, value = said.partition("=")
-    if name not in LIMITS:
-        problem = f"{name!r} is no limit; there are {', '.join(LIMITS)}"
+def _set_limit(limits: TenantLimits, assignment: str) -> None:
+    name, _, value = assignment.partition("=")
+    limit = TENANT_LIMITS.get(name)
+    if limit is None:
+        problem = f"{name!r} is not a limit; the limits are {', '.join(TENANT_LIMITS)}"
         raise typer.BadParameter(problem, param_hint="--limit")
-    try:
-        if "bytes" in name:
-            number = bytes_of(value, "--limit")
-        elif value.isascii() and value.isdigit():
-            number = int(value)
-        else:
-            raise typer.BadParameter(f"{name} is a number, and not {value!r}", param_hint="--limit")
-        setattr(limits, name, number)
-    except ValueError:
-        raise typer.BadParameter(f"{name} cannot be so large", param_hint="--limit") from None
+    if limit.is_size:
+        number = parse_bytes(value, "--limit")
+    elif value.isascii() and value.isdigit():
+        number = int(value)
+    else:
+        raise typer.BadParameter(f"{name} must be a number, not {value!r}", param_hint="--limit")
+    if number > limit.max_value:
+        raise typer.BadParameter(f"{name} must be at most {limit.max_value}", param_hint="--limit")
+    setattr(limits, name, number)

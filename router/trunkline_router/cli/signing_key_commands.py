@@ -1,4 +1,4 @@
-"""Gives tenants the keys that verify their clients' tokens, and takes them away."""
+"""Commands that add, generate and remove the keys that verify clients' tokens."""
 
 from __future__ import annotations
 
@@ -16,29 +16,31 @@ import typer
 from trunkline.v1.tenant_pb2 import Tenant, TenantSettings, VerificationKey
 
 from trunkline_router.cli.commands import command, group
-from trunkline_router.cli.operator import CommandFailed, Operator
+from trunkline_router.cli.operator_client import CommandFailed, OperatorClient
 from trunkline_router.cli.tenant_commands import Name, update
 
-app = group("Keys that verify the tokens of a tenant's clients.")
+app = group("Manage signing keys, which verify the tokens of a tenant's clients.")
 
 Algorithm = Literal["HS256", "RS256", "ES256", "EdDSA"]
-Kid = Annotated[str, typer.Option(help="Its name, as the header of a token has it.", show_default=False)]
+Kid = Annotated[str, typer.Option(help="Name of the key, as in the header of tokens.", show_default=False)]
 
 
 @dataclass(frozen=True)
-class Source:
-    """Options that say where a key is; one of them is needed."""
+class KeySource:
+    """Options that locate a key; exactly one is required."""
 
-    pem_file: Annotated[Path | None, typer.Option(help="A file with a public key or certificate.")] = None
-    jwk_file: Annotated[Path | None, typer.Option(help="A file with a JWK.")] = None
-    secret_env: Annotated[str | None, typer.Option(help="A variable that holds a secret for HS256.")] = None
+    pem_file: Annotated[Path | None, typer.Option(help="File with a public key or certificate (PEM).")] = None
+    jwk_file: Annotated[Path | None, typer.Option(help="File with a JWK.")] = None
+    secret_env: Annotated[str | None, typer.Option(help="Environment variable with a secret for HS256.")] = (
+        None
+    )
     secret_stdin: Annotated[
         bool, typer.Option("--secret-stdin", help="Read a secret for HS256 from standard input.")
     ] = False
 
     def jwk(self, algorithm: str) -> tuple[str, str]:
-        """The key as a JWK, and its algorithm where it was not named. Raises CommandFailed."""
-        # Not sooner, here as below: cryptography takes longer to import than most commands.
+        """Read the key as a JWK, and its algorithm if `algorithm` is empty. Raises CommandFailed."""
+        # Imported here, as below: cryptography takes longer to import than most commands to run.
         from trunkline_runtime.jwk import check_jwk, jwk_of
 
         content, algorithms = self._read()
@@ -54,10 +56,10 @@ class Source:
                 problem = str(error)
         if algorithm or len(algorithms) == 1:
             raise CommandFailed(f"The key cannot be used: {problem}")
-        raise CommandFailed("The key is for no algorithm that tokens may have; --algorithm says why not")
+        raise CommandFailed("The key fits no algorithm of tokens; name one with --algorithm to see why")
 
     def _read(self) -> tuple[bytes, tuple[str, ...]]:
-        """What is there, and the algorithms that it may be for."""
+        """Read the key's content, and the algorithms that it may be for."""
         given = [self.pem_file, self.jwk_file, self.secret_env, self.secret_stdin or None]
         if sum(each is not None for each in given) != 1:
             raise typer.BadParameter(
@@ -67,7 +69,7 @@ class Source:
             return secret_from_stdin(), ("HS256",)
         if self.secret_env is not None:
             if self.secret_env not in os.environ:
-                raise CommandFailed("--secret-env: there is no such variable")
+                raise CommandFailed("--secret-env: no such environment variable")
             return os.environb[self.secret_env.encode()], ("HS256",)
         if self.pem_file is not None:
             return read_file(self.pem_file), ("RS256", "ES256", "EdDSA")
@@ -82,36 +84,38 @@ class Source:
     "trunkline-router tenant signing-key add acme --kid 2026-01 --algorithm HS256 --secret-env ACME_SECRET",
 )
 def add(
-    operator: Operator,
+    client: OperatorClient,
     name: Name,
     kid: Kid,
-    source: Source,
+    source: KeySource,
     algorithm: Annotated[
         Algorithm | None,
-        typer.Option(help="What it is for; else what it fits.", show_default=False),
+        typer.Option(help="Algorithm of the key; by default the one that fits.", show_default=False),
     ] = None,
 ) -> None:
-    """Give a tenant a key. The others stay: tokens name theirs by `kid`."""
+    """Add a signing key. Other keys stay valid: tokens name theirs by kid."""
     jwk, found = source.jwk(algorithm or "")
-    tenant = add_key(operator, name, VerificationKey(kid=kid, algorithm=found, jwk=jwk))
-    operator.answer(tenant, f"{name} takes tokens that are signed with {kid} by {found}.")
+    tenant = add_key(client, name, VerificationKey(kid=kid, algorithm=found, jwk=jwk))
+    client.print_result(tenant, f"{name} accepts tokens signed with {kid} ({found}).")
 
 
 @command(app, "remove", "trunkline-router tenant signing-key remove acme 2025-12")
 def remove(
-    operator: Operator,
+    client: OperatorClient,
     name: Name,
-    kid: Annotated[str, typer.Argument(metavar="KID", help="Its name.", show_default=False)],
+    kid: Annotated[str, typer.Argument(metavar="KID", help="Name of the key.", show_default=False)],
 ) -> None:
-    """Take a key away. Whoever is connected by a token that it has verified is disconnected."""
-    present = operator.tenant(name)
+    """Remove a signing key and disconnect the clients whose tokens it verified."""
+    present = client.tenant(name)
     wanted = _copy(present)
     left = [key for key in wanted.client_auth.keys if key.kid != kid]
     if len(left) == len(present.settings.client_auth.keys):
         raise CommandFailed(f"{name} has no signing key {kid}")
     del wanted.client_auth.keys[:]
     wanted.client_auth.keys.extend(left)
-    operator.answer(update(operator, present, wanted), f"{name} takes no more tokens of {kid}.")
+    client.print_result(
+        update(client, present, wanted), f"{name} no longer accepts tokens signed with {kid}."
+    )
 
 
 @command(
@@ -121,15 +125,17 @@ def remove(
     "trunkline-router tenant signing-key generate acme --kid 2026-01 --out acme.key",
 )
 def generate(
-    operator: Operator,
+    client: OperatorClient,
     name: Name,
-    kid: Annotated[str, typer.Option(help="Its name; made of the date if empty.", show_default=False)] = "",
+    kid: Annotated[
+        str, typer.Option(help="Name of the key; by default made from the date.", show_default=False)
+    ] = "",
     out: Annotated[
         Path | None,
-        typer.Option(help="Where the private key goes; NAME-KID.pem if empty.", show_default=False),
+        typer.Option(help="File for the private key; by default TENANT-KID.pem.", show_default=False),
     ] = None,
 ) -> None:
-    """Make a pair of Ed25519 keys: the private one to a file of yours, the public one to the tenant."""
+    """Generate an Ed25519 key pair: write the private key to a file, add the public key to the tenant."""
     kid = kid or f"{time.strftime('%Y-%m-%d')}-{secrets.token_hex(2)}"
     path = out or Path(f"{name}-{kid}.pem".replace(os.sep, "_"))
     from joserfc.jwk import OKPKey
@@ -138,29 +144,29 @@ def generate(
     _write_private(path, pair.as_pem(private=True))
     try:
         public = json.dumps(pair.as_dict(private=False))
-        tenant = add_key(operator, name, VerificationKey(kid=kid, algorithm="EdDSA", jwk=public))
+        tenant = add_key(client, name, VerificationKey(kid=kid, algorithm="EdDSA", jwk=public))
     except BaseException:
-        # A key that nobody takes is of no use.
+        # The tenant did not accept the key, so the file is useless.
         path.unlink()
         raise
-    operator.answer(
+    client.print_result(
         {"kid": kid, "algorithm": "EdDSA", "privateKeyFile": str(path), "tenant": tenant.tenant},
-        f"{name} takes tokens that are signed with {kid} by EdDSA. The private key is in {path}.",
+        f"{name} accepts tokens signed with {kid} (EdDSA). The private key is in {path}.",
     )
 
 
-def add_key(operator: Operator, name: str, key: VerificationKey) -> Tenant:
-    """Give a tenant one more key. Raises CommandFailed where it has one of this name."""
-    present = operator.tenant(name)
+def add_key(client: OperatorClient, name: str, key: VerificationKey) -> Tenant:
+    """Add a signing key to a tenant. Raises CommandFailed if it has one of this name."""
+    present = client.tenant(name)
     if key.kid in {each.kid for each in present.settings.client_auth.keys}:
-        raise CommandFailed(f"{name} has a signing key {key.kid} already; another one needs another name")
+        raise CommandFailed(f"{name} already has a signing key {key.kid}; use another --kid")
     wanted = _copy(present)
     wanted.client_auth.keys.append(key)
-    return update(operator, present, wanted)
+    return update(client, present, wanted)
 
 
 def read_file(path: Path) -> bytes:
-    """What a file holds. Raises CommandFailed."""
+    """Read a file. Raises CommandFailed."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -168,7 +174,7 @@ def read_file(path: Path) -> bytes:
 
 
 def secret_from_stdin() -> bytes:
-    """A secret, without the end of its line."""
+    """Read a secret from standard input, without its line ending."""
     return sys.stdin.buffer.read().removesuffix(b"\n").removesuffix(b"\r")
 
 
@@ -179,12 +185,12 @@ def _copy(tenant: Tenant) -> TenantSettings:
 
 
 def _write_private(path: Path, pem: bytes) -> None:
-    """Write a file that only its owner may read. Raises CommandFailed, also where there is one."""
+    """Create a file that only its owner can read. Raises CommandFailed, also if the file exists."""
     try:
         with open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode=0o600)) as file:
             file.write(pem)
     except FileExistsError:
-        raise CommandFailed(f"{path} is there already; --out names another file") from None
+        raise CommandFailed(f"{path} already exists; use --out for another file") from None
     except OSError as error:
         with suppress(OSError):
             path.unlink(missing_ok=True)

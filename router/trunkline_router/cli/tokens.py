@@ -1,4 +1,4 @@
-"""Tokens for trying out, signed with a private key or a secret as a tenant's own backend would."""
+"""Signs tokens for trials, as a tenant's own backend would."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import typer
 from trunkline.v1.tenant_pb2 import Tenant, VerificationKey
 from trunkline_runtime.jose import read_object
 
-from trunkline_router.cli.operator import CommandFailed
+from trunkline_router.cli.operator_client import CommandFailed
 
 if TYPE_CHECKING:
     # Imported by the functions that need it: cryptography takes longer to import than most commands.
     from joserfc.jwk import Key
 
 
-class Right(StrEnum):
-    """What a token may allow."""
+class TokenRight(StrEnum):
+    """Rights that a token may grant."""
 
     PUBLISH = "publish"
     SUBSCRIBE = "subscribe"
@@ -32,17 +32,24 @@ class Right(StrEnum):
 
 @dataclass(frozen=True)
 class TokenPermissions:
-    """Options that say what the bearer may do; without them it is what the user may do."""
+    """Options that restrict the token; without them its bearer has all rights of the user."""
 
-    agent: Annotated[list[str] | None, typer.Option(help="Only with this agent.")] = None
-    platform: Annotated[list[str] | None, typer.Option(help="Only by this platform.")] = None
-    conversation: Annotated[
-        list[str] | None, typer.Option(help="Only in this one: person:<id> or group:<id>.")
+    agent: Annotated[list[str] | None, typer.Option(help="Restrict the token to this agent. Repeatable.")] = (
+        None
+    )
+    platform: Annotated[
+        list[str] | None, typer.Option(help="Restrict the token to this platform. Repeatable.")
     ] = None
-    right: Annotated[list[Right] | None, typer.Option(help="Only this.")] = None
+    conversation: Annotated[
+        list[str] | None,
+        typer.Option(help="Restrict the token to this conversation: person:ID or group:ID. Repeatable."),
+    ] = None
+    right: Annotated[
+        list[TokenRight] | None, typer.Option(help="Restrict the token to this right. Repeatable.")
+    ] = None
 
     def claim(self) -> dict[str, list[str]]:
-        """The claim `trunkline`."""
+        """The value of the claim `trunkline`."""
         named = {
             "agents": self.agent,
             "platforms": self.platform,
@@ -53,26 +60,26 @@ class TokenPermissions:
 
 
 class Signer(NamedTuple):
-    """What tokens are signed with; an empty `kid` is not said."""
+    """A key that signs tokens; an empty `kid` is left out of their header."""
 
     kid: str
     algorithm: str
     key: Key
 
     def sign(self, claims: dict[str, Any]) -> str:
-        """A token with these claims."""
+        """Sign a token with these claims."""
         from joserfc import jwt
         from joserfc.errors import SecurityWarning
 
         header = {"alg": self.algorithm, "typ": "JWT", **({"kid": self.kid} if self.kid else {})}
         with warnings.catch_warnings():
-            # Of the name EdDSA, which is what everybody understands.
+            # joserfc warns of the name EdDSA, which every verifier understands.
             warnings.simplefilter("ignore", SecurityWarning)
             return jwt.encode(header, claims, self.key, algorithms=[self.algorithm])
 
 
-def claims_of(tenant: Tenant, user: str, expires_s: int, allowed: TokenPermissions) -> dict[str, Any]:
-    """The claims of a token that the tenant takes."""
+def claims_of(tenant: Tenant, user: str, expires_s: int, permissions: TokenPermissions) -> dict[str, Any]:
+    """The claims of a token that the tenant accepts."""
     now_s, auth = int(time.time()), tenant.settings.client_auth
     claims: dict[str, Any] = {
         "sub": user,
@@ -85,15 +92,15 @@ def claims_of(tenant: Tenant, user: str, expires_s: int, allowed: TokenPermissio
         claims["iss"] = auth.issuer
     if auth.audiences:
         claims["aud"] = auth.audiences[0]
-    if claim := allowed.claim():
+    if claim := permissions.claim():
         claims["trunkline"] = claim
     return claims
 
 
 def signer_of_pem(pem: bytes, tenant: Tenant, kid: str) -> Signer:
-    """Signs with a private key, under the name that its public key has at the tenant unless `kid` is given.
+    """Make a signer of a private key. Its `kid` is by default that of the tenant's matching public key.
 
-    Raises CommandFailed where the tenant has no such key.
+    Raises CommandFailed if the PEM is unusable or the tenant has no matching key.
     """
     from joserfc.errors import JoseError
     from joserfc.jwk import ECKey, OKPKey, RSAKey
@@ -109,24 +116,24 @@ def signer_of_pem(pem: bytes, tenant: Tenant, kid: str) -> Signer:
         except (JoseError, ValueError, TypeError):
             continue
         if not key.is_private:
-            raise CommandFailed("The file holds a public key; tokens are signed with the private one")
+            raise CommandFailed("The file holds a public key; signing takes the private key")
         public = key.as_dict(private=False)
-        found = [each for each in _keys(tenant, algorithm) if _is(each, public, kind.value_registry)]
-        return Signer(kid or _one(found, tenant, "belongs to this private key").kid, algorithm, key)
+        found = [each for each in _keys(tenant, algorithm) if _matches(each, public, kind.value_registry)]
+        return Signer(kid or _only(found, tenant, "belongs to this private key").kid, algorithm, key)
     raise CommandFailed("The file holds no private key (PEM) for RS256, ES256 or EdDSA")
 
 
 def signer_of_secret(secret: bytes, tenant: Tenant, kid: str) -> Signer:
-    """Signs with a secret, under the name of the tenant's one secret unless `kid` is given.
+    """Make a signer of a secret. Its `kid` is by default that of the tenant's one key for HS256.
 
-    Raises CommandFailed where the tenant has none, or several.
+    Raises CommandFailed if the tenant has none or several.
     """
     from joserfc.errors import SecurityWarning
     from joserfc.jwk import OctKey
 
-    kid = kid or _one(_keys(tenant, "HS256"), tenant, "is for HS256").kid
+    kid = kid or _only(_keys(tenant, "HS256"), tenant, "is for HS256").kid
     with warnings.catch_warnings():
-        # Of short secrets, which no tenant can have.
+        # joserfc warns of short secrets, which tenants cannot have.
         warnings.simplefilter("ignore", SecurityWarning)
         return Signer(kid, "HS256", OctKey.import_key(secret))
 
@@ -135,19 +142,21 @@ def _keys(tenant: Tenant, algorithm: str) -> list[VerificationKey]:
     return [key for key in tenant.settings.client_auth.keys if key.algorithm == algorithm]
 
 
-def _is(key: VerificationKey, public: dict[str, Any], names: Iterable[str]) -> bool:
-    """Whether it is this public key; a tenant's JWK may say more of it than what it is made of."""
+def _matches(key: VerificationKey, public: dict[str, Any], names: Iterable[str]) -> bool:
+    """Whether a tenant's key is this public key; its JWK may have further members."""
     known = read_object(key.jwk)
     return all(known.get(name) == public.get(name) for name in names if name in public)
 
 
-def _one(keys: Sequence[VerificationKey], tenant: Tenant, that: str) -> VerificationKey:
+def _only(keys: Sequence[VerificationKey], tenant: Tenant, that: str) -> VerificationKey:
     if len(keys) == 1:
         return keys[0]
     if keys:
         names = ", ".join(key.kid for key in keys)
-        raise CommandFailed(f"{tenant.tenant} has several signing keys of which each {that}: --kid {names}?")
+        raise CommandFailed(
+            f"{tenant.tenant} has several signing keys that could sign; choose one with --kid: {names}"
+        )
     raise CommandFailed(
-        f"{tenant.tenant} has no signing key that {that}; `signing-key add` gives it one, and --kid names"
-        " one that is elsewhere"
+        f"{tenant.tenant} has no signing key that {that}. Add one with `signing-key add`, or name a key of"
+        " the tenant's JWK Set with --kid"
     )

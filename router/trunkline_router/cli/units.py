@@ -1,4 +1,4 @@
-"""Spans of time and sizes, as people write and read them."""
+"""Parses and formats durations and sizes."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ _BYTES = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "": 1}
 FOREVER = "forever"
 
 
-def seconds(text: str, option: str) -> int:
-    """How long `30d`, `12h` or a bare number of seconds is. Raises BadParameter."""
+def parse_seconds(text: str, option: str) -> int:
+    """Parse a duration such as `30d`, `12h` or a plain number of seconds. Raises BadParameter."""
     match = re.fullmatch(r"(\d{1,12})([wdhms]?)", text, re.ASCII)
     if not match:
-        raise typer.BadParameter(f"{text!r} is no time such as 90s, 15m, 12h, 30d or 4w", param_hint=option)
+        problem = f"{text!r} is not a duration such as 90s, 15m, 12h, 30d or 4w"
+        raise typer.BadParameter(problem, param_hint=option)
     return int(match[1]) * _SECONDS[match[2] or "s"]
 
 
-def bytes_of(text: str, option: str) -> int:
-    """How many bytes `64MiB` or a bare number are. Raises BadParameter."""
+def parse_bytes(text: str, option: str) -> int:
+    """Parse a size such as `64MiB` or a plain number of bytes. Raises BadParameter."""
     match = re.fullmatch(r"(\d{1,18})(GiB|MiB|KiB|)", text, re.ASCII)
     if not match:
-        raise typer.BadParameter(f"{text!r} is no size such as 4096, 512KiB or 64MiB", param_hint=option)
+        problem = f"{text!r} is not a size such as 4096, 512KiB or 64MiB"
+        raise typer.BadParameter(problem, param_hint=option)
     return int(match[1]) * _BYTES[match[2]]
 
 
-def shown_seconds(value: int) -> str:
-    """As `seconds` takes it."""
+def format_seconds(value: int) -> str:
+    """Format a duration as `parse_seconds` reads it; 0 is `forever`."""
     unit = next((unit for unit, size in _SECONDS.items() if unit != "w" and value % size == 0), "s")
     return f"{value // _SECONDS[unit]}{unit}" if value else FOREVER
 
 
-def shown_bytes(value: int) -> str:
-    """As `bytes_of` takes it."""
+def format_bytes(value: int) -> str:
+    """Format a size as `parse_bytes` reads it."""
     unit = next(unit for unit, size in _BYTES.items() if value % size == 0) if value else ""
     return f"{value // _BYTES[unit]}{unit}"

@@ -40,7 +40,7 @@ def test_an_api_key_is_made_listed_used_and_revoked(tenant: CommandLine, acme: s
     made = tenant("key", "create", acme, *words)
     secret = made.out.strip()
     assert secret.startswith("tl_")
-    assert "for history, admin. It is not shown again." in made.err
+    assert "with history, admin. Its secret is not printed again." in made.err
     [key] = tenant("key", "list", acme, "--json").json
     assert (key["name"], key["scopes"]) == ("the office", ["SCOPE_HISTORY", "SCOPE_ADMIN"])
     assert "lastUsedAt" not in key
@@ -104,7 +104,7 @@ def test_keys_are_added_beside_others_and_removed(tenant: CommandLine, acme: str
     assert signing_keys(tenant, acme) == {"k1": "HS256", "k2": "HS256"}
     assert "k1 (HS256), k2 (HS256)" in tenant("show", acme).out
     said = tenant.refusal("signing-key", "add", acme, "--kid", "k2", "--secret-stdin", stdin=SECRET)
-    assert said == f"{acme} has a signing key k2 already; another one needs another name"
+    assert said == f"{acme} already has a signing key k2; use another --kid"
     tenant("signing-key", "remove", acme, "k1")
     assert signing_keys(tenant, acme) == {"k2": "HS256"}
     assert tenant.refusal("signing-key", "remove", acme, "k1") == f"{acme} has no signing key k1"
@@ -121,10 +121,10 @@ def test_what_cannot_be_used_as_a_key_is_told_without_showing_it(
 
     private = refusal("--pem-file", str(file), "--algorithm", "EdDSA")
     assert private.startswith("The key cannot be used: the PEM holds a private key")
-    assert "is for no algorithm" in refusal("--jwk-file", str(file))
+    assert "fits no algorithm" in refusal("--jwk-file", str(file))
     assert "at least 32 are needed" in refusal("--secret-stdin", stdin="hunter2")
     assert "hunter2" not in refusal("--secret-stdin", stdin="hunter2")
-    assert refusal("--secret-env", "hunter2") == "--secret-env: there is no such variable"
+    assert refusal("--secret-env", "hunter2") == "--secret-env: no such environment variable"
     assert refusal("--pem-file", str(tmp_path / "none")).endswith("none: No such file or directory")
     assert tenant.run("signing-key", "add", acme, "--kid", "k").code == 2
     both = ("--secret-stdin", "--pem-file", str(file))
@@ -143,7 +143,7 @@ def test_a_pair_is_made_whose_private_half_is_for_its_owner_only(
     assert signing_keys(tenant, acme) == {"k1": "EdDSA"}
     before = file.read_bytes()
     again = tenant.refusal("signing-key", "generate", acme, "--out", str(file))
-    assert again == f"{file} is there already; --out names another file"
+    assert again == f"{file} already exists; use --out for another file"
     assert file.read_bytes() == before
     nowhere = tenant.refusal("signing-key", "generate", acme, "--out", str(tmp_path / "no" / "x.pem"))
     assert nowhere.endswith("No such file or directory")
@@ -225,7 +225,7 @@ def test_a_key_that_the_tenant_does_not_know_signs_nothing_unless_it_is_named(
     for kid in ("k1", "k2"):
         tenant("signing-key", "add", acme, "--kid", kid, "--secret-stdin", stdin=SECRET)
     secret = ("token", acme, "--user", "ann", "--secret-stdin")
-    assert tenant.refusal(*secret, stdin=SECRET).endswith("--kid k1, k2?")
+    assert tenant.refusal(*secret, stdin=SECRET).endswith("--kid: k1, k2")
     assert tenant(*secret, "--kid", "k2", "--json", stdin=SECRET).json["kid"] == "k2"
 
 
@@ -238,8 +238,8 @@ def test_a_token_that_no_edge_takes_is_not_made(
 
 
 def test_tokens_are_revoked_and_that_is_listed(tenant: CommandLine, acme: str) -> None:
-    assert tenant("revocations", acme).out == f"{acme} has revoked nothing.\n"
-    assert tenant("revoke", acme, "--user", "ann").out == "Revoked; connections that this ends: 0.\n"
+    assert tenant("revocations", acme).out == f"{acme} has no revocations.\n"
+    assert tenant("revoke", acme, "--user", "ann").out == "Tokens revoked; connections closed: 0.\n"
     assert tenant("revoke", acme, "--token-id", "t1", "--json").json == {"connections": 0}
     tenant("revoke", acme, "--all")
     assert tenant.run("revoke", acme).code == 2

@@ -28,7 +28,7 @@ from trunkline.v1.tenant_service_pb2 import (
     UpdateTenantResponse,
 )
 from trunkline.v1.tenant_service_pb2_grpc import TenantServiceServicer, add_TenantServiceServicer_to_server
-from trunkline_router.cli.units import bytes_of, seconds, shown_bytes, shown_seconds
+from trunkline_router.cli.units import format_bytes, format_seconds, parse_bytes, parse_seconds
 
 from tests.router.cli.command_line import OPERATOR, CommandLine
 from tests.support.processes import ROOT, Process, environment, router_process
@@ -42,7 +42,7 @@ def test_the_key_that_the_router_made_is_found_beside_its_log(tmp_path: Path) ->
         tenant = CommandLine(router.address)
         assert "demo" in tenant("list", TRUNKLINE_DATA_DIR=str(tmp_path / "data"), **env).out
         said = tenant.refusal("list", TRUNKLINE_DATA_DIR=str(tmp_path), **env)
-    assert f"{tmp_path / 'operator.key'} cannot be read (No such file or directory)" in said
+    assert f"cannot read {tmp_path / 'operator.key'} (No such file or directory)" in said
     assert "TRUNKLINE_OPERATOR_KEY" in said
 
 
@@ -51,13 +51,13 @@ def test_without_a_data_folder_it_is_the_one_of_the_router_that_runs_here(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     said = NOWHERE.refusal("list", TRUNKLINE_OPERATOR_KEY="")
-    assert said.startswith("There is no operator's key: data/operator.key cannot be read")
+    assert said.startswith("No operator key: cannot read data/operator.key")
 
 
 @pytest.mark.parametrize("key", ["two\nlines", "schlüssel", "\x7f"])
 def test_what_is_no_key_is_told_without_showing_it(key: str, tmp_path: Path) -> None:
     assert (
-        NOWHERE.refusal("list", "--key", key) == "What was given by --key or TRUNKLINE_OPERATOR_KEY is no key"
+        NOWHERE.refusal("list", "--key", key) == "The value of --key or TRUNKLINE_OPERATOR_KEY is not a key"
     )
     (tmp_path / "operator.key").write_text(key, encoding="latin-1")
     said = NOWHERE.refusal("list", TRUNKLINE_OPERATOR_KEY="", TRUNKLINE_DATA_DIR=str(tmp_path))
@@ -72,9 +72,9 @@ def test_a_wrong_key_is_refused(tenant: CommandLine) -> None:
 
 def test_where_no_router_is_one_line_says_what_to_do() -> None:
     said = NOWHERE.refusal("list")
-    assert said.startswith("No router can be reached at 127.0.0.1:1: ")
+    assert said.startswith("Cannot reach a router at 127.0.0.1:1: ")
     assert "Connection refused" in said
-    assert said.endswith("TRUNKLINE_ROUTER names another address.")
+    assert said.endswith("Set --router or TRUNKLINE_ROUTER to use another address.")
 
 
 def test_who_answers_without_being_a_router_is_told() -> None:
@@ -180,12 +180,12 @@ def test_a_router_that_talks_by_tls_is_known_by_its_certificate(
     tenant = CommandLine(address)
     assert tenant("list", "--ca", str(file)).out == "There are no tenants.\n"
     assert told.metadata["authorization"] == f"Bearer {OPERATOR}"
-    assert tenant.refusal("list").startswith(f"No router can be reached at {address}")
+    assert tenant.refusal("list").startswith(f"Cannot reach a router at {address}")
     missing = tmp_path / "none.pem"
     assert tenant.refusal("list", "--ca", str(missing)) == f"--ca: {missing}: No such file or directory"
     file_of_none = tmp_path / "empty.pem"
     file_of_none.write_text("none")
-    assert tenant.refusal("list", "--ca", str(file_of_none)).startswith("No router can be reached at")
+    assert tenant.refusal("list", "--ca", str(file_of_none)).startswith("Cannot reach a router at")
     monkeypatch.setenv("TRUNKLINE_CA", str(file))
     assert tenant("list").out == "There are no tenants.\n"
 
@@ -226,5 +226,5 @@ assert not {"cryptography", "joserfc", "pydantic_settings", "structlog"} & sys.m
 
 @given(st.integers(1, 10**11))
 def test_times_and_sizes_are_shown_as_they_are_taken(value: int) -> None:
-    assert seconds(shown_seconds(value), "") == value
-    assert bytes_of(shown_bytes(value), "") == value
+    assert parse_seconds(format_seconds(value), "") == value
+    assert parse_bytes(format_bytes(value), "") == value

@@ -74,14 +74,14 @@ def test_all_that_can_be_set_is_set_and_shown(tenant: CommandLine) -> None:
 
 def test_who_is_declared_with_nothing_is_open_to_nobody(tenant: CommandLine, acme: str) -> None:
     shown = tenant("show", acme).out
-    assert [" ".join(line.split()) for line in shown.splitlines() if "declared" not in line] == [
+    assert [" ".join(line.split()) for line in shown.splitlines() if "created" not in line] == [
         f"tenant {acme}",
         "state active",
-        next(" ".join(line.split()) for line in shown.splitlines() if "changed" in line),
+        next(" ".join(line.split()) for line in shown.splitlines() if "updated" in line),
         "open to nobody",
         "origins any",
-        "limits the defaults",
-        "history kept for ever",
+        "limits defaults",
+        "history kept forever",
     ]
 
 
@@ -125,13 +125,13 @@ def test_what_is_set_to_what_it_is_changes_nothing(tenant: CommandLine, acme: st
     ("words", "problem"),
     [
         ((), "name at least one option"),
-        (("--limit", "connection=5"), "'connection' is no limit; there are connections,"),
-        (("--limit", "connections"), "connections is a number, and not ''"),
-        (("--limit", "connections=4MiB"), "connections is a number, and not '4MiB'"),
-        (("--limit", "connections=4294967296"), "connections cannot be so large"),
-        (("--limit", "frame_bytes=1MB"), "'1MB' is no size such as"),
-        (("--max-age", "1y"), "'1y' is no time such as"),
-        (("--max-bytes", "-1"), "'-1' is no size such as"),
+        (("--limit", "connection=5"), "'connection' is not a limit; the limits are connections,"),
+        (("--limit", "connections"), "connections must be a number, not ''"),
+        (("--limit", "connections=4MiB"), "connections must be a number, not '4MiB'"),
+        (("--limit", "connections=4294967296"), "connections must be at most 4294967295"),
+        (("--limit", "frame_bytes=1MB"), "'1MB' is not a size such as"),
+        (("--max-age", "1y"), "'1y' is not a duration such as"),
+        (("--max-bytes", "-1"), "'-1' is not a size such as"),
         (("--max-messages", "-1"), "greater than or equal to"),
         (("--open-to", "all"), "'all' is not one of"),
     ],
@@ -170,7 +170,7 @@ def test_a_router_without_tenants_says_so(tmp_path: Path) -> None:
 
 
 def test_a_tenant_is_suspended_and_resumed(tenant: CommandLine, acme: str) -> None:
-    assert tenant("suspend", acme).out == f"{acme} is suspended; what it has is kept.\n"
+    assert tenant("suspend", acme).out == f"{acme} is suspended; its data is kept.\n"
     assert tenant("show", acme, "--json").json["state"] == "TENANT_STATE_SUSPENDED"
     assert tenant("resume", acme, "--json").json["state"] == "TENANT_STATE_ACTIVE"
 
@@ -180,7 +180,7 @@ def test_a_tenant_is_deleted_once_its_name_was_said(tenant: CommandLine, acme: s
         say(tenant.router, acme, text)
     kept = tenant.run("delete", acme, stdin="acme\n")
     assert kept.code == 1
-    assert f"That is not its name; {acme} stays" in kept.err
+    assert f"The name does not match; {acme} was not deleted" in kept.err
     assert tenant.run("delete", acme, stdin="").code == 1
     tenant("show", acme)
     deleted = tenant("delete", acme, stdin=f"{acme}\n")

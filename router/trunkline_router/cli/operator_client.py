@@ -1,4 +1,4 @@
-"""Who calls TenantService from the command line, what the answers look like, and what went wrong."""
+"""Calls TenantService for a command, prints the result and explains failures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from trunkline_router.operator_key import FILE
 TIMEOUT_S = 30.0
 MAX_MESSAGE_BYTES = 16 << 20
 
-#: Off a terminal nothing is cut short to fit.
+#: Width without a terminal, so that tables are not cut.
 _PIPE_WIDTH = 240
 
 _PANEL = "Router"
@@ -37,21 +37,23 @@ A = TypeVar("A")
 
 
 class CommandFailed(Exception):
-    """A command cannot be done; the text is one line that says why."""
+    """A command failed; the text is one line that says why."""
 
 
 @dataclass(frozen=True)
 class RouterTarget:
-    """The options that every command has."""
+    """Options of every command: the router, and the key to call it with."""
 
     router: Annotated[
-        str, typer.Option(envvar="TRUNKLINE_ROUTER", help="The router's address.", rich_help_panel=_PANEL)
+        str,
+        typer.Option(envvar="TRUNKLINE_ROUTER", help="Address of the router.", rich_help_panel=_PANEL),
     ] = "127.0.0.1:50051"
     key: Annotated[
         str,
         typer.Option(
             envvar="TRUNKLINE_OPERATOR_KEY",
-            help=f"The operator's key, or a tenant's with ADMIN; else {FILE} in the data folder is read.",
+            help="Operator key, or a tenant's API key with scope admin. By default the key in the file"
+            f" {FILE} of the data folder.",
             show_default=False,
             rich_help_panel=_PANEL,
         ),
@@ -60,73 +62,74 @@ class RouterTarget:
         Path | None,
         typer.Option(
             envvar="TRUNKLINE_CA",
-            help="Certificate (PEM) of the authority; talks by TLS.",
+            help="CA certificate (PEM) of the router. Connects by TLS.",
             rich_help_panel=_PANEL,
         ),
     ] = None
     json: Annotated[
-        bool, typer.Option("--json", help="Print JSON, as HTTP has it, for scripts.", rich_help_panel=_PANEL)
+        bool,
+        typer.Option("--json", help="Print JSON, in the contract's HTTP form.", rich_help_panel=_PANEL),
     ] = False
 
 
-class Operator:
-    """Calls a router's TenantService with a key."""
+class OperatorClient:
+    """Calls a router's TenantService with a key, and prints results."""
 
     def __init__(self, channel: grpc.Channel, key: str, as_json: bool) -> None:
-        # Its types are those of grpc.aio; a channel of the other kind needs no loop.
+        # The stub is typed for grpc.aio; a blocking channel needs no event loop.
         self.tenants = TenantServiceStub(cast(Any, channel))
         self._metadata = (("authorization", f"Bearer {key}"),)
         self._as_json = as_json
-        self.console = console()
-        #: For what is not the answer.
-        self.aside = console(aside=True)
+        self._stdout = make_console()
+        #: For everything that is not the result.
+        self.stderr = make_console(stderr=True)
 
-    def ask(
+    def call(
         self,
         rpc: grpc.aio.UnaryUnaryMultiCallable[Q, A],
         request: Q,
         timeout_s: float | None = TIMEOUT_S,
     ) -> A:
-        """The answer of an RPC of `tenants`; None is for those that take as long as they take."""
-        answer: Any = rpc(request, timeout=timeout_s, metadata=self._metadata)
-        return cast(A, answer)
+        """Call an RPC of `tenants` and return its response; without a timeout for None."""
+        response: Any = rpc(request, timeout=timeout_s, metadata=self._metadata)
+        return cast(A, response)
 
     def tenant(self, name: str) -> Tenant:
-        """A tenant as it is."""
-        return self.ask(self.tenants.GetTenant, GetTenantRequest(tenant=name)).tenant
+        """Get a tenant."""
+        return self.call(self.tenants.GetTenant, GetTenantRequest(tenant=name)).tenant
 
-    def answer(self, content: object, shown: RenderableType | Callable[[], RenderableType]) -> None:
-        """Show the answer: its content as JSON, or what is for people."""
+    def print_result(self, content: object, readable: RenderableType | Callable[[], RenderableType]) -> None:
+        """Print the result: `content` as JSON with --json, else the readable form."""
         if self._as_json:
             # Not by rich, which would wrap it.
             print(json.dumps(_plain(content), indent=2))  # noqa: T201
             return
-        readable = shown() if callable(shown) else shown
-        # A token is one word, however long; only tables are fit to the terminal.
-        self.console.print(readable, soft_wrap=isinstance(readable, str))
+        rendered = readable() if callable(readable) else readable
+        # Text is never wrapped, since a token is one word of any length; tables fit the terminal.
+        self._stdout.print(rendered, soft_wrap=isinstance(rendered, str))
 
     @contextmanager
-    def busy(self, doing: str) -> Iterator[None]:
-        """Shows on a terminal that something takes its time."""
-        with self.aside.status(doing):
+    def progress(self, text: str) -> Iterator[None]:
+        """Show on a terminal that a long operation is running."""
+        with self.stderr.status(text):
             yield
 
 
-def console(aside: bool = False) -> Console:
-    """Where people read: names and refusals are shown as they are, whatever they look like."""
-    stream = sys.stderr if aside else sys.stdout
+def make_console(stderr: bool = False) -> Console:
+    """Make a console that prints names and texts literally, whatever they contain."""
+    stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else _PIPE_WIDTH
-    return Console(stderr=aside, width=width, markup=False, highlight=False, emoji=False)
+    return Console(stderr=stderr, width=width, markup=False, highlight=False, emoji=False)
 
 
 def printable(text: str) -> str:
-    """Text that cannot steer a terminal."""
+    """Replace characters that could control a terminal."""
     return "".join(each if each.isprintable() else "�" for each in text)
 
 
 @contextmanager
-def connected(target: RouterTarget) -> Iterator[Operator]:
-    """An operator for the time of one command. Raises CommandFailed where its calls do."""
+def connect(target: RouterTarget) -> Iterator[OperatorClient]:
+    """Open a client for one command. A failed call raises CommandFailed."""
     key = _key(target.key)
     options = [
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -140,26 +143,27 @@ def connected(target: RouterTarget) -> Iterator[Operator]:
         channel = grpc.secure_channel(target.router, credentials, options)
     with channel:
         try:
-            yield Operator(channel, key, target.json)
+            yield OperatorClient(channel, key, target.json)
         except grpc.RpcError as error:
-            raise CommandFailed(_sentence(error, target.router)) from None
+            raise CommandFailed(_explain(error, target.router)) from None
 
 
-def _key(given: str) -> str:
+def _key(option: str) -> str:
+    """The key given as an option, else the one in the data folder. Raises CommandFailed."""
     path = Path(os.environ.get("TRUNKLINE_DATA_DIR") or "data") / FILE
-    key = given
+    key = option
     if not key:
         try:
             key = path.read_text(encoding="ascii").strip()
         except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else "no key"
+            why = error.strerror if isinstance(error, OSError) else "not a key"
             raise CommandFailed(
-                f"There is no operator's key: {path} cannot be read ({why}). Set TRUNKLINE_OPERATOR_KEY, or"
+                f"No operator key: cannot read {path} ({why}). Set TRUNKLINE_OPERATOR_KEY, or set"
                 " TRUNKLINE_DATA_DIR to the router's data folder."
             ) from None
     if not key or not key.isascii() or not key.isprintable():
-        where = "What was given by --key or TRUNKLINE_OPERATOR_KEY" if given else f"What {path} holds"
-        raise CommandFailed(f"{where} is no key")
+        source = "The value of --key or TRUNKLINE_OPERATOR_KEY" if option else f"The content of {path}"
+        raise CommandFailed(f"{source} is not a key")
     return key
 
 
@@ -170,22 +174,25 @@ def _read(path: Path, option: str) -> bytes:
         raise CommandFailed(f"{option}: {path}: {error.strerror}") from None
 
 
-def _sentence(error: grpc.RpcError, router: str) -> str:
-    """What a failed call means, in one line."""
+def _explain(error: grpc.RpcError, router: str) -> str:
+    """Describe a failed call in one line."""
     text = " ".join(str(error.details()).split())
     metadata: Any = error.trailing_metadata()
-    if reason := details_of(read_status(metadata)).reason:
+    reason = details_of(read_status(metadata)).reason
+    if reason:
         return f"{text} ({reason})"
     code = error.code()
     if code is grpc.StatusCode.UNAVAILABLE:
         return (
-            f"No router can be reached at {router}: {text.rpartition('last error: ')[2]}. Is one running"
-            " (trunkline-router serve)? --router or TRUNKLINE_ROUTER names another address."
+            f"Cannot reach a router at {router}: {text.rpartition('last error: ')[2]}. Is it running"
+            " (trunkline-router serve)? Set --router or TRUNKLINE_ROUTER to use another address."
         )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return f"The router at {router} gave no answer within {TIMEOUT_S:g} s; what was asked may be done."
+        return (
+            f"The router at {router} did not respond within {TIMEOUT_S:g} s; the change may have been made."
+        )
     if code is grpc.StatusCode.UNIMPLEMENTED:
-        return f"What answers at {router} has no TenantService: is it a router of this version?"
+        return f"The server at {router} has no TenantService. Is it a router of this version?"
     return f"{text} ({code.name})"
 
 
