@@ -1,4 +1,4 @@
-"""What an operator can set."""
+"""Settings of a router, read from the environment."""
 
 from __future__ import annotations
 
@@ -15,68 +15,73 @@ class RouterSettings(ProcessSettings):
     """Settings of a router."""
 
     router_listen: str = Field(
-        default="127.0.0.1:50051", description="Address for gRPC; port 0 takes a free one"
+        default="127.0.0.1:50051", description="Address for gRPC; port 0 picks a free one"
     )
-    tls_cert: File = Field(
-        default=None, description="Certificate (PEM) of the router, with its chain; for TLS"
+    tls_cert: File = Field(default=None, description="Certificate chain (PEM) of the router; enables TLS")
+    tls_key: File = Field(
+        default=None, description="Private key (PEM) of the certificate, without passphrase"
     )
-    tls_key: File = Field(default=None, description="Its key (PEM), without a passphrase")
     link_key: LinkKey = Field(
-        default=SecretStr(""), description="Key that edges must show; at least 16 characters"
+        default=SecretStr(""), description="Key that edges must send; at least 16 characters"
     )
     link_listen: str = Field(
-        default="", description="One more address for gRPC, where edges must show a certificate"
+        default="", description="Second address for gRPC, where edges must present a certificate"
     )
     tls_client_ca: File = Field(
-        default=None, description="Certificates (PEM) of the authorities that certify edges"
+        default=None, description="CA certificates (PEM) that issue the certificates of edges"
     )
     insecure_links: bool = Field(
-        default=False, description="Edges elsewhere need no proof: whoever gets here may be one"
+        default=False,
+        description="Accept links without credentials from anywhere, not only from this machine",
     )
     data_dir: Path = Field(default=Path("data"), description="Folder of the log; created if missing")
     tenants: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(), description="Tenants to have that need no proof, separated by commas; for trying out"
+        default=(), description="Tenants to create without credentials, comma-separated; for trials"
     )
     open_to: Literal["loopback", "any"] = Field(
-        default="loopback", description="From where these need none: from this machine, or from anywhere"
+        default="loopback", description="Callers of these tenants: on this machine only, or anywhere"
     )
     tenants_file: Path | None = Field(
-        default=None, description="TOML file of tenants to have; see docs/tenants.md"
+        default=None, description="TOML file that declares tenants; see docs/tenants.md"
     )
     operator_key: SecretStr = Field(
         default=SecretStr(""),
-        description="Key of the operator; empty for the one in operator.key in the data folder",
+        description="Key of the operator; if empty, the key in operator.key in the data folder",
     )
-    lease_s: float = Field(default=10, gt=0, description="Silence after which an edge is taken for dead")
+    lease_s: float = Field(default=10, gt=0, description="Silence after which an edge is considered dead")
     delivery_lease_s: float = Field(
         default=30,
         gt=0,
-        description="Time after which an unsettled delivery, or a silent worker, is given up",
+        description="Time after which an unsettled delivery is redelivered and a silent worker is dead",
     )
     reply_lease_s: float = Field(
-        default=15, gt=0, description="Time after which a streamed reply without its worker expires"
+        default=15, gt=0, description="Time after which a streamed reply whose worker is gone expires"
     )
     max_attempts: int = Field(
-        default=10, ge=1, description="Deliveries of one message before it becomes a dead letter"
+        default=10, ge=1, description="Failed deliveries of a message before it becomes a dead letter"
     )
     max_open_messages: int = Field(
-        default=10_000, ge=1, description="Open messages of a tenant without a limit of its own"
+        default=10_000, ge=1, description="Open messages of a tenant without its own limit"
     )
     max_open_bytes: int = Field(
-        default=512 << 20, ge=1 << 20, description="What all open messages may hold together"
+        default=512 << 20, ge=1 << 20, description="Memory for the content of all open messages"
     )
     checkpoint_interval_s: float = Field(
-        default=1, gt=0, description="How often what was added to open messages is written to disk"
+        default=1, gt=0, description="Interval at which new content of open messages is written to disk"
     )
     checkpoint_bytes: int = Field(
-        default=16 << 10, ge=1, description="Added to one open message, beyond which it is written at once"
+        default=16 << 10,
+        ge=1,
+        description="New content of one open message beyond which it is written at once",
     )
-    link_window: int = Field(default=4, ge=1, description="Batches that an edge may have under way")
+    link_window: int = Field(default=4, ge=1, description="Batches that an edge may send unacknowledged")
     link_outbox_bytes: int = Field(
-        default=2 << 20, ge=1 << 16, description="Waiting for one edge, beyond which senders are held back"
+        default=2 << 20,
+        ge=1 << 16,
+        description="Output waiting for one edge beyond which its senders are held back",
     )
     max_conversations: int = Field(
-        default=100, ge=1, description="Groups a connection may join in a tenant without a limit of its own"
+        default=100, ge=1, description="Groups that a connection may join in a tenant without its own limit"
     )
 
     @field_validator("tenants", mode="before")
