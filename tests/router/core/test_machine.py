@@ -41,9 +41,9 @@ class CoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.clients: list[Client] = []
         self.gone: list[dict[TopicKey, Position]] = []
-        self.said = 0
+        self.published = 0
         #: Positions that each user reported as delivered, and the lowest from which a client may resume.
-        self.told: dict[tuple[TopicKey, str], set[Position]] = {}
+        self.delivered: dict[tuple[TopicKey, str], set[Position]] = {}
         self.surely: dict[str, dict[TopicKey, Position]] = {}
 
     @initialize(peeks=st.booleans())
@@ -87,7 +87,7 @@ class CoreMachine(RuleBasedStateMachine):
             key = data.draw(st.sampled_from(places))
             seq = data.draw(st.integers(1, client.place[key].seq))
             position = client.place[key]._replace(seq=seq)
-            self.told.setdefault((key, client.user), set()).add(position)
+            self.delivered.setdefault((key, client.user), set()).add(position)
             self.router.was_given(client, key, position)
 
     @rule(data=st.data(), state=st.sampled_from(["open", "open", "opening"]))
@@ -100,15 +100,15 @@ class CoreMachine(RuleBasedStateMachine):
     def say(self, data: Any, room: bool, resend: bool) -> None:
         client = self.some(data)
         if client is not None and client.edge.link is not None:
-            self.said += 0 if resend else 1
-            ident = f"m{self.said}"
-            self.router.say(client, f"said {self.said}", ROOM if room else None, ident=ident)
+            self.published += 0 if resend else 1
+            ident = f"m{self.published}"
+            self.router.say(client, f"text {self.published}", ROOM if room else None, ident=ident)
 
     @rule(key=TOPICS, ephemeral=st.booleans(), keyed=st.booleans())
     def broadcast(self, key: TopicKey, ephemeral: bool, keyed: bool) -> None:
-        self.said += 1
-        more = {"idempotency_key": f"k{self.said // 2}"} if keyed and not ephemeral else {}
-        self.router.broadcast(key, f"said {self.said // 2}", ephemeral=ephemeral, **more)
+        self.published += 1
+        more = {"idempotency_key": f"k{self.published // 2}"} if keyed and not ephemeral else {}
+        self.router.broadcast(key, f"text {self.published // 2}", ephemeral=ephemeral, **more)
 
     @rule(data=st.data(), key=st.sampled_from([ROOM, OTHER_ROOM]), resumed=st.booleans())
     def subscribe(self, data: Any, key: TopicKey, resumed: bool) -> None:
@@ -187,11 +187,11 @@ class CoreMachine(RuleBasedStateMachine):
             connected = client.frames[0].connected
             for entry in connected.positions if connected.recovered else ():
                 key, start = topic_of(entry.address), position_of(entry.position)
-                assert not start.seq or start in self.told[key, "x"], (
+                assert not start.seq or start in self.delivered[key, "x"], (
                     f"{client.id} begins at {start} of {key}"
                 )
                 same_log = start.epoch == on_disk[key].epoch
-                assert not same_log or start >= on_disk[key], f"{client.id} is told of {key} again"
+                assert not same_log or start >= on_disk[key], f"{client.id} resumes {key} too early"
 
     @invariant()
     def tables_are_consistent(self) -> None:

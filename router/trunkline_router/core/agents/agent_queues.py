@@ -81,7 +81,7 @@ class AgentQueues:
     # Deliveries
 
     def stored(self, delivery: StoredDelivery) -> None:
-        """A delivery is in the log; it stays there only if its agent never had a worker."""
+        """A delivery was committed. Until its agent's first worker attaches, it stays in the log only."""
         queue = self._queues.get(delivery.topic[:2])
         if queue is not None:
             queue.stored(delivery)

@@ -1,4 +1,4 @@
-"""Links to edges: opened, lost, leased and held to their credit."""
+"""Links to edges: opening, credit, leases and loss."""
 
 from __future__ import annotations
 

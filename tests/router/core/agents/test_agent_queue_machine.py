@@ -67,7 +67,7 @@ class DeliveriesMachine(RuleBasedStateMachine):
         batches = [(w, batch) for w in self.workers for batch in iter(w.take, None)]
         for worker, batch in batches:
             for result in batch.results:
-                self.told(worker, result)
+                self.check_result(worker, result)
         for worker, batch in batches:
             for delivery in batch.deliveries:
                 self.got(worker, delivery)
@@ -88,7 +88,7 @@ class DeliveriesMachine(RuleBasedStateMachine):
         assert not before, "out of order"
         self.hands[worker][number] = (key, now + 5.0)
 
-    def told(self, worker: AttachedWorker, result: Any) -> None:
+    def check_result(self, worker: AttachedWorker, result: Any) -> None:
         """Check that it is settled with all its replies, or not at all, or that its lease has ended."""
         number = result.delivery_id
         if not result.HasField("error"):
@@ -189,7 +189,7 @@ class DeliveriesMachine(RuleBasedStateMachine):
                 return
             for number in list(self.hands[worker]):
                 self.router.core.worker_received(worker, settlement(number), self.router.now)
-        raise AssertionError(f"never handed out: {sorted(self.router.log.unsettled)}")
+        raise AssertionError(f"never dispatched: {sorted(self.router.log.unsettled)}")
 
 
 DeliveriesMachine.TestCase.settings = settings(

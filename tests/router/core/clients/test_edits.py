@@ -201,8 +201,8 @@ def test_a_delivery_receipt_is_stored_and_sent_to_the_author_alone() -> None:
         router.frame(other, delivered={"position": position})
         router.settle()
     assert author.kinds().count("delivered") == 1
-    told = author.frames[-1].delivered
-    assert (told.user, told.position.seq, told.conversation.id) == ("y", 1, "room")
+    receipt = author.frames[-1].delivered
+    assert (receipt.user, receipt.position.seq, receipt.conversation.id) == ("y", 1, "room")
     assert "delivered" not in other.kinds()
     (receipt,) = router.log.receipts(ROOM)
     assert (receipt.delivered, receipt.read, router.log.head(ROOM).seq) == (1, 0, 1)

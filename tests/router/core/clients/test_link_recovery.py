@@ -368,8 +368,8 @@ def test_watchers_receive_present_opened_and_closed_connections() -> None:
         router.close(came)
         batch = watcher.take()
         assert batch is not None
-        told = [(change.event, change.connection.connection_id) for change in batch.changes]
-        assert told == [(1, there.id), (2, came.id), (3, came.id)]
+        changes = [(change.event, change.connection.connection_id) for change in batch.changes]
+        assert changes == [(1, there.id), (2, came.id), (3, came.id)]
         router.core.presence.unwatch(watcher)
 
 

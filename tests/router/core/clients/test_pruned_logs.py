@@ -40,11 +40,11 @@ def message(seq: int) -> Entry:
 @pytest.mark.parametrize("live", [False, True])
 def test_a_gap_at_the_start_is_no_recovery(after: Position, kept: int, live: bool) -> None:
     catchup = Catchup(after)
-    told = Position("e", 6)
+    head = Position("e", 6)
     if live:
         catchup.saw(Position("e", 7), EntryKind.MESSAGE, b"")
-        told = Position("e", 7)
-    catchup.read(Page([message(n) for n in range(7 - kept, 7)], False, Position("e", 6)), told)
+        head = Position("e", 7)
+    catchup.read(Page([message(n) for n in range(7 - kept, 7)], False, Position("e", 6)), head)
     assert catchup.missed is None
 
 

@@ -50,7 +50,7 @@ class RepliesMachine(RuleBasedStateMachine):
         self.world = World(peeks)
         self.router = self.world.router
         self.gone: list[tuple[dict[TopicKey, Position], dict[str, Any]]] = []
-        self.said = 0
+        self.published = 0
         for edge in EDGES:
             self.world.clients.append(self.router.connected(ALICE, user="x", edge=edge))
         self.attach(2)
@@ -126,8 +126,8 @@ class RepliesMachine(RuleBasedStateMachine):
     def say(self) -> None:
         """A client publishes a message, which is delivered to a worker."""
         if client := self.client():
-            self.said += 1
-            self.router.say(client, "question", ident=f"m{self.said}")
+            self.published += 1
+            self.router.say(client, "question", ident=f"m{self.published}")
 
     def cancel(self) -> None:
         """A client cancels one reply, or all replies to one of its messages."""
@@ -138,7 +138,7 @@ class RepliesMachine(RuleBasedStateMachine):
             self.router.frame(client, cancel={"message_id": self.message_id()})
             return
         own = [m for m in self.world.messages(client.home) if m.author.user == client.user]
-        client_id = self.draw([f"m{self.said}", *(m.client_id for m in reversed(own))])
+        client_id = self.draw([f"m{self.published}", *(m.client_id for m in reversed(own))])
         ident = f"c{len(self.world.asked)}"
         self.world.asked[ident] = next((m.id for m in own if m.client_id == client_id), "")
         self.router.frame(client, cancel={"id": ident, "client_id": client_id})

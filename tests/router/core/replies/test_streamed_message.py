@@ -79,10 +79,10 @@ def test_a_delta_continues_only_a_part_of_its_own_kind() -> None:
     parts.add_part(Part(tool_call={"call_id": "1", "name": "n", "arguments": "{"}))  # type: ignore[arg-type]
     parts.add_part(Part(tool_call={"call_id": "1", "arguments": "}"}))  # type: ignore[arg-type]
     parts.add_part(Part(tool_call={"call_id": "2", "arguments": "x"}))  # type: ignore[arg-type]
-    said = [(str(p.WhichOneof("content")), p) for p in parts.all()]
-    assert [kind for kind, _ in said] == ["text", "reasoning", "text", "tool_call", "tool_call"]
-    assert said[0][1].text.text == "ab"
-    assert (said[3][1].tool_call.name, said[3][1].tool_call.arguments) == ("n", "{}")
+    built = [(str(p.WhichOneof("content")), p) for p in parts.all()]
+    assert [kind for kind, _ in built] == ["text", "reasoning", "text", "tool_call", "tool_call"]
+    assert built[0][1].text.text == "ab"
+    assert (built[3][1].tool_call.name, built[3][1].tool_call.arguments) == ("n", "{}")
 
 
 def test_a_later_delta_does_not_change_a_logged_one() -> None:

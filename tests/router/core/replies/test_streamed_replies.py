@@ -46,15 +46,15 @@ def test_subscribers_see_a_reply_open_grow_and_end() -> None:
     router = Router()
     client, worker, number = client_with_worker(router)
     reply = worker.open(number)
-    assert "message" not in client.kinds(), "nobody is told of it before it is on disk"
+    assert "message" not in client.kinds(), "published before it is on disk"
     router.settle()
     message_id = client.frames[-1].message.id
     worker.read()
     assert worker.opened[reply].message.id == message_id
-    said = client.frames[-1].message
-    assert (said.state, said.reply_to, said.author.name) == (OPEN, "e1-1", "a")
+    opened_message = client.frames[-1].message
+    assert (opened_message.state, opened_message.reply_to, opened_message.author.name) == (OPEN, "e1-1", "a")
     worker.add(reply, 0, "Hel", "lo")
-    assert client.text(message_id) == "Hello", "additions are shown at once"
+    assert client.text(message_id) == "Hello", "deltas are published at once"
     worker.end(reply, 2)
     assert client.known[message_id].state == OPEN
     router.settle()
