@@ -87,7 +87,7 @@ class Log(Protocol):
         Ids that are not dead letters are ignored.
         """
 
-    async def delivered(self, whose: Sequence[tuple[TopicKey, str]]) -> list[Position]:
+    async def delivered(self, users: Sequence[tuple[TopicKey, str]]) -> list[Position]:
         """Read the positions up to which users received topics, in order.
 
         The seq is 0 without a receipt; `EMPTY` stands for an empty log.

@@ -1,4 +1,4 @@
-"""TenantService: operators that declare tenants, and tenants' admins."""
+"""TenantService: tenants, for operators and for the tenants' own admins."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class TenantServicer(TenantServiceServicer):
-    """Declares and changes tenants."""
+    """Manages tenants, API keys and revocations."""
 
     def __init__(self, admin: TenantAdmin) -> None:
         self._admin = admin
@@ -126,13 +126,13 @@ class TenantServicer(TenantServiceServicer):
         """See tenant_service.proto."""
         check(request)
         key, secret = await self._admin.create_key(request.tenant, request.name, request.scopes)
-        return CreateApiKeyResponse(api_key=_shown(key), secret=secret)
+        return CreateApiKeyResponse(api_key=_key_to_proto(key), secret=secret)
 
     @rpc_method
     async def ListApiKeys(self, request: ListApiKeysRequest, context: _Context) -> ListApiKeysResponse:  # noqa: N802
         """See tenant_service.proto."""
         check(request)
-        return ListApiKeysResponse(api_keys=map(_shown, self._admin.keys(request.tenant)))
+        return ListApiKeysResponse(api_keys=map(_key_to_proto, self._admin.keys(request.tenant)))
 
     @rpc_method
     async def RevokeApiKey(  # noqa: N802
@@ -153,9 +153,9 @@ class TenantServicer(TenantServiceServicer):
         if which is None or (which == "all" and not request.all):
             problem = "one of user, token_id and all must be set"
             raise catalogue.INVALID_ARGUMENT.refused(field="which", problem=problem)
-        named = "" if which == "all" else getattr(request, which)
+        subject = "" if which == "all" else getattr(request, which)
         before = request.issued_before.ToMilliseconds() if request.HasField("issued_before") else None
-        ended = await self._admin.revoke_tokens(request.tenant, _KINDS[which], named, before)
+        ended = await self._admin.revoke_tokens(request.tenant, _KINDS[which], subject, before)
         return RevokeTokensResponse(connections=ended)
 
     @rpc_method
@@ -165,7 +165,7 @@ class TenantServicer(TenantServiceServicer):
         """See tenant_service.proto."""
         check(request)
         size = request.page_size or DEFAULT_PAGE
-        after = _place(request.page_token)
+        after = _parse_page_token(request.page_token)
         found = self._admin.tenant(request.tenant).revocations.page(after, size + 1)
         response = ListRevocationsResponse(revocations=map(to_proto, found[:size]))
         if len(found) > size:
@@ -181,18 +181,20 @@ class TenantServicer(TenantServiceServicer):
         return EraseUserResponse(messages=messages, receipts=receipts)
 
 
-def _place(page_token: str) -> tuple[int, str]:
+def _parse_page_token(page_token: str) -> tuple[int, str]:
     kind, _, name = page_token.partition(":")
     if not page_token:
         return (0, "")
     if not (kind.isascii() and kind.isdigit()):
-        raise catalogue.INVALID_ARGUMENT.refused(field="page_token", problem="is none that was given out")
+        raise catalogue.INVALID_ARGUMENT.refused(
+            field="page_token", problem="is not a page token of this RPC"
+        )
     return (int(kind), name)
 
 
-def _shown(key: StoredApiKey) -> ApiKey:
-    shown = ApiKey(key_id=key.key_id, tenant=key.tenant, name=key.name, scopes=key.scopes)  # type: ignore[arg-type]
-    shown.created_at.FromMilliseconds(key.created_ms)
+def _key_to_proto(key: StoredApiKey) -> ApiKey:
+    message = ApiKey(key_id=key.key_id, tenant=key.tenant, name=key.name, scopes=key.scopes)  # type: ignore[arg-type]
+    message.created_at.FromMilliseconds(key.created_ms)
     if key.used_ms:
-        shown.last_used_at.FromMilliseconds(key.used_ms)
-    return shown
+        message.last_used_at.FromMilliseconds(key.used_ms)
+    return message

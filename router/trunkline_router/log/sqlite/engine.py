@@ -171,9 +171,9 @@ class SqliteLog:
         counters.delivery_id += len(old)
         return await self._write(self._writer.replay, tenant, agent, first, old)
 
-    async def delivered(self, whose: Sequence[tuple[TopicKey, str]]) -> list[Position]:
+    async def delivered(self, users: Sequence[tuple[TopicKey, str]]) -> list[Position]:
         """See Log."""
-        return await self._read(self._reader.delivered, whose)
+        return await self._read(self._reader.delivered, users)
 
     async def receipts(self, topic: TopicKey, after: str, limit: int) -> list[StoredReceipt]:
         """See Log."""

@@ -108,12 +108,12 @@ class Reader:
         with self._snapshot() as db:
             return read_backlogs(db, tenant)
 
-    def delivered(self, whose: Sequence[tuple[TopicKey, str]]) -> list[Position]:
+    def delivered(self, users: Sequence[tuple[TopicKey, str]]) -> list[Position]:
         """Read the positions up to which users received logs, in order."""
         flat: list[Any] = []
-        for index, (topic, user) in enumerate(whose):
+        for index, (topic, user) in enumerate(users):
             flat += (index, *topic, user)
-        found = [EMPTY] * len(whose)
+        found = [EMPTY] * len(users)
         with self._snapshot() as db:
             for index, epoch, seq in _DELIVERED.run(db, flat):
                 found[index] = Position(epoch, seq)

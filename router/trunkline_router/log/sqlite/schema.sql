@@ -1,57 +1,57 @@
--- The log of one router, schema version 3. Reading it with SQL while the router runs is safe: open the
--- file read-only, keep transactions short. Start with the view `conversation_log`. The file holds secrets:
+-- The log of one router, schema version 3. It may be read with SQL while the router runs: open the file
+-- read-only and keep transactions short. Start with the view `conversation_log`. The file contains secrets:
 -- see `tenants`.
 
--- One row per log that holds messages. Erasing a log removes its row; the next message makes a new one.
+-- One row per log. Erasing a log deletes its row; the topic's next message inserts a new one.
 CREATE TABLE topics (
-    -- AUTOINCREMENT: the number of an erased log never comes back, so its leftovers stay nobody's.
+    -- AUTOINCREMENT: the id of an erased log is never used again, so its remaining rows stay unreachable.
     topic_id INTEGER PRIMARY KEY AUTOINCREMENT,
     tenant   TEXT NOT NULL,
-    agent    TEXT NOT NULL,     -- empty where the address is broader
-    platform TEXT NOT NULL,     -- empty where the address is broader
-    kind     INTEGER NOT NULL,  -- of target: 0 none, 1 person, 2 group, 3 user
+    agent    TEXT NOT NULL,     -- empty for broader addresses
+    platform TEXT NOT NULL,     -- empty for broader addresses
+    kind     INTEGER NOT NULL,  -- of the target: 0 none, 1 person, 2 group, 3 user
     target   TEXT NOT NULL,
     epoch    TEXT NOT NULL UNIQUE,
-    pruned   INTEGER NOT NULL DEFAULT 0,  -- the entries up to this seq are gone, by the tenant's retention
+    pruned   INTEGER NOT NULL DEFAULT 0,  -- entries up to this seq were erased by the tenant's retention
     UNIQUE (tenant, agent, platform, kind, target)
 );
 
--- A rowid table beside an index of its own: messages of many topics then arrive at the end of one
--- B-tree, and what is touched all over the file are small index pages only. Twice to three times the
--- rows/s of a table clustered by (topic_id, seq).
+-- A rowid table with a separate index: messages of all topics are appended to one B-tree, and only small
+-- index pages are written all over the file. Two to three times the rows/s of a table clustered by
+-- (topic_id, seq).
 CREATE TABLE messages (
     topic_id    INTEGER NOT NULL,
-    seq         INTEGER NOT NULL,  -- 1, 2, 3, …; the numbers left out are in `events`
+    seq         INTEGER NOT NULL,  -- 1, 2, 3, …; missing numbers are in `events`
     created_ms  INTEGER NOT NULL,  -- Unix time
     role        INTEGER NOT NULL,  -- trunkline.v1.Role: 1 user, 2 agent, 3 system
-    author_user TEXT NOT NULL,     -- empty for nobody, and where the user was erased
-    body        BLOB NOT NULL,     -- a serialized trunkline.v1.Message, whole; as it was last changed
+    author_user TEXT NOT NULL,     -- empty without a user, and after the user was erased
+    body        BLOB NOT NULL,     -- a serialized trunkline.v1.Message in its present form
     PRIMARY KEY (topic_id, seq)
 );
 
--- What happened in a log besides messages, numbered together with them. The first entry that a log ever had
--- is a message.
+-- Other entries of a log, numbered together with its messages. The first entry ever written to a
+-- log is a message.
 CREATE TABLE events (
     topic_id    INTEGER NOT NULL,
     seq         INTEGER NOT NULL,
     created_ms  INTEGER NOT NULL,  -- Unix time
-    change      INTEGER NOT NULL,  -- of a message: 1 it ended, 2 was edited, 3 recalled; 0: a user has read
-    message_seq INTEGER NOT NULL,  -- the message that changed, or the last one that was read; it may be pruned
-    user        TEXT NOT NULL,     -- who did it; empty for nobody, and where the user was erased
+    change      INTEGER NOT NULL,  -- of a message: 1 ended, 2 edited, 3 recalled; 0: read by a user
+    message_seq INTEGER NOT NULL,  -- the message that changed, or the last one read; it may be pruned
+    user        TEXT NOT NULL,     -- the author; empty without a user, and after the user was erased
     body        BLOB NOT NULL,     -- a serialized trunkline.v1.Change without `message`, or a ReadFrame
     PRIMARY KEY (topic_id, seq)
 );
 
--- Messages that are not whole yet, and who may add to them.
+-- Open messages and their producers.
 CREATE TABLE open_messages (
     topic_id       INTEGER NOT NULL,
     seq            INTEGER NOT NULL,
     producer       TEXT NOT NULL,
-    producer_epoch INTEGER NOT NULL,  -- rises each time the message is taken up
+    producer_epoch INTEGER NOT NULL,  -- rises with each takeover of the message
     PRIMARY KEY (topic_id, seq)
 ) WITHOUT ROWID;
 
--- What was added to them since they were opened, a piece a row, in the order of ids.
+-- Deltas of open messages, one checkpoint per row, in the order of ids.
 CREATE TABLE open_deltas (
     delta_id INTEGER PRIMARY KEY,
     topic_id INTEGER NOT NULL,
@@ -60,7 +60,7 @@ CREATE TABLE open_deltas (
 );
 CREATE INDEX open_deltas_by_message ON open_deltas (topic_id, seq);
 
--- How far users have come in a conversation, as seqs; 0 for nothing.
+-- Positions up to which users received and read a conversation, as seqs; 0 for none.
 CREATE TABLE receipts (
     topic_id   INTEGER NOT NULL,
     user       TEXT NOT NULL,
@@ -70,14 +70,13 @@ CREATE TABLE receipts (
     PRIMARY KEY (topic_id, user)
 ) WITHOUT ROWID;
 
--- Logs that were erased and whose rows in the tables above are yet to be deleted, piece by piece.
+-- Erased logs whose rows in the tables above still have to be deleted, piece by piece.
 CREATE TABLE erased (
     topic_id INTEGER PRIMARY KEY
 );
 
--- What became of the first entry with a key, for those who send it again. The newest are in `recent_keys`,
--- in the order of their arrival, and are carried over into `idempotency` many at a time; meanwhile, a key
--- may be in both.
+-- Result of the first entry with an idempotency key, returned to repeats. The newest are in `recent_keys`, in
+-- the order of arrival, and move to `idempotency` many at a time; meanwhile a key may be in both.
 CREATE TABLE recent_keys (
     id          INTEGER PRIMARY KEY,
     key         BLOB NOT NULL,
@@ -96,20 +95,19 @@ CREATE TABLE idempotency (
     created_ms  INTEGER NOT NULL
 ) WITHOUT ROWID;
 
--- Messages that are work for an agent and that no worker has settled.
+-- Messages for an agent that no worker has settled yet.
 CREATE TABLE deliveries (
-    -- AUTOINCREMENT: ids rise for ever, even when all rows were deleted.
+    -- AUTOINCREMENT: ids rise forever, even after all rows were deleted.
     delivery_id INTEGER PRIMARY KEY AUTOINCREMENT,
     tenant      TEXT NOT NULL,
     agent       TEXT NOT NULL,
     topic_id    INTEGER NOT NULL,
     seq         INTEGER NOT NULL,
-    attempts    INTEGER NOT NULL DEFAULT 0  -- how often it was delivered and failed
+    attempts    INTEGER NOT NULL DEFAULT 0  -- failed deliveries so far
 );
 CREATE INDEX deliveries_by_agent ON deliveries (tenant, agent);
 
--- Deliveries that were given up, by the ids that they had. One that is replayed is a delivery again, by a
--- new id.
+-- Dead letters, by the ids of their former deliveries. A replay turns one into a delivery with a new id.
 CREATE TABLE dead_letters (
     delivery_id INTEGER PRIMARY KEY,
     tenant      TEXT NOT NULL,
@@ -122,8 +120,8 @@ CREATE TABLE dead_letters (
 );
 CREATE INDEX dead_letters_by_agent ON dead_letters (tenant, agent);
 
--- Tenants that were declared. `settings` holds their secrets as they are: whoever can read this file, or a
--- copy of it, can make tokens for their clients.
+-- Declared tenants. `settings` contains their secrets in plain form: anyone who can read this file, or a copy
+-- of it, can sign tokens for their clients.
 CREATE TABLE tenants (
     tenant     TEXT NOT NULL PRIMARY KEY,
     state      INTEGER NOT NULL,  -- trunkline.v1.TenantState: 1 active, 2 suspended, 3 being erased
@@ -132,7 +130,7 @@ CREATE TABLE tenants (
     updated_ms INTEGER NOT NULL   -- Unix time
 );
 
--- API keys; the secrets themselves are nowhere.
+-- API keys. Their secrets are not stored.
 CREATE TABLE api_keys (
     key_id     TEXT NOT NULL PRIMARY KEY,
     tenant     TEXT NOT NULL,
@@ -143,17 +141,17 @@ CREATE TABLE api_keys (
     used_ms    INTEGER NOT NULL   -- Unix time; 0 for never
 );
 
--- Tokens of clients that were taken back.
+-- Revoked tokens of clients.
 CREATE TABLE revocations (
     tenant           TEXT NOT NULL,
-    kind             INTEGER NOT NULL,  -- 1 those of a user, 2 one by its id, 3 all
+    kind             INTEGER NOT NULL,  -- 1 tokens of a user, 2 one token, 3 all tokens
     name             TEXT NOT NULL,     -- the user or the token's id; empty for all
-    issued_before_ms INTEGER NOT NULL,  -- Unix time: later ones are good; 0 for a token's id
+    issued_before_ms INTEGER NOT NULL,  -- Unix time: tokens issued later are valid; 0 for one token
     revoked_ms       INTEGER NOT NULL,  -- Unix time
     PRIMARY KEY (tenant, kind, name)
 ) WITHOUT ROWID;
 
--- For people: what was said in conversations, one row a message.
+-- For people: the messages of conversations, one per row.
 CREATE VIEW conversation_log AS
 SELECT
     t.tenant,
