@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 
-from trunkline_router.core.tenants.api_keys import Caller, CallerKind
+from trunkline_router.core.tenants.callers import Caller, CallerKind
 from trunkline_router.core.tenants.fair_call_queue import Tarpit
 from trunkline_router.core.tenants.tenant import Tenant
 
@@ -43,7 +43,7 @@ class ActiveCall:
         ):
             return None
         tenant = self.counted_for or self.caller_tenant
-        return tenant.resting if tenant is not None else self._anonymous_tarpit
+        return tenant.tarpit if tenant is not None else self._anonymous_tarpit
 
 
 #: The RPC served by the current task, set by the AuthInterceptor.

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from trunkline.v1.tenant_pb2 import TENANT_STATE_DELETING
 
-from trunkline_router.core.tenants.revocations import KEPT_MS
+from trunkline_router.core.tenants.revocations import RETENTION_MS
 from trunkline_router.core.tenants.tenant import Tenant
 from trunkline_router.core.values.log_records import Cursor, HistoryLimits, Registration
 from trunkline_router.log.interface import LogUnavailable
@@ -51,7 +51,7 @@ class Maintenance:
     async def _run_round(self) -> None:
         runtime, now_ms = self._runtime, time.time_ns() // 1_000_000
         await runtime.write(lambda: runtime.log.sweep(now_ms))
-        if used := runtime.core.api_keys.take_used():
+        if used := runtime.core.api_keys.take_last_used():
             await runtime.log.register(Registration(keys_used=used))
         await self._reconciler.refresh()
         await self._finish_deletions()
@@ -60,7 +60,7 @@ class Maintenance:
                 break
         if time.monotonic() >= self._revocation_expiry_at:
             self._revocation_expiry_at = time.monotonic() + REVOCATION_EXPIRY_S
-            await self._expire_revocations(now_ms - KEPT_MS)
+            await self._expire_revocations(now_ms - RETENTION_MS)
 
     async def _finish_deletions(self) -> None:
         """Continue tenant deletions that a crash or a full disk interrupted."""
@@ -78,7 +78,7 @@ class Maintenance:
                 self._to_prune = self._tenants_with_retention()
                 return False
         tenant, cursor = self._pruning, self._cursor
-        piece = await runtime.write(lambda: runtime.log.prune(tenant.name, tenant.history, cursor, now_ms))
+        piece = await runtime.write(lambda: runtime.log.prune(tenant.name, tenant.retention, cursor, now_ms))
         tenant.messages_erased += piece.messages
         self._cursor = piece.cursor
         if piece.cursor is None:
@@ -88,9 +88,9 @@ class Maintenance:
     def _tenants_with_retention(self) -> Iterator[Tenant]:
         """Active tenants that limit their history."""
         tenants = list(self._runtime.core.directory.tenants.values())
-        return (t for t in tenants if t.is_active and t.history != HistoryLimits())
+        return (t for t in tenants if t.is_active and t.retention != HistoryLimits())
 
     async def _expire_revocations(self, revoked_before_ms: int) -> None:
         await self._runtime.log.register(Registration(revoked_before_ms=revoked_before_ms))
         for tenant in self._runtime.core.directory.tenants.values():
-            tenant.revocations.forget(revoked_before_ms)
+            tenant.revocations.prune(revoked_before_ms)

@@ -113,7 +113,7 @@ class TenantAdmin:
         """Validate and commit settings of new and known tenants."""
         for settings in wanted.values():
             check_settings(settings)
-        self._core.tenant_table.claims.check(wanted)
+        self._core.tenant_table.unique_settings.check(wanted)
         now_ms = self._now_ms()
         stored = []
         for name, settings in wanted.items():
@@ -135,10 +135,10 @@ class TenantAdmin:
             return []
         await self._log.register(Registration(tenants=stored))
         with self._runtime.step() as core:
-            tenants = [core.tenant_table.declare(each) for each in stored]
+            tenants = [core.tenant_table.put(each) for each in stored]
             for tenant in tenants:
                 if not tenant.is_active:
-                    self._runtime.end_streams_of(tenant=tenant.name, reason=tenant.inactive())
+                    self._runtime.end_streams_of(tenant=tenant.name, reason=tenant.inactive_error())
         states = {
             each.name: TenantState.Name(each.state)  # type: ignore[arg-type]
             for each in tenants[:MAX_LOGGED_TENANTS]
@@ -166,8 +166,8 @@ class TenantAdmin:
                 messages += piece.messages
                 if piece.cursor is None:
                     with self._runtime.step() as core:
-                        core.api_keys.forget_tenant(name)
-                        core.tenant_table.gone(name)
+                        core.api_keys.remove_tenant(name)
+                        core.tenant_table.remove(name)
                     _log.info("tenant deleted", tenant=name, messages=messages)
         return messages
 
@@ -195,7 +195,7 @@ class TenantAdmin:
         async with self._change_lock:
             self.tenant(name)
             keys = self._core.api_keys
-            key, secret = keys.make(name, title, scopes, self._now_ms(), os.urandom)
+            key, secret = keys.create(name, title, scopes, self._now_ms(), os.urandom)
             await self._log.register(Registration(api_keys=[key]))
             keys.add(key)
             return key, secret
@@ -203,14 +203,14 @@ class TenantAdmin:
     def keys(self, name: str) -> list[StoredApiKey]:
         """List a tenant's API keys."""
         self.tenant(name)
-        return self._core.api_keys.of(name)
+        return self._core.api_keys.of_tenant(name)
 
     async def revoke_key(self, name: str, key_id: str) -> None:
         """Revoke an API key and end the streams opened with it. Raises Refused API_KEY_NOT_FOUND."""
         async with self._change_lock:
             self.tenant(name)
             keys = self._core.api_keys
-            if key_id not in {key.key_id for key in keys.of(name)}:
+            if key_id not in {key.key_id for key in keys.of_tenant(name)}:
                 raise catalogue.API_KEY_NOT_FOUND.refused(key_id=key_id)
             await self._log.register(Registration(keys_gone=[key_id]))
             keys.remove(name, key_id)

@@ -112,7 +112,7 @@ class World:
         """A backend says something."""
         request = BroadcastRequest(address=group(name))
         request.parts.add().text.text = "from a backend"
-        self.router.publishing.take(request, Backend())
+        self.router.publishing.publish(request, Backend())
 
     def attach(self) -> None:
         """A worker comes."""

@@ -33,7 +33,7 @@ operations = st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 63))
 def broadcast(world: World, address: Address) -> None:
     request = BroadcastRequest(address=address)
     request.parts.add().text.text = "from a backend"
-    world.router.publishing.take(request, Backend())
+    world.router.publishing.publish(request, Backend())
 
 
 def listeners(world: World) -> list[Listener]:

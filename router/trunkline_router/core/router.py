@@ -35,6 +35,7 @@ from trunkline_router.core.clients.subscribing import Subscriptions
 from trunkline_router.core.clients.token_updates import TokenUpdates
 from trunkline_router.core.commits.commit_queue import AtomicWrite
 from trunkline_router.core.commits.effects import Effects
+from trunkline_router.core.commits.fan_out import FanOut
 from trunkline_router.core.commits.publishing import PublishPipeline
 from trunkline_router.core.directory.backpressure import Backpressure
 from trunkline_router.core.directory.client_outbox import ClientOutbox
@@ -101,12 +102,13 @@ class RouterCore:
         self.stream_limiter = StreamRateLimiter(directory)
 
         self.agent_queues = queues = AgentQueues(delivery_lease_s)
-        self.publishing = publishing = PublishPipeline(
-            directory, effects.commit_queue, backpressure, queues, new_id, now_ms
+        fan_out = FanOut(directory, backpressure)
+        self.publishing = PublishPipeline(
+            directory, effects.commit_queue, fan_out, backpressure, queues, new_id, now_ms
         )
         self.open_messages = open_messages = OpenMessages(
             directory,
-            publishing,
+            fan_out,
             effects,
             lease_s=reply_lease_s,
             checkpoint_bytes=checkpoint_bytes,
@@ -123,7 +125,7 @@ class RouterCore:
         subscriptions = Subscriptions(directory, open_messages, effects)
         groups = Groups(directory, presence, outbox, subscriptions, peek)
         self.edits = Edits(effects, withdrawals)
-        self.receipts = Receipts(publishing, outbox, effects)
+        self.receipts = Receipts(fan_out, outbox, effects)
         lifecycle = ClientLifecycle(
             directory,
             presence,
@@ -135,7 +137,7 @@ class RouterCore:
             peek,
         )
         frame_handlers = (
-            ClientMessages(publishing, self.edits, outbox, effects),
+            ClientMessages(fan_out, self.edits, outbox, effects),
             groups,
             ClientHistory(open_messages, outbox, effects),
             self.receipts,
@@ -199,12 +201,12 @@ class RouterCore:
         self.publishing.committed(transaction.entries)
         for write in writes:
             write.listener.done()
-        self.effects.commit_queue.dealt_with()
+        self.effects.commit_queue.transaction_done()
 
     def commit_failed(self, transaction: Transaction, writes: list[AtomicWrite]) -> None:
         """The log has committed nothing of a transaction."""
         _refuse(transaction.entries, writes, catalogue.LOG_UNAVAILABLE.refused())
-        self.effects.commit_queue.dealt_with()
+        self.effects.commit_queue.transaction_done()
 
     # Erasure. These must be called before anything else is committed.
 
@@ -213,7 +215,7 @@ class RouterCore:
         self.dispatcher.topic_erased(topic)
         self.streamed_replies.topic_erased(topic)
         self.edits.log_erased()
-        for pending in self.effects.commit_queue.erased(topic):
+        for pending in self.effects.commit_queue.drop_changes(topic):
             if pending.read is not None:
                 reason = catalogue.CURSOR_MISMATCH.refused()
             else:
@@ -222,11 +224,11 @@ class RouterCore:
         if known := self.directory.topics.get(topic):
             known.position = EMPTY
             for catchup in known.catchups or ():
-                catchup.lose()
+                catchup.abandon()
 
     def tenant_erased(self, tenant: str, topics: Iterable[TopicKey]) -> None:
         """Logs of an inactive tenant were erased; its entries that wait for a commit are rejected."""
-        entries, writes = self.effects.commit_queue.take_out(tenant)
+        entries, writes = self.effects.commit_queue.drop_tenant(tenant)
         _refuse(entries, writes, catalogue.UNKNOWN_TENANT.refused(tenant=tenant))
         for topic in topics:
             self.topic_erased(topic)
@@ -235,7 +237,7 @@ class RouterCore:
     def user_erased(self, tenant: str, user: str, topics: Iterable[TopicKey]) -> None:
         """A user's messages were erased, and these logs as a whole."""
         self.edits.log_erased()
-        entries, writes = self.effects.commit_queue.take_out(tenant, changes_by=user)
+        entries, writes = self.effects.commit_queue.drop_tenant(tenant, changes_by=user)
         _refuse(entries, writes, catalogue.MESSAGE_NOT_FOUND.refused(message_id=f"by {user} any longer"))
         for topic in topics:
             self.topic_erased(topic)

@@ -102,7 +102,7 @@ class AgentServicer(AgentServiceServicer):
     ) -> ListDeadLettersResponse:
         """See agent_service.proto."""
         check(request)
-        self._runtime.core.directory.tenant(request.tenant)
+        self._runtime.core.directory.active_tenant(request.tenant)
         size = request.page_size or DEFAULT_PAGE
         found = await self._runtime.log.dead_letters(request.tenant, request.agent, request.after, size + 1)
         response = ListDeadLettersResponse(more=len(found) > size)
@@ -121,7 +121,7 @@ class AgentServicer(AgentServiceServicer):
         """See agent_service.proto."""
         check(request)
         core, log = self._runtime.core, self._runtime.log
-        core.directory.tenant(request.tenant)
+        core.directory.active_tenant(request.tenant)
         replayed = await self._runtime.write(
             lambda: log.replay(request.tenant, request.agent, request.delivery_ids), core.dispatcher.replayed
         )

@@ -20,7 +20,7 @@ from trunkline_runtime.refusal_log import RefusalLog
 from trunkline_runtime.token_bucket import RateLimit, TokenBucket
 
 from trunkline_router.active_call import ACTIVE_CALL, ActiveCall
-from trunkline_router.core.tenants.api_keys import Caller, CallerKind
+from trunkline_router.core.tenants.callers import Caller, CallerKind
 from trunkline_router.core.tenants.fair_call_queue import FairCallQueue, Tarpit
 from trunkline_router.core.tenants.tenant import Tenant
 from trunkline_router.rpc.call_queueing import wait_in_queue
@@ -54,7 +54,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         self.refusals = RefusalLog("a call was refused")
         #: For callers without a key: delayed refusals, and admission of the streams they open.
         self.anonymous_tarpit = Tarpit()
-        self.anonymous_streams = FairCallQueue(TokenBucket(), "those who show no key")
+        self.anonymous_streams = FairCallQueue(TokenBucket(), "callers without an API key")
         self.anonymous_streams.rate = RateLimit(ANONYMOUS_STREAMS_PER_S, unit="streams")
         self.tenant_lock = PerTenantLock()
         self._handlers: dict[str, _Handler] = {}
@@ -137,10 +137,10 @@ class CallAdmission:
             ACTIVE_CALL.set(call)
             if not rule.tenant_field:
                 call.tenant = ""
-                caller.check(rule.scope, "", None)
+                caller.authorize(rule.scope, "", None)
             elif caller.tenant:
                 # Whatever the request names, this is the only tenant that the caller may name.
-                caller.check(rule.scope_for(caller), caller.tenant, None)
+                caller.authorize(rule.scope_for(caller), caller.tenant, None)
             call.counted_for = call.caller_tenant
         except Refused as reason:
             self._log_refusal(reason)
@@ -150,7 +150,7 @@ class CallAdmission:
         """Wait until the rate limiter admits a stream, by the caller's tenant or among anonymous callers."""
         call = self.call
         if call.caller_tenant is not None:
-            await wait_in_queue(call.caller_tenant.calls, 0, self._context)
+            await wait_in_queue(call.caller_tenant.call_queue, 0, self._context)
             self._check_key()
         elif call.caller.kind is CallerKind.ANYBODY:
             await wait_in_queue(self._interceptor.anonymous_streams, 0, self._context)
@@ -172,8 +172,10 @@ class CallAdmission:
         """Wait in the tenant's queues. Returns whether the call had to wait."""
         waited = False
         if self.call.caller.kind is not CallerKind.OPERATOR:
-            waited = await wait_in_queue(tenant.calls, self.call.request_bytes, self._context)
-        if self._rule.publishes and await wait_in_queue(tenant.says, self.call.request_bytes, self._context):
+            waited = await wait_in_queue(tenant.call_queue, self.call.request_bytes, self._context)
+        if self._rule.publishes and await wait_in_queue(
+            tenant.publish_queue, self.call.request_bytes, self._context
+        ):
             waited = True
         return waited
 
@@ -207,7 +209,7 @@ class CallAdmission:
                     raise catalogue.INVALID_ARGUMENT.refused(field=rule.tenant_field, problem="must be set")
                 continue
             tenant = self._interceptor.tenants.get(name)
-            caller.check(scope, name, tenant)
+            caller.authorize(scope, name, tenant)
             if not rule.is_batch:
                 call.tenant = call.tenant or name
                 # Only now: a caller without permission must not count against another tenant.

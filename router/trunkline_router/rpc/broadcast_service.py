@@ -47,7 +47,7 @@ class BroadcastServicer(OpenMessageRpcs, BroadcastServiceServicer):
             raise catalogue.OVERLOADED.refused(problem="messages wait to be stored")
         broadcast = UnaryBroadcast()
         with self._runtime.step() as core:
-            core.publishing.take(request, broadcast)
+            core.publishing.publish(request, broadcast)
         response = await broadcast.result
         # Unary callers are held back by a full outbox like the streams.
         await self._runtime.wait_for_room(broadcast.blocked_by)
@@ -128,7 +128,7 @@ class BroadcastStream:
         self.unanswered += 1
         item = BatchItem(self, number)
         try:
-            core.publishing.take(request, item)
+            core.publishing.publish(request, item)
         except Refused as reason:
             if tenant := core.directory.tenants.get(request.address.tenant):
                 tenant.refused[reason.entry.code] += 1

@@ -29,7 +29,7 @@ async def wait_in_queue(queue: FairCallQueue, size: int, context: _Context) -> b
     long, at once if that is known.
     """
     now = time.monotonic()
-    if queue.take(size, now):
+    if queue.try_take(size, now):
         return False
     decided, refusals = asyncio.Event(), list[Refused]()
 
@@ -38,13 +38,13 @@ async def wait_in_queue(queue: FairCallQueue, size: int, context: _Context) -> b
         decided.set()
 
     call = QueuedCall(size, decided.set, refuse)
-    queue.wait(call, _remaining_s(context), now)
+    queue.enqueue(call, _remaining_s(context), now)
     if queue.timer is None:
         _admit_next(queue)
     try:
         await decided.wait()
     except asyncio.CancelledError:
-        queue.leave(call)
+        queue.remove(call)
         _admit_next(queue)
         raise
     if refusals:
@@ -56,19 +56,19 @@ def _admit_next(queue: FairCallQueue) -> None:
     """Admit the calls that may go on now, and set the queue's one timer while any is left."""
     if queue.timer is not None:
         queue.timer.cancel()
-    wait_s = queue.pass_on(time.monotonic())
+    wait_s = queue.admit_ready(time.monotonic())
     call_later = asyncio.get_running_loop().call_later
     queue.timer = call_later(max(wait_s, _ADMISSION_INTERVAL_S), _admit_next, queue) if wait_s else None
 
 
 async def wait_in_tarpit(tarpit: Tarpit, size: int, context: _Context) -> None:
     """Delay the refusal of a call of `size` bytes, within the caller's deadline."""
-    delay_s = tarpit.begin(size, time.monotonic())
+    delay_s = tarpit.enter(size, time.monotonic())
     try:
         if delay_s:
             await asyncio.sleep(min(delay_s, _remaining_s(context) * _TARPIT_DEADLINE_SHARE))
     finally:
-        tarpit.end(size)
+        tarpit.leave(size)
 
 
 def _remaining_s(context: _Context) -> float:

@@ -14,7 +14,8 @@ from trunkline.v1 import catalogue
 from trunkline_runtime.call_metadata import ACTING_FOR, FORWARDED, PROXIED, REMOTE_IP, bearer_token
 from trunkline_runtime.tenant_policy import CLIENT_SCOPES
 
-from trunkline_router.core.tenants.api_keys import ApiKeys, Caller, CallerKind, is_local
+from trunkline_router.core.tenants.api_keys import ApiKeys
+from trunkline_router.core.tenants.callers import Caller, CallerKind, is_local
 
 AUTHORIZATION = "authorization"
 
@@ -71,7 +72,7 @@ class CallerResolver:
         if not others and len(key) <= MAX_KEY_CHARS:
             if hmac.compare_digest(_digest(key), self._operator_digest):
                 return Caller(CallerKind.OPERATOR)
-            if caller := self._keys.caller(key, self._now_ms()):
+            if caller := self._keys.authenticate(key, self._now_ms()):
                 return caller
         raise catalogue.UNAUTHORIZED.refused(problem="the key is not valid")
 

@@ -172,7 +172,7 @@ class HistoryServicer(HistoryServiceServicer):
         return topic_of(topic_address(address))
 
     def _check_tenant(self, tenant: str) -> None:
-        self._runtime.core.directory.tenant(tenant)
+        self._runtime.core.directory.active_tenant(tenant)
 
 
 class PendingEdit(PendingResult[PositionProto | None]):

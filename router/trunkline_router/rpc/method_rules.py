@@ -17,7 +17,7 @@ from trunkline.v1.access_pb2 import (
     requires,
 )
 
-from trunkline_router.core.tenants.api_keys import Caller, CallerKind
+from trunkline_router.core.tenants.callers import Caller, CallerKind
 
 #: Returns the tenants that a message names.
 _TenantNames = Callable[[Any], Iterable[str]]

@@ -43,7 +43,7 @@ class OpenMessageRpcs:
     ) -> OpenMessageResponse:
         """See broadcast_service.proto."""
         check(request)
-        self._runtime.core.directory.tenant(request.address.tenant)
+        self._runtime.core.directory.active_tenant(request.address.tenant)
         topic = topic_of(topic_address(request.address))
         if request.author.role == ROLE_USER:
             problem = "must not be USER: only agents and the system stream messages"
@@ -128,7 +128,7 @@ class OpenMessageRpcs:
 
     async def _find(self, request: Any) -> StreamedMessage:
         """Find an open message. Raises AlreadyEnded if it has ended, and Refused if there is none."""
-        self._runtime.core.directory.tenant(request.tenant)
+        self._runtime.core.directory.active_tenant(request.tenant)
         message = self._runtime.core.open_messages.get(request.message_id)
         if message is not None and message.topic[0] == request.tenant:
             return message

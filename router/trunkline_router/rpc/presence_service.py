@@ -166,7 +166,7 @@ class PresenceServicer(PresenceServiceServicer):
             runtime.close_stream(watcher)
 
     def _tenant(self, name: str) -> Tenant:
-        return self._runtime.core.directory.tenant(name)
+        return self._runtime.core.directory.active_tenant(name)
 
 
 async def _read_nothing() -> None:

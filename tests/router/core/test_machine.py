@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from trunkline_router.core.directory.connections import topics_heard
+from trunkline_router.core.directory.connections import default_topics
 from trunkline_router.core.values.topics import (
     EMPTY,
     GROUP,
@@ -65,13 +65,13 @@ class CoreMachine(RuleBasedStateMachine):
     @rule(data=st.data(), home=HOMES, edge=EDGES)
     def resume(self, data: Any, home: TopicKey, edge: str) -> None:
         place = data.draw(st.sampled_from(self.gone))
-        heard = topics_heard(home, "x")
+        heard = default_topics(home, "x")
         wanted = {key: position for key, position in place.items() if key in heard}
         self.clients.append(self.router.open(home, user="x", edge=edge, resume=wanted))
 
     @rule(home=HOMES, edge=EDGES)
     def resume_delivered(self, home: TopicKey, edge: str) -> None:
-        whose = [(key, "x") for key in topics_heard(home, "x")]
+        whose = [(key, "x") for key in default_topics(home, "x")]
         on_disk = {
             key: place for (key, _), place in zip(whose, self.router.log.delivered(whose), strict=True)
         }
@@ -171,7 +171,7 @@ class CoreMachine(RuleBasedStateMachine):
             assert not client.unanswered
             heard = {h.key for h in client.edge.topics.values() if client in h.listeners}
             assert heard == client.place.keys()
-            assert heard >= set(topics_heard(client.home, client.user))
+            assert heard >= set(default_topics(client.home, client.user))
             for key in heard:
                 head = self.router.log.head(key)
                 place = client.place[key]

@@ -249,7 +249,7 @@ async def test_a_key_that_is_revoked_before_the_first_message_does_not_attach(ro
     key_id, key = await router.key("closed", SCOPE_ATTACH)
     call = await router.begin("Attach", metadata=bearer(key))
     async with asyncio.timeout(PATIENCE_S):
-        while not router.runtime.core.api_keys.of("closed")[0].used_ms:
+        while not router.runtime.core.api_keys.of_tenant("closed")[0].used_ms:
             await router.code("GetStats", GetStatsRequest(tenant="open"))
     await router.admin.revoke_key("closed", key_id)
     await call.write(hello("closed"))

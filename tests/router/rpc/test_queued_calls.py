@@ -101,7 +101,7 @@ async def test_streams_of_all_who_show_no_key_take_turns_together(router: Guarde
             await stream.done_writing()
     codes = Counter(await asyncio.gather(*map(ended, streams)))
     refusals = {text for code, text in codes if code == "RATE_LIMITED"}
-    assert refusals == {"Rate limit exceeded: those who show no key may send 2 streams a second"}
+    assert refusals == {"Rate limit exceeded: callers without an API key may send 2 streams a second"}
     assert codes["OK", ""] >= 2
 
 
@@ -133,10 +133,10 @@ async def test_tenants_do_not_wait_for_one_another(router: GuardedRouter) -> Non
 async def test_whose_key_is_taken_away_while_it_waits_does_not_get_its_turn(router: GuardedRouter) -> None:
     tenant = await declared(router, "few", calls_per_s=1)
     key_id, key = await router.key(tenant)
-    turns = router.runtime.core.directory.tenants[tenant].calls
+    queue = router.runtime.core.directory.tenants[tenant].call_queue
     assert await router.code("Broadcast", said(tenant), metadata=bearer(key)) == "OK"
     waiting = asyncio.create_task(router.code("Broadcast", said(tenant), metadata=bearer(key)))
-    await until(lambda: len(turns))
+    await until(lambda: len(queue))
     await router.admin.revoke_key(tenant, key_id)
     assert await waiting == "UNAUTHORIZED"
 
@@ -144,35 +144,35 @@ async def test_whose_key_is_taken_away_while_it_waits_does_not_get_its_turn(rout
 async def test_a_stream_whose_key_is_taken_away_while_it_waits_is_not_opened(router: GuardedRouter) -> None:
     tenant = await declared(router, "few", calls_per_s=1)
     key_id, key = await router.key(tenant)
-    turns = router.runtime.core.directory.tenants[tenant].calls
+    queue = router.runtime.core.directory.tenants[tenant].call_queue
     assert await router.code("Broadcast", said(tenant), metadata=bearer(key)) == "OK"
     stream = await router.begin("BroadcastMany", metadata=bearer(key))
-    await until(lambda: len(turns))
+    await until(lambda: len(queue))
     await router.admin.revoke_key(tenant, key_id)
     assert (await ended(stream))[0] == "UNAUTHORIZED"
 
 
 async def test_a_tenant_that_is_closed_while_a_call_waits_is_closed_to_it(router: GuardedRouter) -> None:
     tenant = await declared(router, "few", calls_per_s=1)
-    turns = router.runtime.core.directory.tenants[tenant].calls
+    queue = router.runtime.core.directory.tenants[tenant].call_queue
     assert await router.code("Broadcast", said(tenant)) == "OK"
     waiting = asyncio.create_task(router.code("Broadcast", said(tenant)))
-    await until(lambda: len(turns))
+    await until(lambda: len(queue))
     await router.admin.update(tenant, TenantSettings(), ["open_to"])
     assert await waiting == "UNAUTHORIZED"
 
 
 async def test_a_call_that_is_cancelled_while_it_waits_leaves_nothing_behind(router: GuardedRouter) -> None:
     tenant = await declared(router, "few", calls_per_s=1)
-    turns: FairCallQueue = router.runtime.core.directory.tenants[tenant].calls
-    assert not await wait_in_queue(turns, 0, Context(None))  # type: ignore[arg-type]
-    waiting = asyncio.create_task(wait_in_queue(turns, 0, Context(None)))  # type: ignore[arg-type]
-    await until(lambda: len(turns))
+    queue: FairCallQueue = router.runtime.core.directory.tenants[tenant].call_queue
+    assert not await wait_in_queue(queue, 0, Context(None))  # type: ignore[arg-type]
+    waiting = asyncio.create_task(wait_in_queue(queue, 0, Context(None)))  # type: ignore[arg-type]
+    await until(lambda: len(queue))
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
-    assert not len(turns)
-    assert turns.timer is None
-    assert await wait_in_queue(turns, 0, Context(None))  # type: ignore[arg-type]
+    assert not len(queue)
+    assert queue.timer is None
+    assert await wait_in_queue(queue, 0, Context(None))  # type: ignore[arg-type]
 
 
 async def test_a_call_whose_turn_does_not_come_is_refused(

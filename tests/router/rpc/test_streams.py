@@ -9,7 +9,7 @@ import pytest
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 from trunkline_router.active_call import ActiveCall
-from trunkline_router.core.tenants.api_keys import Caller, CallerKind
+from trunkline_router.core.tenants.callers import Caller, CallerKind
 from trunkline_router.core.tenants.fair_call_queue import Tarpit
 from trunkline_router.rpc import streams
 from trunkline_router.runtime import PeerStream

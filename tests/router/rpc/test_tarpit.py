@@ -13,7 +13,7 @@ from trunkline.v1.address_pb2 import Address
 from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
 from trunkline.v1.presence_service_pb2 import GetStatsRequest
 from trunkline_router.active_call import ActiveCall
-from trunkline_router.core.tenants.api_keys import Caller, CallerKind
+from trunkline_router.core.tenants.callers import Caller, CallerKind
 from trunkline_router.core.tenants.fair_call_queue import REFUSALS_PER_S, Tarpit
 from trunkline_router.rpc import status
 from trunkline_router.rpc.call_queueing import wait_in_tarpit
@@ -33,10 +33,10 @@ def rested(monkeypatch: pytest.MonkeyPatch) -> list[Tarpit]:
     """Where refusals have rested, who do not wait for it."""
     rested: list[Tarpit] = []
 
-    async def resting(where: Tarpit, size: int, context: Any) -> None:
+    async def tarpit(where: Tarpit, size: int, context: Any) -> None:
         rested.append(where)
 
-    monkeypatch.setattr(status, "wait_in_tarpit", resting)
+    monkeypatch.setattr(status, "wait_in_tarpit", tarpit)
     return rested
 
 
@@ -46,7 +46,7 @@ async def test_who_has_a_key_and_asks_for_more_holds_up_its_own_tenant(
     _, key = await router.key("open", SCOPE_HISTORY)
     assert await router.code("Broadcast", said("open"), metadata=bearer(key)) == "FORBIDDEN"
     assert await router.code("GetStats", GetStatsRequest(tenant="all"), metadata=bearer(key)) == "FORBIDDEN"
-    assert rested == [router.runtime.core.directory.tenants["open"].resting] * 2
+    assert rested == [router.runtime.core.directory.tenants["open"].tarpit] * 2
 
 
 async def test_whoever_is_refused_without_end_is_told_later_and_later(router: GuardedRouter) -> None:
@@ -71,7 +71,7 @@ async def test_only_such_refusals_rest_as_nothing_else_holds_back(
 ) -> None:
     few = router.runtime.core.directory.tenants[await declared(router, "few", calls_per_s=1)]
     assert (await at_once(router, "Broadcast", said("few")))["RATE_LIMITED"] == len(rested)
-    assert set(rested) == {few.resting}
+    assert set(rested) == {few.tarpit}
     rested.clear()
     assert await router.code("Broadcast", BroadcastRequest(address=Address(tenant="all"))) != "OK"
     assert (
@@ -82,7 +82,7 @@ async def test_only_such_refusals_rest_as_nothing_else_holds_back(
     for tenant in ("unknown", "closed", ""):
         assert await router.code("Broadcast", said(tenant)) != "OK"
     assert len(rested) == 3
-    assert few.resting not in rested
+    assert few.tarpit not in rested
 
 
 async def test_a_refusal_arrives_while_its_caller_still_waits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,9 +92,9 @@ async def test_a_refusal_arrives_while_its_caller_still_waits(monkeypatch: pytes
         slept.append(seconds)
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
-    resting = Tarpit()
+    tarpit = Tarpit()
     for _ in range(500):
-        resting.begin(0, time.monotonic())
-    await wait_in_tarpit(resting, 0, Context(1.0))  # type: ignore[arg-type]
-    await wait_in_tarpit(resting, 0, Context(None))  # type: ignore[arg-type]
+        tarpit.enter(0, time.monotonic())
+    await wait_in_tarpit(tarpit, 0, Context(1.0))  # type: ignore[arg-type]
+    await wait_in_tarpit(tarpit, 0, Context(None))  # type: ignore[arg-type]
     assert slept == [pytest.approx(0.8), pytest.approx(5.01)]

@@ -39,7 +39,7 @@ class Dispatcher:
         """A worker has opened a stream. Raises Refused if it may not attach."""
         check(hello)
         check_peer_version(hello.contract_minor)
-        self._directory.tenant(hello.tenant)
+        self._directory.active_tenant(hello.tenant)
         agents = list(dict.fromkeys(hello.agents))
         worker = AttachedWorker(hello.tenant, agents, hello.capacity, hello.worker_id, now)
         self.workers.add(worker)

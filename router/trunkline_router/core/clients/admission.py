@@ -12,18 +12,18 @@ from trunkline_router.core.tenants.tenant import Tenant
 from trunkline_router.core.values.permissions import Permissions
 
 
-def admit(directory: Directory, entry: ConnectionOpened, allowed: Permissions | None) -> Tenant:
+def admit(directory: Directory, entry: ConnectionOpened, permissions: Permissions | None) -> Tenant:
     """Return the tenant of a client that connects, or that was admitted before its link broke.
 
     `allowed` are the permissions of its token, which the edge has verified; None without a token.
     Raises Refused.
     """
-    tenant = directory.tenant(entry.address.tenant)
-    if allowed is None:
+    tenant = directory.active_tenant(entry.address.tenant)
+    if permissions is None:
         is_local = is_local_caller(entry.remote_ip, is_forwarded=entry.forwarded)
         if not tenant.is_open_to(is_local):
             raise unauthenticated(tenant.name, tenant.settings.open_to)
-    elif tenant.revocations.revokes(entry.user, allowed):
+    elif tenant.revocations.revokes(entry.user, permissions):
         raise catalogue.TOKEN_REVOKED.refused()
     if not entry.restored:
         _check_limits(tenant, entry.user)
@@ -32,8 +32,8 @@ def admit(directory: Directory, entry: ConnectionOpened, allowed: Permissions | 
 
 def _check_limits(tenant: Tenant, user: str) -> None:
     limits = tenant.limits
-    if tenant.known >= limits.connections:
+    if tenant.connection_count >= limits.connections:
         whose = f"tenant {tenant.name}"
         raise catalogue.TOO_MANY_CONNECTIONS.refused(whose=whose, limit=limits.connections)
-    if user and tenant.users[user] >= limits.connections_per_user:
+    if user and tenant.connections_by_user[user] >= limits.connections_per_user:
         raise catalogue.TOO_MANY_CONNECTIONS.refused(whose="this user", limit=limits.connections_per_user)

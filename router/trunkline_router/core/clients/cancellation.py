@@ -11,7 +11,7 @@ from trunkline_router.core.agents.withdrawal import Withdrawals
 from trunkline_router.core.clients.conversations import subscribed_topic
 from trunkline_router.core.clients.received_frame import ReceivedFrame
 from trunkline_router.core.commits.effects import Effects
-from trunkline_router.core.commits.publishing import idempotency_key
+from trunkline_router.core.commits.idempotency import idempotency_key
 from trunkline_router.core.directory.client_outbox import ClientOutbox
 from trunkline_router.core.directory.connections import ConnectedClient, Link, Topic
 from trunkline_router.core.replies.open_messages import OpenMessages

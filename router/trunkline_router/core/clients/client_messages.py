@@ -18,7 +18,8 @@ from trunkline_router.core.clients.edits import EditRequest, Edits
 from trunkline_router.core.clients.message_completion import ClientMessageCompletion
 from trunkline_router.core.clients.received_frame import ReceivedFrame
 from trunkline_router.core.commits.effects import Effects
-from trunkline_router.core.commits.publishing import PublishPipeline, content_digest, idempotency_key
+from trunkline_router.core.commits.fan_out import FanOut
+from trunkline_router.core.commits.idempotency import content_digest, idempotency_key
 from trunkline_router.core.directory.client_outbox import ClientOutbox
 from trunkline_router.core.values.log_records import PendingEntry
 from trunkline_router.core.values.message_states import COMPLETE
@@ -28,10 +29,8 @@ from trunkline_router.core.values.topics import address_of, topic_of
 class ClientMessages:
     """Publishes what clients send to their conversations."""
 
-    def __init__(
-        self, publishing: PublishPipeline, edits: Edits, outbox: ClientOutbox, effects: Effects
-    ) -> None:
-        self._publishing = publishing
+    def __init__(self, fan_out: FanOut, edits: Edits, outbox: ClientOutbox, effects: Effects) -> None:
+        self._fan_out = fan_out
         self._edits = edits
         self._outbox = outbox
         self._effects = effects
@@ -67,7 +66,7 @@ class ClientMessages:
         connection, frame, size = received
         topic = writable_conversation(connection, frame)
         sender = ClientMessageCompletion(self._outbox, connection, "")
-        for publish in self._publishing.fan_out(topic, size, sender):
+        for publish in self._fan_out.add(topic, size, sender):
             signal = publish.frame.signal
             signal.CopyFrom(frame)
             signal.user = connection.user
@@ -92,7 +91,7 @@ class ClientMessages:
         user = connection.user
 
         def authorize(message: Message) -> None:
-            if not connection.takes_part_in(topic_of(message.address)):
+            if not connection.participates_in(topic_of(message.address)):
                 raise catalogue.MESSAGE_NOT_FOUND.refused(message_id=message.id)
             if not user or message.author.role != ROLE_USER or message.author.user != user:
                 raise catalogue.NOT_THE_AUTHOR.refused(message_id=message.id)

@@ -36,7 +36,7 @@ def writable_conversation(connection: ConnectedClient, frame: Any) -> TopicKey:
     Raises Refused NOT_SUBSCRIBED.
     """
     key = conversation_of(connection, frame)
-    if not connection.takes_part_in(key):
+    if not connection.participates_in(key):
         raise catalogue.NOT_SUBSCRIBED.refused(conversation=name_of(key))
     return key
 

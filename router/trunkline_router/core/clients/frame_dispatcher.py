@@ -50,14 +50,13 @@ class FrameDispatcher:
         try:
             if route is None:
                 raise catalogue.UNKNOWN_FRAME_TYPE.refused(type=kind)
-            if not tenant.is_active:
-                tenant.check_active()
-            if connection.allowed is not None:
-                connection.allowed.check_frame(kind)
+            tenant.check_active()
+            if connection.permissions is not None:
+                connection.permissions.check_frame(kind)
             size = frame.ByteSize()
             tenant.take(size, now)
             body = getattr(frame, kind)
-            check(body)
+            check(body, size=size)
             route.handle(ReceivedFrame(connection, body, size))
         except Refused as reason:
             tenant.refused[reason.entry.code] += 1

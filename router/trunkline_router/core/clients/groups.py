@@ -41,16 +41,16 @@ class Groups:
         key: TopicKey = (*connection.home[:3], frame.conversation.kind, frame.conversation.id)
         if frame.conversation.kind != GROUP:
             raise catalogue.CONVERSATION_FORBIDDEN.refused(conversation=name_of(key))
-        if connection.allowed is not None and not connection.allowed.may_join(key[4]):
+        if connection.permissions is not None and not connection.permissions.may_join(key[4]):
             raise catalogue.FORBIDDEN.refused(problem=f"the token does not allow {name_of(key)}")
         limit = connection.tenant.limits.conversations
-        if not connection.hears(key) and len(connection.groups) + connection.joining >= limit:
+        if not connection.hears(key) and len(connection.groups) + connection.pending_groups >= limit:
             raise catalogue.TOO_MANY_TOPICS.refused(limit=limit)
-        topic = self._directory.enter(key, self._peek(key))
+        topic = self._directory.acquire_topic(key, self._peek(key))
         wanted = {key: position_of(frame.position)} if frame.HasField("position") else {}
         answered = partial(self._subscribed, connection, frame.id, topic)
         failed = partial(self._not_subscribed, connection, frame.id)
-        connection.joining += 1
+        connection.pending_groups += 1
         self._subscriptions.subscribe(connection, [topic], wanted, answered, failed)
 
     def _subscribed(
@@ -61,7 +61,7 @@ class Groups:
         recovered: bool,
         starts: list[Position],
     ) -> None:
-        connection.joining -= 1
+        connection.pending_groups -= 1
         if not connection.hears(topic.key):
             self._presence.joined(connection, topic.key)
         subscribed = self._outbox.send(connection, 128).subscribed
@@ -71,7 +71,7 @@ class Groups:
         subscribed.recovered = recovered
 
     def _not_subscribed(self, connection: ConnectedClient, frame_id: str) -> None:
-        connection.joining -= 1
+        connection.pending_groups -= 1
         self._outbox.refuse(connection, frame_id, catalogue.LOG_UNAVAILABLE.refused())
 
     def handle_unsubscribe(self, received: ReceivedFrame[UnsubscribeFrame]) -> None:
@@ -85,7 +85,7 @@ class Groups:
 
     def leave(self, connection: ConnectedClient, topic: Topic, frame_id: str) -> None:
         """Take the connection out of a group and send it `unsubscribed`."""
-        subscription = topic.on(connection.link)
+        subscription = topic.subscription_on(connection.link)
         leave = connection.link.outbox.add().leave
         leave.connection = connection.number
         if subscription is not None:
@@ -95,5 +95,5 @@ class Groups:
         unsubscribed.address.CopyFrom(topic.address)
         self._presence.left(connection, topic.key)
         connection.topics.remove(topic)
-        self._directory.part(connection, topic)
-        self._directory.leave(topic)
+        self._directory.unsubscribe(connection, topic)
+        self._directory.release_topic(topic)

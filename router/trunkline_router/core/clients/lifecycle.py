@@ -16,7 +16,7 @@ from trunkline_router.core.clients.receipts import Receipts
 from trunkline_router.core.clients.subscribing import Subscriptions
 from trunkline_router.core.commits.effects import Effects
 from trunkline_router.core.directory.client_outbox import ClientOutbox
-from trunkline_router.core.directory.connections import ConnectedClient, Link, Topic, topics_heard
+from trunkline_router.core.directory.connections import ConnectedClient, Link, Topic, default_topics
 from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.directory.presence import Presence
 from trunkline_router.core.tenants.tenant import Tenant
@@ -50,17 +50,17 @@ class ClientLifecycle:
 
     def opened(self, link: Link, entry: ConnectionOpened) -> None:
         """A client connects, or is restored on a new link."""
-        allowed = Permissions.of(entry.grants) if entry.HasField("grants") else None
+        permissions = Permissions.from_grants(entry.grants) if entry.HasField("grants") else None
         try:
             home = _home_of(entry)
-            tenant = admit(self._directory, entry, allowed)
+            tenant = admit(self._directory, entry, permissions)
         except Refused as reason:
             if known := self._directory.tenants.get(entry.address.tenant):
                 known.refused[reason.entry.code] += 1
-            self._outbox.turn_away(link, entry.connection, reason)
+            self._outbox.reject(link, entry.connection, reason)
             return
-        connection = self._connection(tenant, link, entry, home, allowed)
-        keys = topics_heard(home, entry.user) if connection.may_hear else []
+        connection = self._connection(tenant, link, entry, home, permissions)
+        keys = default_topics(home, entry.user) if connection.may_subscribe else []
         if entry.restored:
             keys += [(*home[:3], group.kind, group.id) for group in entry.groups]
             self._link_recovery.restored(connection, self._enter(keys))
@@ -74,10 +74,10 @@ class ClientLifecycle:
         link: Link,
         entry: ConnectionOpened,
         home: TopicKey,
-        allowed: Permissions | None,
+        permissions: Permissions | None,
     ) -> ConnectedClient:
         connection = ConnectedClient(tenant, link, entry.connection, entry.connection_id, home, entry.user)
-        connection.allowed = allowed
+        connection.permissions = permissions
         connection.protocol = entry.protocol
         connection.echo = entry.echo
         connection.opened_ms = entry.opened_at.ToMilliseconds()
@@ -93,7 +93,7 @@ class ClientLifecycle:
         wanted = {topic_of(e.address): position_of(e.position) for e in entry.resume.positions}
         unnamed = [key for key in keys if key not in wanted] if entry.resume.delivered else []
         reason = catalogue.ROUTER_UNAVAILABLE.refused()
-        failed = partial(self._outbox.turn_away, connection.link, connection.number, reason)
+        failed = partial(self._outbox.reject, connection.link, connection.number, reason)
         subscribe = partial(self._subscribe, connection, keys, wanted, failed)
         if unnamed:
             self._receipts.look_up(entry.user, unnamed, subscribe, failed)
@@ -115,7 +115,7 @@ class ClientLifecycle:
         )
 
     def _enter(self, keys: list[TopicKey]) -> list[Topic]:
-        return [self._directory.enter(key, self._peek(key)) for key in keys]
+        return [self._directory.acquire_topic(key, self._peek(key)) for key in keys]
 
     def _connected(
         self, connection: ConnectedClient, topics: list[Topic], recovered: bool, starts: list[Position]
@@ -126,8 +126,8 @@ class ClientLifecycle:
         connected.user = connection.user
         connected.recovered = recovered
         connected.limits.conversations = connection.tenant.limits.conversations
-        if connection.allowed is not None and connection.allowed.expires_ms:
-            connected.expires_at.FromMilliseconds(connection.allowed.expires_ms)
+        if connection.permissions is not None and connection.permissions.expires_ms:
+            connected.expires_at.FromMilliseconds(connection.permissions.expires_ms)
         for topic, start in zip(topics, starts, strict=True):
             connected.positions.add(address=topic.address, position=start.to_proto())
         self._presence.opened(connection)
@@ -140,8 +140,8 @@ class ClientLifecycle:
         connection.tenant.uncount_connection(connection.user)
         self._presence.closed(connection)
         for topic in connection.topics:
-            self._directory.part(connection, topic)
-            self._directory.leave(topic)
+            self._directory.unsubscribe(connection, topic)
+            self._directory.release_topic(topic)
         self._effects.peers.add(link)
 
 

@@ -38,10 +38,10 @@ class LinkRecovery:
         numbers = []
         has_positions = True
         for topic in topics:
-            subscription = self._directory.join(connection, topic)
+            subscription = self._directory.subscribe(connection, topic)
             connection.topics.append(topic)
             numbers.append(subscription.number)
-            after = connection.link.restoring.pop(topic.key, None)
+            after = connection.link.resume_positions.pop(topic.key, None)
             if after is not None:
                 subscription.is_restored = True
                 if after != topic.position:
@@ -71,7 +71,7 @@ class LinkRecovery:
         def merge(page: Page) -> None:
             if topic.position is None:
                 topic.position = page.head
-            catchup.read(page, topic.position)
+            catchup.merge(page, topic.position)
             self._caught_up(topic, subscription, catchup)
 
         def failed() -> None:
@@ -83,7 +83,7 @@ class LinkRecovery:
         subscription.catchup = None
         topic.catchups = [c for c in topic.catchups or () if c is not catchup] or None
         link = subscription.link
-        if catchup.missed is None and topic.on(link) is subscription:
+        if catchup.missed is None and topic.subscription_on(link) is subscription:
             self._lose(topic, link)
         elif catchup.missed is not None:
             self._replay(topic, subscription, catchup.missed)
@@ -107,5 +107,5 @@ class LinkRecovery:
         for connection in [c for c in link.connections.values() if topic in c.topics]:
             self._outbox.close(connection, catalogue.POSITION_LOST.refused())
             connection.topics.remove(topic)
-            self._directory.part(connection, topic)
-            self._directory.leave(topic)
+            self._directory.unsubscribe(connection, topic)
+            self._directory.release_topic(topic)

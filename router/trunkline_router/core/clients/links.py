@@ -68,9 +68,9 @@ class Links:
         if before is not None:
             self._remove(before)
         link = Link(hello.edge_id, hello.boot_id, LinkOutbox(self._outbox_max_bytes, self._window), now)
-        link.allowed = self._window
+        link.credit = self._window
         self._directory.links[hello.edge_id] = link
-        self._tenant_table.begin(link)
+        self._tenant_table.send_policies(link)
         return link, before
 
     def received(self, link: Link, batch: LinkRequest, now: float) -> None:
@@ -83,10 +83,10 @@ class Links:
         link.heard_at = now
         link.outbox.credit += batch.credit
         if batch.entries:
-            if not link.allowed:
+            if not link.credit:
                 raise catalogue.CREDIT_EXCEEDED.refused()
-            link.allowed -= 1
-            link.withheld += 1
+            link.credit -= 1
+            link.unreturned_credit += 1
             self._withholding.add(link)
         if batch.credit and link.outbox.is_ready:
             self._effects.peers.add(link)
@@ -107,7 +107,7 @@ class Links:
             self._token_updates.granted(link, entry.granted)
         elif kind == "topic":
             position = Position(entry.topic.position.epoch, entry.topic.position.seq)
-            link.restoring[topic_of(entry.topic.address)] = position
+            link.resume_positions[topic_of(entry.topic.address)] = position
 
     def drained(self, link: Link) -> bool:
         """A batch was written to the link. Returns whether that unblocks any source."""
@@ -119,7 +119,7 @@ class Links:
 
     def lost(self, link: Link) -> None:
         """The stream ended. The connections are kept for a lease, as the edge may link again."""
-        link.lose()
+        link.mark_lost()
         self._effects.peers.discard(link)
         self.drained(link)
 
@@ -138,9 +138,9 @@ class Links:
             return
         for link in [link for link in self._withholding if not link.blocked_by]:
             self._withholding.discard(link)
-            link.allowed += link.withheld
-            link.outbox.return_credit(link.withheld)
-            link.withheld = 0
+            link.credit += link.unreturned_credit
+            link.outbox.return_credit(link.unreturned_credit)
+            link.unreturned_credit = 0
             if not link.lost:
                 self._effects.peers.add(link)
 

@@ -32,7 +32,7 @@ class ClientMessageCompletion:
         connection = self.connection
         assert connection is not None
         topic = connection.hears(pending.topic)
-        subscription = topic.on(connection.link) if topic else None
+        subscription = topic.subscription_on(connection.link) if topic else None
         if subscription is not None and subscription.catchup is not None:
             later = partial(self._outbox.acknowledge, connection, self._frame_id, pending, None)
             subscription.catchup.waiters.append(later)

@@ -14,7 +14,7 @@ from trunkline_router.core.clients.conversations import subscribed_topic
 from trunkline_router.core.clients.received_frame import ReceivedFrame
 from trunkline_router.core.commits.commit_queue import AtomicWrite
 from trunkline_router.core.commits.effects import Effects, ReadDelivered, ReadPages
-from trunkline_router.core.commits.publishing import PublishPipeline, described
+from trunkline_router.core.commits.fan_out import FanOut
 from trunkline_router.core.directory.client_outbox import ClientOutbox
 from trunkline_router.core.directory.connections import ConnectedClient, Link, Topic
 from trunkline_router.core.validation.validator import topic_address
@@ -33,6 +33,7 @@ from trunkline_router.core.values.topics import (
     USER,
     Position,
     TopicKey,
+    describe,
     position_of,
     topic_of,
 )
@@ -46,8 +47,8 @@ _Cache = dict[tuple[TopicKey, str], Position]
 class Receipts:
     """Records `read` and `delivered` frames. A receipt that brings nothing new is not logged."""
 
-    def __init__(self, publishing: PublishPipeline, outbox: ClientOutbox, effects: Effects) -> None:
-        self._publishing = publishing
+    def __init__(self, fan_out: FanOut, outbox: ClientOutbox, effects: Effects) -> None:
+        self._fan_out = fan_out
         self._outbox = outbox
         self._effects = effects
         self._read: _Cache = {}
@@ -137,7 +138,7 @@ class Receipts:
         author = Message.FromString(entries[0].body).author.user
         if author and author != receipt.user:
             topic: TopicKey = (receipt.topic[0], "", "", USER, author)
-            for publish in self._publishing.fan_out(topic, 128, _SILENT):
+            for publish in self._fan_out.add(topic, 128, _SILENT):
                 publish.frame.delivered.CopyFrom(notice)
 
 
@@ -150,7 +151,7 @@ def _delivered_topic(connection: ConnectedClient, frame: DeliveredFrame) -> Topi
         raise catalogue.INVALID_ARGUMENT.refused(field="address", problem=problem)
     topic = connection.hears(topic_of(topic_address(frame.address)))
     if topic is None:
-        raise catalogue.NOT_SUBSCRIBED.refused(conversation=described(frame.address))
+        raise catalogue.NOT_SUBSCRIBED.refused(conversation=describe(frame.address))
     return topic
 
 

@@ -94,7 +94,7 @@ class SubscribeOperation:
 
     def _link_catchup(self) -> LinkCatchup | None:
         for topic in self._topics:
-            subscription = topic.on(self._connection.link)
+            subscription = topic.subscription_on(self._connection.link)
             if subscription is not None and subscription.catchup is not None:
                 return subscription.catchup
         return None
@@ -132,7 +132,7 @@ class SubscribeOperation:
     def _pages_read(self, pages: list[Page]) -> None:
         for (topic, catchup), page in zip(self._catchups.items(), pages, strict=True):
             head = topic.position or page.head
-            catchup.read(page, head)
+            catchup.merge(page, head)
             if self._in_pages and not self._has_answered:
                 self._skip_pruned(topic.key, page, head)
         self._forget_catchups()
@@ -241,9 +241,9 @@ class SubscribeOperation:
         numbers = []
         for topic in self._topics:
             if connection.hears(topic.key):
-                self._directory.leave(topic)
+                self._directory.release_topic(topic)
                 continue
-            numbers.append(self._directory.join(connection, topic).number)
+            numbers.append(self._directory.subscribe(connection, topic).number)
             connection.topics.append(topic)
         join = connection.link.outbox.add().join
         join.connection = connection.number
@@ -262,7 +262,7 @@ class SubscribeOperation:
 
     def _leave(self) -> None:
         for topic in self._topics:
-            self._directory.leave(topic)
+            self._directory.release_topic(topic)
 
     def _forget_catchups(self) -> None:
         for topic, catchup in self._catchups.items():

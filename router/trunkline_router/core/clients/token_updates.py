@@ -33,17 +33,17 @@ class TokenUpdates:
             self._outbox.refuse(connection, entry.id, reason)
 
     def _grant(self, connection: ConnectedClient, entry: ConnectionGranted) -> None:
-        allowed = Permissions.of(entry.grants)
-        if connection.tenant.revocations.revokes(connection.user, allowed):
+        permissions = Permissions.from_grants(entry.grants)
+        if connection.tenant.revocations.revokes(connection.user, permissions):
             raise catalogue.TOKEN_REVOKED.refused()
-        if allowed.may_hear != connection.may_hear:
+        if permissions.may_subscribe != connection.may_subscribe:
             problem = "a token with another right to subscribe is for another connection"
             raise catalogue.FORBIDDEN.refused(problem=problem)
-        connection.allowed = allowed
+        connection.permissions = permissions
         authorized = self._outbox.send(connection, 64).authorized
         authorized.id = entry.id
         if entry.grants.HasField("expires_at"):
             authorized.expires_at.CopyFrom(entry.grants.expires_at)
         for topic in [t for t in connection.topics if t.key[3] == GROUP and t.key != connection.home]:
-            if not allowed.may_join(topic.key[4]):
+            if not permissions.may_join(topic.key[4]):
                 self._groups.leave(connection, topic, "")

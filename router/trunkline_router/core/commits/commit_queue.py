@@ -1,4 +1,4 @@
-"""Drafts and all else that waits to be committed."""
+"""Commit queue: entries and atomic writes that wait to be committed."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from trunkline.v1.catalogue import Refused
 from trunkline_router.core.values.log_records import PendingEntry, Transaction
 from trunkline_router.core.values.topics import TopicKey
 
-#: At most so many entries in one transaction, which bounds how long a commit takes.
+#: Bound of the entries in one transaction, and so of the time that a commit takes.
 MAX_BATCH_ENTRIES = 2048
 
 
 class AtomicWriteListener(Protocol):
-    """Whom to tell what became of a unit."""
+    """Notified of the result of an atomic write."""
 
     def done(self) -> None:
         """All of it is on disk."""
 
     def failed(self, reason: Refused) -> None:
-        """None of it is."""
+        """None of it is on disk."""
 
 
 class AtomicWrite(NamedTuple):
-    """Something that is committed as a whole, such as a settlement with its replies."""
+    """A write that is committed as a whole, such as a settlement with its replies."""
 
     transaction: Transaction
     listener: AtomicWriteListener
 
 
 class CommitQueue:
-    """What waits to be committed, in order.
+    """Entries and atomic writes that wait to be committed, in order.
 
-    `is_full` beyond `max_entries` or `max_bytes`: sources are to send no more until it is not. Adding
-    never fails: what sources have under way, bounded by their credit, is still taken.
+    `is_full` beyond `max_entries` or `max_bytes`: sources must send no more until it is not. Adding never
+    fails, so what sources have under way, bounded by their credit, is still accepted.
     """
 
     def __init__(self, max_entries: int = 20_000, max_bytes: int = 16 << 20) -> None:
@@ -45,18 +45,18 @@ class CommitQueue:
         self.entries = 0
         self.bytes = 0
         self._waiting: deque[PendingEntry | AtomicWrite] = deque()
-        #: For each transaction that was taken and not dealt with: who waits for that.
+        #: Callbacks that wait for each transaction that was taken and is not done, oldest first.
         self._under_way: deque[list[Callable[[], None]]] = deque()
 
     def add(self, pending: PendingEntry, size: int) -> None:
-        """An entry to be committed; `size` is about that of its serialized form."""
+        """Append an entry; `size` is about that of its serialized form."""
         pending.size = size
         self.entries += 1
         self.bytes += size
         self._waiting.append(pending)
 
     def add_write(self, write: AtomicWrite) -> None:
-        """Something to be committed as a whole."""
+        """Append an atomic write."""
         for pending in write.transaction.entries:
             pending.size = pending.message.ByteSize()
             self.entries += 1
@@ -65,14 +65,14 @@ class CommitQueue:
 
     @property
     def is_full(self) -> bool:
-        """Sources are to send no more."""
+        """Sources must send no more."""
         return self.entries > self.max_entries or self.bytes > self.max_bytes
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
     def take(self) -> tuple[Transaction, list[AtomicWrite]]:
-        """The next transaction, and the units that went into it."""
+        """Take the next transaction, and the atomic writes in it. Call `transaction_done` after it."""
         transaction = Transaction()
         entries = transaction.entries
         writes: list[AtomicWrite] = []
@@ -88,42 +88,45 @@ class CommitQueue:
         self._under_way.append([])
         return transaction, writes
 
-    def dealt_with(self) -> None:
-        """The transaction that was taken first is committed, or not, and all know of it."""
+    def transaction_done(self) -> None:
+        """The transaction taken first has succeeded or failed, and its listeners are notified."""
         for waiter in self._under_way.popleft():
             waiter()
 
     def after_commit(self, then: Callable[[], None]) -> None:
-        """Call back once nothing is under way that the log may show already: at once, if nothing is."""
+        """Call back when no transaction is under way that readers of the log may see already.
+
+        At once if none is under way.
+        """
         if self._under_way:
             self._under_way[-1].append(then)
         else:
             then()
 
-    def erased(self, topic: TopicKey) -> list[PendingEntry]:
-        """A topic's log was erased: takes out what would change it, and returns the entries among that.
+    def drop_changes(self, topic: TopicKey) -> list[PendingEntry]:
+        """Drop and return the changes and reads that wait for an erased log.
 
-        Messages that wait stay, and begin the new log.
+        Atomic writes lose what refers to the log. Messages stay, and begin the new log.
         """
         for item in self._waiting:
             if isinstance(item, AtomicWrite):
-                item.transaction.forget(topic)
-        taken = [item for item in self._waiting if isinstance(item, PendingEntry) and _changes(item, topic)]
-        if taken:
-            gone = set(map(id, taken))
+                item.transaction.drop_topic(topic)
+        dropped = [item for item in self._waiting if isinstance(item, PendingEntry) and _changes(item, topic)]
+        if dropped:
+            gone = set(map(id, dropped))
             self._waiting = deque(item for item in self._waiting if id(item) not in gone)
-            self._count_out(taken)
-        return taken
+            self._count_out(dropped)
+        return dropped
 
-    def take_out(
+    def drop_tenant(
         self, tenant: str, changes_by: str | None = None
     ) -> tuple[list[PendingEntry], list[AtomicWrite]]:
-        """Take out what waits of a tenant's entries, and units with such entries, and return it.
+        """Drop and return a tenant's entries, and the atomic writes that contain any.
 
         With `changes_by`, only changes of messages by that user.
         """
 
-        def is_meant(pending: PendingEntry) -> bool:
+        def is_dropped(pending: PendingEntry) -> bool:
             if pending.topic[0] != tenant:
                 return False
             return changes_by is None or (
@@ -135,8 +138,8 @@ class CommitQueue:
         kept: deque[PendingEntry | AtomicWrite] = deque()
         for item in self._waiting:
             if isinstance(item, PendingEntry):
-                (entries if is_meant(item) else kept).append(item)
-            elif any(map(is_meant, item.transaction.entries)):
+                (entries if is_dropped(item) else kept).append(item)
+            elif any(map(is_dropped, item.transaction.entries)):
                 writes.append(item)
                 self._count_out(item.transaction.entries)
             else:

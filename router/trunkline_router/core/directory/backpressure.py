@@ -11,15 +11,15 @@ class Backpressure:
     A source is identified by its `blocked_by` set: the source must send no more while any link is in it.
     """
 
-    __slots__ = ("_blocked", "_mail")
+    __slots__ = ("_blocked", "_peers")
 
-    def __init__(self, mail: set[Link]) -> None:
-        self._mail = mail
+    def __init__(self, peers: set[Link]) -> None:
+        self._peers = peers
         self._blocked: dict[Link, list[set[Link]]] = {}
 
     def added(self, link: Link, blocked_by: set[Link]) -> None:
         """The source added an entry to the link's outbox; if that filled it, block the source."""
-        self._mail.add(link)
+        self._peers.add(link)
         if link.outbox.is_full and link not in blocked_by:
             blocked_by.add(link)
             self._blocked.setdefault(link, []).append(blocked_by)

@@ -1,4 +1,4 @@
-"""What is told to clients."""
+"""Frames to single clients."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from trunkline_router.core.values.log_records import AppendResult, PendingEntry
 
 
 class ClientOutbox:
-    """Puts frames for one connection into the outbox of its link."""
+    """Adds frames for one connection to the outbox of its link.
+
+    Answers fill an outbox as messages do; a full one blocks the link's own frames.
+    """
 
     def __init__(self, directory: Directory, backpressure: Backpressure) -> None:
         self._directory = directory
         self._backpressure = backpressure
 
     def send(self, connection: ConnectedClient, size: int) -> ServerFrame:
-        """A frame to be filled in, of about `size` bytes."""
-        return self._entry(connection, size).frame
+        """Add a frame of about `size` bytes, and return it to be filled in."""
+        return self._add(connection, size).frame
 
-    def _entry(self, connection: ConnectedClient, size: int) -> ConnectionSend:
+    def _add(self, connection: ConnectedClient, size: int) -> ConnectionSend:
         link = connection.link
         send = link.outbox.add(size).send
         send.connection = connection.number
-        # Answers fill an outbox as well as messages do, and then it is the asking that must stop.
         self._backpressure.added(link, link.blocked_by)
         return send
 
@@ -39,12 +41,16 @@ class ClientOutbox:
     def acknowledge(
         self, connection: ConnectedClient, frame_id: str, pending: PendingEntry, topic: Topic | None
     ) -> None:
-        """What a client said is on disk. `topic` is where it is about to be delivered to others."""
-        send = self._entry(connection, 128)
+        """Answer a frame with `ack`: its entry is on disk.
+
+        `topic` is where the entry is about to be delivered. A link whose only listener is the author gets
+        no copy, so the `ack` names the topic to advance the edge's position.
+        """
+        send = self._add(connection, 128)
         if topic is not None and pending.result is AppendResult.COMMITTED:
-            alone = self._directory.heard_alone(connection, topic)
-            if alone is not None:
-                send.topic = alone.number
+            subscription = self._directory.sole_subscription(connection, topic)
+            if subscription is not None:
+                send.topic = subscription.number
         ack = send.frame.ack
         ack.id = frame_id
         ack.message_id = pending.message.id
@@ -52,11 +58,11 @@ class ClientOutbox:
         ack.address.CopyFrom(pending.message.address)
 
     def close(self, connection: ConnectedClient, reason: Refused) -> None:
-        """Have a connection closed; it is gone once its edge says so."""
-        self.turn_away(connection.link, connection.number, reason)
+        """Ask the edge to close a connection; it is removed when the edge reports it closed."""
+        self.reject(connection.link, connection.number, reason)
 
-    def turn_away(self, link: Link, number: int, reason: Refused) -> None:
-        """Have a connection closed that was, perhaps, never accepted."""
+    def reject(self, link: Link, number: int, reason: Refused) -> None:
+        """Ask the edge to close a connection that may not have been accepted."""
         close = link.outbox.add(256).close
         close.connection = number
         close.closing.CopyFrom(closing_frame(reason))

@@ -1,4 +1,4 @@
-"""How many are connected, and what they hear."""
+"""Counts of connections, users and topics that are heard."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trunkline_router.core.values.topics import NO_TARGET, TopicKey
 
 
 def count(directory: Directory, address: Address) -> tuple[int, int]:
-    """Connections that a valid address matches, and users behind them."""
+    """Return the number of connections that a valid address matches, and of the users behind them."""
     connections = 0
     users = set()
     for connection in directory.matching(address):
@@ -23,7 +23,7 @@ def count(directory: Directory, address: Address) -> tuple[int, int]:
 
 
 def heard_within(directory: Directory, scope: TopicKey, after: TopicKey | None, limit: int) -> list[Topic]:
-    """Topics that somebody hears, in the order of their keys: `scope`, and those within it."""
+    """Return up to `limit` topics with listeners that lie within `scope`, in key order after `after`."""
     found = (
         topic
         for key, topic in directory.topics.items()

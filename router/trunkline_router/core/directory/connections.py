@@ -1,4 +1,4 @@
-"""Links, the connections on them, and the topics that these hear."""
+"""Links, the connections on them, and the topics that connections hear."""
 
 from __future__ import annotations
 
@@ -10,31 +10,24 @@ from trunkline_router.core.directory.link_outbox import LinkOutbox
 from trunkline_router.core.directory.recovery import Catchup, LinkCatchup
 from trunkline_router.core.tenants.tenant import Tenant
 from trunkline_router.core.values.permissions import Permissions
-from trunkline_router.core.values.topics import (
-    GROUP,
-    NO_TARGET,
-    USER,
-    Position,
-    TopicKey,
-    address_of,
-)
+from trunkline_router.core.values.topics import GROUP, NO_TARGET, USER, Position, TopicKey, address_of
 
 
 class Link:
     """One edge's stream, and the edge's connections."""
 
     __slots__ = (
-        "allowed",
         "blocked_by",
         "boot_id",
         "connections",
+        "credit",
         "edge_id",
         "heard_at",
         "lost",
         "next_topic",
         "outbox",
-        "restoring",
-        "withheld",
+        "resume_positions",
+        "unreturned_credit",
     )
 
     def __init__(self, edge_id: str, boot_id: str, outbox: LinkOutbox, now: float) -> None:
@@ -43,19 +36,19 @@ class Link:
         self.outbox = outbox
         self.connections: dict[int, ConnectedClient] = {}
         self.next_topic = 1
-        #: Batches that the edge may still send, and those dealt with whose credit is not yet returned.
-        self.allowed = 0
-        self.withheld = 0
+        #: Batches that the edge may still send, and those processed whose credit is not yet returned.
+        self.credit = 0
+        self.unreturned_credit = 0
         self.heard_at = now
         #: The stream broke; the connections are kept until the lease ends or the edge links again.
         self.lost = False
-        #: Links whose outboxes were filled by what came over this one.
+        #: Links whose outboxes were filled by frames from this one.
         self.blocked_by: set[Link] = set()
-        #: How far the edge's listeners had come on the link before this one, until told what is new.
-        self.restoring: dict[TopicKey, Position] = {}
+        #: Positions of the edge's listeners on its previous link, until they have caught up.
+        self.resume_positions: dict[TopicKey, Position] = {}
 
-    def lose(self) -> None:
-        """The stream is gone: nothing is kept for it any longer."""
+    def mark_lost(self) -> None:
+        """The stream broke: discard the outbox and everything added to it later."""
         self.lost = True
         self.outbox.discard()
 
@@ -65,73 +58,73 @@ class Link:
 
 
 class LinkSubscription:
-    """A topic as one link knows it: its number there, and how many connections hear it."""
+    """A topic on one link: its number there, and how many of the link's connections hear it."""
 
-    __slots__ = ("catchup", "delta", "is_restored", "link", "listeners", "mark", "number")
+    __slots__ = ("catchup", "delta", "generation", "is_restored", "link", "listeners", "number")
 
     def __init__(self, link: Link, number: int) -> None:
         self.link = link
         self.number = number
         self.listeners = 0
-        #: Set while the link is told what it missed; live messages wait there meanwhile.
+        #: Set while the link catches up after a break; live messages wait there meanwhile.
         self.catchup: LinkCatchup | None = None
-        #: The edge said how far its listeners had come, and they are told what they missed since.
+        #: The edge named its listeners' position, and they are sent what they missed since.
         self.is_restored = False
-        #: The last delta put into the link's outbox, and the outbox's mark then: while that is the same,
-        #: the next delta may be joined to it.
+        #: Last delta added to the outbox, and the outbox's generation then. While that is the same, the
+        #: next delta may be merged into it.
         self.delta: TopicFrame | None = None
-        self.mark = 0
+        self.generation = 0
 
 
 class Topic:
-    """A topic that somebody hears or is about to hear."""
+    """A topic that some connection hears or is about to hear."""
 
-    __slots__ = ("catchups", "key", "links", "position", "users")
+    __slots__ = ("catchups", "key", "links", "position", "reference_count")
 
     def __init__(self, key: TopicKey, position: Position | None) -> None:
         self.key = key
-        #: The end of the log as told to listeners; None until it has been read.
+        #: End of the log as delivered to listeners; None until it has been read.
         self.position = position
-        #: One entry per link on which somebody hears it; a list, as there are few.
+        #: Links on which some connection hears the topic; a list, as they are few.
         self.links: list[LinkSubscription] = []
-        #: Those who are reading their way to the end of the log; None where nobody is.
+        #: Catch-ups that are reading the log; None if there are none.
         self.catchups: list[Catchup] | None = None
-        #: Connections that hear it or are about to; the topic is forgotten at 0.
-        self.users = 0
+        #: Connections that hear the topic or are about to; the directory drops the topic at 0.
+        self.reference_count = 0
 
     @property
     def address(self) -> Address:
-        """Its address; shared, so not to be changed."""
+        """The topic's address. Shared between callers, which must not change it."""
         return address_of(self.key)
 
-    def on(self, link: Link) -> LinkSubscription | None:
-        """What the link knows of it."""
-        for link_topic in self.links:
-            if link_topic.link is link:
-                return link_topic
+    def subscription_on(self, link: Link) -> LinkSubscription | None:
+        """Return the link's subscription to the topic."""
+        for subscription in self.links:
+            if subscription.link is link:
+                return subscription
         return None
 
     @property
     def listeners(self) -> int:
-        """Connections that hear it."""
-        return sum(link_topic.listeners for link_topic in self.links)
+        """Number of connections that hear the topic."""
+        return sum(subscription.listeners for subscription in self.links)
 
     def __repr__(self) -> str:
         return f"<Topic {self.key} at {self.position}, {self.listeners} listeners>"
 
 
 class ConnectedClient:
-    """One WebSocket on an edge."""
+    """One client connection of an edge."""
 
     __slots__ = (
-        "allowed",
         "echo",
         "home",
         "id",
-        "joining",
         "link",
         "number",
         "opened_ms",
+        "pending_groups",
+        "permissions",
         "protocol",
         "tenant",
         "topics",
@@ -145,44 +138,44 @@ class ConnectedClient:
         self.link = link
         self.number = number
         self.id = ident
-        #: What it was made to: a conversation, or a platform without one.
+        #: Conversation that the client connected to, or its platform if it named none.
         self.home = home
         self.user = user
-        #: What it hears; in the order joined.
+        #: Topics that the connection hears, in the order of subscription.
         self.topics: list[Topic] = []
-        #: Groups that it has asked for and not yet joined.
-        self.joining = 0
+        #: Number of groups whose subscription is under way.
+        self.pending_groups = 0
         self.opened_ms = 0
         self.protocol = ""
-        #: What it says is told to it as to the others.
+        #: The connection receives its own messages like everyone else's.
         self.echo = False
-        #: What its token allows; None where it needed none.
-        self.allowed: Permissions | None = None
+        #: Permissions from its token; None if it needed none.
+        self.permissions: Permissions | None = None
 
     def hears(self, key: TopicKey) -> Topic | None:
-        """The topic, if the connection hears it."""
+        """Return the topic if the connection hears it."""
         for topic in self.topics:
             if topic.key == key:
                 return topic
         return None
 
     @property
-    def may_hear(self) -> bool:
-        """It may hear topics; one that may not can only speak in its own conversation."""
-        return self.allowed is None or self.allowed.may_hear
+    def may_subscribe(self) -> bool:
+        """The connection may hear topics; without that, it may only publish in its home conversation."""
+        return self.permissions is None or self.permissions.may_subscribe
 
-    def takes_part_in(self, key: TopicKey) -> bool:
-        """It may speak there."""
-        return self.hears(key) is not None or (key == self.home and not self.may_hear)
+    def participates_in(self, key: TopicKey) -> bool:
+        """Return whether the connection may publish in a conversation, rights aside."""
+        return self.hears(key) is not None or (key == self.home and not self.may_subscribe)
 
     @property
     def groups(self) -> list[Conversation]:
-        """The groups joined since it was made."""
+        """Groups that the connection joined after it was opened."""
         keys = [t.key for t in self.topics if t.key[3] == GROUP and t.key != self.home]
         return [Conversation(kind=key[3], id=key[4]) for key in keys]  # type: ignore[arg-type]
 
     def to_proto(self) -> ConnectionProto:
-        """The contract's form."""
+        """Return the connection as a message of the contract."""
         proto = ConnectionProto(
             connection_id=self.id,
             address=address_of(self.home),
@@ -198,8 +191,8 @@ class ConnectedClient:
         return f"<Connection {self.id} of {self.home} on {self.link.edge_id}>"
 
 
-def topics_heard(home: TopicKey, user: str) -> list[TopicKey]:
-    """The topics that a connection hears by itself, broadest first."""
+def default_topics(home: TopicKey, user: str) -> list[TopicKey]:
+    """Return the topics that a connection hears without subscribing, broadest first."""
     tenant, agent, platform, kind, _ = home
     keys: list[TopicKey] = [
         (tenant, "", "", NO_TARGET, ""),

@@ -1,4 +1,4 @@
-"""Who is connected where, and who hears what."""
+"""Directory of tenants, links, connections and topics."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ _NO_CONNECTIONS: Mapping[str, ConnectedClient] = MappingProxyType({})
 
 
 class Directory:
-    """The tables of tenants, links, connections and topics."""
+    """Tables of tenants, links, connections and topics."""
 
     def __init__(self) -> None:
         self.tenants: dict[str, Tenant] = {}
         self.links: dict[str, Link] = {}
         self.topics: dict[TopicKey, Topic] = {}
-        #: Accepted connections by id. By tenant, not by its name: one that was deleted and one created
-        #: later under the same name share nothing.
+        #: Accepted connections by id. By tenant, not by its name: a deleted tenant and one created later
+        #: under the same name share nothing.
         self._accepted: dict[Tenant, dict[str, ConnectedClient]] = {}
 
-    def tenant(self, name: str) -> Tenant:
-        """A tenant that takes part. Raises Refused where it does not, or nobody declared it."""
+    def active_tenant(self, name: str) -> Tenant:
+        """Return a tenant. Raises Refused UNKNOWN_TENANT or TENANT_SUSPENDED unless it is active."""
         tenant = self.tenants.get(name)
         if tenant is None:
             raise catalogue.UNKNOWN_TENANT.refused(tenant=name)
-        if not tenant.is_active:
-            tenant.check_active()
+        tenant.check_active()
         return tenant
 
+    # Connections
+
     def connections_of(self, tenant: Tenant) -> Mapping[str, ConnectedClient]:
-        """The tenant's accepted connections by id."""
+        """Return the tenant's accepted connections by id."""
         return self._accepted.get(tenant, _NO_CONNECTIONS)
 
     def accept(self, connection: ConnectedClient) -> None:
@@ -52,62 +53,8 @@ class Directory:
             del self._accepted[connection.tenant]
         return True
 
-    def enter(self, key: TopicKey, position: Position | None) -> Topic:
-        """The topic, with one user more; `position` is for a topic that nobody used before."""
-        topic = self.topics.get(key)
-        if topic is None:
-            topic = self.topics[key] = Topic(key, position)
-        topic.users += 1
-        return topic
-
-    def leave(self, topic: Topic) -> None:
-        """The topic has one user less; forgotten with the last."""
-        topic.users -= 1
-        if not topic.users:
-            del self.topics[topic.key]
-
-    def join(self, connection: ConnectedClient, topic: Topic) -> LinkSubscription:
-        """The connection hears the topic from here on. Tells its link what it must know first."""
-        link_topic = self.announce(connection.link, topic)
-        link_topic.listeners += 1
-        return link_topic
-
-    def announce(self, link: Link, topic: Topic) -> LinkSubscription:
-        """The topic as the link knows it, made known to it if it was not."""
-        link_topic = topic.on(link)
-        if link_topic is None:
-            link_topic = LinkSubscription(link, link.next_topic)
-            link.next_topic += 1
-            topic.links.append(link_topic)
-            opened = link.outbox.add(128).topic
-            opened.topic = link_topic.number
-            opened.address.CopyFrom(topic.address)
-            if topic.position is not None:
-                opened.position.CopyFrom(topic.position.to_proto())
-        return link_topic
-
-    def part(self, connection: ConnectedClient, topic: Topic) -> None:
-        """The connection does not hear the topic any longer."""
-        link_topic = topic.on(connection.link)
-        if link_topic is None:
-            return
-        link_topic.listeners -= 1
-        if not link_topic.listeners:
-            topic.links.remove(link_topic)
-            connection.link.outbox.add().forget.topic = link_topic.number
-
-    def heard_alone(self, connection: ConnectedClient, topic: Topic) -> LinkSubscription | None:
-        """The topic as the connection's link knows it, if what it says there is news to nobody."""
-        link = connection.link
-        if connection.echo:
-            return None
-        if link.connections.get(connection.number) is not connection or topic not in connection.topics:
-            return None
-        link_topic = topic.on(link)
-        return link_topic if link_topic is not None and link_topic.listeners == 1 else None
-
     def matching(self, address: Address) -> Iterator[ConnectedClient]:
-        """The connections that a valid address matches."""
+        """Iterate over the connections that a valid address matches."""
         tenant = self.tenants.get(address.tenant)
         if tenant is None:
             return
@@ -121,12 +68,71 @@ class Directory:
             if connection.hears(key):
                 yield connection
 
-    def count(self, key: TopicKey) -> int:
-        """Connections that hear a topic."""
+    # Topics
+
+    def acquire_topic(self, key: TopicKey, position: Position | None) -> Topic:
+        """Return the topic and hold a reference to it; a new topic starts at `position`."""
+        topic = self.topics.get(key)
+        if topic is None:
+            topic = self.topics[key] = Topic(key, position)
+        topic.reference_count += 1
+        return topic
+
+    def release_topic(self, topic: Topic) -> None:
+        """Drop a reference to the topic, and the topic with the last one."""
+        topic.reference_count -= 1
+        if not topic.reference_count:
+            del self.topics[topic.key]
+
+    def subscribe(self, connection: ConnectedClient, topic: Topic) -> LinkSubscription:
+        """Let the connection hear the topic from here on, announcing the topic to its link if needed."""
+        subscription = self.announce_topic(connection.link, topic)
+        subscription.listeners += 1
+        return subscription
+
+    def announce_topic(self, link: Link, topic: Topic) -> LinkSubscription:
+        """Return the link's subscription to the topic, after announcing the topic to a new link."""
+        subscription = topic.subscription_on(link)
+        if subscription is None:
+            subscription = LinkSubscription(link, link.next_topic)
+            link.next_topic += 1
+            topic.links.append(subscription)
+            opened = link.outbox.add(128).topic
+            opened.topic = subscription.number
+            opened.address.CopyFrom(topic.address)
+            if topic.position is not None:
+                opened.position.CopyFrom(topic.position.to_proto())
+        return subscription
+
+    def unsubscribe(self, connection: ConnectedClient, topic: Topic) -> None:
+        """Stop delivering the topic to the connection; the link drops the topic with its last listener."""
+        subscription = topic.subscription_on(connection.link)
+        if subscription is None:
+            return
+        subscription.listeners -= 1
+        if not subscription.listeners:
+            topic.links.remove(subscription)
+            connection.link.outbox.add().forget.topic = subscription.number
+
+    def sole_subscription(self, connection: ConnectedClient, topic: Topic) -> LinkSubscription | None:
+        """Return the subscription of the connection's link if nobody there needs the connection's messages.
+
+        The connection is then the link's only listener, and gets no echo.
+        """
+        link = connection.link
+        if connection.echo:
+            return None
+        if link.connections.get(connection.number) is not connection or topic not in connection.topics:
+            return None
+        subscription = topic.subscription_on(link)
+        return subscription if subscription is not None and subscription.listeners == 1 else None
+
+    def count_listeners(self, key: TopicKey) -> int:
+        """Return the number of connections that hear a topic."""
         topic = self.topics.get(key)
         return topic.listeners if topic else 0
 
     def count_reachable(self, key: TopicKey) -> int:
-        """Connections that hear a topic, on links that are up."""
+        """Return the number of connections that hear a topic on links that are up."""
         topic = self.topics.get(key)
-        return sum(on.listeners for on in topic.links if not on.link.lost) if topic else 0
+        return sum(each.listeners for each in topic.links if not each.link.lost) if topic else 0

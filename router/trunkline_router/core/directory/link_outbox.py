@@ -1,22 +1,22 @@
-"""What waits for one edge."""
+"""Entries waiting for one edge."""
 
 from __future__ import annotations
 
 from trunkline.v1.edge_service_pb2 import LinkResponse, RouterEntry
 from trunkline_runtime.credited_batch_queue import CreditedBatchQueue
 
-#: What an entry costs beside the message it carries.
+#: Overhead of an entry beside the message in it.
 ENTRY_BYTES = 48
 
 
 class LinkOutbox(CreditedBatchQueue[LinkResponse]):
-    """Entries waiting for one edge; see LinkBatches.
+    """Entries waiting for one edge; see CreditedBatchQueue.
 
-    What is under way when it fills, at most the credit of those who send, is still taken. After
-    `discard` nothing is kept any longer.
+    When it is full, sources are blocked, but what they have under way, bounded by their credit, is still
+    accepted. After `discard` everything is dropped.
 
-    `mark` changes also with each entry that deltas may not be moved across: an entry with a delta that
-    was added under the same mark may still be extended.
+    `generation` changes with each entry that deltas must not overtake: a delta's entry may be extended
+    while it is the one under which the entry was added.
     """
 
     __slots__ = ("_is_discarded",)
@@ -26,17 +26,17 @@ class LinkOutbox(CreditedBatchQueue[LinkResponse]):
         self._is_discarded = False
 
     def add(self, size: int = 0) -> RouterEntry:
-        """A new entry at the end, to be filled in; `size` is that of the message it will carry."""
+        """Append an entry and return it to be filled in; `size` is that of the message in it."""
         self.generation += 1
         return self.add_delta(size)
 
     def add_delta(self, size: int) -> RouterEntry:
-        """A new entry for a delta, beside others of the same mark."""
+        """Append an entry for a delta, which leaves `generation` as it is."""
         if self._is_discarded:
             return RouterEntry()
         return self.add_entry(size)  # type: ignore[no-any-return]
 
     def discard(self) -> None:
-        """The stream is gone: drop what waits, and whatever is added from now on."""
+        """Drop all entries, now and in future: the stream broke."""
         self._is_discarded = True
         self.clear()

@@ -1,9 +1,8 @@
-"""From a position to live without a gap: history and live messages, merged.
+"""Catch-up: log history and live messages, merged without a gap.
 
-Between reading the log and going live, messages are committed that the read did not see. A
-`Catchup` is registered with its topic before the log is read, so it is shown every message that is
-committed from then on, and keeps it. What was read and what was kept overlap or meet; merged by seq
-they must join without a gap, or there was no recovery.
+Messages are committed between reading the log and going live, which the read does not return. A `Catchup`
+is registered with its topic before the log is read, so it buffers every entry that is committed from then
+on. Read and buffered entries overlap or meet; if merging them by seq leaves a gap, recovery has failed.
 """
 
 from __future__ import annotations
@@ -13,15 +12,15 @@ from collections.abc import Callable
 from trunkline_router.core.values.log_records import Entry, EntryKind, Page
 from trunkline_router.core.values.topics import Position
 
-#: Room for live messages while the log is read; a catch-up that needs more is lost.
+#: Live entries buffered while the log is read; beyond this, recovery fails.
 MAX_LIVE_BYTES = 4 << 20
 
 
 class Catchup:
-    """One topic's way from `after` to live.
+    """Recovery of one topic's entries between the position `after` and the live ones.
 
-    `saw` is called for each message committed since; `read` once, with the log's page after `after`.
-    Then `missed` is what lies between, or None where it cannot be had.
+    Call `add_live` for each entry committed since, and `merge` once with the page after `after`. Then
+    `missed` holds the entries in between; None if they cannot be recovered.
     """
 
     __slots__ = ("_live", "_live_bytes", "after", "missed")
@@ -29,11 +28,12 @@ class Catchup:
     def __init__(self, after: Position) -> None:
         self.after = after
         self.missed: list[Entry] | None = None
+        #: With their epochs; None once recovery has failed.
         self._live: list[tuple[str, Entry]] | None = []
         self._live_bytes = 0
 
-    def saw(self, position: Position, kind: EntryKind, body: bytes) -> None:
-        """An entry was committed while the log is being read; a change is shown with its message."""
+    def add_live(self, position: Position, kind: EntryKind, body: bytes) -> None:
+        """Buffer an entry that was committed while the log is read; a change includes its message."""
         if self._live is None:
             return
         self._live.append((position.epoch, Entry(position.seq, kind, body)))
@@ -41,23 +41,22 @@ class Catchup:
         if self._live_bytes > MAX_LIVE_BYTES:
             self._live = None
 
-    def lose(self) -> None:
-        """The log was erased: what was missed cannot be had."""
+    def abandon(self) -> None:
+        """The log was erased: nothing can be recovered."""
         self._live = None
 
-    def read(self, page: Page, told: Position) -> None:
-        """The log was read. Sets `missed`: all up to `told`, the end of the log as told to listeners.
+    def merge(self, page: Page, delivered: Position) -> None:
+        """Set `missed` to the entries up to `delivered`, the end of the log as delivered to listeners.
 
-        The page may hold more than that: what the log has committed and the core has not been told
-        of yet, which will be delivered live.
+        The page may go further: the core has yet to learn of those commits, and will deliver them live.
         """
         live, self._live = self._live, None
-        if live is None or not page.valid or page.more or self.after.seq > told.seq:
+        if live is None or not page.valid or page.more or self.after.seq > delivered.seq:
             return
         epoch, seq = page.head.epoch, self.after.seq
         missed = []
         for entry in page.entries:
-            if epoch != told.epoch or entry.seq > told.seq:
+            if epoch != delivered.epoch or entry.seq > delivered.seq:
                 break
             if entry.seq != seq + 1:
                 return
@@ -70,17 +69,17 @@ class Catchup:
                 return
             epoch, seq = live_epoch, entry.seq
             missed.append(entry)
-        if epoch == told.epoch and seq < told.seq:
-            # The end of the log is known, and what led there is pruned.
+        if epoch == delivered.epoch and seq < delivered.seq:
+            # The entries before the end of the log are pruned.
             return
         self.missed = missed
 
 
 class LinkCatchup(Catchup):
-    """The catch-up of all listeners of a topic on one link, after the link was down.
+    """Catch-up of all listeners to a topic on one link, after the link was down.
 
-    `waiters` are called once it is done: connections that are to join the topic there must not be
-    shown what the others have missed, and an ack must not come before what stands ahead of it.
+    `waiters` are called once it is done: connections about to subscribe there must not receive what the
+    others missed, and an ack must not overtake earlier entries.
     """
 
     __slots__ = ("waiters",)

@@ -1,4 +1,4 @@
-"""Tenants as they are declared, changed and taken away while the router runs."""
+"""The directory's tenants, kept as the log has them."""
 
 from __future__ import annotations
 
@@ -16,77 +16,77 @@ from trunkline_router.core.values.log_records import Registered, StoredRevocatio
 
 
 class TenantTable:
-    """Keeps the directory's tenants as the log has them, and the edges up to date.
+    """Keeps the directory's tenants, and the policies of edges, as the log has them.
 
-    What is said here is on disk already. `defaults` are the limits of tenants for which none were set.
+    Every change passed to it is already on disk. `defaults` replace limits that a tenant does not set.
     """
 
     def __init__(
-        self, directory: Directory, answers: ClientOutbox, mail: set[Link], defaults: TenantLimits
+        self, directory: Directory, client_outbox: ClientOutbox, peers: set[Link], defaults: TenantLimits
     ) -> None:
         self._directory = directory
-        self._answers = answers
-        self._mail = mail
+        self._client_outbox = client_outbox
+        self._peers = peers
         self._defaults = defaults
-        self.claims = UniqueSettings()
+        self.unique_settings = UniqueSettings()
 
     def load(self, registered: Registered) -> None:
-        """What the log holds; before any peer is let in."""
+        """Add the tenants in the log; called before the first peer is admitted."""
         for stored in registered.tenants:
             tenant = self._directory.tenants[stored.tenant] = Tenant(stored, self._defaults)
-            self.claims.set(tenant.name, tenant.settings)
+            self.unique_settings.put(tenant.name, tenant.settings)
         for revocation in registered.revocations:
             if found := self._directory.tenants.get(revocation.tenant):
                 found.revocations.add(revocation)
 
-    def begin(self, link: Link) -> None:
-        """An edge has linked: the first that it is told are all policies."""
+    def send_policies(self, link: Link) -> None:
+        """Send all policies over a new link, before anything else."""
         for tenant in self._directory.tenants.values():
-            self._tell(link, tenant)
+            self._send_policy(link, tenant)
         link.outbox.add().policies_told.SetInParent()
-        self._mail.add(link)
+        self._peers.add(link)
 
-    def declare(self, stored: StoredTenant) -> Tenant:
-        """A tenant is new, or has changed."""
+    def put(self, stored: StoredTenant) -> Tenant:
+        """Add or update a tenant. Connections of one that is no longer active are closed."""
         tenant = self._directory.tenants.get(stored.tenant)
         if tenant is None:
             tenant = self._directory.tenants[stored.tenant] = Tenant(stored, self._defaults)
         else:
-            tenant.declare(stored, self._defaults)
-        self.claims.set(tenant.name, tenant.settings)
+            tenant.update(stored, self._defaults)
+        self.unique_settings.put(tenant.name, tenant.settings)
         for link in self._links():
-            self._tell(link, tenant)
+            self._send_policy(link, tenant)
         if not tenant.is_active:
             self._close_all(tenant)
         return tenant
 
-    def gone(self, name: str) -> None:
-        """A tenant is no more; it took no part any longer."""
+    def remove(self, name: str) -> None:
+        """Remove a deleted tenant, which is no longer active."""
         self._directory.tenants.pop(name, None)
-        self.claims.gone(name)
+        self.unique_settings.remove(name)
         for link in self._links():
             link.outbox.add(len(name)).gone.tenant = name
-            self._mail.add(link)
+            self._peers.add(link)
 
     def revoke(self, revocation: StoredRevocation) -> int:
-        """Tokens were taken back. Returns how many connections that ends."""
+        """Add a revocation and close the connections that it affects. Returns their number."""
         tenant = self._directory.tenants[revocation.tenant]
         revokes = tenant.revocations.revokes
-        # Not those that are on their way out already.
-        good = [c for c in self._connections(tenant.name) if not revokes(c.user, c.allowed)]
+        # Connections with a token revoked earlier are closing already.
+        valid = [c for c in self._connections(tenant.name) if not revokes(c.user, c.permissions)]
         tenant.revocations.add(revocation)
-        revoked = [connection for connection in good if revokes(connection.user, connection.allowed)]
+        revoked = [connection for connection in valid if revokes(connection.user, connection.permissions)]
         for connection in revoked:
-            self._answers.close(connection, catalogue.TOKEN_REVOKED.refused())
+            self._client_outbox.close(connection, catalogue.TOKEN_REVOKED.refused())
         return len(revoked)
 
     def _close_all(self, tenant: Tenant) -> None:
-        reason = tenant.inactive()
+        reason = tenant.inactive_error()
         for connection in self._connections(tenant.name):
-            self._answers.close(connection, reason)
+            self._client_outbox.close(connection, reason)
 
     def _connections(self, name: str) -> Iterator[ConnectedClient]:
-        """Those on their way in among them."""
+        """Iterate over a tenant's connections, including those not yet accepted."""
         for link in self._directory.links.values():
             for connection in link.connections.values():
                 if connection.home[0] == name:
@@ -95,7 +95,7 @@ class TenantTable:
     def _links(self) -> list[Link]:
         return [link for link in self._directory.links.values() if not link.lost]
 
-    def _tell(self, link: Link, tenant: Tenant) -> None:
+    def _send_policy(self, link: Link, tenant: Tenant) -> None:
         policy = tenant.policy()
         link.outbox.add(policy.ByteSize()).policy.CopyFrom(policy)
-        self._mail.add(link)
+        self._peers.add(link)

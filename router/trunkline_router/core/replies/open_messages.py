@@ -19,7 +19,7 @@ from trunkline.v1.message_pb2 import (
 )
 
 from trunkline_router.core.commits.effects import Effects, ReadMessage
-from trunkline_router.core.commits.publishing import PublishPipeline
+from trunkline_router.core.commits.fan_out import FanOut
 from trunkline_router.core.directory.connections import Link
 from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.replies.commit_listeners import (
@@ -44,7 +44,7 @@ class OpenMessages:
     def __init__(
         self,
         directory: Directory,
-        publishing: PublishPipeline,
+        fan_out: FanOut,
         effects: Effects,
         *,
         lease_s: float,
@@ -52,7 +52,7 @@ class OpenMessages:
         max_bytes: int,
     ) -> None:
         self._directory = directory
-        self._publishing = publishing
+        self._fan_out = fan_out
         self._effects = effects
         self._lease_s = lease_s
         self._checkpoint_bytes = checkpoint_bytes
@@ -116,7 +116,7 @@ class OpenMessages:
 
     def reserve(self, tenant: str) -> None:
         """Count a message that is about to be opened. Raises Refused TOO_MANY_OPEN_MESSAGES."""
-        limit = self._directory.tenant(tenant).limits.open_messages
+        limit = self._directory.active_tenant(tenant).limits.open_messages
         if self.count(tenant) >= limit:
             raise catalogue.TOO_MANY_OPEN_MESSAGES.refused(limit=limit)
         self._counts[tenant] = self.count(tenant) + 1
@@ -188,7 +188,7 @@ class OpenMessages:
         try:
             for delta in deltas:
                 if message.add(delta) and links:
-                    self._publishing.publish_delta(links, message.id, delta, blocked_by)
+                    self._fan_out.add_delta(links, message.id, delta, blocked_by)
         finally:
             self._bytes += message.size - before
             if message.unsaved_bytes >= self._checkpoint_bytes:

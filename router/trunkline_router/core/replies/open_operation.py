@@ -10,7 +10,7 @@ from trunkline.v1.catalogue import Refused
 from trunkline.v1.message_pb2 import Message
 
 from trunkline_router.core.commits.effects import Effects
-from trunkline_router.core.commits.publishing import content_digest, idempotency_key
+from trunkline_router.core.commits.idempotency import content_digest, idempotency_key
 from trunkline_router.core.directory.connections import ConnectedClient, Link
 from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.replies.open_messages import OpenMessages
@@ -63,7 +63,7 @@ class MessageOpener:
 
         Raises Refused, such as TOO_MANY_OPEN_MESSAGES, and does nothing then.
         """
-        tenant = self._directory.tenant(topic[0])
+        tenant = self._directory.active_tenant(topic[0])
         self._open_messages.reserve(topic[0])
         message.state = OPEN
         message.client_id = key

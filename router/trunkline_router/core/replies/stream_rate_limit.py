@@ -22,7 +22,7 @@ class StreamRateLimiter:
     def charge(self, name: str, messages: int, size: int, now: float) -> float:
         """Charge messages that were accepted. Return for how many seconds to pause reading."""
         tenant = self._directory.tenants.get(name)
-        return tenant.says.charge(messages, size, now) if tenant is not None else 0.0
+        return tenant.publish_queue.charge(messages, size, now) if tenant is not None else 0.0
 
     def charge_batch(self, tenants: Sequence[str], bytes_per_message: float, now: float) -> float:
         """Charge a batch with one message for each name. Return the longest pause of its tenants."""

@@ -1,4 +1,4 @@
-"""Calls that come faster than they may: each waits for its turn, and whose would come too late is refused."""
+"""Fair queues for calls over their rate limit, and a tarpit for refusals."""
 
 from __future__ import annotations
 
@@ -9,163 +9,164 @@ from trunkline.v1.catalogue import Refused
 from trunkline_runtime.tenant_policy import rate_limited
 from trunkline_runtime.token_bucket import RateLimit, TokenBucket
 
-#: A call whose turn would be later is refused.
+#: Reject a call at once if its estimated wait is longer.
 MAX_WAIT_S = 1.0
-#: One whose turn has not come by then, as others drew meanwhile from the same buckets, is refused, too.
+#: Reject a queued call after this long even if the estimate was shorter: others may have drained the bucket.
 MAX_DELAY_S = 2.0
-#: Of what passes at least one part in so many is calls, if any wait, however much others draw.
+#: Queued calls get at least 1/SHARE of the throughput, however much others draw from the bucket.
 SHARE = 10
 
-#: About so many refusals of one kind are told a second, to callers that wait for them.
+#: Refusals sent per second to callers whose refusals are delayed.
 REFUSALS_PER_S = 100
-#: So many wait for that at most, however much is sent; those that are not small, also of so many bytes.
-MAX_RESTING = 10_000
+#: Bound of delayed refusals, in calls and, for calls above SMALL_BYTES, in bytes of their requests.
+MAX_TARPIT_CALLS = 10_000
 SMALL_BYTES = 4096
-MAX_RESTING_BYTES = 64 << 20
+MAX_TARPIT_BYTES = 64 << 20
 
 _REFUSALS = RateLimit(REFUSALS_PER_S)
 
 
 class QueuedCall:
-    """A call that waits: of how many bytes, and what to do when its turn has come, or will not come."""
+    """A call that waits for admission. Unless removed, it gets one call of `admit` or `reject`."""
 
-    __slots__ = ("come", "latest", "refused", "size")
+    __slots__ = ("admit", "deadline", "reject", "size")
 
-    def __init__(self, size: float, come: Callable[[], None], refused: Callable[[Refused], None]) -> None:
+    def __init__(self, size: float, admit: Callable[[], None], reject: Callable[[Refused], None]) -> None:
         self.size = size
-        self.come = come
-        self.refused = refused
-        self.latest = 0.0
+        self.admit = admit
+        self.reject = reject
+        self.deadline = 0.0
 
 
 class FairCallQueue:
-    """Whose turn it is, of those who draw from one meter: first come, first served.
+    """Calls that share one token bucket, admitted first come, first served.
 
-    A call asks to `take`, and where that says no, to `wait`. While any waits, `pass_on` is to be called when
-    it last said. What waits is no more than what `rate` lets pass within MAX_WAIT_S. Who else draws from the
-    meter leaves calls one part in SHARE.
+    Call `try_take`, and `enqueue` if it returns False. While any call waits, call `admit_ready` after the
+    delay that it last returned. Bounded by what `rate` lets pass within MAX_WAIT_S. Other users of the
+    bucket leave 1/SHARE of the throughput to the queue.
     """
 
-    __slots__ = ("_bytes", "_meter", "_passed_at", "_waiting", "_whose", "rate", "timer")
+    __slots__ = ("_admitted_at", "_bucket", "_bytes", "_waiting", "_whose", "rate", "timer")
 
-    def __init__(self, meter: TokenBucket, whose: str) -> None:
+    def __init__(self, bucket: TokenBucket, whose: str) -> None:
         self.rate = RateLimit()
-        #: Whatever is going to call `pass_on`; None where nobody waits.
+        #: The timer that will call `admit_ready`; None while no call waits.
         self.timer: Any = None
-        self._meter = meter
+        self._bucket = bucket
         self._whose = whose
-        #: Who came first first.
+        #: Oldest first.
         self._waiting: dict[QueuedCall, None] = {}
         self._bytes = 0.0
-        self._passed_at = 0.0
+        self._admitted_at = 0.0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def take(self, size: int, now: float) -> bool:
-        """Whether a call of so many bytes may go on at once."""
-        if self._waiting or self._meter.take(self.rate, size, now):
+    def try_take(self, size: int, now: float) -> bool:
+        """Take tokens for a call of `size` bytes. Returns False if it must be queued."""
+        if self._waiting or self._bucket.take(self.rate, size, now):
             return False
-        self._passed_at = now
+        self._admitted_at = now
         return True
 
-    def wait(self, turn: QueuedCall, patience_s: float, now: float) -> None:
-        """A call that may not go on at once waits, behind those that came before.
+    def enqueue(self, call: QueuedCall, patience_s: float, now: float) -> None:
+        """Queue a call behind those that came before.
 
-        Raises Refused RATE_LIMITED where its turn would not come within MAX_WAIT_S, or within its patience,
-        as far as can be known.
+        Raises Refused RATE_LIMITED if its estimated wait exceeds MAX_WAIT_S or `patience_s`.
         """
-        # Nothing waits for more than there can ever be.
-        turn.size = self.rate.clamp(turn.size)
-        wait_s = self._wait_s(turn.size, now)
+        # A bucket never holds more than its depth, so no call waits for more.
+        call.size = self.rate.clamp(call.size)
+        wait_s = self._wait_s(call.size, now)
         if wait_s > min(MAX_WAIT_S, patience_s):
             raise self._refusal(wait_s)
-        turn.latest = now + MAX_DELAY_S
-        self._waiting[turn] = None
-        self._bytes += turn.size
+        call.deadline = now + MAX_DELAY_S
+        self._waiting[call] = None
+        self._bytes += call.size
 
-    def leave(self, turn: QueuedCall) -> None:
-        """A call waits no longer, if it did. It may be the others' turn sooner than `pass_on` has said."""
-        if turn in self._waiting:
-            del self._waiting[turn]
-            self._bytes -= turn.size
+    def remove(self, call: QueuedCall) -> None:
+        """Remove a call if it waits. Others may then be ready sooner than `admit_ready` returned."""
+        if call in self._waiting:
+            del self._waiting[call]
+            self._bytes -= call.size
 
-    def pass_on(self, now: float) -> float:
-        """It is the turn of those for whom there is enough in the buckets; others have waited too long.
+    def admit_ready(self, now: float) -> float:
+        """Admit calls while the bucket has tokens, and reject those past their deadline.
 
-        Returns after how many seconds to ask again; 0 where nobody waits.
+        Returns the delay in seconds until the next call of this method; 0 if no call waits.
         """
         while self._waiting:
-            turn = next(iter(self._waiting))
-            wait_s = self._draw(turn, now)
-            if wait_s and now < turn.latest:
-                return min(wait_s, turn.latest - now)
-            self.leave(turn)
+            call = next(iter(self._waiting))
+            wait_s = self._take_for(call, now)
+            if wait_s and now < call.deadline:
+                return min(wait_s, call.deadline - now)
+            self.remove(call)
             if wait_s:
-                turn.refused(self._refusal(max(wait_s, self._wait_s(0, now))))
+                call.reject(self._refusal(max(wait_s, self._wait_s(0, now))))
             else:
-                turn.come()
+                call.admit()
         return 0.0
 
-    def _draw(self, turn: QueuedCall, now: float) -> float:
-        """Take what a call needs; otherwise, after how many seconds there may be enough."""
+    def _take_for(self, call: QueuedCall, now: float) -> float:
+        """Take tokens for a queued call. Returns 0, or the delay in seconds after which to try again."""
         rate = self.rate
-        wait_s = self._meter.take(rate, turn.size, now)
+        wait_s = self._bucket.take(rate, call.size, now)
         if wait_s:
-            starved_s = self._passed_at + SHARE * max(rate.message_s, turn.size * rate.byte_s) - now
-            if starved_s > 0:
-                return min(wait_s, starved_s)
-            self._meter.charge(rate, 1, turn.size, now)
-        self._passed_at = now
+            share_due_s = self._admitted_at + SHARE * max(rate.message_s, call.size * rate.byte_s) - now
+            if share_due_s > 0:
+                return min(wait_s, share_due_s)
+            self._bucket.charge(rate, 1, call.size, now)
+        self._admitted_at = now
         return 0.0
 
     def charge(self, messages: int, size: int, now: float) -> float:
-        """What comes by a stream was taken in any case. Returns for how many seconds to read no more."""
-        return self._meter.charge(self.rate, messages, size, now)
+        """Charge for messages of a stream, which are already accepted.
+
+        Returns the time in seconds for which the stream must not be read.
+        """
+        return self._bucket.charge(self.rate, messages, size, now)
 
     def _wait_s(self, size: float, now: float) -> float:
-        return self._meter.wait_s(self.rate, len(self._waiting) + 1, self._bytes + size, now)
+        return self._bucket.wait_s(self.rate, len(self._waiting) + 1, self._bytes + size, now)
 
     def _refusal(self, wait_s: float) -> Refused:
         return rate_limited(self.rate, wait_s, self._whose)
 
     def __repr__(self) -> str:
-        return f"<Turns of {self._whose}, {self.rate.sentence}; {len(self)} wait>"
+        return f"<FairCallQueue of {self._whose}, {self.rate.sentence}; {len(self)} waiting>"
 
 
 class Tarpit:
-    """Refused calls that are not told so yet.
+    """Delays refusals, so that callers that retry at once slow down.
 
-    Refusing costs as much as most of what is asked for. Callers who don't slow down by themselves do so by
-    being told late, and only about REFUSALS_PER_S a second, however many they are; but for those whose own
-    deadlines are shorter than that takes.
+    A refusal costs about as much as a served call. Beyond a few, refusals leave one after the other at
+    REFUSALS_PER_S, whatever the number of callers; a caller with a shorter deadline gets its refusal in time.
     """
 
-    __slots__ = ("_bytes", "_calls", "_meter")
+    __slots__ = ("_bucket", "_bytes", "_calls")
 
     def __init__(self) -> None:
-        self._meter = TokenBucket()
+        self._bucket = TokenBucket()
         self._calls = 0
         self._bytes = 0
 
-    def begin(self, size: int, now: float) -> float:
-        """A call of so many bytes is refused. Returns after how many seconds to tell it; then comes `end`.
+    def enter(self, size: int, now: float) -> float:
+        """Take in a refused call of `size` bytes; call `leave` when it has its refusal or is gone.
 
-        0 is for those that are few, and for what memory has no room.
+        Returns the delay in seconds; 0 if refusals are few, or if the tarpit is full.
         """
-        few = not self._calls and not self._meter.take(_REFUSALS, 0, now)
-        has_room = self._calls < MAX_RESTING and (
-            size <= SMALL_BYTES or self._bytes + size <= MAX_RESTING_BYTES
+        is_rare = not self._calls and not self._bucket.take(_REFUSALS, 0, now)
+        has_room = self._calls < MAX_TARPIT_CALLS and (
+            size <= SMALL_BYTES or self._bytes + size <= MAX_TARPIT_BYTES
         )
         self._calls += 1
         self._bytes += size
-        # One after the other. Counted are those that still wait, so that who gave up delays nobody.
-        return self._calls / REFUSALS_PER_S if has_room and not few else 0.0
+        # Only calls still waiting count, so a caller that gave up delays nobody.
+        return self._calls / REFUSALS_PER_S if has_room and not is_rare else 0.0
 
-    def end(self, size: int) -> None:
-        """It was told, or is gone."""
+    def leave(self, size: int) -> None:
+        """A call has its refusal, or is gone."""
         self._calls -= 1
         self._bytes -= size
 
     def __repr__(self) -> str:
-        return f"<Resting {self._calls} calls, {self._bytes} bytes>"
+        return f"<Tarpit of {self._calls} calls, {self._bytes} bytes>"

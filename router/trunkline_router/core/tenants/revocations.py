@@ -1,4 +1,4 @@
-"""Tokens of one tenant's clients that were taken back."""
+"""Revoked tokens of one tenant's clients."""
 
 from __future__ import annotations
 
@@ -8,57 +8,59 @@ from trunkline.v1.tenant_pb2 import Revocation
 from trunkline_router.core.values.log_records import RevocationKind, StoredRevocation
 from trunkline_router.core.values.permissions import Permissions
 
-#: No token is valid for longer, see edge/auth, so what is older is forgotten.
-KEPT_MS = 366 * 24 * 3600 * 1000
+#: Older revocations are dropped: edges accept no token whose lifetime is longer.
+RETENTION_MS = 366 * 24 * 3600 * 1000
 
-#: What one tenant may have revoked; more is refused.
-MOST = 100_000
+#: Bound of one tenant's revocations.
+MAX_REVOCATIONS = 100_000
 
 
 class Revocations:
-    """What was revoked, by kind and name."""
+    """A tenant's revocations, by kind and name; at most MAX_REVOCATIONS."""
 
-    __slots__ = ("_kept",)
+    __slots__ = ("_revocations",)
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[RevocationKind, str], StoredRevocation] = {}
+        self._revocations: dict[tuple[RevocationKind, str], StoredRevocation] = {}
 
     def add(self, revocation: StoredRevocation) -> None:
-        """In place of one of the same kind and name."""
-        self._kept[revocation.kind, revocation.name] = revocation
+        """Add a revocation; it replaces one of the same kind and name."""
+        self._revocations[revocation.kind, revocation.name] = revocation
 
     def check_room(self) -> None:
-        """Raises Refused OVERLOADED where there is no room for another one."""
-        if len(self._kept) >= MOST:
-            raise catalogue.OVERLOADED.refused(problem=f"{MOST} revocations are kept; revoke all, or by user")
+        """Raise Refused OVERLOADED if no revocation may be added."""
+        if len(self._revocations) >= MAX_REVOCATIONS:
+            problem = f"the tenant has {MAX_REVOCATIONS} revocations; revoke all tokens, or those of a user"
+            raise catalogue.OVERLOADED.refused(problem=problem)
 
-    def forget(self, revoked_before_ms: int) -> None:
-        """Those made before this time are over."""
-        kept = self._kept
-        for key in [key for key, each in kept.items() if each.revoked_ms < revoked_before_ms]:
-            del kept[key]
+    def prune(self, revoked_before_ms: int) -> None:
+        """Drop revocations made before this time."""
+        found = self._revocations
+        for key in [key for key, each in found.items() if each.revoked_ms < revoked_before_ms]:
+            del found[key]
 
-    def revokes(self, user: str, allowed: Permissions | None) -> bool:
-        """Whether a token of this user, from which `allowed` was read, was taken back. No token: never."""
-        if allowed is None or not self._kept:
+    def revokes(self, user: str, permissions: Permissions | None) -> bool:
+        """Return whether the user's token with these permissions is revoked; False without a token."""
+        if permissions is None or not self._revocations:
             return False
-        names = [(RevocationKind.ALL, ""), (RevocationKind.USER, user)]
-        for name in names:
-            found = self._kept.get(name)
-            if found is not None and allowed.issued_ms < found.issued_before_ms:
+        for name in ((RevocationKind.ALL, ""), (RevocationKind.USER, user)):
+            found = self._revocations.get(name)
+            if found is not None and permissions.issued_ms < found.issued_before_ms:
                 return True
-        return bool(allowed.token_id) and (RevocationKind.TOKEN_ID, allowed.token_id) in self._kept
+        token_id = permissions.token_id
+        return bool(token_id) and (RevocationKind.TOKEN_ID, token_id) in self._revocations
 
     def page(self, after: tuple[int, str], limit: int) -> list[StoredRevocation]:
-        """Some of them, in order of kind and name."""
-        return [self._kept[key] for key in sorted(key for key in self._kept if key > after)[:limit]]
+        """Return up to `limit` revocations after a kind and name, in that order."""
+        keys = sorted(key for key in self._revocations if key > after)
+        return [self._revocations[key] for key in keys[:limit]]
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._revocations)
 
 
 def to_proto(revocation: StoredRevocation) -> Revocation:
-    """The contract's form."""
+    """Return the revocation as a message of the contract."""
     proto = Revocation()
     if revocation.kind is RevocationKind.USER:
         proto.user = revocation.name

@@ -1,4 +1,4 @@
-"""One tenant: what was declared for it, what it has now, and what it may use."""
+"""One tenant: settings, counters and rate limiters."""
 
 from __future__ import annotations
 
@@ -21,123 +21,123 @@ from trunkline_router.core.tenants.fair_call_queue import FairCallQueue, Tarpit
 from trunkline_router.core.tenants.revocations import Revocations
 from trunkline_router.core.values.log_records import HistoryLimits, StoredTenant
 
-#: How deep the buckets are for backends, whose clients' are a second deep: the rest is the clients' alone.
-BACKENDS_DEPTH_S = 0.9
+#: Depth of the bucket for backends and workers. Clients get 1 s; the difference is reserved for them.
+BACKEND_DEPTH_S = 0.9
 
 
 class Tenant:
-    """What one tenant has; nothing here is shared with another."""
+    """One tenant: its settings, counters, rate limiters and revocations. Tenants share nothing."""
 
     __slots__ = (
-        "calls",
+        "call_queue",
+        "connection_count",
+        "connections_by_user",
         "connections_closed",
         "connections_opened",
         "created_ms",
-        "known",
         "limits",
         "messages_committed",
         "messages_erased",
-        "meter",
         "name",
-        "rate",
+        "publish_bucket",
+        "publish_queue",
+        "publish_rate",
         "refused",
-        "resting",
         "revocations",
-        "says",
         "settings",
         "state",
+        "tarpit",
         "updated_ms",
-        "users",
     )
 
     def __init__(self, stored: StoredTenant, defaults: TenantLimits) -> None:
         self.name = stored.tenant
-        #: Those that the router knows, those on their way in among them; and by user.
-        self.known = 0
-        self.users: Counter[str] = Counter()
+        #: Connections that are admitted or about to be, in total and by user.
+        self.connection_count = 0
+        self.connections_by_user: Counter[str] = Counter()
         self.connections_opened = 0
         self.connections_closed = 0
         self.messages_committed = 0
         self.messages_erased = 0
-        #: By the catalogue's code: what was refused of its clients and backends.
+        #: Refusals to clients and backends, by the catalogue's code.
         self.refused: Counter[str] = Counter()
         self.revocations = Revocations()
-        #: What its clients and backends have sent lately.
-        self.meter = TokenBucket()
-        #: When it is the turn of calls for it, and of what backends and workers say.
-        self.calls = FairCallQueue(TokenBucket(), f"the backends of tenant {self.name}")
-        self.says = FairCallQueue(self.meter, f"tenant {self.name}")
-        self.resting = Tarpit()
-        self.declare(stored, defaults)
+        #: Bucket that all messages draw from: those of clients, backends and workers.
+        self.publish_bucket = TokenBucket()
+        #: Calls of any kind, and calls that publish.
+        self.call_queue = FairCallQueue(TokenBucket(), f"the backends of tenant {self.name}")
+        self.publish_queue = FairCallQueue(self.publish_bucket, f"tenant {self.name}")
+        self.tarpit = Tarpit()
+        self.update(stored, defaults)
 
-    def declare(self, stored: StoredTenant, defaults: TenantLimits) -> None:
-        """It was declared, or changed, to be so."""
+    def update(self, stored: StoredTenant, defaults: TenantLimits) -> None:
+        """Take over state and settings; `defaults` replace limits that are not set."""
         self.state = stored.state
         self.settings = TenantSettings.FromString(stored.settings)
         self.created_ms = stored.created_ms
         self.updated_ms = stored.updated_ms
         self.limits = TenantLimits()
         self.limits.CopyFrom(defaults)
-        # What is 0 is not set, so the default stays.
+        # An unset limit is 0, which MergeFrom leaves out.
         self.limits.MergeFrom(self.settings.limits)
         messages, size = self.limits.messages_per_s, self.limits.bytes_per_s
-        self.rate = RateLimit(messages, size)
-        self.says.rate = RateLimit(messages, size, depth_s=BACKENDS_DEPTH_S)
-        self.calls.rate = RateLimit(self.limits.calls_per_s, size, unit="calls")
+        self.publish_rate = RateLimit(messages, size)
+        self.publish_queue.rate = RateLimit(messages, size, depth_s=BACKEND_DEPTH_S)
+        self.call_queue.rate = RateLimit(self.limits.calls_per_s, size, unit="calls")
 
     def count_connection(self, user: str) -> None:
         """Count a connection that was admitted or restored; `user` may be empty."""
-        self.known += 1
+        self.connection_count += 1
         if user:
-            self.users[user] += 1
+            self.connections_by_user[user] += 1
 
     def uncount_connection(self, user: str) -> None:
         """Stop counting a connection that has closed, accepted or not."""
-        self.known -= 1
+        self.connection_count -= 1
         if user:
-            self.users[user] -= 1
-            if not self.users[user]:
-                del self.users[user]
+            self.connections_by_user[user] -= 1
+            if not self.connections_by_user[user]:
+                del self.connections_by_user[user]
 
     @property
     def is_active(self) -> bool:
-        """It takes part."""
+        """The tenant is neither suspended nor being deleted."""
         return self.state == TENANT_STATE_ACTIVE
 
     @property
-    def history(self) -> HistoryLimits:
-        """What is kept of its logs."""
+    def retention(self) -> HistoryLimits:
+        """Bounds of each log of the tenant."""
         kept = self.settings.retention
         return HistoryLimits(kept.max_age_s * 1000, kept.max_messages, kept.max_bytes)
 
     def check_active(self) -> None:
-        """Raises Refused where it takes no part."""
+        """Raise Refused TENANT_SUSPENDED or UNKNOWN_TENANT unless the tenant is active."""
         if not self.is_active:
-            raise self.inactive()
+            raise self.inactive_error()
 
-    def inactive(self) -> Refused:
-        """The refusal of what is asked of a tenant that takes no part."""
+    def inactive_error(self) -> Refused:
+        """Return the refusal of requests while the tenant is not active."""
         return inactive(self.name, self.state)
 
     def is_open_to(self, is_local: bool) -> bool:
-        """Whether somebody who shows no proof may come in; `is_local` is from the same machine."""
+        """Return whether callers without credentials are admitted; `is_local` if on the same machine."""
         return is_open(self.settings.open_to, is_local)
 
     def take(self, size: int, now: float) -> None:
-        """Something of this size was sent. Raises Refused RATE_LIMITED where that is too much for now."""
-        wait_s = self.meter.take(self.rate, size, now)
+        """Charge a client's frame of `size` bytes. Raises Refused RATE_LIMITED if the bucket is empty."""
+        wait_s = self.publish_bucket.take(self.publish_rate, size, now)
         if wait_s:
-            raise rate_limited(self.rate, wait_s, f"tenant {self.name}")
+            raise rate_limited(self.publish_rate, wait_s, f"tenant {self.name}")
 
     def policy(self) -> TenantPolicy:
-        """What edges are told."""
+        """Return the policy that edges enforce, secrets included."""
         policy = TenantPolicy(tenant=self.name, state=self.state, settings=self.settings)  # type: ignore[arg-type]
         policy.settings.limits.CopyFrom(self.limits)
         policy.settings.ClearField("retention")
         return policy
 
     def to_proto(self) -> TenantProto:
-        """What callers are shown: no secrets."""
+        """Return the tenant as a message of the contract, without secrets."""
         shown = TenantProto(tenant=self.name, state=self.state, settings=self.settings)  # type: ignore[arg-type]
         shown.settings.open_to = self.settings.open_to or OPENNESS_NOBODY
         for key in shown.settings.client_auth.keys:
@@ -147,4 +147,4 @@ class Tenant:
         return shown
 
     def __repr__(self) -> str:
-        return f"<Tenant {self.name}, {self.known} connections>"
+        return f"<Tenant {self.name}, {self.connection_count} connections>"

@@ -1,62 +1,70 @@
-"""Settings that belong to one tenant only: names reserved for dialects, and shared secrets of clients."""
+"""Settings whose values are unique across tenants: names reserved for dialects, digests of shared tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.tenant_pb2 import TenantSettings
 from trunkline_runtime.reserved_names import reserved_names
 
-_TOKEN = "client_auth.token_digests"
-#: The field that says it, and what it says.
-_Claim = tuple[str, str]
+_TOKEN_DIGESTS = "client_auth.token_digests"
+
+
+class _UniqueValue(NamedTuple):
+    #: Path of the field in TenantSettings.
+    field: str
+    value: str
 
 
 class UniqueSettings:
-    """Whose each is, as far as is declared; asked for a tenant it takes no longer for there being others."""
+    """Owner of each unique value; cost does not grow with the number of tenants."""
 
     def __init__(self) -> None:
-        self._owners: dict[_Claim, str] = {}
-        self._of: dict[str, list[_Claim]] = {}
+        self._owners: dict[_UniqueValue, str] = {}
+        self._of_tenant: dict[str, list[_UniqueValue]] = {}
 
     def check(self, wanted: Mapping[str, TenantSettings]) -> None:
-        """Raises Refused INVALID_ARGUMENT where one of these would have what another has, of these or not."""
-        owners: dict[_Claim, str] = {}
+        """Check settings that are to be put together, by the name of their tenant.
+
+        Raises Refused INVALID_ARGUMENT if two of them, or one of them and another tenant, share a value.
+        """
+        owners: dict[_UniqueValue, str] = {}
         for name, settings in wanted.items():
-            for claim in _claims(settings):
-                owner = owners.setdefault(claim, name)
-                before = self._owners.get(claim, name)
-                if before not in wanted:
-                    owner = before
+            for value in _unique_values(settings):
+                owner = owners.setdefault(value, name)
+                current = self._owners.get(value, name)
+                if current not in wanted:
+                    owner = current
                 if owner != name:
-                    raise _two(claim, owner, name)
+                    raise _shared(value, owner, name)
 
-    def set(self, name: str, settings: TenantSettings) -> None:
-        """A tenant was declared, or changed, as was checked; those that pass claims on, in any order."""
-        self.gone(name)
-        if claims := list(_claims(settings)):
-            self._of[name] = claims
-            self._owners.update(dict.fromkeys(claims, name))
+    def put(self, name: str, settings: TenantSettings) -> None:
+        """Set a tenant's values, which passed `check`; tenants that swap values may come in any order."""
+        self.remove(name)
+        if values := list(_unique_values(settings)):
+            self._of_tenant[name] = values
+            self._owners.update(dict.fromkeys(values, name))
 
-    def gone(self, name: str) -> None:
-        """A tenant is no more."""
-        for claim in self._of.pop(name, ()):
-            # Another one may have it already.
-            if self._owners.get(claim) == name:
-                del self._owners[claim]
+    def remove(self, name: str) -> None:
+        """Remove a tenant's values."""
+        for value in self._of_tenant.pop(name, ()):
+            # A swap may already have given the value to another tenant.
+            if self._owners.get(value) == name:
+                del self._owners[value]
 
 
-def _claims(settings: TenantSettings) -> Iterator[_Claim]:
+def _unique_values(settings: TenantSettings) -> Iterator[_UniqueValue]:
     for reserved in reserved_names(settings):
-        yield reserved.field, reserved.name
+        yield _UniqueValue(reserved.field, reserved.name)
     for digest in settings.client_auth.token_digests:
-        yield _TOKEN, digest
+        yield _UniqueValue(_TOKEN_DIGESTS, digest)
 
 
-def _two(claim: _Claim, owner: str, name: str) -> Refused:
-    field, said = claim
-    what = "a token is" if field == _TOKEN else f"{said} is"
-    problem = f"{what} given to two tenants, {owner} and {name}"
-    return catalogue.INVALID_ARGUMENT.refused(field=f"settings.{field}", problem=problem)
+def _shared(value: _UniqueValue, owner: str, name: str) -> Refused:
+    # Errors show no digests.
+    subject = "a token is" if value.field == _TOKEN_DIGESTS else f"{value.value} is"
+    problem = f"{subject} given to two tenants, {owner} and {name}"
+    return catalogue.INVALID_ARGUMENT.refused(field=f"settings.{value.field}", problem=problem)

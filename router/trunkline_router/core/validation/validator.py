@@ -30,12 +30,14 @@ _CHECKS = _CheckOfType()
 def check(message: AnyMessage, field: str = "", *, size: int | None = None) -> None:
     """Check a message, and all messages in it, against the constraints of the contract.
 
-    `size` is the serialized size if the caller knows it; protobuf serializes the message to find out.
+    `size` is an upper bound of the serialized size if the caller knows one; protobuf would serialize the
+    message to measure it.
     Raises Refused INVALID_ARGUMENT for the first field at fault, with its path below `field`.
     """
     try:
         size_problem, check_fields = _CHECKS[type(message)]
-        if size_problem and (problem := size_problem(message.ByteSize() if size is None else size)):
+        is_small = size_problem is None or (size is not None and size_problem(size) is None)
+        if not is_small and size_problem and (problem := size_problem(message.ByteSize())):
             raise InvalidField(problem)
         check_fields(message)
     except InvalidField as invalid:

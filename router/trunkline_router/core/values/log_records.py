@@ -178,7 +178,7 @@ class Transaction:
         self.checkpoints += other.checkpoints
         self.delivered += other.delivered
 
-    def forget(self, topic: TopicKey) -> None:
+    def drop_topic(self, topic: TopicKey) -> None:
         """Leave out what is about places in a log that was erased."""
         self.withdrawn = [each for each in self.withdrawn if each.topic != topic]
         self.checkpoints = [each for each in self.checkpoints if each.topic != topic]

@@ -27,7 +27,7 @@ class Permissions(NamedTuple):
     expires_ms: int
 
     @classmethod
-    def of(cls, grants: Grants) -> Self:
+    def from_grants(cls, grants: Grants) -> Self:
         """Permissions from the grants that an edge found in a token."""
         return cls(
             frozenset(grants.rights),
@@ -38,7 +38,7 @@ class Permissions(NamedTuple):
         )
 
     @property
-    def may_hear(self) -> bool:
+    def may_subscribe(self) -> bool:
         """The connection may subscribe to topics."""
         return RIGHT_SUBSCRIBE in self.rights
 

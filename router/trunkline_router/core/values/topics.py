@@ -1,4 +1,4 @@
-"""Keys of topics, and positions in their logs."""
+"""Topic keys, and positions in the logs of topics."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import NamedTuple, TypeAlias
 from trunkline.v1.address_pb2 import Address, Conversation
 from trunkline.v1.address_pb2 import Position as PositionProto
 
-#: A topic: tenant, agent, platform, kind of target, id of target; empty where the address is broader.
-#: A plain tuple, as one is made for each message.
+#: Tenant, agent, platform, kind and id of the target; empty parts make the topic broader. A plain tuple, as
+#: one is made for every message.
 TopicKey: TypeAlias = tuple[str, str, str, int, str]
 
 #: Kinds of target in a TopicKey; those of conversations are the contract's ConversationKind.
@@ -20,22 +20,22 @@ USER = 3
 
 
 class Position(NamedTuple):
-    """A place in one topic's log; see `Position` in address.proto."""
+    """A position in one topic's log; see `Position` in address.proto."""
 
     epoch: str
     seq: int
 
     def to_proto(self) -> PositionProto:
-        """The contract's form."""
+        """Return the position as a message of the contract."""
         return PositionProto(epoch=self.epoch, seq=self.seq)
 
 
-#: The head of a log that holds nothing, and the position before the first message of any log.
+#: Head of an empty log, and the position before the first entry of any log.
 EMPTY = Position("", 0)
 
 
 def topic_of(address: Address) -> TopicKey:
-    """The topic of a valid address that is not a connection's."""
+    """Return the topic of a valid address that does not name a connection."""
     target = address.WhichOneof("target")
     if target is None:
         return (address.tenant, address.agent, address.platform, NO_TARGET, "")
@@ -47,7 +47,7 @@ def topic_of(address: Address) -> TopicKey:
 
 @lru_cache(maxsize=1024)
 def address_of(topic: TopicKey) -> Address:
-    """The address of a topic: the inverse of `topic_of`. Shared by all who ask, so not to be changed."""
+    """Return the address of a topic, the inverse of `topic_of`. Cached: callers must not change it."""
     tenant, agent, platform, kind, ident = topic
     if kind == NO_TARGET:
         return Address(tenant=tenant, agent=agent, platform=platform)
@@ -58,5 +58,21 @@ def address_of(topic: TopicKey) -> Address:
 
 
 def position_of(position: PositionProto) -> Position:
-    """A position in the contract's form."""
+    """Return a position of the contract as a tuple."""
     return Position(position.epoch, position.seq)
+
+
+def describe(address: Address) -> str:
+    """Return a valid address in words, such as `agent echo on platform web`."""
+    target = address.WhichOneof("target")
+    if target == "connection":
+        return f"connection {address.connection} of tenant {address.tenant}"
+    tenant, agent, platform, kind, ident = topic_of(address)
+    if target == "user":
+        return f"user {ident} of tenant {tenant}"
+    words = f"agent {agent}" if agent else f"tenant {tenant}"
+    if platform:
+        words += f" on platform {platform}"
+    if kind != NO_TARGET:
+        words += f" in {'person' if kind == PERSON else 'group'} {ident}"
+    return words

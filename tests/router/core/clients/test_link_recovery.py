@@ -9,7 +9,7 @@ from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import LinkHello, LinkRequest
 from trunkline_router.core.clients import link_recovery
 from trunkline_router.core.commits.effects import ReadPages
-from trunkline_router.core.directory.presence import CHANGES_A_MESSAGE
+from trunkline_router.core.directory.presence import CHANGES_PER_MESSAGE
 from trunkline_router.core.values.topics import TopicKey, address_of
 
 from tests.router.core.harness.client import Client
@@ -286,11 +286,11 @@ def test_credit_is_returned_once_a_batch_is_handled() -> None:
     link = router.edges["e1"].link
     assert link is not None
     router.core.link_received(link, entry_batch(), 0.0)
-    assert link.allowed == 1
+    assert link.credit == 1
     router.core.flush(0.0)
     batch = link.outbox.take()
     assert batch is not None
-    assert (link.allowed, batch.credit) == (2, 1)
+    assert (link.credit, batch.credit) == (2, 1)
 
 
 def test_a_full_outbox_blocks_its_source_until_it_is_drained() -> None:
@@ -300,7 +300,7 @@ def test_a_full_outbox_blocks_its_source_until_it_is_drained() -> None:
     assert fast is not None
     assert busy is not None
     busy.outbox.credit = 0
-    allowed = fast.allowed
+    allowed = fast.credit
     backend = router.broadcast(ALICE)
     while not busy.outbox.is_full:
         router.say(speaker, "x" * 200)
@@ -308,7 +308,7 @@ def test_a_full_outbox_blocks_its_source_until_it_is_drained() -> None:
         router.tell()
     router.say(speaker, "more")
     assert fast.blocked_by == {busy}
-    assert fast.allowed < allowed
+    assert fast.credit < allowed
     assert not backend.blocked_by
     more = router.broadcast(ROOM, "b")
     router.write()
@@ -319,7 +319,7 @@ def test_a_full_outbox_blocks_its_source_until_it_is_drained() -> None:
     router.settle()
     assert not fast.blocked_by
     assert not more.blocked_by
-    assert fast.allowed == allowed
+    assert fast.credit == allowed
     assert len(slow.texts) == router.log.head(ROOM).seq
 
 
@@ -349,13 +349,13 @@ def test_an_edge_that_does_not_read_its_answers_gets_no_more_credit() -> None:
     assert link is not None
     link.outbox.credit = 0
     sent = 0
-    while link.allowed:
+    while link.credit:
         assert sent < 100, "it is granted credit for ever"
         router.frame(client, unsubscribe={"conversation": {"kind": 2, "id": "nope"}})
         sent += 1
     link.outbox.credit = 10
     router.carry()
-    assert link.allowed == router.core.window
+    assert link.credit == router.core.window
 
 
 def test_watchers_receive_present_opened_and_closed_connections() -> None:
@@ -391,10 +391,10 @@ def test_watchers_of_a_group_see_who_joins_and_leaves() -> None:
 
 def test_many_connections_reach_a_watcher_in_several_messages() -> None:
     router = Router()
-    for _ in range(CHANGES_A_MESSAGE + 1):
+    for _ in range(CHANGES_PER_MESSAGE + 1):
         router.connected(ROOM)
     watcher = router.core.presence.watch(Address(tenant="t"))
     counts = []
     while (batch := watcher.take()) is not None:
         counts.append(len(batch.changes))
-    assert counts == [CHANGES_A_MESSAGE, 1]
+    assert counts == [CHANGES_PER_MESSAGE, 1]

@@ -42,18 +42,18 @@ def test_a_gap_at_the_start_is_no_recovery(after: Position, kept: int, live: boo
     catchup = Catchup(after)
     head = Position("e", 6)
     if live:
-        catchup.saw(Position("e", 7), EntryKind.MESSAGE, b"")
+        catchup.add_live(Position("e", 7), EntryKind.MESSAGE, b"")
         head = Position("e", 7)
-    catchup.read(Page([message(n) for n in range(7 - kept, 7)], False, Position("e", 6)), head)
+    catchup.merge(Page([message(n) for n in range(7 - kept, 7)], False, Position("e", 6)), head)
     assert catchup.missed is None
 
 
 def test_everything_from_a_position_on_is_a_recovery() -> None:
     catchup = Catchup(Position("e", 4))
-    catchup.read(Page([message(5), message(6)], False, Position("e", 6)), Position("e", 6))
+    catchup.merge(Page([message(5), message(6)], False, Position("e", 6)), Position("e", 6))
     assert catchup.missed == [message(5), message(6)]
     catchup = Catchup(Position("e", 6))
-    catchup.read(Page([], False, Position("e", 6)), Position("e", 6))
+    catchup.merge(Page([], False, Position("e", 6)), Position("e", 6))
     assert catchup.missed == []
 
 

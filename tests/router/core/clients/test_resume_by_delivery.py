@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from trunkline.v1.address_pb2 import Address
 from trunkline_router.core.clients import subscribing
 from trunkline_router.core.commits.effects import ReadDelivered
-from trunkline_router.core.directory.connections import topics_heard
+from trunkline_router.core.directory.connections import default_topics
 from trunkline_router.core.values.topics import EMPTY, GROUP, PERSON, USER, Position, TopicKey, address_of
 
 from tests.router.core.harness.invariants import check_tables
@@ -119,7 +119,7 @@ def test_positions_in_resume_take_precedence_over_receipts() -> None:
     deliver_all(router, MINE, ALICE)
     client = router.connected(ALICE, user="x", delivered=True, resume={MINE: Position("e1", 1)})
     assert client.texts == ["2"]
-    every = dict.fromkeys(topics_heard(ALICE, "x"), EMPTY)
+    every = dict.fromkeys(default_topics(ALICE, "x"), EMPTY)
     client = router.open(ALICE, user="x", delivered=True, resume=every)
     assert not [read for read in router.core.effects.reads if isinstance(read, ReadDelivered)]
     router.settle()

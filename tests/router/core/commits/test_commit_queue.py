@@ -70,7 +70,7 @@ def test_an_erased_log_gets_its_messages_and_nothing_about_places_in_the_former_
             settled=[1], checkpoints=[checkpoint], withdrawn=[Withdrawal(topic, 1)], delivered=[delivered]
         )
         queue.add_write(AtomicWrite(write, AttemptCommit()))
-    assert queue.erased(ALICE) == [change, read]
+    assert queue.drop_changes(ALICE) == [change, read]
     assert (queue.entries, queue.bytes) == (2, 20)
     transaction, writes = queue.take()
     assert transaction.entries == [message, elsewhere]
@@ -89,7 +89,7 @@ def test_who_waits_for_what_is_under_way_is_called_when_all_of_it_is_dealt_with(
     queue.take()
     queue.after_commit(lambda: called.append("two"))
     assert called == ["at once"]
-    queue.dealt_with()
+    queue.transaction_done()
     assert called == ["at once", "one"]
-    queue.dealt_with()
+    queue.transaction_done()
     assert called == ["at once", "one", "two"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trunkline.v1.edge_service_pb2 import LinkRequest, LinkResponse, RouterEntry, TenantPolicy
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
-from trunkline_router.core.directory.connections import Link, topics_heard
+from trunkline_router.core.directory.connections import Link, default_topics
 from trunkline_router.core.values.topics import Position, TopicKey, address_of, position_of, topic_of
 
 from tests.router.core.harness.client import REQUESTS, Client
@@ -52,7 +52,7 @@ class Edge:
         opened.address.CopyFrom(address_of(client.home))
         if client.state == "open":
             opened.restored = True
-            own = topics_heard(client.home, client.user)
+            own = default_topics(client.home, client.user)
             for heard in self.orphans.values():
                 if client in heard.listeners and heard.key not in own:
                     opened.groups.add(kind=heard.key[3], id=heard.key[4])

@@ -36,7 +36,7 @@ def check_tables(core: RouterCore, *, at_rest: bool) -> None:
         assert topic.key == key
         check_topic(topic, links, heard, heard_on)
         if at_rest:
-            assert topic.users == heard[topic], f"{topic} has users that are gone"
+            assert topic.reference_count == heard[topic], f"{topic} has users that are gone"
             assert not topic.catchups
     for tenant in core.directory.tenants.values():
         for connection in core.directory.connections_of(tenant).values():
@@ -49,8 +49,8 @@ def check_tables(core: RouterCore, *, at_rest: bool) -> None:
 
 def check_topic(topic: Topic, links: set[Link], heard: Counter[object], heard_on: Counter[object]) -> None:
     """Its counts are those of the connections that hear it."""
-    assert topic.users > 0
-    assert topic.users >= heard[topic] == topic.listeners
+    assert topic.reference_count > 0
+    assert topic.reference_count >= heard[topic] == topic.listeners
     assert len({link_topic.link for link_topic in topic.links}) == len(topic.links)
     for link_topic in topic.links:
         assert link_topic.link in links, "a topic is heard on a link that is forgotten"

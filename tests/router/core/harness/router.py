@@ -226,7 +226,7 @@ class Router:
         listener = Backend()
         request = BroadcastRequest(address=address, parts=[Part(text=TextPart(text=text))], **more)
         try:
-            self.core.publishing.take(request, listener)
+            self.core.publishing.publish(request, listener)
         finally:
             self.carry()
         return listener
@@ -247,7 +247,7 @@ class Router:
         """A tenant is new, or has changed, on disk."""
         stored = stored_tenant(name, settings, state)
         self.tenants = [each for each in self.tenants if each.tenant != name] + [stored]
-        self.core.tenant_table.declare(stored)
+        self.core.tenant_table.put(stored)
         self.carry()
 
     def grant(self, client: Client, grants: Grants, ident: str = "a1") -> None:

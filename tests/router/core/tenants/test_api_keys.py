@@ -32,7 +32,8 @@ from trunkline.v1.tenant_pb2 import (
     TenantSettings,
 )
 from trunkline_router.core.tenants import api_keys
-from trunkline_router.core.tenants.api_keys import ApiKeys, Caller, CallerKind, is_local
+from trunkline_router.core.tenants.api_keys import ApiKeys
+from trunkline_router.core.tenants.callers import Caller, CallerKind, is_local
 from trunkline_router.core.tenants.tenant import Tenant
 from trunkline_router.core.values.log_records import StoredTenant
 from trunkline_runtime.tenant_policy import CLIENT_SCOPES
@@ -50,7 +51,7 @@ def tenant(name: str, openness: Any, state: int = TENANT_STATE_ACTIVE) -> Tenant
 def answer(caller: Caller, scope: int, name: str, asked: Tenant | None) -> str:
     """The code of the refusal; empty where there is none."""
     try:
-        caller.check(scope, name, asked)
+        caller.authorize(scope, name, asked)
     except Refused as refused:
         return refused.entry.code
     return ""
@@ -115,7 +116,7 @@ def test_who_has_a_proof_does_not_learn_which_tenants_there_are(
 
     def refusal(asked: Tenant | None) -> str:
         with pytest.raises(Refused) as refused:
-            caller.check(scope, "b", asked)
+            caller.authorize(scope, "b", asked)
         assert refused.value.entry is catalogue.FORBIDDEN
         return str(refused.value)
 
@@ -128,7 +129,7 @@ def test_a_refusal_names_the_scope_that_is_missing() -> None:
     stranger = Caller(CallerKind.ANYBODY)
     for caller, scope in ((key, SCOPE_HISTORY), (acting, SCOPE_ADMIN), (stranger, SCOPE_ATTACH)):
         with pytest.raises(Refused, match=Scope.Name(scope)):
-            caller.check(scope, "a", tenant("a", OPENNESS_NOBODY))
+            caller.authorize(scope, "a", tenant("a", OPENNESS_NOBODY))
 
 
 def test_only_those_are_local_whom_nobody_forwards() -> None:
@@ -155,8 +156,8 @@ def keys(*of: str) -> tuple[ApiKeys, list[str]]:
     """A table with a key of each of these tenants, and their secrets."""
     table, secrets = ApiKeys(), []
     for at, name in enumerate(of):
-        stored, secret = table.make(name, "", [SCOPE_HISTORY], 1000 + at, os.urandom)
-        assert table.caller(secret, 5000) is None
+        stored, secret = table.create(name, "", [SCOPE_HISTORY], 1000 + at, os.urandom)
+        assert table.authenticate(secret, 5000) is None
         table.add(stored)
         secrets.append(secret)
     return table, secrets
@@ -164,13 +165,13 @@ def keys(*of: str) -> tuple[ApiKeys, list[str]]:
 
 def test_a_secret_is_its_tenants_and_is_kept_nowhere() -> None:
     table = ApiKeys()
-    stored, secret = table.make("a", "ci", [SCOPE_HISTORY, SCOPE_BROADCAST, SCOPE_HISTORY], 7, os.urandom)
+    stored, secret = table.create("a", "ci", [SCOPE_HISTORY, SCOPE_BROADCAST, SCOPE_HISTORY], 7, os.urandom)
     assert secret.startswith(f"tl_{stored.key_id}_")
     assert secret.removeprefix(f"tl_{stored.key_id}_") not in repr(stored)
     assert stored.scopes == (SCOPE_BROADCAST, SCOPE_HISTORY)
     loaded = ApiKeys()
     loaded.load([stored])
-    found = loaded.caller(secret, 8)
+    found = loaded.authenticate(secret, 8)
     assert found == Caller(CallerKind.KEY, "a", frozenset(stored.scopes), stored.key_id)
 
 
@@ -179,53 +180,53 @@ def test_a_wrong_secret_is_nobodys() -> None:
     half_b = b.rpartition("_")[2]
     of_a_with_b = f"{a.rpartition('_')[0]}_{half_b}"
     for wrong in ("", "tl_", "tl__", a[:-1], a + "0", a.upper(), of_a_with_b, "é" + a, a + "é", a * 100_000):
-        assert table.caller(wrong, 5000) is None
-    assert table.caller(a, 5000) is not None
+        assert table.authenticate(wrong, 5000) is None
+    assert table.authenticate(a, 5000) is not None
 
 
 def test_a_removed_key_is_gone_and_no_other_tenant_can_remove_it() -> None:
     table, [a, b] = keys("a", "b")
-    [stored] = table.of("a")
+    [stored] = table.of_tenant("a")
     assert table.remove("b", stored.key_id) is None
-    assert table.caller(a, 5000) is not None
+    assert table.authenticate(a, 5000) is not None
     assert table.remove("a", stored.key_id) is not None
     assert stored.key_id not in table
-    assert table.caller(a, 5000) is None
+    assert table.authenticate(a, 5000) is None
     assert table.remove("a", stored.key_id) is None
-    assert table.take_used() == []
-    table.forget_tenant("b")
-    table.forget_tenant("nobody")
-    assert table.caller(b, 5000) is None
+    assert table.take_last_used() == []
+    table.remove_tenant("b")
+    table.remove_tenant("nobody")
+    assert table.authenticate(b, 5000) is None
     assert repr(table) == "<ApiKeys 0 of 0 tenants>"
 
 
 def test_keys_are_listed_oldest_first() -> None:
     table, _ = keys("a", "b", "a", "a")
-    assert [stored.created_ms for stored in table.of("a")] == [1000, 1002, 1003]
-    assert table.of("nobody") == []
+    assert [stored.created_ms for stored in table.of_tenant("a")] == [1000, 1002, 1003]
+    assert table.of_tenant("nobody") == []
 
 
 def test_a_use_is_written_once_a_minute() -> None:
     table, [secret, other] = keys("a", "a")
-    first, second = table.of("a")
+    first, second = table.of_tenant("a")
     for now_ms in (100_000, 100_001, 159_999):
-        table.caller(secret, now_ms)
-    assert table.take_used() == [(first.key_id, 100_000)]
-    assert table.take_used() == []
-    table.caller(secret, 159_999)
-    assert table.take_used() == []
-    table.caller(secret, 160_000)
-    table.caller(other, 160_001)
-    assert table.take_used() == [(first.key_id, 160_000), (second.key_id, 160_001)]
-    assert [stored.used_ms for stored in table.of("a")] == [160_000, 160_001]
+        table.authenticate(secret, now_ms)
+    assert table.take_last_used() == [(first.key_id, 100_000)]
+    assert table.take_last_used() == []
+    table.authenticate(secret, 159_999)
+    assert table.take_last_used() == []
+    table.authenticate(secret, 160_000)
+    table.authenticate(other, 160_001)
+    assert table.take_last_used() == [(first.key_id, 160_000), (second.key_id, 160_001)]
+    assert [stored.used_ms for stored in table.of_tenant("a")] == [160_000, 160_001]
     # A clock that was set back is believed.
-    table.caller(secret, 50_000)
-    assert table.take_used() == [(first.key_id, 50_000)]
+    table.authenticate(secret, 50_000)
+    assert table.take_last_used() == [(first.key_id, 50_000)]
 
 
 def test_a_tenant_has_so_many_keys_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api_keys, "MAX_KEYS", 2)
     table, _ = keys("a", "a", "b")
     with pytest.raises(Refused, match="revoke one first"):
-        table.make("a", "", [SCOPE_HISTORY], 1, os.urandom)
-    table.make("b", "", [SCOPE_HISTORY], 1, os.urandom)
+        table.create("a", "", [SCOPE_HISTORY], 1, os.urandom)
+    table.create("b", "", [SCOPE_HISTORY], 1, os.urandom)

@@ -60,7 +60,7 @@ def test_an_edge_is_told_all_policies_first_and_each_change_at_once() -> None:
     router.declare("new", TenantSettings(limits=TenantLimits(messages_per_s=7)))
     told = edge.policies["new"].settings
     assert (told.default_agent, told.limits.messages_per_s, told.limits.conversations) == ("", 7, 3)
-    router.core.tenant_table.gone("new")
+    router.core.tenant_table.remove("new")
     router.carry()
     assert set(edge.policies) == {"t", "u"}
 
@@ -105,7 +105,7 @@ def test_what_was_on_its_way_from_a_client_when_its_tenant_was_suspended_is_refu
     client.edge.inbox.entries.add().frame.connection = client.number
     client.edge.inbox.entries[-1].frame.frame.message.id = "m1"
     client.edge.inbox.entries[-1].frame.frame.message.parts.add().text.text = "late"
-    router.core.tenant_table.declare(
+    router.core.tenant_table.put(
         next(each for each in router.tenants if each.tenant == "t")._replace(state=TENANT_STATE_SUSPENDED)
     )
     router.settle()
@@ -161,7 +161,7 @@ def test_who_was_let_in_before_a_link_broke_is_not_counted_out() -> None:
     router.link("e1")
     router.settle()
     assert client.state == "open"
-    assert router.core.directory.tenants["t"].known == 1
+    assert router.core.directory.tenants["t"].connection_count == 1
 
 
 def test_messages_of_a_tenant_are_limited_by_the_second() -> None:
@@ -374,7 +374,7 @@ def test_what_waits_for_an_erased_tenant_is_refused_and_begins_no_new_log() -> N
     origin, theirs = router.broadcast(ALICE), router.broadcast(("u", "a", "p", GROUP, "room"))
     router.declare("t", state=TENANT_STATE_DELETING)
     router.core.tenant_erased("t", [ALICE])
-    router.core.tenant_table.gone("t")
+    router.core.tenant_table.remove("t")
     router.settle()
     assert origin.reason is not None
     assert origin.reason.entry.code == "UNKNOWN_TENANT"

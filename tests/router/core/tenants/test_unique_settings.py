@@ -1,4 +1,4 @@
-"""Pipelines and secrets are one tenant's only, whatever is declared, changed, passed on and deleted."""
+"""Pipelines and secrets are one tenant's only, whatever is current, changed, passed on and deleted."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ SAID = st.sets(st.sampled_from(["x", "y", "z"]), max_size=2)
 SETTINGS = st.tuples(SAID, SAID)
 WANTED = st.dictionaries(NAMES, SETTINGS, max_size=3)
 
-_Said = tuple[set[str], set[str]]
+_Values = tuple[set[str], set[str]]
 
 
-def settings(said: _Said) -> TenantSettings:
-    pipelines, digests = said
+def settings(values: _Values) -> TenantSettings:
+    pipelines, digests = values
     return TenantSettings(pipelines=pipelines, client_auth=ClientAuth(token_digests=digests))
 
 
-def clash(tenants: dict[str, _Said]) -> bool:
-    """Compares all with all."""
+def clash(tenants: dict[str, _Values]) -> bool:
+    """Return whether any two tenants share a value."""
     return any(
         this != other and (one[0] & another[0] or one[1] & another[1])
         for this, one in tenants.items()
@@ -32,30 +32,30 @@ def clash(tenants: dict[str, _Said]) -> bool:
 
 
 @given(st.lists(st.one_of(WANTED, NAMES), max_size=12))
-def test_what_is_one_tenants_is_no_others(steps: list[dict[str, _Said] | str]) -> None:
-    claims, declared = UniqueSettings(), dict[str, _Said]()
+def test_no_two_tenants_share_a_value(steps: list[dict[str, _Values] | str]) -> None:
+    unique, current = UniqueSettings(), dict[str, _Values]()
     for step in steps:
         if isinstance(step, str):
-            claims.gone(step)
-            declared.pop(step, None)
+            unique.remove(step)
+            current.pop(step, None)
             continue
-        wanted = {name: settings(said) for name, said in step.items()}
+        wanted = {name: settings(values) for name, values in step.items()}
         try:
-            claims.check(wanted)
+            unique.check(wanted)
         except Refused:
-            assert clash(declared | step)
+            assert clash(current | step)
             continue
-        assert not clash(declared | step)
-        declared |= step
+        assert not clash(current | step)
+        current |= step
         for name, each in wanted.items():
-            claims.set(name, each)
+            unique.put(name, each)
 
 
-def test_who_has_it_and_who_wants_it_are_told() -> None:
-    claims = UniqueSettings()
-    claims.set("a", settings(({"x"}, {"y"})))
+def test_a_refusal_names_the_owner_and_the_other_tenant() -> None:
+    unique = UniqueSettings()
+    unique.put("a", settings(({"x"}, {"y"})))
     with pytest.raises(Refused, match=r"settings\.pipelines: x is given to two tenants, a and b"):
-        claims.check({"b": settings(({"x"}, set()))})
+        unique.check({"b": settings(({"x"}, set()))})
     with pytest.raises(Refused, match=r"token_digests: a token is given to two tenants, a and b"):
-        claims.check({"b": settings((set(), {"y"}))})
-    claims.check({"a": settings(({"z"}, set())), "b": settings(({"x"}, {"y"}))})
+        unique.check({"b": settings((set(), {"y"}))})
+    unique.check({"a": settings(({"z"}, set())), "b": settings(({"x"}, {"y"}))})

@@ -1,0 +1,84 @@
+"""Fan-out: one entry per link for each message, however many connections listen there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from trunkline.v1.edge_service_pb2 import TopicFrame
+from trunkline.v1.message_pb2 import Delta
+
+from trunkline_router.core.commits.effects import CommitListener
+from trunkline_router.core.directory.backpressure import Backpressure
+from trunkline_router.core.directory.connections import Link, LinkSubscription
+from trunkline_router.core.directory.directory import Directory
+from trunkline_router.core.values.topics import TopicKey
+
+
+class FanOut:
+    """Adds frames of topics to the outboxes of the links that listen to them."""
+
+    __slots__ = ("_backpressure", "_directory")
+
+    def __init__(self, directory: Directory, backpressure: Backpressure) -> None:
+        self._directory = directory
+        self._backpressure = backpressure
+
+    def add(
+        self, key: TopicKey, size: int, source: CommitListener, *, logged: bool = False
+    ) -> list[TopicFrame]:
+        """Add an entry of about `size` bytes for each link with listeners; the caller fills in the frames.
+
+        It must do so before anything else happens. Entries of the log (`logged`) skip links that are catching
+        up, which buffer them. A link whose only listener is the author gets none.
+        """
+        topic = self._directory.topics.get(key)
+        if topic is None:
+            return []
+        entries = []
+        author = source.connection
+        skipped = self._directory.sole_subscription(author, topic) if author else None
+        for subscription in topic.links:
+            link = subscription.link
+            if subscription is skipped or link.lost or (logged and subscription.catchup is not None):
+                continue
+            publish = link.outbox.add(size).publish
+            publish.topic = subscription.number
+            if author is not None and author.link is link and not (logged and author.echo):
+                setattr(publish, "except", author.number)
+            entries.append(publish)
+            self._backpressure.added(link, source.blocked_by)
+        return entries
+
+    def add_delta(
+        self, subscriptions: Iterable[LinkSubscription], message_id: str, delta: Delta, blocked_by: set[Link]
+    ) -> None:
+        """Add a delta for each link, merged into the one before it if that still waits."""
+        kind = delta.WhichOneof("content")
+        size = delta.ByteSize()
+        for subscription in subscriptions:
+            link = subscription.link
+            if link.lost or subscription.catchup is not None:
+                continue
+            outbox = link.outbox
+            is_mergeable = kind == "text" and subscription.generation == outbox.generation
+            if is_mergeable and subscription.delta is not None:
+                waiting = subscription.delta.frame.delta
+                is_next = waiting.message_id == message_id and waiting.HasField("text")
+                if is_next and outbox.extend_entry(size):
+                    waiting.text += delta.text
+                    subscription.delta.deltas += 1
+                    continue
+            publish = outbox.add_delta(size + len(message_id)).publish
+            publish.topic = subscription.number
+            publish.deltas = 1
+            frame = publish.frame.delta
+            frame.message_id = message_id
+            frame.index = delta.index
+            if kind == "text":
+                frame.text = delta.text
+            elif kind == "reasoning":
+                frame.reasoning = delta.reasoning
+            else:
+                frame.part.CopyFrom(delta.part)
+            subscription.delta, subscription.generation = publish, outbox.generation
+            self._backpressure.added(link, blocked_by)
