@@ -44,7 +44,7 @@ async def serve(settings: EdgeSettings, stop: asyncio.Event) -> None:
     await runtime.jwks.aclose()
     await fetch.aclose()
     await calls.close()
-    await http.ended()
+    await http.drain()
 
 
 async def _close(server: asyncio.Server, runtime: EdgeRuntime, tasks: list[asyncio.Task[None]]) -> None:

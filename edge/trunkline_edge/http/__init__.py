@@ -1,1 +1,1 @@
-"""HTTP on the edge's port."""
+"""HTTP API of the edge: JSON transcoding, dialects' routes, health and metrics."""

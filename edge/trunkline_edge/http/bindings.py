@@ -1,4 +1,4 @@
-"""The contract's HTTP form: what the `google.api.http` annotations of `trunkline.v1` say."""
+"""HTTP bindings of RPCs, read from the `google.api.http` annotations of `trunkline.v1`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trunkline.v1.access_pb2 import requires
 
 from trunkline_edge.http.path_router import Pattern, pattern_of
 
-#: Where a request says whose it is; the first of them that its type has.
+#: Fields that name a request's tenant; the first one that its type has counts.
 TENANTS = ("tenant", "address.tenant")
 
 FieldPath = tuple[FieldDescriptor, ...]
@@ -25,41 +25,41 @@ FieldPath = tuple[FieldDescriptor, ...]
 
 @dataclass(frozen=True)
 class Binding:
-    """One HTTP form of one RPC."""
+    """One HTTP form of an RPC."""
 
     method: MethodDescriptor
     http_method: str
     template: str
     pattern: Pattern
-    #: What the path's variables fill, in order.
+    #: The fields that the path's variables set, in order.
     variables: tuple[FieldPath, ...]
-    #: All of the request, as far as it is not in the path, is in the body.
-    takes_all: bool
-    #: The one field that the body holds, if not all.
+    #: The body is the whole request, except the fields in the path.
+    whole_body: bool
+    #: The only field in the body, if not the whole request.
     body_field: FieldDescriptor | None
-    #: The one field that is the response's body, if not all.
+    #: The only field of the response in its body, if not the whole response.
     response_field: FieldDescriptor | None
-    #: Which of the path's variables names the tenant; None where the call is for none that exists.
+    #: Index of the path's variable that names the tenant; None if no existing tenant is named.
     tenant_at: int | None
-    #: What the caller must have been given, a Scope.
+    #: The Scope that the caller needs.
     scope: int
     request: type[Message]
 
     def tenant_in(self, values: tuple[str, ...]) -> str:
-        """The tenant among the values of the path's variables; empty where it is not there."""
+        """The tenant among the values of the path's variables; empty if they contain none."""
         return values[self.tenant_at] if self.tenant_at is not None else ""
 
     @property
     def has_body(self) -> bool:
-        """A request has a body."""
-        return self.takes_all or self.body_field is not None
+        """Whether a request has a body."""
+        return self.whole_body or self.body_field is not None
 
     def __str__(self) -> str:
         return f"{self.http_method} {self.template} ({self.method.full_name})"
 
 
 def services() -> list[ServiceDescriptor]:
-    """The contract's services, by name."""
+    """The contract's services, sorted by name."""
     found = []
     for module in pkgutil.iter_modules(trunkline.v1.__path__):
         if module.name.endswith("_service_pb2"):
@@ -69,15 +69,17 @@ def services() -> list[ServiceDescriptor]:
 
 
 def bindings() -> list[Binding]:
-    """Every HTTP form of every RPC that has one, the streaming ones included.
+    """Every HTTP form of every RPC, the streaming ones included.
 
-    Raises ValueError where an annotation asks for what is not supported.
+    Raises ValueError for an annotation that is not supported.
     """
-    return [binding for service in services() for method in service.methods for binding in bound(method)]
+    return [
+        binding for service in services() for method in service.methods for binding in bindings_of(method)
+    ]
 
 
-def bound(method: MethodDescriptor) -> list[Binding]:
-    """The HTTP forms of one RPC; none where it has no annotation."""
+def bindings_of(method: MethodDescriptor) -> list[Binding]:
+    """The HTTP forms of one RPC; none without an annotation."""
     if method.client_streaming or not method.GetOptions().HasExtension(http):
         return []
     rule: HttpRule = method.GetOptions().Extensions[http]
@@ -92,7 +94,7 @@ def _rules(rule: HttpRule) -> Iterator[HttpRule]:
 def _binding(method: MethodDescriptor, rule: HttpRule) -> Binding:
     kind = rule.WhichOneof("pattern")
     if kind is None:
-        raise ValueError(f"{method.full_name}: its annotation has no pattern")
+        raise ValueError(f"{method.full_name}: the annotation has no pattern")
     custom = kind == "custom"
     template = rule.custom.path if custom else getattr(rule, kind)
     pattern = pattern_of(template)
@@ -104,7 +106,7 @@ def _binding(method: MethodDescriptor, rule: HttpRule) -> Binding:
         template=template,
         pattern=pattern,
         variables=variables,
-        takes_all=rule.body == "*",
+        whole_body=rule.body == "*",
         body_field=_field(method.input_type, "" if rule.body == "*" else rule.body),
         response_field=_field(method.output_type, rule.response_body),
         tenant_at=variables.index(tenant) if tenant in variables else None,
@@ -114,7 +116,7 @@ def _binding(method: MethodDescriptor, rule: HttpRule) -> Binding:
 
 
 def tenant_path(method: MethodDescriptor) -> FieldPath:
-    """The field of an RPC's request that names the tenant; empty where there is none."""
+    """The path of the request's field that names the tenant; empty for none."""
     for name in TENANTS:
         try:
             return field_path(method.input_type, name)
@@ -128,7 +130,7 @@ def _field(message: Descriptor, name: str) -> FieldDescriptor | None:
 
 
 def field_path(message: Descriptor, name: str) -> FieldPath:
-    """The fields on the way to a nested one. Raises ValueError where there is no such field."""
+    """The fields from a message to a nested field. Raises ValueError for an unknown field."""
     path: list[FieldDescriptor] = []
     inside: Descriptor | None = message
     for part in name.split("."):

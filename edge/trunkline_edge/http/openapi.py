@@ -1,4 +1,4 @@
-"""/openapi.json: the contract's HTTP form for tools, made from its descriptors and comments."""
+"""/openapi.json: the HTTP API described for tools, from the contract's descriptors and comments."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from trunkline.v1.access_pb2 import SCOPE_OPERATOR, Scope
 
 from trunkline_edge.http.bindings import Binding, FieldPath
 from trunkline_edge.http.json_decode import is_map
-from trunkline_edge.http.openapi_schemas import SCHEMAS, Schemas, comment, taken
+from trunkline_edge.http.openapi_schemas import SCHEMAS, SchemaRegistry, comment, nested_messages
 
-#: What any call, and what one with a body, may be refused with.
-REFUSALS = {
-    400: "Something in the request is missing or not valid.",
-    401: "No proof of who is asking, or one that does not hold.",
-    403: "Not allowed to who is asking.",
-    404: "There is no such tenant, message or path.",
-    429: "More is asked than can be done now.",
-    500: "A fault of Trunkline itself.",
+#: Errors of any call, and of calls with a body, by HTTP status.
+ERRORS = {
+    400: "The request is incomplete or invalid.",
+    401: "The credentials are missing or invalid.",
+    403: "The caller is not permitted to do this.",
+    404: "The tenant, message or path does not exist.",
+    429: "A rate limit or quota is exceeded, or the service is overloaded.",
+    500: "Internal error.",
     501: "The router is older than this edge.",
     503: "The service is starting or restarting.",
-    504: "The router did not answer in time; whether it did what was asked is not known.",
+    504: "The router did not answer in time; it may have done the request or not.",
 }
-BODY_REFUSALS = {
-    408: "The body did not come in time.",
-    409: "What is there does not allow it.",
-    413: "The body, or what would come of it, is too large.",
+BODY_ERRORS = {
+    408: "The body did not arrive in time.",
+    409: "The request conflicts with the current state.",
+    413: "The body, or the resulting message, is too large.",
     415: "The body is not JSON in UTF-8.",
 }
 
 DESCRIPTION = """\
-Every unary call of the gRPC contract `trunkline.v1`, as canonical protobuf JSON. Fields that are 64 bits \
-wide are strings. What is optional may be null, numbers may be strings, values of enums may be numbers, and \
-names of fields may be in snake_case; answers never have these forms. Parameters and fields that are not \
-known are refused. New fields may appear in answers.
+Every unary RPC of the gRPC contract `trunkline.v1`, as canonical protobuf JSON. 64-bit integers are \
+strings. In requests optional fields may be null, numbers may be strings, enum values may be numbers, and \
+field names may be snake_case; responses never use these forms. Unknown parameters and fields are rejected. \
+Responses may gain new fields.
 
 An error is a `google.rpc.Status`; the catalogue's code is the `reason` of its `google.rpc.ErrorInfo`."""
 
@@ -53,7 +53,7 @@ STATUS: dict[str, Any] = {
         "message": {"type": "string", "description": "For people."},
         "details": {
             "type": "array",
-            "description": "For programs: a `google.rpc.ErrorInfo`, and a `google.rpc.RetryInfo` where the "
+            "description": "For programs: a `google.rpc.ErrorInfo`, and a `google.rpc.RetryInfo` if the "
             "same request may succeed later.",
             "items": {
                 "type": "object",
@@ -74,8 +74,8 @@ SECURITY: dict[str, Any] = {
     "key": {
         "type": "http",
         "scheme": "bearer",
-        "description": "An API key of the tenant, or the operator's key. May be left out where the tenant is "
-        "open to the caller. `X-API-Key` may be sent in place of `Authorization`.",
+        "description": "An API key of the tenant, or the operator's key. Optional if the tenant is open to "
+        "the caller. `X-API-Key` may replace `Authorization`.",
     }
 }
 JSON = "application/json"
@@ -83,13 +83,13 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def endpoint(known: Sequence[Binding]) -> Endpoint:
-    """Serves the document, which is made once."""
+    """An endpoint that serves the document, which is generated once."""
     content = msgspec.json.encode(document(known))
     etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
     headers = {"etag": etag, "cache-control": "no-cache"}
 
     async def openapi(request: Request) -> Response:
-        """The document, or that it is still the same."""
+        """Return the document, or 304 if the caller has it."""
         if etag in re.findall(r'"[^"]*"', request.headers.get("if-none-match", "")):
             return Response(status_code=304, headers=headers)
         return Response(content, 200, headers, JSON)
@@ -98,8 +98,8 @@ def endpoint(known: Sequence[Binding]) -> Endpoint:
 
 
 def document(known: Sequence[Binding]) -> dict[str, Any]:
-    """The whole document."""
-    schemas = Schemas(taken(binding.method.input_type for binding in known))
+    """The OpenAPI document."""
+    schemas = SchemaRegistry(nested_messages(binding.method.input_type for binding in known))
     paths: dict[str, dict[str, Any]] = {}
     for binding in known:
         paths.setdefault(_path(binding), {})[binding.http_method.lower()] = _operation(binding, schemas)
@@ -129,27 +129,27 @@ def document(known: Sequence[Binding]) -> dict[str, Any]:
 
 
 def _path(binding: Binding) -> str:
-    """The path, its variables by the last of their names."""
+    """The path, with its variables named by their last field."""
     names = iter(binding.variables)
     segments = [each or f"{{{next(names)[-1].json_name}}}" for each in binding.pattern.segments]
     verb = binding.pattern.verb
     return "/" + "/".join(segments) + (f":{verb}" if verb else "")
 
 
-def _operation(binding: Binding, schemas: Schemas) -> dict[str, Any]:
+def _operation(binding: Binding, schemas: SchemaRegistry) -> dict[str, Any]:
     method, text = binding.method, comment(binding.method)
     scope = Scope.Name(binding.scope)  # type: ignore[arg-type]
     operation: dict[str, Any] = {
         "operationId": method.name,
         "tags": [method.containing_service.name],
         "summary": re.split(r"(?<=[.;:]) ", text, maxsplit=1)[0].rstrip(".;:"),
-        "description": f"{text}\n\nTakes `{scope}`.",
+        "description": f"{text}\n\nRequires `{scope}`.",
         "parameters": [*_path_parameters(binding, schemas), *_query_parameters(binding, schemas)],
         "responses": _responses(binding, schemas),
     }
     if binding.scope == SCOPE_OPERATOR:
         operation["security"] = [{"key": []}]
-    if binding.takes_all:
+    if binding.whole_body:
         elsewhere = frozenset(tuple(field.name for field in path) for path in binding.variables)
         schema = schemas.body(f"{method.name}Body", method.input_type, elsewhere)
         required = bool(schemas.components[f"{method.name}Body"].get("required"))
@@ -161,7 +161,7 @@ def _operation(binding: Binding, schemas: Schemas) -> dict[str, Any]:
     return operation
 
 
-def _path_parameters(binding: Binding, schemas: Schemas) -> Iterator[dict[str, Any]]:
+def _path_parameters(binding: Binding, schemas: SchemaRegistry) -> Iterator[dict[str, Any]]:
     for path in binding.variables:
         schema = schemas.field(path[-1])
         yield {
@@ -173,8 +173,8 @@ def _path_parameters(binding: Binding, schemas: Schemas) -> Iterator[dict[str, A
         }
 
 
-def _query_parameters(binding: Binding, schemas: Schemas) -> Iterator[dict[str, Any]]:
-    if binding.takes_all:
+def _query_parameters(binding: Binding, schemas: SchemaRegistry) -> Iterator[dict[str, Any]]:
+    if binding.whole_body:
         return
     for path in _leaves(binding.method.input_type, ()):
         if path in binding.variables or path[0] is binding.body_field:
@@ -190,7 +190,7 @@ def _query_parameters(binding: Binding, schemas: Schemas) -> Iterator[dict[str, 
 
 
 def _leaves(message: Descriptor, outer: FieldPath) -> Iterator[FieldPath]:
-    """The fields that a query can name."""
+    """The fields that query parameters can set."""
     for field in message.fields:
         inner = field.message_type
         if inner is None:
@@ -199,7 +199,7 @@ def _leaves(message: Descriptor, outer: FieldPath) -> Iterator[FieldPath]:
             yield from _leaves(inner, (*outer, field))
 
 
-def _responses(binding: Binding, schemas: Schemas) -> dict[str, Any]:
+def _responses(binding: Binding, schemas: SchemaRegistry) -> dict[str, Any]:
     method = binding.method
     schema, name = schemas.ref(method.output_type), method.output_type.name
     ok: dict[str, Any] = {"description": comment(method.output_type) or "OK"}
@@ -210,7 +210,7 @@ def _responses(binding: Binding, schemas: Schemas) -> dict[str, Any]:
         ok["content"] = {JSON: {"schema": schemas.field(binding.response_field)}}
     else:
         ok["content"] = {JSON: {"schema": schema}}
-    refusals = REFUSALS | (BODY_REFUSALS if binding.has_body else {})
+    refusals = ERRORS | (BODY_ERRORS if binding.has_body else {})
     refused = {"$ref": "#/components/responses/Refused"}
     found = {str(status): refused | {"description": text} for status, text in sorted(refusals.items())}
     return {"200": ok, **found, "default": refused}
@@ -221,7 +221,7 @@ def _refused() -> dict[str, Any]:
     return {
         "description": "The call was refused.",
         "headers": {
-            "Retry-After": {"description": "Seconds, where it is known when to try again.", "schema": seconds}
+            "Retry-After": {"description": "Seconds after which to retry, if known.", "schema": seconds}
         },
         "content": {JSON: {"schema": {"$ref": SCHEMAS + "Status"}}},
     }

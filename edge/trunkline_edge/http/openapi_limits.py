@@ -1,4 +1,4 @@
-"""What the contract's comments state after `Limits:`, as keywords of JSON Schema."""
+"""Translates the limits in the contract's comments, after `Limits:`, to keywords of JSON Schema."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Schema = dict[str, Any]
 
 _LIMITS = re.compile(r"Limits: (.*?)\.(?= |$)", re.DOTALL)
 
-#: What characters an alphabet forbids, in the syntax that ECMAScript and Python share.
+#: Character classes of the contract's alphabets, in the syntax common to ECMAScript and Python.
 _ALPHABETS = {
     "no white space, no control characters, no `/`, no `:`": r"[^\s/:\x00-\x1f\x7f-\x9f]",
     "no white space, no control characters": r"[^\s\x00-\x1f\x7f-\x9f]",
@@ -21,22 +21,22 @@ _ALPHABETS = {
 
 
 def limits_of(comment: str) -> str:
-    """The limits in a comment, without the full stop; empty for none."""
+    """The text of a comment's limits, without the full stop; empty for none."""
     found = _LIMITS.search(comment)
     return found[1] if found else ""
 
 
 def keywords(field: FieldDescriptor, limits: str) -> Schema:
-    """The schema's keywords for the limits of a field. Raises ValueError for what is not known here."""
+    """The schema keywords for a field's limits. Raises ValueError for an unknown limit."""
     if ", each " in limits or "; each " in limits:
-        # The rest is about the items.
+        # The rest applies to the items.
         count, each = re.split(r"[,;] each ", limits, maxsplit=1)
         return keywords(field, count) | {"items": _phrases(field, each)}
     return _phrases(field, limits)
 
 
 def must_be_set(field: FieldDescriptor, limits: str) -> bool:
-    """Limits that what is not set is not within."""
+    """Whether an unset field would violate the limits."""
     if field.containing_oneof is not None:
         return False
     if limits.startswith("required"):
@@ -57,14 +57,14 @@ def _phrases(field: FieldDescriptor, limits: str) -> Schema:
 def _phrase(field: FieldDescriptor, phrase: str) -> Schema:
     if phrase in _ALPHABETS:
         return {"alphabet": _ALPHABETS[phrase]}
-    for form, made in _FORMS:
+    for form, translate in _FORMS:
         if found := re.fullmatch(form, phrase):
-            return made(field, *(int(one) if one.isdigit() else one for one in found.groups()))
+            return translate(field, *(int(one) if one.isdigit() else one for one in found.groups()))
     raise ValueError(f"{field.full_name}: openapi_limits.py does not know the limit {phrase!r}")
 
 
 def _encoded(field: FieldDescriptor, limit: int) -> Schema:
-    """Bytes are base64 in JSON; for a message it is the size of another encoding."""
+    """Bytes are base64 in JSON. For a message the limit concerns its protobuf encoding, so none applies."""
     return {"maxLength": -(-limit // 3) * 4} if field.type == FieldDescriptor.TYPE_BYTES else {}
 
 

@@ -1,4 +1,4 @@
-"""The contract's messages and enums as JSON Schema, by the rules of canonical protobuf JSON."""
+"""JSON Schemas of the contract's messages and enums, following canonical protobuf JSON."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from trunkline_edge.http.openapi_limits import Schema, keywords, limits_of, must
 
 SCHEMAS = "#/components/schemas/"
 
-#: Fields that stand in the path of a request, by their names from the message at hand downwards.
-Elsewhere = frozenset[tuple[str, ...]]
-NOWHERE: Elsewhere = frozenset()
+#: Fields in the path of a request rather than in its body, by their names from the current message on.
+PathFields = frozenset[tuple[str, ...]]
+NO_PATH_FIELDS: PathFields = frozenset()
 
 _WELL_KNOWN: dict[str, Schema] = {
     "google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
@@ -41,22 +41,22 @@ _BYTES = {"type": "string", "contentEncoding": "base64", "pattern": "^[A-Za-z0-9
 
 
 def name_of(described: Any) -> str:
-    """A descriptor's name without the package, by which comments are found."""
+    """A descriptor's name without the package: the key of its comment."""
     return str(described.full_name.removeprefix("trunkline.v1."))
 
 
 def comment(described: Any) -> str:
-    """What the contract says about something; empty for nothing."""
+    """The contract's comment on a descriptor; empty for none."""
     return COMMENTS.get(name_of(described), "")
 
 
 def limits(field: FieldDescriptor) -> str:
-    """The limits of a field as its comment states them."""
+    """The limits in a field's comment."""
     return limits_of(comment(field))
 
 
-def taken(messages: Iterable[Descriptor]) -> set[str]:
-    """The names of all messages that are taken within these."""
+def nested_messages(messages: Iterable[Descriptor]) -> set[str]:
+    """The full names of these messages and of all messages within them."""
     found: set[str] = set()
     waiting = list(messages)
     while waiting:
@@ -67,11 +67,11 @@ def taken(messages: Iterable[Descriptor]) -> set[str]:
     return found
 
 
-class Schemas:
-    """Gathers the schemas of all messages that are referred to.
+class SchemaRegistry:
+    """Collects the schemas of all referenced messages.
 
-    `requested` are messages that callers send. All others are only answered, and there each field that
-    has no presence is always set.
+    `requested` are messages that callers send. Others occur in responses only, in which every field without
+    presence is set.
     """
 
     def __init__(self, requested: Collection[str]) -> None:
@@ -79,38 +79,38 @@ class Schemas:
         self._requested = requested
 
     def ref(self, message: Descriptor) -> Schema:
-        """A reference to a message."""
-        return self._ref(message.name, message, NOWHERE)
+        """A reference to the schema of a message."""
+        return self._ref(message.name, message, NO_PATH_FIELDS)
 
-    def body(self, name: str, message: Descriptor, elsewhere: Elsewhere) -> Schema:
-        """A reference to a request without what is in its path."""
-        found = self._ref(name, message, elsewhere)
+    def body(self, name: str, message: Descriptor, path_fields: PathFields) -> Schema:
+        """A reference to the schema of a request body, without the fields in its path."""
+        found = self._ref(name, message, path_fields)
         self.components[name]["additionalProperties"] = False
         return found
 
     def field(self, field: FieldDescriptor) -> Schema:
-        """A field of a message."""
-        return self._described(field, self._field(field, NOWHERE))
+        """The schema of a field."""
+        return self._described(field, self._field(field, NO_PATH_FIELDS))
 
     def is_required(self, path: FieldPath) -> bool:
-        """Each on the way to a field must be set."""
+        """Whether every field on the path must be set."""
         return all(must_be_set(field, limits(field)) for field in path)
 
-    def _ref(self, name: str, message: Descriptor, elsewhere: Elsewhere) -> Schema:
+    def _ref(self, name: str, message: Descriptor, path_fields: PathFields) -> Schema:
         if name not in self.components:
-            self.components[name] = {}  # keeps its place while those within are made
-            self.components[name] = self._message(message, elsewhere)
+            self.components[name] = {}  # reserves its place while nested schemas are built
+            self.components[name] = self._message(message, path_fields)
         return {"$ref": SCHEMAS + name}
 
-    def _message(self, message: Descriptor, elsewhere: Elsewhere) -> Schema:
+    def _message(self, message: Descriptor, path_fields: PathFields) -> Schema:
         properties: dict[str, Schema] = {}
         required = []
         for field in message.fields:
-            if (field.name,) in elsewhere:
+            if (field.name,) in path_fields:
                 continue
-            within = frozenset(path[1:] for path in elsewhere if path[0] == field.name)
+            within = frozenset(path[1:] for path in path_fields if path[0] == field.name)
             properties[field.json_name] = self._described(field, self._field(field, within))
-            if self._is_there(message, field, within):
+            if self._is_required(message, field, within):
                 required.append(field.json_name)
         schema: Schema = {"type": "object", "description": _with_oneofs(message)}
         if properties:
@@ -121,35 +121,35 @@ class Schemas:
             schema["maxProperties"] = 1
         return schema
 
-    def _is_there(self, message: Descriptor, field: FieldDescriptor, elsewhere: Elsewhere) -> bool:
+    def _is_required(self, message: Descriptor, field: FieldDescriptor, path_fields: PathFields) -> bool:
         if message.full_name not in self._requested:
             return not field.has_presence
         if not must_be_set(field, limits(field)):
             return False
-        # What is in the path sets the message around it.
+        # Fields in the path set the message around them.
         inside = field.message_type
-        return not elsewhere or inside is None or "required" in self._message(inside, elsewhere)
+        return not path_fields or inside is None or "required" in self._message(inside, path_fields)
 
-    def _field(self, field: FieldDescriptor, elsewhere: Elsewhere) -> Schema:
+    def _field(self, field: FieldDescriptor, path_fields: PathFields) -> Schema:
         bounds = keywords(field, limits(field))
         if is_map(field):
-            value = self._one(map_value(field), NOWHERE)
+            value = self._one(map_value(field), NO_PATH_FIELDS)
             return {"type": "object", "additionalProperties": value} | bounds
         if field.is_repeated:
-            items = self._one(field, NOWHERE) | bounds.pop("items", {})
+            items = self._one(field, NO_PATH_FIELDS) | bounds.pop("items", {})
             return {"type": "array", "items": items} | bounds
         if field.enum_type is not None and bounds:
             return {"type": "string"} | bounds
-        return self._one(field, elsewhere) | bounds
+        return self._one(field, path_fields) | bounds
 
-    def _one(self, field: FieldDescriptor, elsewhere: Elsewhere) -> Schema:
+    def _one(self, field: FieldDescriptor, path_fields: PathFields) -> Schema:
         message = field.message_type
         if message is not None:
             if message.full_name in _WELL_KNOWN:
                 return dict(_WELL_KNOWN[message.full_name])
-            without = "".join(name.title() for path in sorted(elsewhere) for name in path)
+            without = "".join(name.title() for path in sorted(path_fields) for name in path)
             name = f"{message.name}Without{without}" if without else message.name
-            return self._ref(name, message, elsewhere)
+            return self._ref(name, message, path_fields)
         if field.enum_type is not None:
             return self._enum(field.enum_type)
         return dict(_BYTES if field.type == FieldDescriptor.TYPE_BYTES else _SCALARS[field.cpp_type])
@@ -171,7 +171,7 @@ class Schemas:
 
 
 def _with_oneofs(message: Descriptor) -> str:
-    """A message's comment, and which of its fields exclude each other."""
+    """A message's comment, with its sets of mutually exclusive fields."""
     texts = [comment(message)]
     for oneof in message.oneofs:
         names = ", ".join(f"`{field.json_name}`" for field in oneof.fields)

@@ -1,4 +1,4 @@
-"""Finds what a path names: patterns of `google.api.http` in a tree by segment."""
+"""Routes paths by the templates of `google.api.http`, in a tree by segment."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ _LITERAL = re.compile(r"[\w.~-]+")
 
 
 class Pattern(NamedTuple):
-    """A path template, taken apart."""
+    """A parsed path template."""
 
-    #: A literal, or None where a variable stands for one whole segment.
+    #: A literal, or None for a variable, which stands for one whole segment.
     segments: tuple[str | None, ...]
-    #: The field paths that the variables fill, in order.
+    #: The field paths that the variables set, in order.
     variables: tuple[str, ...]
-    #: What stands after the last segment's colon; empty for none.
+    #: The text after the last segment's colon; empty for none.
     verb: str
 
 
 def pattern_of(template: str) -> Pattern:
-    """Take a template apart. Raises ValueError for one of a form that is not supported."""
+    """Parse a template. Raises ValueError for an unsupported form."""
     path, _, verb = template.partition(":")
     if not path.startswith("/") or not (verb == "" or _LITERAL.fullmatch(verb)):
-        raise ValueError(f"{template} is no path template")
+        raise ValueError(f"{template} is not a path template")
     segments: list[str | None] = []
     variables = []
     for segment in path[1:].split("/"):
@@ -52,20 +52,20 @@ class _Node(Generic[T]):
 
 
 class PathMatch(NamedTuple, Generic[T]):
-    """What a path names: what is there by HTTP method, and the values of its variables."""
+    """The items at a path by HTTP method, and the values of its variables."""
 
     methods: dict[str, T]
     values: tuple[str, ...]
 
 
 class PathRouter(Generic[T]):
-    """Patterns and what stands at them."""
+    """Maps patterns and HTTP methods to items."""
 
     def __init__(self) -> None:
         self._root: _Node[T] = _Node()
 
     def add(self, http_method: str, pattern: Pattern, item: T) -> None:
-        """Put something at a pattern. Raises ValueError where something is there already."""
+        """Add an item. Raises ValueError if the pattern and method have one."""
         node = self._root
         for segment in pattern.segments:
             if segment is not None:
@@ -79,9 +79,9 @@ class PathRouter(Generic[T]):
         methods[http_method] = item
 
     def find(self, raw_path: str) -> PathMatch[T] | None:
-        """What a path names, its escapes not yet resolved: `%2F` and `%3A` are part of a value.
+        """Match a path that is still percent-encoded, so that `%2F` and `%3A` are part of a value.
 
-        Raises UnicodeDecodeError where an escape is not UTF-8.
+        Raises UnicodeDecodeError if an escape is not UTF-8.
         """
         *raw, last = raw_path[1:].split("/")
         segments = [_decoded(segment) for segment in raw]

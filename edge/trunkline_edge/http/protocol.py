@@ -1,4 +1,4 @@
-"""One HTTP connection, on which a later request may ask for something else than HTTP's."""
+"""HTTP/1.1 on one connection, which returns to protocol selection between requests."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ from uvicorn.server import ServerState
 
 
 class HttpProtocol(H11Protocol):
-    """Serves one request, and hands the connection back to the port when the next begins.
+    """Serves one request, and returns the connection to a protocol selector when the next one begins.
 
-    Browsers and proxies take a connection that they have used for some page for an event stream, too.
+    Browsers and proxies reuse a connection for WebSockets and event streams after plain requests.
     """
 
-    def __init__(self, config: Config, state: ServerState, port: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(
+        self, config: Config, state: ServerState, make_selector: Callable[[], asyncio.Protocol]
+    ) -> None:
         super().__init__(config=config, server_state=state, app_state={})
-        self._port = port
+        self._make_selector = make_selector
 
     def data_received(self, data: bytes) -> None:
-        """Some of a request, or the beginning of another one."""
+        """See asyncio.Protocol."""
         if self.cycle is None or not self._is_between_requests():
             super().data_received(data)
             return
         self.connections.discard(self)
         self._unset_keepalive_if_required()
-        port = self._port()
-        self.transport.set_protocol(port)
-        port.connection_made(self.transport)
-        port.data_received(data)
+        selector = self._make_selector()
+        self.transport.set_protocol(selector)
+        selector.connection_made(self.transport)
+        selector.data_received(data)
 
     def _is_between_requests(self) -> bool:
         parser = self.conn

@@ -1,4 +1,4 @@
-"""From the pieces of an HTTP request to the request message of an RPC."""
+"""Builds an RPC's request message from the path, query and body of an HTTP request."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from google.protobuf.message import Message
 from trunkline.v1 import catalogue
 
 from trunkline_edge.http.bindings import Binding, FieldPath
-from trunkline_edge.http.json_decode import Unreadable, is_map, one_reader, reader
+from trunkline_edge.http.json_decode import Unreadable, decoder, is_map, value_decoder
 
-#: Objects and arrays within each other. A reader of protobuf takes 100 levels, of which each level of a
-#: Struct takes three; the router knows the lower limits of the fields, and says which one is at fault.
+#: Nested objects and arrays. Protobuf parsers accept 100 levels, of which each level of a Struct takes three.
+#: The router enforces the lower limits of single fields, and names the field.
 MAX_DEPTH = 32
 
 Tree = dict[str, Any]
 
 
 def request_message(binding: Binding, values: tuple[str, ...], query: bytes, body: bytes) -> Message:
-    """The message that a request says. Raises Refused INVALID_ARGUMENT."""
+    """Build the request message. Raises Refused INVALID_ARGUMENT."""
     try:
         tree = _body_tree(binding, body) if binding.has_body else {}
-        given = reader(binding.method.input_type)(tree)
+        content = decoder(binding.method.input_type)(tree)
         for path, value in zip(binding.variables, values, strict=True):
-            _put_variable(given, path, value)
+            _put_variable(content, path, value)
         if query:
-            _put_query(binding, given, query)
-        return binding.request(**given)
+            _put_query(binding, content, query)
+        return binding.request(**content)
     except Unreadable as unreadable:
         raise _refused(unreadable.field or "body", unreadable.problem) from None
     except (ValueError, TypeError, ArithmeticError) as error:
-        # Nothing that is known gets here; what the constructor says of it is fit for the caller.
+        # No known input gets here; the constructor's text is fit for the caller.
         raise _refused("body", str(error)) from None
 
 
@@ -42,13 +42,13 @@ def _refused(field: str, problem: str) -> catalogue.Refused:
 
 
 def _body_tree(binding: Binding, body: bytes) -> Tree:
-    """The body as JSON in the place of the message that it fills."""
+    """The decoded body, placed where it belongs in the request message."""
     if not body:
         return {}
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Unreadable(f"is no JSON: {error}") from None
+        raise Unreadable(f"is not JSON: {error}") from None
     except RecursionError:
         raise Unreadable(f"is nested more than {MAX_DEPTH} levels deep") from None
     if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _too_deep(value):
@@ -74,36 +74,36 @@ def _too_deep(value: Any) -> bool:
     return True
 
 
-def _put_variable(given: Tree, path: FieldPath, text: str) -> None:
-    """The path says it; a body that says it too must say the same."""
+def _put_variable(content: Tree, path: FieldPath, text: str) -> None:
+    """Set a field from the path; the body may repeat the same value."""
     names = [field.name for field in path]
-    value = _read_text(path, text, ".".join(names))
+    value = _decode_text(path, text, ".".join(names))
     *outer, last = names
-    inside = given
+    inside = content
     for name in outer:
         inside = inside.setdefault(name, {})
     if inside.setdefault(last, value) != value:
-        raise Unreadable("is another one in the path", *reversed(names))
+        raise Unreadable("differs from the value in the path", *reversed(names))
 
 
-def _put_query(binding: Binding, given: Tree, query: bytes) -> None:
-    if binding.takes_all:
-        raise Unreadable("this call takes none; all is in the body", "query")
+def _put_query(binding: Binding, content: Tree, query: bytes) -> None:
+    if binding.whole_body:
+        raise Unreadable("this call takes no parameters; send all fields in the body", "query")
     fixed = {tuple(field.name for field in path) for path in binding.variables}
     seen: set[tuple[str, ...]] = set()
     for name, text in _parameters(query):
         path = _parameter_path(binding.method.input_type, name)
         names = tuple(field.name for field in path)
         if names in fixed or path[0] is binding.body_field:
-            raise Unreadable("is said elsewhere in the request", name)
+            raise Unreadable("is set elsewhere in the request", name)
         if names in seen and not path[-1].is_repeated:
-            raise Unreadable("is there twice", name)
+            raise Unreadable("is set twice", name)
         seen.add(names)
-        _put_parameter(given, path, _read_text(path, text, name), name)
+        _put_parameter(content, path, _decode_text(path, text, name), name)
 
 
 def _parameters(query: bytes) -> list[tuple[str, str]]:
-    """Names and values in a query."""
+    """Decoded names and values of a query's parameters."""
     found = []
     for part in query.split(b"&"):
         name, _, value = part.replace(b"+", b" ").partition(b"=")
@@ -121,12 +121,12 @@ def _parameter_path(message: Descriptor, name: str) -> FieldPath:
     for part in name.split("."):
         field = _field(inside, part) if inside is not None else None
         if field is None or (path and path[-1].is_repeated):
-            raise Unreadable("there is no such parameter", name or "query")
+            raise Unreadable("unknown parameter", name or "query")
         path.append(field)
         own = field.message_type is not None and field.message_type.file.package != "google.protobuf"
         inside = field.message_type if own and not is_map(field) else None
     if inside is not None or is_map(path[-1]):
-        raise Unreadable("has fields of its own; name one of them", name)
+        raise Unreadable("is a message; set one of its fields", name)
     return tuple(path)
 
 
@@ -135,8 +135,8 @@ def _field(message: Descriptor, name: str) -> FieldDescriptor | None:
     return found or next((field for field in message.fields if field.json_name == name), None)
 
 
-def _put_parameter(given: Tree, path: FieldPath, value: Any, name: str) -> None:
-    inside = given
+def _put_parameter(content: Tree, path: FieldPath, value: Any, name: str) -> None:
+    inside = content
     for field in path:
         oneof = field.containing_oneof
         for other in oneof.fields if oneof else ():
@@ -151,13 +151,13 @@ def _put_parameter(given: Tree, path: FieldPath, value: Any, name: str) -> None:
         inside[path[-1].name] = value
 
 
-def _read_text(path: FieldPath, text: str, name: str) -> Any:
-    """The value of a field, of an item where it is repeated, that stands in a URL."""
+def _decode_text(path: FieldPath, text: str, name: str) -> Any:
+    """Decode a field's value, or one item of a repeated field, from a URL."""
     field = path[-1]
     value: Any = text
     if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
         value = {"true": True, "false": False}.get(text, text)
     try:
-        return one_reader(field)(value)
+        return value_decoder(field)(value)
     except Unreadable as unreadable:
         raise Unreadable(unreadable.problem, name) from None

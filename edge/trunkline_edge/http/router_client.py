@@ -1,4 +1,4 @@
-"""Calls to the router on behalf of HTTP requests."""
+"""Client of the router's RPCs, for HTTP requests."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ TIMEOUT_S = 10.0
 OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.max_receive_message_length", 16 << 20),
     ("grpc.max_send_message_length", 16 << 20),
-    # Whether to try again is the caller's to say: the router may have done what was asked.
+    # Callers decide on retries, because the router may have done the request.
     ("grpc.enable_retries", 0),
     ("grpc.use_local_subchannel_pool", 1),
-    # Instead of gRPC's 120 s, so that a router that is back is found at once.
+    # Instead of gRPC's 120 s, to reconnect soon after a restart.
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 3000),
@@ -47,22 +47,22 @@ class CallFailed(Exception):
 
 
 class RouterClient:
-    """One channel to a router, connected by the first call. To be closed when no more calls are made.
+    """A channel to a router, connected by the first call. Close it when no more calls follow.
 
-    Where certificates have changed, later calls are made on another one.
+    After certificates changed, new calls use a new channel.
     """
 
     def __init__(self, router: str, way: RouterChannelFactory | None = None) -> None:
         self._router = router
         self._way = way or RouterChannelFactory()
-        #: The last one is for new calls; on those before it are calls that were made before, if any.
+        #: New calls use the last one; earlier ones finish the calls that were made on them.
         self._channels: list[grpc.aio.Channel] = []
         self._credentials: grpc.ChannelCredentials | None = None
         self._closed = False
         self._callables: dict[str, Callable[..., Any]] = {}
 
     async def close(self) -> None:
-        """End the calls under way, which fail with RESTARTING like all later ones."""
+        """Close all channels. Calls in flight and later ones fail with RESTARTING."""
         self._closed = True
         for channel in self._channels:
             await channel.close()
@@ -75,7 +75,7 @@ class RouterClient:
         metadata: Sequence[tuple[str, str]] = (),
         timeout_s: float = TIMEOUT_S,
     ) -> Message:
-        """Call an RPC, once. Raises CallFailed."""
+        """Call a unary RPC, without retries. Raises CallFailed."""
         call = self._callable(method)(request, metadata=(*self._way.metadata, *metadata), timeout=timeout_s)
         try:
             return cast("Message", await call)
@@ -92,7 +92,7 @@ class RouterClient:
         *,
         metadata: Sequence[tuple[str, str]] = (),
     ) -> AsyncIterator[Message]:
-        """Call an RPC whose answer is a stream; it is cancelled with `aclose`. Raises CallFailed."""
+        """Call a server-streaming RPC; `aclose` cancels it. Raises CallFailed."""
         call = self._callable(method)(request, metadata=(*self._way.metadata, *metadata))
         try:
             async for message in call:
@@ -110,15 +110,15 @@ class RouterClient:
             raise CallFailed(to_status(catalogue.RESTARTING.refused()))
         credentials = self._way.credentials
         if not self._channels or credentials is not self._credentials:
-            # Not before there is a loop to run on.
+            # Lazily, because a channel needs a running loop.
             self._channels.append(self._way.open(self._router, OPTIONS))
             self._credentials = credentials
             self._callables.clear()
         found = self._callables.get(method.full_name)
         if found is None:
             channel = self._channels[-1]
-            make = channel.unary_stream if method.server_streaming else channel.unary_unary
-            found = self._callables[method.full_name] = make(
+            create = channel.unary_stream if method.server_streaming else channel.unary_unary
+            found = self._callables[method.full_name] = create(
                 f"/{method.containing_service.full_name}/{method.name}",
                 request_serializer=GetMessageClass(method.input_type).SerializeToString,
                 response_deserializer=GetMessageClass(method.output_type).FromString,
@@ -126,7 +126,7 @@ class RouterClient:
         return found
 
     def _raise_if_closed(self) -> None:
-        """Closing the channel looks to a waiting caller as if itself had been cancelled."""
+        """Raises CallFailed if closing the channel, rather than the caller's task, cancelled the call."""
         task = asyncio.current_task()
         if self._closed and (task is None or not task.cancelling()):
             raise CallFailed(to_status(catalogue.RESTARTING.refused())) from None

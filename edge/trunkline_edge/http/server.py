@@ -1,9 +1,8 @@
-"""What an edge serves over HTTP."""
+"""The HTTP server of an edge: its app, health, readiness and metrics."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
@@ -21,61 +20,61 @@ from trunkline_edge.http.router_client import RouterClient
 from trunkline_edge.http.transcoding import routes
 from trunkline_edge.ops.health import figures
 from trunkline_edge.ops.metrics import EdgeCollector
+from trunkline_edge.runtime import EdgeRuntime
 from trunkline_edge.transport.protocol_selector import ProtocolSelector
 
-if TYPE_CHECKING:
-    from trunkline_edge.runtime import EdgeRuntime
-
-#: How long the last responses may take to be written when the edge stops.
-END_WAIT_S = 1.0
+#: Time for the last responses when the edge stops.
+DRAIN_TIMEOUT_S = 1.0
 
 
 class HttpServer:
-    """Serves HTTP on the connections that the port hands over."""
+    """Serves HTTP on connections that a ProtocolSelector hands over."""
 
-    def __init__(self, shell: EdgeRuntime, calls: RouterClient) -> None:
-        self._shell = shell
+    def __init__(self, runtime: EdgeRuntime, calls: RouterClient) -> None:
+        self._runtime = runtime
         self._config = Config(
-            make_app(shell, calls), lifespan="off", log_config=None, access_log=False, ws="none"
+            make_app(runtime, calls), lifespan="off", log_config=None, access_log=False, ws="none"
         )
         self._config.load()
         self._state = ServerState()
 
     def protocol(self) -> asyncio.Protocol:
-        """Serves one connection, until a request on it is not for HTTP."""
-        return HttpProtocol(self._config, self._state, lambda: ProtocolSelector(self._shell, self.protocol))
+        """The protocol for one connection, until a request on it is for another protocol."""
+        return HttpProtocol(self._config, self._state, lambda: ProtocolSelector(self._runtime, self.protocol))
 
-    async def ended(self) -> None:
-        """Wait until what was under way is answered, but not for long; to be called when calls are closed."""
+    async def drain(self) -> None:
+        """Wait up to DRAIN_TIMEOUT_S for the last responses. Call it after the router client is closed."""
         if self._state.tasks:
-            await asyncio.wait(self._state.tasks, timeout=END_WAIT_S)
+            await asyncio.wait(self._state.tasks, timeout=DRAIN_TIMEOUT_S)
 
 
-def make_app(shell: EdgeRuntime, calls: RouterClient) -> Starlette:
-    """The HTTP routes of one edge."""
-    access = CallerMetadata(shell.tenants)
-    dialects = DialectRoutes(shell.registry, shell.tenants, calls, access)
-    watches = server_streaming.routes(calls, access)
-    return Starlette(routes=[*_operators_routes(shell), *dialects.routes(), *watches, *routes(calls, access)])
+def make_app(runtime: EdgeRuntime, calls: RouterClient) -> Starlette:
+    """The Starlette app with all HTTP routes of an edge."""
+    access = CallerMetadata(runtime.tenants)
+    dialects = DialectRoutes(runtime.registry, runtime.tenants, calls, access)
+    streams = server_streaming.routes(calls, access)
+    return Starlette(
+        routes=[*_operator_routes(runtime), *dialects.routes(), *streams, *routes(calls, access)]
+    )
 
 
-def _operators_routes(shell: EdgeRuntime) -> list[BaseRoute]:
+def _operator_routes(runtime: EdgeRuntime) -> list[BaseRoute]:
     """Health, readiness and metrics."""
     registry = CollectorRegistry()
-    registry.register(EdgeCollector(shell.core))
+    registry.register(EdgeCollector(runtime.core))
 
     async def healthz(request: Request) -> Response:
-        """The process works; what it is connected to does not matter."""
-        return JSONResponse({"status": "ok", **figures(shell.core)})
+        """Liveness: the process answers, linked or not."""
+        return JSONResponse({"status": "ok", **figures(runtime.core)})
 
     async def readyz(request: Request) -> Response:
-        """The edge can take clients: it is linked to a router and is not stopping."""
-        ready = shell.core.uplink.is_up and not shell.is_stopping
-        status = {"status": "ready" if ready else "not ready", "linked": shell.core.uplink.is_up}
+        """Readiness: the edge is linked to a router and not stopping."""
+        ready = runtime.core.uplink.is_up and not runtime.is_stopping
+        status = {"status": "ready" if ready else "not ready", "linked": runtime.core.uplink.is_up}
         return JSONResponse(status, status_code=200 if ready else 503)
 
     async def metrics(request: Request) -> Response:
-        """Counters in Prometheus' text format."""
+        """Metrics in Prometheus' text format."""
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     return [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]

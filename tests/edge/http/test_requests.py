@@ -81,15 +81,15 @@ def _end_request() -> Message:
         ('{"error": []}', "error: must be an object, not an array"),
         ('{"error": {"retryable": "true"}}', "error.retryable: must be true or false, not 'true'"),
         ('{"error": {"message": 5}}', "error.message: must be a string, not 5"),
-        ('{"": 1}', "body: there is no such field"),
-        ('{"error": {"Code": "x"}}', "error.Code: there is no such field"),
-        ('{"next_index": 1, "nextIndex": 1}', "nextIndex: is there in both spellings"),
-        ('{"messageId": "other"}', "message_id: is another one in the path"),
+        ('{"": 1}', "body: unknown field"),
+        ('{"error": {"Code": "x"}}', "error.Code: unknown field"),
+        ('{"next_index": 1, "nextIndex": 1}', "nextIndex: is set in both spellings"),
+        ('{"messageId": "other"}', "message_id: differs from the value in the path"),
         ("[]", "body: must be an object"),
         ("null", "body: must be an object"),
-        ("{", "body: is no JSON: "),
-        ('{"epoch": NaN}', "body: is no JSON: "),
-        ('{"epoch": 1} {}', "body: is no JSON: "),
+        ("{", "body: is not JSON: "),
+        ('{"epoch": NaN}', "body: is not JSON: "),
+        ('{"epoch": 1} {}', "body: is not JSON: "),
     ],
 )
 def test_a_body_that_does_not_fit_is_told_why(body: str, problem: str) -> None:
@@ -102,12 +102,12 @@ def test_a_body_that_does_not_fit_is_told_why(body: str, problem: str) -> None:
         ('{"image": {"inline": "a*b="}}', "parts[0].image.inline: must be base64"),
         ('{"image": {"url": "u", "storageKey": "k"}}', "parts[0].image.storageKey: cannot be set together"),
         ('{"custom": {"data": [1]}}', "parts[0].custom.data: must be an object, not an array"),
-        ('{"custom": {"data": {"a": 1e999}}}', "body: is no JSON: "),
+        ('{"custom": {"data": {"a": 1e999}}}', "body: is not JSON: "),
         (
             '{"custom": {"data": ' + '{"a":' * 40 + "1" + "}" * 40 + "}}",
             "body: is nested more than 32 levels",
         ),
-        ('{"text": {"text": "\\ud800"}}', "body: is no JSON: "),
+        ('{"text": {"text": "\\ud800"}}', "body: is not JSON: "),
         ("5", "parts[0]: must be an object, not 5"),
         ("null", "parts[0]: must be an object, not null"),
     ],
@@ -126,12 +126,12 @@ def test_no_body_is_beyond_a_refusal(body: bytes) -> None:
 @pytest.mark.parametrize(
     ("query", "problem"),
     [
-        ("nothing=1", "nothing: there is no such parameter"),
-        ("address.tenant.x=1", "address.tenant.x: there is no such parameter"),
-        ("=1", "query: there is no such parameter"),
-        ("address=x", "address: has fields of its own; name one of them"),
-        ("address.tenant=t", "address.tenant: is said elsewhere in the request"),
-        ("limit=1&limit=2", "limit: is there twice"),
+        ("nothing=1", "nothing: unknown parameter"),
+        ("address.tenant.x=1", "address.tenant.x: unknown parameter"),
+        ("=1", "query: unknown parameter"),
+        ("address=x", "address: is a message; set one of its fields"),
+        ("address.tenant=t", "address.tenant: is set elsewhere in the request"),
+        ("limit=1&limit=2", "limit: is set twice"),
         ("limit=", "limit: must be a whole number, not ''"),
         ("limit=4294967296", "limit: must be between 0 and 4294967295"),
         ("address.conversation.kind=x", "address.conversation.kind: must be one of "),
@@ -148,7 +148,10 @@ def test_a_query_that_does_not_fit_is_told_why(query: str, problem: str) -> None
 
 
 def test_what_has_its_request_in_the_body_takes_no_query() -> None:
-    assert refusal("POST", f"{END}?epoch=1") == "query: this call takes none; all is in the body"
+    assert (
+        refusal("POST", f"{END}?epoch=1")
+        == "query: this call takes no parameters; send all fields in the body"
+    )
 
 
 @pytest.mark.parametrize(
