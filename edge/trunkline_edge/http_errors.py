@@ -32,27 +32,35 @@ class ErrorResponse(NamedTuple):
 
 def error_response(reason: Refused) -> ErrorResponse:
     """The response to a request refused for `reason`."""
-    return status_response(to_status(reason))
+    status = to_status(reason)
+    return _rendered(status, _http_status(reason.entry.code, status.code), reason.retry_after_ms)
 
 
 def status_response(status: Status) -> ErrorResponse:
-    """The response for a google.rpc.Status, of this edge or of the router."""
-    code = http_status(status)
-    headers = {"cache-control": "no-store"}
-    retry_after_ms = details_of(status).retry_after_ms
-    if retry_after_ms > 0:
-        headers["retry-after"] = str(math.ceil(retry_after_ms / 1000))
-    if code == 401:
-        headers["www-authenticate"] = "Bearer"
-    details = [_detail(detail) for detail in status.details]
-    content = {"code": status.code, "message": status.message, "details": details}
-    return ErrorResponse(code, headers, msgspec.json.encode(content))
+    """The response for a google.rpc.Status of the router."""
+    reason, retry_after_ms = details_of(status)
+    return _rendered(status, _http_status(reason, status.code), retry_after_ms)
 
 
 def http_status(status: Status) -> int:
     """The HTTP status: the catalogue's, else the one for the google.rpc.Code."""
-    entry = catalogue.ENTRIES.get(details_of(status).reason)
-    return (entry.http_status if entry else 0) or HTTP_STATUS.get(status.code, 500)
+    return _http_status(details_of(status).reason, status.code)
+
+
+def _http_status(reason: str, code: int) -> int:
+    entry = catalogue.ENTRIES.get(reason)
+    return (entry.http_status if entry else 0) or HTTP_STATUS.get(code, 500)
+
+
+def _rendered(status: Status, http_status: int, retry_after_ms: int) -> ErrorResponse:
+    headers = {"cache-control": "no-store"}
+    if retry_after_ms > 0:
+        headers["retry-after"] = str(math.ceil(retry_after_ms / 1000))
+    if http_status == 401:
+        headers["www-authenticate"] = "Bearer"
+    details = [_detail(detail) for detail in status.details]
+    content = {"code": status.code, "message": status.message, "details": details}
+    return ErrorResponse(http_status, headers, msgspec.json.encode(content))
 
 
 def _detail(detail: AnyProto) -> dict[str, Any]:

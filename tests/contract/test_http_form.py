@@ -6,7 +6,7 @@ import pytest
 from google.api.annotations_pb2 import http
 from google.protobuf.descriptor import MethodDescriptor
 from trunkline.v1.access_pb2 import SCOPE_OPERATOR, Scope
-from trunkline_edge.http.bindings import bindings, bound, services
+from trunkline_edge.http.bindings import bindings, bindings_of, services
 from trunkline_edge.http.openapi import document
 from trunkline_edge.http.openapi_schemas import limits, name_of
 from trunkline_edge.http.path_router import PathRouter
@@ -28,7 +28,7 @@ def test_every_service_is_walked() -> None:
 
 @pytest.mark.parametrize("method", UNARY, ids=lambda method: method.name)
 def test_each_unary_rpc_has_an_annotation_and_a_route(method: MethodDescriptor) -> None:
-    forms = bound(method)
+    forms = bindings_of(method)
     assert forms
     for form in forms:
         assert form.template.startswith("/v1/")
@@ -36,7 +36,7 @@ def test_each_unary_rpc_has_an_annotation_and_a_route(method: MethodDescriptor) 
         assert form.tenant_at is not None or form.scope == SCOPE_OPERATOR
         assert form.tenant_at is None or form.variables[form.tenant_at][-1].name == "tenant"
         # A body carries everything that is not in the path; RPCs that a query cannot express need one.
-        assert form.takes_all == (form.http_method not in ("GET", "DELETE"))
+        assert form.whole_body == (form.http_method not in ("GET", "DELETE"))
 
 
 def test_rpcs_that_stream_from_the_caller_have_no_http_form() -> None:

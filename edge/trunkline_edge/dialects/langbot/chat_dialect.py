@@ -60,13 +60,13 @@ def connect(codecs: Mapping[str, LangBotCodec], request: ConnectRequest) -> Conn
             raise
         tenant = ""
     if tenant and (tenants.may_accept(tenant, token) or not request.needs_token(tenant)):
-        return _for_tenant(plan, tenants, token)
+        return _complete(plan, tenant, token)
     plan.read_first = partial(_read_authenticate, plan, tenants)
     return plan
 
 
-def _for_tenant(plan: ConnectPlan, tenants: TenantPolicies, token: str) -> ConnectPlan:
-    plan.opened.address.tenant = tenant_of(tenants, plan.opened.address.agent, token)
+def _complete(plan: ConnectPlan, tenant: str, token: str) -> ConnectPlan:
+    plan.opened.address.tenant = tenant
     plan.token = token
     plan.read_first = None
     return plan
@@ -85,4 +85,4 @@ def _read_authenticate(
         raise catalogue.UNAUTHORIZED.refused(
             problem="the first frame must be an authenticate frame with a token"
         )
-    return _for_tenant(plan, tenants, token)
+    return _complete(plan, tenant_of(tenants, plan.opened.address.agent, token), token)

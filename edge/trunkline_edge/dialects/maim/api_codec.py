@@ -260,7 +260,8 @@ def _is_standard(fields: maim.Fields) -> bool:
         value = maim.value_of(fields, name)
         if not isinstance(value, dict) or any(value.get(each) is None for each in needed):
             return False
-    return isinstance(maim.value_of(fields, "message_segment"), dict)
+    # Not decoded here: `parts_of` does that.
+    return bytes(fields.get("message_segment", b"")).startswith(b"{")
 
 
 # Envelopes to clients
