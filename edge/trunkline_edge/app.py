@@ -96,5 +96,5 @@ async def _announce_ready(server: asyncio.Server, settings: EdgeSettings, linked
 
 
 def run(settings: EdgeSettings) -> int:
-    """Run an edge in this process; returns its exit code."""
+    """Run an edge in this process; return its exit code."""
     return process.run("edge", lambda stop: serve(settings, stop))

@@ -1,8 +1,8 @@
-"""TLS on one TCP connection, for which the event loop's own would do were it not for three things.
+"""TLS on one TCP connection.
 
-It buffers what it cannot be asked about, so that it would not be known how much a slow client has not taken.
-It cannot end only one direction, so that what is said last would be lost on a client that still sends. And it
-does these things differently in each event loop.
+Used instead of the event loop's own TLS, which has three defects here. Its buffer cannot be measured, so
+the backlog of a slow client would be unknown. It cannot end one direction only, so a client that still sends
+would lose the last frames. And asyncio and uvloop differ in both.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from typing import Any, cast
 
 READ_BYTES = 256 * 1024
 
-#: For who asks without TLS, as those do who were told a URL with http:// or ws://.
-_TALK_TLS = (
+#: Answer to a client that speaks plain HTTP, as one with an http:// or ws:// URL does.
+_TLS_REQUIRED = (
     b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n"
     b"This port speaks TLS: use https:// and wss://\n"
 )
 
-_NOBODY = asyncio.Protocol()
+_NO_PROTOCOL = asyncio.Protocol()
 
 
 class TlsTransport(asyncio.Transport, asyncio.Protocol):
     """The protocol of a TCP connection, and the transport of the protocol above it.
 
-    That sees the connection once the handshake is done, which must be within its time. All is as with TCP's
-    own transport, whose buffer is the only one: `write_eof` ends one direction, and a client that ends the
-    other without saying so by TLS has ended it.
+    The protocol above sees the connection once the handshake is done, which has a time limit. The transport
+    behaves like TCP's own, whose buffer is the only one: `write_eof` ends one direction, and a client that
+    closes the other without a TLS close alert has ended it.
     """
 
     __slots__ = (
@@ -48,7 +48,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     )
 
     def __init__(self, context: ssl.SSLContext, protocol: asyncio.Protocol, timeout_s: float) -> None:
-        """`timeout_s` is the handshake's."""
+        """`timeout_s` limits the handshake."""
         super().__init__()
         self._context = context
         self._protocol = protocol
@@ -63,48 +63,48 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._sent_eof = False
         self._is_closing = False
 
-    # What the TCP connection tells
+    # Events of the TCP connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client has connected, and begins the handshake."""
+        """Start the time limit of the handshake."""
         self._raw = cast("asyncio.Transport", transport)
         self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._raw.abort)
 
     def data_received(self, data: bytes) -> None:
-        """Some of what the client sends, enciphered."""
+        """Decrypt bytes from the client and pass them on."""
         self._incoming.write(data)
-        if self._is_open or self._shake():
+        if self._is_open or self._continue_handshake():
             self._deliver()
 
     def eof_received(self) -> bool:
-        """The client sends no more."""
+        """End the client's direction."""
         if self._is_open:
             self._end_received()
         return self._is_open
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The TCP connection is gone."""
+        """Pass on the end of the TCP connection."""
         self._stop_timer()
-        # The two would hold one another.
-        protocol, self._protocol = self._protocol, _NOBODY
+        # Protocol and transport would keep each other alive.
+        protocol, self._protocol = self._protocol, _NO_PROTOCOL
         self._is_closing = True
         if self._is_open:
             protocol.connection_lost(exc)
-        # These hold much, and the protocol may hold this until it is collected as garbage.
+        # These hold much memory, and the protocol may keep this object alive until garbage collection.
         del self._tls, self._incoming, self._outgoing
 
     def pause_writing(self) -> None:
-        """The client did not take all at once."""
+        """Pass on that the client did not take everything at once."""
         self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
-        """The client has taken what it is to have taken."""
+        """Pass on that the client has caught up."""
         self._protocol.resume_writing()
 
     # Handshake, reading, ending
 
-    def _shake(self) -> bool:
-        """Go on with the handshake; true once it is done."""
+    def _continue_handshake(self) -> bool:
+        """Continue the handshake; return True once it is done."""
         try:
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
@@ -113,7 +113,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         except ssl.SSLError as error:
             self._stop_timer()
             if error.reason == "HTTP_REQUEST":
-                self._raw.write(_TALK_TLS)
+                self._raw.write(_TLS_REQUIRED)
             else:
                 self._flush()
             self._raw.close()
@@ -130,7 +130,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self._timer = None
 
     def _deliver(self) -> None:
-        """Hand on what has come and can be read."""
+        """Pass on everything that can be decrypted."""
         if self._got_eof or self._is_closing:
             return
         read, ended = [], False
@@ -146,7 +146,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         except ssl.SSLError:
             self.abort()
             return
-        # To some of what is read TLS itself has an answer.
+        # Some records have an answer of TLS itself.
         self._flush()
         if data := read[0] if len(read) == 1 else b"".join(read):
             self._protocol.data_received(data)
@@ -160,11 +160,11 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if not self._protocol.eof_received():
             self.close()
 
-    def _say_end(self) -> None:
+    def _send_close_alert(self) -> None:
         if self._sent_eof:
             return
         self._sent_eof = True
-        # It fails where the client has not said the same yet, which changes nothing.
+        # Raises if the client has not sent its own alert yet; ours is sent all the same.
         with contextlib.suppress(ssl.SSLError):
             self._tls.unwrap()
         self._flush()
@@ -173,7 +173,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if self._outgoing.pending:
             self._raw.write(self._outgoing.read())
 
-    # What the protocol asks for; see asyncio.Transport
+    # Calls of the protocol; see asyncio.Transport
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._sent_eof or self._is_closing:
@@ -191,13 +191,13 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     def write_eof(self) -> None:
         if not self._sent_eof and not self._is_closing:
-            self._say_end()
+            self._send_close_alert()
             self._raw.write_eof()
 
     def close(self) -> None:
         if not self._is_closing:
             self._is_closing = True
-            self._say_end()
+            self._send_close_alert()
             self._raw.close()
 
     def abort(self) -> None:
