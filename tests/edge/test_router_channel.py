@@ -1,4 +1,4 @@
-"""The way from an edge to its router: the certificates that the files hold, and the link key."""
+"""Channels from an edge to its router: reloaded certificates, and the link key."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KEY = "the-key-of-the-links"
 
 
 class Presence(PresenceServiceServicer):
-    """Notes who calls, and what is shown."""
+    """Records callers and their metadata."""
 
     def __init__(self) -> None:
         self.callers: list[bytes] = []

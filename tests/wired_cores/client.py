@@ -1,4 +1,4 @@
-"""A client as docs/protocol.md describes it, which holds the edge to its promises."""
+"""A client as docs/protocol.md describes it, which checks the edge's promises."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LASTING = ("message", "edit", "recall")
 
 
 class Place:
-    """Where a client is in a topic: where it began, the entries it was shown, and its own by their `ack`."""
+    """A client's position in a topic: its start, the entries it received, and its own by their `ack`."""
 
     def __init__(self, start: int) -> None:
         self.start = start
@@ -41,12 +41,12 @@ class Place:
 
     @property
     def highest(self) -> int:
-        """Where to resume."""
+        """Return the position to resume from."""
         return max([self.start, *self.seen, *self.own])
 
 
 class Client:
-    """Takes down what it is told. `before` is what it knew on an earlier connection."""
+    """Records what it receives. `before` is its state on an earlier connection."""
 
     def __init__(
         self, world: World, edge: EdgeSide, connection: Connection, user: str, before: Client | None
@@ -74,16 +74,16 @@ class Client:
 
     @property
     def is_open(self) -> bool:
-        """It may send."""
+        """The client may send."""
         return self.connection.state is ConnectionState.OPEN and not self.connection.reading_paused
 
     def send(self, frame: ClientFrame) -> None:
-        """Send a frame, if that may be; a request without an id gets one."""
+        """Send a frame if the connection allows it; a request without an id gets one."""
         if self.is_open:
             self.edge.core.client_frames.received(self.connection, self.payload(frame))
 
     def payload(self, frame: ClientFrame) -> bytes:
-        """A frame as it is sent, noted where it will be answered."""
+        """Encode a frame, and note it if it will be answered."""
         inner: Any = getattr(frame, frame.WhichOneof("frame") or "")
         if "id" in inner.DESCRIPTOR.fields_by_name:
             inner.id = inner.id or f"{self.edge.name}{self.connection.number}-{len(self.asked)}"
@@ -92,18 +92,18 @@ class Client:
         return frame.SerializeToString()
 
     def retry(self) -> None:
-        """Send again what was not answered on the connection before."""
+        """Send again the requests that the connection before did not answer."""
         while self.unanswered and self.is_open:
             self.send(self.unanswered.pop(0))
 
     def take_pending(self) -> bytes:
-        """Take what the core has for the socket."""
+        """Take the data that the core has for the socket."""
         data = self.edge.core.take_pending(self.connection, buffered=0)
         assert data is not None, "closed as slow"
         return data
 
     def take(self) -> None:
-        """Read what was written."""
+        """Read everything written."""
         for each in parsed(self.take_pending()):
             frame = ServerFrame.FromString(bytes(each.data))
             kind = frame.WhichOneof("frame") or ""
@@ -163,7 +163,7 @@ class Client:
     # What is said
 
     def _entry(self, key: TopicKey, seq: int) -> None:
-        """An entry of a log comes: after those before it, save for own messages still to be acknowledged."""
+        """Check an entry of a log: all before it came, except own messages still to be acknowledged."""
         place = self.topics[key]
         last = max(place.seen, default=place.start)
         assert seq > last, f"{seq} after {place.seen} from {place.start}"
@@ -243,7 +243,7 @@ class Client:
 
     @property
     def positions(self) -> list[TopicPosition]:
-        """Where it would resume its home."""
+        """Return the position to resume the home conversation from."""
         seq = self.topics[HOME].highest if HOME in self.topics else self.left.get(HOME)
         if seq is None:
             return []
@@ -252,7 +252,7 @@ class Client:
         return [position]
 
     def missing(self) -> dict[TopicKey, set[int]]:
-        """By topic, what it should have been shown by now and was not."""
+        """Return, by topic, the entries that it should have received by now and has not."""
         gaps = {}
         for key, place in self.topics.items():
             due = set(range(place.start + 1, self.world.log.head(key).seq + 1))
@@ -261,7 +261,7 @@ class Client:
         return gaps
 
     def check(self) -> None:
-        """It holds all messages that it should, as they are."""
+        """Check that the client holds every message it should, in its current form."""
         assert self.is_connected
         assert self.missing() == {}
         assert set(self.asked.values()) <= {1}, self.asked
@@ -277,7 +277,7 @@ class Client:
 
 
 def said(delta: DeltaFrame) -> str:
-    """What a delta adds, of whatever kind."""
+    """Return the text that a delta adds, of whatever kind."""
     kind = delta.WhichOneof("content") or ""
     return str(delta.part.tool_call.arguments if kind == "part" else getattr(delta, kind))
 
@@ -297,7 +297,7 @@ def _grow(message: Message, delta: DeltaFrame) -> None:
 
 
 def copy_of(message: Message) -> Message:
-    """The same, which may be changed."""
+    """Return a copy that may be modified."""
     copy = Message()
     copy.CopyFrom(message)
     return copy

@@ -1,4 +1,4 @@
-"""A client of a dialect: it is shown messages, hears what it says itself, and keeps no positions."""
+"""A client of a dialect: receives whole messages and its own echo, and keeps no positions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class ShownClient(Client):
-    """Takes down what it is shown, and in what state it was when."""
+    """Records the messages it receives, and their states."""
 
     def __init__(
         self, world: World, edge: EdgeSide, connection: Connection, user: str, before: Client | None
@@ -47,7 +47,7 @@ class ShownClient(Client):
             self.began = {key: place.start for key, place in before.topics.items()}
 
     def switch(self, word: bytes, frame: ClientFrame | None = None) -> None:
-        """From here on it wants to be shown messages in another way."""
+        """Switch to another streaming mode."""
         if self.is_open:
             said = b"" if frame is None else self.payload(frame)
             self.asks_for = WAYS[word]
@@ -58,7 +58,7 @@ class ShownClient(Client):
                 self.unshown |= set(self.world.log.open)
 
     def take(self) -> None:
-        """Read what was written."""
+        """Read everything written."""
         for each in parsed(self.take_pending()):
             payload = bytes(each.data)
             assert payload, "an empty frame"
@@ -96,7 +96,7 @@ class ShownClient(Client):
             self._forget(key)
 
     def _entry(self, key: TopicKey, seq: int) -> None:
-        """It is not told where it is."""
+        """Ignore an entry: the client receives no positions."""
 
     def _message(self, message: Message) -> None:
         known = self.known.get(message.id)
@@ -121,10 +121,10 @@ class ShownClient(Client):
         del known.parts[:]
 
     def _ack(self, ack: AckFrame, request: ClientFrame) -> None:
-        """What it said it hears."""
+        """Ignore an ack: the client receives its own messages."""
 
     def missing(self) -> dict[TopicKey, set[int]]:
-        """By topic, the ends that it was not shown, and what stands in for a duplicate."""
+        """Return, by topic, the ends that it has not received, and a stand-in for a duplicate."""
         gaps: dict[TopicKey, set[int]] = {}
         for key, place in self.topics.items():
             changes = self.world.log.changes(key)
@@ -139,7 +139,7 @@ class ShownClient(Client):
         return gaps
 
     def check(self) -> None:
-        """It holds all messages that it should, as they are."""
+        """Check that the client holds every message it should, in its current form."""
         assert self.is_connected
         assert self.missing() == {}
         assert set(self.asked.values()) <= {1}, self.asked

@@ -26,7 +26,7 @@ WINDOW = 2
 
 
 class EdgeSide:
-    """One edge, and what is under way on its link."""
+    """One edge, and the batches in flight on its link."""
 
     def __init__(self, world: World, name: str) -> None:
         self.world, self.name = world, name
@@ -55,7 +55,7 @@ class EdgeSide:
         self.core.effects.clear()
 
     def connect(self, user: str, rollup_ms: int, before: Client | None = None) -> Client:
-        """A client connects, perhaps to go on where it was before."""
+        """Connect a client, perhaps to resume an earlier connection."""
         if isinstance(before, ShownClient):
             return self.show(user, rollup_ms, before.replies, before)
         resume: list[TopicPosition] = before.positions if before is not None else []
@@ -69,7 +69,7 @@ class EdgeSide:
     def show(
         self, user: str, rollup_ms: int, replies: StreamingMode, before: ShownClient | None = None
     ) -> ShownClient:
-        """A client of a dialect connects. One with a user, nobody else's, gets what it has missed."""
+        """Connect a client of a dialect. If its user is its own, it receives what it has missed."""
         codec = Shown(replies, reports_delivery=bool(user))
         wish = ConnectionOpened(address=group("home"), user=user, remote_ip="127.0.0.1", connection_id="c")
         wish.echo = True
@@ -79,13 +79,13 @@ class EdgeSide:
         return client
 
     def beat(self) -> None:
-        """A heartbeat is due."""
+        """Send due heartbeats."""
         for client in self.clients.values():
             if not client.is_gone:
                 self.core.sessions.send_heartbeat(client.connection)
 
     def relink(self) -> None:
-        """The edge links again."""
+        """Link the edge again."""
         if self.link is not None:
             return
         hello = LinkHello(edge_id=self.name, boot_id="b", contract_minor=catalogue.CONTRACT_MINOR)
@@ -95,7 +95,7 @@ class EdgeSide:
         self.world.router.link_received(self.link, LinkRequest(credit=WINDOW), 0)
 
     def lose(self, router_notices: bool) -> None:
-        """The link breaks with all that is under way."""
+        """Break the link and lose everything in flight."""
         if self.link is None:
             return
         if router_notices:
@@ -106,7 +106,7 @@ class EdgeSide:
         self.core.link_lost()
 
     def write(self) -> bool:
-        """Whatever may be written is under way; the router writes to a link that has mail."""
+        """Put everything that may be written in flight; the router writes to a link with mail."""
         if self.link is None:
             return False
         sent = [*iter(self.core.uplink.take, None)]
@@ -120,14 +120,14 @@ class EdgeSide:
         return bool(sent or got)
 
     def arrive_up(self) -> bool:
-        """The router gets a batch."""
+        """Deliver a batch to the router."""
         if self.link is None or not self.to_router:
             return False
         self.world.router.link_received(self.link, self.to_router.popleft(), 0)
         return True
 
     def arrive_down(self) -> bool:
-        """The edge gets a batch."""
+        """Deliver a batch to the edge."""
         if not self.to_edge:
             return False
         batch = self.to_edge.popleft()
@@ -137,7 +137,7 @@ class EdgeSide:
         return True
 
     def ring(self) -> bool:
-        """The windows that are over end."""
+        """End the windows that are due."""
         due = self.core.next_due
         if due is None or due > self.world.now:
             return False
@@ -145,7 +145,7 @@ class EdgeSide:
         return True
 
     def drain(self) -> None:
-        """All sockets have taken all that was written."""
+        """Let every socket take everything written."""
         for client in self.clients.values():
             if client.connection.has_backlog and not client.is_gone:
                 self.core.backpressure.caught_up(client.connection)

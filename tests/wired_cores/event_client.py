@@ -1,4 +1,4 @@
-"""A client of an event stream: it only listens, and goes on by the last event's id."""
+"""A client of an event stream: only listens, and resumes by the last event's id."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class HexEvents(NativeEvents):
-    """Event streams whose data are frames of the contract, which tests can read."""
+    """Event streams whose data are frames of the contract, readable by tests."""
 
     def encode(self, frame: ServerFrame) -> bytes:
         return b"event: %b\ndata: %b\n\n" % (
@@ -32,7 +32,7 @@ HEX = HexEvents()
 
 
 class Listener(Client):
-    """Takes down what it is told, and holds the edge to going on exactly where the last id says."""
+    """Records what it receives, and checks that the edge resumes exactly at the last id."""
 
     def __init__(
         self, world: World, edge: EdgeSide, connection: Connection, user: str, before: Listener | None
@@ -46,11 +46,11 @@ class Listener(Client):
 
     @property
     def is_open(self) -> bool:
-        """It may never send."""
+        """The client never sends."""
         return False
 
     def take(self) -> None:
-        """Read what was written, as the shell writes it."""
+        """Read everything written, as the runtime writes it."""
         for event in self.reader.feed(self.take_pending()):
             frame = ServerFrame.FromString(bytes.fromhex(event.data))
             assert not self.closed_for, f"{event.type} after closing"
@@ -64,7 +64,7 @@ class Listener(Client):
 
 
 def listen(edge: EdgeSide, user: str, rollup_ms: int, before: Listener | None = None) -> Listener:
-    """A client of an event stream connects, perhaps to go on where it was."""
+    """Connect a client of an event stream, perhaps to resume an earlier one."""
     query = [("tenant", "t"), ("agent", "a"), ("platform", "web"), ("conversation", "group:home")]
     query += [("user", user)] if user else []
     headers = {LAST_EVENT_ID: before.reader.last_id} if before and before.reader.last_id else {}

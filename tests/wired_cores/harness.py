@@ -42,7 +42,7 @@ KINDS = (ReadHeads, ReadDelivered, ReadDeliveries, ReadMessage, ReadPages)
 
 
 class Backend:
-    """Origin of what a backend says."""
+    """Origin of a backend's messages."""
 
     connection: ConnectedClient | None = None
 
@@ -50,10 +50,10 @@ class Backend:
         self.blocked_by: set[Link] = set()
 
     def committed(self, pending: PendingEntry) -> None:
-        """It is on disk."""
+        """Ignore a commit."""
 
     def refused(self, pending: PendingEntry, reason: Refused) -> None:
-        """It could not be stored."""
+        """Check the reason for a failed commit."""
         assert reason.entry.code == "LOG_UNAVAILABLE"
 
 
@@ -103,29 +103,29 @@ class World:
 
     @property
     def clients(self) -> list[Client]:
-        """All that have not gone."""
+        """Return all clients that are not gone."""
         return [client for edge in self.edges for client in edge.clients.values() if not client.is_gone]
 
     # What others do
 
     def broadcast(self, name: str) -> None:
-        """A backend says something."""
+        """Broadcast a message from a backend."""
         request = BroadcastRequest(address=group(name))
         request.parts.add().text.text = "from a backend"
         self.router.publishing.publish(request, Backend())
 
     def attach(self) -> None:
-        """A worker comes."""
+        """Attach a worker."""
         self.names += 1
         self.workers.append(Worker(self, f"w{self.names}"))
 
     def detach(self, worker: Worker) -> None:
-        """A worker's stream breaks."""
+        """Break a worker's stream."""
         self.workers.remove(worker)
         self.router.worker_detached(worker.peer)
 
     def restart_router(self) -> None:
-        """The router is killed, and comes back with what the log holds."""
+        """Kill the router, and restart it from the log."""
         for edge in self.edges:
             edge.lose(router_notices=True)
         self.workers.clear()
@@ -143,7 +143,7 @@ class World:
             assert message.next_index == self.log.saved(message_id)
 
     def tick(self, seconds: float, workers_are_heard: bool) -> None:
-        """Time passes for the router."""
+        """Let time pass for the router."""
         self.now += seconds
         for worker in self.workers if workers_are_heard else ():
             worker.peer.heard_at = self.now
@@ -152,7 +152,7 @@ class World:
     # The log
 
     def commit(self) -> bool:
-        """What waits gets onto the disk."""
+        """Commit the waiting transaction."""
         if not self.router.effects.commit_queue:
             return False
         transaction, writes = self.router.effects.commit_queue.take()
@@ -161,21 +161,21 @@ class World:
         return True
 
     def tell(self) -> bool:
-        """The router is told what is on disk."""
+        """Report a commit to the router."""
         if not self.written:
             return False
         self.router.committed(*self.written.popleft())
         return True
 
     def fail(self) -> None:
-        """What waits does not get onto the disk."""
+        """Fail the waiting transaction."""
         while self.tell():
             pass
         if self.router.effects.commit_queue:
             self.router.commit_failed(*self.router.effects.commit_queue.take())
 
     def look(self) -> bool:
-        """The log is read; ends of logs at once, and pages, the others one by one."""
+        """Read the log: heads and pages at once, everything else one by one."""
         if self.read is not None:
             return False
         if not self._to_read:
@@ -209,7 +209,7 @@ class World:
         return self.log.deliveries(read.tenant, read.agent, read.after, read.limit)
 
     def show(self) -> bool:
-        """The router gets what was read."""
+        """Return read results to the router."""
         if self.read is None:
             return False
         done, self.read = self.read, None
@@ -217,7 +217,7 @@ class World:
         return True
 
     def fail_read(self) -> None:
-        """What is to be read cannot be."""
+        """Fail the waiting reads."""
         while self.show():
             pass
         reads, self._to_read = [*self._to_read, *self.router.effects.reads], []
@@ -228,7 +228,7 @@ class World:
     # All of it
 
     def settle(self) -> None:
-        """What is to be done after each step."""
+        """Carry out consequences, after each step."""
         self.router.flush(self.now)
         self.mail |= self.router.effects.peers
         self.router.effects.peers.clear()
@@ -236,7 +236,7 @@ class World:
             edge.settle()
 
     def carry(self) -> bool:
-        """Everything takes one step."""
+        """Advance everything by one step."""
         steps = [self.commit, self.tell, self.look, self.show]
         for edge in self.edges:
             steps += [edge.write, edge.arrive_up, edge.arrive_down, edge.ring]
@@ -247,7 +247,7 @@ class World:
         return moved
 
     def run_dry(self) -> None:
-        """Link all edges, and let everything happen that is due."""
+        """Link all edges, and advance until nothing is left to do."""
         for edge in self.edges:
             edge.relink()
             edge.drain()
@@ -261,17 +261,17 @@ class World:
     # The truth
 
     def note_end(self, message_id: str, state: int, seq: int) -> None:
-        """Somebody is told how a message has ended: all are told the same."""
+        """Check that every client receives the same end of a message."""
         end = self.ends.setdefault(message_id, (state, seq))
         assert end == (state, seq), f"{message_id} has ended twice"
 
     def truth(self, key: TopicKey) -> list[Message]:
-        """The messages of a topic as they are: in the log, or in the router where they are open."""
+        """Return the messages of a topic: from the log, or from the router if open."""
         messages = self.log.messages(key)
         return [self.router.open_messages.snapshot_at(key, m.position.seq) or m for m in messages]
 
     def check(self) -> None:
-        """At rest: all who are connected know the truth, and what has ended has ended once."""
+        """At rest: check that every connected client knows the truth, and that each message ended once."""
         assert {m.id for m in self.router.open_messages._by_id.values()} == self.log.open.keys()
         ends = self.log.ends()
         assert len({message_id for message_id, _, _ in ends}) == len(ends), "a message has ended twice"

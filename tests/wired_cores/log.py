@@ -1,4 +1,4 @@
-"""The log in memory, and what the checks of two wired cores want to know of it."""
+"""The log in memory, with queries for the checks of two wired cores."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from tests.support import memory_log
 
 
 class MemoryLog(memory_log.MemoryLog):
-    """The log that both cores' world has."""
+    """The log of both cores' world."""
 
     def epoch(self, topic: TopicKey) -> str:
-        """The epoch of a topic's log, which is never erased here."""
+        """Return the epoch of a topic's log, which is never erased here."""
         return self.head(topic).epoch
 
     def entry(self, topic: TopicKey, seq: int) -> Message | None:
-        """What stands there, in its present form, if it is a message."""
+        """Return the message at a position in its current form; None for any other entry."""
         kind, body = self.logs[topic][1][seq - 1]
         return Message.FromString(body) if kind is EntryKind.MESSAGE else None
 
     def messages(self, topic: TopicKey) -> list[Message]:
-        """All messages of a log in their present form."""
+        """Return all messages of a log in their current form."""
         entries = self.logs.get(topic, ("", []))[1]
         return [Message.FromString(body) for kind, body in entries if kind is EntryKind.MESSAGE]
 
     def ends(self) -> list[tuple[str, int, int]]:
-        """All ends of messages: the message, its state, and where the end stands."""
+        """Return all ends of messages: the message, its state, and the position of the end."""
         changes = [change for topic in self.logs for change in self.changes(topic)]
         return [(c.message_id, c.state, c.position.seq) for c in changes if c.kind == CHANGE_KIND_ENDED]
 
     def saved(self, message_id: str) -> int:
-        """How many deltas of an open message are on disk."""
+        """Return the number of an open message's deltas on disk."""
         return sum(len(ReplyDeltas.FromString(deltas).deltas) for deltas in self.open[message_id].deltas)

@@ -1,4 +1,4 @@
-"""Event streams between an edge's core and a router's: an id is exactly where its client stands."""
+"""Event streams between an edge's core and a router's: an id is exactly its client's position."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def listeners(world: World) -> list[Listener]:
 
 
 def come_again(world: World, one: Listener, pick: int) -> Listener:
-    """A client's connection breaks, and it comes again, on one edge or the other."""
+    """Break a client's connection, and reconnect it to either edge."""
     if not one.is_gone:
         one.edge.core.gone(one.connection)
         one.is_gone = True
@@ -70,7 +70,7 @@ def perform(world: World, operation: str, pick: int) -> None:
 
 
 def begun(knows_heads: bool) -> World:
-    """A client that speaks and two that listen on each edge, and a worker with a message that is open."""
+    """One sending and two listening clients on each edge, and a worker with an open message."""
     world = World(knows_heads)
     for edge in world.edges:
         edge.connect("u1", 0)

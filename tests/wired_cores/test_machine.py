@@ -1,4 +1,4 @@
-"""An edge's core and a router's, wired to each other: whatever breaks, all clients see the same."""
+"""State machine over an edge's core wired to a router's: whatever breaks, all clients see the same."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def about(kind: str, name: str) -> ClientFrame:
 
 
 def connect(edge: EdgeSide, pick: int) -> None:
-    """Users come more than once, and without a name; half of them have no window, some speak a dialect."""
+    """Users connect more than once, and without a name; half without a window, some by a dialect."""
     if sum(not client.is_gone for client in edge.clients.values()) == 5:
         return
     rollup_ms, number = 40 if pick % 4 > 1 else 0, len(edge.clients)
@@ -66,7 +66,7 @@ def connect(edge: EdgeSide, pick: int) -> None:
 
 
 def of_edge(edge: EdgeSide, operation: str, pick: int) -> None:
-    """What happens between an edge and its router, and to its clients' sockets."""
+    """Steps between an edge and its router, and of its clients' sockets."""
     match operation:
         case "write":
             edge.write()
@@ -89,7 +89,7 @@ def of_edge(edge: EdgeSide, operation: str, pick: int) -> None:
 
 
 def of_router(world: World, operation: str, pick: int, name: str) -> None:
-    """What happens in and behind the router."""
+    """Steps in and behind the router."""
     if operation in ("commit", "tell", "look", "show", "fail", "fail_read", "carry"):
         getattr(world, operation)()
     match operation:
@@ -106,7 +106,7 @@ def of_router(world: World, operation: str, pick: int, name: str) -> None:
 
 
 def of_worker(world: World, operation: str, pick: int, name: str) -> None:
-    """What a worker does."""
+    """Steps of a worker."""
     if operation == "attach" and len(world.workers) < 3:
         world.attach()
     if not world.workers:
@@ -131,7 +131,7 @@ def of_worker(world: World, operation: str, pick: int, name: str) -> None:
 
 
 def of_client(client: Client, operation: str, pick: int, name: str) -> None:
-    """What a client that is connected does, rarely in a group that it has not joined."""
+    """Steps of a connected client, rarely in a group that it has not joined."""
     heard = [key[4] for key in client.topics if key[3] == GROUP]
     if operation != "subscribe" and heard and pick and name not in heard:
         name = heard[-1]
@@ -155,7 +155,7 @@ def of_client(client: Client, operation: str, pick: int, name: str) -> None:
 
 
 def subscribe(client: Client, name: str) -> None:
-    """A client joins a group, and goes on where it left it."""
+    """A client joins a group, and resumes at its last position."""
     under_way = [frame.subscribe for frame in client.waiting.values() if frame.HasField("subscribe")]
     # Who asks twice for what was missed may be told twice.
     if name in ("", "home") or any(each.HasField("position") for each in under_way):
@@ -170,7 +170,7 @@ def subscribe(client: Client, name: str) -> None:
 
 
 def change(client: Client, operation: str, pick: int) -> None:
-    """A client edits or recalls something of its own, or stops a reply, or what is none."""
+    """A client edits or recalls a message of its own, or cancels a reply or something else."""
     if operation == "cancel":
         is_open = [ident for ident, known in client.known.items() if known.state == MESSAGE_STATE_OPEN]
         ids = is_open or [*client.known]
@@ -188,7 +188,7 @@ def change(client: Client, operation: str, pick: int) -> None:
 
 
 def cancel(client: Client, pick: int) -> None:
-    """A client stops all replies to what it is just saying."""
+    """A client cancels all replies to its last message."""
     said = [frame.message for frame in client.waiting.values() if frame.HasField("message")]
     if said:
         frame = ClientFrame()
@@ -198,7 +198,7 @@ def cancel(client: Client, pick: int) -> None:
 
 
 def receipt(client: Client, operation: str, pick: int, name: str) -> None:
-    """A client has read, or was given, all up to about where it is."""
+    """A client has read or received everything up to about its position."""
     key = topic_of(group(name))
     place = client.topics.get(key)
     if place is not None and place.highest:
@@ -210,7 +210,7 @@ def receipt(client: Client, operation: str, pick: int, name: str) -> None:
 
 
 def goes(client: Client, operation: str, pick: int) -> None:
-    """A client's socket breaks; perhaps it comes again, on one edge or the other."""
+    """A client's socket breaks; perhaps it reconnects to either edge."""
     client.edge.core.gone(client.connection)
     client.is_gone = True
     if operation == "resume":
@@ -235,7 +235,7 @@ def perform(world: World, operation: str, pick: int, name: str) -> None:
 
 
 def begun(knows_heads: bool) -> World:
-    """Four clients on each edge, of whom two speak a dialect, two workers, and a message that is open."""
+    """Four clients on each edge, two of them of a dialect, two workers, and an open message."""
     world = World(knows_heads)
     for edge in world.edges:
         for pick in (0, 3, 4, 14):

@@ -1,4 +1,4 @@
-"""Faults that the machine in test_interacting_cores found, step by step."""
+"""Faults that the state machine in test_machine found, step by step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.wired_cores.test_machine import about
 
 
 def steps(world: World, *names: str) -> None:
-    """These steps of the world, each followed by what a shell does then."""
+    """Run these steps of the world, each followed by its consequences."""
     for name in names:
         assert getattr(world, name)(), name
         world.settle()
@@ -72,7 +72,7 @@ def test_a_recall_that_is_committed_during_a_catch_up_carries_no_message() -> No
 
 
 def recalls(batches: Iterable[LinkResponse]) -> list[ChangeKind.ValueType]:
-    """The kinds of the changes under way; a recall among them carries no message."""
+    """Return the kinds of the changes in flight; a recall among them carries no message."""
     kinds = []
     for batch in batches:
         for entry in batch.entries:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Reply:
-    """One of its open replies; `next_index` is None until it is opened."""
+    """An open reply; `next_index` is None until it is opened."""
 
     def __init__(self) -> None:
         self.message_id = ""
@@ -23,7 +23,7 @@ class Reply:
 
 
 class Worker:
-    """A worker's stream. What it sends arrives at once; it reads what it was written when asked to."""
+    """A worker's stream. Its messages arrive at once; it reads only when called."""
 
     def __init__(self, world: World, name: str) -> None:
         self.world, self.name = world, name
@@ -35,7 +35,7 @@ class Worker:
         self._numbers = 0
 
     def read(self) -> None:
-        """Take what waits."""
+        """Read everything waiting."""
         while self.peer in self.world.mail and (batch := self.peer.take()) is not None:
             self._told(batch)
         self.world.mail.discard(self.peer)
@@ -68,7 +68,7 @@ class Worker:
         self.world.router.worker_received(self.peer, batch, self.world.now)
 
     def open(self, name: str, key: str, delivery_id: int | None = None) -> None:
-        """Open a reply, or take it up, in a group or in answer to a delivery."""
+        """Open or take over a reply, in a group or to a delivery."""
         self._numbers += 1
         self.replies[self._numbers] = Reply()
         batch = AttachRequest()
@@ -80,12 +80,12 @@ class Worker:
         self._send(batch)
 
     def opened(self) -> list[int]:
-        """Its replies to which it can add."""
+        """Return its replies that accept deltas."""
         self.read()
         return [number for number, reply in self.replies.items() if reply.next_index is not None]
 
     def add(self, number: int, kinds: str) -> None:
-        """Add to a reply, one delta for each letter: t, r or p. Each says its index and who said it."""
+        """Append one delta per letter: t, r or p. Each contains its index and author."""
         reply = self.replies[number]
         assert reply.next_index is not None
         batch = AttachRequest()

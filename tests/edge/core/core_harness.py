@@ -1,4 +1,4 @@
-"""Speaks for clients, sockets and router to an EdgeCore, and says in short words what it does."""
+"""Plays clients, sockets and router for an EdgeCore, and describes its output in short words."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PROTO = CODECS["trunkline.v1.proto"]
 
 
 def group(name: str) -> Address:
-    """The topic of a group."""
+    """Return the address of a group."""
     conversation = Conversation(kind=CONVERSATION_KIND_GROUP, id=name)
     return Address(tenant="t", agent="a", platform="web", conversation=conversation)
 
@@ -40,7 +40,7 @@ def group(name: str) -> Address:
 
 
 def topic(number: int, name: str, seq: int = 0) -> RouterEntry:
-    """A topic gets a number."""
+    """Return the entry that numbers a topic."""
     entry = RouterEntry()
     entry.topic.topic = number
     entry.topic.address.CopyFrom(group(name))
@@ -49,7 +49,7 @@ def topic(number: int, name: str, seq: int = 0) -> RouterEntry:
 
 
 def join(connection: Connection, *topics: int) -> RouterEntry:
-    """The connection hears topics."""
+    """Return the entry that subscribes a connection to topics."""
     entry = RouterEntry()
     entry.join.connection = connection.number
     entry.join.topics.extend(topics)
@@ -57,7 +57,7 @@ def join(connection: Connection, *topics: int) -> RouterEntry:
 
 
 def leave(connection: Connection, *topics: int) -> RouterEntry:
-    """The connection hears topics no longer."""
+    """Return the entry that unsubscribes a connection from topics."""
     entry = RouterEntry()
     entry.leave.connection = connection.number
     entry.leave.topics.extend(topics)
@@ -65,7 +65,7 @@ def leave(connection: Connection, *topics: int) -> RouterEntry:
 
 
 def message(name: str, seq: int, text: str = "", client_id: str = "", user: str = "") -> Message:
-    """A message of a group."""
+    """Return a message in a group."""
     said = Message(address=group(name), client_id=client_id)
     said.parts.append(Part())
     said.parts[0].text.text = text or f"text {seq}"
@@ -75,7 +75,7 @@ def message(name: str, seq: int, text: str = "", client_id: str = "", user: str 
 
 
 def publish(number: int, said: Message, but: Connection | None = None, replayed: bool = False) -> RouterEntry:
-    """A message for all that hear a topic."""
+    """Return the entry that publishes a message to a topic's subscribers."""
     entry = RouterEntry()
     entry.publish.topic = number
     entry.publish.frame.message.CopyFrom(said)
@@ -86,14 +86,14 @@ def publish(number: int, said: Message, but: Connection | None = None, replayed:
 
 
 def open_message(name: str, ident: str = "r", text: str = "", next_index: int = 0, seq: int = 1) -> Message:
-    """A message that goes on, as it is opened or as a snapshot."""
+    """Return an open message, new or as a snapshot."""
     said = message(name, seq, text or "so far")
     said.id, said.state, said.next_index = ident, MESSAGE_STATE_OPEN, next_index
     return said
 
 
 def delta(number: int, index: int, text: str = "", ident: str = "r", count: int = 0) -> RouterEntry:
-    """An addition for all that hear a topic; `count` of them joined."""
+    """Return the entry that publishes a delta, or `count` joined ones."""
     entry = RouterEntry()
     entry.publish.topic, entry.publish.deltas = number, count
     added = entry.publish.frame.delta
@@ -103,7 +103,7 @@ def delta(number: int, index: int, text: str = "", ident: str = "r", count: int 
 
 
 def ended(number: int, ident: str = "r", seq: int = 2, kind: ChangeKind = CHANGE_KIND_ENDED) -> RouterEntry:
-    """The end of an open message."""
+    """Return the entry that ends an open message."""
     entry = RouterEntry()
     entry.publish.topic = number
     change = entry.publish.frame.change
@@ -113,7 +113,7 @@ def ended(number: int, ident: str = "r", seq: int = 2, kind: ChangeKind = CHANGE
 
 
 def send(connection: Connection, frame: ServerFrame | None = None) -> RouterEntry:
-    """A frame for one connection, to be filled in."""
+    """Return an entry with a frame for one connection, for the caller to fill in."""
     entry = RouterEntry()
     entry.send.connection = connection.number
     entry.send.frame.CopyFrom(frame or ServerFrame())
@@ -121,21 +121,21 @@ def send(connection: Connection, frame: ServerFrame | None = None) -> RouterEntr
 
 
 def connected(connection: Connection) -> RouterEntry:
-    """The router has accepted the connection."""
+    """Return the entry that accepts a connection."""
     entry = send(connection)
     entry.send.frame.connected.connection_id = f"c{connection.number}"
     return entry
 
 
 def ack(connection: Connection, ident: str) -> RouterEntry:
-    """What a client said is on disk."""
+    """Return the entry that acknowledges a request."""
     entry = send(connection)
     entry.send.frame.ack.id = ident
     return entry
 
 
 def close(connection: Connection, code: int = 4501, reason: str = "CLOSED_BY_BACKEND") -> RouterEntry:
-    """The router has a connection closed."""
+    """Return the entry that closes a connection."""
     entry = RouterEntry()
     entry.close.connection = connection.number
     entry.close.closing.code, entry.close.closing.reason = code, reason
@@ -143,7 +143,7 @@ def close(connection: Connection, code: int = 4501, reason: str = "CLOSED_BY_BAC
 
 
 def batch(*entries: RouterEntry, credit: int = 0) -> LinkResponse:
-    """One batch from the router."""
+    """Return a batch from the router."""
     return LinkResponse(entries=entries, credit=credit)
 
 
@@ -151,12 +151,12 @@ def batch(*entries: RouterEntry, credit: int = 0) -> LinkResponse:
 
 
 def say(ident: str, text: str = "hello") -> bytes:
-    """A `message` frame to the home conversation."""
+    """Return a `message` frame for the home conversation."""
     return json.dumps({"type": "message", "id": ident, "parts": [{"type": "text", "text": text}]}).encode()
 
 
 def signal(name: str = "typing") -> bytes:
-    """A frame that is never answered."""
+    """Return a frame that is never answered."""
     return json.dumps({"type": "signal", "name": name}).encode()
 
 
@@ -164,7 +164,7 @@ def signal(name: str = "typing") -> bytes:
 
 
 def parsed(data: bytes) -> list[Frame]:
-    """The WebSocket frames in some bytes, as websockets reads them."""
+    """Parse WebSocket frames with the websockets library."""
     reader = StreamReader()
     reader.feed_data(data)
     reader.feed_eof()
@@ -183,13 +183,13 @@ def _result(generator: object) -> object:
 
 
 def heard(connection: Connection) -> list[str]:
-    """What the connection was told since asked last: each frame's type, and what tells it from others."""
+    """Take a connection's pending frames, each described by its type and what distinguishes it."""
     data, connection.pending = b"".join(connection.pending), []
     return [told(frame.data, connection.codec) for frame in parsed(data)]
 
 
 def told(payload: bytes, codec: Codec) -> str:
-    """One frame to a client in short words."""
+    """Describe a frame to a client in short words."""
     if codec.framing is Framing.BINARY:
         frame = ServerFrame.FromString(payload)
         kind = frame.WhichOneof("frame") or "?"
@@ -214,7 +214,7 @@ def _delta(ident: str, index: int, text: str) -> str:
 
 
 def taken(uplink: Uplink) -> list[LinkRequest]:
-    """All that the uplink will give, however much credit that takes."""
+    """Take every batch of the uplink, whatever credit that needs."""
     batches = []
     uplink.credit += 1000
     while (one := uplink.take()) is not None:
@@ -223,7 +223,7 @@ def taken(uplink: Uplink) -> list[LinkRequest]:
 
 
 def forwarded(core: EdgeCore) -> list[str]:
-    """What went to the router since asked last, in short words."""
+    """Take the entries for the router, each described in short words."""
     return [_entry(entry) for one in taken(core.uplink) for entry in one.entries]
 
 
@@ -291,7 +291,7 @@ def pinged(core: EdgeCore) -> list[Connection]:
 
 
 def linked_core(**limits: int) -> EdgeCore:
-    """A core that is linked to a router."""
+    """Return a core with a link."""
     core = EdgeCore(EdgeLimits(**limits))
     core.linked()
     return core
@@ -300,20 +300,20 @@ def linked_core(**limits: int) -> EdgeCore:
 def opened(
     core: EdgeCore, codec: Codec = JSON, user: str = "", home: str = "team", rollup_ms: int = 0
 ) -> Connection:
-    """A client that the router has not answered yet."""
+    """Open a connection that the router has not answered."""
     wish = ConnectionOpened(address=group(home), user=user)
     return core.sessions.open(codec, wish, rollup_ms)
 
 
 def tell(core: EdgeCore, *entries: RouterEntry, now: float = 0) -> None:
-    """A batch comes from the router."""
+    """Deliver a batch from the router."""
     core.link_received(batch(*entries), now)
 
 
 def open_all(
     core: EdgeCore, names: Iterable[str] = "ab", codec: Codec = JSON, rollup_ms: int = 0
 ) -> list[Connection]:
-    """Clients that hear topic 1, the group `team`; nothing of that is left to be looked at."""
+    """Open connections subscribed to topic 1, the group `team`, with nothing pending."""
     connections = [opened(core, codec, name, rollup_ms=rollup_ms) for name in names]
     tell(core, topic(1, "team"))
     for connection in connections:
@@ -326,7 +326,7 @@ def open_all(
 
 
 def streaming(core: EdgeCore, names: str = "a", rollup_ms: int = 40) -> list[Connection]:
-    """Clients that were told of the open message `r` of topic 1."""
+    """Open connections that have received the open message `r` of topic 1."""
     listeners = open_all(core, names, rollup_ms=rollup_ms)
     tell(core, publish(1, open_message("team")))
     for one in listeners:
@@ -335,6 +335,6 @@ def streaming(core: EdgeCore, names: str = "a", rollup_ms: int = 40) -> list[Con
 
 
 def tables(core: EdgeCore) -> list[object]:
-    """All that waits for a window to end."""
+    """Return everything that waits for a window to end."""
     rollup = core.fanout.rollup
     return [*rollup._fresh, *rollup._due]

@@ -1,4 +1,4 @@
-"""Speaks for the clients of dialects to an EdgeCore, and says in short words what they are told."""
+"""Plays clients of dialects for an EdgeCore, and describes their frames in short words."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PING = ClientFrame(ping=PingFrame(id="p")).SerializeToString()
 
 
 def shown(connection: Connection) -> list[str]:
-    """What the connection was told since asked last; of messages what they say and whether they are open."""
+    """Take a connection's pending frames; messages as their text and whether they are open."""
     data, connection.pending = b"".join(connection.pending), []
     return [_shown(bytes(each.data)) for each in parsed(data)]
 
@@ -47,13 +47,13 @@ def _shown(payload: bytes) -> str:
 
 
 def texts(core: EdgeCore) -> StreamSnapshots | None:
-    """What is known of what is open in the only topic."""
+    """Return the snapshots of the only topic."""
     [known] = core.fanout._topics.values()
     return known.snapshots
 
 
 def dialect(core: EdgeCore, codec: Codec, rollup_ms: int = 0) -> Connection:
-    """A client of a dialect in `team`, who has looked at its beginning."""
+    """Open a connection of a dialect in `team`, with nothing pending."""
     client = opened(core, codec, rollup_ms=rollup_ms)
     if not core.fanout._topics:
         tell(core, topic(1, "team"))

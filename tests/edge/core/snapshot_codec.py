@@ -1,4 +1,4 @@
-"""A codec of a dialect whose clients are shown messages, not what happens to them."""
+"""Codec of a dialect whose clients receive messages but no deltas or changes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WAYS = {SO_FAR: StreamingMode.SNAPSHOTS, WHOLE: StreamingMode.COMPLETE}
 
 @dataclass(frozen=True)
 class Shown(Codec):
-    """Frames are those of the protocol in protobuf; kinds in `silent` are not told."""
+    """Frames in protobuf; kinds in `silent` are not sent."""
 
     streaming: StreamingMode = StreamingMode.SNAPSHOTS
     assigns_ids: bool = False
@@ -55,7 +55,7 @@ class Shown(Codec):
 
 
 def text_of(message: Message) -> str:
-    """All that its parts say, in order."""
+    """Return the text of all parts, in order."""
     kinds = [part.WhichOneof("content") or "" for part in message.parts]
     says = {"text": "text", "reasoning": "text", "tool_call": "arguments"}
     return "".join(

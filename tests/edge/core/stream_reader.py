@@ -1,4 +1,4 @@
-"""Streams as a router has them, and clients that know of them only what they are told."""
+"""Streams as a router has them, and clients that know only what they receive."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KINDS = {"text": "t", "reasoning": "r", "part": "p"}
 
 
 class StreamReader:
-    """Puts messages together. Fails where a delta does not fit, or could have been shorter or joined."""
+    """Assembles messages. Fails if a delta does not fit, or could have been shorter or joined."""
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
@@ -30,7 +30,7 @@ class StreamReader:
         self._seqs: dict[str, int] = {}
 
     def read(self, data: bytes) -> set[str]:
-        """Take what was written at once; returns the types of the frames."""
+        """Read everything written at once; return the types of the frames."""
         frames = [self._frame(bytes(each.data)) for each in parsed(data)]
         kinds = set()
         self.last_write = []
@@ -78,7 +78,7 @@ class StreamReader:
 
 
 class ShownReader:
-    """Takes down what it is shown. Fails where that is no message as it was once, or comes twice."""
+    """Records received messages. Fails if one never had this form, or comes twice."""
 
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}
@@ -90,7 +90,7 @@ class ShownReader:
         self._seqs: dict[str, int] = {}
 
     def read(self, data: bytes) -> set[str]:
-        """Take what was written at once; returns the types of the frames."""
+        """Read everything written at once; return the types of the frames."""
         kinds = set()
         self.last_write = []
         for each in parsed(data):
@@ -122,7 +122,7 @@ class ShownReader:
 
 
 def from_json(payload: bytes) -> ServerFrame:
-    """A frame of the JSON form, where it is one that matters here."""
+    """Parse a frame of the JSON form; None for kinds that do not matter here."""
     fields = json.loads(payload)
     kind = fields.pop("type")
     if kind == "delta" and "part" in fields:
@@ -140,7 +140,7 @@ def from_json(payload: bytes) -> ServerFrame:
 
 
 class Stream:
-    """A message as the router has it: one token for each delta."""
+    """A message as the router has it: one token per delta."""
 
     def __init__(self, ident: str, name: str, seq: int) -> None:
         self.ident, self.name, self.seq = ident, name, seq
@@ -161,7 +161,7 @@ class Stream:
 
 
 class Client:
-    """A connection, its reader, and what it hears."""
+    """A connection, its reader, and its topics."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -173,7 +173,7 @@ class Client:
 
     @property
     def reads_along(self) -> set[str]:
-        """Of these, those of which it is told what is added."""
+        """Return those of these that its codec streams."""
         if not isinstance(self.reader, ShownReader):
             return self.follows
         if self.connection.codec.streaming is StreamingMode.COMPLETE:

@@ -1,4 +1,4 @@
-"""What an edge counts of connections that end and of frames that get no further."""
+"""Counters of ended connections and of dropped frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the router is told on behalf of clients that do not say what they were given."""
+"""Delivery receipts on behalf of clients that send none."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TELLING = Shown(reports_delivery=True)
 
 
 def delivered(core: EdgeCore) -> list[str]:
-    """What the router was told since asked last: connection, topic and place."""
+    """Take the receipts for the router: connection, topic and position."""
     entries = [entry for one in taken(core.uplink) for entry in one.entries]
     return [_delivered(entry) for entry in entries if entry.frame.frame.HasField("delivered")]
 
@@ -49,7 +49,7 @@ def _delivered(entry: EdgeEntry) -> str:
 
 
 def step(core: EdgeCore) -> None:
-    """Write as a shell does, and tell the core who has taken everything."""
+    """Write as the runtime does, and report who has taken everything."""
     for connection in list(core.dirty):
         if not connection.has_backlog:
             core.sessions.report_delivery(connection)

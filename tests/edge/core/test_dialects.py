@@ -1,4 +1,4 @@
-"""What a core does for dialects: answers, ids, echo, and what has no words."""
+"""The core's services to dialects: direct replies, ids, echo, and silent frames."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_frame_that_is_not_for_one_is_not_counted_for_it(core: EdgeCore) -> No
 
 
 def test_a_client_is_accepted_also_where_its_dialect_has_no_words_for_that(core: EdgeCore) -> None:
-    """The shell has the response to the handshake to write."""
+    """The runtime still has to write the response to the handshake."""
     client = opened(core, Shown(silent=frozenset({"connected"})))
     tell(core, topic(1, "team"), connected(client), join(client, 1))
     assert client in core.dirty
@@ -146,7 +146,7 @@ def test_what_comes_before_a_silent_close_is_still_told(core: EdgeCore) -> None:
 
 
 def requests(core: EdgeCore) -> list[tuple[int, str]]:
-    """The messages on their way to the router: connection and id."""
+    """Take the messages for the router: connection and id."""
     entries = [entry for one in taken(core.uplink) for entry in one.entries if entry.HasField("frame")]
     return [(entry.frame.connection, entry.frame.frame.message.id) for entry in entries]
 

@@ -1,4 +1,4 @@
-"""The header of a WebSocket frame, against websockets' parser."""
+"""WebSocket frame headers, checked with the websockets library's parser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rounds of heartbeats."""
+"""Heartbeats: pings, and closes of silent clients."""
 
 from __future__ import annotations
 

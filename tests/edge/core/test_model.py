@@ -1,4 +1,4 @@
-"""Whatever clients, router and link do, a connection is told what a plain model says, in its order."""
+"""Model test: whatever clients, router and link do, each connection receives what a plain model predicts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ picks = st.integers(0, 50)
 
 
 class Client:
-    """What the model knows of one client."""
+    """The model's state of one client."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -56,7 +56,7 @@ class Client:
 
 
 class EdgeModel(RuleBasedStateMachine):
-    """A core, the router it speaks to, and a model of its clients."""
+    """A core, its router, and a model of its clients."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class EdgeModel(RuleBasedStateMachine):
     # Helpers
 
     def settle(self) -> None:
-        """Do what a shell does, and look at what it must not be asked."""
+        """Carry out effects and writes as the runtime does, and check invariants of the effects."""
         core = self.core
         for effect in core.effects:
             if isinstance(effect, PauseReading):
@@ -98,7 +98,7 @@ class EdgeModel(RuleBasedStateMachine):
         return client.connection.number in self.router_knows
 
     def number(self, name: str) -> int:
-        """The topic's number on this link, made known where it was not."""
+        """Return the topic's number on this link, assigning one if necessary."""
         if name not in self.numbers:
             self.numbers[name] = self.next_number
             self.entries.append(topic(self.next_number, name, self.seqs[name]))
@@ -201,7 +201,7 @@ class EdgeModel(RuleBasedStateMachine):
     @precondition(lambda self: self.up)
     @rule(pick=picks, name=st.sampled_from(NAMES[1:]))
     def switch(self, pick: int, name: str) -> None:
-        """A client joins a group, or leaves it."""
+        """A client joins or leaves a group."""
         clients = [client for client in self.of_state(ConnectionState.OPEN) if self.known(client)]
         if not clients:
             return
@@ -255,7 +255,7 @@ class EdgeModel(RuleBasedStateMachine):
 
     @rule()
     def deliver(self) -> None:
-        """All that the router had to tell goes over the link, as one batch."""
+        """Deliver everything that the router has sent, as one batch."""
         entries, self.entries = self.entries, []
         if self.up:
             tell(self.core, *entries)
@@ -264,7 +264,7 @@ class EdgeModel(RuleBasedStateMachine):
     @precondition(lambda self: self.up)
     @rule()
     def take(self) -> None:
-        """The router takes what waits for it."""
+        """The router receives what waits for it."""
         self.read(taken(self.core.uplink))
         self.core.uplink.credit = 0
         self.core.batch_sent()

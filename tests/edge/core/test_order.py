@@ -1,4 +1,4 @@
-"""In which order a connection is told what the router tells."""
+"""Order of the frames that a connection receives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that send faster than they, or all of their tenant, may."""
+"""Rate limits of connections and tenants."""
 
 from __future__ import annotations
 

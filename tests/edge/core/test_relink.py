@@ -1,4 +1,4 @@
-"""A link is lost and another one found: nothing is lost, and no position."""
+"""Relinking: no request and no position is lost."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_who_was_held_by_a_full_uplink_is_released_when_the_link_is_lost() -> No
 
 
 def test_who_still_waits_to_be_accepted_comes_after_those_who_were(core: EdgeCore) -> None:
-    """Else it would join their topics first and be shown what they have missed."""
+    """Otherwise it would join their topics first and receive what they have missed."""
     waiting = core.sessions.open(JSON, ConnectionOpened(address=group("team")), 0)
     assert waiting.number == 1
     open_all(core, "b")
@@ -178,7 +178,7 @@ def test_a_replayed_message_with_the_same_id_is_shown(core: EdgeCore, user: str,
 
 
 def test_an_acked_author_is_shown_its_own_message_again_by_a_replay(core: EdgeCore) -> None:
-    """Known: where its ack arrived and the message for the others did not. The client sees `client_id`."""
+    """Known limitation: its ack arrived, the message to the others did not. Clients match `client_id`."""
     [author] = open_all(core, "a")
     tell(core, publish(1, message("team", 1, client_id="m1", user="a"), replayed=True))
     assert heard(author) == ["message 1"]

@@ -1,4 +1,4 @@
-"""What clients ask: forwarded once, held back by bounds, refused where it cannot be read."""
+"""Requests of clients: forwarded once, bounded, rejected if malformed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a client stands: marked in what it is written, by codecs that do that."""
+"""Resume cursors, for codecs that append them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ USERS = Address(tenant="t", user="u")
 
 
 def entered(connection: Connection, seq: int = 0) -> RouterEntry:
-    """The router's answer: it goes on after this in its group, and from the beginning as a user."""
+    """Return the router's answer: the client resumes here in its group, and from the beginning as a user."""
     entry = connected(connection)
     for address, epoch in ((USERS, ""), (group("team"), "e")):
         place = entry.send.frame.connected.positions.add(address=address).position
@@ -56,7 +56,7 @@ def for_user(seq: int) -> Message:
 
 
 def written(connection: Connection) -> bytes:
-    """What the shell would write."""
+    """Take the data that the runtime would write."""
     data, connection.pending = b"".join(connection.pending), []
     return connection.with_cursor(data)
 

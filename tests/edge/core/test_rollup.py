@@ -1,4 +1,4 @@
-"""Deltas are joined in windows, given out once for all who hear alike, and never overtaken."""
+"""Rollup windows: deltas are joined, encoded once per group, and never overtaken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deltas for clients that do not read, and for clients whose edge has lost its link."""
+"""Deltas for clients with a backlog, and across links."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_one_that_is_closed_for_being_slow_is_not_told_what_gathered(core: EdgeC
 
 
 def relinked(core: EdgeCore, listeners: list[Connection], *entries: RouterEntry) -> None:
-    """The link broke and is up again; topic 1 is topic 7 now."""
+    """Break the link and make another, on which topic 1 has number 7."""
     core.link_lost()
     core.linked()
     tell(core, topic(7, "team"), *(join(one, 7) for one in listeners), *entries, now=1)

@@ -1,4 +1,4 @@
-"""Whatever streams, topics, sockets and time do: each client puts together what was published."""
+"""Model test: whatever streams, topics, sockets and time do, each client assembles what was published."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ picks = st.integers(0, 50)
 
 
 class RollupModel(RuleBasedStateMachine):
-    """A core, a router that streams, and clients that read along."""
+    """A core, a router that streams, and clients that read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class RollupModel(RuleBasedStateMachine):
         return streams[pick % len(streams)]
 
     def settle(self) -> None:
-        """Write as a shell does, and read as clients do."""
+        """Write as the runtime does, and read as clients do."""
         for connection in list(self.core.dirty):
             client = next(one for one in self.clients if one.connection is connection)
             pending, connection.pending = connection.pending, []
@@ -94,7 +94,7 @@ class RollupModel(RuleBasedStateMachine):
         self.core.dirty.clear()
 
     def enter(self, client: Client, name: str, ahead: list[RouterEntry] | None = None) -> None:
-        """The client hears a topic from here on, and is told first what is open."""
+        """Subscribe a client to a topic, after snapshots of its open messages."""
         number = self.number(name)
         for one in self.open_streams(name):
             self.entries.append(send(client.connection, one.snapshot()))
@@ -105,7 +105,7 @@ class RollupModel(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        """Where something is going on already, more can happen in so many steps."""
+        """Begin with open streams, so that fewer steps reach deep states."""
         for rollup_ms in (40, 40, 0):
             self.connect(codec=JSON, rollup_ms=rollup_ms, early=False)
             self.switch(len(self.clients) - 1)
@@ -143,7 +143,7 @@ class RollupModel(RuleBasedStateMachine):
     @precondition(lambda self: self.open_streams())
     @rule(pick=picks)
     def repeat(self, pick: int) -> None:
-        """A delta comes again."""
+        """The router repeats a delta."""
         one = self.one_of(pick)
         if one.times and self.listeners(one.name):
             index = max(one.times)
@@ -152,7 +152,7 @@ class RollupModel(RuleBasedStateMachine):
     @precondition(lambda self: self.open_streams())
     @rule(pick=picks)
     def tell_again(self, pick: int) -> None:
-        """The message comes again with the text so far."""
+        """The router repeats an open message with its text so far."""
         one = self.one_of(pick)
         self.entries.append(publish(self.number(one.name), one.snapshot().message, replayed=True))
 
@@ -181,7 +181,7 @@ class RollupModel(RuleBasedStateMachine):
         early=st.booleans(),
     )
     def connect(self, codec: Codec, rollup_ms: int, early: bool) -> None:
-        """A client comes; its snapshots may hold deltas that are published only after it has joined."""
+        """A client connects; its snapshots may hold deltas that are published after it has joined."""
         if len(self.clients) == 8:
             return
         connection = opened(self.core, codec, home="home", rollup_ms=rollup_ms)
@@ -195,7 +195,7 @@ class RollupModel(RuleBasedStateMachine):
     @precondition(lambda self: self.clients)
     @rule(pick=picks)
     def switch(self, pick: int) -> None:
-        """A client joins the other topic, or leaves it."""
+        """A client joins or leaves the other topic."""
         client = self.clients[pick % len(self.clients)]
         if "other" in client.hears:
             self.entries.append(leave(client.connection, self.number("other")))
@@ -212,7 +212,7 @@ class RollupModel(RuleBasedStateMachine):
     @precondition(lambda self: any(isinstance(client.reader, ShownReader) for client in self.clients))
     @rule(pick=picks, word=st.sampled_from([*WAYS]), asks=st.booleans())
     def recode(self, pick: int, word: bytes, asks: bool) -> None:
-        """A client wants to be shown messages in another way, and perhaps says something with that."""
+        """A client switches to another codec, perhaps with a frame."""
         self.deliver()
         shown = [client for client in self.clients if isinstance(client.reader, ShownReader)]
         client = shown[pick % len(shown)]
@@ -235,7 +235,7 @@ class RollupModel(RuleBasedStateMachine):
     @precondition(lambda self: self.clients)
     @rule(pick=picks, ping=st.booleans())
     def answer(self, pick: int, ping: bool) -> None:
-        """Something is sent to one client; it has had all that came before."""
+        """Something is sent to one client, after everything before it."""
         self.deliver()
         client = self.clients[pick % len(self.clients)]
         if ping:
@@ -284,7 +284,7 @@ class RollupModel(RuleBasedStateMachine):
 
     @rule(meanwhile=st.booleans())
     def relink(self, meanwhile: bool) -> None:
-        """The link breaks and comes again; what was streamed meanwhile is in the snapshots only."""
+        """The link breaks and returns; deltas streamed meanwhile are in the snapshots only."""
         self.deliver()
         self.core.link_lost()
         self.settle()

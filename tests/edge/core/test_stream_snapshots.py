@@ -1,4 +1,4 @@
-"""What was said so far in open messages is the same at an edge as in the router."""
+"""Snapshots of open messages are the same in edge and router."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ deltas = st.lists(
 
 
 def opened() -> tuple[StreamedMessage, StreamSnapshots, Message]:
-    """A message that was just opened, in the router and at an edge."""
+    """Return a new open message, in the router and at an edge."""
     message = open_message("team")
     del message.parts[:]
     snapshots = StreamSnapshots()
@@ -61,7 +61,7 @@ def opened() -> tuple[StreamedMessage, StreamSnapshots, Message]:
 def test_deltas_add_up_as_in_the_router(
     said: list[tuple[str, str | Part]], joins: list[int], looks: set[int], resets: set[int]
 ) -> None:
-    """However they are joined on their way, and whenever somebody looks, or is sent a snapshot."""
+    """Independently of joins on the way, of reads, and of snapshots."""
     router, snapshots, message = opened()
     joins = joins.copy()
     waiting: list[Delta] = []
@@ -104,7 +104,7 @@ def test_only_the_same_tool_call_goes_on() -> None:
 
 
 def tell(snapshots: StreamSnapshots, message_id: str, waiting: list[Delta]) -> None:
-    """The deltas come as one frame, and come again."""
+    """Append the deltas as one frame, twice."""
     if not waiting:
         return
     first = waiting[0]
@@ -177,7 +177,7 @@ def test_an_end_is_completed_with_how_it_has_ended() -> None:
 
 @pytest.mark.parametrize("kind", [CHANGE_KIND_RECALLED, CHANGE_KIND_EDITED])
 def test_only_an_end_is_completed(kind: int) -> None:
-    """What was taken back must not come again."""
+    """A recalled text must not return."""
     snapshots = StreamSnapshots()
     snapshots.put(open_message("team"))
     change = Change(message_id="r", kind=kind)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""How clients of dialects are shown open messages, also by a codec that has changed."""
+"""Streaming modes of codecs, also across a switch of codec."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_recall_does_not_bring_back_what_was_said(core: EdgeCore) -> None:
 
 @pytest.mark.parametrize("beside", ["", "ab"])
 def test_who_comes_late_is_shown_what_was_open_then(core: EdgeCore, beside: str) -> None:
-    """Snapshots may hold deltas that others are told only after the newcomer has joined."""
+    """Snapshots may hold deltas that others receive only after the newcomer has joined."""
     listeners = open_all(core, beside)
     if beside:
         tell(core, publish(1, open_message("team", text="x ")), delta(1, 0), delta(1, 1))

@@ -1,4 +1,4 @@
-"""Requests about replies, and how far a topic has come, where entries are not messages alone."""
+"""Requests about replies, and topic heads moved by entries other than messages."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def core() -> EdgeCore:
 
 
 def at(core: EdgeCore) -> list[str]:
-    """The topics' places, as a new link would be told them."""
+    """Return the topics' positions, as a new link would declare them."""
     core.link_lost()
     core.linked()
     return [text for text in forwarded(core) if text.startswith("topic")]

@@ -1,4 +1,4 @@
-"""Clients that show another token while they are connected."""
+"""Token refresh of connected clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One encoding per codec, joined, whatever the number of listeners."""
+"""Fan-out: frames are encoded once per codec and joined, whatever the number of subscribers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.edge.core.core_harness import (
 
 
 def listening(*codecs: Codec) -> tuple[EdgeCore, list[Connection]]:
-    """Clients with these codecs that hear topic 1."""
+    """Open connections with these codecs, subscribed to topic 1."""
     core = linked_core()
     listeners = [opened(core, codec) for codec in codecs]
     tell(core, topic(1, "team"))

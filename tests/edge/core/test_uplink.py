@@ -1,4 +1,4 @@
-"""Batches, their size, and the credit they cost."""
+"""Uplink batches: their size, and the credit they cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Short times for every test here, and both event loops that an edge runs on."""
+"""Short timeouts for every test here, and both event loops that an edge runs on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import uvloop
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Run every test on both."""
+    """Run every test on both event loops."""
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 

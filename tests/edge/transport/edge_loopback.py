@@ -1,4 +1,4 @@
-"""An edge in this process, its clients on loopback, and a router that does what the test says."""
+"""An edge in this process, its clients on loopback, and a scripted router."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ class ScriptedLink:
         await self._context.write(LinkResponse(entries=entries, credit=1))
 
     async def next(self, kind: str) -> Any:
-        """The next entry that the edge sent; it must be of this kind."""
+        """Return the next entry from the edge, which must be of this kind."""
         entry = await asyncio.wait_for(self.entries.get(), PATIENCE_S)
         assert entry.WhichOneof("entry") == kind, entry
         return getattr(entry, kind)
 
     async def accept(self, topic: int = 1, opened: ConnectionOpened | None = None) -> int:
-        """Accept a connection, by default the next one, which hears its home; returns its number.
+        """Accept a connection, by default the next one, and subscribe it to its home; return its number.
 
         Without `topic` its home is topic 1 already.
         """
@@ -125,12 +125,12 @@ class ScriptedLink:
             self.over.set_result(None)
 
     async def read(self) -> None:
-        """Take what the edge sends."""
+        """Read batches of the edge."""
         while (batch := await self._context.read()) is not grpc.aio.EOF:
             self.took(batch)
 
     def took(self, batch: LinkRequest) -> None:
-        """A batch came."""
+        """Take a batch."""
         self.credit += batch.credit
         self.credit_came.set()
         for entry in batch.entries:
@@ -138,7 +138,7 @@ class ScriptedLink:
 
 
 class ScriptedRouter(EdgeServiceServicer):
-    """Welcomes edges; all else is the test's."""
+    """Welcomes edges; the test does everything else."""
 
     def __init__(self) -> None:
         self.address = ""
@@ -149,7 +149,7 @@ class ScriptedRouter(EdgeServiceServicer):
         self._links: asyncio.Queue[ScriptedLink] = asyncio.Queue()
 
     async def link(self) -> ScriptedLink:
-        """The next link that an edge makes."""
+        """Return the next link."""
         return await asyncio.wait_for(self._links.get(), PATIENCE_S)
 
     async def Link(self, request_iterator: Any, context: Any) -> None:  # noqa: N802
@@ -179,7 +179,7 @@ class ScriptedRouter(EdgeServiceServicer):
 async def running_router(
     port: int = 0, router: ScriptedRouter | None = None
 ) -> AsyncIterator[ScriptedRouter]:
-    """A scripted router on loopback."""
+    """Run a scripted router on loopback."""
     router = router or ScriptedRouter()
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     add_EdgeServiceServicer_to_server(router, server)
@@ -204,24 +204,24 @@ class Edge:
     trusting: SSLContext | None = None
 
     def connect(self, query: str = QUERY, **options: Any) -> Any:
-        """A WebSocket client, as `websockets.connect` returns it."""
+        """Connect a WebSocket client; see `websockets.connect`."""
         options = {"compression": None, "ping_interval": None, "open_timeout": PATIENCE_S, **options}
         scheme = "wss" if self.trusting else "ws"
         url = f"{scheme}://{self.address}/v1/connect?{query}"
         return websockets.connect(url, ssl=self.trusting, **options)
 
     def transport(self, number: int) -> Any:
-        """The transport of a connection."""
+        """Return the transport of a connection."""
         return self.shell._transports[self.shell.core.connections[number]]
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until something about the edge is so."""
+        """Wait until a condition holds."""
         async with asyncio.timeout(PATIENCE_S):
             while not condition():  # noqa: ASYNC110
                 await asyncio.sleep(0.002)
 
     async def raw(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A TCP connection, or one by TLS."""
+        """Open a TCP connection, with TLS if the edge has it."""
         host, port = self.address.split(":")
         reader, writer = await asyncio.open_connection(host, int(port), ssl=self.trusting)
         self.writers.append(writer)
@@ -229,13 +229,13 @@ class Edge:
 
 
 async def no_fetch(url: str) -> bytes:
-    """There is nothing to be had."""
+    """Fail every fetch."""
     raise FetchFailed(f"nothing is at {url}")
 
 
 @asynccontextmanager
 async def running_edge(router: str, fetch: Fetch | None = None, **settings: Any) -> AsyncIterator[Edge]:
-    """An edge on a free port. Fails where anything raised in a callback."""
+    """Run an edge on a free port. Fails if a callback raised."""
     loop = asyncio.get_running_loop()
     raised: list[dict[str, Any]] = []
 
@@ -285,7 +285,7 @@ async def running_edge(router: str, fetch: Fetch | None = None, **settings: Any)
 
 @asynccontextmanager
 async def edge_and_link(**settings: Any) -> AsyncIterator[tuple[Edge, ScriptedLink]]:
-    """An edge and its link to a scripted router."""
+    """Run an edge, linked to a scripted router."""
     async with running_router() as router, running_edge(router.address, **settings) as edge:
         link = await router.link()
         await asyncio.wait_for(edge.linked.wait(), PATIENCE_S)
@@ -293,7 +293,7 @@ async def edge_and_link(**settings: Any) -> AsyncIterator[tuple[Edge, ScriptedLi
 
 
 async def accepted(edge: Edge, link: ScriptedLink, topic: int = 1, **options: Any) -> tuple[Any, int]:
-    """A client that has been accepted and has read `connected`, and its number."""
+    """Connect a client that has read `connected`; return it and its number."""
     coming = connecting(edge, **options)
     number = await link.accept(topic)
     client = await coming
@@ -306,28 +306,28 @@ async def _connect(edge: Edge, options: dict[str, Any]) -> Any:
 
 
 def connecting(edge: Edge, **options: Any) -> asyncio.Future[Any]:
-    """A client on its way in; awaiting it gives the client, once the handshake was answered."""
+    """Begin to connect a client; await it for the client, once the handshake is answered."""
     return asyncio.ensure_future(_connect(edge, options))
 
 
 async def received(client: Any) -> Any:
-    """The next message that a client gets."""
+    """Return the next message of a client."""
     return await asyncio.wait_for(client.recv(), PATIENCE_S)
 
 
 async def hears(client: Any) -> dict[str, Any]:
-    """The next JSON frame that a client gets."""
+    """Return the next JSON frame of a client."""
     return told(await received(client))
 
 
 def told(payload: str | bytes) -> dict[str, Any]:
-    """A frame of the JSON dialect."""
+    """Parse a frame of the JSON dialect."""
     frame: dict[str, Any] = json.loads(payload)
     return frame
 
 
 async def closed(client: Any) -> int:
-    """The code with which a client is closed, having read all there was."""
+    """Read everything, and return the code with which a client is closed."""
     try:
         while True:
             await received(client)
@@ -337,7 +337,7 @@ async def closed(client: Any) -> int:
 
 
 def upgrade(query: str = QUERY, extra: str = "") -> bytes:
-    """A handshake's request."""
+    """Return the request of a handshake."""
     key = base64.b64encode(os.urandom(16)).decode()
     return (
         f"GET /v1/connect?{query} HTTP/1.1\r\nHost: edge\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -346,12 +346,12 @@ def upgrade(query: str = QUERY, extra: str = "") -> bytes:
 
 
 async def answer(reader: asyncio.StreamReader) -> bytes:
-    """All that comes until the edge closes."""
+    """Read everything until the edge closes."""
     return await asyncio.wait_for(reader.read(), PATIENCE_S)
 
 
 def say(ident: str, text: str = "hello") -> str:
-    """A `message` frame."""
+    """Return a `message` frame."""
     return json.dumps({"type": "message", "id": ident, "parts": [{"type": "text", "text": text}]})
 
 

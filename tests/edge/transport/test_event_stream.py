@@ -28,12 +28,12 @@ TEXT = "x" * 50_000
 
 
 def get(query: str = QUERY, extra: str = "", method: str = "GET") -> bytes:
-    """A request for an event stream."""
+    """Return a request for an event stream."""
     return f"{method} /v1/events?{query} HTTP/1.1\r\nHost: edge\r\n{extra}\r\n".encode()
 
 
 class Listening:
-    """A client that has asked for an event stream."""
+    """A client that has requested an event stream."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -44,7 +44,7 @@ class Listening:
         return (await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), PATIENCE_S)).decode()
 
     async def next(self) -> Event:
-        """The next event; EOFError where there is none."""
+        """Return the next event. Raises EOFError if there is none."""
         while not self.inbox:
             data = await asyncio.wait_for(self.reader.read(1 << 16), PATIENCE_S)
             if not data:
@@ -53,7 +53,7 @@ class Listening:
         return self.inbox.pop(0)
 
     async def rest(self) -> list[Event]:
-        """All that comes until the edge closes."""
+        """Read everything until the edge closes."""
         found = []
         try:
             while True:
@@ -69,7 +69,7 @@ async def asking(edge: Edge, request: bytes) -> Listening:
 
 
 async def listening(edge: Edge, link: ScriptedLink, topic: int = 1) -> tuple[Listening, int]:
-    """A client that has been accepted, and has read `connected`."""
+    """Connect a client that has read `connected`."""
     client = await asking(edge, get())
     number = await link.accept(topic)
     assert "200 OK" in await client.head()
@@ -78,7 +78,7 @@ async def listening(edge: Edge, link: ScriptedLink, topic: int = 1) -> tuple[Lis
 
 
 def refusal(response: bytes) -> tuple[int, dict[str, str], Any]:
-    """Status, headers and JSON of a response."""
+    """Return status, headers and JSON of a response."""
     head, _, body = response.partition(b"\r\n\r\n")
     status, *lines = head.decode().split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines)

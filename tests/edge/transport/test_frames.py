@@ -1,4 +1,4 @@
-"""What travels on an accepted WebSocket, and how it ends."""
+"""Frames on an accepted WebSocket, and its end."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ async def test_a_frame_over_the_limit_is_told_and_closed_with_1009(whole: bool) 
 
 
 async def test_who_reads_only_after_it_has_sent_far_too_much_is_still_told_why() -> None:
-    """Closing the TCP connection while it sends would reset it, and lose what it was told."""
+    """To close the TCP connection while it sends would reset it, and lose the last frames."""
     async with edge_and_link(frame_bytes=4096) as (edge, link):
         reader, writer = await edge.raw()
         writer.write(upgrade())
@@ -161,7 +161,7 @@ async def test_a_close_by_the_router_keeps_its_code(code: int, reason: str) -> N
 
 
 async def test_nothing_is_written_after_the_close_that_a_client_asked_for() -> None:
-    """Also where the client still has megabytes to take, so that its TCP connection stays."""
+    """Even if the client still has megabytes to take, so that its TCP connection stays."""
     async with edge_and_link() as (edge, link):
         reader, writer = await edge.raw()
         writer.write(upgrade())

@@ -1,4 +1,4 @@
-"""From a TCP connection to `connected`, and every way not to get there."""
+"""Handshakes: from a TCP connection to `connected`, and every way to fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTTP on the port of the WebSockets."""
+"""HTTP on the WebSockets' port."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Routers that are right, wrong, or gone for a while."""
+"""Links to routers that work, misbehave, or are gone for a while."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.edge.transport.edge_loopback import (
 
 @asynccontextmanager
 async def tcp_server(answer: bytes) -> AsyncIterator[str]:
-    """A server that says something that is no gRPC, or nothing at all."""
+    """Run a server that answers with something other than gRPC, or not at all."""
     writers = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -51,7 +51,7 @@ async def tcp_server(answer: bytes) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def no_edge_service() -> AsyncIterator[str]:
-    """A gRPC server of something else."""
+    """Run a gRPC server without EdgeService."""
     server = grpc.aio.server()
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -1,4 +1,4 @@
-"""An edge that learns of tenants over its link, and what that means for who is there and who comes."""
+"""Tenant policies over the link, and their effect on connected and new clients."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PLACE = "tenant=t&agent=a&platform=web&conversation=group:team"
 
 
 def tenant(*kids: str, **settings: Any) -> TenantPolicy:
-    """Tenant `t`, whose clients need a token by one of these keys."""
+    """Return the policy of tenant `t`, whose clients need a token by one of these keys."""
     made = policy("t", **{"open_to": OPENNESS_NOBODY, **settings})
     auth = ClientAuth(audiences=["chat"])
     for kid in kids:

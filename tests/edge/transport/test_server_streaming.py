@@ -1,4 +1,4 @@
-"""WatchConnections over HTTP, with a router that does what the test says."""
+"""WatchConnections over HTTP, with a scripted router."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.event_source import Event, EventReader
 
 
 class ScriptedPresence(PresenceServiceServicer):
-    """One watch, told what the test puts into `told`."""
+    """Serves one watch with the responses that the test queues."""
 
     def __init__(self) -> None:
         self.asked: asyncio.Future[WatchConnectionsRequest] = asyncio.get_running_loop().create_future()

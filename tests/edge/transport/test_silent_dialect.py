@@ -1,4 +1,4 @@
-"""A dialect that says nothing on connecting, and nothing on closing: that of maim_message's API server."""
+"""A dialect that sends nothing on connect and close: that of maim_message's API server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that do not read: closed alone, or holding the router back together."""
+"""Slow readers over real sockets: closed alone, or holding the router back together."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEXT = "x" * 50_000
 
 
 async def not_reading(edge: Edge, link: ScriptedLink, topic: int = 1) -> asyncio.StreamWriter:
-    """A client whose TCP connection takes no more than the kernel and its own small buffer hold."""
+    """Connect a client whose TCP connection takes no more than the kernel and its own small buffer hold."""
     reader, writer = await edge.raw()
     writer.write(upgrade())
     await link.accept(topic)

@@ -24,7 +24,7 @@ from tests.edge.transport.edge_loopback import (
 
 
 def delta(index: int, text: str) -> RouterEntry:
-    """An addition to the message `r` of topic 1."""
+    """Return a delta of the message `r` of topic 1."""
     entry = RouterEntry()
     entry.publish.topic = 1
     added = entry.publish.frame.delta
@@ -33,7 +33,7 @@ def delta(index: int, text: str) -> RouterEntry:
 
 
 def opening() -> RouterEntry:
-    """The message `r` of topic 1 begins."""
+    """Return the entry that opens the message `r` of topic 1."""
     entry = RouterEntry()
     entry.publish.topic = 1
     entry.publish.frame.message.id = "r"
@@ -42,7 +42,7 @@ def opening() -> RouterEntry:
 
 
 def ending() -> RouterEntry:
-    """It ends."""
+    """Return the entry that ends the message `r`."""
     entry = RouterEntry()
     entry.publish.topic = 1
     change = entry.publish.frame.change
@@ -51,7 +51,7 @@ def ending() -> RouterEntry:
 
 
 async def window(edge: Edge, link: ScriptedLink, extra: str) -> Any:
-    """What a client is told of its window."""
+    """Return the window that a client is sent in `connected`."""
     coming = connecting(edge, query=QUERY + extra)
     await link.accept()
     client = await coming
@@ -96,7 +96,7 @@ async def test_deltas_of_a_window_come_as_one_and_the_end_with_the_last_text() -
 
 
 async def stalled(edge: Edge, link: ScriptedLink, number: int, text: str) -> int:
-    """Stream until the client's socket buffers; returns how many deltas that took."""
+    """Stream until the client's socket buffers; return the number of deltas."""
     index = 0
     connection = edge.shell.core.connections[number]
     async with asyncio.timeout(PATIENCE_S):

@@ -1,4 +1,4 @@
-"""Clients that come by TLS: nothing is different for them, and what is no TLS holds up nobody."""
+"""Clients with TLS: everything works as without, and broken handshakes delay nobody."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @asynccontextmanager
 async def secure(ours: Certificates, **settings: Any) -> AsyncIterator[tuple[Edge, ScriptedLink]]:
-    """An edge that speaks TLS, and its link; a client is to trust `ours`."""
+    """Run a linked edge with TLS, for clients that trust `ours`."""
     files = {"tls_cert": ours.edge, "tls_key": certs.key_of(ours.edge)}
     async with edge_and_link(**files, **settings) as (edge, link):
         edge.trusting = ours.trusting
@@ -53,7 +53,7 @@ async def secure(ours: Certificates, **settings: Any) -> AsyncIterator[tuple[Edg
 
 
 class Blocking:
-    """A client without a loop, for which an end that TLS does not speak of is an error."""
+    """A blocking client, which treats an end without TLS close alert as an error."""
 
     def __init__(self, edge: Edge) -> None:
         host, port = edge.address.split(":")
@@ -65,19 +65,19 @@ class Blocking:
         self._tls.sendall(data)
 
     def receive(self, until: bytes) -> bytes:
-        """Up to and with these bytes."""
+        """Receive up to and including these bytes."""
         found = b""
         while not found.endswith(until):
             found += self._tls.recv(1)
         return found
 
     def receive_all(self, size: int) -> None:
-        """So many bytes, at least."""
+        """Receive at least this many bytes."""
         while size > 0:
             size -= len(self._tls.recv(1 << 20))
 
     def rest(self) -> bytes:
-        """All that comes until the edge ends its direction, and says so."""
+        """Receive everything until the edge's close alert."""
         found = b""
         while data := self._tls.recv(1 << 16):
             found += data
@@ -120,7 +120,7 @@ async def test_the_last_frame_and_the_close_arrive(ours: Certificates) -> None:
 
 
 async def test_a_client_that_still_sends_is_told_why_it_is_closed(ours: Certificates) -> None:
-    """It gets all of that, and the end of the stream as TLS has it, though it reads only afterwards."""
+    """It receives everything and a TLS close alert, though it reads only afterwards."""
     async with secure(ours, frame_bytes=4096) as (edge, link):
         client = await asyncio.to_thread(Blocking, edge)
         await asyncio.to_thread(client.send, upgrade())
@@ -263,7 +263,7 @@ async def test_a_client_that_stops_in_its_handshake_holds_up_nobody_and_is_cut_o
 
 
 def first_flight(ours: Certificates) -> bytes:
-    """What a client says first."""
+    """Return the first bytes of a client."""
     outgoing = ssl.MemoryBIO()
     client = ours.trusting.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
     with pytest.raises(ssl.SSLWantReadError):
@@ -301,7 +301,7 @@ async def test_a_certificate_that_was_replaced_is_shown_to_those_who_come_and_th
 
 
 async def serial(edge: Edge) -> str:
-    """Of the certificate that the edge shows now."""
+    """Return the serial number of the edge's certificate."""
     _, writer = await edge.raw()
     found = serial_of(writer.get_extra_info("ssl_object"))
     writer.close()

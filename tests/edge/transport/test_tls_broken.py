@@ -1,4 +1,4 @@
-"""Of a TLS connection that has ended nothing is left, and whoever still writes to it hears of no error."""
+"""Ended TLS connections: nothing is left of them, and late writes raise nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""However the bytes of a TLS connection are cut into pieces, what was said is heard, in order and whole."""
+"""TLS transport: data arrives whole and in order, however its bytes are cut into pieces."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tests.support.certificates import Certificates
 
 @cache
 def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A server's, and a client's that trusts it."""
+    """Return the TLS contexts of a server and of a client that trusts it."""
     with TemporaryDirectory() as folder:
         ours = Certificates(Path(folder))
         return server_context(ours.edge, certs.key_of(ours.edge)), ours.trusting
 
 
 class Wire:
-    """The transport of a TCP connection whose client is here."""
+    """Transport of a TCP connection whose client is in the test."""
 
     def __init__(self) -> None:
         self.sent = bytearray()
@@ -55,7 +55,7 @@ class Wire:
 
 
 class Heard(asyncio.Protocol):
-    """Notes what it is told."""
+    """Records its events."""
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
@@ -77,7 +77,7 @@ class Heard(asyncio.Protocol):
 
 
 class Both:
-    """A client and the edge's end, and between them bytes in pieces of these sizes, over and over."""
+    """A client and the edge's end, and between them bytes in pieces of these sizes, cycled."""
 
     def __init__(self, sizes: list[int]) -> None:
         server, client = contexts()
@@ -105,7 +105,7 @@ class Both:
             self.carry()
 
     def carry(self) -> None:
-        """Bring to both what the other has written, until there is no more."""
+        """Transfer everything that either has written to the other."""
         while self._out.pending or self.wire.sent:
             while self._out.pending:
                 self.tls.data_received(self._out.read(next(self._sizes)))
@@ -162,7 +162,7 @@ async def conversation(sizes: list[int], said: list[bytes], told: list[bytes], b
 
 
 def text(size: int) -> bytes:
-    """Bytes of which those that are missing would be missed."""
+    """Return bytes in which any gap shows."""
     return (bytes(range(256)) * (size // 256 + 1))[:size]
 
 
