@@ -92,11 +92,12 @@ class RouterCore:
         self.delivery_lease_s = delivery_lease_s
         self.reply_lease_s = reply_lease_s
 
+        #: What the runtime must do after an event: write to peers, read the log, commit.
         self.effects = effects = Effects()
         self.directory = directory = Directory()
         backpressure = Backpressure(effects.peers)
         self.client_outbox = outbox = ClientOutbox(directory, backpressure)
-        self.presence = presence = Presence(directory, effects.peers)
+        self.presence = Presence(directory, effects.peers)
         self.tenant_table = TenantTable(directory, outbox, effects.peers, defaults)
         self.api_keys = ApiKeys()
         self.stream_limiter = StreamRateLimiter(directory)
@@ -122,20 +123,27 @@ class RouterCore:
         self.message_opener = MessageOpener(directory, open_messages, effects)
         self.streamed_replies = StreamedReplies(open_messages, self.message_opener, effects)
 
-        subscriptions = Subscriptions(directory, open_messages, effects)
-        groups = Groups(directory, presence, outbox, subscriptions, peek)
         self.edits = Edits(effects, withdrawals)
         self.receipts = Receipts(fan_out, outbox, effects)
+        self._links = self._make_links(backpressure, fan_out, withdrawals, peek, outbox_max_bytes)
+
+    def _make_links(
+        self,
+        backpressure: Backpressure,
+        fan_out: FanOut,
+        withdrawals: Withdrawals,
+        peek: Callable[[TopicKey], Position | None],
+        outbox_max_bytes: int,
+    ) -> Links:
+        """Connect the parts that handle what edges and their clients send."""
+        directory, presence, effects = self.directory, self.presence, self.effects
+        outbox, open_messages = self.client_outbox, self.open_messages
+        subscriptions = Subscriptions(directory, open_messages, effects)
+        link_recovery = LinkRecovery(directory, open_messages, outbox, effects)
         lifecycle = ClientLifecycle(
-            directory,
-            presence,
-            outbox,
-            self.receipts,
-            subscriptions,
-            LinkRecovery(directory, open_messages, outbox, effects),
-            effects,
-            peek,
+            directory, presence, outbox, self.receipts, subscriptions, link_recovery, effects, peek
         )
+        groups = Groups(directory, presence, outbox, subscriptions, peek)
         frame_handlers = (
             ClientMessages(fan_out, self.edits, outbox, effects),
             groups,
@@ -143,17 +151,17 @@ class RouterCore:
             self.receipts,
             Cancellations(open_messages, withdrawals, outbox, effects),
         )
-        self._links = Links(
+        return Links(
             directory,
             self.tenant_table,
             lifecycle,
             FrameDispatcher(outbox, frame_handlers),
             TokenUpdates(groups, outbox),
             backpressure,
-            queues,
+            self.agent_queues,
             effects,
-            window=window,
-            lease_s=lease_s,
+            window=self.window,
+            lease_s=self.lease_s,
             outbox_max_bytes=outbox_max_bytes,
         )
 
