@@ -37,7 +37,7 @@ from trunkline_router.core.commits.commit_queue import AtomicWrite
 from trunkline_router.core.commits.effects import Effects
 from trunkline_router.core.commits.fan_out import FanOut
 from trunkline_router.core.commits.publishing import PublishPipeline
-from trunkline_router.core.directory.backpressure import Backpressure
+from trunkline_router.core.directory.backpressure import LinkBackpressure
 from trunkline_router.core.directory.client_outbox import ClientOutbox
 from trunkline_router.core.directory.connections import Link
 from trunkline_router.core.directory.directory import Directory
@@ -95,7 +95,7 @@ class RouterCore:
         #: What the runtime must do after an event: write to peers, read the log, commit.
         self.effects = effects = Effects()
         self.directory = directory = Directory()
-        backpressure = Backpressure(effects.peers)
+        backpressure = LinkBackpressure(effects.peers)
         self.client_outbox = outbox = ClientOutbox(directory, backpressure)
         self.presence = Presence(directory, effects.peers)
         self.tenant_table = TenantTable(directory, outbox, effects.peers, defaults)
@@ -129,7 +129,7 @@ class RouterCore:
 
     def _make_links(
         self,
-        backpressure: Backpressure,
+        backpressure: LinkBackpressure,
         fan_out: FanOut,
         withdrawals: Withdrawals,
         peek: Callable[[TopicKey], Position | None],

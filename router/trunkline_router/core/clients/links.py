@@ -11,7 +11,7 @@ from trunkline_router.core.clients.frame_dispatcher import FrameDispatcher
 from trunkline_router.core.clients.lifecycle import ClientLifecycle
 from trunkline_router.core.clients.token_updates import TokenUpdates
 from trunkline_router.core.commits.effects import Effects
-from trunkline_router.core.directory.backpressure import Backpressure
+from trunkline_router.core.directory.backpressure import LinkBackpressure
 from trunkline_router.core.directory.connections import Link
 from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.directory.link_outbox import LinkOutbox
@@ -34,7 +34,7 @@ class Links:
         lifecycle: ClientLifecycle,
         frames: FrameDispatcher,
         token_updates: TokenUpdates,
-        backpressure: Backpressure,
+        backpressure: LinkBackpressure,
         queues: AgentQueues,
         effects: Effects,
         *,

@@ -8,7 +8,7 @@ from trunkline.v1.edge_service_pb2 import TopicFrame
 from trunkline.v1.message_pb2 import Delta
 
 from trunkline_router.core.commits.effects import CommitListener
-from trunkline_router.core.directory.backpressure import Backpressure
+from trunkline_router.core.directory.backpressure import LinkBackpressure
 from trunkline_router.core.directory.connections import Link, LinkSubscription
 from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.values.topics import TopicKey
@@ -19,7 +19,7 @@ class FanOut:
 
     __slots__ = ("_backpressure", "_directory")
 
-    def __init__(self, directory: Directory, backpressure: Backpressure) -> None:
+    def __init__(self, directory: Directory, backpressure: LinkBackpressure) -> None:
         self._directory = directory
         self._backpressure = backpressure
 

@@ -26,7 +26,7 @@ from trunkline_router.core.commits.commit_queue import CommitQueue
 from trunkline_router.core.commits.effects import CommitListener
 from trunkline_router.core.commits.fan_out import FanOut
 from trunkline_router.core.commits.idempotency import content_digest, idempotency_key
-from trunkline_router.core.directory.backpressure import Backpressure
+from trunkline_router.core.directory.backpressure import LinkBackpressure
 from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.validation.validator import check
 from trunkline_router.core.values.log_records import AppendResult, EntryKind, PendingEntry, StoredDelivery
@@ -49,7 +49,7 @@ class PublishPipeline:
         directory: Directory,
         commit_queue: CommitQueue,
         fan_out: FanOut,
-        backpressure: Backpressure,
+        backpressure: LinkBackpressure,
         deliveries: DeliveryListener,
         new_id: Callable[[], str],
         now_ms: Callable[[], int],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from trunkline_router.core.directory.connections import Link
 
 
-class Backpressure:
+class LinkBackpressure:
     """Links whose outboxes are full, each with the sources that it blocks.
 
     A source is identified by its `blocked_by` set: the source must send no more while any link is in it.

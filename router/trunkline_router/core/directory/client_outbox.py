@@ -7,7 +7,7 @@ from trunkline.v1.edge_service_pb2 import ConnectionSend
 from trunkline.v1.frame_pb2 import ServerFrame
 from trunkline_runtime.refusals import closing_frame, error_frame
 
-from trunkline_router.core.directory.backpressure import Backpressure
+from trunkline_router.core.directory.backpressure import LinkBackpressure
 from trunkline_router.core.directory.connections import ConnectedClient, Link, Topic
 from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.values.log_records import AppendResult, PendingEntry
@@ -19,7 +19,7 @@ class ClientOutbox:
     Answers fill an outbox as messages do; a full one blocks the link's own frames.
     """
 
-    def __init__(self, directory: Directory, backpressure: Backpressure) -> None:
+    def __init__(self, directory: Directory, backpressure: LinkBackpressure) -> None:
         self._directory = directory
         self._backpressure = backpressure
 
