@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from typing import TypeVar
 
 import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import ASGIApp
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 
@@ -15,8 +17,10 @@ from trunkline_edge.http.router_client import CallFailed
 
 _log = structlog.get_logger()
 
+R = TypeVar("R", bound=ASGIApp)
 
-async def respond(request: Request, response: Awaitable[Response]) -> Response:
+
+async def respond(request: Request, response: Awaitable[R]) -> R | Response:
     """Await a response; a failure becomes an error response and never a traceback."""
     try:
         return await response

@@ -12,7 +12,6 @@ from starlette.routing import BaseRoute, Route
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from trunkline_edge.http import server_streaming
 from trunkline_edge.http.caller_metadata import CallerMetadata
 from trunkline_edge.http.dialect_routes import DialectRoutes
 from trunkline_edge.http.protocol import HttpProtocol
@@ -52,10 +51,7 @@ def make_app(runtime: EdgeRuntime, calls: RouterClient) -> Starlette:
     """The Starlette app with all HTTP routes of an edge."""
     access = CallerMetadata(runtime.tenants)
     dialects = DialectRoutes(runtime.registry, runtime.tenants, calls, access)
-    streams = server_streaming.routes(calls, access)
-    return Starlette(
-        routes=[*_operator_routes(runtime), *dialects.routes(), *streams, *routes(calls, access)]
-    )
+    return Starlette(routes=[*_operator_routes(runtime), *dialects.routes(), *routes(calls, access)])
 
 
 def _operator_routes(runtime: EdgeRuntime) -> list[BaseRoute]:

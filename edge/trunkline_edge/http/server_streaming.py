@@ -9,24 +9,18 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
-from typing import cast
+from contextlib import suppress
 
 from google.protobuf.message import Message
-from starlette.requests import Request
-from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
-from trunkline.v1.catalogue import Refused
 
-from trunkline_edge.http.bindings import Binding, bindings
-from trunkline_edge.http.body_reader import BodyReader
-from trunkline_edge.http.caller_metadata import CallerMetadata
+from trunkline_edge.http.bindings import Binding
 from trunkline_edge.http.error_responses import failure_response
 from trunkline_edge.http.json_encode import response_json
-from trunkline_edge.http.path_router import PathRouter
-from trunkline_edge.http.request import request_message
-from trunkline_edge.http.router_client import CallFailed, RouterClient
-from trunkline_edge.http.transcoding import LARGE_BYTES
+from trunkline_edge.http.router_client import CallFailed
+
+#: Larger messages are encoded in a thread, so that the loop keeps serving sockets.
+LARGE_BYTES = 16 << 10
 
 #: Time to wait for the first message or a refusal, which still can be a status. Both take milliseconds.
 FIRST_WAIT_S = 1.0
@@ -41,81 +35,36 @@ HEADERS = [
 ]
 
 
-def routes(calls: RouterClient, access: CallerMetadata) -> list[BaseRoute]:
-    """The route of all server-streaming RPCs bound to GET. Mount it before the transcoder."""
-    return [ServerStreamingRoute(calls, access)]
+class EventStream:
+    """The response to one server-streaming call, as an ASGI app; made by `open`."""
 
-
-class ServerStreamingRoute(BaseRoute):
-    """Answers GET requests bound to server-streaming RPCs."""
-
-    def __init__(self, calls: RouterClient, access: CallerMetadata) -> None:
-        self._calls = calls
-        self._access = access
-        self._bodies = BodyReader()
-        self._router: PathRouter[Binding] = PathRouter()
-        for binding in bindings():
-            if binding.method.server_streaming and binding.http_method == "GET":
-                self._router.add(binding.http_method, binding.pattern, binding)
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """See BaseRoute."""
-        if scope["type"] != "http" or scope["method"] != "GET":
-            return Match.NONE, {}
-        try:
-            match = self._router.find(scope["raw_path"].decode("latin-1"))
-        except UnicodeDecodeError:
-            return Match.NONE, {}
-        if match is None:
-            return Match.NONE, {}
-        return Match.FULL, {"call": (match.methods["GET"], match.values)}
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See BaseRoute."""
-        request = Request(scope, receive)
-        binding, values = scope["call"]
-        try:
-            stream = await self._call(request, binding, values)
-        except Refused as reason:
-            await failure_response(reason)(scope, receive, send)
-            return
-        async with aclosing(stream):
-            response = StreamResponse(binding, stream)
-            try:
-                await response.start()
-                await _write_until_disconnect(response, request, send)
-            except CallFailed as failed:
-                await failure_response(failed)(scope, receive, send)
-            finally:
-                await response.close()
-
-    async def _call(
-        self, request: Request, binding: Binding, values: tuple[str, ...]
-    ) -> AsyncGenerator[Message]:
-        """The messages of the response; the first iteration makes the call. Raises Refused."""
-        metadata = self._access.metadata(request, binding.tenant_in(values), binding.scope)
-        async with self._bodies.json(request, expected=False):
-            message = request_message(binding, values, request.scope["query_string"], b"")
-        stream = self._calls.stream(binding.method, message, metadata=metadata)
-        return cast("AsyncGenerator[Message]", stream)
-
-
-class StreamResponse:
-    """One response: `start`, then `write` unless that raised, and `close` in any case."""
-
-    def __init__(self, binding: Binding, stream: AsyncGenerator[Message]) -> None:
+    def __init__(self, binding: Binding, messages: AsyncGenerator[Message]) -> None:
         rpc = re.sub(r"(?<!^)(?=[A-Z])", "_", binding.method.name).lower()
         self._event = rpc.encode()
         self._binding = binding
-        self._stream = stream
+        self._messages = messages
         self._pending: asyncio.Future[Message] | None = None
 
-    async def start(self) -> None:
+    @classmethod
+    async def open(cls, binding: Binding, messages: AsyncGenerator[Message]) -> EventStream:
         """Make the call. Raises CallFailed if it is refused within FIRST_WAIT_S."""
-        done, _ = await asyncio.wait({self._next()}, timeout=FIRST_WAIT_S)
-        for pending in done:
-            if isinstance(failed := pending.exception(), CallFailed):
-                raise failed
+        stream = cls(binding, messages)
+        try:
+            done, _ = await asyncio.wait({stream._next()}, timeout=FIRST_WAIT_S)
+            for pending in done:
+                if isinstance(failed := pending.exception(), CallFailed):
+                    raise failed
+        except BaseException:
+            await stream.close()
+            raise
+        return stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Write the response until it ends or the client disconnects, and end the call."""
+        try:
+            await _write_until_disconnect(self, receive, send)
+        finally:
+            await self.close()
 
     async def write(self, send: Send) -> None:
         """Write the response up to its end."""
@@ -139,15 +88,16 @@ class StreamResponse:
         await send({"type": "http.response.body", "body": b""})
 
     async def close(self) -> None:
-        """Cancel the pending read of the call."""
+        """End the call."""
         if self._pending is not None:
             self._pending.cancel()
             with suppress(asyncio.CancelledError, CallFailed, StopAsyncIteration):
                 await self._pending
+        await self._messages.aclose()
 
     def _next(self) -> asyncio.Future[Message]:
         if self._pending is None:
-            self._pending = asyncio.ensure_future(anext(self._stream))
+            self._pending = asyncio.ensure_future(anext(self._messages))
         return self._pending
 
     def _take(self) -> Message:
@@ -168,10 +118,9 @@ async def _write(send: Send, lines: bytes, data: bytes = b"") -> None:
     await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
-async def _write_until_disconnect(response: StreamResponse, request: Request, send: Send) -> None:
-    """Write the response until it ends or the client disconnects."""
-    writing = asyncio.create_task(response.write(send))
-    disconnect = asyncio.create_task(_disconnect(request))
+async def _write_until_disconnect(stream: EventStream, receive: Receive, send: Send) -> None:
+    writing = asyncio.create_task(stream.write(send))
+    disconnect = asyncio.create_task(_disconnect(receive))
     try:
         await asyncio.wait({writing, disconnect}, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -183,6 +132,6 @@ async def _write_until_disconnect(response: StreamResponse, request: Request, se
             raise result
 
 
-async def _disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
         pass

@@ -1,11 +1,12 @@
-"""HTTP/JSON transcoding of unary RPCs, following the contract's `google.api.http` annotations."""
+"""HTTP/JSON transcoding of RPCs, following the contract's `google.api.http` annotations."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from typing import NamedTuple, cast
 
+from google.protobuf.message import Message
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
@@ -21,12 +22,10 @@ from trunkline_edge.http.json_encode import response_json
 from trunkline_edge.http.path_router import PathRouter
 from trunkline_edge.http.request import request_message
 from trunkline_edge.http.router_client import RouterClient
+from trunkline_edge.http.server_streaming import LARGE_BYTES, EventStream
 
 #: Prefix of every path in the contract.
 PREFIX = "/v1/"
-
-#: Larger messages are decoded and encoded in a thread, so that the loop keeps serving sockets.
-LARGE_BYTES = 16 << 10
 
 
 def routes(calls: RouterClient, access: CallerMetadata) -> list[BaseRoute]:
@@ -72,9 +71,13 @@ class Transcoder(BaseRoute):
         response = await respond(request, self._serve(request))
         await response(scope, receive, send)
 
-    async def _serve(self, request: Request) -> Response:
+    async def _serve(self, request: Request) -> Response | EventStream:
         target = self._target(request)
-        return target if isinstance(target, Response) else await self._call(request, target)
+        if isinstance(target, Response):
+            return target
+        if target.binding.method.server_streaming:
+            return await self._stream(request, target)
+        return await self._call(request, target)
 
     def _target(self, request: Request) -> CallTarget | Response:
         """The call that the path and method name, or the response to OPTIONS or to a wrong method.
@@ -100,9 +103,6 @@ class Transcoder(BaseRoute):
 
     async def _call(self, request: Request, target: CallTarget) -> Response:
         binding = target.binding
-        if binding.method.server_streaming:
-            # server_streaming serves those with GET; there is no other form.
-            raise catalogue.NO_SUCH_PATH.refused(path=request.scope["path"])
         tenant = binding.tenant_in(target.values)
         metadata = self._access.metadata(request, tenant, binding.scope)
         if binding.has_body:
@@ -121,6 +121,17 @@ class Transcoder(BaseRoute):
             async with self._thread_slot:
                 content = await asyncio.to_thread(response_json, response, binding.response_field)
         return Response(content, 200, {"cache-control": "no-store"}, "application/json")
+
+    async def _stream(self, request: Request, target: CallTarget) -> EventStream:
+        binding = target.binding
+        if request.method != "GET":
+            # No HEAD: it would make a call that has no end.
+            raise catalogue.NO_SUCH_PATH.refused(path=request.scope["path"])
+        metadata = self._access.metadata(request, binding.tenant_in(target.values), binding.scope)
+        async with self._bodies.json(request, expected=False):
+            message = request_message(binding, target.values, request.scope["query_string"], b"")
+        messages = self._calls.stream(binding.method, message, metadata=metadata)
+        return await EventStream.open(binding, cast("AsyncGenerator[Message]", messages))
 
 
 def _allowed(methods: Iterable[str]) -> str:
