@@ -24,7 +24,7 @@ from trunkline_edge.core.encoding import count_frames
 from trunkline_edge.core.sessions import Sessions
 
 
-class Backpressure:
+class ClientBackpressure:
     """Backlogs of the clients of one edge, and what they lead to."""
 
     def __init__(self, sessions: Sessions) -> None:
@@ -150,4 +150,4 @@ class Backpressure:
             self._backlogs.pop(connection, None)
 
     def __repr__(self) -> str:
-        return f"<Backpressure {self._total} bytes for {len(self._backlogs)} clients>"
+        return f"<ClientBackpressure {self._total} bytes for {len(self._backlogs)} clients>"

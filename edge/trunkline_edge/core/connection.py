@@ -114,7 +114,7 @@ class Connection:
         self.last_delta: DeltaIndex | None = None
         #: The socket buffers bytes that the client has not taken; deltas gather meanwhile.
         self.has_backlog = False
-        #: See Backpressure.
+        #: See ClientBackpressure.
         self.oversize_bytes = 0
         #: Heartbeats since bytes were last received.
         self.missed_heartbeats = 0

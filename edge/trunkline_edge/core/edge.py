@@ -29,7 +29,7 @@ from trunkline.v1.edge_service_pb2 import (
     TopicForgotten,
 )
 
-from trunkline_edge.core.backpressure import Backpressure
+from trunkline_edge.core.backpressure import ClientBackpressure
 from trunkline_edge.core.client_frames import ClientFrameHandler
 from trunkline_edge.core.connection import Connection, ConnectionState
 from trunkline_edge.core.counters import CLIENT_LOST
@@ -59,7 +59,7 @@ class EdgeCore:
         self.fanout = self.sessions.fanout
         self.throttle = self.sessions.throttle
         self.handshakes = Handshakes(limits)
-        self.backpressure = Backpressure(self.sessions)
+        self.backpressure = ClientBackpressure(self.sessions)
         self.token_refresh = TokenRefresh(self.uplink, self.effects, self.sessions.expiries)
         self.client_frames = ClientFrameHandler(self.sessions, self.token_refresh)
         self._router_frames = RouterFrameHandler(self.sessions, self.client_frames, self.token_refresh)

@@ -34,7 +34,7 @@ class SubscriberGroup:
     sent to it before the window's end, behind if it has a backlog. Deltas that all have received are dropped.
 
     Bounds: Rollup flushes a window that holds too much; deltas that wait for a subscriber count towards its
-    backlog, and Backpressure closes it if that is too large.
+    backlog, and ClientBackpressure closes it if that is too large.
     """
 
     __slots__ = (
