@@ -83,11 +83,11 @@ class LogReads:
         if not reads:
             return
         try:
-            positions = await self._log.delivered([each for read in reads for each in read.whose])
+            positions = await self._log.delivered([each for read in reads for each in read.users])
         except LogUnavailable:
             self._fail(reads)
         else:
-            self._complete(reads, [len(read.whose) for read in reads], positions)
+            self._complete(reads, [len(read.users) for read in reads], positions)
 
     async def _read_pages(self, wanted: list[ReadPages]) -> None:
         reads: list[ReadPages] = []

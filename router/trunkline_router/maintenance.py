@@ -13,7 +13,8 @@ from trunkline.v1.tenant_pb2 import TENANT_STATE_DELETING
 
 from trunkline_router.core.tenants.revocations import RETENTION_MS
 from trunkline_router.core.tenants.tenant import Tenant
-from trunkline_router.core.values.log_records import Cursor, HistoryLimits, Registration
+from trunkline_router.core.values.log_records import Cursor, HistoryLimits
+from trunkline_router.core.values.stored_records import Registration
 from trunkline_router.log.interface import LogUnavailable
 from trunkline_router.runtime import RouterRuntime
 from trunkline_router.tenant_admin import TenantAdmin

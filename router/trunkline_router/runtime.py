@@ -155,7 +155,7 @@ class RouterRuntime:
         for stream in self.streams.values():
             stream.end(catalogue.ROUTER_UNAVAILABLE.refused())
 
-    # Backpressure
+    # LinkBackpressure
 
     def link_drained(self, link: Link) -> None:
         """A batch was written to a link: resume the reads and senders that its outbox held up."""

@@ -19,9 +19,9 @@ from trunkline.v1.tenant_pb2 import (
 )
 
 from trunkline_router.core.tenants.tenant import Tenant
-from trunkline_router.core.validation.tenant_validation import check_settings, kept_secrets, set_fields
-from trunkline_router.core.values.log_records import (
-    Cursor,
+from trunkline_router.core.validation.tenant_validation import check_settings, restore_secrets, set_fields
+from trunkline_router.core.values.log_records import Cursor
+from trunkline_router.core.values.stored_records import (
     Registration,
     RevocationKind,
     StoredApiKey,
@@ -91,7 +91,7 @@ class TenantAdmin:
             wanted.CopyFrom(present if fields else settings)
             if fields:
                 set_fields(wanted, settings, fields)
-            return (await self._declare({name: kept_secrets(wanted, present)}))[0]
+            return (await self._declare({name: restore_secrets(wanted, present)}))[0]
 
     async def ensure(self, tenants: Mapping[str, TenantSettings]) -> None:
         """Create or update tenants to have exactly these settings: all of them or none. Raises Refused."""

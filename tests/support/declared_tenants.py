@@ -16,7 +16,7 @@ from trunkline.v1.tenant_pb2 import (
     TenantSettings,
     TenantState,
 )
-from trunkline_router.core.values.log_records import Registered, StoredTenant
+from trunkline_router.core.values.stored_records import Registered, StoredTenant
 
 
 def stored_tenant(

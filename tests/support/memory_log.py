@@ -24,12 +24,14 @@ from trunkline_router.core.values.log_records import (
     PageRequest,
     PendingEntry,
     Producer,
+    Transaction,
+    Withdrawal,
+)
+from trunkline_router.core.values.stored_records import (
     StoredDeadLetter,
     StoredDelivery,
     StoredOpen,
     StoredReceipt,
-    Transaction,
-    Withdrawal,
 )
 from trunkline_router.core.values.topics import EMPTY, Position, TopicKey
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trunkline_router.core.values.log_records import (
+from trunkline_router.core.values.stored_records import (
     Registered,
     Registration,
     RevocationKind,

@@ -6,11 +6,8 @@ from itertools import accumulate
 
 from trunkline.v1.frame_pb2 import ReadFrame
 from trunkline.v1.message_pb2 import MESSAGE_STATE_RECALLED, Author, Change, Message
-from trunkline_router.core.values.log_records import (
-    Cursor,
-    EntryKind,
-    ErasedPiece,
-    HistoryLimits,
+from trunkline_router.core.values.log_records import Cursor, EntryKind, ErasedPiece, HistoryLimits
+from trunkline_router.core.values.stored_records import (
     StoredDeadLetter,
     StoredDelivery,
     StoredOpen,

@@ -200,7 +200,7 @@ class World:
         if isinstance(read, ReadHeads):
             return [self.log.head(key) for key in read.topics]
         if isinstance(read, ReadDelivered):
-            return self.log.delivered(read.whose)
+            return self.log.delivered(read.users)
         if isinstance(read, ReadPages):
             return [self.log.read(request) for request in read.requests]
         if isinstance(read, ReadMessage):

@@ -6,19 +6,21 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from trunkline_router.core.values.log_records import (
-    Backlog,
     Cursor,
     ErasedPiece,
     HistoryLimits,
     Page,
     PageRequest,
+    Transaction,
+)
+from trunkline_router.core.values.stored_records import (
+    Backlog,
     Registered,
     Registration,
     StoredDeadLetter,
     StoredDelivery,
     StoredOpen,
     StoredReceipt,
-    Transaction,
 )
 from trunkline_router.core.values.topics import Position, TopicKey
 

@@ -39,7 +39,7 @@ from trunkline.v1.tenant_service_pb2_grpc import TenantServiceServicer
 
 from trunkline_router.core.tenants.revocations import to_proto
 from trunkline_router.core.validation.validator import check
-from trunkline_router.core.values.log_records import RevocationKind, StoredApiKey
+from trunkline_router.core.values.stored_records import RevocationKind, StoredApiKey
 from trunkline_router.rpc.status import rpc_method
 from trunkline_router.tenant_admin import TenantAdmin
 

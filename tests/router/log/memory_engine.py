@@ -5,14 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from trunkline_router.core.values.log_records import (
-    Page,
-    PageRequest,
-    Registered,
-    StoredDeadLetter,
-    StoredReceipt,
-    Transaction,
-)
+from trunkline_router.core.values.log_records import Page, PageRequest, Transaction
+from trunkline_router.core.values.stored_records import Registered, StoredDeadLetter, StoredReceipt
 from trunkline_router.core.values.topics import Position, TopicKey
 
 from tests.support.memory_log import MemoryLog

@@ -14,11 +14,13 @@ from trunkline_router.core.values.log_records import (
     Page,
     PageRequest,
     PendingEntry,
+    Transaction,
+)
+from trunkline_router.core.values.stored_records import (
     StoredDeadLetter,
     StoredDelivery,
     StoredOpen,
     StoredReceipt,
-    Transaction,
 )
 from trunkline_router.core.values.topics import EMPTY, Position, TopicKey
 

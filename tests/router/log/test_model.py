@@ -15,7 +15,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from trunkline.v1.message_pb2 import CHANGE_KIND_EDITED, CHANGE_KIND_ENDED, CHANGE_KIND_RECALLED
 from trunkline_router.core.values.log_records import (
     Attempts,
-    Backlog,
     Checkpoint,
     DeadLettered,
     DeliveredPosition,
@@ -26,6 +25,7 @@ from trunkline_router.core.values.log_records import (
     Transaction,
     Withdrawal,
 )
+from trunkline_router.core.values.stored_records import Backlog
 from trunkline_router.core.values.topics import EMPTY, GROUP, NO_TARGET, PERSON, USER, Position, TopicKey
 from trunkline_router.log.sqlite import erasure, log_walk, pruning, sweeper
 

@@ -14,7 +14,7 @@ from itertools import takewhile
 from trunkline.v1.message_pb2 import Message
 
 from trunkline_router.core.agents.worker import AttachedWorker, LeasedDelivery
-from trunkline_router.core.values.log_records import StoredDelivery
+from trunkline_router.core.values.stored_records import StoredDelivery
 from trunkline_router.core.values.topics import TopicKey
 
 #: Deliveries of one agent kept in memory; the rest wait in the log.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from trunkline_router.core.agents.agent_queue import AgentQueue
 from trunkline_router.core.agents.worker import AttachedWorker, LeasedDelivery
-from trunkline_router.core.values.log_records import StoredDelivery
+from trunkline_router.core.values.stored_records import StoredDelivery
 
 
 class AgentQueues:

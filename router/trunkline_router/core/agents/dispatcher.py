@@ -14,7 +14,7 @@ from trunkline_router.core.agents.worker import AttachedWorker
 from trunkline_router.core.commits.effects import Effects, ReadDeliveries
 from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.validation.validator import check
-from trunkline_router.core.values.log_records import StoredDelivery
+from trunkline_router.core.values.stored_records import StoredDelivery
 from trunkline_router.core.values.topics import TopicKey
 
 #: Deliveries read from the log at a time; each may be of 1 MiB.

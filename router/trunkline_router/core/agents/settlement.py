@@ -16,14 +16,9 @@ from trunkline_router.core.commits.commit_queue import AtomicWrite
 from trunkline_router.core.commits.effects import Effects
 from trunkline_router.core.directory.connections import ConnectedClient, Link
 from trunkline_router.core.validation.validator import check
-from trunkline_router.core.values.log_records import (
-    Attempts,
-    DeadLettered,
-    PendingEntry,
-    StoredDelivery,
-    Transaction,
-)
+from trunkline_router.core.values.log_records import Attempts, DeadLettered, PendingEntry, Transaction
 from trunkline_router.core.values.message_states import COMPLETE
+from trunkline_router.core.values.stored_records import StoredDelivery
 from trunkline_router.core.values.topics import TopicKey, address_of
 
 #: Approximate size of a SettlementResult in a batch.

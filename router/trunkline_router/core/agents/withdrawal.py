@@ -12,7 +12,8 @@ from trunkline_router.core.agents.settlement import RESULT_BYTES
 from trunkline_router.core.agents.worker import LeasedDelivery
 from trunkline_router.core.commits.commit_queue import AtomicWrite
 from trunkline_router.core.commits.effects import Effects
-from trunkline_router.core.values.log_records import StoredDelivery, Transaction, Withdrawal
+from trunkline_router.core.values.log_records import Transaction, Withdrawal
+from trunkline_router.core.values.stored_records import StoredDelivery
 from trunkline_router.core.values.topics import TopicKey
 
 

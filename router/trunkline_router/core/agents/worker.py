@@ -9,7 +9,7 @@ from trunkline.v1.agent_service_pb2 import AttachResponse
 from trunkline_runtime.credited_batch_queue import MAX_BATCH_BYTES
 
 from trunkline_router.core.directory.connections import Link
-from trunkline_router.core.values.log_records import StoredDelivery
+from trunkline_router.core.values.stored_records import StoredDelivery
 
 #: Closed batches that may wait for one worker before the router stops reading its requests.
 MAX_CLOSED_BATCHES = 8

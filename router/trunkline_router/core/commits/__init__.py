@@ -1,1 +1,1 @@
-"""From a message to a durable log entry and its delivery."""
+"""Commits: the commit queue, publishing and fan-out."""

@@ -10,12 +10,13 @@ from trunkline.v1.message_pb2 import Message
 
 from trunkline_router.core.commits.commit_queue import CommitQueue
 from trunkline_router.core.directory.connections import ConnectedClient, Link
-from trunkline_router.core.values.log_records import Page, PageRequest, PendingEntry, StoredDelivery
+from trunkline_router.core.values.log_records import Page, PageRequest, PendingEntry
+from trunkline_router.core.values.stored_records import StoredDelivery
 from trunkline_router.core.values.topics import Position, TopicKey
 
 
 class ReadHeads(NamedTuple):
-    """Read the ends of these logs, then call `done`; `failed` where they cannot be read."""
+    """Read the heads of these logs, then call `done`, or `failed` if they cannot be read."""
 
     topics: Sequence[TopicKey]
     done: Callable[[list[Position]], None]
@@ -23,25 +24,25 @@ class ReadHeads(NamedTuple):
 
 
 class ReadDelivered(NamedTuple):
-    """Read how far users were given logs, then call `done`; `failed` where that cannot be read."""
+    """Read the positions delivered to users, then call `done`, or `failed` if they cannot be read."""
 
-    whose: Sequence[tuple[TopicKey, str]]
+    users: Sequence[tuple[TopicKey, str]]
     done: Callable[[list[Position]], None]
     failed: Callable[[], None]
 
 
 class ReadPages(NamedTuple):
-    """Read these pages, then call `done`; `failed` where they cannot be read."""
+    """Read these pages, then call `done`, or `failed` if they cannot be read."""
 
     requests: Sequence[PageRequest]
     done: Callable[[list[Page]], None]
     failed: Callable[[], None]
-    #: Not to be read while this link's outbox is full, as the pages will go there.
+    #: The link that the pages will go to; wait while its outbox is full.
     link: Link | None = None
 
 
 class ReadDeliveries(NamedTuple):
-    """Read an agent's unsettled deliveries after an id, then call `done`; `failed` likewise."""
+    """Read an agent's unsettled deliveries after an id, then call `done`, or `failed`."""
 
     tenant: str
     agent: str
@@ -52,7 +53,7 @@ class ReadDeliveries(NamedTuple):
 
 
 class ReadMessage(NamedTuple):
-    """Read one message in its present form, then call `done`, with None where there is none."""
+    """Read one message in its present form, then call `done`, with None if there is none."""
 
     tenant: str
     message_id: str
@@ -81,17 +82,17 @@ class Effects:
 
 
 class CommitListener(Protocol):
-    """Whoever an entry came from, and is told what became of it."""
+    """The source of an entry, notified of its result."""
 
-    #: The connection that said it, which is not sent its own message; None for others.
+    #: The author's connection, which gets no copy of its own message; None for other sources.
     connection: ConnectedClient | None
 
     @property
     def blocked_by(self) -> set[Link]:
-        """Links whose outboxes this source has filled: it is to send no more until they have room."""
+        """Links whose outboxes this source has filled; it must send no more until they have room."""
 
     def committed(self, pending: PendingEntry) -> None:
-        """The entry is on disk: COMMITTED now, or a DUPLICATE of one that was before."""
+        """The entry is on disk: COMMITTED now, or a DUPLICATE of an earlier one."""
 
     def refused(self, pending: PendingEntry, reason: Refused) -> None:
-        """Nothing of the entry is kept."""
+        """The entry was not committed."""

@@ -29,8 +29,9 @@ from trunkline_router.core.commits.idempotency import content_digest, idempotenc
 from trunkline_router.core.directory.backpressure import LinkBackpressure
 from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.validation.validator import check
-from trunkline_router.core.values.log_records import AppendResult, EntryKind, PendingEntry, StoredDelivery
+from trunkline_router.core.values.log_records import AppendResult, EntryKind, PendingEntry
 from trunkline_router.core.values.message_states import COMPLETE
+from trunkline_router.core.values.stored_records import StoredDelivery
 from trunkline_router.core.values.topics import GROUP, PERSON, TopicKey, describe, position_of, topic_of
 
 

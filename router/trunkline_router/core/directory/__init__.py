@@ -1,1 +1,1 @@
-"""Links, connections and topics: who is connected and who hears what."""
+"""Directory: links, connections, topics and their outboxes."""

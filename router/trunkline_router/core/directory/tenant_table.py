@@ -12,7 +12,7 @@ from trunkline_router.core.directory.connections import ConnectedClient, Link
 from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.tenants.tenant import Tenant
 from trunkline_router.core.tenants.unique_settings import UniqueSettings
-from trunkline_router.core.values.log_records import Registered, StoredRevocation, StoredTenant
+from trunkline_router.core.values.stored_records import Registered, StoredRevocation, StoredTenant
 
 
 class TenantTable:

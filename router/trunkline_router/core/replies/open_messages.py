@@ -29,8 +29,9 @@ from trunkline_router.core.replies.commit_listeners import (
     TakeoverCommit,
 )
 from trunkline_router.core.replies.streamed_message import Ended, StreamedMessage
-from trunkline_router.core.values.log_records import Page, PendingEntry, StoredOpen
+from trunkline_router.core.values.log_records import Page, PendingEntry
 from trunkline_router.core.values.message_states import CANCELLED, EXPIRED, OPEN
+from trunkline_router.core.values.stored_records import StoredOpen
 from trunkline_router.core.values.topics import Position, TopicKey
 
 

@@ -9,7 +9,7 @@ from hashlib import sha256
 from trunkline.v1 import catalogue
 
 from trunkline_router.core.tenants.callers import Caller, CallerKind
-from trunkline_router.core.values.log_records import StoredApiKey
+from trunkline_router.core.values.stored_records import StoredApiKey
 
 #: Bound of one tenant's API keys.
 MAX_KEYS = 1000

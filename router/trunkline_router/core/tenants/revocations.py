@@ -5,8 +5,8 @@ from __future__ import annotations
 from trunkline.v1 import catalogue
 from trunkline.v1.tenant_pb2 import Revocation
 
-from trunkline_router.core.values.log_records import RevocationKind, StoredRevocation
 from trunkline_router.core.values.permissions import Permissions
+from trunkline_router.core.values.stored_records import RevocationKind, StoredRevocation
 
 #: Older revocations are dropped: edges accept no token whose lifetime is longer.
 RETENTION_MS = 366 * 24 * 3600 * 1000

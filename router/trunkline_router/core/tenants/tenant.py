@@ -19,7 +19,8 @@ from trunkline_runtime.token_bucket import RateLimit, TokenBucket
 
 from trunkline_router.core.tenants.fair_call_queue import FairCallQueue, Tarpit
 from trunkline_router.core.tenants.revocations import Revocations
-from trunkline_router.core.values.log_records import HistoryLimits, StoredTenant
+from trunkline_router.core.values.log_records import HistoryLimits
+from trunkline_router.core.values.stored_records import StoredTenant
 
 #: Depth of the bucket for backends and workers. Clients get 1 s; the difference is reserved for them.
 BACKEND_DEPTH_S = 0.9

@@ -1,1 +1,1 @@
-"""Input checks: the one place that enforces the limits stated in the contract."""
+"""Input validation: enforces the constraints stated in the contract."""

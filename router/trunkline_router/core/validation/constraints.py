@@ -1,4 +1,4 @@
-"""The kinds of limit that the contract's comments state, each with its sentence and its check."""
+"""Kinds of constraints that comments of the contract state, each with its sentence and its check."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 
 class Constraint(NamedTuple):
-    """A limit of one field: the sentence in the field's comment, and what enforces it."""
+    """Constraint of a field, or of a message's size: the sentence in its comment, and the check."""
 
-    #: What stands after "Limits:" in the contract, without the full stop.
+    #: Sentence after "Limits:" in the comment, without the full stop.
     sentence: str
-    #: Says what is wrong with a value, or None.
+    #: Returns the problem with a value, or None.
     problem: Callable[[Any], str | None]
-    #: The field must be set; meaningful for fields that are messages.
+    #: The field must be set; for fields that are messages, which have no default to check.
     required: bool = False
 
 
@@ -26,7 +26,7 @@ _TOKEN = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,128}")
 
 
 def _id_problem(value: str) -> str | None:
-    # Looked at before the cache, which would keep what is too long.
+    # Checked first, so that the cache keeps no long values.
     if len(value) > 128:
         return f"is {len(value)} characters long; at most 128 are allowed"
     return _short_id_problem(value)
@@ -83,7 +83,7 @@ REQUIRED = Constraint("required", lambda value: None, required=True)
 
 
 def at_most(limit: int, unit: str) -> Constraint:
-    """At most so many characters, bytes or items."""
+    """At most `limit` characters, bytes or items."""
 
     def problem(value: Sized) -> str | None:
         return None if len(value) <= limit else f"has {len(value)} {unit}; at most {limit} are allowed"
@@ -92,7 +92,7 @@ def at_most(limit: int, unit: str) -> Constraint:
 
 
 def items(low: int, high: int) -> Constraint:
-    """Between so many items; a range from 0 is stated as an upper limit."""
+    """From `low` to `high` items; the sentence leaves out a `low` of 0."""
 
     def problem(value: Sized) -> str | None:
         count = len(value)
@@ -102,7 +102,7 @@ def items(low: int, high: int) -> Constraint:
 
 
 def characters(low: int, high: int) -> Constraint:
-    """Between so many characters, whatever they are."""
+    """From `low` to `high` characters of any kind."""
 
     def problem(value: str) -> str | None:
         count = len(value)
@@ -112,7 +112,7 @@ def characters(low: int, high: int) -> Constraint:
 
 
 def one_of(sentence: str, values: Collection[object]) -> Constraint:
-    """One of some values, which the sentence names."""
+    """One of `values`, which the sentence names."""
 
     def problem(value: object) -> str | None:
         return None if value in values else f"must be {sentence}"
@@ -120,21 +120,21 @@ def one_of(sentence: str, values: Collection[object]) -> Constraint:
     return Constraint(sentence, problem)
 
 
-def each(rule: Constraint, low: int, high: int) -> Constraint:
-    """Between so many items, each within another rule."""
+def each(constraint: Constraint, low: int, high: int) -> Constraint:
+    """From `low` to `high` items, each within another constraint."""
     count = items(low, high)
 
     def problem(value: Any) -> str | None:
         problems = (
-            f"item {index} {found}" for index, item in enumerate(value) if (found := rule.problem(item))
+            f"item {index} {found}" for index, item in enumerate(value) if (found := constraint.problem(item))
         )
         return count.problem(value) or next(problems, None)
 
-    return Constraint(f"{count.sentence}; each {rule.sentence}", problem)
+    return Constraint(f"{count.sentence}; each {constraint.sentence}", problem)
 
 
 def number(low: int, high: int) -> Constraint:
-    """A number in a range; a range from 0 is stated as an upper limit."""
+    """A number from `low` to `high`; the sentence leaves out a `low` of 0."""
 
     def problem(value: int) -> str | None:
         return None if low <= value <= high else f"is {value}; {low} to {high} are allowed"
@@ -143,7 +143,7 @@ def number(low: int, high: int) -> Constraint:
 
 
 def named(values: Collection[int]) -> Constraint:
-    """A value of an enum that has a name and is not the unspecified one."""
+    """One of an enum's `values`, which leave out the unspecified one."""
 
     def problem(value: int) -> str | None:
         return None if value in values else "must be set to a named value"
@@ -161,8 +161,11 @@ def size(limit: int) -> Constraint:
 
 
 def depth(limit: int) -> Constraint:
-    """A Struct that is nested at most so deep: protobuf reads no more than 100 levels of messages,
-    of which each level of a Struct takes three, and a frame travels inside of others."""
+    """A Struct of at most `limit` levels.
+
+    Protobuf parses no more than 100 levels of messages; each level of a Struct takes three of them, and
+    frames are nested in other messages.
+    """
 
     def problem(value: Any) -> str | None:
         return None if _is_within(value, limit) else f"is nested more than {limit} levels deep"
@@ -171,7 +174,7 @@ def depth(limit: int) -> Constraint:
 
 
 def _is_within(struct: Any, levels: int) -> bool:
-    """Level by level, as recursion could go as deep as the input says."""
+    """Return whether a Struct has at most `levels` levels; a loop, as the input decides the depth."""
     values = list(struct.fields.values())
     while values and levels > 1:
         levels -= 1

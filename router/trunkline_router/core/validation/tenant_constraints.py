@@ -1,4 +1,4 @@
-"""The limits of what is said of tenants, their keys and their clients' tokens; a part of `limits.LIMITS`."""
+"""Constraints on tenants, their keys and their clients' tokens; part of `message_constraints.CONSTRAINTS`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is set for a tenant: whether it can be, beyond the limits of its fields."""
+"""Validation of tenant settings, beyond the constraints of single fields."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trunkline_runtime.loopback import is_loopback_host
 
 
 def check_settings(settings: TenantSettings) -> None:
-    """Raises Refused INVALID_ARGUMENT where these cannot be a tenant's settings, whatever others have."""
+    """Raise Refused INVALID_ARGUMENT if the settings are invalid, other tenants aside."""
     _check_keys(settings.client_auth)
     _check_jwks_url(settings.client_auth.jwks_url)
     for index, origin in enumerate(settings.origins):
@@ -21,11 +21,11 @@ def check_settings(settings: TenantSettings) -> None:
 
 
 def set_fields(into: TenantSettings, source: TenantSettings, fields: Sequence[str]) -> None:
-    """Set these fields, each as a whole. Raises Refused INVALID_ARGUMENT for one that there is not."""
+    """Set these fields, each as a whole. Raises Refused INVALID_ARGUMENT for an unknown field."""
     known = TenantSettings.DESCRIPTOR.fields_by_name
     for field in fields:
         if field not in known:
-            problem = f"{field} is none of the fields of TenantSettings: {', '.join(known)}"
+            problem = f"{field} is no field of TenantSettings; its fields are {', '.join(known)}"
             raise catalogue.INVALID_ARGUMENT.refused(field="update_mask", problem=problem)
     only = TenantSettings()
     only.CopyFrom(source)
@@ -37,14 +37,14 @@ def set_fields(into: TenantSettings, source: TenantSettings, fields: Sequence[st
     into.MergeFrom(only)
 
 
-def kept_secrets(settings: TenantSettings, present: TenantSettings) -> TenantSettings:
-    """The settings, in which keys that come without their secrets have those that they had."""
-    known = {key.kid: key for key in present.client_auth.keys}
+def restore_secrets(settings: TenantSettings, current: TenantSettings) -> TenantSettings:
+    """Return the settings with secrets restored to keys that came without them."""
+    known = {key.kid: key for key in current.client_auth.keys}
     for key in settings.client_auth.keys:
         before = known.get(key.kid)
-        # What was shown of it, or nothing, comes back.
-        shown = ("", without_secret(before.jwk)) if before is not None else ()
-        if before is not None and before.algorithm == key.algorithm == "HS256" and key.jwk in shown:
+        # Callers send back the key as they read it, or leave it empty.
+        redacted = ("", without_secret(before.jwk)) if before is not None else ()
+        if before is not None and before.algorithm == key.algorithm == "HS256" and key.jwk in redacted:
             key.jwk = before.jwk
     return settings
 
@@ -54,7 +54,7 @@ def _check_keys(auth: ClientAuth) -> None:
     for index, key in enumerate(auth.keys):
         field = f"client_auth.keys[{index}]"
         if key.kid in kids:
-            raise _invalid(f"{field}.kid", f"{key.kid} is the name of two keys")
+            raise _invalid(f"{field}.kid", f"two keys are called {key.kid}")
         kids.add(key.kid)
         try:
             check_jwk(key.algorithm, key.jwk)
@@ -69,7 +69,7 @@ def _check_jwks_url(url: str) -> None:
         parts = urlsplit(url)
         host = parts.hostname or ""
     except ValueError:
-        raise _invalid("client_auth.jwks_url", "is no URL") from None
+        raise _invalid("client_auth.jwks_url", "is not a URL") from None
     local = is_loopback_host(host)
     if not host or not (parts.scheme == "https" or (parts.scheme == "http" and local)):
         problem = "must be an https URL, or http on the edge's own machine"

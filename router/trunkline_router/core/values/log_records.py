@@ -1,4 +1,4 @@
-"""What the core hands to the log and what it gets back."""
+"""Records that the core hands to the log to commit, and pages that it reads back."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from trunkline_router.core.values.topics import Position, TopicKey
 
 
 class AppendResult(Enum):
-    """What became of an entry."""
+    """Result of appending an entry."""
 
     PENDING = 0
     COMMITTED = 1
-    #: The key was used before for the same content: the entry now shows the first one's outcome.
+    #: The key was used before for the same content: the entry now has the first one's outcome.
     DUPLICATE = 2
     #: The key was used before for other content: nothing was written.
     MISMATCH = 3
@@ -27,7 +27,7 @@ class AppendResult(Enum):
 
 
 class EntryKind(IntEnum):
-    """What an entry of a log is; its body is serialized accordingly."""
+    """Kind of a log entry, which determines the message type of its body."""
 
     #: A Message in its present form, which later entries may change.
     MESSAGE = 0
@@ -38,7 +38,7 @@ class EntryKind(IntEnum):
 
     @property
     def frame_field(self) -> str:
-        """The field of a ServerFrame in which it is told."""
+        """The field of ServerFrame that carries such an entry."""
         return _FRAME_FIELDS[self]
 
 
@@ -46,91 +46,91 @@ _FRAME_FIELDS = ("message", "change", "read")
 
 
 class Producer(NamedTuple):
-    """Who may add to an open message."""
+    """The producer of an open message."""
 
     name: str
-    #: Rises each time the message is taken up; only the highest may write.
+    #: Fencing token: rises with each takeover, and only the highest may write.
     epoch: int
 
 
 @dataclass(slots=True, eq=False)
 class PendingEntry:
-    """An entry on its way to the log: a message, or, where `change` or `read` is set, one of these.
+    """An entry on its way to the log: a message, or, if `change` or `read` is set, one of these.
 
-    The log completes it in place: `verdict`, `stored`, and
+    The log completes it in place. It sets `result` and `stored`, and
 
-    - of a message its `id`, `position` and `created_at`, and `delivery_id` where `deliver` is set;
-    - of a change its `position` and `changed_at`; `message` is then the message as it is from now on,
-      which the log stores in the place where it stands, with `updated_at`;
-    - of a read its `at`; the user's receipt is stored with it.
+    - of a message `id`, `position` and `created_at`, and `delivery_id` if `deliver` is set;
+    - of a change `position` and `changed_at`; `message` is then the changed message, which the log stores
+      at its old position, with `updated_at`;
+    - of a read `at`; the user's receipt is stored with it.
 
-    For a DUPLICATE `message.id`, `message.position` and `connections`, or `change.position`, become
-    those of the first.
+    For a DUPLICATE, `message.id`, `message.position` and `connections`, or `change.position`, become
+    those of the first entry with the key.
     """
 
     topic: TopicKey
     message: Message
-    #: Idempotency: 16 bytes that name scope and key; None for a message without a key.
+    #: Idempotency key: 16 bytes that identify scope and key; None for a message without a key.
     key: bytes | None = None
-    #: 8 bytes that tell one content from another; compared where a key comes again. Empty in an entry
-    #: that is `repeat_only` and asks for the key alone.
+    #: 8 bytes that tell contents apart, compared if the key is repeated. Empty in an entry that is
+    #: `repeat_only` and looks up the key alone.
     digest: bytes = b""
-    #: Connections that the address matched when the message was taken.
+    #: Connections that the address matched when the message was accepted.
     connections: int = 0
-    #: Not to be written: if the key was used before, it is answered again, and else NO_REPEAT.
+    #: Write nothing: answer with the first entry that has the key, or with NO_REPEAT.
     repeat_only: bool = False
-    #: The message is work for its agent: a delivery is stored with it.
+    #: Store a delivery for the topic's agent with the message.
     deliver: bool = False
-    #: The message is OPEN, and this is who may add to it.
+    #: Set for an OPEN message.
     producer: Producer | None = None
-    #: What is written is this change. Where the message has ended, it is open no longer in the log.
+    #: The change to write. A change to a state other than OPEN ends the message in the log.
     change: Change | None = None
-    #: What is written is this.
+    #: The read to write.
     read: ReadFrame | None = None
     result: AppendResult = AppendResult.PENDING
     delivery_id: int = 0
-    #: The entry's body as stored, set when it is COMMITTED.
+    #: Body of the entry as stored; set when it is COMMITTED.
     stored: bytes = b""
-    #: Whom to tell; the log does not look at it.
+    #: A CommitListener; the log ignores it.
     listener: Any = None
-    #: About the size of the message, for the bounds of queues.
+    #: Approximate size, counted by the commit queue.
     size: int = 0
 
     @property
     def kind(self) -> EntryKind:
-        """What is written."""
+        """Kind of the entry to write."""
         if self.change is not None:
             return EntryKind.CHANGE
         return EntryKind.MESSAGE if self.read is None else EntryKind.READ
 
     @property
     def position(self) -> PositionProto:
-        """The entry's own position; set by the log."""
+        """Position of the entry itself; set by the log."""
         if self.change is not None:
             return self.change.position
         return self.message.position if self.read is None else self.read.at
 
 
 class Checkpoint(NamedTuple):
-    """What was added to an open message, or who may add to it from now on."""
+    """Deltas added to an open message, or a new producer of it, or both."""
 
     topic: TopicKey
-    #: Where the message stands.
+    #: Position of the message.
     seq: int
     producer: Producer
-    #: Serialized ReplyDeltas, those that follow what was checkpointed before; empty for none.
+    #: Serialized ReplyDeltas that follow the last checkpoint; empty for none.
     deltas: bytes = b""
 
 
 class Attempts(NamedTuple):
-    """A delivery failed, and is to be tried again."""
+    """A failed attempt at a delivery, which will be repeated; `attempts` counts all so far."""
 
     delivery_id: int
     attempts: int
 
 
 class DeadLettered(NamedTuple):
-    """A delivery becomes a dead letter."""
+    """A delivery that becomes a dead letter."""
 
     delivery_id: int
     attempts: int
@@ -139,7 +139,7 @@ class DeadLettered(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Withdrawal:
-    """Nobody wants an answer to the message that stands there; `found` where one was still due."""
+    """Deletes the delivery of the message at `seq`; the log sets `found` if there was one."""
 
     topic: TopicKey
     seq: int
@@ -147,7 +147,7 @@ class Withdrawal:
 
 
 class DeliveredPosition(NamedTuple):
-    """A user was given a conversation's messages up to here."""
+    """Position up to which a user was delivered a conversation's messages."""
 
     topic: TopicKey
     user: str
@@ -156,20 +156,19 @@ class DeliveredPosition(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Transaction:
-    """What is committed together: all of it or nothing."""
+    """Records that are committed together: all of them or none."""
 
     entries: list[PendingEntry] = field(default_factory=list)
-    #: Deliveries that are done.
+    #: Ids of settled deliveries.
     settled: list[int] = field(default_factory=list)
     attempts: list[Attempts] = field(default_factory=list)
     dead_lettered: list[DeadLettered] = field(default_factory=list)
-    #: Deliveries that are done without an answer.
     withdrawn: list[Withdrawal] = field(default_factory=list)
     checkpoints: list[Checkpoint] = field(default_factory=list)
     delivered: list[DeliveredPosition] = field(default_factory=list)
 
     def join(self, other: Transaction) -> None:
-        """Commit the other one with this."""
+        """Add the records of another transaction to this one."""
         self.entries += other.entries
         self.settled += other.settled
         self.attempts += other.attempts
@@ -179,35 +178,34 @@ class Transaction:
         self.delivered += other.delivered
 
     def drop_topic(self, topic: TopicKey) -> None:
-        """Leave out what is about places in a log that was erased."""
+        """Drop records that refer to positions in an erased log."""
         self.withdrawn = [each for each in self.withdrawn if each.topic != topic]
         self.checkpoints = [each for each in self.checkpoints if each.topic != topic]
         self.delivered = [each for each in self.delivered if each.topic != topic]
 
 
 class PageRequest(NamedTuple):
-    """A page of one topic's log.
+    """Request for a page of one topic's log.
 
-    `after` reads forward from a position, `before` backward; at most one of them is set, and with
-    neither the newest messages are read.
+    `after` reads forward from a position, `before` backward; at most one of them is set. With neither, the
+    newest entries are read.
     """
 
     topic: TopicKey
     limit: int
     after: Position | None = None
     before: Position | None = None
-    #: Stop before the entries add up to more than this; the first one is always read.
+    #: Bound of the entries' bytes together; the first entry is always included.
     max_bytes: int = 1 << 20
-    #: Changes and reads are left out, and count for nothing.
+    #: Leave out changes and reads; they do not count towards `limit`.
     messages_only: bool = False
 
 
 class Entry(NamedTuple):
     """One entry of a log.
 
-    A change that is read carries the message in its present form where the reader of the page may not
-    have that: always for an edit, and for an end where the message stands before the page. It comes without
-    the message where that is pruned.
+    A change comes with the present message if the page's reader may lack it: always for an edit, and for an
+    end if the message stands before the page. It comes without a message that is pruned.
     """
 
     seq: int
@@ -218,158 +216,34 @@ class Entry(NamedTuple):
 class Page(NamedTuple):
     """Entries of one log, oldest first.
 
-    `head` is the end of the log as of the same read. Where the request's position is not one of this
-    log (another epoch, or beyond the end) `valid` is False and there are no entries.
+    `head` is the end of the log at the time of the read. If the requested position is not one of this log
+    (another epoch, or beyond the end), `valid` is False and there are no entries.
     """
 
     entries: list[Entry]
-    #: There are more in the direction that was asked for.
+    #: More entries follow in the requested direction.
     more: bool
     head: Position
     valid: bool = True
 
 
-class StoredOpen(NamedTuple):
-    """A message that is open in the log."""
-
-    topic: TopicKey
-    #: The serialized Message, as it was opened.
-    message: bytes
-    producer: Producer
-    #: Serialized ReplyDeltas, in order.
-    deltas: list[bytes]
-
-
-class StoredDelivery(NamedTuple):
-    """A delivery that no worker has settled."""
-
-    delivery_id: int
-    topic: TopicKey
-    #: The serialized Message.
-    message: bytes
-    #: How often it was delivered before and failed.
-    attempts: int = 0
-
-
-class StoredDeadLetter(NamedTuple):
-    """A delivery that was given up."""
-
-    delivery_id: int
-    #: The serialized Message.
-    message: bytes
-    attempts: int
-    reason: str
-    given_up_ms: int
-
-
-class StoredReceipt(NamedTuple):
-    """How far a user has come in a conversation; 0 for nothing."""
-
-    user: str
-    delivered: int
-    read: int
-    updated_ms: int
-
-
-class Backlog(NamedTuple):
-    """What of one agent no worker has settled."""
-
-    agent: str
-    waiting: int
-    #: When what the oldest delivers was said; 0 where none waits.
-    oldest_ms: int
-    #: Given up.
-    dead: int = 0
-
-
-class StoredTenant(NamedTuple):
-    """A tenant that was declared."""
-
-    tenant: str
-    #: A TenantState.
-    state: int
-    #: The serialized TenantSettings, with all secrets.
-    settings: bytes
-    created_ms: int
-    updated_ms: int
-
-
-class StoredApiKey(NamedTuple):
-    """An API key, as far as anybody knows it but its owner."""
-
-    key_id: str
-    tenant: str
-    name: str
-    #: SHA-256 of the secret.
-    digest: bytes
-    #: Values of Scope, in order.
-    scopes: tuple[int, ...]
-    created_ms: int
-    #: 0 where it was never used.
-    used_ms: int = 0
-
-
-class RevocationKind(IntEnum):
-    """What a revocation is about."""
-
-    USER = 1
-    TOKEN_ID = 2
-    ALL = 3
-
-
-class StoredRevocation(NamedTuple):
-    """Tokens of a tenant's clients that were taken back; there is one of each kind and name, the latest."""
-
-    tenant: str
-    kind: RevocationKind
-    #: The user or the token's id; empty for ALL.
-    name: str
-    #: Those issued before this are meant; 0 for a token's id.
-    issued_before_ms: int
-    revoked_ms: int
-
-
-@dataclass(slots=True)
-class Registered:
-    """All tenants, with what was given to them and taken back."""
-
-    tenants: list[StoredTenant] = field(default_factory=list)
-    api_keys: list[StoredApiKey] = field(default_factory=list)
-    revocations: list[StoredRevocation] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Registration:
-    """What changes of that: rows to be written in place of those of the same name, and ids of keys to go."""
-
-    tenants: list[StoredTenant] = field(default_factory=list)
-    api_keys: list[StoredApiKey] = field(default_factory=list)
-    revocations: list[StoredRevocation] = field(default_factory=list)
-    #: Ids of keys that are no more.
-    keys_gone: list[str] = field(default_factory=list)
-    #: When keys were used last; of keys that are gone nothing is written.
-    keys_used: list[tuple[str, int]] = field(default_factory=list)
-    #: Revocations older than this are forgotten; 0 for none.
-    revoked_before_ms: int = 0
-
-
-#: Where a piece of work on many logs has come to; means something to the engine alone.
+#: Progress of work across many logs; opaque to all but the engine.
 Cursor = tuple[int, ...]
 
 
 class ErasedPiece(NamedTuple):
-    """What one piece of an erasure has done."""
+    """Result of one step of an erasure."""
 
     messages: int
     receipts: int = 0
     #: Logs that were erased as a whole: their next message starts a new epoch.
     topics: tuple[TopicKey, ...] = ()
-    #: Where to go on; None where all is done.
+    #: Argument of the next step; None if the erasure is complete.
     cursor: Cursor | None = None
 
 
 class HistoryLimits(NamedTuple):
-    """What is kept of each log of a tenant; 0 for all."""
+    """Retention of each log of a tenant; 0 keeps everything."""
 
     max_age_ms: int = 0
     max_messages: int = 0

@@ -9,7 +9,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 
-from trunkline_router.core.values.log_records import Backlog, StoredDeadLetter, StoredDelivery
+from trunkline_router.core.values.stored_records import Backlog, StoredDeadLetter, StoredDelivery
 from trunkline_router.log.batch import RowKey
 from trunkline_router.log.sqlite.statements import Write
 

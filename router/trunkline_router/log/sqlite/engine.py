@@ -11,19 +11,21 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from trunkline_router.core.values.log_records import (
-    Backlog,
     Cursor,
     ErasedPiece,
     HistoryLimits,
     Page,
     PageRequest,
+    Transaction,
+)
+from trunkline_router.core.values.stored_records import (
+    Backlog,
     Registered,
     Registration,
     StoredDeadLetter,
     StoredDelivery,
     StoredOpen,
     StoredReceipt,
-    Transaction,
 )
 from trunkline_router.core.values.topics import Position, TopicKey
 from trunkline_router.log.append_results import StoredResult

@@ -9,11 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trunkline_router.core.values.log_records import (
+from trunkline_router.core.values.log_records import Page, PageRequest, Producer
+from trunkline_router.core.values.stored_records import (
     Backlog,
-    Page,
-    PageRequest,
-    Producer,
     Registered,
     StoredDeadLetter,
     StoredDelivery,

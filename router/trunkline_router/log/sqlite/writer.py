@@ -7,13 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from trunkline_router.core.values.log_records import (
-    Cursor,
-    ErasedPiece,
-    HistoryLimits,
-    Registration,
-    StoredDelivery,
-)
+from trunkline_router.core.values.log_records import Cursor, ErasedPiece, HistoryLimits
+from trunkline_router.core.values.stored_records import Registration, StoredDelivery
 from trunkline_router.core.values.topics import TopicKey
 from trunkline_router.log.append_results import StoredResult
 from trunkline_router.log.batch import Batch, Head, IdCounters

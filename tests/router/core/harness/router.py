@@ -27,7 +27,8 @@ from trunkline_router.core.commits.effects import (
 from trunkline_router.core.commits.publishing import response_of
 from trunkline_router.core.directory.connections import ConnectedClient
 from trunkline_router.core.router import RouterCore
-from trunkline_router.core.values.log_records import PendingEntry, Registered, Transaction
+from trunkline_router.core.values.log_records import PendingEntry, Transaction
+from trunkline_router.core.values.stored_records import Registered
 from trunkline_router.core.values.topics import GROUP, PERSON, Position, TopicKey, address_of
 
 from tests.router.core.harness.client import Client
@@ -305,7 +306,7 @@ class Router:
         if isinstance(read, ReadHeads):
             return [self.log.head(key) for key in read.topics]
         if isinstance(read, ReadDelivered):
-            return self.log.delivered(read.whose)
+            return self.log.delivered(read.users)
         if isinstance(read, ReadPages):
             return [self.log.read(request) for request in read.requests]
         if isinstance(read, ReadMessage):

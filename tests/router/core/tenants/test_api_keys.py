@@ -35,7 +35,7 @@ from trunkline_router.core.tenants import api_keys
 from trunkline_router.core.tenants.api_keys import ApiKeys
 from trunkline_router.core.tenants.callers import Caller, CallerKind, is_local
 from trunkline_router.core.tenants.tenant import Tenant
-from trunkline_router.core.values.log_records import StoredTenant
+from trunkline_router.core.values.stored_records import StoredTenant
 from trunkline_runtime.tenant_policy import CLIENT_SCOPES
 
 TENANT_SCOPES = (SCOPE_BROADCAST, SCOPE_HISTORY, SCOPE_PRESENCE, SCOPE_ATTACH, SCOPE_ADMIN)

@@ -23,7 +23,7 @@ from trunkline_router.core.tenants.fair_call_queue import (
     Tarpit,
 )
 from trunkline_router.core.tenants.tenant import Tenant
-from trunkline_router.core.values.log_records import StoredTenant
+from trunkline_router.core.values.stored_records import StoredTenant
 from trunkline_runtime.token_bucket import LARGEST_MESSAGE_BYTES, RateLimit, TokenBucket
 
 SOON_S = 1e-5

@@ -20,7 +20,7 @@ from trunkline.v1.tenant_pb2 import (
     TenantLimits,
     TenantSettings,
 )
-from trunkline_router.core.values.log_records import RevocationKind, StoredRevocation
+from trunkline_router.core.values.stored_records import RevocationKind, StoredRevocation
 from trunkline_router.core.values.topics import GROUP, TopicKey
 
 from tests.router.core.harness.invariants import check_tables

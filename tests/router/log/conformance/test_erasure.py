@@ -15,10 +15,9 @@ from trunkline_router.core.values.log_records import (
     PageRequest,
     PendingEntry,
     Producer,
-    Registration,
-    StoredTenant,
     Transaction,
 )
+from trunkline_router.core.values.stored_records import Registration, StoredTenant
 from trunkline_router.core.values.topics import EMPTY, GROUP, NO_TARGET, PERSON, USER, TopicKey
 from trunkline_router.log.interface import Log
 

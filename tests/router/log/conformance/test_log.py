@@ -6,13 +6,8 @@ from typing import Any
 
 import pytest
 from trunkline.v1.message_pb2 import Message
-from trunkline_router.core.values.log_records import (
-    AppendResult,
-    Backlog,
-    EntryKind,
-    PageRequest,
-    Transaction,
-)
+from trunkline_router.core.values.log_records import AppendResult, EntryKind, PageRequest, Transaction
+from trunkline_router.core.values.stored_records import Backlog
 from trunkline_router.core.values.topics import EMPTY, GROUP, NO_TARGET, PERSON, USER, Position, TopicKey
 from trunkline_router.log.interface import Log, LogUnavailable
 

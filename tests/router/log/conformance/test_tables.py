@@ -6,7 +6,6 @@ from typing import Any
 
 from trunkline_router.core.values.log_records import (
     Attempts,
-    Backlog,
     Checkpoint,
     DeadLettered,
     DeliveredPosition,
@@ -14,12 +13,15 @@ from trunkline_router.core.values.log_records import (
     PageRequest,
     PendingEntry,
     Producer,
+    Transaction,
+    Withdrawal,
+)
+from trunkline_router.core.values.stored_records import (
+    Backlog,
     StoredDeadLetter,
     StoredDelivery,
     StoredOpen,
     StoredReceipt,
-    Transaction,
-    Withdrawal,
 )
 from trunkline_router.core.values.topics import EMPTY, USER, Position, TopicKey
 from trunkline_router.log.interface import Log

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from trunkline_router.core.values.log_records import (
+from trunkline_router.core.values.stored_records import (
     Registered,
     Registration,
     RevocationKind,

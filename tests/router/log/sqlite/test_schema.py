@@ -11,15 +11,12 @@ from trunkline.v1.message_pb2 import Message
 from trunkline_router.core.values.log_records import (
     AppendResult,
     Attempts,
-    Backlog,
     DeadLettered,
     EntryKind,
     PageRequest,
-    Registration,
-    StoredDelivery,
-    StoredTenant,
     Transaction,
 )
+from trunkline_router.core.values.stored_records import Backlog, Registration, StoredDelivery, StoredTenant
 from trunkline_router.core.values.topics import EMPTY, Position
 from trunkline_router.log.interface import LogUnavailable
 from trunkline_router.log.sqlite import (
