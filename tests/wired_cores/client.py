@@ -109,9 +109,9 @@ class Client:
             kind = frame.WhichOneof("frame") or ""
             assert not self.closed_for, f"{kind} after closing"
             assert self.is_connected == (kind != "connected") or kind == "closing"
-            self._told(kind, getattr(frame, kind))
+            self._receive(kind, getattr(frame, kind))
 
-    def _told(self, kind: str, frame: Any) -> None:
+    def _receive(self, kind: str, frame: Any) -> None:
         if kind == "connected":
             self.is_connected = True
             for each in frame.positions:
@@ -160,7 +160,7 @@ class Client:
         if known is None or seq > known.highest:
             self.topics[key] = Place(seq)
 
-    # What is said
+    # Frames
 
     def _entry(self, key: TopicKey, seq: int) -> None:
         """Check an entry of a log: all before it came, except own messages still to be acknowledged."""
@@ -239,7 +239,7 @@ class Client:
                 known.state = MESSAGE_STATE_RECALLED
         place.own.add(seq)
 
-    # What it knows
+    # State
 
     @property
     def positions(self) -> list[TopicPosition]:
@@ -272,8 +272,8 @@ class Client:
                     assert message.position.seq <= place.start, f"{message.id} is not known"
                     assert message.state != MESSAGE_STATE_OPEN, f"{message.id} is not known"
                 else:
-                    told, truth = (known.state, [*known.parts]), (message.state, [*message.parts])
-                    assert told == truth, f"{message.id}"
+                    got, truth = (known.state, [*known.parts]), (message.state, [*message.parts])
+                    assert got == truth, f"{message.id}"
 
 
 def said(delta: DeltaFrame) -> str:

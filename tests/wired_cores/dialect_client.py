@@ -71,9 +71,9 @@ class ShownClient(Client):
             assert self.is_connected == (kind != "connected") or kind == "closing"
             assert kind != "delta"
             if kind == "error":
-                # What it says itself, such as `read`, may come to nothing.
+                # Its own frames, such as `read`, may fail.
                 assert frame.error.id or frame.error.code in ("LOG_UNAVAILABLE", "INVALID_ARGUMENT")
-            self._told(kind, getattr(frame, kind))
+            self._receive(kind, getattr(frame, kind))
 
     def _begin(self, key: TopicKey, seq: int, recovered: bool) -> None:
         if key in self.topics:
@@ -153,5 +153,5 @@ class ShownClient(Client):
                     assert message.position.seq <= place.start, f"{message.id} is not known"
                     assert message.state != MESSAGE_STATE_OPEN, f"{message.id} is not known"
                 else:
-                    told, truth = (known.state, [*known.parts]), (message.state, [*message.parts])
-                    assert told == truth, f"{message.id}"
+                    sent, truth = (known.state, [*known.parts]), (message.state, [*message.parts])
+                    assert sent == truth, f"{message.id}"

@@ -54,7 +54,7 @@ class Listener(Client):
         for event in self.reader.feed(self.take_pending()):
             frame = ServerFrame.FromString(bytes.fromhex(event.data))
             assert not self.closed_for, f"{event.type} after closing"
-            self._told(event.type, getattr(frame, event.type))
+            self._receive(event.type, getattr(frame, event.type))
             if event.type == "connected" and frame.connected.recovered:
                 self._goes_on()
 

@@ -37,7 +37,7 @@ from tests.wired_cores.worker import Worker
 REPLY_LEASE_S = 15.0
 #: Few, so that links are held up.
 OUTBOX_MAX_BYTES = 1500
-#: In the order in which the shell reads.
+#: In the order in which the runtime reads.
 KINDS = (ReadHeads, ReadDelivered, ReadDeliveries, ReadMessage, ReadPages)
 
 
@@ -64,9 +64,9 @@ class World:
         self.now = 0.0
         self.log = MemoryLog()
         self._knows_heads = knows_heads
-        #: On disk, and not told to the router yet.
+        #: On disk, and not reported to the router yet.
         self.written: deque[tuple[Transaction, list[AtomicWrite]]] = deque()
-        #: To be read, and what was read and is not told yet.
+        #: Reads that wait, and results not returned yet.
         self._to_read: list[Any] = []
         self.read: Callable[[], None] | None = None
         #: Peers with something to be written.
@@ -106,7 +106,7 @@ class World:
         """Return all clients that are not gone."""
         return [client for edge in self.edges for client in edge.clients.values() if not client.is_gone]
 
-    # What others do
+    # Backends and workers
 
     def broadcast(self, name: str) -> None:
         """Broadcast a message from a backend."""
@@ -160,7 +160,7 @@ class World:
         self.written.append((transaction, writes))
         return True
 
-    def tell(self) -> bool:
+    def report(self) -> bool:
         """Report a commit to the router."""
         if not self.written:
             return False
@@ -169,7 +169,7 @@ class World:
 
     def fail(self) -> None:
         """Fail the waiting transaction."""
-        while self.tell():
+        while self.report():
             pass
         if self.router.effects.commit_queue:
             self.router.commit_failed(*self.router.effects.commit_queue.take())
@@ -237,7 +237,7 @@ class World:
 
     def carry(self) -> bool:
         """Advance everything by one step."""
-        steps = [self.commit, self.tell, self.look, self.show]
+        steps = [self.commit, self.report, self.look, self.show]
         for edge in self.edges:
             steps += [edge.write, edge.arrive_up, edge.arrive_down, edge.ring]
         moved = False

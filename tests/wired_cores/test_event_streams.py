@@ -20,7 +20,7 @@ BROAD = (
 )
 HAPPENINGS = {
     "carry": 10,
-    "add write up down commit tell look show": 5,
+    "add write up down commit report look show": 5,
     "broad backend say come": 4,
     "open end wait ring": 3,
     "lose relink stall drain": 2,
@@ -91,12 +91,12 @@ def test_who_comes_again_with_the_last_id_goes_on_exactly_there(
     for operation in performed:
         perform(world, *operation)
     world.run_dry()
-    # Also those that were closed, with what they have.
+    # Closed clients too, with the state they have.
     for one in listeners(world):
         come_again(world, one, 0)
     world.run_dry()
     world.check()
-    # Nothing is ever too far behind here; only who never got in has nowhere to go on.
+    # No client is ever too far behind here; only one that never connected has no position.
     assert all(one.recovered or not one.stood for one in listeners(world))
 
 

@@ -31,7 +31,7 @@ ADDITIONS = ("t", "t", "t", "tt", "ttt", "r", "p", "tr", "pt")
 HAPPENINGS = {
     "add": 16,
     "carry": 12,
-    "write up down commit tell look show": 6,
+    "write up down commit report look show": 6,
     "wait": 5,
     "ring open subscribe": 4,
     "unsubscribe resume say edit checkpoint stall lose relink": 3,
@@ -90,7 +90,7 @@ def of_edge(edge: EdgeSide, operation: str, pick: int) -> None:
 
 def of_router(world: World, operation: str, pick: int, name: str) -> None:
     """Steps in and behind the router."""
-    if operation in ("commit", "tell", "look", "show", "fail", "fail_read", "carry"):
+    if operation in ("commit", "report", "look", "show", "fail", "fail_read", "carry"):
         getattr(world, operation)()
     match operation:
         case "backend":
@@ -157,7 +157,7 @@ def of_client(client: Client, operation: str, pick: int, name: str) -> None:
 def subscribe(client: Client, name: str) -> None:
     """A client joins a group, and resumes at its last position."""
     under_way = [frame.subscribe for frame in client.waiting.values() if frame.HasField("subscribe")]
-    # Who asks twice for what was missed may be told twice.
+    # A client that asks twice for missed entries may receive them twice.
     if name in ("", "home") or any(each.HasField("position") for each in under_way):
         return
     frame = about("subscribe", name)
@@ -290,7 +290,7 @@ def test_who_connects_while_the_link_is_down_is_not_shown_what_others_have_misse
     for _ in range(3):
         world.broadcast("home")
     world.commit()
-    world.tell()
+    world.report()
     world.settle()
     world.run_dry()
     world.check()

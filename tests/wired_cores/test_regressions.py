@@ -30,11 +30,11 @@ def test_who_joins_is_not_told_again_what_one_said_who_went_before_the_ack(knows
     author.send(about("message", "home"))
     one.write()
     one.arrive_up()
-    steps(world, "commit", "tell")
+    steps(world, "commit", "report")
     late = one.connect("u2", 0)
     one.write()
     one.arrive_up()
-    # The ack tells the edge how far its topic has come, also where nobody is left to be given it.
+    # The ack advances the topic at the edge, even if nobody is left to receive it.
     one.core.gone(author.connection)
     author.is_gone = True
     world.run_dry()
@@ -55,7 +55,7 @@ def test_a_recall_that_is_committed_during_a_catch_up_carries_no_message() -> No
     world.run_dry()
     two.lose(router_notices=True)
     world.broadcast("home")
-    steps(world, "commit", "tell")
+    steps(world, "commit", "report")
     recall = ClientFrame()
     recall.recall.message_id = world.log.messages(HOME)[0].id
     author.send(recall)
@@ -64,7 +64,7 @@ def test_a_recall_that_is_committed_during_a_catch_up_carries_no_message() -> No
         edge.write()
         edge.arrive_up()
     # The message is read, then the page that the edge has missed; then it is recalled.
-    steps(world, "look", "show", "look", "commit", "tell", "show")
+    steps(world, "look", "show", "look", "commit", "report", "show")
     two.write()
     assert CHANGE_KIND_RECALLED in recalls(two.to_edge)
     world.run_dry()

@@ -37,10 +37,10 @@ class Worker:
     def read(self) -> None:
         """Read everything waiting."""
         while self.peer in self.world.mail and (batch := self.peer.take()) is not None:
-            self._told(batch)
+            self._receive(batch)
         self.world.mail.discard(self.peer)
 
-    def _told(self, batch: AttachResponse) -> None:
+    def _receive(self, batch: AttachResponse) -> None:
         self.deliveries += [delivery.delivery_id for delivery in batch.deliveries]
         for opened in batch.opened:
             if opened.HasField("error") or opened.message.state != MESSAGE_STATE_OPEN:

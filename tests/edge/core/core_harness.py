@@ -36,7 +36,7 @@ def group(name: str) -> Address:
     return Address(tenant="t", agent="a", platform="web", conversation=conversation)
 
 
-# What a router tells
+# Entries from the router
 
 
 def topic(number: int, name: str, seq: int = 0) -> RouterEntry:
@@ -147,7 +147,7 @@ def batch(*entries: RouterEntry, credit: int = 0) -> LinkResponse:
     return LinkResponse(entries=entries, credit=credit)
 
 
-# What clients say
+# Frames from clients
 
 
 def say(ident: str, text: str = "hello") -> bytes:
@@ -160,7 +160,7 @@ def signal(name: str = "typing") -> bytes:
     return json.dumps({"type": "signal", "name": name}).encode()
 
 
-# What came of it
+# Output
 
 
 def parsed(data: bytes) -> list[Frame]:
@@ -185,10 +185,10 @@ def _result(generator: object) -> object:
 def heard(connection: Connection) -> list[str]:
     """Take a connection's pending frames, each described by its type and what distinguishes it."""
     data, connection.pending = b"".join(connection.pending), []
-    return [told(frame.data, connection.codec) for frame in parsed(data)]
+    return [describe(frame.data, connection.codec) for frame in parsed(data)]
 
 
-def told(payload: bytes, codec: Codec) -> str:
+def describe(payload: bytes, codec: Codec) -> str:
     """Describe a frame to a client in short words."""
     if codec.framing is Framing.BINARY:
         frame = ServerFrame.FromString(payload)
@@ -305,7 +305,7 @@ def opened(
     return core.sessions.open(codec, wish, rollup_ms)
 
 
-def tell(core: EdgeCore, *entries: RouterEntry, now: float = 0) -> None:
+def deliver(core: EdgeCore, *entries: RouterEntry, now: float = 0) -> None:
     """Deliver a batch from the router."""
     core.link_received(batch(*entries), now)
 
@@ -315,9 +315,9 @@ def open_all(
 ) -> list[Connection]:
     """Open connections subscribed to topic 1, the group `team`, with nothing pending."""
     connections = [opened(core, codec, name, rollup_ms=rollup_ms) for name in names]
-    tell(core, topic(1, "team"))
+    deliver(core, topic(1, "team"))
     for connection in connections:
-        tell(core, connected(connection), join(connection, 1))
+        deliver(core, connected(connection), join(connection, 1))
         connection.pending.clear()
     core.dirty.clear()
     core.effects.clear()
@@ -328,7 +328,7 @@ def open_all(
 def streaming(core: EdgeCore, names: str = "a", rollup_ms: int = 40) -> list[Connection]:
     """Open connections that have received the open message `r` of topic 1."""
     listeners = open_all(core, names, rollup_ms=rollup_ms)
-    tell(core, publish(1, open_message("team")))
+    deliver(core, publish(1, open_message("team")))
     for one in listeners:
         assert heard(one) == ["message 1"]
     return listeners

@@ -13,10 +13,10 @@ from trunkline_edge.dialects.codec import Codec
 
 from tests.edge.core.core_harness import (
     connected,
+    deliver,
     join,
     opened,
     parsed,
-    tell,
     topic,
 )
 from tests.edge.core.snapshot_codec import ANSWER, SO_FAR, WHOLE, text_of
@@ -56,8 +56,8 @@ def dialect(core: EdgeCore, codec: Codec, rollup_ms: int = 0) -> Connection:
     """Open a connection of a dialect in `team`, with nothing pending."""
     client = opened(core, codec, rollup_ms=rollup_ms)
     if not core.fanout._topics:
-        tell(core, topic(1, "team"))
-    tell(core, connected(client), join(client, 1))
+        deliver(core, topic(1, "team"))
+    deliver(core, connected(client), join(client, 1))
     client.pending.clear()
     core.dirty.clear()
     return client

@@ -145,7 +145,7 @@ class Stream:
     def __init__(self, ident: str, name: str, seq: int) -> None:
         self.ident, self.name, self.seq = ident, name, seq
         self.tokens: list[str] = []
-        #: When each token was published; those that only a snapshot told have no time.
+        #: When each token was published; tokens known from snapshots only have no time.
         self.times: dict[int, float] = {}
         self.is_open = True
 

@@ -8,7 +8,7 @@ from trunkline_edge.core.connection import Connection, ConnectionState
 from trunkline_edge.core.edge import EdgeCore
 from trunkline_edge.core.framing import websocket_frame
 
-from tests.edge.core.core_harness import closings, delta, heard, linked_core, open_all, streaming, tell
+from tests.edge.core.core_harness import closings, deliver, delta, heard, linked_core, open_all, streaming
 
 OUTBOX = 1000
 TOTAL = 5000
@@ -79,10 +79,10 @@ def test_the_bound_holds_for_what_gathers_beside_what_is_buffered(core: EdgeCore
     [slow, fast] = streaming(core, "ab", rollup_ms=0)
     core.backpressure.write_buffered(slow)
     for index in range(3):
-        tell(core, delta(1, index, "x" * 300))
+        deliver(core, delta(1, index, "x" * 300))
         assert core.take_pending(slow, buffered=0) == b""
     assert core.backpressure.total_bytes >= 900
-    tell(core, delta(1, 3, "x" * 300))
+    deliver(core, delta(1, 3, "x" * 300))
     assert core.take_pending(slow, buffered=0) is None
     assert core.fanout.backlog_bytes(slow) == 0
     assert fast.state is ConnectionState.OPEN

@@ -12,26 +12,26 @@ from trunkline_edge.core.framing import count_websocket_frames, websocket_frame
 from tests.edge.core.core_harness import (
     ack,
     close,
+    deliver,
     linked_core,
     message,
     open_all,
     opened,
     publish,
-    tell,
 )
 
 
 def test_each_end_of_a_connection_is_counted_once_by_its_first_cause() -> None:
     core = linked_core()
-    left, lost, silent, slow, told, stopped = open_all(core, "abcdef")
+    left, lost, silent, slow, sent, stopped = open_all(core, "abcdef")
     core.gone(left, CLIENT_LEFT)
     core.gone(lost)
     for _ in range(3):
         core.sessions.heartbeat([silent])
     core.backpressure.close_slow(slow)
-    tell(core, close(told))
+    deliver(core, close(sent))
     core.sessions.close(stopped, catalogue.RESTARTING.refused())
-    for each in (left, lost, silent, slow, told, stopped):
+    for each in (left, lost, silent, slow, sent, stopped):
         core.gone(each, CLIENT_LEFT)
     assert core.counts.closed_by == {
         "CLIENT_LEFT": 1,
@@ -47,7 +47,7 @@ def test_each_end_of_a_connection_is_counted_once_by_its_first_cause() -> None:
 def test_who_was_never_accepted_has_not_ended() -> None:
     core = linked_core()
     core.gone(opened(core))
-    tell(core, close(opened(core)))
+    deliver(core, close(opened(core)))
     assert (core.counts.closed, core.counts.closed_by) == (0, {})
 
 
@@ -60,7 +60,7 @@ def test_a_frame_for_who_is_gone_or_being_closed_is_dropped_and_counted(is_gone:
     else:
         core.sessions.close(one, catalogue.RESTARTING.refused())
     before = core.counts.deliveries
-    tell(core, ack(one, "m1"), publish(1, message("team", 1)))
+    deliver(core, ack(one, "m1"), publish(1, message("team", 1)))
     assert (core.counts.dropped, core.counts.deliveries - before) == (1, 1)
     assert other.pending
 

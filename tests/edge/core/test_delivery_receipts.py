@@ -12,6 +12,7 @@ from tests.edge.core.core_harness import (
     PROTO,
     ack,
     connected,
+    deliver,
     ended,
     join,
     leave,
@@ -21,7 +22,6 @@ from tests.edge.core.core_harness import (
     publish,
     send,
     taken,
-    tell,
     topic,
 )
 from tests.edge.core.dialect_harness import PING, dialect, shown
@@ -43,9 +43,9 @@ def delivered(core: EdgeCore) -> list[str]:
 
 
 def _delivered(entry: EdgeEntry) -> str:
-    told = entry.frame.frame.delivered
-    place = f"{told.position.epoch}{told.position.seq}"
-    return f"{entry.frame.connection} {told.address.conversation.id}@{place}"
+    sent = entry.frame.frame.delivered
+    place = f"{sent.position.epoch}{sent.position.seq}"
+    return f"{entry.frame.connection} {sent.address.conversation.id}@{place}"
 
 
 def step(core: EdgeCore) -> None:
@@ -60,11 +60,11 @@ def test_what_was_taken_is_told_once_for_each_topic_and_step(core: EdgeCore) -> 
     client, native = dialect(core, TELLING), dialect(core, PROTO)
     step(core)
     delivered(core)
-    tell(core, publish(1, message("team", 1)), publish(1, message("team", 2)))
+    deliver(core, publish(1, message("team", 1)), publish(1, message("team", 2)))
     step(core)
     assert delivered(core) == [f"{client.number} team@e2"]
     assert native.delivery_reporter is None
-    tell(core, ended(1, seq=3))
+    deliver(core, ended(1, seq=3))
     step(core)
     assert delivered(core) == [f"{client.number} team@e3"]
     core.client_frames.received(client, PING)
@@ -75,9 +75,9 @@ def test_what_was_taken_is_told_once_for_each_topic_and_step(core: EdgeCore) -> 
 
 def test_who_lags_has_not_taken_what_it_was_written(core: EdgeCore) -> None:
     client = dialect(core, TELLING)
-    tell(core, publish(1, message("team", 1)))
+    deliver(core, publish(1, message("team", 1)))
     client.has_backlog = True
-    tell(core, publish(1, message("team", 2)))
+    deliver(core, publish(1, message("team", 2)))
     core.sessions.send_heartbeat(client)
     step(core)
     assert delivered(core) == []
@@ -89,19 +89,19 @@ def test_who_lags_has_not_taken_what_it_was_written(core: EdgeCore) -> None:
 def test_a_codec_that_tells_it_may_follow_one_that_does_not(core: EdgeCore) -> None:
     client = dialect(core, Shown())
     core.fanout.switch_codec(client, TELLING)
-    tell(core, publish(1, message("team", 1)))
+    deliver(core, publish(1, message("team", 1)))
     step(core)
     assert delivered(core) == [f"{client.number} team@e1"]
 
 
 def test_who_joins_has_taken_what_came_before(core: EdgeCore) -> None:
     client = opened(core, TELLING)
-    tell(core, topic(1, "team", seq=7), topic(2, "empty"), connected(client))
+    deliver(core, topic(1, "team", seq=7), topic(2, "empty"), connected(client))
     step(core)
     assert delivered(core) == []
-    tell(core, join(client, 1, 2))
+    deliver(core, join(client, 1, 2))
     step(core)
-    # Nothing is told of a log that has not begun.
+    # No receipt for a log without entries.
     assert delivered(core) == [f"{client.number} team@e7"]
 
 
@@ -110,7 +110,7 @@ def test_the_place_that_its_own_words_have_is_told_with_a_heartbeat(core: EdgeCo
     entry = ack(client, "m")
     entry.send.topic = 1
     entry.send.frame.ack.position.epoch, entry.send.frame.ack.position.seq = "e", 4
-    tell(core, entry)
+    deliver(core, entry)
     step(core)
     core.sessions.send_heartbeat(client)
     step(core)
@@ -119,25 +119,25 @@ def test_the_place_that_its_own_words_have_is_told_with_a_heartbeat(core: EdgeCo
 
 def test_what_could_not_be_told_is_told_on_the_next_link(core: EdgeCore) -> None:
     client = dialect(core, TELLING)
-    tell(core, publish(1, message("team", 1)))
+    deliver(core, publish(1, message("team", 1)))
     step(core)
-    tell(core, publish(1, message("team", 2)))
+    deliver(core, publish(1, message("team", 2)))
     core.link_lost()
     step(core)
     core.linked()
     delivered(core)
-    tell(core, topic(5, "team", seq=2), join(client, 5))
+    deliver(core, topic(5, "team", seq=2), join(client, 5))
     step(core)
     assert delivered(core) == [f"{client.number} team@e2"]
 
 
 def test_what_was_told_on_a_link_that_broke_is_told_again(core: EdgeCore) -> None:
     client = dialect(core, TELLING)
-    tell(core, publish(1, message("team", 1)))
+    deliver(core, publish(1, message("team", 1)))
     step(core)
     core.link_lost()
     core.linked()
-    tell(core, topic(5, "team", seq=1), join(client, 5))
+    deliver(core, topic(5, "team", seq=1), join(client, 5))
     step(core)
     assert delivered(core) == [f"{client.number} team@e1"]
 
@@ -150,7 +150,7 @@ def test_nothing_is_told_while_the_uplink_is_full_and_all_of_it_later() -> None:
     core.uplink.add(1 << 20)
     assert core.uplink.is_full
     for seq in range(1, 9):
-        tell(core, publish(1, message("team", seq)))
+        deliver(core, publish(1, message("team", seq)))
         step(core)
     assert delivered(core) == []
     core.sessions.send_heartbeat(client)
@@ -160,10 +160,10 @@ def test_nothing_is_told_while_the_uplink_is_full_and_all_of_it_later() -> None:
 
 def test_nothing_is_told_of_topics_that_were_left_or_for_who_is_closed(core: EdgeCore) -> None:
     client, closed, gone = (dialect(core, TELLING) for _ in range(3))
-    tell(core, publish(1, message("team", 1)))
+    deliver(core, publish(1, message("team", 1)))
     step(core)
     assert len(delivered(core)) == 3
-    tell(core, publish(1, message("team", 2)), leave(client, 1))
+    deliver(core, publish(1, message("team", 2)), leave(client, 1))
     core.sessions.close(closed, catalogue.RESTARTING.refused())
     core.gone(gone)
     for each in (client, closed, gone):
@@ -176,16 +176,16 @@ def test_nothing_is_told_of_topics_that_were_left_or_for_who_is_closed(core: Edg
 @pytest.mark.parametrize("code", ["CURSOR_MISMATCH", "NOT_SUBSCRIBED"])
 def test_a_refusal_of_what_the_edge_told_is_not_for_the_client(core: EdgeCore, code: str) -> None:
     client, native = dialect(core, TELLING), dialect(core, PROTO)
-    tell(core, publish(1, message("team", 1)))
+    deliver(core, publish(1, message("team", 1)))
     step(core)
     delivered(core)
     shown(client)
     native.pending.clear()
     refused = ServerFrame(error=ErrorFrame(code=code))
-    tell(core, send(client, refused), send(native, refused))
+    deliver(core, send(client, refused), send(native, refused))
     assert client.pending == []
     assert shown(native) == ["error"]
-    # It is told again, as the router may have come further.
+    # Reported again: the router may have advanced.
     core.sessions.send_heartbeat(client)
     step(core)
     assert delivered(core) == [f"{client.number} team@e1"]
@@ -194,5 +194,5 @@ def test_a_refusal_of_what_the_edge_told_is_not_for_the_client(core: EdgeCore, c
 @pytest.mark.parametrize("error", [ErrorFrame(code="CURSOR_MISMATCH", id="m"), ErrorFrame(code="INTERNAL")])
 def test_any_other_refusal_is(core: EdgeCore, error: ErrorFrame) -> None:
     client = dialect(core, TELLING)
-    tell(core, send(client, ServerFrame(error=error)))
+    deliver(core, send(client, ServerFrame(error=error)))
     assert shown(client) == ["error"]

@@ -17,6 +17,7 @@ from tests.edge.core.core_harness import (
     ack,
     closings,
     connected,
+    deliver,
     delta,
     ended,
     forwarded,
@@ -29,7 +30,6 @@ from tests.edge.core.core_harness import (
     opened,
     publish,
     taken,
-    tell,
     topic,
 )
 from tests.edge.core.dialect_harness import MESSAGE, PING, dialect, shown
@@ -41,7 +41,7 @@ def core() -> EdgeCore:
     return linked_core()
 
 
-# What says nothing
+# Silent frames
 
 
 def test_a_frame_that_has_no_words_costs_nothing(core: EdgeCore) -> None:
@@ -51,13 +51,15 @@ def test_a_frame_that_has_no_words_costs_nothing(core: EdgeCore) -> None:
     signal.publish.frame.signal.CopyFrom(SignalFrame(name="typing"))
     before = core.counts.deliveries
     core.dirty.clear()
-    tell(core, publish(1, message("team", 1)), signal, publish(1, open_message("team"), but=other))
-    tell(core, delta(1, 0))
-    tell(core, ended(1))
+    deliver(core, publish(1, message("team", 1)), signal, publish(1, open_message("team"), but=other))
+    deliver(core, delta(1, 0))
+    deliver(core, ended(1))
     assert (client.pending, other.pending, core.counts.deliveries) == ([], [], before)
     core.client_frames.received(client, PING)
     assert client.pending == []
-    tell(core, signal, publish(1, message("team", 4)), ended(1, kind=CHANGE_KIND_RECALLED), ack(client, "m"))
+    deliver(
+        core, signal, publish(1, message("team", 4)), ended(1, kind=CHANGE_KIND_RECALLED), ack(client, "m")
+    )
     assert shown(client) == [f"change {CHANGE_KIND_RECALLED}", "ack"]
     assert shown(other) == [f"change {CHANGE_KIND_RECALLED}"]
     assert core.counts.deliveries == before + 3
@@ -67,7 +69,7 @@ def test_a_message_that_is_not_shown_as_it_grows_costs_nothing_until_it_has_ende
     mute = Shown(silent=frozenset({"message"}))
     whole, silent, _ = (dialect(core, codec, 40) for codec in (Shown(StreamingMode.COMPLETE), mute, mute))
     whole.has_backlog = True
-    tell(core, publish(1, open_message("team")), delta(1, 0))
+    deliver(core, publish(1, open_message("team")), delta(1, 0))
     assert [audience.deltas for audience in core.fanout.subscriptions_of(whole).values()] == [[]]
     core.client_frames.received(silent, PING)
     core.client_frames.received(whole, IGNORED)
@@ -78,7 +80,7 @@ def test_a_message_that_is_not_shown_as_it_grows_costs_nothing_until_it_has_ende
 def test_a_frame_that_is_not_for_one_is_not_counted_for_it(core: EdgeCore) -> None:
     one, other = open_all(core, "ab", Shown())
     before = core.counts.deliveries
-    tell(core, publish(1, message("team", 1, text="a"), but=one), publish(1, message("team", 2, text="b")))
+    deliver(core, publish(1, message("team", 1, text="a"), but=one), publish(1, message("team", 2, text="b")))
     assert (shown(one), shown(other)) == (["b"], ["a", "b"])
     assert core.counts.deliveries == before + 3
 
@@ -86,7 +88,7 @@ def test_a_frame_that_is_not_for_one_is_not_counted_for_it(core: EdgeCore) -> No
 def test_a_client_is_accepted_also_where_its_dialect_has_no_words_for_that(core: EdgeCore) -> None:
     """The runtime still has to write the response to the handshake."""
     client = opened(core, Shown(silent=frozenset({"connected"})))
-    tell(core, topic(1, "team"), connected(client), join(client, 1))
+    deliver(core, topic(1, "team"), connected(client), join(client, 1))
     assert client in core.dirty
     assert client.pending == []
 
@@ -96,7 +98,7 @@ def test_a_client_is_accepted_also_where_its_dialect_has_no_words_for_that(core:
 
 def test_an_answer_is_given_at_once_in_its_place(core: EdgeCore) -> None:
     client = dialect(core, Shown(), 40)
-    tell(core, publish(1, open_message("team", text="x ")), delta(1, 0))
+    deliver(core, publish(1, open_message("team", text="x ")), delta(1, 0))
     before = core.counts.deliveries
     forwarded(core)
     core.client_frames.received(client, ASK)
@@ -135,7 +137,7 @@ def test_no_heartbeat_is_sent_by_who_has_none_or_to_who_is_not_open(core: EdgeCo
 
 def test_what_comes_before_a_silent_close_is_still_told(core: EdgeCore) -> None:
     client = dialect(core, Shown(silent=frozenset({"closing"})), 40)
-    tell(core, publish(1, open_message("team", text="x ")), delta(1, 0))
+    deliver(core, publish(1, open_message("team", text="x ")), delta(1, 0))
     core.sessions.close(client, catalogue.RESTARTING.refused())
     assert shown(client) == ["x ...", "x 0 ..."]
     assert closings(core, client)
@@ -156,7 +158,7 @@ def test_ids_are_given_once_and_sent_again_on_a_new_link(core: EdgeCore) -> None
     for number in range(2):
         wish = ConnectionOpened(address=group("team"), connection_id=f"c-{number}")
         client = core.sessions.open(Shown(assigns_ids=True), wish, 0)
-        tell(core, topic(1, "team"), connected(client), join(client, 1))
+        deliver(core, topic(1, "team"), connected(client), join(client, 1))
         clients.append(client)
     taken(core.uplink)
     for client in (*clients, *clients):
@@ -165,11 +167,11 @@ def test_ids_are_given_once_and_sent_again_on_a_new_link(core: EdgeCore) -> None
     assert len({ident for _, ident in said}) == 4
     assert said[0][1].startswith("c-0")
     first, second = said[0]
-    tell(core, ack(clients[0], second))
+    deliver(core, ack(clients[0], second))
     core.link_lost()
     core.linked()
     assert sorted(requests(core)) == sorted(said[1:])
-    tell(core, *(ack(core.connections[number], ident) for number, ident in said[1:]))
+    deliver(core, *(ack(core.connections[number], ident) for number, ident in said[1:]))
     core.link_lost()
     core.linked()
     assert requests(core) == []
@@ -192,7 +194,7 @@ def test_ids_are_given_to_requests_alone_and_only_by_codecs_that_want_them(core:
     assert [ident for _, ident in requests(core)] == ["", ""]
 
 
-# What it said comes back to it
+# Echo
 
 
 @pytest.mark.parametrize("echo", [False, True])
@@ -202,26 +204,26 @@ def test_a_replayed_message_is_told_to_its_author_only_where_that_wants_it(
     wish = ConnectionOpened(address=group("team"), user="u", echo=echo)
     client = core.sessions.open(Shown(), wish, 0)
     other = dialect(core, Shown())
-    tell(core, connected(client), join(client, 1))
+    deliver(core, connected(client), join(client, 1))
     core.client_frames.received(client, ClientFrame(message=MessageFrame(id="m")).SerializeToString())
     shown(client)
     core.link_lost()
     core.linked()
-    tell(core, topic(2, "team"), join(client, 2), join(other, 2))
+    deliver(core, topic(2, "team"), join(client, 2), join(other, 2))
     said = message("team", 1, text="mine", client_id="m", user="u")
-    tell(core, publish(2, said, replayed=True), ack(client, "m"))
+    deliver(core, publish(2, said, replayed=True), ack(client, "m"))
     assert shown(client) == [*(["mine"] if echo else []), "ack"]
     assert shown(other) == ["mine"]
 
 
 def test_the_end_of_a_message_that_was_missed_carries_the_message(core: EdgeCore) -> None:
     client = dialect(core, Shown(StreamingMode.COMPLETE))
-    tell(core, publish(1, open_message("team", text="x ")))
+    deliver(core, publish(1, open_message("team", text="x ")))
     core.link_lost()
     core.linked()
     end = ended(2)
     end.publish.frame.change.message.CopyFrom(message("team", 1, text="x 0 1 "))
     end.publish.replayed = True
     assert end.publish.frame.change.kind == CHANGE_KIND_ENDED
-    tell(core, topic(2, "team"), join(client, 2), end)
+    deliver(core, topic(2, "team"), join(client, 2), end)
     assert shown(client) == ["x 0 1 "]

@@ -6,13 +6,13 @@ from trunkline_edge.core.connection import ConnectionState
 
 from tests.edge.core.core_harness import (
     ack,
+    deliver,
     heard,
     linked_core,
     open_all,
     opened,
     pinged,
     say,
-    tell,
 )
 
 
@@ -59,7 +59,7 @@ def test_a_client_that_is_not_read_from_is_not_taken_for_dead() -> None:
         core.sessions.heartbeat([client])
         assert pinged(core) == [client]
     core.linked()
-    tell(core, ack(client, "m1"))
+    deliver(core, ack(client, "m1"))
     core.sessions.heartbeat([client])
     pinged(core)
     core.sessions.heartbeat([client])

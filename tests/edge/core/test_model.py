@@ -22,6 +22,7 @@ from tests.edge.core.core_harness import (
     ack,
     close,
     connected,
+    deliver,
     heard,
     join,
     leave,
@@ -31,7 +32,6 @@ from tests.edge.core.core_harness import (
     publish,
     say,
     taken,
-    tell,
     topic,
 )
 
@@ -45,7 +45,7 @@ class Client:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.told: list[str] = []
+        self.got: list[str] = []
         self.expected: list[str] = []
         self.hears: set[str] = set()
         #: Requests without an answer, in order.
@@ -67,7 +67,7 @@ class EdgeModel(RuleBasedStateMachine):
         self.seqs = dict.fromkeys(NAMES, 0)
         self.numbers: dict[str, int] = {}
         self.next_number = 1
-        #: What the next batch will hold: told to the core by `deliver`.
+        #: Entries of the next batch; `deliver` passes them to the core.
         self.entries: list[RouterEntry] = []
         self.router_knows: set[int] = set()
 
@@ -84,10 +84,10 @@ class EdgeModel(RuleBasedStateMachine):
                 self.held.remove(effect.connection)
             elif isinstance(effect, RejectConnection):
                 effect.connection.pending.append(effect.data)
-                self.clients[effect.connection.number].told += heard(effect.connection)
+                self.clients[effect.connection.number].got += heard(effect.connection)
         for connection in core.dirty:
             assert connection.number in core.connections
-            self.clients[connection.number].told += [text for text in heard(connection) if text]
+            self.clients[connection.number].got += [text for text in heard(connection) if text]
         core.effects.clear()
         core.dirty.clear()
 
@@ -258,7 +258,7 @@ class EdgeModel(RuleBasedStateMachine):
         """Deliver everything that the router has sent, as one batch."""
         entries, self.entries = self.entries, []
         if self.up:
-            tell(self.core, *entries)
+            deliver(self.core, *entries)
             self.settle()
 
     @precondition(lambda self: self.up)
@@ -292,15 +292,15 @@ class EdgeModel(RuleBasedStateMachine):
         for client in self.of_state(ConnectionState.OPEN):
             assert client.forwarded == client.asked
 
-    # What always holds
+    # Invariants
 
     @invariant()
     def nothing_is_told_but_what_the_router_and_the_edge_said(self) -> None:
         if self.entries:
             return
         for client in self.clients.values():
-            told = [text.split()[0] if text.startswith("closing") else text for text in client.told]
-            assert told == client.expected
+            got = [text.split()[0] if text.startswith("closing") else text for text in client.got]
+            assert got == client.expected
 
     @invariant()
     def who_is_held_has_a_reason(self) -> None:

@@ -15,6 +15,7 @@ from tests.edge.core.core_harness import (
     close,
     closings,
     connected,
+    deliver,
     forwarded,
     heard,
     join,
@@ -25,7 +26,6 @@ from tests.edge.core.core_harness import (
     opened,
     publish,
     say,
-    tell,
     topic,
 )
 
@@ -37,7 +37,7 @@ def core() -> EdgeCore:
 
 def test_connected_comes_before_what_the_topics_bring(core: EdgeCore) -> None:
     listener, newcomer = open_all(core, "a")[0], opened(core)
-    tell(
+    deliver(
         core,
         publish(1, message("team", 1)),
         connected(newcomer),
@@ -51,7 +51,7 @@ def test_connected_comes_before_what_the_topics_bring(core: EdgeCore) -> None:
 def test_an_ack_comes_before_the_messages_after_it_and_after_those_before_it(core: EdgeCore) -> None:
     author, other = open_all(core)
     core.client_frames.received(author, say("m1"))
-    tell(
+    deliver(
         core,
         publish(1, message("team", 1)),
         ack(author, "m1"),
@@ -65,36 +65,38 @@ def test_an_ack_comes_before_the_messages_after_it_and_after_those_before_it(cor
 def test_a_frame_for_one_does_not_split_the_run_of_topics_it_does_not_hear(core: EdgeCore) -> None:
     listener, *_ = open_all(core, "a")
     stranger = opened(core)
-    tell(core, publish(1, message("team", 1)), connected(stranger), publish(1, message("team", 2)))
+    deliver(core, publish(1, message("team", 1)), connected(stranger), publish(1, message("team", 2)))
     assert len(listener.pending) == 1
     assert heard(listener) == ["message 1", "message 2"]
 
 
 def test_who_leaves_has_heard_what_came_before(core: EdgeCore) -> None:
     leaver, stayer = open_all(core)
-    tell(core, publish(1, message("team", 1)), leave(leaver, 1), publish(1, message("team", 2)))
+    deliver(core, publish(1, message("team", 1)), leave(leaver, 1), publish(1, message("team", 2)))
     assert heard(leaver) == ["message 1"]
     assert heard(stayer) == ["message 1", "message 2"]
 
 
 def test_each_topic_stays_in_order_whatever_is_between(core: EdgeCore) -> None:
     [listener] = open_all(core, "a")
-    tell(core, topic(2, "other"), join(listener, 2))
-    tell(core, *(publish(n, message("team" if n == 1 else "other", seq)) for seq in (1, 2) for n in (1, 2)))
+    deliver(core, topic(2, "other"), join(listener, 2))
+    deliver(
+        core, *(publish(n, message("team" if n == 1 else "other", seq)) for seq in (1, 2) for n in (1, 2))
+    )
     assert heard(listener) == ["message 1", "message 2"] * 2
 
 
 def test_one_codec_does_not_change_what_another_hears(core: EdgeCore) -> None:
     json, proto = *open_all(core, "a"), opened(core, PROTO)
-    tell(core, connected(proto), join(proto, 1))
+    deliver(core, connected(proto), join(proto, 1))
     assert heard(proto) == ["connected"]
-    tell(core, publish(1, message("team", 1)), publish(1, message("team", 2)))
+    deliver(core, publish(1, message("team", 1)), publish(1, message("team", 2)))
     assert heard(json) == heard(proto) == ["message 1", "message 2"]
 
 
 def test_nothing_follows_closing(core: EdgeCore) -> None:
     closed, other = open_all(core)
-    tell(
+    deliver(
         core,
         publish(1, message("team", 1)),
         close(closed),
@@ -114,7 +116,7 @@ def test_nothing_follows_closing(core: EdgeCore) -> None:
 
 def test_a_refused_connection_hears_closing_first(core: EdgeCore) -> None:
     refused = opened(core)
-    tell(core, close(refused, 4504, "UNKNOWN_TENANT"))
+    deliver(core, close(refused, 4504, "UNKNOWN_TENANT"))
     [rejection] = [one for one in core.effects if isinstance(one, RejectConnection)]
     assert (rejection.connection, rejection.closing.reason) == (refused, "UNKNOWN_TENANT")
     refused.pending.append(rejection.data)
@@ -127,7 +129,7 @@ def test_what_comes_for_a_client_that_is_gone_is_dropped(core: EdgeCore) -> None
     gone, other = open_all(core)
     core.gone(gone)
     core.gone(gone)
-    tell(core, ack(gone, "m1"), join(gone, 1), leave(gone, 1), close(gone), publish(1, message("team", 1)))
+    deliver(core, ack(gone, "m1"), join(gone, 1), leave(gone, 1), close(gone), publish(1, message("team", 1)))
     assert forwarded(core) == [f"closed {gone.number}"]
     assert gone.pending == []
     assert gone not in core.dirty
@@ -139,8 +141,8 @@ def test_a_forgotten_topic_has_given_out_its_run(core: EdgeCore) -> None:
     [listener] = open_all(core, "a")
     entry = batch().entries.add()
     entry.forget.topic = 1
-    tell(core, publish(1, message("team", 1)), leave(listener, 1), entry)
-    tell(core, publish(1, message("team", 2)))
+    deliver(core, publish(1, message("team", 1)), leave(listener, 1), entry)
+    deliver(core, publish(1, message("team", 2)))
     assert heard(listener) == ["message 1"]
 
 
@@ -156,7 +158,7 @@ def test_what_the_client_may_send_is_told_with_connected(core: EdgeCore) -> None
     client = opened(core)
     entry = connected(client)
     entry.send.frame.connected.limits.conversations = 7
-    tell(core, entry)
+    deliver(core, entry)
     [payload] = client.pending
     assert b'"limits":{"frame_bytes":1048576,"conversations":7,"unanswered":64}' in payload
     assert b'"heartbeat_s":25' in payload
@@ -164,8 +166,8 @@ def test_what_the_client_may_send_is_told_with_connected(core: EdgeCore) -> None
 
 def test_what_came_before_leaving_one_topic_is_told_in_the_order_published(core: EdgeCore) -> None:
     listener = open_all(core, "a")[0]
-    tell(core, topic(2, "other"), join(listener, 2))
-    tell(
+    deliver(core, topic(2, "other"), join(listener, 2))
+    deliver(
         core,
         publish(1, message("team", 1)),
         publish(2, message("other", 2)),

@@ -17,6 +17,7 @@ from tests.edge.core.core_harness import (
     JSON,
     ack,
     connected,
+    deliver,
     forwarded,
     group,
     heard,
@@ -26,7 +27,6 @@ from tests.edge.core.core_harness import (
     resumed,
     say,
     signal,
-    tell,
     topic,
 )
 
@@ -37,7 +37,7 @@ def limits(**more: int) -> TenantLimits:
 
 def paced(core: EdgeCore, pace: TenantRateLimiter) -> Connection:
     client = core.sessions.open(JSON, ConnectionOpened(address=group("team")), 0, ConnectionRateLimiter(pace))
-    tell(core, topic(client.number, "team"), connected(client), join(client, client.number))
+    deliver(core, topic(client.number, "team"), connected(client), join(client, client.number))
     client.pending.clear()
     forwarded(core)
     return client
@@ -59,8 +59,8 @@ def test_a_frame_too_many_is_refused_by_its_id_and_its_sender_is_not_read_from_f
     refused = error(client)
     assert (refused["id"], refused["code"], refused["retry_after_ms"]) == ("m3", "RATE_LIMITED", 500)
     assert paused(core) == {client}
-    # What is answered meanwhile does not let it go on.
-    tell(core, ack(client, "m1"))
+    # An answer meanwhile does not resume it.
+    deliver(core, ack(client, "m1"))
     assert client.reading_paused
     core.client_frames.unthrottle_next(10.5)
     assert resumed(core) == {client}
@@ -125,9 +125,9 @@ def test_a_client_is_told_its_limits() -> None:
         "t", TenantLimits(connection_messages_per_s=7, connection_bytes_per_s=9, frame_bytes=2048)
     )
     client = core.sessions.open(JSON, ConnectionOpened(address=group("team")), 0, ConnectionRateLimiter(pace))
-    tell(core, topic(1, "team"), connected(client))
-    told = error(client)["limits"]
-    assert told == {
+    deliver(core, topic(1, "team"), connected(client))
+    sent = error(client)["limits"]
+    assert sent == {
         "frame_bytes": 2048,
         "unanswered": 64,
         "messages_per_s": 7,
@@ -140,11 +140,11 @@ def test_what_was_read_together_with_too_much_waits_for_its_turn_in_order() -> N
     client = paced(core, TenantRateLimiter("t", limits(connection_messages_per_s=2)))
     for ident in ("m1", "m2", "m3", "m4", "m5"):
         core.client_frames.received(client, say(ident), now=10)
-    # Only the first that was too much is refused; the others are not even looked at.
+    # Only the first frame over the limit is rejected; the others are not decoded.
     assert heard(client) == ["error RATE_LIMITED"]
     assert core.counts.frames_in == 3
-    # What the client is told meanwhile does not end its rest.
-    tell(core, ack(client, "m1"))
+    # Frames to the client meanwhile do not resume it.
+    deliver(core, ack(client, "m1"))
     assert forwarded(core) == ["frame 1 m1", "frame 1 m2"]
     client.pending.clear()
     core.client_frames.unthrottle_next(10.5)
@@ -159,7 +159,7 @@ def test_what_was_read_together_with_too_much_waits_for_its_turn_in_order() -> N
 def test_those_who_rest_have_their_turn_within_a_second_and_never_all_at_once() -> None:
     core = linked_core()
     pace = TenantRateLimiter("t", limits(messages_per_s=1))
-    # The tenant's second holds one frame: the first client is within it, the others rest.
+    # The tenant's bucket holds one frame: the first client takes it, the others are throttled.
     clients = [paced(core, pace) for _ in range(1 + 3 * MIN_BATCH)]
     for client in clients:
         core.client_frames.received(client, signal(), now=10)

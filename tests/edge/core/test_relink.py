@@ -12,6 +12,7 @@ from tests.edge.core.core_harness import (
     JSON,
     ack,
     connected,
+    deliver,
     forwarded,
     group,
     heard,
@@ -26,7 +27,6 @@ from tests.edge.core.core_harness import (
     say,
     send,
     signal,
-    tell,
     topic,
 )
 
@@ -44,13 +44,13 @@ def relink(core: EdgeCore) -> list[str]:
 
 def test_positions_come_first_then_connections_then_unanswered_requests_in_order(core: EdgeCore) -> None:
     first, second = open_all(core)
-    tell(core, publish(1, message("team", 5)))
+    deliver(core, publish(1, message("team", 5)))
     for client, ident in ((first, "m1"), (second, "m2"), (first, "m3")):
         core.client_frames.received(client, say(ident))
     core.client_frames.received(first, signal())
     expected = ["topic team@5", "opened 1 restored", "opened 2 restored"]
     assert relink(core) == [*expected, "frame 1 m1", "frame 1 m3", "frame 2 m2"]
-    tell(core, ack(first, "m1"))
+    deliver(core, ack(first, "m1"))
     assert relink(core) == [*expected, "frame 1 m3", "frame 2 m2"]
 
 
@@ -73,7 +73,7 @@ def test_clients_are_held_at_their_bound_while_there_is_no_link(core: EdgeCore) 
         core.client_frames.received(client, say(f"m{number}"))
     assert paused(core) == {client}
     core.linked()
-    tell(core, ack(client, "m0"))
+    deliver(core, ack(client, "m0"))
     assert resumed(core) == {client}
 
 
@@ -102,7 +102,7 @@ def test_what_a_client_resumes_from_is_asked_for_until_it_is_accepted(core: Edge
     core.linked()
     [entry] = core_entries(core)
     assert entry.opened.HasField("resume")
-    tell(core, topic(1, "team"), connected(client), join(client, 1))
+    deliver(core, topic(1, "team"), connected(client), join(client, 1))
     core.link_lost()
     core.linked()
     entries = core_entries(core)
@@ -118,18 +118,18 @@ def core_entries(core: EdgeCore) -> list:
 
 def test_groups_joined_since_are_named_and_home_is_not(core: EdgeCore) -> None:
     [client] = open_all(core, "a")
-    tell(core, topic(2, "other"), join(client, 2))
+    deliver(core, topic(2, "other"), join(client, 2))
     assert relink(core) == ["topic team@0", "topic other@0", "opened 1 restored +other"]
 
 
 def test_listeners_keep_their_place_across_links(core: EdgeCore) -> None:
     first, second = open_all(core)
-    tell(core, publish(1, message("team", 5)))
+    deliver(core, publish(1, message("team", 5)))
     relink(core)
-    tell(core, topic(9, "team", seq=7), join(first, 9), join(second, 9))
+    deliver(core, topic(9, "team", seq=7), join(first, 9), join(second, 9))
     assert relink(core)[0] == "topic team@5"
-    tell(core, topic(3, "team", seq=7), join(first, 3), join(second, 3))
-    tell(core, *(publish(3, message("team", seq), replayed=True) for seq in (6, 7)))
+    deliver(core, topic(3, "team", seq=7), join(first, 3), join(second, 3))
+    deliver(core, *(publish(3, message("team", seq), replayed=True) for seq in (6, 7)))
     assert heard(first) == heard(second) == ["message 5", "message 6", "message 7"]
     assert relink(core)[0] == "topic team@7"
 
@@ -158,9 +158,9 @@ def test_a_replayed_message_is_not_shown_to_the_author_who_waits_for_its_ack(cor
     author, other = open_all(core)
     core.client_frames.received(author, say("m1"))
     relink(core)
-    tell(core, topic(1, "team"), join(author, 1), join(other, 1))
+    deliver(core, topic(1, "team"), join(author, 1), join(other, 1))
     said = message("team", 1, client_id="m1", user="a")
-    tell(core, publish(1, said, replayed=True), ack(author, "m1"))
+    deliver(core, publish(1, said, replayed=True), ack(author, "m1"))
     assert heard(author) == ["ack m1"]
     assert heard(other) == ["message 1"]
 
@@ -170,17 +170,17 @@ def test_a_replayed_message_is_not_shown_to_the_author_who_waits_for_its_ack(cor
 )
 def test_a_replayed_message_with_the_same_id_is_shown(core: EdgeCore, user: str, name: str) -> None:
     [author] = open_all(core, "a")
-    tell(core, topic(2, "other"), join(author, 2))
+    deliver(core, topic(2, "other"), join(author, 2))
     core.client_frames.received(author, say("m1"))
     said = message(name, 1, client_id="m1", user=user)
-    tell(core, publish(1 if name == "team" else 2, said, replayed=True))
+    deliver(core, publish(1 if name == "team" else 2, said, replayed=True))
     assert heard(author) == ["message 1"]
 
 
 def test_an_acked_author_is_shown_its_own_message_again_by_a_replay(core: EdgeCore) -> None:
     """Known limitation: its ack arrived, the message to the others did not. Clients match `client_id`."""
     [author] = open_all(core, "a")
-    tell(core, publish(1, message("team", 1, client_id="m1", user="a"), replayed=True))
+    deliver(core, publish(1, message("team", 1, client_id="m1", user="a"), replayed=True))
     assert heard(author) == ["message 1"]
 
 
@@ -191,7 +191,7 @@ def test_who_was_answered_and_not_joined_is_closed_as_what_it_missed_may_be_lost
     arriving = opened(core) if kind == "connected" else open_all(core, "a")[0]
     frame = ServerFrame()
     getattr(frame, kind).SetInParent()
-    tell(core, send(arriving, frame))
+    deliver(core, send(arriving, frame))
     core.link_lost()
     assert heard(arriving) == [*([kind] if kind == "connected" else ["subscribed"]), "closing POSITION_LOST"]
     core.linked()

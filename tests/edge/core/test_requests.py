@@ -11,6 +11,7 @@ from trunkline_edge.dialects.native.handshake import CODECS
 from tests.edge.core.core_harness import (
     ack,
     close,
+    deliver,
     forwarded,
     heard,
     linked_core,
@@ -21,7 +22,6 @@ from tests.edge.core.core_harness import (
     say,
     send,
     signal,
-    tell,
 )
 
 
@@ -37,7 +37,7 @@ def test_a_retry_of_a_request_under_way_is_not_forwarded_and_answered_once() -> 
     core.client_frames.received(client, say("m1"))
     assert forwarded(core) == ["frame 1 m1"]
     assert heard(client) == []
-    tell(core, ack(client, "m1"))
+    deliver(core, ack(client, "m1"))
     assert heard(client) == ["ack m1"]
     core.client_frames.received(client, say("m1"))
     assert forwarded(core) == ["frame 1 m1"]
@@ -66,7 +66,7 @@ def test_every_kind_of_answer_ends_a_request(kind: str) -> None:
     core.client_frames.received(client, say("m1"))
     answer = send(client)
     getattr(answer.send.frame, kind).id = "m1"
-    tell(core, answer)
+    deliver(core, answer)
     assert (client.unanswered, client.unanswered_bytes) == ({}, 0)
 
 
@@ -78,7 +78,7 @@ def test_a_client_is_held_at_its_bound_of_requests_and_released_by_an_answer() -
     asked(core, client, 3)
     assert paused(core) == {client}
     assert not resumed(core)
-    tell(core, ack(client, "m1"))
+    deliver(core, ack(client, "m1"))
     assert resumed(core) == {client}
     assert not paused(core)
     assert not client.reading_paused
@@ -89,7 +89,7 @@ def test_a_client_is_held_at_its_bound_of_bytes() -> None:
     [client] = open_all(core, "a")
     core.client_frames.received(client, say("m1", "x" * 2000))
     assert paused(core) == {client}
-    tell(core, ack(client, "m1"))
+    deliver(core, ack(client, "m1"))
     assert resumed(core) == {client}
 
 
@@ -108,7 +108,7 @@ def test_a_full_uplink_holds_those_who_send_until_it_is_half_empty() -> None:
     core.client_frames.received(sender, say("m1", "x" * 1200))
     assert paused(core) == {sender}
     assert not quiet.reading_paused
-    tell(core, ack(sender, "m1"))
+    deliver(core, ack(sender, "m1"))
     assert not resumed(core)
     forwarded(core)
     core.batch_sent()
@@ -122,7 +122,7 @@ def test_a_client_held_for_both_reasons_waits_for_both() -> None:
     forwarded(core)
     core.batch_sent()
     assert not resumed(core)
-    tell(core, ack(sender, "m1"))
+    deliver(core, ack(sender, "m1"))
     assert resumed(core) == {sender}
 
 
@@ -131,7 +131,7 @@ def test_a_held_client_that_is_closed_is_read_again_for_its_closing_handshake() 
     [client] = open_all(core, "a")
     asked(core, client, 1)
     core.effects.clear()
-    tell(core, close(client))
+    deliver(core, close(client))
     assert resumed(core) == {client}
     assert client.unanswered == {}
 

@@ -11,6 +11,7 @@ from trunkline_edge.dialects.native.events import EVENTS
 from tests.edge.core.core_harness import (
     close,
     connected,
+    deliver,
     group,
     join,
     linked_core,
@@ -18,7 +19,6 @@ from tests.edge.core.core_harness import (
     opened,
     publish,
     send,
-    tell,
     topic,
 )
 from tests.support.event_source import Event, EventReader
@@ -68,16 +68,16 @@ def ids(data: bytes) -> list[tuple[str, str]]:
 def test_each_message_that_was_missed_comes_with_where_it_leads() -> None:
     core = linked_core()
     one = opened(core, EVENTS, "u")
-    tell(core, topic(1, "team", 5), users_topic(), entered(one, 3), missed(one, 4))
+    deliver(core, topic(1, "team", 5), users_topic(), entered(one, 3), missed(one, 4))
     assert ids(written(one)) == [("connected", "e.3~.0"), ("message", "e.4~.0")]
-    tell(core, missed(one, 5), join(one, 1, 2), publish(1, message("team", 6)))
+    deliver(core, missed(one, 5), join(one, 1, 2), publish(1, message("team", 6)))
     assert ids(written(one)) == [("message", "e.5~.0"), ("message", "e.6~.0")]
 
 
 def test_an_open_message_that_is_told_again_does_not_take_it_back() -> None:
     core = linked_core()
     one = opened(core, EVENTS, "u")
-    tell(core, topic(1, "team", 5), users_topic(), entered(one, 5), missed(one, 2))
+    deliver(core, topic(1, "team", 5), users_topic(), entered(one, 5), missed(one, 2))
     assert ids(written(one)) == [("connected", "e.5~.0"), ("message", "e.5~.0")]
     assert written(one) == b""
 
@@ -85,15 +85,15 @@ def test_an_open_message_that_is_told_again_does_not_take_it_back() -> None:
 def test_messages_that_are_written_together_have_one_mark_and_what_leads_nowhere_has_none() -> None:
     core = linked_core()
     one = opened(core, EVENTS, "u")
-    tell(core, topic(1, "team", 5), users_topic(), entered(one, 5), join(one, 1, 2))
+    deliver(core, topic(1, "team", 5), users_topic(), entered(one, 5), join(one, 1, 2))
     written(one)
-    tell(core, publish(1, message("team", 6)), publish(2, for_user(1)), publish(1, message("team", 7)))
+    deliver(core, publish(1, message("team", 6)), publish(2, for_user(1)), publish(1, message("team", 7)))
     data = written(one)
     assert data.count(b"\nid: ") == 1
     assert data.endswith(b"\nid: e.7~u.1\n\n")
     signal = publish(1, Message())
     signal.publish.frame.signal.name = "typing"
-    tell(core, signal)
+    deliver(core, signal)
     assert b"id: " not in written(one)
     core.sessions.send_heartbeat(one)
     assert written(one) == b": ping\n\n"
@@ -102,11 +102,11 @@ def test_messages_that_are_written_together_have_one_mark_and_what_leads_nowhere
 def test_the_last_frame_is_marked_with_what_came_before_it_and_with_nothing_that_came_after() -> None:
     core = linked_core()
     one, other = opened(core, EVENTS, "u"), opened(core, EVENTS, "u")
-    tell(core, topic(1, "team", 5), users_topic())
+    deliver(core, topic(1, "team", 5), users_topic())
     for each in (one, other):
-        tell(core, entered(each, 5), join(each, 1, 2))
+        deliver(core, entered(each, 5), join(each, 1, 2))
         written(each)
-    tell(core, publish(1, message("team", 6)), close(one), publish(1, message("team", 7)))
+    deliver(core, publish(1, message("team", 6)), close(one), publish(1, message("team", 7)))
     assert ids(written(one))[-1] == ("closing", "e.6~.0")
     assert ids(written(other))[-1] == ("message", "e.7~.0")
 
@@ -114,11 +114,11 @@ def test_the_last_frame_is_marked_with_what_came_before_it_and_with_nothing_that
 def test_who_is_closed_as_slow_stands_where_the_last_mark_that_it_was_written_says() -> None:
     core = linked_core()
     one = opened(core, EVENTS, "u")
-    tell(core, topic(1, "team", 5), users_topic(), entered(one, 5), join(one, 1, 2))
+    deliver(core, topic(1, "team", 5), users_topic(), entered(one, 5), join(one, 1, 2))
     reader = EventReader()
-    tell(core, publish(1, message("team", 6)))
+    deliver(core, publish(1, message("team", 6)))
     reader.feed(written(one))
-    tell(core, publish(1, message("team", 7)))
+    deliver(core, publish(1, message("team", 7)))
     one.pending.clear()
     core.backpressure.close_slow(one)
     [event] = reader.feed(written(one))
@@ -128,10 +128,10 @@ def test_who_is_closed_as_slow_stands_where_the_last_mark_that_it_was_written_sa
 def test_who_is_closed_as_slow_while_it_arrives_is_marked_no_further() -> None:
     core = linked_core()
     one = opened(core, EVENTS, "u")
-    tell(core, topic(1, "team", 5), users_topic(), entered(one, 3))
+    deliver(core, topic(1, "team", 5), users_topic(), entered(one, 3))
     reader = EventReader()
     reader.feed(written(one))
-    tell(core, missed(one, 4))
+    deliver(core, missed(one, 4))
     one.pending.clear()
     core.backpressure.close_slow(one)
     [event] = reader.feed(written(one))

@@ -17,6 +17,7 @@ from tests.edge.core.core_harness import (
     Counting,
     ack,
     connected,
+    deliver,
     delta,
     ended,
     heard,
@@ -32,7 +33,6 @@ from tests.edge.core.core_harness import (
     send,
     streaming,
     tables,
-    tell,
     topic,
 )
 
@@ -44,7 +44,7 @@ def core() -> EdgeCore:
 
 def test_a_delta_that_goes_on_is_its_text_and_no_more(core: EdgeCore) -> None:
     [listener] = streaming(core, rollup_ms=0)
-    tell(core, delta(1, 0, "Hel"))
+    deliver(core, delta(1, 0, "Hel"))
     [frame] = parsed(b"".join(listener.pending))
     assert frame.data == b'{"type":"delta","text":"Hel"}'
 
@@ -52,7 +52,7 @@ def test_a_delta_that_goes_on_is_its_text_and_no_more(core: EdgeCore) -> None:
 def test_deltas_of_one_window_are_one_frame(core: EdgeCore) -> None:
     [listener] = streaming(core)
     for index, now in enumerate((0, 0.02, 0.04)):
-        tell(core, delta(1, index), now=now)
+        deliver(core, delta(1, index), now=now)
         core.time_passed(now)
         assert heard(listener) == []
     assert core.next_due == pytest.approx(0.05)
@@ -66,17 +66,17 @@ def test_deltas_of_one_window_are_one_frame(core: EdgeCore) -> None:
 @pytest.mark.parametrize("rollup_ms", [1, 40, 500])
 def test_a_window_ends_a_little_late_never_early(core: EdgeCore, begun: float, rollup_ms: int) -> None:
     streaming(core, rollup_ms=rollup_ms)
-    tell(core, delta(1, 0), now=begun)
+    deliver(core, delta(1, 0), now=begun)
     assert core.next_due is not None
     assert 0.0019 <= core.next_due - begun - rollup_ms / 1000 <= 0.0121
 
 
 def test_windows_of_many_streams_end_together_and_only_they(core: EdgeCore) -> None:
     [first, second] = [opened(core, rollup_ms=40) for _ in range(2)]
-    tell(core, topic(1, "team"), topic(2, "other"))
-    tell(core, connected(first), join(first, 1), connected(second), join(second, 2))
-    tell(core, delta(1, 0), now=0.001)
-    tell(core, delta(2, 0), now=0.007)
+    deliver(core, topic(1, "team"), topic(2, "other"))
+    deliver(core, connected(first), join(first, 1), connected(second), join(second, 2))
+    deliver(core, delta(1, 0), now=0.001)
+    deliver(core, delta(2, 0), now=0.007)
     core.time_passed(0.05)
     assert core.next_due is None
     assert heard(first) == heard(second) == ["connected", "r@0+0 "]
@@ -86,7 +86,7 @@ def test_without_a_window_a_delta_leaves_with_its_batch_and_what_came_together_i
     core: EdgeCore,
 ) -> None:
     [listener] = streaming(core, rollup_ms=0)
-    tell(core, delta(1, 0), delta(1, 1))
+    deliver(core, delta(1, 0), delta(1, 1))
     assert heard(listener) == ["+0 1 "]
     assert core.next_due is None
 
@@ -94,10 +94,10 @@ def test_without_a_window_a_delta_leaves_with_its_batch_and_what_came_together_i
 def test_each_listener_has_its_own_window(core: EdgeCore) -> None:
     [at_once] = streaming(core, rollup_ms=0)
     slow = opened(core, PROTO, rollup_ms=40)
-    tell(core, connected(slow), send(slow, ServerFrame(message=open_message("team"))), join(slow, 1))
+    deliver(core, connected(slow), send(slow, ServerFrame(message=open_message("team"))), join(slow, 1))
     assert heard(slow) == ["connected", "message 1"]
-    tell(core, delta(1, 0))
-    tell(core, delta(1, 1))
+    deliver(core, delta(1, 0))
+    deliver(core, delta(1, 1))
     assert (heard(at_once), heard(slow)) == (["+0 ", "+1 "], [])
     core.time_passed(1)
     assert (heard(at_once), heard(slow)) == ([], ["+0 1 "])
@@ -105,8 +105,8 @@ def test_each_listener_has_its_own_window(core: EdgeCore) -> None:
 
 def test_the_end_leaves_with_the_last_text_at_once(core: EdgeCore) -> None:
     [listener] = streaming(core)
-    tell(core, delta(1, 0))
-    tell(core, delta(1, 1), ended(1))
+    deliver(core, delta(1, 0))
+    deliver(core, delta(1, 1), ended(1))
     assert heard(listener) == ["+0 1 ", "change ended"]
     assert not tables(core)
     assert not next(iter(core.fanout._topics.values())).open_messages
@@ -114,7 +114,7 @@ def test_the_end_leaves_with_the_last_text_at_once(core: EdgeCore) -> None:
 
 def test_whatever_is_published_comes_after_the_deltas_before_it(core: EdgeCore) -> None:
     [listener] = streaming(core)
-    tell(core, delta(1, 0), publish(1, message("team", 2)), delta(1, 1))
+    deliver(core, delta(1, 0), publish(1, message("team", 2)), delta(1, 1))
     assert heard(listener) == ["+0 ", "message 2"]
     core.time_passed(1)
     assert heard(listener) == ["+1 "]
@@ -125,13 +125,13 @@ def test_whatever_is_sent_to_one_comes_after_its_deltas_and_the_others_window_go
     core: EdgeCore, names: str
 ) -> None:
     first, *others = streaming(core, names)
-    tell(core, delta(1, 0))
+    deliver(core, delta(1, 0))
     core.client_frames.received(first, b'{"type":"ping","id":"p"}')
     assert heard(first) == ["+0 ", "pong p"]
-    tell(core, delta(1, 1), now=0.02)
-    tell(core, ack(first, "m"), now=0.03)
+    deliver(core, delta(1, 1), now=0.02)
+    deliver(core, ack(first, "m"), now=0.03)
     assert heard(first) == ["+1 ", "ack m"]
-    tell(core, delta(1, 2), now=0.03)
+    deliver(core, delta(1, 2), now=0.03)
     assert [heard(one) for one in others] == [[]] * len(others)
     core.time_passed(1)
     assert heard(first) == ["+2 "]
@@ -146,7 +146,7 @@ def test_text_and_reasoning_are_not_joined_with_each_other_and_a_part_with_nothi
             entry.publish.frame.delta.reasoning = f"{index}"
         elif kind == "part":
             entry.publish.frame.delta.part.tool_call.arguments = f"{index}"
-        tell(core, entry)
+        deliver(core, entry)
     core.time_passed(1)
     frames = [json.loads(frame.data) for frame in parsed(b"".join(listener.pending))]
     for frame in frames:
@@ -163,18 +163,18 @@ def test_text_and_reasoning_are_not_joined_with_each_other_and_a_part_with_nothi
 def test_streams_side_by_side_are_joined_each_and_named(core: EdgeCore) -> None:
     [listener] = streaming(core)
     for index in range(3):
-        tell(core, delta(1, index), delta(1, index, ident="s"))
+        deliver(core, delta(1, index), delta(1, index, ident="s"))
     core.time_passed(1)
     assert heard(listener) == ["+0 1 2 ", "s@0+0 1 2 "]
-    tell(core, delta(1, 3, ident="s"), ended(1))
+    deliver(core, delta(1, 3, ident="s"), ended(1))
     assert heard(listener) == ["+3 ", "change ended"]
 
 
 def test_the_router_may_have_joined_deltas(core: EdgeCore) -> None:
     [listener] = streaming(core)
-    tell(core, delta(1, 0, "abc", count=3), delta(1, 3, "d"))
+    deliver(core, delta(1, 0, "abc", count=3), delta(1, 3, "d"))
     core.time_passed(1)
-    tell(core, delta(1, 4, "ef", count=2))
+    deliver(core, delta(1, 4, "ef", count=2))
     core.time_passed(2)
     assert heard(listener) == ["+abcd", "+ef"]
     assert (core.counts.deltas_in, core.counts.delta_frames, core.counts.deltas_delivered) == (6, 2, 6)
@@ -185,7 +185,7 @@ def test_no_more_is_joined_than_any_client_takes_and_no_more_waits(core: EdgeCor
     text = "x" * (MAX_WAITING_BYTES // 3)
     for index in range(3):
         assert heard(listener) == []
-        tell(core, delta(1, index, text))
+        deliver(core, delta(1, index, text))
     texts = heard(listener)
     assert "".join(texts).replace("+", "") == text * 3
     assert max(map(len, texts)) <= MAX_JOINED_BYTES
@@ -195,15 +195,15 @@ def test_no_more_is_joined_than_any_client_takes_and_no_more_waits(core: EdgeCor
 def test_each_form_is_made_once_for_all_who_hear_alike() -> None:
     core, codec = linked_core(), Counting(JSON)
     listeners = open_all(core, "abcdef", codec, rollup_ms=40)
-    tell(core, publish(1, open_message("team")))
+    deliver(core, publish(1, open_message("team")))
     late = [opened(core, codec, rollup_ms=40) for _ in range(4)]
     for one in late:
-        tell(core, connected(one), join(one, 1))
+        deliver(core, connected(one), join(one, 1))
     for one in [*listeners, *late]:
         one.pending.clear()
     codec.encoded = 0
-    tell(core, delta(1, 0))
-    tell(core, delta(1, 1))
+    deliver(core, delta(1, 0))
+    deliver(core, delta(1, 1))
     core.time_passed(1)
     assert codec.encoded == 2
     assert len({id(one.pending[0]) for one in listeners}) == 1
@@ -213,10 +213,10 @@ def test_each_form_is_made_once_for_all_who_hear_alike() -> None:
 
 def test_who_joins_hears_what_comes_after_its_snapshot(core: EdgeCore) -> None:
     [first] = streaming(core)
-    tell(core, delta(1, 0))
+    deliver(core, delta(1, 0))
     late = opened(core, rollup_ms=40)
     snapshot = ServerFrame(message=open_message("team", next_index=1))
-    tell(core, connected(late), send(late, snapshot), join(late, 1), delta(1, 1))
+    deliver(core, connected(late), send(late, snapshot), join(late, 1), delta(1, 1))
     core.time_passed(1)
     assert heard(first) == ["+0 1 "]
     assert heard(late) == ["connected", "message 1", "+1 "]
@@ -228,8 +228,8 @@ def test_what_a_snapshot_for_one_holds_is_not_told_it_again(core: EdgeCore, join
     late = opened(core, rollup_ms=40)
     snapshot = send(late, ServerFrame(message=open_message("team", next_index=2)))
     arriving = [join(late, 1), snapshot] if joined else [snapshot, join(late, 1)]
-    tell(core, connected(late), *arriving)
-    tell(core, delta(1, 0), delta(1, 1), delta(1, 2))
+    deliver(core, connected(late), *arriving)
+    deliver(core, delta(1, 0), delta(1, 1), delta(1, 2))
     core.time_passed(1)
     assert heard(first) == ["+0 1 2 "]
     assert heard(late) == ["connected", "message 1", "+2 "]
@@ -239,8 +239,8 @@ def test_what_a_snapshot_for_one_holds_is_not_told_it_again(core: EdgeCore, join
 
 def test_who_leaves_has_heard_what_came_before(core: EdgeCore) -> None:
     leaver, stayer = streaming(core, "ab")
-    tell(core, delta(1, 0))
-    tell(core, leave(leaver, 1), delta(1, 1))
+    deliver(core, delta(1, 0))
+    deliver(core, leave(leaver, 1), delta(1, 1))
     core.time_passed(1)
     assert (heard(leaver), heard(stayer)) == (["+0 "], ["+0 1 "])
 
@@ -248,9 +248,9 @@ def test_who_leaves_has_heard_what_came_before(core: EdgeCore) -> None:
 def test_nothing_is_left_of_those_who_are_gone(core: EdgeCore) -> None:
     first, second = streaming(core, "ab")
     first.has_backlog = True
-    tell(core, delta(1, 0))
+    deliver(core, delta(1, 0))
     core.time_passed(1)
-    tell(core, delta(1, 1))
+    deliver(core, delta(1, 1))
     core.client_frames.received(second, b'{"type":"ping"}')
     [audience] = core.fanout.subscriptions_of(first).values()
     assert set(audience.offsets) == {first, second}
@@ -267,7 +267,7 @@ def test_nothing_is_left_of_those_who_are_gone(core: EdgeCore) -> None:
 
 def test_closing_comes_after_what_waits(core: EdgeCore) -> None:
     [listener] = streaming(core)
-    tell(core, delta(1, 0))
+    deliver(core, delta(1, 0))
     core.sessions.close(listener, catalogue.RESTARTING.refused())
     assert heard(listener) == ["+0 ", "closing RESTARTING"]
     assert not tables(core)

@@ -23,6 +23,7 @@ from tests.edge.core.core_harness import (
     PROTO,
     ack,
     connected,
+    deliver,
     delta,
     ended,
     join,
@@ -32,7 +33,6 @@ from tests.edge.core.core_harness import (
     opened,
     publish,
     send,
-    tell,
     topic,
 )
 from tests.edge.core.snapshot_codec import WAYS, Shown
@@ -244,7 +244,7 @@ class RollupModel(RuleBasedStateMachine):
                 payload = JSON.decode(payload).SerializeToString()
             self.core.client_frames.received(client.connection, payload)
         else:
-            tell(self.core, ack(client.connection, "m"), now=self.now)
+            deliver(self.core, ack(client.connection, "m"), now=self.now)
         self.settle()
         self.is_complete(client)
 
@@ -271,7 +271,7 @@ class RollupModel(RuleBasedStateMachine):
     @rule()
     def deliver(self) -> None:
         entries, self.entries = self.entries, []
-        tell(self.core, *entries, now=self.now)
+        deliver(self.core, *entries, now=self.now)
         self.settle()
 
     @rule(ms=st.integers(0, 60))
@@ -301,7 +301,7 @@ class RollupModel(RuleBasedStateMachine):
                 self.entries.append(again)
         self.deliver()
 
-    # What always holds
+    # Invariants
 
     def is_complete(self, client: Client) -> None:
         for ident in client.reads_along:

@@ -74,16 +74,16 @@ def test_deltas_add_up_as_in_the_router(
         router.add(delta)
         # The router joins text only.
         if waiting and (kind != "text" or len(waiting) >= (joins[0] if joins else 1)):
-            tell(snapshots, message.id, waiting)
+            append_twice(snapshots, message.id, waiting)
             joins = joins[1:]
         waiting.append(delta)
         if kind != "text" or index in looks or index in resets:
-            tell(snapshots, message.id, waiting)
+            append_twice(snapshots, message.id, waiting)
         if index in looks:
             assert snapshots.get(message.id) == router.snapshot()
         if index in resets:
             snapshots.put(router.snapshot())
-    tell(snapshots, message.id, waiting)
+    append_twice(snapshots, message.id, waiting)
     assert snapshots.get(message.id) == router.snapshot()
     router.ended = Ended(MESSAGE_STATE_FAILED)
     end = Change(message_id=message.id, kind=CHANGE_KIND_ENDED, state=MESSAGE_STATE_FAILED)
@@ -98,12 +98,12 @@ def test_only_the_same_tool_call_goes_on() -> None:
     for index, part in enumerate([call("c", "{"), call("c", "}"), call("d", "{"), call("c", "")]):
         delta = Delta(index=index, part=part)
         router.add(delta)
-        tell(snapshots, message.id, [delta])
+        append_twice(snapshots, message.id, [delta])
     assert snapshots.get(message.id) == router.snapshot()
     assert [part.tool_call.arguments for part in router.snapshot().parts] == ["{}", "{", ""]
 
 
-def tell(snapshots: StreamSnapshots, message_id: str, waiting: list[Delta]) -> None:
+def append_twice(snapshots: StreamSnapshots, message_id: str, waiting: list[Delta]) -> None:
     """Append the deltas as one frame, twice."""
     if not waiting:
         return

@@ -12,6 +12,7 @@ from trunkline_edge.core.edge import EdgeCore
 
 from tests.edge.core.core_harness import (
     connected,
+    deliver,
     delta,
     ended,
     forwarded,
@@ -23,7 +24,6 @@ from tests.edge.core.core_harness import (
     opened,
     publish,
     send,
-    tell,
     topic,
 )
 
@@ -59,7 +59,7 @@ def test_a_request_is_kept_until_it_is_answered(core: EdgeCore, kind: str) -> No
     core.link_lost()
     core.linked()
     assert forwarded(core)[-1] == f"frame {client.number} x"
-    tell(core, send(client, ANSWERS[kind]))
+    deliver(core, send(client, ANSWERS[kind]))
     assert not client.unanswered
     assert heard(client) == [f"{'cancelled' if kind == 'cancel' else 'ack'} x"]
 
@@ -93,7 +93,7 @@ def test_every_kind_of_entry_moves_the_topic_on(core: EdgeCore, replayed: bool) 
         read_up_to(9, kept=False),
     ):
         entry.publish.replayed = replayed
-        tell(core, entry)
+        deliver(core, entry)
         [known] = core.fanout._topics.values()
         seen.append(known.head.seq)
     assert seen == [3, 4, 5, 6, 6]
@@ -102,8 +102,8 @@ def test_every_kind_of_entry_moves_the_topic_on(core: EdgeCore, replayed: bool) 
 
 def test_a_snapshot_does_not_take_the_topic_back(core: EdgeCore) -> None:
     open_all(core, "a")
-    tell(core, publish(1, open_message("team", seq=3)), ended(1, ident="other", seq=8))
-    tell(core, publish(1, open_message("team", next_index=5, seq=3), replayed=True))
+    deliver(core, publish(1, open_message("team", seq=3)), ended(1, ident="other", seq=8))
+    deliver(core, publish(1, open_message("team", next_index=5, seq=3), replayed=True))
     assert at(core) == ["topic team@8"]
 
 
@@ -112,7 +112,7 @@ def test_the_ack_of_an_edit_moves_the_topic_on(core: EdgeCore) -> None:
     entry = send(client, ANSWERS["edit"])
     entry.send.topic = 1
     entry.send.frame.ack.position.epoch, entry.send.frame.ack.position.seq = "e", 4
-    tell(core, entry)
+    deliver(core, entry)
     assert at(core) == ["topic team@4"]
 
 
@@ -121,36 +121,36 @@ def test_a_message_is_forgotten_with_its_end_with_its_topic_and_with_its_last_li
 ) -> None:
     first, second = open_all(core)
     [known] = core.fanout._topics.values()
-    tell(core, delta(1, 0, ident="r"), delta(1, 0, ident="s"), publish(1, open_message("team", "q")))
+    deliver(core, delta(1, 0, ident="r"), delta(1, 0, ident="s"), publish(1, open_message("team", "q")))
     assert known.open_messages == {"r": 1, "s": 1, "q": 0}
     whole = open_message("team", "s")
     whole.ClearField("state")
-    tell(core, ended(1, "r"), publish(1, whole))
+    deliver(core, ended(1, "r"), publish(1, whole))
     assert known.open_messages == {"q": 0}
     core.gone(first)
     assert known.open_messages == {"q": 0}
     core.gone(second)
     assert known.open_messages == {}
-    tell(core, delta(1, 1, ident="q"))
+    deliver(core, delta(1, 1, ident="q"))
     assert known.open_messages == {}
 
 
 def test_what_was_open_in_a_log_that_was_begun_anew_is_forgotten(core: EdgeCore) -> None:
     open_all(core, "a")
     [known] = core.fanout._topics.values()
-    tell(core, publish(1, open_message("team", "old", seq=7)))
+    deliver(core, publish(1, open_message("team", "old", seq=7)))
     anew = open_message("team", "new", seq=1)
     anew.position.epoch = "f"
-    tell(core, publish(1, anew))
+    deliver(core, publish(1, anew))
     assert (known.head.epoch, known.head.seq, known.open_messages) == ("f", 1, {"new": 0})
 
 
 def test_the_window_is_told_and_a_new_link_does_not_change_it(core: EdgeCore) -> None:
     client = opened(core, rollup_ms=120)
-    tell(core, topic(1, "team"), connected(client), join(client, 1))
+    deliver(core, topic(1, "team"), connected(client), join(client, 1))
     assert b'"rollup_ms":120}' in b"".join(client.pending)
     client.pending.clear()
     core.link_lost()
     core.linked()
-    tell(core, topic(2, "team"), join(client, 2), delta(2, 0), now=5)
+    deliver(core, topic(2, "team"), join(client, 2), delta(2, 0), now=5)
     assert core.next_due == pytest.approx(5.13)

@@ -14,13 +14,13 @@ from trunkline_edge.core.effects import VerifyToken
 from tests.edge.core.core_harness import (
     JSON,
     connected,
+    deliver,
     group,
     heard,
     join,
     linked_core,
     send,
     taken,
-    tell,
     topic,
 )
 
@@ -39,7 +39,7 @@ GRANTS = Grants(rights=[RIGHT_PUBLISH], token_id="new")
 def shown(core: EdgeCore, bearer: Token | None = OLD) -> Connection:
     wish = ConnectionOpened(address=group("team"), grants=Grants(token_id="old"))
     client = core.sessions.open(JSON, wish, 0, principal=bearer)
-    tell(core, topic(1, "team"), connected(client), join(client, 1))
+    deliver(core, topic(1, "team"), connected(client), join(client, 1))
     client.pending.clear()
     taken(core.uplink)
     return client
@@ -57,7 +57,7 @@ def entries(core: EdgeCore) -> list[EdgeEntry]:
     return [entry for one in taken(core.uplink) for entry in one.entries]
 
 
-def told(core: EdgeCore) -> list[ConnectionGranted]:
+def grants_sent(core: EdgeCore) -> list[ConnectionGranted]:
     return [entry.granted for entry in entries(core) if entry.HasField("granted")]
 
 
@@ -76,9 +76,9 @@ def test_another_token_is_verified_told_to_the_router_and_counts_when_that_agree
     # The token itself stays here.
     assert entries(core) == []
     core.token_refresh.verified(client, NEW, GRANTS, "a1")
-    assert told(core) == [ConnectionGranted(connection=1, grants=GRANTS, id="a1")]
+    assert grants_sent(core) == [ConnectionGranted(connection=1, grants=GRANTS, id="a1")]
     assert client.principal is OLD
-    tell(core, answer(client, "authorized"))
+    deliver(core, answer(client, "authorized"))
     assert heard(client) == ["authorized a1"]
     assert client.principal is NEW
     assert core.sessions.expiries.take_expired(99.0) == []
@@ -94,9 +94,9 @@ def test_what_the_router_refuses_changes_nothing() -> None:
     client = shown(core)
     core.client_frames.received(client, auth())
     core.token_refresh.verified(client, NEW, GRANTS, "a1")
-    tell(core, answer(client, "error", "another frame"))
+    deliver(core, answer(client, "error", "another frame"))
     assert client.pending_token is not None
-    tell(core, answer(client, "error"))
+    deliver(core, answer(client, "error"))
     assert (client.principal, client.pending_token) == (OLD, None)
     core.client_frames.received(client, auth("a2"))
     assert len(to_verify(core)) == 2
@@ -108,11 +108,11 @@ def test_what_was_not_answered_when_the_link_broke_is_told_again() -> None:
     core.token_refresh.verified(client, NEW, GRANTS, "a1")
     core.link_lost()
     core.linked()
-    assert [granted.id for granted in told(core)] == ["a1"]
+    assert [granted.id for granted in grants_sent(core)] == ["a1"]
     core.link_lost()
     core.token_refresh.verified(client, NEW, GRANTS, "a2")
     core.linked()
-    assert [granted.id for granted in told(core)] == ["a2"]
+    assert [granted.id for granted in grants_sent(core)] == ["a2"]
 
 
 def test_one_token_at_a_time_is_looked_at() -> None:

@@ -144,7 +144,7 @@ class ScriptedRouter(EdgeServiceServicer):
         self.address = ""
         self.minor = catalogue.CONTRACT_MINOR
         self.welcomes = True
-        #: What it tells of tenants when an edge has linked; None for nothing yet.
+        #: Policies sent once an edge has linked; None to send none.
         self.policies: list[TenantPolicy] | None = [policy("t"), policy("demo")]
         self._links: asyncio.Queue[ScriptedLink] = asyncio.Queue()
 
@@ -195,7 +195,7 @@ async def running_router(
 class Edge:
     """An edge in this process."""
 
-    shell: EdgeRuntime
+    runtime: EdgeRuntime
     address: str
     linked: asyncio.Event
     #: Ends of TCP connections that tests have opened.
@@ -212,7 +212,7 @@ class Edge:
 
     def transport(self, number: int) -> Any:
         """Return the transport of a connection."""
-        return self.shell._transports[self.shell.core.connections[number]]
+        return self.runtime._transports[self.runtime.core.connections[number]]
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until a condition holds."""
@@ -246,7 +246,7 @@ async def running_edge(router: str, fetch: Fetch | None = None, **settings: Any)
 
     loop.set_exception_handler(note)
     options = {"router": router, "drain_s": 0.05, "edge_listen": "127.0.0.1:0", **settings}
-    shell = EdgeRuntime(EdgeSettings(**options), fetch or no_fetch)
+    runtime = EdgeRuntime(EdgeSettings(**options), fetch or no_fetch)
     transports: list[asyncio.BaseTransport] = []
 
     class WatchedPort(ProtocolSelector):
@@ -256,12 +256,12 @@ async def running_edge(router: str, fetch: Fetch | None = None, **settings: Any)
 
     watching = patch("trunkline_edge.app.ProtocolSelector", WatchedPort)
     watching.start()
-    http = HttpServer(shell, RouterClient(shell.settings.router))
-    server = await listen(shell, http)
+    http = HttpServer(runtime, RouterClient(runtime.settings.router))
+    server = await listen(runtime, http)
     linked = asyncio.Event()
-    link = LinkClient(shell, shell.settings, linked.set)
-    tasks = [asyncio.create_task(link.run()), asyncio.create_task(shell.run())]
-    edge = Edge(shell, f"127.0.0.1:{server.sockets[0].getsockname()[1]}", linked)
+    link = LinkClient(runtime, runtime.settings, linked.set)
+    tasks = [asyncio.create_task(link.run()), asyncio.create_task(runtime.run())]
+    edge = Edge(runtime, f"127.0.0.1:{server.sockets[0].getsockname()[1]}", linked)
     try:
         yield edge
     finally:
@@ -270,13 +270,13 @@ async def running_edge(router: str, fetch: Fetch | None = None, **settings: Any)
         for writer in edge.writers:
             writer.transport.abort()
         for transport in transports:
-            # asyncio's own fails where it was closed with something in its buffer, and that was taken.
+            # asyncio's own raises if it was closed with a buffer that was then taken.
             with suppress(AttributeError):
                 cast("asyncio.Transport", transport).abort()
         for task in tasks:
             task.cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
-        # Two turns of the loop, for each transport to say that it is closed.
+        # Two passes of the loop, for each transport to report its close.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
     assert raised == []
@@ -297,7 +297,7 @@ async def accepted(edge: Edge, link: ScriptedLink, topic: int = 1, **options: An
     coming = connecting(edge, **options)
     number = await link.accept(topic)
     client = await coming
-    assert told(await received(client))["type"] == "connected"
+    assert parse(await received(client))["type"] == "connected"
     return client, number
 
 
@@ -317,10 +317,10 @@ async def received(client: Any) -> Any:
 
 async def hears(client: Any) -> dict[str, Any]:
     """Return the next JSON frame of a client."""
-    return told(await received(client))
+    return parse(await received(client))
 
 
-def told(payload: str | bytes) -> dict[str, Any]:
+def parse(payload: str | bytes) -> dict[str, Any]:
     """Parse a frame of the JSON dialect."""
     frame: dict[str, Any] = json.loads(payload)
     return frame

@@ -100,7 +100,7 @@ async def test_the_request_is_answered_with_connected_once_the_router_has_answer
         assert "cache-control: no-store\r\n" in head
         assert "connection: close\r\n" in head
         assert (await client.next()).type == "connected"
-        assert edge.shell.core.handshakes.is_empty
+        assert edge.runtime.core.handshakes.is_empty
 
 
 async def test_events_are_the_frames_that_websockets_get() -> None:
@@ -108,13 +108,13 @@ async def test_events_are_the_frames_that_websockets_get() -> None:
         client, _ = await listening(edge, link)
         ws, _ = await accepted(edge, link, topic=0)
         for seq in range(1, 4):
-            before = edge.shell.core.counts.deliveries
+            before = edge.runtime.core.counts.deliveries
             await link.publish(seq, f"line one\nline two {seq}")
             event = await client.next()
             assert event.type == "message"
             assert json.loads(event.data) == await hears(ws)
             # A heartbeat may come between, after the first second.
-            assert edge.shell.core.counts.deliveries - before in (2, 3)
+            assert edge.runtime.core.counts.deliveries - before in (2, 3)
         await ws.close()
 
 
@@ -175,7 +175,7 @@ async def test_a_request_that_cannot_be_served_is_answered_by_a_status(
         code, headers, content = refusal(await answer(client.reader))
         assert (code, content["details"][0]["reason"]) == (status, reason)
         assert headers.get("allow") == ("GET" if status == 405 else None)
-        assert edge.shell.core.handshakes.is_empty
+        assert edge.runtime.core.handshakes.is_empty
 
 
 async def test_a_head_is_answered_without_a_body() -> None:
@@ -199,7 +199,7 @@ async def test_a_refusal_by_the_router_is_a_status(code: int, reason: str, statu
         assert (found, content["details"][0]["reason"]) == (status, reason)
         assert headers.get("retry-after") == ("1" if status == 429 else None)
         await link.next("closed")
-        assert not edge.shell.core.connections
+        assert not edge.runtime.core.connections
 
 
 async def test_who_asks_while_there_is_no_router_is_told_when_to_try_again() -> None:
@@ -231,11 +231,11 @@ async def test_who_comes_again_by_itself_is_stopped_by_what_will_not_pass() -> N
 async def test_more_than_there_may_be_on_their_way_in_are_answered_429() -> None:
     async with running_edge("127.0.0.1:1", max_handshakes=1) as edge:
         first = await asking(edge, get())
-        await edge.until(lambda: len(edge.shell.core.handshakes) == 1)
+        await edge.until(lambda: len(edge.runtime.core.handshakes) == 1)
         second = await asking(edge, get())
         assert refusal(await answer(second.reader))[0] == 429
         first.writer.close()
-        await edge.until(lambda: edge.shell.takes_handshakes)
+        await edge.until(lambda: edge.runtime.takes_handshakes)
 
 
 async def test_a_close_is_the_last_event_and_the_end() -> None:
@@ -245,13 +245,13 @@ async def test_a_close_is_the_last_event_and_the_end() -> None:
         await link.close(number, 4501, "CLOSED_BY_BACKEND")
         assert [event.type for event in await client.rest()] == ["message", "closing"]
         await link.next("closed")
-        assert edge.shell.core.counts.closed_by == {"CLOSED_BY_BACKEND": 1}
+        assert edge.runtime.core.counts.closed_by == {"CLOSED_BY_BACKEND": 1}
 
 
 async def test_an_edge_that_stops_tells_its_listeners_when_to_come_back() -> None:
     async with edge_and_link() as (edge, link):
         client, _ = await listening(edge, link)
-        await edge.shell.close_all()
+        await edge.runtime.close_all()
         [event] = await client.rest()
         assert json.loads(event.data)["reason"] == "RESTARTING"
         assert client.events.retry_ms == 500
@@ -268,8 +268,8 @@ async def test_a_client_that_leaves_is_gone_at_once(how: str) -> None:
         else:
             reset(client.writer)
         assert (await link.next("closed")).connection == number
-        assert not edge.shell.core.connections
-        assert edge.shell.core.counts.closed_by == {"CLIENT_LOST" if how == "reset" else "CLIENT_LEFT": 1}
+        assert not edge.runtime.core.connections
+        assert edge.runtime.core.counts.closed_by == {"CLIENT_LOST" if how == "reset" else "CLIENT_LEFT": 1}
 
 
 async def test_a_client_that_leaves_while_it_waits_leaves_nothing_behind() -> None:
@@ -278,8 +278,8 @@ async def test_a_client_that_leaves_while_it_waits_leaves_nothing_behind() -> No
         await link.next("opened")
         client.writer.write_eof()
         await link.next("closed")
-        assert edge.shell.core.handshakes.is_empty
-        assert edge.shell.core.sessions.opening == 0
+        assert edge.runtime.core.handshakes.is_empty
+        assert edge.runtime.core.sessions.opening == 0
 
 
 async def test_a_client_that_only_listens_is_kept_and_sent_heartbeats() -> None:
@@ -305,11 +305,11 @@ async def test_a_slow_reader_is_closed_without_delaying_the_others_and_stands_wh
         slow = await not_reading(edge, link)
         seq = 0
         async with asyncio.timeout(PATIENCE_S):
-            while not edge.shell.core.counts.slow_consumers:
+            while not edge.runtime.core.counts.slow_consumers:
                 seq += 1
                 await link.publish(seq, TEXT)
                 assert json.loads((await fast.next()).data)["position"]["seq"] == seq
-                assert edge.shell.core.backpressure.total_bytes <= 1 << 17
+                assert edge.runtime.core.backpressure.total_bytes <= 1 << 17
         slow.writer.transport.resume_reading()  # type: ignore[attr-defined]
         *messages, closing = await slow.rest()
         assert closing.type == "closing"
@@ -318,7 +318,7 @@ async def test_a_slow_reader_is_closed_without_delaying_the_others_and_stands_wh
             range(1, len(messages) + 1)
         )
         assert len(messages) < seq
-        assert edge.shell.core.counts.dropped
+        assert edge.runtime.core.counts.dropped
 
 
 async def test_who_takes_nothing_any_longer_is_taken_for_dead() -> None:
@@ -326,12 +326,12 @@ async def test_who_takes_nothing_any_longer_is_taken_for_dead() -> None:
         fast, _ = await listening(edge, link)
         await not_reading(edge, link)
         seq = 0
-        while not edge.shell.core.backpressure.total_bytes:
+        while not edge.runtime.core.backpressure.total_bytes:
             seq += 1
             await link.publish(seq, TEXT)
             await fast.next()
         await link.next("closed")
-        assert edge.shell.core.counts.closed_by == {"HEARTBEAT_LOST": 1}
+        assert edge.runtime.core.counts.closed_by == {"HEARTBEAT_LOST": 1}
 
 
 async def test_who_goes_on_sending_is_cut_off() -> None:
@@ -342,7 +342,7 @@ async def test_who_goes_on_sending_is_cut_off() -> None:
         assert (await client.next()).type == "message"
         client.writer.write(b"x" * 70_000)
         await link.next("closed")
-        assert edge.shell.core.counts.closed_by == {"CLIENT_BROKE_PROTOCOL": 1}
+        assert edge.runtime.core.counts.closed_by == {"CLIENT_BROKE_PROTOCOL": 1}
 
 
 async def test_a_stock_client_reads_it() -> None:

@@ -102,7 +102,7 @@ async def test_a_frame_over_the_limit_is_told_and_closed_with_1009(whole: bool) 
         assert await closed(client) == 1009
         assert (await link.next("closed")).connection == number
         await asyncio.gather(sending, return_exceptions=True)
-        assert not edge.shell.core.connections
+        assert not edge.runtime.core.connections
 
 
 async def test_who_reads_only_after_it_has_sent_far_too_much_is_still_told_why() -> None:
@@ -137,7 +137,7 @@ async def test_a_broken_websocket_frame_ends_the_connection_with_1002(broken: by
         client.transport.write(broken)
         assert await closed(client) == 1002
         assert (await link.next("closed")).connection == number
-        assert not edge.shell.core.connections
+        assert not edge.runtime.core.connections
 
 
 async def test_disconnect_is_closed_with_1000() -> None:
@@ -146,7 +146,7 @@ async def test_disconnect_is_closed_with_1000() -> None:
         assert (await hears(client))["reason"] == "DISCONNECTED"
         assert await closed(client) == 1000
         await link.next("closed")
-        assert edge.shell.core.counts.closed == 1
+        assert edge.runtime.core.counts.closed == 1
 
 
 @pytest.mark.parametrize(
@@ -192,13 +192,13 @@ async def test_however_a_client_goes_it_is_forgotten(how: str) -> None:
         else:
             writer.write(masked(Opcode.CLOSE, b""))
         assert (await link.next("closed")).connection == number
-        # What comes too late for it is no error either.
+        # Late frames for it are no error either.
         await link.ack(number, "m1")
         await link.publish(1)
-        core, shell = edge.shell.core, edge.shell
+        core, runtime = edge.runtime.core, edge.runtime
         assert (core.connections, core.backpressure.backlogged) == ({}, [])
         assert len(core.handshakes) == len(core.sessions.heartbeats) == 0
-        assert (shell._transports, shell._handshakes) == ({}, {})
+        assert (runtime._transports, runtime._handshakes) == ({}, {})
         writer.close()
 
 
@@ -215,7 +215,7 @@ async def test_many_clients_reset_at_once_leave_nothing() -> None:
             reset(writer)
         for seq in range(1, 20):
             await link.publish(seq, "x" * 1000)
-        await edge.until(lambda: not edge.shell.core.connections)
+        await edge.until(lambda: not edge.runtime.core.connections)
 
 
 async def test_a_client_at_its_bound_of_requests_is_read_again_after_an_answer() -> None:
@@ -223,7 +223,7 @@ async def test_a_client_at_its_bound_of_requests_is_read_again_after_an_answer()
         await client.send(say("m1"))
         await link.next("frame")
         await client.send(say("m2"))
-        await edge.until(lambda: edge.shell.core.connections[number].reading_paused)
+        await edge.until(lambda: edge.runtime.core.connections[number].reading_paused)
         assert link.entries.empty()
         await link.ack(number, "m1")
         assert (await link.next("frame")).frame.message.id == "m2"
@@ -233,17 +233,17 @@ async def test_a_client_at_its_bound_of_requests_is_read_again_after_an_answer()
 async def test_a_client_that_is_held_completes_its_closing_handshake() -> None:
     async with a_client(unanswered=1) as (edge, link, client, number):
         await client.send(say("m1"))
-        await edge.until(lambda: edge.shell.core.connections[number].reading_paused)
+        await edge.until(lambda: edge.runtime.core.connections[number].reading_paused)
         await link.close(number, 4501, "CLOSED_BY_BACKEND")
         assert await closed(client) == 4501
-        await edge.until(lambda: not edge.shell.core.connections)
+        await edge.until(lambda: not edge.runtime.core.connections)
 
 
 async def test_a_client_that_sends_too_much_and_closes_is_forgotten_at_once() -> None:
     async with a_client(unanswered=1) as (edge, link, client, number):
         frames = [masked(Opcode.TEXT, say(f"m{n}").encode()) for n in range(3)]
         client.transport.write(b"".join([*frames, masked(Opcode.CLOSE, b"")]))
-        await edge.until(lambda: not edge.shell.core.connections)
+        await edge.until(lambda: not edge.runtime.core.connections)
         for _ in frames:
             await link.next("frame")
         assert (await link.next("closed")).connection == number
@@ -258,7 +258,7 @@ async def test_clients_are_pinged_and_the_silent_ones_closed() -> None:
         data = await asyncio.wait_for(reader.read(), PATIENCE_S)
         assert data.count(b"\x89\x00") == 2
         assert b"HEARTBEAT_LOST" in data
-        assert list(edge.shell.core.connections) == [number]
+        assert list(edge.runtime.core.connections) == [number]
         assert (await link.next("closed")).connection == silent
         writer.close()
         await alive.close()

@@ -17,9 +17,9 @@ from tests.edge.transport.edge_loopback import (
     connecting,
     edge_and_link,
     hears,
+    parse,
     received,
     running_edge,
-    told,
     upgrade,
 )
 
@@ -34,7 +34,7 @@ async def test_the_handshake_is_answered_with_connected_in_one_write_once_the_ro
         first = await asyncio.wait_for(reader.read(65536), PATIENCE_S)
         assert first.startswith(b"HTTP/1.1 101 ")
         assert b'"type":"connected"' in first
-        assert edge.shell.core.handshakes.is_empty
+        assert edge.runtime.core.handshakes.is_empty
         writer.close()
 
 
@@ -60,7 +60,7 @@ async def test_a_subprotocol_that_is_known_is_chosen_and_json_spoken_otherwise(
         if chosen == "trunkline.v1.proto":
             assert ServerFrame.FromString(payload).HasField("connected")
         else:
-            assert told(payload)["type"] == "connected"
+            assert parse(payload)["type"] == "connected"
         await client.close()
 
 
@@ -70,7 +70,7 @@ async def test_a_websocket_at_another_path_is_answered_404(path: str) -> None:
         with pytest.raises(websockets.InvalidStatus) as refused:
             await websockets.connect(f"ws://{edge.address}{path}", open_timeout=PATIENCE_S)
         assert refused.value.response.status_code == 404
-        await edge.until(lambda: edge.shell.core.handshakes.is_empty)
+        await edge.until(lambda: edge.runtime.core.handshakes.is_empty)
 
 
 async def test_a_head_that_is_too_large_is_answered_431() -> None:
@@ -104,12 +104,12 @@ async def test_more_handshakes_than_there_may_be_are_answered_503() -> None:
     async with running_edge("127.0.0.1:1", max_handshakes=1) as edge:
         _, first = await edge.raw()
         first.write(upgrade())
-        await edge.until(lambda: len(edge.shell.core.handshakes) == 1)
+        await edge.until(lambda: len(edge.runtime.core.handshakes) == 1)
         reader, second = await edge.raw()
         second.write(upgrade())
         assert (await answer(reader)).startswith(b"HTTP/1.1 503 ")
         first.close()
-        await edge.until(lambda: edge.shell.takes_handshakes)
+        await edge.until(lambda: edge.runtime.takes_handshakes)
         second.close()
 
 
@@ -120,7 +120,7 @@ async def test_a_query_that_cannot_be_read_is_closed_with_4503(query: str) -> No
     async with running_edge("127.0.0.1:1") as edge, edge.connect(query) as client:
         assert (await hears(client))["reason"] == "INVALID_ADDRESS"
         assert await closed(client) == 4503
-        await edge.until(lambda: edge.shell.core.handshakes.is_empty)
+        await edge.until(lambda: edge.runtime.core.handshakes.is_empty)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ async def test_a_broken_handshake_ends_the_tcp_connection(head: bytes) -> None:
         reader, writer = await edge.raw()
         writer.write(head)
         assert b" 101 " not in await answer(reader)
-        assert edge.shell.core.handshakes.is_empty
+        assert edge.runtime.core.handshakes.is_empty
         writer.close()
 
 
@@ -150,7 +150,7 @@ async def test_a_refusal_by_the_router_is_told_as_closing_and_close() -> None:
         assert (await hears(client))["reason"] == "UNKNOWN_TENANT"
         assert await closed(client) == 4504
         await link.next("closed")
-        assert (edge.shell.core.sessions.opening, edge.shell.core.counts.closed) == (0, 0)
+        assert (edge.runtime.core.sessions.opening, edge.runtime.core.counts.closed) == (0, 0)
 
 
 async def test_a_router_that_does_not_answer_in_time_is_a_handshake_timeout() -> None:
@@ -163,7 +163,7 @@ async def test_who_connects_while_there_is_no_link_waits_and_gets_1013() -> None
     async with running_edge("127.0.0.1:1", handshake_timeout_s=0.1) as edge, edge.connect() as client:
         assert (await hears(client))["reason"] == "ROUTER_UNAVAILABLE"
         assert await closed(client) == 1013
-        await edge.until(lambda: not edge.shell.core.connections)
+        await edge.until(lambda: not edge.runtime.core.connections)
 
 
 async def test_a_resume_frame_comes_before_the_router_is_asked() -> None:
@@ -175,7 +175,7 @@ async def test_a_resume_frame_comes_before_the_router_is_asked() -> None:
             assert opened.resume.positions[0].position.seq == 4
             await link.accept(opened=opened)
             assert (await hears(client))["type"] == "connected"
-        assert edge.shell.core.handshakes.is_empty
+        assert edge.runtime.core.handshakes.is_empty
 
 
 @pytest.mark.parametrize("first", ["{}", '{"type":"ping","id":"1"}', "x"])
@@ -185,7 +185,7 @@ async def test_another_frame_where_resume_must_come_first_is_closed_with_4503(fi
         assert (await hears(client))["reason"] == "INVALID_ADDRESS"
         assert await closed(client) == 4503
         assert link.entries.empty()
-        assert edge.shell.core.handshakes.is_empty
+        assert edge.runtime.core.handshakes.is_empty
 
 
 async def test_no_resume_frame_in_time_is_told_in_the_clients_own_encoding() -> None:
@@ -220,7 +220,7 @@ async def test_a_client_that_gives_up_while_it_waits_leaves_nothing_behind() -> 
         await link.next("opened")
         writer.close()
         await link.next("closed")
-        await edge.until(lambda: not edge.shell.core.connections and not edge.shell.core.handshakes)
-        assert edge.shell.core.sessions.opening == 0
+        await edge.until(lambda: not edge.runtime.core.connections and not edge.runtime.core.handshakes)
+        assert edge.runtime.core.sessions.opening == 0
         client, _ = await accepted(edge, link)
         await client.close()

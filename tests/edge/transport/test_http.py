@@ -38,7 +38,7 @@ async def test_an_edge_without_a_link_is_healthy_and_not_ready() -> None:
 
 async def test_an_edge_that_is_stopping_is_not_ready() -> None:
     async with edge_and_link() as (edge, _), client(edge.address) as http:
-        await edge.shell.close_all()
+        await edge.runtime.close_all()
         answer = await http.get("/readyz")
         assert (answer.status_code, answer.json()["linked"]) == (503, True)
 

@@ -135,7 +135,7 @@ async def test_the_same_edge_says_the_same_name_and_boot_on_each_link() -> None:
         second = await router.link()
         assert first.hello == second.hello
         assert second.hello.edge_id == "mine"
-        await edge.until(lambda: edge.shell.core.counts.links == 2)
+        await edge.until(lambda: edge.runtime.core.counts.links == 2)
 
 
 async def test_a_router_that_names_a_topic_it_has_not_opened_loses_the_link_and_not_the_edge() -> None:
@@ -182,9 +182,9 @@ async def test_what_clients_say_while_there_is_no_router_is_sent_when_there_is_o
         port = int(first.address.rpartition(":")[2])
         link.end()
         first.welcomes = False
-        await edge.until(lambda: not edge.shell.core.uplink.is_up)
+        await edge.until(lambda: not edge.runtime.core.uplink.is_up)
         await client.send(say("m1"))
-        await edge.until(lambda: "m1" in edge.shell.core.connections[number].unanswered)
+        await edge.until(lambda: "m1" in edge.runtime.core.connections[number].unanswered)
         await client.send('{"type":"ping","id":"p"}')
         assert (await hears(client))["type"] == "pong"
         first.welcomes = True
@@ -202,7 +202,7 @@ async def test_who_connects_while_there_is_no_link_is_accepted_once_there_is() -
         router.welcomes = False
         async with running_edge(router.address) as edge:
             coming = connecting(edge)
-            await edge.until(lambda: len(edge.shell.core.handshakes) == 1)
+            await edge.until(lambda: len(edge.runtime.core.handshakes) == 1)
             router.welcomes = True
             while not (link := await router.link()).credit:
                 link.end()
@@ -217,8 +217,8 @@ async def test_stopping_closes_all_with_1012_and_takes_no_more() -> None:
         clients = [(await accepted(edge, link, topic=0 if n else 1))[0] for n in range(5)]
         await clients[0].send(say("held"))
         opening, resuming = connecting(edge), await edge.connect("resume=frame")
-        await edge.until(lambda: edge.shell.core.sessions.opening == 1)
-        stopping = asyncio.ensure_future(edge.shell.close_all())
+        await edge.until(lambda: edge.runtime.core.sessions.opening == 1)
+        stopping = asyncio.ensure_future(edge.runtime.close_all())
         for client in clients:
             assert (await hears(client))["reason"] == "RESTARTING"
             assert await closed(client) == 1012
@@ -227,5 +227,5 @@ async def test_stopping_closes_all_with_1012_and_takes_no_more() -> None:
         assert (await hears(resuming))["reason"] == "RESTARTING"
         assert await closed(resuming) == 1012
         await asyncio.wait_for(stopping, PATIENCE_S)
-        assert edge.shell.core.connections == {}
-        assert not edge.shell.takes_handshakes
+        assert edge.runtime.core.connections == {}
+        assert not edge.runtime.takes_handshakes

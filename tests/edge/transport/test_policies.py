@@ -51,7 +51,7 @@ def token(kid: str = "one", **claims: Any) -> str:
     return jwt.encode({"alg": "HS256", "kid": kid}, said, KEYS[kid])
 
 
-async def tell(link: ScriptedLink, entry: TenantPolicy | TenantGone) -> None:
+async def send_policy(link: ScriptedLink, entry: TenantPolicy | TenantGone) -> None:
     if isinstance(entry, TenantPolicy):
         await link.send(RouterEntry(policy=entry))
     else:
@@ -69,21 +69,21 @@ async def refusal(edge: Edge, query: str) -> tuple[int, str]:
 async def test_each_change_counts_for_those_who_come_after_it() -> None:
     async with edge_and_link() as (edge, link):
         client, _ = await accepted(edge, link, query=PLACE)
-        await tell(link, tenant("one"))
-        await edge.until(lambda: edge.shell.tenants.can_verify_tokens("t"))
+        await send_policy(link, tenant("one"))
+        await edge.until(lambda: edge.runtime.tenants.can_verify_tokens("t"))
         assert await refusal(edge, PLACE) == (401, "UNAUTHORIZED")
         assert await refusal(edge, f"{PLACE}&token={token('two')}") == (401, "UNAUTHORIZED")
         with_token, _ = await accepted(edge, link, topic=0, query=f"{PLACE}&token={token()}")
-        # Who is there stays.
+        # Connected clients stay.
         await client.send(say("m1"))
         assert (await link.next("frame")).frame.message.id == "m1"
         suspended = tenant("one")
         suspended.state = TENANT_STATE_SUSPENDED
-        await tell(link, suspended)
-        await edge.until(lambda: edge.shell.tenants.policy("t").state == TENANT_STATE_SUSPENDED)  # type: ignore[union-attr]
+        await send_policy(link, suspended)
+        await edge.until(lambda: edge.runtime.tenants.policy("t").state == TENANT_STATE_SUSPENDED)  # type: ignore[union-attr]
         assert await refusal(edge, f"{PLACE}&token={token()}") == (403, "TENANT_SUSPENDED")
-        await tell(link, TenantGone(tenant="t"))
-        await edge.until(lambda: edge.shell.tenants.policy("t") is None)
+        await send_policy(link, TenantGone(tenant="t"))
+        await edge.until(lambda: edge.runtime.tenants.policy("t") is None)
         for each in (client, with_token):
             await each.close()
 
@@ -91,23 +91,23 @@ async def test_each_change_counts_for_those_who_come_after_it() -> None:
 async def test_who_is_refused_is_said_in_the_log_and_the_token_is_not() -> None:
     wrong = token("two")
     async with edge_and_link() as (edge, link):
-        await tell(link, tenant("one"))
-        await edge.until(lambda: edge.shell.tenants.can_verify_tokens("t"))
+        await send_policy(link, tenant("one"))
+        await edge.until(lambda: edge.runtime.tenants.can_verify_tokens("t"))
         with capture_logs() as lines:
             assert await refusal(edge, f"{PLACE}&token={wrong}") == (401, "UNAUTHORIZED")
         [line] = [line for line in lines if line["event"] == "a client was refused"]
         assert (line["tenant"], line["code"], line["remote_ip"]) == ("t", "UNAUTHORIZED", "127.0.0.1")
         assert not any(piece in str(lines) for piece in wrong.split("."))
-        assert edge.shell.core.counts.refused_by == {"UNAUTHORIZED": 1}
+        assert edge.runtime.core.counts.refused_by == {"UNAUTHORIZED": 1}
 
 
 async def test_a_key_that_is_taken_away_ends_those_who_came_by_it_and_no_others() -> None:
     async with edge_and_link() as (edge, link):
-        await tell(link, tenant("one", "two"))
-        await edge.until(lambda: edge.shell.tenants.can_verify_tokens("t"))
+        await send_policy(link, tenant("one", "two"))
+        await edge.until(lambda: edge.runtime.tenants.can_verify_tokens("t"))
         first, _ = await accepted(edge, link, query=f"{PLACE}&token={token('one')}")
         second, _ = await accepted(edge, link, topic=0, query=f"{PLACE}&token={token('two')}")
-        await tell(link, tenant("two", origins=["https://a.example"]))
+        await send_policy(link, tenant("two", origins=["https://a.example"]))
         assert (await hears(first))["reason"] == "TOKEN_REVOKED"
         assert await closed(first) == 4502
         await second.send('{"type":"ping","id":"p"}')
@@ -117,8 +117,8 @@ async def test_a_key_that_is_taken_away_ends_those_who_came_by_it_and_no_others(
 
 async def test_a_token_that_expires_ends_its_connection_unless_another_one_was_shown() -> None:
     async with edge_and_link() as (edge, link):
-        await tell(link, tenant("one"))
-        await edge.until(lambda: edge.shell.tenants.can_verify_tokens("t"))
+        await send_policy(link, tenant("one"))
+        await edge.until(lambda: edge.runtime.tenants.can_verify_tokens("t"))
         soon = int(time.time()) + 2
         expiring, _ = await accepted(edge, link, query=f"{PLACE}&token={token(exp=soon)}")
         renewing, number = await accepted(edge, link, topic=0, query=f"{PLACE}&token={token(exp=soon)}")
@@ -140,8 +140,8 @@ async def test_a_token_that_expires_ends_its_connection_unless_another_one_was_s
 
 async def test_another_users_token_is_refused_and_the_connection_goes_on() -> None:
     async with edge_and_link() as (edge, link):
-        await tell(link, tenant("one"))
-        await edge.until(lambda: edge.shell.tenants.can_verify_tokens("t"))
+        await send_policy(link, tenant("one"))
+        await edge.until(lambda: edge.runtime.tenants.can_verify_tokens("t"))
         client, _ = await accepted(edge, link, query=f"{PLACE}&token={token()}")
         for shown, code in ((token(sub="bob"), "FORBIDDEN"), (token()[:-3] + "AAA", "UNAUTHORIZED")):
             await client.send(json.dumps({"type": "auth", "id": "a1", "token": shown}))
@@ -152,8 +152,8 @@ async def test_another_users_token_is_refused_and_the_connection_goes_on() -> No
 
 async def test_a_first_frame_may_bring_the_token_and_a_second_one_the_positions() -> None:
     async with edge_and_link() as (edge, link):
-        await tell(link, tenant("one"))
-        await edge.until(lambda: edge.shell.tenants.can_verify_tokens("t"))
+        await send_policy(link, tenant("one"))
+        await edge.until(lambda: edge.runtime.tenants.can_verify_tokens("t"))
         client = await edge.connect(f"{PLACE}&auth=frame&resume=frame")
         await client.send(json.dumps({"type": "auth", "id": "a1", "token": token()}))
         await client.send('{"type":"resume","positions":[]}')
@@ -174,8 +174,8 @@ async def test_a_first_frame_may_bring_the_token_and_a_second_one_the_positions(
 )
 async def test_another_first_frame_or_a_wrong_token_in_it_is_the_end(first: str) -> None:
     async with edge_and_link() as (edge, link):
-        await tell(link, tenant("one"))
-        await edge.until(lambda: edge.shell.tenants.can_verify_tokens("t"))
+        await send_policy(link, tenant("one"))
+        await edge.until(lambda: edge.runtime.tenants.can_verify_tokens("t"))
         client = await edge.connect(f"{PLACE}&auth=frame")
         await client.send(first)
         assert (await hears(client))["reason"] == "UNAUTHORIZED"
@@ -202,15 +202,15 @@ async def test_who_waits_for_a_key_holds_up_nobody_and_what_it_says_meanwhile_is
     async with edge_and_link(fetch=fetch) as (edge, link):
         asking = tenant("one")
         asking.settings.client_auth.jwks_url = "https://keys.example/set"
-        await tell(link, asking)
-        await edge.until(lambda: edge.shell.tenants.can_verify_tokens("t"))
+        await send_policy(link, asking)
+        await edge.until(lambda: edge.runtime.tenants.can_verify_tokens("t"))
         waiting = await edge.connect(f"{PLACE}&auth=frame")
         await waiting.send(json.dumps({"type": "auth", "id": "a1", "token": fetched_token()}))
         await waiting.send(say("m1"))
         upgrading = connecting(edge, query=f"{PLACE}&token={fetched_token()}")
         await asked.wait()
         known, _ = await accepted(edge, link, query=f"{PLACE}&token={token()}")
-        assert len(edge.shell.core.handshakes) == 2
+        assert len(edge.runtime.core.handshakes) == 2
         answer.set()
         opened = [await link.next("opened"), await link.next("opened")]
         for each in opened:
@@ -227,8 +227,8 @@ async def test_who_waits_for_a_key_that_is_not_to_be_had_is_refused() -> None:
     async with edge_and_link() as (edge, link):
         asking = tenant("one")
         asking.settings.client_auth.jwks_url = "https://keys.example/set"
-        await tell(link, asking)
-        await edge.until(lambda: edge.shell.tenants.can_verify_tokens("t"))
+        await send_policy(link, asking)
+        await edge.until(lambda: edge.runtime.tenants.can_verify_tokens("t"))
         assert await refusal(edge, f"{PLACE}&token={fetched_token()}") == (401, "UNAUTHORIZED")
         client = await edge.connect(f"{PLACE}&auth=frame")
         await client.send(json.dumps({"type": "auth", "id": "a1", "token": fetched_token()}))
@@ -247,19 +247,19 @@ async def test_a_renewal_waits_for_its_key_and_is_refused_where_that_is_not_to_b
     async with edge_and_link(fetch=fetch) as (edge, link):
         asking = tenant("one")
         asking.settings.client_auth.jwks_url = "https://keys.example/set"
-        await tell(link, asking)
-        await edge.until(lambda: edge.shell.tenants.can_verify_tokens("t"))
+        await send_policy(link, asking)
+        await edge.until(lambda: edge.runtime.tenants.can_verify_tokens("t"))
         query = f"{PLACE}&token={token()}"
         clients = [(await accepted(edge, link, topic=topic, query=query))[0] for topic in (1, 0)]
         for client, shown in zip(clients, (fetched_token(), fetched_token("another")), strict=True):
             await client.send(json.dumps({"type": "auth", "id": "a1", "token": shown}))
-        await edge.until(lambda: len(edge.shell.admission._fetches) == 2 and len(fetches) == 1)
+        await edge.until(lambda: len(edge.runtime.admission._fetches) == 2 and len(fetches) == 1)
         fetches[0].set_result(json.dumps({"keys": [FETCHED.as_dict(private=False)]}).encode())
-        # The router is told of the one, and the other is refused once, and goes on.
+        # One goes to the router; the other is rejected once, and its client stays connected.
         assert (await link.next("granted")).id == "a1"
         error = await hears(clients[1])
         assert (error["type"], error["code"], error["id"]) == ("error", "UNAUTHORIZED", "a1")
-        assert edge.shell.admission._fetches == set()
+        assert edge.runtime.admission._fetches == set()
         for client in clients:
             await client.close()
 
@@ -270,10 +270,10 @@ async def test_a_tenant_that_is_declared_just_now_is_waited_for_and_one_that_is_
     monkeypatch.setattr(admission, "DECLARATION_DELAY_S", 3600)
     new = PLACE.replace("tenant=t", "tenant=new")
     async with edge_and_link() as (edge, link):
-        await edge.until(lambda: edge.shell.tenants.are_known)
+        await edge.until(lambda: edge.runtime.tenants.are_known)
         coming = connecting(edge, query=new)
-        await edge.until(lambda: "new" in edge.shell.admission._of_unknown_tenants)
-        await tell(link, policy("new", origins=["https://a.example"]))
+        await edge.until(lambda: "new" in edge.runtime.admission._of_unknown_tenants)
+        await send_policy(link, policy("new", origins=["https://a.example"]))
         await link.accept(1)
         client = await coming
         assert (await hears(client))["type"] == "connected"
@@ -282,7 +282,7 @@ async def test_a_tenant_that_is_declared_just_now_is_waited_for_and_one_that_is_
         nobody = await edge.connect(PLACE.replace("tenant=t", "tenant=nobody"))
         assert (await hears(nobody))["reason"] == "UNKNOWN_TENANT"
         assert await closed(nobody) == 4504
-        assert edge.shell.admission._of_unknown_tenants == {}
+        assert edge.runtime.admission._of_unknown_tenants == {}
 
 
 async def test_nobody_is_let_in_before_all_policies_were_told() -> None:
@@ -291,10 +291,10 @@ async def test_nobody_is_let_in_before_all_policies_were_told() -> None:
     async with running_router(router=router), running_edge(router.address) as edge:
         link = await router.link()
         coming = connecting(edge, query=PLACE)
-        await edge.until(lambda: len(edge.shell.core.handshakes) == 1)
-        await tell(link, policy("t"))
-        await edge.until(lambda: edge.shell.tenants.policy("t") is not None)
-        assert edge.shell.core.connections == {}
+        await edge.until(lambda: len(edge.runtime.core.handshakes) == 1)
+        await send_policy(link, policy("t"))
+        await edge.until(lambda: edge.runtime.tenants.policy("t") is not None)
+        assert edge.runtime.core.connections == {}
         await link.send(*policy_entries()[-1:])
         await link.accept()
         client = await coming

@@ -31,13 +31,13 @@ class ScriptedPresence(PresenceServiceServicer):
 
     def __init__(self) -> None:
         self.asked: asyncio.Future[WatchConnectionsRequest] = asyncio.get_running_loop().create_future()
-        self.told: asyncio.Queue[WatchConnectionsResponse | None] = asyncio.Queue()
+        self.responses: asyncio.Queue[WatchConnectionsResponse | None] = asyncio.Queue()
         self.left = asyncio.Event()
 
     async def WatchConnections(self, request: WatchConnectionsRequest, context: Any) -> None:  # noqa: N802
         self.asked.set_result(request)
         try:
-            while (response := await self.told.get()) is not None:
+            while (response := await self.responses.get()) is not None:
                 await context.write(response)
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "enough")
         finally:
@@ -87,8 +87,8 @@ async def test_each_response_is_an_event_with_a_number() -> None:
         reader, _ = await watching(started)
         request = await asyncio.wait_for(presence.asked, PATIENCE_S)
         assert (request.address.tenant, request.address.agent) == ("demo", "echo")
-        presence.told.put_nowait(change("a"))
-        presence.told.put_nowait(change("b"))
+        presence.responses.put_nowait(change("a"))
+        presence.responses.put_nowait(change("b"))
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         assert b"content-type: text/event-stream" in head
         one, two = await events(reader, 2)
@@ -96,9 +96,9 @@ async def test_each_response_is_an_event_with_a_number() -> None:
             ("watch_connections", "1"),
             ("watch_connections", "2"),
         ]
-        [told] = json.loads(one.data)["changes"]
-        assert told["event"] == "CONNECTION_EVENT_OPENED"
-        assert told["connection"]["connectionId"] == "a"
+        [sent] = json.loads(one.data)["changes"]
+        assert sent["event"] == "CONNECTION_EVENT_OPENED"
+        assert sent["connection"]["connectionId"] == "a"
 
 
 async def test_who_watches_where_nobody_is_is_answered_and_sent_heartbeats(
@@ -111,13 +111,13 @@ async def test_who_watches_where_nobody_is_is_answered_and_sent_heartbeats(
         async with asyncio.timeout(PATIENCE_S):
             for _ in range(3):
                 await reader.readuntil(b": ping\n\n")
-        presence.told.put_nowait(change("a"))
+        presence.responses.put_nowait(change("a"))
         assert [event.last_id for event in await events(reader, 1)] == ["1"]
 
 
 async def test_what_fails_before_anything_was_told_is_a_status() -> None:
     async with watched() as (started, presence):
-        presence.told.put_nowait(None)
+        presence.responses.put_nowait(None)
         reader, _ = await watching(started)
         response = await asyncio.wait_for(reader.read(), PATIENCE_S)
         assert response.split()[1] == b"429"
@@ -126,8 +126,8 @@ async def test_what_fails_before_anything_was_told_is_a_status() -> None:
 
 async def test_what_fails_later_is_the_last_event() -> None:
     async with watched() as (started, presence):
-        presence.told.put_nowait(change("a"))
-        presence.told.put_nowait(None)
+        presence.responses.put_nowait(change("a"))
+        presence.responses.put_nowait(None)
         reader, _ = await watching(started)
         *_, error = await events(reader, 2)
         assert error.type == "error"
@@ -135,13 +135,13 @@ async def test_what_fails_later_is_the_last_event() -> None:
         assert await asyncio.wait_for(reader.read(), PATIENCE_S) == b""
 
 
-@pytest.mark.parametrize("told", [0, 1])
-async def test_a_watch_ends_with_its_client(told: int) -> None:
+@pytest.mark.parametrize("sent", [0, 1])
+async def test_a_watch_ends_with_its_client(sent: int) -> None:
     async with watched() as (started, presence):
         reader, writer = await watching(started)
         await asyncio.wait_for(presence.asked, PATIENCE_S)
-        if told:
-            presence.told.put_nowait(change("a"))
+        if sent:
+            presence.responses.put_nowait(change("a"))
             await events(reader, 1)
         writer.close()
         await asyncio.wait_for(presence.left.wait(), PATIENCE_S)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import websockets
 
-from tests.edge.transport.edge_loopback import PATIENCE_S, closed, edge_and_link, received, told
+from tests.edge.transport.edge_loopback import PATIENCE_S, closed, edge_and_link, parse, received
 
 if TYPE_CHECKING:
     from tests.edge.transport.edge_loopback import Edge
@@ -28,12 +28,12 @@ async def test_the_handshake_is_answered_once_the_router_has_answered_and_nothin
         coming = connecting(edge)
         opened = await link.next("opened")
         assert not coming.done()
-        assert edge.shell.core.handshakes
+        assert edge.runtime.core.handshakes
         await link.accept(opened=opened)
         client = await coming
-        assert edge.shell.core.handshakes.is_empty
+        assert edge.runtime.core.handshakes.is_empty
         await client.send('{"msg_id":"m1"}')
-        assert told(await received(client))["meta"]["acked_msg_id"] == "m1"
+        assert parse(await received(client))["meta"]["acked_msg_id"] == "m1"
         await client.close()
 
 
@@ -56,4 +56,4 @@ async def test_a_refusal_by_the_router_is_an_http_status() -> None:
         with pytest.raises(websockets.InvalidStatus) as refused:
             await coming
         assert refused.value.response.status_code == 404
-        await edge.until(lambda: not edge.shell.core.handshakes)
+        await edge.until(lambda: not edge.runtime.core.handshakes)

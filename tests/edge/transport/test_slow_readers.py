@@ -36,14 +36,14 @@ async def test_a_slow_reader_is_closed_without_delaying_the_others() -> None:
         slow = await not_reading(edge, link, topic=0)
         seq = 0
         async with asyncio.timeout(PATIENCE_S):
-            while not edge.shell.core.counts.slow_consumers:
+            while not edge.runtime.core.counts.slow_consumers:
                 seq += 1
                 await link.publish(seq, TEXT)
                 assert (await hears(fast))["position"]["seq"] == seq
-                assert edge.shell.core.backpressure.total_bytes <= 1 << 17
-        assert edge.shell.core.backpressure.backlogged == []
-        assert not edge.shell.core.backpressure.is_congested
-        # It takes neither what it was told nor the close: its connection is cut.
+                assert edge.runtime.core.backpressure.total_bytes <= 1 << 17
+        assert edge.runtime.core.backpressure.backlogged == []
+        assert not edge.runtime.core.backpressure.is_congested
+        # It takes neither the messages nor the close: its connection is aborted.
         assert (await link.next("closed")).connection != number
         slow.close()
         await fast.close()
@@ -54,7 +54,7 @@ async def test_a_slow_reader_that_reads_again_is_told_why_it_is_closed_and_misse
         slow, _ = await accepted(edge, link, max_queue=1)
         slow.transport.pause_reading()
         seq = 0
-        while not edge.shell.core.counts.slow_consumers:
+        while not edge.runtime.core.counts.slow_consumers:
             seq += 1
             await link.publish(seq, TEXT)
         slow.transport.resume_reading()
@@ -71,13 +71,13 @@ async def test_a_client_that_has_caught_up_counts_as_lagging_no_longer() -> None
         client, _ = await accepted(edge, link, max_queue=1)
         client.transport.pause_reading()
         seq = 0
-        while edge.shell.core.backpressure.total_bytes < 1 << 20:
+        while edge.runtime.core.backpressure.total_bytes < 1 << 20:
             seq += 1
             await link.publish(seq, TEXT)
         client.transport.resume_reading()
         for expected in range(1, seq + 1):
             assert (await hears(client))["position"]["seq"] == expected
-        await edge.until(lambda: edge.shell.core.backpressure.total_bytes == 0)
+        await edge.until(lambda: edge.runtime.core.backpressure.total_bytes == 0)
         await client.close()
 
 
@@ -85,13 +85,13 @@ async def test_clients_that_lag_together_hold_the_router_back_until_they_catch_u
     async with edge_and_link(outbox_bytes=4 << 20, outbox_total_bytes=1 << 20, link_window=2) as (edge, link):
         client, _ = await accepted(edge, link, max_queue=1)
         await edge.until(lambda: link.credit == 2)
-        before = edge.shell.core.counts.batches_in
+        before = edge.runtime.core.counts.batches_in
         client.transport.pause_reading()
         sent = 0
-        while not edge.shell.core.backpressure.is_congested:
+        while not edge.runtime.core.backpressure.is_congested:
             sent += 1
             await link.publish(sent, TEXT)
-            await edge.until(lambda: edge.shell.core.counts.batches_in == before + sent)  # noqa: B023
+            await edge.until(lambda: edge.runtime.core.counts.batches_in == before + sent)  # noqa: B023
         while link.credit:
             sent += 1
             await link.publish(sent, TEXT)
@@ -99,7 +99,7 @@ async def test_clients_that_lag_together_hold_the_router_back_until_they_catch_u
         for expected in range(1, sent + 1):
             assert (await hears(client))["position"]["seq"] == expected
         await edge.until(lambda: link.credit == 2)
-        assert not edge.shell.core.backpressure.is_congested
+        assert not edge.runtime.core.backpressure.is_congested
         await client.close()
 
 
@@ -108,11 +108,11 @@ async def test_who_takes_nothing_while_the_router_is_held_back_is_closed_once() 
         await edge.until(lambda: link.credit == 2)
         dead = await not_reading(edge, link)
         seq = 0
-        while not edge.shell.core.counts.slow_consumers:
+        while not edge.runtime.core.counts.slow_consumers:
             seq += 1
             await link.publish(seq, TEXT)
         await link.next("closed")
-        assert edge.shell.core.counts.slow_consumers == 1
+        assert edge.runtime.core.counts.slow_consumers == 1
         await edge.until(lambda: link.credit == 2)
         dead.close()
 
@@ -123,12 +123,12 @@ async def test_a_link_lost_while_the_router_is_held_back_is_made_again_with_all_
         link = await router.link()
         dead = await not_reading(edge, link)
         seq = 0
-        while not edge.shell.core.backpressure.is_congested:
+        while not edge.runtime.core.backpressure.is_congested:
             seq += 1
             await link.publish(seq, TEXT)
         link.end()
         again = await router.link()
-        await edge.until(lambda: not edge.shell.core.backpressure.is_congested)
+        await edge.until(lambda: not edge.runtime.core.backpressure.is_congested)
         await edge.until(lambda: again.credit == 2)
         client, _ = await accepted(edge, again)
         await again.publish(1)

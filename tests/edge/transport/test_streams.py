@@ -55,15 +55,15 @@ async def window(edge: Edge, link: ScriptedLink, extra: str) -> Any:
     coming = connecting(edge, query=QUERY + extra)
     await link.accept()
     client = await coming
-    told = (await hears(client))["rollup_ms"]
+    got = (await hears(client))["rollup_ms"]
     await client.close()
-    return told
+    return got
 
 
-@pytest.mark.parametrize(("extra", "told"), [("", 70), ("&rollup_ms=0", 0), ("&rollup_ms=500", 500)])
-async def test_a_client_may_choose_its_window(extra: str, told: int) -> None:
+@pytest.mark.parametrize(("extra", "got"), [("", 70), ("&rollup_ms=0", 0), ("&rollup_ms=500", 500)])
+async def test_a_client_may_choose_its_window(extra: str, got: int) -> None:
     async with edge_and_link(rollup_ms=70) as (edge, link):
-        assert await window(edge, link, extra) == told
+        assert await window(edge, link, extra) == got
 
 
 @pytest.mark.parametrize("value", ["501", "-1", "1.5", "", "x", "0x10", "%C2%B2", "%D9%A1", "9" * 5000])
@@ -98,7 +98,7 @@ async def test_deltas_of_a_window_come_as_one_and_the_end_with_the_last_text() -
 async def stalled(edge: Edge, link: ScriptedLink, number: int, text: str) -> int:
     """Stream until the client's socket buffers; return the number of deltas."""
     index = 0
-    connection = edge.shell.core.connections[number]
+    connection = edge.runtime.core.connections[number]
     async with asyncio.timeout(PATIENCE_S):
         while not connection.has_backlog:
             await link.send(delta(index, text))
@@ -114,13 +114,13 @@ async def test_for_a_client_that_does_not_read_deltas_gather_until_it_does(rollu
         await link.send(opening())
         client.transport.pause_reading()
         count = await stalled(edge, link, number, "x" * 50_000)
-        connection = edge.shell.core.connections[number]
-        before = edge.shell.core.counts.delta_frames
+        connection = edge.runtime.core.connections[number]
+        before = edge.runtime.core.counts.delta_frames
         for index in range(count, count + 20):
             await link.send(delta(index, "y"))
-        await edge.until(lambda: edge.shell.core.counts.deltas_in == count + 20)
-        # The sockets may take something yet.
-        assert edge.shell.core.counts.delta_frames <= before + 2
+        await edge.until(lambda: edge.runtime.core.counts.deltas_in == count + 20)
+        # The sockets may still take something.
+        assert edge.runtime.core.counts.delta_frames <= before + 2
         client.transport.resume_reading()
         text, frames = "", 0
         assert (await hears(client))["type"] == "message"
@@ -130,7 +130,7 @@ async def test_for_a_client_that_does_not_read_deltas_gather_until_it_does(rollu
         assert text == "x" * 50_000 * count + "y" * 20
         assert frames <= 3
         await edge.until(lambda: not connection.has_backlog)
-        assert edge.shell.core.backpressure.total_bytes == 0
+        assert edge.runtime.core.backpressure.total_bytes == 0
         await client.close()
 
 
@@ -141,15 +141,15 @@ async def test_what_gathers_counts_as_buffered_and_a_client_that_never_reads_is_
         await link.send(opening())
         assert (await hears(other))["type"] == "message"
         client.transport.pause_reading()
-        connection = edge.shell.core.connections[number]
+        connection = edge.runtime.core.connections[number]
         index = 0
         async with asyncio.timeout(PATIENCE_S):
-            while not edge.shell.core.counts.slow_consumers:
+            while not edge.runtime.core.counts.slow_consumers:
                 await link.send(delta(index, "x" * 20_000))
                 assert await hears(other) == {"type": "delta", "text": "x" * 20_000}
-                assert edge.shell.core.backpressure.total_bytes <= 1 << 18
+                assert edge.runtime.core.backpressure.total_bytes <= 1 << 18
                 index += 1
-        assert edge.shell.core.fanout.backlog_bytes(connection) == 0
+        assert edge.runtime.core.fanout.backlog_bytes(connection) == 0
         client.transport.resume_reading()
         assert await closed(client) == 4000
         await other.close()

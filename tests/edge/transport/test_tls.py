@@ -159,7 +159,7 @@ async def test_however_a_client_goes_it_is_forgotten(ours: Certificates, how: st
         await reader.readuntil(b"\r\n\r\n")
         reset(writer) if how == "reset" else writer.close()
         assert (await link.next("closed")).connection == number
-        await edge.until(lambda: not edge.shell.core.connections)
+        await edge.until(lambda: not edge.runtime.core.connections)
 
 
 async def test_a_client_that_ends_its_direction_by_tls_alone_has_left(ours: Certificates) -> None:
@@ -168,7 +168,7 @@ async def test_a_client_that_ends_its_direction_by_tls_alone_has_left(ours: Cert
         await asyncio.to_thread(client.send, f"GET /v1/events?{QUERY} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         number = await link.accept()
         await asyncio.to_thread(client.receive, b"event: connected\n")
-        # It reads what comes until the edge has said the same.
+        # It reads until the close alert of the edge.
         with pytest.raises(ssl.SSLError, match="APPLICATION_DATA_AFTER_CLOSE_NOTIFY"):
             await asyncio.to_thread(client._tls.unwrap)
         assert (await link.next("closed")).connection == number
@@ -183,11 +183,11 @@ async def test_a_slow_reader_is_closed_without_delaying_the_others(ours: Certifi
         await link.accept(topic=0)
         seq = 0
         async with asyncio.timeout(2 * PATIENCE_S):
-            while not edge.shell.core.counts.slow_consumers:
+            while not edge.runtime.core.counts.slow_consumers:
                 seq += 1
                 await link.publish(seq, TEXT)
                 assert (await hears(fast))["position"]["seq"] == seq
-                assert edge.shell.core.backpressure.total_bytes <= 1 << 17
+                assert edge.runtime.core.backpressure.total_bytes <= 1 << 17
         assert (await link.next("closed")).connection != number
         slow.close()
         await fast.close()
@@ -200,7 +200,7 @@ async def test_what_a_client_has_not_taken_is_known_to_the_byte(ours: Certificat
         number = await link.accept()
         await asyncio.to_thread(slow.receive, b"\r\n\r\n")
         await link.publish(1, "x" * 8_000_000)
-        connection = edge.shell.core.connections[number]
+        connection = edge.runtime.core.connections[number]
         await edge.until(lambda: connection.has_backlog)
         lag_bytes = edge.transport(number).buffered
         assert lag_bytes > 1_000_000
@@ -256,7 +256,7 @@ async def test_a_client_that_stops_in_its_handshake_holds_up_nobody_and_is_cut_o
         edge.trusting = trusting
         client, _ = await accepted(edge, link)
         await client.close()
-        # They have the server's part of the handshake, if they said enough for it, and then the end.
+        # They receive the server's part of the handshake, if they sent enough, and then the end.
         assert await answer(whole)
         for reader, _ in halted:
             assert await answer(reader) == b""
