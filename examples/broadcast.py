@@ -7,14 +7,14 @@ import asyncio
 import os
 import sys
 
-from trunkline_client import Backend, Refused, access_from_environment, address
+from trunkline_client import Backend, Refused, address, load_credentials_from_environment
 
 ROUTER = os.environ.get("TRUNKLINE_ROUTER", "127.0.0.1:50051")
 
 
 async def main(text: str) -> None:
     audience = address(tenant="demo", agent="echo", platform="web")
-    async with Backend(ROUTER, **access_from_environment()) as backend:
+    async with Backend(ROUTER, **load_credentials_from_environment()) as backend:
         try:
             sent = await backend.broadcast(audience, text)
         except Refused as refusal:

@@ -5,7 +5,7 @@ import asyncio
 import os
 import signal
 
-from trunkline_client import Message, Refused, Worker, access_from_environment, text_of
+from trunkline_client import Message, Refused, Worker, load_credentials_from_environment, text_of
 
 
 def answer(message: Message) -> str:
@@ -22,7 +22,7 @@ async def main(router: str) -> None:
         agents=["echo"],
         capacity=1000,
         on_attached=print_attached,
-        **access_from_environment(),
+        **load_credentials_from_environment(),
     )
     draining: list[asyncio.Task[bool]] = []
 

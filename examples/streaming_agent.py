@@ -28,7 +28,7 @@ from trunkline_client import (
     Role,
     StreamedReply,
     Worker,
-    access_from_environment,
+    load_credentials_from_environment,
     text_of,
 )
 
@@ -284,11 +284,15 @@ async def serve(options: argparse.Namespace) -> None:
     def print_attached(_: object) -> None:
         print(f"Agent `{options.agent}` is attached to {options.router}", flush=True)
 
-    access = access_from_environment()
+    credentials = load_credentials_from_environment()
     worker = Worker(
-        options.router, tenant=options.tenant, agents=[options.agent], on_attached=print_attached, **access
+        options.router,
+        tenant=options.tenant,
+        agents=[options.agent],
+        on_attached=print_attached,
+        **credentials,
     )
-    async with Backend(options.router, **access) as backend:
+    async with Backend(options.router, **credentials) as backend:
         source: AnswerSource = Guide(ROOT, options.pace_s)
         if options.base_url:
             source = Model(options.base_url, options.api_key, options.model, backend)

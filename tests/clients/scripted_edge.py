@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 from trunkline.v1.address_pb2 import Address, Position, TopicPosition
 from trunkline.v1.frame_pb2 import AckFrame, ClientFrame, ConnectedFrame, ConnectionLimits, ServerFrame
 from trunkline.v1.message_pb2 import ROLE_AGENT, Author, Message, Part, TextPart
-from trunkline_client import Client, ClientSettings, Timing, address
+from trunkline_client import Client, ClientSettings, Clock, address
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
@@ -46,9 +46,9 @@ class FakeTime:
         self._asleep = asyncio.Event()
 
     @property
-    def timing(self) -> Timing:
+    def timing(self) -> Clock:
         """What to give to the code under test; its jitter is the least unless `jitter` says otherwise."""
-        return Timing(
+        return Clock(
             clock=lambda: self.now,
             sleep=self.sleep,
             now_s=lambda: EPOCH_S + self.now,
@@ -185,7 +185,7 @@ class ScriptedEdge:
             platform="web",
             conversation="person:alice",
             user="alice",
-            timing=(time or FakeTime()).timing,
+            clock=(time or FakeTime()).timing,
             settings=options.pop("settings", ClientSettings()),
             **options,
         )

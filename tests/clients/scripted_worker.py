@@ -22,7 +22,7 @@ async def attached(time: FakeTime | None = None) -> AsyncIterator[tuple[Worker, 
     """A worker that has been welcomed; the test sets its handler before it delivers."""
     async with scripted_router() as router:
         timing = (time or FakeTime()).timing
-        worker = Worker(router.address, tenant="demo", agents=["echo"], timing=timing)
+        worker = Worker(router.address, tenant="demo", agents=["echo"], clock=timing)
         handlers: list[Handler] = []
 
         def handle(message: Message) -> Any:

@@ -17,12 +17,12 @@ from trunkline_client import (
     Message,
     Refused,
     Worker,
-    access,
-    access_from_environment,
     address,
     broadcast_request,
+    load_credentials,
+    load_credentials_from_environment,
 )
-from trunkline_client.channel import Access
+from trunkline_client.channel import RouterCredentials
 
 from tests.support.certificates import Certificates
 
@@ -64,7 +64,7 @@ async def noting(ours: Certificates | None = None) -> AsyncIterator[tuple[str, N
         await server.stop(None)
 
 
-async def call_all(router: str, shown: Access) -> None:
+async def call_all(router: str, shown: RouterCredentials) -> None:
     """A call of each kind."""
 
     async def never(_: Message) -> None: ...
@@ -84,7 +84,7 @@ async def call_all(router: str, shown: Access) -> None:
 @pytest.mark.parametrize("encrypted", [False, True])
 async def test_the_api_key_goes_with_every_call(tmp_path: Path, encrypted: bool) -> None:
     ours = Certificates(tmp_path) if encrypted else None
-    shown = access(KEY, ours.ca if ours else "")
+    shown = load_credentials(KEY, ours.ca if ours else "")
     assert (shown["credentials"] is not None) is encrypted
     async with noting(ours) as (router, found):
         await call_all(router, shown)
@@ -94,7 +94,7 @@ async def test_the_api_key_goes_with_every_call(tmp_path: Path, encrypted: bool)
 
 async def test_without_an_api_key_nothing_is_shown() -> None:
     async with noting() as (router, found):
-        await call_all(router, access())
+        await call_all(router, load_credentials())
     assert len(found.shown) == 4
     assert not any(found.shown.values())
 
@@ -102,11 +102,11 @@ async def test_without_an_api_key_nothing_is_shown() -> None:
 def test_the_environment_says_what_to_show(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("TRUNKLINE_API_KEY", "TRUNKLINE_CA", "TRUNKLINE_TLS"):
         monkeypatch.delenv(name, raising=False)
-    assert access_from_environment() == {"credentials": None, "api_key": ""}
+    assert load_credentials_from_environment() == {"credentials": None, "api_key": ""}
     monkeypatch.setenv("TRUNKLINE_API_KEY", KEY)
-    assert access_from_environment()["api_key"] == KEY
+    assert load_credentials_from_environment()["api_key"] == KEY
     monkeypatch.setenv("TRUNKLINE_TLS", "true")
-    assert access_from_environment()["credentials"] is not None
+    assert load_credentials_from_environment()["credentials"] is not None
     monkeypatch.setenv("TRUNKLINE_CA", str(tmp_path / "none.pem"))
     with pytest.raises(FileNotFoundError):
-        access_from_environment()
+        load_credentials_from_environment()

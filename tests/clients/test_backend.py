@@ -35,8 +35,8 @@ from trunkline.v1.presence_service_pb2 import (
     TopicListeners,
     WatchConnectionsResponse,
 )
-from trunkline_client import Backend, Disconnected, Overfull, Publisher, Refused, broadcast_request
-from trunkline_client.pipeline import MAX_BATCH_BYTES, Pipeline
+from trunkline_client import Backend, Disconnected, Publisher, QueueFull, Refused, broadcast_request
+from trunkline_client.publish_queue import MAX_BATCH_BYTES, PublishQueue
 
 from tests.clients.scripted_edge import ALICE, FakeTime, at, message
 from tests.clients.scripted_router import ScriptedRouter, StreamSide, scripted_router
@@ -45,7 +45,7 @@ from tests.clients.scripted_router import ScriptedRouter, StreamSide, scripted_r
 @asynccontextmanager
 async def backend() -> AsyncIterator[tuple[ScriptedRouter, Backend]]:
     """A backend and its router."""
-    async with scripted_router() as router, Backend(router.address, timing=FakeTime().timing) as backend:
+    async with scripted_router() as router, Backend(router.address, clock=FakeTime().timing) as backend:
         yield router, backend
 
 
@@ -95,7 +95,7 @@ async def test_a_router_that_is_not_there_is_a_refusal_that_may_be_repeated() ->
         pass
     async with Backend(router.address) as ours:
         with pytest.raises(Refused) as refused:
-            await ours.stats("demo")
+            await ours.get_stats("demo")
         assert (refused.value.code, refused.value.retryable) == ("UNAVAILABLE", True)
 
 
@@ -110,7 +110,7 @@ async def test_logs_are_read_and_reset() -> None:
         assert (list(page.messages), page.more) == ([message(3)], True)
         assert router.asked[-1].before == at(4)
         assert await ours.get_message("demo", "m3") == message(3)
-        assert await ours.reset(ALICE) == 3
+        assert await ours.erase_history(ALICE) == 3
         with pytest.raises(ValueError, match="not both"):
             await ours.list_messages(ALICE, before=at(1), after=at(2))
 
@@ -128,7 +128,7 @@ async def test_connections_come_a_page_at_a_time() -> None:
         }
         found = [each.connection_id async for page in ours.connections(ALICE) for each in page]
         assert found == ["a", "b"]
-        assert (await ours.stats("demo")).connections == 2
+        assert (await ours.get_stats("demo")).connections == 2
         assert await ours.close_connections(ALICE, reason="closing time", reconnect=True) == 2
         assert (router.asked[-1].reason, router.asked[-1].reconnect) == ("closing time", True)
 
@@ -214,7 +214,7 @@ async def test_send_waits_for_room_and_publish_does_not() -> None:
     async with backend() as (router, ours), ours.publisher(max_unanswered=2) as publisher:
         for _ in range(2):
             await publisher.send(request())
-        with pytest.raises(Overfull):
+        with pytest.raises(QueueFull):
             publisher.publish(request())
         third = asyncio.create_task(publisher.send(request()))
         side = await router.stream()
@@ -248,7 +248,7 @@ async def test_what_was_not_written_waits_for_a_router_that_is_not_there_yet() -
     time = FakeTime()
     async with scripted_router() as router:
         pass
-    async with Backend(router.address, timing=time.timing) as ours, ours.publisher() as publisher:
+    async with Backend(router.address, clock=time.timing) as ours, ours.publisher() as publisher:
         time.jitter = 1.0
         ticket = publisher.publish(request())
         await time.asleep_for(0.1)
@@ -307,7 +307,7 @@ async def test_leaving_a_publisher_waits_for_every_answer() -> None:
 
 @given(st.lists(st.sampled_from(["add", "add_keyed", "write", "answer", "lose"]), max_size=60))
 def test_a_pipeline_answers_or_gives_up_each_request_once_and_keeps_their_order(steps: list[str]) -> None:
-    pipeline = Pipeline(max_unanswered=1000)
+    pipeline = PublishQueue(max_unanswered=1000)
     added: list[int] = []
     gone: list[int] = []
     answered: list[int] = []
@@ -339,7 +339,7 @@ def test_a_pipeline_answers_or_gives_up_each_request_once_and_keeps_their_order(
 
 
 def test_a_pipeline_is_bounded_in_requests_and_its_batches_in_bytes() -> None:
-    pipeline = Pipeline(max_unanswered=3)
+    pipeline = PublishQueue(max_unanswered=3)
     for _ in range(3):
         pipeline.add(request(text="x" * (MAX_BATCH_BYTES // 2)))
     assert pipeline.is_full

@@ -111,7 +111,7 @@ async def test_signals_and_reads_are_events_and_not_messages() -> None:
 async def test_signals_and_reads_are_sent_without_waiting_for_an_answer() -> None:
     async with scripted_edge() as edge, connected(edge, edge.client()) as (client, side):
         await client.signal("typing", {"on": True}, conversation="group:team")
-        await client.read(Position(epoch="e1", seq=3))
+        await client.mark_read(Position(epoch="e1", seq=3))
         signal = (await side.read()).signal
         assert (signal.name, signal.data["on"], signal.conversation.id) == ("typing", True, "team")
         assert (await side.read()).read.position.seq == 3
@@ -137,7 +137,7 @@ async def test_groups_are_joined_and_left() -> None:
 async def test_history_and_ping_are_answered() -> None:
     time = FakeTime()
     async with scripted_edge() as edge, connected(edge, edge.client(time)) as (client, side):
-        reading = asyncio.create_task(client.history(after=at(2), limit=10))
+        reading = asyncio.create_task(client.read_history(after=at(2), limit=10))
         frame = (await side.read()).history
         assert (frame.after.seq, frame.limit) == (2, 10)
         await side.say(history=HistoryPageFrame(id=frame.id, messages=[message(3)], more=True))

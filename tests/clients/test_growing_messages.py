@@ -19,10 +19,10 @@ from trunkline.v1.message_pb2 import (
     TextPart,
     ToolCallPart,
 )
-from trunkline_client.accumulate import Accumulator, difference
+from trunkline_client.accumulator import Accumulator, difference
+from trunkline_client.delta_buffer import MAX_DELTA_CHARS, MAX_UNWRITTEN_DELTAS, DeltaBuffer
 from trunkline_client.errors import Fenced
-from trunkline_client.line import Line, Phase
-from trunkline_client.outgoing import MAX_DELTA_CHARS, MAX_UNWRITTEN_DELTAS, Outgoing
+from trunkline_client.reply_state import ReplyPhase, ReplyState
 
 
 def call(call_id: str, arguments: str, name: str = "") -> Delta:
@@ -115,11 +115,11 @@ def test_there_is_no_difference_to_what_does_not_go_on() -> None:
     assert difference(Message(parts=[text("a")]), Message(parts=[Part(image=MediaPart(url="u"))])) is None
 
 
-# Outgoing deltas.
+# DeltaBuffer deltas.
 
 
 def test_what_is_not_written_yet_grows_and_what_was_written_does_not() -> None:
-    out = Outgoing()
+    out = DeltaBuffer()
     out.add_text("a")
     out.add_text("b")
     out.add_text("c", reasoning=True)
@@ -137,13 +137,13 @@ def test_what_is_not_written_yet_grows_and_what_was_written_does_not() -> None:
 
 
 def test_long_text_is_divided() -> None:
-    out = Outgoing()
+    out = DeltaBuffer()
     out.add_text("x" * (MAX_DELTA_CHARS + 1))
     assert [len(each.text) for each in out.take(1 << 20, 10)] == [MAX_DELTA_CHARS, 1]
 
 
 def test_outgoing_deltas_are_bounded_in_number_and_bytes() -> None:
-    out = Outgoing()
+    out = DeltaBuffer()
     for _ in range(MAX_UNWRITTEN_DELTAS):
         assert not out.is_full
         out.add_part(text("x"))
@@ -164,7 +164,7 @@ def test_outgoing_deltas_are_bounded_in_number_and_bytes() -> None:
 
 
 def test_what_is_forgotten_cannot_be_had_again() -> None:
-    out = Outgoing()
+    out = DeltaBuffer()
     out.begin(5)
     out.add_part(text("x"))
     out.take(100, 1)
@@ -182,7 +182,7 @@ class Log:
 
     def __init__(self) -> None:
         self.author = Message(id="r")
-        self.line = Line(OpenReply(key="k"), lambda: self.author)
+        self.line = ReplyState(OpenReply(key="k"), lambda: self.author)
         self.whole: list[Delta] = []
         self.on_disk = 0
         self.state = MESSAGE_STATE_OPEN
@@ -250,7 +250,7 @@ class Log:
         if not self.back:
             return
         told = self.back.pop(0)
-        if self.line.phase is Phase.AWAY:
+        if self.line.phase is ReplyPhase.AWAY:
             return
         match told:
             case ReplyOpened():
@@ -262,7 +262,7 @@ class Log:
 
     def divide(self) -> None:
         """While it was away, another worker said the same, divided otherwise."""
-        if self.line.phase is Phase.AWAY and self.state == MESSAGE_STATE_OPEN:
+        if self.line.phase is ReplyPhase.AWAY and self.state == MESSAGE_STATE_OPEN:
             letters = "".join(each.text for each in self.whole)
             self.whole = [Delta(index=number, text=each) for number, each in enumerate(letters)]
             self.on_disk = len(self.whole)
@@ -308,7 +308,7 @@ def test_whatever_breaks_a_line_says_all_in_order_and_ends(steps: list[str]) -> 
 
 @pytest.mark.parametrize("told", ["other words", "abc and more"])
 def test_a_line_to_which_somebody_else_has_added_has_failed(told: str) -> None:
-    line = Line(OpenReply(key="k"), lambda: Message(id="r", parts=[text("abc")]))
+    line = ReplyState(OpenReply(key="k"), lambda: Message(id="r", parts=[text("abc")]))
     line.open(1)
     line.on_opened(ReplyOpened(message=Message(id="r", state=MESSAGE_STATE_OPEN)))
     line.outgoing.add_text("abc")

@@ -47,7 +47,7 @@ from tests.clients.scripted_router import ScriptedRouter, scripted_router
 async def backend(time: FakeTime | None = None) -> AsyncIterator[tuple[ScriptedRouter, Backend]]:
     """A backend, and its router, which takes everything."""
     timing = (time or FakeTime()).timing
-    async with scripted_router() as router, Backend(router.address, timing=timing) as ours:
+    async with scripted_router() as router, Backend(router.address, clock=timing) as ours:
         router.answers |= {
             "OpenMessage": lambda _: OpenMessageResponse(
                 message=Message(id="m1", state=MESSAGE_STATE_OPEN), epoch=7
@@ -75,7 +75,7 @@ def end(router: ScriptedRouter) -> EndMessageRequest:
 
 async def _say(ours: Backend, text: str, then: Callable[[], Awaitable[object]] | None = None) -> None:
     """Says something and does something in one block."""
-    async with ours.open(ALICE) as out:
+    async with ours.open_message(ALICE) as out:
         await out.write(text)
         if then is not None:
             await then()
@@ -83,7 +83,9 @@ async def _say(ours: Backend, text: str, then: Callable[[], Awaitable[object]] |
 
 async def test_a_message_is_opened_extended_and_ended() -> None:
     async with backend() as (router, ours):
-        async with ours.open(ALICE, key="k", reply_to="m0", attributes={"a": "b"}, producer="p") as out:
+        async with ours.open_message(
+            ALICE, key="k", reply_to="m0", attributes={"a": "b"}, producer="p"
+        ) as out:
             await out.write("Hello, ")
             await out.write("world")
             assert (out.id, out.text) == ("m1", "Hello, world")
@@ -109,7 +111,7 @@ async def test_an_exception_ends_it_failed() -> None:
 
 async def test_its_lease_is_kept_while_nothing_is_written() -> None:
     time = FakeTime()
-    async with backend(time) as (router, ours), ours.open(ALICE) as out:
+    async with backend(time) as (router, ours), ours.open_message(ALICE) as out:
         await time.asleep_for(5)
         time.advance(5)
         await time.asleep_for(5)
@@ -175,12 +177,12 @@ async def test_what_has_ended_is_not_opened_again() -> None:
             message=Message(id="m1", state=MESSAGE_STATE_COMPLETE, next_index=3)
         )
         with pytest.raises(AlreadyAnswered, match="COMPLETE") as raised:
-            async with ours.open(ALICE, key="k"):
+            async with ours.open_message(ALICE, key="k"):
                 pytest.fail("it is not run")
         assert raised.value.message.id == "m1"
         router.answers["OpenMessage"] = lambda _: catalogue.TOO_MANY_OPEN_MESSAGES
         with pytest.raises(Refused, match="TOO_MANY_OPEN_MESSAGES"):
-            async with ours.open(ALICE, key="k"):
+            async with ours.open_message(ALICE, key="k"):
                 pytest.fail("it is not run")
 
 
@@ -188,7 +190,7 @@ async def test_closing_the_backend_ends_the_block() -> None:
     async with backend() as (_, ours):
 
         async def say() -> None:
-            async with ours.open(ALICE) as out:
+            async with ours.open_message(ALICE) as out:
                 while True:
                     await out.write("x" * 10_000)
 
@@ -224,9 +226,9 @@ async def test_receipts_and_dead_letters_are_read_and_replayed() -> None:
             ),
             "ReplayDeadLetters": lambda _: ReplayDeadLettersResponse(replayed=2),
         }
-        page = await ours.receipts(ALICE, after="al", limit=2)
+        page = await ours.list_receipts(ALICE, after="al", limit=2)
         assert (page.receipts[0].user, router.asked[-1].after, router.asked[-1].page_size) == ("bob", "al", 2)
-        letters = await ours.dead_letters("demo", "echo", after=3, limit=5)
+        letters = await ours.list_dead_letters("demo", "echo", after=3, limit=5)
         assert (letters.dead_letters[0].delivery_id, letters.more) == (4, True)
-        assert await ours.replay("demo", "echo", [4, 5]) == 2
+        assert await ours.replay_dead_letters("demo", "echo", [4, 5]) == 2
         assert list(router.asked[-1].delivery_ids) == [4, 5]

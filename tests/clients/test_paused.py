@@ -19,8 +19,8 @@ from trunkline.v1.frame_pb2 import (
     SubscribedFrame,
     SubscribeFrame,
 )
-from trunkline_client import wording
-from trunkline_client.events import Answer, Drop, Effect, Pause, Send
+from trunkline_client import builders
+from trunkline_client.events import CompleteRequest, DropConnection, Effect, PauseSending, Send
 from trunkline_client.session import Session
 
 from tests.clients.scripted_edge import ALICE, TEAM, EdgeSide, FakeTime, at, connected, message, scripted_edge
@@ -37,7 +37,7 @@ def connect(session: Session, **limits: Any) -> list[Effect]:
 
 def said(request_id: str) -> ClientFrame:
     """A message of ours."""
-    return ClientFrame(message=MessageFrame(id=request_id, parts=wording.text("hello")))
+    return ClientFrame(message=MessageFrame(id=request_id, parts=builders.text("hello")))
 
 
 def acked(request_id: str, seq: int) -> ServerFrame:
@@ -96,7 +96,7 @@ def test_what_was_refused_and_what_was_begun_since_goes_in_the_order_in_which_it
     connect(session)
     for each in "abc":
         session.ask(each, said(each))
-    assert session.received(too_fast("b")) == [Pause(0.5)]
+    assert session.received(too_fast("b")) == [PauseSending(0.5)]
     assert session.ask("d", said("d")) == []
     session.received(too_fast("a"))
     session.received(acked("c", 1))
@@ -112,7 +112,7 @@ def test_no_more_is_sent_at_a_time_than_the_edge_takes_in_a_second() -> None:
         session.received(too_fast(each))
     rounds = [session.go_on() for _ in range(3)]
     assert [sent(each) for each in rounds] == [["a", "b"], ["c", "d"], ["e"]]
-    assert [each[-1] == Pause(1.0) for each in rounds] == [True, True, False]
+    assert [each[-1] == PauseSending(1.0) for each in rounds] == [True, True, False]
 
 
 def test_what_is_larger_than_a_second_takes_goes_alone() -> None:
@@ -140,8 +140,8 @@ def test_a_hole_that_a_refused_message_did_not_fill_is_a_gap() -> None:
     session.ask("a", said("a"))
     session.received(ServerFrame(message=message(2)))
     pause, drop = session.received(too_fast("a"))
-    assert pause == Pause(0.5)
-    assert isinstance(drop, Drop)
+    assert pause == PauseSending(0.5)
+    assert isinstance(drop, DropConnection)
 
 
 def test_joining_a_group_again_is_asked_again_before_what_is_said_in_it() -> None:
@@ -151,8 +151,8 @@ def test_joining_a_group_again_is_asked_again_before_what_is_said_in_it() -> Non
     session.received(ServerFrame(subscribed=SubscribedFrame(id="join", address=TEAM, position=at(3))))
     session.ask("a", said("a"))
     rejoin, again = (effect.frame for effect in connect(session) if isinstance(effect, Send))
-    assert session.received(too_fast("a")) == [Pause(0.5)]
-    assert session.received(too_fast(rejoin.subscribe.id)) == [Pause(0.5)]
+    assert session.received(too_fast("a")) == [PauseSending(0.5)]
+    assert session.received(too_fast(rejoin.subscribe.id)) == [PauseSending(0.5)]
     assert session.go_on() == [Send(rejoin), Send(again)]
 
 
@@ -160,7 +160,7 @@ def test_a_token_that_was_shown_too_fast_is_shown_again() -> None:
     session = Session(ALICE)
     connect(session)
     (shown,) = session.renew("t")
-    assert session.received(too_fast(shown.auth.id)) == [Pause(0.5)]
+    assert session.received(too_fast(shown.auth.id)) == [PauseSending(0.5)]
     assert session.go_on() == [Send(shown)]
 
 
@@ -182,12 +182,12 @@ def test_whatever_is_refused_every_request_is_answered_once(data: st.DataObject)
             else:
                 seq += 1
                 effects = session.received(acked(request_id, seq))
-                answered += [effect.id for effect in effects if isinstance(effect, Answer)]
-            paused = paused or any(isinstance(effect, Pause) for effect in effects)
+                answered += [effect.id for effect in effects if isinstance(effect, CompleteRequest)]
+            paused = paused or any(isinstance(effect, PauseSending) for effect in effects)
         else:
             effects = session.go_on()
             waiting += sent(effects)
-            paused = any(isinstance(effect, Pause) for effect in effects)
+            paused = any(isinstance(effect, PauseSending) for effect in effects)
     assert sorted(answered) == sorted(set(answered))
     assert len(answered) == seq
     assert not session.go_on()

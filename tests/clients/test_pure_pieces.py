@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from trunkline.v1.address_pb2 import CONVERSATION_KIND_GROUP, Conversation, Position
 from trunkline.v1.frame_pb2 import ClosingFrame
 from trunkline_client import Closed, address, address_name, conversation, conversation_name, text
-from trunkline_client.closes import Reconnect, verdict
-from trunkline_client.connecting import connect_url
+from trunkline_client.builders import group, parts
+from trunkline_client.close_codes import Reconnect, interpret_close
 from trunkline_client.cursor import MAX_AHEAD, Arrival, Cursor
-from trunkline_client.heartbeat import Beat, Pulse, beat
+from trunkline_client.edge_socket import connect_url
+from trunkline_client.heartbeat import HeartbeatAction, HeartbeatStep, next_heartbeat
 from trunkline_client.inbox import Inbox
-from trunkline_client.wording import group, parts
 
 from tests.clients.scripted_edge import ALICE, TEAM, at, message
 
@@ -78,22 +78,32 @@ def test_an_inboxs_positions_are_those_of_what_was_taken() -> None:
 
 
 def test_a_heartbeat_pings_once_an_interval_and_gives_up_after_two() -> None:
-    assert beat(0, heard_at=0, pinged_at=0, interval_s=20) == Beat(Pulse.WAIT, 20)
-    assert beat(20, heard_at=0, pinged_at=0, interval_s=20) == Beat(Pulse.PING, 20)
-    assert beat(20, heard_at=0, pinged_at=20, interval_s=20) == Beat(Pulse.WAIT, 20)
-    assert beat(30, heard_at=25, pinged_at=20, interval_s=20) == Beat(Pulse.WAIT, 10)
-    assert beat(40, heard_at=0, pinged_at=20, interval_s=20) == Beat(Pulse.DEAD, 0)
+    assert next_heartbeat(0, heard_at=0, pinged_at=0, interval_s=20) == HeartbeatStep(
+        HeartbeatAction.WAIT, 20
+    )
+    assert next_heartbeat(20, heard_at=0, pinged_at=0, interval_s=20) == HeartbeatStep(
+        HeartbeatAction.PING, 20
+    )
+    assert next_heartbeat(20, heard_at=0, pinged_at=20, interval_s=20) == HeartbeatStep(
+        HeartbeatAction.WAIT, 20
+    )
+    assert next_heartbeat(30, heard_at=25, pinged_at=20, interval_s=20) == HeartbeatStep(
+        HeartbeatAction.WAIT, 10
+    )
+    assert next_heartbeat(40, heard_at=0, pinged_at=20, interval_s=20) == HeartbeatStep(
+        HeartbeatAction.DEAD, 0
+    )
 
 
 @given(st.integers(min_value=4000, max_value=4999))
 def test_the_range_of_a_close_code_says_whether_to_come_back(code: int) -> None:
-    assert isinstance(verdict(code, "", None, renews=True), Reconnect) is (code < 4500)
+    assert isinstance(interpret_close(code, "", None, renews=True), Reconnect) is (code < 4500)
 
 
 def test_a_closing_frame_says_how_long_to_stay_away_and_why() -> None:
     closing = ClosingFrame(code=1012, reason="RESTARTING", message="Restarting", reconnect_after_ms=500)
-    assert verdict(1012, "", closing, renews=False) == Reconnect(0.5, "Restarting")
-    closed = verdict(1009, "", None, renews=False)
+    assert interpret_close(1012, "", closing, renews=False) == Reconnect(0.5, "Restarting")
+    closed = interpret_close(1009, "", None, renews=False)
     assert isinstance(closed, Closed)
     assert str(closed) == "A frame is larger than the other end takes (1009)"
 

@@ -8,7 +8,7 @@ import pytest
 from trunkline.v1.address_pb2 import TopicPosition
 from trunkline.v1.frame_pb2 import ClosingFrame, ErrorFrame, SubscribedFrame
 from trunkline.v1.message_pb2 import ROLE_USER, Author
-from trunkline_client import Closed, Left, Lost
+from trunkline_client import Closed, GroupLeft, MessagesLost
 from trunkline_client.backoff import Backoff
 
 from tests.clients.scripted_edge import ALICE, TEAM, FakeTime, at, connected, message, scripted_edge
@@ -87,12 +87,12 @@ async def test_a_group_that_cannot_be_joined_again_is_told() -> None:
         rejoin = (await again.read()).subscribe
         await again.say(error=ErrorFrame(id=rejoin.id, code="CONVERSATION_FORBIDDEN", message="no"))
         left = await anext(client.events())
-        assert left == Left(TEAM, "CONVERSATION_FORBIDDEN", "no")
+        assert left == GroupLeft(TEAM, "CONVERSATION_FORBIDDEN", "no")
         assert [each.address for each in client.positions] == [ALICE]
 
 
 async def test_what_could_not_be_recovered_is_told_before_what_follows() -> None:
-    told: list[Lost] = []
+    told: list[MessagesLost] = []
     async with (
         scripted_edge() as edge,
         connected(edge, edge.client(on_lost=told.append), seq=3) as (client, side),
@@ -104,7 +104,7 @@ async def test_what_could_not_be_recovered_is_told_before_what_follows() -> None
         await again.say(message=message(10))
         events = client.events()
         lost = await anext(events)
-        assert lost == Lost((TopicPosition(address=ALICE, position=at(9)),))
+        assert lost == MessagesLost((TopicPosition(address=ALICE, position=at(9)),))
         assert told == [lost]
         assert await anext(events) == message(10)
         assert not client.recovered

@@ -30,12 +30,12 @@ from trunkline.v1.message_pb2 import (
     Message,
 )
 from trunkline_client import (
-    Changed,
     ClientSettings,
     Closed,
     Delta,
     Event,
-    Lost,
+    MessageChanged,
+    MessagesLost,
     Refused,
     ReplyStream,
     Snapshot,
@@ -86,7 +86,7 @@ def shown(event: Event) -> Any:
             return event.text or event.reasoning or event.part
         case Snapshot(whole):
             return ("snapshot", text_of(whole))
-        case Changed():
+        case MessageChanged():
             return ("changed", None if event.message is None else text_of(event.message))
         case _:
             return event
@@ -168,9 +168,9 @@ async def test_what_this_client_changes_counts_as_its_ack_does() -> None:
 
 async def test_a_read_is_told_again_until_it_has_come_back() -> None:
     async with scripted_edge() as edge, connected(edge, edge.client()) as (client, side):
-        await client.read(at(3))
-        await client.read(at(2))
-        await client.read(at(7), conversation="group:team")
+        await client.mark_read(at(3))
+        await client.mark_read(at(2))
+        await client.mark_read(at(7), conversation="group:team")
         assert [(await side.read()).read.position.seq for _ in range(3)] == [3, 2, 7]
         back = ReadFrame(position=at(7), user="alice", at=at(8), address=TEAM)
         await side.say(read=back)
@@ -184,12 +184,12 @@ async def test_a_read_is_told_again_until_it_has_come_back() -> None:
         await anext(client.events())
         assert not list(client._session._reads), "known before is known too"
     with pytest.raises(Closed):
-        await client.read(at(1))
+        await client.mark_read(at(1))
 
 
 async def test_receipts_of_delivery_are_sent_and_told() -> None:
     async with scripted_edge() as edge, connected(edge, edge.client()) as (client, side):
-        await client.delivered(at(3), conversation="group:team")
+        await client.mark_delivered(at(3), conversation="group:team")
         frame = (await side.read()).delivered
         assert (frame.position, frame.conversation.id) == (at(3), "team")
         told = DeliveredFrame(position=at(3), user="bob", address=ALICE)
@@ -242,7 +242,7 @@ async def test_a_streamed_reply_is_followed_to_its_end() -> None:
             await side.say(delta=DeltaFrame(text="a time"))
             await side.say(change=ended(3, "m2"))
             await side.say(message=message(4, "a second one", reply_to="m1"))
-            assert text_of(await reply.whole()) == "Once upon a time"
+            assert text_of(await reply.wait_until_ended()) == "Once upon a time"
             assert await rest(reply) == ["upon a time"], "what came together is one"
             assert (reply.state, reply.error) == (MESSAGE_STATE_COMPLETE, None)
         assert (await anext(aiter(client))).id == "m4", "only what was followed is left out"
@@ -293,7 +293,7 @@ async def test_a_failed_reply_says_why() -> None:
             await side.say(message=begun(2, "so", reply_to="m1"))
             error = Error(code="MODEL_ERROR", message="it broke")
             await side.say(change=ended(3, "m2", MESSAGE_STATE_FAILED, error=error))
-            assert (await reply.whole()).error == error
+            assert (await reply.wait_until_ended()).error == error
             assert reply.error == error
 
 
@@ -312,7 +312,7 @@ async def test_a_reply_survives_a_reconnect_without_repeating_anything() -> None
             await again.say(delta=DeltaFrame(text="a time"))
             assert shown(await anext(reply)) in ("upon ", "upon a time")
             await again.say(change=ended(3, "m2", message=message(2, "Once upon a time!", reply_to="m1")))
-            assert (await reply.whole()).parts[0].text.text == "Once upon a time!"
+            assert (await reply.wait_until_ended()).parts[0].text.text == "Once upon a time!"
             assert "".join(await rest(reply)).endswith("!")
 
 
@@ -348,7 +348,7 @@ async def test_a_reply_that_ended_unseen_is_looked_up(seen: bool) -> None:
             found = message(2, "Once upon", reply_to="m1", state=MESSAGE_STATE_COMPLETE)
             await again.say(history=HistoryPageFrame(id=frame.id, messages=[message(1), found]))
             assert await waiting == (["upon"] if seen else ["Once upon"])
-        assert isinstance(await anext(client.events()), Lost)
+        assert isinstance(await anext(client.events()), MessagesLost)
 
 
 async def test_a_reply_is_cancelled_before_and_after_it_began() -> None:
@@ -381,12 +381,12 @@ async def test_a_message_that_iteration_yielded_is_followed_from_there() -> None
         heard = aiter(client)
         first = await anext(heard)
         await anext(heard)
-        async with client.stream(first) as reply:
+        async with client.follow(first) as reply:
             assert shown(await anext(reply)) == "upon "
             await side.say(delta=DeltaFrame(message_id="m1", text="a time"))
             await side.say(change=ended(3, "m1"))
             assert await rest(reply) in (["a time"], ["a ", "time"])
-        async with client.stream(message(2, state=MESSAGE_STATE_COMPLETE)) as reply:
+        async with client.follow(message(2, state=MESSAGE_STATE_COMPLETE)) as reply:
             assert await rest(reply) == []
 
 

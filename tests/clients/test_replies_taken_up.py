@@ -225,7 +225,7 @@ async def test_something_is_said_that_answers_nothing_and_outlives_the_stream() 
     async with attached() as (worker, router, side):
 
         async def say() -> None:
-            async with worker.say(ALICE, key="news", name="Echo") as out:
+            async with worker.open_message(ALICE, key="news", name="Echo") as out:
                 await out.write("one ")
                 await gate.wait()
                 await out.write("two")

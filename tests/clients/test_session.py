@@ -29,8 +29,18 @@ from trunkline.v1.message_pb2 import (
     Change,
     Message,
 )
-from trunkline_client import wording
-from trunkline_client.events import Answer, Drop, Effect, Left, Lost, Mark, Refuse, Send, Tell
+from trunkline_client import builders
+from trunkline_client.events import (
+    CompleteRequest,
+    DropConnection,
+    Effect,
+    Emit,
+    FailRequest,
+    GroupLeft,
+    MessagesLost,
+    Send,
+    SetPosition,
+)
 from trunkline_client.session import Session
 
 from tests.clients.scripted_edge import ALICE, TEAM, at, message
@@ -46,7 +56,7 @@ def connect(session: Session, seq: int = 0, *, recovered: bool = False) -> list[
 
 def said(request_id: str) -> ClientFrame:
     """A message of ours."""
-    return ClientFrame(message=MessageFrame(id=request_id, parts=wording.text("hello")))
+    return ClientFrame(message=MessageFrame(id=request_id, parts=builders.text("hello")))
 
 
 def acked(request_id: str, seq: int) -> ServerFrame:
@@ -67,7 +77,7 @@ def told(effects: list[Effect]) -> list[int]:
     return [
         each.event.position.seq
         for each in effects
-        if isinstance(each, Tell) and isinstance(each.event, Message)
+        if isinstance(each, Emit) and isinstance(each.event, Message)
     ]
 
 
@@ -76,9 +86,9 @@ def entries(effects: list[Effect]) -> list[int]:
     found = []
     for each in effects:
         match each:
-            case Tell(Message() | Change() as event):
+            case Emit(Message() | Change() as event):
                 found.append(event.position.seq)
-            case Tell(ReadFrame() as event):
+            case Emit(ReadFrame() as event):
                 found.append(event.at.seq)
             case _:
                 pass
@@ -121,22 +131,22 @@ def test_a_request_given_up_is_not_sent_again_but_its_ack_still_counts() -> None
     connect(session)
     session.ask("x", said("x"))
     session.give_up("x")
-    assert session.received(acked("x", 1)) == [Mark(ALICE, at(1))]
-    assert kinds(receive(session, message(2))) == [Tell, Mark]
+    assert session.received(acked("x", 1)) == [SetPosition(ALICE, at(1))]
+    assert kinds(receive(session, message(2))) == [Emit, SetPosition]
 
 
 def test_an_ack_of_our_own_counts_as_a_position() -> None:
     session = Session(ALICE)
     connect(session)
     session.ask("x", said("x"))
-    assert kinds(session.received(acked("x", 1))) == [Answer, Mark]
+    assert kinds(session.received(acked("x", 1))) == [CompleteRequest, SetPosition]
     assert told(receive(session, message(2))) == [2]
 
 
 def test_a_hole_is_a_gap_when_nothing_of_ours_can_fill_it() -> None:
     session = Session(ALICE)
     connect(session)
-    assert kinds(receive(session, message(2))) == [Drop]
+    assert kinds(receive(session, message(2))) == [DropConnection]
     assert session.first_frames()[0].resume.positions[0].position == at(0)
 
 
@@ -146,9 +156,9 @@ def test_a_hole_may_be_an_ack_that_is_late() -> None:
     session.ask("x", said("x"))
     effects = receive(session, message(2), message(3))
     assert told(effects) == [2, 3]
-    start = Mark(ALICE, Position(epoch="e1"))
+    start = SetPosition(ALICE, Position(epoch="e1"))
     assert effects[-1] == start, "until the ack is there, what is safe is before it"
-    assert session.received(acked("x", 1))[-1] == Mark(ALICE, at(3))
+    assert session.received(acked("x", 1))[-1] == SetPosition(ALICE, at(3))
 
 
 def test_a_hole_that_our_message_did_not_fill_is_a_gap_once_that_is_known() -> None:
@@ -157,7 +167,7 @@ def test_a_hole_that_our_message_did_not_fill_is_a_gap_once_that_is_known() -> N
     session.ask("x", said("x"))
     receive(session, message(2))
     error = ErrorFrame(id="x", code="OVERLOADED")
-    assert kinds(session.received(ServerFrame(error=error))) == [Refuse, Drop]
+    assert kinds(session.received(ServerFrame(error=error))) == [FailRequest, DropConnection]
 
 
 def test_messages_beyond_a_hole_are_not_told_again_after_resuming() -> None:
@@ -168,7 +178,7 @@ def test_messages_beyond_a_hole_are_not_told_again_after_resuming() -> None:
     connect(session, 0, recovered=True)
     effects = receive(session, ours("x", 1), message(2), message(3))
     assert told(effects) == [3]
-    assert kinds(effects)[0] is Answer
+    assert kinds(effects)[0] is CompleteRequest
 
 
 def test_only_a_users_message_to_the_same_conversation_is_taken_for_our_own() -> None:
@@ -185,9 +195,9 @@ def test_a_log_that_begins_anew_is_told_as_a_loss() -> None:
     connect(session, 5)
     lost, *rest = receive(session, message(1, epoch="e2"))
     start = TopicPosition(address=ALICE, position=Position(epoch="e2"))
-    assert lost == Tell(Lost((start,)))
+    assert lost == Emit(MessagesLost((start,)))
     assert told(rest) == [1]
-    assert kinds(receive(session, message(3, epoch="e3"))) == [Drop]
+    assert kinds(receive(session, message(3, epoch="e3"))) == [DropConnection]
 
 
 def test_messages_that_are_not_kept_have_no_position_and_are_told() -> None:
@@ -195,14 +205,14 @@ def test_messages_that_are_not_kept_have_no_position_and_are_told() -> None:
     connect(session)
     fleeting = message(1)
     fleeting.ClearField("position")
-    assert receive(session, fleeting) == [Tell(fleeting)]
+    assert receive(session, fleeting) == [Emit(fleeting)]
 
 
 def test_a_refusal_of_something_without_id_is_told() -> None:
     session = Session(ALICE)
     connect(session)
     error = ErrorFrame(code="NOT_SUBSCRIBED", message="no")
-    assert session.received(ServerFrame(error=error)) == [Tell(error)]
+    assert session.received(ServerFrame(error=error)) == [Emit(error)]
 
 
 def test_every_kind_of_server_frame_is_dealt_with() -> None:
@@ -228,7 +238,7 @@ def test_a_group_that_was_being_left_is_left_by_reconnecting() -> None:
     frame = UnsubscribeFrame(id="leave", conversation=TEAM.conversation)
     session.ask("leave", ClientFrame(unsubscribe=frame))
     effects = connect(session)
-    assert Answer in kinds(effects)
+    assert CompleteRequest in kinds(effects)
     assert Send not in kinds(effects)
 
 
@@ -238,7 +248,7 @@ def test_a_group_that_cannot_be_joined_for_now_makes_the_client_try_once_more() 
     joined(session, 3)
     (rejoin,) = [effect.frame.subscribe for effect in connect(session) if isinstance(effect, Send)]
     error = ErrorFrame(id=rejoin.id, code="ROUTER_UNAVAILABLE", retryable=True)
-    assert kinds(session.received(ServerFrame(error=error))) == [Drop]
+    assert kinds(session.received(ServerFrame(error=error))) == [DropConnection]
 
 
 def test_a_group_that_is_refused_for_good_is_told_and_forgotten() -> None:
@@ -247,7 +257,9 @@ def test_a_group_that_is_refused_for_good_is_told_and_forgotten() -> None:
     joined(session, 3)
     (rejoin,) = [effect.frame.subscribe for effect in connect(session) if isinstance(effect, Send)]
     error = ErrorFrame(id=rejoin.id, code="CONVERSATION_FORBIDDEN", message="no")
-    assert session.received(ServerFrame(error=error))[0] == Tell(Left(TEAM, "CONVERSATION_FORBIDDEN", "no"))
+    assert session.received(ServerFrame(error=error))[0] == Emit(
+        GroupLeft(TEAM, "CONVERSATION_FORBIDDEN", "no")
+    )
     assert Send not in kinds(connect(session))
 
 
@@ -260,7 +272,7 @@ def test_a_groups_gap_is_told_when_joining_again_did_not_recover() -> None:
     again = SubscribedFrame(id=rejoin.id, address=TEAM, position=at(9))
     effects = session.received(ServerFrame(subscribed=again))
     position = TopicPosition(address=TEAM, position=at(9))
-    assert effects == [Tell(Lost((position,))), Mark(TEAM, at(9))]
+    assert effects == [Emit(MessagesLost((position,))), SetPosition(TEAM, at(9))]
 
 
 class Router:
@@ -347,9 +359,9 @@ class Router:
             return
         effects = self.session.received(self.down.popleft())
         self.told += entries(effects)
-        self.answered += [effect.id for effect in effects if isinstance(effect, Answer)]
+        self.answered += [effect.id for effect in effects if isinstance(effect, CompleteRequest)]
         self.up.extend(effect.frame for effect in effects if isinstance(effect, Send))
-        if Drop in kinds(effects):
+        if DropConnection in kinds(effects):
             self.drops += 1
             self.reconnect()
 

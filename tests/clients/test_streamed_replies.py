@@ -22,8 +22,8 @@ from trunkline_client import (
     ReplyCancelled,
     RetryLater,
 )
-from trunkline_client.outgoing import MAX_KEPT_BYTES
-from trunkline_client.speaking import error_of
+from trunkline_client.delta_buffer import MAX_KEPT_BYTES
+from trunkline_client.message_writer import error_of
 
 from tests.clients.scripted_edge import FakeTime, soon
 from tests.clients.scripted_worker import attached, settlement

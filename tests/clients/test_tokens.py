@@ -20,8 +20,8 @@ from trunkline.v1.frame_pb2 import (
     SubscribedFrame,
     UnsubscribedFrame,
 )
-from trunkline_client import ClientSettings, Closed, Left, Refused, Unreachable
-from trunkline_client.renewing import renewal_in_s
+from trunkline_client import ClientSettings, Closed, GroupLeft, Refused, Unreachable
+from trunkline_client.token_refresher import refresh_delay_s
 from trunkline_edge import http_errors
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
@@ -127,7 +127,7 @@ async def test_a_group_that_another_token_does_not_allow_is_told() -> None:
         await joining
         await side.say(unsubscribed=UnsubscribedFrame(address=TEAM))
         left = await anext(client.events())
-        assert isinstance(left, Left)
+        assert isinstance(left, GroupLeft)
         assert (left.address, left.code) == (TEAM, "FORBIDDEN")
         assert [each.address for each in client.positions] == [ALICE]
 
@@ -246,7 +246,7 @@ async def test_a_token_takes_the_place_of_another_authorization() -> None:
 
 @given(st.floats(min_value=-1e9, max_value=1e9))
 def test_a_renewal_comes_before_the_end_and_not_at_once(left_s: float) -> None:
-    wait_s = renewal_in_s(left_s)
+    wait_s = refresh_delay_s(left_s)
     if left_s <= 0:
         assert wait_s is None
         return

@@ -13,7 +13,7 @@ from trunkline.v1 import catalogue
 from trunkline.v1.agent_service_pb2 import AttachResponse, SettlementResult
 from trunkline.v1.error_pb2 import Error
 from trunkline_client import Handler, Message, Refused, Reject, Reply, RetryLater, Worker, text, text_of
-from trunkline_client.replies import settlement
+from trunkline_client.handler import settlement
 
 from tests.clients.scripted_edge import FakeTime, soon
 from tests.clients.scripted_router import ScriptedRouter, StreamSide, scripted_router
@@ -22,7 +22,7 @@ from tests.clients.scripted_router import ScriptedRouter, StreamSide, scripted_r
 def worker_of(router: ScriptedRouter, time: FakeTime | None = None, **options: Any) -> Worker:
     """A worker of this router, with fake time."""
     timing = (time or FakeTime()).timing
-    return Worker(router.address, tenant="demo", agents=["echo"], capacity=8, timing=timing, **options)
+    return Worker(router.address, tenant="demo", agents=["echo"], capacity=8, clock=timing, **options)
 
 
 @asynccontextmanager

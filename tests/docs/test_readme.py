@@ -77,7 +77,7 @@ async def test_the_worker_example_answers(tmp_path: Path) -> None:
                 ) as client,
                 client.ask("two words") as reply,
             ):
-                assert text_of(await reply.whole()) == "two… words… "
+                assert text_of(await reply.wait_until_ended()) == "two… words… "
 
 
 def test_every_link_leads_to_a_file() -> None:

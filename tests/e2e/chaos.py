@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trunkline.v1.message_pb2 import MESSAGE_STATE_COMPLETE, Message, MessageState
-from trunkline_client import Changed, Client, ClientSettings, Delta, Lost, Snapshot, text_of
+from trunkline_client import Client, ClientSettings, Delta, MessageChanged, MessagesLost, Snapshot, text_of
 
 from tests.e2e.chaos_worker_script import answer_to
 from tests.support.processes import worker_process
@@ -88,11 +88,11 @@ class ReplyTranscript:
                 self._put(message)
             case Delta() as delta:
                 self.text[delta.message.id] += delta.text
-            case Changed(change, message):
+            case MessageChanged(change, message):
                 self.state[change.message_id] = state_name(change.state)
                 if message is not None and change.HasField("message"):
                     self._put(message)
-            case Lost():
+            case MessagesLost():
                 self.lost += 1
 
     def _put(self, message: Message) -> None:

@@ -97,7 +97,7 @@ async def test_l07_replies_at_the_same_time_do_not_overwrite_each_other(
 ) -> None:
     def make(worker: Worker) -> Handler:
         async def answer(message: Message) -> None:
-            async with worker.reply(message) as one, worker.say(message.address) as two:
+            async with worker.reply(message) as one, worker.open_message(message.address) as two:
                 for number in range(5):
                     await one.write(f"a{number}")
                     await two.write(f"b{number}")

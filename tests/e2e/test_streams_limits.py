@@ -56,7 +56,7 @@ async def working(fleet: Fleet, answer: Callable[[Worker, Message], Awaitable[No
 async def whole(asker: Client, question: str) -> Message:
     """The answer, once it has ended."""
     async with asyncio.timeout(WAIT_S), asker.ask(question) as reply:
-        return await reply.whole()
+        return await reply.wait_until_ended()
 
 
 async def test_a_reply_beyond_a_limit_fails_once_and_the_conversation_goes_on(fleet: Fleet) -> None:
@@ -88,7 +88,7 @@ async def test_a_reply_beyond_a_limit_fails_once_and_the_conversation_goes_on(fl
 async def test_a_backend_is_told_that_what_it_says_is_too_long(fleet: Fleet, size: int) -> None:
     topic = address(tenant="demo", agent="echo", platform="web", conversation=HOME)
     async with asyncio.timeout(WAIT_S), Backend(fleet.router.address) as backend:
-        out = backend.open(topic)
+        out = backend.open_message(topic)
 
         async def say() -> None:
             async with out:
@@ -98,7 +98,7 @@ async def test_a_backend_is_told_that_what_it_says_is_too_long(fleet: Fleet, siz
         with pytest.raises(Refused, match="MESSAGE_TOO_LARGE"):
             await say()
         assert (await backend.get_message("demo", out.id)).state == MESSAGE_STATE_FAILED
-        assert (await backend.stats("demo")).open_messages == 0
+        assert (await backend.get_stats("demo")).open_messages == 0
 
 
 def limit_files(process: Process, size: int) -> None:

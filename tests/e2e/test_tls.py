@@ -14,7 +14,7 @@ import certs
 import httpx
 import pytest
 import websockets
-from trunkline_client import Backend, Client, ClientSettings, Refused, access, address, text_of
+from trunkline_client import Backend, Client, ClientSettings, Refused, address, load_credentials, text_of
 
 from tests.e2e.fleet import Fleet, fleet_of
 from tests.e2e.polling import wait_until
@@ -24,7 +24,7 @@ from tests.support.processes import ROOT, Process, environment, worker_process
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trunkline_client.channel import Access
+    from trunkline_client.channel import RouterCredentials
 
 PATIENCE_S = 10.0
 QUERY = "tenant=demo&agent=echo&platform=web&conversation=person:ann&user=ann"
@@ -67,8 +67,8 @@ def edge(fleet: Fleet) -> str:
 
 
 @pytest.fixture
-def shown(ours: Certificates) -> Access:
-    return access(ca=ours.ca)
+def shown(ours: Certificates) -> RouterCredentials:
+    return load_credentials(ca=ours.ca)
 
 
 async def test_a_client_talks_with_a_worker(edge: str, ours: Certificates) -> None:
@@ -116,7 +116,7 @@ async def test_what_is_said_over_https_is_heard_on_an_event_stream_over_https(
                 break
 
 
-async def test_a_backend_speaks_tls_and_shows_its_key(fleet: Fleet, shown: Access) -> None:
+async def test_a_backend_speaks_tls_and_shows_its_key(fleet: Fleet, shown: RouterCredentials) -> None:
     everybody = address(tenant="demo", agent="echo", platform="web")
     shown = {**shown, "api_key": fleet.operator_key}
     async with Backend(fleet.router.address, **shown) as backend:
@@ -155,7 +155,7 @@ def serial(listening: str, ours: Certificates) -> str:
 
 
 async def test_certificates_are_replaced_while_all_goes_on(
-    fleet: Fleet, edge: str, ours: Certificates, shown: Access
+    fleet: Fleet, edge: str, ours: Certificates, shown: RouterCredentials
 ) -> None:
     everybody = address(tenant="demo", agent="echo", platform="web")
     async with (
@@ -179,7 +179,7 @@ async def test_certificates_are_replaced_while_all_goes_on(
 
 
 async def test_what_does_not_go_on_with_its_handshake_holds_up_nobody(
-    fleet: Fleet, edge: str, ours: Certificates, shown: Access
+    fleet: Fleet, edge: str, ours: Certificates, shown: RouterCredentials
 ) -> None:
     halted = []
     for listening in (edge, fleet.router.address):

@@ -6,16 +6,25 @@ from trunkline.v1.broadcast_service_pb2 import BroadcastRequest, BroadcastRespon
 from trunkline.v1.message_pb2 import Author, Message, MessageState, Part, Role
 
 from trunkline_client.backend import Backend, broadcast_request
-from trunkline_client.backoff import Timing
-from trunkline_client.channel import access, access_from_environment
+from trunkline_client.builders import (
+    address,
+    address_name,
+    conversation,
+    conversation_name,
+    parts,
+    text,
+    text_of,
+)
+from trunkline_client.channel import load_credentials, load_credentials_from_environment
 from trunkline_client.client import Client
-from trunkline_client.connecting import ClientSettings
+from trunkline_client.clock import Clock
+from trunkline_client.edge_socket import ClientSettings
 from trunkline_client.errors import (
     AlreadyAnswered,
     Closed,
     Disconnected,
     Fenced,
-    Overfull,
+    QueueFull,
     Refused,
     ReplyCancelled,
     ReplyExpired,
@@ -25,32 +34,23 @@ from trunkline_client.errors import (
 )
 from trunkline_client.events import (
     Ack,
-    Cancelled,
-    Changed,
+    CancelResult,
     Delta,
     Event,
+    GroupJoined,
+    GroupLeft,
     HistoryPage,
-    Joined,
-    Left,
-    Lost,
+    MessageChanged,
+    MessagesLost,
     Snapshot,
 )
+from trunkline_client.handler import Handler, HandlerResult
+from trunkline_client.message_writer import MessageWriter
 from trunkline_client.open_message import OpenMessage
 from trunkline_client.outcomes import Reject, RetryLater
 from trunkline_client.publisher import Publisher
-from trunkline_client.replies import Handler, Returned
 from trunkline_client.reply_stream import ReplyStream
-from trunkline_client.speaking import Speech
 from trunkline_client.streamed_reply import StreamedReply
-from trunkline_client.wording import (
-    address,
-    address_name,
-    conversation,
-    conversation_name,
-    parts,
-    text,
-    text_of,
-)
 from trunkline_client.worker import Worker
 
 __all__ = [
@@ -61,28 +61,31 @@ __all__ = [
     "Backend",
     "BroadcastRequest",
     "BroadcastResponse",
-    "Cancelled",
-    "Changed",
+    "CancelResult",
     "Client",
     "ClientSettings",
+    "Clock",
     "Closed",
     "Conversation",
     "Delta",
     "Disconnected",
     "Event",
     "Fenced",
+    "GroupJoined",
+    "GroupLeft",
     "Handler",
+    "HandlerResult",
     "HistoryPage",
-    "Joined",
-    "Left",
-    "Lost",
     "Message",
+    "MessageChanged",
     "MessageState",
+    "MessageWriter",
+    "MessagesLost",
     "OpenMessage",
-    "Overfull",
     "Part",
     "Position",
     "Publisher",
+    "QueueFull",
     "Refused",
     "Reject",
     "Reply",
@@ -90,24 +93,21 @@ __all__ = [
     "ReplyExpired",
     "ReplyStream",
     "RetryLater",
-    "Returned",
     "Role",
     "Snapshot",
-    "Speech",
     "StreamedReply",
     "TimedOut",
-    "Timing",
     "TopicPosition",
     "TrunklineError",
     "Unreachable",
     "Worker",
-    "access",
-    "access_from_environment",
     "address",
     "address_name",
     "broadcast_request",
     "conversation",
     "conversation_name",
+    "load_credentials",
+    "load_credentials_from_environment",
     "parts",
     "text",
     "text_of",

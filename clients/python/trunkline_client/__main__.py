@@ -16,12 +16,12 @@ from rich.text import Text
 from trunkline.v1.agent_service_pb2 import DeadLetter
 from trunkline.v1.message_pb2 import Message, Role
 
-from trunkline_client import wording
+from trunkline_client import builders
 from trunkline_client.backend import Backend
-from trunkline_client.channel import access
+from trunkline_client.channel import load_credentials
 from trunkline_client.chat import chat as converse
 from trunkline_client.client import Client
-from trunkline_client.connecting import ClientSettings
+from trunkline_client.edge_socket import ClientSettings
 from trunkline_client.errors import TrunklineError
 
 app = typer.Typer(
@@ -96,10 +96,10 @@ def broadcast(
     """Says something to an address, as a backend."""
 
     async def send() -> int:
-        to = wording.address(
+        to = builders.address(
             tenant=tenant, agent=agent, platform=platform, conversation=conversation, user=user
         )
-        async with Backend(router, **access(api_key, ca, tls)) as backend:
+        async with Backend(router, **load_credentials(api_key, ca, tls)) as backend:
             taken = await backend.broadcast(
                 to, text, require_connection=require_connection, ephemeral=ephemeral
             )
@@ -126,15 +126,15 @@ def history(
     """Shows the newest messages of an address."""
 
     async def show() -> int:
-        of = wording.address(
+        of = builders.address(
             tenant=tenant, agent=agent, platform=platform, conversation=conversation, user=user
         )
-        async with Backend(router, **access(api_key, ca, tls)) as backend:
+        async with Backend(router, **load_credentials(api_key, ca, tls)) as backend:
             page = await backend.list_messages(of, limit=limit)
-        table = Table("seq", "time", "author", "text", title=wording.address_name(of))
+        table = Table("seq", "time", "author", "text", title=builders.address_name(of))
         for message in page.messages:
             table.add_row(
-                str(message.position.seq), _time(message), _author(message), wording.text_of(message)
+                str(message.position.seq), _time(message), _author(message), builders.text_of(message)
             )
         Console().print(table)
         return 0
@@ -157,15 +157,15 @@ def connections(
     """Lists who is connected."""
 
     async def show() -> int:
-        of = wording.address(
+        of = builders.address(
             tenant=tenant, agent=agent, platform=platform, conversation=conversation, user=user
         )
         table = Table("connection", "address", "user", "protocol", "since", "edge")
-        async with Backend(router, **access(api_key, ca, tls)) as backend:
+        async with Backend(router, **load_credentials(api_key, ca, tls)) as backend:
             async for page in backend.connections(of):
                 for each in page:
                     since = each.connected_at.ToJsonString()
-                    name = wording.address_name(each.address)
+                    name = builders.address_name(each.address)
                     table.add_row(each.connection_id, name, each.user, each.protocol, since, each.edge_id)
         Console().print(table)
         return 0
@@ -187,7 +187,7 @@ def deadletters(
     """Lists the messages that an agent gave up, or delivers them again."""
 
     async def deal_with() -> int:
-        async with Backend(router, **access(api_key, ca, tls)) as backend:
+        async with Backend(router, **load_credentials(api_key, ca, tls)) as backend:
             found = [] if replay else [each async for each in _dead_letters(backend, tenant, agent)]
             if not replay and not replay_all:
                 Console().print(_dead_letter_table(found, agent))
@@ -195,7 +195,7 @@ def deadletters(
             ids = replay or [each.delivery_id for each in found]
             replayed = 0
             for start in range(0, len(ids), 500):
-                replayed += await backend.replay(tenant, agent, ids[start : start + 500])
+                replayed += await backend.replay_dead_letters(tenant, agent, ids[start : start + 500])
         _print(f"{replayed} delivered again")
         return 0
 
@@ -205,7 +205,7 @@ def deadletters(
 async def _dead_letters(backend: Backend, tenant: str, agent: str) -> AsyncIterator[DeadLetter]:
     after = 0
     while True:
-        page = await backend.dead_letters(tenant, agent, after=after)
+        page = await backend.list_dead_letters(tenant, agent, after=after)
         for each in page.dead_letters:
             yield each
             after = each.delivery_id
@@ -223,7 +223,7 @@ def _dead_letter_table(found: Iterable[DeadLetter], agent: str) -> Table:
             str(each.attempts),
             Text(each.reason),
             _author(message),
-            Text(wording.text_of(message)),
+            Text(builders.text_of(message)),
         )
     return table
 
@@ -242,12 +242,12 @@ def receipts(
     """Shows how far each user of a conversation has been given it, and has read it."""
 
     async def show() -> int:
-        of = wording.address(tenant=tenant, agent=agent, platform=platform, conversation=conversation)
-        table = Table("user", "delivered", "read", "changed", title=wording.address_name(of))
-        async with Backend(router, **access(api_key, ca, tls)) as backend:
+        of = builders.address(tenant=tenant, agent=agent, platform=platform, conversation=conversation)
+        table = Table("user", "delivered", "read", "changed", title=builders.address_name(of))
+        async with Backend(router, **load_credentials(api_key, ca, tls)) as backend:
             after, more = "", True
             while more:
-                page = await backend.receipts(of, after=after)
+                page = await backend.list_receipts(of, after=after)
                 more = page.more
                 for each in page.receipts:
                     after = each.user

@@ -52,19 +52,19 @@ from trunkline.v1.presence_service_pb2 import (
 )
 from trunkline.v1.presence_service_pb2_grpc import PresenceServiceStub
 
-from trunkline_client import wording
-from trunkline_client.backoff import Timing
-from trunkline_client.channel import open_channel, refused_by_rpc
+from trunkline_client import builders
+from trunkline_client.channel import error_from_rpc, open_channel
+from trunkline_client.clock import Clock
+from trunkline_client.message_writer import OnCancel
 from trunkline_client.open_message import OpenMessage
 from trunkline_client.publisher import Publisher
-from trunkline_client.speaking import OnCancel
 
 T = TypeVar("T")
 
 
 def broadcast_request(
     address: Address,
-    content: wording.Content,
+    content: builders.Content,
     *,
     author: Author | None = None,
     reply_to: str = "",
@@ -76,7 +76,7 @@ def broadcast_request(
     """A request for `Backend.broadcast` or a `Publisher`; see `trunkline.v1.BroadcastRequest`."""
     return BroadcastRequest(
         address=address,
-        parts=wording.parts(content),
+        parts=builders.parts(content),
         author=author,
         reply_to=reply_to,
         attributes=dict(attributes or {}),
@@ -97,7 +97,7 @@ class Backend:
     do not retry; those that have an idempotency key are safe to repeat. `timeout_s` bounds every
     unary call.
 
-    With `credentials` the channel is encrypted; `api_key` is shown with every call. See `access`.
+    With `credentials` the channel is encrypted; `api_key` is shown with every call. See `load_credentials`.
     """
 
     def __init__(
@@ -107,13 +107,13 @@ class Backend:
         credentials: grpc.ChannelCredentials | None = None,
         api_key: str = "",
         timeout_s: float = 10.0,
-        timing: Timing | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._router = router
         self._credentials = credentials
         self._api_key = api_key
         self._timeout_s = timeout_s
-        self._timing = timing or Timing()
+        self._clock = clock or Clock()
         self._channel: grpc.aio.Channel | None = None
 
     def __repr__(self) -> str:
@@ -142,7 +142,7 @@ class Backend:
     async def broadcast(
         self,
         address: Address,
-        content: wording.Content,
+        content: builders.Content,
         *,
         author: Author | None = None,
         reply_to: str = "",
@@ -174,7 +174,7 @@ class Backend:
         Leaving the context waits for every answer; leaving it by an exception or a cancel fails what is
         unanswered with Disconnected.
         """
-        publisher = Publisher(self._broadcast, self._timing, max_unanswered=max_unanswered)
+        publisher = Publisher(self._broadcast, self._clock, max_unanswered=max_unanswered)
         publisher.start()
         try:
             yield publisher
@@ -182,7 +182,7 @@ class Backend:
         finally:
             await publisher.stop()
 
-    def open(
+    def open_message(
         self,
         address: Address,
         *,
@@ -193,7 +193,7 @@ class Backend:
         producer: str = "",
         on_cancel: OnCancel | None = None,
     ) -> OpenMessage:
-        """A message that is said piece by piece: `async with backend.open(…) as out: await out.write(…)`.
+        """A message written piece by piece, inside `async with backend.open_message(…) as out:`.
 
         Opened again with the same `key` within a day it is the same message, and whoever opened it
         before gets Fenced. `producer` names this one for logs.
@@ -206,7 +206,7 @@ class Backend:
             reply_to=reply_to,
             attributes=dict(attributes or {}),
         )
-        return OpenMessage(self._broadcast, request, self._timing, self._timeout_s, on_cancel)
+        return OpenMessage(self._broadcast, request, self._clock, self._timeout_s, on_cancel)
 
     # Changing what was said.
 
@@ -215,9 +215,9 @@ class Backend:
         request = CancelMessageRequest(tenant=tenant, message_id=message_id)
         return (await self._call(self._broadcast.CancelMessage(request, timeout=self._timeout_s))).state
 
-    async def edit(self, tenant: str, message_id: str, content: wording.Content) -> Position:
+    async def edit(self, tenant: str, message_id: str, content: builders.Content) -> Position:
         """Replaces the parts of a message that has ended; returns the place of the change in the log."""
-        request = EditMessageRequest(tenant=tenant, message_id=message_id, parts=wording.parts(content))
+        request = EditMessageRequest(tenant=tenant, message_id=message_id, parts=builders.parts(content))
         return (await self._call(self._history.EditMessage(request, timeout=self._timeout_s))).position
 
     async def recall(self, tenant: str, message_id: str) -> Position | None:
@@ -228,14 +228,14 @@ class Backend:
 
     # What agents gave up.
 
-    async def dead_letters(
+    async def list_dead_letters(
         self, tenant: str, agent: str, *, after: int = 0, limit: int = 0
     ) -> ListDeadLettersResponse:
         """Reads a page of the deliveries that were given up, oldest first, from after this id."""
         request = ListDeadLettersRequest(tenant=tenant, agent=agent, after=after, page_size=limit)
         return await self._call(self._agents.ListDeadLetters(request, timeout=self._timeout_s))
 
-    async def replay(self, tenant: str, agent: str, delivery_ids: Iterable[int]) -> int:
+    async def replay_dead_letters(self, tenant: str, agent: str, delivery_ids: Iterable[int]) -> int:
         """Delivers dead letters again, as if they had just been said; returns how many there were."""
         request = ReplayDeadLettersRequest(tenant=tenant, agent=agent, delivery_ids=delivery_ids)
         return (await self._call(self._agents.ReplayDeadLetters(request, timeout=self._timeout_s))).replayed
@@ -261,12 +261,14 @@ class Backend:
         request = GetMessageRequest(tenant=tenant, message_id=message_id)
         return (await self._call(self._history.GetMessage(request, timeout=self._timeout_s))).message
 
-    async def receipts(self, address: Address, *, after: str = "", limit: int = 0) -> ListReceiptsResponse:
+    async def list_receipts(
+        self, address: Address, *, after: str = "", limit: int = 0
+    ) -> ListReceiptsResponse:
         """Reads how far each user has been given, and has read, a conversation; from after this user."""
         request = ListReceiptsRequest(address=address, after=after, page_size=limit)
         return await self._call(self._history.ListReceipts(request, timeout=self._timeout_s))
 
-    async def reset(self, address: Address) -> int:
+    async def erase_history(self, address: Address) -> int:
         """Erases a topic's log; returns how many messages it held."""
         request = ResetConversationRequest(address=address)
         return (await self._call(self._history.ResetConversation(request, timeout=self._timeout_s))).erased
@@ -298,7 +300,7 @@ class Backend:
                 return
             request.after.CopyFrom(page.topics[-1].address)
 
-    async def stats(self, tenant: str) -> GetStatsResponse:
+    async def get_stats(self, tenant: str) -> GetStatsResponse:
         """What a tenant has now, and has done since the router started."""
         return await self._call(
             self._presence.GetStats(GetStatsRequest(tenant=tenant), timeout=self._timeout_s)
@@ -331,4 +333,4 @@ class Backend:
         try:
             return await call
         except grpc.aio.AioRpcError as error:
-            raise refused_by_rpc(error) from None
+            raise error_from_rpc(error) from None

@@ -46,29 +46,29 @@ _TRANSIENT = frozenset(
 )
 
 
-class Access(TypedDict):
+class RouterCredentials(TypedDict):
     """What a router is shown, as Backend and Worker take it."""
 
     credentials: grpc.ChannelCredentials | None
     api_key: str
 
 
-def access(api_key: str = "", ca: str | PathLike[str] = "", tls: bool = False) -> Access:
-    """What to show a router, for `Backend(router, **access(…))`.
+def load_credentials(api_key: str = "", ca: str | PathLike[str] = "", tls: bool = False) -> RouterCredentials:
+    """What to show a router, for `Backend(router, **load_credentials(…))`.
 
     TLS is spoken where `tls`, or where `ca` names a PEM file of the authorities that certify the router;
     without one those that gRPC knows do. Raises OSError where the file cannot be read.
     """
     roots = Path(ca).read_bytes() if ca else None
     credentials = grpc.ssl_channel_credentials(roots) if tls or ca else None
-    return Access(credentials=credentials, api_key=api_key)
+    return RouterCredentials(credentials=credentials, api_key=api_key)
 
 
-def access_from_environment() -> Access:
-    """What TRUNKLINE_API_KEY, TRUNKLINE_CA and TRUNKLINE_TLS say. Raises OSError, see `access`."""
+def load_credentials_from_environment() -> RouterCredentials:
+    """What TRUNKLINE_API_KEY, TRUNKLINE_CA and TRUNKLINE_TLS say. Raises OSError, see `load_credentials`."""
     env = os.environ.get
     tls = env("TRUNKLINE_TLS", "").lower() in ("1", "true", "yes", "on")
-    return access(env("TRUNKLINE_API_KEY", ""), env("TRUNKLINE_CA", ""), tls)
+    return load_credentials(env("TRUNKLINE_API_KEY", ""), env("TRUNKLINE_CA", ""), tls)
 
 
 def open_channel(
@@ -82,10 +82,10 @@ def open_channel(
         channel = grpc.aio.insecure_channel(router, options=_OPTIONS)
     else:
         channel = grpc.aio.secure_channel(router, credentials, options=_OPTIONS)
-    return cast("grpc.aio.Channel", _Keyed(channel, api_key)) if api_key else channel
+    return cast("grpc.aio.Channel", _AuthenticatedChannel(channel, api_key)) if api_key else channel
 
 
-class _Keyed:
+class _AuthenticatedChannel:
     """A channel whose calls show an API key; gRPC's own way to do that takes encrypted channels only."""
 
     def __init__(self, channel: grpc.aio.Channel, api_key: str) -> None:
@@ -100,7 +100,7 @@ class _Keyed:
         return lambda *args, **named: partial(make(*args, **named), metadata=self._metadata)
 
 
-def refused_by_rpc(error: grpc.aio.AioRpcError) -> Refused:
+def error_from_rpc(error: grpc.aio.AioRpcError) -> Refused:
     """What a failed call says: the catalogue's entry in its details, or else its status."""
     code, retryable, retry_after_ms = error.code().name, error.code() in _TRANSIENT, 0
     details = _details(error)
@@ -119,7 +119,7 @@ def refused_by_rpc(error: grpc.aio.AioRpcError) -> Refused:
     return Refused(code, message, retryable=retryable, retry_after_ms=retry_after_ms)
 
 
-def refused_by_entry(error: Error) -> Refused:
+def error_from_entry(error: Error) -> Refused:
     """An `Error` of the contract as an exception."""
     return Refused(error.code, error.message, retryable=error.retryable, retry_after_ms=error.retry_after_ms)
 

@@ -23,7 +23,7 @@ from trunkline.v1.message_pb2 import (
 
 from trunkline_client.client import Client
 from trunkline_client.errors import TrunklineError
-from trunkline_client.events import Ack, Changed, Delta, Lost, Snapshot
+from trunkline_client.events import Ack, Delta, MessageChanged, MessagesLost, Snapshot
 from trunkline_client.transcript import Transcript
 
 
@@ -86,7 +86,7 @@ class Replies:
         return True
 
 
-class Interrupt:
+class InterruptHandler:
     """What Ctrl-C does: it cancels the reply that is being shown, or else ends the chat."""
 
     def __init__(self, client: Client, transcript: Transcript) -> None:
@@ -121,7 +121,7 @@ async def chat(client: Client, console: Console, you: str, agent: str, once: str
     transcript, replies = Transcript(console, you, agent), Replies()
     async with client:
         transcript.note(f"connected as {client.connection_id}; Ctrl-D ends, Ctrl-C stops a reply")
-        interrupt = Interrupt(client, transcript)
+        interrupt = InterruptHandler(client, transcript)
         hearing = asyncio.create_task(_hear(client, transcript, replies))
         saying = asyncio.create_task(_say(client, transcript, replies, once))
         quitting = asyncio.create_task(interrupt.quitting.wait())
@@ -175,10 +175,10 @@ async def _hear(client: Client, transcript: Transcript, replies: Replies) -> Non
             case Snapshot(message):
                 transcript.replaced(message)
                 replies.heard(message)
-            case Changed():
+            case MessageChanged():
                 transcript.changed(event)
                 replies.ended(event.change)
-            case Lost():
+            case MessagesLost():
                 transcript.note("reconnected; some messages may be missing")
             case _:
                 pass

@@ -12,21 +12,21 @@ from urllib.parse import urlsplit
 from trunkline.v1.address_pb2 import Conversation, Position, TopicPosition
 from trunkline.v1.message_pb2 import Message
 
+from trunkline_client import builders
 from trunkline_client import events as effects
-from trunkline_client import wording
-from trunkline_client.backoff import Timing
-from trunkline_client.carrier import Carrier, State
-from trunkline_client.connecting import ClientSettings, connect_url
+from trunkline_client.clock import Clock
+from trunkline_client.edge_socket import ClientSettings, connect_url
 from trunkline_client.errors import Closed
-from trunkline_client.events import Cancelled, Effect, Event, Lost
-from trunkline_client.following import Following, Replies
+from trunkline_client.events import CancelResult, Effect, Event, MessagesLost
 from trunkline_client.inbox import Inbox
-from trunkline_client.listening import Iteration, Listening
-from trunkline_client.renewing import Token
+from trunkline_client.inbox_reader import CallIterator, InboxReader
+from trunkline_client.reconnecting_transport import ClientState, ReconnectingTransport
 from trunkline_client.reply_stream import ReplyStream
-from trunkline_client.requests import Requests
+from trunkline_client.reply_tracker import Replies, TrackedReply
+from trunkline_client.request_sender import RequestSender
 from trunkline_client.saying import Saying
 from trunkline_client.session import Session
+from trunkline_client.token_refresher import TokenSource
 
 #: How far back a reply is looked for when it may have come unseen.
 _CATCH_UP_MESSAGES = 100
@@ -43,7 +43,7 @@ class Client(Saying):
 
     Entering the context connects, and raises Unreachable, Refused or Closed where that fails for good.
     From then on the client reconnects by itself, resumes where it was, and sends again what was not
-    answered: each message is yielded once and in order, or a `Lost` event says that some may be
+    answered: each message is yielded once and in order, or a `MessagesLost` event says that some may be
     missing. What is received waits for the application in a bounded queue; while that is full the
     client reads nothing, answers to its own requests included, so an application that sends must also
     read. Leaving the context closes the connection and ends iteration.
@@ -53,8 +53,8 @@ class Client(Saying):
     longer than `settings.attempt_timeout_s`, it is called again. A client with nothing but one token ends
     with it, by Closed or Refused with the reason TOKEN_EXPIRED.
 
-    `resume` takes the `positions` of an earlier client. `on_lost` is called for each `Lost` event when
-    iteration comes to it. One task iterates; any may send.
+    `resume` takes the `positions` of an earlier client. `on_lost` is called for each `MessagesLost` event
+    when iteration comes to it. One task iterates; any may send.
     """
 
     def __init__(
@@ -66,23 +66,23 @@ class Client(Saying):
         platform: str,
         conversation: str | Conversation,
         user: str = "",
-        token: Token = "",
+        token: TokenSource = "",
         resume: Iterable[TopicPosition] = (),
-        on_lost: Callable[[Lost], None] | None = None,
+        on_lost: Callable[[MessagesLost], None] | None = None,
         settings: ClientSettings | None = None,
-        timing: Timing | None = None,
+        clock: Clock | None = None,
     ) -> None:
         if urlsplit(url).scheme not in ("ws", "wss") or not urlsplit(url).hostname:
             raise ValueError(f"an edge's URL begins with ws:// or wss:// and names a host, not {url!r}")
         self._settings = settings or ClientSettings()
-        self._address = wording.address(
-            tenant=tenant, agent=agent, platform=platform, conversation=wording.conversation(conversation)
+        self._address = builders.address(
+            tenant=tenant, agent=agent, platform=platform, conversation=builders.conversation(conversation)
         )
         self._query = {
             "tenant": tenant,
             "agent": agent,
             "platform": platform,
-            "conversation": wording.conversation_name(self._address.conversation),
+            "conversation": builders.conversation_name(self._address.conversation),
             "user": user,
             "rollup_ms": "" if self._settings.rollup_ms is None else str(self._settings.rollup_ms),
         }
@@ -92,26 +92,26 @@ class Client(Saying):
         self._session = Session(self._address, resume)
         for each in resume:
             self._inbox.mark(each.address, each.position)
-        self._listening = Listening(self._inbox, on_lost)
+        self._listening = InboxReader(self._inbox, on_lost)
         self._replies = Replies()
-        timing = timing or Timing()
-        self._clock = timing.clock
-        self._carrier = Carrier(
-            self._url, token, self._session, self._settings, timing, self._perform, self._listening.room
+        clock = clock or Clock()
+        self._clock = clock.clock
+        self._carrier = ReconnectingTransport(
+            self._url, token, self._session, self._settings, clock, self._perform, self._listening.room
         )
-        self._requests = Requests(self._session, self._carrier, self._settings.max_unanswered)
+        self._requests = RequestSender(self._session, self._carrier, self._settings.max_unanswered)
         #: Connected for the first time, or ended.
         self._opened = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._end: BaseException | None = None
 
     def __repr__(self) -> str:
-        return f"<Client {self.state} {wording.address_name(self._address)}>"
+        return f"<Client {self.state} {builders.address_name(self._address)}>"
 
-    # State.
+    # ClientState.
 
     @property
-    def state(self) -> State:
+    def state(self) -> ClientState:
         """`connecting`, `connected`, `waiting` before the next attempt, or `closed` for good."""
         return self._carrier.state
 
@@ -190,7 +190,7 @@ class Client(Saying):
 
     def ask(
         self,
-        content: wording.Content,
+        content: builders.Content,
         *,
         attributes: Mapping[str, str] | None = None,
         conversation: str | Conversation | None = None,
@@ -203,7 +203,7 @@ class Client(Saying):
         caller (`asyncio.timeout`). Leaving it before the reply has ended does not cancel it. Whatever
         else is said waits for the client's own iteration as always.
         """
-        following = Following()
+        following = TrackedReply()
         client_id = id or uuid.uuid4().hex
 
         async def begin() -> None:
@@ -217,41 +217,41 @@ class Client(Saying):
             )
             self._tell(self._replies.asked(following, ack.message_id), 0)
 
-        async def cancel() -> Cancelled:
+        async def cancel() -> CancelResult:
             if following.whole is not None:
                 return await self.cancel(message_id=following.whole.id, conversation=conversation)
             return await self.cancel(client_id=client_id, conversation=conversation)
 
         async def catch_up() -> None:
-            self._replies.found((await self.history(conversation, limit=_CATCH_UP_MESSAGES)).messages)
+            self._replies.found((await self.read_history(conversation, limit=_CATCH_UP_MESSAGES)).messages)
 
         return self._following(following, begin, cancel, catch_up)
 
-    def stream(self, message: Message) -> ReplyStream:
+    def follow(self, message: Message) -> ReplyStream:
         """Follows an open message that iteration has yielded, from what that holds. See ReplyStream.
 
         Entering the block raises ValueError where another one follows that message.
         """
-        following = Following()
+        following = TrackedReply()
         conversation = message.address.conversation if message.address.HasField("conversation") else None
 
         async def begin() -> None:
             self._replies.follow(following, message)
 
-        async def cancel() -> Cancelled:
+        async def cancel() -> CancelResult:
             return await self.cancel(message_id=message.id, conversation=conversation)
 
         async def catch_up() -> None:
             before = Position(epoch=message.position.epoch, seq=message.position.seq - 1)
-            self._replies.found((await self.history(conversation, after=before, limit=1)).messages)
+            self._replies.found((await self.read_history(conversation, after=before, limit=1)).messages)
 
         return self._following(following, begin, cancel, catch_up)
 
     def _following(
         self,
-        following: Following,
+        following: TrackedReply,
         begin: Callable[[], Awaitable[None]],
-        cancel: Callable[[], Awaitable[Cancelled]],
+        cancel: Callable[[], Awaitable[CancelResult]],
         catch_up: Callable[[], Awaitable[None]],
     ) -> ReplyStream:
         return ReplyStream(
@@ -269,20 +269,20 @@ class Client(Saying):
         """Messages, in order and each once; other events are passed over. See `events`.
 
         A message that is still open comes as soon as it was begun, with what it says until then;
-        `stream` follows it.
+        `follow` follows it.
         """
-        return Iteration(self._listening.take_message)
+        return CallIterator(self._listening.take_message)
 
     def events(self) -> AsyncIterator[Event]:
         """Messages and what becomes of them, signals, receipts, refusals and losses, as received.
 
-        An open message comes as a Message, then as Deltas, and as Changed when it has ended; as a
+        An open message comes as a Message, then as Deltas, and as MessageChanged when it has ended; as a
         Snapshot where what was told of it is to be replaced. What a ReplyStream follows is left out.
 
         Ends after `close`; raises Closed, or what else ended the connection for good, once all that was
         received before has been yielded. A cancelled iteration loses nothing and may be begun again.
         """
-        return Iteration(self._listening.take)
+        return CallIterator(self._listening.take)
 
     # What the carrier calls.
 
@@ -292,15 +292,15 @@ class Client(Saying):
     def _perform(self, wanted: list[Effect], size: int) -> None:
         for effect in wanted:
             match effect:
-                case effects.Tell(event):
+                case effects.Emit(event):
                     self._tell(self._replies.sort(event), size)
-                case effects.Mark(address, position):
+                case effects.SetPosition(address, position):
                     self._inbox.mark(address, position)
-                case effects.Answer(request_id, answer):
+                case effects.CompleteRequest(request_id, answer):
                     self._requests.answered(request_id, answer)
-                case effects.Refuse(request_id, error):
+                case effects.FailRequest(request_id, error):
                     self._requests.refused(request_id, error)
-                case effects.Forget(address):
+                case effects.ForgetTopic(address):
                     self._inbox.forget(address)
                     self._replies.forget(address)
                 case _:

@@ -21,7 +21,7 @@ class Arrival(Enum):
     #: It is new.
     NEW = 0
     #: It is new, and the log began anew with it.
-    ANEW = 1
+    NEW_EPOCH = 1
     #: It was there before.
     REPEATED = 2
     #: Something before it is missing; the cursor stays where it was.
@@ -88,7 +88,7 @@ class Cursor:
             return Arrival.GAP
         self.epoch, self.seq = position.epoch, 1
         self._ahead.clear()
-        return Arrival.ANEW
+        return Arrival.NEW_EPOCH
 
     def _holes_with(self, seq: int) -> int:
         return max(seq, *self._ahead) - self.seq - len(self._ahead) - 1 if self._ahead else seq - self.seq - 1

@@ -5,7 +5,7 @@ TrunklineError
 ├── Closed         the connection ended and must not be made again
 ├── Unreachable    nobody could be reached, or not in time
 ├── Disconnected   the connection broke, and what was asked for cannot be asked again
-├── Overfull       too much waits for its answer already
+├── QueueFull       too much waits for its answer already
 ├── TimedOut       no answer in time (also a TimeoutError)
 │   of messages that are said piece by piece:
 ├── ReplyCancelled   its readers have stopped it
@@ -76,7 +76,7 @@ class Disconnected(TrunklineError):
     """There is no connection, or it broke with this unanswered. It may or may not have been done."""
 
 
-class Overfull(TrunklineError):
+class QueueFull(TrunklineError):
     """Too much waits for its answer already; wait for some of it, or use the form that waits."""
 
 

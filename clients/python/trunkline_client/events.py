@@ -22,11 +22,11 @@ from trunkline.v1.frame_pb2 import (
 )
 from trunkline.v1.message_pb2 import Change, Message, MessageState, Part
 
-from trunkline_client.accumulate import Accumulator
+from trunkline_client.accumulator import Accumulator
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class MessagesLost:
     """Messages may have been missed: what was asked for on reconnecting could not be had.
 
     What follows begins after `positions`. Read `history` where the gap matters.
@@ -36,7 +36,7 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class GroupLeft:
     """A group that had been joined is heard no more.
 
     It could not be joined again after reconnecting, or another token does not allow it.
@@ -70,7 +70,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Changed:
+class MessageChanged:
     """A message has ended, or was edited or recalled.
 
     `message` is the message as it is now; None where it was recalled, or has ended unseen.
@@ -81,11 +81,20 @@ class Changed:
 
 
 Event: TypeAlias = (
-    Message | Delta | Snapshot | Changed | SignalFrame | ReadFrame | DeliveredFrame | ErrorFrame | Lost | Left
+    Message
+    | Delta
+    | Snapshot
+    | MessageChanged
+    | SignalFrame
+    | ReadFrame
+    | DeliveredFrame
+    | ErrorFrame
+    | MessagesLost
+    | GroupLeft
 )
 """What `Client.events` yields; an ErrorFrame is the refusal of what has no id, such as a signal."""
 
-Told: TypeAlias = Event | DeltaFrame | Change
+SessionEvent: TypeAlias = Event | DeltaFrame | Change
 """What a session tells."""
 
 
@@ -104,7 +113,7 @@ class HistoryPage(NamedTuple):
     more: bool
 
 
-class Joined(NamedTuple):
+class GroupJoined(NamedTuple):
     """A group is joined; messages after `position` follow, and with `recovered` all that was missed."""
 
     address: Address
@@ -112,7 +121,7 @@ class Joined(NamedTuple):
     recovered: bool
 
 
-class Cancelled(NamedTuple):
+class CancelResult(NamedTuple):
     """What a cancel has done: how the replies have ended, by their ids.
 
     `prevented`: there was none yet, and there will be none but one that ends CANCELLED at once.
@@ -122,7 +131,7 @@ class Cancelled(NamedTuple):
     prevented: bool
 
 
-Answered: TypeAlias = (
+ResponseFrame: TypeAlias = (
     AckFrame | SubscribedFrame | UnsubscribedFrame | HistoryPageFrame | PongFrame | CancelledFrame
 )
 
@@ -135,15 +144,15 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CompleteRequest:
     """Complete this request."""
 
     id: str
-    answer: Answered
+    answer: ResponseFrame
 
 
 @dataclass(frozen=True, slots=True)
-class Refuse:
+class FailRequest:
     """Fail this request."""
 
     id: str
@@ -151,14 +160,14 @@ class Refuse:
 
 
 @dataclass(frozen=True, slots=True)
-class Tell:
+class Emit:
     """Pass this on to the application."""
 
-    event: Told
+    event: SessionEvent
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class SetPosition:
     """Once the application has taken all that was told before, it stands here in this topic."""
 
     address: Address
@@ -166,41 +175,41 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Forget:
+class ForgetTopic:
     """This topic is heard no more; its position means nothing now."""
 
     address: Address
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
+class PauseSending:
     """Call `Session.go_on` after so many seconds, unless the socket is gone by then."""
 
     for_s: float
 
 
 @dataclass(frozen=True, slots=True)
-class Expires:
+class SetTokenExpiry:
     """The token expires then, in seconds since 1970; never where it is None."""
 
     at_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
-class NotRenewed:
+class WarnTokenRejected:
     """Another token was refused; the present one is good until it expires."""
 
     error: ErrorFrame
 
 
 @dataclass(frozen=True, slots=True)
-class Drop:
+class DropConnection:
     """Break the connection and make another."""
 
     why: str
 
 
-OnConnection: TypeAlias = Send | Pause | Expires | NotRenewed | Drop
+OnConnection: TypeAlias = Send | PauseSending | SetTokenExpiry | WarnTokenRejected | DropConnection
 """What is about the present connection."""
 
-Effect: TypeAlias = Answer | Refuse | Tell | Mark | Forget | OnConnection
+Effect: TypeAlias = CompleteRequest | FailRequest | Emit | SetPosition | ForgetTopic | OnConnection

@@ -6,7 +6,7 @@ from enum import Enum
 from typing import NamedTuple
 
 
-class Pulse(Enum):
+class HeartbeatAction(Enum):
     """What a heartbeat asks for."""
 
     WAIT = 0
@@ -14,22 +14,22 @@ class Pulse(Enum):
     DEAD = 2
 
 
-class Beat(NamedTuple):
+class HeartbeatStep(NamedTuple):
     """What to do now, and when to ask again."""
 
-    pulse: Pulse
+    pulse: HeartbeatAction
     wait_s: float
 
 
-def beat(now: float, heard_at: float, pinged_at: float, interval_s: float) -> Beat:
+def next_heartbeat(now: float, heard_at: float, pinged_at: float, interval_s: float) -> HeartbeatStep:
     """What to do about a connection on which something was last heard, and a ping sent, at these times.
 
     One ping per interval, so that whatever has been silent for two was asked at least one interval ago.
     """
     dead_in_s = heard_at + 2 * interval_s - now
     if dead_in_s <= 0:
-        return Beat(Pulse.DEAD, 0.0)
+        return HeartbeatStep(HeartbeatAction.DEAD, 0.0)
     ping_in_s = pinged_at + interval_s - now
     if ping_in_s > 0:
-        return Beat(Pulse.WAIT, min(ping_in_s, dead_in_s))
-    return Beat(Pulse.PING, min(interval_s, dead_in_s))
+        return HeartbeatStep(HeartbeatAction.WAIT, min(ping_in_s, dead_in_s))
+    return HeartbeatStep(HeartbeatAction.PING, min(interval_s, dead_in_s))

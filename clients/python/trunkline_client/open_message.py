@@ -24,8 +24,10 @@ from trunkline.v1.message_pb2 import (
     MessageState,
 )
 
-from trunkline_client.backoff import Backoff, Timing
-from trunkline_client.channel import refused_by_rpc
+from trunkline_client.backoff import Backoff
+from trunkline_client.channel import error_from_rpc
+from trunkline_client.clock import Clock
+from trunkline_client.delta_buffer import DeltaBuffer
 from trunkline_client.errors import (
     AlreadyAnswered,
     Disconnected,
@@ -35,8 +37,7 @@ from trunkline_client.errors import (
     ReplyExpired,
     TrunklineError,
 )
-from trunkline_client.outgoing import Outgoing
-from trunkline_client.speaking import OnCancel, Speech, error_of
+from trunkline_client.message_writer import MessageWriter, OnCancel, error_of
 
 T = TypeVar("T")
 
@@ -47,8 +48,8 @@ _MAX_CALL_DELTAS = 1024
 _DEFAULT_LEASE_S = 15
 
 
-class OpenMessage(Speech):
-    """A message while it is said; `Backend.open` makes one. See `Speech`.
+class OpenMessage(MessageWriter):
+    """A message while it is said; `Backend.open_message` makes one. See `MessageWriter`.
 
     What is written while one call runs goes with the next; while nothing is written, calls without
     anything keep the message's lease. Where the router cannot be reached the calls are made again, for
@@ -60,17 +61,17 @@ class OpenMessage(Speech):
         self,
         stub: BroadcastServiceStub,
         request: OpenMessageRequest,
-        timing: Timing,
+        clock: Clock,
         timeout_s: float,
         on_cancel: OnCancel | None,
     ) -> None:
         super().__init__(on_cancel)
         self._stub = stub
         self._request = request
-        self._timing = timing
+        self._clock = clock
         self._timeout_s = timeout_s
-        self._backoff = Backoff(timing.random)
-        self._deltas = Outgoing()
+        self._backoff = Backoff(clock.random)
+        self._deltas = DeltaBuffer()
         self._over: TrunklineError | None = None
         #: Why nothing more can be added, though it can still be ended.
         self._refusal: Refused | None = None
@@ -87,7 +88,7 @@ class OpenMessage(Speech):
         return f"<OpenMessage {self.id} {self._deltas!r}>"
 
     @property
-    def _outgoing(self) -> Outgoing:
+    def _outgoing(self) -> DeltaBuffer:
         return self._deltas
 
     @property
@@ -101,7 +102,7 @@ class OpenMessage(Speech):
         try:
             answer = await self._stub.OpenMessage(self._request, timeout=self._timeout_s)
         except grpc.aio.AioRpcError as error:
-            raise refused_by_rpc(error) from None
+            raise error_from_rpc(error) from None
         if answer.message.state != MESSAGE_STATE_OPEN:
             raise AlreadyAnswered(answer.message)
         self._epoch = answer.epoch
@@ -135,7 +136,7 @@ class OpenMessage(Speech):
 
     async def _timing_out(self) -> None:
         assert self._pumping is not None
-        late = asyncio.ensure_future(self._timing.sleep(self._timeout_s))
+        late = asyncio.ensure_future(self._clock.sleep(self._timeout_s))
         try:
             await asyncio.wait({self._pumping, late}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -169,7 +170,7 @@ class OpenMessage(Speech):
         """Waits for something to write; False where the lease is to be renewed first."""
         self._has_mail.clear()
         mail = asyncio.ensure_future(self._has_mail.wait())
-        late = asyncio.ensure_future(self._timing.sleep(self._renew_s))
+        late = asyncio.ensure_future(self._clock.sleep(self._renew_s))
         try:
             await asyncio.wait({mail, late}, return_when=asyncio.FIRST_COMPLETED)
             return mail.done()
@@ -200,7 +201,7 @@ class OpenMessage(Speech):
         try:
             return await call
         except grpc.aio.AioRpcError as error:
-            raise refused_by_rpc(error) from None
+            raise error_from_rpc(error) from None
 
     async def _refused(self, message_id: str, refusal: Refused) -> None:
         if refusal.code == "MESSAGE_ENDED":
@@ -218,7 +219,7 @@ class OpenMessage(Speech):
             self.interrupt(refusal)
         elif refusal.retryable:
             self._deltas.go_on_from_first_kept()
-            await self._timing.sleep(self._backoff.next_s(refusal.retry_after_ms / 1000))
+            await self._clock.sleep(self._backoff.next_s(refusal.retry_after_ms / 1000))
         else:
             self._fail(refusal)
 

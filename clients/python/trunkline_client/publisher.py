@@ -17,11 +17,12 @@ from trunkline.v1.broadcast_service_pb2 import (
 )
 from trunkline.v1.broadcast_service_pb2_grpc import BroadcastServiceStub
 
-from trunkline_client.backoff import Backoff, Timing
-from trunkline_client.channel import refused_by_entry, refused_by_rpc
-from trunkline_client.errors import Disconnected, Overfull, Refused, TrunklineError
-from trunkline_client.pipeline import MAX_BATCH_BYTES, Pipeline
-from trunkline_client.streams import TwoWays
+from trunkline_client.backoff import Backoff
+from trunkline_client.bidi_stream import BidiStream
+from trunkline_client.channel import error_from_entry, error_from_rpc
+from trunkline_client.clock import Clock
+from trunkline_client.errors import Disconnected, QueueFull, Refused, TrunklineError
+from trunkline_client.publish_queue import MAX_BATCH_BYTES, PublishQueue
 
 log = logging.getLogger("trunkline_client")
 
@@ -32,14 +33,14 @@ class Publisher:
     `publish` and `send` return a ticket: a future of the BroadcastResponse, which raises Refused where
     the router refuses. When the stream breaks, requests with an idempotency key are sent again on the
     next one; those without fail with Disconnected if they had been written, as they may or may not have
-    been taken. Requests to one address are committed in the order in which they were given.
+    been taken. RequestSender to one address are committed in the order in which they were given.
     `Backend.publisher` makes one.
     """
 
-    def __init__(self, stub: BroadcastServiceStub, timing: Timing, *, max_unanswered: int) -> None:
+    def __init__(self, stub: BroadcastServiceStub, clock: Clock, *, max_unanswered: int) -> None:
         self._stub = stub
-        self._timing = timing
-        self._pipeline = Pipeline(max_unanswered)
+        self._clock = clock
+        self._pipeline = PublishQueue(max_unanswered)
         self._tickets: dict[int, asyncio.Future[BroadcastResponse]] = {}
         self._has_mail = asyncio.Event()
         #: Set when requests have left the pipeline.
@@ -51,7 +52,7 @@ class Publisher:
         return f"<Publisher {self._pipeline!r}>"
 
     def publish(self, request: BroadcastRequest) -> asyncio.Future[BroadcastResponse]:
-        """Queues a request without waiting. Raises Overfull where `max_unanswered` are on their way.
+        """Queues a request without waiting. Raises QueueFull where `max_unanswered` are on their way.
 
         Raises Refused at once for a request that is too large for the contract. Nobody has to await the
         ticket; an error that nobody looks at is not reported.
@@ -59,7 +60,7 @@ class Publisher:
         if self._end is not None:
             raise self._end
         if self._pipeline.is_full:
-            raise Overfull(f"{len(self._pipeline)} requests wait for their answers")
+            raise QueueFull(f"{len(self._pipeline)} requests wait for their answers")
         if request.ByteSize() > MAX_BATCH_BYTES:
             problem = f"has {request.ByteSize()} bytes; at most {MAX_BATCH_BYTES} are allowed"
             sentence = catalogue.INVALID_ARGUMENT.sentence(field="BroadcastRequest", problem=problem)
@@ -98,7 +99,7 @@ class Publisher:
                 self._running.result()
 
     async def _run(self) -> None:
-        backoff = Backoff(self._timing.random)
+        backoff = Backoff(self._clock.random)
         try:
             while True:
                 refusal = await self._stream(backoff)
@@ -106,20 +107,20 @@ class Publisher:
                 if not refusal.retryable:
                     self._fail_all(refusal)
                     return
-                await self._timing.sleep(backoff.next_s(refusal.retry_after_ms / 1000))
+                await self._clock.sleep(backoff.next_s(refusal.retry_after_ms / 1000))
         finally:
             self._fail_all(Disconnected("The publisher was closed"))
 
     async def _stream(self, backoff: Backoff) -> Refused:
         """Writes and reads on one stream until it breaks; returns why."""
         call = self._stub.BroadcastMany()
-        stream = TwoWays(call, self._write)
+        stream = BidiStream(call, self._write)
         try:
             async for response in stream:
                 backoff.reset()
                 self._take(response)
         except grpc.aio.AioRpcError as error:
-            return refused_by_rpc(error)
+            return error_from_rpc(error)
         finally:
             await stream.close()
         return Refused("UNAVAILABLE", "the router ended the stream", retryable=True)
@@ -138,7 +139,7 @@ class Publisher:
                 continue
             ticket = self._tickets.pop(result.number)
             if result.HasField("error"):
-                _fail(ticket, refused_by_entry(result.error))
+                _fail(ticket, error_from_entry(result.error))
             elif not ticket.done():
                 ticket.set_result(result.response)
         self._eased.set()

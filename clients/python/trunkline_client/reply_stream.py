@@ -14,13 +14,13 @@ from trunkline.v1.message_pb2 import (
     MessageState,
 )
 
-from trunkline_client.events import Cancelled, Delta, Snapshot
-from trunkline_client.following import Following
-from trunkline_client.wording import text_of
+from trunkline_client.builders import text_of
+from trunkline_client.events import CancelResult, Delta, Snapshot
+from trunkline_client.reply_tracker import TrackedReply
 
 
 class ReplyStream:
-    """Iterates over what is added to a message, until that ends; `Client.ask` and `stream` make one.
+    """Iterates over what is added to a message, until that ends; `Client.ask` and `Client.follow` make one.
 
         async with client.ask("Tell me a story") as reply:
             async for delta in reply:
@@ -28,7 +28,7 @@ class ReplyStream:
 
     Yields each addition once, those that came together as one, also across reconnects. Where what was
     yielded is void, as the router lost what it had not written yet, it yields a Snapshot of what holds
-    in its place. Iteration ends with the message; how it ended is its `state`. Nothing of it comes by
+    in its place. CallIterator ends with the message; how it ended is its `state`. Nothing of it comes by
     the client's own iteration as long as the block lasts, and `Client.positions` may be past it before
     it is taken. What waits here takes no more than the message itself, and delays nobody.
 
@@ -37,10 +37,10 @@ class ReplyStream:
 
     def __init__(
         self,
-        following: Following,
+        following: TrackedReply,
         begin: Callable[[], Awaitable[None]],
         leave: Callable[[], None],
-        cancel: Callable[[], Awaitable[Cancelled]],
+        cancel: Callable[[], Awaitable[CancelResult]],
         catch_up: Callable[[], Awaitable[None]],
         end: Callable[[], BaseException | None],
     ) -> None:
@@ -76,13 +76,13 @@ class ReplyStream:
         """Why it FAILED; else None."""
         return self.message.error if self.message is not None and self.message.HasField("error") else None
 
-    async def whole(self) -> Message:
+    async def wait_until_ended(self) -> Message:
         """Waits until it has ended, in whatever state; returns it."""
         await self._until(lambda: self._following.ended)
         assert self.message is not None
         return self.message
 
-    async def cancel(self) -> Cancelled:
+    async def cancel(self) -> CancelResult:
         """Stops it, also before there is any. Raises like `Client.send`."""
         return await self._cancel()
 

@@ -9,10 +9,10 @@ from typing import Any
 from trunkline.v1 import frame_pb2 as frames
 from trunkline.v1.address_pb2 import Conversation, Position
 
-from trunkline_client import wording
-from trunkline_client.carrier import Carrier
-from trunkline_client.events import Ack, Cancelled, HistoryPage, Joined
-from trunkline_client.requests import Requests
+from trunkline_client import builders
+from trunkline_client.events import Ack, CancelResult, GroupJoined, HistoryPage
+from trunkline_client.reconnecting_transport import ReconnectingTransport
+from trunkline_client.request_sender import RequestSender
 from trunkline_client.session import Session
 
 
@@ -20,8 +20,8 @@ class Saying:
     """The half of a client that speaks; see `Client`."""
 
     _session: Session
-    _carrier: Carrier
-    _requests: Requests
+    _carrier: ReconnectingTransport
+    _requests: RequestSender
     _clock: Callable[[], float]
     _end: BaseException | None
 
@@ -29,7 +29,7 @@ class Saying:
 
     async def send(
         self,
-        content: wording.Content,
+        content: builders.Content,
         *,
         reply_to: str = "",
         attributes: Mapping[str, str] | None = None,
@@ -47,32 +47,32 @@ class Saying:
         """
         message = frames.MessageFrame(
             id=id or uuid.uuid4().hex,
-            parts=wording.parts(content),
+            parts=builders.parts(content),
             reply_to=reply_to,
             attributes=dict(attributes or {}),
-            conversation=None if conversation is None else wording.conversation(conversation),
+            conversation=None if conversation is None else builders.conversation(conversation),
         )
         request = frames.ClientFrame(message=message)
         ack = await self._requests.ask(request, frames.AckFrame, timeout_s)
         return Ack(ack.message_id, ack.position, ack.address)
 
-    async def subscribe(self, group: str | Conversation, *, timeout_s: float = 10.0) -> Joined:
+    async def subscribe(self, group: str | Conversation, *, timeout_s: float = 10.0) -> GroupJoined:
         """Joins a group, and joins it again after each reconnect. Errors are as for `send`.
 
         Goes on from the group's position among those passed as `resume`, if there is one.
         """
-        frame = frames.SubscribeFrame(id=uuid.uuid4().hex, conversation=wording.group(group))
+        frame = frames.SubscribeFrame(id=uuid.uuid4().hex, conversation=builders.group(group))
         request = frames.ClientFrame(subscribe=frame)
         joined = await self._requests.ask(request, frames.SubscribedFrame, timeout_s)
-        return Joined(joined.address, joined.position, joined.recovered)
+        return GroupJoined(joined.address, joined.position, joined.recovered)
 
     async def unsubscribe(self, group: str | Conversation, *, timeout_s: float = 10.0) -> None:
         """Leaves a group and forgets its position. Errors are as for `send`."""
-        frame = frames.UnsubscribeFrame(id=uuid.uuid4().hex, conversation=wording.group(group))
+        frame = frames.UnsubscribeFrame(id=uuid.uuid4().hex, conversation=builders.group(group))
         request = frames.ClientFrame(unsubscribe=frame)
         await self._requests.ask(request, frames.UnsubscribedFrame, timeout_s)
 
-    async def history(
+    async def read_history(
         self,
         conversation: str | Conversation | None = None,
         *,
@@ -89,7 +89,7 @@ class Saying:
             raise ValueError("a page lies before a position or after one, not both")
         frame = frames.HistoryFrame(
             id=uuid.uuid4().hex,
-            conversation=None if conversation is None else wording.conversation(conversation),
+            conversation=None if conversation is None else builders.conversation(conversation),
             before=before,
             after=after,
             limit=limit,
@@ -115,16 +115,16 @@ class Saying:
     ) -> None:
         """Tells the others something that is not kept. A refusal comes as an ErrorFrame in `events`.
 
-        Raises Disconnected while not connected, as nothing is kept here either, and Overfull where the
+        Raises Disconnected while not connected, as nothing is kept here either, and QueueFull where the
         socket takes no more.
         """
         frame = frames.SignalFrame(name=name)
         frame.data.update(dict(data or {}))
         if conversation is not None:
-            frame.conversation.CopyFrom(wording.conversation(conversation))
+            frame.conversation.CopyFrom(builders.conversation(conversation))
         self._requests.say(frames.ClientFrame(signal=frame))
 
-    async def read(self, position: Position, *, conversation: str | Conversation | None = None) -> None:
+    async def mark_read(self, position: Position, *, conversation: str | Conversation | None = None) -> None:
         """Tells the others how far this user has read.
 
         Returns at once; it is sent again after each reconnect until it has come back, which shows as a
@@ -132,17 +132,19 @@ class Saying:
         """
         frame = frames.ReadFrame(position=position)
         if conversation is not None:
-            frame.conversation.CopyFrom(wording.conversation(conversation))
+            frame.conversation.CopyFrom(builders.conversation(conversation))
         if self._end is not None:
             raise self._end
         for each in self._session.read(frame):
             self._carrier.send(each)
 
-    async def delivered(self, position: Position, *, conversation: str | Conversation | None = None) -> None:
+    async def mark_delivered(
+        self, position: Position, *, conversation: str | Conversation | None = None
+    ) -> None:
         """Tells the authors that this user has been given all up to here. Errors are as for `signal`."""
         frame = frames.DeliveredFrame(position=position)
         if conversation is not None:
-            frame.conversation.CopyFrom(wording.conversation(conversation))
+            frame.conversation.CopyFrom(builders.conversation(conversation))
         self._requests.say(frames.ClientFrame(delivered=frame))
 
     # Changing what was said.
@@ -154,7 +156,7 @@ class Saying:
         client_id: str = "",
         conversation: str | Conversation | None = None,
         timeout_s: float = 10.0,
-    ) -> Cancelled:
+    ) -> CancelResult:
         """Stops a reply, or all replies to a message of this user by the `id` that it was sent with.
 
         The latter also before there is any. Returns once that is on disk. Raises ValueError unless one
@@ -168,15 +170,15 @@ class Saying:
         else:
             frame.client_id = client_id
         if conversation is not None:
-            frame.conversation.CopyFrom(wording.conversation(conversation))
+            frame.conversation.CopyFrom(builders.conversation(conversation))
         request = frames.ClientFrame(cancel=frame)
         answer = await self._requests.ask(request, frames.CancelledFrame, timeout_s)
-        return Cancelled({each.message_id: each.state for each in answer.replies}, answer.prevented)
+        return CancelResult({each.message_id: each.state for each in answer.replies}, answer.prevented)
 
     async def edit(
         self,
         message_id: str,
-        content: wording.Content,
+        content: builders.Content,
         *,
         id: str = "",  # noqa: A002 -- the contract's word
         timeout_s: float = 10.0,
@@ -186,7 +188,7 @@ class Saying:
         Errors, and what the `id` is for, are as for `send`.
         """
         frame = frames.EditFrame(
-            id=id or uuid.uuid4().hex, message_id=message_id, parts=wording.parts(content)
+            id=id or uuid.uuid4().hex, message_id=message_id, parts=builders.parts(content)
         )
         return await self._change(frames.ClientFrame(edit=frame), timeout_s)
 

@@ -41,24 +41,24 @@ from trunkline.v1.message_pb2 import MESSAGE_STATE_OPEN, ROLE_USER, Change, Mess
 
 from trunkline_client.cursor import Arrival, Cursor, topic_key
 from trunkline_client.events import (
-    Answer,
-    Drop,
+    CompleteRequest,
+    DropConnection,
     Effect,
-    Expires,
-    Forget,
-    Left,
-    Lost,
-    Mark,
-    NotRenewed,
-    Pause,
-    Refuse,
+    Emit,
+    FailRequest,
+    ForgetTopic,
+    GroupLeft,
+    MessagesLost,
+    PauseSending,
     Send,
+    SessionEvent,
+    SetPosition,
+    SetTokenExpiry,
     Snapshot,
-    Tell,
-    Told,
+    WarnTokenRejected,
 )
-from trunkline_client.receipts import UnconfirmedReads
-from trunkline_client.unanswered import ANY_TOPIC, Unanswered
+from trunkline_client.pending_requests import ANY_TOPIC, PendingRequests
+from trunkline_client.unconfirmed_reads import UnconfirmedReads
 
 _NOT_ALLOWED_NOW = "The token that was shown last does not allow the group"
 
@@ -78,7 +78,7 @@ class Session:
         self._topics: dict[bytes, Address] = {}
         self._cursors: dict[bytes, Cursor] = {}
         self._groups: dict[bytes, Conversation] = {}
-        self._requests = Unanswered(self._topic_of_entry)
+        self._requests = PendingRequests(self._topic_of_entry)
         self._own_ids = count(1)
         self._rejoining: dict[str, bytes] = {}
         #: The id under which another token was shown.
@@ -160,7 +160,7 @@ class Session:
     def go_on(self) -> list[Effect]:
         """A pause is over: sends what was held back, as much as the edge takes in a second."""
         effects: list[Effect] = [Send(frame) for frame in self._requests.due(self.limits)]
-        return [*effects, Pause(1.0)] if self._requests.are_held_back else effects
+        return [*effects, PauseSending(1.0)] if self._requests.are_held_back else effects
 
     def received(self, frame: ServerFrame) -> list[Effect]:
         """Deals with a frame. A frame of a kind that is newer than this client has no effect."""
@@ -188,8 +188,10 @@ class Session:
         self.limits = frame.limits
         effects: list[Effect] = [_expiry(frame)]
         if self._resuming and not frame.recovered:
-            effects.append(Tell(Lost(tuple(frame.positions))))
-            effects += [Forget(address) for address in list(self._topics.values()) if self._unplace(address)]
+            effects.append(Emit(MessagesLost(tuple(frame.positions))))
+            effects += [
+                ForgetTopic(address) for address in list(self._topics.values()) if self._unplace(address)
+            ]
         for each in frame.positions:
             effects += self._place(each.address, each.position)
         effects += self._leave_what_was_being_left()
@@ -248,7 +250,9 @@ class Session:
         rejoined = self._rejoining.pop(frame.id, None)
         effects = self._answer(frame.id, frame)
         if rejoined is not None and not frame.recovered:
-            effects.append(Tell(Lost((TopicPosition(address=frame.address, position=frame.position),))))
+            effects.append(
+                Emit(MessagesLost((TopicPosition(address=frame.address, position=frame.position),)))
+            )
         self._groups[topic_key(frame.address)] = frame.address.conversation
         return effects + self._place(frame.address, frame.position)
 
@@ -259,8 +263,8 @@ class Session:
         self._cursors.pop(key, None)
         effects = self._answer(frame.id, frame)
         if not frame.id:
-            effects.append(Tell(Left(frame.address, catalogue.FORBIDDEN.code, _NOT_ALLOWED_NOW)))
-        return [*effects, Forget(frame.address)]
+            effects.append(Emit(GroupLeft(frame.address, catalogue.FORBIDDEN.code, _NOT_ALLOWED_NOW)))
+        return [*effects, ForgetTopic(frame.address)]
 
     def _on_history(self, frame: HistoryPageFrame) -> list[Effect]:
         return self._answer(frame.id, frame)
@@ -278,19 +282,19 @@ class Session:
         topic = self._requests.landed(frame.id)
         effects: list[Effect]
         if frame.code == catalogue.RATE_LIMITED.code and self._requests.hold_back(frame.id):
-            effects = [Pause(frame.retry_after_ms / 1000)]
+            effects = [PauseSending(frame.retry_after_ms / 1000)]
         elif frame.id in self._rejoining:
             self._requests.end(frame.id)
             effects = self._not_rejoined(self._rejoining.pop(frame.id), frame)
         elif frame.id and frame.id == self._renewing:
             self._requests.end(frame.id)
-            effects = [NotRenewed(frame)]
+            effects = [WarnTokenRejected(frame)]
         elif self._requests.end(frame.id):
-            effects = [Refuse(frame.id, frame)]
+            effects = [FailRequest(frame.id, frame)]
         else:
-            effects = [Tell(frame)] if topic is None else []
+            effects = [Emit(frame)] if topic is None else []
         if topic is not None and self._misses_something():
-            effects.append(Drop("a message is missing"))
+            effects.append(DropConnection("a message is missing"))
         return effects
 
     def _misses_something(self) -> bool:
@@ -299,10 +303,10 @@ class Session:
 
     def _not_rejoined(self, key: bytes, frame: ErrorFrame) -> list[Effect]:
         if frame.retryable:
-            return [Drop(f"a group could not be joined again: {frame.message}")]
+            return [DropConnection(f"a group could not be joined again: {frame.message}")]
         address = self._topics.pop(key)
         del self._groups[key], self._cursors[key]
-        return [Tell(Left(address, frame.code, frame.message)), Forget(address)]
+        return [Emit(GroupLeft(address, frame.code, frame.message)), ForgetTopic(address)]
 
     # What others say.
 
@@ -316,7 +320,7 @@ class Session:
         if message.state == MESSAGE_STATE_OPEN:
             self._growing = message.id
         if not message.HasField("position"):
-            return effects if own else [Tell(message)]
+            return effects if own else [Emit(message)]
         again = Snapshot(message) if message.state == MESSAGE_STATE_OPEN else None
         return effects + self._entered(message.address, message.position, None if own else message, again)
 
@@ -327,34 +331,38 @@ class Session:
         if not frame.message_id:
             frame.message_id = self._growing
         self._growing = frame.message_id
-        return [Tell(frame)] if frame.message_id else []
+        return [Emit(frame)] if frame.message_id else []
 
     def _entered(
-        self, address: Address, position: Position, told: Told | None, again: Told | None = None
+        self,
+        address: Address,
+        position: Position,
+        told: SessionEvent | None,
+        again: SessionEvent | None = None,
     ) -> list[Effect]:
         """An entry of a log: it is told once; `again` is told where it was there before."""
         arrival, consequences = self._advance(address, position)
         effects: list[Effect] = []
-        if arrival is Arrival.ANEW:
+        if arrival is Arrival.NEW_EPOCH:
             start = Position(epoch=position.epoch)
-            effects.append(Tell(Lost((TopicPosition(address=address, position=start),))))
-        event = told if arrival in (Arrival.NEW, Arrival.ANEW) else again
+            effects.append(Emit(MessagesLost((TopicPosition(address=address, position=start),))))
+        event = told if arrival in (Arrival.NEW, Arrival.NEW_EPOCH) else again
         if event is not None and arrival is not Arrival.GAP:
-            effects.append(Tell(event))
+            effects.append(Emit(event))
         return effects + consequences
 
     def _on_signal(self, frame: SignalFrame) -> list[Effect]:
-        return [Tell(frame)]
+        return [Emit(frame)]
 
     def _on_read(self, frame: ReadFrame) -> list[Effect]:
         if frame.user == self._user:
             self._reads.confirmed(self._topic_of_read(frame), frame.position)
         if not frame.HasField("at"):
-            return [Tell(frame)]  # known before, so not an entry
+            return [Emit(frame)]  # known before, so not an entry
         return self._entered(frame.address, frame.at, frame)
 
     def _on_delivered(self, frame: DeliveredFrame) -> list[Effect]:
-        return [Tell(frame)]
+        return [Emit(frame)]
 
     def _on_closing(self, frame: ClosingFrame) -> list[Effect]:
         self.closing = frame
@@ -376,10 +384,12 @@ class Session:
             return Arrival.NEW, self._place(address, position)
         arrival = cursor.arrived(position, self._requests.in_flight(key))
         if arrival is Arrival.GAP:
-            return arrival, [Drop(f"a message is missing before {position.seq}, {cursor.seq} was the last")]
+            return arrival, [
+                DropConnection(f"a message is missing before {position.seq}, {cursor.seq} was the last")
+            ]
         if arrival is Arrival.REPEATED:
             return arrival, []
-        return arrival, [Mark(address, cursor.position)]
+        return arrival, [SetPosition(address, cursor.position)]
 
     def _place(self, address: Address, position: Position) -> list[Effect]:
         key = topic_key(address)
@@ -387,12 +397,12 @@ class Session:
         if cursor is None or not cursor.stands_at(position):
             self._topics[key] = address
             self._cursors[key] = Cursor(position)
-        return [Mark(address, position)]
+        return [SetPosition(address, position)]
 
     # Small things.
 
     def _answer(self, request_id: str, answer: Any) -> list[Effect]:
-        return [Answer(request_id, answer)] if self._requests.end(request_id) else []
+        return [CompleteRequest(request_id, answer)] if self._requests.end(request_id) else []
 
     def _topic_of_entry(self, frame: ClientFrame) -> bytes | None:
         if frame.HasField("message"):
@@ -419,5 +429,5 @@ class Session:
         return address.HasField("conversation") and address.conversation != self._address.conversation
 
 
-def _expiry(frame: ConnectedFrame | AuthorizedFrame) -> Expires:
-    return Expires(frame.expires_at.ToMilliseconds() / 1000 if frame.HasField("expires_at") else None)
+def _expiry(frame: ConnectedFrame | AuthorizedFrame) -> SetTokenExpiry:
+    return SetTokenExpiry(frame.expires_at.ToMilliseconds() / 1000 if frame.HasField("expires_at") else None)

@@ -8,14 +8,14 @@ from trunkline.v1.agent_service_pb2 import OpenReply
 from trunkline.v1.error_pb2 import Error
 from trunkline.v1.message_pb2 import MESSAGE_STATE_FAILED, Message, MessageState
 
+from trunkline_client.delta_buffer import DeltaBuffer
 from trunkline_client.errors import ReplyCancelled, TrunklineError
-from trunkline_client.line import Line
-from trunkline_client.outgoing import Outgoing
-from trunkline_client.speaking import INTERRUPTED, OnCancel, Speech
+from trunkline_client.message_writer import INTERRUPTED, MessageWriter, OnCancel
+from trunkline_client.reply_state import ReplyState
 
 
-class StreamedReply(Speech):
-    """A reply while it is said; `Worker.reply` and `Worker.say` make one. See `Speech`.
+class StreamedReply(MessageWriter):
+    """A reply while it is said; `Worker.reply` and `Worker.open_message` make one. See `MessageWriter`.
 
     Where the log holds what an earlier attempt said, `resumed` is that, and what is written is added to
     it: a handler that makes the same words again should leave out those that `text` has already.
@@ -35,9 +35,9 @@ class StreamedReply(Speech):
     ) -> None:
         """`posted` is called when there is something to write, `left` when the block was left."""
         super().__init__(on_cancel)
-        self.line = Line(request, lambda: self.message)
+        self.line = ReplyState(request, lambda: self.message)
         #: It has ended FAILED by what went wrong in its block, and its readers know.
-        self.told_failure = False
+        self.failure_reported = False
         self._posted = posted
         self._on_left = left
 
@@ -57,7 +57,7 @@ class StreamedReply(Speech):
             self._end_soon(MESSAGE_STATE_FAILED, INTERRUPTED)
 
     @property
-    def _outgoing(self) -> Outgoing:
+    def _outgoing(self) -> DeltaBuffer:
         return self.line.outgoing
 
     @property
@@ -82,8 +82,8 @@ class StreamedReply(Speech):
     async def _end(self, state: MessageState.ValueType, error: Error | None) -> None:
         self._end_soon(state, error)
         await self._until(lambda: self.line.is_over)
-        self.told_failure = self.line.ended == MESSAGE_STATE_FAILED
-        if self.told_failure and state != MESSAGE_STATE_FAILED:
+        self.failure_reported = self.line.ended == MESSAGE_STATE_FAILED
+        if self.failure_reported and state != MESSAGE_STATE_FAILED:
             assert self.line.refusal is not None
             raise self.line.refusal  # of what was written last, after the block had asked for its end
 

@@ -18,9 +18,9 @@ from trunkline.v1.message_pb2 import (
     Part,
 )
 
-from trunkline_client.accumulate import difference
-from trunkline_client.events import Changed, Delta
-from trunkline_client.wording import text_of
+from trunkline_client.accumulator import difference
+from trunkline_client.builders import text_of
+from trunkline_client.events import Delta, MessageChanged
 
 _STYLES = {ROLE_USER: "bold cyan", ROLE_AGENT: "bold green"}
 _UP_AND_CLEAR = "\x1b[1A\x1b[2K"
@@ -70,7 +70,7 @@ class Transcript:
             self.growing = ""
         self.said(message)
 
-    def changed(self, changed: Changed) -> None:
+    def changed(self, changed: MessageChanged) -> None:
         """A message has ended, or was edited or recalled."""
         message_id = changed.change.message_id
         if message_id in self._later and changed.message is not None:
@@ -88,7 +88,7 @@ class Transcript:
                 del self._later[message.id]
                 self.said(message)
 
-    def _note_end(self, changed: Changed) -> None:
+    def _note_end(self, changed: MessageChanged) -> None:
         state = changed.change.state
         if state != MESSAGE_STATE_COMPLETE:
             why = changed.change.error.message

@@ -24,15 +24,16 @@ from trunkline.v1.agent_service_pb2_grpc import AgentServiceStub
 from trunkline.v1.catalogue import CONTRACT_MINOR
 from trunkline.v1.message_pb2 import Message
 
-from trunkline_client.attachment import Attachment
-from trunkline_client.backoff import Backoff, Timing
-from trunkline_client.channel import open_channel, refused_by_rpc
+from trunkline_client.backoff import Backoff
+from trunkline_client.bidi_stream import BidiStream
+from trunkline_client.channel import error_from_rpc, open_channel
+from trunkline_client.clock import Clock
+from trunkline_client.delivery_table import DeliveryTable
 from trunkline_client.errors import Refused
-from trunkline_client.replies import Handler
-from trunkline_client.speaking import OnCancel
+from trunkline_client.handler import Handler
+from trunkline_client.message_writer import OnCancel
 from trunkline_client.streamed_reply import StreamedReply
-from trunkline_client.streams import TwoWays
-from trunkline_client.work import Work
+from trunkline_client.worker_stream import WorkerStream
 
 H = TypeVar("H", bound=Handler)
 
@@ -64,14 +65,14 @@ class Worker:
     Reject say otherwise; after the router's limit of attempts the message becomes a dead letter. A
     handler whose streamed reply has told its readers of the failure is not called again.
 
-    Handlers outlive the stream to the router: see `Work`. One whose message went to another worker is
-    cancelled, or gets Fenced in its streamed reply; so a handler must bear a repeat.
+    Handlers outlive the stream to the router: see `DeliveryTable`. One whose message went to another worker
+    is cancelled, or gets Fenced in its streamed reply; so a handler must bear a repeat.
 
     A handler may be a plain function. Then it costs no task, and blocks everything else while it runs.
     Whatever blocks the event loop for longer than the router's leases (15 s while a reply is streamed)
     makes the router take the worker for dead: the reply expires, and the message is delivered again.
 
-    With `credentials` the stream is encrypted; `api_key` is shown with it. See `access`.
+    With `credentials` the stream is encrypted; `api_key` is shown with it. See `load_credentials`.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Worker:
         credentials: grpc.ChannelCredentials | None = None,
         api_key: str = "",
         on_attached: Callable[[AttachWelcome], None] | None = None,
-        timing: Timing | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._router = router
         self._hello = AttachHello(
@@ -98,10 +99,10 @@ class Worker:
         self._credentials = credentials
         self._api_key = api_key
         self._on_attached = on_attached
-        self._timing = timing or Timing()
-        self._backoff = Backoff(self._timing.random, cap_s=2.0)
+        self._clock = clock or Clock()
+        self._backoff = Backoff(self._clock.random, cap_s=2.0)
         self._handler: Handler | None = None
-        self._work = Work(self._timing)
+        self._work = DeliveryTable(self._clock)
         self._attached = True
         self._left = asyncio.Event()
 
@@ -129,7 +130,7 @@ class Worker:
         """
         return self._work.reply(message, OpenReply(name=name, attributes=dict(attributes or {})), on_cancel)
 
-    def say(
+    def open_message(
         self,
         address: Address,
         *,
@@ -150,7 +151,7 @@ class Worker:
             name=name,
             attributes=dict(attributes or {}),
         )
-        return self._work.say(request, on_cancel)
+        return self._work.open_message(request, on_cancel)
 
     async def run(self, handler: Handler | None = None) -> None:
         """Serves until cancelled or drained, attaching again whenever the stream breaks.
@@ -185,7 +186,7 @@ class Worker:
         """
         self._work.drain()
         idle = asyncio.ensure_future(self._work.idle())
-        late = asyncio.ensure_future(self._timing.sleep(timeout_s))
+        late = asyncio.ensure_future(self._clock.sleep(timeout_s))
         try:
             await asyncio.wait({idle, late}, return_when=asyncio.FIRST_COMPLETED)
             return idle.done() and self._work.is_idle
@@ -205,12 +206,12 @@ class Worker:
             if self._attached:
                 self._attached = False
                 log.warning("not attached to %s, trying again: %s", self._router, refusal)
-            await self._timing.sleep(wait_s)
+            await self._clock.sleep(wait_s)
 
     async def _attach(self, stub: AgentServiceStub) -> Refused:
         """Serves one stream until it breaks; returns why."""
-        attachment = Attachment(self._hello, self._timing)
-        stream: TwoWays[AttachRequest, AttachResponse] = TwoWays(stub.Attach(), attachment.write)
+        attachment = WorkerStream(self._hello, self._clock)
+        stream: BidiStream[AttachRequest, AttachResponse] = BidiStream(stub.Attach(), attachment.write)
         try:
             async for response in stream:
                 if response.HasField("welcome"):
@@ -219,7 +220,7 @@ class Worker:
                 attachment.take(response)
                 self._work.take(response)
         except grpc.aio.AioRpcError as error:
-            return refused_by_rpc(error)
+            return error_from_rpc(error)
         finally:
             self._work.detached()
             try:

@@ -21,11 +21,11 @@ from trunkline.v1.message_pb2 import (
     Part,
 )
 
-from trunkline_client.accumulate import Accumulator
+from trunkline_client.accumulator import Accumulator
+from trunkline_client.builders import text_of
+from trunkline_client.delta_buffer import MAX_KEPT_BYTES, DeltaBuffer
 from trunkline_client.errors import Refused, ReplyCancelled, TrunklineError
 from trunkline_client.outcomes import RetryLater
-from trunkline_client.outgoing import MAX_KEPT_BYTES, Outgoing
-from trunkline_client.wording import text_of
 
 #: What readers are told of a message that was left without an end.
 INTERRUPTED = Error(code="INTERRUPTED", message="The reply was interrupted")
@@ -34,7 +34,7 @@ INTERRUPTED = Error(code="INTERRUPTED", message="The reply was interrupted")
 OnCancel = Callable[[], None]
 
 
-class Speech(ABC):
+class MessageWriter(ABC):
     """An open message, for the length of an `async with` block.
 
     Entering opens it on disk. Leaving normally ends it COMPLETE, leaving by an exception ends it FAILED
@@ -213,7 +213,7 @@ class Speech(ABC):
 
     @property
     @abstractmethod
-    def _outgoing(self) -> Outgoing:
+    def _outgoing(self) -> DeltaBuffer:
         """Its deltas."""
 
     @property

@@ -10,7 +10,7 @@ from trunkline.v1.frame_pb2 import ClientFrame, ConnectionLimits
 ANY_TOPIC = b""
 
 
-class Unanswered:
+class PendingRequests:
     """The application's requests, which outlive connections, and the session's own, which do not.
 
     A request that was refused because too much was sent is held back, and so is each that is written after

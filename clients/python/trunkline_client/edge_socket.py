@@ -36,7 +36,7 @@ class ClientSettings:
     #: Events that wait for the application; beyond, nothing is read from the socket.
     inbox_max_items: int = 1000
     inbox_max_bytes: int = 16 << 20
-    #: Requests that wait for their answer; beyond, the next one waits.
+    #: RequestSender that wait for their answer; beyond, the next one waits.
     max_unanswered: int = 256
     #: Bounds of the wait between two attempts to connect.
     backoff_base_s: float = 0.1
@@ -49,7 +49,7 @@ class ClientSettings:
     ssl: SSLContext | None = None
 
 
-class Socket(ClientConnection):
+class EdgeSocket(ClientConnection):
     """A WebSocket that remembers when it last heard anything, control frames included."""
 
     heard_at: float = 0.0
@@ -69,9 +69,9 @@ def connect_url(url: str, query: Mapping[str, str]) -> str:
     return urlunsplit((scheme, netloc, path, "&".join(filter(None, (given, asked))), ""))
 
 
-async def open_socket(
+async def connect_socket(
     url: str, settings: ClientSettings, clock: Callable[[], float], token: str = ""
-) -> Socket:
+) -> EdgeSocket:
     """Opens a WebSocket; the token is shown in a header, which no log of URLs has.
 
     Raises Refused where the edge answers with an HTTP error, and OSError or TimeoutError where nobody
@@ -89,13 +89,13 @@ async def open_socket(
             ping_interval=None,  # the heartbeat is ours
             additional_headers=_headers(settings.headers, token),
             ssl=settings.ssl if urlsplit(url).scheme == "wss" else None,
-            create_connection=Socket,
+            create_connection=EdgeSocket,
         )
     except InvalidStatus as refusal:
-        raise refused_by_http(refusal.response) from None
+        raise refusal_from_http(refusal.response) from None
     except InvalidHandshake as problem:
         raise ConnectionError(f"it does not speak {PROTOCOL}: {problem}") from None
-    assert isinstance(socket, Socket)
+    assert isinstance(socket, EdgeSocket)
     if socket.subprotocol != PROTOCOL:
         socket.transport.abort()
         raise ConnectionError(f"it does not speak {PROTOCOL}")
@@ -111,7 +111,7 @@ def _headers(headers: Mapping[str, str], token: str) -> Mapping[str, str]:
     return others | {"Authorization": f"Bearer {token}"}
 
 
-def refused_by_http(response: Response) -> Refused:
+def refusal_from_http(response: Response) -> Refused:
     """What an HTTP answer other than 101 says; the edge's own have a google.rpc.Status as JSON."""
     told = _json_object(response.body)
     status = response.status_code

@@ -16,7 +16,7 @@ from trunkline.v1.agent_service_pb2 import (
     Settlement,
 )
 
-from trunkline_client.backoff import Timing
+from trunkline_client.clock import Clock
 from trunkline_client.streamed_reply import StreamedReply
 
 #: A batch is closed once it is this large.
@@ -25,15 +25,15 @@ MAX_BATCH_BYTES = 1 << 20
 MAX_DELTAS_EACH = 256
 
 
-class Attachment:
+class WorkerStream:
     """The mail of one stream; gone with it, while the work goes on.
 
     Its queues hold what the worker's replies and deliveries leave there, which are bounded themselves.
     """
 
-    def __init__(self, hello: AttachHello, timing: Timing) -> None:
+    def __init__(self, hello: AttachHello, clock: Clock) -> None:
         self._hello = hello
-        self._timing = timing
+        self._clock = clock
         self._numbers = count(1)
         self._by_number: dict[int, StreamedReply] = {}
         self._number_of: dict[StreamedReply, int] = {}
@@ -48,7 +48,9 @@ class Attachment:
         self._pulse: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Attachment {len(self._busy)} replies to write, {len(self._settled)} settlements unwritten>"
+        return (
+            f"<WorkerStream {len(self._busy)} replies to write, {len(self._settled)} settlements unwritten>"
+        )
 
     # What the work posts.
 
@@ -164,7 +166,7 @@ class Attachment:
 
     async def _beat(self, interval_s: float) -> None:
         while True:
-            await self._timing.sleep(interval_s)
+            await self._clock.sleep(interval_s)
             self._on_beat()
             self._sign_due = True
             self._has_mail.set()

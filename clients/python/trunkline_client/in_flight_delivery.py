@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 
 from trunkline.v1.agent_service_pb2 import Delivery, Settlement
 
-from trunkline_client.replies import Returned
+from trunkline_client.handler import HandlerResult
 from trunkline_client.streamed_reply import StreamedReply
 
 
 @dataclass(eq=False, slots=True)
-class Handling:
+class InFlightDelivery:
     """One delivery, from its coming until the router has said that it is settled."""
 
     delivery: Delivery
     #: Given to this worker on the present stream.
     held: bool = True
-    handler: asyncio.Future[Returned] | None = None
+    handler: asyncio.Future[HandlerResult] | None = None
     #: What is to become of it; kept until the router has taken it.
     settlement: Settlement | None = None
     #: The router could not take the settlement just now.
@@ -28,4 +28,4 @@ class Handling:
     #: Its streamed replies.
     replies: list[StreamedReply] = field(default_factory=list)
     #: Readers were told of a failure, so it is answered.
-    told_failure: bool = False
+    failure_reported: bool = False

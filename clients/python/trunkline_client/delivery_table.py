@@ -18,14 +18,14 @@ from trunkline.v1.agent_service_pb2 import (
 )
 from trunkline.v1.message_pb2 import Message
 
-from trunkline_client.attachment import Attachment
-from trunkline_client.backoff import Timing
+from trunkline_client.clock import Clock
 from trunkline_client.errors import Fenced, Refused, ReplyCancelled
-from trunkline_client.handling import Handling
+from trunkline_client.handler import Handler, HandlerResult, settlement
+from trunkline_client.in_flight_delivery import InFlightDelivery
+from trunkline_client.message_writer import OnCancel
 from trunkline_client.outcomes import after, again, is_failure
-from trunkline_client.replies import Handler, Returned, settlement
-from trunkline_client.speaking import OnCancel
 from trunkline_client.streamed_reply import StreamedReply
+from trunkline_client.worker_stream import WorkerStream
 
 #: The largest settlement that is sent; a larger one would break the stream, each time anew.
 MAX_SETTLEMENT_BYTES = 3 << 20
@@ -33,7 +33,7 @@ MAX_SETTLEMENT_BYTES = 3 << 20
 log = logging.getLogger("trunkline_client")
 
 
-class Work:
+class DeliveryTable:
     """The deliveries and streamed replies of one worker.
 
     When the stream to the router breaks, handlers go on. What the router gives back to this worker on
@@ -42,13 +42,13 @@ class Work:
     may be twice the worker's capacity of handlers.
     """
 
-    def __init__(self, timing: Timing) -> None:
+    def __init__(self, clock: Clock) -> None:
         self.draining = False
-        self._timing = timing
+        self._clock = clock
         self._handler: Handler | None = None
-        self._attachment: Attachment | None = None
-        self._handlings: dict[int, Handling] = {}
-        self._by_message: dict[str, Handling] = {}
+        self._attachment: WorkerStream | None = None
+        self._handlings: dict[int, InFlightDelivery] = {}
+        self._by_message: dict[str, InFlightDelivery] = {}
         #: Replies without a delivery.
         self._said: dict[StreamedReply, None] = {}
         self._lapsing: asyncio.Task[None] | None = None
@@ -57,7 +57,7 @@ class Work:
 
     def __repr__(self) -> str:
         running = sum(each.settlement is None for each in self._handlings.values())
-        return f"<Work {len(self._handlings)} deliveries, {running} in hand>"
+        return f"<DeliveryTable {len(self._handlings)} deliveries, {running} in hand>"
 
     # For the worker.
 
@@ -65,7 +65,7 @@ class Work:
         """What to do with deliveries."""
         self._handler, self._closed, self.draining = handler, False, False
 
-    def attached(self, attachment: Attachment, welcome: AttachWelcome) -> None:
+    def attached(self, attachment: WorkerStream, welcome: AttachWelcome) -> None:
         """A router has welcomed the worker on a new stream."""
         self._attachment = attachment
         attachment.keep_alive(welcome, self._in_hand, self._beat)
@@ -118,7 +118,7 @@ class Work:
         """Cancels the handlers; what they work on is delivered again, to whoever comes next."""
         self._closed = True
         self._attachment = None
-        running: list[asyncio.Future[Returned]] = [
+        running: list[asyncio.Future[HandlerResult]] = [
             each.handler for each in self._handlings.values() if each.handler is not None
         ]
         for task in running:
@@ -140,7 +140,7 @@ class Work:
         if handling is not None:
             self._given_back(handling, delivery)
             return
-        handling = self._handlings[delivery.delivery_id] = Handling(delivery)
+        handling = self._handlings[delivery.delivery_id] = InFlightDelivery(delivery)
         self._by_message[delivery.message.id] = handling
         assert self._handler is not None
         try:
@@ -154,7 +154,7 @@ class Work:
         handling.handler = asyncio.ensure_future(returned)
         handling.handler.add_done_callback(partial(self._handled, handling))
 
-    def _given_back(self, handling: Handling, delivery: Delivery) -> None:
+    def _given_back(self, handling: InFlightDelivery, delivery: Delivery) -> None:
         """It comes again: after a break, or as its lease ended while this process was stopped."""
         handling.delivery, handling.held = delivery, True
         self._post_settlement(handling)
@@ -173,11 +173,11 @@ class Work:
             reply.interrupt(cause)
 
     async def _lapse(self, lease_s: float) -> None:
-        await self._timing.sleep(lease_s)
+        await self._clock.sleep(lease_s)
         for handling in [each for each in self._handlings.values() if not each.held]:
             self._drop(handling, Fenced("The delivery was not given back to this worker after a break"))
 
-    def _drop(self, handling: Handling, why: Fenced) -> None:
+    def _drop(self, handling: InFlightDelivery, why: Fenced) -> None:
         """It is in other hands."""
         self._forget(handling)
         within = [each for each in handling.replies if each.is_inside]
@@ -187,14 +187,14 @@ class Work:
         if handling.handler is not None and not within:
             handling.handler.cancel()
 
-    def _forget(self, handling: Handling) -> None:
+    def _forget(self, handling: InFlightDelivery) -> None:
         del self._handlings[handling.delivery.delivery_id]
         self._by_message.pop(handling.delivery.message.id, None)
         self._eased.set()
 
     # Settling.
 
-    def _handled(self, handling: Handling, handler: asyncio.Future[Returned]) -> None:
+    def _handled(self, handling: InFlightDelivery, handler: asyncio.Future[HandlerResult]) -> None:
         """A handler has returned, failed, or was cancelled."""
         gone = self._closed or self._handlings.get(handling.delivery.delivery_id) is not handling
         if handler.cancelled():
@@ -207,7 +207,7 @@ class Work:
         elif not gone:
             self._settle_with(handling, handler.result())
 
-    def _settle_with(self, handling: Handling, returned: Returned) -> None:
+    def _settle_with(self, handling: InFlightDelivery, returned: HandlerResult) -> None:
         try:
             settled = settlement(handling.delivery.delivery_id, returned)
             if settled.ByteSize() > MAX_SETTLEMENT_BYTES:
@@ -218,9 +218,9 @@ class Work:
         else:
             self._settle(handling, settled)
 
-    def _settle_after(self, handling: Handling, error: BaseException) -> None:
+    def _settle_after(self, handling: InFlightDelivery, error: BaseException) -> None:
         delivery = handling.delivery
-        settled = after(delivery, error, told=handling.told_failure)
+        settled = after(delivery, error, told=handling.failure_reported)
         if settled is None and handling.held:
             # It was in other hands, has come back, and goes on from what they said.
             settled = again(delivery, 0, str(error))
@@ -233,20 +233,20 @@ class Work:
                 "the handler failed on message %s (attempt %d), %s: %s: %s",
                 delivery.message.id,
                 delivery.attempt,
-                "and the reply says so" if handling.told_failure else "which will be delivered again",
+                "and the reply says so" if handling.failure_reported else "which will be delivered again",
                 type(error).__name__,
                 error,
             )
         self._settle(handling, settled)
 
-    def _settle(self, handling: Handling, settled: Settlement) -> None:
+    def _settle(self, handling: InFlightDelivery, settled: Settlement) -> None:
         handling.settlement = settled
         if not settled.HasField("retry"):  # another attempt goes on with what is open
             for reply in handling.replies:
                 reply.abandon()
         self._post_settlement(handling)
 
-    def _post_settlement(self, handling: Handling) -> None:
+    def _post_settlement(self, handling: InFlightDelivery) -> None:
         if handling.held and handling.settlement is not None and self._attachment is not None:
             handling.refused = False
             self._attachment.settle(handling.settlement, handling.replies)
@@ -303,20 +303,20 @@ class Work:
         handling.replies.append(made)
         return made
 
-    def say(self, request: OpenReply, on_cancel: OnCancel | None) -> StreamedReply:
+    def open_message(self, request: OpenReply, on_cancel: OnCancel | None) -> StreamedReply:
         """A streamed message without a delivery."""
         made = StreamedReply(request, partial(self._posted, None), partial(self._left, None), on_cancel)
         self._said[made] = None
         return made
 
-    def _posted(self, handling: Handling | None, reply: StreamedReply) -> None:
+    def _posted(self, handling: InFlightDelivery | None, reply: StreamedReply) -> None:
         if self._attachment is not None and (handling is None or handling.held):
             self._attachment.post(reply)
 
-    def _left(self, handling: Handling | None, reply: StreamedReply) -> None:
+    def _left(self, handling: InFlightDelivery | None, reply: StreamedReply) -> None:
         """Its block was left; an end that nobody waits for is still written."""
         if handling is None:
             self._said.pop(reply, None)
             self._eased.set()
         else:
-            handling.told_failure = handling.told_failure or reply.told_failure
+            handling.failure_reported = handling.failure_reported or reply.failure_reported

@@ -15,7 +15,7 @@ MAX_KEPT_BYTES = 1 << 20
 MAX_DELTA_CHARS = 16 << 10
 
 
-class Outgoing:
+class DeltaBuffer:
     """Numbered deltas on their way: first unwritten, then kept until they are on disk, then gone.
 
     `add` never refuses; whoever adds must ask `is_full` first, so the bounds are exceeded by what one
@@ -34,7 +34,7 @@ class Outgoing:
         self._sealed = 0
 
     def __repr__(self) -> str:
-        return f"<Outgoing at {self.next_index}, {self.next_index - self._unwritten} unwritten>"
+        return f"<DeltaBuffer at {self.next_index}, {self.next_index - self._unwritten} unwritten>"
 
     @property
     def is_full(self) -> bool:

@@ -13,10 +13,10 @@ Q = TypeVar("Q")
 R = TypeVar("R")
 
 
-class TwoWays(Generic[Q, R]):
+class BidiStream(Generic[Q, R]):
     """Iterates over what a stream receives while `writer` writes to it.
 
-    Iteration ends with the stream, and raises its AioRpcError where it has one. Whatever else the writer
+    CallIterator ends with the stream, and raises its AioRpcError where it has one. Whatever else the writer
     fails with ends the stream too, and `close` raises it. `close` must be called; it leaves nothing running.
     """
 

@@ -14,50 +14,51 @@ from trunkline.v1.frame_pb2 import ClientFrame, DisconnectFrame, PingFrame, Serv
 from websockets.exceptions import ConnectionClosed
 
 from trunkline_client import events as effects
-from trunkline_client.backoff import Backoff, Timing
-from trunkline_client.closes import Reconnect, verdict
-from trunkline_client.connecting import ClientSettings, Socket, open_socket
+from trunkline_client.backoff import Backoff
+from trunkline_client.clock import Clock
+from trunkline_client.close_codes import Reconnect, interpret_close
+from trunkline_client.edge_socket import ClientSettings, EdgeSocket, connect_socket
 from trunkline_client.errors import Closed, Refused, Unreachable
 from trunkline_client.events import Effect
-from trunkline_client.heartbeat import Pulse, beat
-from trunkline_client.renewing import Renewal, Token
+from trunkline_client.heartbeat import HeartbeatAction, next_heartbeat
 from trunkline_client.session import Session
+from trunkline_client.token_refresher import TokenRefresher, TokenSource
 
-State: TypeAlias = Literal["connecting", "connected", "waiting", "closed"]
+ClientState: TypeAlias = Literal["connecting", "connected", "waiting", "closed"]
 
 log = logging.getLogger("trunkline_client")
 
 
-class Carrier:
+class ReconnectingTransport:
     """Keeps a session connected until it is closed for good.
 
     `perform(effects, size)` carries out what the session asks for after a frame of `size` bytes, by
-    `Carrier.perform` where it is about the connection; `room()` is None where more may be read, or else
-    waits until it may. Both are the client's.
+    `ReconnectingTransport.perform` where it is about the connection; `room()` is None where more may be
+    read, or else waits until it may. Both are the client's.
     """
 
     def __init__(
         self,
         url: Callable[[bool], str],
-        token: Token,
+        token: TokenSource,
         session: Session,
         settings: ClientSettings,
-        timing: Timing,
+        clock: Clock,
         perform: Callable[[list[Effect], int], None],
         room: Callable[[], Awaitable[None] | None],
     ) -> None:
-        self.state: State = "connecting"
+        self.state: ClientState = "connecting"
         self._url = url
         self._session = session
         self._settings = settings
-        self._timing = timing
+        self._clock = clock
         self._perform = perform
         self._room = room
-        self._backoff = Backoff(timing.random, base_s=settings.backoff_base_s, cap_s=settings.backoff_cap_s)
+        self._backoff = Backoff(clock.random, base_s=settings.backoff_base_s, cap_s=settings.backoff_cap_s)
         self._outbox: deque[ClientFrame] = deque()
         self._has_mail = asyncio.Event()
-        self._socket: Socket | None = None
-        self._renewal = Renewal(token, timing, settings.attempt_timeout_s, self._show)
+        self._socket: EdgeSocket | None = None
+        self._renewal = TokenRefresher(token, clock, settings.attempt_timeout_s, self._show)
         #: Nothing that was held back is sent before.
         self._go_on_at = 0.0
         self._has_pause = asyncio.Event()
@@ -82,14 +83,14 @@ class Carrier:
         match effect:
             case effects.Send(frame):
                 self.send(frame)
-            case effects.Pause(for_s):
-                self._go_on_at = max(self._go_on_at, self._timing.clock() + for_s)
+            case effects.PauseSending(for_s):
+                self._go_on_at = max(self._go_on_at, self._clock.clock() + for_s)
                 self._has_pause.set()
-            case effects.Expires(at_s):
+            case effects.SetTokenExpiry(at_s):
                 self._renewal.expires(at_s)
-            case effects.NotRenewed(error):
+            case effects.WarnTokenRejected(error):
                 log.warning("the edge takes no other token: %s (%s)", error.message, error.code)
-            case effects.Drop(why):
+            case effects.DropConnection(why):
                 self.drop(why)
 
     def drop(self, why: str) -> None:
@@ -110,7 +111,7 @@ class Carrier:
         away, and Unreachable where it was never reached within `open_timeout_s`. Cancelling drops the
         socket at once.
         """
-        started_at = self._timing.clock()
+        started_at = self._clock.clock()
         try:
             while not self._leaving:
                 self.state = "connecting"
@@ -124,12 +125,12 @@ class Carrier:
                 self.state = "waiting"
                 wait_s = self._backoff.next_s(outcome.at_least_s)
                 log.info("reconnecting in %.2f s: %s", wait_s, outcome.why)
-                await self._timing.sleep(wait_s)
+                await self._clock.sleep(wait_s)
         finally:
             self.state = "closed"
 
     def _check_patience(self, started_at: float, why: str) -> None:
-        if self._timing.clock() - started_at >= self._settings.open_timeout_s:
+        if self._clock.clock() - started_at >= self._settings.open_timeout_s:
             raise Unreachable(self._url(False).partition("?")[0], why)
 
     async def _connect_once(self) -> Reconnect | Closed:
@@ -140,7 +141,7 @@ class Carrier:
             log.warning("no token could be had: %r", problem)
             return Reconnect(0.0, f"no token could be had: {problem!r}")
         try:
-            socket = await open_socket(self._url(bool(first)), self._settings, self._timing.clock, token)
+            socket = await connect_socket(self._url(bool(first)), self._settings, self._clock.clock, token)
         except Refused as refusal:
             expired = refusal.code == catalogue.TOKEN_EXPIRED.code
             if not refusal.retryable or (expired and not self._renewal.is_possible):
@@ -148,18 +149,18 @@ class Carrier:
             return Reconnect(refusal.retry_after_ms / 1000, str(refusal))
         except (OSError, TimeoutError) as problem:
             return Reconnect(0.0, str(problem) or type(problem).__name__)
-        opened_at = self._timing.clock()
+        opened_at = self._clock.clock()
         try:
             outcome = await self._serve(socket, first)
         finally:
             self._session.disconnected()
             self._outbox.clear()
-        self._backoff.held(self._timing.clock() - opened_at)
+        self._backoff.held(self._clock.clock() - opened_at)
         return outcome
 
-    async def _serve(self, socket: Socket, first: list[ClientFrame]) -> Reconnect | Closed:
+    async def _serve(self, socket: EdgeSocket, first: list[ClientFrame]) -> Reconnect | Closed:
         """Reads and writes until the socket is closed."""
-        self._socket, self._dropped, self._pinged_at = socket, "", self._timing.clock()
+        self._socket, self._dropped, self._pinged_at = socket, "", self._clock.clock()
         self._go_on_at = 0.0
         self._has_pause.clear()
         self._renewal.begin()
@@ -182,9 +183,9 @@ class Carrier:
                 task.result()
         if self._dropped:
             return Reconnect(0.0, self._dropped)
-        return verdict(code, reason, self._session.closing, self._renewal.is_possible)
+        return interpret_close(code, reason, self._session.closing, self._renewal.is_possible)
 
-    async def _guarded(self, socket: Socket, work: Awaitable[None]) -> None:
+    async def _guarded(self, socket: EdgeSocket, work: Awaitable[None]) -> None:
         """What goes wrong beside the reader ends the reading too."""
         try:
             await work
@@ -194,7 +195,7 @@ class Carrier:
             socket.transport.abort()
             raise
 
-    async def _read(self, socket: Socket) -> tuple[int, str]:
+    async def _read(self, socket: EdgeSocket) -> tuple[int, str]:
         """Reads until the connection is closed; returns the close code and reason."""
         try:
             while True:
@@ -203,7 +204,7 @@ class Carrier:
                 if waiting is not None:
                     self._reading = False
                     await waiting
-                    socket.heard_at = self._timing.clock()
+                    socket.heard_at = self._clock.clock()
                     self._reading = True
         except ConnectionClosed as end:
             frame = end.rcvd or end.sent
@@ -225,7 +226,7 @@ class Carrier:
             self._ever_connected = True
         self._perform(wanted, len(data))
 
-    async def _write(self, socket: Socket) -> None:
+    async def _write(self, socket: EdgeSocket) -> None:
         """The only writer: takes what is queued, in order; waits while the socket takes no more."""
         while True:
             await self._has_mail.wait()
@@ -238,28 +239,28 @@ class Carrier:
         while True:
             await self._has_pause.wait()
             self._has_pause.clear()
-            while (wait_s := self._go_on_at - self._timing.clock()) > 0:
-                await self._timing.sleep(wait_s)
+            while (wait_s := self._go_on_at - self._clock.clock()) > 0:
+                await self._clock.sleep(wait_s)
             self._perform(self._session.go_on(), 0)
 
     def _show(self, token: str) -> None:
         for frame in self._session.renew(token):
             self.send(frame)
 
-    async def _watch(self, socket: Socket) -> None:
+    async def _watch(self, socket: EdgeSocket) -> None:
         """Pings when it has been silent, and drops the connection when it is dead."""
         while True:
-            now = self._timing.clock()
+            now = self._clock.clock()
             # What we do not read we cannot hear; the edge decides how long it bears that.
             heard_at = socket.heard_at if self._reading else now
             connected = self._session.connected
             interval_s = self._session.heartbeat_s if connected else self._settings.attempt_timeout_s / 2
-            what, wait_s = beat(now, heard_at, self._pinged_at, interval_s or 30.0)
-            if what is Pulse.DEAD:
+            what, wait_s = next_heartbeat(now, heard_at, self._pinged_at, interval_s or 30.0)
+            if what is HeartbeatAction.DEAD:
                 self.drop("nothing was heard from the edge")
                 return
-            if what is Pulse.PING:
+            if what is HeartbeatAction.PING:
                 self._pinged_at = now
                 if connected:
                     self.send(ClientFrame(ping=PingFrame()))
-            await self._timing.sleep(wait_s)
+            await self._clock.sleep(wait_s)

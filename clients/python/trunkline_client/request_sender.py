@@ -8,23 +8,23 @@ from typing import TypeVar
 from trunkline.v1 import catalogue
 from trunkline.v1.frame_pb2 import ClientFrame, ErrorFrame
 
-from trunkline_client.carrier import Carrier
-from trunkline_client.errors import Disconnected, Overfull, Refused, TimedOut
-from trunkline_client.events import Answered
+from trunkline_client.errors import Disconnected, QueueFull, Refused, TimedOut
+from trunkline_client.events import ResponseFrame
+from trunkline_client.reconnecting_transport import ReconnectingTransport
 from trunkline_client.session import Session
 
-A = TypeVar("A", bound=Answered)
+A = TypeVar("A", bound=ResponseFrame)
 
 
-class Requests:
+class RequestSender:
     """Callers that wait for answers, at most `max_unanswered`; the next one waits for its turn."""
 
-    def __init__(self, session: Session, carrier: Carrier, max_unanswered: int) -> None:
+    def __init__(self, session: Session, carrier: ReconnectingTransport, max_unanswered: int) -> None:
         self._session = session
         self._carrier = carrier
         self._max_unanswered = max_unanswered
         self._turns = asyncio.Semaphore(max_unanswered)
-        self._waiting: dict[str, asyncio.Future[Answered]] = {}
+        self._waiting: dict[str, asyncio.Future[ResponseFrame]] = {}
         self._ended: BaseException | None = None
 
     async def ask(self, frame: ClientFrame, answer: type[A], timeout_s: float) -> A:
@@ -42,11 +42,11 @@ class Requests:
         assert isinstance(answered, answer)
         return answered
 
-    async def _answer_to(self, request_id: str, frame: ClientFrame) -> Answered:
+    async def _answer_to(self, request_id: str, frame: ClientFrame) -> ResponseFrame:
         if self._ended is not None:
             raise self._ended
         to_send = self._session.ask(request_id, frame)
-        future: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[ResponseFrame] = asyncio.get_running_loop().create_future()
         self._waiting[request_id] = future
         try:
             for each in to_send:
@@ -59,7 +59,7 @@ class Requests:
     def say(self, frame: ClientFrame) -> None:
         """Sends a frame that has no answer.
 
-        Raises Disconnected while not connected and Overfull where the socket takes no more.
+        Raises Disconnected while not connected and QueueFull where the socket takes no more.
         """
         self._check_size(frame)
         if self._ended is not None:
@@ -67,10 +67,10 @@ class Requests:
         if not self._session.connected:
             raise Disconnected("There is no connection at the moment")
         if self._carrier.outbox_len >= self._max_unanswered:
-            raise Overfull("Too many frames wait to be written")
+            raise QueueFull("Too many frames wait to be written")
         self._carrier.send(frame)
 
-    def answered(self, request_id: str, answer: Answered) -> None:
+    def answered(self, request_id: str, answer: ResponseFrame) -> None:
         """Completes a request."""
         future = self._waiting.get(request_id)
         if future is not None and not future.done():

@@ -26,7 +26,7 @@ class Reconnect(NamedTuple):
     why: str
 
 
-def verdict(code: int, reason: str, closing: ClosingFrame | None, renews: bool) -> Reconnect | Closed:
+def interpret_close(code: int, reason: str, closing: ClosingFrame | None, renews: bool) -> Reconnect | Closed:
     """What to do after the connection was closed with this code; `closing` is its last frame.
 
     `renews`: another token can be had, should this one have expired.

@@ -10,7 +10,7 @@ from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest, BroadcastRe
 MAX_BATCH_BYTES = 1 << 20
 
 
-class Pipeline:
+class PublishQueue:
     """Numbered requests on their way: first unwritten, then unanswered, then gone.
 
     At most `max_unanswered` in both states together; past that `add` raises IndexError, and whoever
@@ -24,7 +24,7 @@ class Pipeline:
         self._unanswered: dict[int, NumberedBroadcast] = {}
 
     def __repr__(self) -> str:
-        return f"<Pipeline {len(self._unwritten)} unwritten, {len(self._unanswered)} unanswered>"
+        return f"<PublishQueue {len(self._unwritten)} unwritten, {len(self._unanswered)} unanswered>"
 
     def __len__(self) -> int:
         return len(self._unwritten) + len(self._unanswered)

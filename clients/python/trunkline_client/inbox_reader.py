@@ -9,16 +9,16 @@ from typing import Generic, TypeVar
 from trunkline.v1.message_pb2 import Message
 
 from trunkline_client.errors import Closed
-from trunkline_client.events import Event, Lost
+from trunkline_client.events import Event, MessagesLost
 from trunkline_client.inbox import Inbox
 
 E = TypeVar("E")
 
 
-class Listening:
+class InboxReader:
     """An inbox with two who wait at it: one who takes events, and one who puts them."""
 
-    def __init__(self, inbox: Inbox, on_lost: Callable[[Lost], None] | None) -> None:
+    def __init__(self, inbox: Inbox, on_lost: Callable[[MessagesLost], None] | None) -> None:
         self.inbox = inbox
         self._on_lost = on_lost
         self._end: BaseException | None = None
@@ -60,7 +60,7 @@ class Listening:
             self._stirred.clear()
         event = self.inbox.take()
         self._taken.set()
-        if isinstance(event, Lost) and self._on_lost is not None:
+        if isinstance(event, MessagesLost) and self._on_lost is not None:
             self._on_lost(event)
         return event
 
@@ -72,7 +72,7 @@ class Listening:
                 return event
 
 
-class Iteration(AsyncIterator[E], Generic[E]):
+class CallIterator(AsyncIterator[E], Generic[E]):
     """Iteration by a coroutine that raises StopAsyncIteration; unlike a generator it may be left anywhere."""
 
     def __init__(self, take: Callable[[], Awaitable[E]]) -> None:

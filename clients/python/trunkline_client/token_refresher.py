@@ -7,10 +7,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
-from trunkline_client.backoff import Timing
+from trunkline_client.clock import Clock
 
 #: A token, or what gives a fresh one each time it is called.
-Token: TypeAlias = str | Callable[[], Awaitable[str]]
+TokenSource: TypeAlias = str | Callable[[], Awaitable[str]]
 
 #: Of what is left of a token's life, this much passes before another one is shown,
 _PART = 0.8
@@ -22,7 +22,7 @@ _AT_LEAST_S = 1.0
 log = logging.getLogger("trunkline_client")
 
 
-def renewal_in_s(left_s: float) -> float | None:
+def refresh_delay_s(left_s: float) -> float | None:
     """When to show another token, where this much is left of the present one; None for not at all.
 
     The edge has just taken the present one: a clock that says that it has expired is wrong.
@@ -32,15 +32,17 @@ def renewal_in_s(left_s: float) -> float | None:
     return max(min(_PART * left_s, left_s - _MARGIN_S), left_s / 2, _AT_LEAST_S)
 
 
-class Renewal:
+class TokenRefresher:
     """Gets a token for each connection, and another one in good time before that expires.
 
     `show` shows it on the present connection. Getting one may take `timeout_s`.
     """
 
-    def __init__(self, token: Token, timing: Timing, timeout_s: float, show: Callable[[str], None]) -> None:
+    def __init__(
+        self, token: TokenSource, clock: Clock, timeout_s: float, show: Callable[[str], None]
+    ) -> None:
         self._token = token
-        self._timing = timing
+        self._clock = clock
         self._timeout_s = timeout_s
         self._show = show
         self._expires_at_s: float | None = None
@@ -74,10 +76,10 @@ class Renewal:
             self._told.clear()
             if self._expires_at_s is None:
                 continue
-            wait_s = renewal_in_s(self._expires_at_s - self._timing.now_s())
+            wait_s = refresh_delay_s(self._expires_at_s - self._clock.now_s())
             if wait_s is None:
                 continue
-            await self._timing.sleep(wait_s)
+            await self._clock.sleep(wait_s)
             try:
                 self._show(await self.token())
             except Exception as problem:

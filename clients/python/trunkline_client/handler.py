@@ -8,14 +8,14 @@ from typing import TypeAlias
 from trunkline.v1.agent_service_pb2 import Reply, Settlement
 from trunkline.v1.message_pb2 import Message, Part, TextPart
 
-Returned: TypeAlias = str | Part | Reply | Sequence[str | Part | Reply] | None
+HandlerResult: TypeAlias = str | Part | Reply | Sequence[str | Part | Reply] | None
 """One reply, several, or none."""
 
-Handler: TypeAlias = Callable[[Message], Returned | Awaitable[Returned]]
+Handler: TypeAlias = Callable[[Message], HandlerResult | Awaitable[HandlerResult]]
 """What a worker does with what was said; a plain function where it does not wait for anything."""
 
 
-def settlement(delivery_id: int, returned: Returned) -> Settlement:
+def settlement(delivery_id: int, returned: HandlerResult) -> Settlement:
     """The settlement of a delivery. Raises TypeError for what is no reply."""
     if isinstance(returned, str):
         # The short way of what `_reply` does, as echo-like agents do little else.

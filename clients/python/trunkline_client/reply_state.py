@@ -19,7 +19,8 @@ from trunkline.v1.message_pb2 import (
     MessageState,
 )
 
-from trunkline_client.accumulate import difference
+from trunkline_client.accumulator import difference
+from trunkline_client.delta_buffer import DeltaBuffer
 from trunkline_client.errors import (
     AlreadyAnswered,
     Fenced,
@@ -28,7 +29,6 @@ from trunkline_client.errors import (
     ReplyExpired,
     TrunklineError,
 )
-from trunkline_client.outgoing import Outgoing
 
 #: What was written cannot be added, however often it is tried; what is there can be ended.
 _REFUSED_FOR_GOOD = frozenset({"MESSAGE_TOO_LARGE", "INVALID_ARGUMENT"})
@@ -36,7 +36,7 @@ _REFUSED_FOR_GOOD = frozenset({"MESSAGE_TOO_LARGE", "INVALID_ARGUMENT"})
 _FENCED = frozenset({"PRODUCER_FENCED", "DELIVERY_NOT_HELD"})
 
 
-class Phase(Enum):
+class ReplyPhase(Enum):
     """Where a line is on the present stream."""
 
     #: Not on it: it broke, or the delivery has not come back yet.
@@ -49,7 +49,7 @@ class Phase(Enum):
     END_REFUSED = 4
 
 
-class Line:
+class ReplyState:
     """A reply from its opening to its end.
 
     Whoever has it opens it on a stream with `open`, passes it what the router says, and writes what
@@ -58,9 +58,9 @@ class Line:
 
     def __init__(self, request: OpenReply, said: Callable[[], Message]) -> None:
         """`said` is the message with all that was ever added to `outgoing`, and what was there before."""
-        self.outgoing = Outgoing()
+        self.outgoing = DeltaBuffer()
         self._said = said
-        self.phase = Phase.AWAY
+        self.phase = ReplyPhase.AWAY
         #: As it was when it was first opened.
         self.message: Message | None = None
         self.ended: MessageState.ValueType = MESSAGE_STATE_UNSPECIFIED
@@ -74,7 +74,7 @@ class Line:
         self._end: EndReply | None = None
 
     def __repr__(self) -> str:
-        return f"<Line {self._request.key} {self.phase.name} {self.outgoing!r}>"
+        return f"<ReplyState {self._request.key} {self.phase.name} {self.outgoing!r}>"
 
     @property
     def is_over(self) -> bool:
@@ -84,17 +84,17 @@ class Line:
     @property
     def must_open(self) -> bool:
         """Whether it waits for `open`."""
-        return self.phase is Phase.AWAY and not self.is_over
+        return self.phase is ReplyPhase.AWAY and not self.is_over
 
     @property
     def has_mail(self) -> bool:
         """Whether `deltas` or `end` has something."""
-        return self.phase is Phase.OPEN and (self.outgoing.has_unwritten or self._end is not None)
+        return self.phase is ReplyPhase.OPEN and (self.outgoing.has_unwritten or self._end is not None)
 
     @property
     def owes_end(self) -> bool:
         """Whether an end was asked for that is still to be written."""
-        return self._end is not None and not self.is_over and self.phase is not Phase.ENDING
+        return self._end is not None and not self.is_over and self.phase is not ReplyPhase.ENDING
 
     # What its owner wants.
 
@@ -112,7 +112,7 @@ class Line:
 
     def open(self, number: int) -> OpenReply:
         """Opens it on the present stream, under a number of that."""
-        self.phase = Phase.OPENING
+        self.phase = ReplyPhase.OPENING
         request = OpenReply()
         request.CopyFrom(self._request)
         request.reply = number
@@ -120,25 +120,25 @@ class Line:
 
     def deltas(self, max_bytes: int, max_items: int) -> list[Delta]:
         """Takes what is to be written next."""
-        return self.outgoing.take(max_bytes, max_items) if self.phase is Phase.OPEN else []
+        return self.outgoing.take(max_bytes, max_items) if self.phase is ReplyPhase.OPEN else []
 
     def end(self, number: int) -> EndReply | None:
         """Takes the end, once it is due: asked for, and everything before it written."""
-        if self.phase is not Phase.OPEN or self._end is None or self.outgoing.has_unwritten:
+        if self.phase is not ReplyPhase.OPEN or self._end is None or self.outgoing.has_unwritten:
             return None
-        self.phase = Phase.ENDING
+        self.phase = ReplyPhase.ENDING
         self._end.reply = number
         self._end.next_index = self.outgoing.next_index
         return self._end
 
     def try_again(self) -> None:
         """An end that was refused for now is due again."""
-        if self.phase is Phase.END_REFUSED:
-            self.phase = Phase.OPEN
+        if self.phase is ReplyPhase.END_REFUSED:
+            self.phase = ReplyPhase.OPEN
 
     def stream_lost(self) -> None:
         """The stream broke."""
-        self.phase = Phase.AWAY
+        self.phase = ReplyPhase.AWAY
 
     # What the router says.
 
@@ -156,14 +156,14 @@ class Line:
     def _opened_first(self, message: Message) -> None:
         match message.state:
             case MessageState.MESSAGE_STATE_OPEN:
-                self.phase = Phase.OPEN
+                self.phase = ReplyPhase.OPEN
                 self.message = message
                 self.outgoing.begin(message.next_index)
             case MessageState.MESSAGE_STATE_EXPIRED:
                 # Nothing can be added to what an earlier attempt left behind: begin another one.
                 self._openings += 1
                 self._request.key = f"{self._key}~{self._openings}"
-                self.phase = Phase.AWAY
+                self.phase = ReplyPhase.AWAY
             case MessageState.MESSAGE_STATE_CANCELLED:
                 self.failure = ReplyCancelled(f"Message {message.id} was cancelled")
             case _:
@@ -183,7 +183,7 @@ class Line:
             self.failure = Fenced(f"Somebody else has added to message {message.id}")
             return
         self.outgoing.begin_again(message.next_index, [] if self.refusal else missing)
-        self.phase = Phase.OPEN
+        self.phase = ReplyPhase.OPEN
 
     def on_progress(self, told: ReplyProgress) -> None:
         """It has come so far."""
@@ -192,8 +192,8 @@ class Line:
             return
         refusal = _refused(told.error)
         if isinstance(refusal, Refused) and refusal.code == "DELTA_GAP":
-            if self.phase is not Phase.OPENING and self.outgoing.go_on_from(told.next_index):
-                self.phase = Phase.OPEN
+            if self.phase is not ReplyPhase.OPENING and self.outgoing.go_on_from(told.next_index):
+                self.phase = ReplyPhase.OPEN
         elif isinstance(refusal, Refused) and refusal.code in _REFUSED_FOR_GOOD:
             self.refusal = refusal
             self.outgoing.drop_unwritten()
@@ -207,8 +207,8 @@ class Line:
             return
         error = Error(code=refusal.code, message=refusal.message)
         self._end = EndReply(state=MESSAGE_STATE_FAILED, error=error)
-        if self.phase in (Phase.ENDING, Phase.END_REFUSED):
-            self.phase = Phase.OPEN
+        if self.phase in (ReplyPhase.ENDING, ReplyPhase.END_REFUSED):
+            self.phase = ReplyPhase.OPEN
 
     def on_ended(self, told: ReplyEnded) -> None:
         """It has ended, or an end was refused."""
@@ -219,7 +219,7 @@ class Line:
             return
         refusal = _refused(told.error)
         if isinstance(refusal, Refused) and refusal.retryable:
-            self.phase = Phase.END_REFUSED
+            self.phase = ReplyPhase.END_REFUSED
         else:
             self.failure = refusal
 

@@ -17,13 +17,13 @@ from trunkline.v1.message_pb2 import (
     Message,
 )
 
-from trunkline_client.accumulate import Accumulator, difference
-from trunkline_client.events import Changed, Delta, Event, Lost, Snapshot, Told
+from trunkline_client.accumulator import Accumulator, difference
+from trunkline_client.events import Delta, Event, MessageChanged, MessagesLost, SessionEvent, Snapshot
 
 Step: TypeAlias = Delta | Snapshot
 
 
-class Following:
+class TrackedReply:
     """One message that somebody follows: how it is, and what is still to be told of it.
 
     Text that nobody has taken yet is joined, so what waits is never larger than the message.
@@ -104,23 +104,23 @@ class Replies:
 
     def __init__(self) -> None:
         self._open: dict[str, Accumulator] = {}
-        self._followed: dict[str, Following] = {}
+        self._followed: dict[str, TrackedReply] = {}
         #: By the id of the question.
-        self._asked: dict[str, Following] = {}
+        self._asked: dict[str, TrackedReply] = {}
         #: Questions whose ids are not known yet.
-        self._asking: set[Following] = set()
-        self._early: dict[str, Following] = {}
+        self._asking: set[TrackedReply] = set()
+        self._early: dict[str, TrackedReply] = {}
 
     def __repr__(self) -> str:
         return f"<Replies {len(self._open)} open, {len(self._followed)} followed, {len(self._asked)} awaited>"
 
     # For those who follow.
 
-    def asking(self, following: Following) -> None:
+    def asking(self, following: TrackedReply) -> None:
         """A question is about to be asked."""
         self._asking.add(following)
 
-    def asked(self, following: Following, message_id: str) -> list[Event]:
+    def asked(self, following: TrackedReply, message_id: str) -> list[Event]:
         """It has this id; returns what was held back for nothing."""
         self._asking.discard(following)
         early = self._early.pop(message_id, None)
@@ -131,7 +131,7 @@ class Replies:
             self._begin(following, early.whole, Message())
         return self._release()
 
-    def follow(self, following: Following, message: Message) -> None:
+    def follow(self, following: TrackedReply, message: Message) -> None:
         """Follows a message, of which this much is known. Raises ValueError where another one does."""
         if message.id in self._followed:
             raise ValueError(f"message {message.id} is followed already")
@@ -143,7 +143,7 @@ class Replies:
             following.doubtful = message.state == MESSAGE_STATE_OPEN
         self._begin(following, whole, message)
 
-    def leave(self, following: Following) -> list[Event]:
+    def leave(self, following: TrackedReply) -> list[Event]:
         """Follows no more; returns what was held back for nothing."""
         self._asking.discard(following)
         for each in (self._asked, self._followed):
@@ -167,7 +167,7 @@ class Replies:
         for following in (*self._followed.values(), *self._asked.values()):
             following.on_change()
 
-    def _begin(self, following: Following, whole: Accumulator, known: Message) -> None:
+    def _begin(self, following: TrackedReply, whole: Accumulator, known: Message) -> None:
         if whole.message.state == MESSAGE_STATE_OPEN:
             self._followed[whole.id] = following
         following.begin(whole, known)
@@ -183,7 +183,7 @@ class Replies:
 
     # For the session.
 
-    def sort(self, told: Told) -> list[Event]:
+    def sort(self, told: SessionEvent) -> list[Event]:
         """Takes note of what was told; returns what the application is to be told of it."""
         match told:
             case Message():
@@ -194,7 +194,7 @@ class Replies:
                 return self._seen_again(message)
             case Change():
                 return self._changed(told)
-            case Lost():
+            case MessagesLost():
                 for following in (*self._followed.values(), *self._asked.values()):
                     following.doubtful = True
                     following.on_change()
@@ -214,7 +214,7 @@ class Replies:
             self._open[message.id] = whole
         following = self._asked.pop(message.reply_to, None) if _is_reply(message) else None
         if following is None and self._asking and _is_reply(message) and message.reply_to not in self._early:
-            following = self._early[message.reply_to] = Following()
+            following = self._early[message.reply_to] = TrackedReply()
         if following is None:
             return [message]
         self._begin(following, whole, Message())
@@ -256,7 +256,7 @@ class Replies:
             message = None
         following = self._followed.pop(change.message_id, None)
         if following is None or message is None:
-            return [Changed(change, message)]
+            return [MessageChanged(change, message)]
         following.replace(Accumulator(message))
         return []
 
