@@ -7,7 +7,7 @@ import asyncio
 import os
 import sys
 
-from trunkline_client import Backend, Refused, address, load_credentials_from_environment
+from trunkline_client import Backend, TrunklineError, address, load_credentials_from_environment
 
 ROUTER = os.environ.get("TRUNKLINE_ROUTER", "127.0.0.1:50051")
 
@@ -17,8 +17,8 @@ async def main(text: str) -> None:
     async with Backend(ROUTER, **load_credentials_from_environment()) as backend:
         try:
             sent = await backend.broadcast(audience, text)
-        except Refused as refusal:
-            raise SystemExit(str(refusal)) from None
+        except TrunklineError as error:
+            raise SystemExit(str(error)) from None
     print(f"Message {sent.message_id} is stored; {sent.connections} connections receive it now.")
 
 

@@ -46,10 +46,10 @@ class FakeTime:
         self._asleep = asyncio.Event()
 
     @property
-    def timing(self) -> Clock:
+    def clock(self) -> Clock:
         """What to give to the code under test; its jitter is the least unless `jitter` says otherwise."""
         return Clock(
-            clock=lambda: self.now,
+            monotonic=lambda: self.now,
             sleep=self.sleep,
             now_s=lambda: EPOCH_S + self.now,
             random=lambda: self.jitter,
@@ -185,7 +185,7 @@ class ScriptedEdge:
             platform="web",
             conversation="person:alice",
             user="alice",
-            clock=(time or FakeTime()).timing,
+            clock=(time or FakeTime()).clock,
             settings=options.pop("settings", ClientSettings()),
             **options,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -144,7 +145,8 @@ class ScriptedRouter(
         self.address = ""
         self._streams: asyncio.Queue[StreamSide] = asyncio.Queue()
         self._sides: list[StreamSide] = []
-        #: By RPC: what it answers, made from the request; an Entry refuses.
+        #: By RPC, its answer to a request: a response, an awaitable of one, or a rejection: an Entry of the
+        #: catalogue, or a bare status.
         self.answers: dict[str, Callable[[Any], Any]] = {}
         #: The requests of unary calls.
         self.asked: list[Any] = []
@@ -181,8 +183,12 @@ def _unary(name: str) -> Callable[[ScriptedRouter, Any, Context], Awaitable[Any]
     async def answer(self: ScriptedRouter, request: Any, context: Context) -> Any:
         self.asked.append(request)
         answered = self.answers[name](request)
+        if inspect.isawaitable(answered):
+            answered = await answered
         if isinstance(answered, Entry):
             await refuse(context, answered)
+        if isinstance(answered, grpc.StatusCode):
+            await context.abort(answered, "out of order")
         return answered
 
     return answer
@@ -212,10 +218,10 @@ for _name in (
 ScriptedRouter.__abstractmethods__ = frozenset()
 
 
-async def refuse(context: Context, entry: Entry) -> None:
+async def refuse(context: Context, entry: Entry, domain: str = "trunkline") -> None:
     """Ends a call the way a router does."""
     status = Status(code=entry.grpc_status, message=entry.text)
-    details: list[Any] = [ErrorInfo(reason=entry.code, domain="trunkline")]
+    details: list[Any] = [ErrorInfo(reason=entry.code, domain=domain)]
     if entry.retryable:
         delay = Duration()
         delay.FromMilliseconds(entry.retry_after_ms)

@@ -21,8 +21,8 @@ from tests.clients.scripted_router import ScriptedRouter, StreamSide, scripted_r
 async def attached(time: FakeTime | None = None) -> AsyncIterator[tuple[Worker, ScriptedRouter, StreamSide]]:
     """A worker that has been welcomed; the test sets its handler before it delivers."""
     async with scripted_router() as router:
-        timing = (time or FakeTime()).timing
-        worker = Worker(router.address, tenant="demo", agents=["echo"], clock=timing)
+        clock = (time or FakeTime()).clock
+        worker = Worker(router.address, tenant="demo", agents=["echo"], clock=clock)
         handlers: list[Handler] = []
 
         def handle(message: Message) -> Any:

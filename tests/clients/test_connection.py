@@ -17,7 +17,7 @@ from trunkline.v1.frame_pb2 import (
     SubscribedFrame,
     UnsubscribedFrame,
 )
-from trunkline_client import ClientSettings, Closed, Disconnected, Refused, TimedOut, Unreachable, text_of
+from trunkline_client import ClientSettings, Closed, OutcomeUnknown, Refused, TimedOut, Unreachable, text_of
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
 
@@ -158,7 +158,7 @@ async def test_reading_stops_while_the_application_does_not_take() -> None:
         heard = aiter(client)
         for seq in range(1, 50):
             assert (await anext(heard)).position.seq == seq
-            assert len(client._inbox) <= 2
+            assert len(client._runtime.inbox) <= 2
 
 
 async def test_closing_ends_iteration_fails_what_waits_and_leaves_no_task() -> None:
@@ -172,8 +172,9 @@ async def test_closing_ends_iteration_fails_what_waits_and_leaves_no_task() -> N
         await side.say(closing=ClosingFrame(code=1000, reason="DISCONNECTED"))
         await side.close(1000)
         await closing
-        with pytest.raises(Closed):
+        with pytest.raises(OutcomeUnknown) as unknown:
             await sending
+        assert isinstance(unknown.value.__cause__, Closed)
         assert [each.id async for each in client] == ["m1"]
         assert client.state == "closed"
         with pytest.raises(Closed):
@@ -247,7 +248,7 @@ async def test_nothing_that_is_not_kept_is_taken_while_disconnected() -> None:
     async with scripted_edge() as edge, connected(edge, edge.client(time)) as (client, side):
         side.break_off()
         await edge.accepted()
-        with pytest.raises(Disconnected):
+        with pytest.raises(Unreachable):
             await client.signal("typing")
 
 

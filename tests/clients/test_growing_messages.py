@@ -1,4 +1,4 @@
-"""Messages that grow: deltas, what is kept of them, and one line to the log. Pure, without a loop."""
+"""Messages that grow: deltas, what is kept of them, and one state to the log. Pure, without a loop."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_what_is_not_written_yet_grows_and_what_was_written_does_not() -> None:
     out.add_text("")
     (delta,) = out.take(100, 10)
     assert (delta.index, delta.reasoning) == (2, "d")
-    assert out.go_on_from(2)
+    assert out.rewind_to(2)
     out.add_text("e", reasoning=True)
     assert [each.reasoning for each in out.take(100, 10)] == ["d", "e"]
 
@@ -159,7 +159,7 @@ def test_outgoing_deltas_are_bounded_in_number_and_bytes() -> None:
         out.add_part(text("x" * MAX_DELTA_CHARS))
         out.take(1 << 20, 1000)
     assert out.is_full, "too much is not on disk"
-    out.durable(out.next_index)
+    out.forget_before(out.next_index)
     assert not out.is_full
 
 
@@ -168,13 +168,13 @@ def test_what_is_forgotten_cannot_be_had_again() -> None:
     out.begin(5)
     out.add_part(text("x"))
     out.take(100, 1)
-    out.durable(6)
-    assert not out.go_on_from(5)
-    assert not out.go_on_from(7)
-    assert out.go_on_from(6)
+    out.forget_before(6)
+    assert not out.rewind_to(5)
+    assert not out.rewind_to(7)
+    assert out.rewind_to(6)
 
 
-# A line, against a router that may lose what is not on disk.
+# A state, against a router that may lose what is not on disk.
 
 
 class Log:
@@ -182,7 +182,7 @@ class Log:
 
     def __init__(self) -> None:
         self.author = Message(id="r")
-        self.line = ReplyState(OpenReply(key="k"), lambda: self.author)
+        self.reply = ReplyState(OpenReply(key="k"), lambda: self.author)
         self.whole: list[Delta] = []
         self.on_disk = 0
         self.state = MESSAGE_STATE_OPEN
@@ -201,9 +201,9 @@ class Log:
 
     def write(self) -> None:
         """The author says something, where there may be more."""
-        if self.line.message is not None and not self.line.outgoing.is_full:
+        if self.reply.message is not None and not self.reply.buffer.is_full:
             letter = chr(ord("a") + self.said % 26)
-            self.line.outgoing.add_text(letter)
+            self.reply.buffer.add_text(letter)
             accumulated = Accumulator(self.author)
             accumulated.add(Delta(text=letter))
             self.author = accumulated.message
@@ -211,14 +211,14 @@ class Log:
 
     def flush(self) -> None:
         """The writer writes a batch."""
-        if self.line.must_open:
+        if self.reply.must_open:
             self.number += 1
-            self.wire.append(self.line.open(self.number))
+            self.wire.append(self.reply.open_request(self.number))
             return
-        written = self.line.deltas(1 << 20, 3)
+        written = self.reply.take_deltas(1 << 20, 3)
         if written:
             self.wire.append([Delta.FromString(each.SerializeToString()) for each in written])
-        end = self.line.end(self.number)
+        end = self.reply.take_end(self.number)
         if end is not None:
             self.wire.append(end)
 
@@ -250,19 +250,19 @@ class Log:
         if not self.back:
             return
         told = self.back.pop(0)
-        if self.line.phase is ReplyPhase.AWAY:
+        if self.reply.phase is ReplyPhase.AWAY:
             return
         match told:
             case ReplyOpened():
-                self.line.on_opened(told)
+                self.reply.on_opened(told)
             case ReplyProgress():
-                self.line.on_progress(told)
+                self.reply.on_progress(told)
             case _:
-                self.line.on_ended(told)
+                self.reply.on_ended(told)
 
     def divide(self) -> None:
         """While it was away, another worker said the same, divided otherwise."""
-        if self.line.phase is ReplyPhase.AWAY and self.state == MESSAGE_STATE_OPEN:
+        if self.reply.phase is ReplyPhase.AWAY and self.state == MESSAGE_STATE_OPEN:
             letters = "".join(each.text for each in self.whole)
             self.whole = [Delta(index=number, text=each) for number, each in enumerate(letters)]
             self.on_disk = len(self.whole)
@@ -271,7 +271,7 @@ class Log:
         """The stream breaks."""
         self.wire.clear()
         self.back.clear()
-        self.line.stream_lost()
+        self.reply.stream_lost()
 
     def crash(self) -> None:
         """The router dies: what is not on disk is gone."""
@@ -292,15 +292,15 @@ def test_whatever_breaks_a_line_says_all_in_order_and_ends(steps: list[str]) -> 
     log = Log()
     for step in steps:
         getattr(log, step)()
-    log.line.finish(MESSAGE_STATE_COMPLETE, None)
+    log.reply.finish(MESSAGE_STATE_COMPLETE, None)
     for _ in range(200):
-        if log.line.is_over:
+        if log.reply.is_over:
             break
         log.flush()
         log.take()
         log.hear()
-    assert log.line.failure is None
-    assert log.line.ended == MESSAGE_STATE_COMPLETE
+    assert log.reply.failure is None
+    assert log.reply.ended == MESSAGE_STATE_COMPLETE
     said = "".join(each.text for each in log.whole)
     assert said == "".join(chr(ord("a") + number % 26) for number in range(log.said))
     assert [each.index for each in log.whole] == list(range(len(log.whole)))
@@ -308,13 +308,13 @@ def test_whatever_breaks_a_line_says_all_in_order_and_ends(steps: list[str]) -> 
 
 @pytest.mark.parametrize("told", ["other words", "abc and more"])
 def test_a_line_to_which_somebody_else_has_added_has_failed(told: str) -> None:
-    line = ReplyState(OpenReply(key="k"), lambda: Message(id="r", parts=[text("abc")]))
-    line.open(1)
-    line.on_opened(ReplyOpened(message=Message(id="r", state=MESSAGE_STATE_OPEN)))
-    line.outgoing.add_text("abc")
-    line.deltas(100, 1)
-    line.stream_lost()
-    line.open(1)
+    reply = ReplyState(OpenReply(key="k"), lambda: Message(id="r", parts=[text("abc")]))
+    reply.open_request(1)
+    reply.on_opened(ReplyOpened(message=Message(id="r", state=MESSAGE_STATE_OPEN)))
+    reply.buffer.add_text("abc")
+    reply.take_deltas(100, 1)
+    reply.stream_lost()
+    reply.open_request(1)
     there = Message(id="r", state=MESSAGE_STATE_OPEN, next_index=1, parts=[text(told)])
-    line.on_opened(ReplyOpened(message=there))
-    assert isinstance(line.failure, Fenced)
+    reply.on_opened(ReplyOpened(message=there))
+    assert isinstance(reply.failure, Fenced)

@@ -46,8 +46,8 @@ from tests.clients.scripted_router import ScriptedRouter, scripted_router
 @asynccontextmanager
 async def backend(time: FakeTime | None = None) -> AsyncIterator[tuple[ScriptedRouter, Backend]]:
     """A backend, and its router, which takes everything."""
-    timing = (time or FakeTime()).timing
-    async with scripted_router() as router, Backend(router.address, clock=timing) as ours:
+    clock = (time or FakeTime()).clock
+    async with scripted_router() as router, Backend(router.address, clock=clock) as ours:
         router.answers |= {
             "OpenMessage": lambda _: OpenMessageResponse(
                 message=Message(id="m1", state=MESSAGE_STATE_OPEN), epoch=7

@@ -20,7 +20,7 @@ from trunkline.v1.frame_pb2 import (
     SubscribeFrame,
 )
 from trunkline_client import builders
-from trunkline_client.events import CompleteRequest, DropConnection, Effect, PauseSending, Send
+from trunkline_client.effects import CompleteRequest, DropConnection, Effect, PauseSending, Send
 from trunkline_client.session import Session
 
 from tests.clients.scripted_edge import ALICE, TEAM, EdgeSide, FakeTime, at, connected, message, scripted_edge
@@ -28,11 +28,11 @@ from tests.clients.scripted_edge import ALICE, TEAM, EdgeSide, FakeTime, at, con
 
 def connect(session: Session, **limits: Any) -> list[Effect]:
     """A new connection, welcomed at the beginning of the log."""
-    session.disconnected()
+    session.disconnect()
     session.first_frames()
     positions = [TopicPosition(address=ALICE, position=at(0))]
     frame = ConnectedFrame(positions=positions, recovered=True, limits=ConnectionLimits(**limits))
-    return session.received(ServerFrame(connected=frame))
+    return session.receive(ServerFrame(connected=frame))
 
 
 def said(request_id: str) -> ClientFrame:
@@ -95,22 +95,22 @@ def test_what_was_refused_and_what_was_begun_since_goes_in_the_order_in_which_it
     session = Session(ALICE)
     connect(session)
     for each in "abc":
-        session.ask(each, said(each))
-    assert session.received(too_fast("b")) == [PauseSending(0.5)]
-    assert session.ask("d", said("d")) == []
-    session.received(too_fast("a"))
-    session.received(acked("c", 1))
-    assert sent(session.go_on()) == ["a", "b", "d"]
-    assert session.ask("e", said("e")) == [said("e")]
+        session.request(each, said(each))
+    assert session.receive(too_fast("b")) == [PauseSending(0.5)]
+    assert session.request("d", said("d")) == []
+    session.receive(too_fast("a"))
+    session.receive(acked("c", 1))
+    assert sent(session.resume_sending()) == ["a", "b", "d"]
+    assert session.request("e", said("e")) == [said("e")]
 
 
 def test_no_more_is_sent_at_a_time_than_the_edge_takes_in_a_second() -> None:
     session = Session(ALICE)
     connect(session, messages_per_s=2)
     for each in "abcde":
-        session.ask(each, said(each))
-        session.received(too_fast(each))
-    rounds = [session.go_on() for _ in range(3)]
+        session.request(each, said(each))
+        session.receive(too_fast(each))
+    rounds = [session.resume_sending() for _ in range(3)]
     assert [sent(each) for each in rounds] == [["a", "b"], ["c", "d"], ["e"]]
     assert [each[-1] == PauseSending(1.0) for each in rounds] == [True, True, False]
 
@@ -119,27 +119,27 @@ def test_what_is_larger_than_a_second_takes_goes_alone() -> None:
     session = Session(ALICE)
     connect(session, bytes_per_s=said("a").ByteSize() - 1)
     for each in "ab":
-        session.ask(each, said(each))
-        session.received(too_fast(each))
-    assert [sent(session.go_on()) for _ in range(3)] == [["a"], ["b"], []]
+        session.request(each, said(each))
+        session.receive(too_fast(each))
+    assert [sent(session.resume_sending()) for _ in range(3)] == [["a"], ["b"], []]
 
 
 def test_what_was_given_up_in_a_pause_is_not_sent_again() -> None:
     session = Session(ALICE)
     connect(session)
-    session.ask("a", said("a"))
-    session.received(too_fast("a"))
+    session.request("a", said("a"))
+    session.receive(too_fast("a"))
     session.give_up("a")
-    assert session.go_on() == []
-    assert session.ask("b", said("b")) == [said("b")]
+    assert session.resume_sending() == []
+    assert session.request("b", said("b")) == [said("b")]
 
 
 def test_a_hole_that_a_refused_message_did_not_fill_is_a_gap() -> None:
     session = Session(ALICE)
     connect(session)
-    session.ask("a", said("a"))
-    session.received(ServerFrame(message=message(2)))
-    pause, drop = session.received(too_fast("a"))
+    session.request("a", said("a"))
+    session.receive(ServerFrame(message=message(2)))
+    pause, drop = session.receive(too_fast("a"))
     assert pause == PauseSending(0.5)
     assert isinstance(drop, DropConnection)
 
@@ -147,21 +147,21 @@ def test_a_hole_that_a_refused_message_did_not_fill_is_a_gap() -> None:
 def test_joining_a_group_again_is_asked_again_before_what_is_said_in_it() -> None:
     session = Session(ALICE)
     connect(session)
-    session.ask("join", ClientFrame(subscribe=SubscribeFrame(id="join", conversation=TEAM.conversation)))
-    session.received(ServerFrame(subscribed=SubscribedFrame(id="join", address=TEAM, position=at(3))))
-    session.ask("a", said("a"))
+    session.request("join", ClientFrame(subscribe=SubscribeFrame(id="join", conversation=TEAM.conversation)))
+    session.receive(ServerFrame(subscribed=SubscribedFrame(id="join", address=TEAM, position=at(3))))
+    session.request("a", said("a"))
     rejoin, again = (effect.frame for effect in connect(session) if isinstance(effect, Send))
-    assert session.received(too_fast("a")) == [PauseSending(0.5)]
-    assert session.received(too_fast(rejoin.subscribe.id)) == [PauseSending(0.5)]
-    assert session.go_on() == [Send(rejoin), Send(again)]
+    assert session.receive(too_fast("a")) == [PauseSending(0.5)]
+    assert session.receive(too_fast(rejoin.subscribe.id)) == [PauseSending(0.5)]
+    assert session.resume_sending() == [Send(rejoin), Send(again)]
 
 
 def test_a_token_that_was_shown_too_fast_is_shown_again() -> None:
     session = Session(ALICE)
     connect(session)
-    (shown,) = session.renew("t")
-    assert session.received(too_fast(shown.auth.id)) == [PauseSending(0.5)]
-    assert session.go_on() == [Send(shown)]
+    (shown,) = session.refresh_token("t")
+    assert session.receive(too_fast(shown.auth.id)) == [PauseSending(0.5)]
+    assert session.resume_sending() == [Send(shown)]
 
 
 @given(st.data())
@@ -170,7 +170,7 @@ def test_whatever_is_refused_every_request_is_answered_once(data: st.DataObject)
     connect(session, messages_per_s=data.draw(st.integers(0, 3)))
     waiting: list[str] = []
     for number in range(data.draw(st.integers(1, 8))):
-        waiting += [frame.message.id for frame in session.ask(f"r{number}", said(f"r{number}"))]
+        waiting += [frame.message.id for frame in session.request(f"r{number}", said(f"r{number}"))]
     seq, answered, refusals = 0, [], 0
     paused = False
     while waiting or paused:
@@ -178,16 +178,16 @@ def test_whatever_is_refused_every_request_is_answered_once(data: st.DataObject)
             request_id = waiting.pop(0)
             if refusals < 20 and data.draw(st.booleans()):
                 refusals += 1
-                effects = session.received(too_fast(request_id))
+                effects = session.receive(too_fast(request_id))
             else:
                 seq += 1
-                effects = session.received(acked(request_id, seq))
+                effects = session.receive(acked(request_id, seq))
                 answered += [effect.id for effect in effects if isinstance(effect, CompleteRequest)]
             paused = paused or any(isinstance(effect, PauseSending) for effect in effects)
         else:
-            effects = session.go_on()
+            effects = session.resume_sending()
             waiting += sent(effects)
             paused = any(isinstance(effect, PauseSending) for effect in effects)
     assert sorted(answered) == sorted(set(answered))
     assert len(answered) == seq
-    assert not session.go_on()
+    assert not session.resume_sending()

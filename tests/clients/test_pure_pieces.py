@@ -22,51 +22,51 @@ from tests.clients.scripted_edge import ALICE, TEAM, at, message
 def test_a_cursor_that_may_wait_for_all_closes_up_once_all_is_there(order: list[int]) -> None:
     cursor = Cursor(Position())
     for seq in order:
-        assert cursor.arrived(at(seq), may_be_ours=8) is Arrival.NEW
-        assert cursor.arrived(at(seq), may_be_ours=8) is Arrival.REPEATED
-    assert (cursor.position, cursor.holes) == (at(8), 0)
+        assert cursor.record(at(seq), own_in_flight=8) is Arrival.NEW
+        assert cursor.record(at(seq), own_in_flight=8) is Arrival.REPEATED
+    assert (cursor.position, cursor.missing) == (at(8), 0)
 
 
 def test_a_cursor_does_not_wait_for_more_than_may_be_ours() -> None:
     cursor = Cursor(at(1))
-    assert cursor.arrived(at(4), may_be_ours=1) is Arrival.GAP
-    assert cursor.arrived(at(3), may_be_ours=1) is Arrival.NEW
-    assert cursor.holes == 1
-    assert cursor.arrived(at(4), may_be_ours=1) is Arrival.NEW
+    assert cursor.record(at(4), own_in_flight=1) is Arrival.GAP
+    assert cursor.record(at(3), own_in_flight=1) is Arrival.NEW
+    assert cursor.missing == 1
+    assert cursor.record(at(4), own_in_flight=1) is Arrival.NEW
     assert cursor.position == at(1)
 
 
 def test_a_cursor_remembers_only_so_much_beyond_a_hole() -> None:
     cursor = Cursor(at(1))
     for seq in range(3, 3 + MAX_AHEAD):
-        assert cursor.arrived(at(seq), may_be_ours=1) is Arrival.NEW
-    assert cursor.arrived(at(3 + MAX_AHEAD), may_be_ours=1) is Arrival.GAP
+        assert cursor.record(at(seq), own_in_flight=1) is Arrival.NEW
+    assert cursor.record(at(3 + MAX_AHEAD), own_in_flight=1) is Arrival.GAP
 
 
 def test_an_inbox_is_full_by_items_or_by_bytes() -> None:
     by_items, by_bytes = Inbox(2, 1000), Inbox(1000, 100)
     by_items.put(message(1), 10)
     by_bytes.put(message(1), 99)
-    assert not by_items.full
-    assert not by_bytes.full
+    assert not by_items.is_full
+    assert not by_bytes.is_full
     by_items.put(message(2), 10)
     by_bytes.put(message(2), 1)
-    assert by_items.full
-    assert by_bytes.full
+    assert by_items.is_full
+    assert by_bytes.is_full
     by_items.take()
     by_bytes.take()
-    assert not by_items.full
-    assert not by_bytes.full
+    assert not by_items.is_full
+    assert not by_bytes.is_full
 
 
 def test_an_inboxs_positions_are_those_of_what_was_taken() -> None:
     inbox = Inbox(10, 1000)
-    inbox.mark(ALICE, at(1))
+    inbox.set_position(ALICE, at(1))
     inbox.put(message(2), 10)
-    inbox.mark(ALICE, at(2))
-    inbox.mark(ALICE, at(3))  # an ack of our own, which is no event
+    inbox.set_position(ALICE, at(2))
+    inbox.set_position(ALICE, at(3))  # an ack of our own, which is no event
     inbox.put(message(8, to=TEAM), 10)
-    inbox.mark(TEAM, at(8))
+    inbox.set_position(TEAM, at(8))
     assert [each.position.seq for each in inbox.positions] == [1]
     inbox.take()
     assert [each.position.seq for each in inbox.positions] == [3]
@@ -91,21 +91,21 @@ def test_a_heartbeat_pings_once_an_interval_and_gives_up_after_two() -> None:
         HeartbeatAction.WAIT, 10
     )
     assert next_heartbeat(40, heard_at=0, pinged_at=20, interval_s=20) == HeartbeatStep(
-        HeartbeatAction.DEAD, 0
+        HeartbeatAction.DROP, 0
     )
 
 
 @given(st.integers(min_value=4000, max_value=4999))
 def test_the_range_of_a_close_code_says_whether_to_come_back(code: int) -> None:
-    assert isinstance(interpret_close(code, "", None, renews=True), Reconnect) is (code < 4500)
+    assert isinstance(interpret_close(code, "", None, can_refresh_token=True), Reconnect) is (code < 4500)
 
 
 def test_a_closing_frame_says_how_long_to_stay_away_and_why() -> None:
     closing = ClosingFrame(code=1012, reason="RESTARTING", message="Restarting", reconnect_after_ms=500)
-    assert interpret_close(1012, "", closing, renews=False) == Reconnect(0.5, "Restarting")
-    closed = interpret_close(1009, "", None, renews=False)
+    assert interpret_close(1012, "", closing, can_refresh_token=False) == Reconnect(0.5, "Restarting")
+    closed = interpret_close(1009, "", None, can_refresh_token=False)
     assert isinstance(closed, Closed)
-    assert str(closed) == "A frame is larger than the other end takes (1009)"
+    assert str(closed) == "A frame is larger than the other end accepts (1009)"
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ async def test_a_read_is_told_again_until_it_has_come_back() -> None:
         assert (await again.read()).read.position.seq == 3
         await again.say(read=ReadFrame(position=at(3), user="alice"))
         await anext(client.events())
-        assert not list(client._session._reads), "known before is known too"
+        assert not list(client._runtime.session._reads), "known before is known too"
     with pytest.raises(Closed):
         await client.mark_read(at(1))
 
@@ -407,5 +407,5 @@ async def test_an_open_message_of_before_is_yielded_to_a_late_joiner() -> None:
         await side.say(message=begun(4, "so far"))
         await side.say(delta=DeltaFrame(text=", so good"))
         assert text_of(await anext(aiter(client))) == "so far"
-        await soon(lambda: client._inbox)
+        await soon(lambda: client._runtime.inbox)
         assert [each.position for each in client.positions] == [at(5)]

@@ -92,7 +92,7 @@ async def test_a_reply_that_is_not_given_back_is_fenced() -> None:
 
         await side.deliver(1)
         await side.opened()
-        await soon(lambda: worker._work._handlings[1].replies[0].is_inside)
+        await soon(lambda: worker._table._deliveries[1].replies[0].block.is_active)
         side.end()
         again = await router.stream()
         await again.welcome(lease_s=12)
@@ -246,7 +246,7 @@ async def test_something_is_said_that_answers_nothing_and_outlives_the_stream() 
 
 async def test_a_reply_to_what_this_worker_does_not_hold_is_fenced() -> None:
     async with attached() as (worker, _, _):
-        with pytest.raises(Fenced, match="m9 is not in this worker's hands"):
+        with pytest.raises(Fenced, match="does not hold the delivery of message m9"):
             worker.reply(Message(id="m9"))
 
 

@@ -30,17 +30,16 @@ from trunkline.v1.message_pb2 import (
     Message,
 )
 from trunkline_client import builders
-from trunkline_client.events import (
+from trunkline_client.effects import (
     CompleteRequest,
     DropConnection,
     Effect,
     Emit,
     FailRequest,
-    GroupLeft,
-    MessagesLost,
     Send,
     SetPosition,
 )
+from trunkline_client.events import GroupLeft, MessagesLost
 from trunkline_client.session import Session
 
 from tests.clients.scripted_edge import ALICE, TEAM, at, message
@@ -48,10 +47,10 @@ from tests.clients.scripted_edge import ALICE, TEAM, at, message
 
 def connect(session: Session, seq: int = 0, *, recovered: bool = False) -> list[Effect]:
     """A new connection, welcomed at a position."""
-    session.disconnected()
+    session.disconnect()
     session.first_frames()
     positions = [TopicPosition(address=ALICE, position=at(seq))]
-    return session.received(ServerFrame(connected=ConnectedFrame(positions=positions, recovered=recovered)))
+    return session.receive(ServerFrame(connected=ConnectedFrame(positions=positions, recovered=recovered)))
 
 
 def said(request_id: str) -> ClientFrame:
@@ -96,7 +95,7 @@ def entries(effects: list[Effect]) -> list[int]:
 
 
 def receive(session: Session, *messages: Message) -> list[Effect]:
-    return [effect for each in messages for effect in session.received(ServerFrame(message=each))]
+    return [effect for each in messages for effect in session.receive(ServerFrame(message=each))]
 
 
 def test_a_new_session_resumes_nothing() -> None:
@@ -105,23 +104,23 @@ def test_a_new_session_resumes_nothing() -> None:
 
 def test_nothing_is_sent_before_connected() -> None:
     session = Session(ALICE)
-    assert session.ask("x", said("x")) == []
+    assert session.request("x", said("x")) == []
     assert connect(session)[-1] == Send(said("x"))
 
 
 def test_an_id_that_waits_for_its_answer_cannot_be_used_again() -> None:
     session = Session(ALICE)
-    session.ask("x", said("x"))
+    session.request("x", said("x"))
     with pytest.raises(ValueError, match="not answered yet"):
-        session.ask("x", said("x"))
+        session.request("x", said("x"))
 
 
 def test_requests_are_sent_again_in_the_order_in_which_they_were_begun() -> None:
     session = Session(ALICE)
     connect(session)
     for each in "abc":
-        session.ask(each, said(each))
-    session.received(acked("b", 1))
+        session.request(each, said(each))
+    session.receive(acked("b", 1))
     sent = [effect.frame.message.id for effect in connect(session, 1) if isinstance(effect, Send)]
     assert sent == ["a", "c"]
 
@@ -129,17 +128,17 @@ def test_requests_are_sent_again_in_the_order_in_which_they_were_begun() -> None
 def test_a_request_given_up_is_not_sent_again_but_its_ack_still_counts() -> None:
     session = Session(ALICE)
     connect(session)
-    session.ask("x", said("x"))
+    session.request("x", said("x"))
     session.give_up("x")
-    assert session.received(acked("x", 1)) == [SetPosition(ALICE, at(1))]
+    assert session.receive(acked("x", 1)) == [SetPosition(ALICE, at(1))]
     assert kinds(receive(session, message(2))) == [Emit, SetPosition]
 
 
 def test_an_ack_of_our_own_counts_as_a_position() -> None:
     session = Session(ALICE)
     connect(session)
-    session.ask("x", said("x"))
-    assert kinds(session.received(acked("x", 1))) == [CompleteRequest, SetPosition]
+    session.request("x", said("x"))
+    assert kinds(session.receive(acked("x", 1))) == [CompleteRequest, SetPosition]
     assert told(receive(session, message(2))) == [2]
 
 
@@ -153,27 +152,27 @@ def test_a_hole_is_a_gap_when_nothing_of_ours_can_fill_it() -> None:
 def test_a_hole_may_be_an_ack_that_is_late() -> None:
     session = Session(ALICE)
     connect(session)
-    session.ask("x", said("x"))
+    session.request("x", said("x"))
     effects = receive(session, message(2), message(3))
     assert told(effects) == [2, 3]
     start = SetPosition(ALICE, Position(epoch="e1"))
     assert effects[-1] == start, "until the ack is there, what is safe is before it"
-    assert session.received(acked("x", 1))[-1] == SetPosition(ALICE, at(3))
+    assert session.receive(acked("x", 1))[-1] == SetPosition(ALICE, at(3))
 
 
 def test_a_hole_that_our_message_did_not_fill_is_a_gap_once_that_is_known() -> None:
     session = Session(ALICE)
     connect(session)
-    session.ask("x", said("x"))
+    session.request("x", said("x"))
     receive(session, message(2))
     error = ErrorFrame(id="x", code="OVERLOADED")
-    assert kinds(session.received(ServerFrame(error=error))) == [FailRequest, DropConnection]
+    assert kinds(session.receive(ServerFrame(error=error))) == [FailRequest, DropConnection]
 
 
 def test_messages_beyond_a_hole_are_not_told_again_after_resuming() -> None:
     session = Session(ALICE)
     connect(session)
-    session.ask("x", said("x"))
+    session.request("x", said("x"))
     receive(session, message(2))
     connect(session, 0, recovered=True)
     effects = receive(session, ours("x", 1), message(2), message(3))
@@ -184,7 +183,7 @@ def test_messages_beyond_a_hole_are_not_told_again_after_resuming() -> None:
 def test_only_a_users_message_to_the_same_conversation_is_taken_for_our_own() -> None:
     session = Session(ALICE)
     connect(session)
-    session.ask("x", said("x"))
+    session.request("x", said("x"))
     by_agent = message(1, client_id="x")
     elsewhere = message(1, client_id="x", to=TEAM, author=Author(role=ROLE_USER))
     assert told(receive(session, by_agent, elsewhere)) == [1, 1]
@@ -212,7 +211,7 @@ def test_a_refusal_of_something_without_id_is_told() -> None:
     session = Session(ALICE)
     connect(session)
     error = ErrorFrame(code="NOT_SUBSCRIBED", message="no")
-    assert session.received(ServerFrame(error=error)) == [Emit(error)]
+    assert session.receive(ServerFrame(error=error)) == [Emit(error)]
 
 
 def test_every_kind_of_server_frame_is_dealt_with() -> None:
@@ -221,14 +220,14 @@ def test_every_kind_of_server_frame_is_dealt_with() -> None:
 
 
 def test_a_frame_that_is_newer_than_this_client_has_no_effect() -> None:
-    assert Session(ALICE).received(ServerFrame()) == []
+    assert Session(ALICE).receive(ServerFrame()) == []
 
 
 def joined(session: Session, seq: int) -> None:
     """Joins the team's group."""
     frame = SubscribeFrame(id="join", conversation=TEAM.conversation)
-    session.ask("join", ClientFrame(subscribe=frame))
-    session.received(ServerFrame(subscribed=SubscribedFrame(id="join", address=TEAM, position=at(seq))))
+    session.request("join", ClientFrame(subscribe=frame))
+    session.receive(ServerFrame(subscribed=SubscribedFrame(id="join", address=TEAM, position=at(seq))))
 
 
 def test_a_group_that_was_being_left_is_left_by_reconnecting() -> None:
@@ -236,7 +235,7 @@ def test_a_group_that_was_being_left_is_left_by_reconnecting() -> None:
     connect(session)
     joined(session, 3)
     frame = UnsubscribeFrame(id="leave", conversation=TEAM.conversation)
-    session.ask("leave", ClientFrame(unsubscribe=frame))
+    session.request("leave", ClientFrame(unsubscribe=frame))
     effects = connect(session)
     assert CompleteRequest in kinds(effects)
     assert Send not in kinds(effects)
@@ -248,7 +247,7 @@ def test_a_group_that_cannot_be_joined_for_now_makes_the_client_try_once_more() 
     joined(session, 3)
     (rejoin,) = [effect.frame.subscribe for effect in connect(session) if isinstance(effect, Send)]
     error = ErrorFrame(id=rejoin.id, code="ROUTER_UNAVAILABLE", retryable=True)
-    assert kinds(session.received(ServerFrame(error=error))) == [DropConnection]
+    assert kinds(session.receive(ServerFrame(error=error))) == [DropConnection]
 
 
 def test_a_group_that_is_refused_for_good_is_told_and_forgotten() -> None:
@@ -257,7 +256,7 @@ def test_a_group_that_is_refused_for_good_is_told_and_forgotten() -> None:
     joined(session, 3)
     (rejoin,) = [effect.frame.subscribe for effect in connect(session) if isinstance(effect, Send)]
     error = ErrorFrame(id=rejoin.id, code="CONVERSATION_FORBIDDEN", message="no")
-    assert session.received(ServerFrame(error=error))[0] == Emit(
+    assert session.receive(ServerFrame(error=error))[0] == Emit(
         GroupLeft(TEAM, "CONVERSATION_FORBIDDEN", "no")
     )
     assert Send not in kinds(connect(session))
@@ -270,7 +269,7 @@ def test_a_groups_gap_is_told_when_joining_again_did_not_recover() -> None:
     (rejoin,) = [effect.frame.subscribe for effect in connect(session) if isinstance(effect, Send)]
     assert rejoin.position == at(3)
     again = SubscribedFrame(id=rejoin.id, address=TEAM, position=at(9))
-    effects = session.received(ServerFrame(subscribed=again))
+    effects = session.receive(ServerFrame(subscribed=again))
     position = TopicPosition(address=TEAM, position=at(9))
     assert effects == [Emit(MessagesLost((position,))), SetPosition(TEAM, at(9))]
 
@@ -294,7 +293,7 @@ class Router:
     def reconnect(self) -> None:
         """The wire breaks, and another one is made."""
         self.live = False
-        self.session.disconnected()
+        self.session.disconnect()
         self.down.clear()
         self.up = deque(self.session.first_frames())
         if not self.up:
@@ -337,7 +336,7 @@ class Router:
         """The client says something."""
         self.asked += 1
         request_id = f"r{self.asked}"
-        self.up.extend(self.session.ask(request_id, said(request_id)))
+        self.up.extend(self.session.request(request_id, said(request_id)))
 
     def take_up(self) -> None:
         """The router takes one frame from the wire."""
@@ -357,7 +356,7 @@ class Router:
         """The client takes one frame from the wire."""
         if not self.down:
             return
-        effects = self.session.received(self.down.popleft())
+        effects = self.session.receive(self.down.popleft())
         self.told += entries(effects)
         self.answered += [effect.id for effect in effects if isinstance(effect, CompleteRequest)]
         self.up.extend(effect.frame for effect in effects if isinstance(effect, Send))

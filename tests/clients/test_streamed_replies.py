@@ -23,7 +23,7 @@ from trunkline_client import (
     RetryLater,
 )
 from trunkline_client.delta_buffer import MAX_KEPT_BYTES
-from trunkline_client.message_writer import error_of
+from trunkline_client.reader_errors import error_for_readers
 
 from tests.clients.scripted_edge import FakeTime, soon
 from tests.clients.scripted_worker import attached, settlement
@@ -151,7 +151,7 @@ async def test_a_cancelled_delivery_interrupts_a_handler_that_waits_for_its_mode
 
         await side.deliver(1)
         await side.opened()
-        await soon(lambda: worker._work._handlings[1].replies[0].is_inside)
+        await soon(lambda: worker._table._deliveries[1].replies[0].block.is_active)
         await side.write(AttachResponse(cancelled=[1]))
         assert (await side.ended()).state == MESSAGE_STATE_CANCELLED
         assert (await settlement(side)).WhichOneof("outcome") is None
@@ -173,7 +173,7 @@ async def test_an_end_by_the_readers_interrupts_and_on_cancel_takes_the_place_of
 
         await side.deliver(1)
         opening = await side.opened()
-        await soon(lambda: worker._work._handlings[1].replies[0].is_inside)
+        await soon(lambda: worker._table._deliveries[1].replies[0].block.is_active)
         await side.say_ended(opening.reply, MESSAGE_STATE_CANCELLED)
         assert (await settlement(side)).WhichOneof("outcome") is None
         assert seen == ["went on"]
@@ -193,7 +193,7 @@ async def test_nobody_wants_a_reply_any_longer_before_it_was_opened() -> None:
 
         await side.deliver(1, 2)
         await side.write(AttachResponse(cancelled=[1, 2, 3]))
-        await soon(lambda: worker._work._handlings and worker._work._handlings[2].cancelled)
+        await soon(lambda: worker._table._deliveries and worker._table._deliveries[2].cancelled)
         gate.set()
         settled = await side.until("settlements")
         while len(settled) < 2:
@@ -318,7 +318,7 @@ async def test_a_reply_that_was_left_while_it_was_opened_does_not_stay_open() ->
         await side.deliver(1)
         (opening,) = await side.until("opens")
         tasks[0].cancel()
-        await soon(lambda: worker._work._handlings[1].settlement)
+        await soon(lambda: worker._table._deliveries[1].settlement)
         await side.say_opened(opening.reply)
         end = await side.ended()
         assert (end.state, end.error.code) == (MESSAGE_STATE_FAILED, "INTERRUPTED")
@@ -329,6 +329,8 @@ def test_what_readers_are_told_of_an_exception() -> None:
     class HTTPStatusError(Exception):
         pass
 
-    assert error_of(HTTPStatusError("503")) == Error(code="HTTP_STATUS_ERROR", message="503")
-    assert error_of(KeyError()) == Error(code="KEY_ERROR", message="KeyError")
-    assert error_of(Refused("OVERLOADED", "too much")) == Error(code="OVERLOADED", message="too much")
+    assert error_for_readers(HTTPStatusError("503")) == Error(code="HTTP_STATUS_ERROR", message="503")
+    assert error_for_readers(KeyError()) == Error(code="KEY_ERROR", message="KeyError")
+    assert error_for_readers(Refused("OVERLOADED", "too much")) == Error(
+        code="OVERLOADED", message="too much"
+    )

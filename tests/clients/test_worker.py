@@ -13,7 +13,7 @@ from trunkline.v1 import catalogue
 from trunkline.v1.agent_service_pb2 import AttachResponse, SettlementResult
 from trunkline.v1.error_pb2 import Error
 from trunkline_client import Handler, Message, Refused, Reject, Reply, RetryLater, Worker, text, text_of
-from trunkline_client.handler import settlement
+from trunkline_client.settlement import settlement_for_result
 
 from tests.clients.scripted_edge import FakeTime, soon
 from tests.clients.scripted_router import ScriptedRouter, StreamSide, scripted_router
@@ -21,8 +21,8 @@ from tests.clients.scripted_router import ScriptedRouter, StreamSide, scripted_r
 
 def worker_of(router: ScriptedRouter, time: FakeTime | None = None, **options: Any) -> Worker:
     """A worker of this router, with fake time."""
-    timing = (time or FakeTime()).timing
-    return Worker(router.address, tenant="demo", agents=["echo"], capacity=8, clock=timing, **options)
+    clock = (time or FakeTime()).clock
+    return Worker(router.address, tenant="demo", agents=["echo"], capacity=8, clock=clock, **options)
 
 
 @asynccontextmanager
@@ -290,7 +290,7 @@ async def test_a_drained_worker_settles_what_it_holds_and_ends() -> None:
         side = await router.stream()
         await side.welcome()
         await side.deliver(1)
-        await soon(lambda: worker._work._handlings)
+        await soon(lambda: worker._table._deliveries)
         draining = asyncio.create_task(worker.drain(5))
         assert (await side.read()).drain
         assert not draining.done()
@@ -313,7 +313,7 @@ async def test_draining_ends_in_time_or_with_the_stream(breaks: bool) -> None:
         side = await router.stream()
         await side.welcome()
         await side.deliver(1)
-        await soon(lambda: worker._work._handlings)
+        await soon(lambda: worker._table._deliveries)
         draining = asyncio.create_task(worker.drain(5))
         assert (await side.read()).drain
         if breaks:
@@ -402,12 +402,12 @@ async def test_cancelling_a_worker_leaves_no_task() -> None:
 
 def test_a_handler_may_return_one_reply_several_or_none() -> None:
     (part,) = text("a")
-    assert not settlement(1, None).replies
+    assert not settlement_for_result(1, None).replies
     for returned in ("a", part, Reply(parts=[part]), ["a"], [part], [Reply(parts=[part])]):
-        assert settlement(1, returned).replies[0] == Reply(parts=[part])
-    assert len(settlement(1, ["a", "b"]).replies) == 2
+        assert settlement_for_result(1, returned).replies[0] == Reply(parts=[part])
+    assert len(settlement_for_result(1, ["a", "b"]).replies) == 2
     with pytest.raises(TypeError, match="not int"):
-        settlement(1, [7])  # type: ignore[list-item]
+        settlement_for_result(1, [7])  # type: ignore[list-item]
 
 
 async def test_a_worker_without_a_handler_is_a_mistake() -> None:

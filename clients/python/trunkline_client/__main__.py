@@ -1,4 +1,4 @@
-"""`python -m trunkline_client`: a chat with an agent, and a look at what a router knows."""
+"""The `trunkline` command: chat with an agent, broadcast, and read a router's state."""
 
 from __future__ import annotations
 
@@ -18,93 +18,99 @@ from trunkline.v1.message_pb2 import Message, Role
 
 from trunkline_client import builders
 from trunkline_client.backend import Backend
-from trunkline_client.channel import load_credentials
-from trunkline_client.chat import chat as converse
+from trunkline_client.chat import chat as run_chat
 from trunkline_client.client import Client
-from trunkline_client.edge_socket import ClientSettings
+from trunkline_client.credentials import load_credentials
 from trunkline_client.errors import TrunklineError
+from trunkline_client.settings import ClientSettings
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help=__doc__.partition(": ")[2],
+    help="Chat with an agent, broadcast, and read a router's state.",
 )
 
-Tenant = Annotated[str, typer.Option(help="The tenant.")]
-Agent = Annotated[str, typer.Option(help="The agent; for everybody of the tenant if empty.")]
-Platform = Annotated[str, typer.Option(help="The platform; all of the agent's if empty.")]
-Talk = Annotated[str, typer.Option(help="person:<id> or group:<id>.")]
-User = Annotated[str, typer.Option(help="The user, in place of agent, platform and conversation.")]
-Router = Annotated[str, typer.Option(envvar="TRUNKLINE_ROUTER", help="The router's gRPC address.")]
-Key = Annotated[str, typer.Option("--api-key", envvar="TRUNKLINE_API_KEY", help="A key of the tenant.")]
+Tenant = Annotated[str, typer.Option(help="Tenant.")]
+Agent = Annotated[str, typer.Option(help="Agent; all of the tenant's if empty.")]
+Platform = Annotated[str, typer.Option(help="Platform; all of the agent's if empty.")]
+ConversationName = Annotated[str, typer.Option(help="person:<id> or group:<id>.")]
+User = Annotated[str, typer.Option(help="User, instead of agent, platform and conversation.")]
+Router = Annotated[str, typer.Option(envvar="TRUNKLINE_ROUTER", help="Router's gRPC address, host:port.")]
+Key = Annotated[str, typer.Option("--api-key", envvar="TRUNKLINE_API_KEY", help="API key of the tenant.")]
 Ca = Annotated[
-    str, typer.Option(envvar="TRUNKLINE_CA", help="PEM file of the authorities that are trusted; for TLS.")
+    str,
+    typer.Option(envvar="TRUNKLINE_CA", help="PEM file of trusted certificate authorities; turns TLS on."),
 ]
-Tls = Annotated[bool, typer.Option("--tls", envvar="TRUNKLINE_TLS", help="TLS, with public authorities.")]
+Tls = Annotated[
+    bool,
+    typer.Option("--tls", envvar="TRUNKLINE_TLS", help="Use TLS with public certificate authorities."),
+]
 
 
 @app.command()
 def chat(
     url: Annotated[
-        str, typer.Option("--url", "--edge", envvar="TRUNKLINE_URL", help="The edge.")
+        str, typer.Option("--url", "--edge", envvar="TRUNKLINE_URL", help="Edge's URL.")
     ] = "ws://127.0.0.1:8080",
     tenant: Tenant = "demo",
-    agent: Annotated[str, typer.Option(help="The agent.")] = "guide",
-    platform: Annotated[str, typer.Option(help="The platform.")] = "web",
-    conversation: Annotated[str, typer.Option(help="person:<id> or group:<id>; yours if empty.")] = "",
-    user: Annotated[str, typer.Option(help="You; your login name if empty.")] = "",
-    token: Annotated[str, typer.Option(envvar="TRUNKLINE_TOKEN", help="Proof of who you are.")] = "",
+    agent: Annotated[str, typer.Option(help="Agent.")] = "guide",
+    platform: Annotated[str, typer.Option(help="Platform.")] = "web",
+    conversation: Annotated[str, typer.Option(help="person:<id> or group:<id>; your own if empty.")] = "",
+    user: Annotated[str, typer.Option(help="User; your login name if empty.")] = "",
+    token: Annotated[str, typer.Option(envvar="TRUNKLINE_TOKEN", help="JSON Web Token of the user.")] = "",
     ca: Ca = "",
-    once: Annotated[str, typer.Option(help="Say this, show the reply and end.")] = "",
-    wait_s: Annotated[float, typer.Option(help="How long to wait for more, off a terminal.")] = 10.0,
+    once: Annotated[str, typer.Option(help="Send this text, print the reply and exit.")] = "",
+    wait_s: Annotated[
+        float, typer.Option(help="Off a terminal: seconds of silence before giving up on replies.")
+    ] = 10.0,
 ) -> None:
-    """Talks with an agent; lines come from standard input, which may be a pipe."""
-    you = user or getpass.getuser()
+    """Chat with an agent; lines come from standard input, which may be a pipe."""
+    name = user or getpass.getuser()
 
-    async def talk() -> int:
+    async def run() -> int:
         client = Client(
             url,
             tenant=tenant,
             agent=agent,
             platform=platform,
-            conversation=conversation or f"person:{you}",
-            user=you,
+            conversation=conversation or f"person:{name}",
+            user=name,
             token=token,
             settings=ClientSettings(open_timeout_s=0, ssl=create_default_context(cafile=ca) if ca else None),
         )
-        return await converse(client, Console(), you, agent, once, wait_s)
+        return await run_chat(client, Console(), name, agent, once, wait_s)
 
-    _run(talk)
+    _run(run)
 
 
 @app.command()
 def broadcast(
-    text: Annotated[str, typer.Argument(help="What to say.")],
+    text: Annotated[str, typer.Argument(help="Text of the message.")],
     tenant: Tenant = "demo",
     agent: Agent = "",
     platform: Platform = "",
-    conversation: Talk = "",
+    conversation: ConversationName = "",
     user: User = "",
     router: Router = "127.0.0.1:50051",
     api_key: Key = "",
     ca: Ca = "",
     tls: Tls = False,
-    require_connection: Annotated[bool, typer.Option(help="Refuse where nobody is connected.")] = False,
-    ephemeral: Annotated[bool, typer.Option(help="Do not keep it.")] = False,
+    require_connection: Annotated[bool, typer.Option(help="Fail if nobody is connected.")] = False,
+    ephemeral: Annotated[bool, typer.Option(help="Do not store the message.")] = False,
 ) -> None:
-    """Says something to an address, as a backend."""
+    """Send a message to an address, as a backend."""
 
     async def send() -> int:
         to = builders.address(
             tenant=tenant, agent=agent, platform=platform, conversation=conversation, user=user
         )
         async with Backend(router, **load_credentials(api_key, ca, tls)) as backend:
-            taken = await backend.broadcast(
+            answer = await backend.broadcast(
                 to, text, require_connection=require_connection, ephemeral=ephemeral
             )
-        kept = f"position {taken.position.seq}" if taken.HasField("position") else "not kept"
-        _print(f"{taken.message_id}  {kept}, {taken.connections} connected")
+        stored = f"position {answer.position.seq}" if answer.HasField("position") else "not stored"
+        _print(f"{answer.message_id}  {stored}, {answer.connections} connected")
         return 0
 
     _run(send)
@@ -115,15 +121,15 @@ def history(
     tenant: Tenant = "demo",
     agent: Agent = "",
     platform: Platform = "",
-    conversation: Talk = "",
+    conversation: ConversationName = "",
     user: User = "",
     router: Router = "127.0.0.1:50051",
     api_key: Key = "",
     ca: Ca = "",
     tls: Tls = False,
-    limit: Annotated[int, typer.Option(min=1, max=500, help="How many messages.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="Number of messages.")] = 50,
 ) -> None:
-    """Shows the newest messages of an address."""
+    """List the newest messages of an address."""
 
     async def show() -> int:
         of = builders.address(
@@ -147,14 +153,14 @@ def connections(
     tenant: Tenant = "demo",
     agent: Agent = "",
     platform: Platform = "",
-    conversation: Talk = "",
+    conversation: ConversationName = "",
     user: User = "",
     router: Router = "127.0.0.1:50051",
     api_key: Key = "",
     ca: Ca = "",
     tls: Tls = False,
 ) -> None:
-    """Lists who is connected."""
+    """List connections."""
 
     async def show() -> int:
         of = builders.address(
@@ -162,11 +168,10 @@ def connections(
         )
         table = Table("connection", "address", "user", "protocol", "since", "edge")
         async with Backend(router, **load_credentials(api_key, ca, tls)) as backend:
-            async for page in backend.connections(of):
-                for each in page:
-                    since = each.connected_at.ToJsonString()
-                    name = builders.address_name(each.address)
-                    table.add_row(each.connection_id, name, each.user, each.protocol, since, each.edge_id)
+            async for each in backend.connections(of):
+                since = each.connected_at.ToJsonString()
+                name = builders.address_name(each.address)
+                table.add_row(each.connection_id, name, each.user, each.protocol, since, each.edge_id)
         Console().print(table)
         return 0
 
@@ -175,18 +180,20 @@ def connections(
 
 @app.command()
 def deadletters(
-    agent: Annotated[str, typer.Option(help="The agent.")],
+    agent: Annotated[str, typer.Option(help="Agent.")],
     tenant: Tenant = "demo",
     router: Router = "127.0.0.1:50051",
     api_key: Key = "",
     ca: Ca = "",
     tls: Tls = False,
-    replay: Annotated[list[int] | None, typer.Option(help="Deliver this one again; may be repeated.")] = None,
-    replay_all: Annotated[bool, typer.Option(help="Deliver all of them again.")] = False,
+    replay: Annotated[
+        list[int] | None, typer.Option(help="Id of a dead letter to deliver again; may be repeated.")
+    ] = None,
+    replay_all: Annotated[bool, typer.Option(help="Deliver all dead letters again.")] = False,
 ) -> None:
-    """Lists the messages that an agent gave up, or delivers them again."""
+    """List an agent's dead letters, or deliver them again."""
 
-    async def deal_with() -> int:
+    async def list_or_replay() -> int:
         async with Backend(router, **load_credentials(api_key, ca, tls)) as backend:
             found = [] if replay else [each async for each in _dead_letters(backend, tenant, agent)]
             if not replay and not replay_all:
@@ -199,7 +206,7 @@ def deadletters(
         _print(f"{replayed} delivered again")
         return 0
 
-    _run(deal_with)
+    _run(list_or_replay)
 
 
 async def _dead_letters(backend: Backend, tenant: str, agent: str) -> AsyncIterator[DeadLetter]:
@@ -214,7 +221,7 @@ async def _dead_letters(backend: Backend, tenant: str, agent: str) -> AsyncItera
 
 
 def _dead_letter_table(found: Iterable[DeadLetter], agent: str) -> Table:
-    table = Table("id", "given up", "attempts", "reason", "author", "text", title=f"given up by {agent}")
+    table = Table("id", "since", "attempts", "reason", "author", "text", title=f"dead letters of {agent}")
     for each in found:
         message = each.message
         table.add_row(
@@ -230,16 +237,16 @@ def _dead_letter_table(found: Iterable[DeadLetter], agent: str) -> Table:
 
 @app.command()
 def receipts(
-    agent: Annotated[str, typer.Option(help="The agent.")],
+    agent: Annotated[str, typer.Option(help="Agent.")],
     conversation: Annotated[str, typer.Option(help="person:<id> or group:<id>.")],
     tenant: Tenant = "demo",
-    platform: Annotated[str, typer.Option(help="The platform.")] = "web",
+    platform: Annotated[str, typer.Option(help="Platform.")] = "web",
     router: Router = "127.0.0.1:50051",
     api_key: Key = "",
     ca: Ca = "",
     tls: Tls = False,
 ) -> None:
-    """Shows how far each user of a conversation has been given it, and has read it."""
+    """List up to which position each user of a conversation got it, and read it."""
 
     async def show() -> int:
         of = builders.address(tenant=tenant, agent=agent, platform=platform, conversation=conversation)
@@ -273,7 +280,7 @@ def _author(message: Message) -> str:
 
 
 def _run(command: Callable[[], Coroutine[Any, Any, int]]) -> None:
-    """Runs a command; what can be foreseen to go wrong is one line on stderr and exit code 1."""
+    """Runs a command; an expected failure is one line on stderr and exit code 1."""
     try:
         code = asyncio.run(command())
     except (TrunklineError, ValueError, OSError) as error:

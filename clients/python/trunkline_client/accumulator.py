@@ -1,4 +1,4 @@
-"""How deltas make a message. Pure."""
+"""Accumulation of deltas to a message. Pure."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Literal
 from trunkline.v1.frame_pb2 import DeltaFrame
 from trunkline.v1.message_pb2 import Delta, Message, Part, ReasoningPart, TextPart, ToolCallPart
 
-#: For each kind of part that grows, the field that does.
+#: Kinds of parts that grow, and the field that does.
 _GROWING: dict[str, str] = {"text": "text", "reasoning": "text", "tool_call": "arguments"}
 
 
 class Accumulator:
     """A message that grows by deltas.
 
-    What is added to its last part is joined only when somebody looks, so that a long text costs no
-    more than its length.
+    Additions to its last part are joined only when `message` is read, so a long text costs no more than
+    its length.
     """
 
     def __init__(self, message: Message) -> None:
-        """Takes the message over; nobody else may change it."""
+        """Takes the message over: the caller must not change it any more."""
         self._message = message
         self._tail: list[str] = []
         self._last = _kind(message)
 
     @property
     def message(self) -> Message:
-        """The message as it is; it grows with this, so copy what is to be kept."""
+        """The message so far. It grows with the accumulator: copy it to keep it."""
         if self._tail:
             part = getattr(self._message.parts[-1], self._last)
             field = _GROWING[self._last]
@@ -40,7 +40,7 @@ class Accumulator:
         return self._message.id
 
     def add(self, delta: Delta | DeltaFrame) -> None:
-        """Adds what a delta holds; nothing for a kind of content that is newer than this client."""
+        """Adds a delta; one with a kind of content that is newer than this client adds nothing."""
         match delta.WhichOneof("content"):
             case "text":
                 self._grow("text", delta.text)
@@ -71,9 +71,9 @@ class Accumulator:
 
 
 def difference(before: Message, after: Message) -> list[Delta] | None:
-    """The deltas that make `after` of `before`; None where `after` does not go on from it.
+    """The deltas that turn `before` into `after`; None if `after` is no continuation of it.
 
-    Their indexes mean nothing.
+    Their indexes are meaningless.
     """
     found: list[Delta] = []
     if len(after.parts) < len(before.parts):
@@ -90,7 +90,7 @@ def difference(before: Message, after: Message) -> list[Delta] | None:
 
 
 def _addition(part: Part, previous: Part) -> Delta:
-    """A part as a delta: as text where that does not join what comes before it."""
+    """A part as a delta: as text, unless that would extend the previous part."""
     kind = part.WhichOneof("content")
     if kind == "text" and previous.WhichOneof("content") != kind:
         return Delta(text=part.text.text)

@@ -1,143 +1,41 @@
-"""What a backend asks of a router: to say something, to read logs, to know who is connected."""
+"""A backend's calls to a router: all that `ReadOnlyBackend` has, and those that change something."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Mapping
-from contextlib import asynccontextmanager
-from types import TracebackType
-from typing import Self, TypeVar
+from collections.abc import Iterable, Mapping
 
-import grpc
-import grpc.aio
+from trunkline.v1 import agent_service_pb2 as agents
+from trunkline.v1 import broadcast_service_pb2 as broadcasts
+from trunkline.v1 import history_service_pb2 as histories
+from trunkline.v1 import presence_service_pb2 as presence
 from trunkline.v1.address_pb2 import Address, Position
-from trunkline.v1.agent_service_pb2 import (
-    ListDeadLettersRequest,
-    ListDeadLettersResponse,
-    ReplayDeadLettersRequest,
-)
-from trunkline.v1.agent_service_pb2_grpc import AgentServiceStub
-from trunkline.v1.broadcast_service_pb2 import (
-    BroadcastRequest,
-    BroadcastResponse,
-    CancelMessageRequest,
-    OpenMessageRequest,
-)
-from trunkline.v1.broadcast_service_pb2_grpc import BroadcastServiceStub
-from trunkline.v1.history_service_pb2 import (
-    EditMessageRequest,
-    GetMessageRequest,
-    ListMessagesRequest,
-    ListMessagesResponse,
-    ListReceiptsRequest,
-    ListReceiptsResponse,
-    RecallMessageRequest,
-    ResetConversationRequest,
-)
-from trunkline.v1.history_service_pb2_grpc import HistoryServiceStub
-from trunkline.v1.message_pb2 import Author, Message, MessageState
-from trunkline.v1.presence_service_pb2 import (
-    CloseConnectionsRequest,
-    Connection,
-    ConnectionChange,
-    CountConnectionsRequest,
-    CountConnectionsResponse,
-    GetStatsRequest,
-    GetStatsResponse,
-    ListConnectionsRequest,
-    ListTopicsRequest,
-    TopicListeners,
-    WatchConnectionsRequest,
-    WatchConnectionsResponse,
-)
-from trunkline.v1.presence_service_pb2_grpc import PresenceServiceStub
+from trunkline.v1.message_pb2 import Author, MessageState
 
 from trunkline_client import builders
-from trunkline_client.channel import error_from_rpc, open_channel
-from trunkline_client.clock import Clock
-from trunkline_client.message_writer import OnCancel
+from trunkline_client.interruptible_block import OnCancel
 from trunkline_client.open_message import OpenMessage
 from trunkline_client.publisher import Publisher
-
-T = TypeVar("T")
-
-
-def broadcast_request(
-    address: Address,
-    content: builders.Content,
-    *,
-    author: Author | None = None,
-    reply_to: str = "",
-    attributes: Mapping[str, str] | None = None,
-    idempotency_key: str = "",
-    ephemeral: bool = False,
-    require_connection: bool = False,
-) -> BroadcastRequest:
-    """A request for `Backend.broadcast` or a `Publisher`; see `trunkline.v1.BroadcastRequest`."""
-    return BroadcastRequest(
-        address=address,
-        parts=builders.parts(content),
-        author=author,
-        reply_to=reply_to,
-        attributes=dict(attributes or {}),
-        idempotency_key=idempotency_key,
-        ephemeral=ephemeral,
-        require_connection=require_connection,
-    )
+from trunkline_client.read_only_backend import ReadOnlyBackend
+from trunkline_client.unary_producer import UnaryProducer
 
 
-class Backend:
-    """A backend's end of a router, over one gRPC channel.
+class Backend(ReadOnlyBackend):
+    """A backend's connection to a router, over one gRPC channel.
 
         async with Backend("127.0.0.1:50051") as backend:
             await backend.broadcast(address(tenant="demo", agent="echo", platform="web"), "hello")
 
-    Each call raises Refused, with the code of the catalogue, or with the name of the gRPC status where
-    the call failed before the router could say anything (UNAVAILABLE where it cannot be reached). Calls
-    do not retry; those that have an idempotency key are safe to repeat. `timeout_s` bounds every
-    unary call.
+    The arguments are those of `ReadOnlyBackend`. Calls do not retry. A call that changes something raises:
 
-    With `credentials` the channel is encrypted; `api_key` is shown with every call. See `load_credentials`.
+    - Refused: the router rejected the call; nothing of it was done.
+    - Unreachable: the call was not sent; retrying is safe.
+    - OutcomeUnknown: the call was sent and may have been carried out; TimedOut if no answer arrived within
+      `timeout_s`. Repeat `broadcast` with the same `idempotency_key`; without one it may create a second
+      message. The other calls bring about a state, so repeating them does nothing twice.
     """
 
-    def __init__(
-        self,
-        router: str,
-        *,
-        credentials: grpc.ChannelCredentials | None = None,
-        api_key: str = "",
-        timeout_s: float = 10.0,
-        clock: Clock | None = None,
-    ) -> None:
-        self._router = router
-        self._credentials = credentials
-        self._api_key = api_key
-        self._timeout_s = timeout_s
-        self._clock = clock or Clock()
-        self._channel: grpc.aio.Channel | None = None
-
-    def __repr__(self) -> str:
-        return f"<Backend of {self._router}>"
-
-    async def __aenter__(self) -> Self:
-        self._channel = open_channel(self._router, self._credentials, self._api_key)
-        self._broadcast = BroadcastServiceStub(self._channel)
-        self._history = HistoryServiceStub(self._channel)
-        self._presence = PresenceServiceStub(self._channel)
-        self._agents = AgentServiceStub(self._channel)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Ends the channel and whatever still runs on it. Idempotent."""
-        if self._channel is not None:
-            await self._channel.close()
-
-    # Saying.
+    # Messages.
 
     async def broadcast(
         self,
@@ -150,12 +48,27 @@ class Backend:
         idempotency_key: str = "",
         ephemeral: bool = False,
         require_connection: bool = False,
-    ) -> BroadcastResponse:
+    ) -> broadcasts.BroadcastResponse:
         """Sends one message to an address; returns once it is on disk.
 
-        Refused with NO_ACTIVE_CONNECTION, and not kept, where `require_connection` and nobody is there.
+        Args:
+            address: The recipients: a tenant, agent, platform, conversation, user or connection.
+            content: Text, a part, or several parts.
+            author: The author; without a role it is SYSTEM.
+            reply_to: Id of the message that this one answers.
+            attributes: Strings of the application's own.
+            idempotency_key: Makes repeating the call safe: a repeat gets the same answer.
+            ephemeral: Do not store the message; only current connections get it.
+            require_connection: Reject the message if nobody is connected, instead of storing it.
+
+        Returns:
+            The message's id and position, and the number of connections that matched.
+
+        Raises:
+            Refused: For instance NO_ACTIVE_CONNECTION with `require_connection`, or UNKNOWN_TENANT.
+            TransportError: Unreachable or OutcomeUnknown; see the class.
         """
-        request = broadcast_request(
+        request = builders.broadcast_request(
             address,
             content,
             author=author,
@@ -165,22 +78,22 @@ class Backend:
             ephemeral=ephemeral,
             require_connection=require_connection,
         )
-        return await self._call(self._broadcast.Broadcast(request, timeout=self._timeout_s))
+        connection = self._open_connection
+        return await connection.change(connection.broadcast.Broadcast, request)
 
-    @asynccontextmanager
-    async def publisher(self, *, max_unanswered: int = 10_000) -> AsyncIterator[Publisher]:
-        """Opens a pipeline of broadcasts, for volume.
+    def publisher(self, *, max_unanswered: int = 10_000) -> Publisher:
+        """Makes a pipeline of broadcasts, for volume: `async with backend.publisher() as publisher:`.
 
-        Leaving the context waits for every answer; leaving it by an exception or a cancel fails what is
-        unanswered with Disconnected.
+        Args:
+            max_unanswered: Bound of the requests that wait for their answers.
+
+        Returns:
+            A `Publisher` to enter.
+
+        Raises:
+            RuntimeError: The backend is not open.
         """
-        publisher = Publisher(self._broadcast, self._clock, max_unanswered=max_unanswered)
-        publisher.start()
-        try:
-            yield publisher
-            await publisher.drain()
-        finally:
-            await publisher.stop()
+        return Publisher(self._open_connection, self._clock, max_unanswered=max_unanswered)
 
     def open_message(
         self,
@@ -193,12 +106,25 @@ class Backend:
         producer: str = "",
         on_cancel: OnCancel | None = None,
     ) -> OpenMessage:
-        """A message written piece by piece, inside `async with backend.open_message(…) as out:`.
+        """Makes a message that is written piece by piece: `async with backend.open_message(…) as out:`.
 
-        Opened again with the same `key` within a day it is the same message, and whoever opened it
-        before gets Fenced. `producer` names this one for logs.
+        Args:
+            address: The topic of the message.
+            key: Opening again with the same key within a day resumes the same message and fences its
+                previous producer. Empty makes a new message.
+            author: The author; without a role it is SYSTEM.
+            reply_to: Id of the message that this one answers.
+            attributes: Strings of the application's own.
+            producer: Name of this producer in logs.
+            on_cancel: Called when readers cancel, instead of interrupting the block.
+
+        Returns:
+            An `OpenMessage`; entering it opens the message, with the errors that it documents.
+
+        Raises:
+            RuntimeError: The backend is not open.
         """
-        request = OpenMessageRequest(
+        request = broadcasts.OpenMessageRequest(
             address=address,
             key=key or uuid.uuid4().hex,
             producer=producer,
@@ -206,131 +132,119 @@ class Backend:
             reply_to=reply_to,
             attributes=dict(attributes or {}),
         )
-        return OpenMessage(self._broadcast, request, self._clock, self._timeout_s, on_cancel)
-
-    # Changing what was said.
+        unary = UnaryProducer(self._open_connection, request, self._clock, self._timeout_s, on_cancel)
+        return OpenMessage(unary)
 
     async def cancel(self, tenant: str, message_id: str) -> MessageState.ValueType:
-        """Stops an open message for its readers; returns CANCELLED, or how it had ended before."""
-        request = CancelMessageRequest(tenant=tenant, message_id=message_id)
-        return (await self._call(self._broadcast.CancelMessage(request, timeout=self._timeout_s))).state
+        """Cancels an open message for its readers.
+
+        Args:
+            tenant: The message's tenant.
+            message_id: The open message.
+
+        Returns:
+            CANCELLED, or the state in which the message had already ended.
+
+        Raises:
+            Refused: For instance MESSAGE_NOT_FOUND.
+            TransportError: See the class.
+        """
+        request = broadcasts.CancelMessageRequest(tenant=tenant, message_id=message_id)
+        connection = self._open_connection
+        return (await connection.change(connection.broadcast.CancelMessage, request)).state
 
     async def edit(self, tenant: str, message_id: str, content: builders.Content) -> Position:
-        """Replaces the parts of a message that has ended; returns the place of the change in the log."""
-        request = EditMessageRequest(tenant=tenant, message_id=message_id, parts=builders.parts(content))
-        return (await self._call(self._history.EditMessage(request, timeout=self._timeout_s))).position
+        """Replaces the parts of a message that has ended.
+
+        Args:
+            tenant: The message's tenant.
+            message_id: The message.
+            content: Its new text or parts.
+
+        Returns:
+            The position of the change in the log.
+
+        Raises:
+            Refused: For instance MESSAGE_NOT_FOUND.
+            TransportError: See the class.
+        """
+        parts = builders.parts(content)
+        request = histories.EditMessageRequest(tenant=tenant, message_id=message_id, parts=parts)
+        connection = self._open_connection
+        return (await connection.change(connection.history.EditMessage, request)).position
 
     async def recall(self, tenant: str, message_id: str) -> Position | None:
-        """Takes a message back; returns the place of the change, None where it had been taken back."""
-        request = RecallMessageRequest(tenant=tenant, message_id=message_id)
-        answer = await self._call(self._history.RecallMessage(request, timeout=self._timeout_s))
+        """Recalls a message: its parts are erased.
+
+        Args:
+            tenant: The message's tenant.
+            message_id: The message.
+
+        Returns:
+            The position of the change in the log; None if the message had been recalled before.
+
+        Raises:
+            Refused: For instance MESSAGE_NOT_FOUND.
+            TransportError: See the class.
+        """
+        request = histories.RecallMessageRequest(tenant=tenant, message_id=message_id)
+        connection = self._open_connection
+        answer = await connection.change(connection.history.RecallMessage, request)
         return answer.position if answer.HasField("position") else None
 
-    # What agents gave up.
-
-    async def list_dead_letters(
-        self, tenant: str, agent: str, *, after: int = 0, limit: int = 0
-    ) -> ListDeadLettersResponse:
-        """Reads a page of the deliveries that were given up, oldest first, from after this id."""
-        request = ListDeadLettersRequest(tenant=tenant, agent=agent, after=after, page_size=limit)
-        return await self._call(self._agents.ListDeadLetters(request, timeout=self._timeout_s))
-
-    async def replay_dead_letters(self, tenant: str, agent: str, delivery_ids: Iterable[int]) -> int:
-        """Delivers dead letters again, as if they had just been said; returns how many there were."""
-        request = ReplayDeadLettersRequest(tenant=tenant, agent=agent, delivery_ids=delivery_ids)
-        return (await self._call(self._agents.ReplayDeadLetters(request, timeout=self._timeout_s))).replayed
-
-    # Reading.
-
-    async def list_messages(
-        self,
-        address: Address,
-        *,
-        before: Position | None = None,
-        after: Position | None = None,
-        limit: int = 0,
-    ) -> ListMessagesResponse:
-        """Reads a page of a topic's log, oldest first; the newest messages where no position is given."""
-        if before is not None and after is not None:
-            raise ValueError("a page lies before a position or after one, not both")
-        request = ListMessagesRequest(address=address, before=before, after=after, limit=limit)
-        return await self._call(self._history.ListMessages(request, timeout=self._timeout_s))
-
-    async def get_message(self, tenant: str, message_id: str) -> Message:
-        """Reads one message. Refused with MESSAGE_NOT_FOUND where the tenant has none of this id."""
-        request = GetMessageRequest(tenant=tenant, message_id=message_id)
-        return (await self._call(self._history.GetMessage(request, timeout=self._timeout_s))).message
-
-    async def list_receipts(
-        self, address: Address, *, after: str = "", limit: int = 0
-    ) -> ListReceiptsResponse:
-        """Reads how far each user has been given, and has read, a conversation; from after this user."""
-        request = ListReceiptsRequest(address=address, after=after, page_size=limit)
-        return await self._call(self._history.ListReceipts(request, timeout=self._timeout_s))
+    # Topics, connections, dead letters.
 
     async def erase_history(self, address: Address) -> int:
-        """Erases a topic's log; returns how many messages it held."""
-        request = ResetConversationRequest(address=address)
-        return (await self._call(self._history.ResetConversation(request, timeout=self._timeout_s))).erased
+        """Erases a topic's log, which starts over with a new epoch.
 
-    # Who is there.
+        Args:
+            address: The topic.
 
-    async def connections(self, address: Address, *, page_size: int = 0) -> AsyncIterator[list[Connection]]:
-        """The connections that an address matches, a page at a time, in the order of their ids."""
-        request = ListConnectionsRequest(address=address, page_size=page_size)
-        while True:
-            page = await self._call(self._presence.ListConnections(request, timeout=self._timeout_s))
-            yield list(page.connections)
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
+        Returns:
+            The number of messages that were erased.
 
-    async def count_connections(self, address: Address) -> CountConnectionsResponse:
-        """How many connections an address matches, and how many users are behind them."""
-        request = CountConnectionsRequest(address=address)
-        return await self._call(self._presence.CountConnections(request, timeout=self._timeout_s))
-
-    async def topics(self, address: Address, *, page_size: int = 0) -> AsyncIterator[list[TopicListeners]]:
-        """What is heard at an address and within it, with how many hear it; a page at a time, in order."""
-        request = ListTopicsRequest(address=address, page_size=page_size)
-        while True:
-            page = await self._call(self._presence.ListTopics(request, timeout=self._timeout_s))
-            yield list(page.topics)
-            if not page.more:
-                return
-            request.after.CopyFrom(page.topics[-1].address)
-
-    async def get_stats(self, tenant: str) -> GetStatsResponse:
-        """What a tenant has now, and has done since the router started."""
-        return await self._call(
-            self._presence.GetStats(GetStatsRequest(tenant=tenant), timeout=self._timeout_s)
-        )
+        Raises:
+            Refused: For instance UNKNOWN_TENANT.
+            TransportError: See the class.
+        """
+        request = histories.ResetConversationRequest(address=address)
+        connection = self._open_connection
+        return (await connection.change(connection.history.ResetConversation, request)).erased
 
     async def close_connections(self, address: Address, *, reason: str = "", reconnect: bool = False) -> int:
-        """Closes the connections that an address matches; returns how many.
+        """Closes the connections that an address matches.
 
-        With `reconnect` their clients are asked to come back.
+        Args:
+            address: The address.
+            reason: Sent to the clients, for people.
+            reconnect: Ask the clients to reconnect instead of staying away.
+
+        Returns:
+            The number of connections that are closed.
+
+        Raises:
+            Refused: For instance UNKNOWN_TENANT.
+            TransportError: See the class.
         """
-        request = CloseConnectionsRequest(address=address, reason=reason, reconnect=reconnect)
-        return (
-            await self._call(self._presence.CloseConnections(request, timeout=self._timeout_s))
-        ).connections
+        request = presence.CloseConnectionsRequest(address=address, reason=reason, reconnect=reconnect)
+        connection = self._open_connection
+        return (await connection.change(connection.presence.CloseConnections, request)).connections
 
-    async def watch_connections(self, address: Address) -> AsyncGenerator[list[ConnectionChange], None]:
-        """The connections there are, as one batch of changes, then each that opens or closes.
+    async def replay_dead_letters(self, tenant: str, agent: str, delivery_ids: Iterable[int]) -> int:
+        """Delivers dead letters again, as new deliveries.
 
-        Goes on until the caller leaves. Raises Refused where the stream breaks; watch again then, and
-        begin with the connections that are told first. Close it (`contextlib.aclosing`) to leave early.
+        Args:
+            tenant: The agent's tenant.
+            agent: The agent.
+            delivery_ids: Ids of the dead letters.
+
+        Returns:
+            The number of dead letters that are delivered again.
+
+        Raises:
+            Refused: For instance UNKNOWN_TENANT.
+            TransportError: See the class.
         """
-        call = self._presence.WatchConnections(WatchConnectionsRequest(address=address))
-        try:
-            while isinstance(batch := await self._call(call.read()), WatchConnectionsResponse):
-                yield list(batch.changes)
-        finally:
-            call.cancel()
-
-    async def _call(self, call: Awaitable[T]) -> T:
-        try:
-            return await call
-        except grpc.aio.AioRpcError as error:
-            raise error_from_rpc(error) from None
+        request = agents.ReplayDeadLettersRequest(tenant=tenant, agent=agent, delivery_ids=delivery_ids)
+        connection = self._open_connection
+        return (await connection.change(connection.agents.ReplayDeadLetters, request)).replayed

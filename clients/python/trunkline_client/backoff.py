@@ -1,4 +1,4 @@
-"""How long to wait before trying again."""
+"""Waits between attempts to connect. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 class Backoff:
-    """Exponential backoff with full jitter, so that clients of a restarted server do not come at once."""
+    """Exponential backoff with full jitter, so that clients of a restarted server do not return at once."""
 
     def __init__(self, rng: Callable[[], float], *, base_s: float = 0.1, cap_s: float = 5.0) -> None:
         self._random = rng
@@ -15,21 +15,21 @@ class Backoff:
         self._attempts = 0
 
     def next_s(self, at_least_s: float = 0.0) -> float:
-        """The next wait in seconds: uniform up to a bound that doubles, on top of what was asked for."""
+        """Returns the next wait in seconds: `at_least_s`, plus a uniform share of a bound that doubles."""
         bound_s = self._bound_s
         self._attempts += 1
         return at_least_s + self._random() * bound_s
 
-    def held(self, for_s: float) -> None:
-        """The connection held for so long: begins anew if that is a second and longer than the next wait.
+    def record_uptime(self, uptime_s: float) -> None:
+        """Resets after a connection that lasted a second, and longer than the next wait.
 
-        What breaks as soon as it is made goes on waiting longer.
+        Connections that break as soon as they are made keep on backing off.
         """
-        if for_s >= max(1.0, self._bound_s):
+        if uptime_s >= max(1.0, self._bound_s):
             self.reset()
 
     def reset(self) -> None:
-        """Begins anew."""
+        """Starts again with the shortest wait."""
         self._attempts = 0
 
     @property

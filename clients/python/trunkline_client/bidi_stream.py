@@ -14,10 +14,10 @@ R = TypeVar("R")
 
 
 class BidiStream(Generic[Q, R]):
-    """Iterates over what a stream receives while `writer` writes to it.
+    """Iterates over the messages that a stream receives, while `writer` writes to it.
 
-    CallIterator ends with the stream, and raises its AioRpcError where it has one. Whatever else the writer
-    fails with ends the stream too, and `close` raises it. `close` must be called; it leaves nothing running.
+    Iteration ends with the stream, and raises its AioRpcError unless it ended OK. Any other exception of the
+    writer cancels the stream, and `close` raises it. `close` must be called; it leaves nothing running.
     """
 
     def __init__(
@@ -30,11 +30,11 @@ class BidiStream(Generic[Q, R]):
 
     async def _write(self, writer: Callable[[Callable[[Q], Awaitable[None]]], Awaitable[None]]) -> None:
         try:
-            # Before that nothing is written, so nothing written can be lost for want of a connection.
+            # Nothing is written before, so nothing written is lost because there was no connection.
             await self._call.wait_for_connection()
             await writer(self._call.write)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            return  # the stream is over; the reader learns why
+            return  # the stream is over; the reader gets the reason
         except Exception:
             self._call.cancel()
             raise

@@ -1,8 +1,8 @@
-"""Addresses and parts, made from plain values."""
+"""Addresses, contents and requests, built from plain values. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 from trunkline.v1.address_pb2 import (
@@ -12,10 +12,11 @@ from trunkline.v1.address_pb2 import (
     Conversation,
     ConversationKind,
 )
-from trunkline.v1.message_pb2 import Message, Part, TextPart
+from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
+from trunkline.v1.message_pb2 import Author, Message, Part, TextPart
 
 Content: TypeAlias = str | Part | Iterable[Part]
-"""What is said: text, one part, or several."""
+"""Content of a message: text, one part, or several."""
 
 _KINDS: dict[str, ConversationKind.ValueType] = {
     "person": CONVERSATION_KIND_PERSON,
@@ -25,7 +26,17 @@ _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
 def conversation(name: str | Conversation) -> Conversation:
-    """A conversation from `person:<id>` or `group:<id>`. Raises ValueError for anything else."""
+    """Builds a conversation.
+
+    Args:
+        name: `person:<id>`, `group:<id>`, or a Conversation, which is returned as it is.
+
+    Returns:
+        The conversation.
+
+    Raises:
+        ValueError: The name has another form.
+    """
     if isinstance(name, Conversation):
         return name
     kind, colon, identity = name.partition(":")
@@ -35,17 +46,35 @@ def conversation(name: str | Conversation) -> Conversation:
 
 
 def group(name: str | Conversation) -> Conversation:
-    """A group from its id, from `group:<id>`, or as it is. Raises ValueError for a person's conversation."""
+    """Builds a group from its id, from `group:<id>`, or from a Conversation.
+
+    Raises ValueError for a person's conversation.
+    """
     if isinstance(name, str) and ":" not in name:
         return Conversation(kind=CONVERSATION_KIND_GROUP, id=name)
     found = conversation(name)
     if found.kind != CONVERSATION_KIND_GROUP:
-        raise ValueError(f"only groups can be joined, and {name!r} is none")
+        raise ValueError(f"only groups can be joined; {name!r} is not a group")
     return found
 
 
+def optional_conversation(name: str | Conversation | None) -> Conversation | None:
+    """Builds a conversation unless there is none. Raises like `conversation`."""
+    return None if name is None else conversation(name)
+
+
 def conversation_name(conversation: Conversation) -> str:
-    """`person:<id>` or `group:<id>`."""
+    """Names a conversation in the form that `conversation` takes.
+
+    Args:
+        conversation: The conversation.
+
+    Returns:
+        `person:<id>` or `group:<id>`.
+
+    Raises:
+        Nothing.
+    """
     return f"{_NAMES.get(conversation.kind, 'unknown')}:{conversation.id}"
 
 
@@ -58,9 +87,23 @@ def address(
     user: str = "",
     connection: str = "",
 ) -> Address:
-    """An address; see `trunkline.v1.Address` for which fields go together.
+    """Builds an address; see `trunkline.v1.Address` for the fields that go together.
 
-    Raises ValueError where more than one of `conversation`, `user` and `connection` is given.
+        address(tenant="demo", agent="echo", platform="web", conversation="group:team")
+
+    Args:
+        tenant: The tenant.
+        agent: The agent; empty for the whole tenant, or with `user` or `connection`.
+        platform: The platform; empty for all of the agent's.
+        conversation: `person:<id>`, `group:<id>`, or a Conversation.
+        user: The user, across agents and platforms.
+        connection: The connection.
+
+    Returns:
+        The address.
+
+    Raises:
+        ValueError: More than one of `conversation`, `user` and `connection` is given.
     """
     if sum(map(bool, (conversation, user, connection))) > 1:
         raise ValueError("an address has at most one of conversation, user and connection")
@@ -77,27 +120,18 @@ def address(
 _conversation = conversation
 
 
-def text(*texts: str) -> list[Part]:
-    """Text parts."""
-    return [Part(text=TextPart(text=each)) for each in texts]
-
-
-def parts(content: Content) -> list[Part]:
-    """Parts from whatever a caller may pass as content."""
-    if isinstance(content, str):
-        return text(content)
-    if isinstance(content, Part):
-        return [content]
-    return list(content)
-
-
-def text_of(message: Message) -> str:
-    """The text of a message: its text parts, one below the other."""
-    return "\n".join(part.text.text for part in message.parts if part.HasField("text"))
-
-
 def address_name(address: Address) -> str:
-    """An address for people to read; nothing takes it apart again."""
+    """Names an address for people; the name cannot be parsed.
+
+    Args:
+        address: The address.
+
+    Returns:
+        Its fields, such as `demo / echo / web / group:team`.
+
+    Raises:
+        Nothing.
+    """
     names = [address.tenant, address.agent, address.platform]
     match address.WhichOneof("target"):
         case "conversation":
@@ -109,3 +143,93 @@ def address_name(address: Address) -> str:
         case _:
             pass
     return " / ".join(filter(None, names))
+
+
+def text(*texts: str) -> list[Part]:
+    """Builds text parts.
+
+    Args:
+        texts: The texts, one part each.
+
+    Returns:
+        The parts.
+
+    Raises:
+        Nothing.
+    """
+    return [Part(text=TextPart(text=each)) for each in texts]
+
+
+def parts(content: Content) -> list[Part]:
+    """Builds parts from content.
+
+    Args:
+        content: Text, one part, or several.
+
+    Returns:
+        The parts.
+
+    Raises:
+        Nothing.
+    """
+    if isinstance(content, str):
+        return text(content)
+    if isinstance(content, Part):
+        return [content]
+    return list(content)
+
+
+def text_of(message: Message) -> str:
+    """Extracts the text of a message.
+
+    Args:
+        message: The message.
+
+    Returns:
+        Its text parts, one below the other.
+
+    Raises:
+        Nothing.
+    """
+    return "\n".join(part.text.text for part in message.parts if part.HasField("text"))
+
+
+def broadcast_request(
+    address: Address,
+    content: Content,
+    *,
+    author: Author | None = None,
+    reply_to: str = "",
+    attributes: Mapping[str, str] | None = None,
+    idempotency_key: str = "",
+    ephemeral: bool = False,
+    require_connection: bool = False,
+) -> BroadcastRequest:
+    """Builds a request for a `Publisher`.
+
+    Args:
+        address: The recipients: a tenant, agent, platform, conversation, user or connection.
+        content: Text, a part, or several parts.
+        author: The author; without a role it is SYSTEM.
+        reply_to: Id of the message that this one answers.
+        attributes: Strings of the application's own.
+        idempotency_key: Lets a `Publisher` send the request again after a break.
+        ephemeral: Do not store the message; only current connections get it.
+        require_connection: Reject the message if nobody is connected, instead of storing it.
+
+    Returns:
+        The request.
+
+    Raises:
+        Nothing.
+    """
+    return BroadcastRequest(
+        address=address,
+        parts=parts(content),
+        author=author,
+        reply_to=reply_to,
+        attributes=dict(attributes or {}),
+        idempotency_key=idempotency_key,
+        ephemeral=ephemeral,
+        require_connection=require_connection,
+    )

@@ -1,4 +1,4 @@
-"""Time as this package sees it."""
+"""Time and randomness as this package gets them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Time as this package sees it; tests pass their own."""
+    """Sources of time and randomness; tests pass their own."""
 
-    clock: Callable[[], float] = time.monotonic
+    #: Seconds since an arbitrary moment; never goes back.
+    monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     #: Seconds since 1970.
     now_s: Callable[[], float] = time.time

@@ -1,4 +1,4 @@
-"""What a worker holds: deliveries, their handlers and their replies, whatever becomes of streams."""
+"""A worker's deliveries, their handlers and their streamed replies, across streams to the router."""
 
 from __future__ import annotations
 
@@ -19,304 +19,308 @@ from trunkline.v1.agent_service_pb2 import (
 from trunkline.v1.message_pb2 import Message
 
 from trunkline_client.clock import Clock
-from trunkline_client.errors import Fenced, Refused, ReplyCancelled
-from trunkline_client.handler import Handler, HandlerResult, settlement
+from trunkline_client.errors import Fenced, OutcomeUnknown, Refused, ReplyCancelled
+from trunkline_client.handler import Handler, HandlerResult
 from trunkline_client.in_flight_delivery import InFlightDelivery
-from trunkline_client.message_writer import OnCancel
-from trunkline_client.outcomes import after, again, is_failure
-from trunkline_client.streamed_reply import StreamedReply
+from trunkline_client.interruptible_block import OnCancel
+from trunkline_client.reply_producer import ReplyProducer
+from trunkline_client.settlement import (
+    is_failure,
+    retry_settlement,
+    settlement_for_error,
+    settlement_for_result,
+)
 from trunkline_client.worker_stream import WorkerStream
 
-#: The largest settlement that is sent; a larger one would break the stream, each time anew.
+#: Bound of a settlement; a larger one would break the stream each time it is sent.
 MAX_SETTLEMENT_BYTES = 3 << 20
 
 log = logging.getLogger("trunkline_client")
 
 
 class DeliveryTable:
-    """The deliveries and streamed replies of one worker.
+    """The unsettled deliveries and the streamed replies of one worker.
 
-    When the stream to the router breaks, handlers go on. What the router gives back to this worker on
-    the next stream goes on where it was, or is settled at once if its handler has finished; what it has
-    not given back within a lease is in other hands, and its handler is cancelled. So for a lease there
-    may be twice the worker's capacity of handlers.
+    Handlers continue when the stream to the router breaks. A delivery that the router redelivers to this
+    worker on the next stream continues where it was, or is settled at once if its handler has finished. A
+    delivery that is not redelivered within a lease is with another worker, and its handler is cancelled.
+    So for the length of a lease there may be twice the worker's capacity of handlers.
     """
 
     def __init__(self, clock: Clock) -> None:
+        self.is_open = False
         self.draining = False
         self._clock = clock
         self._handler: Handler | None = None
-        self._attachment: WorkerStream | None = None
-        self._handlings: dict[int, InFlightDelivery] = {}
+        self._stream: WorkerStream | None = None
+        self._deliveries: dict[int, InFlightDelivery] = {}
         self._by_message: dict[str, InFlightDelivery] = {}
-        #: Replies without a delivery.
-        self._said: dict[StreamedReply, None] = {}
-        self._lapsing: asyncio.Task[None] | None = None
-        self._closed = False
-        self._eased = asyncio.Event()
+        #: Messages that the worker opened without a delivery.
+        self._open_messages: dict[ReplyProducer, None] = {}
+        self._expiring: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
 
     def __repr__(self) -> str:
-        running = sum(each.settlement is None for each in self._handlings.values())
-        return f"<DeliveryTable {len(self._handlings)} deliveries, {running} in hand>"
+        running = sum(each.settlement is None for each in self._deliveries.values())
+        return f"<DeliveryTable {len(self._deliveries)} deliveries, {running} being handled>"
 
     # For the worker.
 
-    def begin(self, handler: Handler) -> None:
-        """What to do with deliveries."""
-        self._handler, self._closed, self.draining = handler, False, False
+    def open(self, handler: Handler) -> None:
+        """Starts to take deliveries, which this function handles."""
+        self._handler, self.is_open, self.draining = handler, True, False
 
-    def attached(self, attachment: WorkerStream, welcome: AttachWelcome) -> None:
-        """A router has welcomed the worker on a new stream."""
-        self._attachment = attachment
-        attachment.keep_alive(welcome, self._in_hand, self._beat)
-        for reply in self._said:
-            attachment.post(reply)
-        if self._handlings:
-            self._lapsing = asyncio.create_task(self._lapse(welcome.lease_s), name="await redelivery")
+    def attach(self, stream: WorkerStream, welcome: AttachWelcome) -> None:
+        """Continues on a new stream, whose welcome has arrived."""
+        self._stream = stream
+        stream.start_heartbeat(welcome, self._list_leases, self._retry_rejected)
+        for reply in self._open_messages:
+            stream.post(reply)
+        if self._deliveries:
+            self._expiring = asyncio.create_task(self._expire(welcome.lease_s), name="await redelivery")
 
-    def detached(self) -> None:
-        """The stream broke."""
-        self._attachment = None
-        self._eased.set()
-        if self._lapsing is not None:
-            self._lapsing.cancel()
-            self._lapsing = None
-        for handling in self._handlings.values():
-            handling.held = False
-            for reply in handling.replies:
-                reply.line.stream_lost()
-        for reply in self._said:
-            reply.line.stream_lost()
+    def detach(self) -> None:
+        """Records that the stream broke."""
+        self._stream = None
+        self._changed.set()
+        if self._expiring is not None:
+            self._expiring.cancel()
+            self._expiring = None
+        for delivery in self._deliveries.values():
+            delivery.held = False
+            for reply in delivery.replies:
+                reply.state.stream_lost()
+        for reply in self._open_messages:
+            reply.state.stream_lost()
 
-    def take(self, response: AttachResponse) -> None:
-        """Deals with a batch from the router; plain functions are called here and now."""
+    def receive(self, response: AttachResponse) -> None:
+        """Handles a batch from the router; plain handler functions run within this call."""
         for result in response.results:
-            self._settled(result)
+            self._on_settlement_result(result)
         for delivery in response.deliveries:
-            self._deliver(delivery)
+            self._on_delivery(delivery)
         for delivery_id in response.cancelled:
-            self._cancelled(delivery_id)
+            self._on_cancelled(delivery_id)
 
     def drain(self) -> None:
         """Takes no more deliveries."""
         self.draining = True
-        if self._attachment is not None:
-            self._attachment.drain()
+        if self._stream is not None:
+            self._stream.drain()
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is held and nothing is being said."""
-        return not self._handlings and not self._said
+        """Whether there is neither an unsettled delivery nor an open message."""
+        return not self._deliveries and not self._open_messages
 
-    async def idle(self) -> None:
-        """Waits until it is; not while there is no stream."""
-        while self._attachment is not None and not self.is_idle:
-            self._eased.clear()
-            await self._eased.wait()
+    async def wait_until_idle(self) -> None:
+        """Waits until the table is idle, or the stream has broken."""
+        while self._stream is not None and not self.is_idle:
+            self._changed.clear()
+            await self._changed.wait()
 
     async def close(self) -> None:
-        """Cancels the handlers; what they work on is delivered again, to whoever comes next."""
-        self._closed = True
-        self._attachment = None
+        """Cancels the handlers and waits for them; the router redelivers their messages."""
+        self.is_open = False
+        self._stream = None
         running: list[asyncio.Future[HandlerResult]] = [
-            each.handler for each in self._handlings.values() if each.handler is not None
+            each.handler for each in self._deliveries.values() if each.handler is not None
         ]
         for task in running:
             task.cancel()
-        for reply in list(self._said):
-            reply.line.give_up(Fenced("The worker ends"))
-            reply.changed()
-        if self._lapsing is not None:
-            self._lapsing.cancel()
+        for reply in list(self._open_messages):
+            reply.state.give_up(OutcomeUnknown("The worker stopped before the end of a message was on disk"))
+            reply.state_changed()
+        if self._expiring is not None:
+            self._expiring.cancel()
         if running:
             await asyncio.wait(running)
-        self._handlings.clear()
+        self._deliveries.clear()
         self._by_message.clear()
 
     # Deliveries.
 
-    def _deliver(self, delivery: Delivery) -> None:
-        handling = self._handlings.get(delivery.delivery_id)
-        if handling is not None:
-            self._given_back(handling, delivery)
+    def _on_delivery(self, received: Delivery) -> None:
+        delivery = self._deliveries.get(received.delivery_id)
+        if delivery is not None:
+            self._on_redelivery(delivery, received)
             return
-        handling = self._handlings[delivery.delivery_id] = InFlightDelivery(delivery)
-        self._by_message[delivery.message.id] = handling
+        delivery = self._deliveries[received.delivery_id] = InFlightDelivery(received)
+        self._by_message[received.message.id] = delivery
         assert self._handler is not None
         try:
-            returned = self._handler(delivery.message)
+            result = self._handler(received.message)
         except Exception as error:
-            self._settle_after(handling, error)
+            self._settle_with_error(delivery, error)
             return
-        if not inspect.isawaitable(returned):
-            self._settle_with(handling, returned)
+        if not inspect.isawaitable(result):
+            self._settle_with_result(delivery, result)
             return
-        handling.handler = asyncio.ensure_future(returned)
-        handling.handler.add_done_callback(partial(self._handled, handling))
+        delivery.handler = asyncio.ensure_future(result)
+        delivery.handler.add_done_callback(partial(self._on_handler_done, delivery))
 
-    def _given_back(self, handling: InFlightDelivery, delivery: Delivery) -> None:
-        """It comes again: after a break, or as its lease ended while this process was stopped."""
-        handling.delivery, handling.held = delivery, True
-        self._post_settlement(handling)
-        for reply in handling.replies:
-            self._posted(handling, reply)
+    def _on_redelivery(self, delivery: InFlightDelivery, received: Delivery) -> None:
+        """Continues a delivery after a break, or after its lease ended while this process was stopped."""
+        delivery.delivery, delivery.held = received, True
+        self._post_settlement(delivery)
+        for reply in delivery.replies:
+            self._post(delivery, reply)
 
-    def _cancelled(self, delivery_id: int) -> None:
-        handling = self._handlings.get(delivery_id)
-        if handling is None:
+    def _on_cancelled(self, delivery_id: int) -> None:
+        delivery = self._deliveries.get(delivery_id)
+        if delivery is None:
             return
-        handling.cancelled = True
+        delivery.cancelled = True
         cause = ReplyCancelled("The reply was cancelled by its readers")
-        for reply in handling.replies:
-            if reply.line.message is None:
-                reply.line.give_up(cause)
-            reply.interrupt(cause)
+        for reply in delivery.replies:
+            if reply.state.message is None:
+                reply.state.give_up(cause)
+            reply.block.interrupt(cause)
 
-    async def _lapse(self, lease_s: float) -> None:
+    async def _expire(self, lease_s: float) -> None:
         await self._clock.sleep(lease_s)
-        for handling in [each for each in self._handlings.values() if not each.held]:
-            self._drop(handling, Fenced("The delivery was not given back to this worker after a break"))
+        for delivery in [each for each in self._deliveries.values() if not each.held]:
+            self._give_up(delivery, Fenced("The delivery was not redelivered to this worker after a break"))
 
-    def _drop(self, handling: InFlightDelivery, why: Fenced) -> None:
-        """It is in other hands."""
-        self._forget(handling)
-        within = [each for each in handling.replies if each.is_inside]
-        for reply in handling.replies:
-            reply.line.give_up(why)
-            reply.changed()
-        if handling.handler is not None and not within:
-            handling.handler.cancel()
+    def _give_up(self, delivery: InFlightDelivery, reason: Fenced) -> None:
+        """Forgets a delivery that another worker has, and stops its handler."""
+        self._forget(delivery)
+        is_writing = any(each.block.is_active for each in delivery.replies)
+        for reply in delivery.replies:
+            reply.state.give_up(reason)
+            reply.state_changed()
+        if delivery.handler is not None and not is_writing:
+            delivery.handler.cancel()
 
-    def _forget(self, handling: InFlightDelivery) -> None:
-        del self._handlings[handling.delivery.delivery_id]
-        self._by_message.pop(handling.delivery.message.id, None)
-        self._eased.set()
+    def _forget(self, delivery: InFlightDelivery) -> None:
+        del self._deliveries[delivery.delivery.delivery_id]
+        self._by_message.pop(delivery.delivery.message.id, None)
+        self._changed.set()
 
-    # Settling.
+    # Settlement.
 
-    def _handled(self, handling: InFlightDelivery, handler: asyncio.Future[HandlerResult]) -> None:
-        """A handler has returned, failed, or was cancelled."""
-        gone = self._closed or self._handlings.get(handling.delivery.delivery_id) is not handling
+    def _on_handler_done(self, delivery: InFlightDelivery, handler: asyncio.Future[HandlerResult]) -> None:
+        is_current = self.is_open and self._deliveries.get(delivery.delivery.delivery_id) is delivery
         if handler.cancelled():
-            if not gone:
-                self._settle_after(handling, asyncio.CancelledError("the handler was cancelled"))
+            if is_current:
+                self._settle_with_error(delivery, asyncio.CancelledError("the handler was cancelled"))
             return
         error = handler.exception()
-        if not gone and error is not None:
-            self._settle_after(handling, error)
-        elif not gone:
-            self._settle_with(handling, handler.result())
+        if is_current and error is not None:
+            self._settle_with_error(delivery, error)
+        elif is_current:
+            self._settle_with_result(delivery, handler.result())
 
-    def _settle_with(self, handling: InFlightDelivery, returned: HandlerResult) -> None:
+    def _settle_with_result(self, delivery: InFlightDelivery, result: HandlerResult) -> None:
         try:
-            settled = settlement(handling.delivery.delivery_id, returned)
-            if settled.ByteSize() > MAX_SETTLEMENT_BYTES:
-                problem = f"the replies have {settled.ByteSize()} bytes; {MAX_SETTLEMENT_BYTES} can be sent"
-                raise ValueError(problem)
+            settlement = settlement_for_result(delivery.delivery.delivery_id, result)
+            size = settlement.ByteSize()
+            if size > MAX_SETTLEMENT_BYTES:
+                raise ValueError(f"the replies have {size} bytes; at most {MAX_SETTLEMENT_BYTES} are allowed")
         except Exception as error:
-            self._settle_after(handling, error)
+            self._settle_with_error(delivery, error)
         else:
-            self._settle(handling, settled)
+            self._settle(delivery, settlement)
 
-    def _settle_after(self, handling: InFlightDelivery, error: BaseException) -> None:
-        delivery = handling.delivery
-        settled = after(delivery, error, told=handling.failure_reported)
-        if settled is None and handling.held:
-            # It was in other hands, has come back, and goes on from what they said.
-            settled = again(delivery, 0, str(error))
-        if settled is None:
-            log.info("message %s is in other hands: %s", delivery.message.id, error)
-            self._forget(handling)
+    def _settle_with_error(self, delivery: InFlightDelivery, error: BaseException) -> None:
+        received = delivery.delivery
+        settlement = settlement_for_error(received, error, failure_reported=delivery.failure_reported)
+        if settlement is None and delivery.held:
+            # Another worker had the delivery and returned it; the next attempt continues what that one wrote.
+            settlement = retry_settlement(received, 0, str(error))
+        if settlement is None:
+            log.info("another worker has message %s: %s", received.message.id, error)
+            self._forget(delivery)
             return
         if is_failure(error):
             log.error(
                 "the handler failed on message %s (attempt %d), %s: %s: %s",
-                delivery.message.id,
-                delivery.attempt,
-                "and the reply says so" if handling.failure_reported else "which will be delivered again",
+                received.message.id,
+                received.attempt,
+                "and its reply reports so" if delivery.failure_reported else "which will be redelivered",
                 type(error).__name__,
                 error,
             )
-        self._settle(handling, settled)
+        self._settle(delivery, settlement)
 
-    def _settle(self, handling: InFlightDelivery, settled: Settlement) -> None:
-        handling.settlement = settled
-        if not settled.HasField("retry"):  # another attempt goes on with what is open
-            for reply in handling.replies:
+    def _settle(self, delivery: InFlightDelivery, settlement: Settlement) -> None:
+        delivery.settlement = settlement
+        if not settlement.HasField("retry"):  # another attempt continues the open replies
+            for reply in delivery.replies:
                 reply.abandon()
-        self._post_settlement(handling)
+        self._post_settlement(delivery)
 
-    def _post_settlement(self, handling: InFlightDelivery) -> None:
-        if handling.held and handling.settlement is not None and self._attachment is not None:
-            handling.refused = False
-            self._attachment.settle(handling.settlement, handling.replies)
+    def _post_settlement(self, delivery: InFlightDelivery) -> None:
+        if delivery.held and delivery.settlement is not None and self._stream is not None:
+            delivery.must_resend = False
+            self._stream.settle(delivery.settlement, delivery.replies)
 
-    def _settled(self, result: SettlementResult) -> None:
-        """The router has taken a settlement, or not."""
-        handling = self._handlings.get(result.delivery_id)
+    def _on_settlement_result(self, result: SettlementResult) -> None:
+        delivery = self._deliveries.get(result.delivery_id)
         if result.HasField("error"):
             error = result.error
             log.warning("delivery %d was not settled: %s (%s)", result.delivery_id, error.message, error.code)
-        if handling is None or handling.settlement is None:
+        if delivery is None or delivery.settlement is None:
             return
         if not result.HasField("error") or error.code == "DELIVERY_NOT_HELD":
-            self._forget(handling)
+            self._forget(delivery)
         elif error.retryable:
-            handling.refused = True
-        elif handling.settlement.WhichOneof("outcome") is None:
-            # Its replies can never be committed, so this attempt has failed.
-            self._settle_after(handling, Refused(error.code, error.message))
+            delivery.must_resend = True
+        elif delivery.settlement.WhichOneof("outcome") is None:
+            # The replies can never be committed, so this attempt has failed.
+            self._settle_with_error(delivery, Refused(error.code, error.message))
         else:
-            self._forget(handling)
+            self._forget(delivery)
 
-    def _beat(self) -> None:
-        """Tries again what was refused for now."""
-        for handling in self._handlings.values():
-            if handling.refused:
-                self._post_settlement(handling)
-            for reply in handling.replies:
-                reply.line.try_again()
-                self._posted(handling, reply)
-        for reply in self._said:
-            reply.line.try_again()
-            self._posted(None, reply)
+    def _retry_rejected(self) -> None:
+        """Resends what the router rejected for now."""
+        for delivery in self._deliveries.values():
+            if delivery.must_resend:
+                self._post_settlement(delivery)
+            for reply in delivery.replies:
+                reply.state.retry_end()
+                self._post(delivery, reply)
+        for reply in self._open_messages:
+            reply.state.retry_end()
+            self._post(None, reply)
 
-    def _in_hand(self) -> Iterable[int]:
-        """Deliveries whose handlers still run."""
-        return [number for number, each in self._handlings.items() if each.held and each.settlement is None]
+    def _list_leases(self) -> Iterable[int]:
+        """Ids of the deliveries whose handlers are running."""
+        return [number for number, each in self._deliveries.items() if each.held and each.settlement is None]
 
     # Streamed replies.
 
-    def reply(self, message: Message, request: OpenReply, on_cancel: OnCancel | None) -> StreamedReply:
-        """A streamed reply to the message of a delivery."""
-        handling = self._by_message.get(message.id)
-        if handling is None:
-            raise Fenced(f"Message {message.id} is not in this worker's hands")
-        if handling.cancelled:
-            raise ReplyCancelled(f"Nobody wants an answer to message {message.id} any longer")
-        number = len(handling.replies) + 1
+    def reply(self, message: Message, request: OpenReply, on_cancel: OnCancel | None) -> ReplyProducer:
+        """Makes a streamed reply to a delivered message. Raises Fenced or ReplyCancelled."""
+        delivery = self._by_message.get(message.id)
+        if delivery is None:
+            raise Fenced(f"This worker does not hold the delivery of message {message.id}")
+        if delivery.cancelled:
+            raise ReplyCancelled(f"The reply to message {message.id} was cancelled by its readers")
+        number = len(delivery.replies) + 1
         request.key = message.id if number == 1 else f"{message.id}/{number}"
-        request.delivery_id = handling.delivery.delivery_id
-        made = StreamedReply(
-            request, partial(self._posted, handling), partial(self._left, handling), on_cancel
+        request.delivery_id = delivery.delivery.delivery_id
+        made = ReplyProducer(
+            request, partial(self._post, delivery), partial(self._on_block_left, delivery), on_cancel
         )
-        handling.replies.append(made)
+        delivery.replies.append(made)
         return made
 
-    def open_message(self, request: OpenReply, on_cancel: OnCancel | None) -> StreamedReply:
-        """A streamed message without a delivery."""
-        made = StreamedReply(request, partial(self._posted, None), partial(self._left, None), on_cancel)
-        self._said[made] = None
+    def open_message(self, request: OpenReply, on_cancel: OnCancel | None) -> ReplyProducer:
+        """Makes a streamed message without a delivery."""
+        made = ReplyProducer(
+            request, partial(self._post, None), partial(self._on_block_left, None), on_cancel
+        )
+        self._open_messages[made] = None
         return made
 
-    def _posted(self, handling: InFlightDelivery | None, reply: StreamedReply) -> None:
-        if self._attachment is not None and (handling is None or handling.held):
-            self._attachment.post(reply)
+    def _post(self, delivery: InFlightDelivery | None, reply: ReplyProducer) -> None:
+        if self._stream is not None and (delivery is None or delivery.held):
+            self._stream.post(reply)
 
-    def _left(self, handling: InFlightDelivery | None, reply: StreamedReply) -> None:
-        """Its block was left; an end that nobody waits for is still written."""
-        if handling is None:
-            self._said.pop(reply, None)
-            self._eased.set()
+    def _on_block_left(self, delivery: InFlightDelivery | None, reply: ReplyProducer) -> None:
+        if delivery is None:
+            self._open_messages.pop(reply, None)
+            self._changed.set()
         else:
-            handling.failure_reported = handling.failure_reported or reply.failure_reported
+            delivery.failure_reported = delivery.failure_reported or reply.failure_reported

@@ -1,4 +1,4 @@
-"""Which deltas of a message are unwritten, and which must be kept for another attempt. Pure."""
+"""Deltas of a message on their way to the log. Pure."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Iterable
 
 from trunkline.v1.message_pb2 import Delta, Part
 
-#: Beyond either, whoever writes waits until some are written.
+#: Past either bound the author waits until some deltas are written.
 MAX_UNWRITTEN_DELTAS = 256
 MAX_UNWRITTEN_BYTES = 64 << 10
-#: Beyond, whoever writes waits until some are on disk.
+#: Past this bound the author waits until some deltas are on disk.
 MAX_KEPT_BYTES = 1 << 20
-#: Unwritten text grows by what is written next up to this many characters, and longer text is divided.
+#: Unwritten text is joined with the text that follows up to this length; longer text is divided.
 MAX_DELTA_CHARS = 16 << 10
 
 
 class DeltaBuffer:
-    """Numbered deltas on their way: first unwritten, then kept until they are on disk, then gone.
+    """Numbered deltas: first unwritten, then kept for a rewrite until they are on disk, then forgotten.
 
-    `add` never refuses; whoever adds must ask `is_full` first, so the bounds are exceeded by what one
-    call brings at most. Text that is not written yet and the text that follows it become one delta.
+    `add_text` and `add_part` never refuse. The caller must check `is_full` first, so the bounds are exceeded
+    by the content of one call at most. Unwritten text and the text that follows it become one delta.
     """
 
     def __init__(self) -> None:
@@ -27,10 +27,10 @@ class DeltaBuffer:
         self.next_index = 0
         self._kept: dict[int, Delta] = {}
         self._kept_bytes = 0
-        #: Index of the next delta to be written.
+        #: Index of the next delta to write.
         self._unwritten = 0
         self._unwritten_bytes = 0
-        #: Deltas before this one were written once, and grow no more.
+        #: Deltas before this one were written at least once and cannot grow.
         self._sealed = 0
 
     def __repr__(self) -> str:
@@ -38,7 +38,7 @@ class DeltaBuffer:
 
     @property
     def is_full(self) -> bool:
-        """Whether to wait before adding more."""
+        """Whether the caller must wait before adding more."""
         return (
             self._unwritten_bytes >= MAX_UNWRITTEN_BYTES
             or self.next_index - self._unwritten >= MAX_UNWRITTEN_DELTAS
@@ -47,15 +47,15 @@ class DeltaBuffer:
 
     @property
     def has_unwritten(self) -> bool:
-        """Whether `take` has something."""
+        """Whether `take` would return something."""
         return self._unwritten < self.next_index
 
     def begin(self, next_index: int) -> None:
-        """Goes on from what the log holds; before anything is added."""
+        """Starts after the deltas that the log holds; call it before adding anything."""
         self.next_index = self._unwritten = self._sealed = next_index
 
-    def begin_again(self, next_index: int, deltas: Iterable[Delta]) -> None:
-        """Goes on from what the log holds with these, in place of all that is kept."""
+    def restart(self, next_index: int, deltas: Iterable[Delta]) -> None:
+        """Replaces everything kept by these deltas, starting after those that the log holds."""
         self._kept.clear()
         self._kept_bytes = self._unwritten_bytes = 0
         self.begin(next_index)
@@ -67,7 +67,7 @@ class DeltaBuffer:
                 self.add_text(delta.reasoning if reasoning else delta.text, reasoning=reasoning)
 
     def add_text(self, text: str, *, reasoning: bool = False) -> None:
-        """Adds text; nothing where it is empty."""
+        """Adds text; empty text adds nothing."""
         if not text:
             return
         kind = "reasoning" if reasoning else "text"
@@ -90,7 +90,7 @@ class DeltaBuffer:
         self._append(Delta(part=part))
 
     def take(self, max_bytes: int, max_items: int) -> list[Delta]:
-        """The next deltas to write; at least one where there is one. They count as written now."""
+        """Returns the next deltas to write and counts them as written; at least one if any is unwritten."""
         taken: list[Delta] = []
         size = 0
         while self._unwritten < self.next_index and len(taken) < max_items:
@@ -104,14 +104,14 @@ class DeltaBuffer:
         self._sealed = max(self._sealed, self._unwritten)
         return taken
 
-    def durable(self, index: int) -> None:
-        """All before this one are on disk, and forgotten."""
+    def forget_before(self, index: int) -> None:
+        """Forgets the deltas before this index, which are on disk."""
         first = self.next_index - len(self._kept)
         for each in range(first, min(index, self._unwritten)):
             self._kept_bytes -= self._kept.pop(each).ByteSize()
 
-    def go_on_from(self, index: int) -> bool:
-        """Writes again from this one; False where that cannot be had any more, or never was."""
+    def rewind_to(self, index: int) -> bool:
+        """Counts the deltas from this index as unwritten; False if they are forgotten or do not exist."""
         first = self.next_index - len(self._kept)
         if not first <= index <= self.next_index:
             return False
@@ -120,12 +120,12 @@ class DeltaBuffer:
         self._unwritten_bytes = sum(self._kept[each].ByteSize() for each in range(index, self.next_index))
         return True
 
-    def go_on_from_first_kept(self) -> None:
-        """Writes again all that may not be on disk; what is there already is ignored by the other end."""
-        self.go_on_from(self.next_index - len(self._kept))
+    def rewind_to_first_kept(self) -> None:
+        """Counts all kept deltas as unwritten; the router ignores those that it already has."""
+        self.rewind_to(self.next_index - len(self._kept))
 
     def drop_unwritten(self) -> None:
-        """Forgets what is not written; nothing more is going to be."""
+        """Forgets the unwritten deltas; nothing more will be written."""
         for each in range(self._unwritten, self.next_index):
             self._kept_bytes -= self._kept.pop(each).ByteSize()
         self.next_index = self._unwritten

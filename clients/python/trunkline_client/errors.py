@@ -1,17 +1,18 @@
-"""What the client raises.
+"""Exceptions that this package raises.
 
 TrunklineError
-├── Refused        a request was refused for a reason of the catalogue
-├── Closed         the connection ended and must not be made again
-├── Unreachable    nobody could be reached, or not in time
-├── Disconnected   the connection broke, and what was asked for cannot be asked again
-├── QueueFull       too much waits for its answer already
-├── TimedOut       no answer in time (also a TimeoutError)
-│   of messages that are said piece by piece:
-├── ReplyCancelled   its readers have stopped it
-├── ReplyExpired     it was left alone for too long
-├── Fenced           somebody else has taken it up
-└── AlreadyAnswered  it was said before
+├── Refused            the server rejected the request; nothing of it was done
+├── Closed             the connection ended for good; the same client cannot reconnect
+├── TransportError     no answer was received
+│   ├── Unreachable      nothing was done: retrying is safe
+│   └── OutcomeUnknown   it may have been done: retry with the same idempotency key
+│       └── TimedOut       no answer arrived in time (also a TimeoutError)
+├── QueueFull          a queue is at its bound
+│   from messages that are written piece by piece:
+├── ReplyCancelled     readers stopped it
+├── ReplyExpired       the router ended it after its lease ran out
+├── Fenced             another producer took it over
+└── AlreadyAnswered    it ended before this producer opened it
 """
 
 from __future__ import annotations
@@ -20,14 +21,18 @@ from trunkline.v1.message_pb2 import Message, MessageState
 
 
 class TrunklineError(Exception):
-    """Whatever this package raises."""
+    """Base of all exceptions of this package."""
 
 
 class Refused(TrunklineError):
-    """A request was refused; nothing of it was done.
+    """The server rejected the request; nothing of it was done.
 
-    `code` is the name of a `trunkline.v1.ErrorCode`. Where `retryable`, the same request may succeed
-    after `retry_after_ms` (0 leaves the wait to the caller).
+    Attributes:
+        code: Name of a `trunkline.v1.ErrorCode`, or of the gRPC or HTTP status if the rejection came
+            from something in front of the server (`UNIMPLEMENTED`, `HTTP_403`).
+        message: The reason, for people.
+        retryable: Whether the same request may succeed later.
+        retry_after_ms: Time to wait before retrying; 0 leaves it to the caller.
     """
 
     def __init__(self, code: str, message: str, *, retryable: bool = False, retry_after_ms: int = 0) -> None:
@@ -42,10 +47,12 @@ class Refused(TrunklineError):
 
 
 class Closed(TrunklineError):
-    """The connection was closed for good; connecting again the same way would end the same way.
+    """The connection was closed for good; reconnecting the same way would end the same way.
 
-    `code` is the WebSocket close code, `reason` the name of an ErrorCode or empty. After an orderly
-    `Client.close` the code is 1000.
+    Attributes:
+        code: The WebSocket close code; 1000 after an orderly `Client.close`.
+        reason: Name of a `trunkline.v1.ErrorCode`, or empty.
+        message: The reason, for people.
     """
 
     def __init__(self, code: int, reason: str, message: str) -> None:
@@ -60,55 +67,80 @@ class Closed(TrunklineError):
         )
 
 
-class Unreachable(TrunklineError):
-    """Nobody could be reached at the address."""
+class TransportError(TrunklineError):
+    """No answer was received; the subclass says what is known about the effect of the request."""
 
-    def __init__(self, where: str, why: str) -> None:
-        super().__init__(where, why)
-        self.where = where
-        self.why = why
+
+class Unreachable(TransportError):
+    """The server could not be reached and nothing was done, so retrying is safe.
+
+    Either the request was never sent, or it was a read, which changes nothing.
+
+    Attributes:
+        target: The address or URL that could not be reached.
+        reason: Why, for people.
+    """
+
+    def __init__(self, target: str, reason: str) -> None:
+        super().__init__(target, reason)
+        self.target = target
+        self.reason = reason
 
     def __str__(self) -> str:
-        return f"Cannot reach {self.where}: {self.why}"
+        return f"Cannot reach {self.target}: {self.reason}"
 
 
-class Disconnected(TrunklineError):
-    """There is no connection, or it broke with this unanswered. It may or may not have been done."""
+class OutcomeUnknown(TransportError):
+    """The request was sent and may have been carried out, but no answer was received.
+
+    Retrying with the same idempotency key (`id` of a `Client`, `idempotency_key` of a `Backend`) carries
+    it out at most once; retrying without one may do it twice.
+
+    Attributes:
+        retry_after_ms: Time to wait before retrying; 0 leaves it to the caller.
+    """
+
+    def __init__(self, message: str, *, retry_after_ms: int = 0) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+
+
+class TimedOut(OutcomeUnknown, TimeoutError):
+    """The request was sent, and no answer arrived in time."""
 
 
 class QueueFull(TrunklineError):
-    """Too much waits for its answer already; wait for some of it, or use the form that waits."""
-
-
-class TimedOut(TrunklineError, TimeoutError):
-    """No answer came in time. It may or may not have been done; asking again with the same id is safe."""
+    """Too many requests are unanswered; wait for some, or use the call that waits for room."""
 
 
 class ReplyCancelled(TrunklineError):
-    """Readers have stopped this message, or do not want the reply that was going to be opened.
+    """Readers cancelled this message, or the reply that was about to be opened.
 
-    A handler need not catch it: its delivery is then settled without more replies.
+    A handler need not catch it: its delivery is then acknowledged without further replies.
     """
 
 
 class ReplyExpired(TrunklineError):
-    """The router heard nothing of this message for too long, and has ended it as EXPIRED.
+    """The router received nothing for this message for longer than its lease, and ended it EXPIRED.
 
-    A handler that lets it through is called again, and then opens another reply.
+    A handler that lets it propagate is called again, and opens a new reply.
     """
 
 
 class Fenced(TrunklineError):
-    """What this process worked on is in other hands: another worker or producer has taken it up.
+    """Another worker or producer has taken over this message or delivery.
 
-    A handler that lets it through ends without a trace.
+    A handler that lets it propagate ends without settling its delivery.
     """
 
 
 class AlreadyAnswered(TrunklineError):
-    """The message that was to be opened has ended: an earlier attempt has said it.
+    """The message that was being opened has already ended: an earlier attempt completed it.
 
-    A handler need not catch it: its delivery is then settled without more replies.
+    A handler need not catch it: its delivery is then acknowledged without further replies.
+
+    Attributes:
+        message: The message as it ended.
     """
 
     def __init__(self, message: Message) -> None:
@@ -117,4 +149,4 @@ class AlreadyAnswered(TrunklineError):
 
     def __str__(self) -> str:
         state = MessageState.Name(self.message.state).removeprefix("MESSAGE_STATE_")
-        return f"Message {self.message.id} has been said: it is {state}"
+        return f"Message {self.message.id} has already ended {state}"

@@ -1,4 +1,4 @@
-"""What a client tells its application, and what its session asks of its shell."""
+"""Events and answers that a client passes to its application."""
 
 from __future__ import annotations
 
@@ -6,20 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from trunkline.v1.address_pb2 import Address, Position, TopicPosition
-from trunkline.v1.frame_pb2 import (
-    AckFrame,
-    CancelledFrame,
-    ClientFrame,
-    DeliveredFrame,
-    DeltaFrame,
-    ErrorFrame,
-    HistoryPageFrame,
-    PongFrame,
-    ReadFrame,
-    SignalFrame,
-    SubscribedFrame,
-    UnsubscribedFrame,
-)
+from trunkline.v1.frame_pb2 import DeliveredFrame, ErrorFrame, ReadFrame, SignalFrame
 from trunkline.v1.message_pb2 import Change, Message, MessageState, Part
 
 from trunkline_client.accumulator import Accumulator
@@ -27,9 +14,10 @@ from trunkline_client.accumulator import Accumulator
 
 @dataclass(frozen=True, slots=True)
 class MessagesLost:
-    """Messages may have been missed: what was asked for on reconnecting could not be had.
+    """Messages may have been missed: the edge could not resume from where the client was.
 
-    What follows begins after `positions`. Read `history` where the gap matters.
+    Attributes:
+        positions: Events that follow start after these. Read the history if the gap matters.
     """
 
     positions: tuple[TopicPosition, ...]
@@ -37,9 +25,12 @@ class MessagesLost:
 
 @dataclass(frozen=True, slots=True)
 class GroupLeft:
-    """A group that had been joined is heard no more.
+    """A group's subscription ended: it could not be renewed after a reconnect, or a new token forbids it.
 
-    It could not be joined again after reconnecting, or another token does not allow it.
+    Attributes:
+        address: The group.
+        code: Name of a `trunkline.v1.ErrorCode`.
+        message: The reason, for people.
     """
 
     address: Address
@@ -49,31 +40,39 @@ class GroupLeft:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """An addition to an open message: text, reasoning or a part."""
+    """An addition to an open message.
 
-    whole: Accumulator
+    Attributes:
+        text: Text that was added; or empty.
+        reasoning: Reasoning that was added; or empty.
+        part: A part that was added; or None.
+    """
+
+    _whole: Accumulator
     text: str = ""
     reasoning: str = ""
     part: Part | None = None
 
     @property
     def message(self) -> Message:
-        """The message as received so far, which may be ahead of this. It grows: copy what is to be kept."""
-        return self.whole.message
+        """The message as received so far, possibly beyond this delta. It grows: copy it to keep it."""
+        return self._whole.message
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """An open message as it is now, in the place of what was told of it."""
+    """An open message as it is now, replacing everything received of it before."""
 
     message: Message
 
 
 @dataclass(frozen=True, slots=True)
 class MessageChanged:
-    """A message has ended, or was edited or recalled.
+    """A message ended, was edited or was recalled.
 
-    `message` is the message as it is now; None where it was recalled, or has ended unseen.
+    Attributes:
+        change: The change, as it is in the log.
+        message: The message after the change; None if it was recalled, or ended without having been received.
     """
 
     change: Change
@@ -92,14 +91,11 @@ Event: TypeAlias = (
     | MessagesLost
     | GroupLeft
 )
-"""What `Client.events` yields; an ErrorFrame is the refusal of what has no id, such as a signal."""
-
-SessionEvent: TypeAlias = Event | DeltaFrame | Change
-"""What a session tells."""
+"""An event of `Client.events`; an ErrorFrame rejects a frame without an id, such as a signal."""
 
 
 class Ack(NamedTuple):
-    """A message is on disk."""
+    """Confirmation that a message or change is on disk."""
 
     message_id: str
     position: Position
@@ -107,14 +103,17 @@ class Ack(NamedTuple):
 
 
 class HistoryPage(NamedTuple):
-    """A page of a log, oldest first; `more` in the direction that was asked for."""
+    """A page of a log, oldest first; `more` if there is more in the direction that was read."""
 
     messages: list[Message]
     more: bool
 
 
 class GroupJoined(NamedTuple):
-    """A group is joined; messages after `position` follow, and with `recovered` all that was missed."""
+    """Confirmation of a group's subscription.
+
+    Messages after `position` follow; if `recovered`, so does everything missed since the client's position.
+    """
 
     address: Address
     position: Position
@@ -122,94 +121,10 @@ class GroupJoined(NamedTuple):
 
 
 class CancelResult(NamedTuple):
-    """What a cancel has done: how the replies have ended, by their ids.
+    """Effect of a cancel: the states in which the replies ended, by message id.
 
-    `prevented`: there was none yet, and there will be none but one that ends CANCELLED at once.
+    `prevented` if there was no reply yet; one that is opened later ends CANCELLED at once.
     """
 
     replies: dict[str, MessageState.ValueType]
     prevented: bool
-
-
-ResponseFrame: TypeAlias = (
-    AckFrame | SubscribedFrame | UnsubscribedFrame | HistoryPageFrame | PongFrame | CancelledFrame
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Write this frame, after those before it."""
-
-    frame: ClientFrame
-
-
-@dataclass(frozen=True, slots=True)
-class CompleteRequest:
-    """Complete this request."""
-
-    id: str
-    answer: ResponseFrame
-
-
-@dataclass(frozen=True, slots=True)
-class FailRequest:
-    """Fail this request."""
-
-    id: str
-    error: ErrorFrame
-
-
-@dataclass(frozen=True, slots=True)
-class Emit:
-    """Pass this on to the application."""
-
-    event: SessionEvent
-
-
-@dataclass(frozen=True, slots=True)
-class SetPosition:
-    """Once the application has taken all that was told before, it stands here in this topic."""
-
-    address: Address
-    position: Position
-
-
-@dataclass(frozen=True, slots=True)
-class ForgetTopic:
-    """This topic is heard no more; its position means nothing now."""
-
-    address: Address
-
-
-@dataclass(frozen=True, slots=True)
-class PauseSending:
-    """Call `Session.go_on` after so many seconds, unless the socket is gone by then."""
-
-    for_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class SetTokenExpiry:
-    """The token expires then, in seconds since 1970; never where it is None."""
-
-    at_s: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class WarnTokenRejected:
-    """Another token was refused; the present one is good until it expires."""
-
-    error: ErrorFrame
-
-
-@dataclass(frozen=True, slots=True)
-class DropConnection:
-    """Break the connection and make another."""
-
-    why: str
-
-
-OnConnection: TypeAlias = Send | PauseSending | SetTokenExpiry | WarnTokenRejected | DropConnection
-"""What is about the present connection."""
-
-Effect: TypeAlias = CompleteRequest | FailRequest | Emit | SetPosition | ForgetTopic | OnConnection

@@ -1,40 +1,51 @@
-"""What a handler may return, and what becomes of it. Pure."""
+"""The function that handles a worker's messages: its results and the exceptions that settle a delivery."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
-from trunkline.v1.agent_service_pb2 import Reply, Settlement
-from trunkline.v1.message_pb2 import Message, Part, TextPart
+from trunkline.v1.agent_service_pb2 import Reply
+from trunkline.v1.message_pb2 import Message, Part
 
 HandlerResult: TypeAlias = str | Part | Reply | Sequence[str | Part | Reply] | None
 """One reply, several, or none."""
 
 Handler: TypeAlias = Callable[[Message], HandlerResult | Awaitable[HandlerResult]]
-"""What a worker does with what was said; a plain function where it does not wait for anything."""
+"""Handles one message; a plain function if it never waits."""
 
 
-def settlement(delivery_id: int, returned: HandlerResult) -> Settlement:
-    """The settlement of a delivery. Raises TypeError for what is no reply."""
-    if isinstance(returned, str):
-        # The short way of what `_reply` does, as echo-like agents do little else.
-        return Settlement(
-            delivery_id=delivery_id, replies=[Reply(parts=[Part(text=TextPart(text=returned))])]
-        )
-    if returned is None:
-        return Settlement(delivery_id=delivery_id)
-    replies = [returned] if isinstance(returned, (Reply, Part)) else returned
-    return Settlement(delivery_id=delivery_id, replies=[_reply(each) for each in replies])
+class RetryLater(Exception):
+    """Raised by a handler to have the message redelivered after a delay.
+
+    Later messages of the conversation wait for it. Each delivery counts as an attempt; past the router's
+    limit the message becomes a dead letter. A streamed reply stays open for the next attempt, unless the
+    delay is longer than the router keeps it.
+
+    Args:
+        after_s: Delay in seconds; at most an hour.
+        reason: Stored with the delivery, for people.
+    """
+
+    def __init__(self, after_s: float = 1.0, reason: str = "") -> None:
+        super().__init__(after_s, reason)
+        self.after_s = after_s
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"retry in {self.after_s:g} s: {self.reason or 'no reason given'}"
 
 
-def _reply(content: str | Part | Reply) -> Reply:
-    if isinstance(content, Reply):
-        return content
-    if isinstance(content, str):
-        return Reply(parts=[Part(text=TextPart(text=content))])
-    if isinstance(content, Part):
-        return Reply(parts=[content])
-    raise TypeError(
-        f"a handler returns str, Part, Reply, several of them or None, not {type(content).__name__}"
-    )
+class Reject(Exception):
+    """Raised by a handler to reject the message, which becomes a dead letter at once.
+
+    Args:
+        reason: Stored with the dead letter, for people.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason or "rejected"

@@ -1,4 +1,4 @@
-"""One delivery in a worker's hands."""
+"""A delivery that this worker has not settled yet."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from dataclasses import dataclass, field
 from trunkline.v1.agent_service_pb2 import Delivery, Settlement
 
 from trunkline_client.handler import HandlerResult
-from trunkline_client.streamed_reply import StreamedReply
+from trunkline_client.reply_producer import ReplyProducer
 
 
 @dataclass(eq=False, slots=True)
 class InFlightDelivery:
-    """One delivery, from its coming until the router has said that it is settled."""
+    """One delivery, from its arrival until the router has confirmed its settlement."""
 
     delivery: Delivery
-    #: Given to this worker on the present stream.
+    #: Whether this worker has its lease on the current stream.
     held: bool = True
     handler: asyncio.Future[HandlerResult] | None = None
-    #: What is to become of it; kept until the router has taken it.
+    #: Kept until the router has confirmed it.
     settlement: Settlement | None = None
-    #: The router could not take the settlement just now.
-    refused: bool = False
-    #: Nobody wants an answer any longer.
+    #: Whether the router rejected the settlement for now, so it must be sent again.
+    must_resend: bool = False
+    #: Whether readers cancelled the reply.
     cancelled: bool = False
-    #: Its streamed replies.
-    replies: list[StreamedReply] = field(default_factory=list)
-    #: Readers were told of a failure, so it is answered.
+    #: Its streamed replies, in the order in which the handler made them.
+    replies: list[ReplyProducer] = field(default_factory=list)
+    #: Whether a streamed reply ended FAILED with the handler's exception, which answers the message.
     failure_reported: bool = False

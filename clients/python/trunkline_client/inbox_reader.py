@@ -1,4 +1,4 @@
-"""How the application waits for what is received, and the socket's reader for the application."""
+"""The application's iteration over a client's inbox."""
 
 from __future__ import annotations
 
@@ -16,56 +16,56 @@ E = TypeVar("E")
 
 
 class InboxReader:
-    """An inbox with two who wait at it: one who takes events, and one who puts them."""
+    """An inbox whose consumer waits for events, and whose producer waits for room."""
 
     def __init__(self, inbox: Inbox, on_lost: Callable[[MessagesLost], None] | None) -> None:
-        self.inbox = inbox
+        self._inbox = inbox
         self._on_lost = on_lost
         self._end: BaseException | None = None
-        #: Set when there is something to take; only the taker clears it.
-        self._stirred = asyncio.Event()
-        #: Set when something was taken; only the putter clears it.
-        self._taken = asyncio.Event()
+        #: Set when there is something to take; only the consumer clears it.
+        self._has_events = asyncio.Event()
+        #: Set when something was taken; only the producer clears it.
+        self._has_room = asyncio.Event()
 
     def put(self, event: Event, size: int) -> None:
-        """Queues an event for the taker."""
-        self.inbox.put(event, size)
-        self._stirred.set()
+        """Queues an event."""
+        self._inbox.put(event, size)
+        self._has_events.set()
 
-    def room(self) -> Awaitable[None] | None:
-        """None while more may be put, or else what to wait for before."""
-        return self._until_room() if self.inbox.full else None
+    def wait_for_room(self) -> Awaitable[None] | None:
+        """Returns None while there is room, or else an awaitable that completes when there is."""
+        return self._wait_for_room() if self._inbox.is_full else None
 
-    async def _until_room(self) -> None:
-        while self.inbox.full:
-            self._taken.clear()
-            await self._taken.wait()
+    async def _wait_for_room(self) -> None:
+        while self._inbox.is_full:
+            self._has_room.clear()
+            await self._has_room.wait()
 
     def end(self, error: BaseException) -> None:
-        """Nothing more will be put: what is there can be taken, then `take` raises."""
+        """Marks the end: queued events can still be taken, then `take` raises."""
         self._end = error
-        self._stirred.set()
+        self._has_events.set()
 
     async def take(self) -> Event:
-        """The next event. A cancel loses none.
+        """Waits for the next event and returns it. A cancel loses none.
 
-        After `end` raises its error, or StopAsyncIteration where that was an orderly close.
+        After `end` raises its error, or StopAsyncIteration after an orderly close.
         """
-        while not self.inbox:
+        while not self._inbox:
             if isinstance(self._end, Closed) and self._end.code == 1000:
                 raise StopAsyncIteration
             if self._end is not None:
                 raise self._end
-            await self._stirred.wait()
-            self._stirred.clear()
-        event = self.inbox.take()
-        self._taken.set()
+            await self._has_events.wait()
+            self._has_events.clear()
+        event = self._inbox.take()
+        self._has_room.set()
         if isinstance(event, MessagesLost) and self._on_lost is not None:
             self._on_lost(event)
         return event
 
     async def take_message(self) -> Message:
-        """The next message; other events before it are passed over. Raises like `take`."""
+        """Waits for the next message and returns it, skipping other events. Raises like `take`."""
         while True:
             event = await self.take()
             if isinstance(event, Message):
@@ -73,7 +73,10 @@ class InboxReader:
 
 
 class CallIterator(AsyncIterator[E], Generic[E]):
-    """Iteration by a coroutine that raises StopAsyncIteration; unlike a generator it may be left anywhere."""
+    """Iterator over the results of a coroutine function, until that raises StopAsyncIteration.
+
+    Unlike a generator it can be abandoned anywhere.
+    """
 
     def __init__(self, take: Callable[[], Awaitable[E]]) -> None:
         self._take = take

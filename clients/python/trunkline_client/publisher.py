@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self
 
 import grpc
 import grpc.aio
@@ -15,86 +17,144 @@ from trunkline.v1.broadcast_service_pb2 import (
     BroadcastRequest,
     BroadcastResponse,
 )
-from trunkline.v1.broadcast_service_pb2_grpc import BroadcastServiceStub
 
 from trunkline_client.backoff import Backoff
 from trunkline_client.bidi_stream import BidiStream
-from trunkline_client.channel import error_from_entry, error_from_rpc
 from trunkline_client.clock import Clock
-from trunkline_client.errors import Disconnected, QueueFull, Refused, TrunklineError
+from trunkline_client.errors import (
+    OutcomeUnknown,
+    QueueFull,
+    Refused,
+    TransportError,
+    TrunklineError,
+    Unreachable,
+)
 from trunkline_client.publish_queue import MAX_BATCH_BYTES, PublishQueue
+from trunkline_client.router_connection import RouterConnection
+from trunkline_client.rpc_errors import error_from_entry, error_from_rpc, retry_delay_s
+
+_LOST = "The stream broke before the router answered; without an idempotency key nothing is sent again"
 
 log = logging.getLogger("trunkline_client")
 
 
 class Publisher:
-    """Broadcasts without waiting for one answer before the next request.
+    """Broadcasts without waiting for one answer before the next request; `Backend.publisher` makes one.
 
-    `publish` and `send` return a ticket: a future of the BroadcastResponse, which raises Refused where
-    the router refuses. When the stream breaks, requests with an idempotency key are sent again on the
-    next one; those without fail with Disconnected if they had been written, as they may or may not have
-    been taken. RequestSender to one address are committed in the order in which they were given.
-    `Backend.publisher` makes one.
+        async with backend.publisher() as publisher:
+            for request in requests:
+                ticket = await publisher.send(request)
+
+    `publish` and `send` return a ticket: a future of the BroadcastResponse. Requests to one address are
+    committed in the order in which they were given. When the stream breaks, the publisher opens another one
+    and sends unanswered requests with an idempotency key again. A ticket raises
+
+    - Refused if the router rejected its request,
+    - OutcomeUnknown if the request was written but cannot be sent again: it has no idempotency key, or the
+      router ended the stream for good, or the publisher was closed first,
+    - Unreachable if the request was never written.
+
+    Leaving the block waits for every answer. Leaving it by an exception or a cancel fails the unanswered
+    tickets at once. Tickets need not be awaited; an error that is never read is not logged.
     """
 
-    def __init__(self, stub: BroadcastServiceStub, clock: Clock, *, max_unanswered: int) -> None:
-        self._stub = stub
+    def __init__(self, connection: RouterConnection, clock: Clock, *, max_unanswered: int) -> None:
+        self._connection = connection
         self._clock = clock
-        self._pipeline = PublishQueue(max_unanswered)
+        self._queue = PublishQueue(max_unanswered)
         self._tickets: dict[int, asyncio.Future[BroadcastResponse]] = {}
-        self._has_mail = asyncio.Event()
-        #: Set when requests have left the pipeline.
-        self._eased = asyncio.Event()
+        self._has_unwritten = asyncio.Event()
+        #: Set when requests have left the queue.
+        self._has_room = asyncio.Event()
+        #: Raised by requests after the publisher has ended.
         self._end: TrunklineError | None = None
         self._running: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Publisher {self._pipeline!r}>"
+        return f"<Publisher {self._queue!r}>"
 
     def publish(self, request: BroadcastRequest) -> asyncio.Future[BroadcastResponse]:
-        """Queues a request without waiting. Raises QueueFull where `max_unanswered` are on their way.
+        """Queues a request without waiting.
 
-        Raises Refused at once for a request that is too large for the contract. Nobody has to await the
-        ticket; an error that nobody looks at is not reported.
+        Args:
+            request: The broadcast; see `broadcast_request`.
+
+        Returns:
+            The request's ticket.
+
+        Raises:
+            QueueFull: `max_unanswered` requests are unanswered.
+            Refused: The request is larger than 1 MiB, or the router has ended the stream for good.
+            Unreachable: The publisher is closed.
+            RuntimeError: The publisher is not entered.
         """
-        if self._end is not None:
-            raise self._end
-        if self._pipeline.is_full:
-            raise QueueFull(f"{len(self._pipeline)} requests wait for their answers")
+        self._require_open()
+        if self._queue.is_full:
+            raise QueueFull(f"{len(self._queue)} requests are unanswered")
         if request.ByteSize() > MAX_BATCH_BYTES:
             problem = f"has {request.ByteSize()} bytes; at most {MAX_BATCH_BYTES} are allowed"
             sentence = catalogue.INVALID_ARGUMENT.sentence(field="BroadcastRequest", problem=problem)
-            raise Refused("INVALID_ARGUMENT", sentence)
+            raise Refused(catalogue.INVALID_ARGUMENT.code, sentence)
         ticket: asyncio.Future[BroadcastResponse] = asyncio.get_running_loop().create_future()
-        self._tickets[self._pipeline.add(request)] = ticket
-        self._has_mail.set()
+        self._tickets[self._queue.add(request)] = ticket
+        self._has_unwritten.set()
         return ticket
 
     async def send(self, request: BroadcastRequest) -> asyncio.Future[BroadcastResponse]:
-        """Queues a request, once there is room; returns its ticket. A cancel while waiting queues nothing."""
-        await self._until(lambda: not self._pipeline.is_full)
+        """Queues a request once there is room. A cancel while waiting queues nothing.
+
+        Args:
+            request: The broadcast; see `broadcast_request`.
+
+        Returns:
+            The request's ticket.
+
+        Raises:
+            Refused, Unreachable, RuntimeError: As for `publish`.
+        """
+        await self._wait_until(lambda: not self._queue.is_full)
         return self.publish(request)
 
     async def drain(self) -> None:
-        """Waits until every request has its answer. Bound it with `asyncio.timeout` where that matters."""
-        await self._until(lambda: not len(self._pipeline))
+        """Waits until every request has its answer; bound it with `asyncio.timeout` if that matters.
 
-    async def _until(self, eased: Callable[[], bool]) -> None:
-        while self._end is None and not eased():
-            self._eased.clear()
-            await self._eased.wait()
+        Raises:
+            RuntimeError: The publisher is not entered.
+        """
+        await self._wait_until(lambda: not len(self._queue))
 
-    # Life; for Backend.
+    def _require_open(self) -> None:
+        if self._running is None:
+            message = "The publisher is not open: write `async with backend.publisher() as publisher:`"
+            raise RuntimeError(message)
+        if self._end is not None:
+            raise self._end
 
-    def start(self) -> None:
-        """Begins to send."""
-        self._running = asyncio.create_task(self._run(), name="publish")
+    async def _wait_until(self, ready: Callable[[], bool]) -> None:
+        if self._running is None:
+            self._require_open()
+        while self._end is None and not ready():
+            self._has_room.clear()
+            await self._has_room.wait()
 
-    async def stop(self) -> None:
-        """Ends at once; tickets without an answer fail with Disconnected. Idempotent."""
+    async def __aenter__(self) -> Self:
         if self._running is not None:
+            raise RuntimeError("A publisher is entered once: make another one with `backend.publisher()`")
+        self._running = asyncio.create_task(self._run(), name="publish")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._running is not None
+        try:
+            if error is None:
+                await self.drain()
+        finally:
             self._running.cancel()
             await asyncio.wait({self._running})
+            # A task that is cancelled before its first step runs nothing of itself.
+            self._end_with(self._closed())
             if not self._running.cancelled():
                 self._running.result()
 
@@ -102,69 +162,82 @@ class Publisher:
         backoff = Backoff(self._clock.random)
         try:
             while True:
-                refusal = await self._stream(backoff)
+                error = await self._serve_stream(backoff)
                 self._fail_lost()
-                if not refusal.retryable:
-                    self._fail_all(refusal)
+                delay_s = None if self._connection.is_closed else retry_delay_s(error)
+                if delay_s is None:
+                    self._end_with(error)
                     return
-                await self._clock.sleep(backoff.next_s(refusal.retry_after_ms / 1000))
+                await self._clock.sleep(backoff.next_s(delay_s))
         finally:
-            self._fail_all(Disconnected("The publisher was closed"))
+            self._end_with(self._closed())
 
-    async def _stream(self, backoff: Backoff) -> Refused:
-        """Writes and reads on one stream until it breaks; returns why."""
-        call = self._stub.BroadcastMany()
+    def _closed(self) -> Unreachable:
+        return Unreachable(self._connection.router, "the publisher was closed")
+
+    async def _serve_stream(self, backoff: Backoff) -> Refused | TransportError:
+        """Writes and reads on one stream until it breaks; returns the reason."""
+        router = self._connection.router
+        try:
+            call = self._connection.broadcast.BroadcastMany()
+        except grpc.aio.UsageError:
+            return Unreachable(router, "the backend was closed")
         stream = BidiStream(call, self._write)
         try:
             async for response in stream:
                 backoff.reset()
-                self._take(response)
+                self._receive(response)
         except grpc.aio.AioRpcError as error:
-            return error_from_rpc(error)
+            return error_from_rpc(error, router, may_have_effect=False)
         finally:
             await stream.close()
-        return Refused("UNAVAILABLE", "the router ended the stream", retryable=True)
+        return Unreachable(router, "the router ended the stream")
 
     async def _write(self, write: Callable[[BroadcastManyRequest], Awaitable[None]]) -> None:
-        """The only writer: each batch is all that was queued while the last one was written."""
+        """Writes batches; each takes what was queued while the last one was written."""
         while True:
-            while self._pipeline.has_unwritten:
-                await write(self._pipeline.next_batch())
-            self._has_mail.clear()
-            await self._has_mail.wait()
+            while self._queue.has_unwritten:
+                await write(self._queue.next_batch())
+            self._has_unwritten.clear()
+            await self._has_unwritten.wait()
 
-    def _take(self, response: BroadcastManyResponse) -> None:
+    def _receive(self, response: BroadcastManyResponse) -> None:
         for result in response.results:
-            if not self._pipeline.answered(result.number):
+            if not self._queue.record_answer(result.number):
                 continue
             ticket = self._tickets.pop(result.number)
             if result.HasField("error"):
-                _fail(ticket, error_from_entry(result.error))
+                _fail(ticket, error_from_entry(result.error, may_have_effect=True))
             elif not ticket.done():
                 ticket.set_result(result.response)
-        self._eased.set()
+        self._has_room.set()
 
     def _fail_lost(self) -> None:
-        gone = self._pipeline.stream_lost()
-        for number in gone:
-            _fail(
-                self._tickets.pop(number),
-                Disconnected("The stream broke; without an idempotency key this is not sent again"),
-            )
-        if gone:
-            log.warning("the stream broke with %d requests unanswered that cannot be sent again", len(gone))
-            self._eased.set()
+        lost = self._queue.stream_lost()
+        for number in lost:
+            _fail(self._tickets.pop(number), OutcomeUnknown(_LOST))
+        if lost:
+            log.warning("the stream broke with %d unanswered requests that cannot be sent again", len(lost))
+            self._has_room.set()
 
-    def _fail_all(self, error: TrunklineError) -> None:
-        self._end = self._end or error
-        self._pipeline.clear()
-        for ticket in self._tickets.values():
-            _fail(ticket, self._end)
+    def _end_with(self, end: TrunklineError) -> None:
+        """Fails all tickets, and the requests to come; only the first call counts."""
+        if self._end is not None:
+            return
+        self._end = end
+        for number, ticket in self._tickets.items():
+            if self._queue.may_be_committed(number):
+                unknown = OutcomeUnknown(f"The stream ended before the router answered: {end}")
+                unknown.__cause__ = end
+                _fail(ticket, unknown)
+            else:
+                _fail(ticket, end)
+        self._queue.clear()
         self._tickets.clear()
-        self._eased.set()
+        self._has_room.set()
 
 
 def _fail(ticket: asyncio.Future[BroadcastResponse], error: TrunklineError) -> None:
     if not ticket.done():
         ticket.set_exception(error)
-        ticket.exception()  # looked at: thousands of tickets that nobody awaits must not log a line each
+        ticket.exception()  # marks it as read, so that tickets that are not awaited do not log a line each

@@ -1,4 +1,4 @@
-"""One WebSocket after another: the shell that carries a session."""
+"""The transport of a client's session: one WebSocket after another."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ from trunkline.v1 import catalogue
 from trunkline.v1.frame_pb2 import ClientFrame, DisconnectFrame, PingFrame, ServerFrame
 from websockets.exceptions import ConnectionClosed
 
-from trunkline_client import events as effects
+from trunkline_client import effects
 from trunkline_client.backoff import Backoff
 from trunkline_client.clock import Clock
 from trunkline_client.close_codes import Reconnect, interpret_close
-from trunkline_client.edge_socket import ClientSettings, EdgeSocket, connect_socket
+from trunkline_client.edge_socket import EdgeSocket, connect_socket
+from trunkline_client.effects import Effect
 from trunkline_client.errors import Closed, Refused, Unreachable
-from trunkline_client.events import Effect
 from trunkline_client.heartbeat import HeartbeatAction, next_heartbeat
 from trunkline_client.session import Session
+from trunkline_client.settings import ClientSettings
 from trunkline_client.token_refresher import TokenRefresher, TokenSource
 
-ClientState: TypeAlias = Literal["connecting", "connected", "waiting", "closed"]
+ClientState: TypeAlias = Literal["new", "connecting", "connected", "waiting", "closed"]
+"""`new` before it is opened, `waiting` before the next attempt to connect, `closed` for good."""
+
+#: Heartbeat of an edge that announces none.
+_DEFAULT_HEARTBEAT_S = 30.0
 
 log = logging.getLogger("trunkline_client")
 
@@ -32,9 +37,10 @@ log = logging.getLogger("trunkline_client")
 class ReconnectingTransport:
     """Keeps a session connected until it is closed for good.
 
-    `perform(effects, size)` carries out what the session asks for after a frame of `size` bytes, by
-    `ReconnectingTransport.perform` where it is about the connection; `room()` is None where more may be
-    read, or else waits until it may. Both are the client's.
+    `url(resuming)` returns the URL to connect to. `perform(effects, size)` carries out the effects of a
+    frame of `size` bytes; it passes those on the connection to `ReconnectingTransport.perform`.
+    `wait_for_room()` returns None while frames may be read, or else an awaitable that completes when they
+    may.
     """
 
     def __init__(
@@ -45,73 +51,72 @@ class ReconnectingTransport:
         settings: ClientSettings,
         clock: Clock,
         perform: Callable[[list[Effect], int], None],
-        room: Callable[[], Awaitable[None] | None],
+        wait_for_room: Callable[[], Awaitable[None] | None],
     ) -> None:
-        self.state: ClientState = "connecting"
+        self.state: ClientState = "new"
         self._url = url
         self._session = session
         self._settings = settings
         self._clock = clock
         self._perform = perform
-        self._room = room
+        self._wait_for_room = wait_for_room
         self._backoff = Backoff(clock.random, base_s=settings.backoff_base_s, cap_s=settings.backoff_cap_s)
         self._outbox: deque[ClientFrame] = deque()
-        self._has_mail = asyncio.Event()
+        self._has_output = asyncio.Event()
         self._socket: EdgeSocket | None = None
-        self._renewal = TokenRefresher(token, clock, settings.attempt_timeout_s, self._show)
-        #: Nothing that was held back is sent before.
-        self._go_on_at = 0.0
+        self._refresher = TokenRefresher(token, clock, settings.attempt_timeout_s, self._present_token)
+        #: Nothing that is deferred is sent before this time.
+        self._paused_until = 0.0
         self._has_pause = asyncio.Event()
         self._pinged_at = 0.0
-        self._reading = True
-        self._dropped = ""
+        self._is_reading = True
+        self._drop_reason = ""
         self._leaving = False
         self._ever_connected = False
 
     @property
     def outbox_len(self) -> int:
-        """Frames that wait to be written."""
+        """Number of unwritten frames."""
         return len(self._outbox)
 
     def send(self, frame: ClientFrame) -> None:
-        """Queues a frame for the present connection; it is gone if that breaks first."""
+        """Queues a frame for the current connection; it is lost if that breaks first."""
         self._outbox.append(frame)
-        self._has_mail.set()
+        self._has_output.set()
 
-    def perform(self, effect: effects.OnConnection) -> None:
-        """Carries out what the session asks for on the present connection."""
+    def perform(self, effect: effects.ConnectionEffect) -> None:
+        """Carries out an effect on the current connection."""
         match effect:
             case effects.Send(frame):
                 self.send(frame)
             case effects.PauseSending(for_s):
-                self._go_on_at = max(self._go_on_at, self._clock.clock() + for_s)
+                self._paused_until = max(self._paused_until, self._clock.monotonic() + for_s)
                 self._has_pause.set()
             case effects.SetTokenExpiry(at_s):
-                self._renewal.expires(at_s)
+                self._refresher.set_expiry(at_s)
             case effects.WarnTokenRejected(error):
-                log.warning("the edge takes no other token: %s (%s)", error.message, error.code)
-            case effects.DropConnection(why):
-                self.drop(why)
+                log.warning("the edge rejected a fresh token: %s (%s)", error.message, error.code)
+            case effects.DropConnection(reason):
+                self.drop(reason)
 
-    def drop(self, why: str) -> None:
-        """Breaks the present connection, if any; `run` makes another."""
+    def drop(self, reason: str) -> None:
+        """Aborts the current connection, if any; `run` makes another."""
         if self._socket is not None:
-            self._dropped = why
+            self._drop_reason = reason
             self._socket.transport.abort()
 
     def leave(self) -> None:
-        """Asks the edge to close the connection; `run` returns once it has, and does not reconnect."""
+        """Asks the edge to close the connection; `run` then returns without reconnecting."""
         self._leaving = True
         self.send(ClientFrame(disconnect=DisconnectFrame()))
 
     async def run(self) -> None:
-        """Connects, and connects again, until `leave` or a close that is for good.
+        """Connects, and reconnects, until `leave` or a close that is final.
 
-        Raises Closed after the latter, Refused where the edge refuses for a reason that will not go
-        away, and Unreachable where it was never reached within `open_timeout_s`. Cancelling drops the
-        socket at once.
+        Raises Closed after the latter, Refused if the edge rejects the client for good, and Unreachable if no
+        connection was made within `open_timeout_s`. Cancelling drops the socket at once.
         """
-        started_at = self._clock.clock()
+        started_at = self._clock.monotonic()
         try:
             while not self._leaving:
                 self.state = "connecting"
@@ -121,76 +126,75 @@ class ReconnectingTransport:
                 if isinstance(outcome, Closed):
                     raise outcome
                 if not self._ever_connected:
-                    self._check_patience(started_at, outcome.why)
+                    self._check_open_timeout(started_at, outcome.reason)
                 self.state = "waiting"
                 wait_s = self._backoff.next_s(outcome.at_least_s)
-                log.info("reconnecting in %.2f s: %s", wait_s, outcome.why)
+                log.info("reconnecting in %.2f s: %s", wait_s, outcome.reason)
                 await self._clock.sleep(wait_s)
         finally:
             self.state = "closed"
 
-    def _check_patience(self, started_at: float, why: str) -> None:
-        if self._clock.clock() - started_at >= self._settings.open_timeout_s:
-            raise Unreachable(self._url(False).partition("?")[0], why)
+    def _check_open_timeout(self, started_at: float, reason: str) -> None:
+        if self._clock.monotonic() - started_at >= self._settings.open_timeout_s:
+            raise Unreachable(self._url(False).partition("?")[0], reason)
 
     async def _connect_once(self) -> Reconnect | Closed:
+        """Serves one connection until it is closed; returns whether to reconnect."""
         first = self._session.first_frames()
         try:
-            token = await self._renewal.token()
-        except Exception as problem:
-            log.warning("no token could be had: %r", problem)
-            return Reconnect(0.0, f"no token could be had: {problem!r}")
+            token = await self._refresher.get_token()
+        except Exception as error:
+            log.warning("cannot get a token: %r", error)
+            return Reconnect(0.0, f"cannot get a token: {error!r}")
         try:
-            socket = await connect_socket(self._url(bool(first)), self._settings, self._clock.clock, token)
+            url = self._url(bool(first))
+            socket = await connect_socket(url, self._settings, self._clock.monotonic, token)
         except Refused as refusal:
             expired = refusal.code == catalogue.TOKEN_EXPIRED.code
-            if not refusal.retryable or (expired and not self._renewal.is_possible):
+            if not refusal.retryable or (expired and not self._refresher.can_refresh):
                 raise
             return Reconnect(refusal.retry_after_ms / 1000, str(refusal))
-        except (OSError, TimeoutError) as problem:
-            return Reconnect(0.0, str(problem) or type(problem).__name__)
-        opened_at = self._clock.clock()
+        except (OSError, TimeoutError) as error:
+            return Reconnect(0.0, str(error) or type(error).__name__)
+        opened_at = self._clock.monotonic()
         try:
             outcome = await self._serve(socket, first)
         finally:
-            self._session.disconnected()
+            self._session.disconnect()
             self._outbox.clear()
-        self._backoff.held(self._clock.clock() - opened_at)
+        self._backoff.record_uptime(self._clock.monotonic() - opened_at)
         return outcome
 
     async def _serve(self, socket: EdgeSocket, first: list[ClientFrame]) -> Reconnect | Closed:
-        """Reads and writes until the socket is closed."""
-        self._socket, self._dropped, self._pinged_at = socket, "", self._clock.clock()
-        self._go_on_at = 0.0
+        self._socket, self._drop_reason, self._pinged_at = socket, "", self._clock.monotonic()
+        self._paused_until = 0.0
         self._has_pause.clear()
-        self._renewal.begin()
+        self._refresher.reset()
         for frame in first:
             self.send(frame)
-        beside = [
-            asyncio.create_task(self._guarded(socket, each))
-            for each in (self._write(socket), self._watch(socket), self._resume(), self._renewal.run())
-        ]
+        jobs = (self._write(socket), self._beat(socket), self._end_pauses(), self._refresher.run())
+        tasks = [asyncio.create_task(self._guard(socket, each)) for each in jobs]
         try:
             code, reason = await self._read(socket)
         finally:
             self._socket = None
-            for task in beside:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             socket.transport.abort()
-        for task in beside:
+        for task in tasks:
             if not task.cancelled():
                 task.result()
-        if self._dropped:
-            return Reconnect(0.0, self._dropped)
-        return interpret_close(code, reason, self._session.closing, self._renewal.is_possible)
+        if self._drop_reason:
+            return Reconnect(0.0, self._drop_reason)
+        return interpret_close(code, reason, self._session.closing, self._refresher.can_refresh)
 
-    async def _guarded(self, socket: EdgeSocket, work: Awaitable[None]) -> None:
-        """What goes wrong beside the reader ends the reading too."""
+    async def _guard(self, socket: EdgeSocket, job: Awaitable[None]) -> None:
+        """Runs a job beside the reader; its failure ends the connection too."""
         try:
-            await work
+            await job
         except ConnectionClosed:
-            return  # the reader reads what is left, and says why
+            return  # the reader reads the rest, and learns the reason
         except Exception:
             socket.transport.abort()
             raise
@@ -200,66 +204,68 @@ class ReconnectingTransport:
         try:
             while True:
                 self._receive(await socket.recv(decode=False))
-                waiting = self._room()
-                if waiting is not None:
-                    self._reading = False
-                    await waiting
-                    socket.heard_at = self._clock.clock()
-                    self._reading = True
-        except ConnectionClosed as end:
-            frame = end.rcvd or end.sent
+                room = self._wait_for_room()
+                if room is not None:
+                    self._is_reading = False
+                    await room
+                    socket.heard_at = self._clock.monotonic()
+                    self._is_reading = True
+        except ConnectionClosed as closed:
+            frame = closed.rcvd or closed.sent
             return (frame.code, frame.reason) if frame else (1006, "")
         finally:
-            self._reading = True
+            self._is_reading = True
 
     def _receive(self, data: bytes) -> None:
         try:
             frame = ServerFrame.FromString(data)
         except DecodeError:
-            self.drop("the edge sent a frame that cannot be read")
+            self.drop("the edge sent a frame that cannot be decoded")
             return
-        if self._dropped:
+        if self._drop_reason:
             return
-        wanted = self._session.received(frame)
+        wanted = self._session.receive(frame)
         if frame.HasField("connected"):
             self.state = "connected"
             self._ever_connected = True
         self._perform(wanted, len(data))
 
     async def _write(self, socket: EdgeSocket) -> None:
-        """The only writer: takes what is queued, in order; waits while the socket takes no more."""
+        """Writes queued frames in order; waits while the socket takes no more."""
         while True:
-            await self._has_mail.wait()
-            self._has_mail.clear()
+            await self._has_output.wait()
+            self._has_output.clear()
             while self._outbox:
                 await socket.send(self._outbox.popleft().SerializeToString())
 
-    async def _resume(self) -> None:
-        """Has the session go on after each pause."""
+    async def _end_pauses(self) -> None:
+        """Resumes sending after each pause."""
         while True:
             await self._has_pause.wait()
             self._has_pause.clear()
-            while (wait_s := self._go_on_at - self._clock.clock()) > 0:
+            while (wait_s := self._paused_until - self._clock.monotonic()) > 0:
                 await self._clock.sleep(wait_s)
-            self._perform(self._session.go_on(), 0)
+            self._perform(self._session.resume_sending(), 0)
 
-    def _show(self, token: str) -> None:
-        for frame in self._session.renew(token):
+    def _present_token(self, token: str) -> None:
+        for frame in self._session.refresh_token(token):
             self.send(frame)
 
-    async def _watch(self, socket: EdgeSocket) -> None:
-        """Pings when it has been silent, and drops the connection when it is dead."""
+    async def _beat(self, socket: EdgeSocket) -> None:
+        """Pings a silent connection, and drops a dead one."""
         while True:
-            now = self._clock.clock()
-            # What we do not read we cannot hear; the edge decides how long it bears that.
-            heard_at = socket.heard_at if self._reading else now
+            now = self._clock.monotonic()
+            # While nothing is read, silence means nothing; the edge limits how long that may last.
+            heard_at = socket.heard_at if self._is_reading else now
             connected = self._session.connected
             interval_s = self._session.heartbeat_s if connected else self._settings.attempt_timeout_s / 2
-            what, wait_s = next_heartbeat(now, heard_at, self._pinged_at, interval_s or 30.0)
-            if what is HeartbeatAction.DEAD:
-                self.drop("nothing was heard from the edge")
+            action, wait_s = next_heartbeat(
+                now, heard_at, self._pinged_at, interval_s or _DEFAULT_HEARTBEAT_S
+            )
+            if action is HeartbeatAction.DROP:
+                self.drop("the edge was silent for too long")
                 return
-            if what is HeartbeatAction.PING:
+            if action is HeartbeatAction.PING:
                 self._pinged_at = now
                 if connected:
                     self.send(ClientFrame(ping=PingFrame()))

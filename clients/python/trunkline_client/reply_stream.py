@@ -1,65 +1,51 @@
-"""A reply while it comes, as the one who asked for it sees it."""
+"""A reply while it is streamed, as its reader sees it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from trunkline.v1.error_pb2 import Error
-from trunkline.v1.message_pb2 import (
-    MESSAGE_STATE_UNSPECIFIED,
-    Message,
-    MessageState,
-)
+from trunkline.v1.message_pb2 import MESSAGE_STATE_UNSPECIFIED, Message, MessageState
 
 from trunkline_client.builders import text_of
 from trunkline_client.events import CancelResult, Delta, Snapshot
-from trunkline_client.reply_tracker import TrackedReply
+from trunkline_client.reply_source import ReplySource
 
 
 class ReplyStream:
-    """Iterates over what is added to a message, until that ends; `Client.ask` and `Client.follow` make one.
+    """Iterates over the additions to a message until it ends; `Client.ask` and `Client.follow` make one.
 
         async with client.ask("Tell me a story") as reply:
             async for delta in reply:
                 print(delta.text, end="")
 
-    Yields each addition once, those that came together as one, also across reconnects. Where what was
-    yielded is void, as the router lost what it had not written yet, it yields a Snapshot of what holds
-    in its place. CallIterator ends with the message; how it ended is its `state`. Nothing of it comes by
-    the client's own iteration as long as the block lasts, and `Client.positions` may be past it before
-    it is taken. What waits here takes no more than the message itself, and delays nobody.
+    Each addition is yielded once, also across reconnects; those that arrived together are joined. If
+    additions that were yielded became void, because the router lost text that was not on disk yet, a
+    Snapshot of the message replaces them. Iteration ends with the message; `state` is then its final state.
+    While the block lasts, the client's own iteration leaves the message out, and `Client.positions` may
+    be past it before it is taken. Additions that wait here take no more memory than the message itself,
+    and delay nothing else.
 
-    Waiting raises what ended the client, where that comes first.
+    Iteration raises the error that ended the client, if the client ends first.
     """
 
-    def __init__(
-        self,
-        following: TrackedReply,
-        begin: Callable[[], Awaitable[None]],
-        leave: Callable[[], None],
-        cancel: Callable[[], Awaitable[CancelResult]],
-        catch_up: Callable[[], Awaitable[None]],
-        end: Callable[[], BaseException | None],
-    ) -> None:
-        self._following = following
-        self._begin = begin
-        self._leave = leave
-        self._cancel = cancel
-        self._catch_up = catch_up
-        self._end = end
-        self._stirred = asyncio.Event()
-        following.on_change = self._stirred.set
+    def __init__(self, source: ReplySource, client_end: Callable[[], BaseException | None]) -> None:
+        self._source = source
+        self._reply = source.reply
+        self._client_end = client_end
+        self._changed = asyncio.Event()
+        self._reply.on_change = self._changed.set
 
     def __repr__(self) -> str:
         return f"<ReplyStream {MessageState.Name(self.state)}>"
 
     @property
     def message(self) -> Message | None:
-        """The message as received so far; None before there is any. It grows; copy what is to be kept."""
-        return None if self._following.whole is None else self._following.whole.message
+        """The message as received so far; None before it begins. It grows: copy it to keep it."""
+        return None if self._reply.whole is None else self._reply.whole.message
 
     @property
     def text(self) -> str:
@@ -68,54 +54,68 @@ class ReplyStream:
 
     @property
     def state(self) -> MessageState.ValueType:
-        """OPEN while it comes, then how it has ended; UNSPECIFIED before there is any."""
+        """OPEN while the message grows, then the state in which it ended; UNSPECIFIED before it begins."""
         return MESSAGE_STATE_UNSPECIFIED if self.message is None else self.message.state
 
     @property
     def error(self) -> Error | None:
-        """Why it FAILED; else None."""
+        """The reason why the message FAILED; else None."""
         return self.message.error if self.message is not None and self.message.HasField("error") else None
 
     async def wait_until_ended(self) -> Message:
-        """Waits until it has ended, in whatever state; returns it."""
-        await self._until(lambda: self._following.ended)
+        """Waits until the message has ended, in whatever state.
+
+        Returns:
+            The whole message.
+
+        Raises:
+            TrunklineError: The error that ended the client, if that comes first.
+        """
+        await self._wait_until(lambda: self._reply.ended)
         assert self.message is not None
         return self.message
 
     async def cancel(self) -> CancelResult:
-        """Stops it, also before there is any. Raises like `Client.send`."""
-        return await self._cancel()
+        """Cancels the message, even before it begins.
+
+        Returns:
+            The effect.
+
+        Raises:
+            Refused, TransportError, Closed: As for `Client.send`.
+        """
+        return await self._source.cancel()
 
     async def __aenter__(self) -> Self:
         try:
-            await self._begin()
+            await self._source.begin()
         except BaseException:
-            self._leave()
+            self._source.leave()
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave()
+        self._source.leave()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Delta | Snapshot:
-        await self._until(lambda: self._following.has_steps or self._following.ended)
-        if not self._following.has_steps:
+        await self._wait_until(lambda: self._reply.has_steps or self._reply.ended)
+        if not self._reply.has_steps:
             raise StopAsyncIteration
-        return self._following.take()
+        return self._reply.take()
 
-    async def _until(self, ready: Callable[[], bool]) -> None:
+    async def _wait_until(self, ready: Callable[[], bool]) -> None:
         while not ready():
-            ended = self._end()
-            if ended is not None:
-                raise ended
-            if self._following.doubtful:
-                self._following.doubtful = False
-                await self._catch_up()
+            end = self._client_end()
+            if end is not None:
+                raise end
+            if self._reply.stale:
+                self._reply.stale = False
+                await self._source.catch_up()
                 continue
-            self._stirred.clear()
-            await self._stirred.wait()
+            self._changed.clear()
+            await self._changed.wait()

@@ -1,12 +1,9 @@
-"""Open messages as they were received, and who follows which. Pure."""
+"""Open messages as a client has received them, and the replies that it follows. Pure."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from collections.abc import Iterable
 
-from trunkline.v1 import message_pb2 as wire
 from trunkline.v1.address_pb2 import Address
 from trunkline.v1.frame_pb2 import DeltaFrame
 from trunkline.v1.message_pb2 import (
@@ -17,232 +14,159 @@ from trunkline.v1.message_pb2 import (
     Message,
 )
 
-from trunkline_client.accumulator import Accumulator, difference
-from trunkline_client.events import Delta, Event, MessageChanged, MessagesLost, SessionEvent, Snapshot
-
-Step: TypeAlias = Delta | Snapshot
-
-
-class TrackedReply:
-    """One message that somebody follows: how it is, and what is still to be told of it.
-
-    Text that nobody has taken yet is joined, so what waits is never larger than the message.
-    """
-
-    def __init__(self) -> None:
-        self.whole: Accumulator | None = None
-        self.ended = False
-        #: It may have begun, grown or ended unseen.
-        self.doubtful = False
-        #: Called when any of this has changed.
-        self.on_change: Callable[[], None] = lambda: None
-        self._waiting: deque[Step] = deque()
-
-    @property
-    def has_steps(self) -> bool:
-        """Whether something is to be told."""
-        return bool(self._waiting)
-
-    def take(self) -> Step:
-        """What is to be told next. Raises IndexError where there is nothing."""
-        return self._waiting.popleft()
-
-    def begin(self, whole: Accumulator, known: Message) -> None:
-        """It is there, and this much of it is known already."""
-        self.whole = whole
-        self._tell_difference(known, whole.message)
-        self._end_if_ended()
-
-    def add(self, frame: DeltaFrame | wire.Delta) -> None:
-        """It has grown; `whole` has too."""
-        assert self.whole is not None
-        part = frame.part if frame.HasField("part") else None
-        step = Delta(self.whole, frame.text, frame.reasoning, part)
-        last = self._waiting[-1] if self._waiting else None
-        if isinstance(last, Delta) and last.part is None and part is None:
-            if step.text and last.text:
-                self._waiting.pop()
-                step = Delta(self.whole, text=last.text + step.text)
-            elif step.reasoning and last.reasoning:
-                self._waiting.pop()
-                step = Delta(self.whole, reasoning=last.reasoning + step.reasoning)
-        self._waiting.append(step)
-        self.on_change()
-
-    def replace(self, whole: Accumulator) -> None:
-        """It is like this now, whatever was known."""
-        before = self.whole.message if self.whole is not None else Message()
-        self.whole = whole
-        self._tell_difference(before, whole.message)
-        self._end_if_ended()
-
-    def _tell_difference(self, before: Message, after: Message) -> None:
-        assert self.whole is not None
-        new = difference(before, after)
-        if new is None:
-            self._waiting.clear()
-            copy = Message()
-            copy.CopyFrom(after)
-            self._waiting.append(Snapshot(copy))
-        else:
-            for each in new:
-                self.add(each)
-
-    def _end_if_ended(self) -> None:
-        assert self.whole is not None
-        self.ended = self.whole.message.state != MESSAGE_STATE_OPEN
-        self.doubtful = self.doubtful and not self.ended
-        self.on_change()
+from trunkline_client.accumulator import Accumulator
+from trunkline_client.effects import SessionEvent
+from trunkline_client.events import Delta, Event, MessageChanged, MessagesLost, Snapshot
+from trunkline_client.tracked_reply import TrackedReply
 
 
-class Replies:
-    """Sorts what a session tells: what is followed goes to whoever follows it, the rest to the application.
+class ReplyTracker:
+    """Sorts the session's events: those of followed messages go to their followers, others to iteration.
 
-    A question is followed by its id before that is known: until its `ack`, replies that come are held
-    back, as each may be its own. All are of agents, and few.
+    A question's reply may arrive before the `ack` with the question's id. So until then, all replies of
+    agents are held back; they are few.
     """
 
     def __init__(self) -> None:
         self._open: dict[str, Accumulator] = {}
         self._followed: dict[str, TrackedReply] = {}
-        #: By the id of the question.
-        self._asked: dict[str, TrackedReply] = {}
-        #: Questions whose ids are not known yet.
-        self._asking: set[TrackedReply] = set()
+        #: Followers of replies that have not begun, by the id of the question.
+        self._awaited: dict[str, TrackedReply] = {}
+        #: Followers whose questions are not acked yet.
+        self._unacked: set[TrackedReply] = set()
+        #: Replies held back, by the id of their question.
         self._early: dict[str, TrackedReply] = {}
 
     def __repr__(self) -> str:
-        return f"<Replies {len(self._open)} open, {len(self._followed)} followed, {len(self._asked)} awaited>"
+        counts = f"{len(self._open)} open, {len(self._followed)} followed, {len(self._awaited)} awaited"
+        return f"<ReplyTracker {counts}>"
 
-    # For those who follow.
+    # For followers.
 
-    def asking(self, following: TrackedReply) -> None:
-        """A question is about to be asked."""
-        self._asking.add(following)
+    def begin_question(self, reply: TrackedReply) -> None:
+        """Announces a question whose id is not known yet."""
+        self._unacked.add(reply)
 
-    def asked(self, following: TrackedReply, message_id: str) -> list[Event]:
-        """It has this id; returns what was held back for nothing."""
-        self._asking.discard(following)
+    def set_question_id(self, reply: TrackedReply, message_id: str) -> list[Event]:
+        """Sets the question's id; returns the events that were held back needlessly."""
+        self._unacked.discard(reply)
         early = self._early.pop(message_id, None)
         if early is None or early.whole is None:
-            self._asked[message_id] = following
+            self._awaited[message_id] = reply
         else:
             self._followed.pop(early.whole.id, None)
-            self._begin(following, early.whole, Message())
-        return self._release()
+            self._begin(reply, early.whole, Message())
+        return self._release_early()
 
-    def follow(self, following: TrackedReply, message: Message) -> None:
-        """Follows a message, of which this much is known. Raises ValueError where another one does."""
+    def follow(self, reply: TrackedReply, message: Message) -> None:
+        """Follows a message from its current text. Raises ValueError if it is followed already."""
         if message.id in self._followed:
             raise ValueError(f"message {message.id} is followed already")
         whole = self._open.get(message.id)
         if whole is None:
-            copy = Message()
-            copy.CopyFrom(message)
-            whole = Accumulator(copy)
-            following.doubtful = message.state == MESSAGE_STATE_OPEN
-        self._begin(following, whole, message)
+            whole = Accumulator(_copy(message))
+            reply.stale = message.state == MESSAGE_STATE_OPEN
+        self._begin(reply, whole, message)
 
-    def leave(self, following: TrackedReply) -> list[Event]:
-        """Follows no more; returns what was held back for nothing."""
-        self._asking.discard(following)
-        for each in (self._asked, self._followed):
-            for key in [key for key, value in each.items() if value is following]:
+    def leave(self, reply: TrackedReply) -> list[Event]:
+        """Stops following; returns the events that were held back needlessly."""
+        self._unacked.discard(reply)
+        for each in (self._awaited, self._followed):
+            for key in [key for key, value in each.items() if value is reply]:
                 del each[key]
-        return self._release()
+        return self._release_early()
 
-    def found(self, messages: Iterable[Message]) -> None:
-        """Messages as a page of the log has them: what was doubtful may be among them."""
+    def merge_history(self, messages: Iterable[Message]) -> None:
+        """Updates stale replies from a page of the log."""
         for message in messages:
-            following = self._followed.get(message.id)
-            if following is not None and message.state != MESSAGE_STATE_OPEN:
+            reply = self._followed.get(message.id)
+            if reply is not None and message.state != MESSAGE_STATE_OPEN:
                 self._open.pop(message.id, None)
                 self._followed.pop(message.id)
-                following.replace(Accumulator(message))
-            elif following is None and message.reply_to in self._asked and _is_reply(message):
-                self._begun(message)
+                reply.replace(Accumulator(message))
+            elif reply is None and message.reply_to in self._awaited and _is_reply(message):
+                self._on_message(message)
 
     def end(self) -> None:
-        """Nothing more will come."""
-        for following in (*self._followed.values(), *self._asked.values()):
-            following.on_change()
+        """Wakes all followers: the client has ended."""
+        for reply in (*self._followed.values(), *self._awaited.values()):
+            reply.on_change()
 
-    def _begin(self, following: TrackedReply, whole: Accumulator, known: Message) -> None:
+    def _begin(self, reply: TrackedReply, whole: Accumulator, known: Message) -> None:
         if whole.message.state == MESSAGE_STATE_OPEN:
-            self._followed[whole.id] = following
-        following.begin(whole, known)
+            self._followed[whole.id] = reply
+        reply.begin(whole, known)
 
-    def _release(self) -> list[Event]:
-        if self._asking:
+    def _release_early(self) -> list[Event]:
+        if self._unacked:
             return []
-        held = [each.whole for each in self._early.values() if each.whole is not None]
+        released = [each.whole for each in self._early.values() if each.whole is not None]
         self._early.clear()
-        for whole in held:
+        for whole in released:
             self._followed.pop(whole.id, None)
-        return [_copy(whole.message) for whole in held]
+        return [_copy(whole.message) for whole in released]
 
     # For the session.
 
-    def sort(self, told: SessionEvent) -> list[Event]:
-        """Takes note of what was told; returns what the application is to be told of it."""
-        match told:
+    def track(self, event: SessionEvent) -> list[Event]:
+        """Records an event; returns the events for the application."""
+        match event:
             case Message():
-                return self._begun(told)
+                return self._on_message(event)
             case DeltaFrame():
-                return self._grown(told)
+                return self._on_delta(event)
             case Snapshot(message):
-                return self._seen_again(message)
+                return self._on_snapshot(message)
             case Change():
-                return self._changed(told)
+                return self._on_change(event)
             case MessagesLost():
-                for following in (*self._followed.values(), *self._asked.values()):
-                    following.doubtful = True
-                    following.on_change()
-                return [told]
+                for reply in (*self._followed.values(), *self._awaited.values()):
+                    reply.stale = True
+                    reply.on_change()
+                return [event]
             case _:
-                return [told]
+                return [event]
 
     def forget(self, address: Address) -> None:
-        """A topic is heard no more."""
+        """Forgets the open messages of a topic whose subscription has ended."""
         for key in [key for key, each in self._open.items() if each.message.address == address]:
             if key not in self._followed:
                 del self._open[key]
 
-    def _begun(self, message: Message) -> list[Event]:
+    def _on_message(self, message: Message) -> list[Event]:
         whole = Accumulator(_copy(message)) if message.state == MESSAGE_STATE_OPEN else Accumulator(message)
         if message.state == MESSAGE_STATE_OPEN:
             self._open[message.id] = whole
-        following = self._asked.pop(message.reply_to, None) if _is_reply(message) else None
-        if following is None and self._asking and _is_reply(message) and message.reply_to not in self._early:
-            following = self._early[message.reply_to] = TrackedReply()
-        if following is None:
+        reply = self._awaited.pop(message.reply_to, None) if _is_reply(message) else None
+        if reply is None and self._unacked and _is_reply(message) and message.reply_to not in self._early:
+            reply = self._early[message.reply_to] = TrackedReply()
+        if reply is None:
             return [message]
-        self._begin(following, whole, Message())
+        self._begin(reply, whole, Message())
         return []
 
-    def _grown(self, frame: DeltaFrame) -> list[Event]:
+    def _on_delta(self, frame: DeltaFrame) -> list[Event]:
         whole = self._open.get(frame.message_id)
         if whole is None:
             return []
-        following = self._followed.get(frame.message_id)
-        if following is not None:
-            whole.add(frame)
-            following.add(frame)
-            return []
         whole.add(frame)
+        reply = self._followed.get(frame.message_id)
+        if reply is not None:
+            reply.add(frame)
+            return []
         return [Delta(whole, frame.text, frame.reasoning, frame.part if frame.HasField("part") else None)]
 
-    def _seen_again(self, message: Message) -> list[Event]:
+    def _on_snapshot(self, message: Message) -> list[Event]:
         if message.id not in self._open:
-            return self._begun(message)
+            return self._on_message(message)
         whole = self._open[message.id] = Accumulator(_copy(message))
-        following = self._followed.get(message.id)
-        if following is None:
+        reply = self._followed.get(message.id)
+        if reply is None:
             return [Snapshot(message)]
-        following.replace(whole)
+        reply.replace(whole)
         return []
 
-    def _changed(self, change: Change) -> list[Event]:
+    def _on_change(self, change: Change) -> list[Event]:
         whole = self._open.pop(change.message_id, None) if change.kind == CHANGE_KIND_ENDED else None
         if change.HasField("message"):
             message: Message | None = change.message
@@ -254,10 +178,10 @@ class Replies:
                 message.error.CopyFrom(change.error)
         else:
             message = None
-        following = self._followed.pop(change.message_id, None)
-        if following is None or message is None:
+        reply = self._followed.pop(change.message_id, None)
+        if reply is None or message is None:
             return [MessageChanged(change, message)]
-        following.replace(Accumulator(message))
+        reply.replace(Accumulator(message))
         return []
 
 

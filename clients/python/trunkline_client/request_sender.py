@@ -1,103 +1,131 @@
-"""What a client has asked and is waiting for."""
+"""Requests to an edge that wait for their responses."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TypeVar
 
 from trunkline.v1 import catalogue
 from trunkline.v1.frame_pb2 import ClientFrame, ErrorFrame
 
-from trunkline_client.errors import Disconnected, QueueFull, Refused, TimedOut
-from trunkline_client.events import ResponseFrame
+from trunkline_client.effects import ResponseFrame
+from trunkline_client.errors import OutcomeUnknown, QueueFull, Refused, TimedOut, Unreachable
 from trunkline_client.reconnecting_transport import ReconnectingTransport
+from trunkline_client.rpc_errors import error_from_entry
 from trunkline_client.session import Session
 
 A = TypeVar("A", bound=ResponseFrame)
 
 
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    response: asyncio.Future[ResponseFrame]
+    #: Whether the request changes something.
+    changes: bool
+    #: Whether the edge may have it; known once it is no longer pending.
+    sent: bool = False
+
+
 class RequestSender:
-    """Callers that wait for answers, at most `max_unanswered`; the next one waits for its turn."""
+    """Sends requests, and completes them with what the session reports.
 
-    def __init__(self, session: Session, carrier: ReconnectingTransport, max_unanswered: int) -> None:
+    At most `max_unanswered` requests are pending; the next one waits for its turn.
+    """
+
+    def __init__(
+        self, edge: str, session: Session, transport: ReconnectingTransport, max_unanswered: int
+    ) -> None:
+        self._edge = edge
         self._session = session
-        self._carrier = carrier
+        self._transport = transport
         self._max_unanswered = max_unanswered
-        self._turns = asyncio.Semaphore(max_unanswered)
-        self._waiting: dict[str, asyncio.Future[ResponseFrame]] = {}
-        self._ended: BaseException | None = None
+        self._slots = asyncio.Semaphore(max_unanswered)
+        self._waiters: dict[str, _Waiter] = {}
+        self._end: BaseException | None = None
 
-    async def ask(self, frame: ClientFrame, answer: type[A], timeout_s: float) -> A:
+    async def request(
+        self, frame: ClientFrame, response: type[A], timeout_s: float, *, changes: bool = True
+    ) -> A:
         """Sends a request, again after each reconnect, until it is answered with a frame of this type.
 
-        Raises TimedOut, Refused, what `end` was given, and ValueError for an id that is being used.
+        Raises Refused if the edge rejects it, and ValueError for an id that is in use. If no answer
+        arrives in time, or the client ends first, raises OutcomeUnknown (TimedOut) if the request was
+        sent and changes something. Otherwise it raises Unreachable, or the error that ended the client:
+        nothing was done.
         """
         self._check_size(frame)
-        request_id: str = getattr(frame, frame.WhichOneof("frame") or "").id
+        waiter = _Waiter(asyncio.get_running_loop().create_future(), changes)
         try:
-            async with asyncio.timeout(timeout_s), self._turns:
-                answered = await self._answer_to(request_id, frame)
+            async with asyncio.timeout(timeout_s), self._slots:
+                answer = await self._answer_to(frame, waiter)
         except TimeoutError:
-            raise TimedOut(f"No answer within {timeout_s:g} s") from None
-        assert isinstance(answered, answer)
-        return answered
+            if waiter.sent and changes:
+                raise TimedOut(
+                    f"No answer from {self._edge} within {timeout_s:g} s; it may have been carried out"
+                ) from None
+            reason = "no answer" if waiter.sent else "no connection for the request"
+            raise Unreachable(self._edge, f"{reason} within {timeout_s:g} s") from None
+        assert isinstance(answer, response)
+        return answer
 
-    async def _answer_to(self, request_id: str, frame: ClientFrame) -> ResponseFrame:
-        if self._ended is not None:
-            raise self._ended
-        to_send = self._session.ask(request_id, frame)
-        future: asyncio.Future[ResponseFrame] = asyncio.get_running_loop().create_future()
-        self._waiting[request_id] = future
+    async def _answer_to(self, frame: ClientFrame, waiter: _Waiter) -> ResponseFrame:
+        if self._end is not None:
+            raise self._end
+        request_id: str = getattr(frame, frame.WhichOneof("frame") or "").id
+        to_send = self._session.request(request_id, frame)
+        self._waiters[request_id] = waiter
         try:
             for each in to_send:
-                self._carrier.send(each)
-            return await future
+                self._transport.send(each)
+            return await waiter.response
         finally:
-            del self._waiting[request_id]
+            waiter.sent = self._session.was_sent(request_id)
+            del self._waiters[request_id]
             self._session.give_up(request_id)
 
-    def say(self, frame: ClientFrame) -> None:
+    def send_unanswered(self, frame: ClientFrame) -> None:
         """Sends a frame that has no answer.
 
-        Raises Disconnected while not connected and QueueFull where the socket takes no more.
+        Raises Unreachable while not connected, and QueueFull while the socket takes no more.
         """
         self._check_size(frame)
-        if self._ended is not None:
-            raise self._ended
+        if self._end is not None:
+            raise self._end
         if not self._session.connected:
-            raise Disconnected("There is no connection at the moment")
-        if self._carrier.outbox_len >= self._max_unanswered:
-            raise QueueFull("Too many frames wait to be written")
-        self._carrier.send(frame)
+            raise Unreachable(self._edge, "there is no connection at the moment")
+        if self._transport.outbox_len >= self._max_unanswered:
+            raise QueueFull("Too many frames are unwritten")
+        self._transport.send(frame)
 
-    def answered(self, request_id: str, answer: ResponseFrame) -> None:
+    def complete(self, request_id: str, response: ResponseFrame) -> None:
         """Completes a request."""
-        future = self._waiting.get(request_id)
-        if future is not None and not future.done():
-            future.set_result(answer)
+        waiter = self._waiters.get(request_id)
+        if waiter is not None and not waiter.response.done():
+            waiter.response.set_result(response)
 
-    def refused(self, request_id: str, error: ErrorFrame) -> None:
+    def fail(self, request_id: str, error: ErrorFrame) -> None:
         """Fails a request."""
-        future = self._waiting.get(request_id)
-        if future is not None and not future.done():
-            future.set_exception(
-                Refused(
-                    error.code,
-                    error.message,
-                    retryable=error.retryable,
-                    retry_after_ms=error.retry_after_ms,
-                )
-            )
+        waiter = self._waiters.get(request_id)
+        if waiter is not None and not waiter.response.done():
+            waiter.response.set_exception(error_from_entry(error, may_have_effect=waiter.changes))
 
     def end(self, error: BaseException) -> None:
         """Fails all requests, and those to come."""
-        self._ended = error
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(error)
+        self._end = error
+        for request_id, waiter in self._waiters.items():
+            if waiter.response.done():
+                continue
+            if waiter.changes and self._session.was_sent(request_id):
+                unknown = OutcomeUnknown(f"The client ended before {self._edge} answered: {error}")
+                unknown.__cause__ = error
+                waiter.response.set_exception(unknown)
+            else:
+                waiter.response.set_exception(error)
 
     def _check_size(self, frame: ClientFrame) -> None:
-        """A frame that is too large would close the connection, and again each time it is sent again."""
+        """Rejects a frame for which the edge would close the connection, each time it is sent again."""
         limit = self._session.limits.frame_bytes
         if limit and frame.ByteSize() > limit:
-            raise Refused("FRAME_TOO_LARGE", catalogue.FRAME_TOO_LARGE.sentence(limit=limit))
+            entry = catalogue.FRAME_TOO_LARGE
+            raise Refused(entry.code, entry.sentence(limit=limit))

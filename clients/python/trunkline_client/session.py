@@ -1,10 +1,10 @@
-"""What a client knows and wants, whatever becomes of its sockets. Pure: frames in, effects out.
+"""State of a client across its connections. Pure: frames in, effects out.
 
-The shell does, for each socket: send `first_frames()`, pass each frame it reads to `received` and
-carry out the effects in order, and call `disconnected` when the socket is gone. A request is begun
-with `ask`, at any time; it stays until it is answered, refused or given up, and is sent again on each
-new connection until then. What is refused because too much was sent is sent again after a pause, with all
-that was begun meanwhile behind it.
+For each connection, the transport sends `first_frames()`, passes each frame that it reads to `receive`,
+has the effects carried out in order, and calls `disconnect` when the connection is gone. The application
+begins a request with `request` at any time. It stays pending until it is answered, rejected or given up, and
+is sent again on each new connection until then. Requests that the rate limit rejected are sent again after a
+pause, with those begun meanwhile behind them.
 """
 
 from __future__ import annotations
@@ -19,164 +19,151 @@ from trunkline.v1.frame_pb2 import (
     AckFrame,
     AuthFrame,
     AuthorizedFrame,
-    CancelledFrame,
     ClientFrame,
     ClosingFrame,
     ConnectedFrame,
     ConnectionLimits,
-    DeliveredFrame,
     DeltaFrame,
     ErrorFrame,
-    HistoryPageFrame,
-    PongFrame,
     ReadFrame,
     ResumeFrame,
     ServerFrame,
-    SignalFrame,
     SubscribedFrame,
     SubscribeFrame,
     UnsubscribedFrame,
 )
 from trunkline.v1.message_pb2 import MESSAGE_STATE_OPEN, ROLE_USER, Change, Message
 
-from trunkline_client.cursor import Arrival, Cursor, topic_key
-from trunkline_client.events import (
+from trunkline_client.client_subscriptions import ClientSubscriptions
+from trunkline_client.cursor import Arrival, topic_key
+from trunkline_client.effects import (
     CompleteRequest,
     DropConnection,
     Effect,
     Emit,
     FailRequest,
     ForgetTopic,
-    GroupLeft,
-    MessagesLost,
     PauseSending,
     Send,
     SessionEvent,
     SetPosition,
     SetTokenExpiry,
-    Snapshot,
     WarnTokenRejected,
 )
-from trunkline_client.pending_requests import ANY_TOPIC, PendingRequests
+from trunkline_client.events import GroupLeft, MessagesLost, Snapshot
+from trunkline_client.pending_requests import PendingRequests
 from trunkline_client.unconfirmed_reads import UnconfirmedReads
 
-_NOT_ALLOWED_NOW = "The token that was shown last does not allow the group"
+_FORBIDDEN_BY_TOKEN = "The new token does not allow the group"
 
 
 class Session:
-    """One client's positions, groups and unanswered requests."""
+    """One client's subscriptions and pending requests."""
 
     def __init__(self, address: Address, resume: Iterable[TopicPosition] = ()) -> None:
         self.connection_id = ""
-        self._user = ""
         self.connected = False
         self.recovered = False
         self.heartbeat_s = 0
         self.limits = ConnectionLimits()
         self.closing: ClosingFrame | None = None
-        self._address = address
-        self._topics: dict[bytes, Address] = {}
-        self._cursors: dict[bytes, Cursor] = {}
-        self._groups: dict[bytes, Conversation] = {}
-        self._requests = PendingRequests(self._topic_of_entry)
+        self._user = ""
+        self._subscriptions = ClientSubscriptions(address, resume)
+        self._requests = PendingRequests(self._subscriptions.entry_topic)
         self._own_ids = count(1)
-        self._rejoining: dict[str, bytes] = {}
-        #: The id under which another token was shown.
-        self._renewing = ""
+        #: Groups that are being joined again, by request.
+        self._rejoining: dict[str, Address] = {}
+        #: The request with which the token is being refreshed.
+        self._token_request = ""
         self._resuming = False
         self._reads = UnconfirmedReads()
-        #: The message that a delta without id goes on with.
-        self._growing = ""
+        #: The message that a delta without an id extends.
+        self._extended_id = ""
         self._handlers: dict[str, Callable[[Any], list[Effect]]] = {
             "connected": self._on_connected,
             "ack": self._on_ack,
             "message": self._on_message,
-            "signal": self._on_signal,
+            "signal": self._on_unlogged,
             "read": self._on_read,
-            "delivered": self._on_delivered,
+            "delivered": self._on_unlogged,
             "delta": self._on_delta,
             "change": self._on_change,
-            "cancelled": self._on_cancelled,
+            "cancelled": self._on_response,
             "subscribed": self._on_subscribed,
             "unsubscribed": self._on_unsubscribed,
-            "history": self._on_history,
-            "pong": self._on_pong,
+            "history": self._on_response,
+            "pong": self._on_response,
             "authorized": self._on_authorized,
             "error": self._on_error,
             "closing": self._on_closing,
         }
-        for each in resume:
-            self._place(each.address, each.position)
 
     def __repr__(self) -> str:
         state = "connected" if self.connected else "not connected"
-        return f"<Session {state}, {len(self._cursors)} topics, {len(self._requests)} unanswered>"
+        return f"<Session {state}, {len(self._subscriptions)} topics, {len(self._requests)} requests pending>"
 
-    # What the shell calls.
+    # For the transport and the application.
 
     def first_frames(self) -> list[ClientFrame]:
-        """What to send first on a new socket. Where it is not empty, connect with `resume=frame`.
-
-        Groups are not resumed here but joined again with their positions once connected.
-        """
-        positions = [
-            TopicPosition(address=self._topics[key], position=cursor.position)
-            for key, cursor in self._cursors.items()
-            if not self._is_group(self._topics[key])
-        ]
+        """The first frames on a new connection; if there are any, connect with `resume=frame`."""
+        positions = self._subscriptions.resume_positions()
         self._resuming = bool(positions)
         return [ClientFrame(resume=ResumeFrame(positions=positions))] if positions else []
 
-    def ask(self, request_id: str, frame: ClientFrame) -> list[ClientFrame]:
-        """Begins a request; returns what to send now.
+    def request(self, request_id: str, frame: ClientFrame) -> list[ClientFrame]:
+        """Begins a request; returns the frames to send now.
 
-        Raises ValueError while another request of this id is unanswered.
+        Raises ValueError while another request of this id is pending.
         """
         self._requests.begin(request_id, frame)
         if frame.HasField("subscribe") and not frame.subscribe.HasField("position"):
-            cursor = self._cursors.get(topic_key(self._topic_of(frame.subscribe.conversation)))
-            if cursor is not None:
+            topic = self._subscriptions.topic_of(frame.subscribe.conversation)
+            if (cursor := self._subscriptions.cursor(topic)) is not None:
                 frame.subscribe.position.CopyFrom(cursor.position)
         return self._requests.write(request_id) if self.connected else []
 
-    def read(self, frame: ReadFrame) -> list[ClientFrame]:
-        """Tells how far this user has read, until that has come back; returns what to send now."""
-        self._reads.add(self._topic_of_read(frame), frame)
-        return [ClientFrame(read=frame)] if self.connected else []
+    def was_sent(self, request_id: str) -> bool:
+        """Whether a pending request was sent at least once, so that the edge may have it."""
+        return self._requests.was_written(request_id)
 
     def give_up(self, request_id: str) -> None:
-        """Forgets a request: it is not sent again, and an answer to it is not told. Idempotent."""
+        """Forgets a request: it is not sent again, and an answer to it is ignored. Idempotent."""
         self._requests.end(request_id)
 
-    def renew(self, token: str) -> list[ClientFrame]:
-        """Shows another token; returns what to send now."""
+    def mark_read(self, frame: ReadFrame) -> list[ClientFrame]:
+        """Reports a read position until it is confirmed; returns the frames to send now."""
+        self._reads.add(self._subscriptions.read_topic(frame), frame)
+        return [ClientFrame(read=frame)] if self.connected else []
+
+    def refresh_token(self, token: str) -> list[ClientFrame]:
+        """Presents a new token; returns the frames to send now."""
         if not self.connected:
             return []
-        self._renewing = f"auth-{next(self._own_ids)}"
-        frame = AuthFrame(id=self._renewing, token=token)
+        self._token_request = f"auth-{next(self._own_ids)}"
+        frame = AuthFrame(id=self._token_request, token=token)
         self._requests.begin_own(frame.id, ClientFrame(auth=frame))
         return self._requests.write(frame.id)
 
-    def go_on(self) -> list[Effect]:
-        """A pause is over: sends what was held back, as much as the edge takes in a second."""
-        effects: list[Effect] = [Send(frame) for frame in self._requests.due(self.limits)]
-        return [*effects, PauseSending(1.0)] if self._requests.are_held_back else effects
+    def resume_sending(self) -> list[Effect]:
+        """Sends deferred requests after a pause, as many as the edge takes in a second."""
+        effects: list[Effect] = [Send(frame) for frame in self._requests.take_due(self.limits)]
+        return [*effects, PauseSending(1.0)] if self._requests.has_deferred else effects
 
-    def received(self, frame: ServerFrame) -> list[Effect]:
-        """Deals with a frame. A frame of a kind that is newer than this client has no effect."""
+    def receive(self, frame: ServerFrame) -> list[Effect]:
+        """Handles a frame. A kind of frame that is newer than this client has no effect."""
         kind = frame.WhichOneof("frame")
         if kind is None:
             return []
         return self._handlers[kind](getattr(frame, kind))
 
-    def disconnected(self) -> None:
-        """The socket is gone. Idempotent."""
+    def disconnect(self) -> None:
+        """Records that the connection is gone. Idempotent."""
         self.connected = False
         self.closing = None
-        self._growing = ""
+        self._extended_id = ""
         self._requests.connection_lost()
         self._rejoining.clear()
-        self._renewing = ""
+        self._token_request = ""
 
     # Connecting.
 
@@ -186,248 +173,183 @@ class Session:
         self.recovered = frame.recovered
         self.heartbeat_s = frame.heartbeat_s
         self.limits = frame.limits
-        effects: list[Effect] = [_expiry(frame)]
+        effects: list[Effect] = [_token_expiry(frame)]
         if self._resuming and not frame.recovered:
             effects.append(Emit(MessagesLost(tuple(frame.positions))))
-            effects += [
-                ForgetTopic(address) for address in list(self._topics.values()) if self._unplace(address)
-            ]
+            effects += map(ForgetTopic, self._subscriptions.forget_all_but_groups())
         for each in frame.positions:
             effects += self._place(each.address, each.position)
-        effects += self._leave_what_was_being_left()
-        for key, group in self._groups.items():
-            effects += self._rejoin(key, group)
+        for left in self._subscriptions.completed_unsubscribes(self._requests):
+            effects += self._on_unsubscribed(left)
+        for group in self._subscriptions.groups:
+            effects += self._rejoin(group)
         for request_id, _ in self._requests:
             effects += map(Send, self._requests.write(request_id))
         effects += [Send(ClientFrame(read=read)) for read in self._reads]
         return effects
 
-    def _unplace(self, address: Address) -> bool:
-        """Forgets the position of a topic that is no group's."""
-        if self._is_group(address):
-            return False
-        key = topic_key(address)
-        del self._topics[key], self._cursors[key]
-        return True
-
-    def _leave_what_was_being_left(self) -> list[Effect]:
-        """A new connection has joined nothing, so leaving a group is done unless joining it is asked too."""
-        joining = {
-            topic_key(self._topic_of(request.subscribe.conversation))
-            for _, request in self._requests
-            if request.HasField("subscribe")
-        }
-        effects: list[Effect] = []
-        for request_id, request in self._requests:
-            if request.HasField("unsubscribe"):
-                address = self._topic_of(request.unsubscribe.conversation)
-                if topic_key(address) not in joining:
-                    effects += self._on_unsubscribed(UnsubscribedFrame(id=request_id, address=address))
-        return effects
-
-    def _rejoin(self, key: bytes, group: Conversation) -> list[Effect]:
+    def _rejoin(self, group: Conversation) -> list[Effect]:
+        address = self._subscriptions.topic_of(group)
         frame = SubscribeFrame(id=f"rejoin-{next(self._own_ids)}", conversation=group)
-        if key in self._cursors:
-            frame.position.CopyFrom(self._cursors[key].position)
-        self._rejoining[frame.id] = key
+        if (cursor := self._subscriptions.cursor(address)) is not None:
+            frame.position.CopyFrom(cursor.position)
+        self._rejoining[frame.id] = address
         self._requests.begin_own(frame.id, ClientFrame(subscribe=frame))
         return [Send(each) for each in self._requests.write(frame.id)]
 
-    # Answers.
+    # Responses.
+
+    def _on_response(self, frame: Any) -> list[Effect]:
+        return self._complete(frame.id, frame)
 
     def _on_ack(self, frame: AckFrame) -> list[Effect]:
-        self._requests.landed(frame.id)
-        effects = self._answer(frame.id, frame)
-        cursor = self._cursors.get(topic_key(frame.address))
+        self._requests.land(frame.id)
+        effects = self._complete(frame.id, frame)
+        cursor = self._subscriptions.cursor(frame.address)
         if cursor is not None and frame.HasField("position"):
             arrival, consequences = self._advance(frame.address, frame.position)
             effects += consequences
             if arrival is Arrival.GAP and cursor.epoch in ("", frame.position.epoch):
-                cursor.hold(frame.position)  # answered now, so it must not be told when it comes back
+                cursor.record_ahead(frame.position)  # answered now, so not to be emitted when it comes back
         return effects
 
     def _on_subscribed(self, frame: SubscribedFrame) -> list[Effect]:
         rejoined = self._rejoining.pop(frame.id, None)
-        effects = self._answer(frame.id, frame)
+        effects = self._complete(frame.id, frame)
         if rejoined is not None and not frame.recovered:
-            effects.append(
-                Emit(MessagesLost((TopicPosition(address=frame.address, position=frame.position),)))
-            )
-        self._groups[topic_key(frame.address)] = frame.address.conversation
+            lost = TopicPosition(address=frame.address, position=frame.position)
+            effects.append(Emit(MessagesLost((lost,))))
+        self._subscriptions.add_group(frame.address)
         return effects + self._place(frame.address, frame.position)
 
     def _on_unsubscribed(self, frame: UnsubscribedFrame) -> list[Effect]:
-        key = topic_key(frame.address)
-        self._groups.pop(key, None)
-        self._topics.pop(key, None)
-        self._cursors.pop(key, None)
-        effects = self._answer(frame.id, frame)
+        self._subscriptions.forget(frame.address)
+        effects = self._complete(frame.id, frame)
         if not frame.id:
-            effects.append(Emit(GroupLeft(frame.address, catalogue.FORBIDDEN.code, _NOT_ALLOWED_NOW)))
+            effects.append(Emit(GroupLeft(frame.address, catalogue.FORBIDDEN.code, _FORBIDDEN_BY_TOKEN)))
         return [*effects, ForgetTopic(frame.address)]
 
-    def _on_history(self, frame: HistoryPageFrame) -> list[Effect]:
-        return self._answer(frame.id, frame)
-
-    def _on_pong(self, frame: PongFrame) -> list[Effect]:
-        return self._answer(frame.id, frame)
-
-    def _on_cancelled(self, frame: CancelledFrame) -> list[Effect]:
-        return self._answer(frame.id, frame)
-
     def _on_authorized(self, frame: AuthorizedFrame) -> list[Effect]:
-        return [*self._answer(frame.id, frame), _expiry(frame)]
+        return [*self._complete(frame.id, frame), _token_expiry(frame)]
 
     def _on_error(self, frame: ErrorFrame) -> list[Effect]:
-        topic = self._requests.landed(frame.id)
+        topic = self._requests.land(frame.id)
         effects: list[Effect]
-        if frame.code == catalogue.RATE_LIMITED.code and self._requests.hold_back(frame.id):
+        if frame.code == catalogue.RATE_LIMITED.code and self._requests.defer(frame.id):
             effects = [PauseSending(frame.retry_after_ms / 1000)]
         elif frame.id in self._rejoining:
             self._requests.end(frame.id)
-            effects = self._not_rejoined(self._rejoining.pop(frame.id), frame)
-        elif frame.id and frame.id == self._renewing:
+            effects = self._on_rejoin_rejected(self._rejoining.pop(frame.id), frame)
+        elif frame.id and frame.id == self._token_request:
             self._requests.end(frame.id)
             effects = [WarnTokenRejected(frame)]
         elif self._requests.end(frame.id):
             effects = [FailRequest(frame.id, frame)]
         else:
             effects = [Emit(frame)] if topic is None else []
-        if topic is not None and self._misses_something():
+        if topic is not None and self._has_gap():
             effects.append(DropConnection("a message is missing"))
         return effects
 
-    def _misses_something(self) -> bool:
-        """Whether there is a hole that nothing of our own can fill."""
-        return any(cursor.holes > self._requests.in_flight(key) for key, cursor in self._cursors.items())
+    def _has_gap(self) -> bool:
+        """Whether there is a hole that no request of our own can fill."""
+        return any(cursor.missing > self._requests.in_flight(key) for key, cursor in self._subscriptions)
 
-    def _not_rejoined(self, key: bytes, frame: ErrorFrame) -> list[Effect]:
+    def _on_rejoin_rejected(self, group: Address, frame: ErrorFrame) -> list[Effect]:
         if frame.retryable:
             return [DropConnection(f"a group could not be joined again: {frame.message}")]
-        address = self._topics.pop(key)
-        del self._groups[key], self._cursors[key]
-        return [Emit(GroupLeft(address, frame.code, frame.message)), ForgetTopic(address)]
+        self._subscriptions.forget(group)
+        return [Emit(GroupLeft(group, frame.code, frame.message)), ForgetTopic(group)]
 
-    # What others say.
+    def _complete(self, request_id: str, response: Any) -> list[Effect]:
+        return [CompleteRequest(request_id, response)] if self._requests.end(request_id) else []
+
+    # Entries of logs, and unlogged events.
 
     def _on_message(self, message: Message) -> list[Effect]:
-        own = self._own_id(message)
+        own = self._own_request_id(message)
         if own:
             ack = AckFrame(id=own, message_id=message.id, position=message.position, address=message.address)
-            effects = self._answer(own, ack)
+            effects = self._complete(own, ack)
         else:
             effects = []
         if message.state == MESSAGE_STATE_OPEN:
-            self._growing = message.id
+            self._extended_id = message.id
         if not message.HasField("position"):
             return effects if own else [Emit(message)]
         again = Snapshot(message) if message.state == MESSAGE_STATE_OPEN else None
-        return effects + self._entered(message.address, message.position, None if own else message, again)
+        return effects + self._on_entry(message.address, message.position, None if own else message, again)
 
     def _on_change(self, change: Change) -> list[Effect]:
-        return self._entered(change.address, change.position, change)
+        return self._on_entry(change.address, change.position, change)
 
     def _on_delta(self, frame: DeltaFrame) -> list[Effect]:
         if not frame.message_id:
-            frame.message_id = self._growing
-        self._growing = frame.message_id
+            frame.message_id = self._extended_id
+        self._extended_id = frame.message_id
         return [Emit(frame)] if frame.message_id else []
-
-    def _entered(
-        self,
-        address: Address,
-        position: Position,
-        told: SessionEvent | None,
-        again: SessionEvent | None = None,
-    ) -> list[Effect]:
-        """An entry of a log: it is told once; `again` is told where it was there before."""
-        arrival, consequences = self._advance(address, position)
-        effects: list[Effect] = []
-        if arrival is Arrival.NEW_EPOCH:
-            start = Position(epoch=position.epoch)
-            effects.append(Emit(MessagesLost((TopicPosition(address=address, position=start),))))
-        event = told if arrival in (Arrival.NEW, Arrival.NEW_EPOCH) else again
-        if event is not None and arrival is not Arrival.GAP:
-            effects.append(Emit(event))
-        return effects + consequences
-
-    def _on_signal(self, frame: SignalFrame) -> list[Effect]:
-        return [Emit(frame)]
 
     def _on_read(self, frame: ReadFrame) -> list[Effect]:
         if frame.user == self._user:
-            self._reads.confirmed(self._topic_of_read(frame), frame.position)
+            self._reads.confirm(self._subscriptions.read_topic(frame), frame.position)
         if not frame.HasField("at"):
-            return [Emit(frame)]  # known before, so not an entry
-        return self._entered(frame.address, frame.at, frame)
+            return [Emit(frame)]  # known before, so it is no entry
+        return self._on_entry(frame.address, frame.at, frame)
 
-    def _on_delivered(self, frame: DeliveredFrame) -> list[Effect]:
+    def _on_unlogged(self, frame: Any) -> list[Effect]:
         return [Emit(frame)]
 
     def _on_closing(self, frame: ClosingFrame) -> list[Effect]:
         self.closing = frame
         return []
 
-    def _own_id(self, message: Message) -> str:
-        """The request that this message answers: after a recovery our own messages come like others'."""
+    def _on_entry(
+        self,
+        address: Address,
+        position: Position,
+        new: SessionEvent | None,
+        repeated: SessionEvent | None = None,
+    ) -> list[Effect]:
+        """Emits `new` for an entry that arrives for the first time, `repeated` for one that did before."""
+        arrival, consequences = self._advance(address, position)
+        effects: list[Effect] = []
+        if arrival is Arrival.NEW_EPOCH:
+            start = TopicPosition(address=address, position=Position(epoch=position.epoch))
+            effects.append(Emit(MessagesLost((start,))))
+        event = new if arrival in (Arrival.NEW, Arrival.NEW_EPOCH) else repeated
+        if event is not None and arrival is not Arrival.GAP:
+            effects.append(Emit(event))
+        return effects + consequences
+
+    def _own_request_id(self, message: Message) -> str:
+        """The request that this message answers: after a resume our own messages arrive like others'."""
         request = self._requests.get(message.client_id)
         if request is None or not request.HasField("message") or message.author.role != ROLE_USER:
             return ""
-        return message.client_id if topic_key(message.address) == self._topic_of_message(request) else ""
+        return (
+            message.client_id
+            if topic_key(message.address) == self._subscriptions.message_topic(request.message)
+            else ""
+        )
 
     # Positions.
 
     def _advance(self, address: Address, position: Position) -> tuple[Arrival, list[Effect]]:
-        key = topic_key(address)
-        cursor = self._cursors.get(key)
+        cursor = self._subscriptions.cursor(address)
         if cursor is None:
             return Arrival.NEW, self._place(address, position)
-        arrival = cursor.arrived(position, self._requests.in_flight(key))
+        arrival = cursor.record(position, self._requests.in_flight(topic_key(address)))
         if arrival is Arrival.GAP:
-            return arrival, [
-                DropConnection(f"a message is missing before {position.seq}, {cursor.seq} was the last")
-            ]
+            reason = f"messages are missing between {cursor.seq} and {position.seq}"
+            return arrival, [DropConnection(reason)]
         if arrival is Arrival.REPEATED:
             return arrival, []
         return arrival, [SetPosition(address, cursor.position)]
 
     def _place(self, address: Address, position: Position) -> list[Effect]:
-        key = topic_key(address)
-        cursor = self._cursors.get(key)
-        if cursor is None or not cursor.stands_at(position):
-            self._topics[key] = address
-            self._cursors[key] = Cursor(position)
+        self._subscriptions.place(address, position)
         return [SetPosition(address, position)]
 
-    # Small things.
 
-    def _answer(self, request_id: str, answer: Any) -> list[Effect]:
-        return [CompleteRequest(request_id, answer)] if self._requests.end(request_id) else []
-
-    def _topic_of_entry(self, frame: ClientFrame) -> bytes | None:
-        if frame.HasField("message"):
-            return self._topic_of_message(frame)
-        return ANY_TOPIC if frame.HasField("edit") or frame.HasField("recall") else None
-
-    def _topic_of_message(self, frame: ClientFrame) -> bytes:
-        if frame.message.HasField("conversation"):
-            return topic_key(self._topic_of(frame.message.conversation))
-        return topic_key(self._address)
-
-    def _topic_of_read(self, frame: ReadFrame) -> bytes:
-        if frame.HasField("address"):
-            return topic_key(frame.address)
-        return topic_key(
-            self._topic_of(frame.conversation) if frame.HasField("conversation") else self._address
-        )
-
-    def _topic_of(self, conversation: Conversation) -> Address:
-        own = self._address
-        return Address(tenant=own.tenant, agent=own.agent, platform=own.platform, conversation=conversation)
-
-    def _is_group(self, address: Address) -> bool:
-        return address.HasField("conversation") and address.conversation != self._address.conversation
-
-
-def _expiry(frame: ConnectedFrame | AuthorizedFrame) -> SetTokenExpiry:
+def _token_expiry(frame: ConnectedFrame | AuthorizedFrame) -> SetTokenExpiry:
     return SetTokenExpiry(frame.expires_at.ToMilliseconds() / 1000 if frame.HasField("expires_at") else None)

@@ -1,4 +1,4 @@
-"""The token that a client shows, and when it gets another one."""
+"""The token that a client presents, and its refresh before it expires."""
 
 from __future__ import annotations
 
@@ -9,79 +9,79 @@ from typing import TypeAlias
 
 from trunkline_client.clock import Clock
 
-#: A token, or what gives a fresh one each time it is called.
 TokenSource: TypeAlias = str | Callable[[], Awaitable[str]]
+"""A token, or a function that returns a fresh one each time it is called."""
 
-#: Of what is left of a token's life, this much passes before another one is shown,
-_PART = 0.8
-#: so that there is this much left at least; but at most half of it, for tokens that live shortly,
+#: A token is refreshed after this share of its remaining lifetime,
+_LIFETIME_SHARE = 0.8
+#: but at least this long before its end, or halfway for shorter lifetimes,
 _MARGIN_S = 5.0
-#: and not more often than that.
-_AT_LEAST_S = 1.0
+#: and not more often than this.
+_MIN_DELAY_S = 1.0
 
 log = logging.getLogger("trunkline_client")
 
 
-def refresh_delay_s(left_s: float) -> float | None:
-    """When to show another token, where this much is left of the present one; None for not at all.
+def refresh_delay_s(remaining_s: float) -> float | None:
+    """When to refresh a token with this much lifetime left; None for not at all.
 
-    The edge has just taken the present one: a clock that says that it has expired is wrong.
+    The edge has just accepted the token, so a clock by which it has expired is wrong.
     """
-    if left_s <= 0:
+    if remaining_s <= 0:
         return None
-    return max(min(_PART * left_s, left_s - _MARGIN_S), left_s / 2, _AT_LEAST_S)
+    return max(min(_LIFETIME_SHARE * remaining_s, remaining_s - _MARGIN_S), remaining_s / 2, _MIN_DELAY_S)
 
 
 class TokenRefresher:
-    """Gets a token for each connection, and another one in good time before that expires.
+    """Gets a token for each connection, and a fresh one in time before it expires.
 
-    `show` shows it on the present connection. Getting one may take `timeout_s`.
+    `present(token)` presents it on the current connection. Getting a token may take `timeout_s`.
     """
 
     def __init__(
-        self, token: TokenSource, clock: Clock, timeout_s: float, show: Callable[[str], None]
+        self, source: TokenSource, clock: Clock, timeout_s: float, present: Callable[[str], None]
     ) -> None:
-        self._token = token
+        self._source = source
         self._clock = clock
         self._timeout_s = timeout_s
-        self._show = show
+        self._present = present
         self._expires_at_s: float | None = None
-        self._told = asyncio.Event()
+        self._expiry_known = asyncio.Event()
 
     @property
-    def is_possible(self) -> bool:
-        """Whether there is ever another token."""
-        return not isinstance(self._token, str)
+    def can_refresh(self) -> bool:
+        """Whether another token can be had."""
+        return not isinstance(self._source, str)
 
-    async def token(self) -> str:
-        """The token to show now. Raises whatever getting it raises, and TimeoutError."""
-        if isinstance(self._token, str):
-            return self._token
+    async def get_token(self) -> str:
+        """Returns the token to present now. Raises TimeoutError, and whatever the source raises."""
+        if isinstance(self._source, str):
+            return self._source
         async with asyncio.timeout(self._timeout_s):
-            return await self._token()
+            return await self._source()
 
-    def begin(self) -> None:
-        """Another connection is being made, of which no expiry is known."""
-        self._told.clear()
+    def reset(self) -> None:
+        """Forgets the expiry: a new connection is being made."""
+        self._expiry_known.clear()
 
-    def expires(self, at_s: float | None) -> None:
-        """The edge has told when the token expires that it was shown last, in seconds since 1970."""
+    def set_expiry(self, at_s: float | None) -> None:
+        """Records when the token expires that was presented last, in seconds since 1970."""
         self._expires_at_s = at_s
-        self._told.set()
+        self._expiry_known.set()
 
     async def run(self) -> None:
-        """Shows another token whenever it is time to; one that is refused ends that."""
-        while self.is_possible:
-            await self._told.wait()
-            self._told.clear()
+        """Presents a fresh token whenever one is due; if the edge rejects it, waits for the next expiry."""
+        while self.can_refresh:
+            await self._expiry_known.wait()
+            self._expiry_known.clear()
             if self._expires_at_s is None:
                 continue
-            wait_s = refresh_delay_s(self._expires_at_s - self._clock.now_s())
-            if wait_s is None:
+            delay_s = refresh_delay_s(self._expires_at_s - self._clock.now_s())
+            if delay_s is None:
                 continue
-            await self._clock.sleep(wait_s)
+            await self._clock.sleep(delay_s)
             try:
-                self._show(await self.token())
-            except Exception as problem:
-                log.warning("no other token could be had: %r", problem)
-                self._told.set()
+                self._present(await self.get_token())
+            except Exception as error:
+                log.warning("cannot get a fresh token: %r", error)
+                self._expiry_known.set()

@@ -1,4 +1,4 @@
-"""A conversation as it is shown: in a terminal, or as plain lines in a pipe."""
+"""Display of a conversation: on a terminal, or as plain lines in a pipe."""
 
 from __future__ import annotations
 
@@ -27,105 +27,107 @@ _UP_AND_CLEAR = "\x1b[1A\x1b[2K"
 
 
 class Transcript:
-    """Who said what: with times and colours on a terminal, plain lines when piped.
+    """Writes messages with authors, times and colours on a terminal, and as plain lines in a pipe.
 
-    One open message at a time is shown as it grows; whatever comes meanwhile is shown after it.
+    One open message at a time is written as it grows; messages that arrive meanwhile are written after it.
     """
 
-    def __init__(self, console: Console, you: str, agent: str) -> None:
+    def __init__(self, console: Console, user: str, agent: str) -> None:
         self._console = console
-        self._you = you
+        self._user = user
         self._agent = agent
-        #: The open message that is being shown; empty while none is.
-        self.growing = ""
+        #: Id of the open message that is being written; empty while there is none.
+        self.open_id = ""
         self._later: dict[str, Message] = {}
-        #: What was shown last was reasoning.
-        self._thinking = False
+        #: Whether reasoning was written last.
+        self._in_reasoning = False
 
-    # What was heard.
+    # Received.
 
-    def said(self, message: Message) -> None:
-        """A message came."""
-        if self.growing and message.id != self.growing:
+    def on_message(self, message: Message) -> None:
+        """Writes a message."""
+        if self.open_id and message.id != self.open_id:
             self._later[message.id] = message
         elif message.state == MESSAGE_STATE_OPEN:
-            self.growing, self._thinking = message.id, False
-            self._head(message)
+            self.open_id, self._in_reasoning = message.id, False
+            self._write_prefix(message)
             for delta in difference(Message(), message) or ():
-                self._add(delta.text, delta.reasoning, delta.part if delta.HasField("part") else None)
+                self._write_addition(
+                    delta.text, delta.reasoning, delta.part if delta.HasField("part") else None
+                )
         else:
-            self._whole(message)
+            self._write_message(message)
 
-    def grew(self, delta: Delta) -> None:
-        """An open message has grown."""
-        if delta.message.id == self.growing:
-            self._add(delta.text, delta.reasoning, delta.part)
+    def on_delta(self, delta: Delta) -> None:
+        """Writes an addition to an open message."""
+        if delta.message.id == self.open_id:
+            self._write_addition(delta.text, delta.reasoning, delta.part)
         elif delta.message.id in self._later:
             self._later[delta.message.id] = delta.message
 
-    def replaced(self, message: Message) -> None:
-        """An open message is another one than was shown."""
-        if message.id == self.growing:
+    def on_snapshot(self, message: Message) -> None:
+        """Writes an open message again whose text is not what was written before."""
+        if message.id == self.open_id:
             self._write("\n")
-            self.growing = ""
-        self.said(message)
+            self.open_id = ""
+        self.on_message(message)
 
-    def changed(self, changed: MessageChanged) -> None:
-        """A message has ended, or was edited or recalled."""
+    def on_change(self, changed: MessageChanged) -> None:
+        """Writes that a message ended, was edited or was recalled."""
         message_id = changed.change.message_id
         if message_id in self._later and changed.message is not None:
             self._later[message_id] = changed.message
         elif changed.change.kind != CHANGE_KIND_ENDED:
             recalled = changed.change.kind == CHANGE_KIND_RECALLED
-            self.note("a message was taken back" if recalled else "a message was edited")
+            self.note("a message was recalled" if recalled else "a message was edited")
             if changed.message is not None and not recalled:
-                self.said(changed.message)
-        elif message_id == self.growing:
+                self.on_message(changed.message)
+        elif message_id == self.open_id:
             self._write("\n")
-            self.growing = ""
+            self.open_id = ""
             self._note_end(changed)
             for message in list(self._later.values()):
                 del self._later[message.id]
-                self.said(message)
+                self.on_message(message)
 
     def _note_end(self, changed: MessageChanged) -> None:
         state = changed.change.state
         if state != MESSAGE_STATE_COMPLETE:
-            why = changed.change.error.message
+            reason = changed.change.error.message
             name = MessageState.Name(state).removeprefix("MESSAGE_STATE_").lower()
-            self.note(f"{name}: {why}" if why else name)
+            self.note(f"{name}: {reason}" if reason else name)
 
-    # What was done here.
+    # Sent and noted.
 
-    def you_said(self, line: str, *, typed: bool) -> None:
-        """A line was sent. One that was typed is on the screen already, and is replaced."""
+    def on_sent(self, line: str, *, typed: bool) -> None:
+        """Writes a line of the user; one that was typed is on the screen already and is replaced."""
         if not self._console.is_terminal:
             return
-        if typed and not self.growing:
+        if typed and not self.open_id:
             self._console.file.write(_UP_AND_CLEAR)
-        self._line(self._you, _STYLES[ROLE_USER], line, None)
+        self._write_line(self._user, _STYLES[ROLE_USER], line, None)
 
     def note(self, text: str) -> None:
-        """Something happened that nobody said."""
+        """Writes a note on the conversation; on a terminal only."""
         if self._console.is_terminal:
             self._console.print(Text(text, "dim"))
 
     # Lines.
 
-    def _whole(self, message: Message) -> None:
-        self._line(self._name(message), self._style(message), text_of(message), _when(message))
+    def _write_message(self, message: Message) -> None:
+        self._write_line(self._name(message), self._style(message), text_of(message), _time_of(message))
 
-    def _head(self, message: Message) -> None:
+    def _write_prefix(self, message: Message) -> None:
         if self._console.is_terminal:
-            self._console.print(_prefix(self._name(message), self._style(message), _when(message)), end="")
+            self._console.print(_prefix(self._name(message), self._style(message), _time_of(message)), end="")
 
-    def _add(self, text: str, reasoning: str, part: Part | None) -> None:
+    def _write_addition(self, text: str, reasoning: str, part: Part | None) -> None:
         if text:
-            self._write(f"\n{text}" if self._thinking else text)
-            self._thinking = False
+            self._write(f"\n{text}" if self._in_reasoning else text)
+            self._in_reasoning = False
         elif self._console.is_terminal and reasoning:
             self._write(reasoning, "dim italic")
-            self._thinking = True
+            self._in_reasoning = True
         elif self._console.is_terminal and part is not None and part.HasField("tool_call"):
             self._write(f" [{part.tool_call.name} {part.tool_call.arguments}] ", "dim")
         elif part is not None and part.HasField("text"):
@@ -135,11 +137,11 @@ class Transcript:
         self._console.print(Text(text, style), end="", soft_wrap=True)
         self._console.file.flush()
 
-    def _line(self, who: str, style: str, what: str, when: datetime | None) -> None:
+    def _write_line(self, author: str, style: str, text: str, time: datetime | None) -> None:
         if not self._console.is_terminal:
-            self._console.print(what, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
             return
-        self._console.print(_prefix(who, style, when).append(what))
+        self._console.print(_prefix(author, style, time).append(text))
 
     def _name(self, message: Message) -> str:
         author = message.author
@@ -150,10 +152,10 @@ class Transcript:
         return _STYLES.get(message.author.role, "bold magenta")
 
 
-def _when(message: Message) -> datetime | None:
+def _time_of(message: Message) -> datetime | None:
     return message.created_at.ToDatetime(UTC).astimezone() if message.HasField("created_at") else None
 
 
-def _prefix(who: str, style: str, when: datetime | None) -> Text:
-    clock = (when or datetime.now().astimezone()).strftime("%H:%M:%S")
-    return Text.assemble((clock, "dim"), "  ", (who, style), "  ")
+def _prefix(author: str, style: str, time: datetime | None) -> Text:
+    clock = (time or datetime.now().astimezone()).strftime("%H:%M:%S")
+    return Text.assemble((clock, "dim"), "  ", (author, style), "  ")

@@ -1,4 +1,4 @@
-"""How far this user has read, until the router has taken note. Pure."""
+"""Read positions that the router has not confirmed yet. Pure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from trunkline.v1.frame_pb2 import ReadFrame
 
 
 class UnconfirmedReads:
-    """The last `read` of each topic that has not come back; iterates over what to send again.
+    """The latest unconfirmed `read` frame of each topic; iterates over the frames to send again.
 
-    One that is refused stays, as its refusal does not name it: at most one a topic.
+    At most one per topic. A rejected frame stays, because the rejection does not name it.
     """
 
     def __init__(self) -> None:
@@ -21,13 +21,13 @@ class UnconfirmedReads:
         return iter(self._frames.values())
 
     def add(self, topic: bytes, frame: ReadFrame) -> None:
-        """Keeps it, unless a later position of the same log is kept."""
+        """Keeps a frame, unless a later position of the same log is kept."""
         kept = self._frames.get(topic)
         if kept is None or not _reaches(kept.position, frame.position):
             self._frames[topic] = frame
 
-    def confirmed(self, topic: bytes, position: Position) -> None:
-        """The router knows that this user has read so far."""
+    def confirm(self, topic: bytes, position: Position) -> None:
+        """Removes the topic's frame if the router confirmed its position or a later one."""
         kept = self._frames.get(topic)
         if kept is not None and _reaches(position, kept.position):
             del self._frames[topic]

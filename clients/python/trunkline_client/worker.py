@@ -1,4 +1,4 @@
-"""A process that serves agents: it receives what users say and answers."""
+"""A worker: a process that serves agents. It handles the messages of users, and replies."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ from trunkline.v1.message_pb2 import Message
 
 from trunkline_client.backoff import Backoff
 from trunkline_client.bidi_stream import BidiStream
-from trunkline_client.channel import error_from_rpc, open_channel
+from trunkline_client.channel import open_channel
 from trunkline_client.clock import Clock
 from trunkline_client.delivery_table import DeliveryTable
-from trunkline_client.errors import Refused
+from trunkline_client.errors import Refused, TransportError, Unreachable
 from trunkline_client.handler import Handler
-from trunkline_client.message_writer import OnCancel
+from trunkline_client.interruptible_block import OnCancel
+from trunkline_client.rpc_errors import error_from_rpc, retry_delay_s
 from trunkline_client.streamed_reply import StreamedReply
 from trunkline_client.worker_stream import WorkerStream
 
@@ -41,7 +42,7 @@ log = logging.getLogger("trunkline_client")
 
 
 class Worker:
-    """Serves agents of one tenant, at most `capacity` messages at a time.
+    """Serves agents of one tenant.
 
         worker = Worker("127.0.0.1:50051", tenant="demo", agents=["echo"])
 
@@ -51,8 +52,8 @@ class Worker:
 
         await worker.run()
 
-    What the handler returns is committed together with the message's being done. What takes longer is
-    said piece by piece:
+    The handler's result is committed in one transaction with the ack of its message. A longer reply is
+    written piece by piece:
 
         @worker.handler
         async def answer(message: Message) -> None:
@@ -60,19 +61,29 @@ class Worker:
                 async for word in model(text_of(message)):
                     await out.write(word)
 
-    Every message is handled at least once, and messages of one conversation one after the other. A
-    handler that raises is called again, after 1 s, 2 s, 4 s and so on up to a minute; RetryLater and
-    Reject say otherwise; after the router's limit of attempts the message becomes a dead letter. A
-    handler whose streamed reply has told its readers of the failure is not called again.
+    Every message is handled at least once, and messages of one conversation one after the other. If the
+    handler raises, the message is redelivered after 1 s, 2 s, 4 s and so on up to a minute; RetryLater and
+    Reject choose otherwise. After the router's limit of attempts the message becomes a dead letter. If a
+    streamed reply has reported the failure to its readers, the message is not redelivered.
 
-    Handlers outlive the stream to the router: see `DeliveryTable`. One whose message went to another worker
-    is cancelled, or gets Fenced in its streamed reply; so a handler must bear a repeat.
+    Handlers outlive the stream to the router, which the worker reconnects by itself. A handler whose message
+    went to another worker is cancelled, or gets Fenced in its streamed reply; so handlers must tolerate
+    being repeated.
 
-    A handler may be a plain function. Then it costs no task, and blocks everything else while it runs.
-    Whatever blocks the event loop for longer than the router's leases (15 s while a reply is streamed)
-    makes the router take the worker for dead: the reply expires, and the message is delivered again.
+    A handler may be a plain function. It then costs no task, and blocks everything else while it runs. If
+    the event loop is blocked for longer than the router's leases (15 s while a reply is streamed), the
+    router takes the worker for dead: the reply expires and the message is redelivered.
 
-    With `credentials` the stream is encrypted; `api_key` is shown with it. See `load_credentials`.
+    Args:
+        router: The router's `host:port`.
+        tenant: The tenant.
+        agents: Names of the agents to serve.
+        capacity: Messages to handle at a time.
+        worker_id: Name of this worker in logs; host and process id if empty.
+        credentials: TLS credentials; None leaves the stream unencrypted. See `load_credentials`.
+        api_key: Sent with the stream; empty sends none.
+        on_attached: Called each time the router has accepted the worker.
+        clock: Time and randomness, for tests.
     """
 
     def __init__(
@@ -102,15 +113,26 @@ class Worker:
         self._clock = clock or Clock()
         self._backoff = Backoff(self._clock.random, cap_s=2.0)
         self._handler: Handler | None = None
-        self._work = DeliveryTable(self._clock)
+        self._table = DeliveryTable(self._clock)
+        #: Whether the last attempt to attach succeeded; the next failure is then logged.
         self._attached = True
-        self._left = asyncio.Event()
+        self._drained = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<Worker {self._hello.worker_id} of {self._hello.tenant} at {self._router}>"
 
     def handler(self, handler: H) -> H:
-        """Makes a function the worker's handler; a decorator."""
+        """Sets the worker's handler; a decorator.
+
+        Args:
+            handler: A function from a message to its replies; see `Handler`.
+
+        Returns:
+            The function itself.
+
+        Raises:
+            Nothing.
+        """
         self._handler = handler
         return handler
 
@@ -122,13 +144,27 @@ class Worker:
         attributes: Mapping[str, str] | None = None,
         on_cancel: OnCancel | None = None,
     ) -> StreamedReply:
-        """A streamed reply to a message that a handler of this worker is dealing with.
+        """Makes a streamed reply to a message that a handler of this worker is handling.
 
-        Raises ReplyCancelled where nobody wants it any longer, and Fenced where the message is not, or
-        no more, in this worker's hands. The first reply to a message goes on with the first one of an
-        earlier attempt, the second with the second. See StreamedReply.
+        The first reply to a message continues the first one of an earlier attempt, the second the second.
+
+        Args:
+            message: The message that the handler received.
+            name: The agent's name for readers.
+            attributes: Strings of the application's own.
+            on_cancel: Called when readers cancel, instead of interrupting the block.
+
+        Returns:
+            A `StreamedReply` to enter.
+
+        Raises:
+            ReplyCancelled: Readers cancelled the reply already.
+            Fenced: This worker does not hold the delivery of the message, or no longer does.
+            RuntimeError: The worker is not running.
         """
-        return self._work.reply(message, OpenReply(name=name, attributes=dict(attributes or {})), on_cancel)
+        self._require_running()
+        request = OpenReply(name=name, attributes=dict(attributes or {}))
+        return StreamedReply(self._table.reply(message, request, on_cancel))
 
     def open_message(
         self,
@@ -140,10 +176,23 @@ class Worker:
         attributes: Mapping[str, str] | None = None,
         on_cancel: OnCancel | None = None,
     ) -> StreamedReply:
-        """A streamed message to a topic of one of the worker's agents, that answers no delivery.
+        """Makes a streamed message to a topic of one of the worker's agents, without a delivery.
 
-        Opened again with the same `key` within a day it is the same message. Only while `run` runs.
+        Args:
+            address: The topic.
+            key: Opening again with the same key within a day resumes the same message. Empty makes a new one.
+            reply_to: Id of the message that this one answers.
+            name: The agent's name for readers.
+            attributes: Strings of the application's own.
+            on_cancel: Called when readers cancel, instead of interrupting the block.
+
+        Returns:
+            A `StreamedReply` to enter.
+
+        Raises:
+            RuntimeError: The worker is not running.
         """
+        self._require_running()
         request = OpenReply(
             key=key or uuid.uuid4().hex,
             address=address,
@@ -151,85 +200,107 @@ class Worker:
             name=name,
             attributes=dict(attributes or {}),
         )
-        return self._work.open_message(request, on_cancel)
+        return StreamedReply(self._table.open_message(request, on_cancel))
 
     async def run(self, handler: Handler | None = None) -> None:
-        """Serves until cancelled or drained, attaching again whenever the stream breaks.
+        """Serves until cancelled or drained, and attaches again whenever the stream breaks.
 
-        Raises Refused where the router refuses the worker for a reason that will not go away, such as
-        UNKNOWN_TENANT. On cancel the handlers are cancelled too, and nothing is left running.
+        A router that cannot be reached is tried again for ever; each outage is logged once. On cancel the
+        handlers are cancelled too, and nothing is left running.
+
+        Args:
+            handler: The handler, unless `handler` has set it.
+
+        Raises:
+            Refused: The router rejected the worker for good, for instance UNKNOWN_TENANT.
+            RuntimeError: There is no handler, or the worker is running already.
         """
         handler = handler or self._handler
         if handler is None:
-            raise RuntimeError("a worker needs a handler: `@worker.handler` or `worker.run(handler)`")
-        self._work.begin(handler)
-        self._left.clear()
+            raise RuntimeError("A worker needs a handler: write `@worker.handler` or `worker.run(handler)`")
+        if self._table.is_open:
+            raise RuntimeError("The worker is running already: make one Worker for each `run`")
+        self._table.open(handler)
+        self._drained.clear()
         channel = open_channel(self._router, self._credentials, self._api_key)
         serving = asyncio.create_task(self._serve(AgentServiceStub(channel)), name=f"serve {self!r}")
-        leaving = asyncio.create_task(self._left.wait())
+        draining = asyncio.create_task(self._drained.wait())
         try:
-            await asyncio.wait({serving, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({serving, draining}, return_when=asyncio.FIRST_COMPLETED)
             if serving.done():
                 serving.result()
         finally:
             serving.cancel()
-            leaving.cancel()
-            await asyncio.wait({serving, leaving})
-            await self._work.close()
+            draining.cancel()
+            await asyncio.wait({serving, draining})
+            await self._table.close()
             await channel.close()
 
     async def drain(self, timeout_s: float = 30.0) -> bool:
-        """Takes no more messages, waits until those in hand are settled, and lets `run` return.
+        """Takes no more messages, waits until those being handled are settled, and lets `run` return.
 
-        False where that took longer than `timeout_s`, or the stream to the router broke meanwhile: what
-        is left then is cancelled here and delivered to another worker.
+        Args:
+            timeout_s: Seconds to wait.
+
+        Returns:
+            True if everything is settled. False if that took longer than `timeout_s`, or the stream to the
+            router broke meanwhile: the remaining handlers are cancelled, and their messages redelivered.
+
+        Raises:
+            RuntimeError: The worker is not running.
         """
-        self._work.drain()
-        idle = asyncio.ensure_future(self._work.idle())
-        late = asyncio.ensure_future(self._clock.sleep(timeout_s))
+        self._require_running()
+        self._table.drain()
+        idle = asyncio.ensure_future(self._table.wait_until_idle())
+        timeout = asyncio.ensure_future(self._clock.sleep(timeout_s))
         try:
-            await asyncio.wait({idle, late}, return_when=asyncio.FIRST_COMPLETED)
-            return idle.done() and self._work.is_idle
+            await asyncio.wait({idle, timeout}, return_when=asyncio.FIRST_COMPLETED)
+            return idle.done() and self._table.is_idle
         finally:
-            self._left.set()
+            self._drained.set()
             idle.cancel()
-            late.cancel()
+            timeout.cancel()
+
+    def _require_running(self) -> None:
+        if not self._table.is_open:
+            raise RuntimeError("The worker is not running: `await worker.run()` in a task first")
 
     async def _serve(self, stub: AgentServiceStub) -> None:
         while True:
-            refusal = await self._attach(stub)
-            if self._work.draining:
+            error = await self._attach(stub)
+            if self._table.draining:
                 return
-            if not refusal.retryable:
-                raise refusal
-            wait_s = self._backoff.next_s(refusal.retry_after_ms / 1000)
+            delay_s = retry_delay_s(error)
+            if delay_s is None:
+                raise error
+            wait_s = self._backoff.next_s(delay_s)
             if self._attached:
                 self._attached = False
-                log.warning("not attached to %s, trying again: %s", self._router, refusal)
+                log.warning("not attached to %s, trying again: %s", self._router, error)
             await self._clock.sleep(wait_s)
 
-    async def _attach(self, stub: AgentServiceStub) -> Refused:
-        """Serves one stream until it breaks; returns why."""
-        attachment = WorkerStream(self._hello, self._clock)
-        stream: BidiStream[AttachRequest, AttachResponse] = BidiStream(stub.Attach(), attachment.write)
+    async def _attach(self, stub: AgentServiceStub) -> Refused | TransportError:
+        """Serves one stream until it breaks; returns the reason."""
+        output = WorkerStream(self._hello, self._clock)
+        stream: BidiStream[AttachRequest, AttachResponse] = BidiStream(stub.Attach(), output.write)
         try:
             async for response in stream:
                 if response.HasField("welcome"):
-                    self._welcomed(response.welcome)
-                    self._work.attached(attachment, response.welcome)
-                attachment.take(response)
-                self._work.take(response)
+                    self._on_welcome(response.welcome)
+                    self._table.attach(output, response.welcome)
+                output.receive(response)
+                self._table.receive(response)
         except grpc.aio.AioRpcError as error:
-            return error_from_rpc(error)
+            return error_from_rpc(error, self._router, may_have_effect=False)
         finally:
-            self._work.detached()
+            self._table.detach()
             try:
                 await stream.close()
             finally:
-                await attachment.close()
-        return Refused("UNAVAILABLE", "the router ended the stream", retryable=True)
+                await output.close()
+        return Unreachable(self._router, "the router ended the stream")
 
-    def _welcomed(self, welcome: AttachWelcome) -> None:
+    def _on_welcome(self, welcome: AttachWelcome) -> None:
         self._attached = True
         self._backoff.reset()
         log.info("attached to router %s at %s", welcome.router_id, self._router)

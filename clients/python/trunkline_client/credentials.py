@@ -1,0 +1,50 @@
+"""Credentials that backends and workers present to a router."""
+
+from __future__ import annotations
+
+import os
+from os import PathLike
+from pathlib import Path
+from typing import TypedDict
+
+import grpc
+
+
+class RouterCredentials(TypedDict):
+    """Keyword arguments of `Backend` and `Worker` that authenticate them and set up TLS."""
+
+    credentials: grpc.ChannelCredentials | None
+    api_key: str
+
+
+def load_credentials(api_key: str = "", ca: str | PathLike[str] = "", tls: bool = False) -> RouterCredentials:
+    """Loads what a router asks of its callers: `Backend(router, **load_credentials(…))`.
+
+    Args:
+        api_key: An API key of the tenant; empty sends none.
+        ca: PEM file of the certificate authorities to trust; turns TLS on. Empty trusts gRPC's own.
+        tls: Turns TLS on without a file.
+
+    Returns:
+        Keyword arguments for `Backend` and `Worker`.
+
+    Raises:
+        OSError: `ca` cannot be read.
+    """
+    roots = Path(ca).read_bytes() if ca else None
+    credentials = grpc.ssl_channel_credentials(roots) if tls or ca else None
+    return RouterCredentials(credentials=credentials, api_key=api_key)
+
+
+def load_credentials_from_environment() -> RouterCredentials:
+    """Loads credentials as TRUNKLINE_API_KEY, TRUNKLINE_CA and TRUNKLINE_TLS set them.
+
+    Returns:
+        Keyword arguments for `Backend` and `Worker`; see `load_credentials`.
+
+    Raises:
+        OSError: The file that TRUNKLINE_CA names cannot be read.
+    """
+    env = os.environ.get
+    tls = env("TRUNKLINE_TLS", "").lower() in ("1", "true", "yes", "on")
+    return load_credentials(env("TRUNKLINE_API_KEY", ""), env("TRUNKLINE_CA", ""), tls)
