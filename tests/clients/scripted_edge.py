@@ -1,4 +1,4 @@
-"""An edge whose every frame is said by the test, time that passes when the test says so."""
+"""An edge that sends the frames a test chooses, and time that a test controls."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ ALICE = address(tenant="demo", agent="echo", platform="web", conversation="perso
 TEAM = address(tenant="demo", agent="echo", platform="web", conversation="group:team")
 
 
-#: What the wall clock shows when FakeTime is 0.
+#: Wall clock time, in seconds since 1970, at FakeTime 0.
 EPOCH_S = 1_700_000_000
 
 
-async def soon(condition: Callable[[], object]) -> None:
-    """Lets everybody have their turns until this is so."""
+async def eventually(condition: Callable[[], object]) -> None:
+    """Runs other tasks until the condition holds; fails if it never does."""
     for _ in range(100_000):
         if condition():
             return
         await asyncio.sleep(0)
-    raise AssertionError("it did not come about")
+    raise AssertionError("the condition never held")
 
 
 class FakeTime:
-    """Time that stands still until `advance`; `waits` are the sleeps asked for, in seconds."""
+    """Time that stands still until `advance`; `waits` records the requested sleeps in seconds."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -47,7 +47,7 @@ class FakeTime:
 
     @property
     def clock(self) -> Clock:
-        """What to give to the code under test; its jitter is the least unless `jitter` says otherwise."""
+        """A clock for the code under test; its random numbers are `jitter`, 0 by default."""
         return Clock(
             monotonic=lambda: self.now,
             sleep=self.sleep,
@@ -56,10 +56,10 @@ class FakeTime:
         )
 
     async def sleep(self, seconds: float) -> None:
-        """Waits for `advance`, unless there is nothing to wait for."""
+        """Sleeps until `advance` has passed this time."""
         self.waits.append(seconds)
         if seconds <= 0:
-            # Whoever tries again at once for ever leaves gRPC no time to connect.
+            # A loop that retries without any pause would leave gRPC no time to connect.
             await asyncio.sleep(0.01)
             return
         waker: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -73,21 +73,21 @@ class FakeTime:
                 self._sleepers.remove(sleeper)
                 heapq.heapify(self._sleepers)
 
-    async def asleep(self) -> float:
-        """Waits until somebody sleeps; returns how long until the first one wakes."""
+    async def wait_for_sleeper(self) -> float:
+        """Waits until a task sleeps; returns the seconds until the first one wakes."""
         while not self._sleepers:
             self._asleep.clear()
             await self._asleep.wait()
         return self._sleepers[0][0] - self.now
 
-    async def asleep_for(self, seconds: float) -> None:
-        """Waits until somebody sleeps that long."""
+    async def wait_for_sleep(self, seconds: float) -> None:
+        """Waits until a task sleeps for this long."""
         while all(due != self.now + seconds for due, _, _ in self._sleepers):
             self._asleep.clear()
             await self._asleep.wait()
 
     def advance(self, seconds: float) -> None:
-        """Lets time pass."""
+        """Advances time and wakes the tasks that are due."""
         self.now += seconds
         while self._sleepers and self._sleepers[0][0] <= self.now:
             waker = heapq.heappop(self._sleepers)[2]
@@ -107,16 +107,16 @@ class EdgeSide:
         self.over = asyncio.Event()
 
     async def read(self) -> ClientFrame:
-        """The next frame of the client."""
+        """Reads the client's next frame."""
         data = await self.socket.recv(decode=False)
         return ClientFrame.FromString(data)
 
-    async def say(self, **frame: Any) -> None:
+    async def send(self, **frame: Any) -> None:
         """Sends a frame, such as `ack=AckFrame(…)`."""
         await self.socket.send(ServerFrame(**frame).SerializeToString())
 
     async def welcome(self, seq: int = 0, *, recovered: bool = False, **more: Any) -> None:
-        """Sends `connected`, standing at `seq` in the conversation's log."""
+        """Sends `connected` with `seq` as the conversation's position."""
         frame = ConnectedFrame(
             connection_id="c1",
             address=ALICE,
@@ -127,19 +127,19 @@ class EdgeSide:
             limits=ConnectionLimits(frame_bytes=1 << 20, conversations=10, unanswered=10),
         )
         frame.MergeFrom(ConnectedFrame(**more))
-        await self.say(connected=frame)
+        await self.send(connected=frame)
 
     async def ack(self, request_id: str, seq: int) -> None:
         """Acknowledges a message."""
         ack = AckFrame(id=request_id, message_id=f"m{seq}", position=at(seq), address=ALICE)
-        await self.say(ack=ack)
+        await self.send(ack=ack)
 
     async def close(self, code: int) -> None:
         """Closes the WebSocket with a code."""
         await self.socket.close(code)
 
-    def break_off(self) -> None:
-        """Ends the TCP connection without a word."""
+    def abort(self) -> None:
+        """Aborts the TCP connection."""
         self.socket.transport.abort()
 
 
@@ -147,32 +147,32 @@ class ScriptedEdge:
     """Accepts connections and leaves the rest to the test."""
 
     def __init__(self) -> None:
-        self._accepted: asyncio.Queue[EdgeSide] = asyncio.Queue()
+        self._connections: asyncio.Queue[EdgeSide] = asyncio.Queue()
         self._sides: list[EdgeSide] = []
         self.server: Server | None = None
 
     @property
     def url(self) -> str:
-        """Where to connect."""
+        """The URL to connect to."""
         assert self.server is not None
         return f"ws://127.0.0.1:{next(iter(self.server.sockets)).getsockname()[1]}"
 
-    async def accepted(self) -> EdgeSide:
-        """The next connection."""
-        return await self._accepted.get()
+    async def accept(self) -> EdgeSide:
+        """Waits for the next connection."""
+        return await self._connections.get()
 
     async def handle(self, socket: ServerConnection) -> None:
-        """Holds a connection until the client goes or the test ends."""
+        """Keeps a connection open until the client leaves or the test ends."""
         side = EdgeSide(socket)
         self._sides.append(side)
-        self._accepted.put_nowait(side)
+        self._connections.put_nowait(side)
         try:
             await side.over.wait()
         except ConnectionClosed:
             return
 
     def end(self) -> None:
-        """Lets all handlers return."""
+        """Lets all connections end."""
         for side in self._sides:
             side.over.set()
 
@@ -214,9 +214,9 @@ async def scripted_edge(**options: Any) -> AsyncIterator[ScriptedEdge]:
 async def connected(
     edge: ScriptedEdge, client: Client, seq: int = 0, **welcome: Any
 ) -> AsyncIterator[tuple[Client, EdgeSide]]:
-    """A client that has been welcomed, and the edge's side; closes the client without ceremony."""
+    """A connected client and the edge's side of it; closes the client without a closing handshake."""
     opening = asyncio.create_task(client.open())
-    side = await edge.accepted()
+    side = await edge.accept()
     await side.welcome(seq, **welcome)
     await opening
     try:
@@ -227,7 +227,7 @@ async def connected(
 
 
 def at(seq: int, epoch: str = "e1") -> Position:
-    """A position; the empty log's has no epoch."""
+    """A position; that of an empty log has no epoch."""
     return Position(epoch=epoch if seq else "", seq=seq)
 
 

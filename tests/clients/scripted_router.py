@@ -1,4 +1,4 @@
-"""A router whose every answer is given by the test, in process, on a free port."""
+"""A router in this process that gives the answers a test chooses."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class StreamSide:
         self._unread: defaultdict[str, list[Any]] = defaultdict(list)
 
     async def read(self) -> Any:
-        """The caller's next message."""
+        """Reads the caller's next message."""
         return await self._context.read()
 
     async def write(self, message: Any) -> None:
@@ -56,7 +56,7 @@ class StreamSide:
         await self._context.write(message)
 
     def end(self, entry: Entry | None = None) -> None:
-        """Ends the stream, with OK or with a refusal."""
+        """Ends the stream, with OK or with a rejection."""
         if not self.over.done():
             self.over.set_result(entry)
 
@@ -72,7 +72,7 @@ class StreamSide:
         return hello
 
     async def deliver(self, *numbers: int, attempt: int = 1) -> None:
-        """Delivers messages, each saying its delivery's number."""
+        """Delivers messages whose texts are their delivery ids."""
         deliveries = [
             Delivery(
                 delivery_id=number,
@@ -87,8 +87,8 @@ class StreamSide:
         ]
         await self.write(AttachResponse(deliveries=deliveries))
 
-    async def until(self, kind: str) -> list[Any]:
-        """Reads batches until there is something of a kind, such as `opens`; keeps what is of another."""
+    async def read_until(self, kind: str) -> list[Any]:
+        """Reads batches until one has items of a kind, such as `opens`; keeps items of other kinds."""
         while not self._unread[kind]:
             batch = await self.read()
             for field, value in batch.ListFields():
@@ -98,40 +98,42 @@ class StreamSide:
         self._unread[kind] = []
         return found
 
-    async def opened(self, text: str = "", *, next_index: int = 0, state: Any = MESSAGE_STATE_OPEN) -> Any:
+    async def open_reply(
+        self, text: str = "", *, next_index: int = 0, state: Any = MESSAGE_STATE_OPEN
+    ) -> Any:
         """Reads the next opening of a reply and answers it with the message as it is."""
-        (opening,) = await self.until("opens")
-        await self.say_opened(opening.reply, text, next_index=next_index, state=state)
+        (opening,) = await self.read_until("opens")
+        await self.send_opened(opening.reply, text, next_index=next_index, state=state)
         return opening
 
-    async def say_opened(
+    async def send_opened(
         self, reply: int, text: str = "", *, next_index: int = 0, state: Any = MESSAGE_STATE_OPEN
     ) -> None:
-        """Says that a reply is there."""
+        """Reports that a reply is open."""
         message = Message(id="r1", state=state, next_index=next_index)
         if text:
             message.parts.add().text.text = text
         await self.write(AttachResponse(opened=[ReplyOpened(reply=reply, message=message)]))
 
-    async def heard(self, text: str) -> list[Any]:
-        """Reads deltas until they say this; returns them."""
+    async def read_text(self, text: str) -> list[Any]:
+        """Reads deltas until their text is complete; returns them."""
         found: list[Any] = []
         while "".join(each.text for each in found) != text:
-            found += [delta for each in await self.until("deltas") for delta in each.deltas]
+            found += [delta for each in await self.read_until("deltas") for delta in each.deltas]
         return found
 
-    async def ended(self, state: Any = None) -> Any:
-        """Reads the next end of a reply, and says that it has ended so, or as given."""
-        (end,) = await self.until("ends")
-        await self.say_ended(end.reply, state or end.state)
+    async def end_reply(self, state: Any = None) -> Any:
+        """Reads the next end of a reply, and confirms it, or reports another state."""
+        (end,) = await self.read_until("ends")
+        await self.send_ended(end.reply, state or end.state)
         return end
 
-    async def say_ended(self, reply: int, state: Any) -> None:
-        """Says that a reply has ended."""
+    async def send_ended(self, reply: int, state: Any) -> None:
+        """Reports that a reply has ended."""
         await self.write(AttachResponse(ended=[ReplyEnded(reply=reply, state=state)]))
 
-    async def settled(self, *numbers: int) -> None:
-        """Says that deliveries are settled."""
+    async def confirm(self, *numbers: int) -> None:
+        """Confirms settlements."""
         results = [SettlementResult(delivery_id=number) for number in numbers]
         await self.write(AttachResponse(results=results))
 
@@ -139,7 +141,7 @@ class StreamSide:
 class ScriptedRouter(
     AgentServiceServicer, BroadcastServiceServicer, HistoryServiceServicer, PresenceServiceServicer
 ):
-    """Hands each stream to the test, and answers each unary call with what the test has set."""
+    """Hands streams to the test, and answers unary calls as the test has set."""
 
     def __init__(self) -> None:
         self.address = ""
@@ -148,15 +150,15 @@ class ScriptedRouter(
         #: By RPC, its answer to a request: a response, an awaitable of one, or a rejection: an Entry of the
         #: catalogue, or a bare status.
         self.answers: dict[str, Callable[[Any], Any]] = {}
-        #: The requests of unary calls.
-        self.asked: list[Any] = []
+        #: Requests of unary calls, in order.
+        self.requests: list[Any] = []
 
     async def stream(self) -> StreamSide:
-        """The next stream."""
+        """Waits for the next stream."""
         return await self._streams.get()
 
     def end(self) -> None:
-        """Lets every stream end."""
+        """Ends all streams."""
         for side in self._sides:
             side.end()
 
@@ -175,13 +177,13 @@ class ScriptedRouter(
         await self._hold(context)
 
     async def WatchConnections(self, request: Any, context: Context) -> None:  # type: ignore[override]  # noqa: N802
-        self.asked.append(request)
+        self.requests.append(request)
         await self._hold(context)
 
 
 def _unary(name: str) -> Callable[[ScriptedRouter, Any, Context], Awaitable[Any]]:
     async def answer(self: ScriptedRouter, request: Any, context: Context) -> Any:
-        self.asked.append(request)
+        self.requests.append(request)
         answered = self.answers[name](request)
         if inspect.isawaitable(answered):
             answered = await answered
@@ -219,7 +221,7 @@ ScriptedRouter.__abstractmethods__ = frozenset()
 
 
 async def refuse(context: Context, entry: Entry, domain: str = "trunkline") -> None:
-    """Ends a call the way a router does."""
+    """Rejects a call as a router does."""
     status = Status(code=entry.grpc_status, message=entry.text)
     details: list[Any] = [ErrorInfo(reason=entry.code, domain=domain)]
     if entry.retryable:
@@ -236,7 +238,7 @@ async def refuse(context: Context, entry: Entry, domain: str = "trunkline") -> N
 
 @asynccontextmanager
 async def scripted_router(listen: str = "127.0.0.1:0") -> AsyncIterator[ScriptedRouter]:
-    """A router that listens."""
+    """A listening router."""
     server = grpc.aio.server()
     router = ScriptedRouter()  # type: ignore[abstract]  # its RPCs are set above
     add_AgentServiceServicer_to_server(router, server)

@@ -1,4 +1,4 @@
-"""A worker against a scripted router, its handler given by the test."""
+"""A worker attached to a scripted router, with a handler that the test sets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.clients.scripted_router import ScriptedRouter, StreamSide, scripted_r
 
 @asynccontextmanager
 async def attached(time: FakeTime | None = None) -> AsyncIterator[tuple[Worker, ScriptedRouter, StreamSide]]:
-    """A worker that has been welcomed; the test sets its handler before it delivers."""
+    """An attached worker; the test sets its handler before it delivers messages."""
     async with scripted_router() as router:
         clock = (time or FakeTime()).clock
         worker = Worker(router.address, tenant="demo", agents=["echo"], clock=clock)
@@ -40,7 +40,7 @@ async def attached(time: FakeTime | None = None) -> AsyncIterator[tuple[Worker, 
             await asyncio.wait({running})
 
 
-async def settlement(side: StreamSide) -> Any:
-    """The next settlement, of which there is one."""
-    (settled,) = await side.until("settlements")
+async def read_settlement(side: StreamSide) -> Any:
+    """Reads the next settlement; fails if several come at once."""
+    (settled,) = await side.read_until("settlements")
     return settled

@@ -1,4 +1,4 @@
-"""What backends and workers show a router: an API key with every call, by TLS or not."""
+"""Credentials of backends and workers: an API key with every call, with and without TLS."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ TO = address(tenant="demo")
 PATIENCE_S = 5.0
 
 
-class Noting(grpc.aio.ServerInterceptor):
-    """Notes what each call shows; nothing is served."""
+class CredentialRecorder(grpc.aio.ServerInterceptor):
+    """Records the credentials of each call; serves nothing."""
 
     def __init__(self) -> None:
-        self.shown: dict[str, list[Any]] = {}
+        self.credentials: dict[str, list[Any]] = {}
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: grpc.HandlerCallDetails
     ) -> Any:
         metadata = handler_call_details.invocation_metadata
         rpc = handler_call_details.method.rpartition("/")[2]
-        self.shown[rpc] = [value for name, value in metadata if name == "authorization"]
+        self.credentials[rpc] = [value for name, value in metadata if name == "authorization"]
         return await continuation(handler_call_details)
 
 
 @asynccontextmanager
-async def noting(ours: Certificates | None = None) -> AsyncIterator[tuple[str, Noting]]:
-    """A router that refuses everything, by TLS where there are certificates."""
-    found = Noting()
+async def recording_router(ours: Certificates | None = None) -> AsyncIterator[tuple[str, CredentialRecorder]]:
+    """A router that rejects every call, with TLS if there are certificates."""
+    found = CredentialRecorder()
     server = grpc.aio.server(interceptors=[found])
     if ours is None:
         port = server.add_insecure_port("127.0.0.1:0")
@@ -64,12 +64,12 @@ async def noting(ours: Certificates | None = None) -> AsyncIterator[tuple[str, N
         await server.stop(None)
 
 
-async def call_all(router: str, shown: RouterCredentials) -> None:
-    """A call of each kind."""
+async def call_all(router: str, loaded: RouterCredentials) -> None:
+    """Makes a call of each kind."""
 
     async def never(_: Message) -> None: ...
 
-    async with Backend(router, **shown) as backend:
+    async with Backend(router, **loaded) as backend:
         with pytest.raises(Refused):
             await backend.broadcast(TO, "hello")
         with pytest.raises(Refused):
@@ -78,28 +78,28 @@ async def call_all(router: str, shown: RouterCredentials) -> None:
             async with backend.publisher() as publisher:
                 await publisher.publish(broadcast_request(TO, "hello"))
     with pytest.raises(Refused):
-        await Worker(router, tenant="demo", agents=["a"], **shown).run(never)
+        await Worker(router, tenant="demo", agents=["a"], **loaded).run(never)
 
 
 @pytest.mark.parametrize("encrypted", [False, True])
 async def test_the_api_key_goes_with_every_call(tmp_path: Path, encrypted: bool) -> None:
     ours = Certificates(tmp_path) if encrypted else None
-    shown = load_credentials(KEY, ours.ca if ours else "")
-    assert (shown["credentials"] is not None) is encrypted
-    async with noting(ours) as (router, found):
-        await call_all(router, shown)
-    assert found.shown.keys() == {"Broadcast", "WatchConnections", "BroadcastMany", "Attach"}
-    assert all(values == [f"Bearer {KEY}"] for values in found.shown.values())
+    loaded = load_credentials(KEY, ours.ca if ours else "")
+    assert (loaded["credentials"] is not None) is encrypted
+    async with recording_router(ours) as (router, found):
+        await call_all(router, loaded)
+    assert found.credentials.keys() == {"Broadcast", "WatchConnections", "BroadcastMany", "Attach"}
+    assert all(values == [f"Bearer {KEY}"] for values in found.credentials.values())
 
 
-async def test_without_an_api_key_nothing_is_shown() -> None:
-    async with noting() as (router, found):
+async def test_without_an_api_key_none_is_sent() -> None:
+    async with recording_router() as (router, found):
         await call_all(router, load_credentials())
-    assert len(found.shown) == 4
-    assert not any(found.shown.values())
+    assert len(found.credentials) == 4
+    assert not any(found.credentials.values())
 
 
-def test_the_environment_says_what_to_show(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_credentials_are_loaded_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("TRUNKLINE_API_KEY", "TRUNKLINE_CA", "TRUNKLINE_TLS"):
         monkeypatch.delenv(name, raising=False)
     assert load_credentials_from_environment() == {"credentials": None, "api_key": ""}

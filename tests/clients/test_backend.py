@@ -1,4 +1,4 @@
-"""A backend against a router that says what the test wants."""
+"""A backend and a publisher against a scripted router."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def backend() -> AsyncIterator[tuple[ScriptedRouter, Backend]]:
         yield router, backend
 
 
-async def test_broadcast_says_everything_and_returns_the_answer() -> None:
+async def test_broadcast_sends_every_field_and_returns_the_response() -> None:
     async with backend() as (router, ours):
         router.answers["Broadcast"] = lambda _: BroadcastResponse(
             message_id="m1", position=at(1), connections=2
@@ -78,10 +78,10 @@ async def test_broadcast_says_everything_and_returns_the_answer() -> None:
             idempotency_key="key",
             require_connection=True,
         )
-        assert router.asked == [expected]
+        assert router.requests == [expected]
 
 
-async def test_a_refusal_carries_its_code_and_when_to_try_again() -> None:
+async def test_a_rejection_carries_its_code_and_retry_delay() -> None:
     async with backend() as (router, ours):
         router.answers["Broadcast"] = lambda _: catalogue.LOG_UNAVAILABLE
         with pytest.raises(Refused, match=catalogue.LOG_UNAVAILABLE.text) as refused:
@@ -97,7 +97,7 @@ async def test_a_refusal_carries_its_code_and_when_to_try_again() -> None:
         assert (refused.value.code, refused.value.retryable) == ("MESSAGE_NOT_FOUND", False)
 
 
-async def test_logs_are_read_and_reset() -> None:
+async def test_history_is_read_and_erased() -> None:
     async with backend() as (router, ours):
         router.answers |= {
             "ListMessages": lambda _: ListMessagesResponse(messages=[message(3)], more=True),
@@ -106,14 +106,14 @@ async def test_logs_are_read_and_reset() -> None:
         }
         page = await ours.list_messages(ALICE, before=at(4), limit=1)
         assert (list(page.messages), page.more) == ([message(3)], True)
-        assert router.asked[-1].before == at(4)
+        assert router.requests[-1].before == at(4)
         assert await ours.get_message("demo", "m3") == message(3)
         assert await ours.erase_history(ALICE) == 3
         with pytest.raises(ValueError, match="not both"):
             await ours.list_messages(ALICE, before=at(1), after=at(2))
 
 
-async def test_connections_come_a_page_at_a_time() -> None:
+async def test_connections_are_iterated_across_pages() -> None:
     pages = {
         "": ListConnectionsResponse(connections=[Connection(connection_id="a")], next_page_token="2"),
         "2": ListConnectionsResponse(connections=[Connection(connection_id="b")]),
@@ -128,10 +128,10 @@ async def test_connections_come_a_page_at_a_time() -> None:
         assert found == ["a", "b"]
         assert (await ours.get_stats("demo")).connections == 2
         assert await ours.close_connections(ALICE, reason="closing time", reconnect=True) == 2
-        assert (router.asked[-1].reason, router.asked[-1].reconnect) == ("closing time", True)
+        assert (router.requests[-1].reason, router.requests[-1].reconnect) == ("closing time", True)
 
 
-async def test_connections_are_counted_and_topics_come_a_page_at_a_time() -> None:
+async def test_connections_are_counted_and_topics_are_iterated_across_pages() -> None:
     team, user = TopicListeners(address=ALICE, connections=2), Address(tenant="demo", user="alice")
     pages = [
         ListTopicsResponse(topics=[team], more=True),
@@ -146,10 +146,10 @@ async def test_connections_are_counted_and_topics_come_a_page_at_a_time() -> Non
         assert (counted.connections, counted.users) == (3, 2)
         found = [each.address async for each in ours.topics(Address(tenant="demo"))]
         assert found == [ALICE, user]
-        assert router.asked[-1].after == ALICE
+        assert router.requests[-1].after == ALICE
 
 
-async def test_connections_are_watched_until_the_caller_leaves_or_the_stream_breaks() -> None:
+async def test_connections_are_watched_until_the_caller_stops_or_the_stream_breaks() -> None:
     async with backend() as (router, ours), aclosing(ours.watch_connections(ALICE)) as changes:
         watching = asyncio.ensure_future(anext(changes))
         side = await router.stream()
@@ -177,7 +177,7 @@ async def answer(side: StreamSide, *numbers: int) -> None:
 
 
 async def read(side: StreamSide, count: int) -> list[tuple[int, str]]:
-    """The next requests: numbers and keys."""
+    """Reads the next requests; returns their numbers and keys."""
     found: list[tuple[int, str]] = []
     while len(found) < count:
         batch: Any = await side.read()
@@ -185,7 +185,7 @@ async def read(side: StreamSide, count: int) -> list[tuple[int, str]]:
     return found
 
 
-async def test_what_is_published_while_a_batch_is_written_is_the_next_batch() -> None:
+async def test_requests_published_while_a_batch_is_written_form_the_next_batch() -> None:
     async with backend() as (router, ours), ours.publisher() as publisher:
         tickets = [publisher.publish(request()) for _ in range(100)]
         side = await router.stream()
@@ -195,7 +195,7 @@ async def test_what_is_published_while_a_batch_is_written_is_the_next_batch() ->
         assert [(await ticket).message_id for ticket in tickets] == [f"m{n}" for n in range(1, 101)]
 
 
-async def test_a_refused_request_fails_its_own_ticket() -> None:
+async def test_a_rejected_request_fails_only_its_own_ticket() -> None:
     async with backend() as (router, ours), ours.publisher() as publisher:
         refused, taken = publisher.publish(request()), publisher.publish(request())
         side = await router.stream()
@@ -225,7 +225,7 @@ async def test_send_waits_for_room_and_publish_does_not() -> None:
         assert (await ticket).message_id == "m3"
 
 
-async def test_after_a_broken_stream_only_requests_with_a_key_are_sent_again() -> None:
+async def test_after_a_broken_stream_only_requests_with_a_key_are_resent() -> None:
     async with backend() as (router, ours), ours.publisher() as publisher:
         tickets = [publisher.publish(request(key)) for key in ("a", "", "b")]
         side = await router.stream()
@@ -242,14 +242,14 @@ async def test_after_a_broken_stream_only_requests_with_a_key_are_sent_again() -
             await tickets[1]
 
 
-async def test_what_was_not_written_waits_for_a_router_that_is_not_there_yet() -> None:
+async def test_unwritten_requests_wait_for_an_absent_router() -> None:
     time = FakeTime()
     async with scripted_router() as router:
         pass
     async with Backend(router.address, clock=time.clock) as ours, ours.publisher() as publisher:
         time.jitter = 1.0
         ticket = publisher.publish(request())
-        await time.asleep_for(0.1)
+        await time.wait_for_sleep(0.1)
         async with scripted_router(router.address) as back:
             time.jitter = 0.0
             time.advance(0.1)
@@ -259,7 +259,7 @@ async def test_what_was_not_written_waits_for_a_router_that_is_not_there_yet() -
             assert (await ticket).message_id == "m1"
 
 
-async def test_leaving_a_publisher_by_an_exception_fails_what_is_unanswered() -> None:
+async def test_leaving_a_publisher_by_an_exception_fails_unanswered_tickets() -> None:
     async with backend() as (router, ours):
         publishing = ours.publisher()
         publisher = await publishing.__aenter__()
@@ -270,7 +270,7 @@ async def test_leaving_a_publisher_by_an_exception_fails_what_is_unanswered() ->
             await ticket
 
 
-async def test_a_publisher_that_is_refused_for_good_fails_everything() -> None:
+async def test_a_publisher_that_is_rejected_for_good_fails_all_tickets() -> None:
     async with backend() as (router, ours), ours.publisher() as publisher:
         ticket = publisher.publish(request("a"))
         side = await router.stream()
@@ -283,7 +283,7 @@ async def test_a_publisher_that_is_refused_for_good_fails_everything() -> None:
             await publisher.send(request("b"))
 
 
-async def test_a_request_that_no_router_would_take_is_refused_at_once() -> None:
+async def test_a_request_over_the_size_limit_is_rejected_at_once() -> None:
     async with backend() as (_, ours), ours.publisher() as publisher:
         with pytest.raises(Refused, match="bytes"):
             publisher.publish(request(text="x" * MAX_BATCH_BYTES))
@@ -306,7 +306,7 @@ async def test_leaving_a_publisher_waits_for_every_answer() -> None:
 
 
 @given(st.lists(st.sampled_from(["add", "add_keyed", "write", "answer", "lose"]), max_size=60))
-def test_a_pipeline_answers_or_gives_up_each_request_once_and_keeps_their_order(steps: list[str]) -> None:
+def test_a_publish_queue_ends_each_request_once_and_keeps_their_order(steps: list[str]) -> None:
     pipeline = PublishQueue(max_unanswered=1000)
     added: list[int] = []
     gone: list[int] = []
@@ -338,7 +338,7 @@ def test_a_pipeline_answers_or_gives_up_each_request_once_and_keeps_their_order(
     assert len(pipeline) == 0
 
 
-def test_a_pipeline_is_bounded_in_requests_and_its_batches_in_bytes() -> None:
+def test_a_publish_queue_is_bounded_in_requests_and_its_batches_in_bytes() -> None:
     pipeline = PublishQueue(max_unanswered=3)
     for _ in range(3):
         pipeline.add(request(text="x" * (MAX_BATCH_BYTES // 2)))

@@ -1,4 +1,4 @@
-"""The command line, as people and pipes use it."""
+"""The command line, on a terminal and in a pipe."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ async def run(*arguments: str, stdin: str = "") -> tuple[int, list[str], list[st
 
 
 async def echo(edge: ScriptedEdge, lines: int) -> EdgeSide:
-    """Welcomes a client and answers its lines, the reply sometimes before the ack."""
-    side = await edge.accepted()
+    """Accepts a client and answers its lines."""
+    side = await edge.accept()
     await side.welcome()
     for number in range(1, lines + 1):
-        said = (await side.read()).message
+        question = (await side.read()).message
         seq = 2 * number
-        await side.ack(said.id, seq - 1)
-        reply = message(seq, f"You said: {said.parts[0].text.text}", reply_to=f"m{seq - 1}")
-        await side.say(message=reply)
+        await side.ack(question.id, seq - 1)
+        reply = message(seq, f"You said: {question.parts[0].text.text}", reply_to=f"m{seq - 1}")
+        await side.send(message=reply)
     assert (await side.read()).HasField("disconnect")
-    await side.say(closing=ClosingFrame(code=1000, reason="DISCONNECTED"))
+    await side.send(closing=ClosingFrame(code=1000, reason="DISCONNECTED"))
     await side.close(1000)
     return side
 
@@ -62,19 +62,19 @@ async def test_a_line_from_a_pipe_is_sent_and_its_reply_is_written_plainly() -> 
         assert side.query["conversation"] == "person:alice"
 
 
-async def test_once_says_one_thing() -> None:
+async def test_once_sends_one_message() -> None:
     async with scripted_edge() as edge, asyncio.TaskGroup() as tasks:
         tasks.create_task(echo(edge, 1))
         assert await run("chat", "--edge", edge.url, "--once", "hi") == (0, ["You said: hi"], [])
 
 
-async def test_a_refused_connection_is_one_line_and_exit_code_1() -> None:
+async def test_a_rejected_connection_prints_one_line_and_exits_with_1() -> None:
     async with scripted_edge() as edge, asyncio.TaskGroup() as tasks:
 
         async def refuse() -> None:
-            side = await edge.accepted()
+            side = await edge.accept()
             closing = ClosingFrame(code=4504, reason="UNKNOWN_TENANT", message="Tenant demo does not exist")
-            await side.say(closing=closing)
+            await side.send(closing=closing)
             await side.close(4504)
 
         tasks.create_task(refuse())
@@ -82,11 +82,11 @@ async def test_a_refused_connection_is_one_line_and_exit_code_1() -> None:
         assert (code, out, err) == (1, [], ["Tenant demo does not exist (4504 UNKNOWN_TENANT)"])
 
 
-async def test_a_connection_that_ends_for_good_while_chatting_is_one_line_and_exit_code_1() -> None:
+async def test_a_connection_that_closes_for_good_prints_one_line_and_exits_with_1() -> None:
     async with scripted_edge() as edge, asyncio.TaskGroup() as tasks:
 
         async def end() -> None:
-            side = await edge.accepted()
+            side = await edge.accept()
             await side.welcome()
             await side.read()
             await side.close(4501)
@@ -104,16 +104,16 @@ async def test_a_connection_that_ends_for_good_while_chatting_is_one_line_and_ex
         ("broadcast", "hello", "--router", "127.0.0.1:1"),
     ],
 )
-async def test_what_can_be_foreseen_to_fail_is_one_line_and_exit_code_1(arguments: tuple[str, ...]) -> None:
+async def test_an_expected_failure_prints_one_line_and_exits_with_1(arguments: tuple[str, ...]) -> None:
     code, out, err = await run(*arguments)
     assert (code, out, len(err)) == (1, [], 1)
 
 
-async def test_a_missing_reply_is_told() -> None:
+async def test_a_missing_reply_is_reported() -> None:
     async with scripted_edge() as edge, asyncio.TaskGroup() as tasks:
 
         async def only_ack() -> None:
-            side = await edge.accepted()
+            side = await edge.accept()
             await side.welcome()
             await side.ack((await side.read()).message.id, 1)
             await side.read()
@@ -125,30 +125,30 @@ async def test_a_missing_reply_is_told() -> None:
 
 
 async def stream(edge: ScriptedEdge, change: Change) -> EdgeSide:
-    """Welcomes a client and answers its line piece by piece, ending as told."""
-    side = await edge.accepted()
+    """Accepts a client and streams a reply to its line, which ends with this change."""
+    side = await edge.accept()
     await side.welcome()
     await side.ack((await side.read()).message.id, 1)
     reply = message(2, "Once ", reply_to="m1", state=MESSAGE_STATE_OPEN)
-    await side.say(message=reply)
-    await side.say(delta=DeltaFrame(reasoning="what next?"))
-    await side.say(message=message(3, "An aside"))
-    await side.say(delta=DeltaFrame(message_id="m2", text="upon a time"))
+    await side.send(message=reply)
+    await side.send(delta=DeltaFrame(reasoning="what next?"))
+    await side.send(message=message(3, "An aside"))
+    await side.send(delta=DeltaFrame(message_id="m2", text="upon a time"))
     change.MergeFrom(Change(position=at(4), address=ALICE, message_id="m2", kind=CHANGE_KIND_ENDED))
-    await side.say(change=change)
+    await side.send(change=change)
     await side.read()
     await side.close(1000)
     return side
 
 
-async def test_a_streamed_reply_is_written_as_it_comes_and_waited_for() -> None:
+async def test_a_streamed_reply_is_printed_as_it_grows_and_awaited() -> None:
     async with scripted_edge() as edge, asyncio.TaskGroup() as tasks:
         tasks.create_task(stream(edge, Change(state=MESSAGE_STATE_COMPLETE)))
-        told = await run("chat", "--url", edge.url, "--once", "a story")
-        assert told == (0, ["Once upon a time", "An aside"], [])
+        result = await run("chat", "--url", edge.url, "--once", "a story")
+        assert result == (0, ["Once upon a time", "An aside"], [])
 
 
-async def test_a_reply_that_failed_is_one_line_and_exit_code_1() -> None:
+async def test_a_failed_reply_prints_one_line_and_exits_with_1() -> None:
     async with scripted_edge() as edge, asyncio.TaskGroup() as tasks:
         failed = Change(state=MESSAGE_STATE_FAILED, error=Error(message="The model is gone"))
         tasks.create_task(stream(edge, failed))
@@ -156,7 +156,7 @@ async def test_a_reply_that_failed_is_one_line_and_exit_code_1() -> None:
         assert (code, err) == (1, ["The model is gone"])
 
 
-async def test_ctrl_c_stops_the_reply_and_a_second_one_the_chat() -> None:
+async def test_ctrl_c_cancels_the_reply_and_a_second_one_ends_the_chat() -> None:
     pipe = asyncio.subprocess.PIPE
     async with scripted_edge() as edge:
         process = await asyncio.create_subprocess_exec(
@@ -164,11 +164,11 @@ async def test_ctrl_c_stops_the_reply_and_a_second_one_the_chat() -> None:
         )
         assert process.stdin is not None
         assert process.stdout is not None
-        side = await edge.accepted()
+        side = await edge.accept()
         await side.welcome()
         process.stdin.write(b"a story\n")
         await side.ack((await side.read()).message.id, 1)
-        await side.say(message=message(2, "Once", reply_to="m1", state=MESSAGE_STATE_OPEN))
+        await side.send(message=message(2, "Once", reply_to="m1", state=MESSAGE_STATE_OPEN))
         assert await process.stdout.readexactly(4) == b"Once"
         process.send_signal(signal.SIGINT)
         assert (await side.read()).cancel.message_id == "m2"
@@ -199,16 +199,16 @@ async def test_dead_letters_are_listed_and_replayed() -> None:
             ),
         }
         of = ("deadletters", "--agent", "echo", "--router", router.address)
-        _, shown, _ = await run(*of)
-        assert any("4" in line and "hi" in line for line in shown)
-        assert any("[model]" in line for line in shown)
+        _, printed, _ = await run(*of)
+        assert any("4" in line and "hi" in line for line in printed)
+        assert any("[model]" in line for line in printed)
         assert await run(*of, "--replay-all") == (0, ["2 delivered again"], [])
-        assert list(router.asked[-1].delivery_ids) == [4, 9]
+        assert list(router.requests[-1].delivery_ids) == [4, 9]
         assert await run(*of, "--replay", "7") == (0, ["1 delivered again"], [])
-        assert list(router.asked[-1].delivery_ids) == [7]
+        assert list(router.requests[-1].delivery_ids) == [7]
 
 
-async def test_receipts_are_shown_to_the_last_page() -> None:
+async def test_receipts_are_listed_to_the_last_page() -> None:
     async with scripted_router() as router:
         pages = {
             "": ListReceiptsResponse(receipts=[Receipt(user="alice", read=at(3))], more=True),
@@ -216,12 +216,12 @@ async def test_receipts_are_shown_to_the_last_page() -> None:
         }
         router.answers = {"ListReceipts": lambda request: pages[request.after]}
         asked = ("--agent", "echo", "--conversation", "group:team", "--router", router.address)
-        _, shown, _ = await run("receipts", *asked)
-        assert any("alice" in line and "3" in line for line in shown)
-        assert any("bob" in line and "5" in line for line in shown)
+        _, printed, _ = await run("receipts", *asked)
+        assert any("alice" in line and "3" in line for line in printed)
+        assert any("bob" in line and "5" in line for line in printed)
 
 
-async def test_backends_commands_show_what_the_router_says() -> None:
+async def test_backend_commands_print_the_answers() -> None:
     async with scripted_router() as router:
         router.answers = {
             "Broadcast": lambda _: BroadcastResponse(message_id="m1", position=at(4), connections=2),
@@ -232,11 +232,11 @@ async def test_backends_commands_show_what_the_router_says() -> None:
         }
         at_router = ("--router", router.address)
         assert await run("broadcast", "hello", *at_router) == (0, ["m1  position 4, 2 connected"], [])
-        _, shown, _ = await run("history", "--agent", "echo", *at_router)
-        assert any("hello" in line and "agent" in line for line in shown)
-        assert router.asked[-1].address.agent == "echo"
-        _, shown, _ = await run("connections", *at_router)
-        assert any("c1" in line and "alice" in line for line in shown)
+        _, printed, _ = await run("history", "--agent", "echo", *at_router)
+        assert any("hello" in line and "agent" in line for line in printed)
+        assert router.requests[-1].address.agent == "echo"
+        _, printed, _ = await run("connections", *at_router)
+        assert any("c1" in line and "alice" in line for line in printed)
         router.answers["Broadcast"] = lambda _: catalogue.UNKNOWN_TENANT
         code, _, err = await run("broadcast", "hello", *at_router)
         assert (code, len(err)) == (1, 1)

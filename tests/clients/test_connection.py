@@ -1,4 +1,4 @@
-"""What a client does on one connection."""
+"""A client on one connection."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ async def test_send_returns_the_ack() -> None:
         assert (ack.message_id, ack.position, ack.address) == ("m1", at(1), ALICE)
 
 
-async def test_a_refused_message_raises_the_refusal_and_the_connection_goes_on() -> None:
+async def test_a_rejected_message_raises_refused_and_the_connection_stays() -> None:
     async with scripted_edge() as edge, connected(edge, edge.client()) as (client, side):
         sending = asyncio.create_task(client.send("hello", id="x"))
         await side.read()
         error = ErrorFrame(id="x", code="OVERLOADED", message="Too much", retryable=True, retry_after_ms=7)
-        await side.say(error=error)
+        await side.send(error=error)
         with pytest.raises(Refused, match="Too much") as refused:
             await sending
         assert (refused.value.code, refused.value.retryable, refused.value.retry_after_ms) == (
@@ -66,45 +66,45 @@ async def test_a_refused_message_raises_the_refusal_and_the_connection_goes_on()
         assert client.state == "connected"
 
 
-async def test_a_message_without_answer_times_out() -> None:
+async def test_a_message_without_an_answer_times_out() -> None:
     async with scripted_edge() as edge, connected(edge, edge.client()) as (client, _):
         with pytest.raises(TimedOut):
             await client.send("hello", timeout_s=0.01)
 
 
-async def test_a_frame_that_the_edge_would_close_the_connection_for_is_refused_here() -> None:
+async def test_a_frame_over_the_limit_of_the_edge_is_rejected_by_the_client() -> None:
     async with scripted_edge() as edge, connected(edge, edge.client()) as (client, _):
         with pytest.raises(Refused) as refused:
             await client.send("x" * (1 << 20))
         assert refused.value.code == "FRAME_TOO_LARGE"
 
 
-async def test_messages_are_yielded_in_order_and_positions_follow_what_was_taken() -> None:
+async def test_messages_are_yielded_in_order_and_positions_follow_the_application() -> None:
     async with scripted_edge() as edge, connected(edge, edge.client()) as (client, side):
         for seq in (1, 2, 3):
-            await side.say(message=message(seq))
+            await side.send(message=message(seq))
         heard = aiter(client)
         assert [text_of(await anext(heard)) for _ in range(2)] == ["text 1", "text 2"]
         assert [each.position for each in client.positions] == [at(2)]
 
 
-async def test_a_message_that_comes_twice_is_yielded_once() -> None:
+async def test_a_repeated_message_is_yielded_once() -> None:
     async with scripted_edge() as edge, connected(edge, edge.client()) as (client, side):
         for seq in (1, 1, 2):
-            await side.say(message=message(seq))
+            await side.send(message=message(seq))
         heard = aiter(client)
         assert [(await anext(heard)).position.seq for _ in range(2)] == [1, 2]
 
 
 async def test_signals_and_reads_are_events_and_not_messages() -> None:
     async with scripted_edge() as edge, connected(edge, edge.client()) as (client, side):
-        await side.say(signal=SignalFrame(name="typing", user="bob"))
-        await side.say(read=ReadFrame(position=at(4), user="bob"))
+        await side.send(signal=SignalFrame(name="typing", user="bob"))
+        await side.send(read=ReadFrame(position=at(4), user="bob"))
         events = client.events()
         assert await anext(events) == SignalFrame(name="typing", user="bob")
         assert await anext(events) == ReadFrame(position=at(4), user="bob")
-        await side.say(signal=SignalFrame(name="typing", user="bob"))
-        await side.say(message=message(1))
+        await side.send(signal=SignalFrame(name="typing", user="bob"))
+        await side.send(message=message(1))
         assert (await anext(aiter(client))).id == "m1"
 
 
@@ -122,14 +122,14 @@ async def test_groups_are_joined_and_left() -> None:
         joining = asyncio.create_task(client.subscribe("team"))
         frame = (await side.read()).subscribe
         assert frame.conversation.id == "team"
-        await side.say(subscribed=SubscribedFrame(id=frame.id, address=TEAM, position=at(5)))
+        await side.send(subscribed=SubscribedFrame(id=frame.id, address=TEAM, position=at(5)))
         assert (await joining).position == at(5)
-        await side.say(message=message(6, to=TEAM))
+        await side.send(message=message(6, to=TEAM))
         await anext(aiter(client))
         assert {each.position.seq for each in client.positions} == {0, 6}
         leaving = asyncio.create_task(client.unsubscribe("group:team"))
         frame_id = (await side.read()).unsubscribe.id
-        await side.say(unsubscribed=UnsubscribedFrame(id=frame_id, address=TEAM))
+        await side.send(unsubscribed=UnsubscribedFrame(id=frame_id, address=TEAM))
         await leaving
         assert {each.position.seq for each in client.positions} == {0}
 
@@ -140,36 +140,36 @@ async def test_history_and_ping_are_answered() -> None:
         reading = asyncio.create_task(client.read_history(after=at(2), limit=10))
         frame = (await side.read()).history
         assert (frame.after.seq, frame.limit) == (2, 10)
-        await side.say(history=HistoryPageFrame(id=frame.id, messages=[message(3)], more=True))
+        await side.send(history=HistoryPageFrame(id=frame.id, messages=[message(3)], more=True))
         page = await reading
         assert ([each.id for each in page.messages], page.more) == (["m3"], True)
         pinging = asyncio.create_task(client.ping())
         frame_id = (await side.read()).ping.id
         time.advance(0.5)
-        await side.say(pong=PongFrame(id=frame_id))
+        await side.send(pong=PongFrame(id=frame_id))
         assert await pinging == 0.5
 
 
-async def test_reading_stops_while_the_application_does_not_take() -> None:
+async def test_reading_stops_while_the_inbox_is_full() -> None:
     settings = ClientSettings(inbox_max_items=2)
     async with scripted_edge() as edge, connected(edge, edge.client(settings=settings)) as (client, side):
         for seq in range(1, 50):
-            await side.say(message=message(seq))
+            await side.send(message=message(seq))
         heard = aiter(client)
         for seq in range(1, 50):
             assert (await anext(heard)).position.seq == seq
             assert len(client._runtime.inbox) <= 2
 
 
-async def test_closing_ends_iteration_fails_what_waits_and_leaves_no_task() -> None:
+async def test_closing_ends_iteration_fails_pending_requests_and_leaves_no_task() -> None:
     before = asyncio.all_tasks()
     async with scripted_edge() as edge, connected(edge, edge.client()) as (client, side):
         sending = asyncio.create_task(client.send("hello"))
         await side.read()
-        await side.say(message=message(1))
+        await side.send(message=message(1))
         closing = asyncio.create_task(client.close())
         assert (await side.read()).HasField("disconnect")
-        await side.say(closing=ClosingFrame(code=1000, reason="DISCONNECTED"))
+        await side.send(closing=ClosingFrame(code=1000, reason="DISCONNECTED"))
         await side.close(1000)
         await closing
         with pytest.raises(OutcomeUnknown) as unknown:
@@ -192,9 +192,9 @@ async def test_cancelling_the_body_leaves_no_task() -> None:
                     pass
 
         running = asyncio.create_task(body())
-        side = await edge.accepted()
+        side = await edge.accept()
         await side.welcome()
-        await side.say(message=message(1))
+        await side.send(message=message(1))
         running.cancel()
         await asyncio.wait({running})
         assert running.cancelled()
@@ -207,11 +207,11 @@ async def test_a_cancelled_iteration_loses_nothing() -> None:
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.wait({waiting})
-        await side.say(message=message(1))
+        await side.send(message=message(1))
         assert (await anext(aiter(client))).id == "m1"
 
 
-async def test_nobody_there_is_unreachable() -> None:
+async def test_an_absent_edge_is_unreachable() -> None:
     async with scripted_edge() as edge:
         url = edge.url
     client = edge.client(url=url, settings=ClientSettings(open_timeout_s=0))
@@ -220,7 +220,7 @@ async def test_nobody_there_is_unreachable() -> None:
 
 
 @pytest.mark.parametrize("body", ["", "<html>", "[]", '{"details": 1}', '{"details": [1, {"@type": 2}]}'])
-async def test_an_http_refusal_that_is_not_the_edges_is_raised_with_its_status(body: str) -> None:
+async def test_an_http_error_of_another_server_is_raised_with_its_status(body: str) -> None:
     def refuse(socket: ServerConnection, request: Request) -> Response:
         return socket.respond(HTTPStatus.FORBIDDEN, body)
 
@@ -230,11 +230,11 @@ async def test_an_http_refusal_that_is_not_the_edges_is_raised_with_its_status(b
         assert (refused.value.code, refused.value.retryable) == ("HTTP_403", False)
 
 
-async def test_a_refusal_by_close_code_is_raised_from_opening() -> None:
+async def test_a_close_code_that_is_final_is_raised_from_open() -> None:
     async with scripted_edge() as edge:
         opening = asyncio.create_task(edge.client().open())
-        side = await edge.accepted()
-        await side.say(
+        side = await edge.accept()
+        await side.send(
             closing=ClosingFrame(code=4504, reason="UNKNOWN_TENANT", message="Tenant demo does not exist")
         )
         await side.close(4504)
@@ -243,17 +243,17 @@ async def test_a_refusal_by_close_code_is_raised_from_opening() -> None:
         assert (closed.value.code, closed.value.reason) == (4504, "UNKNOWN_TENANT")
 
 
-async def test_nothing_that_is_not_kept_is_taken_while_disconnected() -> None:
+async def test_a_signal_is_unreachable_while_disconnected() -> None:
     time = FakeTime()
     async with scripted_edge() as edge, connected(edge, edge.client(time)) as (client, side):
-        side.break_off()
-        await edge.accepted()
+        side.abort()
+        await edge.accept()
         with pytest.raises(Unreachable):
             await client.signal("typing")
 
 
 @pytest.mark.parametrize("url", ["http://x", "ws:", "localhost:8080"])
-async def test_a_url_that_is_no_edges_is_refused_at_once(url: str) -> None:
+async def test_a_url_without_ws_scheme_or_host_raises_value_error(url: str) -> None:
     async with scripted_edge() as edge:
         with pytest.raises(ValueError, match="begins with ws://"):
             edge.client(url=url)

@@ -1,4 +1,4 @@
-"""The example agent: what it knows by itself, and what it makes of a model's stream."""
+"""The streaming example agent: its own answers, and those of a model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def event(**delta: Any) -> bytes:
 
 
 class ModelServer:
-    """Speaks HTTP on a real socket; each request is answered with the bytes that the test has set."""
+    """An HTTP server on a real socket that answers each request with the bytes a test chooses."""
 
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
@@ -88,7 +88,7 @@ async def model_server() -> AsyncIterator[ModelServer]:
 
 @asynccontextmanager
 async def agent(*arguments: str) -> AsyncIterator[StreamSide]:
-    """The example, attached; cancels it."""
+    """Runs the example, attached to a scripted router."""
     async with scripted_router() as router:
         router.answers["ListMessages"] = lambda _: ListMessagesResponse(
             messages=[said_by_agent(1, "earlier")]
@@ -112,10 +112,10 @@ async def ask(side: StreamSide) -> None:
 
 
 async def answer(side: StreamSide) -> tuple[Any, list[Any]]:
-    """The end of the reply, and its deltas."""
+    """Reads the reply to its end; returns the end and the deltas."""
     await ask(side)
-    await side.opened()
-    end = await side.ended()
+    await side.open_reply()
+    end = await side.end_reply()
     return end, [delta for each in side._unread["deltas"] for delta in each.deltas]
 
 
@@ -123,7 +123,7 @@ def text(deltas: list[Any]) -> str:
     return "".join(each.text for each in deltas)
 
 
-async def test_a_models_words_are_streamed_whatever_packets_they_come_in() -> None:
+async def test_words_of_a_model_are_streamed_however_they_are_split() -> None:
     async with model_server() as model, agent("--base-url", model.url, "--api-key", "k") as side:
         stream = (
             b": keep alive\n\n"
@@ -164,7 +164,7 @@ async def test_a_models_words_are_streamed_whatever_packets_they_come_in() -> No
         ("200 OK", event(content="so"), "ended its answer early"),
     ],
 )
-async def test_what_goes_wrong_at_the_model_is_told_to_the_readers(
+async def test_a_failure_of_the_model_is_reported_to_the_readers(
     status: str, body: bytes, expected: str
 ) -> None:
     async with model_server() as model, agent("--base-url", model.url) as side:
@@ -174,7 +174,7 @@ async def test_what_goes_wrong_at_the_model_is_told_to_the_readers(
         assert expected in end.error.message
 
 
-async def test_a_model_that_breaks_off_or_is_not_there_fails_the_reply() -> None:
+async def test_a_model_that_disconnects_or_is_absent_fails_the_reply() -> None:
     async with model_server() as model, agent("--base-url", model.url) as side:
         model.body = [event(content="so far"), b""]
         end, deltas = await answer(side)
@@ -184,29 +184,29 @@ async def test_a_model_that_breaks_off_or_is_not_there_fails_the_reply() -> None
         assert "connection to the model server failed" in end.error.message
 
 
-async def test_a_cancel_hangs_up_on_the_model() -> None:
+async def test_a_cancel_closes_the_connection_to_the_model() -> None:
     async with model_server() as model, agent("--base-url", model.url) as side:
         model.body, model.hangs = [event(content="so far")], True
         await ask(side)
-        await side.opened()
-        await side.heard("so far")
+        await side.open_reply()
+        await side.read_text("so far")
         await side.write(AttachResponse(cancelled=[1]))
-        assert (await side.ended()).state == MESSAGE_STATE_CANCELLED
+        assert (await side.end_reply()).state == MESSAGE_STATE_CANCELLED
         await model.left.wait()
-        await side.until("settlements")
+        await side.read_until("settlements")
 
 
-async def test_an_answer_that_broke_off_is_gone_on_with() -> None:
+async def test_an_interrupted_answer_is_continued() -> None:
     async with model_server() as model, agent("--base-url", model.url) as side:
         model.body = [event(content=" the rest"), b"data: [DONE]\n\n"]
         await ask(side)
-        await side.opened("Once", next_index=4)
-        await side.heard(" the rest")
+        await side.open_reply("Once", next_index=4)
+        await side.read_text(" the rest")
         assert model.requests[0]["messages"][-2] == {"role": "assistant", "content": "Once"}
-        await side.ended()
+        await side.end_reply()
 
 
-# What it knows by itself.
+# Answers of its own.
 
 GUIDE = example.Guide(example.ROOT, 0)
 
@@ -222,22 +222,22 @@ def test_any_question_has_an_answer(question: str) -> None:
     assert example.Guide(Path("/nowhere"), 0).text(question, "x")
 
 
-async def test_a_story_begun_by_another_worker_is_told_to_its_end() -> None:
+async def test_a_story_begun_by_another_worker_is_completed() -> None:
     asked = Message(id="m1", parts=[Part(text=TextPart(text="Tell me a story"))])
     whole = GUIDE.text("Tell me a story", "m1")
-    told = [each async for each in GUIDE.answer(asked, "")]
-    assert "".join(str(each) for each in told) == whole
-    assert len(told) > 100
+    pieces = [each async for each in GUIDE.answer(asked, "")]
+    assert "".join(str(each) for each in pieces) == whole
+    assert len(pieces) > 100
     rest = [str(each) async for each in GUIDE.answer(asked, whole[:100])]
     assert whole[:100] + "".join(rest) == whole
-    anew = [str(each) async for each in GUIDE.answer(asked, "something else")]
-    assert "".join(anew).strip() == whole
+    again = [str(each) async for each in GUIDE.answer(asked, "something else")]
+    assert "".join(again).strip() == whole
 
 
-async def test_a_story_is_streamed_and_can_be_stopped() -> None:
+async def test_a_story_is_streamed_and_can_be_cancelled() -> None:
     async with agent("--pace-s", "3600") as side:
         await ask(side)
-        opening = await side.opened()
-        await side.until("deltas")
-        await side.say_ended(opening.reply, MESSAGE_STATE_CANCELLED)
-        assert (await side.until("settlements"))[0].WhichOneof("outcome") is None
+        opening = await side.open_reply()
+        await side.read_until("deltas")
+        await side.send_ended(opening.reply, MESSAGE_STATE_CANCELLED)
+        assert (await side.read_until("settlements"))[0].WhichOneof("outcome") is None

@@ -269,7 +269,7 @@ async def test_a_ticket_tells_whether_its_request_was_written() -> None:
         side = await router.stream()
         await side.read()
         side.end()
-        await time.asleep()
+        await time.wait_for_sleeper()
         unwritten = publisher.publish(broadcast_request(ALICE, "b", idempotency_key="b"))
         await publisher.__aexit__(KeyError, KeyError("x"), None)
         with pytest.raises(OutcomeUnknown, match="closed"):
@@ -350,7 +350,7 @@ async def test_stopping_a_worker_leaves_the_outcome_of_an_open_message_unknown()
                 await asyncio.Event().wait()
 
         writing = asyncio.create_task(write())
-        await side.opened()
+        await side.open_reply()
         with pytest.raises(OutcomeUnknown, match="stopped"):
             await writing
         await asyncio.wait({running})
@@ -362,8 +362,8 @@ async def test_stopping_a_worker_leaves_the_outcome_of_an_open_message_unknown()
 async def test_a_request_that_was_never_sent_is_unreachable() -> None:
     time = FakeTime()
     async with scripted_edge() as edge, connected(edge, edge.client(time)) as (client, side):
-        side.break_off()
-        await edge.accepted()
+        side.abort()
+        await edge.accept()
         with pytest.raises(Unreachable, match="no connection for the request"):
             await client.send("hello", timeout_s=0.05)
 
@@ -384,7 +384,7 @@ async def test_a_request_that_was_sent_before_a_break_times_out() -> None:
     async with scripted_edge() as edge, connected(edge, edge.client(time)) as (client, side):
         sending = asyncio.create_task(client.send("hello", timeout_s=0.3))
         await side.read()
-        side.break_off()
+        side.abort()
         with pytest.raises(TimedOut):
             await sending
 
@@ -397,8 +397,8 @@ async def test_a_request_that_was_not_sent_when_the_client_ends_raises_its_end()
         async with connected(edge, client) as (_, side):
             sent = asyncio.create_task(client.send("sent"))
             await side.read()
-            side.break_off()
-            await edge.accepted()
+            side.abort()
+            await edge.accept()
             unsent = asyncio.create_task(client.send("unsent"))
             reading = asyncio.create_task(client.read_history())
             await asyncio.sleep(0.01)
@@ -414,6 +414,6 @@ async def test_an_internal_error_of_the_edge_leaves_the_outcome_unknown() -> Non
     async with scripted_edge() as edge, connected(edge, edge.client()) as (client, side):
         sending = asyncio.create_task(client.send("hello", id="x"))
         await side.read()
-        await side.say(error=ErrorFrame(id="x", code="INTERNAL", message="it broke", retryable=True))
+        await side.send(error=ErrorFrame(id="x", code="INTERNAL", message="it broke", retryable=True))
         with pytest.raises(OutcomeUnknown, match="it broke"):
             await sending

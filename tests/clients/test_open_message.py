@@ -1,4 +1,4 @@
-"""A backend that says a message piece by piece, and changes what was said."""
+"""Messages that a backend writes piece by piece, edits and recalls."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from tests.clients.scripted_router import ScriptedRouter, scripted_router
 
 @asynccontextmanager
 async def backend(time: FakeTime | None = None) -> AsyncIterator[tuple[ScriptedRouter, Backend]]:
-    """A backend, and its router, which takes everything."""
+    """A backend and a router that accepts everything."""
     clock = (time or FakeTime()).clock
     async with scripted_router() as router, Backend(router.address, clock=clock) as ours:
         router.answers |= {
@@ -61,20 +61,20 @@ async def backend(time: FakeTime | None = None) -> AsyncIterator[tuple[ScriptedR
             yield router, ours
 
 
-def said(router: ScriptedRouter) -> str:
-    """All that was said by additions."""
-    calls = [each for each in router.asked if isinstance(each, ExtendMessageRequest)]
+def text_written(router: ScriptedRouter) -> str:
+    """The text of all deltas that were received."""
+    calls = [each for each in router.requests if isinstance(each, ExtendMessageRequest)]
     assert all((each.tenant, each.message_id, each.epoch) == ("demo", "m1", 7) for each in calls)
     return "".join(delta.text for each in calls for delta in each.deltas)
 
 
 def end(router: ScriptedRouter) -> EndMessageRequest:
-    """The last end."""
-    return [each for each in router.asked if isinstance(each, EndMessageRequest)][-1]
+    """The last end that was received."""
+    return [each for each in router.requests if isinstance(each, EndMessageRequest)][-1]
 
 
-async def _say(ours: Backend, text: str, then: Callable[[], Awaitable[object]] | None = None) -> None:
-    """Says something and does something in one block."""
+async def _write(ours: Backend, text: str, then: Callable[[], Awaitable[object]] | None = None) -> None:
+    """Writes a text and then runs a function, in one block."""
     async with ours.open_message(ALICE) as out:
         await out.write(text)
         if then is not None:
@@ -89,10 +89,10 @@ async def test_a_message_is_opened_extended_and_ended() -> None:
             await out.write("Hello, ")
             await out.write("world")
             assert (out.id, out.text) == ("m1", "Hello, world")
-        assert router.asked[0] == OpenMessageRequest(
+        assert router.requests[0] == OpenMessageRequest(
             address=ALICE, key="k", reply_to="m0", attributes={"a": "b"}, producer="p"
         )
-        assert said(router) == "Hello, world"
+        assert text_written(router) == "Hello, world"
         last = end(router)
         assert (last.state, last.epoch, last.next_index) == (MESSAGE_STATE_COMPLETE, 7, 1)
 
@@ -104,37 +104,39 @@ async def test_an_exception_ends_it_failed() -> None:
             raise LookupError("no such file")
 
         with pytest.raises(LookupError):
-            await _say(ours, "so far", fail)
+            await _write(ours, "so far", fail)
         assert (end(router).state, end(router).error.code) == (MESSAGE_STATE_FAILED, "LOOKUP_ERROR")
-        assert said(router) == "so far"
+        assert text_written(router) == "so far"
 
 
-async def test_its_lease_is_kept_while_nothing_is_written() -> None:
+async def test_the_lease_is_renewed_while_nothing_is_written() -> None:
     time = FakeTime()
     async with backend(time) as (router, ours), ours.open_message(ALICE) as out:
-        await time.asleep_for(5)
+        await time.wait_for_sleep(5)
         time.advance(5)
-        await time.asleep_for(5)
-        assert [type(each) for each in router.asked] == [OpenMessageRequest, ExtendMessageRequest]
+        await time.wait_for_sleep(5)
+        assert [type(each) for each in router.requests] == [OpenMessageRequest, ExtendMessageRequest]
         await out.write("x")
 
 
-async def test_calls_that_fail_for_now_are_made_again() -> None:
+async def test_calls_that_fail_for_now_are_repeated() -> None:
     time = FakeTime()
     time.jitter = 1.0
     async with backend(time) as (router, ours):
         take, finish = router.answers["ExtendMessage"], router.answers["EndMessage"]
         router.answers["ExtendMessage"] = lambda _: catalogue.ROUTER_UNAVAILABLE
         router.answers["EndMessage"] = lambda _: catalogue.LOG_UNAVAILABLE
-        leaving = asyncio.create_task(_say(ours, "hello"))
-        await time.asleep_for(1.1)
+        leaving = asyncio.create_task(_write(ours, "hello"))
+        await time.wait_for_sleep(1.1)
         router.answers["ExtendMessage"] = take
         time.advance(1.1)
-        await time.asleep_for(1.1)
+        await time.wait_for_sleep(1.1)
         router.answers["EndMessage"] = finish
         time.advance(1.1)
         await leaving
-        assert said(router) == "hellohellohello", "sent again as it may not be on disk; the index tells"
+        assert text_written(router) == "hellohellohello", (
+            "resent because it may not be on disk; the router drops repeated indexes"
+        )
 
 
 @pytest.mark.parametrize(
@@ -145,33 +147,35 @@ async def test_calls_that_fail_for_now_are_made_again() -> None:
         (MESSAGE_STATE_COMPLETE, Fenced),
     ],
 )
-async def test_an_end_by_others_interrupts(state: Any, raised: type[Exception]) -> None:
+async def test_an_end_by_others_interrupts_the_block(state: Any, raised: type[Exception]) -> None:
     async with backend() as (router, ours):
         router.answers["ExtendMessage"] = lambda _: catalogue.MESSAGE_ENDED
         router.answers["EndMessage"] = lambda _: EndMessageResponse(state=state)
         with pytest.raises(raised):
-            await _say(ours, "x", asyncio.Event().wait)
+            await _write(ours, "x", asyncio.Event().wait)
 
 
 @pytest.mark.parametrize(
     ("entry", "raised"), [(catalogue.PRODUCER_FENCED, Fenced), (catalogue.UNAUTHORIZED, Refused)]
 )
-async def test_a_refusal_for_good_interrupts(entry: catalogue.Entry, raised: type[Exception]) -> None:
+async def test_a_final_rejection_interrupts_the_block(
+    entry: catalogue.Entry, raised: type[Exception]
+) -> None:
     async with backend() as (router, ours):
         router.answers["ExtendMessage"] = lambda _: entry
         with pytest.raises(raised):
-            await _say(ours, "x", asyncio.Event().wait)
+            await _write(ours, "x", asyncio.Event().wait)
 
 
-async def test_what_grew_too_large_is_ended_failed() -> None:
+async def test_a_message_that_is_too_large_ends_failed() -> None:
     async with backend() as (router, ours):
         router.answers["ExtendMessage"] = lambda _: catalogue.MESSAGE_TOO_LARGE
         with pytest.raises(Refused, match="MESSAGE_TOO_LARGE"):
-            await _say(ours, "x", asyncio.Event().wait)
+            await _write(ours, "x", asyncio.Event().wait)
         assert end(router).error.code == "MESSAGE_TOO_LARGE"
 
 
-async def test_what_has_ended_is_not_opened_again() -> None:
+async def test_a_message_that_has_ended_is_not_opened_again() -> None:
     async with backend() as (router, ours):
         router.answers["OpenMessage"] = lambda _: OpenMessageResponse(
             message=Message(id="m1", state=MESSAGE_STATE_COMPLETE, next_index=3)
@@ -186,20 +190,20 @@ async def test_what_has_ended_is_not_opened_again() -> None:
                 pytest.fail("it is not run")
 
 
-async def test_closing_the_backend_ends_the_block() -> None:
+async def test_cancelling_the_block_ends_it_at_once() -> None:
     async with backend() as (_, ours):
 
-        async def say() -> None:
+        async def write_forever() -> None:
             async with ours.open_message(ALICE) as out:
                 while True:
                     await out.write("x" * 10_000)
 
-        saying = asyncio.create_task(say())
+        writing = asyncio.create_task(write_forever())
         for _ in range(20):
             await asyncio.sleep(0)
-        saying.cancel()
-        await asyncio.wait({saying})
-        assert saying.cancelled()
+        writing.cancel()
+        await asyncio.wait({writing})
+        assert writing.cancelled()
 
 
 async def test_messages_are_cancelled_edited_and_recalled() -> None:
@@ -211,7 +215,7 @@ async def test_messages_are_cancelled_edited_and_recalled() -> None:
         }
         assert await ours.cancel("demo", "m1") == MESSAGE_STATE_CANCELLED
         assert await ours.edit("demo", "m1", "better") == at(4)
-        assert router.asked[-1].parts[0].text.text == "better"
+        assert router.requests[-1].parts[0].text.text == "better"
         assert await ours.recall("demo", "m1") is None
         router.answers["RecallMessage"] = lambda _: RecallMessageResponse(position=at(5))
         assert await ours.recall("demo", "m1") == at(5)
@@ -227,8 +231,12 @@ async def test_receipts_and_dead_letters_are_read_and_replayed() -> None:
             "ReplayDeadLetters": lambda _: ReplayDeadLettersResponse(replayed=2),
         }
         page = await ours.list_receipts(ALICE, after="al", limit=2)
-        assert (page.receipts[0].user, router.asked[-1].after, router.asked[-1].page_size) == ("bob", "al", 2)
+        assert (page.receipts[0].user, router.requests[-1].after, router.requests[-1].page_size) == (
+            "bob",
+            "al",
+            2,
+        )
         letters = await ours.list_dead_letters("demo", "echo", after=3, limit=5)
         assert (letters.dead_letters[0].delivery_id, letters.more) == (4, True)
         assert await ours.replay_dead_letters("demo", "echo", [4, 5]) == 2
-        assert list(router.asked[-1].delivery_ids) == [4, 5]
+        assert list(router.requests[-1].delivery_ids) == [4, 5]

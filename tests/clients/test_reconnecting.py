@@ -1,4 +1,4 @@
-"""What a client does between connections."""
+"""A client across connections."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from trunkline_client.backoff import Backoff
 from tests.clients.scripted_edge import ALICE, TEAM, FakeTime, at, connected, message, scripted_edge
 
 
-async def test_an_unanswered_message_is_sent_again_with_the_same_id_after_resuming() -> None:
+async def test_an_unanswered_message_is_resent_with_the_same_id_after_resuming() -> None:
     async with scripted_edge() as edge, connected(edge, edge.client()) as (client, side):
-        await side.say(message=message(1))
+        await side.send(message=message(1))
         await anext(aiter(client))
         sending = asyncio.create_task(client.send("hello", id="x"))
         first = await side.read()
-        side.break_off()
-        again = await edge.accepted()
+        side.abort()
+        again = await edge.accept()
         assert again.query["resume"] == "frame"
         resume = (await again.read()).resume
         assert list(resume.positions) == [TopicPosition(address=ALICE, position=at(1))]
@@ -32,85 +32,85 @@ async def test_an_unanswered_message_is_sent_again_with_the_same_id_after_resumi
         assert client.recovered
 
 
-async def test_a_message_of_ours_that_comes_back_is_its_ack_and_is_not_yielded() -> None:
+async def test_our_own_message_in_a_replay_is_its_ack_and_is_not_yielded() -> None:
     async with scripted_edge() as edge, connected(edge, edge.client()) as (client, side):
         sending = asyncio.create_task(client.send("hello", id="x"))
         await side.read()
-        side.break_off()
-        again = await edge.accepted()
+        side.abort()
+        again = await edge.accept()
         await again.read()
         await again.welcome(0, recovered=True)
-        await again.say(message=message(1, client_id="x", author=Author(role=ROLE_USER, user="alice")))
-        await again.say(message=message(2))
+        await again.send(message=message(1, client_id="x", author=Author(role=ROLE_USER, user="alice")))
+        await again.send(message=message(2))
         assert (await sending).message_id == "m1"
         assert (await anext(aiter(client))).id == "m2"
         assert (await again.read()).message.id == "x"
         await again.ack("x", 1)
-        await again.say(message=message(3))
+        await again.send(message=message(3))
         assert (await anext(aiter(client))).id == "m3"
 
 
-async def test_groups_are_joined_again_with_their_positions_before_anything_is_sent_again() -> None:
+async def test_groups_are_rejoined_at_their_positions_before_anything_is_resent() -> None:
     async with scripted_edge() as edge, connected(edge, edge.client()) as (client, side):
         joining = asyncio.create_task(client.subscribe("team"))
         frame = (await side.read()).subscribe
-        await side.say(subscribed=SubscribedFrame(id=frame.id, address=TEAM, position=at(5)))
+        await side.send(subscribed=SubscribedFrame(id=frame.id, address=TEAM, position=at(5)))
         await joining
         sending = asyncio.create_task(client.send("hello", id="x", conversation="group:team"))
         await side.read()
-        side.break_off()
-        again = await edge.accepted()
+        side.abort()
+        again = await edge.accept()
         resume = (await again.read()).resume
         assert [each.address for each in resume.positions] == [ALICE]
         await again.welcome(0, recovered=True)
         rejoin = (await again.read()).subscribe
         assert (rejoin.conversation.id, rejoin.position) == ("team", at(5))
         assert (await again.read()).message.id == "x"
-        await again.say(
+        await again.send(
             subscribed=SubscribedFrame(id=rejoin.id, address=TEAM, position=at(5), recovered=True)
         )
-        await again.say(message=message(6, to=TEAM))
+        await again.send(message=message(6, to=TEAM))
         assert (await anext(aiter(client))).position.seq == 6
         sending.cancel()
 
 
-async def test_a_group_that_cannot_be_joined_again_is_told() -> None:
+async def test_a_group_that_cannot_be_rejoined_is_reported() -> None:
     async with scripted_edge() as edge, connected(edge, edge.client()) as (client, side):
         joining = asyncio.create_task(client.subscribe("team"))
         frame = (await side.read()).subscribe
-        await side.say(subscribed=SubscribedFrame(id=frame.id, address=TEAM, position=at(5)))
+        await side.send(subscribed=SubscribedFrame(id=frame.id, address=TEAM, position=at(5)))
         await joining
-        side.break_off()
-        again = await edge.accepted()
+        side.abort()
+        again = await edge.accept()
         await again.read()
         await again.welcome(0, recovered=True)
         rejoin = (await again.read()).subscribe
-        await again.say(error=ErrorFrame(id=rejoin.id, code="CONVERSATION_FORBIDDEN", message="no"))
+        await again.send(error=ErrorFrame(id=rejoin.id, code="CONVERSATION_FORBIDDEN", message="no"))
         left = await anext(client.events())
         assert left == GroupLeft(TEAM, "CONVERSATION_FORBIDDEN", "no")
         assert [each.address for each in client.positions] == [ALICE]
 
 
-async def test_what_could_not_be_recovered_is_told_before_what_follows() -> None:
-    told: list[MessagesLost] = []
+async def test_a_loss_is_reported_before_the_events_that_follow_it() -> None:
+    losses: list[MessagesLost] = []
     async with (
         scripted_edge() as edge,
-        connected(edge, edge.client(on_lost=told.append), seq=3) as (client, side),
+        connected(edge, edge.client(on_lost=losses.append), seq=3) as (client, side),
     ):
-        side.break_off()
-        again = await edge.accepted()
+        side.abort()
+        again = await edge.accept()
         await again.read()
         await again.welcome(9, recovered=False)
-        await again.say(message=message(10))
+        await again.send(message=message(10))
         events = client.events()
         lost = await anext(events)
         assert lost == MessagesLost((TopicPosition(address=ALICE, position=at(9)),))
-        assert told == [lost]
+        assert losses == [lost]
         assert await anext(events) == message(10)
         assert not client.recovered
 
 
-async def test_positions_of_an_earlier_client_are_resumed_from() -> None:
+async def test_a_client_resumes_from_the_positions_of_an_earlier_one() -> None:
     resume = [
         TopicPosition(address=ALICE, position=at(4)),
         TopicPosition(address=TEAM, position=at(7)),
@@ -118,7 +118,7 @@ async def test_positions_of_an_earlier_client_are_resumed_from() -> None:
     async with scripted_edge() as edge:
         client = edge.client(resume=resume)
         opening = asyncio.create_task(client.open())
-        side = await edge.accepted()
+        side = await edge.accept()
         assert [each.position for each in (await side.read()).resume.positions] == [at(4)]
         await side.welcome(4, recovered=True)
         await opening
@@ -131,46 +131,46 @@ async def test_positions_of_an_earlier_client_are_resumed_from() -> None:
 
 async def test_a_gap_makes_the_client_resume_from_before_it() -> None:
     async with scripted_edge() as edge, connected(edge, edge.client()) as (client, side):
-        await side.say(message=message(1))
-        await side.say(message=message(3))
-        again = await edge.accepted()
+        await side.send(message=message(1))
+        await side.send(message=message(3))
+        again = await edge.accept()
         assert (await again.read()).resume.positions[0].position == at(1)
         await again.welcome(1, recovered=True)
         for seq in (2, 3):
-            await again.say(message=message(seq))
+            await again.send(message=message(seq))
         heard = aiter(client)
         assert [(await anext(heard)).position.seq for _ in range(3)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("code", [1001, 1011, 1012, 1013, 4000, 4003, 4005, 4499])
-async def test_closes_that_ask_for_it_are_followed_by_a_reconnect(code: int) -> None:
+async def test_the_client_reconnects_after_a_temporary_close(code: int) -> None:
     async with scripted_edge() as edge, connected(edge, edge.client()) as (client, side):
         await side.close(code)
-        again = await edge.accepted()
+        again = await edge.accept()
         await again.read()
         await again.welcome(0, recovered=True)
-        await again.say(message=message(1))
+        await again.send(message=message(1))
         assert (await anext(aiter(client))).id == "m1"
 
 
-async def test_the_wait_that_the_edge_asks_for_is_kept() -> None:
+async def test_the_client_waits_for_as_long_as_the_edge_asks() -> None:
     time = FakeTime()
     async with scripted_edge() as edge, connected(edge, edge.client(time)) as (client, side):
-        await side.say(closing=ClosingFrame(code=1012, reason="RESTARTING", reconnect_after_ms=500))
+        await side.send(closing=ClosingFrame(code=1012, reason="RESTARTING", reconnect_after_ms=500))
         await side.close(1012)
-        await time.asleep_for(0.5)
+        await time.wait_for_sleep(0.5)
         assert client.state == "waiting"
         time.advance(0.5)
-        await edge.accepted()
+        await edge.accept()
 
 
 @pytest.mark.parametrize("code", [1009, 4500, 4501, 4999])
-async def test_closes_that_forbid_it_end_the_client(code: int) -> None:
+async def test_a_final_close_ends_the_client(code: int) -> None:
     async with scripted_edge() as edge, connected(edge, edge.client()) as (client, side):
         sending = asyncio.create_task(client.send("hello"))
         await side.read()
-        await side.say(message=message(1))
-        await side.say(closing=ClosingFrame(code=code, reason="CLOSED_BY_BACKEND", message="Go away"))
+        await side.send(message=message(1))
+        await side.send(closing=ClosingFrame(code=code, reason="CLOSED_BY_BACKEND", message="Go away"))
         await side.close(code)
         with pytest.raises(OutcomeUnknown, match="Go away") as unknown:
             await sending
@@ -183,22 +183,22 @@ async def test_closes_that_forbid_it_end_the_client(code: int) -> None:
 
 
 async def beat(time: FakeTime) -> None:
-    """Lets time pass until the next interval of the heartbeat is over."""
+    """Advances time by one heartbeat interval."""
     until = time.now + 20
     while time.now < until:
-        time.advance(await time.asleep())
+        time.advance(await time.wait_for_sleeper())
 
 
-async def test_silence_is_asked_about_and_then_taken_for_death() -> None:
+async def test_a_silent_connection_is_pinged_and_then_dropped() -> None:
     time = FakeTime()
     async with scripted_edge() as edge, connected(edge, edge.client(time)) as (_, side):
         await beat(time)
         assert (await side.read()).HasField("ping")
         await beat(time)
-        await edge.accepted()
+        await edge.accept()
 
 
-async def test_anything_heard_keeps_the_connection() -> None:
+async def test_anything_received_keeps_the_connection() -> None:
     time = FakeTime()
     async with scripted_edge() as edge, connected(edge, edge.client(time)) as (client, side):
         for _ in range(4):
@@ -208,10 +208,10 @@ async def test_anything_heard_keeps_the_connection() -> None:
         assert client.state == "connected"
 
 
-async def test_a_frame_that_cannot_be_read_makes_the_client_reconnect() -> None:
+async def test_an_undecodable_frame_makes_the_client_reconnect() -> None:
     async with scripted_edge() as edge, connected(edge, edge.client()) as (_, side):
         await side.socket.send(b"\xff\xff\xff")
-        await edge.accepted()
+        await edge.accept()
 
 
 def test_waits_grow_and_are_jittered() -> None:

@@ -1,4 +1,4 @@
-"""The session machine, without a socket or a loop."""
+"""The session: pure, without a socket or an event loop."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ from tests.clients.scripted_edge import ALICE, TEAM, at, message
 
 
 def connect(session: Session, seq: int = 0, *, recovered: bool = False) -> list[Effect]:
-    """A new connection, welcomed at a position."""
+    """Connects a session at a position."""
     session.disconnect()
     session.first_frames()
     positions = [TopicPosition(address=ALICE, position=at(seq))]
     return session.receive(ServerFrame(connected=ConnectedFrame(positions=positions, recovered=recovered)))
 
 
-def said(request_id: str) -> ClientFrame:
-    """A message of ours."""
+def message_frame(request_id: str) -> ClientFrame:
+    """A message of the client."""
     return ClientFrame(message=MessageFrame(id=request_id, parts=builders.text("hello")))
 
 
@@ -64,7 +64,7 @@ def acked(request_id: str, seq: int) -> ServerFrame:
 
 
 def ours(request_id: str, seq: int) -> Message:
-    """Our message as it comes back in a recovery."""
+    """The client's own message as a replay contains it."""
     return message(seq, client_id=request_id, author=Author(role=ROLE_USER, user="alice"))
 
 
@@ -72,7 +72,7 @@ def kinds(effects: list[Effect]) -> list[type[Any]]:
     return [type(effect) for effect in effects]
 
 
-def told(effects: list[Effect]) -> list[int]:
+def emitted(effects: list[Effect]) -> list[int]:
     return [
         each.event.position.seq
         for each in effects
@@ -81,7 +81,7 @@ def told(effects: list[Effect]) -> list[int]:
 
 
 def entries(effects: list[Effect]) -> list[int]:
-    """The places of all entries that are told."""
+    """Positions of all entries that are emitted."""
     found = []
     for each in effects:
         match each:
@@ -104,102 +104,102 @@ def test_a_new_session_resumes_nothing() -> None:
 
 def test_nothing_is_sent_before_connected() -> None:
     session = Session(ALICE)
-    assert session.request("x", said("x")) == []
-    assert connect(session)[-1] == Send(said("x"))
+    assert session.request("x", message_frame("x")) == []
+    assert connect(session)[-1] == Send(message_frame("x"))
 
 
-def test_an_id_that_waits_for_its_answer_cannot_be_used_again() -> None:
+def test_the_id_of_a_pending_request_cannot_be_reused() -> None:
     session = Session(ALICE)
-    session.request("x", said("x"))
+    session.request("x", message_frame("x"))
     with pytest.raises(ValueError, match="not answered yet"):
-        session.request("x", said("x"))
+        session.request("x", message_frame("x"))
 
 
-def test_requests_are_sent_again_in_the_order_in_which_they_were_begun() -> None:
+def test_pending_requests_are_resent_in_order() -> None:
     session = Session(ALICE)
     connect(session)
     for each in "abc":
-        session.request(each, said(each))
+        session.request(each, message_frame(each))
     session.receive(acked("b", 1))
     sent = [effect.frame.message.id for effect in connect(session, 1) if isinstance(effect, Send)]
     assert sent == ["a", "c"]
 
 
-def test_a_request_given_up_is_not_sent_again_but_its_ack_still_counts() -> None:
+def test_a_request_given_up_is_not_resent_but_its_ack_still_counts() -> None:
     session = Session(ALICE)
     connect(session)
-    session.request("x", said("x"))
+    session.request("x", message_frame("x"))
     session.give_up("x")
     assert session.receive(acked("x", 1)) == [SetPosition(ALICE, at(1))]
     assert kinds(receive(session, message(2))) == [Emit, SetPosition]
 
 
-def test_an_ack_of_our_own_counts_as_a_position() -> None:
+def test_an_ack_advances_the_position() -> None:
     session = Session(ALICE)
     connect(session)
-    session.request("x", said("x"))
+    session.request("x", message_frame("x"))
     assert kinds(session.receive(acked("x", 1))) == [CompleteRequest, SetPosition]
-    assert told(receive(session, message(2))) == [2]
+    assert emitted(receive(session, message(2))) == [2]
 
 
-def test_a_hole_is_a_gap_when_nothing_of_ours_can_fill_it() -> None:
+def test_a_hole_is_a_gap_if_no_pending_request_can_fill_it() -> None:
     session = Session(ALICE)
     connect(session)
     assert kinds(receive(session, message(2))) == [DropConnection]
     assert session.first_frames()[0].resume.positions[0].position == at(0)
 
 
-def test_a_hole_may_be_an_ack_that_is_late() -> None:
+def test_a_hole_may_be_a_late_ack() -> None:
     session = Session(ALICE)
     connect(session)
-    session.request("x", said("x"))
+    session.request("x", message_frame("x"))
     effects = receive(session, message(2), message(3))
-    assert told(effects) == [2, 3]
+    assert emitted(effects) == [2, 3]
     start = SetPosition(ALICE, Position(epoch="e1"))
-    assert effects[-1] == start, "until the ack is there, what is safe is before it"
+    assert effects[-1] == start, "the position stays before the hole until the ack arrives"
     assert session.receive(acked("x", 1))[-1] == SetPosition(ALICE, at(3))
 
 
-def test_a_hole_that_our_message_did_not_fill_is_a_gap_once_that_is_known() -> None:
+def test_a_hole_is_a_gap_once_our_message_is_rejected() -> None:
     session = Session(ALICE)
     connect(session)
-    session.request("x", said("x"))
+    session.request("x", message_frame("x"))
     receive(session, message(2))
     error = ErrorFrame(id="x", code="OVERLOADED")
     assert kinds(session.receive(ServerFrame(error=error))) == [FailRequest, DropConnection]
 
 
-def test_messages_beyond_a_hole_are_not_told_again_after_resuming() -> None:
+def test_messages_beyond_a_hole_are_emitted_once_across_a_resume() -> None:
     session = Session(ALICE)
     connect(session)
-    session.request("x", said("x"))
+    session.request("x", message_frame("x"))
     receive(session, message(2))
     connect(session, 0, recovered=True)
     effects = receive(session, ours("x", 1), message(2), message(3))
-    assert told(effects) == [3]
+    assert emitted(effects) == [3]
     assert kinds(effects)[0] is CompleteRequest
 
 
-def test_only_a_users_message_to_the_same_conversation_is_taken_for_our_own() -> None:
+def test_only_a_message_by_a_user_to_the_same_conversation_counts_as_our_own() -> None:
     session = Session(ALICE)
     connect(session)
-    session.request("x", said("x"))
+    session.request("x", message_frame("x"))
     by_agent = message(1, client_id="x")
     elsewhere = message(1, client_id="x", to=TEAM, author=Author(role=ROLE_USER))
-    assert told(receive(session, by_agent, elsewhere)) == [1, 1]
+    assert emitted(receive(session, by_agent, elsewhere)) == [1, 1]
 
 
-def test_a_log_that_begins_anew_is_told_as_a_loss() -> None:
+def test_a_new_epoch_is_reported_as_a_loss() -> None:
     session = Session(ALICE)
     connect(session, 5)
     lost, *rest = receive(session, message(1, epoch="e2"))
     start = TopicPosition(address=ALICE, position=Position(epoch="e2"))
     assert lost == Emit(MessagesLost((start,)))
-    assert told(rest) == [1]
+    assert emitted(rest) == [1]
     assert kinds(receive(session, message(3, epoch="e3"))) == [DropConnection]
 
 
-def test_messages_that_are_not_kept_have_no_position_and_are_told() -> None:
+def test_unlogged_messages_are_emitted_without_a_position() -> None:
     session = Session(ALICE)
     connect(session)
     fleeting = message(1)
@@ -207,14 +207,14 @@ def test_messages_that_are_not_kept_have_no_position_and_are_told() -> None:
     assert receive(session, fleeting) == [Emit(fleeting)]
 
 
-def test_a_refusal_of_something_without_id_is_told() -> None:
+def test_a_rejection_without_an_id_is_emitted() -> None:
     session = Session(ALICE)
     connect(session)
     error = ErrorFrame(code="NOT_SUBSCRIBED", message="no")
     assert session.receive(ServerFrame(error=error)) == [Emit(error)]
 
 
-def test_every_kind_of_server_frame_is_dealt_with() -> None:
+def test_every_kind_of_server_frame_has_a_handler() -> None:
     kinds_of_frame = {field.name for field in ServerFrame.DESCRIPTOR.oneofs_by_name["frame"].fields}
     assert set(Session(ALICE)._handlers) == kinds_of_frame
 
@@ -230,7 +230,7 @@ def joined(session: Session, seq: int) -> None:
     session.receive(ServerFrame(subscribed=SubscribedFrame(id="join", address=TEAM, position=at(seq))))
 
 
-def test_a_group_that_was_being_left_is_left_by_reconnecting() -> None:
+def test_a_reconnect_completes_leaving_a_group() -> None:
     session = Session(ALICE)
     connect(session)
     joined(session, 3)
@@ -241,7 +241,7 @@ def test_a_group_that_was_being_left_is_left_by_reconnecting() -> None:
     assert Send not in kinds(effects)
 
 
-def test_a_group_that_cannot_be_joined_for_now_makes_the_client_try_once_more() -> None:
+def test_a_temporary_rejection_of_a_rejoin_drops_the_connection() -> None:
     session = Session(ALICE)
     connect(session)
     joined(session, 3)
@@ -250,7 +250,7 @@ def test_a_group_that_cannot_be_joined_for_now_makes_the_client_try_once_more() 
     assert kinds(session.receive(ServerFrame(error=error))) == [DropConnection]
 
 
-def test_a_group_that_is_refused_for_good_is_told_and_forgotten() -> None:
+def test_a_final_rejection_of_a_rejoin_is_reported_and_forgotten() -> None:
     session = Session(ALICE)
     connect(session)
     joined(session, 3)
@@ -262,7 +262,7 @@ def test_a_group_that_is_refused_for_good_is_told_and_forgotten() -> None:
     assert Send not in kinds(connect(session))
 
 
-def test_a_groups_gap_is_told_when_joining_again_did_not_recover() -> None:
+def test_a_rejoin_that_does_not_recover_is_reported_as_a_loss() -> None:
     session = Session(ALICE)
     connect(session)
     joined(session, 3)
@@ -275,7 +275,7 @@ def test_a_groups_gap_is_told_when_joining_again_did_not_recover() -> None:
 
 
 class Router:
-    """A log with one listener, over a wire that loses whatever is on it when it breaks."""
+    """A log with one subscriber, over a wire that loses its content when it breaks."""
 
     def __init__(self) -> None:
         self.log: list[ServerFrame] = []
@@ -285,13 +285,13 @@ class Router:
         self.down: deque[ServerFrame] = deque()
         self.live = False
         self.open: Message | None = None
-        self.told: list[int] = []
+        self.emitted: list[int] = []
         self.answered: list[str] = []
         self.drops = 0
         self.asked = 0
 
     def reconnect(self) -> None:
-        """The wire breaks, and another one is made."""
+        """Breaks the wire and makes another one."""
         self.live = False
         self.session.disconnect()
         self.down.clear()
@@ -313,16 +313,16 @@ class Router:
             self.down.append(entry)
 
     def others_say(self) -> None:
-        """Somebody else's message is committed."""
+        """Commits a message of another user."""
         self._commit(ServerFrame(message=message(len(self.log) + 1)))
 
     def others_read(self) -> None:
-        """Somebody else has read something."""
+        """Commits a read position of another user."""
         read = ReadFrame(user="bob", position=at(1), at=at(len(self.log) + 1), address=ALICE)
         self._commit(ServerFrame(read=read))
 
     def others_begin(self) -> None:
-        """A message is opened, or ended where one is open."""
+        """Opens a message, or ends the open one."""
         position = at(len(self.log) + 1)
         if self.open is None:
             self.open = message(position.seq, state=MESSAGE_STATE_OPEN)
@@ -333,13 +333,13 @@ class Router:
             self._commit(ServerFrame(change=change))
 
     def ask(self) -> None:
-        """The client says something."""
+        """The client sends a message."""
         self.asked += 1
         request_id = f"r{self.asked}"
-        self.up.extend(self.session.request(request_id, said(request_id)))
+        self.up.extend(self.session.request(request_id, message_frame(request_id)))
 
     def take_up(self) -> None:
-        """The router takes one frame from the wire."""
+        """The router receives one frame."""
         if not self.up:
             return
         frame = self.up.popleft()
@@ -353,11 +353,11 @@ class Router:
         self.down.append(acked(request_id, self.ids[request_id]))
 
     def take_down(self) -> None:
-        """The client takes one frame from the wire."""
+        """The client receives one frame."""
         if not self.down:
             return
         effects = self.session.receive(self.down.popleft())
-        self.told += entries(effects)
+        self.emitted += entries(effects)
         self.answered += [effect.id for effect in effects if isinstance(effect, CompleteRequest)]
         self.up.extend(effect.frame for effect in effects if isinstance(effect, Send))
         if DropConnection in kinds(effects):
@@ -365,22 +365,22 @@ class Router:
             self.reconnect()
 
     def lose_one(self) -> None:
-        """A message that was on its way down vanishes, which must never happen."""
+        """Drops a message on its way down, which must never happen."""
         for index, frame in enumerate(self.down):
             if frame.HasField("message") and frame.message != self.open:
                 del self.down[index]
                 return
 
-    def settle(self) -> None:
-        """All that is on the wire arrives."""
+    def deliver_all(self) -> None:
+        """Delivers all frames on the wire."""
         while self.up or self.down:
             self.take_up()
             self.take_down()
 
     def check(self) -> None:
-        """Every entry of others was told once, and every request answered once."""
+        """Checks that every entry of others was emitted once and every request answered once."""
         entries = enumerate(self.log, 1)
-        assert sorted(self.told) == [seq for seq, each in entries if not each.message.client_id]
+        assert sorted(self.emitted) == [seq for seq, each in entries if not each.message.client_id]
         assert sorted(self.answered) == sorted(f"r{number + 1}" for number in range(self.asked))
 
 
@@ -389,29 +389,29 @@ STEPS = ["others_say", "others_read", "others_begin", "ask", "take_up", "take_do
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(st.sampled_from(STEPS), max_size=60))
-def test_whatever_the_wire_does_each_message_is_told_once_and_in_order(steps: list[str]) -> None:
+def test_each_entry_is_emitted_once_and_in_order_whatever_the_wire_does(steps: list[str]) -> None:
     router = Router()
     router.reconnect()
     router.take_down()
     for step in steps:
         getattr(router, step)()
-    router.settle()
+    router.deliver_all()
     router.reconnect()
-    router.settle()
+    router.deliver_all()
     router.check()
-    assert router.told == sorted(router.told)
-    assert router.drops == 0, "a router that loses nothing is never suspected"
+    assert router.emitted == sorted(router.emitted)
+    assert router.drops == 0, "no connection is dropped if nothing is lost"
 
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(st.sampled_from([*STEPS, "lose_one"]), max_size=60))
-def test_a_message_that_vanishes_is_noticed_and_had_again(steps: list[str]) -> None:
+def test_a_message_lost_on_the_wire_is_noticed_and_received_again(steps: list[str]) -> None:
     router = Router()
     router.reconnect()
     router.take_down()
     for step in steps:
         getattr(router, step)()
-    router.settle()
+    router.deliver_all()
     router.reconnect()
-    router.settle()
+    router.deliver_all()
     router.check()

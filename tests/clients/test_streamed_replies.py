@@ -1,4 +1,4 @@
-"""A worker that answers piece by piece, against a router that says what the test wants."""
+"""Streamed replies of a worker, against a scripted router."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from trunkline_client import (
 from trunkline_client.delta_buffer import MAX_KEPT_BYTES
 from trunkline_client.reader_errors import error_for_readers
 
-from tests.clients.scripted_edge import FakeTime, soon
-from tests.clients.scripted_worker import attached, settlement
+from tests.clients.scripted_edge import FakeTime, eventually
+from tests.clients.scripted_worker import attached, read_settlement
 
 
 async def test_a_reply_is_opened_extended_and_ended_before_its_delivery_is_settled() -> None:
@@ -43,7 +43,7 @@ async def test_a_reply_is_opened_extended_and_ended_before_its_delivery_is_settl
                 assert out.text == "Hello, world"
 
         await side.deliver(1)
-        opening = await side.opened()
+        opening = await side.open_reply()
         assert (opening.key, opening.delivery_id, opening.name) == ("m1", 1, "Echo")
         assert dict(opening.attributes) == {"k": "v"}
         batch = await side.read()
@@ -52,13 +52,13 @@ async def test_a_reply_is_opened_extended_and_ended_before_its_delivery_is_settl
             (0, "text"),
             (1, "reasoning"),
             (2, "part"),
-        ], "what is written together goes as one delta"
+        ], "text written together goes as one delta"
         assert deltas.deltas[0].text == "Hello, world"
         (end,) = batch.ends
         assert (end.reply, end.state, end.next_index) == (opening.reply, MESSAGE_STATE_COMPLETE, 3)
         assert not batch.settlements
-        await side.say_ended(end.reply, end.state)
-        settled = await settlement(side)
+        await side.send_ended(end.reply, end.state)
+        settled = await read_settlement(side)
         assert (settled.delivery_id, list(settled.replies), settled.WhichOneof("outcome")) == (1, [], None)
 
 
@@ -74,12 +74,12 @@ async def test_a_second_reply_to_a_message_has_a_key_of_its_own() -> None:
         await side.deliver(1)
         keys = []
         for _ in range(2):
-            keys.append((await side.opened()).key)
-            await side.ended()
+            keys.append((await side.open_reply()).key)
+            await side.end_reply()
         assert keys == ["m1", "m1/2"]
 
 
-async def test_an_exception_ends_the_reply_failed_and_the_delivery_is_done() -> None:
+async def test_an_exception_ends_the_reply_failed_and_acks_the_delivery() -> None:
     async with attached() as (worker, _, side):
 
         @worker.handler
@@ -89,18 +89,18 @@ async def test_an_exception_ends_the_reply_failed_and_the_delivery_is_done() -> 
                 raise LookupError("no such model")
 
         await side.deliver(1)
-        await side.opened()
-        end = await side.ended()
+        await side.open_reply()
+        end = await side.end_reply()
         assert (end.state, end.error.code, end.error.message, end.next_index) == (
             MESSAGE_STATE_FAILED,
             "LOOKUP_ERROR",
             "no such model",
             1,
         )
-        assert (await settlement(side)).WhichOneof("outcome") is None
+        assert (await read_settlement(side)).WhichOneof("outcome") is None
 
 
-async def test_a_handler_that_asks_for_another_attempt_leaves_its_reply_open() -> None:
+async def test_retry_later_leaves_the_reply_open() -> None:
     async with attached() as (worker, _, side):
 
         @worker.handler
@@ -110,15 +110,15 @@ async def test_a_handler_that_asks_for_another_attempt_leaves_its_reply_open() -
                 raise RetryLater(1.0, "busy")
 
         await side.deliver(1)
-        await side.opened()
+        await side.open_reply()
         batch = await side.read()
         assert [each.text for each in batch.deltas[0].deltas] == ["so far"]
         assert not batch.ends
-        settled = batch.settlements[0] if batch.settlements else await settlement(side)
+        settled = batch.settlements[0] if batch.settlements else await read_settlement(side)
         assert settled.retry.reason == "busy"
 
 
-async def test_a_rejected_message_has_a_failed_reply() -> None:
+async def test_reject_ends_the_reply_failed() -> None:
     async with attached() as (worker, _, side):
 
         @worker.handler
@@ -127,12 +127,12 @@ async def test_a_rejected_message_has_a_failed_reply() -> None:
                 raise Reject("spam")
 
         await side.deliver(1)
-        await side.opened()
-        assert (await side.ended()).error.code == "REJECT"
-        assert (await settlement(side)).reject.reason == "spam"
+        await side.open_reply()
+        assert (await side.end_reply()).error.code == "REJECT"
+        assert (await read_settlement(side)).reject.reason == "spam"
 
 
-async def test_a_cancelled_delivery_interrupts_a_handler_that_waits_for_its_model() -> None:
+async def test_a_cancelled_delivery_interrupts_a_waiting_handler() -> None:
     seen: list[str] = []
     async with attached() as (worker, _, side):
 
@@ -144,42 +144,42 @@ async def test_a_cancelled_delivery_interrupts_a_handler_that_waits_for_its_mode
             except ReplyCancelled:
                 task = asyncio.current_task()
                 assert task is not None
-                assert not task.cancelling(), "the task may go on"
+                assert not task.cancelling(), "the task is no longer being cancelled"
                 await asyncio.sleep(0)
                 seen.append("cancelled")
                 raise
 
         await side.deliver(1)
-        await side.opened()
-        await soon(lambda: worker._table._deliveries[1].replies[0].block.is_active)
+        await side.open_reply()
+        await eventually(lambda: worker._table._deliveries[1].replies[0].block.is_active)
         await side.write(AttachResponse(cancelled=[1]))
-        assert (await side.ended()).state == MESSAGE_STATE_CANCELLED
-        assert (await settlement(side)).WhichOneof("outcome") is None
+        assert (await side.end_reply()).state == MESSAGE_STATE_CANCELLED
+        assert (await read_settlement(side)).WhichOneof("outcome") is None
         assert seen == ["cancelled"]
 
 
-async def test_an_end_by_the_readers_interrupts_and_on_cancel_takes_the_place_of_that() -> None:
-    told = asyncio.Event()
+async def test_a_cancel_by_readers_interrupts_unless_on_cancel_is_given() -> None:
+    cancelled = asyncio.Event()
     seen: list[str] = []
     async with attached() as (worker, _, side):
 
         @worker.handler
         async def answer(message: Message) -> None:
-            async with worker.reply(message, on_cancel=told.set) as out:
-                await told.wait()
+            async with worker.reply(message, on_cancel=cancelled.set) as out:
+                await cancelled.wait()
                 with pytest.raises(ReplyCancelled):
                     await out.write("more")
                 seen.append("went on")
 
         await side.deliver(1)
-        opening = await side.opened()
-        await soon(lambda: worker._table._deliveries[1].replies[0].block.is_active)
-        await side.say_ended(opening.reply, MESSAGE_STATE_CANCELLED)
-        assert (await settlement(side)).WhichOneof("outcome") is None
+        opening = await side.open_reply()
+        await eventually(lambda: worker._table._deliveries[1].replies[0].block.is_active)
+        await side.send_ended(opening.reply, MESSAGE_STATE_CANCELLED)
+        assert (await read_settlement(side)).WhichOneof("outcome") is None
         assert seen == ["went on"]
 
 
-async def test_nobody_wants_a_reply_any_longer_before_it_was_opened() -> None:
+async def test_a_reply_can_be_cancelled_before_it_is_open() -> None:
     gate = asyncio.Event()
     async with attached() as (worker, _, side):
 
@@ -193,15 +193,15 @@ async def test_nobody_wants_a_reply_any_longer_before_it_was_opened() -> None:
 
         await side.deliver(1, 2)
         await side.write(AttachResponse(cancelled=[1, 2, 3]))
-        await soon(lambda: worker._table._deliveries and worker._table._deliveries[2].cancelled)
+        await eventually(lambda: worker._table._deliveries and worker._table._deliveries[2].cancelled)
         gate.set()
-        settled = await side.until("settlements")
+        settled = await side.read_until("settlements")
         while len(settled) < 2:
-            settled += await side.until("settlements")
+            settled += await side.read_until("settlements")
         assert {each.delivery_id: len(each.replies) for each in settled} == {1: 0, 2: 1}
 
 
-async def test_a_reply_that_grew_too_large_says_so_and_fails() -> None:
+async def test_a_reply_that_is_too_large_ends_failed() -> None:
     async with attached() as (worker, _, side):
 
         @worker.handler
@@ -211,15 +211,15 @@ async def test_a_reply_that_grew_too_large_says_so_and_fails() -> None:
                 await asyncio.Event().wait()
 
         await side.deliver(1)
-        opening = await side.opened()
-        await side.until("deltas")
+        opening = await side.open_reply()
+        await side.read_until("deltas")
         error = Error(code="MESSAGE_TOO_LARGE", message="it would grow beyond 1 MiB")
         await side.write(AttachResponse(progress=[ReplyProgress(reply=opening.reply, error=error)]))
-        assert (await side.ended()).error.code == "MESSAGE_TOO_LARGE"
-        assert (await settlement(side)).WhichOneof("outcome") is None
+        assert (await side.end_reply()).error.code == "MESSAGE_TOO_LARGE"
+        assert (await read_settlement(side)).WhichOneof("outcome") is None
 
 
-async def test_an_opening_that_is_refused_fails_the_handler() -> None:
+async def test_a_rejected_opening_fails_the_handler() -> None:
     async with attached() as (worker, _, side):
 
         @worker.handler
@@ -228,13 +228,13 @@ async def test_an_opening_that_is_refused_fails_the_handler() -> None:
                 pytest.fail("it is not run")
 
         await side.deliver(1)
-        (opening,) = await side.until("opens")
+        (opening,) = await side.read_until("opens")
         error = Error(code="TOO_MANY_OPEN_MESSAGES", message="no", retryable=True)
         await side.write(AttachResponse(opened=[ReplyOpened(reply=opening.reply, error=error)]))
-        assert "TOO_MANY_OPEN_MESSAGES" in (await settlement(side)).retry.reason
+        assert "TOO_MANY_OPEN_MESSAGES" in (await read_settlement(side)).retry.reason
 
 
-async def test_an_end_that_cannot_be_taken_now_is_sent_again() -> None:
+async def test_an_end_rejected_for_now_is_resent() -> None:
     time = FakeTime()
     async with attached(time) as (worker, _, side):
 
@@ -244,16 +244,16 @@ async def test_an_end_that_cannot_be_taken_now_is_sent_again() -> None:
                 pass
 
         await side.deliver(1)
-        await side.opened()
-        (end,) = await side.until("ends")
+        await side.open_reply()
+        (end,) = await side.read_until("ends")
         error = Error(code="LOG_UNAVAILABLE", message="not now", retryable=True)
         await side.write(AttachResponse(ended=[ReplyEnded(reply=end.reply, error=error)]))
         await side.deliver(2)
-        await side.until("opens")
-        await time.asleep_for(10)
+        await side.read_until("opens")
+        await time.wait_for_sleep(10)
         time.advance(10)
-        await side.ended()
-        await settlement(side)
+        await side.end_reply()
+        await read_settlement(side)
 
 
 async def test_writing_waits_while_too_much_is_not_on_disk() -> None:
@@ -269,17 +269,17 @@ async def test_writing_waits_while_too_much_is_not_on_disk() -> None:
                     written += 1
 
         await side.deliver(1)
-        opening = await side.opened()
+        opening = await side.open_reply()
         size = 0
         last = 0
         while size < MAX_KEPT_BYTES:
-            for each in await side.until("deltas"):
+            for each in await side.read_until("deltas"):
                 size += each.ByteSize()
                 last = each.deltas[-1].index
         assert written < 40
         progress = ReplyProgress(reply=opening.reply, next_index=last + 1, durable_index=last + 1)
         await side.write(AttachResponse(progress=[progress]))
-        await side.until("deltas")
+        await side.read_until("deltas")
 
 
 async def test_a_timeout_around_a_reply_ends_it_failed() -> None:
@@ -294,12 +294,12 @@ async def test_a_timeout_around_a_reply_ends_it_failed() -> None:
                 await asyncio.Event().wait()
 
         await side.deliver(1)
-        await side.opened()
-        end = await side.ended()
+        await side.open_reply()
+        end = await side.end_reply()
         assert (end.state, end.error.code) == (MESSAGE_STATE_FAILED, "INTERRUPTED")
 
 
-async def test_a_reply_that_was_left_while_it_was_opened_does_not_stay_open() -> None:
+async def test_a_reply_left_while_opening_does_not_stay_open() -> None:
     tasks: list[asyncio.Task[Any]] = []
     async with attached() as (worker, _, side):
 
@@ -316,16 +316,16 @@ async def test_a_reply_that_was_left_while_it_was_opened_does_not_stay_open() ->
             return "too slow"
 
         await side.deliver(1)
-        (opening,) = await side.until("opens")
+        (opening,) = await side.read_until("opens")
         tasks[0].cancel()
-        await soon(lambda: worker._table._deliveries[1].settlement)
-        await side.say_opened(opening.reply)
-        end = await side.ended()
+        await eventually(lambda: worker._table._deliveries[1].settlement)
+        await side.send_opened(opening.reply)
+        end = await side.end_reply()
         assert (end.state, end.error.code) == (MESSAGE_STATE_FAILED, "INTERRUPTED")
-        assert (await settlement(side)).replies[0].parts[0].text.text == "too slow"
+        assert (await read_settlement(side)).replies[0].parts[0].text.text == "too slow"
 
 
-def test_what_readers_are_told_of_an_exception() -> None:
+def test_readers_get_the_name_and_text_of_an_exception() -> None:
     class HTTPStatusError(Exception):
         pass
 

@@ -1,4 +1,4 @@
-"""How a client shows its token, and what it does when that expires or is refused."""
+"""Tokens of a client: presented, refreshed, expired and rejected."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tests.clients.scripted_edge import (
 
 
 def tokens() -> Any:
-    """Gives t1, t2, …"""
+    """A token source that returns t1, t2, …"""
     numbers = count(1)
 
     async def token() -> str:
@@ -50,14 +50,14 @@ def tokens() -> Any:
 
 
 def at_s(time: FakeTime, seconds: float) -> Timestamp:
-    """So far from now, as the edge tells it."""
+    """A time this many seconds from now."""
     stamp = Timestamp()
     stamp.FromMilliseconds(round((EPOCH_S + time.now + seconds) * 1000))
     return stamp
 
 
 def refusing(*reasons: catalogue.Refused) -> Callable[[ServerConnection, Request], Response | None]:
-    """An edge that answers one handshake after another so, as an edge does, and then takes the next."""
+    """Rejects one handshake for each reason, and accepts those that follow."""
     left = list(reasons)
 
     def answer(socket: ServerConnection, request: Request) -> Response | None:
@@ -74,65 +74,65 @@ def refusing(*reasons: catalogue.Refused) -> Callable[[ServerConnection, Request
 
 
 async def expire(side: EdgeSide) -> None:
-    """The edge ends a connection as its token has expired."""
+    """Closes a connection because its token has expired."""
     reason = catalogue.TOKEN_EXPIRED
-    await side.say(closing=ClosingFrame(code=4002, reason=reason.code, message=reason.sentence()))
+    await side.send(closing=ClosingFrame(code=4002, reason=reason.code, message=reason.sentence()))
     await side.close(4002)
 
 
-async def test_another_token_is_shown_in_good_time_again_and_again() -> None:
+async def test_a_fresh_token_is_presented_before_each_expiry() -> None:
     time = FakeTime()
     async with scripted_edge() as edge:
         client = edge.client(time, token=tokens())
         async with connected(edge, client, expires_at=at_s(time, 1000), heartbeat_s=10_000) as (_, side):
             assert side.token == "t1"
-            await time.asleep_for(800)
+            await time.wait_for_sleep(800)
             time.advance(800)
             first = (await side.read()).auth
             assert first.token == "t2"
-            await side.say(authorized=AuthorizedFrame(id=first.id, expires_at=at_s(time, 100)))
-            await time.asleep_for(80)
+            await side.send(authorized=AuthorizedFrame(id=first.id, expires_at=at_s(time, 100)))
+            await time.wait_for_sleep(80)
             time.advance(80)
             second = (await side.read()).auth
             assert second.token == "t3"
             assert second.id != first.id
 
 
-async def test_a_refused_renewal_leaves_all_as_it_is_until_the_token_expires() -> None:
+async def test_a_rejected_token_changes_nothing_until_the_current_one_expires() -> None:
     time = FakeTime()
     async with scripted_edge() as edge:
         client = edge.client(time, token=tokens())
         async with connected(edge, client, expires_at=at_s(time, 1000), heartbeat_s=10_000) as (_, side):
-            await time.asleep_for(800)
+            await time.wait_for_sleep(800)
             time.advance(800)
             auth = (await side.read()).auth
-            await side.say(error=ErrorFrame(id=auth.id, code="FORBIDDEN", message="another user's"))
-            await side.say(message=message(1))
+            await side.send(error=ErrorFrame(id=auth.id, code="FORBIDDEN", message="another user's"))
+            await side.send(message=message(1))
             events = client.events()
             assert await anext(events) == message(1)
             await expire(side)
-            again = await edge.accepted()
+            again = await edge.accept()
             assert again.token == "t3"
             await again.read()
             await again.welcome(1, recovered=True)
-            await again.say(message=message(2))
+            await again.send(message=message(2))
             assert await anext(events) == message(2)
 
 
-async def test_a_group_that_another_token_does_not_allow_is_told() -> None:
+async def test_a_group_that_a_new_token_forbids_is_reported() -> None:
     async with scripted_edge() as edge, connected(edge, edge.client(token=tokens())) as (client, side):
         joining = asyncio.create_task(client.subscribe("team"))
         frame = (await side.read()).subscribe
-        await side.say(subscribed=SubscribedFrame(id=frame.id, address=TEAM, position=at(5)))
+        await side.send(subscribed=SubscribedFrame(id=frame.id, address=TEAM, position=at(5)))
         await joining
-        await side.say(unsubscribed=UnsubscribedFrame(address=TEAM))
+        await side.send(unsubscribed=UnsubscribedFrame(address=TEAM))
         left = await anext(client.events())
         assert isinstance(left, GroupLeft)
         assert (left.address, left.code) == (TEAM, "FORBIDDEN")
         assert [each.address for each in client.positions] == [ALICE]
 
 
-async def test_a_token_that_cannot_be_had_in_time_is_asked_for_again() -> None:
+async def test_a_failing_token_source_is_called_again() -> None:
     time = FakeTime()
     numbers = count(1)
 
@@ -145,14 +145,14 @@ async def test_a_token_that_cannot_be_had_in_time_is_asked_for_again() -> None:
     async with scripted_edge() as edge:
         client = edge.client(time, token=token)
         async with connected(edge, client, expires_at=at_s(time, 1000), heartbeat_s=10_000) as (_, side):
-            await time.asleep_for(800)
+            await time.wait_for_sleep(800)
             time.advance(800)
-            await time.asleep_for(160)
+            await time.wait_for_sleep(160)
             time.advance(160)
             assert (await side.read()).auth.token == "t3"
 
 
-async def test_a_client_with_nothing_but_one_token_ends_with_it() -> None:
+async def test_a_client_with_a_fixed_token_ends_with_it() -> None:
     time = FakeTime()
     async with scripted_edge() as edge:
         client = edge.client(time, token="a.b.c")
@@ -164,14 +164,14 @@ async def test_a_client_with_nothing_but_one_token_ends_with_it() -> None:
             assert 800 not in time.waits
 
 
-async def test_a_token_that_has_expired_before_the_handshake_ends_a_client_with_no_other() -> None:
+async def test_a_fixed_token_that_expired_before_the_handshake_ends_the_client() -> None:
     async with scripted_edge(process_request=refusing(catalogue.TOKEN_EXPIRED.refused())) as edge:
         with pytest.raises(Refused, match="has expired") as refused:
             await edge.client(token="a.b.c").open()
         assert refused.value.code == "TOKEN_EXPIRED"
 
 
-async def test_a_token_that_has_expired_before_the_handshake_is_followed_by_a_new_one() -> None:
+async def test_a_token_that_expired_before_the_handshake_is_replaced() -> None:
     async with scripted_edge(process_request=refusing(catalogue.TOKEN_EXPIRED.refused())) as edge:
         client = edge.client(token=tokens())
         async with connected(edge, client) as (_, side):
@@ -188,43 +188,45 @@ FINAL = [
 
 
 @pytest.mark.parametrize("reason", FINAL, ids=lambda reason: reason.entry.code)
-async def test_a_refusal_by_status_is_raised_in_the_catalogues_words(reason: catalogue.Refused) -> None:
+async def test_a_rejected_handshake_is_raised_in_the_catalogue_words(
+    reason: catalogue.Refused,
+) -> None:
     async with scripted_edge(process_request=refusing(reason)) as edge:
         with pytest.raises(Refused, match=re.escape(str(reason))) as refused:
             await edge.client(token=tokens()).open()
         assert (refused.value.code, refused.value.retryable) == (reason.entry.code, False)
 
 
-async def test_a_refusal_that_passes_is_tried_again_when_it_says() -> None:
+async def test_a_temporary_rejection_is_retried_after_its_delay() -> None:
     time = FakeTime()
     reason = catalogue.TOO_MANY_CONNECTS.refused(retry_after_ms=1500, limit="5")
     async with scripted_edge(process_request=refusing(reason)) as edge:
         opening = asyncio.create_task(edge.client(time).open())
-        await time.asleep_for(1.5)
+        await time.wait_for_sleep(1.5)
         time.advance(1.5)
-        await edge.accepted()
+        await edge.accept()
         opening.cancel()
 
 
 @pytest.mark.parametrize("code", [4006, 4007])
-async def test_where_there_are_too_many_the_client_comes_again_when_it_is_told(code: int) -> None:
+async def test_after_too_many_connections_the_client_returns_when_asked(code: int) -> None:
     time = FakeTime()
     async with scripted_edge() as edge:
         client = edge.client(time)
         opening = asyncio.create_task(client.open())
-        side = await edge.accepted()
-        await side.say(closing=ClosingFrame(code=code, message="Too many", reconnect_after_ms=5000))
+        side = await edge.accept()
+        await side.send(closing=ClosingFrame(code=code, message="Too many", reconnect_after_ms=5000))
         await side.close(code)
-        await time.asleep_for(5.0)
+        await time.wait_for_sleep(5.0)
         time.advance(5.0)
-        again = await edge.accepted()
+        again = await edge.accept()
         await again.welcome()
         await opening
         edge.end()
         await client.close()
 
 
-async def test_a_client_that_gets_no_token_at_all_is_unreachable() -> None:
+async def test_a_client_without_any_token_is_unreachable() -> None:
     async def token() -> str:
         raise OSError("the identity provider is away")
 
@@ -234,7 +236,7 @@ async def test_a_client_that_gets_no_token_at_all_is_unreachable() -> None:
             await client.open()
 
 
-async def test_a_token_takes_the_place_of_another_authorization() -> None:
+async def test_a_token_replaces_another_authorization_header() -> None:
     async with scripted_edge() as edge:
         settings = ClientSettings(headers={"authorization": "Basic eA==", "X-Room": "1"})
         async with connected(edge, edge.client(token="a.b.c", settings=settings)) as (_, side):
@@ -245,7 +247,7 @@ async def test_a_token_takes_the_place_of_another_authorization() -> None:
 
 
 @given(st.floats(min_value=-1e9, max_value=1e9))
-def test_a_renewal_comes_before_the_end_and_not_at_once(left_s: float) -> None:
+def test_a_token_is_refreshed_before_its_end_and_not_at_once(left_s: float) -> None:
     wait_s = refresh_delay_s(left_s)
     if left_s <= 0:
         assert wait_s is None

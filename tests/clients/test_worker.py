@@ -1,4 +1,4 @@
-"""A worker against a router that says what the test wants."""
+"""A worker against a scripted router."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trunkline.v1.error_pb2 import Error
 from trunkline_client import Handler, Message, Refused, Reject, Reply, RetryLater, Worker, text, text_of
 from trunkline_client.settlement import settlement_for_result
 
-from tests.clients.scripted_edge import FakeTime, soon
+from tests.clients.scripted_edge import FakeTime, eventually
 from tests.clients.scripted_router import ScriptedRouter, StreamSide, scripted_router
 
 
@@ -29,7 +29,7 @@ def worker_of(router: ScriptedRouter, time: FakeTime | None = None, **options: A
 async def attached(
     handler: Handler, time: FakeTime | None = None
 ) -> AsyncIterator[tuple[ScriptedRouter, StreamSide]]:
-    """A worker that has been welcomed, and the router's side; cancels the worker."""
+    """An attached worker and the router's side; cancels the worker."""
     async with scripted_router() as router:
         running = asyncio.create_task(worker_of(router, time).run(handler))
         side = await router.stream()
@@ -42,8 +42,8 @@ async def attached(
             assert running.cancelled()
 
 
-async def settled(side: StreamSide) -> dict[int, list[str]]:
-    """The next settlements: by delivery, the texts of the replies."""
+async def read_settled(side: StreamSide) -> dict[int, list[str]]:
+    """Reads the next settlements; returns the texts of the replies by delivery."""
     batch = await side.read()
     while not batch.settlements:
         batch = await side.read()
@@ -57,7 +57,7 @@ def echo(message: Message) -> str:
     return f"You said: {text_of(message)}"
 
 
-async def test_worker_says_who_it_is() -> None:
+async def test_a_worker_introduces_itself() -> None:
     async with scripted_router() as router:
         welcomes: list[str] = []
         worker = worker_of(router, worker_id="w1", on_attached=lambda each: welcomes.append(each.router_id))
@@ -72,16 +72,16 @@ async def test_worker_says_who_it_is() -> None:
             catalogue.CONTRACT_MINOR,
         )
         await side.deliver(1)
-        await settled(side)
+        await read_settled(side)
         assert welcomes == ["r1"]
         running.cancel()
         await asyncio.wait({running})
 
 
-async def test_what_a_plain_function_returns_is_settled_in_one_batch() -> None:
+async def test_results_of_a_plain_function_are_settled_in_one_batch() -> None:
     async with attached(echo) as (_, side):
         await side.deliver(1, 2, 3)
-        assert await settled(side) == {
+        assert await read_settled(side) == {
             1: ["You said: 1"],
             2: ["You said: 2"],
             3: ["You said: 3"],
@@ -98,12 +98,12 @@ async def test_a_coroutine_function_may_wait_while_others_are_handled() -> None:
 
     async with attached(answer) as (_, side):
         await side.deliver(1, 2)
-        assert await settled(side) == {2: ["2"]}
+        assert await read_settled(side) == {2: ["2"]}
         gate.set()
-        assert await settled(side) == {1: ["1"]}
+        assert await read_settled(side) == {1: ["1"]}
 
 
-async def test_a_handler_that_raises_is_asked_again_later_and_logs_one_line(
+async def test_a_failed_handler_is_retried_and_logs_one_line(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def answer(message: Message) -> str:
@@ -120,9 +120,9 @@ async def test_a_handler_that_raises_is_asked_again_later_and_logs_one_line(
         caplog.clear()
         async with attached(handler) as (_, side):
             await side.deliver(1, 2, attempt=3)
-            settlements = await side.until("settlements")
+            settlements = await side.read_until("settlements")
             while len(settlements) < 2:
-                settlements += await side.until("settlements")
+                settlements += await side.read_until("settlements")
             (failed,) = [each for each in settlements if each.delivery_id == 1]
             assert (failed.retry.after_ms, failed.retry.reason) == (4000, "RuntimeError: no model")
             (done,) = [each for each in settlements if each.delivery_id == 2]
@@ -134,7 +134,7 @@ async def test_a_handler_that_raises_is_asked_again_later_and_logs_one_line(
         assert record.exc_info is None
 
 
-async def test_what_is_being_handled_is_extended_three_times_a_lease_in_one_batch() -> None:
+async def test_leases_are_extended_three_times_per_lease_in_one_batch() -> None:
     gate = asyncio.Event()
     time = FakeTime()
 
@@ -146,23 +146,23 @@ async def test_what_is_being_handled_is_extended_three_times_a_lease_in_one_batc
 
     async with attached(answer, time) as (_, side):
         await side.deliver(1, 2)
-        # Written is not read: time goes on once the worker holds both.
+        # Written is not received: advance time once the worker holds both.
         async with asyncio.timeout(5):
             await handled.acquire()
             await handled.acquire()
-        await time.asleep_for(10)
+        await time.wait_for_sleep(10)
         time.advance(10)
         assert sorted((await side.read()).extend) == [1, 2]
         gate.set()
-        assert await settled(side) == {1: [], 2: []}
-        await time.asleep_for(10)
+        assert await read_settled(side) == {1: [], 2: []}
+        await time.wait_for_sleep(10)
         time.advance(10)
         sign_of_life = await side.read()
         assert not sign_of_life.extend
         assert not sign_of_life.settlements
 
 
-async def test_a_delivery_that_comes_again_while_it_is_handled_is_handled_once() -> None:
+async def test_a_redelivery_during_handling_is_handled_once() -> None:
     gate = asyncio.Event()
     calls = 0
 
@@ -173,14 +173,14 @@ async def test_a_delivery_that_comes_again_while_it_is_handled_is_handled_once()
         return "done"
 
     async with attached(answer) as (_, side):
-        # In one batch, so that both have come before the handler can go on.
+        # In one batch, so that both arrive before the handler can continue.
         await side.deliver(1, 1)
         gate.set()
-        assert await settled(side) == {1: ["done"]}
+        assert await read_settled(side) == {1: ["done"]}
         assert calls == 1
 
 
-async def test_after_a_broken_stream_a_handler_goes_on_and_settles_what_is_given_back() -> None:
+async def test_handlers_outlive_a_broken_stream_and_settle_redeliveries() -> None:
     gate = asyncio.Event()
     calls: list[str] = []
 
@@ -192,19 +192,19 @@ async def test_after_a_broken_stream_a_handler_goes_on_and_settles_what_is_given
     async with attached(answer) as (router, side):
         await side.deliver(1)
         await side.deliver(2)
-        await soon(lambda: len(calls) == 2)
+        await eventually(lambda: len(calls) == 2)
         side.end()
         again = await router.stream()
         await again.welcome()
         await again.deliver(2, attempt=2)
         gate.set()
-        assert await settled(again) == {2: ["2"]}
+        assert await read_settled(again) == {2: ["2"]}
         await again.deliver(1, attempt=2)
-        assert await settled(again) == {1: ["1"]}
+        assert await read_settled(again) == {1: ["1"]}
         assert calls == ["1", "2"]
 
 
-async def test_what_is_not_given_back_within_a_lease_is_dropped_and_its_handler_cancelled() -> None:
+async def test_a_handler_is_cancelled_unless_redelivered_within_a_lease() -> None:
     time = FakeTime()
     cancelled = asyncio.Event()
 
@@ -220,42 +220,42 @@ async def test_what_is_not_given_back_within_a_lease_is_dropped_and_its_handler_
 
     async with attached(answer, time) as (router, side):
         await side.deliver(1, 2)
-        assert await settled(side) == {1: ["1"]}
+        assert await read_settled(side) == {1: ["1"]}
         side.end()
         again = await router.stream()
         await again.welcome(lease_s=12)
-        await time.asleep_for(12)
+        await time.wait_for_sleep(12)
         time.advance(12)
         await cancelled.wait()
         await again.deliver(1, attempt=2)
-        assert await settled(again) == {1: ["1"]}
+        assert await read_settled(again) == {1: ["1"]}
 
 
-async def test_a_settlement_that_cannot_be_taken_now_is_sent_again() -> None:
+async def test_a_settlement_rejected_for_now_is_resent() -> None:
     time = FakeTime()
     async with attached(echo, time) as (_, side):
         await side.deliver(1)
-        assert await settled(side) == {1: ["You said: 1"]}
+        assert await read_settled(side) == {1: ["You said: 1"]}
         error = Error(code="LOG_UNAVAILABLE", message="not now", retryable=True)
         await side.write(AttachResponse(results=[SettlementResult(delivery_id=1, error=error)]))
         await side.deliver(2)
-        assert await settled(side) == {2: ["You said: 2"]}
-        await time.asleep_for(10)
+        assert await read_settled(side) == {2: ["You said: 2"]}
+        await time.wait_for_sleep(10)
         time.advance(10)
-        assert await settled(side) == {1: ["You said: 1"]}
+        assert await read_settled(side) == {1: ["You said: 1"]}
 
 
-async def test_replies_that_can_never_be_taken_count_as_a_failure() -> None:
+async def test_replies_rejected_for_good_count_as_a_failure() -> None:
     async with attached(echo) as (_, side):
         await side.deliver(1)
-        await settled(side)
+        await read_settled(side)
         error = Error(code="INVALID_ARGUMENT", message="parts: too many")
         await side.write(AttachResponse(results=[SettlementResult(delivery_id=1, error=error)]))
-        (failed,) = await side.until("settlements")
+        (failed,) = await side.read_until("settlements")
         assert "parts: too many" in failed.retry.reason
 
 
-async def test_a_handler_decides_what_becomes_of_its_message() -> None:
+async def test_a_handler_may_retry_or_reject_its_message() -> None:
     async def answer(message: Message) -> str:
         match text_of(message):
             case "1":
@@ -269,15 +269,15 @@ async def test_a_handler_decides_what_becomes_of_its_message() -> None:
     for handler in (answer, answer_at_once):
         async with attached(handler) as (_, side):
             await side.deliver(1, 2)
-            settlements = await side.until("settlements")
+            settlements = await side.read_until("settlements")
             while len(settlements) < 2:
-                settlements += await side.until("settlements")
+                settlements += await side.read_until("settlements")
             later, given_up = sorted(settlements, key=lambda each: each.delivery_id)
             assert (later.retry.after_ms, later.retry.reason) == (2500, "the model is busy")
             assert given_up.reject.reason == "spam"
 
 
-async def test_a_drained_worker_settles_what_it_holds_and_ends() -> None:
+async def test_a_drained_worker_settles_its_deliveries_and_ends() -> None:
     gate = asyncio.Event()
 
     async def answer(message: Message) -> str:
@@ -290,13 +290,13 @@ async def test_a_drained_worker_settles_what_it_holds_and_ends() -> None:
         side = await router.stream()
         await side.welcome()
         await side.deliver(1)
-        await soon(lambda: worker._table._deliveries)
+        await eventually(lambda: worker._table._deliveries)
         draining = asyncio.create_task(worker.drain(5))
         assert (await side.read()).drain
         assert not draining.done()
         gate.set()
-        assert await settled(side) == {1: ["done"]}
-        await side.settled(1)
+        assert await read_settled(side) == {1: ["done"]}
+        await side.confirm(1)
         assert await draining
         await running
 
@@ -313,41 +313,41 @@ async def test_draining_ends_in_time_or_with_the_stream(breaks: bool) -> None:
         side = await router.stream()
         await side.welcome()
         await side.deliver(1)
-        await soon(lambda: worker._table._deliveries)
+        await eventually(lambda: worker._table._deliveries)
         draining = asyncio.create_task(worker.drain(5))
         assert (await side.read()).drain
         if breaks:
             side.end()
         else:
-            await time.asleep_for(5)
+            await time.wait_for_sleep(5)
             time.advance(5)
         assert not await draining
         await running
 
 
-async def test_signs_of_life_keep_to_the_shorter_lease() -> None:
+async def test_heartbeats_follow_the_shorter_lease() -> None:
     time = FakeTime()
     async with scripted_router() as router:
         running = asyncio.create_task(worker_of(router, time).run(echo))
         side = await router.stream()
         await side.welcome(lease_s=30, reply_lease_s=15)
-        await time.asleep_for(5)
+        await time.wait_for_sleep(5)
         running.cancel()
         await asyncio.wait({running})
 
 
-async def test_a_refused_settlement_is_logged_and_the_worker_goes_on(
+async def test_a_rejected_settlement_is_logged_and_the_worker_continues(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with attached(echo) as (_, side):
         error = Error(code="DELIVERY_NOT_HELD", message="Delivery 7 is not held")
         await side.write(AttachResponse(results=[SettlementResult(delivery_id=7, error=error)]))
         await side.deliver(1)
-        await settled(side)
+        await read_settled(side)
     assert "Delivery 7 is not held" in caplog.text
 
 
-async def test_a_refusal_for_good_is_raised() -> None:
+async def test_a_final_rejection_is_raised() -> None:
     async with scripted_router() as router:
         running = asyncio.create_task(worker_of(router).run(echo))
         side = await router.stream()
@@ -357,7 +357,7 @@ async def test_a_refusal_for_good_is_raised() -> None:
         assert (refused.value.code, refused.value.retryable) == ("UNKNOWN_TENANT", False)
 
 
-async def test_a_worker_waits_for_a_router_that_is_not_there_and_says_so_once(
+async def test_a_worker_waits_for_an_absent_router_and_warns_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     time = FakeTime()
@@ -366,9 +366,9 @@ async def test_a_worker_waits_for_a_router_that_is_not_there_and_says_so_once(
         pass
     running = asyncio.create_task(worker_of(router, time).run(echo))
     for wait_s in (0.1, 0.2, 0.4):
-        await time.asleep_for(wait_s)
+        await time.wait_for_sleep(wait_s)
         time.advance(wait_s)
-    await time.asleep_for(0.8)
+    await time.wait_for_sleep(0.8)
     running.cancel()
     await asyncio.wait({running})
     assert (
@@ -410,7 +410,7 @@ def test_a_handler_may_return_one_reply_several_or_none() -> None:
         settlement_for_result(1, [7])  # type: ignore[list-item]
 
 
-async def test_a_worker_without_a_handler_is_a_mistake() -> None:
+async def test_a_worker_without_a_handler_raises_runtime_error() -> None:
     async with scripted_router() as router:
         with pytest.raises(RuntimeError, match="needs a handler"):
             await worker_of(router).run()

@@ -20,11 +20,11 @@ from trunkline_client import (
     ReplyExpired,
 )
 
-from tests.clients.scripted_edge import ALICE, FakeTime, soon
-from tests.clients.scripted_worker import attached, settlement
+from tests.clients.scripted_edge import ALICE, FakeTime, eventually
+from tests.clients.scripted_worker import attached, read_settlement
 
 
-async def test_after_a_break_a_reply_goes_on_where_the_log_ends() -> None:
+async def test_after_a_break_a_reply_continues_where_the_log_ends() -> None:
     gate = asyncio.Event()
     async with attached() as (worker, router, side):
 
@@ -37,21 +37,21 @@ async def test_after_a_break_a_reply_goes_on_where_the_log_ends() -> None:
                 await out.write("three")
 
         await side.deliver(1)
-        await side.opened()
-        await side.heard("one ")
+        await side.open_reply()
+        await side.read_text("one ")
         side.end()
         again = await router.stream()
         await again.welcome()
         gate.set()
         await again.deliver(1, attempt=2)
-        opening = await again.opened(next_index=0)
+        opening = await again.open_reply(next_index=0)
         assert opening.key == "m1"
-        assert [each.index for each in await again.heard("one two three")] == [0]
-        assert (await again.ended()).next_index == 1
-        assert (await settlement(again)).delivery_id == 1
+        assert [each.index for each in await again.read_text("one two three")] == [0]
+        assert (await again.end_reply()).next_index == 1
+        assert (await read_settlement(again)).delivery_id == 1
 
 
-async def test_an_end_that_was_lost_with_the_stream_is_found_when_it_is_opened_again() -> None:
+async def test_an_end_lost_with_the_stream_is_found_on_reopening() -> None:
     async with attached() as (worker, router, side):
 
         @worker.handler
@@ -60,17 +60,17 @@ async def test_an_end_that_was_lost_with_the_stream_is_found_when_it_is_opened_a
                 await out.write("all")
 
         await side.deliver(1)
-        await side.opened()
-        await side.until("ends")
+        await side.open_reply()
+        await side.read_until("ends")
         side.end()
         again = await router.stream()
         await again.welcome()
         await again.deliver(1, attempt=2)
-        await again.opened("all", next_index=1, state=MESSAGE_STATE_COMPLETE)
-        assert (await settlement(again)).WhichOneof("outcome") is None
+        await again.open_reply("all", next_index=1, state=MESSAGE_STATE_COMPLETE)
+        assert (await read_settlement(again)).WhichOneof("outcome") is None
 
 
-async def test_a_reply_that_is_not_given_back_is_fenced() -> None:
+async def test_a_reply_that_is_not_redelivered_is_fenced() -> None:
     time = FakeTime()
     seen: list[str] = []
     over = asyncio.Event()
@@ -91,21 +91,21 @@ async def test_a_reply_that_is_not_given_back_is_fenced() -> None:
                 raise
 
         await side.deliver(1)
-        await side.opened()
-        await soon(lambda: worker._table._deliveries[1].replies[0].block.is_active)
+        await side.open_reply()
+        await eventually(lambda: worker._table._deliveries[1].replies[0].block.is_active)
         side.end()
         again = await router.stream()
         await again.welcome(lease_s=12)
-        await time.asleep_for(12)
+        await time.wait_for_sleep(12)
         time.advance(12)
         await over.wait()
         assert seen == ["inside", "outside"]
         await again.deliver(2)
-        assert (await again.until("opens"))[0].key == "m2", "nothing was settled before"
+        assert (await again.read_until("opens"))[0].key == "m2", "nothing was settled earlier"
 
 
 @pytest.mark.parametrize("code", ["PRODUCER_FENCED", "DELIVERY_NOT_HELD"])
-async def test_a_reply_that_somebody_else_took_up_is_fenced(code: str) -> None:
+async def test_a_reply_that_another_worker_took_over_is_fenced(code: str) -> None:
     raised: asyncio.Future[type[Exception]] = asyncio.get_running_loop().create_future()
     async with attached() as (worker, _, side):
 
@@ -121,17 +121,17 @@ async def test_a_reply_that_somebody_else_took_up_is_fenced(code: str) -> None:
                 raise
 
         await side.deliver(1)
-        opening = await side.opened()
-        await side.until("deltas")
+        opening = await side.open_reply()
+        await side.read_until("deltas")
         progress = ReplyProgress(reply=opening.reply, error=Error(code=code, message="taken up"))
         await side.write(AttachResponse(progress=[progress]))
         assert await raised is Fenced
         await side.deliver(2)
-        await side.until("opens")
+        await side.read_until("opens")
 
 
 @pytest.mark.parametrize("state", [MESSAGE_STATE_COMPLETE, MESSAGE_STATE_FAILED, MESSAGE_STATE_CANCELLED])
-async def test_what_was_answered_before_is_settled_without_a_reply(state: Any) -> None:
+async def test_a_message_that_was_answered_before_is_acked_without_a_reply(state: Any) -> None:
     async with attached() as (worker, _, side):
 
         @worker.handler
@@ -140,11 +140,11 @@ async def test_what_was_answered_before_is_settled_without_a_reply(state: Any) -
                 pytest.fail("it is not run")
 
         await side.deliver(1, attempt=2)
-        await side.opened("said", next_index=1, state=state)
-        assert (await settlement(side)).WhichOneof("outcome") is None
+        await side.open_reply("said", next_index=1, state=state)
+        assert (await read_settlement(side)).WhichOneof("outcome") is None
 
 
-async def test_a_reply_that_expired_is_begun_anew() -> None:
+async def test_an_expired_reply_is_started_again() -> None:
     async with attached() as (worker, _, side):
 
         @worker.handler
@@ -153,13 +153,13 @@ async def test_a_reply_that_expired_is_begun_anew() -> None:
                 pass
 
         await side.deliver(1, attempt=2)
-        await side.opened("half", next_index=1, state=MESSAGE_STATE_EXPIRED)
-        assert (await side.opened("half", next_index=1, state=MESSAGE_STATE_EXPIRED)).key == "m1~2"
-        assert (await side.opened()).key == "m1~3"
-        assert (await side.ended()).next_index == 0
+        await side.open_reply("half", next_index=1, state=MESSAGE_STATE_EXPIRED)
+        assert (await side.open_reply("half", next_index=1, state=MESSAGE_STATE_EXPIRED)).key == "m1~2"
+        assert (await side.open_reply()).key == "m1~3"
+        assert (await side.end_reply()).next_index == 0
 
 
-async def test_a_successor_goes_on_with_what_was_said() -> None:
+async def test_a_successor_continues_the_text() -> None:
     async with attached() as (worker, _, side):
 
         @worker.handler
@@ -171,12 +171,12 @@ async def test_a_successor_goes_on_with_what_was_said() -> None:
                 assert out.text == "one two"
 
         await side.deliver(1, attempt=2)
-        await side.opened("one ", next_index=3)
-        assert [each.index for each in await side.heard("two")] == [3]
-        assert (await side.ended()).next_index == 4
+        await side.open_reply("one ", next_index=3)
+        assert [each.index for each in await side.read_text("two")] == [3]
+        assert (await side.end_reply()).next_index == 4
 
 
-async def test_a_reply_that_the_router_gave_up_is_begun_anew_by_the_next_attempt() -> None:
+async def test_a_reply_that_expires_while_open_is_started_again_by_the_next_attempt() -> None:
     raised: list[type[Exception]] = []
     async with attached() as (worker, _, side):
 
@@ -190,13 +190,13 @@ async def test_a_reply_that_the_router_gave_up_is_begun_anew_by_the_next_attempt
                 raise
 
         await side.deliver(1)
-        opening = await side.opened()
-        await side.say_ended(opening.reply, MESSAGE_STATE_EXPIRED)
-        assert (await settlement(side)).HasField("retry")
+        opening = await side.open_reply()
+        await side.send_ended(opening.reply, MESSAGE_STATE_EXPIRED)
+        assert (await read_settlement(side)).HasField("retry")
         assert raised == [ReplyExpired]
 
 
-async def test_a_gap_is_filled_from_where_the_router_says() -> None:
+async def test_a_delta_gap_is_filled_from_the_reported_index() -> None:
     gate = asyncio.Event()
     async with attached() as (worker, _, side):
 
@@ -208,49 +208,49 @@ async def test_a_gap_is_filled_from_where_the_router_says() -> None:
                 await out.write("two")
 
         await side.deliver(1)
-        opening = await side.opened()
-        await side.heard("one ")
+        opening = await side.open_reply()
+        await side.read_text("one ")
         gap = ReplyProgress(
             reply=opening.reply, next_index=0, error=Error(code="DELTA_GAP", message="", retryable=True)
         )
         await side.write(AttachResponse(progress=[gap]))
-        await side.heard("one ")
+        await side.read_text("one ")
         gate.set()
-        await side.heard("two")
-        await side.ended()
+        await side.read_text("two")
+        await side.end_reply()
 
 
-async def test_something_is_said_that_answers_nothing_and_outlives_the_stream() -> None:
+async def test_a_message_without_a_delivery_outlives_the_stream() -> None:
     gate = asyncio.Event()
     async with attached() as (worker, router, side):
 
-        async def say() -> None:
+        async def write() -> None:
             async with worker.open_message(ALICE, key="news", name="Echo") as out:
                 await out.write("one ")
                 await gate.wait()
                 await out.write("two")
 
-        saying = asyncio.create_task(say())
-        opening = await side.opened()
+        writing = asyncio.create_task(write())
+        opening = await side.open_reply()
         assert (opening.key, opening.address, opening.name) == ("news", ALICE, "Echo")
-        await side.heard("one ")
+        await side.read_text("one ")
         side.end()
         again = await router.stream()
         await again.welcome()
-        assert (await again.opened("one ", next_index=1)).key == "news"
+        assert (await again.open_reply("one ", next_index=1)).key == "news"
         gate.set()
-        await again.heard("two")
-        await again.ended()
-        await saying
+        await again.read_text("two")
+        await again.end_reply()
+        await writing
 
 
-async def test_a_reply_to_what_this_worker_does_not_hold_is_fenced() -> None:
+async def test_a_reply_without_a_held_delivery_is_fenced() -> None:
     async with attached() as (worker, _, _):
         with pytest.raises(Fenced, match="does not hold the delivery of message m9"):
             worker.reply(Message(id="m9"))
 
 
-async def test_what_comes_back_after_it_was_given_up_is_handled_anew() -> None:
+async def test_a_redelivery_after_the_lease_is_handled_again() -> None:
     time = FakeTime()
     gate = asyncio.Event()
     calls = 0
@@ -261,7 +261,7 @@ async def test_what_comes_back_after_it_was_given_up_is_handled_anew() -> None:
             nonlocal calls
             calls += 1
             if calls > 1:
-                return "anew"
+                return "again"
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
@@ -269,14 +269,14 @@ async def test_what_comes_back_after_it_was_given_up_is_handled_anew() -> None:
             return "too late"
 
         await side.deliver(1)
-        await soon(lambda: calls)
+        await eventually(lambda: calls)
         side.end()
         again = await router.stream()
         await again.welcome(lease_s=12)
-        await time.asleep_for(12)
+        await time.wait_for_sleep(12)
         time.advance(12)
         await again.deliver(1, attempt=2)
-        await soon(lambda: calls == 2)
+        await eventually(lambda: calls == 2)
         gate.set()
-        settled = await settlement(again)
-        assert settled.replies[0].parts[0].text.text == "anew"
+        settled = await read_settlement(again)
+        assert settled.replies[0].parts[0].text.text == "again"

@@ -1,4 +1,4 @@
-"""Messages that grow: deltas, what is kept of them, and one state to the log. Pure, without a loop."""
+"""Accumulator, delta buffer and reply state: pure, without an event loop."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def call(call_id: str, arguments: str, name: str = "") -> Delta:
 
 
 def grown(*deltas: Delta) -> list[Part]:
-    """What these make of an empty message."""
+    """The parts that these deltas make of an empty message."""
     whole = Accumulator(Message())
     for each in deltas:
         whole.add(each)
     return list(whole.message.parts)
 
 
-def text(said: str) -> Part:
-    return Part(text=TextPart(text=said))
+def text(content: str) -> Part:
+    return Part(text=TextPart(text=content))
 
 
 def test_text_joins_the_text_at_the_end_and_nothing_else() -> None:
@@ -62,7 +62,7 @@ def test_a_part_is_added_at_the_end_and_text_joins_a_text_part() -> None:
     ]
 
 
-def test_a_tool_call_goes_on_by_its_id_only_at_the_end() -> None:
+def test_a_tool_call_is_extended_by_its_id_only_at_the_end() -> None:
     found = grown(
         call("1", '{"a', "look"), call("1", '":1}'), call("2", "{}", "see"), Delta(text="x"), call("2", "!")
     )
@@ -88,7 +88,7 @@ deltas = st.one_of(
 
 
 @given(st.lists(deltas, max_size=12), st.lists(deltas, max_size=12), st.booleans())
-def test_the_difference_of_two_states_makes_the_later_of_the_earlier(
+def test_the_difference_turns_the_earlier_state_into_the_later(
     before: list[Delta], after: list[Delta], look: bool
 ) -> None:
     whole = Accumulator(Message())
@@ -108,17 +108,17 @@ def test_the_difference_of_two_states_makes_the_later_of_the_earlier(
     assert again.message == whole.message
 
 
-def test_there_is_no_difference_to_what_does_not_go_on() -> None:
+def test_a_state_that_is_no_continuation_has_no_difference() -> None:
     assert difference(Message(parts=[text("ab")]), Message(parts=[text("a")])) is None
     assert difference(Message(parts=[text("a"), text("b")]), Message(parts=[text("a")])) is None
     assert difference(Message(parts=[text("a"), text("b")]), Message(parts=[text("ax"), text("b")])) is None
     assert difference(Message(parts=[text("a")]), Message(parts=[Part(image=MediaPart(url="u"))])) is None
 
 
-# DeltaBuffer deltas.
+# The delta buffer.
 
 
-def test_what_is_not_written_yet_grows_and_what_was_written_does_not() -> None:
+def test_unwritten_deltas_grow_and_written_ones_do_not() -> None:
     out = DeltaBuffer()
     out.add_text("a")
     out.add_text("b")
@@ -142,7 +142,7 @@ def test_long_text_is_divided() -> None:
     assert [len(each.text) for each in out.take(1 << 20, 10)] == [MAX_DELTA_CHARS, 1]
 
 
-def test_outgoing_deltas_are_bounded_in_number_and_bytes() -> None:
+def test_a_delta_buffer_is_bounded_in_number_and_bytes() -> None:
     out = DeltaBuffer()
     for _ in range(MAX_UNWRITTEN_DELTAS):
         assert not out.is_full
@@ -163,7 +163,7 @@ def test_outgoing_deltas_are_bounded_in_number_and_bytes() -> None:
     assert not out.is_full
 
 
-def test_what_is_forgotten_cannot_be_had_again() -> None:
+def test_forgotten_deltas_cannot_be_rewound_to() -> None:
     out = DeltaBuffer()
     out.begin(5)
     out.add_part(text("x"))
@@ -174,11 +174,11 @@ def test_what_is_forgotten_cannot_be_had_again() -> None:
     assert out.rewind_to(6)
 
 
-# A state, against a router that may lose what is not on disk.
+# The reply state, against a router that may lose what is not on disk.
 
 
 class Log:
-    """The router's side of one reply: what was taken, and how much of it is on disk."""
+    """A reply and the router's side of it: deltas received, and deltas on disk."""
 
     def __init__(self) -> None:
         self.author = Message(id="r")
@@ -189,7 +189,7 @@ class Log:
         self.number = 0
         self.wire: list[Any] = []
         self.back: list[Any] = []
-        self.said = 0
+        self.written = 0
 
     def message(self) -> Message:
         found = Accumulator(Message(id="r", state=self.state, next_index=len(self.whole)))
@@ -197,17 +197,17 @@ class Log:
             found.add(each)
         return found.message
 
-    # What may happen.
+    # Steps.
 
     def write(self) -> None:
-        """The author says something, where there may be more."""
+        """The author writes a letter if there is room."""
         if self.reply.message is not None and not self.reply.buffer.is_full:
-            letter = chr(ord("a") + self.said % 26)
+            letter = chr(ord("a") + self.written % 26)
             self.reply.buffer.add_text(letter)
             accumulated = Accumulator(self.author)
             accumulated.add(Delta(text=letter))
             self.author = accumulated.message
-            self.said += 1
+            self.written += 1
 
     def flush(self) -> None:
         """The writer writes a batch."""
@@ -223,7 +223,7 @@ class Log:
             self.wire.append(end)
 
     def take(self) -> None:
-        """The router takes what comes next."""
+        """The router receives the next item."""
         if not self.wire:
             return
         match self.wire.pop(0):
@@ -241,27 +241,27 @@ class Log:
                 self.back.append(ReplyEnded(state=end.state))
 
     def commit(self) -> None:
-        """All is on disk."""
+        """Everything received is on disk."""
         self.on_disk = len(self.whole)
         self.back.append(ReplyProgress(next_index=len(self.whole), durable_index=self.on_disk))
 
     def hear(self) -> None:
-        """The worker hears what comes next."""
+        """The worker receives the next report."""
         if not self.back:
             return
-        told = self.back.pop(0)
+        report = self.back.pop(0)
         if self.reply.phase is ReplyPhase.AWAY:
             return
-        match told:
+        match report:
             case ReplyOpened():
-                self.reply.on_opened(told)
+                self.reply.on_opened(report)
             case ReplyProgress():
-                self.reply.on_progress(told)
+                self.reply.on_progress(report)
             case _:
-                self.reply.on_ended(told)
+                self.reply.on_ended(report)
 
     def divide(self) -> None:
-        """While it was away, another worker said the same, divided otherwise."""
+        """Another worker writes the same text during a break, divided differently."""
         if self.reply.phase is ReplyPhase.AWAY and self.state == MESSAGE_STATE_OPEN:
             letters = "".join(each.text for each in self.whole)
             self.whole = [Delta(index=number, text=each) for number, each in enumerate(letters)]
@@ -274,7 +274,7 @@ class Log:
         self.reply.stream_lost()
 
     def crash(self) -> None:
-        """The router dies: what is not on disk is gone."""
+        """The router dies and loses what is not on disk."""
         del self.whole[self.on_disk :]
         self.break_off()
 
@@ -288,7 +288,7 @@ class Log:
         max_size=60,
     )
 )
-def test_whatever_breaks_a_line_says_all_in_order_and_ends(steps: list[str]) -> None:
+def test_a_reply_is_complete_and_in_order_whatever_breaks(steps: list[str]) -> None:
     log = Log()
     for step in steps:
         getattr(log, step)()
@@ -301,13 +301,13 @@ def test_whatever_breaks_a_line_says_all_in_order_and_ends(steps: list[str]) -> 
         log.hear()
     assert log.reply.failure is None
     assert log.reply.ended == MESSAGE_STATE_COMPLETE
-    said = "".join(each.text for each in log.whole)
-    assert said == "".join(chr(ord("a") + number % 26) for number in range(log.said))
+    text_on_disk = "".join(each.text for each in log.whole)
+    assert text_on_disk == "".join(chr(ord("a") + number % 26) for number in range(log.written))
     assert [each.index for each in log.whole] == list(range(len(log.whole)))
 
 
-@pytest.mark.parametrize("told", ["other words", "abc and more"])
-def test_a_line_to_which_somebody_else_has_added_has_failed(told: str) -> None:
+@pytest.mark.parametrize("other", ["other words", "abc and more"])
+def test_a_reply_that_another_worker_extended_is_fenced(other: str) -> None:
     reply = ReplyState(OpenReply(key="k"), lambda: Message(id="r", parts=[text("abc")]))
     reply.open_request(1)
     reply.on_opened(ReplyOpened(message=Message(id="r", state=MESSAGE_STATE_OPEN)))
@@ -315,6 +315,6 @@ def test_a_line_to_which_somebody_else_has_added_has_failed(told: str) -> None:
     reply.take_deltas(100, 1)
     reply.stream_lost()
     reply.open_request(1)
-    there = Message(id="r", state=MESSAGE_STATE_OPEN, next_index=1, parts=[text(told)])
+    there = Message(id="r", state=MESSAGE_STATE_OPEN, next_index=1, parts=[text(other)])
     reply.on_opened(ReplyOpened(message=there))
     assert isinstance(reply.failure, Fenced)

@@ -1,4 +1,4 @@
-"""Cursor, inbox, heartbeat, closes and wording: small machines, without a loop."""
+"""Cursor, inbox, heartbeat, close codes and builders: pure, without an event loop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.clients.scripted_edge import ALICE, TEAM, at, message
 
 
 @given(st.permutations(range(1, 9)))
-def test_a_cursor_that_may_wait_for_all_closes_up_once_all_is_there(order: list[int]) -> None:
+def test_a_cursor_with_enough_in_flight_accepts_any_order(order: list[int]) -> None:
     cursor = Cursor(Position())
     for seq in order:
         assert cursor.record(at(seq), own_in_flight=8) is Arrival.NEW
@@ -27,7 +27,7 @@ def test_a_cursor_that_may_wait_for_all_closes_up_once_all_is_there(order: list[
     assert (cursor.position, cursor.missing) == (at(8), 0)
 
 
-def test_a_cursor_does_not_wait_for_more_than_may_be_ours() -> None:
+def test_a_cursor_tolerates_no_more_holes_than_messages_in_flight() -> None:
     cursor = Cursor(at(1))
     assert cursor.record(at(4), own_in_flight=1) is Arrival.GAP
     assert cursor.record(at(3), own_in_flight=1) is Arrival.NEW
@@ -36,7 +36,7 @@ def test_a_cursor_does_not_wait_for_more_than_may_be_ours() -> None:
     assert cursor.position == at(1)
 
 
-def test_a_cursor_remembers_only_so_much_beyond_a_hole() -> None:
+def test_a_cursor_is_bounded_in_messages_beyond_a_hole() -> None:
     cursor = Cursor(at(1))
     for seq in range(3, 3 + MAX_AHEAD):
         assert cursor.record(at(seq), own_in_flight=1) is Arrival.NEW
@@ -59,7 +59,7 @@ def test_an_inbox_is_full_by_items_or_by_bytes() -> None:
     assert not by_bytes.is_full
 
 
-def test_an_inboxs_positions_are_those_of_what_was_taken() -> None:
+def test_positions_of_an_inbox_follow_the_events_taken() -> None:
     inbox = Inbox(10, 1000)
     inbox.set_position(ALICE, at(1))
     inbox.put(message(2), 10)
@@ -77,7 +77,7 @@ def test_an_inboxs_positions_are_those_of_what_was_taken() -> None:
         inbox.take()
 
 
-def test_a_heartbeat_pings_once_an_interval_and_gives_up_after_two() -> None:
+def test_a_heartbeat_pings_once_per_interval_and_drops_after_two() -> None:
     assert next_heartbeat(0, heard_at=0, pinged_at=0, interval_s=20) == HeartbeatStep(
         HeartbeatAction.WAIT, 20
     )
@@ -96,11 +96,11 @@ def test_a_heartbeat_pings_once_an_interval_and_gives_up_after_two() -> None:
 
 
 @given(st.integers(min_value=4000, max_value=4999))
-def test_the_range_of_a_close_code_says_whether_to_come_back(code: int) -> None:
+def test_the_range_of_a_close_code_decides_whether_to_reconnect(code: int) -> None:
     assert isinstance(interpret_close(code, "", None, can_refresh_token=True), Reconnect) is (code < 4500)
 
 
-def test_a_closing_frame_says_how_long_to_stay_away_and_why() -> None:
+def test_a_closing_frame_sets_the_delay_and_the_reason() -> None:
     closing = ClosingFrame(code=1012, reason="RESTARTING", message="Restarting", reconnect_after_ms=500)
     assert interpret_close(1012, "", closing, can_refresh_token=False) == Reconnect(0.5, "Restarting")
     closed = interpret_close(1009, "", None, can_refresh_token=False)
@@ -116,7 +116,7 @@ def test_a_closing_frame_says_how_long_to_stay_away_and_why() -> None:
         ("wss://h/chat?x=1", "wss://h/chat?x=1&tenant=t&conversation=person:a%20b"),
     ],
 )
-def test_a_url_gets_the_path_it_lacks_and_what_is_set_of_the_query(url: str, expected: str) -> None:
+def test_a_url_gets_a_default_path_and_the_non_empty_query(url: str, expected: str) -> None:
     assert connect_url(url, {"tenant": "t", "user": "", "conversation": "person:a b"}) == expected
 
 
