@@ -33,6 +33,8 @@ class AgentQueue:
     agent: str
     lease_s: float
     workers: list[AttachedWorker] = field(default_factory=list)
+    #: The tenant was deleted.
+    is_retired: bool = False
     #: By conversation, in order.
     waiting: dict[TopicKey, deque[StoredDelivery]] = field(default_factory=dict)
     #: Conversations with a delivery that may be dispatched.

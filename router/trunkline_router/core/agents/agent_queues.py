@@ -48,6 +48,7 @@ class AgentQueues:
             if queue is None:
                 queue = AgentQueue(worker.tenant, agent, self.lease_s, withdrawing=self.withdrawing)
                 self._queues[worker.tenant, agent] = queue
+            queue.is_retired = False
             queue.workers.append(worker)
         self.mark_all_of(worker)
 
@@ -60,7 +61,10 @@ class AgentQueues:
     # Marking
 
     def mark(self, queue: AgentQueue) -> None:
-        """Mark a queue."""
+        """Mark a queue, or drop it if its tenant is gone and it is idle."""
+        if queue.is_retired and not queue.workers and not queue.held:
+            self._queues.pop((queue.tenant, queue.agent), None)
+            return
         self._marked.add((queue.tenant, queue.agent))
 
     def mark_all_of(self, worker: AttachedWorker) -> None:
@@ -95,8 +99,7 @@ class AgentQueues:
             self.mark(queue)
 
     def tenant_erased(self, tenant: str) -> None:
-        """Drop the queues of a deleted tenant."""
+        """Drop the queues of a deleted tenant, those with settlements under way once these end."""
         for queue in self.of_tenant(tenant):
-            # A settlement under way still needs its queue.
-            if not queue.workers and not queue.held:
-                del self._queues[tenant, queue.agent]
+            queue.is_retired = True
+            self.mark(queue)

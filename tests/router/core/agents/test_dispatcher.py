@@ -364,3 +364,20 @@ def test_a_worker_that_may_not_attach_is_rejected(hello: dict[str, Any]) -> None
     }
     with pytest.raises(Refused):
         Router().core.worker_attached(AttachHello(**(good | hello)), 0.0)
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_a_settlement_under_way_outlives_its_deleted_tenant(committed: bool) -> None:
+    router = Router()
+    worker = attached(router)
+    publish(router, ALICE, "question")
+    delivered_to(worker)
+    settle(router, worker, 1)
+    router.core.worker_detached(worker)
+    router.core.tenant_erased("t", [ALICE])
+    if committed:
+        router.settle()
+    else:
+        router.fail()
+    assert not worker.held
+    assert router.core.agent_queues.of_tenant("t") == []
