@@ -1,4 +1,4 @@
-"""A router that anybody could link to does not start, nor one that lacks a half of something."""
+"""A router with open links or half a setting does not start."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trunkline_runtime.process import StartError
 
 KEY = "the-key-of-the-links"
 TLS = {"tls_cert": "router.pem", "tls_key": "router.key"}
-WAYS = (
+REMEDIES = (
     "TRUNKLINE_LINK_KEY",
     "TRUNKLINE_LINK_LISTEN",
     "TRUNKLINE_TLS_CLIENT_CA",
@@ -24,26 +24,26 @@ def check(**settings: Any) -> None:
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:1", "127.9.9.9:1", "localhost:1", "[::1]:1"])
-def test_on_loopback_a_router_needs_nothing(listen: str) -> None:
+def test_a_router_on_loopback_needs_no_credentials_for_links(listen: str) -> None:
     check(router_listen=listen)
 
 
 @pytest.mark.parametrize(
     "listen", ["0.0.0.0:1", "[::]:1", "192.0.2.1:1", "router.example:1", ":1", "*:1", "unix:/tmp/x"]
 )
-def test_elsewhere_a_router_refuses_to_start_and_names_the_ways_out(listen: str) -> None:
+def test_a_router_elsewhere_does_not_start_and_names_the_settings_to_change(listen: str) -> None:
     with pytest.raises(StartError) as refused:
         check(router_listen=listen)
     text = str(refused.value)
     assert listen in text
-    for way in WAYS:
-        assert way in text
+    for remedy in REMEDIES:
+        assert remedy in text
     check(router_listen=listen, link_key=KEY)
     check(router_listen=listen, insecure_links=True)
     check(router_listen=listen, link_listen="0.0.0.0:2", tls_client_ca="ca.pem", **TLS)
 
 
-def test_tls_alone_is_no_proof_of_an_edge() -> None:
+def test_tls_alone_does_not_authenticate_edges() -> None:
     with pytest.raises(StartError, match="TRUNKLINE_LINK_KEY"):
         check(router_listen="0.0.0.0:1", **TLS)
 
@@ -58,6 +58,6 @@ def test_tls_alone_is_no_proof_of_an_edge() -> None:
         ({"link_listen": "127.0.0.1:2", "tls_client_ca": "a"}, "TRUNKLINE_TLS_CERT"),
     ],
 )
-def test_half_of_something_is_refused_by_what_is_missing(given: dict[str, str], missing: str) -> None:
+def test_a_setting_without_its_counterpart_is_refused(given: dict[str, str], missing: str) -> None:
     with pytest.raises(StartError, match=f"requires {missing}"):
         check(**given)

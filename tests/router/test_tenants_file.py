@@ -1,4 +1,4 @@
-"""The file that tells a router of its tenants."""
+"""The file that declares a router's tenants."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.processes import ROOT, Process
 SECRET = "s3cr3t-of-acme-that-has-at-least-32-bytes"
 PAIR = OKPKey.generate_key("Ed25519")
 PUBLIC = json.dumps(PAIR.as_dict(private=False))
-#: What its docstring shows.
+#: The example in the module's docstring.
 EXAMPLE = (tenants_file.__doc__ or "").partition("such as")[2]
 
 
@@ -45,18 +45,18 @@ def loaded(folder: Path, text: str | bytes) -> dict[str, TenantSettings]:
 
 
 def mistake(folder: Path, text: str | bytes) -> str:
-    """The one line that is said of what is wrong, without the path."""
+    """Load an invalid file. Returns the reported line without the path."""
     with pytest.raises(StartError) as error:
         loaded(folder, text)
-    said = str(error.value)
-    [line] = said.splitlines()
+    reported = str(error.value)
+    [line] = reported.splitlines()
     start = f"TRUNKLINE_TENANTS_FILE: {folder / 'tenants.toml'}: "
     assert line.startswith(start)
     assert "s3cr3t" not in line
     return line.removeprefix(start)
 
 
-def test_all_that_can_be_set_for_a_tenant_can_be_said(tmp_path: Path) -> None:
+def test_the_file_can_set_every_setting(tmp_path: Path) -> None:
     (tmp_path / "acme.pem").write_bytes(PAIR.as_pem(private=False))
     settings = loaded(tmp_path, EXAMPLE)["acme"]
     [key] = settings.client_auth.keys
@@ -81,7 +81,9 @@ def test_all_that_can_be_set_for_a_tenant_can_be_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "message"), [("limits", TenantLimits.DESCRIPTOR), ("retention", Retention.DESCRIPTOR)]
 )
-def test_each_number_of_the_contract_can_be_set(table: str, message: Descriptor, tmp_path: Path) -> None:
+def test_the_file_can_set_every_number_of_the_contract(
+    table: str, message: Descriptor, tmp_path: Path
+) -> None:
     names = [field.name for field in message.fields]
     lines = "\n".join(f"{name} = {number}" for number, name in enumerate(names, 1))
     settings = loaded(tmp_path, f"[tenants.a.{table}]\n{lines}")["a"]
@@ -89,7 +91,7 @@ def test_each_number_of_the_contract_can_be_set(table: str, message: Descriptor,
 
 
 @pytest.mark.parametrize(
-    ("said", "openness"),
+    ("setting", "openness"),
     [
         ("", OPENNESS_NOBODY),
         ("open_to = 'nobody'", OPENNESS_NOBODY),
@@ -97,11 +99,11 @@ def test_each_number_of_the_contract_can_be_set(table: str, message: Descriptor,
         ("open_to = 'anybody'", OPENNESS_ANYBODY),
     ],
 )
-def test_a_tenant_is_open_to_nobody_unless_it_is_said(said: str, openness: int, tmp_path: Path) -> None:
-    assert loaded(tmp_path, f"[tenants.a]\n{said}")["a"].open_to == openness
+def test_a_tenant_is_open_to_nobody_by_default(setting: str, openness: int, tmp_path: Path) -> None:
+    assert loaded(tmp_path, f"[tenants.a]\n{setting}")["a"].open_to == openness
 
 
-def test_a_key_is_a_table_or_json_or_a_file_or_a_secret(
+def test_a_key_may_be_a_table_json_a_file_or_a_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SECRET_OF_ACME", SECRET)
@@ -125,7 +127,7 @@ def test_a_key_is_a_table_or_json_or_a_file_or_a_secret(
     assert keys["secret"] == keys["variable"] == {"kty": "oct", "k": to_base64url(SECRET.encode())}
 
 
-def test_only_the_digest_of_a_token_is_kept(tmp_path: Path) -> None:
+def test_only_the_digest_of_a_token_is_stored(tmp_path: Path) -> None:
     settings = loaded(tmp_path, f"[tenants.a]\ntokens = ['{SECRET}', '{SECRET}']")["a"]
     assert settings.client_auth.token_digests == [sha256(SECRET.encode()).hexdigest()]
     assert SECRET.encode() not in settings.SerializeToString()
@@ -136,7 +138,7 @@ def key(rest: str, algorithm: str = "EdDSA") -> str:
 
 
 PRIVATE = PAIR.as_pem(private=True).decode()
-WRONG: dict[str, tuple[str | bytes, str]] = {
+MISTAKES: dict[str, tuple[str | bytes, str]] = {
     "no TOML": (f'[tenants.acme]\ntokens = ["{SECRET}]\n', "at line 2"),
     "a key twice": (f'[tenants.acme]\ntokens = ["{SECRET}"]\ntokens = []\n', "at line 3"),
     "no UTF-8": (b"[tenants.a]\nagent = '\xff'", "utf-8"),
@@ -216,29 +218,29 @@ WRONG: dict[str, tuple[str | bytes, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_in_a_file_is_said_in_one_line_with_its_place_and_no_secret(
-    name: str, tmp_path: Path
-) -> None:
-    text, place = WRONG[name]
-    said = mistake(tmp_path, text)
-    assert place in said
-    assert "PRIVATE" not in said
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_reported_in_one_line_with_its_place_and_no_secret(name: str, tmp_path: Path) -> None:
+    text, place = MISTAKES[name]
+    reported = mistake(tmp_path, text)
+    assert place in reported
+    assert "PRIVATE" not in reported
 
 
 def test_a_private_key_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_text(PRIVATE)
-    said = mistake(tmp_path, key("pem_file = 'key.pem'"))
-    assert said.startswith("tenants.acme.keys[0].pem_file: the PEM holds a private key; give the public one")
+    reported = mistake(tmp_path, key("pem_file = 'key.pem'"))
+    assert reported.startswith(
+        "tenants.acme.keys[0].pem_file: the PEM holds a private key; give the public one"
+    )
 
 
-def test_a_file_that_is_not_there_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_in_one_line(tmp_path: Path) -> None:
     for path in (tmp_path / "none.toml", tmp_path):
         with pytest.raises(StartError, match=r"TRUNKLINE_TENANTS_FILE: .*(No such file|Is a directory)"):
             load(path)
 
 
-def test_a_file_has_changed_until_it_was_loaded_again(tmp_path: Path) -> None:
+def test_a_changed_file_stays_changed_until_it_is_loaded(tmp_path: Path) -> None:
     path = written(tmp_path, "[tenants.a]")
     file = TenantsFile(path)
     assert file.changed()
@@ -250,7 +252,7 @@ def test_a_file_has_changed_until_it_was_loaded_again(tmp_path: Path) -> None:
     assert not file.changed()
 
 
-def test_another_file_in_its_place_is_a_change_however_alike(tmp_path: Path) -> None:
+def test_a_replaced_file_is_a_change_even_if_it_looks_the_same(tmp_path: Path) -> None:
     file = TenantsFile(written(tmp_path, "[tenants.a]"))
     file.load()
     stamp = os.stat(tmp_path / "tenants.toml")
@@ -261,7 +263,7 @@ def test_another_file_in_its_place_is_a_change_however_alike(tmp_path: Path) -> 
     assert file.changed()
 
 
-def test_a_mistake_is_told_once_and_a_file_that_is_gone_and_comes_back_is_seen(tmp_path: Path) -> None:
+def test_a_mistake_is_reported_once_and_a_restored_file_is_noticed(tmp_path: Path) -> None:
     path = written(tmp_path, "[tenants.a]")
     file = TenantsFile(path)
     file.load()
@@ -277,7 +279,7 @@ def test_a_mistake_is_told_once_and_a_file_that_is_gone_and_comes_back_is_seen(t
     assert not file.changed()
 
 
-def test_a_key_file_that_changes_is_a_change(tmp_path: Path) -> None:
+def test_a_changed_key_file_is_a_change(tmp_path: Path) -> None:
     pem = tmp_path / "key.pem"
     file = TenantsFile(written(tmp_path, key("pem_file = 'key.pem'")))
     with pytest.raises(StartError):
@@ -291,7 +293,7 @@ def test_a_key_file_that_changes_is_a_change(tmp_path: Path) -> None:
     assert file.changed()
 
 
-def test_a_router_does_not_start_with_a_file_that_is_wrong(tmp_path: Path) -> None:
+def test_a_router_does_not_start_with_an_invalid_file(tmp_path: Path) -> None:
     path = written(tmp_path, f"[tenants.acme]\ntokens = '{SECRET}'")
     env = {
         "TRUNKLINE_TENANTS_FILE": str(path),

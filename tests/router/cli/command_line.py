@@ -1,4 +1,4 @@
-"""An operator at the command line of a router."""
+"""Runs the operator's commands against a router."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 OPERATOR = "the-operator-of-the-tests"
 
 
-class Answer(NamedTuple):
-    """How a command has ended, and what it has said."""
+class CommandResult(NamedTuple):
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -20,7 +20,7 @@ class Answer(NamedTuple):
 
     @property
     def json(self) -> Any:
-        """What it has said, to a script."""
+        """The output of a command with --json."""
         return json.loads(self.out)
 
 
@@ -30,24 +30,24 @@ class CommandLine:
     def __init__(self, router: str) -> None:
         self.router = router
 
-    def run(self, *words: str, stdin: str = "", **env: str) -> Answer:
-        """Run a command, whatever comes of it."""
+    def run(self, *words: str, stdin: str = "", **env: str) -> CommandResult:
+        """Run a command and return its result, successful or not."""
         known = {"TRUNKLINE_ROUTER": self.router, "TRUNKLINE_OPERATOR_KEY": OPERATOR, "COLUMNS": "200"}
         given: dict[str, str | None] = {**known, **env}
         result = CliRunner().invoke(app, list(words), input=stdin, env=given)
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
-        return Answer(result.exit_code, result.stdout, result.stderr)
+        return CommandResult(result.exit_code, result.stdout, result.stderr)
 
-    def __call__(self, *words: str, stdin: str = "", **env: str) -> Answer:
-        """Run a command that is to succeed."""
-        answer = self.run(*words, stdin=stdin, **env)
-        assert answer.code == 0, answer
-        return answer
+    def __call__(self, *words: str, stdin: str = "", **env: str) -> CommandResult:
+        """Run a command that must succeed."""
+        done = self.run(*words, stdin=stdin, **env)
+        assert done.code == 0, done
+        return done
 
     def refusal(self, *words: str, stdin: str = "", **env: str) -> str:
-        """The one line that a command says that cannot be done."""
-        answer = self.run(*words, stdin=stdin, **env)
-        assert (answer.code, answer.out) == (1, ""), answer
-        [line] = answer.err.splitlines()
+        """Run a command that must fail, and return its one line on stderr."""
+        done = self.run(*words, stdin=stdin, **env)
+        assert (done.code, done.out) == (1, ""), done
+        [line] = done.err.splitlines()
         return line

@@ -1,4 +1,4 @@
-"""A router for all tests of the command line, each of which has tenants of its own."""
+"""One router for all tests of the command line; each test uses its own tenants."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def tenant(router: Process) -> CommandLine:
 
 @pytest.fixture
 def acme(tenant: CommandLine) -> str:
-    """The name of a new tenant."""
+    """Create a tenant and return its name."""
     name = f"acme{next(_NUMBERS)}"
     tenant("create", name)
     return name

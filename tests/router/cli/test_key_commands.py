@@ -1,4 +1,4 @@
-"""API keys and signing keys from the command line, and tokens that are signed with them."""
+"""Commands for API keys, signing keys and tokens."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PRIVATE: dict[str, Key] = {
 
 
 def signing_keys(tenant: CommandLine, name: str) -> dict[str, str]:
-    """A tenant's keys, by name their algorithms."""
+    """The algorithms of a tenant's signing keys, by kid."""
     auth = tenant("show", name, "--json").json["settings"].get("clientAuth", {})
     return {key["kid"]: key["algorithm"] for key in auth.get("keys", ())}
 
@@ -35,7 +35,7 @@ def signing_keys(tenant: CommandLine, name: str) -> dict[str, str]:
 # API keys
 
 
-def test_an_api_key_is_made_listed_used_and_revoked(tenant: CommandLine, acme: str) -> None:
+def test_an_api_key_is_created_listed_used_and_revoked(tenant: CommandLine, acme: str) -> None:
     words = ("--scope", "history", "--scope", "admin", "--name", "the office")
     made = tenant("key", "create", acme, *words)
     secret = made.out.strip()
@@ -57,7 +57,7 @@ def test_an_api_key_is_made_listed_used_and_revoked(tenant: CommandLine, acme: s
     assert tenant.refusal("key", "revoke", acme, key["keyId"]).endswith("(API_KEY_NOT_FOUND)")
 
 
-def test_a_script_gets_the_secret_and_nothing_else(tenant: CommandLine, acme: str) -> None:
+def test_quiet_prints_the_secret_alone(tenant: CommandLine, acme: str) -> None:
     quiet = tenant("key", "create", acme, "--scope", "attach", "-q")
     assert quiet.err == ""
     assert quiet.out.startswith("tl_")
@@ -68,12 +68,12 @@ def test_a_script_gets_the_secret_and_nothing_else(tenant: CommandLine, acme: st
     assert made.json["apiKey"]["scopes"] == ["SCOPE_ATTACH"]
 
 
-def test_a_scope_that_there_is_not_is_told(tenant: CommandLine, acme: str) -> None:
+def test_an_unknown_scope_is_rejected(tenant: CommandLine, acme: str) -> None:
     assert tenant.run("key", "create", acme, "--scope", "operator").code == 2
     assert tenant.run("key", "create", acme).code == 2
 
 
-def test_a_name_cannot_steer_the_terminal(tenant: CommandLine, acme: str) -> None:
+def test_a_name_cannot_control_the_terminal(tenant: CommandLine, acme: str) -> None:
     tenant("key", "create", acme, "--scope", "attach", "--name", "\x1b[2J[red]x\u202e")
     listed = tenant("key", "list", acme).out
     assert "�[2J[red]x�" in listed
@@ -98,19 +98,19 @@ def test_a_public_key_is_added_from_a_file(
     assert signing_keys(tenant, acme) == {"k1": algorithm}
 
 
-def test_keys_are_added_beside_others_and_removed(tenant: CommandLine, acme: str) -> None:
+def test_signing_keys_are_added_and_removed(tenant: CommandLine, acme: str) -> None:
     tenant("signing-key", "add", acme, "--kid", "k1", "--secret-env", "ACME", ACME=SECRET)
     tenant("signing-key", "add", acme, "--kid", "k2", "--secret-stdin", stdin=f"{SECRET}\n")
     assert signing_keys(tenant, acme) == {"k1": "HS256", "k2": "HS256"}
     assert "k1 (HS256), k2 (HS256)" in tenant("show", acme).out
-    said = tenant.refusal("signing-key", "add", acme, "--kid", "k2", "--secret-stdin", stdin=SECRET)
-    assert said == f"{acme} already has a signing key k2; use another --kid"
+    problem = tenant.refusal("signing-key", "add", acme, "--kid", "k2", "--secret-stdin", stdin=SECRET)
+    assert problem == f"{acme} already has a signing key k2; use another --kid"
     tenant("signing-key", "remove", acme, "k1")
     assert signing_keys(tenant, acme) == {"k2": "HS256"}
     assert tenant.refusal("signing-key", "remove", acme, "k1") == f"{acme} has no signing key k1"
 
 
-def test_what_cannot_be_used_as_a_key_is_told_without_showing_it(
+def test_an_unusable_key_is_rejected_without_being_printed(
     tenant: CommandLine, acme: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "key.pem"
@@ -132,7 +132,7 @@ def test_what_cannot_be_used_as_a_key_is_told_without_showing_it(
     assert signing_keys(tenant, acme) == {}
 
 
-def test_a_pair_is_made_whose_private_half_is_for_its_owner_only(
+def test_a_generated_private_key_is_readable_by_its_owner_only(
     tenant: CommandLine, acme: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "acme.pem"
@@ -149,7 +149,7 @@ def test_a_pair_is_made_whose_private_half_is_for_its_owner_only(
     assert nowhere.endswith("No such file or directory")
 
 
-def test_a_pair_that_the_tenant_does_not_take_is_not_left_behind(
+def test_a_generated_key_that_the_tenant_rejects_leaves_no_file(
     tenant: CommandLine, acme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -164,7 +164,7 @@ def test_a_pair_that_the_tenant_does_not_take_is_not_left_behind(
 
 
 def bearer(tenant: CommandLine, name: str, token: str, secret: str = "") -> Principal:
-    """Who shows a token, as an edge finds out."""
+    """Verify a token as an edge does, and return its principal."""
     settings = tenant("show", name, "--json").json["settings"]["clientAuth"]
     keys = [
         VerificationKey(**(key | ({"jwk": jwk_of("HS256", secret)} if key["algorithm"] == "HS256" else {})))
@@ -175,42 +175,40 @@ def bearer(tenant: CommandLine, name: str, token: str, secret: str = "") -> Prin
 
 
 @pytest.mark.parametrize("algorithm", PRIVATE)
-def test_a_token_that_was_made_is_one_that_edges_take(
-    algorithm: str, tenant: CommandLine, acme: str, tmp_path: Path
-) -> None:
+def test_edges_accept_a_created_token(algorithm: str, tenant: CommandLine, acme: str, tmp_path: Path) -> None:
     for each, key in PRIVATE.items():
         (tmp_path / each).write_bytes(key.as_pem(private=False))
         tenant("signing-key", "add", acme, "--kid", f"k-{each}", "--pem-file", str(tmp_path / each))
     private = tmp_path / "private"
     private.write_bytes(PRIVATE[algorithm].as_pem(private=True))
     words = ("token", acme, "--user", "alice", "--private-key-file", str(private))
-    shown = bearer(tenant, acme, tenant(*words).out.strip())
-    assert (shown.user, shown.rights, shown.groups) == ("alice", frozenset(RIGHTS.values()), None)
-    assert 3500 < shown.expires_at_s - time.time() <= 3600
-    assert shown.token_id
+    principal = bearer(tenant, acme, tenant(*words).out.strip())
+    assert (principal.user, principal.rights, principal.groups) == ("alice", frozenset(RIGHTS.values()), None)
+    assert 3500 < principal.expires_at_s - time.time() <= 3600
+    assert principal.token_id
     tenant("set", acme, "--audience", "chat", "--issuer", "https://login.example.com")
     with pytest.raises(Refused):
         bearer(tenant, acme, tenant(*words, "--json").json["token"].rpartition(".")[0] + ".AAAA")
     assert bearer(tenant, acme, tenant(*words).out.strip()).user == "alice"
 
 
-def test_a_token_allows_what_it_was_made_for(tenant: CommandLine, acme: str) -> None:
+def test_a_token_grants_what_its_options_name(tenant: CommandLine, acme: str) -> None:
     tenant("signing-key", "add", acme, "--kid", "k", "--secret-stdin", stdin=SECRET)
-    # Other settings change, and the secret that nobody is shown stays.
+    # Another setting changes; the secret, which is never returned, stays.
     tenant("set", acme, "--audience", "chat")
     words = ("--agent", "a", "--platform", "web", "--conversation", "group:g", "--right", "subscribe")
     made = tenant(
         "token", acme, "--user", "bob", *words, "--expires", "2d", "--secret-stdin", "--json", stdin=SECRET
     ).json
-    shown = bearer(tenant, acme, made["token"], SECRET)
-    assert (shown.agents, shown.platforms) == ({"a"}, {"web"})
-    assert (shown.persons, shown.groups) == (frozenset(), {"g"})
-    assert shown.rights == {RIGHTS["subscribe"]}
-    assert (made["kid"], made["claims"]["jti"]) == ("k", shown.token_id)
+    principal = bearer(tenant, acme, made["token"], SECRET)
+    assert (principal.agents, principal.platforms) == ({"a"}, {"web"})
+    assert (principal.persons, principal.groups) == (frozenset(), {"g"})
+    assert principal.rights == {RIGHTS["subscribe"]}
+    assert (made["kid"], made["claims"]["jti"]) == ("k", principal.token_id)
     assert made["claims"]["exp"] - made["claims"]["iat"] == 2 * 86400
 
 
-def test_a_key_that_the_tenant_does_not_know_signs_nothing_unless_it_is_named(
+def test_a_key_unknown_to_the_tenant_signs_only_if_named(
     tenant: CommandLine, acme: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "private"
@@ -230,14 +228,14 @@ def test_a_key_that_the_tenant_does_not_know_signs_nothing_unless_it_is_named(
 
 
 @pytest.mark.parametrize("words", [("--expires", "367d"), ("--expires", "0"), ("--expires", "soon"), ()])
-def test_a_token_that_no_edge_takes_is_not_made(
+def test_a_token_that_edges_would_reject_is_not_created(
     words: tuple[str, ...], tenant: CommandLine, acme: str
 ) -> None:
     key = ("--secret-stdin",) if words else ()
     assert tenant.run("token", acme, "--user", "ann", *key, *words, stdin=SECRET).code == 2
 
 
-def test_tokens_are_revoked_and_that_is_listed(tenant: CommandLine, acme: str) -> None:
+def test_revocations_of_tokens_are_listed(tenant: CommandLine, acme: str) -> None:
     assert tenant("revocations", acme).out == f"{acme} has no revocations.\n"
     assert tenant("revoke", acme, "--user", "ann").out == "Tokens revoked; connections closed: 0.\n"
     assert tenant("revoke", acme, "--token-id", "t1", "--json").json == {"connections": 0}
@@ -250,7 +248,7 @@ def test_tokens_are_revoked_and_that_is_listed(tenant: CommandLine, acme: str) -
     assert all(fact in table for fact in ("ann", "t1", "all", "UTC"))
 
 
-def test_all_revocations_are_listed_however_many_there_are(tenant: CommandLine, acme: str) -> None:
+def test_all_pages_of_revocations_are_listed(tenant: CommandLine, acme: str) -> None:
     for number in range(101):
         tenant("revoke", acme, "--token-id", f"t{number}")
     assert len(tenant("revocations", acme, "--json").json) == 101

@@ -1,4 +1,4 @@
-"""Tenants are declared, shown, changed, suspended and deleted from the command line."""
+"""Commands that create, show, change, suspend and delete tenants."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ SETTINGS = {
 }
 
 
-def say(router: str, tenant: str, text: str, user: str = "") -> None:
-    """Say something as a backend."""
+def broadcast(router: str, tenant: str, text: str, user: str = "") -> None:
+    """Broadcast a message as a backend."""
     request = BroadcastRequest(address=Address(tenant=tenant, user=user or "ann"))
     request.parts.append(Part(text=TextPart(text=text)))
     request.author.user = user
@@ -55,7 +55,7 @@ def say(router: str, tenant: str, text: str, user: str = "") -> None:
         BroadcastServiceStub(channel).Broadcast(request, metadata=metadata, timeout=5)  # type: ignore[arg-type]
 
 
-def test_all_that_can_be_set_is_set_and_shown(tenant: CommandLine) -> None:
+def test_every_setting_is_set_and_shown(tenant: CommandLine) -> None:
     options = [word for option in ALL for word in option]
     made = tenant("create", "all", "--json", *options, stdin="one secret\n\n another \n").json
     limits = made["settings"].pop("limits")
@@ -72,7 +72,7 @@ def test_all_that_can_be_set_is_set_and_shown(tenant: CommandLine) -> None:
     tenant("delete", "all", "--yes")
 
 
-def test_who_is_declared_with_nothing_is_open_to_nobody(tenant: CommandLine, acme: str) -> None:
+def test_a_tenant_without_options_is_open_to_nobody(tenant: CommandLine, acme: str) -> None:
     shown = tenant("show", acme).out
     assert [" ".join(line.split()) for line in shown.splitlines() if "created" not in line] == [
         f"tenant {acme}",
@@ -86,28 +86,26 @@ def test_who_is_declared_with_nothing_is_open_to_nobody(tenant: CommandLine, acm
 
 
 @pytest.mark.parametrize("option", ALL, ids=lambda option: option[0])
-def test_set_changes_what_is_named_and_nothing_else(
-    option: tuple[str, ...], tenant: CommandLine, acme: str
-) -> None:
+def test_set_changes_only_the_named_settings(option: tuple[str, ...], tenant: CommandLine, acme: str) -> None:
     others = [word for other in ALL if other[0] != option[0] for word in other]
-    before = said(tenant("set", acme, *others, "--json", stdin="a secret").json["settings"])
-    after = said(tenant("set", acme, *option, "--json", stdin="another secret").json["settings"])
+    before = non_default(tenant("set", acme, *others, "--json", stdin="a secret").json["settings"])
+    after = non_default(tenant("set", acme, *option, "--json", stdin="another secret").json["settings"])
     assert len(after.items() - before.items()) == (2 if option[0] == "--limit" else 1)
     assert before.keys() <= after.keys()
     tenant("delete", acme, "--yes")
 
 
-def said(settings: object, path: str = "") -> dict[str, str]:
-    """What is set to something, by its path."""
+def non_default(settings: object, path: str = "") -> dict[str, str]:
+    """The settings that have a value, by path."""
     if not isinstance(settings, dict):
         return {} if settings in (0, "0", "", [], "OPENNESS_NOBODY") else {path: str(settings)}
     found: dict[str, str] = {}
     for name, value in settings.items():
-        found |= said(value, f"{path}.{name}")
+        found |= non_default(value, f"{path}.{name}")
     return found
 
 
-def test_lists_limits_and_retention_are_taken_back(tenant: CommandLine, acme: str) -> None:
+def test_lists_limits_and_retention_are_cleared(tenant: CommandLine, acme: str) -> None:
     tenant("set", acme, "--origin", "https://a.example", "--limit", "connections=5", "--max-age", "1d")
     words = ("--origin", "", "--limit", "connections=0", "--max-age", "forever", "--json")
     settings = tenant("set", acme, *words).json["settings"]
@@ -116,7 +114,7 @@ def test_lists_limits_and_retention_are_taken_back(tenant: CommandLine, acme: st
     assert settings["retention"]["maxAgeS"] == "0"
 
 
-def test_what_is_set_to_what_it_is_changes_nothing(tenant: CommandLine, acme: str) -> None:
+def test_setting_the_same_value_changes_nothing(tenant: CommandLine, acme: str) -> None:
     before = tenant("set", acme, "--agent", "helper", "--json").json
     assert tenant("set", acme, "--agent", "helper", "--json").json == before
 
@@ -136,7 +134,7 @@ def test_what_is_set_to_what_it_is_changes_nothing(tenant: CommandLine, acme: st
         (("--open-to", "all"), "'all' is not one of"),
     ],
 )
-def test_an_option_that_cannot_be_so_is_told_before_anything_is_asked(
+def test_an_invalid_option_is_rejected_before_any_call(
     words: tuple[str, ...], problem: str, tenant: CommandLine, acme: str
 ) -> None:
     answer = tenant.run("set", acme, *words)
@@ -144,14 +142,14 @@ def test_an_option_that_cannot_be_so_is_told_before_anything_is_asked(
     assert problem in " ".join(answer.err.replace("│", "").split())
 
 
-def test_what_the_router_refuses_is_one_line(tenant: CommandLine, acme: str) -> None:
+def test_a_refusal_of_the_router_is_one_line(tenant: CommandLine, acme: str) -> None:
     assert tenant.refusal("create", acme) == f"Tenant {acme} already exists (TENANT_EXISTS)"
     assert tenant.refusal("show", "nobody") == "Tenant nobody does not exist (UNKNOWN_TENANT)"
     assert tenant.refusal("set", acme, "--origin", "x").startswith("settings.origins[0]: must be a scheme")
     assert tenant.refusal("show", "a b").endswith("(INVALID_ARGUMENT)")
 
 
-def test_all_tenants_are_listed_however_many_there_are(tmp_path: Path) -> None:
+def test_all_pages_of_tenants_are_listed(tmp_path: Path) -> None:
     names = [f"t{number:03}" for number in range(205)]
     env = {"TRUNKLINE_TENANTS": ",".join(names), "TRUNKLINE_OPERATOR_KEY": OPERATOR}
     with router_process(tmp_path, **env) as router:
@@ -175,28 +173,28 @@ def test_a_tenant_is_suspended_and_resumed(tenant: CommandLine, acme: str) -> No
     assert tenant("resume", acme, "--json").json["state"] == "TENANT_STATE_ACTIVE"
 
 
-def test_a_tenant_is_deleted_once_its_name_was_said(tenant: CommandLine, acme: str) -> None:
+def test_a_tenant_is_deleted_once_its_name_is_typed(tenant: CommandLine, acme: str) -> None:
     for text in ("one", "two"):
-        say(tenant.router, acme, text)
+        broadcast(tenant.router, acme, text)
     kept = tenant.run("delete", acme, stdin="acme\n")
     assert kept.code == 1
     assert f"The name does not match; {acme} was not deleted" in kept.err
     assert tenant.run("delete", acme, stdin="").code == 1
     tenant("show", acme)
     deleted = tenant("delete", acme, stdin=f"{acme}\n")
-    # Before it the runner shows what was typed.
+    # The runner echoes the input before the output.
     assert deleted.out.endswith(f"{acme} is deleted; 2 messages were erased.\n")
     assert "UNKNOWN_TENANT" in tenant.refusal("delete", acme, "--yes")
 
 
-def test_a_script_deletes_without_being_asked(tenant: CommandLine, acme: str) -> None:
-    say(tenant.router, acme, "one")
+def test_yes_deletes_without_confirmation(tenant: CommandLine, acme: str) -> None:
+    broadcast(tenant.router, acme, "one")
     assert tenant("delete", acme, "--yes", "--json").json == {"messages": "1"}
 
 
 def test_a_user_is_erased(tenant: CommandLine, acme: str) -> None:
     for text in ("one", "two"):
-        say(tenant.router, acme, text, "bob")
+        broadcast(tenant.router, acme, text, "bob")
     assert "Nothing was erased" in tenant.run("erase-user", acme, "bob", stdin="n\n").err
     erased = tenant("erase-user", acme, "bob", stdin="y\n").out
     assert erased.endswith("2 messages and 0 receipts were erased.\n")

@@ -1,4 +1,4 @@
-"""A log of each engine."""
+"""Fixtures: a log of each engine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def log(opener: Opener) -> AsyncIterator[Log]:
 
 @pytest.fixture(params=[*ENGINES, "memory"])
 async def any_log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
-    """A log of each engine, and the double."""
+    """A log of each engine, and the in-memory double."""
     log = MemoryEngine() if request.param == "memory" else await ENGINES[request.param](tmp_path)()
     yield log
     await log.close()

@@ -1,6 +1,6 @@
-"""The engines that tests of the log run against, and entries to write.
+"""The engines under test, and entries to append.
 
-A new engine joins the conformance suite and the model by one entry in `ENGINES`.
+One line in `ENGINES` adds an engine to the conformance suite and the model.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ ALICE: TopicKey = ("acme", "echo", "web", PERSON, "alice")
 BOB: TopicKey = ("acme", "echo", "web", PERSON, "bob")
 OTHER_TENANT: TopicKey = ("evil", "echo", "web", PERSON, "alice")
 
-#: Opens, or reopens, the log of one test.
+#: Opens or reopens the log of one test.
 Opener = Callable[[], Coroutine[Any, Any, Log]]
 
 
 class Clock:
-    """What time it is for the engines; it does not go by itself."""
+    """The clock of the engines; tests set it."""
 
     now_ms = NOW_MS
 
@@ -64,7 +64,7 @@ def open_sqlite(folder: Path) -> Opener:
 
 
 def open_sqlite_with_few_recent_keys(folder: Path) -> Opener:
-    """Keys are on their way from one table to the other all the time."""
+    """Idempotency keys move between their tables all the time."""
 
     async def opener() -> Log:
         return SqliteLog.open(folder / "log.db", clock=clock, keep_keys_ms=HOUR_MS, recent_keys=2)
@@ -86,7 +86,7 @@ def a_key() -> bytes:
 
 
 def hashed_key(number: int) -> bytes:
-    """Keys of rising numbers are in no order."""
+    """A key for a number; keys of rising numbers are in random order."""
     return blake2b(number.to_bytes(8, "big"), digest_size=16).digest()
 
 
@@ -123,7 +123,7 @@ def pending_entry(
 def change(
     target: PendingEntry, kind: ChangeKind.ValueType, text: str = "", *, key: bytes | None = None
 ) -> PendingEntry:
-    """A change of a message that is committed; it has `text` from then on."""
+    """A change of a committed message, whose text becomes `text`."""
     message = Message()
     message.CopyFrom(target.message)
     message.state = MESSAGE_STATE_RECALLED if kind == CHANGE_KIND_RECALLED else MESSAGE_STATE_COMPLETE
@@ -158,7 +158,7 @@ def read(topic: TopicKey, position: Position, user: str = "alice") -> PendingEnt
 
 
 def position(one: PendingEntry) -> Position:
-    """Where an entry stands that was committed."""
+    """The position of a committed entry."""
     return Position(one.position.epoch, one.position.seq)
 
 
@@ -167,7 +167,7 @@ def deltas(*texts: str) -> bytes:
 
 
 def with_message(change: bytes, message: bytes) -> bytes:
-    """A serialized Change that brings a serialized Message."""
+    """A serialized Change with a serialized Message in it."""
     whole = Change.FromString(change)
     whole.message.ParseFromString(message)
     return whole.SerializeToString()

@@ -1,4 +1,4 @@
-"""What a log must hold after erasures of tenants, users and beginnings of logs."""
+"""The model of the log with erasure of tenants and users, and pruning."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tests.router.log.model import LogModel, OneLog, Row
 
 
 class ErasingModel(LogModel):
-    """A LogModel that erases. What a log does in pieces is done here at once."""
+    """A LogModel that erases and prunes at once what a log does in pieces."""
 
     def erase_tenant(self, tenant: str) -> ErasedPiece:
         """Erase all logs of a tenant."""
         return self._erase([topic for topic in self.logs if topic[0] == tenant])
 
     def erase_user(self, tenant: str, user: str) -> ErasedPiece:
-        """Erase what a user has."""
+        """Erase a user."""
         logs = {topic: log for topic, log in self.logs.items() if topic[0] == tenant}
         receipts = sum(log.receipts.pop(user, None) is not None for log in logs.values())
         own = [topic for topic in logs if topic[3] in (PERSON, USER) and topic[4] == user]
@@ -39,7 +39,7 @@ class ErasingModel(LogModel):
         return len(messages)
 
     def prune(self, tenant: str, limits: HistoryLimits, now_ms: int) -> int:
-        """Erase beginnings; returns how many messages are gone."""
+        """Prune. Returns the number of messages erased."""
         gone = 0
         for topic, log in self.logs.items():
             if topic[0] == tenant:
@@ -57,7 +57,7 @@ class ErasingModel(LogModel):
 
 
 def _beyond(log: OneLog, limits: HistoryLimits, now_ms: int) -> int:
-    """How much of a log is to go: as far as each of its entries is beyond some limit."""
+    """The number of entries to prune: all up to the first that is within every limit."""
     beyond = log.pruned
     end = len(log.rows)
     for seq in log.seqs():

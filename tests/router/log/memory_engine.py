@@ -1,4 +1,4 @@
-"""The double that other tests use in place of a log, to be held against the promises of the port, too."""
+"""Adapts the in-memory double of other tests to the log interface, so that the same suite checks it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.memory_log import MemoryLog
 
 
 class MemoryEngine:
-    """A MemoryLog behind the port."""
+    """A MemoryLog behind the log interface."""
 
     def __init__(self) -> None:
         self._log = MemoryLog()

@@ -1,4 +1,4 @@
-"""What a log must hold, as dicts and lists: simple enough to be seen to be right."""
+"""A model of the log: dicts and lists, simple enough to be evidently correct."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from tests.router.log.engines import NOW_MS, with_message
 
 @dataclass
 class Row:
-    """An entry of a log; of a change, `target` is where its message stands.
+    """An entry of a log. `target` is the seq of the message that a change concerns.
 
-    `user` is who wrote it, until that one is erased.
+    `user` is the author until that user is erased.
     """
 
     kind: EntryKind
@@ -42,25 +42,25 @@ class Row:
 
 @dataclass
 class OneLog:
-    """The log of one topic, with all that goes when it is erased."""
+    """The log of one topic, with everything that is erased with it."""
 
     epoch: str
     rows: list[Row] = field(default_factory=list)
     opens: dict[int, StoredOpen] = field(default_factory=dict)
     receipts: dict[str, StoredReceipt] = field(default_factory=dict)
-    #: The rows up to this seq are there in number only.
+    #: The rows up to this seq were pruned.
     pruned: int = 0
 
     def seqs(self) -> range:
-        """Where entries stand that are there."""
+        """The seqs of the entries that were not pruned."""
         return range(self.pruned + 1, len(self.rows) + 1)
 
     def messages(self) -> int:
-        """How many it holds."""
+        """Number of messages."""
         return sum(self.rows[seq - 1].kind is EntryKind.MESSAGE for seq in self.seqs())
 
     def brought(self, seq: int, first: int) -> bytes:
-        """The message that comes with an entry, in a page that begins at `first`."""
+        """The message that a change brings, in a page that begins at `first`."""
         row = self.rows[seq - 1]
         if row.kind is not EntryKind.CHANGE or row.target <= self.pruned:
             return b""
@@ -91,7 +91,7 @@ class Work:
 
 
 class LogModel:
-    """All logs. `committed` checks a transaction's outcome as it takes it over."""
+    """All logs. `committed` checks the results of a transaction while applying it."""
 
     def __init__(self) -> None:
         self.logs: dict[TopicKey, OneLog] = {}
@@ -105,14 +105,14 @@ class LogModel:
     # Appending
 
     def committed(self, transaction: Transaction) -> list[PendingEntry]:
-        """Take over what the log has committed; returns the messages that are new."""
+        """Apply and check a committed transaction. Returns its new messages."""
         self._deliveries_changed(transaction)
         for topic, user, position in transaction.delivered:
             log = self._log_at(topic, position)
             if log is not None:
                 log.raise_receipt(user, position.seq, 0)
         written = [one for one in transaction.entries if not one.repeat_only]
-        # Judged by the logs that were there before: who speaks of a message has seen it committed.
+        # Judged by the logs before the transaction: a change follows the commit of its message.
         gone = {one for one in written if one.kind and self._log_at(one.topic, self._target(one)) is None}
         for one in written:
             if one.change is not None and one.result is AppendResult.COMMITTED:
@@ -207,7 +207,7 @@ class LogModel:
             assert one.stored == one.read.SerializeToString()
             log.raise_receipt(one.read.user, one.read.position.seq, one.read.position.seq)
         else:
-            self._check_said(one, log)
+            self._check_message(one, log)
 
     def _check_changed(self, one: PendingEntry, log: OneLog) -> None:
         assert one.change is not None
@@ -220,7 +220,7 @@ class LogModel:
         if target in log.opens:
             log.opens[target] = log.opens[target]._replace(message=log.rows[target - 1].body)
 
-    def _check_said(self, one: PendingEntry, log: OneLog) -> None:
+    def _check_message(self, one: PendingEntry, log: OneLog) -> None:
         assert one.stored == one.message.SerializeToString()
         seq = len(log.rows)
         if one.producer is not None:
@@ -235,7 +235,7 @@ class LogModel:
     def replayed(
         self, tenant: str, agent: str, wanted: Sequence[int], replayed: list[StoredDelivery]
     ) -> None:
-        """Take over the dead letters that the log has replayed."""
+        """Apply and check a replay of dead letters."""
         old = [n for n in sorted(set(wanted)) if n in self.dead and self.dead[n].topic[:2] == (tenant, agent)]
         assert len(replayed) == len(old)
         for number, delivery in zip(old, replayed, strict=True):
@@ -246,7 +246,7 @@ class LogModel:
             assert delivery == (delivery.delivery_id, work.topic, self._body(work), 0)
 
     def reset(self, topic: TopicKey) -> int:
-        """Erase a log; returns how many messages it held."""
+        """Erase a log. Returns the number of its messages."""
         log = self.logs.pop(topic, None)
         self.deliveries = {n: work for n, work in self.deliveries.items() if work.topic != topic}
         self.dead = {n: work for n, work in self.dead.items() if work.topic != topic}
@@ -259,7 +259,7 @@ class LogModel:
         return EMPTY if log is None else Position(log.epoch, len(log.rows))
 
     def page(self, request: PageRequest) -> Page:
-        """What is asked for, found by looking at everything."""
+        """The requested page, found by a full scan."""
         head = self.head(request.topic)
         asked = request.after or request.before
         if asked not in (None, EMPTY) and (asked.epoch != head.epoch or asked.seq > head.seq):
@@ -277,7 +277,7 @@ class LogModel:
         found: list[int] = []
         total = 0
         for seq in seqs[: request.limit]:
-            # Backward, the page's beginning is not known yet, and any end may come with its message.
+            # Backward, the first seq is not known yet, so any end may bring its message.
             first = seqs[0] if request.after is not None else head.seq + 1
             total += len(log.rows[seq - 1].body) + len(log.brought(seq, first))
             if found and total > request.max_bytes:

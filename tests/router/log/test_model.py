@@ -1,4 +1,4 @@
-"""Any sequence of operations leaves the log as a model of dicts and lists says."""
+"""Any sequence of operations leaves the log as the model predicts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.router.log.whole_erasures import erase_tenant, erase_user, prune
 
 _T = TypeVar("_T")
 
-#: Few topics, keys and digests, so that they meet; odd names, as any text may be part of a topic.
+#: Few topics, keys and digests, so that they collide; odd names, since a topic may contain any text.
 TOPICS: list[TopicKey] = [
     ("acme", "", "", NO_TARGET, ""),
     ("acme", "echo", "web", PERSON, "x"),
@@ -64,12 +64,12 @@ entries = st.builds(
     producer=st.sampled_from([None, Producer("worker", 1)]),
     user=st.sampled_from(["alice", "bob"]),
 )
-#: Which message is meant, of all that ever were; those said last are near.
+#: Index of a message among all that ever were, counted from the newest.
 picks = st.integers(0, 12)
 
 
 class LogMachine(RuleBasedStateMachine):
-    """One engine beside the model of it."""
+    """One engine beside its model."""
 
     engine: str
 
@@ -80,7 +80,7 @@ class LogMachine(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.log = self.run(self.opener())
         self.model = ErasingModel()
-        #: All messages that were ever committed, also those of erased logs.
+        #: All messages ever committed, including those of erased logs.
         self.said: list[PendingEntry] = []
 
     def run(self, operation: Coroutine[Any, Any, _T]) -> _T:
@@ -252,7 +252,7 @@ class LogMachine(RuleBasedStateMachine):
             assert backlogs == ([expected] if owed or dead else [])
 
 
-#: How much one piece does of what is done in pieces.
+#: Bounds of the work done in pieces.
 BOUNDS = [
     (log_walk, "LOGS"),
     (erasure, "LOGS"),

@@ -1,4 +1,4 @@
-"""Erasures of the log, piece by piece until they are done."""
+"""Runs erasures piece by piece until they are complete."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_PIECES = 10_000
 
 
 async def whole(call: Callable[[Cursor | None], Awaitable[ErasedPiece]]) -> ErasedPiece:
-    """All pieces, as one."""
+    """Run all pieces and return their sum."""
     messages = receipts = 0
     topics: list[TopicKey] = []
     cursor: Cursor | None = None
@@ -38,7 +38,7 @@ async def erase_user(log: Log, user: str, tenant: str = "acme") -> ErasedPiece:
 
 
 async def prune(log: Log, tenant: str = "acme", *, now_ms: int = NOW_MS, **limits: int) -> int:
-    """Returns how many messages are gone."""
+    """Prune all logs. Returns the number of messages erased."""
     kept = HistoryLimits(**limits)
     erased = await whole(lambda cursor: log.prune(tenant, kept, cursor, now_ms))
     assert (erased.receipts, erased.topics) == (0, ())

@@ -1,4 +1,4 @@
-"""Calls that come faster than they may."""
+"""Calls beyond their rate limit."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from trunkline.v1.address_pb2 import CONVERSATION_KIND_GROUP
 from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
 from trunkline.v1.tenant_pb2 import OPENNESS_LOOPBACK, TenantLimits, TenantSettings
 
-from tests.router.rpc.guarded_router import (
+from tests.router.rpc.in_process_router import (
     PATIENCE_S,
-    GuardedRouter,
+    InProcessRouter,
     Metadata,
 )
 
@@ -27,20 +27,20 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0)
 
 
-async def declared(router: GuardedRouter, tenant: str, **limits: int) -> str:
+async def declared(router: InProcessRouter, tenant: str, **limits: int) -> str:
     settings = TenantSettings(open_to=OPENNESS_LOOPBACK, limits=TenantLimits(**limits))
     await router.admin.create(tenant, settings)
     return tenant
 
 
-async def at_once(router: GuardedRouter, rpc: str, request: ProtoMessage, metadata: Metadata = ()) -> Any:
-    """How often CALLS calls end how."""
+async def at_once(router: InProcessRouter, rpc: str, request: ProtoMessage, metadata: Metadata = ()) -> Any:
+    """Make CALLS calls at once and count their codes."""
     return Counter(
         await asyncio.gather(*(router.code(rpc, request, metadata=metadata) for _ in range(CALLS)))
     )
 
 
-def said(tenant: str) -> BroadcastRequest:
+def broadcast_to(tenant: str) -> BroadcastRequest:
     request = BroadcastRequest(ephemeral=True)
     request.address.tenant, request.address.agent = tenant, "a"
     request.address.platform = "web"
@@ -50,7 +50,7 @@ def said(tenant: str) -> BroadcastRequest:
 
 
 class Context:
-    """A call whose caller waits so long."""
+    """A call with a deadline."""
 
     def __init__(self, patience_s: float | None) -> None:
         self._patience_s = patience_s

@@ -1,4 +1,4 @@
-"""A guarded router for each test."""
+"""A router in this process for each test."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.router.rpc.guarded_router import GuardedRouter, guarded_router
+from tests.router.rpc.in_process_router import InProcessRouter, in_process_router
 
 
 @pytest.fixture
-async def router(tmp_path: Path) -> AsyncIterator[GuardedRouter]:
-    async with guarded_router(tmp_path) as router:
+async def router(tmp_path: Path) -> AsyncIterator[InProcessRouter]:
+    async with in_process_router(tmp_path) as router:
         yield router

@@ -1,4 +1,4 @@
-"""Every RPC passes the guard: who may call what, by what was shown and where the call comes from."""
+"""The interceptor admits or refuses every RPC by credentials, permission and origin."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from trunkline.v1.presence_service_pb2 import GetStatsRequest
 from trunkline_router.rpc.link_verifier import LinkVerifier
 from trunkline_runtime.refusal_log import LINES_PER_S, RefusalLog
 
-from tests.router.rpc.guarded_router import (
+from tests.router.rpc.in_process_router import (
     ALL_SCOPES,
     EDGE,
     FAR,
     METHODS,
     OPERATOR,
     PATIENCE_S,
-    GuardedRouter,
+    InProcessRouter,
     Metadata,
     bearer,
     ended,
-    guarded_router,
+    in_process_router,
     request_for,
 )
 
@@ -61,7 +61,7 @@ def acting(tenant: str) -> Metadata:
     return (*EDGE, ("trunkline-acting-for", tenant))
 
 
-async def test_what_is_no_tenants_is_the_operators(router: GuardedRouter) -> None:
+async def test_rpcs_without_a_tenant_are_for_the_operator(router: InProcessRouter) -> None:
     _, key = await router.key("open")
     of_operator = [name for name in METHODS if scope_of(name) == SCOPE_OPERATOR]
     assert {"CreateTenant", "ListTenants", "DeleteTenant"} <= set(of_operator)
@@ -77,7 +77,7 @@ async def test_what_is_no_tenants_is_the_operators(router: GuardedRouter) -> Non
     )
 
 
-async def test_each_rpc_of_a_tenant_takes_a_key_of_it_with_its_scope(router: GuardedRouter) -> None:
+async def test_each_rpc_of_a_tenant_requires_its_key_with_the_scope(router: InProcessRouter) -> None:
     _, of_other = await router.key("all")
     for rpc, method in OF_TENANTS.items():
         request, scope = request_for(method, "closed"), scope_of(rpc)
@@ -87,7 +87,7 @@ async def test_each_rpc_of_a_tenant_takes_a_key_of_it_with_its_scope(router: Gua
         assert await router.code(rpc, request, metadata=EDGE) == "UNAUTHORIZED", rpc
         code, text = await router.refusal(rpc, request, metadata=bearer(bad))
         assert (code, Scope.Name(scope) in text) == ("FORBIDDEN", True), rpc  # type: ignore[arg-type]
-        # Whether there is such a tenant is nobody else's business.
+        # Callers with a key do not learn whether other tenants exist.
         elsewhere = [
             await router.refusal(rpc, request_for(method, name), metadata=bearer(of_other))
             for name in ("closed", "nobody")
@@ -95,7 +95,7 @@ async def test_each_rpc_of_a_tenant_takes_a_key_of_it_with_its_scope(router: Gua
         assert elsewhere[0] == elsewhere[1], rpc
         assert elsewhere[0][0] == "FORBIDDEN", rpc
         if method.server_streaming:
-            # It would never end.
+            # This call would not end.
             continue
         for key in (OPERATOR, good):
             assert await router.code(rpc, request, metadata=bearer(key)) not in REFUSED, rpc
@@ -127,7 +127,7 @@ async def test_each_rpc_of_a_tenant_takes_a_key_of_it_with_its_scope(router: Gua
         ("closed", (("trunkline-acting-for", "closed"),), SCOPE_PRESENCE, "UNAUTHORIZED"),
         ("closed", (*acting("closed"), *acting("open")), SCOPE_PRESENCE, "UNAUTHORIZED"),
         ("open", acting(""), SCOPE_PRESENCE, "UNAUTHORIZED"),
-        # A proof that does not hold is none, wherever it is shown.
+        # Invalid credentials are refused even if none are required.
         ("open", bearer("tl_0123456789abcdef_wrong"), SCOPE_PRESENCE, "UNAUTHORIZED"),
         ("all", bearer(""), SCOPE_PRESENCE, "UNAUTHORIZED"),
         ("all", (("authorization", "bearer x"),), SCOPE_PRESENCE, "UNAUTHORIZED"),
@@ -136,35 +136,35 @@ async def test_each_rpc_of_a_tenant_takes_a_key_of_it_with_its_scope(router: Gua
         ("closed", (*bearer("wrong"), *acting("closed")), SCOPE_PRESENCE, "UNAUTHORIZED"),
     ],
 )
-async def test_who_shows_what_from_where(
-    router: GuardedRouter, tenant: str, metadata: Metadata, scope: int, code: str
+async def test_admission_by_credentials_and_origin(
+    router: InProcessRouter, tenant: str, metadata: Metadata, scope: int, code: str
 ) -> None:
     rpc = "GetStats" if scope == SCOPE_PRESENCE else "ListApiKeys"
     assert await router.code(rpc, request_for(METHODS[rpc], tenant), metadata=metadata) == code
 
 
-async def test_clients_of_a_dialect_may_erase_their_conversations(router: GuardedRouter) -> None:
+async def test_clients_of_a_dialect_may_reset_their_conversations(router: InProcessRouter) -> None:
     rpc = "ResetConversation"
-    asked = request_for(METHODS[rpc], "closed")
-    assert await router.code(rpc, asked, metadata=acting("closed")) == "OK"
-    assert await router.code(rpc, asked, metadata=acting("open")) == "FORBIDDEN"
-    assert await router.code(rpc, asked, metadata=EDGE) == "UNAUTHORIZED"
+    request = request_for(METHODS[rpc], "closed")
+    assert await router.code(rpc, request, metadata=acting("closed")) == "OK"
+    assert await router.code(rpc, request, metadata=acting("open")) == "FORBIDDEN"
+    assert await router.code(rpc, request, metadata=EDGE) == "UNAUTHORIZED"
 
 
-async def test_health_and_reflection_are_for_anybody(router: GuardedRouter) -> None:
+async def test_health_and_reflection_are_public(router: InProcessRouter) -> None:
     health = health_pb2_grpc.HealthStub(router.channel)
     for metadata in ((), bearer("wrong")):
         answer = await health.Check(health_pb2.HealthCheckRequest(), metadata=metadata)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
-        asked = reflection_pb2.ServerReflectionRequest(list_services="")
+        request = reflection_pb2.ServerReflectionRequest(list_services="")
         call = reflection_pb2_grpc.ServerReflectionStub(router.channel).ServerReflectionInfo(
-            iter([asked]), metadata=metadata
+            iter([request]), metadata=metadata
         )
         listed = await anext(aiter(call))
         assert "trunkline.v1.TenantService" in [each.name for each in listed.list_services_response.service]
 
 
-async def test_what_nobody_serves_is_unimplemented(router: GuardedRouter) -> None:
+async def test_an_unknown_rpc_is_unimplemented(router: InProcessRouter) -> None:
     for path in ("/trunkline.v1.TenantService/Nothing", "/other.Service/Call", "/", "nothing"):
         call = router.channel.unary_unary(path)
         with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -194,7 +194,7 @@ def many(*tenants: str) -> BroadcastManyRequest:
     return batch
 
 
-async def test_only_edges_link(router: GuardedRouter) -> None:
+async def test_only_edges_link(router: InProcessRouter) -> None:
     request = LinkRequest()
     request.hello.edge_id = "e"
     _, key = await router.key("open")
@@ -205,31 +205,31 @@ async def test_only_edges_link(router: GuardedRouter) -> None:
     assert await router.code("Link", request, metadata=EDGE) == "INVALID_ARGUMENT"
 
 
-async def test_a_worker_needs_its_tenants_key(router: GuardedRouter) -> None:
+async def test_a_worker_needs_a_key_of_its_tenant(router: InProcessRouter) -> None:
     _, key = await router.key("closed", SCOPE_ATTACH)
     _, without = await router.key("closed", SCOPE_HISTORY)
     assert await router.code("Attach", hello("closed")) == "UNAUTHORIZED"
     assert await router.code("Attach", hello("open"), metadata=FAR) == "UNAUTHORIZED"
     assert await router.code("Attach", hello("open"), metadata=bearer(key)) == "FORBIDDEN"
-    # Refused before it has said anything.
+    # Refused before its first message.
     assert await router.code("Attach", metadata=bearer(without)) == "FORBIDDEN"
     assert await router.code("Attach", hello(""), metadata=bearer(OPERATOR)) == "INVALID_ARGUMENT"
     assert await router.code("Attach", AttachRequest()) == "HELLO_EXPECTED"
-    # Once it is in it can still ask for nobody else.
+    # An admitted worker cannot name another tenant later.
     call = await router.begin("Attach", hello("closed"), metadata=bearer(key))
     assert (await call.read()).HasField("welcome")
     await call.write(hello("open"))
     assert (await ended(call))[0] == "FORBIDDEN"
 
 
-async def test_each_batch_of_a_stream_is_looked_at(router: GuardedRouter) -> None:
+async def test_each_batch_of_a_stream_is_checked(router: InProcessRouter) -> None:
     _, key = await router.key("closed", SCOPE_BROADCAST)
     call = await router.begin("BroadcastMany", many("closed", "", "closed"), metadata=bearer(key))
     assert await results_of(call, 3) == ["", "INVALID_ARGUMENT", ""]
     await call.write(many("closed", "nobody"))
     assert (await ended(call))[0] == "FORBIDDEN"
     assert await router.code("BroadcastMany", many("open"), metadata=bearer(key)) == "FORBIDDEN"
-    # Without a proof: what is not there is told beside the others, what is not open ends it.
+    # Anonymous: an unknown tenant is one failed result; a closed tenant ends the stream.
     call = await router.begin("BroadcastMany", many("open", "nobody"))
     assert await results_of(call, 2) == ["", "UNKNOWN_TENANT"]
     await call.write(many("open", "closed"))
@@ -237,7 +237,7 @@ async def test_each_batch_of_a_stream_is_looked_at(router: GuardedRouter) -> Non
 
 
 async def results_of(call: Any, wanted: int) -> list[str]:
-    """The codes of so many results, in the order of their numbers; empty for those that were taken."""
+    """Read results until `wanted` arrived. Returns their codes by number, empty for success."""
     results: list[Any] = []
     async with asyncio.timeout(PATIENCE_S):
         while len(results) < wanted:
@@ -245,7 +245,9 @@ async def results_of(call: Any, wanted: int) -> list[str]:
     return [each.error.code for each in sorted(results, key=lambda each: each.number)]
 
 
-async def test_a_key_that_is_revoked_before_the_first_message_does_not_attach(router: GuardedRouter) -> None:
+async def test_a_key_that_is_revoked_before_the_first_message_does_not_attach(
+    router: InProcessRouter,
+) -> None:
     key_id, key = await router.key("closed", SCOPE_ATTACH)
     call = await router.begin("Attach", metadata=bearer(key))
     async with asyncio.timeout(PATIENCE_S):
@@ -259,14 +261,14 @@ async def test_a_key_that_is_revoked_before_the_first_message_does_not_attach(ro
 # The log
 
 
-async def test_refusals_are_logged_without_a_secret(router: GuardedRouter) -> None:
+async def test_refusals_are_logged_without_a_secret(router: InProcessRouter) -> None:
     key_id, key = await router.key("closed", SCOPE_HISTORY)
-    asked = GetStatsRequest(tenant="closed")
+    request = GetStatsRequest(tenant="closed")
     with capture_logs() as lines:
-        await router.code("GetStats", asked, metadata=bearer(key))
-        await router.code("GetStats", asked, metadata=bearer("tl_1234_a-wrong-secret"))
-        await router.code("GetStats", asked, metadata=(*EDGE, *FAR))
-        await router.code("GetStats", asked, metadata=(("trunkline-remote-ip", "<script>"),))
+        await router.code("GetStats", request, metadata=bearer(key))
+        await router.code("GetStats", request, metadata=bearer("tl_1234_a-wrong-secret"))
+        await router.code("GetStats", request, metadata=(*EDGE, *FAR))
+        await router.code("GetStats", request, metadata=(("trunkline-remote-ip", "<script>"),))
         await router.code("GetStats", GetStatsRequest(tenant="nobody"))
     for line in lines:
         assert line.pop("peer").startswith("ipv4:127.0.0.1:")
@@ -281,23 +283,23 @@ async def test_refusals_are_logged_without_a_secret(router: GuardedRouter) -> No
     assert key not in str(lines)
 
 
-def test_nobody_fills_the_log_by_being_refused() -> None:
+def test_logged_refusals_are_rate_limited() -> None:
     now = 10.0
-    said = RefusalLog("refused", lambda: now)
+    refusals = RefusalLog("refused", lambda: now)
     with capture_logs() as lines:
         for _ in range(1000):
-            said.write(rpc="Broadcast")
+            refusals.write(rpc="Broadcast")
         now = 11.0
-        said.write(rpc="Broadcast")
-        said.write(rpc="Broadcast")
+        refusals.write(rpc="Broadcast")
+        refusals.write(rpc="Broadcast")
     assert len(lines) == LINES_PER_S + 2
     assert [line.get("suppressed") for line in lines[-2:]] == [1000 - LINES_PER_S, None]
 
 
-async def test_who_is_on_this_machine_is_an_edge_unless_a_proxy_is_between(tmp_path: Path) -> None:
+async def test_a_local_caller_is_an_edge_unless_it_comes_through_a_proxy(tmp_path: Path) -> None:
     request = LinkRequest()
     request.hello.edge_id = "e"
-    async with guarded_router(tmp_path, LinkVerifier()) as router:
+    async with in_process_router(tmp_path, LinkVerifier()) as router:
         assert await router.code("Link", request) == "INVALID_ARGUMENT"
         for name in ("forwarded", "x-forwarded-for", "x-real-ip"):
             assert await router.code("Link", request, metadata=((name, "127.0.0.1"),)) == "UNAUTHORIZED"

@@ -1,4 +1,4 @@
-"""An edge proves that it is one: by the link key, by a certificate, or by being there."""
+"""Edges authenticate by the link key, by a certificate, or by being local."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CERTIFIED = ENCRYPTED | {"x509_common_name": [b"edge"], "x509_pem_cert": [b"----
 
 
 class Call:
-    """What the proof looks at of a call."""
+    """The part of a call that the verifier examines."""
 
     def __init__(self, peer: str, *metadata: tuple[str, Any], auth: dict[str, list[bytes]] | None = None):
         self._peer, self._metadata, self._auth = peer, metadata, auth or {}
@@ -30,9 +30,9 @@ class Call:
         return self._auth
 
 
-def holds(proof: LinkVerifier, peer: str, *metadata: tuple[str, Any], auth: Any = None) -> bool:
+def is_edge(verifier: LinkVerifier, peer: str, *metadata: tuple[str, Any], auth: Any = None) -> bool:
     call: Any = Call(peer, *metadata, auth=auth)
-    return proof.is_edge(call)
+    return verifier.is_edge(call)
 
 
 def key(value: Any) -> tuple[str, Any]:
@@ -40,50 +40,50 @@ def key(value: Any) -> tuple[str, Any]:
 
 
 @pytest.mark.parametrize("peer", [HERE, FAR])
-def test_where_there_is_a_link_key_it_must_be_shown_also_from_this_machine(peer: str) -> None:
-    proof = LinkVerifier(KEY, from_anywhere=True)
-    assert holds(proof, peer, key(KEY))
-    for shown in ("", KEY[:-1], KEY + "x", KEY.upper(), KEY.encode()):
-        assert not holds(proof, peer, key(shown))
-    assert not holds(proof, peer)
-    assert not holds(proof, peer, ("authorization", f"Bearer {KEY}"))
-    assert not holds(proof, peer, auth=CERTIFIED)
+def test_a_configured_link_key_is_required_from_this_machine_too(peer: str) -> None:
+    verifier = LinkVerifier(KEY, from_anywhere=True)
+    assert is_edge(verifier, peer, key(KEY))
+    for wrong in ("", KEY[:-1], KEY + "x", KEY.upper(), KEY.encode()):
+        assert not is_edge(verifier, peer, key(wrong))
+    assert not is_edge(verifier, peer)
+    assert not is_edge(verifier, peer, ("authorization", f"Bearer {KEY}"))
+    assert not is_edge(verifier, peer, auth=CERTIFIED)
 
 
-def test_of_two_keys_none_counts() -> None:
-    assert not holds(LinkVerifier(KEY), HERE, key(KEY), key("another-key-than-that"))
+def test_two_link_keys_are_rejected() -> None:
+    assert not is_edge(LinkVerifier(KEY), HERE, key(KEY), key("another-key-than-that"))
 
 
 @pytest.mark.parametrize("peer", [HERE, FAR])
-def test_where_there_is_a_port_for_certificates_one_must_be_shown_also_from_this_machine(peer: str) -> None:
-    proof = LinkVerifier(by_certificate=True, from_anywhere=True)
-    assert holds(proof, peer, auth=CERTIFIED)
-    assert not holds(proof, peer, auth=ENCRYPTED)
-    assert not holds(proof, peer)
-    assert not holds(proof, peer, key(""))
+def test_a_configured_link_listener_requires_certificates_from_this_machine_too(peer: str) -> None:
+    verifier = LinkVerifier(by_certificate=True, from_anywhere=True)
+    assert is_edge(verifier, peer, auth=CERTIFIED)
+    assert not is_edge(verifier, peer, auth=ENCRYPTED)
+    assert not is_edge(verifier, peer)
+    assert not is_edge(verifier, peer, key(""))
 
 
-def test_where_there_are_both_either_will_do() -> None:
-    proof = LinkVerifier(KEY, by_certificate=True)
-    assert holds(proof, FAR, auth=CERTIFIED)
-    assert holds(proof, FAR, key(KEY), auth=ENCRYPTED)
-    assert not holds(proof, FAR, key("no"), auth=ENCRYPTED)
+def test_a_key_or_a_certificate_suffices_if_both_are_configured() -> None:
+    verifier = LinkVerifier(KEY, by_certificate=True)
+    assert is_edge(verifier, FAR, auth=CERTIFIED)
+    assert is_edge(verifier, FAR, key(KEY), auth=ENCRYPTED)
+    assert not is_edge(verifier, FAR, key("no"), auth=ENCRYPTED)
 
 
-def test_where_there_is_neither_whoever_is_on_this_machine_is_an_edge() -> None:
-    assert holds(LinkVerifier(), HERE)
-    assert holds(LinkVerifier(), "ipv6:%5B::1%5D:1")
+def test_without_credentials_configured_local_callers_are_edges() -> None:
+    assert is_edge(LinkVerifier(), HERE)
+    assert is_edge(LinkVerifier(), "ipv6:%5B::1%5D:1")
     for peer in (FAR, "unix:", ""):
-        assert not holds(LinkVerifier(), peer)
+        assert not is_edge(LinkVerifier(), peer)
 
 
-def test_where_that_was_said_whoever_is_anywhere_is_an_edge() -> None:
-    assert holds(LinkVerifier(from_anywhere=True), FAR)
+def test_insecure_links_admit_edges_from_anywhere() -> None:
+    assert is_edge(LinkVerifier(from_anywhere=True), FAR)
 
 
 @pytest.mark.parametrize("header", PROXIED)
-def test_who_came_by_a_proxy_is_there_only_by_showing_something(header: str) -> None:
+def test_a_caller_behind_a_proxy_needs_credentials(header: str) -> None:
     by_proxy = (header, "127.0.0.1")
-    assert not holds(LinkVerifier(), HERE, by_proxy)
-    assert not holds(LinkVerifier(from_anywhere=True), FAR, by_proxy)
-    assert holds(LinkVerifier(KEY), FAR, by_proxy, key(KEY))
+    assert not is_edge(LinkVerifier(), HERE, by_proxy)
+    assert not is_edge(LinkVerifier(from_anywhere=True), FAR, by_proxy)
+    assert is_edge(LinkVerifier(KEY), FAR, by_proxy, key(KEY))

@@ -1,4 +1,4 @@
-"""The operator's key: set, or made once and kept."""
+"""The operator key: configured, or created once in the data folder."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def settings(folder: Path, key: str = "") -> RouterSettings:
     return RouterSettings(data_dir=folder, operator_key=SecretStr(key))
 
 
-def test_a_key_that_is_set_needs_no_file(tmp_path: Path) -> None:
+def test_a_configured_key_needs_no_file(tmp_path: Path) -> None:
     assert operator_key(settings(tmp_path, "0123456789abcdef")) == "0123456789abcdef"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_key_is_made_once_for_its_owner_only(tmp_path: Path) -> None:
+def test_a_key_file_is_created_once_and_readable_by_its_owner_only(tmp_path: Path) -> None:
     folder = tmp_path / "not" / "yet"
     key = operator_key(settings(folder))
     assert len(key) >= 32
@@ -33,18 +33,14 @@ def test_a_key_is_made_once_for_its_owner_only(tmp_path: Path) -> None:
     assert [path.name for path in folder.iterdir()] == [FILE]
 
 
-def test_routers_that_start_at_once_have_the_same_key(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_routers_starting_together_get_the_same_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "exists", lambda self: False)
     with ThreadPoolExecutor(8) as threads:
         found = set(threads.map(lambda _: operator_key(settings(tmp_path)), range(8)))
     assert len(found) == 1
 
 
-def test_a_key_that_could_not_be_written_is_not_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_no_key_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -55,7 +51,7 @@ def test_a_key_that_could_not_be_written_is_not_there(
 
 
 @pytest.mark.parametrize("key", ["short", "x" * 1025, "a key with blanks in it", "schlüssel-schlüssel", "\n"])
-def test_what_is_no_key_is_said_without_showing_it(key: str, tmp_path: Path) -> None:
+def test_an_invalid_key_is_rejected_without_being_printed(key: str, tmp_path: Path) -> None:
     with pytest.raises(StartError, match="TRUNKLINE_OPERATOR_KEY") as refused:
         operator_key(settings(tmp_path, key))
     assert key.strip() == "" or key not in str(refused.value)
@@ -65,12 +61,12 @@ def test_what_is_no_key_is_said_without_showing_it(key: str, tmp_path: Path) -> 
     assert key.strip() == "" or key not in str(refused.value)
 
 
-def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
+def test_an_unreadable_key_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / FILE).mkdir()
     with pytest.raises(StartError, match="TRUNKLINE_OPERATOR_KEY"):
         operator_key(settings(tmp_path))
 
 
-def test_no_setting_shows_the_key(tmp_path: Path) -> None:
-    shown: Any = settings(tmp_path, "0123456789abcdef")
-    assert "0123456789abcdef" not in f"{shown!r} {shown.operator_key}"
+def test_settings_never_print_the_key(tmp_path: Path) -> None:
+    configured: Any = settings(tmp_path, "0123456789abcdef")
+    assert "0123456789abcdef" not in f"{configured!r} {configured.operator_key}"

@@ -1,4 +1,4 @@
-"""Backends that call, or send, faster than their tenant may."""
+"""Calls and streams of backends beyond their tenant's rate limits."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from trunkline_router.rpc.broadcast_service import MAX_REQUESTS_PER_STEP, slices
 from trunkline_router.rpc.call_queueing import wait_in_queue
 from trunkline_runtime.token_bucket import RateLimit
 
-from tests.router.rpc.call_pacing import CALLS, Context, at_once, declared, said, until
-from tests.router.rpc.guarded_router import (
+from tests.router.rpc.call_pacing import CALLS, Context, at_once, broadcast_to, declared, until
+from tests.router.rpc.in_process_router import (
     METHODS,
     OPERATOR,
     PATIENCE_S,
-    GuardedRouter,
+    InProcessRouter,
     Metadata,
     bearer,
     ended,
@@ -31,7 +31,7 @@ from tests.router.rpc.guarded_router import (
     request_for,
 )
 
-SAYING = {"Broadcast", "OpenMessage", "ExtendMessage"}
+PUBLISHING = {"Broadcast", "OpenMessage", "ExtendMessage"}
 UNARY = sorted(
     name
     for name, method in METHODS.items()
@@ -41,8 +41,8 @@ UNARY = sorted(
 )
 
 
-async def each_at_once(router: GuardedRouter, metadata: Metadata = (), **limits: int) -> dict[str, Any]:
-    """The same for each RPC, with a tenant of its own."""
+async def each_at_once(router: InProcessRouter, metadata: Metadata = (), **limits: int) -> dict[str, Any]:
+    """Call each RPC with its own tenant, many at once. Returns the codes by RPC."""
 
     async def codes(rpc: str) -> Any:
         tenant = await declared(router, rpc, **limits)
@@ -51,33 +51,33 @@ async def each_at_once(router: GuardedRouter, metadata: Metadata = (), **limits:
     return dict(zip(UNARY, await asyncio.gather(*map(codes, UNARY)), strict=True))
 
 
-async def test_each_rpc_of_a_tenant_takes_its_turn(router: GuardedRouter) -> None:
-    """Two go on at once, two wait for their turn, and the others would come too late."""
+async def test_each_rpc_of_a_tenant_is_rate_limited(router: InProcessRouter) -> None:
+    """Two calls pass at once, two are queued, the others would wait too long."""
     for rpc, codes in (await each_at_once(router, calls_per_s=2)).items():
         assert 0 < codes["RATE_LIMITED"] <= CALLS - 4, rpc
         assert router.runtime.core.directory.tenants[rpc].refused["RATE_LIMITED"] == codes["RATE_LIMITED"]
 
 
-async def test_calls_with_a_key_take_their_turns_before_they_are_read(router: GuardedRouter) -> None:
+async def test_calls_with_a_key_are_queued_before_they_are_parsed(router: InProcessRouter) -> None:
     tenant = await declared(router, "few", calls_per_s=2)
     _, key = await router.key(tenant)
-    codes = await at_once(router, "Broadcast", said("all"), bearer(key))
+    codes = await at_once(router, "Broadcast", broadcast_to("all"), bearer(key))
     assert set(codes) == {"FORBIDDEN", "RATE_LIMITED"}
     assert router.runtime.core.directory.tenants[tenant].refused == codes
 
 
-async def test_calls_that_say_something_are_messages_and_others_are_not(router: GuardedRouter) -> None:
+async def test_only_publishing_calls_count_as_messages(router: InProcessRouter) -> None:
     for rpc, codes in (await each_at_once(router, messages_per_s=2)).items():
-        assert bool(codes["RATE_LIMITED"]) == (rpc in SAYING), rpc
+        assert bool(codes["RATE_LIMITED"]) == (rpc in PUBLISHING), rpc
 
 
-async def test_the_operator_waits_only_where_it_says_something(router: GuardedRouter) -> None:
+async def test_the_operator_is_rate_limited_only_when_publishing(router: InProcessRouter) -> None:
     limits = {"calls_per_s": 2, "messages_per_s": 2}
     for rpc, codes in (await each_at_once(router, bearer(OPERATOR), **limits)).items():
-        assert bool(codes["RATE_LIMITED"]) == (rpc in SAYING), rpc
+        assert bool(codes["RATE_LIMITED"]) == (rpc in PUBLISHING), rpc
 
 
-async def test_streams_take_a_turn_when_they_are_opened(router: GuardedRouter) -> None:
+async def test_opening_a_stream_is_rate_limited(router: InProcessRouter) -> None:
     tenant = await declared(router, "few", calls_per_s=2)
     _, key = await router.key(tenant)
     streams = [await router.begin("BroadcastMany", metadata=bearer(key)) for _ in range(CALLS)]
@@ -93,7 +93,7 @@ async def test_streams_take_a_turn_when_they_are_opened(router: GuardedRouter) -
     assert 0 < len(codes) <= CALLS - 4
 
 
-async def test_streams_of_all_who_show_no_key_take_turns_together(router: GuardedRouter) -> None:
+async def test_anonymous_streams_share_one_rate_limit(router: InProcessRouter) -> None:
     router.interceptor.anonymous_streams.rate = RateLimit(2, unit="streams")
     streams = [await router.begin("BroadcastMany") for _ in range(CALLS)]
     for stream in streams:
@@ -105,8 +105,8 @@ async def test_streams_of_all_who_show_no_key_take_turns_together(router: Guarde
     assert codes["OK", ""] >= 2
 
 
-async def test_a_request_is_read_when_it_is_known_who_sent_it(router: GuardedRouter) -> None:
-    """What cannot be read is refused as anything else that is wrong."""
+async def test_a_request_is_parsed_after_its_caller_is_known(router: InProcessRouter) -> None:
+    """An unparsable request is refused like any invalid one."""
 
     async def code(metadata: Metadata) -> str:
         call = router.channel.unary_unary("/trunkline.v1.BroadcastService/Broadcast")
@@ -118,51 +118,51 @@ async def test_a_request_is_read_when_it_is_known_who_sent_it(router: GuardedRou
     assert await code(()) == "INVALID_ARGUMENT"
 
 
-async def test_tenants_do_not_wait_for_one_another(router: GuardedRouter) -> None:
+async def test_tenants_do_not_wait_for_one_another(router: InProcessRouter) -> None:
     few, other = await declared(router, "few", calls_per_s=1), await declared(router, "other")
-    flood = asyncio.create_task(at_once(router, "Broadcast", said(few)))
+    flood = asyncio.create_task(at_once(router, "Broadcast", broadcast_to(few)))
     calls = 0
     while not flood.done():
-        assert await router.code("Broadcast", said(other)) == "OK"
+        assert await router.code("Broadcast", broadcast_to(other)) == "OK"
         calls += 1
     assert (await flood)["RATE_LIMITED"]
-    # While one of the flood has waited for a second.
+    # While the flood waited for up to a second.
     assert calls > 20
 
 
-async def test_whose_key_is_taken_away_while_it_waits_does_not_get_its_turn(router: GuardedRouter) -> None:
+async def test_a_call_whose_key_is_revoked_while_queued_is_refused(router: InProcessRouter) -> None:
     tenant = await declared(router, "few", calls_per_s=1)
     key_id, key = await router.key(tenant)
     queue = router.runtime.core.directory.tenants[tenant].call_queue
-    assert await router.code("Broadcast", said(tenant), metadata=bearer(key)) == "OK"
-    waiting = asyncio.create_task(router.code("Broadcast", said(tenant), metadata=bearer(key)))
+    assert await router.code("Broadcast", broadcast_to(tenant), metadata=bearer(key)) == "OK"
+    waiting = asyncio.create_task(router.code("Broadcast", broadcast_to(tenant), metadata=bearer(key)))
     await until(lambda: len(queue))
     await router.admin.revoke_key(tenant, key_id)
     assert await waiting == "UNAUTHORIZED"
 
 
-async def test_a_stream_whose_key_is_taken_away_while_it_waits_is_not_opened(router: GuardedRouter) -> None:
+async def test_a_stream_whose_key_is_revoked_while_queued_is_not_opened(router: InProcessRouter) -> None:
     tenant = await declared(router, "few", calls_per_s=1)
     key_id, key = await router.key(tenant)
     queue = router.runtime.core.directory.tenants[tenant].call_queue
-    assert await router.code("Broadcast", said(tenant), metadata=bearer(key)) == "OK"
+    assert await router.code("Broadcast", broadcast_to(tenant), metadata=bearer(key)) == "OK"
     stream = await router.begin("BroadcastMany", metadata=bearer(key))
     await until(lambda: len(queue))
     await router.admin.revoke_key(tenant, key_id)
     assert (await ended(stream))[0] == "UNAUTHORIZED"
 
 
-async def test_a_tenant_that_is_closed_while_a_call_waits_is_closed_to_it(router: GuardedRouter) -> None:
+async def test_a_call_queued_while_its_tenant_closes_is_refused(router: InProcessRouter) -> None:
     tenant = await declared(router, "few", calls_per_s=1)
     queue = router.runtime.core.directory.tenants[tenant].call_queue
-    assert await router.code("Broadcast", said(tenant)) == "OK"
-    waiting = asyncio.create_task(router.code("Broadcast", said(tenant)))
+    assert await router.code("Broadcast", broadcast_to(tenant)) == "OK"
+    waiting = asyncio.create_task(router.code("Broadcast", broadcast_to(tenant)))
     await until(lambda: len(queue))
     await router.admin.update(tenant, TenantSettings(), ["open_to"])
     assert await waiting == "UNAUTHORIZED"
 
 
-async def test_a_call_that_is_cancelled_while_it_waits_leaves_nothing_behind(router: GuardedRouter) -> None:
+async def test_a_call_cancelled_while_queued_leaves_the_queue(router: InProcessRouter) -> None:
     tenant = await declared(router, "few", calls_per_s=1)
     queue: FairCallQueue = router.runtime.core.directory.tenants[tenant].call_queue
     assert not await wait_in_queue(queue, 0, Context(None))  # type: ignore[arg-type]
@@ -175,15 +175,15 @@ async def test_a_call_that_is_cancelled_while_it_waits_leaves_nothing_behind(rou
     assert await wait_in_queue(queue, 0, Context(None))  # type: ignore[arg-type]
 
 
-async def test_a_call_whose_turn_does_not_come_is_refused(
-    router: GuardedRouter, monkeypatch: pytest.MonkeyPatch
+async def test_a_call_queued_for_too_long_is_refused(
+    router: InProcessRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trunkline_router.core.tenants.fair_call_queue.MAX_DELAY_S", 0.1)
     tenant = await declared(router, "few", calls_per_s=1)
-    assert (await at_once(router, "Broadcast", said(tenant)))["OK"] == 1
+    assert (await at_once(router, "Broadcast", broadcast_to(tenant)))["OK"] == 1
 
 
-def test_a_large_batch_is_taken_in_pieces_in_order() -> None:
+def test_a_large_batch_is_sliced_in_order() -> None:
     batch = BroadcastManyRequest()
     for number in range(2 * MAX_REQUESTS_PER_STEP + 1):
         batch.requests.add(number=number)
@@ -192,7 +192,7 @@ def test_a_large_batch_is_taken_in_pieces_in_order() -> None:
     assert list(chain.from_iterable(taken)) == list(range(2 * MAX_REQUESTS_PER_STEP + 1))
 
 
-def test_a_small_batch_is_one_piece() -> None:
+def test_a_small_batch_is_one_slice() -> None:
     batch = BroadcastManyRequest()
     batch.requests.add(number=1)
     [piece] = slices(batch.requests)

@@ -1,4 +1,4 @@
-"""What goes on when its right to go on is taken away: it ends, at once, and says why."""
+"""Streams end at once, with the reason, when their permission is revoked."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
 from trunkline.v1.presence_service_pb2 import GetStatsRequest, WatchConnectionsRequest
 from trunkline.v1.tenant_pb2 import TENANT_STATE_SUSPENDED
 
-from tests.router.rpc.guarded_router import OPERATOR, PATIENCE_S, GuardedRouter, Metadata, bearer, ended
+from tests.router.rpc.in_process_router import OPERATOR, PATIENCE_S, InProcessRouter, Metadata, bearer, ended
 
 END_S = 1.0
 
 
 def opening(rpc: str, tenant: str) -> Any:
-    """The message that opens such a stream."""
+    """The first message of a stream."""
     if rpc == "Attach":
         attach = AttachRequest()
         attach.hello.tenant = tenant
@@ -39,8 +39,8 @@ def opening(rpc: str, tenant: str) -> Any:
     return watch
 
 
-async def opened(router: GuardedRouter, rpc: str, tenant: str, metadata: Metadata) -> Any:
-    """Such a stream, and the router knows it."""
+async def opened(router: InProcessRouter, rpc: str, tenant: str, metadata: Metadata) -> Any:
+    """Open a stream, and wait until the router has registered it."""
     before = len(router.runtime.streams)
     call = await router.begin(rpc, opening(rpc, tenant), metadata=metadata)
     async with asyncio.timeout(PATIENCE_S):
@@ -49,15 +49,15 @@ async def opened(router: GuardedRouter, rpc: str, tenant: str, metadata: Metadat
     return call
 
 
-async def suspend(router: GuardedRouter, key_id: str) -> None:
+async def suspend(router: InProcessRouter, key_id: str) -> None:
     await router.admin.set_state("closed", TENANT_STATE_SUSPENDED)
 
 
-async def delete(router: GuardedRouter, key_id: str) -> None:
+async def delete(router: InProcessRouter, key_id: str) -> None:
     await router.admin.delete("closed")
 
 
-async def revoke(router: GuardedRouter, key_id: str) -> None:
+async def revoke(router: InProcessRouter, key_id: str) -> None:
     await router.admin.revoke_key("closed", key_id)
 
 
@@ -67,7 +67,7 @@ async def revoke(router: GuardedRouter, key_id: str) -> None:
     [(revoke, "UNAUTHORIZED"), (suspend, "TENANT_SUSPENDED"), (delete, "UNKNOWN_TENANT")],
 )
 async def test_a_stream_ends(
-    router: GuardedRouter, rpc: str, take_away: Callable[[GuardedRouter, str], Awaitable[None]], code: str
+    router: InProcessRouter, rpc: str, take_away: Callable[[InProcessRouter, str], Awaitable[None]], code: str
 ) -> None:
     key_id, key = await router.key("closed")
     _, other_key = await router.key("all")
@@ -85,14 +85,14 @@ async def test_a_stream_ends(
 
 
 @pytest.mark.parametrize("rpc", ["Attach", "WatchConnections"])
-async def test_a_suspended_tenants_streams_end_whoever_opened_them(router: GuardedRouter, rpc: str) -> None:
+async def test_a_suspended_tenants_streams_end_for_every_caller(router: InProcessRouter, rpc: str) -> None:
     by_operator = await opened(router, rpc, "closed", bearer(OPERATOR))
     await suspend(router, "")
     async with asyncio.timeout(END_S):
         assert (await ended(by_operator))[0] == "TENANT_SUSPENDED"
 
 
-async def test_the_operators_broadcasts_go_on_for_other_tenants(router: GuardedRouter) -> None:
+async def test_the_operators_broadcasts_continue_for_other_tenants(router: InProcessRouter) -> None:
     call = await opened(router, "BroadcastMany", "closed", bearer(OPERATOR))
     await suspend(router, "")
     assert not call.done()

@@ -1,4 +1,4 @@
-"""How streams end: while nothing is written, and while something is."""
+"""Streams end while idle and while writing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.router.rpc.call_pacing import until
 
 
 class Peer:
-    """Reads a batch when it is told to."""
+    """A peer that reads a batch when the test allows it."""
 
     def __init__(self) -> None:
         self.begun: list[Any] = []
@@ -32,7 +32,7 @@ class Peer:
 
 
 class Running:
-    """A stream with two batches to write to a peer, of which the first is under way."""
+    """A stream with two batches to write, the first of which is being written."""
 
     def __init__(self) -> None:
         self.peer = Peer()
@@ -52,7 +52,7 @@ async def running() -> Running:
     return made
 
 
-async def test_a_stream_that_is_ended_while_something_is_written_ends_after_that() -> None:
+async def test_a_stream_ended_during_a_write_finishes_the_write() -> None:
     made = await running()
     made.stream.end(catalogue.ROUTER_UNAVAILABLE.refused())
     for _ in range(10):
@@ -65,7 +65,7 @@ async def test_a_stream_that_is_ended_while_something_is_written_ends_after_that
     assert made.peer.read == made.peer.begun == ["one"]
 
 
-async def test_a_peer_that_reads_nothing_is_waited_for_no_longer_than_that(
+async def test_the_last_write_waits_a_bounded_time_for_the_peer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(streams, "LAST_WRITE_S", 0.05)
@@ -76,7 +76,7 @@ async def test_a_peer_that_reads_nothing_is_waited_for_no_longer_than_that(
     assert made.peer.read == []
 
 
-async def test_a_stream_that_waits_for_something_to_write_ends_at_once(
+async def test_an_idle_stream_ends_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(streams, "LAST_WRITE_S", 3600)
@@ -88,7 +88,7 @@ async def test_a_stream_that_waits_for_something_to_write_ends_at_once(
         await made.task
 
 
-async def test_a_call_that_is_cancelled_takes_reader_and_writer_with_it(
+async def test_cancelling_a_call_cancels_its_reader_and_writer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(streams, "LAST_WRITE_S", 0.05)

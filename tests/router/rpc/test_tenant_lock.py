@@ -1,4 +1,4 @@
-"""Calls that hold up what all write: one at a time of each tenant."""
+"""Calls that block the log's writer run one at a time per tenant."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from trunkline_router.rpc import tenant_lock
 from trunkline_router.rpc.method_rules import rule_of
 
 from tests.router.rpc.call_pacing import CALLS, until
-from tests.router.rpc.guarded_router import (
+from tests.router.rpc.in_process_router import (
     METHODS,
     OPERATOR,
-    GuardedRouter,
+    InProcessRouter,
     Metadata,
     bearer,
 )
 
 
-async def test_of_calls_that_hold_up_all_there_is_one_at_a_time_of_each_tenant(
-    router: GuardedRouter, monkeypatch: pytest.MonkeyPatch
+async def test_exclusive_calls_run_one_at_a_time_per_tenant(
+    router: InProcessRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tenant_lock, "MAX_WAITING_CALLS", CALLS - 1)
     under_way, most = Counter[str](), Counter[str]()
@@ -52,7 +52,7 @@ async def test_of_calls_that_hold_up_all_there_is_one_at_a_time_of_each_tenant(
     await until(lambda: under_way == {"open": 1, "all": 1, "closed": CALLS + 1})
     queues = router.interceptor.tenant_lock._entries
     await until(lambda: [queues[tenant].calls for tenant in ("open", "all")] == [CALLS, CALLS])
-    # The last has been refused by when another is answered.
+    # Once another call is answered, the last one has been refused.
     assert (
         await router.code("ListApiKeys", ListApiKeysRequest(tenant="open"), metadata=bearer(OPERATOR)) == "OK"
     )
@@ -63,8 +63,8 @@ async def test_of_calls_that_hold_up_all_there_is_one_at_a_time_of_each_tenant(
     assert not queues
 
 
-async def test_whose_key_is_taken_away_while_it_waits_for_another_call_does_nothing(
-    router: GuardedRouter, monkeypatch: pytest.MonkeyPatch
+async def test_an_exclusive_call_whose_key_is_revoked_while_it_waits_is_refused(
+    router: InProcessRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     erased: list[str] = []
     go_on = asyncio.Event()
@@ -92,7 +92,7 @@ async def test_whose_key_is_taken_away_while_it_waits_for_another_call_does_noth
     assert erased == ["one"]
 
 
-def test_calls_that_hold_up_all_are_those_that_administer_and_replay() -> None:
+def test_exclusive_calls_are_those_that_administer_and_replay() -> None:
     alone = {name for name, method in METHODS.items() if rule_of(method).exclusive}
     by_admin = {name for name in METHODS if METHODS[name].GetOptions().Extensions[requires] == SCOPE_ADMIN}
     assert alone == {"ReplayDeadLetters", *by_admin}

@@ -1,4 +1,4 @@
-"""What every engine of the log promises of changes and reads, and of pages with and without them."""
+"""Guarantees of every log engine: changes and reads, and pages with and without them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def page(log: Log, limit: int = 100, **where: Any) -> Page:
 
 
 async def seqs(log: Log, limit: int = 100, **where: Any) -> tuple[list[int], bool]:
-    """The seqs of a page of ALICE's messages, and whether there are more."""
+    """Read a page of ALICE's messages. Returns its seqs, and whether there are more."""
     found = await page(log, limit, messages_only=True, **where)
     return [entry.seq for entry in found.entries], found.more
 
@@ -69,7 +69,7 @@ async def test_entries_of_all_kinds_are_numbered_together(log: Log) -> None:
     ]
 
 
-async def test_the_head_is_that_of_the_last_entry_after_a_restart(log: Log, opener: Opener) -> None:
+async def test_the_head_after_a_restart_is_the_last_entry(log: Log, opener: Opener) -> None:
     (first,) = await append(log, pending_entry())
     await append(log, read(ALICE, position(first)))
     await log.close()
@@ -82,7 +82,7 @@ async def test_the_head_is_that_of_the_last_entry_after_a_restart(log: Log, open
         await again.close()
 
 
-async def test_a_committed_change_is_completed_and_kept_without_the_message(log: Log) -> None:
+async def test_a_committed_change_is_completed_and_stored_without_its_message(log: Log) -> None:
     (first,) = await append(log, pending_entry())
     one = edit(first)
     assert one.change is not None
@@ -104,7 +104,7 @@ async def test_a_committed_read_is_completed(log: Log) -> None:
     assert (await page(log, after=position(first))).entries == [Entry(2, EntryKind.READ, one.stored)]
 
 
-async def test_a_changed_message_is_found_everywhere_in_its_present_form(log: Log) -> None:
+async def test_a_changed_message_is_read_in_its_present_form(log: Log) -> None:
     (first,) = await append(log, pending_entry(deliver=True))
     (one,) = await append(log, edit(first))
     now = one.message.SerializeToString()
@@ -113,14 +113,14 @@ async def test_a_changed_message_is_found_everywhere_in_its_present_form(log: Lo
     assert (await log.deliveries("acme", "echo", 0, 9))[0].message == now
 
 
-async def test_the_last_of_several_changes_of_one_transaction_holds(log: Log) -> None:
+async def test_the_last_change_in_a_transaction_wins(log: Log) -> None:
     (first, other) = await append(log, pending_entry(), pending_entry())
     await append(log, edit(first, "a"), edit(other, "b"), edit(first, "c"), edit(first, "d"))
     found = [Message.FromString(entry.body) for entry in (await page(log, 2, after=EMPTY)).entries]
     assert [one.parts[0].text.text for one in found] == ["d", "b"]
 
 
-async def test_changes_are_no_messages(log: Log) -> None:
+async def test_changes_do_not_count_as_messages(log: Log) -> None:
     (first,) = await append(log, pending_entry())
     (one,) = await append(log, edit(first))
     assert await log.message("acme", f"{one.position.epoch}-{one.position.seq}") is None
@@ -134,12 +134,12 @@ async def test_an_edit_brings_the_message_in_its_present_form(log: Log) -> None:
     for after in (EMPTY, position(first), None):
         found = await page(log, after=after)
         changes = [entry.body for entry in found.entries if entry.kind is EntryKind.CHANGE]
-        # Never with the recall.
+        # Never with a recall.
         assert changes == [with_message(one.stored, now), last.stored]
 
 
 @pytest.mark.parametrize("size", [0, 127, 128, 16_383, 16_384, 300_000])
-async def test_messages_of_any_size_are_brought(log: Log, size: int) -> None:
+async def test_an_edit_brings_a_message_of_any_size(log: Log, size: int) -> None:
     (first,) = await append(log, pending_entry())
     (one,) = await append(log, edit(first, "x" * size))
     (entry,) = (await page(log, after=position(first))).entries
@@ -147,7 +147,7 @@ async def test_messages_of_any_size_are_brought(log: Log, size: int) -> None:
     assert entry.body == with_message(one.stored, one.message.SerializeToString())
 
 
-async def test_an_end_brings_the_message_only_where_it_stands_before_the_page(log: Log) -> None:
+async def test_an_end_brings_its_message_only_if_it_precedes_the_page(log: Log) -> None:
     first, second = await append(log, pending_entry(producer=WORKER), pending_entry(producer=WORKER))
     one, two = await append(log, end(first), end(second))
     both = [with_message(d.stored, d.message.SerializeToString()) for d in (one, two)]
@@ -163,11 +163,11 @@ async def test_an_end_brings_the_message_only_where_it_stands_before_the_page(lo
     assert await changes(9) == alone
     assert await changes(3) == [both[0], alone[1]]
     assert await changes(2) == both
-    # A page that is cut brings what stands before the cut.
+    # A page that is cut brings the messages before the cut.
     assert await changes(9, max_bytes=1) == both[1:]
 
 
-async def test_what_is_brought_counts_as_bytes_of_the_page(log: Log) -> None:
+async def test_brought_messages_count_towards_the_bytes_of_a_page(log: Log) -> None:
     (first,) = await append(log, pending_entry())
     await append(log, edit(first, "x" * 1000), edit(first, "x" * 1000), pending_entry(text="y" * 500))
     assert len((await page(log, after=position(first), max_bytes=2000)).entries) == 1
@@ -175,7 +175,7 @@ async def test_what_is_brought_counts_as_bytes_of_the_page(log: Log) -> None:
     assert [entry.seq for entry in (await page(log, max_bytes=2000)).entries] == [3, 4]
 
 
-async def test_what_an_end_may_bring_counts_where_the_page_is_cut(log: Log) -> None:
+async def test_messages_that_ends_may_bring_count_when_a_page_is_cut(log: Log) -> None:
     (first,) = await append(log, pending_entry(producer=WORKER))
     await append(log, pending_entry(text="x" * 100), end(first, "y" * 1000), pending_entry())
     found = await page(log, max_bytes=1000)
@@ -183,7 +183,7 @@ async def test_what_an_end_may_bring_counts_where_the_page_is_cut(log: Log) -> N
     assert found.more
 
 
-async def test_a_change_that_comes_again_gets_the_first_ones_position(log: Log) -> None:
+async def test_a_repeated_change_gets_the_position_of_the_first(log: Log) -> None:
     key = a_key()
     (first,) = await append(log, pending_entry())
     (one,) = await append(log, edit(first, "once", key=key))
@@ -199,7 +199,7 @@ async def test_a_change_that_comes_again_gets_the_first_ones_position(log: Log) 
     assert await log.message("acme", first.message.id) == one.message.SerializeToString()
 
 
-async def test_changes_and_reads_of_an_erased_log_change_nothing(log: Log) -> None:
+async def test_changes_and_reads_of_an_erased_log_have_no_effect(log: Log) -> None:
     key = a_key()
     (first,) = await append(log, pending_entry())
     (kept,) = await append(log, edit(first, key=key))
@@ -224,7 +224,7 @@ async def test_changes_and_reads_of_an_erased_log_change_nothing(log: Log) -> No
 # Pages of messages only
 
 
-async def test_pages_of_messages_are_full_whatever_lies_between(log: Log) -> None:
+async def test_pages_of_messages_are_full_despite_other_entries(log: Log) -> None:
     said = []
     for count in (0, 3, 1, 120, 0, 2):
         (one,) = await append(log, pending_entry())

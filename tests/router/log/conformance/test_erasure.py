@@ -1,4 +1,4 @@
-"""What every engine of the log promises of tenants and users that are erased."""
+"""Guarantees of every log engine: erasure of tenants and users."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def give_up(log: Any, *pending_entries: PendingEntry) -> None:
 # Tenants
 
 
-async def test_all_logs_of_a_tenant_are_erased_with_all_that_belongs_to_them(any_log: Any) -> None:
+async def test_erasing_a_tenant_erases_its_logs_with_all_their_rows(any_log: Any) -> None:
     pending_entries = await append(
         any_log,
         *(pending_entry(topic, deliver=topic is ALICE) for topic in (ALICE, ALICE, ROOM, MINE, PLATFORM)),
@@ -97,7 +97,7 @@ async def test_all_logs_of_a_tenant_are_erased_with_all_that_belongs_to_them(any
     assert await erase_tenant(any_log) == ErasedPiece(0)
 
 
-async def test_a_name_that_is_declared_again_has_new_logs_and_new_numbers(log: Log, opener: Opener) -> None:
+async def test_a_tenant_declared_again_gets_new_epochs_and_ids(log: Log, opener: Opener) -> None:
     key = a_key()
     old = await append(log, pending_entry(deliver=True, key=key), pending_entry(deliver=True))
     assert await log.heads([ALICE]) == [position(old[1])]
@@ -124,7 +124,7 @@ async def test_a_name_that_is_declared_again_has_new_logs_and_new_numbers(log: L
         await again.close()
 
 
-async def test_a_tenant_is_known_until_its_last_log_is_erased(any_log: Any) -> None:
+async def test_a_tenant_stays_registered_until_its_last_log_is_erased(any_log: Any) -> None:
     tenant = StoredTenant("acme", 3, b"", 1, 1)
     await any_log.register(Registration([tenant]))
     topics: list[TopicKey] = [("acme", "echo", "web", PERSON, str(n)) for n in range(600)]
@@ -141,7 +141,7 @@ async def test_a_tenant_is_known_until_its_last_log_is_erased(any_log: Any) -> N
         messages += piece.messages
         pieces += 1
         more = piece.cursor is not None
-        # Others are heard meanwhile.
+        # Other calls run meanwhile.
         await append(any_log, pending_entry(OTHER_TENANT))
     assert (await any_log.registered()).tenants == []
     assert sorted(erased) == sorted(topics)
@@ -150,7 +150,7 @@ async def test_a_tenant_is_known_until_its_last_log_is_erased(any_log: Any) -> N
     assert len(await bodies(any_log, OTHER_TENANT)) == pieces + 1
 
 
-async def test_messages_that_were_pruned_are_not_counted_again(any_log: Any) -> None:
+async def test_pruned_messages_are_not_counted_as_erased(any_log: Any) -> None:
     first, *_ = await append(any_log, *(pending_entry() for _ in range(5)))
     await append(any_log, edit(first))
     assert await prune(any_log, max_messages=3) == 3
@@ -181,7 +181,7 @@ async def test_a_users_own_logs_are_erased_as_a_whole(any_log: Any) -> None:
     assert first.position.seq == 1
 
 
-async def test_elsewhere_a_users_messages_are_recalled_messages_of_nobody_in_their_places(log: Log) -> None:
+async def test_a_users_messages_in_other_logs_become_recalled_in_place(log: Log) -> None:
     one = pending_entry(BOB, "secret")
     one.message.author.name = "Alice"
     one.message.client_id = "c1"
@@ -212,7 +212,7 @@ async def test_elsewhere_a_users_messages_are_recalled_messages_of_nobody_in_the
     assert await erase_user(log, "alice") == ErasedPiece(0)
 
 
-async def test_what_a_user_has_done_was_done_by_nobody(any_log: Any) -> None:
+async def test_changes_and_reads_of_an_erased_user_lose_the_name(any_log: Any) -> None:
     (one,) = await append(any_log, pending_entry(BOB, user="bob"))
     mine, theirs = edit(one), edit(one, "again")
     assert mine.change is not None
@@ -238,7 +238,7 @@ async def test_what_a_user_has_done_was_done_by_nobody(any_log: Any) -> None:
     assert await users(any_log, BOB) == ["bob"]
 
 
-async def test_work_on_a_users_messages_is_gone(any_log: Any) -> None:
+async def test_deliveries_of_an_erased_users_messages_are_deleted(any_log: Any) -> None:
     pending_entries = await append(
         any_log,
         *(pending_entry(ROOM, user=user, deliver=True) for user in ("alice", "bob") for _ in range(2)),
@@ -253,7 +253,7 @@ async def test_work_on_a_users_messages_is_gone(any_log: Any) -> None:
     ]
 
 
-async def test_what_is_open_stays_and_idempotency_keys_stay(any_log: Any) -> None:
+async def test_open_messages_and_idempotency_keys_survive_an_erasure(any_log: Any) -> None:
     key = a_key()
     opened, said = await append(any_log, pending_entry(ROOM, producer=WORKER), pending_entry(ROOM, key=key))
     assert (await erase_user(any_log, "alice")).messages == 1
@@ -263,7 +263,7 @@ async def test_what_is_open_stays_and_idempotency_keys_stay(any_log: Any) -> Non
     assert (repeat.result, repeat.message.id) == (AppendResult.DUPLICATE, said.message.id)
 
 
-async def test_a_change_that_was_under_way_brings_nothing_back(any_log: Any) -> None:
+async def test_a_pending_change_does_not_restore_an_erased_message(any_log: Any) -> None:
     (one,) = await append(any_log, pending_entry(ROOM, "secret"))
     late = edit(one, "secret, still")
     await erase_user(any_log, "alice")
@@ -274,7 +274,7 @@ async def test_a_change_that_was_under_way_brings_nothing_back(any_log: Any) -> 
     assert b"secret" not in b"".join(body for _, body in await bodies(any_log, ROOM))
 
 
-async def test_a_user_is_erased_in_all_of_a_long_log_and_of_many_while_others_write(any_log: Any) -> None:
+async def test_a_user_is_erased_from_long_and_many_logs_while_others_write(any_log: Any) -> None:
     topics: list[TopicKey] = [("acme", "echo", "web", GROUP, str(n)) for n in range(600)]
     await append(any_log, *(pending_entry(ROOM, user=("alice", "bob")[n % 2]) for n in range(5000)))
     await append(any_log, *map(pending_entry, topics))
@@ -292,7 +292,7 @@ async def test_a_user_is_erased_in_all_of_a_long_log_and_of_many_while_others_wr
     assert len(authors) == 1
 
 
-async def test_messages_that_are_pruned_are_passed_over(any_log: Any) -> None:
+async def test_an_erasure_skips_pruned_messages(any_log: Any) -> None:
     await append(any_log, *(pending_entry(ROOM) for _ in range(5)))
     await prune(any_log, max_messages=2)
     assert (await erase_user(any_log, "alice")).messages == 2

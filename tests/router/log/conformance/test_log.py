@@ -1,4 +1,4 @@
-"""What every engine of the log promises."""
+"""Guarantees of every log engine: appends, keys, pages, resets and deliveries."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from tests.router.log.engines import (
 
 
 async def fill(log: Log, count: int, topic: TopicKey = ALICE) -> str:
-    """Append messages with the texts "1", "2", …; returns the epoch."""
+    """Append messages with the texts "1", "2", …. Returns the epoch."""
     pending_entries = await append(log, *(pending_entry(topic, str(n)) for n in range(1, count + 1)))
     return pending_entries[0].message.position.epoch
 
 
 async def page(log: Log, limit: int = 100, **where: Any) -> tuple[list[int], bool, bool]:
-    """The seqs of a page of ALICE's log, whether there is more, and whether the position was valid."""
+    """Read a page of ALICE's log. Returns its seqs, whether there are more, and its validity."""
     found = (await log.read([PageRequest(ALICE, limit, **where)]))[0]
     return [entry.seq for entry in found.entries], found.more, found.valid
 
@@ -49,7 +49,7 @@ async def test_messages_of_a_topic_get_consecutive_seqs_from_one_in_one_epoch(lo
     assert pending_entries[1].message.position.epoch not in ("", positions[0].epoch)
 
 
-async def test_a_committed_draft_is_completed(log: Log) -> None:
+async def test_a_committed_entry_is_completed(log: Log) -> None:
     (one,) = await append(log, pending_entry(connections=3))
     assert one.result is AppendResult.COMMITTED
     assert one.message.created_at.ToMilliseconds() == NOW_MS
@@ -81,7 +81,7 @@ async def test_every_kind_of_topic_has_its_own_log(log: Log) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 255, 256, 257, 1025])
-async def test_batches_of_any_size_are_written_whole_and_in_order(log: Log, count: int) -> None:
+async def test_transactions_of_any_size_are_written_whole_and_in_order(log: Log, count: int) -> None:
     pending_entries = await append(
         log, *(pending_entry(text=str(n), key=a_key(), deliver=True) for n in range(count))
     )
@@ -91,14 +91,14 @@ async def test_batches_of_any_size_are_written_whole_and_in_order(log: Log, coun
     assert [d.delivery_id for d in stored] == [d.delivery_id for d in pending_entries]
 
 
-async def test_an_append_of_nothing_is_fine(log: Log) -> None:
+async def test_an_empty_transaction_is_accepted(log: Log) -> None:
     await log.append(Transaction())
 
 
 # Heads
 
 
-async def test_a_log_that_holds_nothing_has_an_empty_head(log: Log) -> None:
+async def test_an_empty_log_has_an_empty_head(log: Log) -> None:
     assert await log.heads([ALICE, BOB]) == [EMPTY, EMPTY]
 
 
@@ -124,7 +124,7 @@ async def test_heads_and_messages_survive_a_restart(log: Log, opener: Opener) ->
 # Idempotency
 
 
-async def test_a_key_that_comes_again_gets_the_first_ones_outcome(log: Log) -> None:
+async def test_a_repeated_key_gets_the_first_result(log: Log) -> None:
     key = a_key()
     (first,) = await append(log, pending_entry(key=key, digest=b"same", connections=7, deliver=True))
     (again,) = await append(log, pending_entry(key=key, digest=b"same", connections=0, deliver=True))
@@ -137,7 +137,7 @@ async def test_a_key_that_comes_again_gets_the_first_ones_outcome(log: Log) -> N
     assert len(await log.deliveries("acme", "echo", 0, 10)) == 1
 
 
-async def test_a_key_that_comes_again_for_other_content_is_refused(log: Log) -> None:
+async def test_a_repeated_key_with_other_content_is_refused(log: Log) -> None:
     key = a_key()
     await append(log, pending_entry(key=key, digest=b"one"))
     (other,) = await append(log, pending_entry(key=key, digest=b"two"))
@@ -147,7 +147,7 @@ async def test_a_key_that_comes_again_for_other_content_is_refused(log: Log) -> 
     assert await page(log) == ([1], False, True)
 
 
-async def test_duplicates_amid_new_drafts_leave_no_gap(log: Log) -> None:
+async def test_duplicates_among_new_entries_leave_no_gap(log: Log) -> None:
     key = a_key()
     (first,) = await append(log, pending_entry(key=key))
     pending_entries = await append(
@@ -163,7 +163,7 @@ async def test_duplicates_amid_new_drafts_leave_no_gap(log: Log) -> None:
     assert await log.heads([BOB]) == [EMPTY]
 
 
-async def test_repeats_of_a_key_within_one_batch_follow_its_first(log: Log) -> None:
+async def test_repeats_within_a_transaction_get_the_result_of_the_first(log: Log) -> None:
     key = a_key()
     first, same, other = await append(
         log,
@@ -176,7 +176,7 @@ async def test_repeats_of_a_key_within_one_batch_follow_its_first(log: Log) -> N
     assert await page(log) == ([1], False, True)
 
 
-async def test_repeats_within_a_batch_are_compared_with_what_the_log_keeps(log: Log) -> None:
+async def test_repeats_within_a_transaction_are_compared_with_the_stored_result(log: Log) -> None:
     key = a_key()
     (first,) = await append(log, pending_entry(key=key, digest=b"first"))
     other, same = await append(
@@ -186,7 +186,7 @@ async def test_repeats_within_a_batch_are_compared_with_what_the_log_keeps(log: 
     assert same.message.id == first.message.id
 
 
-async def test_what_is_only_to_be_answered_if_it_is_a_repeat_is_never_written(log: Log) -> None:
+async def test_a_repeat_only_entry_is_never_written(log: Log) -> None:
     key = a_key()
     (new,) = await append(log, pending_entry(key=key, repeat_only=True))
     assert new.result is AppendResult.NO_REPEAT
@@ -201,7 +201,7 @@ async def test_what_is_only_to_be_answered_if_it_is_a_repeat_is_never_written(lo
     assert await page(log) == ([1], False, True)
 
 
-async def test_a_question_without_a_digest_asks_for_the_key_alone(log: Log) -> None:
+async def test_a_repeat_only_entry_without_a_digest_matches_any_content(log: Log) -> None:
     key = a_key()
     (first,) = await append(log, pending_entry(key=key, digest=b"content"))
     asked, sent = await append(log, pending_entry(key=key, repeat_only=True), pending_entry(key=key))
@@ -209,7 +209,7 @@ async def test_a_question_without_a_digest_asks_for_the_key_alone(log: Log) -> N
     assert sent.result is AppendResult.MISMATCH
 
 
-async def test_a_batch_of_duplicates_still_settles_deliveries(log: Log) -> None:
+async def test_a_transaction_of_duplicates_still_settles_deliveries(log: Log) -> None:
     key = a_key()
     (first,) = await append(log, pending_entry(key=key, deliver=True))
     await append(log, pending_entry(key=key, deliver=True), settled=(first.delivery_id,))
@@ -228,7 +228,7 @@ async def test_keys_survive_a_restart(log: Log, opener: Opener) -> None:
         await again.close()
 
 
-async def test_sweeping_forgets_keys_that_are_too_old_and_no_others(log: Log) -> None:
+async def test_sweeping_deletes_only_expired_keys(log: Log) -> None:
     key = a_key()
     await append(log, pending_entry(key=key))
     await log.sweep(NOW_MS + HOUR_MS)
@@ -267,13 +267,13 @@ async def test_positions_of_another_log_are_not_valid(log: Log, side: str) -> No
         assert await page(log, **where) == ([], False, False)
 
 
-async def test_a_log_that_holds_nothing_is_read_as_nothing(log: Log) -> None:
+async def test_an_empty_log_has_empty_pages(log: Log) -> None:
     assert await page(log) == ([], False, True)
     assert await page(log, after=EMPTY) == ([], False, True)
     assert await page(log, after=Position("0" * 13, 1)) == ([], False, False)
 
 
-async def test_a_page_stops_before_its_bytes_exceed_the_bound_but_has_one_message(log: Log) -> None:
+async def test_a_page_stays_within_its_bytes_but_has_at_least_one_message(log: Log) -> None:
     epoch = await fill(log, 4)
     size = len((await log.read([PageRequest(ALICE, 1)]))[0].entries[0].body)
     assert await page(log, after=EMPTY, max_bytes=2 * size) == ([1, 2], True, True)
@@ -305,7 +305,7 @@ async def test_a_batch_of_page_requests_is_answered_in_order(log: Log) -> None:
     assert await log.read([]) == []
 
 
-async def test_a_message_is_found_by_its_id_within_its_tenant_only(log: Log) -> None:
+async def test_a_message_is_found_by_its_id_only_within_its_tenant(log: Log) -> None:
     (one,) = await append(log, pending_entry())
     assert await log.message("acme", one.message.id) == one.stored
     assert await log.message("evil", one.message.id) is None
@@ -314,12 +314,12 @@ async def test_a_message_is_found_by_its_id_within_its_tenant_only(log: Log) -> 
 @pytest.mark.parametrize(
     "strange", ["", "-", "x-1", "é" * 13 + "-1", "\0", "0" * 13 + "-" + "9" * 400, "\ud800"]
 )
-async def test_any_string_may_be_asked_for_as_a_message_id(log: Log, strange: str) -> None:
+async def test_any_string_is_accepted_as_a_message_id(log: Log, strange: str) -> None:
     await append(log, pending_entry())
     assert await log.message("acme", strange) is None
 
 
-async def test_ids_that_only_look_like_a_messages_id_find_nothing(log: Log) -> None:
+async def test_malformed_message_ids_find_nothing(log: Log) -> None:
     (one,) = await append(log, pending_entry())
     epoch = one.message.position.epoch
     for seq in ("0", "01", "2", "-1", "1 ", "1\n", "+1", "١", str(2**62), str(2**64 + 1)):
@@ -342,11 +342,11 @@ async def test_a_reset_log_is_empty_and_starts_a_new_epoch(log: Log) -> None:
     assert await log.reset(BOB) == 1
 
 
-async def test_resetting_a_log_that_holds_nothing_erases_nothing(log: Log) -> None:
+async def test_resetting_an_empty_log_erases_nothing(log: Log) -> None:
     assert await log.reset(ALICE) == 0
 
 
-async def test_a_long_log_is_out_of_sight_as_soon_as_it_is_reset(log: Log) -> None:
+async def test_a_long_log_is_invisible_as_soon_as_it_is_reset(log: Log) -> None:
     for _ in range(5):
         await fill(log, 1000)
     assert await log.reset(ALICE) == 5000
@@ -357,13 +357,13 @@ async def test_a_long_log_is_out_of_sight_as_soon_as_it_is_reset(log: Log) -> No
     assert await page(log) == ([1], False, True)
 
 
-async def test_a_reset_removes_the_topics_deliveries_and_no_others(log: Log) -> None:
+async def test_a_reset_deletes_only_the_topics_deliveries(log: Log) -> None:
     _, bobs = await append(log, pending_entry(deliver=True), pending_entry(BOB, deliver=True))
     await log.reset(ALICE)
     assert [d.delivery_id for d in await log.deliveries("acme", "echo", 0, 10)] == [bobs.delivery_id]
 
 
-async def test_a_retry_of_what_was_reset_gets_its_first_answer(log: Log) -> None:
+async def test_a_repeat_of_a_reset_message_gets_its_first_result(log: Log) -> None:
     key = a_key()
     (first,) = await append(log, pending_entry(key=key))
     await log.reset(ALICE)
@@ -389,14 +389,14 @@ async def test_deliveries_are_listed_in_order_until_they_are_settled(log: Log) -
     assert [d.delivery_id for d in await log.deliveries("acme", "echo", 0, 9)] == [ids[2]]
 
 
-async def test_deliveries_are_their_agents_and_tenants_only(log: Log) -> None:
+async def test_deliveries_are_listed_by_tenant_and_agent(log: Log) -> None:
     await append(log, pending_entry(deliver=True))
     assert await log.deliveries("evil", "echo", 0, 9) == []
     assert await log.deliveries("acme", "other", 0, 9) == []
     assert await log.backlogs("evil") == []
 
 
-async def test_delivery_ids_rise_for_ever(log: Log, opener: Opener) -> None:
+async def test_delivery_ids_rise_forever(log: Log, opener: Opener) -> None:
     pending_entries = await append(log, pending_entry(deliver=True), pending_entry(deliver=True))
     highest = max(d.delivery_id for d in pending_entries)
     await append(log, settled=tuple(d.delivery_id for d in pending_entries))
@@ -409,7 +409,7 @@ async def test_delivery_ids_rise_for_ever(log: Log, opener: Opener) -> None:
         await again.close()
 
 
-async def test_backlogs_count_what_is_unsettled_of_each_agent(log: Log) -> None:
+async def test_backlogs_count_unsettled_deliveries_of_each_agent(log: Log) -> None:
     quiet: TopicKey = ("acme", "quiet", "web", PERSON, "alice")
     other: TopicKey = ("acme", "other", "web", PERSON, "alice")
     pending_entries = await append(

@@ -1,4 +1,4 @@
-"""What every engine of the log promises of logs whose beginning is erased."""
+"""Guarantees of every log engine: pruning."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def fill(log: Any, count: int, topic: TopicKey = ALICE, **more: Any) -> li
 
 
 async def page(log: Any, limit: int = 100, topic: TopicKey = ALICE, **where: Any) -> tuple[list[int], bool]:
-    """The seqs of a page, and whether there is more."""
+    """Read a page. Returns its seqs, and whether there are more."""
     (found,) = await log.read([PageRequest(topic, limit, **where)])
     assert found.valid
     return [entry.seq for entry in found.entries], found.more
@@ -58,7 +58,7 @@ async def left(log: Any, topic: TopicKey = ALICE) -> list[int]:
     return seqs
 
 
-async def test_of_entries_the_newest_are_kept(any_log: Any) -> None:
+async def test_a_count_limit_keeps_the_newest_entries(any_log: Any) -> None:
     first, *_ = await fill(any_log, 5)
     await append(any_log, edit(first), read(ALICE, position(first)))
     await fill(any_log, 2, BOB)
@@ -71,7 +71,7 @@ async def test_of_entries_the_newest_are_kept(any_log: Any) -> None:
     assert await left(any_log) == [6, 7]
 
 
-async def test_nothing_is_erased_without_limits_or_within_them(any_log: Any) -> None:
+async def test_nothing_is_pruned_without_limits_or_within_them(any_log: Any) -> None:
     await fill(any_log, 5)
     assert await prune(any_log) == 0
     assert await prune(any_log, max_messages=5, max_bytes=1 << 30, max_age_ms=NOW_MS + 1) == 0
@@ -79,7 +79,7 @@ async def test_nothing_is_erased_without_limits_or_within_them(any_log: Any) -> 
     assert await left(any_log) == [1, 2, 3, 4, 5]
 
 
-async def test_what_is_older_is_erased(log: Log) -> None:
+async def test_an_age_limit_prunes_older_entries(log: Log) -> None:
     first, *_ = await fill(log, 2)
     clock.now_ms += 1000
     await append(log, edit(first), pending_entry())
@@ -94,7 +94,7 @@ async def test_what_is_older_is_erased(log: Log) -> None:
     assert await left(log) == []
 
 
-async def test_what_is_old_behind_something_that_is_not_waits_for_that(log: Log) -> None:
+async def test_an_old_entry_after_a_newer_one_is_not_pruned_before_it(log: Log) -> None:
     await fill(log, 2)
     clock.now_ms += 1000
     await fill(log, 1)
@@ -104,7 +104,7 @@ async def test_what_is_old_behind_something_that_is_not_waits_for_that(log: Log)
     assert await left(log) == [3, 4]
 
 
-async def test_of_bytes_the_newest_are_kept_and_the_last_entry_whatever_its_size(any_log: Any) -> None:
+async def test_a_size_limit_keeps_the_newest_entries_and_always_the_last(any_log: Any) -> None:
     pending_entries = await fill(any_log, 9)
     (small,) = await append(any_log, read(ALICE, position(pending_entries[-1])))
     size = len(pending_entries[0].stored)
@@ -117,7 +117,7 @@ async def test_of_bytes_the_newest_are_kept_and_the_last_entry_whatever_its_size
     assert await prune(any_log, max_bytes=1) == 0
 
 
-async def test_the_strictest_limit_holds(log: Log) -> None:
+async def test_the_strictest_limit_applies(log: Log) -> None:
     pending_entries = await fill(log, 9)
     assert await prune(log, max_messages=8, max_bytes=7 * len(pending_entries[0].stored), max_age_ms=1) == 2
     assert await prune(log, max_messages=6, max_bytes=7 * len(pending_entries[0].stored), max_age_ms=1) == 1
@@ -125,7 +125,7 @@ async def test_the_strictest_limit_holds(log: Log) -> None:
     assert await left(log) == []
 
 
-async def test_what_is_open_and_all_behind_it_stays(any_log: Any) -> None:
+async def test_an_open_message_and_all_after_it_stay(any_log: Any) -> None:
     await fill(any_log, 2)
     (opened,) = await fill(any_log, 1, producer=WORKER)
     await fill(any_log, 2)
@@ -139,9 +139,7 @@ async def test_what_is_open_and_all_behind_it_stays(any_log: Any) -> None:
 
 
 @pytest.mark.parametrize("count", [3, 0])
-async def test_a_log_goes_on_from_its_end_however_little_is_left(
-    log: Log, opener: Opener, count: int
-) -> None:
+async def test_seqs_continue_after_everything_was_pruned(log: Log, opener: Opener, count: int) -> None:
     epoch = position((await fill(log, 6))[0]).epoch
     limits = {"max_messages": count} if count else {"max_age_ms": 1, "now_ms": NOW_MS + 2}
     assert await prune(log, **limits) == 6 - count
@@ -161,7 +159,7 @@ async def test_a_log_goes_on_from_its_end_however_little_is_left(
         await again.close()
 
 
-async def test_pages_begin_with_the_first_entry_that_is_there(any_log: Any) -> None:
+async def test_pages_begin_with_the_first_entry_left(any_log: Any) -> None:
     pending_entries = await fill(any_log, 8)
     await prune(any_log, max_messages=4)
     at = [EMPTY, *map(position, pending_entries)]
@@ -184,7 +182,7 @@ async def test_pages_begin_with_the_first_entry_that_is_there(any_log: Any) -> N
         assert await seqs(9, before=EMPTY) == ([], False)
 
 
-async def test_pages_of_a_log_of_which_nothing_is_left_are_empty(log: Log) -> None:
+async def test_pages_of_a_fully_pruned_log_are_empty(log: Log) -> None:
     (first, _) = await fill(log, 2)
     await prune(log, max_age_ms=1, now_ms=NOW_MS + 2)
     for where in ({}, {"after": EMPTY}, {"after": position(first)}, {"before": position(first)}):
@@ -192,7 +190,7 @@ async def test_pages_of_a_log_of_which_nothing_is_left_are_empty(log: Log) -> No
             assert await page(log, messages_only=only, **where) == ([], False)
 
 
-async def test_a_message_that_is_gone_is_not_found_and_cannot_be_changed(any_log: Any) -> None:
+async def test_a_pruned_message_is_not_found_and_cannot_change(any_log: Any) -> None:
     first, second, third = await fill(any_log, 3)
     await prune(any_log, max_messages=1)
     assert await any_log.message("acme", first.message.id) is None
@@ -207,7 +205,7 @@ async def test_a_message_that_is_gone_is_not_found_and_cannot_be_changed(any_log
     assert await left(any_log) == [3, 4, 5, 6]
 
 
-async def test_changes_of_what_is_gone_stay_and_come_without_it(any_log: Any) -> None:
+async def test_changes_of_a_pruned_message_are_read_without_it(any_log: Any) -> None:
     first, second = await fill(any_log, 2, producer=WORKER)
     changes = await append(any_log, end(first), edit(second), end(second))
     await fill(any_log, 1)
@@ -223,7 +221,7 @@ async def test_changes_of_what_is_gone_stay_and_come_without_it(any_log: Any) ->
     assert [(e.seq, e.body) for e in found.entries[:2]] == [(4, changes[1].stored), (5, changes[2].stored)]
 
 
-async def test_work_on_what_is_gone_is_gone(any_log: Any) -> None:
+async def test_deliveries_of_pruned_messages_are_deleted(any_log: Any) -> None:
     pending_entries = await fill(any_log, 6, deliver=True)
     (bob,) = await fill(any_log, 1, BOB, deliver=True)
     ids = [each.delivery_id for each in pending_entries]
@@ -234,7 +232,7 @@ async def test_work_on_what_is_gone_is_gone(any_log: Any) -> None:
     found = await any_log.deliveries("acme", "echo", 0, 3)
     assert [each.delivery_id for each in found] == [*ids[3:5], bob.delivery_id]
     assert [each.delivery_id for each in await any_log.dead_letters("acme", "echo", 0, 9)] == [ids[5]]
-    # What is said of it changes nothing.
+    # Changes of the pruned message have no effect.
     withdrawal = Withdrawal(ALICE, 2)
     await any_log.append(
         Transaction(settled=[ids[1]], dead_lettered=[DeadLettered(ids[2], 1, "late")], withdrawn=[withdrawal])
@@ -244,7 +242,7 @@ async def test_work_on_what_is_gone_is_gone(any_log: Any) -> None:
     assert await any_log.replay("acme", "echo", [ids[0]]) == []
 
 
-async def test_receipts_and_keys_stay(any_log: Any) -> None:
+async def test_receipts_and_keys_survive_pruning(any_log: Any) -> None:
     key = b"k" * 16
     (first,) = await append(any_log, pending_entry(key=key))
     await fill(any_log, 3)
@@ -255,7 +253,7 @@ async def test_receipts_and_keys_stay(any_log: Any) -> None:
     assert (again.result, again.message.id) == (AppendResult.DUPLICATE, first.message.id)
 
 
-async def test_all_of_many_logs_are_pruned_and_appends_go_on_between_the_pieces(any_log: Any) -> None:
+async def test_many_logs_are_pruned_in_pieces_with_appends_in_between(any_log: Any) -> None:
     topics: list[TopicKey] = [("acme", "echo", "web", PERSON, str(n)) for n in range(600)]
     await append(any_log, *(pending_entry(topic) for topic in topics for _ in range(3)))
     cursor = None
@@ -270,7 +268,7 @@ async def test_all_of_many_logs_are_pruned_and_appends_go_on_between_the_pieces(
         assert await left(any_log, topic) == [3]
 
 
-async def test_a_cursor_of_a_log_that_is_gone_leads_to_the_others(any_log: Any) -> None:
+async def test_a_cursor_of_an_erased_log_continues_with_the_others(any_log: Any) -> None:
     topics: list[TopicKey] = [("acme", "echo", "web", PERSON, str(n)) for n in range(600)]
     await append(any_log, *(pending_entry(topic) for topic in topics for _ in range(2)))
     piece = await any_log.prune("acme", HistoryLimits(max_messages=1), None, NOW_MS)

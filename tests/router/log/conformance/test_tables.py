@@ -1,4 +1,4 @@
-"""What every engine of the log promises of open messages, receipts and deliveries that fail."""
+"""Guarantees of every log engine: open messages, receipts and failing deliveries."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def give_up(
 # Open messages
 
 
-async def test_an_open_message_is_there_with_what_was_checkpointed_until_it_ends(log: Log) -> None:
+async def test_an_open_message_is_read_with_its_checkpoints_until_it_ends(log: Log) -> None:
     first, second, _ = await append(
         log, pending_entry(producer=WORKER), pending_entry(BOB, producer=WORKER), pending_entry()
     )
@@ -103,7 +103,7 @@ async def test_an_edit_leaves_a_message_open(log: Log) -> None:
     assert [stored.producer for stored in await log.open_messages()] == [WORKER]
 
 
-async def test_several_checkpoints_of_one_transaction_are_kept_in_order(log: Log) -> None:
+async def test_checkpoints_of_one_transaction_are_stored_in_order(log: Log) -> None:
     pending_entries = await append(log, *(pending_entry(producer=WORKER) for _ in range(70)))
     await log.append(
         Transaction(
@@ -120,13 +120,13 @@ async def test_several_checkpoints_of_one_transaction_are_kept_in_order(log: Log
     ]
 
 
-async def test_a_checkpoint_may_only_name_who_writes(log: Log) -> None:
+async def test_a_checkpoint_may_change_the_producer_alone(log: Log) -> None:
     (one,) = await append(log, pending_entry(producer=WORKER))
     await checkpoint(log, one, producer=Producer("other", 2))
     assert await log.open_messages() == [StoredOpen(ALICE, one.stored, Producer("other", 2), [])]
 
 
-async def test_checkpoints_of_what_is_not_open_change_nothing(log: Log) -> None:
+async def test_checkpoints_of_closed_messages_have_no_effect(log: Log) -> None:
     ended, whole, erased = await append(
         log, pending_entry(producer=WORKER), pending_entry(), pending_entry(BOB, producer=WORKER)
     )
@@ -135,7 +135,7 @@ async def test_checkpoints_of_what_is_not_open_change_nothing(log: Log) -> None:
     for one in (ended, whole, erased):
         await checkpoint(log, one, "late")
     assert await log.open_messages() == []
-    # Nor does one that comes with the end.
+    # A checkpoint in the transaction of the end has no effect either.
     (last,) = await append(log, pending_entry(producer=WORKER))
     await log.append(
         Transaction([end(last)], checkpoints=[Checkpoint(ALICE, last.position.seq, WORKER, deltas("late"))])
@@ -174,7 +174,7 @@ async def test_receipts_are_listed_by_user(log: Log) -> None:
     assert await log.receipts(BOB, "", 99) == []
 
 
-async def test_what_is_said_of_an_erased_log_is_no_receipt(log: Log) -> None:
+async def test_receipts_of_an_erased_log_have_no_effect(log: Log) -> None:
     (one,) = await append(log, pending_entry())
     await log.append(Transaction(delivered=[DeliveredPosition(ALICE, "alice", position(one))]))
     await log.reset(ALICE)
@@ -186,7 +186,7 @@ async def test_what_is_said_of_an_erased_log_is_no_receipt(log: Log) -> None:
     assert await log.receipts(ALICE, "", 9) == []
 
 
-async def test_how_far_users_were_given_logs_is_told_for_many_at_once(log: Log) -> None:
+async def test_delivered_positions_are_read_for_many_users_at_once(log: Log) -> None:
     platform: TopicKey = ("acme", "echo", "web", 0, "")
     user: TopicKey = ("acme", "", "", USER, "alice")
     first, second, _, third = await append(
@@ -227,7 +227,7 @@ async def test_how_far_users_were_given_logs_is_told_for_many_at_once(log: Log) 
 # Resetting
 
 
-async def test_a_reset_counts_messages_only_and_erases_all_that_belongs_to_the_log(log: Log) -> None:
+async def test_a_reset_counts_messages_and_erases_all_rows_of_the_log(log: Log) -> None:
     first, second, bob = await append(
         log,
         pending_entry(producer=WORKER),
@@ -245,7 +245,7 @@ async def test_a_reset_counts_messages_only_and_erases_all_that_belongs_to_the_l
     assert await log.backlogs("acme") == [Backlog("echo", 0, 0, 1)]
     assert await log.replay("acme", "echo", [second.delivery_id]) == []
     assert (await page(log)).entries == []
-    # What comes at the same seqs is not mixed up with it, before or after sweeping.
+    # New rows at the same seqs are not mixed up with the erased ones, before or after sweeping.
     (new,) = await append(log, pending_entry(producer=WORKER))
     for _ in range(2):
         assert [stored for stored in await log.open_messages() if stored.topic == ALICE] == [
@@ -258,7 +258,7 @@ async def test_a_reset_counts_messages_only_and_erases_all_that_belongs_to_the_l
 # Deliveries that fail
 
 
-async def test_attempts_are_kept_with_the_delivery(log: Log, opener: Opener) -> None:
+async def test_attempts_are_stored_with_the_delivery(log: Log, opener: Opener) -> None:
     first, second = await append(log, pending_entry(deliver=True), pending_entry(deliver=True))
     await log.append(Transaction(attempts=[Attempts(first.delivery_id, 1), Attempts(999_999, 4)]))
     await log.append(Transaction(attempts=[Attempts(first.delivery_id, 2), Attempts(first.delivery_id, 3)]))
@@ -273,7 +273,7 @@ async def test_attempts_are_kept_with_the_delivery(log: Log, opener: Opener) -> 
         await again.close()
 
 
-async def test_what_is_given_up_is_a_dead_letter_and_no_delivery(log: Log) -> None:
+async def test_a_dead_lettered_delivery_is_no_longer_a_delivery(log: Log) -> None:
     pending_entries = await append(log, *(pending_entry(deliver=True) for _ in range(4)))
     ids = [d.delivery_id for d in pending_entries]
     reason = 'odd: "\\\0é'
@@ -313,7 +313,7 @@ async def test_replayed_dead_letters_are_new_deliveries_in_their_order(log: Log)
     assert await log.replay("acme", "echo", []) == []
 
 
-async def test_withdrawn_deliveries_are_gone_and_those_that_were_there_are_told(log: Log) -> None:
+async def test_withdrawn_deliveries_are_deleted_and_reported_if_found(log: Log) -> None:
     first, second, bob = await append(
         log, pending_entry(deliver=True), pending_entry(deliver=True), pending_entry(BOB, deliver=True)
     )
@@ -330,7 +330,7 @@ async def test_withdrawn_deliveries_are_gone_and_those_that_were_there_are_told(
     assert [d.delivery_id for d in await log.deliveries("acme", "echo", 0, 9)] == [second.delivery_id]
 
 
-async def test_withdrawals_beside_a_repeat_are_told(log: Log) -> None:
+async def test_withdrawals_beside_a_repeat_are_reported(log: Log) -> None:
     key = a_key()
     (first,) = await append(log, pending_entry(key=key, deliver=True))
     withdrawal = Withdrawal(ALICE, first.position.seq)

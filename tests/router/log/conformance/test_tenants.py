@@ -1,4 +1,4 @@
-"""What every engine of the log promises of tenants, API keys and revocations."""
+"""Guarantees of every log engine: tenants, API keys and revocations."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def everything(log: Any) -> Registered:
     return Registered([ACME, EVIL], [KEY, OTHER_KEY], [USER, TOKEN, ALL])
 
 
-async def test_what_is_registered_is_all_there_is(any_log: Any) -> None:
+async def test_everything_registered_is_read_back(any_log: Any) -> None:
     assert await any_log.registered() == Registered()
     assert await everything(any_log) == await any_log.registered()
     await any_log.register(Registration())
@@ -41,7 +41,7 @@ async def test_what_is_registered_is_all_there_is(any_log: Any) -> None:
     assert isinstance(found.revocations[0].kind, RevocationKind)
 
 
-async def test_what_is_registered_survives_a_restart(log: Log, opener: Opener) -> None:
+async def test_registrations_survive_a_restart(log: Log, opener: Opener) -> None:
     expected = await everything(log)
     await log.close()
     again = await opener()
@@ -51,7 +51,7 @@ async def test_what_is_registered_survives_a_restart(log: Log, opener: Opener) -
         await again.close()
 
 
-async def test_rows_of_the_same_name_take_the_places_of_those_before(any_log: Any) -> None:
+async def test_a_registration_replaces_rows_of_the_same_name(any_log: Any) -> None:
     await everything(any_log)
     tenant = ACME._replace(state=3, settings=b"new", updated_ms=9)
     key = KEY._replace(name="renamed", used_ms=11)
@@ -62,7 +62,7 @@ async def test_rows_of_the_same_name_take_the_places_of_those_before(any_log: An
     )
 
 
-async def test_keys_go_and_are_used_and_those_that_are_gone_stay_so(any_log: Any) -> None:
+async def test_keys_are_removed_and_their_use_is_recorded(any_log: Any) -> None:
     await everything(any_log)
     await any_log.register(
         Registration(keys_gone=["k2", "never there"], keys_used=[("k1", 50), ("k2", 51), ("never there", 52)])
@@ -71,17 +71,17 @@ async def test_keys_go_and_are_used_and_those_that_are_gone_stay_so(any_log: Any
 
 
 @pytest.mark.parametrize(("before_ms", "left"), [(0, 3), (101, 3), (102, 2), (105, 0)])
-async def test_old_revocations_are_forgotten(any_log: Any, before_ms: int, left: int) -> None:
+async def test_old_revocations_are_deleted(any_log: Any, before_ms: int, left: int) -> None:
     expected = await everything(any_log)
     await any_log.register(Registration(revoked_before_ms=before_ms))
     assert (await any_log.registered()).revocations == expected.revocations[3 - left :]
 
 
-async def test_a_tenant_that_is_erased_is_gone_with_all_that_is_registered_for_it(any_log: Any) -> None:
+async def test_erasing_a_tenant_deletes_its_registrations(any_log: Any) -> None:
     await everything(any_log)
     await append(any_log, pending_entry(), pending_entry(OTHER_TENANT))
     assert (await erase_tenant(any_log)).messages == 1
     assert await any_log.registered() == Registered([EVIL], [OTHER_KEY], [ALL])
-    # Also one that has nothing else.
+    # A tenant without logs, too.
     assert (await erase_tenant(any_log, EVIL.tenant)).messages == 0
     assert await any_log.registered() == Registered()

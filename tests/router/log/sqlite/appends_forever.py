@@ -1,8 +1,8 @@
-"""Appends to the log named on the command line until killed; prints what is committed.
+"""Appends to the log named on the command line until killed, and prints each commit.
 
-That is, after each commit: the head, where the open message stands, and how many deltas it has. Each turn
-opens one message, ends the one before and checkpoints its own three times. The key of each other message is
-that of its seq, and keys move from one table to the other all the time.
+A line holds the head, the seq of the open message, and the number of its deltas. Each iteration opens one
+message, ends the one before and checkpoints its own three times. Every other message has the key of its seq,
+and keys move between their tables all the time.
 """
 
 from __future__ import annotations

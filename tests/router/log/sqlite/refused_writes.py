@@ -1,6 +1,6 @@
-"""Appends while the kernel refuses to let files grow, then while it allows it.
+"""Appends while the kernel forbids files to grow, then while it allows it.
 
-Prints how many appends were refused and how many messages were committed.
+Prints the number of refused appends and of committed messages.
 """
 
 from __future__ import annotations

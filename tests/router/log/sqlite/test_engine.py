@@ -1,4 +1,4 @@
-"""What is the SQLite engine's own: its file, its lock, its failures, its view."""
+"""The SQLite engine: its file, lock, failures, cache and view."""
 
 from __future__ import annotations
 
@@ -66,20 +66,20 @@ async def everything(log: SqliteLog, topic: TopicKey = ALICE) -> list[int]:
 # Opening
 
 
-async def test_a_file_that_is_open_elsewhere_is_refused_in_one_line(log: SqliteLog, tmp_path: Path) -> None:
+async def test_a_file_open_elsewhere_is_refused_in_one_line(log: SqliteLog, tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from trunkline_router.log.sqlite.engine import SqliteLog\n"
         "try: SqliteLog.open(Path(sys.argv[1]))\n"
         "except Exception as error: print(type(error).__name__, error)"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "log.db")]
-    said = await asyncio.to_thread(subprocess.check_output, command, text=True, env=SCRIPT_ENV)
-    assert said.startswith("LogUnavailable /")
-    assert said.endswith(f"/log.db is in use by another router (process {os.getpid()})\n")
-    assert said.count("\n") == 1
+    output = await asyncio.to_thread(subprocess.check_output, command, text=True, env=SCRIPT_ENV)
+    assert output.startswith("LogUnavailable /")
+    assert output.endswith(f"/log.db is in use by another router (process {os.getpid()})\n")
+    assert output.count("\n") == 1
 
 
-async def test_a_file_can_be_opened_again_once_it_is_closed(tmp_path: Path) -> None:
+async def test_a_closed_file_can_be_opened_again(tmp_path: Path) -> None:
     await open_log(tmp_path).close()
     await open_log(tmp_path).close()
 
@@ -93,13 +93,13 @@ async def test_a_file_of_a_newer_version_is_refused_and_left_alone(tmp_path: Pat
             open_log(tmp_path)
 
 
-async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+async def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "log.db").write_bytes(b"something else" * 100)
     with pytest.raises(LogUnavailable, match=r"log\.db: file is not a database"):
         open_log(tmp_path)
 
 
-def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LogUnavailable):
         open_log(tmp_path / "nowhere")
 
@@ -121,7 +121,7 @@ async def test_every_commit_waits_for_the_disk(log: SqliteLog) -> None:
 # Heads
 
 
-async def test_the_head_is_at_hand_after_an_append_and_after_it_was_asked_for(log: SqliteLog) -> None:
+async def test_heads_are_cached_by_appends_and_reads(log: SqliteLog) -> None:
     assert log.head(ALICE) is None
     await log.heads([ALICE])
     assert log.head(ALICE) == EMPTY
@@ -131,7 +131,7 @@ async def test_the_head_is_at_hand_after_an_append_and_after_it_was_asked_for(lo
     assert log.head(ALICE) in (None, EMPTY)
 
 
-async def test_heads_at_hand_are_bounded_and_appends_go_on_from_those_that_are_not(tmp_path: Path) -> None:
+async def test_cached_heads_are_bounded_and_evicted_ones_are_read_again(tmp_path: Path) -> None:
     log = open_log(tmp_path, cached_heads=2)
     topics = [("acme", "echo", "web", PERSON, str(n)) for n in range(5)]
     for expected in (1, 2, 3):
@@ -141,7 +141,7 @@ async def test_heads_at_hand_are_bounded_and_appends_go_on_from_those_that_are_n
     await log.close()
 
 
-async def test_appends_go_on_from_the_truth_after_one_was_cancelled_while_committing(
+async def test_appends_continue_correctly_after_a_cancelled_commit(
     log: SqliteLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await append(log, pending_entry())
@@ -168,7 +168,7 @@ async def test_appends_go_on_from_the_truth_after_one_was_cancelled_while_commit
     assert await everything(log) == [1, 2, 3]
 
 
-async def test_a_reset_that_was_cancelled_leaves_no_head_of_the_erased_log(log: SqliteLog) -> None:
+async def test_a_cancelled_reset_leaves_no_cached_head(log: SqliteLog) -> None:
     await append(log, pending_entry())
     log._appender.cached_heads.invalidate([ALICE])
     heads = asyncio.create_task(log.heads([ALICE]))
@@ -176,7 +176,7 @@ async def test_a_reset_that_was_cancelled_leaves_no_head_of_the_erased_log(log: 
     done = Event()
     after_both = asyncio.create_task(log._writer_thread.call(done.set))
     await asyncio.sleep(0)
-    # Both are done on the writer thread, and the loop has not heard of it.
+    # Both are done on the writer thread; the event loop has not been notified.
     done.wait()
     reset.cancel()
     with suppress(asyncio.CancelledError):
@@ -196,7 +196,7 @@ def set_most_pages(log: SqliteLog, pages: int) -> None:
     log._writer._db.execute(f"PRAGMA max_page_count = {pages}")
 
 
-async def test_a_full_disk_refuses_the_batch_whole_and_is_forgotten_when_there_is_room(
+async def test_a_full_disk_refuses_the_whole_batch_and_writes_resume_later(
     log: SqliteLog,
 ) -> None:
     key = a_key()
@@ -216,7 +216,7 @@ async def test_a_full_disk_refuses_the_batch_whole_and_is_forgotten_when_there_i
     assert [d.delivery_id for d in await log.deliveries("acme", "echo", 0, 9)] == [batch[0].delivery_id]
 
 
-async def test_a_failed_commit_is_gone_from_the_write_ahead_log_before_the_next(
+async def test_a_failed_commit_leaves_the_write_ahead_log_before_the_next(
     log: SqliteLog, tmp_path: Path
 ) -> None:
     await append(log, *(pending_entry(text="x" * 1000) for _ in range(100)))
@@ -229,19 +229,19 @@ async def test_a_failed_commit_is_gone_from_the_write_ahead_log_before_the_next(
     assert wal.stat().st_size == 0
 
 
-async def test_a_log_whose_writes_fail_works_again_when_they_succeed(tmp_path: Path) -> None:
-    """The kernel refuses to let files grow (RLIMIT_FSIZE), then allows it; in a process of its own."""
+async def test_writes_resume_once_they_succeed_again(tmp_path: Path) -> None:
+    """The kernel forbids files to grow (RLIMIT_FSIZE), then allows it, in a separate process."""
     script = Path(__file__).with_name("refused_writes.py")
     command = [sys.executable, str(script), str(tmp_path / "log.db")]
-    said = await asyncio.to_thread(subprocess.check_output, command, text=True, env=SCRIPT_ENV)
-    refused, committed = map(int, said.split())
+    output = await asyncio.to_thread(subprocess.check_output, command, text=True, env=SCRIPT_ENV)
+    refused, committed = map(int, output.split())
     assert refused > 0
     log = open_log(tmp_path)
     assert await everything(log) == list(range(1, committed + 1))
     await log.close()
 
 
-async def test_nothing_committed_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:
+async def test_a_killed_process_loses_nothing_committed(tmp_path: Path) -> None:
     script = Path(__file__).with_name("appends_forever.py")
     for _ in range(3):
         process = await asyncio.create_subprocess_exec(
@@ -257,7 +257,7 @@ async def test_nothing_committed_is_lost_when_the_process_is_killed(tmp_path: Pa
         (page,) = await log.read([PageRequest(ALICE, 1_000_000, after=EMPTY, max_bytes=1 << 30)])
         owed = await log.deliveries("acme", "echo", 0, 1_000_000)
         (opened,) = await log.open_messages()
-        said = {
+        output = {
             entry.seq: Message.FromString(entry.body)
             for entry in page.entries
             if entry.kind is EntryKind.MESSAGE
@@ -267,16 +267,16 @@ async def test_nothing_committed_is_lost_when_the_process_is_killed(tmp_path: Pa
         await log.close()
         assert len(page.entries) >= head
         assert [entry.seq for entry in page.entries] == list(range(1, len(page.entries) + 1))
-        # What is committed together is there together.
+        # A transaction is visible as a whole.
         assert [(d.result, d.message.position.seq) for d in again] == [
             (AppendResult.DUPLICATE, seq) for seq in keyed
         ]
         ends = [entry for entry in page.entries if entry.kind is EntryKind.CHANGE]
         assert len(keyed) == 5 * (len(ends) + 1)
-        assert len(said) == len(keyed) + len(ends) + 1
-        # One message is open, the last, and all others have ended.
+        assert len(output) == len(keyed) + len(ends) + 1
+        # Only the last message is open.
         at = Message.FromString(opened.message).position.seq
-        assert [seq for seq, one in said.items() if one.state == MESSAGE_STATE_OPEN] == [at]
+        assert [seq for seq, one in output.items() if one.state == MESSAGE_STATE_OPEN] == [at]
         assert opened.deltas == [deltas(str(n)) for n in range(1, len(opened.deltas) + 1)]
         assert opened.producer.epoch == len(opened.deltas) + 1
         assert (at, len(opened.deltas)) >= (place, count)
@@ -305,7 +305,7 @@ async def test_people_can_read_conversations_with_sql(log: SqliteLog, tmp_path: 
     ]
 
 
-async def test_a_long_read_with_sql_does_not_hold_up_appends(log: SqliteLog, tmp_path: Path) -> None:
+async def test_a_long_read_with_sql_does_not_delay_appends(log: SqliteLog, tmp_path: Path) -> None:
     await append(log, pending_entry())
     with (
         closing(sqlite3.connect(tmp_path / "log.db", check_same_thread=False)) as db,
@@ -350,7 +350,7 @@ async def test_sweeps_delete_an_erased_log_piece_by_piece(log: SqliteLog) -> Non
     ]
 
 
-async def test_nothing_is_left_of_the_deltas_of_a_message_that_ended(log: SqliteLog) -> None:
+async def test_the_deltas_of_an_ended_message_are_deleted(log: SqliteLog) -> None:
     one, two = await append(log, *(pending_entry(producer=Producer("worker", 1)) for _ in range(2)))
     for _ in range(3):
         checkpoints = [

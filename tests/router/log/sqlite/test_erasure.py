@@ -1,4 +1,4 @@
-"""What is the SQLite engine's own where it erases: how much it does at a time, and what stays in the file."""
+"""Erasure in the SQLite engine: the size of pieces, and the rows that stay in the file."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def rows(log: SqliteLog, table: str) -> int:
 async def pieces(
     log: SqliteLog, call: Callable[[Cursor | None], Awaitable[ErasedPiece]]
 ) -> tuple[list[int], int]:
-    """How many rows each piece has written, and what all of them have erased."""
+    """Erase in pieces. Returns the rows written by each, and the sum of what they erased."""
     db = log._writer._db
     assert db is not None
     written, erased = [], 0
@@ -68,14 +68,14 @@ async def test_a_piece_of_a_pruning_is_bounded(
     assert erased == 10_000 - (0 if limits.max_age_ms else len(topics))
 
 
-async def test_bytes_of_a_long_log_are_added_up_once_for_all_that_is_deleted(log: SqliteLog) -> None:
+async def test_the_sizes_of_a_long_log_are_summed_once(log: SqliteLog) -> None:
     for _ in range(10):
         await append(log, *(pending_entry(ROOM) for _ in range(2_000)))
     one = len((await append(log, pending_entry(ROOM)))[0].stored)
     limits = HistoryLimits(max_bytes=one * 10_000)
     written, erased = await pieces(log, lambda cursor: log.prune("acme", limits, cursor, NOW_MS))
     assert 9_500 < erased <= 10_001
-    # Five to add up, and five to delete.
+    # Five pieces to sum, and five to delete.
     assert len(written) <= 12
 
 
@@ -102,7 +102,7 @@ async def test_a_piece_of_a_tenants_erasure_is_bounded_and_leaves_rows_to_be_swe
     assert [rows(log, table) for table in TABLES] == [0] * len(TABLES)
 
 
-async def test_heads_at_hand_are_those_of_logs_that_are_there(log: SqliteLog) -> None:
+async def test_an_erasure_invalidates_cached_heads(log: SqliteLog) -> None:
     own: TopicKey = ("acme", "echo", "web", PERSON, "alice")
     (_, kept) = await append(log, pending_entry(own), pending_entry(ROOM))
     await erase_user(log, "alice")
@@ -114,7 +114,7 @@ async def test_heads_at_hand_are_those_of_logs_that_are_there(log: SqliteLog) ->
     assert log.head(ROOM) is None
 
 
-async def test_an_erasure_that_was_cancelled_leaves_no_head_of_the_erased_logs(
+async def test_a_cancelled_erasure_leaves_no_cached_heads(
     log: SqliteLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await append(log, pending_entry(ROOM))
@@ -139,7 +139,7 @@ async def test_an_erasure_that_was_cancelled_leaves_no_head_of_the_erased_logs(
     assert first.position.seq == 1
 
 
-async def test_columns_say_what_bodies_say_after_an_erasure(log: SqliteLog) -> None:
+async def test_columns_agree_with_bodies_after_an_erasure(log: SqliteLog) -> None:
     (one,) = await append(log, pending_entry(ROOM))
     await append(log, read(ROOM, Position(one.position.epoch, 1), "alice"))
     await erase_user(log, "alice")

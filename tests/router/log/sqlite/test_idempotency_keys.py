@@ -1,4 +1,4 @@
-"""Idempotency keys on their way from the SQLite log's table of recent ones into that of all others."""
+"""Idempotency keys before, during and after their move between the SQLite engine's tables."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def counts(log: SqliteLog) -> tuple[int, int]:
 
 
 async def assert_kept(log: SqliteLog, numbers: range) -> None:
-    """These keys, and no others, were used, each by the message whose seq is the key's number."""
+    """Check that exactly these keys are in use, each by the message whose seq is the key's number."""
     end = numbers.stop
     asked = [pending_entry(key=hashed_key(n), digest=b"d", repeat_only=True) for n in range(1, end + 5)]
     await log.append(Transaction(asked))
     assert [d.message.position.seq for d in asked if d.result is AppendResult.DUPLICATE] == list(numbers)
     assert {d.result for d in asked[end - 1 :]} == {AppendResult.NO_REPEAT}
-    # As repeats of what is to be written, too.
+    # Also as repeats within the transaction.
     again = await append(log, *(pending_entry(key=hashed_key(n), digest=b"d") for n in numbers))
     assert [(d.result, d.message.position.seq) for d in again] == [
         (AppendResult.DUPLICATE, n) for n in numbers
@@ -73,7 +73,7 @@ async def test_keys_are_found_before_during_and_after_they_move(log: SqliteLog) 
 async def test_keys_are_found_after_a_kill_at_any_step_of_their_move(log: SqliteLog, tmp_path: Path) -> None:
     for number in range(1, 60):
         await use(log, number)
-        # What a killed process leaves behind.
+        # The files that a killed process leaves behind.
         left = tmp_path / str(number)
         left.mkdir()
         for name in ("log.db", "log.db-wal"):
@@ -86,14 +86,14 @@ async def test_keys_are_found_after_a_kill_at_any_step_of_their_move(log: Sqlite
         await reopened.close()
 
 
-async def test_keys_of_large_batches_do_not_pile_up(log: SqliteLog) -> None:
+async def test_keys_of_large_batches_do_not_accumulate(log: SqliteLog) -> None:
     for start in range(0, 3000, 150):
         await append(log, *(pending_entry(key=hashed_key(start + n), digest=b"d") for n in range(1, 151)))
         assert counts(log)[0] <= 3 * 150
     await assert_kept(log, range(1, 3001))
 
 
-async def test_a_key_is_found_after_its_append_was_cancelled(
+async def test_a_key_is_found_after_a_cancelled_append(
     log: SqliteLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     committed, let_go = Event(), Event()
@@ -116,7 +116,7 @@ async def test_a_key_is_found_after_its_append_was_cancelled(
     await assert_kept(log, range(1, 2))
 
 
-async def test_after_a_failed_write_the_same_keys_are_known_as_before(log: SqliteLog) -> None:
+async def test_a_failed_write_leaves_the_known_keys_unchanged(log: SqliteLog) -> None:
     for number in range(1, 70):
         db = log._writer._db
         assert db is not None
@@ -127,7 +127,7 @@ async def test_after_a_failed_write_the_same_keys_are_known_as_before(log: Sqlit
         await use(log, number)
 
 
-async def test_keys_that_are_too_old_are_forgotten_wherever_they_are(log: SqliteLog) -> None:
+async def test_expired_keys_are_deleted_from_both_tables(log: SqliteLog) -> None:
     used = 0
     for round_ in range(1, 60):
         for _ in range(round_):
@@ -156,7 +156,7 @@ async def test_sweeps_walk_all_keys_a_bounded_piece_at_a_time(
     assert left == [(9, 15), (5, 5), (1, 0), (0, 0), (0, 0)]
 
 
-async def test_sweeps_get_past_keys_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sweeps_continue_past_keys_that_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trunkline_router.log.sqlite.idempotency_keys._EXAMINED", 10)
     now = NOW_MS
     log = SqliteLog.open(tmp_path / "log.db", clock=lambda: now, keep_keys_ms=1000, recent_keys=30)

@@ -1,4 +1,4 @@
-"""The SQLite engine's schema: files of older versions, and how its statements find their rows."""
+"""The SQLite engine's schema: upgrades of older files, and query plans."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from tests.router.log.engines import (
 from tests.router.log.whole_erasures import erase_tenant, erase_user, prune
 
 EPOCH = "0123456789abc"
-#: Versions of files that are brought up to date.
+#: Versions of files that are upgraded.
 OLD = range(1, SCHEMA_VERSION)
 
 
@@ -55,7 +55,7 @@ def open_log(path: Path) -> SqliteLog:
 
 
 def write_version(path: Path, version: int) -> list[bytes]:
-    """A file as that version left it, with a log of three messages; returns their bodies."""
+    """Write a file of an old version with a log of three messages. Returns their bodies."""
     bodies = []
     for seq in (1, 2, 3):
         message = pending_entry(text=f"old {seq}").message
@@ -86,14 +86,14 @@ def write_version(path: Path, version: int) -> list[bytes]:
 
 
 def columns_of(path: Path) -> dict[str, list[tuple[object, ...]]]:
-    """What a file's tables, indexes and views are made of."""
+    """The columns of a file's tables, indexes and views."""
     with closing(sqlite3.connect(path)) as db:
         names = [name for (name,) in db.execute("SELECT name FROM sqlite_master ORDER BY name")]
         return {name: db.execute(f"PRAGMA table_xinfo('{name}')").fetchall() for name in names}
 
 
 @pytest.mark.parametrize("version", OLD)
-async def test_a_file_of_an_old_version_is_opened_with_all_it_holds(tmp_path: Path, version: int) -> None:
+async def test_a_file_of_an_old_version_keeps_its_content(tmp_path: Path, version: int) -> None:
     path = tmp_path / "log.db"
     bodies = write_version(path, version)
     log = open_log(path)
@@ -110,7 +110,7 @@ async def test_a_file_of_an_old_version_is_opened_with_all_it_holds(tmp_path: Pa
 
 
 @pytest.mark.parametrize("version", OLD)
-async def test_a_file_of_an_old_version_takes_all_that_a_new_one_has(tmp_path: Path, version: int) -> None:
+async def test_an_upgraded_file_supports_everything_new(tmp_path: Path, version: int) -> None:
     path = tmp_path / "log.db"
     bodies = write_version(path, version)
     log = open_log(path)
@@ -136,7 +136,7 @@ async def test_a_file_of_an_old_version_takes_all_that_a_new_one_has(tmp_path: P
 
 
 @pytest.mark.parametrize("version", OLD)
-async def test_a_file_of_an_old_version_becomes_what_a_new_one_is(tmp_path: Path, version: int) -> None:
+async def test_an_upgraded_file_has_the_current_schema(tmp_path: Path, version: int) -> None:
     old, new = tmp_path / "old.db", tmp_path / "new.db"
     write_version(old, version)
     for path in (old, new):
@@ -147,13 +147,13 @@ async def test_a_file_of_an_old_version_becomes_what_a_new_one_is(tmp_path: Path
 
 
 @pytest.mark.parametrize(("version", "in_the_way"), [(1, "dead_letters"), (2, "revocations")])
-async def test_a_file_that_cannot_be_brought_up_to_date_is_left_as_it_is(
+async def test_a_failed_upgrade_leaves_the_file_unchanged(
     tmp_path: Path, version: int, in_the_way: str
 ) -> None:
     path = tmp_path / "log.db"
     write_version(path, version)
     with closing(sqlite3.connect(path)) as db:
-        # In the way of what comes near the end.
+        # Conflicts with a statement near the end.
         db.execute("CREATE TABLE other (other INTEGER)")
         db.execute(f"CREATE INDEX {in_the_way} ON other (other)")
     before = columns_of(path)
@@ -183,22 +183,22 @@ def large_statements() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", large_statements())
-def test_statements_over_rows_find_what_is_stored_by_index(name: str, tmp_path: Path) -> None:
-    """That is: they go through their own rows, and through no table of the file."""
+def test_statements_over_rows_use_indexes(name: str, tmp_path: Path) -> None:
+    """They scan their own rows only, and no table of the file."""
     text = large_statements()[name]
     with closing(connect_writer(tmp_path / "log.db")) as db:
         assert not scanned_by(db, text)
 
 
 def scanned_by(db: sqlite3.Connection, text: str) -> set[str]:
-    """Tables that a statement goes through from end to end."""
+    """The tables that a statement scans."""
     plan = db.execute(f"EXPLAIN QUERY PLAN {text}", [None] * text.count("?")).fetchall()
     tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     scanned = {row[3].split()[1] for row in plan if row[3].startswith("SCAN ")}
     return scanned & {*tables, "brought"}
 
 
-def test_a_walk_over_a_tenants_logs_goes_on_by_index_from_where_it_was(tmp_path: Path) -> None:
+def test_a_walk_over_a_tenants_logs_uses_an_index(tmp_path: Path) -> None:
     with closing(connect_writer(tmp_path / "log.db")) as db:
         for text in (log_walk._AFTER, log_walk._FROM):
             plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {text}", [None] * 6)]
@@ -206,7 +206,7 @@ def test_a_walk_over_a_tenants_logs_goes_on_by_index_from_where_it_was(tmp_path:
             assert not any("TEMP B-TREE" in step for step in plan)
 
 
-async def test_erasures_find_what_they_erase_by_index(tmp_path: Path) -> None:
+async def test_erasures_use_indexes(tmp_path: Path) -> None:
     log = open_log(tmp_path / "log.db")
     db = log._writer._db
     assert db is not None
@@ -226,7 +226,7 @@ async def test_erasures_find_what_they_erase_by_index(tmp_path: Path) -> None:
     kinds = ("SELECT", "DELETE", "UPDATE")
     scanned = {text: scanned_by(db, text) for text in texts if text.startswith(kinds)}
     assert len(scanned) > 30
-    # Small, or gone through with a limit.
+    # Small tables, or scans with a limit.
     few = {"tenants", "api_keys", "revocations", "erased", "recent_keys"}
     assert not {text: tables for text, tables in scanned.items() if tables - few}
     await log.close()

@@ -1,4 +1,4 @@
-"""How the command line finds a router and a key, and what it says where it finds none."""
+"""The command line finds a router and a key, or explains what to set."""
 
 from __future__ import annotations
 
@@ -36,59 +36,59 @@ from tests.support.processes import ROOT, Process, environment, router_process
 NOWHERE = CommandLine("127.0.0.1:1")
 
 
-def test_the_key_that_the_router_made_is_found_beside_its_log(tmp_path: Path) -> None:
+def test_the_generated_operator_key_is_found_in_the_data_folder(tmp_path: Path) -> None:
     env = {"TRUNKLINE_OPERATOR_KEY": ""}
     with router_process(tmp_path / "data") as router:
         tenant = CommandLine(router.address)
         assert "demo" in tenant("list", TRUNKLINE_DATA_DIR=str(tmp_path / "data"), **env).out
-        said = tenant.refusal("list", TRUNKLINE_DATA_DIR=str(tmp_path), **env)
-    assert f"cannot read {tmp_path / 'operator.key'} (No such file or directory)" in said
-    assert "TRUNKLINE_OPERATOR_KEY" in said
+        problem = tenant.refusal("list", TRUNKLINE_DATA_DIR=str(tmp_path), **env)
+    assert f"cannot read {tmp_path / 'operator.key'} (No such file or directory)" in problem
+    assert "TRUNKLINE_OPERATOR_KEY" in problem
 
 
-def test_without_a_data_folder_it_is_the_one_of_the_router_that_runs_here(
+def test_the_default_data_folder_is_in_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    said = NOWHERE.refusal("list", TRUNKLINE_OPERATOR_KEY="")
-    assert said.startswith("No operator key: cannot read data/operator.key")
+    problem = NOWHERE.refusal("list", TRUNKLINE_OPERATOR_KEY="")
+    assert problem.startswith("No operator key: cannot read data/operator.key")
 
 
 @pytest.mark.parametrize("key", ["two\nlines", "schlüssel", "\x7f"])
-def test_what_is_no_key_is_told_without_showing_it(key: str, tmp_path: Path) -> None:
+def test_an_invalid_key_option_is_rejected_without_being_printed(key: str, tmp_path: Path) -> None:
     assert (
         NOWHERE.refusal("list", "--key", key) == "The value of --key or TRUNKLINE_OPERATOR_KEY is not a key"
     )
     (tmp_path / "operator.key").write_text(key, encoding="latin-1")
-    said = NOWHERE.refusal("list", TRUNKLINE_OPERATOR_KEY="", TRUNKLINE_DATA_DIR=str(tmp_path))
-    assert "operator.key" in said
-    assert key not in said
+    problem = NOWHERE.refusal("list", TRUNKLINE_OPERATOR_KEY="", TRUNKLINE_DATA_DIR=str(tmp_path))
+    assert "operator.key" in problem
+    assert key not in problem
 
 
 def test_a_wrong_key_is_refused(tenant: CommandLine) -> None:
-    said = tenant.refusal("list", "--key", "not-the-operators-key")
-    assert said == "Authentication failed: the key is not valid (UNAUTHORIZED)"
+    problem = tenant.refusal("list", "--key", "not-the-operators-key")
+    assert problem == "Authentication failed: the key is not valid (UNAUTHORIZED)"
 
 
-def test_where_no_router_is_one_line_says_what_to_do() -> None:
-    said = NOWHERE.refusal("list")
-    assert said.startswith("Cannot reach a router at 127.0.0.1:1: ")
-    assert "Connection refused" in said
-    assert said.endswith("Set --router or TRUNKLINE_ROUTER to use another address.")
+def test_an_unreachable_router_is_reported_in_one_line() -> None:
+    problem = NOWHERE.refusal("list")
+    assert problem.startswith("Cannot reach a router at 127.0.0.1:1: ")
+    assert "Connection refused" in problem
+    assert problem.endswith("Set --router or TRUNKLINE_ROUTER to use another address.")
 
 
-def test_who_answers_without_being_a_router_is_told() -> None:
+def test_a_server_without_tenant_service_is_reported() -> None:
     server = grpc.server(ThreadPoolExecutor(1))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
-        said = CommandLine(f"127.0.0.1:{port}").refusal("list")
+        problem = CommandLine(f"127.0.0.1:{port}").refusal("list")
     finally:
         server.stop(None)
-    assert "has no TenantService" in said
+    assert "has no TenantService" in problem
 
 
-SHOWN = TenantSettings(
+SETTINGS = TenantSettings(
     client_auth=ClientAuth(
         keys=[
             VerificationKey(kid="shared", algorithm="HS256", jwk='{"kty": "oct"}'),
@@ -98,8 +98,8 @@ SHOWN = TenantSettings(
 )
 
 
-class _Told(TenantServiceServicer):
-    """Keeps what it is shown."""
+class _RecordingService(TenantServiceServicer):
+    """Records metadata and updates."""
 
     def __init__(self) -> None:
         self.metadata: dict[str, str | bytes] = {}
@@ -110,16 +110,16 @@ class _Told(TenantServiceServicer):
         return ListTenantsResponse()
 
     def GetTenant(self, request: GetTenantRequest, context: Any) -> Any:  # noqa: N802
-        return GetTenantResponse(tenant=Tenant(tenant=request.tenant, settings=SHOWN))
+        return GetTenantResponse(tenant=Tenant(tenant=request.tenant, settings=SETTINGS))
 
     def UpdateTenant(self, request: UpdateTenantRequest, context: Any) -> Any:  # noqa: N802
         self.updated.append(request)
         return UpdateTenantResponse(tenant=Tenant(tenant=request.tenant, settings=request.settings))
 
 
-def test_only_what_differs_is_sent_and_no_secret_that_was_not_shown() -> None:
-    told, server = _Told(), grpc.server(ThreadPoolExecutor(1))
-    add_TenantServiceServicer_to_server(told, server)  # type: ignore[arg-type]
+def test_an_update_sends_only_changed_fields_and_no_secret() -> None:
+    service, server = _RecordingService(), grpc.server(ThreadPoolExecutor(1))
+    add_TenantServiceServicer_to_server(service, server)  # type: ignore[arg-type]
     tenant = CommandLine(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
     server.start()
     try:
@@ -128,7 +128,7 @@ def test_only_what_differs_is_sent_and_no_secret_that_was_not_shown() -> None:
         tenant("set", "acme", "--agent", "")
     finally:
         server.stop(None)
-    first, second = told.updated
+    first, second = service.updated
     assert list(first.update_mask.paths) == ["limits", "default_agent"]
     assert list(second.update_mask.paths) == ["open_to", "client_auth"]
     assert [key.jwk for key in second.settings.client_auth.keys] == ["", "{}"]
@@ -136,7 +136,7 @@ def test_only_what_differs_is_sent_and_no_secret_that_was_not_shown() -> None:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Path]:
-    """A private key, and the file of a certificate for 127.0.0.1 that it has signed itself."""
+    """A private key and the file of its self-signed certificate for 127.0.0.1."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a router")])
     now = datetime.datetime.now(datetime.UTC)
@@ -161,25 +161,25 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Path]:
 
 
 @pytest.fixture
-def encrypted(certificate: tuple[bytes, Path]) -> Iterator[tuple[str, Path, _Told]]:
-    """A server that talks by TLS only, its certificate, and what it was told."""
+def encrypted(certificate: tuple[bytes, Path]) -> Iterator[tuple[str, Path, _RecordingService]]:
+    """The address of a server with TLS, its certificate, and its service."""
     key, file = certificate
-    told, server = _Told(), grpc.server(ThreadPoolExecutor(1))
-    add_TenantServiceServicer_to_server(told, server)  # type: ignore[arg-type]
+    service, server = _RecordingService(), grpc.server(ThreadPoolExecutor(1))
+    add_TenantServiceServicer_to_server(service, server)  # type: ignore[arg-type]
     credentials = grpc.ssl_server_credentials([(key, file.read_bytes())])
     port = server.add_secure_port("127.0.0.1:0", credentials)
     server.start()
-    yield f"127.0.0.1:{port}", file, told
+    yield f"127.0.0.1:{port}", file, service
     server.stop(None)
 
 
-def test_a_router_that_talks_by_tls_is_known_by_its_certificate(
-    encrypted: tuple[str, Path, _Told], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_router_with_tls_is_verified_by_its_certificate(
+    encrypted: tuple[str, Path, _RecordingService], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    address, file, told = encrypted
+    address, file, service = encrypted
     tenant = CommandLine(address)
     assert tenant("list", "--ca", str(file)).out == "There are no tenants.\n"
-    assert told.metadata["authorization"] == f"Bearer {OPERATOR}"
+    assert service.metadata["authorization"] == f"Bearer {OPERATOR}"
     assert tenant.refusal("list").startswith(f"Cannot reach a router at {address}")
     missing = tmp_path / "none.pem"
     assert tenant.refusal("list", "--ca", str(missing)) == f"--ca: {missing}: No such file or directory"
@@ -190,7 +190,7 @@ def test_a_router_that_talks_by_tls_is_known_by_its_certificate(
     assert tenant("list").out == "There are no tenants.\n"
 
 
-def test_it_is_a_command_of_the_routers(router: Process) -> None:
+def test_tenant_is_a_command_of_the_router(router: Process) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "trunkline_router", "tenant", "list"],
         env=environment({"TRUNKLINE_ROUTER": router.address, "TRUNKLINE_OPERATOR_KEY": OPERATOR}),
@@ -204,7 +204,7 @@ def test_it_is_a_command_of_the_routers(router: Process) -> None:
     assert done.stderr == ""
 
 
-def test_a_router_starts_without_the_commands() -> None:
+def test_a_router_starts_without_importing_the_commands() -> None:
     commands = "trunkline_router.cli.command_tree"
     program = (
         f"import sys, trunkline_router.__main__, trunkline_router.app; sys.exit({commands!r} in sys.modules)"
@@ -213,7 +213,7 @@ def test_a_router_starts_without_the_commands() -> None:
 
 
 def test_the_help_imports_neither_the_settings_nor_cryptography() -> None:
-    """They take longer to import than everything else that it needs."""
+    """Both take longer to import than everything else that the help needs."""
     program = """
 import sys
 from typer.testing import CliRunner
@@ -225,6 +225,6 @@ assert not {"cryptography", "joserfc", "pydantic_settings", "structlog"} & sys.m
 
 
 @given(st.integers(1, 10**11))
-def test_times_and_sizes_are_shown_as_they_are_taken(value: int) -> None:
+def test_durations_and_sizes_are_formatted_as_they_are_parsed(value: int) -> None:
     assert parse_seconds(format_seconds(value), "") == value
     assert parse_bytes(format_bytes(value), "") == value

@@ -1,4 +1,4 @@
-"""A router in this process, with its guard, and callers of it."""
+"""A router in this process, with its interceptor, and calls of it."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ Metadata = tuple[tuple[str, str], ...]
 
 
 class ByMetadata:
-    """Takes for an edge whoever says so."""
+    """Recognises edges by a metadata entry."""
 
     def is_edge(self, context: Any) -> bool:
         return ("link", "yes") in [tuple(pair) for pair in context.invocation_metadata()]
 
 
 EDGE: Metadata = (("link", "yes"),)
-#: What an edge says of a client that is not on its machine.
+#: Metadata of an edge for a client on another machine.
 FAR: Metadata = (("trunkline-remote-ip", "192.0.2.1"),)
 
 
@@ -72,8 +72,8 @@ def bearer(key: str) -> Metadata:
     return (("authorization", f"Bearer {key}"),)
 
 
-class GuardedRouter:
-    """Tenants `open` (to loopback), `all` (to anybody) and `closed`."""
+class InProcessRouter:
+    """A router with the tenants `open` (to loopback), `all` (open to anybody) and `closed`."""
 
     def __init__(
         self,
@@ -90,12 +90,12 @@ class GuardedRouter:
         self.channel = channel
 
     async def key(self, tenant: str, *scopes: int) -> tuple[str, str]:
-        """A new API key: its id and its secret."""
+        """Create an API key. Returns its id and its secret."""
         stored, secret = await self.admin.create_key(tenant, "", scopes or ALL_SCOPES)
         return stored.key_id, secret
 
     async def begin(self, rpc: str, *requests: Message, metadata: Metadata = ()) -> Any:
-        """Begin a call, and say these; a stream stays open for more."""
+        """Begin a call with these requests; a stream stays open for more."""
         method = METHODS[rpc]
         kind = f"{'stream' if method.client_streaming else 'unary'}_"
         kind += "stream" if method.server_streaming else "unary"
@@ -107,23 +107,23 @@ class GuardedRouter:
         if not method.client_streaming:
             return made(*requests, metadata=metadata, timeout=PATIENCE_S)
         call = made(metadata=metadata, timeout=PATIENCE_S)
-        # Who is refused is told so when it reads.
+        # A refusal surfaces when the caller reads.
         with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             for request in requests:
                 await call.write(request)
         return call
 
     async def code(self, rpc: str, *requests: Message, metadata: Metadata = ()) -> str:
-        """How a call ends: the catalogue's code, or OK."""
+        """Make a call. Returns its catalogue code, or OK."""
         return (await self.refusal(rpc, *requests, metadata=metadata))[0]
 
     async def refusal(self, rpc: str, *requests: Message, metadata: Metadata = ()) -> tuple[str, str]:
-        """How a call ends: the catalogue's code, or OK, and the text."""
+        """Make a call. Returns its catalogue code, or OK, and its text."""
         return await ended(await self.begin(rpc, *requests, metadata=metadata))
 
 
 async def ended(call: Any) -> tuple[str, str]:
-    """The code and text with which a call ends, whatever it says before."""
+    """Read a call to its end. Returns its catalogue code, or OK, and its text."""
     try:
         async with asyncio.timeout(PATIENCE_S):
             if isinstance(call, grpc.aio.UnaryUnaryCall):
@@ -147,7 +147,7 @@ def reason_of(error: grpc.aio.AioRpcError) -> str:
 
 
 def request_for(method: MethodDescriptor, tenant: str) -> Message:
-    """The request that names a tenant, and nothing else."""
+    """Make a request with nothing but its tenant."""
     request: Any = GetMessageClass(method.input_type)()
     if "tenant" in method.input_type.fields_by_name:
         request.tenant = tenant
@@ -157,9 +157,9 @@ def request_for(method: MethodDescriptor, tenant: str) -> Message:
 
 
 @asynccontextmanager
-async def guarded_router(
+async def in_process_router(
     folder: Path, edge_verifier: EdgeVerifier | None = None
-) -> AsyncIterator[GuardedRouter]:
+) -> AsyncIterator[InProcessRouter]:
     settings = RouterSettings(data_dir=folder)
     log = open_log(settings)
     runtime = make_runtime(settings, log)
@@ -174,7 +174,7 @@ async def guarded_router(
     running = asyncio.create_task(runtime.run())
     try:
         async with grpc.aio.insecure_channel(address) as channel:
-            yield GuardedRouter(runtime, admin, interceptor, address, channel)
+            yield InProcessRouter(runtime, admin, interceptor, address, channel)
     finally:
         runtime.end_streams()
         await server.stop(grace=1)
