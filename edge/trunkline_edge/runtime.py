@@ -125,7 +125,9 @@ class EdgeRuntime:
             dirty = list(core.dirty)
             core.dirty.clear()
             for connection in dirty:
-                transport = transports[connection]
+                transport = transports.get(connection)
+                if transport is None:
+                    continue
                 buffered = transport.buffered if connection.has_backlog else 0
                 data = core.take_pending(connection, buffered)
                 if data is None:
