@@ -55,7 +55,7 @@ class EdgeSettings(ProcessSettings):
     outbox_total_bytes: int = Field(
         default=64 << 20,
         ge=1 << 20,
-        description="Backlog of all clients, beyond which the router is held back",
+        description="Backlog of all clients, beyond which the router gets no credit",
     )
     rollup_ms: int = Field(
         default=40,

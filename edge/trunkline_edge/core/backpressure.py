@@ -1,11 +1,11 @@
-"""Backpressure: closes clients that read too slowly, and holds back the router if all together do.
+"""Backpressure: closes clients that read too slowly, and withholds credit from the router if all together do.
 
 The backlog of a client is what its socket buffers plus the deltas that gather for it. Two bounds apply:
 
 - `outbox_bytes` for one client. A write beyond it closes the client with SLOW_CONSUMER: what its socket
   buffers stays in order, what waits in the edge is dropped. A slow client delays nobody.
 - `outbox_total_bytes` for all clients. Beyond it the edge is congested: the router gets no credit, which
-  holds back publishers in turn. A client that takes nothing for `stall_s` meanwhile is closed, so that dead
+  slows down publishers. A client that takes nothing for `stall_s` meanwhile is closed, so that dead
   clients do not stall the others.
 
 A piece of more than half of `outbox_bytes`, such as a picture, does not count towards the bound of its client
@@ -45,7 +45,7 @@ class ClientBackpressure:
 
     @property
     def is_congested(self) -> bool:
-        """The router must be held back."""
+        """The router must get no credit."""
         return self._total > self._total_limit
 
     @property

@@ -23,7 +23,7 @@ class EdgeLimits:
     handshake_timeout_s: float = 10
     #: Backlog of one client, beyond which it is closed as slow.
     outbox_bytes: int = 4 << 20
-    #: Backlog of all clients, beyond which the router is held back.
+    #: Backlog of all clients, beyond which the router gets no credit.
     outbox_total_bytes: int = 64 << 20
     #: A client that takes nothing for this long during congestion is closed.
     stall_s: float = 2.0

@@ -16,7 +16,7 @@ class ClientTransport(ABC):
     """A client's socket and protocol: WebSocket, or event stream.
 
     Data to write comes from the edge's core, encoded once for all who receive it. The HTTP response to the
-    handshake is held back until the first of it, so that both leave together.
+    handshake is delayed until the first of it, so that both leave together.
     """
 
     __slots__ = ("connection", "handshake", "is_forwarded", "is_local", "origin", "remote_ip")
@@ -50,7 +50,7 @@ class ClientTransport(ABC):
 
     @abstractmethod
     def write(self, data: bytes) -> None:
-        """Write data, behind the response to the handshake if that was held back.
+        """Write data, behind the response to the handshake if that was delayed.
 
         Empty data writes the response alone: the dialect sends nothing for what happened.
         """

@@ -1,4 +1,4 @@
-"""Backpressure: slow clients are closed, and the router is held back while all together are too slow."""
+"""Backpressure: slow clients are closed, and the router gets no credit while all together are too slow."""
 
 from __future__ import annotations
 
