@@ -25,7 +25,8 @@ class AgentQueues:
         self._marked: set[tuple[str, str]] = set()
 
     def __iter__(self) -> Iterator[AgentQueue]:
-        return iter(self._queues.values())
+        # A copy, as marking may drop a queue.
+        return iter(list(self._queues.values()))
 
     def get(self, tenant: str, agent: str) -> AgentQueue | None:
         """Return the agent's queue, or None if the agent never had a worker."""
@@ -55,8 +56,9 @@ class AgentQueues:
     def detach(self, worker: AttachedWorker) -> None:
         """Remove the worker from the queues of its agents."""
         for agent in worker.agents:
-            self._queues[worker.tenant, agent].workers.remove(worker)
-        self.mark_all_of(worker)
+            queue = self._queues[worker.tenant, agent]
+            queue.workers.remove(worker)
+            self.mark(queue)
 
     # Marking
 

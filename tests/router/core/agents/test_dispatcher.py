@@ -381,3 +381,14 @@ def test_a_settlement_under_way_outlives_its_deleted_tenant(committed: bool) -> 
         router.fail()
     assert not worker.held
     assert router.core.agent_queues.of_tenant("t") == []
+
+
+def test_a_deleted_tenants_queue_goes_with_its_last_worker() -> None:
+    router = Router()
+    worker = attached(router)
+    publish(router, ALICE, "question")
+    router.core.tenant_erased("t", [ALICE])
+    assert router.core.agent_queues.of_tenant("t")
+    router.core.worker_detached(worker)
+    assert router.core.agent_queues.of_tenant("t") == []
+    assert router.tick(60) == []
