@@ -1,1 +1,1 @@
-"""What the edge decides, without I/O: events in, effects out."""
+"""The edge's decisions, without I/O: events in, effects out."""

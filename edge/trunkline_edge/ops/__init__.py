@@ -1,1 +1,1 @@
-"""What operators see of the edge."""
+"""Health and metrics of the edge, for operators."""
