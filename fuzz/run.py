@@ -1,7 +1,7 @@
-"""Fuzzes the dialects and the verification of tokens, one target after another, for FUZZ_SECONDS together.
+"""Fuzzes dialects and token verification, one target after another, for FUZZ_SECONDS in total.
 
-Begins with the golden frames of tests/edge/dialects, and goes on with what earlier runs have found to
-be of interest, in build/fuzz. Ends with 1 where a target failed, and says how to see that again.
+Seeds are the golden frames of tests/edge/dialects, and the corpus of earlier runs in build/fuzz. Exits with 1
+if a target failed, and prints the command that reproduces it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from google.protobuf import text_format
-from requests_seen import BODIES, CONNECTS
+from request_corpus import BODIES, CONNECTS
 from targets import CODECS, REGISTRY, TARGETS
-from tokens_seen import verify_seeds
+from token_corpus import verify_seeds
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "edge" / "dialects"
 BUILD = ROOT / "build" / "fuzz"
-#: One input may take so long, and no longer.
+#: Time limit of one input.
 SLOW_S = 5
 MAX_BYTES = 8192
 
@@ -38,7 +38,7 @@ def golden() -> Iterator[tuple[str, str]]:
 
 
 def as_protobuf(text: str, frame: ClientFrame | ServerFrame) -> bytes:
-    """A frame in protobuf's encoding; empty where the text is none."""
+    """A serialized frame from protobuf's text format; empty if the text is not one."""
     try:
         return text_format.Parse(text, frame).SerializeToString()
     except text_format.ParseError:
@@ -46,7 +46,7 @@ def as_protobuf(text: str, frame: ClientFrame | ServerFrame) -> bytes:
 
 
 def decode_seeds() -> Iterator[bytes]:
-    """What clients say, by each codec, as text and as a binary message."""
+    """Messages of clients for each codec, as text and as binary messages."""
     for first, rest in golden():
         wire = first.partition(" ")[2].encode()
         for number in range(len(CODECS)):
@@ -55,14 +55,14 @@ def decode_seeds() -> Iterator[bytes]:
 
 
 def encode_seeds() -> Iterator[bytes]:
-    """What clients are told, by each codec."""
+    """Frames to clients for each codec."""
     for _, rest in golden():
         if frame := as_protobuf(rest, ServerFrame()):
             yield from (bytes((number,)) + frame for number in range(len(CODECS)))
 
 
 def route_seeds() -> Iterator[bytes]:
-    """A request to each route, with each of the bodies."""
+    """A request with each body to each route."""
     for dialect in REGISTRY.dialects:
         for route in dialect.routes:
             path = route.path.text.replace("{session_type}", "person")
@@ -81,7 +81,7 @@ SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {
 
 
 def fuzz(target: str, seconds: int) -> bool:
-    """Whether it found nothing."""
+    """Run one target. Returns true if it found nothing."""
     corpus = BUILD / target
     corpus.mkdir(parents=True, exist_ok=True)
     for seed in SEEDS[target]():
@@ -99,7 +99,7 @@ def fuzz(target: str, seconds: int) -> bool:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         print(done.stdout, done.stderr, sep="\n")
-        print(f"{target} failed. To see that again: {sys.executable} fuzz/targets.py {target} {failed}…")
+        print(f"{target} failed. Reproduce: {sys.executable} fuzz/targets.py {target} {failed}…")
         return False
     runs = re.search(r"number_of_executed_units:\s*(\d+)", done.stderr)
     print(f"{target}: nothing found in {int(runs[1]):,} runs" if runs else done.stderr, flush=True)
@@ -107,7 +107,7 @@ def fuzz(target: str, seconds: int) -> bool:
 
 
 def main() -> None:
-    """All targets, also where one fails."""
+    """Run all targets, even if one fails."""
     seconds = int(os.environ.get("FUZZ_SECONDS", "60"))
     share = max(1, seconds // len(TARGETS))
     print(f"{len(CODECS)} codecs of {len(REGISTRY.dialects)} dialects, {share} s for each target", flush=True)

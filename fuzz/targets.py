@@ -1,11 +1,11 @@
-"""One fuzzer: python fuzz/targets.py TARGET [FILES OR FOLDERS] [libFuzzer's options]
+"""Runs one fuzz target: python fuzz/targets.py TARGET [FILES OR FOLDERS] [libFuzzer's options]
 
-With files it runs each of them once, which is how one that made a target fail is looked into.
+With files it runs each once, to reproduce a failure.
 
-decode   what a client sends, in two messages, by each codec
-encode   any frame of the contract for the client, by each codec
-connect  the request of a client that wants to connect, and its first messages
-route    the request to an HTTP route
+decode   two messages of a client, by each codec
+encode   any frame of the contract for a client, by each codec
+connect  a connect request, and the client's first messages
+route    a request to an HTTP route of a dialect
 verify   a client's token
 """
 
@@ -39,10 +39,10 @@ with atheris.instrument_imports(
     from trunkline_edge.dialects.tenant_policies import TenantPolicies, digest_of
 
 import msgspec
-import tokens_seen
+import token_corpus
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from requests_seen import CONNECTS, Head, head_of
+from request_corpus import CONNECTS, ParsedRequest, parse_request
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import ConnectionOpened, TenantPolicy
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
@@ -69,17 +69,17 @@ REGISTRY = DialectRegistry(lambda: NOW)
 
 
 def codecs() -> list[Codec]:
-    """Each dialect's: those it refuses with, and those that its clients get."""
+    """Every dialect's rejection codec, and the codecs of its connect plans."""
     found = [dialect.rejection_codec for dialect in REGISTRY.dialects]
     for text in CONNECTS:
-        wish = connected(head_of(text))
-        if wish is not None:
-            found.append(wish.codec)
+        plan = plan_for(parse_request(text))
+        if plan is not None:
+            found.append(plan.codec)
     by_repr = {f"{type(codec).__name__} {codec.name} {codec!r}": codec for codec in found}
     return [by_repr[key] for key in sorted(by_repr)]
 
 
-# The targets. What one raises is a bug.
+# The targets. Any exception is a bug.
 
 
 def decode(data: bytes) -> None:
@@ -88,42 +88,42 @@ def decode(data: bytes) -> None:
     codec = CODECS[(number >> 1) % len(CODECS)]
     for payload in data[1:].split(b"\0", 1):
         try:
-            said = codec.decode(payload, bool(number & 1))
+            decoded = codec.decode(payload, bool(number & 1))
         except FrameRefused as refused:
             frame = ServerFrame()
             frame.error.id, frame.error.message = refused.frame_id[:128], str(refused)
-            encoded(codec, frame)
+            check_encoding(codec, frame)
             continue
-        codec = _looked_at(codec, said)
+        codec = _checked(codec, decoded)
 
 
-def _looked_at(codec: Codec, said: Decoded) -> Codec:
-    """What was said is well formed. Returns the codec from here on."""
-    if isinstance(said, SwitchCodec):
-        hash(said.codec)
-        codec, said = said.codec, said.decoded
-    if isinstance(said, DirectReply):
-        assert isinstance(said.payload, bytes)
-    elif said is not None:
-        assert said.WhichOneof("frame")
-        assert ClientFrame.FromString(said.SerializeToString()) == said
+def _checked(codec: Codec, decoded: Decoded) -> Codec:
+    """Check that a decoded message is well formed. Returns the codec for the next one."""
+    if isinstance(decoded, SwitchCodec):
+        hash(decoded.codec)
+        codec, decoded = decoded.codec, decoded.decoded
+    if isinstance(decoded, DirectReply):
+        assert isinstance(decoded.payload, bytes)
+    elif decoded is not None:
+        assert decoded.WhichOneof("frame")
+        assert ClientFrame.FromString(decoded.SerializeToString()) == decoded
     return codec
 
 
 def encode(data: bytes) -> None:
-    """The first byte chooses the codec; the rest is a ServerFrame in protobuf's encoding."""
+    """The first byte chooses the codec; the rest is a serialized ServerFrame."""
     try:
         frame = ServerFrame.FromString(data[1:])
     except DecodeError:
         return
     if all(map(_is_time, _times(frame))):
-        encoded(CODECS[(data[0] if data else 0) % len(CODECS)], frame)
+        check_encoding(CODECS[(data[0] if data else 0) % len(CODECS)], frame)
 
 
 def _times(message: Message) -> Iterator[Timestamp]:
-    """All times in a message. The contract holds valid ones only; protobuf reads any."""
+    """All timestamps in a message. The contract allows valid ones only, protobuf any."""
     for field, value in message.ListFields():
-        # Maps hold none that matter: strings, and free-form values.
+        # Maps hold strings and free-form values only.
         if field.message_type is None or field.message_type.GetOptions().map_entry:
             continue
         for each in value if field.is_repeated else [value]:
@@ -141,121 +141,121 @@ def _is_time(time: Timestamp) -> bool:
     return True
 
 
-def encoded(codec: Codec, frame: ServerFrame) -> None:
-    """The frame can be told, and tells the same again."""
+def check_encoding(codec: Codec, frame: ServerFrame) -> None:
+    """Check that a frame can be encoded, and always to the same bytes."""
     payload = codec.encode(frame)
     assert isinstance(payload, bytes)
     assert codec.encode(frame) == payload
 
 
 def connect(data: bytes) -> None:
-    """The head of a request, an empty line, and the first messages of a client that must say some.
+    """A request's head, an empty line, and the client's first messages, separated by zero bytes.
 
-    A zero byte ends each of them. Nobody asks for more than two.
+    No dialect reads more than two.
     """
-    head = head_of(data.decode("latin-1"))
-    wish = connected(head)
-    if wish is None:
+    request = parse_request(data.decode("latin-1"))
+    plan = plan_for(request)
+    if plan is None:
         return
-    for payload in [*head.body.split(b"\0"), b""][:2]:
-        if wish.read_first is not None:
+    for payload in [*request.body.split(b"\0"), b""][:2]:
+        if plan.read_first is not None:
             try:
-                wish = wish.read_first(payload, False)
+                plan = plan.read_first(payload, False)
             except (Refused, FrameRefused):
                 return
-    assert wish.read_first is None
-    hash(wish.codec)
-    wish.opened.SerializeToString()
-    TENANTS.is_open(wish.opened.address.tenant, is_local=False)
-    assert verified(wish.token, wish.opened) is None
+    assert plan.read_first is None
+    hash(plan.codec)
+    plan.opened.SerializeToString()
+    TENANTS.is_open(plan.opened.address.tenant, is_local=False)
+    assert signed_content(plan.token, plan.opened) is None
 
 
-def connected(head: Head) -> ConnectPlan | None:
-    """How the client is to be connected; None where it may not, or nothing is served there."""
-    if not head.path.isascii():
+def plan_for(request: ParsedRequest) -> ConnectPlan | None:
+    """The connect plan; None if the client is refused, or no dialect serves the path."""
+    if not request.path.isascii():
         return None
-    found = REGISTRY.socket(head.path) or REGISTRY.stream(head.path)
+    found = REGISTRY.socket(request.path) or REGISTRY.stream(request.path)
     if found is None:
         return None
-    offered = [name.strip() for name in head.headers.get("sec-websocket-protocol", "").split(",")]
+    offered = [name.strip() for name in request.headers.get("sec-websocket-protocol", "").split(",")]
     agreed = next((name for name in found.dialect.subprotocols if name in offered), None)
     refusal: Refused
     try:
         return found.dialect.connect(
             ConnectRequest(
                 parameters=found.parameters,
-                query=read_query(head.query),
-                headers=head.headers,
+                query=read_query(request.query),
+                headers=request.headers,
                 subprotocol=agreed,
                 tenants=TENANTS,
             )
         )
     except Refused as refused:
         refusal = refused
-    assert refusal.entry.close_code, f"{refusal.entry.code} cannot be told to who connects"
+    assert refusal.entry.close_code, f"{refusal.entry.code} has no close code"
     return None
 
 
 def route(data: bytes) -> None:
-    """The head of a request, an empty line, and its body. The calls it asks for are refused."""
-    head = head_of(data.decode("latin-1"))
+    """A request's head, an empty line, and its body. Every RPC of the handler is refused."""
+    request = parse_request(data.decode("latin-1"))
     for dialect in REGISTRY.dialects:
-        for handling in _handlings(dialect, head):
-            _drive(handling)
+        for steps in _handlers(dialect, request):
+            _drive(steps)
 
 
-def _handlings(dialect: Dialect, head: Head) -> list[RouteSteps]:
+def _handlers(dialect: Dialect, request: ParsedRequest) -> list[RouteSteps]:
     try:
-        query = read_query(head.query)
+        query = read_query(request.query)
     except Refused:
         return []
     found = []
     for each in dialect.routes:
-        parameters = each.path.match(head.path)
-        if parameters is not None and each.method == head.method:
-            found.append(each.handle(HttpRequest(parameters, query, head.headers, head.body, TENANTS)))
+        parameters = each.path.match(request.path)
+        if parameters is not None and each.method == request.method:
+            found.append(each.handle(HttpRequest(parameters, query, request.headers, request.body, TENANTS)))
     return found
 
 
-def _drive(handling: RouteSteps) -> None:
+def _drive(steps: RouteSteps) -> None:
     try:
-        call = next(handling)
+        call = next(steps)
         while True:
             assert isinstance(call, RouterCall)
             call.request.SerializeToString()
-            call = handling.throw(CallRefused("UNAUTHORIZED", "Authentication failed", 401))
+            call = steps.throw(CallRefused("UNAUTHORIZED", "Authentication failed", 401))
     except StopIteration as stop:
         reply: HttpReply = stop.value
     msgspec.json.encode(reply.body)
 
 
 def token(data: bytes) -> None:
-    """The first byte chooses an algorithm, and whether a token follows or what is to be signed.
+    """The first byte chooses the algorithm, and whether a token follows or content to sign.
 
-    That is the header and the payload, with a zero byte between them.
+    Content to sign is the header and the payload, separated by a zero byte.
     """
     number = data[0] if data else 0
-    algorithms = list(tokens_seen.PRIVATE)
+    algorithms = list(token_corpus.PRIVATE)
     if number & 1:
         header, _, payload = data[1:].partition(b"\0")
-        said = tokens_seen.signed(header, payload, algorithms[(number >> 1) % len(algorithms)])
+        text = token_corpus.sign(header, payload, algorithms[(number >> 1) % len(algorithms)])
     else:
-        said = data[1:].decode("latin-1")
-    content = verified(said, ConnectionOpened(user="ann"))
-    assert number & 1 or content is None or content in tokens_seen.SIGNED, "a token was forged"
+        text = data[1:].decode("latin-1")
+    content = signed_content(text, ConnectionOpened(user="ann"))
+    assert number & 1 or content is None or content in token_corpus.SIGNED, "a token was forged"
 
 
-def verified(said: str, opened: ConnectionOpened) -> str | None:
-    """What of a token was signed; None where it is refused."""
+def signed_content(text: str, opened: ConnectionOpened) -> str | None:
+    """Verify a token and return its signed content; None if it is refused."""
     try:
-        bearer = verify(said, tokens_seen.TENANT, tokens_seen.AUTH, KEYS, tokens_seen.NOW_S)
+        principal = verify(text, token_corpus.TENANT, token_corpus.AUTH, KEYS, token_corpus.NOW_S)
     except (Refused, UnknownKey) as refused:
         str(refused).encode()
         return None
-    bearer.grants().SerializeToString()
+    principal.grants().SerializeToString()
     with suppress(Refused):
-        bearer.authorize(opened)
-    return said.rpartition(".")[0]
+        principal.authorize(opened)
+    return text.rpartition(".")[0]
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
@@ -266,7 +266,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "verify": token,
 }
 CODECS = codecs()
-KEYS = inline_keys(tokens_seen.AUTH)
+KEYS = inline_keys(token_corpus.AUTH)
 
 
 if __name__ == "__main__":

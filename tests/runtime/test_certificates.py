@@ -34,7 +34,7 @@ class Clock:
 
 
 class Kept:
-    """A certificate of an edge that is watched, and a clock."""
+    """A watched certificate, with a manual clock."""
 
     def __init__(self, folder: Path) -> None:
         self.ours = Certificates(folder)
@@ -62,7 +62,7 @@ def test_files_are_read_once_as_long_as_they_stay(kept: Kept) -> None:
     assert kept.reads == 1
 
 
-def test_files_that_have_changed_are_read_anew_and_looked_at_once_a_second(kept: Kept) -> None:
+def test_changed_files_are_reloaded_and_checked_once_a_second(kept: Kept) -> None:
     first = kept.watched.current
     kept.ours.renew(kept.certificate)
     with capture_logs() as lines:
@@ -74,7 +74,7 @@ def test_files_that_have_changed_are_read_anew_and_looked_at_once_a_second(kept:
     assert [line["event"] for line in lines] == ["certificates were reloaded"]
 
 
-def test_a_link_that_leads_elsewhere_now_is_a_change(tmp_path: Path) -> None:
+def test_a_symlink_to_another_file_is_a_change(tmp_path: Path) -> None:
     one, other = Certificates(tmp_path / "one"), Certificates(tmp_path / "other")
     link, clock = tmp_path / "now", Clock()
     link.symlink_to(one.folder)
@@ -87,7 +87,7 @@ def test_a_link_that_leads_elsewhere_now_is_a_change(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["rubbish", "gone", "half of a pair"])
-def test_a_change_that_is_of_no_use_is_said_once_and_what_was_there_stays(kept: Kept, how: str) -> None:
+def test_an_unusable_change_is_logged_once_and_the_old_files_stay(kept: Kept, how: str) -> None:
     first, key = kept.watched.current, kept.key.read_bytes()
     match how:
         case "rubbish":
@@ -109,7 +109,7 @@ def test_a_change_that_is_of_no_use_is_said_once_and_what_was_there_stays(kept: 
     assert kept.watched.current.certificate == kept.certificate.read_bytes()
 
 
-def test_what_changes_while_it_is_read_is_read_again(tmp_path: Path) -> None:
+def test_files_that_change_during_a_reload_are_reloaded_again(tmp_path: Path) -> None:
     path, clock = tmp_path / "file", Clock()
     path.write_text("one")
     texts = []
@@ -141,7 +141,7 @@ def test_many_threads_may_ask(kept: Kept) -> None:
     assert kept.reads == 2
 
 
-def test_what_is_wrong_with_files_is_said_in_one_line(tmp_path: Path) -> None:
+def test_problems_of_files_are_reported_in_one_line(tmp_path: Path) -> None:
     ours, rubbish = Certificates(tmp_path), tmp_path / "rubbish"
     rubbish.write_text("rubbish")
     other = certs.key_of(ours.router)

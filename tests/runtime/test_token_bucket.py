@@ -1,4 +1,4 @@
-"""Token buckets: what they let through, and when they say to come again."""
+"""Rate limits and token buckets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_no_more_than_the_rate_passes_in_any_time_but_for_one_second_s_worth(
 
 
 @given(TIMES, st.integers(1, 50))
-def test_who_comes_when_told_is_let_through_and_not_a_moment_before(pauses: list[float], rate: int) -> None:
+def test_a_retry_passes_after_the_wait_and_not_before(pauses: list[float], rate: int) -> None:
     meter, now = TokenBucket(), 100.0
     for pause in pauses:
         now += pause
@@ -49,7 +49,7 @@ def test_the_largest_message_passes_however_low_the_rate_and_is_then_waited_for(
     assert meter.take(rate, 100_000, 10) == pytest.approx(100)
 
 
-def test_the_slower_of_messages_and_bytes_counts_and_nothing_is_taken_for_what_does_not_pass() -> None:
+def test_the_longer_wait_counts_and_a_refused_message_takes_nothing() -> None:
     meter, rate = TokenBucket(), RateLimit(10, LARGEST_MESSAGE_BYTES)
     assert meter.take(rate, LARGEST_MESSAGE_BYTES, 10) == 0
     assert meter.take(rate, LARGEST_MESSAGE_BYTES // 2, 10) == pytest.approx(0.5)
@@ -58,14 +58,14 @@ def test_the_slower_of_messages_and_bytes_counts_and_nothing_is_taken_for_what_d
     assert meter.take(rate, 0, 10) == pytest.approx(0.1)
 
 
-def test_what_was_taken_and_not_sent_is_given_back() -> None:
+def test_a_message_that_was_not_sent_is_refunded() -> None:
     meter, rate = TokenBucket(), RateLimit(1, 1000)
     assert meter.take(rate, 10, 10) == 0
     meter.refund(rate, 10)
     assert meter.take(rate, LARGEST_MESSAGE_BYTES, 10) == 0
 
 
-def test_what_is_charged_passes_in_any_case_and_is_waited_for_after() -> None:
+def test_a_charge_always_passes_and_is_waited_for_afterwards() -> None:
     meter, rate = TokenBucket(), RateLimit(100)
     assert meter.charge(rate, 100, 0, 10) == 0
     assert meter.charge(rate, 250, 0, 10) == pytest.approx(2.5)

@@ -1,4 +1,4 @@
-"""Who is let in, and as whom."""
+"""Admission of clients by tenant policy."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def refusal(
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_token_says_who_comes_and_what_that_may(algorithm: str) -> None:
+def test_a_token_sets_the_user_and_the_grants(algorithm: str) -> None:
     opened = wish()
     bearer = admission(tenant()).admit(visitor(minted(algorithm, jti="j1")), opened, names_user=True, now=0)
     assert isinstance(bearer, Principal)
@@ -97,12 +97,12 @@ def test_a_shared_secret_lets_anybody_in_as_anybody() -> None:
         (OPENNESS_LOOPBACK, True, "", ""),
         (OPENNESS_LOOPBACK, False, "", "open to this machine only"),
         (OPENNESS_ANYBODY, False, "", ""),
-        # Whoever shows a token must show a good one.
+        # A token that is sent must be valid.
         (OPENNESS_ANYBODY, True, "wrong", "UNAUTHORIZED"),
         (OPENNESS_LOOPBACK, False, minted(), ""),
     ],
 )
-def test_who_shows_no_token_must_be_where_the_tenant_is_open(
+def test_without_a_token_a_client_must_be_admitted_by_openness(
     open_to: int, is_local: bool, token: str, expected: str
 ) -> None:
     made = admission(tenant(open_to=open_to))
@@ -124,7 +124,7 @@ def test_nobody_is_let_in_to_a_tenant_that_there_is_not() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "no body", "a/b", "x" * 129])
-def test_what_is_no_name_of_a_tenant_is_for_the_router_to_refuse(name: str) -> None:
+def test_an_invalid_tenant_name_is_left_to_the_router_to_refuse(name: str) -> None:
     assert admission().admit(visitor(), wish(name), names_user=True, now=0) is None
 
 
@@ -147,7 +147,7 @@ def test_a_tenant_that_takes_no_part_lets_nobody_in(state: int, code: str) -> No
         (["https://a.example"], OPENNESS_NOBODY, minted(), "https://b.example", False),
         (["https://a.example"], OPENNESS_NOBODY, minted(), "https://a.example.evil", False),
         (["https://a.example"], OPENNESS_NOBODY, minted(), "null", False),
-        # What is open to this machine is not open to every page that is shown on it.
+        # A tenant open to this machine is not open to every page that a browser on it displays.
         ([], OPENNESS_LOOPBACK, "", "https://evil.example", False),
         ([], OPENNESS_LOOPBACK, "", "null", False),
         ([], OPENNESS_LOOPBACK, "", "http://localhost:3000", True),
@@ -158,7 +158,7 @@ def test_a_tenant_that_takes_no_part_lets_nobody_in(state: int, code: str) -> No
         ([], OPENNESS_ANYBODY, "", "https://any.example", True),
     ],
 )
-def test_web_pages_connect_from_where_they_may(
+def test_web_pages_connect_from_permitted_origins(
     origins: list[str], open_to: int, token: str, origin: str, is_taken: bool
 ) -> None:
     made = admission(tenant(origins=origins, open_to=open_to))
@@ -168,7 +168,7 @@ def test_web_pages_connect_from_where_they_may(
         assert refusal(made, visitor(token, origin)).startswith("ORIGIN_FORBIDDEN: ")
 
 
-def test_a_page_may_read_what_its_origin_may() -> None:
+def test_a_page_of_a_permitted_origin_may_read_responses() -> None:
     made = admission(tenant(origins=["https://a.example"]), policy("open"))
     assert made.allowed_origin("acme", "https://a.example") == "https://a.example"
     assert made.allowed_origin("acme", "https://b.example") == ""
@@ -185,7 +185,7 @@ def test_connects_are_counted_before_anything_is_verified() -> None:
     assert made.admit(visitor(minted()), wish(), names_user=True, now=1) is not None
 
 
-def test_a_key_that_is_not_known_is_asked_for_where_there_is_a_place_to_ask() -> None:
+def test_an_unknown_key_is_fetched_if_the_tenant_has_a_jwk_set() -> None:
     asking = ClientAuth(audiences=AUTH.audiences, jwks_url=URL)
     with pytest.raises(UnknownKey):
         admission(tenant(asking)).admit(visitor(minted()), wish(), names_user=True, now=0)

@@ -1,4 +1,4 @@
-"""JWK Sets that are read from elsewhere, and kept fresh."""
+"""The cache of JWK Sets."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ OTHER = "https://other.example/keys"
 
 
 def body(*kids: str) -> bytes:
-    """A set of keys of these names."""
+    """A JWK Set with keys of these names."""
     return json.dumps(
         {"keys": [{**json.loads(public(PRIVATE["ES256"])), "kid": kid} for kid in kids]}
     ).encode()
 
 
 class World:
-    """A clock that stands until it is moved, and fetches that end when they are told to."""
+    """A cache with a manual clock, and fetches that end on command."""
 
     def __init__(self) -> None:
         self.now = 1000.0
-        #: Of all that were begun, the URL and how it ends.
+        #: URL and outcome of every fetch.
         self.fetches: list[tuple[str, asyncio.Future[bytes]]] = []
         self.begun = asyncio.Event()
         self.cache = JwksCache(self.fetch, lambda: self.now)
@@ -44,18 +44,18 @@ class World:
         return await end
 
     async def refreshing(self, count: int = 1) -> list[asyncio.Task[set[str]]]:
-        """So many who refresh at the same time, all of them waiting."""
+        """Start this many concurrent refreshes, all waiting."""
         tasks = [asyncio.create_task(self.kids()) for _ in range(count)]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         return tasks
 
     async def kids(self) -> set[str]:
-        """What a refresh gives."""
+        """The key names after a refresh."""
         return {key.kid for key in await self.cache.refresh(URL)}
 
     async def ended(self, result: bytes | Exception, *, url: str = URL) -> set[str]:
-        """A refresh, from its begin to its end; what it gives."""
+        """Refresh, end the fetch, and return the key names."""
         before = len(self.fetches)
         (task,) = await self.refreshing()
         assert len(self.fetches) == before + 1
@@ -63,7 +63,7 @@ class World:
         return await asyncio.wait_for(task, PATIENCE_S)
 
     def end(self, result: bytes | Exception, number: int = -1) -> None:
-        """How a fetch ends, the last one unless it is said."""
+        """End a fetch, by default the latest."""
         end = self.fetches[number][1]
         if isinstance(result, bytes):
             end.set_result(result)
@@ -80,7 +80,7 @@ def logged() -> Iterator[list[EventDict]]:
         yield lines
 
 
-async def test_nothing_is_known_before_the_first_fetch_nor_of_what_is_not_in_use() -> None:
+async def test_no_keys_are_known_before_the_first_fetch_or_of_a_set_not_in_use() -> None:
     world = World()
     assert world.known() == set()
     assert len(world.cache.keys(OTHER)) == 0
@@ -121,10 +121,10 @@ async def test_a_fetch_goes_on_when_all_have_given_up() -> None:
     assert len(world.fetches) == 1
 
 
-async def test_within_the_cooldown_what_is_known_is_given_at_once() -> None:
+async def test_within_the_cooldown_the_known_keys_are_returned_at_once() -> None:
     world = World()
     await world.refreshing()
-    # It counts from the beginning of a fetch, not from its end.
+    # The cooldown counts from the start of a fetch.
     world.now += COOLDOWN_S - 1
     world.end(body("a"))
     assert await world.kids() == {"a"}
@@ -135,7 +135,7 @@ async def test_within_the_cooldown_what_is_known_is_given_at_once() -> None:
     assert await world.ended(body("b")) == {"b"}
 
 
-async def test_a_fetch_that_fails_keeps_what_is_known_and_says_so_once(logged: list[EventDict]) -> None:
+async def test_a_failed_fetch_keeps_the_known_keys_and_logs_once(logged: list[EventDict]) -> None:
     world = World()
     await world.ended(body("a"))
     world.now += COOLDOWN_S
@@ -165,7 +165,7 @@ async def test_each_fetch_that_fails_doubles_the_cooldown_until_one_succeeds(log
 
 
 @pytest.mark.parametrize("wrong", [b"<html>", b"{}", b'{"keys":1}', b" " * 300_000])
-async def test_what_is_no_set_is_a_fetch_that_failed(wrong: bytes, logged: list[EventDict]) -> None:
+async def test_a_malformed_set_is_a_failed_fetch(wrong: bytes, logged: list[EventDict]) -> None:
     world = World()
     await world.ended(body("a"))
     world.now += COOLDOWN_S
@@ -205,7 +205,7 @@ async def test_a_set_is_due_at_once_and_then_every_few_minutes() -> None:
     assert world.cache.due(world.now + REFRESH_S * 1.21) == [URL]
 
 
-async def test_what_is_no_longer_in_use_is_forgotten_even_while_it_is_fetched() -> None:
+async def test_a_set_no_longer_in_use_is_dropped_even_during_a_fetch() -> None:
     world = World()
     await world.ended(body("a"))
     world.now += COOLDOWN_S
@@ -226,7 +226,7 @@ async def test_a_set_that_stays_in_use_stays_known() -> None:
     assert world.cache.due(world.now) == [OTHER]
 
 
-async def test_run_fetches_what_is_new_and_what_is_due() -> None:
+async def test_run_fetches_new_and_due_sets() -> None:
     world = World()
     running = asyncio.create_task(world.cache.run())
 
@@ -242,7 +242,7 @@ async def test_run_fetches_what_is_new_and_what_is_due() -> None:
     world.end(FetchFailed("no"), 1)
     assert await world.kids() == {"a"}
     world.now += REFRESH_S * 1.21
-    # What is due is looked at when something is said.
+    # `run` checks the due sets when it wakes.
     world.cache.use({URL})
     await begun(URL)
     assert len(world.fetches) == 3
@@ -269,7 +269,7 @@ async def test_run_looks_again_by_itself_when_a_set_is_due(monkeypatch: pytest.M
     await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_closing_ends_a_fetch_and_whoever_waits_gets_what_is_known() -> None:
+async def test_closing_cancels_a_fetch_and_waiters_get_the_known_keys() -> None:
     world = World()
     await world.ended(body("a"))
     world.now += COOLDOWN_S

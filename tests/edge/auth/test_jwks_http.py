@@ -1,4 +1,4 @@
-"""Reading a JWK Set from a real server."""
+"""Fetching JWK Sets from a real server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.jwks_server import PATIENCE_S, JwksServer, running_jwks_serve
 
 
 async def problem(url: str, timeout_s: float = PATIENCE_S) -> str:
-    """Why it cannot be read."""
+    """The text of the FetchFailed."""
     async with aclosing(JwksHttpClient(timeout_s)) as fetch:
         with pytest.raises(FetchFailed) as caught:
             await asyncio.wait_for(fetch(url), PATIENCE_S)
@@ -44,7 +44,7 @@ async def test_a_set_of_the_largest_size_is_read() -> None:
         assert "more than" in await problem(server.url())
 
 
-async def test_what_has_no_end_is_read_no_further_than_a_set_is_long() -> None:
+async def test_an_endless_body_is_read_up_to_the_limit_of_a_set() -> None:
     async with running_jwks_server() as server:
         server.hangs = True
         server.answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n" + b" " * (MAX_SET_BYTES * 4)
@@ -85,7 +85,7 @@ async def test_any_status_but_ok_is_a_failure(status: str) -> None:
         assert f"has status {status[:3]}" in await problem(server.url())
 
 
-async def test_what_is_compressed_is_not_unpacked() -> None:
+async def test_a_compressed_body_is_not_unpacked() -> None:
     async with running_jwks_server() as server:
         server.says(gzip.compress(bytes(10_000_000)), headers="content-encoding: gzip\r\n")
         assert "compressed" in await problem(server.url())
@@ -93,7 +93,7 @@ async def test_what_is_compressed_is_not_unpacked() -> None:
 
 
 @pytest.mark.parametrize("answer", [b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{}"])
-async def test_what_is_no_http_is_a_failure(answer: bytes) -> None:
+async def test_a_response_that_is_not_http_is_a_failure(answer: bytes) -> None:
     async with running_jwks_server() as server:
         server.answer = answer
         assert "RemoteProtocolError" in await problem(server.url())
@@ -165,5 +165,5 @@ async def test_a_cache_reads_from_a_server_and_outlives_its_failures() -> None:
         assert await refreshed(server) == []
 
 
-#: Of the example in RFC 8037, A.2.
+#: The example in RFC 8037, A.2.
 X = b"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"

@@ -1,4 +1,4 @@
-"""Which keys verify tokens, and how they are declared."""
+"""Keys that verify tokens: declared keys, JWK Sets and their validation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PUBLIC: dict[str, dict[str, Any]] = {name: json.loads(public(key)) for name, key
 
 
 def problem_of(algorithm: str, members: object) -> str:
-    """Why a key is refused; none of it is shown."""
+    """The error for a key; checks that it contains nothing of the key."""
     jwk = members if isinstance(members, str) else json.dumps(members)
     with pytest.raises(ValueError, match=r"\w") as caught:
         check_jwk(algorithm, jwk)
@@ -124,7 +124,7 @@ def test_a_key_is_as_strong_as_it_must_be_and_not_slow() -> None:
     "jwk", ["", "{", "[]", "null", '"x"', '{"kty":"oct","kty":"RSA"}', "\ud800", "[" * 8000, '{"k":NaN}']
 )
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_what_is_no_json_object_is_no_key(algorithm: str, jwk: str) -> None:
+def test_only_a_json_object_is_a_key(algorithm: str, jwk: str) -> None:
     assert problem_of(algorithm, jwk).startswith("the JWK ")
 
 
@@ -143,7 +143,7 @@ def test_an_algorithm_that_nobody_knows_has_no_keys() -> None:
             jwk_of(algorithm, b"x" * 32)
 
 
-# Making one
+# Conversion
 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA"])
@@ -172,7 +172,7 @@ def test_a_secret_becomes_a_jwk() -> None:
     "source",
     [b"", b"x" * 40, b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "ssh-ed25519 AAAA"],
 )
-def test_what_is_no_pem_becomes_no_jwk(source: str | bytes) -> None:
+def test_only_pem_becomes_a_jwk(source: str | bytes) -> None:
     for algorithm in ("RS256", "ES256", "EdDSA"):
         with pytest.raises(ValueError, match="PEM"):
             jwk_of(algorithm, source)
@@ -197,7 +197,7 @@ MX3E5DiIyZnehVeRcQIDAQAB
 """
 
 
-def test_a_jwk_is_shown_without_what_is_secret() -> None:
+def test_a_jwk_is_reported_without_its_secret() -> None:
     assert json.loads(without_secret(json.dumps(PUBLIC["HS256"]))) == {"kty": "oct"}
     for algorithm in ("RS256", "ES256", "EdDSA"):
         private = PRIVATE[algorithm].as_dict(private=True)
@@ -222,7 +222,7 @@ def test_a_set_gives_the_keys_that_can_verify_tokens() -> None:
     assert [key.kid for key in keys.find(None, "EdDSA")] == [""]
 
 
-def test_what_a_set_has_beside_those_is_ignored() -> None:
+def test_other_keys_of_a_set_are_ignored() -> None:
     private = PRIVATE["ES256"].as_dict(private=True)
     others: list[object] = [
         {**PUBLIC["HS256"], "kid": "a"},
@@ -264,7 +264,7 @@ def test_a_set_is_bounded_and_a_set() -> None:
 values = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text(), max_size=3)
 
 
-# The first text that is drawn may have Hypothesis make its tables of Unicode, which takes a second.
+# Drawing the first text may build Hypothesis' Unicode tables, which takes a second.
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     st.sampled_from(ALGORITHMS),

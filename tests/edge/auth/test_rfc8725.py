@@ -1,4 +1,4 @@
-"""Attacks on tokens, by the sections of RFC 8725 that warn of them or say what to do."""
+"""Attacks on tokens, by section of RFC 8725."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
 def unsigned(algorithm: object, signature: str = "") -> str:
-    """A token that claims to need no signature."""
+    """A token with the algorithm `none`."""
     return f"{part({'alg': algorithm, 'kid': 'ES256'})}.{part(CLAIMS)}.{signature}"
 
 
 def confused(pem: bytes, kid: str) -> str:
-    """HS256, with the public key's PEM as the secret. joserfc would not make such a token."""
+    """HS256 with the public key's PEM as the secret, which joserfc refuses to sign."""
     content = f"{part({'alg': 'HS256', 'kid': kid})}.{part(CLAIMS)}"
     return f"{content}.{to_base64url(hmac.new(pem, content.encode(), hashlib.sha256).digest())}"
 
 
 def with_signature(signature: bytes, algorithm: str = "ES256") -> str:
-    """A good token with another signature."""
+    """A valid token with its signature replaced."""
     head, _, _ = minted(algorithm).rpartition(".")
     return f"{head}.{to_base64url(signature)}"
 
@@ -61,7 +61,7 @@ def es256(r: int, s: int) -> str:
 
 
 def as_json() -> str:
-    """A token in JSON, with two signatures."""
+    """A token in JSON serialization, with two signatures."""
     protected, payload, signature = minted().split(".")
     each = {"protected": protected, "signature": signature}
     return json.dumps({"payload": payload, "signatures": [each, each]})
@@ -73,7 +73,7 @@ def flattened() -> str:
 
 
 def twice(text: str, name: str, value: object) -> str:
-    """JSON in which a name comes a second time."""
+    """JSON with a duplicate name."""
     return f"{text[:-1]}, {json.dumps(name)}: {json.dumps(value)}}}"
 
 
@@ -82,7 +82,7 @@ OWN_JWK = STRANGER.as_dict(private=False)
 
 
 def stranger(**header: Any) -> str:
-    """Signed by somebody else, whose key the header brings along or points to."""
+    """A token signed with an attacker's key, which the header contains or references."""
     return signed({**HEADER, **header}, CLAIMS, "ES256", STRANGER)
 
 
@@ -92,7 +92,7 @@ def detached() -> str:
 
 
 def unencoded() -> str:
-    """RFC 7797: the payload stands as it is."""
+    """A token with an unencoded payload (RFC 7797)."""
     header = part({**HEADER, "b64": False, "crit": ["b64"]})
     return f"{header}.payload.{part(b'x' * 64)}"
 
@@ -300,7 +300,7 @@ def test_a_token_of_the_right_kind_is_taken(typ: object) -> None:
 
 
 @pytest.mark.parametrize("name", ["x5t", "x5t#S256", "nonce", "https://example.com/x"])
-def test_what_changes_nothing_in_a_header_is_ignored(name: str) -> None:
+def test_harmless_header_parameters_are_ignored(name: str) -> None:
     assert taken(minted(header={name: "abc"})).user == "ann"
 
 

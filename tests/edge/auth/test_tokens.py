@@ -1,4 +1,4 @@
-"""Who shows a token, and what it allows."""
+"""Verification of tokens, and the principals they name."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ YEAR_S = 366 * 24 * 3600
 
 
 def opened(conversation: str = "", user: str = "", **address: str) -> ConnectionOpened:
-    """A client's wish to connect."""
+    """A client's connect request."""
     wish = ConnectionOpened(user=user, address=Address(tenant="acme", agent="echo", platform="web"))
     for name, value in address.items():
         setattr(wish.address, name, value)
@@ -54,7 +54,7 @@ def opened(conversation: str = "", user: str = "", **address: str) -> Connection
 
 
 def forbidden(token: str, wish: ConnectionOpened) -> str:
-    """Why the bearer may not connect like this."""
+    """The text of the FORBIDDEN."""
     with pytest.raises(Refused) as caught:
         taken(token).authorize(wish)
     assert caught.value.entry.code == "FORBIDDEN"
@@ -72,7 +72,7 @@ def test_a_good_token_says_who_shows_it_and_that_all_is_allowed(algorithm: str) 
     assert bearer.key == KEYS.find(algorithm, algorithm)[0].identity
 
 
-def test_what_a_token_allows_is_told_to_the_router() -> None:
+def test_the_router_receives_the_permissions_of_a_token() -> None:
     own = {"conversations": ["group:b", "group:a", "person:p"], "rights": ["subscribe", "publish"]}
     grants = taken(minted(jti="t1", iat=NOW_S - 0.25, trunkline=own)).grants()
     assert list(grants.rights) == [RIGHT_PUBLISH, RIGHT_SUBSCRIBE]
@@ -97,7 +97,7 @@ def test_a_token_may_name_nobody() -> None:
     assert "person:ann" in forbidden(minted(sub=...), opened("person:ann"))
 
 
-# What it is for
+# Recipient
 
 
 def test_a_token_is_for_one_of_the_tenants_audiences() -> None:
@@ -134,7 +134,7 @@ def test_a_token_is_from_the_tenants_issuer() -> None:
 # Times
 
 
-def test_a_token_is_good_until_it_expires_and_then_told_to_be_renewed() -> None:
+def test_a_token_is_valid_until_it_expires_and_then_must_be_renewed() -> None:
     assert taken(minted(exp=NOW_S + 0.001)).user == "ann"
     for past in (NOW_S, NOW_S - 1, 0):
         with pytest.raises(Refused) as caught:
@@ -142,7 +142,7 @@ def test_a_token_is_good_until_it_expires_and_then_told_to_be_renewed() -> None:
         assert caught.value.entry.code == "TOKEN_EXPIRED"
 
 
-def test_a_token_that_is_wrong_otherwise_is_not_told_to_be_renewed() -> None:
+def test_an_invalid_token_is_refused_even_if_it_has_expired() -> None:
     for wrong in ({"aud": "x"}, {"sub": ""}, {"trunkline": {"x": 1}}, {"nbf": NOW_S + 31}, {"jti": 1}):
         refusal(minted(exp=NOW_S - 1, **wrong))
 
@@ -174,7 +174,7 @@ def test_a_time_is_a_number_that_there_is(written: str) -> None:
         refusal(signed({"alg": "ES256", "kid": "ES256"}, claims))
 
 
-# Who, and what is allowed
+# User and permissions
 
 NO_IDS = [
     "",
@@ -228,11 +228,11 @@ def test_the_claim_trunkline_is_an_object(wrong: object) -> None:
 
 @pytest.mark.parametrize("name", ["agents", "platforms", "conversations", "rights"])
 @pytest.mark.parametrize("wrong", [None, "echo", {"echo": 1}, [1], [None], [["echo"]], ["x"] * 1025])
-def test_what_a_token_allows_is_a_list_of_texts(name: str, wrong: object) -> None:
+def test_permissions_of_a_token_are_lists_of_strings(name: str, wrong: object) -> None:
     assert f"`trunkline.{name}`" in refusal(minted(trunkline={name: wrong}))
 
 
-def test_what_nobody_knows_in_the_claim_trunkline_is_refused() -> None:
+def test_unknown_members_of_the_trunkline_claim_are_refused() -> None:
     for own in ({"agent": ["a"]}, {"Rights": []}, {"rights": [], "groups": []}):
         assert "and nothing else" in refusal(minted(trunkline=own))
     for wrong in ("admin", "Publish", "", "publish "):
@@ -250,10 +250,10 @@ def test_empty_lists_allow_nothing() -> None:
     assert taken(minted(trunkline={})).rights == ALL_RIGHTS
 
 
-# Whether a client may connect
+# Authorization
 
 
-def test_a_client_connects_as_the_user_of_its_token_and_to_what_it_allows() -> None:
+def test_a_client_connects_as_the_user_of_its_token_to_permitted_addresses() -> None:
     bearer = taken(minted())
     for wish in (opened(), opened(user="ann"), opened("person:ann"), opened("group:any", agent="other")):
         bearer.authorize(wish)
@@ -263,7 +263,7 @@ def test_a_client_connects_as_the_user_of_its_token_and_to_what_it_allows() -> N
         bearer.authorize(wish)
 
 
-def test_a_client_that_wants_more_is_told_what_its_token_does_not_allow() -> None:
+def test_a_forbidden_connect_names_the_missing_permission() -> None:
     assert "for user ann, not for user bob" in forbidden(minted(), opened(user="bob"))
     assert "does not allow person:bob" in forbidden(minted(), opened("person:bob"))
     own = {"agents": ["echo"], "platforms": ["web"], "conversations": ["group:g"]}
@@ -288,7 +288,7 @@ def test_a_user_that_a_dialect_made_up_is_not_looked_at() -> None:
 # Keys
 
 
-def test_a_key_that_is_not_known_is_told_by_its_name() -> None:
+def test_an_unknown_key_is_reported_by_name() -> None:
     for algorithm in ("RS256", "ES256", "EdDSA"):
         with pytest.raises(UnknownKey) as caught:
             taken(minted(algorithm, {"kid": "new"}))
@@ -320,13 +320,13 @@ def test_of_two_keys_of_one_name_either_may_have_signed() -> None:
 
 
 def wrong_key(algorithm: str) -> Any:
-    """A key like the right one."""
+    """A key with the same name and algorithm as the right one."""
     if algorithm == "HS256":
         return PRIVATE[algorithm].generate_key(256)
     return PRIVATE[algorithm].generate_key()
 
 
-# Anything at all
+# Arbitrary input
 
 
 @given(st.sampled_from(ALGORITHMS), st.data())
@@ -344,7 +344,7 @@ def test_a_good_token_with_one_byte_changed_is_refused(algorithm: str, data: st.
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_good_token_has_no_twin_that_ends_otherwise(algorithm: str) -> None:
-    # In base64 the last character has bits that stand for nothing.
+    # The last character of base64 has unused bits.
     token = GOOD[algorithm]
     for other in set(string.ascii_letters + string.digits + "-_") - {token[-1]}:
         refusal(token[:-1] + other, keys=KEYS)

@@ -1,4 +1,4 @@
-"""Makes tokens, good ones and others, and the settings of the tenant that takes them."""
+"""Creates valid and invalid tokens, and the settings of a tenant that verifies them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.signing import signed as signed_by
 NOW_S = 1_800_000_000.0
 TENANT = "acme"
 
-#: One private key for each algorithm. Their names are those of the algorithms.
+#: A private key per algorithm, named after it.
 PRIVATE: dict[str, Key] = {each: new_key(each) for each in ("HS256", "RS256", "ES256", "EdDSA")}
 ALGORITHMS = list(PRIVATE)
 
@@ -28,7 +28,7 @@ AUDIENCES = ["chat", "other"]
 
 
 def declared(*algorithms: str) -> ClientAuth:
-    """A tenant with the keys for these algorithms, and with audiences."""
+    """ClientAuth with keys for these algorithms, and with audiences."""
     keys = [
         VerificationKey(kid=each, algorithm=each, jwk=public(PRIVATE[each]))
         for each in algorithms or ALGORITHMS
@@ -41,24 +41,24 @@ KEYS = inline_keys(AUTH)
 
 
 def signed(header: object, payload: object, algorithm: str = "ES256", key: Key | None = None) -> str:
-    """A token with any header and payload, and a signature by the algorithm, whatever the header says."""
+    """A token with any header and payload, signed with `algorithm` whatever the header says."""
     return signed_by(header, payload, algorithm, key or PRIVATE[algorithm])
 
 
 def minted(algorithm: str = "ES256", header: Mapping[str, Any] | None = None, **claims: Any) -> str:
-    """A good token, but for what differs. A claim that is ... is left out."""
+    """A valid token with changed claims; `...` leaves a claim out."""
     members = {"alg": algorithm, "typ": "JWT", "kid": algorithm, **(header or {})}
     said = {name: value for name, value in {**CLAIMS, **claims}.items() if value is not ...}
     return signed({name: value for name, value in members.items() if value is not ...}, said, algorithm)
 
 
 def taken(token: str, auth: ClientAuth = AUTH, keys: KeySet | None = None, now_s: float = NOW_S) -> Principal:
-    """Who shows it. Without keys they are the tenant's own."""
+    """Verify a token and return its principal, by default with the tenant's own keys."""
     return verify(token, TENANT, auth, inline_keys(auth) if keys is None else keys, now_s)
 
 
 def refusal(token: str, auth: ClientAuth = AUTH, keys: KeySet | None = None, now_s: float = NOW_S) -> str:
-    """Why it is refused as UNAUTHORIZED; no part of it is shown."""
+    """The text of the UNAUTHORIZED; checks that it contains nothing of the token."""
     with pytest.raises(Refused) as caught:
         taken(token, auth, keys, now_s)
     assert caught.value.entry.code == "UNAUTHORIZED"

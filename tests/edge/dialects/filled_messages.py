@@ -1,4 +1,4 @@
-"""Messages with every field set, made from their descriptors."""
+"""Messages with every field set, derived from their descriptors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def filled(message: Descriptor) -> list[Message]:
 
 
 def contents(message: Descriptor) -> list[dict[str, object]]:
-    """What `filled` gives to the constructors: each oneof takes turns with its fields."""
+    """Constructor arguments of `filled`: each oneof rotates through its fields."""
     if message.full_name in WELL_KNOWN:
         return WELL_KNOWN[message.full_name]
     plain = {field.name: _values(field) for field in message.fields if field.containing_oneof is None}

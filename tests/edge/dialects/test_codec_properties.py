@@ -1,4 +1,4 @@
-"""What holds for any payload and any frame."""
+"""Properties of native codecs for arbitrary payloads and frames."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ JSON = CODECS["trunkline.v1.json"]
 codecs = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS.keys())
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
-# Adding 0.0 makes -0.0 plain zero, which is what JSON makes of it.
+# Adding 0.0 turns -0.0 into zero, as JSON does.
 NUMBER = st.floats(allow_nan=False, allow_infinity=False).map(lambda number: number + 0.0)
 FREE_FORM = st.recursive(
     st.none() | st.booleans() | NUMBER | TEXT,
@@ -38,11 +38,11 @@ SCALARS: dict[int, st.SearchStrategy[Any]] = {
 
 
 def content(message: Descriptor) -> st.SearchStrategy[dict[str, Any]]:
-    """Any content of a message, for its constructor."""
+    """Arbitrary constructor arguments of a message."""
     if message.full_name == "google.protobuf.Struct":
         return st.dictionaries(TEXT, FREE_FORM, max_size=3)
     if message.full_name == "google.protobuf.Timestamp":
-        # The first and the last second of what a Timestamp may hold.
+        # The range of a Timestamp.
         seconds = st.integers(-62_135_596_800, 253_402_300_799)
         return st.fixed_dictionaries({"seconds": seconds, "nanos": st.integers(0, 999_999_999)})
     plain = {field.name: value(field) for field in message.fields if field.containing_oneof is None}
@@ -70,7 +70,7 @@ def frames(frame: type[Any]) -> st.SearchStrategy[Any]:
 
 
 def decoded_or_refused(codec: Codec, payload: bytes) -> None:
-    """Any other exception fails the test."""
+    """Decode a payload; any exception but FrameRefused fails the test."""
     try:
         frame = codec.decode(payload)
     except FrameRefused:

@@ -1,4 +1,4 @@
-"""The two encodings cover the same fields: whatever the contract can say, JSON can say."""
+"""JSON and protobuf cover the same fields."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_json_is_preferred_and_the_default() -> None:
 
 
 def assert_says_the_same(message: Message, as_json: dict[str, Any]) -> None:
-    """Compares by the rules of docs/protocol.md, written down once more without the codec's code."""
+    """Compare by the rules of docs/protocol.md, implemented independently of the codec."""
     descriptor = message.DESCRIPTOR
     if descriptor.full_name in {"trunkline.v1.ServerFrame", "trunkline.v1.Part"}:
         kind = message.WhichOneof(descriptor.oneofs[0].name)

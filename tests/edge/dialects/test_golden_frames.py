@@ -1,4 +1,4 @@
-"""The frames of golden_frames.txt look the same for ever."""
+"""The wire form of golden_frames.txt never changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ JSON, PROTO = CODECS["trunkline.v1.json"], CODECS["trunkline.v1.proto"]
 
 
 def golden(side: str) -> list[tuple[str, str]]:
-    """The JSON and the text format of one side's frames."""
+    """JSON and protobuf text format of the frames from one side."""
     blocks = Path(__file__).with_name("golden_frames.txt").read_text("utf-8").strip().split("\n\n")
     frames = [block.removeprefix(f"{side} ").partition("\n") for block in blocks if block.startswith(side)]
     return [(as_json, text) for as_json, _, text in frames]

@@ -1,4 +1,4 @@
-"""What LangBot's clients say and are told, to the letter, and for anything there could be."""
+"""LangBot's codec: golden frames, and properties for arbitrary input."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CODEC = LangBotCodec("person", noon)
 
 
 def golden(side: str) -> list[tuple[str, str]]:
-    """The JSON and the text format of one side's frames."""
+    """JSON and protobuf text format of the frames from one side."""
     blocks = Path(__file__).with_name("langbot_frames.txt").read_text("utf-8").strip().split("\n\n")
     found = [block.removeprefix(f"{side} ").partition("\n") for block in blocks if block.startswith(side)]
     return [(as_json, text) for as_json, _, text in found]
@@ -56,7 +56,7 @@ def test_a_server_frame_is_encoded_to_the_letter(as_json: str, text: str) -> Non
 
 
 @pytest.mark.parametrize("as_json", [row[0] for row in CLIENT if '"message":[' in row[0]])
-def test_what_a_client_says_is_shown_as_it_said_it(as_json: str) -> None:
+def test_a_clients_message_is_returned_verbatim(as_json: str) -> None:
     frame = CODEC.decode(as_json.encode())
     assert isinstance(frame, ClientFrame)
     shown = chain_of(frame.message.parts)
@@ -101,13 +101,13 @@ def test_unknown_types_say_nothing(text: str) -> None:
         (b'{"message":null}', "message must be a list of components"),
     ],
 )
-def test_what_is_no_frame_is_refused(payload: bytes, sentence: str) -> None:
+def test_invalid_frames_are_refused(payload: bytes, sentence: str) -> None:
     with pytest.raises(FrameRefused) as caught:
         CODEC.decode(payload)
     assert str(caught.value) == sentence
 
 
-def test_the_deepest_component_that_is_taken_is_shown_again() -> None:
+def test_the_deepest_accepted_component_is_returned() -> None:
     value: Any = "x"
     for _ in range(MAX_DEPTH - 4):
         value = [value]
@@ -155,7 +155,7 @@ def test_no_close_code_is_of_trunklines_own(entry: catalogue.Entry, code: int) -
 
 
 def decoded_or_refused(payload: bytes) -> None:
-    """Any other exception fails the test."""
+    """Decode a payload; any exception but FrameRefused fails the test."""
     try:
         CODEC.decode(payload)
     except FrameRefused:
@@ -174,7 +174,7 @@ TYPES = st.sampled_from(
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 BASE64 = st.binary(max_size=4).map(lambda data: base64.b64encode(data).decode())
 URIS = st.tuples(st.sampled_from(["image/png", ""]), BASE64).map(lambda two: f"data:{two[0]};base64,{two[1]}")
-#: Without numbers that JSON does not know.
+#: Without NaN and infinity.
 JSON = ANY_JSON.filter(lambda value: "NaN" not in json.dumps(value) and "Infinity" not in json.dumps(value))
 VALUES = TEXTS | URIS | BASE64 | st.integers() | JSON
 MEDIA_KEYS = ["url", "path", "base64", "image_id", "length", "name", "size", "mime_type", "sha256"]
@@ -200,7 +200,7 @@ def test_any_chain_comes_back_as_it_was(chain: list[Any]) -> None:
     try:
         said = CODEC.decode(payload.encode(errors="surrogatepass"))
     except FrameRefused:
-        # Half of a surrogate pair.
+        # A lone surrogate.
         assert "\\ud" in payload
         return
     assert isinstance(said, ClientFrame)
@@ -221,7 +221,7 @@ LONG = {
 
 
 @pytest.mark.parametrize("length", [129, 257, 1025, 4097, 262_145])
-def test_what_is_longer_than_a_part_may_hold_is_taken_and_whole(length: int) -> None:
+def test_a_component_larger_than_a_part_is_accepted_unchanged(length: int) -> None:
     chain = [
         {"type": kind, "target": "bob", "base64": "", "url": "u"} | {key: "x" * length}
         for kind, key in LONG.items()
@@ -238,7 +238,7 @@ OWN = {"custom", "reasoning", "tool_call", "tool_result", None}
 
 @given(parts=PARTS)
 @settings(deadline=None)
-def test_what_others_say_is_shown_with_all_that_it_holds(parts: list[Part]) -> None:
+def test_messages_of_others_keep_all_their_parts(parts: list[Part]) -> None:
     shown = [part for part in parts if part.WhichOneof("content") not in OWN]
     chain = json.loads(json.dumps(chain_of(shown)))
     again = parts_of(chain)

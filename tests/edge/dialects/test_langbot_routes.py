@@ -1,4 +1,4 @@
-"""The routes beside LangBot's chat: what they ask the router for, and what they make of its answers."""
+"""LangBot's HTTP routes: the RPCs they make, and their replies."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ TENANTS = TenantPolicies([policy("acme", pipelines=["p1"])])
 
 
 def asked(name: str, body: bytes = b"") -> Any:
-    """The handling of a request to one of the routes."""
+    """The running handler of a request to one of the routes."""
     parameters = {"pipeline": "p1", "session_type": "person"}
     return ROUTES[name].handle(HttpRequest(parameters, [], {}, body, TENANTS))
 
 
 def driven(handling: Any, answer: Any) -> tuple[list[RouterCall], HttpReply]:
-    """The calls that it makes, each answered, and its reply."""
+    """Run a handler with these responses; returns its RPCs and its reply."""
     calls: list[RouterCall] = []
     try:
         call = next(handling)
@@ -59,7 +59,7 @@ def log_of(count: int, text: str) -> list[Message]:
         (25, "", 10, 25),
         (MAX_LISTED, "", 100, MAX_LISTED),
         (MAX_LISTED + 50, "", 123, MAX_LISTED),
-        # Each page a quarter of what is listed at most.
+        # A page is a quarter of the maximum.
         (100, "x" * (MAX_LISTED_BYTES // 20), 5, 20),
     ],
 )
@@ -117,7 +117,7 @@ def test_connections_are_counted_over_all_pages_and_only_those_of_langbot() -> N
     ],
 )
 @pytest.mark.parametrize("name", ROUTES)
-def test_what_is_refused_is_said_as_langbot_says_it(
+def test_refusals_have_the_texts_of_langbot(
     name: str, entry: catalogue.Entry, status: int, text: str
 ) -> None:
     handling = asked(name, b'{"message":"hello"}')

@@ -1,4 +1,4 @@
-"""The frames of golden_maim_api.txt look the same for ever, and what they cannot show."""
+"""The codec of maim_message's API server: golden frames, msg_ids and limits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GOLDEN = Path(__file__).with_name("golden_maim_api.txt").read_text("utf-8")
 
 
 def golden(side: str) -> list[tuple[str, str]]:
-    """What is on the wire on one side, and what that is."""
+    """Wire form and meaning of the frames from one side."""
     blocks = GOLDEN.strip().split("\n\n")
     rows = [block.removeprefix(f"{side} ").partition("\n") for block in blocks if block.startswith(side)]
     return [(wire, text) for wire, _, text in rows]
@@ -33,7 +33,7 @@ CLIENT, SERVER = golden("client"), golden("server")
 
 
 def shown(decoded: object) -> str:
-    """What a frame of the client's was decoded to, as golden_maim_api.txt has it."""
+    """A decoded client frame in the notation of golden_maim_api.txt."""
     if isinstance(decoded, DirectReply):
         return f"answer {decoded.payload.decode()}"
     return "nothing" if decoded is None else str(decoded).strip()
@@ -71,7 +71,7 @@ def decoded(**fields: Any) -> Any:
 
 
 def acked(payload: bytes) -> Any:
-    """The msg_id that an acknowledgement names."""
+    """The msg_id in an acknowledgement."""
     frame = json.loads(payload)
     assert frame["type"] == "sys_ack"
     return frame["meta"]["acked_msg_id"]
@@ -117,7 +117,7 @@ def test_a_malformed_payload_is_acknowledged_and_nothing_else(payload: Any) -> N
 
 
 @pytest.mark.parametrize("msg_id", ["", 0, None, False])
-def test_without_a_msg_id_it_is_said_each_time_and_never_acknowledged(msg_id: Any) -> None:
+def test_messages_without_a_msg_id_are_all_sent_and_never_acknowledged(msg_id: Any) -> None:
     first = decoded(msg_id=msg_id)
     frame = ServerFrame()
     frame.ack.id = first.message.id
@@ -158,7 +158,7 @@ def test_any_msg_id_is_named_as_it_was_and_taken_under_an_id_of_the_contract(msg
     assert (named, type(named)) == (msg_id, type(msg_id))
 
 
-def test_what_does_not_fit_beside_a_large_envelope_is_only_in_it() -> None:
+def test_parts_that_do_not_fit_beside_a_large_envelope_are_dropped() -> None:
     images = [{"type": "image", "data": "A" * (300 << 10)}] * 16
     said = [{"type": "text", "data": "\U0001f4a5" * 262_144}, *images, {"type": "x", "data": "A" * (5 << 20)}]
     info = SAID["payload"] | {"message_segment": {"type": "seglist", "data": said}}
@@ -174,7 +174,7 @@ def test_what_does_not_fit_beside_a_large_envelope_is_only_in_it() -> None:
     assert json.loads(frame.message.parts[-1].custom.json)["msg_id"] == SAID["msg_id"]
 
 
-def test_only_so_many_long_msg_ids_are_remembered() -> None:
+def test_the_number_of_remembered_long_msg_ids_is_bounded() -> None:
     codec = CODEC
     for number in range(100):
         said = codec.decode(json.dumps(SAID | {"msg_id": f"{number}".zfill(200)}).encode())
@@ -201,7 +201,7 @@ def test_a_binary_message_ends_the_connection() -> None:
     assert frame.HasField("disconnect")
 
 
-def test_what_was_said_before_is_acknowledged_again_and_any_other_refusal_is_not() -> None:
+def test_a_repeated_msg_id_is_acknowledged_and_other_refusals_are_not() -> None:
     frame = ServerFrame()
     frame.error.id, frame.error.code = "m1", "IDEMPOTENCY_MISMATCH"
     assert acked(CODEC.encode(frame)) == "m1"
@@ -246,7 +246,7 @@ def test_m14_an_envelope_that_a_backend_made_is_measured_too() -> None:
     assert "left out" in CODEC.encode(frame).decode()
 
 
-def test_an_edited_message_is_told_by_another_msg_id_and_a_repeated_one_by_the_same() -> None:
+def test_an_edited_message_gets_a_new_msg_id_and_a_repeated_one_the_same() -> None:
     frame = pushed()
     frame.message.parts.add().text.text = "hello"
     assert CODEC.encode(frame) == CODEC.encode(frame)

@@ -1,4 +1,4 @@
-"""What holds for any payload, any frame and any msg_id of the maim.api dialect."""
+"""Properties of the maim.api codec for arbitrary payloads, frames and msg_ids."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ENVELOPES = st.fixed_dictionaries(
 
 
 def decoded_or_refused(payload: bytes, binary: bool = False) -> None:
-    """Any other exception fails the test."""
+    """Decode a payload; any exception but FrameRefused fails the test."""
     try:
         said = CODEC.decode(payload, binary)
     except FrameRefused:

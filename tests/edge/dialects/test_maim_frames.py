@@ -1,4 +1,4 @@
-"""The codec of maim_message's tenant family: its golden frames, and what holds for any payload and frame."""
+"""The codec of maim_message's tenant protocol: golden frames, and properties for arbitrary input."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.edge.dialects.test_codec_properties import ANY_JSON, frames
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678_000, UTC)
 CODEC = Maim("demo", "echo", "qq", True, lambda: NOW)
-#: What a client that names no agent is told.
+#: The error for a client that names no agent.
 FLAT = Maim("demo", "echo", "qq", False, lambda: NOW)
 
 
 def golden(side: str) -> list[tuple[str, str]]:
-    """The JSON and the text format of one side's frames."""
+    """JSON and protobuf text format of the frames from one side."""
     blocks = Path(__file__).with_name("golden_maim.txt").read_text("utf-8").strip().split("\n\n")
     frames = [block.removeprefix(f"{side} ").partition("\n") for block in blocks if block.startswith(side)]
     return [("" if as_json == "-" else as_json, text) for as_json, _, text in frames]
@@ -49,7 +49,7 @@ def test_a_server_frame_is_encoded_to_the_letter(as_json: str, text: str) -> Non
         assert "agent_id" not in json.loads(FLAT.encode(frame))
 
 
-def test_sockets_of_one_place_share_what_is_encoded_and_those_of_two_do_not() -> None:
+def test_connections_of_one_address_share_encodings_and_those_of_two_do_not() -> None:
     assert Maim("demo", "echo", "qq", True, lambda: NOW) == CODEC
     assert hash(Maim("demo", "echo", "qq", True, lambda: NOW)) == hash(CODEC)
     others = [Maim(*place, True, lambda: NOW) for place in (("acme", "echo", "qq"), ("demo", "a", "qq"))]
@@ -73,7 +73,7 @@ def test_heartbeats_are_answered_with_the_time() -> None:
         b'{"type":"message_result","message_id":"x"}',
     ],
 )
-def test_what_says_nothing_to_an_agent_is_no_message(payload: bytes) -> None:
+def test_frames_without_content_for_an_agent_are_no_messages(payload: bytes) -> None:
     assert CODEC.decode(payload) is None
 
 
@@ -90,7 +90,7 @@ def test_what_says_nothing_to_an_agent_is_no_message(payload: bytes) -> None:
         (b'{"type":"ping"}', True, "binary frames are not supported; send JSON as text"),
     ],
 )
-def test_what_is_no_json_object_in_text_is_refused(payload: bytes, binary: bool, text: str) -> None:
+def test_only_json_objects_in_text_are_accepted(payload: bytes, binary: bool, text: str) -> None:
     with pytest.raises(FrameRefused) as refused:
         CODEC.decode(payload, binary)
     assert str(refused.value) == text
@@ -162,7 +162,7 @@ BODIES = st.dictionaries(st.sampled_from([*STAMPED, "type"]) | st.text(max_size=
 
 @given(body=BODIES)
 @settings(deadline=None)
-def test_a_body_comes_out_as_it_went_in_but_for_what_is_stamped(body: dict[str, Any]) -> None:
+def test_a_body_is_returned_verbatim_except_for_stamped_fields(body: dict[str, Any]) -> None:
     try:
         text = msgspec.json.encode(body).decode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""The HTTP routes of maim_message's tenant family, against a router that answers as told."""
+"""The HTTP routes of maim_message's tenant protocol, against scripted responses."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ Answers = Iterable[ProtoMessage | Refused]
 def served(
     route: DialectRoute, answers: Answers, parameters: dict[str, str], body: bytes = b"{}", **query: str
 ) -> tuple[HttpReply, list[ProtoMessage]]:
-    """The reply, and the requests that were made for it."""
+    """Run a route; returns its reply and the requests of its RPCs."""
     request = HttpRequest(parameters, list(query.items()), {}, body, TENANTS)
     handling, asked = route.handle(request), []
     waiting = iter(answers)
     try:
         call = next(handling)
         while True:
-            # A copy: a page after the other may be asked for with the same request.
+            # A copy, because handlers reuse the request for the next page.
             asked.append(type(call.request).FromString(call.request.SerializeToString()))
             answer = next(waiting)
             if isinstance(answer, Refused):
@@ -187,7 +187,7 @@ def test_the_last_report_of_a_failure_is_the_result() -> None:
     assert (result["success"], result["error_code"], result["error_message"]) == (False, "last", "muted")
 
 
-def test_what_a_client_said_has_reached_whom_it_was_for() -> None:
+def test_a_message_of_a_client_counts_as_delivered() -> None:
     reply, asked = served(RESULT, [said(ROLE_USER)], {"message_id": "m1@demo"})
     assert reply.body["success"]
     assert len(asked) == 1

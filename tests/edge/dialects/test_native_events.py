@@ -1,4 +1,4 @@
-"""Event streams' dialect: what an event looks like, and what an id leads to."""
+"""The dialect of event streams: form of events, and resuming from an id."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_frame_that_is_newer_than_this_edge_is_an_event_of_an_unknown_type() -
     assert EVENTS.encode(ServerFrame()) == b'event: unknown\ndata: {"type":"unknown"}\n\n'
 
 
-def test_clients_are_told_to_come_back_at_different_times() -> None:
+def test_clients_get_different_reconnect_delays() -> None:
     told = set()
     for number in range(100):
         frame, reader = ServerFrame(), EventReader()
@@ -67,7 +67,7 @@ def test_clients_are_told_to_come_back_at_different_times() -> None:
     assert len(told) > 80
 
 
-def test_who_is_told_when_to_come_back_at_the_end_comes_then() -> None:
+def test_the_closing_frame_sets_the_reconnect_delay() -> None:
     frame, reader = ServerFrame(), EventReader()
     frame.closing.reconnect_after_ms = 500
     reader.feed(EVENTS.encode(frame))
@@ -129,7 +129,7 @@ def test_whatever_is_sent_as_an_id_is_read_or_refused(last_id: str) -> None:
         opened(last_id)
 
 
-def test_what_a_browser_sends_back_is_newer_than_the_url() -> None:
+def test_the_last_event_id_is_newer_than_the_url() -> None:
     found = opened("e.1~e.2~e.3~e.4~e.5", resume="delivered")
     assert found.resume.positions
     assert not found.resume.delivered

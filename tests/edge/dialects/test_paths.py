@@ -1,4 +1,4 @@
-"""What of a request's line a dialect is told: the path's parameters and the query's."""
+"""Parsing of paths, queries and bearer tokens for dialects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trunkline_edge.dialects.paths import Path
 
 CHAT = Path("/ws/{tenant}/chat/{agent}")
 
-#: Whatever may stand in a request's line, and what was decoded from it by surrogates.
+#: Any text of a request line, with surrogates for bytes that are not UTF-8.
 anything = st.text(st.characters(exclude_categories=()) | st.sampled_from("/%?&=+{}\udc80\udcff\x00 "))
 names = st.text(min_size=1)
 
@@ -37,7 +37,7 @@ names = st.text(min_size=1)
         ("/ws/acme/chat/bot/more", None),
         ("ws/acme/chat/bot", None),
         ("", None),
-        # Not UTF-8: two that differ must not become one.
+        # Not UTF-8: distinct paths must stay distinct.
         ("/ws/%ff/chat/bot", None),
         ("/ws/%E4%BD/chat/bot", None),
         ("/ws/%ed%a0%80/chat/bot", None),
@@ -56,7 +56,7 @@ def test_every_name_gets_through_a_path(tenant: str, agent: str) -> None:
 
 
 @given(anything, anything)
-def test_whatever_stands_in_a_path_is_matched_or_not_and_can_be_told_to_a_router(one: str, two: str) -> None:
+def test_any_path_either_matches_with_valid_utf8_or_does_not_match(one: str, two: str) -> None:
     assert CHAT.match(one) is None or one.startswith("/ws/")
     found = CHAT.match(f"/ws/{one}/chat/{two}")
     if found is not None:

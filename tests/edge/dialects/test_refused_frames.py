@@ -1,4 +1,4 @@
-"""What is no frame is refused, with a sentence that helps and the frame's id where it had one."""
+"""Invalid frames are refused with a helpful text, and the frame's id if it has one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trunkline_edge.dialects.native.handshake import CODECS
 
 JSON, PROTO = CODECS["trunkline.v1.json"], CODECS["trunkline.v1.proto"]
 
-# The payload, and what the error says of it.
+# Payload, and text of the error.
 MALFORMED = [
     (b"", "truncated"),
     (b"hello", "JSON is malformed"),
@@ -98,7 +98,7 @@ def test_an_unknown_type_is_named_in_the_error(frame_type: str) -> None:
         (b'["id"]', ""),
     ],
 )
-def test_the_id_of_a_refused_frame_is_returned_where_it_can_be_read(payload: bytes, frame_id: str) -> None:
+def test_the_id_of_a_refused_frame_is_returned_if_it_can_be_read(payload: bytes, frame_id: str) -> None:
     assert refusal(JSON, payload).frame_id == frame_id
 
 
@@ -108,7 +108,7 @@ def test_null_is_the_same_as_leaving_a_field_out() -> None:
 
 
 @pytest.mark.parametrize("payload", [b"hello", b'{"type":"ping"}', b"\x0a", b"\xff" * 20])
-def test_what_is_no_protobuf_is_refused(payload: bytes) -> None:
+def test_malformed_protobuf_is_refused(payload: bytes) -> None:
     assert refusal(PROTO, payload).entry.code == "MALFORMED_FRAME"
 
 
@@ -120,7 +120,7 @@ def test_a_protobuf_without_a_known_frame_is_of_unknown_type(payload: bytes, num
 
 
 def nested(levels: int) -> dict[str, object]:
-    """Objects and arrays in turn, `levels` of them."""
+    """Alternating objects and arrays, nested `levels` deep."""
     value: object = {}
     for level in range(levels - 1):
         value = [value] if level % 2 else {"a": value}
@@ -145,12 +145,12 @@ def test_free_form_values_may_be_nested_up_to_the_limit_on_either_encoding(make)
     assert JSON.decode(payload) == FREE_FORM["signal"](MAX_DEPTH)
 
 
-def test_what_a_codec_accepts_can_be_read_again_in_a_batch_of_the_link() -> None:
+def test_accepted_frames_can_be_parsed_in_a_batch_of_the_link() -> None:
     data: object = {}
     for _ in range(MAX_DEPTH - 1):
         data = {"a": data}
     frame = ClientFrame(message={"parts": [{"custom": {"data": data}}]})
-    # Groups of fields that nobody knows, as deep as protobuf reads them.
+    # Unknown groups, as deep as protobuf parses.
     unknown_groups = b"\xa3\x06" * 99 + b"\xa4\x06" * 99
     decoded = PROTO.decode(frame.SerializeToString() + unknown_groups)
     batch = LinkRequest(entries=[EdgeEntry(frame=ConnectionFrame(connection=1, frame=decoded))])

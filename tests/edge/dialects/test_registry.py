@@ -1,4 +1,4 @@
-"""Which dialect is spoken at a path."""
+"""Lookup of the dialect at a path."""
 
 from __future__ import annotations
 

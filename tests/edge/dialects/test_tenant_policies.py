@@ -1,4 +1,4 @@
-"""What an edge is told of tenants."""
+"""The index of tenant policies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.declared_tenants import policy
 SECRET = "s3cr3t-of-acme"
 
 
-def test_a_policy_says_what_clients_leave_out() -> None:
+def test_policies_supply_tenant_and_agent_of_clients_that_name_none() -> None:
     tenants = TenantPolicies(
         [
             policy("acme", default_agent="helper", pipelines=["p1", "p2"], tokens=[SECRET, "another one"]),
@@ -46,19 +46,19 @@ def test_a_tenant_is_open_to_those_whom_it_says(open_to: int, from_here: bool, f
 
 
 @given(st.text(min_size=1), st.frozensets(st.text(min_size=1), min_size=1))
-def test_a_token_is_a_tenants_where_it_is_one_of_its_secrets(token: str, tokens: frozenset[str]) -> None:
+def test_a_token_belongs_to_the_tenant_that_shares_it(token: str, tokens: frozenset[str]) -> None:
     tenants = TenantPolicies([policy("acme", tokens=tokens), policy("other")])
     assert (tenants.tenant_of_token(token) == "acme") == (token in tokens)
 
 
-def test_nothing_is_known_until_all_was_told_once() -> None:
+def test_tenants_are_known_after_the_first_sync() -> None:
     tenants = TenantPolicies()
     tenants.begin_sync()
     tenants.put(policy("one"))
     assert not tenants.are_known
     assert tenants.end_sync() == []
     assert tenants.are_known
-    # On the next link some are not told any more; until all were told, all stay.
+    # The next sync sends fewer tenants; until it ends, all stay.
     tenants.begin_sync()
     tenants.put(policy("two"))
     assert (tenants.policy("one") is not None, tenants.are_known) == (True, True)
@@ -66,7 +66,7 @@ def test_nothing_is_known_until_all_was_told_once() -> None:
     assert (tenants.policy("one"), tenants.policy("two") is not None) == (None, True)
 
 
-def test_what_a_tenant_no_longer_has_is_nobodys_and_may_be_anothers() -> None:
+def test_released_names_and_secrets_may_pass_to_another_tenant() -> None:
     tenants = TenantPolicies([policy("one", pipelines=["p"], tokens=[SECRET])])
     tenants.put(policy("two", pipelines=["p"], tokens=[SECRET]))
     tenants.put(policy("one"))

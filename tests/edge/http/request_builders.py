@@ -1,4 +1,4 @@
-"""What the HTTP tests share: every form of every RPC, messages to send by it, and how they are sent."""
+"""Every HTTP form of every RPC, arbitrary request messages, and the requests that carry them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SCALARS: dict[int, st.SearchStrategy[Any]] = {
 
 
 def messages(message: Descriptor) -> st.SearchStrategy[Message]:
-    """Any message of a type."""
+    """A strategy for arbitrary messages of a type."""
     return _contents(message).map(lambda content: GetMessageClass(message)(**content))
 
 
@@ -72,7 +72,7 @@ def _values(field: FieldDescriptor) -> st.SearchStrategy[Any]:
 
 
 def fill_path(binding: Binding, message: Message, values: list[str]) -> None:
-    """Set what stands in the path, which cannot be empty there."""
+    """Set the fields in the path, which cannot be empty."""
     for path, value in zip(binding.variables, values, strict=True):
         inside: Any = message
         for field in path[:-1]:
@@ -81,7 +81,7 @@ def fill_path(binding: Binding, message: Message, values: list[str]) -> None:
 
 
 def url_of(binding: Binding, message: Message) -> str:
-    """Path and query that say a message."""
+    """Path and query of a message."""
     values = iter([quote(str(_at(message, path)), safe="") for path in binding.variables])
     path = "/".join(segment or next(values) for segment in binding.pattern.segments)
     path = f"/{path}" + (f":{binding.pattern.verb}" if binding.pattern.verb else "")
@@ -90,7 +90,7 @@ def url_of(binding: Binding, message: Message) -> str:
 
 
 def body_of(binding: Binding, message: Message) -> bytes:
-    """The body that says the rest of it."""
+    """The body, with the message's other fields."""
     if not binding.has_body:
         return b""
     content = MessageToDict(message)
@@ -119,7 +119,7 @@ def _query(message: Message, outer: FieldPath, elsewhere: set[FieldPath]) -> Any
         elif value.ListFields() or any(known[: len(path)] == path for known in elsewhere):
             yield from _query(value, path, elsewhere)
         else:
-            # That it is there, though empty, is said by naming one of its fields.
+            # One of its fields makes an empty message present.
             yield from _presence(field.message_type, name)
 
 

@@ -1,4 +1,4 @@
-"""Who may call is asked before anything of a request is taken."""
+"""Callers are checked before their bodies are read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ JSON = {"content-type": "application/json"}
 
 @pytest.fixture
 async def http() -> AsyncIterator[httpx.AsyncClient]:
-    """An edge's routes without a router; `open` is open to this machine, `closed` to nobody."""
+    """An edge's routes without a router; tenant `open` is open to this machine, `closed` to nobody."""
     tenants = TenantPolicies([policy("open"), policy("closed", tokens=["t1"])])
     calls = RouterClient("127.0.0.1:1")
     transport = httpx.ASGITransport(Starlette(routes=routes(calls, CallerMetadata(tenants))))

@@ -1,4 +1,4 @@
-"""Whose an HTTP request is: what the router is told of it, and who is refused before that."""
+"""Metadata of HTTP callers, and refusals before a body is read."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def told(asked: Request, tenant: str) -> dict[str, str]:
 def refusal(
     asked: Request, tenant: str, scope: int = SCOPE_BROADCAST, tenants: TenantPolicies = TENANTS
 ) -> str:
-    """Why a request is refused before its body is read; empty where it is not."""
+    """The code with which a request is refused before its body is read; empty if it is not."""
     try:
         CallerMetadata(tenants).admit(asked, tenant, scope)
     except Refused as refused:
@@ -54,19 +54,19 @@ def refusal(
     return ""
 
 
-# What the router is told
+# Metadata
 
 
-def test_a_key_goes_on_whatever_it_is_and_wherever_it_stands() -> None:
+def test_any_key_is_passed_on_from_either_header() -> None:
     for headers in (
         {"authorization": "Bearer tl_1_x"},
         {"authorization": "bearer  tl_1_x "},
         {"x_api_key": "tl_1_x"},
-        # Another scheme says nothing here.
+        # Other schemes are ignored.
         {"authorization": "Basic abc", "x_api_key": "tl_1_x"},
     ):
         assert told(request(**headers), "closed")["authorization"] == "Bearer tl_1_x"
-    # What is said first counts: a wrong key is not made good.
+    # The Authorization header wins, even with a wrong key.
     both = request(authorization="Bearer wrong", x_api_key="t1")
     assert told(both, "closed")["authorization"] == "Bearer wrong"
     assert told(request(authorization="Bearer"), "closed")["authorization"] == "Bearer "
@@ -80,14 +80,14 @@ def test_a_secret_that_a_tenants_clients_share_is_spoken_for_by_the_edge() -> No
         assert asked["trunkline-acting-for"] == "closed"
         assert "authorization" not in asked
     assert told(request(x_api_key="t2"), "你好")["trunkline-acting-for"] == "%E4%BD%A0%E5%A5%BD"
-    # It is nobody else's, and no operator's.
+    # Neither another tenant's nor the operator's.
     for tenant in ("here", "all", "nobody", ""):
         asked = told(request(x_api_key="t1"), tenant)
         assert asked["authorization"] == "Bearer t1"
         assert "trunkline-acting-for" not in asked
 
 
-def test_a_secret_that_clients_share_is_good_for_what_clients_do() -> None:
+def test_a_shared_secret_has_the_scopes_of_clients() -> None:
     shown = request(x_api_key="t1")
     for scope in range(SCOPE_BROADCAST, SCOPE_ADMIN + 1):
         if scope in (SCOPE_BROADCAST, SCOPE_HISTORY, SCOPE_PRESENCE):
@@ -98,10 +98,10 @@ def test_a_secret_that_clients_share_is_good_for_what_clients_do() -> None:
             assert failed.value.entry.code == "FORBIDDEN"
 
 
-def test_the_router_is_told_where_a_request_comes_from() -> None:
+def test_the_router_receives_the_address_of_the_caller() -> None:
     assert told(request(FAR), "here") == {"trunkline-remote-ip": FAR}
     assert told(request("::1"), "here") == {"trunkline-remote-ip": "::1"}
-    # Never nothing, or it would pass for the edge itself.
+    # Never absent, or the caller would pass for the edge itself.
     assert told(request(None), "here") == {"trunkline-remote-ip": "unknown"}
     for name in FORWARDED:
         asked = told(request(**{name.replace("-", "_"): "127.0.0.1"}), "here")
@@ -116,7 +116,7 @@ def test_nobody_speaks_for_the_edge() -> None:
 
 
 @pytest.mark.parametrize("key", ["é", "a\x01b", "x" * 5000])
-def test_what_cannot_be_a_key_is_refused_without_showing_it(key: str) -> None:
+def test_an_invalid_key_is_refused_and_not_quoted(key: str) -> None:
     for headers in ({"authorization": f"Bearer {key}"}, {"x_api_key": key}):
         with pytest.raises(Refused) as failed:
             told(request(**headers), "here")
@@ -135,11 +135,11 @@ def test_traces_go_on() -> None:
     assert failed.value.entry.code == "INVALID_ARGUMENT"
 
 
-# Who is refused before a body is read
+# Refusals before a body is read
 
 
 @pytest.mark.parametrize("scope", [SCOPE_BROADCAST, SCOPE_ADMIN])
-def test_who_shows_nothing_is_refused_where_that_is_not_enough(scope: int) -> None:
+def test_callers_without_credentials_are_refused_if_they_need_some(scope: int) -> None:
     assert refusal(request(), "closed", scope) == "UNAUTHORIZED"
     assert refusal(request(authorization="Basic abc"), "closed", scope) == "UNAUTHORIZED"
     assert refusal(request(), "here", scope) == ""
@@ -166,7 +166,7 @@ def test_a_tenant_that_there_is_not_is_not_waited_for_once_all_are_known() -> No
     assert refusal(request(), "nobody", tenants=TenantPolicies()) == ""
 
 
-def test_only_what_nobody_forwards_is_from_this_machine() -> None:
+def test_a_forwarded_request_is_not_local() -> None:
     for host in ("127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"):
         assert is_local(request(host))
     for host in (FAR, "::", "0.0.0.0", "localhost", "testclient", "", None):

@@ -1,4 +1,4 @@
-"""HTTP routes of dialects: pure handlings, whose calls are made for them."""
+"""HTTP routes of dialects: handlers yield RPCs, and the edge makes them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TENANTS = TenantPolicies([policy("closed", tokens=["t1"])])
 
 
 class Calls:
-    """A router that answers as told, and notes what it was asked."""
+    """A router client with scripted responses, which records its calls."""
 
     def __init__(self) -> None:
         self.made: list[tuple[str, Message]] = []
@@ -61,7 +61,7 @@ class Calls:
 
 
 class Served:
-    """One route, and who asks it."""
+    """An edge with a single route."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Served]:
 
 
 def echo(request: HttpRequest) -> RouteSteps:
-    """Answers with what it was asked; a handling need not call anything."""
+    """Reply with the request, without any RPC."""
     body = {"room": request.parameters["room"], "query": list(request.query), "body": request.body.decode()}
     return HttpReply(200, body | {"header": request.headers.get("x-one", "")})
     yield
@@ -120,7 +120,7 @@ async def test_a_handling_is_given_the_request_as_it_came(serve: Callable[..., S
 
 
 @pytest.mark.parametrize("path", ["/old/", "/old//", "/old/a/", "/old/%ff", "/old/a/b", "/older/a"])
-async def test_what_is_no_path_of_it_is_not_found(path: str, serve: Callable[..., Served]) -> None:
+async def test_other_paths_are_not_found(path: str, serve: Callable[..., Served]) -> None:
     assert (await serve(echo).ask(path)).status_code == 404
 
 
@@ -180,7 +180,7 @@ async def test_a_handling_may_go_on_after_a_refusal(serve: Callable[..., Served]
     assert [name for name, _ in served.calls.made] == ["ListMessages", "GetStats"]
 
 
-async def test_the_router_is_told_who_asks(serve: Callable[..., Served]) -> None:
+async def test_the_router_receives_the_callers_credentials(serve: Callable[..., Served]) -> None:
     def handle(request: HttpRequest) -> RouteSteps:
         yield stats("closed")
         yield stats("other")
@@ -191,7 +191,7 @@ async def test_the_router_is_told_who_asks(serve: Callable[..., Served]) -> None
     answer = await served.ask(headers={"x-api-key": "t1", "x-real-ip": "192.0.2.1"})
     assert answer.json() is False
     where = {"trunkline-remote-ip": "127.0.0.1", "trunkline-forwarded": "1"}
-    # A secret of one tenant's clients is no proof for another tenant.
+    # A tenant's shared secret is no credential for another tenant.
     assert served.calls.metadata == [
         {"trunkline-acting-for": "closed"} | where,
         {"authorization": "Bearer t1"} | where,

@@ -1,4 +1,4 @@
-"""Each refusal as an HTTP response."""
+"""HTTP responses for every entry of the catalogue."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trunkline_edge.http.error_responses import failure_response
 from trunkline_edge.http.router_client import CallFailed
 from trunkline_edge.http_errors import HTTP_STATUS, http_status
 
-#: What the texts of all entries name.
+#: Values for the placeholders of all entries.
 VALUES = {name: "7" for entry in ENTRIES.values() for name in re.findall(r"\{(\w+)\}", entry.text)}
 
 
@@ -44,7 +44,7 @@ def test_each_entry_of_the_catalogue_keeps_its_status_text_and_code(entry: Entry
 
 
 @pytest.mark.parametrize("code", [code for code in Code.values() if code])
-def test_what_the_catalogue_does_not_know_goes_by_its_code(code: int) -> None:
+def test_an_unknown_entry_gets_the_status_of_its_code(code: int) -> None:
     status = Status(code=code, message="text")
     status.details.add().Pack(ErrorInfo(reason="NEWER_THAN_THIS_EDGE"))
     assert http_status(status) == HTTP_STATUS[code]

@@ -1,4 +1,4 @@
-"""Path templates, and which of them a path matches."""
+"""Path templates, and their matching."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def table() -> PathRouter[str]:
         ("/v1/a/things/1", "/v1/{t}/things/{id}", ("a", "1")),
         ("/v1/a/things/1:undo", "/v1/{t}/things/{id}:undo", ("a", "1")),
         ("/v1/a/things/1:2:undo", "/v1/{t}/things/{id}:undo", ("a", "1:2")),
-        # A colon before what is no verb, and one that is escaped, belong to the id.
+        # A colon that precedes no verb, or is escaped, belongs to the id.
         ("/v1/a/things/1:other", "/v1/{t}/things/{id}", ("a", "1:other")),
         ("/v1/a/things/:undo", "/v1/{t}/things/{id}", ("a", ":undo")),
         ("/v1/a/things/1%3Aundo", "/v1/{t}/things/{id}", ("a", "1:undo")),
@@ -86,7 +86,7 @@ def test_any_other_path_names_none(table: PathRouter[str], path: str) -> None:
     assert table.find(path) is None
 
 
-def test_what_is_no_utf8_is_not_looked_for(table: PathRouter[str]) -> None:
+def test_paths_that_are_not_utf8_raise(table: PathRouter[str]) -> None:
     with pytest.raises(UnicodeDecodeError):
         table.find("/v1/%ff/things")
 

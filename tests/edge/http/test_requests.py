@@ -1,4 +1,4 @@
-"""From HTTP requests to request messages, and what is refused on the way."""
+"""Decoding of HTTP requests to request messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.edge.http.request_builders import BINDINGS, ID, TABLE, body_of, fill_
 
 
 def read(http_method: str, url: str, body: bytes = b"") -> Message:
-    """The message that a request says."""
+    """The message that a request decodes to."""
     path, _, query = url.partition("?")
     found = TABLE.find(path)
     assert found is not None
@@ -26,7 +26,7 @@ def read(http_method: str, url: str, body: bytes = b"") -> Message:
 
 
 def refusal(http_method: str, url: str, body: bytes = b"") -> str:
-    """What a refused request is told."""
+    """The text of a request's refusal."""
     with pytest.raises(Refused) as caught:
         read(http_method, url, body)
     assert caught.value.entry.code == "INVALID_ARGUMENT"
@@ -92,7 +92,7 @@ def _end_request() -> Message:
         ('{"epoch": 1} {}', "body: is not JSON: "),
     ],
 )
-def test_a_body_that_does_not_fit_is_told_why(body: str, problem: str) -> None:
+def test_the_refusal_of_a_body_names_field_and_problem(body: str, problem: str) -> None:
     assert refusal("POST", END, body.encode()).startswith(problem)
 
 
@@ -112,7 +112,7 @@ def test_a_body_that_does_not_fit_is_told_why(body: str, problem: str) -> None:
         ("null", "parts[0]: must be an object, not null"),
     ],
 )
-def test_a_part_that_does_not_fit_is_told_why(part: str, problem: str) -> None:
+def test_the_refusal_of_a_part_names_field_and_problem(part: str, problem: str) -> None:
     assert refusal("POST", MESSAGES, f'{{"parts": [{part}]}}'.encode()).startswith(problem)
 
 
@@ -143,11 +143,11 @@ def test_no_body_is_beyond_a_refusal(body: bytes) -> None:
         ("address.agent=%ff", "query: is not UTF-8"),
     ],
 )
-def test_a_query_that_does_not_fit_is_told_why(query: str, problem: str) -> None:
+def test_the_refusal_of_a_query_names_parameter_and_problem(query: str, problem: str) -> None:
     assert refusal("GET", f"{MESSAGES}?{query}").startswith(problem)
 
 
-def test_what_has_its_request_in_the_body_takes_no_query() -> None:
+def test_a_call_with_its_whole_request_in_the_body_takes_no_query() -> None:
     assert (
         refusal("POST", f"{END}?epoch=1")
         == "query: this call takes no parameters; send all fields in the body"
@@ -168,8 +168,8 @@ def test_a_query_may_have_each_form(query: str) -> None:
     assert read("GET", f"{MESSAGES}?{query}") == found.methods["GET"].request(**expected, after={"seq": 0})
 
 
-def test_json_format_would_take_what_is_no_object() -> None:
-    """Why the edge has a reader of its own; to be looked at again should this fail."""
+def test_json_format_would_accept_values_that_are_no_objects() -> None:
+    """Documents why the edge does not use json_format; reconsider if it fails."""
     Parse('{"address": ""}', BroadcastRequest())
     Parse('{"parts": [{"image": {"inline": "a*b="}}]}', BroadcastRequest())
     with pytest.raises(ParseError):

@@ -1,4 +1,4 @@
-"""Response messages in JSON."""
+"""Encoding of response messages as JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ANSWERS = {binding.method.output_type.full_name: binding for binding in BINDINGS
 @pytest.mark.parametrize("binding", ANSWERS.values(), ids=lambda binding: binding.method.output_type.name)
 @given(data=st.data())
 @settings(max_examples=15, deadline=None)
-def test_every_answer_is_what_json_format_writes(binding: Binding, data: st.DataObject) -> None:
+def test_every_response_equals_that_of_json_format(binding: Binding, data: st.DataObject) -> None:
     message: Message = data.draw(messages(binding.method.output_type))
     written = response_json(message)
     assert json.loads(written) == MessageToDict(message, always_print_fields_with_no_presence=True)

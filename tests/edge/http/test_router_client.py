@@ -1,4 +1,4 @@
-"""Calls to a router that answers, refuses, is silent, or is not there."""
+"""Calls to routers that respond, refuse, hang or are down."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MESSAGE = method(history_service_pb2, "HistoryService", "GetMessage")
 
 
 class ScriptedPresence(PresenceServiceServicer):
-    """Counts calls of GetStats, and does as the test says; WatchConnections says something for ever."""
+    """Counts calls of GetStats, which run a script; WatchConnections streams endlessly."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -51,10 +51,10 @@ class ScriptedPresence(PresenceServiceServicer):
         self.then: Callable[[Any], Any] = self.nothing
 
     async def nothing(self, context: Any) -> None:
-        """Answer."""
+        """Respond."""
 
     async def silence(self, context: Any) -> None:
-        """Do not answer."""
+        """Never respond."""
         await asyncio.Event().wait()
 
     async def GetStats(self, request: GetStatsRequest, context: Any) -> GetStatsResponse:  # noqa: N802
@@ -86,7 +86,7 @@ async def router() -> AsyncIterator[tuple[ScriptedPresence, RouterClient]]:
 
 
 async def failed(calls: RouterClient, called: MethodDescriptor = STATS, **options: Any) -> CallFailed:
-    """What a call that fails is told."""
+    """The CallFailed of a call."""
     with pytest.raises(CallFailed) as caught:
         await asyncio.wait_for(calls.unary(called, GetStatsRequest(tenant="t"), **options), PATIENCE_S)
     return caught.value
@@ -130,7 +130,7 @@ async def test_a_call_without_an_answer_ends_in_time_and_was_made_once() -> None
         (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED", 403),
     ],
 )
-async def test_a_status_without_details_is_told_and_never_tried_again(
+async def test_a_status_without_details_is_passed_on_and_never_retried(
     code: grpc.StatusCode, reason: str, status: int
 ) -> None:
     async with router() as (presence, calls):

@@ -1,11 +1,11 @@
-"""Requests as text, and those with which fuzzing begins."""
+"""Requests as text, and the seeds of the targets that take one."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 
-class Head(NamedTuple):
+class ParsedRequest(NamedTuple):
     """A request, its path still encoded."""
 
     method: str
@@ -15,8 +15,8 @@ class Head(NamedTuple):
     body: bytes
 
 
-def head_of(text: str) -> Head:
-    """Reads a request, however little it looks like one. Bytes are characters of Latin-1."""
+def parse_request(text: str) -> ParsedRequest:
+    """Parse any text as a request. Characters are bytes, in Latin-1."""
     lines, _, body = text.partition("\n\n")
     first, *rest = lines.split("\n")
     method, _, target = first.partition(" ")
@@ -25,10 +25,10 @@ def head_of(text: str) -> Head:
     for line in rest:
         name, _, value = line.partition(":")
         headers.setdefault(name.strip().lower(), value.strip())
-    return Head(method, path, query, headers, body.encode("latin-1"))
+    return ParsedRequest(method, path, query, headers, body.encode("latin-1"))
 
 
-#: One at least for each kind of codec that a client may get.
+#: Connect requests: at least one per kind of codec.
 CONNECTS = [
     "GET /v1/connect?tenant=demo&agent=echo&platform=web&conversation=person:ann&user=ann&rollup_ms=20",
     "GET /v1/connect?tenant=demo&resume=delivered&token=s3cret\nsec-websocket-protocol: trunkline.v1.proto",
@@ -46,7 +46,7 @@ CONNECTS = [
     'GET /api/v1/pipelines/p2/ws/connect\n\n{"type":"authenticate","token":"s3cret","workspace_uuid":"w"}',
 ]
 
-#: Bodies for the routes.
+#: Bodies for the HTTP routes.
 BODIES = [
     "",
     "{}",

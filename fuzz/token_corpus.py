@@ -1,6 +1,6 @@
-"""The tenant that tokens are verified for, its keys, and tokens with which fuzzing begins.
+"""The tenant whose tokens are verified, its keys, and the seeds of the target `verify`.
 
-The keys are the same in every process, and nobody's.
+The keys are deterministic, and used nowhere else.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ AUTH = ClientAuth(
 _MODELS = {model.name: model for model in JWS_ALGORITHMS if model.name in PRIVATE}
 
 _CLAIMS = {"sub": "ann", "aud": "chat", "exp": NOW_S + 60}
-_OWN = {
+_PERMISSIONS = {
     "agents": ["echo"],
     "platforms": ["web"],
     "conversations": ["person:ann", "group:t"],
@@ -47,13 +47,13 @@ HEADERS = [
 ]
 PAYLOADS = [
     json.dumps(_CLAIMS),
-    json.dumps({**_CLAIMS, "tenant": TENANT, "jti": "t", "iat": 1, "nbf": 1.5, "trunkline": _OWN}),
+    json.dumps({**_CLAIMS, "tenant": TENANT, "jti": "t", "iat": 1, "nbf": 1.5, "trunkline": _PERMISSIONS}),
     json.dumps({**_CLAIMS, "aud": ["other", "chat"], "iss": "x", "exp": 1}),
     '{"exp":NaN}',
     '{"exp":1e999,"sub":"\\ud800","sub":[[[]]]}',
     "[]",
 ]
-#: Of good tokens, what was signed: nobody can have signed anything else.
+#: The signed content of valid tokens; any other accepted content is a forgery.
 SIGNED = {
     f"{to_base64url(header.encode())}.{to_base64url(payload.encode())}"
     for header in HEADERS[: len(PRIVATE)]
@@ -61,17 +61,17 @@ SIGNED = {
 }
 
 
-def signed(header: bytes, payload: bytes, algorithm: str) -> str:
-    """A token with any header and payload, and a good signature."""
+def sign(header: bytes, payload: bytes, algorithm: str) -> str:
+    """A token with any header and payload, and a valid signature."""
     content = f"{to_base64url(header)}.{to_base64url(payload)}"
     return f"{content}.{to_base64url(_MODELS[algorithm].sign(content.encode(), PRIVATE[algorithm]))}"
 
 
 def verify_seeds() -> Iterator[bytes]:
-    """As the target `verify` reads them: tokens as they come, and parts that it is to sign."""
+    """Inputs of the target `verify`: whole tokens, and parts for it to sign."""
     for number, algorithm in enumerate(PRIVATE):
         for header in HEADERS:
             for payload in PAYLOADS:
-                token = signed(header.encode(), payload.encode(), algorithm)
+                token = sign(header.encode(), payload.encode(), algorithm)
                 yield bytes((number << 1,)) + token.encode()
                 yield bytes((number << 1 | 1,)) + header.encode() + b"\0" + payload.encode()
