@@ -15,6 +15,7 @@ from trunkline_client import (
 
 from tests.clients.scripted_edge import FakeTime
 from tests.clients.scripted_router import ScriptedRouter, StreamSide, scripted_router
+from tests.support.patience import patient
 
 
 @asynccontextmanager
@@ -33,7 +34,7 @@ async def attached(time: FakeTime | None = None) -> AsyncIterator[tuple[Worker, 
         side = await router.stream()
         await side.welcome()
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(patient(5)):
                 yield worker, router, side
         finally:
             running.cancel()

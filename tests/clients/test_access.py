@@ -25,10 +25,11 @@ from trunkline_client import (
 from trunkline_client.credentials import RouterCredentials
 
 from tests.support.certificates import Certificates
+from tests.support.patience import patient
 
 KEY = "tl_0123456789abcdef_secret"
 TO = address(tenant="demo")
-PATIENCE_S = 5.0
+PATIENCE_S = patient(5)
 
 
 class CredentialRecorder(grpc.aio.ServerInterceptor):

@@ -27,6 +27,7 @@ from examples import streaming_agent as example
 from tests.clients.scripted_edge import ALICE
 from tests.clients.scripted_edge import message as said_by_agent
 from tests.clients.scripted_router import StreamSide, scripted_router
+from tests.support.patience import patient
 
 QUESTION = Message(
     id="m1",
@@ -96,7 +97,7 @@ async def agent(*arguments: str) -> AsyncIterator[StreamSide]:
         options = example.parse(["--router", router.address, "--pace-s", "0", *arguments])
         serving = asyncio.create_task(example.serve(options))
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(patient(10)):
                 side = await router.stream()
                 hello = await side.welcome()
                 assert list(hello.agents) == ["guide"]

@@ -41,6 +41,7 @@ from trunkline_client import AlreadyAnswered, Backend, Fenced, Refused, ReplyCan
 
 from tests.clients.scripted_edge import ALICE, FakeTime, at, message
 from tests.clients.scripted_router import ScriptedRouter, scripted_router
+from tests.support.patience import patient
 
 
 @asynccontextmanager
@@ -57,7 +58,7 @@ async def backend(time: FakeTime | None = None) -> AsyncIterator[tuple[ScriptedR
             ),
             "EndMessage": lambda request: EndMessageResponse(state=request.state),
         }
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(patient(5)):
             yield router, ours
 
 

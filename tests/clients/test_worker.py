@@ -17,6 +17,7 @@ from trunkline_client.settlement import settlement_for_result
 
 from tests.clients.scripted_edge import FakeTime, eventually
 from tests.clients.scripted_router import ScriptedRouter, StreamSide, scripted_router
+from tests.support.patience import patient
 
 
 def worker_of(router: ScriptedRouter, time: FakeTime | None = None, **options: Any) -> Worker:
@@ -147,7 +148,7 @@ async def test_leases_are_extended_three_times_per_lease_in_one_batch() -> None:
     async with attached(answer, time) as (_, side):
         await side.deliver(1, 2)
         # Written is not received: advance time once the worker holds both.
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(patient(5)):
             await handled.acquire()
             await handled.acquire()
         await time.wait_for_sleep(10)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.patience import patient
 from tests.support.processes import ROOT
 
 NAMES = {"ca", "router", "edge", "edge-client"}
@@ -18,7 +19,7 @@ def make(folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
         env={"CERTS": str(folder), **env},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=patient(30),
         check=False,
     )
 

@@ -14,6 +14,7 @@ import websockets
 import yaml
 
 from tests.support.certificates import Certificates, tls_env
+from tests.support.patience import patient
 from tests.support.processes import ROOT, Process, edge_process, router_process
 from tests.support.processes import environment as in_environment
 
@@ -85,7 +86,7 @@ def check_health(service: str, inside: str, address: str, **env: str) -> None:
         env=in_environment(env),
         capture_output=True,
         text=True,
-        timeout=10,
+        timeout=patient(10),
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.patience import patient
 from tests.support.processes import ROOT, Process, children, command_line, ended, linux
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ def pasted(line: str, *more: str) -> str:
     """Output of a printed command that is pasted into a shell, with more arguments."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("TRUNKLINE_")}
     words = [*shlex.split(line), *more]
-    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(
+        words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=patient(20), check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -63,7 +66,7 @@ def test_the_printed_broadcast_command_and_urls_work(tmp_path: Path) -> None:
         (broadcast,) = [line for line in lines if " broadcast" in line]
         assert pasted(broadcast)
         for url in re.findall(r"http://\S+", "\n".join(lines)):
-            with urllib.request.urlopen(url, timeout=5) as answer:
+            with urllib.request.urlopen(url, timeout=patient(5)) as answer:
                 assert answer.status == 200
 
 

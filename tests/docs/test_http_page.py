@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from trunkline.v1.catalogue import ENTRIES
 
+from tests.support.patience import patient
 from tests.support.processes import ROOT, edge_process, router_process
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ PAGE = (ROOT / "docs" / "http.md").read_text()
 def output(command: str) -> str:
     """Return the output of a command."""
     run = ["sh", "-c", command]
-    return subprocess.run(run, capture_output=True, text=True, timeout=20, check=True).stdout
+    return subprocess.run(run, capture_output=True, text=True, timeout=patient(20), check=True).stdout
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")

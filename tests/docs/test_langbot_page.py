@@ -13,6 +13,7 @@ from urllib.request import urlopen
 from trunkline_edge.settings import EdgeSettings
 from trunkline_router.settings import RouterSettings
 
+from tests.support.patience import patient
 from tests.support.processes import ROOT, Process, edge_process, router_process
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def test_the_first_60_seconds(tmp_path: Path) -> None:
         with Process([sys.executable, "-c", bot], {}, "the bot", tmp_path):
             client = BLOCKS["python client"].replace("127.0.0.1:8080", edge.address)
             command = [sys.executable, "-c", client]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=patient(30), check=False)
         assert done.stderr == ""
         first, second, *replies = done.stdout.splitlines()
         assert (first, second) == ("connected ", "user_message hello there")
@@ -41,7 +42,7 @@ def test_the_first_60_seconds(tmp_path: Path) -> None:
         assert all(replies[-1].startswith(reply) for reply in replies)
         curl, url = shlex.split(BLOCKS["sh"].replace("127.0.0.1:8080", edge.address))
         assert curl == "curl"
-        with urlopen(url, timeout=10) as answer:
+        with urlopen(url, timeout=patient(10)) as answer:
             body = json.load(answer)
     contents = [record["content"] for record in body["data"]["messages"]]
     assert contents == ["hello there", "hello! there! "]

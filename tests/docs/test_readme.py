@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from trunkline_client import Client, text_of
 
+from tests.support.patience import patient
 from tests.support.processes import ROOT, Process, edge_process, environment, router_process
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def test_the_backend_example_runs(tmp_path: Path) -> None:
     with router_process(tmp_path) as router:
         program = BACKEND.replace("127.0.0.1:50051", router.address)
         done = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=False
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=patient(20), check=False
         )
     assert done.stderr == ""
     assert re.fullmatch(r"\w{13}-1 reached 0 connections\n", done.stdout)
@@ -44,7 +45,7 @@ def test_the_tenant_commands_declare_a_tenant_and_show_a_key(tmp_path: Path) -> 
                 env=env,
                 capture_output=True,
                 text=True,
-                timeout=20,
+                timeout=patient(20),
                 check=True,
             )
     assert re.fullmatch(r"tl_\w+\n", done.stdout.replace("-", "_"))
@@ -56,7 +57,7 @@ def test_the_curl_example_is_answered(tmp_path: Path) -> None:
     with router_process(tmp_path) as router, edge_process(router.address) as edge:
         program = command.replace("127.0.0.1:8080", edge.address)
         done = subprocess.run(
-            ["sh", "-c", f"{program} -sS"], capture_output=True, text=True, timeout=20, check=False
+            ["sh", "-c", f"{program} -sS"], capture_output=True, text=True, timeout=patient(20), check=False
         )
     assert done.stderr == ""
     assert json.loads(done.stdout)["position"]["seq"] == "1"

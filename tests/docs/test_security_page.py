@@ -12,6 +12,7 @@ from urllib.request import urlopen
 from trunkline_edge.settings import EdgeSettings
 from trunkline_router.settings import RouterSettings
 
+from tests.support.patience import patient
 from tests.support.processes import ROOT, edge_process, router_process
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def test_what_make_certs_prints_makes_a_router_and_an_edge_that_speak_tls(tmp_pa
         env={"CERTS": str(tmp_path / "certs")},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=patient(30),
         check=True,
     ).stdout
     of_router, of_edge, _ = printed.split("\n\n")
@@ -60,5 +61,7 @@ def test_what_make_certs_prints_makes_a_router_and_an_edge_that_speak_tls(tmp_pa
         with edge_process(links, **(exported(of_edge) | {"TRUNKLINE_ROUTER": links})) as edge:
             trusting = ssl.create_default_context(cafile=tmp_path / "certs" / "ca.pem")
             port = edge.address.rpartition(":")[2]
-            with urlopen(f"https://localhost:{port}/healthz", context=trusting, timeout=10) as answer:
+            with urlopen(
+                f"https://localhost:{port}/healthz", context=trusting, timeout=patient(10)
+            ) as answer:
                 assert answer.status == 200

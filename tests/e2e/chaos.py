@@ -12,6 +12,7 @@ from trunkline.v1.message_pb2 import MESSAGE_STATE_COMPLETE, Message, MessageSta
 from trunkline_client import Client, ClientSettings, Delta, MessageChanged, MessagesLost, Snapshot, text_of
 
 from tests.e2e.chaos_worker_script import answer_to
+from tests.support.patience import patient
 from tests.support.processes import worker_process
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from tests.support.processes import Process
 
 SCRIPT = Path(__file__).with_name("chaos_worker_script.py")
-SETTINGS = ClientSettings(open_timeout_s=20, backoff_cap_s=0.5)
-ASK_TIMEOUT_S = 30.0
+SETTINGS = ClientSettings(open_timeout_s=patient(20), backoff_cap_s=0.5)
+ASK_TIMEOUT_S = patient(20)
 
 
 class FaultInjector:

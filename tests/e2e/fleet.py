@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.request import urlopen
 
+from tests.support.patience import patient
 from tests.support.processes import Process, edge_process, router_process, worker_process
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def metric(process: Process, name: str, absent: float | None = None) -> float:
 
     Where it is not there it is `absent`, or fails without one.
     """
-    with urlopen(f"http://{process.address}/metrics", timeout=10) as response:
+    with urlopen(f"http://{process.address}/metrics", timeout=patient(10)) as response:
         lines = response.read().decode().splitlines()
     found = [float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} ")]
     if not found and absent is not None:

@@ -24,13 +24,14 @@ from trunkline.v1.presence_service_pb2 import (
 )
 from trunkline.v1.presence_service_pb2_grpc import PresenceServiceStub
 
+from tests.support.patience import patient
 from tests.validators.history import Acked, History, LogEntry, LogPosition, Rejected, Sent
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-TIMEOUT_S = 15.0
+TIMEOUT_S = patient(15)
 
 
 def address(name: str) -> Address:

@@ -6,7 +6,9 @@ from typing import Any, Self
 
 import httpx
 
-TIMEOUT_S = 15.0
+from tests.support.patience import patient
+
+TIMEOUT_S = patient(15)
 JSON = dict[str, Any]
 
 

@@ -15,6 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from tests.e2e.fleet import Fleet, fleet_of
+from tests.support.patience import patient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from tests.support.processes import Process
 
-WAIT_S = 15.0
+WAIT_S = patient(15)
 TENANT = "acme"
 
 Frame = dict[str, Any]

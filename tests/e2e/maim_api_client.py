@@ -11,6 +11,8 @@ from trunkline.v1.message_pb2 import ROLE_USER
 from trunkline_client import Message, Worker, text_of
 from websockets.asyncio.client import ClientConnection, connect
 
+from tests.support.patience import patient
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from typing import Self
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from tests.e2e.grpc_backend import GrpcBackend
     from tests.support.processes import Process
 
-TIMEOUT_S = 15.0
+TIMEOUT_S = patient(15)
 
 Envelope = dict[str, Any]
 

@@ -13,13 +13,14 @@ import httpx
 from websockets.asyncio.client import ClientConnection, connect
 
 from tests.e2e.fleet import Fleet, fleet_of
+from tests.support.patience import patient
 from tests.support.processes import Process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Self
 
-TIMEOUT_S = 15.0
+TIMEOUT_S = patient(15)
 TENANTS = """
 [tenants.demo]
 open_to = "loopback"

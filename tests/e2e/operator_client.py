@@ -29,6 +29,7 @@ from websockets.exceptions import InvalidStatus
 
 from tests.e2e.fleet import metric
 from tests.e2e.grpc_backend import TIMEOUT_S, GrpcBackend
+from tests.support.patience import patient
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -152,6 +153,6 @@ def refused_by(edge: Process, code: str) -> int:
 
 def metrics_of(edge: Process) -> str:
     """All metrics of an edge."""
-    with urlopen(f"http://{edge.address}/metrics", timeout=10) as response:
+    with urlopen(f"http://{edge.address}/metrics", timeout=patient(10)) as response:
         text: str = response.read().decode()
     return text

@@ -6,10 +6,12 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from tests.support.patience import patient
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WAIT_S = 20.0
+WAIT_S = patient(20)
 
 
 async def wait_until(condition: Callable[[], object], what: str, timeout_s: float = WAIT_S) -> None:

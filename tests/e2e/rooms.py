@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.request import urlopen
 
 from tests.e2e.recording_client import RecordingClient
+from tests.support.patience import patient
 
 if TYPE_CHECKING:
     from tests.support.processes import Process
@@ -64,14 +65,14 @@ async def texts_received(chatter: RecordingClient) -> list[str]:
 
 def health(edge: Process) -> dict[str, Any]:
     """The edge's health page."""
-    with urlopen(f"http://{edge.address}/healthz", timeout=10) as response:
+    with urlopen(f"http://{edge.address}/healthz", timeout=patient(10)) as response:
         found: dict[str, Any] = json.load(response)
     return found
 
 
 def closed_by(edge: Process) -> dict[str, int]:
     """Connections that ended, by cause, as Prometheus is told."""
-    with urlopen(f"http://{edge.address}/metrics", timeout=10) as response:
+    with urlopen(f"http://{edge.address}/metrics", timeout=patient(10)) as response:
         text = response.read().decode()
     found = re.findall(
         r'^trunkline_edge_connections_closed_total\{cause="(\w+)"\} (\S+)$', text, re.MULTILINE

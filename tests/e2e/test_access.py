@@ -13,6 +13,7 @@ from trunkline_edge.http.bindings import bindings
 
 from tests.e2e.fleet import Fleet, fleet_of
 from tests.e2e.http_backend import HttpBackend, reason_of
+from tests.support.patience import patient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +52,9 @@ def edge(fleet: Fleet) -> str:
 def operator(edge: str, data: Path) -> Iterator[httpx.Client]:
     key = (data / "operator.key").read_text().strip()
     headers = {"authorization": f"Bearer {key}"}
-    with httpx.Client(base_url=f"http://{edge}/v1", headers=headers, trust_env=False, timeout=15) as client:
+    with httpx.Client(
+        base_url=f"http://{edge}/v1", headers=headers, trust_env=False, timeout=patient(15)
+    ) as client:
         yield client
 
 
@@ -157,7 +160,7 @@ def test_a_stream_of_events_ends_when_its_key_is_revoked(edge: str, operator: ht
     def watch() -> None:
         url = f"http://{edge}/v1/tenants/watched/connections:watch"
         headers = {"x-api-key": secret}
-        with httpx.stream("GET", url, headers=headers, trust_env=False, timeout=15) as response:
+        with httpx.stream("GET", url, headers=headers, trust_env=False, timeout=patient(15)) as response:
             for line in response.iter_lines():
                 lines.append(line)
                 opened.set()

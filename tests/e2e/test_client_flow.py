@@ -14,6 +14,7 @@ from tests.e2e.fleet import Fleet, fleet_of
 from tests.e2e.polling import wait_until
 from tests.e2e.promise_checks import assert_promises_kept
 from tests.e2e.recording_client import RecordingClient, frame_text
+from tests.support.patience import patient
 from tests.validators.history import History
 from tests.validators.promises import assert_promises
 
@@ -135,7 +136,7 @@ async def test_the_protobuf_subprotocol_says_the_same(fleet: Fleet) -> None:
         assert ivy.subprotocol == "trunkline.v1.proto"
 
         async def received() -> ServerFrame:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(patient(10)):
                 return ServerFrame.FromString(await ivy.recv(decode=False))
 
         assert (await received()).connected.user == "ivy"
@@ -153,6 +154,6 @@ async def test_the_protobuf_subprotocol_says_the_same(fleet: Fleet) -> None:
 
 async def test_a_client_that_offers_no_subprotocol_speaks_json(fleet: Fleet) -> None:
     url = f"ws://{edges_of(fleet)[0]}/v1/connect?tenant=demo&agent=a&platform=web"
-    async with connect(url, compression=None) as ws, asyncio.timeout(10):
+    async with connect(url, compression=None) as ws, asyncio.timeout(patient(10)):
         assert ws.subprotocol is None
         assert json.loads(await ws.recv())["type"] == "connected"

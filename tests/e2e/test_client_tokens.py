@@ -11,6 +11,7 @@ from trunkline_client import Client, Closed, Refused, text_of
 
 from tests.e2e.fleet import Fleet, fleet_of
 from tests.e2e.operator_client import OperatorClient, client_auth
+from tests.support.patience import patient
 from tests.support.signing import Signer
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ async def test_a_client_that_gets_new_tokens_outlives_the_first_on_one_connectio
 async def test_a_client_with_one_token_is_told_when_it_has_expired(fleet: Fleet) -> None:
     async with client_of(fleet, SIGNER.token("ann", lifetime_s=2)) as client:
         with pytest.raises(Closed, match="has expired") as closed:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(patient(10)):
                 await anext(aiter(client))
     assert (closed.value.code, closed.value.reason) == (4002, "TOKEN_EXPIRED")
 
@@ -73,7 +74,7 @@ async def test_a_client_whose_token_is_taken_back_ends(fleet: Fleet, operator: O
     async with client_of(fleet, token) as client:
         await asyncio.to_thread(operator.revoke, TENANT, user="eve")
         with pytest.raises(Closed, match="was revoked") as closed:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(patient(10)):
                 await anext(aiter(client))
     assert closed.value.reason == "TOKEN_REVOKED"
     with pytest.raises(Refused, match="was revoked"):
@@ -85,9 +86,9 @@ async def test_a_client_that_says_too_much_says_all_of_it_once(fleet: Fleet) -> 
     async with client_of(fleet, SLOW.token("ann"), **place) as ann:
         async with client_of(fleet, SLOW.token("bob"), **place) as bob:
             said = [f"word {number}" for number in range(40)]
-            acks = await asyncio.gather(*(bob.send(word, timeout_s=30) for word in said))
+            acks = await asyncio.gather(*(bob.send(word, timeout_s=patient(30)) for word in said))
             assert len({ack.position.seq for ack in acks}) == len(said)
         heard = aiter(ann)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patient(10)):
             told = [text_of(await anext(heard)) for _ in said]
     assert sorted(told) == sorted(said)

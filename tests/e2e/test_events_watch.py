@@ -14,6 +14,7 @@ from tests.e2e.polling import wait_until
 from tests.e2e.recording_client import RecordingClient
 from tests.e2e.recording_event_client import RecordingEventClient
 from tests.support.event_source import Event, EventReader
+from tests.support.patience import patient
 from tests.validators.history import History
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Watching:
         self.status = 0
 
     async def run(self) -> None:
-        timeout = httpx.Timeout(10, read=None)
+        timeout = httpx.Timeout(patient(10), read=None)
         async with (
             httpx.AsyncClient(trust_env=False, timeout=timeout) as http,
             http.stream("GET", self._url, params={"address.agent": "echo"}) as response,

@@ -17,6 +17,7 @@ from tests.e2e.fleet import metric
 from tests.e2e.langbot_client import ChatClient, EdgeFleet, RestClient, edges_of, pipeline_worker
 from tests.e2e.polling import wait_until
 from tests.e2e.rooms import closed_by
+from tests.support.patience import patient
 from tests.support.processes import Process
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def edges(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeFleet]:
 
 async def listed(edge: Process, pipeline: str, ids: set[str]) -> dict[str, Any]:
     """The answer of /connections, once it lists these."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(patient(10)):
         while True:
             found = await RestClient(edge, pipeline).connections()
             if {each["connection_id"] for each in found["connections"]} == ids:

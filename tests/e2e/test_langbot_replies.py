@@ -18,6 +18,7 @@ from tests.e2e.langbot_client import (
     pipeline_worker,
     streaming_handler,
 )
+from tests.support.patience import patient
 from tests.support.processes import Process
 
 if TYPE_CHECKING:
@@ -247,7 +248,7 @@ async def test_every_reply_has_one_last_record_however_it_ends(edges: EdgeFleet,
             opened.clear()
             await chat.say(f"say|{how}|{words}")
             if how == "wait":
-                await asyncio.wait_for(opened.wait(), 10)
+                await asyncio.wait_for(opened.wait(), patient(10))
                 logged = (await backend.list_messages(place)).messages[-1]
                 await backend.cancel("acme", logged.id)
             records = await chat.reply()

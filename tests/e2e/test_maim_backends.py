@@ -16,6 +16,7 @@ from tests.e2e.fleet import Fleet, fleet_of
 from tests.e2e.grpc_backend import GrpcBackend
 from tests.e2e.maim_client import MaimClient, broadcast, http, maim_fleet, next_json_line, stock_client
 from tests.e2e.polling import wait_until
+from tests.support.patience import patient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -167,7 +168,7 @@ async def test_b3_three_users_and_two_agents_at_once_are_each_answered_at_their_
                 assert (await adapter.say(f"{place}-{number}", f"question {number}"))["success"]
             replies = [await adapter.next("chat_response") for _ in range(messages)]
             pushes = [await adapter.next("message") for _ in range(messages)]
-            await asyncio.wait_for(done.wait(), 20)
+            await asyncio.wait_for(done.wait(), patient(20))
             assert await adapter.by_now() == []
         assert {(frame["agent_id"], frame["platform"]) for frame in replies + pushes} == {(agent, user)}
         return tuple([frame["data"]["response"] for frame in frames] for frames in (replies, pushes))  # type: ignore[return-value]
@@ -176,7 +177,7 @@ async def test_b3_three_users_and_two_agents_at_once_are_each_answered_at_their_
     async with serving(fleet, agents, answer):
         conversations = [asyncio.create_task(converse(place)) for place in places]
         for _ in places:
-            await asyncio.wait_for(ready.acquire(), 20)
+            await asyncio.wait_for(ready.acquire(), patient(20))
         jobs = json.dumps([[*place.split("/"), messages] for place in places])
         with stock_client("bot", f"http://{edge.address}", jobs) as bot:
             assert await next_json_line(bot) == {"sent": 120, "reached": 120}

@@ -14,6 +14,7 @@ import pytest
 from trunkline_client import Backend
 
 from tests.e2e.maim_client import MaimClient
+from tests.support.patience import patient
 from tests.support.processes import ROOT, Process, edge_process, router_process, worker_process
 
 if TYPE_CHECKING:
@@ -56,7 +57,9 @@ def test_the_client_and_the_broadcast_do_what_the_page_says(
         assert reply["data"]["response"] == "You said: hello"
         command = blocks("sh")[0].replace("127.0.0.1:8080", edge.address)
         command = command.replace("curl", "curl -sS -q --noproxy '*'")
-        run = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=20, check=True)
+        run = subprocess.run(
+            ["sh", "-c", command], capture_output=True, text=True, timeout=patient(20), check=True
+        )
         answer = json.loads(run.stdout)
         notice = ast.literal_eval(client.line())
     assert (notice["text"], notice["message_id"]) == ("from a backend", answer["message_id"])

@@ -21,6 +21,7 @@ from tests.e2e.fleet import Fleet, fleet_of, metric
 from tests.e2e.grpc_backend import GrpcBackend, address, reason_of
 from tests.e2e.polling import wait_until
 from tests.e2e.recording_client import RecordingClient
+from tests.support.patience import patient
 from tests.validators.explicit import explicit
 from tests.validators.history import History
 
@@ -46,7 +47,7 @@ def edge_of(fleet: Fleet) -> Process:
 def get(edge: Process, path: str) -> tuple[int, str]:
     """Status and body of a page."""
     try:
-        with urllib.request.urlopen(f"http://{edge.address}{path}", timeout=10) as response:
+        with urllib.request.urlopen(f"http://{edge.address}{path}", timeout=patient(10)) as response:
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -74,11 +75,11 @@ def test_the_health_service_and_reflection_answer(fleet: Fleet) -> None:
     with grpc.insecure_channel(fleet.router.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         for name in ("", *(f"trunkline.v1.{service}" for service in SERVICES)):
-            answer = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=10)
+            answer = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=patient(10))
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
         ask = reflection_pb2.ServerReflectionRequest(list_services="")
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-        (answer,) = stub.ServerReflectionInfo(iter([ask]), timeout=10)
+        (answer,) = stub.ServerReflectionInfo(iter([ask]), timeout=patient(10))
         names = {
             service.name.removeprefix("trunkline.v1.") for service in answer.list_services_response.service
         }
@@ -127,7 +128,7 @@ async def test_a_router_that_stops_ends_a_publisher_s_stream_with_a_reason(fleet
         asyncio.run_coroutine_threadsafe(hang.wait(), loop).result()
 
     with GrpcBackend(fleet.router.address) as backend:
-        stream = backend.broadcasting.BroadcastMany(batches(), timeout=30)
+        stream = backend.broadcasting.BroadcastMany(batches(), timeout=patient(30))
         assert (await asyncio.to_thread(next, stream)).results[0].HasField("response")
         stopping = asyncio.create_task(asyncio.to_thread(fleet.router.terminate, 4.0))
         with pytest.raises(grpc.RpcError) as refusal:
@@ -144,6 +145,6 @@ def test_a_link_that_begins_wrongly_is_refused(fleet: Fleet) -> None:
     with grpc.insecure_channel(fleet.router.address) as channel:
         for first, code in ((far, "INCOMPATIBLE_VERSION"), (LinkRequest(credit=1), "HELLO_EXPECTED")):
             with pytest.raises(grpc.RpcError) as refusal:
-                next(EdgeServiceStub(channel).Link(iter([first]), timeout=10))
+                next(EdgeServiceStub(channel).Link(iter([first]), timeout=patient(10)))
             assert refusal.value.code() is grpc.StatusCode.FAILED_PRECONDITION
             assert reason_of(refusal.value) == code

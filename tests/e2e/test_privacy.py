@@ -33,6 +33,7 @@ from tests.e2e.operator_client import (
 from tests.e2e.polling import wait_until
 from tests.e2e.recording_client import RecordingClient
 from tests.support.jwks_server import running_jwks_server
+from tests.support.patience import patient
 from tests.support.signing import Signer
 from tests.validators.history import History
 
@@ -177,7 +178,7 @@ async def test_of_keys_and_calls_nothing_is_seen(
             "/trunkline.v1.BroadcastService/Broadcast", BroadcastRequest.SerializeToString
         )
         with pytest.raises(grpc.RpcError):
-            call(BroadcastRequest(address=Address(tenant="keyed")), metadata=unheard, timeout=10)
+            call(BroadcastRequest(address=Address(tenant="keyed")), metadata=unheard, timeout=patient(10))
 
 
 async def test_of_bad_tokens_nothing_is_seen(edge: Process, operator: OperatorClient) -> None:
@@ -218,7 +219,7 @@ async def _tried(edge: Process, path: str, headers: dict[str, str] | None = None
     try:
         async with connect(f"ws://{edge.address}{path}", additional_headers=headers) as ws:
             await ws.send(json.dumps({"type": "authenticate", "token": words()}))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(patient(10)):
                 await ws.wait_closed()
     except InvalidHandshake:
         return
@@ -259,7 +260,7 @@ async def test_of_bad_frames_and_bytes_nothing_is_seen(fleet: Fleet, edge: Proce
             reader, writer = await asyncio.open_connection(host, int(port))
             writer.write(request)
             writer.write_eof()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(patient(30)):
                 while await reader.read(1 << 16):
                     pass
             writer.close()
@@ -273,7 +274,7 @@ async def test_of_bad_frames_and_bytes_nothing_is_seen(fleet: Fleet, edge: Proce
         ):
             call = channel.unary_unary(method)
             with pytest.raises(grpc.RpcError):
-                call(words().encode(), metadata=[("authorization", words())], timeout=10)
+                call(words().encode(), metadata=[("authorization", words())], timeout=patient(10))
 
 
 async def test_of_a_set_of_keys_that_cannot_be_read_nothing_is_seen(

@@ -15,6 +15,7 @@ from tests.e2e.grpc_backend import GrpcBackend, address
 from tests.e2e.polling import wait_until
 from tests.e2e.promise_checks import assert_promises_kept, wait_until_caught_up
 from tests.e2e.recording_client import RecordingClient
+from tests.support.patience import patient
 from tests.validators.history import History, LogPosition
 
 if TYPE_CHECKING:
@@ -119,7 +120,9 @@ def publish_many(backend: GrpcBackend, topic: str, count: int) -> None:
         item = batch.requests.add(number=number)
         item.request.address.CopyFrom(address(topic))
         item.request.parts.add().text.text = str(number)
-    results = [r for a in backend.broadcasting.BroadcastMany(iter([batch]), timeout=20) for r in a.results]
+    results = [
+        r for a in backend.broadcasting.BroadcastMany(iter([batch]), timeout=patient(20)) for r in a.results
+    ]
     assert [result.number for result in results] == list(range(count))
     assert not any(result.HasField("error") for result in results)
 
@@ -153,7 +156,7 @@ async def test_positions_may_come_in_a_first_frame(fleet: Fleet) -> None:
 
 async def test_frames_sent_with_the_resume_frame_are_not_lost(fleet: Fleet) -> None:
     url = f"ws://{fleet.processes[1].address}/v1/connect?tenant=demo&agent=a&platform=web&resume=frame"
-    async with connect(url, compression=None) as ws, asyncio.timeout(10):
+    async with connect(url, compression=None) as ws, asyncio.timeout(patient(10)):
         await ws.send('{"type":"resume","positions":[]}')
         await ws.send('{"type":"ping","id":"p1"}')
         assert json.loads(await ws.recv())["type"] == "connected"

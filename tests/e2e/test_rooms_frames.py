@@ -14,6 +14,7 @@ from tests.e2e.fleet import Fleet, fleet_of
 from tests.e2e.grpc_backend import GrpcBackend
 from tests.e2e.polling import wait_until
 from tests.e2e.rooms import AGENT, PLATFORM, conversation, leave, member, room, texts_received
+from tests.support.patience import patient
 from tests.validators.history import History
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ async def test_a9_what_cannot_be_read_is_answered_by_an_error_and_the_connection
 async def refused(fleet: Fleet, query: str) -> tuple[int, str]:
     """How a connection is closed that is not accepted: the code, and the reason that it is told."""
     async with connect(f"ws://{fleet.processes[1].address}/v1/connect?{query}", compression=None) as ws:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patient(10)):
             told = json.loads(await ws.recv())
             with pytest.raises(ConnectionClosed):
                 await ws.recv()

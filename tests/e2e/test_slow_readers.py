@@ -14,6 +14,7 @@ from tests.e2e.grpc_backend import GrpcBackend, address
 from tests.e2e.polling import wait_until
 from tests.e2e.promise_checks import assert_promises_kept, wait_until_caught_up
 from tests.e2e.recording_client import RecordingClient
+from tests.support.patience import patient
 from tests.support.processes import linux
 from tests.validators.bounded import bounded
 from tests.validators.history import History, MemorySampled
@@ -104,5 +105,5 @@ def publish(fleet: Fleet, topic: str, count: int, size: int) -> int:
             yield batch
 
     with GrpcBackend(fleet.router.address) as backend:
-        answers = backend.broadcasting.BroadcastMany(batches(), timeout=60)
+        answers = backend.broadcasting.BroadcastMany(batches(), timeout=patient(40))
         return sum(result.HasField("response") for answer in answers for result in answer.results)

@@ -22,6 +22,7 @@ from tests.e2e.langbot_client import pipeline_worker
 from tests.e2e.operator_client import OperatorClient, client_auth, wait_until_known
 from tests.e2e.polling import wait_until
 from tests.e2e.recording_client import RecordingClient, frame_text
+from tests.support.patience import patient
 from tests.validators.history import History
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def say_many(backend: GrpcBackend, topic: str, count: int, text: str) -> None:
         )
         for start in range(0, count, 500)
     ]
-    answers = backend.broadcasting.BroadcastMany(iter(batches), timeout=60)
+    answers = backend.broadcasting.BroadcastMany(iter(batches), timeout=patient(40))
     assert sum(len(answer.results) for answer in answers) == count
 
 
@@ -94,7 +95,7 @@ async def test_more_than_the_limit_is_pruned_while_more_is_said(
         await gone.next("ack", id=await gone.say("before"))
         await gone.leave()
         said = 1
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + patient(15)
         while (first := operator.messages(topic)[0].position.seq) < 100:
             assert time.monotonic() < deadline, f"it begins with {first} of {said}"
             for _ in range(20):

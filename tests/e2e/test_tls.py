@@ -19,6 +19,7 @@ from trunkline_client import Backend, Client, ClientSettings, Refused, address, 
 from tests.e2e.fleet import Fleet, fleet_of
 from tests.e2e.polling import wait_until
 from tests.support.certificates import Certificates, serial_of, tls_env
+from tests.support.patience import patient
 from tests.support.processes import ROOT, Process, environment, worker_process
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from trunkline_client.channel import RouterCredentials
 
-PATIENCE_S = 10.0
+PATIENCE_S = patient(10)
 QUERY = "tenant=demo&agent=echo&platform=web&conversation=person:ann&user=ann"
 
 
@@ -135,7 +136,7 @@ def test_the_command_line_speaks_tls(fleet: Fleet, edge: str, ours: Certificates
     arguments = [sys.executable, "-m", "trunkline_client", *asked[command]]
     env = environment({"TRUNKLINE_CA": str(ours.ca)})
     done = subprocess.run(
-        arguments, cwd=ROOT, env=env, capture_output=True, text=True, timeout=30, check=False
+        arguments, cwd=ROOT, env=env, capture_output=True, text=True, timeout=patient(30), check=False
     )
     assert done.returncode == 0, done.stderr
     assert ("position" if command == "broadcast" else "You said: hello") in done.stdout
@@ -204,7 +205,13 @@ def test_a_process_whose_certificate_is_of_no_use_says_so_and_does_not_start(our
         arguments = [sys.executable, "-m", f"trunkline_{name}", "serve"]
         data = {"TRUNKLINE_DATA_DIR": str(ours.folder / "data")}
         done = subprocess.run(
-            arguments, cwd=ROOT, env=env | data, capture_output=True, text=True, timeout=30, check=False
+            arguments,
+            cwd=ROOT,
+            env=env | data,
+            capture_output=True,
+            text=True,
+            timeout=patient(30),
+            check=False,
         )
         assert done.returncode == 1
         (line,) = done.stderr.splitlines()

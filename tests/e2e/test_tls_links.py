@@ -12,6 +12,7 @@ from tests.e2e.fleet import fleet_of
 from tests.e2e.test_tls import linking, links_of, with_links
 from tests.e2e.test_wrong_router import CUT_OFF, told
 from tests.support.certificates import ELSEWHERE, Certificates, tls_env
+from tests.support.patience import patient
 from tests.support.processes import ROOT, edge_process, environment, router_process
 
 if TYPE_CHECKING:
@@ -96,7 +97,13 @@ def started(name: str, **env: str) -> subprocess.CompletedProcess[str]:
     """A process that is to end by itself."""
     arguments = [sys.executable, "-m", f"trunkline_{name}", "serve"]
     return subprocess.run(
-        arguments, cwd=ROOT, env=environment(env), capture_output=True, text=True, timeout=30, check=False
+        arguments,
+        cwd=ROOT,
+        env=environment(env),
+        capture_output=True,
+        text=True,
+        timeout=patient(30),
+        check=False,
     )
 
 
@@ -139,7 +146,7 @@ def test_a_link_key_that_is_too_short_is_refused_and_none_is_ever_shown() -> Non
             env=environment(secrets | {"COLUMNS": "240"}),
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=patient(30),
             check=True,
         )
         assert "TRUNKLINE_LINK_KEY" in shown.stdout

@@ -17,6 +17,7 @@ from tests.e2e.fleet import fleet_of
 from tests.e2e.operator_client import OperatorClient, client_auth, wait_until_known
 from tests.e2e.polling import wait_until
 from tests.e2e.recording_client import RecordingClient
+from tests.support.patience import patient
 from tests.support.signing import Signer
 from tests.validators.history import History
 from tests.validators.promises import assert_promises
@@ -63,7 +64,12 @@ class Crowd:
         edge = self.edges[number % len(self.edges)]
         group = f"group:{number % GROUPS}"
         return RecordingClient(
-            self.history, f"{TENANT}/{user}", edge.address, group, additional_headers=headers, open_timeout=30
+            self.history,
+            f"{TENANT}/{user}",
+            edge.address,
+            group,
+            additional_headers=headers,
+            open_timeout=patient(30),
         )
 
     async def talk(self, chatter: RecordingClient, enough: asyncio.Event) -> None:
@@ -75,7 +81,9 @@ class Crowd:
         while not enough.is_set() and not chatter.closed:
             await chatter.say(f"{chatter.user} says {chatter.acks}")
             await wait_until(
-                lambda: not chatter.unacked or chatter.closed, f"{chatter.name} is answered", timeout_s=40
+                lambda: not chatter.unacked or chatter.closed,
+                f"{chatter.name} is answered",
+                timeout_s=patient(40),
             )
             await asyncio.sleep(self.rng.uniform(*PAUSE_S))
 
@@ -114,7 +122,7 @@ async def test_what_happens_to_others_tokens_happens_to_no_good_connection(tmp_p
             await wait_until(
                 lambda: all(chatter.acks > acked[chatter.name] for chatter in crowd.lasting),
                 "all good ones go on",
-                timeout_s=40,
+                timeout_s=patient(40),
             )
             enough.set()
             await asyncio.gather(*talks)
@@ -123,7 +131,7 @@ async def test_what_happens_to_others_tokens_happens_to_no_good_connection(tmp_p
 
 async def _change_everything(crowd: Crowd, operator: OperatorClient) -> None:
     await wait_until(
-        lambda: all(chatter.acks for chatter in crowd.all), "all have said something", timeout_s=40
+        lambda: all(chatter.acks for chatter in crowd.all), "all have said something", timeout_s=patient(40)
     )
     operator.update(TENANT, client_auth=client_auth([crowd.stays, crowd.old, crowd.new]))
     await asyncio.gather(*(_renew(chatter, crowd.new) for chatter in crowd.renewed))

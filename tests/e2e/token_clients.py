@@ -13,6 +13,7 @@ from tests.e2e.fleet import Fleet, fleet_of
 from tests.e2e.operator_client import OperatorClient, client_auth, wait_until_known
 from tests.e2e.polling import wait_until
 from tests.e2e.recording_client import RecordingClient
+from tests.support.patience import patient
 from tests.support.signing import Signer
 from tests.validators.history import History
 
@@ -73,5 +74,5 @@ async def first_frame(
     async with connect(f"ws://{edge.address}{path}", **options) as ws:
         for frame in frames:
             await ws.send(json.dumps(frame))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patient(10)):
             yield ws, json.loads(await ws.recv())

@@ -22,8 +22,9 @@ from trunkline_edge.settings import EdgeSettings
 from trunkline_runtime.process import StartError
 
 from tests.support.certificates import Certificates
+from tests.support.patience import patient
 
-PATIENCE_S = 5.0
+PATIENCE_S = patient(5)
 STATS = DESCRIPTOR.services_by_name["PresenceService"].methods_by_name["GetStats"]
 KEY = "the-key-of-the-links"
 

@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-PATIENCE_S = 10
+from tests.support.patience import patient
+
+PATIENCE_S = patient(10)
 
 
 class JwksServer:

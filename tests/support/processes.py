@@ -32,12 +32,14 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 from guard import Guard
 
+from tests.support.patience import patient
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
-READY_TIMEOUT_S = 20.0
-STOP_TIMEOUT_S = 15.0
+READY_TIMEOUT_S = patient(20)
+STOP_TIMEOUT_S = patient(15)
 
 
 class Process:

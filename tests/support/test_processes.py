@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from tests.support.patience import patient
 from tests.support.processes import ROOT, Process, ended, linux, listening
 
 SLEEP = "import time; time.sleep(600)"
@@ -59,7 +60,9 @@ print(Process.start([sys.executable, "-c", "print(1); {SLEEP}"], ready=bool).pid
 os.kill(os.getpid(), signal.SIGKILL)
 """
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "deploy")])}
-    tests = subprocess.run(python(source), env=env, capture_output=True, text=True, check=False, timeout=20)
+    tests = subprocess.run(
+        python(source), env=env, capture_output=True, text=True, check=False, timeout=patient(20)
+    )
     assert tests.returncode == -signal.SIGKILL, tests.stderr
     assert ended(int(tests.stdout))
 

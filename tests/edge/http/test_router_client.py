@@ -27,7 +27,9 @@ from trunkline_edge.http.router_client import CallFailed, RouterClient
 from trunkline_edge.http_errors import http_status
 from trunkline_runtime.refusals import details_of
 
-PATIENCE_S = 5.0
+from tests.support.patience import patient
+
+PATIENCE_S = patient(5)
 
 
 def method(module: Any, service: str, name: str) -> MethodDescriptor:

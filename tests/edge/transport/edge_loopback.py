@@ -40,9 +40,10 @@ from trunkline_edge.transport.protocol_selector import ProtocolSelector
 
 from tests.support.declared_tenants import policy
 from tests.support.declared_tenants import policy_entries as told_of
+from tests.support.patience import patient
 
 #: Bound of every wait.
-PATIENCE_S = 5.0
+PATIENCE_S = patient(5)
 QUERY = "tenant=t&agent=a&platform=web&conversation=group:team"
 
 

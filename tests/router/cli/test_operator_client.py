@@ -31,6 +31,7 @@ from trunkline.v1.tenant_service_pb2_grpc import TenantServiceServicer, add_Tena
 from trunkline_router.cli.units import format_bytes, format_seconds, parse_bytes, parse_seconds
 
 from tests.router.cli.command_line import OPERATOR, CommandLine
+from tests.support.patience import patient
 from tests.support.processes import ROOT, Process, environment, router_process
 
 NOWHERE = CommandLine("127.0.0.1:1")
@@ -197,7 +198,7 @@ def test_tenant_is_a_command_of_the_router(router: Process) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=patient(20),
         check=True,
     )
     assert "demo" in done.stdout
@@ -209,7 +210,7 @@ def test_a_router_starts_without_importing_the_commands() -> None:
     program = (
         f"import sys, trunkline_router.__main__, trunkline_router.app; sys.exit({commands!r} in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=20, check=True)
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=patient(20), check=True)
 
 
 def test_the_help_imports_neither_the_settings_nor_cryptography() -> None:
@@ -221,7 +222,7 @@ from trunkline_router.cli.command_tree import app
 assert "signing-key" in CliRunner().invoke(app, ["--help"]).output
 assert not {"cryptography", "joserfc", "pydantic_settings", "structlog"} & sys.modules.keys()
 """
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=20, check=True)
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=patient(20), check=True)
 
 
 @given(st.integers(1, 10**11))

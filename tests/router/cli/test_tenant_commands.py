@@ -13,6 +13,7 @@ from trunkline.v1.broadcast_service_pb2_grpc import BroadcastServiceStub
 from trunkline.v1.message_pb2 import Part, TextPart
 
 from tests.router.cli.command_line import OPERATOR, CommandLine
+from tests.support.patience import patient
 from tests.support.processes import router_process
 
 ALL = (
@@ -52,7 +53,7 @@ def broadcast(router: str, tenant: str, text: str, user: str = "") -> None:
     request.author.user = user
     metadata = (("authorization", f"Bearer {OPERATOR}"),)
     with grpc.insecure_channel(router) as channel:
-        BroadcastServiceStub(channel).Broadcast(request, metadata=metadata, timeout=5)  # type: ignore[arg-type]
+        BroadcastServiceStub(channel).Broadcast(request, metadata=metadata, timeout=patient(5))  # type: ignore[arg-type]
 
 
 def test_every_setting_is_set_and_shown(tenant: CommandLine) -> None:

@@ -33,7 +33,9 @@ from trunkline_router.runtime import RouterRuntime
 from trunkline_router.settings import RouterSettings
 from trunkline_router.tenant_admin import TenantAdmin
 
-PATIENCE_S = 5.0
+from tests.support.patience import patient
+
+PATIENCE_S = patient(5)
 OPERATOR = "the-operator-of-the-tests"
 ALL_SCOPES = tuple(range(SCOPE_BROADCAST, SCOPE_ADMIN + 1))
 
