@@ -25,6 +25,7 @@ from trunkline_router.cli.units import format_bytes
 from trunkline_router.settings import RouterSettings
 from trunkline_router.tenants_file import load
 
+from tests.support.patience import patient
 from tests.support.processes import ROOT, Process, edge_process, environment, router_process
 
 PAGE = (ROOT / "docs" / "tenants.md").read_text()
@@ -49,7 +50,7 @@ class Shell:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=patient(30),
             check=False,
         )
         assert done.returncode == 0, done.stderr
@@ -65,7 +66,7 @@ def say(router: Process, key: str) -> None:
     request = BroadcastRequest(address=address(**ALICE), parts=[Part(text=TextPart(text="hello"))])
     with grpc.insecure_channel(router.address) as channel:
         stub: Any = BroadcastServiceStub(channel)  # type: ignore[arg-type]
-        stub.Broadcast(request, metadata=(("authorization", f"Bearer {key}"),), timeout=5)
+        stub.Broadcast(request, metadata=(("authorization", f"Bearer {key}"),), timeout=patient(5))
 
 
 async def test_the_commands_do_what_they_say(tmp_path: Path) -> None:
@@ -117,7 +118,7 @@ def test_a_changed_file_is_followed_and_one_with_a_mistake_is_not(tmp_path: Path
 
 def until(condition: Callable[[], bool], shell: Shell) -> None:
     """Run a slow command until the condition holds, which takes a second or two."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + patient(20)
     while not condition():
         assert time.monotonic() < deadline
         shell.shown("show", "one")

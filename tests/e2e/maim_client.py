@@ -50,7 +50,12 @@ def maim_fleet(data: Path) -> Iterator[Fleet]:
 
 def stock_client(*args: str) -> Process:
     """The unmodified client from PyPI, in a process of its own: see the script for what it does."""
-    return Process([sys.executable, str(SCRIPT), *args], {}, "stock client", SCRIPT.parent)
+    return Process(
+        [sys.executable, str(SCRIPT), *args],
+        {"HEARS_WITHIN_S": str(patient(10))},
+        "stock client",
+        SCRIPT.parent,
+    )
 
 
 async def next_json_line(process: Process) -> Any:
@@ -70,7 +75,9 @@ class MaimClient:
         self.ws: ClientConnection
 
     async def __aenter__(self) -> Self:
-        self.ws = await connect(self._url, additional_headers=self._headers, max_size=None)
+        self.ws = await connect(
+            self._url, additional_headers=self._headers, max_size=None, open_timeout=TIMEOUT_S
+        )
         self.confirmed = await self.receive()
         assert self.confirmed["type"] == "connection_confirmed", self.confirmed
         return self

@@ -54,7 +54,7 @@ class RawConnection:
 
     async def _dial(self) -> None:
         self._ws = await connect(
-            self.url, compression=None, ping_interval=None, max_size=None, **self.options
+            self.url, compression=None, ping_interval=None, max_size=None, open_timeout=WAIT_S, **self.options
         )
         self._reader = asyncio.create_task(self._read())
 

@@ -16,7 +16,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from tests.e2e.message_texts import MessageTexts
-from tests.e2e.polling import wait_until
+from tests.e2e.polling import WAIT_S, wait_until
 from tests.validators.history import (
     Acked,
     Advanced,
@@ -136,7 +136,8 @@ class RecordingClient:
         if self.narrow:
             self.options |= {"sock": _narrow_socket(self.edge), "max_queue": 1}
         url = f"ws://{self.edge}/v1/connect?{urlencode(given)}"
-        self._ws = await connect(url, compression=None, ping_interval=None, max_size=None, **self.options)
+        options = {"compression": None, "open_timeout": WAIT_S} | self.options
+        self._ws = await connect(url, ping_interval=None, max_size=None, **options)
         self._reader = asyncio.create_task(self._read(self._ws, self.life))
         if first is not None:
             await self.send(first)
@@ -361,6 +362,7 @@ class RecordingClient:
 
     async def reconnect(self, edges: list[str]) -> None:
         """Connect to the first edge that takes it, go on where it was, and say again what was not acked."""
+        deadline = time.monotonic() + WAIT_S
         for attempt in itertools.count():
             self.edge = edges[attempt % len(edges)]
             try:
@@ -371,7 +373,7 @@ class RecordingClient:
                     return
             except (OSError, InvalidHandshake, ConnectionClosed, EOFError):
                 pass
-            assert attempt < 400, f"{self.name} could not reconnect to {edges}"
+            assert time.monotonic() < deadline, f"{self.name} could not reconnect to {edges}"
             await asyncio.sleep(0.05)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
+import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc.aio
@@ -25,7 +25,7 @@ from trunkline.v1.agent_service_pb2_grpc import AgentServiceStub
 from trunkline.v1.catalogue import CONTRACT_MINOR
 from trunkline.v1.message_pb2 import MESSAGE_STATE_COMPLETE, Delta, MessageState
 
-from tests.e2e.polling import wait_until
+from tests.e2e.polling import WAIT_S, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,10 +65,11 @@ class StreamingWorker:
         """Attach, trying until that works; what earlier streams brought is forgotten."""
         for kept in (self.deliveries, self.opened, self.progress, self.ended, self.results, self.cancelled):
             kept.clear()
-        for attempt in itertools.count():
+        deadline = time.monotonic() + WAIT_S
+        while True:
             if await self._attach():
                 return
-            assert attempt < 400, f"could not attach to {self._router}"
+            assert time.monotonic() < deadline, f"could not attach to {self._router}"
             await asyncio.sleep(0.05)
 
     async def _attach(self) -> bool:

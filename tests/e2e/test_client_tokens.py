@@ -11,7 +11,7 @@ from trunkline_client import Client, Closed, Refused, text_of
 
 from tests.e2e.fleet import Fleet, fleet_of
 from tests.e2e.operator_client import OperatorClient, client_auth
-from tests.support.patience import patient
+from tests.support.patience import patient, under_load
 from tests.support.signing import Signer
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 TENANT = "acme"
 SIGNER = Signer(TENANT)
 SLOW = Signer("slow")
-LIFE_S = 4
+LIFE_S = under_load(4)
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,11 @@ from trunkline.v1.history_service_pb2 import ListReceiptsRequest
 from websockets.asyncio.client import connect
 
 from tests.e2e.fleet import Fleet, fleet_of
-from tests.e2e.grpc_backend import GrpcBackend, address
+from tests.e2e.grpc_backend import TIMEOUT_S, GrpcBackend, address
+from tests.e2e.polling import wait_until
 from tests.e2e.recording_client import RecordingClient, topic_name
 from tests.e2e.rooms import PLATFORM, member, reset_connection, room, texts_received
+from tests.support.patience import patient
 from tests.validators.history import History
 
 if TYPE_CHECKING:
@@ -85,9 +87,14 @@ async def test_a13_a_user_is_given_what_came_while_away_once_on_any_device_and_a
         assert (starts[ANN], starts[PLATFORM]) == (5, 1)
         assert await take_all(third) == ["after the crash"]
         await third.leave()
-        request = ListReceiptsRequest(address=address(ANN))
-        (receipt,) = backend.history_service.ListReceipts(request, timeout=15).receipts
-        assert (receipt.user, receipt.delivered.seq) == ("ann", 6)
+        await wait_until(lambda: given_up_to(backend) == {"ann": 6}, "the last delivery is known")
+
+
+def given_up_to(backend: GrpcBackend) -> dict[str, int]:
+    """The position up to which each user was given what the user's own topic has."""
+    request = ListReceiptsRequest(address=address(ANN))
+    receipts = backend.history_service.ListReceipts(request, timeout=TIMEOUT_S).receipts
+    return {receipt.user: receipt.delivered.seq for receipt in receipts}
 
 
 async def test_a13_a_retried_message_to_a_user_is_given_once(fleet: Fleet) -> None:
@@ -132,7 +139,7 @@ async def test_a13_the_url_can_ask_for_it_and_without_a_user_it_is_refused(fleet
         backend.broadcast(ANN, "while away")
     place = "tenant=demo&agent=ansflow&platform=web&resume=delivered"
     url = f"ws://{fleet.processes[1].address}/v1/connect?{place}"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(patient(10)):
         async with connect(f"{url}&user=ann", compression=None) as ann:
             assert json.loads(await ann.recv())["recovered"] is True
             assert json.loads(await ann.recv())["parts"] == [{"type": "text", "text": "while away"}]

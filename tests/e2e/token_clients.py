@@ -55,7 +55,7 @@ def token_client(edge: Process, user: str, token: str, conversation: str = "grou
 
 async def close_of(chatter: RecordingClient) -> tuple[int, str]:
     """How a connection was closed, when that happens."""
-    await wait_until(lambda: chatter.closed, f"{chatter.name} is closed", timeout_s=5)
+    await wait_until(lambda: chatter.closed, f"{chatter.name} is closed", timeout_s=patient(5))
     assert chatter.closed is not None
     return chatter.closed.code, chatter.closed.reason
 

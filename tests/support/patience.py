@@ -4,7 +4,7 @@ A test waits for a condition; the bound only ends a wait whose condition never c
 costs a passing test nothing, so it allows for a slow machine:
 
     async with asyncio.timeout(patient(10)): ...
-    assert took_s < prompt(1)
+    assert took_s < under_load(1)
 
 `TRUNKLINE_TEST_PATIENCE` is the factor by which all bounds are multiplied, such as 10. Without it the
 factor follows the machine's load.
@@ -24,11 +24,11 @@ def patient(seconds: float) -> float:
     return seconds * (_configured() or max(WAIT_FACTOR, load_per_core()))
 
 
-def prompt(seconds: float) -> float:
-    """Stretch a time that the product promises to keep: by the setting, or by the load per core.
+def under_load(seconds: float) -> float:
+    """Stretch a time that a test measures or sets: by the setting, or by the load per core.
 
-    On a quiet machine this is the promise itself. Call it once the time has been taken, so that the load
-    average has seen the load.
+    For what the product promises to do in time, and for lifetimes and timeouts that a test gives it. On a
+    quiet machine it is `seconds`. Call it as late as possible: the load average lags behind the load.
     """
     return seconds * (_configured() or max(1.0, load_per_core()))
 

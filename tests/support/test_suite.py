@@ -7,10 +7,10 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from processes import ROOT
 
 from tests.support import patience
-from tests.support.patience import patient, prompt
+from tests.support.patience import patient, under_load
+from tests.support.processes import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,15 +25,15 @@ def load(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("load")
 def test_bounds_stretch_with_the_load(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (patient(2), prompt(2)) == (10, 10)
+    assert (patient(2), under_load(2)) == (10, 10)
     monkeypatch.setattr(patience, "load_per_core", lambda: 0.5)
-    assert (patient(2), prompt(2)) == (6, 2)
+    assert (patient(2), under_load(2)) == (6, 2)
 
 
 @pytest.mark.usefixtures("load")
 def test_the_setting_replaces_the_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(patience.SETTING, "1.5")
-    assert (patient(2), prompt(2)) == (3, 3)
+    assert (patient(2), under_load(2)) == (3, 3)
 
 
 #: Run by a pytest of their own, whose detector takes a second without CPU for a hang.
@@ -61,7 +61,7 @@ def run(folder: Path, source: str) -> subprocess.CompletedProcess[str]:
     (folder / "test_one.py").write_text(source)
     alone = ["-c", "/dev/null", f"--rootdir={folder}", "-p", "no:cacheprovider"]
     return subprocess.run(
-        [sys.executable, "-m", "pytest", *alone, "-o", f"pythonpath={ROOT / 'tests'}", str(folder)],
+        [sys.executable, "-m", "pytest", *alone, "-o", f"pythonpath={ROOT}", str(folder)],
         capture_output=True,
         text=True,
         check=False,

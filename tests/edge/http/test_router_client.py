@@ -27,7 +27,7 @@ from trunkline_edge.http.router_client import CallFailed, RouterClient
 from trunkline_edge.http_errors import http_status
 from trunkline_runtime.refusals import details_of
 
-from tests.support.patience import patient
+from tests.support.patience import patient, under_load
 
 PATIENCE_S = patient(5)
 
@@ -112,7 +112,7 @@ async def test_a_router_that_is_not_there_is_unavailable() -> None:
 async def test_a_call_without_an_answer_ends_in_time_and_was_made_once() -> None:
     async with router() as (presence, calls):
         presence.then = presence.silence
-        failure = await failed(calls, timeout_s=0.2)
+        failure = await failed(calls, timeout_s=under_load(0.2))
         assert (failure.status.code, failure.reason, http_status(failure.status)) == (
             4,
             "DEADLINE_EXCEEDED",

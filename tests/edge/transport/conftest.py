@@ -11,6 +11,8 @@ import trunkline_edge.runtime
 import trunkline_edge.transport.client_protocol
 import uvloop
 
+from tests.support.patience import under_load
+
 
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
@@ -21,10 +23,12 @@ def pytest_asyncio_loop_factories(
 
 @pytest.fixture(autouse=True)
 def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trunkline_edge.runtime, "TICK_S", 0.02)
-    monkeypatch.setattr(trunkline_edge.runtime, "SHORT_TICK_S", 0.01)
-    monkeypatch.setattr(trunkline_edge.runtime, "STALL_S", 0.2)
-    monkeypatch.setattr(trunkline_edge.transport.client_protocol, "CLOSE_TIMEOUT_S", 0.5)
+    # Stretched alike: which of them comes first is part of what is tested.
+    factor = under_load(1)
+    monkeypatch.setattr(trunkline_edge.runtime, "TICK_S", 0.02 * factor)
+    monkeypatch.setattr(trunkline_edge.runtime, "SHORT_TICK_S", 0.01 * factor)
+    monkeypatch.setattr(trunkline_edge.runtime, "STALL_S", 0.2 * factor)
+    monkeypatch.setattr(trunkline_edge.transport.client_protocol, "CLOSE_TIMEOUT_S", 0.5 * factor)
     monkeypatch.setattr(trunkline_edge.link.client, "FIRST_BACKOFF_S", 0.01)
     monkeypatch.setattr(trunkline_edge.link.client, "LAST_BACKOFF_S", 0.02)
-    monkeypatch.setattr(trunkline_edge.link.client, "WELCOME_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(trunkline_edge.link.client, "WELCOME_TIMEOUT_S", 0.5 * factor)

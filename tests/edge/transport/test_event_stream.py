@@ -23,6 +23,7 @@ from tests.edge.transport.edge_loopback import (
     upgrade,
 )
 from tests.support.event_source import Event, EventReader
+from tests.support.patience import under_load
 
 TEXT = "x" * 50_000
 
@@ -203,14 +204,14 @@ async def test_a_refusal_by_the_router_is_a_status(code: int, reason: str, statu
 
 
 async def test_who_asks_while_there_is_no_router_is_told_when_to_try_again() -> None:
-    async with running_edge("127.0.0.1:1", handshake_timeout_s=0.1) as edge:
+    async with running_edge("127.0.0.1:1", handshake_timeout_s=under_load(0.1)) as edge:
         client = await asking(edge, get())
         status, headers, _ = refusal(await answer(client.reader))
         assert (status, headers["retry-after"]) == (503, "1")
 
 
 async def test_who_comes_again_by_itself_is_not_stopped_by_what_will_pass() -> None:
-    async with running_edge("127.0.0.1:1", handshake_timeout_s=0.1) as edge:
+    async with running_edge("127.0.0.1:1", handshake_timeout_s=under_load(0.1)) as edge:
         client = await asking(edge, get(extra="Last-Event-ID: e.1~e.1~e.1~e.1\r\n"))
         assert "200 OK" in await client.head()
         [event] = await client.rest()

@@ -22,6 +22,7 @@ from tests.edge.transport.edge_loopback import (
     running_edge,
     upgrade,
 )
+from tests.support.patience import under_load
 
 
 async def test_the_handshake_is_answered_with_connected_in_one_write_once_the_router_has_answered() -> None:
@@ -82,7 +83,7 @@ async def test_a_head_that_is_too_large_is_answered_431() -> None:
 
 
 async def test_a_head_that_is_slow_is_answered_408() -> None:
-    async with running_edge("127.0.0.1:1", handshake_timeout_s=0.05) as edge:
+    async with running_edge("127.0.0.1:1", handshake_timeout_s=under_load(0.05)) as edge:
         reader, writer = await edge.raw()
         writer.write(b"GET / HTTP/1.1\r\n")
         assert (await answer(reader)).startswith(b"HTTP/1.1 408 ")
@@ -154,13 +155,16 @@ async def test_a_refusal_by_the_router_is_told_as_closing_and_close() -> None:
 
 
 async def test_a_router_that_does_not_answer_in_time_is_a_handshake_timeout() -> None:
-    async with edge_and_link(handshake_timeout_s=0.1) as (edge, _), edge.connect() as client:
+    async with edge_and_link(handshake_timeout_s=under_load(0.1)) as (edge, _), edge.connect() as client:
         assert (await hears(client))["reason"] == "HANDSHAKE_TIMEOUT"
         assert await closed(client) == 4004
 
 
 async def test_who_connects_while_there_is_no_link_waits_and_gets_1013() -> None:
-    async with running_edge("127.0.0.1:1", handshake_timeout_s=0.1) as edge, edge.connect() as client:
+    async with (
+        running_edge("127.0.0.1:1", handshake_timeout_s=under_load(0.1)) as edge,
+        edge.connect() as client,
+    ):
         assert (await hears(client))["reason"] == "ROUTER_UNAVAILABLE"
         assert await closed(client) == 1013
         await edge.until(lambda: not edge.runtime.core.connections)
@@ -190,7 +194,7 @@ async def test_another_frame_where_resume_must_come_first_is_closed_with_4503(fi
 
 async def test_no_resume_frame_in_time_is_told_in_the_clients_own_encoding() -> None:
     async with (
-        edge_and_link(handshake_timeout_s=0.1) as (edge, _),
+        edge_and_link(handshake_timeout_s=under_load(0.1)) as (edge, _),
         edge.connect(f"{QUERY}&resume=frame", subprotocols=["trunkline.v1.proto"]) as client,
     ):
         frame = ServerFrame.FromString(await received(client))

@@ -33,6 +33,7 @@ from tests.edge.transport.edge_loopback import (
     upgrade,
 )
 from tests.support.certificates import Certificates, serial_of
+from tests.support.patience import under_load
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 TEXT = "x" * 50_000
@@ -245,7 +246,7 @@ async def test_who_speaks_no_tls_is_closed_and_nothing_is_raised(
 async def test_a_client_that_stops_in_its_handshake_holds_up_nobody_and_is_cut_off(
     ours: Certificates,
 ) -> None:
-    async with secure(ours, handshake_timeout_s=0.5) as (edge, link):
+    async with secure(ours, handshake_timeout_s=under_load(0.5)) as (edge, link):
         trusting, edge.trusting = edge.trusting, None
         hello = first_flight(ours)
         halted = [await edge.raw() for _ in range(20)]
