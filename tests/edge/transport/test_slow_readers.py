@@ -30,6 +30,32 @@ async def not_reading(edge: Edge, link: ScriptedLink, topic: int = 1) -> asyncio
     return writer
 
 
+async def congest(edge: Edge, link: ScriptedLink) -> int:
+    """Publish until clients together take less than comes; returns how many messages that took.
+
+    Each is sent once the one before it has been taken in: congestion ends by itself, as those who take
+    nothing are closed, and a sender that waits for credit would miss it.
+    """
+    counts = edge.runtime.core.counts
+    sent = 0
+    async with asyncio.timeout(PATIENCE_S):
+        while not edge.runtime.core.backpressure.is_congested:
+            sent += 1
+            before = counts.batches_in
+            await link.publish(sent, TEXT)
+            await edge.until(lambda: counts.batches_in > before)  # noqa: B023
+    return sent
+
+
+async def publish_until_one_is_closed(edge: Edge, link: ScriptedLink) -> None:
+    """Publish until a client is closed as slow."""
+    seq = 0
+    async with asyncio.timeout(PATIENCE_S):
+        while not edge.runtime.core.counts.slow_consumers:
+            seq += 1
+            await link.publish(seq, TEXT)
+
+
 async def test_a_slow_reader_is_closed_without_delaying_the_others() -> None:
     async with edge_and_link(outbox_bytes=1 << 17) as (edge, link):
         fast, number = await accepted(edge, link)
@@ -53,10 +79,7 @@ async def test_a_slow_reader_that_reads_again_is_told_why_it_is_closed_and_misse
     async with edge_and_link(outbox_bytes=1 << 17) as (edge, link):
         slow, _ = await accepted(edge, link, max_queue=1)
         slow.transport.pause_reading()
-        seq = 0
-        while not edge.runtime.core.counts.slow_consumers:
-            seq += 1
-            await link.publish(seq, TEXT)
+        await publish_until_one_is_closed(edge, link)
         slow.transport.resume_reading()
         frames = []
         while not frames or frames[-1]["type"] == "message":
@@ -85,13 +108,8 @@ async def test_clients_that_lag_together_hold_the_router_back_until_they_catch_u
     async with edge_and_link(outbox_bytes=4 << 20, outbox_total_bytes=1 << 20, link_window=2) as (edge, link):
         client, _ = await accepted(edge, link, max_queue=1)
         await edge.until(lambda: link.credit == 2)
-        before = edge.runtime.core.counts.batches_in
         client.transport.pause_reading()
-        sent = 0
-        while not edge.runtime.core.backpressure.is_congested:
-            sent += 1
-            await link.publish(sent, TEXT)
-            await edge.until(lambda: edge.runtime.core.counts.batches_in == before + sent)  # noqa: B023
+        sent = await congest(edge, link)
         while link.credit:
             sent += 1
             await link.publish(sent, TEXT)
@@ -107,10 +125,7 @@ async def test_who_takes_nothing_while_the_router_is_held_back_is_closed_once() 
     async with edge_and_link(outbox_bytes=4 << 20, outbox_total_bytes=1 << 20, link_window=2) as (edge, link):
         await edge.until(lambda: link.credit == 2)
         dead = await not_reading(edge, link)
-        seq = 0
-        while not edge.runtime.core.counts.slow_consumers:
-            seq += 1
-            await link.publish(seq, TEXT)
+        await publish_until_one_is_closed(edge, link)
         await link.next("closed")
         assert edge.runtime.core.counts.slow_consumers == 1
         await edge.until(lambda: link.credit == 2)
@@ -122,10 +137,7 @@ async def test_a_link_lost_while_the_router_is_held_back_is_made_again_with_all_
     async with running_router() as router, running_edge(router.address, **settings) as edge:
         link = await router.link()
         dead = await not_reading(edge, link)
-        seq = 0
-        while not edge.runtime.core.backpressure.is_congested:
-            seq += 1
-            await link.publish(seq, TEXT)
+        await congest(edge, link)
         link.end()
         again = await router.link()
         await edge.until(lambda: not edge.runtime.core.backpressure.is_congested)
