@@ -8,7 +8,7 @@ import json
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from ssl import SSLContext
 from typing import Any, cast
@@ -37,6 +37,7 @@ from trunkline_edge.link.client import LinkClient
 from trunkline_edge.runtime import EdgeRuntime
 from trunkline_edge.settings import EdgeSettings
 from trunkline_edge.transport.protocol_selector import ProtocolSelector
+from websockets.asyncio.client import ClientConnection
 
 from tests.support.declared_tenants import policy
 from tests.support.declared_tenants import policy_entries as told_of
@@ -199,14 +200,15 @@ class Edge:
     runtime: EdgeRuntime
     address: str
     linked: asyncio.Event
-    #: Ends of TCP connections that tests have opened.
-    writers: list[asyncio.StreamWriter] = field(default_factory=list)
+    #: Closes what tests have opened, also those that fail: a socket left open would fail another test.
+    at_end: ExitStack = field(default_factory=ExitStack)
     #: Set where the edge speaks TLS.
     trusting: SSLContext | None = None
 
     def connect(self, query: str = QUERY, **options: Any) -> Any:
         """Connect a WebSocket client; see `websockets.connect`."""
         options = {"compression": None, "ping_interval": None, "open_timeout": PATIENCE_S, **options}
+        options |= {"create_connection": self._made}
         scheme = "wss" if self.trusting else "ws"
         url = f"{scheme}://{self.address}/v1/connect?{query}"
         return websockets.connect(url, ssl=self.trusting, **options)
@@ -214,6 +216,11 @@ class Edge:
     def transport(self, number: int) -> Any:
         """Return the transport of a connection."""
         return self.runtime._transports[self.runtime.core.connections[number]]
+
+    def _made(self, *arguments: Any, **options: Any) -> ClientConnection:
+        client = ClientConnection(*arguments, **options)
+        self.at_end.callback(lambda: hasattr(client, "transport") and abort(client.transport))
+        return client
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until a condition holds."""
@@ -225,8 +232,16 @@ class Edge:
         """Open a TCP connection, with TLS if the edge has it."""
         host, port = self.address.split(":")
         reader, writer = await asyncio.open_connection(host, int(port), ssl=self.trusting)
-        self.writers.append(writer)
+        # The writer, and not just its transport: nobody else may hold it.
+        self.at_end.callback(lambda: abort(writer.transport))
         return reader, writer
+
+
+def abort(transport: asyncio.BaseTransport) -> None:
+    """Cut a connection, whatever state it is in."""
+    # asyncio's own raises if it was closed with a buffer that was then taken.
+    with suppress(AttributeError):
+        cast("asyncio.Transport", transport).abort()
 
 
 async def no_fetch(url: str) -> bytes:
@@ -268,12 +283,9 @@ async def running_edge(router: str, fetch: Fetch | None = None, **settings: Any)
     finally:
         watching.stop()
         server.close()
-        for writer in edge.writers:
-            writer.transport.abort()
+        edge.at_end.close()
         for transport in transports:
-            # asyncio's own raises if it was closed with a buffer that was then taken.
-            with suppress(AttributeError):
-                cast("asyncio.Transport", transport).abort()
+            abort(transport)
         for task in tasks:
             task.cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -308,7 +320,9 @@ async def _connect(edge: Edge, options: dict[str, Any]) -> Any:
 
 def connecting(edge: Edge, **options: Any) -> asyncio.Future[Any]:
     """Begin to connect a client; await it for the client, once the handshake is answered."""
-    return asyncio.ensure_future(_connect(edge, options))
+    coming = asyncio.ensure_future(_connect(edge, options))
+    edge.at_end.callback(coming.cancel)
+    return coming
 
 
 async def received(client: Any) -> Any:

@@ -60,7 +60,9 @@ class Blocking:
         host, port = edge.address.split(":")
         self._tcp = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
         assert edge.trusting is not None
+        edge.at_end.callback(self._tcp.close)
         self._tls = edge.trusting.wrap_socket(self._tcp, server_hostname=host, suppress_ragged_eofs=False)
+        edge.at_end.callback(self._tls.close)
 
     def send(self, data: bytes) -> None:
         self._tls.sendall(data)
