@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import os
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -87,8 +86,3 @@ class _Test:
         cpu_s = time.process_time() - self._cpu
         waited_s = time.monotonic() - self._began
         return min(self._limit_s + PER_CPU_S * cpu_s - waited_s, MAX_CPU_S - cpu_s)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Register the detector, with the stderr that there is before pytest captures it."""
-    config.pluginmanager.register(HangDetector(os.dup(2)), "hang detector")

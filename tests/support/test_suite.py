@@ -1,7 +1,8 @@
-"""Bounds in tests stretch with the load, and a test that computes does not count as hanging."""
+"""Rules for all tests: bounds stretch with the load, hangs end the run, failures leave nothing behind."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -39,9 +40,11 @@ def test_the_setting_replaces_the_load(monkeypatch: pytest.MonkeyPatch) -> None:
 #: Run by a pytest of their own, whose detector takes a second without CPU for a hang.
 CONFTEST = """
 import os
+from tests.support.failed_tests import FailedTests
 from tests.support.hang_detector import HangDetector
 def pytest_configure(config):
     config.pluginmanager.register(HangDetector(os.dup(2), limit_s=1, interval_s=0.05))
+    config.pluginmanager.register(FailedTests())
 """
 COMPUTES = """
 import time
@@ -56,12 +59,36 @@ def test_hangs(): threading.Event().wait(60)
 """
 
 
+LEAVES = """
+import gc, socket, sys
+def test_fails():
+    left = socket.create_server(("127.0.0.1", 0))
+    raise ValueError
+def test_is_another():
+    # As the next failure would.
+    sys.last_value = sys.last_traceback = sys.last_exc = None
+    gc.collect()
+def test_leaves_a_socket_and_passes():
+    socket.create_server(("127.0.0.1", 0))
+    gc.collect()
+"""
+
+
 def run(folder: Path, source: str) -> subprocess.CompletedProcess[str]:
     (folder / "conftest.py").write_text(CONFTEST)
     (folder / "test_one.py").write_text(source)
-    alone = ["-c", "/dev/null", f"--rootdir={folder}", "-p", "no:cacheprovider"]
+    alone = ["-Werror", "-c", "/dev/null", f"--rootdir={folder}", "-p", "no:cacheprovider"]
     return subprocess.run(
-        [sys.executable, "-m", "pytest", *alone, "-o", f"pythonpath={ROOT}", str(folder)],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            *alone,
+            "-o",
+            f"pythonpath={ROOT}",
+            str(folder),
+        ],
+        env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -78,3 +105,9 @@ def test_a_test_that_hangs_ends_the_run_and_shows_where_it_stood(tmp_path: Path)
     done = run(tmp_path, HANGS)
     assert done.returncode == 1, done
     assert "in test_hangs" in done.stderr
+
+
+def test_what_a_failing_test_leaves_open_fails_no_other(tmp_path: Path) -> None:
+    done = run(tmp_path, LEAVES)
+    assert "2 failed, 1 passed" in done.stdout, done
+    assert "::test_leaves_a_socket_and_passes\n" in done.stdout, done
