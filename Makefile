@@ -18,7 +18,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run certs test lint format bench fuzz protos constraints clean
+.PHONY: help setup run certs check test lint format bench fuzz protos constraints clean
 
 help: ## list the targets
 	@echo "make run     start Trunkline, on this machine only"
@@ -34,6 +34,9 @@ run: setup ## start router, edge and two agents on 127.0.0.1, and print commands
 
 certs: setup ## create TLS certificates in ./certs, valid for 90 days; NAMES=router.example,10.0.0.1 sets host names
 	@FORCE='$(FORCE)' NAMES='$(NAMES)' CERTS='$(CERTS)' $(BIN)/python deploy/certs.py
+
+check: lint ## lint, then run the tests that need no process and no socket, in under a minute
+	$(BIN)/python -m pytest -m pure -n auto --maxprocesses 4 --max-worker-restart 0 --dist worksteal $(ARGS)
 
 test: lint ## lint, then run every test; ARGS="-k name" is passed to pytest
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --max-worker-restart 0 --dist loadfile $(ARGS)

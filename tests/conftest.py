@@ -1,4 +1,4 @@
-"""Applies to every test: one that hangs ends the run, and one that fails leaves nothing behind."""
+"""Applies to every test: see hang_detector, failed_tests and pure_tests."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 
 from tests.support.failed_tests import FailedTests
 from tests.support.hang_detector import HangDetector
+from tests.support.pure_tests import PureTests
 
 if TYPE_CHECKING:
     import pytest
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register both; the stderr is the one that pytest does not capture yet."""
+    """Register them; the stderr is the one that pytest does not capture yet."""
+    config.addinivalue_line("markers", "pure: neither opens sockets nor starts processes; set by folder")
+    config.addinivalue_line("markers", "io: opens sockets or starts processes in a folder of pure tests")
     config.pluginmanager.register(HangDetector(os.dup(2)))
     config.pluginmanager.register(FailedTests())
+    config.pluginmanager.register(PureTests(alone=config.option.markexpr == "pure"))

@@ -15,6 +15,8 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from tests.support.processes import ROOT, router_process
 
+pytestmark = pytest.mark.io
+
 
 def blocks(language: str) -> list[str]:
     """The README's fenced blocks in one language, in order."""

@@ -42,7 +42,12 @@ CONFTEST = """
 import os
 from tests.support.failed_tests import FailedTests
 from tests.support.hang_detector import HangDetector
+from tests.support import pure_tests
 def pytest_configure(config):
+    config.addinivalue_line("markers", "io: does I/O")
+    config.addinivalue_line("markers", "pure: does none")
+    pure_tests.TESTS = config.rootpath.parent
+    config.pluginmanager.register(pure_tests.PureTests(alone=False))
     config.pluginmanager.register(HangDetector(os.dup(2), limit_s=1, interval_s=0.05))
     config.pluginmanager.register(FailedTests())
 """
@@ -71,6 +76,16 @@ def test_is_another():
 def test_leaves_a_socket_and_passes():
     socket.create_server(("127.0.0.1", 0))
     gc.collect()
+"""
+
+
+IO = """
+import socket, pytest
+def test_binds():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+@pytest.mark.io
+def test_binds_and_says_so(): test_binds()
 """
 
 
@@ -111,3 +126,10 @@ def test_what_a_failing_test_leaves_open_fails_no_other(tmp_path: Path) -> None:
     done = run(tmp_path, LEAVES)
     assert "2 failed, 1 passed" in done.stdout, done
     assert "::test_leaves_a_socket_and_passes\n" in done.stdout, done
+
+
+def test_a_pure_test_that_does_io_fails(tmp_path: Path) -> None:
+    (tmp_path / "core").mkdir()
+    done = run(tmp_path / "core", IO)
+    assert "1 failed, 1 passed" in done.stdout, done
+    assert "a pure test does I/O (socket.bind)" in done.stdout, done

@@ -14,6 +14,8 @@ from trunkline_edge.auth.key_set import MAX_SET_BYTES
 
 from tests.support.jwks_server import PATIENCE_S, JwksServer, running_jwks_server
 
+pytestmark = pytest.mark.io
+
 
 async def problem(url: str, timeout_s: float = PATIENCE_S) -> str:
     """The text of the FetchFailed."""

@@ -16,6 +16,7 @@ from trunkline_edge.http.transcoding import routes
 
 from tests.support.declared_tenants import policy
 
+pytestmark = pytest.mark.io
 JSON = {"content-type": "application/json"}
 
 

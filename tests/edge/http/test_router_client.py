@@ -29,6 +29,7 @@ from trunkline_runtime.refusals import details_of
 
 from tests.support.patience import patient, under_load
 
+pytestmark = pytest.mark.io
 PATIENCE_S = patient(5)
 
 
