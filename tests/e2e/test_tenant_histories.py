@@ -283,17 +283,11 @@ async def test_ids_that_a_deleted_tenant_has_used_are_new_to_one_of_its_name(
 async def test_a_deletion_that_the_router_did_not_survive_is_finished_by_the_next(
     fleet: Fleet, edge: Process, operator: OperatorClient, data: Path
 ) -> None:
-    operator.create("large", open_to=OPENNESS_LOOPBACK)
-    for number in range(2):
-        say_many(operator, f"large/echo/web/group:{number}", 5000, "of the large one")
-    deleting = operator.tenants.DeleteTenant.future(DeleteTenantRequest(tenant="large"), timeout=TIMEOUT_S)
-    deadline = time.monotonic() + TIMEOUT_S
-    # Without a pause: what it erases at a time takes it some milliseconds.
-    while dict(rows_of_tenants(data))["large"] != TENANT_STATE_DELETING:
-        assert time.monotonic() < deadline
-    fleet.router.kill()
-    assert isinstance(deleting.exception(), grpc.RpcError)
-    assert dict(rows_of_tenants(data))["large"] == TENANT_STATE_DELETING, "the router was faster than its end"
+    for _ in range(10):
+        if kill_while_deleting(fleet, operator, data):
+            break
+        # It was faster than its end, which nothing can rule out.
+        await asyncio.to_thread(fleet.start_router)
     assert holding(data, "of the large one")
     await asyncio.to_thread(fleet.start_router)
     with pytest.raises(grpc.RpcError) as refusal:
@@ -303,6 +297,21 @@ async def test_a_deletion_that_the_router_did_not_survive_is_finished_by_the_nex
     await wait_until(lambda: not holding(data, "of the large one"), "its words are gone")
     operator.create("large", open_to=OPENNESS_LOOPBACK)
     assert operator.messages("large/echo/web/group:1") == []
+
+
+def kill_while_deleting(fleet: Fleet, operator: OperatorClient, data: Path) -> bool:
+    """Kill the router while it deletes the tenant `large`; false if it was done by then."""
+    operator.create("large", open_to=OPENNESS_LOOPBACK)
+    for number in range(2):
+        say_many(operator, f"large/echo/web/group:{number}", 5000, "of the large one")
+    deleting = operator.tenants.DeleteTenant.future(DeleteTenantRequest(tenant="large"), timeout=TIMEOUT_S)
+    deadline = time.monotonic() + TIMEOUT_S
+    # Without a pause: what it erases at a time takes it some milliseconds.
+    while dict(rows_of_tenants(data)).get("large") not in (TENANT_STATE_DELETING, None):
+        assert time.monotonic() < deadline
+    fleet.router.kill()
+    assert deleting.done() or isinstance(deleting.exception(), grpc.RpcError)
+    return dict(rows_of_tenants(data)).get("large") == TENANT_STATE_DELETING
 
 
 def rows_of_tenants(data: Path) -> list[tuple[str, int]]:
