@@ -45,6 +45,9 @@ async def tcp_server(answer: bytes) -> AsyncIterator[str]:
         yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
+        # A connection that was accepted takes the loop some turns to reach `serve`.
+        for _ in range(5):
+            await asyncio.sleep(0)
         for writer in writers:
             writer.transport.abort()
 
