@@ -38,6 +38,7 @@ from trunkline_client import (
 
 from tests.clients.scripted_edge import ALICE, FakeTime, connected, scripted_edge
 from tests.clients.scripted_router import ScriptedRouter, refuse, scripted_router
+from tests.support.patience import patient
 
 
 @asynccontextmanager
@@ -47,7 +48,7 @@ async def backend(timeout_s: float = 5.0) -> AsyncIterator[tuple[ScriptedRouter,
         scripted_router() as router,
         Backend(router.address, timeout_s=timeout_s, clock=FakeTime().clock) as ours,
     ):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patient(20)):
             yield router, ours
 
 
@@ -106,7 +107,7 @@ async def test_a_router_that_comes_back_is_reached_by_the_next_call() -> None:
     async with Backend(address) as ours:
         with pytest.raises(Unreachable):
             await ours.broadcast(ALICE, "hello")
-        async with scripted_router(address) as router, asyncio.timeout(10):
+        async with scripted_router(address) as router, asyncio.timeout(patient(10)):
             router.answers["Broadcast"] = lambda _: BroadcastResponse(message_id="m1")
             while True:
                 try:
@@ -337,7 +338,7 @@ async def test_closing_the_backend_leaves_the_outcome_of_an_open_message_unknown
 
 
 async def test_stopping_a_worker_leaves_the_outcome_of_an_open_message_unknown() -> None:
-    async with scripted_router() as router, asyncio.timeout(10):
+    async with scripted_router() as router, asyncio.timeout(patient(10)):
         worker = Worker(router.address, tenant="demo", agents=["echo"], clock=FakeTime().clock)
         running = asyncio.create_task(worker.run(lambda message: None))
         side = await router.stream()

@@ -10,6 +10,7 @@ from pathlib import Path
 import trunkline_client
 from trunkline_client import TrunklineError
 
+from tests.support.patience import patient
 from tests.support.processes import ROOT, Process, edge_process, router_process
 
 PAGE = (ROOT / "clients" / "python" / "README.md").read_text()
@@ -20,7 +21,7 @@ def output(program: str, router: str, edge: str) -> str:
     """Runs a program of the page to its end; returns its output."""
     program = program.replace("127.0.0.1:50051", router).replace("127.0.0.1:8080", edge)
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=patient(30), check=False
     )
     assert done.stderr == ""
     return done.stdout
