@@ -1,1 +1,1 @@
-"""What the router decides, without I/O: events in, effects out."""
+"""The router's decisions, without I/O: events in, effects out."""

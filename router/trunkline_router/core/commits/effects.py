@@ -65,7 +65,7 @@ Read = ReadHeads | ReadDelivered | ReadPages | ReadDeliveries | ReadMessage
 
 
 class Effects:
-    """What the runtime must do after each event: write, read and commit.
+    """Effects that the runtime must perform after each event: writes, reads and commits.
 
     Every part of the core adds to the same object. The runtime performs the effects and removes them.
     """

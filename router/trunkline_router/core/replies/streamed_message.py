@@ -31,7 +31,7 @@ DELTA_BYTES = 16
 
 
 class Ended(NamedTuple):
-    """How a message ends."""
+    """The final state of a message, with the error if it failed."""
 
     state: MessageState.ValueType
     error: Error | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from trunkline_runtime.reserved_names import RESERVED_FIELDS
+
 from trunkline_router.core.validation.constraints import (
     DIGEST,
     ID,
@@ -37,7 +39,7 @@ TENANT_CONSTRAINTS: dict[str, Constraint] = {
     ),
     "TenantSettings.origins": each(WORD, 0, 64),
     "TenantSettings.default_agent": OPTIONAL_ID,
-    "TenantSettings.pipelines": each(ID, 0, 1024),
+    **{f"TenantSettings.{field}": each(ID, 0, 1024) for field in RESERVED_FIELDS.values()},
     "ClientAuth.keys": at_most(16, "items"),
     "ClientAuth.jwks_url": at_most(2048, "characters"),
     "ClientAuth.audiences": each(WORD, 0, 16),
