@@ -193,7 +193,7 @@ class Client:
         message = self.known[self._last]
         assert message.state == MESSAGE_STATE_OPEN, f"{self._last} has ended"
         assert topic_of(message.address) in self.topics, f"{self._last} is not heard"
-        for token in said(delta).split():
+        for token in text_added(delta).split():
             assert int(token.partition(".")[0]) == self.next[self._last], f"{token} of {self._last}"
             self.next[self._last] += 1
         _grow(message, delta)
@@ -276,7 +276,7 @@ class Client:
                     assert got == truth, f"{message.id}"
 
 
-def said(delta: DeltaFrame) -> str:
+def text_added(delta: DeltaFrame) -> str:
     """Return the text that a delta adds, of whatever kind."""
     kind = delta.WhichOneof("content") or ""
     return str(delta.part.tool_call.arguments if kind == "part" else getattr(delta, kind))

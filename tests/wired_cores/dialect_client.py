@@ -49,9 +49,9 @@ class ShownClient(Client):
     def switch(self, word: bytes, frame: ClientFrame | None = None) -> None:
         """Switch to another streaming mode."""
         if self.is_open:
-            said = b"" if frame is None else self.payload(frame)
+            payload = b"" if frame is None else self.payload(frame)
             self.asks_for = WAYS[word]
-            self.edge.core.client_frames.received(self.connection, word + said)
+            self.edge.core.client_frames.received(self.connection, word + payload)
             self.take()
             self.replies = self.asks_for
             if self.replies is StreamingMode.SNAPSHOTS:

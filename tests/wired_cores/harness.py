@@ -74,7 +74,7 @@ class World:
         self.router = self._new_router()
         self.edges = [EdgeSide(self, "one"), EdgeSide(self, "two")]
         self.workers: list[Worker] = []
-        #: By message: how it ended and where, and how many of its deltas were said to be on disk.
+        #: By message: how it ended and where, and how many of its deltas were reported to be on disk.
         self.ends: dict[str, tuple[int, int]] = {}
         self.promised: dict[str, int] = {}
         self.errors: Counter[str] = Counter()

@@ -189,11 +189,11 @@ def change(client: Client, operation: str, pick: int) -> None:
 
 def cancel(client: Client, pick: int) -> None:
     """A client cancels all replies to its last message."""
-    said = [frame.message for frame in client.waiting.values() if frame.HasField("message")]
-    if said:
+    sent = [frame.message for frame in client.waiting.values() if frame.HasField("message")]
+    if sent:
         frame = ClientFrame()
-        frame.cancel.client_id = said[pick % len(said)].id
-        frame.cancel.conversation.CopyFrom(said[pick % len(said)].conversation)
+        frame.cancel.client_id = sent[pick % len(sent)].id
+        frame.cancel.conversation.CopyFrom(sent[pick % len(sent)].conversation)
         client.send(frame)
 
 
@@ -227,8 +227,8 @@ def perform(world: World, operation: str, pick: int, name: str) -> None:
     clients = [client for client in world.clients if client.connection.state is ConnectionState.OPEN]
     shown = [client for client in clients if isinstance(client, ShownClient)]
     if operation == "switch" and shown:
-        said = about("message", name) if pick % 3 else None
-        shown[pick % len(shown)].switch(SO_FAR if pick % 2 else WHOLE, said)
+        sent = about("message", name) if pick % 3 else None
+        shown[pick % len(shown)].switch(SO_FAR if pick % 2 else WHOLE, sent)
     elif clients:
         of_client(clients[pick % len(clients)], operation, pick // 3, name)
     world.settle()

@@ -66,19 +66,21 @@ def leave(connection: Connection, *topics: int) -> RouterEntry:
 
 def message(name: str, seq: int, text: str = "", client_id: str = "", user: str = "") -> Message:
     """Return a message in a group."""
-    said = Message(address=group(name), client_id=client_id)
-    said.parts.append(Part())
-    said.parts[0].text.text = text or f"text {seq}"
-    said.author.user = user
-    said.position.epoch, said.position.seq = "e", seq
-    return said
+    posted = Message(address=group(name), client_id=client_id)
+    posted.parts.append(Part())
+    posted.parts[0].text.text = text or f"text {seq}"
+    posted.author.user = user
+    posted.position.epoch, posted.position.seq = "e", seq
+    return posted
 
 
-def publish(number: int, said: Message, but: Connection | None = None, replayed: bool = False) -> RouterEntry:
+def publish(
+    number: int, posted: Message, but: Connection | None = None, replayed: bool = False
+) -> RouterEntry:
     """Return the entry that publishes a message to a topic's subscribers."""
     entry = RouterEntry()
     entry.publish.topic = number
-    entry.publish.frame.message.CopyFrom(said)
+    entry.publish.frame.message.CopyFrom(posted)
     entry.publish.replayed = replayed
     if but is not None:
         setattr(entry.publish, "except", but.number)
@@ -87,9 +89,9 @@ def publish(number: int, said: Message, but: Connection | None = None, replayed:
 
 def open_message(name: str, ident: str = "r", text: str = "", next_index: int = 0, seq: int = 1) -> Message:
     """Return an open message, new or as a snapshot."""
-    said = message(name, seq, text or "so far")
-    said.id, said.state, said.next_index = ident, MESSAGE_STATE_OPEN, next_index
-    return said
+    posted = message(name, seq, text or "so far")
+    posted.id, posted.state, posted.next_index = ident, MESSAGE_STATE_OPEN, next_index
+    return posted
 
 
 def delta(number: int, index: int, text: str = "", ident: str = "r", count: int = 0) -> RouterEntry:

@@ -10,7 +10,7 @@ from trunkline_edge.dialects.codec import Codec, Decoded, DirectReply, Framing, 
 
 from tests.edge.core.core_harness import PROTO
 
-#: What a client says, and is answered; what follows the colon is said together with the switch.
+#: Words that switch the codec, repeated as the answer; bytes after the colon are a frame for the new codec.
 SO_FAR, WHOLE = b"so far:", b"whole:"
 ASK, ANSWER = b"ask", b"answered"
 #: What is answered with nothing.
@@ -37,9 +37,9 @@ class Shown(Codec):
     def decode(self, payload: bytes, binary: bool = False) -> Decoded:
         for word, streaming in WAYS.items():
             if payload.startswith(word):
-                said = payload.removeprefix(word)
+                rest = payload.removeprefix(word)
                 return SwitchCodec(
-                    replace(self, streaming=streaming), PROTO.decode(said) if said else DirectReply(word)
+                    replace(self, streaming=streaming), PROTO.decode(rest) if rest else DirectReply(word)
                 )
         if payload in (ASK, SAY_NOTHING):
             return DirectReply(ANSWER if payload == ASK else b"")

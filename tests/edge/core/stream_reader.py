@@ -156,8 +156,8 @@ class Stream:
 
     def snapshot(self) -> ServerFrame:
         text = "".join(self.tokens) or " "
-        said = open_message(self.name, self.ident, text, len(self.tokens), self.seq)
-        return ServerFrame(message=said)
+        snapshot = open_message(self.name, self.ident, text, len(self.tokens), self.seq)
+        return ServerFrame(message=snapshot)
 
 
 class Client:

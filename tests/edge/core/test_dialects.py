@@ -163,22 +163,22 @@ def test_ids_are_given_once_and_sent_again_on_a_new_link(core: EdgeCore) -> None
     taken(core.uplink)
     for client in (*clients, *clients):
         core.client_frames.received(client, MESSAGE)
-    said = requests(core)
-    assert len({ident for _, ident in said}) == 4
-    assert said[0][1].startswith("c-0")
-    first, second = said[0]
+    asked = requests(core)
+    assert len({ident for _, ident in asked}) == 4
+    assert asked[0][1].startswith("c-0")
+    first, second = asked[0]
     deliver(core, ack(clients[0], second))
     core.link_lost()
     core.linked()
-    assert sorted(requests(core)) == sorted(said[1:])
-    deliver(core, *(ack(core.connections[number], ident) for number, ident in said[1:]))
+    assert sorted(requests(core)) == sorted(asked[1:])
+    deliver(core, *(ack(core.connections[number], ident) for number, ident in asked[1:]))
     core.link_lost()
     core.linked()
     assert requests(core) == []
     core.client_frames.received(clients[0], MESSAGE)
     [(number, ident)] = requests(core)
     assert number == first
-    assert ident not in {each for _, each in said}
+    assert ident not in {each for _, each in asked}
 
 
 def test_an_id_of_its_own_is_left_as_it_is(core: EdgeCore) -> None:
@@ -210,8 +210,8 @@ def test_a_replayed_message_is_told_to_its_author_only_where_that_wants_it(
     core.link_lost()
     core.linked()
     deliver(core, topic(2, "team"), join(client, 2), join(other, 2))
-    said = message("team", 1, text="mine", client_id="m", user="u")
-    deliver(core, publish(2, said, replayed=True), ack(client, "m"))
+    posted = message("team", 1, text="mine", client_id="m", user="u")
+    deliver(core, publish(2, posted, replayed=True), ack(client, "m"))
     assert shown(client) == [*(["mine"] if echo else []), "ack"]
     assert shown(other) == ["mine"]
 

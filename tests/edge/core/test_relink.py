@@ -159,8 +159,8 @@ def test_a_replayed_message_is_not_shown_to_the_author_who_waits_for_its_ack(cor
     core.client_frames.received(author, say("m1"))
     relink(core)
     deliver(core, topic(1, "team"), join(author, 1), join(other, 1))
-    said = message("team", 1, client_id="m1", user="a")
-    deliver(core, publish(1, said, replayed=True), ack(author, "m1"))
+    posted = message("team", 1, client_id="m1", user="a")
+    deliver(core, publish(1, posted, replayed=True), ack(author, "m1"))
     assert heard(author) == ["ack m1"]
     assert heard(other) == ["message 1"]
 
@@ -172,8 +172,8 @@ def test_a_replayed_message_with_the_same_id_is_shown(core: EdgeCore, user: str,
     [author] = open_all(core, "a")
     deliver(core, topic(2, "other"), join(author, 2))
     core.client_frames.received(author, say("m1"))
-    said = message(name, 1, client_id="m1", user=user)
-    deliver(core, publish(1 if name == "team" else 2, said, replayed=True))
+    posted = message(name, 1, client_id="m1", user=user)
+    deliver(core, publish(1 if name == "team" else 2, posted, replayed=True))
     assert heard(author) == ["message 1"]
 
 

@@ -49,10 +49,10 @@ def missed(connection: Connection, seq: int) -> RouterEntry:
 
 
 def for_user(seq: int) -> Message:
-    said = message("team", seq)
-    said.address.CopyFrom(USERS)
-    said.position.epoch = "u"
-    return said
+    posted = message("team", seq)
+    posted.address.CopyFrom(USERS)
+    posted.position.epoch = "u"
+    return posted
 
 
 def written(connection: Connection) -> bytes:

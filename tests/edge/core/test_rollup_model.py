@@ -217,8 +217,8 @@ class RollupModel(RuleBasedStateMachine):
         shown = [client for client in self.clients if isinstance(client.reader, ShownReader)]
         client = shown[pick % len(shown)]
         before = client.connection.codec.streaming
-        said = JSON.decode(b'{"type":"ping","id":"p"}').SerializeToString() if asks else b""
-        self.core.client_frames.received(client.connection, word + said)
+        frame = JSON.decode(b'{"type":"ping","id":"p"}').SerializeToString() if asks else b""
+        self.core.client_frames.received(client.connection, word + frame)
         assert isinstance(client.reader, ShownReader)
         self.settle()
         if (before, WAYS[word]) == (StreamingMode.COMPLETE, StreamingMode.SNAPSHOTS):

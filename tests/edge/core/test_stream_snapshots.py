@@ -59,13 +59,13 @@ def opened() -> tuple[StreamedMessage, StreamSnapshots, Message]:
 
 @given(deltas, st.lists(st.integers(1, 4)), st.sets(st.integers(0, 20)), st.sets(st.integers(0, 20)))
 def test_deltas_add_up_as_in_the_router(
-    said: list[tuple[str, str | Part]], joins: list[int], looks: set[int], resets: set[int]
+    contents: list[tuple[str, str | Part]], joins: list[int], looks: set[int], resets: set[int]
 ) -> None:
     """Independently of joins on the way, of reads, and of snapshots."""
     router, snapshots, message = opened()
     joins = joins.copy()
     waiting: list[Delta] = []
-    for index, (kind, content) in enumerate(said):
+    for index, (kind, content) in enumerate(contents):
         delta = Delta(index=index)
         if isinstance(content, Part):
             delta.part.CopyFrom(content)

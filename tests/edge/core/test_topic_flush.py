@@ -57,8 +57,8 @@ def test_each_codec_gets_the_same_frames_in_its_own_form() -> None:
 
 def test_an_author_gets_all_but_its_own() -> None:
     core, (author, other) = listening(JSON, JSON)
-    said = [message("team", seq) for seq in (1, 2, 3)]
-    deliver(core, publish(1, said[0]), publish(1, said[1], but=author), publish(1, said[2]))
+    posted = [message("team", seq) for seq in (1, 2, 3)]
+    deliver(core, publish(1, posted[0]), publish(1, posted[1], but=author), publish(1, posted[2]))
     assert heard(author) == ["message 1", "message 3"]
     assert heard(other) == ["message 1", "message 2", "message 3"]
 

@@ -89,7 +89,7 @@ WRONG = {
 }
 
 
-async def said(logs: list[Any], edge: Edge, part: str) -> None:
+async def logged(logs: list[Any], edge: Edge, part: str) -> None:
     await edge.until(lambda: any(part in line.get("problem", "") for line in logs))
 
 
@@ -98,7 +98,7 @@ async def test_what_is_no_router_is_named_in_one_line_however_often_it_is_tried(
     serve, arguments, words = WRONG[wrong]
     with capture_logs() as logs:
         async with serve(*arguments) as address, running_edge(address) as edge:  # type: ignore[operator]
-            await said(logs, edge, words)
+            await logged(logs, edge, words)
             if wrong != "silent TCP" and wrong != "no welcome":
                 await asyncio.sleep(0.1)
             assert not edge.linked.is_set()

@@ -47,8 +47,8 @@ def tenant(*kids: str, **settings: Any) -> TenantPolicy:
 
 
 def token(kid: str = "one", **claims: Any) -> str:
-    said = {"sub": "ann", "aud": "chat", "exp": int(time.time()) + 600, **claims}
-    return jwt.encode({"alg": "HS256", "kid": kid}, said, KEYS[kid])
+    payload = {"sub": "ann", "aud": "chat", "exp": int(time.time()) + 600, **claims}
+    return jwt.encode({"alg": "HS256", "kid": kid}, payload, KEYS[kid])
 
 
 async def send_policy(link: ScriptedLink, entry: TenantPolicy | TenantGone) -> None:

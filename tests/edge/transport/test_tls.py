@@ -230,15 +230,15 @@ async def test_who_speaks_plain_http_is_told_that_it_takes_tls(ours: Certificate
         assert b"use https:// and wss://" in await answer(reader)
 
 
-@pytest.mark.parametrize("said", [b"", b"\x00" * 100, b"SSH-2.0-OpenSSH_9.6\r\n", bytes(range(256))])
+@pytest.mark.parametrize("first_bytes", [b"", b"\x00" * 100, b"SSH-2.0-OpenSSH_9.6\r\n", bytes(range(256))])
 @pytest.mark.parametrize("how", ["reset", "close"])
 async def test_who_speaks_no_tls_is_closed_and_nothing_is_raised(
-    ours: Certificates, said: bytes, how: str
+    ours: Certificates, first_bytes: bytes, how: str
 ) -> None:
     async with secure(ours) as (edge, link):
         trusting, edge.trusting = edge.trusting, None
         _, writer = await edge.raw()
-        writer.write(said)
+        writer.write(first_bytes)
         reset(writer) if how == "reset" else writer.close()
         edge.trusting = trusting
         client, _ = await accepted(edge, link)

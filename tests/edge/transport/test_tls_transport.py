@@ -134,16 +134,18 @@ class Both:
             self._client.unwrap()
 
 
-async def conversation(sizes: list[int], said: list[bytes], got: list[bytes], by_eof: bool) -> Any:
+async def conversation(
+    sizes: list[int], from_client: list[bytes], from_edge: list[bytes], by_eof: bool
+) -> Any:
     both = Both(sizes)
     transport = both.heard.transport
     assert transport is both.tls
-    for ours, theirs in zip(said, got, strict=True):
-        both.say(ours)
-        transport.write(theirs)
+    for up, down in zip(from_client, from_edge, strict=True):
+        both.say(up)
+        transport.write(down)
         both.carry()
-    assert both.heard.data == b"".join(said)
-    assert both.data == b"".join(got)
+    assert both.heard.data == b"".join(from_client)
+    assert both.data == b"".join(from_edge)
     transport.write(b"the last")
     if by_eof:
         transport.write_eof()
@@ -173,6 +175,8 @@ three = st.tuples(*[st.integers(1, 70_000)] * 3)
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 100_000), min_size=1, max_size=5), three, three, st.booleans())
 def test_what_is_said_is_heard_and_the_end_is_the_last(
-    sizes: list[int], said: tuple[int, ...], got: tuple[int, ...], by_eof: bool
+    sizes: list[int], from_client: tuple[int, ...], from_edge: tuple[int, ...], by_eof: bool
 ) -> None:
-    asyncio.run(conversation(sizes, [text(size) for size in said], [text(size) for size in got], by_eof))
+    asyncio.run(
+        conversation(sizes, [text(size) for size in from_client], [text(size) for size in from_edge], by_eof)
+    )
