@@ -75,7 +75,7 @@ GRPC_OPTIONS = [
 async def serve(settings: RouterSettings, stop: asyncio.Event) -> None:
     """Run a router until the event is set. Raises StartError if it cannot start."""
     listeners.check(settings)
-    log = open_log(settings)
+    log = await open_log(settings)
     runtime = make_runtime(settings, log)
     await runtime.load()
     admin = TenantAdmin(runtime)

@@ -9,8 +9,11 @@ from trunkline_router.log.sqlite.engine import SqliteLog
 from trunkline_router.settings import RouterSettings
 
 
-def open_log(settings: RouterSettings) -> Log:
-    """Open the log in the data folder, which is created if missing. Raises StartError."""
+async def open_log(settings: RouterSettings) -> Log:
+    """Open the log in the data folder, which is created if missing. Raises StartError.
+
+    An engine joins here with one line; its `open` returns a Log.
+    """
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         return SqliteLog.open(settings.data_dir / "trunkline.db")

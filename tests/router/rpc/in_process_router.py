@@ -163,7 +163,7 @@ async def in_process_router(
     folder: Path, edge_verifier: EdgeVerifier | None = None
 ) -> AsyncIterator[InProcessRouter]:
     settings = RouterSettings(data_dir=folder)
-    log = open_log(settings)
+    log = await open_log(settings)
     runtime = make_runtime(settings, log)
     await runtime.load()
     admin = TenantAdmin(runtime)
