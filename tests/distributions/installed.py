@@ -1,4 +1,4 @@
-"""Builds the distributions of this repository, and installs one into an environment of its own."""
+"""Builds the distributions of this repository and installs them into separate environments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.support.processes import ROOT, environment
 
-#: Folder of each distribution, by its name.
+#: Directory of each distribution, by name.
 PROJECTS = {
     "trunkline-contract": ROOT / "protos",
     "trunkline-runtime": ROOT / "runtime",
@@ -18,12 +18,12 @@ PROJECTS = {
     "trunkline-router": ROOT / "router",
     "trunkline-client": ROOT / "clients" / "python",
 }
-#: Building and installing run pip, which may have to download.
+#: pip may have to download packages.
 PIP_TIMEOUT_S = 300.0
 
 
 def run(*command: str, cwd: Path = ROOT, **env: str) -> str:
-    """Run a command; return what it printed, or fail with what it wrote to stderr."""
+    """Run a command and return its stdout; fail with its output if it fails."""
     done = subprocess.run(
         command,
         cwd=cwd,
@@ -39,14 +39,14 @@ def run(*command: str, cwd: Path = ROOT, **env: str) -> str:
 
 
 def build(name: str, wheels: Path) -> Path:
-    """The wheel of a distribution, built from its source archive as `python -m build` does."""
+    """Build the wheel of a distribution from its source archive, like `python -m build`."""
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(wheels), str(PROJECTS[name]))
     (wheel,) = wheels.glob(f"{name.replace('-', '_')}-*.whl")
     return wheel
 
 
 class Environment:
-    """An empty virtual environment with one wheel, and what pip installs for it."""
+    """Virtual environment with one wheel and its dependencies."""
 
     def __init__(self, folder: Path, wheel: Path) -> None:
         venv.create(folder, with_pip=False, symlinks=os.name != "nt")
@@ -57,15 +57,15 @@ class Environment:
         run(*pip, "install", *options, "--find-links", str(wheel.parent), str(wheel))
 
     def python(self, program: str) -> str:
-        """Run a program in the environment, away from the repository; return what it printed."""
+        """Run a program in the environment, outside the repository; return its stdout."""
         return run(str(self.bin / "python"), "-I", "-c", program, cwd=self._folder)
 
     def command(self, name: str, *arguments: str) -> str:
-        """Run a command that the wheel installed; return what it printed."""
+        """Run a command installed by the wheel; return its stdout."""
         return run(str(self.bin / name), *arguments, cwd=self._folder)
 
     def packages(self) -> set[str]:
-        """Packages of this project that can be imported."""
+        """Return the importable packages of this project."""
         names = ["trunkline", "trunkline_runtime", "trunkline_edge", "trunkline_router", "trunkline_client"]
         found = self.python(
             f"from importlib.util import find_spec; print(*[n for n in {names!r} if find_spec(n)])"
@@ -73,7 +73,7 @@ class Environment:
         return set(found.split())
 
     def import_all(self, package: str) -> None:
-        """Import every module of a package; fails if a dependency is not declared."""
+        """Import every module of a package; fail if a dependency is not declared."""
         self.python(
             f"import importlib, pkgutil, {package} as package; "
             "[importlib.import_module(module.name)"

@@ -1,4 +1,4 @@
-"""Each distribution builds to a wheel that installs and runs alone, in an empty environment."""
+"""Each distribution builds a wheel that installs and runs on its own in an empty environment."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from tests.support.processes import Process
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Wheel of each distribution, all in one folder."""
+    """Wheel of each distribution, in one directory."""
     folder = tmp_path_factory.mktemp("wheels")
     return {name: build(name, folder) for name in PROJECTS}
 
 
 def top_level(wheel: Path) -> set[str]:
-    """Names that a wheel puts into site-packages, without its own metadata."""
+    """Return the names that a wheel installs into site-packages, without its metadata."""
     with zipfile.ZipFile(wheel) as archive:
         names = {name.split("/")[0] for name in archive.namelist()}
     return {name for name in names if not name.endswith(".dist-info")}
 
 
-def test_each_wheel_takes_one_name_in_site_packages(wheels: dict[str, Path]) -> None:
+def test_each_wheel_installs_one_name_into_site_packages(wheels: dict[str, Path]) -> None:
     assert {name: top_level(wheel) for name, wheel in wheels.items()} == {
         "trunkline-contract": {"trunkline"},
         "trunkline-runtime": {"trunkline_runtime"},
@@ -35,7 +35,7 @@ def test_each_wheel_takes_one_name_in_site_packages(wheels: dict[str, Path]) -> 
     }
 
 
-def test_the_contract_is_usable_alone(wheels: dict[str, Path], tmp_path: Path) -> None:
+def test_the_contract_is_usable_on_its_own(wheels: dict[str, Path], tmp_path: Path) -> None:
     installed = Environment(tmp_path, wheels["trunkline-contract"])
     program = (
         "from trunkline.v1 import catalogue, broadcast_service_pb2_grpc; print(len(catalogue.ENTRIES) > 9)"
@@ -45,7 +45,7 @@ def test_the_contract_is_usable_alone(wheels: dict[str, Path], tmp_path: Path) -
     assert installed.packages() == {"trunkline"}
 
 
-def test_the_client_brings_no_server(wheels: dict[str, Path], tmp_path: Path) -> None:
+def test_the_client_installs_no_server(wheels: dict[str, Path], tmp_path: Path) -> None:
     installed = Environment(tmp_path, wheels["trunkline-client"])
     assert installed.python("from trunkline_client import Backend, Client, Worker; print('ok')") == "ok\n"
     assert "chat" in installed.command("trunkline", "--help")
@@ -53,7 +53,7 @@ def test_the_client_brings_no_server(wheels: dict[str, Path], tmp_path: Path) ->
     assert installed.packages() == {"trunkline", "trunkline_client"}
 
 
-def test_router_and_edge_run_from_their_wheels_alone(wheels: dict[str, Path], tmp_path: Path) -> None:
+def test_router_and_edge_run_from_their_wheels(wheels: dict[str, Path], tmp_path: Path) -> None:
     routers = Environment(tmp_path / "router", wheels["trunkline-router"])
     edges = Environment(tmp_path / "edge", wheels["trunkline-edge"])
     assert routers.packages() == {"trunkline", "trunkline_runtime", "trunkline_router"}

@@ -1,4 +1,4 @@
-"""Processes that are killed at random moments, and those who talk and listen meanwhile."""
+"""Fault injection: kills processes at random moments while clients send and listen."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ ASK_TIMEOUT_S = patient(20)
 
 
 class FaultInjector:
-    """Two workers, two edges and a router, each of which may be killed and started again."""
+    """Kills and restarts two workers, two edges and a router."""
 
     def __init__(self, fleet: Fleet, rng: Random) -> None:
         self.fleet = fleet
         self.rng = rng
         self.edges = [process for process in fleet.processes if process.name == "edge"]
-        #: An edge comes back at the address that it had.
+        #: A restarted edge keeps its address.
         self.addresses = [edge.address for edge in self.edges]
         self.workers: list[Process] = []
-        self.deeds: list[str] = []
+        self.faults: list[str] = []
 
     async def start_workers(self, count: int = 2) -> None:
-        """The workers."""
+        """Start the workers."""
         for _ in range(count):
             self.workers.append(await asyncio.to_thread(self._start_worker))
 
@@ -48,10 +48,10 @@ class FaultInjector:
         return self.fleet._add(worker_process(self.fleet.router.address, SCRIPT))
 
     async def kill_one(self) -> None:
-        """Kill one of them, or the router and another one, and start it again, at once or after a while."""
+        """Kill a random process, or the router and a worker, and restart it, at once or after a pause."""
         victims = self.rng.choice(["worker", "worker", "edge", "edge", "router", "router", "router worker"])
         number, pause_s = self.rng.randrange(2), self.rng.choice([0.0, 0.0, 0.3, 0.8])
-        self.deeds.append(f"{victims} {number} for {pause_s} s")
+        self.faults.append(f"{victims} {number} for {pause_s} s")
         for victim in victims.split():
             process = {"router": self.fleet.router, "worker": self.workers[number]}.get(
                 victim, self.edges[number]
@@ -59,29 +59,29 @@ class FaultInjector:
             await asyncio.to_thread(process.kill)
         await asyncio.sleep(pause_s)
         for victim in victims.split():
-            await getattr(self, f"_{victim}_again")(number)
+            await getattr(self, f"_{victim}_restart")(number)
 
-    async def _router_again(self, _: int) -> None:
+    async def _router_restart(self, _: int) -> None:
         await asyncio.to_thread(self.fleet.start_router)
 
-    async def _edge_again(self, number: int) -> None:
+    async def _edge_restart(self, number: int) -> None:
         env = {"TRUNKLINE_EDGE_LISTEN": self.addresses[number]}
         self.edges[number] = await asyncio.to_thread(lambda: self.fleet.start_edge(**env))
 
-    async def _worker_again(self, number: int) -> None:
+    async def _worker_restart(self, number: int) -> None:
         self.workers[number] = await asyncio.to_thread(self._start_worker)
 
 
 @dataclass
 class ReplyTranscript:
-    """What one who iterates over a client's events has of each reply."""
+    """Text and state of each reply, as seen by a consumer of a client's events."""
 
     text: dict[str, str] = field(default_factory=dict)
     state: dict[str, str] = field(default_factory=dict)
     lost: int = 0
 
     def take(self, event: object) -> None:
-        """An event came."""
+        """Apply an event."""
         match event:
             case Message() if event.reply_to:
                 self._put(event)
@@ -101,12 +101,12 @@ class ReplyTranscript:
 
 
 def state_name(state: MessageState.ValueType) -> str:
-    """As in JSON."""
+    """Return the name of a state as in the JSON encoding."""
     return MessageState.Name(state).removeprefix("MESSAGE_STATE_").lower()
 
 
 def client(edge: str, user: str, conversation: str) -> Client:
-    """A client of the library."""
+    """Create a client of the client library."""
     return Client(
         f"ws://{edge}",
         tenant="demo",
@@ -120,12 +120,12 @@ def client(edge: str, user: str, conversation: str) -> Client:
 
 @contextlib.asynccontextmanager
 async def transcribing_client(edge: str, user: str, conversation: str):  # type: ignore[no-untyped-def]
-    """One who listens by the library."""
+    """Connect a library client and yield the transcript of its replies."""
     transcript = ReplyTranscript()
-    async with client(edge, user, conversation) as heard:
+    async with client(edge, user, conversation) as listener:
 
         async def listen() -> None:
-            async for event in heard.events():
+            async for event in listener.events():
                 transcript.take(event)
 
         task = asyncio.create_task(listen())
@@ -134,25 +134,25 @@ async def transcribing_client(edge: str, user: str, conversation: str):  # type:
 
 
 async def ask_and_check(asker: Client, question: str) -> None:
-    """Ask, and hold the answer to what it should be, as it came bit by bit and as a whole."""
-    shown = ""
+    """Ask a question and check its answer, both the streamed deltas and the final text."""
+    streamed = ""
     async with (
         asyncio.timeout(ASK_TIMEOUT_S),
         asker.ask(question, timeout_s=ASK_TIMEOUT_S) as reply,
     ):
         async for step in reply:
-            shown = text_of(step.message) if isinstance(step, Snapshot) else shown + step.text
+            streamed = text_of(step.message) if isinstance(step, Snapshot) else streamed + step.text
         assert reply.state == MESSAGE_STATE_COMPLETE, f"{question}: {state_name(reply.state)} {reply.error}"
-        right = answer_to(question)
+        expected = answer_to(question)
         assert reply.message is not None
-        assert reply.text == right, (
-            f"{reply.message.id}: {len(reply.text)} of {len(right)}: {reply.text[-80:]!r}"
+        assert reply.text == expected, (
+            f"{reply.message.id}: {len(reply.text)} of {len(expected)}: {reply.text[-80:]!r}"
         )
-        assert shown == reply.text, f"{len(shown)} of {len(reply.text)} were told: {shown[-80:]!r}"
+        assert streamed == reply.text, f"{len(streamed)} of {len(reply.text)} streamed: {streamed[-80:]!r}"
 
 
 async def stay_connected(chatter: RecordingClient, edges: list[str]) -> None:
-    """Connect again, and go on, whenever the connection breaks."""
+    """Reconnect and resume whenever the connection breaks."""
     chatter.breaks_expected = True
     while True:
         if chatter.closed:

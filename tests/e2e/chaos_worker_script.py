@@ -1,7 +1,7 @@
-"""A worker on the client library whose answers follow from the questions, to be killed at any moment.
+"""Worker on the client library with deterministic answers, which tests kill at any moment.
 
-Prints `attached` each time it is. A question is `<count> <anything>`; WORDS_PAUSE_S is the pause after each
-word.
+Prints `attached` each time it attaches. A question is `<count> <anything>`; WORDS_PAUSE_S is the pause after
+each word.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ PAUSE_S = float(os.environ.get("WORDS_PAUSE_S", "0.02"))
 
 
 def answer_to(question: str) -> str:
-    """The one right answer to a question."""
+    """Return the expected answer to a question."""
     count = int(question.split()[0])
     return "".join(f"{question}: word {number}; " for number in range(count))
 
 
 def words(text: str) -> list[str]:
-    """A text in pieces."""
+    """Split a text into pieces."""
     return [f"{word}; " for word in text.split("; ")[:-1]]
 
 
@@ -37,11 +37,11 @@ worker = Worker(
 
 @worker.handler
 async def answer(message: Message) -> None:
-    """Says it word by word, from where an earlier attempt stopped."""
+    """Stream the answer word by word, from where an earlier attempt stopped."""
     whole = answer_to(text_of(message))
     async with worker.reply(message) as out:
         rest = whole.removeprefix(out.text)
-        assert out.text + rest == whole, f"{out.text!r} is no beginning of {whole!r}"
+        assert out.text + rest == whole, f"{out.text!r} is not a prefix of {whole!r}"
         for word in words(rest):
             await out.write(word)
             await asyncio.sleep(PAUSE_S)

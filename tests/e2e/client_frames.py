@@ -1,4 +1,4 @@
-"""Every frame that a client can send, with ids of one side or the other."""
+"""Every client frame of the contract, with ids of the sending tenant or of the other one."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _signal(by: TwinTenant) -> SignalFrame:
     return frame
 
 
-#: By kind: what one side sends, with ids of its own or of the other.
+#: By kind: frame that tenant `by` sends with the ids of tenant `of`, its own or the other one's.
 FRAMES: dict[str, Callable[[TwinTenant, TwinTenant, str], Message]] = {
     "message": lambda by, of, ident: MessageFrame(
         id=ident, parts=_parts(by), reply_to=of.message_id, attributes={"words": by.words}
@@ -80,12 +80,12 @@ FRAMES: dict[str, Callable[[TwinTenant, TwinTenant, str], Message]] = {
 
 
 def frame_of(kind: str, by: TwinTenant, of: TwinTenant, ident: str) -> ClientFrame:
-    """A frame of this kind that `by` sends."""
+    """Return a frame of this kind, sent by `by` with the ids of `of`."""
     return ClientFrame(**{kind: FRAMES[kind](by, of, ident)})
 
 
 def encoded(frame: ClientFrame, language: str) -> str | bytes:
-    """As `trunkline.v1.json` or `trunkline.v1.proto` has it."""
+    """Encode a frame as `trunkline.v1.json` or `trunkline.v1.proto`."""
     if language.endswith("proto"):
         return frame.SerializeToString()
     kind = frame.WhichOneof("frame") or ""
@@ -94,7 +94,7 @@ def encoded(frame: ClientFrame, language: str) -> str | bytes:
 
 
 def _as_json(value: Any, name: str = "") -> Any:
-    """What protobuf's own JSON says, in the words of the protocol."""
+    """Convert protobuf's JSON to the protocol's JSON."""
     match value:
         case dict():
             return {key: _as_json(each, key) for key, each in value.items()}

@@ -1,4 +1,4 @@
-"""What tests of whole fleets have in common; the `fleet` itself is each module's own."""
+"""Fixtures for tests of whole fleets; each module defines its own `fleet`."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _no_tracebacks() -> Iterator[None]:
-    """After each test: no process of any fleet has written a traceback."""
+    """Check after each test that no process has written a traceback."""
     yield
     for each in running_fleets:
-        each.assert_quiet()
+        each.assert_no_tracebacks()
 
 
 @pytest.fixture
 def edge(fleet: Fleet) -> Process:
-    """The first edge."""
+    """First edge of the fleet."""
     return fleet.edges[0]
 
 
 @pytest.fixture
 def operator(fleet: Fleet) -> Iterator[OperatorClient]:
-    """Calls the router with the operator's key."""
+    """Client with the operator's key."""
     with OperatorClient(fleet.router.address, fleet.operator_key) as calling:
         yield calling

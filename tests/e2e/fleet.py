@@ -1,4 +1,4 @@
-"""Routers, edges and workers of one test module, killed and started again as tests need it."""
+"""Router, edges and workers of a test module, which tests kill and restart."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 WORKER = Path(__file__).with_name("worker_script.py")
-#: What a process writes where something went wrong that nobody expected.
+#: Stderr output of a process on an unexpected error.
 _TRACEBACK = re.compile(r'Traceback|"exception"|never retrieved|never awaited|Exception ignored')
 
-#: Fleets that are running: conftest looks at them after each test.
+#: Running fleets, which conftest checks after each test.
 running_fleets: list[Fleet] = []
 
 
 class Fleet:
-    """Processes with one data folder. `router` is the one that runs, or that ran last."""
+    """Processes with one data directory. `router` is the latest router, running or not."""
 
     router: Process
 
@@ -36,38 +36,38 @@ class Fleet:
 
     @property
     def operator_key(self) -> str:
-        """The operator's, which the router has made."""
+        """Operator key that the router has generated."""
         return (self._data / "operator.key").read_text().strip()
 
     @property
     def edges(self) -> list[Process]:
-        """The edges, also those that were killed."""
+        """All edges, including killed ones."""
         return [process for process in self.processes if process.name == "edge"]
 
     def start_router(self, **env: str) -> Process:
-        """Start the router; again, it is the same one after a restart: same port, same data."""
+        """Start the router; after a kill, restart it on the same port with the same data."""
         if self.processes:
             env = {"TRUNKLINE_ROUTER_LISTEN": self.router.address} | env
         self.router = self._add(router_process(self._data, **(self._env | env)))
         return self.router
 
     def start_edge(self, **env: str) -> Process:
-        """Start one more edge, with a name of its own unless `env` says otherwise."""
+        """Start another edge, with a new edge id unless `env` sets one."""
         name = f"edge-{len(self.processes)}"
         return self._add(edge_process(self.router.address, **({"TRUNKLINE_EDGE_ID": name} | env)))
 
     def start_worker(self, mode: str, agent: str = "echo") -> Process:
-        """Start the worker of worker_script.py."""
+        """Start worker_script.py in a mode."""
         env = {"WORKER_MODE": mode, "WORKER_AGENT": agent}
         return self._add(worker_process(self.router.address, WORKER, **env))
 
     async def restart_router(self, **env: str) -> Process:
-        """Kill the router with SIGKILL and start it again, while the test's own loop goes on."""
+        """Kill the router with SIGKILL and restart it without blocking the event loop."""
         await asyncio.to_thread(self.router.kill)
         return await asyncio.to_thread(lambda: self.start_router(**env))
 
-    def assert_quiet(self) -> None:
-        """No process has written a traceback."""
+    def assert_no_tracebacks(self) -> None:
+        """Fail if a process has written a traceback."""
         for process in self.processes:
             found = _TRACEBACK.search(process.stderr)
             assert not found, f"{process.name} wrote {found and found.group()}:\n{process.stderr}"
@@ -80,7 +80,7 @@ class Fleet:
 
 @contextmanager
 def fleet_of(data: Path, edges: int = 1, **env: str) -> Iterator[Fleet]:
-    """A router and so many edges; `env` is the router's. All is stopped at the end."""
+    """Run a router with environment `env`, and `edges` edges, until the block ends."""
     with ExitStack() as stack:
         fleet = Fleet(data, stack, env)
         running_fleets.append(fleet)
@@ -89,13 +89,13 @@ def fleet_of(data: Path, edges: int = 1, **env: str) -> Iterator[Fleet]:
         for _ in range(edges):
             fleet.start_edge()
         yield fleet
-        fleet.assert_quiet()
+        fleet.assert_no_tracebacks()
 
 
 def metric(process: Process, name: str, absent: float | None = None) -> float:
-    """A metric of an edge, by its name and labels, such as `trunkline_edge_connections`.
+    """Return a metric by name and labels, such as `trunkline_edge_connections`.
 
-    Where it is not there it is `absent`, or fails without one.
+    A missing metric counts as `absent` or, without that, raises IndexError.
     """
     with urlopen(f"http://{process.address}/metrics", timeout=patient(10)) as response:
         lines = response.read().decode().splitlines()
@@ -106,6 +106,6 @@ def metric(process: Process, name: str, absent: float | None = None) -> float:
 
 
 def rss_bytes(process: Process) -> int:
-    """Memory that the process holds. Linux only."""
+    """Return the resident memory of a process. Linux only."""
     pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
     return pages * 4096

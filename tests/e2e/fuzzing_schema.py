@@ -1,8 +1,8 @@
-"""The published OpenAPI document as a fuzzer needs it: all that is taken, and nothing more.
+"""Variant of the published OpenAPI document for fuzzing, which accepts exactly what the edge accepts.
 
-Canonical protobuf JSON takes more than a document for people and generators should show: null, numbers as
-strings and the other way round. And the parts that requests share with answers are left open there, as
-answers may grow, though what a request says must be known.
+Canonical protobuf JSON is more lenient than a document for people and generators should be: it accepts null,
+and strings for numbers and vice versa. In turn, schemas shared by requests and responses are open in the
+document, because responses may gain fields, while unknown fields of a request are rejected.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import Any
 Schema = dict[str, Any]
 
 SCHEMAS = "#/components/schemas/"
-#: What stands for a whole number.
+#: String form of an integer.
 WHOLE = {"type": "string", "pattern": "^-?[0-9]{1,20}$"}
 
 
 def fuzzing_schema(document: Schema, tenant: str) -> Schema:
-    """The document, with request bodies as strict and as lenient as the edge is; changes `document`.
+    """Return the document with request bodies exactly as strict as the edge; modifies `document`.
 
-    Statuses that are not named are refused, and so is every tenant but one, as most calls would come to
-    nothing. What streams is left out.
+    Undocumented statuses are errors. The tenant is fixed, as most calls would otherwise have no effect.
+    Streaming operations are left out.
     """
     schemas = document["components"]["schemas"]
     for name in list(schemas):
-        schemas[f"Taken{name}"] = _taken(schemas[name], schemas)
+        schemas[f"Accepted{name}"] = _accepted(schemas[name], schemas)
     for path, operations in list(document["paths"].items()):
         for operation in operations.values():
             del operation["responses"]["default"]
@@ -32,20 +32,20 @@ def fuzzing_schema(document: Schema, tenant: str) -> Schema:
                 if parameter["name"] == "tenant":
                     parameter["schema"] = {"type": "string", "enum": [tenant]}
                 elif parameter["in"] == "query":
-                    parameter["schema"] = _taken(parameter["schema"], schemas)
+                    parameter["schema"] = _accepted(parameter["schema"], schemas)
             if "requestBody" in operation:
                 (content,) = operation["requestBody"]["content"].values()
-                content["schema"] = _taken(content["schema"], schemas)
+                content["schema"] = _accepted(content["schema"], schemas)
         if "text/event-stream" in str(operations):
             del document["paths"][path]
     return document
 
 
-def _taken(schema: Schema, schemas: Schema) -> Schema:
+def _accepted(schema: Schema, schemas: Schema) -> Schema:
     if "$ref" in schema:
         name = schema["$ref"].removeprefix(SCHEMAS)
         if "enum" not in schemas[name]:
-            return {"$ref": f"{SCHEMAS}Taken{name}"}
+            return {"$ref": f"{SCHEMAS}Accepted{name}"}
         schema = schemas[name]
     schema = {key: value for key, value in schema.items() if key != "description"}
     if "enum" in schema:
@@ -53,13 +53,13 @@ def _taken(schema: Schema, schemas: Schema) -> Schema:
     if schema["type"] == "integer" or schema.get("format", "").endswith("int64"):
         return {"anyOf": [schema, {"type": "integer"}, WHOLE]}
     if schema["type"] == "array":
-        schema["items"] = _taken(schema["items"], schemas)
+        schema["items"] = _accepted(schema["items"], schemas)
     if "properties" in schema:
         schema["additionalProperties"] = False
         required = schema.get("required", ())
         for name, inner in schema["properties"].items():
-            taken = _taken(inner, schemas)
+            accepted = _accepted(inner, schemas)
             schema["properties"] = schema["properties"] | {
-                name: taken if name in required else {"anyOf": [taken, {"type": "null"}]}
+                name: accepted if name in required else {"anyOf": [accepted, {"type": "null"}]}
             }
     return schema

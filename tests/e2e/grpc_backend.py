@@ -1,4 +1,4 @@
-"""A backend on the bare contract: synchronous stubs, as any stranger would generate them."""
+"""Backend on generated synchronous gRPC stubs, without the client library."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TIMEOUT_S = patient(15)
 
 
 def address(name: str) -> Address:
-    """The address that a path names: `demo/echo/web/group:team`, `demo/echo`, `demo/user:bob`, …"""
+    """Parse a path such as `demo/echo/web/group:team`, `demo/echo` or `demo/user:bob` into an address."""
     tenant, *rest = name.split("/")
     found = Address(tenant=tenant)
     for index, part in enumerate(rest):
@@ -52,7 +52,7 @@ def address(name: str) -> Address:
 
 
 def path_of(address: Address) -> str:
-    """The path that names an address: the inverse of `address`."""
+    """Return the path of an address: the inverse of `address`."""
     parts = [part for part in (address.tenant, address.agent, address.platform) if part]
     if address.HasField("conversation"):
         kind = "person" if address.conversation.kind == CONVERSATION_KIND_PERSON else "group"
@@ -63,12 +63,12 @@ def path_of(address: Address) -> str:
 
 
 def text_of(message: Message) -> str:
-    """The words of a message."""
+    """Return the text of a message."""
     return "".join(part.text.text for part in message.parts)
 
 
 def reason_of(error: grpc.RpcError) -> str:
-    """The catalogue's code in a refusal; empty where there is none."""
+    """Return the error code of the catalogue in an RPC error; empty if there is none."""
     for name, value in error.trailing_metadata() or ():  # type: ignore[attr-defined]
         if name == "grpc-status-details-bin":
             for detail in Status.FromString(value).details:
@@ -79,18 +79,18 @@ def reason_of(error: grpc.RpcError) -> str:
 
 
 class ApiKeyInterceptor(grpc.UnaryUnaryClientInterceptor):
-    """Shows a key with each call."""
+    """Adds an API key to each call."""
 
     def __init__(self, key: str) -> None:
         self._metadata = (("authorization", f"Bearer {key}"),)
 
     def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
-        """See grpc."""
+        """See grpc.UnaryUnaryClientInterceptor."""
         return continuation(details._replace(metadata=self._metadata), request)
 
 
 class GrpcBackend:
-    """Calls a router and records what it says and is told."""
+    """Calls a router; records messages sent with a key and their outcome in a history."""
 
     def __init__(
         self, router: str, history: History | None = None, name: str = "demo/backend", key: str = ""
@@ -100,7 +100,7 @@ class GrpcBackend:
         self.channel = grpc.insecure_channel(router, options=[("grpc.enable_retries", 0)])
         if key:
             self.channel = grpc.intercept_channel(self.channel, ApiKeyInterceptor(key))
-        self.broadcasting = BroadcastServiceStub(self.channel)
+        self.broadcast_stub = BroadcastServiceStub(self.channel)
         self.history_service = HistoryServiceStub(self.channel)
         self.presence = PresenceServiceStub(self.channel)
 
@@ -113,16 +113,18 @@ class GrpcBackend:
         self.channel.close()
 
     def broadcast(self, to: str, text: str, key: str = "", **options: Any) -> BroadcastResponse:
-        """Say something; recorded where it has a key."""
+        """Broadcast a text; recorded if it has a key."""
         request = BroadcastRequest(address=address(to), idempotency_key=key, **options)
         request.parts.add().text.text = text
         if key:
-            said = Sent(client=self.name, life=self.name, topic=to, id=key, content=text, at=time.monotonic())
-            self.history.events.append(said)
+            sent = Sent(
+                client=self.name, session=self.name, topic=to, id=key, content=text, at=time.monotonic()
+            )
+            self.history.events.append(sent)
         try:
-            response = self.broadcasting.Broadcast(request, timeout=TIMEOUT_S, wait_for_ready=True)
+            response = self.broadcast_stub.Broadcast(request, timeout=TIMEOUT_S, wait_for_ready=True)
         except grpc.RpcError as error:
-            refused = Rejected(client=self.name, life=self.name, id=key, code=reason_of(error))
+            refused = Rejected(client=self.name, session=self.name, id=key, code=reason_of(error))
             self.history.events.append(refused)
             raise
         if key:
@@ -134,16 +136,16 @@ class GrpcBackend:
         self.history.events.append(
             Acked(
                 client=self.name,
-                life=self.name,
+                session=self.name,
                 topic=to,
                 id=key,
                 message_id=response.message_id,
-                place=place,
+                position=place,
             )
         )
 
     def messages(self, topic: str) -> list[Message]:
-        """The whole log of a topic."""
+        """Return the whole log of a topic."""
         request = ListMessagesRequest(address=address(topic), limit=500)
         request.after.SetInParent()
         found: list[Message] = []
@@ -155,43 +157,43 @@ class GrpcBackend:
             request.after.CopyFrom(page.messages[-1].position)
 
     def read_logs(self, *topics: str) -> None:
-        """Put what the logs hold into the history."""
+        """Add the logs of topics to the history."""
         for topic in topics:
             self.history.log += [_logged(topic, message) for message in self.messages(topic)]
 
     def reset(self, topic: str) -> int:
-        """Erase a log, and remember which life of it that was."""
+        """Erase a log and record its epoch as erased."""
         self.history.erased |= {message.position.epoch for message in self.messages(topic)}
         request = ResetConversationRequest(address=address(topic))
         return int(self.history_service.ResetConversation(request, timeout=TIMEOUT_S).erased)
 
     def count(self, to: str) -> tuple[int, int]:
-        """Connections that an address matches, and users behind them."""
+        """Count the connections that match an address, and their users."""
         request = CountConnectionsRequest(address=address(to))
         found = self.presence.CountConnections(request, timeout=TIMEOUT_S, wait_for_ready=True)
         return found.connections, found.users
 
-    def heard(self, within: str, page_size: int = 0) -> dict[str, int]:
-        """What is heard at an address and within it, and by how many; in the order told."""
+    def topic_counts(self, within: str, page_size: int = 0) -> dict[str, int]:
+        """Return the number of connections per topic at and below an address, in the router's order."""
         request = ListTopicsRequest(address=address(within), page_size=page_size)
-        heard: dict[str, int] = {}
+        counts: dict[str, int] = {}
         while True:
             page = self.presence.ListTopics(request, timeout=TIMEOUT_S, wait_for_ready=True)
             assert len(page.topics) <= (page_size or 100)
-            heard |= {path_of(topic.address): topic.connections for topic in page.topics}
+            counts |= {path_of(topic.address): topic.connections for topic in page.topics}
             if not page.more:
-                return heard
+                return counts
             request.after.CopyFrom(page.topics[-1].address)
 
     def connections(self, to: str) -> list[Connection]:
-        """The connections that an address matches."""
+        """Return the connections that match an address."""
         request = ListConnectionsRequest(address=address(to), page_size=1000)
         return list(
             self.presence.ListConnections(request, timeout=TIMEOUT_S, wait_for_ready=True).connections
         )
 
     def stats(self, tenant: str = "demo") -> GetStatsResponse:
-        """What the tenant has."""
+        """Return the statistics of a tenant."""
         return self.presence.GetStats(  # type: ignore[no-any-return]
             GetStatsRequest(tenant=tenant), timeout=TIMEOUT_S, wait_for_ready=True
         )
@@ -200,7 +202,7 @@ class GrpcBackend:
 def _logged(topic: str, message: Message) -> LogEntry:
     return LogEntry(
         topic=topic,
-        place=LogPosition(message.position.epoch, message.position.seq),
+        position=LogPosition(message.position.epoch, message.position.seq),
         message_id=message.id,
         role=Role.Name(message.author.role).removeprefix("ROLE_").lower(),
         author=message.author.user,

@@ -1,4 +1,4 @@
-"""A backend that knows nothing but HTTP and JSON."""
+"""Backend on plain HTTP and JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ JSON = dict[str, Any]
 
 
 class HttpBackend:
-    """Calls an edge in the name of one tenant."""
+    """Calls an edge for one tenant."""
 
     def __init__(self, edge: str, tenant: str = "demo", **headers: str) -> None:
         url = f"http://{edge}/v1/tenants/{tenant}"
@@ -26,21 +26,21 @@ class HttpBackend:
         self.http.close()
 
     def get(self, path: str, **parameters: object) -> JSON:
-        """Call something that only looks; `address__agent` stands for `address.agent`."""
+        """Send a GET request; `address__agent` stands for the parameter `address.agent`."""
         query = {name.replace("__", "."): str(value) for name, value in parameters.items()}
         return _ok(self.http.get(path, params=query))
 
     def post(self, path: str, **body: object) -> JSON:
-        """Call something that does something."""
+        """Send a POST request."""
         return _ok(self.http.post(path, json=body))
 
     def patch(self, path: str, **body: object) -> JSON:
-        """Call something that changes something."""
+        """Send a PATCH request."""
         return _ok(self.http.patch(path, json=body))
 
 
 def reason_of(response: httpx.Response) -> str:
-    """The catalogue's code in a refusal."""
+    """Return the error code of the catalogue in an error response."""
     refusal = response.json()
     assert refusal.keys() == {"code", "message", "details"}
     return str(refusal["details"][0]["reason"])

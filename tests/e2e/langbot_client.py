@@ -1,4 +1,4 @@
-"""Clients, agents and HTTP calls of LangBot for tests, on the bare wire."""
+"""LangBot's WebSocket chat and REST calls on the wire, and workers that answer them."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ Frame = dict[str, Any]
 
 
 def pipeline_path(pipeline: str, rest: str) -> str:
-    """A path of LangBot's, below /ws of a pipeline."""
+    """Return a LangBot path below `/ws` of a pipeline."""
     return f"/api/v1/pipelines/{quote(pipeline, safe='')}/ws/{rest}"
 
 
 def plain(text: str) -> list[Frame]:
-    """A chain of one text."""
+    """Return a message chain of one text."""
     return [{"type": "Plain", "text": text}]
 
 
 class ChatClient:
-    """One client of LangBot's WebSocket chat; all frames are kept in `frames`."""
+    """Client of LangBot's WebSocket chat; received frames are kept in `frames`."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class ChatClient:
         query: str = "",
         headers: dict[str, str] | None = None,
         first: Frame | None = None,
-        narrow: bool = False,
+        small_buffers: bool = False,
     ) -> None:
         asked = "&".join(filter(None, [f"session_type={session_type}" if session_type else "", query]))
         path = pipeline_path(pipeline, "connect") + (f"?{asked}" if asked else "")
@@ -61,18 +61,18 @@ class ChatClient:
         self._address = edge.address.rsplit(":", 1)
         self._headers = headers
         self._first = first
-        self._narrow = narrow
+        self._narrow = small_buffers
         self.frames: list[Frame] = []
         self.connected: Frame = {}
         self.ws: ClientConnection
 
     @property
     def id(self) -> str:
-        """Its connection id."""
+        """Connection id."""
         return str(self.connected["connection_id"])
 
     async def dial(self) -> Self:
-        """Open the WebSocket, whatever is said then."""
+        """Open the WebSocket without waiting for a frame."""
         options: dict[str, Any] = {}
         if self._narrow:
             options["sock"] = sock = socket.socket()
@@ -100,15 +100,15 @@ class ChatClient:
         await self.ws.close()
 
     async def send(self, frame: Any) -> None:
-        """Send a frame, or text or bytes as they are."""
+        """Send a frame; text and bytes are sent unchanged."""
         await self.ws.send(frame if isinstance(frame, (str, bytes)) else json.dumps(frame))
 
     async def say(self, text: str, **more: Any) -> None:
-        """Say a text."""
+        """Send a text message."""
         await self.send({"type": "message", "message": plain(text), **more})
 
     async def frame(self) -> Frame:
-        """The next frame."""
+        """Receive the next frame."""
         async with asyncio.timeout(WAIT_S):
             data = await self.ws.recv()
         assert isinstance(data, str), "LangBot's frames are text"
@@ -117,28 +117,28 @@ class ChatClient:
         return frame
 
     async def next(self, kind: str) -> Frame:
-        """The next frame of this type."""
+        """Receive frames up to the next one of this type."""
         while True:
             frame = await self.frame()
             if frame["type"] == kind:
                 return frame
 
-    async def heard(self, content: str) -> Frame:
-        """The record of this content, when it comes."""
+    async def wait_for_record(self, content: str) -> Frame:
+        """Wait for the record with this content."""
         while True:
             frame = await self.frame()
             if frame.get("data", {}).get("content") == content:
                 return dict(frame["data"])
 
     async def reply(self) -> list[Frame]:
-        """The records of the next reply, up to its last one."""
+        """Receive the records of the next reply, up to its last one."""
         records: list[Frame] = []
         while not records or not records[-1]["is_final"]:
             records.append((await self.next("response"))["data"])
         return records
 
     async def closed(self) -> tuple[list[Frame], int]:
-        """All frames up to the end of the connection, and the close code."""
+        """Receive all frames until the connection ends; return them with the close code."""
         frames = []
         with suppress(ConnectionClosed):
             while True:
@@ -147,13 +147,13 @@ class ChatClient:
         assert self.ws.close_code is not None
         return frames, self.ws.close_code
 
-    def told(self, kind: str) -> list[Frame]:
-        """Frames of this type so far."""
+    def of_type(self, kind: str) -> list[Frame]:
+        """Return the received frames of this type."""
         return [frame for frame in self.frames if frame["type"] == kind]
 
 
 class RestClient:
-    """HTTP calls for one pipeline."""
+    """LangBot's REST calls for one pipeline."""
 
     def __init__(self, edge: Process, pipeline: str, headers: dict[str, str] | None = None) -> None:
         self._base = f"http://{edge.address}"
@@ -161,20 +161,20 @@ class RestClient:
         self._headers = headers
 
     async def call(self, method: str, rest: str, **options: Any) -> tuple[int, Frame]:
-        """Status and body of an answer."""
+        """Send a request; return status and body."""
         async with httpx.AsyncClient(timeout=WAIT_S, headers=self._headers) as http:
             path = pipeline_path(self._pipeline, rest)
             answer = await http.request(method, self._base + path, **options)
             return answer.status_code, answer.json()
 
     async def ok(self, method: str, rest: str, **options: Any) -> Frame:
-        """What is in `data` of an answer of success."""
+        """Send a request that must succeed; return `data` of its response."""
         status, body = await self.call(method, rest, **options)
         assert (status, body["code"], body["msg"], set(body)) == (200, 0, "ok", {"code", "msg", "data"}), body
         return dict(body["data"])
 
     async def messages(self, session_type: str = "person") -> list[Frame]:
-        """The records of a session."""
+        """Return the records of a session."""
         return list((await self.ok("GET", f"messages/{session_type}"))["messages"])
 
     async def reset(self, session_type: str = "person") -> Frame:
@@ -182,7 +182,7 @@ class RestClient:
         return await self.ok("POST", f"reset/{session_type}")
 
     async def connections(self) -> Frame:
-        """Statistics and connections."""
+        """Return statistics and connections."""
         return await self.ok("GET", "connections")
 
 
@@ -190,7 +190,7 @@ class RestClient:
 async def pipeline_worker(
     router: Process, pipelines: Sequence[str], make: Callable[[Worker], Handler], tenant: str = TENANT
 ) -> AsyncIterator[Worker]:
-    """A worker in this process that answers for pipelines; `make` makes its handler."""
+    """Run a worker for pipelines in this process; `make` creates its handler."""
     attached = asyncio.Event()
     worker = Worker(router.address, tenant=tenant, agents=pipelines, on_attached=lambda _: attached.set())
     running = asyncio.create_task(worker.run(make(worker)))
@@ -204,26 +204,26 @@ async def pipeline_worker(
 
 
 class EdgeFleet:
-    """The edges of one fleet."""
+    """Fleet whose edges tests start with different settings."""
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
-        #: With no setting changed.
+        #: Edge with default settings.
         self.plain = self.start()
 
     @property
     def router(self) -> Process:
-        """The router."""
+        """Router of the fleet."""
         return self.fleet.router
 
     def start(self, **env: str) -> Process:
-        """One more edge."""
+        """Start an edge."""
         return self.fleet.start_edge(**env)
 
 
 @contextmanager
 def edges_of(folder: Path, tenants: str) -> Iterator[EdgeFleet]:
-    """A router with the tenants of a tenants file, and an edge."""
+    """Run a router with a tenants file, and an edge."""
     file = folder / "tenants.toml"
     file.write_text(tenants)
     with fleet_of(folder / "data", edges=0, TRUNKLINE_TENANTS="", TRUNKLINE_TENANTS_FILE=str(file)) as fleet:
@@ -231,12 +231,12 @@ def edges_of(folder: Path, tenants: str) -> Iterator[EdgeFleet]:
 
 
 def echo_handler(_: Worker) -> Handler:
-    """Says what it was told, at once."""
+    """Reply with the text of the message."""
     return lambda message: f"re: {text_of(message)}"
 
 
 def streaming_handler(*gates: asyncio.Event) -> Any:
-    """Says word by word what it was told, waiting after the third word for each of the gates."""
+    """Stream the text of the message word by word; wait for all gates after the third word."""
 
     def make(worker: Worker) -> Handler:
         async def answer(message: Message) -> None:

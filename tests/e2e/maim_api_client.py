@@ -1,4 +1,4 @@
-"""A client of maim_message's API server on a bare socket, agents for it to talk to, and what is kept."""
+"""Client of maim_message's API server on a bare socket, workers that answer it, and its logged envelopes."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ Envelope = dict[str, Any]
 
 
 class ApiClient:
-    """One socket. What comes is kept in `inbox` until a test asks for it; acknowledges what is pushed."""
+    """WebSocket client that acknowledges pushed frames; `inbox` holds frames that no test has read yet."""
 
     def __init__(self, edge: Process, api_key: str = "", platform: str = "", **headers: str) -> None:
-        """The key and the platform go into headers, as the stock client has them."""
+        """Send key and platform in headers, like the stock client."""
         named = {"x-apikey": api_key, "x-platform": platform}
         self._headers = {name: value for name, value in named.items() if value}
         self._headers |= {name.replace("_", "-"): value for name, value in headers.items()}
@@ -39,7 +39,7 @@ class ApiClient:
         self.ws: ClientConnection
 
     def by_query(self, query: str, path: str = "/ws") -> Self:
-        """The same with a query."""
+        """Set the query of the URL."""
         self._url = f"{self._url.removesuffix('/ws')}{path}?{query}"
         return self
 
@@ -55,7 +55,7 @@ class ApiClient:
         await self.ws.send(json.dumps(envelope))
 
     async def receive(self) -> Envelope:
-        """The next frame, whatever it is."""
+        """Receive the next frame."""
         async with asyncio.timeout(TIMEOUT_S):
             frame: Envelope = json.loads(await self.ws.recv())
         if frame["type"] != "sys_ack":
@@ -64,7 +64,7 @@ class ApiClient:
         return frame
 
     async def next(self, kind: str = "sys_std") -> Envelope:
-        """The next frame of this type; others stay in the inbox."""
+        """Receive the next frame of this type; others stay in the inbox."""
         for index, frame in enumerate(self.inbox):
             if frame["type"] == kind:
                 return self.inbox.pop(index)
@@ -73,16 +73,16 @@ class ApiClient:
         return frame
 
     async def say(self, msg_id: Any, text: str = "hello", **fields: Any) -> Envelope:
-        """Say something. Returns the acknowledgement, which must be the next one."""
+        """Send a text; return its acknowledgement, which must be the next one received."""
         await self.send(envelope(msg_id, text) | fields)
         ack = await self.next("sys_ack")
         assert ack["meta"]["acked_msg_id"] == msg_id
         return ack
 
-    async def by_now(self, msg_id: str) -> list[str]:
-        """The texts of all that came and was not asked for; the router has been asked since.
+    async def texts_so_far(self, msg_id: str) -> list[str]:
+        """Return the texts of all unread frames, after a round trip to the router.
 
-        `msg_id` was said before, so that nothing comes of it but another acknowledgement.
+        `msg_id` must have been sent before, so that sending it again yields only an acknowledgement.
         """
         await self.say(msg_id)
         frames, self.inbox = self.inbox, []
@@ -90,7 +90,7 @@ class ApiClient:
 
 
 def envelope(msg_id: Any, text: str = "hello") -> Envelope:
-    """What the stock client sends."""
+    """Return an envelope like the stock client's."""
     return {
         "ver": 1,
         "msg_id": msg_id,
@@ -105,29 +105,29 @@ def envelope(msg_id: Any, text: str = "hello") -> Envelope:
 
 
 def text_of_envelope(frame: Envelope) -> str:
-    """What a `sys_std` says, where that is one segment of text."""
+    """Return the text of a `sys_std` with one text segment."""
     text: str = frame["payload"]["message_segment"]["data"]
     return text
 
 
 @asynccontextmanager
 async def worker(fleet: Fleet, tenant: str, *agents: str) -> AsyncIterator[list[Message]]:
-    """Agents that say who they are and repeat what they are told; gives what that was."""
-    told: list[Message] = []
+    """Run agents that reply with their name and the message; yield the messages they received."""
+    received: list[Message] = []
 
     def answer(message: Message) -> str:
-        told.append(message)
+        received.append(message)
         return f"{tenant}:{message.address.agent} heard {text_of(message)}"
 
     running = asyncio.create_task(Worker(fleet.router.address, tenant=tenant, agents=agents).run(answer))
     try:
-        yield told
+        yield received
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
 
 def user_envelopes(backend: GrpcBackend, place: str) -> list[Any]:
-    """The envelopes of users in a place, as its log has them."""
+    """Return the users' envelopes in the log of a place."""
     messages = backend.messages(f"{place}/group:{place.rpartition('/')[2]}")
     return [json.loads(each.parts[-1].custom.json) for each in messages if each.author.role == ROLE_USER]

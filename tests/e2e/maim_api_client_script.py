@@ -1,7 +1,7 @@
-"""Drives the API-server client of maim_message 0.6.6 as it comes from PyPI; prints lines of JSON.
+"""Drives the unmodified API-server client of maim_message 0.6.6; prints JSON lines.
 
-talk URL KEY PLATFORM      print `connected`, say a message and a custom one, then print all that is pushed
-refused URL KEY PLATFORM   print the error that the client keeps, and whether it takes itself for connected
+talk URL KEY PLATFORM      print `connected`, send a message and a custom one, then print all pushed frames
+refused URL KEY PLATFORM   print the client's last error, and whether it considers itself connected
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def message(key: str, platform: str, text: str) -> APIMessageBase:
 
 
 async def talk(url: str, key: str, platform: str) -> None:
-    """Until the process is ended; what was said comes first."""
+    """Send two messages and print pushed frames until the process is killed."""
     client = client_of(url, key, platform)
     await client.start()
     show({"connected": await client.connect()})
@@ -54,7 +54,7 @@ async def talk(url: str, key: str, platform: str) -> None:
 
 
 async def refused(url: str, key: str, platform: str) -> None:
-    """`connect` itself returns False only after ten seconds."""
+    """Print the client's error at once; `connect` returns False only after ten seconds."""
     client = client_of(url, key, platform)
     await client.start()
     connecting = asyncio.create_task(client.connect())

@@ -1,4 +1,4 @@
-"""maim_message's tenant family: a client on a bare socket, its backends' HTTP calls, a fleet for both."""
+"""maim_message's tenant protocol: client on a bare socket, HTTP calls of backends, and a fleet for both."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Frame = dict[str, Any]
 
 @contextmanager
 def maim_fleet(data: Path) -> Iterator[Fleet]:
-    """A router with four tenants, an edge, and a worker for `demo`'s agent echo."""
+    """Run a router with four tenants, an edge, and a worker for agent `echo` of `demo`."""
     tenants = data / "tenants.toml"
     tenants.write_text(TENANTS)
     env = {"TRUNKLINE_TENANTS": "bare", "TRUNKLINE_TENANTS_FILE": str(tenants)}
@@ -49,7 +49,7 @@ def maim_fleet(data: Path) -> Iterator[Fleet]:
 
 
 def stock_client(*args: str) -> Process:
-    """The unmodified client from PyPI, in a process of its own: see the script for what it does."""
+    """Start the unmodified client from PyPI in a process; the script documents its modes."""
     return Process(
         [sys.executable, str(SCRIPT), *args],
         {"HEARS_WITHIN_S": str(patient(10))},
@@ -59,12 +59,12 @@ def stock_client(*args: str) -> Process:
 
 
 async def next_json_line(process: Process) -> Any:
-    """The next line of JSON that a process prints."""
+    """Return the next JSON line that a process prints."""
     return json.loads(await asyncio.to_thread(process.line))
 
 
 class MaimClient:
-    """One socket; what comes is kept in `inbox` until a test asks for it."""
+    """WebSocket client; `inbox` holds frames that no test has read yet."""
 
     def __init__(self, edge: Process, place: str, query: str = "", **headers: str) -> None:
         """`place` is `tenant/platform` or `tenant/agent/platform`."""
@@ -90,21 +90,21 @@ class MaimClient:
         await self.ws.send(json.dumps(frame))
 
     async def receive(self) -> Frame:
-        """The next frame, whatever it is, but for heartbeats, which come at any time."""
+        """Receive the next frame except heartbeats, which arrive at any time."""
         while True:
             frame: Frame = json.loads(await self.text())
             if frame["type"] != "heartbeat":
                 return frame
 
     async def text(self) -> str:
-        """The next frame, as it comes."""
+        """Receive the next frame as text."""
         async with asyncio.timeout(TIMEOUT_S):
             text = await self.ws.recv()
         assert isinstance(text, str)
         return text
 
     async def next(self, *types: str, **fields: Any) -> Frame:
-        """The next frame of one of these types with these fields; others stay in the inbox."""
+        """Receive the next frame of these types with these fields; others stay in the inbox."""
         for index, frame in enumerate(self.inbox):
             if _fits(frame, types, fields):
                 return self.inbox.pop(index)
@@ -114,16 +114,16 @@ class MaimClient:
                 return frame
             self.inbox.append(frame)
 
-    async def by_now(self) -> list[Frame]:
-        """All frames that came and were not asked for; the router has been asked since."""
-        # No id may hold a control character, so that nothing comes of it but a refusal.
+    async def frames_so_far(self) -> list[Frame]:
+        """Return all unread frames, after a round trip to the router."""
+        # Control characters are invalid in ids: the frame has no effect except a rejection.
         await self.send({"type": "fence", "message_id": "\n"})
         await self.next("message_result", message_id="\n")
         frames, self.inbox = self.inbox, []
         return frames
 
     async def say(self, message_id: str, text: str, **fields: Any) -> Frame:
-        """Say something as MaiMBot's clients do. Returns the `message_result`."""
+        """Send a text like MaiMBot's clients; return its `message_result`."""
         await self.send({**chat(text), "message_id": message_id, **fields})
         return await self.next("message_result", message_id=message_id)
 
@@ -133,7 +133,7 @@ def _fits(frame: Frame, types: tuple[str, ...], fields: Frame) -> bool:
 
 
 def chat(text: str) -> Frame:
-    """What MaiMBot's clients send."""
+    """Return a chat frame like those of MaiMBot's clients."""
     return {
         "type": "chat",
         "message_info": {
@@ -155,7 +155,7 @@ async def http(
     content: bytes | None = None,
     **headers: str,
 ) -> tuple[int, Any]:
-    """Status and JSON of a call to the edge."""
+    """Send an HTTP request to the edge; return status and JSON body."""
     if body is not None:
         content = json.dumps(body).encode()
     async with httpx.AsyncClient(timeout=TIMEOUT_S) as client:
@@ -165,7 +165,7 @@ async def http(
 
 
 async def broadcast(edge: Process, place: str, body: object, query: str = "", **headers: str) -> Any:
-    """What a broadcast to `tenant/platform` or `tenant/agent/platform` is answered, with status 200."""
+    """Broadcast to `tenant/platform` or `tenant/agent/platform`; return the body of the 200 response."""
     tenant, *agent, platform = place.split("/")
     within = f"agents/{agent[0]}/" if agent else ""
     path = f"/api/v1/tenants/{tenant}/{within}platforms/{platform}/broadcast{query}"

@@ -1,10 +1,10 @@
-"""Drives the clients of maim_message 0.6.6 as they come from PyPI; each mode prints lines of JSON.
+"""Drives the unmodified clients of maim_message 0.6.6; each mode prints JSON lines.
 
-connects URL COUNT AT_A_TIME   connect so often, and count those who can do all that a client must
-stay URL TENANT PLATFORM       print `connected`, then all that is pushed; reconnect as the client does
-threaded URL                   the same of the threaded client, with one message sent and answered
-backend URL                    the broadcast API, with sockets at demo/qq
-bot URL JOBS                   broadcasts as MaiMBot does; a job is [tenant, agent, platform, count]
+connects URL COUNT AT_A_TIME   open COUNT connections; count those that can send, and receive the reply
+stay URL TENANT PLATFORM       print `connected`, then all pushed frames; the client reconnects by itself
+threaded URL                   the same with the threaded client, after one message with its reply
+backend URL                    call the broadcast API, with connections at demo/qq
+bot URL JOBS                   broadcast like MaiMBot; a job is [tenant, agent, platform, count]
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from maim_message.tenant_client_threaded import ClientConfig as ThreadedConfig
 from maim_message.tenant_client_threaded import TenantMessageClientThreaded
 
 CHAT = {"type": "chat", "message_segment": {"type": "text", "data": "hello"}}
-#: A client that is deaf never hears; one that is not, hears at once.
+#: A working client receives the reply at once, a broken one never does.
 HEARS_WITHIN_S = float(os.environ["HEARS_WITHIN_S"])
 
 
@@ -40,7 +40,7 @@ def client_of(url: str, tenant: str, platform: str, heard: Any) -> TenantMessage
 
 
 async def one_connect(url: str, number: int, waits: bool) -> dict[str, float]:
-    """1 for each thing that worked, and how long the confirmed send took."""
+    """Return 1 for each step that worked, and the duration of the confirmed send."""
     answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     client = client_of(url, "demo", f"p{number}", lambda push: answer.done() or answer.set_result(push))
     connected = await client.connect()
@@ -58,27 +58,27 @@ async def one_connect(url: str, number: int, waits: bool) -> dict[str, float]:
 
 
 async def connects(url: str, count: str, at_a_time: str) -> None:
-    """The sum of what worked, and the slowest."""
-    turn = asyncio.Semaphore(int(at_a_time))
+    """Print the number of successes per step, and the slowest send."""
+    slots = asyncio.Semaphore(int(at_a_time))
 
-    async def in_turn(number: int) -> dict[str, float]:
-        async with turn:
+    async def limited_connect(number: int) -> dict[str, float]:
+        async with slots:
             return await one_connect(url, number, waits=int(at_a_time) > 1)
 
-    results = await asyncio.gather(*(in_turn(number) for number in range(int(count))))
+    results = await asyncio.gather(*(limited_connect(number) for number in range(int(count))))
     total = {name: sum(result[name] for result in results) for name in ("connected", "resolved", "heard")}
     say(total | {"slowest": max(result["took"] for result in results)})
 
 
 async def stay(url: str, tenant: str, platform: str) -> None:
-    """Until the process is ended."""
+    """Print pushed frames until the process is killed."""
     client = client_of(url, tenant, platform, say)
     say({"type": "connected", "ok": await client.connect()})
     await asyncio.Event().wait()
 
 
 async def threaded(url: str) -> None:
-    """Its callback is called in the thread of the connection."""
+    """Print pushed frames from the callback, which runs in the connection's thread."""
     config = ThreadedConfig("demo", "threaded", url, reconnect_interval=1)
     client = TenantMessageClientThreaded(config)
     client.register_callback(say, [])
@@ -89,7 +89,7 @@ async def threaded(url: str) -> None:
 
 
 async def backend(url: str) -> None:
-    """All of the calls of the broadcast API."""
+    """Print the results of all calls of the broadcast API."""
     async with TenantBroadcastAPI(url) as api:
         say(await api.broadcast_with_verification("demo", "qq", {"type": "notice", "text": "hello"}))
         say(await api.broadcast_to_tenant_platform("demo", "empty", {"type": "notice"}))
@@ -98,7 +98,7 @@ async def backend(url: str) -> None:
 
 
 async def bot(url: str, jobs: str) -> None:
-    """All jobs at the same time; prints how many messages reached how many connections."""
+    """Run all jobs concurrently; print the number of messages and of connections reached."""
     reached: list[tuple[int, int]] = []
 
     async def job(tenant: str, agent: str, platform: str, count: int) -> None:

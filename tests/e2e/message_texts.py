@@ -1,4 +1,4 @@
-"""What a client keeps of messages that are said piece by piece, by the three rules of docs/protocol.md."""
+"""Client-side state of streamed messages, by the three rules of docs/protocol.md."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ Frame = dict[str, Any]
 
 
 def words(parts: list[Frame]) -> str:
-    """The text of some parts."""
+    """Return the text of message parts."""
     return "".join(part.get("text", "") for part in parts if part["type"] == "text")
 
 
 class MessageTexts:
-    """By message id: the text so far and the state. Fails on what the rules leave no room for."""
+    """Text so far and state, by message id; fails on frames that violate the rules."""
 
     def __init__(self) -> None:
         self.text: dict[str, str] = {}
         self.state: dict[str, str] = {}
-        #: Messages that were said at once.
+        #: Messages that arrived complete.
         self.whole: set[str] = set()
         self._last = ""
 
     def connected(self) -> None:
-        """A new connection: nothing is remembered of what came last."""
+        """Forget the last message on a new connection."""
         self._last = ""
 
     def replies(self) -> dict[str, str]:
-        """The states of those that began open, or were begun when this client came."""
+        """Return the states of streamed messages."""
         return {ident: state for ident, state in self.state.items() if ident not in self.whole}
 
     def take(self, frame: Frame) -> None:
-        """A frame came."""
+        """Apply a frame."""
         kind = frame["type"]
         if kind == "message":
             self._put(frame)

@@ -1,12 +1,10 @@
-"""An operator on the bare contract, who declares tenants while all runs; and how clients are refused."""
+"""Operator on generated gRPC stubs, who manages tenants while the fleet runs."""
 
 from __future__ import annotations
 
-import json
 import time
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.request import urlopen
+from typing import TYPE_CHECKING, Any
 
 import httpx
 from trunkline.v1.access_pb2 import Scope
@@ -24,12 +22,8 @@ from trunkline.v1.tenant_service_pb2 import (
     UpdateTenantRequest,
 )
 from trunkline.v1.tenant_service_pb2_grpc import TenantServiceStub
-from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidStatus
 
-from tests.e2e.fleet import metric
 from tests.e2e.grpc_backend import TIMEOUT_S, GrpcBackend
-from tests.support.patience import patient
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,13 +35,13 @@ EVERYTHING = ("BROADCAST", "HISTORY", "PRESENCE", "ATTACH", "ADMIN")
 
 
 def client_auth(signers: Iterable[Signer] = (), secrets: Iterable[str] = (), **more: Any) -> ClientAuth:
-    """What a tenant declares that takes tokens of these signers, and these secrets."""
+    """Return the settings of a tenant that accepts tokens of these signers, and these secrets."""
     digests = [sha256(secret.encode()).hexdigest() for secret in secrets]
     return ClientAuth(keys=[signer.declared() for signer in signers], token_digests=digests, **more)
 
 
 class OperatorClient(GrpcBackend):
-    """Calls a router with the operator's key; what it may not be told otherwise it asks itself."""
+    """Backend with the operator's key, which also manages tenants."""
 
     def __init__(self, router: str, key: str) -> None:
         super().__init__(router, key=key)
@@ -55,12 +49,12 @@ class OperatorClient(GrpcBackend):
         self.tenants = TenantServiceStub(self.channel)
 
     def create(self, tenant: str, **settings: Any) -> Tenant:
-        """Declare a tenant; `limits` and `retention` may be given as what they are made of."""
+        """Create a tenant; `limits` and `retention` may be dicts of their fields."""
         request = CreateTenantRequest(tenant=tenant, settings=_settings(settings))
         return self.tenants.CreateTenant(request, timeout=TIMEOUT_S, wait_for_ready=True).tenant  # type: ignore[no-any-return]
 
     def update(self, tenant: str, **settings: Any) -> Tenant:
-        """Change these of a tenant's settings."""
+        """Change settings of a tenant."""
         request = UpdateTenantRequest(tenant=tenant, settings=_settings(settings))
         request.update_mask.paths.extend(settings)
         return self.tenants.UpdateTenant(request, timeout=TIMEOUT_S, wait_for_ready=True).tenant  # type: ignore[no-any-return]
@@ -70,36 +64,36 @@ class OperatorClient(GrpcBackend):
         self.tenants.SuspendTenant(SuspendTenantRequest(tenant=tenant), timeout=TIMEOUT_S)
 
     def resume(self, tenant: str) -> None:
-        """End the suspension of a tenant."""
+        """Resume a suspended tenant."""
         self.tenants.ResumeTenant(ResumeTenantRequest(tenant=tenant), timeout=TIMEOUT_S)
 
     def delete(self, tenant: str) -> int:
-        """Delete a tenant; returns how many messages it had."""
+        """Delete a tenant; return its number of messages."""
         return int(self.tenants.DeleteTenant(DeleteTenantRequest(tenant=tenant), timeout=TIMEOUT_S).messages)
 
     def api_key(self, tenant: str, *scopes: str) -> CreateApiKeyResponse:
-        """A new key of a tenant, which may do everything unless scopes are named."""
+        """Create an API key, with all scopes unless some are named."""
         wanted = [Scope.Value(f"SCOPE_{scope}") for scope in scopes or EVERYTHING]
         request = CreateApiKeyRequest(tenant=tenant, name="tests", scopes=wanted)
         return self.tenants.CreateApiKey(request, timeout=TIMEOUT_S, wait_for_ready=True)  # type: ignore[no-any-return]
 
     def revoke(self, tenant: str, **which: Any) -> int:
-        """Take tokens back; returns how many connections that ends."""
+        """Revoke tokens; return the number of closed connections."""
         request = RevokeTokensRequest(tenant=tenant, **which)
         return int(self.tenants.RevokeTokens(request, timeout=TIMEOUT_S, wait_for_ready=True).connections)
 
     def erase_user(self, tenant: str, user: str) -> EraseUserResponse:
-        """Erase a user."""
+        """Erase a user's data."""
         request = EraseUserRequest(tenant=tenant, user=user)
         return self.tenants.EraseUser(request, timeout=TIMEOUT_S)  # type: ignore[no-any-return]
 
 
 def wait_until_known(tenant: str, *edges: Process) -> None:
-    """Wait until edges know of a new tenant, which they do within a second."""
+    """Wait until edges know a new tenant, normally within a second."""
     deadline = time.monotonic() + TIMEOUT_S
     with httpx.Client(trust_env=False, timeout=TIMEOUT_S) as http:
         for edge in edges:
-            # To those without a key an edge says by itself that there is no such tenant.
+            # Without a key, the edge itself rejects calls for unknown tenants.
             while "UNKNOWN_TENANT" in http.get(f"http://{edge.address}/v1/tenants/{tenant}/stats").text:
                 assert time.monotonic() < deadline
 
@@ -108,51 +102,3 @@ def _settings(given: dict[str, Any]) -> TenantSettings:
     kinds = {"limits": TenantLimits, "retention": Retention}
     made = {name: kinds[name](**value) if isinstance(value, dict) else value for name, value in given.items()}
     return TenantSettings(**made)
-
-
-class Refusal(NamedTuple):
-    """How a request was refused, as google.rpc.Status in JSON says it."""
-
-    status: int
-    code: str
-    #: 0 where it is not to be tried again.
-    retry_after_s: float
-    text: str
-    headers: Any
-
-
-def refusal_in(status: int, headers: Any, body: dict[str, Any]) -> Refusal:
-    """The refusal that a response is."""
-    assert headers["content-type"] == "application/json"
-    [code] = [detail["reason"] for detail in body["details"] if detail["@type"].endswith("ErrorInfo")]
-    delays = [detail["retryDelay"] for detail in body["details"] if detail["@type"].endswith("RetryInfo")]
-    return Refusal(status, code, float(delays[0].rstrip("s")) if delays else 0, body["message"], headers)
-
-
-async def refused(edge: Process, path: str, **options: Any) -> Refusal:
-    """How a client is refused before the upgrade."""
-    try:
-        async with connect(f"ws://{edge.address}{path}", compression=None, **options):
-            raise AssertionError(f"{path} was let in")
-    except InvalidStatus as error:
-        response = error.response
-        return refusal_in(response.status_code, response.headers, json.loads(response.body or b""))
-
-
-async def refused_stream(edge: Process, path: str, **headers: str) -> Refusal:
-    """How a request for an event stream is refused."""
-    async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False) as http:
-        response = await http.get(f"http://{edge.address}{path}", headers=headers)
-    return refusal_in(response.status_code, response.headers, response.json())
-
-
-def refused_by(edge: Process, code: str) -> int:
-    """How often an edge has refused something for this code."""
-    return int(metric(edge, f'trunkline_edge_refused_total{{code="{code}"}}', absent=0))
-
-
-def metrics_of(edge: Process) -> str:
-    """All metrics of an edge."""
-    with urlopen(f"http://{edge.address}/metrics", timeout=patient(10)) as response:
-        text: str = response.read().decode()
-    return text

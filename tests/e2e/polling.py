@@ -1,4 +1,4 @@
-"""Waiting for a condition, with a bound."""
+"""Polling for a condition, with a timeout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WAIT_S = patient(20)
 
 
 async def wait_until(condition: Callable[[], object], what: str, timeout_s: float = WAIT_S) -> None:
-    """Wait until the condition holds; fails with `what` where it doesn't in time."""
+    """Wait until the condition holds; fail with `what` after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"

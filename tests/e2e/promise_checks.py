@@ -1,4 +1,4 @@
-"""How a test with a history ends: everybody has everything, and every promise was kept."""
+"""Final checks of a test with a history: all clients are up to date and every promise was kept."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from tests.validators.history import History
 
 
-async def wait_until_caught_up(fleet: Fleet, chatters: Sequence[RecordingClient]) -> None:
-    """Wait until everything said is acked and everybody has come to the end of their home's log."""
-    await wait_until(lambda: not any(chatter.unacked for chatter in chatters), "everything said is acked")
+async def wait_until_caught_up(fleet: Fleet, clients: Sequence[RecordingClient]) -> None:
+    """Wait until all messages are acked and each client has the whole log of its home topic."""
+    await wait_until(lambda: not any(client.unacked for client in clients), "all messages are acked")
     with GrpcBackend(fleet.router.address) as backend:
-        ends = {home: len(backend.messages(home)) for home in {chatter.home for chatter in chatters}}
+        ends = {home: len(backend.messages(home)) for home in {client.home for client in clients}}
     await wait_until(
-        lambda: all(chatter.seq() >= ends[chatter.home] for chatter in chatters),
-        f"everybody comes to {ends}",
+        lambda: all(client.seq() >= ends[client.home] for client in clients),
+        f"all clients reach {ends}",
     )
 
 
-def assert_promises_kept(fleet: Fleet, history: History, open_ones: Sequence[RecordingClient]) -> None:
-    """Read the logs of the chatters' homes and hold the history to every promise."""
-    history.open_lives |= {chatter.life for chatter in open_ones}
+def assert_promises_kept(fleet: Fleet, history: History, connected: Sequence[RecordingClient]) -> None:
+    """Read the logs of the clients' home topics and check the history against every promise."""
+    history.open_sessions |= {client.session for client in connected}
     with GrpcBackend(fleet.router.address, history) as backend:
-        backend.read_logs(*{chatter.home for chatter in open_ones})
+        backend.read_logs(*{client.home for client in connected})
     assert_promises(history)

@@ -1,4 +1,4 @@
-"""Connections of all dialects that keep what they are sent as it came."""
+"""Connections of all dialects that keep received frames as raw bytes."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
 
     from tests.support.processes import Process
 
-#: Nobody asked for these: they come at any time.
+#: Frames that arrive at any time.
 _HEARTBEATS = (b'"heartbeat"', b": ping")
 
 
 class RawConnection:
-    """One WebSocket. `name` is that of its dialect."""
+    """WebSocket. `name` is that of its dialect."""
 
     def __init__(self, name: str, edge: Process, path: str, **options: Any) -> None:
         self.name = name
         self.url = f"ws://{edge.address}{path}"
         self.options = options
-        #: What came, as bytes, but for heartbeats.
+        #: Received frames, without heartbeats.
         self.frames: list[bytes] = []
         self.is_closed = False
-        #: The status, where the handshake was refused by one.
+        #: HTTP status if the handshake was rejected, else 0.
         self.status = 0
         self._came = asyncio.Event()
         self._ws: ClientConnection | None = None
         self._reader: asyncio.Task[None] | None = None
 
     async def open(self, first: str | bytes = b"") -> Self:
-        """Connect, send a first frame if there is one, and wait for an answer, or the end."""
+        """Connect, send the first frame if there is one, and wait for a frame or the end."""
         self.frames, self.is_closed, self.status = [], False, 0
         try:
             await self._dial()
@@ -47,7 +47,7 @@ class RawConnection:
             self.status, self.is_closed = refused.response.status_code, True
             self.frames.append(bytes(refused.response.body or b""))
             return self
-        # There the answer to the handshake, which comes when the router has agreed, is all.
+        # In this dialect the handshake response, sent once the router has accepted, is the only answer.
         if self.name != "maim.api":
             await self._until(lambda: bool(self.frames) or self.is_closed, "an answer")
         return self
@@ -67,7 +67,7 @@ class RawConnection:
         self._end()
 
     def take(self, frame: bytes) -> None:
-        """A frame came."""
+        """Keep a frame unless it is a heartbeat."""
         if frame and not any(beat in frame for beat in _HEARTBEATS):
             self.frames.append(frame)
             self._came.set()
@@ -81,13 +81,13 @@ class RawConnection:
         assert self._ws is not None
         await self._ws.send(frame)
 
-    async def heard(self, mark: str) -> None:
-        """Wait for a frame that holds this; it may be there already."""
+    async def wait_for(self, mark: str) -> None:
+        """Wait for a frame that contains `mark`; it may have arrived already."""
         sought = mark.encode()
         await self._until(lambda: any(sought in frame for frame in self.frames) or self.is_closed, mark)
-        assert any(sought in frame for frame in self.frames), f"{self.name} ended before it heard {mark}"
+        assert any(sought in frame for frame in self.frames), f"{self.name} ended before it received {mark}"
 
-    async def ended(self) -> None:
+    async def wait_closed(self) -> None:
         """Wait for the end of the connection."""
         await self._until(lambda: self.is_closed, "its end")
 
@@ -98,10 +98,12 @@ class RawConnection:
                     self._came.clear()
                     await self._came.wait()
         except TimeoutError:
-            raise AssertionError(f"{self.name} waits for {what}; it has heard {self.frames[-3:]}") from None
+            raise AssertionError(
+                f"{self.name} waits for {what}; it has received {self.frames[-3:]}"
+            ) from None
 
     async def close(self) -> None:
-        """Leave."""
+        """Close the connection."""
         if self._ws is not None and self._reader is not None:
             await self._ws.close()
             await self._reader
@@ -109,7 +111,7 @@ class RawConnection:
 
 
 class RawEventStream(RawConnection):
-    """One event stream."""
+    """Event stream."""
 
     def __init__(self, name: str, edge: Process, path: str) -> None:
         super().__init__(name, edge, path)
@@ -135,7 +137,7 @@ class RawEventStream(RawConnection):
         self._end()
 
     async def close(self) -> None:
-        """See Ear."""
+        """See RawConnection."""
         if self._writer is not None and self._reader is not None:
             self._writer.close()
             await self._reader

@@ -1,7 +1,4 @@
-"""What AnsFlow calls rooms, users and a monitor: groups, users and presence of one agent and platform.
-
-The numbers in the names of tests are those of the behaviours that its clients and operators must have.
-"""
+"""Rooms of AnsFlow on Trunkline: its rooms are groups, its monitor is presence of one agent and platform."""
 
 from __future__ import annotations
 
@@ -24,12 +21,12 @@ PLATFORM = f"demo/{AGENT}/web"
 
 
 def room(name: str) -> str:
-    """The address of a room."""
+    """Return the path of a room."""
     return f"{PLATFORM}/group:{name}"
 
 
 def member(history: History, user: str, edge: Process, home: str = "", **options: Any) -> RecordingClient:
-    """A client of AnsFlow, in a room from the start where one is named."""
+    """Create a client of AnsFlow that starts in the room `home` or, if that is empty, in none."""
     home = f"group:{home}" if home else ""
     return RecordingClient(history, f"demo/{user}", edge.address, home, agent=AGENT, **options)
 
@@ -41,21 +38,21 @@ async def leave(chatter: RecordingClient, name: str) -> None:
 
 
 def conversation(name: str) -> dict[str, str]:
-    """A room as frames name it."""
+    """Return a room's conversation as in frames."""
     return {"kind": "group", "id": name}
 
 
 def reset_connection(chatter: RecordingClient) -> None:
-    """Cut the connection by a TCP RST, as a client does that is killed with data on its way to it."""
+    """Reset the connection by TCP RST, like a client that is killed while data is in transit to it."""
     assert chatter._ws is not None
     sock = chatter._ws.transport.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    chatter.break_off()
+    chatter.abort()
 
 
 async def texts_received(chatter: RecordingClient) -> list[str]:
-    """The texts that it was told and that were not asked for yet; all there is on its way has come."""
-    fence = f"fence-{chatter.life}-{len(chatter.history.events)}"
+    """Return the texts of unread messages, after a round trip that flushes everything in transit."""
+    fence = f"fence-{chatter.session}-{len(chatter.history.events)}"
     await chatter.send({"type": "unsubscribe", "id": fence, "conversation": conversation("no-such-room")})
     await chatter.next("error", id=fence)
     texts = [frame["parts"][0]["text"] for frame in chatter.inbox if frame["type"] == "message"]
@@ -64,14 +61,14 @@ async def texts_received(chatter: RecordingClient) -> list[str]:
 
 
 def health(edge: Process) -> dict[str, Any]:
-    """The edge's health page."""
+    """Return the edge's health page."""
     with urlopen(f"http://{edge.address}/healthz", timeout=patient(10)) as response:
         found: dict[str, Any] = json.load(response)
     return found
 
 
 def closed_by(edge: Process) -> dict[str, int]:
-    """Connections that ended, by cause, as Prometheus is told."""
+    """Return the number of closed connections by cause, from the metrics."""
     with urlopen(f"http://{edge.address}/metrics", timeout=patient(10)) as response:
         text = response.read().decode()
     found = re.findall(

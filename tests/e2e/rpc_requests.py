@@ -1,4 +1,4 @@
-"""A request for every RPC of the contract, and how it is made by gRPC and by HTTP."""
+"""A request for every RPC of the contract, and calls by gRPC and HTTP."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ from trunkline.v1.tenant_service_pb2 import (
 from trunkline_edge.http.bindings import Binding, bindings, services
 
 from tests.e2e.grpc_backend import TIMEOUT_S, address, reason_of
-from tests.e2e.operator_client import refusal_in
+from tests.e2e.rejections import parse_rejection
 from tests.e2e.twin_tenants import AGENT, USER, TwinTenant
 
 if TYPE_CHECKING:
@@ -78,11 +78,11 @@ HTTP: dict[str, Binding] = {binding.method.name: binding for binding in bindings
 
 
 class CallContext(NamedTuple):
-    """For what: a tenant by its name, and a side whose ids are meant. They are the same side's, or not."""
+    """Addressed tenant, source of ids and caller of a request; each is either of the two tenants."""
 
     tenant: str
     ids: TwinTenant
-    #: Who asks: its words are said.
+    #: Calling tenant, whose words are sent.
     by: TwinTenant
 
     def to(self, place: str = "/echo/web/group:room") -> Any:
@@ -97,7 +97,7 @@ _SETTINGS = TenantSettings(
     limits=TenantLimits(connections=50, conversations=7), retention=Retention(max_messages=1000)
 )
 
-#: Those that take one request.
+#: RPCs with a single request.
 REQUESTS: dict[str, Callable[[CallContext], Message]] = {
     "Broadcast": lambda a: BroadcastRequest(
         address=a.to(), parts=a.parts, idempotency_key=f"k{a.by.fences}", author={"user": USER}
@@ -149,7 +149,7 @@ REQUESTS: dict[str, Callable[[CallContext], Message]] = {
     "EraseUser": lambda a: EraseUserRequest(tenant=a.tenant, user=USER),
 }
 
-#: Those to which requests stream, or from which answers do: the first requests.
+#: First requests of streaming RPCs.
 STREAMS: dict[str, Callable[[CallContext], Message]] = {
     "BroadcastMany": lambda a: BroadcastManyRequest(
         requests=[NumberedBroadcast(number=1, request=BroadcastRequest(address=a.to(), parts=a.parts))]
@@ -163,7 +163,7 @@ STREAMS: dict[str, Callable[[CallContext], Message]] = {
 
 
 class Outcome(NamedTuple):
-    """How a call ended: the catalogue's code of a refusal, or what it answered."""
+    """Error code of a rejected call, or the response."""
 
     code: str
     answer: str
@@ -172,10 +172,10 @@ class Outcome(NamedTuple):
 def call_by_grpc(
     router: grpc.Channel, rpc: str, request: Message, metadata: list[tuple[str, str]]
 ) -> Outcome:
-    """Make it by gRPC; of a stream the first answer counts."""
+    """Call by gRPC; of a response stream only the first response is read."""
     method = METHODS[rpc]
-    sides = (method.client_streaming, method.server_streaming)
-    kind = "_".join("stream" if streams else "unary" for streams in sides)
+    streaming = (method.client_streaming, method.server_streaming)
+    kind = "_".join("stream" if streams else "unary" for streams in streaming)
     stub = getattr(router, kind)(
         f"/{method.containing_service.full_name}/{method.name}",
         request_serializer=lambda message: message.SerializeToString(),
@@ -194,12 +194,12 @@ def call_by_grpc(
 
 
 def call_by_http(edge: httpx.Client, rpc: str, request: Message, metadata: list[tuple[str, str]]) -> Outcome:
-    """Make it by HTTP."""
+    """Call by HTTP."""
     binding = HTTP[rpc]
     fields = MessageToDict(request, preserving_proto_field_name=True)
     if "update_mask" in fields:
         fields["update_mask"] = ",".join(request.update_mask.paths)  # type: ignore[attr-defined]
-    path = re.sub(r"\{([\w.]+)\}", lambda found: quote(_taken(fields, found[1]), safe=""), binding.template)
+    path = re.sub(r"\{([\w.]+)\}", lambda found: quote(_pop(fields, found[1]), safe=""), binding.template)
     if binding.has_body:
         response = edge.request(binding.http_method, path, json=fields, headers=dict(metadata))
     else:
@@ -207,10 +207,12 @@ def call_by_http(edge: httpx.Client, rpc: str, request: Message, metadata: list[
         response = edge.request(binding.http_method, path, params=query, headers=dict(metadata))
     if response.is_success:
         return Outcome("", response.text)
-    return Outcome(refusal_in(response.status_code, response.headers, response.json()).code, response.text)
+    return Outcome(
+        parse_rejection(response.status_code, response.headers, response.json()).code, response.text
+    )
 
 
-def _taken(fields: dict[str, Any], name: str) -> str:
+def _pop(fields: dict[str, Any], name: str) -> str:
     *path, last = name.split(".")
     for step in path:
         fields = fields[step]

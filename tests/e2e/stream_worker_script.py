@@ -1,6 +1,6 @@
-"""A worker that streams one reply and stops half-way, to be killed there. Prints how far it has come.
+"""Worker that streams one reply and stops at a chosen step, where tests kill it. Prints each step.
 
-STOP_AFTER: `delivered`, `opened`, `added`, `durable`, `ended`, or empty to go on to the end.
+STOP_AFTER: `delivered`, `opened`, `added`, `durable`, `ended`, or empty to finish.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ WHOLE = "".join(TEXTS)
 
 
 async def serve(stop_after: str) -> None:
-    """Answer one question, from where the log says, word by word."""
+    """Answer one question word by word, continuing from the log."""
 
     async def reached(step: str) -> None:
         print(step, flush=True)  # noqa: T201
@@ -24,7 +24,7 @@ async def serve(stop_after: str) -> None:
 
     async with StreamingWorker(os.environ["TRUNKLINE_ROUTER"], ident=f"pid-{os.getpid()}") as producer:
         await reached("attached")
-        delivery = await producer.delivery("question")
+        delivery = await producer.wait_for_delivery("question")
         await reached("delivered")
         number, opened = await producer.open(delivery.message.id, delivery_id=delivery.delivery_id)
         index = opened.message.next_index
@@ -33,7 +33,7 @@ async def serve(stop_after: str) -> None:
         if opened.message.state == 1:
             await producer.add(number, index, *TEXTS[index:5])
             await reached("added")
-            await producer.durable(number, 5)
+            await producer.wait_durable(number, 5)
             await reached("durable")
             await producer.add(number, max(index, 5), *TEXTS[max(index, 5) :])
             ended = await producer.end(number, len(TEXTS))

@@ -1,4 +1,4 @@
-"""A worker that streams replies, on the bare contract, one step at a time."""
+"""Worker on generated gRPC stubs that streams replies step by step."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class StreamingWorker:
-    """One stream to a router. What came is kept in lists; `again` makes the next stream after a break."""
+    """`Attach` stream whose received items are kept in lists; `attach` opens a new one after a break."""
 
     def __init__(self, router: str, agent: str = "echo", ident: str = "producer") -> None:
         self._router = router
@@ -53,16 +53,16 @@ class StreamingWorker:
         self.cancelled: list[int] = []
 
     async def __aenter__(self) -> Self:
-        await self.again()
+        await self.attach()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.leave()
+        await self.detach()
 
-    async def again(self) -> None:
-        """Attach, trying until that works; what earlier streams brought is forgotten."""
+    async def attach(self) -> None:
+        """Attach, retrying until that succeeds, and forget the items of earlier streams."""
         for kept in (self.deliveries, self.opened, self.progress, self.ended, self.results, self.cancelled):
             kept.clear()
         deadline = time.monotonic() + WAIT_S
@@ -105,7 +105,7 @@ class StreamingWorker:
         self.results.extend(response.results)
         self.cancelled.extend(response.cancelled)
 
-    async def leave(self) -> None:
+    async def detach(self) -> None:
         """End the stream."""
         self._reading.cancel()
         await asyncio.wait({self._reading})
@@ -113,11 +113,11 @@ class StreamingWorker:
         await self._channel.close()
 
     async def send(self, **batch: Any) -> None:
-        """One AttachRequest."""
+        """Send an AttachRequest."""
         await self._call.write(AttachRequest(**batch))
 
-    async def delivery(self, text: str) -> Delivery:
-        """The delivery of a message with this text."""
+    async def wait_for_delivery(self, text: str) -> Delivery:
+        """Wait for the delivery of a message with this text."""
 
         def find() -> Delivery | None:
             return _first(self.deliveries, lambda d: d.message.parts[0].text.text == text)
@@ -128,18 +128,18 @@ class StreamingWorker:
         return found
 
     async def open(self, key: str, **target: Any) -> tuple[int, ReplyOpened]:
-        """Open a reply, or take it up; returns its number and what the router says of it."""
+        """Open or take over a reply; return its number and the router's response."""
         self._replies += 1
         number = self._replies
         await self.send(opens=[OpenReply(reply=number, key=key, **target)])
         return number, await self._about(self.opened, number, f"{key} is opened")
 
     async def add(self, number: int, index: int, *texts: str) -> None:
-        """Deltas from an index on."""
+        """Send deltas, numbered from `index`."""
         deltas = [Delta(index=index + n, text=text) for n, text in enumerate(texts)]
         await self.send(deltas=[ReplyDeltas(reply=number, deltas=deltas)])
 
-    async def durable(self, number: int, index: int) -> None:
+    async def wait_durable(self, number: int, index: int) -> None:
         """Wait until all deltas before the index are on disk."""
         await wait_until(
             lambda: any(p.reply == number and p.durable_index >= index for p in self.progress),
@@ -149,7 +149,7 @@ class StreamingWorker:
     async def end(
         self, number: int, count: int, state: MessageState.ValueType = MESSAGE_STATE_COMPLETE
     ) -> ReplyEnded:
-        """End a reply of so many deltas; returns how it has ended."""
+        """End a reply of `count` deltas; return the router's response."""
         await self.send(ends=[EndReply(reply=number, state=state, next_index=count)])
         return await self._about(self.ended, number, "it ends")
 

@@ -1,4 +1,4 @@
-"""Tenants declared by an operator over HTTP, and what their keys are good for until they are taken back."""
+"""Tenant management over HTTP, and the permissions of API keys until they are revoked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.patience import patient
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Of TenantService, what is called here for its effect.
+#: RPCs of TenantService that the tests here call.
 CALLED = {
     "CreateTenant", "GetTenant", "ListTenants", "UpdateTenant", "SuspendTenant", "ResumeTenant",
     "DeleteTenant", "CreateApiKey", "ListApiKeys", "RevokeApiKey", "RevokeTokens", "ListRevocations",
@@ -27,8 +27,8 @@ CALLED = {
 ROOM = {"agent": "echo", "platform": "web", "conversation": {"kind": "CONVERSATION_KIND_GROUP", "id": "room"}}
 
 
-def said(words: str) -> dict[str, object]:
-    """A message to the room."""
+def broadcast_body(words: str) -> dict[str, object]:
+    """Body of a broadcast to the room."""
     return {"address": ROOM, "parts": [{"text": {"text": words}}]}
 
 
@@ -59,7 +59,7 @@ def operator(edge: str, data: Path) -> Iterator[httpx.Client]:
 
 
 def made(operator: httpx.Client, tenant: str, *scopes: str) -> tuple[str, str]:
-    """A new key of a tenant, which is declared if it is not yet: its id and its secret."""
+    """Create an API key of a tenant, and the tenant if necessary; return id and secret."""
     operator.post("/tenants", json={"tenant": tenant})
     asked = {"name": "tests", "scopes": [f"SCOPE_{scope}" for scope in scopes]}
     answer = operator.post(f"/tenants/{tenant}/apiKeys", json=asked)
@@ -68,17 +68,17 @@ def made(operator: httpx.Client, tenant: str, *scopes: str) -> tuple[str, str]:
 
 
 def outcome(response: httpx.Response) -> tuple[int, str]:
-    """The status, and the code of a refusal."""
+    """Return the status, and the error code if there is one."""
     return response.status_code, reason_of(response) if response.is_error else ""
 
 
-def test_the_operators_key_is_made_for_the_owner_of_the_data_only(fleet: Fleet, data: Path) -> None:
+def test_the_operator_key_is_readable_by_the_owner_of_the_data_only(fleet: Fleet, data: Path) -> None:
     path = data / "operator.key"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert not any(path.read_text().strip() in process.stderr for process in fleet.processes)
 
 
-def test_an_operator_declares_changes_suspends_and_deletes_a_tenant(operator: httpx.Client) -> None:
+def test_an_operator_creates_changes_suspends_and_deletes_a_tenant(operator: httpx.Client) -> None:
     new = {"tenant": "acme", "settings": {"limits": {"connections": 5}}}
     created = operator.post("/tenants", json=new).json()["tenant"]
     assert (created["state"], created["settings"]["openTo"]) == ("TENANT_STATE_ACTIVE", "OPENNESS_NOBODY")
@@ -93,14 +93,12 @@ def test_an_operator_declares_changes_suspends_and_deletes_a_tenant(operator: ht
     assert outcome(operator.get("/tenants/acme/stats")) == (403, "TENANT_SUSPENDED")
     assert operator.post("/tenants/acme:resume").json()["tenant"]["state"] == "TENANT_STATE_ACTIVE"
     assert outcome(operator.get("/tenants/acme/stats")) == (200, "")
-    assert operator.post("/tenants/acme/messages", json=said("hi")).status_code == 200
+    assert operator.post("/tenants/acme/messages", json=broadcast_body("hi")).status_code == 200
     assert operator.delete("/tenants/acme").json() == {"messages": "1"}
     assert outcome(operator.get("/tenants/acme")) == (404, "UNKNOWN_TENANT")
 
 
-def test_a_tenants_admin_manages_its_keys_and_users_and_nothing_else(
-    edge: str, operator: httpx.Client
-) -> None:
+def test_a_tenant_admin_manages_only_its_own_keys_and_users(edge: str, operator: httpx.Client) -> None:
     key_id, secret = made(operator, "managed", "ADMIN", "BROADCAST")
     with HttpBackend(edge, "managed", authorization=f"Bearer {secret}") as admin:
         listed = admin.get("/apiKeys")["apiKeys"]
@@ -127,22 +125,22 @@ def test_a_tenants_admin_manages_its_keys_and_users_and_nothing_else(
             assert outcome(refused) == (403, "FORBIDDEN")
 
 
-def test_each_call_of_the_tenant_service_is_made_here() -> None:
+def test_every_rpc_of_the_tenant_service_is_called_here() -> None:
     service = {b.method.name for b in bindings() if b.method.containing_service.name == "TenantService"}
     assert service == CALLED
 
 
-def test_a_key_is_good_until_it_is_revoked_and_for_its_tenant_only(
+def test_a_key_is_valid_until_revoked_and_for_its_tenant_only(
     fleet: Fleet, edge: str, operator: httpx.Client
 ) -> None:
     key_id, secret = made(operator, "keyed", "PRESENCE")
     with HttpBackend(edge, "keyed", authorization=f"Bearer {secret}") as backend:
         assert backend.get("/stats")["connections"] == 0
-        assert outcome(backend.http.post("/messages", json=said("x"))) == (403, "FORBIDDEN")
+        assert outcome(backend.http.post("/messages", json=broadcast_body("x"))) == (403, "FORBIDDEN")
         assert operator.delete(f"/tenants/keyed/apiKeys/{key_id}").status_code == 200
         assert outcome(backend.http.get("/stats")) == (401, "UNAUTHORIZED")
     with HttpBackend(edge, "demo", authorization=f"Bearer {secret}") as wrong:
-        # A wrong key is refused although nobody needs one there.
+        # A wrong key is rejected even if the tenant requires none.
         assert outcome(wrong.http.get("/stats")) == (401, "UNAUTHORIZED")
     with HttpBackend(edge, "demo") as anybody:
         assert outcome(anybody.http.get("/stats")) == (200, "")

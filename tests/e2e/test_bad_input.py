@@ -1,4 +1,4 @@
-"""Bad input, on WebSockets and over gRPC: one code for both, and everything goes on."""
+"""Bad input by WebSocket and by gRPC: the same error code for both, and no effect on the connection."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 async def ann(fleet: Fleet) -> AsyncIterator[RecordingClient]:
     async with RecordingClient(History(), "demo/ann", fleet.processes[1].address, agent="nobody") as chatter:
         yield chatter
-        await goes_on(chatter)
+        await assert_still_served(chatter)
         assert not list(explicit(chatter.history))
 
 
@@ -48,8 +48,8 @@ def backend(fleet: Fleet) -> Iterator[GrpcBackend]:
         yield calling
 
 
-async def goes_on(chatter: RecordingClient) -> None:
-    """The connection lives and is served."""
+async def assert_still_served(chatter: RecordingClient) -> None:
+    """Check that the connection is still served."""
     await chatter.send({"type": "history", "id": "still here", "limit": 1})
     await chatter.next("history", id="still here")
     assert not chatter.closed
@@ -99,7 +99,7 @@ def rpc_refusal(call: Any, request: Any) -> str:
         ('{"type":"resume","positions":[]}', "UNEXPECTED_FRAME"),
     ],
 )
-async def test_a_frame_that_cannot_be_read_is_refused(
+async def test_an_undecodable_frame_is_rejected(
     ann: RecordingClient, payload: str | bytes, code: str
 ) -> None:
     assert await refusal(ann, payload) == code
@@ -138,21 +138,21 @@ def message(**fields: Any) -> dict[str, Any]:
         ),
     ],
 )
-async def test_a_message_over_a_limit_is_refused_alike_from_clients_and_backends(
+async def test_an_invalid_message_is_rejected_with_the_same_code_from_clients_and_backends(
     ann: RecordingClient, backend: GrpcBackend, frame: dict[str, Any], request_fields: dict[str, Any]
 ) -> None:
     assert await refusal(ann, frame) == "INVALID_ARGUMENT"
     request = ParseDict({"parts": [{"text": {"text": "x"}}]} | request_fields, BroadcastRequest())
     request.address.CopyFrom(address("demo"))
-    assert rpc_refusal(backend.broadcasting.Broadcast, request) == "INVALID_ARGUMENT"
+    assert rpc_refusal(backend.broadcast_stub.Broadcast, request) == "INVALID_ARGUMENT"
     batch = BroadcastManyRequest()
     batch.requests.add(number=7, request=request)
-    (answer,) = backend.broadcasting.BroadcastMany(iter([batch]), timeout=TIMEOUT_S)
+    (answer,) = backend.broadcast_stub.BroadcastMany(iter([batch]), timeout=TIMEOUT_S)
     assert [(result.number, result.error.code) for result in answer.results] == [(7, "INVALID_ARGUMENT")]
 
 
 @pytest.mark.parametrize("ident", BAD_IDS.values(), ids=BAD_IDS.keys())
-async def test_an_id_that_is_none_is_refused_alike(
+async def test_an_invalid_id_is_rejected_with_the_same_code(
     ann: RecordingClient, backend: GrpcBackend, ident: str
 ) -> None:
     conversation = {"kind": "group", "id": ident}
@@ -163,16 +163,18 @@ async def test_an_id_that_is_none_is_refused_alike(
     target.conversation.id = ident
     request = BroadcastRequest(address=target)
     request.parts.add().text.text = "x"
-    assert rpc_refusal(backend.broadcasting.Broadcast, request) == "INVALID_ARGUMENT"
+    assert rpc_refusal(backend.broadcast_stub.Broadcast, request) == "INVALID_ARGUMENT"
     listing = ListMessagesRequest(address=target)
     assert rpc_refusal(backend.history_service.ListMessages, listing) == "INVALID_ARGUMENT"
 
 
-async def test_a_cursor_of_another_topic_is_refused_alike(ann: RecordingClient, backend: GrpcBackend) -> None:
+async def test_a_cursor_of_another_topic_is_rejected_with_the_same_code(
+    ann: RecordingClient, backend: GrpcBackend
+) -> None:
     await ann.next("ack", id=await ann.say("here"))
     other = backend.broadcast("demo/echo", "elsewhere").position
-    wrong = [{"epoch": other.epoch, "seq": 1}, {"epoch": ann.places[ann.home][1].epoch, "seq": 99}]
-    wrong += [{"epoch": ann.places[ann.home][1].epoch, "seq": MAX_UINT64}, {"seq": 1}]
+    wrong = [{"epoch": other.epoch, "seq": 1}, {"epoch": ann.positions[ann.home][1].epoch, "seq": 99}]
+    wrong += [{"epoch": ann.positions[ann.home][1].epoch, "seq": MAX_UINT64}, {"seq": 1}]
     for position in wrong:
         for cursor in ("before", "after"):
             frame = {"type": "history", "id": "h1", cursor: position}
@@ -182,7 +184,7 @@ async def test_a_cursor_of_another_topic_is_refused_alike(ann: RecordingClient, 
         assert await refusal(ann, {"type": "read", "position": position}) == "CURSOR_MISMATCH"
 
 
-async def test_positions_that_are_none_recover_nothing(ann: RecordingClient) -> None:
+async def test_unknown_positions_recover_nothing(ann: RecordingClient) -> None:
     for seq in (0, 1, MAX_UINT64):
         position = {"epoch": "nowhere", "seq": seq}
         frame = {"type": "subscribe", "id": f"s{seq}", "position": position}
@@ -190,17 +192,19 @@ async def test_positions_that_are_none_recover_nothing(ann: RecordingClient) -> 
         assert not (await ann.next("subscribed", id=f"s{seq}")).get("recovered")
 
 
-async def test_a_page_over_the_limit_is_refused_alike(ann: RecordingClient, backend: GrpcBackend) -> None:
+async def test_a_page_over_the_limit_is_rejected_with_the_same_code(
+    ann: RecordingClient, backend: GrpcBackend
+) -> None:
     assert await refusal(ann, {"type": "history", "id": "h1", "limit": 501}) == "INVALID_ARGUMENT"
     listing = ListMessagesRequest(address=address(ann.home), limit=501)
     assert rpc_refusal(backend.history_service.ListMessages, listing) == "INVALID_ARGUMENT"
 
 
-def test_addresses_that_are_none_are_refused(backend: GrpcBackend) -> None:
+def test_invalid_addresses_are_rejected(backend: GrpcBackend) -> None:
     def call(to: str) -> str:
         request = BroadcastRequest(address=address(to))
         request.parts.add().text.text = "x"
-        return rpc_refusal(backend.broadcasting.Broadcast, request)
+        return rpc_refusal(backend.broadcast_stub.Broadcast, request)
 
     assert call("") == "INVALID_ARGUMENT"
     assert call("/echo") == "INVALID_ARGUMENT"
@@ -208,11 +212,11 @@ def test_addresses_that_are_none_are_refused(backend: GrpcBackend) -> None:
     assert call("demo//web") == "INVALID_ARGUMENT"
     assert call("demo/group:team") == "INVALID_ARGUMENT"
     assert call("demo/echo/user:ann") == "INVALID_ARGUMENT"
-    assert rpc_refusal(backend.broadcasting.Broadcast, BroadcastRequest()) == "INVALID_ARGUMENT"
+    assert rpc_refusal(backend.broadcast_stub.Broadcast, BroadcastRequest()) == "INVALID_ARGUMENT"
 
 
 @pytest.mark.parametrize("ident", ["x", "e-", "-1", "e-99999999999999999999", "e-١", "a\tb" * 9, "é-1"])
-def test_an_id_of_no_message_is_told_so(backend: GrpcBackend, ident: str) -> None:
+def test_an_unknown_message_id_is_not_found(backend: GrpcBackend, ident: str) -> None:
     expected = "INVALID_ARGUMENT" if "\t" in ident else "MESSAGE_NOT_FOUND"
     request = GetMessageRequest(tenant="demo", message_id=ident)
     assert rpc_refusal(backend.history_service.GetMessage, request) == expected
@@ -236,7 +240,7 @@ def test_an_id_of_no_message_is_told_so(backend: GrpcBackend, ident: str) -> Non
     ],
 )
 @pytest.mark.parametrize("protocol", ["trunkline.v1.json", "trunkline.v1.proto"])
-async def test_a_connect_request_that_is_none_is_closed_with_a_reason(
+async def test_an_invalid_connect_request_is_closed_with_a_reason(
     fleet: Fleet, query: str, code: int, reason: str, protocol: str
 ) -> None:
     url = f"ws://{fleet.processes[1].address}/v1/connect?{query}"
@@ -255,20 +259,20 @@ async def test_a_connect_request_that_is_none_is_closed_with_a_reason(
 async def test_an_oversized_frame_closes_with_its_code(fleet: Fleet) -> None:
     async with RecordingClient(History(), "demo/big", fleet.processes[1].address) as big:
         await big.send("x" * ((1 << 20) + 1))
-        await wait_until(lambda: big.closed, "it is closed")
+        await wait_until(lambda: big.closed, "the connection is closed")
         assert big.closed is not None
         assert (big.closed.code, big.closed.reason) == (1009, "FRAME_TOO_LARGE")
 
 
-def test_an_oversized_message_of_a_backend_is_refused(backend: GrpcBackend) -> None:
+def test_an_oversized_message_of_a_backend_is_rejected(backend: GrpcBackend) -> None:
     request = BroadcastRequest(address=address("demo"))
     for _ in range(51):
         request.parts.add().text.text = "x" * 250_000
-    assert rpc_refusal(backend.broadcasting.Broadcast, request) == "INVALID_ARGUMENT"
+    assert rpc_refusal(backend.broadcast_stub.Broadcast, request) == "INVALID_ARGUMENT"
 
 
 @pytest.mark.parametrize("payload", [b"\xff\xff\xff", b"", b"\x0a\x05", "{}"])
-async def test_bytes_that_are_no_protobuf_frame_are_refused(fleet: Fleet, payload: bytes | str) -> None:
+async def test_bytes_that_are_not_a_protobuf_frame_are_rejected(fleet: Fleet, payload: bytes | str) -> None:
     url = f"ws://{fleet.processes[1].address}/v1/connect?tenant=demo&agent=nobody&platform=web&user=pat"
     async with connect(url, compression=None, subprotocols=["trunkline.v1.proto"]) as ws:  # type: ignore[list-item]
         assert ServerFrame.FromString(await ws.recv(decode=False)).HasField("connected")

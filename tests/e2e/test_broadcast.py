@@ -1,4 +1,4 @@
-"""A backend speaks to every kind of address."""
+"""Broadcasts to every kind of address."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.validators.promises import assert_promises
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-#: Who is there: user, agent, platform's conversation.
+#: Agent and conversation of each connected user.
 PEOPLE = {
     "ann": ("echo", "group:team"),
     "bob": ("echo", "person:bob"),
@@ -48,8 +48,8 @@ async def people(fleet: Fleet) -> AsyncIterator[dict[str, RecordingClient]]:
     history = History()
     edges = [process.address for process in fleet.processes[1:]]
     with GrpcBackend(fleet.router.address) as backend:
-        # Connections of the test before are gone once their edges have said so.
-        await wait_until(lambda: backend.stats().connections == 0, "nobody is there")
+        # Connections of the previous test end when their edges report it.
+        await wait_until(lambda: backend.stats().connections == 0, "no connections are left")
     async with AsyncExitStack() as stack:
         yield {
             name: await stack.enter_async_context(
@@ -65,8 +65,8 @@ def backend(fleet: Fleet, people: dict[str, RecordingClient]) -> Iterator[GrpcBa
         yield calling
 
 
-async def everyone_heard(people: dict[str, RecordingClient], expected: set[str], text: str) -> None:
-    """Those and nobody else got it, once."""
+async def assert_received_by(people: dict[str, RecordingClient], expected: set[str], text: str) -> None:
+    """Check that exactly the expected clients received the text once."""
     for name, chatter in people.items():
         if name in expected:
             assert frame_text(await chatter.next("message")) == text
@@ -77,20 +77,20 @@ async def everyone_heard(people: dict[str, RecordingClient], expected: set[str],
 
 
 @pytest.mark.parametrize("to", LEVELS)
-async def test_a_broadcast_reaches_whom_its_address_names(
+async def test_a_broadcast_reaches_exactly_the_connections_of_its_address(
     people: dict[str, RecordingClient], backend: GrpcBackend, to: str
 ) -> None:
     response = backend.broadcast(to, f"to {to}", f"key {to}")
     assert response.connections == len(LEVELS[to])
     assert response.position.seq == 1
-    await everyone_heard(people, LEVELS[to], f"to {to}")
+    await assert_received_by(people, LEVELS[to], f"to {to}")
     assert backend.broadcast(to, f"to {to}", f"key {to}") == response
-    await everyone_heard(people, set(), "")
+    await assert_received_by(people, set(), "")
     backend.read_logs(to)
     assert_promises(backend.history)
 
 
-async def test_a_connection_is_spoken_to_and_nothing_is_kept(
+async def test_a_message_to_one_connection_is_not_stored(
     people: dict[str, RecordingClient], backend: GrpcBackend
 ) -> None:
     request = ListConnectionsRequest(address=address("demo/user:bob"))
@@ -98,19 +98,21 @@ async def test_a_connection_is_spoken_to_and_nothing_is_kept(
     assert (found.user, found.protocol) == ("bob", "trunkline.v1.json")
     response = backend.broadcast(f"demo/connection:{found.connection_id}", "psst")
     assert not response.HasField("position")
-    await everyone_heard(people, {"bob"}, "psst")
+    await assert_received_by(people, {"bob"}, "psst")
 
 
-async def test_an_ephemeral_message_is_not_kept(
+async def test_an_ephemeral_message_is_not_stored(
     people: dict[str, RecordingClient], backend: GrpcBackend
 ) -> None:
     before = len(backend.messages("demo/echo"))
     assert backend.broadcast("demo/echo", "fleeting", ephemeral=True).connections == 3
-    await everyone_heard(people, LEVELS["demo/echo"], "fleeting")
+    await assert_received_by(people, LEVELS["demo/echo"], "fleeting")
     assert len(backend.messages("demo/echo")) == before
 
 
-async def test_nobody_there_is_refused_only_where_somebody_is_required(backend: GrpcBackend) -> None:
+async def test_an_address_without_connections_is_rejected_only_if_one_is_required(
+    backend: GrpcBackend,
+) -> None:
     to = "demo/echo/qq/person:zoe"
     with pytest.raises(grpc.RpcError) as refusal:
         backend.broadcast(to, "anybody?", require_connection=True)
@@ -122,7 +124,7 @@ async def test_nobody_there_is_refused_only_where_somebody_is_required(backend: 
     assert len(backend.messages(to)) == 1
 
 
-async def test_the_same_key_with_other_words_is_refused(backend: GrpcBackend) -> None:
+async def test_the_same_key_with_a_different_text_is_rejected(backend: GrpcBackend) -> None:
     backend.broadcast("demo/user:zoe", "words", "the key")
     with pytest.raises(grpc.RpcError) as refusal:
         backend.broadcast("demo/user:zoe", "other words", "the key")

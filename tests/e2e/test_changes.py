@@ -1,4 +1,4 @@
-"""Edits, recalls and receipts, live and after a reconnect; backends that speak piece by piece."""
+"""Edits, recalls and receipts, live and after a reconnect; messages streamed by backends."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def text(words: str) -> list[Part]:
     return [Part(text=TextPart(text=words))]
 
 
-async def test_an_edit_and_a_recall_reach_all_and_those_who_were_away(fleet: Fleet, team: str) -> None:
+async def test_an_edit_and_a_recall_reach_live_and_resuming_clients(fleet: Fleet, team: str) -> None:
     history = History()
     async with (
         RecordingClient(history, "demo/ann", team) as ann,
@@ -54,7 +54,7 @@ async def test_an_edit_and_a_recall_reach_all_and_those_who_were_away(fleet: Fle
     ):
         first = await ann.next("ack", id=await ann.say("helo"))
         second = await ann.next("ack", id=await ann.say("a secret"))
-        await wait_until(lambda: bob.seq() == 2, "bob has both")
+        await wait_until(lambda: bob.seq() == 2, "bob has received both")
         await bob.leave()
         edit = {"type": "edit", "id": "e", "message_id": first["message_id"]}
         await ann.send(edit | {"parts": [{"type": "text", "text": "hello"}]})
@@ -68,7 +68,7 @@ async def test_an_edit_and_a_recall_reach_all_and_those_who_were_away(fleet: Fle
         assert bob.texts.text[first["message_id"]] == "hello"
         with GrpcBackend(fleet.router.address) as backend:
             assert [text_of(message) for message in backend.messages(TEAM)] == ["hello", ""]
-        # Only an author may change a message, and only once may it be taken back.
+        # Only the author may change a message, and a recalled message is final.
         await bob.send(edit | {"id": "e2", "parts": [{"type": "text", "text": "mine"}]})
         assert (await bob.next("error", id="e2"))["code"] == "NOT_THE_AUTHOR"
         await ann.send(edit | {"id": "e3", "message_id": second["message_id"], "parts": [_part("again")]})
@@ -77,33 +77,33 @@ async def test_an_edit_and_a_recall_reach_all_and_those_who_were_away(fleet: Fle
 
 async def test_a_recalled_question_is_not_answered(fleet: Fleet, team: str) -> None:
     async with RecordingClient(History(), "demo/ann", team) as ann:
-        said = await ann.next("ack", id=await ann.say("oops"))
-        await ann.send({"type": "recall", "id": "r2", "message_id": said["message_id"]})
+        sent = await ann.next("ack", id=await ann.say("oops"))
+        await ann.send({"type": "recall", "id": "r2", "message_id": sent["message_id"]})
         await ann.next("ack", id="r2")
         await ann.say("well")
         async with StreamingWorker(fleet.router.address) as worker:
-            delivery = await worker.delivery("well")
+            delivery = await worker.wait_for_delivery("well")
             await worker.settle(delivery.delivery_id)
             assert len(worker.deliveries) == 1
 
 
-async def test_receipts_are_told_kept_and_listed(fleet: Fleet, team: str) -> None:
+async def test_receipts_are_delivered_stored_and_listed(fleet: Fleet, team: str) -> None:
     history = History()
     async with (
         RecordingClient(history, "demo/ann", team) as ann,
         RecordingClient(history, "demo/bob", team) as bob,
     ):
-        said = await ann.next("ack", id=await ann.say("hello"))
-        await bob.next("message", id=said["message_id"])
-        await bob.send({"type": "delivered", "position": said["position"]})
+        sent = await ann.next("ack", id=await ann.say("hello"))
+        await bob.next("message", id=sent["message_id"])
+        await bob.send({"type": "delivered", "position": sent["position"]})
         delivered = await ann.next("delivered", user="bob")
-        assert delivered["position"] == said["position"]
-        await bob.send({"type": "read", "position": said["position"]})
+        assert delivered["position"] == sent["position"]
+        await bob.send({"type": "read", "position": sent["position"]})
         for each in (ann, bob):
             read = await each.next("read", user="bob")
-            assert (read["position"], read["at"]["seq"]) == (said["position"], 2)
-        # What is known already is not logged again.
-        await bob.send({"type": "read", "position": said["position"]})
+            assert (read["position"], read["at"]["seq"]) == (sent["position"], 2)
+        # A repeated receipt is not logged.
+        await bob.send({"type": "read", "position": sent["position"]})
         assert "at" not in await bob.next("read", user="bob")
         with GrpcBackend(fleet.router.address) as backend:
             (receipt,) = backend.history_service.ListReceipts(
@@ -113,35 +113,35 @@ async def test_receipts_are_told_kept_and_listed(fleet: Fleet, team: str) -> Non
         assert_promises_kept(fleet, history, [ann, bob])
 
 
-async def test_a_backend_says_something_piece_by_piece(fleet: Fleet, team: str) -> None:
+async def test_a_backend_streams_a_message(fleet: Fleet, team: str) -> None:
     history = History()
     async with RecordingClient(history, "demo/ann", team) as ann:
         with GrpcBackend(fleet.router.address) as backend:
-            say = backend.broadcasting
-            opened = say.OpenMessage(OpenMessageRequest(address=address(TEAM), key="k", producer="one"))
+            stub = backend.broadcast_stub
+            opened = stub.OpenMessage(OpenMessageRequest(address=address(TEAM), key="k", producer="one"))
             about = {"tenant": "demo", "message_id": opened.message.id}
             deltas = [Delta(index=0, text="one "), Delta(index=1, text="two ")]
-            extended = say.ExtendMessage(ExtendMessageRequest(**about, epoch=opened.epoch, deltas=deltas))
+            extended = stub.ExtendMessage(ExtendMessageRequest(**about, epoch=opened.epoch, deltas=deltas))
             assert extended.next_index == 2
             skipped = [Delta(index=5, text="x")]
             with pytest.raises(grpc.RpcError) as gap:
-                say.ExtendMessage(ExtendMessageRequest(**about, epoch=opened.epoch, deltas=skipped))
+                stub.ExtendMessage(ExtendMessageRequest(**about, epoch=opened.epoch, deltas=skipped))
             assert reason_of(gap.value) == "DELTA_GAP"
-            # Another one takes it up: the first can write no more.
-            taken = say.OpenMessage(OpenMessageRequest(address=address(TEAM), key="k", producer="two"))
+            # A takeover by another producer fences the first one.
+            taken = stub.OpenMessage(OpenMessageRequest(address=address(TEAM), key="k", producer="two"))
             assert (taken.message.id, text_of(taken.message)) == (opened.message.id, "one two ")
             with pytest.raises(grpc.RpcError) as fenced:
-                say.ExtendMessage(ExtendMessageRequest(**about, epoch=opened.epoch, deltas=[]))
+                stub.ExtendMessage(ExtendMessageRequest(**about, epoch=opened.epoch, deltas=[]))
             assert reason_of(fenced.value) == "PRODUCER_FENCED"
             three = [Delta(index=2, text="three")]
-            say.ExtendMessage(ExtendMessageRequest(**about, epoch=taken.epoch, deltas=three))
+            stub.ExtendMessage(ExtendMessageRequest(**about, epoch=taken.epoch, deltas=three))
             end = EndMessageRequest(**about, epoch=taken.epoch, state=2, next_index=3)
-            assert say.EndMessage(end).state == 2
-            assert not say.EndMessage(end).HasField("position")
-            assert say.CancelMessage(CancelMessageRequest(**about)).state == 2
+            assert stub.EndMessage(end).state == 2
+            assert not stub.EndMessage(end).HasField("position")
+            assert stub.CancelMessage(CancelMessageRequest(**about)).state == 2
             await wait_until(lambda: ann.texts.state.get(opened.message.id) == "complete", "ann sees the end")
             assert ann.texts.text[opened.message.id] == "one two three"
-            # Backends may change what anybody said.
+            # Backends may change any message.
             history_service = backend.history_service
             history_service.EditMessage(EditMessageRequest(**about, parts=text("four")))
             await wait_until(lambda: ann.texts.text[opened.message.id] == "four", "ann sees the edit")
@@ -151,10 +151,10 @@ async def test_a_backend_says_something_piece_by_piece(fleet: Fleet, team: str) 
         assert_promises_kept(fleet, history, [ann])
 
 
-async def test_what_a_backend_abandons_expires(fleet: Fleet, team: str) -> None:
+async def test_a_message_abandoned_by_a_backend_expires(fleet: Fleet, team: str) -> None:
     async with RecordingClient(History(), "demo/ann", team) as ann:
         with GrpcBackend(fleet.router.address) as backend:
-            opened = backend.broadcasting.OpenMessage(OpenMessageRequest(address=address(TEAM), key="gone"))
+            opened = backend.broadcast_stub.OpenMessage(OpenMessageRequest(address=address(TEAM), key="gone"))
             await wait_until(lambda: ann.texts.state.get(opened.message.id) == "expired", "it expires")
 
 

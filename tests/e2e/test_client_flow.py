@@ -1,4 +1,4 @@
-"""What a client can do, from connecting to leaving, through real processes."""
+"""Features of a client connection, from connect to disconnect, with real processes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def edges_of(fleet: Fleet) -> list[str]:
     return [process.address for process in fleet.processes if process.name == "edge"]
 
 
-async def test_a_message_is_acked_heard_by_the_others_on_both_edges_and_answered(fleet: Fleet) -> None:
+async def test_a_message_is_acked_delivered_on_both_edges_and_answered(fleet: Fleet) -> None:
     history = History()
     near, far = edges_of(fleet)
     async with (
@@ -66,7 +66,7 @@ async def test_groups_are_joined_and_left(fleet: Fleet) -> None:
         RecordingClient(history, "demo/dan", near, "person:dan") as dan,
         RecordingClient(history, "demo/eve", far, "group:den") as eve,
     ):
-        first = await eve.say("before dan came")
+        first = await eve.say("before dan joined")
         await eve.next("message")
         joined = await dan.subscribe("den")
         assert joined["position"]["seq"] == 2
@@ -125,7 +125,7 @@ async def test_disconnect_closes_with_1000(fleet: Fleet) -> None:
     assert_promises(history)
 
 
-async def test_the_protobuf_subprotocol_says_the_same(fleet: Fleet) -> None:
+async def test_the_protobuf_subprotocol_carries_the_same_messages(fleet: Fleet) -> None:
     history = History()
     near, far = edges_of(fleet)
     url = f"ws://{far}/v1/connect?tenant=demo&agent=nobody&platform=web&conversation=group:proto&user=ivy"
@@ -152,7 +152,7 @@ async def test_the_protobuf_subprotocol_says_the_same(fleet: Fleet) -> None:
         assert (message.parts[0].text.text, message.position.seq) == ("in JSON", 2)
 
 
-async def test_a_client_that_offers_no_subprotocol_speaks_json(fleet: Fleet) -> None:
+async def test_json_is_the_default_subprotocol(fleet: Fleet) -> None:
     url = f"ws://{edges_of(fleet)[0]}/v1/connect?tenant=demo&agent=a&platform=web"
     async with connect(url, compression=None) as ws, asyncio.timeout(patient(10)):
         assert ws.subprotocol is None

@@ -1,4 +1,4 @@
-"""The Python client with tokens that run out, are refused or taken back, and where it says too much."""
+"""The Python client with expiring, missing and revoked tokens, and above a rate limit."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def client_of(fleet: Fleet, token: Any, tenant: str = TENANT, conversation: str 
     return Client(f"ws://{fleet.edges[0].address}", **place, token=token)
 
 
-async def test_a_client_that_gets_new_tokens_outlives_the_first_on_one_connection(fleet: Fleet) -> None:
+async def test_a_client_that_refreshes_its_token_keeps_its_connection(fleet: Fleet) -> None:
     given = 0
 
     async def token() -> str:
@@ -55,7 +55,7 @@ async def test_a_client_that_gets_new_tokens_outlives_the_first_on_one_connectio
     assert given >= 3
 
 
-async def test_a_client_with_one_token_is_told_when_it_has_expired(fleet: Fleet) -> None:
+async def test_a_client_with_a_fixed_token_is_closed_when_it_expires(fleet: Fleet) -> None:
     async with client_of(fleet, SIGNER.token("ann", lifetime_s=2)) as client:
         with pytest.raises(Closed, match="has expired") as closed:
             async with asyncio.timeout(patient(10)):
@@ -63,13 +63,13 @@ async def test_a_client_with_one_token_is_told_when_it_has_expired(fleet: Fleet)
     assert (closed.value.code, closed.value.reason) == (4002, "TOKEN_EXPIRED")
 
 
-async def test_a_client_without_a_token_is_told_what_it_lacks(fleet: Fleet) -> None:
+async def test_a_client_without_a_token_is_rejected_with_the_reason(fleet: Fleet) -> None:
     with pytest.raises(Refused, match="a token must be given") as refused:
         await client_of(fleet, "").open()
     assert (refused.value.code, refused.value.retryable) == ("UNAUTHORIZED", False)
 
 
-async def test_a_client_whose_token_is_taken_back_ends(fleet: Fleet, operator: OperatorClient) -> None:
+async def test_a_client_whose_token_is_revoked_is_closed(fleet: Fleet, operator: OperatorClient) -> None:
     token = SIGNER.token("eve")
     async with client_of(fleet, token) as client:
         await asyncio.to_thread(operator.revoke, TENANT, user="eve")
@@ -81,14 +81,14 @@ async def test_a_client_whose_token_is_taken_back_ends(fleet: Fleet, operator: O
         await client_of(fleet, token).open()
 
 
-async def test_a_client_that_says_too_much_says_all_of_it_once(fleet: Fleet) -> None:
+async def test_a_client_above_its_rate_limit_sends_every_message_once(fleet: Fleet) -> None:
     place = {"tenant": "slow", "conversation": "group:many"}
     async with client_of(fleet, SLOW.token("ann"), **place) as ann:
         async with client_of(fleet, SLOW.token("bob"), **place) as bob:
-            said = [f"word {number}" for number in range(40)]
-            acks = await asyncio.gather(*(bob.send(word, timeout_s=patient(30)) for word in said))
-            assert len({ack.position.seq for ack in acks}) == len(said)
-        heard = aiter(ann)
+            texts = [f"word {number}" for number in range(40)]
+            acks = await asyncio.gather(*(bob.send(word, timeout_s=patient(30)) for word in texts))
+            assert len({ack.position.seq for ack in acks}) == len(texts)
+        events = aiter(ann)
         async with asyncio.timeout(patient(10)):
-            told = [text_of(await anext(heard)) for _ in said]
-    assert sorted(told) == sorted(said)
+            received = [text_of(await anext(events)) for _ in texts]
+    assert sorted(received) == sorted(texts)

@@ -1,4 +1,4 @@
-"""The log cannot be written for a while: nothing is acked that isn't there afterwards."""
+"""A log that cannot be written for a while: every acked message is stored."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 def limit_files(process: Process, size: int) -> None:
-    """No file of the process may grow beyond `size`, as if the disk were full."""
+    """Simulate a full disk: no file of the process may grow beyond `size`."""
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
@@ -40,23 +40,23 @@ def edge_of(fleet: Fleet) -> str:
     return next(process.address for process in fleet.processes if process.name == "edge")
 
 
-def refused(history: History) -> set[str]:
+def rejected_ids(history: History) -> set[str]:
     return {event.id for event in history.of(Rejected) if event.code == "LOG_UNAVAILABLE"}
 
 
 async def fill(chatter: RecordingClient, history: History) -> None:
-    """Talk until the log refuses everything: ten messages one after another."""
+    """Send until the log rejects ten messages in a row."""
     in_a_row = 0
     for number in range(PATIENCE):
         ident = await chatter.say(f"{number} " + "x" * 8000)
-        await wait_until(lambda: ident not in chatter.unacked or ident in refused(history), "an answer")  # noqa: B023
+        await wait_until(lambda: ident not in chatter.unacked or ident in rejected_ids(history), "an answer")  # noqa: B023
         in_a_row = in_a_row + 1 if ident in chatter.unacked else 0
         if in_a_row == 10:
             return
-    raise AssertionError("the log never refused anything")
+    raise AssertionError("the log never rejected a message")
 
 
-async def test_while_the_disk_is_full_clients_and_backends_are_told_and_retry_later(fleet: Fleet) -> None:
+async def test_clients_and_backends_get_a_retryable_error_while_the_disk_is_full(fleet: Fleet) -> None:
     history = History()
     with GrpcBackend(fleet.router.address, history) as backend:
         async with (
@@ -78,14 +78,14 @@ async def test_while_the_disk_is_full_clients_and_backends_are_told_and_retry_la
             assert len(backend.messages(ann.home)) == ann.acks, "the log can still be read"
             limit_files(fleet.router, resource.RLIM_INFINITY)
             for ident in list(ann.unacked):
-                await ann.say_again(ident)
+                await ann.resend(ident)
             backend.broadcast(ann.home, "from a backend", "key")
             await wait_until_caught_up(fleet, [ann, bob])
             assert not ann.closed
             assert_promises_kept(fleet, history, [ann, bob])
 
 
-async def test_what_was_acked_on_a_full_disk_is_there_after_a_kill(fleet: Fleet) -> None:
+async def test_messages_acked_around_a_full_disk_survive_a_kill(fleet: Fleet) -> None:
     history = History()
     async with (
         RecordingClient(history, "demo/ann", edge_of(fleet), "group:full") as ann,
@@ -96,8 +96,8 @@ async def test_what_was_acked_on_a_full_disk_is_there_after_a_kill(fleet: Fleet)
             await fill(ann, history)
             await fleet.restart_router()
             for ident in list(ann.unacked):
-                await ann.say_again(ident)
-            await wait_until(lambda: not ann.unacked, "all is acked")
+                await ann.resend(ident)
+            await wait_until(lambda: not ann.unacked, "all messages are acked")
         await wait_until_caught_up(fleet, [ann, bob])
         assert_promises_kept(fleet, history, [ann, bob])
 

@@ -1,4 +1,4 @@
-"""Event streams, with real routers, edges and workers."""
+"""Event streams with real routers, edges and workers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def edges_of(fleet: Fleet) -> list[Process]:
     return [process for process in fleet.processes if process.name == "edge" and process.running]
 
 
-async def test_a_listener_hears_what_is_said_to_all_that_it_hears(fleet: Fleet) -> None:
+async def test_a_listener_receives_the_messages_of_all_its_topics(fleet: Fleet) -> None:
     history = History()
     edge = edges_of(fleet)[0].address
     with GrpcBackend(fleet.router.address, history) as backend:
@@ -71,7 +71,7 @@ async def test_the_request_in_the_documentation_is_answered(fleet: Fleet) -> Non
         assert await anext(response.aiter_lines()) == "event: connected"
 
 
-async def test_a_reply_is_streamed_and_goes_on_where_the_listener_comes_back(fleet: Fleet) -> None:
+async def test_a_streamed_reply_continues_after_the_listener_resumes(fleet: Fleet) -> None:
     history = History()
     near, far = (edge.address for edge in edges_of(fleet))
     async with (
@@ -80,12 +80,12 @@ async def test_a_reply_is_streamed_and_goes_on_where_the_listener_comes_back(fle
         StreamingWorker(fleet.router.address) as producer,
     ):
         await ann.say("question")
-        delivery = await producer.delivery("question")
+        delivery = await producer.wait_for_delivery("question")
         number, opened = await producer.open(delivery.message.id, delivery_id=delivery.delivery_id)
         ident = opened.message.id
         await producer.add(number, 0, "It ", "depends")
-        await wait_until(lambda: screen.texts.text.get(ident) == "It depends", "what was added is shown")
-        screen.break_off()
+        await wait_until(lambda: screen.texts.text.get(ident) == "It depends", "the added text arrives")
+        screen.abort()
         await wait_until(lambda: screen.closed, "it is cut")
         await producer.add(number, 2, " on")
         screen.edge = far
@@ -100,7 +100,7 @@ async def test_a_reply_is_streamed_and_goes_on_where_the_listener_comes_back(fle
         assert_promises_kept(fleet, history, [ann, screen])
 
 
-async def test_listeners_of_killed_edges_go_on_elsewhere_by_their_last_id(tmp_path: Path) -> None:
+async def test_listeners_of_killed_edges_resume_on_other_edges_by_their_last_id(tmp_path: Path) -> None:
     history, stop = History(), asyncio.Event()
     with fleet_of(tmp_path, edges=2, TRUNKLINE_LEASE_S="1") as fleet:
         edges = [edge.address for edge in edges_of(fleet)]
@@ -125,7 +125,7 @@ async def test_listeners_of_killed_edges_go_on_elsewhere_by_their_last_id(tmp_pa
                 doomed.kill()
                 again = {"TRUNKLINE_EDGE_LISTEN": doomed.address}
                 await asyncio.to_thread(lambda: fleet.start_edge(**again))  # noqa: B023
-                listeners[2].break_off()
+                listeners[2].abort()
             await wait_until(lambda: min(each.seq() for each in listeners) > 250, "250 messages")
             stop.set()
             await asyncio.gather(*tasks)
@@ -133,11 +133,11 @@ async def test_listeners_of_killed_edges_go_on_elsewhere_by_their_last_id(tmp_pa
                 if each.closed:
                     await each.reconnect(edges)
             await wait_until_caught_up(fleet, [*speakers, *listeners])
-            assert len({life for e in history.events if (life := getattr(e, "life", ""))}) > 9
+            assert len({session for e in history.events if (session := getattr(e, "session", ""))}) > 9
             assert_promises_kept(fleet, history, [*speakers, *listeners])
 
 
-async def test_listeners_and_websockets_of_one_topic_are_told_the_same(fleet: Fleet) -> None:
+async def test_listeners_and_websockets_of_one_topic_receive_the_same_frames(fleet: Fleet) -> None:
     histories = History()
     near, far = (edge.address for edge in edges_of(fleet))
     async with AsyncExitStack() as stack:
@@ -152,7 +152,7 @@ async def test_listeners_and_websockets_of_one_topic_are_told_the_same(fleet: Fl
         with GrpcBackend(fleet.router.address, histories) as backend:
             for number in range(10):
                 backend.broadcast(crowd[0].home, f"message {number}", key=f"c{number}")
-            await wait_until(lambda: all(each.seq() == 10 for each in crowd), "everybody has everything")
+            await wait_until(lambda: all(each.seq() == 10 for each in crowd), "all clients are up to date")
             frames = {tuple(map(repr, each.inbox)) for each in crowd}
             assert len(frames) == 1
             assert_promises_kept(fleet, histories, crowd)
@@ -169,7 +169,7 @@ async def test_listeners_and_websockets_of_one_topic_are_told_the_same(fleet: Fl
         ("locked/ann", {"token": "secret"}, 200, ""),
     ],
 )
-async def test_who_may_not_listen_is_told_by_a_status(
+async def test_an_unauthorized_listener_gets_an_http_status(
     fleet: Fleet, name: str, options: dict[str, str], status: int, reason: str
 ) -> None:
     listener = RecordingEventClient(History(), name, edges_of(fleet)[0].address, **options)
@@ -181,7 +181,7 @@ async def test_who_may_not_listen_is_told_by_a_status(
         await listener.leave()
 
 
-async def test_listeners_of_an_edge_that_stops_are_told_so_and_go_on(fleet: Fleet) -> None:
+async def test_listeners_of_a_stopping_edge_are_notified_and_resume(fleet: Fleet) -> None:
     history = History()
     edge = await asyncio.to_thread(lambda: fleet.start_edge(TRUNKLINE_DRAIN_S="0.1"))
     async with (
@@ -191,7 +191,7 @@ async def test_listeners_of_an_edge_that_stops_are_told_so_and_go_on(fleet: Flee
         await ann.say("before")
         await bob.next("message")
         assert await asyncio.to_thread(edge.terminate) == 0
-        await wait_until(lambda: bob.closed, "bob is told")
+        await wait_until(lambda: bob.closed, "bob is notified")
         assert bob.closing["reason"] == "RESTARTING"
         await ann.say("meanwhile")
         await wait_until(lambda: not ann.unacked, "it is acked")

@@ -1,4 +1,4 @@
-"""Presence over plain HTTP: who is there, who comes and who goes."""
+"""Presence over plain HTTP: present connections, then joins and leaves."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 class Watching:
-    """Watches an agent's connections."""
+    """Watches the connections of an agent."""
 
     def __init__(self, edge: str, tenant: str = "demo") -> None:
         self._url = f"http://{edge}/v1/tenants/{tenant}/connections:watch"
@@ -48,7 +48,7 @@ class Watching:
 
     @property
     def changes(self) -> list[tuple[str, str, str]]:
-        """What happened, to whose connection, of which protocol."""
+        """Read the next event: its type, and user and protocol of the connection."""
         return [
             (each["event"].rpartition("_")[2], each["connection"]["user"], each["connection"]["protocol"])
             for event in self.events
@@ -57,12 +57,12 @@ class Watching:
         ]
 
 
-async def test_who_is_there_is_told_first_and_then_who_comes_and_goes(fleet: Fleet) -> None:
+async def test_a_watch_lists_present_connections_first_and_then_joins_and_leaves(fleet: Fleet) -> None:
     edge = fleet.processes[1].address
     watching = Watching(edge)
     async with RecordingClient(History(), "demo/ann", edge):
         task = asyncio.create_task(watching.run())
-        await wait_until(lambda: watching.changes, "who is there is told")
+        await wait_until(lambda: watching.changes, "present connections are listed")
         async with RecordingEventClient(History(), "demo/bob", edge):
             await wait_until(lambda: len(watching.changes) == 2, "bob has come")
         await wait_until(lambda: len(watching.changes) == 3, "bob has gone")
@@ -73,18 +73,18 @@ async def test_who_is_there_is_told_first_and_then_who_comes_and_goes(fleet: Fle
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_an_unknown_tenant_is_a_status(fleet: Fleet) -> None:
+async def test_an_unknown_tenant_gets_an_http_status(fleet: Fleet) -> None:
     watching = Watching(fleet.processes[1].address, "nobody")
     await watching.run()
     assert watching.status == 404
 
 
-async def test_a_watch_ends_with_its_edge_and_says_why(fleet: Fleet) -> None:
+async def test_a_watch_ends_with_its_edge_and_a_reason(fleet: Fleet) -> None:
     edge = await asyncio.to_thread(fleet.start_edge)
     watching = Watching(edge.address)
     async with RecordingClient(History(), "demo/ann", fleet.processes[1].address):
         task = asyncio.create_task(watching.run())
-        await wait_until(lambda: watching.changes, "who is there is told")
+        await wait_until(lambda: watching.changes, "present connections are listed")
         assert await asyncio.to_thread(edge.terminate) == 0
         await task
         *_, last = watching.events

@@ -1,4 +1,4 @@
-"""Each unary RPC over HTTP, through an edge to a router, with the effect that it has."""
+"""Every unary RPC over HTTP, through an edge to a router, with its effect."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ IN_TEAM = {
     "address__conversation__kind": "CONVERSATION_KIND_GROUP",
     "address__conversation__id": "team",
 }
-#: What the tests here call, for its effect.
+#: RPCs that the tests here call.
 CALLED = {
     "Broadcast", "OpenMessage", "ExtendMessage", "EndMessage", "CancelMessage", "ListMessages", "GetMessage",
     "EditMessage", "RecallMessage", "ListReceipts", "ResetConversation", "ListConnections",
@@ -59,16 +59,16 @@ def text(words: str) -> list[dict[str, object]]:
     return [{"text": {"text": words}}]
 
 
-async def test_a_message_is_said_read_edited_and_recalled(edge: str, backend: HttpBackend) -> None:
+async def test_a_message_is_sent_read_edited_and_recalled(edge: str, backend: HttpBackend) -> None:
     async with RecordingClient(History(), "demo/ann", edge) as ann:
-        said = backend.post("/messages", address=TEAM, parts=text("helo"), idempotencyKey="k")
-        assert said["connections"] == 1
-        assert said["position"]["seq"] == "1"
-        assert backend.post("/messages", address=TEAM, parts=text("helo"), idempotency_key="k") == said
+        sent = backend.post("/messages", address=TEAM, parts=text("helo"), idempotencyKey="k")
+        assert sent["connections"] == 1
+        assert sent["position"]["seq"] == "1"
+        assert backend.post("/messages", address=TEAM, parts=text("helo"), idempotency_key="k") == sent
         assert frame_text(await ann.next("message")) == "helo"
         page = backend.get("/messages", **IN_TEAM, limit=10)
-        assert [message["id"] for message in page["messages"]] == [said["messageId"]]
-        path = f"/messages/{said['messageId']}"
+        assert [message["id"] for message in page["messages"]] == [sent["messageId"]]
+        path = f"/messages/{sent['messageId']}"
         assert backend.patch(path, parts=text("hello"))["position"]["seq"] == "2"
         assert frame_text((await ann.next("change", kind="edited"))["message"]) == "hello"
         assert backend.get(path)["message"]["parts"] == text("hello")
@@ -79,9 +79,7 @@ async def test_a_message_is_said_read_edited_and_recalled(edge: str, backend: Ht
         assert backend.get("/messages", **IN_TEAM) == {"messages": [], "more": False}
 
 
-async def test_a_message_is_said_piece_by_piece_and_another_is_cancelled(
-    edge: str, backend: HttpBackend
-) -> None:
+async def test_a_message_is_streamed_and_another_is_cancelled(edge: str, backend: HttpBackend) -> None:
     async with RecordingClient(History(), "demo/ann", edge) as ann:
         opened = backend.post("/messages:open", address=TEAM, key="one")
         path = f"/messages/{opened['message']['id']}"
@@ -101,14 +99,16 @@ async def test_a_message_is_said_piece_by_piece_and_another_is_cancelled(
         assert backend.post(f"/messages/{second}:cancel") == {"state": "MESSAGE_STATE_CANCELLED"}
 
 
-async def test_who_is_connected_what_was_read_and_how_one_is_closed(edge: str, backend: HttpBackend) -> None:
+async def test_connections_and_receipts_are_listed_and_a_connection_is_closed(
+    edge: str, backend: HttpBackend
+) -> None:
     async with RecordingClient(History(), "demo/ann", edge) as ann:
-        said = backend.post("/messages", address=TEAM, parts=text("hello"))
+        sent = backend.post("/messages", address=TEAM, parts=text("hello"))
         message = await ann.next("message")
         await ann.send({"type": "read", "position": message["position"]})
         await ann.next("read", user="ann")
         (receipt,) = backend.get("/receipts", **IN_TEAM)["receipts"]
-        assert (receipt["user"], receipt["read"]) == ("ann", said["position"])
+        assert (receipt["user"], receipt["read"]) == ("ann", sent["position"])
         (connection,) = backend.get("/connections", address__user="ann")["connections"]
         assert connection["protocol"] == "trunkline.v1.json"
         assert backend.get("/connections:count") == {"connections": 1, "users": 1}
@@ -126,7 +126,7 @@ async def test_dead_letters_are_listed_and_replayed(fleet: Fleet, edge: str, bac
         StreamingWorker(fleet.router.address) as worker,
     ):
         await ann.next("ack", id=await ann.say("too hard"))
-        delivery = await worker.delivery("too hard")
+        delivery = await worker.wait_for_delivery("too hard")
         rejected = Settlement(delivery_id=delivery.delivery_id, reject=Reject(reason="too hard"))
         await worker.send(settlements=[rejected])
         await wait_until(lambda: worker.results, "it is given up")
@@ -139,14 +139,14 @@ async def test_dead_letters_are_listed_and_replayed(fleet: Fleet, edge: str, bac
         assert backend.get("/agents/echo/deadLetters") == {"deadLetters": [], "more": False}
 
 
-def test_each_call_is_made_here() -> None:
-    """Save those of TenantService, which test_e2e_access.py calls."""
+def test_every_rpc_is_called_here() -> None:
+    """Except those of TenantService, which test_access.py calls."""
     unary = {binding.method for binding in bindings() if not binding.method.server_streaming}
     called = {method.name for method in unary if method.containing_service.name != "TenantService"}
     assert called == CALLED
 
 
-def test_refusals_are_those_of_the_catalogue(edge: str, backend: HttpBackend) -> None:
+def test_errors_are_those_of_the_catalogue(edge: str, backend: HttpBackend) -> None:
     missing = backend.http.get("/messages/none")
     assert (missing.status_code, reason_of(missing)) == (404, "MESSAGE_NOT_FOUND")
     nobody = backend.http.post(
@@ -167,8 +167,8 @@ def test_refusals_are_those_of_the_catalogue(edge: str, backend: HttpBackend) ->
 
 
 @pytest.mark.parametrize("ident", ["a@b.c", "~x", "..", "群 1", "a:end", "a/b", "%41", "a+b", "?#&="])
-def test_an_id_arrives_as_it_is(backend: HttpBackend, ident: str) -> None:
-    # Not through httpx, which takes `..` for a step up.
+def test_an_id_arrives_unchanged(backend: HttpBackend, ident: str) -> None:
+    # Not through httpx, which resolves `..` in paths.
     with closing(HTTPConnection(backend.http.base_url.netloc.decode())) as connection:
         connection.request("GET", f"/v1/tenants/demo/messages/{quote(ident, safe='')}")
         refusal = json.loads(connection.getresponse().read())
@@ -192,7 +192,7 @@ def test_an_id_arrives_as_it_is(backend: HttpBackend, ident: str) -> None:
         ({"json": {}, "headers": {"authorization": b"Bearer \xe9"}}, 401, "UNAUTHORIZED"),
     ],
 )
-def test_a_body_that_cannot_be_read_is_refused(
+def test_an_undecodable_body_is_rejected(
     backend: HttpBackend, options: dict[str, Any], status: int, reason: str
 ) -> None:
     response = backend.http.post("/messages", **options)
@@ -200,14 +200,14 @@ def test_a_body_that_cannot_be_read_is_refused(
     assert reason_of(response) == (reason or "UNSUPPORTED_MEDIA_TYPE")
 
 
-def test_a_large_message_passes_both_ways(backend: HttpBackend) -> None:
+def test_a_large_message_passes_in_both_directions(backend: HttpBackend) -> None:
     inline = "A" * (10 << 20)
-    said = backend.post("/messages", address=TEAM, parts=[{"image": {"inline": inline}}])
-    (part,) = backend.get(f"/messages/{said['messageId']}")["message"]["parts"]
+    sent = backend.post("/messages", address=TEAM, parts=[{"image": {"inline": inline}}])
+    (part,) = backend.get(f"/messages/{sent['messageId']}")["message"]["parts"]
     assert part["image"]["inline"] == inline
 
 
-def test_methods_other_than_those_there_are(backend: HttpBackend) -> None:
+def test_unsupported_methods_are_rejected(backend: HttpBackend) -> None:
     refused = backend.http.delete("/messages")
     assert (refused.status_code, reason_of(refused)) == (405, "METHOD_NOT_ALLOWED")
     assert refused.headers["allow"] == "GET, HEAD, OPTIONS, POST"
@@ -223,7 +223,7 @@ def test_methods_other_than_those_there_are(backend: HttpBackend) -> None:
     assert (nothing.status_code, reason_of(nothing)) == (404, "NO_SUCH_PATH")
 
 
-def test_the_document_is_sent_once(backend: HttpBackend) -> None:
+def test_the_openapi_document_is_cached(backend: HttpBackend) -> None:
     url = backend.http.base_url.join("/openapi.json")
     first = backend.http.get(url)
     assert first.json()["openapi"] == "3.1.0"
@@ -231,11 +231,11 @@ def test_the_document_is_sent_once(backend: HttpBackend) -> None:
     assert (again.status_code, again.content) == (304, b"")
 
 
-async def test_an_edge_without_its_router_says_when_to_try_again(fleet: Fleet, backend: HttpBackend) -> None:
+async def test_an_edge_without_its_router_says_when_to_retry(fleet: Fleet, backend: HttpBackend) -> None:
     backend.get("/stats")
     fleet.router.kill()
     gone = backend.http.get("/stats")
     assert (gone.status_code, reason_of(gone)) == (503, "ROUTER_UNAVAILABLE")
     assert gone.headers["retry-after"] == "1"
     fleet.start_router()
-    await wait_until(lambda: backend.http.get("/stats").status_code == 200, "the router is found again")
+    await wait_until(lambda: backend.http.get("/stats").status_code == 200, "the edges are linked again")

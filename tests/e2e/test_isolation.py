@@ -1,4 +1,4 @@
-"""Two tenants with everything of the same name: nothing of one is seen, reached or counted by the other."""
+"""Two tenants with equal names: one cannot see, reach or count anything of the other."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 @pytest.fixture
 async def pair(fleet: Fleet) -> AsyncIterator[Pair]:
-    """The same person in the same group, once of each tenant."""
+    """Connections of the same user in the same group, one in each tenant."""
     edge: Process = fleet.processes[1]
     history = History()
     async with (
@@ -51,13 +51,13 @@ def backend(fleet: Fleet) -> Iterator[GrpcBackend]:
 
 
 async def heard_nothing(chatter: RecordingClient) -> bool:
-    """What comes after what might have come is an answer of its own edge and router."""
+    """Check that nothing arrives before the response to a request of its own."""
     await chatter.send({"type": "history", "id": "fence"})
     await chatter.next("history", id="fence")
     return not [frame for frame in chatter.inbox if frame["type"] in ("message", "signal", "read")]
 
 
-async def test_the_same_ids_are_two_messages(fleet: Fleet, pair: Pair) -> None:
+async def test_equal_ids_create_two_messages(fleet: Fleet, pair: Pair) -> None:
     ours, theirs = pair
     await ours.say("demo's words", "m1")
     await theirs.say("acme's words", "m1")
@@ -95,7 +95,9 @@ async def test_a_broadcast_reaches_and_counts_one_tenant(
     assert await heard_nothing(ours)
 
 
-async def test_a_connection_is_reached_through_its_own_tenant_only(pair: Pair, backend: GrpcBackend) -> None:
+async def test_a_connection_is_reachable_through_its_own_tenant_only(
+    pair: Pair, backend: GrpcBackend
+) -> None:
     found = backend.presence.ListConnections(
         ListConnectionsRequest(address=address("demo")), timeout=TIMEOUT_S
     )
@@ -124,31 +126,31 @@ async def test_a_message_is_read_and_reset_through_its_own_tenant_only(
     assert (await theirs.next("error", id="h"))["code"] == "CURSOR_MISMATCH"
 
 
-async def test_statistics_count_one_tenant(pair: Pair, backend: GrpcBackend) -> None:
+async def test_statistics_cover_one_tenant(pair: Pair, backend: GrpcBackend) -> None:
     before = backend.stats("acme")
     await pair[0].next("ack", id=await pair[0].say("counted"))
     assert backend.stats("acme") == before
     assert (before.connections, before.users) == (1, 1)
 
 
-async def test_counts_and_lists_of_what_is_heard_are_of_one_tenant(
+async def test_topic_counts_and_lists_cover_one_tenant(
     fleet: Fleet, pair: Pair, backend: GrpcBackend
 ) -> None:
-    before = backend.heard("acme")
+    before = backend.topic_counts("acme")
     async with RecordingClient(History(), "demo/bob", fleet.processes[1].address) as bob:
         await bob.subscribe("side")
         assert backend.count("demo/echo/web/group:side") == (2, 2)
         for place in ("acme", "acme/echo", "acme/echo/web/group:side", "acme/user:ann"):
             assert backend.count(place) == (1, 1)
         assert backend.count("acme/user:bob") == (0, 0)
-        assert backend.heard("acme") == before
+        assert backend.topic_counts("acme") == before
         assert all(name.startswith("acme") for name in before)
-    for call in (backend.count, backend.heard):
+    for call in (backend.count, backend.topic_counts):
         with pytest.raises(grpc.RpcError) as refusal:
             call("nobody")
         assert reason_of(refusal.value) == "UNKNOWN_TENANT"
     with pytest.raises(grpc.RpcError) as refusal:
-        backend.heard("demo/connection:x")
+        backend.topic_counts("demo/connection:x")
     assert reason_of(refusal.value) == "INVALID_ARGUMENT"
 
 
@@ -156,7 +158,7 @@ async def test_positions_of_another_tenant_recover_nothing(pair: Pair) -> None:
     ours, theirs = pair
     await ours.next("ack", id=await ours.say("words"))
     await theirs.leave()
-    theirs.places = dict(ours.places)
+    theirs.positions = dict(ours.positions)
     theirs.home, home = ours.home, theirs.home
     answer = await theirs.connect(resume=True)
     theirs.home = home
@@ -165,7 +167,7 @@ async def test_positions_of_another_tenant_recover_nothing(pair: Pair) -> None:
     assert await heard_nothing(theirs)
 
 
-async def test_closing_connections_closes_one_tenant_s(pair: Pair, backend: GrpcBackend) -> None:
+async def test_closing_connections_affects_one_tenant(pair: Pair, backend: GrpcBackend) -> None:
     ours, theirs = pair
     request = CloseConnectionsRequest(address=address("demo"), reason="maintenance", reconnect=True)
     assert backend.presence.CloseConnections(request, timeout=TIMEOUT_S).connections == 1

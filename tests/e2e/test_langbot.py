@@ -1,4 +1,4 @@
-"""What LangBot's clients can do on Trunkline; the numbers are those of the behaviours they rely on."""
+"""Behaviour that clients of LangBot's WebSocket chat rely on, provided by Trunkline."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def edge(edges: EdgeFleet) -> Process:
 
 
 def moment(text: str) -> datetime:
-    """The time of a frame, which says microseconds and UTC."""
+    """Parse the time of a frame, which has microseconds and is in UTC."""
     time = datetime.fromisoformat(text)
     assert time.utcoffset() == timedelta(0)
     assert time.isoformat(timespec="microseconds") == text
     return time
 
 
-async def test_l01_the_first_frame_is_connected_and_says_the_session_type(edge: Process) -> None:
+async def test_the_first_frame_is_connected_with_the_session_type(edge: Process) -> None:
     async with ChatClient(edge, "p1") as person, ChatClient(edge, "p1", "group") as group:
         assert set(person.connected) == {
             "type",
@@ -63,13 +63,13 @@ async def test_l01_the_first_frame_is_connected_and_says_the_session_type(edge: 
 
 
 @pytest.mark.parametrize("session_type", ["channel", "Person", "%20"])
-async def test_l02_another_session_type_is_an_error_and_a_close(edge: Process, session_type: str) -> None:
+async def test_an_unknown_session_type_is_an_error_and_closes(edge: Process, session_type: str) -> None:
     chat = await ChatClient(edge, "p1", session_type).dial()
     error = {"type": "error", "message": "session_type must be person or group"}
     assert await chat.closed() == ([error], 1000)
 
 
-async def test_l03_ping_is_answered_with_the_time(edge: Process) -> None:
+async def test_a_ping_is_answered_with_the_time(edge: Process) -> None:
     async with ChatClient(edge, "p1") as chat:
         await chat.send({"type": "ping"})
         pong = await chat.frame()
@@ -78,7 +78,7 @@ async def test_l03_ping_is_answered_with_the_time(edge: Process) -> None:
         assert abs(moment(pong["timestamp"]) - datetime.now().astimezone()) < timedelta(minutes=1)
 
 
-async def test_l04_a_message_goes_to_all_of_its_session_and_to_nobody_else(edge: Process) -> None:
+async def test_a_message_reaches_exactly_its_session(edge: Process) -> None:
     async with (
         ChatClient(edge, "p2") as ann,
         ChatClient(edge, "p2") as bob,
@@ -94,15 +94,13 @@ async def test_l04_a_message_goes_to_all_of_its_session_and_to_nobody_else(edge:
         assert (record["role"], record["content"], record["is_final"]) == ("user", "hello", True)
         assert (record["connection_id"], record["message_chain"]) == (ann.id, plain("hello"))
         moment(record["timestamp"])
-        # What comes to these first is their own, said later.
+        # The first message of these is their own, sent later.
         for each in (group, other):
             await each.say("mine")
             assert (await each.frame())["data"]["content"] == "mine"
 
 
-async def test_l12_a_broadcast_reaches_both_sessions_of_a_pipeline_only(
-    edges: EdgeFleet, edge: Process
-) -> None:
+async def test_a_broadcast_reaches_both_sessions_of_a_pipeline_only(edges: EdgeFleet, edge: Process) -> None:
     rest = RestClient(edge, "p13")
     sent = {"message": "Broadcast sent successfully"}
     value = {"level": "info", "text": "maintenance ☕", "numbers": [1, 2.5, 12345678901234567890, None]}
@@ -130,7 +128,7 @@ async def test_l12_a_broadcast_reaches_both_sessions_of_a_pipeline_only(
         assert refused == (400, {"code": -1, "msg": "message is required"})
 
 
-async def test_l12_no_client_can_say_what_looks_like_a_broadcast(edge: Process) -> None:
+async def test_no_client_can_forge_a_broadcast(edge: Process) -> None:
     async with ChatClient(edge, "p14") as ann:
         await ann.send({"type": "message", "message": [{"type": "broadcast", "message": "x"}]})
         frame = await ann.frame()
@@ -138,7 +136,7 @@ async def test_l12_no_client_can_say_what_looks_like_a_broadcast(edge: Process) 
         assert frame["data"]["message_chain"] == [{"type": "broadcast", "message": "x"}]
 
 
-async def test_l13_l14_what_is_no_frame_is_answered_or_ignored_and_the_connection_goes_on(
+async def test_invalid_and_unknown_frames_leave_the_connection_usable(
     edge: Process,
 ) -> None:
     async with ChatClient(edge, "p16") as chat:
@@ -157,13 +155,13 @@ async def test_l13_l14_what_is_no_frame_is_answered_or_ignored_and_the_connectio
         assert (await chat.frame())["type"] == "pong"
 
 
-async def test_l15_disconnect_closes_with_1000(edge: Process) -> None:
+async def test_disconnect_closes_with_1000(edge: Process) -> None:
     async with ChatClient(edge, "p16") as chat:
         await chat.send({"type": "disconnect"})
         assert await chat.closed() == ([], 1000)
 
 
-async def test_l16_a_frame_without_type_is_a_message_and_one_without_chain_is_answered(
+async def test_a_frame_without_type_is_a_message_and_one_without_chain_is_an_error(
     edges: EdgeFleet, edge: Process
 ) -> None:
     async with pipeline_worker(edges.router, ["p17"], echo_handler), ChatClient(edge, "p17") as chat:
@@ -178,11 +176,11 @@ async def test_l16_a_frame_without_type_is_a_message_and_one_without_chain_is_an
         assert (await chat.next("user_message"))["data"]["content"] == "binary"
 
 
-async def test_l21_twenty_clients_at_once(edges: EdgeFleet, edge: Process) -> None:
+async def test_twenty_clients_work_concurrently(edges: EdgeFleet, edge: Process) -> None:
     async def one(number: int) -> None:
         async with ChatClient(edge, "p18", "group") as chat:
             await chat.say(f"from {number}")
-            record = await chat.heard(f"from {number}")
+            record = await chat.wait_for_record(f"from {number}")
             assert record["connection_id"] == chat.id
             while (await chat.reply())[-1]["content"] != f"re: from {number}":
                 pass
@@ -194,7 +192,7 @@ async def test_l21_twenty_clients_at_once(edges: EdgeFleet, edge: Process) -> No
     assert len({record["connection_id"] for record in listed} - {""}) == 20
 
 
-async def test_l22_a_backend_pushes_to_one_connection_or_to_all_of_a_session(
+async def test_a_backend_pushes_to_one_connection_or_to_a_whole_session(
     edges: EdgeFleet, edge: Process
 ) -> None:
     async with (
@@ -213,7 +211,7 @@ async def test_l22_a_backend_pushes_to_one_connection_or_to_all_of_a_session(
         for each in (ann, bob):
             frame = await each.frame()
             assert (frame["type"], frame["data"]["content"]) == ("response", "all of you")
-        # The numbers of other logs are not those of the conversation's.
+        # Ids from other logs are not ids of the conversation.
         platform = address(tenant="acme", agent="p19", platform="langbot")
         assert (await backend.broadcast(platform, "all of the pipeline")).position.seq == 1
         other = (await ann.next("response"))["data"]
@@ -221,7 +219,7 @@ async def test_l22_a_backend_pushes_to_one_connection_or_to_all_of_a_session(
         assert 10**15 < record["id"] < other["id"] < 2**53
 
 
-async def test_a_native_client_is_in_the_same_conversation(edges: EdgeFleet, edge: Process) -> None:
+async def test_a_native_client_shares_the_conversation(edges: EdgeFleet, edge: Process) -> None:
     place = {"tenant": "acme", "agent": "p20", "platform": "langbot", "conversation": "person:langbot"}
     async with (
         Backend(edges.router.address) as backend,
@@ -229,14 +227,14 @@ async def test_a_native_client_is_in_the_same_conversation(edges: EdgeFleet, edg
         ChatClient(edge, "p20") as chat,
         Client(f"ws://{edge.address}", **place, user="nat") as native,
     ):
-        await chat.say("said by LangBot's client")
-        told = aiter(native)
-        texts = [text_of(await anext(told)) for _ in range(2)]
-        assert texts == ["said by LangBot's client", "re: said by LangBot's client"]
+        await chat.say("from LangBot's client")
+        events = aiter(native)
+        texts = [text_of(await anext(events)) for _ in range(2)]
+        assert texts == ["from LangBot's client", "re: from LangBot's client"]
         await chat.reply()
-        ack = await native.send("said by the native one")
+        ack = await native.send("from the native client")
         record = (await chat.next("user_message"))["data"]
-        assert (record["content"], record["connection_id"]) == ("said by the native one", "")
+        assert (record["content"], record["connection_id"]) == ("from the native client", "")
         await chat.reply()
         await native.edit(ack.message_id, "edited")
         edited = (await chat.next("user_message"))["data"]

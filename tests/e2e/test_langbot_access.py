@@ -1,4 +1,4 @@
-"""Who may speak LangBot's protocol, and for whom."""
+"""Authentication of LangBot's clients and REST calls."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 TENANTS = """
 [tenants.acme]
 open_to = "loopback"
-pipelines = ["a1"]
+pipelines = ["bot1"]
 [tenants.keys]
 pipelines = ["locked"]
 tokens = ["key-1"]
@@ -34,7 +34,7 @@ def edges(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeFleet]:
 
 
 async def refused(edge: Process, pipeline: str, *args: Any, **options: Any) -> tuple[list[Any], int]:
-    """How a client is turned away: its frames and the close code."""
+    """Connect a client that must be rejected; return its frames and close code."""
     return await (await ChatClient(edge, pipeline, *args, **options).dial()).closed()
 
 
@@ -42,7 +42,7 @@ def token(value: str, scheme: str = "Bearer ") -> dict[str, str]:
     return {"Authorization": f"{scheme}{value}"}
 
 
-async def test_l19_a_token_is_given_by_header_by_query_or_by_the_first_frame(edges: EdgeFleet) -> None:
+async def test_a_token_is_accepted_in_header_query_or_first_frame(edges: EdgeFleet) -> None:
     edge = edges.plain
     right = {"type": "authenticate", "token": "key-1", "workspace_uuid": "w"}
     for options in (
@@ -56,10 +56,10 @@ async def test_l19_a_token_is_given_by_header_by_query_or_by_the_first_frame(edg
             async with ChatClient(edge, pipeline, "group", **options) as chat:
                 assert chat.connected["pipeline_uuid"] == pipeline
                 await chat.say(f"to {pipeline}")
-                await chat.heard(f"to {pipeline}")
+                await chat.wait_for_record(f"to {pipeline}")
 
 
-async def test_l19_without_the_right_token_nobody_is_let_in(edges: EdgeFleet) -> None:
+async def test_a_client_without_the_right_token_is_rejected(edges: EdgeFleet) -> None:
     edge = edges.plain
     for first in (
         {"type": "authenticate", "token": "wrong"},
@@ -71,26 +71,26 @@ async def test_l19_without_the_right_token_nobody_is_let_in(edges: EdgeFleet) ->
     ):
         assert await refused(edge, "locked", first=first) == UNAUTHORIZED
     assert await refused(edge, "undeclared", first={"type": "ping"}) == UNAUTHORIZED
-    # The token of one tenant, the pipeline of another, open or not.
-    for pipeline in ("locked", "a1"):
+    # Token of one tenant, pipeline of another, open or not.
+    for pipeline in ("locked", "bot1"):
         assert await refused(edge, pipeline, headers=token("key-2")) == UNAUTHORIZED
 
 
-async def test_l19_who_says_nothing_is_not_waited_for(edges: EdgeFleet) -> None:
+async def test_a_silent_client_is_rejected_after_a_timeout(edges: EdgeFleet) -> None:
     edge = edges.start(TRUNKLINE_HANDSHAKE_TIMEOUT_S="0.2")
     assert await refused(edge, "locked") == UNAUTHORIZED
 
 
-async def test_l19_clients_that_always_authenticate_are_let_in_where_nothing_is_asked(
+async def test_clients_that_always_authenticate_may_join_open_tenants(
     edges: EdgeFleet,
 ) -> None:
-    async with ChatClient(edges.plain, "a1", first={"type": "authenticate", "token": "any"}) as chat:
+    async with ChatClient(edges.plain, "bot1", first={"type": "authenticate", "token": "any"}) as chat:
         await chat.send({"type": "ping"})
         assert (await chat.frame())["type"] == "pong"
 
 
-async def test_l19_a_pipeline_that_is_nobodys_is_not_found(tmp_path: Path) -> None:
-    tenants = "[tenants.acme]\nopen_to = 'loopback'\npipelines = ['a1']\n"
+async def test_a_pipeline_without_an_owner_is_not_found(tmp_path: Path) -> None:
+    tenants = "[tenants.acme]\nopen_to = 'loopback'\npipelines = ['bot1']\n"
     with edges_of(tmp_path, tenants) as edges:
         not_found = ([{"type": "error", "message": "Pipeline not found"}], 1000)
         assert await refused(edges.plain, "nobodys") == not_found
@@ -98,7 +98,7 @@ async def test_l19_a_pipeline_that_is_nobodys_is_not_found(tmp_path: Path) -> No
         assert answer == (404, {"code": -1, "msg": "Pipeline not found"})
 
 
-async def test_l19_the_routes_need_a_token_where_the_tenant_has_some(edges: EdgeFleet) -> None:
+async def test_rest_calls_need_a_token_if_the_tenant_has_one(edges: EdgeFleet) -> None:
     edge = edges.plain
     routes = [("GET", "messages/person"), ("POST", "reset/group"), ("GET", "connections")]
     for pipeline in ("locked", "undeclared"):
@@ -110,12 +110,12 @@ async def test_l19_the_routes_need_a_token_where_the_tenant_has_some(edges: Edge
                 await RestClient(edge, pipeline, headers).ok(*route)
     assert await RestClient(edge, "locked", token("key-2")).call("GET", "connections") == NO_TOKEN
     assert await RestClient(edge, "locked").call("POST", "broadcast", json={"message": "x"}) == NO_TOKEN
-    # What came by a proxy is not from this machine.
+    # A proxied request does not count as from this machine.
     proxied = {"X-Forwarded-For": "203.0.113.5"}
-    assert await RestClient(edge, "a1", proxied).call("GET", "messages/person") == NO_TOKEN
+    assert await RestClient(edge, "bot1", proxied).call("GET", "messages/person") == NO_TOKEN
 
 
-async def test_the_routes_refuse_another_session_type(edges: EdgeFleet) -> None:
+async def test_rest_calls_reject_an_unknown_session_type(edges: EdgeFleet) -> None:
     for route in (("GET", "messages/channel"), ("POST", "reset/channel")):
-        answer = await RestClient(edges.plain, "a1").call(*route)
+        answer = await RestClient(edges.plain, "bot1").call(*route)
         assert answer == (400, {"code": -1, "msg": "session_type must be person or group"})

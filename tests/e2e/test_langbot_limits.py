@@ -1,4 +1,4 @@
-"""How much LangBot's clients may say, and what becomes of those who stop listening."""
+"""Limits for LangBot's clients, and clients that stop reading."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 TENANTS = """
 [tenants.acme]
 open_to = "loopback"
-pipelines = ["a1", "a2", "a3", "a4"]
+pipelines = ["bot1", "bot2", "bot3", "bot4"]
 [tenants.counted]
 open_to = "loopback"
 pipelines = ["c1", "c2"]
@@ -43,7 +43,7 @@ def edges(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeFleet]:
 
 
 async def listed(edge: Process, pipeline: str, ids: set[str]) -> dict[str, Any]:
-    """The answer of /connections, once it lists these."""
+    """Wait until /connections lists these; return its response."""
     async with asyncio.timeout(patient(10)):
         while True:
             found = await RestClient(edge, pipeline).connections()
@@ -51,7 +51,7 @@ async def listed(edge: Process, pipeline: str, ids: set[str]) -> dict[str, Any]:
                 return found
 
 
-async def test_l11_connections_are_counted_and_listed_until_they_are_gone(edges: EdgeFleet) -> None:
+async def test_connections_are_counted_and_listed_while_they_exist(edges: EdgeFleet) -> None:
     edge = edges.plain
     async with AsyncExitStack() as stack:
         ann, bob, _, cat = [
@@ -65,32 +65,32 @@ async def test_l11_connections_are_counted_and_listed_until_they_are_gone(edges:
             "connections_by_pipeline": {"c1": 3, "c2": 1},
             "connections_by_session_type": {"person": 3, "group": 1},
         }
-        shown = {each["connection_id"]: each for each in found["connections"]}
-        assert set(shown) == {ann.id, bob.id, cat.id}
-        assert (shown[bob.id]["session_type"], shown[bob.id]["is_active"]) == ("group", True)
+        by_id = {each["connection_id"]: each for each in found["connections"]}
+        assert set(by_id) == {ann.id, bob.id, cat.id}
+        assert (by_id[bob.id]["session_type"], by_id[bob.id]["is_active"]) == ("group", True)
         keys = {"connection_id", "session_type", "created_at", "last_active", "is_active"}
-        assert set(shown[ann.id]) == keys
-        created, active = (datetime.fromisoformat(shown[ann.id][k]) for k in ("created_at", "last_active"))
+        assert set(by_id[ann.id]) == keys
+        created, active = (datetime.fromisoformat(by_id[ann.id][k]) for k in ("created_at", "last_active"))
         assert created <= active
         cat.ws.transport.abort()
         assert (await listed(edge, "c1", {ann.id, bob.id}))["stats"]["total_connections"] == 3
 
 
-async def test_l17_a_client_that_does_not_read_is_closed_and_delays_nobody(edges: EdgeFleet) -> None:
+async def test_a_client_that_does_not_read_is_closed_without_delaying_others(edges: EdgeFleet) -> None:
     edge = edges.start(TRUNKLINE_OUTBOX_BYTES=str(64 * KIB))
     async with (
-        ChatClient(edge, "a1") as ann,
-        ChatClient(edge, "a1") as bob,
-        ChatClient(edge, "a1", narrow=True) as stuck,
+        ChatClient(edge, "bot1") as ann,
+        ChatClient(edge, "bot1") as bob,
+        ChatClient(edge, "bot1", small_buffers=True) as stuck,
     ):
-        said = 0
-        while not metric(edge, "trunkline_edge_slow_consumers_total") and said < 500:
-            said += 1
-            text = f"{said} " + "x" * 8000
+        sent = 0
+        while not metric(edge, "trunkline_edge_slow_consumers_total") and sent < 500:
+            sent += 1
+            text = f"{sent} " + "x" * 8000
             await ann.say(text)
-            await bob.heard(text)
-            await ann.heard(text)
-        assert said > 8, "it was not closed at once"
+            await bob.wait_for_record(text)
+            await ann.wait_for_record(text)
+        assert sent > 8, "it was not closed at once"
         frames, code = await stuck.closed()
         assert code == 1013
         assert frames[-1]["type"] == "error"
@@ -98,24 +98,24 @@ async def test_l17_a_client_that_does_not_read_is_closed_and_delays_nobody(edges
         assert numbers == list(range(1, len(numbers) + 1))
 
 
-async def test_l18_connections_and_frames_have_limits_that_can_be_set(edges: EdgeFleet) -> None:
+async def test_limits_of_connections_and_frames_are_configurable(edges: EdgeFleet) -> None:
     limits = {"TRUNKLINE_MAX_CONNECTIONS": "2", "TRUNKLINE_LARGE_FRAME_BYTES": str(8 * KIB)}
     edge = edges.start(**limits, TRUNKLINE_FRAME_BYTES="1024")
-    async with ChatClient(edge, "a2") as ann, ChatClient(edge, "a2") as bob:
-        frames, code = await (await ChatClient(edge, "a2").dial()).closed()
+    async with ChatClient(edge, "bot2") as ann, ChatClient(edge, "bot2") as bob:
+        frames, code = await (await ChatClient(edge, "bot2").dial()).closed()
         assert [frame["type"] for frame in frames] == ["error"]
         assert code == 1013
         await ann.say("x" * 7 * KIB)
-        await bob.heard("x" * 7 * KIB)
+        await bob.wait_for_record("x" * 7 * KIB)
         await ann.say("x" * 9 * KIB)
         frames, code = await ann.closed()
         assert frames[-1] == {"type": "error", "message": catalogue.FRAME_TOO_LARGE.sentence(limit=8192)}
         assert code == 1009
         await bob.say("still here")
-        await bob.heard("still here")
+        await bob.wait_for_record("still here")
 
 
-async def test_l20_a_peer_that_answers_no_ping_is_dropped(edges: EdgeFleet) -> None:
+async def test_a_peer_that_does_not_answer_pings_is_dropped(edges: EdgeFleet) -> None:
     edge = edges.start(TRUNKLINE_HEARTBEAT_S="1")
     async with ChatClient(edge, "c2") as alive, ChatClient(edge, "c2") as dead:
         dead.ws.transport.pause_reading()
@@ -132,7 +132,7 @@ PNG = bytes(range(256)) * 4
 PICTURE = {"type": "Image", "base64": "data:image/png;base64," + base64.b64encode(PNG).decode()}
 
 
-async def test_pictures_go_both_ways_and_what_is_unknown_comes_back_as_it_was(edges: EdgeFleet) -> None:
+async def test_pictures_pass_in_both_directions_and_unknown_parts_are_preserved(edges: EdgeFleet) -> None:
     heard: list[Message] = []
 
     def answer(message: Message) -> Reply:
@@ -148,7 +148,7 @@ async def test_pictures_go_both_ways_and_what_is_unknown_comes_back_as_it_was(ed
         "bare text",
     ]
     edge = edges.plain
-    async with pipeline_worker(edges.router, ["a3"], lambda _: answer), ChatClient(edge, "a3") as chat:
+    async with pipeline_worker(edges.router, ["bot3"], lambda _: answer), ChatClient(edge, "bot3") as chat:
         await chat.send({"type": "message", "message": chain})
         record = (await chat.next("user_message"))["data"]
         assert record["message_chain"] == chain
@@ -159,11 +159,11 @@ async def test_pictures_go_both_ways_and_what_is_unknown_comes_back_as_it_was(ed
             {"type": "Image", "url": "https://x.test/a.png", "mime_type": "image/png"}
         ]
         assert (heard[0].parts[0].image.inline, heard[0].parts[0].image.mime_type) == (PNG, "image/png")
-        assert await RestClient(edge, "a3").messages() == [record, reply]
+        assert await RestClient(edge, "bot3").messages() == [record, reply]
 
 
-async def test_a_large_picture_is_taken_and_one_too_large_is_an_error(edges: EdgeFleet) -> None:
-    async with ChatClient(edges.plain, "a4") as chat:
+async def test_a_large_picture_is_accepted_and_one_over_the_limit_is_an_error(edges: EdgeFleet) -> None:
+    async with ChatClient(edges.plain, "bot4") as chat:
         for size in (6 << 20, (8 << 20) + 1):
             data = base64.b64encode(bytes(size)).decode()
             chain = [{"type": "Image", "base64": f"data:image/png;base64,{data}"}]
@@ -175,4 +175,4 @@ async def test_a_large_picture_is_taken_and_one_too_large_is_an_error(edges: Edg
                 text = f"Image.base64: has {size} bytes; at most 8388608 are allowed"
                 assert frame == {"type": "error", "message": text}
         await chat.say("still there")
-        await chat.heard("still there")
+        await chat.wait_for_record("still there")

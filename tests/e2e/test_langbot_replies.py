@@ -1,4 +1,4 @@
-"""Replies of bots as LangBot's clients are shown them, while they are said and in the list."""
+"""Bot replies as LangBot's clients receive them, while streaming and in the message list."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def edge(edges: EdgeFleet) -> Process:
     return edges.plain
 
 
-async def test_l05_a_streamed_reply_grows_under_one_id_and_ends_once(edges: EdgeFleet, edge: Process) -> None:
+async def test_a_streamed_reply_grows_under_one_id_and_ends_once(edges: EdgeFleet, edge: Process) -> None:
     gate = asyncio.Event()
     async with pipeline_worker(edges.router, ["p4"], streaming_handler(gate)), ChatClient(edge, "p4") as ann:
         await ann.say("one two three four five")
         asked = await ann.next("user_message")
-        await ann.heard("one two three ")
+        await ann.wait_for_record("one two three ")
         async with ChatClient(edge, "p4") as late:
             so_far = (await late.frame())["data"]
             assert (so_far["content"], so_far["is_final"]) == ("one two three ", False)
@@ -55,8 +55,8 @@ async def test_l05_a_streamed_reply_grows_under_one_id_and_ends_once(edges: Edge
             await ann.reply()
             for each in (ann, late):
                 await each.say("fence")
-                await each.heard("fence")
-                records = [frame["data"] for frame in each.told("response")]
+                await each.wait_for_record("fence")
+                records = [frame["data"] for frame in each.of_type("response")]
                 assert {record["id"] for record in records} == {so_far["id"]}
                 assert {record["timestamp"] for record in records} == {so_far["timestamp"]}
                 contents = [record["content"] for record in records]
@@ -69,7 +69,7 @@ async def test_l05_a_streamed_reply_grows_under_one_id_and_ends_once(edges: Edge
         assert so_far["id"] > asked["data"]["id"]
 
 
-async def test_l06_stream_false_is_one_frame_and_no_concern_of_others(
+async def test_stream_false_yields_one_frame_and_does_not_affect_others(
     edges: EdgeFleet, edge: Process
 ) -> None:
     gate = asyncio.Event()
@@ -79,23 +79,21 @@ async def test_l06_stream_false_is_one_frame_and_no_concern_of_others(
         ChatClient(edge, "p5") as grows,
     ):
         await whole.say("one two three four", stream=False)
-        await grows.heard("one two three ")
+        await grows.wait_for_record("one two three ")
         gate.set()
         (only,) = await whole.reply()
         assert only["content"] == "one two three four "
         assert (await grows.reply())[-1] == only
-        assert len(grows.told("response")) > 1
+        assert len(grows.of_type("response")) > 1
         gate.clear()
         await whole.say("a b c d")
-        record = await whole.heard("a b c ")
+        record = await whole.wait_for_record("a b c ")
         assert not record["is_final"]
         gate.set()
         assert (await whole.reply())[-1]["content"] == "a b c d "
 
 
-async def test_l07_replies_at_the_same_time_do_not_overwrite_each_other(
-    edges: EdgeFleet, edge: Process
-) -> None:
+async def test_concurrent_replies_do_not_overwrite_each_other(edges: EdgeFleet, edge: Process) -> None:
     def make(worker: Worker) -> Handler:
         async def answer(message: Message) -> None:
             async with worker.reply(message) as one, worker.open_message(message.address) as two:
@@ -125,21 +123,23 @@ async def test_l07_replies_at_the_same_time_do_not_overwrite_each_other(
         assert sorted(last.values()) == sorted(finals)
 
 
-async def test_l08_l09_the_list_is_what_was_said_in_the_order_of_ids(edges: EdgeFleet, edge: Process) -> None:
+async def test_the_list_contains_the_conversation_in_the_order_of_ids(
+    edges: EdgeFleet, edge: Process
+) -> None:
     async with (
         pipeline_worker(edges.router, ["p7", "p8"], streaming_handler()),
         ChatClient(edge, "p7") as ann,
     ):
-        told = []
+        received = []
         for number in range(3):
             await ann.say(f"question number {number} please")
-            told += [(await ann.next("user_message"))["data"], (await ann.reply())[-1]]
+            received += [(await ann.next("user_message"))["data"], (await ann.reply())[-1]]
         async with ChatClient(edge, "p7", "group") as group, ChatClient(edge, "p8") as other:
             for each in (group, other):
                 await each.say("elsewhere")
                 await each.reply()
         listed = await RestClient(edge, "p7").messages()
-        assert listed == told
+        assert listed == received
         ids = [record["id"] for record in listed]
         assert ids == sorted(set(ids))
         for rest, session_type in ((RestClient(edge, "p7"), "group"), (RestClient(edge, "p8"), "person")):
@@ -148,18 +148,18 @@ async def test_l08_l09_the_list_is_what_was_said_in_the_order_of_ids(edges: Edge
         assert await RestClient(edge, "p9").messages() == []
 
 
-async def test_l09_an_open_reply_is_listed_as_far_as_it_has_come(edges: EdgeFleet, edge: Process) -> None:
+async def test_an_open_reply_is_listed_with_its_text_so_far(edges: EdgeFleet, edge: Process) -> None:
     gate = asyncio.Event()
     async with pipeline_worker(edges.router, ["p9"], streaming_handler(gate)), ChatClient(edge, "p9") as ann:
         await ann.say("one two three four")
-        shown = await ann.heard("one two three ")
+        record = await ann.wait_for_record("one two three ")
         listed = (await RestClient(edge, "p9").messages())[-1]
-        assert (listed["id"], listed["is_final"]) == (shown["id"], False)
+        assert (listed["id"], listed["is_final"]) == (record["id"], False)
         gate.set()
         await ann.reply()
 
 
-async def test_l09_the_list_has_the_newest_500(edges: EdgeFleet, edge: Process) -> None:
+async def test_the_list_contains_the_newest_500(edges: EdgeFleet, edge: Process) -> None:
     place = address(tenant="acme", agent="p10", platform="langbot", conversation="person:langbot")
     async with Backend(edges.router.address) as backend, backend.publisher() as publisher:
         for number in range(620):
@@ -168,24 +168,24 @@ async def test_l09_the_list_has_the_newest_500(edges: EdgeFleet, edge: Process) 
     assert [record["content"] for record in listed] == [f"number {number}" for number in range(120, 620)]
 
 
-async def test_l10_a_reset_empties_one_session_and_ids_begin_at_one(edge: Process) -> None:
+async def test_a_reset_empties_one_session_and_restarts_its_ids(edge: Process) -> None:
     rest = RestClient(edge, "p11")
     async with ChatClient(edge, "p11") as person, ChatClient(edge, "p11", "group") as group:
         for each in (person, group):
             await each.say("before")
-            await each.heard("before")
+            await each.wait_for_record("before")
         assert await rest.reset() == {"message": "Session reset successfully"}
         assert await rest.messages() == []
         await person.say("after")
-        assert (await person.heard("after"))["id"] == 1
+        assert (await person.wait_for_record("after"))["id"] == 1
         assert [record["content"] for record in await rest.messages()] == ["after"]
         assert [record["content"] for record in await rest.messages("group")] == ["before"]
-        assert person.told("error") == []
+        assert person.of_type("error") == []
     assert await rest.reset() == await rest.reset() == {"message": "Session reset successfully"}
     assert await RestClient(edge, "p21").reset() == {"message": "Session reset successfully"}
 
 
-async def test_l10_a_reset_in_the_middle_of_a_reply_drops_it_and_the_next_one_comes(
+async def test_a_reset_during_a_reply_drops_it_and_the_next_reply_arrives(
     edges: EdgeFleet, edge: Process
 ) -> None:
     gate = asyncio.Event()
@@ -194,24 +194,24 @@ async def test_l10_a_reset_in_the_middle_of_a_reply_drops_it_and_the_next_one_co
         ChatClient(edge, "p12") as ann,
     ):
         await ann.say("one two three four")
-        await ann.heard("one two three ")
+        await ann.wait_for_record("one two three ")
         await RestClient(edge, "p12").reset()
         await ann.say("again")
         gate.set()
-        assert (await ann.heard("again"))["id"] == 1
+        assert (await ann.wait_for_record("again"))["id"] == 1
         assert (await ann.reply())[-1]["content"] == "again "
         assert [record["id"] for record in await RestClient(edge, "p12").messages()] == [1, 2]
 
 
-async def test_every_reply_has_one_last_record_however_it_ends(edges: EdgeFleet, edge: Process) -> None:
+async def test_every_reply_has_one_final_record_however_it_ends(edges: EdgeFleet, edge: Process) -> None:
     opened = asyncio.Event()
 
     def make(worker: Worker) -> Handler:
         attempts: set[str] = set()
 
         async def answer(message: Message) -> None:
-            _, how, words = text_of(message).split("|")
-            if how == "expire" and message.id in attempts:
+            _, ending, words = text_of(message).split("|")
+            if ending == "expire" and message.id in attempts:
                 raise Reject("no more")
             attempts.add(message.id)
             async with worker.reply(message) as out:
@@ -219,11 +219,11 @@ async def test_every_reply_has_one_last_record_however_it_ends(edges: EdgeFleet,
                 await out.add(Part(tool_call=ToolCallPart(call_id="c", name="look", arguments="{}")))
                 if words:
                     await out.write(words)
-                if how == "fail":
+                if ending == "fail":
                     raise RuntimeError("the model is gone")
-                if how == "expire":
+                if ending == "expire":
                     raise RetryLater(0.01)
-                if how == "wait":
+                if ending == "wait":
                     opened.set()
                     await asyncio.Event().wait()
 
@@ -235,7 +235,7 @@ async def test_every_reply_has_one_last_record_however_it_ends(edges: EdgeFleet,
         pipeline_worker(edges.router, ["p22"], make),
         ChatClient(edge, "p22") as chat,
     ):
-        for how, words, shown in (
+        for ending, words, expected in (
             ("end", "all", "all"),
             ("end", "", ""),
             ("fail", "half", "half"),
@@ -246,23 +246,23 @@ async def test_every_reply_has_one_last_record_however_it_ends(edges: EdgeFleet,
             ("expire", "", "The reply was interrupted"),
         ):
             opened.clear()
-            await chat.say(f"say|{how}|{words}")
-            if how == "wait":
+            await chat.say(f"say|{ending}|{words}")
+            if ending == "wait":
                 await asyncio.wait_for(opened.wait(), patient(10))
                 logged = (await backend.list_messages(place)).messages[-1]
                 await backend.cancel("acme", logged.id)
             records = await chat.reply()
-            assert (records[-1]["content"], records[-1]["is_final"]) == (shown, True), (how, words)
+            assert (records[-1]["content"], records[-1]["is_final"]) == (expected, True), (ending, words)
             assert len({record["id"] for record in records}) == 1
             assert all(component["type"] == "Plain" for component in records[-1]["message_chain"])
             assert (await RestClient(edge, "p22").messages())[-1] == records[-1]
         await chat.say("say|end|fence")
         await chat.reply()
-        finals = [frame["data"]["id"] for frame in chat.told("response") if frame["data"]["is_final"]]
+        finals = [frame["data"]["id"] for frame in chat.of_type("response") if frame["data"]["is_final"]]
         assert len(finals) == len(set(finals)) == 9
 
 
-async def test_clients_stay_and_a_reply_goes_on_while_the_router_restarts(
+async def test_clients_stay_connected_and_a_reply_continues_over_a_router_restart(
     edges: EdgeFleet, edge: Process
 ) -> None:
     gate = asyncio.Event()
@@ -279,13 +279,13 @@ async def test_clients_stay_and_a_reply_goes_on_while_the_router_restarts(
 
     async with pipeline_worker(edges.router, ["p23"], make), ChatClient(edge, "p23") as chat:
         await chat.say("hello")
-        first = await chat.heard("before ")
+        first = await chat.wait_for_record("before ")
         await edges.fleet.restart_router()
         gate.set()
         last = (await chat.reply())[-1]
         assert (last["id"], last["content"]) == (first["id"], "before after")
         await chat.say("and on")
-        await chat.heard("and on")
+        await chat.wait_for_record("and on")
         ids = [record["id"] for record in await RestClient(edge, "p23").messages()]
         assert ids == sorted(set(ids))
-        assert len(chat.told("user_message")) == 2
+        assert len(chat.of_type("user_message")) == 2

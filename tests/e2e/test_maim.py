@@ -1,4 +1,4 @@
-"""What clients of maim_message's tenant family must find: M1 to M5, M7, M10, M12 and M16."""
+"""Behaviour that clients of maim_message's tenant protocol rely on, provided by Trunkline."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ def backend(fleet: Fleet) -> Iterator[GrpcBackend]:
         yield calling
 
 
-def said(backend: GrpcBackend, place: str) -> list[str]:
-    """What users have said in a place, as it is in the log: JSON."""
+def logged_json(backend: GrpcBackend, place: str) -> list[str]:
+    """Return the users' messages in the log of a place, as JSON texts."""
     platform = place.rpartition("/")[2]
     messages = backend.messages(f"{place}/group:{platform}")
     return [each.parts[-1].custom.json for each in messages if each.author.role == ROLE_USER]
 
 
 @pytest.mark.parametrize("place", ["demo/raw", "demo/other/raw"])
-def test_m1_the_confirmation_leaves_in_the_same_write_as_the_handshake(edge: Process, place: str) -> None:
+def test_the_confirmation_is_written_together_with_the_handshake(edge: Process, place: str) -> None:
     host, port = edge.address.split(":")
     for _ in range(20):
         with socket.create_connection((host, int(port)), timeout=TIMEOUT_S) as client:
@@ -65,7 +65,7 @@ def test_m1_the_confirmation_leaves_in_the_same_write_as_the_handshake(edge: Pro
             client.sendall(f"GET /ws/{place} HTTP/1.1\r\nHost: edge\r\n{upgrade}\r\n{key}\r\n\r\n".encode())
             head, _, frame = client.recv(65536).partition(b"\r\n\r\n")
             if sys.platform == "linux":
-                # tcpi_data_segs_in: two writes would be two segments, though one `recv` may take both.
+                # tcpi_data_segs_in: two writes would be two segments, even if one `recv` returns both.
                 info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
                 assert struct.unpack_from("I", info, 152) == (1,)
         assert head.startswith(b"HTTP/1.1 101 ")
@@ -79,47 +79,47 @@ def test_m1_the_confirmation_leaves_in_the_same_write_as_the_handshake(edge: Pro
 
 
 @pytest.mark.parametrize("path", ["/ws/demo", "/ws/demo/", "/ws//qq", "/ws/demo/a/b/c"])
-async def test_m1_another_number_of_segments_is_refused_before_the_upgrade(edge: Process, path: str) -> None:
+async def test_a_path_of_another_length_is_rejected_before_the_upgrade(edge: Process, path: str) -> None:
     with pytest.raises(InvalidStatus) as refused:
         await connect(f"ws://{edge.address}{path}")
     assert refused.value.response.status_code == 404
 
 
 @pytest.mark.parametrize("at_a_time", ["1", "25"])
-async def test_m2_of_fifty_stock_clients_fifty_can_send_and_hear(edge: Process, at_a_time: str) -> None:
+async def test_fifty_of_fifty_stock_clients_can_send_and_receive(edge: Process, at_a_time: str) -> None:
     with stock_client("connects", f"ws://{edge.address}", "50", at_a_time) as client:
         total = await next_json_line(client)
     assert total["connected"] == total["heard"] == 50
     assert total["resolved"] == (50 if at_a_time == "25" else 0)
 
 
-async def test_m2_a_confirmed_send_of_the_stock_client_ends_with_success(edge: Process) -> None:
+async def test_a_confirmed_send_of_the_stock_client_succeeds(edge: Process) -> None:
     with stock_client("connects", f"ws://{edge.address}", "4", "2") as client:
         total = await next_json_line(client)
     assert total["resolved"] == 4
-    # The client looks every 0.1 s. It used to give up after 10 s.
+    # The client polls every 0.1 s. On the old server it gave up after 10 s.
     assert total["slowest"] < under_load(5)
 
 
-async def test_m3_pushed_frames_carry_type_tenant_platform_and_id(edge: Process) -> None:
-    async with MaimClient(edge, "demo/m3") as flat, MaimClient(edge, "demo/echo/m3") as deep:
-        assert (await flat.say("m3-1", "hello"))["success"]
+async def test_pushed_frames_contain_type_tenant_platform_and_id(edge: Process) -> None:
+    async with MaimClient(edge, "demo/fields") as flat, MaimClient(edge, "demo/echo/fields") as deep:
+        assert (await flat.say("fields-1", "hello"))["success"]
         for adapter in (flat, deep):
             reply = await adapter.next("chat_response")
-            assert (reply["tenant_id"], reply["platform"]) == ("demo", "m3")
+            assert (reply["tenant_id"], reply["platform"]) == ("demo", "fields")
             assert reply["message_id"].endswith("@demo")
-        await broadcast(edge, "demo/m3", {"no": "type"})
+        await broadcast(edge, "demo/fields", {"no": "type"})
         for adapter, agent in ((flat, None), (deep, "echo")):
             push = await adapter.next("message")
             assert {"tenant_id", "platform", "message_id", "broadcast_timestamp"} < push.keys()
             assert push.get("agent_id") == agent
-        assert [frame["type"] for frame in await deep.by_now()] == []
+        assert [frame["type"] for frame in await deep.frames_so_far()] == []
 
 
-async def test_m4_pings_and_heartbeats_are_answered_and_are_no_messages(
+async def test_pings_and_heartbeats_are_answered_and_not_logged(
     fleet: Fleet, edge: Process, backend: GrpcBackend
 ) -> None:
-    async with MaimClient(edge, "demo/m4") as adapter:
+    async with MaimClient(edge, "demo/beats-text") as adapter:
         await adapter.send({"type": "ping"})
         assert await adapter.receive() == {"type": "pong"}
         await adapter.send({"type": "heartbeat", "timestamp": 12.5})
@@ -128,8 +128,10 @@ async def test_m4_pings_and_heartbeats_are_answered_and_are_no_messages(
         assert isinstance(answer["timestamp"], float)
         await adapter.send({"type": "heartbeat_response", "timestamp": 12.5})
         await adapter.send({"type": "auth", "token": "nobody asked"})
-        await adapter.say("m4-1", "hello")
-    assert [json.loads(text)["message_id"] for text in said(backend, "demo/echo/m4")] == ["m4-1"]
+        await adapter.say("beats-1", "hello")
+    assert [json.loads(text)["message_id"] for text in logged_json(backend, "demo/echo/beats-text")] == [
+        "beats-1"
+    ]
     quick = fleet.start_edge(TRUNKLINE_HEARTBEAT_S="1")
     async with MaimClient(quick, "demo/echo/beats") as adapter:
         beat = json.loads(await adapter.text())
@@ -137,8 +139,8 @@ async def test_m4_pings_and_heartbeats_are_answered_and_are_no_messages(
         assert isinstance(beat["timestamp"], float)
 
 
-async def test_m5_what_is_no_json_object_is_an_error_and_the_link_survives(edge: Process) -> None:
-    async with MaimClient(edge, "demo/m5") as adapter:
+async def test_invalid_json_is_an_error_and_the_connection_survives(edge: Process) -> None:
+    async with MaimClient(edge, "demo/invalid") as adapter:
         for payload, code, text in (
             ("no json", "invalid_json", "Invalid JSON format"),
             ("", "invalid_json", "Invalid JSON format"),
@@ -150,17 +152,17 @@ async def test_m5_what_is_no_json_object_is_an_error_and_the_link_survives(edge:
             error = await adapter.receive()
             assert error.pop("timestamp")
             assert error == {"type": "error", "error_code": code, "error_message": text}
-        assert (await adapter.say("m5-1", "still here"))["success"]
+        assert (await adapter.say("valid-1", "still here"))["success"]
 
 
-async def test_m7_equal_ids_in_two_tenants_two_agents_and_two_platforms_never_meet(
+async def test_equal_ids_in_different_tenants_agents_and_platforms_are_separate(
     edge: Process, backend: GrpcBackend
 ) -> None:
     places = ["demo/echo/same", "acme/echo/same", "demo/other/same", "demo/echo/same2"]
     adapters = [MaimClient(edge, place) for place in places]
     async with adapters[0], adapters[1], adapters[2], adapters[3]:
         for place, adapter in zip(places, adapters, strict=True):
-            assert (await adapter.say("m7-1", f"from {place}"))["success"]
+            assert (await adapter.say("same-1", f"from {place}"))["success"]
             answer = await broadcast(edge, place, {"type": "notice", "for": place})
             assert answer["success_count"] == 1
             assert backend.broadcast(place, f"words for {place}").connections == 1
@@ -169,69 +171,69 @@ async def test_m7_equal_ids_in_two_tenants_two_agents_and_two_platforms_never_me
             assert notice["for"] == place
             words = await adapter.next("chat_response", reply_to=None)
             assert words["data"]["response"] == f"words for {place}"
-            # Only demo's agent echo has a worker.
+            # Only agent `echo` of `demo` has a worker.
             if place.startswith("demo/echo/"):
                 assert (await adapter.next("chat_response"))["data"]["response"] == f"re: from {place}"
-            assert await adapter.by_now() == []
-            assert [json.loads(text)["message_segment"]["data"] for text in said(backend, place)] == [
+            assert await adapter.frames_so_far() == []
+            assert [json.loads(text)["message_segment"]["data"] for text in logged_json(backend, place)] == [
                 f"from {place}"
             ]
 
 
-async def test_m10_a_message_sent_twice_is_one_and_gets_the_same_answer(
+async def test_a_message_sent_twice_is_stored_once_with_the_same_response(
     edge: Process, backend: GrpcBackend
 ) -> None:
-    async with MaimClient(edge, "demo/m10") as adapter:
-        first = await adapter.say("m10-1", "once")
-        assert await adapter.say("m10-1", "once") == first
+    async with MaimClient(edge, "demo/retries") as adapter:
+        first = await adapter.say("retry-1", "once")
+        assert await adapter.say("retry-1", "once") == first
         reply = await adapter.next("chat_response")
         assert reply["reply_to"] == first["server_message_id"]
-        other = await adapter.say("m10-1", "other words under the same id")
+        other = await adapter.say("retry-1", "other words under the same id")
         assert (other["success"], other["error_code"]) == (False, "IDEMPOTENCY_MISMATCH")
-    async with MaimClient(edge, "demo/m10") as adapter:
-        assert await adapter.say("m10-1", "once") == first
-    assert len(said(backend, "demo/echo/m10")) == 1
+    async with MaimClient(edge, "demo/retries") as adapter:
+        assert await adapter.say("retry-1", "once") == first
+    assert len(logged_json(backend, "demo/echo/retries")) == 1
 
 
-async def test_m10_messages_without_an_id_are_all_taken(edge: Process, backend: GrpcBackend) -> None:
+async def test_messages_without_an_id_are_all_accepted(edge: Process, backend: GrpcBackend) -> None:
     async with MaimClient(edge, "demo/noid") as adapter:
         for _ in range(3):
             await adapter.send(chat("the same words"))
         results = [await adapter.next("message_result") for _ in range(3)]
         assert all(result["success"] for result in results)
         assert len({result["message_id"] for result in results}) == 3
-    assert said(backend, "demo/echo/noid") == [json.dumps(chat("the same words"))] * 3
+    assert logged_json(backend, "demo/echo/noid") == [json.dumps(chat("the same words"))] * 3
 
 
-async def test_m10_an_acknowledged_message_is_in_the_log_and_is_the_clients_own_text(
+async def test_an_acknowledged_message_is_logged_with_the_exact_text_of_the_client(
     edge: Process, backend: GrpcBackend
 ) -> None:
     odd = (
-        '{"message_id" : "m10-2",  "type":"chat", "n":1.0, "big":12345678901234567890123, '
+        '{"message_id" : "exact-1",  "type":"chat", "n":1.0, "big":12345678901234567890123, '
         '"t":"\\u00e9é", "raw_message":"plain"}'
     )
     async with MaimClient(edge, "demo/exact") as adapter:
         await adapter.ws.send(odd)
         assert (await adapter.next("message_result"))["success"]
-        assert said(backend, "demo/echo/exact") == [odd]
+        assert logged_json(backend, "demo/echo/exact") == [odd]
         reply = await adapter.next("chat_response")
         assert reply["data"]["response"] == "re: plain"
 
 
-async def test_m12_the_threaded_client_connects_sends_and_hears(edge: Process) -> None:
+async def test_the_threaded_client_connects_sends_and_receives(edge: Process) -> None:
     with stock_client("threaded", f"ws://{edge.address}") as client:
         lines = [await next_json_line(client) for _ in range(4)]
     kinds = {line["type"]: line for line in lines}
     assert kinds["connected"]["ok"]
     assert kinds["chat_response"]["data"]["response"] == "re: hello"
-    # It knows this one by another name, and hands it to its callbacks like a message.
+    # The client does not know this frame and passes it to its callbacks like a message.
     assert kinds["connection_confirmed"]["platform"] == "threaded"
 
 
-async def test_m16_ten_mebibytes_come_in_and_reach_the_worker(fleet: Fleet, edge: Process) -> None:
+async def test_a_message_of_ten_mebibytes_reaches_the_worker(fleet: Fleet, edge: Process) -> None:
     picture = "A" * (10 * 1024 * 1024 - 300)
     frame = {**chat("look"), "message_segment": {"type": "image", "data": picture}, "raw_message": "look"}
-    # One that takes large messages: a bare gRPC channel takes 4 MiB.
+    # The client library accepts large messages: a bare gRPC channel is limited to 4 MiB.
     worker = Worker(fleet.router.address, tenant="demo", agents=["big"])
 
     def answer(message: Message) -> str:
@@ -239,8 +241,8 @@ async def test_m16_ten_mebibytes_come_in_and_reach_the_worker(fleet: Fleet, edge
         return f"{text_of(message)}: {whole['message_segment']['data'] == picture}"
 
     serving = asyncio.create_task(worker.run(answer))
-    async with MaimClient(edge, "demo/big/m16") as adapter:
-        await adapter.send({**frame, "message_id": "m16-1"})
+    async with MaimClient(edge, "demo/big/large") as adapter:
+        await adapter.send({**frame, "message_id": "large-1"})
         assert (await adapter.next("message_result"))["success"]
         reply = await adapter.next("chat_response")
         assert reply["data"]["response"] == "look: True"
@@ -248,7 +250,7 @@ async def test_m16_ten_mebibytes_come_in_and_reach_the_worker(fleet: Fleet, edge
     await serving
 
 
-async def test_a_streamed_reply_comes_once_and_whole(fleet: Fleet, edge: Process) -> None:
+async def test_a_streamed_reply_arrives_once_and_complete(fleet: Fleet, edge: Process) -> None:
     worker = Worker(fleet.router.address, tenant="demo", agents=["writer"])
 
     async def answer(message: Message) -> None:
@@ -260,23 +262,23 @@ async def test_a_streamed_reply_comes_once_and_whole(fleet: Fleet, edge: Process
     async with MaimClient(edge, "demo/writer/streamed") as adapter:
         await adapter.say("streamed-1", "hello")
         assert (await adapter.next("chat_response"))["data"]["response"] == "one two three"
-        assert await adapter.by_now() == []
+        assert await adapter.frames_so_far() == []
     await worker.drain(5)
     await serving
 
 
-async def test_what_other_sockets_of_the_platform_say_is_not_shown_but_the_replies_are(
+async def test_messages_of_other_connections_are_not_delivered_but_replies_are(
     edge: Process, backend: GrpcBackend
 ) -> None:
     async with MaimClient(edge, "demo/two") as one, MaimClient(edge, "demo/two") as two:
-        await wait_until(lambda: backend.count("demo/echo/two") == (2, 1), "both are there")
+        await wait_until(lambda: backend.count("demo/echo/two") == (2, 1), "both are connected")
         await one.say("two-1", "hello")
         for adapter in (one, two):
             assert (await adapter.next("chat_response"))["data"]["response"] == "re: hello"
-            assert await adapter.by_now() == []
+            assert await adapter.frames_so_far() == []
 
 
-async def test_a_client_that_reports_a_failure_tells_the_agent_and_whoever_asks(
+async def test_a_failure_reported_by_a_client_reaches_the_agent_and_the_result_query(
     edge: Process, backend: GrpcBackend
 ) -> None:
     async with MaimClient(edge, "demo/report") as adapter:
@@ -295,7 +297,7 @@ async def test_a_client_that_reports_a_failure_tells_the_agent_and_whoever_asks(
         status, result = await http(edge, "GET", path)
         assert status == 200
         assert (result["success"], result["error_code"]) == (False, "muted")
-    assert said(backend, "demo/echo/report") == [json.dumps(report)]
+    assert logged_json(backend, "demo/echo/report") == [json.dumps(report)]
     last = backend.messages("demo/echo/report/group:report")[0]
     assert last.parts[-1].custom.name == "maim.message_result"
     assert text_of(last) == ""

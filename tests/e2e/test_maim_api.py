@@ -1,4 +1,4 @@
-"""What clients of maim_message's API server must find: M13 and M14 of the old system."""
+"""Behaviour that clients of maim_message's API server rely on, provided by Trunkline."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def backend(fleet: Fleet) -> Iterator[GrpcBackend]:
 
 
 def delivered(backend: GrpcBackend, place: str) -> int:
-    """How far the clients of a place have been given its messages."""
+    """Return the seq up to which messages of a place were delivered."""
     request = ListReceiptsRequest(address=address(place))
     (receipt,) = backend.history_service.ListReceipts(request).receipts or (Receipt(),)
     return receipt.delivered.seq
 
 
-async def test_m13_what_is_said_is_acknowledged_on_disk_and_answered(
+async def test_a_message_is_acknowledged_stored_and_answered(
     fleet: Fleet, edge: Process, backend: GrpcBackend
 ) -> None:
     async with (
-        worker(fleet, "demo", "talks") as told,
+        worker(fleet, "demo", "talks") as received,
         ApiClient(edge, "demo:talks", "qq", x_uuid="single_1") as client,
     ):
         ack = await client.say("msg_1")
@@ -58,14 +58,14 @@ async def test_m13_what_is_said_is_acknowledged_on_disk_and_answered(
         assert text_of_envelope(reply) == "demo:talks heard hello"
         assert reply["meta"]["sender_user"] == "server"
         assert reply["payload"]["message_dim"] == {"api_key": "demo:talks", "platform": "qq"}
-        assert (text_of(told[0]), told[0].client_id) == ("hello", "msg_1")
+        assert (text_of(received[0]), received[0].client_id) == ("hello", "msg_1")
         await client.send({"ver": 1, "msg_id": "c1", "type": "custom_poke", "payload": {"target": "42"}})
         assert text_of_envelope(await client.next()) == 'demo:talks heard {"target": "42"}'
 
 
 @pytest.mark.parametrize("kind", ["sys_std", "sys_heartbeat", "custom_x", "unheard_of", None])
 @pytest.mark.parametrize("msg_id", ["plain", 17, "=mark", "line\nbreak", "x" * 500])
-async def test_m13_every_msg_id_is_acknowledged_as_it_was_and_a_second_time_too(
+async def test_every_msg_id_is_acknowledged_unchanged_even_if_repeated(
     edge: Process, kind: str | None, msg_id: Any
 ) -> None:
     async with ApiClient(edge, "demo:ids", "qq") as client:
@@ -77,7 +77,7 @@ async def test_m13_every_msg_id_is_acknowledged_as_it_was_and_a_second_time_too(
     "payload",
     ["no JSON", "[]", "17", '{"type":"sys_std"}', '{"raw":1}', "\ud83d".encode("utf-8", "surrogatepass")],
 )
-async def test_m13_what_cannot_be_read_is_ignored_and_the_link_survives(
+async def test_an_undecodable_frame_is_ignored_and_the_connection_survives(
     edge: Process, payload: str | bytes
 ) -> None:
     async with ApiClient(edge, "demo:garbage", "qq") as client:
@@ -85,7 +85,7 @@ async def test_m13_what_cannot_be_read_is_ignored_and_the_link_survives(
         await client.say("after")
 
 
-async def test_m13_a_binary_message_closes_with_1000(edge: Process) -> None:
+async def test_a_binary_message_closes_with_1000(edge: Process) -> None:
     async with ApiClient(edge, "demo:binary", "qq") as client:
         await client.ws.send(b"{}")
         with pytest.raises(ConnectionClosed):
@@ -93,23 +93,25 @@ async def test_m13_a_binary_message_closes_with_1000(edge: Process) -> None:
         assert client.ws.close_code == 1000
 
 
-async def test_m13_a_msg_id_creates_one_message_whatever_the_socket_and_the_content(
+async def test_a_msg_id_creates_one_message_on_any_connection_with_any_content(
     fleet: Fleet, edge: Process, backend: GrpcBackend
 ) -> None:
-    async with worker(fleet, "demo", "once") as told:
+    async with worker(fleet, "demo", "once") as received:
         for text in ("hello", "hello", "other words"):
             async with ApiClient(edge, "demo:once", "qq") as client:
                 await client.say("msg_1", text)
                 await client.say("msg_1", text)
         async with ApiClient(edge, "demo:once", "qq") as client:
             await client.say("msg_2")
-            # One after the other, so all that was ever said before was heard before.
-            await wait_until(lambda: told and told[-1].client_id == "msg_2", "the last message is heard")
-    assert [message.client_id for message in told] == ["msg_1", "msg_2"]
+            # Messages arrive in order, so all earlier ones have arrived.
+            await wait_until(
+                lambda: received and received[-1].client_id == "msg_2", "the last message arrives"
+            )
+    assert [message.client_id for message in received] == ["msg_1", "msg_2"]
     assert user_envelopes(backend, "demo/once/qq") == [envelope("msg_1"), envelope("msg_2")]
 
 
-async def test_m13_what_was_not_acknowledged_is_sent_again_after_a_restart_and_taken_once(
+async def test_an_unacknowledged_message_is_resent_after_a_restart_and_stored_once(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     with fleet_of(tmp_path_factory.mktemp("restart"), edges=1) as fleet:
@@ -119,7 +121,7 @@ async def test_m13_what_was_not_acknowledged_is_sent_again_after_a_restart_and_t
             fleet.router.kill()
             await lost.send(envelope("msg_1"))
             await lost.send({"msg_id": "fence", "type": "sys_fence"})
-            # The edge has read it, and yet nothing was said of it.
+            # The edge has read the message but has not acknowledged it.
             assert (await lost.receive())["meta"]["acked_msg_id"] == "fence"
             await fleet.restart_router()
             assert (await lost.receive())["meta"]["acked_msg_id"] == "msg_1"
@@ -129,7 +131,7 @@ async def test_m13_what_was_not_acknowledged_is_sent_again_after_a_restart_and_t
             assert [each["msg_id"] for each in user_envelopes(backend, "demo/echo/qq")] == ["msg_0", "msg_1"]
 
 
-async def test_m13_two_sockets_of_one_uuid_live_and_die_by_themselves(
+async def test_two_connections_with_one_uuid_are_independent(
     fleet: Fleet, edge: Process, backend: GrpcBackend
 ) -> None:
     async with worker(fleet, "demo", "twins"), ApiClient(edge, "demo:twins", "qq", x_uuid="same") as second:
@@ -143,26 +145,26 @@ async def test_m13_two_sockets_of_one_uuid_live_and_die_by_themselves(
         assert text_of_envelope(await second.next()) == "demo:twins heard again"
 
 
-async def test_m13_what_came_while_a_client_was_away_follows_when_it_is_back(
+async def test_missed_messages_are_delivered_after_a_reconnect(
     fleet: Fleet, edge: Process, backend: GrpcBackend
 ) -> None:
-    async with worker(fleet, "demo", "away") as told:
+    async with worker(fleet, "demo", "away") as received:
         async with ApiClient(edge, "demo:away", "qq") as client:
             await client.say("msg_1")
             assert text_of_envelope(await client.next()) == "demo:away heard hello"
             place = "demo/away/qq/group:qq"
             await wait_until(lambda: delivered(backend, place) == 2, "it is known what was delivered")
-        await wait_until(lambda: not backend.connections("demo/away"), "nobody is there")
+        await wait_until(lambda: not backend.connections("demo/away"), "no connection is left")
         backend.broadcast("demo/away/qq", "to the platform")
         backend.broadcast(place, "to the conversation")
         async with ApiClient(edge, "demo:away", "qq") as client:
             heard = {text_of_envelope(await client.next()), text_of_envelope(await client.next())}
             assert heard == {"to the platform", "to the conversation"}
-            assert await client.by_now("msg_1") == []
-    assert len(told) == 1
+            assert await client.texts_so_far("msg_1") == []
+    assert len(received) == 1
 
 
-async def test_m13_a_backend_may_say_a_whole_envelope_or_a_custom_one(
+async def test_a_backend_may_send_a_complete_or_a_custom_envelope(
     edge: Process, backend: GrpcBackend
 ) -> None:
     request = BroadcastRequest(address=address("demo/whole/qq"))
@@ -172,16 +174,16 @@ async def test_m13_a_backend_may_say_a_whole_envelope_or_a_custom_one(
             "maim.api",
             '{"ver":2,"type":"sys_other","payload":{"exact": 1.0},"more":[]}',
         )
-        backend.broadcasting.Broadcast(request)
+        backend.broadcast_stub.Broadcast(request)
         frame = await client.next("sys_other")
         assert frame.pop("msg_id")
         assert frame == {"ver": 2, "type": "sys_other", "payload": {"exact": 1.0}, "more": []}
         custom.name, custom.json = "custom_poke", '{"target": "42"}'
-        backend.broadcasting.Broadcast(request)
+        backend.broadcast_stub.Broadcast(request)
         assert (await client.next("custom_poke"))["payload"] == {"target": "42"}
 
 
-async def test_m13_both_kinds_of_clients_of_one_place_hear_the_same(fleet: Fleet, edge: Process) -> None:
+async def test_clients_of_both_protocols_receive_the_same_messages(fleet: Fleet, edge: Process) -> None:
     async with (
         worker(fleet, "demo", "both"),
         ApiClient(edge, "demo:both", "qq") as client,
@@ -194,24 +196,24 @@ async def test_m13_both_kinds_of_clients_of_one_place_hear_the_same(fleet: Fleet
         assert text_of_envelope(await client.next()) == "demo:both heard hi"
 
 
-async def test_m14_what_is_too_large_is_left_out_and_the_client_stays(
+async def test_content_over_the_size_limit_is_left_out_and_the_client_stays_connected(
     edge: Process, backend: GrpcBackend
 ) -> None:
     request = BroadcastRequest(address=address("demo/large/qq"))
     request.parts.add().image.inline = bytes(1 << 20)
-    # A client as the old ones are: it takes a mebibyte, and closes with 1009 on more.
+    # Like old clients, this one accepts 1 MiB and closes with 1009 on more.
     async with ApiClient(edge, "demo:large", "qq") as client:
-        sent = backend.broadcasting.Broadcast(request)
+        sent = backend.broadcast_stub.Broadcast(request)
         assert f"{sent.message_id}@demo was left out" in text_of_envelope(await client.next())
         backend.broadcast("demo/large/qq", "x" * 262_144)
         assert len(text_of_envelope(await client.next())) == 262_144
         await client.say("msg_1")
 
 
-async def test_m14_large_messages_are_taken_from_clients(fleet: Fleet, edge: Process) -> None:
+async def test_large_messages_of_clients_are_accepted(fleet: Fleet, edge: Process) -> None:
     large = envelope("msg_1")
     large["payload"]["message_segment"] = {"type": "image", "data": "A" * (10 << 20)}
-    async with worker(fleet, "demo", "takes") as told, ApiClient(edge, "demo:takes", "qq") as client:
+    async with worker(fleet, "demo", "takes") as received, ApiClient(edge, "demo:takes", "qq") as client:
         await client.say("msg_1", payload=large["payload"])
-        await wait_until(lambda: told, "the worker has it")
-    assert json.loads(told[0].parts[-1].custom.json) == large
+        await wait_until(lambda: received, "the worker has it")
+    assert json.loads(received[0].parts[-1].custom.json) == large

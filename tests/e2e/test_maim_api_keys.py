@@ -1,4 +1,4 @@
-"""Who a client of maim_message's API server is, and what is nobody else's: M13 of the old system."""
+"""API keys of maim_message's API server: addressing, isolation and authentication."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def backend(fleet: Fleet) -> Iterator[GrpcBackend]:
         yield calling
 
 
-async def test_m13_the_key_says_whose_agent_is_spoken_to_and_nobody_else_hears(
+async def test_the_key_selects_tenant_and_agent_and_no_other_client_receives_the_message(
     fleet: Fleet, edge: Process, backend: GrpcBackend
 ) -> None:
     places = [
@@ -58,7 +58,7 @@ async def test_m13_the_key_says_whose_agent_is_spoken_to_and_nobody_else_hears(
             )
             for tenant, agent, platform in places
         }
-        # The same msg_id everywhere.
+        # All clients use the same msg_id.
         await asyncio.gather(*(client.say("msg_1", "/".join(place)) for place, client in clients.items()))
         for place, client in clients.items():
             assert text_of_envelope(await client.next()) == f"{place[0]}:{place[1]} heard {'/'.join(place)}"
@@ -68,12 +68,10 @@ async def test_m13_the_key_says_whose_agent_is_spoken_to_and_nobody_else_hears(
             assert text_of_envelope(await client.next()) == f"to {place}"
         assert backend.broadcast("acme/b", "to b").connections == 2
         for place, client in clients.items():
-            assert await client.by_now("msg_1") == (["to b"] if place[:2] == ("acme", "b") else [])
+            assert await client.texts_so_far("msg_1") == (["to b"] if place[:2] == ("acme", "b") else [])
 
 
-async def test_m13_a_message_dim_of_another_tenant_changes_nothing(
-    edge: Process, backend: GrpcBackend
-) -> None:
+async def test_a_message_dim_of_another_tenant_has_no_effect(edge: Process, backend: GrpcBackend) -> None:
     forged = envelope("msg_1")
     forged["payload"]["message_dim"] = {"api_key": "acme:forged", "platform": "web"}
     async with ApiClient(edge, "demo:forger", "qq") as client:
@@ -83,14 +81,16 @@ async def test_m13_a_message_dim_of_another_tenant_changes_nothing(
 
 
 @pytest.mark.parametrize("path", ["/ws", "/ws/"])
-async def test_m13_the_query_wins_over_headers(edge: Process, backend: GrpcBackend, path: str) -> None:
+async def test_the_query_takes_precedence_over_headers(
+    edge: Process, backend: GrpcBackend, path: str
+) -> None:
     query = "api_key=acme:query&platform=%E5%BE%AE%E4%BF%A1"
     async with ApiClient(edge, "demo:headers", "qq").by_query(query, path) as client:
         await client.say(path)
     assert [each["msg_id"] for each in user_envelopes(backend, "acme/query/微信")][-1] == path
 
 
-async def test_m13_a_header_may_be_utf_8_and_no_platform_is_unknown(
+async def test_a_header_may_be_utf_8_and_the_default_platform_is_unknown(
     edge: Process, backend: GrpcBackend
 ) -> None:
     as_latin_1 = "微信".encode().decode("latin-1")
@@ -119,7 +119,7 @@ async def test_m13_a_header_may_be_utf_8_and_no_platform_is_unknown(
         ("de mo:echo", "qq", 400),
     ],
 )
-async def test_m13_who_may_not_connect_is_refused_before_the_upgrade(
+async def test_an_unauthorized_client_is_rejected_before_the_upgrade(
     edge: Process, api_key: str, platform: str, status: int
 ) -> None:
     with pytest.raises(InvalidStatus) as refused:
@@ -137,7 +137,7 @@ async def test_m13_who_may_not_connect_is_refused_before_the_upgrade(
         ("locked:echo", "", {"authorization": "Bearer s3cret"}),
     ],
 )
-async def test_m13_a_token_is_part_of_the_key_or_beside_it_and_never_kept(
+async def test_a_token_may_be_in_the_key_or_separate_and_is_never_stored(
     edge: Process, backend: GrpcBackend, api_key: str, query: str, headers: dict[str, str]
 ) -> None:
     async with ApiClient(edge, api_key, "qq", **headers).by_query(query) as client:

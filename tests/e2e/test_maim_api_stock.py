@@ -1,4 +1,4 @@
-"""The client of maim_message's API server, unmodified from PyPI, on an edge."""
+"""The unmodified client of maim_message's API server, connected to an edge."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def stock_client(*args: str) -> Process:
 
 
 async def segment(client: Process) -> Any:
-    """What the client's own callback is given next."""
+    """Return the next segment that the client's callback receives."""
     return (await next_json_line(client))["segment"]
 
 
-async def test_m13_m14_the_stock_client_talks_hears_and_survives_what_is_too_large(
+async def test_the_stock_client_sends_receives_and_survives_oversized_messages(
     fleet: Fleet, url: str
 ) -> None:
     with stock_client("talk", url, "demo:echo", "qq") as client, GrpcBackend(fleet.router.address) as backend:
@@ -63,10 +63,10 @@ async def test_m13_m14_the_stock_client_talks_hears_and_survives_what_is_too_lar
         request = BroadcastRequest(address=address("demo/echo/qq"))
         custom = request.parts.add().custom
         custom.name, custom.json = "custom_poke", '{"target": "43"}'
-        backend.broadcasting.Broadcast(request)
+        backend.broadcast_stub.Broadcast(request)
         assert await next_json_line(client) == {"poke": {"target": "43"}}
         custom.name, custom.json = "custom_poke", json.dumps("x" * (1 << 20))
-        backend.broadcasting.Broadcast(request)
+        backend.broadcast_stub.Broadcast(request)
         assert "was left out" in (await segment(client))["data"]
         backend.broadcast("demo/echo/qq", "still there")
         assert (await segment(client))["data"] == "still there"
@@ -76,7 +76,9 @@ async def test_m13_m14_the_stock_client_talks_hears_and_survives_what_is_too_lar
 
 
 @pytest.mark.parametrize(("key", "status"), [("no-agent", 401), ("nobody:echo", 404), ("demo:a/b", 400)])
-async def test_m13_the_stock_client_is_told_why_it_may_not_connect(url: str, key: str, status: int) -> None:
+async def test_the_stock_client_gets_the_reason_why_it_may_not_connect(
+    url: str, key: str, status: int
+) -> None:
     with stock_client("refused", url, key, "qq") as client:
         error = {"error": f"server rejected WebSocket connection: HTTP {status}", "connected": False}
         assert await next_json_line(client) == error

@@ -1,4 +1,4 @@
-"""What backends of maim_message's tenant server must find: M6, M8, and B1 to B8 and B10 of MaiMBot."""
+"""Behaviour that backends of maim_message's tenant server, such as MaiMBot, rely on."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def backend(fleet: Fleet) -> Iterator[GrpcBackend]:
         yield calling
 
 
-class serving:  # noqa: N801
-    """A worker of some agents while the block runs."""
+class running_worker:  # noqa: N801
+    """Runs a worker for some agents while the block runs."""
 
     def __init__(self, fleet: Fleet, agents: list[str], answer: Callable[[Message], object]) -> None:
         self._worker = Worker(fleet.router.address, tenant="demo", agents=agents)
@@ -54,9 +54,9 @@ class serving:  # noqa: N801
         await self._running
 
 
-async def test_m6_both_shapes_of_broadcast_answer_as_they_did(edge: Process) -> None:
-    async with MaimClient(edge, "demo/m6"), MaimClient(edge, "demo/echo/m6"):
-        for place in ("demo/m6", "demo/echo/m6"):
+async def test_both_broadcast_routes_return_the_original_fields(edge: Process) -> None:
+    async with MaimClient(edge, "demo/shapes"), MaimClient(edge, "demo/echo/shapes"):
+        for place in ("demo/shapes", "demo/echo/shapes"):
             answer = await broadcast(edge, place, {"type": "notice"})
             assert answer.keys() == BROADCAST_FIELDS
             assert answer["success"] is True
@@ -67,14 +67,14 @@ async def test_m6_both_shapes_of_broadcast_answer_as_they_did(edge: Process) -> 
     ("body", "kind"),
     [(b"", "json_invalid"), (b"no json", "json_invalid"), (b"[]", "dict_type"), (b"7", "dict_type")],
 )
-async def test_m6_a_body_that_is_no_object_is_unprocessable(edge: Process, body: bytes, kind: str) -> None:
-    path = "/api/v1/tenants/demo/platforms/m6/broadcast"
+async def test_a_body_that_is_not_an_object_is_unprocessable(edge: Process, body: bytes, kind: str) -> None:
+    path = "/api/v1/tenants/demo/platforms/shapes/broadcast"
     status, answer = await http(edge, "POST", path, content=body)
     assert status == 422
     assert [problem["type"] for problem in answer["detail"]] == [kind]
 
 
-async def test_m8_the_published_backend_api_works(edge: Process) -> None:
+async def test_the_published_backend_api_works(edge: Process) -> None:
     async with MaimClient(edge, "demo/qq") as one, MaimClient(edge, "demo/qq"):
         with stock_client("backend", f"http://{edge.address}") as client:
             verified, nobody, status, flushed = [await next_json_line(client) for _ in range(4)]
@@ -110,29 +110,31 @@ async def test_m8_the_published_backend_api_works(edge: Process) -> None:
 
 
 @pytest.mark.parametrize("message_id", ["none", "none@demo", "none@nobody", "@demo", "none@", "%20@demo"])
-async def test_m8_the_result_of_an_unknown_message_is_not_found(edge: Process, message_id: str) -> None:
+async def test_the_result_of_an_unknown_message_is_not_found(edge: Process, message_id: str) -> None:
     answer = await http(edge, "GET", f"/api/v1/message/{message_id}/result")
     assert answer == (404, {"detail": "Message result not found"})
 
 
-async def test_m8_an_unknown_tenant_has_no_connections(edge: Process) -> None:
+async def test_an_unknown_tenant_has_no_connections(edge: Process) -> None:
     assert await http(edge, "GET", "/api/v1/tenants/nobody/connections") == (200, {"connections": []})
 
 
-async def test_b1_a_broadcast_from_another_process_reaches_exactly_its_agent_and_platform(
+async def test_a_broadcast_from_another_process_reaches_exactly_its_agent_and_platform(
     edge: Process,
 ) -> None:
-    places = ["demo/one/b1", "demo/two/b1", "demo/one/b1x", "acme/one/b1"]
+    places = ["demo/one/pushes", "demo/two/pushes", "demo/one/pushes2", "acme/one/pushes"]
     adapters = [MaimClient(edge, place) for place in places]
     async with adapters[0], adapters[1], adapters[2], adapters[3]:
-        jobs = json.dumps([["demo", "one", "b1", 3]])
+        jobs = json.dumps([["demo", "one", "pushes", 3]])
         with stock_client("bot", f"http://{edge.address}", jobs) as bot:
             assert await next_json_line(bot) == {"sent": 3, "reached": 3}
-        told = [[push["data"]["response"] for push in await adapter.by_now()] for adapter in adapters]
-    assert told == [[f"demo/one/b1 {number}" for number in range(3)], [], [], []]
+        received = [
+            [push["data"]["response"] for push in await adapter.frames_so_far()] for adapter in adapters
+        ]
+    assert received == [[f"demo/one/pushes {number}" for number in range(3)], [], [], []]
 
 
-async def test_b2_nobody_online_is_a_normal_answer_in_the_known_words_and_nothing_is_kept(
+async def test_no_active_connection_is_a_normal_response_with_the_original_text(
     edge: Process, backend: GrpcBackend
 ) -> None:
     answer = await broadcast(edge, "demo/agent_xxx/test", {"type": "message"})
@@ -141,7 +143,7 @@ async def test_b2_nobody_online_is_a_normal_answer_in_the_known_words_and_nothin
     assert backend.messages("demo/agent_xxx/test") == []
 
 
-async def test_b2_a_failure_is_no_normal_answer(tmp_path: Path) -> None:
+async def test_a_failure_is_an_error_response(tmp_path: Path) -> None:
     with fleet_of(tmp_path) as own:
         own.router.kill()
         path = "/api/v1/tenants/demo/agents/a/platforms/p/broadcast"
@@ -150,7 +152,7 @@ async def test_b2_a_failure_is_no_normal_answer(tmp_path: Path) -> None:
     assert answer == {"detail": "The service is starting or restarting; try again"}
 
 
-async def test_b3_three_users_and_two_agents_at_once_are_each_answered_at_their_own_socket(
+async def test_three_users_of_two_agents_are_each_answered_on_their_own_connection(
     fleet: Fleet, edge: Process
 ) -> None:
     agents, users, messages = ["ag1", "ag2"], ["u1", "u2", "u3"], 20
@@ -160,7 +162,7 @@ async def test_b3_three_users_and_two_agents_at_once_are_each_answered_at_their_
         return f"{message.address.agent}/{message.address.platform} {text_of(message)}"
 
     async def converse(place: str) -> tuple[list[str], list[str]]:
-        """What a worker answered, and what the bot pushed from its own process."""
+        """Return the worker's replies, and the pushes of the bot's process."""
         _, agent, user = place.split("/")
         async with MaimClient(edge, place) as adapter:
             ready.release()
@@ -169,12 +171,12 @@ async def test_b3_three_users_and_two_agents_at_once_are_each_answered_at_their_
             replies = [await adapter.next("chat_response") for _ in range(messages)]
             pushes = [await adapter.next("message") for _ in range(messages)]
             await asyncio.wait_for(done.wait(), patient(20))
-            assert await adapter.by_now() == []
+            assert await adapter.frames_so_far() == []
         assert {(frame["agent_id"], frame["platform"]) for frame in replies + pushes} == {(agent, user)}
         return tuple([frame["data"]["response"] for frame in frames] for frames in (replies, pushes))  # type: ignore[return-value]
 
     ready, done = asyncio.Semaphore(0), asyncio.Event()
-    async with serving(fleet, agents, answer):
+    async with running_worker(fleet, agents, answer):
         conversations = [asyncio.create_task(converse(place)) for place in places]
         for _ in places:
             await asyncio.wait_for(ready.acquire(), patient(20))
@@ -182,44 +184,44 @@ async def test_b3_three_users_and_two_agents_at_once_are_each_answered_at_their_
         with stock_client("bot", f"http://{edge.address}", jobs) as bot:
             assert await next_json_line(bot) == {"sent": 120, "reached": 120}
         done.set()
-        told = await asyncio.gather(*conversations)
-    for place, (replies, pushes) in zip(places, told, strict=True):
+        received = await asyncio.gather(*conversations)
+    for place, (replies, pushes) in zip(places, received, strict=True):
         assert replies == [f"{place.removeprefix('demo/')} question {number}" for number in range(messages)]
         assert pushes == [f"{place} {number}" for number in range(messages)]
 
 
-async def test_b4_what_a_backend_says_by_grpc_and_by_http_takes_one_path(
+async def test_broadcasts_by_grpc_and_by_http_are_delivered_in_order(
     edge: Process, backend: GrpcBackend
 ) -> None:
-    async with MaimClient(edge, "demo/echo/b4") as adapter:
+    async with MaimClient(edge, "demo/echo/mixed") as adapter:
         for number in range(5):
-            backend.broadcast("demo/echo/b4", f"by gRPC {number}")
-            await broadcast(edge, "demo/b4", {"type": "notice", "number": number})
+            backend.broadcast("demo/echo/mixed", f"by gRPC {number}")
+            await broadcast(edge, "demo/mixed", {"type": "notice", "number": number})
         frames = [await adapter.next("chat_response", "notice") for _ in range(10)]
     assert [frame["type"] for frame in frames] == ["chat_response", "notice"] * 5
     assert frames[8]["message_segment"] == {"type": "text", "data": "by gRPC 4"}
     assert frames[8]["data"]["response"] == "by gRPC 4"
-    ids = [each.id for each in backend.messages("demo/echo/b4")]
+    ids = [each.id for each in backend.messages("demo/echo/mixed")]
     assert [frame["message_id"] for frame in frames] == [f"{each}@demo" for each in ids]
 
 
-async def test_b5_a_message_is_acknowledged_before_it_is_answered(fleet: Fleet, edge: Process) -> None:
+async def test_a_message_is_acknowledged_before_it_is_answered(fleet: Fleet, edge: Process) -> None:
     may_answer = asyncio.Event()
 
     async def answer(message: Message) -> str:
         await may_answer.wait()
         return "at last"
 
-    async with serving(fleet, ["slow"], answer), MaimClient(edge, "demo/slow/b5") as adapter:
-        result = await adapter.say("b5-1", "hello")
+    async with running_worker(fleet, ["slow"], answer), MaimClient(edge, "demo/slow/acked") as adapter:
+        result = await adapter.say("acked-1", "hello")
         assert result["success"]
-        assert await adapter.by_now() == []
+        assert await adapter.frames_so_far() == []
         may_answer.set()
         reply = await adapter.next("chat_response")
         assert (reply["data"]["response"], reply["reply_to"]) == ("at last", result["server_message_id"])
 
 
-async def test_b6_a_body_passes_through_untouched_but_for_what_is_stamped(edge: Process) -> None:
+async def test_a_body_passes_through_unchanged_except_for_stamped_fields(edge: Process) -> None:
     values = {
         "type": '"notice"',
         "float": "1.0",
@@ -230,8 +232,8 @@ async def test_b6_a_body_passes_through_untouched_but_for_what_is_stamped(edge: 
     }
     stamped = {"tenant_id": '"forged"', "agent_id": '"forged"', "message_id": "7", "platform": "[]"}
     body = "{" + ", ".join(f'"{name}": {value}' for name, value in (values | stamped).items()) + "}"
-    async with MaimClient(edge, "demo/echo/b6") as adapter:
-        path = "/api/v1/tenants/demo/agents/echo/platforms/b6/broadcast"
+    async with MaimClient(edge, "demo/echo/stamped") as adapter:
+        path = "/api/v1/tenants/demo/agents/echo/platforms/stamped/broadcast"
         _, answer = await http(edge, "POST", path, content=body.encode())
         while '"notice"' not in (pushed := await adapter.text()):
             pass
@@ -239,48 +241,48 @@ async def test_b6_a_body_passes_through_untouched_but_for_what_is_stamped(edge: 
         assert f'"{name}":{value}' in pushed
     frame = json.loads(pushed)
     assert frame["message_id"] == answer["message_id"]
-    assert (frame["tenant_id"], frame["agent_id"], frame["platform"]) == ("demo", "echo", "b6")
+    assert (frame["tenant_id"], frame["agent_id"], frame["platform"]) == ("demo", "echo", "stamped")
     assert frame.keys() == values.keys() | stamped.keys() | {"broadcast_timestamp"}
 
 
-async def test_b7_no_tenant_and_no_agent_is_ever_guessed(edge: Process) -> None:
+async def test_tenant_and_agent_are_never_guessed(edge: Process) -> None:
     status, answer = await http(
-        edge, "POST", "/api/v1/tenants/bare/platforms/b7/broadcast", {"type": "notice"}
+        edge, "POST", "/api/v1/tenants/bare/platforms/guessed/broadcast", {"type": "notice"}
     )
     assert status == 400
     assert "set [tenants.bare] agent" in answer["detail"]
-    path = "/api/v1/tenants/default/agents/a/platforms/b7/broadcast"
+    path = "/api/v1/tenants/default/agents/a/platforms/guessed/broadcast"
     assert await http(edge, "POST", path, {"type": "notice"}) == (
         404,
         {"detail": "Tenant default does not exist"},
     )
 
 
-async def test_b8_all_sockets_of_a_triple_get_it_and_a_dead_one_is_not_counted(
+async def test_all_connections_of_a_platform_receive_a_broadcast_and_dead_ones_do_not_count(
     edge: Process, backend: GrpcBackend
 ) -> None:
     async with (
-        MaimClient(edge, "demo/b8") as one,
-        MaimClient(edge, "demo/b8") as two,
-        MaimClient(edge, "demo/b8") as dead,
+        MaimClient(edge, "demo/shared") as one,
+        MaimClient(edge, "demo/shared") as two,
+        MaimClient(edge, "demo/shared") as dead,
     ):
-        answer = await broadcast(edge, "demo/b8", {"type": "notice", "number": 1})
+        answer = await broadcast(edge, "demo/shared", {"type": "notice", "number": 1})
         assert (answer["success_count"], answer["total_connections"]) == (3, 3)
         for adapter in (one, two, dead):
             assert (await adapter.next("notice"))["number"] == 1
-        # A TCP RST, as of a process that is killed with data on its way to it.
+        # TCP RST, like a process that is killed while data is in transit to it.
         linger = struct.pack("ii", 1, 0)
         dead.ws.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         dead.ws.transport.abort()
-        await wait_until(lambda: backend.count("demo/echo/b8") == (2, 1), "the dead one is gone")
-        answer = await broadcast(edge, "demo/b8", {"type": "notice", "number": 2})
+        await wait_until(lambda: backend.count("demo/echo/shared") == (2, 1), "the dead one is gone")
+        answer = await broadcast(edge, "demo/shared", {"type": "notice", "number": 2})
         assert (answer["success_count"], answer["failed_count"], answer["total_connections"]) == (2, 0, 2)
         for adapter in (one, two):
             assert (await adapter.next("notice"))["number"] == 2
 
 
-async def test_b10_the_result_of_a_message_that_a_client_said_is_that_it_was_taken(edge: Process) -> None:
-    async with MaimClient(edge, "demo/b10") as adapter:
-        taken = await adapter.say("b10-1", "hello")
+async def test_the_result_of_a_client_message_is_success(edge: Process) -> None:
+    async with MaimClient(edge, "demo/results") as adapter:
+        taken = await adapter.say("results-1", "hello")
         status, result = await http(edge, "GET", f"/api/v1/message/{taken['server_message_id']}/result")
         assert (status, result["success"], result["error_code"]) == (200, True, None)

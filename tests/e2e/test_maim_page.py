@@ -1,4 +1,4 @@
-"""What docs/dialects/maim.md shows is what happens."""
+"""The examples in docs/dialects/maim.md work as documented."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ PAGE = (ROOT / "docs" / "dialects" / "maim.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
-    """The page's pieces of code in a language."""
+    """Return the page's code blocks in a language."""
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Process]]:
-    """The router's address, and an edge with the page's tenants."""
+    """Address of a router, and an edge with the page's tenants."""
     data = tmp_path_factory.mktemp("page")
     tenants = data / "tenants.toml"
     tenants.write_text(blocks("toml")[0])
@@ -43,14 +43,14 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pro
         yield router.address, edge
 
 
-def test_the_client_and_the_broadcast_do_what_the_page_says(
+def test_the_client_and_the_broadcast_work_as_documented(
     started: tuple[str, Process], tmp_path: Path
 ) -> None:
     _, edge = started
     program = tmp_path / "program.py"
     program.write_text(blocks("python")[0].replace("127.0.0.1:8080", edge.address))
     with Process([sys.executable, str(program)], {}, "the page's client", ROOT) as client:
-        # In either order: the client looks for the result every 0.1 s.
+        # In either order: the client polls for the result every 0.1 s.
         printed = [ast.literal_eval(client.line()) for _ in range(2)]
         result, reply = sorted(printed, key=lambda frame: "type" in frame)
         assert result["success"] is True
@@ -67,7 +67,7 @@ def test_the_client_and_the_broadcast_do_what_the_page_says(
     assert answer == json.loads(blocks("json")[0])
 
 
-async def test_both_ways_out_of_the_bot_reach_the_client(started: tuple[str, Process]) -> None:
+async def test_both_documented_ways_of_broadcasting_reach_the_client(started: tuple[str, Process]) -> None:
     router, edge = started
     defined: dict[str, Any] = {}
     for block in blocks("python after"):
@@ -78,10 +78,10 @@ async def test_both_ways_out_of_the_bot_reach_the_client(started: tuple[str, Pro
     failed = await defined["broadcast_to_agent_platform"]("nobody", "agent_1", "test", {})
     assert failed == {"success": False, "error": 'HTTP 404: {"detail":"Tenant nobody does not exist"}'}
     async with Backend(router) as trunkline, MaimClient(edge, "demo/agent_1/test") as adapter:
-        told = await defined["broadcast_to_agent_platform"](*place, {"type": "message", "text": "by HTTP"})
-        assert told["success_count"] == 1
+        result = await defined["broadcast_to_agent_platform"](*place, {"type": "message", "text": "by HTTP"})
+        assert result["success_count"] == 1
         assert await defined["say"](trunkline, *place, "by gRPC") == 1
         assert (await adapter.next("message"))["text"] == "by HTTP"
         assert (await adapter.next("chat_response"))["data"]["response"] == "by gRPC"
-    # What aiohttp has closed is gone with the loop's next turn.
+    # aiohttp closes its connections in the next iteration of the event loop.
     await asyncio.sleep(0)

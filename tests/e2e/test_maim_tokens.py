@@ -1,4 +1,4 @@
-"""Who may connect by maim_message's tenant family, and what those are told who may not: M11."""
+"""Authentication of clients and backends of maim_message's tenant protocol."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     [
         ("?token=s3cret", {}),
         ("", {"Authorization": "Bearer s3cret"}),
-        # What the stock client sends for a server_url of ws://any:s3cret@host.
+        # Header of the stock client for the server_url ws://any:s3cret@host.
         ("", {"Authorization": "Basic YW55OnMzY3JldA=="}),
     ],
     ids=["query", "bearer", "basic"],
 )
-async def test_m11_a_token_lets_in(edge: Process, query: str, headers: dict[str, str]) -> None:
-    async with MaimClient(edge, "locked/m11", query, **headers) as adapter:
-        assert (await adapter.say("m11-1", "hello"))["success"]
+async def test_a_token_is_accepted(edge: Process, query: str, headers: dict[str, str]) -> None:
+    async with MaimClient(edge, "locked/tokens", query, **headers) as adapter:
+        assert (await adapter.say("tokens-1", "hello"))["success"]
 
 
-async def test_m11_the_stock_client_has_its_token_in_the_url(edge: Process) -> None:
-    with stock_client("stay", f"ws://any:s3cret@{edge.address}", "locked", "m11") as client:
+async def test_the_stock_client_sends_its_token_in_the_url(edge: Process) -> None:
+    with stock_client("stay", f"ws://any:s3cret@{edge.address}", "locked", "tokens") as client:
         assert (await next_json_line(client))["ok"]
 
 
 @pytest.mark.parametrize("name", ["token", "api_key"])
-async def test_m11_a_token_in_the_first_frame_lets_in(edge: Process, name: str) -> None:
-    async with connect(f"ws://{edge.address}/ws/locked/m11") as ws:
+async def test_a_token_in_the_first_frame_is_accepted(edge: Process, name: str) -> None:
+    async with connect(f"ws://{edge.address}/ws/locked/tokens") as ws:
         await ws.send(json.dumps({"type": "auth", name: "s3cret"}))
         assert json.loads(await ws.recv())["type"] == "connection_confirmed"
 
@@ -58,10 +58,8 @@ async def test_m11_a_token_in_the_first_frame_lets_in(edge: Process, name: str) 
         (chat("hello"), "a token must be given"),
     ],
 )
-async def test_m11_a_wrong_first_frame_is_an_error_and_the_end(
-    edge: Process, first: Frame, says: str
-) -> None:
-    async with connect(f"ws://{edge.address}/ws/locked/m11") as ws:
+async def test_a_wrong_first_frame_is_an_error_and_closes(edge: Process, first: Frame, says: str) -> None:
+    async with connect(f"ws://{edge.address}/ws/locked/tokens") as ws:
         await ws.send(json.dumps(first))
         error = json.loads(await ws.recv())
         assert (error["type"], error["error_code"]) == ("error", "UNAUTHORIZED")
@@ -75,13 +73,13 @@ async def test_m11_a_wrong_first_frame_is_an_error_and_the_end(
 @pytest.mark.parametrize(
     ("path", "status", "says"),
     [
-        ("/ws/locked/m11?token=wrong", 401, "the token is not one of this tenant's"),
-        ("/ws/nobody/echo/m11", 404, "Tenant nobody does not exist"),
-        ("/ws/bare/m11", 400, "set [tenants.bare] agent"),
+        ("/ws/locked/tokens?token=wrong", 401, "the token is not one of this tenant's"),
+        ("/ws/nobody/echo/tokens", 404, "Tenant nobody does not exist"),
+        ("/ws/bare/tokens", 400, "set [tenants.bare] agent"),
         ("/ws/demo/with%20space", 400, "white space"),
     ],
 )
-async def test_m11_a_refusal_is_an_http_status_before_the_upgrade(
+async def test_a_rejection_is_an_http_status_before_the_upgrade(
     edge: Process, path: str, status: int, says: str
 ) -> None:
     with pytest.raises(InvalidStatus) as refused:
@@ -91,9 +89,9 @@ async def test_m11_a_refusal_is_an_http_status_before_the_upgrade(
     assert says in response.body.decode()
 
 
-async def test_m11_http_calls_need_the_token_too(edge: Process) -> None:
+async def test_http_calls_need_the_token_too(edge: Process) -> None:
     calls = (
-        ("POST", "/api/v1/tenants/locked/platforms/m11/broadcast", {"type": "notice"}),
+        ("POST", "/api/v1/tenants/locked/platforms/tokens/broadcast", {"type": "notice"}),
         ("GET", "/api/v1/tenants/locked/connections", None),
         ("GET", "/api/v1/message/none@locked/result", None),
     )

@@ -1,4 +1,4 @@
-"""What operators look at, and how processes stop."""
+"""Health, metrics and reflection; graceful stops."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def edge_of(fleet: Fleet) -> Process:
 
 
 def get(edge: Process, path: str) -> tuple[int, str]:
-    """Status and body of a page."""
+    """Get a page; return status and body."""
     try:
         with urllib.request.urlopen(f"http://{edge.address}{path}", timeout=patient(10)) as response:
             return response.status, response.read().decode()
@@ -54,7 +54,7 @@ def get(edge: Process, path: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
-async def test_health_readiness_and_metrics_answer(fleet: Fleet) -> None:
+async def test_health_readiness_and_metrics_respond(fleet: Fleet) -> None:
     edge = edge_of(fleet)
     async with RecordingClient(History(), "demo/ann", edge.address) as ann:
         await ann.next("ack", id=await ann.say("counted"))
@@ -71,7 +71,7 @@ async def test_health_readiness_and_metrics_answer(fleet: Fleet) -> None:
         await wait_until(lambda: get(edge, "/readyz")[0] == 200, "the edge is ready again")
 
 
-def test_the_health_service_and_reflection_answer(fleet: Fleet) -> None:
+def test_the_health_service_and_reflection_respond(fleet: Fleet) -> None:
     with grpc.insecure_channel(fleet.router.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         for name in ("", *(f"trunkline.v1.{service}" for service in SERVICES)):
@@ -86,7 +86,7 @@ def test_the_health_service_and_reflection_answer(fleet: Fleet) -> None:
         assert names >= SERVICES
 
 
-async def test_an_edge_that_stops_sends_its_clients_elsewhere(fleet: Fleet) -> None:
+async def test_a_stopping_edge_asks_its_clients_to_reconnect(fleet: Fleet) -> None:
     history = History()
     edge = edge_of(fleet)
     async with (
@@ -95,7 +95,7 @@ async def test_an_edge_that_stops_sends_its_clients_elsewhere(fleet: Fleet) -> N
     ):
         assert await asyncio.to_thread(edge.terminate) == 0
         for chatter in (ann, bob):
-            await wait_until(lambda: chatter.closed, "it is closed")  # noqa: B023
+            await wait_until(lambda: chatter.closed, "the connection is closed")  # noqa: B023
             assert chatter.closed is not None
             assert (chatter.closed.code, chatter.closed.reason) == (1012, "RESTARTING")
             assert chatter.closing["reconnect_after_ms"] == 500
@@ -104,7 +104,7 @@ async def test_an_edge_that_stops_sends_its_clients_elsewhere(fleet: Fleet) -> N
         await wait_until(lambda: backend.stats().connections == 0, "the router knows that they are gone")
 
 
-async def test_a_router_that_stops_takes_no_socket_with_it(fleet: Fleet) -> None:
+async def test_a_stopping_router_closes_no_client_connection(fleet: Fleet) -> None:
     async with RecordingClient(History(), "demo/ann", edge_of(fleet).address) as ann:
         for number in range(100):
             if len(ann.unacked) < 50:
@@ -115,7 +115,7 @@ async def test_a_router_that_stops_takes_no_socket_with_it(fleet: Fleet) -> None
         assert not ann.closed
 
 
-async def test_a_router_that_stops_ends_a_publisher_s_stream_with_a_reason(fleet: Fleet) -> None:
+async def test_a_stopping_router_ends_a_publisher_stream_with_a_reason(fleet: Fleet) -> None:
     hang = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -128,7 +128,7 @@ async def test_a_router_that_stops_ends_a_publisher_s_stream_with_a_reason(fleet
         asyncio.run_coroutine_threadsafe(hang.wait(), loop).result()
 
     with GrpcBackend(fleet.router.address) as backend:
-        stream = backend.broadcasting.BroadcastMany(batches(), timeout=patient(30))
+        stream = backend.broadcast_stub.BroadcastMany(batches(), timeout=patient(30))
         assert (await asyncio.to_thread(next, stream)).results[0].HasField("response")
         stopping = asyncio.create_task(asyncio.to_thread(fleet.router.terminate, 4.0))
         with pytest.raises(grpc.RpcError) as refusal:
@@ -139,7 +139,7 @@ async def test_a_router_that_stops_ends_a_publisher_s_stream_with_a_reason(fleet
         assert reason_of(refusal.value) == "ROUTER_UNAVAILABLE"
 
 
-def test_a_link_that_begins_wrongly_is_refused(fleet: Fleet) -> None:
+def test_a_link_with_an_invalid_first_frame_is_rejected(fleet: Fleet) -> None:
     hello = LinkHello(edge_id="e", boot_id="b", contract_minor=CONTRACT_MINOR + 2)
     far = LinkRequest(hello=hello)
     with grpc.insecure_channel(fleet.router.address) as channel:

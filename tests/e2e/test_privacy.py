@@ -1,4 +1,4 @@
-"""Nothing that is said, and nothing secret, gets into a log or a metric, whatever goes wrong."""
+"""No message text and no secret gets into process logs or metrics, whatever fails."""
 
 from __future__ import annotations
 
@@ -22,16 +22,10 @@ from tests.e2e.grpc_backend import GrpcBackend
 from tests.e2e.langbot_client import ChatClient, RestClient, pipeline_path
 from tests.e2e.maim_api_client import ApiClient
 from tests.e2e.maim_client import MaimClient, http
-from tests.e2e.operator_client import (
-    OperatorClient,
-    client_auth,
-    metrics_of,
-    refused,
-    refused_stream,
-    wait_until_known,
-)
+from tests.e2e.operator_client import OperatorClient, client_auth, wait_until_known
 from tests.e2e.polling import wait_until
 from tests.e2e.recording_client import RecordingClient
+from tests.e2e.rejections import metrics_of, rejected_handshake, rejected_stream
 from tests.support.jwks_server import running_jwks_server
 from tests.support.patience import patient
 from tests.support.signing import Signer
@@ -44,43 +38,43 @@ if TYPE_CHECKING:
 
 
 class Secrets:
-    """All that must not be seen anywhere, as it is made."""
+    """Texts and secrets that must not appear anywhere, collected when they are created."""
 
     def __init__(self) -> None:
         self.made: dict[str, str] = {}
 
     def new(self, what: str) -> str:
-        """One more, which is unlike anything else."""
+        """Create and collect a unique text."""
         return self.keep(what, secrets.token_hex(12))
 
     def keep(self, what: str, secret: str) -> str:
-        """One that was made elsewhere."""
+        """Collect a secret that was created elsewhere."""
         assert len(secret) > 12
         self.made[f"{len(self.made)}: {what}"] = secret
         return secret
 
     def token(self, token: str) -> str:
-        """A token: neither it nor any of its parts."""
+        """Collect a token and its parts."""
         for number, part in enumerate(token.split(".")):
-            # The first says how it was signed, which is no secret.
+            # The first part is the header, which is not secret.
             if number and len(part) > 12:
                 self.keep("part of a token", part)
         return self.keep("token", token)
 
     def seen_in(self, text: str) -> list[str]:
-        """Which of them stand in a text, with the line."""
+        """Return the collected items that occur in a text, with their lines."""
         seen = ((what, secret) for what, secret in self.made.items() if secret in text)
         return [f"{what}: {next(line for line in text.splitlines() if s in line)}" for what, s in seen]
 
 
-KEPT = Secrets()
-LINK_KEY = KEPT.new("link key") * 2
+SECRETS = Secrets()
+LINK_KEY = SECRETS.new("link key") * 2
 TENANT = "private"
 
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    env = {"TRUNKLINE_LINK_KEY": LINK_KEY, "TRUNKLINE_OPERATOR_KEY": KEPT.new("operator's key") * 2}
+    env = {"TRUNKLINE_LINK_KEY": LINK_KEY, "TRUNKLINE_OPERATOR_KEY": SECRETS.new("operator's key") * 2}
     with fleet_of(tmp_path_factory.mktemp("privacy"), edges=0, **env) as started:
         started.start_edge(TRUNKLINE_LINK_KEY=LINK_KEY, TRUNKLINE_HANDSHAKE_TIMEOUT_S="1")
         started.start_worker("reply")
@@ -95,32 +89,32 @@ def operator(fleet: Fleet) -> Iterator[OperatorClient]:
 
 @pytest.fixture(autouse=True)
 def nothing_is_seen(fleet: Fleet, edge: Process) -> Iterator[None]:
-    """After each test: no process has written, and no metric tells, what it must not."""
+    """Check the output and metrics of all processes after each test."""
     yield
-    seen = {f"stderr of {each.name}": KEPT.seen_in(each.stderr) for each in fleet.processes}
-    seen |= {"metrics": KEPT.seen_in(metrics_of(edge))}
-    seen |= {"health": KEPT.seen_in(httpx.get(f"http://{edge.address}/healthz", trust_env=False).text)}
+    seen = {f"stderr of {each.name}": SECRETS.seen_in(each.stderr) for each in fleet.processes}
+    seen |= {"metrics": SECRETS.seen_in(metrics_of(edge))}
+    seen |= {"health": SECRETS.seen_in(httpx.get(f"http://{edge.address}/healthz", trust_env=False).text)}
     assert not {where: what for where, what in seen.items() if what}
 
 
 def words() -> str:
-    return KEPT.new("what was said")
+    return SECRETS.new("message text")
 
 
 def signer(operator: OperatorClient, edge: Process, tenant: str = TENANT) -> tuple[Signer, str]:
-    """A new tenant that takes tokens, and a secret of its clients."""
-    made, secret = Signer(tenant, algorithm="HS256"), KEPT.new("clients' secret")
-    KEPT.keep("key of a signer", made.key.as_dict()["k"])
+    """Create a tenant that accepts tokens, and a shared secret of its clients."""
+    made, secret = Signer(tenant, algorithm="HS256"), SECRETS.new("clients' secret")
+    SECRETS.keep("key of a signer", made.key.as_dict()["k"])
     operator.create(tenant, client_auth=client_auth([made], [secret]), default_agent="echo")
     wait_until_known(tenant, edge)
     return made, secret
 
 
-async def test_of_what_is_said_in_any_dialect_nothing_is_seen(
+async def test_message_texts_of_no_dialect_are_logged(
     fleet: Fleet, edge: Process, operator: OperatorClient
 ) -> None:
     made, secret = signer(operator, edge)
-    token = KEPT.token(made.token("ann"))
+    token = SECRETS.token(made.token("ann"))
     headers = {"Authorization": f"Bearer {token}"}
     async with RecordingClient(History(), f"{TENANT}/ann", edge.address, additional_headers=headers) as ann:
         ack = await ann.next("ack", id=await ann.say(words()))
@@ -130,9 +124,9 @@ async def test_of_what_is_said_in_any_dialect_nothing_is_seen(
         await ann.next("ack", id="e")
         await ann.send({"type": "edit", "id": "e2", "message_id": words(), "parts": parts})
         await ann.next("error", id="e2")
-        await ann.send({"type": "auth", "id": "a", "token": KEPT.token(made.token("ann"))})
+        await ann.send({"type": "auth", "id": "a", "token": SECRETS.token(made.token("ann"))})
         await ann.next("authorized", id="a")
-        await ann.send({"type": "auth", "id": "a", "token": KEPT.token(made.token("bob"))})
+        await ann.send({"type": "auth", "id": "a", "token": SECRETS.token(made.token("bob"))})
         await ann.next("error", id="a")
     async with RecordingClient(History(), "demo/ann", edge.address, "person:ann") as asks:
         text = words()
@@ -145,17 +139,17 @@ async def test_of_what_is_said_in_any_dialect_nothing_is_seen(
     async with ChatClient(edge, "echo", query=f"token={secret}") as chat:
         text = words()
         await chat.say(text)
-        await chat.heard(text)
+        await chat.wait_for_record(text)
     assert len(await RestClient(edge, "echo", {"Authorization": f"Bearer {secret}"}).messages()) == 1
 
 
-async def test_of_keys_and_calls_nothing_is_seen(
+async def test_api_keys_and_calls_are_not_logged(
     fleet: Fleet, edge: Process, operator: OperatorClient
 ) -> None:
     signer(operator, edge, "keyed")
-    key = KEPT.keep("API key", operator.api_key("keyed").secret)
-    KEPT.keep("secret part of an API key", key.rpartition("_")[2])
-    weak = KEPT.keep("weak API key", operator.api_key("keyed", "PRESENCE").secret)
+    key = SECRETS.keep("API key", operator.api_key("keyed").secret)
+    SECRETS.keep("secret part of an API key", key.rpartition("_")[2])
+    weak = SECRETS.keep("weak API key", operator.api_key("keyed", "PRESENCE").secret)
     with GrpcBackend(fleet.router.address, key=key) as backend:
         backend.broadcast("keyed/echo/web/group:team", words(), words())
     for metadata in (key, weak, words(), f"tl_{words()}_{words()}"):
@@ -181,7 +175,7 @@ async def test_of_keys_and_calls_nothing_is_seen(
             call(BroadcastRequest(address=Address(tenant="keyed")), metadata=unheard, timeout=patient(10))
 
 
-async def test_of_bad_tokens_nothing_is_seen(edge: Process, operator: OperatorClient) -> None:
+async def test_invalid_tokens_are_not_logged(edge: Process, operator: OperatorClient) -> None:
     made, _ = signer(operator, edge, "strict")
     tokens = [
         made.token("ann", -5),
@@ -197,15 +191,17 @@ async def test_of_bad_tokens_nothing_is_seen(edge: Process, operator: OperatorCl
     ]
     path = "/v1/{}?tenant=strict&agent=echo&platform=web&conversation=group:x"
     for token in tokens:
-        KEPT.token(token)
+        SECRETS.token(token)
         lines = edge.stderr.count("a client was refused")
-        # Not all are written where there are many.
+        # Logging of repeated rejections is rate-limited.
         while edge.stderr.count("a client was refused") == lines:
-            await refused(edge, f"{path.format('connect')}&token={token}")
+            await rejected_handshake(edge, f"{path.format('connect')}&token={token}")
     for token in tokens:
-        await refused(edge, path.format("connect"), additional_headers={"Authorization": f"Bearer {token}"})
-        await refused(edge, path.format("connect"), subprotocols=[f"bearer.{token}".rstrip("=")])
-        await refused_stream(edge, f"{path.format('events')}&token={token}")
+        await rejected_handshake(
+            edge, path.format("connect"), additional_headers={"Authorization": f"Bearer {token}"}
+        )
+        await rejected_handshake(edge, path.format("connect"), subprotocols=[f"bearer.{token}".rstrip("=")])
+        await rejected_stream(edge, f"{path.format('events')}&token={token}")
         async with connect(f"ws://{edge.address}{path.format('connect')}&auth=frame") as ws:
             await ws.send(json.dumps({"type": "auth", "id": "a", "token": token}))
             assert json.loads(await ws.recv())["type"] == "closing"
@@ -225,7 +221,7 @@ async def _tried(edge: Process, path: str, headers: dict[str, str] | None = None
         return
 
 
-async def test_of_bad_frames_and_bytes_nothing_is_seen(fleet: Fleet, edge: Process) -> None:
+async def test_invalid_frames_and_bytes_are_not_logged(fleet: Fleet, edge: Process) -> None:
     bad: list[Any] = [
         f'{{"type":"{words()}"}}',
         f'{{"type":"message","id":"{words()}","parts":[{{"type":"{words()}"}}]}}',
@@ -277,16 +273,14 @@ async def test_of_bad_frames_and_bytes_nothing_is_seen(fleet: Fleet, edge: Proce
                 call(words().encode(), metadata=[("authorization", words())], timeout=patient(10))
 
 
-async def test_of_a_set_of_keys_that_cannot_be_read_nothing_is_seen(
-    edge: Process, operator: OperatorClient
-) -> None:
+async def test_an_unreadable_key_set_is_not_logged(edge: Process, operator: OperatorClient) -> None:
     async with running_jwks_server() as jwks:
         jwks.says(words().encode())
         url = jwks.url(f"/keys?key={words()}").replace("127.0.0.1", f"{words()}:{words()}@127.0.0.1")
         operator.create("fetches", client_auth=client_auth(jwks_url=url))
-        await wait_until(lambda: "a JWK Set could not be read" in edge.stderr, "that is logged")
+        await wait_until(lambda: "a JWK Set could not be fetched" in edge.stderr, "that is logged")
 
 
-def test_what_would_be_seen_is_found() -> None:
+def test_the_check_finds_logged_texts() -> None:
     kept = Secrets()
     assert kept.seen_in(f"x{kept.new('one')}y")[0].startswith("0: one: x")

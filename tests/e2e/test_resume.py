@@ -1,4 +1,4 @@
-"""Coming back: what was missed comes exactly, or the client is told that it doesn't."""
+"""Resume after a reconnect: the client receives exactly what it missed, or `recovered: false`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def edges_of(fleet: Fleet) -> list[str]:
     return [process.address for process in fleet.processes if process.name == "edge"]
 
 
-async def test_what_was_missed_comes_exactly_and_then_live_messages(fleet: Fleet) -> None:
+async def test_missed_messages_are_delivered_exactly_and_then_live_ones(fleet: Fleet) -> None:
     history = History()
     near, far = edges_of(fleet)
     async with (
@@ -44,7 +44,7 @@ async def test_what_was_missed_comes_exactly_and_then_live_messages(fleet: Fleet
         await bob.leave()
         for number in range(30):
             await ann.say(f"missed {number}")
-        await wait_until(lambda: not ann.unacked, "all is acked")
+        await wait_until(lambda: not ann.unacked, "all messages are acked")
         bob.edge = far
         assert (await bob.connect(resume=True))["recovered"] is True
         await ann.say("live again")
@@ -52,7 +52,7 @@ async def test_what_was_missed_comes_exactly_and_then_live_messages(fleet: Fleet
         assert_promises_kept(fleet, history, [ann, bob])
 
 
-async def test_a_group_joined_later_is_gone_on_from_by_subscribe(fleet: Fleet) -> None:
+async def test_a_group_joined_later_is_resumed_by_subscribe(fleet: Fleet) -> None:
     history = History()
     near, far = edges_of(fleet)
     async with (
@@ -62,12 +62,12 @@ async def test_a_group_joined_later_is_gone_on_from_by_subscribe(fleet: Fleet) -
         await bob.subscribe("later")
         await ann.say("one")
         await bob.next("message")
-        _, place = bob.places[ann.home]
-        bob.break_off()
+        _, place = bob.positions[ann.home]
+        bob.abort()
         await wait_until(lambda: bob.closed, "bob is gone")
         for number in range(5):
             await ann.say(f"missed {number}")
-        await wait_until(lambda: not ann.unacked, "all is acked")
+        await wait_until(lambda: not ann.unacked, "all messages are acked")
         assert (await bob.connect(resume=True))["recovered"] is True
         assert (await bob.subscribe("later", place))["recovered"] is True
         await wait_until(lambda: bob.seq(ann.home) == 6, "bob has it all")
@@ -97,12 +97,12 @@ async def test_after_a_reset_nothing_is_recovered(fleet: Fleet) -> None:
             assert_promises_kept(fleet, history, [ann, bob])
 
 
-async def test_who_is_too_far_behind_is_told_so_and_gets_nothing_partial(fleet: Fleet) -> None:
+async def test_a_client_too_far_behind_is_not_recovered_and_gets_nothing_partial(fleet: Fleet) -> None:
     history = History()
     async with RecordingClient(history, "demo/bob", edges_of(fleet)[1], "group:far") as bob:
         with GrpcBackend(fleet.router.address, history) as backend:
             backend.broadcast(bob.home, "heard")
-            await wait_until(lambda: bob.seq() == 1, "bob hears it")
+            await wait_until(lambda: bob.seq() == 1, "bob receives it")
             await bob.leave()
             publish_many(backend, bob.home, 2001)
             answer = await bob.connect(resume=True)
@@ -114,14 +114,14 @@ async def test_who_is_too_far_behind_is_told_so_and_gets_nothing_partial(fleet: 
 
 
 def publish_many(backend: GrpcBackend, topic: str, count: int) -> None:
-    """So many short messages in one go."""
+    """Broadcast `count` short messages in one stream."""
     batch = BroadcastManyRequest()
     for number in range(count):
         item = batch.requests.add(number=number)
         item.request.address.CopyFrom(address(topic))
         item.request.parts.add().text.text = str(number)
     results = [
-        r for a in backend.broadcasting.BroadcastMany(iter([batch]), timeout=patient(20)) for r in a.results
+        r for a in backend.broadcast_stub.BroadcastMany(iter([batch]), timeout=patient(20)) for r in a.results
     ]
     assert [result.number for result in results] == list(range(count))
     assert not any(result.HasField("error") for result in results)
@@ -133,19 +133,19 @@ async def test_a_position_beyond_the_end_is_not_recovered(fleet: Fleet) -> None:
         await ann.say("one")
         await wait_until(lambda: not ann.unacked, "it is acked")
         await ann.leave()
-        spot, place = ann.places[ann.home]
-        ann.places = {ann.home: (spot, LogPosition(place.epoch, 99))}
+        spot, place = ann.positions[ann.home]
+        ann.positions = {ann.home: (spot, LogPosition(place.epoch, 99))}
         assert not (await ann.connect(resume=True)).get("recovered")
 
 
-async def test_positions_may_come_in_a_first_frame(fleet: Fleet) -> None:
+async def test_positions_may_be_sent_in_the_first_frame(fleet: Fleet) -> None:
     history = History()
     near, _ = edges_of(fleet)
     async with RecordingClient(history, "demo/ann", near, "group:frame") as ann:
         await ann.say("one")
         await ann.say("two")
         await wait_until(lambda: not ann.unacked, "both are acked")
-        spot, place = ann.places[ann.home]
+        spot, place = ann.positions[ann.home]
         start = {"address": spot, "position": {"epoch": place.epoch, "seq": 0}}
         bob = RecordingClient(history, "demo/bob", near, "group:frame")
         resume = {"type": "resume", "positions": [start]}

@@ -1,4 +1,4 @@
-"""Rooms, users and broadcasts: whoever is a member is told once, whoever is not costs nothing."""
+"""AnsFlow: messages to rooms and users reach each recipient once, and closed connections cost nothing."""
 
 from __future__ import annotations
 
@@ -32,11 +32,13 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 @pytest.fixture
 async def backend(fleet: Fleet) -> AsyncIterator[GrpcBackend]:
     with GrpcBackend(fleet.router.address) as calling:
-        await wait_until(lambda: calling.stats().connections == 0, "those of the test before are gone")
+        await wait_until(
+            lambda: calling.stats().connections == 0, "connections of the previous test are gone"
+        )
         yield calling
 
 
-async def test_a1_a_message_to_a_room_reaches_each_member_once(fleet: Fleet, backend: GrpcBackend) -> None:
+async def test_a_message_to_a_room_reaches_each_member_once(fleet: Fleet, backend: GrpcBackend) -> None:
     near, far = fleet.processes[1:]
     history = History()
     async with (
@@ -62,7 +64,7 @@ async def test_a1_a_message_to_a_room_reaches_each_member_once(fleet: Fleet, bac
         assert await texts_received(ann) == []
 
 
-async def test_a2_a_message_to_a_user_reaches_all_sockets_once(fleet: Fleet, backend: GrpcBackend) -> None:
+async def test_a_message_to_a_user_reaches_each_connection_once(fleet: Fleet, backend: GrpcBackend) -> None:
     near, far = fleet.processes[1:]
     history = History()
     async with (
@@ -79,7 +81,7 @@ async def test_a2_a_message_to_a_user_reaches_all_sockets_once(fleet: Fleet, bac
         assert await texts_received(other) == []
 
 
-async def test_a3_a_broadcast_reaches_every_socket_once_while_members_vanish_and_join(
+async def test_a_broadcast_reaches_each_connection_once_while_members_leave_and_join(
     fleet: Fleet, backend: GrpcBackend
 ) -> None:
     history = History()
@@ -96,7 +98,7 @@ async def test_a3_a_broadcast_reaches_every_socket_once_while_members_vanish_and
 
         def publish() -> None:
             for number in range(count):
-                backend.broadcast(PLATFORM, f"{number}", f"a3-{number}")
+                backend.broadcast(PLATFORM, f"{number}", f"broadcast-{number}")
 
         publishing = asyncio.create_task(asyncio.to_thread(publish))
         coming = []
@@ -106,7 +108,7 @@ async def test_a3_a_broadcast_reaches_every_socket_once_while_members_vanish_and
             if number % 2:
                 reset_connection(leaver)
             else:
-                leaver.break_off()
+                leaver.abort()
             await wait_until(lambda: publishing.done() or staying[0].seq(PLATFORM) > reached, "it goes on")  # noqa: B023
         await publishing
         for each in (*staying, *coming):
@@ -114,15 +116,13 @@ async def test_a3_a_broadcast_reaches_every_socket_once_while_members_vanish_and
             assert texts == [str(number) for number in range(count - len(texts), count)]
             assert len(texts) == count or each in coming
         assert any(leaver.seq(PLATFORM) for leaver in going), "nobody vanished half-way"
-        history.open_lives |= {each.life for each in (*staying, *coming)}
+        history.open_sessions |= {each.session for each in (*staying, *coming)}
         with GrpcBackend(fleet.router.address, history) as reading:
             reading.read_logs(PLATFORM)
         assert_promises(history)
 
 
-async def test_a4_a_closed_socket_is_gone_from_every_index_and_costs_nothing(
-    fleet: Fleet, backend: GrpcBackend
-) -> None:
+async def test_a_closed_connection_is_removed_from_every_index(fleet: Fleet, backend: GrpcBackend) -> None:
     near = fleet.processes[1]
     history = History()
     async with member(history, "bob", near, "pipeline_2") as bob:
@@ -140,7 +140,7 @@ async def test_a4_a_closed_socket_is_gone_from_every_index_and_costs_nothing(
         await wait_until(lambda: not backend.count(indexes[0])[0], "ann is gone")
         assert [backend.count(index) for index in indexes] == [(0, 0)] * 4
         assert not any(backend.connections(index) for index in indexes)
-        assert backend.heard("demo").keys().isdisjoint(indexes)
+        assert backend.topic_counts("demo").keys().isdisjoint(indexes)
         before, kept = _figures(fleet), backend.messages(indexes[0])
         for _ in range(2):
             for index in indexes:
@@ -163,7 +163,7 @@ def _figures(fleet: Fleet) -> list[tuple[float, float, int]]:
     ]
 
 
-async def test_a5_a_room_and_a_user_whose_sockets_are_all_dead_are_no_error(
+async def test_a_room_and_a_user_with_only_dead_connections_are_no_error(
     fleet: Fleet, backend: GrpcBackend
 ) -> None:
     history = History()
@@ -174,9 +174,9 @@ async def test_a5_a_room_and_a_user_whose_sockets_are_all_dead_are_no_error(
     assert [backend.broadcast(place, "alive").connections for place in places] == [3, 3]
     for each in dead:
         reset_connection(each)
-    # At once, while they die, and when all are known to be dead.
+    # At once, while the connections die, and when all are known to be dead.
     assert all(backend.broadcast(place, "dying").connections <= 3 for place in places)
-    await wait_until(lambda: not backend.heard("demo"), "nothing is heard by anybody")
+    await wait_until(lambda: not backend.topic_counts("demo"), "no topic has connections")
     for text in ("dead", "still dead"):
         assert [backend.broadcast(place, text).connections for place in places] == [0, 0]
     async with member(history, "zoe", fleet.processes[1], "dead") as again:
@@ -185,7 +185,7 @@ async def test_a5_a_room_and_a_user_whose_sockets_are_all_dead_are_no_error(
         assert [len(backend.messages(place)) for place in places] == [5, 5]
 
 
-async def test_a15_who_can_be_reached_in_several_ways_is_told_once(
+async def test_a_connection_matched_in_several_ways_receives_a_message_once(
     fleet: Fleet, backend: GrpcBackend
 ) -> None:
     async with member(History(), "ann", fleet.processes[1], "pipeline_1") as ann:

@@ -1,4 +1,4 @@
-"""What a client of a room may send, and what becomes of what it may not."""
+"""AnsFlow: frames that clients of a room may send, and rejection of all others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.validators.history import History
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: What connects to AnsFlow's endpoints connects to a room of that name, or to none.
+#: Rooms for AnsFlow's endpoints: each client joins the room of that name, or none.
 ENDPOINTS = ["", "global_monitor", "pipeline_7", "project_7", "system", "execution_7", "logs_realtime"]
 FRAME_BYTES = 4096
 
@@ -33,9 +33,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 @pytest.mark.parametrize("name", ENDPOINTS)
-async def test_a8_pings_are_answered_and_subscriptions_filter_wherever_one_connects(
-    fleet: Fleet, name: str
-) -> None:
+async def test_pings_are_answered_and_subscriptions_filter_at_every_endpoint(fleet: Fleet, name: str) -> None:
     async with member(History(), "ann", fleet.processes[1], name) as ann:
         with GrpcBackend(fleet.router.address) as backend:
             await ann.send({"type": "ping", "id": "p"})
@@ -52,7 +50,7 @@ async def test_a8_pings_are_answered_and_subscriptions_filter_wherever_one_conne
             assert await hears() == ["wanted"]
             await leave(ann, "wanted")
             assert await hears() == []
-            # Neither of these has cost it its own room.
+            # None of these frames has removed it from its own room.
             backend.broadcast(room(name) if name else PLATFORM, "own")
             assert await texts_received(ann) == ["own"]
 
@@ -74,7 +72,7 @@ BAD = [
 ]
 
 
-async def test_a9_what_cannot_be_read_is_answered_by_an_error_and_the_connection_goes_on(
+async def test_an_undecodable_frame_is_an_error_and_the_connection_survives(
     fleet: Fleet,
 ) -> None:
     async with member(History(), "ann", fleet.processes[1], "pipeline_1") as ann:
@@ -90,27 +88,27 @@ async def test_a9_what_cannot_be_read_is_answered_by_an_error_and_the_connection
 
 
 async def refused(fleet: Fleet, query: str) -> tuple[int, str]:
-    """How a connection is closed that is not accepted: the code, and the reason that it is told."""
+    """Connect a client that must be rejected; return close code and reason."""
     async with connect(f"ws://{fleet.processes[1].address}/v1/connect?{query}", compression=None) as ws:
         async with asyncio.timeout(patient(10)):
-            told = json.loads(await ws.recv())
+            closing = json.loads(await ws.recv())
             with pytest.raises(ConnectionClosed):
                 await ws.recv()
-        assert told["type"] == "closing"
-        assert told["code"] == ws.close_code
-        return told["code"], told["reason"]
+        assert closing["type"] == "closing"
+        assert closing["code"] == ws.close_code
+        return closing["code"], closing["reason"]
 
 
-async def test_a9_a_bad_id_in_the_address_is_closed_with_a_code_and_leaves_nothing(fleet: Fleet) -> None:
+async def test_an_invalid_id_in_the_url_closes_with_a_code_and_leaves_no_state(fleet: Fleet) -> None:
     place = f"tenant=demo&agent={AGENT}&platform=web"
     for bad in ("group:a%2Fb", "group:", "execution_abc", "group:a:b", "room:x", "group:" + "x" * 129):
         assert await refused(fleet, f"{place}&conversation={bad}") == (4503, "INVALID_ADDRESS")
     assert await refused(fleet, f"{place}&conversation=group:a&user=a%20b") == (4503, "INVALID_ADDRESS")
     with GrpcBackend(fleet.router.address) as backend:
-        await wait_until(lambda: backend.heard("demo") == {}, "nobody is anywhere")
+        await wait_until(lambda: backend.topic_counts("demo") == {}, "no topic has connections")
 
 
-async def test_a12_who_cannot_be_placed_is_refused_and_never_let_in_as_nobody(fleet: Fleet) -> None:
+async def test_a_client_that_cannot_be_identified_is_rejected_and_never_anonymous(fleet: Fleet) -> None:
     with GrpcBackend(fleet.router.address) as backend:
         await wait_until(lambda: not backend.stats().connections, "nobody is there")
         before = backend.stats().connections_opened
@@ -122,12 +120,12 @@ async def test_a12_who_cannot_be_placed_is_refused_and_never_let_in_as_nobody(fl
         ]:
             assert await refused(fleet, query) == answer, query
         assert backend.stats().connections_opened == before
-        # Who gives no user is nobody to anyone: no user counts it, and none's messages reach it.
+        # A connection without a user counts for no user and receives no user's messages.
         async with member(History(), "", fleet.processes[1], "pipeline_1"):
             assert backend.count("demo") == (1, 0)
 
 
-async def test_a14_the_bounds_of_one_connection_hold(fleet: Fleet) -> None:
+async def test_limits_of_one_connection_are_enforced(fleet: Fleet) -> None:
     ann = member(History(), "ann", fleet.processes[1])
     limits = (await ann.connect())["limits"]
     rates = {"messages_per_s": 1000, "bytes_per_s": 32 << 20}
@@ -136,12 +134,12 @@ async def test_a14_the_bounds_of_one_connection_hold(fleet: Fleet) -> None:
         await ann.subscribe(name)
     await ann.send({"type": "subscribe", "id": "one too many", "conversation": conversation("d")})
     assert (await ann.next("error", id="one too many"))["code"] == "TOO_MANY_TOPICS"
-    # More than may be unanswered at a time: nothing is refused, it is only read as it is answered.
-    said = [await ann.say(f"number {number}", group="a") for number in range(50)]
-    for ident in said:
+    # More frames than may be unanswered: none is rejected; the edge reads as it answers.
+    sent = [await ann.say(f"number {number}", group="a") for number in range(50)]
+    for ident in sent:
         await ann.next("ack", id=ident)
     assert ann.seq(room("a")) == 50
     await ann.send({"type": "ping", "id": "x" * FRAME_BYTES})
-    await wait_until(lambda: ann.closed, "it is closed")
+    await wait_until(lambda: ann.closed, "the connection is closed")
     assert ann.closed is not None
     assert (ann.closed.code, ann.closed.reason) == (1009, "FRAME_TOO_LARGE")

@@ -1,4 +1,4 @@
-"""A13: what is said to a user who is not there is kept, and given when the user comes."""
+"""AnsFlow: messages to an offline user are stored and delivered when the user connects."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 async def take_all(chatter: RecordingClient) -> list[str]:
-    """What it is given, each told to be delivered as it comes; all of it has been told on return."""
+    """Receive messages and acknowledge the delivery of each; return when all are acknowledged."""
     texts = []
     for frame in list(chatter.inbox):
         if frame["type"] == "message":
             texts.append(frame["parts"][0]["text"])
-            told = {"position": frame["position"], "address": frame["address"]}
-            await chatter.send({"type": "delivered", **told})
+            receipt = {"position": frame["position"], "address": frame["address"]}
+            await chatter.send({"type": "delivered", **receipt})
             chatter.inbox.remove(frame)
     await texts_received(chatter)
     return texts
 
 
 async def come(chatter: RecordingClient) -> dict[str, Any]:
-    """Connect to go on after what was delivered; all that was missed has come on return."""
+    """Connect and resume after the delivered messages; return when all missed ones have arrived."""
     connected = await chatter.connect(first=GO_ON)
     assert connected["type"] == "connected"
     await chatter.send({"type": "history", "id": "fence", "conversation": {"kind": "person", "id": "ann"}})
@@ -54,13 +54,13 @@ async def come(chatter: RecordingClient) -> dict[str, Any]:
 
 
 def ann_on(fleet: Fleet, edge: int = 1) -> RecordingClient:
-    """The user, on a device that remembers nothing."""
+    """Create a client of the user on a device without stored positions."""
     return RecordingClient(
         History(), "demo/ann", fleet.processes[edge].address, "person:ann", agent="ansflow"
     )
 
 
-async def test_a13_a_user_is_given_what_came_while_away_once_on_any_device_and_after_a_crash(
+async def test_missed_messages_of_a_user_are_delivered_once_on_any_device_and_after_a_crash(
     fleet: Fleet,
 ) -> None:
     with GrpcBackend(fleet.router.address) as backend:
@@ -72,7 +72,7 @@ async def test_a13_a_user_is_given_what_came_while_away_once_on_any_device_and_a
         assert sorted(await take_all(first)) == ["offline 0", "offline 1", "offline 2", "to everybody"]
         backend.broadcast(ANN, "seen live")
         await texts_received(first)
-        # Given, and not told so: it comes again, to whoever asks for what was not delivered.
+        # Sent but not acknowledged: it is delivered again to the next device that asks.
         reset_connection(first)
         backend.broadcast(ANN, "offline 3")
         second = ann_on(fleet, 2)
@@ -97,7 +97,7 @@ def given_up_to(backend: GrpcBackend) -> dict[str, int]:
     return {receipt.user: receipt.delivered.seq for receipt in receipts}
 
 
-async def test_a13_a_retried_message_to_a_user_is_given_once(fleet: Fleet) -> None:
+async def test_a_retried_message_to_a_user_is_delivered_once(fleet: Fleet) -> None:
     with GrpcBackend(fleet.router.address) as backend:
         answers = [backend.broadcast(ANN, "pipeline failed", "run-7") for _ in range(3)]
         assert len({answer.message_id for answer in answers}) == 1
@@ -111,7 +111,7 @@ async def test_a13_a_retried_message_to_a_user_is_given_once(fleet: Fleet) -> No
         await ann.leave()
 
 
-async def test_a13_what_is_said_while_the_user_comes_is_given_once_and_in_order(fleet: Fleet) -> None:
+async def test_messages_sent_while_the_user_connects_are_delivered_once_in_order(fleet: Fleet) -> None:
     with GrpcBackend(fleet.router.address) as backend:
         count = 300
 
@@ -126,7 +126,7 @@ async def test_a13_what_is_said_while_the_user_comes_is_given_once_and_in_order(
             ann = ann_on(fleet, 1 + turns % 2)
             assert (await come(ann))["recovered"] is True
             given += await take_all(ann)
-            # Live ones that came since are told by the next turn.
+            # Live messages since then arrive with the next round.
             await ann.leave()
             turns += 1
             assert turns < 500
@@ -134,7 +134,7 @@ async def test_a13_what_is_said_while_the_user_comes_is_given_once_and_in_order(
         assert turns > 2
 
 
-async def test_a13_the_url_can_ask_for_it_and_without_a_user_it_is_refused(fleet: Fleet) -> None:
+async def test_delivery_can_be_requested_in_the_url_and_requires_a_user(fleet: Fleet) -> None:
     with GrpcBackend(fleet.router.address) as backend:
         backend.broadcast(ANN, "while away")
     place = "tenant=demo&agent=ansflow&platform=web&resume=delivered"
@@ -147,7 +147,7 @@ async def test_a13_the_url_can_ask_for_it_and_without_a_user_it_is_refused(fleet
             assert json.loads(await nobody.recv())["reason"] == "INVALID_ADDRESS"
 
 
-async def test_a13_who_has_no_user_has_nothing_delivered_and_is_told_so(fleet: Fleet) -> None:
+async def test_a_delivery_receipt_without_a_user_is_rejected(fleet: Fleet) -> None:
     nobody = member(History(), "", fleet.processes[1], "pipeline_1")
     closing = await nobody.connect(first=GO_ON)
     assert (closing["type"], closing["code"], closing["reason"]) == ("closing", 4503, "INVALID_ADDRESS")
@@ -156,14 +156,14 @@ async def test_a13_who_has_no_user_has_nothing_delivered_and_is_told_so(fleet: F
         with GrpcBackend(fleet.router.address) as backend:
             backend.broadcast(room("other"), "not for ann")
             position = backend.messages(room("other"))[0].position
-        told = {"type": "delivered", "position": {"epoch": position.epoch, "seq": position.seq}}
+        receipt = {"type": "delivered", "position": {"epoch": position.epoch, "seq": position.seq}}
         other = {"tenant": "demo", "agent": "ansflow", "platform": "web"}
         other |= {"conversation": {"kind": "group", "id": "other"}}  # type: ignore[dict-item]
-        await ann.send({**told, "address": other})
+        await ann.send({**receipt, "address": other})
         assert (await ann.next("error"))["code"] == "NOT_SUBSCRIBED"
         both = {
             "address": {"tenant": "demo", "user": "ann"},
             "conversation": {"kind": "group", "id": "pipeline_1"},
         }
-        await ann.send({**told, **both})
+        await ann.send({**receipt, **both})
         assert (await ann.next("error"))["code"] == "INVALID_ARGUMENT"

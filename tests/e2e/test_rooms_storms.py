@@ -1,4 +1,4 @@
-"""Members that die, or do not read, while a room is busy."""
+"""AnsFlow: members that die or do not read while a room is busy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield started
 
 
-async def test_a6_sockets_that_are_reset_during_a_storm_leave_every_count_at_zero(fleet: Fleet) -> None:
+async def test_connections_reset_during_a_storm_leave_every_count_at_zero(fleet: Fleet) -> None:
     edges = fleet.processes[1:]
     history = History()
     async with AsyncExitStack() as stack, Publishing(fleet.router.address) as publishing:
@@ -44,15 +44,17 @@ async def test_a6_sockets_that_are_reset_during_a_storm_leave_every_count_at_zer
                 if number % 80 == 79 and dying:
                     await wait_until(lambda: staying[0].seq() > number - 60, "the storm goes on")  # noqa: B023
                     reset_connection(dying.pop())
-        await wait_until(lambda: all(each.seq() == STORM for each in staying), "who stays hears all of it")
+        await wait_until(
+            lambda: all(each.seq() == STORM for each in staying), "the connected client receives everything"
+        )
         assert not dying
-        await wait_until(lambda: backend.count(room("storm")) == (2, 2), "the dead are known to be")
-        history.open_lives |= {each.life for each in staying}
+        await wait_until(lambda: backend.count(room("storm")) == (2, 2), "the dead connections are known")
+        history.open_sessions |= {each.session for each in staying}
         assert_promises_kept(fleet, history, staying)
         for each in staying:
             reset_connection(each)
         await wait_until(lambda: backend.count("demo") == (0, 0), "all are gone")
-        assert backend.heard("demo") == {}
+        assert backend.topic_counts("demo") == {}
         stats = backend.stats()
         assert (stats.connections, stats.users, stats.topics) == (0, 0, 0)
         assert (stats.connections_opened, stats.connections_closed) == (12, 12)
@@ -61,29 +63,29 @@ async def test_a6_sockets_that_are_reset_during_a_storm_leave_every_count_at_zer
             assert closed_by(edge) == {"CLIENT_LOST": 6}
 
 
-async def test_a11_a_slow_member_delays_nobody_and_goes_on_where_it_was(fleet: Fleet) -> None:
+async def test_a_slow_member_delays_nobody_and_resumes_at_its_position(fleet: Fleet) -> None:
     history = History()
     edge = fleet.start_edge(TRUNKLINE_OUTBOX_BYTES=str(256 * 1024))
     async with (
         member(history, "ann", edge, "busy") as ann,
         member(history, "bob", edge, "busy") as bob,
-        member(history, "sid", edge, "busy", narrow=True) as sid,
+        member(history, "sid", edge, "busy", small_buffers=True) as sid,
     ):
-        sid.reads.clear()
-        said = 0
+        sid.reading.clear()
+        sent = 0
         with GrpcBackend(fleet.router.address) as backend:
-            # The others have each message before the next is said, whatever sid does.
+            # The others receive each message before the next is sent, whatever sid does.
             while not metric(edge, "trunkline_edge_slow_consumers_total"):
-                said += 1
-                await ann.say(f"{said} " + "x" * 64_000)
-                await wait_until(lambda: bob.seq() == said, "bob hears it")  # noqa: B023
-                assert said < 500
+                sent += 1
+                await ann.say(f"{sent} " + "x" * 64_000)
+                await wait_until(lambda: bob.seq() == sent, "bob receives it")  # noqa: B023
+                assert sent < 500
             await wait_until(lambda: backend.count(room("busy"))[0] <= 3, "it is counted")
-            sid.reads.set()
+            sid.reading.set()
             await wait_until(lambda: sid.closed, "sid is closed")
             assert sid.closed is not None
             assert (sid.closed.code, sid.closed.reason) == (4000, "SLOW_CONSUMER")
-            await wait_until(lambda: backend.count(room("busy")) == (2, 2), "sid is counted no more")
+            await wait_until(lambda: backend.count(room("busy")) == (2, 2), "sid is no longer counted")
         figures = health(edge)
         assert figures["closed_by"] == closed_by(edge) == {"SLOW_CONSUMER": 1}
         assert figures["dropped"] == metric(edge, "trunkline_edge_frames_dropped_total") >= 1

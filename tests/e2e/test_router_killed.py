@@ -1,4 +1,4 @@
-"""The router is killed with SIGKILL, again and again, while many messages are under way."""
+"""A router killed with SIGKILL repeatedly while many messages are in flight."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 KILLS = 4
-UNDER_WAY = 24
+IN_FLIGHT = 24
 RETRIES = 200
 
 
@@ -32,10 +32,10 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 async def talk(chatter: RecordingClient, stop: asyncio.Event) -> None:
-    """Say one thing after another, up to UNDER_WAY at a time."""
+    """Send messages, up to IN_FLIGHT at a time."""
     number = 0
     while not stop.is_set():
-        if len(chatter.unacked) < UNDER_WAY:
+        if len(chatter.unacked) < IN_FLIGHT:
             number += 1
             await chatter.say(f"{chatter.user} says {number}")
         await asyncio.sleep(0)
@@ -44,12 +44,12 @@ async def talk(chatter: RecordingClient, stop: asyncio.Event) -> None:
 
 
 def acks_of(chatters: list[RecordingClient]) -> int:
-    """How many messages were acked."""
+    """Return the number of acked messages."""
     return sum(chatter.acks for chatter in chatters)
 
 
 def under_way(chatters: list[RecordingClient]) -> bool:
-    """Messages have been sent whose acks have not come."""
+    """Return whether messages are waiting for their acks."""
     return any(chatter.unacked for chatter in chatters)
 
 
@@ -57,7 +57,7 @@ def edges_of(fleet: Fleet) -> list[str]:
     return [process.address for process in fleet.processes if process.name == "edge"]
 
 
-async def test_a_killed_router_loses_doubles_and_reorders_nothing(fleet: Fleet) -> None:
+async def test_a_killed_router_loses_duplicates_and_reorders_nothing(fleet: Fleet) -> None:
     history, stop = History(), asyncio.Event()
     edges = edges_of(fleet)
     async with AsyncExitStack() as stack:
@@ -79,7 +79,7 @@ async def test_a_killed_router_loses_doubles_and_reorders_nothing(fleet: Fleet) 
         assert_promises_kept(fleet, history, chatters)
 
 
-async def test_clients_that_come_while_the_router_is_away_wait_for_it(fleet: Fleet) -> None:
+async def test_clients_that_connect_while_the_router_is_down_wait_for_it(fleet: Fleet) -> None:
     history = History()
     async with RecordingClient(history, "demo/ann", edges_of(fleet)[0], "group:away") as ann:
         await ann.next("ack", id=await ann.say("before"))
@@ -117,7 +117,7 @@ async def test_a_backend_that_retries_over_a_kill_creates_each_message_once(flee
 
 
 def persist(backend: GrpcBackend, key: str, text: str) -> None:
-    """Broadcast until it is answered OK; fails where it is refused for another reason than the kill."""
+    """Broadcast until it succeeds; fail on any error that the kill does not explain."""
     for _ in range(RETRIES):
         try:
             backend.broadcast("demo/echo/web/group:keys", text, key)

@@ -1,4 +1,4 @@
-"""Who reads slowly is closed or holds back the publisher, and delays nobody else."""
+"""A slow reader is closed or slows down the publisher, and delays no other reader."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 DELAY_S = 2.0
 MIB = 1 << 20
 COUNT = 2000
-#: What the flood may add. The router's share is SQLite's cache of 64 MiB, and its journal some five times.
+#: Memory that the flood may add. The router's share covers SQLite's cache of 64 MiB and about five queues.
 GROWTH = {"edge": 64 * MIB, "router": 224 * MIB}
 
 
@@ -42,16 +42,16 @@ async def test_a_slow_reader_is_closed_without_delaying_the_others(fleet: Fleet)
     async with (
         RecordingClient(history, "demo/ann", edge.address, "group:busy") as ann,
         RecordingClient(history, "demo/bob", edge.address, "group:busy") as bob,
-        RecordingClient(history, "demo/sid", edge.address, "group:busy", narrow=True) as sid,
+        RecordingClient(history, "demo/sid", edge.address, "group:busy", small_buffers=True) as sid,
     ):
-        sid.reads.clear()
+        sid.reading.clear()
         number = 0
         while not metric(edge, "trunkline_edge_slow_consumers_total") and number < 500:
             number += 1
             await ann.say(f"{number} " + "x" * 16_000)
-            await wait_until(lambda: bob.seq() == number, "bob hears it")  # noqa: B023
+            await wait_until(lambda: bob.seq() == number, "bob receives it")  # noqa: B023
         assert number > 16, "it was not closed at once"
-        sid.reads.set()
+        sid.reading.set()
         await wait_until(lambda: sid.closed, "sid is closed")
         assert sid.closed is not None
         assert (sid.closed.code, sid.closed.reason) == (4000, "SLOW_CONSUMER")
@@ -64,7 +64,7 @@ async def test_a_slow_reader_is_closed_without_delaying_the_others(fleet: Fleet)
 
 
 @linux
-async def test_an_unbounded_publisher_is_held_back_by_slow_readers_and_loses_nothing(fleet: Fleet) -> None:
+async def test_an_unbounded_publisher_is_slowed_by_slow_readers_and_loses_nothing(fleet: Fleet) -> None:
     history = History()
     total = {"TRUNKLINE_OUTBOX_TOTAL_BYTES": str(MIB), "TRUNKLINE_OUTBOX_BYTES": str(16 * MIB)}
     edge = fleet.start_edge(**total)
@@ -72,12 +72,14 @@ async def test_an_unbounded_publisher_is_held_back_by_slow_readers_and_loses_not
     async with AsyncExitStack() as stack:
         readers = [
             await stack.enter_async_context(
-                RecordingClient(history, f"demo/user{number}", edge.address, "group:flood", narrow=True)
+                RecordingClient(
+                    history, f"demo/user{number}", edge.address, "group:flood", small_buffers=True
+                )
             )
             for number in range(3)
         ]
         for reader in readers:
-            reader.dawdle_s = 0.001
+            reader.read_delay_s = 0.001
         before = {process.name: rss_bytes(process) for process in processes}
         publishing = asyncio.create_task(asyncio.to_thread(publish, fleet, readers[0].home, COUNT, 40_000))
         while not publishing.done():
@@ -86,14 +88,16 @@ async def test_an_unbounded_publisher_is_held_back_by_slow_readers_and_loses_not
                 history.events.append(MemorySampled(process=process.name, rss_bytes=grown))
             await asyncio.sleep(0.02)
         assert await publishing == COUNT
-        await wait_until(lambda: all(reader.seq() == COUNT for reader in readers), "everybody has everything")
-        # All that was published is 80 MB, and 240 MB for three; kept as objects and bytes several times that.
+        await wait_until(
+            lambda: all(reader.seq() == COUNT for reader in readers), "all clients are up to date"
+        )
+        # The published messages are 80 MB, 240 MB for three readers, and several times that as objects.
         assert not list(bounded(history, rss_bytes=GROWTH))
         assert_promises_kept(fleet, history, readers)
 
 
 def publish(fleet: Fleet, topic: str, count: int, size: int) -> int:
-    """Publish as fast as it is taken; returns how many were taken."""
+    """Publish as fast as flow control allows; return the number of accepted messages."""
 
     def batches() -> Iterator[BroadcastManyRequest]:
         for start in range(0, count, 10):
@@ -105,5 +109,5 @@ def publish(fleet: Fleet, topic: str, count: int, size: int) -> int:
             yield batch
 
     with GrpcBackend(fleet.router.address) as backend:
-        answers = backend.broadcasting.BroadcastMany(batches(), timeout=patient(40))
+        answers = backend.broadcast_stub.BroadcastMany(batches(), timeout=patient(40))
         return sum(result.HasField("response") for answer in answers for result in answer.results)

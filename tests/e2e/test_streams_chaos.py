@@ -1,4 +1,4 @@
-"""Whatever is killed, whenever: each question has one answer, and all have the same."""
+"""Streamed replies under random kills: each question has one answer, equal for all clients."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def questions(user: str) -> list[str]:
 
 
 async def talk(edge: str, user: str) -> None:
-    """Ask one after the other, and the last two at once."""
+    """Ask questions one after another, and the last two concurrently."""
     async with client(edge, user, f"group:{user}") as asker:
         *first, last_but_one, last = questions(user)
         for question in first:
@@ -59,7 +59,7 @@ async def talk(edge: str, user: str) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_every_question_has_one_whole_answer_whatever_is_killed(fleet: Fleet, seed: int) -> None:
+async def test_every_question_has_one_complete_answer_under_random_kills(fleet: Fleet, seed: int) -> None:
     history, machines = History(), FaultInjector(fleet, Random(seed))
     edges = machines.addresses
     await machines.start_workers()
@@ -85,7 +85,7 @@ async def test_every_question_has_one_whole_answer_whatever_is_killed(fleet: Fle
             for number in range(KILLS * 4):
                 await asyncio.sleep(machines.rng.uniform(0, 0.5))
                 if number % 3 == 1:
-                    chatters[1].break_off()
+                    chatters[1].abort()
                 await machines.kill_one()
                 if number == KILLS // 2:
                     await come("late", "group:ann", edges[0])
@@ -94,7 +94,7 @@ async def test_every_question_has_one_whole_answer_whatever_is_killed(fleet: Fle
             await asyncio.wait(talks)
             await all_have_the_same(fleet, chatters, transcripts)
         except BaseException:
-            print(f"seed {seed}: {machines.deeds}")  # noqa: T201
+            print(f"seed {seed}: {machines.faults}")  # noqa: T201
             raise
         for each in staying:
             each.cancel()
@@ -104,7 +104,7 @@ async def test_every_question_has_one_whole_answer_whatever_is_killed(fleet: Fle
 async def all_have_the_same(
     fleet: Fleet, chatters: list[RecordingClient], transcripts: dict[str, ReplyTranscript]
 ) -> None:
-    """Hold the logs to what was asked, and everybody to the logs."""
+    """Check the logs against the questions, and all clients against the logs."""
     with GrpcBackend(fleet.router.address) as backend:
 
         def is_quiet() -> bool:
@@ -125,7 +125,7 @@ async def all_have_the_same(
 
 
 async def has(chatter: RecordingClient, answers: dict[str, str], expected: dict[str, str]) -> None:
-    """Wait until it has these at least, and all it has to the end; hold it to the answers."""
+    """Wait until a client has these answers, all of them complete, and check their texts."""
     texts = chatter.texts
     await wait_until(
         lambda: (
@@ -140,12 +140,12 @@ async def has(chatter: RecordingClient, answers: dict[str, str], expected: dict[
 
 
 def answers_of(log: list[Message], asked: list[str]) -> dict[str, str]:
-    """The answers in a log by their ids; each question has one, and no more is there."""
-    said = {message.id: text_of(message) for message in log if not message.reply_to}
-    assert sorted(said.values()) == sorted(asked)
+    """Return the answers in a log by id; check that each question has exactly one."""
+    texts = {message.id: text_of(message) for message in log if not message.reply_to}
+    assert sorted(texts.values()) == sorted(asked)
     replies = [message for message in log if message.reply_to]
     assert [message.state for message in replies] == [MESSAGE_STATE_COMPLETE] * len(asked)
-    assert {message.reply_to for message in replies} == said.keys()
+    assert {message.reply_to for message in replies} == texts.keys()
     for message in replies:
-        assert text_of(message) == answer_to(said[message.reply_to])
+        assert text_of(message) == answer_to(texts[message.reply_to])
     return {message.id: text_of(message) for message in replies}

@@ -1,4 +1,4 @@
-"""Worker, edge and router are killed with SIGKILL at each step of a streamed reply."""
+"""Worker, edge and router killed with SIGKILL at each step of a streamed reply."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def start_worker(fleet: Fleet, stop_after: str = "") -> Process:
 
 
 async def ended(chatter: RecordingClient, state: str, text: str) -> str:
-    """Wait until the one reply that the client knows has ended so; returns its id."""
+    """Wait until the only reply of a client has ended in this state; return its id."""
     texts = chatter.texts
     await wait_until(lambda: state in texts.replies().values(), f"a reply is {state}: {texts.replies()}")
     (ident,) = (ident for ident, its in texts.replies().items() if its == state)
@@ -66,7 +66,7 @@ async def test_a_reply_survives_the_death_of_its_worker(fleet: Fleet, step: str)
         assert_promises_kept(fleet, history, [ann])
 
 
-async def test_a_reply_whose_worker_is_not_replaced_expires_with_what_was_said(fleet: Fleet) -> None:
+async def test_a_reply_whose_worker_is_not_replaced_expires_with_its_text(fleet: Fleet) -> None:
     history = History()
     async with RecordingClient(history, "demo/ann", edges_of(fleet)[0], "person:ann") as ann:
         worker = await asyncio.to_thread(start_worker, fleet, "durable")
@@ -74,7 +74,7 @@ async def test_a_reply_whose_worker_is_not_replaced_expires_with_what_was_said(f
         await asyncio.to_thread(worker.line, lambda line: line == "durable")
         worker.kill()
         await ended(ann, "expired", "".join(TEXTS[:5]))
-        # Whoever comes now does not say the rest of it, but answers anew.
+        # The next worker does not continue the expired reply; it sends a new one.
         again = await asyncio.to_thread(start_worker, fleet)
         await asyncio.to_thread(again.line, lambda line: line == "settled")
         assert_promises_kept(fleet, history, [ann])
@@ -88,23 +88,21 @@ async def test_a_reply_survives_the_death_of_the_router(fleet: Fleet, step: str)
         StreamingWorker(fleet.router.address) as producer,
     ):
         await ann.say("question")
-        delivery = await producer.delivery("question")
+        delivery = await producer.wait_for_delivery("question")
         if step != "delivered":
             number, opened = await producer.open("r", delivery_id=delivery.delivery_id)
         if step in ("added", "durable", "ended"):
             await producer.add(number, 0, *TEXTS[:5])
-            await wait_until(
-                lambda: "".join(TEXTS[:5]) in ann.texts.text.values(), "the first words are shown"
-            )
+            await wait_until(lambda: "".join(TEXTS[:5]) in ann.texts.text.values(), "the first words arrive")
         if step in ("durable", "ended"):
-            await producer.durable(number, 5)
+            await producer.wait_durable(number, 5)
         if step == "ended":
             await producer.add(number, 5, *TEXTS[5:])
             assert (await producer.end(number, len(TEXTS))).state == 2
         await fleet.restart_router()
         await wait_until(lambda: producer.broken, "the stream breaks")
-        await producer.again()
-        delivery = await producer.delivery("question")
+        await producer.attach()
+        delivery = await producer.wait_for_delivery("question")
         number, opened = await producer.open("r", delivery_id=delivery.delivery_id)
         index = opened.message.next_index
         if step == "ended":
@@ -120,7 +118,7 @@ async def test_a_reply_survives_the_death_of_the_router(fleet: Fleet, step: str)
 
 
 @pytest.mark.parametrize("step", STEPS[1:])
-async def test_a_reply_survives_the_death_of_the_readers_edge(fleet: Fleet, step: str) -> None:
+async def test_a_reply_survives_the_death_of_the_reader_edge(fleet: Fleet, step: str) -> None:
     history = History()
     here, there = edges_of(fleet)
     edge = next(process for process in fleet.processes if process.address == here)
@@ -130,13 +128,11 @@ async def test_a_reply_survives_the_death_of_the_readers_edge(fleet: Fleet, step
         StreamingWorker(fleet.router.address) as producer,
     ):
         await ann.say("question")
-        delivery = await producer.delivery("question")
+        delivery = await producer.wait_for_delivery("question")
         number, _ = await producer.open("r", delivery_id=delivery.delivery_id)
-        said = {"opened": 0, "added": 5, "durable": 5, "ended": len(TEXTS)}[step]
-        await producer.add(number, 0, *TEXTS[:said])
-        await wait_until(
-            lambda: "".join(TEXTS[:said]) in ann.texts.text.values(), "the first words are shown"
-        )
+        sent = {"opened": 0, "added": 5, "durable": 5, "ended": len(TEXTS)}[step]
+        await producer.add(number, 0, *TEXTS[:sent])
+        await wait_until(lambda: "".join(TEXTS[:sent]) in ann.texts.text.values(), "the first words arrive")
         ann.breaks_expected = True
         await asyncio.to_thread(edge.kill)
         await wait_until(lambda: ann.closed, "ann's connection breaks")
@@ -144,7 +140,7 @@ async def test_a_reply_survives_the_death_of_the_readers_edge(fleet: Fleet, step
             assert (await producer.end(number, len(TEXTS))).state == 2
         await ann.reconnect([there])
         if step != "ended":
-            await producer.add(number, said, *TEXTS[said:])
+            await producer.add(number, sent, *TEXTS[sent:])
             assert (await producer.end(number, len(TEXTS))).state == 2
         await producer.settle(delivery.delivery_id)
         for each in (ann, other):
@@ -152,7 +148,7 @@ async def test_a_reply_survives_the_death_of_the_readers_edge(fleet: Fleet, step
         assert_promises_kept(fleet, history, [ann, other])
 
 
-async def test_cancel_and_end_race_and_all_see_one_outcome(fleet: Fleet) -> None:
+async def test_a_race_of_cancel_and_end_has_one_outcome_for_all(fleet: Fleet) -> None:
     history = History()
     here, there = edges_of(fleet)
     async with (
@@ -160,7 +156,7 @@ async def test_cancel_and_end_race_and_all_see_one_outcome(fleet: Fleet) -> None
         RecordingClient(history, "demo/bob", there, "group:team") as bob,
         StreamingWorker(fleet.router.address) as producer,
     ):
-        await wait_until(lambda: ann.life and bob.life, "both are there")
+        await wait_until(lambda: ann.session and bob.session, "both are connected")
         rounds = 40
         for n in range(rounds):
             number, opened = await producer.open(f"r{n}", address=_team())
@@ -174,11 +170,11 @@ async def test_cancel_and_end_race_and_all_see_one_outcome(fleet: Fleet) -> None
             assert reply == {"message_id": ident, "state": {2: "complete", 3: "cancelled"}[outcome.state]}
             await wait_until(lambda: bob.texts.state.get(ident) == reply["state"], "bob sees it")  # noqa: B023
         assert_promises_kept(fleet, history, [ann, bob])
-        told = {(event.message_id, event.state) for event in history.of(Ended)}
-        assert len(told) == rounds
+        received = {(event.message_id, event.state) for event in history.of(Ended)}
+        assert len(received) == rounds
 
 
-async def test_of_two_producers_only_the_one_that_came_last_can_write(fleet: Fleet) -> None:
+async def test_of_two_producers_only_the_latest_can_write(fleet: Fleet) -> None:
     history = History()
     async with (
         RecordingClient(history, "demo/ann", edges_of(fleet)[0], "group:team") as ann,
@@ -194,7 +190,7 @@ async def test_of_two_producers_only_the_one_that_came_last_can_write(fleet: Fle
         await first.add(one, 1, "WRONG ")
         await second.add(two, 1, "two")
         await wait_until(
-            lambda: any(p.error.code == "PRODUCER_FENCED" for p in first.progress), "first is told"
+            lambda: any(p.error.code == "PRODUCER_FENCED" for p in first.progress), "first is received"
         )
         assert (await second.end(two, 2)).state == 2
         await ended(ann, "complete", "one two")

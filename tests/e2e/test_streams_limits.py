@@ -1,4 +1,4 @@
-"""Streamed replies at their limits: too long, not valid, on a full disk, and read too slowly."""
+"""Streamed replies that are too long, invalid, on a full disk, or read too slowly."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def edge_of(fleet: Fleet) -> str:
 
 @contextlib.asynccontextmanager
 async def working(fleet: Fleet, answer: Callable[[Worker, Message], Awaitable[None]]) -> AsyncIterator[None]:
-    """A worker in this process."""
+    """Run a worker in this process."""
     attached = asyncio.Event()
     worker = Worker(
         fleet.router.address, tenant="demo", agents=["echo"], on_attached=lambda _: attached.set()
@@ -54,12 +54,12 @@ async def working(fleet: Fleet, answer: Callable[[Worker, Message], Awaitable[No
 
 
 async def whole(asker: Client, question: str) -> Message:
-    """The answer, once it has ended."""
+    """Wait until the reply has ended and return it."""
     async with asyncio.timeout(WAIT_S), asker.ask(question) as reply:
         return await reply.wait_until_ended()
 
 
-async def test_a_reply_beyond_a_limit_fails_once_and_the_conversation_goes_on(fleet: Fleet) -> None:
+async def test_a_reply_over_a_limit_fails_once_and_the_conversation_continues(fleet: Fleet) -> None:
     asked: list[str] = []
 
     async def answer(worker: Worker, message: Message) -> None:
@@ -70,7 +70,7 @@ async def test_a_reply_beyond_a_limit_fails_once_and_the_conversation_goes_on(fl
             if question == "invalid":
                 await out.add(Part(tool_call=ToolCallPart(call_id="c" * 1000, name="f")))
             elif question != "short":
-                # The last of it that fits, and what is too much; or far more, interrupted on the way.
+                # A delta over the limit; or far more, interrupted on the way.
                 for _ in range(int(question) // len(PIECE) + 1):
                     await out.write(PIECE)
 
@@ -85,7 +85,7 @@ async def test_a_reply_beyond_a_limit_fails_once_and_the_conversation_goes_on(fl
 
 
 @pytest.mark.parametrize("size", [MIB, 3 * MIB])
-async def test_a_backend_is_told_that_what_it_says_is_too_long(fleet: Fleet, size: int) -> None:
+async def test_a_backend_message_over_the_limit_is_rejected(fleet: Fleet, size: int) -> None:
     topic = address(tenant="demo", agent="echo", platform="web", conversation=HOME)
     async with asyncio.timeout(WAIT_S), Backend(fleet.router.address) as backend:
         out = backend.open_message(topic)
@@ -102,12 +102,12 @@ async def test_a_backend_is_told_that_what_it_says_is_too_long(fleet: Fleet, siz
 
 
 def limit_files(process: Process, size: int) -> None:
-    """No file of the process may grow beyond `size`, as if the disk were full."""
+    """Simulate a full disk: no file of the process may grow beyond `size`."""
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
 @linux
-async def test_on_a_full_disk_a_reply_is_shown_and_ends_once_there_is_room(fleet: Fleet) -> None:
+async def test_a_reply_on_a_full_disk_is_streamed_and_ends_once_there_is_space(fleet: Fleet) -> None:
     history, full = History(), asyncio.Event()
 
     async def answer(worker: Worker, message: Message) -> None:
@@ -121,21 +121,21 @@ async def test_on_a_full_disk_a_reply_is_shown_and_ends_once_there_is_room(fleet
         working(fleet, answer),
     ):
         await ann.say("question")
-        await wait_until(lambda: "before " in ann.texts.text.values(), "the first words are shown")
+        await wait_until(lambda: "before " in ann.texts.text.values(), "the first words arrive")
         limit_files(fleet.router, 4096)
         full.set()
-        await wait_until(lambda: "before and after" in ann.texts.text.values(), "the rest is shown")
+        await wait_until(lambda: "before and after" in ann.texts.text.values(), "the rest arrives")
         other = await ann.say("something else")
         refusal = await ann.next("error", id=other)
         assert refusal["code"] == "LOG_UNAVAILABLE"
         assert "open" in ann.texts.state.values()
         limit_files(fleet.router, resource.RLIM_INFINITY)
-        await ann.say_again(other)
+        await ann.resend(other)
         await wait_until(lambda: list(ann.texts.replies().values()) == ["complete"] * 2, "both end")
         assert_promises_kept(fleet, history, [ann])
 
 
-async def test_who_reads_slowly_gets_all_once_and_who_never_reads_delays_nobody(fleet: Fleet) -> None:
+async def test_a_slow_reader_gets_everything_once_and_a_stalled_one_delays_nobody(fleet: Fleet) -> None:
     history, paused, go_on = History(), asyncio.Event(), asyncio.Event()
 
     async def answer(worker: Worker, message: Message) -> None:
@@ -150,25 +150,25 @@ async def test_who_reads_slowly_gets_all_once_and_who_never_reads_delays_nobody(
     edge = edge_of(fleet)
     async with (
         RecordingClient(history, "demo/ann", edge, HOME) as ann,
-        RecordingClient(history, "demo/sid", edge, HOME, narrow=True) as sid,
-        RecordingClient(history, "demo/nev", edge, HOME, narrow=True) as nev,
+        RecordingClient(history, "demo/sid", edge, HOME, small_buffers=True) as sid,
+        RecordingClient(history, "demo/nev", edge, HOME, small_buffers=True) as nev,
         working(fleet, answer),
     ):
-        sid.reads.clear()
-        nev.reads.clear()
+        sid.reading.clear()
+        nev.reading.clear()
         await ann.say("question")
         await asyncio.wait_for(paused.wait(), WAIT_S)
-        sid.reads.set()
+        sid.reading.set()
         go_on.set()
         await wait_until(lambda: "complete" in ann.texts.replies().values(), "ann has it all")
         (ident,) = ann.texts.replies()
-        await wait_until(lambda: sid.texts.state.get(ident) == "complete", "sid has it all")
+        await wait_until(lambda: sid.texts.state.get(ident) == "complete", "sid has received everything")
         assert sid.texts.text[ident] == ann.texts.text[ident]
         openings = [each for each in sid.inbox if each["type"] == "message" and each["state"] == "open"]
-        said = [each.get("text", "") for each in sid.inbox if each["type"] == "delta"]
-        assert len(openings) == 1, "nothing was sent again"
-        assert "".join(said) == ann.texts.text[ident]
-        nev.reads.set()
+        deltas = [each.get("text", "") for each in sid.inbox if each["type"] == "delta"]
+        assert len(openings) == 1, "nothing was sent twice"
+        assert "".join(deltas) == ann.texts.text[ident]
+        nev.reading.set()
         await wait_until(lambda: nev.closed, "nev is closed")
         assert nev.closed is not None
         assert (nev.closed.code, nev.closed.reason) == (4000, "SLOW_CONSUMER")

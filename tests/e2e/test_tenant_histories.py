@@ -1,4 +1,4 @@
-"""How histories end: by limits, by erasing a user, by deleting a tenant; and that nothing of them is left."""
+"""Erasure of history: by retention, by erasing a user, by deleting a tenant, without remains."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def fleet(data: Path) -> Iterator[Fleet]:
 
 
 def rows(data: Path) -> dict[str, list[tuple[object, ...]]]:
-    """All rows of the log's file, by table."""
+    """Return all rows of the log file, by table."""
     with closing(sqlite3.connect(f"file:{data}/trunkline.db?mode=ro", uri=True)) as db:
         names = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         return {name: db.execute(f"SELECT * FROM {name}").fetchall() for name in names}
 
 
 def holding(data: Path, *words: str) -> list[str]:
-    """The tables in which any of these words stands, also within what is serialized."""
+    """Return the tables that contain any of these words, also within serialized values."""
     sought = [word.encode() for word in words]
 
     def holds(value: object) -> bool:
@@ -68,7 +68,7 @@ def chatter(edge: Process, tenant: str, user: str, conversation: str = "group:te
 
 
 def say_many(backend: GrpcBackend, topic: str, count: int, text: str) -> None:
-    """As fast as that can be said; work for an agent that nobody does."""
+    """Send messages as fast as possible, to an agent without workers."""
     author = Author(role=ROLE_USER, user="ann")
     request = BroadcastRequest(address=address(topic), parts=[Part(text=TextPart(text=text))], author=author)
     batches = [
@@ -79,11 +79,11 @@ def say_many(backend: GrpcBackend, topic: str, count: int, text: str) -> None:
         )
         for start in range(0, count, 500)
     ]
-    answers = backend.broadcasting.BroadcastMany(iter(batches), timeout=patient(40))
+    answers = backend.broadcast_stub.BroadcastMany(iter(batches), timeout=patient(40))
     assert sum(len(answer.results) for answer in answers) == count
 
 
-async def test_more_than_the_limit_is_pruned_while_more_is_said(
+async def test_history_over_the_limit_is_pruned_while_messages_arrive(
     edge: Process, operator: OperatorClient, data: Path
 ) -> None:
     operator.create("many", open_to=OPENNESS_LOOPBACK, retention={"max_messages": 40})
@@ -94,24 +94,24 @@ async def test_more_than_the_limit_is_pruned_while_more_is_said(
         await gone.connect()
         await gone.next("ack", id=await gone.say("before"))
         await gone.leave()
-        said = 1
+        sent = 1
         deadline = time.monotonic() + patient(15)
         while (first := operator.messages(topic)[0].position.seq) < 100:
-            assert time.monotonic() < deadline, f"it begins with {first} of {said}"
+            assert time.monotonic() < deadline, f"it begins with {first} of {sent}"
             for _ in range(20):
-                operator.broadcast(topic, f"word {said}")
-                said += 1
+                operator.broadcast(topic, f"word {sent}")
+                sent += 1
             await asyncio.sleep(0)
         await wait_until(lambda: len(operator.messages(topic)) == 40, "the newest are left")
         kept = [message.position.seq for message in operator.messages(topic)]
-        assert kept == list(range(said - 39, said + 1))
-        await wait_until(lambda: stays.seq() == said, "who stayed has heard everything")
+        assert kept == list(range(sent - 39, sent + 1))
+        await wait_until(lambda: stays.seq() == sent, "the connected client has received everything")
         heard = [frame["position"]["seq"] for frame in stays.inbox if frame["type"] == "message"]
-        assert heard == list(range(1, said + 1))
+        assert heard == list(range(1, sent + 1))
         answer = await gone.connect(resume=True)
         assert (answer["type"], answer["recovered"]) == ("connected", False)
         assert not [frame for frame in gone.inbox if frame["type"] == "message"]
-        # From where it is now it goes on without a gap.
+        # From its current position a client resumes without a gap.
         await gone.leave()
         operator.broadcast(topic, "after")
         answer = await gone.connect(resume=True)
@@ -119,13 +119,13 @@ async def test_more_than_the_limit_is_pruned_while_more_is_said(
         assert frame_text(await gone.next("message")) == "after"
         await gone.leave()
     await wait_until(
-        lambda: operator.stats("many").messages_erased == said + 1 - 40, "what is gone is counted"
+        lambda: operator.stats("many").messages_erased == sent + 1 - 40, "erased messages are counted"
     )
     topic_id = next(row[0] for row in rows(data)["topics"] if row[1] == "many")
     assert len([row for row in rows(data)["messages"] if row[0] == topic_id]) == 40
 
 
-async def test_age_and_bytes_limit_a_history_too_and_seqs_go_on(operator: OperatorClient) -> None:
+async def test_history_is_also_limited_by_age_and_bytes_and_seqs_continue(operator: OperatorClient) -> None:
     operator.create("young", open_to=OPENNESS_LOOPBACK, retention={"max_age_s": 1})
     operator.create("small", open_to=OPENNESS_LOOPBACK, retention={"max_bytes": 25_000})
     for number in range(5):
@@ -136,12 +136,12 @@ async def test_age_and_bytes_limit_a_history_too_and_seqs_go_on(operator: Operat
     await wait_until(lambda: not operator.messages(f"young/{ROOM}"), "all is too old")
     assert operator.broadcast(f"young/{ROOM}", "next").position.seq == 6
     assert operator.stats("young").messages_erased == 5
-    # Limits that are set later hold for what is there.
+    # New limits also apply to existing messages.
     operator.update("small", retention={"max_messages": 1})
     await wait_until(lambda: len(operator.messages(f"small/{ROOM}")) == 1, "the new limit holds")
 
 
-async def test_an_erased_user_has_said_nothing_and_read_nothing(
+async def test_an_erased_user_leaves_no_messages_and_no_receipts(
     edge: Process, operator: OperatorClient, data: Path
 ) -> None:
     operator.create("erases", open_to=OPENNESS_LOOPBACK)
@@ -186,7 +186,7 @@ async def test_an_erased_user_has_said_nothing_and_read_nothing(
     await wait_until(lambda: not holding(data, "very private", "ann-private"), "nothing is left in the file")
 
 
-async def test_a_suspended_tenant_takes_no_part_and_loses_nothing(
+async def test_a_suspended_tenant_is_inactive_and_loses_nothing(
     edge: Process, operator: OperatorClient
 ) -> None:
     operator.create("rests", open_to=OPENNESS_LOOPBACK)
@@ -195,7 +195,7 @@ async def test_a_suspended_tenant_takes_no_part_and_loses_nothing(
     await ann.connect()
     await ann.next("ack", id=await ann.say("before"))
     operator.suspend("rests")
-    await wait_until(lambda: ann.closed, "it is closed")
+    await wait_until(lambda: ann.closed, "the connection is closed")
     assert ann.closed is not None
     assert (ann.closed.code, ann.closed.reason) == (4506, "TENANT_SUSPENDED")
     with GrpcBackend(operator.address) as backend:
@@ -214,12 +214,12 @@ async def test_a_suspended_tenant_takes_no_part_and_loses_nothing(
 
 
 def declare_ends(operator: OperatorClient, edge: Process) -> None:
-    """A tenant that is deleted, and declared again."""
+    """A tenant to delete and create again."""
     operator.create("ends", open_to=OPENNESS_LOOPBACK, client_auth=client_auth(secrets=["ends-secret"]))
     wait_until_known("ends", edge)
 
 
-async def test_a_deleted_tenant_is_gone_and_one_of_its_name_begins_anew(
+async def test_a_deleted_tenant_is_erased_and_its_name_can_be_reused(
     fleet: Fleet, edge: Process, operator: OperatorClient, data: Path
 ) -> None:
     declare_ends(operator, edge)
@@ -231,7 +231,7 @@ async def test_a_deleted_tenant_is_gone_and_one_of_its_name_begins_anew(
             await ann.send({"type": "read", "position": ack["position"]})
             old = operator.broadcast(f"ends/{ROOM}", "soon to be gone")
             assert operator.delete("ends") == 2
-            await wait_until(lambda: ann.closed, "it is closed")
+            await wait_until(lambda: ann.closed, "the connection is closed")
             assert ann.closed is not None
             assert (ann.closed.code, ann.closed.reason) == (4504, "UNKNOWN_TENANT")
         with pytest.raises(grpc.RpcError) as refusal:
@@ -243,7 +243,7 @@ async def test_a_deleted_tenant_is_gone_and_one_of_its_name_begins_anew(
         ):
             backend.stats("ends")
         assert reason_of(refusal.value) == "UNAUTHORIZED"
-        await wait_until(lambda: not holding(data, "soon to be gone"), "its words are gone")
+        await wait_until(lambda: not holding(data, "soon to be gone"), "its texts are gone")
         assert not {table for table, found in rows(data).items() if any("ends" in row for row in found)}
         declare_ends(operator, edge)
         assert operator.stats("ends").messages_committed == 0
@@ -257,7 +257,7 @@ async def test_a_deleted_tenant_is_gone_and_one_of_its_name_begins_anew(
         assert ack["position"]["epoch"] != old.position.epoch
 
 
-async def test_ids_that_a_deleted_tenant_has_used_are_new_to_one_of_its_name(
+async def test_ids_of_a_deleted_tenant_are_new_to_its_successor(
     edge: Process, operator: OperatorClient
 ) -> None:
     declared = {"open_to": OPENNESS_LOOPBACK}
@@ -265,12 +265,12 @@ async def test_ids_that_a_deleted_tenant_has_used_are_new_to_one_of_its_name(
     wait_until_known("reborn", edge)
     async with chatter(edge, "reborn", "ann") as ann:
         first = await ann.next("ack", id=await ann.say("hello", "same"))
-    said = operator.broadcast(f"reborn/{ROOM}", "hello", "same key")
+    sent = operator.broadcast(f"reborn/{ROOM}", "hello", "same key")
     operator.delete("reborn")
     operator.create("reborn", **declared)
     wait_until_known("reborn", edge)
     again = operator.broadcast(f"reborn/{ROOM}", "hello", "same key")
-    assert again.message_id != said.message_id
+    assert again.message_id != sent.message_id
     async with chatter(edge, "reborn", "ann") as ann:
         ack = await ann.next("ack", id=await ann.say("hello", "same"))
         assert ack["message_id"] != first["message_id"]
@@ -280,13 +280,13 @@ async def test_ids_that_a_deleted_tenant_has_used_are_new_to_one_of_its_name(
     ]
 
 
-async def test_a_deletion_that_the_router_did_not_survive_is_finished_by_the_next(
+async def test_a_deletion_interrupted_by_a_kill_is_finished_after_the_restart(
     fleet: Fleet, edge: Process, operator: OperatorClient, data: Path
 ) -> None:
     for _ in range(10):
         if kill_while_deleting(fleet, operator, data):
             break
-        # It was faster than its end, which nothing can rule out.
+        # The deletion finished before the kill, which cannot be ruled out.
         await asyncio.to_thread(fleet.start_router)
     assert holding(data, "of the large one")
     await asyncio.to_thread(fleet.start_router)
@@ -294,19 +294,19 @@ async def test_a_deletion_that_the_router_did_not_survive_is_finished_by_the_nex
         operator.stats("large")
     assert reason_of(refusal.value) == "UNKNOWN_TENANT"
     await wait_until(lambda: not any(row[0] == "large" for row in rows_of_tenants(data)), "its row is gone")
-    await wait_until(lambda: not holding(data, "of the large one"), "its words are gone")
+    await wait_until(lambda: not holding(data, "of the large one"), "its texts are gone")
     operator.create("large", open_to=OPENNESS_LOOPBACK)
     assert operator.messages("large/echo/web/group:1") == []
 
 
 def kill_while_deleting(fleet: Fleet, operator: OperatorClient, data: Path) -> bool:
-    """Kill the router while it deletes the tenant `large`; false if it was done by then."""
+    """Kill the router while it deletes the tenant `large`; return False if it had finished."""
     operator.create("large", open_to=OPENNESS_LOOPBACK)
     for number in range(2):
         say_many(operator, f"large/echo/web/group:{number}", 5000, "of the large one")
     deleting = operator.tenants.DeleteTenant.future(DeleteTenantRequest(tenant="large"), timeout=TIMEOUT_S)
     deadline = time.monotonic() + TIMEOUT_S
-    # Without a pause: what it erases at a time takes it some milliseconds.
+    # Without a pause: each erasure step takes only some milliseconds.
     while dict(rows_of_tenants(data)).get("large") not in (TENANT_STATE_DELETING, None):
         assert time.monotonic() < deadline
     fleet.router.kill()
@@ -315,6 +315,6 @@ def kill_while_deleting(fleet: Fleet, operator: OperatorClient, data: Path) -> b
 
 
 def rows_of_tenants(data: Path) -> list[tuple[str, int]]:
-    """Names and states, as they are on disk."""
+    """Return names and states of tenants on disk."""
     with closing(sqlite3.connect(f"file:{data}/trunkline.db?mode=ro", uri=True)) as db:
         return db.execute("SELECT tenant, state FROM tenants").fetchall()

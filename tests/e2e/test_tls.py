@@ -1,4 +1,4 @@
-"""TLS everywhere: clients to the edge, the edge to the router by certificates, workers and backends."""
+"""TLS on every connection: clients, workers and backends, and links with client certificates."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 def with_links(ours: Certificates) -> dict[str, str]:
-    """A router's settings for TLS, and for a port for links."""
+    """Return a router's settings for TLS and a separate link port."""
     links = {"TRUNKLINE_LINK_LISTEN": "127.0.0.1:0", "TRUNKLINE_TLS_CLIENT_CA": str(ours.ca)}
     return tls_env("TLS", ours.router) | links
 
 
 def linking(ours: Certificates, links: str) -> dict[str, str]:
-    """An edge's settings for the router's port for links."""
+    """Return an edge's settings for a router's link port."""
     return {"TRUNKLINE_ROUTER": links, "TRUNKLINE_ROUTER_CA": str(ours.ca)} | tls_env("ROUTER", ours.client)
 
 
 def links_of(router: Process) -> str:
-    """Where a router listens for links."""
+    """Return the address of a router's link port."""
     lines = [json.loads(line) for line in router.stderr.splitlines()]
     return next(str(line["links"]) for line in lines if line["event"] == "router is ready")
 
@@ -68,23 +68,21 @@ def edge(fleet: Fleet) -> str:
 
 
 @pytest.fixture
-def shown(ours: Certificates) -> RouterCredentials:
+def tls_access(ours: Certificates) -> RouterCredentials:
     return load_credentials(ca=ours.ca)
 
 
-async def test_a_client_talks_with_a_worker(edge: str, ours: Certificates) -> None:
+async def test_a_client_talks_to_a_worker(edge: str, ours: Certificates) -> None:
     url = f"wss://{edge}/v1/connect?{QUERY}"
     async with websockets.connect(url, ssl=ours.trusting) as client, asyncio.timeout(PATIENCE_S):
-        said = {"type": "message", "id": "m1", "parts": [{"type": "text", "text": "hello"}]}
-        await client.send(json.dumps(said))
+        sent = {"type": "message", "id": "m1", "parts": [{"type": "text", "text": "hello"}]}
+        await client.send(json.dumps(sent))
         frames = [json.loads(await client.recv()) for _ in range(3)]
     assert [frame["type"] for frame in frames] == ["connected", "ack", "message"]
     assert client.close_code == 1000
 
 
-async def test_the_client_library_trusts_the_authority_that_it_is_given(
-    edge: str, ours: Certificates
-) -> None:
+async def test_the_client_library_trusts_the_configured_authority(edge: str, ours: Certificates) -> None:
     client = Client(
         f"wss://{edge}",
         tenant="demo",
@@ -99,7 +97,7 @@ async def test_the_client_library_trusts_the_authority_that_it_is_given(
         assert "hello" in text_of(await anext(aiter(client)))
 
 
-async def test_what_is_said_over_https_is_heard_on_an_event_stream_over_https(
+async def test_a_message_sent_over_https_arrives_on_an_event_stream_over_https(
     edge: str, ours: Certificates
 ) -> None:
     async with (
@@ -117,18 +115,18 @@ async def test_what_is_said_over_https_is_heard_on_an_event_stream_over_https(
                 break
 
 
-async def test_a_backend_speaks_tls_and_shows_its_key(fleet: Fleet, shown: RouterCredentials) -> None:
+async def test_a_backend_uses_tls_and_an_api_key(fleet: Fleet, tls_access: RouterCredentials) -> None:
     everybody = address(tenant="demo", agent="echo", platform="web")
-    shown = {**shown, "api_key": fleet.operator_key}
-    async with Backend(fleet.router.address, **shown) as backend:
+    tls_access = {**tls_access, "api_key": fleet.operator_key}
+    async with Backend(fleet.router.address, **tls_access) as backend:
         assert (await backend.broadcast(everybody, "hello")).message_id
-    async with Backend(fleet.router.address, **{**shown, "api_key": "another"}) as backend:
+    async with Backend(fleet.router.address, **{**tls_access, "api_key": "another"}) as backend:
         with pytest.raises(Refused, match="not valid"):
             await backend.broadcast(everybody, "hello")
 
 
 @pytest.mark.parametrize("command", ["broadcast", "chat"])
-def test_the_command_line_speaks_tls(fleet: Fleet, edge: str, ours: Certificates, command: str) -> None:
+def test_the_command_line_uses_tls(fleet: Fleet, edge: str, ours: Certificates, command: str) -> None:
     asked = {
         "broadcast": ["broadcast", "hello", "--router", fleet.router.address],
         "chat": ["chat", "--once", "hello", "--url", f"wss://{edge}", "--agent", "echo", "--user", "eve"],
@@ -143,25 +141,25 @@ def test_the_command_line_speaks_tls(fleet: Fleet, edge: str, ours: Certificates
 
 
 def handshake(listening: str, ours: Certificates) -> ssl.SSLSocket:
-    """A connection by TLS to a process."""
+    """Open a TLS connection to a process."""
     host, port = listening.split(":")
     tcp = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
     return ours.trusting.wrap_socket(tcp, server_hostname=host)
 
 
 def serial(listening: str, ours: Certificates) -> str:
-    """Of the certificate that a process shows now."""
+    """Return the serial number of a process's current certificate."""
     with handshake(listening, ours) as connection:
         return serial_of(connection)
 
 
-async def test_certificates_are_replaced_while_all_goes_on(
-    fleet: Fleet, edge: str, ours: Certificates, shown: RouterCredentials
+async def test_certificates_are_replaced_without_interruption(
+    fleet: Fleet, edge: str, ours: Certificates, tls_access: RouterCredentials
 ) -> None:
     everybody = address(tenant="demo", agent="echo", platform="web")
     async with (
         websockets.connect(f"wss://{edge}/v1/connect?{QUERY}", ssl=ours.trusting) as client,
-        Backend(fleet.router.address, **shown) as backend,
+        Backend(fleet.router.address, **tls_access) as backend,
         asyncio.timeout(3 * PATIENCE_S),
     ):
         await backend.broadcast(everybody, "before")
@@ -172,25 +170,25 @@ async def test_certificates_are_replaced_while_all_goes_on(
         await wait_until(
             lambda: all(serial(e, ours) != b for e, b in zip(shows, before, strict=True)), "new ones"
         )
-        # The connections that there were go on: the backend's, the link, and the client's.
+        # Existing connections continue: the backend's, the link, and the client's.
         await backend.broadcast(everybody, "after")
         while "after" not in await client.recv():
             pass
     assert "no link to the router" not in fleet.processes[1].stderr
 
 
-async def test_what_does_not_go_on_with_its_handshake_holds_up_nobody(
-    fleet: Fleet, edge: str, ours: Certificates, shown: RouterCredentials
+async def test_a_stalled_handshake_delays_nobody(
+    fleet: Fleet, edge: str, ours: Certificates, tls_access: RouterCredentials
 ) -> None:
     halted = []
     for listening in (edge, fleet.router.address):
         host, port = listening.split(":")
         for _ in range(50):
             tcp = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
-            # A record of 512 bytes that goes no further.
+            # The header of a TLS record of 512 bytes, without its content.
             tcp.sendall(b"\x16\x03\x01\x02\x00\x01")
             halted.append(tcp)
-    async with asyncio.timeout(PATIENCE_S), Backend(fleet.router.address, **shown) as backend:
+    async with asyncio.timeout(PATIENCE_S), Backend(fleet.router.address, **tls_access) as backend:
         async with websockets.connect(f"wss://{edge}/v1/connect?{QUERY}", ssl=ours.trusting) as client:
             assert json.loads(await client.recv())["type"] == "connected"
         await backend.broadcast(address(tenant="demo", agent="echo", platform="web"), "hello")
@@ -198,7 +196,7 @@ async def test_what_does_not_go_on_with_its_handshake_holds_up_nobody(
         tcp.close()
 
 
-def test_a_process_whose_certificate_is_of_no_use_says_so_and_does_not_start(ours: Certificates) -> None:
+def test_a_process_with_an_unusable_certificate_reports_it_and_does_not_start(ours: Certificates) -> None:
     mixed = tls_env("TLS", ours.edge) | {"TRUNKLINE_TLS_KEY": str(certs.key_of(ours.router))}
     for name in ("router", "edge"):
         env = environment(mixed | {f"TRUNKLINE_{name.upper()}_LISTEN": "127.0.0.1:0"})

@@ -1,4 +1,4 @@
-"""What makes an edge an edge: without it there is no link, and one line says what to set."""
+"""Authentication of links: an edge without credentials is rejected, and one log line names the setting."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.e2e.fleet import fleet_of
+from tests.e2e.link_log import WRITE_INTERRUPTED, link_problems
 from tests.e2e.test_tls import linking, links_of, with_links
-from tests.e2e.test_wrong_router import CUT_OFF, told
 from tests.support.certificates import ELSEWHERE, Certificates, tls_env
 from tests.support.patience import patient
 from tests.support.processes import ROOT, edge_process, environment, router_process
@@ -32,9 +32,9 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 async def problem_of(router: str, env: dict[str, str]) -> str:
-    """The one thing that an edge says of its link."""
-    # gRPC itself may lose the reason where a stream is refused while it is written to.
-    (problem,) = {each for each in await told(router, **env) if each != CUT_OFF}
+    """Return the only line that an edge logs about its link."""
+    # gRPC may lose the reason if a stream is rejected during a write.
+    (problem,) = {each for each in await link_problems(router, **env) if each != WRITE_INTERRUPTED}
     return problem
 
 
@@ -43,7 +43,7 @@ def test_an_edge_with_the_link_key_links(tmp_path: Path) -> None:
         fleet.start_edge(TRUNKLINE_LINK_KEY=KEY)
 
 
-async def test_an_edge_with_another_link_key_or_with_none_is_refused(tmp_path: Path) -> None:
+async def test_an_edge_with_a_wrong_or_missing_link_key_is_rejected(tmp_path: Path) -> None:
     with router_process(tmp_path, TRUNKLINE_LINK_KEY=KEY) as router:
         wrong = await problem_of(router.address, {"TRUNKLINE_LINK_KEY": f"{KEY}!"})
         missing = await problem_of(router.address, {})
@@ -52,22 +52,22 @@ async def test_an_edge_with_another_link_key_or_with_none_is_refused(tmp_path: P
         assert KEY not in wrong + missing + router.stderr
 
 
-async def test_a_port_for_links_takes_no_edge_without_a_certificate_for_edges(
+async def test_a_link_port_rejects_edges_without_a_client_certificate(
     tmp_path: Path, ours: Certificates, others: Certificates
 ) -> None:
     with router_process(tmp_path, **with_links(ours)) as router:
         links = links_of(router)
         trusting = {"TRUNKLINE_ROUTER_CA": str(ours.ca)}
-        for shown in ({}, tls_env("ROUTER", others.client), tls_env("ROUTER", ours.edge)):
-            assert "set TRUNKLINE_ROUTER_CERT" in await problem_of(links, trusting | shown)
-        # On its other port a certificate is not asked for, and there is no link key.
+        for credentials in ({}, tls_env("ROUTER", others.client), tls_env("ROUTER", ours.edge)):
+            assert "set TRUNKLINE_ROUTER_CERT" in await problem_of(links, trusting | credentials)
+        # The other port requires no certificate, and no link key is set.
         problem = await problem_of(router.address, linking(ours, router.address))
         assert "set to its port for links, TRUNKLINE_LINK_LISTEN" in problem
         with edge_process(links, **linking(ours, links)):
             pass
 
 
-async def test_with_a_port_for_links_the_other_port_takes_the_link_key(
+async def test_beside_a_link_port_the_other_port_accepts_the_link_key(
     tmp_path: Path, ours: Certificates
 ) -> None:
     with router_process(tmp_path, **with_links(ours), TRUNKLINE_LINK_KEY=KEY) as router:
@@ -76,7 +76,7 @@ async def test_with_a_port_for_links_the_other_port_takes_the_link_key(
             pass
 
 
-async def test_an_edge_says_what_is_wrong_with_its_routers_tls(
+async def test_an_edge_reports_problems_with_the_tls_of_its_router(
     tmp_path: Path, ours: Certificates, others: Certificates
 ) -> None:
     trusting = {"TRUNKLINE_ROUTER_CA": str(ours.ca)}
@@ -94,7 +94,7 @@ async def test_an_edge_says_what_is_wrong_with_its_routers_tls(
 
 
 def started(name: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """A process that is to end by itself."""
+    """Run a process that must exit by itself."""
     arguments = [sys.executable, "-m", f"trunkline_{name}", "serve"]
     return subprocess.run(
         arguments,
@@ -107,7 +107,7 @@ def started(name: str, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_router_that_anybody_can_get_to_refuses_to_start_and_makes_nothing(tmp_path: Path) -> None:
+def test_a_router_on_a_public_address_refuses_to_start_without_link_authentication(tmp_path: Path) -> None:
     data = tmp_path / "data"
     done = started("router", TRUNKLINE_ROUTER_LISTEN="0.0.0.0:0", TRUNKLINE_DATA_DIR=str(data))
     assert done.returncode == 1
@@ -117,7 +117,7 @@ def test_a_router_that_anybody_can_get_to_refuses_to_start_and_makes_nothing(tmp
     assert not data.exists()
 
 
-def test_a_router_that_anybody_can_get_to_starts_where_that_is_said(tmp_path: Path) -> None:
+def test_a_router_on_a_public_address_starts_with_insecure_links_allowed(tmp_path: Path) -> None:
     env = {"TRUNKLINE_ROUTER_LISTEN": "0.0.0.0:0", "TRUNKLINE_INSECURE_LINKS": "true"}
     with router_process(tmp_path, **env) as router:
         port = router.address.rpartition(":")[2]
@@ -125,7 +125,7 @@ def test_a_router_that_anybody_can_get_to_starts_where_that_is_said(tmp_path: Pa
             assert "gRPC is unencrypted" in router.stderr
 
 
-def test_an_edge_that_has_half_of_something_says_so() -> None:
+def test_an_edge_with_an_incomplete_pair_of_settings_reports_it() -> None:
     for variable in ("TRUNKLINE_ROUTER_CERT", "TRUNKLINE_TLS_KEY"):
         done = started("edge", TRUNKLINE_EDGE_LISTEN="127.0.0.1:0", **{variable: "x.pem"})
         assert done.returncode == 1
@@ -133,14 +133,14 @@ def test_an_edge_that_has_half_of_something_says_so() -> None:
         assert "set both" in done.stderr
 
 
-def test_a_link_key_that_is_too_short_is_refused_and_none_is_ever_shown() -> None:
+def test_a_short_link_key_is_rejected_and_link_keys_are_never_logged() -> None:
     done = started("router", TRUNKLINE_LINK_KEY="short-key")
     assert done.returncode == 2
     assert "TRUNKLINE_LINK_KEY" in done.stderr
     assert "short-key" not in done.stderr
     for name in ("router", "edge"):
         secrets = {"TRUNKLINE_LINK_KEY": KEY, "TRUNKLINE_OPERATOR_KEY": "the-operators-own-key"}
-        shown = subprocess.run(
+        listing = subprocess.run(
             [sys.executable, "-m", f"trunkline_{name}", "show-config"],
             cwd=ROOT,
             env=environment(secrets | {"COLUMNS": "240"}),
@@ -149,5 +149,5 @@ def test_a_link_key_that_is_too_short_is_refused_and_none_is_ever_shown() -> Non
             timeout=patient(30),
             check=True,
         )
-        assert "TRUNKLINE_LINK_KEY" in shown.stdout
-        assert not [secret for secret in secrets.values() if secret in shown.stdout]
+        assert "TRUNKLINE_LINK_KEY" in listing.stdout
+        assert not [secret for secret in secrets.values() if secret in listing.stdout]

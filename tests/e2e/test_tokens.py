@@ -1,4 +1,4 @@
-"""Clients that prove who they are by tokens, from the handshake to the end of the token."""
+"""Clients that authenticate by token, from the handshake to the expiry of the token."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.e2e.fleet import Fleet
-from tests.e2e.operator_client import refused, refused_stream
 from tests.e2e.recording_client import RecordingClient
 from tests.e2e.recording_event_client import RecordingEventClient
+from tests.e2e.rejections import rejected_handshake, rejected_stream
 from tests.e2e.token_clients import (
     AUDIENCE,
     EVENTS,
@@ -43,8 +43,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield started
 
 
-def shown(token: str) -> dict[str, tuple[str, list[dict[str, Any]], dict[str, Any]]]:
-    """The ways to show a token: what is added to the query, first frames, options of the client."""
+def ways_of_sending(token: str) -> dict[str, tuple[str, list[dict[str, Any]], dict[str, Any]]]:
+    """Return query, first frames and client options for a way of sending a token."""
     auth = {"type": "auth", "id": "a", "token": token}
     resume = {"type": "resume", "positions": []}
     return {
@@ -57,9 +57,9 @@ def shown(token: str) -> dict[str, tuple[str, list[dict[str, Any]], dict[str, An
     }
 
 
-@pytest.mark.parametrize("way", shown(""))
-async def test_a_token_is_shown_in_each_of_the_ways_there_are(edge: Process, way: str) -> None:
-    query, frames, options = shown(SIGNER.token("ann"))[way]
+@pytest.mark.parametrize("way", ways_of_sending(""))
+async def test_a_token_is_accepted_in_every_documented_way(edge: Process, way: str) -> None:
+    query, frames, options = ways_of_sending(SIGNER.token("ann"))[way]
     async with first_frame(edge, PATH + query, *frames, **options) as (ws, first):
         assert (first["type"], first["user"]) == ("connected", "ann")
         assert "expires_at" in first
@@ -68,8 +68,8 @@ async def test_a_token_is_shown_in_each_of_the_ways_there_are(edge: Process, way
         assert json.loads(await ws.recv())["id"] == "h"
 
 
-async def test_positions_that_come_after_the_token_are_gone_on_from(edge: Process) -> None:
-    query, [auth, _], _ = shown(SIGNER.token("ann"))["frame, then positions"]
+async def test_positions_sent_after_the_token_are_resumed(edge: Process) -> None:
+    query, [auth, _], _ = ways_of_sending(SIGNER.token("ann"))["frame, then positions"]
     async with token_client(edge, "bob", SIGNER.token("bob"), "group:resumed") as bob:
         ack = await bob.next("ack", id=await bob.say("one"))
         await bob.next("ack", id=await bob.say("two"))
@@ -81,13 +81,13 @@ async def test_positions_that_come_after_the_token_are_gone_on_from(edge: Proces
 
 
 @pytest.mark.parametrize("way", ["query", "header"])
-async def test_an_event_stream_takes_a_token_too(edge: Process, way: str) -> None:
+async def test_an_event_stream_accepts_a_token_too(edge: Process, way: str) -> None:
     token = SIGNER.token("ann")
     options = {"token": token} if way == "query" else {}
     listener = RecordingEventClient(History(), f"{TENANT}/ann", edge.address, **options)
     if way == "header":
-        refusal = await refused_stream(edge, EVENTS, Authorization="Bearer x.y.z")
-        assert (refusal.status, refusal.code) == (401, "UNAUTHORIZED")
+        rejection = await rejected_stream(edge, EVENTS, Authorization="Bearer x.y.z")
+        assert (rejection.status, rejection.code) == (401, "UNAUTHORIZED")
         return
     async with listener:
         assert listener.status == 200
@@ -97,12 +97,12 @@ async def test_an_event_stream_takes_a_token_too(edge: Process, way: str) -> Non
 
 
 def unsigned() -> str:
-    """A token of the algorithm `none`."""
+    """Return a token with algorithm `none`."""
     return SIGNER.token("ann").rpartition(".")[0] + "."
 
 
 def confused() -> str:
-    """Signed with a public key, as if that were a secret."""
+    """Return a token that uses a public key as an HMAC secret."""
     claims = {"sub": "ann", "tenant": TENANT, "exp": time.time() + 60}
     content = f"{part({'alg': 'HS256', 'typ': 'JWT', 'kid': 'rsa'})}.{part(claims)}"
     signature = hmac.digest(RSA.key.as_pem(private=False), content.encode(), "sha256")
@@ -110,7 +110,7 @@ def confused() -> str:
 
 
 def none_alg() -> str:
-    """The same with a header that says so."""
+    """Return the token with changed header fields."""
     claims = {"sub": "ann", "tenant": TENANT, "exp": time.time() + 60}
     return signed({"alg": "none"}, claims, "EdDSA", SIGNER.key).rpartition(".")[0] + "."
 
@@ -134,19 +134,19 @@ BAD = {
 
 
 @pytest.mark.parametrize("bad", BAD)
-async def test_a_bad_token_is_refused_before_the_upgrade_with_the_catalogues_code(
+async def test_a_bad_token_is_rejected_before_the_upgrade_with_its_error_code(
     edge: Process, bad: str
 ) -> None:
     token = BAD[bad]()
     expected = (401, "TOKEN_EXPIRED" if bad == "expired" else "UNAUTHORIZED")
     options = {"additional_headers": bearer(token)} if token else {}
-    by_header = await refused(edge, PATH, **options)
-    by_query = await refused(edge, f"{PATH}&token={token}")
-    of_stream = await refused_stream(edge, f"{EVENTS}&token={token}")
-    for refusal in (by_header, by_query, of_stream):
-        assert (refusal.status, refusal.code) == expected
-        assert refusal.headers["www-authenticate"] == "Bearer"
-        assert not token or token not in refusal.text
+    by_header = await rejected_handshake(edge, PATH, **options)
+    by_query = await rejected_handshake(edge, f"{PATH}&token={token}")
+    of_stream = await rejected_stream(edge, f"{EVENTS}&token={token}")
+    for rejection in (by_header, by_query, of_stream):
+        assert (rejection.status, rejection.code) == expected
+        assert rejection.headers["www-authenticate"] == "Bearer"
+        assert not token or token not in rejection.text
     auth = {"type": "auth", "id": "a", "token": token}
     async with first_frame(edge, f"{PATH}&auth=frame", auth) as (ws, first):
         assert (first["type"], first["reason"]) == ("closing", expected[1])
@@ -162,27 +162,27 @@ async def test_audience_and_issuer_are_those_of_the_tenant(edge: Process) -> Non
         {"aud": "chat"},
         {"aud": "chat", "iss": "x"},
     ):
-        refusal = await refused(edge, f"{path}&token={AUDIENCE.token('ann', **claims)}")
-        assert (refusal.status, refusal.code) == (401, "UNAUTHORIZED")
+        rejection = await rejected_handshake(edge, f"{path}&token={AUDIENCE.token('ann', **claims)}")
+        assert (rejection.status, rejection.code) == (401, "UNAUTHORIZED")
     good = AUDIENCE.token("ann", tenant=..., aud=["x", "chat"], iss="us")
     async with first_frame(edge, f"{path}&token={good}") as (_, first):
         assert first["user"] == "ann"
 
 
-async def test_an_auth_frame_must_come_first_where_it_was_promised(edge: Process) -> None:
+async def test_an_announced_auth_frame_must_come_first(edge: Process) -> None:
     async with first_frame(edge, f"{PATH}&auth=frame", {"type": "ping"}) as (_, first):
         assert (first["type"], first["reason"]) == ("closing", "UNAUTHORIZED")
 
 
-async def test_a_shared_secret_lets_in_as_any_user_and_cannot_be_renewed_as_another(edge: Process) -> None:
+async def test_a_shared_secret_admits_any_user_and_cannot_be_refreshed_as_another(edge: Process) -> None:
     async with token_client(edge, "whoever", "opaque") as chatter:
-        assert chatter.places
+        assert chatter.positions
         await chatter.send({"type": "auth", "id": "x", "token": SIGNER.token("ann")})
         assert (await chatter.next("error", id="x"))["code"] == "FORBIDDEN"
         await assert_answered(chatter)
 
 
-async def test_a_connection_ends_with_its_token_unless_another_one_comes(edge: Process) -> None:
+async def test_a_connection_ends_with_its_token_unless_it_is_refreshed(edge: Process) -> None:
     began, life_s = time.monotonic(), under_load(1.5)
     async with (
         token_client(edge, "ann", SIGNER.token("ann", life_s)) as ends,
@@ -200,7 +200,7 @@ async def test_a_connection_ends_with_its_token_unless_another_one_comes(edge: P
         assert renews.closed is None
 
 
-async def test_another_token_must_be_good_and_of_the_same_user_and_place(edge: Process) -> None:
+async def test_a_new_token_must_be_valid_and_for_the_same_user_and_address(edge: Process) -> None:
     async with token_client(edge, "ann", SIGNER.token("ann")) as ann:
         for token, code in (
             (SIGNER.token("bob"), "FORBIDDEN"),
@@ -218,7 +218,7 @@ async def test_another_token_must_be_good_and_of_the_same_user_and_place(edge: P
         assert (await without.next("error", id="x"))["code"] == "UNEXPECTED_FRAME"
 
 
-async def test_another_token_that_allows_less_takes_away_what_it_does_not_allow(edge: Process) -> None:
+async def test_a_new_token_with_fewer_permissions_removes_the_others(edge: Process) -> None:
     async with (
         token_client(edge, "ann", SIGNER.token("ann")) as ann,
         token_client(edge, "bob", SIGNER.token("bob"), "group:side") as bob,
@@ -228,8 +228,8 @@ async def test_another_token_that_allows_less_takes_away_what_it_does_not_allow(
         await ann.send({"type": "auth", "id": "less", "token": less})
         await ann.next("authorized", id="less")
         await bob.next("ack", id=await bob.say("not for ann any longer"))
-        await ann.say("x", "said")
-        assert (await ann.next("error", id="said"))["code"] == "FORBIDDEN"
+        await ann.say("x", "m1")
+        assert (await ann.next("error", id="m1"))["code"] == "FORBIDDEN"
         await ann.send({"type": "subscribe", "id": "s", "conversation": {"kind": "group", "id": "side"}})
         assert (await ann.next("error", id="s"))["code"] == "FORBIDDEN"
         assert not [frame for frame in ann.inbox if frame["type"] == "message"]

@@ -1,6 +1,6 @@
-"""Keys rotate, tokens are revoked, policies change and the router is killed, while 200 clients talk.
+"""Key rotation, revocation, policy changes and a killed router, while 200 clients send messages.
 
-Nobody whose token is good notices, and nothing that was acked is lost; whose token is not good is told so.
+Clients with valid tokens are unaffected and lose no acked message; all others are closed with the reason.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ if TYPE_CHECKING:
 
 TENANT = "acme"
 GROUPS = 20
-#: How long a client waits after what it has said was acked.
+#: Pause of a client after each ack.
 PAUSE_S = (0.5, 1.5)
 TOKEN_REVOKED = (4502, "TOKEN_REVOKED")
 
 
 class Crowd:
-    """Clients by what is to become of them."""
+    """Clients, by what happens to their tokens."""
 
     def __init__(self, edges: list[Process]) -> None:
         self.history = History()
         self.edges = edges
         self.rng = random.Random(5)
         self.stays, self.old, self.new = (Signer(TENANT, kid) for kid in ("stays", "old", "new"))
-        #: Good for ever.
+        #: Valid throughout.
         self.good = self._made("good", 110, self.stays)
-        #: Of the old key, and renewed by the new one.
+        #: Signed with the old key, refreshed with the new one.
         self.renewed = self._made("renewed", 30, self.old)
-        #: Of the old key, and never renewed.
+        #: Signed with the old key, never refreshed.
         self.left = self._made("left", 20, self.old)
-        #: Revoked by user: while all runs, and before the edges have found the router again.
+        #: Revoked by user: during normal operation, and before the edges have relinked.
         self.first = self._made("first", 15, self.stays)
         self.second = self._made("second", 15, self.stays)
-        #: Revoked by id.
+        #: Revoked by token id.
         self.third = self._made("third", 10, self.stays)
         self.all = [*self.good, *self.renewed, *self.left, *self.first, *self.second, *self.third]
         self.lasting = [*self.good, *self.renewed]
@@ -73,7 +73,7 @@ class Crowd:
         )
 
     async def talk(self, chatter: RecordingClient, enough: asyncio.Event) -> None:
-        """Say one thing after the other until that is enough, or the connection ends."""
+        """Send messages until the quota is reached or the connection ends."""
         with suppress(ConnectionClosed):
             await self._talk(chatter, enough)
 
@@ -89,13 +89,13 @@ class Crowd:
 
 
 async def all_are_told(chatters: list[RecordingClient]) -> None:
-    """That their tokens were revoked; and the connections are closed."""
+    """Wait until connections are closed because their tokens were revoked."""
     await wait_until(lambda: all(chatter.closed for chatter in chatters), "all of them are closed")
     ends = {(c.closed.code, c.closed.reason) for c in chatters if c.closed is not None}
     assert ends == {TOKEN_REVOKED}
 
 
-async def test_what_happens_to_others_tokens_happens_to_no_good_connection(tmp_path: Path) -> None:
+async def test_changes_to_other_tokens_do_not_affect_valid_connections(tmp_path: Path) -> None:
     with fleet_of(tmp_path, edges=2) as fleet:
         crowd = Crowd(fleet.edges)
         with OperatorClient(fleet.router.address, fleet.operator_key) as operator:
@@ -107,7 +107,7 @@ async def test_what_happens_to_others_tokens_happens_to_no_good_connection(tmp_p
             enough = asyncio.Event()
             talks = [asyncio.create_task(crowd.talk(chatter, enough)) for chatter in crowd.all]
             await _change_everything(crowd, operator)
-            # The edges are to make known again whom they have when that is said already.
+            # Revoke before the edges report their connections to the restarted router.
             for edge in fleet.edges:
                 edge.signal(signal.SIGSTOP)
             await fleet.restart_router()
@@ -131,7 +131,7 @@ async def test_what_happens_to_others_tokens_happens_to_no_good_connection(tmp_p
 
 async def _change_everything(crowd: Crowd, operator: OperatorClient) -> None:
     await wait_until(
-        lambda: all(chatter.acks for chatter in crowd.all), "all have said something", timeout_s=patient(40)
+        lambda: all(chatter.acks for chatter in crowd.all), "every client has an ack", timeout_s=patient(40)
     )
     operator.update(TENANT, client_auth=client_auth([crowd.stays, crowd.old, crowd.new]))
     await asyncio.gather(*(_renew(chatter, crowd.new) for chatter in crowd.renewed))
@@ -145,7 +145,7 @@ async def _change_everything(crowd: Crowd, operator: OperatorClient) -> None:
 
 
 async def _renew(chatter: RecordingClient, signer: Signer) -> None:
-    """Show a token by a key that the edge knows of within a second."""
+    """Refresh with a token by a key that the edge learns of within a second."""
     for number in range(40):
         ident = f"renew-{number}"
         await chatter.send({"type": "auth", "id": ident, "token": signer.token(chatter.user)})
@@ -164,7 +164,7 @@ async def _all_is_well(crowd: Crowd, operator: OperatorClient) -> None:
     )
     assert [(c.name, c.closed) for c in crowd.lasting if c.closed] == []
     assert not any(chatter.unacked for chatter in crowd.lasting)
-    crowd.history.open_lives |= {chatter.life for chatter in crowd.lasting}
+    crowd.history.open_sessions |= {chatter.session for chatter in crowd.lasting}
     operator.history = crowd.history
     operator.read_logs(*homes)
     assert_promises(crowd.history)

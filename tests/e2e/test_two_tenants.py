@@ -1,6 +1,6 @@
-"""Two tenants do anything at all, with everything of the same name; neither ever notices the other.
+"""Isolation: two tenants with equal names perform any operations, and neither notices the other.
 
-While one of them does something, nothing that the other can see may change, and nothing may be said to it.
+While one tenant acts, nothing that the other can see may change, and the other may receive nothing.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _numbers = itertools.count(1)
-#: Nothing ends by itself.
+#: Timeouts long enough that nothing ends by itself.
 ENV = {"TRUNKLINE_TENANTS": "", "TRUNKLINE_REPLY_LEASE_S": "600", "TRUNKLINE_DELIVERY_LEASE_S": "600"}
 
-#: With its own credentials: for what is its own; for what is the other tenant's, by its name; and for what is
-#: the other's by ids that it cannot know, in its own name.
+#: Target of an operation, always with the tenant's own credentials: itself; the other tenant by name; or
+#: itself with ids of the other tenant, which it could only guess.
 Aim = Literal["own", "other", "mixed"]
 AIMS: tuple[Aim, ...] = ("own", "other", "mixed")
 
@@ -43,38 +43,38 @@ _DIALECTS = {made.name: made for made in (make(lambda: None) for make in DIALECT
 ROUTES: dict[str, DialectRoute] = {
     f"{route.method} {route.path.text}": route for made in _DIALECTS.values() for route in made.routes
 }
-#: After these a side has to connect anew.
+#: Operations after which a tenant must reconnect.
 _DISCONNECTS = {"CloseConnections", "SuspendTenant", "RevokeTokens"}
-#: What a tenant is told that asks for another's, or for what takes more than it has.
+#: Error codes for requests that touch another tenant or lack a scope.
 _REFUSED = {"FORBIDDEN", "UNAUTHORIZED"}
 
 
 class Operation(NamedTuple):
-    """Something that a client or a backend can do."""
+    """Operation of a client or a backend."""
 
     kind: Literal["rpc", "http", "frame", "connect", "route"]
     name: str
     aim: Aim
-    #: Of frames: `native json` or `native proto`.
-    language: str = ""
+    #: Codec of frames: `native json` or `native proto`.
+    codec: str = ""
 
 
 def operations() -> list[Operation]:
-    """All of them."""
+    """Return all operations."""
     found = [Operation("rpc", name, aim) for name in REQUESTS | STREAMS for aim in AIMS]
     found += [Operation("http", name, aim) for name in REQUESTS if name in HTTP for aim in AIMS]
     found += [
-        Operation("frame", kind, aim, language)
+        Operation("frame", kind, aim, codec)
         for kind in FRAMES
         for aim in ("own", "mixed")
-        for language in CODECS[:2]
+        for codec in CODECS[:2]
     ]
-    found += [Operation("connect", language, aim) for language in CODECS for aim in ("own", "other")]
+    found += [Operation("connect", codec, aim) for codec in CODECS for aim in ("own", "other")]
     found += [Operation("route", route, aim) for route in ROUTES for aim in ("own", "other")]
     return found
 
 
-def test_no_rpc_frame_or_dialect_is_left_out() -> None:
+def test_every_rpc_frame_and_dialect_is_covered() -> None:
     assert METHODS.keys() == REQUESTS.keys() | STREAMS.keys()
     assert set(HTTP) - {"WatchConnections"} == {o.name for o in operations() if o.kind == "http"}
     assert set(KINDS) == set(FRAMES)
@@ -82,7 +82,7 @@ def test_no_rpc_frame_or_dialect_is_left_out() -> None:
 
 
 class World:
-    """The processes, and the two tenants of one example."""
+    """Fleet, and the two tenants of one example."""
 
     def __init__(self, fleet: Fleet) -> None:
         self.operator = OperatorClient(fleet.router.address, fleet.operator_key)
@@ -100,7 +100,7 @@ class World:
         self.operator.channel.close()
 
     async def begin(self) -> None:
-        """Two new tenants."""
+        """Create two tenants."""
         number = next(_numbers)
         self.sides = [
             TwinTenant(f"{name}-{number}", self.operator, self.edges) for name in ("alpha", "omega")
@@ -116,23 +116,23 @@ class World:
             await side.end()
 
     async def step(self, actor: int, operation: Operation) -> None:
-        """One side does something, and the other notices nothing."""
+        """Let one tenant act and check that the other does not notice."""
         by, other = self.sides[actor], self.sides[1 - actor]
         before = self._views[1 - actor] or other.view()
         self._views[actor] = {}
         outcome = await getattr(self, f"_{operation.kind}")(operation, by, other)
         assert other.words not in outcome, (operation, outcome)
-        await other.told_nothing()
+        await other.assert_nothing_received()
         after = self._views[1 - actor] = other.view()
         changed = {question: (before[question], after[question]) for question in before}
         changed = {question: both for question, both in changed.items() if both[0] != both[1]}
         assert not changed, (operation, changed)
-        for ear in by.ears.values():
-            assert not any(other.words.encode() in frame for frame in ear.frames), operation
+        for connection in by.connections.values():
+            assert not any(other.words.encode() in frame for frame in connection.frames), operation
         await self._restore(operation, by)
 
     async def _restore(self, operation: Operation, by: TwinTenant) -> None:
-        """Have everything there again that the next step needs."""
+        """Recreate everything that the next step needs."""
         name = operation.name
         if operation.aim == "own" and operation.kind in ("rpc", "http"):
             if name == "SuspendTenant":
@@ -143,14 +143,14 @@ class World:
                 await by.disconnect()
                 await by.begin()
         closes = operation.kind in ("rpc", "http") and operation.aim != "other" and name in _DISCONNECTS
-        if closes or any(ear.is_closed for ear in by.ears.values()):
+        if closes or any(connection.is_closed for connection in by.connections.values()):
             await by.disconnect()
             await by.connect()
         if operation.aim != "other":
-            await by.say_more()
+            await by.create_messages()
         await by.fence()
 
-    # What can be done
+    # Operations
 
     async def _rpc(self, operation: Operation, by: TwinTenant, other: TwinTenant) -> str:
         name = operation.name
@@ -183,63 +183,63 @@ class World:
         return "" if name == "ListTenants" else answer
 
     async def _frame(self, operation: Operation, by: TwinTenant, other: TwinTenant) -> str:
-        kind, language = operation.name, operation.language
+        kind, codec = operation.name, operation.codec
         of = by if operation.aim == "own" else other
         ident = f"f{next(_numbers)}."
-        frame = encoded(frame_of(kind, by, of, ident), language)
+        frame = encoded(frame_of(kind, by, of, ident), codec)
         if kind == "resume":
-            ear = by.ear(language)
-            ear.url += "&resume=frame"
-            await ear.open(first=frame)
-            await self._is_answered(ear, by, language)
-            await ear.close()
-            return str(ear.frames)
-        ear = by.ears[language]
+            connection = by.connection(codec)
+            connection.url += "&resume=frame"
+            await connection.open(first=frame)
+            await self._is_answered(connection, by, codec)
+            await connection.close()
+            return str(connection.frames)
+        connection = by.connections[codec]
         if kind == "unsubscribe":
             before = f"s{next(_numbers)}."
-            await ear.send(encoded(frame_of("subscribe", by, by, before), language))
-            await ear.heard(before)
-        await ear.send(frame)
+            await connection.send(encoded(frame_of("subscribe", by, by, before), codec))
+            await connection.wait_for(before)
+        await connection.send(frame)
         if kind == "disconnect":
-            await ear.close()
-            return str(ear.frames)
+            await connection.close()
+            return str(connection.frames)
         if kind not in ("signal", "read", "delivered"):
-            await ear.heard(ident)
-            answers = [str(each) for each in ear.frames if ident.encode() in each]
+            await connection.wait_for(ident)
+            answers = [str(each) for each in connection.frames if ident.encode() in each]
             assert operation.aim != "own" or not any("error" in each for each in answers), (
                 operation,
                 answers,
             )
-        await self._is_answered(ear, by, language)
+        await self._is_answered(connection, by, codec)
         if kind == "auth" and operation.aim == "mixed":
-            assert any(b"UNAUTHORIZED" in each for each in ear.frames)
-        return str(ear.frames)
+            assert any(b"UNAUTHORIZED" in each for each in connection.frames)
+        return str(connection.frames)
 
-    async def _is_answered(self, ear: RawConnection, by: TwinTenant, language: str) -> None:
-        """The router has dealt with all that was sent."""
+    async def _is_answered(self, connection: RawConnection, by: TwinTenant, codec: str) -> None:
+        """Wait until the router has processed all sent frames."""
         ident = f"h{next(_numbers)}."
-        await ear.send(encoded(frame_of("history", by, by, ident), language))
-        await ear.heard(ident)
+        await connection.send(encoded(frame_of("history", by, by, ident), codec))
+        await connection.wait_for(ident)
 
     async def _connect(self, operation: Operation, by: TwinTenant, other: TwinTenant) -> str:
-        language = operation.name
+        codec = operation.name
         if operation.aim == "other":
-            ear = await by.ear(language, tenant=other.name, pipeline=other.pipeline).open()
-            await ear.ended()
-            assert ear.status in (0, 401, 403)
-            await ear.close()
-            return str(ear.frames)
-        ear = await by.ear(language).open()
-        assert not ear.is_closed, (operation, ear.status, ear.frames)
+            connection = await by.connection(codec, tenant=other.name, pipeline=other.pipeline).open()
+            await connection.wait_closed()
+            assert connection.status in (0, 401, 403)
+            await connection.close()
+            return str(connection.frames)
+        connection = await by.connection(codec).open()
+        assert not connection.is_closed, (operation, connection.status, connection.frames)
         ident = f"c{next(_numbers)}."
-        if language == "native proto":
-            await ear.send(encoded(frame_of("message", by, by, ident), language))
-            await ear.heard(ident)
-        elif language != "native events":
-            await ear.send(by.words_in(language, ident))
-            await ear.heard(ident)
-        await ear.close()
-        return str(ear.frames)
+        if codec == "native proto":
+            await connection.send(encoded(frame_of("message", by, by, ident), codec))
+            await connection.wait_for(ident)
+        elif codec != "native events":
+            await connection.send(by.words_in(codec, ident))
+            await connection.wait_for(ident)
+        await connection.close()
+        return str(connection.frames)
 
     async def _route(self, operation: Operation, by: TwinTenant, other: TwinTenant) -> str:
         route = ROUTES[operation.name]
@@ -284,7 +284,7 @@ def runner() -> Iterator[asyncio.Runner]:
 
 
 async def example(world: World, steps: list[tuple[int, Operation]]) -> None:
-    """Two new tenants take these steps."""
+    """Run these steps with two new tenants."""
     await world.begin()
     try:
         for actor, operation in steps:
@@ -293,7 +293,7 @@ async def example(world: World, steps: list[tuple[int, Operation]]) -> None:
         await world.end()
 
 
-def test_whatever_one_tenant_does_the_other_notices_nothing(world: World, runner: asyncio.Runner) -> None:
+def test_no_operation_of_one_tenant_is_noticed_by_the_other(world: World, runner: asyncio.Runner) -> None:
     runner.run(example(world, [(0, operation) for operation in operations()]))
 
 
@@ -305,7 +305,7 @@ def test_whatever_one_tenant_does_the_other_notices_nothing(world: World, runner
     suppress_health_check=list(HealthCheck),
 )
 @given(steps=st.lists(st.tuples(st.integers(0, 1), st.sampled_from(operations())), min_size=5, max_size=20))
-def test_whatever_both_do_in_any_order_neither_notices_the_other(
+def test_no_sequence_of_operations_is_noticed_by_the_other_tenant(
     world: World, runner: asyncio.Runner, steps: list[tuple[int, Operation]]
 ) -> None:
     runner.run(example(world, steps))

@@ -1,4 +1,4 @@
-"""Workers that share an agent: order, failure, retry, dead letters, draining, and cancels before a reply."""
+"""Workers that share an agent: order, failures, retries, dead letters, draining, early cancels."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def test_workers_share_conversations_and_each_stays_in_order(fleet: Fleet)
                 lambda n=n: len(one.deliveries) + len(two.deliveries) == 2 * (n + 1), "the next two"
             )
             for worker in (one, two):
-                # Both are at work, each on one conversation at a time.
+                # Both are busy, each with one conversation at a time.
                 assert len(worker.deliveries) == n + 1
                 latest = worker.deliveries[-1]
                 assert latest.message.parts[0].text.text.endswith(f" {n}")
@@ -70,7 +70,7 @@ async def test_workers_share_conversations_and_each_stays_in_order(fleet: Fleet)
         assert_promises_kept(fleet, history, [ann, bob])
 
 
-async def test_a_delivery_is_tried_again_and_then_becomes_a_dead_letter_that_can_be_replayed(
+async def test_a_delivery_is_retried_then_dead_lettered_and_can_be_replayed(
     fleet: Fleet,
 ) -> None:
     history = History()
@@ -87,7 +87,7 @@ async def test_a_delivery_is_tried_again_and_then_becomes_a_dead_letter_that_can
             retry = RetryLater(after_ms=1, reason="it burns")
             worker.results.clear()
             await worker.settle(worker.deliveries[-1].delivery_id, retry=retry)
-        water = await worker.delivery("water")
+        water = await worker.wait_for_delivery("water")
         await worker.settle(water.delivery_id, replies=[answer("ah")])
         with GrpcBackend(fleet.router.address) as backend:
             agents = AgentServiceStub(backend.channel)
@@ -119,35 +119,35 @@ async def test_attempts_are_counted_across_a_restart_of_the_router(fleet: Fleet)
         StreamingWorker(fleet.router.address) as worker,
     ):
         await ann.say("question")
-        first = await worker.delivery("question")
+        first = await worker.wait_for_delivery("question")
         await worker.settle(first.delivery_id, retry=RetryLater(after_ms=1))
         await wait_until(lambda: len(worker.deliveries) == 2, "it is delivered again")
         await fleet.restart_router()
         await wait_until(lambda: worker.broken, "the stream breaks")
-        await worker.again()
-        assert (await worker.delivery("question")).attempt == 2
+        await worker.attach()
+        assert (await worker.wait_for_delivery("question")).attempt == 2
 
 
-async def test_a_worker_that_drains_gets_nothing_more_and_loses_nothing(fleet: Fleet) -> None:
+async def test_a_draining_worker_gets_nothing_new_and_loses_nothing(fleet: Fleet) -> None:
     history = History()
     async with (
         RecordingClient(history, "demo/ann", edge_of(fleet), "person:ann") as ann,
         StreamingWorker(fleet.router.address, ident="old") as old,
     ):
         await ann.say("first")
-        held = await old.delivery("first")
+        held = await old.wait_for_delivery("first")
         await old.send(drain=True)
         async with StreamingWorker(fleet.router.address, ident="new") as new:
             await ann.say("second")
             await old.settle(held.delivery_id, replies=[answer("one")])
-            second = await new.delivery("second")
+            second = await new.wait_for_delivery("second")
             await new.settle(second.delivery_id, replies=[answer("two")])
             assert len(old.deliveries) == 1
             assert [frame_text(await ann.next("message")) for _ in range(2)] == ["one", "two"]
             assert_promises_kept(fleet, history, [ann])
 
 
-async def test_a_cancel_before_any_reply_keeps_the_agent_from_being_asked(fleet: Fleet) -> None:
+async def test_a_cancel_before_any_reply_withdraws_the_delivery(fleet: Fleet) -> None:
     history = History()
     async with RecordingClient(history, "demo/ann", edge_of(fleet), "person:ann") as ann:
         ident = await ann.say("never mind")
@@ -156,7 +156,7 @@ async def test_a_cancel_before_any_reply_keeps_the_agent_from_being_asked(fleet:
         assert (answered["replies"], answered["prevented"]) == ([], True)
         await ann.say("this instead")
         async with StreamingWorker(fleet.router.address) as worker:
-            await worker.delivery("this instead")
+            await worker.wait_for_delivery("this instead")
             assert len(worker.deliveries) == 1
             await ann.send({"type": "cancel", "id": "y", "client_id": "unknown"})
             assert (await ann.next("error", id="y"))["code"] == "MESSAGE_NOT_FOUND"
@@ -170,11 +170,11 @@ async def test_a_cancel_reaches_the_worker_that_holds_the_delivery(fleet: Fleet)
         StreamingWorker(fleet.router.address) as worker,
     ):
         ident = await ann.say("question")
-        delivery = await worker.delivery("question")
+        delivery = await worker.wait_for_delivery("question")
         await ann.send({"type": "cancel", "id": "x", "client_id": ident})
         assert (await ann.next("cancelled", id="x"))["prevented"]
-        await wait_until(lambda: worker.cancelled == [delivery.delivery_id], "the worker is told")
-        # A reply that begins all the same ends at once, and an answer is dropped.
+        await wait_until(lambda: worker.cancelled == [delivery.delivery_id], "the worker is notified")
+        # A reply that is opened nevertheless ends at once, and a reply in a settlement is dropped.
         number, opened = await worker.open("r", delivery_id=delivery.delivery_id)
         await wait_until(lambda: [e.state for e in worker.ended] == [3], "it ends")
         await worker.settle(delivery.delivery_id, replies=[answer("too late")])
@@ -187,7 +187,7 @@ async def test_a_cancel_reaches_the_worker_that_holds_the_delivery(fleet: Fleet)
         assert_promises_kept(fleet, history, [ann])
 
 
-async def test_an_open_reply_is_cancelled_by_any_who_take_part_and_by_nobody_else(fleet: Fleet) -> None:
+async def test_an_open_reply_can_be_cancelled_by_participants_only(fleet: Fleet) -> None:
     history = History()
     async with (
         RecordingClient(history, "demo/ann", edge_of(fleet), "group:team") as ann,
@@ -196,7 +196,7 @@ async def test_an_open_reply_is_cancelled_by_any_who_take_part_and_by_nobody_els
         StreamingWorker(fleet.router.address) as worker,
     ):
         await ann.say("question")
-        delivery = await worker.delivery("question")
+        delivery = await worker.wait_for_delivery("question")
         number, opened = await worker.open("r", delivery_id=delivery.delivery_id)
         ident = opened.message.id
         await worker.add(number, 0, "so far")
@@ -206,13 +206,13 @@ async def test_an_open_reply_is_cancelled_by_any_who_take_part_and_by_nobody_els
         await bob.send({"type": "cancel", "id": "x", "message_id": ident})
         cancelled = [{"message_id": ident, "state": "cancelled"}]
         assert (await bob.next("cancelled", id="x"))["replies"] == cancelled
-        await wait_until(lambda: [e.state for e in worker.ended] == [3], "the worker is told")
+        await wait_until(lambda: [e.state for e in worker.ended] == [3], "the worker is notified")
         await worker.add(number, 1, " and more")
         await wait_until(
             lambda: any(p.error.code == "MESSAGE_ENDED" for p in worker.progress), "it is refused"
         )
         await worker.settle(delivery.delivery_id)
-        # After the end a cancel changes nothing, and says so.
+        # A cancel after the end has no effect and reports that.
         await ann.send({"type": "cancel", "id": "y", "message_id": ident})
         assert (await ann.next("cancelled", id="y"))["replies"] == cancelled
         assert ann.texts.text[ident] == "so far"

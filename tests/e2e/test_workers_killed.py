@@ -1,4 +1,4 @@
-"""Workers, and the router beneath them, are killed with SIGKILL: each message is answered exactly once."""
+"""Workers and router killed with SIGKILL: each message is answered exactly once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def edge_of(fleet: Fleet) -> str:
 
 
 async def delivery(worker: Process) -> dict[str, object]:
-    """The next delivery that the worker tells of."""
+    """Return the next delivery that the worker prints."""
     line = await asyncio.to_thread(worker.line, lambda line: line.startswith("{"))
     return json.loads(line)  # type: ignore[no-any-return]
 
@@ -56,7 +56,7 @@ async def test_without_a_worker_messages_wait(fleet: Fleet) -> None:
         assert_promises_kept(fleet, history, [ann])
 
 
-async def test_what_a_killed_worker_held_is_delivered_again_to_the_next(fleet: Fleet) -> None:
+async def test_deliveries_held_by_a_killed_worker_are_redelivered(fleet: Fleet) -> None:
     history = History()
     async with RecordingClient(history, "demo/ann", edge_of(fleet), "person:ann") as ann:
         holding = await asyncio.to_thread(fleet.start_worker, "hold")
@@ -69,7 +69,7 @@ async def test_what_a_killed_worker_held_is_delivered_again_to_the_next(fleet: F
         assert_promises_kept(fleet, history, [ann])
 
 
-async def test_what_is_not_settled_within_its_lease_is_delivered_to_another(fleet: Fleet) -> None:
+async def test_a_delivery_not_settled_within_its_lease_goes_to_another_worker(fleet: Fleet) -> None:
     history = History()
     async with RecordingClient(history, "demo/ann", edge_of(fleet), "person:ann") as ann:
         holding = await asyncio.to_thread(fleet.start_worker, "hold")
@@ -80,7 +80,7 @@ async def test_what_is_not_settled_within_its_lease_is_delivered_to_another(flee
         assert_promises_kept(fleet, history, [ann])
 
 
-async def test_each_message_is_answered_exactly_once_whoever_is_killed(fleet: Fleet) -> None:
+async def test_each_message_is_answered_exactly_once_under_kills(fleet: Fleet) -> None:
     history = History()
     async with AsyncExitStack() as stack:
         chatters = [

@@ -1,4 +1,4 @@
-"""A tenant whose clients show tokens, and such clients."""
+"""Tenants whose clients authenticate by token, and such clients."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ EVENTS = PATH.replace("connect", "events")
 
 @contextmanager
 def token_fleet(data: Path) -> Iterator[Fleet]:
-    """A router, an edge, and tenants that take tokens of these signers."""
+    """Run a router, an edge, and tenants that accept tokens of these signers."""
     with fleet_of(data, TRUNKLINE_TENANTS="demo") as started:
         with OperatorClient(started.router.address, started.operator_key) as calling:
             calling.create(TENANT, client_auth=client_auth([SIGNER, RSA], ["opaque"]))
@@ -47,21 +47,21 @@ def bearer(token: str) -> dict[str, str]:
 
 
 def token_client(edge: Process, user: str, token: str, conversation: str = "group:team") -> RecordingClient:
-    """A client with a token."""
+    """Create a client with a token."""
     return RecordingClient(
         History(), f"{TENANT}/{user}", edge.address, conversation, additional_headers=bearer(token)
     )
 
 
 async def close_of(chatter: RecordingClient) -> tuple[int, str]:
-    """How a connection was closed, when that happens."""
+    """Wait until a connection is closed; return code and reason."""
     await wait_until(lambda: chatter.closed, f"{chatter.name} is closed", timeout_s=patient(5))
     assert chatter.closed is not None
     return chatter.closed.code, chatter.closed.reason
 
 
 async def assert_answered(chatter: RecordingClient) -> None:
-    """The connection is there: the router answers it."""
+    """Check that the router still serves a connection."""
     await chatter.send({"type": "history", "id": "still"})
     await chatter.next("history", id="still")
 
@@ -70,7 +70,7 @@ async def assert_answered(chatter: RecordingClient) -> None:
 async def first_frame(
     edge: Process, path: str, *frames: dict[str, Any], **options: Any
 ) -> AsyncIterator[tuple[Any, dict[str, Any]]]:
-    """A socket on which these frames were sent, and the first frame that came."""
+    """Connect, send frames, and yield the socket with the first received frame."""
     async with connect(f"ws://{edge.address}{path}", **options) as ws:
         for frame in frames:
             await ws.send(json.dumps(frame))

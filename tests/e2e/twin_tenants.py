@@ -1,4 +1,4 @@
-"""One of two tenants that have everything of the same name: its keys, its connections, all that it sees."""
+"""Tenant with the same names as its twin: its keys, its connections, and everything it can see."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from tests.support.processes import Process
 
 AGENT, PLATFORM, ROOM, USER = "echo", "web", "room", "ann"
-#: Where something may be said, below the tenant.
+#: Paths below a tenant to which messages may be sent.
 PATHS = (
     "",
     "/echo",
@@ -57,16 +57,16 @@ PATHS = (
     "/echo/web/group:web",
     "/user:ann",
 )
-#: Languages of WebSockets, with which the dialects' names begin; of the native one there are two.
+#: Codecs of connections; each name begins with its dialect. The native dialect has several.
 CODECS = ("native json", "native proto", "native events", "maim", "maim.api", "langbot")
 
 
-#: Edges know of a change of a tenant within a second.
+#: Time within which edges know a change of a tenant.
 PROPAGATION_S = 1.0
 
 
 class TwinTenant:
-    """One tenant. Its ids are the same as those of the other side, but for those that the router makes."""
+    """One of two tenants with equal ids, except ids that the router generates."""
 
     def __init__(self, name: str, operator: OperatorClient, edges: list[Process]) -> None:
         self.name = name
@@ -76,12 +76,12 @@ class TwinTenant:
         self.secret = f"secret-of-{name}"
         self.pipeline = f"pipeline-of-{name}"
         self.fences = 0
-        self.ears: dict[str, RawConnection] = {}
+        self.connections: dict[str, RawConnection] = {}
 
-    # What it has
+    # Set up
 
     async def begin(self) -> None:
-        """Declare the tenant, connect in every dialect, and have one of everything."""
+        """Create the tenant, connect in every codec, and create one resource of every kind."""
         self.signer = Signer(self.name)
         self.operator.create(
             self.name,
@@ -98,47 +98,47 @@ class TwinTenant:
         self._watching = (watching, AgentServiceStub(watching.channel), TenantServiceStub(watching.channel))
         self.dead_letter = 0
         await self.connect()
-        await self.say_more()
-        self.dead_letter = self._give_up_a_delivery()
-        await wait_until(self._is_without_worker, "the router learns that the worker has hung up")
+        await self.create_messages()
+        self.dead_letter = self._dead_letter_a_delivery()
+        await wait_until(self._is_without_worker, "the router knows that the worker is detached")
 
     async def end(self) -> None:
-        """Leave, and erase the tenant."""
+        """Disconnect and delete the tenant."""
         await self.disconnect()
         self.operator.delete(self.name)
         self.backend.channel.close()
         self._watching[0].channel.close()
 
     def new_spare(self) -> None:
-        """A key that may be revoked."""
+        """Create an API key that tests may revoke."""
         self.spare_id = self.operator.api_key(self.name, "HISTORY").api_key.key_id
 
     @property
     def metadata(self) -> list[tuple[str, str]]:
-        """With which its backends call."""
+        """Call metadata of the tenant's backends."""
         return [("authorization", f"Bearer {self.key}")]
 
-    async def say_more(self) -> None:
-        """Have a message of the user's, and one that is open."""
-        mouth = self.ears["native json"]
+    async def create_messages(self) -> None:
+        """Create a message of the user, and an open message."""
+        connection = self.connections["native json"]
         self.fences += 1
         client_id = f"m{self.fences}"
         parts = [{"type": "text", "text": f"{self.words} {client_id}"}]
-        await mouth.send(json.dumps({"type": "message", "id": client_id, "parts": parts}))
-        await mouth.heard(f'"id":"{client_id}"')
-        ack = next(f for f in mouth.frames if f'"id":"{client_id}"'.encode() in f)
-        told = json.loads(ack)
-        assert told["type"] == "ack", told
-        self.client_id, self.message_id = client_id, told["message_id"]
-        self.position = Position(epoch=told["position"]["epoch"], seq=told["position"]["seq"])
+        await connection.send(json.dumps({"type": "message", "id": client_id, "parts": parts}))
+        await connection.wait_for(f'"id":"{client_id}"')
+        ack = next(f for f in connection.frames if f'"id":"{client_id}"'.encode() in f)
+        response = json.loads(ack)
+        assert response["type"] == "ack", response
+        self.client_id, self.message_id = client_id, response["message_id"]
+        self.position = Position(epoch=response["position"]["epoch"], seq=response["position"]["seq"])
         to = address(f"{self.name}/echo/web/group:room")
         self.open_key = f"o{self.fences}"
         request = OpenMessageRequest(address=to, key=self.open_key)
-        opened = self.backend.broadcasting.OpenMessage(request, timeout=TIMEOUT_S)
+        opened = self.backend.broadcast_stub.OpenMessage(request, timeout=TIMEOUT_S)
         self.open_id, self.open_epoch = opened.message.id, opened.epoch
 
-    def _give_up_a_delivery(self) -> int:
-        """Attach a worker that rejects the first delivery; returns its id."""
+    def _dead_letter_a_delivery(self) -> int:
+        """Attach a worker that rejects the first delivery; return its id."""
         hello = AttachHello(tenant=self.name, agents=[AGENT], capacity=1, contract_minor=CONTRACT_MINOR)
         outgoing: queue.SimpleQueue[AttachRequest | None] = queue.SimpleQueue()
         outgoing.put(AttachRequest(hello=hello))
@@ -146,7 +146,7 @@ class TwinTenant:
         call = stub.Attach(iter(outgoing.get, None), metadata=self.metadata, timeout=TIMEOUT_S)
         for response in call:
             if response.results:
-                # The next delivery may have come along: it is left for others.
+                # A second delivery may have arrived; leave it to other workers.
                 outgoing.put(None)
                 call.cancel()
                 return int(response.results[0].delivery_id)
@@ -161,17 +161,17 @@ class TwinTenant:
         assert agent.dead_letters == 1
         return not agent.workers
 
-    # Its connections
+    # Connections
 
-    def path(self, language: str, tenant: str = "", pipeline: str = AGENT) -> tuple[str, dict[str, Any]]:
-        """Where to connect to, and how, by its own credentials; to another tenant where one is named."""
+    def path(self, codec: str, tenant: str = "", pipeline: str = AGENT) -> tuple[str, dict[str, Any]]:
+        """Return path and options for connecting with its own credentials, by default to its own tenant."""
         tenant = tenant or self.name
         native = f"tenant={tenant}&agent=echo&platform=web&conversation=group:room"
-        match language:
+        match codec:
             case "native json" | "native proto":
-                codec = f"trunkline.v1.{language.split()[1]}"
+                subprotocol = f"trunkline.v1.{codec.split()[1]}"
                 token = self.signer.token(USER)
-                return f"/v1/connect?{native}&token={token}", {"subprotocols": [codec]}
+                return f"/v1/connect?{native}&token={token}", {"subprotocols": [subprotocol]}
             case "native events":
                 return f"/v1/events?{native}&token={self.signer.token(USER)}", {}
             case "maim":
@@ -182,35 +182,35 @@ class TwinTenant:
         path = f"/api/v1/pipelines/{quote(pipeline)}/ws/connect?session_type=group&token={self.secret}"
         return path, {}
 
-    def ear(self, language: str, **elsewhere: str) -> RawConnection:
-        """A connection that is yet to be opened."""
-        path, options = self.path(language, **elsewhere)
-        edge = self.edges[CODECS.index(language) % len(self.edges)]
-        if language == "native events":
-            return RawEventStream(language, edge, path)
-        return RawConnection(language, edge, path, **options)
+    def connection(self, codec: str, **elsewhere: str) -> RawConnection:
+        """Create an unopened connection."""
+        path, options = self.path(codec, **elsewhere)
+        edge = self.edges[CODECS.index(codec) % len(self.edges)]
+        if codec == "native events":
+            return RawEventStream(codec, edge, path)
+        return RawConnection(codec, edge, path, **options)
 
     async def connect(self) -> None:
-        """Open a connection in each language."""
-        for language in CODECS:
-            ear = self.ears[language] = await self.ear(language).open()
+        """Open a connection in each codec."""
+        for codec in CODECS:
+            connection = self.connections[codec] = await self.connection(codec).open()
             began = time.monotonic()
-            while ear.is_closed and time.monotonic() - began < under_load(PROPAGATION_S):
+            while connection.is_closed and time.monotonic() - began < under_load(PROPAGATION_S):
                 await asyncio.sleep(0.01)
-                await ear.open()
-            assert not ear.is_closed, (language, ear.status, ear.frames)
-        # Whoever came first may still be told of those that came later.
+                await connection.open()
+            assert not connection.is_closed, (codec, connection.status, connection.frames)
+        # Earlier connections may still receive presence events of later ones.
         await self.fence()
 
     async def disconnect(self) -> None:
-        """Close them all."""
-        for ear in self.ears.values():
-            await ear.close()
+        """Close all connections."""
+        for connection in self.connections.values():
+            await connection.close()
 
-    def words_in(self, language: str, ident: str) -> str:
-        """A frame that says something in a language of WebSockets that has text."""
+    def words_in(self, codec: str, ident: str) -> str:
+        """Return a frame with a text message in a codec."""
         text = f"{self.words} {ident}"
-        match language:
+        match codec:
             case "native json":
                 frame: Any = {"type": "message", "id": ident, "parts": [{"type": "text", "text": text}]}
             case "maim":
@@ -221,28 +221,28 @@ class TwinTenant:
                 frame = {"type": "message", "message": [{"type": "Plain", "text": text}]}
         return json.dumps(frame)
 
-    # What it sees
+    # Observe
 
     async def fence(self) -> None:
-        """Wait until all that was on its way to any connection has come, and forget it."""
-        await self.told_nothing(allowed=True)
+        """Wait until everything in transit has arrived, and forget it."""
+        await self.assert_nothing_received(allowed=True)
 
-    async def told_nothing(self, allowed: bool = False) -> None:
-        """No connection has been told anything since the last fence, unless that is allowed."""
+    async def assert_nothing_received(self, allowed: bool = False) -> None:
+        """Fail if a connection has received anything since the last fence, unless `allowed`."""
         self.fences += 1
         mark = f"fence-{self.fences}-of-{self.name}"
         request = BroadcastRequest(address=address(self.name), ephemeral=True)
         request.parts.add().text.text = mark
-        counted = self.backend.broadcasting.Broadcast(request, timeout=TIMEOUT_S).connections
-        assert allowed or counted == len(self.ears)
-        for ear in self.ears.values():
-            await ear.heard(mark)
-            told = [frame for frame in ear.frames if mark.encode() not in frame]
-            assert allowed or not told, f"{self.name}, {ear.name}: {told}"
-            ear.frames.clear()
+        counted = self.backend.broadcast_stub.Broadcast(request, timeout=TIMEOUT_S).connections
+        assert allowed or counted == len(self.connections)
+        for connection in self.connections.values():
+            await connection.wait_for(mark)
+            received = [frame for frame in connection.frames if mark.encode() not in frame]
+            assert allowed or not received, f"{self.name}, {connection.name}: {received}"
+            connection.frames.clear()
 
     def view(self) -> dict[str, str]:
-        """All that it can ask for, by the question."""
+        """Return the responses to all queries that the tenant can make, by query."""
         backend, workers, admin = self._watching
         name = self.name
         asked: list[tuple[Any, Message]] = [
@@ -269,7 +269,7 @@ class TwinTenant:
     def _seen(self, call: grpc.Future) -> str:
         answer = call.result()
         for key in getattr(answer, "api_keys", ()):
-            # Whoever looks uses a key.
+            # The query itself uses this key.
             if key.key_id == self._watch.api_key.key_id:
                 key.ClearField("last_used_at")
         return str(answer)

@@ -1,7 +1,7 @@
-"""A worker for tests, on the bare contract. Prints `attached`, then one line for each delivery.
+"""Worker on generated gRPC stubs. Prints `attached`, then one line for each delivery.
 
-WORKER_MODE: `reply` settles each delivery with a reply, `hold` settles nothing, `leave` takes one
-delivery, settles nothing and ends its stream.
+WORKER_MODE: `reply` settles each delivery with a reply, `hold` settles nothing, `leave` accepts one delivery,
+settles nothing and ends its stream.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def attach(mode: str) -> None:
         for batch in AgentServiceStub(channel).Attach(iter(outgoing.get, None)):
             if batch.HasField("welcome"):
                 print("attached", flush=True)  # noqa: T201
-            deal_with(batch, mode, outgoing)
+            handle(batch, mode, outgoing)
 
 
-def deal_with(batch: AttachResponse, mode: str, outgoing: queue.SimpleQueue[AttachRequest]) -> None:
-    """Tell the test what came, and answer it where the mode says so."""
+def handle(batch: AttachResponse, mode: str, outgoing: queue.SimpleQueue[AttachRequest]) -> None:
+    """Print each delivery, and settle it in mode `reply`."""
     answer = AttachRequest()
     for delivery in batch.deliveries:
         text = delivery.message.parts[0].text.text

@@ -1,4 +1,4 @@
-"""Certificates of one authority and of another one, for tests; made by deploy/certs.py."""
+"""Certificate authorities and their certificates for tests, created by deploy/certs.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ELSEWHERE = "router.example"
 
 
 class Certificates:
-    """Files in one folder: an authority's, and what it certified."""
+    """Files of one authority and its certificates, in one directory."""
 
     def __init__(self, folder: Path, name: str = "Ours") -> None:
         folder.mkdir(exist_ok=True)
@@ -34,21 +34,21 @@ class Certificates:
         return path
 
     def renew(self, path: Path) -> None:
-        """Replace a server's certificate, and its key, by another."""
+        """Replace a server's certificate and key."""
         certs.write(certs.make_server(self._authority, path.stem), path)
 
     def renew_client(self) -> None:
-        """Replace the certificate for edges."""
+        """Replace the edge's client certificate."""
         certs.write(certs.make_client(self._authority, "edge"), self.client)
 
     @property
     def trusting(self) -> ssl.SSLContext:
-        """A client that trusts this authority, and no other."""
+        """TLS context of a client that trusts only this authority."""
         return ssl.create_default_context(cafile=self.ca)
 
 
 def tls_env(prefix: str, certificate: Path) -> dict[str, str]:
-    """The two variables that name a certificate and its key, such as TRUNKLINE_TLS_CERT and …_KEY."""
+    """Return the variables for a certificate and its key, such as TRUNKLINE_TLS_CERT and …_KEY."""
     return {
         f"TRUNKLINE_{prefix}_CERT": str(certificate),
         f"TRUNKLINE_{prefix}_KEY": str(certs.key_of(certificate)),
@@ -56,7 +56,7 @@ def tls_env(prefix: str, certificate: Path) -> dict[str, str]:
 
 
 def serial_of(connection: ssl.SSLObject | ssl.SSLSocket) -> str:
-    """The serial number of the certificate that a server has shown."""
-    shown = connection.getpeercert()
-    assert shown
-    return str(shown["serialNumber"])
+    """Return the serial number of the server's certificate."""
+    certificate = connection.getpeercert()
+    assert certificate
+    return str(certificate["serialNumber"])

@@ -1,4 +1,4 @@
-"""Tenants as the log has them, and as edges are told of them."""
+"""Tenants as stored in the log, and their policies as sent to edges."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ def stored_tenant(
     settings: TenantSettings | None = None,
     state: TenantState.ValueType = TENANT_STATE_ACTIVE,
 ) -> StoredTenant:
-    """A tenant that is open to this machine unless its settings say otherwise."""
+    """Return a stored tenant, by default open to this machine."""
     settings = settings or TenantSettings(open_to=OPENNESS_LOOPBACK)
     return StoredTenant(name, state, settings.SerializeToString(), 0, 0)
 
 
 def registered(*names: str) -> Registered:
-    """Tenants of these names, open to this machine."""
+    """Return stored tenants with these names, open to this machine."""
     return Registered(tenants=[stored_tenant(name) for name in names])
 
 
 def policy(name: str, *, tokens: Iterable[str] = (), **settings: Any) -> TenantPolicy:
-    """What an edge is told of a tenant: without tokens it is open to this machine."""
+    """Return a tenant policy; without tokens the tenant is open to this machine."""
     settings.setdefault("open_to", OPENNESS_NOBODY if tokens else OPENNESS_LOOPBACK)
     auth = ClientAuth(token_digests=[sha256(token.encode()).hexdigest() for token in tokens])
-    told = TenantSettings(client_auth=auth, **settings)
-    told.limits.MergeFrom(default_limits())
-    return TenantPolicy(tenant=name, state=TENANT_STATE_ACTIVE, settings=told)
+    complete = TenantSettings(client_auth=auth, **settings)
+    complete.limits.MergeFrom(default_limits())
+    return TenantPolicy(tenant=name, state=TENANT_STATE_ACTIVE, settings=complete)
 
 
 def policy_entries(*policies: TenantPolicy) -> list[RouterEntry]:
-    """What a router begins with on a link."""
+    """Return the policies that a router sends first on a link."""
     return [RouterEntry(policy=each) for each in policies] + [RouterEntry(policies_told=PoliciesTold())]

@@ -1,4 +1,4 @@
-"""Server-sent events as a browser reads them: the parsing algorithm of the HTML standard, section 9.2.6."""
+"""Parser of server-sent events, by the algorithm of the HTML standard, section 9.2.6."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import NamedTuple
 
 
 class Event(NamedTuple):
-    """One event, as its listeners are given it."""
+    """Event as dispatched to listeners."""
 
     type: str
     data: str
-    #: The last id that was told, by this event or an earlier one.
+    #: Last id received, in this event or an earlier one.
     last_id: str
 
 
 class EventReader:
-    """Takes the bytes of a stream as they come, cut anywhere."""
+    """Parses a stream of bytes in chunks of any size."""
 
     def __init__(self) -> None:
         self.last_id = ""
@@ -28,8 +28,8 @@ class EventReader:
         self._data: list[str] = []
 
     def feed(self, data: bytes) -> list[Event]:
-        """The events that these bytes complete."""
-        # A line ends with \r\n, \r or \n; after a \r at the end it is not known yet which.
+        """Process a chunk; return the events that it completes."""
+        # A line ends with \r\n, \r or \n; a \r at the end of the chunk is ambiguous.
         *lines, self._rest = re.split(rb"\r\n|\r(?!\Z)|\n", self._rest + data)
         return [event for line in lines if (event := self._line(line.decode())) is not None]
 

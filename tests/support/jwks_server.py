@@ -1,4 +1,4 @@
-"""A local HTTP server that answers as a test wants."""
+"""Local HTTP server with scripted responses."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ PATIENCE_S = patient(10)
 
 
 class JwksServer:
-    """Answers each request with `answer`, byte by byte as it stands, then waits where `hangs`.
+    """Sends the raw bytes of `answer` to each request; if `hangs`, keeps the connection open afterwards.
 
-    Where there is a `gate`, answers wait until it is open.
+    If a `gate` is set, responses wait until it opens.
     """
 
     def __init__(self) -> None:
         self.answer = b""
         self.hangs = False
         self.gate: asyncio.Event | None = None
-        #: The heads of all requests.
+        #: Request heads received so far.
         self.requests: list[str] = []
         self.port = 0
 
@@ -29,12 +29,12 @@ class JwksServer:
         return f"http://127.0.0.1:{self.port}{path}"
 
     def says(self, body: bytes, status: str = "200 OK", headers: str = "") -> None:
-        """From now on it answers so."""
+        """Set the response to further requests."""
         head = f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n{headers}\r\n"
         self.answer = head.encode() + body
 
     async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection."""
+        """Handle one connection."""
         try:
             self.requests.append((await reader.readuntil(b"\r\n\r\n")).decode())
             if self.gate is not None:
@@ -44,7 +44,7 @@ class JwksServer:
             if self.hangs:
                 await reader.read()
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            # Whoever asked has gone, or the test is over.
+            # The client has disconnected, or the test is over.
             pass
         finally:
             writer.close()
@@ -52,7 +52,7 @@ class JwksServer:
 
 @asynccontextmanager
 async def running_jwks_server() -> AsyncIterator[JwksServer]:
-    """A server on this machine."""
+    """Run a server on a free port of this machine."""
     jwks = JwksServer()
     server = await asyncio.start_server(jwks.take, "127.0.0.1", 0)
     jwks.port = server.sockets[0].getsockname()[1]

@@ -1,4 +1,4 @@
-"""A log in memory with the port's promises, for tests that choose when what happens."""
+"""In-memory log that fulfils the log interface, for tests that control the timing."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ from trunkline_router.core.values.topics import EMPTY, Position, TopicKey
 from tests.support.memory_storage import MemoryStorage, topic_of_stored
 
 
-class Kept(NamedTuple):
-    """What a key stands for: the entry that it made, and the message that this is about."""
+class KeyedResult(NamedTuple):
+    """Result stored under an idempotency key: the entry and the message it concerns."""
 
     digest: bytes
     position: Position
@@ -48,19 +48,19 @@ class Kept(NamedTuple):
 
 
 class MemoryLog(MemoryStorage):
-    """What is in it is on disk. Nothing here waits; the caller is the one who is slow.
+    """Synchronous log; its contents count as durable. Callers simulate delays.
 
-    It has no clock: entries are as old as their messages say.
+    There is no clock: the age of an entry follows from its message.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._keys: dict[bytes, Kept] = {}
+        self._keys: dict[bytes, KeyedResult] = {}
         self._epochs = (f"e{number}" for number in count(1))
         self._delivery_ids = count(1)
 
     def head(self, topic: TopicKey) -> Position:
-        """The end of a topic's log."""
+        """Return the end of a topic's log."""
         if topic not in self.logs:
             return EMPTY
         epoch, entries = self.logs[topic]
@@ -75,9 +75,9 @@ class MemoryLog(MemoryStorage):
         for delivery_id in transaction.settled:
             self.unsettled.pop(delivery_id, None)
         for attempts in transaction.attempts:
-            self._note_attempts(attempts)
+            self._set_attempts(attempts)
         for dead_lettered in transaction.dead_lettered:
-            self._give_up(dead_lettered)
+            self._dead_letter(dead_lettered)
         for withdrawal in transaction.withdrawn:
             self._withdraw(withdrawal)
         for checkpoint in transaction.checkpoints:
@@ -99,27 +99,27 @@ class MemoryLog(MemoryStorage):
 
     def _write(self, pending: PendingEntry) -> None:
         if pending.topic not in self.logs:
-            assert pending.change is None, "a change of an erased log gets here"
-            assert pending.read is None, "a read of an erased log gets here"
+            assert pending.change is None, "change in an erased log"
+            assert pending.read is None, "read in an erased log"
             self.logs[pending.topic] = (next(self._epochs), [])
         epoch, entries = self.logs[pending.topic]
-        place = Position(epoch, len(entries) + 1)
-        pending.position.CopyFrom(place.to_proto())
+        position = Position(epoch, len(entries) + 1)
+        pending.position.CopyFrom(position.to_proto())
         pending.result = AppendResult.COMMITTED
         message = pending.message
         if pending.kind is EntryKind.MESSAGE:
-            message.id = f"{epoch}-{place.seq}"
+            message.id = f"{epoch}-{position.seq}"
             pending.stored = message.SerializeToString()
             if pending.producer is not None:
                 self.open[message.id] = StoredOpen(pending.topic, pending.stored, pending.producer, [])
         elif pending.change is not None:
-            assert message.position.epoch == epoch, "a change of an erased log gets here"
+            assert message.position.epoch == epoch, "change in an erased log"
             assert not pending.change.HasField("message")
             pending.stored = pending.change.SerializeToString()
             self._put_changed(pending.topic, message)
             self.open.pop(message.id, None)
         elif pending.read is not None:
-            assert pending.read.position.epoch == epoch, "a read of an erased log gets here"
+            assert pending.read.position.epoch == epoch, "read in an erased log"
             pending.stored = pending.read.SerializeToString()
             receipt = self._receipt(pending.topic, pending.read.user)
             seq = pending.read.position.seq
@@ -127,25 +127,25 @@ class MemoryLog(MemoryStorage):
             self._receipts[pending.topic][pending.read.user] = receipt
         entries.append((pending.kind, pending.stored))
         if pending.key is not None:
-            self._keys[pending.key] = Kept(pending.digest, place, message.id, pending.connections)
+            self._keys[pending.key] = KeyedResult(pending.digest, position, message.id, pending.connections)
         if pending.deliver:
             pending.delivery_id = next(self._delivery_ids)
             delivery = StoredDelivery(pending.delivery_id, pending.topic, pending.stored)
             self.unsettled[pending.delivery_id] = delivery
 
     def _put_changed(self, topic: TopicKey, message: Message) -> None:
-        """Unless the message is gone, or nobody's by now."""
+        """Store a changed message unless it is pruned or its author is erased."""
         _, entries = self.logs[topic]
         seq = message.position.seq
         stored = Message.FromString(entries[seq - 1][1])
         if seq > self.pruned.get(topic, 0) and stored.author.user == message.author.user:
             entries[seq - 1] = (EntryKind.MESSAGE, message.SerializeToString())
 
-    def _note_attempts(self, noted: Attempts) -> None:
+    def _set_attempts(self, noted: Attempts) -> None:
         if delivery := self.unsettled.get(noted.delivery_id):
             self.unsettled[noted.delivery_id] = delivery._replace(attempts=noted.attempts)
 
-    def _give_up(self, dead_lettered: DeadLettered) -> None:
+    def _dead_letter(self, dead_lettered: DeadLettered) -> None:
         if delivery := self.unsettled.pop(dead_lettered.delivery_id, None):
             number, attempts, reason = dead_lettered
             self.dead[number] = StoredDeadLetter(number, delivery.message, attempts, reason, 0)
@@ -168,7 +168,7 @@ class MemoryLog(MemoryStorage):
         return self._receipts.setdefault(topic, {}).setdefault(user, StoredReceipt(user, 0, 0, 0))
 
     def replay(self, tenant: str, agent: str, delivery_ids: Sequence[int]) -> list[StoredDelivery]:
-        """Make dead letters deliveries again."""
+        """Turn dead letters into deliveries again."""
         replayed = []
         for number in delivery_ids:
             letter = self.dead.get(number)
@@ -183,7 +183,7 @@ class MemoryLog(MemoryStorage):
     # Reading
 
     def read(self, request: PageRequest) -> Page:
-        """One page as of now."""
+        """Read one page."""
         head = self.head(request.topic)
         epoch, stored = self.logs.get(request.topic, ("", []))
         for position in (request.after, request.before):
@@ -207,7 +207,7 @@ class MemoryLog(MemoryStorage):
         return Page([self._with_message(request.topic, entry, first) for entry in page], more, head)
 
     def _with_message(self, topic: TopicKey, entry: Entry, first: int) -> Entry:
-        """See Entry."""
+        """Add the message to a change where Entry requires it."""
         if entry.kind is not EntryKind.CHANGE:
             return entry
         change = Change.FromString(entry.body)
@@ -218,7 +218,7 @@ class MemoryLog(MemoryStorage):
         return entry._replace(body=change.SerializeToString())
 
     def message(self, tenant: str, message_id: str) -> bytes | None:
-        """One message in its present form."""
+        """Return the current form of a message."""
         epoch, _, number = message_id.partition("-")
         seq = int(number) if number.isdecimal() else 0
         for topic, (of_topic, entries) in self.logs.items():
@@ -228,12 +228,12 @@ class MemoryLog(MemoryStorage):
         return None
 
     def deliveries(self, tenant: str, agent: str, after: int, limit: int) -> list[StoredDelivery]:
-        """Unsettled deliveries of an agent above an id."""
+        """Return unsettled deliveries of an agent with ids above `after`."""
         found = [d for d in self.unsettled.values() if d.topic[:2] == (tenant, agent)]
         return [d for d in found if d.delivery_id > after][:limit]
 
     def delivered(self, whose: Sequence[tuple[TopicKey, str]]) -> list[Position]:
-        """How far users were given logs."""
+        """Return the positions up to which messages were delivered to users."""
         found = []
         for topic, user in whose:
             receipt = self._receipts.get(topic, {}).get(user)
@@ -241,25 +241,25 @@ class MemoryLog(MemoryStorage):
         return found
 
     def receipts(self, topic: TopicKey) -> list[StoredReceipt]:
-        """Receipts of a topic's users."""
+        """Return the receipts of a topic."""
         return list(self._receipts.get(topic, {}).values())
 
     def changes(self, topic: TopicKey) -> list[Change]:
-        """All changes that a log holds."""
+        """Return all changes in a log."""
         entries = self.logs.get(topic, ("", []))[1][self.pruned.get(topic, 0) :]
         return [Change.FromString(body) for kind, body in entries if kind is EntryKind.CHANGE]
 
     def reads(self, topic: TopicKey) -> list[ReadFrame]:
-        """All reads that a log holds."""
+        """Return all read receipts in a log."""
         entries = self.logs.get(topic, ("", []))[1][self.pruned.get(topic, 0) :]
         return [ReadFrame.FromString(body) for kind, body in entries if kind is EntryKind.READ]
 
     def producer(self, message_id: str) -> Producer:
-        """Who may write an open message."""
+        """Return the producer of an open message."""
         return self.open[message_id].producer
 
 
-def _repeat(pending: PendingEntry, kept: Kept) -> None:
+def _repeat(pending: PendingEntry, kept: KeyedResult) -> None:
     if pending.digest and pending.digest != kept.digest:
         pending.result = AppendResult.MISMATCH
         return

@@ -1,4 +1,4 @@
-"""Tenants, API keys and revocations in memory, with the promises of the log's port."""
+"""Tenants, API keys and revocations in memory, as the log interface requires."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trunkline_router.core.values.stored_records import (
 
 
 class MemoryRegistry:
-    """What is in it is on disk."""
+    """Synchronous registry; its contents count as durable."""
 
     def __init__(self) -> None:
         self._tenants: dict[str, StoredTenant] = {}
@@ -21,7 +21,7 @@ class MemoryRegistry:
         self._revocations: dict[tuple[str, RevocationKind, str], StoredRevocation] = {}
 
     def registered(self) -> Registered:
-        """All there are."""
+        """Return everything stored."""
         return Registered(
             sorted(self._tenants.values()),
             sorted(self._api_keys.values()),
@@ -45,7 +45,7 @@ class MemoryRegistry:
         }
 
     def unregister(self, tenant: str) -> None:
-        """Forget all that is a tenant's."""
+        """Remove everything that belongs to a tenant."""
         self._tenants.pop(tenant, None)
         self._api_keys = {k: each for k, each in self._api_keys.items() if each.tenant != tenant}
         self._revocations = {k: each for k, each in self._revocations.items() if each.tenant != tenant}

@@ -1,4 +1,4 @@
-"""The logs of a log in memory, and how they are erased, as a whole and in part."""
+"""Storage of the in-memory log, with erasure and pruning."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from tests.support.memory_registry import MemoryRegistry
 
 
 class MemoryStorage(MemoryRegistry):
-    """What `MemoryLog` writes and reads.
+    """Data that `MemoryLog` writes and reads.
 
-    One log is a piece of an erasure, and a cursor is the number in its epoch.
+    An erasure processes one topic at a time; its cursor is the number in the topic's epoch.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.logs: dict[TopicKey, tuple[str, list[tuple[EntryKind, bytes]]]] = {}
-        #: How many entries at the beginning of a log are there in number only.
+        #: Number of pruned entries at the beginning of a log.
         self.pruned: dict[TopicKey, int] = {}
         self.unsettled: dict[int, StoredDelivery] = {}
         self.dead: dict[int, StoredDeadLetter] = {}
@@ -36,7 +36,7 @@ class MemoryStorage(MemoryRegistry):
         self._receipts: dict[TopicKey, dict[str, StoredReceipt]] = {}
 
     def reset(self, topic: TopicKey) -> None:
-        """Erase a log and all that belongs to it."""
+        """Erase a topic's log and everything that belongs to it."""
         self.logs.pop(topic, None)
         self.pruned.pop(topic, None)
         self._receipts.pop(topic, None)
@@ -45,7 +45,7 @@ class MemoryStorage(MemoryRegistry):
         self.open = {k: o for k, o in self.open.items() if o.topic != topic}
 
     def erase_tenant(self, tenant: str) -> ErasedPiece:
-        """Erase one of a tenant's logs, and with the last one the rest of it."""
+        """Erase one of a tenant's logs and, with the last one, the tenant's registration."""
         logs = self._logs_of(tenant, None)
         if len(logs) < 2:
             self.unregister(tenant)
@@ -56,7 +56,7 @@ class MemoryStorage(MemoryRegistry):
         return ErasedPiece(messages, topics=(logs[0],), cursor=(0,) if len(logs) > 1 else None)
 
     def erase_user(self, tenant: str, user: str, cursor: Cursor | None) -> ErasedPiece:
-        """Erase what a user has in one of a tenant's logs."""
+        """Erase a user's data in one of a tenant's logs."""
         logs = self._logs_of(tenant, cursor)
         if not logs:
             return ErasedPiece(0)
@@ -80,12 +80,12 @@ class MemoryStorage(MemoryRegistry):
                     erased.add(index + 1)
                     entries[index] = (kind, _erased(message).SerializeToString())
             else:
-                entries[index] = (kind, _by_nobody(kind, body, user))
-        self._drop_work(topic, erased)
+                entries[index] = (kind, _anonymised(kind, body, user))
+        self._drop_deliveries(topic, erased)
         return len(erased)
 
     def prune(self, tenant: str, limits: HistoryLimits, cursor: Cursor | None, now_ms: int) -> ErasedPiece:
-        """Erase the beginning of one of a tenant's logs."""
+        """Prune the beginning of one of a tenant's logs."""
         logs = self._logs_of(tenant, cursor)
         if not logs:
             return ErasedPiece(0)
@@ -93,12 +93,12 @@ class MemoryStorage(MemoryRegistry):
         before = self._messages(topic)
         first = self.pruned.get(topic, 0)
         self.pruned[topic] = max(first, self._beyond(topic, limits, now_ms))
-        self._drop_work(topic, set(range(first + 1, self.pruned[topic] + 1)))
+        self._drop_deliveries(topic, set(range(first + 1, self.pruned[topic] + 1)))
         rest = (_number(self.logs[topic][0]),) if len(logs) > 1 else None
         return ErasedPiece(before - self._messages(topic), cursor=rest)
 
     def _beyond(self, topic: TopicKey, limits: HistoryLimits, now_ms: int) -> int:
-        """The last entry of a log that is beyond the limits and may go."""
+        """Return the seq of the last entry that may be pruned."""
         entries = self.logs[topic][1]
         first = self.pruned.get(topic, 0)
         beyond = len(entries) - limits.max_messages if limits.max_messages else 0
@@ -117,7 +117,7 @@ class MemoryStorage(MemoryRegistry):
         return [each for each in self.open.values() if each.topic == topic]
 
     def _logs_of(self, tenant: str, cursor: Cursor | None) -> list[TopicKey]:
-        """A tenant's logs behind a cursor."""
+        """Return a tenant's topics after a cursor."""
         numbers = {topic: _number(epoch) for topic, (epoch, _) in self.logs.items() if topic[0] == tenant}
         after = cursor[0] if cursor else 0
         return sorted((t for t, number in numbers.items() if number > after), key=numbers.__getitem__)
@@ -126,19 +126,19 @@ class MemoryStorage(MemoryRegistry):
         entries = self.logs[topic][1][self.pruned.get(topic, 0) :]
         return sum(kind is EntryKind.MESSAGE for kind, _ in entries)
 
-    def _drop_work(self, topic: TopicKey, seqs: set[int]) -> None:
-        """There is nothing to be done any longer for messages that stand there."""
+    def _drop_deliveries(self, topic: TopicKey, seqs: set[int]) -> None:
+        """Drop deliveries and dead letters of the messages with these seqs."""
 
-        def stays(message: bytes) -> bool:
+        def remains(message: bytes) -> bool:
             one = Message.FromString(message)
             return topic_of(one.address) != topic or one.position.seq not in seqs
 
-        self.unsettled = {k: d for k, d in self.unsettled.items() if stays(d.message)}
-        self.dead = {k: d for k, d in self.dead.items() if stays(d.message)}
+        self.unsettled = {k: d for k, d in self.unsettled.items() if remains(d.message)}
+        self.dead = {k: d for k, d in self.dead.items() if remains(d.message)}
 
 
 def topic_of_stored(message: bytes) -> TopicKey:
-    """The topic of a serialized message."""
+    """Return the topic of a serialized message."""
     return topic_of(Message.FromString(message).address)
 
 
@@ -153,7 +153,7 @@ def _created_ms(kind: EntryKind, body: bytes) -> int:
 
 
 def _erased(message: Message) -> Message:
-    """What is left of a message where its author is erased."""
+    """Return the remains of a message whose author is erased."""
     return Message(
         id=message.id,
         address=message.address,
@@ -164,8 +164,8 @@ def _erased(message: Message) -> Message:
     )
 
 
-def _by_nobody(kind: EntryKind, body: bytes, user: str) -> bytes:
-    """A change or a read, without the user if it was that one's."""
+def _anonymised(kind: EntryKind, body: bytes, user: str) -> bytes:
+    """Return a change or read receipt, anonymised if it belongs to the user."""
     if kind is EntryKind.READ:
         read = ReadFrame.FromString(body)
         if read.user == user:

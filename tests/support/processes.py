@@ -1,14 +1,13 @@
-"""Real processes for tests: started, waited for, stopped, and never left behind.
+"""Real processes for tests, which are always stopped.
 
     with router_process(tmp_path) as router, edge_process(router.address) as edge:
         async with websockets.connect(f"ws://{edge.address}/v1/connect?…"): ...
 
-The context managers are plain ones and serve tests of both kinds. Starting blocks until the process
-says that it is ready, which is well under a second; an `async` test that must not stand still while
-that lasts starts it with `await asyncio.to_thread(Process.start, …)`. `terminate` and `wait` block
-likewise.
+The context managers are synchronous. Starting blocks until the process reports that it is ready, well under a
+second. An async test that must not block starts it with `await asyncio.to_thread(Process.start, …)`;
+`terminate` and `wait` block, too.
 
-Processes see no TRUNKLINE_ variable of the person who runs the tests, only those a test names.
+Processes inherit no TRUNKLINE_ variables from the environment of the test run.
 """
 
 from __future__ import annotations
@@ -43,9 +42,9 @@ STOP_TIMEOUT_S = patient(15)
 
 
 class Process:
-    """One child process, in a session of its own. Its stdout is read by lines, its stderr kept.
+    """Child process in its own session. Its stdout is read line by line, its stderr is kept.
 
-    Every wait has a bound, and fails with what the process wrote to stderr.
+    Every wait has a timeout and fails with the stderr of the process.
     """
 
     def __init__(self, args: Sequence[str], env: Mapping[str, str], name: str, cwd: Path) -> None:
@@ -77,10 +76,10 @@ class Process:
         cwd: Path = ROOT,
         ready: Callable[[str], object] | None = None,
     ) -> Self:
-        """Start `args` and wait until it is ready.
+        """Start `args` and wait until the process is ready.
 
-        Without `ready` that is when it prints a JSON line `{"listening": "host:port"}`, which sets
-        `address`; with it, when it prints a line for which `ready` says so.
+        By default it is ready when it prints a JSON line `{"listening": "host:port"}`, which sets `address`;
+        with `ready`, when it prints a line for which `ready` returns a true value.
         """
         process = cls(args, env or {}, name or Path(args[0]).name, cwd)
         try:
@@ -95,59 +94,59 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """The process id."""
+        """Process id."""
         return self._popen.pid
 
     @property
     def running(self) -> bool:
-        """It has not ended yet."""
+        """Whether the process has not exited."""
         return self._popen.poll() is None
 
     @property
     def stderr(self) -> str:
-        """All that it wrote to stderr so far."""
+        """Stderr output so far."""
         size = os.fstat(self._stderr.fileno()).st_size
         return os.pread(self._stderr.fileno(), size, 0).decode(errors="replace")
 
     def line(self, wanted: Callable[[str], object] = bool, timeout_s: float = READY_TIMEOUT_S) -> str:
-        """The next line of stdout for which `wanted` is true; those before it are dropped."""
+        """Return the next stdout line for which `wanted` is true; drop earlier lines."""
         until = time.monotonic() + timeout_s
         while True:
             try:
                 text = self._lines.get(timeout=max(until - time.monotonic(), 0))
             except Empty:
-                raise self._failure(f"did not print the line waited for within {timeout_s:g} s") from None
+                raise self._failure(f"did not print the expected line within {timeout_s:g} s") from None
             if text is None:
                 self._lines.put(None)
-                raise self._failure(f"ended with exit code {self.wait()}")
+                raise self._failure(f"exited with code {self.wait()}")
             if wanted(text):
                 return text
 
     def wait(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
-        """Wait until it has ended. Returns its exit code, negative for a signal."""
+        """Wait until the process exits; return its exit code, negative for a signal."""
         try:
             return self._popen.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            raise self._failure(f"did not end within {timeout_s:g} s") from None
+            raise self._failure(f"did not exit within {timeout_s:g} s") from None
 
     def signal(self, number: int) -> None:
-        """Send it a signal, such as SIGSTOP and SIGCONT."""
+        """Send a signal, such as SIGSTOP or SIGCONT."""
         self._popen.send_signal(number)
 
     def terminate(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
-        """Ask it to end and wait until it has. Returns its exit code."""
+        """Send SIGTERM and wait; return the exit code."""
         self._popen.terminate()
         return self.wait(timeout_s)
 
     def kill(self) -> None:
-        """Kill it and all that it started, as `kill -9` does, and wait until it is gone."""
-        # Also when it has ended itself: what it started may still be there.
+        """Kill the process and its descendants with SIGKILL, and wait until it has exited."""
+        # Even if it has exited: its descendants may still run.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._popen.wait()
 
     def close(self) -> None:
-        """Kill it if it still runs, and let go of everything. May be called again."""
+        """Kill the process if it runs, and release all resources. Idempotent."""
         if self._stderr.closed:
             return
         self.kill()
@@ -174,10 +173,10 @@ class Process:
 
 @contextmanager
 def router_process(data: Path, **env: str) -> Iterator[Process]:
-    """A router with its log in `data`, on a port of its own unless `env` names one.
+    """Run a router with its log in `data`, on a free port unless `env` sets one.
 
-    `env` are variables by their full names. A router started again on the same `data` with
-    `TRUNKLINE_ROUTER_LISTEN=router.address` is the same router after a restart.
+    `env` contains variables by full name. To restart a router, use the same `data` and
+    `TRUNKLINE_ROUTER_LISTEN=router.address`.
     """
     defaults = {
         "TRUNKLINE_ROUTER_LISTEN": "127.0.0.1:0",
@@ -192,7 +191,7 @@ def router_process(data: Path, **env: str) -> Iterator[Process]:
 
 @contextmanager
 def edge_process(router_address: str, **env: str) -> Iterator[Process]:
-    """An edge linked to the router, on a port of its own unless `env` names one."""
+    """Run an edge linked to the router, on a free port unless `env` sets one."""
     defaults = {"TRUNKLINE_EDGE_LISTEN": "127.0.0.1:0", "TRUNKLINE_ROUTER": router_address}
     with Process.start(
         [sys.executable, "-m", "trunkline_edge", "serve"], defaults | env, name="edge"
@@ -204,7 +203,7 @@ def edge_process(router_address: str, **env: str) -> Iterator[Process]:
 def worker_process(
     router_address: str, script: Path = ROOT / "examples" / "echo_agent.py", **env: str
 ) -> Iterator[Process]:
-    """A worker attached to the router: the echo agent, or another script that prints a line when attached."""
+    """Run a worker: the echo agent, or another script that prints a line when it is attached."""
     defaults = {"TRUNKLINE_ROUTER": router_address, **importing_tests()}
     with Process.start(
         [sys.executable, str(script)], defaults | env, name=script.stem, ready=bool
@@ -213,12 +212,12 @@ def worker_process(
 
 
 def importing_tests() -> dict[str, str]:
-    """Environment in which a script of the tests, run by its path, imports the package `tests`."""
+    """Return variables that let a test script, run by path, import the package `tests`."""
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
 
 
 def listening(line: str) -> str:
-    """The address in a readiness line; empty for any other line."""
+    """Return the address in a readiness line; empty for any other line."""
     try:
         address: Any = json.loads(line)["listening"]
     except (ValueError, KeyError, TypeError):
@@ -226,23 +225,21 @@ def listening(line: str) -> str:
     return str(address)
 
 
-linux = pytest.mark.skipif(
-    sys.platform != "linux", reason="asks Linux about processes that are not its children"
-)
+linux = pytest.mark.skipif(sys.platform != "linux", reason="inspects processes through Linux interfaces")
 
 
 def children(pid: int) -> list[int]:
-    """The process ids of all that a process started, whose parent it still is. Linux only."""
+    """Return the process ids of a process's children. Linux only."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def command_line(pid: int) -> list[str]:
-    """The command of any process, its words. Linux only."""
+    """Return the command line of a process. Linux only."""
     return Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0").split("\0")
 
 
 def ended(pid: int, timeout_s: float = STOP_TIMEOUT_S) -> bool:
-    """Wait for the end of any process, not just a child; false if it doesn't come in time. Linux only."""
+    """Wait until any process exits; return False on timeout. Linux only."""
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -254,14 +251,14 @@ def ended(pid: int, timeout_s: float = STOP_TIMEOUT_S) -> bool:
 
 
 def environment(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a child: that of the tests without their TRUNKLINE_ variables, and `env`."""
+    """Return a child's environment: inherited variables except TRUNKLINE_ ones, and `env`."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("TRUNKLINE_")}
     return {**inherited, "PYTHONUNBUFFERED": "1", **env}
 
 
 @cache
 def guard() -> Guard:
-    """Kills what is left should the tests themselves be killed."""
+    """Guard that kills remaining processes if the tests are killed."""
     started = Guard()
     atexit.register(started.close)
     return started

@@ -1,4 +1,4 @@
-"""Keys of tenants, and tokens that they sign, as whoever issues them would make them."""
+"""Signing keys of tenants, and tokens signed with them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _numbers = itertools.count(1)
 
 
 def new_key(algorithm: str) -> Key:
-    """A private key, or for HS256 a secret."""
+    """Generate a private key or, for HS256, a secret."""
     if algorithm == "HS256":
         return OctKey.generate_key(256)
     if algorithm == "RS256":
@@ -26,25 +26,25 @@ def new_key(algorithm: str) -> Key:
 
 
 def public(key: Key) -> str:
-    """A key as a tenant declares it."""
+    """Return the public JWK of a key."""
     return json.dumps(key.as_dict(private=False))
 
 
 def part(value: object) -> str:
-    """One part of a token; text and bytes stand as they are."""
+    """Encode one part of a token; text and bytes are used unchanged."""
     if isinstance(value, str):
         return to_base64url(value.encode())
     return to_base64url(value if isinstance(value, bytes) else json.dumps(value).encode())
 
 
 def signed(header: object, payload: object, algorithm: str, key: Key) -> str:
-    """A token with any header and payload, and a signature by the algorithm, whatever the header says."""
+    """Sign any header and payload by an algorithm, which need not be the one in the header."""
     content = f"{part(header)}.{part(payload)}"
     return f"{content}.{to_base64url(_MODELS[algorithm].sign(content.encode(), key))}"
 
 
 class Signer:
-    """A key by the name of `kid`, and the tokens that it signs for one tenant."""
+    """Signing key of a tenant, with id `kid`."""
 
     def __init__(self, tenant: str, kid: str = "k1", algorithm: str = "EdDSA") -> None:
         self.tenant = tenant
@@ -53,24 +53,24 @@ class Signer:
         self.key = new_key(algorithm)
 
     def declared(self) -> VerificationKey:
-        """As the tenant declares it."""
+        """Return the key as a tenant setting."""
         return VerificationKey(kid=self.kid, algorithm=self.algorithm, jwk=public(self.key))
 
     def jwk(self) -> dict[str, Any]:
-        """As a JWK Set holds it."""
+        """Return the key as an entry of a JWK Set."""
         members: dict[str, Any] = json.loads(public(self.key))
         return members | {"kid": self.kid, "alg": self.algorithm}
 
     def token(self, user: str, lifetime_s: float = 600, **claims: Any) -> str:
-        """A token of a user with an id of its own, issued now; a claim that is ... is left out."""
+        """Return a token for a user with a unique id, issued now; a claim set to `...` is omitted."""
         now_s = time.time()
-        said = {
+        payload = {
             "sub": user,
             "tenant": self.tenant,
             "iat": now_s,
             "exp": now_s + lifetime_s,
             "jti": f"{self.kid}-{next(_numbers)}",
         }
-        said = {name: value for name, value in (said | claims).items() if value is not ...}
+        payload = {name: value for name, value in (payload | claims).items() if value is not ...}
         header = {"alg": self.algorithm, "typ": "JWT", "kid": self.kid}
-        return signed(header, said, self.algorithm, self.key)
+        return signed(header, payload, self.algorithm, self.key)

@@ -1,4 +1,4 @@
-"""The tests' own tool: it starts processes, and leaves none behind."""
+"""The process helper of the tests starts processes and leaves none behind."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def python(source: str) -> list[str]:
     return [sys.executable, "-c", source]
 
 
-def test_a_process_is_started_when_it_says_where_it_listens() -> None:
+def test_a_process_is_ready_when_it_prints_its_address() -> None:
     source = f"""print("log"); print('{{"listening": "127.0.0.1:7"}}'); {SLEEP}"""
     with Process.start(python(source)) as process:
         assert process.address == "127.0.0.1:7"
@@ -28,20 +28,20 @@ def test_a_process_is_started_when_it_says_where_it_listens() -> None:
 
 
 def test_a_process_that_dies_before_it_is_ready_is_reported_with_its_stderr() -> None:
-    with pytest.raises(AssertionError, match="shop ended with exit code 3; its stderr:\nclosed"):
+    with pytest.raises(AssertionError, match="shop exited with code 3; its stderr:\nclosed"):
         Process.start(python("import sys; print('closed', file=sys.stderr); sys.exit(3)"), name="shop")
 
 
-def test_a_process_that_never_says_that_it_is_ready_is_reported_in_time() -> None:
+def test_a_process_that_never_gets_ready_is_reported_in_time() -> None:
     with (
         Process.start(python(f"print('one'); {SLEEP}"), ready=bool) as process,
-        pytest.raises(AssertionError, match="did not print the line waited for"),
+        pytest.raises(AssertionError, match="did not print the expected line"),
     ):
         process.line(timeout_s=0.01)
 
 
 @linux
-def test_killing_a_process_kills_what_it_started() -> None:
+def test_killing_a_process_kills_its_descendants() -> None:
     source = (
         f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {SLEEP!r}]).pid); {SLEEP}"
     )
@@ -67,6 +67,6 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert ended(int(tests.stdout))
 
 
-def test_only_a_readiness_line_is_taken_for_one() -> None:
+def test_only_a_readiness_line_is_recognised() -> None:
     assert listening('{"listening": "127.0.0.1:1"}') == "127.0.0.1:1"
     assert [listening(line) for line in ("", "hello", "[]", "1", '{"event": "start"}')] == [""] * 5

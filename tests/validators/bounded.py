@@ -14,13 +14,13 @@ def bounded(
     delay_s: float = float("inf"),
     slow: Collection[str] = (),
 ) -> Iterator[str]:
-    """Processes that grew over a bound, and messages that came late to others than the slow clients."""
+    """Report processes over their memory bound, and messages that clients other than `slow` received late."""
     for measured in history.of(MemorySampled):
         allowed = (rss_bytes or {}).get(measured.process)
         if allowed is not None and measured.rss_bytes > allowed:
-            yield f"{measured.process} held {measured.rss_bytes >> 20} MiB of {allowed >> 20} MiB allowed"
-    said = {(event.topic, event.id): event.at for event in history.of(Sent)}
-    for heard in history.of(Received):
-        at = said.get((heard.topic, heard.client_id))
-        if at is not None and heard.client not in slow and heard.at - at > delay_s:
-            yield f"{heard} came {heard.at - at:.3f} s after it was said"
+            yield f"{measured.process} used {measured.rss_bytes >> 20} MiB, allowed are {allowed >> 20} MiB"
+    sent = {(event.topic, event.id): event.at for event in history.of(Sent)}
+    for received in history.of(Received):
+        at = sent.get((received.topic, received.client_id))
+        if at is not None and received.client not in slow and received.at - at > delay_s:
+            yield f"{received} arrived {received.at - at:.3f} s after it was sent"

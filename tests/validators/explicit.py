@@ -1,4 +1,4 @@
-"""explicit: each refusal, error and close is one entry of the catalogue."""
+"""explicit: each error and close is an entry of the catalogue."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.validators.history import Closed, History, Rejected
 
 
 def explicit(history: History) -> Iterator[str]:
-    """Codes that the catalogue doesn't know, and connections that broke though nobody broke them."""
+    """Report unknown error codes, and connections that broke without a fault injected by the test."""
     for refused in history.of(Rejected):
         if refused.code not in ENTRIES:
             yield f"{refused} is not in the catalogue"

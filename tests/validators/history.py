@@ -1,8 +1,8 @@
-"""What happened in a run: the events that tests record, and what the log held at the end.
+"""History of a test run: recorded events, and the contents of the logs at the end.
 
-A client is someone who may come again; each of its connections is a life. A topic is named by a path
-that begins with its tenant, and so is a client: `demo/echo/web/group:team`, `demo/bob`. Ids of
-messages are unique among all clients of a tenant unless a test means otherwise.
+A client may connect several times; each connection is a session. Topics and clients are named by paths that
+begin with the tenant: `demo/echo/web/group:team`, `demo/bob`. Message ids are unique among the clients of a
+tenant unless a test intends otherwise.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ class LogPosition(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicStarted:
-    """A connection began to hear a topic after `place`; `wanted` is where it asked to go on from."""
+    """A connection starts a topic after `position`; `wanted` is the position it asked to resume from."""
 
     client: str
-    life: str
+    session: str
     topic: str
-    place: LogPosition
+    position: LogPosition
     wanted: LogPosition | None = None
     recovered: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent:
-    """A client, or a backend with an idempotency key, sent a message, for the first time or again."""
+    """A client, or a backend with an idempotency key, sent or resent a message."""
 
     client: str
-    life: str
+    session: str
     topic: str
     id: str
     content: str
@@ -46,24 +46,24 @@ class Sent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acked:
-    """An `ack`, or an OK to a backend."""
+    """A message was acked to a client, or a backend's call succeeded."""
 
     client: str
-    life: str
+    session: str
     topic: str
     id: str
     message_id: str
-    place: LogPosition
+    position: LogPosition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """A connection was shown a message; `place` is None for one that is not kept."""
+    """A connection received a message; `position` is None for an ephemeral one."""
 
     client: str
-    life: str
+    session: str
     topic: str
-    place: LogPosition | None
+    position: LogPosition | None
     message_id: str
     client_id: str
     content: str
@@ -73,22 +73,22 @@ class Received:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advanced:
-    """A connection was told of an entry of the log that is no message: a change, or what somebody read."""
+    """A connection received a log entry other than a message: a change or a read receipt."""
 
     client: str
-    life: str
+    session: str
     topic: str
-    place: LogPosition
+    position: LogPosition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """A connection was told that an open message has ended; `content` is what it has of it by then."""
+    """A connection was notified of the end of an open message; `content` is the text it has received."""
 
     client: str
-    life: str
+    session: str
     topic: str
-    place: LogPosition
+    position: LogPosition
     message_id: str
     state: str
     content: str
@@ -96,20 +96,20 @@ class Ended:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected:
-    """An `error`, or the refusal of an RPC."""
+    """A frame or an RPC was rejected."""
 
     client: str
-    life: str
+    session: str
     id: str
     code: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closed:
-    """A connection ended. `reason` is that of the `closing` frame; `ours`: the test broke it by force."""
+    """A connection ended. `reason` is that of the `closing` frame; `ours` means that the test broke it."""
 
     client: str
-    life: str
+    session: str
     code: int
     reason: str = ""
     ours: bool = False
@@ -117,7 +117,7 @@ class Closed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemorySampled:
-    """A process held so much memory."""
+    """Memory of a process at some time."""
 
     process: str
     rss_bytes: int
@@ -125,10 +125,10 @@ class MemorySampled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogEntry:
-    """An entry of a log at the end."""
+    """Log entry at the end of the run."""
 
     topic: str
-    place: LogPosition
+    position: LogPosition
     message_id: str
     role: str
     author: str
@@ -143,20 +143,20 @@ Event = TopicStarted | Sent | Acked | Received | Advanced | Ended | Rejected | C
 
 @dataclass(slots=True)
 class History:
-    """Events in the order in which the test saw them, and the logs at the end."""
+    """Events in the order in which the test observed them, and the logs at the end."""
 
     events: list[Event] = field(default_factory=list)
     log: list[LogEntry] = field(default_factory=list)
-    #: Connections that were open when the logs were read, and by then had been sent all there was.
-    open_lives: set[str] = field(default_factory=set)
-    #: Lives of logs that the test had erased.
+    #: Sessions that were open and up to date when the logs were read.
+    open_sessions: set[str] = field(default_factory=set)
+    #: Epochs of logs that the test has erased.
     erased: set[str] = field(default_factory=set)
 
     def of(self, *kinds: type[Kind]) -> list[Kind]:
-        """The events of some kinds."""
+        """Return the events of these types."""
         return [event for event in self.events if isinstance(event, kinds)]
 
 
 def tenant_of(path: str) -> str:
-    """The tenant of a client or a topic."""
+    """Return the tenant of a client or topic."""
     return path.partition("/")[0]

@@ -1,4 +1,4 @@
-"""isolated: no operation of one tenant shows or reaches what is another's."""
+"""isolated: no operation of one tenant reveals or reaches anything of another."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from tests.validators.history import Acked, History, Received, Sent, TopicStarte
 
 
 def isolated(history: History) -> Iterator[str]:
-    """Topics and words of one tenant that a client, or a log, of another holds."""
-    speakers: dict[str, set[str]] = defaultdict(set)
-    for said in history.of(Sent):
-        speakers[said.content].add(tenant_of(said.client))
+    """Report topics and texts of one tenant in clients and logs of another."""
+    senders: dict[str, set[str]] = defaultdict(set)
+    for sent in history.of(Sent):
+        senders[sent.content].add(tenant_of(sent.client))
     for event in history.of(TopicStarted, Acked, Received):
         tenant = tenant_of(event.client)
         if tenant_of(event.topic) != tenant:
-            yield f"{event} is of another tenant's topic"
-        if isinstance(event, Received) and tenant not in speakers.get(event.content, {tenant}):
-            yield f"{event} was said in another tenant"
+            yield f"{event} belongs to a topic of another tenant"
+        if isinstance(event, Received) and tenant not in senders.get(event.content, {tenant}):
+            yield f"{event} was sent in another tenant"
     for entry in history.log:
         tenant = tenant_of(entry.topic)
-        if tenant not in speakers.get(entry.content, {tenant}):
-            yield f"{entry} was said in another tenant"
+        if tenant not in senders.get(entry.content, {tenant}):
+            yield f"{entry} was sent in another tenant"

@@ -1,4 +1,4 @@
-"""ordered: each connection sees a topic's messages in the order of their numbers."""
+"""ordered: each connection receives a topic's messages in the order of their seqs."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from tests.validators.history import Acked, Advanced, History, Received
 
 
 def ordered(history: History) -> Iterator[str]:
-    """Messages that came after a message, or an ack, that stands behind them.
+    """Report messages received after a message or an ack with a higher seq.
 
-    An ack may come late, but not early: a client that has one goes on from there after a reconnect.
+    An ack may arrive late but not early: after a reconnect a client resumes from its highest ack.
     """
     highest: dict[tuple[str, str, str], int] = {}
     for event in history.of(Acked, Received, Advanced):
-        if event.place is None:
+        if event.position is None:
             continue
-        line = (event.life, event.topic, event.place.epoch)
-        if not isinstance(event, Acked) and event.place.seq <= highest.get(line, 0):
-            yield f"{event} came after number {highest[line]}"
-        highest[line] = max(highest.get(line, 0), event.place.seq)
+        key = (event.session, event.topic, event.position.epoch)
+        if not isinstance(event, Acked) and event.position.seq <= highest.get(key, 0):
+            yield f"{event} was received after seq {highest[key]}"
+        highest[key] = max(highest.get(key, 0), event.position.seq)

@@ -1,4 +1,4 @@
-"""Checks a history against every promise that needs no bounds of its own."""
+"""Checks of a history against every promise that has no parameters."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tests.validators.ordered import ordered
 from tests.validators.terminal import terminal
 
 PROMISES = (durable, ordered, gapless, once, terminal, isolated, explicit)
-SHOWN = 5
+MAX_REPORTED = 5
 
 
 def assert_promises(history: History) -> None:
     """Fail with the first violations of each promise."""
     found = {promise.__name__: list(promise(history)) for promise in PROMISES}
     lines = [
-        f"{name}: {len(violations)} violations\n  " + "\n  ".join(violations[:SHOWN])
+        f"{name}: {len(violations)} violations\n  " + "\n  ".join(violations[:MAX_REPORTED])
         for name, violations in found.items()
         if violations
     ]

@@ -1,4 +1,4 @@
-"""The monitor, and figures that are those of real sockets whatever came and went before."""
+"""AnsFlow: the monitor, and statistics that equal the real connections after any churn."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 async def monitor(router: str) -> None:
-    """What a backend does that greets each who comes to the monitor with the live count."""
+    """Backend that greets each monitor connection with the live count."""
     async with Watching(router) as backend, aclosing(backend.watch_connections(address(MONITOR))) as changes:
         async for batch in changes:
             for change in batch:
@@ -51,7 +51,7 @@ async def monitor(router: str) -> None:
                     await backend.broadcast(to, [part])
 
 
-async def test_a7_who_comes_to_the_monitor_is_told_it_is_connected_and_then_the_live_count(
+async def test_a_monitor_connection_receives_connected_and_then_the_live_count(
     fleet: Fleet,
 ) -> None:
     history = History()
@@ -59,31 +59,31 @@ async def test_a7_who_comes_to_the_monitor_is_told_it_is_connected_and_then_the_
     async with AsyncExitStack() as stack:
         backend = stack.enter_context(GrpcBackend(fleet.router.address))
 
-        async def told(chatter: RecordingClient) -> Any:
+        async def live_count(chatter: RecordingClient) -> Any:
             (part,) = (await chatter.next("message"))["parts"]
             assert part["name"] == "system_status"
             return json.loads(part["json"])["active_connections"]
 
         first = member(history, "ann", fleet.processes[1], "global_monitor")
         assert (await first.connect())["type"] == "connected"
-        assert await told(first) == backend.count(MONITOR)[0] == 1
+        assert await live_count(first) == backend.count(MONITOR)[0] == 1
         for number, edge in enumerate((*fleet.processes[1:], *fleet.processes[1:]), 2):
             chatter = member(history, f"u{number}", edge, "global_monitor")
             assert (await chatter.connect())["type"] == "connected"
-            assert await told(chatter) == backend.count(MONITOR)[0] == number
+            assert await live_count(chatter) == backend.count(MONITOR)[0] == number
             stack.push_async_callback(chatter.leave)
         reset_connection(first)
         await wait_until(lambda: backend.count(MONITOR) == (4, 4), "it counts who is there")
         late = await stack.enter_async_context(member(history, "zoe", fleet.processes[1]))
         await late.subscribe("global_monitor")
-        assert await told(late) == backend.count(MONITOR)[0] == 5
+        assert await live_count(late) == backend.count(MONITOR)[0] == 5
     watching.cancel()
     with GrpcBackend(fleet.router.address) as backend:
         await wait_until(lambda: not backend.stats().connections, "all are gone")
 
 
 class Churn:
-    """Random comings and goings, and what there must be after them."""
+    """Random joins and leaves, and the expected counts."""
 
     def __init__(self, fleet: Fleet, backend: GrpcBackend, seed: int) -> None:
         self.draw = random.Random(seed)
@@ -127,7 +127,7 @@ class Churn:
         if how == "CLIENT_LEFT":
             await chatter.leave()
         elif how == "CLIENT_LOST":
-            self.draw.choice([reset_connection, lambda chatter: chatter.break_off()])(chatter)
+            self.draw.choice([reset_connection, lambda chatter: chatter.abort()])(chatter)
         elif how == "DISCONNECTED":
             await chatter.send({"type": "disconnect"})
         elif how == "CLOSED_BY_BACKEND":
@@ -136,7 +136,7 @@ class Churn:
         else:
             assert chatter._ws is not None
             chatter._ws.transport.write(b"\xff" * 20)
-        await wait_until(lambda: chatter.closed, "it is closed")
+        await wait_until(lambda: chatter.closed, "the connection is closed")
         self.ended[edge.address, how] += 1
 
     @property
@@ -144,7 +144,7 @@ class Churn:
         return dict(sorted(Counter(room(r) for _, rooms in self.there.values() for r in rooms).items()))
 
     async def agrees(self) -> None:
-        """All counts there are say what is."""
+        """Check all statistics against the expected counts."""
         backend, there = self.backend, self.there
         await wait_until(lambda: backend.stats().connections == len(there), "the router knows")
         users = Counter(chatter.user for chatter in there)
@@ -157,10 +157,10 @@ class Churn:
             inside = [chatter for chatter, (_, rooms) in there.items() if name in rooms]
             assert backend.count(room(name)) == (len(inside), len({chatter.user for chatter in inside}))
             assert len(backend.connections(room(name))) == len(inside)
-        heard = backend.heard("demo", page_size=self.draw.choice([1, 2, 3, 0]))
+        heard = backend.topic_counts("demo", page_size=self.draw.choice([1, 2, 3, 0]))
         assert {name: n for name, n in heard.items() if "/group:" in name} == self.rooms
         everywhere = {PLATFORM: len(there)} if there else {}
-        assert list(backend.heard(PLATFORM).items()) == list((everywhere | self.rooms).items())
+        assert list(backend.topic_counts(PLATFORM).items()) == list((everywhere | self.rooms).items())
         assert {name.partition("user:")[2]: n for name, n in heard.items() if "user:" in name} == dict(users)
         stats = backend.stats()
         assert (stats.users, stats.topics) == (len(users), len(heard))
@@ -181,7 +181,7 @@ class Churn:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_a10_figures_are_those_of_real_sockets_after_any_churn(
+async def test_statistics_equal_the_real_connections_after_any_churn(
     tmp_path_factory: pytest.TempPathFactory, seed: int
 ) -> None:
     with (
@@ -208,4 +208,4 @@ async def test_a10_figures_are_those_of_real_sockets_after_any_churn(
             edge, _ = churn.there.pop(chatter)
             churn.ended[edge.address, "CLIENT_LOST"] += 1
         await churn.agrees()
-        assert backend.heard("demo") == {}
+        assert backend.topic_counts("demo") == {}

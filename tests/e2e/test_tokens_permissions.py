@@ -1,4 +1,4 @@
-"""What a token allows, and how it is taken back."""
+"""Permissions of tokens, and their revocation."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.e2e.fleet import Fleet
-from tests.e2e.operator_client import OperatorClient, refused, refused_stream
+from tests.e2e.operator_client import OperatorClient
 from tests.e2e.polling import wait_until
 from tests.e2e.recording_event_client import RecordingEventClient
+from tests.e2e.rejections import rejected_handshake, rejected_stream
 from tests.e2e.token_clients import (
     EVENTS,
     PATH,
@@ -38,7 +39,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield started
 
 
-async def test_a_token_is_good_for_its_user_agents_platforms_and_conversations(edge: Process) -> None:
+async def test_a_token_is_valid_for_its_user_agents_platforms_and_conversations(edge: Process) -> None:
     for path, claims in (
         (f"{PATH}&user=bob", {}),
         (PATH, {"agents": ["other"]}),
@@ -47,17 +48,17 @@ async def test_a_token_is_good_for_its_user_agents_platforms_and_conversations(e
         (PATH, {"conversations": []}),
         (PATH.replace("group:team", "person:bob"), {}),
     ):
-        refusal = await refused(edge, f"{path}&token={SIGNER.token('ann', trunkline=claims)}")
-        assert (refusal.status, refusal.code) == (403, "FORBIDDEN"), (path, claims)
-        refusal = await refused_stream(
+        rejection = await rejected_handshake(edge, f"{path}&token={SIGNER.token('ann', trunkline=claims)}")
+        assert (rejection.status, rejection.code) == (403, "FORBIDDEN"), (path, claims)
+        rejection = await rejected_stream(
             edge, f"{path.replace('connect', 'events')}&token={SIGNER.token('ann', trunkline=claims)}"
         )
-        assert (refusal.status, refusal.code) == (403, "FORBIDDEN")
+        assert (rejection.status, rejection.code) == (403, "FORBIDDEN")
     async with token_client(edge, "ann", SIGNER.token("ann"), "person:ann") as ann:
         await assert_answered(ann)
 
 
-#: What each right is needed for: a frame, and whether it is answered where it is allowed.
+#: For each permission: a frame that needs it, and whether the frame is answered.
 NEEDED: dict[str, list[dict[str, Any]]] = {
     "publish": [
         {"type": "message", "id": "f", "parts": [{"type": "text", "text": "hi"}]},
@@ -71,7 +72,7 @@ NEEDED: dict[str, list[dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("right", NEEDED)
-async def test_each_right_is_needed_for_its_frames_and_for_no_others(edge: Process, right: str) -> None:
+async def test_each_permission_is_needed_for_exactly_its_frames(edge: Process, right: str) -> None:
     others = [each for each in NEEDED if each != right]
     async with (
         token_client(edge, "ann", SIGNER.token("ann", trunkline={"rights": [right]}), "group:r") as has,
@@ -88,7 +89,7 @@ async def test_each_right_is_needed_for_its_frames_and_for_no_others(edge: Proce
             has.inbox.clear()
 
 
-async def test_without_the_right_to_hear_nothing_is_heard(edge: Process) -> None:
+async def test_without_permission_to_receive_nothing_is_delivered(edge: Process) -> None:
     deaf = SIGNER.token("ann", trunkline={"rights": ["publish", "history"]})
     async with token_client(edge, "ann", deaf) as ann, token_client(edge, "bob", SIGNER.token("bob")) as bob:
         await bob.next("ack", id=await bob.say("for those who may"))
@@ -99,13 +100,13 @@ async def test_without_the_right_to_hear_nothing_is_heard(edge: Process) -> None
 
 
 def in_a_moment() -> Timestamp:
-    """Tokens issued by now are older."""
+    """Wait until tokens issued so far are older than the current second."""
     before = Timestamp()
     before.FromMilliseconds(int(time.time() * 1000) + 1)
     return before
 
 
-#: What is revoked, of a user by this name whose token has the id `<name>-1`.
+#: Revocation request for a user whose token has the id `<name>-1`.
 REVOKED: dict[str, Callable[[], dict[str, Any]]] = {
     "user": lambda: {"user": "user-revoked"},
     "token_id": lambda: {"token_id": "token_id-1"},
@@ -115,7 +116,7 @@ REVOKED: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("which", REVOKED)
-async def test_what_is_revoked_is_closed_and_refused_and_nobody_else(
+async def test_exactly_the_revoked_tokens_are_closed_and_rejected(
     edge: Process, operator: OperatorClient, which: str
 ) -> None:
     user = f"{which}-revoked"
@@ -130,10 +131,10 @@ async def test_what_is_revoked_is_closed_and_refused_and_nobody_else(
         assert operator.revoke(TENANT, **REVOKED[which]()) >= 2
         assert await close_of(revoked) == (4502, "TOKEN_REVOKED")
         assert await close_of(listening) == (4502, "TOKEN_REVOKED")
-        refusal = await refused(edge, f"{PATH}&token={old}")
-        assert (refusal.status, refusal.code) == (401, "TOKEN_REVOKED")
-        refusal = await refused_stream(edge, f"{EVENTS}&token={old}")
-        assert (refusal.status, refusal.code) == (401, "TOKEN_REVOKED")
+        rejection = await rejected_handshake(edge, f"{PATH}&token={old}")
+        assert (rejection.status, rejection.code) == (401, "TOKEN_REVOKED")
+        rejection = await rejected_stream(edge, f"{EVENTS}&token={old}")
+        assert (rejection.status, rejection.code) == (401, "TOKEN_REVOKED")
         assert time.monotonic() - began < under_load(2)
         await assert_answered(good)
         assert good.closed is None
@@ -142,7 +143,7 @@ async def test_what_is_revoked_is_closed_and_refused_and_nobody_else(
         assert first["type"] == "connected"
 
 
-async def test_a_token_that_was_revoked_does_not_renew(edge: Process, operator: OperatorClient) -> None:
+async def test_a_revoked_token_cannot_be_used_to_refresh(edge: Process, operator: OperatorClient) -> None:
     async with token_client(edge, "renews", SIGNER.token("renews", jti="kept")) as chatter:
         operator.revoke(TENANT, token_id="gone")
         await chatter.send({"type": "auth", "id": "x", "token": SIGNER.token("renews", jti="gone")})

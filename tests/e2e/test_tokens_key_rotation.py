@@ -1,4 +1,4 @@
-"""Keys that verify tokens: rotated, read from elsewhere, and not to be had."""
+"""Keys that verify tokens: rotation, key sets by URL, and unavailable key sets."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from tests.e2e.fleet import Fleet, fleet_of
-from tests.e2e.operator_client import OperatorClient, client_auth, refused, wait_until_known
+from tests.e2e.operator_client import OperatorClient, client_auth, wait_until_known
 from tests.e2e.polling import wait_until
 from tests.e2e.recording_client import RecordingClient
+from tests.e2e.rejections import rejected_handshake
 from tests.support.jwks_server import JwksServer, running_jwks_server
 from tests.support.patience import patient, under_load
 from tests.support.signing import Signer
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from tests.support.processes import Process
 
-#: In place of 10 seconds.
+#: Instead of 10 s.
 HANDSHAKE_S = 1.0
 
 
@@ -40,13 +41,13 @@ def path_of(signer: Signer, token: str) -> str:
 
 
 def holder(edge: Process, signer: Signer, user: str = "ann") -> RecordingClient:
-    """A client with a token of this signer."""
+    """Create a client with a token of this signer."""
     headers = {"Authorization": f"Bearer {signer.token(user)}"}
     return RecordingClient(History(), f"{signer.tenant}/{user}", edge.address, additional_headers=headers)
 
 
 async def let_in(chatter: RecordingClient) -> RecordingClient:
-    """Connect, by a key that the edge knows of within a second."""
+    """Connect with a key that the edge learns of within a second."""
     began = time.monotonic()
     while True:
         try:
@@ -58,7 +59,7 @@ async def let_in(chatter: RecordingClient) -> RecordingClient:
 
 
 async def is_there(chatter: RecordingClient) -> bool:
-    """It is answered by the router."""
+    """Check that the router serves a client."""
     await chatter.send({"type": "history", "id": "still"})
     await chatter.next("history", id="still")
     return chatter.closed is None
@@ -71,7 +72,7 @@ async def ended(chatter: RecordingClient) -> tuple[int, str]:
 
 
 def says(jwks: JwksServer, *signers: Signer) -> None:
-    """The set has these keys from now on."""
+    """Set the keys of the key set."""
     jwks.says(json.dumps({"keys": [signer.jwk() for signer in signers]}).encode())
 
 
@@ -79,7 +80,7 @@ async def asked(jwks: JwksServer, times: int) -> None:
     await wait_until(lambda: len(jwks.requests) >= times, f"the set is read for the {times}. time")
 
 
-async def test_a_key_that_is_taken_out_takes_those_who_came_by_it_and_nobody_else(
+async def test_removing_a_key_closes_exactly_the_connections_admitted_by_it(
     edge: Process, operator: OperatorClient
 ) -> None:
     old, new = Signer("rotates", "old", "ES256"), Signer("rotates", "new", "EdDSA")
@@ -94,7 +95,7 @@ async def test_a_key_that_is_taken_out_takes_those_who_came_by_it_and_nobody_els
             History(), "rotates/ann", edge.address, additional_headers={"Authorization": "Bearer opaque"}
         ) as by_secret,
     ):
-        assert (await refused(edge, path_of(new, new.token("ann")))).code == "UNAUTHORIZED"
+        assert (await rejected_handshake(edge, path_of(new, new.token("ann")))).code == "UNAUTHORIZED"
         operator.update("rotates", client_auth=client_auth([old, new], ["opaque"]))
         by_new = await let_in(holder(edge, new))
         async with holder(edge, old) as again, holder(edge, old) as renewed:
@@ -103,21 +104,19 @@ async def test_a_key_that_is_taken_out_takes_those_who_came_by_it_and_nobody_els
             operator.update("rotates", client_auth=client_auth([new], ["opaque"]))
             for chatter in (by_old, again):
                 assert await ended(chatter) == (4502, "TOKEN_REVOKED")
-            assert (await refused(edge, path_of(old, old.token("ann")))).code == "UNAUTHORIZED"
+            assert (await rejected_handshake(edge, path_of(old, old.token("ann")))).code == "UNAUTHORIZED"
             for chatter in (by_new, renewed, by_secret, elsewhere):
                 assert await is_there(chatter)
             operator.update("rotates", client_auth=client_auth([new]))
             assert await ended(by_secret) == (4502, "TOKEN_REVOKED")
-            # A key by the same name that is another one.
+            # Another key with the same id.
             operator.update("rotates", client_auth=client_auth([Signer("rotates", "new")]))
             assert await ended(by_new) == (4502, "TOKEN_REVOKED")
             assert await ended(renewed) == (4502, "TOKEN_REVOKED")
             assert await is_there(elsewhere)
 
 
-async def test_a_key_is_waited_for_by_those_who_need_it_and_by_nobody_else(
-    edge: Process, operator: OperatorClient
-) -> None:
+async def test_only_clients_that_need_a_key_wait_for_it(edge: Process, operator: OperatorClient) -> None:
     here, there, nowhere = (Signer("reads", kid) for kid in ("here", "there", "nowhere"))
     async with running_jwks_server() as jwks:
         jwks.gate = asyncio.Event()
@@ -126,7 +125,7 @@ async def test_a_key_is_waited_for_by_those_who_need_it_and_by_nobody_else(
         await asked(jwks, 1)
         waits = holder(edge, there)
         waiting = asyncio.create_task(waits.connect())
-        in_vain = asyncio.create_task(refused(edge, path_of(nowhere, nowhere.token("ann"))))
+        in_vain = asyncio.create_task(rejected_handshake(edge, path_of(nowhere, nowhere.token("ann"))))
         async with holder(edge, here) as known, holder(edge, here) as another:
             assert await is_there(known)
             assert await is_there(another)
@@ -134,14 +133,14 @@ async def test_a_key_is_waited_for_by_those_who_need_it_and_by_nobody_else(
             assert not in_vain.done()
             jwks.gate.set()
             assert (await waiting)["type"] == "connected"
-            refusal = await in_vain
-            assert (refusal.status, refusal.code) == (401, "UNAUTHORIZED")
+            rejection = await in_vain
+            assert (rejection.status, rejection.code) == (401, "UNAUTHORIZED")
             assert len(jwks.requests) == 1
             assert await is_there(waits)
             await waits.leave()
 
 
-async def test_a_set_that_does_not_come_holds_up_those_who_need_it_only_and_not_for_ever(
+async def test_an_unavailable_key_set_delays_only_its_clients_and_not_for_ever(
     edge: Process, operator: OperatorClient
 ) -> None:
     here, there, elsewhere = Signer("hangs", "here"), Signer("hangs", "there"), Signer("free", "here")
@@ -165,7 +164,7 @@ async def test_a_set_that_does_not_come_holds_up_those_who_need_it_only_and_not_
             assert await is_there(known)
 
 
-async def test_a_set_that_rotates_lets_new_clients_in_after_one_fetch(
+async def test_a_rotated_key_set_admits_new_clients_after_one_fetch(
     edge: Process, operator: OperatorClient
 ) -> None:
     old, new = Signer("turns", "old", "ES256"), Signer("turns", "new", "RS256")
@@ -179,7 +178,7 @@ async def test_a_set_that_rotates_lets_new_clients_in_after_one_fetch(
 
             async def is_in() -> RecordingClient:
                 while True:
-                    # Not more than once in 10 seconds does the edge ask for a key that it does not know.
+                    # The edge fetches the key set for unknown keys at most once in 10 s.
                     chatter = holder(edge, new)
                     answer = await asyncio.gather(chatter.connect(), return_exceptions=True)
                     if isinstance(answer[0], dict):
