@@ -25,7 +25,7 @@ from tests.support.processes import ROOT, Process, environment, worker_process
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trunkline_client.channel import RouterCredentials
+    from trunkline_client.credentials import RouterCredentials
 
 PATIENCE_S = patient(10)
 QUERY = "tenant=demo&agent=echo&platform=web&conversation=person:ann&user=ann"
