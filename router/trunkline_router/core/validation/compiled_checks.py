@@ -6,7 +6,7 @@ and never afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, OneofDescriptor
@@ -86,6 +86,8 @@ class CheckCompiler:
         others += [check for oneof in descriptor.oneofs if (check := self._oneof(oneof))]
         if not scalars and len(others) == 1:
             return others[0]
+        if len(scalars) == 1 and not others and not scalars[0].is_required:
+            return _check_optional(scalars[0])
         return _check_all(tuple(scalars), tuple(others))
 
     def _constraint(self, field: FieldDescriptor) -> Constraint | None:
@@ -113,8 +115,10 @@ class CheckCompiler:
         for field in oneof.fields:
             constraint, inner = self._constraint(field), self._inner(field)
             problem_of = None if constraint in (None, REQUIRED) else constraint.problem
-            if inner or problem_of:
-                members[field.name] = _check_present(field.name, problem_of, inner)
+            if problem_of:
+                members[field.name] = _check_value(problem_of, inner)
+            elif inner:
+                members[field.name] = inner
         is_union = oneof.containing_type.name == "Part"
         return _check_oneof(oneof.name, members, is_required=is_union) if members else None
 
@@ -145,19 +149,28 @@ def _check_all(scalars: tuple[_Scalar, ...], others: tuple[Check, ...]) -> Check
     return check_all
 
 
-def _check_present(name: str, problem_of: _Problem | None, inner: Check | None) -> Check:
-    def check_present(message: Any) -> None:
-        value = getattr(message, name)
-        if problem_of and (problem := problem_of(value)):
-            raise InvalidField(problem, name)
-        if inner:
-            try:
-                inner(value)
-            except InvalidField as invalid:
-                invalid.path.append(name)
-                raise
+def _check_optional(scalar: _Scalar) -> Check:
+    """For a type with one constrained field, such as TextPart."""
+    name, problem_of, _ = scalar
 
-    return check_present
+    def check_optional(message: Any) -> None:
+        value = getattr(message, name)
+        if value and (problem := problem_of(value)):
+            raise InvalidField(problem, name)
+
+    return check_optional
+
+
+def _check_value(problem_of: _Problem, inner: Check | None) -> Check:
+    """For a member of a oneof; the oneof adds its name to the path."""
+
+    def check_value(value: Any) -> None:
+        if problem := problem_of(value):
+            raise InvalidField(problem)
+        if inner:
+            inner(value)
+
+    return check_value
 
 
 def _check_message(name: str, problem_of: _Problem | None, inner: Check | None, is_required: bool) -> Check:
@@ -189,25 +202,37 @@ def _check_repeated(name: str, problem_of: _Problem | None, inner: Check | None,
         if problem_of and (problem := problem_of(values)):
             raise InvalidField(problem, name)
         if inner:
-            index = 0
             try:
                 for item in values:
                     inner(item)
-                    index += 1
             except InvalidField as invalid:
-                invalid.path.append(f"{name}[{index}]")
+                invalid.path.append(f"{name}[{_index_of_invalid(values, inner)}]")
                 raise
 
     return check_repeated
 
 
+def _index_of_invalid(items: Iterable[Any], check: Check) -> int:
+    """Return the index of the first invalid item; counting while checking would slow down valid messages."""
+    for index, item in enumerate(items):
+        try:
+            check(item)
+        except InvalidField:
+            return index
+    raise AssertionError("every item is valid")
+
+
 def _check_oneof(name: str, members: dict[str, Check], *, is_required: bool) -> Check:
     def check_oneof(message: Any) -> None:
         chosen = message.WhichOneof(name)
-        if chosen is None:
-            if is_required:
-                raise InvalidField(f"must have a {name}")
-        elif check := members.get(chosen):
-            check(message)
+        check = members.get(chosen)
+        if check is not None:
+            try:
+                check(getattr(message, chosen))
+            except InvalidField as invalid:
+                invalid.path.append(chosen)
+                raise
+        elif chosen is None and is_required:
+            raise InvalidField(f"must have a {name}")
 
     return check_oneof

@@ -36,8 +36,11 @@ def check(message: AnyMessage, field: str = "", *, size: int | None = None) -> N
     """
     try:
         size_problem, check_fields = _CHECKS[type(message)]
-        is_small = size_problem is None or (size is not None and size_problem(size) is None)
-        if not is_small and size_problem and (problem := size_problem(message.ByteSize())):
+        if (
+            size_problem
+            and (size is None or size_problem(size))
+            and (problem := size_problem(message.ByteSize()))
+        ):
             raise InvalidField(problem)
         check_fields(message)
     except InvalidField as invalid:
