@@ -31,7 +31,7 @@ AGENT: TopicKey = ("t", "a", "", 0, "")
 USERS: list[TopicKey] = [("t", "", "", USER, "x"), ("u", "", "", 0, "")]
 TOPICS = st.sampled_from([ALICE, ROOM, OTHER_ROOM, PLATFORM, FOREIGN, TENANT, AGENT, *USERS])
 EDGES = st.sampled_from(["e1", "e2"])
-STEPS = ["write", "tell", "look", "show"]
+STEPS = ["write", "report_commit", "read_log", "return_reads"]
 
 
 class CoreMachine(RuleBasedStateMachine):
@@ -162,7 +162,7 @@ class CoreMachine(RuleBasedStateMachine):
     @rule()
     def rest(self) -> None:
         """Finish everything under way and check that all linked clients are up to date."""
-        self.router.settle()
+        self.router.run()
         check_tables(self.router.core, at_rest=True)
         for client in self.clients:
             if client.edge.link is None or client.state == "closed":
@@ -209,7 +209,7 @@ class CoreMachine(RuleBasedStateMachine):
         for client in self.clients:
             if client.state != "closed":
                 router.close(client)
-        router.settle()
+        router.run()
         assert not router.core.directory.topics
         assert not any(map(router.connections_of, router.core.directory.tenants))
 

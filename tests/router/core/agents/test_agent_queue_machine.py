@@ -19,7 +19,7 @@ from tests.router.core.harness.invariants import check_agents
 from tests.router.core.harness.router import Router
 
 KEYS: list[TopicKey] = [("t", "a", "w", PERSON, name) for name in ("p1", "p2", "p3")]
-STEPS = ["write", "tell", "look", "show", "fail", "fail_read"]
+STEPS = ["write", "report_commit", "read_log", "return_reads", "fail", "fail_read"]
 
 
 def settlement(number: int) -> AttachRequest:
@@ -152,7 +152,7 @@ class DeliveriesMachine(RuleBasedStateMachine):
     @rule(key=st.sampled_from(KEYS))
     def reset(self, key: TopicKey) -> None:
         while self.router.written:
-            self.router.tell()
+            self.router.report_commit()
         self.carry()
         self.router.reset(key)
         for hands in self.hands.values():
@@ -178,12 +178,12 @@ class DeliveriesMachine(RuleBasedStateMachine):
     def finish(self) -> None:
         for worker in list(self.workers):
             self.gone(worker)
-        self.router.settle()
+        self.router.run()
         self.attach(3)
         (worker,) = self.workers
         for _ in range(400):
             self.tick(0.5, alive=True)
-            self.router.settle()
+            self.router.run()
             self.carry()
             if not self.router.log.unsettled:
                 return

@@ -21,7 +21,7 @@ def worker_with_messages(*texts: str, key: TopicKey = ALICE, **options: Any) -> 
     worker = Streaming(router)
     for text in texts:
         router.broadcast(key, text, author={"role": "ROLE_USER"})
-    router.settle()
+    router.run()
     worker.read()
     return router, worker
 
@@ -37,7 +37,7 @@ def pass_time(router: Router, seconds: float, *workers: Streaming) -> None:
     for worker in workers:
         worker.worker.heard_at = router.now + seconds
     router.tick(seconds)
-    router.settle()
+    router.run()
 
 
 def test_a_retry_delays_only_its_own_conversation() -> None:
@@ -45,7 +45,7 @@ def test_a_retry_delays_only_its_own_conversation() -> None:
     worker.settle(1, retry={"after_ms": 3000})
     assert not worker.results[-1].HasField("error")
     router.broadcast(BOB, "other", author={"role": "ROLE_USER"})
-    router.settle()
+    router.run()
     assert attempts_of(worker) == {1: 1, 3: 1}
     pass_time(router, 2.9, worker)
     assert attempts_of(worker) == {1: 1, 3: 1}
@@ -75,7 +75,7 @@ def test_a_delivery_is_dead_lettered_after_the_last_attempt(how: str) -> None:
         else:
             worker.detach()
             worker = Streaming(router)
-            router.settle()
+            router.run()
     assert router.log.dead[1].attempts == 2
     assert "after 2 attempts" in router.log.dead[1].reason
     assert list(worker.worker.held) == [2], "its conversation goes on"
@@ -89,19 +89,19 @@ def test_attempts_survive_a_restart_except_the_one_it_interrupts() -> None:
     assert attempts_of(worker) == {1: 2}
     router.restart()
     again = Streaming(router)
-    router.settle()
+    router.run()
     assert attempts_of(again) == {1: 2}
 
 
 def test_a_rejected_delivery_is_a_dead_letter_at_once_and_can_be_replayed() -> None:
     router, worker = worker_with_messages("one", "two")
     worker.settle(1, reject={"reason": "bad"})
-    router.settle()
+    router.run()
     assert (router.log.dead[1].reason, router.log.dead[1].attempts) == ("bad", 1)
     router.core.dispatcher.replayed(router.log.replay("t", "a", [1, 99]))
     assert 3 not in attempts_of(worker)
     worker.settle(2)
-    router.settle()
+    router.run()
     assert attempts_of(worker)[3] == 1
     assert not router.log.dead
 
@@ -112,7 +112,7 @@ def test_a_rejection_is_confirmed_once_it_is_committed() -> None:
     router.carry()
     worker.sync()
     assert (worker.results, list(worker.given)) == ([], [1])
-    router.settle()
+    router.run()
     assert list(router.log.dead) == [1]
     assert attempts_of(worker) == {1: 1, 2: 1}
     [result] = worker.results
@@ -122,7 +122,7 @@ def test_a_rejection_is_confirmed_once_it_is_committed() -> None:
 def test_a_rejection_that_fails_to_commit_leaves_the_delivery_with_its_worker() -> None:
     router, worker = worker_with_messages("one", "two")
     message = worker.open(1)
-    router.settle()
+    router.run()
     worker.settle(1, reject={})
     router.fail()
     assert attempts_of(worker) == {1: 1}
@@ -131,7 +131,7 @@ def test_a_rejection_that_fails_to_commit_leaves_the_delivery_with_its_worker() 
     assert list(worker.worker.held) == [1]
     assert message not in worker.ended
     worker.settle(1, reject={})
-    router.settle()
+    router.run()
     assert list(router.log.dead) == [1]
     assert attempts_of(worker) == {1: 1, 2: 1}
 
@@ -140,10 +140,10 @@ def test_a_rejection_counts_although_the_worker_detaches() -> None:
     router, worker = worker_with_messages("one", "two")
     worker.settle(1, reject={})
     worker.detach()
-    router.settle()
+    router.run()
     assert list(router.log.dead) == [1]
     other = Streaming(router, "w2")
-    router.settle()
+    router.run()
     assert attempts_of(other) == {2: 1}
 
 
@@ -153,7 +153,7 @@ def test_a_failed_rejection_of_a_detached_worker_is_delivered_again() -> None:
     worker.detach()
     router.fail()
     other = Streaming(router, "w2")
-    router.settle()
+    router.run()
     assert attempts_of(other) == {1: 2}
     assert not router.log.dead
 
@@ -164,16 +164,16 @@ def test_a_conversation_does_not_wait_to_retry_an_erased_delivery(how: str) -> N
     worker = Streaming(router)
     client = router.connected(ALICE, user="x")
     router.say(client, "one", ident="one")
-    router.settle()
+    router.run()
     worker.read()
     worker.settle(1, retry={"after_ms": 3_600_000})
     if how == "reset":
         router.reset(ALICE)
     else:
         router.frame(client, recall={"message_id": "e1-1"})
-    router.settle()
+    router.run()
     router.say(client, "two", ident="two")
-    router.settle()
+    router.run()
     assert attempts_of(worker)[2] == 1
     check_all(router.core, router.log, at_rest=True)
 
@@ -182,9 +182,9 @@ def test_a_draining_worker_keeps_its_deliveries_and_gets_no_more() -> None:
     router, worker = worker_with_messages("one", "two")
     worker.send(AttachRequest(drain=True))
     router.broadcast(BOB, "other", author={"role": "ROLE_USER"})
-    router.settle()
+    router.run()
     worker.settle(1, "answer")
-    router.settle()
+    router.run()
     worker.sync()
     assert (list(worker.given), list(worker.worker.held)) == ([1], [])
     assert router.log.head(ALICE).seq == 3
@@ -195,9 +195,9 @@ def test_a_draining_worker_keeps_its_deliveries_and_gets_no_more() -> None:
 def test_open_replies_to_a_dead_letter_expire() -> None:
     router, worker = worker_with_messages("one", "two")
     first = worker.open(1, key="k1")
-    router.settle()
+    router.run()
     worker.settle(1, reject={"reason": "never"})
-    router.settle()
+    router.run()
     worker.sync()
     assert worker.ended[first].state == EXPIRED
     assert not list(router.core.open_messages.of_topic(ALICE))
@@ -214,5 +214,5 @@ def test_a_silent_worker_does_not_get_back_the_deliveries_it_lost() -> None:
 def pass_silent_lease(router: Router) -> list[Any]:
     """Let a lease end while all workers are silent. Return the workers that tick reports."""
     silent = [peer for peer, _ in router.tick(5.0)]
-    router.settle()
+    router.run()
     return silent

@@ -23,7 +23,7 @@ def attached(router: Router, *, capacity: int = 10, agent: str = "a", tenant: st
         tenant=tenant, agents=[agent], capacity=capacity, contract_minor=catalogue.CONTRACT_MINOR
     )
     worker = router.core.worker_attached(hello, router.now)
-    router.settle()
+    router.run()
     return worker
 
 
@@ -56,21 +56,21 @@ def publish(router: Router, key: TopicKey, *texts: str) -> None:
     """Publish texts as user messages to an agent."""
     for text in texts:
         router.broadcast(key, text, author={"role": "ROLE_USER"})
-    router.settle()
+    router.run()
 
 
 def test_a_delivery_waits_for_a_worker_and_is_dispatched_after_its_commit() -> None:
     router = Router()
     client = router.connected(ALICE)
     router.say(client, "before")
-    router.settle()
+    router.run()
     worker = attached(router)
     assert delivered_to(worker) == [(1, "before", 1)]
     other = router.connected(BOB)
     router.say(other, "after")
     router.write()
     assert delivered_to(worker) == []
-    router.tell()
+    router.report_commit()
     assert delivered_to(worker) == [(2, "after", 1)]
 
 
@@ -92,11 +92,11 @@ def test_one_delivery_per_conversation_is_held_and_capacity_is_respected() -> No
     publish(router, ROOM, "r1")
     assert delivered_to(worker) == [(1, "a1", 1), (3, "b1", 1)]
     settle(router, worker, 1)
-    router.settle()
+    router.run()
     # Capacity for one: the conversation that has waited longest is next.
     assert delivered_to(worker) == [(4, "r1", 1)]
     settle(router, worker, 3)
-    router.settle()
+    router.run()
     assert delivered_to(worker) == [(2, "a2", 1)]
 
 
@@ -105,12 +105,12 @@ def test_replies_are_committed_with_the_settlement_and_then_delivered() -> None:
     client = router.connected(ALICE)
     worker = attached(router)
     router.say(client, "question")
-    router.settle()
+    router.run()
     delivered_to(worker)
     settle(router, worker, 1, "one", "two")
     assert client.texts == []
     assert router.log.unsettled
-    router.settle()
+    router.run()
     assert client.texts == ["one", "two"]
     (result,) = results(worker)
     assert [reply.position.seq for reply in result.replies] == [2, 3]
@@ -132,7 +132,7 @@ def test_a_settlement_that_cannot_be_committed_leaves_the_delivery_with_its_work
     assert result.error.code == "LOG_UNAVAILABLE"
     assert (client.texts, list(worker.held)) == (["question"], [1])
     settle(router, worker, 1, "reply")
-    router.settle()
+    router.run()
     assert client.texts == ["question", "reply"]
 
 
@@ -145,7 +145,7 @@ def test_a_delivery_that_is_not_held_cannot_be_settled(twice: bool) -> None:
     if twice:
         settle(router, worker, 1, "reply")
     settle(router, worker if twice else other, 1, "again")
-    router.settle()
+    router.run()
     errors = [r.error.code for r in results(worker if twice else other) if r.HasField("error")]
     assert errors == ["DELIVERY_NOT_HELD"]
     assert client.texts == (["question", "reply"] if twice else ["question"])
@@ -171,7 +171,7 @@ def test_held_deliveries_are_delivered_again_in_order_when_the_stream_breaks() -
     two = attached(router)
     assert delivered_to(two) == [(1, "a1", 2)]
     settle(router, two, 1)
-    router.settle()
+    router.run()
     assert delivered_to(two) == [(2, "a2", 1)]
 
 
@@ -183,7 +183,7 @@ def test_a_failed_delivery_goes_to_another_worker_if_there_is_one() -> None:
     fresh = attached(router)
     fresh.heard_at = 6.0
     router.tick(6)
-    router.settle()
+    router.run()
     assert delivered_to(fresh) == [(1, "a1", 2)]
     assert delivered_to(stuck) == []
 
@@ -196,7 +196,7 @@ def test_a_settlement_under_way_when_the_stream_breaks_counts_if_committed(commi
     settle(router, one, 1)
     router.core.worker_detached(one)
     if committed:
-        router.settle()
+        router.run()
     else:
         router.fail()
     assert delivered_to(attached(router)) == ([(2, "a2", 1)] if committed else [(1, "a1", 2)])
@@ -212,7 +212,7 @@ def test_a_settlement_that_is_being_committed_outlives_its_lease() -> None:
         router.core.worker_received(worker, AttachRequest(), 6.0)
     router.tick(6)
     assert delivered_to(one) == delivered_to(two) == []
-    router.settle()
+    router.run()
     assert router.log.head(ALICE).seq == 2
     assert not router.log.unsettled
 
@@ -232,7 +232,7 @@ def test_an_expired_lease_moves_the_delivery_unless_it_was_extended() -> None:
     assert [peer for peer, _ in silent] == [one]
     assert delivered_to(two) == [(1, "a1", 2)]
     settle(router, one, 1, "late")
-    router.settle()
+    router.run()
     assert results(one)[0].error.code == "DELIVERY_NOT_HELD"
 
 
@@ -257,7 +257,7 @@ def test_messages_after_an_erasure_wait_only_for_the_worker_to_settle() -> None:
     publish(router, ALICE, "new")
     assert delivered_to(worker) == []
     settle(router, worker, 1, "late")
-    router.settle()
+    router.run()
     assert [text for _, text, _ in delivered_to(worker)] == ["new"]
 
 
@@ -267,10 +267,10 @@ def test_deliveries_read_during_an_erasure_are_not_dispatched() -> None:
     hello = AttachHello(tenant="t", agents=["a"], capacity=9, contract_minor=catalogue.CONTRACT_MINOR)
     worker = router.core.worker_attached(hello, 0.0)
     router.carry()
-    router.look()
+    router.read_log()
     router.reset(ALICE)
-    router.show()
-    router.settle()
+    router.return_reads()
+    router.run()
     assert delivered_to(worker) == []
     publish(router, ALICE, "new")
     assert [text for _, text, _ in delivered_to(worker)] == ["new"]
@@ -304,7 +304,7 @@ def test_deliveries_beyond_the_window_stay_in_the_log_until_there_is_room(
         ((delivery_id, text, _),) = delivered_to(worker)
         seen.append(text)
         settle(router, worker, delivery_id)
-        router.settle()
+        router.run()
     assert seen == [str(number) for number in range(12)]
     assert not router.log.unsettled
 
@@ -323,7 +323,7 @@ def test_an_erased_tail_beyond_the_window_does_not_cause_endless_reads(
         ((delivery_id, _, _),) = delivered_to(worker)
         settle(router, worker, delivery_id)
         # Fails if the router reads without end.
-        router.settle()
+        router.run()
     publish(router, ALICE, "new")
     assert [text for _, text, _ in delivered_to(worker)] == ["new"]
 
@@ -337,7 +337,7 @@ def test_a_failed_read_is_repeated_at_the_next_tick() -> None:
     router.fail_read()
     assert not router.core.effects.reads
     router.tick(1)
-    router.settle()
+    router.run()
     assert delivered_to(worker) == [(1, "a1", 1)]
 
 

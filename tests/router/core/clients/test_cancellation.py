@@ -19,7 +19,7 @@ BOB: TopicKey = ("t", "a", "w", PERSON, "bob")
 def cancelled(router: Router, client: Client, **target: str) -> tuple[list[tuple[str, Any]], bool]:
     """Return the answer to a cancel once everything is settled."""
     router.frame(client, cancel=target)
-    router.settle()
+    router.run()
     answer = client.last("cancelled")
     assert isinstance(answer, CancelledFrame)
     return [(reply.message_id, reply.state) for reply in answer.replies], answer.prevented
@@ -30,7 +30,7 @@ def client_with_messages(router: Router, *texts: str) -> Client:
     client = router.connected(ALICE, user="x")
     for text in texts:
         router.say(client, text, ident=text)
-    router.settle()
+    router.run()
     return client
 
 
@@ -49,28 +49,35 @@ def test_a_cancelled_message_that_waits_is_never_dispatched(has_queue: bool, sam
     client = client_with_messages(router)
     router.say(client, "q1", ident="q1")
     if not same_commit:
-        router.settle()
+        router.run()
     assert cancelled(router, client, client_id="q1") == ([], True)
     assert not router.log.unsettled
     router.say(client, "q2", ident="q2")
-    router.settle()
+    router.run()
     worker = Streaming(router)
-    router.settle()
+    router.run()
     assert delivered_to(worker) == ["q2"]
     check_all(router.core, router.log, at_rest=True)
 
 
-@pytest.mark.parametrize("steps", ["look write tell show", "write look tell show", "look write show tell"])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "read_log write report_commit return_reads",
+        "write read_log report_commit return_reads",
+        "read_log write return_reads report_commit",
+    ],
+)
 def test_a_message_withdrawn_while_the_first_worker_attaches_is_not_dispatched(steps: str) -> None:
     router = Router()
     client = client_with_messages(router, "q1")
     router.frame(client, cancel={"client_id": "q1"})
     router.write()
-    router.tell()
+    router.report_commit()
     worker = Streaming(router)
     for step in steps.split():
         getattr(router, step)()
-    router.settle()
+    router.run()
     assert delivered_to(worker) == []
     check_all(router.core, router.log, at_rest=True)
 
@@ -79,13 +86,13 @@ def test_the_worker_that_holds_it_is_notified_and_its_answer_is_dropped() -> Non
     router = Router()
     client = client_with_messages(router, "q1", "q2")
     worker = Streaming(router)
-    router.settle()
+    router.run()
     worker.read()
     assert cancelled(router, client, client_id="q1") == ([], True)
     worker.read()
     assert worker.cancelled == [1]
     worker.settle(1, "too late")
-    router.settle()
+    router.run()
     worker.read()
     assert not worker.results[0].HasField("error")
     assert client.texts == []
@@ -97,16 +104,16 @@ def test_a_reply_opened_during_or_after_the_cancel_ends_at_once(is_opened_before
     router = Router()
     client = client_with_messages(router, "q1")
     worker = Streaming(router)
-    router.settle()
+    router.run()
     worker.read()
     router.frame(client, cancel={"client_id": "q1"})
     router.write()
     if is_opened_before:
         reply = worker.open(1)
-    router.tell()
+    router.report_commit()
     if not is_opened_before:
         reply = worker.open(1)
-    router.settle()
+    router.run()
     worker.read()
     answer = client.last("cancelled")
     assert isinstance(answer, CancelledFrame)
@@ -118,16 +125,16 @@ def test_an_open_reply_ends_and_its_message_is_not_delivered_again() -> None:
     router = Router()
     client = client_with_messages(router, "q1")
     worker = Streaming(router)
-    router.settle()
+    router.run()
     worker.read()
     reply = worker.open(1)
-    router.settle()
+    router.run()
     worker.read()
     message_id = worker.opened[reply].message.id
     assert cancelled(router, client, client_id="q1") == ([(message_id, CANCELLED)], False)
     worker.detach()
     again = Streaming(router)
-    router.settle()
+    router.run()
     assert delivered_to(again) == []
 
 
@@ -136,14 +143,14 @@ def test_a_cancel_after_the_end_reports_how_it_ended(is_settled: bool) -> None:
     router = Router()
     client = client_with_messages(router, "q1")
     worker = Streaming(router)
-    router.settle()
+    router.run()
     worker.read()
     reply = worker.open(1)
-    router.settle()
+    router.run()
     worker.end(reply)
     if is_settled:
         worker.settle(1)
-    router.settle()
+    router.run()
     worker.read()
     message_id = worker.opened[reply].message.id
     assert cancelled(router, client, client_id="q1") == ([], False)
@@ -154,14 +161,14 @@ def test_an_answer_being_committed_is_not_prevented() -> None:
     router = Router()
     client = client_with_messages(router, "q1")
     worker = Streaming(router)
-    router.settle()
+    router.run()
     worker.read()
     worker.settle(1, "answer")
     router.frame(client, cancel={"client_id": "q1"})
     router.write()
-    router.tell()
+    router.report_commit()
     assert client.texts == ["answer"]
-    router.settle()
+    router.run()
     answer = client.last("cancelled")
     assert isinstance(answer, CancelledFrame)
     assert not answer.prevented
@@ -171,16 +178,16 @@ def test_a_cancel_that_fails_to_commit_is_rejected_and_the_delivery_stays() -> N
     router = Router()
     client = client_with_messages(router, "q1", "q2")
     worker = Streaming(router)
-    router.settle()
+    router.run()
     worker.read()
     for ident in ("q1", "q2"):
         router.frame(client, cancel={"client_id": ident})
     router.write()
-    router.tell()
+    router.report_commit()
     router.fail()
     assert [f.error.code for f in client.frames if f.HasField("error")] == ["LOG_UNAVAILABLE"] * 2
     worker.settle(1, "answer")
-    router.settle()
+    router.run()
     assert client.texts == ["answer"]
     assert delivered_to(worker) == ["q1", "q2"]
     check_all(router.core, router.log, at_rest=True)
@@ -191,7 +198,7 @@ def test_a_cancel_for_an_erased_log_stops_nothing_in_its_successor() -> None:
     client = client_with_messages(router, "q1")
     router.reset(ALICE)
     router.say(client, "new", ident="new")
-    router.settle()
+    router.run()
     assert cancelled(router, client, client_id="q1") == ([], False)
     assert len(router.log.unsettled) == 1
 
@@ -201,10 +208,10 @@ def test_a_cancel_waiting_during_an_erasure_stops_nothing_in_the_successor() -> 
     client = client_with_messages(router, "q1")
     router.frame(client, cancel={"client_id": "q1"})
     router.write()
-    router.tell()
+    router.report_commit()
     router.reset(ALICE)
     router.say(client, "new", ident="new")
-    router.settle()
+    router.run()
     assert len(router.log.unsettled) == 1
 
 
@@ -213,15 +220,15 @@ def test_an_unknown_message_or_one_of_another_conversation_is_not_found(target: 
     router = Router()
     client, other = client_with_messages(router, "q1"), router.connected(BOB, user="y")
     worker = Streaming(router)
-    router.settle()
+    router.run()
     worker.read()
     reply = worker.open(1)
-    router.settle()
+    router.run()
     worker.read()
     names = {"message_id": worker.opened[reply].message.id, "client_id": "q1"}
     for who, name in ((other, names[target]), (client, "nothing")):
         router.frame(who, cancel={target: name})
-        router.settle()
+        router.run()
         assert who.frames[-1].error.code == "MESSAGE_NOT_FOUND"
     assert router.log.open
 
@@ -233,9 +240,9 @@ def test_a_reply_on_disk_before_the_core_knows_it_is_found() -> None:
     worker.open(ALICE)
     router.write()
     router.frame(client, cancel={"message_id": "e1-1"})
-    router.look()
-    router.show()
-    router.settle()
+    router.read_log()
+    router.return_reads()
+    router.run()
     answer = client.last("cancelled")
     assert isinstance(answer, CancelledFrame)
     assert [reply.state for reply in answer.replies] == [CANCELLED]

@@ -20,7 +20,7 @@ def published(router: Router, *, user: str = "x") -> tuple[Client, Client, str]:
     """Return the author of a message, another client, and the message's id."""
     author, other = router.connected(ROOM, user=user), router.connected(ROOM, user="y", edge="e2")
     router.say(author, "first", ident="m")
-    router.settle()
+    router.run()
     return author, other, "e1-1"
 
 
@@ -51,7 +51,7 @@ def test_an_edit_is_acked_and_reaches_the_others_with_the_new_parts() -> None:
     author, other, message_id = published(router)
     edit(router, author, message_id, "second")
     assert "change" not in other.kinds()
-    router.settle()
+    router.run()
     change = other.frames[-1].change
     assert (change.kind, change.position.seq, change.author.user) == (CHANGE_KIND_EDITED, 2, "x")
     assert (text_of(change.message), other.text(message_id)) == ("second", "second")
@@ -65,18 +65,18 @@ def test_a_recall_removes_the_parts_and_withdraws_the_delivery() -> None:
     router = Router()
     author, other, message_id = published(router)
     recall(router, author, message_id)
-    router.settle()
+    router.run()
     assert other.frames[-1].change.kind == CHANGE_KIND_RECALLED
     assert (stored(router, message_id).state, list(stored(router, message_id).parts)) == (RECALLED, [])
     assert other.known[message_id].state == RECALLED
     assert not router.log.unsettled
     recall(router, author, message_id)
-    router.settle()
+    router.run()
     ack = author.last("ack")
     assert isinstance(ack, AckFrame)
     assert (ack.message_id, ack.HasField("position")) == (message_id, False)
     edit(router, author, message_id, "again")
-    router.settle()
+    router.run()
     assert errors(author) == ["MESSAGE_RECALLED"]
 
 
@@ -86,7 +86,7 @@ def test_changes_of_one_message_build_on_each_other() -> None:
     edit(router, author, message_id, "1")
     recall(router, author, message_id)
     edit(router, author, message_id, "2")
-    router.settle()
+    router.run()
     kinds = [change.kind for change in router.log.changes(ROOM)]
     assert kinds == [CHANGE_KIND_EDITED, CHANGE_KIND_RECALLED]
     assert errors(author) == ["MESSAGE_RECALLED"]
@@ -100,10 +100,10 @@ def test_a_failed_change_does_not_block_those_behind_it(how: str) -> None:
     edit(router, author, message_id, "1")
     edit(router, author, message_id, "2")
     if how == "fail":
-        router.look()
-        router.show()
+        router.read_log()
+        router.return_reads()
     getattr(router, how)()
-    router.settle()
+    router.run()
     assert errors(author) == ["LOG_UNAVAILABLE"]
     assert other.text(message_id) == "2"
     check_all(router.core, router.log, at_rest=True)
@@ -114,12 +114,12 @@ def test_a_retried_edit_changes_nothing_more() -> None:
     author, _, message_id = published(router)
     for text, ident in (("1", "a"), ("2", "b"), ("1", "a")):
         edit(router, author, message_id, text, ident)
-        router.settle()
+        router.run()
     assert text_of(stored(router, message_id)) == "2"
     acks = [f.ack.position.seq for f in author.frames if f.HasField("ack")]
     assert acks == [1, 2, 3, 2]
     edit(router, author, message_id, "other", "a")
-    router.settle()
+    router.run()
     assert errors(author) == ["IDEMPOTENCY_MISMATCH"]
 
 
@@ -129,12 +129,12 @@ def test_a_log_erased_meanwhile_is_not_changed(seen: str) -> None:
     author, _, message_id = published(router)
     edit(router, author, message_id, "late")
     if seen != "queued":
-        router.look()
+        router.read_log()
     if seen == "read":
-        router.show()
+        router.return_reads()
     router.reset(ROOM)
     router.say(author, "new", ident="new")
-    router.settle()
+    router.run()
     assert errors(author) == ["MESSAGE_NOT_FOUND"]
     assert text_of(stored(router, "e2-1")) == "new"
     check_all(router.core, router.log, at_rest=True)
@@ -146,12 +146,12 @@ def test_only_a_subscribed_author_may_change_a_message() -> None:
     elsewhere, anonymous = router.connected(ALICE, user="x"), router.connected(ROOM)
     for client, reason in ((other, "NOT_THE_AUTHOR"), (elsewhere, "MESSAGE_NOT_FOUND")):
         edit(router, client, message_id, "forged")
-        router.settle()
+        router.run()
         assert errors(client) == [reason]
     router.say(anonymous, "by nobody")
-    router.settle()
+    router.run()
     recall(router, anonymous, "e1-2")
-    router.settle()
+    router.run()
     assert errors(anonymous) == ["NOT_THE_AUTHOR"]
 
 
@@ -159,14 +159,14 @@ def test_an_open_message_cannot_be_changed() -> None:
     router = Router()
     client = router.connected(ALICE, user="x")
     Streaming(router).open(ALICE)
-    router.settle()
+    router.run()
     (message_id,) = router.log.open
     backend = Backend()
     wish = EditRequest(
         "t", message_id, CHANGE_KIND_EDITED, Author(), lambda message: None, backend, lambda: None
     )
     router.core.edits.submit(wish)
-    router.settle()
+    router.run()
     assert backend.reason is not None
     assert backend.reason.entry.code == "MESSAGE_OPEN"
     assert client.known[message_id].state == OPEN
@@ -181,7 +181,7 @@ def test_a_read_receipt_is_an_entry_that_all_receive_once() -> None:
     position = other.place[ROOM].to_proto()
     router.frame(other, read={"position": position, "user": "forged"})
     assert "read" not in other.kinds()
-    router.settle()
+    router.run()
     for client in (author, other):
         read = client.frames[-1].read
         assert (read.user, read.position.seq, read.at.seq) == ("y", 1, 2)
@@ -189,7 +189,7 @@ def test_a_read_receipt_is_an_entry_that_all_receive_once() -> None:
     (receipt,) = router.log.receipts(ROOM)
     assert (receipt.user, receipt.read) == ("y", 1)
     router.frame(other, read={"position": position})
-    router.settle()
+    router.run()
     assert (router.log.head(ROOM).seq, other.frames[-1].read.HasField("at")) == (2, False)
 
 
@@ -199,7 +199,7 @@ def test_a_delivery_receipt_is_stored_and_sent_to_the_author_alone() -> None:
     position = other.place[ROOM].to_proto()
     for _ in range(2):
         router.frame(other, delivered={"position": position})
-        router.settle()
+        router.run()
     assert author.kinds().count("delivered") == 1
     receipt = author.frames[-1].delivered
     assert (receipt.user, receipt.position.seq, receipt.conversation.id) == ("y", 1, "room")
@@ -217,7 +217,7 @@ def test_a_receipt_that_was_not_committed_can_be_sent_again(kind: str) -> None:
     router.fail()
     assert errors(other) == (["LOG_UNAVAILABLE"] if kind == "read" else [])
     router.frame(other, **more)
-    router.settle()
+    router.run()
     (receipt,) = router.log.receipts(ROOM)
     assert getattr(receipt, kind) == 1
 
@@ -233,7 +233,7 @@ def test_receipts_without_a_user_or_for_an_erased_log_are_rejected() -> None:
     router.reset(ROOM)
     router.frame(other, read={"position": position})
     assert errors(other) == ["CURSOR_MISMATCH", "CURSOR_MISMATCH"]
-    router.settle()
+    router.run()
     assert not router.log.logs
 
 
@@ -244,5 +244,5 @@ def test_cached_receipts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     position = other.place[ROOM].to_proto()
     for client in (author, other, author):
         router.frame(client, read={"position": position})
-        router.settle()
+        router.run()
     assert [read.user for read in router.log.reads(ROOM)] == ["x", "y", "x"]

@@ -34,7 +34,7 @@ def test_a_frame_that_is_not_forwarded_is_rejected(frame: ClientFrame) -> None:
     router = Router()
     client = router.connected(ALICE)
     client.edge.say(client, frame)
-    router.settle()
+    router.run()
     assert client.last("error").code == "UNKNOWN_FRAME_TYPE"
 
 
@@ -44,5 +44,5 @@ def test_an_error_repeats_the_id_of_its_frame_if_it_has_one(kind: str) -> None:
     client = router.connected(ALICE)
     needs_id = CLIENT_FRAMES[kind].needs_id
     client.edge.say(client, ClientFrame(**{kind: {"id": "f"} if needs_id else {}}))
-    router.settle()
+    router.run()
     assert client.last("error").id == ("f" if needs_id else "")

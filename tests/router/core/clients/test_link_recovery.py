@@ -23,7 +23,7 @@ def publish(router: Router, key: TopicKey, *texts: str) -> None:
     """Commit messages to a topic."""
     for text in texts:
         router.broadcast(key, text)
-    router.settle()
+    router.run()
 
 
 def broken(count: int = 2) -> tuple[Router, list[Client]]:
@@ -40,13 +40,20 @@ def test_connections_continue_after_a_relink_with_what_they_missed() -> None:
     publish(router, ROOM, "2", "3")
     publish(router, TENANT, "all")
     router.link("e1")
-    router.settle()
+    router.run()
     publish(router, ROOM, "4")
     assert sorted(one.texts) == sorted(two.texts) == ["1", "2", "3", "4", "all"]
     check_tables(router.core, at_rest=True)
 
 
-@pytest.mark.parametrize("steps", ["write tell look show", "look show write tell", "look write tell show"])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "write report_commit read_log return_reads",
+        "read_log return_reads write report_commit",
+        "read_log write report_commit return_reads",
+    ],
+)
 def test_live_messages_wait_until_a_link_has_caught_up(steps: str) -> None:
     router, (one, two) = broken()
     publish(router, ROOM, "2")
@@ -54,7 +61,7 @@ def test_live_messages_wait_until_a_link_has_caught_up(steps: str) -> None:
     router.say(one, "3")
     for step in steps.split():
         getattr(router, step)()
-    router.settle()
+    router.run()
     publish(router, ROOM, "4")
     assert (one.texts, two.texts) == (["1", "2", "4"], ["1", "2", "3", "4"])
     assert one.kinds()[-2:] == ["ack", "message"]
@@ -66,7 +73,7 @@ def test_a_commit_seen_first_by_a_recovery_read_is_delivered_once() -> None:
     router.link("e1")
     router.broadcast(ROOM, "3")
     router.write()
-    router.settle()
+    router.run()
     assert one.texts == two.texts == ["1", "2", "3"]
 
 
@@ -75,10 +82,10 @@ def test_an_unacked_message_sent_again_is_not_delivered_to_its_author() -> None:
     one, two = router.connected(ROOM), router.connected(ROOM)
     router.say(one, "mine")
     router.break_link()
-    router.settle()
+    router.run()
     assert one.kinds() == ["connected"]
     router.link("e1")
-    router.settle()
+    router.run()
     assert (one.kinds(), two.texts) == (["connected", "ack"], ["mine"])
     assert router.log.head(ROOM).seq == 1
 
@@ -90,7 +97,7 @@ def test_ephemeral_messages_are_delivered_while_a_link_catches_up() -> None:
     backend = router.broadcast(ROOM, "now", ephemeral=True)
     assert backend.response.connections == 2
     assert one.texts == ["1", "now"]
-    router.settle()
+    router.run()
     assert one.texts == ["1", "now", "2"]
 
 
@@ -99,7 +106,7 @@ def test_a_client_that_connects_during_a_catch_up_gets_no_replay() -> None:
     publish(router, ROOM, "2")
     router.link("e1")
     late = router.open(ROOM)
-    router.settle()
+    router.run()
     publish(router, ROOM, "3")
     assert (one.texts, late.texts) == (["1", "2", "3"], ["3"])
 
@@ -108,11 +115,11 @@ def test_groups_joined_since_are_restored() -> None:
     router = Router()
     client = router.connected(ALICE)
     router.subscribe(client)
-    router.settle()
+    router.run()
     router.break_link()
     publish(router, ROOM, "1")
     router.link("e1")
-    router.settle()
+    router.run()
     assert client.texts == ["1"]
     (connection,) = router.connections_of("t")
     assert [group.id for group in connection.groups] == ["room"]
@@ -131,7 +138,7 @@ def test_a_client_whose_position_is_lost_is_closed_and_the_next_is_not(
     late = router.open(ROOM)
     if cause == "unreadable":
         router.fail_read()
-    router.settle()
+    router.run()
     assert [client.close_reason for client in clients] == ["POSITION_LOST"] * 2
     assert [client.texts for client in clients] == [["1"]] * 2
     # The position that the edge names now is that of the late client.
@@ -179,11 +186,11 @@ def test_a_client_that_resumes_during_a_catch_up_gets_each_message_once() -> Non
     router.core.link_received(link, LinkRequest(credit=100), 0.0)
     router.carry()
     while not any(isinstance(read, ReadPages) for read in router.core.effects.reads):
-        router.look()
-        router.show()
+        router.read_log()
+        router.return_reads()
     edge.inbox = LinkRequest(entries=[entry for entry in entries if entry is not own])
     router.carry()
-    router.settle()
+    router.run()
     publish(router, ROOM, "3")
     assert one.texts == two.texts == ["1", "2", "3"]
     assert late.texts == ["2", "3"]
@@ -200,7 +207,7 @@ def test_nothing_is_kept_for_a_lost_link() -> None:
     assert link.outbox.waiting_bytes
     router.say(client, "on its way")
     router.break_link()
-    router.settle()
+    router.run()
     assert link.outbox.waiting_bytes == 0
 
 
@@ -305,18 +312,18 @@ def test_a_full_outbox_blocks_its_source_until_it_is_drained() -> None:
     while not busy.outbox.is_full:
         router.say(speaker, "x" * 200)
         router.write()
-        router.tell()
+        router.report_commit()
     router.say(speaker, "more")
     assert fast.blocked_by == {busy}
     assert fast.credit < allowed
     assert not backend.blocked_by
     more = router.broadcast(ROOM, "b")
     router.write()
-    router.tell()
+    router.report_commit()
     assert more.blocked_by == {busy}
     assert not router.core.may_send(more.blocked_by)
     busy.outbox.credit = 100
-    router.settle()
+    router.run()
     assert not fast.blocked_by
     assert not more.blocked_by
     assert fast.credit == allowed
@@ -330,7 +337,7 @@ def test_a_link_that_ends_blocks_nobody_any_more(end: str) -> None:
     assert slow.edge.link is not None
     slow.edge.link.outbox.credit = 0
     backend = router.broadcast(ROOM, "x" * 200)
-    router.settle()
+    router.run()
     assert backend.blocked_by
     if end == "break":
         router.break_link()
@@ -338,7 +345,7 @@ def test_a_link_that_ends_blocks_nobody_any_more(end: str) -> None:
         router.tick(10)
     assert not backend.blocked_by
     again = router.broadcast(ROOM, "x" * 200)
-    router.settle()
+    router.run()
     assert not again.blocked_by
 
 
@@ -378,9 +385,9 @@ def test_watchers_of_a_group_see_who_joins_and_leaves() -> None:
     client = router.connected(ALICE)
     watcher = router.core.presence.watch(address_of(ROOM))
     router.subscribe(client, ROOM)
-    router.settle()
+    router.run()
     router.unsubscribe(client, ROOM)
-    router.settle()
+    router.run()
     batch = watcher.take()
     assert batch is not None
     assert [(change.event, change.connection.connection_id) for change in batch.changes] == [

@@ -20,7 +20,7 @@ def publish(router: Router, key: TopicKey, *texts: str) -> None:
     """Commit messages to a topic."""
     for text in texts:
         router.broadcast(key, text)
-    router.settle()
+    router.run()
 
 
 def prune(router: Router, limits: HistoryLimits) -> None:
@@ -87,7 +87,7 @@ def test_clients_of_a_link_that_was_down_too_long_are_closed(limits: HistoryLimi
     publish(router, ALICE, "2", "3", "4")
     prune(router, limits)
     router.link("e1")
-    router.settle()
+    router.run()
     assert client.state == "closed"
 
 
@@ -100,7 +100,7 @@ def test_a_user_who_resumes_after_deliveries_gets_what_is_kept(limits: HistoryLi
     prune(router, limits)
     with patch.object(subscribing, "RECOVERY_MAX_MESSAGES", most):
         client = router.open(ALICE, user="x", delivered=True)
-        router.settle()
+        router.run()
     kept = ["3", "4"] if limits.max_messages else []
     assert client.texts == kept
     starts = {e.address.conversation.id: e.position.seq for e in client.frames[0].connected.positions}

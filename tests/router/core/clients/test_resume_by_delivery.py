@@ -25,7 +25,7 @@ def publish(router: Router, key: TopicKey, *texts: str) -> None:
     """Commit messages to a topic."""
     for text in texts:
         router.broadcast(key, text)
-    router.settle()
+    router.run()
 
 
 def deliver_all(router: Router, *keys: TopicKey) -> None:
@@ -33,7 +33,7 @@ def deliver_all(router: Router, *keys: TopicKey) -> None:
     client = router.connected(ALICE, user="x")
     for key in keys:
         router.was_given(client, key)
-    router.settle()
+    router.run()
     router.close(client)
 
 
@@ -78,9 +78,9 @@ def test_a_receipt_that_is_not_committed_yet_counts() -> None:
     teller = router.connected(ALICE, user="x")
     router.was_given(teller, MINE)
     client = router.open(ALICE, user="x", delivered=True)
-    router.look()
-    router.show()
-    router.settle()
+    router.read_log()
+    router.return_reads()
+    router.run()
     assert client.texts == []
     assert client.frames[0].connected.recovered
 
@@ -91,9 +91,9 @@ def test_a_read_receipt_counts_as_delivered() -> None:
     reader = router.connected(ALICE, user="x")
     router.frame(reader, read={"position": reader.place[ALICE].to_proto()})
     client = router.open(ALICE, user="x", delivered=True)
-    router.look()
-    router.show()
-    router.settle()
+    router.read_log()
+    router.return_reads()
+    router.run()
     assert start_of(client, ALICE) == Position("e1", 2)
     router.restart()
     router.link("e1")
@@ -108,7 +108,7 @@ def test_an_older_receipt_that_arrives_later_changes_nothing() -> None:
     router.link("e1")
     old = router.connected(ALICE, user="x")
     router.was_given(old, MINE, Position("e1", 1))
-    router.settle()
+    router.run()
     assert router.connected(ALICE, user="x", delivered=True).texts == []
 
 
@@ -122,7 +122,7 @@ def test_positions_in_resume_take_precedence_over_receipts() -> None:
     every = dict.fromkeys(default_topics(ALICE, "x"), EMPTY)
     client = router.open(ALICE, user="x", delivered=True, resume=every)
     assert not [read for read in router.core.effects.reads if isinstance(read, ReadDelivered)]
-    router.settle()
+    router.run()
     assert sorted(client.texts) == ["1", "2", "a", "b"]
 
 
@@ -147,7 +147,10 @@ def test_more_than_one_page_is_replayed_in_several(limit: str, monkeypatch: pyte
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.integers(1, 4), st.lists(st.sampled_from(["say", "write", "tell", "look", "show"]), max_size=60))
+@given(
+    st.integers(1, 4),
+    st.lists(st.sampled_from(["say", "write", "report_commit", "read_log", "return_reads"]), max_size=60),
+)
 def test_messages_committed_while_pages_are_read_follow_them_once(limit: int, steps: list[str]) -> None:
     with patch.object(subscribing, "RECOVERY_MAX_MESSAGES", limit):
         router = Router()
@@ -158,7 +161,7 @@ def test_messages_committed_while_pages_are_read_follow_them_once(limit: int, st
                 router.broadcast(MINE, str(number))
             else:
                 getattr(router, step)()
-        router.settle()
+        router.run()
     spoken = [str(number) for number, step in enumerate(steps, 6) if step == "say"]
     assert client.frames[0].connected.recovered
     assert client.texts == ["1", "2", "3", "4", "5", *spoken]
@@ -172,10 +175,10 @@ def test_a_log_erased_between_two_pages_makes_the_client_reconnect(
     publish(router, MINE, "1", "2", "3", "4", "5")
     client = router.open(ALICE, user="x", delivered=True)
     while not client.texts:
-        router.look()
-        router.show()
+        router.read_log()
+        router.return_reads()
     router.reset(MINE)
-    router.settle()
+    router.run()
     assert client.close_reason == "ROUTER_UNAVAILABLE"
     assert not router.core.directory.topics
 
@@ -197,10 +200,10 @@ def test_a_log_erased_while_receipts_are_read_recovers_nothing() -> None:
     deliver_all(router, MINE)
     publish(router, MINE, "3")
     client = router.open(ALICE, user="x", delivered=True)
-    router.look()
+    router.read_log()
     router.reset(MINE)
-    router.show()
-    router.settle()
+    router.return_reads()
+    router.run()
     assert (client.frames[0].connected.recovered, client.texts) == (False, [])
 
 
@@ -209,7 +212,7 @@ def test_a_connection_closed_while_receipts_are_read_leaves_no_trace(gone: str) 
     router = Router()
     publish(router, MINE, "1")
     client = router.open(ALICE, user="x", delivered=True)
-    router.look()
+    router.read_log()
     if gone == "close":
         router.close(client)
     else:
@@ -219,7 +222,7 @@ def test_a_connection_closed_while_receipts_are_read_leaves_no_trace(gone: str) 
             router.link("e1")
         elif gone == "lease":
             router.tick(11)
-    router.settle()
+    router.run()
     assert not router.core.directory.topics
     assert not client.frames
     check_tables(router.core, at_rest=True)
@@ -229,10 +232,10 @@ def test_a_link_reopened_while_receipts_are_read_opens_the_connection_once() -> 
     router = Router()
     publish(router, MINE, "1")
     client = router.open(ALICE, user="x", delivered=True)
-    router.look()
+    router.read_log()
     router.break_link()
     router.link("e1")
-    router.settle()
+    router.run()
     assert client.texts == ["1"]
     check_tables(router.core, at_rest=True)
 
@@ -254,7 +257,12 @@ def test_a_failed_read_of_receipts_closes_the_connection() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.sampled_from(["say", "give", "write", "tell", "look", "show", "link"]), max_size=25))
+@given(
+    st.lists(
+        st.sampled_from(["say", "give", "write", "report_commit", "read_log", "return_reads", "link"]),
+        max_size=25,
+    )
+)
 def test_in_any_order_of_events_a_client_gets_every_message_once(steps: list[str]) -> None:
     router = Router()
     publish(router, MINE, "1", "2")
@@ -271,7 +279,7 @@ def test_in_any_order_of_events_a_client_gets_every_message_once(steps: list[str
             router.link("e1")
         else:
             getattr(router, step)()
-    router.settle()
+    router.run()
     assert client.frames[0].connected.recovered
     # The client itself checks for gaps and duplicates.
     start = start_of(client, MINE)
@@ -292,15 +300,15 @@ def test_receipts_cover_every_subscribed_topic_and_notify_only_in_conversations(
     for key in heard:
         for text in ("1", "2"):
             router.broadcast(key, text, author={"user": "" if key == ROOM else "x"})
-        router.settle()
+        router.run()
         router.was_given(client, key)
-        router.settle()
+        router.run()
         (receipt,) = router.log.receipts(key)
         assert (receipt.user, receipt.delivered) == ("y", 2)
     router.say(author, "mine")
-    router.settle()
+    router.run()
     router.was_given(client, ROOM)
-    router.settle()
+    router.run()
     assert [f.delivered.position.seq for f in author.frames if f.HasField("delivered")] == [3]
 
 
@@ -328,6 +336,6 @@ def test_a_receipt_for_an_unsubscribed_topic_is_rejected(frame: dict[str, Any], 
     if "address" in frame and isinstance(frame["address"], dict):
         frame = frame | {"address": Address(**frame["address"])}
     router.frame(client, delivered={"position": {"epoch": "e1", "seq": 1}} | frame)
-    router.settle()
+    router.run()
     assert client.frames[-1].error.code == code
     assert not router.log.receipts(MINE)

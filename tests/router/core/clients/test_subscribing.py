@@ -18,7 +18,7 @@ def publish(router: Router, key: TopicKey, *texts: str) -> None:
     """Commit messages to a topic."""
     for text in texts:
         router.broadcast(key, text)
-    router.settle()
+    router.run()
 
 
 def test_connected_names_the_head_of_each_topic() -> None:
@@ -58,7 +58,14 @@ def test_a_client_that_resumes_at_the_head_is_recovered_without_reading_pages() 
     assert client.texts == []
 
 
-@pytest.mark.parametrize("steps", ["write tell look show", "look show write tell", "look write tell show"])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "write report_commit read_log return_reads",
+        "read_log return_reads write report_commit",
+        "read_log write report_commit return_reads",
+    ],
+)
 @pytest.mark.parametrize("is_heard", [False, True])
 def test_messages_committed_while_the_log_is_read_come_exactly_once(steps: str, is_heard: bool) -> None:
     router = Router()
@@ -67,8 +74,8 @@ def test_messages_committed_while_the_log_is_read_come_exactly_once(steps: str, 
         router.connected(ALICE)
     client = router.open(ALICE, resume={ALICE: Position("e1", 1)})
     # The heads of the topics.
-    router.look()
-    router.show()
+    router.read_log()
+    router.return_reads()
     router.broadcast(ALICE, "3")
     for step in steps.split():
         getattr(router, step)()
@@ -82,14 +89,14 @@ def test_a_topic_that_advances_while_another_is_read_leaves_no_gap() -> None:
     publish(router, ALICE, "1", "2")
     client = router.open(ALICE, resume={ALICE: Position("e1", 1), TENANT: EMPTY})
     # The heads of the topics; the tenant's is at the client's position.
-    router.look()
-    router.show()
+    router.read_log()
+    router.return_reads()
     router.broadcast(TENANT, "to all")
     router.write()
-    router.tell()
-    router.look()
-    router.show()
-    router.settle()
+    router.report_commit()
+    router.read_log()
+    router.return_reads()
+    router.run()
     assert client.frames[0].connected.recovered
     assert sorted(client.texts) == ["2", "to all"]
 
@@ -100,13 +107,13 @@ def test_a_page_read_ahead_of_the_core_makes_no_duplicate(is_heard: bool) -> Non
     publish(router, ALICE, "1", "2")
     other = router.connected(ALICE) if is_heard else None
     client = router.open(ALICE, resume={ALICE: Position("e1", 1)})
-    router.look()
-    router.show()
+    router.read_log()
+    router.return_reads()
     router.broadcast(ALICE, "3")
     router.write()
-    router.look()
-    router.show()
-    router.tell()
+    router.read_log()
+    router.return_reads()
+    router.report_commit()
     assert client.texts == ["2", "3"]
     assert other is None or other.texts == ["3"]
 
@@ -149,9 +156,9 @@ def test_heads_read_ahead_of_the_core_make_no_duplicate() -> None:
     client = router.open(ALICE)
     router.broadcast(ALICE, "1")
     router.write()
-    router.look()
-    router.show()
-    router.tell()
+    router.read_log()
+    router.return_reads()
+    router.report_commit()
     assert client.frames[0].connected.positions[3].position.seq == 1
     assert client.texts == []
 
@@ -161,11 +168,11 @@ def test_a_log_erased_while_it_is_read_recovers_nothing(after: Position) -> None
     router = Router()
     publish(router, ALICE, "1", "2")
     client = router.open(ALICE, resume={ALICE: after})
-    router.look()
-    router.show()
-    router.look()
+    router.read_log()
+    router.return_reads()
+    router.read_log()
     router.reset(ALICE)
-    router.show()
+    router.return_reads()
     assert not client.frames[0].connected.recovered
     assert client.texts == []
     publish(router, ALICE, "new")
@@ -179,9 +186,9 @@ def test_a_connection_closed_while_it_opens_leaves_no_trace(reads_done: int, gon
     publish(router, ALICE, "1", "2")
     client = router.open(ALICE, user="x", resume={ALICE: EMPTY})
     for _ in range(reads_done):
-        router.look()
+        router.read_log()
         if _ < reads_done - 1:
-            router.show()
+            router.return_reads()
     if gone == "close":
         router.close(client)
     else:
@@ -191,7 +198,7 @@ def test_a_connection_closed_while_it_opens_leaves_no_trace(reads_done: int, gon
             router.link("e1")
         elif gone == "lease":
             router.tick(11)
-    router.settle()
+    router.run()
     assert not router.core.directory.topics
     tenant = router.core.directory.tenants["t"]
     assert (tenant.connections_opened, tenant.connections_closed) == (0, 0)
@@ -239,7 +246,7 @@ def test_a_group_is_joined_received_and_left() -> None:
     publish(router, ROOM, "before")
     client, member = router.connected(ALICE), router.connected(ROOM)
     router.subscribe(client)
-    router.settle()
+    router.run()
     subscribed = client.frames[-1].subscribed
     assert (subscribed.position.seq, subscribed.recovered) == (1, False)
     router.say(client, "from alice", ROOM)
@@ -256,7 +263,7 @@ def test_a_subscription_resumes_from_its_position() -> None:
     publish(router, ROOM, "1", "2", "3")
     client = router.connected(ALICE)
     router.subscribe(client, position={"epoch": "e1", "seq": 1})
-    router.settle()
+    router.run()
     assert client.frames[1].subscribed.recovered
     assert client.texts == ["2", "3"]
 
@@ -266,7 +273,7 @@ def test_subscribing_twice_at_once_joins_once() -> None:
     client = router.connected(ALICE)
     router.subscribe(client)
     router.subscribe(client)
-    router.settle()
+    router.run()
     check_tables(router.core, at_rest=True)
     publish(router, ROOM, "1")
     assert client.texts == ["1"]
@@ -279,12 +286,12 @@ def test_the_limit_of_groups_holds_for_concurrent_subscriptions() -> None:
     client = router.connected(ALICE)
     for number in range(5):
         router.subscribe(client, ("t", "a", "w", GROUP, f"g{number}"))
-    router.settle()
+    router.run()
     assert client.kinds().count("subscribed") == 3
     assert [f.error.code for f in client.frames if f.HasField("error")] == ["TOO_MANY_TOPICS"] * 2
     router.unsubscribe(client, ("t", "a", "w", GROUP, "g0"))
     router.subscribe(client, ("t", "a", "w", GROUP, "g4"))
-    router.settle()
+    router.run()
     assert client.kinds()[-1] == "subscribed"
 
 
@@ -310,7 +317,11 @@ def test_a_subscription_whose_read_fails_is_rejected_and_leaves_no_trace() -> No
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.sampled_from(["say", "write", "tell", "look", "show", "reset"]), max_size=25))
+@given(
+    st.lists(
+        st.sampled_from(["say", "write", "report_commit", "read_log", "return_reads", "reset"]), max_size=25
+    )
+)
 def test_in_any_order_of_commits_and_reads_a_resumed_client_has_no_gap(steps: list[str]) -> None:
     router = Router()
     router.connected(ALICE, edge="e2")
@@ -324,5 +335,5 @@ def test_in_any_order_of_commits_and_reads_a_resumed_client_has_no_gap(steps: li
             router.reset(ALICE)
         else:
             getattr(router, step)()
-    router.settle()
+    router.run()
     assert client.place[ALICE] == router.log.head(ALICE) or router.log.head(ALICE) == EMPTY

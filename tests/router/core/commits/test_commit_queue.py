@@ -1,4 +1,4 @@
-"""What waits to be committed: in order, counted, in units, and without what an erased log is not to get."""
+"""CommitQueue: order, counts, atomic writes, and entries dropped with an erased log."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pending_entry(topic: TopicKey = ALICE, **more: object) -> PendingEntry:
     return PendingEntry(topic, Message(client_id="x" * 10), **more)  # type: ignore[arg-type]
 
 
-def test_entries_and_writes_come_out_in_order_and_are_counted_out() -> None:
+def test_entries_and_writes_leave_in_order_and_are_no_longer_counted() -> None:
     queue = CommitQueue(max_entries=2)
     first, reply, last = pending_entry(), pending_entry(), pending_entry()
     write = AtomicWrite(Transaction(entries=[reply], settled=[7], attempts=[Attempts(8, 1)]), AttemptCommit())
@@ -44,7 +44,7 @@ def test_entries_and_writes_come_out_in_order_and_are_counted_out() -> None:
     assert transaction.entries == [first, reply, last]
     assert (transaction.settled, transaction.attempts, writes) == ([7], [Attempts(8, 1)], [write])
     assert (queue.entries, queue.bytes, bool(queue), queue.is_full) == (0, 0, False, False)
-    assert write.transaction.entries == [reply], "a write is not changed by what it is committed with"
+    assert write.transaction.entries == [reply], "the rest of the transaction changes a write"
 
 
 def test_a_transaction_is_bounded_and_an_atomic_write_is_not_divided(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +57,7 @@ def test_a_transaction_is_bounded_and_an_atomic_write_is_not_divided(monkeypatch
     assert queue.take()[0].settled == [1]
 
 
-def test_an_erased_log_gets_its_messages_and_nothing_about_places_in_the_former_one() -> None:
+def test_an_erased_log_gets_waiting_messages_and_nothing_that_refers_to_the_old_log() -> None:
     queue = CommitQueue()
     message, change, read = pending_entry(), pending_entry(change=Change()), pending_entry(read=ReadFrame())
     elsewhere = pending_entry(BOB, change=Change())
@@ -80,7 +80,7 @@ def test_an_erased_log_gets_its_messages_and_nothing_about_places_in_the_former_
     assert [each.topic for each in left] == [BOB] * 3
 
 
-def test_who_waits_for_what_is_under_way_is_called_when_all_of_it_is_dealt_with() -> None:
+def test_after_commit_calls_back_when_the_transactions_under_way_are_done() -> None:
     queue = CommitQueue()
     called: list[str] = []
     queue.after_commit(lambda: called.append("at once"))

@@ -1,4 +1,4 @@
-"""What becomes of a message: committed, acked, delivered; or refused."""
+"""Publishing: messages are committed, acknowledged and delivered, or refused."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.router.core.harness.router import ALICE, PLATFORM, ROOM, Router
 BOB: TopicKey = ("t", "a", "w", PERSON, "bob")
 
 
-def test_a_message_is_neither_acked_nor_delivered_before_its_commit_is_told() -> None:
+def test_a_message_is_neither_acked_nor_delivered_before_its_commit_is_reported() -> None:
     router = Router()
     one, two = router.connected(ROOM), router.connected(ROOM)
     router.say(one, "hello")
     assert (one.kinds(), two.kinds()) == (["connected"], ["connected"])
     router.write()
     assert (one.kinds(), two.kinds()) == (["connected"], ["connected"])
-    router.tell()
+    router.report_commit()
     assert (one.kinds(), two.kinds()) == (["connected", "ack"], ["connected", "message"])
 
 
@@ -45,16 +45,16 @@ def test_the_ack_comes_before_the_others_message_on_the_same_link() -> None:
 
 
 @pytest.mark.parametrize("edge", ["e1", "e2"])
-def test_the_sender_is_excepted_and_its_users_other_connection_is_not(edge: str) -> None:
+def test_a_message_reaches_the_users_other_connection_but_not_the_sender(edge: str) -> None:
     router = Router()
     one = router.connected(ALICE, user="x")
     two = router.connected(ALICE, user="x", edge=edge)
     router.say(one, "hello")
-    router.settle()
+    router.run()
     assert (one.texts, two.texts) == ([], ["hello"])
 
 
-def test_messages_of_one_topic_come_in_the_order_of_its_log() -> None:
+def test_messages_of_one_topic_arrive_in_log_order() -> None:
     router = Router()
     one, two = router.connected(ROOM), router.connected(ROOM, edge="e2")
     listener = router.connected(ROOM)
@@ -62,49 +62,49 @@ def test_messages_of_one_topic_come_in_the_order_of_its_log() -> None:
         router.say((one, two)[number % 2], str(number))
         if number % 3 == 0:
             router.write()
-    router.settle()
+    router.run()
     assert listener.texts == [str(number) for number in range(10)]
     assert listener.place[ROOM].seq == 10
 
 
-def test_the_same_id_again_gets_the_same_ack_and_makes_no_message() -> None:
+def test_a_repeated_id_gets_the_same_ack_and_creates_no_message() -> None:
     router = Router()
     one, two = router.connected(ROOM), router.connected(ROOM)
     router.say(one, "hello", ident="m")
-    router.settle()
+    router.run()
     router.say(one, "hello", ident="m")
-    router.settle()
+    router.run()
     first, again = (frame.ack for frame in one.frames[1:])
     assert first == again
     assert two.texts == ["hello"]
 
 
-def test_the_same_id_with_other_content_is_refused() -> None:
+def test_a_repeated_id_with_other_content_is_refused() -> None:
     router = Router()
     one, two = router.connected(ROOM), router.connected(ROOM)
     router.say(one, "hello", ident="m")
     router.say(one, "other", ident="m")
-    router.settle()
+    router.run()
     assert one.kinds() == ["connected", "ack", "error"]
     assert one.frames[-1].error.code == "IDEMPOTENCY_MISMATCH"
     assert one.frames[-1].error.id == "m"
     assert two.texts == ["hello"]
 
 
-def test_a_refused_commit_is_answered_and_nothing_of_it_is_delivered() -> None:
+def test_a_failed_commit_is_answered_and_nothing_is_delivered() -> None:
     router = Router()
     one, two = router.connected(ROOM), router.connected(ROOM)
     router.say(one, "hello", ident="m")
     backend = router.broadcast(ROOM)
     router.fail()
-    router.settle()
+    router.run()
     error = one.frames[-1].error
     assert (error.code, error.id, error.retryable) == ("LOG_UNAVAILABLE", "m", True)
     assert backend.reason is not None
     assert backend.reason.entry.code == "LOG_UNAVAILABLE"
     assert two.texts == []
     router.say(one, "hello", ident="m")
-    router.settle()
+    router.run()
     assert two.texts == ["hello"]
 
 
@@ -124,7 +124,7 @@ ADDRESSES: list[tuple[TopicKey, str]] = [
 
 @pytest.mark.parametrize(("key", "expected"), ADDRESSES)
 @pytest.mark.parametrize("ephemeral", [False, True])
-def test_a_broadcast_reaches_and_counts_exactly_whom_its_address_names(
+def test_a_broadcast_reaches_and_counts_exactly_the_connections_that_its_address_matches(
     key: TopicKey, expected: str, ephemeral: bool
 ) -> None:
     router = Router()
@@ -142,14 +142,14 @@ def test_a_broadcast_reaches_and_counts_exactly_whom_its_address_names(
         for name, (home, user) in homes.items()
     }
     backend = router.broadcast(key, ephemeral=ephemeral)
-    router.settle()
+    router.run()
     assert "".join(name for name, client in clients.items() if client.texts) == expected
     assert backend.response.connections == len(expected)
     assert backend.response.HasField("position") is not ephemeral
     assert router.log.head(key).seq == (0 if ephemeral else 1)
 
 
-def test_a_message_to_one_connection_reaches_it_alone_and_is_not_kept() -> None:
+def test_a_message_to_one_connection_reaches_it_alone_and_is_not_logged() -> None:
     router = Router()
     one, two = router.connected(ALICE), router.connected(ALICE)
     backend = router.broadcast(Address(tenant="t", connection=one.id))
@@ -161,7 +161,7 @@ def test_a_message_to_one_connection_reaches_it_alone_and_is_not_kept() -> None:
 @pytest.mark.parametrize(
     "address", [Address(tenant="t", connection="nobody"), Address(tenant="u", connection="e1-c1")]
 )
-def test_a_message_to_a_connection_that_is_not_there_is_refused(address: Address) -> None:
+def test_a_message_to_an_unknown_connection_is_refused(address: Address) -> None:
     router = Router()
     client = router.connected(ALICE)
     assert client.id == "e1-c1"
@@ -171,7 +171,7 @@ def test_a_message_to_a_connection_that_is_not_there_is_refused(address: Address
     assert client.texts == []
 
 
-def test_a_message_to_a_connection_whose_link_is_lost_is_refused_as_it_cannot_be_handed_on() -> None:
+def test_a_message_to_a_connection_on_a_lost_link_is_refused() -> None:
     router = Router()
     client = router.connected(ALICE)
     router.break_link()
@@ -182,42 +182,42 @@ def test_a_message_to_a_connection_whose_link_is_lost_is_refused_as_it_cannot_be
 
 
 @pytest.mark.parametrize("ephemeral", [False, True])
-def test_requiring_a_connection_where_there_is_none_keeps_nothing(ephemeral: bool) -> None:
+def test_nothing_is_logged_if_a_required_connection_is_missing(ephemeral: bool) -> None:
     router = Router()
     router.connected(ALICE)
     with pytest.raises(Refused, match="No active connections for agent a on platform w in person bob"):
         router.broadcast(BOB, require_connection=True, ephemeral=ephemeral)
-    router.settle()
+    router.run()
     assert BOB not in router.log.logs
     assert router.broadcast(ALICE, require_connection=True).reason is None
 
 
-def test_a_retry_gets_the_first_answer_even_where_nobody_is_left() -> None:
+def test_a_retry_gets_the_first_answer_even_if_no_connection_is_left() -> None:
     router = Router()
     client = router.connected(ALICE)
     first = router.broadcast(ALICE, require_connection=True, idempotency_key="k")
-    router.settle()
+    router.run()
     assert first.response.connections == 1
     router.close(client)
     again = router.broadcast(ALICE, require_connection=True, idempotency_key="k")
     other = router.broadcast(ALICE, require_connection=True, idempotency_key="new")
-    router.settle()
+    router.run()
     assert again.response == first.response
     assert other.reason is not None
     assert other.reason.entry is catalogue.NO_ACTIVE_CONNECTION
     assert router.log.head(ALICE).seq == 1
 
 
-def test_without_requiring_one_the_message_is_kept_for_whoever_comes_back() -> None:
+def test_a_message_that_requires_no_connection_is_logged() -> None:
     router = Router()
     backend = router.broadcast(BOB)
-    router.settle()
+    router.run()
     assert backend.response.connections == 0
     assert router.log.head(BOB).seq == 1
 
 
 @pytest.mark.parametrize("more", [{"ephemeral": True}, {"to_connection": True}])
-def test_an_idempotency_key_is_refused_where_nothing_is_kept(more: dict[str, Any]) -> None:
+def test_an_idempotency_key_is_refused_if_the_message_is_not_logged(more: dict[str, Any]) -> None:
     router = Router()
     client = router.connected(ALICE)
     to = Address(tenant="t", connection=client.id) if more.pop("to_connection", False) else ALICE
@@ -226,15 +226,15 @@ def test_an_idempotency_key_is_refused_where_nothing_is_kept(more: dict[str, Any
     assert client.texts == []
 
 
-def test_a_backend_that_repeats_itself_gets_the_first_answer() -> None:
+def test_a_backends_retry_gets_the_first_answer() -> None:
     router = Router()
     client = router.connected(ALICE)
     first = router.broadcast(ALICE, idempotency_key="k")
-    router.settle()
+    router.run()
     router.close(client)
     again = router.broadcast(ALICE, idempotency_key="k")
     other = router.broadcast(ALICE, "other", idempotency_key="k")
-    router.settle()
+    router.run()
     assert again.response == first.response
     assert first.response.connections == 1
     assert other.reason is not None
@@ -246,7 +246,7 @@ def test_an_unknown_tenant_is_refused() -> None:
         Router().broadcast(("v", "", "", 0, ""))
 
 
-def test_equal_ids_in_two_tenants_never_see_count_or_change_each_other() -> None:
+def test_tenants_with_equal_ids_share_nothing() -> None:
     router = Router()
     foreign: TopicKey = ("u", *ALICE[1:])
     ours, theirs = router.connected(ALICE, user="x"), router.connected(foreign, user="x")
@@ -254,7 +254,7 @@ def test_equal_ids_in_two_tenants_never_see_count_or_change_each_other() -> None
     router.say(theirs, "theirs", ident="m")
     one = router.broadcast(ALICE, "b1", idempotency_key="k")
     two = router.broadcast(foreign, "b2", idempotency_key="k")
-    router.settle()
+    router.run()
     assert (ours.texts, theirs.texts) == (["b1"], ["b2"])
     assert one.response.connections == two.response.connections == 1
     assert "error" not in ours.kinds() + theirs.kinds()
@@ -267,7 +267,7 @@ def test_equal_ids_in_two_tenants_never_see_count_or_change_each_other() -> None
     assert [tenants[name].connections_closed for name in "tu"] == [0, 1]
 
 
-def test_a_signal_reaches_the_others_with_its_user_and_is_not_kept() -> None:
+def test_a_signal_reaches_the_others_with_its_user_and_is_not_logged() -> None:
     router = Router()
     one, two = router.connected(ROOM, user="x"), router.connected(ROOM)
     router.frame(one, signal={"name": "typing", "user": "forged"})
@@ -278,26 +278,26 @@ def test_a_signal_reaches_the_others_with_its_user_and_is_not_kept() -> None:
 
 
 @pytest.mark.parametrize("position", [{"epoch": "e1", "seq": 5}, {"epoch": "e9", "seq": 0}])
-def test_a_read_of_what_is_not_there_is_refused(position: dict[str, object]) -> None:
+def test_a_read_of_an_unknown_position_is_refused(position: dict[str, object]) -> None:
     router = Router()
     one, two = router.connected(ROOM, user="x"), router.connected(ROOM)
     router.say(two, "hello")
-    router.settle()
+    router.run()
     router.frame(one, read={"position": position})
     assert one.frames[-1].error.code == "CURSOR_MISMATCH"
     assert "read" not in two.kinds()
 
 
-def test_history_pages_hold_what_was_asked_for() -> None:
+def test_history_pages_hold_the_requested_messages() -> None:
     router = Router()
     one = router.connected(ROOM)
     for number in range(1, 6):
         router.broadcast(ROOM, str(number))
-    router.settle()
+    router.run()
 
     def page(**asked: object) -> tuple[list[str], bool]:
         router.frame(one, history=asked)
-        router.settle()
+        router.run()
         history = one.frames[-1].history
         return [message.parts[0].text.text for message in history.messages], history.more
 
@@ -306,7 +306,7 @@ def test_history_pages_hold_what_was_asked_for() -> None:
     assert page(before={"epoch": "e1", "seq": 3}) == (["1", "2"], False)
     assert page(after={"epoch": "e1", "seq": 1}, limit=3) == (["2", "3", "4"], True)
     router.frame(one, history={"after": {"epoch": "e0", "seq": 1}})
-    router.settle()
+    router.run()
     assert one.frames[-1].error.code == "CURSOR_MISMATCH"
     router.frame(one, history={})
     router.fail_read()
@@ -314,7 +314,7 @@ def test_history_pages_hold_what_was_asked_for() -> None:
 
 
 @pytest.mark.parametrize("kind", ["message", "history", "signal", "read", "unsubscribe"])
-def test_a_conversation_that_was_not_joined_is_refused(kind: str) -> None:
+def test_frames_for_a_conversation_that_is_not_subscribed_are_refused(kind: str) -> None:
     router = Router()
     one = router.connected(ALICE)
     more: Any = {
@@ -323,23 +323,23 @@ def test_a_conversation_that_was_not_joined_is_refused(kind: str) -> None:
         "read": {"position": {}},
     }.get(kind, {})
     router.frame(one, **{kind: {"conversation": {"kind": 2, "id": "room"}, **more}})
-    router.settle()
+    router.run()
     assert one.frames[-1].error.code == "NOT_SUBSCRIBED"
     assert not router.log.logs
 
 
-def test_history_shows_no_message_as_open_that_ended_while_it_was_read() -> None:
+def test_a_message_that_ends_while_history_is_read_is_not_returned_as_open() -> None:
     router = Router()
     client = router.connected(ALICE)
     backend = Producing(router, ALICE)
-    router.settle()
+    router.run()
     backend.add(0, "text")
     router.frame(client, history={})
-    router.look()
+    router.read_log()
     backend.end()
     router.write()
-    router.tell()
-    router.show()
-    router.settle()
+    router.report_commit()
+    router.return_reads()
+    router.run()
     (message,) = client.last("history").messages
     assert (message.state, message.parts[0].text.text) == (COMPLETE, "text")

@@ -1,4 +1,4 @@
-"""Counts of connections and of what they hear."""
+"""Counts of connections, users and topics with listeners."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ USER_X: TopicKey = ("t", "", "", USER, "x")
 
 
 def crowd() -> Router:
-    """Two connections of x, one of y, one of nobody; one of another tenant."""
+    """Two connections of x, one of y, one without a user, and one of another tenant."""
     router = Router()
     router.connected(ALICE, user="x")
     joined = router.connected(PLATFORM, user="x", edge="e2")
@@ -24,7 +24,7 @@ def crowd() -> Router:
     router.connected(ROOM, user="y")
     router.connected(OTHER)
     router.connected(FOREIGN, user="x")
-    router.settle()
+    router.run()
     return router
 
 
@@ -50,7 +50,7 @@ def test_connections_and_users_of_an_address_are_counted(key: TopicKey, connecti
     assert (topic.listeners if topic else 0) == connections
 
 
-def test_topics_within_an_address_are_listed_in_one_order_and_page_by_page() -> None:
+def test_topics_within_an_address_are_listed_in_key_order_page_by_page() -> None:
     directory = crowd().core.directory
 
     def keys(scope: TopicKey, after: TopicKey | None = None, limit: int = 99) -> list[TopicKey]:
@@ -70,11 +70,11 @@ def test_topics_within_an_address_are_listed_in_one_order_and_page_by_page() -> 
             assert len(page) <= limit
             pages += page
         assert pages == everything
-    # Where the last one of a page is heard by nobody any longer, the next page goes on all the same.
+    # The last topic of a page may have lost its listeners before the next page.
     assert keys(TENANT, ("t", "a", "w", PERSON, "zoe"), 1) == [ROOM]
 
 
-def test_a_topic_that_somebody_is_only_on_the_way_to_is_not_listed() -> None:
+def test_a_topic_whose_subscription_is_under_way_is_not_listed() -> None:
     router = Router()
     router.open(ALICE)
     assert router.core.directory.topics

@@ -1,4 +1,4 @@
-"""What waits for an edge: in order, in batches, and only as far as there is credit."""
+"""LinkOutbox: order, batches, bounds and credit."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def test_nothing_is_written_without_credit() -> None:
     assert outbox.take() is None
 
 
-def test_credit_that_is_owed_goes_with_the_next_batch_or_without_one() -> None:
+def test_returned_credit_goes_with_the_next_batch_or_in_an_empty_one() -> None:
     outbox = LinkOutbox(1000, window=WINDOW)
     outbox.return_credit(1)
-    assert outbox.take() is None, "less than half of the window is not worth a batch"
+    assert outbox.take() is None, "a batch returns less than half of the window"
     outbox.return_credit(2)
     empty = outbox.take()
     assert empty is not None
@@ -41,7 +41,7 @@ def test_credit_that_is_owed_goes_with_the_next_batch_or_without_one() -> None:
     assert not outbox.is_ready
 
 
-def test_it_is_full_above_its_bound_and_has_room_at_half_of_it() -> None:
+def test_an_outbox_is_full_above_its_bound_and_has_room_at_half_of_it() -> None:
     outbox = LinkOutbox(1000, window=WINDOW)
     outbox.add(1000 - ENTRY_BYTES)
     assert (outbox.is_full, outbox.has_room) == (False, False)
@@ -76,7 +76,7 @@ def test_a_discarded_outbox_keeps_nothing() -> None:
         )
     )
 )
-def test_entries_come_out_in_order_in_bounded_batches_for_a_credit_each(
+def test_entries_leave_in_order_in_bounded_batches_of_one_credit_each(
     events: list[tuple[str, int]],
 ) -> None:
     outbox = LinkOutbox(MAX_BATCH_BYTES * 4, window=WINDOW)

@@ -1,4 +1,4 @@
-"""Additions on their way to an edge: joined while they wait, never across anything else."""
+"""Deltas in a link's outbox: merged while they wait, never across other entries."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ CONTENTS: list[Any] = [{"reasoning": "r"}, {"part": {"text": {"text": "p"}}}]
 
 
 def opened(router: Router, *topics: Any) -> tuple[Streaming, list[int]]:
-    """A worker with open replies."""
+    """Return a worker with open replies."""
     worker = Streaming(router)
     replies = [worker.open(topic, f"k{number}") for number, topic in enumerate(topics)]
-    router.settle()
+    router.run()
     worker.read()
     return worker, replies
 
 
-def held_back(client: Client) -> None:
-    """Whatever is told to the client's edge waits from here on."""
+def take_credit(client: Client) -> None:
+    """Take the credit of the client's edge, so that its outbox fills."""
     assert client.edge.link is not None
     client.edge.link.outbox.credit = 0
 
 
 def deltas(client: Client) -> list[tuple[int, str]]:
-    """What is carried now: index and text of each frame."""
+    """Give the edge credit. Returns index and text of each delta frame that arrives."""
     before = len(client.frames)
     assert client.edge.link is not None
     client.edge.link.outbox.credit = 1_000_000
@@ -42,26 +42,26 @@ def deltas(client: Client) -> list[tuple[int, str]]:
 
 
 def started(*topics: Any) -> tuple[Router, Client, Streaming, list[int]]:
-    """All of it, with the client's edge held back."""
+    """Return a client whose edge has no credit, and a worker with open replies."""
     router = Router()
     client = router.connected(ALICE, user="x")
     client.edge.router = router  # type: ignore[attr-defined]
     worker, replies = opened(router, *topics)
-    held_back(client)
+    take_credit(client)
     return router, client, worker, replies
 
 
-def test_what_waits_together_is_one_frame() -> None:
+def test_waiting_deltas_of_a_message_are_one_frame() -> None:
     _, client, worker, (reply,) = started(ALICE)
     worker.add(reply, 0, "a", "b")
     worker.add(reply, 2, "c")
     assert deltas(client) == [(0, "abc")]
-    held_back(client)
+    take_credit(client)
     worker.add(reply, 3, "d")
-    assert deltas(client) == [(3, "d")], "what was written is not joined to"
+    assert deltas(client) == [(3, "d")], "a delta was merged into a written frame"
 
 
-def test_additions_of_two_messages_of_one_topic_keep_their_order() -> None:
+def test_deltas_of_two_messages_of_one_topic_keep_their_order() -> None:
     _, client, worker, (one, two) = started(ALICE, ALICE)
     worker.add(one, 0, "a", "b")
     worker.add(two, 0, "x")
@@ -69,13 +69,13 @@ def test_additions_of_two_messages_of_one_topic_keep_their_order() -> None:
     assert deltas(client) == [(0, "ab"), (0, "x"), (2, "c")]
 
 
-def test_additions_of_two_topics_are_joined_each_to_its_own() -> None:
+def test_deltas_of_two_topics_are_merged_separately() -> None:
     router, client, worker, (one, two) = started(ALICE, ROOM)
     other = client.edge.new_client(ROOM, "")
     other.edge.open(other)
     client.edge.link.outbox.credit = 100  # type: ignore[union-attr]
-    router.settle()
-    held_back(client)
+    router.run()
+    take_credit(client)
     for index in range(3):
         worker.add(one, index, "a")
         worker.add(two, index, "x")
@@ -84,7 +84,7 @@ def test_additions_of_two_topics_are_joined_each_to_its_own() -> None:
 
 
 @pytest.mark.parametrize("content", CONTENTS)
-def test_only_text_is_joined_to_text(content: Any) -> None:
+def test_only_text_is_merged_into_text(content: Any) -> None:
     _, client, worker, (reply,) = started(ALICE)
     worker.add(reply, 0, "a")
     batch = AttachRequest()
@@ -96,14 +96,14 @@ def test_only_text_is_joined_to_text(content: Any) -> None:
 
 
 @pytest.mark.parametrize("between", ["join", "message", "change", "read", "answer"])
-def test_additions_are_not_joined_across_anything_else(between: str) -> None:
+def test_deltas_are_not_merged_across_other_entries(between: str) -> None:
     router, client, worker, (reply,) = started(ALICE)
     if between == "read":
         router.broadcast(ALICE, "before")
-        router.settle()
+        router.run()
     if between == "change":
         second = worker.open(ALICE, "other")
-        router.settle()
+        router.run()
         worker.read()
     worker.add(reply, 0, "a")
     late = None
@@ -119,14 +119,14 @@ def test_additions_are_not_joined_across_anything_else(between: str) -> None:
         router.frame(client, read={"position": position})
     else:
         router.frame(client, history={})
-    router.settle()
+    router.run()
     worker.add(reply, 1, "b")
     assert deltas(client) == [(0, "a"), (1, "b")]
-    # The clients themselves check that nothing is missing or comes twice.
+    # The clients check that nothing is missing or repeated.
     assert late is None or late.text("e1-1") == "ab"
 
 
-def test_a_frame_does_not_grow_beyond_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_merged_frame_does_not_grow_beyond_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(credited_batch_queue, "MAX_BATCH_BYTES", 200)
     _, client, worker, (reply,) = started(ALICE)
     for index in range(40):
@@ -137,11 +137,11 @@ def test_a_frame_does_not_grow_beyond_a_batch(monkeypatch: pytest.MonkeyPatch) -
     assert len(found) > 1
 
 
-def test_a_full_outbox_holds_up_the_worker_that_fills_it() -> None:
+def test_a_full_outbox_blocks_the_worker_that_fills_it() -> None:
     router = Router(outbox_max_bytes=500)
     client = router.connected(ALICE)
     worker, (reply,) = opened(router, ALICE)
-    held_back(client)
+    take_credit(client)
     worker.add(reply, 0, "x" * 600)
     assert not router.core.may_send(worker.worker.blocked_by)
     client.edge.link.outbox.credit = 10  # type: ignore[union-attr]
@@ -149,13 +149,13 @@ def test_a_full_outbox_holds_up_the_worker_that_fills_it() -> None:
     assert router.core.may_send(worker.worker.blocked_by)
 
 
-def test_much_that_was_added_is_checkpointed_at_once() -> None:
+def test_deltas_beyond_the_checkpoint_size_are_checkpointed_at_once() -> None:
     router = Router(checkpoint_bytes=50)
     worker, (reply,) = opened(router, ALICE)
     worker.add(reply, 0, "x" * 20)
     assert not router.core.effects.commit_queue
     worker.add(reply, 1, "x" * 20)
     assert router.core.effects.commit_queue
-    router.settle()
+    router.run()
     worker.read()
     assert (worker.progress[-1].next_index, worker.progress[-1].durable_index) == (2, 2)

@@ -1,4 +1,4 @@
-"""What a client knows, by the rules of the wire; whatever breaks them is an AssertionError."""
+"""A client's knowledge, by the rules of the protocol; a frame that breaks them is an AssertionError."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ ANSWERS = ("ack", "error", "subscribed", "unsubscribed", "history", "cancelled")
 
 
 class Client:
-    """One client. `place` is how far it has come in each topic, its own entries counted; `known` are the
-    messages that it has seen, as they are.
+    """One client. `place` is its position in each topic, its own entries included; `known` are the messages
+    that it has received, in their present form.
 
-    Whatever comes is checked: it belongs to a topic that was joined, and follows what came before it
-    without a gap; nothing comes twice. Only a message that is open comes again, in the place of what is
-    known of it, and its deltas go on exactly where it ends.
+    Every frame is checked: its topic is subscribed, and it follows the previous entry without a gap or a
+    repeat. Only an open message is sent again; it replaces what is known, and its deltas continue exactly
+    where it ends.
     """
 
     def __init__(self, edge: Edge, number: int, home: TopicKey, user: str) -> None:
@@ -48,9 +48,9 @@ class Client:
         self.place: dict[TopicKey, Position] = {}
         self.resume: dict[TopicKey, Position] = {}
         self.resumes_delivered = False
-        #: What it says comes back to it, which is where it then is.
+        #: It receives its own messages, which advance its position.
         self.echo = False
-        #: What its token allows; None for a client without one.
+        #: Grants of its token; None without one.
         self.grants: Grants | None = None
         self.remote_ip = "127.0.0.1"
         self.known: dict[str, Message] = {}
@@ -58,25 +58,25 @@ class Client:
 
     @property
     def texts(self) -> list[str]:
-        """What the messages say that it got."""
+        """Texts of the messages that it received."""
         return [text_of(f.message) for f in self.frames if f.HasField("message")]
 
     def text(self, message_id: str) -> str:
-        """What a message says, as far as it is known."""
+        """Return the text of a message as far as it is known."""
         return text_of(self.known[message_id])
 
     def kinds(self) -> list[str]:
-        """The kinds of the frames it got, in order."""
+        """Return the kinds of the frames that it received, in order."""
         return [str(frame.WhichOneof("frame")) for frame in self.frames]
 
     def last(self, kind: str) -> Any:
-        """The last frame of a kind."""
+        """Return the last frame of a kind."""
         return [getattr(frame, kind) for frame in self.frames if frame.WhichOneof("frame") == kind][-1]
 
-    # What comes
+    # Received frames
 
     def got(self, frame: ServerFrame, deltas: int = 0) -> None:
-        """A frame came; where it is a delta, so many are joined in it."""
+        """A frame arrived; a delta frame holds `deltas` merged deltas."""
         kind = str(frame.WhichOneof("frame"))
         self.frames.append(frame)
         if kind == "connected":
@@ -113,15 +113,14 @@ class Client:
             return
         position, key = position_of(ack.position), topic_of(ack.address)
         place = self.place.get(key)
-        # The ack of a retry may name a log that was erased since, and is no place in this one; that of a
-        # recall of what was recalled before names none.
+        # The ack of a retry may name a log that was erased since; that of a repeated recall has no position.
         if position.seq and (place is None or place.epoch == position.epoch or position.seq == 1):
             if key in self.place and self._is_new(key, position):
                 self._changed_itself(ack)
             self.came_to(position, key)
 
     def _changed_itself(self, ack: AckFrame) -> None:
-        """It is not told of a change of its own but by the `ack`."""
+        """Apply a change of its own, of which it receives only the `ack`."""
         request = self.unanswered.get(ack.id)
         known = self.known.get(ack.message_id)
         if request is None or known is None or request.HasField("message"):
@@ -133,13 +132,13 @@ class Client:
             known.state = RECALLED
 
     def _entry(self, key: TopicKey, position: Position) -> None:
-        assert self.state == "open", "nothing comes before connected"
+        assert self.state == "open", "a frame came before connected"
         assert key in self.place, f"{self.id} does not hear {key}"
         assert self._is_new(key, position), f"{self.id} at {self.place[key]} got {position} again"
         self.came_to(position, key)
 
     def _message(self, message: Message) -> None:
-        assert self.state == "open", "nothing comes before connected"
+        assert self.state == "open", "a frame came before connected"
         if not message.HasField("position"):
             return
         key, position = topic_of(message.address), position_of(message.position)
@@ -164,7 +163,7 @@ class Client:
         known = self.known.get(change.message_id)
         if change.kind == CHANGE_KIND_ENDED:
             assert known is not None or change.HasField("message"), f"the end of {change.message_id} alone"
-            # One that was missed as a whole comes in its present form, and its changes after it.
+            # A message that was missed comes in its present form, and its changes after it.
             states = (OPEN, change.state, RECALLED)
             assert known is None or known.state in states, f"{change.message_id} ended in another way"
         if change.HasField("message"):
@@ -176,7 +175,7 @@ class Client:
                 del known.parts[:]
 
     def came_to(self, position: Position, key: TopicKey) -> None:
-        """It got an entry or the `ack` of its own, or its own went by. That may be one from before."""
+        """Advance to an entry that it received, or published itself; the entry may be an earlier one."""
         if key in self.place and self._is_new(key, position):
             place = self.place[key]
             following = place.seq + 1 if place.epoch == position.epoch else 1
@@ -184,7 +183,7 @@ class Client:
             self.place[key] = position
 
     def _is_new(self, key: TopicKey, position: Position) -> bool:
-        """Epochs of a MemoryLog are numbered."""
+        """Return whether a position is beyond the client's; epochs of a MemoryLog are numbered."""
         place = self.place[key]
         if place.epoch == position.epoch:
             return position.seq > place.seq
@@ -192,7 +191,7 @@ class Client:
 
 
 def grow(message: Message, delta: DeltaFrame) -> None:
-    """Add to a message as Delta's comments say; the plainest way there is."""
+    """Append a delta to a message as the comments on Delta specify, in the simplest way."""
     kind = str(delta.WhichOneof("content"))
     last = message.parts[-1] if message.parts else Part()
     if kind == "part":
@@ -213,12 +212,12 @@ def grow(message: Message, delta: DeltaFrame) -> None:
 
 
 def text_of(message: Message) -> str:
-    """All text of a message."""
+    """Return all text of a message."""
     return "".join(part.text.text for part in message.parts)
 
 
 def copy_of(message: Message) -> Message:
-    """A message of one's own."""
+    """Return a copy of a message."""
     copy = Message()
     copy.CopyFrom(message)
     return copy

@@ -1,4 +1,4 @@
-"""An edge as the contract describes it, without sockets: its clients are lists of what they got."""
+"""An edge as the contract describes it, without sockets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.router.core.harness.client import REQUESTS, Client
 
 
 class Heard:
-    """A topic as this edge knows it."""
+    """A topic on this edge."""
 
     def __init__(self, key: TopicKey, position: Position) -> None:
         self.key = key
@@ -20,7 +20,7 @@ class Heard:
 
 
 class Edge:
-    """One edge. `inbox` gathers what is to be sent over the link next."""
+    """One edge. `inbox` is the next batch to send over the link."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -37,13 +37,13 @@ class Edge:
         self._numbers = iter(range(1, 1_000_000))
 
     def new_client(self, home: TopicKey, user: str) -> Client:
-        """A client comes."""
+        """Create a client, not yet connected."""
         client = Client(self, next(self._numbers), home, user)
         self.clients[client.number] = client
         return client
 
     def open(self, client: Client) -> None:
-        """Tell the router of a client."""
+        """Announce a client to the router."""
         opened = self.inbox.entries.add().opened
         opened.connection, opened.connection_id, opened.user = client.number, client.id, client.user
         opened.remote_ip, opened.echo = client.remote_ip, client.echo
@@ -72,7 +72,7 @@ class Edge:
         self.inbox.entries[-1].frame.frame.CopyFrom(frame)
 
     def close(self, client: Client) -> None:
-        """A client goes."""
+        """A client disconnects."""
         client.state = "closed"
         self.clients.pop(client.number, None)
         for heard in [*self.topics.values(), *self.orphans.values()]:
@@ -88,7 +88,7 @@ class Edge:
         self.topics.clear()
 
     def linked(self, link: Link) -> None:
-        """The link is up again: make known all there is."""
+        """The link is up again: announce clients and topics."""
         self.link = link
         self.inbox = LinkRequest()
         self.orphans = {key: heard for key, heard in self.orphans.items() if heard.listeners}
@@ -112,7 +112,7 @@ class Edge:
         self.knows_policies = True
 
     def received(self, batch: LinkResponse) -> None:
-        """A batch came from the router."""
+        """The router sent a batch."""
         for entry in batch.entries:
             getattr(self, f"_{entry.WhichOneof('entry')}")(entry)
 
@@ -137,7 +137,7 @@ class Edge:
 
     def _forget(self, entry: RouterEntry) -> None:
         heard = self.topics.pop(entry.forget.topic)
-        assert self.is_partly_known or not heard.listeners, "a topic is forgotten while somebody hears it"
+        assert self.is_partly_known or not heard.listeners, "a topic is dropped while it has listeners"
 
     def _publish(self, entry: RouterEntry) -> None:
         publish = entry.publish
@@ -150,7 +150,7 @@ class Edge:
             excepted |= {c.number for c in heard.listeners if self._is_author(c, frame)}
         place = _place_of(frame)
         if place is not None and (place.seq > heard.position.seq or place.epoch != heard.position.epoch):
-            # An open message that is told again stands earlier.
+            # An open message that is sent again has an earlier position.
             heard.position = place
         for client in list(heard.listeners):
             if client.number not in excepted:
@@ -169,7 +169,7 @@ class Edge:
             client.got(entry.send.frame)
             if entry.send.topic:
                 heard, ack = self.topics[entry.send.topic], entry.send.frame.ack
-                assert heard.listeners == [client], "others hear the topic and are not told"
+                assert heard.listeners == [client], "other listeners of the topic get nothing"
                 heard.position = Position(ack.position.epoch, ack.position.seq)
 
     def _close(self, entry: RouterEntry) -> None:
@@ -179,7 +179,7 @@ class Edge:
 
 
 def _place_of(frame: ServerFrame) -> Position | None:
-    """The position of an entry of a log."""
+    """Return the position of a log entry; None for other frames."""
     kind = frame.WhichOneof("frame")
     if kind == "message" and frame.message.HasField("position"):
         return position_of(frame.message.position)

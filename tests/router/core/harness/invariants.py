@@ -1,4 +1,4 @@
-"""What must be true of the core's tables at any time."""
+"""Invariants of the core's tables."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tests.support.memory_log import MemoryLog
 
 
 def check_all(core: RouterCore, log: MemoryLog, *, at_rest: bool) -> None:
-    """All of them. `at_rest`: nothing is being read or committed."""
+    """Check all invariants. `at_rest`: nothing is being read or committed."""
     check_tables(core, at_rest=at_rest)
     check_agents(core, at_rest=at_rest)
     check_open_messages(core, log, at_rest=at_rest)
 
 
 def check_tables(core: RouterCore, *, at_rest: bool) -> None:
-    """Raises AssertionError. `at_rest`: nothing is being read, so nobody is on its way into a topic."""
+    """Check links, connections and topics. `at_rest`: no read, and so no subscription, is under way."""
     links = set(core.directory.links.values())
     heard: Counter[object] = Counter()
     heard_on: Counter[object] = Counter()
@@ -27,9 +27,9 @@ def check_tables(core: RouterCore, *, at_rest: bool) -> None:
         for number, connection in link.connections.items():
             assert connection.link is link
             assert connection.number == number
-            assert len(set(connection.topics)) == len(connection.topics), "a topic is joined twice"
+            assert len(set(connection.topics)) == len(connection.topics), "a topic is subscribed twice"
             for topic in connection.topics:
-                assert core.directory.topics.get(topic.key) is topic, "a topic that is heard is forgotten"
+                assert core.directory.topics.get(topic.key) is topic, "a topic with listeners is dropped"
                 heard[topic] += 1
                 heard_on[topic, link] += 1
     for key, topic in core.directory.topics.items():
@@ -44,21 +44,21 @@ def check_tables(core: RouterCore, *, at_rest: bool) -> None:
             assert connection.link.connections.get(connection.number) is connection
     for link in links:
         if link.lost:
-            assert link.outbox.waiting_bytes == 0, "what waits for a lost link is kept"
+            assert link.outbox.waiting_bytes == 0, "entries for a lost link are kept"
 
 
 def check_topic(topic: Topic, links: set[Link], heard: Counter[object], heard_on: Counter[object]) -> None:
-    """Its counts are those of the connections that hear it."""
+    """Check a topic's counts against the connections that hear it."""
     assert topic.reference_count > 0
     assert topic.reference_count >= heard[topic] == topic.listeners
     assert len({link_topic.link for link_topic in topic.links}) == len(topic.links)
     for link_topic in topic.links:
-        assert link_topic.link in links, "a topic is heard on a link that is forgotten"
+        assert link_topic.link in links, "a topic has listeners on a removed link"
         assert link_topic.listeners == heard_on[topic, link_topic.link] > 0
 
 
 def check_agents(core: RouterCore, *, at_rest: bool) -> None:
-    """The tables of deliveries and workers."""
+    """Check the tables of deliveries and workers."""
     for queue in core.agent_queues:
         check_queue(queue)
     for worker in core.dispatcher.workers:
@@ -77,7 +77,7 @@ def check_agents(core: RouterCore, *, at_rest: bool) -> None:
 
 
 def check_queue(queue: AgentQueue) -> None:
-    """Its counts are those of what waits; a conversation is busy while something of it is held or delayed."""
+    """Check a queue's counts; a conversation is busy while one of its deliveries is leased or delayed."""
     waiting = [delivery for deliveries in queue.waiting.values() for delivery in deliveries]
     ids = [delivery.delivery_id for delivery in waiting]
     assert len(set(ids)) == len(ids), "a delivery waits twice"
@@ -96,7 +96,7 @@ def check_queue(queue: AgentQueue) -> None:
 
 
 def check_open_messages(core: RouterCore, log: MemoryLog, *, at_rest: bool) -> None:
-    """The tables of what is open or about to change; at rest they are those of the log."""
+    """Check the tables of open messages and pending edits; at rest they match the log."""
     table = core.open_messages
     by_topic = [(key, seq, m) for key, found in table._by_topic.items() for seq, m in found.items()]
     assert {message.id for _, _, message in by_topic} == table._by_id.keys()

@@ -1,4 +1,4 @@
-"""Producers of streamed replies, as the contract describes them: a worker's stream, and a backend."""
+"""Producers of streamed replies as the contract describes them: a worker's stream, and a backend."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXPIRED = MessageState.MESSAGE_STATE_EXPIRED
 
 
 class Streaming:
-    """A worker's stream, with all that came over it; `read` takes what waits."""
+    """A worker's stream and everything received over it; `read` takes waiting batches."""
 
     def __init__(self, router: Router, ident: str = "w", capacity: int = 10, agent: str = "a") -> None:
         self.router = router
@@ -34,7 +34,7 @@ class Streaming:
             contract_minor=catalogue.CONTRACT_MINOR,
         )
         self.worker = router.core.worker_attached(hello, router.now)
-        #: By delivery id: what was said, the attempt last.
+        #: By delivery id: the message and the latest attempt.
         self.given: dict[int, tuple[Message, int]] = {}
         self.opened: dict[int, ReplyOpened] = {}
         self.progress: list[Any] = []
@@ -50,12 +50,12 @@ class Streaming:
         return self.router.core.streamed_replies.replies_of(self.worker)
 
     def sync(self) -> None:
-        """Let the core do what it can, and read what came of it."""
+        """Carry batches, then read the result."""
         self.router.carry()
         self.read()
 
     def read(self) -> None:
-        """Take what waits."""
+        """Take waiting batches."""
         while (batch := self.worker.take()) is not None:
             self.given |= {d.delivery_id: (d.message, d.attempt) for d in batch.deliveries}
             self.opened |= {opened.reply: opened for opened in batch.opened}
@@ -73,7 +73,7 @@ class Streaming:
         self.sync()
 
     def open(self, target: int | TopicKey, key: str = "k", **more: Any) -> int:
-        """Open a reply to a delivery, or at an address; returns its number."""
+        """Open a reply to a delivery, or at an address. Returns its number."""
         self._number += 1
         batch = AttachRequest()
         opening = batch.opens.add(reply=self._number, key=key, **more)
@@ -85,7 +85,7 @@ class Streaming:
         return self._number
 
     def add(self, number: int, index: int, *texts: str) -> None:
-        """Add to a reply."""
+        """Send deltas of a reply."""
         batch = AttachRequest()
         added = batch.deltas.add(reply=number)
         for step, text in enumerate(texts):
@@ -113,7 +113,7 @@ class Streaming:
 
 
 class Producing:
-    """A backend that says something piece by piece, with the checks that stand before the core."""
+    """A backend that streams a message, with the checks that precede the core."""
 
     def __init__(self, router: Router, topic: TopicKey, key: str = "k", name: str = "b") -> None:
         self.router = router
@@ -129,28 +129,28 @@ class Producing:
         router.carry()
 
     def opened(self, message: StreamedMessage) -> None:
-        """It is open, and this its producer."""
+        """The message is open, and this backend its producer."""
         message.owner = None
         self.message, self.epoch = message.snapshot(), message.producer.epoch
 
     def ended(self, message: Any, position: Position | None = None) -> None:
-        """It had ended before; or, with a position, the end asked for is on disk."""
+        """The message had ended before; with a position, the requested end is on disk."""
         if isinstance(message, Message):
             self.message = message
         else:
             self.states.append(message)
 
     def refused(self, reason: Refused) -> None:
-        """There is none."""
+        """The message was not opened."""
         self.reason = reason
 
     def not_ended(self, reason: Refused) -> None:
-        """It could not be ended."""
+        """The end was not committed."""
         self.reason = reason
 
     @property
     def open(self) -> StreamedMessage:
-        """The message. Raises Refused where it has ended, or another one produces it."""
+        """Return the message. Raises Refused if it has ended, or has another producer."""
         assert self.message is not None
         found = self.router.core.open_messages.get(self.message.id)
         if found is None or found.ended is not None:
@@ -160,7 +160,7 @@ class Producing:
         return found
 
     def add(self, index: int, *texts: str) -> int:
-        """Add to it; returns the index expected next. Raises Refused."""
+        """Append deltas. Returns the next expected index. Raises Refused."""
         batch = AttachRequest()
         deltas = batch.deltas.add().deltas
         for step, text in enumerate(texts):
@@ -173,5 +173,5 @@ class Producing:
         return found.next_index
 
     def end(self, state: MessageState.ValueType = COMPLETE) -> None:
-        """End it. Raises Refused."""
+        """End the message. Raises Refused."""
         self.router.core.open_messages.end(self.open, Ended(state), self, None)

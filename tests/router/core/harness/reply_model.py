@@ -1,4 +1,4 @@
-"""A simple model of streamed replies beside a router: what was accepted, what was promised, how it ended."""
+"""Model of streamed replies beside a router: accepted deltas, promised durability, and ends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOPICS = [ALICE, ROOM]
 
 
 class World:
-    """Router, workers, backends, clients, and per message what must be true of it."""
+    """Router, workers, backends and clients, with the expected state of each message."""
 
     def __init__(self, peeks: bool) -> None:
         self.router = Router(peeks=peeks, max_attempts=2, max_open_messages=8)
@@ -45,7 +45,7 @@ class World:
         self.router.edge("e2")
 
     def sync(self) -> None:
-        """Everybody reads what came; what is told is compared with what is known."""
+        """Everybody reads; reports are compared with the model."""
         self.router.carry()
         for streaming in self.workers:
             given = set(streaming.given)
@@ -63,11 +63,11 @@ class World:
             self.seen[client] = len(client.frames)
 
     def _given(self, streaming: Streaming, number: int) -> None:
-        """Nothing of its conversation is held, and all before it is done or on its way out."""
+        """Check a delivery: nothing else of its conversation is leased or must come first."""
         log = self.router.log
         message, attempt = streaming.given[number]
         key = topic_of(message.address)
-        assert attempt <= 2, "a delivery comes more often than it may"
+        assert attempt <= 2, "a delivery has too many attempts"
         held = [n for w in self.workers for n, h in w.worker.held.items() if h.delivery.topic == key]
         assert held in ([], [number])
         withdrawing = self.router.core.agent_queues.withdrawing
@@ -76,7 +76,7 @@ class World:
                 assert Message.FromString(delivery.message).id in withdrawing, "out of order"
         now = streaming.worker.held.get(number)
         is_off = now is None or now.is_cancelled or number in self.leaving
-        assert number in log.unsettled or is_off, "what is settled is delivered again"
+        assert number in log.unsettled or is_off, "a settled delivery is repeated"
 
     def _progress(self, streaming: Streaming, progress: Any) -> None:
         opened = streaming.opened.get(progress.reply)
@@ -94,7 +94,7 @@ class World:
                 self.note_end(streaming.opened[number].message.id, ended.state)
 
     def _cancelled(self, answer: CancelledFrame) -> None:
-        """Whatever is said to have ended has, and as it is said."""
+        """Check an answer to a cancel: each reply has ended in the reported state."""
         assert not (answer.prevented and answer.replies)
         for reply in answer.replies:
             assert reply.state != OPEN
@@ -107,26 +107,26 @@ class World:
                 self.prevented[said] = key, self.router.log.head(key).seq
 
     def note_end(self, message_id: str, state: int) -> None:
-        """Somebody is told how it has ended: that is on disk, and has never been anything else."""
+        """An end was reported: it is on disk, and no other end was ever reported."""
         stored = self.stored(message_id)
         if stored is not None and RECALLED not in (state, stored.state):
             assert stored.state == state, f"{message_id} is {stored.state}, but {state} was told"
             assert self.ends.setdefault(message_id, state) == state, "it has ended in two ways"
 
     def stored(self, message_id: str) -> Message | None:
-        """A message as the log has it."""
+        """Return a message from the log."""
         body = self.router.log.message("t", message_id)
         return None if body is None else Message.FromString(body)
 
     def messages(self, key: TopicKey) -> list[Message]:
-        """The messages of a log."""
+        """Return the messages of a log."""
         entries = self.router.log.logs.get(key, ("", []))[1]
         return [Message.FromString(body) for kind, body in entries if kind is EntryKind.MESSAGE]
 
     # Adding
 
     def add_to(self, message: StreamedMessage, index: int, text: str) -> str:
-        """What is to come of an addition by the producer of an open message; notes it if it is taken."""
+        """Return the expected result of a delta from an open message's producer; record it if accepted."""
         if message.ended is not None:
             return "dropped"
         accepted = self.accepted[message.id]
@@ -136,7 +136,7 @@ class World:
         return "repeated" if index < len(accepted) else "DELTA_GAP"
 
     def worker_adds(self, streaming: Streaming, number: int, step: int, text: str) -> None:
-        """A worker adds to one of its replies, which may be its own no longer."""
+        """A worker extends one of its replies, which another may have taken over."""
         message = streaming.replies.current.get(number)
         opened = streaming.opened.get(number)
         index = max(0, step + (len(self.accepted[opened.message.id]) if opened is not None else 0))
@@ -148,18 +148,18 @@ class World:
             expected = "REPLY_NOT_OPENED" if known is None else fenced
         streaming.progress.clear()
         streaming.add(number, index, text)
-        told = [p for p in streaming.progress if p.reply == number]
-        errors = [p.error.code for p in told if p.HasField("error")]
+        reports = [p for p in streaming.progress if p.reply == number]
+        errors = [p.error.code for p in reports if p.HasField("error")]
         if expected in ("taken", "dropped", "repeated"):
             assert not errors
-            assert bool(told) or expected != "repeated", "what is there already is not acknowledged"
+            assert bool(reports) or expected != "repeated", "a repeated delta is not acknowledged"
         else:
             assert errors == [expected]
-        if message is not None and told:
-            assert told[-1].next_index == len(self.accepted[message.id])
+        if message is not None and reports:
+            assert reports[-1].next_index == len(self.accepted[message.id])
 
     def backend_adds(self, backend: Producing, step: int, text: str) -> None:
-        """A backend adds to what it opened."""
+        """A backend extends its message."""
         assert backend.message is not None
         index = max(0, step + len(self.accepted[backend.message.id]))
         try:
@@ -176,7 +176,7 @@ class World:
     # Restarts and erasure
 
     def restart(self) -> None:
-        """What was promised to be on disk is there, and all goes on from a prefix of what was accepted."""
+        """Restart: durable deltas are there, and messages go on from accepted prefixes."""
         self.router.restart()
         self.workers.clear()
         self.backends.clear()
@@ -184,14 +184,14 @@ class World:
         self.prevented.clear()
         for message_id, stored in self.router.log.open.items():
             count = sum(map(count_of, stored.deltas))
-            assert count >= self.promised[message_id], "what was promised is lost"
+            assert count >= self.promised[message_id], "durable deltas are lost"
             del self.accepted[message_id][count:]
         self.check_texts()
 
     def erase(self, key: TopicKey) -> None:
-        """A log is erased."""
+        """Erase a log."""
         while self.router.written:
-            self.router.tell()
+            self.router.report_commit()
         self.sync()
         self.router.reset(key)
         self.prevented = {k: p for k, p in self.prevented.items() if p[0] != key}
@@ -199,7 +199,7 @@ class World:
     # Checks
 
     def check_texts(self) -> None:
-        """Each open message is what was accepted."""
+        """Check that each open message holds the accepted deltas."""
         core = self.router.core
         for key in TOPICS:
             for message in core.open_messages.of_topic(key):
@@ -209,7 +209,7 @@ class World:
                 assert message.id not in self.ends
 
     def check_ends(self) -> None:
-        """In the log each message has one end, with all that was accepted."""
+        """Check that each message has one end in the log, with all accepted deltas."""
         for key in TOPICS:
             ended = [c for c in self.router.log.changes(key) if c.kind == CHANGE_KIND_ENDED]
             ids = [change.message_id for change in ended]
@@ -229,15 +229,15 @@ class World:
                     and message.author.role == ROLE_AGENT
                     and message.position.seq > where[1]
                 ):
-                    assert message.state in (CANCELLED, RECALLED), "an answer that was prevented"
+                    assert message.state in (CANCELLED, RECALLED), "a prevented reply exists"
 
     def check_clients(self) -> None:
-        """All who are linked know what the core and the log say."""
+        """Check that connected clients know what core and log hold."""
         core, log = self.router.core, self.router.log
         for client in self.clients:
             if client.edge.link is None or client.state == "closed":
                 continue
-            assert client.state == "open", "it is never answered"
+            assert client.state == "open", "the client is never answered"
             assert not client.unanswered
             for key in TOPICS:
                 if key not in client.place or log.head(key) == EMPTY:
@@ -251,11 +251,11 @@ class World:
                     assert (known.state, list(known.parts)) == (truth.state, list(truth.parts)), message_id
 
     def rest(self) -> None:
-        """Everything that is under way is done."""
+        """Complete everything that is under way."""
         for _ in range(50):
-            self.router.settle()
+            self.router.run()
             self.sync()
-            if self.router.is_settled:
+            if self.router.is_idle:
                 break
         check_all(self.router.core, self.router.log, at_rest=True)
         self.check_texts()
@@ -264,5 +264,5 @@ class World:
 
 
 def count_of(deltas: bytes) -> int:
-    """How many additions a checkpoint holds."""
+    """Return the number of deltas in a checkpoint."""
     return len(ReplyDeltas.FromString(deltas).deltas)

@@ -1,4 +1,4 @@
-"""Plays the shell around a RouterCore, step by step: the test says when a commit or read completes."""
+"""Runs a RouterCore step by step: the test decides when a commit or read completes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PLATFORM: TopicKey = ("t", "a", "w", 0, "")
 
 
 class Backend:
-    """Origin of a backend's message."""
+    """Listener of a backend's message."""
 
     connection: ConnectedClient | None = None
 
@@ -52,13 +52,13 @@ class Backend:
         self.reason: Refused | None = None
 
     def committed(self, pending: PendingEntry) -> None:
-        """It was taken."""
+        """The message was committed."""
         assert self.response is None
         assert self.reason is None
         self.response = response_of(pending)
 
     def refused(self, pending: PendingEntry, reason: Refused) -> None:
-        """It was not."""
+        """The message was refused."""
         assert self.response is None
         assert self.reason is None
         self.reason = reason
@@ -67,9 +67,9 @@ class Backend:
 class Router:
     """One core, its log, and its edges.
 
-    `write` puts the next batch on disk, and `tell` tells the core of it; `look` reads what the core
-    has asked for, and `show` gives it the result. One read is under way at a time, as in the shell.
-    `settle` does all there is to be done; `restart` is `kill -9` and a new router over the same log.
+    `write` commits the next batch, and `report_commit` notifies the core; `read_log` performs the next
+    read, and `return_reads` passes the core its result. As in the runtime, one read is under way at a time.
+    `run` does everything until the router is idle; `restart` is `kill -9` and a new router over the same log.
     """
 
     def __init__(
@@ -112,11 +112,11 @@ class Router:
         return core
 
     def _peek(self, key: TopicKey) -> Position | None:
-        # An engine knows no end beyond what the core was told.
+        # An engine knows no head beyond the commits reported to the core.
         return None if self.written or not self._peeks else self.log.head(key)
 
     def restart(self) -> None:
-        """The router is killed: what is not on disk is lost. Edges link, and workers attach, again."""
+        """Kill the router: uncommitted entries are lost. Edges link, and workers attach, again."""
         for edge in self.edges.values():
             if edge.link is not None:
                 edge.lost()
@@ -129,14 +129,14 @@ class Router:
     # Edges and clients
 
     def edge(self, name: str = "e1") -> Edge:
-        """An edge that is linked."""
+        """Return an edge, linked on first use."""
         if name not in self.edges:
             self.edges[name] = Edge(name)
             self.link(name)
         return self.edges[name]
 
     def link(self, name: str, credit: int = 1_000_000) -> None:
-        """The edge links, or links again."""
+        """Link the edge, or link it again."""
         edge = self.edges[name]
         hello = LinkHello(edge_id=name, boot_id="b", contract_minor=catalogue.CONTRACT_MINOR)
         link, _ = self.core.link_opened(hello, self.now)
@@ -147,7 +147,7 @@ class Router:
         self.carry()
 
     def break_link(self, name: str = "e1") -> None:
-        """The stream of an edge breaks."""
+        """Break the stream of an edge."""
         edge = self.edges[name]
         if edge.link is not None:
             self.core.link_lost(edge.link)
@@ -167,7 +167,7 @@ class Router:
         grants: Grants | None = None,
         remote_ip: str = "127.0.0.1",
     ) -> Client:
-        """A client connects; it is answered once what is awaited is there."""
+        """Connect a client; the answer may wait for reads."""
         client = self.edge(edge).new_client(home, user)
         client.resume = resume or {}
         client.resumes_delivered = delivered
@@ -179,19 +179,19 @@ class Router:
         return client
 
     def connected(self, home: TopicKey = ALICE, **options: Any) -> Client:
-        """A client that is connected."""
+        """Return a connected client."""
         client = self.open(home, **options)
-        self.settle()
+        self.run()
         assert client.state == "open", client.close_reason
         return client
 
     def close(self, client: Client) -> None:
-        """A client goes."""
+        """Disconnect a client."""
         client.edge.close(client)
         self.carry()
 
     def frame(self, client: Client, **frame: Any) -> str:
-        """A client sends a frame; returns its id."""
+        """Send a client's frame. Returns its id."""
         sent = ClientFrame(**frame)
         kind = str(sent.WhichOneof("frame"))
         body = getattr(sent, kind)
@@ -202,27 +202,27 @@ class Router:
         return getattr(body, "id", "")
 
     def say(self, client: Client, text: str, key: TopicKey | None = None, ident: str = "") -> str:
-        """A client says something to a conversation it has joined, its own by default."""
+        """Send a client's message, to its own conversation by default. Returns its id."""
         message: dict[str, Any] = {"id": ident, "parts": [{"text": {"text": text}}]}
         if key is not None:
             message["conversation"] = {"kind": key[3], "id": key[4]}
         return self.frame(client, message=message)
 
     def subscribe(self, client: Client, key: TopicKey = ROOM, **more: Any) -> str:
-        """A client joins a group."""
+        """Subscribe a client to a group."""
         return self.frame(client, subscribe={"conversation": {"kind": key[3], "id": key[4]}, **more})
 
     def unsubscribe(self, client: Client, key: TopicKey = ROOM) -> str:
-        """A client leaves a group."""
+        """Unsubscribe a client from a group."""
         return self.frame(client, unsubscribe={"conversation": {"kind": key[3], "id": key[4]}})
 
     def was_given(self, client: Client, key: TopicKey, position: Position | None = None) -> None:
-        """A client tells how far it was given a topic: as far as it has come, by default."""
+        """Report the position delivered to a client, its own by default."""
         place = (position or client.place[key]).to_proto()
         self.frame(client, delivered={"position": place, "address": address_of(key)})
 
     def broadcast(self, to: Any, text: str = "hello", **more: Any) -> Backend:
-        """A backend says something. Raises Refused where that is not valid."""
+        """Publish a backend's message. Raises Refused if the request is rejected."""
         address = address_of(to) if isinstance(to, tuple) else to
         listener = Backend()
         request = BroadcastRequest(address=address, parts=[Part(text=TextPart(text=text))], **more)
@@ -235,7 +235,7 @@ class Router:
     # Tenants
 
     def connections_of(self, name: str) -> list[ConnectedClient]:
-        """The accepted connections of the tenant of this name."""
+        """Return the accepted connections of the tenant of this name."""
         directory = self.core.directory
         return list(directory.connections_of(directory.tenants[name]).values())
 
@@ -245,14 +245,14 @@ class Router:
         settings: TenantSettings | None = None,
         state: TenantState.ValueType = TENANT_STATE_ACTIVE,
     ) -> None:
-        """A tenant is new, or has changed, on disk."""
+        """Add or change a tenant, as after its commit."""
         stored = stored_tenant(name, settings, state)
         self.tenants = [each for each in self.tenants if each.tenant != name] + [stored]
         self.core.tenant_table.put(stored)
         self.carry()
 
     def grant(self, client: Client, grants: Grants, ident: str = "a1") -> None:
-        """A client's edge has verified another token of it."""
+        """Send the grants of another token that the client's edge has verified."""
         granted = client.edge.inbox.entries.add().granted
         granted.connection, granted.id = client.number, ident
         granted.grants.CopyFrom(grants)
@@ -261,36 +261,36 @@ class Router:
     # The log
 
     def write(self) -> None:
-        """The next batch of the commit queue gets onto the disk; the core does not know yet."""
+        """Commit the next batch of the commit queue, without notifying the core."""
         if self.core.effects.commit_queue:
             transaction, writes = self.core.effects.commit_queue.take()
             self.log.append(transaction)
             self.written.append((transaction, writes))
 
-    def tell(self) -> None:
-        """The core is told of the oldest batch that is on disk."""
+    def report_commit(self) -> None:
+        """Notify the core of the oldest committed batch."""
         if self.written:
             self.core.committed(*self.written.popleft())
             self.carry()
 
     def fail(self) -> None:
-        """The next batch of the commit queue cannot be written; what is on disk already is told first."""
+        """Fail the next batch of the commit queue, after reporting earlier commits."""
         while self.written:
-            self.tell()
+            self.report_commit()
         if self.core.effects.commit_queue:
             self.core.commit_failed(*self.core.effects.commit_queue.take())
             self.carry()
 
     def reset(self, key: TopicKey) -> None:
-        """A log is erased; never while a batch is being committed."""
+        """Erase a log; never while a batch is being committed."""
         while self.written:
-            self.tell()
+            self.report_commit()
         self.log.reset(key)
         self.core.topic_erased(key)
         self.carry()
 
-    def look(self) -> None:
-        """The log is read for the core."""
+    def read_log(self) -> None:
+        """Perform the core's next read."""
         if self.looked is not None:
             return
         if not self.reads:
@@ -314,16 +314,16 @@ class Router:
             return None if stored is None else Message.FromString(stored)
         return self.log.deliveries(read.tenant, read.agent, read.after, read.limit)
 
-    def show(self) -> None:
-        """The core gets what was read."""
+    def return_reads(self) -> None:
+        """Pass the core the result of its read."""
         if self.looked is not None:
             done, self.looked = self.looked, None
             done()
             self.carry()
 
     def fail_read(self) -> None:
-        """The next read of the log fails."""
-        self.show()
+        """Fail the core's next read."""
+        self.return_reads()
         if self.core.effects.reads and not self.reads:
             self.reads.extend(self.core.effects.reads)
             self.core.effects.reads.clear()
@@ -331,10 +331,10 @@ class Router:
             self.reads.popleft().failed()
             self.carry()
 
-    # All of it
+    # Everything
 
     def carry(self) -> None:
-        """Carry batches both ways until none is left that may be carried."""
+        """Carry batches both ways until none is left that has credit."""
         while True:
             self.core.flush(self.now)
             self.core.effects.peers.clear()
@@ -356,27 +356,27 @@ class Router:
                 return
 
     @property
-    def is_settled(self) -> bool:
-        """Nothing is under way."""
+    def is_idle(self) -> bool:
+        """No commit, read or batch is under way."""
         core = self.core
         return not (
             core.effects.commit_queue or core.effects.reads or self.reads or self.looked or self.written
         )
 
-    def settle(self) -> None:
-        """Do all there is to be done."""
+    def run(self) -> None:
+        """Commit, read and carry until the router is idle."""
         self.carry()
         for _ in range(5000):
             self.write()
-            self.tell()
-            self.look()
-            self.show()
-            if self.is_settled:
+            self.report_commit()
+            self.read_log()
+            self.return_reads()
+            if self.is_idle:
                 return
         raise AssertionError("it never comes to rest")
 
     def tick(self, seconds: float) -> list[Any]:
-        """Time passes. Returns the peers that were silent too long."""
+        """Let time pass. Returns the peers that were silent too long."""
         self.now += seconds
         silent = self.core.tick(self.now)
         self.carry()

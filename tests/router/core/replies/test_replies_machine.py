@@ -28,12 +28,12 @@ PROGRESS = [
     "",
     "",
     "write",
-    "tell",
-    "write tell",
-    "look",
-    "show",
-    "look show",
-    "write tell look show",
+    "report_commit",
+    "write report_commit",
+    "read_log",
+    "return_reads",
+    "read_log return_reads",
+    "write report_commit read_log return_reads",
     "rest",
 ]
 
@@ -245,7 +245,7 @@ class RepliesMachine(RuleBasedStateMachine):
     def replay(self) -> None:
         """An operator replays the dead letters."""
         while self.router.written:
-            self.router.tell()
+            self.router.report_commit()
         for letter in self.router.log.dead.values():
             assert letter.attempts == 2 or letter.reason == "no"
         self.router.core.dispatcher.replayed(self.router.log.replay("t", "a", list(self.router.log.dead)))

@@ -21,7 +21,7 @@ def client_with_worker(router: Router, **options: Any) -> tuple[Client, Streamin
     """Return a client that has published a message, the worker that holds its delivery, and the delivery."""
     client, worker = router.connected(ALICE, user="x"), Streaming(router)
     router.say(client, "question", ident="q")
-    router.settle()
+    router.run()
     worker.read()
     (number,) = worker.given
     return client, worker, number
@@ -30,7 +30,7 @@ def client_with_worker(router: Router, **options: Any) -> tuple[Client, Streamin
 def opened(router: Router, worker: Streaming, target: Any = ALICE, key: str = "k") -> tuple[int, str]:
     """Open a reply; return its number and the message's id."""
     reply = worker.open(target, key)
-    router.settle()
+    router.run()
     worker.read()
     return reply, worker.opened[reply].message.id
 
@@ -47,7 +47,7 @@ def test_subscribers_see_a_reply_open_grow_and_end() -> None:
     client, worker, number = client_with_worker(router)
     reply = worker.open(number)
     assert "message" not in client.kinds(), "published before it is on disk"
-    router.settle()
+    router.run()
     message_id = client.frames[-1].message.id
     worker.read()
     assert worker.opened[reply].message.id == message_id
@@ -57,7 +57,7 @@ def test_subscribers_see_a_reply_open_grow_and_end() -> None:
     assert client.text(message_id) == "Hello", "deltas are published at once"
     worker.end(reply, 2)
     assert client.known[message_id].state == OPEN
-    router.settle()
+    router.run()
     worker.read()
     assert client.known[message_id].state == worker.ended[reply].state == COMPLETE
     assert worker.ended[reply].position.seq == 3
@@ -88,11 +88,11 @@ def test_a_resuming_client_gets_missed_messages_in_their_current_form(has_ended:
     worker.add(reply, 1, "b")
     if has_ended:
         worker.end(reply, 2)
-        router.settle()
+        router.run()
     again = router.edge().new_client(ALICE, "x")
     again.resume, again.known = place, known
     router.edge().open(again)
-    router.settle()
+    router.run()
     assert again.frames[0].connected.recovered
     assert again.kinds()[1:] == ["change" if has_ended else "message"]
     assert (again.text(message_id), again.known[message_id].state) == ("ab", COMPLETE if has_ended else OPEN)
@@ -106,7 +106,7 @@ def test_subscribers_get_missed_deltas_after_a_relink() -> None:
     router.break_link()
     worker.add(reply, 1, "b")
     router.link("e1")
-    router.settle()
+    router.run()
     worker.add(reply, 2, "c")
     assert client.text(message_id) == "abc"
 
@@ -119,14 +119,14 @@ def test_a_worker_takes_over_after_a_restart_where_the_log_ends(is_checkpointed:
     worker.add(reply, 0, "a", "b")
     if is_checkpointed:
         router.core.checkpoint()
-        router.settle()
+        router.run()
         worker.read()
         assert worker.progress[-1].durable_index == 2
     worker.add(reply, 2, "c")
     router.restart()
     router.link("e1")
     successor = Streaming(router, "w2")
-    router.settle()
+    router.run()
     successor.read()
     known = "ab" if is_checkpointed else ""
     assert client.text(message_id) == known
@@ -136,7 +136,7 @@ def test_a_worker_takes_over_after_a_restart_where_the_log_ends(is_checkpointed:
     assert (same, successor.opened[reply].message.next_index) == (message_id, len(known))
     successor.add(reply, len(known), "Z")
     successor.end(reply, len(known) + 1)
-    router.settle()
+    router.run()
     assert (client.text(message_id), client.known[message_id].state) == (known + "Z", COMPLETE)
 
 
@@ -148,9 +148,9 @@ def test_a_replaced_producer_is_fenced_once_the_takeover_is_committed() -> None:
     worker.add(reply, 0, "a")
     second = other.open(ALICE)
     router.write()
-    router.tell()
+    router.report_commit()
     worker.add(reply, 1, "b")
-    router.settle()
+    router.run()
     worker.read()
     other.read()
     assert worker.progress[-1].error.code == "PRODUCER_FENCED"
@@ -167,19 +167,19 @@ def test_a_backend_takes_over_from_another_one() -> None:
     router = Router()
     client = router.connected(ALICE)
     one = Producing(router, ALICE)
-    router.settle()
+    router.run()
     assert one.add(0, "a") == 1
     two = Producing(router, ALICE)
-    router.settle()
+    router.run()
     with pytest.raises(Refused, match="was taken over by b"):
         one.add(1, "late")
     assert two.message is not None
     assert (text_of(two.message), two.epoch) == ("a", 2)
     two.add(1, "b")
     two.end()
-    router.settle()
+    router.run()
     third = Producing(router, ALICE)
-    router.settle()
+    router.run()
     assert third.message is not None
     assert (third.message.state, client.text(third.message.id), third.epoch) == (COMPLETE, "ab", 0)
 
@@ -191,13 +191,13 @@ def test_a_takeover_that_fails_to_commit_changes_nothing() -> None:
     reply, message_id = opened(router, worker)
     second = other.open(ALICE)
     router.write()
-    router.tell()
+    router.report_commit()
     router.fail()
     other.read()
     assert other.opened[second].error.code == "LOG_UNAVAILABLE"
     worker.add(reply, 0, "a")
     router.core.checkpoint()
-    router.settle()
+    router.run()
     assert router.log.producer(message_id) == ("w", 1)
     assert router.core.open_messages.get(message_id).producer == ("w", 1)  # type: ignore[union-attr]
 
@@ -209,7 +209,7 @@ def test_a_repeated_end_gets_the_same_answer(state: Any) -> None:
     reply, _ = opened(router, worker)
     for _ in range(2):
         worker.end(reply, 0, state)
-    router.settle()
+    router.run()
     worker.read()
     first = worker.ended[reply]
     worker.end(reply, 0, COMPLETE)
@@ -233,7 +233,7 @@ def test_an_end_with_missing_deltas_or_without_a_commit_leaves_it_open() -> None
     assert worker.ended.pop(reply).error.code == "LOG_UNAVAILABLE"
     worker.add(reply, 1, "b")
     worker.end(reply, 2)
-    router.settle()
+    router.run()
     assert (client.text(message_id), client.known[message_id].state) == ("ab", COMPLETE)
 
 
@@ -247,10 +247,10 @@ def test_a_reply_without_its_worker_expires_with_the_text_so_far(how: str) -> No
         worker.detach()
     client.edge.link.heard_at = 100.0  # type: ignore[union-attr]
     router.tick(14.9)
-    router.settle()
+    router.run()
     assert client.known[message_id].state == OPEN
     router.tick(0.1)
-    router.settle()
+    router.run()
     assert (client.known[message_id].state, client.text(message_id)) == (EXPIRED, "half")
     assert text_of(stored(router, message_id)) == "half"
 
@@ -263,7 +263,7 @@ def test_a_worker_that_sends_something_keeps_its_replies_open() -> None:
         client.edge.link.heard_at = router.now + 4  # type: ignore[union-attr]
         router.tick(4)
         worker.send(AttachRequest())
-    router.settle()
+    router.run()
     assert client.known[message_id].state == OPEN
 
 
@@ -274,7 +274,7 @@ def test_open_messages_of_a_tenant_are_limited() -> None:
     over = worker.open(ALICE, "k2")
     assert worker.opened[over].error.code == "TOO_MANY_OPEN_MESSAGES"
     worker.end(reply, 0)
-    router.settle()
+    router.run()
     opened(router, worker, ALICE, "k3")
     check_all(router.core, router.log, at_rest=True)
 
@@ -287,7 +287,7 @@ def test_all_open_messages_together_are_bounded() -> None:
     worker.add(reply, 1, "y")
     assert worker.progress[-1].error.code == "OVERLOADED"
     worker.end(reply, 1)
-    router.settle()
+    router.run()
     reply, _ = opened(router, worker, ALICE, "k3")
     worker.add(reply, 0, "z")
     check_all(router.core, router.log, at_rest=False)
@@ -302,7 +302,7 @@ def test_an_erasure_removes_the_open_messages_of_its_log() -> None:
     router.core.checkpoint()
     worker.end(reply, 1)
     router.reset(ALICE)
-    router.settle()
+    router.run()
     worker.read()
     assert worker.ended[reply].error.code == "MESSAGE_NOT_FOUND"
     worker.add(reply, 1, "b")
@@ -340,7 +340,7 @@ def test_the_first_of_a_cancel_and_an_end_wins_for_all(first: str, one_commit: b
                 worker.end(reply, 1)
             if not one_commit:
                 router.write()
-        router.settle()
+        router.run()
         worker.read()
         state = CANCELLED if first == "cancel" else COMPLETE
         answer = client.last("cancelled")
@@ -359,7 +359,7 @@ def test_a_client_subscribed_by_a_read_ahead_of_the_core_misses_nothing(came_by:
     worker = Streaming(router)
     client = router.connected(ALICE) if came_by == "re-link" else None
     router.broadcast(ALICE, "before")
-    router.settle()
+    router.run()
     if event == "end":
         reply, _ = opened(router, worker)
     if client is not None:
@@ -373,10 +373,10 @@ def test_a_client_subscribed_by_a_read_ahead_of_the_core_misses_nothing(came_by:
         worker.end(reply)
     router.write()
     while router.core.effects.reads or router.reads:
-        router.look()
-        router.show()
-    router.tell()
-    router.settle()
+        router.read_log()
+        router.return_reads()
+    router.report_commit()
+    router.run()
     worker.read()
     if event == "open":
         worker.add(reply, 0, "a")
@@ -397,16 +397,16 @@ def test_a_client_that_resumes_while_a_message_ends_gets_its_final_form() -> Non
     again.resume, again.known = place, known
     # A missed message, so that the log is read.
     router.broadcast(ALICE, "more")
-    router.settle()
+    router.run()
     router.edge().open(again)
     router.carry()
     while not any(isinstance(read, ReadPages) for read in router.core.effects.reads):
-        router.look()
-        router.show()
-    router.look()
+        router.read_log()
+        router.return_reads()
+    router.read_log()
     worker.end(reply, 1)
     router.write()
-    router.tell()
-    router.show()
-    router.settle()
+    router.report_commit()
+    router.return_reads()
+    router.run()
     assert (again.text(message_id), again.known[message_id].state) == ("missed", COMPLETE)

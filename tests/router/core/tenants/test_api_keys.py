@@ -1,4 +1,4 @@
-"""Who may do what: callers against scopes and tenants, and API keys."""
+"""Authorization of callers, and API keys."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def tenant(name: str, openness: Any, state: int = TENANT_STATE_ACTIVE) -> Tenant
 
 
 def answer(caller: Caller, scope: int, name: str, asked: Tenant | None) -> str:
-    """The code of the refusal; empty where there is none."""
+    """Return the code of the refusal; empty if the caller is authorized."""
     try:
         caller.authorize(scope, name, asked)
     except Refused as refused:
@@ -58,7 +58,7 @@ def answer(caller: Caller, scope: int, name: str, asked: Tenant | None) -> str:
 
 
 def expected(caller: Caller, scope: int, name: str, asked: Tenant | None) -> str:
-    """What the rules say, each of them once."""
+    """Return the expected code, with each rule stated once."""
     proved = caller.kind is not CallerKind.ANYBODY and not (
         caller.kind is CallerKind.EDGE and not caller.tenant
     )
@@ -100,7 +100,7 @@ def callers(draw: st.DrawFn) -> Caller:
     state=st.sampled_from(STATES),
     exists=st.booleans(),
 )
-def test_each_caller_may_what_the_rules_say(
+def test_each_caller_is_authorized_by_the_rules(
     caller: Caller, scope: int, name: str, openness: Any, state: int, exists: bool
 ) -> None:
     asked = tenant(name, openness, state) if exists else None
@@ -108,7 +108,7 @@ def test_each_caller_may_what_the_rules_say(
 
 
 @given(caller=callers(), scope=st.sampled_from(TENANT_SCOPES), openness=st.sampled_from(OPENNESS))
-def test_who_has_a_proof_does_not_learn_which_tenants_there_are(
+def test_an_authenticated_caller_does_not_learn_which_other_tenants_exist(
     caller: Caller, scope: int, openness: Any
 ) -> None:
     if caller.tenant != "a":
@@ -132,7 +132,7 @@ def test_a_refusal_names_the_scope_that_is_missing() -> None:
             caller.authorize(scope, "a", tenant("a", OPENNESS_NOBODY))
 
 
-def test_only_those_are_local_whom_nobody_forwards() -> None:
+def test_a_forwarded_caller_is_not_local() -> None:
     here, there = "127.0.0.1", "192.0.2.1"
     for peer in (here, "::1", "127.8.9.1", "::ffff:127.0.0.1"):
         assert is_local(peer, [], is_forwarded=False, is_edge=False)
@@ -142,7 +142,7 @@ def test_only_those_are_local_whom_nobody_forwards() -> None:
         for is_edge in (False, True):
             assert not is_local(peer, [here], is_forwarded=True, is_edge=is_edge)
     for peer in (there, "", "unix", "0.0.0.0"):
-        # What it says of itself counts only from an edge.
+        # Addresses in metadata count only from an edge.
         assert not is_local(peer, [here], is_forwarded=False, is_edge=False)
         assert not is_local(peer, [], is_forwarded=False, is_edge=True)
         assert is_local(peer, [here], is_forwarded=False, is_edge=True)
@@ -153,7 +153,7 @@ def test_only_those_are_local_whom_nobody_forwards() -> None:
 
 
 def keys(*of: str) -> tuple[ApiKeys, list[str]]:
-    """A table with a key of each of these tenants, and their secrets."""
+    """Return a table with one key of each tenant, and their secrets."""
     table, secrets = ApiKeys(), []
     for at, name in enumerate(of):
         stored, secret = table.create(name, "", [SCOPE_HISTORY], 1000 + at, os.urandom)
@@ -163,7 +163,7 @@ def keys(*of: str) -> tuple[ApiKeys, list[str]]:
     return table, secrets
 
 
-def test_a_secret_is_its_tenants_and_is_kept_nowhere() -> None:
+def test_a_secret_authenticates_its_tenants_caller_and_is_stored_nowhere() -> None:
     table = ApiKeys()
     stored, secret = table.create("a", "ci", [SCOPE_HISTORY, SCOPE_BROADCAST, SCOPE_HISTORY], 7, os.urandom)
     assert secret.startswith(f"tl_{stored.key_id}_")
@@ -175,7 +175,7 @@ def test_a_secret_is_its_tenants_and_is_kept_nowhere() -> None:
     assert found == Caller(CallerKind.KEY, "a", frozenset(stored.scopes), stored.key_id)
 
 
-def test_a_wrong_secret_is_nobodys() -> None:
+def test_a_wrong_secret_authenticates_no_caller() -> None:
     table, [a, b] = keys("a", "b")
     half_b = b.rpartition("_")[2]
     of_a_with_b = f"{a.rpartition('_')[0]}_{half_b}"
@@ -184,7 +184,7 @@ def test_a_wrong_secret_is_nobodys() -> None:
     assert table.authenticate(a, 5000) is not None
 
 
-def test_a_removed_key_is_gone_and_no_other_tenant_can_remove_it() -> None:
+def test_a_key_is_removed_by_its_own_tenant_only() -> None:
     table, [a, b] = keys("a", "b")
     [stored] = table.of_tenant("a")
     assert table.remove("b", stored.key_id) is None
@@ -206,7 +206,7 @@ def test_keys_are_listed_oldest_first() -> None:
     assert table.of_tenant("nobody") == []
 
 
-def test_a_use_is_written_once_a_minute() -> None:
+def test_last_use_is_written_once_a_minute() -> None:
     table, [secret, other] = keys("a", "a")
     first, second = table.of_tenant("a")
     for now_ms in (100_000, 100_001, 159_999):
@@ -219,12 +219,12 @@ def test_a_use_is_written_once_a_minute() -> None:
     table.authenticate(other, 160_001)
     assert table.take_last_used() == [(first.key_id, 160_000), (second.key_id, 160_001)]
     assert [stored.used_ms for stored in table.of_tenant("a")] == [160_000, 160_001]
-    # A clock that was set back is believed.
+    # A clock that was set back is accepted.
     table.authenticate(secret, 50_000)
     assert table.take_last_used() == [(first.key_id, 50_000)]
 
 
-def test_a_tenant_has_so_many_keys_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tenants_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api_keys, "MAX_KEYS", 2)
     table, _ = keys("a", "a", "b")
     with pytest.raises(Refused, match="revoke one first"):

@@ -1,4 +1,4 @@
-"""Tenants that are declared, changed, suspended and taken away, and what their clients' tokens allow."""
+"""Tenants that are created, changed, suspended and deleted, and the permissions of their clients."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def reasons(router: Router, tenant: str = "t") -> dict[str, int]:
     return dict(router.core.directory.tenants[tenant].refused)
 
 
-# What edges are told
+# Policies
 
 
-def test_an_edge_is_told_all_policies_first_and_each_change_at_once() -> None:
+def test_an_edge_receives_all_policies_first_and_each_change_at_once() -> None:
     router = Router()
     edge = router.edge()
     assert (set(edge.policies), edge.knows_policies) == ({"t", "u"}, True)
@@ -65,7 +65,7 @@ def test_an_edge_is_told_all_policies_first_and_each_change_at_once() -> None:
     assert set(edge.policies) == {"t", "u"}
 
 
-def test_an_edge_that_was_away_is_told_all_again() -> None:
+def test_an_edge_that_links_again_receives_all_policies_again() -> None:
     router = Router()
     edge = router.edge()
     router.break_link()
@@ -75,22 +75,22 @@ def test_an_edge_that_was_away_is_told_all_again() -> None:
     assert (set(edge.policies), edge.knows_policies) == ({"t", "u", "new"}, True)
 
 
-# Taking no part
+# Inactive tenants
 
 
 @pytest.mark.parametrize(
     ("state", "reason"),
     [(TENANT_STATE_SUSPENDED, "TENANT_SUSPENDED"), (TENANT_STATE_DELETING, "UNKNOWN_TENANT")],
 )
-def test_clients_of_a_tenant_that_takes_no_part_are_closed_and_no_others(state: int, reason: str) -> None:
+def test_only_clients_of_an_inactive_tenant_are_closed(state: int, reason: str) -> None:
     router = Router()
     ours, on_its_way = router.connected(ROOM), router.open(ROOM, resume={})
     theirs = router.connected(("u", "a", "p", GROUP, "room"))
     router.declare("t", state=state)  # type: ignore[arg-type]
-    router.settle()
+    router.run()
     assert (ours.close_reason, on_its_way.close_reason, theirs.state) == (reason, reason, "open")
     late = router.open(ROOM)
-    router.settle()
+    router.run()
     assert late.close_reason == reason
     with pytest.raises(Refused) as refused:
         router.broadcast(ROOM)
@@ -98,28 +98,28 @@ def test_clients_of_a_tenant_that_takes_no_part_are_closed_and_no_others(state: 
     check_tables(router.core, at_rest=True)
 
 
-def test_what_was_on_its_way_from_a_client_when_its_tenant_was_suspended_is_refused() -> None:
+def test_a_frame_under_way_when_its_tenant_is_suspended_is_refused() -> None:
     router = Router()
     client = router.connected(ROOM)
-    # Its edge has not been told yet.
+    # Its edge does not know yet.
     client.edge.inbox.entries.add().frame.connection = client.number
     client.edge.inbox.entries[-1].frame.frame.message.id = "m1"
     client.edge.inbox.entries[-1].frame.frame.message.parts.add().text.text = "late"
     router.core.tenant_table.put(
         next(each for each in router.tenants if each.tenant == "t")._replace(state=TENANT_STATE_SUSPENDED)
     )
-    router.settle()
+    router.run()
     assert router.log.logs == {}
     assert reasons(router)["TENANT_SUSPENDED"] == 1
 
 
-def test_who_was_suspended_while_a_link_was_down_is_closed_when_it_is_back() -> None:
+def test_a_client_whose_tenant_was_suspended_while_its_link_was_down_is_closed() -> None:
     router = Router()
     client = router.connected(ROOM)
     router.break_link()
     router.declare("t", state=TENANT_STATE_SUSPENDED)
     router.link("e1")
-    router.settle()
+    router.run()
     assert client.close_reason == "TENANT_SUSPENDED"
     router.declare("t")
     assert router.connected(ROOM).state == "open"
@@ -128,13 +128,13 @@ def test_who_was_suspended_while_a_link_was_down_is_closed_when_it_is_back() -> 
 # Limits
 
 
-def test_connections_of_a_tenant_are_limited_those_on_their_way_in_among_them() -> None:
+def test_connections_of_a_tenant_are_limited_including_those_being_opened() -> None:
     router = Router()
     router.declare("t", limited(connections=2))
     first = router.connected(ROOM)
     router.open(ROOM)
     third = router.open(ROOM)
-    router.settle()
+    router.run()
     assert third.close_reason == "TOO_MANY_CONNECTIONS"
     router.close(first)
     assert router.connected(ROOM).state == "open"
@@ -142,55 +142,55 @@ def test_connections_of_a_tenant_are_limited_those_on_their_way_in_among_them() 
     check_tables(router.core, at_rest=True)
 
 
-def test_connections_of_a_user_are_limited_and_not_those_of_others() -> None:
+def test_connections_of_one_user_are_limited() -> None:
     router = Router()
     router.declare("t", limited(connections_per_user=1))
     router.connected(ROOM, user="alice")
     again = router.open(ROOM, user="alice")
-    router.settle()
+    router.run()
     assert again.close_reason == "TOO_MANY_CONNECTIONS"
     for user in ("bob", "", ""):
         router.connected(ROOM, user=user)
 
 
-def test_who_was_let_in_before_a_link_broke_is_not_counted_out() -> None:
+def test_restored_connections_are_exempt_from_the_limit() -> None:
     router = Router()
     router.declare("t", limited(connections=1))
     client = router.connected(ROOM)
     router.break_link()
     router.link("e1")
-    router.settle()
+    router.run()
     assert client.state == "open"
     assert router.core.directory.tenants["t"].connection_count == 1
 
 
-def test_messages_of_a_tenant_are_limited_by_the_second() -> None:
+def test_messages_of_a_tenant_are_rate_limited() -> None:
     router = Router()
     router.declare("t", limited(messages_per_s=10))
     client, other = router.connected(ROOM), router.connected(("u", "a", "p", GROUP, "room"))
     for number in range(12):
         router.say(client, str(number))
     router.say(other, "unhindered")
-    router.settle()
+    router.run()
     assert client.kinds().count("ack") == 10
     error = client.last("error")
     assert (error.code, error.retryable, error.retry_after_ms) == ("RATE_LIMITED", True, 100)
     assert other.kinds()[-1] == "ack"
     router.now += 0.2
     router.say(client, "again")
-    router.settle()
+    router.run()
     assert client.kinds()[-1] == "ack"
     assert reasons(router) == {"RATE_LIMITED": 2}
     assert reasons(router, "u") == {}
 
 
-def test_conversations_of_a_connection_and_open_messages_have_a_limit_of_the_tenants_own() -> None:
+def test_a_tenant_sets_its_limits_of_conversations_and_open_messages() -> None:
     router = Router()
     router.declare("t", limited(conversations=1, open_messages=1))
     client = router.connected(ROOM)
     router.subscribe(client, OTHER)
     router.subscribe(client, ("t", "a", "p", GROUP, "third"))
-    router.settle()
+    router.run()
     assert client.last("error").code == "TOO_MANY_TOPICS"
     router.core.open_messages.reserve("t")
     with pytest.raises(Refused) as refused:
@@ -202,7 +202,7 @@ def test_conversations_of_a_connection_and_open_messages_have_a_limit_of_the_ten
 # Tokens
 
 
-def test_without_a_token_a_client_must_be_where_its_tenant_is_open() -> None:
+def test_a_client_without_a_token_needs_an_open_tenant() -> None:
     router = Router()
     elsewhere = router.open(ROOM, remote_ip="192.0.2.1")
     assert elsewhere.close_reason == "UNAUTHORIZED"
@@ -227,77 +227,77 @@ FRAMES = {
 
 
 @pytest.mark.parametrize("kind", FRAMES)
-def test_each_frame_needs_its_right_and_no_other(kind: str) -> None:
+def test_each_frame_needs_its_own_right_only(kind: str) -> None:
     needed, body = FRAMES[kind]
     for right in ALL:
         router = Router()
         client = router.connected(ROOM, user="alice", grants=grants(right))
         router.frame(client, **{kind: body})
-        router.settle()
+        router.run()
         told = [f.error.code for f in client.frames if f.HasField("error")]
         assert ("FORBIDDEN" in told) == (right != needed), (kind, right)
 
 
-def test_who_may_not_subscribe_hears_nothing_and_may_still_speak() -> None:
+def test_a_client_without_the_right_to_subscribe_may_still_publish() -> None:
     router = Router()
     sensor = router.connected(ROOM, user="s", grants=grants(RIGHT_PUBLISH))
     listener = router.connected(ROOM)
     router.say(listener, "not for all")
     ident = router.say(sensor, "21 degrees")
-    router.settle()
+    router.run()
     assert sensor.kinds() == ["connected", "ack"]
     assert sensor.last("ack").id == ident
     assert listener.texts == ["21 degrees"]
     router.say(sensor, "elsewhere", key=OTHER)
-    router.settle()
+    router.run()
     assert sensor.last("error").code == "NOT_SUBSCRIBED"
     router.break_link()
     router.link("e1")
-    router.settle()
+    router.run()
     assert sensor.state == "open"
     check_tables(router.core, at_rest=True)
 
 
-def test_who_may_only_read_history_reads_that_of_its_own_conversation() -> None:
+def test_a_client_with_the_right_to_history_reads_its_own_conversation_only() -> None:
     router = Router()
     router.broadcast(ROOM, "before")
-    router.settle()
+    router.run()
     auditor = router.connected(ROOM, grants=grants(RIGHT_HISTORY))
     router.frame(auditor, history={"id": "h1"})
     router.frame(auditor, history={"id": "h2", "conversation": {"kind": GROUP, "id": "other"}})
-    router.settle()
+    router.run()
     assert [m.parts[0].text.text for m in auditor.last("history").messages] == ["before"]
     assert auditor.last("error").code == "NOT_SUBSCRIBED"
 
 
-def test_only_groups_that_a_token_allows_are_joined() -> None:
+def test_a_client_joins_only_groups_that_its_token_allows() -> None:
     router = Router()
     client = router.connected(ROOM, grants=grants(groups=["other"]))
     router.subscribe(client, OTHER)
     router.subscribe(client, ("t", "a", "p", GROUP, "third"))
-    router.settle()
+    router.run()
     assert client.kinds()[-2:] == ["error", "subscribed"] or client.kinds()[-2:] == ["subscribed", "error"]
     assert client.last("error").code == "FORBIDDEN"
 
 
-def test_another_token_counts_from_then_on_and_groups_that_it_does_not_allow_are_left() -> None:
+def test_a_new_token_replaces_permissions_and_ends_subscriptions_that_it_does_not_allow() -> None:
     router = Router()
     client = router.connected(ROOM, grants=grants())
     router.subscribe(client, OTHER)
-    router.settle()
+    router.run()
     narrower = grants(RIGHT_SUBSCRIBE, groups=[])
     narrower.expires_at.seconds = 2_000_000_000
     router.grant(client, narrower)
-    router.settle()
+    router.run()
     assert client.last("authorized").expires_at.seconds == 2_000_000_000
     assert client.last("unsubscribed").address.conversation.id == "other"
     router.say(client, "no longer")
-    router.settle()
+    router.run()
     assert client.last("error").code == "FORBIDDEN"
     check_tables(router.core, at_rest=True)
 
 
-def test_another_token_that_is_revoked_or_would_change_what_is_heard_is_refused() -> None:
+def test_a_new_token_that_is_revoked_or_changes_the_right_to_subscribe_is_refused() -> None:
     router = Router()
     client = router.connected(ROOM, grants=grants())
     router.core.tenant_table.revoke(StoredRevocation("t", RevocationKind.TOKEN_ID, "j1", 0, 1))
@@ -305,7 +305,7 @@ def test_another_token_that_is_revoked_or_would_change_what_is_heard_is_refused(
         router.grant(client, worse)
         assert client.last("error").code == code
     router.say(client, "as before")
-    router.settle()
+    router.run()
     assert client.kinds()[-1] == "ack"
 
 
@@ -320,7 +320,7 @@ def test_another_token_that_is_revoked_or_would_change_what_is_heard_is_refused(
         ((RevocationKind.USER, "carol", 9000), ""),
     ],
 )
-def test_a_revocation_ends_the_connections_that_it_is_about_and_no_others(
+def test_a_revocation_closes_exactly_the_connections_that_it_affects(
     revocation: tuple[RevocationKind, str, int], ended: str
 ) -> None:
     router = Router()
@@ -335,7 +335,7 @@ def test_a_revocation_ends_the_connections_that_it_is_about_and_no_others(
     }
     stored = StoredRevocation("t", *revocation, 10_000)
     assert router.core.tenant_table.revoke(stored) == len([name for name in ended.split(", ") if name])
-    router.settle()
+    router.run()
     closed = [name for name, client in clients.items() if client.close_reason == "TOKEN_REVOKED"]
     assert ", ".join(closed) == ended
     for name, (user, token) in {
@@ -344,38 +344,38 @@ def test_a_revocation_ends_the_connections_that_it_is_about_and_no_others(
         "bob old": ("bob", issued(1, "j3")),
     }.items():
         again = router.open(ROOM, user=user, grants=token)
-        router.settle()
+        router.run()
         assert (again.close_reason == "TOKEN_REVOKED") == (name in closed)
 
 
-def test_a_token_that_does_not_say_when_it_was_issued_is_older_than_any_revocation() -> None:
+def test_a_token_without_an_issue_time_is_older_than_any_revocation() -> None:
     router = Router()
     client = router.connected(ROOM, user="alice", grants=grants())
     router.core.tenant_table.revoke(StoredRevocation("t", RevocationKind.ALL, "", 1, 1))
-    router.settle()
+    router.run()
     assert client.close_reason == "TOKEN_REVOKED"
 
 
-def test_what_was_revoked_while_a_link_was_down_is_found_out_when_it_is_back() -> None:
+def test_a_token_revoked_while_its_link_was_down_is_rejected_on_restore() -> None:
     router = Router()
     client = router.connected(ROOM, user="alice", grants=issued(1))
     router.break_link()
     router.core.tenant_table.revoke(StoredRevocation("t", RevocationKind.USER, "alice", 2000, 2000))
     router.link("e1")
-    router.settle()
+    router.run()
     assert client.close_reason == "TOKEN_REVOKED"
 
 
-# Erasing
+# Erasure
 
 
-def test_what_waits_for_an_erased_tenant_is_refused_and_begins_no_new_log() -> None:
+def test_entries_waiting_for_an_erased_tenant_are_refused_and_begin_no_new_log() -> None:
     router = Router()
     origin, theirs = router.broadcast(ALICE), router.broadcast(("u", "a", "p", GROUP, "room"))
     router.declare("t", state=TENANT_STATE_DELETING)
     router.core.tenant_erased("t", [ALICE])
     router.core.tenant_table.remove("t")
-    router.settle()
+    router.run()
     assert origin.reason is not None
     assert origin.reason.entry.code == "UNKNOWN_TENANT"
     assert theirs.reason is None
