@@ -74,7 +74,7 @@ class _Step:
 class RouterRuntime:
     """The tasks around one core and one log. `run` returns only when cancelled.
 
-    Whoever calls the core with an event does so within `step`, without awaiting inside it.
+    Every call that gives the core an event is made within a `step`, with no await inside it.
     """
 
     def __init__(self, core: RouterCore, log: Log, checkpoint_interval_s: float) -> None:

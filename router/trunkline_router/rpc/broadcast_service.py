@@ -44,7 +44,7 @@ class BroadcastServicer(OpenMessageRpcs, BroadcastServiceServicer):
     ) -> BroadcastResponse:
         """See broadcast_service.proto."""
         if self._runtime.core.effects.commit_queue.is_full:
-            raise catalogue.OVERLOADED.refused(problem="messages wait to be stored")
+            raise catalogue.OVERLOADED.refused(problem="too many messages are waiting to be committed")
         broadcast = UnaryBroadcast()
         with self._runtime.step() as core:
             core.publishing.publish(request, broadcast)

@@ -156,7 +156,7 @@ class PresenceServicer(PresenceServiceServicer):
         def take() -> WatchConnectionsResponse | None:
             batch = watcher.take()
             if batch is None and watcher.overrun:
-                raise catalogue.OVERLOADED.refused(problem="changes were not read")
+                raise catalogue.OVERLOADED.refused(problem="the caller reads changes too slowly")
             return batch
 
         try:

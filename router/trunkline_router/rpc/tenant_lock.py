@@ -23,7 +23,7 @@ class PerTenantLock:
         """Hold the tenant's lock. Raises Refused OVERLOADED if too many calls wait for it."""
         entry = self._entries.setdefault(tenant, _LockEntry())
         if entry.calls > MAX_WAITING_CALLS:
-            problem = f"{MAX_WAITING_CALLS} calls of tenant {tenant} wait for one another"
+            problem = f"{MAX_WAITING_CALLS} calls of tenant {tenant} are already waiting"
             raise catalogue.OVERLOADED.refused(problem=problem)
         entry.calls += 1
         try:
