@@ -123,6 +123,6 @@ def test_the_document_states_the_scope_of_each_call() -> None:
         for operation in path.values()
     }
     assert takes == {
-        binding.method.name: f"Takes `{Scope.Name(binding.scope)}`."  # type: ignore[arg-type]
+        binding.method.name: f"Requires `{Scope.Name(binding.scope)}`."  # type: ignore[arg-type]
         for binding in bindings()
     }

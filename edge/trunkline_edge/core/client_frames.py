@@ -69,8 +69,7 @@ class ClientFrameHandler:
             decoded = connection.codec.decode(payload, binary)
         except FrameRefused as refused:
             if over_limit is None:
-                reason = Refused(refused.entry, str(refused))
-                self._sessions.reject(connection, reason, refused.frame_id)
+                self._sessions.reject(connection, refused.reason, refused.frame_id)
                 return
             decoded = None
         if over_limit is not None:

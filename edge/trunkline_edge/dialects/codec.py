@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
-from trunkline.v1.catalogue import Entry
+from trunkline.v1.catalogue import Entry, Refused
 from trunkline.v1.frame_pb2 import ClientFrame, ClosingFrame, ServerFrame
 
 
@@ -111,3 +111,8 @@ class FrameRefused(Exception):
         super().__init__(sentence)
         self.entry = entry
         self.frame_id = frame_id
+
+    @property
+    def reason(self) -> Refused:
+        """The refusal to report to the client. Its text may be the dialect's own."""
+        return Refused(self.entry, str(self))
