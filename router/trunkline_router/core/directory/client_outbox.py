@@ -43,7 +43,7 @@ class ClientOutbox:
     ) -> None:
         """Answer a frame with `ack`: its entry is on disk.
 
-        `topic` is where the entry is about to be delivered. A link whose only listener is the author gets
+        `topic` is the topic that is about to deliver the entry. A link whose only listener is the author gets
         no copy, so the `ack` names the topic to advance the edge's position.
         """
         send = self._add(connection, 128)

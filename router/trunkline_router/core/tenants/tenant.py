@@ -139,13 +139,13 @@ class Tenant:
 
     def to_proto(self) -> TenantProto:
         """Return the tenant as a message of the contract, without secrets."""
-        shown = TenantProto(tenant=self.name, state=self.state, settings=self.settings)  # type: ignore[arg-type]
-        shown.settings.open_to = self.settings.open_to or OPENNESS_NOBODY
-        for key in shown.settings.client_auth.keys:
+        proto = TenantProto(tenant=self.name, state=self.state, settings=self.settings)  # type: ignore[arg-type]
+        proto.settings.open_to = self.settings.open_to or OPENNESS_NOBODY
+        for key in proto.settings.client_auth.keys:
             key.jwk = without_secret(key.jwk)
-        shown.created_at.FromMilliseconds(self.created_ms)
-        shown.updated_at.FromMilliseconds(self.updated_ms)
-        return shown
+        proto.created_at.FromMilliseconds(self.created_ms)
+        proto.updated_at.FromMilliseconds(self.updated_ms)
+        return proto
 
     def __repr__(self) -> str:
         return f"<Tenant {self.name}, {self.connection_count} connections>"

@@ -29,7 +29,7 @@ class Edge:
         self.topics: dict[int, Heard] = {}
         self.orphans: dict[TopicKey, Heard] = {}
         self.inbox = LinkRequest()
-        #: What the router has told of tenants, and whether that is all.
+        #: Policies received from the router, and whether they are complete.
         self.policies: dict[str, TenantPolicy] = {}
         self.knows_policies = False
         #: Some clients are not made known yet, so the router may forget what they hear.

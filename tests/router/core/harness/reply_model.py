@@ -30,12 +30,12 @@ class World:
         self.workers: list[Streaming] = []
         self.backends: list[Producing] = []
         self.clients: list[Client] = []
-        #: By message id: the additions that were accepted, and how many were said to be on disk.
+        #: By message id: accepted deltas, and how many of them are promised to be durable.
         self.accepted: dict[str, list[str]] = defaultdict(list)
         self.promised: dict[str, int] = defaultdict(int)
         #: By message id: its one end.
         self.ends: dict[str, int] = {}
-        #: By id of what was said: where the log ended when it was promised that no answer will follow.
+        #: By message id: the topic and head of its log when a cancel promised that no reply will follow.
         self.prevented: dict[str, tuple[TopicKey, int]] = {}
         #: Deliveries that are on their way out of the log without a settlement.
         self.leaving: set[int] = set()
@@ -68,8 +68,8 @@ class World:
         message, attempt = streaming.given[number]
         key = topic_of(message.address)
         assert attempt <= 2, "a delivery has too many attempts"
-        held = [n for w in self.workers for n, h in w.worker.held.items() if h.delivery.topic == key]
-        assert held in ([], [number])
+        leased = [n for w in self.workers for n, h in w.worker.held.items() if h.delivery.topic == key]
+        assert leased in ([], [number])
         withdrawing = self.router.core.agent_queues.withdrawing
         for other, delivery in log.unsettled.items():
             if delivery.topic == key and other < number and other not in self.leaving:
@@ -99,18 +99,18 @@ class World:
         for reply in answer.replies:
             assert reply.state != OPEN
             self.note_end(reply.message_id, reply.state)
-        said = self.asked.get(answer.id, "")
-        if answer.prevented and said not in self.prevented:
-            message = self.stored(said)
+        message_id = self.asked.get(answer.id, "")
+        if answer.prevented and message_id not in self.prevented:
+            message = self.stored(message_id)
             if message is not None:
                 key = topic_of(message.address)
-                self.prevented[said] = key, self.router.log.head(key).seq
+                self.prevented[message_id] = key, self.router.log.head(key).seq
 
     def note_end(self, message_id: str, state: int) -> None:
         """An end was reported: it is on disk, and no other end was ever reported."""
         stored = self.stored(message_id)
         if stored is not None and RECALLED not in (state, stored.state):
-            assert stored.state == state, f"{message_id} is {stored.state}, but {state} was told"
+            assert stored.state == state, f"{message_id} is {stored.state}, but {state} was reported"
             assert self.ends.setdefault(message_id, state) == state, "it has ended in two ways"
 
     def stored(self, message_id: str) -> Message | None:
@@ -223,11 +223,11 @@ class World:
                     assert text_of(message) == "".join(accepted)
                     assert message.next_index == len(accepted)
                     assert message.state == self.ends[message.id]
-                where = self.prevented.get(message.reply_to)
+                promise = self.prevented.get(message.reply_to)
                 if (
-                    where is not None
+                    promise is not None
                     and message.author.role == ROLE_AGENT
-                    and message.position.seq > where[1]
+                    and message.position.seq > promise[1]
                 ):
                     assert message.state in (CANCELLED, RECALLED), "a prevented reply exists"
 

@@ -12,6 +12,7 @@ from trunkline.v1.access_pb2 import (
     Right,
 )
 from trunkline.v1.catalogue import Refused
+from trunkline.v1.frames import CLIENT_FRAMES
 from trunkline.v1.tenant_pb2 import (
     OPENNESS_ANYBODY,
     OPENNESS_LOOPBACK,
@@ -58,8 +59,9 @@ def test_an_edge_receives_all_policies_first_and_each_change_at_once() -> None:
     router.declare("new", TenantSettings(open_to=OPENNESS_ANYBODY, default_agent="helper"))
     assert edge.policies["new"].settings.default_agent == "helper"
     router.declare("new", TenantSettings(limits=TenantLimits(messages_per_s=7)))
-    told = edge.policies["new"].settings
-    assert (told.default_agent, told.limits.messages_per_s, told.limits.conversations) == ("", 7, 3)
+    settings = edge.policies["new"].settings
+    limits = settings.limits
+    assert (settings.default_agent, limits.messages_per_s, limits.conversations) == ("", 7, 3)
     router.core.tenant_table.remove("new")
     router.carry()
     assert set(edge.policies) == {"t", "u"}
@@ -226,6 +228,10 @@ FRAMES = {
 }
 
 
+def test_all_frames_that_need_a_right_are_tested() -> None:
+    assert {kind for kind, rule in CLIENT_FRAMES.items() if rule.right} == FRAMES.keys()
+
+
 @pytest.mark.parametrize("kind", FRAMES)
 def test_each_frame_needs_its_own_right_only(kind: str) -> None:
     needed, body = FRAMES[kind]
@@ -234,8 +240,8 @@ def test_each_frame_needs_its_own_right_only(kind: str) -> None:
         client = router.connected(ROOM, user="alice", grants=grants(right))
         router.frame(client, **{kind: body})
         router.run()
-        told = [f.error.code for f in client.frames if f.HasField("error")]
-        assert ("FORBIDDEN" in told) == (right != needed), (kind, right)
+        codes = [f.error.code for f in client.frames if f.HasField("error")]
+        assert ("FORBIDDEN" in codes) == (right != needed), (kind, right)
 
 
 def test_a_client_without_the_right_to_subscribe_may_still_publish() -> None:
@@ -371,13 +377,13 @@ def test_a_token_revoked_while_its_link_was_down_is_rejected_on_restore() -> Non
 
 def test_entries_waiting_for_an_erased_tenant_are_refused_and_begin_no_new_log() -> None:
     router = Router()
-    origin, theirs = router.broadcast(ALICE), router.broadcast(("u", "a", "p", GROUP, "room"))
+    ours, theirs = router.broadcast(ALICE), router.broadcast(("u", "a", "p", GROUP, "room"))
     router.declare("t", state=TENANT_STATE_DELETING)
     router.core.tenant_erased("t", [ALICE])
     router.core.tenant_table.remove("t")
     router.run()
-    assert origin.reason is not None
-    assert origin.reason.entry.code == "UNKNOWN_TENANT"
+    assert ours.reason is not None
+    assert ours.reason.entry.code == "UNKNOWN_TENANT"
     assert theirs.reason is None
     assert {key[0] for key in router.log.logs} == {"u"}
     check_tables(router.core, at_rest=True)

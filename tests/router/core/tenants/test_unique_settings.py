@@ -10,8 +10,8 @@ from trunkline.v1.tenant_pb2 import ClientAuth, TenantSettings
 from trunkline_router.core.tenants.unique_settings import UniqueSettings
 
 NAMES = st.sampled_from("abc")
-SAID = st.sets(st.sampled_from(["x", "y", "z"]), max_size=2)
-SETTINGS = st.tuples(SAID, SAID)
+VALUES = st.sets(st.sampled_from(["x", "y", "z"]), max_size=2)
+SETTINGS = st.tuples(VALUES, VALUES)
 WANTED = st.dictionaries(NAMES, SETTINGS, max_size=3)
 
 _Values = tuple[set[str], set[str]]
