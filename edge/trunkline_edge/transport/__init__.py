@@ -1,1 +1,1 @@
-"""The listening port, and the clients on it: WebSockets and event streams."""
+"""Transports of clients on the listening port: WebSockets and event streams, with or without TLS."""
