@@ -192,7 +192,7 @@ MISTAKES: dict[str, tuple[str | bytes, str]] = {
     ),
     "two keys of a name": (
         key(f"secret = '{SECRET}'\n", "HS256") * 2,
-        "tenants.acme.keys[1].kid: k is the name of two",
+        "tenants.acme.keys[1].kid: two keys are called k",
     ),
     "an algorithm that is none": (key("jwk = '{}'", "none"), "tenants.acme.keys[0].algorithm: "),
     "a JWK that is a number": (key("jwk = 1"), "tenants.acme.keys[0].jwk: must be a table"),
