@@ -376,7 +376,7 @@ def test_a_settlement_under_way_outlives_its_deleted_tenant(committed: bool) -> 
     router.core.worker_detached(worker)
     router.core.tenant_erased("t", [ALICE])
     if committed:
-        router.settle()
+        router.run()
     else:
         router.fail()
     assert not worker.held
