@@ -151,12 +151,12 @@ async def ask_and_check(asker: Client, question: str) -> None:
         assert streamed == reply.text, f"{len(streamed)} of {len(reply.text)} streamed: {streamed[-80:]!r}"
 
 
-async def stay_connected(chatter: RecordingClient, edges: list[str]) -> None:
+async def stay_connected(recorder: RecordingClient, edges: list[str]) -> None:
     """Reconnect and resume whenever the connection breaks."""
-    chatter.breaks_expected = True
+    recorder.breaks_expected = True
     while True:
-        if chatter.closed:
-            assert chatter._reader is not None
-            chatter._reader.result()
-            await chatter.reconnect(edges)
+        if recorder.closed:
+            assert recorder._reader is not None
+            recorder._reader.result()
+            await recorder.reconnect(edges)
         await asyncio.sleep(0.02)

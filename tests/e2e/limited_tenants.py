@@ -53,30 +53,30 @@ def path_of(tenant: str, user: str = "ann", what: str = "connect") -> str:
 
 async def rejected_after_upgrade(edge: Process, tenant: str, user: str = "ann") -> dict[str, Any]:
     """Connect a client that must be rejected after the upgrade; return its `closing` frame."""
-    chatter = client(edge, tenant, user)
-    closing = await chatter.connect()
-    await wait_until(lambda: chatter.closed, "the connection is closed")
-    assert chatter.closed is not None
-    assert (closing["type"], closing["code"]) == ("closing", chatter.closed.code)
+    recorder = client(edge, tenant, user)
+    closing = await recorder.connect()
+    await wait_until(lambda: recorder.closed, "the connection is closed")
+    assert recorder.closed is not None
+    assert (closing["type"], closing["code"]) == ("closing", recorder.closed.code)
     return closing
 
 
-async def can_send_again(chatter: RecordingClient) -> bool:
+async def can_send_again(recorder: RecordingClient) -> bool:
     """Return whether a message is accepted within 5 s."""
     deadline = time.monotonic() + patient(5)
     while time.monotonic() < deadline:
-        ident = await chatter.say("again")
-        answer = await answer_to(chatter, ident)
+        ident = await recorder.say("again")
+        answer = await answer_to(recorder, ident)
         if answer["type"] == "ack":
             return True
         assert answer["code"] == "RATE_LIMITED"
     return False
 
 
-async def answer_to(chatter: RecordingClient, ident: str) -> dict[str, Any]:
+async def answer_to(recorder: RecordingClient, ident: str) -> dict[str, Any]:
     """Wait for the response to a frame with this id."""
-    await wait_until(lambda: any(f.get("id") == ident for f in chatter.inbox), f"{ident} is answered")
-    return next(f for f in chatter.inbox if f.get("id") == ident)
+    await wait_until(lambda: any(f.get("id") == ident for f in recorder.inbox), f"{ident} is answered")
+    return next(f for f in recorder.inbox if f.get("id") == ident)
 
 
 def rejections_of(backend: GrpcBackend, rpc: Any, request: Any) -> list[grpc.RpcError]:

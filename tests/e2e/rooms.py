@@ -31,10 +31,10 @@ def member(history: History, user: str, edge: Process, home: str = "", **options
     return RecordingClient(history, f"demo/{user}", edge.address, home, agent=AGENT, **options)
 
 
-async def leave(chatter: RecordingClient, name: str) -> None:
+async def leave(client: RecordingClient, name: str) -> None:
     """Leave a room."""
-    await chatter.send({"type": "unsubscribe", "id": f"u-{name}", "conversation": conversation(name)})
-    await chatter.next("unsubscribed", id=f"u-{name}")
+    await client.send({"type": "unsubscribe", "id": f"u-{name}", "conversation": conversation(name)})
+    await client.next("unsubscribed", id=f"u-{name}")
 
 
 def conversation(name: str) -> dict[str, str]:
@@ -42,21 +42,21 @@ def conversation(name: str) -> dict[str, str]:
     return {"kind": "group", "id": name}
 
 
-def reset_connection(chatter: RecordingClient) -> None:
+def reset_connection(client: RecordingClient) -> None:
     """Reset the connection by TCP RST, like a client that is killed while data is in transit to it."""
-    assert chatter._ws is not None
-    sock = chatter._ws.transport.get_extra_info("socket")
+    assert client._ws is not None
+    sock = client._ws.transport.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    chatter.abort()
+    client.abort()
 
 
-async def texts_received(chatter: RecordingClient) -> list[str]:
+async def texts_received(client: RecordingClient) -> list[str]:
     """Return the texts of unread messages, after a round trip that flushes everything in transit."""
-    fence = f"fence-{chatter.session}-{len(chatter.history.events)}"
-    await chatter.send({"type": "unsubscribe", "id": fence, "conversation": conversation("no-such-room")})
-    await chatter.next("error", id=fence)
-    texts = [frame["parts"][0]["text"] for frame in chatter.inbox if frame["type"] == "message"]
-    chatter.inbox.clear()
+    fence = f"fence-{client.session}-{len(client.history.events)}"
+    await client.send({"type": "unsubscribe", "id": fence, "conversation": conversation("no-such-room")})
+    await client.next("error", id=fence)
+    texts = [frame["parts"][0]["text"] for frame in client.inbox if frame["type"] == "message"]
+    client.inbox.clear()
     return texts
 
 

@@ -58,7 +58,7 @@ def operator(edge: str, data: Path) -> Iterator[httpx.Client]:
         yield client
 
 
-def made(operator: httpx.Client, tenant: str, *scopes: str) -> tuple[str, str]:
+def create_api_key(operator: httpx.Client, tenant: str, *scopes: str) -> tuple[str, str]:
     """Create an API key of a tenant, and the tenant if necessary; return id and secret."""
     operator.post("/tenants", json={"tenant": tenant})
     asked = {"name": "tests", "scopes": [f"SCOPE_{scope}" for scope in scopes]}
@@ -99,7 +99,7 @@ def test_an_operator_creates_changes_suspends_and_deletes_a_tenant(operator: htt
 
 
 def test_a_tenant_admin_manages_only_its_own_keys_and_users(edge: str, operator: httpx.Client) -> None:
-    key_id, secret = made(operator, "managed", "ADMIN", "BROADCAST")
+    key_id, secret = create_api_key(operator, "managed", "ADMIN", "BROADCAST")
     with HttpBackend(edge, "managed", authorization=f"Bearer {secret}") as admin:
         listed = admin.get("/apiKeys")["apiKeys"]
         assert [(key["keyId"], key["scopes"]) for key in listed] == [
@@ -133,7 +133,7 @@ def test_every_rpc_of_the_tenant_service_is_called_here() -> None:
 def test_a_key_is_valid_until_revoked_and_for_its_tenant_only(
     fleet: Fleet, edge: str, operator: httpx.Client
 ) -> None:
-    key_id, secret = made(operator, "keyed", "PRESENCE")
+    key_id, secret = create_api_key(operator, "keyed", "PRESENCE")
     with HttpBackend(edge, "keyed", authorization=f"Bearer {secret}") as backend:
         assert backend.get("/stats")["connections"] == 0
         assert outcome(backend.http.post("/messages", json=broadcast_body("x"))) == (403, "FORBIDDEN")
@@ -151,7 +151,7 @@ def test_a_key_is_valid_until_revoked_and_for_its_tenant_only(
 
 
 def test_a_stream_of_events_ends_when_its_key_is_revoked(edge: str, operator: httpx.Client) -> None:
-    key_id, secret = made(operator, "watched", "PRESENCE")
+    key_id, secret = create_api_key(operator, "watched", "PRESENCE")
     lines: list[str] = []
     opened = threading.Event()
 

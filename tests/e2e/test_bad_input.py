@@ -36,10 +36,10 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 @pytest.fixture
 async def ann(fleet: Fleet) -> AsyncIterator[RecordingClient]:
-    async with RecordingClient(History(), "demo/ann", fleet.processes[1].address, agent="nobody") as chatter:
-        yield chatter
-        await assert_still_served(chatter)
-        assert not list(explicit(chatter.history))
+    async with RecordingClient(History(), "demo/ann", fleet.processes[1].address, agent="nobody") as recorder:
+        yield recorder
+        await assert_still_served(recorder)
+        assert not list(explicit(recorder.history))
 
 
 @pytest.fixture
@@ -48,16 +48,16 @@ def backend(fleet: Fleet) -> Iterator[GrpcBackend]:
         yield calling
 
 
-async def assert_still_served(chatter: RecordingClient) -> None:
+async def assert_still_served(recorder: RecordingClient) -> None:
     """Check that the connection is still served."""
-    await chatter.send({"type": "history", "id": "still here", "limit": 1})
-    await chatter.next("history", id="still here")
-    assert not chatter.closed
+    await recorder.send({"type": "history", "id": "still here", "limit": 1})
+    await recorder.next("history", id="still here")
+    assert not recorder.closed
 
 
-async def refusal(chatter: RecordingClient, frame: dict[str, Any] | str | bytes) -> str:
-    await chatter.send(frame)
-    error = await chatter.next("error")
+async def refusal(recorder: RecordingClient, frame: dict[str, Any] | str | bytes) -> str:
+    await recorder.send(frame)
+    error = await recorder.next("error")
     if isinstance(frame, dict) and isinstance(frame.get("id"), str) and len(frame["id"]) <= 128:
         assert error.get("id", "") == frame["id"]
     assert error["message"]

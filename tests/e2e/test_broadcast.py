@@ -67,13 +67,13 @@ def backend(fleet: Fleet, people: dict[str, RecordingClient]) -> Iterator[GrpcBa
 
 async def assert_received_by(people: dict[str, RecordingClient], expected: set[str], text: str) -> None:
     """Check that exactly the expected clients received the text once."""
-    for name, chatter in people.items():
+    for name, client in people.items():
         if name in expected:
-            assert frame_text(await chatter.next("message")) == text
-    for chatter in people.values():
-        await chatter.send({"type": "ping", "id": "fence"})
-        await chatter.next("pong", id="fence")
-        assert not [frame for frame in chatter.inbox if frame["type"] == "message"]
+            assert frame_text(await client.next("message")) == text
+    for client in people.values():
+        await client.send({"type": "ping", "id": "fence"})
+        await client.next("pong", id="fence")
+        assert not [frame for frame in client.inbox if frame["type"] == "message"]
 
 
 @pytest.mark.parametrize("to", LEVELS)

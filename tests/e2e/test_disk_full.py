@@ -44,13 +44,13 @@ def rejected_ids(history: History) -> set[str]:
     return {event.id for event in history.of(Rejected) if event.code == "LOG_UNAVAILABLE"}
 
 
-async def fill(chatter: RecordingClient, history: History) -> None:
+async def fill(client: RecordingClient, history: History) -> None:
     """Send until the log rejects ten messages in a row."""
     in_a_row = 0
     for number in range(PATIENCE):
-        ident = await chatter.say(f"{number} " + "x" * 8000)
-        await wait_until(lambda: ident not in chatter.unacked or ident in rejected_ids(history), "an answer")  # noqa: B023
-        in_a_row = in_a_row + 1 if ident in chatter.unacked else 0
+        ident = await client.say(f"{number} " + "x" * 8000)
+        await wait_until(lambda: ident not in client.unacked or ident in rejected_ids(history), "an answer")  # noqa: B023
+        in_a_row = in_a_row + 1 if ident in client.unacked else 0
         if in_a_row == 10:
             return
     raise AssertionError("the log never rejected a message")

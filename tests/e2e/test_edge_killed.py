@@ -8,20 +8,19 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import pytest
-from websockets.exceptions import ConnectionClosed
 
 from tests.e2e.fleet import Fleet, fleet_of
 from tests.e2e.grpc_backend import GrpcBackend
 from tests.e2e.polling import wait_until
 from tests.e2e.promise_checks import assert_promises_kept, wait_until_caught_up
 from tests.e2e.recording_client import RecordingClient
+from tests.e2e.roaming_clients import listen_and_reconnect, send_and_reconnect
 from tests.validators.history import History
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LEASE_S = "1"
-UNDER_WAY = 16
 
 
 @pytest.fixture
@@ -34,58 +33,33 @@ def edges_of(fleet: Fleet) -> list[str]:
     return [process.address for process in fleet.processes if process.name == "edge"]
 
 
-async def roam(chatter: RecordingClient, edges: list[str], stop: asyncio.Event) -> None:
-    """Send messages; after a break, resume on any available edge."""
-    chatter.breaks_expected = True
-    number = 0
-    while not stop.is_set():
-        try:
-            if chatter.closed:
-                raise ConnectionResetError
-            if len(chatter.unacked) < UNDER_WAY:
-                number += 1
-                await chatter.say(f"{chatter.user} says {number}")
-            await asyncio.sleep(0.003)
-        except (ConnectionClosed, OSError):
-            await chatter.reconnect(edges)
-
-
-async def stay(chatter: RecordingClient, edges: list[str], stop: asyncio.Event) -> None:
-    """Listen; after a break, resume on any available edge."""
-    chatter.breaks_expected = True
-    while not stop.is_set():
-        if chatter.closed:
-            await chatter.reconnect(edges)
-        await asyncio.sleep(0.003)
-
-
 async def test_clients_of_a_killed_edge_resume_on_another_edge_without_a_gap(fleet: Fleet) -> None:
     history, stop = History(), asyncio.Event()
     edges = edges_of(fleet)
     doomed = next(process for process in fleet.processes if process.name == "edge")
     async with AsyncExitStack() as stack:
-        chatters = [
+        clients = [
             await stack.enter_async_context(
                 RecordingClient(history, f"demo/{name}", edges[index % 2], "group:hot")
             )
             for index, name in enumerate(("ann", "bob", "cid", "dan"))
         ]
-        roaming = [asyncio.create_task(roam(chatter, edges, stop)) for chatter in chatters[:3]]
-        roaming.append(asyncio.create_task(stay(chatters[3], edges, stop)))
+        roaming = [asyncio.create_task(send_and_reconnect(client, edges, stop)) for client in clients[:3]]
+        roaming.append(asyncio.create_task(listen_and_reconnect(clients[3], edges, stop)))
         for count in (100, 250):
-            await wait_until(lambda: chatters[1].seq() > count, f"{count} messages")  # noqa: B023
+            await wait_until(lambda: clients[1].seq() > count, f"{count} messages")  # noqa: B023
             doomed.kill()
             again = {"TRUNKLINE_EDGE_LISTEN": doomed.address}
             doomed = await asyncio.to_thread(lambda: fleet.start_edge(**again))  # noqa: B023
-        await wait_until(lambda: chatters[1].seq() > 400, "400 messages")
+        await wait_until(lambda: clients[1].seq() > 400, "400 messages")
         stop.set()
         await asyncio.gather(*roaming)
-        await wait_until_caught_up(fleet, chatters)
-        sessions = {chatter.session for chatter in chatters}
+        await wait_until_caught_up(fleet, clients)
+        sessions = {client.session for client in clients}
         assert len({e.session for e in history.events if hasattr(e, "session")}) > len(sessions), (
             "somebody moved"
         )
-        assert_promises_kept(fleet, history, chatters)
+        assert_promises_kept(fleet, history, clients)
 
 
 async def test_connections_of_a_dead_edge_are_dropped_within_its_lease(fleet: Fleet) -> None:
@@ -93,9 +67,9 @@ async def test_connections_of_a_dead_edge_are_dropped_within_its_lease(fleet: Fl
     edges = edges_of(fleet)
     async with AsyncExitStack() as stack:
         for number in range(5):
-            chatter = RecordingClient(history, f"demo/user{number}", edges[0])
-            chatter.breaks_expected = True
-            await stack.enter_async_context(chatter)
+            client = RecordingClient(history, f"demo/user{number}", edges[0])
+            client.breaks_expected = True
+            await stack.enter_async_context(client)
         with GrpcBackend(fleet.router.address) as backend:
             assert backend.stats().connections == 5
             next(process for process in fleet.processes if process.name == "edge").kill()

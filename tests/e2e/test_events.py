@@ -17,8 +17,8 @@ from tests.e2e.polling import wait_until
 from tests.e2e.promise_checks import assert_promises_kept, wait_until_caught_up
 from tests.e2e.recording_client import RecordingClient
 from tests.e2e.recording_event_client import RecordingEventClient
+from tests.e2e.roaming_clients import listen_and_reconnect, send_and_reconnect
 from tests.e2e.streaming_worker import StreamingWorker
-from tests.e2e.test_edge_killed import roam, stay
 from tests.validators.history import History
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ async def test_listeners_of_killed_edges_resume_on_other_edges_by_their_last_id(
     with fleet_of(tmp_path, edges=2, TRUNKLINE_LEASE_S="1") as fleet:
         edges = [edge.address for edge in edges_of(fleet)]
         async with AsyncExitStack() as stack:
-            speakers = [
+            senders = [
                 await stack.enter_async_context(
                     RecordingClient(history, f"demo/{name}", edges[index], "group:hot")
                 )
@@ -117,8 +117,8 @@ async def test_listeners_of_killed_edges_resume_on_other_edges_by_their_last_id(
                 )
                 for index, name in enumerate(("cid", "dan", "eve"))
             ]
-            tasks = [asyncio.create_task(roam(each, edges, stop)) for each in speakers]
-            tasks += [asyncio.create_task(stay(each, edges, stop)) for each in listeners]
+            tasks = [asyncio.create_task(send_and_reconnect(each, edges, stop)) for each in senders]
+            tasks += [asyncio.create_task(listen_and_reconnect(each, edges, stop)) for each in listeners]
             for count in (60, 150):
                 await wait_until(lambda: min(each.seq() for each in listeners) > count, f"{count}")  # noqa: B023
                 doomed = edges_of(fleet)[0]
@@ -129,12 +129,12 @@ async def test_listeners_of_killed_edges_resume_on_other_edges_by_their_last_id(
             await wait_until(lambda: min(each.seq() for each in listeners) > 250, "250 messages")
             stop.set()
             await asyncio.gather(*tasks)
-            for each in [*speakers, *listeners]:
+            for each in [*senders, *listeners]:
                 if each.closed:
                     await each.reconnect(edges)
-            await wait_until_caught_up(fleet, [*speakers, *listeners])
+            await wait_until_caught_up(fleet, [*senders, *listeners])
             assert len({session for e in history.events if (session := getattr(e, "session", ""))}) > 9
-            assert_promises_kept(fleet, history, [*speakers, *listeners])
+            assert_promises_kept(fleet, history, [*senders, *listeners])
 
 
 async def test_listeners_and_websockets_of_one_topic_receive_the_same_frames(fleet: Fleet) -> None:

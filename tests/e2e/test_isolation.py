@@ -50,11 +50,11 @@ def backend(fleet: Fleet) -> Iterator[GrpcBackend]:
         yield calling
 
 
-async def heard_nothing(chatter: RecordingClient) -> bool:
+async def received_nothing(client: RecordingClient) -> bool:
     """Check that nothing arrives before the response to a request of its own."""
-    await chatter.send({"type": "history", "id": "fence"})
-    await chatter.next("history", id="fence")
-    return not [frame for frame in chatter.inbox if frame["type"] in ("message", "signal", "read")]
+    await client.send({"type": "history", "id": "fence"})
+    await client.next("history", id="fence")
+    return not [frame for frame in client.inbox if frame["type"] in ("message", "signal", "read")]
 
 
 async def test_equal_ids_create_two_messages(fleet: Fleet, pair: Pair) -> None:
@@ -64,8 +64,8 @@ async def test_equal_ids_create_two_messages(fleet: Fleet, pair: Pair) -> None:
     first, second = await ours.next("ack"), await theirs.next("ack")
     assert first["message_id"] != second["message_id"]
     assert first["position"]["epoch"] != second["position"]["epoch"]
-    assert await heard_nothing(ours)
-    assert await heard_nothing(theirs)
+    assert await received_nothing(ours)
+    assert await received_nothing(theirs)
     assert_promises_kept(fleet, ours.history, [ours, theirs])
 
 
@@ -75,7 +75,7 @@ async def test_signals_and_reads_stay_within_the_tenant(pair: Pair) -> None:
     ack = await ours.next("ack", id=ident)
     await ours.send({"type": "signal", "name": "typing", "data": {}})
     await ours.send({"type": "read", "position": ack["position"]})
-    assert await heard_nothing(theirs)
+    assert await received_nothing(theirs)
 
 
 @pytest.mark.parametrize(
@@ -88,11 +88,11 @@ async def test_a_broadcast_reaches_and_counts_one_tenant(
     for options in ({"ephemeral": True}, {"key": f"same key {target}"}):
         assert backend.broadcast(f"demo{target}", "for demo", **options).connections == 1
         assert (await ours.next("message"))["address"]["tenant"] == "demo"
-        assert await heard_nothing(theirs)
+        assert await received_nothing(theirs)
     other = backend.broadcast(f"acme{target}", "for acme", f"same key {target}")
     message = await theirs.next("message")
     assert message["id"] == other.message_id
-    assert await heard_nothing(ours)
+    assert await received_nothing(ours)
 
 
 async def test_a_connection_is_reachable_through_its_own_tenant_only(
@@ -107,7 +107,7 @@ async def test_a_connection_is_reachable_through_its_own_tenant_only(
         backend.broadcast(f"acme/connection:{ident}", "for whom?")
     assert reason_of(refusal.value) == "NO_ACTIVE_CONNECTION"
     assert backend.broadcast(f"demo/connection:{ident}", "for you").connections == 1
-    assert await heard_nothing(pair[1])
+    assert await received_nothing(pair[1])
 
 
 async def test_a_message_is_read_and_reset_through_its_own_tenant_only(
@@ -164,7 +164,7 @@ async def test_positions_of_another_tenant_recover_nothing(pair: Pair) -> None:
     theirs.home = home
     assert not answer.get("recovered")
     assert {entry["address"]["tenant"] for entry in answer["positions"]} == {"acme"}
-    assert await heard_nothing(theirs)
+    assert await received_nothing(theirs)
 
 
 async def test_closing_connections_affects_one_tenant(pair: Pair, backend: GrpcBackend) -> None:
@@ -174,4 +174,4 @@ async def test_closing_connections_affects_one_tenant(pair: Pair, backend: GrpcB
     await wait_until(lambda: ours.closed, "ours is closed")
     assert ours.closed is not None
     assert (ours.closed.code, ours.closed.reason) == (4005, "RECONNECT_REQUESTED")
-    assert await heard_nothing(theirs)
+    assert await received_nothing(theirs)

@@ -39,7 +39,7 @@ def edge(edges: EdgeFleet) -> Process:
     return edges.plain
 
 
-def moment(text: str) -> datetime:
+def parse_time(text: str) -> datetime:
     """Parse the time of a frame, which has microseconds and is in UTC."""
     time = datetime.fromisoformat(text)
     assert time.utcoffset() == timedelta(0)
@@ -59,7 +59,7 @@ async def test_the_first_frame_is_connected_with_the_session_type(edge: Process)
         assert (person.connected["pipeline_uuid"], person.connected["session_type"]) == ("p1", "person")
         assert group.connected["session_type"] == "group"
         assert person.id != group.id
-        moment(person.connected["timestamp"])
+        parse_time(person.connected["timestamp"])
 
 
 @pytest.mark.parametrize("session_type", ["channel", "Person", "%20"])
@@ -75,7 +75,7 @@ async def test_a_ping_is_answered_with_the_time(edge: Process) -> None:
         pong = await chat.frame()
         assert set(pong) == {"type", "timestamp"}
         assert pong["type"] == "pong"
-        assert abs(moment(pong["timestamp"]) - datetime.now().astimezone()) < timedelta(minutes=1)
+        assert abs(parse_time(pong["timestamp"]) - datetime.now().astimezone()) < timedelta(minutes=1)
 
 
 async def test_a_message_reaches_exactly_its_session(edge: Process) -> None:
@@ -93,7 +93,7 @@ async def test_a_message_reaches_exactly_its_session(edge: Process) -> None:
         assert frames[0]["session_type"] == "person"
         assert (record["role"], record["content"], record["is_final"]) == ("user", "hello", True)
         assert (record["connection_id"], record["message_chain"]) == (ann.id, plain("hello"))
-        moment(record["timestamp"])
+        parse_time(record["timestamp"])
         # The first message of these is their own, sent later.
         for each in (group, other):
             await each.say("mine")
@@ -115,7 +115,7 @@ async def test_a_broadcast_reaches_both_sessions_of_a_pipeline_only(edges: EdgeF
                 frame = await each.frame()
                 assert set(frame) == {"type", "message", "timestamp"}
                 assert (frame["type"], frame["message"]) == ("broadcast", message)
-                moment(frame["timestamp"])
+                parse_time(frame["timestamp"])
         await other.say("mine")
         assert (await other.frame())["type"] == "user_message"
         assert await rest.messages() == await rest.messages("group") == []

@@ -33,7 +33,7 @@ def edges(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeFleet]:
         yield started
 
 
-async def refused(edge: Process, pipeline: str, *args: Any, **options: Any) -> tuple[list[Any], int]:
+async def rejected(edge: Process, pipeline: str, *args: Any, **options: Any) -> tuple[list[Any], int]:
     """Connect a client that must be rejected; return its frames and close code."""
     return await (await ChatClient(edge, pipeline, *args, **options).dial()).closed()
 
@@ -69,16 +69,16 @@ async def test_a_client_without_the_right_token_is_rejected(edges: EdgeFleet) ->
         "{",
         b"\xff",
     ):
-        assert await refused(edge, "locked", first=first) == UNAUTHORIZED
-    assert await refused(edge, "undeclared", first={"type": "ping"}) == UNAUTHORIZED
+        assert await rejected(edge, "locked", first=first) == UNAUTHORIZED
+    assert await rejected(edge, "undeclared", first={"type": "ping"}) == UNAUTHORIZED
     # Token of one tenant, pipeline of another, open or not.
     for pipeline in ("locked", "bot1"):
-        assert await refused(edge, pipeline, headers=token("key-2")) == UNAUTHORIZED
+        assert await rejected(edge, pipeline, headers=token("key-2")) == UNAUTHORIZED
 
 
 async def test_a_silent_client_is_rejected_after_a_timeout(edges: EdgeFleet) -> None:
     edge = edges.start(TRUNKLINE_HANDSHAKE_TIMEOUT_S="0.2")
-    assert await refused(edge, "locked") == UNAUTHORIZED
+    assert await rejected(edge, "locked") == UNAUTHORIZED
 
 
 async def test_clients_that_always_authenticate_may_join_open_tenants(
@@ -93,7 +93,7 @@ async def test_a_pipeline_without_an_owner_is_not_found(tmp_path: Path) -> None:
     tenants = "[tenants.acme]\nopen_to = 'loopback'\npipelines = ['bot1']\n"
     with edges_of(tmp_path, tenants) as edges:
         not_found = ([{"type": "error", "message": "Pipeline not found"}], 1000)
-        assert await refused(edges.plain, "nobodys") == not_found
+        assert await rejected(edges.plain, "nobodys") == not_found
         answer = await RestClient(edges.plain, "nobodys").call("GET", "messages/person")
         assert answer == (404, {"code": -1, "msg": "Pipeline not found"})
 

@@ -42,7 +42,7 @@ def edges(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EdgeFleet]:
         yield started
 
 
-async def listed(edge: Process, pipeline: str, ids: set[str]) -> dict[str, Any]:
+async def wait_until_listed(edge: Process, pipeline: str, ids: set[str]) -> dict[str, Any]:
     """Wait until /connections lists these; return its response."""
     async with asyncio.timeout(patient(10)):
         while True:
@@ -73,7 +73,7 @@ async def test_connections_are_counted_and_listed_while_they_exist(edges: EdgeFl
         created, active = (datetime.fromisoformat(by_id[ann.id][k]) for k in ("created_at", "last_active"))
         assert created <= active
         cat.ws.transport.abort()
-        assert (await listed(edge, "c1", {ann.id, bob.id}))["stats"]["total_connections"] == 3
+        assert (await wait_until_listed(edge, "c1", {ann.id, bob.id}))["stats"]["total_connections"] == 3
 
 
 async def test_a_client_that_does_not_read_is_closed_without_delaying_others(edges: EdgeFleet) -> None:
@@ -125,7 +125,7 @@ async def test_a_peer_that_does_not_answer_pings_is_dropped(edges: EdgeFleet) ->
         dead.ws.transport.resume_reading()
         frames, code = await dead.closed()
         assert ([frame["type"] for frame in frames], code) == (["error"], 1013)
-        await listed(edge, "c2", {alive.id})
+        await wait_until_listed(edge, "c2", {alive.id})
 
 
 PNG = bytes(range(256)) * 4

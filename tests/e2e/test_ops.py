@@ -94,11 +94,11 @@ async def test_a_stopping_edge_asks_its_clients_to_reconnect(fleet: Fleet) -> No
         RecordingClient(history, "demo/bob", edge.address) as bob,
     ):
         assert await asyncio.to_thread(edge.terminate) == 0
-        for chatter in (ann, bob):
-            await wait_until(lambda: chatter.closed, "the connection is closed")  # noqa: B023
-            assert chatter.closed is not None
-            assert (chatter.closed.code, chatter.closed.reason) == (1012, "RESTARTING")
-            assert chatter.closing["reconnect_after_ms"] == 500
+        for client in (ann, bob):
+            await wait_until(lambda: client.closed, "the connection is closed")  # noqa: B023
+            assert client.closed is not None
+            assert (client.closed.code, client.closed.reason) == (1012, "RESTARTING")
+            assert client.closing["reconnect_after_ms"] == 500
     assert not list(explicit(history))
     with GrpcBackend(fleet.router.address) as backend:
         await wait_until(lambda: backend.stats().connections == 0, "the router knows that they are gone")

@@ -141,18 +141,18 @@ async def test_a_closed_connection_is_removed_from_every_index(fleet: Fleet, bac
         assert [backend.count(index) for index in indexes] == [(0, 0)] * 4
         assert not any(backend.connections(index) for index in indexes)
         assert backend.topic_counts("demo").keys().isdisjoint(indexes)
-        before, kept = _figures(fleet), backend.messages(indexes[0])
+        before, kept = _counters(fleet), backend.messages(indexes[0])
         for _ in range(2):
             for index in indexes:
                 with pytest.raises(grpc.RpcError) as refusal:
                     backend.broadcast(index, "anybody?", require_connection=True)
                 assert reason_of(refusal.value) == "NO_ACTIVE_CONNECTION"
         assert backend.messages(indexes[0]) == kept
-        assert _figures(fleet) == before, "somebody tried, or wrote about it"
+        assert _counters(fleet) == before, "somebody tried, or wrote about it"
         assert await texts_received(bob) == []
 
 
-def _figures(fleet: Fleet) -> list[tuple[float, float, int]]:
+def _counters(fleet: Fleet) -> list[tuple[float, float, int]]:
     return [
         (
             metric(edge, "trunkline_edge_deliveries_total"),

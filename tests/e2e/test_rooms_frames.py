@@ -87,7 +87,7 @@ async def test_an_undecodable_frame_is_an_error_and_the_connection_survives(
             assert backend.count(room("pipeline_1")) == (1, 1)
 
 
-async def refused(fleet: Fleet, query: str) -> tuple[int, str]:
+async def rejected(fleet: Fleet, query: str) -> tuple[int, str]:
     """Connect a client that must be rejected; return close code and reason."""
     async with connect(f"ws://{fleet.processes[1].address}/v1/connect?{query}", compression=None) as ws:
         async with asyncio.timeout(patient(10)):
@@ -102,8 +102,8 @@ async def refused(fleet: Fleet, query: str) -> tuple[int, str]:
 async def test_an_invalid_id_in_the_url_closes_with_a_code_and_leaves_no_state(fleet: Fleet) -> None:
     place = f"tenant=demo&agent={AGENT}&platform=web"
     for bad in ("group:a%2Fb", "group:", "execution_abc", "group:a:b", "room:x", "group:" + "x" * 129):
-        assert await refused(fleet, f"{place}&conversation={bad}") == (4503, "INVALID_ADDRESS")
-    assert await refused(fleet, f"{place}&conversation=group:a&user=a%20b") == (4503, "INVALID_ADDRESS")
+        assert await rejected(fleet, f"{place}&conversation={bad}") == (4503, "INVALID_ADDRESS")
+    assert await rejected(fleet, f"{place}&conversation=group:a&user=a%20b") == (4503, "INVALID_ADDRESS")
     with GrpcBackend(fleet.router.address) as backend:
         await wait_until(lambda: backend.topic_counts("demo") == {}, "no topic has connections")
 
@@ -118,7 +118,7 @@ async def test_a_client_that_cannot_be_identified_is_rejected_and_never_anonymou
             ("tenant=demo&platform=web&user=ann", (4503, "INVALID_ADDRESS")),
             (f"tenant=demo&agent={AGENT}&user=ann", (4503, "INVALID_ADDRESS")),
         ]:
-            assert await refused(fleet, query) == answer, query
+            assert await rejected(fleet, query) == answer, query
         assert backend.stats().connections_opened == before
         # A connection without a user counts for no user and receives no user's messages.
         async with member(History(), "", fleet.processes[1], "pipeline_1"):

@@ -31,29 +31,29 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield started
 
 
-async def take_all(chatter: RecordingClient) -> list[str]:
+async def receive_and_acknowledge(recorder: RecordingClient) -> list[str]:
     """Receive messages and acknowledge the delivery of each; return when all are acknowledged."""
     texts = []
-    for frame in list(chatter.inbox):
+    for frame in list(recorder.inbox):
         if frame["type"] == "message":
             texts.append(frame["parts"][0]["text"])
             receipt = {"position": frame["position"], "address": frame["address"]}
-            await chatter.send({"type": "delivered", **receipt})
-            chatter.inbox.remove(frame)
-    await texts_received(chatter)
+            await recorder.send({"type": "delivered", **receipt})
+            recorder.inbox.remove(frame)
+    await texts_received(recorder)
     return texts
 
 
-async def come(chatter: RecordingClient) -> dict[str, Any]:
+async def connect_and_resume(recorder: RecordingClient) -> dict[str, Any]:
     """Connect and resume after the delivered messages; return when all missed ones have arrived."""
-    connected = await chatter.connect(first=GO_ON)
+    connected = await recorder.connect(first=GO_ON)
     assert connected["type"] == "connected"
-    await chatter.send({"type": "history", "id": "fence", "conversation": {"kind": "person", "id": "ann"}})
-    await chatter.next("history", id="fence")
+    await recorder.send({"type": "history", "id": "fence", "conversation": {"kind": "person", "id": "ann"}})
+    await recorder.next("history", id="fence")
     return connected
 
 
-def ann_on(fleet: Fleet, edge: int = 1) -> RecordingClient:
+def new_device(fleet: Fleet, edge: int = 1) -> RecordingClient:
     """Create a client of the user on a device without stored positions."""
     return RecordingClient(
         History(), "demo/ann", fleet.processes[edge].address, "person:ann", agent="ansflow"
@@ -67,31 +67,36 @@ async def test_missed_messages_of_a_user_are_delivered_once_on_any_device_and_af
         for number in range(3):
             assert backend.broadcast(ANN, f"offline {number}", f"k{number}").connections == 0
         backend.broadcast(PLATFORM, "to everybody")
-        first = ann_on(fleet)
-        assert (await come(first))["recovered"] is True
-        assert sorted(await take_all(first)) == ["offline 0", "offline 1", "offline 2", "to everybody"]
+        first = new_device(fleet)
+        assert (await connect_and_resume(first))["recovered"] is True
+        assert sorted(await receive_and_acknowledge(first)) == [
+            "offline 0",
+            "offline 1",
+            "offline 2",
+            "to everybody",
+        ]
         backend.broadcast(ANN, "seen live")
         await texts_received(first)
         # Sent but not acknowledged: it is delivered again to the next device that asks.
         reset_connection(first)
         backend.broadcast(ANN, "offline 3")
-        second = ann_on(fleet, 2)
-        assert (await come(second))["recovered"] is True
-        assert await take_all(second) == ["seen live", "offline 3"]
+        second = new_device(fleet, 2)
+        assert (await connect_and_resume(second))["recovered"] is True
+        assert await receive_and_acknowledge(second) == ["seen live", "offline 3"]
         await second.leave()
         await fleet.restart_router()
         backend.broadcast(ANN, "after the crash")
-        third = ann_on(fleet)
-        connected = await come(third)
+        third = new_device(fleet)
+        connected = await connect_and_resume(third)
         starts = {topic_name(entry["address"]): entry["position"]["seq"] for entry in connected["positions"]}
         assert (starts[ANN], starts[PLATFORM]) == (5, 1)
-        assert await take_all(third) == ["after the crash"]
+        assert await receive_and_acknowledge(third) == ["after the crash"]
         await third.leave()
-        await wait_until(lambda: given_up_to(backend) == {"ann": 6}, "the last delivery is known")
+        await wait_until(lambda: delivered_positions(backend) == {"ann": 6}, "the last delivery is known")
 
 
-def given_up_to(backend: GrpcBackend) -> dict[str, int]:
-    """The position up to which each user was given what the user's own topic has."""
+def delivered_positions(backend: GrpcBackend) -> dict[str, int]:
+    """Return the seq up to which messages of the user's topic were delivered, by user."""
     request = ListReceiptsRequest(address=address(ANN))
     receipts = backend.history_service.ListReceipts(request, timeout=TIMEOUT_S).receipts
     return {receipt.user: receipt.delivered.seq for receipt in receipts}
@@ -101,13 +106,13 @@ async def test_a_retried_message_to_a_user_is_delivered_once(fleet: Fleet) -> No
     with GrpcBackend(fleet.router.address) as backend:
         answers = [backend.broadcast(ANN, "pipeline failed", "run-7") for _ in range(3)]
         assert len({answer.message_id for answer in answers}) == 1
-        ann = ann_on(fleet)
-        await come(ann)
-        assert await take_all(ann) == ["pipeline failed"]
+        ann = new_device(fleet)
+        await connect_and_resume(ann)
+        assert await receive_and_acknowledge(ann) == ["pipeline failed"]
         backend.broadcast(ANN, "pipeline failed", "run-7")
         await ann.leave()
-        await come(ann)
-        assert await take_all(ann) == []
+        await connect_and_resume(ann)
+        assert await receive_and_acknowledge(ann) == []
         await ann.leave()
 
 
@@ -123,9 +128,9 @@ async def test_messages_sent_while_the_user_connects_are_delivered_once_in_order
         given: list[str] = []
         turns = 0
         while not publishing.done() or len(given) < count:
-            ann = ann_on(fleet, 1 + turns % 2)
-            assert (await come(ann))["recovered"] is True
-            given += await take_all(ann)
+            ann = new_device(fleet, 1 + turns % 2)
+            assert (await connect_and_resume(ann))["recovered"] is True
+            given += await receive_and_acknowledge(ann)
             # Live messages since then arrive with the next round.
             await ann.leave()
             turns += 1

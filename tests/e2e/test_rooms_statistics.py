@@ -59,8 +59,8 @@ async def test_a_monitor_connection_receives_connected_and_then_the_live_count(
     async with AsyncExitStack() as stack:
         backend = stack.enter_context(GrpcBackend(fleet.router.address))
 
-        async def live_count(chatter: RecordingClient) -> Any:
-            (part,) = (await chatter.next("message"))["parts"]
+        async def live_count(client: RecordingClient) -> Any:
+            (part,) = (await client.next("message"))["parts"]
             assert part["name"] == "system_status"
             return json.loads(part["json"])["active_connections"]
 
@@ -68,10 +68,10 @@ async def test_a_monitor_connection_receives_connected_and_then_the_live_count(
         assert (await first.connect())["type"] == "connected"
         assert await live_count(first) == backend.count(MONITOR)[0] == 1
         for number, edge in enumerate((*fleet.processes[1:], *fleet.processes[1:]), 2):
-            chatter = member(history, f"u{number}", edge, "global_monitor")
-            assert (await chatter.connect())["type"] == "connected"
-            assert await live_count(chatter) == backend.count(MONITOR)[0] == number
-            stack.push_async_callback(chatter.leave)
+            client = member(history, f"u{number}", edge, "global_monitor")
+            assert (await client.connect())["type"] == "connected"
+            assert await live_count(client) == backend.count(MONITOR)[0] == number
+            stack.push_async_callback(client.leave)
         reset_connection(first)
         await wait_until(lambda: backend.count(MONITOR) == (4, 4), "it counts who is there")
         late = await stack.enter_async_context(member(history, "zoe", fleet.processes[1]))
@@ -98,45 +98,45 @@ class Churn:
     async def come(self) -> None:
         edge = self.draw.choice(self.edges)
         home = self.draw.choice(["", *ROOMS])
-        chatter = member(self.history, self.draw.choice(USERS), edge, home)
-        connected = await chatter.connect()
-        self.ids[chatter] = connected["connection_id"]
-        self.there[chatter] = (edge, {home} - {""})
+        client = member(self.history, self.draw.choice(USERS), edge, home)
+        connected = await client.connect()
+        self.ids[client] = connected["connection_id"]
+        self.there[client] = (edge, {home} - {""})
         self.opened[edge.address] += 1
 
     async def join(self) -> None:
-        chatter, (_, rooms) = self.draw.choice(list(self.there.items()))
+        client, (_, rooms) = self.draw.choice(list(self.there.items()))
         name = self.draw.choice(ROOMS)
-        await chatter.subscribe(name)
+        await client.subscribe(name)
         rooms.add(name)
 
     async def part(self) -> None:
-        chatter, (_, rooms) = self.draw.choice(list(self.there.items()))
-        joined = rooms - {chatter.conversation.partition(":")[2]}
+        client, (_, rooms) = self.draw.choice(list(self.there.items()))
+        joined = rooms - {client.conversation.partition(":")[2]}
         if joined:
             name = self.draw.choice(sorted(joined))
-            await leave(chatter, name)
+            await leave(client, name)
             rooms.discard(name)
 
     async def go(self) -> None:
-        chatter = self.draw.choice(list(self.there))
-        edge, _ = self.there.pop(chatter)
+        client = self.draw.choice(list(self.there))
+        edge, _ = self.there.pop(client)
         how = self.draw.choice(
             ["CLIENT_LEFT", "CLIENT_LOST", "DISCONNECTED", "CLOSED_BY_BACKEND", "CLIENT_BROKE_PROTOCOL"]
         )
         if how == "CLIENT_LEFT":
-            await chatter.leave()
+            await client.leave()
         elif how == "CLIENT_LOST":
-            self.draw.choice([reset_connection, lambda chatter: chatter.abort()])(chatter)
+            self.draw.choice([reset_connection, lambda client: client.abort()])(client)
         elif how == "DISCONNECTED":
-            await chatter.send({"type": "disconnect"})
+            await client.send({"type": "disconnect"})
         elif how == "CLOSED_BY_BACKEND":
-            to = address(f"demo/connection:{self.ids[chatter]}")
+            to = address(f"demo/connection:{self.ids[client]}")
             self.backend.presence.CloseConnections(CloseConnectionsRequest(address=to), timeout=TIMEOUT_S)
         else:
-            assert chatter._ws is not None
-            chatter._ws.transport.write(b"\xff" * 20)
-        await wait_until(lambda: chatter.closed, "the connection is closed")
+            assert client._ws is not None
+            client._ws.transport.write(b"\xff" * 20)
+        await wait_until(lambda: client.closed, "the connection is closed")
         self.ended[edge.address, how] += 1
 
     @property
@@ -147,15 +147,15 @@ class Churn:
         """Check all statistics against the expected counts."""
         backend, there = self.backend, self.there
         await wait_until(lambda: backend.stats().connections == len(there), "the router knows")
-        users = Counter(chatter.user for chatter in there)
+        users = Counter(client.user for client in there)
         for place in ("demo", "demo/ansflow", PLATFORM):
             assert backend.count(place) == (len(there), len(users))
         assert {user: backend.count(f"demo/user:{user}") for user in USERS} == {
             user: (users[user], min(users[user], 1)) for user in USERS
         }
         for name in ROOMS:
-            inside = [chatter for chatter, (_, rooms) in there.items() if name in rooms]
-            assert backend.count(room(name)) == (len(inside), len({chatter.user for chatter in inside}))
+            inside = [client for client, (_, rooms) in there.items() if name in rooms]
+            assert backend.count(room(name)) == (len(inside), len({client.user for client in inside}))
             assert len(backend.connections(room(name))) == len(inside)
         heard = backend.topic_counts("demo", page_size=self.draw.choice([1, 2, 3, 0]))
         assert {name: n for name, n in heard.items() if "/group:" in name} == self.rooms
@@ -203,9 +203,9 @@ async def test_statistics_equal_the_real_connections_after_any_churn(
                 )
         stats = backend.stats()
         assert stats.connections_opened - stats.connections_closed == len(churn.there)
-        for chatter in list(churn.there):
-            reset_connection(chatter)
-            edge, _ = churn.there.pop(chatter)
+        for client in list(churn.there):
+            reset_connection(client)
+            edge, _ = churn.there.pop(client)
             churn.ended[edge.address, "CLIENT_LOST"] += 1
         await churn.agrees()
         assert backend.topic_counts("demo") == {}

@@ -31,26 +31,26 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield started
 
 
-async def talk(chatter: RecordingClient, stop: asyncio.Event) -> None:
+async def send_until(client: RecordingClient, stop: asyncio.Event) -> None:
     """Send messages, up to IN_FLIGHT at a time."""
     number = 0
     while not stop.is_set():
-        if len(chatter.unacked) < IN_FLIGHT:
+        if len(client.unacked) < IN_FLIGHT:
             number += 1
-            await chatter.say(f"{chatter.user} says {number}")
+            await client.say(f"{client.user} says {number}")
         await asyncio.sleep(0)
         if number % 8 == 0:
             await asyncio.sleep(0.002)
 
 
-def acks_of(chatters: list[RecordingClient]) -> int:
+def acks_of(clients: list[RecordingClient]) -> int:
     """Return the number of acked messages."""
-    return sum(chatter.acks for chatter in chatters)
+    return sum(client.acks for client in clients)
 
 
-def under_way(chatters: list[RecordingClient]) -> bool:
+def has_unacked(clients: list[RecordingClient]) -> bool:
     """Return whether messages are waiting for their acks."""
-    return any(chatter.unacked for chatter in chatters)
+    return any(client.unacked for client in clients)
 
 
 def edges_of(fleet: Fleet) -> list[str]:
@@ -61,22 +61,22 @@ async def test_a_killed_router_loses_duplicates_and_reorders_nothing(fleet: Flee
     history, stop = History(), asyncio.Event()
     edges = edges_of(fleet)
     async with AsyncExitStack() as stack:
-        chatters = [
+        clients = [
             await stack.enter_async_context(
                 RecordingClient(history, f"demo/{name}", edges[index % 2], "group:hot")
             )
             for index, name in enumerate(("ann", "bob", "cid", "dan", "eve", "fay"))
         ]
-        talking = [asyncio.create_task(talk(chatter, stop)) for chatter in chatters[:4]]
+        talking = [asyncio.create_task(send_until(client, stop)) for client in clients[:4]]
         for _ in range(KILLS):
-            wanted = acks_of(chatters) + random.randint(50, 400)
-            await wait_until(lambda: acks_of(chatters) >= wanted and under_way(chatters), "the moment")  # noqa: B023
+            wanted = acks_of(clients) + random.randint(50, 400)
+            await wait_until(lambda: acks_of(clients) >= wanted and has_unacked(clients), "the moment")  # noqa: B023
             await fleet.restart_router()
         stop.set()
         await asyncio.gather(*talking)
-        await wait_until_caught_up(fleet, chatters)
-        assert not any(chatter.closed for chatter in chatters), "the edges keep their sockets"
-        assert_promises_kept(fleet, history, chatters)
+        await wait_until_caught_up(fleet, clients)
+        assert not any(client.closed for client in clients), "the edges keep their sockets"
+        assert_promises_kept(fleet, history, clients)
 
 
 async def test_clients_that_connect_while_the_router_is_down_wait_for_it(fleet: Fleet) -> None:
@@ -103,7 +103,7 @@ async def test_a_backend_that_retries_over_a_kill_creates_each_message_once(flee
         def say_all() -> None:
             with GrpcBackend(fleet.router.address, history) as backend:
                 for number in range(300):
-                    persist(backend, f"key-{number}", f"text {number}")
+                    broadcast_until_accepted(backend, f"key-{number}", f"text {number}")
 
         saying = asyncio.create_task(asyncio.to_thread(say_all))
         for count in (60, 140):
@@ -116,7 +116,7 @@ async def test_a_backend_that_retries_over_a_kill_creates_each_message_once(flee
         assert_promises_kept(fleet, history, [ann])
 
 
-def persist(backend: GrpcBackend, key: str, text: str) -> None:
+def broadcast_until_accepted(backend: GrpcBackend, key: str, text: str) -> None:
     """Broadcast until it succeeds; fail on any error that the kill does not explain."""
     for _ in range(RETRIES):
         try:

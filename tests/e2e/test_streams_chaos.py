@@ -49,7 +49,7 @@ def questions(user: str) -> list[str]:
     return [f"{WORDS} from {user}, {number}" for number in range(QUESTIONS)]
 
 
-async def talk(edge: str, user: str) -> None:
+async def ask_questions(edge: str, user: str) -> None:
     """Ask questions one after another, and the last two concurrently."""
     async with client(edge, user, f"group:{user}") as asker:
         *first, last_but_one, last = questions(user)
@@ -64,45 +64,45 @@ async def test_every_question_has_one_complete_answer_under_random_kills(fleet: 
     edges = machines.addresses
     await machines.start_workers()
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
-        chatters: list[RecordingClient] = []
+        recorders: list[RecordingClient] = []
         transcripts: dict[str, ReplyTranscript] = {}
         staying: list[asyncio.Task[None]] = []
 
         async def come(user: str, home: str, edge: str) -> None:
-            chatter = RecordingClient(history, f"demo/{user}", edge, home)
-            stack.push_async_callback(chatter.leave)
-            await chatter.reconnect([edge, *edges])
-            chatters.append(chatter)
-            staying.append(tasks.create_task(stay_connected(chatter, edges)))
+            recorder = RecordingClient(history, f"demo/{user}", edge, home)
+            stack.push_async_callback(recorder.leave)
+            await recorder.reconnect([edge, *edges])
+            recorders.append(recorder)
+            staying.append(tasks.create_task(stay_connected(recorder, edges)))
 
         for number, user in enumerate(TALKS):
             there = edges[1 - number % 2]
             await come(f"{user}-reads", f"group:{user}", there)
             hears = transcribing_client(there, f"{user}-hears", f"group:{user}")
             transcripts[f"group:{user}"] = await stack.enter_async_context(hears)
-        talks = [tasks.create_task(talk(edges[n % 2], user)) for n, user in enumerate(TALKS)]
+        talks = [tasks.create_task(ask_questions(edges[n % 2], user)) for n, user in enumerate(TALKS)]
         try:
             for number in range(KILLS * 4):
                 await asyncio.sleep(machines.rng.uniform(0, 0.5))
                 if number % 3 == 1:
-                    chatters[1].abort()
+                    recorders[1].abort()
                 await machines.kill_one()
                 if number == KILLS // 2:
                     await come("late", "group:ann", edges[0])
                 if number >= KILLS and all(each.done() for each in talks):
                     break
             await asyncio.wait(talks)
-            await all_have_the_same(fleet, chatters, transcripts)
+            await assert_consistent(fleet, recorders, transcripts)
         except BaseException:
             print(f"seed {seed}: {machines.faults}")  # noqa: T201
             raise
         for each in staying:
             each.cancel()
-        assert_promises_kept(fleet, history, chatters)
+        assert_promises_kept(fleet, history, recorders)
 
 
-async def all_have_the_same(
-    fleet: Fleet, chatters: list[RecordingClient], transcripts: dict[str, ReplyTranscript]
+async def assert_consistent(
+    fleet: Fleet, recorders: list[RecordingClient], transcripts: dict[str, ReplyTranscript]
 ) -> None:
     """Check the logs against the questions, and all clients against the logs."""
     with GrpcBackend(fleet.router.address) as backend:
@@ -117,26 +117,28 @@ async def all_have_the_same(
             home = f"group:{user}"
             answers = answers_of(backend.messages(f"demo/echo/web/{home}"), questions(user))
             expected = dict.fromkeys(answers, "complete")
-            for chatter in (each for each in chatters if each.conversation == home):
-                await has(chatter, answers, {} if chatter.user == "late" else expected)
+            for recorder in (each for each in recorders if each.conversation == home):
+                await assert_has_answers(recorder, answers, {} if recorder.user == "late" else expected)
             heard = transcripts[home]
             await wait_until(lambda: heard.state == expected, f"{home} is heard: {heard.state}")  # noqa: B023
             assert (heard.text, heard.lost) == (answers, 0)
 
 
-async def has(chatter: RecordingClient, answers: dict[str, str], expected: dict[str, str]) -> None:
+async def assert_has_answers(
+    recorder: RecordingClient, answers: dict[str, str], expected: dict[str, str]
+) -> None:
     """Wait until a client has these answers, all of them complete, and check their texts."""
-    texts = chatter.texts
+    texts = recorder.texts
     await wait_until(
         lambda: (
-            not chatter.closed
+            not recorder.closed
             and expected.items() <= texts.replies().items()
             and "open" not in texts.state.values()
         ),
-        f"{chatter.name} has all: {texts.state}",
+        f"{recorder.name} has all: {texts.state}",
     )
     for ident in texts.replies():
-        assert texts.text[ident] == answers[ident], chatter.name
+        assert texts.text[ident] == answers[ident], recorder.name
 
 
 def answers_of(log: list[Message], asked: list[str]) -> dict[str, str]:

@@ -43,9 +43,9 @@ def start_worker(fleet: Fleet, stop_after: str = "") -> Process:
     return fleet._add(worker_process(fleet.router.address, SCRIPT, STOP_AFTER=stop_after))
 
 
-async def ended(chatter: RecordingClient, state: str, text: str) -> str:
+async def wait_until_ended(client: RecordingClient, state: str, text: str) -> str:
     """Wait until the only reply of a client has ended in this state; return its id."""
-    texts = chatter.texts
+    texts = client.texts
     await wait_until(lambda: state in texts.replies().values(), f"a reply is {state}: {texts.replies()}")
     (ident,) = (ident for ident, its in texts.replies().items() if its == state)
     assert texts.text[ident] == text
@@ -62,7 +62,7 @@ async def test_a_reply_survives_the_death_of_its_worker(fleet: Fleet, step: str)
         first.kill()
         second = await asyncio.to_thread(start_worker, fleet)
         await asyncio.to_thread(second.line, lambda line: line == "settled")
-        await ended(ann, "complete", WHOLE)
+        await wait_until_ended(ann, "complete", WHOLE)
         assert_promises_kept(fleet, history, [ann])
 
 
@@ -73,7 +73,7 @@ async def test_a_reply_whose_worker_is_not_replaced_expires_with_its_text(fleet:
         await ann.say("question")
         await asyncio.to_thread(worker.line, lambda line: line == "durable")
         worker.kill()
-        await ended(ann, "expired", "".join(TEXTS[:5]))
+        await wait_until_ended(ann, "expired", "".join(TEXTS[:5]))
         # The next worker does not continue the expired reply; it sends a new one.
         again = await asyncio.to_thread(start_worker, fleet)
         await asyncio.to_thread(again.line, lambda line: line == "settled")
@@ -113,7 +113,7 @@ async def test_a_reply_survives_the_death_of_the_router(fleet: Fleet, step: str)
             await producer.add(number, index, *TEXTS[index:])
             assert (await producer.end(number, len(TEXTS))).state == 2
         await producer.settle(delivery.delivery_id)
-        await ended(ann, "complete", WHOLE)
+        await wait_until_ended(ann, "complete", WHOLE)
         assert_promises_kept(fleet, history, [ann])
 
 
@@ -144,7 +144,7 @@ async def test_a_reply_survives_the_death_of_the_reader_edge(fleet: Fleet, step:
             assert (await producer.end(number, len(TEXTS))).state == 2
         await producer.settle(delivery.delivery_id)
         for each in (ann, other):
-            await ended(each, "complete", WHOLE)
+            await wait_until_ended(each, "complete", WHOLE)
         assert_promises_kept(fleet, history, [ann, other])
 
 
@@ -193,7 +193,7 @@ async def test_of_two_producers_only_the_latest_can_write(fleet: Fleet) -> None:
             lambda: any(p.error.code == "PRODUCER_FENCED" for p in first.progress), "first is received"
         )
         assert (await second.end(two, 2)).state == 2
-        await ended(ann, "complete", "one two")
+        await wait_until_ended(ann, "complete", "one two")
         assert_promises_kept(fleet, history, [ann])
         with GrpcBackend(fleet.router.address) as backend:
             assert backend.stats().open_messages == 0

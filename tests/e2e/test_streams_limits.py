@@ -39,7 +39,9 @@ def edge_of(fleet: Fleet) -> str:
 
 
 @contextlib.asynccontextmanager
-async def working(fleet: Fleet, answer: Callable[[Worker, Message], Awaitable[None]]) -> AsyncIterator[None]:
+async def running_worker(
+    fleet: Fleet, answer: Callable[[Worker, Message], Awaitable[None]]
+) -> AsyncIterator[None]:
     """Run a worker in this process."""
     attached = asyncio.Event()
     worker = Worker(
@@ -53,7 +55,7 @@ async def working(fleet: Fleet, answer: Callable[[Worker, Message], Awaitable[No
     await asyncio.wait({running})
 
 
-async def whole(asker: Client, question: str) -> Message:
+async def final_reply(asker: Client, question: str) -> Message:
     """Wait until the reply has ended and return it."""
     async with asyncio.timeout(WAIT_S), asker.ask(question) as reply:
         return await reply.wait_until_ended()
@@ -75,12 +77,12 @@ async def test_a_reply_over_a_limit_fails_once_and_the_conversation_continues(fl
                     await out.write(PIECE)
 
     codes = {str(MIB): "MESSAGE_TOO_LARGE", str(3 * MIB): "MESSAGE_TOO_LARGE", "invalid": "INVALID_ARGUMENT"}
-    async with working(fleet, answer), client(edge_of(fleet), "ann", HOME) as ann:
+    async with running_worker(fleet, answer), client(edge_of(fleet), "ann", HOME) as ann:
         for question, code in codes.items():
-            failed = await whole(ann, question)
+            failed = await final_reply(ann, question)
             assert (failed.state, failed.error.code) == (MESSAGE_STATE_FAILED, code), question
             assert text_of(failed).startswith("well, ")
-            assert (await whole(ann, "short")).state == MESSAGE_STATE_COMPLETE
+            assert (await final_reply(ann, "short")).state == MESSAGE_STATE_COMPLETE
     assert len(asked) == 2 * len(codes), "nothing is tried again"
 
 
@@ -118,7 +120,7 @@ async def test_a_reply_on_a_full_disk_is_streamed_and_ends_once_there_is_space(f
 
     async with (
         RecordingClient(history, "demo/ann", edge_of(fleet), HOME) as ann,
-        working(fleet, answer),
+        running_worker(fleet, answer),
     ):
         await ann.say("question")
         await wait_until(lambda: "before " in ann.texts.text.values(), "the first words arrive")
@@ -152,7 +154,7 @@ async def test_a_slow_reader_gets_everything_once_and_a_stalled_one_delays_nobod
         RecordingClient(history, "demo/ann", edge, HOME) as ann,
         RecordingClient(history, "demo/sid", edge, HOME, small_buffers=True) as sid,
         RecordingClient(history, "demo/nev", edge, HOME, small_buffers=True) as nev,
-        working(fleet, answer),
+        running_worker(fleet, answer),
     ):
         sid.reading.clear()
         nev.reading.clear()

@@ -45,14 +45,14 @@ def fleet(data: Path) -> Iterator[Fleet]:
         yield started
 
 
-def rows(data: Path) -> dict[str, list[tuple[object, ...]]]:
+def all_rows(data: Path) -> dict[str, list[tuple[object, ...]]]:
     """Return all rows of the log file, by table."""
     with closing(sqlite3.connect(f"file:{data}/trunkline.db?mode=ro", uri=True)) as db:
         names = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         return {name: db.execute(f"SELECT * FROM {name}").fetchall() for name in names}
 
 
-def holding(data: Path, *words: str) -> list[str]:
+def tables_containing(data: Path, *words: str) -> list[str]:
     """Return the tables that contain any of these words, also within serialized values."""
     sought = [word.encode() for word in words]
 
@@ -60,14 +60,14 @@ def holding(data: Path, *words: str) -> list[str]:
         content = value if isinstance(value, bytes) else str(value).encode()
         return any(word in content for word in sought)
 
-    return [name for name, found in rows(data).items() if any(holds(v) for row in found for v in row)]
+    return [name for name, found in all_rows(data).items() if any(holds(v) for row in found for v in row)]
 
 
-def chatter(edge: Process, tenant: str, user: str, conversation: str = "group:team") -> RecordingClient:
+def recorder(edge: Process, tenant: str, user: str, conversation: str = "group:team") -> RecordingClient:
     return RecordingClient(History(), f"{tenant}/{user}", edge.address, conversation)
 
 
-def say_many(backend: GrpcBackend, topic: str, count: int, text: str) -> None:
+def send_many(backend: GrpcBackend, topic: str, count: int, text: str) -> None:
     """Send messages as fast as possible, to an agent without workers."""
     author = Author(role=ROLE_USER, user="ann")
     request = BroadcastRequest(address=address(topic), parts=[Part(text=TextPart(text=text))], author=author)
@@ -89,8 +89,8 @@ async def test_history_over_the_limit_is_pruned_while_messages_arrive(
     operator.create("many", open_to=OPENNESS_LOOPBACK, retention={"max_messages": 40})
     wait_until_known("many", edge)
     topic = f"many/{ROOM}"
-    async with chatter(edge, "many", "stays") as stays:
-        gone = chatter(edge, "many", "gone")
+    async with recorder(edge, "many", "stays") as stays:
+        gone = recorder(edge, "many", "gone")
         await gone.connect()
         await gone.next("ack", id=await gone.say("before"))
         await gone.leave()
@@ -121,8 +121,8 @@ async def test_history_over_the_limit_is_pruned_while_messages_arrive(
     await wait_until(
         lambda: operator.stats("many").messages_erased == sent + 1 - 40, "erased messages are counted"
     )
-    topic_id = next(row[0] for row in rows(data)["topics"] if row[1] == "many")
-    assert len([row for row in rows(data)["messages"] if row[0] == topic_id]) == 40
+    topic_id = next(row[0] for row in all_rows(data)["topics"] if row[1] == "many")
+    assert len([row for row in all_rows(data)["messages"] if row[0] == topic_id]) == 40
 
 
 async def test_history_is_also_limited_by_age_and_bytes_and_seqs_continue(operator: OperatorClient) -> None:
@@ -147,11 +147,11 @@ async def test_an_erased_user_leaves_no_messages_and_no_receipts(
     operator.create("erases", open_to=OPENNESS_LOOPBACK)
     wait_until_known("erases", edge)
     async with (
-        chatter(edge, "erases", "ann-private") as ann,
-        chatter(edge, "erases", "bob") as bob,
-        chatter(edge, "erases", "ann-private", "person:ann-private") as alone,
+        recorder(edge, "erases", "ann-private") as ann,
+        recorder(edge, "erases", "bob") as bob,
+        recorder(edge, "erases", "ann-private", "person:ann-private") as alone,
     ):
-        early = chatter(edge, "erases", "early")
+        early = recorder(edge, "erases", "early")
         await early.connect()
         await early.leave()
         for number in range(3):
@@ -161,7 +161,7 @@ async def test_an_erased_user_leaves_no_messages_and_no_receipts(
         await ann.send({"type": "read", "position": ack["position"]})
         await bob.next("read")
         operator.broadcast("erases/user:ann-private", "very private, to her")
-        assert "messages" in holding(data, "very private")
+        assert "messages" in tables_containing(data, "very private")
         erased = operator.erase_user("erases", "ann-private")
         assert (erased.messages, erased.receipts) == (5, 1)
         left = operator.messages(f"erases/{ROOM}")
@@ -183,7 +183,9 @@ async def test_an_erased_user_leaves_no_messages_and_no_receipts(
         assert list(operator.history_service.ListReceipts(request, timeout=TIMEOUT_S).receipts) == []
         assert operator.stats("erases").messages_erased == 5
         assert operator.erase_user("erases", "ann-private").messages == 0
-    await wait_until(lambda: not holding(data, "very private", "ann-private"), "nothing is left in the file")
+    await wait_until(
+        lambda: not tables_containing(data, "very private", "ann-private"), "nothing is left in the file"
+    )
 
 
 async def test_a_suspended_tenant_is_inactive_and_loses_nothing(
@@ -191,7 +193,7 @@ async def test_a_suspended_tenant_is_inactive_and_loses_nothing(
 ) -> None:
     operator.create("rests", open_to=OPENNESS_LOOPBACK)
     wait_until_known("rests", edge)
-    ann = chatter(edge, "rests", "ann")
+    ann = recorder(edge, "rests", "ann")
     await ann.connect()
     await ann.next("ack", id=await ann.say("before"))
     operator.suspend("rests")
@@ -213,7 +215,7 @@ async def test_a_suspended_tenant_is_inactive_and_loses_nothing(
     await ann.leave()
 
 
-def declare_ends(operator: OperatorClient, edge: Process) -> None:
+def create_tenant_to_delete(operator: OperatorClient, edge: Process) -> None:
     """A tenant to delete and create again."""
     operator.create("ends", open_to=OPENNESS_LOOPBACK, client_auth=client_auth(secrets=["ends-secret"]))
     wait_until_known("ends", edge)
@@ -222,10 +224,10 @@ def declare_ends(operator: OperatorClient, edge: Process) -> None:
 async def test_a_deleted_tenant_is_erased_and_its_name_can_be_reused(
     fleet: Fleet, edge: Process, operator: OperatorClient, data: Path
 ) -> None:
-    declare_ends(operator, edge)
+    create_tenant_to_delete(operator, edge)
     key = operator.api_key("ends")
     operator.revoke("ends", user="somebody")
-    async with chatter(edge, "ends", "ann") as ann:
+    async with recorder(edge, "ends", "ann") as ann:
         async with pipeline_worker(fleet.router, ["other"], lambda _: lambda message: "re", "ends"):
             ack = await ann.next("ack", id=await ann.say("soon to be gone"))
             await ann.send({"type": "read", "position": ack["position"]})
@@ -243,9 +245,9 @@ async def test_a_deleted_tenant_is_erased_and_its_name_can_be_reused(
         ):
             backend.stats("ends")
         assert reason_of(refusal.value) == "UNAUTHORIZED"
-        await wait_until(lambda: not holding(data, "soon to be gone"), "its texts are gone")
-        assert not {table for table, found in rows(data).items() if any("ends" in row for row in found)}
-        declare_ends(operator, edge)
+        await wait_until(lambda: not tables_containing(data, "soon to be gone"), "its texts are gone")
+        assert not {table for table, found in all_rows(data).items() if any("ends" in row for row in found)}
+        create_tenant_to_delete(operator, edge)
         assert operator.stats("ends").messages_committed == 0
         assert operator.messages(f"ends/{ROOM}") == []
         assert list(operator.tenants.ListApiKeys(ListApiKeysRequest(tenant="ends")).api_keys) == []
@@ -263,7 +265,7 @@ async def test_ids_of_a_deleted_tenant_are_new_to_its_successor(
     declared = {"open_to": OPENNESS_LOOPBACK}
     operator.create("reborn", **declared)
     wait_until_known("reborn", edge)
-    async with chatter(edge, "reborn", "ann") as ann:
+    async with recorder(edge, "reborn", "ann") as ann:
         first = await ann.next("ack", id=await ann.say("hello", "same"))
     sent = operator.broadcast(f"reborn/{ROOM}", "hello", "same key")
     operator.delete("reborn")
@@ -271,7 +273,7 @@ async def test_ids_of_a_deleted_tenant_are_new_to_its_successor(
     wait_until_known("reborn", edge)
     again = operator.broadcast(f"reborn/{ROOM}", "hello", "same key")
     assert again.message_id != sent.message_id
-    async with chatter(edge, "reborn", "ann") as ann:
+    async with recorder(edge, "reborn", "ann") as ann:
         ack = await ann.next("ack", id=await ann.say("hello", "same"))
         assert ack["message_id"] != first["message_id"]
     assert [message.id for message in operator.messages(f"reborn/{ROOM}")] == [
@@ -288,13 +290,13 @@ async def test_a_deletion_interrupted_by_a_kill_is_finished_after_the_restart(
             break
         # The deletion finished before the kill, which cannot be ruled out.
         await asyncio.to_thread(fleet.start_router)
-    assert holding(data, "of the large one")
+    assert tables_containing(data, "of the large one")
     await asyncio.to_thread(fleet.start_router)
     with pytest.raises(grpc.RpcError) as refusal:
         operator.stats("large")
     assert reason_of(refusal.value) == "UNKNOWN_TENANT"
     await wait_until(lambda: not any(row[0] == "large" for row in rows_of_tenants(data)), "its row is gone")
-    await wait_until(lambda: not holding(data, "of the large one"), "its texts are gone")
+    await wait_until(lambda: not tables_containing(data, "of the large one"), "its texts are gone")
     operator.create("large", open_to=OPENNESS_LOOPBACK)
     assert operator.messages("large/echo/web/group:1") == []
 
@@ -303,7 +305,7 @@ def kill_while_deleting(fleet: Fleet, operator: OperatorClient, data: Path) -> b
     """Kill the router while it deletes the tenant `large`; return False if it had finished."""
     operator.create("large", open_to=OPENNESS_LOOPBACK)
     for number in range(2):
-        say_many(operator, f"large/echo/web/group:{number}", 5000, "of the large one")
+        send_many(operator, f"large/echo/web/group:{number}", 5000, "of the large one")
     deleting = operator.tenants.DeleteTenant.future(DeleteTenantRequest(tenant="large"), timeout=TIMEOUT_S)
     deadline = time.monotonic() + TIMEOUT_S
     # Without a pause: each erasure step takes only some milliseconds.

@@ -73,9 +73,9 @@ async def test_connects_per_second_are_limited_by_each_edge(edge: Process, limit
     assert rejection_count(edge, "TOO_MANY_CONNECTS") - before == 2
 
     async def is_in() -> bool:
-        chatter = client(edge, tenant)
-        answer = await chatter.connect()
-        await chatter.leave()
+        recorder = client(edge, tenant)
+        answer = await recorder.connect()
+        await recorder.leave()
         return answer["type"] == "connected"
 
     async def eventually() -> bool:

@@ -17,10 +17,11 @@ import websockets
 from trunkline_client import Backend, Client, ClientSettings, Refused, address, load_credentials, text_of
 
 from tests.e2e.fleet import Fleet, fleet_of
+from tests.e2e.link_settings import edge_link_env, link_address, router_link_env
 from tests.e2e.polling import wait_until
 from tests.support.certificates import Certificates, serial_of, tls_env
 from tests.support.patience import patient
-from tests.support.processes import ROOT, Process, environment, worker_process
+from tests.support.processes import ROOT, environment, worker_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,28 +37,11 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return Certificates(tmp_path_factory.mktemp("certs"))
 
 
-def with_links(ours: Certificates) -> dict[str, str]:
-    """Return a router's settings for TLS and a separate link port."""
-    links = {"TRUNKLINE_LINK_LISTEN": "127.0.0.1:0", "TRUNKLINE_TLS_CLIENT_CA": str(ours.ca)}
-    return tls_env("TLS", ours.router) | links
-
-
-def linking(ours: Certificates, links: str) -> dict[str, str]:
-    """Return an edge's settings for a router's link port."""
-    return {"TRUNKLINE_ROUTER": links, "TRUNKLINE_ROUTER_CA": str(ours.ca)} | tls_env("ROUTER", ours.client)
-
-
-def links_of(router: Process) -> str:
-    """Return the address of a router's link port."""
-    lines = [json.loads(line) for line in router.stderr.splitlines()]
-    return next(str(line["links"]) for line in lines if line["event"] == "router is ready")
-
-
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory, ours: Certificates) -> Iterator[Fleet]:
-    with fleet_of(tmp_path_factory.mktemp("tls"), edges=0, **with_links(ours)) as started:
-        links = links_of(started.router)
-        started.start_edge(**linking(ours, links), **tls_env("TLS", ours.edge))
+    with fleet_of(tmp_path_factory.mktemp("tls"), edges=0, **router_link_env(ours)) as started:
+        links = link_address(started.router)
+        started.start_edge(**edge_link_env(ours, links), **tls_env("TLS", ours.edge))
         with worker_process(started.router.address, TRUNKLINE_CA=str(ours.ca)):
             yield started
 
@@ -147,7 +131,7 @@ def handshake(listening: str, ours: Certificates) -> ssl.SSLSocket:
     return ours.trusting.wrap_socket(tcp, server_hostname=host)
 
 
-def serial(listening: str, ours: Certificates) -> str:
+def current_serial(listening: str, ours: Certificates) -> str:
     """Return the serial number of a process's current certificate."""
     with handshake(listening, ours) as connection:
         return serial_of(connection)
@@ -163,12 +147,12 @@ async def test_certificates_are_replaced_without_interruption(
         asyncio.timeout(3 * PATIENCE_S),
     ):
         await backend.broadcast(everybody, "before")
-        shows = (edge, fleet.router.address, links_of(fleet.router))
-        before = [serial(each, ours) for each in shows]
+        shows = (edge, fleet.router.address, link_address(fleet.router))
+        before = [current_serial(each, ours) for each in shows]
         ours.renew(ours.edge)
         ours.renew(ours.router)
         await wait_until(
-            lambda: all(serial(e, ours) != b for e, b in zip(shows, before, strict=True)), "new ones"
+            lambda: all(current_serial(e, ours) != b for e, b in zip(shows, before, strict=True)), "new ones"
         )
         # Existing connections continue: the backend's, the link, and the client's.
         await backend.broadcast(everybody, "after")

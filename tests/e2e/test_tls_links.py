@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.fleet import fleet_of
 from tests.e2e.link_log import WRITE_INTERRUPTED, link_problems
-from tests.e2e.test_tls import linking, links_of, with_links
+from tests.e2e.link_settings import edge_link_env, link_address, router_link_env
 from tests.support.certificates import ELSEWHERE, Certificates, tls_env
 from tests.support.patience import patient
 from tests.support.processes import ROOT, edge_process, environment, router_process
@@ -55,22 +55,22 @@ async def test_an_edge_with_a_wrong_or_missing_link_key_is_rejected(tmp_path: Pa
 async def test_a_link_port_rejects_edges_without_a_client_certificate(
     tmp_path: Path, ours: Certificates, others: Certificates
 ) -> None:
-    with router_process(tmp_path, **with_links(ours)) as router:
-        links = links_of(router)
+    with router_process(tmp_path, **router_link_env(ours)) as router:
+        links = link_address(router)
         trusting = {"TRUNKLINE_ROUTER_CA": str(ours.ca)}
         for credentials in ({}, tls_env("ROUTER", others.client), tls_env("ROUTER", ours.edge)):
             assert "set TRUNKLINE_ROUTER_CERT" in await problem_of(links, trusting | credentials)
         # The other port requires no certificate, and no link key is set.
-        problem = await problem_of(router.address, linking(ours, router.address))
+        problem = await problem_of(router.address, edge_link_env(ours, router.address))
         assert "set to its port for links, TRUNKLINE_LINK_LISTEN" in problem
-        with edge_process(links, **linking(ours, links)):
+        with edge_process(links, **edge_link_env(ours, links)):
             pass
 
 
 async def test_beside_a_link_port_the_other_port_accepts_the_link_key(
     tmp_path: Path, ours: Certificates
 ) -> None:
-    with router_process(tmp_path, **with_links(ours), TRUNKLINE_LINK_KEY=KEY) as router:
+    with router_process(tmp_path, **router_link_env(ours), TRUNKLINE_LINK_KEY=KEY) as router:
         by_key = {"TRUNKLINE_ROUTER_CA": str(ours.ca), "TRUNKLINE_LINK_KEY": KEY}
         with edge_process(router.address, **by_key):
             pass
@@ -93,7 +93,7 @@ async def test_an_edge_reports_problems_with_the_tls_of_its_router(
             pass
 
 
-def started(name: str, **env: str) -> subprocess.CompletedProcess[str]:
+def run_to_exit(name: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a process that must exit by itself."""
     arguments = [sys.executable, "-m", f"trunkline_{name}", "serve"]
     return subprocess.run(
@@ -109,7 +109,7 @@ def started(name: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_router_on_a_public_address_refuses_to_start_without_link_authentication(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    done = started("router", TRUNKLINE_ROUTER_LISTEN="0.0.0.0:0", TRUNKLINE_DATA_DIR=str(data))
+    done = run_to_exit("router", TRUNKLINE_ROUTER_LISTEN="0.0.0.0:0", TRUNKLINE_DATA_DIR=str(data))
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     for way in ("TRUNKLINE_LINK_KEY", "TRUNKLINE_LINK_LISTEN", "TRUNKLINE_INSECURE_LINKS=true"):
@@ -127,14 +127,14 @@ def test_a_router_on_a_public_address_starts_with_insecure_links_allowed(tmp_pat
 
 def test_an_edge_with_an_incomplete_pair_of_settings_reports_it() -> None:
     for variable in ("TRUNKLINE_ROUTER_CERT", "TRUNKLINE_TLS_KEY"):
-        done = started("edge", TRUNKLINE_EDGE_LISTEN="127.0.0.1:0", **{variable: "x.pem"})
+        done = run_to_exit("edge", TRUNKLINE_EDGE_LISTEN="127.0.0.1:0", **{variable: "x.pem"})
         assert done.returncode == 1
         assert variable in done.stderr
         assert "set both" in done.stderr
 
 
 def test_a_short_link_key_is_rejected_and_link_keys_are_never_logged() -> None:
-    done = started("router", TRUNKLINE_LINK_KEY="short-key")
+    done = run_to_exit("router", TRUNKLINE_LINK_KEY="short-key")
     assert done.returncode == 2
     assert "TRUNKLINE_LINK_KEY" in done.stderr
     assert "short-key" not in done.stderr

@@ -97,11 +97,11 @@ async def test_an_event_stream_accepts_a_token_too(edge: Process, way: str) -> N
 
 
 def unsigned() -> str:
-    """Return a token with algorithm `none`."""
+    """Return a token without its signature."""
     return SIGNER.token("ann").rpartition(".")[0] + "."
 
 
-def confused() -> str:
+def signed_with_public_key() -> str:
     """Return a token that uses a public key as an HMAC secret."""
     claims = {"sub": "ann", "tenant": TENANT, "exp": time.time() + 60}
     content = f"{part({'alg': 'HS256', 'typ': 'JWT', 'kid': 'rsa'})}.{part(claims)}"
@@ -109,8 +109,8 @@ def confused() -> str:
     return f"{content}.{part(signature)}"
 
 
-def none_alg() -> str:
-    """Return the token with changed header fields."""
+def algorithm_none() -> str:
+    """Return an unsigned token whose header names the algorithm `none`."""
     claims = {"sub": "ann", "tenant": TENANT, "exp": time.time() + 60}
     return signed({"alg": "none"}, claims, "EdDSA", SIGNER.key).rpartition(".")[0] + "."
 
@@ -124,8 +124,8 @@ BAD = {
     "another tenant's": lambda: SIGNER.token("ann", tenant="demo"),
     "no tenant's": lambda: SIGNER.token("ann", tenant=...),
     "not signed": unsigned,
-    "none": none_alg,
-    "key confusion": confused,
+    "none": algorithm_none,
+    "key confusion": signed_with_public_key,
     "another key by that name": lambda: Signer(TENANT).token("ann"),
     "unknown kid": lambda: Signer(TENANT, "k9").token("ann"),
     "of another tenant's key": lambda: Signer("heard", "k1").token("ann", aud="chat", iss="us"),
@@ -175,11 +175,11 @@ async def test_an_announced_auth_frame_must_come_first(edge: Process) -> None:
 
 
 async def test_a_shared_secret_admits_any_user_and_cannot_be_refreshed_as_another(edge: Process) -> None:
-    async with token_client(edge, "whoever", "opaque") as chatter:
-        assert chatter.positions
-        await chatter.send({"type": "auth", "id": "x", "token": SIGNER.token("ann")})
-        assert (await chatter.next("error", id="x"))["code"] == "FORBIDDEN"
-        await assert_answered(chatter)
+    async with token_client(edge, "whoever", "opaque") as client:
+        assert client.positions
+        await client.send({"type": "auth", "id": "x", "token": SIGNER.token("ann")})
+        assert (await client.next("error", id="x"))["code"] == "FORBIDDEN"
+        await assert_answered(client)
 
 
 async def test_a_connection_ends_with_its_token_unless_it_is_refreshed(edge: Process) -> None:

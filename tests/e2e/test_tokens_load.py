@@ -72,26 +72,26 @@ class Crowd:
             open_timeout=patient(30),
         )
 
-    async def talk(self, chatter: RecordingClient, enough: asyncio.Event) -> None:
+    async def talk(self, recorder: RecordingClient, enough: asyncio.Event) -> None:
         """Send messages until the quota is reached or the connection ends."""
         with suppress(ConnectionClosed):
-            await self._talk(chatter, enough)
+            await self._talk(recorder, enough)
 
-    async def _talk(self, chatter: RecordingClient, enough: asyncio.Event) -> None:
-        while not enough.is_set() and not chatter.closed:
-            await chatter.say(f"{chatter.user} says {chatter.acks}")
+    async def _talk(self, recorder: RecordingClient, enough: asyncio.Event) -> None:
+        while not enough.is_set() and not recorder.closed:
+            await recorder.say(f"{recorder.user} says {recorder.acks}")
             await wait_until(
-                lambda: not chatter.unacked or chatter.closed,
-                f"{chatter.name} is answered",
+                lambda: not recorder.unacked or recorder.closed,
+                f"{recorder.name} is answered",
                 timeout_s=patient(40),
             )
             await asyncio.sleep(self.rng.uniform(*PAUSE_S))
 
 
-async def all_are_told(chatters: list[RecordingClient]) -> None:
+async def wait_until_revoked(recorders: list[RecordingClient]) -> None:
     """Wait until connections are closed because their tokens were revoked."""
-    await wait_until(lambda: all(chatter.closed for chatter in chatters), "all of them are closed")
-    ends = {(c.closed.code, c.closed.reason) for c in chatters if c.closed is not None}
+    await wait_until(lambda: all(recorder.closed for recorder in recorders), "all of them are closed")
+    ends = {(c.closed.code, c.closed.reason) for c in recorders if c.closed is not None}
     assert ends == {TOKEN_REVOKED}
 
 
@@ -105,69 +105,69 @@ async def test_changes_to_other_tokens_do_not_affect_valid_connections(tmp_path:
                 answers = await asyncio.gather(*(c.connect() for c in crowd.all[some : some + 25]))
                 assert {answer["type"] for answer in answers} == {"connected"}
             enough = asyncio.Event()
-            talks = [asyncio.create_task(crowd.talk(chatter, enough)) for chatter in crowd.all]
-            await _change_everything(crowd, operator)
+            talks = [asyncio.create_task(crowd.talk(recorder, enough)) for recorder in crowd.all]
+            await _change_keys_and_tokens(crowd, operator)
             # Revoke before the edges report their connections to the restarted router.
             for edge in fleet.edges:
                 edge.signal(signal.SIGSTOP)
             await fleet.restart_router()
-            for chatter in crowd.second:
-                operator.revoke(TENANT, user=chatter.user)
-            for chatter in crowd.third:
-                operator.revoke(TENANT, token_id=chatter.user)
+            for recorder in crowd.second:
+                operator.revoke(TENANT, user=recorder.user)
+            for recorder in crowd.third:
+                operator.revoke(TENANT, token_id=recorder.user)
             for edge in fleet.edges:
                 edge.signal(signal.SIGCONT)
-            await all_are_told([*crowd.second, *crowd.third])
-            acked = {chatter.name: chatter.acks for chatter in crowd.lasting}
+            await wait_until_revoked([*crowd.second, *crowd.third])
+            acked = {recorder.name: recorder.acks for recorder in crowd.lasting}
             await wait_until(
-                lambda: all(chatter.acks > acked[chatter.name] for chatter in crowd.lasting),
+                lambda: all(recorder.acks > acked[recorder.name] for recorder in crowd.lasting),
                 "all good ones go on",
                 timeout_s=patient(40),
             )
             enough.set()
             await asyncio.gather(*talks)
-            await _all_is_well(crowd, operator)
+            await _assert_unaffected(crowd, operator)
 
 
-async def _change_everything(crowd: Crowd, operator: OperatorClient) -> None:
+async def _change_keys_and_tokens(crowd: Crowd, operator: OperatorClient) -> None:
     await wait_until(
-        lambda: all(chatter.acks for chatter in crowd.all), "every client has an ack", timeout_s=patient(40)
+        lambda: all(recorder.acks for recorder in crowd.all), "every client has an ack", timeout_s=patient(40)
     )
     operator.update(TENANT, client_auth=client_auth([crowd.stays, crowd.old, crowd.new]))
-    await asyncio.gather(*(_renew(chatter, crowd.new) for chatter in crowd.renewed))
+    await asyncio.gather(*(_refresh(recorder, crowd.new) for recorder in crowd.renewed))
     for number in range(10):
         operator.update(TENANT, limits={"connections": 1000 + number}, pipelines=[f"p{number}"])
     operator.update(TENANT, client_auth=client_auth([crowd.stays, crowd.new]))
-    await all_are_told(crowd.left)
-    for chatter in crowd.first:
-        assert operator.revoke(TENANT, user=chatter.user) == 1
-    await all_are_told(crowd.first)
+    await wait_until_revoked(crowd.left)
+    for recorder in crowd.first:
+        assert operator.revoke(TENANT, user=recorder.user) == 1
+    await wait_until_revoked(crowd.first)
 
 
-async def _renew(chatter: RecordingClient, signer: Signer) -> None:
+async def _refresh(recorder: RecordingClient, signer: Signer) -> None:
     """Refresh with a token by a key that the edge learns of within a second."""
     for number in range(40):
         ident = f"renew-{number}"
-        await chatter.send({"type": "auth", "id": ident, "token": signer.token(chatter.user)})
-        await wait_until(lambda: any(f.get("id") == ident for f in chatter.inbox), "it is answered")  # noqa: B023
-        if any((f.get("id"), f["type"]) == (ident, "authorized") for f in chatter.inbox):
+        await recorder.send({"type": "auth", "id": ident, "token": signer.token(recorder.user)})
+        await wait_until(lambda: any(f.get("id") == ident for f in recorder.inbox), "it is answered")  # noqa: B023
+        if any((f.get("id"), f["type"]) == (ident, "authorized") for f in recorder.inbox):
             return
         await asyncio.sleep(0.05)
-    raise AssertionError(f"{chatter.name} could not renew its token")
+    raise AssertionError(f"{recorder.name} could not renew its token")
 
 
-async def _all_is_well(crowd: Crowd, operator: OperatorClient) -> None:
-    homes = {chatter.home for chatter in crowd.all}
+async def _assert_unaffected(crowd: Crowd, operator: OperatorClient) -> None:
+    homes = {recorder.home for recorder in crowd.all}
     ends = {home: operator.messages(home)[-1].position.seq for home in homes}
     await wait_until(
         lambda: all(c.seq() >= ends[c.home] for c in crowd.lasting), "all good ones hear everything"
     )
     assert [(c.name, c.closed) for c in crowd.lasting if c.closed] == []
-    assert not any(chatter.unacked for chatter in crowd.lasting)
-    crowd.history.open_sessions |= {chatter.session for chatter in crowd.lasting}
+    assert not any(recorder.unacked for recorder in crowd.lasting)
+    crowd.history.open_sessions |= {recorder.session for recorder in crowd.lasting}
     operator.history = crowd.history
     operator.read_logs(*homes)
     assert_promises(crowd.history)
     assert operator.count(TENANT)[0] == len(crowd.lasting)
-    for chatter in crowd.lasting:
-        await chatter.leave()
+    for recorder in crowd.lasting:
+        await recorder.leave()

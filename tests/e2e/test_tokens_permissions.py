@@ -99,8 +99,8 @@ async def test_without_permission_to_receive_nothing_is_delivered(edge: Process)
         assert not [frame for frame in ann.inbox if frame["type"] == "message"]
 
 
-def in_a_moment() -> Timestamp:
-    """Wait until tokens issued so far are older than the current second."""
+def later_than_issued_tokens() -> Timestamp:
+    """Return a timestamp that is later than all tokens issued so far."""
     before = Timestamp()
     before.FromMilliseconds(int(time.time() * 1000) + 1)
     return before
@@ -110,7 +110,7 @@ def in_a_moment() -> Timestamp:
 REVOKED: dict[str, Callable[[], dict[str, Any]]] = {
     "user": lambda: {"user": "user-revoked"},
     "token_id": lambda: {"token_id": "token_id-1"},
-    "issued_before": lambda: {"user": "issued_before-revoked", "issued_before": in_a_moment()},
+    "issued_before": lambda: {"user": "issued_before-revoked", "issued_before": later_than_issued_tokens()},
     "all": lambda: {"all": True},
 }
 
@@ -144,8 +144,8 @@ async def test_exactly_the_revoked_tokens_are_closed_and_rejected(
 
 
 async def test_a_revoked_token_cannot_be_used_to_refresh(edge: Process, operator: OperatorClient) -> None:
-    async with token_client(edge, "renews", SIGNER.token("renews", jti="kept")) as chatter:
+    async with token_client(edge, "renews", SIGNER.token("renews", jti="kept")) as client:
         operator.revoke(TENANT, token_id="gone")
-        await chatter.send({"type": "auth", "id": "x", "token": SIGNER.token("renews", jti="gone")})
-        assert (await chatter.next("error", id="x"))["code"] == "TOKEN_REVOKED"
-        await assert_answered(chatter)
+        await client.send({"type": "auth", "id": "x", "token": SIGNER.token("renews", jti="gone")})
+        assert (await client.next("error", id="x"))["code"] == "TOKEN_REVOKED"
+        await assert_answered(client)

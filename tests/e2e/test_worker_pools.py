@@ -52,9 +52,9 @@ async def test_workers_share_conversations_and_each_stays_in_order(fleet: Fleet)
         StreamingWorker(fleet.router.address, ident="one") as one,
         StreamingWorker(fleet.router.address, ident="two") as two,
     ):
-        for chatter in (ann, bob):
+        for client in (ann, bob):
             for n in range(3):
-                await chatter.say(f"{chatter.user} {n}")
+                await client.say(f"{client.user} {n}")
         for n in range(3):
             await wait_until(
                 lambda n=n: len(one.deliveries) + len(two.deliveries) == 2 * (n + 1), "the next two"
@@ -65,8 +65,8 @@ async def test_workers_share_conversations_and_each_stays_in_order(fleet: Fleet)
                 latest = worker.deliveries[-1]
                 assert latest.message.parts[0].text.text.endswith(f" {n}")
                 await worker.settle(latest.delivery_id, replies=[answer("done")])
-        for chatter in (ann, bob):
-            assert [frame_text(await chatter.next("message")) for _ in range(3)] == ["done"] * 3
+        for client in (ann, bob):
+            assert [frame_text(await client.next("message")) for _ in range(3)] == ["done"] * 3
         assert_promises_kept(fleet, history, [ann, bob])
 
 

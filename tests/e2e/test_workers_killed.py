@@ -83,7 +83,7 @@ async def test_a_delivery_not_settled_within_its_lease_goes_to_another_worker(fl
 async def test_each_message_is_answered_exactly_once_under_kills(fleet: Fleet) -> None:
     history = History()
     async with AsyncExitStack() as stack:
-        chatters = [
+        clients = [
             await stack.enter_async_context(
                 RecordingClient(history, f"demo/{name}", edge_of(fleet), f"person:{name}")
             )
@@ -91,11 +91,11 @@ async def test_each_message_is_answered_exactly_once_under_kills(fleet: Fleet) -
         ]
         workers = [await asyncio.to_thread(fleet.start_worker, "reply") for _ in range(2)]
         for round_number in range(5):
-            for chatter in chatters:
+            for client in clients:
                 for number in range(25):
-                    await chatter.say(f"{chatter.user} asks {round_number}.{number}")
-            answered = sum(chatter.seq() for chatter in chatters) + random.randint(5, 120)
-            await wait_until(lambda: sum(c.seq() for c in chatters) >= answered, "some answers")  # noqa: B023
+                    await client.say(f"{client.user} asks {round_number}.{number}")
+            answered = sum(client.seq() for client in clients) + random.randint(5, 120)
+            await wait_until(lambda: sum(c.seq() for c in clients) >= answered, "some answers")  # noqa: B023
             if round_number % 2:
                 await fleet.restart_router()
             else:
@@ -103,10 +103,10 @@ async def test_each_message_is_answered_exactly_once_under_kills(fleet: Fleet) -
                 workers[round_number // 2 % 2] = await asyncio.to_thread(fleet.start_worker, "reply")
         questions = 5 * 25
         await wait_until(
-            lambda: all(c.seq() == 2 * questions for c in chatters), "each question has its answer"
+            lambda: all(c.seq() == 2 * questions for c in clients), "each question has its answer"
         )
-        await wait_until_caught_up(fleet, chatters)
-        assert_promises_kept(fleet, history, chatters)
+        await wait_until_caught_up(fleet, clients)
+        assert_promises_kept(fleet, history, clients)
         asked = {entry.message_id for entry in history.log if entry.role == "user"}
         answers = [entry.reply_to for entry in history.log if entry.role == "agent"]
         assert len(answers) == 4 * questions

@@ -53,17 +53,17 @@ def token_client(edge: Process, user: str, token: str, conversation: str = "grou
     )
 
 
-async def close_of(chatter: RecordingClient) -> tuple[int, str]:
+async def close_of(recorder: RecordingClient) -> tuple[int, str]:
     """Wait until a connection is closed; return code and reason."""
-    await wait_until(lambda: chatter.closed, f"{chatter.name} is closed", timeout_s=patient(5))
-    assert chatter.closed is not None
-    return chatter.closed.code, chatter.closed.reason
+    await wait_until(lambda: recorder.closed, f"{recorder.name} is closed", timeout_s=patient(5))
+    assert recorder.closed is not None
+    return recorder.closed.code, recorder.closed.reason
 
 
-async def assert_answered(chatter: RecordingClient) -> None:
+async def assert_answered(recorder: RecordingClient) -> None:
     """Check that the router still serves a connection."""
-    await chatter.send({"type": "history", "id": "still"})
-    await chatter.next("history", id="still")
+    await recorder.send({"type": "history", "id": "still"})
+    await recorder.next("history", id="still")
 
 
 @asynccontextmanager
