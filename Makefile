@@ -16,6 +16,9 @@ EDITABLE := $(PROJECTS:%=-e ./%)
 PROTOS := $(shell find protos -name '*.proto' -o -path '*trunkline/v1/*.py') protos/compile.py
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# Without bytecode each of the hundreds of processes that tests start would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup run certs check test lint format bench fuzz protos constraints clean
