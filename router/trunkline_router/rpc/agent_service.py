@@ -58,9 +58,10 @@ class AgentServicer(AgentServiceServicer):
             writing = streams.write_batches(context, stream, worker.take, AttachResponse, written.set)
             await streams.run(stream, self._read(worker, stream, context, written), writing)
         finally:
+            # First: an exception of the core must not leave the stream registered.
+            runtime.close_stream(worker)
             with runtime.step() as core:
                 core.worker_detached(worker)
-            runtime.close_stream(worker)
             _log.info("worker detached", **names)
 
     def _welcome(self) -> AttachWelcome:

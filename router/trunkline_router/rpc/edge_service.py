@@ -49,9 +49,10 @@ class EdgeServicer(EdgeServiceServicer):
             )
             await streams.run(stream, self._read(link, context), writing)
         finally:
+            # First: an exception of the core must not leave the stream registered.
+            runtime.close_stream(link)
             with runtime.step() as core:
                 core.link_lost(link)
-            runtime.close_stream(link)
             runtime.link_drained(link)
             _log.info("link ended", edge=link.edge_id, connections=len(link.connections))
 

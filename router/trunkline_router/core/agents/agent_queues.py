@@ -63,11 +63,15 @@ class AgentQueues:
     # Marking
 
     def mark(self, queue: AgentQueue) -> None:
-        """Mark a queue, or drop it if its tenant is gone and it is idle."""
-        if queue.is_retired and not queue.workers and not queue.held:
-            self._queues.pop((queue.tenant, queue.agent), None)
+        """Mark a queue, or drop it if its tenant is gone and it is idle. A dropped queue is ignored."""
+        key = (queue.tenant, queue.agent)
+        if self._queues.get(key) is not queue:
+            # A read of it was under way; the tenant may have been created again, with a queue of its own.
             return
-        self._marked.add((queue.tenant, queue.agent))
+        if queue.is_retired and not queue.workers and not queue.held:
+            del self._queues[key]
+            return
+        self._marked.add(key)
 
     def mark_all_of(self, worker: AttachedWorker) -> None:
         """Mark the queues of a worker's agents, as its capacity is shared by them."""

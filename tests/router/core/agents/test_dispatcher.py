@@ -8,6 +8,7 @@ import pytest
 from trunkline.v1 import catalogue
 from trunkline.v1.agent_service_pb2 import AttachHello, AttachRequest
 from trunkline.v1.catalogue import Refused
+from trunkline.v1.tenant_pb2 import TENANT_STATE_DELETING
 from trunkline_router.core.agents import agent_queue, dispatcher
 from trunkline_router.core.agents.worker import AttachedWorker
 from trunkline_router.core.values.topics import PERSON, TopicKey
@@ -392,3 +393,23 @@ def test_a_deleted_tenants_queue_goes_with_its_last_worker() -> None:
     router.core.worker_detached(worker)
     assert router.core.agent_queues.of_tenant("t") == []
     assert router.tick(60) == []
+
+
+def test_a_late_read_of_a_deleted_tenant_leaves_the_queue_of_its_successor_alone() -> None:
+    router = Router()
+    hello = AttachHello(tenant="t", agents=["a"], capacity=1, contract_minor=catalogue.CONTRACT_MINOR)
+    first = router.core.worker_attached(hello, router.now)
+    router.carry()
+    router.read_log()
+    router.declare("t", state=TENANT_STATE_DELETING)
+    router.core.worker_detached(first)
+    router.core.tenant_erased("t", [])
+    router.core.tenant_table.remove("t")
+    router.declare("t")
+    second = router.core.worker_attached(hello, router.now)
+    router.carry()
+    router.return_reads()
+    router.run()
+    publish(router, ALICE, "to the successor")
+    assert delivered_to(second) == [(1, "to the successor", 1)]
+    router.core.worker_detached(second)
