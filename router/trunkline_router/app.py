@@ -119,6 +119,7 @@ async def _close(
     await runtime.flush()
     tasks.cancel()
     await asyncio.gather(tasks, return_exceptions=True)
+    await runtime.finish_writes()
     await log.close()
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from trunkline.v1 import catalogue
@@ -91,6 +91,8 @@ class RouterRuntime:
         self._progress = asyncio.Event()
         #: Held during each write to the log that must not overlap another.
         self._write_lock = asyncio.Lock()
+        #: Writes with the core's part of them, each in a task of its own, until they end.
+        self._writes: set[asyncio.Task[Any]] = set()
         self._log_failed = False
 
     # The core
@@ -123,14 +125,48 @@ class RouterRuntime:
     ) -> R:
         """Run a log operation that must not overlap a commit, then let the core apply its result.
 
-        `applied` runs in a step, before anything else is committed. If the operation raises, `applied` is not
-        called.
+        `applied` runs in a step, before anything else is committed, also if the caller is cancelled
+        meanwhile. If the operation raises, `applied` is not called.
         """
-        async with self._write_lock:
+
+        async def write_and_apply() -> R:
             result = await operation()
             with self.step():
                 applied(result)
-        return result
+            return result
+
+        return await self.run_to_end(self._write_lock, write_and_apply)
+
+    async def run_to_end(self, lock: asyncio.Lock, work: Callable[[], Coroutine[Any, Any, R]]) -> R:
+        """Take the lock, then run the work to its end even if the caller is cancelled meanwhile.
+
+        gRPC cancels the handler of a caller that is gone, but the log does what it has begun: the core must
+        apply it. A call cancelled while it waits for the lock does nothing. `flush` waits for the work;
+        exceptions that no caller awaits any longer are logged.
+        """
+        await lock.acquire()
+        task = asyncio.create_task(work())
+        self._writes.add(task)
+
+        def ended(_: asyncio.Task[R]) -> None:
+            lock.release()
+            self._writes.discard(task)
+            self._progress.set()
+
+        task.add_done_callback(ended)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(self._report_abandoned)
+            raise
+
+    def _report_abandoned(self, write: asyncio.Task[Any]) -> None:
+        """Log the exception of a write whose caller is gone."""
+        error = None if write.cancelled() else write.exception()
+        if isinstance(error, LogUnavailable):
+            self.report_log(error)
+        elif error is not None and not isinstance(error, Refused):
+            _log.error("a write failed after its caller had gone", exc_info=error)
 
     # Streams
 
@@ -187,10 +223,15 @@ class RouterRuntime:
             tasks.create_task(self._tick())
 
     async def flush(self) -> None:
-        """Wait until the commit queue is empty and no write is in progress."""
-        while self.core.effects.commit_queue or self._write_lock.locked():
+        """Wait until the commit queue is empty and no write is in progress; `run` must be running."""
+        while self.core.effects.commit_queue or self._write_lock.locked() or self._writes:
             self._progress.clear()
             await self._progress.wait()
+
+    async def finish_writes(self) -> None:
+        """Wait for the writes in progress, after `run` and all callers were cancelled."""
+        while self._writes:
+            await asyncio.wait(self._writes)
 
     async def _commit(self) -> None:
         core = self.core

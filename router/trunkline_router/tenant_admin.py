@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from heapq import nsmallest
+from typing import Any, TypeVar
 
 import structlog
 from trunkline.v1 import catalogue
@@ -20,7 +21,7 @@ from trunkline.v1.tenant_pb2 import (
 
 from trunkline_router.core.tenants.tenant import Tenant
 from trunkline_router.core.validation.tenant_validation import check_settings, restore_secrets, set_fields
-from trunkline_router.core.values.log_records import Cursor
+from trunkline_router.core.values.log_records import Cursor, ErasedPiece
 from trunkline_router.core.values.stored_records import (
     Registration,
     RevocationKind,
@@ -38,6 +39,8 @@ MAX_LOGGED_TENANTS = 20
 #: Tolerated clock skew of callers.
 CLOCK_SKEW_MS = 60_000
 
+R = TypeVar("R")
+
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
@@ -46,8 +49,8 @@ def _now_ms() -> int:
 class TenantAdmin:
     """Operations on tenants for TenantService, the tenants file and the environment.
 
-    Changes run one at a time. Every method may raise LogUnavailable and has then changed nothing; a cancelled
-    call may or may not have taken effect.
+    Changes run one at a time. Every method may raise LogUnavailable and has then changed nothing. A cancelled
+    call may or may not have taken effect, but the log and the core agree on it.
     """
 
     def __init__(self, runtime: RouterRuntime, now_ms: Callable[[], int] = _now_ms) -> None:
@@ -78,14 +81,18 @@ class TenantAdmin:
 
     async def create(self, name: str, settings: TenantSettings) -> Tenant:
         """Create a tenant. Raises Refused TENANT_EXISTS."""
-        async with self._change_lock:
+
+        async def change() -> Tenant:
             if name in self._core.directory.tenants:
                 raise catalogue.TENANT_EXISTS.refused(tenant=name)
             return (await self._declare({name: settings}))[0]
 
+        return await self._run(change)
+
     async def update(self, name: str, settings: TenantSettings, fields: Sequence[str]) -> Tenant:
         """Set these fields of a tenant's settings, or all if none are named. Raises Refused."""
-        async with self._change_lock:
+
+        async def change() -> Tenant:
             present = self.tenant(name).settings
             wanted = TenantSettings()
             wanted.CopyFrom(present if fields else settings)
@@ -93,9 +100,12 @@ class TenantAdmin:
                 set_fields(wanted, settings, fields)
             return (await self._declare({name: restore_secrets(wanted, present)}))[0]
 
+        return await self._run(change)
+
     async def ensure(self, tenants: Mapping[str, TenantSettings]) -> None:
         """Create or update tenants to have exactly these settings: all of them or none. Raises Refused."""
-        async with self._change_lock:
+
+        async def change() -> None:
             changed = {
                 name: settings
                 for name, settings in tenants.items()
@@ -103,11 +113,20 @@ class TenantAdmin:
             }
             await self._declare(changed)
 
+        await self._run(change)
+
     async def set_state(self, name: str, state: TenantState.ValueType) -> Tenant:
         """Suspend or resume a tenant."""
-        async with self._change_lock:
+
+        async def change() -> Tenant:
             tenant = self.tenant(name)
             return tenant if tenant.state == state else await self._set_state(tenant, state)
+
+        return await self._run(change)
+
+    async def _run(self, change: Callable[[], Coroutine[Any, Any, R]]) -> R:
+        """Run a change, which writes to the log and then to the core, even if the caller is cancelled."""
+        return await self._runtime.run_to_end(self._change_lock, change)
 
     async def _declare(self, wanted: Mapping[str, TenantSettings]) -> list[Tenant]:
         """Validate and commit settings of new and known tenants."""
@@ -148,57 +167,77 @@ class TenantAdmin:
 
     async def delete(self, name: str) -> int:
         """Disconnect a tenant and erase it. Returns the number of its messages."""
-        async with self._change_lock:
-            tenant = self.tenant(name)
+
+        async def change() -> None:
             # From here on the tenant is disconnected, and an interrupted deletion is continued.
-            await self._set_state(tenant, TENANT_STATE_DELETING)
+            await self._set_state(self.tenant(name), TENANT_STATE_DELETING)
+
+        await self._run(change)
         return await self.finish_deletion(name)
 
     async def finish_deletion(self, name: str) -> int:
         """Erase a tenant in state DELETING. Returns the number of messages that were left."""
         messages = 0
+
+        async def erase() -> ErasedPiece:
+            # A cancelled deletion may have erased the last piece while this one waited for the log, and the
+            # tenant may have been created again.
+            if self._is_being_deleted(name):
+                return await self._log.erase_tenant(name)
+            return ErasedPiece(0)
+
+        def erased(piece: ErasedPiece) -> None:
+            nonlocal messages
+            messages += piece.messages
+            if not self._is_being_deleted(name):
+                return
+            self._core.tenant_erased(name, piece.topics)
+            if piece.cursor is None:
+                self._core.api_keys.remove_tenant(name)
+                self._core.tenant_table.remove(name)
+                _log.info("tenant deleted", tenant=name, messages=messages)
+
         async with self._deletion_lock:
-            while name in self._core.directory.tenants:
-                piece = await self._runtime.write(
-                    lambda: self._log.erase_tenant(name),
-                    lambda piece: self._core.tenant_erased(name, piece.topics),
-                )
-                messages += piece.messages
-                if piece.cursor is None:
-                    with self._runtime.step() as core:
-                        core.api_keys.remove_tenant(name)
-                        core.tenant_table.remove(name)
-                    _log.info("tenant deleted", tenant=name, messages=messages)
+            while self._is_being_deleted(name):
+                await self._runtime.write(erase, erased)
         return messages
+
+    def _is_being_deleted(self, name: str) -> bool:
+        tenant = self.known(name)
+        return tenant is not None and tenant.state == TENANT_STATE_DELETING
 
     async def erase_user(self, name: str, user: str) -> tuple[int, int]:
         """Erase a user's messages and receipts. Returns the number of each."""
         tenant = self.tenant(name)
         messages = receipts = 0
         cursor: Cursor | None = None
+
+        def erased(piece: ErasedPiece) -> None:
+            self._core.user_erased(name, user, piece.topics)
+            tenant.messages_erased += piece.messages
+
         while True:
-            piece = await self._runtime.write(
-                partial(self._log.erase_user, name, user, cursor),
-                lambda piece: self._core.user_erased(name, user, piece.topics),
-            )
+            piece = await self._runtime.write(partial(self._log.erase_user, name, user, cursor), erased)
             messages += piece.messages
             receipts += piece.receipts
             cursor = piece.cursor
             if cursor is None:
-                tenant.messages_erased += messages
                 return messages, receipts
 
     # API keys
 
     async def create_key(self, name: str, title: str, scopes: Iterable[int]) -> tuple[StoredApiKey, str]:
         """Create an API key. Returns it with its secret."""
-        async with self._change_lock:
+
+        async def change() -> tuple[StoredApiKey, str]:
             self.tenant(name)
             keys = self._core.api_keys
             key, secret = keys.create(name, title, scopes, self._now_ms(), os.urandom)
             await self._log.register(Registration(api_keys=[key]))
             keys.add(key)
             return key, secret
+
+        return await self._run(change)
 
     def keys(self, name: str) -> list[StoredApiKey]:
         """List a tenant's API keys."""
@@ -207,7 +246,8 @@ class TenantAdmin:
 
     async def revoke_key(self, name: str, key_id: str) -> None:
         """Revoke an API key and end the streams opened with it. Raises Refused API_KEY_NOT_FOUND."""
-        async with self._change_lock:
+
+        async def change() -> None:
             self.tenant(name)
             keys = self._core.api_keys
             if key_id not in {key.key_id for key in keys.of_tenant(name)}:
@@ -216,6 +256,8 @@ class TenantAdmin:
             keys.remove(name, key_id)
             reason = catalogue.UNAUTHORIZED.refused(problem="the API key was revoked")
             self._runtime.end_streams_of(key_id=key_id, reason=reason)
+
+        await self._run(change)
 
     # Tokens
 
@@ -226,7 +268,8 @@ class TenantAdmin:
 
         `issued_before_ms` limits the revocation to older tokens; None stands for now. Raises Refused.
         """
-        async with self._change_lock:
+
+        async def change() -> int:
             tenant = self.tenant(name)
             tenant.revocations.check_room()
             now_ms = self._now_ms()
@@ -240,3 +283,5 @@ class TenantAdmin:
             await self._log.register(Registration(revocations=[revocation]))
             with self._runtime.step() as core:
                 return core.tenant_table.revoke(revocation)
+
+        return await self._run(change)

@@ -182,4 +182,5 @@ async def in_process_router(
         await server.stop(grace=1)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+        await runtime.finish_writes()
         await log.close()
