@@ -44,8 +44,11 @@ class PendingRequests:
         return bool(self._deferred)
 
     def was_written(self, request_id: str) -> bool:
-        """Whether a pending request was written at least once, so that the edge may have it."""
-        return request_id in self._written
+        """Whether the edge may have a request: it was written at least once, or is no longer pending.
+
+        A request that has ended was answered, so it was written.
+        """
+        return request_id in self._written or request_id not in self._requests
 
     # Life of a request.
 

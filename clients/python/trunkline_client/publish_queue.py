@@ -64,8 +64,10 @@ class PublishQueue:
 
     def record_answer(self, number: int) -> bool:
         """Removes a request; False if no request of this number is unanswered."""
+        if self._unanswered.pop(number, None) is None:
+            return False
         self._rewritten.discard(number)
-        return self._unanswered.pop(number, None) is not None
+        return True
 
     def may_be_committed(self, number: int) -> bool:
         """Whether the request was ever written."""

@@ -23,7 +23,7 @@ class _Waiter:
     response: asyncio.Future[ResponseFrame]
     #: Whether the request changes something.
     changes: bool
-    #: Whether the edge may have it; known once it is no longer pending.
+    #: Whether the edge may have it; known once the wait for the response is over.
     sent: bool = False
 
 
@@ -52,24 +52,29 @@ class RequestSender:
         Raises Refused if the edge rejects it, and ValueError for an id that is in use. If no answer
         arrives in time, or the client ends first, raises OutcomeUnknown (TimedOut) if the request was
         sent and changes something. Otherwise it raises Unreachable, or the error that ended the client:
-        nothing was done.
+        nothing was done. An answer that arrives together with the timeout counts.
         """
         self._check_size(frame)
         waiter = _Waiter(asyncio.get_running_loop().create_future(), changes)
         try:
             async with asyncio.timeout(timeout_s), self._slots:
-                answer = await self._answer_to(frame, waiter)
+                await self._await_response(frame, waiter)
         except TimeoutError:
-            if waiter.sent and changes:
-                raise TimedOut(
-                    f"No answer from {self._edge} within {timeout_s:g} s; it may have been carried out"
-                ) from None
-            reason = "no answer" if waiter.sent else "no connection for the request"
-            raise Unreachable(self._edge, f"{reason} within {timeout_s:g} s") from None
+            if not waiter.response.done():
+                raise self._timeout_error(waiter, timeout_s) from None
+        answer = waiter.response.result()
         assert isinstance(answer, response)
         return answer
 
-    async def _answer_to(self, frame: ClientFrame, waiter: _Waiter) -> ResponseFrame:
+    def _timeout_error(self, waiter: _Waiter, timeout_s: float) -> TimedOut | Unreachable:
+        if waiter.sent and waiter.changes:
+            return TimedOut(
+                f"No answer from {self._edge} within {timeout_s:g} s; it may have been carried out"
+            )
+        reason = "no answer" if waiter.sent else "no connection for the request"
+        return Unreachable(self._edge, f"{reason} within {timeout_s:g} s")
+
+    async def _await_response(self, frame: ClientFrame, waiter: _Waiter) -> None:
         if self._end is not None:
             raise self._end
         request_id: str = getattr(frame, frame.WhichOneof("frame") or "").id
@@ -78,7 +83,8 @@ class RequestSender:
         try:
             for each in to_send:
                 self._transport.send(each)
-            return await waiter.response
+            # Unlike an await of the future itself, a timeout here leaves it open for a late response.
+            await asyncio.wait({waiter.response})
         finally:
             waiter.sent = self._session.was_sent(request_id)
             del self._waiters[request_id]

@@ -123,7 +123,7 @@ class Session:
         return self._requests.write(request_id) if self.connected else []
 
     def was_sent(self, request_id: str) -> bool:
-        """Whether a pending request was sent at least once, so that the edge may have it."""
+        """Whether the edge may have a request: it was sent at least once, or is no longer pending."""
         return self._requests.was_written(request_id)
 
     def give_up(self, request_id: str) -> None:
