@@ -44,7 +44,7 @@ class StreamSide:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self.over: asyncio.Future[Entry | None] = asyncio.get_running_loop().create_future()
+        self.over: asyncio.Future[Entry | grpc.StatusCode | None] = asyncio.get_running_loop().create_future()
         self._unread: defaultdict[str, list[Any]] = defaultdict(list)
 
     async def read(self) -> Any:
@@ -55,10 +55,10 @@ class StreamSide:
         """Sends a message."""
         await self._context.write(message)
 
-    def end(self, entry: Entry | None = None) -> None:
-        """Ends the stream, with OK or with a rejection."""
+    def end(self, reason: Entry | grpc.StatusCode | None = None) -> None:
+        """Ends the stream, with OK, a rejection or a bare status."""
         if not self.over.done():
-            self.over.set_result(entry)
+            self.over.set_result(reason)
 
     # For workers.
 
@@ -166,9 +166,11 @@ class ScriptedRouter(
         side = StreamSide(context)
         self._sides.append(side)
         self._streams.put_nowait(side)
-        entry = await side.over
-        if entry is not None:
-            await refuse(context, entry)
+        reason = await side.over
+        if isinstance(reason, Entry):
+            await refuse(context, reason)
+        elif reason is not None:
+            await context.abort(reason, "out of order")
 
     async def Attach(self, request_iterator: Any, context: Context) -> None:  # type: ignore[override]  # noqa: N802
         await self._hold(context)

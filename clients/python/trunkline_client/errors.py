@@ -68,7 +68,15 @@ class Closed(TrunklineError):
 
 
 class TransportError(TrunklineError):
-    """No answer was received; the subclass says what is known about the effect of the request."""
+    """No answer was received; the subclass says what is known about the effect of the request.
+
+    Attributes:
+        retryable: Whether the same request may succeed later.
+    """
+
+    def __init__(self, *args: object, retryable: bool = True) -> None:
+        super().__init__(*args)
+        self.retryable = retryable
 
 
 class Unreachable(TransportError):
@@ -79,10 +87,11 @@ class Unreachable(TransportError):
     Attributes:
         target: The address or URL that could not be reached.
         reason: Why, for people.
+        retryable: Whether the same request may succeed later.
     """
 
-    def __init__(self, target: str, reason: str) -> None:
-        super().__init__(target, reason)
+    def __init__(self, target: str, reason: str, *, retryable: bool = True) -> None:
+        super().__init__(target, reason, retryable=retryable)
         self.target = target
         self.reason = reason
 
@@ -97,11 +106,12 @@ class OutcomeUnknown(TransportError):
     it out at most once; retrying without one may do it twice.
 
     Attributes:
+        retryable: Whether the same request may succeed later.
         retry_after_ms: Time to wait before retrying; 0 leaves it to the caller.
     """
 
-    def __init__(self, message: str, *, retry_after_ms: int = 0) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, retryable: bool = True, retry_after_ms: int = 0) -> None:
+        super().__init__(message, retryable=retryable)
         self.retry_after_ms = retry_after_ms
 
 

@@ -67,7 +67,7 @@ class Publisher:
         #: Set when requests have left the queue.
         self._has_room = asyncio.Event()
         #: Raised by requests after the publisher has ended.
-        self._end: TrunklineError | None = None
+        self._end: Refused | TransportError | None = None
         self._running: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -85,7 +85,7 @@ class Publisher:
         Raises:
             QueueFull: `max_unanswered` requests are unanswered.
             Refused: The request is larger than 1 MiB, or the router has ended the stream for good.
-            Unreachable: The publisher is closed.
+            Unreachable: The publisher is closed, or the stream ended for good.
             RuntimeError: The publisher is not entered.
         """
         self._require_open()
@@ -220,14 +220,16 @@ class Publisher:
             log.warning("the stream broke with %d unanswered requests that cannot be sent again", len(lost))
             self._has_room.set()
 
-    def _end_with(self, end: TrunklineError) -> None:
+    def _end_with(self, end: Refused | TransportError) -> None:
         """Fails all tickets, and the requests to come; only the first call counts."""
         if self._end is not None:
             return
         self._end = end
         for number, ticket in self._tickets.items():
             if self._queue.may_be_committed(number):
-                unknown = OutcomeUnknown(f"The stream ended before the router answered: {end}")
+                unknown = OutcomeUnknown(
+                    f"The stream ended before the router answered: {end}", retryable=end.retryable
+                )
                 unknown.__cause__ = end
                 _fail(ticket, unknown)
             else:

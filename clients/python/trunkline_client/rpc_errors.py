@@ -26,6 +26,18 @@ _REJECTED_UNHANDLED = frozenset(
     }
 )
 
+#: Statuses that repeating the same call does not change.
+_FINAL = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.ALREADY_EXISTS,
+        grpc.StatusCode.OUT_OF_RANGE,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
+
 
 def error_from_rpc(
     error: grpc.aio.AioRpcError, router: str, *, may_have_effect: bool
@@ -34,7 +46,8 @@ def error_from_rpc(
 
     A rejection that carries the catalogue's ErrorInfo is Refused. INTERNAL is not a rejection: the server
     failed while handling the call. Any other failure is an Unreachable if the call cannot have had an
-    effect, because it was not sent or only reads, and an OutcomeUnknown otherwise.
+    effect, because it was not sent or only reads, and an OutcomeUnknown otherwise; it is not retryable if
+    its status is final.
     """
     code, message = error.code(), error.details() or "the call failed without a reason"
     refusal = _refusal(error, message)
@@ -42,12 +55,14 @@ def error_from_rpc(
         return _unless_internal(refusal, may_have_effect)
     if code in _REJECTED_UNHANDLED:
         return Refused(code.name, message)
+    retryable = code not in _FINAL
     if not may_have_effect:
-        return Unreachable(router, f"{message} ({code.name})")
+        return Unreachable(router, f"{message} ({code.name})", retryable=retryable)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return TimedOut(f"No answer from {router} in time; the call may have been carried out")
     return OutcomeUnknown(
-        f"No answer from {router}; the call may have been carried out: {message} ({code.name})"
+        f"No answer from {router}; the call may have been carried out: {message} ({code.name})",
+        retryable=retryable,
     )
 
 
@@ -61,9 +76,9 @@ def error_from_entry(error: Error | ErrorFrame, *, may_have_effect: bool) -> Ref
 
 def retry_delay_s(error: Refused | TransportError) -> float | None:
     """The wait that the server asks for before a retry, in seconds; None if retrying is of no use."""
-    if isinstance(error, Refused):
-        return error.retry_after_ms / 1000 if error.retryable else None
-    return error.retry_after_ms / 1000 if isinstance(error, OutcomeUnknown) else 0.0
+    if not error.retryable:
+        return None
+    return error.retry_after_ms / 1000 if isinstance(error, (Refused, OutcomeUnknown)) else 0.0
 
 
 def _unless_internal(refusal: Refused, may_have_effect: bool) -> Refused | OutcomeUnknown:

@@ -149,7 +149,7 @@ class UnaryProducer(MessageProducer):
                 except Refused as refusal:
                     await self._handle_refusal(message_id, refusal)
                 except TransportError as error:
-                    await self._retry_later(error)
+                    await self._retry_or_fail(error)
                 self.block.notify()
         finally:
             if self._failure is None and not self._ended:
@@ -203,10 +203,8 @@ class UnaryProducer(MessageProducer):
             refusal.code == "INVALID_ARGUMENT" and self._rejection is None
         ):
             self._reject(refusal)
-        elif refusal.retryable:
-            await self._retry_later(refusal)
         else:
-            self._fail(refusal)
+            await self._retry_or_fail(refusal)
 
     def _reject(self, refusal: Refused) -> None:
         """Gives up the deltas that the router rejected; the message can still end FAILED."""
@@ -218,12 +216,16 @@ class UnaryProducer(MessageProducer):
             )
         self.block.interrupt(refusal)
 
-    async def _retry_later(self, error: Refused | TransportError) -> None:
-        if self._connection.is_closed:
+    async def _retry_or_fail(self, error: Refused | TransportError) -> None:
+        """Waits before the next call; fails with the error if it is not retryable."""
+        delay_s = retry_delay_s(error)
+        if delay_s is None:
+            self._fail(error)
+        elif self._connection.is_closed:
             self._fail(OutcomeUnknown("The backend was closed before the end of a message was on disk"))
-            return
-        self._buffer.rewind_to_first_kept()
-        await self._clock.sleep(self._backoff.next_s(retry_delay_s(error) or 0.0))
+        else:
+            self._buffer.rewind_to_first_kept()
+            await self._clock.sleep(self._backoff.next_s(delay_s))
 
     async def _read_final_state(self, message_id: str) -> MessageState.ValueType:
         """The state in which the message ended: ending it again changes nothing and returns it."""

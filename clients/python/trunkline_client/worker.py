@@ -213,6 +213,8 @@ class Worker:
 
         Raises:
             Refused: The router rejected the worker for good, for instance UNKNOWN_TENANT.
+            Unreachable: The stream ended with a status that attaching again does not change. The status
+                came from something in front of the router, and names no `trunkline.v1.ErrorCode`.
             RuntimeError: There is no handler, or the worker is running already.
         """
         handler = handler or self._handler
