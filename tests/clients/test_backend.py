@@ -41,6 +41,7 @@ from trunkline_client import (
     Publisher,
     QueueFull,
     Refused,
+    Unreachable,
     broadcast_request,
 )
 from trunkline_client.publish_queue import MAX_BATCH_BYTES, PublishQueue
@@ -160,6 +161,30 @@ async def test_connections_are_watched_until_the_caller_stops_or_the_stream_brea
         with pytest.raises(Refused) as refused:
             await anext(changes)
         assert refused.value.code == "OVERLOADED"
+
+
+@pytest.mark.parametrize("waiting", [True, False])
+async def test_closing_the_backend_ends_a_watch_as_unreachable(waiting: bool) -> None:
+    async with backend() as (router, ours), aclosing(ours.watch_connections(ALICE)) as changes:
+        first = asyncio.ensure_future(anext(changes))
+        side = await router.stream()
+        await side.write(WatchConnectionsResponse())
+        assert await first == []
+        following = asyncio.ensure_future(anext(changes))
+        if waiting:
+            await asyncio.sleep(0.01)
+        await ours.close()
+        with pytest.raises(Unreachable, match="the backend was closed"):
+            await following
+
+
+async def test_cancelling_a_watch_is_a_cancel() -> None:
+    async with backend() as (router, ours), aclosing(ours.watch_connections(ALICE)) as changes:
+        watching = asyncio.ensure_future(anext(changes))
+        await router.stream()
+        watching.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await watching
 
 
 def request(key: str = "", text: str = "hello") -> BroadcastRequest:

@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import Self
 
 import grpc
-import grpc.aio
 from trunkline.v1 import agent_service_pb2 as agents
 from trunkline.v1 import history_service_pb2 as histories
 from trunkline.v1 import presence_service_pb2 as presence
@@ -16,7 +15,6 @@ from trunkline.v1.message_pb2 import Message
 
 from trunkline_client.clock import Clock
 from trunkline_client.router_connection import RouterConnection
-from trunkline_client.rpc_errors import error_from_rpc
 
 
 class ReadOnlyBackend:
@@ -290,14 +288,17 @@ class ReadOnlyBackend:
 
         Raises:
             Refused: The router rejected the stream, or ended it for a reason of the catalogue.
-            Unreachable: The stream broke. Watch again, and start from its first batch.
+            Unreachable: The stream broke, or the backend was closed. Watch again, and start from its first
+                batch.
         """
         connection = self._open_connection
         call = connection.presence.WatchConnections(presence.WatchConnectionsRequest(address=address))
         try:
-            while isinstance(batch := await call.read(), presence.WatchConnectionsResponse):
+            while True:
+                with connection.translated_errors(may_have_effect=False):
+                    batch = await call.read()
+                if not isinstance(batch, presence.WatchConnectionsResponse):
+                    return
                 yield list(batch.changes)
-        except grpc.aio.AioRpcError as error:
-            raise error_from_rpc(error, self._router, may_have_effect=False) from None
         finally:
             call.cancel()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import grpc
@@ -57,11 +58,16 @@ class RouterConnection:
 
     async def _call(self, method: Callable[..., Awaitable[T]], request: Any, *, may_have_effect: bool) -> T:
         deadline = asyncio.get_running_loop().time() + self._timeout_s
-        sent = False
-        try:
+        with self.translated_errors(may_have_effect=False):
             await self._connect_until(deadline)
-            sent = True
+        with self.translated_errors(may_have_effect=may_have_effect):
             return await method(request, timeout=max(deadline - asyncio.get_running_loop().time(), 0.001))
+
+    @contextmanager
+    def translated_errors(self, *, may_have_effect: bool) -> Iterator[None]:
+        """Raises Refused or a TransportError if a call within the block fails or the backend is closed."""
+        try:
+            yield
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error, self.router, may_have_effect=may_have_effect) from None
         except asyncio.CancelledError:
@@ -70,7 +76,7 @@ class RouterConnection:
                 raise
             # Closing a channel cancels its calls, which looks like a cancel of the caller.
             reason = "the backend was closed before the router answered"
-            if sent and may_have_effect:
+            if may_have_effect:
                 raise OutcomeUnknown(f"No answer from {self.router}: {reason}") from None
             raise Unreachable(self.router, reason) from None
 
