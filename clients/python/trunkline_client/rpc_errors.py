@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from trunkline.v1 import catalogue
@@ -88,9 +89,16 @@ def _unless_internal(refusal: Refused, may_have_effect: bool) -> Refused | Outco
 
 
 def _refusal(error: grpc.aio.AioRpcError, message: str) -> Refused | None:
-    """The catalogue's entry among the call's status details; None without one."""
+    """The catalogue's entry among the call's status details; None if it is absent or malformed."""
+    try:
+        return _refusal_in(_details(error), message)
+    except DecodeError:
+        return None
+
+
+def _refusal_in(details: list[Any], message: str) -> Refused | None:
     code, retryable, retry_after_ms = "", False, 0
-    for detail in _details(error):
+    for detail in details:
         if detail.Is(ErrorInfo.DESCRIPTOR):
             entry = ErrorInfo()
             detail.Unpack(entry)
@@ -105,6 +113,7 @@ def _refusal(error: grpc.aio.AioRpcError, message: str) -> Refused | None:
 
 
 def _details(error: grpc.aio.AioRpcError) -> list[Any]:
+    """The call's status details. Raises DecodeError."""
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
             return list(Status.FromString(value).details)
