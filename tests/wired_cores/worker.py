@@ -30,6 +30,7 @@ class Worker:
         hello = AttachHello(tenant="t", agents=["a"], capacity=2, worker_id=name)
         hello.contract_minor = catalogue.CONTRACT_MINOR
         self.peer = world.router.worker_attached(hello, world.now)
+        world.router.worker_welcomed(self.peer)
         self.replies: dict[int, Reply] = {}
         self.deliveries: list[int] = []
         self._numbers = 0

@@ -189,8 +189,15 @@ class RouterCore:
     # Workers
 
     def worker_attached(self, hello: AttachHello, now: float) -> AttachedWorker:
-        """A worker has opened a stream. Raises Refused if it may not attach."""
+        """A worker has opened a stream. Raises Refused if it may not attach.
+
+        Write the welcome to it, then call `worker_welcomed`: until then it gets no deliveries.
+        """
         return self.dispatcher.attached(hello, now)
+
+    def worker_welcomed(self, worker: AttachedWorker) -> None:
+        """The welcome was written to a worker, which may get deliveries now."""
+        self.dispatcher.welcomed(worker)
 
     def worker_received(self, worker: AttachedWorker, batch: AttachRequest, now: float) -> None:
         """A worker sent a batch."""

@@ -54,6 +54,9 @@ class AgentServicer(AgentServiceServicer):
         _log.info("worker attached", **names, peer=context.peer())
         try:
             await context.write(AttachResponse(welcome=self._welcome()))
+            # Only now: deliveries leased to a peer that is already gone would count as failed attempts.
+            with runtime.step() as core:
+                core.worker_welcomed(worker)
             written = asyncio.Event()
             writing = streams.write_batches(context, stream, worker.take, AttachResponse, written.set)
             await streams.run(stream, self._read(worker, stream, context, written), writing)

@@ -61,6 +61,7 @@ class Scene:
         hello = AttachHello(tenant="open", agents=["a"], capacity=9, contract_minor=catalogue.CONTRACT_MINOR)
         with runtime.step() as core:
             self.worker = core.worker_attached(hello, time.monotonic())
+            core.worker_welcomed(self.worker)
         # The read of its deliveries.
         queue = runtime.core.agent_queues.get("open", "a")
         assert queue is not None

@@ -36,7 +36,10 @@ class Dispatcher:
     # Workers
 
     def attached(self, hello: AttachHello, now: float) -> AttachedWorker:
-        """A worker has opened a stream. Raises Refused if it may not attach."""
+        """A worker has opened a stream. Raises Refused if it may not attach.
+
+        Call `welcomed` once the welcome is written: until then it gets no deliveries.
+        """
         check(hello)
         check_peer_version(hello.contract_minor)
         self._directory.active_tenant(hello.tenant)
@@ -45,6 +48,11 @@ class Dispatcher:
         self.workers.add(worker)
         self._queues.attach(worker)
         return worker
+
+    def welcomed(self, worker: AttachedWorker) -> None:
+        """The welcome was written to the worker, which may get deliveries now."""
+        worker.is_welcomed = True
+        self._queues.mark_all_of(worker)
 
     def received(self, worker: AttachedWorker, batch: AttachRequest, now: float) -> None:
         """The worker sent a batch."""

@@ -59,6 +59,7 @@ class AttachedWorker:
         "is_attached",
         "is_draining",
         "is_throttled",
+        "is_welcomed",
         "tenant",
         "worker_id",
     )
@@ -75,6 +76,8 @@ class AttachedWorker:
         self.blocked_by: set[Link] = set()
         #: Its stream is open.
         self.is_attached = True
+        #: The welcome was written to it; before that, it gets no deliveries.
+        self.is_welcomed = False
         #: It accepts no more deliveries.
         self.is_draining = False
         #: The runtime has paused reading from it because its tenant exceeded a rate limit.
@@ -112,8 +115,13 @@ class AttachedWorker:
 
     @property
     def free_capacity(self) -> int:
-        """Deliveries that it can take now; 0 while it drains or its replies fill outboxes."""
-        return 0 if self.blocked_by or self.is_draining else self.capacity - len(self.held)
+        """Deliveries that it can take now.
+
+        None until it is welcomed, nor while it drains or its replies fill outboxes.
+        """
+        if not self.is_welcomed or self.is_draining or self.blocked_by:
+            return 0
+        return self.capacity - len(self.held)
 
     def __repr__(self) -> str:
         return f"<Worker {self.worker_id} of {self.tenant}, {len(self.held)} of {self.capacity} held>"

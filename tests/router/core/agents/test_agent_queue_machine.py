@@ -57,7 +57,9 @@ class DeliveriesMachine(RuleBasedStateMachine):
     def attach(self, capacity: int) -> None:
         minor = catalogue.CONTRACT_MINOR
         hello = AttachHello(tenant="t", agents=["a"], capacity=capacity, contract_minor=minor)
-        self.workers.append(self.router.core.worker_attached(hello, self.router.now))
+        worker = self.router.core.worker_attached(hello, self.router.now)
+        self.router.core.worker_welcomed(worker)
+        self.workers.append(worker)
         self.carry()
 
     def carry(self) -> None:

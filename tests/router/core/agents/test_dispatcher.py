@@ -24,6 +24,7 @@ def attached(router: Router, *, capacity: int = 10, agent: str = "a", tenant: st
         tenant=tenant, agents=[agent], capacity=capacity, contract_minor=catalogue.CONTRACT_MINOR
     )
     worker = router.core.worker_attached(hello, router.now)
+    router.core.worker_welcomed(worker)
     router.run()
     return worker
 
@@ -267,6 +268,7 @@ def test_deliveries_read_during_an_erasure_are_not_dispatched() -> None:
     publish(router, ALICE, "old")
     hello = AttachHello(tenant="t", agents=["a"], capacity=9, contract_minor=catalogue.CONTRACT_MINOR)
     worker = router.core.worker_attached(hello, 0.0)
+    router.core.worker_welcomed(worker)
     router.carry()
     router.read_log()
     router.reset(ALICE)
@@ -334,6 +336,7 @@ def test_a_failed_read_is_repeated_at_the_next_tick() -> None:
     publish(router, ALICE, "a1")
     hello = AttachHello(tenant="t", agents=["a"], capacity=1, contract_minor=catalogue.CONTRACT_MINOR)
     worker = router.core.worker_attached(hello, 0.0)
+    router.core.worker_welcomed(worker)
     router.carry()
     router.fail_read()
     assert not router.core.effects.reads
@@ -399,6 +402,7 @@ def test_a_late_read_of_a_deleted_tenant_leaves_the_queue_of_its_successor_alone
     router = Router()
     hello = AttachHello(tenant="t", agents=["a"], capacity=1, contract_minor=catalogue.CONTRACT_MINOR)
     first = router.core.worker_attached(hello, router.now)
+    router.core.worker_welcomed(first)
     router.carry()
     router.read_log()
     router.declare("t", state=TENANT_STATE_DELETING)
@@ -407,9 +411,25 @@ def test_a_late_read_of_a_deleted_tenant_leaves_the_queue_of_its_successor_alone
     router.core.tenant_table.remove("t")
     router.declare("t")
     second = router.core.worker_attached(hello, router.now)
+    router.core.worker_welcomed(second)
     router.carry()
     router.return_reads()
     router.run()
     publish(router, ALICE, "to the successor")
     assert delivered_to(second) == [(1, "to the successor", 1)]
     router.core.worker_detached(second)
+
+
+def test_a_worker_holds_nothing_until_it_is_welcomed() -> None:
+    router = Router()
+    publish(router, ALICE, "question")
+    hello = AttachHello(tenant="t", agents=["a"], capacity=1, contract_minor=catalogue.CONTRACT_MINOR)
+    gone = router.core.worker_attached(hello, router.now)
+    router.run()
+    assert not gone.held
+    router.core.worker_detached(gone)
+    worker = router.core.worker_attached(hello, router.now)
+    router.run()
+    router.core.worker_welcomed(worker)
+    router.carry()
+    assert delivered_to(worker) == [(1, "question", 1)]

@@ -34,6 +34,7 @@ class Streaming:
             contract_minor=catalogue.CONTRACT_MINOR,
         )
         self.worker = router.core.worker_attached(hello, router.now)
+        router.core.worker_welcomed(self.worker)
         #: By delivery id: the message and the latest attempt.
         self.given: dict[int, tuple[Message, int]] = {}
         self.opened: dict[int, ReplyOpened] = {}
