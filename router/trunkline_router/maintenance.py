@@ -53,7 +53,11 @@ class Maintenance:
         runtime, now_ms = self._runtime, time.time_ns() // 1_000_000
         await runtime.write(lambda: runtime.log.sweep(now_ms))
         if used := runtime.core.api_keys.take_last_used():
-            await runtime.log.register(Registration(keys_used=used))
+            try:
+                await runtime.log.register(Registration(keys_used=used))
+            except LogUnavailable:
+                runtime.core.api_keys.restore_last_used(used)
+                raise
         await self._reconciler.refresh()
         await self._finish_deletions()
         for _ in range(PRUNED_PIECES_PER_ROUND):

@@ -42,9 +42,14 @@ class TenantReconciler:
                 wanted.open_to = openness
         await self._ensure("TRUNKLINE_TENANTS", in_environment)
         await self._ensure("TRUNKLINE_TENANTS_FILE", in_file)
+        if self._file:
+            self._file.mark_handled()
 
     async def refresh(self) -> None:
-        """Apply the file if it changed; an invalid file is logged and changes nothing."""
+        """Apply the file if it changed; an invalid file is logged once and changes nothing.
+
+        Raises LogUnavailable; the next call then tries again.
+        """
         if self._file is None or not self._file.changed():
             return
         try:
@@ -53,6 +58,7 @@ class TenantReconciler:
             _log.error("tenants file is invalid; its previous content stays in force", problem=str(error))
         else:
             _log.info("tenants file reloaded")
+        self._file.mark_handled()
 
     async def _ensure(self, source: str, tenants: Mapping[str, TenantSettings]) -> None:
         try:

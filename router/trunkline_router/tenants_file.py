@@ -145,20 +145,27 @@ class TenantsFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        #: Stamps of the file, and of the key files that it names, when they were loaded last.
-        self._stamps: dict[Path, tuple[int, ...]] = {}
+        #: Stamps of the file, and of the key files that it names, when the content that was handled last was
+        #: loaded.
+        self._handled: dict[Path, tuple[int, ...]] = {}
+        #: The same of the last load.
+        self._loaded: dict[Path, tuple[int, ...]] = {}
 
     def changed(self) -> bool:
-        """Whether the file, or a key file that it names, changed since the last load."""
-        return any(_stamp(path) != stamp for path, stamp in self._stamps.items()) or not self._stamps
+        """Whether the file, or a key file that it names, differs from the content that was handled last."""
+        return any(_stamp(path) != stamp for path, stamp in self._handled.items()) or not self._handled
+
+    def mark_handled(self) -> None:
+        """Note that the content of the last load was applied, or was found to be invalid."""
+        self._handled = self._loaded
 
     def load(self) -> dict[str, TenantSettings]:
-        """Load the settings of the declared tenants by name.
+        """Load the settings of the declared tenants by name; call `mark_handled` once they are applied.
 
         Raises StartError, whose one line locates the mistake and contains no secret.
         """
         # Taken before the file is read: a change in between is noticed later.
-        self._stamps = {self._path: _stamp(self._path)}
+        self._loaded = {self._path: _stamp(self._path)}
         try:
             file = _File.model_validate(tomllib.loads(self._path.read_text(encoding="utf-8")))
             tenants = {name: self._settings(name, tenant) for name, tenant in file.tenants.items()}
@@ -220,7 +227,7 @@ class TenantsFile:
             return value if isinstance(value, str) else _json(value)
         if source == "pem_file":
             path = self._path.parent / value
-            self._stamps[path] = _stamp(path)
+            self._loaded[path] = _stamp(path)
             return jwk_of(key.algorithm, path.read_bytes())
         if source == "secret_env":
             if value not in os.environ:

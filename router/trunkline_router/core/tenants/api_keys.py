@@ -118,6 +118,12 @@ class ApiKeys:
         used, self._last_used = self._last_used, {}
         return list(used.items())
 
+    def restore_last_used(self, used: Iterable[tuple[str, int]]) -> None:
+        """Take back what `take_last_used` returned and the log did not commit; later uses prevail."""
+        for key_id, used_ms in used:
+            if key_id in self._keys:
+                self._last_used.setdefault(key_id, used_ms)
+
     def __repr__(self) -> str:
         return f"<ApiKeys {len(self._keys)} of {len(self._by_tenant)} tenants>"
 

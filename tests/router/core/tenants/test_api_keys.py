@@ -224,6 +224,18 @@ def test_last_use_is_written_once_a_minute() -> None:
     assert table.take_last_used() == [(first.key_id, 50_000)]
 
 
+def test_last_uses_that_were_not_written_are_kept_unless_later_ones_prevail() -> None:
+    table, [secret, other, gone] = keys("a", "a", "a")
+    first, second, third = table.of_tenant("a")
+    for each in (secret, other, gone):
+        table.authenticate(each, 100_000)
+    used = table.take_last_used()
+    table.authenticate(other, 200_000)
+    table.remove("a", third.key_id)
+    table.restore_last_used(used)
+    assert dict(table.take_last_used()) == {first.key_id: 100_000, second.key_id: 200_000}
+
+
 def test_a_tenants_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api_keys, "MAX_KEYS", 2)
     table, _ = keys("a", "a", "b")
