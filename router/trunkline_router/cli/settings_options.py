@@ -9,12 +9,16 @@ from hashlib import sha256
 from typing import Annotated, Literal
 
 import typer
+from google.protobuf.descriptor import FieldDescriptor
 from trunkline.v1.tenant_limits import TENANT_LIMITS
-from trunkline.v1.tenant_pb2 import Openness, TenantLimits, TenantSettings
+from trunkline.v1.tenant_pb2 import Openness, Retention, TenantLimits, TenantSettings
 
 from trunkline_router.cli.units import FOREVER, parse_bytes, parse_seconds
 
 _CLIENTS, _HISTORY = "Clients", "Limits and history"
+
+#: Digits of the largest number of a field.
+_MAX_DIGITS = 19
 
 
 @dataclass(frozen=True)
@@ -105,11 +109,12 @@ class SettingsChanges:
         for assignment in self.limit or ():
             _set_limit(settings.limits, assignment)
         if self.max_age is not None:
-            retention.max_age_s = 0 if self.max_age == FOREVER else parse_seconds(self.max_age, "--max-age")
+            age_s = 0 if self.max_age == FOREVER else parse_seconds(self.max_age, "--max-age")
+            _set_number(retention, "max_age_s", age_s, "--max-age")
         if self.max_messages is not None:
-            retention.max_messages = self.max_messages
+            _set_number(retention, "max_messages", self.max_messages, "--max-messages")
         if self.max_bytes is not None:
-            retention.max_bytes = parse_bytes(self.max_bytes, "--max-bytes")
+            _set_number(retention, "max_bytes", parse_bytes(self.max_bytes, "--max-bytes"), "--max-bytes")
 
 
 def changed_fields(before: TenantSettings, after: TenantSettings) -> list[str]:
@@ -132,9 +137,18 @@ def _set_limit(limits: TenantLimits, assignment: str) -> None:
     if limit.is_size:
         number = parse_bytes(value, "--limit")
     elif value.isascii() and value.isdigit():
-        number = int(value)
+        # int() rejects thousands of digits; these are already more than any field holds.
+        number = int(value.lstrip("0")[: _MAX_DIGITS + 1] or "0")
     else:
         raise typer.BadParameter(f"{name} must be a number, not {value!r}", param_hint="--limit")
-    if number > limit.max_value:
-        raise typer.BadParameter(f"{name} must be at most {limit.max_value}", param_hint="--limit")
-    setattr(limits, name, number)
+    _set_number(limits, name, number, "--limit")
+
+
+def _set_number(message: TenantLimits | Retention, name: str, number: int, option: str) -> None:
+    """Set a field that the option names. Raises BadParameter if the field cannot hold the number."""
+    is_wide = message.DESCRIPTOR.fields_by_name[name].type == FieldDescriptor.TYPE_UINT64
+    # Wide numbers must also fit a database's signed 64 bits.
+    highest = 2**63 - 1 if is_wide else 2**32 - 1
+    if number > highest:
+        raise typer.BadParameter(f"{name} must be at most {highest}", param_hint=option)
+    setattr(message, name, number)
