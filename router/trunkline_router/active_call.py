@@ -15,9 +15,17 @@ from trunkline_router.core.tenants.tenant import Tenant
 class ActiveCall:
     """One RPC from admission to its last response."""
 
-    __slots__ = ("_anonymous_tarpit", "caller", "caller_tenant", "counted_for", "request_bytes", "tenant")
+    __slots__ = (
+        "_anonymous_tarpit",
+        "caller",
+        "caller_tenant",
+        "counted_for",
+        "is_stream",
+        "request_bytes",
+        "tenant",
+    )
 
-    def __init__(self, caller: Caller, anonymous_tarpit: Tarpit) -> None:
+    def __init__(self, caller: Caller, anonymous_tarpit: Tarpit, *, is_stream: bool = False) -> None:
         self.caller = caller
         self._anonymous_tarpit = anonymous_tarpit
         #: Name of the tenant that the whole call is for; empty while unknown, or if it is for several.
@@ -27,7 +35,9 @@ class ActiveCall:
         #: The tenant whose calls and refusals include this one. Set once the caller's permission was checked;
         #: None for calls for several tenants.
         self.counted_for: Tenant | None = None
-        #: Size of a unary request; 0 for streams.
+        #: The caller sends any number of messages.
+        self.is_stream = is_stream
+        #: Size of the request, or of a stream's last message; 0 before it is read.
         self.request_bytes = 0
 
     def tarpit_for(self, reason: Refused) -> Tarpit | None:

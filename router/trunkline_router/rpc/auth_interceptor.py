@@ -83,7 +83,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         deserialize: Any = handler.request_deserializer
 
         async def serve_checked(request: Any, context: _Context) -> Any:
-            admission = CallAdmission(self, rule, rpc, context, deserialize)
+            admission = CallAdmission(self, rule, rpc, context, deserialize, is_stream=is_stream)
             try:
                 admission.identify()
                 if is_stream:
@@ -119,20 +119,26 @@ class CallAdmission:
         rpc: str,
         context: _Context,
         deserialize: _Deserialize,
+        *,
+        is_stream: bool,
     ) -> None:
         self._interceptor = interceptor
         self._rule = rule
         self._rpc = rpc
         self._context = context
         self._deserialize = deserialize
-        self.call = ActiveCall(_UNRESOLVED, interceptor.anonymous_tarpit)
+        self._is_stream = is_stream
+        self.call = self._new_call(_UNRESOLVED)
+
+    def _new_call(self, caller: Caller) -> ActiveCall:
+        return ActiveCall(caller, self._interceptor.anonymous_tarpit, is_stream=self._is_stream)
 
     def identify(self) -> None:
         """Resolve the caller, set ACTIVE_CALL, and check what can be checked without the request."""
         interceptor, rule = self._interceptor, self._rule
         try:
             caller = interceptor.callers.resolve(self._context)
-            call = self.call = ActiveCall(caller, interceptor.anonymous_tarpit)
+            call = self.call = self._new_call(caller)
             call.caller_tenant = interceptor.tenants.get(caller.tenant)
             ACTIVE_CALL.set(call)
             if not rule.tenant_field:

@@ -36,7 +36,8 @@ async def refuse(context: _Context, reason: Refused, call: ActiveCall) -> NoRetu
     if call.counted_for is not None:
         call.counted_for.refused[reason.entry.code] += 1
     if tarpit := call.tarpit_for(reason):
-        await wait_in_tarpit(tarpit, call.request_bytes, context)
+        # Its bound in bytes is for requests that wait with their refusals, not for parts of a stream.
+        await wait_in_tarpit(tarpit, 0 if call.is_stream else call.request_bytes, context)
     await abort(context, reason)
 
 

@@ -18,12 +18,16 @@ from google.rpc.status_pb2 import Status
 from trunkline.v1 import (
     agent_service_pb2,
     broadcast_service_pb2,
+    catalogue,
     edge_service_pb2,
     history_service_pb2,
     presence_service_pb2,
     tenant_service_pb2,
 )
 from trunkline.v1.access_pb2 import SCOPE_ADMIN, SCOPE_BROADCAST
+from trunkline.v1.agent_service_pb2 import AttachRequest
+from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
+from trunkline.v1.presence_service_pb2 import WatchConnectionsRequest
 from trunkline.v1.tenant_pb2 import OPENNESS_ANYBODY, OPENNESS_LOOPBACK, TenantSettings
 from trunkline_router.app import make_runtime, make_server
 from trunkline_router.log.engines import open_log
@@ -156,6 +160,27 @@ def request_for(method: MethodDescriptor, tenant: str) -> Message:
     elif "address" in method.input_type.fields_by_name:
         request.address.tenant = tenant
     return request  # type: ignore[no-any-return]
+
+
+def opening(rpc: str, tenant: str) -> Any:
+    """The first message of a stream."""
+    if rpc == "Attach":
+        attach = AttachRequest()
+        attach.hello.tenant = tenant
+        attach.hello.agents.append("a")
+        attach.hello.capacity = 1
+        attach.hello.worker_id = "w"
+        attach.hello.contract_minor = catalogue.CONTRACT_MINOR
+        return attach
+    if rpc == "BroadcastMany":
+        batch = BroadcastManyRequest()
+        item = batch.requests.add(number=1)
+        item.request.address.tenant = tenant
+        item.request.parts.add().text.text = "hi"
+        return batch
+    watch = WatchConnectionsRequest()
+    watch.address.tenant = tenant
+    return watch
 
 
 @asynccontextmanager

@@ -12,8 +12,7 @@ from trunkline_router.core.values.topics import PERSON, TopicKey, address_of
 from trunkline_router.rpc.agent_service import AgentServicer
 
 from tests.router.rpc.call_pacing import until
-from tests.router.rpc.in_process_router import InProcessRouter
-from tests.router.rpc.test_revocation import opening
+from tests.router.rpc.in_process_router import InProcessRouter, opening
 
 ALICE: TopicKey = ("open", "a", "web", PERSON, "alice")
 

@@ -7,37 +7,21 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from trunkline.v1 import catalogue
-from trunkline.v1.agent_service_pb2 import AttachRequest
-from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
-from trunkline.v1.presence_service_pb2 import GetStatsRequest, WatchConnectionsRequest
+from trunkline.v1.presence_service_pb2 import GetStatsRequest
 from trunkline.v1.tenant_pb2 import TENANT_STATE_SUSPENDED
 
-from tests.router.rpc.in_process_router import OPERATOR, PATIENCE_S, InProcessRouter, Metadata, bearer, ended
+from tests.router.rpc.in_process_router import (
+    OPERATOR,
+    PATIENCE_S,
+    InProcessRouter,
+    Metadata,
+    bearer,
+    ended,
+    opening,
+)
 from tests.support.patience import under_load
 
 END_S = 1.0
-
-
-def opening(rpc: str, tenant: str) -> Any:
-    """The first message of a stream."""
-    if rpc == "Attach":
-        attach = AttachRequest()
-        attach.hello.tenant = tenant
-        attach.hello.agents.append("a")
-        attach.hello.capacity = 1
-        attach.hello.worker_id = "w"
-        attach.hello.contract_minor = catalogue.CONTRACT_MINOR
-        return attach
-    if rpc == "BroadcastMany":
-        batch = BroadcastManyRequest()
-        item = batch.requests.add(number=1)
-        item.request.address.tenant = tenant
-        item.request.parts.add().text.text = "hi"
-        return batch
-    watch = WatchConnectionsRequest()
-    watch.address.tenant = tenant
-    return watch
 
 
 async def opened(router: InProcessRouter, rpc: str, tenant: str, metadata: Metadata) -> Any:

@@ -24,6 +24,7 @@ from tests.router.rpc.in_process_router import (
     OPERATOR,
     InProcessRouter,
     bearer,
+    opening,
     request_for,
 )
 
@@ -47,6 +48,21 @@ async def test_a_key_without_permission_fills_the_tarpit_of_its_own_tenant(
     assert await router.code("Broadcast", broadcast_to("open"), metadata=bearer(key)) == "FORBIDDEN"
     assert await router.code("GetStats", GetStatsRequest(tenant="all"), metadata=bearer(key)) == "FORBIDDEN"
     assert entered == [router.runtime.core.directory.tenants["open"].tarpit] * 2
+
+
+async def test_the_tarpit_counts_the_bytes_of_requests_but_not_of_streams(
+    router: InProcessRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    async def tarpit(where: Tarpit, size: int, context: Any) -> None:
+        sizes.append(size)
+
+    monkeypatch.setattr(status, "wait_in_tarpit", tarpit)
+    request = broadcast_to("closed")
+    for rpc, message in (("Broadcast", request), ("Attach", opening("Attach", "closed"))):
+        assert await router.code(rpc, message) not in ("OK", "INTERNAL")
+    assert sizes == [request.ByteSize(), 0]
 
 
 async def test_refusals_are_delayed_more_and_more(router: InProcessRouter) -> None:
