@@ -250,7 +250,7 @@ class Log:
         if not self.back:
             return
         report = self.back.pop(0)
-        if self.reply.phase is ReplyPhase.AWAY:
+        if self.reply.phase is ReplyPhase.DETACHED:
             return
         match report:
             case ReplyOpened():
@@ -262,7 +262,7 @@ class Log:
 
     def divide(self) -> None:
         """Another worker writes the same text during a break, divided differently."""
-        if self.reply.phase is ReplyPhase.AWAY and self.state == MESSAGE_STATE_OPEN:
+        if self.reply.phase is ReplyPhase.DETACHED and self.state == MESSAGE_STATE_OPEN:
             letters = "".join(each.text for each in self.whole)
             self.whole = [Delta(index=number, text=each) for number, each in enumerate(letters)]
             self.on_disk = len(self.whole)

@@ -79,7 +79,7 @@ class Backend(ReadOnlyBackend):
             require_connection=require_connection,
         )
         connection = self._open_connection
-        return await connection.change(connection.broadcast.Broadcast, request)
+        return await connection.call_mutating(connection.broadcast.Broadcast, request)
 
     def publisher(self, *, max_unanswered: int = 10_000) -> Publisher:
         """Makes a pipeline of broadcasts, for volume: `async with backend.publisher() as publisher:`.
@@ -151,7 +151,7 @@ class Backend(ReadOnlyBackend):
         """
         request = broadcasts.CancelMessageRequest(tenant=tenant, message_id=message_id)
         connection = self._open_connection
-        return (await connection.change(connection.broadcast.CancelMessage, request)).state
+        return (await connection.call_mutating(connection.broadcast.CancelMessage, request)).state
 
     async def edit(self, tenant: str, message_id: str, content: builders.Content) -> Position:
         """Replaces the parts of a message that has ended.
@@ -171,7 +171,7 @@ class Backend(ReadOnlyBackend):
         parts = builders.parts(content)
         request = histories.EditMessageRequest(tenant=tenant, message_id=message_id, parts=parts)
         connection = self._open_connection
-        return (await connection.change(connection.history.EditMessage, request)).position
+        return (await connection.call_mutating(connection.history.EditMessage, request)).position
 
     async def recall(self, tenant: str, message_id: str) -> Position | None:
         """Recalls a message: its parts are erased.
@@ -189,7 +189,7 @@ class Backend(ReadOnlyBackend):
         """
         request = histories.RecallMessageRequest(tenant=tenant, message_id=message_id)
         connection = self._open_connection
-        answer = await connection.change(connection.history.RecallMessage, request)
+        answer = await connection.call_mutating(connection.history.RecallMessage, request)
         return answer.position if answer.HasField("position") else None
 
     # Topics, connections, dead letters.
@@ -209,7 +209,7 @@ class Backend(ReadOnlyBackend):
         """
         request = histories.ResetConversationRequest(address=address)
         connection = self._open_connection
-        return (await connection.change(connection.history.ResetConversation, request)).erased
+        return (await connection.call_mutating(connection.history.ResetConversation, request)).erased
 
     async def close_connections(self, address: Address, *, reason: str = "", reconnect: bool = False) -> int:
         """Closes the connections that an address matches.
@@ -228,7 +228,7 @@ class Backend(ReadOnlyBackend):
         """
         request = presence.CloseConnectionsRequest(address=address, reason=reason, reconnect=reconnect)
         connection = self._open_connection
-        return (await connection.change(connection.presence.CloseConnections, request)).connections
+        return (await connection.call_mutating(connection.presence.CloseConnections, request)).connections
 
     async def replay_dead_letters(self, tenant: str, agent: str, delivery_ids: Iterable[int]) -> int:
         """Delivers dead letters again, as new deliveries.
@@ -247,4 +247,4 @@ class Backend(ReadOnlyBackend):
         """
         request = agents.ReplayDeadLettersRequest(tenant=tenant, agent=agent, delivery_ids=delivery_ids)
         connection = self._open_connection
-        return (await connection.change(connection.agents.ReplayDeadLetters, request)).replayed
+        return (await connection.call_mutating(connection.agents.ReplayDeadLetters, request)).replayed

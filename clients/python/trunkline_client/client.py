@@ -12,7 +12,7 @@ from trunkline.v1.frame_pb2 import ReadFrame
 from trunkline_client import builders
 from trunkline_client.events import Ack, CancelResult
 from trunkline_client.read_only_client import ReadOnlyClient
-from trunkline_client.reply_source import QuestionSource
+from trunkline_client.reply_source import SentMessageSource
 from trunkline_client.reply_stream import ReplyStream
 
 
@@ -108,7 +108,7 @@ class Client(ReadOnlyClient):
             RuntimeError: The client is not open.
         """
         runtime = self._runtime
-        source = QuestionSource(
+        source = SentMessageSource(
             runtime.tracker,
             runtime.requests,
             runtime.emit,

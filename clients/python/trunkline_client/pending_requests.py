@@ -20,7 +20,7 @@ class PendingRequests:
     def __init__(self, topic_of: Callable[[ClientFrame], bytes | None]) -> None:
         self._topic_of = topic_of
         self._requests: dict[str, ClientFrame] = {}
-        self._own: dict[str, ClientFrame] = {}
+        self._internal: dict[str, ClientFrame] = {}
         #: Topics of requests that were written to the current connection and may become log entries.
         self._in_flight: dict[str, bytes] = {}
         self._deferred: set[str] = set()
@@ -58,9 +58,9 @@ class PendingRequests:
             raise ValueError(f"a request with id {request_id} is not answered yet")
         self._requests[request_id] = frame
 
-    def begin_own(self, request_id: str, frame: ClientFrame) -> None:
+    def begin_internal(self, request_id: str, frame: ClientFrame) -> None:
         """Adds a request of the session."""
-        self._own[request_id] = frame
+        self._internal[request_id] = frame
 
     def write(self, request_id: str) -> list[ClientFrame]:
         """Returns the frames to send for a request now: its own, or none if it is deferred."""
@@ -71,7 +71,7 @@ class PendingRequests:
 
     def defer(self, request_id: str) -> bool:
         """Defers a request that the rate limit rejected; False if no request has this id."""
-        if request_id not in self._requests and request_id not in self._own:
+        if request_id not in self._requests and request_id not in self._internal:
             return False
         self._deferred.add(request_id)
         return True
@@ -80,7 +80,7 @@ class PendingRequests:
         """Returns the deferred requests to send now: what the edge takes in a second, but at least one."""
         taken: list[str] = []
         size = 0
-        for request_id, frame in (self._own | self._requests).items():
+        for request_id, frame in (self._internal | self._requests).items():
             if request_id not in self._deferred:
                 continue
             size += frame.ByteSize()
@@ -90,20 +90,20 @@ class PendingRequests:
         self._deferred.difference_update(taken)
         return [self._write(request_id) for request_id in taken]
 
-    def land(self, request_id: str) -> bytes | None:
+    def record_answer(self, request_id: str) -> bytes | None:
         """Records the edge's answer; returns the topic of a request that could become an entry."""
         return self._in_flight.pop(request_id, None)
 
     def end(self, request_id: str) -> bool:
         """Removes a request; False if the application has none of this id. Idempotent."""
-        self._own.pop(request_id, None)
+        self._internal.pop(request_id, None)
         self._deferred.discard(request_id)
         self._written.discard(request_id)
         return self._requests.pop(request_id, None) is not None
 
     def connection_lost(self) -> None:
         """Ends the session's own requests; the application's are to be written again."""
-        self._own.clear()
+        self._internal.clear()
         self._in_flight.clear()
         self._deferred.clear()
 
@@ -114,7 +114,7 @@ class PendingRequests:
         return sum(each in (topic, ANY_TOPIC) for each in self._in_flight.values())
 
     def _write(self, request_id: str) -> ClientFrame:
-        frame = self._own.get(request_id)
+        frame = self._internal.get(request_id)
         if frame is None:
             frame = self._requests[request_id]
             self._written.add(request_id)

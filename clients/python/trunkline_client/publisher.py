@@ -31,7 +31,7 @@ from trunkline_client.errors import (
 )
 from trunkline_client.publish_queue import MAX_BATCH_BYTES, PublishQueue
 from trunkline_client.router_connection import RouterConnection
-from trunkline_client.rpc_errors import error_from_entry, error_from_rpc, retry_delay_s
+from trunkline_client.rpc_errors import error_from_message, error_from_rpc, retry_delay_s
 
 _LOST = "The stream broke before the router answered; without an idempotency key nothing is sent again"
 
@@ -207,7 +207,7 @@ class Publisher:
                 continue
             ticket = self._tickets.pop(result.number)
             if result.HasField("error"):
-                _fail(ticket, error_from_entry(result.error, may_have_effect=True))
+                _fail(ticket, error_from_message(result.error, may_have_effect=True))
             elif not ticket.done():
                 ticket.set_result(result.response)
         self._has_room.set()

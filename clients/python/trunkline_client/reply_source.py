@@ -1,4 +1,4 @@
-"""Sources of a `ReplyStream`: a question that is asked, or an open message that is followed."""
+"""Sources of a `ReplyStream`: a message that it sends, or an open message that is followed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ReplySource(ABC):
         self._emit(self._tracker.leave(self.reply))
 
 
-class QuestionSource(ReplySource):
+class SentMessageSource(ReplySource):
     """Follows the first reply to a message that `begin` sends."""
 
     def __init__(
@@ -69,7 +69,7 @@ class QuestionSource(ReplySource):
         self._timeout_s = timeout_s
 
     async def begin(self) -> None:
-        """Sends the question."""
+        """Sends the message."""
         self._tracker.begin_question(self.reply)
         ack = await self._requests.send(
             self._content,

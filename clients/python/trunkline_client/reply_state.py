@@ -40,7 +40,7 @@ class ReplyPhase(Enum):
     """Phase of a reply on the current stream."""
 
     #: Not opened on it: the stream is new, or the delivery has not been redelivered yet.
-    AWAY = 0
+    DETACHED = 0
     OPENING = 1
     OPEN = 2
     #: The end is written.
@@ -60,7 +60,7 @@ class ReplyState:
         """`written()` returns the message with everything ever written to it, on this stream or before."""
         self.buffer = DeltaBuffer()
         self._written = written
-        self.phase = ReplyPhase.AWAY
+        self.phase = ReplyPhase.DETACHED
         #: The message as it was when it was first opened.
         self.message: Message | None = None
         self.ended: MessageState.ValueType = MESSAGE_STATE_UNSPECIFIED
@@ -84,7 +84,7 @@ class ReplyState:
     @property
     def must_open(self) -> bool:
         """Whether `open_request` must be written first."""
-        return self.phase is ReplyPhase.AWAY and not self.is_over
+        return self.phase is ReplyPhase.DETACHED and not self.is_over
 
     @property
     def has_output(self) -> bool:
@@ -138,7 +138,7 @@ class ReplyState:
 
     def stream_lost(self) -> None:
         """Records that the stream broke."""
-        self.phase = ReplyPhase.AWAY
+        self.phase = ReplyPhase.DETACHED
 
     # Reports of the router.
 
@@ -163,7 +163,7 @@ class ReplyState:
                 # Nothing can be added to the reply of an earlier attempt: open a new one.
                 self._openings += 1
                 self._request.key = f"{self._key}~{self._openings}"
-                self.phase = ReplyPhase.AWAY
+                self.phase = ReplyPhase.DETACHED
             case MessageState.MESSAGE_STATE_CANCELLED:
                 self.failure = ReplyCancelled(f"Message {message.id} was cancelled")
             case _:

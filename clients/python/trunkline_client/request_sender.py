@@ -12,7 +12,7 @@ from trunkline.v1.frame_pb2 import ClientFrame, ErrorFrame
 from trunkline_client.effects import ResponseFrame
 from trunkline_client.errors import OutcomeUnknown, QueueFull, Refused, TimedOut, Unreachable
 from trunkline_client.reconnecting_transport import ReconnectingTransport
-from trunkline_client.rpc_errors import error_from_entry
+from trunkline_client.rpc_errors import error_from_message
 from trunkline_client.session import Session
 
 A = TypeVar("A", bound=ResponseFrame)
@@ -114,7 +114,7 @@ class RequestSender:
         """Fails a request."""
         waiter = self._waiters.get(request_id)
         if waiter is not None and not waiter.response.done():
-            waiter.response.set_exception(error_from_entry(error, may_have_effect=waiter.changes))
+            waiter.response.set_exception(error_from_message(error, may_have_effect=waiter.changes))
 
     def end(self, error: BaseException) -> None:
         """Fails all requests, and those to come."""

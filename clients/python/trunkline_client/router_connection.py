@@ -52,7 +52,7 @@ class RouterConnection:
         """Makes a call that changes nothing. Raises Refused or Unreachable."""
         return await self._call(method, request, may_have_effect=False)
 
-    async def change(self, method: Callable[..., Awaitable[T]], request: Any) -> T:
+    async def call_mutating(self, method: Callable[..., Awaitable[T]], request: Any) -> T:
         """Makes a call that changes something. Raises Refused, Unreachable or OutcomeUnknown."""
         return await self._call(method, request, may_have_effect=True)
 

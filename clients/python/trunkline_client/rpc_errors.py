@@ -67,7 +67,7 @@ def error_from_rpc(
     )
 
 
-def error_from_entry(error: Error | ErrorFrame, *, may_have_effect: bool) -> Refused | OutcomeUnknown:
+def error_from_message(error: Error | ErrorFrame, *, may_have_effect: bool) -> Refused | OutcomeUnknown:
     """The exception for an error that the contract carries in a message."""
     refusal = Refused(
         error.code, error.message, retryable=error.retryable, retry_after_ms=error.retry_after_ms

@@ -141,7 +141,7 @@ class Session:
             return []
         self._token_request = f"auth-{next(self._own_ids)}"
         frame = AuthFrame(id=self._token_request, token=token)
-        self._requests.begin_own(frame.id, ClientFrame(auth=frame))
+        self._requests.begin_internal(frame.id, ClientFrame(auth=frame))
         return self._requests.write(frame.id)
 
     def resume_sending(self) -> list[Effect]:
@@ -194,7 +194,7 @@ class Session:
         if (cursor := self._subscriptions.cursor(address)) is not None:
             frame.position.CopyFrom(cursor.position)
         self._rejoining[frame.id] = address
-        self._requests.begin_own(frame.id, ClientFrame(subscribe=frame))
+        self._requests.begin_internal(frame.id, ClientFrame(subscribe=frame))
         return [Send(each) for each in self._requests.write(frame.id)]
 
     # Responses.
@@ -203,7 +203,7 @@ class Session:
         return self._complete(frame.id, frame)
 
     def _on_ack(self, frame: AckFrame) -> list[Effect]:
-        self._requests.land(frame.id)
+        self._requests.record_answer(frame.id)
         effects = self._complete(frame.id, frame)
         cursor = self._subscriptions.cursor(frame.address)
         if cursor is not None and frame.HasField("position"):
@@ -233,7 +233,7 @@ class Session:
         return [*self._complete(frame.id, frame), _token_expiry(frame)]
 
     def _on_error(self, frame: ErrorFrame) -> list[Effect]:
-        topic = self._requests.land(frame.id)
+        topic = self._requests.record_answer(frame.id)
         effects: list[Effect]
         if frame.code == catalogue.RATE_LIMITED.code and self._requests.defer(frame.id):
             effects = [PauseSending(frame.retry_after_ms / 1000)]

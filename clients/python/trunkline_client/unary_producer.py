@@ -96,7 +96,7 @@ class UnaryProducer(MessageProducer):
 
     async def open(self) -> Message:
         """Opens the message and starts to write it."""
-        answer = await self._connection.change(self._rpcs.OpenMessage, self._request)
+        answer = await self._connection.call_mutating(self._rpcs.OpenMessage, self._request)
         if answer.message.state != MESSAGE_STATE_OPEN:
             raise AlreadyAnswered(answer.message)
         self._epoch = answer.epoch
@@ -182,13 +182,13 @@ class UnaryProducer(MessageProducer):
             epoch=self._epoch,
             deltas=self._buffer.take(_MAX_CALL_BYTES, _MAX_CALL_DELTAS),
         )
-        answer = await self._connection.change(self._rpcs.ExtendMessage, request)
+        answer = await self._connection.call_mutating(self._rpcs.ExtendMessage, request)
         self._buffer.forget_before(answer.durable_index)
 
     async def _send_end(self, message_id: str, request: EndMessageRequest) -> None:
         request.tenant, request.message_id = self._request.address.tenant, message_id
         request.epoch, request.next_index = self._epoch, self._buffer.next_index
-        answer = await self._connection.change(self._rpcs.EndMessage, request)
+        answer = await self._connection.call_mutating(self._rpcs.EndMessage, request)
         if answer.state == request.state:
             self._ended = True
         else:
@@ -236,7 +236,7 @@ class UnaryProducer(MessageProducer):
             state=MESSAGE_STATE_CANCELLED,
         )
         try:
-            return (await self._connection.change(self._rpcs.EndMessage, request)).state
+            return (await self._connection.call_mutating(self._rpcs.EndMessage, request)).state
         except (Refused, TransportError):
             return MESSAGE_STATE_EXPIRED
 
