@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping
+from itertools import count
 
 from trunkline_edge.core.connection import Authenticated, Connection
 
@@ -13,19 +14,22 @@ class TokenExpiries:
 
     def __init__(self, connections: Mapping[int, Connection]) -> None:
         self._connections = connections
-        self._due: list[tuple[float, int, Authenticated]] = []
+        #: By expiry; a counter orders equal ones, since tokens have no order.
+        self._due: list[tuple[float, int, int, Authenticated]] = []
+        self._added = count()
 
     def add(self, connection: Connection) -> None:
         """Watch the connection's token, if it has one that expires."""
         principal = connection.principal
         if principal is not None and principal.expires_at_s is not None:
-            heapq.heappush(self._due, (principal.expires_at_s, connection.number, principal))
+            entry = (principal.expires_at_s, next(self._added), connection.number, principal)
+            heapq.heappush(self._due, entry)
 
     def take_expired(self, wall_s: float) -> list[Connection]:
         """Return the connections whose token has expired by this wall-clock time."""
         expired = []
         while self._due and self._due[0][0] <= wall_s:
-            _, number, principal = heapq.heappop(self._due)
+            _, _, number, principal = heapq.heappop(self._due)
             connection = self._connections.get(number)
             if connection is not None and connection.principal is principal:
                 expired.append(connection)
