@@ -172,10 +172,10 @@ class Admission:
             principal = self.policy.verify(connection.tenant, frame.token)
             _check_same_user(connection, principal, opened)
         except Refused as reason:
-            core.sessions.reject(connection, reason, frame.id)
+            core.token_refresh.invalid(connection, reason, frame.id)
         except UnknownKey as unknown:
             if keys_fetched:
-                core.sessions.reject(connection, unknown.refused(), frame.id)
+                core.token_refresh.invalid(connection, unknown.refused(), frame.id)
             else:
                 self._fetch_keys(connection.tenant, lambda: self.verify(connection, frame, keys_fetched=True))
         else:

@@ -53,6 +53,7 @@ class Connection:
         "connection_id",
         "delivery_reporter",
         "has_backlog",
+        "is_verifying",
         "last_delta",
         "missed_heartbeats",
         "number",
@@ -92,6 +93,8 @@ class Connection:
         self.rate_limiter = rate_limiter
         #: None if the client connected without a token.
         self.principal = principal
+        #: A new token is being verified.
+        self.is_verifying = False
         #: A new token with its grants, until the router answers.
         self.pending_token: tuple[Authenticated, ConnectionGranted] | None = None
         self.state = ConnectionState.OPENING

@@ -60,7 +60,7 @@ class EdgeCore:
         self.throttle = self.sessions.throttle
         self.handshakes = Handshakes(limits)
         self.backpressure = ClientBackpressure(self.sessions)
-        self.token_refresh = TokenRefresh(self.uplink, self.effects, self.sessions.expiries)
+        self.token_refresh = TokenRefresh(self.sessions)
         self.client_frames = ClientFrameHandler(self.sessions, self.token_refresh)
         self._router_frames = RouterFrameHandler(self.sessions, self.client_frames, self.token_refresh)
         #: Time of the last batch from the router.

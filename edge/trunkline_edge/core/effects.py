@@ -67,7 +67,7 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class VerifyToken:
-    """Verify the token in `frame`, then call `TokenRefresh.verified` or `Sessions.reject`."""
+    """Verify the token in `frame`, then call `verified` or `invalid` of TokenRefresh."""
 
     connection: Connection
     frame: AuthFrame

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
+from trunkline.v1 import catalogue
 from trunkline.v1.access_pb2 import RIGHT_PUBLISH, Grants
 from trunkline.v1.edge_service_pb2 import ConnectionGranted, ConnectionOpened, EdgeEntry, RouterEntry
 from trunkline_edge.core.connection import Connection
@@ -122,6 +123,23 @@ def test_one_token_at_a_time_is_looked_at() -> None:
     core.client_frames.received(client, auth("a2"))
     assert heard(client) == ["error UNEXPECTED_FRAME"]
     assert to_verify(core) == []
+
+
+def test_a_token_is_rejected_while_another_is_being_verified() -> None:
+    core = linked_core()
+    client = shown(core)
+    core.client_frames.received(client, auth("a1"))
+    core.client_frames.received(client, auth("a2"))
+    assert heard(client) == ["error UNEXPECTED_FRAME"]
+    assert [effect.frame.id for effect in to_verify(core)] == ["a1"]
+    core.token_refresh.invalid(client, catalogue.UNAUTHORIZED.refused(problem="expired"), "a1")
+    assert heard(client) == ["error UNAUTHORIZED"]
+    core.client_frames.received(client, auth("a3"))
+    assert [effect.frame.id for effect in to_verify(core)] == ["a1", "a3"]
+    core.token_refresh.verified(client, NEW, GRANTS, "a3")
+    deliver(core, answer(client, "authorized", "a3"))
+    core.client_frames.received(client, auth("a4"))
+    assert [effect.frame.id for effect in to_verify(core)] == ["a1", "a3", "a4"]
 
 
 def test_who_came_without_a_token_shows_none_later() -> None:
