@@ -139,6 +139,8 @@ class Fanout:
     def _leave(self, connection: Connection, topic: SubscribedTopic, group: SubscriberGroup) -> None:
         if connection.delivery_reporter is not None:
             connection.delivery_reporter.forget(topic.head)
+        if connection.resume_cursor is not None:
+            connection.resume_cursor.unsubscribe(topic.head)
         if (empty := topic.unsubscribe(connection, group)) is not None:
             self.rollup.forget(empty)
 

@@ -5,11 +5,6 @@ from __future__ import annotations
 from trunkline.v1.address_pb2 import Position
 
 
-def format_position(epoch: str, seq: int) -> bytes:
-    """Return a position as one word, `epoch.seq`."""
-    return b"%b.%d" % (epoch.encode(), seq)
-
-
 class TopicHead:
     """Address of a topic, and how far its subscribers have come."""
 
@@ -25,9 +20,9 @@ class TopicHead:
 
     @property
     def word(self) -> bytes:
-        """The position as one word; formatted once for all subscribers."""
+        """The position as one word, `epoch.seq`; formatted once for all subscribers."""
         if not self._word:
-            self._word = format_position(self.epoch, self.seq)
+            self._word = b"%b.%d" % (self.epoch.encode(), self.seq)
         return self._word
 
     def advance(self, position: Position) -> bool:

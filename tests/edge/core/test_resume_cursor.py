@@ -14,6 +14,7 @@ from tests.edge.core.core_harness import (
     deliver,
     group,
     join,
+    leave,
     linked_core,
     message,
     opened,
@@ -136,3 +137,22 @@ def test_who_is_closed_as_slow_while_it_arrives_is_marked_no_further() -> None:
     core.backpressure.close_slow(one)
     [event] = reader.feed(written(one))
     assert event.last_id == "e.3~.0"
+
+
+def test_topics_that_were_left_keep_the_position_that_the_client_received() -> None:
+    core = linked_core()
+    one, other = opened(core, EVENTS, "u"), opened(core, EVENTS, "u")
+    deliver(core, topic(1, "team", 5), users_topic())
+    for each in (one, other):
+        deliver(core, entered(each, 5), join(each, 1, 2))
+        written(each)
+    deliver(core, publish(1, message("team", 6)), leave(one, 1), publish(1, message("team", 7)))
+    assert ids(written(one)) == [("message", "e.6~.0")]
+    assert ids(written(other))[-1] == ("message", "e.7~.0")
+    deliver(core, publish(2, for_user(1)))
+    assert ids(written(one)) == [("message", "e.6~u.1")]
+    deliver(core, leave(one, 2), publish(1, message("team", 8)), publish(2, for_user(2)))
+    core.sessions.send_heartbeat(one)
+    assert written(one) == b": ping\n\n"
+    deliver(core, topic(1, "team"), missed(one, 7), join(one, 1), publish(1, message("team", 9)))
+    assert ids(written(one))[-1] == ("message", "e.9~u.1")
