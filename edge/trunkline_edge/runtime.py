@@ -99,7 +99,10 @@ class EdgeRuntime:
         self._apply()
 
     def _apply(self) -> None:
-        """Carry out what the core has decided; see `trunkline_edge.core.edge`."""
+        """Carry out what the core has decided; see `trunkline_edge.core.edge`.
+
+        If a write or an effect raises, the rest stays for the next step.
+        """
         core = self.core
         if self._is_applying:
             return
@@ -107,36 +110,45 @@ class EdgeRuntime:
         try:
             while core.dirty or core.effects:
                 self._write_pending()
-                effects = core.effects.copy()
-                core.effects.clear()
-                for effect in effects:
-                    self._appliers[type(effect)](effect)
+                self._apply_effects()
         finally:
             self._is_applying = False
-        if core.uplink.is_ready:
-            self.link_wake.set()
-        due = core.next_due
-        if due is not None and due < self._alarm_at:
-            self._set_alarm(due)
+            if core.uplink.is_ready:
+                self.link_wake.set()
+            due = core.next_due
+            if due is not None and due < self._alarm_at:
+                self._set_alarm(due)
 
     def _write_pending(self) -> None:
         core, transports = self.core, self._transports
         while core.dirty:
-            dirty = list(core.dirty)
+            dirty = iter(list(core.dirty))
             core.dirty.clear()
-            for connection in dirty:
-                transport = transports.get(connection)
-                if transport is None:
-                    continue
-                buffered = transport.buffered if connection.has_backlog else 0
-                data = core.take_pending(connection, buffered)
-                if data is None:
-                    continue
-                transport.write(data)
-                has_consequences = connection.has_backlog or connection.delivery_reporter is not None
-                # A client that has gone has not taken what was just dropped.
-                if has_consequences and not transport.is_closing:
-                    core.written(connection, transport.buffered, len(data))
+            try:
+                for connection in dirty:
+                    transport = transports.get(connection)
+                    if transport is None:
+                        continue
+                    buffered = transport.buffered if connection.has_backlog else 0
+                    data = core.take_pending(connection, buffered)
+                    if data is None:
+                        continue
+                    transport.write(data)
+                    has_consequences = connection.has_backlog or connection.delivery_reporter is not None
+                    # A client that has gone has not taken what was just dropped.
+                    if has_consequences and not transport.is_closing:
+                        core.written(connection, transport.buffered, len(data))
+            finally:
+                core.dirty.update(dirty)
+
+    def _apply_effects(self) -> None:
+        effects = iter(self.core.effects.copy())
+        self.core.effects.clear()
+        try:
+            for effect in effects:
+                self._appliers[type(effect)](effect)
+        finally:
+            self.core.effects[:0] = effects
 
     # Effects. The client may have gone meanwhile.
 
