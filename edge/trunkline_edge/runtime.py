@@ -67,7 +67,6 @@ class EdgeRuntime:
         self.admission = Admission(self, AdmissionPolicy(self.tenants, self.jwks, time.time))
         #: Set when the link's writer has something to do.
         self.link_wake = asyncio.Event()
-        self._transports: dict[Connection, ClientTransport] = {}
         self._handshakes: dict[Handshake, ClientTransport] = {}
         self._is_applying = False
         self._congestion_over = asyncio.Event()
@@ -110,7 +109,8 @@ class EdgeRuntime:
         try:
             while core.dirty or core.effects:
                 self._write_pending()
-                self._apply_effects()
+                if core.effects:
+                    self._apply_effects()
         finally:
             self._is_applying = False
             if core.uplink.is_ready:
@@ -120,26 +120,37 @@ class EdgeRuntime:
                 self._set_alarm(due)
 
     def _write_pending(self) -> None:
-        core, transports = self.core, self._transports
+        core = self.core
         while core.dirty:
             dirty = iter(list(core.dirty))
             core.dirty.clear()
             try:
                 for connection in dirty:
-                    transport = transports.get(connection)
+                    transport: ClientTransport | None = connection.transport
                     if transport is None:
                         continue
-                    buffered = transport.buffered if connection.has_backlog else 0
-                    data = core.take_pending(connection, buffered)
-                    if data is None:
+                    if (
+                        connection.has_backlog
+                        or connection.resume_cursor is not None
+                        or connection.delivery_reporter is not None
+                    ):
+                        self._write(connection, transport)
                         continue
-                    transport.write(data)
-                    has_consequences = connection.has_backlog or connection.delivery_reporter is not None
-                    # A client that has gone has not taken what was just dropped.
-                    if has_consequences and not transport.is_closing:
-                        core.written(connection, transport.buffered, len(data))
+                    # Most deliveries take this path, without a call of the core; see `take_pending`.
+                    pending, connection.pending = connection.pending, []
+                    transport.write(pending[0] if len(pending) == 1 else b"".join(pending))
             finally:
                 core.dirty.update(dirty)
+
+    def _write(self, connection: Connection, transport: ClientTransport) -> None:
+        core = self.core
+        data = core.take_pending(connection, transport.buffered if connection.has_backlog else 0)
+        if data is None:
+            return
+        transport.write(data)
+        # A client that has gone has not taken what was just dropped.
+        if not transport.is_closing:
+            core.written(connection, transport.buffered if connection.has_backlog else 0, len(data))
 
     def _apply_effects(self) -> None:
         effects = iter(self.core.effects.copy())
@@ -153,11 +164,11 @@ class EdgeRuntime:
     # Effects. The client may have gone meanwhile.
 
     def _close(self, effect: Close) -> None:
-        if (transport := self._transports.get(effect.connection)) is not None:
+        if (transport := _transport(effect.connection)) is not None:
             transport.close(effect.connection.codec.close_code(effect.closing), effect.closing.reason)
 
     def _reject_connection(self, effect: RejectConnection) -> None:
-        if (transport := self._transports.get(effect.connection)) is not None:
+        if (transport := _transport(effect.connection)) is not None:
             transport.reject_connection(effect.connection.codec, effect.closing, effect.data)
 
     def _reject_handshake(self, effect: RejectHandshake) -> None:
@@ -165,15 +176,15 @@ class EdgeRuntime:
             transport.reject(effect.reason)
 
     def _pause_reading(self, effect: PauseReading) -> None:
-        if (transport := self._transports.get(effect.connection)) is not None:
+        if (transport := _transport(effect.connection)) is not None:
             transport.pause_reading()
 
     def _resume_reading(self, effect: ResumeReading) -> None:
-        if (transport := self._transports.get(effect.connection)) is not None:
+        if (transport := _transport(effect.connection)) is not None:
             transport.resume_reading()
 
     def _ping(self, effect: Ping) -> None:
-        if (transport := self._transports.get(effect.connection)) is not None:
+        if (transport := _transport(effect.connection)) is not None:
             transport.ping()
 
     # Clients; see ConnectionHandler
@@ -224,7 +235,7 @@ class EdgeRuntime:
         rollup_ms = self.settings.rollup_ms if plan.rollup_ms is None else plan.rollup_ms
         own_limiter = ConnectionRateLimiter(limiter) if limiter is not None else None
         connection = self.core.sessions.open(plan.codec, opened, rollup_ms, own_limiter, principal)
-        self._transports[connection] = transport
+        connection.transport = transport
         transport.connection = connection
         if transport.handshake is not None:
             transport.handshake.connection = connection
@@ -234,7 +245,7 @@ class EdgeRuntime:
 
     def gone(self, connection: Connection, cause: str = CLIENT_LOST) -> None:
         """Remove a connection whose socket is gone; `cause` is how the client ended it."""
-        self._transports.pop(connection, None)
+        connection.transport = None
         self.step(self.core.gone, connection, cause)
 
     # The link
@@ -246,7 +257,8 @@ class EdgeRuntime:
 
     def link_received(self, batch: LinkResponse) -> None:
         """Handle a batch from the router. Raises KeyError if it names an unknown topic."""
-        self.step(self.core.link_received, batch, asyncio.get_running_loop().time())
+        self.core.link_received(batch, asyncio.get_running_loop().time())
+        self._apply()
 
     def link_lost(self) -> None:
         """Keep everything for the next link."""
@@ -277,7 +289,8 @@ class EdgeRuntime:
             self._congestion_over.set()
 
     def _buffered(self, connection: Connection) -> int:
-        return self._transports[connection].buffered
+        transport = _transport(connection)
+        return 0 if transport is None else transport.buffered
 
     # Time
 
@@ -322,6 +335,11 @@ class EdgeRuntime:
     def _close_restarting(self, connections: list[Connection]) -> None:
         for connection in connections:
             self.core.sessions.close(connection, catalogue.RESTARTING.refused())
+
+
+def _transport(connection: Connection) -> ClientTransport | None:
+    transport: ClientTransport | None = connection.transport
+    return transport
 
 
 def _limits(settings: EdgeSettings) -> EdgeLimits:

@@ -12,6 +12,8 @@ from trunkline_edge.core.uplink import Uplink
 
 #: The router rejects a receipt if the log's epoch changed or the client has left the topic.
 _REJECTIONS = frozenset({catalogue.CURSOR_MISMATCH.code, catalogue.NOT_SUBSCRIBED.code})
+#: No position was reported.
+_NOTHING = ("", 0)
 
 
 class DeliveryReporter:
@@ -19,22 +21,30 @@ class DeliveryReporter:
 
     __slots__ = ("_reported", "_was_rejected")
 
-    def __init__(self) -> None:
-        #: Epoch and seq by topic.
-        self._reported: dict[TopicHead, tuple[str, int]] = {}
+    def __init__(self, heads: Iterable[TopicHead] = ()) -> None:
+        """`heads` are those of the topics that the client is subscribed to."""
+        #: Epoch and seq reported by topic, for every topic that the client is subscribed to.
+        self._reported: dict[TopicHead, tuple[str, int]] = dict.fromkeys(heads, _NOTHING)
         self._was_rejected = False
 
-    def report(self, number: int, heads: Iterable[TopicHead], uplink: Uplink) -> None:
+    def subscribe(self, head: TopicHead) -> None:
+        """Report on a topic from here on."""
+        self._reported[head] = _NOTHING
+
+    def unsubscribe(self, head: TopicHead) -> None:
+        """Drop a topic that the client has left."""
+        self._reported.pop(head, None)
+
+    def report(self, number: int, uplink: Uplink) -> None:
         """Report new positions of connection `number`, which has taken everything written to it.
 
         While the uplink is full nothing is reported; the next write or heartbeat tries again.
         """
         if not uplink.is_up or uplink.is_full:
             return
-        for head in heads:
-            position = head.epoch, head.seq
-            if head.seq and self._reported.get(head) != position:
-                self._reported[head] = position
+        for head, reported in self._reported.items():
+            if head.seq and (head.seq != reported[1] or head.epoch != reported[0]):
+                position = self._reported[head] = head.epoch, head.seq
                 entry = uplink.add(len(head.address) + len(head.epoch)).frame
                 entry.connection = number
                 delivered = entry.frame.delivered
@@ -54,9 +64,5 @@ class DeliveryReporter:
 
     def link_lost(self) -> None:
         """Report every position again on the next link: receipts in flight may be lost."""
-        self._reported.clear()
+        self._reported = dict.fromkeys(self._reported, _NOTHING)
         self._was_rejected = False
-
-    def forget(self, head: TopicHead) -> None:
-        """Drop a topic that the client has left."""
-        self._reported.pop(head, None)

@@ -86,6 +86,9 @@ class EdgeCore:
 
         `buffered` is what the socket buffers; it is ignored unless the connection has a backlog. None means
         that the client is too slow: it is being closed, and the connection is dirty again.
+
+        A connection without backlog, `resume_cursor` and `delivery_reporter` needs no decision: the caller
+        may join `pending` itself, and need not call `written`.
         """
         pending, connection.pending = connection.pending, []
         data = pending[0] if len(pending) == 1 else b"".join(pending)
@@ -96,13 +99,12 @@ class EdgeCore:
     def written(self, connection: Connection, buffered: int, size: int) -> None:
         """Record that `size` bytes were written, after which the socket buffers `buffered`.
 
-        Need not be called for a connection without backlog and without `delivery_reporter`, and must not be
-        if its socket is closing.
+        Must not be called if the socket is closing.
         """
         if connection.has_backlog:
             self.backpressure.written(connection, buffered, size)
-        else:
-            self.sessions.report_delivery(connection)
+        elif connection.delivery_reporter is not None:
+            connection.delivery_reporter.report(connection.number, self.uplink)
 
     def gone(self, connection: Connection, cause: str = CLIENT_LOST) -> None:
         """Remove a connection whose socket is gone; see `Sessions.gone`."""
@@ -206,9 +208,9 @@ class EdgeCore:
     def next_due(self) -> float | None:
         """Time of the next `time_passed`, on the clock of `link_received`; None if nothing is due."""
         rollup, throttle = self.fanout.rollup.next_due, self.throttle.next_due
-        if rollup is None or throttle is None:
-            return throttle if rollup is None else rollup
-        return min(rollup, throttle)
+        if throttle is None:
+            return rollup
+        return throttle if rollup is None else min(rollup, throttle)
 
     def time_passed(self, now: float) -> None:
         """Deliver deltas whose window has ended, and read from throttled clients again."""

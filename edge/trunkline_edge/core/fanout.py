@@ -104,6 +104,8 @@ class Fanout:
             self._flush(topic)
             if topic not in subscriptions:
                 subscriptions[topic] = topic.subscribe(connection)
+                if connection.delivery_reporter is not None:
+                    connection.delivery_reporter.subscribe(topic.head)
             for address, message in snapshots or ():
                 if address == topic.head.address:
                     self._note_snapshot(connection, topic, message)
@@ -138,7 +140,7 @@ class Fanout:
 
     def _leave(self, connection: Connection, topic: SubscribedTopic, group: SubscriberGroup) -> None:
         if connection.delivery_reporter is not None:
-            connection.delivery_reporter.forget(topic.head)
+            connection.delivery_reporter.unsubscribe(topic.head)
         if connection.resume_cursor is not None:
             connection.resume_cursor.unsubscribe(topic.head)
         if (empty := topic.unsubscribe(connection, group)) is not None:
@@ -150,8 +152,8 @@ class Fanout:
         assert len(streams_deltas) == 1, "the text so far is unknown here, or to the client"
         self.flush_for(connection)
         connection.codec = codec
-        if codec.reports_delivery:
-            connection.delivery_reporter = connection.delivery_reporter or DeliveryReporter()
+        if codec.reports_delivery and connection.delivery_reporter is None:
+            connection.delivery_reporter = DeliveryReporter(self.heads_of(connection))
         subscriptions = self.subscriptions_of(connection)
         for topic, group in subscriptions.items():
             subscriptions[topic], empty = topic.move(connection, group)

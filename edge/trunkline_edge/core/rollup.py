@@ -29,13 +29,9 @@ class Rollup:
         self._fresh: dict[SubscriberGroup, None] = {}
         #: Groups by the tick of the grid at which their window ends.
         self._due: dict[int, dict[SubscriberGroup, None]] = {}
-        #: The first of these ticks, or an earlier one.
-        self._next: int | None = None
-
-    @property
-    def next_due(self) -> float | None:
-        """Time of the next `flush_due`; None if no window is open."""
-        return None if self._next is None else self._next * GRID_S
+        #: Time of the next `flush_due`: that of the first of these ticks, or of an earlier one. None if no
+        #: window is open.
+        self.next_due: float | None = None
 
     def add(self, group: SubscriberGroup, delta: DeltaRange) -> None:
         """Queue a delta for a group."""
@@ -57,15 +53,15 @@ class Rollup:
         tick = int((now + group.rollup_ms / 1000 + GRACE_S) / GRID_S) + 1
         group.due = tick
         self._due.setdefault(tick, {})[group] = None
-        if self._next is None or tick < self._next:
-            self._next = tick
+        if self.next_due is None or tick * GRID_S < self.next_due:
+            self.next_due = tick * GRID_S
 
     def flush_due(self, now: float) -> None:
         """Flush the groups whose window has ended."""
         for tick in [tick for tick in self._due if tick * GRID_S <= now]:
             for group in list(self._due[tick]):
                 self.flush(group, everybody=False)
-        self._next = min(self._due, default=None)
+        self.next_due = min(self._due) * GRID_S if self._due else None
 
     def flush(self, group: SubscriberGroup, everybody: bool) -> None:
         """End a group's window; see SubscriberGroup.flush."""

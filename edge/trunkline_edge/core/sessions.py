@@ -211,5 +211,4 @@ class Sessions:
     def report_delivery(self, connection: Connection) -> None:
         """Report the connection's positions to the router if its client does not: it has taken everything."""
         if connection.delivery_reporter is not None:
-            heads = self.fanout.heads_of(connection)
-            connection.delivery_reporter.report(connection.number, heads, self.uplink)
+            connection.delivery_reporter.report(connection.number, self.uplink)

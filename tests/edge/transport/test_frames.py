@@ -198,7 +198,7 @@ async def test_however_a_client_goes_it_is_forgotten(how: str) -> None:
         core, runtime = edge.runtime.core, edge.runtime
         assert (core.connections, core.backpressure.backlogged) == ({}, [])
         assert len(core.handshakes) == len(core.sessions.heartbeats) == 0
-        assert (runtime._transports, runtime._handshakes) == ({}, {})
+        assert runtime._handshakes == {}
         writer.close()
 
 
