@@ -37,6 +37,13 @@ async def run(*arguments: str, stdin: str = "") -> tuple[int, list[str], list[st
     return process.returncode, out.decode().splitlines(), err.decode().splitlines()
 
 
+async def output_of(*arguments: str) -> list[str]:
+    """Runs a command that must succeed; returns the lines it wrote to stdout."""
+    code, out, err = await run(*arguments)
+    assert code == 0, err
+    return out
+
+
 async def echo(edge: ScriptedEdge, lines: int) -> EdgeSide:
     """Accepts a client and answers its lines."""
     side = await edge.accept()
@@ -199,7 +206,7 @@ async def test_dead_letters_are_listed_and_replayed() -> None:
             ),
         }
         of = ("deadletters", "--agent", "echo", "--router", router.address)
-        _, printed, _ = await run(*of)
+        printed = await output_of(*of)
         assert any("4" in line and "hi" in line for line in printed)
         assert any("[model]" in line for line in printed)
         assert await run(*of, "--replay-all") == (0, ["2 delivered again"], [])
@@ -216,7 +223,7 @@ async def test_receipts_are_listed_to_the_last_page() -> None:
         }
         router.answers = {"ListReceipts": lambda request: pages[request.after]}
         asked = ("--agent", "echo", "--conversation", "group:team", "--router", router.address)
-        _, printed, _ = await run("receipts", *asked)
+        printed = await output_of("receipts", *asked)
         assert any("alice" in line and "3" in line for line in printed)
         assert any("bob" in line and "5" in line for line in printed)
 
@@ -232,10 +239,10 @@ async def test_backend_commands_print_the_answers() -> None:
         }
         at_router = ("--router", router.address)
         assert await run("broadcast", "hello", *at_router) == (0, ["m1  position 4, 2 connected"], [])
-        _, printed, _ = await run("history", "--agent", "echo", *at_router)
+        printed = await output_of("history", "--agent", "echo", *at_router)
         assert any("hello" in line and "agent" in line for line in printed)
         assert router.requests[-1].address.agent == "echo"
-        _, printed, _ = await run("connections", *at_router)
+        printed = await output_of("connections", *at_router)
         assert any("c1" in line and "alice" in line for line in printed)
         router.answers["Broadcast"] = lambda _: catalogue.UNKNOWN_TENANT
         code, _, err = await run("broadcast", "hello", *at_router)
