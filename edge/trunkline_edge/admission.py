@@ -34,7 +34,7 @@ class AdmittingRuntime(Protocol):
     core: EdgeCore
     tenants: TenantPolicies
 
-    def step(self, act: Callable[[], object]) -> None:
+    def step(self, operation: Callable[[], object]) -> None:
         """Run a call that may enter the core, then carry out its consequences."""
 
     def admit(
@@ -187,5 +187,7 @@ def _check_same_user(connection: Connection, principal: Principal, opened: Conne
     before = connection.principal
     assert isinstance(before, Principal)
     if principal.user != before.user:
-        raise catalogue.FORBIDDEN.refused(problem="the token is another user's; connect anew with it")
+        raise catalogue.FORBIDDEN.refused(
+            problem="the token belongs to another user; open a new connection with it"
+        )
     principal.authorize(opened, names_user=False)

@@ -31,8 +31,8 @@ async def serve(settings: EdgeSettings, stop: asyncio.Event) -> None:
     fetch = JwksHttpClient()
     runtime = EdgeRuntime(settings, fetch)
     channels = RouterChannelFactory.from_settings(settings)
-    calls = RouterClient(settings.router, channels)
-    http = HttpServer(runtime, calls)
+    router = RouterClient(settings.router, channels)
+    http = HttpServer(runtime, router)
     server = await listen(runtime, http)
     linked = asyncio.Event()
     link = LinkClient(runtime, settings, linked.set, channels)
@@ -43,7 +43,7 @@ async def serve(settings: EdgeSettings, stop: asyncio.Event) -> None:
     await _close(server, runtime, [ready, *tasks])
     await runtime.jwks.aclose()
     await fetch.aclose()
-    await calls.close()
+    await router.close()
     await http.drain()
 
 
@@ -76,7 +76,7 @@ def _protocol_factory(runtime: EdgeRuntime, http: HttpServer) -> Callable[[], as
     """Return the factory of connection protocols. Raises StartError if a certificate cannot be used."""
     certificate, key = runtime.settings.tls_cert, runtime.settings.tls_key
     if (certificate is None) != (key is None):
-        raise StartError("TRUNKLINE_TLS_CERT and TRUNKLINE_TLS_KEY need one another: set both.")
+        raise StartError("TRUNKLINE_TLS_CERT and TRUNKLINE_TLS_KEY must be set together.")
     if certificate is None or key is None:
         return lambda: ProtocolSelector(runtime, http.protocol)
     try:

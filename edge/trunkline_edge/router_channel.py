@@ -37,7 +37,7 @@ class RouterChannelFactory:
     def from_settings(cls, settings: EdgeSettings) -> RouterChannelFactory:
         """Create a factory. Raises StartError if settings are incomplete or a file cannot be used."""
         if (settings.router_cert is None) != (settings.router_key is None):
-            raise StartError("TRUNKLINE_ROUTER_CERT and TRUNKLINE_ROUTER_KEY need one another: set both.")
+            raise StartError("TRUNKLINE_ROUTER_CERT and TRUNKLINE_ROUTER_KEY must be set together.")
         files = None
         if settings.router_tls or settings.router_ca or settings.router_cert:
             paths = [path for path in (settings.router_ca, settings.router_cert, settings.router_key) if path]

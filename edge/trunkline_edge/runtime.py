@@ -92,9 +92,9 @@ class EdgeRuntime:
 
     # Steps
 
-    def step(self, act: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+    def step(self, operation: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         """Run a call that may enter the core, then carry out its consequences. Steps may nest."""
-        act(*args, **kwargs)
+        operation(*args, **kwargs)
         self._apply()
 
     def _apply(self) -> None:

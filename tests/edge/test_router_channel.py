@@ -86,7 +86,7 @@ def test_without_settings_the_way_is_in_plain_text_and_nothing_is_shown() -> Non
 
 @pytest.mark.parametrize("missing", ["router_cert", "router_key"])
 def test_half_of_a_pair_is_refused(tmp_path: Path, missing: str) -> None:
-    with pytest.raises(StartError, match="set both"):
+    with pytest.raises(StartError, match="must be set together"):
         RouterChannelFactory.from_settings(settings(Certificates(tmp_path), **{missing: None}))
 
 

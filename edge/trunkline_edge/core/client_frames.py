@@ -168,7 +168,7 @@ class ClientFrameHandler:
             first, _ = connection.unanswered[frame_id]
             # The same request again is a retry: one answer serves both.
             if first != frame:
-                problem = f"the id {frame_id} is that of a request still under way"
+                problem = f"request {frame_id} has not been answered yet"
                 reason = catalogue.UNEXPECTED_FRAME.refused(type=kind, problem=problem)
                 self._sessions.reject(connection, reason, "")
             return False

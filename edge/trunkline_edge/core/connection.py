@@ -57,13 +57,13 @@ class Connection:
         "last_delta",
         "missed_heartbeats",
         "number",
-        "opened",
         "oversize_bytes",
         "pending",
         "pending_token",
         "principal",
         "rate_limiter",
         "reading_paused",
+        "registration_bytes",
         "resume_cursor",
         "rollup_ms",
         "snapshots",
@@ -87,7 +87,7 @@ class Connection:
         self.connection_id = opened.connection_id
         self.tenant = intern(opened.address.tenant)
         #: The serialized ConnectionOpened, sent on each new link.
-        self.opened = opened.SerializeToString()
+        self.registration_bytes = opened.SerializeToString()
         self.codec = codec
         #: Window in which deltas are joined; 0 for none.
         self.rollup_ms = rollup_ms
@@ -132,14 +132,14 @@ class Connection:
 
     def parse_opened(self) -> ConnectionOpened:
         """Return the ConnectionOpened, parsed; not for the hot path."""
-        return ConnectionOpened.FromString(self.opened)
+        return ConnectionOpened.FromString(self.registration_bytes)
 
     def with_cursor(self, data: bytes) -> bytes:
         """Return `data`, plus a resume cursor if the codec uses one and it moved."""
         if self.resume_cursor is None or not data:
             return data
-        words = self.resume_cursor.take_update()
-        return self.codec.with_cursor(data, words) if words else data
+        tokens = self.resume_cursor.take_update()
+        return self.codec.with_cursor(data, tokens) if tokens else data
 
     def __repr__(self) -> str:
         return f"<Connection {self.number} {self.state.name}>"

@@ -120,7 +120,7 @@ class EdgeCore:
         """
         self.uplink.restart(is_up=True)
         self.counts.links += 1
-        for head in self.fanout.take_known():
+        for head in self.fanout.topics_to_declare():
             entry = self.uplink.add(len(head.address)).topic
             entry.address.MergeFromString(head.address)
             entry.position.epoch, entry.position.seq = head.epoch, head.seq
@@ -138,8 +138,8 @@ class EdgeCore:
                 entry_frame.frame.CopyFrom(frame)
 
     def _declare(self, connection: Connection) -> None:
-        opened = self.uplink.add(len(connection.opened)).opened
-        opened.MergeFromString(connection.opened)
+        opened = self.uplink.add(len(connection.registration_bytes)).opened
+        opened.MergeFromString(connection.registration_bytes)
         if connection.state is ConnectionState.OPEN:
             opened.restored = True
             opened.ClearField("resume")

@@ -1,7 +1,8 @@
 """Effects: what the core asks its runtime to do.
 
-Bytes to write are the exception, to spare an object per delivery: they wait in `Connection.pending`, and
-the connection is in `EdgeCore.dirty`. The runtime writes those first, then carries out the effects in order.
+Bytes to write are the exception, to avoid allocating an object per delivery: they wait in
+`Connection.pending`, and the connection is in `EdgeCore.dirty`. The runtime writes those first, then carries
+out the effects in order.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from trunkline_edge.core.framing import count_websocket_frames, websocket_frame
 from trunkline_edge.dialects.codec import Codec, Framing, StreamingMode
 
 # A lookup of an Enum member takes as long as everything else here.
-_DELTAS, _WHOLE = StreamingMode.DELTAS, StreamingMode.COMPLETE
+_DELTAS, _COMPLETE = StreamingMode.DELTAS, StreamingMode.COMPLETE
 _BINARY, _NONE = Framing.BINARY, Framing.NONE
 _REPORTED_BY_MESSAGE = (CHANGE_KIND_ENDED, CHANGE_KIND_EDITED)
 
@@ -38,7 +38,7 @@ def count_frames(codec: Codec, data: bytes) -> int:
 def _without_streaming(codec: Codec, frame: ServerFrame) -> ServerFrame | None:
     """Translate a frame for clients that receive messages and no deltas or changes; None for nothing."""
     kind = frame.WhichOneof("frame")
-    if kind == "message" and frame.message.state == MESSAGE_STATE_OPEN and codec.streaming is _WHOLE:
+    if kind == "message" and frame.message.state == MESSAGE_STATE_OPEN and codec.streaming is _COMPLETE:
         return None
     if kind == "change":
         if frame.change.HasField("message"):

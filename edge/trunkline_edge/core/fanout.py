@@ -27,7 +27,7 @@ from trunkline_edge.core.topic_head import TopicHead
 from trunkline_edge.dialects.codec import Codec, StreamingMode
 
 # A lookup of an Enum member is slow.
-_WHOLE = StreamingMode.COMPLETE
+_COMPLETE = StreamingMode.COMPLETE
 _LAST_CHANGES = frozenset({CHANGE_KIND_ENDED, CHANGE_KIND_RECALLED})
 
 Subscriptions = dict[SubscribedTopic, SubscriberGroup]
@@ -62,7 +62,7 @@ class Fanout:
         self._orphans |= {topic.head.address: topic for topic in self._topics.values()}
         self._topics.clear()
 
-    def take_known(self) -> Iterator[TopicHead]:
+    def topics_to_declare(self) -> Iterator[TopicHead]:
         """Iterate over the topics to declare on a new link: those with subscribers. Others are dropped."""
         self._orphans = {address: topic for address, topic in self._orphans.items() if topic.groups}
         for topic in self._orphans.values():
@@ -194,7 +194,7 @@ class Fanout:
         if topic.snapshots is not None:
             topic.snapshots.append(published.frame.delta, count)
         for group in topic.groups.values():
-            if group.codec.streaming is not _WHOLE:
+            if group.codec.streaming is not _COMPLETE:
                 self.rollup.add(group, delta)
 
     def advance(self, number: int, position: Position) -> None:

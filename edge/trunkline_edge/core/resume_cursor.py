@@ -58,12 +58,12 @@ class ResumeCursor:
             self._heads[key].advance(position)
 
     def take_update(self) -> list[bytes]:
-        """Return the positions, one word each, or nothing if they are as returned last."""
-        words = [head.word for head in self._heads.values()]
-        if words == self._sent:
+        """Return the positions, one cursor token each, or nothing if they are as returned last."""
+        tokens = [head.cursor_token for head in self._heads.values()]
+        if tokens == self._sent:
             return []
-        self._sent = words
-        return words
+        self._sent = tokens
+        return tokens
 
 
 def _key(address: Address) -> bytes:

@@ -57,7 +57,7 @@ class Sessions:
         if self.is_draining:
             raise catalogue.RESTARTING.refused()
         if len(self.connections) >= self.limits.max_connections:
-            raise catalogue.OVERLOADED.refused(problem="the edge has as many connections as it may have")
+            raise catalogue.OVERLOADED.refused(problem="the edge is at its connection limit")
 
     def open(
         self,
@@ -81,7 +81,7 @@ class Sessions:
         self.heartbeats.add(connection)
         self.expiries.add(connection)
         if self.uplink.is_up:
-            self.uplink.add(len(connection.opened)).opened.CopyFrom(opened)
+            self.uplink.add(len(connection.registration_bytes)).opened.CopyFrom(opened)
         return connection
 
     def accepted(self, connection: Connection) -> None:

@@ -63,7 +63,7 @@ class TokenRefresh:
         (connection.principal, granted), connection.pending_token = connection.pending_token, None
         opened = connection.parse_opened()
         opened.grants.CopyFrom(granted.grants)
-        connection.opened = opened.SerializeToString()
+        connection.registration_bytes = opened.SerializeToString()
         self._expiries.add(connection)
 
     def rejected(self, connection: Connection, frame_id: str) -> None:

@@ -65,7 +65,7 @@ class CallerMetadata:
         """The edge itself verifies a secret that the tenant's clients share; the router verifies the rest."""
         if tenant and self._tenants.tenant_of_token(key) == tenant:
             if scope not in CLIENT_SCOPES:
-                problem = f"the client's token does not give {scope_name(scope)}"
+                problem = f"the client's token does not grant {scope_name(scope)}"
                 raise catalogue.FORBIDDEN.refused(problem=problem)
             return ACTING_FOR, quote(tenant, safe="")
         if len(key) > MAX_KEY_CHARS or not _fits_metadata(key):

@@ -39,12 +39,16 @@ class DialectRoutes:
     """The routes of all dialects."""
 
     def __init__(
-        self, registry: DialectRegistry, tenants: TenantPolicies, calls: RouterClient, access: CallerMetadata
+        self,
+        registry: DialectRegistry,
+        tenants: TenantPolicies,
+        router: RouterClient,
+        caller_metadata: CallerMetadata,
     ) -> None:
         self._dialects = registry.dialects
         self._tenants = tenants
-        self._calls = calls
-        self._access = access
+        self._router = router
+        self._caller_metadata = caller_metadata
         self._bodies = BodyReader()
         self._methods = {f"{s.name}.{method.name}": method for s in services() for method in s.methods}
 
@@ -81,7 +85,7 @@ class DialectRoutes:
         reserved = parameters.get(dialect.reserved_parameter, "")
         tenant = parameters.get("tenant") or self._tenants.owner_of(dialect.name, reserved)
         if tenant:
-            self._access.admit(request, tenant, SCOPE_BROADCAST)
+            self._caller_metadata.admit(request, tenant, SCOPE_BROADCAST)
 
     async def _drive(self, steps: RouteSteps, request: Request) -> HttpReply:
         """Make the RPCs that a handler yields, one after another.
@@ -107,8 +111,8 @@ class DialectRoutes:
     async def _call(self, call: RouterCall, request: Request) -> Any:
         method = self._methods[call.rpc]
         # The dialect decides what its clients may do, so every RPC takes the same scope.
-        metadata = self._access.metadata(request, _tenant_of(call, method), SCOPE_BROADCAST)
-        return await self._calls.unary(method, call.request, metadata=metadata)
+        metadata = self._caller_metadata.metadata(request, _tenant_of(call, method), SCOPE_BROADCAST)
+        return await self._router.unary(method, call.request, metadata=metadata)
 
 
 class _RawPathRoute(Route):

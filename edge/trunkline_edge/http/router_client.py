@@ -52,9 +52,9 @@ class RouterClient:
     After certificates changed, new calls use a new channel.
     """
 
-    def __init__(self, router: str, way: RouterChannelFactory | None = None) -> None:
+    def __init__(self, router: str, channel_factory: RouterChannelFactory | None = None) -> None:
         self._router = router
-        self._way = way or RouterChannelFactory()
+        self._channel_factory = channel_factory or RouterChannelFactory()
         #: New calls use the last one; earlier ones finish the calls that were made on them.
         self._channels: list[grpc.aio.Channel] = []
         self._credentials: grpc.ChannelCredentials | None = None
@@ -76,7 +76,9 @@ class RouterClient:
         timeout_s: float = TIMEOUT_S,
     ) -> Message:
         """Call a unary RPC, without retries. Raises CallFailed."""
-        call = self._callable(method)(request, metadata=(*self._way.metadata, *metadata), timeout=timeout_s)
+        call = self._callable(method)(
+            request, metadata=(*self._channel_factory.metadata, *metadata), timeout=timeout_s
+        )
         try:
             return cast("Message", await call)
         except grpc.aio.AioRpcError as error:
@@ -93,7 +95,7 @@ class RouterClient:
         metadata: Sequence[tuple[str, str]] = (),
     ) -> AsyncIterator[Message]:
         """Call a server-streaming RPC; `aclose` cancels it. Raises CallFailed."""
-        call = self._callable(method)(request, metadata=(*self._way.metadata, *metadata))
+        call = self._callable(method)(request, metadata=(*self._channel_factory.metadata, *metadata))
         try:
             async for message in call:
                 yield message
@@ -108,10 +110,10 @@ class RouterClient:
     def _callable(self, method: MethodDescriptor) -> Callable[..., Any]:
         if self._closed:
             raise CallFailed(to_status(catalogue.RESTARTING.refused()))
-        credentials = self._way.credentials
+        credentials = self._channel_factory.credentials
         if not self._channels or credentials is not self._credentials:
             # Lazily, because a channel needs a running loop.
-            self._channels.append(self._way.open(self._router, OPTIONS))
+            self._channels.append(self._channel_factory.open(self._router, OPTIONS))
             self._credentials = credentials
             self._callables.clear()
         found = self._callables.get(method.full_name)
@@ -138,7 +140,7 @@ def _failure(error: grpc.aio.AioRpcError, method: MethodDescriptor) -> CallFaile
     if details_of(status).reason:
         return CallFailed(status)
     match error.code():
-        # A router that is killed cancels the calls under way.
+        # A router that is killed cancels the calls in flight.
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
             return CallFailed(to_status(catalogue.ROUTER_UNAVAILABLE.refused()))
         case grpc.StatusCode.UNKNOWN | grpc.StatusCode.INTERNAL:

@@ -17,7 +17,7 @@ from trunkline_edge.http.dialect_routes import DialectRoutes
 from trunkline_edge.http.protocol import HttpProtocol
 from trunkline_edge.http.router_client import RouterClient
 from trunkline_edge.http.transcoding import routes
-from trunkline_edge.ops.health import figures
+from trunkline_edge.ops.health import connection_stats
 from trunkline_edge.ops.metrics import EdgeCollector
 from trunkline_edge.runtime import EdgeRuntime
 from trunkline_edge.transport.protocol_selector import ProtocolSelector
@@ -29,10 +29,10 @@ DRAIN_TIMEOUT_S = 1.0
 class HttpServer:
     """Serves HTTP on connections that a ProtocolSelector hands over."""
 
-    def __init__(self, runtime: EdgeRuntime, calls: RouterClient) -> None:
+    def __init__(self, runtime: EdgeRuntime, router: RouterClient) -> None:
         self._runtime = runtime
         self._config = Config(
-            make_app(runtime, calls), lifespan="off", log_config=None, access_log=False, ws="none"
+            make_app(runtime, router), lifespan="off", log_config=None, access_log=False, ws="none"
         )
         self._config.load()
         self._state = ServerState()
@@ -47,11 +47,13 @@ class HttpServer:
             await asyncio.wait(self._state.tasks, timeout=DRAIN_TIMEOUT_S)
 
 
-def make_app(runtime: EdgeRuntime, calls: RouterClient) -> Starlette:
+def make_app(runtime: EdgeRuntime, router: RouterClient) -> Starlette:
     """The Starlette app with all HTTP routes of an edge."""
-    access = CallerMetadata(runtime.tenants)
-    dialects = DialectRoutes(runtime.registry, runtime.tenants, calls, access)
-    return Starlette(routes=[*_operator_routes(runtime), *dialects.routes(), *routes(calls, access)])
+    caller_metadata = CallerMetadata(runtime.tenants)
+    dialects = DialectRoutes(runtime.registry, runtime.tenants, router, caller_metadata)
+    return Starlette(
+        routes=[*_operator_routes(runtime), *dialects.routes(), *routes(router, caller_metadata)]
+    )
 
 
 def _operator_routes(runtime: EdgeRuntime) -> list[BaseRoute]:
@@ -61,7 +63,7 @@ def _operator_routes(runtime: EdgeRuntime) -> list[BaseRoute]:
 
     async def healthz(request: Request) -> Response:
         """Liveness: the process answers, linked or not."""
-        return JSONResponse({"status": "ok", **figures(runtime.core)})
+        return JSONResponse({"status": "ok", **connection_stats(runtime.core)})
 
     async def readyz(request: Request) -> Response:
         """Readiness: the edge is linked to a router and not stopping."""

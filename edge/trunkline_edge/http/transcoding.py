@@ -28,7 +28,7 @@ from trunkline_edge.http.server_streaming import LARGE_BYTES, EventStream
 PREFIX = "/v1/"
 
 
-def routes(calls: RouterClient, access: CallerMetadata) -> list[BaseRoute]:
+def routes(router: RouterClient, caller_metadata: CallerMetadata) -> list[BaseRoute]:
     """The transcoder, and /openapi.json, which describes its paths.
 
     Mount them after more specific routes: the transcoder answers every path below /v1/.
@@ -36,7 +36,7 @@ def routes(calls: RouterClient, access: CallerMetadata) -> list[BaseRoute]:
     known = bindings()
     return [
         Route("/openapi.json", openapi.endpoint(known), methods=["GET"]),
-        Transcoder(calls, access, known),
+        Transcoder(router, caller_metadata, known),
     ]
 
 
@@ -50,15 +50,17 @@ class CallTarget(NamedTuple):
 class Transcoder(BaseRoute):
     """Answers every request below /v1/."""
 
-    def __init__(self, calls: RouterClient, access: CallerMetadata, known: Sequence[Binding]) -> None:
-        self._calls = calls
-        self._access = access
+    def __init__(
+        self, router: RouterClient, caller_metadata: CallerMetadata, known: Sequence[Binding]
+    ) -> None:
+        self._router = router
+        self._caller_metadata = caller_metadata
         self._bodies = BodyReader()
         # One thread at a time: each competes with the loop for the interpreter.
         self._thread_slot = asyncio.Semaphore(1)
-        self._router: PathRouter[Binding] = PathRouter()
+        self._path_router: PathRouter[Binding] = PathRouter()
         for binding in known:
-            self._router.add(binding.http_method, binding.pattern, binding)
+            self._path_router.add(binding.http_method, binding.pattern, binding)
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """See BaseRoute."""
@@ -86,7 +88,7 @@ class Transcoder(BaseRoute):
         """
         path = request.scope["raw_path"].decode("latin-1")
         try:
-            match = self._router.find(path)
+            match = self._path_router.find(path)
         except UnicodeDecodeError:
             raise catalogue.INVALID_ARGUMENT.refused(field="path", problem="is not UTF-8") from None
         if match is None:
@@ -104,9 +106,9 @@ class Transcoder(BaseRoute):
     async def _call(self, request: Request, target: CallTarget) -> Response:
         binding = target.binding
         tenant = binding.tenant_in(target.values)
-        metadata = self._access.metadata(request, tenant, binding.scope)
+        metadata = self._caller_metadata.metadata(request, tenant, binding.scope)
         if binding.has_body:
-            self._access.admit(request, tenant, binding.scope)
+            self._caller_metadata.admit(request, tenant, binding.scope)
         async with self._bodies.json(request, expected=binding.has_body) as body:
             arguments = (binding, target.values, request.scope["query_string"], body)
             if len(body) <= LARGE_BYTES:
@@ -114,7 +116,7 @@ class Transcoder(BaseRoute):
             else:
                 async with self._thread_slot:
                     message = await asyncio.to_thread(request_message, *arguments)
-        response = await self._calls.unary(binding.method, message, metadata=metadata)
+        response = await self._router.unary(binding.method, message, metadata=metadata)
         if response.ByteSize() <= LARGE_BYTES:
             content = response_json(response, binding.response_field)
         else:
@@ -127,10 +129,10 @@ class Transcoder(BaseRoute):
         if request.method != "GET":
             # No HEAD: it would make a call that has no end.
             raise catalogue.NO_SUCH_PATH.refused(path=request.scope["path"])
-        metadata = self._access.metadata(request, binding.tenant_in(target.values), binding.scope)
+        metadata = self._caller_metadata.metadata(request, binding.tenant_in(target.values), binding.scope)
         async with self._bodies.json(request, expected=False):
             message = request_message(binding, target.values, request.scope["query_string"], b"")
-        messages = self._calls.stream(binding.method, message, metadata=metadata)
+        messages = self._router.stream(binding.method, message, metadata=metadata)
         return await EventStream.open(binding, cast("AsyncGenerator[Message]", messages))
 
 

@@ -110,7 +110,7 @@ class LinkClient:
         if first is grpc.aio.EOF:
             await _raise_status(call)
         if not first.HasField("welcome"):
-            raise LinkFailed("it did not begin with a welcome: is it a Trunkline router?")
+            raise LinkFailed("the first message was not a welcome: is it a Trunkline router?")
         try:
             check_peer_version(first.welcome.contract_minor)
         except Refused as reason:
@@ -146,7 +146,7 @@ class LinkClient:
             try:
                 runtime.link_received(batch)
             except KeyError as error:
-                raise LinkFailed(f"the router names topic {error}, which it has not opened") from None
+                raise LinkFailed(f"the router sent a frame for unknown topic {error}") from None
             if batch.entries:
                 await runtime.congestion_over()
                 self._last_read_at = time.monotonic()

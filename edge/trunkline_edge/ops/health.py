@@ -1,4 +1,4 @@
-"""Connection figures for the health page."""
+"""Connection statistics for the health page."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _REQUESTED = {CLIENT_LEFT} | {
 }
 
 
-def figures(core: EdgeCore) -> dict[str, Any]:
-    """Return the figures; all but `connections` are totals since the edge started.
+def connection_stats(core: EdgeCore) -> dict[str, Any]:
+    """Return the statistics; all but `connections` are totals since the edge started.
 
     `success_rate` is the share of frames that were passed to a socket, 1 if there were none; frames that a
     socket then lost are sent again when its client resumes. `disconnect_rate` is the share of opened

@@ -26,8 +26,8 @@ class EdgeCollector(Collector):
                 core.sessions.opening,
             ),
             "link_up": ("1 while the edge is linked to a router", int(core.uplink.is_up)),
-            "uplink_waiting_bytes": ("Bytes that wait for the router", core.uplink.waiting_bytes),
-            "outbox_bytes": ("Bytes buffered for clients that lag", backpressure.total_bytes),
+            "uplink_waiting_bytes": ("Bytes queued for the router", core.uplink.waiting_bytes),
+            "outbox_bytes": ("Bytes buffered for slow clients", backpressure.total_bytes),
             "congested": (
                 "1 while the clients' backlog withholds credit from the router",
                 int(backpressure.is_congested),

@@ -24,7 +24,7 @@ class ConnectionHandler(Protocol):
     registry: DialectRegistry
     tenants: TenantPolicies
 
-    def step(self, act: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+    def step(self, operation: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         """Run a call that may enter the core, then carry out its consequences.
 
         Each callback of the event loop enters the core through this.

@@ -83,7 +83,7 @@ def test_a_heartbeat_is_a_comment() -> None:
 @given(st.lists(stands, min_size=5, max_size=5), st.sampled_from(["header", "query"]))
 def test_an_id_is_read_back_as_the_positions_it_was_made_of(where: list[tuple[str, int]], by: str) -> None:
     reader = EventReader()
-    reader.feed(EVENTS.with_cursor(b"data: x\n\n", [TopicHead(b"", *stand).word for stand in where]))
+    reader.feed(EVENTS.with_cursor(b"data: x\n\n", [TopicHead(b"", *stand).cursor_token for stand in where]))
     found = opened(reader.last_id) if by == "header" else opened(resume=reader.last_id)
     assert [(each.position.epoch, each.position.seq) for each in found.resume.positions] == where
     topics = [each.address for each in found.resume.positions]

@@ -8,7 +8,7 @@ from prometheus_client.core import Metric
 from trunkline_edge.core.counters import CLIENT_LEFT, CLIENT_LOST
 from trunkline_edge.core.edge import EdgeCore
 from trunkline_edge.core.limits import EdgeLimits
-from trunkline_edge.ops.health import figures
+from trunkline_edge.ops.health import connection_stats
 from trunkline_edge.ops.metrics import EdgeCollector
 
 
@@ -23,7 +23,7 @@ def value(metrics: list[Metric], name: str, **labels: str) -> float:
 
 
 def test_an_edge_without_clients_has_failed_nobody() -> None:
-    found = figures(EdgeCore(EdgeLimits()))
+    found = connection_stats(EdgeCore(EdgeLimits()))
     assert (found["success_rate"], found["disconnect_rate"], found["closed_by"]) == (1.0, 0.0, {})
     assert json.loads(json.dumps(found)) == found
 
@@ -34,7 +34,7 @@ def test_shares_are_of_all_frames_and_of_all_connections_and_prometheus_has_the_
     counts.opened, counts.deliveries, counts.dropped = 8, 99, 1
     for cause in (CLIENT_LEFT, CLIENT_LOST, CLIENT_LOST, "HEARTBEAT_LOST", "RESTARTING", "CLOSED_BY_BACKEND"):
         counts.count_closed(cause)
-    found = figures(core)
+    found = connection_stats(core)
     assert (found["success_rate"], found["disconnect_rate"]) == (0.99, 0.375)
     assert (found["connections_opened"], found["connections_closed"]) == (8, 6)
     metrics = list(EdgeCollector(core).collect())
