@@ -34,9 +34,9 @@ def test_the_example_answers_the_same_twice(tmp_path: Path) -> None:
         there = command.replace("127.0.0.1:8080", edge.address).replace("curl", "curl -sS --noproxy '*'")
         first, second = output(there), output(there)
     assert first == second
-    told = json.loads(first)
-    told["messageId"] = told["position"]["epoch"] = "…"
-    assert told == json.loads(answer)
+    received = json.loads(first)
+    received["messageId"] = received["position"]["epoch"] = "…"
+    assert received == json.loads(answer)
 
 
 def test_each_code_is_in_the_row_of_its_status() -> None:

@@ -57,14 +57,14 @@ def test_a_frame_that_is_newer_than_this_edge_is_an_event_of_an_unknown_type() -
 
 
 def test_clients_get_different_reconnect_delays() -> None:
-    told = set()
+    received = set()
     for number in range(100):
         frame, reader = ServerFrame(), EventReader()
         frame.connected.connection_id = f"c{number}"
         reader.feed(EVENTS.encode(frame))
         assert reader.retry_ms in RETRY_MS
-        told.add(reader.retry_ms)
-    assert len(told) > 80
+        received.add(reader.retry_ms)
+    assert len(received) > 80
 
 
 def test_the_closing_frame_sets_the_reconnect_delay() -> None:

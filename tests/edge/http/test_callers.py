@@ -36,7 +36,7 @@ def request(host: str | None = "127.0.0.1", **headers: str) -> Request:
     return Request({"type": "http", "client": client, "headers": raw})
 
 
-def told(asked: Request, tenant: str) -> dict[str, str]:
+def metadata_for(asked: Request, tenant: str) -> dict[str, str]:
     found = CallerMetadata(TENANTS).metadata(asked, tenant, SCOPE_BROADCAST)
     assert len(dict(found)) == len(found)
     assert all(value.isascii() and value.isprintable() for _, value in found)
@@ -65,24 +65,24 @@ def test_any_key_is_passed_on_from_either_header() -> None:
         # Other schemes are ignored.
         {"authorization": "Basic abc", "x_api_key": "tl_1_x"},
     ):
-        assert told(request(**headers), "closed")["authorization"] == "Bearer tl_1_x"
+        assert metadata_for(request(**headers), "closed")["authorization"] == "Bearer tl_1_x"
     # The Authorization header wins, even with a wrong key.
     both = request(authorization="Bearer wrong", x_api_key="t1")
-    assert told(both, "closed")["authorization"] == "Bearer wrong"
-    assert told(request(authorization="Bearer"), "closed")["authorization"] == "Bearer "
-    assert "authorization" not in told(request(authorization="Basic abc"), "closed")
-    assert "authorization" not in told(request(), "closed")
+    assert metadata_for(both, "closed")["authorization"] == "Bearer wrong"
+    assert metadata_for(request(authorization="Bearer"), "closed")["authorization"] == "Bearer "
+    assert "authorization" not in metadata_for(request(authorization="Basic abc"), "closed")
+    assert "authorization" not in metadata_for(request(), "closed")
 
 
 def test_a_secret_that_a_tenants_clients_share_is_spoken_for_by_the_edge() -> None:
     for headers in ({"authorization": "Bearer t1"}, {"x_api_key": "t1"}, {"x_api_key": "two words"}):
-        asked = told(request(**headers), "closed")
+        asked = metadata_for(request(**headers), "closed")
         assert asked["trunkline-acting-for"] == "closed"
         assert "authorization" not in asked
-    assert told(request(x_api_key="t2"), "你好")["trunkline-acting-for"] == "%E4%BD%A0%E5%A5%BD"
+    assert metadata_for(request(x_api_key="t2"), "你好")["trunkline-acting-for"] == "%E4%BD%A0%E5%A5%BD"
     # Neither another tenant's nor the operator's.
     for tenant in ("here", "all", "nobody", ""):
-        asked = told(request(x_api_key="t1"), tenant)
+        asked = metadata_for(request(x_api_key="t1"), tenant)
         assert asked["authorization"] == "Bearer t1"
         assert "trunkline-acting-for" not in asked
 
@@ -99,12 +99,12 @@ def test_a_shared_secret_has_the_scopes_of_clients() -> None:
 
 
 def test_the_router_receives_the_address_of_the_caller() -> None:
-    assert told(request(FAR), "here") == {"trunkline-remote-ip": FAR}
-    assert told(request("::1"), "here") == {"trunkline-remote-ip": "::1"}
+    assert metadata_for(request(FAR), "here") == {"trunkline-remote-ip": FAR}
+    assert metadata_for(request("::1"), "here") == {"trunkline-remote-ip": "::1"}
     # Never absent, or the caller would pass for the edge itself.
-    assert told(request(None), "here") == {"trunkline-remote-ip": "unknown"}
+    assert metadata_for(request(None), "here") == {"trunkline-remote-ip": "unknown"}
     for name in FORWARDED:
-        asked = told(request(**{name.replace("-", "_"): "127.0.0.1"}), "here")
+        asked = metadata_for(request(**{name.replace("-", "_"): "127.0.0.1"}), "here")
         assert asked == {"trunkline-remote-ip": "127.0.0.1", "trunkline-forwarded": "1"}
 
 
@@ -112,26 +112,26 @@ def test_nobody_speaks_for_the_edge() -> None:
     said = request(
         FAR, trunkline_remote_ip="127.0.0.1", trunkline_acting_for="closed", trunkline_link_key="k"
     )
-    assert told(said, "closed") == {"trunkline-remote-ip": FAR}
+    assert metadata_for(said, "closed") == {"trunkline-remote-ip": FAR}
 
 
 @pytest.mark.parametrize("key", ["é", "a\x01b", "x" * 5000])
 def test_an_invalid_key_is_refused_and_not_quoted(key: str) -> None:
     for headers in ({"authorization": f"Bearer {key}"}, {"x_api_key": key}):
         with pytest.raises(Refused) as failed:
-            told(request(**headers), "here")
+            metadata_for(request(**headers), "here")
         assert failed.value.entry.code == "UNAUTHORIZED"
         assert key not in str(failed.value)
 
 
 def test_traces_go_on() -> None:
-    assert told(request(traceparent="00-1-2-01", tracestate="a=b"), "here") == {
+    assert metadata_for(request(traceparent="00-1-2-01", tracestate="a=b"), "here") == {
         "traceparent": "00-1-2-01",
         "tracestate": "a=b",
         "trunkline-remote-ip": "127.0.0.1",
     }
     with pytest.raises(Refused) as failed:
-        told(request(traceparent="é"), "here")
+        metadata_for(request(traceparent="é"), "here")
     assert failed.value.entry.code == "INVALID_ARGUMENT"
 
 

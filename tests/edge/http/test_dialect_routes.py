@@ -162,13 +162,13 @@ async def test_several_calls_are_made_one_after_another(serve: Callable[..., Ser
 
 async def test_a_handling_may_go_on_after_a_refusal(serve: Callable[..., Served]) -> None:
     def handle(request: HttpRequest) -> RouteSteps:
-        told = []
+        refusals = []
         for call in (messages("t"), stats("t")):
             try:
                 yield call
             except CallRefused as refused:
-                told.append([refused.code, refused.http_status, str(refused)])
-        return HttpReply(200, told)
+                refusals.append([refused.code, refused.http_status, str(refused)])
+        return HttpReply(200, refusals)
 
     served = serve(handle)
     served.calls.answers = {

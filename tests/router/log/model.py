@@ -298,8 +298,8 @@ class LogModel:
         return sorted(self.logs[topic].receipts.values()) if topic in self.logs else []
 
     def delivered(self, topic: TopicKey, user: str) -> Position:
-        told = {receipt.user: receipt.delivered for receipt in self.receipts_of(topic)}
-        return Position(self.head(topic).epoch, told.get(user, 0))
+        delivered = {receipt.user: receipt.delivered for receipt in self.receipts_of(topic)}
+        return Position(self.head(topic).epoch, delivered.get(user, 0))
 
     def owed(self, tenant: str, agent: str) -> list[StoredDelivery]:
         return [

@@ -68,7 +68,7 @@ class Scene:
         await until(lambda: queue.is_complete)
 
     async def on_disk(self) -> dict[str, Any]:
-        """What the log holds."""
+        """The state in the log."""
         stored = await self.log.registered()
         return {
             "tenants": {each.tenant: (each.state, each.settings) for each in stored.tenants},
@@ -79,7 +79,7 @@ class Scene:
         }
 
     def in_core(self) -> dict[str, Any]:
-        """What the core holds."""
+        """The state in the core."""
         core = self.router.runtime.core
         tenants = core.directory.tenants
         queue = core.agent_queues.get("open", "a")

@@ -212,10 +212,10 @@ async def test_changes_of_a_pruned_message_are_read_without_it(any_log: Any) -> 
     assert await prune(any_log, max_messages=5) == 1
     for where in ({"after": EMPTY}, {"after": position(second)}, {}):
         (found,) = await any_log.read([PageRequest(ALICE, 9, **where)])
-        told = {e.seq: Change.FromString(e.body) for e in found.entries if e.kind is EntryKind.CHANGE}
-        assert list(told) == [3, 4, 5]
-        assert told[3] == changes[0].change
-        assert told[4].HasField("message")
+        changes_read = {e.seq: Change.FromString(e.body) for e in found.entries if e.kind is EntryKind.CHANGE}
+        assert list(changes_read) == [3, 4, 5]
+        assert changes_read[3] == changes[0].change
+        assert changes_read[4].HasField("message")
     await prune(any_log, max_messages=3)
     (found,) = await any_log.read([PageRequest(ALICE, 9, after=EMPTY)])
     assert [(e.seq, e.body) for e in found.entries[:2]] == [(4, changes[1].stored), (5, changes[2].stored)]

@@ -192,11 +192,11 @@ async def test_delivered_positions_are_read_for_many_users_at_once(log: Log) -> 
     first, second, _, third = await append(
         log, pending_entry(), pending_entry(), pending_entry(BOB), pending_entry(user)
     )
-    told = [
+    delivered = [
         DeliveredPosition(ALICE, "alice", position(second)),
         DeliveredPosition(user, "alice", position(third)),
     ]
-    await log.append(Transaction([read(ALICE, position(first), "é")], delivered=told))
+    await log.append(Transaction([read(ALICE, position(first), "é")], delivered=delivered))
     asked = [
         (BOB, "alice"),
         (ALICE, "alice"),

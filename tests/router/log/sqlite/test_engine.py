@@ -251,8 +251,8 @@ async def test_a_killed_process_loses_nothing_committed(tmp_path: Path) -> None:
         lines = [await process.stdout.readline() for _ in range(40)]
         process.kill()
         lines += (await process.communicate())[0].splitlines(keepends=True)
-        told = [line for line in lines if line.endswith(b"\n")][-1]
-        head, place, count = map(int, told.split())
+        received = [line for line in lines if line.endswith(b"\n")][-1]
+        head, place, count = map(int, received.split())
         log = open_log(tmp_path)
         (page,) = await log.read([PageRequest(ALICE, 1_000_000, after=EMPTY, max_bytes=1 << 30)])
         owed = await log.deliveries("acme", "echo", 0, 1_000_000)
