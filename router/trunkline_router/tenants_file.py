@@ -67,6 +67,9 @@ _Token = Annotated[str, StringConstraints(pattern="^[!-~]([ -~]*[!-~])?$")]
 #: Names in the file that differ from the contract's.
 _NAMES = {"settings": "", "client_auth": "", "default_agent": "agent", "token_digests": "tokens"}
 
+#: Types of pydantic's errors for a value in place of a table; their texts name classes.
+_NO_TABLE = ("model_type", "dict_type")
+
 _SOURCES = ("jwk", "pem_file", "secret", "secret_env")
 
 
@@ -173,7 +176,10 @@ class TenantsFile:
             return tenants
         except ValidationError as error:
             mistake = error.errors(include_input=False, include_url=False)[0]
-            problem = f"{_path_text(mistake['loc'])}: {mistake['msg'].removeprefix('Value error, ')}"
+            text = mistake["msg"].removeprefix("Value error, ")
+            if mistake["type"] in _NO_TABLE:
+                text = "must be a table"
+            problem = f"{_path_text(mistake['loc'])}: {text}"
         except Refused as reason:
             problem = f"tenants: {reason.values['problem']}"
         except OSError as error:

@@ -145,6 +145,10 @@ MISTAKES: dict[str, tuple[str | bytes, str]] = {
     "an unknown key": (f'[tenants.acme]\ntoken = "{SECRET}"', "tenants.acme.token: "),
     "an unknown table": ("[tenant.acme]\nagent = 'a'", "tenant: "),
     "an unknown limit": ("[tenants.acme.limits]\nsockets = 1", "tenants.acme.limits.sockets: "),
+    "no table of tenants": ("tenants = 1", "tenants: must be a table"),
+    "no tenant": ("[tenants]\nacme = 1", "tenants.acme: must be a table"),
+    "no table of limits": ("[tenants.acme]\nlimits = 1", "tenants.acme.limits: must be a table"),
+    "no table of keys": ("[tenants.acme]\nkeys = [1]", "tenants.acme.keys[0]: must be a table"),
     "no list": (f'[tenants.acme]\ntokens = "{SECRET}"', "tenants.acme.tokens: "),
     "no string": ("[tenants.acme]\npipelines = [8]", "tenants.acme.pipelines[0]: "),
     "no number": ("[tenants.acme.limits]\nconnections = true", "tenants.acme.limits.connections: "),
@@ -175,11 +179,11 @@ MISTAKES: dict[str, tuple[str | bytes, str]] = {
     "no URL of a set": ("[tenants.acme]\njwks_url = 'http://example.com'", "tenants.acme.jwks_url: "),
     "a token of two": (
         f"[tenants.a]\ntokens=['{SECRET}']\n[tenants.b]\ntokens=['{SECRET}']",
-        "tenants: a token is given to two tenants, a and b",
+        "tenants: a token is shared by two tenants, a and b",
     ),
     "a pipeline of two": (
         "[tenants.a]\npipelines=['p1']\n[tenants.b]\npipelines=['p2', 'p1']",
-        "tenants: p1 is given to two tenants, a and b",
+        "tenants: pipeline p1 is reserved by two tenants, a and b",
     ),
     "a key from nowhere": (key(""), "tenants.acme.keys[0]: one of jwk, pem_file, secret, secret_env"),
     "a key from two places": (

@@ -64,7 +64,10 @@ def _unique_values(settings: TenantSettings) -> Iterator[_UniqueValue]:
 
 
 def _shared(value: _UniqueValue, owner: str, name: str) -> Refused:
-    # Errors show no digests.
-    subject = "a token is" if value.field == _TOKEN_DIGESTS else f"{value.value} is"
-    problem = f"{subject} given to two tenants, {owner} and {name}"
+    if value.field == _TOKEN_DIGESTS:
+        # Errors show no digests.
+        shared = "a token is shared"
+    else:
+        shared = f"{value.field.removesuffix('s')} {value.value} is reserved"
+    problem = f"{shared} by two tenants, {owner} and {name}"
     return catalogue.INVALID_ARGUMENT.refused(field=f"settings.{value.field}", problem=problem)

@@ -54,8 +54,8 @@ def test_no_two_tenants_share_a_value(steps: list[dict[str, _Values] | str]) -> 
 def test_a_refusal_names_the_owner_and_the_other_tenant() -> None:
     unique = UniqueSettings()
     unique.put("a", settings(({"x"}, {"y"})))
-    with pytest.raises(Refused, match=r"settings\.pipelines: x is given to two tenants, a and b"):
+    with pytest.raises(Refused, match=r"settings\.pipelines: pipeline x is reserved by two tenants, a and b"):
         unique.check({"b": settings(({"x"}, set()))})
-    with pytest.raises(Refused, match=r"token_digests: a token is given to two tenants, a and b"):
+    with pytest.raises(Refused, match=r"token_digests: a token is shared by two tenants, a and b"):
         unique.check({"b": settings((set(), {"y"}))})
     unique.check({"a": settings(({"z"}, set())), "b": settings(({"x"}, {"y"}))})
