@@ -19,7 +19,7 @@ class ActiveCall:
         "_anonymous_tarpit",
         "caller",
         "caller_tenant",
-        "counted_for",
+        "charged_tenant",
         "is_stream",
         "request_bytes",
         "tenant",
@@ -34,7 +34,7 @@ class ActiveCall:
         self.caller_tenant: Tenant | None = None
         #: The tenant whose calls and refusals include this one. Set once the caller's permission was checked;
         #: None for calls for several tenants.
-        self.counted_for: Tenant | None = None
+        self.charged_tenant: Tenant | None = None
         #: The caller sends any number of messages.
         self.is_stream = is_stream
         #: Size of the request, or of a stream's last message; 0 before it is read.
@@ -47,12 +47,12 @@ class ActiveCall:
         calls rejected before they took anything from it. Operators, and refusals that the caller did not
         cause, are not delayed.
         """
-        is_slowed_down = self.counted_for is not None or reason.entry.retryable
+        is_slowed_down = self.charged_tenant is not None or reason.entry.retryable
         if self.caller.kind is CallerKind.OPERATOR or (
             is_slowed_down and reason.entry is not catalogue.RATE_LIMITED
         ):
             return None
-        tenant = self.counted_for or self.caller_tenant
+        tenant = self.charged_tenant or self.caller_tenant
         return tenant.tarpit if tenant is not None else self._anonymous_tarpit
 
 

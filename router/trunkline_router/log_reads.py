@@ -47,7 +47,7 @@ class LogReads:
 
     def link_drained(self, link: Link) -> None:
         """Resume deferred reads if the link has room again or is gone. Called within a step."""
-        if self._deferred and (link.outbox.has_room or link.lost):
+        if self._deferred and (link.outbox.has_room or link.is_lost):
             self._core.effects.reads += self._deferred
             self._deferred.clear()
 
@@ -92,7 +92,7 @@ class LogReads:
     async def _read_pages(self, wanted: list[ReadPages]) -> None:
         reads: list[ReadPages] = []
         for read in wanted:
-            is_blocked = read.link is not None and read.link.outbox.is_full and not read.link.lost
+            is_blocked = read.link is not None and read.link.outbox.is_full and not read.link.is_lost
             (self._deferred if is_blocked else reads).append(read)
         if not reads:
             return

@@ -105,7 +105,7 @@ class RouterRuntime:
         """Apply the effects of a step: hand out deliveries, wake writers, request reads and commits."""
         core = self.core
         core.flush(time.monotonic())
-        for peer in core.effects.peers:
+        for peer in core.effects.writable_peers:
             stream = self.streams.get(peer)
             if stream is None:
                 continue
@@ -114,7 +114,7 @@ class RouterRuntime:
                 asyncio.get_running_loop().call_soon(stream.wake.set)
             else:
                 stream.wake.set()
-        core.effects.peers.clear()
+        core.effects.writable_peers.clear()
         if core.effects.reads:
             self._reads.wake()
         if core.effects.commit_queue:

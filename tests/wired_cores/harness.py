@@ -230,8 +230,8 @@ class World:
     def settle(self) -> None:
         """Carry out consequences, after each step."""
         self.router.flush(self.now)
-        self.mail |= self.router.effects.peers
-        self.router.effects.peers.clear()
+        self.mail |= self.router.effects.writable_peers
+        self.router.effects.writable_peers.clear()
         for edge in self.edges:
             edge.settle()
 

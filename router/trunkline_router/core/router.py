@@ -67,7 +67,7 @@ class RouterCore:
         outbox_max_bytes: Bound of one link's outbox.
         peek: Returns the end of a log if it is known without I/O, and never one that the core has not
             seen committed.
-        new_id: Returns ids that are unique for ever.
+        new_id: Returns ids that are never reused.
         now_ms: Wall clock for messages that are not logged.
     """
 
@@ -95,10 +95,10 @@ class RouterCore:
         #: What the runtime must do after an event: write to peers, read the log, commit.
         self.effects = effects = Effects()
         self.directory = directory = Directory()
-        backpressure = LinkBackpressure(effects.peers)
+        backpressure = LinkBackpressure(effects.writable_peers)
         self.client_outbox = outbox = ClientOutbox(directory, backpressure)
-        self.presence = Presence(directory, effects.peers)
-        self.tenant_table = TenantTable(directory, outbox, effects.peers, defaults)
+        self.presence = Presence(directory, effects.writable_peers)
+        self.tenant_table = TenantTable(directory, outbox, effects.writable_peers, defaults)
         self.api_keys = ApiKeys()
         self.stream_limiter = StreamRateLimiter(directory)
 

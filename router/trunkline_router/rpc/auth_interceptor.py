@@ -91,7 +91,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
                     checked = CheckedContext(context, admission)
                     return await serve(aiter(checked), checked)
                 message = await admission.admit_unary(request)
-                if not rule.exclusive or admission.call.caller.kind is CallerKind.OPERATOR:
+                if not rule.is_exclusive or admission.call.caller.kind is CallerKind.OPERATOR:
                     return await serve(message, context)
                 async with self.tenant_lock.acquire(admission.call.tenant):
                     admission.check(message)
@@ -147,7 +147,7 @@ class CallAdmission:
             elif caller.tenant:
                 # Whatever the request names, this is the only tenant that the caller may name.
                 caller.authorize(rule.scope_for(caller), caller.tenant, None)
-            call.counted_for = call.caller_tenant
+            call.charged_tenant = call.caller_tenant
         except Refused as reason:
             self._log_refusal(reason)
             raise
@@ -169,7 +169,11 @@ class CallAdmission:
             # Parsed only once the call is admitted.
             await self._wait(call.caller_tenant)
         request = self.read(raw)
-        if call.caller_tenant is None and call.counted_for is not None and await self._wait(call.counted_for):
+        if (
+            call.caller_tenant is None
+            and call.charged_tenant is not None
+            and await self._wait(call.charged_tenant)
+        ):
             # Permissions may have changed during the wait.
             self.check(request)
         return request
@@ -179,7 +183,7 @@ class CallAdmission:
         waited = False
         if self.call.caller.kind is not CallerKind.OPERATOR:
             waited = await wait_in_queue(tenant.call_queue, self.call.request_bytes, self._context)
-        if self._rule.publishes and await wait_in_queue(
+        if self._rule.is_publishing and await wait_in_queue(
             tenant.publish_queue, self.call.request_bytes, self._context
         ):
             waited = True
@@ -219,7 +223,7 @@ class CallAdmission:
             if not rule.is_batch:
                 call.tenant = call.tenant or name
                 # Only now: a caller without permission must not count against another tenant.
-                call.counted_for = tenant
+                call.charged_tenant = tenant
 
     def _check_key(self) -> None:
         """Check that the API key still exists. The runtime ends only streams that are registered with it."""

@@ -35,9 +35,9 @@ class MethodRule(NamedTuple):
     #: Scope required instead from an edge that acts for a client; 0 for the same.
     acting_scope: int = 0
     #: A call publishes a message, and counts as one for the tenant's rate limits.
-    publishes: bool = False
+    is_publishing: bool = False
     #: A call may block the log's writer: one at a time per tenant.
-    exclusive: bool = False
+    is_exclusive: bool = False
 
     def scope_for(self, caller: Caller) -> int:
         """The scope that this caller needs."""
@@ -96,8 +96,8 @@ def rule_of(method: MethodDescriptor) -> MethodRule:
                 field,
                 _names_at(field),
                 acting_scope=_ACTING_SCOPES.get(method.full_name, 0),
-                publishes=method.full_name in _PUBLISHING,
-                exclusive=scope == SCOPE_ADMIN or method.full_name in _EXCLUSIVE,
+                is_publishing=method.full_name in _PUBLISHING,
+                is_exclusive=scope == SCOPE_ADMIN or method.full_name in _EXCLUSIVE,
             )
     return MethodRule(scope) if scope in (SCOPE_OPERATOR, SCOPE_LINK) else DENY
 

@@ -21,7 +21,7 @@ from trunkline.v1.catalogue import Refused
 from trunkline.v1.message_pb2 import ROLE_SYSTEM, ROLE_USER, Author, Message, MessageState
 
 from trunkline_router.core.directory.connections import Link
-from trunkline_router.core.replies.streamed_message import Ended, StreamedMessage
+from trunkline_router.core.replies.streamed_message import MessageEnd, StreamedMessage
 from trunkline_router.core.replies.worker_replies import message_ended
 from trunkline_router.core.validation.validator import check, topic_address
 from trunkline_router.core.values.message_states import COMPLETE, OPEN
@@ -94,7 +94,7 @@ class OpenMessageRpcs:
         if request.state == COMPLETE and request.next_index != message.next_index:
             raise message.gap(request.next_index)
         ending = PendingEnd()
-        end = Ended(request.state, request.error if request.HasField("error") else None)
+        end = MessageEnd(request.state, request.error if request.HasField("error") else None)
         with self._runtime.step() as core:
             core.open_messages.end(message, end, ending, None)
         state, position = await ending.result

@@ -25,7 +25,7 @@ from trunkline.v1.presence_service_pb2 import (
 )
 from trunkline.v1.presence_service_pb2_grpc import PresenceServiceServicer
 
-from trunkline_router.core.directory.connection_counts import count, heard_within
+from trunkline_router.core.directory.connection_counts import count, subscribed_within
 from trunkline_router.core.tenants.tenant import Tenant
 from trunkline_router.core.validation.validator import check, topic_address
 from trunkline_router.core.values.topics import USER, topic_of
@@ -79,7 +79,7 @@ class PresenceServicer(PresenceServiceServicer):
         scope = topic_of(topic_address(request.address))
         after = topic_of(topic_address(request.after, "after")) if request.HasField("after") else None
         size = request.page_size or DEFAULT_PAGE
-        found = heard_within(self._runtime.core.directory, scope, after, size + 1)
+        found = subscribed_within(self._runtime.core.directory, scope, after, size + 1)
         response = ListTopicsResponse(more=len(found) > size)
         for topic in found[:size]:
             response.topics.add(address=topic.address, connections=topic.listeners)
@@ -155,7 +155,7 @@ class PresenceServicer(PresenceServiceServicer):
 
         def take() -> WatchConnectionsResponse | None:
             batch = watcher.take()
-            if batch is None and watcher.overrun:
+            if batch is None and watcher.is_overrun:
                 raise catalogue.OVERLOADED.refused(problem="the caller reads changes too slowly")
             return batch
 

@@ -33,8 +33,8 @@ async def abort(context: _Context, reason: Refused) -> NoReturn:
 
 async def refuse(context: _Context, reason: Refused, call: ActiveCall) -> NoReturn:
     """Count a refusal for its tenant, delay it if the caller needs slowing down, and end the RPC with it."""
-    if call.counted_for is not None:
-        call.counted_for.refused[reason.entry.code] += 1
+    if call.charged_tenant is not None:
+        call.charged_tenant.refused[reason.entry.code] += 1
     if tarpit := call.tarpit_for(reason):
         # Its bound in bytes is for requests that wait with their refusals, not for parts of a stream.
         await wait_in_tarpit(tarpit, 0 if call.is_stream else call.request_bytes, context)

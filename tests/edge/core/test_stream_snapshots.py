@@ -17,7 +17,7 @@ from trunkline.v1.message_pb2 import (
     Part,
 )
 from trunkline_edge.core.stream_snapshots import StreamSnapshots
-from trunkline_router.core.replies.streamed_message import Ended, StreamedMessage
+from trunkline_router.core.replies.streamed_message import MessageEnd, StreamedMessage
 from trunkline_router.core.values.log_records import Producer
 from trunkline_router.core.values.topics import topic_of
 
@@ -85,7 +85,7 @@ def test_deltas_add_up_as_in_the_router(
             snapshots.put(router.snapshot())
     append_twice(snapshots, message.id, waiting)
     assert snapshots.get(message.id) == router.snapshot()
-    router.ended = Ended(MESSAGE_STATE_FAILED)
+    router.ended = MessageEnd(MESSAGE_STATE_FAILED)
     end = Change(message_id=message.id, kind=CHANGE_KIND_ENDED, state=MESSAGE_STATE_FAILED)
     final = snapshots.complete(end).message
     final.ClearField("updated_at")

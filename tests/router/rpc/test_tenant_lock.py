@@ -93,7 +93,7 @@ async def test_an_exclusive_call_whose_key_is_revoked_while_it_waits_is_refused(
 
 
 def test_exclusive_calls_are_those_that_administer_and_replay() -> None:
-    alone = {name for name, method in METHODS.items() if rule_of(method).exclusive}
+    alone = {name for name, method in METHODS.items() if rule_of(method).is_exclusive}
     by_admin = {name for name in METHODS if METHODS[name].GetOptions().Extensions[requires] == SCOPE_ADMIN}
     assert alone == {"ReplayDeadLetters", *by_admin}
     assert {"ResetConversation", "EraseUser", "CreateApiKey", "RevokeTokens"} <= alone

@@ -12,7 +12,7 @@ from trunkline_router.core.values.stored_records import StoredDelivery
 class AgentQueues:
     """Queues of the agents that ever had a worker, and the set of queues to dispatch from.
 
-    A queue is marked whenever it may have become possible to dispatch or load something; `take_marked`
+    A queue is marked whenever it may have become possible to dispatch or load something; `take_ready`
     returns the marked ones.
     """
 
@@ -58,12 +58,12 @@ class AgentQueues:
         for agent in worker.agents:
             queue = self._queues[worker.tenant, agent]
             queue.workers.remove(worker)
-            self.mark(queue)
+            self.mark_ready(queue)
 
     # Marking
 
-    def mark(self, queue: AgentQueue) -> None:
-        """Mark a queue, or drop it if its tenant is gone and it is idle. A dropped queue is ignored."""
+    def mark_ready(self, queue: AgentQueue) -> None:
+        """Mark a queue, or drop it if its tenant is gone and it is idle. Dropped queues are ignored."""
         key = (queue.tenant, queue.agent)
         if self._queues.get(key) is not queue:
             # A read of it was under way; the tenant may have been created again, with a queue of its own.
@@ -81,7 +81,7 @@ class AgentQueues:
         """Mark every queue: workers that were blocked may take deliveries again."""
         self._marked.update(self._queues)
 
-    def take_marked(self) -> Iterator[AgentQueue]:
+    def take_ready(self) -> Iterator[AgentQueue]:
         """Unmark and yield each marked queue."""
         while self._marked:
             queue = self._queues.get(self._marked.pop())
@@ -95,17 +95,17 @@ class AgentQueues:
         queue = self._queues.get(delivery.topic[:2])
         if queue is not None:
             queue.stored(delivery)
-            self.mark(queue)
+            self.mark_ready(queue)
 
     def requeue(self, delivery: StoredDelivery) -> None:
         """Let a delivery wait again that could not be removed from the log."""
         queue = self._queues.get(delivery.topic[:2])
         if queue is not None:
             queue.requeue(delivery)
-            self.mark(queue)
+            self.mark_ready(queue)
 
     def tenant_erased(self, tenant: str) -> None:
         """Drop the queues of a deleted tenant, those with settlements under way once these end."""
         for queue in self.of_tenant(tenant):
             queue.is_retired = True
-            self.mark(queue)
+            self.mark_ready(queue)

@@ -69,7 +69,7 @@ class Dispatcher:
         """The worker's stream ended: its deliveries that are not being settled are delivered again."""
         worker.is_attached = False
         self.workers.discard(worker)
-        self._effects.peers.discard(worker)
+        self._effects.writable_peers.discard(worker)
         self._queues.detach(worker)
         for leased in [each for each in worker.held.values() if not each.is_settling]:
             self._settlements.fail(leased, "the worker's stream broke")
@@ -78,8 +78,8 @@ class Dispatcher:
 
     def dispatch(self, now: float) -> None:
         """Dispatch whatever became ready since the last call."""
-        for queue in self._queues.take_marked():
-            self._effects.peers.update(queue.dispatch(now))
+        for queue in self._queues.take_ready():
+            self._effects.writable_peers.update(queue.dispatch(now))
             if queue.needs_read():
                 self._read(queue)
 
@@ -93,7 +93,7 @@ class Dispatcher:
 
     def _read_completed(self, queue: AgentQueue, deliveries: list[StoredDelivery]) -> None:
         queue.read_completed(deliveries, READ_DELIVERIES)
-        self._queues.mark(queue)
+        self._queues.mark_ready(queue)
 
     def replayed(self, deliveries: list[StoredDelivery]) -> None:
         """Dead letters of one agent have become deliveries again."""
@@ -116,7 +116,7 @@ class Dispatcher:
             for leased in queue.expired_leases(now):
                 self._settlements.fail(leased, "its lease ended")
             if queue.end_delays(now) or queue.needs_read():
-                self._queues.mark(queue)
+                self._queues.mark_ready(queue)
         return silent
 
     def topic_erased(self, topic: TopicKey) -> None:
@@ -128,4 +128,4 @@ class Dispatcher:
         """A user's messages were erased, and their unsettled deliveries with them."""
         for queue in self._queues.of_tenant(tenant):
             queue.user_erased(user)
-            self._queues.mark(queue)
+            self._queues.mark_ready(queue)

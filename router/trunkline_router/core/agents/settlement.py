@@ -130,7 +130,7 @@ class Settlements:
             return
         queue = self._queues.holding(leased)
         queue.retry(leased, not_before)
-        self._queues.mark(queue)
+        self._queues.mark_ready(queue)
         transaction = Transaction(attempts=[Attempts(leased.id, leased.attempt)])
         # If the log fails to commit it, there is one more attempt at most.
         self._effects.commit_queue.add_write(AtomicWrite(transaction, AttemptCommit()))
@@ -145,7 +145,7 @@ class Settlements:
     def _complete(self, leased: LeasedDelivery) -> None:
         queue = self._queues.holding(leased)
         queue.complete(leased)
-        self._queues.mark(queue)
+        self._queues.mark_ready(queue)
 
     # Results
 
@@ -159,7 +159,7 @@ class Settlements:
     def _send(self, worker: AttachedWorker, result: SettlementResult) -> None:
         if worker.is_attached:
             worker.batch_for(RESULT_BYTES).results.append(result)
-            self._effects.peers.add(worker)
+            self._effects.writable_peers.add(worker)
             self._queues.mark_all_of(worker)
 
 

@@ -41,10 +41,10 @@ class Withdrawals:
         queue = self._queues.get(*topic[:2])
         if queue is not None:
             found = queue.withdraw(topic, message.id)
-            self._queues.mark(queue)
+            self._queues.mark_ready(queue)
         if isinstance(found, LeasedDelivery) and found.worker.is_attached:
             found.worker.batch_for(RESULT_BYTES).cancelled.append(found.id)
-            self._effects.peers.add(found.worker)
+            self._effects.writable_peers.add(found.worker)
         withdrawal = Withdrawal(topic, message.position.seq)
         listener = WithdrawalCommit(self, found, withdrawal, message.id, done, failed)
         self._effects.commit_queue.add_write(AtomicWrite(Transaction(withdrawn=[withdrawal]), listener))

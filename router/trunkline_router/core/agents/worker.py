@@ -124,4 +124,4 @@ class AttachedWorker:
         return self.capacity - len(self.held)
 
     def __repr__(self) -> str:
-        return f"<Worker {self.worker_id} of {self.tenant}, {len(self.held)} of {self.capacity} held>"
+        return f"<AttachedWorker {self.worker_id} of {self.tenant}, {len(self.held)} of {self.capacity} held>"

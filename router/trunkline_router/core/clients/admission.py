@@ -15,7 +15,7 @@ from trunkline_router.core.values.permissions import Permissions
 def admit(directory: Directory, entry: ConnectionOpened, permissions: Permissions | None) -> Tenant:
     """Return the tenant of a client that connects, or that was admitted before its link broke.
 
-    `allowed` are the permissions of its token, which the edge has verified; None without a token.
+    `permissions` are the permissions of its token, which the edge has verified; None without a token.
     Raises Refused.
     """
     tenant = directory.active_tenant(entry.address.tenant)

@@ -93,7 +93,7 @@ class Cancellations:
     def found(self, connection: ConnectedClient, topic: TopicKey, frame_id: str, message: Message) -> None:
         """The message is known: end the replies to it, or withdraw its delivery."""
         cancel = PendingCancel(self._outbox, connection, frame_id)
-        current = connection.hears(topic)
+        current = connection.subscription_to(topic)
         known = current.position if current is not None else None
         if known is not None and known.epoch != message.position.epoch:
             # Its log was erased.
@@ -120,7 +120,7 @@ class Cancellations:
 
 def _check_subscribed(connection: ConnectedClient, topic: TopicKey, message_id: str) -> None:
     """Only subscribers of a conversation may cancel its replies."""
-    if topic[3] not in (PERSON, GROUP) or connection.hears(topic) is None:
+    if topic[3] not in (PERSON, GROUP) or connection.subscription_to(topic) is None:
         raise catalogue.MESSAGE_NOT_FOUND.refused(message_id=message_id)
 
 

@@ -24,7 +24,7 @@ def conversation_of(connection: ConnectedClient, frame: Any) -> TopicKey:
 def subscribed_topic(connection: ConnectedClient, frame: Any) -> Topic:
     """Return the topic of the frame's conversation. Raises Refused NOT_SUBSCRIBED."""
     key = conversation_of(connection, frame)
-    topic = connection.hears(key)
+    topic = connection.subscription_to(key)
     if topic is None:
         raise catalogue.NOT_SUBSCRIBED.refused(conversation=name_of(key))
     return topic

@@ -44,7 +44,10 @@ class Groups:
         if connection.permissions is not None and not connection.permissions.may_join(key[4]):
             raise catalogue.FORBIDDEN.refused(problem=f"the token does not allow {name_of(key)}")
         limit = connection.tenant.limits.conversations
-        if not connection.hears(key) and len(connection.groups) + connection.pending_groups >= limit:
+        if (
+            not connection.subscription_to(key)
+            and len(connection.groups) + connection.pending_groups >= limit
+        ):
             raise catalogue.TOO_MANY_TOPICS.refused(limit=limit)
         topic = self._directory.acquire_topic(key, self._peek(key))
         wanted = {key: position_of(frame.position)} if frame.HasField("position") else {}
@@ -62,7 +65,7 @@ class Groups:
         starts: list[Position],
     ) -> None:
         connection.pending_groups -= 1
-        if not connection.hears(topic.key):
+        if not connection.subscription_to(topic.key):
             self._presence.joined(connection, topic.key)
         subscribed = self._outbox.send(connection, 128).subscribed
         subscribed.id = frame_id

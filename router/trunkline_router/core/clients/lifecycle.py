@@ -142,7 +142,7 @@ class ClientLifecycle:
         for topic in connection.topics:
             self._directory.unsubscribe(connection, topic)
             self._directory.release_topic(topic)
-        self._effects.peers.add(link)
+        self._effects.writable_peers.add(link)
 
 
 def _home_of(entry: ConnectionOpened) -> TopicKey:
@@ -161,6 +161,6 @@ def _home_of(entry: ConnectionOpened) -> TopicKey:
             raise catalogue.INVALID_ARGUMENT.refused(field="user", problem=problem)
     except Refused as reason:
         raise catalogue.INVALID_ADDRESS.refused(problem=str(reason)) from None
-    tenant, agent, platform, kind, ident = topic_of(address)
+    tenant, agent, platform, kind, target_id = topic_of(address)
     # Thousands of connections share these strings; without interning each would keep copies.
-    return (intern(tenant), intern(agent), intern(platform), kind, ident)
+    return (intern(tenant), intern(agent), intern(platform), kind, target_id)

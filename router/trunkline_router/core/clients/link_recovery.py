@@ -52,7 +52,7 @@ class LinkRecovery:
         join = connection.link.outbox.add().join
         join.connection = connection.number
         join.topics.extend(numbers)
-        self._effects.peers.add(connection.link)
+        self._effects.writable_peers.add(connection.link)
         if not has_positions:
             self._outbox.close(connection, catalogue.POSITION_LOST.refused())
 
@@ -87,7 +87,7 @@ class LinkRecovery:
             self._lose(topic, link)
         elif catchup.missed is not None:
             self._replay(topic, subscription, catchup.missed)
-        self._effects.peers.add(link)
+        self._effects.writable_peers.add(link)
         for waiter in catchup.waiters:
             waiter()
 

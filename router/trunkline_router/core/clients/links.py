@@ -78,7 +78,7 @@ class Links:
 
         Batches of a link that was lost are dropped: its connections are no longer the router's.
         """
-        if link.lost:
+        if link.is_lost:
             return
         link.heard_at = now
         link.outbox.credit += batch.credit
@@ -89,7 +89,7 @@ class Links:
             link.unreturned_credit += 1
             self._withholding.add(link)
         if batch.credit and link.outbox.is_ready:
-            self._effects.peers.add(link)
+            self._effects.writable_peers.add(link)
         frames = self._frames
         for entry in batch.entries:
             if entry.HasField("frame"):
@@ -120,7 +120,7 @@ class Links:
     def lost(self, link: Link) -> None:
         """The stream ended. The connections are kept for a lease, as the edge may link again."""
         link.mark_lost()
-        self._effects.peers.discard(link)
+        self._effects.writable_peers.discard(link)
         self.drained(link)
 
     def _remove(self, link: Link) -> None:
@@ -130,7 +130,7 @@ class Links:
         for number in list(link.connections):
             self._lifecycle.closed(link, number)
         # Closing its connections has added it again.
-        self._effects.peers.discard(link)
+        self._effects.writable_peers.discard(link)
 
     def return_credit(self) -> None:
         """Return the withheld credit of links that block nobody any more."""
@@ -141,13 +141,13 @@ class Links:
             link.credit += link.unreturned_credit
             link.outbox.return_credit(link.unreturned_credit)
             link.unreturned_credit = 0
-            if not link.lost:
-                self._effects.peers.add(link)
+            if not link.is_lost:
+                self._effects.writable_peers.add(link)
 
     def tick(self, now: float) -> list[Link]:
         """Remove the links whose leases have ended. Return those whose streams must end."""
         ended = [link for link in self._directory.links.values() if link.heard_at + self._lease_s <= now]
-        silent = [link for link in ended if not link.lost]
+        silent = [link for link in ended if not link.is_lost]
         for link in ended:
             self._remove(link)
         return silent

@@ -31,7 +31,7 @@ class ClientMessageCompletion:
         """Answer with `ack`, after everything that stands before the message in the log."""
         connection = self.connection
         assert connection is not None
-        topic = connection.hears(pending.topic)
+        topic = connection.subscription_to(pending.topic)
         subscription = topic.subscription_on(connection.link) if topic else None
         if subscription is not None and subscription.catchup is not None:
             later = partial(self._outbox.acknowledge, connection, self._frame_id, pending, None)

@@ -149,7 +149,7 @@ def _delivered_topic(connection: ConnectedClient, frame: DeliveredFrame) -> Topi
     if frame.HasField("conversation"):
         problem = "must not be set if conversation is"
         raise catalogue.INVALID_ARGUMENT.refused(field="address", problem=problem)
-    topic = connection.hears(topic_of(topic_address(frame.address)))
+    topic = connection.subscription_to(topic_of(topic_address(frame.address)))
     if topic is None:
         raise catalogue.NOT_SUBSCRIBED.refused(conversation=describe(frame.address))
     return topic

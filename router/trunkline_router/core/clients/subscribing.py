@@ -226,7 +226,7 @@ class SubscribeOperation:
         replay(self._open_messages, topic.key, missed, self._add_frame, all_open=False)
         if missed:
             self._wanted[topic.key] = Position(head.epoch, missed[-1].seq)
-        self._effects.peers.add(self._connection.link)
+        self._effects.writable_peers.add(self._connection.link)
         self._read_on(topics if page.more and missed else topics[1:])
 
     def _add_frame(self, size: int) -> ServerFrame:
@@ -240,7 +240,7 @@ class SubscribeOperation:
         connection = self._connection
         numbers = []
         for topic in self._topics:
-            if connection.hears(topic.key):
+            if connection.subscription_to(topic.key):
                 self._directory.release_topic(topic)
                 continue
             numbers.append(self._directory.subscribe(connection, topic).number)
@@ -248,11 +248,13 @@ class SubscribeOperation:
         join = connection.link.outbox.add().join
         join.connection = connection.number
         join.topics.extend(numbers)
-        self._effects.peers.add(connection.link)
+        self._effects.writable_peers.add(connection.link)
 
     def _is_alive(self) -> bool:
         connection = self._connection
-        return not connection.link.lost and connection.link.connections.get(connection.number) is connection
+        return (
+            not connection.link.is_lost and connection.link.connections.get(connection.number) is connection
+        )
 
     def _fail(self) -> None:
         self._forget_catchups()

@@ -70,11 +70,11 @@ class Effects:
     Every part of the core adds to the same object. The runtime performs the effects and removes them.
     """
 
-    __slots__ = ("commit_queue", "peers", "reads")
+    __slots__ = ("commit_queue", "reads", "writable_peers")
 
     def __init__(self) -> None:
         #: Links, workers and watchers whose outboxes have something to write.
-        self.peers: set[Any] = set()
+        self.writable_peers: set[Any] = set()
         #: Reads of the log; each ends with a call of its `done` or `failed`.
         self.reads: list[Read] = []
         #: Entries and atomic writes to commit.

@@ -39,7 +39,7 @@ class FanOut:
         skipped = self._directory.sole_subscription(author, topic) if author else None
         for subscription in topic.links:
             link = subscription.link
-            if subscription is skipped or link.lost or (logged and subscription.catchup is not None):
+            if subscription is skipped or link.is_lost or (logged and subscription.catchup is not None):
                 continue
             publish = link.outbox.add(size).publish
             publish.topic = subscription.number
@@ -57,7 +57,7 @@ class FanOut:
         size = delta.ByteSize()
         for subscription in subscriptions:
             link = subscription.link
-            if link.lost or subscription.catchup is not None:
+            if link.is_lost or subscription.catchup is not None:
                 continue
             outbox = link.outbox
             is_mergeable = kind == "text" and subscription.generation == outbox.generation

@@ -14,9 +14,9 @@ def idempotency_key(tenant: Tenant, kind: str, topic: TopicKey, user: str, key: 
     The tenant's creation time is part of the scope, so a tenant created later under the same name does not
     get the answers of the deleted one.
     """
-    name, agent, platform, target, ident = topic
+    name, agent, platform, target, target_id = topic
     life = f"{name}\0{tenant.created_ms}"
-    scope = f"{kind}\0{life}\0{agent}\0{platform}\0{target}\0{ident}\0{user}\0{key}"
+    scope = f"{kind}\0{life}\0{agent}\0{platform}\0{target}\0{target_id}\0{user}\0{key}"
     return blake2b(scope.encode(), digest_size=16).digest()
 
 

@@ -105,7 +105,7 @@ class PublishPipeline:
         to_connection = address.WhichOneof("target") == "connection"
         # Nothing reaches connections on a lost link.
         if to_connection:
-            connections = sum(1 for c in self._directory.matching(address) if not c.link.lost)
+            connections = sum(1 for c in self._directory.matching(address) if not c.link.is_lost)
         else:
             connections = self._directory.count_reachable(topic_of(address))
         if not connections and (request.require_connection or to_connection):

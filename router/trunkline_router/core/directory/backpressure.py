@@ -26,7 +26,7 @@ class LinkBackpressure:
 
     def drained(self, link: Link) -> bool:
         """A batch was written to the link. Returns whether that unblocks any source."""
-        if link not in self._blocked or not (link.outbox.has_room or link.lost):
+        if link not in self._blocked or not (link.outbox.has_room or link.is_lost):
             return False
         for blocked_by in self._blocked.pop(link):
             blocked_by.discard(link)

@@ -22,7 +22,9 @@ def count(directory: Directory, address: Address) -> tuple[int, int]:
     return connections, len(users)
 
 
-def heard_within(directory: Directory, scope: TopicKey, after: TopicKey | None, limit: int) -> list[Topic]:
+def subscribed_within(
+    directory: Directory, scope: TopicKey, after: TopicKey | None, limit: int
+) -> list[Topic]:
     """Return up to `limit` topics with listeners that lie within `scope`, in key order after `after`."""
     found = (
         topic

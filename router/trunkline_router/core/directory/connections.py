@@ -23,7 +23,7 @@ class Link:
         "credit",
         "edge_id",
         "heard_at",
-        "lost",
+        "is_lost",
         "next_topic",
         "outbox",
         "resume_positions",
@@ -41,7 +41,7 @@ class Link:
         self.unreturned_credit = 0
         self.heard_at = now
         #: The stream broke; the connections are kept until the lease ends or the edge links again.
-        self.lost = False
+        self.is_lost = False
         #: Links whose outboxes were filled by frames from this one.
         self.blocked_by: set[Link] = set()
         #: Positions of the edge's listeners on its previous link, until they have caught up.
@@ -49,11 +49,11 @@ class Link:
 
     def mark_lost(self) -> None:
         """The stream broke: discard the outbox and everything added to it later."""
-        self.lost = True
+        self.is_lost = True
         self.outbox.discard()
 
     def __repr__(self) -> str:
-        state = "lost" if self.lost else "up"
+        state = "lost" if self.is_lost else "up"
         return f"<Link {self.edge_id} {state}, {len(self.connections)} connections, {self.outbox!r}>"
 
 
@@ -132,12 +132,12 @@ class ConnectedClient:
     )
 
     def __init__(
-        self, tenant: Tenant, link: Link, number: int, ident: str, home: TopicKey, user: str
+        self, tenant: Tenant, link: Link, number: int, connection_id: str, home: TopicKey, user: str
     ) -> None:
         self.tenant = tenant
         self.link = link
         self.number = number
-        self.id = ident
+        self.id = connection_id
         #: Conversation that the client connected to, or its platform if it named none.
         self.home = home
         self.user = user
@@ -152,7 +152,7 @@ class ConnectedClient:
         #: Permissions from its token; None if it needed none.
         self.permissions: Permissions | None = None
 
-    def hears(self, key: TopicKey) -> Topic | None:
+    def subscription_to(self, key: TopicKey) -> Topic | None:
         """Return the topic if the connection hears it."""
         for topic in self.topics:
             if topic.key == key:
@@ -166,7 +166,7 @@ class ConnectedClient:
 
     def participates_in(self, key: TopicKey) -> bool:
         """Return whether the connection may publish in a conversation, rights aside."""
-        return self.hears(key) is not None or (key == self.home and not self.may_subscribe)
+        return self.subscription_to(key) is not None or (key == self.home and not self.may_subscribe)
 
     @property
     def groups(self) -> list[Conversation]:
@@ -188,7 +188,7 @@ class ConnectedClient:
         return proto
 
     def __repr__(self) -> str:
-        return f"<Connection {self.id} of {self.home} on {self.link.edge_id}>"
+        return f"<ConnectedClient {self.id} of {self.home} on {self.link.edge_id}>"
 
 
 def default_topics(home: TopicKey, user: str) -> list[TopicKey]:

@@ -65,7 +65,7 @@ class Directory:
             return
         key = topic_of(address)
         for connection in self.connections_of(tenant).values():
-            if connection.hears(key):
+            if connection.subscription_to(key):
                 yield connection
 
     # Topics
@@ -135,4 +135,4 @@ class Directory:
     def count_reachable(self, key: TopicKey) -> int:
         """Return the number of connections that hear a topic on links that are up."""
         topic = self.topics.get(key)
-        return sum(each.listeners for each in topic.links if not each.link.lost) if topic else 0
+        return sum(each.listeners for each in topic.links if not each.link.is_lost) if topic else 0

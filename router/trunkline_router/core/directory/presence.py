@@ -28,23 +28,23 @@ CHANGES_PER_MESSAGE = 500
 class Watcher:
     """Changes waiting for one caller of WatchConnections.
 
-    Beyond MAX_WAITING_CHANGES, not counting connections present at the beginning, it is `overrun`: further
+    Beyond MAX_WAITING_CHANGES, not counting connections present at the beginning, it is `is_overrun`: further
     changes are dropped, and its stream must be ended.
     """
 
-    __slots__ = ("_changes", "_max_waiting", "address", "overrun")
+    __slots__ = ("_changes", "_max_waiting", "address", "is_overrun")
 
     def __init__(self, address: Address, present: list[ConnectionChange]) -> None:
         self.address = address
-        self.overrun = False
+        self.is_overrun = False
         self._changes = deque(present)
         self._max_waiting = len(present) + MAX_WAITING_CHANGES
 
     def notify(self, change: ConnectionChange) -> None:
         """Append a change; overrun if there is no room."""
         if len(self._changes) >= self._max_waiting:
-            self.overrun = True
-        if not self.overrun:
+            self.is_overrun = True
+        if not self.is_overrun:
             self._changes.append(change)
 
     def take(self) -> WatchConnectionsResponse | None:
@@ -116,7 +116,7 @@ class Presence:
                 concerned = _watches(watcher.address, only)
             else:
                 concerned = _matches(watcher.address, connection)
-            if concerned and not watcher.overrun:
+            if concerned and not watcher.is_overrun:
                 watcher.notify(ConnectionChange(event=event, connection=connection.to_proto()))
                 self._peers.add(watcher)
 
@@ -130,4 +130,6 @@ def _matches(address: Address, connection: ConnectedClient) -> bool:
         return connection.id == address.connection
     key = topic_of(address)
     # A connection is announced just before it subscribes to its default topics.
-    return connection.hears(key) is not None or key in default_topics(connection.home, connection.user)
+    return connection.subscription_to(key) is not None or key in default_topics(
+        connection.home, connection.user
+    )

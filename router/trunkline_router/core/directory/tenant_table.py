@@ -93,7 +93,7 @@ class TenantTable:
                     yield connection
 
     def _links(self) -> list[Link]:
-        return [link for link in self._directory.links.values() if not link.lost]
+        return [link for link in self._directory.links.values() if not link.is_lost]
 
     def _send_policy(self, link: Link, tenant: Tenant) -> None:
         policy = tenant.policy()

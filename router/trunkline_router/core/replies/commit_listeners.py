@@ -10,7 +10,7 @@ from trunkline.v1.message_pb2 import CHANGE_KIND_ENDED, Author, Change, MessageS
 
 from trunkline_router.core.commits.commit_queue import AtomicWrite
 from trunkline_router.core.directory.connections import ConnectedClient, Link
-from trunkline_router.core.replies.streamed_message import Ended, StreamedMessage
+from trunkline_router.core.replies.streamed_message import MessageEnd, StreamedMessage
 from trunkline_router.core.values.log_records import Checkpoint, PendingEntry, Transaction
 from trunkline_router.core.values.topics import Position, address_of, position_of
 
@@ -43,15 +43,15 @@ class EndCommit:
         #: Never used to block anybody: the producer was blocked by its deltas already.
         self.blocked_by: set[Link] = set()
 
-    def entry(self, how: Ended, author: Author | None) -> PendingEntry:
+    def entry(self, end: MessageEnd, author: Author | None) -> PendingEntry:
         """Return the entry to commit."""
         message = self._message
         change = Change(
             address=address_of(message.topic),
             message_id=message.id,
             kind=CHANGE_KIND_ENDED,
-            state=how.state,
-            error=how.error,
+            state=end.state,
+            error=end.error,
             author=author,
         )
         return PendingEntry(message.topic, message.final(), change=change, listener=self)

@@ -28,7 +28,7 @@ from trunkline_router.core.replies.commit_listeners import (
     EndListener,
     TakeoverCommit,
 )
-from trunkline_router.core.replies.streamed_message import Ended, StreamedMessage
+from trunkline_router.core.replies.streamed_message import MessageEnd, StreamedMessage
 from trunkline_router.core.values.log_records import Page, PendingEntry
 from trunkline_router.core.values.message_states import CANCELLED, EXPIRED, OPEN
 from trunkline_router.core.values.stored_records import StoredOpen
@@ -216,25 +216,25 @@ class OpenMessages:
     # Ending
 
     def end(
-        self, message: StreamedMessage, how: Ended, listener: EndListener | None, author: Author | None
+        self, message: StreamedMessage, end: MessageEnd, listener: EndListener | None, author: Author | None
     ) -> None:
         """End a message; the listener receives how it ended, which is the first request's way."""
         commit = self._ends.get(message)
         if commit is None:
-            message.ended = how
+            message.ended = end
             commit = self._ends[message] = EndCommit(message, self._end_committed, self._end_failed)
-            self._effects.commit_queue.add(commit.entry(how, author), message.size)
+            self._effects.commit_queue.add(commit.entry(end, author), message.size)
         if listener is not None:
             commit.listeners.append(listener)
 
     def cancel(self, message: StreamedMessage, listener: EndListener | None, author: Author | None) -> None:
         """End a message on behalf of its readers."""
-        self.end(message, Ended(CANCELLED), listener, author)
+        self.end(message, MessageEnd(CANCELLED), listener, author)
 
     def expire_replies(self, topic: TopicKey, message_id: str) -> None:
         """Let the replies to a message expire: no further attempt to answer it will be made."""
         for message in self.replies_to(topic, message_id):
-            self.end(message, Ended(EXPIRED), None, None)
+            self.end(message, MessageEnd(EXPIRED), None, None)
 
     def _end_committed(self, message: StreamedMessage, position: Position) -> None:
         del self._ends[message]
@@ -254,7 +254,7 @@ class OpenMessages:
             owner = message.owner
             heard_at = owner.heard_at if owner is not None and owner.is_attached else message.heard_at
             if heard_at + self._lease_s <= now and message.ended is None:
-                self.end(message, Ended(EXPIRED), None, None)
+                self.end(message, MessageEnd(EXPIRED), None, None)
 
     def topic_erased(self, topic: TopicKey) -> list[StreamedMessage]:
         """Remove and return a topic's open messages: its log was erased."""

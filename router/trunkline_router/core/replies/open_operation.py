@@ -83,8 +83,10 @@ class OpenOperation:
 
     connection: ConnectedClient | None = None
 
-    def __init__(self, table: OpenMessages, producer: str, listener: OpenListener, now: float) -> None:
-        self._table = table
+    def __init__(
+        self, open_messages: OpenMessages, producer: str, listener: OpenListener, now: float
+    ) -> None:
+        self._open_messages = open_messages
         self._producer = producer
         self._listener = listener
         self._now = now
@@ -97,26 +99,28 @@ class OpenOperation:
     def committed(self, pending: PendingEntry) -> None:
         """The message is committed, now or before."""
         if pending.result is AppendResult.COMMITTED:
-            self._listener.opened(self._table.opened(pending, self._now))
+            self._listener.opened(self._open_messages.opened(pending, self._now))
             return
-        self._table.release(pending.topic[0])
+        self._open_messages.release(pending.topic[0])
         message_id = pending.message.id
-        message = self._table.get(message_id)
+        message = self._open_messages.get(message_id)
         if message is not None:
             message.heard_at = self._now
             done = partial(self._taken_over, message)
-            self._table.take_over(message, self._producer, done, self._listener.refused)
+            self._open_messages.take_over(message, self._producer, done, self._listener.refused)
         else:
             done_reading = partial(self._read, message_id)
-            self._table.read_message(pending.topic[0], message_id, done_reading, self._listener.refused)
+            self._open_messages.read_message(
+                pending.topic[0], message_id, done_reading, self._listener.refused
+            )
 
     def refused(self, pending: PendingEntry, reason: Refused) -> None:
         """The message was not committed."""
-        self._table.release(pending.topic[0])
+        self._open_messages.release(pending.topic[0])
         self._listener.refused(reason)
 
     def _taken_over(self, message: StreamedMessage) -> None:
-        if self._table.get(message.id) is message:
+        if self._open_messages.get(message.id) is message:
             self._listener.opened(message)
         elif message.ended is not None:
             self._listener.ended(message.final())

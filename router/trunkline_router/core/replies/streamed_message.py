@@ -30,7 +30,7 @@ MAX_PARTS = 1024
 DELTA_BYTES = 16
 
 
-class Ended(NamedTuple):
+class MessageEnd(NamedTuple):
     """The final state of a message, with the error if it failed."""
 
     state: MessageState.ValueType
@@ -80,7 +80,7 @@ class StreamedMessage:
         #: When its producer last sent something, unless that is an attached worker.
         self.heard_at = now
         #: Set once an end is on its way to the log.
-        self.ended: Ended | None = None
+        self.ended: MessageEnd | None = None
         #: Deltas that are in no committed checkpoint, each serialized as an entry of ReplyDeltas.
         self._unsaved: list[bytes] = []
         self.unsaved_bytes = 0
@@ -92,7 +92,7 @@ class StreamedMessage:
 
     def __repr__(self) -> str:
         durable = self._durable_index
-        return f"<OpenMessage {self.id}, {self.next_index} deltas, {durable} durable, by {self.producer}>"
+        return f"<StreamedMessage {self.id}, {self.next_index} deltas, {durable} durable, by {self.producer}>"
 
     @property
     def id(self) -> str:

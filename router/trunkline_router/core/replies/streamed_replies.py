@@ -17,7 +17,7 @@ from trunkline_router.core.commits.effects import Effects
 from trunkline_router.core.directory.connections import Link
 from trunkline_router.core.replies.open_messages import OpenMessages
 from trunkline_router.core.replies.open_operation import MessageOpener
-from trunkline_router.core.replies.streamed_message import Ended, StreamedMessage
+from trunkline_router.core.replies.streamed_message import MessageEnd, StreamedMessage
 from trunkline_router.core.replies.worker_replies import EndedReply, WorkerReplies
 from trunkline_router.core.validation.validator import check, topic_address
 from trunkline_router.core.values.message_states import COMPLETE, OPEN
@@ -196,8 +196,8 @@ class StreamedReplies:
         check(ending)
         if ending.state == COMPLETE and ending.next_index != message.next_index:
             raise message.gap(ending.next_index)
-        how = Ended(ending.state, ending.error if ending.HasField("error") else None)
-        self._open_messages.end(message, how, EndReplyListener(self, worker, ending.reply), None)
+        end = MessageEnd(ending.state, ending.error if ending.HasField("error") else None)
+        self._open_messages.end(message, end, EndReplyListener(self, worker, ending.reply), None)
 
     def _message_ended(self, message: StreamedMessage, position: Position) -> None:
         """Notify the producer of a message that has ended, for whatever reason."""
@@ -235,7 +235,7 @@ class StreamedReplies:
 
     def _notify(self, worker: AttachedWorker) -> None:
         if worker.is_attached:
-            self._effects.peers.add(worker)
+            self._effects.writable_peers.add(worker)
 
 
 def _leased(worker: AttachedWorker, opening: OpenReply) -> LeasedDelivery | None:

@@ -48,12 +48,12 @@ def topic_of(address: Address) -> TopicKey:
 @lru_cache(maxsize=1024)
 def address_of(topic: TopicKey) -> Address:
     """Return the address of a topic, the inverse of `topic_of`. Cached: callers must not change it."""
-    tenant, agent, platform, kind, ident = topic
+    tenant, agent, platform, kind, target_id = topic
     if kind == NO_TARGET:
         return Address(tenant=tenant, agent=agent, platform=platform)
     if kind == USER:
-        return Address(tenant=tenant, user=ident)
-    conversation = Conversation(kind=kind, id=ident)  # type: ignore[arg-type]
+        return Address(tenant=tenant, user=target_id)
+    conversation = Conversation(kind=kind, id=target_id)  # type: ignore[arg-type]
     return Address(tenant=tenant, agent=agent, platform=platform, conversation=conversation)
 
 
@@ -67,12 +67,12 @@ def describe(address: Address) -> str:
     target = address.WhichOneof("target")
     if target == "connection":
         return f"connection {address.connection} of tenant {address.tenant}"
-    tenant, agent, platform, kind, ident = topic_of(address)
+    tenant, agent, platform, kind, target_id = topic_of(address)
     if target == "user":
-        return f"user {ident} of tenant {tenant}"
+        return f"user {target_id} of tenant {tenant}"
     words = f"agent {agent}" if agent else f"tenant {tenant}"
     if platform:
         words += f" on platform {platform}"
     if kind != NO_TARGET:
-        words += f" in {'person' if kind == PERSON else 'group'} {ident}"
+        words += f" in {'person' if kind == PERSON else 'group'} {target_id}"
     return words

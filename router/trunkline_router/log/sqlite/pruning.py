@@ -85,7 +85,7 @@ def prune(
         if progress and span.topic_id == topic_id:
             log.summed_from, log.summed_bytes = progress
         most = span.first + left - 1
-        last = min(_last_beyond(db, log, limits, now_ms, most), log.last, most)
+        last = min(_last_over_limit(db, log, limits, now_ms, most), log.last, most)
         if last >= span.first:
             pruned.append(span._replace(last=last))
             left -= pruned[-1].entries + _ENTRIES_A_LOG
@@ -115,7 +115,7 @@ def _load(db: sqlite3.Connection, spans: Sequence[LogSpan], limits: HistoryLimit
     return logs
 
 
-def _last_beyond(
+def _last_over_limit(
     db: sqlite3.Connection, log: _PrunedLog, limits: HistoryLimits, now_ms: int, most: int
 ) -> int:
     """Return the last entry beyond the limits. Ages are not examined after `most`."""

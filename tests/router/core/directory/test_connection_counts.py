@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from trunkline_router.core.directory.connection_counts import count, heard_within
+from trunkline_router.core.directory.connection_counts import count, subscribed_within
 from trunkline_router.core.values.topics import GROUP, PERSON, USER, TopicKey, address_of
 
 from tests.router.core.harness.router import ALICE, PLATFORM, ROOM, Router
@@ -54,7 +54,7 @@ def test_topics_within_an_address_are_listed_in_key_order_page_by_page() -> None
     directory = crowd().core.directory
 
     def keys(scope: TopicKey, after: TopicKey | None = None, limit: int = 99) -> list[TopicKey]:
-        return [topic.key for topic in heard_within(directory, scope, after, limit)]
+        return [topic.key for topic in subscribed_within(directory, scope, after, limit)]
 
     everything = keys(TENANT)
     b: TopicKey = ("t", "b", "", 0, "")
@@ -78,5 +78,5 @@ def test_a_topic_whose_subscription_is_under_way_is_not_listed() -> None:
     router = Router()
     router.open(ALICE)
     assert router.core.directory.topics
-    assert heard_within(router.core.directory, TENANT, None, 9) == []
+    assert subscribed_within(router.core.directory, TENANT, None, 9) == []
     assert count(router.core.directory, address_of(TENANT)) == (0, 0)

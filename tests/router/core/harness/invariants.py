@@ -43,7 +43,7 @@ def check_tables(core: RouterCore, *, at_rest: bool) -> None:
             assert connection.home[0] == tenant.name
             assert connection.link.connections.get(connection.number) is connection
     for link in links:
-        if link.lost:
+        if link.is_lost:
             assert link.outbox.waiting_bytes == 0, "entries for a lost link are kept"
 
 

@@ -9,7 +9,7 @@ from trunkline.v1.agent_service_pb2 import AttachHello, AttachRequest, ReplyEnde
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.message_pb2 import ROLE_SYSTEM, Author, Message, MessageState
 from trunkline_router.core.directory.connections import Link
-from trunkline_router.core.replies.streamed_message import Ended, StreamedMessage
+from trunkline_router.core.replies.streamed_message import MessageEnd, StreamedMessage
 from trunkline_router.core.replies.worker_replies import WorkerReplies
 from trunkline_router.core.values.topics import Position, TopicKey, address_of
 
@@ -175,4 +175,4 @@ class Producing:
 
     def end(self, state: MessageState.ValueType = COMPLETE) -> None:
         """End the message. Raises Refused."""
-        self.router.core.open_messages.end(self.open, Ended(state), self, None)
+        self.router.core.open_messages.end(self.open, MessageEnd(state), self, None)

@@ -337,11 +337,11 @@ class Router:
         """Carry batches both ways until none is left that has credit."""
         while True:
             self.core.flush(self.now)
-            self.core.effects.peers.clear()
+            self.core.effects.writable_peers.clear()
             moved = False
             for edge in self.edges.values():
                 link = edge.link
-                if link is None or link.lost:
+                if link is None or link.is_lost:
                     continue
                 while edge.link is link and edge.inbox.entries:
                     batch, edge.inbox = edge.inbox, LinkRequest()

@@ -13,7 +13,7 @@ from trunkline.v1.frame_pb2 import DeltaFrame
 from trunkline.v1.message_pb2 import Delta, Message, Part
 from trunkline_router.core.replies import streamed_message
 from trunkline_router.core.replies.message_parts import PartsBuilder
-from trunkline_router.core.replies.streamed_message import Ended, StreamedMessage
+from trunkline_router.core.replies.streamed_message import MessageEnd, StreamedMessage
 from trunkline_router.core.values.log_records import Producer
 from trunkline_router.core.values.message_states import COMPLETE, OPEN
 from trunkline_router.core.values.topics import PERSON, TopicKey
@@ -193,7 +193,7 @@ def test_a_failed_takeover_does_not_affect_the_next_one() -> None:
 def test_a_message_ends_with_its_parts_so_far() -> None:
     message = opened(reply_to="e1-0")
     message.add(delta(0, "text", "all"))
-    message.ended = Ended(COMPLETE)
+    message.ended = MessageEnd(COMPLETE)
     final = message.final()
     assert (final.state, final.next_index, final.parts[0].text.text) == (COMPLETE, 1, "all")
     assert final.reply_to == message.reply_to == "e1-0"
