@@ -59,6 +59,10 @@ METHODS: dict[str, MethodDescriptor] = {
     method.name: method for service in SERVICES for method in service.methods
 }
 
+#: Code and text that the client of grpc.aio sets itself, in place of the router's status, if the router ends
+#: a stream while the client writes to it.
+_LOST_STATUS = ("INTERNAL", "Internal error from Core")
+
 Metadata = tuple[tuple[str, str], ...]
 
 
@@ -125,7 +129,9 @@ class InProcessRouter:
 
     async def refusal(self, rpc: str, *requests: Message, metadata: Metadata = ()) -> tuple[str, str]:
         """Make a call. Returns its catalogue code, or OK, and its text."""
-        return await ended(await self.begin(rpc, *requests, metadata=metadata))
+        while (found := await ended(await self.begin(rpc, *requests, metadata=metadata))) == _LOST_STATUS:
+            pass
+        return found
 
 
 async def ended(call: Any) -> tuple[str, str]:
