@@ -231,10 +231,7 @@ class RouterCore:
         self.streamed_replies.topic_erased(topic)
         self.edits.log_erased()
         for pending in self.effects.commit_queue.drop_changes(topic):
-            if pending.read is not None:
-                reason = catalogue.CURSOR_MISMATCH.refused()
-            else:
-                reason = catalogue.MESSAGE_NOT_FOUND.refused(message_id=pending.message.id)
+            reason = catalogue.CURSOR_MISMATCH.refused() if pending.read is not None else _not_found(pending)
             pending.listener.refused(pending, reason)
         if known := self.directory.topics.get(topic):
             known.position = EMPTY
@@ -253,7 +250,11 @@ class RouterCore:
         """A user's messages were erased, and these logs as a whole."""
         self.edits.log_erased()
         entries, writes = self.effects.commit_queue.drop_tenant(tenant, changes_by=user)
-        _refuse(entries, writes, catalogue.MESSAGE_NOT_FOUND.refused(message_id=f"by {user} any longer"))
+        for pending in entries:
+            pending.listener.refused(pending, _not_found(pending))
+        for write in writes:
+            change = next(each for each in write.transaction.entries if each.change is not None)
+            write.listener.failed(_not_found(change))
         for topic in topics:
             self.topic_erased(topic)
         self.dispatcher.user_erased(tenant, user)
@@ -283,6 +284,10 @@ class RouterCore:
     def may_send(self, blocked_by: set[Link]) -> bool:
         """True if a source may send more: the commit queue and the outboxes that it fills have room."""
         return not blocked_by and not self.effects.commit_queue.is_full
+
+
+def _not_found(change: PendingEntry) -> Refused:
+    return catalogue.MESSAGE_NOT_FOUND.refused(message_id=change.message.id)
 
 
 def _refuse(entries: list[PendingEntry], writes: list[AtomicWrite], reason: Refused) -> None:

@@ -246,3 +246,18 @@ def test_cached_receipts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         router.frame(client, read={"position": position})
         router.run()
     assert [read.user for read in router.log.reads(ROOM)] == ["x", "y", "x"]
+
+
+@pytest.mark.parametrize("change", [edit, recall])
+def test_a_change_of_an_erased_users_message_is_refused_with_the_messages_id(change: Any) -> None:
+    router = Router()
+    author, _, message_id = published(router)
+    words = ("second",) if change is edit else ()
+    change(router, author, message_id, *words)
+    while not router.core.effects.commit_queue:
+        router.read_log()
+        router.return_reads()
+    router.core.user_erased("t", "x", [])
+    router.run()
+    [error] = [frame.error for frame in author.frames if frame.HasField("error")]
+    assert (error.code, error.message) == ("MESSAGE_NOT_FOUND", f"Message {message_id} does not exist")
