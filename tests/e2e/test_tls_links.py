@@ -130,7 +130,7 @@ def test_an_edge_with_an_incomplete_pair_of_settings_reports_it() -> None:
         done = run_to_exit("edge", TRUNKLINE_EDGE_LISTEN="127.0.0.1:0", **{variable: "x.pem"})
         assert done.returncode == 1
         assert variable in done.stderr
-        assert "set both" in done.stderr
+        assert "must be set together" in done.stderr
 
 
 def test_a_short_link_key_is_rejected_and_link_keys_are_never_logged() -> None:
