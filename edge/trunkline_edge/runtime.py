@@ -67,6 +67,7 @@ class EdgeRuntime:
         self.admission = Admission(self, AdmissionPolicy(self.tenants, self.jwks, time.time))
         #: Set when the link's writer has something to do.
         self.link_wake = asyncio.Event()
+        self._transports: dict[Connection, ClientTransport] = {}
         self._handshakes: dict[Handshake, ClientTransport] = {}
         self._is_applying = False
         self._congestion_over = asyncio.Event()
@@ -120,14 +121,16 @@ class EdgeRuntime:
                 self._set_alarm(due)
 
     def _write_pending(self) -> None:
-        core = self.core
+        core, transports = self.core, self._transports
         while core.dirty:
             dirty = iter(list(core.dirty))
             core.dirty.clear()
             try:
                 for connection in dirty:
-                    transport: ClientTransport | None = connection.transport
-                    if transport is None:
+                    try:
+                        transport = transports[connection]
+                    except KeyError:
+                        # Gone while others were written.
                         continue
                     if (
                         connection.has_backlog
@@ -164,11 +167,11 @@ class EdgeRuntime:
     # Effects. The client may have gone meanwhile.
 
     def _close(self, effect: Close) -> None:
-        if (transport := _transport(effect.connection)) is not None:
+        if (transport := self._transports.get(effect.connection)) is not None:
             transport.close(effect.connection.codec.close_code(effect.closing), effect.closing.reason)
 
     def _reject_connection(self, effect: RejectConnection) -> None:
-        if (transport := _transport(effect.connection)) is not None:
+        if (transport := self._transports.get(effect.connection)) is not None:
             transport.reject_connection(effect.connection.codec, effect.closing, effect.data)
 
     def _reject_handshake(self, effect: RejectHandshake) -> None:
@@ -176,15 +179,15 @@ class EdgeRuntime:
             transport.reject(effect.reason)
 
     def _pause_reading(self, effect: PauseReading) -> None:
-        if (transport := _transport(effect.connection)) is not None:
+        if (transport := self._transports.get(effect.connection)) is not None:
             transport.pause_reading()
 
     def _resume_reading(self, effect: ResumeReading) -> None:
-        if (transport := _transport(effect.connection)) is not None:
+        if (transport := self._transports.get(effect.connection)) is not None:
             transport.resume_reading()
 
     def _ping(self, effect: Ping) -> None:
-        if (transport := _transport(effect.connection)) is not None:
+        if (transport := self._transports.get(effect.connection)) is not None:
             transport.ping()
 
     # Clients; see ConnectionHandler
@@ -235,7 +238,7 @@ class EdgeRuntime:
         rollup_ms = self.settings.rollup_ms if plan.rollup_ms is None else plan.rollup_ms
         own_limiter = ConnectionRateLimiter(limiter) if limiter is not None else None
         connection = self.core.sessions.open(plan.codec, opened, rollup_ms, own_limiter, principal)
-        connection.transport = transport
+        self._transports[connection] = transport
         transport.connection = connection
         if transport.handshake is not None:
             transport.handshake.connection = connection
@@ -245,7 +248,7 @@ class EdgeRuntime:
 
     def gone(self, connection: Connection, cause: str = CLIENT_LOST) -> None:
         """Remove a connection whose socket is gone; `cause` is how the client ended it."""
-        connection.transport = None
+        self._transports.pop(connection, None)
         self.step(self.core.gone, connection, cause)
 
     # The link
@@ -289,7 +292,7 @@ class EdgeRuntime:
             self._congestion_over.set()
 
     def _buffered(self, connection: Connection) -> int:
-        transport = _transport(connection)
+        transport = self._transports.get(connection)
         return 0 if transport is None else transport.buffered
 
     # Time
@@ -335,11 +338,6 @@ class EdgeRuntime:
     def _close_restarting(self, connections: list[Connection]) -> None:
         for connection in connections:
             self.core.sessions.close(connection, catalogue.RESTARTING.refused())
-
-
-def _transport(connection: Connection) -> ClientTransport | None:
-    transport: ClientTransport | None = connection.transport
-    return transport
 
 
 def _limits(settings: EdgeSettings) -> EdgeLimits:

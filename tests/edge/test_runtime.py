@@ -62,7 +62,7 @@ def open_clients(runtime: EdgeRuntime, count: int) -> dict[Connection, FakeTrans
     runtime.linked()
     clients = {opened(runtime.core): FakeTransport() for _ in range(count)}
     for client, transport in clients.items():
-        client.transport = transport
+        runtime._transports[client] = transport
     runtime.link_received(
         batch(topic(1, "team"), *map(connected, clients), *(join(one, 1) for one in clients))
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from sys import intern
-from typing import Any, Protocol
+from typing import Protocol
 
 from trunkline.v1.edge_service_pb2 import ConnectionGranted, ConnectionOpened
 from trunkline.v1.frame_pb2 import ClientFrame
@@ -69,7 +69,6 @@ class Connection:
         "snapshots",
         "state",
         "tenant",
-        "transport",
         "unanswered",
         "unanswered_bytes",
     )
@@ -98,8 +97,6 @@ class Connection:
         self.is_verifying = False
         #: A new token with its grants, until the router answers.
         self.pending_token: tuple[Authenticated, ConnectionGranted] | None = None
-        #: Owned by the runtime, which so spares a lookup per delivery; None once the socket is gone.
-        self.transport: Any = None
         self.state = ConnectionState.OPENING
         self.pending: list[bytes] = []
         #: Request and its size, by id.
