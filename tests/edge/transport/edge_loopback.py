@@ -215,7 +215,7 @@ class Edge:
 
     def transport(self, number: int) -> Any:
         """Return the transport of a connection."""
-        return self.runtime.core.connections[number].transport
+        return self.runtime._transports[self.runtime.core.connections[number]]
 
     def _made(self, *arguments: Any, **options: Any) -> ClientConnection:
         client = ClientConnection(*arguments, **options)
