@@ -152,6 +152,8 @@ async def test_a_final_rejection_is_raised() -> None:
     async with scripted_router() as router:
         running = asyncio.create_task(worker_of(router).run(echo))
         side = await router.stream()
+        # A status that arrives while the client still writes would be lost in gRPC's client.
+        await side.read()
         side.end(catalogue.UNKNOWN_TENANT)
         with pytest.raises(Refused) as refused:
             await running
