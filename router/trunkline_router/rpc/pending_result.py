@@ -13,7 +13,7 @@ R = TypeVar("R")
 class PendingResult(Generic[R]):
     """The outcome of one request: a value or a refusal, delivered at most once.
 
-    What is delivered after the caller has gone is dropped.
+    An outcome that arrives after the caller has gone is dropped.
     """
 
     def __init__(self) -> None:
