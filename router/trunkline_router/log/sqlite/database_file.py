@@ -10,7 +10,7 @@ from pathlib import Path
 
 from trunkline_router.log.interface import LogUnavailable
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 #: Upgrades a file from this version to the next; then everything in `schema.sql` that is missing is created.
 #: The time of a migration must not depend on the size of the file.

@@ -1,4 +1,4 @@
--- The log of one router, schema version 3. It may be read with SQL while the router runs: open the file
+-- The log of one router, schema version 4. It may be read with SQL while the router runs: open the file
 -- read-only and keep transactions short. Start with the view `conversation_log`. The file contains secrets:
 -- see `tenants`.
 
@@ -69,6 +69,16 @@ CREATE TABLE receipts (
     updated_ms INTEGER NOT NULL,  -- Unix time
     PRIMARY KEY (topic_id, user)
 ) WITHOUT ROWID;
+
+-- Messages whose replies were cancelled, or that were recalled: a reply that is opened later is cancelled at
+-- once. Kept as long as idempotency keys.
+CREATE TABLE cancelled_messages (
+    topic_id     INTEGER NOT NULL,
+    seq          INTEGER NOT NULL,
+    cancelled_ms INTEGER NOT NULL,  -- Unix time
+    PRIMARY KEY (topic_id, seq)
+) WITHOUT ROWID;
+CREATE INDEX cancelled_messages_by_time ON cancelled_messages (cancelled_ms);
 
 -- Erased logs whose rows in the tables above still have to be deleted, piece by piece.
 CREATE TABLE erased (
@@ -150,6 +160,21 @@ CREATE TABLE revocations (
     revoked_ms       INTEGER NOT NULL,  -- Unix time
     PRIMARY KEY (tenant, kind, name)
 ) WITHOUT ROWID;
+
+-- Administrative calls: who changed what. Rows outlive their tenant, and contain no secrets and no content of
+-- messages.
+CREATE TABLE audit (
+    id     INTEGER PRIMARY KEY AUTOINCREMENT,
+    at_ms  INTEGER NOT NULL,  -- Unix time
+    tenant TEXT NOT NULL,     -- empty if the call concerned no tenant
+    actor  TEXT NOT NULL,     -- as `key:<id>`, `operator`, `loopback`, `tenants-file` or `anonymous`
+    source TEXT NOT NULL,     -- address of the caller, and ` via edge` if an edge passed the call on
+    action TEXT NOT NULL,     -- the RPC, as `CreateTenant`
+    target TEXT NOT NULL,     -- name of the tenant, key, user, conversation, …
+    before TEXT NOT NULL,     -- JSON; empty for none
+    after  TEXT NOT NULL      -- JSON; of a refused call {"error": code}
+);
+CREATE INDEX audit_by_tenant ON audit (tenant);
 
 -- For people: the messages of conversations, one per row.
 CREATE VIEW conversation_log AS

@@ -68,7 +68,11 @@ def write_version(path: Path, version: int) -> list[bytes]:
             Path(__file__).with_name(f"schema_version_{version}.sql").read_text(encoding="utf-8")
         )
         db.execute("PRAGMA journal_mode = WAL")
-        db.execute("INSERT INTO topics VALUES (7, ?, ?, ?, ?, ?, ?)", (*ALICE, EPOCH))
+        db.execute(
+            "INSERT INTO topics (topic_id, tenant, agent, platform, kind, target, epoch)"
+            " VALUES (7, ?, ?, ?, ?, ?, ?)",
+            (*ALICE, EPOCH),
+        )
         for seq, body in enumerate(bodies, 1):
             db.execute("INSERT INTO messages VALUES (7, ?, ?, 1, 'alice', ?)", (seq, NOW_MS, body))
         for delivery_id, seq in ((41, 1), (42, 3)):
@@ -146,7 +150,7 @@ async def test_an_upgraded_file_has_the_current_schema(tmp_path: Path, version: 
         assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
 
 
-@pytest.mark.parametrize(("version", "in_the_way"), [(1, "dead_letters"), (2, "revocations")])
+@pytest.mark.parametrize(("version", "in_the_way"), [(1, "dead_letters"), (2, "revocations"), (3, "audit")])
 async def test_a_failed_upgrade_leaves_the_file_unchanged(
     tmp_path: Path, version: int, in_the_way: str
 ) -> None:
