@@ -13,6 +13,7 @@ DELTA_P99_MS, BYTES_PER_BYTE, RESUME_P99_MS = 100, 1.6, 50
 EDGE_IDLE_BYTES, ROUTER_IDLE_BYTES = 20 * 1024, 3 * 1024
 P99_RISES_TO = 1.2
 THROUGH_TO = 1.1
+ATTACKED_P99_RISES_TO, ATTACKED_P99_MS = 3.0, 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ def rows(results: dict[str, Figures]) -> list[Row]:
         "connects": _connects,
         "idle": _idle,
         "fairness": _fairness,
+        "attacks": _attacks,
     }
     return [row for name, maker in makers.items() if name in results for row in maker(results[name])]
 
@@ -224,6 +226,26 @@ def p99_ratio(phases: Figures, phase: str) -> float:
         float(phases[phase][delay]["p99_ms"] / phases["alone"][delay]["p99_ms"])
         for delay in ("acked", "heard")
     )
+
+
+def _attacks(figures: Figures) -> Iterator[Row]:
+    """Judge each attack by the worse of the two delays, to the ack and to the listener."""
+    phases = figures["phases"]
+    calm = worse_p99_ms(phases["calm"])
+    for attack, phase in phases.items():
+        if attack == "calm":
+            continue
+        p99 = worse_p99_ms(phase)
+        goal = f"≤ {ATTACKED_P99_RISES_TO:g} × calm, ≤ {ATTACKED_P99_MS} ms"
+        met = p99 <= min(ATTACKED_P99_RISES_TO * calm, ATTACKED_P99_MS)
+        yield Row(f"p99 beside an attack: {attack}", "ms", p99, goal=goal, met=met, less_is_better=True)
+    wrong = sum(sum(phase["wrong"].values()) for phase in phases.values())
+    yield Row("errors of the tenant beside the attacks", "", wrong, goal="0", met=wrong == 0)
+
+
+def worse_p99_ms(phase: Figures) -> float:
+    """Return the p99 of a phase: the worse of the delays to the ack and to the listener."""
+    return max(float(phase[delay]["p99_ms"]) for delay in ("acked", "heard"))
 
 
 def _systems(figures: Figures) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from bench.caveats import caveats
-from bench.goals import Row, p99_ratio, rows
+from bench.goals import Row, p99_ratio, rows, worse_p99_ms
 from bench.scale import Figures
 from bench.systems import BRIDGES, STREAMING_BASELINES, SYSTEMS
 
@@ -58,6 +58,8 @@ def markdown(loaded: dict[str, Any], results: dict[str, Figures]) -> str:
         text += ["## Streamed replies", "", *_streams(results["streams"]), ""]
     if "fairness" in results:
         text += ["## Fairness", "", *_fairness(results["fairness"]), ""]
+    if "attacks" in results:
+        text += ["## Attacks", "", *_attacks(results["attacks"]), ""]
     if found := caveats(results):
         text += ["## Caveats", "", *[f"- {caveat}" for caveat in found], ""]
     return "\n".join(text)
@@ -87,6 +89,8 @@ def _machines(loaded: dict[str, Any]) -> list[str]:
 def _repeats(name: str, scale: dict[str, Any]) -> str:
     if name == "fairness":
         return f"{scale['fairness_rounds']} rounds of all phases"
+    if name == "attacks":
+        return f"{scale['attack_rounds']} rounds of all phases"
     return f"medians of {scale['repeats']} repeats"
 
 
@@ -249,6 +253,37 @@ def _fairness(figures: Figures) -> list[str]:
     ]
     delays = _markdown_table(headings, lines)
     return [method, "", *delays, "", "![p99 of one tenant beside another](fairness.svg)"]
+
+
+def _attacks(figures: Figures) -> list[str]:
+    calm = worse_p99_ms(figures["phases"]["calm"])
+    lines = []
+    for phase, found in figures["phases"].items():
+        attack = found.get("attack", {})
+        lines.append(
+            [
+                phase,
+                *(_middle(found[delay]) for delay in ("acked", "heard")),
+                "" if phase == "calm" else f"{worse_p99_ms(found) / calm:.2f}",
+                " / ".join(f"{each:.1f}" for each in found["p99_ms_of_each"]),
+                f"{attack['sent_mb_per_s']:.1f}" if attack else "–",
+                _by_name(found["cpu_percent"]),
+            ]
+        )
+    method = (
+        f"One tenant sends {figures['quiet_per_s']:,.0f} messages per second, while one client of another "
+        "tenant attacks the edge. Delays are p50 / p99 in ms, from when a message was due."
+    )
+    headings = [
+        "attack",
+        "due → ack",
+        "due → received",
+        "p99, ratio to calm",
+        "p99 of each repeat",
+        "MB/s taken",
+        "CPU, % of a core",
+    ]
+    return [method, "", *_markdown_table(headings, lines)]
 
 
 def _middle(latency: dict[str, float]) -> str:

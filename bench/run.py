@@ -17,7 +17,7 @@ from bench.machine import machine
 from bench.processes import ROOT, ChildError
 from bench.report import markdown, table
 from bench.scale import QUICK, Figures, Scale
-from bench.scenarios import connects, fairness, fanout, idle, publish, roundtrip, streams
+from bench.scenarios import attacks, connects, fairness, fanout, idle, publish, roundtrip, streams
 
 SCENARIOS: dict[str, Any] = {
     "fanout": fanout,
@@ -27,6 +27,7 @@ SCENARIOS: dict[str, Any] = {
     "connects": connects,
     "idle": idle,
     "fairness": fairness,
+    "attacks": attacks,
 }
 RESULTS, QUICK_RESULTS = Path("bench/results"), Path("build/bench")
 

@@ -27,6 +27,8 @@ class Scale:
     resumes: int = 200
     fairness_rounds: int = 7
     fairness_s: float = 4.0
+    attack_rounds: int = 5
+    attack_s: float = 4.0
 
 
 QUICK = Scale(
@@ -42,4 +44,6 @@ QUICK = Scale(
     resumes=50,
     fairness_rounds=2,
     fairness_s=2.0,
+    attack_rounds=1,
+    attack_s=2.0,
 )

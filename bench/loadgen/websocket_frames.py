@@ -23,15 +23,18 @@ def upgrade_request(host: str, target: str, subprotocol: str | None) -> bytes:
     return "\r\n".join(lines).encode() + HEAD_END
 
 
-def client_frame(payload: bytes, opcode: int) -> bytes:
-    """Return a complete frame, masked with the key 0, which is legal and leaves the payload unchanged."""
-    size = len(payload)
+def client_frame(payload: bytes, opcode: int, fin: bool = True) -> bytes:
+    """Return a frame, masked with the key 0, which is legal and leaves the payload unchanged.
+
+    Without `fin`, the message continues in further frames.
+    """
+    size, first = len(payload), (0x80 if fin else 0) | opcode
     if size < 126:
-        head = struct.pack("!BB", 0x80 | opcode, 0x80 | size)
+        head = struct.pack("!BB", first, 0x80 | size)
     elif size < 65536:
-        head = struct.pack("!BBH", 0x80 | opcode, 0x80 | 126, size)
+        head = struct.pack("!BBH", first, 0x80 | 126, size)
     else:
-        head = struct.pack("!BBQ", 0x80 | opcode, 0x80 | 127, size)
+        head = struct.pack("!BBQ", first, 0x80 | 127, size)
     return head + b"\0\0\0\0" + payload
 
 
