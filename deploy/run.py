@@ -136,7 +136,7 @@ class Run:
     def start(self, name: str, arguments: list[str], env: dict[str, str]) -> Child:
         """Start a process with this Python interpreter."""
         logs = self._data / "logs"
-        logs.mkdir(exist_ok=True)
+        logs.mkdir(mode=0o700, exist_ok=True)
         complete = {**os.environ, "PYTHONUNBUFFERED": "1", "TRUNKLINE_DATA_DIR": str(self._data), **env}
         child = Child(name, [sys.executable, *arguments], complete, logs / f"{name}.log", self._events)
         child.start()
@@ -318,7 +318,7 @@ def bind_error(host: str, port: int) -> str:
 def make_folder(data: Path) -> None:
     """Create the directory for messages and logs, or raise RunError."""
     try:
-        data.mkdir(parents=True, exist_ok=True)
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"TRUNKLINE_DATA_DIR: cannot create {data}: {error.strerror}") from None
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trunkline_runtime.private_files import create_private_folder, narrow, open_private
 from trunkline_runtime.process import StartError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def operator_key(settings: RouterSettings) -> str:
     try:
         if not path.exists():
             _create(path)
+        narrow((path,))
         return _validated(path.read_text(encoding="ascii").strip(), str(path))
     except (OSError, ValueError) as error:
         problem = f"cannot read or create the operator key in {path}: {error}"
@@ -46,10 +48,10 @@ def _validated(key: str, source: str) -> str:
 
 def _create(path: Path) -> None:
     """Create a key file. If interrupted, the path holds a whole key or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    create_private_folder(path.parent)
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     try:
-        with open(temporary, "x", encoding="ascii", opener=_open_private) as file:
+        with open(temporary, "x", encoding="ascii", opener=open_private) as file:
             file.write(f"{secrets.token_urlsafe(32)}\n")
             file.flush()
             os.fsync(file.fileno())
@@ -58,7 +60,3 @@ def _create(path: Path) -> None:
             path.hardlink_to(temporary)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _open_private(name: str, flags: int) -> int:
-    return os.open(name, flags, mode=0o600)

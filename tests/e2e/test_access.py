@@ -72,9 +72,12 @@ def outcome(response: httpx.Response) -> tuple[int, str]:
     return response.status_code, reason_of(response) if response.is_error else ""
 
 
-def test_the_operator_key_is_readable_by_the_owner_of_the_data_only(fleet: Fleet, data: Path) -> None:
+def test_the_data_folder_is_open_to_its_owner_only(fleet: Fleet, data: Path) -> None:
+    modes = {path.name: f"{stat.S_IMODE(path.stat().st_mode):04o}" for path in data.rglob("*")}
+    assert modes.keys() >= {"operator.key", "trunkline.db", "trunkline.db-wal", "trunkline.db.lock"}
+    assert set(modes.values()) == {"0600"}, modes
+    assert stat.S_IMODE(data.stat().st_mode) == 0o700
     path = data / "operator.key"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert not any(path.read_text().strip() in process.stderr for process in fleet.processes)
 
 

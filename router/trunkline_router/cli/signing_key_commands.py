@@ -14,6 +14,7 @@ from typing import Annotated, Literal, get_args
 
 import typer
 from trunkline.v1.tenant_pb2 import Tenant, TenantSettings, VerificationKey
+from trunkline_runtime.private_files import open_private
 
 from trunkline_router.cli.commands import command, group
 from trunkline_router.cli.operator_client import CommandFailed, OperatorClient
@@ -187,7 +188,7 @@ def _copy(tenant: Tenant) -> TenantSettings:
 def _write_private(path: Path, pem: bytes) -> None:
     """Create a file that only its owner can read. Raises CommandFailed, also if the file exists."""
     try:
-        with open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode=0o600)) as file:
+        with open(path, "xb", opener=open_private) as file:
             file.write(pem)
     except FileExistsError:
         raise CommandFailed(f"{path} already exists; use --out for another file") from None

@@ -8,6 +8,8 @@ import re
 import sqlite3
 from pathlib import Path
 
+from trunkline_runtime.private_files import create_private_file, open_private
+
 from trunkline_router.log.interface import LogUnavailable
 
 SCHEMA_VERSION = 4
@@ -41,7 +43,7 @@ class FileLock:
     """
 
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._fd = open_private(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -59,11 +61,17 @@ class FileLock:
 def connect_writer(path: Path) -> sqlite3.Connection:
     """Open a connection for writing; creates the file and its schema, or upgrades an older schema.
 
+    Only the owner can use the file. SQLite gives its companions, such as the WAL, the same mode.
+
     A transaction begins with the first change and ends with `commit()`: as method calls, both release the
     GIL once instead of three times.
 
     Raises sqlite3.Error, and LogUnavailable for a file written by a newer version.
     """
+    try:
+        create_private_file(path)
+    except OSError as error:
+        raise LogUnavailable(f"{path}: {error.strerror}") from error
     db = sqlite3.connect(path, isolation_level="IMMEDIATE", check_same_thread=False)
     try:
         db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
