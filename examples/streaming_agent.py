@@ -177,9 +177,11 @@ class Model:
         )
         body = {"model": self._model, "stream": True, "messages": chat_messages(page.messages, message, sent)}
         timeout = httpx.Timeout(10.0, read=120.0)
+        # The environment's proxy is for other machines.
+        mounts = dict.fromkeys(("all://127.0.0.1", "all://localhost", "all://[::1]"))
         try:
             async with (
-                httpx.AsyncClient(timeout=timeout, headers=self._headers) as client,
+                httpx.AsyncClient(timeout=timeout, headers=self._headers, mounts=mounts) as client,
                 client.stream("POST", self._url, json=body) as response,
             ):
                 if response.status_code != httpx.codes.OK:

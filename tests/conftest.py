@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     import pytest
 
 
+# Connections to this machine need no proxy that the environment may name; children inherit this.
+_NO_PROXY = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "127.0.0.1,localhost,::1"]
+os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(filter(None, _NO_PROXY))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Register them; the stderr is the one that pytest does not capture yet."""
     config.addinivalue_line("markers", "pure: neither opens sockets nor starts processes; set by folder")

@@ -213,7 +213,9 @@ class Flooders:
 async def main(edge_port: int, router_port: int) -> None:
     """Serve commands."""
     os.nice(LOWEST_PRIORITY)
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{router_port}") as channel:
+    async with grpc.aio.insecure_channel(
+        f"127.0.0.1:{router_port}", [("grpc.enable_http_proxy", 0)]
+    ) as channel:
         await channel.channel_ready()
         flooders = Flooders(edge_port, BroadcastServiceStub(channel))
         emit(ready=True)

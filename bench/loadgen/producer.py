@@ -185,7 +185,7 @@ class UnfinishedReply:
 
 async def main(port: int) -> None:
     """Serve commands."""
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", [("grpc.enable_http_proxy", 0)]) as channel:
         await channel.channel_ready()
         stub = AgentServiceStub(channel)
         unfinished = UnfinishedReply(stub)

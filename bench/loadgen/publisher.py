@@ -159,7 +159,7 @@ async def publish_unary(stub: BroadcastServiceStub, seconds: float, at_a_time: i
 
 async def main(port: int) -> None:
     """Serve the commands `publish` and `publish_unary`."""
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", [("grpc.enable_http_proxy", 0)]) as channel:
         await channel.channel_ready()
         stub = BroadcastServiceStub(channel)
         emit(ready=True)

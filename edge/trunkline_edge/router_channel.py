@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import grpc
 import grpc.aio
-from trunkline_runtime import link_key
+from trunkline_runtime import http_proxy, link_key
 from trunkline_runtime.certificates import (
     ReloadingFile,
     TlsError,
@@ -25,11 +25,20 @@ class RouterChannelFactory:
     """Opens channels to a router, with or without TLS. Changed certificate files are reloaded."""
 
     def __init__(
-        self, files: ReloadingFile[grpc.ChannelCredentials] | None = None, name: str = "", key: str = ""
+        self,
+        files: ReloadingFile[grpc.ChannelCredentials] | None = None,
+        name: str = "",
+        key: str = "",
+        *,
+        use_proxy: bool = False,
     ) -> None:
-        """`name` is the one in the router's certificate if its address has another; `key` is the link key."""
+        """`name` is the one in the router's certificate if its address has another; `key` is the link key.
+
+        `use_proxy` connects through the HTTP proxy that the environment names.
+        """
         self._files = files
         self._name = name
+        self.uses_proxy = use_proxy
         #: Metadata of every call.
         self.metadata: tuple[tuple[str, str], ...] = ((link_key.METADATA, key),) if key else ()
 
@@ -45,7 +54,8 @@ class RouterChannelFactory:
                 files = ReloadingFile(paths, lambda: _credentials(settings))
             except TlsError as error:
                 raise StartError(f"{error}. {_NAMES}.") from None
-        return cls(files, settings.router_name, settings.link_key.get_secret_value())
+        key = settings.link_key.get_secret_value()
+        return cls(files, settings.router_name, key, use_proxy=settings.router_proxy)
 
     @property
     def is_encrypted(self) -> bool:
@@ -60,6 +70,7 @@ class RouterChannelFactory:
     def open(self, router: str, options: Sequence[tuple[str, int | str]]) -> grpc.aio.Channel:
         """Open a channel to the router at this address."""
         credentials = self.credentials
+        options = [*options, http_proxy.channel_option(self.uses_proxy)]
         if credentials is None:
             return grpc.aio.insecure_channel(router, options=options)
         if self._name:

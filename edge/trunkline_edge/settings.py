@@ -27,6 +27,10 @@ class EdgeSettings(ProcessSettings):
     router_name: str = Field(
         default="", description="Name in the router's certificate, if it differs from its address"
     )
+    router_proxy: bool = Field(
+        default=False,
+        description="Connect to the router through the proxy in grpc_proxy, https_proxy or http_proxy",
+    )
     link_key: LinkKey = Field(default=SecretStr(""), description="Link key, the same as the router's")
     tls_cert: File = Field(
         default=None,

@@ -101,9 +101,12 @@ async def test_without_an_api_key_none_is_sent() -> None:
 
 
 def test_credentials_are_loaded_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("TRUNKLINE_API_KEY", "TRUNKLINE_CA", "TRUNKLINE_TLS"):
+    for name in ("TRUNKLINE_API_KEY", "TRUNKLINE_CA", "TRUNKLINE_TLS", "TRUNKLINE_ROUTER_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    assert load_credentials_from_environment() == {"credentials": None, "api_key": ""}
+    nothing = {"credentials": None, "api_key": "", "use_proxy": False}
+    assert load_credentials_from_environment() == nothing
+    monkeypatch.setenv("TRUNKLINE_ROUTER_PROXY", "true")
+    assert load_credentials_from_environment()["use_proxy"]
     monkeypatch.setenv("TRUNKLINE_API_KEY", KEY)
     assert load_credentials_from_environment()["api_key"] == KEY
     monkeypatch.setenv("TRUNKLINE_TLS", "true")

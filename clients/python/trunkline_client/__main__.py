@@ -46,6 +46,14 @@ Tls = Annotated[
     bool,
     typer.Option("--tls", envvar="TRUNKLINE_TLS", help="Use TLS with public certificate authorities."),
 ]
+Proxy = Annotated[
+    bool,
+    typer.Option(
+        "--proxy",
+        envvar="TRUNKLINE_ROUTER_PROXY",
+        help="Connect through the proxy in grpc_proxy, https_proxy or http_proxy.",
+    ),
+]
 
 
 @app.command()
@@ -96,6 +104,7 @@ def broadcast(
     api_key: Key = "",
     ca: Ca = "",
     tls: Tls = False,
+    proxy: Proxy = False,
     require_connection: Annotated[bool, typer.Option(help="Fail if nobody is connected.")] = False,
     ephemeral: Annotated[bool, typer.Option(help="Do not store the message.")] = False,
 ) -> None:
@@ -105,7 +114,7 @@ def broadcast(
         to = builders.address(
             tenant=tenant, agent=agent, platform=platform, conversation=conversation, user=user
         )
-        async with Backend(router, **load_credentials(api_key, ca, tls)) as backend:
+        async with Backend(router, **load_credentials(api_key, ca, tls, proxy)) as backend:
             answer = await backend.broadcast(
                 to, text, require_connection=require_connection, ephemeral=ephemeral
             )
@@ -127,6 +136,7 @@ def history(
     api_key: Key = "",
     ca: Ca = "",
     tls: Tls = False,
+    proxy: Proxy = False,
     limit: Annotated[int, typer.Option(min=1, max=500, help="Number of messages.")] = 50,
 ) -> None:
     """List the newest messages of an address."""
@@ -135,7 +145,7 @@ def history(
         of = builders.address(
             tenant=tenant, agent=agent, platform=platform, conversation=conversation, user=user
         )
-        async with Backend(router, **load_credentials(api_key, ca, tls)) as backend:
+        async with Backend(router, **load_credentials(api_key, ca, tls, proxy)) as backend:
             page = await backend.list_messages(of, limit=limit)
         table = Table("seq", "time", "author", "text", title=builders.address_name(of))
         for message in page.messages:
@@ -159,6 +169,7 @@ def connections(
     api_key: Key = "",
     ca: Ca = "",
     tls: Tls = False,
+    proxy: Proxy = False,
 ) -> None:
     """List connections."""
 
@@ -167,7 +178,7 @@ def connections(
             tenant=tenant, agent=agent, platform=platform, conversation=conversation, user=user
         )
         table = Table("connection", "address", "user", "protocol", "since", "edge")
-        async with Backend(router, **load_credentials(api_key, ca, tls)) as backend:
+        async with Backend(router, **load_credentials(api_key, ca, tls, proxy)) as backend:
             async for each in backend.connections(of):
                 since = each.connected_at.ToJsonString()
                 name = builders.address_name(each.address)
@@ -186,6 +197,7 @@ def deadletters(
     api_key: Key = "",
     ca: Ca = "",
     tls: Tls = False,
+    proxy: Proxy = False,
     replay: Annotated[
         list[int] | None, typer.Option(help="Id of a dead letter to deliver again; may be repeated.")
     ] = None,
@@ -194,7 +206,7 @@ def deadletters(
     """List an agent's dead letters, or deliver them again."""
 
     async def list_or_replay() -> int:
-        async with Backend(router, **load_credentials(api_key, ca, tls)) as backend:
+        async with Backend(router, **load_credentials(api_key, ca, tls, proxy)) as backend:
             found = [] if replay else [each async for each in _dead_letters(backend, tenant, agent)]
             if not replay and not replay_all:
                 Console().print(_dead_letter_table(found, agent))
@@ -245,13 +257,14 @@ def receipts(
     api_key: Key = "",
     ca: Ca = "",
     tls: Tls = False,
+    proxy: Proxy = False,
 ) -> None:
     """List up to which position each user of a conversation got it, and read it."""
 
     async def show() -> int:
         of = builders.address(tenant=tenant, agent=agent, platform=platform, conversation=conversation)
         table = Table("user", "delivered", "read", "changed", title=builders.address_name(of))
-        async with Backend(router, **load_credentials(api_key, ca, tls)) as backend:
+        async with Backend(router, **load_credentials(api_key, ca, tls, proxy)) as backend:
             after, more = "", True
             while more:
                 page = await backend.list_receipts(of, after=after)

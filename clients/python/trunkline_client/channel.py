@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
@@ -10,6 +11,9 @@ import grpc
 import grpc.aio
 
 MAX_MESSAGE_BYTES = 16 << 20
+
+#: Variables in which gRPC looks for an HTTP proxy, in this order.
+_PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 
 _OPTIONS: list[tuple[str, int]] = [
     # This package decides when to retry, so gRPC's own backoff (up to 120 s) must not hold it back.
@@ -27,17 +31,35 @@ _OPTIONS: list[tuple[str, int]] = [
 
 
 def open_channel(
-    router: str, credentials: grpc.ChannelCredentials | None = None, api_key: str = ""
+    router: str,
+    credentials: grpc.ChannelCredentials | None = None,
+    api_key: str = "",
+    *,
+    use_proxy: bool = False,
 ) -> grpc.aio.Channel:
     """Opens a channel to the router at `host:port`; unencrypted without credentials.
 
-    The API key goes with every call.
+    The API key goes with every call. The environment's HTTP proxy is ignored unless `use_proxy` is true.
     """
+    options = [*_OPTIONS, ("grpc.enable_http_proxy", int(use_proxy))]
     if credentials is None:
-        channel = grpc.aio.insecure_channel(router, options=_OPTIONS)
+        channel = grpc.aio.insecure_channel(router, options=options)
     else:
-        channel = grpc.aio.secure_channel(router, credentials, options=_OPTIONS)
+        channel = grpc.aio.secure_channel(router, credentials, options=options)
     return cast("grpc.aio.Channel", _AuthenticatedChannel(channel, api_key)) if api_key else channel
+
+
+def describe_proxy(use_proxy: bool) -> str:
+    """The part of an error text that names the proxy; empty if the environment names none.
+
+    Names the variable only, as its value may hold a password.
+    """
+    variable = next((name for name in _PROXY_VARIABLES if os.environ.get(name)), "")
+    if not variable:
+        return ""
+    if use_proxy:
+        return f" (through the proxy in {variable})"
+    return f" (not through the proxy in {variable}; use_proxy=True or TRUNKLINE_ROUTER_PROXY=true uses it)"
 
 
 class _AuthenticatedChannel:

@@ -11,19 +11,24 @@ import grpc
 
 
 class RouterCredentials(TypedDict):
-    """Keyword arguments of `Backend` and `Worker` that authenticate them and set up TLS."""
+    """Keyword arguments of `Backend` and `Worker` that authenticate them and set up their channel."""
 
     credentials: grpc.ChannelCredentials | None
     api_key: str
+    use_proxy: bool
 
 
-def load_credentials(api_key: str = "", ca: str | PathLike[str] = "", tls: bool = False) -> RouterCredentials:
+def load_credentials(
+    api_key: str = "", ca: str | PathLike[str] = "", tls: bool = False, use_proxy: bool = False
+) -> RouterCredentials:
     """Loads what a router asks of its callers: `Backend(router, **load_credentials(…))`.
 
     Args:
         api_key: An API key of the tenant; empty sends none.
         ca: PEM file of the certificate authorities to trust; turns TLS on. Empty trusts gRPC's own.
         tls: Turns TLS on without a file.
+        use_proxy: Connects through the proxy in grpc_proxy, https_proxy or http_proxy, which is ignored
+            otherwise.
 
     Returns:
         Keyword arguments for `Backend` and `Worker`.
@@ -33,11 +38,11 @@ def load_credentials(api_key: str = "", ca: str | PathLike[str] = "", tls: bool 
     """
     roots = Path(ca).read_bytes() if ca else None
     credentials = grpc.ssl_channel_credentials(roots) if tls or ca else None
-    return RouterCredentials(credentials=credentials, api_key=api_key)
+    return RouterCredentials(credentials=credentials, api_key=api_key, use_proxy=use_proxy)
 
 
 def load_credentials_from_environment() -> RouterCredentials:
-    """Loads credentials as TRUNKLINE_API_KEY, TRUNKLINE_CA and TRUNKLINE_TLS set them.
+    """Loads credentials as TRUNKLINE_API_KEY, _CA, _TLS and _ROUTER_PROXY set them.
 
     Returns:
         Keyword arguments for `Backend` and `Worker`; see `load_credentials`.
@@ -46,5 +51,13 @@ def load_credentials_from_environment() -> RouterCredentials:
         OSError: The file that TRUNKLINE_CA names cannot be read.
     """
     env = os.environ.get
-    tls = env("TRUNKLINE_TLS", "").lower() in ("1", "true", "yes", "on")
-    return load_credentials(env("TRUNKLINE_API_KEY", ""), env("TRUNKLINE_CA", ""), tls)
+    return load_credentials(
+        env("TRUNKLINE_API_KEY", ""),
+        env("TRUNKLINE_CA", ""),
+        tls=_flag("TRUNKLINE_TLS"),
+        use_proxy=_flag("TRUNKLINE_ROUTER_PROXY"),
+    )
+
+
+def _flag(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes", "on")

@@ -35,6 +35,7 @@ class ReadOnlyBackend:
         router: The router's `host:port`.
         credentials: TLS credentials; None leaves the channel unencrypted. See `load_credentials`.
         api_key: Sent with every call; empty sends none.
+        use_proxy: Connect through the proxy in grpc_proxy, https_proxy or http_proxy.
         timeout_s: Bound of each unary call, connecting included.
         clock: Time and randomness, for tests.
     """
@@ -45,12 +46,14 @@ class ReadOnlyBackend:
         *,
         credentials: grpc.ChannelCredentials | None = None,
         api_key: str = "",
+        use_proxy: bool = False,
         timeout_s: float = 10.0,
         clock: Clock | None = None,
     ) -> None:
         self._router = router
         self._credentials = credentials
         self._api_key = api_key
+        self._use_proxy = use_proxy
         self._timeout_s = timeout_s
         self._clock = clock or Clock()
         self._connection: RouterConnection | None = None
@@ -61,7 +64,9 @@ class ReadOnlyBackend:
     async def __aenter__(self) -> Self:
         if self._connection is not None:
             raise RuntimeError("The backend is open already: make one for each `async with`")
-        self._connection = RouterConnection(self._router, self._credentials, self._api_key, self._timeout_s)
+        self._connection = RouterConnection(
+            self._router, self._credentials, self._api_key, self._timeout_s, use_proxy=self._use_proxy
+        )
         return self
 
     async def __aexit__(

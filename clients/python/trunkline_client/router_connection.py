@@ -14,7 +14,7 @@ from trunkline.v1.broadcast_service_pb2_grpc import BroadcastServiceStub
 from trunkline.v1.history_service_pb2_grpc import HistoryServiceStub
 from trunkline.v1.presence_service_pb2_grpc import PresenceServiceStub
 
-from trunkline_client.channel import open_channel
+from trunkline_client.channel import describe_proxy, open_channel
 from trunkline_client.errors import OutcomeUnknown, Unreachable
 from trunkline_client.rpc_errors import error_from_rpc
 
@@ -32,11 +32,18 @@ class RouterConnection:
     """
 
     def __init__(
-        self, router: str, credentials: grpc.ChannelCredentials | None, api_key: str, timeout_s: float
+        self,
+        router: str,
+        credentials: grpc.ChannelCredentials | None,
+        api_key: str,
+        timeout_s: float,
+        *,
+        use_proxy: bool = False,
     ) -> None:
         self.router = router
         self._timeout_s = timeout_s
-        self._channel = open_channel(router, credentials, api_key)
+        self._channel = open_channel(router, credentials, api_key, use_proxy=use_proxy)
+        self._use_proxy = use_proxy
         self.is_closed = False
         self.broadcast = BroadcastServiceStub(self._channel)
         self.history = HistoryServiceStub(self._channel)
@@ -109,4 +116,5 @@ class RouterConnection:
             await probe(b"", timeout=self._timeout_s)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE:
-                raise Unreachable(self.router, error.details() or "the connection failed") from None
+                problem = error.details() or "the connection failed"
+                raise Unreachable(self.router, problem + describe_proxy(self._use_proxy)) from None

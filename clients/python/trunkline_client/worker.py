@@ -26,7 +26,7 @@ from trunkline.v1.message_pb2 import Message
 
 from trunkline_client.backoff import Backoff
 from trunkline_client.bidi_stream import BidiStream
-from trunkline_client.channel import open_channel
+from trunkline_client.channel import describe_proxy, open_channel
 from trunkline_client.clock import Clock
 from trunkline_client.delivery_table import DeliveryTable
 from trunkline_client.errors import Refused, TransportError, Unreachable
@@ -82,6 +82,7 @@ class Worker:
         worker_id: Name of this worker in logs; host and process id if empty.
         credentials: TLS credentials; None leaves the stream unencrypted. See `load_credentials`.
         api_key: Sent with the stream; empty sends none.
+        use_proxy: Connect through the proxy in grpc_proxy, https_proxy or http_proxy.
         on_attached: Called each time the router has accepted the worker.
         clock: Time and randomness, for tests.
     """
@@ -96,6 +97,7 @@ class Worker:
         worker_id: str = "",
         credentials: grpc.ChannelCredentials | None = None,
         api_key: str = "",
+        use_proxy: bool = False,
         on_attached: Callable[[AttachWelcome], None] | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -109,6 +111,7 @@ class Worker:
         )
         self._credentials = credentials
         self._api_key = api_key
+        self._use_proxy = use_proxy
         self._on_attached = on_attached
         self._clock = clock or Clock()
         self._backoff = Backoff(self._clock.random, cap_s=2.0)
@@ -224,7 +227,7 @@ class Worker:
             raise RuntimeError("The worker is running already: make one Worker for each `run`")
         self._table.open(handler)
         self._drained.clear()
-        channel = open_channel(self._router, self._credentials, self._api_key)
+        channel = open_channel(self._router, self._credentials, self._api_key, use_proxy=self._use_proxy)
         serving = asyncio.create_task(self._serve(AgentServiceStub(channel)), name=f"serve {self!r}")
         draining = asyncio.create_task(self._drained.wait())
         try:
@@ -278,7 +281,8 @@ class Worker:
             wait_s = self._backoff.next_s(delay_s)
             if self._attached:
                 self._attached = False
-                log.warning("not attached to %s, trying again: %s", self._router, error)
+                proxy = describe_proxy(self._use_proxy) if isinstance(error, Unreachable) else ""
+                log.warning("not attached to %s, trying again: %s%s", self._router, error, proxy)
             await self._clock.sleep(wait_s)
 
     async def _attach(self, stub: AgentServiceStub) -> Refused | TransportError:

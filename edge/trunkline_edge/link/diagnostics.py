@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grpc
 import grpc.aio
+from trunkline_runtime import http_proxy
 
 from trunkline_edge.router_channel import RouterChannelFactory
 
@@ -43,7 +44,8 @@ def explain(error: grpc.aio.AioRpcError, channels: RouterChannelFactory) -> str:
         return _WRONG_KEY if channels.metadata else _NO_PROOF
     if "http1.x" in details or "HTTP/1" in details:
         return "it is no gRPC server: TRUNKLINE_ROUTER must name a router's gRPC port"
-    return _explain_tls(details, channels) or f"{code.name}: {details}"
+    problem = _explain_tls(details, channels) or f"{code.name}: {details}"
+    return problem + http_proxy.describe(channels.uses_proxy)
 
 
 def _explain_tls(details: str, channels: RouterChannelFactory) -> str:

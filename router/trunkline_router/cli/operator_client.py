@@ -20,6 +20,7 @@ from rich.console import Console, RenderableType
 from trunkline.v1.tenant_pb2 import Tenant
 from trunkline.v1.tenant_service_pb2 import GetTenantRequest
 from trunkline.v1.tenant_service_pb2_grpc import TenantServiceStub
+from trunkline_runtime import http_proxy
 from trunkline_runtime.refusals import details_of, read_status
 
 from trunkline_router.operator_key import FILE
@@ -66,6 +67,14 @@ class RouterTarget:
             rich_help_panel=_PANEL,
         ),
     ] = None
+    proxy: Annotated[
+        bool,
+        typer.Option(
+            envvar="TRUNKLINE_ROUTER_PROXY",
+            help="Connect through the proxy in grpc_proxy, https_proxy or http_proxy.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = False
     json: Annotated[
         bool,
         typer.Option("--json", help="Print JSON, in the contract's HTTP form.", rich_help_panel=_PANEL),
@@ -134,7 +143,7 @@ def connect(target: RouterTarget) -> Iterator[OperatorClient]:
     options = [
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.enable_http_proxy", 0),
+        http_proxy.channel_option(target.proxy),
     ]
     if target.ca is None:
         channel = grpc.insecure_channel(target.router, options)
@@ -145,7 +154,7 @@ def connect(target: RouterTarget) -> Iterator[OperatorClient]:
         try:
             yield OperatorClient(channel, key, target.json)
         except grpc.RpcError as error:
-            raise CommandFailed(_explain(error, target.router)) from None
+            raise CommandFailed(_explain(error, target)) from None
 
 
 def _key(option: str) -> str:
@@ -174,8 +183,9 @@ def _read(path: Path, option: str) -> bytes:
         raise CommandFailed(f"{option}: {path}: {error.strerror}") from None
 
 
-def _explain(error: grpc.RpcError, router: str) -> str:
+def _explain(error: grpc.RpcError, target: RouterTarget) -> str:
     """Describe a failed call in one line."""
+    router = target.router
     text = " ".join(str(error.details()).split())
     metadata: Any = error.trailing_metadata()
     reason = details_of(read_status(metadata)).reason
@@ -184,7 +194,8 @@ def _explain(error: grpc.RpcError, router: str) -> str:
     code = error.code()
     if code is grpc.StatusCode.UNAVAILABLE:
         return (
-            f"Cannot reach a router at {router}: {text.rpartition('last error: ')[2]}. Is it running"
+            f"Cannot reach a router at {router}{http_proxy.describe(target.proxy)}:"
+            f" {text.rpartition('last error: ')[2]}. Is it running"
             " (trunkline-router serve)? Set --router or TRUNKLINE_ROUTER to use another address."
         )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
