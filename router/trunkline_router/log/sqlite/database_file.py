@@ -12,13 +12,15 @@ from trunkline_runtime.private_files import create_private_file, open_private
 
 from trunkline_router.log.interface import LogUnavailable
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 #: Upgrades a file from this version to the next; then everything in `schema.sql` that is missing is created.
 #: The time of a migration must not depend on the size of the file.
 _MIGRATIONS = {
     1: "ALTER TABLE deliveries ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;",
     2: "ALTER TABLE topics ADD COLUMN pruned INTEGER NOT NULL DEFAULT 0;",
+    # Created again, with a column more.
+    4: "DROP VIEW conversation_log;",
 }
 
 #: A commit of messages to many topics writes an index page for each topic. With small pages, round trips of

@@ -1,6 +1,7 @@
--- The log of one router, schema version 4. It may be read with SQL while the router runs: open the file
+-- The log of one router, schema version 5. It may be read with SQL while the router runs: open the file
 -- read-only and keep transactions short. Start with the view `conversation_log`. The file contains secrets:
--- see `tenants`.
+-- see `tenants`. With a data key, `body`, `deltas`, `reason` and `settings` may be encrypted: such a value
+-- starts with a zero byte, and what remains readable is metadata.
 
 -- One row per log. Erasing a log deletes its row; the topic's next message inserts a new one.
 CREATE TABLE topics (
@@ -130,8 +131,8 @@ CREATE TABLE dead_letters (
 );
 CREATE INDEX dead_letters_by_agent ON dead_letters (tenant, agent);
 
--- Declared tenants. `settings` contains their secrets in plain form: anyone who can read this file, or a copy
--- of it, can sign tokens for their clients.
+-- Declared tenants. Unless the router has a data key, `settings` contains their secrets in plain form: anyone
+-- who can read this file, or a copy of it, can sign tokens for their clients.
 CREATE TABLE tenants (
     tenant     TEXT NOT NULL PRIMARY KEY,
     state      INTEGER NOT NULL,  -- trunkline.v1.TenantState: 1 active, 2 suspended, 3 being erased
@@ -139,6 +140,18 @@ CREATE TABLE tenants (
     created_ms INTEGER NOT NULL,  -- Unix time
     updated_ms INTEGER NOT NULL   -- Unix time
 );
+
+-- Keys that encrypt tenants' settings and messages. Each is encrypted by a data key, which is not in this
+-- file. Without a tenant's rows here, what they encrypted is lost.
+CREATE TABLE tenant_keys (
+    tenant     TEXT NOT NULL,
+    generation INTEGER NOT NULL,  -- the highest encrypts; encrypted values name theirs
+    data_key   TEXT NOT NULL,     -- id of the data key
+    wrapped    BLOB NOT NULL,     -- nonce and AES-GCM ciphertext
+    reserved   INTEGER NOT NULL,  -- upper bound of the values encrypted so far
+    created_ms INTEGER NOT NULL,  -- Unix time
+    PRIMARY KEY (tenant, generation)
+) WITHOUT ROWID;
 
 -- API keys. Their secrets are not stored.
 CREATE TABLE api_keys (
@@ -176,7 +189,7 @@ CREATE TABLE audit (
 );
 CREATE INDEX audit_by_tenant ON audit (tenant);
 
--- For people: the messages of conversations, one per row.
+-- For people: the messages of conversations, one per row; their metadata, whether or not they are encrypted.
 CREATE VIEW conversation_log AS
 SELECT
     t.tenant,
@@ -188,7 +201,8 @@ SELECT
     strftime('%Y-%m-%dT%H:%M:%fZ', m.created_ms / 1000.0, 'unixepoch') AS created_at,
     CASE m.role WHEN 1 THEN 'user' WHEN 2 THEN 'agent' WHEN 3 THEN 'system' ELSE '' END AS role,
     m.author_user AS user,
-    t.epoch || '-' || m.seq AS message_id
+    t.epoch || '-' || m.seq AS message_id,
+    hex(substr(m.body, 1, 1)) = '00' AS encrypted
 FROM topics AS t
 JOIN messages AS m ON m.topic_id = t.topic_id
 WHERE t.kind IN (1, 2);

@@ -297,11 +297,11 @@ async def test_people_can_read_conversations_with_sql(log: SqliteLog, tmp_path: 
     at = "2023-11-14T22:13:20.123Z"
     assert columns == [
         *("tenant", "agent", "platform", "conversation_kind", "conversation_id"),
-        *("seq", "created_at", "role", "user", "message_id"),
+        *("seq", "created_at", "role", "user", "message_id", "encrypted"),
     ]
     assert rows == [
-        ("acme", "echo", "web", "person", "alice", 1, at, "user", "alice", one.message.id),
-        ("acme", "echo", "qq", "group", "42", 1, at, "user", "alice", two.message.id),
+        ("acme", "echo", "web", "person", "alice", 1, at, "user", "alice", one.message.id, 0),
+        ("acme", "echo", "qq", "group", "42", 1, at, "user", "alice", two.message.id, 0),
     ]
 
 
