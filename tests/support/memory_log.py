@@ -70,6 +70,8 @@ class MemoryLog(MemoryStorage):
 
     def append(self, transaction: Transaction) -> None:
         """Commit a transaction."""
+        for withdrawal in transaction.withdrawn:
+            self.cancelled.add(f"{self.head(withdrawal.topic).epoch}-{withdrawal.seq}")
         for pending in transaction.entries:
             self._append(pending)
         for delivery_id in transaction.settled:
@@ -111,6 +113,7 @@ class MemoryLog(MemoryStorage):
             message.id = f"{epoch}-{position.seq}"
             pending.stored = message.SerializeToString()
             if pending.producer is not None:
+                pending.is_cancelled = message.reply_to in self.cancelled
                 self.open[message.id] = StoredOpen(pending.topic, pending.stored, pending.producer, [])
         elif pending.change is not None:
             assert message.position.epoch == epoch, "change in an erased log"
@@ -243,6 +246,13 @@ class MemoryLog(MemoryStorage):
     def receipts(self, topic: TopicKey) -> list[StoredReceipt]:
         """Return the receipts of a topic."""
         return list(self._receipts.get(topic, {}).values())
+
+    def open_messages(self) -> list[StoredOpen]:
+        """Return all open messages."""
+        return [
+            each._replace(is_cancelled=Message.FromString(each.message).reply_to in self.cancelled)
+            for each in self.open.values()
+        ]
 
     def changes(self, topic: TopicKey) -> list[Change]:
         """Return all changes in a log."""

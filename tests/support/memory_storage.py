@@ -33,6 +33,8 @@ class MemoryStorage(MemoryRegistry):
         self.dead: dict[int, StoredDeadLetter] = {}
         #: By message id.
         self.open: dict[str, StoredOpen] = {}
+        #: Ids of messages that were withdrawn.
+        self.cancelled: set[str] = set()
         self._receipts: dict[TopicKey, dict[str, StoredReceipt]] = {}
 
     def reset(self, topic: TopicKey) -> None:

@@ -136,7 +136,7 @@ class World:
         for message_id in self.log.open:
             assert self.log.saved(message_id) >= self.promised.get(message_id, 0), "a promise is broken"
         self.router = self._new_router()
-        self.router.open_messages.load(list(self.log.open.values()), self.now)
+        self.router.open_messages.load(self.log.open_messages(), self.now)
         for message_id in self.log.open:
             message = self.router.open_messages.get(message_id)
             assert message is not None

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from trunkline_router.core.values.log_records import AppendResult, EntryKind, PendingEntry
-from trunkline_router.log.batch import Batch
+from trunkline_router.log.batch import Batch, answered_by
 from trunkline_router.log.message_ids import message_id
 
 
@@ -40,6 +40,11 @@ def mark_committed(entries: Sequence[PendingEntry], batch: Batch) -> None:
     for pending, body in zip(entries, batch.bodies, strict=True):
         pending.stored = body
         pending.result = AppendResult.COMMITTED
+    if batch.answered_cancelled:
+        for pending in entries:
+            if pending.producer is not None:
+                row = (batch.heads[pending.topic].topic_id, answered_by(pending.message))
+                pending.is_cancelled = row in batch.answered_cancelled
 
 
 def result_of(pending: PendingEntry) -> StoredResult:

@@ -28,7 +28,7 @@ class BatchStore(Protocol):
         """Read the results stored for these idempotency keys; unknown keys are left out."""
 
     async def commit(self, batch: Batch) -> dict[bytes, StoredResult]:
-        """Commit a batch durably and set its `withdrawn_found`.
+        """Commit a batch durably and set its `withdrawn_found` and `answered_cancelled`.
 
         If any of its idempotency keys is in use, nothing is written, and the results of those keys are
         returned.

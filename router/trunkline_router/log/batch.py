@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from trunkline.v1.frame_pb2 import ReadFrame
-from trunkline.v1.message_pb2 import CHANGE_KIND_ENDED, Change
+from trunkline.v1.message_pb2 import CHANGE_KIND_ENDED, Change, Message
 
 from trunkline_router.core.values.log_records import PendingEntry, Producer, Transaction
 from trunkline_router.core.values.topics import Position, TopicKey, position_of
-from trunkline_router.log.message_ids import message_id, new_epoch
+from trunkline_router.log.message_ids import message_id, new_epoch, parse_message_id
 
 #: A message in the tables: topic_id and seq.
 RowKey = tuple[int, int]
@@ -59,6 +59,12 @@ class Batch:
     withdrawn: dict[tuple[str, str], set[RowKey]] = field(default_factory=dict)
     #: Those of `withdrawn` that had a delivery; set by the engine when it writes the batch.
     withdrawn_found: set[RowKey] = field(default_factory=set)
+    #: Messages that open messages answer, in the same log.
+    answered: set[RowKey] = field(default_factory=set)
+    #: Those of `answered` that were withdrawn, by this batch or earlier; set by the engine.
+    answered_cancelled: set[RowKey] = field(default_factory=set)
+    #: Time of the commit.
+    now_ms: int = 0
     #: The serialised body of each entry, in order.
     bodies: list[bytes] = field(default_factory=list)
     #: The heads of the logs after the commit.
@@ -105,7 +111,7 @@ def make_batch(
     `entries` replaces the transaction's own; none may be of an erased log. May be repeated for the same
     entries as long as the batch was not committed.
     """
-    batch = Batch(transaction.settled)
+    batch = Batch(transaction.settled, now_ms=now_ms)
     tails: dict[TopicKey, _LogTail] = {}
     seconds, milliseconds = divmod(now_ms, 1000)
     nanos = milliseconds * 1_000_000
@@ -134,6 +140,8 @@ def make_batch(
             batch.messages += (tail.topic_id, seq, now_ms, author.role, author.user, body)
             if pending.producer is not None:
                 batch.opens += (tail.topic_id, seq, *pending.producer)
+                if (answered := answered_by(message)) is not None:
+                    batch.answered.add((tail.topic_id, answered))
         batch.bodies.append(body)
         if pending.key is not None:
             counters.key_id += 1
@@ -155,6 +163,12 @@ def make_batch(
     _add_deliveries(batch, transaction, heads, now_ms)
     _add_progress(batch, transaction, heads, now_ms)
     return batch
+
+
+def answered_by(message: Message) -> int | None:
+    """Return the seq of the message that a message answers; None if that is not in the same log."""
+    parsed = parse_message_id(message.reply_to) if message.reply_to else None
+    return parsed[1] if parsed is not None and parsed[0] == message.position.epoch else None
 
 
 def _add_change(batch: Batch, pending: PendingEntry, change: Change, tail: _LogTail, now_ms: int) -> bytes:
@@ -192,8 +206,8 @@ def _add_deliveries(
     for dead_lettered in transaction.dead_lettered:
         batch.dead_lettered += (*dead_lettered, now_ms)
     for withdrawal in transaction.withdrawn:
-        row = (heads[withdrawal.topic].topic_id, withdrawal.seq)
-        batch.withdrawn.setdefault(withdrawal.topic[:2], set()).add(row)
+        if topic_id := heads[withdrawal.topic].topic_id:
+            batch.withdrawn.setdefault(withdrawal.topic[:2], set()).add((topic_id, withdrawal.seq))
 
 
 def _add_progress(

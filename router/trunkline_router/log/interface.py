@@ -99,7 +99,9 @@ class Log(Protocol):
         """Read the receipts of a topic's users after `after`, in the order of users."""
 
     async def sweep(self, now_ms: int) -> None:
-        """Do a bounded piece of housekeeping: delete idempotency keys past the engine's retention.
+        """Do a bounded piece of housekeeping.
+
+        Deletes idempotency keys, and marks of cancelled messages, past the engine's retention.
 
         Called every few seconds, between appends; takes about ten milliseconds.
         """

@@ -34,7 +34,7 @@ class MemoryEngine:
         return list(self._log.dead.values())
 
     async def open_messages(self) -> list[Any]:
-        return list(self._log.open.values())
+        return self._log.open_messages()
 
     async def registered(self) -> Registered:
         return self._log.registered()

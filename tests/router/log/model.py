@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from trunkline.v1.message_pb2 import CHANGE_KIND_EDITED, CHANGE_KIND_ENDED, Change
+from trunkline.v1.message_pb2 import CHANGE_KIND_EDITED, CHANGE_KIND_ENDED, Change, Message
 from trunkline_router.core.values.log_records import (
     AppendResult,
     Checkpoint,
@@ -50,10 +50,17 @@ class OneLog:
     receipts: dict[str, StoredReceipt] = field(default_factory=dict)
     #: The rows up to this seq were pruned.
     pruned: int = 0
+    #: Seqs of withdrawn messages.
+    cancelled: set[int] = field(default_factory=set)
 
     def seqs(self) -> range:
         """The seqs of the entries that were not pruned."""
         return range(self.pruned + 1, len(self.rows) + 1)
+
+    def is_cancelled(self, reply: Message) -> bool:
+        """The message that it answers was withdrawn."""
+        epoch, _, seq = reply.reply_to.partition("-")
+        return epoch == self.epoch and int(seq) in self.cancelled
 
     def messages(self) -> int:
         """Number of messages."""
@@ -145,6 +152,8 @@ class LogModel:
             self.deliveries.pop(delivery_id, None)
         due = {(work.topic, work.seq) for work in self.deliveries.values()}
         for one in transaction.withdrawn:
+            if one.topic in self.logs:
+                self.logs[one.topic].cancelled.add(one.seq)
             assert one.found == ((one.topic, one.seq) in due)
             self.deliveries = {
                 number: work
@@ -225,6 +234,7 @@ class LogModel:
         seq = len(log.rows)
         if one.producer is not None:
             log.opens[seq] = StoredOpen(one.topic, one.stored, one.producer, [])
+            assert one.is_cancelled == log.is_cancelled(one.message)
         if one.deliver:
             assert one.delivery_id > self.highest_delivery
             self.highest_delivery = one.delivery_id
@@ -292,7 +302,11 @@ class LogModel:
         return None if log is None or position.seq <= log.pruned else log.rows[position.seq - 1].body
 
     def open_messages(self) -> list[StoredOpen]:
-        return [opened for log in self.logs.values() for opened in log.opens.values()]
+        return [
+            opened._replace(is_cancelled=log.is_cancelled(Message.FromString(opened.message)))
+            for log in self.logs.values()
+            for opened in log.opens.values()
+        ]
 
     def receipts_of(self, topic: TopicKey) -> list[StoredReceipt]:
         return sorted(self.logs[topic].receipts.values()) if topic in self.logs else []

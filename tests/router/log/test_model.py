@@ -127,10 +127,21 @@ class LogMachine(RuleBasedStateMachine):
             st.tuples(picks, producers, st.lists(st.text(max_size=5), max_size=2)), max_size=4
         ),
         ends=st.lists(picks, max_size=1),
-        opens=st.lists(topics, max_size=2),
+        opens=st.lists(st.tuples(topics, st.none() | picks), max_size=2),
+        withdrawn=st.lists(picks, max_size=1),
     )
-    def stream(self, checkpoints: Any, ends: list[int], opens: list[TopicKey]) -> None:
-        transaction = Transaction([pending_entry(topic, producer=Producer("worker", 1)) for topic in opens])
+    def stream(self, checkpoints: Any, ends: list[int], opens: Any, withdrawn: list[int]) -> None:
+        transaction = Transaction()
+        for topic, number in opens:
+            opened = pending_entry(topic, producer=Producer("worker", 1))
+            if number is not None and (target := self.pick(number)) is not None:
+                opened.topic, opened.message.reply_to = target.topic, target.message.id
+                opened.message.address.CopyFrom(target.message.address)
+            transaction.entries.append(opened)
+        for number in withdrawn:
+            target = self.pick(number)
+            if target is not None:
+                transaction.withdrawn.append(Withdrawal(target.topic, target.message.position.seq))
         for number, producer, texts in checkpoints:
             target = self.pick(number)
             if target is not None:
@@ -204,6 +215,8 @@ class LogMachine(RuleBasedStateMachine):
         self.run(self.log.sweep(NOW_MS + HOUR_MS + forget))
         if forget:
             self.model.kept.clear()
+            for log in self.model.logs.values():
+                log.cancelled.clear()
 
     @rule()
     def restart(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from trunkline.v1.catalogue import Refused
-from trunkline.v1.message_pb2 import Message
+from trunkline.v1.message_pb2 import Author, Message
 
 from trunkline_router.core.agents.agent_queues import AgentQueues
 from trunkline_router.core.agents.settlement import RESULT_BYTES
@@ -18,23 +18,35 @@ from trunkline_router.core.values.topics import TopicKey
 
 
 class Withdrawals:
-    """Removes deliveries from the queues and the log, and cancels those that workers hold."""
+    """Removes deliveries from the queues and the log, and cancels those that workers hold.
 
-    def __init__(self, queues: AgentQueues, effects: Effects) -> None:
+    `withdrawn` is called with topic, message id and author once a withdrawal is committed. It must cancel the
+    replies that are open: they may have been on their way to the log, from any worker. The log marks replies
+    that are opened later.
+    """
+
+    def __init__(
+        self,
+        queues: AgentQueues,
+        effects: Effects,
+        withdrawn: Callable[[TopicKey, str, Author], None],
+    ) -> None:
         self._queues = queues
         self._effects = effects
+        self._withdrawn = withdrawn
 
     def withdraw(
         self,
         topic: TopicKey,
         message: Message,
+        author: Author,
         done: Callable[[bool], None] = lambda found: None,
         failed: Callable[[Refused], None] = lambda reason: None,
     ) -> None:
         """Withdraw the delivery of a message; a worker that holds it receives `cancelled`.
 
-        Calls `done` once the log has removed it, with True if an answer was still due, or `failed` if
-        the log could not.
+        `author` no longer wants an answer. Calls `done` once the log has removed it, with True if an answer
+        was still due, or `failed` if the log could not.
         """
         self._queues.withdrawing.setdefault(message.id)
         found = None
@@ -46,7 +58,7 @@ class Withdrawals:
             found.worker.batch_for(RESULT_BYTES).cancelled.append(found.id)
             self._effects.writable_peers.add(found.worker)
         withdrawal = Withdrawal(topic, message.position.seq)
-        listener = WithdrawalCommit(self, found, withdrawal, message.id, done, failed)
+        listener = WithdrawalCommit(self, found, withdrawal, message.id, author, done, failed)
         self._effects.commit_queue.add_write(AtomicWrite(Transaction(withdrawn=[withdrawal]), listener))
 
     def conclude(self, topic: TopicKey, message_id: str) -> StoredDelivery | None:
@@ -56,6 +68,10 @@ class Withdrawals:
         if queue is not None:
             queue.withdrawal_committed()
         return self._queues.withdrawing.pop(message_id, None)
+
+    def cancel_replies(self, topic: TopicKey, message_id: str, author: Author) -> None:
+        """Cancel the replies that are open once the withdrawal is committed."""
+        self._withdrawn(topic, message_id, author)
 
     def restore(self, found: LeasedDelivery | StoredDelivery | None) -> None:
         """Undo a withdrawal that was not committed: the delivery is still in the log."""
@@ -73,6 +89,7 @@ class WithdrawalCommit:
     """Listener of a withdrawal."""
 
     __slots__ = (
+        "_author",
         "_done",
         "_failed",
         "_found",
@@ -89,6 +106,7 @@ class WithdrawalCommit:
         found: LeasedDelivery | StoredDelivery | None,
         withdrawal: Withdrawal,
         message_id: str,
+        author: Author,
         done: Callable[[bool], None],
         failed: Callable[[Refused], None],
     ) -> None:
@@ -99,12 +117,15 @@ class WithdrawalCommit:
         self._is_answered = isinstance(found, LeasedDelivery) and found.is_answered
         self._withdrawal = withdrawal
         self._message_id = message_id
+        self._author = author
         self._done = done
         self._failed = failed
 
     def done(self) -> None:
         """The delivery is no longer in the log."""
-        self._withdrawals.conclude(self._withdrawal.topic, self._message_id)
+        topic = self._withdrawal.topic
+        self._withdrawals.conclude(topic, self._message_id)
+        self._withdrawals.cancel_replies(topic, self._message_id, self._author)
         self._done((self._withdrawal.found or self._stops) and not self._is_answered)
 
     def failed(self, reason: Refused) -> None:

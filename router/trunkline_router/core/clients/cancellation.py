@@ -91,7 +91,7 @@ class Cancellations:
         self._effects.commit_queue.add(pending, 0)
 
     def found(self, connection: ConnectedClient, topic: TopicKey, frame_id: str, message: Message) -> None:
-        """The message is known: end the replies to it, or withdraw its delivery."""
+        """The message is known: withdraw its delivery, and end the replies to it."""
         cancel = PendingCancel(self._outbox, connection, frame_id)
         current = connection.subscription_to(topic)
         known = current.position if current is not None else None
@@ -100,11 +100,13 @@ class Cancellations:
             cancel.prevented(False)
             return
         replies = list(self._open_messages.replies_to(topic, message.id))
+        author = Author(role=ROLE_USER, user=connection.user)
+
         if replies:
-            self._withdrawals.withdraw(topic, message)
+            self._withdrawals.withdraw(topic, message, author)
             self._stop(replies, cancel)
         else:
-            self._withdrawals.withdraw(topic, message, cancel.prevented, cancel.not_ended)
+            self._withdrawals.withdraw(topic, message, author, cancel.prevented, cancel.not_ended)
 
     def refuse(self, connection: ConnectedClient, frame_id: str, reason: Refused) -> None:
         """Answer a cancel with `error`."""

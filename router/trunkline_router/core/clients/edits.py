@@ -106,7 +106,7 @@ class Edits:
             message.state = RECALLED
             message.ClearField("error")
             message.attributes.clear()
-            self._withdrawals.withdraw(topic, message)
+            self._withdrawals.withdraw(topic, message, request.author)
         message.parts.extend(request.parts)
         change = Change(
             address=message.address,

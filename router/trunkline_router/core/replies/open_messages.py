@@ -129,12 +129,18 @@ class OpenMessages:
     def opened(self, pending: PendingEntry, now: float) -> StreamedMessage:
         """A message is committed as open; must be called before anybody is notified."""
         assert pending.producer is not None
-        return self._add(StreamedMessage(pending.topic, pending.message, pending.producer, now))
+        message = StreamedMessage(pending.topic, pending.message, pending.producer, now)
+        message.is_cancelled = pending.is_cancelled
+        return self._add(message)
 
     def load(self, stored: Iterable[StoredOpen], now: float) -> None:
-        """Enter what the log holds at startup. Producers have one lease to come back."""
+        """Enter what the log holds at startup. Producers have one lease to come back.
+
+        The next `tick` ends those that were cancelled before.
+        """
         for row in stored:
             message = StreamedMessage(row.topic, Message.FromString(row.message), row.producer, now)
+            message.is_cancelled = row.is_cancelled
             for deltas in row.deltas:
                 message.restore(ReplyDeltas.FromString(deltas))
             tenant = row.topic[0]
@@ -231,6 +237,12 @@ class OpenMessages:
         """End a message on behalf of its readers."""
         self.end(message, MessageEnd(CANCELLED), listener, author)
 
+    def cancel_replies(self, topic: TopicKey, message_id: str, author: Author) -> None:
+        """End the replies to a message for which the log keeps that they are cancelled."""
+        for message in self.replies_to(topic, message_id):
+            message.is_cancelled = True
+            self.cancel(message, None, author)
+
     def expire_replies(self, topic: TopicKey, message_id: str) -> None:
         """Let the replies to a message expire: no further attempt to answer it will be made."""
         for message in self.replies_to(topic, message_id):
@@ -249,8 +261,11 @@ class OpenMessages:
     # Time and erasure
 
     def tick(self, now: float) -> None:
-        """Let the messages expire whose producers have been silent for a lease."""
+        """Let the messages expire whose producers have been silent for a lease, and end cancelled ones."""
         for message in self._by_id.values():
+            if message.is_cancelled:
+                self.cancel(message, None, None)
+                continue
             owner = message.owner
             heard_at = owner.heard_at if owner is not None and owner.is_attached else message.heard_at
             if heard_at + self._lease_s <= now and message.ended is None:

@@ -99,7 +99,10 @@ class OpenOperation:
     def committed(self, pending: PendingEntry) -> None:
         """The message is committed, now or before."""
         if pending.result is AppendResult.COMMITTED:
-            self._listener.opened(self._open_messages.opened(pending, self._now))
+            opened = self._open_messages.opened(pending, self._now)
+            self._listener.opened(opened)
+            if opened.is_cancelled:
+                self._open_messages.cancel(opened, None, None)
             return
         self._open_messages.release(pending.topic[0])
         message_id = pending.message.id

@@ -53,6 +53,7 @@ class StreamedMessage:
         "_unsaved",
         "ended",
         "heard_at",
+        "is_cancelled",
         "next_index",
         "owner",
         "producer",
@@ -81,6 +82,8 @@ class StreamedMessage:
         self.heard_at = now
         #: Set once an end is on its way to the log.
         self.ended: MessageEnd | None = None
+        #: The message that it answers was cancelled: if the log fails to commit the end, `tick` tries again.
+        self.is_cancelled = False
         #: Deltas that are in no committed checkpoint, each serialized as an entry of ReplyDeltas.
         self._unsaved: list[bytes] = []
         self.unsaved_bytes = 0

@@ -112,6 +112,9 @@ class StreamedReplies:
             ended = EndedReply(message.id, OPEN, None)
             self.replies_of(before).end(message.reply_number, ended)
             self._send_progress(before, message.reply_number, message, message.fenced())
+        if leased is not None and leased.is_cancelled:
+            # Even if the worker is gone: nobody else would end it before its lease.
+            self._open_messages.cancel(message, None, None)
         if not worker.is_attached:
             message.owner = None
             return
@@ -123,8 +126,6 @@ class StreamedReplies:
         self._send_progress(worker, number, message)
         if leased is not None:
             leased.is_answered = True
-            if leased.is_cancelled:
-                self._open_messages.cancel(message, None, None)
 
     def already_ended(
         self, worker: AttachedWorker, number: int, message: Message, leased: LeasedDelivery | None

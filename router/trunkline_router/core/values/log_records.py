@@ -60,6 +60,7 @@ class PendingEntry:
     The log completes it in place. It sets `result` and `stored`, and
 
     - of a message `id`, `position` and `created_at`, and `delivery_id` if `deliver` is set;
+    - of an OPEN message `is_cancelled`;
     - of a change `position` and `changed_at`; `message` is then the changed message, which the log stores
       at its old position, with `updated_at`;
     - of a read `at`; the user's receipt is stored with it.
@@ -89,6 +90,8 @@ class PendingEntry:
     read: ReadFrame | None = None
     result: AppendResult = AppendResult.PENDING
     delivery_id: int = 0
+    #: The message that it answers was withdrawn: it must be cancelled at once.
+    is_cancelled: bool = False
     #: Body of the entry as stored; set when it is COMMITTED.
     stored: bytes = b""
     #: A CommitListener; the log ignores it.
@@ -139,7 +142,11 @@ class DeadLettered(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Withdrawal:
-    """Deletes the delivery of the message at `seq`; the log sets `found` if there was one."""
+    """Deletes the delivery of the message at `seq`; the log sets `found` if there was one.
+
+    The log also marks the message: replies that are opened later are `is_cancelled`, for as long as it keeps
+    idempotency keys.
+    """
 
     topic: TopicKey
     seq: int

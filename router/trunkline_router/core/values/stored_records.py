@@ -19,6 +19,8 @@ class StoredOpen(NamedTuple):
     producer: Producer
     #: Serialized ReplyDeltas, in order.
     deltas: list[bytes]
+    #: The message that it answers was withdrawn; see Withdrawal.
+    is_cancelled: bool = False
 
 
 class StoredDelivery(NamedTuple):

@@ -7,7 +7,7 @@ import sqlite3
 from typing import Any
 
 from trunkline_router.log.batch import Batch
-from trunkline_router.log.sqlite.statements import Insert, Write
+from trunkline_router.log.sqlite.statements import Insert, Select, Write
 
 _INSERT_TOPICS = Insert("topics", ("topic_id", "tenant", "agent", "platform", "kind", "target", "epoch"))
 _INSERT_MESSAGES = Insert("messages", ("topic_id", "seq", "created_ms", "role", "author_user", "body"))
@@ -65,6 +65,15 @@ _SELECT_WITHDRAWN = (
     " AND (topic_id, seq) IN"
     " (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))"
 )
+#: OR IGNORE: the first withdrawal of a message counts.
+_INSERT_CANCELLED = Write(
+    "INSERT OR IGNORE INTO cancelled_messages (topic_id, seq, cancelled_ms)"
+    " SELECT column1, column2, column3 FROM $rows WHERE column1 IS NOT NULL",
+    3,
+)
+_SELECT_CANCELLED = Select(
+    "topic_id, seq", "$rows CROSS JOIN cancelled_messages ON topic_id = column1 AND seq = column2", 2
+)
 
 
 def write_batch(db: sqlite3.Connection, batch: Batch) -> None:
@@ -76,6 +85,9 @@ def write_batch(db: sqlite3.Connection, batch: Batch) -> None:
     _INSERT_MESSAGES.run(db, batch.messages)
     _INSERT_EVENTS.run(db, batch.events)
     _INSERT_OPENS.run(db, batch.opens)
+    # After the withdrawals of this batch.
+    rows = _SELECT_CANCELLED.run(db, [value for key in batch.answered for value in key])
+    batch.answered_cancelled.update((topic_id, seq) for topic_id, seq in rows)
     _INSERT_DELIVERIES.run(db, batch.deliveries)
     _RAISE_RECEIPTS.run(db, batch.receipts)
 
@@ -87,6 +99,7 @@ def _write_delivery_changes(db: sqlite3.Connection, batch: Batch) -> None:
         rows = json.loads(text)
         _delete_deliveries(db, [delivery_id for delivery_id, _, _ in rows])
         batch.withdrawn_found.update((topic_id, seq) for _, topic_id, seq in rows)
+        _INSERT_CANCELLED.run(db, [value for key in messages for value in (*key, batch.now_ms)])
     if batch.dead_lettered:
         _INSERT_DEAD_LETTERS.run(db, batch.dead_lettered)
         _delete_deliveries(db, batch.dead_lettered[::4])

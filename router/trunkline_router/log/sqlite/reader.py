@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from trunkline.v1.message_pb2 import Message
+
 from trunkline_router.core.values.log_records import Page, PageRequest, Producer
 from trunkline_router.core.values.stored_records import (
     Backlog,
@@ -19,6 +21,7 @@ from trunkline_router.core.values.stored_records import (
     StoredReceipt,
 )
 from trunkline_router.core.values.topics import EMPTY, Position, TopicKey
+from trunkline_router.log.batch import answered_by
 from trunkline_router.log.interface import LogUnavailable
 from trunkline_router.log.message_ids import parse_message_id
 from trunkline_router.log.sqlite.database_file import connect_reader
@@ -35,6 +38,11 @@ _OPEN_MESSAGES = """
     SELECT topic_id, seq, tenant, agent, platform, kind, target, body, producer, producer_epoch
     FROM open_messages JOIN topics USING (topic_id) JOIN messages USING (topic_id, seq)
     ORDER BY topic_id, seq
+"""
+#: Those that an open message of the same log may answer.
+_CANCELLED = """
+    SELECT topic_id, seq FROM cancelled_messages
+    WHERE topic_id IN (SELECT topic_id FROM open_messages)
 """
 _OPEN_DELTAS = "SELECT topic_id, seq, deltas FROM open_deltas ORDER BY delta_id"
 _DELIVERED = Select(
@@ -84,6 +92,10 @@ class Reader:
         with self._snapshot() as db:
             for topic_id, seq, *topic, body, producer, epoch in db.execute(_OPEN_MESSAGES):
                 found[topic_id, seq] = StoredOpen(tuple(topic), body, Producer(producer, epoch), [])
+            cancelled = set(db.execute(_CANCELLED))
+            for (topic_id, seq), opened in found.items() if cancelled else ():
+                if (topic_id, answered_by(Message.FromString(opened.message))) in cancelled:
+                    found[topic_id, seq] = opened._replace(is_cancelled=True)
             for topic_id, seq, deltas in db.execute(_OPEN_DELTAS):
                 # None for remains of an erased log.
                 message = found.get((topic_id, seq))

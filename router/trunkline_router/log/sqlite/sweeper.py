@@ -15,8 +15,18 @@ _TABLES = {
     "receipts": "(topic_id, user)",
     "open_messages": "(topic_id, seq)",
     "open_deltas": "delta_id",
+    "cancelled_messages": "(topic_id, seq)",
 }
+_EXPIRED = (
+    "DELETE FROM cancelled_messages WHERE (topic_id, seq) IN"
+    " (SELECT topic_id, seq FROM cancelled_messages WHERE cancelled_ms < ? LIMIT ?)"
+)
 _OLDEST = "SELECT json_group_array(topic_id) FROM (SELECT topic_id FROM erased ORDER BY topic_id LIMIT ?)"
+
+
+def expire_cancelled(db: sqlite3.Connection, cancelled_before_ms: int) -> None:
+    """Delete some marks of cancelled messages that were set before a time."""
+    db.execute(_EXPIRED, (cancelled_before_ms, _ROWS))
 
 
 def delete_erased(db: sqlite3.Connection) -> None:

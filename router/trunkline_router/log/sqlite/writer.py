@@ -20,7 +20,7 @@ from trunkline_router.log.sqlite.erasure import erase_tenant, erase_user, reset
 from trunkline_router.log.sqlite.idempotency_keys import IdempotencyKeys, keys_of
 from trunkline_router.log.sqlite.pruning import prune
 from trunkline_router.log.sqlite.statements import look_up_heads
-from trunkline_router.log.sqlite.sweeper import delete_erased
+from trunkline_router.log.sqlite.sweeper import delete_erased, expire_cancelled
 from trunkline_router.log.sqlite.tenant_rows import write_registration
 
 
@@ -104,9 +104,13 @@ class Writer:
             return replay(db, tenant, agent, first, delivery_ids)
 
     def sweep(self, created_before_ms: int) -> None:
-        """Delete some idempotency keys created before a time, and some rows of erased logs."""
+        """Delete some idempotency keys and marks of cancelled messages created before a time.
+
+        Deletes some rows of erased logs, too.
+        """
         with self._transaction() as db:
             delete_erased(db)
+            expire_cancelled(db, created_before_ms)
             self._keys.expire(db, created_before_ms)
 
     def close(self) -> None:

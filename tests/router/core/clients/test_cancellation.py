@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 from trunkline.v1.frame_pb2 import CancelledFrame
+from trunkline.v1.message_pb2 import CHANGE_KIND_ENDED
 from trunkline_router.core.values.topics import PERSON, TopicKey
 
 from tests.router.core.harness.client import Client
 from tests.router.core.harness.invariants import check_all
-from tests.router.core.harness.producers import CANCELLED, COMPLETE, Streaming
+from tests.router.core.harness.producers import CANCELLED, COMPLETE, Producing, Streaming
 from tests.router.core.harness.router import ALICE, Router
 
 BOB: TopicKey = ("t", "a", "w", PERSON, "bob")
@@ -246,3 +247,155 @@ def test_a_reply_on_disk_before_the_core_knows_it_is_found() -> None:
     answer = client.last("cancelled")
     assert isinstance(answer, CancelledFrame)
     assert [reply.state for reply in answer.replies] == [CANCELLED]
+
+
+def states(router: Router) -> list[int]:
+    """Return the states of all streamed replies that ended, in order."""
+    assert not router.log.open, "a reply is open"
+    return [change.state for change in router.log.changes(ALICE)]
+
+
+def test_a_reply_whose_worker_is_gone_before_its_commit_is_cancelled_too() -> None:
+    router = Router()
+    client = client_with_messages(router, "m1")
+    worker = Streaming(router)
+    router.run()
+    worker.read()
+    Producing(router, ALICE)
+    router.run()
+    router.frame(client, cancel={"client_id": "m1"})
+    for text in ("m2", "m3", "m4", "m5"):
+        router.say(client, text, ident=text)
+    router.run()
+    assert router.log.head(ALICE).seq == 6
+    worker.open(1)
+    silent = router.tick(6)
+    assert [peer for peer, _ in silent] == [worker.worker]
+    worker.detach()
+    router.run()
+    assert router.log.open.keys() == {"e1-2"}, "the backend's own message stays"
+    assert [(change.message_id, change.state) for change in router.log.changes(ALICE)] == [
+        ("e1-7", CANCELLED)
+    ]
+    check_all(router.core, router.log, at_rest=True)
+
+
+@pytest.mark.parametrize("redelivered", [True, False])
+def test_a_reply_of_a_worker_that_lost_the_delivery_is_cancelled_too(redelivered: bool) -> None:
+    router = Router()
+    client = client_with_messages(router, "m1")
+    worker = Streaming(router)
+    router.run()
+    worker.read()
+    router.frame(client, cancel={"client_id": "m1"})
+    router.write()
+    worker.open(1)
+    worker.settle(1, retry={})
+    if redelivered:
+        router.tick(0)
+        assert 1 in worker.worker.held
+    else:
+        worker.detach()
+    router.run()
+    assert states(router) == [CANCELLED]
+    answer = client.last("cancelled")
+    assert isinstance(answer, CancelledFrame)
+    assert answer.prevented or answer.replies[0].state == CANCELLED
+    check_all(router.core, router.log, at_rest=True)
+
+
+def test_a_second_reply_on_its_way_to_the_log_is_cancelled_with_the_first() -> None:
+    router = Router()
+    client = client_with_messages(router, "m1")
+    worker = Streaming(router)
+    router.run()
+    worker.read()
+    worker.open(1, "k1")
+    router.run()
+    router.frame(client, cancel={"client_id": "m1"})
+    router.write()
+    other = Streaming(router, "w2")
+    other.open(ALICE, "k2", reply_to=worker.given[1][0].id)
+    router.run()
+    assert states(router) == [CANCELLED, CANCELLED]
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+def test_a_reply_opened_by_address_long_after_the_cancel_is_cancelled(restarted: bool) -> None:
+    router = Router()
+    client = client_with_messages(router, "m1")
+    worker = Streaming(router)
+    router.run()
+    worker.read()
+    message_id = worker.given[1][0].id
+    assert cancelled(router, client, client_id="m1") == ([], True)
+    worker.settle(1)
+    router.run()
+    if restarted:
+        router.restart()
+    worker = Streaming(router, "w2")
+    worker.open(ALICE, "late", reply_to=message_id)
+    router.run()
+    assert states(router) == [CANCELLED]
+
+
+def test_a_cancelled_reply_is_cancelled_by_the_next_router() -> None:
+    router = Router()
+    client = client_with_messages(router, "m1")
+    worker = Streaming(router)
+    router.run()
+    worker.read()
+    router.frame(client, cancel={"client_id": "m1"})
+    router.write()
+    router.report_commit()
+    worker.open(1)
+    router.write()
+    router.restart()
+    router.run()
+    assert states(router) == [CANCELLED]
+
+
+def test_a_cancel_whose_end_fails_to_commit_is_tried_again() -> None:
+    router = Router()
+    client = client_with_messages(router, "m1")
+    worker = Streaming(router)
+    router.run()
+    worker.read()
+    assert cancelled(router, client, client_id="m1") == ([], True)
+    worker.open(1)
+    router.write()
+    router.report_commit()
+    router.fail()
+    assert router.log.open
+    router.tick(1)
+    router.run()
+    assert states(router) == [CANCELLED]
+    worker.read()
+    assert worker.ended[1].state == CANCELLED
+
+
+def test_a_backends_reply_to_a_cancelled_message_is_cancelled() -> None:
+    router = Router()
+    client = client_with_messages(router, "m1")
+    assert cancelled(router, client, client_id="m1") == ([], True)
+    producing = Producing(router, ALICE, reply_to="e1-1")
+    router.run()
+    assert states(router) == [CANCELLED]
+    assert producing.reason is None
+
+
+def test_replies_to_a_recalled_message_are_cancelled() -> None:
+    router = Router()
+    client = client_with_messages(router, "m1")
+    worker = Streaming(router)
+    router.run()
+    worker.read()
+    worker.open(1)
+    router.run()
+    router.frame(client, recall={"message_id": "e1-1"})
+    router.run()
+    worker.open(ALICE, "late", reply_to="e1-1")
+    router.run()
+    assert not router.log.open
+    ended = [c.state for c in router.log.changes(ALICE) if c.kind == CHANGE_KIND_ENDED]
+    assert ended == [CANCELLED, CANCELLED]

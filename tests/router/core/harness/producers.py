@@ -116,14 +116,16 @@ class Streaming:
 class Producing:
     """A backend that streams a message, with the checks that precede the core."""
 
-    def __init__(self, router: Router, topic: TopicKey, key: str = "k", name: str = "b") -> None:
+    def __init__(
+        self, router: Router, topic: TopicKey, key: str = "k", name: str = "b", reply_to: str = ""
+    ) -> None:
         self.router = router
         self.blocked_by: set[Link] = set()
         self.message: Message | None = None
         self.reason: Refused | None = None
         self.epoch = 0
         self.states: list[MessageState.ValueType] = []
-        message = Message(address=address_of(topic), author=Author(role=ROLE_SYSTEM))
+        message = Message(address=address_of(topic), author=Author(role=ROLE_SYSTEM), reply_to=reply_to)
         router.core.message_opener.open(
             topic, message, scope="open", key=key, producer=name, listener=self, now=router.now
         )

@@ -35,7 +35,7 @@ class World:
         self.promised: dict[str, int] = defaultdict(int)
         #: By message id: its one end.
         self.ends: dict[str, int] = {}
-        #: By message id: the topic and head of its log when a cancel promised that no reply will follow.
+        #: By message id: topic and head of its log when a cancel was answered, after which no reply follows.
         self.prevented: dict[str, tuple[TopicKey, int]] = {}
         #: Deliveries that are on their way out of the log without a settlement.
         self.leaving: set[int] = set()
@@ -100,7 +100,7 @@ class World:
             assert reply.state != OPEN
             self.note_end(reply.message_id, reply.state)
         message_id = self.asked.get(answer.id, "")
-        if answer.prevented and message_id not in self.prevented:
+        if (answer.prevented or answer.replies) and message_id not in self.prevented:
             message = self.stored(message_id)
             if message is not None:
                 key = topic_of(message.address)
@@ -181,7 +181,6 @@ class World:
         self.workers.clear()
         self.backends.clear()
         self.leaving.clear()
-        self.prevented.clear()
         for message_id, stored in self.router.log.open.items():
             count = sum(map(count_of, stored.deltas))
             assert count >= self.promised[message_id], "durable deltas are lost"
@@ -252,6 +251,8 @@ class World:
 
     def rest(self) -> None:
         """Complete everything that is under way."""
+        # Cancels again what the log failed to commit.
+        self.router.tick(0)
         for _ in range(50):
             self.router.run()
             self.sync()

@@ -124,7 +124,8 @@ class Router:
         self.reads.clear()
         self.looked = None
         self.core = self._new_core()
-        self.core.open_messages.load(list(self.log.open.values()), self.now)
+        self.core.open_messages.load(self.log.open_messages(), self.now)
+        self.core.tick(self.now)
 
     # Edges and clients
 

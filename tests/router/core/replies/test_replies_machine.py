@@ -290,8 +290,6 @@ class RepliesMachine(RuleBasedStateMachine):
                 # It may be late in its conversation if it is requeued.
                 self.world.leaving.add(number)
         self.router.fail()
-        # The cancelled replies may still be open.
-        self.world.prevented.clear()
 
     def fail_read(self) -> None:
         """A read fails."""
