@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from trunkline_runtime.cli import make_app
 
+from trunkline_router.cli.data_commands import add_data_commands
 from trunkline_router.cli.lazy_group import tenant_app
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """Entry point of `trunkline-router`."""
     app = make_app("router", _settings, _run)
+    add_data_commands(app)
     app.add_typer(tenant_app(), name="tenant")
     app(prog_name="trunkline-router")
 

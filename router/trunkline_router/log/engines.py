@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from trunkline_runtime.private_files import create_private_folder, narrow
 from trunkline_runtime.process import StartError
 
+from trunkline_router.log.backup_manifest import BackupManifest
 from trunkline_router.log.interface import Log
+from trunkline_router.log.sqlite import backup
 from trunkline_router.log.sqlite.engine import SqliteLog
-from trunkline_router.settings import RouterSettings
+
+if TYPE_CHECKING:
+    # The commands need the data folder only, and are quick without the settings.
+    from trunkline_router.settings import RouterSettings
 
 #: Name of the database in the data folder.
 SQLITE_FILE = "trunkline.db"
@@ -26,3 +34,13 @@ async def open_log(settings: RouterSettings) -> Log:
     except Exception as error:
         problem = f"cannot open the log in {settings.data_dir}: {error}"
         raise StartError(f"{problem}. Set TRUNKLINE_DATA_DIR to use another folder.") from error
+
+
+def back_up(data_dir: Path, target: Path, *, force: bool, progress: backup.Progress) -> BackupManifest:
+    """Back up the log of a data folder, whether a router runs or not. Raises BackupFailed."""
+    return backup.back_up(data_dir / SQLITE_FILE, target, force=force, progress=progress)
+
+
+def check(path: Path) -> list[str]:
+    """Verify the log of a data folder, or a backup. Returns its problems. Raises BackupFailed."""
+    return backup.check_file(path / SQLITE_FILE if path.is_dir() else path)

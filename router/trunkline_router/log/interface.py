@@ -29,6 +29,10 @@ class LogUnavailable(Exception):
     """The log cannot perform an operation now (disk full, I/O error, closed). Nothing was committed."""
 
 
+class BackupFailed(Exception):
+    """A backup, check or restore of a log failed; the text says why, in one line. Nothing was changed."""
+
+
 class Log(Protocol):
     """Durable storage of topics' logs, open messages, idempotency keys, receipts, deliveries and tenants.
 

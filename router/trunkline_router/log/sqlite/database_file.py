@@ -36,6 +36,9 @@ _WAL_KEPT_BYTES = 64 << 20
 _WRITER_CACHE_KIB = 64 << 10
 _READER_CACHE_KIB = 16 << 10
 
+#: Suffix of the file that exists while a backup runs. Deleting it ends the backup.
+BACKUP_SUFFIX = ".backup"
+
 
 class FileLock:
     """Excludes other processes, and other logs in this one, from the file.
@@ -98,6 +101,16 @@ def connect_reader(path: Path) -> sqlite3.Connection:
     # Attaches the connection to the WAL, so that the writer's connection is not the last one to close.
     db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     return db
+
+
+def connect_to_copy(path: Path) -> sqlite3.Connection:
+    """Open a read-only connection to a file that nobody writes to, in a folder that may be read-only."""
+    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
+
+
+def cancel_backup(path: Path) -> None:
+    """End the backup of this file, if one is running, within a few milliseconds."""
+    path.with_name(path.name + BACKUP_SUFFIX).unlink(missing_ok=True)
 
 
 def _ensure_schema(db: sqlite3.Connection, path: Path) -> None:

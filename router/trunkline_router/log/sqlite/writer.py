@@ -14,7 +14,7 @@ from trunkline_router.log.append_results import StoredResult
 from trunkline_router.log.batch import Batch, Head, IdCounters
 from trunkline_router.log.interface import LogUnavailable
 from trunkline_router.log.sqlite.batch_writer import write_batch
-from trunkline_router.log.sqlite.database_file import connect_writer
+from trunkline_router.log.sqlite.database_file import cancel_backup, connect_writer
 from trunkline_router.log.sqlite.delivery_rows import replay
 from trunkline_router.log.sqlite.erasure import erase_tenant, erase_user, reset
 from trunkline_router.log.sqlite.idempotency_keys import IdempotencyKeys, keys_of
@@ -148,6 +148,7 @@ class Writer:
         try:
             busy = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             if busy:
+                cancel_backup(self._path)
                 raise LogUnavailable(f"{self._path}: a reader keeps the write-ahead log from being emptied")
             self._keys.load(db)
         except BaseException:

@@ -1,0 +1,97 @@
+"""Commands on the data folder: `backup` and `check`. They need no running router."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DataDir = Annotated[
+    Path,
+    typer.Option(envvar="TRUNKLINE_DATA_DIR", help="The router's data folder.", file_okay=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def add_data_commands(app: typer.Typer) -> None:
+    """Add the commands. Each imports what it needs when it runs."""
+    app.command("backup", epilog="Example:\n\ntrunkline-router backup /var/backups/trunkline.db")(backup)
+    app.command("check", epilog="Examples:\n\ntrunkline-router check\n\ntrunkline-router check backup.db")(
+        check
+    )
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The backup to write.", show_default=False)],
+    data_dir: DataDir = Path("data"),
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Back up the log while the router runs: a consistent, verified copy, with a manifest FILE.json.
+
+    Do not copy trunkline.db itself: nearly everything is in the write-ahead log beside it.
+    """
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    from trunkline_router.cli.operator_client import make_console
+    from trunkline_router.log.engines import back_up
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    with _failures(), Progress(*columns, console=make_console(stderr=True), transient=True) as bar:
+        task = bar.add_task("copying", total=1)
+
+        def progress(share: float) -> None:
+            bar.update(task, completed=share, description="copying" if share < 0.9 else "verifying")
+
+        manifest = back_up(data_dir, file, force=force, progress=progress)
+    if as_json:
+        print(manifest.to_json(), end="")  # noqa: T201
+        return
+    typer.echo(
+        f"{file}: {manifest.bytes} bytes, {manifest.messages} messages of {manifest.topics} topics,"
+        f" {manifest.tenants} tenants; verified."
+    )
+
+
+def check(
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FILE]", help="A backup; by default the data folder's log.", show_default=False
+        ),
+    ] = None,
+    data_dir: DataDir = Path("data"),
+    as_json: Json = False,
+) -> None:
+    """Verify the whole log, or a backup: pages, indexes and the log's own rules. Exits with 1 if damaged."""
+    import json
+
+    from trunkline_router.cli.operator_client import make_console
+    from trunkline_router.log import engines
+
+    path = data_dir if file is None else file
+    with _failures(), make_console(stderr=True).status(f"checking {path} …"):
+        problems = engines.check(path)
+    if as_json:
+        print(json.dumps({"problems": problems}, indent=2))  # noqa: T201
+    else:
+        for problem in problems or ["No problems were found."]:
+            typer.echo(problem)
+    if problems:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """Print a failure as one line on stderr, and exit with 2."""
+    from trunkline_router.cli.operator_client import make_console, printable
+    from trunkline_router.log.interface import BackupFailed
+
+    try:
+        yield
+    except BackupFailed as error:
+        make_console(stderr=True).print(printable(str(error)), style="red", soft_wrap=True)
+        raise typer.Exit(2) from None
