@@ -84,7 +84,12 @@ def _protocol_factory(runtime: EdgeRuntime, http: HttpServer) -> Callable[[], as
     except TlsError as error:
         raise StartError(f"{error}. TRUNKLINE_TLS_CERT and TRUNKLINE_TLS_KEY name the files.") from None
     timeout_s = runtime.settings.handshake_timeout_s
-    return lambda: TlsTransport(context.current, ProtocolSelector(runtime, http.protocol), timeout_s)
+
+    def make() -> TlsTransport:
+        selector = ProtocolSelector(runtime, http.protocol)
+        return TlsTransport(context.current, selector, timeout_s, runtime.protocol_broken)
+
+    return make
 
 
 async def _announce_ready(server: asyncio.Server, settings: EdgeSettings, linked: asyncio.Event) -> None:

@@ -16,6 +16,7 @@ from typing import Any, ParamSpec
 
 from trunkline.v1 import catalogue
 from trunkline.v1.edge_service_pb2 import LinkResponse
+from trunkline_runtime.refusal_log import RefusalLog
 
 from trunkline_edge.admission import Admission
 from trunkline_edge.auth.admission_policy import AdmissionPolicy
@@ -65,6 +66,7 @@ class EdgeRuntime:
         self.jwks = JwksCache(fetch, time.monotonic)
         self.core = EdgeCore(_limits(settings))
         self.admission = Admission(self, AdmissionPolicy(self.tenants, self.jwks, time.time))
+        self._protocol_errors = RefusalLog("a client broke the protocol")
         #: Set when the link's writer has something to do.
         self.link_wake = asyncio.Event()
         self._transports: dict[Connection, ClientTransport] = {}
@@ -212,6 +214,11 @@ class EdgeRuntime:
     def when_tenants_known(self, transport: ClientTransport, then: Callable[[], None]) -> None:
         """See Admission."""
         self.admission.when_tenants_known(transport, then)
+
+    def protocol_broken(self, remote_ip: str, problem: str) -> None:
+        """See ConnectionHandler."""
+        self.core.counts.protocol_errors += 1
+        self._protocol_errors.write(problem=problem, remote_ip=remote_ip)
 
     def allows_origin(self, tenant: str, origin: str) -> str:
         """See AdmissionPolicy."""

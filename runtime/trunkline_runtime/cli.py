@@ -28,10 +28,12 @@ def make_app(name: str, settings: Callable[[], type[S]], run: Callable[[S], int]
 
     @app.command(help=f"Run the {name} until SIGTERM; settings come from the environment (see show-config).")
     def serve() -> None:
+        from trunkline_runtime import library_logs
         from trunkline_runtime.logs import configure
 
         loaded = _load(name, settings())
         configure(loaded.log_format)
+        library_logs.install()
         raise typer.Exit(run(loaded))
 
     @app.command()

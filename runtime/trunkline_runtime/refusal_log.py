@@ -7,31 +7,22 @@ from collections.abc import Callable
 
 import structlog
 
-_log = structlog.get_logger()
+from trunkline_runtime.line_throttle import LineThrottle
 
-#: Further refusals are only counted, so that refused callers cannot fill a disk.
-LINES_PER_S = 5
+_log = structlog.get_logger()
 
 
 class RefusalLog:
-    """Logs at most LINES_PER_S refusals a second; a line counts those suppressed before it."""
+    """Logs refusals, throttled; a line counts those suppressed before it."""
 
     def __init__(self, event: str, now: Callable[[], float] = time.monotonic) -> None:
         """`event` is the event of every line."""
         self._event = event
-        self._now = now
-        self._second = 0
-        self._lines = 0
-        self.suppressed = 0
+        self._throttle = LineThrottle(now)
 
     def write(self, **fields: object) -> None:
         """Log a refusal; empty fields are left out, and none may be secret."""
-        second = int(self._now())
-        if second != self._second:
-            self._second, self._lines = second, 0
-        if self._lines >= LINES_PER_S:
-            self.suppressed += 1
-            return
-        self._lines += 1
-        fields["suppressed"], self.suppressed = self.suppressed, 0
-        _log.warning(self._event, **{name: value for name, value in fields.items() if value})
+        suppressed = self._throttle.take()
+        if suppressed is not None:
+            fields["suppressed"] = suppressed
+            _log.warning(self._event, **{name: value for name, value in fields.items() if value})

@@ -21,6 +21,8 @@ class EdgeCounters:
     closed: int = 0
     #: `closed` by cause: one of the above, or the catalogue's code with which the edge closed.
     closed_by: Counter[str] = field(default_factory=Counter)
+    #: Bytes that were no TLS, HTTP or WebSocket, one a connection.
+    protocol_errors: int = 0
     frames_in: int = 0
     frames_refused: int = 0
     #: Frames passed to sockets: one message to a thousand subscribers counts a thousand.

@@ -35,6 +35,10 @@ class EdgeCollector(Collector):
         }
         counters = {
             "connections_opened": ("Connections accepted", counts.opened),
+            "protocol_errors": (
+                "Connections that sent what is no TLS, HTTP or WebSocket",
+                counts.protocol_errors,
+            ),
             "frames_received": ("Frames from clients", counts.frames_in),
             "frames_refused": (
                 "Frames from clients answered with an error by the edge",

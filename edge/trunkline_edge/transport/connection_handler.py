@@ -46,6 +46,12 @@ class ConnectionHandler(Protocol):
     def connect(self, transport: ClientTransport, plan: ConnectPlan) -> None:
         """Admit a client and ask the router to accept it. Raises Refused; may also reject it later."""
 
+    def protocol_broken(self, remote_ip: str, problem: str) -> None:
+        """Count, and log at a bounded rate, that a client sent what is no TLS, HTTP or WebSocket.
+
+        `problem` describes it and contains nothing that the client sent.
+        """
+
     def allows_origin(self, tenant: str, origin: str) -> str:
         """Return the value of `Access-Control-Allow-Origin` for a web page; empty for no header."""
 

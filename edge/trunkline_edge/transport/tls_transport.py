@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 READ_BYTES = 256 * 1024
@@ -38,6 +38,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         "_incoming",
         "_is_closing",
         "_is_open",
+        "_on_failure",
         "_outgoing",
         "_protocol",
         "_raw",
@@ -47,12 +48,19 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         "_tls",
     )
 
-    def __init__(self, context: ssl.SSLContext, protocol: asyncio.Protocol, timeout_s: float) -> None:
-        """`timeout_s` limits the handshake."""
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        protocol: asyncio.Protocol,
+        timeout_s: float,
+        on_failure: Callable[[str, str], None] = lambda remote_ip, problem: None,
+    ) -> None:
+        """`timeout_s` limits the handshake; `on_failure` gets the client's address and the problem."""
         super().__init__()
         self._context = context
         self._protocol = protocol
         self._timeout_s = timeout_s
+        self._on_failure = on_failure
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._raw: asyncio.Transport
@@ -112,6 +120,9 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             return False
         except ssl.SSLError as error:
             self._stop_timer()
+            peer = self._raw.get_extra_info("peername")
+            reason = (error.reason or "connection ended").lower().replace("_", " ")
+            self._on_failure(peer[0] if isinstance(peer, tuple) else "", f"TLS handshake: {reason}")
             if error.reason == "HTTP_REQUEST":
                 self._raw.write(_TLS_REQUIRED)
             else:

@@ -27,7 +27,8 @@ from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
 from trunkline.v1.edge_service_pb2 import LinkRequest
 from trunkline.v1.presence_service_pb2 import GetStatsRequest
 from trunkline_router.rpc.link_verifier import LinkVerifier
-from trunkline_runtime.refusal_log import LINES_PER_S, RefusalLog
+from trunkline_runtime.line_throttle import LINES_PER_S
+from trunkline_runtime.refusal_log import RefusalLog
 
 from tests.router.rpc.in_process_router import (
     ALL_SCOPES,
