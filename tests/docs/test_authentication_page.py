@@ -30,8 +30,8 @@ def test_the_token_on_the_page_is_accepted() -> None:
     auth = ClientAuth(keys=[key], audiences=["chat"])
     bearer = verify(defined["token"], "acme", auth, inline_keys(auth), time.time())
     assert bearer.user == "ann"
-    assert bearer.agents == {"echo"}
-    assert (bearer.persons, bearer.groups) == ({"ann"}, {"tea"})
+    assert bearer.addresses.agents == {"echo"}
+    assert (bearer.addresses.persons, bearer.addresses.groups) == ({"ann"}, {"tea"})
     assert len(bearer.rights) == len(Right.values()) - 1
 
 

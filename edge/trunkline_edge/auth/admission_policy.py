@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from trunkline.v1 import catalogue
 from trunkline.v1.edge_service_pb2 import ConnectionOpened, TenantPolicy
 from trunkline.v1.tenant_pb2 import TENANT_STATE_ACTIVE
+from trunkline_runtime.allowed_addresses import AllowedAddresses
 from trunkline_runtime.loopback import is_loopback_host
 from trunkline_runtime.tenant_policy import inactive, unauthenticated
 
@@ -208,10 +209,7 @@ def _shared_principal(key: str) -> Principal:
     """Principal for a shared secret: any user, all rights."""
     return Principal(
         user="",
-        agents=None,
-        platforms=None,
-        persons=None,
-        groups=None,
+        addresses=AllowedAddresses(None, None, None, None),
         rights=frozenset(RIGHTS.values()),
         token_id="",
         issued_at_s=None,

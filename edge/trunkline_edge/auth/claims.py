@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from trunkline.v1 import catalogue
 from trunkline.v1.tenant_pb2 import ClientAuth
+from trunkline_runtime.allowed_addresses import AllowedAddresses
 from trunkline_runtime.jose import read_object
 
 from trunkline_edge.auth.jws import unauthorized
@@ -76,10 +77,7 @@ def _read(claims: dict[str, Any], lifetime: TokenLifetime, key: str) -> Principa
         raise unauthorized(f"the token's `trunkline.rights` may hold {', '.join(RIGHTS)} and nothing else")
     return Principal(
         user=user,
-        agents=_ids(own, "agents"),
-        platforms=_ids(own, "platforms"),
-        persons=persons,
-        groups=groups,
+        addresses=AllowedAddresses(_ids(own, "agents"), _ids(own, "platforms"), persons, groups),
         rights=frozenset(RIGHTS.values() if rights is None else map(RIGHTS.__getitem__, rights)),
         token_id=token_id,
         issued_at_s=lifetime.issued_at_s,

@@ -12,14 +12,10 @@ from trunkline.v1.access_pb2 import (
     RIGHT_SUBSCRIBE,
     Grants,
     Right,
-)
-from trunkline.v1.address_pb2 import (
-    CONVERSATION_KIND_GROUP,
-    CONVERSATION_KIND_PERSON,
-    Address,
-    Conversation,
+    TokenHolder,
 )
 from trunkline.v1.edge_service_pb2 import ConnectionOpened
+from trunkline_runtime.allowed_addresses import AllowedAddresses
 
 #: Rights by their names in tokens.
 RIGHTS: dict[str, Right.ValueType] = {
@@ -36,13 +32,8 @@ class Principal:
 
     #: Empty if the token names no user.
     user: str
-    #: Agents and platforms that the holder may connect to; None for any.
-    agents: frozenset[str] | None
-    platforms: frozenset[str] | None
-    #: Persons whose conversations the holder may connect to; None for any.
-    persons: frozenset[str] | None
-    #: Groups that the holder may join; None for any.
-    groups: frozenset[str] | None
+    #: Addresses that the holder may connect to; any of the groups may also be joined later.
+    addresses: AllowedAddresses
     rights: frozenset[Right.ValueType]
     #: Empty if the token has none.
     token_id: str
@@ -59,8 +50,8 @@ class Principal:
         """The permissions as the contract carries them to the router."""
         grants = Grants(
             rights=sorted(self.rights),
-            all_groups=self.groups is None,
-            groups=sorted(self.groups or ()),
+            all_groups=self.addresses.groups is None,
+            groups=sorted(self.addresses.groups or ()),
             token_id=self.token_id,
         )
         # Rounded down: never valid for longer, never issued later than claimed.
@@ -70,6 +61,20 @@ class Principal:
             grants.issued_at.FromMilliseconds(int(self.issued_at_s * 1000))
         return grants
 
+    def holder(self, tenant: str) -> TokenHolder:
+        """The holder of a token, verified for this tenant, as an edge names them in calls to the router."""
+        addresses = self.addresses
+        return TokenHolder(
+            tenant=tenant,
+            user=self.user,
+            grants=self.grants(),
+            all_agents=addresses.agents is None,
+            agents=sorted(addresses.agents or ()),
+            all_platforms=addresses.platforms is None,
+            platforms=sorted(addresses.platforms or ()),
+            persons=sorted(addresses.persons or ()),
+        )
+
     def authorize(self, opened: ConnectionOpened, names_user: bool = True) -> None:
         """Raises Refused FORBIDDEN unless the client may connect as this user to this address.
 
@@ -78,34 +83,9 @@ class Principal:
         if names_user and not self.any_user and opened.user not in ("", self.user):
             whom = f"user {self.user}" if self.user else "no user"
             raise _forbidden(f"the token is for {whom}, not for user {opened.user[:128]}")
-        problem = self._forbidden_address(opened.address)
+        problem = self.addresses.problem_with(opened.address)
         if problem:
             raise _forbidden(problem)
-
-    def _forbidden_address(self, address: Address) -> str:
-        """The reason why the address is forbidden; empty if it is allowed."""
-        if self.agents is not None and address.agent not in self.agents:
-            return f"the token does not allow agent {address.agent[:128]}"
-        if self.platforms is not None and address.platform not in self.platforms:
-            return f"the token does not allow platform {address.platform[:128]}"
-        match address.WhichOneof("target"):
-            case None:
-                return ""
-            case "conversation":
-                return self._forbidden_conversation(address.conversation)
-        return "clients cannot connect to a user or a connection"
-
-    def _forbidden_conversation(self, conversation: Conversation) -> str:
-        ident = conversation.id
-        if conversation.kind == CONVERSATION_KIND_PERSON:
-            kind, allowed = "person", self.persons
-        elif conversation.kind == CONVERSATION_KIND_GROUP:
-            kind, allowed = "group", self.groups
-        else:
-            return "a conversation must be with a person or a group"
-        if allowed is None or ident in allowed:
-            return ""
-        return f"the token does not allow {kind}:{ident[:128]}"
 
 
 def _forbidden(problem: str) -> catalogue.Refused:

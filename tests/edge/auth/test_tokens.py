@@ -66,8 +66,12 @@ def test_a_good_token_says_who_shows_it_and_that_all_is_allowed(algorithm: str) 
     bearer = taken(minted(algorithm, jti="t1", iat=NOW_S - 5))
     assert (bearer.user, bearer.token_id) == ("ann", "t1")
     assert (bearer.issued_at_s, bearer.expires_at_s) == (NOW_S - 5, NOW_S + 60)
-    assert (bearer.agents, bearer.platforms, bearer.groups) == (None, None, None)
-    assert bearer.persons == {"ann"}
+    assert (bearer.addresses.agents, bearer.addresses.platforms, bearer.addresses.groups) == (
+        None,
+        None,
+        None,
+    )
+    assert bearer.addresses.persons == {"ann"}
     assert bearer.rights == ALL_RIGHTS
     assert bearer.key == KEYS.find(algorithm, algorithm)[0].identity
 
@@ -90,7 +94,7 @@ def test_the_router_receives_the_permissions_of_a_token() -> None:
 def test_a_token_may_name_nobody() -> None:
     bearer = taken(minted(sub=...))
     assert bearer.user == ""
-    assert bearer.persons == frozenset()
+    assert bearer.addresses.persons == frozenset()
     bearer.authorize(opened())
     bearer.authorize(opened("group:any"))
     assert "no user" in forbidden(minted(sub=...), opened(user="ann"))
@@ -244,7 +248,12 @@ def test_unknown_members_of_the_trunkline_claim_are_refused() -> None:
 def test_empty_lists_allow_nothing() -> None:
     own: dict[str, Any] = {"agents": [], "platforms": [], "conversations": [], "rights": []}
     bearer = taken(minted(trunkline=own))
-    assert (bearer.agents, bearer.platforms, bearer.persons, bearer.groups) == (frozenset(),) * 4
+    assert (
+        bearer.addresses.agents,
+        bearer.addresses.platforms,
+        bearer.addresses.persons,
+        bearer.addresses.groups,
+    ) == (frozenset(),) * 4
     assert bearer.rights == frozenset()
     assert not bearer.grants().all_groups
     assert taken(minted(trunkline={})).rights == ALL_RIGHTS

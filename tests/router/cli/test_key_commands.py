@@ -183,7 +183,11 @@ def test_edges_accept_a_created_token(algorithm: str, tenant: CommandLine, acme:
     private.write_bytes(PRIVATE[algorithm].as_pem(private=True))
     words = ("token", acme, "--user", "alice", "--private-key-file", str(private))
     principal = bearer(tenant, acme, tenant(*words).out.strip())
-    assert (principal.user, principal.rights, principal.groups) == ("alice", frozenset(RIGHTS.values()), None)
+    assert (principal.user, principal.rights, principal.addresses.groups) == (
+        "alice",
+        frozenset(RIGHTS.values()),
+        None,
+    )
     assert 3500 < principal.expires_at_s - time.time() <= 3600
     assert principal.token_id
     tenant("set", acme, "--audience", "chat", "--issuer", "https://login.example.com")
@@ -201,8 +205,8 @@ def test_a_token_grants_what_its_options_name(tenant: CommandLine, acme: str) ->
         "token", acme, "--user", "bob", *words, "--expires", "2d", "--secret-stdin", "--json", stdin=SECRET
     ).json
     principal = bearer(tenant, acme, made["token"], SECRET)
-    assert (principal.agents, principal.platforms) == ({"a"}, {"web"})
-    assert (principal.persons, principal.groups) == (frozenset(), {"g"})
+    assert (principal.addresses.agents, principal.addresses.platforms) == ({"a"}, {"web"})
+    assert (principal.addresses.persons, principal.addresses.groups) == (frozenset(), {"g"})
     assert principal.rights == {RIGHTS["subscribe"]}
     assert (made["kid"], made["claims"]["jti"]) == ("k", principal.token_id)
     assert made["claims"]["exp"] - made["claims"]["iat"] == 2 * 86400
