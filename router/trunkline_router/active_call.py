@@ -44,11 +44,11 @@ class ActiveCall:
         """The tarpit that delays this refusal, or None to refuse at once.
 
         Refusals are delayed if nothing else slows the caller down: calls rejected by the rate limiter, and
-        calls rejected before they took anything from it. Operators, and refusals that the caller did not
-        cause, are not delayed.
+        calls rejected before they took anything from it. Operators, clients, whose edge limits them, and
+        refusals that the caller did not cause are not delayed.
         """
         is_slowed_down = self.charged_tenant is not None or reason.entry.retryable
-        if self.caller.kind is CallerKind.OPERATOR or (
+        if self.caller.kind in (CallerKind.OPERATOR, CallerKind.CLIENT) or (
             is_slowed_down and reason.entry is not catalogue.RATE_LIMITED
         ):
             return None

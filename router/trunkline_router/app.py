@@ -60,9 +60,15 @@ SERVICES = [
     )
 ]
 
+#: Bound of one call's metadata; a larger call fails with RESOURCE_EXHAUSTED.
+MAX_METADATA_BYTES = 64 << 10
+
 GRPC_OPTIONS = [
     ("grpc.max_receive_message_length", 16 << 20),
     ("grpc.max_send_message_length", 16 << 20),
+    # An edge names the holder of a client's token, whose lists may be long, in metadata.
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
     # Without it, two routers could listen on one port and each get half of the calls.
     ("grpc.so_reuseport", 0),
     # Keepalive pings on an idle stream are not abuse.

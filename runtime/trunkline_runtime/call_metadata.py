@@ -6,6 +6,9 @@ from __future__ import annotations
 #: the request, and the tenant, percent-encoded, whose client token the edge has verified.
 REMOTE_IP, FORWARDED, ACTING_FOR = "trunkline-remote-ip", "trunkline-forwarded", "trunkline-acting-for"
 
+#: Metadata by which an edge names the client that it makes a call for: a serialized TokenHolder.
+TOKEN_HOLDER = "trunkline-client-bin"
+
 #: A request with one of these headers came through a proxy; its own address says nothing.
 PROXIED = ("forwarded", "x-forwarded-for", "x-real-ip")
 

@@ -28,6 +28,15 @@ def to_base64url(content: bytes) -> str:
     return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
 
 
+def is_jwt(text: str) -> bool:
+    """Whether a text has the form of a JSON Web Token: a JSON object in base64url, and more after dots."""
+    header, _, rest = text.partition(".")
+    try:
+        return "." in rest and from_base64url(header).lstrip().startswith(b"{")
+    except ValueError:
+        return False
+
+
 def read_object(content: bytes | str) -> dict[str, Any]:
     """Decode a JSON object in UTF-8 without duplicate names, NaN, infinity or lone surrogates.
 

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from trunkline.v1 import catalogue
-from trunkline.v1.access_pb2 import SCOPE_ADMIN, SCOPE_BROADCAST, SCOPE_HISTORY, SCOPE_PRESENCE, Scope
+from trunkline.v1.access_pb2 import (
+    SCOPE_ADMIN,
+    SCOPE_BROADCAST,
+    SCOPE_HISTORY,
+    SCOPE_OPERATOR,
+    SCOPE_PRESENCE,
+    Scope,
+)
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.tenant_pb2 import OPENNESS_ANYBODY, OPENNESS_LOOPBACK, TENANT_STATE_SUSPENDED
 
@@ -38,6 +45,13 @@ def check_open_to_call(tenant: str, openness: int, scope: int, is_local: bool) -
         raise unauthenticated(tenant, openness, required)
     if scope == SCOPE_ADMIN and openness != OPENNESS_LOOPBACK:
         raise catalogue.UNAUTHORIZED.refused(problem=required)
+
+
+def not_for_clients(scope: int) -> Refused:
+    """Refusal of a call that takes this scope, and no client's token."""
+    required = "the operator's key" if scope == SCOPE_OPERATOR else f"an API key with {scope_name(scope)}"
+    problem = f"a client's token does not allow this call; it takes {required}"
+    return catalogue.FORBIDDEN.refused(problem=problem)
 
 
 def scope_name(scope: int) -> str:

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import pytest
 from google.protobuf.descriptor import MethodDescriptor
-from trunkline.v1.access_pb2 import SCOPE_ADMIN, SCOPE_LINK, SCOPE_OPERATOR, requires
+from trunkline.v1.access_pb2 import (
+    RIGHT_UNSPECIFIED,
+    SCOPE_ADMIN,
+    SCOPE_BROADCAST,
+    SCOPE_HISTORY,
+    SCOPE_LINK,
+    SCOPE_OPERATOR,
+    client_right,
+    requires,
+)
 from trunkline.v1.agent_service_pb2 import AttachRequest
 from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
-from trunkline_edge.http.bindings import services
+from trunkline_edge.http.bindings import bindings_of, services
 from trunkline_router.app import SERVICES
 from trunkline_router.rpc.auth_interceptor import PUBLIC
 from trunkline_router.rpc.method_rules import DENY, rule_of
@@ -32,6 +41,20 @@ def test_each_rpc_has_a_rule(method: MethodDescriptor) -> None:
     assert bool(rule.tenant_field) == (named not in FOR_NONE)
     # Only callers without a tenant of their own may name none.
     assert rule.tenant_field or rule.scope in (SCOPE_OPERATOR, SCOPE_LINK)
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_each_rpc_that_clients_may_call_has_an_http_form_for_one_tenant(method: MethodDescriptor) -> None:
+    right = method.GetOptions().Extensions[client_right]
+    assert rule_of(method).client_right == right
+    if right == RIGHT_UNSPECIFIED:
+        return
+    assert not method.client_streaming
+    assert not method.server_streaming
+    assert rule_of(method).scope in (SCOPE_BROADCAST, SCOPE_HISTORY)
+    forms = bindings_of(method)
+    assert forms, "clients call over HTTP"
+    assert all(form.tenant_at is not None for form in forms), "the edge verifies a token for one tenant"
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)

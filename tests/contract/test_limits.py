@@ -120,6 +120,8 @@ VALID: dict[str, dict[str, Any]] = {
     "EditMessageRequest": {"tenant": "t", "message_id": "m", "parts": [PART]},
     "RecallMessageRequest": {"tenant": "t", "message_id": "m"},
     "ListReceiptsRequest": {"address": TENANT},
+    "MarkReadRequest": {"address": TENANT, "position": {"epoch": "e", "seq": 1}},
+    "TokenHolder": TENANT,
     "ListMessagesRequest": {"address": TENANT},
     "GetMessageRequest": {"tenant": "t", "message_id": "m"},
     "ResetConversationRequest": {"address": TENANT},
@@ -247,6 +249,10 @@ SPECIAL: dict[str, tuple[list[Any], list[Any]]] = {
     "1 to 500 items": ([[], [1] * 501], [[1], [1] * 500]),
     "ExtendMessageRequest.deltas": ([[{"text": "x"}] * 1025], [[], [{"text": "x"}] * 1024]),
     "Grants.groups": ([["g"] * 1025], [[], ["g"] * 1024]),
+    **dict.fromkeys(
+        ("TokenHolder.agents", "TokenHolder.platforms", "TokenHolder.persons"),
+        ([["a"] * 1025], [[], ["a"] * 1024]),
+    ),
     "Grants.rights": ([[1] * 17], [[], [1] * 16]),
     "ClientAuth.keys": (
         [[{"kid": "k", "algorithm": "HS256"}] * 17],

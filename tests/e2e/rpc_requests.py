@@ -33,6 +33,7 @@ from trunkline.v1.history_service_pb2 import (
     GetMessageRequest,
     ListMessagesRequest,
     ListReceiptsRequest,
+    MarkReadRequest,
     RecallMessageRequest,
     ResetConversationRequest,
 )
@@ -120,6 +121,7 @@ REQUESTS: dict[str, Callable[[CallContext], Message]] = {
     "EditMessage": lambda a: EditMessageRequest(tenant=a.tenant, message_id=a.ids.message_id, parts=a.parts),
     "RecallMessage": lambda a: RecallMessageRequest(tenant=a.tenant, message_id=a.ids.message_id),
     "ListReceipts": lambda a: ListReceiptsRequest(address=a.to()),
+    "MarkRead": lambda a: MarkReadRequest(address=a.to(), position=a.ids.position, user=USER),
     "ResetConversation": lambda a: ResetConversationRequest(address=a.to()),
     "ListConnections": lambda a: ListConnectionsRequest(address=a.to("")),
     "CountConnections": lambda a: CountConnectionsRequest(address=a.to("/user:ann")),

@@ -125,13 +125,13 @@ class RouterCore:
 
         self.edits = Edits(effects, withdrawals)
         self.receipts = Receipts(fan_out, outbox, effects)
-        self._links = self._make_links(backpressure, fan_out, withdrawals, peek, outbox_max_bytes)
+        self.client_messages = ClientMessages(fan_out, self.edits, outbox, effects)
+        self.cancellations = Cancellations(open_messages, withdrawals, outbox, effects)
+        self._links = self._make_links(backpressure, peek, outbox_max_bytes)
 
     def _make_links(
         self,
         backpressure: LinkBackpressure,
-        fan_out: FanOut,
-        withdrawals: Withdrawals,
         peek: Callable[[TopicKey], Position | None],
         outbox_max_bytes: int,
     ) -> Links:
@@ -145,11 +145,11 @@ class RouterCore:
         )
         groups = Groups(directory, presence, outbox, subscriptions, peek)
         frame_handlers = (
-            ClientMessages(fan_out, self.edits, outbox, effects),
+            self.client_messages,
             groups,
             ClientHistory(open_messages, outbox, effects),
             self.receipts,
-            Cancellations(open_messages, withdrawals, outbox, effects),
+            self.cancellations,
         )
         return Links(
             directory,

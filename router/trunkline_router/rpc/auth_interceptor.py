@@ -1,11 +1,13 @@
 """Admits or refuses every RPC: identity, permission, rate limits.
 
-The contract's option `requires` states the permission that an RPC takes; its request names the tenant. An RPC
+The contract's options `requires` and `client_right` state the permission that an RPC takes; its request
+names the tenant. An RPC
 without a rule is refused.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from ipaddress import ip_address
 from typing import Any, TypeAlias
@@ -141,12 +143,13 @@ class CallAdmission:
             call = self.call = self._new_call(caller)
             call.caller_tenant = interceptor.tenants.get(caller.tenant)
             ACTIVE_CALL.set(call)
+            self._check_proof()
             if not rule.tenant_field:
                 call.tenant = ""
                 caller.authorize(rule.scope, "", None)
             elif caller.tenant:
                 # Whatever the request names, this is the only tenant that the caller may name.
-                caller.authorize(rule.scope_for(caller), caller.tenant, None)
+                caller.authorize(rule.scope_for(caller), caller.tenant, None, rule.client_right)
             call.charged_tenant = call.caller_tenant
         except Refused as reason:
             self._log_refusal(reason)
@@ -157,7 +160,7 @@ class CallAdmission:
         call = self.call
         if call.caller_tenant is not None:
             await wait_in_queue(call.caller_tenant.call_queue, 0, self._context)
-            self._check_key()
+            self._check_proof()
         elif call.caller.kind is CallerKind.ANYBODY:
             await wait_in_queue(self._interceptor.anonymous_streams, 0, self._context)
 
@@ -167,7 +170,12 @@ class CallAdmission:
         call.request_bytes = len(raw)
         if call.caller_tenant is not None:
             # Parsed only once the call is admitted.
-            await self._wait(call.caller_tenant)
+            if call.caller.client is not None:
+                # As a frame of the client: at once or not at all, and without a place among the backends.
+                call.caller_tenant.check_active()
+                call.caller_tenant.take(len(raw), time.monotonic())
+            else:
+                await self._wait(call.caller_tenant)
         request = self.read(raw)
         if (
             call.caller_tenant is None
@@ -211,7 +219,7 @@ class CallAdmission:
     def _check(self, message: Any) -> None:
         call, rule = self.call, self._rule
         caller = call.caller
-        self._check_key()
+        self._check_proof()
         scope = rule.scope_for(caller)
         for name in rule.tenant_names(message):
             if not name:
@@ -219,17 +227,26 @@ class CallAdmission:
                     raise catalogue.INVALID_ARGUMENT.refused(field=rule.tenant_field, problem="must be set")
                 continue
             tenant = self._interceptor.tenants.get(name)
-            caller.authorize(scope, name, tenant)
+            caller.authorize(scope, name, tenant, rule.client_right)
             if not rule.is_batch:
                 call.tenant = call.tenant or name
                 # Only now: a caller without permission must not count against another tenant.
                 call.charged_tenant = tenant
 
-    def _check_key(self) -> None:
-        """Check that the API key still exists. The runtime ends only streams that are registered with it."""
-        key_id = self.call.caller.key_id
+    def _check_proof(self) -> None:
+        """Check that the API key or the client's token is not revoked.
+
+        The runtime ends only streams that are registered with it.
+        """
+        key_id, client = self.call.caller.key_id, self.call.caller.client
         if key_id and key_id not in self._interceptor.keys:
             raise catalogue.UNAUTHORIZED.refused(problem="the API key was revoked")
+        if (
+            client is not None
+            and (tenant := self.call.caller_tenant) is not None
+            and tenant.revocations.revokes(client.user, client.permissions)
+        ):
+            raise catalogue.TOKEN_REVOKED.refused()
 
     def _log_refusal(self, reason: Refused) -> None:
         if reason.entry not in (catalogue.UNAUTHORIZED, catalogue.FORBIDDEN):

@@ -23,7 +23,7 @@ from trunkline_router.core.commits.publishing import fill_response, response_of
 from trunkline_router.core.directory.connections import ConnectedClient, Link
 from trunkline_router.core.router import RouterCore
 from trunkline_router.core.values.log_records import PendingEntry
-from trunkline_router.rpc import streams
+from trunkline_router.rpc import client_calls, streams
 from trunkline_router.rpc.open_message_rpcs import OpenMessageRpcs
 from trunkline_router.rpc.pending_result import PendingResult
 from trunkline_router.rpc.status import rpc_method
@@ -47,7 +47,10 @@ class BroadcastServicer(OpenMessageRpcs, BroadcastServiceServicer):
             raise catalogue.OVERLOADED.refused(problem="too many messages are waiting to be committed")
         broadcast = UnaryBroadcast()
         with self._runtime.step() as core:
-            core.publishing.publish(request, broadcast)
+            if (client := client_calls.calling_client()) is None:
+                core.publishing.publish(request, broadcast)
+            else:
+                client_calls.publish(core, client, request, broadcast)
         response = await broadcast.result
         # Unary callers are held back by a full outbox like the streams.
         await self._runtime.wait_for_room(broadcast.blocked_by)

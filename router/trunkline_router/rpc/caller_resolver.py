@@ -10,17 +10,33 @@ from typing import Any, Protocol
 from urllib.parse import unquote
 
 import grpc.aio
+from google.protobuf.message import DecodeError
 from trunkline.v1 import catalogue
-from trunkline_runtime.call_metadata import ACTING_FOR, FORWARDED, PROXIED, REMOTE_IP, bearer_token
+from trunkline.v1.access_pb2 import TokenHolder
+from trunkline_runtime.call_metadata import (
+    ACTING_FOR,
+    FORWARDED,
+    PROXIED,
+    REMOTE_IP,
+    TOKEN_HOLDER,
+    bearer_token,
+)
+from trunkline_runtime.jose import is_jwt
 from trunkline_runtime.tenant_policy import CLIENT_SCOPES
 
 from trunkline_router.core.tenants.api_keys import ApiKeys
 from trunkline_router.core.tenants.callers import Caller, CallerKind, is_local
+from trunkline_router.core.tenants.token_client import TokenClient
+from trunkline_router.core.validation.validator import check
 
 AUTHORIZATION = "authorization"
 
 #: Longer keys are rejected without a look-up.
 MAX_KEY_CHARS = 1024
+
+_TOKEN_PROBLEM = (
+    "a router verifies no client tokens: present them to an edge, on a WebSocket, an event stream or HTTP"
+)
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -33,7 +49,7 @@ class EdgeVerifier(Protocol):
 
 
 class CallerResolver:
-    """Tells the operator, holders of API keys and edges from anonymous callers."""
+    """Tells the operator, holders of API keys, edges and their clients from anonymous callers."""
 
     def __init__(
         self,
@@ -63,6 +79,8 @@ class CallerResolver:
             is_forwarded=bool(metadata[FORWARDED]) or is_proxied(context),
             is_edge=is_edge,
         )
+        if metadata[TOKEN_HOLDER]:
+            return _token_client(metadata[TOKEN_HOLDER], is_edge)
         if metadata[ACTING_FOR]:
             return self._acting_edge(metadata[ACTING_FOR], is_edge, local)
         return Caller(CallerKind.EDGE if is_edge else CallerKind.ANYBODY, is_local=local)
@@ -74,7 +92,9 @@ class CallerResolver:
                 return Caller(CallerKind.OPERATOR)
             if caller := self._keys.authenticate(key, self._now_ms()):
                 return caller
-        raise catalogue.UNAUTHORIZED.refused(problem="the key is not valid")
+        raise catalogue.UNAUTHORIZED.refused(
+            problem=_TOKEN_PROBLEM if is_jwt(key) else "the key is not valid"
+        )
 
     def _acting_edge(self, tenants: list[str], is_edge: bool, is_local: bool) -> Caller:
         [tenant, *others] = tenants
@@ -83,9 +103,23 @@ class CallerResolver:
         return Caller(CallerKind.EDGE, unquote(tenant), CLIENT_SCOPES, is_local=is_local)
 
 
+def _token_client(holders: list[str], is_edge: bool) -> Caller:
+    [holder, *others] = holders
+    try:
+        parsed = TokenHolder.FromString(holder.encode("latin-1"))
+    except DecodeError:
+        parsed = None
+    if not is_edge or others or parsed is None:
+        raise catalogue.UNAUTHORIZED.refused(problem=f"{TOKEN_HOLDER} is for edges and names one client")
+    check(parsed, TOKEN_HOLDER)
+    return Caller(CallerKind.CLIENT, parsed.tenant, client=TokenClient.of(parsed))
+
+
 def _metadata(context: _Context) -> dict[str, list[str]]:
-    """The values of the metadata entries that identify a caller, by name."""
-    found: dict[str, list[str]] = {AUTHORIZATION: [], REMOTE_IP: [], FORWARDED: [], ACTING_FOR: []}
+    """The values of the metadata entries that identify a caller, by name; bytes as Latin-1."""
+    found: dict[str, list[str]] = {
+        name: [] for name in (AUTHORIZATION, REMOTE_IP, FORWARDED, ACTING_FOR, TOKEN_HOLDER)
+    }
     for name, value in context.invocation_metadata() or ():
         if name in found:
             found[name].append(value if isinstance(value, str) else value.decode("latin-1"))

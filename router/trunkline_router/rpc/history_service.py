@@ -10,6 +10,7 @@ from trunkline.v1 import catalogue
 from trunkline.v1.address_pb2 import Address
 from trunkline.v1.address_pb2 import Position as PositionProto
 from trunkline.v1.catalogue import Refused
+from trunkline.v1.frame_pb2 import ReadFrame
 from trunkline.v1.history_service_pb2 import (
     EditMessageRequest,
     EditMessageResponse,
@@ -19,6 +20,8 @@ from trunkline.v1.history_service_pb2 import (
     ListMessagesResponse,
     ListReceiptsRequest,
     ListReceiptsResponse,
+    MarkReadRequest,
+    MarkReadResponse,
     RecallMessageRequest,
     RecallMessageResponse,
     ResetConversationRequest,
@@ -35,12 +38,15 @@ from trunkline.v1.message_pb2 import (
     Part,
 )
 
+from trunkline_router.core.clients.client_messages import own_edit
 from trunkline_router.core.clients.edits import EditRequest
 from trunkline_router.core.directory.connections import ConnectedClient, Link
 from trunkline_router.core.validation.validator import check, topic_address
-from trunkline_router.core.values.log_records import PageRequest, PendingEntry
+from trunkline_router.core.values.log_records import AppendResult, PageRequest, PendingEntry
 from trunkline_router.core.values.message_states import OPEN
-from trunkline_router.core.values.topics import Position, TopicKey, topic_of
+from trunkline_router.core.values.topics import Position, TopicKey, position_of, topic_of
+from trunkline_router.rpc import client_calls
+from trunkline_router.rpc.client_calls import calling_client, participant
 from trunkline_router.rpc.pending_result import PendingResult
 from trunkline_router.rpc.status import rpc_method
 from trunkline_router.runtime import RouterRuntime
@@ -53,7 +59,7 @@ MAX_PAGE_BYTES = 2 << 20
 
 
 class HistoryServicer(HistoryServiceServicer):
-    """Reads, edits and resets logs for backends."""
+    """Reads, edits and resets logs for backends and, as far as they may, for clients."""
 
     def __init__(self, runtime: RouterRuntime) -> None:
         self._runtime = runtime
@@ -92,11 +98,13 @@ class HistoryServicer(HistoryServiceServicer):
         while True:
             streamed = self._runtime.core.open_messages.get(request.message_id)
             if streamed is not None and streamed.topic[0] == request.tenant:
+                _check_visible(streamed.topic, request)
                 return GetMessageResponse(message=streamed.snapshot())
             stored = await self._runtime.log.message(request.tenant, request.message_id)
             if stored is None:
                 raise catalogue.MESSAGE_NOT_FOUND.refused(message_id=request.message_id)
             message = Message.FromString(stored)
+            _check_visible(topic_of(message.address), request)
             # OPEN in the log alone: it ended since, or opens right now. Look again.
             if message.state != OPEN:
                 return GetMessageResponse(message=message)
@@ -122,16 +130,24 @@ class HistoryServicer(HistoryServiceServicer):
         check(request)
         self._check_tenant(request.tenant)
         edit = PendingEdit()
-        wanted = EditRequest(
-            tenant=request.tenant,
-            message_id=request.message_id,
-            kind=kind,
-            author=Author(role=ROLE_SYSTEM),
-            authorize=lambda message: None,
-            listener=edit,
-            already_recalled=lambda: edit.resolve(None),
-            parts=parts,
-        )
+
+        def already_recalled() -> None:
+            edit.resolve(None)
+
+        if client := calling_client():
+            editor = participant(self._runtime.core, client)
+            wanted = own_edit(editor, request.message_id, kind, edit, already_recalled)
+        else:
+            wanted = EditRequest(
+                tenant=request.tenant,
+                message_id=request.message_id,
+                kind=kind,
+                author=Author(role=ROLE_SYSTEM),
+                authorize=lambda message: None,
+                listener=edit,
+                already_recalled=already_recalled,
+            )
+        wanted.parts = parts
         with self._runtime.step() as core:
             core.edits.submit(wanted)
         return await edit.result
@@ -157,6 +173,25 @@ class HistoryServicer(HistoryServiceServicer):
         return response
 
     @rpc_method
+    async def MarkRead(  # noqa: N802
+        self, request: MarkReadRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> MarkReadResponse:
+        """See history_service.proto."""
+        check(request)
+        topic = self._topic(request.address)
+        user = client_calls.reader(calling_client(), request)
+        position = position_of(request.position)
+        # The log compares epochs again, so a reset in the meantime does no harm.
+        head = (await self._runtime.log.heads([topic]))[0]
+        marking = PendingRead()
+        with self._runtime.step() as core:
+            known = core.receipts.mark_read(topic, user, position, head, marking)
+        if known is not None:
+            return MarkReadResponse(position=known.to_proto())
+        read = await marking.result
+        return MarkReadResponse(position=read.position, at=read.at)
+
+    @rpc_method
     async def ResetConversation(  # noqa: N802
         self, request: ResetConversationRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> ResetConversationResponse:
@@ -168,11 +203,41 @@ class HistoryServicer(HistoryServiceServicer):
         return ResetConversationResponse(erased=erased)
 
     def _topic(self, address: Address) -> TopicKey:
+        """The topic that a request names. Raises Refused if the caller is a client that may not name it."""
         self._check_tenant(address.tenant)
+        if client := calling_client():
+            client.check_conversation(address)
         return topic_of(topic_address(address))
 
     def _check_tenant(self, tenant: str) -> None:
         self._runtime.core.directory.active_tenant(tenant)
+
+
+def _check_visible(topic: TopicKey, request: GetMessageRequest) -> None:
+    """Raise Refused MESSAGE_NOT_FOUND if the caller is a client, and its token does not allow the topic."""
+    client = calling_client()
+    if client is not None and not client.allows(topic):
+        raise catalogue.MESSAGE_NOT_FOUND.refused(message_id=request.message_id)
+
+
+class PendingRead(PendingResult[ReadFrame]):
+    """Commit listener of a MarkRead; the result is the entry of the log."""
+
+    connection: ConnectedClient | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocked_by: set[Link] = set()
+
+    def committed(self, pending: PendingEntry) -> None:
+        """Return the committed entry."""
+        assert pending.read is not None
+        self.resolve(pending.read)
+
+    def refused(self, pending: PendingEntry, reason: Refused) -> None:
+        """Return the refusal; an erased log has no position of before."""
+        is_erased = pending.result is AppendResult.NO_REPEAT
+        self.reject(catalogue.CURSOR_MISMATCH.refused() if is_erased else reason)
 
 
 class PendingEdit(PendingResult[PositionProto | None]):

@@ -1,4 +1,4 @@
-"""Rules of each RPC: the permission stated by the contract's option `requires`, and the tenant concerned."""
+"""Rules of each RPC: the permission stated by the contract's options, and the tenant concerned."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import Any, NamedTuple
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor, MethodDescriptor
 from trunkline.v1.access_pb2 import (
+    RIGHT_UNSPECIFIED,
     SCOPE_ADMIN,
     SCOPE_HISTORY,
     SCOPE_LINK,
     SCOPE_OPERATOR,
     SCOPE_UNSPECIFIED,
+    Right,
+    client_right,
     requires,
 )
 
@@ -34,6 +37,8 @@ class MethodRule(NamedTuple):
     is_batch: bool = False
     #: Scope required instead from an edge that acts for a client; 0 for the same.
     acting_scope: int = 0
+    #: Right that a client needs instead; unspecified if clients may not call this RPC.
+    client_right: Right.ValueType = RIGHT_UNSPECIFIED
     #: A call publishes a message, and counts as one for the tenant's rate limits.
     is_publishing: bool = False
     #: A call may block the log's writer: one at a time per tenant.
@@ -96,6 +101,7 @@ def rule_of(method: MethodDescriptor) -> MethodRule:
                 field,
                 _names_at(field),
                 acting_scope=_ACTING_SCOPES.get(method.full_name, 0),
+                client_right=method.GetOptions().Extensions[client_right],
                 is_publishing=method.full_name in _PUBLISHING,
                 is_exclusive=scope == SCOPE_ADMIN or method.full_name in _EXCLUSIVE,
             )

@@ -26,6 +26,7 @@ from trunkline_router.core.replies.worker_replies import message_ended
 from trunkline_router.core.validation.validator import check, topic_address
 from trunkline_router.core.values.message_states import COMPLETE, OPEN
 from trunkline_router.core.values.topics import Position, topic_of
+from trunkline_router.rpc.client_calls import calling_client, participant
 from trunkline_router.rpc.pending_result import PendingResult
 from trunkline_router.rpc.status import rpc_method
 from trunkline_router.runtime import RouterRuntime
@@ -106,11 +107,16 @@ class OpenMessageRpcs:
     ) -> CancelMessageResponse:
         """See broadcast_service.proto."""
         check(request)
+        ending = PendingEnd()
+        if client := calling_client():
+            with self._runtime.step() as core:
+                core.cancellations.cancel_reply(participant(core, client), request.message_id, ending)
+            state, _ = await ending.result
+            return CancelMessageResponse(state=state)
         try:
             message = await self._find(request)
         except AlreadyEnded as ended:
             return CancelMessageResponse(state=ended.message.state)
-        ending = PendingEnd()
         with self._runtime.step() as core:
             core.open_messages.cancel(message, ending, Author(role=ROLE_SYSTEM))
         state, _ = await ending.result

@@ -9,11 +9,13 @@ from trunkline.v1.message_pb2 import ROLE_USER, Author, Message, MessageState
 
 from trunkline_router.core.agents.withdrawal import Withdrawals
 from trunkline_router.core.clients.conversations import subscribed_topic
+from trunkline_router.core.clients.participants import Participant
 from trunkline_router.core.clients.received_frame import ReceivedFrame
 from trunkline_router.core.commits.effects import Effects
 from trunkline_router.core.commits.idempotency import idempotency_key
 from trunkline_router.core.directory.client_outbox import ClientOutbox
 from trunkline_router.core.directory.connections import ConnectedClient, Link, Topic
+from trunkline_router.core.replies.commit_listeners import EndListener
 from trunkline_router.core.replies.open_messages import OpenMessages
 from trunkline_router.core.replies.streamed_message import StreamedMessage
 from trunkline_router.core.values.log_records import AppendResult, PendingEntry
@@ -44,41 +46,45 @@ class Cancellations:
             problem = "one of message_id and client_id must be set"
             raise catalogue.INVALID_ARGUMENT.refused(field="target", problem=problem)
         if target == "message_id":
-            self._cancel_reply(connection, frame)
+            cancel = PendingCancel(self._outbox, connection, frame.id)
+            self.cancel_reply(connection, frame.message_id, cancel.add(frame.message_id))
         else:
             self._cancel_replies_to(connection, subscribed_topic(connection, frame), frame)
 
-    def _cancel_reply(self, connection: ConnectedClient, frame: CancelFrame) -> None:
-        """Cancel one reply. Raises Refused if it is in none of the client's conversations."""
-        cancel = PendingCancel(self._outbox, connection, frame.id)
-        message = self._open_messages.get(frame.message_id)
+    def cancel_reply(self, client: Participant, message_id: str, listener: EndListener) -> None:
+        """Cancel one reply; the listener receives how it ended, or a refusal.
+
+        Raises Refused MESSAGE_NOT_FOUND, or notifies the listener of it, if the reply is in no conversation
+        that the client listens to.
+        """
+        message = self._open_messages.get(message_id)
         if message is not None:
-            _check_subscribed(connection, message.topic, frame.message_id)
-            self._stop([message], cancel)
+            _check_listening(client, message.topic, message_id)
+            self._open_messages.cancel(message, listener, Author(role=ROLE_USER, user=client.user))
             return
 
         def retry() -> None:
             try:
-                self._cancel_reply(connection, frame)
+                self.cancel_reply(client, message_id, listener)
             except Refused as reason:
-                cancel.not_ended(reason)
+                listener.not_ended(reason)
 
         def done(ended: Message | None) -> None:
             if ended is None:
-                cancel.not_ended(catalogue.MESSAGE_NOT_FOUND.refused(message_id=frame.message_id))
+                listener.not_ended(catalogue.MESSAGE_NOT_FOUND.refused(message_id=message_id))
                 return
             if ended.state == OPEN:
                 # It was opened, or ended, while the log was read.
                 self._effects.commit_queue.after_commit(retry)
                 return
             try:
-                _check_subscribed(connection, topic_of(ended.address), frame.message_id)
+                _check_listening(client, topic_of(ended.address), message_id)
             except Refused as reason:
-                cancel.not_ended(reason)
+                listener.not_ended(reason)
                 return
-            cancel.add(ended.id).ended(ended.state, None)
+            listener.ended(ended.state, None)
 
-        self._open_messages.read_message(connection.home[0], frame.message_id, done, cancel.not_ended)
+        self._open_messages.read_message(client.tenant.name, message_id, done, listener.not_ended)
 
     def _cancel_replies_to(self, connection: ConnectedClient, topic: Topic, frame: CancelFrame) -> None:
         """Cancel all replies to a message of the client's user.
@@ -120,9 +126,9 @@ class Cancellations:
             self._open_messages.cancel(reply, listener, author)
 
 
-def _check_subscribed(connection: ConnectedClient, topic: TopicKey, message_id: str) -> None:
-    """Only subscribers of a conversation may cancel its replies."""
-    if topic[3] not in (PERSON, GROUP) or connection.subscription_to(topic) is None:
+def _check_listening(client: Participant, topic: TopicKey, message_id: str) -> None:
+    """Only listeners of a conversation may cancel its replies."""
+    if topic[3] not in (PERSON, GROUP) or not client.listens_to(topic):
         raise catalogue.MESSAGE_NOT_FOUND.refused(message_id=message_id)
 
 

@@ -13,7 +13,7 @@ from trunkline.v1.message_pb2 import Message
 from trunkline_router.core.clients.conversations import subscribed_topic
 from trunkline_router.core.clients.received_frame import ReceivedFrame
 from trunkline_router.core.commits.commit_queue import AtomicWrite
-from trunkline_router.core.commits.effects import Effects, ReadDelivered, ReadPages
+from trunkline_router.core.commits.effects import CommitListener, Effects, ReadDelivered, ReadPages
 from trunkline_router.core.commits.fan_out import FanOut
 from trunkline_router.core.directory.client_outbox import ClientOutbox
 from trunkline_router.core.directory.connections import ConnectedClient, Link, Topic
@@ -33,6 +33,7 @@ from trunkline_router.core.values.topics import (
     USER,
     Position,
     TopicKey,
+    address_of,
     describe,
     position_of,
     topic_of,
@@ -59,18 +60,34 @@ class Receipts:
         connection, frame, _ = received
         topic = subscribed_topic(connection, frame)
         position = _checked(connection, topic, frame)
-        known = self._read.get((topic.key, connection.user))
-        read = ReadFrame(user=connection.user, address=topic.address)
-        read.conversation.CopyFrom(topic.address.conversation)
-        if known is not None and known.epoch == position.epoch and known.seq >= position.seq:
-            read.position.CopyFrom(known.to_proto())
+        known = self._mark(topic.key, connection.user, position, ReadAnswer(self._outbox, connection))
+        if known is not None:
+            read = _read_frame(topic.key, connection.user, known)
             self._outbox.send(connection, 128).read.CopyFrom(read)
-            return
-        read.position.CopyFrom(frame.position)
-        _cache(self._read, topic.key, connection.user, position)
-        listener = ReadCommit(self, self._outbox, connection)
-        pending = PendingEntry(topic.key, Message(), read=read, listener=listener)
-        self._effects.commit_queue.add(pending, 128)
+
+    def mark_read(
+        self, topic: TopicKey, user: str, position: Position, head: Position, listener: CommitListener
+    ) -> Position | None:
+        """Log how far a user without a connection has read a conversation whose log ends at `head`.
+
+        Returns None if the listener will be notified, and otherwise the known position: the user has read
+        that far already, and nothing is logged. Raises Refused CURSOR_MISMATCH for a position that is not
+        in the log.
+        """
+        _check_position(position, head)
+        return self._mark(topic, user, position, listener)
+
+    def _mark(
+        self, topic: TopicKey, user: str, position: Position, listener: CommitListener
+    ) -> Position | None:
+        known = self._read.get((topic, user))
+        if known is not None and known.epoch == position.epoch and known.seq >= position.seq:
+            return known
+        _cache(self._read, topic, user, position)
+        read = _read_frame(topic, user, position)
+        commit = ReadCommit(self, user, listener)
+        self._effects.commit_queue.add(PendingEntry(topic, Message(), read=read, listener=commit), 128)
+        return None
 
     def handle_delivered(self, received: ReceivedFrame[DeliveredFrame]) -> None:
         """Store how far the user has received a topic, and notify the author of the message there.
@@ -161,10 +178,20 @@ def _checked(connection: ConnectedClient, topic: Topic, frame: ReadFrame | Deliv
         problem = "must have been given on connecting, as receipts are kept for users"
         raise catalogue.INVALID_ARGUMENT.refused(field="user", problem=problem)
     position = position_of(frame.position)
-    head = topic.position or EMPTY
+    _check_position(position, topic.position or EMPTY)
+    return position
+
+
+def _check_position(position: Position, head: Position) -> None:
     if position.epoch != head.epoch or not 0 < position.seq <= head.seq:
         raise catalogue.CURSOR_MISMATCH.refused()
-    return position
+
+
+def _read_frame(topic: TopicKey, user: str, position: Position) -> ReadFrame:
+    address = address_of(topic)
+    read = ReadFrame(position=position.to_proto(), user=user, address=address)
+    read.conversation.CopyFrom(address.conversation)
+    return read
 
 
 def _cache(cache: _Cache, topic: TopicKey, user: str, position: Position) -> None:
@@ -174,14 +201,40 @@ def _cache(cache: _Cache, topic: TopicKey, user: str, position: Position) -> Non
 
 
 class ReadCommit:
-    """Listener of a read receipt. `connection` stays None, as its sender receives it, too."""
+    """Listener of a read receipt; passes the outcome on. Its sender's connections receive it, too."""
 
-    __slots__ = ("_outbox", "_receipts", "_sender")
+    __slots__ = ("_listener", "_receipts", "_user")
 
     connection: ConnectedClient | None = None
 
-    def __init__(self, receipts: Receipts, outbox: ClientOutbox, sender: ConnectedClient) -> None:
+    def __init__(self, receipts: Receipts, user: str, listener: CommitListener) -> None:
         self._receipts = receipts
+        self._user = user
+        self._listener = listener
+
+    @property
+    def blocked_by(self) -> set[Link]:
+        """Those of the sender's listener."""
+        return self._listener.blocked_by
+
+    def committed(self, pending: PendingEntry) -> None:
+        """The receipt is committed."""
+        self._listener.committed(pending)
+
+    def refused(self, pending: PendingEntry, reason: Refused) -> None:
+        """The receipt was not committed."""
+        self._receipts.forget(pending.topic, self._user)
+        self._listener.refused(pending, reason)
+
+
+class ReadAnswer:
+    """Listener of a read receipt that was sent on a connection."""
+
+    __slots__ = ("_outbox", "_sender")
+
+    connection: ConnectedClient | None = None
+
+    def __init__(self, outbox: ClientOutbox, sender: ConnectedClient) -> None:
         self._outbox = outbox
         self._sender = sender
 
@@ -195,7 +248,6 @@ class ReadCommit:
 
     def refused(self, pending: PendingEntry, reason: Refused) -> None:
         """Answer with `error`."""
-        self._receipts.forget(pending.topic, self._sender.user)
         self._outbox.refuse(self._sender, "", reason)
 
 

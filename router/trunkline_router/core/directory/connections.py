@@ -159,6 +159,10 @@ class ConnectedClient:
                 return topic
         return None
 
+    def listens_to(self, key: TopicKey) -> bool:
+        """Return whether the connection hears a topic."""
+        return self.subscription_to(key) is not None
+
     @property
     def may_subscribe(self) -> bool:
         """The connection may hear topics; without that, it may only publish in its home conversation."""

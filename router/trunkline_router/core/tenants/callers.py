@@ -1,4 +1,5 @@
-"""Callers and their permissions: the operator, holders of API keys, edges, and unauthenticated callers."""
+"""Callers and their permissions: the operator, holders of API keys, edges, clients, and
+unauthenticated callers."""
 
 from __future__ import annotations
 
@@ -7,11 +8,12 @@ from dataclasses import dataclass
 from enum import Enum
 
 from trunkline.v1 import catalogue
-from trunkline.v1.access_pb2 import SCOPE_BROADCAST, SCOPE_LINK, SCOPE_OPERATOR
+from trunkline.v1.access_pb2 import RIGHT_UNSPECIFIED, SCOPE_BROADCAST, SCOPE_LINK, SCOPE_OPERATOR, Right
 from trunkline_runtime.loopback import is_loopback
-from trunkline_runtime.tenant_policy import check_open_to_call, scope_name
+from trunkline_runtime.tenant_policy import check_open_to_call, not_for_clients, scope_name
 
 from trunkline_router.core.tenants.tenant import Tenant
+from trunkline_router.core.tenants.token_client import TokenClient
 
 
 class CallerKind(Enum):
@@ -23,6 +25,8 @@ class CallerKind(Enum):
     KEY = "key"
     #: The credentials of an edge.
     EDGE = "edge"
+    #: A client's token, verified by an edge that calls for its holder.
+    CLIENT = "client"
     #: None.
     ANYBODY = "anybody"
 
@@ -39,12 +43,21 @@ class Caller:
     key_id: str = ""
     #: The caller is on this machine, or on the machine of the edge that forwards its call.
     is_local: bool = False
+    #: Set exactly for CLIENT.
+    client: TokenClient | None = None
 
-    def authorize(self, scope: int, name: str, tenant: Tenant | None) -> None:
+    def authorize(
+        self,
+        scope: int,
+        name: str,
+        tenant: Tenant | None,
+        client_right: Right.ValueType = RIGHT_UNSPECIFIED,
+    ) -> None:
         """Raise Refused unless the caller may call an RPC of this scope for the tenant called `name`.
 
-        `tenant` is the tenant of that name, if there is one; RPCs that name no tenant pass "". Raises
-        UNAUTHORIZED if credentials are missing, FORBIDDEN if they do not suffice. Neither reveals to an
+        A client needs the right instead of the scope; it may call no RPC without one. `tenant` is the
+        tenant of that name, if there is one; RPCs that name no tenant pass "". Raises UNAUTHORIZED if
+        credentials are missing, FORBIDDEN if they do not suffice. Neither reveals to an
         authenticated caller whether another tenant exists. The operator and unauthenticated callers pass if
         there is no such tenant; the RPC then reports that.
         """
@@ -54,6 +67,12 @@ class Caller:
             raise catalogue.FORBIDDEN.refused(problem="no caller may do this")
         elif self.kind is CallerKind.OPERATOR:
             return
+        elif self.client is not None:
+            if client_right == RIGHT_UNSPECIFIED:
+                raise not_for_clients(scope)
+            if name != self.tenant:
+                raise catalogue.FORBIDDEN.refused(problem="the client's token is not one of this tenant's")
+            self.client.permissions.check_right(client_right)
         elif self.tenant:
             self._authorize_own(scope, name)
         else:

@@ -34,6 +34,11 @@ TENANT_CONSTRAINTS: dict[str, Constraint] = {
     "Grants.rights": at_most(16, "items"),
     "Grants.groups": at_most(1024, "items"),
     "Grants.token_id": _LINE,
+    "TokenHolder.tenant": ID,
+    "TokenHolder.user": OPTIONAL_ID,
+    "TokenHolder.agents": at_most(1024, "items"),
+    "TokenHolder.platforms": at_most(1024, "items"),
+    "TokenHolder.persons": at_most(1024, "items"),
     "TenantSettings.open_to": named({0, 1, 2, 3})._replace(
         sentence="a named value, or not set", required=False
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, Self
 
 from trunkline.v1 import catalogue
-from trunkline.v1.access_pb2 import RIGHT_SUBSCRIBE, RIGHT_UNSPECIFIED, Grants
+from trunkline.v1.access_pb2 import RIGHT_SUBSCRIBE, RIGHT_UNSPECIFIED, Grants, Right
 from trunkline.v1.frames import CLIENT_FRAMES, RIGHTS
 
 _RIGHT_OF_FRAME = {
@@ -45,7 +45,12 @@ class Permissions(NamedTuple):
     def check_frame(self, kind: str) -> None:
         """Raise Refused FORBIDDEN if the connection may not send client frames of this kind."""
         right = _RIGHT_OF_FRAME.get(kind)
-        if right is not None and right not in self.rights:
+        if right is not None:
+            self.check_right(right)
+
+    def check_right(self, right: Right.ValueType) -> None:
+        """Raise Refused FORBIDDEN unless the token grants this right."""
+        if right not in self.rights:
             problem = f"the token does not grant the right to {_RIGHT_NAMES[right]}"
             raise catalogue.FORBIDDEN.refused(problem=problem)
 

@@ -10,6 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trunkline.v1 import catalogue
 from trunkline.v1.access_pb2 import (
+    RIGHT_CANCEL,
+    RIGHT_HISTORY,
+    RIGHT_PUBLISH,
+    RIGHT_SUBSCRIBE,
+    RIGHT_UNSPECIFIED,
     SCOPE_ADMIN,
     SCOPE_ATTACH,
     SCOPE_BROADCAST,
@@ -17,7 +22,9 @@ from trunkline.v1.access_pb2 import (
     SCOPE_LINK,
     SCOPE_OPERATOR,
     SCOPE_PRESENCE,
+    Right,
     Scope,
+    TokenHolder,
 )
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.tenant_pb2 import (
@@ -35,10 +42,12 @@ from trunkline_router.core.tenants import api_keys
 from trunkline_router.core.tenants.api_keys import ApiKeys
 from trunkline_router.core.tenants.callers import Caller, CallerKind, is_local
 from trunkline_router.core.tenants.tenant import Tenant
+from trunkline_router.core.tenants.token_client import TokenClient
 from trunkline_router.core.values.stored_records import StoredTenant
 from trunkline_runtime.tenant_policy import CLIENT_SCOPES
 
 TENANT_SCOPES = (SCOPE_BROADCAST, SCOPE_HISTORY, SCOPE_PRESENCE, SCOPE_ATTACH, SCOPE_ADMIN)
+RIGHTS = (RIGHT_PUBLISH, RIGHT_SUBSCRIBE, RIGHT_HISTORY, RIGHT_CANCEL)
 OPENNESS = (OPENNESS_UNSPECIFIED, OPENNESS_NOBODY, OPENNESS_LOOPBACK, OPENNESS_ANYBODY)
 STATES = (TENANT_STATE_ACTIVE, TENANT_STATE_SUSPENDED, TENANT_STATE_DELETING)
 
@@ -48,16 +57,16 @@ def tenant(name: str, openness: Any, state: int = TENANT_STATE_ACTIVE) -> Tenant
     return Tenant(StoredTenant(name, state, settings, 1, 1), TenantLimits())
 
 
-def answer(caller: Caller, scope: int, name: str, asked: Tenant | None) -> str:
+def answer(caller: Caller, scope: int, name: str, asked: Tenant | None, right: Right.ValueType) -> str:
     """Return the code of the refusal; empty if the caller is authorized."""
     try:
-        caller.authorize(scope, name, asked)
+        caller.authorize(scope, name, asked, right)
     except Refused as refused:
         return refused.entry.code
     return ""
 
 
-def expected(caller: Caller, scope: int, name: str, asked: Tenant | None) -> str:
+def expected(caller: Caller, scope: int, name: str, asked: Tenant | None, right: Right.ValueType) -> str:
     """Return the expected code, with each rule stated once."""
     proved = caller.kind is not CallerKind.ANYBODY and not (
         caller.kind is CallerKind.EDGE and not caller.tenant
@@ -69,6 +78,9 @@ def expected(caller: Caller, scope: int, name: str, asked: Tenant | None) -> str
         return catalogue.FORBIDDEN.code
     if caller.kind is CallerKind.OPERATOR:
         return ""
+    if caller.client is not None:
+        # The right decides, whatever the scope.
+        return "" if caller.tenant == name and right in caller.client.permissions.rights else refusal
     if scope == SCOPE_OPERATOR:
         return refusal
     if proved:
@@ -89,6 +101,10 @@ def callers(draw: st.DrawFn) -> Caller:
         return Caller(kind, draw(st.sampled_from("ab")), scopes, "k1")
     if kind is CallerKind.EDGE and draw(st.booleans()):
         return Caller(kind, draw(st.sampled_from("ab")), CLIENT_SCOPES, is_local=local)
+    if kind is CallerKind.CLIENT:
+        holder = TokenHolder(tenant=draw(st.sampled_from("ab")), user="ann", all_agents=True)
+        holder.grants.rights.extend(draw(st.frozensets(st.sampled_from(RIGHTS))))
+        return Caller(kind, holder.tenant, is_local=local, client=TokenClient.of(holder))
     return Caller(kind, is_local=local)
 
 
@@ -99,12 +115,19 @@ def callers(draw: st.DrawFn) -> Caller:
     openness=st.sampled_from(OPENNESS),
     state=st.sampled_from(STATES),
     exists=st.booleans(),
+    right=st.sampled_from((RIGHT_UNSPECIFIED, *RIGHTS)),
 )
 def test_each_caller_is_authorized_by_the_rules(
-    caller: Caller, scope: int, name: str, openness: Any, state: int, exists: bool
+    caller: Caller,
+    scope: int,
+    name: str,
+    openness: Any,
+    state: int,
+    exists: bool,
+    right: Right.ValueType,
 ) -> None:
     asked = tenant(name, openness, state) if exists else None
-    assert answer(caller, scope, name, asked) == expected(caller, scope, name, asked)
+    assert answer(caller, scope, name, asked, right) == expected(caller, scope, name, asked, right)
 
 
 @given(caller=callers(), scope=st.sampled_from(TENANT_SCOPES), openness=st.sampled_from(OPENNESS))
