@@ -10,8 +10,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 import structlog
+from google.protobuf.message import DecodeError
 
 from trunkline_runtime.line_throttle import LineThrottle
+from trunkline_runtime.stray_output import StrayOutput
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
@@ -22,7 +24,7 @@ MAX_TEXT_CHARS = 300
 
 #: Exceptions of these packages, and these exceptions, are a peer's doing: a traceback would explain nothing.
 _PEER_PACKAGES = frozenset({"grpc", "h11", "websockets"})
-_PEER_ERRORS = (ConnectionError, TimeoutError, ssl.SSLError)
+_PEER_ERRORS = (ConnectionError, TimeoutError, ssl.SSLError, DecodeError)
 
 
 class LibraryLogHandler(logging.Handler):
@@ -66,11 +68,15 @@ def describe(error: BaseException) -> dict[str, object]:
 
 
 def install() -> None:
-    """Log everything that libraries and the interpreter would write to stderr by themselves."""
+    """Log everything that libraries and the interpreter would write to stderr by themselves.
+
+    Call it after `logs.configure`, whose lines go to the sys.stderr that is replaced here.
+    """
     root = logging.getLogger()
     root.handlers[:] = [LibraryLogHandler()]
     root.setLevel(logging.WARNING)
     logging.captureWarnings(True)
+    sys.stderr = StrayOutput()
     sys.excepthook = _uncaught
     threading.excepthook = _uncaught_in_thread
     sys.unraisablehook = _unraisable

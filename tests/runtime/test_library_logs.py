@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: Writes to stderr in all ways that have nothing to do with this project.
 _NOISY = """
-import asyncio, logging, threading, warnings
+import asyncio, logging, sys, threading, traceback, warnings
 from trunkline_runtime import library_logs, logs
 
 logs.configure("json")
@@ -29,6 +29,11 @@ library_logs.install()
 logging.getLogger("uvicorn.error").error("Exception in ASGI application\\n", exc_info=ValueError("v"))
 logging.getLogger("grpc._cython.cygrpc").error("%d %s", 1, 2, 3)
 warnings.warn("a warning")
+try:
+    1 / 0
+except ZeroDivisionError:
+    traceback.print_exc()
+print("stray", "text", file=sys.stderr)
 
 class Resurrected:
     def __del__(self):
@@ -120,4 +125,6 @@ def test_everything_that_the_interpreter_writes_is_structured_and_has_no_local_v
     assert {"level", "timestamp", "event"} <= set.intersection(*map(set, lines))
     assert "a log record was unreadable" in {line["event"] for line in lines}
     assert any("a warning" in line["event"] for line in lines)
+    stray = [line["text"] for line in lines if line["event"] == "a library wrote to stderr"]
+    assert stray == ["ZeroDivisionError: division by zero", "stray text"]
     assert "hush-hush" not in done.stderr
