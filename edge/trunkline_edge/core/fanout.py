@@ -38,9 +38,11 @@ class Fanout:
     """Topics with subscribers on this edge.
 
     Published frames gather in their topic until the batch ends, or until something else must be sent to a
-    subscriber after them. Deltas gather in windows until then, or until another frame of their topic. Order
-    is kept within a topic, and between topics and frames for one connection, but not between topics: a frame
-    of one leaves the windows of others open. Connections with new pending data are added to `dirty`.
+    subscriber after them. Deltas gather in windows until then, or until another frame of their topic.
+
+    Order is kept within a topic, and between each topic and frames for one connection. Messages of different
+    topics may change places: those of a topic that are ready together are delivered as one piece, encoded once
+    for all subscribers, and a frame of one topic leaves the windows of others open. Connections with new pending data are added to `dirty`.
     """
 
     def __init__(
@@ -116,16 +118,14 @@ class Fanout:
             self._dirty.add(connection)
 
     def unsubscribe(self, left: TopicsLeft) -> None:
-        """Unsubscribe a connection from topics, after everything published so far."""
+        """Unsubscribe a connection from topics, after everything published in them so far."""
         connection = self._connections.get(left.connection)
         if connection is None:
             return
         subscriptions = self.subscriptions_of(connection)
-        # Other topics first: their frames were published before anything that follows in these.
-        for topic in [topic for topic in self._pending if topic in subscriptions]:
-            self._flush(topic)
         for number in left.topics:
             topic = self._topics[number]
+            self._flush(topic)
             if (group := subscriptions.get(topic)) is not None:
                 if group.deltas:
                     self.rollup.flush_one(group, connection)

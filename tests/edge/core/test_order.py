@@ -164,7 +164,7 @@ def test_what_the_client_may_send_is_told_with_connected(core: EdgeCore) -> None
     assert b'"heartbeat_s":25' in payload
 
 
-def test_what_came_before_leaving_one_topic_is_told_in_the_order_published(core: EdgeCore) -> None:
+def test_leaving_one_topic_loses_nothing_of_another(core: EdgeCore) -> None:
     listener = open_all(core, "a")[0]
     deliver(core, topic(2, "other"), join(listener, 2))
     deliver(
@@ -172,5 +172,33 @@ def test_what_came_before_leaving_one_topic_is_told_in_the_order_published(core:
         publish(1, message("team", 1)),
         publish(2, message("other", 2)),
         leave(listener, 2),
+        publish(2, message("other", 3)),
+        publish(1, message("team", 4)),
     )
-    assert heard(listener) == ["message 1", "message 2"]
+    assert sorted(heard(listener)) == ["message 1", "message 2", "message 4"]
+
+
+def test_messages_of_two_topics_stay_in_order_within_each_between_the_frames_of_one(core: EdgeCore) -> None:
+    [listener] = open_all(core, "a")
+    newcomer = opened(core)
+    deliver(
+        core,
+        topic(2, "other"),
+        join(listener, 2),
+        publish(2, message("other", 1)),
+        publish(1, message("team", 2)),
+        publish(2, message("other", 3)),
+        publish(1, message("team", 4)),
+        ack(listener, "m1"),
+        publish(1, message("team", 5)),
+        connected(newcomer),
+        join(newcomer, 1),
+        join(newcomer, 2),
+        publish(2, message("other", 6)),
+    )
+    got = heard(listener)
+    assert sorted(got[:4]) == [f"message {seq}" for seq in range(1, 5)]
+    assert got[4] == "ack m1"
+    assert [text for text in got if text[-1] in "136"] == ["message 1", "message 3", "ack m1", "message 6"]
+    assert [text for text in got if text[-1] in "245"] == ["message 2", "message 4", "message 5"]
+    assert heard(newcomer) == ["connected", "message 6"]
