@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import grpc
 import pytest
-from trunkline.v1.presence_service_pb2 import ListConnectionsRequest
+from trunkline.v1.presence_service_pb2 import CloseConnectionsRequest, ListConnectionsRequest
 
 from tests.e2e.fleet import Fleet, fleet_of
 from tests.e2e.grpc_backend import TIMEOUT_S, GrpcBackend, address, reason_of
-from tests.e2e.polling import wait_until
+from tests.e2e.polling import WAIT_S, wait_until
 from tests.e2e.recording_client import RecordingClient, frame_text
 from tests.validators.history import History
 from tests.validators.promises import assert_promises
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+
+    from tests.support.processes import Process
 
 #: Agent and conversation of each connected user.
 PEOPLE = {
@@ -122,6 +125,43 @@ async def test_an_address_without_connections_is_rejected_only_if_one_is_require
     assert backend.messages(to) == []
     assert backend.broadcast(to, "for later").connections == 0
     assert len(backend.messages(to)) == 1
+
+
+async def test_a_closed_connection_is_gone_before_its_dead_peer_answers_the_close(
+    fleet: Fleet, people: dict[str, RecordingClient], backend: GrpcBackend
+) -> None:
+    to = "demo/echo/qq/person:dead"
+    reader, writer = await connect_dead_peer(fleet.edges[0], to)
+    try:
+        assert backend.broadcast(to, "alive?", require_connection=True).connections == 1
+        request = CloseConnectionsRequest(address=address(to), reason="maintenance")
+        assert backend.presence.CloseConnections(request, timeout=TIMEOUT_S).connections == 1
+        await wait_until(lambda: backend.stats().connections == len(PEOPLE), "the connection is gone")
+        with pytest.raises(grpc.RpcError) as refusal:
+            backend.broadcast(to, "anybody?", require_connection=True)
+        assert reason_of(refusal.value) == "NO_ACTIVE_CONNECTION"
+        assert b"CLOSED_BY_BACKEND" in await reader.readuntil(b"CLOSED_BY_BACKEND")
+        with pytest.raises(TimeoutError):
+            # The edge still waits for the peer, which neither answers the close nor hangs up.
+            async with asyncio.timeout(0.05):
+                await reader.readuntil(b"never sent")
+    finally:
+        writer.close()
+
+
+async def connect_dead_peer(edge: Process, home: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect a WebSocket whose peer answers nothing from then on."""
+    tenant, agent, platform, conversation = home.split("/")
+    reader, writer = await asyncio.open_connection(*edge.address.split(":"))
+    query = f"tenant={tenant}&agent={agent}&platform={platform}&conversation={conversation}"
+    writer.write(
+        f"GET /v1/connect?{query} HTTP/1.1\r\nHost: {edge.address}\r\nUpgrade: websocket\r\n"
+        "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+    )
+    async with asyncio.timeout(WAIT_S):
+        await reader.readuntil(b'"type":"connected"')
+    return reader, writer
 
 
 async def test_the_same_key_with_a_different_text_is_rejected(backend: GrpcBackend) -> None:

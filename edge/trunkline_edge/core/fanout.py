@@ -41,8 +41,9 @@ class Fanout:
     subscriber after them. Deltas gather in windows until then, or until another frame of their topic.
 
     Order is kept within a topic, and between each topic and frames for one connection. Messages of different
-    topics may change places: those of a topic that are ready together are delivered as one piece, encoded once
-    for all subscribers, and a frame of one topic leaves the windows of others open. Connections with new pending data are added to `dirty`.
+    topics may change places: those of a topic that are ready together are delivered as one piece, encoded
+    once for all subscribers, and a frame of one topic leaves the windows of others open. Connections with new
+    pending data are added to `dirty`.
     """
 
     def __init__(

@@ -98,7 +98,10 @@ class Sessions:
         self.close_with(connection, closing_frame(reason))
 
     def close_with(self, connection: Connection, closing: ClosingFrame) -> None:
-        """Close a connection; `closing` is the last frame it is sent. Idempotent."""
+        """Close a connection; `closing` is the last frame it is sent. Idempotent.
+
+        The router counts it no longer, however long its peer takes to answer the close.
+        """
         if connection.state is ConnectionState.CLOSING:
             return
         if connection.state is ConnectionState.OPENING:
@@ -110,6 +113,7 @@ class Sessions:
         # Its topics move on without it.
         connection.resume_cursor = None
         self._end(connection, closing.reason)
+        self._report_closed(connection)
         self.throttle.closing(connection)
 
     def _reject(self, connection: Connection, closing: ClosingFrame) -> None:
@@ -126,10 +130,16 @@ class Sessions:
         """
         if self.connections.pop(connection.number, None) is None:
             return
+        was_closing = connection.state is ConnectionState.CLOSING
         self._end(connection, cause)
         self.dirty.discard(connection)
         self.throttle.forget(connection)
         self.heartbeats.remove(connection)
+        if not was_closing:
+            self._report_closed(connection)
+
+    def _report_closed(self, connection: Connection) -> None:
+        """Report to the router that a connection is gone; the next link does not declare it."""
         if self.uplink.is_up:
             self.uplink.add().closed.connection = connection.number
 

@@ -169,7 +169,7 @@ def test_ping_and_disconnect_stay_in_the_edge() -> None:
     core.client_frames.received(client, say("m1"))
     assert heard(client) == ["pong p1", "closing DISCONNECTED"]
     assert client.state is ConnectionState.CLOSING
-    assert forwarded(core) == []
+    assert forwarded(core) == ["closed 1"]
 
 
 def test_resume_is_refused_once_connected() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
+from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import ConnectionOpened
 from trunkline_edge.core.connection import Connection, ConnectionState
@@ -12,11 +14,14 @@ from trunkline_edge.core.edge import EdgeCore
 
 from tests.edge.core.core_harness import (
     JSON,
+    close,
     connected,
     deliver,
+    forwarded,
     group,
     heard,
     linked_core,
+    open_all,
     opened,
     pinged,
 )
@@ -86,6 +91,51 @@ def test_a_revoked_key_closes_the_connections_of_its_tenant_that_it_verified() -
     core.sessions.close_revoked("t", frozenset({"old"}))
     assert heard(revoked) == ["closing TOKEN_REVOKED"]
     assert (kept.state, other.state) == (ConnectionState.OPEN, ConnectionState.OPEN)
+
+
+def _lose_heartbeats(core: EdgeCore, client: Connection) -> None:
+    for _ in range(3):
+        core.sessions.heartbeat([client])
+
+
+CLOSES: dict[str, Callable[[EdgeCore, Connection], None]] = {
+    "HEARTBEAT_LOST": _lose_heartbeats,
+    "SLOW_CONSUMER": lambda core, client: core.backpressure.close_slow(client),
+    "TOKEN_EXPIRED": lambda core, client: core.tick(0, wall_s=100.0),
+    "TOKEN_REVOKED": lambda core, client: core.sessions.close_revoked("t", frozenset({"k"})),
+    "CLOSED_BY_BACKEND": lambda core, client: deliver(core, close(client)),
+    "RESTARTING": lambda core, client: core.sessions.close(client, catalogue.RESTARTING.refused()),
+    "DISCONNECTED": lambda core, client: core.client_frames.received(client, b'{"type":"disconnect"}'),
+}
+
+
+@pytest.mark.parametrize("reason", CLOSES)
+def test_the_router_learns_of_a_close_before_the_peer_answers_it(reason: str) -> None:
+    core = linked_core()
+    client = with_token(core, Token("k", 100.0))
+    forwarded(core)
+    CLOSES[reason](core, client)
+    assert heard(client)[-1] == f"closing {reason}"
+    assert forwarded(core) == [f"closed {client.number}"]
+    core.gone(client)
+    assert forwarded(core) == [], "reported twice"
+
+
+def test_a_rejected_handshake_is_reported_at_once() -> None:
+    core = linked_core()
+    client = opened(core)
+    core.sessions.close(client, catalogue.HANDSHAKE_TIMEOUT.refused(limit_s="10"))
+    assert forwarded(core) == ["opened 1", "closed 1"]
+
+
+def test_a_connection_closed_without_a_link_is_not_declared_on_the_next() -> None:
+    core = linked_core()
+    client, other = open_all(core)
+    core.link_lost()
+    core.sessions.close(client, catalogue.TOKEN_REVOKED.refused())
+    core.linked()
+    core.gone(client)
+    assert forwarded(core) == ["topic team@0", f"opened {other.number} restored"]
 
 
 def test_each_connection_is_pinged_once_in_an_interval() -> None:
