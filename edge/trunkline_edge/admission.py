@@ -61,6 +61,8 @@ class Admission:
         self._early: list[tuple[ClientTransport, Callable[[], None]]] = []
         #: Clients of unknown tenants, by tenant; each for DECLARATION_DELAY_S at most.
         self._of_unknown_tenants: dict[str, dict[ClientTransport, ConnectPlan]] = {}
+        #: Set, and replaced, when a policy was applied.
+        self._policies_changed = asyncio.Event()
         self._fetches: set[asyncio.Task[None]] = set()
         self._refusals = RefusalLog("a client was refused")
 
@@ -95,16 +97,16 @@ class Admission:
         try:
             principal = self.policy.admit(attempt, plan.opened, plan.names_user, time.monotonic())
         except Refused as reason:
-            self._runtime.core.counts.refused_by[reason.entry.code] += 1
-            self._refusals.write(
-                tenant=tenant,
-                code=reason.entry.code,
-                problem=str(reason),
-                remote_ip=transport.remote_ip,
-                protocol=plan.opened.protocol,
-            )
+            protocol = plan.opened.protocol
+            self.count_refused(reason, tenant=tenant, remote_ip=transport.remote_ip, protocol=protocol)
             raise
         self._runtime.admit(transport, plan, principal, self.policy.rate_limiter(tenant))
+
+    def count_refused(self, reason: Refused, **fields: str) -> None:
+        """Count a refused client, and log it with `fields`; the log is throttled."""
+        code = reason.entry.code
+        self._runtime.core.counts.refused_by[code] += 1
+        self._refusals.write(code=code, problem=str(reason), **fields)
 
     def _retry(self, transport: ClientTransport, plan: ConnectPlan, keys_fetched: bool = False) -> None:
         """Admit or reject a client after its wait, unless it has gone."""
@@ -143,10 +145,43 @@ class Admission:
         self._fetches.add(task)
         task.add_done_callback(self._fetches.discard)
 
+    # Calls over HTTP
+
+    async def verify_caller(self, tenant: str, token: str) -> Principal:
+        """Verify the token of a call, after the same waits as for a client that connects. Raises Refused."""
+        await self._wait_for_policy(tenant)
+        try:
+            return self.policy.verify(tenant, token)
+        except UnknownKey:
+            await self.policy.fetch_keys(tenant)
+        try:
+            return self.policy.verify(tenant, token)
+        except UnknownKey as unknown:
+            raise unknown.refused() from None
+
+    async def _wait_for_policy(self, tenant: str) -> None:
+        """Wait for a tenant that may have been declared a moment ago, for DECLARATION_DELAY_S at most.
+
+        Raises Refused ROUTER_UNAVAILABLE if tenants are not known then.
+        """
+        tenants = self._runtime.tenants
+        try:
+            async with asyncio.timeout(DECLARATION_DELAY_S):
+                while is_id(tenant) and tenants.policy(tenant) is None:
+                    await self._policies_changed.wait()
+        except TimeoutError:
+            if not tenants.are_known:
+                raise catalogue.ROUTER_UNAVAILABLE.refused() from None
+
     # Policies
 
     def apply(self, policy: TenantPolicy | TenantGone | PoliciesTold) -> None:
         """Apply a policy from the router; connections whose key was revoked are closed."""
+        self._apply(policy)
+        changed, self._policies_changed = self._policies_changed, asyncio.Event()
+        changed.set()
+
+    def _apply(self, policy: TenantPolicy | TenantGone | PoliciesTold) -> None:
         if isinstance(policy, TenantPolicy):
             revoked = self.policy.put_tenant(policy)
             self._runtime.core.sessions.close_revoked(policy.tenant, revoked)

@@ -37,12 +37,13 @@ class TenantRateLimiter:
 
 
 class ConnectionRateLimiter:
-    """Rate limiter of one connection, on top of its tenant's."""
+    """Rate limiter of one connection, or of a user's calls, on top of its tenant's."""
 
-    __slots__ = ("_bucket", "tenant")
+    __slots__ = ("_bucket", "_whose", "tenant")
 
-    def __init__(self, tenant: TenantRateLimiter) -> None:
+    def __init__(self, tenant: TenantRateLimiter, whose: str = "this connection") -> None:
         self.tenant = tenant
+        self._whose = whose
         self._bucket = TokenBucket()
 
     def take(self, size: int, now: float) -> Refused | None:
@@ -50,7 +51,7 @@ class ConnectionRateLimiter:
         tenant = self.tenant
         wait_s = self._bucket.take(tenant.connection_rate, size, now)
         if wait_s:
-            return rate_limited(tenant.connection_rate, wait_s, "this connection")
+            return rate_limited(tenant.connection_rate, wait_s, self._whose)
         wait_s = tenant.bucket.take(tenant.rate, size, now)
         if wait_s:
             self._bucket.refund(tenant.connection_rate, size)

@@ -13,7 +13,7 @@ from google.api.http_pb2 import HttpRule
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from trunkline.v1.access_pb2 import requires
+from trunkline.v1.access_pb2 import client_right, requires
 
 from trunkline_edge.http.path_router import Pattern, pattern_of
 
@@ -43,6 +43,8 @@ class Binding:
     tenant_at: int | None
     #: The Scope that the caller needs.
     scope: int
+    #: The Right that a client needs instead; unspecified if clients may not make the call.
+    client_right: int
     request: type[Message]
 
     def tenant_in(self, values: tuple[str, ...]) -> str:
@@ -111,6 +113,7 @@ def _binding(method: MethodDescriptor, rule: HttpRule) -> Binding:
         response_field=_field(method.output_type, rule.response_body),
         tenant_at=variables.index(tenant) if tenant in variables else None,
         scope=method.GetOptions().Extensions[requires],
+        client_right=method.GetOptions().Extensions[client_right],
         request=GetMessageClass(method.input_type),
     )
 

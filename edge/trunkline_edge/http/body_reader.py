@@ -25,13 +25,18 @@ JSON = "application/json"
 
 
 class BodyReader:
-    """Buffers bodies: each at most 13 MiB, read within 30 s; all together at most 64 MiB."""
+    """Buffers bodies: each at most 13 MiB, read within 30 s; all together at most 64 MiB.
+
+    `max_bytes` lowers the bound of one body.
+    """
 
     def __init__(self) -> None:
         self.buffered_bytes = 0
 
     @asynccontextmanager
-    async def json(self, request: Request, expected: bool) -> AsyncIterator[bytes]:
+    async def json(
+        self, request: Request, expected: bool, max_bytes: int | None = None
+    ) -> AsyncIterator[bytes]:
         """A JSON body, which counts as buffered until the context ends; empty if there is none.
 
         Raises Refused for a body that is not `expected`, of another type, too large, too late, or over the
@@ -44,17 +49,17 @@ class BodyReader:
         if not expected:
             raise catalogue.INVALID_ARGUMENT.refused(field="body", problem="this call takes none")
         _check_type(request)
-        async with self.of_any_type(request) as body:
+        async with self.of_any_type(request, max_bytes) as body:
             yield body
 
     @asynccontextmanager
-    async def of_any_type(self, request: Request) -> AsyncIterator[bytes]:
+    async def of_any_type(self, request: Request, max_bytes: int | None = None) -> AsyncIterator[bytes]:
         """A body of any type, which counts as buffered until the context ends. Raises Refused like `json`."""
         buffer = _BodyBuffer(self)
         try:
             try:
                 async with asyncio.timeout(BODY_TIMEOUT_S):
-                    await buffer.fill(request)
+                    await buffer.fill(request, max_bytes)
             except TimeoutError:
                 raise catalogue.BODY_TIMEOUT.refused(limit_s=f"{BODY_TIMEOUT_S:g}") from None
             yield bytes(buffer.body)
@@ -69,11 +74,12 @@ class _BodyBuffer:
         self.body = bytearray()
         self._reader = reader
 
-    async def fill(self, request: Request) -> None:
+    async def fill(self, request: Request, max_bytes: int | None) -> None:
         """Read the whole body. Raises Refused."""
+        limit = min(MAX_BODY_BYTES, max_bytes or MAX_BODY_BYTES)
         dropped = 0
         async for chunk in request.stream():
-            if dropped or len(self.body) + len(chunk) > MAX_BODY_BYTES:
+            if dropped or len(self.body) + len(chunk) > limit:
                 dropped += len(chunk)
                 if dropped > MAX_DROPPED_BYTES:
                     break
@@ -83,7 +89,7 @@ class _BodyBuffer:
             self.body += chunk
             self._reader.buffered_bytes += len(chunk)
         if dropped:
-            raise catalogue.BODY_TOO_LARGE.refused(limit=MAX_BODY_BYTES)
+            raise catalogue.BODY_TOO_LARGE.refused(limit=limit)
 
 
 def _check_type(request: Request) -> None:

@@ -12,6 +12,7 @@ from trunkline_runtime.loopback import is_local_caller
 from trunkline_runtime.tenant_policy import CLIENT_SCOPES, check_open_to_call, scope_name
 
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
+from trunkline_edge.http.token_callers import TokenCaller
 
 #: Headers passed on to the router unchanged.
 PASSED_ON = ("traceparent", "tracestate")
@@ -41,12 +42,16 @@ class CallerMetadata:
         elif self._tenants.are_known:
             raise catalogue.UNKNOWN_TENANT.refused(tenant=tenant)
 
-    def metadata(self, request: Request, tenant: str, scope: int) -> list[tuple[str, str]]:
+    def metadata(
+        self, request: Request, tenant: str, scope: int, client: TokenCaller | None = None
+    ) -> list[tuple[str, str | bytes]]:
         """The metadata of a call that takes this scope; `tenant` is "" if the call names none.
+
+        `client` is the caller if their token is verified.
 
         Raises Refused for credentials that metadata cannot carry or that the router would reject.
         """
-        metadata = []
+        metadata: list[tuple[str, str | bytes]] = []
         for name in PASSED_ON:
             value = request.headers.get(name)
             if value is not None:
@@ -54,7 +59,9 @@ class CallerMetadata:
                     raise catalogue.INVALID_ARGUMENT.refused(field=name, problem="must be printable ASCII")
                 metadata.append((name, value))
         key = key_of(request)
-        if key is not None:
+        if client is not None:
+            metadata.append(client.metadata)
+        elif key is not None:
             metadata.append(self._credentials(key, tenant, scope))
         metadata.append((REMOTE_IP, request.client.host if request.client else "unknown"))
         if is_forwarded(request):

@@ -72,7 +72,7 @@ class RouterClient:
         method: MethodDescriptor,
         request: Message,
         *,
-        metadata: Sequence[tuple[str, str]] = (),
+        metadata: Sequence[tuple[str, str | bytes]] = (),
         timeout_s: float = TIMEOUT_S,
     ) -> Message:
         """Call a unary RPC, without retries. Raises CallFailed."""
@@ -92,7 +92,7 @@ class RouterClient:
         method: MethodDescriptor,
         request: Message,
         *,
-        metadata: Sequence[tuple[str, str]] = (),
+        metadata: Sequence[tuple[str, str | bytes]] = (),
     ) -> AsyncIterator[Message]:
         """Call a server-streaming RPC; `aclose` cancels it. Raises CallFailed."""
         call = self._callable(method)(request, metadata=(*self._channel_factory.metadata, *metadata))

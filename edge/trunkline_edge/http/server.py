@@ -16,6 +16,7 @@ from trunkline_edge.http.caller_metadata import CallerMetadata
 from trunkline_edge.http.dialect_routes import DialectRoutes
 from trunkline_edge.http.protocol import HttpProtocol
 from trunkline_edge.http.router_client import RouterClient
+from trunkline_edge.http.token_callers import TokenCallers
 from trunkline_edge.http.transcoding import routes
 from trunkline_edge.ops.health import connection_stats
 from trunkline_edge.ops.metrics import EdgeCollector
@@ -51,9 +52,9 @@ def make_app(runtime: EdgeRuntime, router: RouterClient) -> Starlette:
     """The Starlette app with all HTTP routes of an edge."""
     caller_metadata = CallerMetadata(runtime.tenants)
     dialects = DialectRoutes(runtime.registry, runtime.tenants, router, caller_metadata)
-    return Starlette(
-        routes=[*_operator_routes(runtime), *dialects.routes(), *routes(router, caller_metadata)]
-    )
+    token_callers = TokenCallers(runtime.admission, runtime.tenants, runtime.core.limits.frame_bytes)
+    transcoder = routes(router, caller_metadata, token_callers)
+    return Starlette(routes=[*_operator_routes(runtime), *dialects.routes(), *transcoder])
 
 
 def _operator_routes(runtime: EdgeRuntime) -> list[BaseRoute]:

@@ -23,12 +23,15 @@ from trunkline_edge.http.path_router import PathRouter
 from trunkline_edge.http.request import request_message
 from trunkline_edge.http.router_client import RouterClient
 from trunkline_edge.http.server_streaming import LARGE_BYTES, EventStream
+from trunkline_edge.http.token_callers import TokenCallers
 
 #: Prefix of every path in the contract.
 PREFIX = "/v1/"
 
 
-def routes(router: RouterClient, caller_metadata: CallerMetadata) -> list[BaseRoute]:
+def routes(
+    router: RouterClient, caller_metadata: CallerMetadata, token_callers: TokenCallers
+) -> list[BaseRoute]:
     """The transcoder, and /openapi.json, which describes its paths.
 
     Mount them after more specific routes: the transcoder answers every path below /v1/.
@@ -36,7 +39,7 @@ def routes(router: RouterClient, caller_metadata: CallerMetadata) -> list[BaseRo
     known = bindings()
     return [
         Route("/openapi.json", openapi.endpoint(known), methods=["GET"]),
-        Transcoder(router, caller_metadata, known),
+        Transcoder(router, caller_metadata, token_callers, known),
     ]
 
 
@@ -51,10 +54,15 @@ class Transcoder(BaseRoute):
     """Answers every request below /v1/."""
 
     def __init__(
-        self, router: RouterClient, caller_metadata: CallerMetadata, known: Sequence[Binding]
+        self,
+        router: RouterClient,
+        caller_metadata: CallerMetadata,
+        token_callers: TokenCallers,
+        known: Sequence[Binding],
     ) -> None:
         self._router = router
         self._caller_metadata = caller_metadata
+        self._token_callers = token_callers
         self._bodies = BodyReader()
         # One thread at a time: each competes with the loop for the interpreter.
         self._thread_slot = asyncio.Semaphore(1)
@@ -106,10 +114,13 @@ class Transcoder(BaseRoute):
     async def _call(self, request: Request, target: CallTarget) -> Response:
         binding = target.binding
         tenant = binding.tenant_in(target.values)
-        metadata = self._caller_metadata.metadata(request, tenant, binding.scope)
-        if binding.has_body:
-            self._caller_metadata.admit(request, tenant, binding.scope)
-        async with self._bodies.json(request, expected=binding.has_body) as body:
+        self._caller_metadata.admit(request, tenant, binding.scope)
+        client = await self._token_callers.identify(request, binding, tenant)
+        metadata = self._caller_metadata.metadata(request, tenant, binding.scope, client)
+        max_bytes = client.body_bytes if client is not None else None
+        async with self._bodies.json(request, binding.has_body, max_bytes) as body:
+            if client is not None:
+                client.take(len(body))
             arguments = (binding, target.values, request.scope["query_string"], body)
             if len(body) <= LARGE_BYTES:
                 message = request_message(*arguments)
@@ -129,7 +140,9 @@ class Transcoder(BaseRoute):
         if request.method != "GET":
             # No HEAD: it would make a call that has no end.
             raise catalogue.NO_SUCH_PATH.refused(path=request.scope["path"])
-        metadata = self._caller_metadata.metadata(request, binding.tenant_in(target.values), binding.scope)
+        tenant = binding.tenant_in(target.values)
+        client = await self._token_callers.identify(request, binding, tenant)
+        metadata = self._caller_metadata.metadata(request, tenant, binding.scope, client)
         async with self._bodies.json(request, expected=False):
             message = request_message(binding, target.values, request.scope["query_string"], b"")
         messages = self._router.stream(binding.method, message, metadata=metadata)

@@ -14,6 +14,7 @@ from trunkline_edge.http.caller_metadata import CallerMetadata
 from trunkline_edge.http.router_client import RouterClient
 from trunkline_edge.http.transcoding import routes
 
+from tests.edge.http.token_admission import token_callers
 from tests.support.declared_tenants import policy
 
 pytestmark = pytest.mark.io
@@ -25,7 +26,8 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
     """An edge's routes without a router; tenant `open` is open to this machine, `closed` to nobody."""
     tenants = TenantPolicies([policy("open"), policy("closed", tokens=["t1"])])
     calls = RouterClient("127.0.0.1:1")
-    transport = httpx.ASGITransport(Starlette(routes=routes(calls, CallerMetadata(tenants))))
+    served = routes(calls, CallerMetadata(tenants), token_callers(tenants))
+    transport = httpx.ASGITransport(Starlette(routes=served))
     async with httpx.AsyncClient(transport=transport, base_url="http://edge/v1") as client:
         yield client
     await calls.close()

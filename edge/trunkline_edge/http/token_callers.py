@@ -1,0 +1,92 @@
+"""Callers with a client's token, which the edge verifies and then names to the router."""
+
+from __future__ import annotations
+
+import time
+
+from starlette.requests import Request
+from trunkline.v1.access_pb2 import RIGHT_UNSPECIFIED
+from trunkline.v1.catalogue import Refused
+from trunkline_runtime.call_metadata import TOKEN_HOLDER, bearer_token
+from trunkline_runtime.jose import is_jwt
+from trunkline_runtime.tenant_policy import not_for_clients
+
+from trunkline_edge.admission import Admission
+from trunkline_edge.auth.principal import Principal
+from trunkline_edge.core.rate_limits import ConnectionRateLimiter, TenantRateLimiter
+from trunkline_edge.dialects.tenant_policies import TenantPolicies, digest_of
+from trunkline_edge.http.bindings import Binding
+
+#: Users with a rate limiter. Beyond it, the one that called least recently starts over with a full bucket.
+MAX_LIMITERS = 10_000
+
+
+class TokenCaller:
+    """The holder of a verified token, limited like a connection of theirs."""
+
+    def __init__(
+        self, tenant: str, principal: Principal, limiter: ConnectionRateLimiter, body_bytes: int
+    ) -> None:
+        self._tenant = tenant
+        self._principal = principal
+        self._limiter = limiter
+        #: Bound of a body: that of a frame.
+        self.body_bytes = body_bytes
+
+    @property
+    def metadata(self) -> tuple[str, bytes]:
+        """The metadata entry that names the caller to the router."""
+        return TOKEN_HOLDER, self._principal.holder(self._tenant).SerializeToString()
+
+    def take(self, size: int) -> None:
+        """Count a call of `size` bytes. Raises Refused if it is over a limit."""
+        reason = self._limiter.take(size, time.monotonic())
+        if reason is not None:
+            raise reason
+
+
+class TokenCallers:
+    """Verifies the tokens of callers. Each user has one rate limiter, whatever the number of connections."""
+
+    def __init__(self, admission: Admission, tenants: TenantPolicies, frame_bytes: int) -> None:
+        """`frame_bytes` is the edge's bound of a frame; a tenant's may be lower."""
+        self._frame_bytes = frame_bytes
+        self._admission = admission
+        self._tenants = tenants
+        #: By tenant and user, or the digest of a token without one; the last caller at the end.
+        self._limiters: dict[tuple[str, str], ConnectionRateLimiter] = {}
+
+    async def identify(self, request: Request, binding: Binding, tenant: str) -> TokenCaller | None:
+        """The caller of an RPC; None if the request bears no JSON Web Token.
+
+        Raises Refused for a token that is not valid, and FORBIDDEN if clients may not call this RPC.
+        """
+        token = bearer_token(request.headers.get("authorization", ""))
+        if token is None or not is_jwt(token) or self._tenants.tenant_of_token(token):
+            return None
+        if not tenant:
+            # There is no tenant to verify it for.
+            raise not_for_clients(binding.scope)
+        try:
+            principal = await self._admission.verify_caller(tenant, token)
+        except Refused as reason:
+            remote_ip = request.client.host if request.client else ""
+            self._admission.count_refused(reason, tenant=tenant, remote_ip=remote_ip, protocol="http")
+            raise
+        if binding.client_right == RIGHT_UNSPECIFIED:
+            raise not_for_clients(binding.scope)
+        limiter = self._limiter_of(tenant, principal.user or digest_of(token))
+        body_bytes = min(self._frame_bytes, limiter.tenant.frame_bytes)
+        return TokenCaller(tenant, principal, limiter, body_bytes)
+
+    def _limiter_of(self, tenant: str, user: str) -> ConnectionRateLimiter:
+        shared = self._admission.policy.rate_limiter(tenant)
+        limiter = self._limiters.pop((tenant, user), None)
+        if limiter is None or limiter.tenant is not shared:
+            # A tenant that was deleted and created again has another.
+            assert isinstance(shared, TenantRateLimiter)
+            limiter = ConnectionRateLimiter(shared, "this user")
+        self._limiters[tenant, user] = limiter
+        if len(self._limiters) > MAX_LIMITERS:
+            del self._limiters[next(iter(self._limiters))]
+        return limiter

@@ -1,0 +1,204 @@
+"""Clients that listen by event stream and speak by HTTP, with one token for both."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from trunkline.v1.access_pb2 import RIGHT_UNSPECIFIED
+from trunkline_edge.auth.principal import RIGHTS
+from trunkline_edge.http.bindings import Binding, bindings
+
+from tests.e2e.http_backend import HttpBackend, reason_of
+from tests.e2e.operator_client import OperatorClient, client_auth
+from tests.e2e.polling import wait_until
+from tests.e2e.recording_client import RecordingClient, frame_text
+from tests.e2e.recording_event_client import RecordingEventClient
+from tests.e2e.token_clients import SIGNER, TENANT, bearer, token_fleet
+from tests.support.signing import Signer
+from tests.validators.history import History
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.e2e.fleet import Fleet
+    from tests.support.processes import Process
+
+#: The tenant of the worker, whose clients need tokens here.
+DEMO = Signer("demo")
+TEAM = {"kind": "CONVERSATION_KIND_GROUP", "id": "team"}
+
+
+def address(**conversation: str) -> dict[str, Any]:
+    return {"agent": "echo", "platform": "web", "conversation": conversation or TEAM}
+
+
+def text(words: str) -> list[dict[str, object]]:
+    return [{"text": {"text": words}}]
+
+
+IN_TEAM = {
+    "address__agent": "echo",
+    "address__platform": "web",
+    "address__conversation__kind": TEAM["kind"],
+    "address__conversation__id": TEAM["id"],
+}
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with token_fleet(tmp_path_factory.mktemp("spoken")) as started:
+        with OperatorClient(started.router.address, started.operator_key) as operator:
+            operator.update("demo", client_auth=client_auth([DEMO]))
+        started.start_worker("reply")
+        yield started
+
+
+def caller(edge: Process, token: str, tenant: str = TENANT) -> HttpBackend:
+    return HttpBackend(edge.address, tenant, **bearer(token))
+
+
+def outcome(response: httpx.Response) -> tuple[int, str]:
+    """Return the status, and the error code if there is one."""
+    return response.status_code, reason_of(response) if response.is_error else ""
+
+
+async def test_a_page_without_websockets_chats_with_an_agent(edge: Process) -> None:
+    token = DEMO.token("ann", trunkline={"conversations": ["group:team", "person:ann"]})
+    history = History()
+    async with RecordingEventClient(history, "demo/ann", edge.address, token=token) as page:
+        with caller(edge, token, "demo") as calls:
+            said: dict[str, Any] = {"address": address(), "parts": text("tea?"), "idempotencyKey": "m1"}
+            sent = calls.post("/messages", **said)
+            assert calls.post("/messages", **said) == sent
+            # The page receives what it said, as it would from another device, and the answer.
+            mine = await page.next("message", id=sent["messageId"])
+            assert (mine["author"], mine["client_id"]) == ({"role": "user", "user": "ann"}, "m1")
+            reply = await page.next("message", reply_to=sent["messageId"])
+            assert frame_text(reply) == "re: tea?"
+            # The same message, by a socket, is the same message.
+            async with RecordingClient(
+                history, "demo/ann", edge.address, additional_headers=bearer(token)
+            ) as socket:
+                parts = [{"type": "text", "text": "tea?"}]
+                where = {"kind": "group", "id": "team"}
+                for more in ({}, {"conversation": where}):
+                    await socket.send({"type": "message", "id": "m1", "parts": parts} | more)
+                    ack = await socket.next("ack", id="m1")
+                    assert ack["message_id"] == sent["messageId"]
+            read = calls.post("/receipts:read", address=address(), position=sent["position"])
+            assert read["position"] == sent["position"]
+            assert (await page.next("read"))["user"] == "ann"
+            calls.patch(f"/messages/{sent['messageId']}", parts=text("coffee?"))
+            change = await page.next("change", message_id=sent["messageId"])
+            assert change["kind"] == "edited"
+            listed = calls.get("/messages", **IN_TEAM)["messages"]
+            assert [each["parts"] for each in listed] == [text("coffee?"), text("re: tea?")]
+            assert calls.get(f"/messages/{listed[1]['id']}")["message"] == listed[1]
+            assert [each["user"] for each in calls.get("/receipts", **IN_TEAM)["receipts"]] == ["ann"]
+            calls.post(f"/messages/{sent['messageId']}:recall")
+            await page.next("change", message_id=sent["messageId"])
+            # Cancelled too late: the reply had ended.
+            cancelled = calls.post(f"/messages/{reply['id']}:cancel")
+            assert cancelled == {"state": "MESSAGE_STATE_COMPLETE"}
+
+
+def request_of(binding: Binding, tenant: str) -> tuple[str, str, dict[str, Any]]:
+    """Method, path and body of a request that names its tenant and nothing else."""
+    values = iter([tenant, *"xyz"] if binding.tenant_at == 0 else "xyz")
+    path = re.sub(r"\{[\w.]+\}", lambda _: next(values), binding.template)
+    return binding.http_method, path.removeprefix("/v1"), {"json": {}} if binding.has_body else {}
+
+
+def test_each_call_takes_the_right_that_the_contract_states(edge: Process) -> None:
+    names = {value: name for name, value in RIGHTS.items()}
+    with httpx.Client(base_url=f"http://{edge.address}/v1", trust_env=False, timeout=15) as http:
+        for right in RIGHTS:
+            headers = bearer(SIGNER.token(f"of {right}".replace(" ", "-"), trunkline={"rights": [right]}))
+            for binding in bindings():
+                method, path, body = request_of(binding, TENANT)
+                response = http.request(method, path, headers=headers, **body)
+                if binding.client_right == RIGHT_UNSPECIFIED:
+                    assert outcome(response) == (403, "FORBIDDEN"), str(binding)
+                    assert "a client's token does not allow this call; it takes" in response.text
+                elif names[binding.client_right] == right:
+                    assert response.status_code in (400, 404), (str(binding), response.text)
+                else:
+                    assert outcome(response) == (403, "FORBIDDEN"), str(binding)
+                    assert "the token does not grant the right to" in response.text
+
+
+def test_a_token_is_verified_as_for_a_connection(edge: Process, operator: OperatorClient) -> None:
+    def asked(token: str, tenant: str = TENANT, header: str = "Authorization") -> tuple[int, str]:
+        with HttpBackend(edge.address, tenant) as calls:
+            query = {name.replace("__", "."): value for name, value in IN_TEAM.items()}
+            headers = {header: f"Bearer {token}" if header == "Authorization" else token}
+            return outcome(calls.http.get("/messages", params=query, headers=headers))
+
+    good = SIGNER.token("ann")
+    assert asked(good) == (200, "")
+    head, payload, signature = good.split(".")
+    assert asked(SIGNER.token("ann", lifetime_s=-5)) == (401, "TOKEN_EXPIRED")
+    for wrong in (
+        Signer(TENANT).token("ann"),
+        SIGNER.token("ann", tenant="demo"),
+        SIGNER.token("ann", exp=...),
+        f"{head}.{payload}.",
+        f"{head}.{payload}",
+        f"{head}.{payload}.{signature[::-1]}",
+        f"{head}.{payload}.{signature}.{signature}.{signature}",
+    ):
+        assert asked(wrong) == (401, "UNAUTHORIZED")
+    # A tenant that is open to this machine does not accept a wrong token either.
+    assert asked(good, "demo") == (401, "UNAUTHORIZED")
+    assert asked(good, "nobody") == (404, "UNKNOWN_TENANT")
+    # Only API keys and secrets go by this header.
+    assert asked(good, header="X-API-Key") == (401, "UNAUTHORIZED")
+    # Revoked tokens, of connections and calls alike.
+    operator.revoke(TENANT, token_id="lost")
+    assert asked(SIGNER.token("ann", jti="lost")) == (401, "TOKEN_REVOKED")
+    operator.create("brief", client_auth=client_auth([brief := Signer("brief")]))
+    # The edge waits for a tenant that was declared a moment ago.
+    assert asked(brief.token("ann"), "brief") == (200, "")
+    operator.suspend("brief")
+    assert asked(brief.token("ann"), "brief") == (403, "TENANT_SUSPENDED")
+
+
+def test_a_user_reads_and_writes_only_their_own_conversations(edge: Process) -> None:
+    secret = {"kind": "CONVERSATION_KIND_PERSON", "id": "bob"}
+    said: dict[str, Any] = {"address": address(**secret), "parts": text("mine")}
+    with caller(edge, SIGNER.token("bob")) as bob, caller(edge, SIGNER.token("eve")) as eve:
+        ident = bob.post("/messages", **said)["messageId"]
+        assert outcome(eve.http.post("/messages", json=said)) == (403, "FORBIDDEN")
+        place = {f"address.{name}": value for name, value in (("agent", "echo"), ("platform", "web"))}
+        place |= {f"address.conversation.{name}": value for name, value in secret.items()}
+        assert len(bob.http.get("/messages", params=place).json()["messages"]) == 1
+        for path in ("/messages", "/receipts"):
+            assert outcome(eve.http.get(path, params=place)) == (403, "FORBIDDEN")
+        for refused in (
+            eve.http.get(f"/messages/{ident}"),
+            eve.http.patch(f"/messages/{ident}", json={"parts": text("hers")}),
+            eve.http.post(f"/messages/{ident}:recall"),
+            eve.http.post(f"/messages/{ident}:cancel"),
+        ):
+            assert outcome(refused) == (404, "MESSAGE_NOT_FOUND")
+
+
+async def test_calls_of_a_user_are_limited_like_a_connection(edge: Process, operator: OperatorClient) -> None:
+    signer = Signer("small")
+    limits = {"frame_bytes": 2000, "connection_messages_per_s": 5}
+    operator.create("small", client_auth=client_auth([signer]), limits=limits)
+    large = {"address": address(), "parts": text("x" * 3000)}
+    small = {"address": address(), "parts": text("x")}
+    with caller(edge, signer.token("ann"), "small") as ann, caller(edge, signer.token("bob"), "small") as bob:
+        assert outcome(ann.http.post("/messages", json=large)) == (413, "BODY_TOO_LARGE")
+
+        def is_limited() -> bool:
+            return outcome(ann.http.post("/messages", json=small)) == (429, "RATE_LIMITED")
+
+        await wait_until(is_limited, "the user is over the limit")
+        assert "this user may send" in ann.http.get("/messages/x").text
+        # Others are not.
+        assert outcome(bob.http.post("/messages", json=small)) == (200, "")
