@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from google.api.annotations_pb2 import http
 from google.protobuf.descriptor import MethodDescriptor
-from trunkline.v1.access_pb2 import SCOPE_OPERATOR, Scope
-from trunkline_edge.http.bindings import bindings, bindings_of, services
+from trunkline.v1.access_pb2 import RIGHT_UNSPECIFIED, SCOPE_OPERATOR, Right, Scope
+from trunkline_edge.http.bindings import Binding, bindings, bindings_of, services
 from trunkline_edge.http.openapi import document
 from trunkline_edge.http.openapi_schemas import limits, name_of
 from trunkline_edge.http.path_router import PathRouter
@@ -116,13 +116,29 @@ def test_the_document_states_the_scope_of_each_call() -> None:
     }  # fmt: skip
     assert found["security"] == [{"key": []}, {}]
     assert found["paths"]["/v1/tenants"]["post"]["security"] == [{"key": []}]
-    assert "security" not in found["paths"]["/v1/tenants/{tenant}/messages"]["post"]
+    assert "security" not in found["paths"]["/v1/tenants/{tenant}/stats"]["get"]
+    assert found["components"]["securitySchemes"]["token"]["bearerFormat"] == "JWT"
+    secured = {
+        operation["operationId"]
+        for path in found["paths"].values()
+        for operation in path.values()
+        if {"token": []} in operation.get("security", [])
+    }
+    assert secured == {each.method.name for each in bindings() if each.client_right != RIGHT_UNSPECIFIED}
     takes = {
         operation["operationId"]: operation["description"].rpartition("\n")[2]
         for path in found["paths"].values()
         for operation in path.values()
     }
     assert takes == {
-        binding.method.name: f"Requires `{Scope.Name(binding.scope)}`."  # type: ignore[arg-type]
+        binding.method.name: f"Requires `{Scope.Name(binding.scope)}`{or_right(binding)}."  # type: ignore[arg-type]
         for binding in bindings()
     }
+
+
+def or_right(binding: Binding) -> str:
+    """The alternative of clients, if they may make the call."""
+    if binding.client_right == RIGHT_UNSPECIFIED:
+        return ""
+    name = Right.Name(binding.client_right).removeprefix("RIGHT_").lower()  # type: ignore[arg-type]
+    return f", or a client's token with the right `{name}`"

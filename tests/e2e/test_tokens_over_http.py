@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shutil
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -17,6 +21,8 @@ from tests.e2e.polling import wait_until
 from tests.e2e.recording_client import RecordingClient, frame_text
 from tests.e2e.recording_event_client import RecordingEventClient
 from tests.e2e.token_clients import SIGNER, TENANT, bearer, token_fleet
+from tests.support.patience import patient
+from tests.support.processes import ROOT
 from tests.support.signing import Signer
 from tests.validators.history import History
 
@@ -103,6 +109,44 @@ async def test_a_page_without_websockets_chats_with_an_agent(edge: Process) -> N
             # Cancelled too late: the reply had ended.
             cancelled = calls.post(f"/messages/{reply['id']}:cancel")
             assert cancelled == {"state": "MESSAGE_STATE_COMPLETE"}
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_the_example_on_the_page_publishes_one_message(edge: Process) -> None:
+    page = (ROOT / "docs" / "http.md").read_text("utf-8")
+    (command,) = re.findall(r"```sh client\n(.*?)```", page, re.DOTALL)
+    command = command.replace("127.0.0.1:8080", edge.address).replace("curl", "curl -sS --noproxy '*'")
+    env = os.environ | {"TOKEN": SIGNER.token("ann")}
+    run = ["sh", "-c", command]
+    first, second = (
+        json.loads(subprocess.run(run, env=env, capture_output=True, timeout=patient(20), check=True).stdout)
+        for _ in range(2)
+    )
+    assert first == second
+    with caller(edge, env["TOKEN"]) as ann:
+        message = ann.get(f"/messages/{first['messageId']}")["message"]
+    assert (message["author"]["user"], message["clientId"]) == ("ann", "m1")
+
+
+def test_the_page_lists_the_calls_of_clients() -> None:
+    page = (ROOT / "docs" / "http.md").read_text("utf-8")
+    rows = re.findall(r"^\| (`(?:GET|POST|PATCH) .*) \| .* \| `(\w+)`.* \|$", page, re.MULTILINE)
+    listed = {
+        call.replace("…", "/v1/tenants/{tenant}"): right
+        for calls, right in rows
+        for call in re.findall(r"`([A-Z]+ .+?)`", calls)
+    }
+    of_clients = [each for each in bindings() if each.client_right != RIGHT_UNSPECIFIED]
+
+    def openapi_path(binding: Binding) -> str:
+        return binding.template.replace("address.", "").replace("message_id", "messageId")
+
+    assert listed == {
+        f"{each.http_method} {openapi_path(each)}": name
+        for each in of_clients
+        for name, right in RIGHTS.items()
+        if right == each.client_right
+    }
 
 
 def request_of(binding: Binding, tenant: str) -> tuple[str, str, dict[str, Any]]:

@@ -13,7 +13,7 @@ from google.api.http_pb2 import HttpRule
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from trunkline.v1.access_pb2 import client_right, requires
+from trunkline.v1.access_pb2 import Right, client_right, requires
 
 from trunkline_edge.http.path_router import Pattern, pattern_of
 
@@ -44,7 +44,7 @@ class Binding:
     #: The Scope that the caller needs.
     scope: int
     #: The Right that a client needs instead; unspecified if clients may not make the call.
-    client_right: int
+    client_right: Right.ValueType
     request: type[Message]
 
     def tenant_in(self, values: tuple[str, ...]) -> str:

@@ -12,7 +12,8 @@ from google.protobuf.descriptor import Descriptor
 from starlette.requests import Request
 from starlette.responses import Response
 from trunkline.v1 import catalogue
-from trunkline.v1.access_pb2 import SCOPE_OPERATOR, Scope
+from trunkline.v1.access_pb2 import RIGHT_UNSPECIFIED, SCOPE_OPERATOR, Scope
+from trunkline.v1.frames import RIGHTS
 
 from trunkline_edge.http.bindings import Binding, FieldPath
 from trunkline_edge.http.json_decode import is_map
@@ -76,9 +77,17 @@ SECURITY: dict[str, Any] = {
         "scheme": "bearer",
         "description": "An API key of the tenant, or the operator's key. Optional if the tenant is open to "
         "the caller. `X-API-Key` may replace `Authorization`.",
-    }
+    },
+    "token": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "A client's token, signed by a key of the tenant. It allows what a connection with "
+        "the same token could do.",
+    },
 }
 JSON = "application/json"
+_RIGHT_NAMES = {right: name for name, right in RIGHTS.items()}
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -138,17 +147,21 @@ def _path(binding: Binding) -> str:
 
 def _operation(binding: Binding, schemas: SchemaRegistry) -> dict[str, Any]:
     method, text = binding.method, comment(binding.method)
-    scope = Scope.Name(binding.scope)  # type: ignore[arg-type]
+    permission = f"`{Scope.Name(binding.scope)}`"  # type: ignore[arg-type]
+    if binding.client_right != RIGHT_UNSPECIFIED:
+        permission += f", or a client's token with the right `{_RIGHT_NAMES[binding.client_right]}`"
     operation: dict[str, Any] = {
         "operationId": method.name,
         "tags": [method.containing_service.name],
         "summary": re.split(r"(?<=[.;:]) ", text, maxsplit=1)[0].rstrip(".;:"),
-        "description": f"{text}\n\nRequires `{scope}`.",
+        "description": f"{text}\n\nRequires {permission}.",
         "parameters": [*_path_parameters(binding, schemas), *_query_parameters(binding, schemas)],
         "responses": _responses(binding, schemas),
     }
     if binding.scope == SCOPE_OPERATOR:
         operation["security"] = [{"key": []}]
+    elif binding.client_right != RIGHT_UNSPECIFIED:
+        operation["security"] = [{"key": []}, {"token": []}, {}]
     if binding.whole_body:
         elsewhere = frozenset(tuple(field.name for field in path) for path in binding.variables)
         schema = schemas.body(f"{method.name}Body", method.input_type, elsewhere)
