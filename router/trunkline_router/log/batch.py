@@ -24,6 +24,16 @@ class Head(NamedTuple):
     position: Position
 
 
+class LogEnd(NamedTuple):
+    """The end of a topic's log, and the marks in it."""
+
+    head: Head
+    #: Entries up to this seq are erased by the tenant's retention.
+    pruned: int = 0
+    #: Entries up to this seq were written in former epochs.
+    forked: int = 0
+
+
 @dataclass(slots=True)
 class IdCounters:
     """The highest ids assigned so far. An id is never assigned again, even if its commit failed."""

@@ -29,6 +29,10 @@ class LogUnavailable(Exception):
     """The log cannot perform an operation now (disk full, I/O error, closed). Nothing was committed."""
 
 
+class LogDamaged(LogUnavailable):
+    """A stored entry, or the file, is not as it was written. Only a backup may have what it held."""
+
+
 class BackupFailed(Exception):
     """A backup, check or restore of a log failed; the text says why, in one line. Nothing was changed."""
 

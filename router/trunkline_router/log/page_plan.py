@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 from trunkline.v1.message_pb2 import Change
 
-from trunkline_router.core.values.log_records import Entry, Page, PageRequest
+from trunkline_router.core.values.log_records import Entry, EntryKind, Page, PageRequest
 from trunkline_router.core.values.topics import EMPTY, Position
-from trunkline_router.log.batch import Head
+from trunkline_router.log.batch import Head, LogEnd
+from trunkline_router.log.stored_entries import in_epoch, is_intact
 
 #: The wire tag of a Change's field `message`: field number and wire type 2, length-delimited.
 _MESSAGE_TAG = bytes((Change.MESSAGE_FIELD_NUMBER << 3 | 2,))
@@ -25,6 +26,8 @@ class PagePlan:
     head: Head
     #: The log starts after this seq.
     pruned: int
+    #: Entries up to this seq were written in former epochs.
+    forked: int
     #: The requested range of seqs; empty if `last` is less than `first`.
     first: int
     last: int
@@ -33,6 +36,21 @@ class PagePlan:
     sizes: list[tuple[int, int]] = field(default_factory=list)
     more: bool = False
     entries: list[Entry] = field(default_factory=list)
+    #: Seq of a damaged entry in the range; 0 for none.
+    damaged_seq: int = 0
+
+    def is_intact(self, seq: int, stored: bytes, crc: int | None) -> bool:
+        """Return whether a row has its checksum; note it if not."""
+        if is_intact(self.head.topic_id, seq, stored, crc):
+            return True
+        self.damaged_seq = seq
+        return False
+
+    def add(self, seq: int, kind: EntryKind, body: bytes) -> None:
+        """Add an entry."""
+        if seq <= self.forked:
+            body = in_epoch(kind, body, self.head.position.epoch)
+        self.entries.append(Entry(seq, kind, body))
 
     @property
     def is_empty(self) -> bool:
@@ -61,14 +79,18 @@ class PagePlan:
 
     def page(self) -> Page:
         """Build the page."""
-        return Page(self.entries, self.more, self.head.position, self.valid)
+        if self.damaged_seq:
+            return Page([], False, self.head.position, valid=False, damaged_seq=self.damaged_seq)
+        is_forked = self.forked > 0
+        return Page(self.entries, self.more, self.head.position, self.valid, is_forked)
 
 
-def plan_page(request: PageRequest, head: Head, pruned: int) -> PagePlan:
-    """Determine the range of a request in a log with this head, pruned up to that seq."""
+def plan_page(request: PageRequest, log_end: LogEnd) -> PagePlan:
+    """Determine the range of a request in a log."""
+    head, pruned, forked = log_end
     end = head.position.seq
     if not (_is_valid(request.after, head.position) and _is_valid(request.before, head.position)):
-        return PagePlan(request, head, pruned, 1, 0, valid=False)
+        return PagePlan(request, head, pruned, forked, 1, 0, valid=False)
     if request.after is not None:
         first, last = max(request.after.seq, pruned) + 1, end
     else:
@@ -79,7 +101,7 @@ def plan_page(request: PageRequest, head: Head, pruned: int) -> PagePlan:
             last = min(last, first + request.limit - 1)
         else:
             first = max(first, last - request.limit + 1)
-    return PagePlan(request, head, pruned, first, last, valid=True)
+    return PagePlan(request, head, pruned, forked, first, last, valid=True)
 
 
 def change_with_message(change: bytes, message: bytes) -> bytes:

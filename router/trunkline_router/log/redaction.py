@@ -12,10 +12,15 @@ from trunkline_router.log.log_spans import LogSpan
 from trunkline_router.log.message_ids import message_id
 
 
-def redacted_message(log: LogSpan, seq: int, created_ms: int, role: Any, now_ms: int) -> bytes:
-    """A serialised RECALLED message that keeps only id, address, position, role and times."""
+def redacted_message(
+    log: LogSpan, seq: int, written_in: str, created_ms: int, role: Any, now_ms: int
+) -> bytes:
+    """A serialised RECALLED message that keeps only id, address, position, role and times.
+
+    `written_in` is the epoch of its id.
+    """
     message = Message(
-        id=message_id(log.epoch, seq),
+        id=message_id(written_in, seq),
         address=address_of(log.topic),
         position=Position(log.epoch, seq).to_proto(),
         author=Author(role=role),

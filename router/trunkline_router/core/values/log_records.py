@@ -232,6 +232,10 @@ class Page(NamedTuple):
     more: bool
     head: Position
     valid: bool = True
+    #: The log has lost entries: it begins with some of a former epoch.
+    is_forked: bool = False
+    #: Seq of an entry in the page's range that is damaged on disk, so that the page is not valid; 0 for none.
+    damaged_seq: int = 0
 
 
 #: Progress of work across many logs; opaque to all but the engine.

@@ -19,6 +19,7 @@ from trunkline_router.log.interface import BackupFailed
 from trunkline_router.log.sqlite.database_file import BACKUP_SUFFIX, SCHEMA_VERSION, connect_to_copy
 from trunkline_router.log.sqlite.verification import (
     HANDLER_STEPS,
+    entry_problems,
     is_interrupt,
     log_problems,
     page_problems,
@@ -192,7 +193,7 @@ def _verified(path: Path, created_ms: int) -> BackupManifest:
         version = copy.execute("PRAGMA user_version").fetchone()[0]
         problems = page_problems(copy, whole=False)
         if not problems and version == SCHEMA_VERSION:
-            problems = log_problems(copy)
+            problems = log_problems(copy) or entry_problems(copy)
         if problems:
             raise BackupFailed(f"the log is damaged, see `trunkline-router check`: {problems[0]}")
         if version != SCHEMA_VERSION:
@@ -224,7 +225,7 @@ def check_file(source: Path) -> list[str]:
             problems = page_problems(db, whole=True)
             if version != SCHEMA_VERSION:
                 return [*problems, f"schema version {version} is not this version's, {SCHEMA_VERSION}"]
-            return problems or log_problems(db)
+            return problems or log_problems(db) + entry_problems(db)
     except sqlite3.OperationalError as error:
         if is_interrupt(error):
             watch()

@@ -7,16 +7,24 @@ import sqlite3
 from typing import Any
 
 from trunkline_router.log.batch import Batch
+from trunkline_router.log.sqlite.entry_rows import append_checksums
 from trunkline_router.log.sqlite.statements import Insert, Select, Write
+from trunkline_router.log.stored_entries import checksum
+
+#: Columns of the rows in a batch.
+_MESSAGE_COLUMNS = 6
+_EVENT_COLUMNS = 7
 
 _INSERT_TOPICS = Insert("topics", ("topic_id", "tenant", "agent", "platform", "kind", "target", "epoch"))
-_INSERT_MESSAGES = Insert("messages", ("topic_id", "seq", "created_ms", "role", "author_user", "body"))
-_INSERT_EVENTS = Insert("events", ("topic_id", "seq", "created_ms", "change", "message_seq", "user", "body"))
+_INSERT_MESSAGES = Insert("messages", ("topic_id", "seq", "created_ms", "role", "author_user", "body", "crc"))
+_INSERT_EVENTS = Insert(
+    "events", ("topic_id", "seq", "created_ms", "change", "message_seq", "user", "body", "crc")
+)
 #: Skips messages whose author was erased meanwhile: the change contains the former author.
 _CHANGE_MESSAGES = Write(
-    "UPDATE OR ROLLBACK messages SET body = column3 FROM $rows"
+    "UPDATE OR ROLLBACK messages SET body = column3, crc = column5 FROM $rows"
     " WHERE topic_id = column1 AND seq = column2 AND author_user = column4",
-    4,
+    5,
 )
 
 _INSERT_OPENS = Insert("open_messages", ("topic_id", "seq", "producer", "producer_epoch"))
@@ -82,8 +90,8 @@ def write_batch(db: sqlite3.Connection, batch: Batch) -> None:
     _write_delivery_changes(db, batch)
     _write_open_changes(db, batch)
     _INSERT_TOPICS.run(db, batch.topics)
-    _INSERT_MESSAGES.run(db, batch.messages)
-    _INSERT_EVENTS.run(db, batch.events)
+    _INSERT_MESSAGES.run(db, append_checksums(batch.messages, _MESSAGE_COLUMNS))
+    _INSERT_EVENTS.run(db, append_checksums(batch.events, _EVENT_COLUMNS))
     _INSERT_OPENS.run(db, batch.opens)
     # After the withdrawals of this batch.
     rows = _SELECT_CANCELLED.run(db, [value for key in batch.answered for value in key])
@@ -118,4 +126,9 @@ def _write_open_changes(db: sqlite3.Connection, batch: Batch) -> None:
     _DELETE_DELTAS.run(db, ended)
     _INSERT_DELTAS.run(db, batch.deltas)
     _SET_PRODUCERS.run(db, [v for key, producer in batch.producers.items() for v in (*key, *producer)])
-    _CHANGE_MESSAGES.run(db, [v for key, now in batch.changed.items() for v in (*key, *now)])
+    changed = [
+        value
+        for (topic_id, seq), (body, user) in batch.changed.items()
+        for value in (topic_id, seq, body, user, checksum(topic_id, seq, body))
+    ]
+    _CHANGE_MESSAGES.run(db, changed)

@@ -12,15 +12,25 @@ from trunkline_runtime.private_files import create_private_file, open_private
 
 from trunkline_router.log.interface import LogUnavailable
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 #: Upgrades a file from this version to the next; then everything in `schema.sql` that is missing is created.
 #: The time of a migration must not depend on the size of the file.
 _MIGRATIONS = {
-    1: "ALTER TABLE deliveries ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;",
+    1: (
+        "ALTER TABLE deliveries ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;"
+        "CREATE TABLE events (topic_id INTEGER NOT NULL, seq INTEGER NOT NULL, created_ms INTEGER NOT NULL,"
+        " change INTEGER NOT NULL, message_seq INTEGER NOT NULL, user TEXT NOT NULL, body BLOB NOT NULL,"
+        " PRIMARY KEY (topic_id, seq));"
+    ),
     2: "ALTER TABLE topics ADD COLUMN pruned INTEGER NOT NULL DEFAULT 0;",
     # Created again, with a column more.
     4: "DROP VIEW conversation_log;",
+    5: (
+        "ALTER TABLE topics ADD COLUMN forked INTEGER NOT NULL DEFAULT 0;"
+        "ALTER TABLE messages ADD COLUMN crc INTEGER; ALTER TABLE events ADD COLUMN crc INTEGER;"
+        "DROP VIEW IF EXISTS conversation_log;"
+    ),
 }
 
 #: A commit of messages to many topics writes an index page for each topic. With small pages, round trips of

@@ -8,24 +8,32 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
+from typing import Any
 
+from trunkline_router.core.values.log_records import EntryKind
 from trunkline_router.core.values.stored_records import Backlog, StoredDeadLetter, StoredDelivery
 from trunkline_router.log.batch import RowKey
+from trunkline_router.log.damage_reports import DamageReports
 from trunkline_router.log.sqlite.statements import Write
+from trunkline_router.log.stored_entries import in_epoch, is_intact
 
 _DELIVERIES = """
-    SELECT json_group_array(json_array(delivery_id, platform, kind, target, hex(body), attempts))
+    SELECT json_group_array(json_array(
+        delivery_id, topic_id, seq, hex(body), crc, epoch, forked, platform, kind, target, attempts
+    ))
     FROM (
         SELECT delivery_id, topic_id, seq, attempts FROM deliveries
         WHERE tenant = ? AND agent = ? AND delivery_id > ? ORDER BY delivery_id LIMIT ?
     ) JOIN topics USING (topic_id) JOIN messages USING (topic_id, seq)
 """
 _DEAD_LETTERS = """
-    SELECT json_group_array(json_array(delivery_id, hex(body), attempts, reason, given_up_ms))
+    SELECT json_group_array(json_array(
+        delivery_id, topic_id, seq, hex(body), crc, epoch, forked, attempts, reason, given_up_ms
+    ))
     FROM (
         SELECT delivery_id, topic_id, seq, attempts, reason, given_up_ms FROM dead_letters
         WHERE tenant = ? AND agent = ? AND delivery_id > ? ORDER BY delivery_id LIMIT ?
-    ) JOIN messages USING (topic_id, seq)
+    ) JOIN topics USING (topic_id) JOIN messages USING (topic_id, seq)
 """
 _WAITING = """
     SELECT json_group_array(json_array(agent, count, created_ms))
@@ -62,26 +70,46 @@ _HIGHEST_ID = (1 << 63) - 1
 
 
 def read_deliveries(
-    db: sqlite3.Connection, tenant: str, agent: str, after: int, limit: int
+    db: sqlite3.Connection, tenant: str, agent: str, after: int, limit: int, damage: DamageReports
 ) -> list[StoredDelivery]:
-    """Read the unsettled deliveries of an agent above an id, lowest first."""
-    parameters = (tenant, agent, min(after, _HIGHEST_ID), limit)
-    rows = json.loads(db.execute(_DELIVERIES, parameters).fetchone()[0])
-    rows.sort()
+    """Read the unsettled deliveries of an agent above an id, lowest first, without damaged ones."""
     return [
-        StoredDelivery(delivery_id, (tenant, agent, platform, kind, target), bytes.fromhex(body), attempts)
-        for delivery_id, platform, kind, target, body, attempts in rows
+        StoredDelivery(delivery_id, (tenant, agent, platform, kind, target), body, attempts)
+        for delivery_id, body, (platform, kind, target, attempts) in _read(
+            db, _DELIVERIES, (tenant, agent), after, limit, damage
+        )
     ]
 
 
 def read_dead_letters(
-    db: sqlite3.Connection, tenant: str, agent: str, after: int, limit: int
+    db: sqlite3.Connection, tenant: str, agent: str, after: int, limit: int, damage: DamageReports
 ) -> list[StoredDeadLetter]:
-    """Read the dead letters of an agent above an id, lowest first."""
-    parameters = (tenant, agent, min(after, _HIGHEST_ID), limit)
-    rows = json.loads(db.execute(_DEAD_LETTERS, parameters).fetchone()[0])
-    rows.sort()
-    return [StoredDeadLetter(delivery_id, bytes.fromhex(body), *rest) for delivery_id, body, *rest in rows]
+    """Read the dead letters of an agent above an id, lowest first, without damaged ones."""
+    found = _read(db, _DEAD_LETTERS, (tenant, agent), after, limit, damage)
+    return [StoredDeadLetter(delivery_id, body, *rest) for delivery_id, body, rest in found]
+
+
+def _read(
+    db: sqlite3.Connection, query: str, agent: tuple[str, str], after: int, limit: int, damage: DamageReports
+) -> list[tuple[int, bytes, list[Any]]]:
+    """Read rows above an id, lowest first. A damaged row is left out, and one more row is read for it."""
+    found: list[tuple[int, bytes, list[Any]]] = []
+    after = min(after, _HIGHEST_ID)
+    while (missing := limit - len(found)) > 0:
+        rows = json.loads(db.execute(query, (*agent, after, missing)).fetchone()[0])
+        rows.sort()
+        for delivery_id, topic_id, seq, body, crc, epoch, forked, *rest in rows:
+            stored = bytes.fromhex(body)
+            if not is_intact(topic_id, seq, stored, crc):
+                damage.found(topic_id, seq)
+                continue
+            if seq <= forked:
+                stored = in_epoch(EntryKind.MESSAGE, stored, epoch)
+            found.append((delivery_id, stored, rest))
+        if len(rows) < missing:
+            break
+        after = rows[-1][0]
+    return found
 
 
 def read_backlogs(db: sqlite3.Connection, tenant: str) -> list[Backlog]:
@@ -93,7 +121,12 @@ def read_backlogs(db: sqlite3.Connection, tenant: str) -> list[Backlog]:
 
 
 def replay(
-    db: sqlite3.Connection, tenant: str, agent: str, first: int, delivery_ids: Sequence[int]
+    db: sqlite3.Connection,
+    tenant: str,
+    agent: str,
+    first: int,
+    delivery_ids: Sequence[int],
+    damage: DamageReports,
 ) -> list[StoredDelivery]:
     """Turn dead letters into deliveries with ids from `first` on, in the given order.
 
@@ -102,7 +135,7 @@ def replay(
     rows = [value for new, old in enumerate(delivery_ids, first) for value in (new, old, tenant, agent)]
     _REPLAY.run(db, rows)
     db.execute(_DELETE_REPLAYED, (tenant, agent, json.dumps(delivery_ids)))
-    return read_deliveries(db, tenant, agent, first - 1, len(delivery_ids))
+    return read_deliveries(db, tenant, agent, first - 1, len(delivery_ids), damage)
 
 
 def delete_deliveries_of_messages(

@@ -31,6 +31,7 @@ from trunkline_router.core.values.topics import Position, TopicKey
 from trunkline_router.log.append_results import StoredResult
 from trunkline_router.log.appender import Appender
 from trunkline_router.log.batch import Batch, Head
+from trunkline_router.log.damage_reports import DamageReports
 from trunkline_router.log.interface import LogUnavailable
 from trunkline_router.log.sqlite.call_thread import CallThread
 from trunkline_router.log.sqlite.database_file import FileLock
@@ -111,9 +112,10 @@ class SqliteLog:
             with ExitStack() as undo:
                 lock = FileLock(path)
                 undo.callback(lock.release)
-                writer = Writer(path, recent_keys)
-                undo.callback(writer.close)
-                log = cls(lock, writer, Reader(path), clock, keep_keys_ms, cached_heads)
+                damage = DamageReports()
+                writer = Writer(path, recent_keys, damage)
+                undo.callback(writer.release)
+                log = cls(lock, writer, Reader(path, damage), clock, keep_keys_ms, cached_heads)
                 undo.pop_all()
                 return log
         except (sqlite3.Error, OSError) as error:
@@ -215,7 +217,7 @@ class SqliteLog:
         # 1. Finish pending reads. The writer closes last, because it empties the WAL.
         await self._reader_thread.call(self._reader.close)
         # 2. Finish pending writes.
-        await self._writer_thread.call(self._writer.close)
+        await self._writer_thread.call(self._writer.release)
         # 3. Both threads are idle, so this does not block.
         self._reader_thread.close()
         self._writer_thread.close()

@@ -11,6 +11,7 @@ from trunkline_router.core.values.topics import PERSON, USER, TopicKey
 from trunkline_router.log.log_spans import LogSpan, take_entries, take_logs
 from trunkline_router.log.redaction import redacted_change, redacted_message, redacted_read
 from trunkline_router.log.sqlite.delivery_rows import delete_deliveries_of_logs, delete_deliveries_of_messages
+from trunkline_router.log.sqlite.entry_rows import with_checksums
 from trunkline_router.log.sqlite.log_walk import LOGS, next_logs
 from trunkline_router.log.sqlite.statements import Select, Write, look_up_ends
 from trunkline_router.log.sqlite.tenant_rows import delete_tenant
@@ -28,7 +29,8 @@ _DELETE_WORK = "DELETE FROM {0} WHERE delivery_id IN (SELECT delivery_id FROM {0
 
 _IN_SPAN = "topic_id = column1 AND seq BETWEEN column2 AND column3"
 _MESSAGES_OF_USER = Select(
-    "topic_id, seq, created_ms, role",
+    "topic_id, seq, created_ms, role, (SELECT epoch FROM former_epochs"
+    " WHERE former_epochs.topic_id = column1 AND seq BETWEEN first_seq AND last_seq)",
     f"$rows CROSS JOIN messages ON {_IN_SPAN} AND author_user = column4 AND NOT EXISTS"
     " (SELECT 1 FROM open_messages AS o WHERE o.topic_id = messages.topic_id AND o.seq = messages.seq)",
     4,
@@ -36,14 +38,17 @@ _MESSAGES_OF_USER = Select(
 _EVENTS_OF_USER = Select(
     "topic_id, seq, change, hex(body)", f"$rows CROSS JOIN events ON {_IN_SPAN} AND user = column4", 4
 )
-_REWRITE = "UPDATE OR ROLLBACK {} = '', body = column3 FROM $rows WHERE topic_id = column1 AND seq = column2"
-_REWRITE_MESSAGES = Write(_REWRITE.format("messages SET author_user"), 3)
-_REWRITE_EVENTS = Write(_REWRITE.format("events SET user"), 3)
+_REWRITE = (
+    "UPDATE OR ROLLBACK {} = '', body = column3, crc = column4 FROM $rows"
+    " WHERE topic_id = column1 AND seq = column2"
+)
+_REWRITE_MESSAGES = Write(_REWRITE.format("messages SET author_user"), 4)
+_REWRITE_EVENTS = Write(_REWRITE.format("events SET user"), 4)
 
 
 def reset(db: sqlite3.Connection, topic: TopicKey) -> int:
     """Erase a log. Returns the number of its messages."""
-    ((head, pruned),) = look_up_ends(db, [topic])
+    ((head, pruned, _),) = look_up_ends(db, [topic])
     if not head.topic_id:
         return 0
     log = LogSpan(head.topic_id, topic, head.position.epoch, pruned + 1, head.position.seq)
@@ -96,18 +101,22 @@ def _redact(db: sqlite3.Connection, tenant: str, user: str, spans: Sequence[LogS
     rows = [value for span in spans for value in (span.topic_id, span.first, span.last, user)]
     messages = _MESSAGES_OF_USER.run(db, rows)
     bodies = [
-        (topic_id, seq, redacted_message(logs[topic_id], seq, created_ms, role, now_ms))
-        for topic_id, seq, created_ms, role in messages
+        (
+            topic_id,
+            seq,
+            redacted_message(logs[topic_id], seq, former or logs[topic_id].epoch, created_ms, role, now_ms),
+        )
+        for topic_id, seq, created_ms, role, former in messages
     ]
-    _REWRITE_MESSAGES.run(db, [value for row in bodies for value in row])
-    keys = [(topic_id, seq) for topic_id, seq, _, _ in messages]
+    _REWRITE_MESSAGES.run(db, with_checksums(bodies))
+    keys = [(topic_id, seq) for topic_id, seq, _ in bodies]
     agents = {logs[topic_id].topic[1] for topic_id, _ in keys}
     delete_deliveries_of_messages(db, tenant, agents, keys)
     events = [
         (topic_id, seq, (redacted_change if change else redacted_read)(bytes.fromhex(body)))
         for topic_id, seq, change, body in _EVENTS_OF_USER.run(db, rows)
     ]
-    _REWRITE_EVENTS.run(db, [value for row in events for value in row])
+    _REWRITE_EVENTS.run(db, with_checksums(events))
     return len(bodies)
 
 
@@ -121,6 +130,7 @@ def _erase(db: sqlite3.Connection, tenant: str, logs: Sequence[LogSpan]) -> int:
     topic_ids = json.dumps([log.topic_id for log in logs])
     (events,) = db.execute(f"SELECT count(*) FROM events WHERE {_IN_LOGS}", (topic_ids,)).fetchone()
     db.execute(f"DELETE FROM topics WHERE {_IN_LOGS}", (topic_ids,))
+    db.execute(f"DELETE FROM former_epochs WHERE {_IN_LOGS}", (topic_ids,))
     delete_deliveries_of_logs(db, tenant, {log.topic[1] for log in logs}, topic_ids)
     db.execute("INSERT INTO erased (topic_id) SELECT value FROM json_each(?)", (topic_ids,))
     return sum(log.entries for log in logs) - int(events)

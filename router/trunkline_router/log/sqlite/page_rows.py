@@ -6,7 +6,8 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from trunkline_router.core.values.log_records import Entry, EntryKind, Page, PageRequest
+from trunkline_router.core.values.log_records import EntryKind, Page, PageRequest
+from trunkline_router.log.damage_reports import DamageReports
 from trunkline_router.log.page_plan import PagePlan, change_with_message, plan_page
 from trunkline_router.log.sqlite.statements import Select, look_up_ends
 
@@ -15,7 +16,7 @@ _PORTION_BYTES = 8 << 20
 
 _MESSAGES = "$rows CROSS JOIN messages ON topic_id = column2 AND seq BETWEEN column3 AND column4"
 _MESSAGE_SIZES = Select("column1, seq, length(body)", _MESSAGES, 4)
-_MESSAGE_BODIES = Select("column1, seq, hex(body)", _MESSAGES, 4)
+_MESSAGE_BODIES = Select("column1, seq, hex(body), crc", _MESSAGES, 4)
 
 #: Edits bring their message; ends bring it if the message precedes column5. A pruned message is missing.
 _EVENTS = (
@@ -26,7 +27,11 @@ _EVENTS = (
 _EVENT_SIZES = Select(
     "column1, events.seq, length(events.body) + coalesce(length(brought.body), 0)", _EVENTS, 5
 )
-_EVENT_BODIES = Select("column1, events.seq, change, hex(events.body), hex(brought.body)", _EVENTS, 5)
+_EVENT_BODIES = Select(
+    "column1, events.seq, change, hex(events.body), events.crc, brought.seq, hex(brought.body), brought.crc",
+    _EVENTS,
+    5,
+)
 
 #: Walks from one message to the next, as any number of events may lie between. column3 is the start, column4
 #: whether to go forward, column5 the number of messages to find.
@@ -48,10 +53,10 @@ _NEAREST = Select(
 )
 
 
-def read_pages(db: sqlite3.Connection, requests: Sequence[PageRequest]) -> list[Page]:
+def read_pages(db: sqlite3.Connection, requests: Sequence[PageRequest], damage: DamageReports) -> list[Page]:
     """Read one page for each request, in order."""
     ends = look_up_ends(db, [request.topic for request in requests])
-    plans = [plan_page(request, *end) for request, end in zip(requests, ends, strict=True)]
+    plans = [plan_page(request, end) for request, end in zip(requests, ends, strict=True)]
     _look_up_sizes(db, plans)
     portion: list[PagePlan] = []
     portion_bytes = 0
@@ -62,6 +67,9 @@ def read_pages(db: sqlite3.Connection, requests: Sequence[PageRequest]) -> list[
             _fetch(db, portion)
             portion, portion_bytes = [], 0
     _fetch(db, portion)
+    for plan in plans:
+        if plan.damaged_seq:
+            damage.found(plan.head.topic_id, plan.damaged_seq)
     return [plan.page() for plan in plans]
 
 
@@ -97,11 +105,16 @@ def _fetch(db: sqlite3.Connection, plans: list[PagePlan]) -> None:
         messages += span
         if not plan.request.messages_only:
             events += (*span, plan.first)
-    for index, seq, body in _MESSAGE_BODIES.run(db, messages):
-        plans[index].entries.append(Entry(seq, EntryKind.MESSAGE, bytes.fromhex(body)))
-    for index, seq, change, body, brought in _EVENT_BODIES.run(db, events):
-        kind = EntryKind.CHANGE if change else EntryKind.READ
-        whole = change_with_message(bytes.fromhex(body), bytes.fromhex(brought))
-        plans[index].entries.append(Entry(seq, kind, whole))
+    for index, seq, body, crc in _MESSAGE_BODIES.run(db, messages):
+        stored = bytes.fromhex(body)
+        if plans[index].is_intact(seq, stored, crc):
+            plans[index].add(seq, EntryKind.MESSAGE, stored)
+    for index, seq, change, body, crc, brought_seq, brought, brought_crc in _EVENT_BODIES.run(db, events):
+        plan, stored, message = plans[index], bytes.fromhex(body), bytes.fromhex(brought)
+        if plan.is_intact(seq, stored, crc) and (
+            not message or plan.is_intact(brought_seq, message, brought_crc)
+        ):
+            kind = EntryKind.CHANGE if change else EntryKind.READ
+            plan.add(seq, kind, change_with_message(stored, message))
     for plan in plans:
         plan.entries.sort()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from trunkline.v1.message_pb2 import Message
 
-from trunkline_router.core.values.log_records import Page, PageRequest, Producer
+from trunkline_router.core.values.log_records import EntryKind, Page, PageRequest, Producer
 from trunkline_router.core.values.stored_records import (
     Backlog,
     Registered,
@@ -22,20 +22,27 @@ from trunkline_router.core.values.stored_records import (
 )
 from trunkline_router.core.values.topics import EMPTY, Position, TopicKey
 from trunkline_router.log.batch import answered_by
-from trunkline_router.log.interface import LogUnavailable
+from trunkline_router.log.damage_reports import DamageReports
+from trunkline_router.log.interface import LogDamaged, LogUnavailable
 from trunkline_router.log.message_ids import parse_message_id
 from trunkline_router.log.sqlite.database_file import connect_reader
 from trunkline_router.log.sqlite.delivery_rows import read_backlogs, read_dead_letters, read_deliveries
 from trunkline_router.log.sqlite.page_rows import read_pages
 from trunkline_router.log.sqlite.statements import Select
 from trunkline_router.log.sqlite.tenant_rows import read_registered
+from trunkline_router.log.stored_entries import in_epoch, is_intact
 
+#: By its id, which names the epoch that the message was written in.
 _MESSAGE = """
-    SELECT body FROM topics JOIN messages USING (topic_id)
-    WHERE epoch = ? AND seq = ? AND tenant = ?
+    SELECT topic_id, seq, body, crc, epoch, forked FROM topics JOIN messages USING (topic_id)
+    WHERE topic_id = coalesce(
+        (SELECT topic_id FROM topics WHERE epoch = ?1 AND ?2 > forked),
+        (SELECT topic_id FROM former_epochs WHERE epoch = ?1 AND ?2 BETWEEN first_seq AND last_seq)
+    ) AND seq = ?2 AND tenant = ?3
 """
 _OPEN_MESSAGES = """
-    SELECT topic_id, seq, tenant, agent, platform, kind, target, body, producer, producer_epoch
+    SELECT topic_id, seq, body, crc, epoch, forked,
+        tenant, agent, platform, kind, target, producer, producer_epoch
     FROM open_messages JOIN topics USING (topic_id) JOIN messages USING (topic_id, seq)
     ORDER BY topic_id, seq
 """
@@ -65,23 +72,24 @@ _RECEIPTS = """
 class Reader:
     """The connection that reads. Every method may raise LogUnavailable."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, damage: DamageReports) -> None:
         self._path = path
+        self._damage = damage
         self._db = connect_reader(path)
 
     def pages(self, requests: Sequence[PageRequest]) -> list[Page]:
         """Read one page for each request, all from one snapshot."""
         with self._snapshot() as db:
-            return read_pages(db, requests)
+            return read_pages(db, requests, self._damage)
 
     def message(self, tenant: str, message_id: str) -> bytes | None:
-        """Read one message of a tenant."""
+        """Read one message of a tenant. Raises LogDamaged if it is damaged."""
         parsed = parse_message_id(message_id)
         if parsed is None:
             return None
         with self._snapshot() as db:
             row = db.execute(_MESSAGE, (*parsed, tenant)).fetchone()
-        return None if row is None else row[0]
+        return None if row is None else self._intact(*row)
 
     def open_messages(self) -> list[StoredOpen]:
         """Read all open messages.
@@ -90,28 +98,33 @@ class Reader:
         """
         found: dict[tuple[int, int], StoredOpen] = {}
         with self._snapshot() as db:
-            for topic_id, seq, *topic, body, producer, epoch in db.execute(_OPEN_MESSAGES):
-                found[topic_id, seq] = StoredOpen(tuple(topic), body, Producer(producer, epoch), [])
+            for topic_id, seq, *stored, tenant, agent, platform, kind, target, name, epoch in db.execute(
+                _OPEN_MESSAGES
+            ):
+                # One that is damaged stays open in the log.
+                with suppress(LogDamaged):
+                    message = self._intact(topic_id, seq, *stored)
+                    topic = (tenant, agent, platform, kind, target)
+                    found[topic_id, seq] = StoredOpen(topic, message, Producer(name, epoch), [])
             cancelled = set(db.execute(_CANCELLED))
             for (topic_id, seq), opened in found.items() if cancelled else ():
                 if (topic_id, answered_by(Message.FromString(opened.message))) in cancelled:
                     found[topic_id, seq] = opened._replace(is_cancelled=True)
             for topic_id, seq, deltas in db.execute(_OPEN_DELTAS):
                 # None for remains of an erased log.
-                message = found.get((topic_id, seq))
-                if message is not None:
-                    message.deltas.append(deltas)
+                if (extended := found.get((topic_id, seq))) is not None:
+                    extended.deltas.append(deltas)
         return list(found.values())
 
     def deliveries(self, tenant: str, agent: str, after: int, limit: int) -> list[StoredDelivery]:
         """Read the unsettled deliveries of an agent above an id, lowest first."""
         with self._snapshot() as db:
-            return read_deliveries(db, tenant, agent, after, limit)
+            return read_deliveries(db, tenant, agent, after, limit, self._damage)
 
     def dead_letters(self, tenant: str, agent: str, after: int, limit: int) -> list[StoredDeadLetter]:
         """Read the dead letters of an agent above an id, lowest first."""
         with self._snapshot() as db:
-            return read_dead_letters(db, tenant, agent, after, limit)
+            return read_dead_letters(db, tenant, agent, after, limit, self._damage)
 
     def backlogs(self, tenant: str) -> list[Backlog]:
         """Count the unsettled deliveries and dead letters of each agent."""
@@ -143,6 +156,15 @@ class Reader:
     def close(self) -> None:
         """Close the connection."""
         self._db.close()
+
+    def _intact(
+        self, topic_id: int, seq: int, body: bytes, crc: int | None, epoch: str, forked: int
+    ) -> bytes:
+        """Return a message with the position that it has now. Raises LogDamaged."""
+        if not is_intact(topic_id, seq, body, crc):
+            self._damage.found(topic_id, seq)
+            raise LogDamaged(f"{self._path}: entry {seq} of log {topic_id} is damaged")
+        return in_epoch(EntryKind.MESSAGE, body, epoch) if seq <= forked else body
 
     @contextmanager
     def _snapshot(self) -> Iterator[sqlite3.Connection]:

@@ -1,4 +1,4 @@
--- The log of one router, schema version 5. It may be read with SQL while the router runs: open the file
+-- The log of one router, schema version 6. It may be read with SQL while the router runs: open the file
 -- read-only and keep transactions short. Start with the view `conversation_log`. The file contains secrets:
 -- see `tenants`. With a data key, `body`, `deltas`, `reason` and `settings` may be encrypted: such a value
 -- starts with a zero byte, and what remains readable is metadata.
@@ -14,8 +14,28 @@ CREATE TABLE topics (
     target   TEXT NOT NULL,
     epoch    TEXT NOT NULL UNIQUE,
     pruned   INTEGER NOT NULL DEFAULT 0,  -- entries up to this seq were erased by the tenant's retention
+    forked   INTEGER NOT NULL DEFAULT 0,  -- entries up to this seq are of `former_epochs`
     UNIQUE (tenant, agent, platform, kind, target)
 );
+
+-- Epochs of a log before its present one, which began when later entries were lost, as by a restored backup.
+-- Ids of messages keep the epoch that they were written in. Positions of these epochs are no longer valid.
+CREATE TABLE former_epochs (
+    topic_id  INTEGER NOT NULL,
+    first_seq INTEGER NOT NULL,
+    last_seq  INTEGER NOT NULL,
+    epoch     TEXT NOT NULL UNIQUE,
+    PRIMARY KEY (topic_id, first_seq)
+) WITHOUT ROWID;
+
+-- One row about the file itself. The file `<name>.mark` beside it repeats the number of commits: if this one is
+-- lower, an older file was put in place, or commits were lost.
+CREATE TABLE log_state (
+    id      INTEGER PRIMARY KEY CHECK (id = 1),
+    log_id  TEXT NOT NULL,    -- random; copies of the file have the same
+    commits INTEGER NOT NULL  -- that changed anything
+);
+INSERT OR IGNORE INTO log_state VALUES (1, lower(hex(randomblob(8))), 0);
 
 -- A rowid table with a separate index: messages of all topics are appended to one B-tree, and only small
 -- index pages are written all over the file. Two to three times the rows/s of a table clustered by
@@ -27,6 +47,7 @@ CREATE TABLE messages (
     role        INTEGER NOT NULL,  -- trunkline.v1.Role: 1 user, 2 agent, 3 system
     author_user TEXT NOT NULL,     -- empty without a user, and after the user was erased
     body        BLOB NOT NULL,     -- a serialized trunkline.v1.Message in its present form
+    crc         INTEGER,           -- CRC-32 of topic_id, seq and body; NULL in rows of older versions
     PRIMARY KEY (topic_id, seq)
 );
 
@@ -40,6 +61,7 @@ CREATE TABLE events (
     message_seq INTEGER NOT NULL,  -- the message that changed, or the last one read; it may be pruned
     user        TEXT NOT NULL,     -- the author; empty without a user, and after the user was erased
     body        BLOB NOT NULL,     -- a serialized trunkline.v1.Change without `message`, or a ReadFrame
+    crc         INTEGER,           -- as in `messages`
     PRIMARY KEY (topic_id, seq)
 );
 
@@ -201,7 +223,10 @@ SELECT
     strftime('%Y-%m-%dT%H:%M:%fZ', m.created_ms / 1000.0, 'unixepoch') AS created_at,
     CASE m.role WHEN 1 THEN 'user' WHEN 2 THEN 'agent' WHEN 3 THEN 'system' ELSE '' END AS role,
     m.author_user AS user,
-    t.epoch || '-' || m.seq AS message_id,
+    CASE WHEN m.seq > t.forked THEN t.epoch ELSE (
+        SELECT f.epoch FROM former_epochs AS f
+        WHERE f.topic_id = t.topic_id AND m.seq BETWEEN f.first_seq AND f.last_seq
+    ) END || '-' || m.seq AS message_id,
     hex(substr(m.body, 1, 1)) = '00' AS encrypted
 FROM topics AS t
 JOIN messages AS m ON m.topic_id = t.topic_id

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from trunkline_router.core.values.topics import EMPTY, Position, TopicKey
-from trunkline_router.log.batch import Head
+from trunkline_router.log.batch import Head, LogEnd
 
 _MOST_ROWS = 1024
 
@@ -95,27 +95,27 @@ END = (
 )
 #: CROSS JOIN makes SQLite keep this order of loops.
 _HEADS = Select(
-    f"column1, topic_id, epoch, {END}, pruned",
+    f"column1, topic_id, epoch, {END}, pruned, forked",
     "$rows CROSS JOIN topics ON tenant = column2 AND agent = column3 AND platform = column4"
     " AND kind = column5 AND target = column6",
     6,
 )
-_NO_HEAD = Head(0, EMPTY)
+_NO_LOG = LogEnd(Head(0, EMPTY))
 
 
 def look_up_heads(db: sqlite3.Connection, topics: Iterable[TopicKey]) -> list[Head]:
     """Read the heads of these topics, in order."""
-    return [head for head, _ in look_up_ends(db, topics)]
+    return [end.head for end in look_up_ends(db, topics)]
 
 
-def look_up_ends(db: sqlite3.Connection, topics: Iterable[TopicKey]) -> list[tuple[Head, int]]:
-    """Read the heads of these topics, in order, each with the seq up to which its log is pruned."""
+def look_up_ends(db: sqlite3.Connection, topics: Iterable[TopicKey]) -> list[LogEnd]:
+    """Read the ends of these topics, in order."""
     flat: list[Any] = []
     count = 0
     for topic in topics:
         flat += (count, *topic)
         count += 1
-    ends = [(_NO_HEAD, 0)] * count
-    for index, topic_id, epoch, seq, pruned in _HEADS.run(db, flat):
-        ends[index] = (Head(topic_id, Position(epoch, seq)), pruned)
+    ends = [_NO_LOG] * count
+    for index, topic_id, epoch, seq, pruned, forked in _HEADS.run(db, flat):
+        ends[index] = LogEnd(Head(topic_id, Position(epoch, seq)), pruned, forked)
     return ends

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from trunkline_router.log.stored_entries import is_intact
+
 #: Problems that one check reports at most.
 MAX_PROBLEMS = 20
 #: Steps of SQLite's virtual machine between two calls of a progress handler: a few milliseconds.
@@ -47,6 +49,10 @@ _ABOVE_SEQUENCE = """
     SELECT max({column}) FROM {table}
     WHERE {column} > coalesce((SELECT seq FROM sqlite_sequence WHERE name = '{sequence}'), 0)
 """
+_ENTRIES = (
+    "SELECT topic_id, seq, body, crc FROM {} WHERE crc IS NOT NULL"
+    " AND topic_id IN (SELECT topic_id FROM topics)"
+)
 _SEQUENCES = (
     ("topics", "topic_id", "topics"),
     ("deliveries", "delivery_id", "deliveries"),
@@ -106,6 +112,23 @@ def _log_problems(db: sqlite3.Connection) -> Iterator[str]:
             yield f"{table} holds id {highest}, which the counter of ids has not reached"
 
 
+def entry_problems(db: sqlite3.Connection) -> list[str]:
+    """Compare the entries of existing logs with their checksums."""
+    problems = []
+    try:
+        for table in ("messages", "events"):
+            for topic_id, seq, body, crc in db.execute(_ENTRIES.format(table)):
+                if not is_intact(topic_id, seq, body, crc):
+                    problems.append(f"entry {seq} of log {topic_id} in {table} does not have its checksum")
+                    if len(problems) == MAX_PROBLEMS:
+                        return problems
+    except sqlite3.DatabaseError as error:
+        if is_interrupt(error):
+            raise
+        problems.append(str(error))
+    return problems
+
+
 def totals_of(db: sqlite3.Connection) -> LogTotals:
     """Count a file's tenants, topics and messages, and hash the heads of its logs."""
     digest = hashlib.sha256()
@@ -127,7 +150,13 @@ def is_interrupt(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_INTERRUPT
 
 
-def interrupt_after(db: sqlite3.Connection, seconds: float) -> None:
-    """Interrupt whatever the connection executes after that time."""
+def quick_problems(db: sqlite3.Connection, seconds: float) -> list[str] | None:
+    """Check as many pages as time permits; None if none is damaged, but some were not checked."""
     deadline = time.monotonic() + seconds
     db.set_progress_handler(lambda: time.monotonic() > deadline, HANDLER_STEPS)
+    try:
+        return page_problems(db, whole=False)
+    except sqlite3.OperationalError:
+        return None
+    finally:
+        db.set_progress_handler(None, 0)

@@ -7,21 +7,39 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import structlog
+
 from trunkline_router.core.values.log_records import Cursor, ErasedPiece, HistoryLimits
 from trunkline_router.core.values.stored_records import Registration, StoredDelivery
 from trunkline_router.core.values.topics import TopicKey
 from trunkline_router.log.append_results import StoredResult
 from trunkline_router.log.batch import Batch, Head, IdCounters
+from trunkline_router.log.damage_reports import DamageReports
 from trunkline_router.log.interface import LogUnavailable
 from trunkline_router.log.sqlite.batch_writer import write_batch
+from trunkline_router.log.sqlite.commit_mark import (
+    CommitMark,
+    LogState,
+    missing_commits,
+    read_mark,
+    read_state,
+    write_commits,
+)
 from trunkline_router.log.sqlite.database_file import cancel_backup, connect_writer
 from trunkline_router.log.sqlite.delivery_rows import replay
 from trunkline_router.log.sqlite.erasure import erase_tenant, erase_user, reset
+from trunkline_router.log.sqlite.forks import fork_all
 from trunkline_router.log.sqlite.idempotency_keys import IdempotencyKeys, keys_of
 from trunkline_router.log.sqlite.pruning import prune
 from trunkline_router.log.sqlite.statements import look_up_heads
 from trunkline_router.log.sqlite.sweeper import delete_erased, expire_cancelled
 from trunkline_router.log.sqlite.tenant_rows import write_registration
+from trunkline_router.log.sqlite.verification import quick_problems
+
+_log = structlog.get_logger()
+
+#: Time for which a start checks the file's pages: 1 GiB takes about 10 s.
+QUICK_CHECK_S = 2.0
 
 
 class Writer:
@@ -31,12 +49,51 @@ class Writer:
     and has then changed nothing.
     """
 
-    def __init__(self, path: Path, recent_keys: int) -> None:
+    def __init__(self, path: Path, recent_keys: int, damage: DamageReports) -> None:
         """Open the file; `recent_keys` idempotency keys move to their final table together."""
         self._path = path
+        self._damage = damage
         db = connect_writer(path)
         self._db: sqlite3.Connection | None = db
-        self._keys = IdempotencyKeys(db, recent_keys)
+        try:
+            self._check_pages(db)
+            self._keys = IdempotencyKeys(db, recent_keys)
+            state = read_state(db)
+            mark = read_mark(path)
+            self._commits = state.commits
+            self._mark = CommitMark(path, state.log_id)
+        except BaseException:
+            db.close()
+            raise
+        if (missing := missing_commits(state, mark)) is not None:
+            self._fork(missing, mark)
+        self._mark.write(self._commits)
+        self._mark.sync()
+
+    def _check_pages(self, db: sqlite3.Connection) -> None:
+        """Raise LogUnavailable if SQLite finds a damaged page within a moment."""
+        problems = quick_problems(db, QUICK_CHECK_S)
+        if problems is None:
+            _log.info(
+                "checked only a part of the log; `trunkline-router check` checks all", seconds=QUICK_CHECK_S
+            )
+        elif problems:
+            raise LogUnavailable(
+                f"{self._path} is damaged ({problems[0]}); restore a backup, or see `trunkline-router check`"
+            )
+
+    def _fork(self, missing: int, mark: LogState | None) -> None:
+        """Begin new epochs, since commits were lost."""
+        with self._transaction() as db:
+            logs = fork_all(db)
+            self._commits = max(self._commits, mark.commits if mark else 0)
+        _log.error(
+            "the log has lost commits, as if an older copy was put in place: clients get `recovered: false`;"
+            " revocations, erasures and settings made since must be made again",
+            path=str(self._path),
+            missing_commits=missing or "unknown",
+            logs=logs,
+        )
 
     def counters(self) -> IdCounters:
         """Return the highest ids ever assigned, as of the last commit."""
@@ -101,7 +158,7 @@ class Writer:
     ) -> list[StoredDelivery]:
         """Turn dead letters into deliveries with ids from `first` on, which must be new."""
         with self._transaction() as db:
-            return replay(db, tenant, agent, first, delivery_ids)
+            return replay(db, tenant, agent, first, delivery_ids, self._damage)
 
     def sweep(self, created_before_ms: int) -> None:
         """Delete some idempotency keys and marks of cancelled messages created before a time.
@@ -119,13 +176,27 @@ class Writer:
             db, self._db = self._db, None
             db.close()
 
+    def release(self) -> None:
+        """Close the connection for good."""
+        self.close()
+        self._mark.sync()
+        self._mark.close()
+
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         try:
             if self._db is None:
                 self._db = self._reconnect()
-            yield self._db
-            self._db.commit()
+            db = self._db
+            before = db.total_changes
+            yield db
+            if db.total_changes == before:
+                db.commit()
+            else:
+                write_commits(db, self._commits + 1)
+                db.commit()
+                self._commits += 1
+                self._mark.write(self._commits)
         except sqlite3.Error as error:
             self._discard()
             raise LogUnavailable(f"{self._path}: {error}") from error
@@ -151,6 +222,7 @@ class Writer:
                 cancel_backup(self._path)
                 raise LogUnavailable(f"{self._path}: a reader keeps the write-ahead log from being emptied")
             self._keys.load(db)
+            self._commits = read_state(db).commits
         except BaseException:
             db.close()
             raise

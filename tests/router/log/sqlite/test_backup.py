@@ -134,11 +134,13 @@ async def test_one_backup_runs_at_a_time(tmp_path: Path, monkeypatch: pytest.Mon
     ("damage", "expected"),
     [
         ("DELETE FROM messages WHERE seq = 2", "entries instead of 6"),
-        ("INSERT INTO events VALUES (1, 3, 0, 0, 1, '', x'')", "two entries with seq 3"),
+        ("INSERT INTO events VALUES (1, 3, 0, 0, 1, '', x'', NULL)", "two entries with seq 3"),
         ("DELETE FROM messages WHERE topic_id = 2", None),
         ("UPDATE deliveries SET seq = 77 WHERE seq = 1", "refers to a message that is missing"),
         ("DELETE FROM topics WHERE topic_id = 2", "which does not exist"),
         ("UPDATE sqlite_sequence SET seq = 1", "counter of ids"),
+        ("UPDATE messages SET body = zeroblob(9) WHERE seq = 4", "entry 4 of log 1 in messages"),
+        ("UPDATE events SET body = zeroblob(9)", "entry 6 of log 1 in events"),
     ],
 )
 async def test_a_check_finds_what_breaks_the_rules_of_the_log(

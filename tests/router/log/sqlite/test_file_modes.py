@@ -12,7 +12,7 @@ from trunkline_router.settings import RouterSettings
 
 from tests.router.log.engines import append, pending_entry
 
-FILES = {"trunkline.db", "trunkline.db-wal", "trunkline.db-shm", "trunkline.db.lock"}
+FILES = {"trunkline.db", "trunkline.db-wal", "trunkline.db-shm", "trunkline.db.lock", "trunkline.db.mark"}
 
 
 def modes(folder: Path) -> dict[str, int]:

@@ -151,7 +151,8 @@ async def test_an_upgraded_file_has_the_current_schema(tmp_path: Path, version: 
 
 
 @pytest.mark.parametrize(
-    ("version", "in_the_way"), [(1, "dead_letters"), (2, "revocations"), (3, "audit"), (4, "tenant_keys")]
+    ("version", "in_the_way"),
+    [(1, "dead_letters"), (2, "revocations"), (3, "audit"), (4, "tenant_keys"), (5, "log_state")],
 )
 async def test_a_failed_upgrade_leaves_the_file_unchanged(
     tmp_path: Path, version: int, in_the_way: str

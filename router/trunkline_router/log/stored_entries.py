@@ -1,0 +1,37 @@
+"""Entries as engines store them: with a checksum, and with the epoch that they were written in."""
+
+from __future__ import annotations
+
+from zlib import crc32
+
+from trunkline.v1.frame_pb2 import ReadFrame
+from trunkline.v1.message_pb2 import Change, Message
+
+from trunkline_router.core.values.log_records import EntryKind
+
+
+def checksum(topic_id: int, seq: int, body: bytes) -> int:
+    """Compute the checksum of an entry as stored: it also detects a body at the place of another."""
+    return crc32(body, (topic_id * 0x9E3779B1 + seq) & 0xFFFFFFFF)
+
+
+def is_intact(topic_id: int, seq: int, body: bytes, crc: int | None) -> bool:
+    """Return whether an entry has its checksum; one without a checksum counts as intact."""
+    return crc is None or crc32(body, (topic_id * 0x9E3779B1 + seq) & 0xFFFFFFFF) == crc
+
+
+def in_epoch(kind: EntryKind, body: bytes, epoch: str) -> bytes:
+    """Return an entry of a former epoch with the positions that it has in this one. Its ids stay."""
+    if kind is EntryKind.MESSAGE:
+        message = Message.FromString(body)
+        message.position.epoch = epoch
+        return message.SerializeToString()
+    if kind is EntryKind.CHANGE:
+        change = Change.FromString(body)
+        change.position.epoch = epoch
+        if change.HasField("message"):
+            change.message.position.epoch = epoch
+        return change.SerializeToString()
+    read = ReadFrame.FromString(body)
+    read.position.epoch = read.at.epoch = epoch
+    return read.SerializeToString()
