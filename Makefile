@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run certs check test lint format bench fuzz protos constraints clean
+.PHONY: help setup run certs check test lint format bench fuzz soak protos constraints clean
 
 help: ## list the targets
 	@echo "make run     start Trunkline, on this machine only"
@@ -63,6 +63,9 @@ bench: setup $(INSTALLED_BENCH) ## run the benchmarks; ARGS are passed to bench/
 
 fuzz: setup $(INSTALLED_FUZZ) ## fuzz the dialects for a minute; FUZZ_SECONDS=600 sets the time
 	$(BIN)/python fuzz/run.py
+
+soak: setup ## run the state machines with many steps; MINUTES=60 sets the time for each, SEED= repeats a run, MACHINE= chooses
+	$(BIN)/python -m tests.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(if $(MACHINE),--machine $(MACHINE))
 
 protos: $(INSTALLED) ## recompile the contract to build/stubs
 	$(BIN)/python protos/compile.py build/stubs

@@ -8,6 +8,8 @@ import sqlite3
 #: Rows that one call deletes, and the logs that they belong to, at most.
 _ROWS = 2_000
 _LOGS = 500
+#: Marks of cancelled messages that one call deletes.
+_MARKS = 2_000
 #: Tables that hold rows of erased logs until they are swept, and the key of each.
 _TABLES = {
     "messages": "rowid",
@@ -26,7 +28,7 @@ _OLDEST = "SELECT json_group_array(topic_id) FROM (SELECT topic_id FROM erased O
 
 def expire_cancelled(db: sqlite3.Connection, cancelled_before_ms: int) -> None:
     """Delete some marks of cancelled messages that were set before a time."""
-    db.execute(_EXPIRED, (cancelled_before_ms, _ROWS))
+    db.execute(_EXPIRED, (cancelled_before_ms, _MARKS))
 
 
 def delete_erased(db: sqlite3.Connection) -> None:
