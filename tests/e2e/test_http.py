@@ -32,8 +32,9 @@ IN_TEAM = {
 #: RPCs that the tests here call.
 CALLED = {
     "Broadcast", "OpenMessage", "ExtendMessage", "EndMessage", "CancelMessage", "ListMessages", "GetMessage",
-    "EditMessage", "RecallMessage", "ListReceipts", "ResetConversation", "ListConnections",
-    "CountConnections", "ListTopics", "GetStats", "CloseConnections", "ListDeadLetters", "ReplayDeadLetters",
+    "EditMessage", "RecallMessage", "ListReceipts", "MarkRead", "ResetConversation",
+    "ListConnections", "CountConnections", "ListTopics", "GetStats", "CloseConnections", "ListDeadLetters",
+    "ReplayDeadLetters",
 }  # fmt: skip
 
 
@@ -109,6 +110,9 @@ async def test_connections_and_receipts_are_listed_and_a_connection_is_closed(
         await ann.next("read", user="ann")
         (receipt,) = backend.get("/receipts", **IN_TEAM)["receipts"]
         assert (receipt["user"], receipt["read"]) == ("ann", sent["position"])
+        marked = backend.post("/receipts:read", address=TEAM, position=sent["position"], user="bob")
+        assert marked["position"] == sent["position"]
+        assert (await ann.next("read", user="bob"))["at"]["seq"] == int(marked["at"]["seq"])
         (connection,) = backend.get("/connections", address__user="ann")["connections"]
         assert connection["protocol"] == "trunkline.v1.json"
         assert backend.get("/connections:count") == {"connections": 1, "users": 1}

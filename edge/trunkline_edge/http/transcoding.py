@@ -114,7 +114,8 @@ class Transcoder(BaseRoute):
     async def _call(self, request: Request, target: CallTarget) -> Response:
         binding = target.binding
         tenant = binding.tenant_in(target.values)
-        self._caller_metadata.admit(request, tenant, binding.scope)
+        if binding.has_body:
+            self._caller_metadata.admit(request, tenant, binding.scope)
         client = await self._token_callers.identify(request, binding, tenant)
         metadata = self._caller_metadata.metadata(request, tenant, binding.scope, client)
         max_bytes = client.body_bytes if client is not None else None
