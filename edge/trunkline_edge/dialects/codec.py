@@ -7,8 +7,20 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
+from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Entry, Refused
 from trunkline.v1.frame_pb2 import ClientFrame, ClosingFrame, ServerFrame
+
+from trunkline_edge.dialects.json_text import MAX_FRAME_VALUES, count_above
+
+#: Errors do not return longer ids, which are invalid in any frame.
+MAX_ID_CHARACTERS = 128
+
+#: Values that a frame may have at no cost beside its bytes, such as those of a message with a dozen parts.
+FREE_VALUES = 64
+
+#: A smaller frame cannot have more: a value takes at least two bytes.
+SMALL_FRAME_BYTES = 2 * FREE_VALUES
 
 
 class Framing(Enum):
@@ -80,6 +92,14 @@ class Codec(ABC):
         Raises FrameRefused for an invalid message, and nothing else whatever the bytes.
         """
 
+    def frame_id(self, payload: bytes, binary: bool = False) -> str:
+        """The frame's own id if a bounded look at the payload finds it, without decoding; else empty."""
+        return ""
+
+    def count_values(self, payload: bytes, decoded: Decoded) -> int:
+        """Count the values in a decoded message; at most FREE_VALUES are reported as 0."""
+        return count_above(payload, FREE_VALUES)
+
     @abstractmethod
     def encode(self, frame: ServerFrame) -> bytes:
         """Encode any valid frame as the payload of one WebSocket message; empty to send none."""
@@ -104,15 +124,24 @@ class Codec(ABC):
 class FrameRefused(Exception):
     """A WebSocket message is not a valid frame; `entry` is of the catalogue, `str()` its text.
 
-    `frame_id` is the frame's own id if it could be read, so that the client can match the error.
+    `frame_id` is the frame's own id if it could be read, so that the client can match the error. `values`
+    are those that the message has at least, if it was refused for their number.
     """
 
-    def __init__(self, entry: Entry, sentence: str, frame_id: str = "") -> None:
+    def __init__(self, entry: Entry, sentence: str, frame_id: str = "", values: int = 0) -> None:
         super().__init__(sentence)
         self.entry = entry
         self.frame_id = frame_id
+        self.values = values
 
     @property
     def reason(self) -> Refused:
         """The refusal to report to the client. Its text may be the dialect's own."""
         return Refused(self.entry, str(self))
+
+
+def too_many_values(values: int, frame_id: str = "") -> FrameRefused:
+    """The refusal of a frame with more than MAX_FRAME_VALUES values."""
+    entry = catalogue.INVALID_ARGUMENT
+    problem = f"has {values} values; at most {MAX_FRAME_VALUES} are allowed"
+    return FrameRefused(entry, entry.sentence(field="frame", problem=problem), frame_id, values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,6 @@ def test_unknown_types_say_nothing(text: str) -> None:
         (b"", "Invalid JSON format"),
         (b"{", "Invalid JSON format"),
         (b"\xff", "Invalid JSON format"),
-        (b'{"type":"\\ud800"}', "Invalid JSON format"),
         (b'{"a":1e999}', "Invalid JSON format"),
         (b'{"a":' + b"9" * 5000 + b"}", "Invalid JSON format"),
         (b'{"a":' + b"[" * 5000, "Invalid JSON format"),
@@ -189,6 +189,11 @@ COMPONENTS = st.recursive(
 CHAINS = st.lists(COMPONENTS | JSON, max_size=5)
 
 
+def without_lone_surrogates(value: Any) -> Any:
+    paired = json.dumps(json.loads(json.dumps(value)), ensure_ascii=False)
+    return json.loads(re.sub("[\ud800-\udfff]", "\ufffd", paired))
+
+
 def as_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
@@ -197,14 +202,9 @@ def as_json(value: Any) -> str:
 @settings(deadline=None, max_examples=200)
 def test_any_chain_comes_back_as_it_was(chain: list[Any]) -> None:
     payload = json.dumps({"message": chain})
-    try:
-        said = CODEC.decode(payload.encode(errors="surrogatepass"))
-    except FrameRefused:
-        # A lone surrogate.
-        assert "\\ud" in payload
-        return
+    said = CODEC.decode(payload.encode())
     assert isinstance(said, ClientFrame)
-    assert as_json(chain_of(said.message.parts)) == as_json(chain)
+    assert as_json(chain_of(said.message.parts)) == as_json(without_lone_surrogates(chain))
     said.message.id = "given by the core"
     check(said.message)
 

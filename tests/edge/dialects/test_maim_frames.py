@@ -84,7 +84,7 @@ def test_frames_without_content_for_an_agent_are_no_messages(payload: bytes) -> 
         (b"{", False, "Invalid JSON format"),
         (b'{"a":"\xff"}', False, "Invalid JSON format"),
         (b'{"a":NaN}', False, "Invalid JSON format"),
-        (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", False, "Invalid JSON format"),
+        (b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}", False, "Invalid JSON format"),
         (b"[]", False, "a JSON object is expected"),
         (b"null", False, "a JSON object is expected"),
         (b'{"type":"ping"}', True, "binary frames are not supported; send JSON as text"),

@@ -18,8 +18,16 @@ from trunkline.v1.frame_pb2 import (
 )
 from trunkline.v1.message_pb2 import ROLE_SYSTEM, Message
 
-from trunkline_edge.dialects.codec import Codec, Decoded, FrameRefused, StreamingMode, SwitchCodec
+from trunkline_edge.dialects.codec import (
+    Codec,
+    Decoded,
+    FrameRefused,
+    StreamingMode,
+    SwitchCodec,
+    too_many_values,
+)
 from trunkline_edge.dialects.dialect import Clock
+from trunkline_edge.dialects.json_text import MAX_FRAME_VALUES, count_above
 from trunkline_edge.dialects.langbot.chain import parts_of
 from trunkline_edge.dialects.langbot.json_values import read_json, value_of
 from trunkline_edge.dialects.langbot.records import BAD_SESSION_TYPE, iso, record_of
@@ -123,7 +131,9 @@ class LangBotCodec(Codec):
 
 
 def json_fields(payload: bytes) -> dict[str, Any]:
-    """A client's message as a JSON object. Raises FrameRefused for anything else."""
+    """A client's message as a JSON object. Raises FrameRefused for anything else, and for too many values."""
+    if values := count_above(payload, MAX_FRAME_VALUES):
+        raise too_many_values(values)
     try:
         fields = read_json(payload)
     except ValueError:

@@ -6,14 +6,18 @@ from typing import Any
 
 import msgspec
 
+from trunkline_edge.dialects.json_text import MAX_FRAME_VALUES, count_above, decode_json
+
+_decode = msgspec.json.Decoder().decode
+
 #: Nested arrays and objects. Decoding and encoding recurse, and must not overflow half-way.
 MAX_DEPTH = 100
 
 
-def read_json(text: bytes | str) -> Any:
+def read_json(text: bytes) -> Any:
     """Decode JSON. Raises ValueError for invalid JSON, and for JSON nested deeper than MAX_DEPTH."""
     try:
-        value = msgspec.json.decode(text)
+        value = decode_json(_decode, text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     level = [value]
@@ -25,9 +29,12 @@ def read_json(text: bytes | str) -> Any:
 
 
 def value_of(text: str) -> Any:
-    """Decode JSON, or return the text itself if `read_json` raises."""
+    """Decode JSON, or return the text itself if `read_json` raises or it has more values than a frame may."""
+    encoded = text.encode()
+    if count_above(encoded, MAX_FRAME_VALUES):
+        return text
     try:
-        return read_json(text)
+        return read_json(encoded)
     except ValueError:
         return text
 

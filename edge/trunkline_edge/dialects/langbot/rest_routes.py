@@ -193,7 +193,9 @@ def _listed(connection: Connection, now: str) -> dict[str, Any]:
 def _broadcast(request: HttpRequest, here: Address) -> RouteSteps:
     try:
         content = json_fields(request.body).get("message")
-    except FrameRefused:
+    except FrameRefused as refused:
+        if refused.values:
+            return _failed(400, str(refused))
         content = None
     if not content:
         return _failed(400, "message is required")

@@ -20,8 +20,15 @@ from trunkline_edge.dialects.codec import (
     FrameRefused,
     StreamingMode,
     SwitchCodec,
+    too_many_values,
 )
 from trunkline_edge.dialects.dialect import Clock
+from trunkline_edge.dialects.json_text import (
+    MAX_FRAME_VALUES,
+    count_above,
+    decode_json,
+    replace_lone_surrogates,
+)
 from trunkline_edge.dialects.maim import messages as maim
 from trunkline_edge.dialects.maim.api_ids import (
     MAX_CHARACTERS,
@@ -46,6 +53,7 @@ _MAX_PARTS_BYTES = (12 << 20) - 1024
 _MAX_LONG_IDS = 64
 
 _encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
 
 
 @dataclass(frozen=True)
@@ -77,9 +85,11 @@ class MaimApi(Codec):
         """See Codec. Ignores text that is not a JSON object; a binary message ends the connection."""
         if binary:
             return ClientFrame(disconnect=DisconnectFrame())
-        payload = self._without_secret(payload)
+        payload = self._without_secret(replace_lone_surrogates(payload))
         try:
             envelope = maim.read_object(payload)
+        except maim.TooManyValues as too_many:
+            raise too_many_values(too_many.values) from None
         except ValueError:
             return None
         kind = maim.string_of(envelope, "type")
@@ -276,11 +286,14 @@ def _whole(message: Message) -> bytes:
 
 
 def _value(custom: CustomPart) -> Any:
-    """The value of a custom part; invalid JSON stays text."""
+    """The value of a custom part; invalid JSON, and with more values than a frame may have, stays text."""
     if not custom.HasField("json"):
         return json_object(custom.data)
+    text = custom.json.encode()
+    if count_above(text, MAX_FRAME_VALUES):
+        return custom.json
     try:
-        return msgspec.json.decode(custom.json)
+        return decode_json(_decode, text)
     except (msgspec.MsgspecError, RecursionError):
         return custom.json
 

@@ -20,10 +20,12 @@ from trunkline_edge.dialects.dialect import (
     RouterCall,
     RouteSteps,
 )
+from trunkline_edge.dialects.json_text import replace_lone_surrogates
 from trunkline_edge.dialects.maim.messages import (
     BROADCAST,
     RESULT,
     NotAnObject,
+    TooManyValues,
     conversation_of,
     objects_in,
     parts_of,
@@ -77,8 +79,11 @@ def broadcast(request: HttpRequest) -> RouteSteps:
     if not agent:
         problem = f"The path names no agent and the tenant has no default; set [tenants.{tenant}] agent"
         return HttpReply(400, {"detail": problem})
+    body = replace_lone_surrogates(request.body)
     try:
-        fields = read_object(request.body)
+        fields = read_object(body)
+    except TooManyValues as problem:
+        return _unprocessable("too_long", f"JSON {problem}")
     except NotAnObject:
         return _unprocessable("dict_type", "Input should be a valid dictionary")
     except ValueError:
@@ -86,7 +91,7 @@ def broadcast(request: HttpRequest) -> RouteSteps:
     nobody = "No active connections" + (f" for agent {agent} on platform {platform}" if named else "")
     broadcast_request = BroadcastRequest(
         address=Address(tenant=tenant, agent=agent, platform=platform),
-        parts=parts_of(BROADCAST, request.body, fields),
+        parts=parts_of(BROADCAST, body, fields),
         require_connection=("hold", "true") not in request.query,
     )
     try:

@@ -13,6 +13,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from trunkline.v1.address_pb2 import CONVERSATION_KIND_GROUP, Conversation
 from trunkline.v1.message_pb2 import ROLE_AGENT, CustomPart, MediaPart, Message, Part, TextPart
 
+from trunkline_edge.dialects.json_text import MAX_FRAME_VALUES, count_above
+
 #: Name of the custom part that holds the object of a client or backend verbatim.
 MESSAGE = "maim.message"
 #: The same for a broadcast to a platform.
@@ -46,8 +48,22 @@ class NotAnObject(ValueError):
     """The text is valid JSON but not an object."""
 
 
+class TooManyValues(ValueError):
+    """The text has more values than a frame may; `values` is their number."""
+
+    def __init__(self, values: int) -> None:
+        super().__init__(f"has {values} values; at most {MAX_FRAME_VALUES} are allowed")
+        self.values = values
+
+
 def read_object(payload: bytes) -> Fields:
-    """Decode a JSON object. Raises NotAnObject, or ValueError if the bytes are not JSON."""
+    """Decode a JSON object.
+
+    Raises TooManyValues, NotAnObject, or ValueError if the bytes are not JSON. Values are decoded later, so
+    lone surrogates must have been replaced.
+    """
+    if values := count_above(payload, MAX_FRAME_VALUES):
+        raise TooManyValues(values)
     try:
         # Values that stay undecoded are not checked for UTF-8 otherwise.
         payload.decode()

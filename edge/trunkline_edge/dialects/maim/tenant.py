@@ -21,8 +21,9 @@ from trunkline.v1.message_pb2 import (
     MessageState,
 )
 
-from trunkline_edge.dialects.codec import Codec, DirectReply, FrameRefused, StreamingMode
+from trunkline_edge.dialects.codec import Codec, DirectReply, FrameRefused, StreamingMode, too_many_values
 from trunkline_edge.dialects.dialect import Clock, ConnectPlan, ConnectRequest, Dialect
+from trunkline_edge.dialects.json_text import replace_lone_surrogates, top_level_string
 from trunkline_edge.dialects.maim.http_routes import routes
 from trunkline_edge.dialects.maim.messages import (
     BROADCAST,
@@ -30,6 +31,7 @@ from trunkline_edge.dialects.maim.messages import (
     RESULT,
     Fields,
     NotAnObject,
+    TooManyValues,
     carried,
     conversation_of,
     message_info,
@@ -79,12 +81,15 @@ class Maim(Codec):
         """See Codec. Any object is a message, unless its type is one of the protocol's own."""
         if binary:
             raise _malformed("binary frames are not supported; send JSON as text")
+        payload = replace_lone_surrogates(payload)
         try:
             fields = read_object(payload)
+        except TooManyValues as problem:
+            raise too_many_values(problem.values, self.frame_id(payload)) from None
         except NotAnObject as problem:
             raise _malformed(str(problem)) from None
         except ValueError:
-            raise _malformed(_INVALID_JSON) from None
+            raise _malformed(_INVALID_JSON, self.frame_id(payload)) from None
         match string_of(fields, "type"):
             case "ping":
                 return ClientFrame(ping=PingFrame())
@@ -102,6 +107,10 @@ class Maim(Codec):
         if value_of(fields, "success") is not False:
             return None
         return ClientFrame(message=MessageFrame(parts=parts_of(RESULT, payload, fields)))
+
+    def frame_id(self, payload: bytes, binary: bool = False) -> str:
+        """See Codec. Finds an id that is a string."""
+        return top_level_string(payload, b"message_id")
 
     def encode(self, frame: ServerFrame) -> bytes:
         """See Codec."""
@@ -272,8 +281,8 @@ def _id_of(fields: Fields) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _malformed(problem: str) -> FrameRefused:
-    return FrameRefused(catalogue.MALFORMED_FRAME, problem)
+def _malformed(problem: str, frame_id: str = "") -> FrameRefused:
+    return FrameRefused(catalogue.MALFORMED_FRAME, problem, frame_id)
 
 
 def make(clock: Clock) -> Dialect:

@@ -8,7 +8,15 @@ import msgspec
 from trunkline.v1 import catalogue
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
 
-from trunkline_edge.dialects.codec import Codec, FrameRefused
+from trunkline_edge.dialects.codec import MAX_ID_CHARACTERS, Codec, FrameRefused, too_many_values
+from trunkline_edge.dialects.json_text import (
+    MAX_FRAME_VALUES,
+    count_above,
+    decode_json,
+    replace_lone_surrogates,
+    top_level_string,
+)
+from trunkline_edge.dialects.native.free_form import UnfitValue
 from trunkline_edge.dialects.native.json_input import input_type, reader
 from trunkline_edge.dialects.native.json_output import writer
 
@@ -19,9 +27,20 @@ _encode = msgspec.json.Encoder().encode
 
 _TYPES = frozenset(field.name for field in ClientFrame.DESCRIPTOR.fields)
 
-#: Errors do not return longer ids, which are invalid in any frame.
-_ID_MAX_CHARACTERS = 128
 _TYPE_SHOWN_CHARACTERS = 64
+
+
+class _Head(msgspec.Struct):
+    """The fields of any frame that an error needs; all others are skipped."""
+
+    id: Any = None
+    type: Any = None
+
+
+_decode_head = msgspec.json.Decoder(_Head).decode
+
+#: Of larger frames over the rate limit, only the beginning is searched for an id.
+_SMALL_BYTES = 1 << 16
 
 
 class NativeJson(Codec):
@@ -32,6 +51,8 @@ class NativeJson(Codec):
 
     def decode(self, payload: bytes, binary: bool = False) -> ClientFrame:
         """See Codec."""
+        if values := count_above(payload, MAX_FRAME_VALUES):
+            raise too_many_values(values, _head(payload)[0])
         try:
             return ClientFrame(**_read(_decode(payload)))
         except UnicodeDecodeError:
@@ -41,28 +62,44 @@ class NativeJson(Codec):
         except OverflowError:
             # The only conversion in protobuf that can fail: an integer to a Struct's double.
             problem = "a number is out of range"
+        except UnfitValue as unfit:
+            problem, values = str(unfit), unfit.values
         except (msgspec.MsgspecError, ValueError) as error:
+            # Lone surrogates are looked for only here, because all else in JSON is valid without them.
+            if (repaired := replace_lone_surrogates(payload)) is not payload:
+                return self.decode(repaired)
             problem = str(error)
-        raise _refusal(payload, problem) from None
+        raise _refusal(payload, problem, values) from None
+
+    def frame_id(self, payload: bytes, binary: bool = False) -> str:
+        """See Codec."""
+        return _head(payload)[0] if len(payload) <= _SMALL_BYTES else _short(top_level_string(payload, b"id"))
 
     def encode(self, frame: ServerFrame) -> bytes:
         """See Codec. A frame newer than this version of the contract gets the type `unknown`."""
         return _encode(_write(frame))
 
 
-def _refusal(payload: bytes, problem: str) -> FrameRefused:
-    """The error for an invalid payload, with its `type` and `id` if they can be read without the schema."""
-    try:
-        untyped: Any = msgspec.json.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        untyped = None
-    fields = untyped if isinstance(untyped, dict) else {}
-    frame_id = fields.get("id")
-    if not isinstance(frame_id, str) or len(frame_id) > _ID_MAX_CHARACTERS:
-        frame_id = ""
-    frame_type = fields.get("type")
-    if isinstance(frame_type, str) and frame_type not in _TYPES:
+def _refusal(payload: bytes, problem: str, values: int) -> FrameRefused:
+    """The error for an invalid payload, with its `type` and `id` if they can be read."""
+    frame_id, frame_type = _head(payload)
+    if frame_type not in _TYPES and frame_type is not None:
         entry = catalogue.UNKNOWN_FRAME_TYPE
         return FrameRefused(entry, entry.sentence(type=frame_type[:_TYPE_SHOWN_CHARACTERS]), frame_id)
     entry = catalogue.MALFORMED_FRAME
-    return FrameRefused(entry, entry.sentence(problem=problem), frame_id)
+    return FrameRefused(entry, entry.sentence(problem=problem), frame_id, values)
+
+
+def _head(payload: bytes) -> tuple[str, str | None]:
+    """The frame's id, and its type if it has one; of JSON that is malformed, what its beginning shows."""
+    try:
+        head = decode_json(_decode_head, payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _short(top_level_string(payload, b"id")), None
+    frame_type = head.type if isinstance(head.type, str) else None
+    return _short(head.id), frame_type
+
+
+def _short(frame_id: Any) -> str:
+    """An id that an error may return; empty for any other value."""
+    return frame_id if isinstance(frame_id, str) and len(frame_id) <= MAX_ID_CHARACTERS else ""

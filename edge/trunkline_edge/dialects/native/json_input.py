@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union
 import msgspec
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from trunkline_edge.dialects.native.depth_limit import PROBLEM, object_too_deep
+from trunkline_edge.dialects.native.free_form import count_in_object
 from trunkline_edge.dialects.native.json_schema import STRUCT, enum_names, is_map, is_union
 
 _UINT64_MAX = 2**64 - 1
@@ -121,8 +121,7 @@ def _field_reader(field: FieldDescriptor) -> Read | None:
 
 
 def _read_object(value: dict[str, Any]) -> dict[str, Any]:
-    if object_too_deep(value):
-        raise ValueError(PROBLEM)
+    count_in_object(value)
     return value
 
 
