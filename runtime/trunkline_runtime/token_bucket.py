@@ -49,6 +49,10 @@ class RateLimit:
         """The size, or a full bucket if that is less, so that a larger message can pass a full bucket."""
         return min(size, self.bytes_depth_s * self.bytes_per_s) if self.bytes_per_s else size
 
+    def clamp_messages(self, messages: float) -> float:
+        """The messages, or a full bucket if that is less: the most that one frame is charged."""
+        return min(messages, self.messages_depth_s * self.messages_per_s) if self.messages_per_s else messages
+
     @property
     def sentence(self) -> str:
         """The limit in words, such as `10 messages a second`."""
@@ -104,7 +108,7 @@ class TokenBucket:
         self._messages_full_at -= rate.message_s
         self._bytes_full_at -= size * rate.byte_s
 
-    def charge(self, rate: RateLimit, messages: int, size: float, now: float) -> float:
+    def charge(self, rate: RateLimit, messages: float, size: float, now: float) -> float:
         """Take messages and bytes unconditionally, into debt if the buckets hold less.
 
         Returns the seconds for which the source must pause; 0 if it may continue.
@@ -114,7 +118,7 @@ class TokenBucket:
         self._bytes_full_at = max(self._bytes_full_at, now) + size * rate.byte_s
         return wait_s
 
-    def wait_s(self, rate: RateLimit, messages: int, size: float, now: float) -> float:
+    def wait_s(self, rate: RateLimit, messages: float, size: float, now: float) -> float:
         """The seconds until the buckets hold this many messages and bytes."""
         wait_s = max(
             max(self._messages_full_at - now, 0.0) + messages * rate.message_s - rate.messages_depth_s,

@@ -1,4 +1,7 @@
-"""Frames from clients: rejected, answered here, or forwarded to the router."""
+"""Frames from clients: rejected, answered here, or forwarded to the router.
+
+A frame over the rate limit is not decoded. A frame with many values costs its sender more messages.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from trunkline.v1.frame_pb2 import (
     PongFrame,
     ResumeFrame,
     ServerFrame,
+    SignalFrame,
 )
 from trunkline.v1.frames import CLIENT_FRAMES
 
@@ -22,10 +26,13 @@ from trunkline_edge.core.connection import Connection, ConnectionState
 from trunkline_edge.core.encoding import add_framing
 from trunkline_edge.core.sessions import Sessions
 from trunkline_edge.core.token_refresh import TokenRefresh
-from trunkline_edge.dialects.codec import Decoded, DirectReply, FrameRefused, SwitchCodec
+from trunkline_edge.dialects.codec import SMALL_FRAME_BYTES, DirectReply, FrameRefused, SwitchCodec
 
 #: Frames with an id that the router answers.
 _REQUESTS = frozenset(kind for kind, rule in CLIENT_FRAMES.items() if rule.is_request)
+
+#: The contract's limit of a SignalFrame in protobuf.
+MAX_SIGNAL_BYTES = 16384
 
 #: Longest id that a `pong` repeats.
 _MAX_PING_ID = 128
@@ -63,18 +70,25 @@ class ClientFrameHandler:
             connection.buffered_input.append((payload, binary))
             return
         self._sessions.counts.frames_in += 1
-        limiter = connection.rate_limiter
-        over_limit = limiter.take(len(payload), now) if limiter is not None else None
+        limiter, codec = connection.rate_limiter, connection.codec
+        if limiter is not None and (over_limit := limiter.take(len(payload), now)) is not None:
+            self._sessions.reject(connection, over_limit, codec.frame_id(payload, binary))
+            self._throttle.throttle(connection, now)
+            return
         try:
-            decoded = connection.codec.decode(payload, binary)
+            decoded = codec.decode(payload, binary)
         except FrameRefused as refused:
-            if over_limit is None:
-                self._sessions.reject(connection, refused.reason, refused.frame_id)
-                return
-            decoded = None
-        if over_limit is not None:
-            self._reject_over_limit(connection, decoded, over_limit, now)
-        elif isinstance(decoded, ClientFrame):
+            if limiter is not None and refused.values:
+                limiter.charge(refused.values, now)
+            self._sessions.reject(connection, refused.reason, refused.frame_id)
+            return
+        if (
+            limiter is not None
+            and len(payload) > SMALL_FRAME_BYTES
+            and (values := codec.count_values(payload, decoded))
+        ):
+            limiter.charge(values, now)
+        if isinstance(decoded, ClientFrame):
             self._handle(connection, decoded)
         else:
             self._handle_codec_result(connection, decoded)
@@ -90,15 +104,6 @@ class ClientFrameHandler:
         for payload, binary in buffered:
             self.received(connection, payload, binary, now)
         self._throttle.resume(connection)
-
-    def _reject_over_limit(
-        self, connection: Connection, decoded: Decoded, reason: Refused, now: float
-    ) -> None:
-        frame = decoded.decoded if isinstance(decoded, SwitchCodec) else decoded
-        kind = frame.WhichOneof("frame") if isinstance(frame, ClientFrame) else None
-        frame_id = getattr(getattr(frame, kind), "id", "") if kind else ""
-        self._sessions.reject(connection, reason, frame_id)
-        self._throttle.throttle(connection, now)
 
     def _handle_codec_result(self, connection: Connection, decoded: DirectReply | SwitchCodec | None) -> None:
         """Do what a codec returned instead of a frame; a switch of codecs may carry one."""
@@ -152,6 +157,8 @@ class ClientFrameHandler:
                 return
         else:
             size = frame.ByteSize()
+            if kind == "signal" and size > MAX_SIGNAL_BYTES and self._is_signal_too_large(connection, frame):
+                return
         if not self._uplink.is_up:
             return
         entry = self._uplink.add(size).frame
@@ -159,6 +166,16 @@ class ClientFrameHandler:
         entry.frame.CopyFrom(frame)
         if self._uplink.is_full:
             self._throttle.wait_for_uplink(connection)
+
+    def _is_signal_too_large(self, connection: Connection, frame: ClientFrame) -> bool:
+        """Reject a signal over the router's limit, so that it does not cross the link."""
+        size = frame.signal.ByteSize()
+        if size <= MAX_SIGNAL_BYTES:
+            return False
+        problem = f"is {size} bytes large; at most {MAX_SIGNAL_BYTES} are allowed"
+        reason = catalogue.INVALID_ARGUMENT.refused(field=SignalFrame.DESCRIPTOR.name, problem=problem)
+        self._sessions.reject(connection, reason, "")
+        return True
 
     def _add_request(
         self, connection: Connection, kind: str, frame_id: str, frame: ClientFrame, size: int

@@ -8,6 +8,9 @@ from trunkline.v1.tenant_pb2 import TenantLimits
 from trunkline_runtime.tenant_policy import rate_limited
 from trunkline_runtime.token_bucket import RateLimit, TokenBucket
 
+#: Values in a frame that take as long as a message to decode, forward and encode.
+VALUES_PER_MESSAGE = 16
+
 
 class TenantRateLimiter:
     """Rate limiter that all connections of one tenant to this edge share."""
@@ -57,3 +60,14 @@ class ConnectionRateLimiter:
             self._bucket.refund(tenant.connection_rate, size)
             return rate_limited(tenant.rate, wait_s, f"the clients of tenant {tenant.name}")
         return None
+
+    def charge(self, values: int, now: float) -> None:
+        """Charge the values of a frame that was taken, as messages, into debt if need be.
+
+        The frame itself may pass; later ones are over the limit until the debt is paid.
+        """
+        messages = values / VALUES_PER_MESSAGE
+        tenant = self.tenant
+        rate = tenant.connection_rate
+        self._bucket.charge(rate, rate.clamp_messages(messages), 0, now)
+        tenant.bucket.charge(tenant.rate, tenant.rate.clamp_messages(messages), 0, now)

@@ -7,11 +7,14 @@ import json
 import pytest
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import ConnectionOpened
+from trunkline.v1.frame_pb2 import ClientFrame, SignalFrame
 from trunkline.v1.tenant_pb2 import TenantLimits
 from trunkline_edge.core.connection import Connection
 from trunkline_edge.core.edge import EdgeCore
-from trunkline_edge.core.rate_limits import ConnectionRateLimiter, TenantRateLimiter
+from trunkline_edge.core.rate_limits import VALUES_PER_MESSAGE, ConnectionRateLimiter, TenantRateLimiter
 from trunkline_edge.core.read_control import BATCHES_PER_S, MIN_BATCH
+from trunkline_edge.dialects.native.handshake import CODECS
+from trunkline_edge.dialects.native.json_codec import NativeJson
 
 from tests.edge.core.core_harness import (
     JSON,
@@ -200,3 +203,73 @@ def test_connects_are_limited_by_the_second() -> None:
         pace.connect(10)
     assert (refused.value.entry.code, refused.value.retry_after_ms) == ("TOO_MANY_CONNECTS", 500)
     pace.connect(10.5)
+
+
+class CountingCodec(NativeJson):
+    """Counts the frames that it decodes."""
+
+    def __init__(self) -> None:
+        self.decoded = 0
+
+    def decode(self, payload: bytes, binary: bool = False) -> ClientFrame:
+        self.decoded += 1
+        return super().decode(payload, binary)
+
+
+def test_a_frame_over_the_limit_is_not_decoded_and_refused_by_its_id() -> None:
+    core = linked_core()
+    client = paced(core, TenantRateLimiter("t", limits(connection_messages_per_s=1)))
+    codec = client.codec = CountingCodec()
+    core.client_frames.received(client, say("m1"), now=10)
+    core.client_frames.received(client, say("m2"), now=10)
+    assert (codec.decoded, error(client)["id"]) == (1, "m2")
+
+
+@pytest.mark.parametrize("codec", ["trunkline.v1.json", "trunkline.v1.proto"])
+def test_a_frame_of_many_values_costs_more_messages(codec: str) -> None:
+    core = linked_core()
+    client = paced(core, TenantRateLimiter("t", limits(connection_messages_per_s=1000)))
+    frame = ClientFrame(signal=SignalFrame(name="n", data={"a": [True] * 3200}))
+    payload = frame.SerializeToString()
+    if codec == "trunkline.v1.json":
+        payload = b'{"type":"signal","name":"n","data":{"a":[%b]}}' % b",".join([b"1"] * 1280)
+    client.codec = CODECS[codec]
+    taken = 0
+    while not client.reading_paused:
+        core.client_frames.received(client, payload, now=10)
+        taken += 1
+    # A second's messages pay for so many, and the last one that began within it.
+    values = 1284 if codec == "trunkline.v1.json" else 3201
+    assert taken - 1 == pytest.approx(1000 / (1 + values / VALUES_PER_MESSAGE), abs=1)
+
+
+def test_a_refused_frame_pays_for_its_values_and_owes_a_second_at_most() -> None:
+    core = linked_core()
+    client = paced(core, TenantRateLimiter("t", limits(connection_messages_per_s=10)))
+    core.client_frames.received(
+        client, b'{"type":"ping","id":"p","a":[%b]}' % b",".join([b"1"] * 99_999), now=10
+    )
+    assert (error(client)["code"], error_of(core, client, 10)) == ("INVALID_ARGUMENT", "RATE_LIMITED")
+    core.client_frames.unthrottle_next(11.2)
+    core.client_frames.received(client, say("m1"), now=11.2)
+    assert forwarded(core) == ["frame 1 m1"]
+
+
+def error_of(core: EdgeCore, client: Connection, now: float) -> object:
+    core.client_frames.received(client, say("m0"), now=now)
+    return error(client)["code"]
+
+
+@pytest.mark.parametrize("codec", ["trunkline.v1.json", "trunkline.v1.proto"])
+def test_a_signal_over_the_routers_limit_is_refused_before_the_link(codec: str) -> None:
+    core = linked_core()
+    client = paced(core, TenantRateLimiter("t", limits()))
+    client.codec = CODECS[codec]
+    for size, fits in ((16_300, True), (16_400, False)):
+        frame = ClientFrame(signal=SignalFrame(name="n", data={"a": "x" * size}))
+        payload = frame.SerializeToString()
+        if codec == "trunkline.v1.json":
+            payload = b'{"type":"signal","name":"n","data":{"a":"%b"}}' % (b"x" * size)
+        core.client_frames.received(client, payload, now=10)
+        assert len(forwarded(core)) == fits
+    assert core.counts.refused_by == {"INVALID_ARGUMENT": 1}
