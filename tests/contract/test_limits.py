@@ -181,6 +181,16 @@ def struct(levels: int) -> dict[str, Any]:
     return value  # type: ignore[no-any-return]
 
 
+def values(count: int) -> dict[str, Any]:
+    """Return a Struct with this many values: a list and its items."""
+    return {"k": [1] * (count - 1)}
+
+
+def data(count: int) -> dict[str, Any]:
+    """Return a part with this many free-form values."""
+    return {"custom": {"data": values(count)}}
+
+
 def samples(name: str) -> tuple[list[Any], list[Any]]:
     """Return values that the rule of a field refuses, and values that it accepts."""
     rule = CONSTRAINTS[name]
@@ -239,15 +249,26 @@ SPECIAL: dict[str, tuple[list[Any], list[Any]]] = {
     "required": ([None], []),
     "required; a named value": ([0, 3, None], [1, 2]),
     "a named value, or not set": ([4, 99], [0, 1, 2, 3]),
-    "1 to 64 items": ([[], [*PARTS, PART]], [[PART], PARTS]),
+    "1 to 64 items; at most 8192 values in `data` together": (
+        [[], [*PARTS, PART], [data(4096), data(4096), data(1)], [data(200)] * 41],
+        [[PART], PARTS, [data(4096)] * 2, [data(128)] * 64, [data(4096), PART, data(4095), data(1)]],
+    ),
     "at most 8388608 bytes": ([b"x" * 8388609], [b"", b"x" * 8388608]),
-    "at most 24 levels deep": ([struct(25), struct(26)], [{}, struct(1), struct(24)]),
+    "at most 24 levels deep; at most 4096 values": (
+        [struct(25), struct(26), values(4097), {"k": [{"k": 1}] * 2048}, {"k": [[]] * 4096}],
+        [{}, struct(1), struct(24), values(4096), {"k": [{"k": 1}] * 2047 + [1]}, {"k": [[]] * 4095}],
+    ),
     "at most 128 items": (
         [[{"address": TENANT}] * 129],
         [[], [{"address": TENANT}] * 128],
     ),
     "1 to 500 items": ([[], [1] * 501], [[1], [1] * 500]),
-    "ExtendMessageRequest.deltas": ([[{"text": "x"}] * 1025], [[], [{"text": "x"}] * 1024]),
+    # More values do not fit into a signal.
+    "SignalFrame.data": ([struct(25), struct(26)], [{}, struct(24), {"k": [None] * 4000}]),
+    "ExtendMessageRequest.deltas": (
+        [[{"text": "x"}] * 1025, [{"part": data(100)}] * 82],
+        [[], [{"text": "x"}] * 1024, [{"part": data(100)}, {"text": "x"}] * 81],
+    ),
     "Grants.groups": ([["g"] * 1025], [[], ["g"] * 1024]),
     **dict.fromkeys(
         ("TokenHolder.agents", "TokenHolder.platforms", "TokenHolder.persons"),

@@ -21,6 +21,7 @@ from trunkline.v1.frame_pb2 import (
     SignalFrame,
 )
 from trunkline.v1.frames import CLIENT_FRAMES
+from trunkline_runtime.free_form import MAX_SIGNAL_BYTES
 
 from trunkline_edge.core.connection import Connection, ConnectionState
 from trunkline_edge.core.encoding import add_framing
@@ -30,9 +31,6 @@ from trunkline_edge.dialects.codec import SMALL_FRAME_BYTES, DirectReply, FrameR
 
 #: Frames with an id that the router answers.
 _REQUESTS = frozenset(kind for kind, rule in CLIENT_FRAMES.items() if rule.is_request)
-
-#: The contract's limit of a SignalFrame in protobuf.
-MAX_SIGNAL_BYTES = 16384
 
 #: Longest id that a `pong` repeats.
 _MAX_PING_ID = 128

@@ -16,9 +16,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
+from trunkline_runtime.free_form import MAX_MESSAGE_VALUES
 
 #: Most values in one frame of a client: objects, arrays, strings, numbers, booleans and nulls at all levels.
-MAX_FRAME_VALUES = 8192
+MAX_FRAME_VALUES = MAX_MESSAGE_VALUES
 
 #: Lone surrogates that are replaced in one text; one with more is not decoded.
 MAX_REPLACED = 10_000
@@ -56,11 +57,11 @@ def count_values(text: bytes) -> int:
 
 
 def count_above(text: bytes, few: int) -> int:
-    """Count the values in JSON text if there are more than `few`, else return 0; most text is long strings."""
+    """Count the values in JSON text if there are more than `few`, else return 0."""
     # A value takes at least two bytes, with its separator.
     if len(text) < 2 * few:
         return 0
-    # Of short text, counting within strings as well is quicker than leaving them out.
+    # Most text is long strings. Of a short one, counting in them as well is quicker than cutting them out.
     if len(text) < _SHORT_BYTES and text.count(b",") + text.count(b"[") + text.count(b"{") < few:
         return 0
     values = count_values(text)

@@ -89,7 +89,9 @@ _FORMS: list[tuple[str, Callable[..., Schema]]] = [
     (r"(\d+) characters of lower-case hex", lambda field, count: {"pattern": f"^[0-9a-f]{{{count}}}$"}),
     (r"([A-Z_]+) to ([A-Z_]+)", _from_to),
     (r"(\w+(?:, \w+)* or \w+)", lambda field, words: {"enum": re.split(", | or ", words)}),
+    # JSON Schema does not limit the depth of a value, nor the values in it.
     (r"required|a named value, or not set|at most \d+ levels deep", lambda field: {}),
+    (r"at most \d+ values(?: in `data` together)?", lambda field: {}),
     (r"a named value", _named),
     (r"(\d+) to (\d+) characters", lambda field, low, high: {"minLength": low, "maxLength": high}),
     (r"empty, or \d+ to (\d+) characters", lambda field, high: {"maxLength": high}),

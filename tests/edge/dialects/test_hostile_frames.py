@@ -16,8 +16,8 @@ from trunkline_edge.dialects.langbot.chat_codec import LangBotCodec
 from trunkline_edge.dialects.langbot.json_values import value_of
 from trunkline_edge.dialects.maim.api_codec import MaimApi
 from trunkline_edge.dialects.maim.tenant import Maim
-from trunkline_edge.dialects.native.free_form import MAX_VALUES
 from trunkline_edge.dialects.native.handshake import CODECS
+from trunkline_runtime.free_form import MAX_VALUES
 
 from tests.edge.dialects.hostile_frames import NATIVE_JSON, NATIVE_PROTO, SIZE, VALUES, in_dialect
 
@@ -111,7 +111,7 @@ def test_a_free_form_value_may_have_so_many_values_in_either_encoding() -> None:
         (PROTO, frame.SerializeToString()),
     ):
         refused = refusal(codec, payload)
-        assert f"free-form values may have at most {MAX_VALUES} values" in str(refused)
+        assert f"a free-form value has more than {MAX_VALUES} values" in str(refused)
         assert (refused.entry.code, refused.frame_id) == ("MALFORMED_FRAME", "m1")
 
 

@@ -8,8 +8,8 @@ import pytest
 from trunkline.v1.edge_service_pb2 import ConnectionFrame, EdgeEntry, LinkRequest
 from trunkline.v1.frame_pb2 import ClientFrame
 from trunkline_edge.dialects.codec import Codec, FrameRefused
-from trunkline_edge.dialects.native.free_form import MAX_DEPTH
 from trunkline_edge.dialects.native.handshake import CODECS
+from trunkline_runtime.free_form import MAX_DEPTH
 
 JSON, PROTO = CODECS["trunkline.v1.json"], CODECS["trunkline.v1.proto"]
 
@@ -146,7 +146,7 @@ def test_free_form_values_may_be_nested_up_to_the_limit_on_either_encoding(make)
     assert refusal(PROTO, make(MAX_DEPTH + 1).SerializeToString()).entry.code == "MALFORMED_FRAME"
     for levels in (MAX_DEPTH + 1, 200):
         payload = json.dumps({"type": "signal", "data": nested(levels)}).encode()
-        assert f"at most {MAX_DEPTH} levels" in str(refusal(JSON, payload))
+        assert f"more than {MAX_DEPTH} levels" in str(refusal(JSON, payload))
     payload = json.dumps({"type": "signal", "name": "n", "data": nested(MAX_DEPTH)}).encode()
     assert JSON.decode(payload) == FREE_FORM["signal"](MAX_DEPTH)
 

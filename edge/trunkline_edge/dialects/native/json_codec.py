@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from trunkline.v1 import catalogue
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
+from trunkline_runtime.free_form import UnfitValue
 
 from trunkline_edge.dialects.codec import MAX_ID_CHARACTERS, Codec, FrameRefused, too_many_values
 from trunkline_edge.dialects.json_text import (
@@ -16,7 +17,6 @@ from trunkline_edge.dialects.json_text import (
     replace_lone_surrogates,
     top_level_string,
 )
-from trunkline_edge.dialects.native.free_form import UnfitValue
 from trunkline_edge.dialects.native.json_input import input_type, reader
 from trunkline_edge.dialects.native.json_output import writer
 
@@ -63,7 +63,7 @@ class NativeJson(Codec):
             # The only conversion in protobuf that can fail: an integer to a Struct's double.
             problem = "a number is out of range"
         except UnfitValue as unfit:
-            problem, values = str(unfit), unfit.values
+            problem, values = f"a free-form value {unfit.problem}", unfit.values
         except (msgspec.MsgspecError, ValueError) as error:
             # Lone surrogates are looked for only here, because all else in JSON is valid without them.
             if (repaired := replace_lone_surrogates(payload)) is not payload:

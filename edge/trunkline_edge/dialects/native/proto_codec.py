@@ -5,6 +5,7 @@ from __future__ import annotations
 from google.protobuf.message import DecodeError
 from trunkline.v1 import catalogue
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
+from trunkline_runtime.free_form import UnfitValue, count_in_struct
 
 from trunkline_edge.dialects.codec import (
     FREE_VALUES,
@@ -16,7 +17,6 @@ from trunkline_edge.dialects.codec import (
     too_many_values,
 )
 from trunkline_edge.dialects.json_text import MAX_FRAME_VALUES
-from trunkline_edge.dialects.native.free_form import UnfitValue, count_in_frame
 from trunkline_edge.dialects.native.outline import count_items
 
 #: The numbers of frames whose first field is their id.
@@ -58,9 +58,11 @@ class NativeProto(Codec):
         # Unknown groups can be nested too, and would count in the link's batch.
         frame.DiscardUnknownFields()
         try:
-            values = count_in_frame(frame)
+            values = _count_in_structs(frame)
         except UnfitValue as unfit:
-            raise _malformed(str(unfit), self.frame_id(payload), unfit.values) from None
+            raise _malformed(
+                f"a free-form value {unfit.problem}", self.frame_id(payload), unfit.values
+            ) from None
         if values > MAX_FRAME_VALUES:
             raise too_many_values(values, self.frame_id(payload))
         return frame
@@ -85,12 +87,23 @@ class NativeProto(Codec):
         # Each begins with one of two bytes, which are rare in text.
         if payload.count(_VALUE_TAG) + payload.count(_LONG_VALUE_TAG) <= FREE_VALUES:
             return 0
-        values = count_in_frame(decoded) if isinstance(decoded, ClientFrame) else 0
+        values = _count_in_structs(decoded) if isinstance(decoded, ClientFrame) else 0
         return values if values > FREE_VALUES else 0
 
     def encode(self, frame: ServerFrame) -> bytes:
         """See Codec."""
         return frame.SerializeToString()
+
+
+def _count_in_structs(frame: ClientFrame) -> int:
+    """Count the values in the Structs of a frame. Raises UnfitValue for one that is over a limit."""
+    kind = frame.WhichOneof("frame")
+    if kind == "signal":
+        return count_in_struct(frame.signal.data)
+    if kind not in ("message", "edit"):
+        return 0
+    parts = frame.message.parts if kind == "message" else frame.edit.parts
+    return sum(count_in_struct(part.custom.data) for part in parts if part.HasField("custom"))
 
 
 def _varint(payload: bytes, start: int) -> tuple[int, int]:

@@ -14,7 +14,8 @@ from trunkline.v1 import catalogue
 from trunkline.v1.agent_service_pb2 import ReplyDeltas
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.error_pb2 import Error
-from trunkline.v1.message_pb2 import Delta, Message, MessageState
+from trunkline.v1.message_pb2 import Delta, Message, MessageState, Part
+from trunkline_runtime.free_form import MAX_MESSAGE_VALUES, count_up_to_limit
 
 from trunkline_router.core.agents.worker import AttachedWorker
 from trunkline_router.core.replies.message_parts import PartsBuilder
@@ -62,6 +63,7 @@ class StreamedMessage:
         "topic",
         "unsaved_bytes",
         "unsaved_since",
+        "values",
     )
 
     def __init__(self, topic: TopicKey, message: Message, producer: Producer, now: float) -> None:
@@ -78,6 +80,8 @@ class StreamedMessage:
         self.reply_number = 0
         self.next_index = message.next_index
         self.size = message.ByteSize()
+        #: Free-form values in its parts.
+        self.values = sum(map(_count_values, message.parts))
         #: When its producer last sent something, unless that is an attached worker.
         self.heard_at = now
         #: Set once an end is on its way to the log.
@@ -124,10 +128,11 @@ class StreamedMessage:
 
     # Deltas
 
-    def add(self, delta: Delta) -> bool:
+    def add(self, delta: Delta, *, is_stored: bool = False) -> bool:
         """Append a delta. Return False if it is a repeat.
 
-        Raises Refused DELTA_GAP, MESSAGE_TOO_LARGE or INVALID_ARGUMENT and changes nothing then.
+        One that the log holds, `is_stored`, may date from before the limits of free-form values. Otherwise
+        raises Refused DELTA_GAP, MESSAGE_TOO_LARGE or INVALID_ARGUMENT and changes nothing then.
         """
         if delta.index != self.next_index:
             if delta.index < self.next_index:
@@ -145,7 +150,9 @@ class StreamedMessage:
             self._reserve(kind, size)
             self._parts.add_text(kind, text)
         elif kind == "part":
-            check(delta.part, "part")
+            if not is_stored:
+                check(delta.part, "part")
+                self._reserve_values(delta.part)
             size = delta.part.ByteSize()
             self._reserve(kind, size)
             self._parts.add_part(delta.part)
@@ -165,6 +172,13 @@ class StreamedMessage:
             self.size += size
             return
         raise catalogue.MESSAGE_TOO_LARGE.refused(message_id=self.id, limit=limit)
+
+    def _reserve_values(self, part: Part) -> None:
+        values = _count_values(part)
+        if self.values + values > MAX_MESSAGE_VALUES:
+            limit = f"{MAX_MESSAGE_VALUES} values in `data` together"
+            raise catalogue.MESSAGE_TOO_LARGE.refused(message_id=self.id, limit=limit)
+        self.values += values
 
     def gap(self, index: int) -> Refused:
         """Return the error for a delta, or an end, that leaves a gap."""
@@ -202,7 +216,7 @@ class StreamedMessage:
     def restore(self, deltas: ReplyDeltas) -> None:
         """Add deltas that the log holds beside the message."""
         for delta in deltas.deltas:
-            self.add(delta)
+            self.add(delta, is_stored=True)
         self._durable_index = self.next_index
         self._unsaved.clear()
         self.unsaved_bytes = 0
@@ -241,6 +255,11 @@ class StreamedMessage:
         if self.ended.error is not None:
             message.error.CopyFrom(self.ended.error)
         return message
+
+
+def _count_values(part: Part) -> int:
+    """Count the free-form values of a part."""
+    return count_up_to_limit(part.custom.data) if part.HasField("custom") else 0
 
 
 #: Tag of an entry of ReplyDeltas.deltas: its field number and the length-delimited wire type.

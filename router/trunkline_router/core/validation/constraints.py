@@ -7,6 +7,15 @@ from collections.abc import Callable, Collection, Mapping, Sized
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from trunkline_runtime.free_form import (
+    MAX_DEPTH,
+    MAX_MESSAGE_VALUES,
+    MAX_VALUES,
+    UnfitValue,
+    count_in_struct,
+    count_up_to_limit,
+)
+
 
 class Constraint(NamedTuple):
     """Constraint of a field, or of a message's size: the sentence in its comment, and the check."""
@@ -160,33 +169,38 @@ def size(limit: int) -> Constraint:
     return Constraint(f"at most {limit} bytes", problem)
 
 
-def depth(limit: int) -> Constraint:
-    """A Struct of at most `limit` levels.
+def _free_form_problem(value: Any) -> str | None:
+    try:
+        count_in_struct(value)
+    except UnfitValue as unfit:
+        return unfit.problem
+    return None
 
-    Protobuf parses no more than 100 levels of messages; each level of a Struct takes three of them, and
-    frames are nested in other messages.
-    """
+
+FREE_FORM = Constraint(f"at most {MAX_DEPTH} levels deep; at most {MAX_VALUES} values", _free_form_problem)
+
+
+def with_values(constraint: Constraint, part_of: Callable[[Any], Any] = lambda item: item) -> Constraint:
+    """Parts, or items that contain one, with at most MAX_MESSAGE_VALUES free-form values together."""
 
     def problem(value: Any) -> str | None:
-        return None if _is_within(value, limit) else f"is nested more than {limit} levels deep"
+        if found := constraint.problem(value):
+            return found
+        if len(value) * MAX_VALUES <= MAX_MESSAGE_VALUES:
+            return None
+        values = 0
+        for item in value:
+            part = part_of(item)
+            if part.HasField("custom"):
+                # One over a limit of its own is reported with its place, unless the sum is over this one.
+                values += count_up_to_limit(part.custom.data)
+                if values > MAX_MESSAGE_VALUES:
+                    return f"have more than {MAX_MESSAGE_VALUES} values in `data` together"
+        return None
 
-    return Constraint(f"at most {limit} levels deep", problem)
-
-
-def _is_within(struct: Any, levels: int) -> bool:
-    """Return whether a Struct has at most `levels` levels; a loop, as the input decides the depth."""
-    values = list(struct.fields.values())
-    while values and levels > 1:
-        levels -= 1
-        inner = []
-        for value in values:
-            kind = value.WhichOneof("kind")
-            if kind == "struct_value":
-                inner += value.struct_value.fields.values()
-            elif kind == "list_value":
-                inner += value.list_value.values
-        values = inner
-    return not any(value.WhichOneof("kind") in ("struct_value", "list_value") for value in values)
+    return Constraint(
+        f"{constraint.sentence}; at most {MAX_MESSAGE_VALUES} values in `data` together", problem
+    )
 
 
 def _attributes_problem(value: Mapping[str, str]) -> str | None:

@@ -6,10 +6,12 @@ compares each sentence with the comment in the proto.
 
 from __future__ import annotations
 
+from trunkline_runtime.free_form import MAX_SIGNAL_BYTES
 from trunkline_runtime.token_bucket import LARGEST_MESSAGE_BYTES
 
 from trunkline_router.core.validation.constraints import (
     ATTRIBUTES,
+    FREE_FORM,
     ID,
     OPTIONAL_ID,
     OPTIONAL_TOKEN,
@@ -17,12 +19,12 @@ from trunkline_router.core.validation.constraints import (
     TOKEN,
     Constraint,
     at_most,
-    depth,
     each,
     items,
     named,
     number,
     size,
+    with_values,
 )
 from trunkline_router.core.validation.tenant_constraints import TENANT_CONSTRAINTS
 
@@ -34,8 +36,7 @@ MAX_OPEN_BYTES = 1 << 20
 _TEXT = at_most(262144, "characters")
 _NAME = at_most(256, "characters")
 _SHORT = at_most(128, "characters")
-_PARTS = items(1, 64)
-_DEPTH = depth(24)
+_PARTS = with_values(items(1, 64))
 _END = size(16384)
 _END_STATE = number(2, 4)
 
@@ -71,7 +72,7 @@ CONSTRAINTS: dict[str, Constraint] = {
     "ToolResultPart.call_id": _SHORT,
     "ToolResultPart.result": _TEXT,
     "CustomPart.name": _NAME,
-    "CustomPart.data": _DEPTH,
+    "CustomPart.data": FREE_FORM,
     "MessageFrame": size(MAX_MESSAGE_BYTES),
     "MessageFrame.id": TOKEN,
     "MessageFrame.parts": _PARTS,
@@ -84,9 +85,9 @@ CONSTRAINTS: dict[str, Constraint] = {
     "UnsubscribeFrame.conversation": REQUIRED,
     "HistoryFrame.id": TOKEN,
     "HistoryFrame.limit": number(0, 500),
-    "SignalFrame": size(16384),
+    "SignalFrame": size(MAX_SIGNAL_BYTES),
     "SignalFrame.name": TOKEN,
-    "SignalFrame.data": _DEPTH,
+    "SignalFrame.data": FREE_FORM,
     "ReadFrame.position": REQUIRED,
     "DeliveredFrame.position": REQUIRED,
     "CancelFrame.id": TOKEN,
@@ -142,7 +143,7 @@ CONSTRAINTS: dict[str, Constraint] = {
     "ExtendMessageRequest": size(MAX_OPEN_BYTES),
     "ExtendMessageRequest.tenant": ID,
     "ExtendMessageRequest.message_id": TOKEN,
-    "ExtendMessageRequest.deltas": at_most(1024, "items"),
+    "ExtendMessageRequest.deltas": with_values(at_most(1024, "items"), lambda delta: delta.part),
     "EndMessageRequest": _END,
     "EndMessageRequest.tenant": ID,
     "EndMessageRequest.message_id": TOKEN,

@@ -197,3 +197,28 @@ def test_a_message_ends_with_its_parts_so_far() -> None:
     final = message.final()
     assert (final.state, final.next_index, final.parts[0].text.text) == (COMPLETE, 1, "all")
     assert final.reply_to == message.reply_to == "e1-0"
+
+
+def custom(index: int, values: int) -> Delta:
+    """Return a part with this many free-form values."""
+    return Delta(index=index, part={"custom": {"data": {str(value): True for value in range(values)}}})  # type: ignore[arg-type]
+
+
+def test_the_free_form_values_of_a_message_are_limited_all_together() -> None:
+    message = opened()
+    message.add(custom(0, 4096))
+    message.add(custom(1, 4000))
+    with pytest.raises(Refused) as refused:
+        message.add(custom(2, 97))
+    assert refused.value.entry.code == "MESSAGE_TOO_LARGE"
+    assert "8192 values" in str(refused.value)
+    message.add(custom(2, 96))
+    again = StreamedMessage(ALICE, message.snapshot(), Producer("one", 1), 0.0)
+    with pytest.raises(Refused):
+        again.add(custom(3, 1))
+
+
+def test_stored_deltas_from_before_a_limit_are_restored() -> None:
+    message = opened()
+    message.restore(ReplyDeltas(deltas=[custom(0, 5000), custom(1, 5000)]))
+    assert len(message.snapshot().parts) == message.next_index == 2
