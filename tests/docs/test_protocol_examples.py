@@ -14,8 +14,11 @@ from trunkline.v1 import catalogue
 from trunkline.v1.address_pb2 import DESCRIPTOR as ADDRESS_FILE
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
 from trunkline.v1.message_pb2 import Author, MessageState, Part
-from trunkline_edge.dialects.native.depth_limit import MAX_DEPTH
+from trunkline_edge.core.rate_limits import VALUES_PER_MESSAGE
+from trunkline_edge.dialects.codec import FREE_VALUES
+from trunkline_edge.dialects.json_text import MAX_FRAME_VALUES
 from trunkline_edge.dialects.native.handshake import CODECS
+from trunkline_runtime.free_form import MAX_DEPTH, MAX_VALUES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text("utf-8")
 JSON = CODECS["trunkline.v1.json"]
@@ -108,6 +111,8 @@ def test_the_table_of_close_codes_is_the_catalogues() -> None:
     assert sorted((int(code), reason) for code, reason in documented) == closes
 
 
-def test_the_depth_of_free_form_objects_is_the_codecs() -> None:
-    assert f"at most {MAX_DEPTH} levels" in PAGE
+def test_the_limits_of_free_form_objects_and_frames_are_the_codecs() -> None:
+    assert f"nested at most {MAX_DEPTH} levels deep and have at most {MAX_VALUES} values" in PAGE
+    assert f"A frame has at most {MAX_FRAME_VALUES} values. One with more than {FREE_VALUES}" in PAGE
+    assert f"one more message for every {VALUES_PER_MESSAGE} of them" in PAGE
     assert f"{MAX_DEPTH} levels deep" in PAGE
