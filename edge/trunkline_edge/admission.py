@@ -93,7 +93,7 @@ class Admission:
 
     def _admit(self, transport: ClientTransport, plan: ConnectPlan) -> None:
         tenant = plan.opened.address.tenant
-        attempt = ConnectAttempt(plan.token, transport.origin, transport.is_local)
+        attempt = ConnectAttempt(plan.token, transport.source, plan.may_be_foreign)
         try:
             principal = self.policy.admit(attempt, plan.opened, plan.names_user, time.monotonic())
         except Refused as reason:

@@ -220,10 +220,6 @@ class EdgeRuntime:
         self.core.counts.protocol_errors += 1
         self._protocol_errors.write(problem=problem, remote_ip=remote_ip)
 
-    def allows_origin(self, tenant: str, origin: str) -> str:
-        """See AdmissionPolicy."""
-        return self.admission.policy.allowed_origin(tenant, origin)
-
     def connect(self, transport: ClientTransport, plan: ConnectPlan) -> None:
         """Admit a client and ask the router to accept it. Raises Refused; may also reject it later."""
         self.core.sessions.check_capacity()
@@ -240,7 +236,7 @@ class EdgeRuntime:
         opened = plan.opened
         opened.connection_id = f"c{secrets.token_hex(12)}"
         opened.remote_ip = transport.remote_ip
-        opened.forwarded = transport.is_forwarded
+        opened.forwarded = transport.source.is_unlike_its_address
         opened.opened_at.GetCurrentTime()
         rollup_ms = self.settings.rollup_ms if plan.rollup_ms is None else plan.rollup_ms
         own_limiter = ConnectionRateLimiter(limiter) if limiter is not None else None

@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
-#: Metadata by which an edge says for whom it makes a call: the caller's IP address, that a proxy forwarded
-#: the request, and the tenant, percent-encoded, whose client token the edge has verified.
+from collections.abc import Iterable
+
+#: Metadata by which an edge says for whom it makes a call: the caller's IP address, that the caller does not
+#: count as local, and the tenant, percent-encoded, whose client the edge has admitted.
 REMOTE_IP, FORWARDED, ACTING_FOR = "trunkline-remote-ip", "trunkline-forwarded", "trunkline-acting-for"
 
 #: Metadata by which an edge names the client that it makes a call for: a serialized TokenHolder.
 TOKEN_HOLDER = "trunkline-client-bin"
 
-#: A request with one of these headers came through a proxy; its own address says nothing.
-PROXIED = ("forwarded", "x-forwarded-for", "x-real-ip")
+#: Headers that proxies, load balancers and CDNs add to the requests that they forward, by lower-case name.
+FORWARDING_HEADERS = frozenset(
+    {
+        "via", "forwarded", "forwarded-for", "client-ip", "x-client-ip", "x-cluster-client-ip",
+        "x-original-forwarded-for", "x-original-for", "x-original-host", "x-original-proto",
+        "x-proxyuser-ip", "x-remote-ip", "x-remote-addr", "x-host", "x-scheme", "cdn-loop",
+        "true-client-ip", "fastly-client-ip", "fly-client-ip", "cloudfront-viewer-address",
+        "do-connecting-ip", "x-nf-client-connection-ip", "x-vercel-id", "x-appengine-user-ip",
+        "x-azure-clientip", "x-azure-socketip", "x-amz-cf-id", "x-amzn-trace-id", "x-varnish",
+    }
+)  # fmt: skip
+
+#: Prefixes of such headers.
+FORWARDING_PREFIXES = ("x-forwarded", "x-real-", "x-envoy-", "x-arr-", "cf-", "tailscale-")
+
+
+def is_proxied(names: Iterable[str]) -> bool:
+    """True if a header, of which these are the lower-case names, was added by a proxy.
+
+    The peer address of such a request is the proxy's, and says nothing about the caller.
+    """
+    return any(name in FORWARDING_HEADERS or name.startswith(FORWARDING_PREFIXES) for name in names)
 
 
 def bearer_token(authorization: str) -> str | None:

@@ -31,20 +31,23 @@ def is_open(openness: int, is_local: bool) -> bool:
 def unauthenticated(tenant: str, openness: int, required: str = _TOKEN) -> Refused:
     """Refusal of a caller without credentials. Says so if local callers may do without."""
     if is_open(openness, is_local=True) and not is_open(openness, is_local=False):
-        required = f"tenant {tenant} is open to this machine only; from elsewhere {required}"
+        required = (
+            f"tenant {tenant} is open to this machine only, addressed as localhost and not through a proxy; "
+            f"otherwise {required}"
+        )
     return catalogue.UNAUTHORIZED.refused(problem=required)
 
 
 def check_open_to_call(tenant: str, openness: int, scope: int, is_local: bool) -> None:
     """Raises Refused UNAUTHORIZED unless a caller without credentials may use this scope.
 
-    ADMIN takes an API key even if the tenant is open to anybody, unless it is open to this machine only.
+    ADMIN takes an API key, however open the tenant is.
     """
     required = f"an API key with {scope_name(scope)} must be given"
+    if scope == SCOPE_ADMIN:
+        raise catalogue.UNAUTHORIZED.refused(problem=required)
     if not is_open(openness, is_local):
         raise unauthenticated(tenant, openness, required)
-    if scope == SCOPE_ADMIN and openness != OPENNESS_LOOPBACK:
-        raise catalogue.UNAUTHORIZED.refused(problem=required)
 
 
 def not_for_clients(scope: int) -> Refused:

@@ -45,7 +45,8 @@ class RecordingEventClient(RecordingClient):
         host, _, port = self.edge.rpartition(":")
         reader, self._writer = await asyncio.open_connection(host, int(port))
         last = f"Last-Event-ID: {self.last_id}\r\n" if resume and self.last_id else ""
-        self._writer.write(f"GET /v1/events?{urlencode(given)} HTTP/1.1\r\nHost: x\r\n{last}\r\n".encode())
+        head = f"GET /v1/events?{urlencode(given)} HTTP/1.1\r\nHost: localhost\r\n{last}\r\n"
+        self._writer.write(head.encode())
         self._reader = asyncio.create_task(self._read_stream(reader, self._writer, self.session))
         await wait_until(lambda: self.inbox or self.closed, f"{self.name} receives a response")
         return self.inbox.pop(0) if self.inbox else self.closing or self.refusal or {"type": "broken"}

@@ -61,8 +61,8 @@ def test_the_confirmation_is_written_together_with_the_handshake(edge: Process, 
     for _ in range(20):
         with socket.create_connection((host, int(port)), timeout=TIMEOUT_S) as client:
             key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13"
-            upgrade = "Connection: Upgrade\r\nUpgrade: websocket"
-            client.sendall(f"GET /ws/{place} HTTP/1.1\r\nHost: edge\r\n{upgrade}\r\n{key}\r\n\r\n".encode())
+            upgrade = "Host: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket"
+            client.sendall(f"GET /ws/{place} HTTP/1.1\r\n{upgrade}\r\n{key}\r\n\r\n".encode())
             head, _, frame = client.recv(65536).partition(b"\r\n\r\n")
             if sys.platform == "linux":
                 # tcpi_data_segs_in: two writes would be two segments, even if one `recv` returns both.

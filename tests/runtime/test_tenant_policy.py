@@ -18,7 +18,6 @@ LOCAL, REMOTE = True, False
     ("openness", "scope", "is_local"),
     [
         (OPENNESS_LOOPBACK, SCOPE_BROADCAST, LOCAL),
-        (OPENNESS_LOOPBACK, SCOPE_ADMIN, LOCAL),
         (OPENNESS_ANYBODY, SCOPE_BROADCAST, REMOTE),
     ],
 )
@@ -31,6 +30,7 @@ def test_an_open_tenant_needs_no_credentials(openness: int, scope: int, is_local
     [
         (OPENNESS_NOBODY, SCOPE_BROADCAST, LOCAL, "an API key with SCOPE_BROADCAST must be given"),
         (OPENNESS_LOOPBACK, SCOPE_BROADCAST, REMOTE, "tenant t is open to this machine only"),
+        (OPENNESS_LOOPBACK, SCOPE_ADMIN, LOCAL, "an API key with SCOPE_ADMIN must be given"),
         (OPENNESS_ANYBODY, SCOPE_ADMIN, LOCAL, "an API key with SCOPE_ADMIN must be given"),
     ],
 )

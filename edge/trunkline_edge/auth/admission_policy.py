@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from trunkline.v1 import catalogue
+from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import ConnectionOpened, TenantPolicy
 from trunkline.v1.tenant_pb2 import TENANT_STATE_ACTIVE
 from trunkline_runtime.allowed_addresses import AllowedAddresses
-from trunkline_runtime.loopback import is_loopback_host
-from trunkline_runtime.tenant_policy import inactive, unauthenticated
+from trunkline_runtime.tenant_policy import inactive
 
+from trunkline_edge.auth.caller_policy import CONNECT, check_caller
 from trunkline_edge.auth.claims import is_id
 from trunkline_edge.auth.jwks import JwksCache
 from trunkline_edge.auth.key_set import inline_keys
 from trunkline_edge.auth.principal import RIGHTS, Principal
+from trunkline_edge.auth.request_source import RequestSource
 from trunkline_edge.auth.tokens import UnknownKey, verify
 from trunkline_edge.core.rate_limits import TenantRateLimiter
 from trunkline_edge.dialects.tenant_policies import TenantPolicies, digest_of
@@ -24,14 +25,13 @@ from trunkline_edge.dialects.tenant_policies import TenantPolicies, digest_of
 
 @dataclass(frozen=True, slots=True)
 class ConnectAttempt:
-    """The credentials and origin of a connect request."""
+    """The credentials and source of a connect request."""
 
     #: Empty if the client sent none.
     token: str
-    #: The `Origin` of a web page; empty for other clients.
-    origin: str
-    #: The client is on the edge's own machine, and not behind a proxy.
-    is_local: bool
+    source: RequestSource
+    #: The token may be another system's; see Dialect.
+    may_be_foreign: bool = False
 
 
 class TenantAuth:
@@ -130,15 +130,36 @@ class AdmissionPolicy:
         if policy.state != TENANT_STATE_ACTIVE:
             raise inactive(policy.tenant, policy.state)
         auth.rate_limiter.connect(now)
-        self._check_origin(auth, attempt)
-        if not self._needs_token(auth, attempt):
+        principal = self._principal_of(auth, attempt)
+        if principal is None:
             return None
-        principal = self.verify(policy.tenant, attempt.token)
         principal.authorize(opened, names_user)
         if names_user and not principal.any_user:
             opened.user = principal.user
         opened.grants.CopyFrom(principal.grants())
         return principal
+
+    def _principal_of(self, auth: TenantAuth, attempt: ConnectAttempt) -> Principal | None:
+        """The principal of the token; None for a client that needs none. Raises Refused and UnknownKey."""
+        name = auth.policy.tenant
+        if not attempt.token or self.ignores(name, attempt):
+            check_caller(auth.policy, attempt.source, CONNECT, has_proof=False)
+            return None
+        check_caller(auth.policy, attempt.source, CONNECT, has_proof=True)
+        return self.verify(name, attempt.token)
+
+    def ignores(self, name: str, attempt: ConnectAttempt) -> bool:
+        """Whether a token is ignored: another system's, of a client that needs none.
+
+        A key that is not known yet counts as another system's: the client needs no token, so none is fetched.
+        """
+        if not (attempt.may_be_foreign and self._tenants.is_open(name, attempt.source.is_local)):
+            return False
+        try:
+            self.verify(name, attempt.token)
+        except (Refused, UnknownKey):
+            return True
+        return False
 
     def verify(self, name: str, token: str) -> Principal:
         """The principal of a token that was sent to a tenant. Raises Refused and UnknownKey."""
@@ -164,41 +185,6 @@ class AdmissionPolicy:
         auth = self._auth.get(name)
         if auth is not None and auth.jwks_url:
             await self._jwks.refresh(auth.jwks_url)
-
-    def _needs_token(self, auth: TenantAuth, attempt: ConnectAttempt) -> bool:
-        """Whether the token must be verified. Raises Refused if one is required and missing."""
-        name = auth.policy.tenant
-        is_open = self._tenants.is_open(name, attempt.is_local)
-        if attempt.token and (self._tenants.can_verify_tokens(name) or not is_open):
-            return True
-        if is_open:
-            return False
-        raise unauthenticated(name, auth.policy.settings.open_to)
-
-    def _check_origin(self, auth: TenantAuth, attempt: ConnectAttempt) -> None:
-        """Raises Refused ORIGIN_FORBIDDEN."""
-        origins = auth.policy.settings.origins
-        if not attempt.origin or attempt.origin in origins:
-            return
-        # A tenant open to this machine is not open to every web page that a browser on it displays.
-        by_machine = not attempt.token and not self._tenants.is_open(auth.policy.tenant, is_local=False)
-        if origins or (by_machine and not _is_local_page(attempt.origin)):
-            raise catalogue.ORIGIN_FORBIDDEN.refused(origin=attempt.origin[:256])
-
-    def allowed_origin(self, name: str, origin: str) -> str:
-        """The `Access-Control-Allow-Origin` for a page of this origin; empty to leave the header out."""
-        auth = self._auth.get(name)
-        if auth is None or not auth.policy.settings.origins:
-            return "*"
-        return origin if origin in auth.policy.settings.origins else ""
-
-
-def _is_local_page(origin: str) -> bool:
-    try:
-        host = urlsplit(origin).hostname or ""
-    except ValueError:
-        return False
-    return is_loopback_host(host)
 
 
 def _digest_identity(digest: str) -> str:

@@ -40,7 +40,7 @@ class ConnectRequest(NamedTuple):
     #: The negotiated subprotocol; None if the dialect has none or the client asked for none.
     subprotocol: str | None
     tenants: TenantPolicies
-    #: The client is on the edge's own machine, and not behind a proxy.
+    #: The client is on the edge's own machine; see RequestSource.
     is_local: bool = False
 
     def parameter(self, name: str) -> str:
@@ -70,6 +70,9 @@ class ConnectPlan:
     names_user: bool = True
     #: The window in which deltas are joined; None for the edge's own.
     rollup_ms: int | None = None
+    #: The token may be another system's, which the dialect's clients send in any case. On a tenant that is
+    #: open to the client, a token that is not valid is then ignored.
+    may_be_foreign: bool = False
     #: The dialect's clients send larger frames than native ones.
     large_frames: bool = False
     #: Completes the plan with the client's first message; the handshake is accepted before. Raises Refused
@@ -85,6 +88,7 @@ class HttpRequest(NamedTuple):
     headers: Mapping[str, str]
     body: bytes
     tenants: TenantPolicies
+    #: The caller is on the edge's own machine; see RequestSource.
     is_local: bool = False
 
 
@@ -118,6 +122,11 @@ class CallRefused(Exception):
 RouteSteps = Generator[RouterCall, Any, HttpReply]
 
 
+def tenant_in_path(parameters: Mapping[str, str], tenants: TenantPolicies) -> str:
+    """The tenant that a path names by its parameter `tenant`."""
+    return parameters.get("tenant", "")
+
+
 class DialectRoute(NamedTuple):
     """An HTTP route of a dialect; its handler is pure, and yields the RPCs to make."""
 
@@ -126,6 +135,8 @@ class DialectRoute(NamedTuple):
     handle: Callable[[HttpRequest], RouteSteps]
     #: Renders a refusal that comes before `handle`; None for the contract's own form.
     render_refusal: Callable[[CallRefused], HttpReply] | None = None
+    #: The tenant that a path's parameters identify without a token; empty for none.
+    tenant_of: Callable[[Mapping[str, str], TenantPolicies], str] = tenant_in_path
 
 
 @dataclass(frozen=True)
@@ -150,9 +161,6 @@ class Dialect:
     #: In order of preference.
     subprotocols: Sequence[str] = ()
     routes: Sequence[DialectRoute] = ()
-    #: The parameter of the routes' paths that holds a name reserved by its tenant; empty if paths name the
-    #: tenant itself.
-    reserved_parameter: str = ""
 
 
 def read_query(text: str) -> list[tuple[str, str]]:

@@ -42,13 +42,13 @@ class BodyReader:
         Raises Refused for a body that is not `expected`, of another type, too large, too late, or over the
         total bound.
         """
-        length = request.headers.get("content-length", "0")
-        if length == "0" and "transfer-encoding" not in request.headers:
+        if expected:
+            check_body_type(request)
+        if not _has_body(request):
             yield b""
             return
         if not expected:
             raise catalogue.INVALID_ARGUMENT.refused(field="body", problem="this call takes none")
-        _check_type(request)
         async with self.of_any_type(request, max_bytes) as body:
             yield body
 
@@ -92,9 +92,20 @@ class _BodyBuffer:
             raise catalogue.BODY_TOO_LARGE.refused(limit=limit)
 
 
-def _check_type(request: Request) -> None:
-    """Raises Refused unless the body is uncompressed JSON in UTF-8."""
-    kind, _, parameters = request.headers.get("content-type", "").partition(";")
+def _has_body(request: Request) -> bool:
+    return request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+
+
+def check_body_type(request: Request) -> None:
+    """Raises Refused unless the body is uncompressed JSON in UTF-8; an empty one may be of no type.
+
+    Web pages can send other types, empty bodies included, to any site without asking first; JSON takes a
+    preflight.
+    """
+    content_type = request.headers.get("content-type")
+    if content_type is None and not _has_body(request):
+        return
+    kind, _, parameters = (content_type or "").partition(";")
     charset = parameters.strip().lower().replace('"', "")
     is_json = kind.strip().lower() == JSON and charset in ("", "charset=utf-8")
     if not is_json or request.headers.get("content-encoding", "identity") != "identity":

@@ -7,10 +7,12 @@ from urllib.parse import quote
 from starlette.requests import Request
 from trunkline.v1 import catalogue
 from trunkline.v1.access_pb2 import SCOPE_OPERATOR
-from trunkline_runtime.call_metadata import ACTING_FOR, FORWARDED, PROXIED, REMOTE_IP, bearer_token
-from trunkline_runtime.loopback import is_local_caller
-from trunkline_runtime.tenant_policy import CLIENT_SCOPES, check_open_to_call, scope_name
+from trunkline.v1.tenant_pb2 import OPENNESS_LOOPBACK
+from trunkline_runtime.call_metadata import ACTING_FOR, FORWARDED, REMOTE_IP, bearer_token
+from trunkline_runtime.tenant_policy import CLIENT_SCOPES, scope_name
 
+from trunkline_edge.auth.caller_policy import check_caller
+from trunkline_edge.auth.request_source import RequestSource
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
 from trunkline_edge.http.token_callers import TokenCaller
 
@@ -20,37 +22,56 @@ PASSED_ON = ("traceparent", "tracestate")
 #: A longer key cannot be valid, and does not fit into metadata.
 MAX_KEY_CHARS = 4096
 
+#: Prefix of API keys. Another system's token never has it.
+API_KEY_PREFIX = "tl_"
+
 
 class CallerMetadata:
-    """Identifies callers to the router. The edge knows no API keys, so it rejects only what it can tell."""
+    """Identifies callers to the router. The edge knows no API keys, so it rejects only what it can tell.
+
+    `is_dialect` marks the calls that a dialect's route makes. Its clients may send another system's token,
+    which is ignored on a tenant that is open to them.
+    """
 
     def __init__(self, tenants: TenantPolicies) -> None:
-        self._tenants = tenants
+        self.tenants = tenants
 
-    def admit(self, request: Request, tenant: str, scope: int) -> None:
-        """Raises Refused for a request without credentials that the router would reject in any case.
+    def admit(self, request: Request, tenant: str, scope: int, *, is_dialect: bool = False) -> None:
+        """Raises Refused for a caller that the router would reject in any case, and for foreign web pages.
 
         Called before the body is read, so that unauthenticated callers cannot make the edge buffer one.
         """
-        if key_of(request) is not None:
-            return
-        if scope == SCOPE_OPERATOR:
-            raise catalogue.UNAUTHORIZED.refused(problem="the operator's key must be given")
-        policy = self._tenants.policy(tenant)
+        source = source_of(request)
+        has_proof = self._key(request, tenant, is_dialect) is not None
+        policy = self.tenants.policy(tenant)
         if policy is not None:
-            check_open_to_call(tenant, policy.settings.open_to, scope, is_local(request))
-        elif self._tenants.are_known:
+            check_caller(policy, source, scope, has_proof=has_proof)
+        elif has_proof:
+            return
+        elif scope == SCOPE_OPERATOR:
+            raise catalogue.UNAUTHORIZED.refused(problem="the operator's key must be given")
+        elif self.tenants.are_known:
             raise catalogue.UNKNOWN_TENANT.refused(tenant=tenant)
+        elif source.is_foreign_page:
+            # The origins that the tenant declares are not known yet.
+            raise catalogue.ROUTER_UNAVAILABLE.refused()
 
     def metadata(
-        self, request: Request, tenant: str, scope: int, client: TokenCaller | None = None
+        self,
+        request: Request,
+        tenant: str,
+        scope: int,
+        client: TokenCaller | None = None,
+        *,
+        is_dialect: bool = False,
     ) -> list[tuple[str, str | bytes]]:
         """The metadata of a call that takes this scope; `tenant` is "" if the call names none.
 
         `client` is the caller if their token is verified.
 
-        Raises Refused for credentials that metadata cannot carry or that the router would reject.
+        Raises Refused like `admit`, and for credentials that metadata cannot carry.
         """
+        self.admit(request, tenant, scope, is_dialect=is_dialect)
         metadata: list[tuple[str, str | bytes]] = []
         for name in PASSED_ON:
             value = request.headers.get(name)
@@ -58,19 +79,35 @@ class CallerMetadata:
                 if not _fits_metadata(value):
                     raise catalogue.INVALID_ARGUMENT.refused(field=name, problem="must be printable ASCII")
                 metadata.append((name, value))
-        key = key_of(request)
+        key = self._key(request, tenant, is_dialect)
         if client is not None:
             metadata.append(client.metadata)
         elif key is not None:
             metadata.append(self._credentials(key, tenant, scope))
-        metadata.append((REMOTE_IP, request.client.host if request.client else "unknown"))
-        if is_forwarded(request):
+        elif is_dialect and self._is_open_to_this_machine(tenant):
+            # The dialect decides what its local clients may do; by itself the router would ask for a key.
+            metadata.append((ACTING_FOR, quote(tenant, safe="")))
+        source = source_of(request)
+        metadata.append((REMOTE_IP, source.remote_ip or "unknown"))
+        if source.is_unlike_its_address:
             metadata.append((FORWARDED, "1"))
         return metadata
 
+    def _key(self, request: Request, tenant: str, is_dialect: bool) -> str | None:
+        """The request's key or token; None if it has none, or one that is ignored."""
+        key = key_of(request)
+        if key is None or not is_dialect or key.startswith(API_KEY_PREFIX):
+            return key
+        is_open = self.tenants.is_open(tenant, source_of(request).is_local)
+        return None if is_open and self.tenants.tenant_of_token(key) != tenant else key
+
+    def _is_open_to_this_machine(self, tenant: str) -> bool:
+        policy = self.tenants.policy(tenant)
+        return policy is not None and policy.settings.open_to == OPENNESS_LOOPBACK
+
     def _credentials(self, key: str, tenant: str, scope: int) -> tuple[str, str]:
         """The edge itself verifies a secret that the tenant's clients share; the router verifies the rest."""
-        if tenant and self._tenants.tenant_of_token(key) == tenant:
+        if tenant and self.tenants.tenant_of_token(key) == tenant:
             if scope not in CLIENT_SCOPES:
                 problem = f"the client's token does not grant {scope_name(scope)}"
                 raise catalogue.FORBIDDEN.refused(problem=problem)
@@ -86,16 +123,15 @@ def key_of(request: Request) -> str | None:
     return token if token is not None else request.headers.get("x-api-key")
 
 
-def is_forwarded(request: Request) -> bool:
-    """True if the request came through a proxy, so that its address is not the caller's."""
-    return any(name in request.headers for name in PROXIED)
-
-
-def is_local(request: Request) -> bool:
-    """True if the caller is on this machine."""
-    return request.client is not None and is_local_caller(
-        request.client.host, is_forwarded=is_forwarded(request)
-    )
+def source_of(request: Request) -> RequestSource:
+    """The source of a request, read once."""
+    source: RequestSource | None = request.scope.get("trunkline.source")
+    if source is None:
+        headers = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw)
+        remote_ip = request.client.host if request.client else ""
+        source = RequestSource.read(remote_ip, headers, request.scope.get("http_version", "1.1"))
+        request.scope["trunkline.source"] = source
+    return source
 
 
 def _fits_metadata(value: str) -> bool:

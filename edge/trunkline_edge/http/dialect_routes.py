@@ -11,13 +11,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
+from trunkline.v1 import catalogue
 from trunkline.v1.access_pb2 import SCOPE_BROADCAST
 from trunkline.v1.catalogue import Refused
 from trunkline_runtime.refusals import to_status
 
+from trunkline_edge.auth.cors import cors_headers, preflight_headers
 from trunkline_edge.dialects.dialect import (
     CallRefused,
-    Dialect,
     DialectRoute,
     HttpReply,
     HttpRequest,
@@ -25,12 +26,14 @@ from trunkline_edge.dialects.dialect import (
     RouteSteps,
     read_query,
 )
+from trunkline_edge.dialects.paths import Path
 from trunkline_edge.dialects.registry import DialectRegistry
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
 from trunkline_edge.http.bindings import services, tenant_path
-from trunkline_edge.http.body_reader import BodyReader
-from trunkline_edge.http.caller_metadata import CallerMetadata, is_local
-from trunkline_edge.http.error_responses import respond
+from trunkline_edge.http.body_reader import BodyReader, check_body_type
+from trunkline_edge.http.caller_metadata import CallerMetadata, source_of
+from trunkline_edge.http.error_responses import failure_response, respond
+from trunkline_edge.http.methods import allowed_methods
 from trunkline_edge.http.router_client import CallFailed, RouterClient
 from trunkline_edge.http_errors import http_status
 
@@ -53,39 +56,56 @@ class DialectRoutes:
         self._methods = {f"{s.name}.{method.name}": method for s in services() for method in s.methods}
 
     def routes(self) -> list[BaseRoute]:
-        """Routes for Starlette."""
-        return [self._route(dialect, route) for dialect in self._dialects for route in dialect.routes]
+        """Routes for Starlette, one for each path."""
+        by_path: dict[str, list[DialectRoute]] = {}
+        for dialect in self._dialects:
+            for route in dialect.routes:
+                by_path.setdefault(route.path.text, []).append(route)
+        return [self._route(routes) for routes in by_path.values()]
 
-    def _route(self, dialect: Dialect, route: DialectRoute) -> BaseRoute:
+    def _route(self, routes: list[DialectRoute]) -> BaseRoute:
+        by_method = {route.method: route for route in routes}
+        allowed = allowed_methods(by_method)
+
         async def endpoint(request: Request) -> Response:
-            return await respond(request, self._serve(request, dialect, route))
+            source = source_of(request)
+            policy = self._tenants.policy(routes[0].tenant_of(request.path_params, self._tenants))
+            if request.method == "OPTIONS":
+                return Response(status_code=204, headers=preflight_headers(policy, source, allowed))
+            route = by_method.get("GET" if request.method == "HEAD" else request.method)
+            if route is None:
+                reason = catalogue.METHOD_NOT_ALLOWED.refused(path=request.scope["path"], allowed=allowed)
+                response = failure_response(reason, {"allow": allowed})
+            else:
+                response = await respond(request, self._serve(request, route))
+            response.headers.update(cors_headers(policy, source))
+            return response
 
-        return _RawPathRoute(route, endpoint)
+        return _RawPathRoute(routes[0].path, endpoint)
 
-    async def _serve(self, request: Request, dialect: Dialect, route: DialectRoute) -> Response:
+    async def _serve(self, request: Request, route: DialectRoute) -> Response:
         query = read_query(request.url.query)
         try:
             if route.method != "GET":
-                self._admit(request, dialect)
+                self._admit(request, route)
+                check_body_type(request)
         except Refused as reason:
             if route.render_refusal is None:
                 raise
             reply = route.render_refusal(_call_refused(reason))
         else:
             async with self._bodies.of_any_type(request) as body:
-                headers, local = dict(request.headers), is_local(request)
+                headers, local = dict(request.headers), source_of(request).is_local
                 asked = HttpRequest(request.path_params, query, headers, body, self._tenants, local)
             # The RPCs may take long, so the body no longer counts against the bound of all requests.
             reply = await self._drive(route.handle(asked), request)
         return Response(msgspec.json.encode(reply.body), reply.status, media_type="application/json")
 
-    def _admit(self, request: Request, dialect: Dialect) -> None:
+    def _admit(self, request: Request, route: DialectRoute) -> None:
         """Raises Refused if the path identifies the tenant and the router would reject the caller."""
-        parameters = request.path_params
-        reserved = parameters.get(dialect.reserved_parameter, "")
-        tenant = parameters.get("tenant") or self._tenants.owner_of(dialect.name, reserved)
+        tenant = route.tenant_of(request.path_params, self._tenants)
         if tenant:
-            self._caller_metadata.admit(request, tenant, SCOPE_BROADCAST)
+            self._caller_metadata.admit(request, tenant, SCOPE_BROADCAST, is_dialect=True)
 
     async def _drive(self, steps: RouteSteps, request: Request) -> HttpReply:
         """Make the RPCs that a handler yields, one after another.
@@ -111,16 +131,18 @@ class DialectRoutes:
     async def _call(self, call: RouterCall, request: Request) -> Any:
         method = self._methods[call.rpc]
         # The dialect decides what its clients may do, so every RPC takes the same scope.
-        metadata = self._caller_metadata.metadata(request, _tenant_of(call, method), SCOPE_BROADCAST)
+        tenant = _tenant_of(call, method)
+        metadata = self._caller_metadata.metadata(request, tenant, SCOPE_BROADCAST, is_dialect=True)
         return await self._router.unary(method, call.request, metadata=metadata)
 
 
 class _RawPathRoute(Route):
-    """Matches the path before it is decoded, like those of WebSockets; see Path."""
+    """Matches the path before it is decoded, like those of WebSockets; see Path. Serves every method."""
 
-    def __init__(self, route: DialectRoute, endpoint: Callable[[Request], Awaitable[Response]]) -> None:
-        super().__init__(route.path.text, endpoint, methods=[route.method])
-        self._template = route.path
+    def __init__(self, path: Path, endpoint: Callable[[Request], Awaitable[Response]]) -> None:
+        super().__init__(path.text, endpoint)
+        self.methods = None
+        self._template = path
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """See BaseRoute."""
@@ -128,8 +150,7 @@ class _RawPathRoute(Route):
         parameters = self._template.match(scope["raw_path"].decode("latin-1")) if is_http else None
         if parameters is None:
             return Match.NONE, {}
-        fits = Match.FULL if scope["method"] in (self.methods or ()) else Match.PARTIAL
-        return fits, {"endpoint": self.endpoint, "path_params": parameters}
+        return Match.FULL, {"endpoint": self.endpoint, "path_params": parameters}
 
 
 def _call_refused(reason: CallFailed | Refused) -> CallRefused:

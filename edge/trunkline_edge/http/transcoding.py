@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from typing import NamedTuple, cast
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, NamedTuple, cast
 
 from google.protobuf.message import Message
 from starlette.requests import Request
@@ -13,12 +13,14 @@ from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope, Send
 from trunkline.v1 import catalogue
 
+from trunkline_edge.auth.cors import cors_headers, preflight_headers
 from trunkline_edge.http import openapi
 from trunkline_edge.http.bindings import Binding, bindings
 from trunkline_edge.http.body_reader import BodyReader
-from trunkline_edge.http.caller_metadata import CallerMetadata
+from trunkline_edge.http.caller_metadata import CallerMetadata, source_of
 from trunkline_edge.http.error_responses import failure_response, respond
 from trunkline_edge.http.json_encode import response_json
+from trunkline_edge.http.methods import allowed_methods
 from trunkline_edge.http.path_router import PathRouter
 from trunkline_edge.http.request import request_message
 from trunkline_edge.http.router_client import RouterClient
@@ -78,21 +80,23 @@ class Transcoder(BaseRoute):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See BaseRoute."""
         request = Request(scope, receive)
-        response = await respond(request, self._serve(request))
-        await response(scope, receive, send)
+        cors: dict[str, str] = {}
+        response = await respond(request, self._serve(request, cors))
+        await response(scope, receive, with_headers(send, cors))
 
-    async def _serve(self, request: Request) -> Response | EventStream:
-        target = self._target(request)
+    async def _serve(self, request: Request, cors: dict[str, str]) -> Response | EventStream:
+        """Make the call. Sets the headers of the response, errors included, in `cors`."""
+        target = self._target(request, cors)
         if isinstance(target, Response):
             return target
         if target.binding.method.server_streaming:
             return await self._stream(request, target)
         return await self._call(request, target)
 
-    def _target(self, request: Request) -> CallTarget | Response:
+    def _target(self, request: Request, cors: dict[str, str]) -> CallTarget | Response:
         """The call that the path and method name, or the response to OPTIONS or to a wrong method.
 
-        Raises Refused for an unknown path.
+        Sets `cors`. Raises Refused for an unknown path.
         """
         path = request.scope["raw_path"].decode("latin-1")
         try:
@@ -102,12 +106,16 @@ class Transcoder(BaseRoute):
         if match is None:
             raise catalogue.NO_SUCH_PATH.refused(path=request.scope["path"])
         method = request.method
+        source = source_of(request)
+        policy = self._caller_metadata.tenants.policy(next(iter(match.methods.values())).tenant_in(match.values))
+        cors.update(cors_headers(policy, source))
         binding = match.methods.get("GET" if method == "HEAD" else method)
         if binding is not None:
             return CallTarget(binding, match.values)
-        allowed = _allowed(match.methods)
+        allowed = allowed_methods(match.methods)
         if method == "OPTIONS":
-            return Response(status_code=204, headers={"allow": allowed})
+            cors.clear()
+            return Response(status_code=204, headers=preflight_headers(policy, source, allowed))
         refused = catalogue.METHOD_NOT_ALLOWED.refused(path=request.scope["path"], allowed=allowed)
         return failure_response(refused, {"allow": allowed})
 
@@ -150,5 +158,15 @@ class Transcoder(BaseRoute):
         return await EventStream.open(binding, cast("AsyncGenerator[Message]", messages))
 
 
-def _allowed(methods: Iterable[str]) -> str:
-    return ", ".join(sorted({*methods, "OPTIONS", *(["HEAD"] if "GET" in methods else [])}))
+def with_headers(send: Send, headers: dict[str, str]) -> Send:
+    """A `send` that adds headers to the response."""
+    if not headers:
+        return send
+    added = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+
+    async def send_with_headers(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], *added]
+        await send(message)
+
+    return send_with_headers

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.frame_pb2 import ClosingFrame, ServerFrame
-from trunkline_runtime.call_metadata import PROXIED
-from trunkline_runtime.loopback import is_local_caller
 from trunkline_runtime.refusals import closing_frame
 
+from trunkline_edge.auth.request_source import RequestSource
 from trunkline_edge.core.encoding import encode_frame
 from trunkline_edge.dialects.codec import Codec
 from trunkline_edge.transport.client_transport import ClientTransport
@@ -35,11 +34,11 @@ class ClientProtocol(asyncio.Protocol, ClientTransport):
         transport.set_write_buffer_limits(0)
         self._close_timer: asyncio.TimerHandle | None = None
 
-    def _read_headers(self, headers: Mapping[str, str]) -> None:
-        """Note where the request came from; `headers` are by lower-case name."""
-        self.origin = headers.get("origin", "")
-        self.is_forwarded = any(name in headers for name in PROXIED)
-        self.is_local = is_local_caller(self.remote_ip, is_forwarded=self.is_forwarded)
+    def _read_headers(self, headers: Iterable[tuple[str, str]], http_version: str = "1.1") -> dict[str, str]:
+        """Note the request's source; return the headers by lower-case name, of a repeated one the first."""
+        pairs = [(name.lower(), value) for name, value in headers]
+        self.source = RequestSource.read(self.remote_ip, pairs, http_version)
+        return dict(reversed(pairs))
 
     # Rejecting
 

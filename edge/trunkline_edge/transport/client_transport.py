@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.frame_pb2 import ClosingFrame
 
+from trunkline_edge.auth.request_source import RequestSource
 from trunkline_edge.core.connection import Connection
 from trunkline_edge.core.handshakes import Handshake
 from trunkline_edge.dialects.codec import Codec
@@ -19,7 +20,7 @@ class ClientTransport(ABC):
     handshake is delayed until the first of it, so that both leave together.
     """
 
-    __slots__ = ("connection", "handshake", "is_forwarded", "is_local", "origin", "remote_ip")
+    __slots__ = ("connection", "handshake", "remote_ip", "source")
 
     def __init__(self, remote_ip: str) -> None:
         self.remote_ip = remote_ip
@@ -27,11 +28,8 @@ class ClientTransport(ABC):
         self.handshake: Handshake | None = None
         #: Set from admission until the client is gone.
         self.connection: Connection | None = None
-        #: Origin of the web page that connects; empty if none does.
-        self.origin = ""
-        #: The client runs on the edge's own machine and did not come through a proxy.
-        self.is_local = False
-        self.is_forwarded = False
+        #: Known once the request has been read.
+        self.source = RequestSource(remote_ip)
 
     @property
     def is_waiting(self) -> bool:

@@ -52,8 +52,5 @@ class ConnectionHandler(Protocol):
         `problem` describes it and contains nothing that the client sent.
         """
 
-    def allows_origin(self, tenant: str, origin: str) -> str:
-        """Return the value of `Access-Control-Allow-Origin` for a web page; empty for no header."""
-
     def gone(self, connection: Connection, cause: str) -> None:
         """Remove a connection whose socket is gone; `cause` is how the client ended it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 
 import h11
@@ -14,6 +15,7 @@ from trunkline.v1.frame_pb2 import ClosingFrame
 from trunkline_runtime.refusals import refusal_of
 
 from trunkline_edge import http_errors
+from trunkline_edge.auth.cors import cors_headers, preflight_headers
 from trunkline_edge.core.counters import CLIENT_BROKE_PROTOCOL, CLIENT_LEFT, CLIENT_LOST
 from trunkline_edge.dialects.codec import Codec
 from trunkline_edge.dialects.dialect import ConnectRequest, read_query
@@ -34,6 +36,10 @@ _HEAD = (
     # Without length and chunks, the end of the connection ends the body.
     "connection: close",
 )
+
+
+#: The methods of an event stream's path.
+ALLOWED = "GET, OPTIONS"
 
 
 class EventStreamTransport(ClientProtocol):
@@ -90,14 +96,20 @@ class EventStreamTransport(ClientProtocol):
         try:
             request = _parse_request(data)
             self._is_head = request.method == b"HEAD"
+            headers = self._read_headers(_decoded(request.headers), request.http_version.decode("ascii"))
+            path, _, parameters = request.target.partition(b"?")
+            query = read_query(parameters.decode("ascii"))
+            # Errors, too, can be read by the tenant's pages.
+            self._tenant = dict(reversed(query)).get("tenant", "")
+            if request.method == b"OPTIONS":
+                policy = self._handler.tenants.policy(self._tenant)
+                self._respond(HTTPStatus.NO_CONTENT, preflight_headers(policy, self.source, ALLOWED), b"")
+                return
             if request.method != b"GET":
-                path = request.target.partition(b"?")[0].decode("ascii")
-                raise catalogue.METHOD_NOT_ALLOWED.refused(path=path, allowed="GET")
+                raise catalogue.METHOD_NOT_ALLOWED.refused(path=path.decode("ascii"), allowed=ALLOWED)
             if not self._handler.takes_handshakes:
                 raise catalogue.OVERLOADED.refused(problem="too many handshakes")
-            headers = _headers_of(request)
-            query = read_query(request.target.partition(b"?")[2].decode("ascii"))
-            self._read_headers(headers)
+            _check_no_body(headers)
             self._reconnects = "last-event-id" in headers
             self._handler.begin_handshake(self)
             self._connect(query, headers)
@@ -106,7 +118,7 @@ class EventStreamTransport(ClientProtocol):
 
     def _connect(self, query: list[tuple[str, str]], headers: dict[str, str]) -> None:
         tenants = self._handler.tenants
-        request = ConnectRequest(self._route.parameters, query, headers, None, tenants, self.is_local)
+        request = ConnectRequest(self._route.parameters, query, headers, None, tenants, self.source.is_local)
         plan = self._route.dialect.connect(request)
         self._tenant = plan.opened.address.tenant
         self._handler.connect(self, plan)
@@ -117,7 +129,7 @@ class EventStreamTransport(ClientProtocol):
         """See ClientTransport."""
         if not self._wrote_head:
             self._begin_response()
-            data = "\r\n".join((*_HEAD, *self._cors_headers(), "\r\n")).encode() + data
+            data = "\r\n".join((*_HEAD, *_lines(self._cors_headers()), "\r\n")).encode() + data
         if data:
             self.transport.write(data)
 
@@ -129,12 +141,12 @@ class EventStreamTransport(ClientProtocol):
         if self._expects_event(reason.entry.close_code):
             self._reject_with(self._route.dialect.rejection_codec, reason)
         else:
-            self._respond(http_errors.error_response(reason))
+            self._respond_error(http_errors.error_response(reason))
 
     def _reject_by_http(self, codec: Codec, closing: ClosingFrame) -> bool:
         if self._wrote_head or self._expects_event(closing.code):
             return False
-        self._respond(http_errors.error_response(refusal_of(closing)))
+        self._respond_error(http_errors.error_response(refusal_of(closing)))
         return True
 
     def _expects_event(self, close_code: int) -> bool:
@@ -157,39 +169,43 @@ class EventStreamTransport(ClientProtocol):
 
     # Response
 
-    def _respond(self, refusal: ErrorResponse) -> None:
-        """Answer the request with an HTTP error, and close."""
+    def _respond_error(self, refusal: ErrorResponse) -> None:
+        headers = {**refusal.headers, **self._cors_headers(), "content-type": http_errors.JSON}
+        if refusal.status == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["allow"] = ALLOWED
+        self._respond(refusal.status, headers, refusal.body)
+
+    def _respond(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """Answer the request without a stream, and close."""
         self._begin_response()
-        status, headers, body = refusal
-        head = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
-        if status == HTTPStatus.METHOD_NOT_ALLOWED:
-            head.append("allow: GET")
-        head += [f"{name}: {value}" for name, value in headers.items()]
-        head += [*self._cors_headers(), f"content-type: {http_errors.JSON}", f"content-length: {len(body)}"]
+        head = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *_lines(headers)]
+        if status != HTTPStatus.NO_CONTENT:
+            head.append(f"content-length: {len(body)}")
         head += ["connection: close", "\r\n"]
-        self.transport.write("\r\n".join(head).encode() + (b"" if self._is_head else body))
+        self.transport.write("\r\n".join(head).encode("latin-1") + (b"" if self._is_head else body))
         self.close(0, "")
 
     def _begin_response(self) -> None:
         self._wrote_head = True
         self._handler.end_handshake(self)
 
-    def _cors_headers(self) -> list[str]:
+    def _cors_headers(self) -> dict[str, str]:
         """Return the headers that let a web page read the response."""
-        allowed = self._handler.allows_origin(self._tenant, self.origin)
-        if allowed in ("", "*"):
-            return [f"access-control-allow-origin: {allowed}"] if allowed else []
-        return [f"access-control-allow-origin: {allowed}", "vary: origin"]
+        return cors_headers(self._handler.tenants.policy(self._tenant), self.source)
 
 
-def _headers_of(request: h11.Request) -> dict[str, str]:
-    """Return the headers by lower-case name. Raises Refused INVALID_ARGUMENT if they announce a body."""
-    headers: dict[str, str] = {}
-    for name, value in request.headers:
-        headers.setdefault(name.decode("ascii"), value.decode("latin-1"))
+def _lines(headers: Mapping[str, str]) -> Iterable[str]:
+    return (f"{name}: {value}" for name, value in headers.items())
+
+
+def _decoded(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[str, str]]:
+    return ((name.decode("ascii"), value.decode("latin-1")) for name, value in headers)
+
+
+def _check_no_body(headers: Mapping[str, str]) -> None:
+    """Raises Refused INVALID_ARGUMENT if the headers announce a body."""
     if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
         raise catalogue.INVALID_ARGUMENT.refused(field="body", problem="an event stream takes none")
-    return headers
 
 
 def _parse_request(head: bytes) -> h11.Request:

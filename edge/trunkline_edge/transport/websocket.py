@@ -135,10 +135,7 @@ class WebSocketTransport(ClientProtocol):
             return
         self._response = response
         self._codec = self._route.dialect.rejection_codec
-        headers: dict[str, str] = {}
-        for name, value in request.headers.raw_items():
-            headers.setdefault(name.lower(), value)
-        self._read_headers(headers)
+        headers = self._read_headers(request.headers.raw_items())
         connect = partial(self._connect, self._route, query, headers)
         if self._route.dialect.needs_tenants:
             self._handler.when_tenants_known(self, connect)
@@ -153,7 +150,7 @@ class WebSocketTransport(ClientProtocol):
                 headers=headers,
                 subprotocol=self._protocol.subprotocol,
                 tenants=self._handler.tenants,
-                is_local=self.is_local,
+                is_local=self.source.is_local,
             )
             self._follow(route.dialect.connect(request))
         except Refused as reason:

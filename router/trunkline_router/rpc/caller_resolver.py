@@ -16,10 +16,10 @@ from trunkline.v1.access_pb2 import TokenHolder
 from trunkline_runtime.call_metadata import (
     ACTING_FOR,
     FORWARDED,
-    PROXIED,
     REMOTE_IP,
     TOKEN_HOLDER,
     bearer_token,
+    is_proxied,
 )
 from trunkline_runtime.jose import is_jwt
 from trunkline_runtime.tenant_policy import CLIENT_SCOPES
@@ -76,7 +76,7 @@ class CallerResolver:
         local = is_local(
             peer_ip(context.peer()),
             metadata[REMOTE_IP],
-            is_forwarded=bool(metadata[FORWARDED]) or is_proxied(context),
+            is_forwarded=bool(metadata[FORWARDED]) or is_proxied_call(context),
             is_edge=is_edge,
         )
         if metadata[TOKEN_HOLDER]:
@@ -126,9 +126,9 @@ def _metadata(context: _Context) -> dict[str, list[str]]:
     return found
 
 
-def is_proxied(context: _Context) -> bool:
+def is_proxied_call(context: _Context) -> bool:
     """Whether the call came through a proxy."""
-    return any(name in PROXIED for name, _ in context.invocation_metadata() or ())
+    return is_proxied(name for name, _ in context.invocation_metadata() or ())
 
 
 def remote_ip(context: _Context) -> str:

@@ -10,7 +10,7 @@ import grpc.aio
 from trunkline_runtime import link_key
 from trunkline_runtime.loopback import is_loopback
 
-from trunkline_router.rpc.caller_resolver import is_proxied, peer_ip
+from trunkline_router.rpc.caller_resolver import is_proxied_call, peer_ip
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -32,7 +32,7 @@ class LinkVerifier:
         """See EdgeVerifier."""
         if self._digest is None and not self._by_certificate:
             is_allowed = self._from_anywhere or is_loopback(peer_ip(context.peer()))
-            return is_allowed and not is_proxied(context)
+            return is_allowed and not is_proxied_call(context)
         return self._has_certificate(context) or self._has_key(context)
 
     def _has_certificate(self, context: _Context) -> bool:

@@ -20,6 +20,7 @@ from trunkline.v1.tenant_pb2 import (
 from trunkline_edge.auth.admission_policy import AdmissionPolicy, ConnectAttempt
 from trunkline_edge.auth.jwks import JwksCache
 from trunkline_edge.auth.principal import Principal
+from trunkline_edge.auth.request_source import RequestSource
 from trunkline_edge.auth.tokens import UnknownKey
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
 
@@ -53,8 +54,11 @@ def wish(name: str = "acme", user: str = "") -> ConnectionOpened:
     return ConnectionOpened(address=address, user=user)
 
 
-def visitor(token: str = "", origin: str = "", is_local: bool = True) -> ConnectAttempt:
-    return ConnectAttempt(token, origin, is_local)
+def visitor(
+    token: str = "", origin: str = "", is_local: bool = True, may_be_foreign: bool = False
+) -> ConnectAttempt:
+    source = RequestSource("127.0.0.1" if is_local else "192.0.2.1", has_local_host=True, origin=origin)
+    return ConnectAttempt(token, source, may_be_foreign)
 
 
 def refusal(
@@ -113,10 +117,28 @@ def test_without_a_token_a_client_must_be_admitted_by_openness(
         assert (bearer is not None) == bool(token)
 
 
-def test_an_open_tenant_that_knows_no_tokens_does_not_look_at_them() -> None:
-    made = admission(policy("acme"))
-    assert made.admit(visitor("whatever"), wish(), names_user=True, now=0) is None
-    assert "not one of this tenant's" in refusal(made, visitor("whatever", is_local=False))
+@pytest.mark.parametrize("open_to", [OPENNESS_LOOPBACK, OPENNESS_ANYBODY])
+@pytest.mark.parametrize("auth", [ClientAuth(), AUTH, ClientAuth(audiences=["chat"], jwks_url=URL)])
+def test_a_wrong_token_is_refused_however_open_the_tenant_is(open_to: int, auth: ClientAuth) -> None:
+    made = admission(tenant(auth, open_to=open_to))
+    assert refusal(made, visitor("abc")).startswith("UNAUTHORIZED: ")
+
+
+@pytest.mark.parametrize("auth", [ClientAuth(), AUTH, ClientAuth(audiences=["chat"], jwks_url=URL)])
+def test_another_systems_token_is_ignored_where_none_is_needed(auth: ClientAuth) -> None:
+    made = admission(tenant(auth, open_to=OPENNESS_LOOPBACK), policy("keys", tokens=["s3cret"], open_to=3))
+    for token in ("abc", minted("ES256", aud="another")):
+        attempt = visitor(token, may_be_foreign=True)
+        assert made.admit(attempt, wish(), names_user=True, now=0) is None
+        # What is ignored proves nothing.
+        elsewhere = visitor(token, is_local=False, may_be_foreign=True)
+        with pytest.raises((Refused, UnknownKey)):
+            made.admit(elsewhere, wish(), names_user=True, now=0)
+        page = visitor(token, origin="https://evil.example", may_be_foreign=True)
+        assert refusal(made, page).startswith("ORIGIN_FORBIDDEN: ")
+    # A valid one counts.
+    shared = visitor("s3cret", may_be_foreign=True)
+    assert made.admit(shared, wish("keys"), names_user=True, now=0) is not None
 
 
 def test_nobody_is_let_in_to_a_tenant_that_there_is_not() -> None:
@@ -166,13 +188,6 @@ def test_web_pages_connect_from_permitted_origins(
         made.admit(visitor(token, origin), wish(), names_user=True, now=0)
     else:
         assert refusal(made, visitor(token, origin)).startswith("ORIGIN_FORBIDDEN: ")
-
-
-def test_a_page_of_a_permitted_origin_may_read_responses() -> None:
-    made = admission(tenant(origins=["https://a.example"]), policy("open"))
-    assert made.allowed_origin("acme", "https://a.example") == "https://a.example"
-    assert made.allowed_origin("acme", "https://b.example") == ""
-    assert made.allowed_origin("open", "https://b.example") == "*"
 
 
 def test_connects_are_counted_before_anything_is_verified() -> None:

@@ -28,7 +28,7 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
     calls = RouterClient("127.0.0.1:1")
     served = routes(calls, CallerMetadata(tenants), token_callers(tenants))
     transport = httpx.ASGITransport(Starlette(routes=served))
-    async with httpx.AsyncClient(transport=transport, base_url="http://edge/v1") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost/v1") as client:
         yield client
     await calls.close()
 
@@ -81,7 +81,7 @@ async def test_calls_that_are_for_no_tenant_that_exists_get_to_the_router(http: 
         await http.post("/tenants", json=new, headers=key),
         await http.patch("/tenants/open", json={"settings": {}, "updateMask": "limits,openTo"}, headers=key),
         await http.delete("/tenants/open", headers=key),
-        await http.delete("/tenants/open/apiKeys/k1"),
+        await http.delete("/tenants/open/apiKeys/k1", headers=key),
     ):
         assert (answer.status_code, reason_of(answer)) == (503, "ROUTER_UNAVAILABLE")
 

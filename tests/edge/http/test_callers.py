@@ -14,7 +14,7 @@ from trunkline.v1.access_pb2 import (
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.tenant_pb2 import OPENNESS_ANYBODY, OPENNESS_LOOPBACK
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
-from trunkline_edge.http.caller_metadata import CallerMetadata, is_local
+from trunkline_edge.http.caller_metadata import CallerMetadata, source_of
 
 from tests.support.declared_tenants import policy
 
@@ -26,11 +26,12 @@ TENANTS = TenantPolicies(
         policy("你好", tokens=["t2"]),
     ]
 )
-FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
+FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via", "cf-connecting-ip", "x_forwarded_proto")
 FAR = "192.0.2.1"
 
 
 def request(host: str | None = "127.0.0.1", **headers: str) -> Request:
+    headers = {"host": "localhost:8080"} | headers
     raw = [(name.replace("_", "-").encode(), value.encode("latin-1")) for name, value in headers.items()]
     client = (host, 1) if host is not None else None
     return Request({"type": "http", "client": client, "headers": raw})
@@ -70,8 +71,8 @@ def test_any_key_is_passed_on_from_either_header() -> None:
     both = request(authorization="Bearer wrong", x_api_key="t1")
     assert metadata_for(both, "closed")["authorization"] == "Bearer wrong"
     assert metadata_for(request(authorization="Bearer"), "closed")["authorization"] == "Bearer "
-    assert "authorization" not in metadata_for(request(authorization="Basic abc"), "closed")
-    assert "authorization" not in metadata_for(request(), "closed")
+    assert "authorization" not in metadata_for(request(authorization="Basic abc"), "all")
+    assert "authorization" not in metadata_for(request(), "all")
 
 
 def test_a_secret_that_a_tenants_clients_share_is_spoken_for_by_the_edge() -> None:
@@ -99,12 +100,12 @@ def test_a_shared_secret_has_the_scopes_of_clients() -> None:
 
 
 def test_the_router_receives_the_address_of_the_caller() -> None:
-    assert metadata_for(request(FAR), "here") == {"trunkline-remote-ip": FAR}
+    assert metadata_for(request(FAR), "all") == {"trunkline-remote-ip": FAR}
     assert metadata_for(request("::1"), "here") == {"trunkline-remote-ip": "::1"}
     # Never absent, or the caller would pass for the edge itself.
-    assert metadata_for(request(None), "here") == {"trunkline-remote-ip": "unknown"}
+    assert metadata_for(request(None), "all") == {"trunkline-remote-ip": "unknown"}
     for name in FORWARDED:
-        asked = metadata_for(request(**{name.replace("-", "_"): "127.0.0.1"}), "here")
+        asked = metadata_for(request(**{name.replace("-", "_"): "127.0.0.1"}), "all")
         assert asked == {"trunkline-remote-ip": "127.0.0.1", "trunkline-forwarded": "1"}
 
 
@@ -112,7 +113,7 @@ def test_nobody_speaks_for_the_edge() -> None:
     said = request(
         FAR, trunkline_remote_ip="127.0.0.1", trunkline_acting_for="closed", trunkline_link_key="k"
     )
-    assert metadata_for(said, "closed") == {"trunkline-remote-ip": FAR}
+    assert metadata_for(said, "all") == {"trunkline-remote-ip": FAR}
 
 
 @pytest.mark.parametrize("key", ["é", "a\x01b", "x" * 5000])
@@ -142,7 +143,7 @@ def test_traces_go_on() -> None:
 def test_callers_without_credentials_are_refused_if_they_need_some(scope: int) -> None:
     assert refusal(request(), "closed", scope) == "UNAUTHORIZED"
     assert refusal(request(authorization="Basic abc"), "closed", scope) == "UNAUTHORIZED"
-    assert refusal(request(), "here", scope) == ""
+    assert refusal(request(), "here", scope) == ("UNAUTHORIZED" if scope == SCOPE_ADMIN else "")
     assert refusal(request(FAR), "here", scope) == "UNAUTHORIZED"
     assert refusal(request(None), "here", scope) == "UNAUTHORIZED"
     assert refusal(request(FAR), "all", scope) == ("UNAUTHORIZED" if scope == SCOPE_ADMIN else "")
@@ -168,8 +169,8 @@ def test_a_tenant_that_there_is_not_is_not_waited_for_once_all_are_known() -> No
 
 def test_a_forwarded_request_is_not_local() -> None:
     for host in ("127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"):
-        assert is_local(request(host))
+        assert source_of(request(host)).is_local
     for host in (FAR, "::", "0.0.0.0", "localhost", "testclient", "", None):
-        assert not is_local(request(host))
+        assert not source_of(request(host)).is_local
     for name in FORWARDED:
-        assert not is_local(request(**{name.replace("-", "_"): "127.0.0.1"}))
+        assert not source_of(request(**{name.replace("-", "_"): "127.0.0.1"})).is_local

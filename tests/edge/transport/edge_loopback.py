@@ -355,7 +355,8 @@ def upgrade(query: str = QUERY, extra: str = "") -> bytes:
     """Return the request of a handshake."""
     key = base64.b64encode(os.urandom(16)).decode()
     return (
-        f"GET /v1/connect?{query} HTTP/1.1\r\nHost: edge\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"GET /v1/connect?{query} HTTP/1.1\r\nHost: localhost\r\n"
+        "Upgrade: websocket\r\nConnection: Upgrade\r\n"
         f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{extra}\r\n"
     ).encode()
 

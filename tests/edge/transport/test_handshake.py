@@ -127,7 +127,7 @@ async def test_a_query_that_cannot_be_read_is_closed_with_4503(query: str) -> No
 @pytest.mark.parametrize(
     "head",
     [
-        b"GET /v1/connect HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        b"GET /v1/connect HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
         b"BAD\r\nUpgrade: websocket\r\n\r\n",
         b"GET /v1/connect?tenant=\xff HTTP/1.1\r\nUpgrade: websocket\r\n\r\n",
         b"GET /v1/connect HTTP/1.1\r\nUpgrade: websocket\r\n" + b"X: y\r\n" * 200 + b"\r\n",

@@ -144,7 +144,7 @@ async def test_a_page_and_then_an_event_stream_come_by_one_connection(ours: Cert
             writer.write(HEALTH)
             await asyncio.wait_for(reader.readuntil(b'"connections":0'), PATIENCE_S)
             await reader.read(1 << 16)
-        writer.write(f"GET /v1/events?{QUERY} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        writer.write(f"GET /v1/events?{QUERY} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         number = await link.accept()
         assert b"200 OK" in await asyncio.wait_for(reader.readuntil(b"event: connected\n"), PATIENCE_S)
         await link.publish(1, "hello")
@@ -168,7 +168,8 @@ async def test_however_a_client_goes_it_is_forgotten(ours: Certificates, how: st
 async def test_a_client_that_ends_its_direction_by_tls_alone_has_left(ours: Certificates) -> None:
     async with secure(ours) as (edge, link):
         client = await asyncio.to_thread(Blocking, edge)
-        await asyncio.to_thread(client.send, f"GET /v1/events?{QUERY} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        request = f"GET /v1/events?{QUERY} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        await asyncio.to_thread(client.send, request.encode())
         number = await link.accept()
         await asyncio.to_thread(client.receive, b"event: connected\n")
         # It reads until the close alert of the edge.

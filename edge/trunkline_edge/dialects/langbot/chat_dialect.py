@@ -28,7 +28,6 @@ def make(clock: Clock) -> Dialect:
     codecs = {name: LangBotCodec(name, clock) for name in SESSION_TYPES}
     return Dialect(
         name=NAME,
-        reserved_parameter="pipeline",
         needs_tenants=True,
         connect=partial(connect, codecs),
         rejection_codec=codecs["person"],
@@ -50,7 +49,7 @@ def connect(codecs: Mapping[str, LangBotCodec], request: ConnectRequest) -> Conn
     opened = ConnectionOpened(protocol=codec.name, echo=True)
     opened.address.agent, opened.address.platform = pipeline, PLATFORM
     opened.address.conversation.CopyFrom(conversation(session_type))
-    plan = ConnectPlan(codec, opened, large_frames=True)
+    plan = ConnectPlan(codec, opened, may_be_foreign=True, large_frames=True)
     token = request.token or request.headers.get("x-api-key", "")
     try:
         tenant = tenant_of(tenants, pipeline, token)

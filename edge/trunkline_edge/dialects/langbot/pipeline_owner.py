@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from trunkline.v1 import catalogue
 
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
 
 #: The dialect's name.
 NAME = "langbot"
+
+
+def owner_in_path(parameters: Mapping[str, str], tenants: TenantPolicies) -> str:
+    """The tenant that reserved the pipeline in a path; empty for none."""
+    return tenants.owner_of(NAME, parameters["pipeline"])
 
 
 def tenant_of(tenants: TenantPolicies, pipeline: str, token: str) -> str:

@@ -31,7 +31,7 @@ from trunkline_edge.dialects.dialect import (
     bearer,
 )
 from trunkline_edge.dialects.langbot.chat_codec import BROADCAST, json_fields
-from trunkline_edge.dialects.langbot.pipeline_owner import tenant_of
+from trunkline_edge.dialects.langbot.pipeline_owner import owner_in_path, tenant_of
 from trunkline_edge.dialects.langbot.records import (
     BAD_SESSION_TYPE,
     CONVERSATION_ID,
@@ -56,15 +56,17 @@ _Handler = Callable[[HttpRequest, Address], RouteSteps]
 
 def routes(clock: Clock) -> Sequence[DialectRoute]:
     """The routes."""
-    base = "/api/v1/pipelines/{pipeline}/ws"
     return (
-        DialectRoute("GET", Path(f"{base}/messages/{{session_type}}"), _with_tenant(_messages)),
-        DialectRoute("POST", Path(f"{base}/reset/{{session_type}}"), _with_tenant(_reset), _render_refusal),
-        DialectRoute(
-            "GET", Path(f"{base}/connections"), _with_tenant(lambda _, here: _connections(here, clock))
-        ),
-        DialectRoute("POST", Path(f"{base}/broadcast"), _with_tenant(_broadcast), _render_refusal),
+        _route("GET", "messages/{session_type}", _messages),
+        _route("POST", "reset/{session_type}", _reset),
+        _route("GET", "connections", lambda _, here: _connections(here, clock)),
+        _route("POST", "broadcast", _broadcast),
     )
+
+
+def _route(method: str, path: str, handle: _Handler) -> DialectRoute:
+    below = Path(f"/api/v1/pipelines/{{pipeline}}/ws/{path}")
+    return DialectRoute(method, below, _with_tenant(handle), _render_refusal, owner_in_path)
 
 
 def _with_tenant(handle: _Handler) -> Callable[[HttpRequest], RouteSteps]:

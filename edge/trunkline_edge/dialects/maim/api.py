@@ -31,7 +31,14 @@ def make(clock: Clock) -> Dialect:
         address.conversation.CopyFrom(conversation_of(platform))
         opened.resume.delivered = True
         codec = MaimApi(clock, tenant, agent, platform, _connection_name(request), api_key if token else "")
-        return ConnectPlan(codec, opened, token or request.token, names_user=False, large_frames=True)
+        return ConnectPlan(
+            codec,
+            opened,
+            token or request.token,
+            names_user=False,
+            may_be_foreign=True,
+            large_frames=True,
+        )
 
     return Dialect(
         name="maim.api",

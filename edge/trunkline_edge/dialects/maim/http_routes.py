@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any
 
 from trunkline.v1 import catalogue
@@ -35,6 +35,7 @@ from trunkline_edge.dialects.maim.messages import (
     string_of,
 )
 from trunkline_edge.dialects.paths import Path
+from trunkline_edge.dialects.tenant_policies import TenantPolicies
 
 #: A step of a handler: yields RPCs, and returns a result.
 Step = Generator[RouterCall, Any, Any]
@@ -59,10 +60,16 @@ def routes() -> tuple[DialectRoute, ...]:
             broadcast,
             _render_refusal,
         ),
-        DialectRoute("GET", Path(f"{tenant}/connections"), connections),
-        DialectRoute("GET", Path("/api/v1/message/{message_id}/result"), result),
-        DialectRoute("POST", Path(f"{tenant}/retry-pool/flush"), flush),
+        DialectRoute("GET", Path(f"{tenant}/connections"), connections, _render_refusal),
+        DialectRoute(
+            "GET", Path("/api/v1/message/{message_id}/result"), result, _render_refusal, _tenant_of_message
+        ),
+        DialectRoute("POST", Path(f"{tenant}/retry-pool/flush"), flush, _render_refusal),
     )
+
+
+def _tenant_of_message(parameters: Mapping[str, str], tenants: TenantPolicies) -> str:
+    return parameters["message_id"].rpartition("@")[2]
 
 
 # Broadcast

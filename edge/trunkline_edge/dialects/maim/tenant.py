@@ -240,7 +240,7 @@ def connect(clock: Clock, request: ConnectRequest) -> ConnectPlan:
     address.conversation.CopyFrom(conversation_of(platform))
     opened.resume.delivered = True
     token = request.token or _basic(request)
-    plan = ConnectPlan(codec, opened, token=token, names_user=False, large_frames=True)
+    plan = ConnectPlan(codec, opened, token=token, names_user=False, may_be_foreign=True, large_frames=True)
     if not plan.token and request.needs_token(tenant):
         plan.read_first = partial(_read_auth, plan)
     return plan

@@ -89,7 +89,7 @@ def expected(caller: Caller, scope: int, name: str, asked: Tenant | None, right:
         return ""
     openness = asked.settings.open_to
     open_now = openness == OPENNESS_ANYBODY or (openness == OPENNESS_LOOPBACK and caller.is_local)
-    return "" if open_now and not (openness == OPENNESS_ANYBODY and scope == SCOPE_ADMIN) else refusal
+    return "" if open_now and scope != SCOPE_ADMIN else refusal
 
 
 @st.composite
