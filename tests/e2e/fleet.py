@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.request import urlopen
 
 from tests.support.patience import patient
-from tests.support.processes import Process, edge_process, router_process, worker_process
+from tests.support.processes import OPERATOR_KEY, Process, edge_process, router_process, worker_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,8 +36,8 @@ class Fleet:
 
     @property
     def operator_key(self) -> str:
-        """Operator key that the router has generated."""
-        return (self._data / "operator.key").read_text().strip()
+        """Operator key of the router."""
+        return self._env.get("TRUNKLINE_OPERATOR_KEY", OPERATOR_KEY)
 
     @property
     def edges(self) -> list[Process]:

@@ -15,6 +15,7 @@ from trunkline.v1.history_service_pb2 import ListMessagesRequest, ResetConversat
 from trunkline.v1.history_service_pb2_grpc import HistoryServiceStub
 from trunkline.v1.message_pb2 import Message, MessageState, Role
 from trunkline.v1.presence_service_pb2 import (
+    CloseConnectionsRequest,
     Connection,
     CountConnectionsRequest,
     GetStatsRequest,
@@ -25,6 +26,7 @@ from trunkline.v1.presence_service_pb2 import (
 from trunkline.v1.presence_service_pb2_grpc import PresenceServiceStub
 
 from tests.support.patience import patient
+from tests.support.processes import OPERATOR_KEY
 from tests.validators.history import Acked, History, LogEntry, LogPosition, Rejected, Sent
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from typing import Self
 
 TIMEOUT_S = patient(15)
+#: Metadata of calls that take the operator's key.
+AS_OPERATOR = (("authorization", f"Bearer {OPERATOR_KEY}"),)
 
 
 def address(name: str) -> Address:
@@ -165,7 +169,13 @@ class GrpcBackend:
         """Erase a log and record its epoch as erased."""
         self.history.erased |= {message.position.epoch for message in self.messages(topic)}
         request = ResetConversationRequest(address=address(topic))
-        return int(self.history_service.ResetConversation(request, timeout=TIMEOUT_S).erased)
+        call = self.history_service.ResetConversation
+        return int(call(request, timeout=TIMEOUT_S, metadata=AS_OPERATOR).erased)
+
+    def close_connections(self, request: CloseConnectionsRequest) -> int:
+        """Close connections; return their number."""
+        call = self.presence.CloseConnections
+        return int(call(request, timeout=TIMEOUT_S, metadata=AS_OPERATOR).connections)
 
     def count(self, to: str) -> tuple[int, int]:
         """Count the connections that match an address, and their users."""

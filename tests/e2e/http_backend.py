@@ -7,6 +7,7 @@ from typing import Any, Self
 import httpx
 
 from tests.support.patience import patient
+from tests.support.processes import OPERATOR_KEY
 
 TIMEOUT_S = patient(15)
 JSON = dict[str, Any]
@@ -33,6 +34,10 @@ class HttpBackend:
     def post(self, path: str, **body: object) -> JSON:
         """Send a POST request."""
         return _ok(self.http.post(path, json=body))
+
+    def administer(self, path: str, **body: object) -> JSON:
+        """Send a POST request with the operator's key."""
+        return _ok(self.http.post(path, json=body, headers={"authorization": f"Bearer {OPERATOR_KEY}"}))
 
     def patch(self, path: str, **body: object) -> JSON:
         """Send a PATCH request."""

@@ -52,7 +52,7 @@ def edge(fleet: Fleet) -> str:
 @pytest.fixture
 def backend(edge: str) -> Iterator[HttpBackend]:
     with HttpBackend(edge) as calling:
-        calling.post("/conversations:reset", address=TEAM)
+        calling.administer("/conversations:reset", address=TEAM)
         yield calling
 
 
@@ -76,7 +76,7 @@ async def test_a_message_is_sent_read_edited_and_recalled(edge: str, backend: Ht
         assert backend.post(f"{path}:recall")["position"]["seq"] == "3"
         await ann.next("change", kind="recalled")
         assert backend.get(path)["message"]["state"] == "MESSAGE_STATE_RECALLED"
-        assert backend.post("/conversations:reset", address=TEAM) == {"erased": "1"}
+        assert backend.administer("/conversations:reset", address=TEAM) == {"erased": "1"}
         assert backend.get("/messages", **IN_TEAM) == {"messages": [], "more": False}
 
 
@@ -119,7 +119,7 @@ async def test_connections_and_receipts_are_listed_and_a_connection_is_closed(
         topics = backend.get("/topics", address__agent="echo", page_size=10)["topics"]
         assert {"tenant": "demo", **TEAM} in [topic["address"] for topic in topics]
         assert backend.get("/stats")["connections"] == 1
-        closed = backend.post("/connections:close", address={"user": "ann"}, reason="enough")
+        closed = backend.administer("/connections:close", address={"user": "ann"}, reason="enough")
         assert closed == {"connections": 1}
         assert (await ann.next("closing"))["reason"] == "CLOSED_BY_BACKEND"
 

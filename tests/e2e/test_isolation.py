@@ -170,7 +170,7 @@ async def test_positions_of_another_tenant_recover_nothing(pair: Pair) -> None:
 async def test_closing_connections_affects_one_tenant(pair: Pair, backend: GrpcBackend) -> None:
     ours, theirs = pair
     request = CloseConnectionsRequest(address=address("demo"), reason="maintenance", reconnect=True)
-    assert backend.presence.CloseConnections(request, timeout=TIMEOUT_S).connections == 1
+    assert backend.close_connections(request) == 1
     await wait_until(lambda: ours.closed, "ours is closed")
     assert ours.closed is not None
     assert (ours.closed.code, ours.closed.reason) == (4005, "RECONNECT_REQUESTED")

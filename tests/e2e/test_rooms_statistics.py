@@ -16,7 +16,7 @@ from trunkline_client import Address
 from trunkline_client import Backend as Watching
 
 from tests.e2e.fleet import Fleet, fleet_of, metric
-from tests.e2e.grpc_backend import TIMEOUT_S, GrpcBackend, address
+from tests.e2e.grpc_backend import GrpcBackend, address
 from tests.e2e.polling import wait_until
 from tests.e2e.rooms import PLATFORM, closed_by, health, leave, member, reset_connection, room
 from tests.validators.history import History
@@ -132,7 +132,7 @@ class Churn:
             await client.send({"type": "disconnect"})
         elif how == "CLOSED_BY_BACKEND":
             to = address(f"demo/connection:{self.ids[client]}")
-            self.backend.presence.CloseConnections(CloseConnectionsRequest(address=to), timeout=TIMEOUT_S)
+            self.backend.close_connections(CloseConnectionsRequest(address=to))
         else:
             assert client._ws is not None
             client._ws.transport.write(b"\xff" * 20)

@@ -171,6 +171,10 @@ class Process:
         return AssertionError(f"{self.name} {what}; its stderr:\n{self.stderr}")
 
 
+#: The operator's key of routers that tests run.
+OPERATOR_KEY = "the-operators-key-in-tests"
+
+
 @contextmanager
 def router_process(data: Path, **env: str) -> Iterator[Process]:
     """Run a router with its log in `data`, on a free port unless `env` sets one.
@@ -182,6 +186,7 @@ def router_process(data: Path, **env: str) -> Iterator[Process]:
         "TRUNKLINE_ROUTER_LISTEN": "127.0.0.1:0",
         "TRUNKLINE_DATA_DIR": str(data),
         "TRUNKLINE_TENANTS": "demo",
+        "TRUNKLINE_OPERATOR_KEY": OPERATOR_KEY,
     }
     with Process.start(
         [sys.executable, "-m", "trunkline_router", "serve"], defaults | env, name="router"

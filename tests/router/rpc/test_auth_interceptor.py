@@ -106,7 +106,7 @@ async def test_each_rpc_of_a_tenant_requires_its_key_with_the_scope(router: InPr
     ("tenant", "metadata", "scope", "code"),
     [
         ("open", (), SCOPE_PRESENCE, "OK"),
-        ("open", (), SCOPE_ADMIN, "OK"),
+        ("open", (), SCOPE_ADMIN, "UNAUTHORIZED"),
         ("open", FAR, SCOPE_PRESENCE, "UNAUTHORIZED"),
         ("open", (("trunkline-remote-ip", "127.0.0.1"),), SCOPE_PRESENCE, "OK"),
         ("open", (("trunkline-remote-ip", "127.0.0.1"), *FAR), SCOPE_PRESENCE, "UNAUTHORIZED"),

@@ -49,8 +49,8 @@ async def ask(
     """Make a request. Returns its HTTP status, and the code of a refusal."""
     transport = httpx.ASGITransport(edge, client=(host, 1))
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    async with httpx.AsyncClient(transport=transport, base_url="http://edge/v1/tenants") as client:
-        answer = await client.request(method, f"http://edge/v1/tenants{path}", json=json, headers=named)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost/v1/tenants") as client:
+        answer = await client.request(method, f"http://localhost/v1/tenants{path}", json=json, headers=named)
     return answer.status_code, answer.json()["details"][0]["reason"] if answer.is_error else ""
 
 
