@@ -158,6 +158,8 @@ async def http(
     """Send an HTTP request to the edge; return status and JSON body."""
     if body is not None:
         content = json.dumps(body).encode()
+    if content is not None:
+        headers = {"content-type": "application/json"} | headers
     async with httpx.AsyncClient(timeout=TIMEOUT_S) as client:
         url = f"http://{edge.address}{path}"
         response = await client.request(method, url, content=content, headers=headers)

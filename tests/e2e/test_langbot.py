@@ -24,6 +24,7 @@ from tests.support.processes import Process
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+JSON = {"content-type": "application/json"}
 PIPELINES = [f"p{number}" for number in range(1, 30)]
 
 
@@ -123,9 +124,21 @@ async def test_a_broadcast_reaches_both_sessions_of_a_pipeline_only(edges: EdgeF
         kept = await backend.list_messages(address(tenant="acme", agent="p13", platform="langbot"))
         assert not kept.messages
     assert await RestClient(edge, "p15").ok("POST", "broadcast", json={"message": "to nobody"}) == sent
-    for options in ({"json": {}}, {"json": {"message": ""}}, {"json": []}, {"content": b"{"}, {}):
+    for options in (
+        {"json": {}},
+        {"json": {"message": ""}},
+        {"json": []},
+        {"content": b"{", "headers": JSON},
+        {},
+    ):
         refused = await rest.call("POST", "broadcast", **options)
         assert refused == (400, {"code": -1, "msg": "message is required"})
+    # A web page can send these to any site without asking.
+    for kind in ("text/plain", "application/x-www-form-urlencoded"):
+        for content in (b'{"message": "x"}', b""):
+            headers = {"content-type": kind}
+            status, body = await rest.call("POST", "broadcast", content=content, headers=headers)
+            assert (status, body["code"]) == (415, -1)
 
 
 async def test_no_client_can_forge_a_broadcast(edge: Process) -> None:

@@ -12,6 +12,7 @@ from trunkline_runtime.call_metadata import ACTING_FOR, FORWARDED, REMOTE_IP, be
 from trunkline_runtime.tenant_policy import CLIENT_SCOPES, scope_name
 
 from trunkline_edge.auth.caller_policy import check_caller
+from trunkline_edge.auth.claims import is_id
 from trunkline_edge.auth.request_source import RequestSource
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
 from trunkline_edge.http.token_callers import TokenCaller
@@ -50,6 +51,8 @@ class CallerMetadata:
             return
         elif scope == SCOPE_OPERATOR:
             raise catalogue.UNAUTHORIZED.refused(problem="the operator's key must be given")
+        elif not is_id(tenant):
+            raise catalogue.INVALID_ARGUMENT.refused(field="tenant", problem="is not a valid name")
         elif self.tenants.are_known:
             raise catalogue.UNKNOWN_TENANT.refused(tenant=tenant)
         elif source.is_foreign_page:

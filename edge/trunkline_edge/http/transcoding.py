@@ -107,7 +107,9 @@ class Transcoder(BaseRoute):
             raise catalogue.NO_SUCH_PATH.refused(path=request.scope["path"])
         method = request.method
         source = source_of(request)
-        policy = self._caller_metadata.tenants.policy(next(iter(match.methods.values())).tenant_in(match.values))
+        policy = self._caller_metadata.tenants.policy(
+            next(iter(match.methods.values())).tenant_in(match.values)
+        )
         cors.update(cors_headers(policy, source))
         binding = match.methods.get("GET" if method == "HEAD" else method)
         if binding is not None:
