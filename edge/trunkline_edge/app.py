@@ -8,6 +8,7 @@ from collections.abc import Callable
 import structlog
 from trunkline_runtime import process
 from trunkline_runtime.certificates import ReloadingFile, TlsError, server_context
+from trunkline_runtime.descriptors import watch
 from trunkline_runtime.process import StartError
 
 from trunkline_edge.auth.jwks_http import JwksHttpClient
@@ -28,6 +29,8 @@ BACKLOG = 4096
 
 async def serve(settings: EdgeSettings, stop: asyncio.Event) -> None:
     """Run an edge until `stop` is set. Raises StartError if it cannot start."""
+    fitting = watch.raise_limit(settings.max_connections, "TRUNKLINE_MAX_CONNECTIONS")
+    settings = settings.model_copy(update={"max_connections": fitting})
     fetch = JwksHttpClient()
     runtime = EdgeRuntime(settings, fetch)
     channels = RouterChannelFactory.from_settings(settings)

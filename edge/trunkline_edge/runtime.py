@@ -16,6 +16,7 @@ from typing import Any, ParamSpec
 
 from trunkline.v1 import catalogue
 from trunkline.v1.edge_service_pb2 import LinkResponse
+from trunkline_runtime.descriptors import watch
 from trunkline_runtime.refusal_log import RefusalLog
 
 from trunkline_edge.admission import Admission
@@ -317,6 +318,7 @@ class EdgeRuntime:
             await asyncio.sleep(TICK_S)
             self.step(self.core.tick, time.monotonic(), time.time())
             self.admission.forget_gone()
+            watch.check()
             self.core.backpressure.measure(self._buffered)
 
     # Stopping

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Sequence
 
 import grpc.aio
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
-from grpc_reflection.v1alpha import reflection
 from trunkline.v1 import (
     agent_service_pb2,
     agent_service_pb2_grpc,
@@ -27,9 +27,11 @@ from trunkline.v1 import (
 )
 from trunkline.v1.tenant_limits import default_limits
 from trunkline_runtime import process
+from trunkline_runtime.descriptors import watch
 
 from trunkline_router import listeners
 from trunkline_router.core.router import RouterCore
+from trunkline_router.grpc_options import server_options
 from trunkline_router.log.engines import open_log
 from trunkline_router.log.interface import Log
 from trunkline_router.maintenance import Maintenance
@@ -40,6 +42,7 @@ from trunkline_router.rpc.broadcast_service import BroadcastServicer
 from trunkline_router.rpc.edge_service import EdgeServicer
 from trunkline_router.rpc.history_service import HistoryServicer
 from trunkline_router.rpc.presence_service import PresenceServicer
+from trunkline_router.rpc.reflection import add_reflection
 from trunkline_router.rpc.tenant_service import TenantServicer
 from trunkline_router.runtime import RouterRuntime
 from trunkline_router.settings import RouterSettings
@@ -60,27 +63,15 @@ SERVICES = [
     )
 ]
 
-#: Bound of one call's metadata; a larger call fails with RESOURCE_EXHAUSTED.
-MAX_METADATA_BYTES = 64 << 10
-
-GRPC_OPTIONS = [
-    ("grpc.max_receive_message_length", 16 << 20),
-    ("grpc.max_send_message_length", 16 << 20),
-    # An edge names the holder of a client's token, whose lists may be long, in metadata.
-    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
-    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
-    # Without it, two routers could listen on one port and each get half of the calls.
-    ("grpc.so_reuseport", 0),
-    # Keepalive pings on an idle stream are not abuse.
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    # The default is two minutes.
-    ("grpc.server_handshake_timeout_ms", 10_000),
-]
+#: Described by reflection, besides the services above.
+HEALTH = "grpc.health.v1.Health"
 
 
 async def serve(settings: RouterSettings, stop: asyncio.Event) -> None:
     """Run a router until the event is set. Raises StartError if it cannot start."""
     listeners.check(settings)
+    ports = 2 if settings.link_listen else 1
+    max_connections = watch.raise_limit(settings.max_connections * ports, "TRUNKLINE_MAX_CONNECTIONS")
     log = await open_log(settings)
     runtime = make_runtime(settings, log)
     await runtime.load()
@@ -88,7 +79,8 @@ async def serve(settings: RouterSettings, stop: asyncio.Event) -> None:
     reconciler = TenantReconciler(settings, admin)
     await reconciler.apply()
     interceptor = AuthInterceptor(runtime, operator_key(settings), listeners.link_verifier(settings))
-    server, health = await make_server(runtime, admin, interceptor)
+    options = server_options(max_connections // ports, settings.connection_idle_s)
+    server, health = await make_server(runtime, admin, interceptor, options)
     listening, links = listeners.bind(server, settings)
     await server.start()
     tasks = asyncio.create_task(_run(runtime, Maintenance(runtime, admin, reconciler)))
@@ -149,11 +141,14 @@ def make_runtime(settings: RouterSettings, log: Log) -> RouterRuntime:
 
 
 async def make_server(
-    runtime: RouterRuntime, admin: TenantAdmin, interceptor: AuthInterceptor
+    runtime: RouterRuntime,
+    admin: TenantAdmin,
+    interceptor: AuthInterceptor,
+    options: Sequence[tuple[str, int]],
 ) -> tuple[grpc.aio.Server, HealthServicer]:
     """Build the gRPC server with all services; it listens nowhere yet."""
     router_id = secrets.token_hex(8)
-    server = grpc.aio.server(interceptors=[interceptor], options=GRPC_OPTIONS)
+    server = grpc.aio.server(interceptors=[interceptor], options=options)
     edge_service_pb2_grpc.add_EdgeServiceServicer_to_server(EdgeServicer(runtime, router_id), server)
     agent_service_pb2_grpc.add_AgentServiceServicer_to_server(AgentServicer(runtime, router_id), server)
     broadcast_service_pb2_grpc.add_BroadcastServiceServicer_to_server(BroadcastServicer(runtime), server)
@@ -164,7 +159,7 @@ async def make_server(
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     for name in ("", *SERVICES):
         await health.set(name, health_pb2.HealthCheckResponse.SERVING)
-    reflection.enable_server_reflection([*SERVICES, reflection.SERVICE_NAME], server)
+    add_reflection((*SERVICES, HEALTH), server)
     return server, health
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 
 from trunkline.v1.tenant_pb2 import TENANT_STATE_DELETING
+from trunkline_runtime.descriptors import watch
 
 from trunkline_router.core.tenants.revocations import RETENTION_MS
 from trunkline_router.core.tenants.tenant import Tenant
@@ -44,6 +45,7 @@ class Maintenance:
         """Run a round every second; a failing log ends a round, not the task."""
         while True:
             await asyncio.sleep(ROUND_S)
+            watch.check()
             try:
                 await self._run_round()
             except LogUnavailable as error:

@@ -48,6 +48,14 @@ class RouterSettings(ProcessSettings):
         default=SecretStr(""),
         description="Key of the operator; if empty, the key in operator.key in the data folder",
     )
+    max_connections: int = Field(
+        default=2048,
+        ge=1,
+        description="Most gRPC connections on a port at a time; further ones are closed at once",
+    )
+    connection_idle_s: float = Field(
+        default=600, ge=1, description="Time after which a gRPC connection without calls is closed"
+    )
     lease_s: float = Field(default=10, gt=0, description="Silence after which an edge is considered dead")
     delivery_lease_s: float = Field(
         default=30,

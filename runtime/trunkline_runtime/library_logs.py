@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 from google.protobuf.message import DecodeError
 
+from trunkline_runtime import descriptors
 from trunkline_runtime.line_throttle import LineThrottle
 from trunkline_runtime.stray_output import StrayOutput
 
@@ -40,19 +41,22 @@ class LibraryLogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """See logging.Handler."""
+        error = record.exc_info[1] if record.exc_info else None
+        if descriptors.is_exhaustion(error):
+            descriptors.watch.note()
+            return
         try:
             library = record.name.partition(".")[0]
             suppressed = self._throttles.setdefault(library, LineThrottle()).take()
             if suppressed is not None:
-                self._write(record, suppressed)
-        except Exception as error:  # a line that cannot be written must not fail its caller
-            _log.error("a log record was unreadable", logger=record.name, problem=type(error).__name__)
+                self._write(record, error, suppressed)
+        except Exception as problem:  # a line that cannot be written must not fail its caller
+            _log.error("a log record was unreadable", logger=record.name, problem=type(problem).__name__)
 
-    def _write(self, record: logging.LogRecord, suppressed: int) -> None:
+    def _write(self, record: logging.LogRecord, error: BaseException | None, suppressed: int) -> None:
         fields: dict[str, object] = {"logger": record.name}
         if suppressed:
             fields["suppressed"] = suppressed
-        error = record.exc_info[1] if record.exc_info else None
         if error is not None:
             fields |= describe(error)
         event = _first_line(record.getMessage()) or "an exception was logged"

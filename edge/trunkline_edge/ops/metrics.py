@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from trunkline_runtime.descriptors import watch
 
 from trunkline_edge.core.edge import EdgeCore
 
@@ -27,6 +28,7 @@ class EdgeCollector(Collector):
             ),
             "link_up": ("1 while the edge is linked to a router", int(core.uplink.is_up)),
             "uplink_waiting_bytes": ("Bytes queued for the router", core.uplink.waiting_bytes),
+            "descriptor_limit": ("File descriptors that the process may have", watch.limit),
             "outbox_bytes": ("Bytes buffered for slow clients", backpressure.total_bytes),
             "congested": (
                 "1 while the clients' backlog withholds credit from the router",
@@ -35,6 +37,10 @@ class EdgeCollector(Collector):
         }
         counters = {
             "connections_opened": ("Connections accepted", counts.opened),
+            "descriptor_failures": (
+                "Operations that failed for want of a file descriptor",
+                watch.failures,
+            ),
             "protocol_errors": (
                 "Connections that sent what is no TLS, HTTP or WebSocket",
                 counts.protocol_errors,

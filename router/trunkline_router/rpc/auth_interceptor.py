@@ -15,7 +15,6 @@ from typing import Any, TypeAlias
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
-from grpc_reflection.v1alpha import reflection
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 from trunkline_runtime.refusal_log import RefusalLog
@@ -28,12 +27,13 @@ from trunkline_router.core.tenants.tenant import Tenant
 from trunkline_router.rpc.call_queueing import wait_in_queue
 from trunkline_router.rpc.caller_resolver import CallerResolver, EdgeVerifier, remote_ip
 from trunkline_router.rpc.method_rules import MethodRule, rule_at
+from trunkline_router.rpc.reflection import SERVICES as REFLECTION
 from trunkline_router.rpc.status import refuse
 from trunkline_router.rpc.tenant_lock import PerTenantLock
 from trunkline_router.runtime import RouterRuntime
 
 #: Services open to everybody: liveness and the contract itself.
-PUBLIC = frozenset({"grpc.health.v1.Health", reflection.SERVICE_NAME})
+PUBLIC = frozenset({"grpc.health.v1.Health", *REFLECTION})
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"

@@ -30,6 +30,7 @@ from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
 from trunkline.v1.presence_service_pb2 import WatchConnectionsRequest
 from trunkline.v1.tenant_pb2 import OPENNESS_ANYBODY, OPENNESS_LOOPBACK, TenantSettings
 from trunkline_router.app import make_runtime, make_server
+from trunkline_router.grpc_options import server_options
 from trunkline_router.log.engines import open_log
 from trunkline_router.rpc.auth_interceptor import AuthInterceptor
 from trunkline_router.rpc.caller_resolver import EdgeVerifier
@@ -201,7 +202,7 @@ async def in_process_router(
     for name, openness in (("open", OPENNESS_LOOPBACK), ("all", OPENNESS_ANYBODY), ("closed", None)):
         await admin.create(name, TenantSettings(open_to=openness))
     interceptor = AuthInterceptor(runtime, OPERATOR, edge_verifier or ByMetadata())
-    server, _ = await make_server(runtime, admin, interceptor)
+    server, _ = await make_server(runtime, admin, interceptor, server_options(100, 600))
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     running = asyncio.create_task(runtime.run())
