@@ -1,8 +1,8 @@
-"""Commands on the data folder: `backup` and `check`. They need no running router."""
+"""Commands on the data folder: `backup`, `restore` and `check`. They need no running router."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +19,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def add_data_commands(app: typer.Typer) -> None:
     """Add the commands. Each imports what it needs when it runs."""
     app.command("backup", epilog="Example:\n\ntrunkline-router backup /var/backups/trunkline.db")(backup)
+    app.command(
+        "restore",
+        epilog="Example:\n\ntrunkline-router restore /var/backups/trunkline.db --audit audit.jsonl",
+    )(restore)
     app.command("check", epilog="Examples:\n\ntrunkline-router check\n\ntrunkline-router check backup.db")(
         check
     )
@@ -34,18 +38,9 @@ def backup(
 
     Do not copy trunkline.db itself: nearly everything is in the write-ahead log beside it.
     """
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
-    from trunkline_router.cli.operator_client import make_console
     from trunkline_router.log.engines import back_up
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    with _failures(), Progress(*columns, console=make_console(stderr=True), transient=True) as bar:
-        task = bar.add_task("copying", total=1)
-
-        def progress(share: float) -> None:
-            bar.update(task, completed=share, description="copying" if share < 0.9 else "verifying")
-
+    with _failures(), _progress_bar("backing up") as progress:
         manifest = back_up(data_dir, file, force=force, progress=progress)
     if as_json:
         print(manifest.to_json(), end="")  # noqa: T201
@@ -54,6 +49,34 @@ def backup(
         f"{file}: {manifest.bytes} bytes, {manifest.messages} messages of {manifest.topics} topics,"
         f" {manifest.tenants} tenants; verified."
     )
+
+
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The backup to restore.", show_default=False)],
+    data_dir: DataDir = Path("data"),
+    audit: Annotated[
+        Path | None,
+        typer.Option(
+            help="Audit entries since the backup, as `trunkline-router audit --json` prints them.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Replace the log by a backup, while no router runs. The former log is kept beside it.
+
+    Clients get `recovered: false` and read the history; ids of lost messages are not given again. Revoked
+    tokens, deleted keys and tenants, and erased users stay so, as the former log or the audit file has them.
+    """
+    from trunkline_router.log import engines
+
+    with _failures(), _progress_bar("restoring") as progress:
+        report = engines.restore(data_dir, file, audit, progress=progress)
+    for each in report.reapplied:
+        typer.echo(f"applied again: {each}")
+    for warning in report.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    kept = f" The former log is {report.replaced}." if report.replaced else ""
+    typer.echo(f"Restored {file} with {report.logs} topics, each in a new epoch.{kept}")
 
 
 def check(
@@ -82,6 +105,19 @@ def check(
             typer.echo(problem)
     if problems:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _progress_bar(description: str) -> Iterator[Callable[[float], None]]:
+    """Show a bar on a terminal. Yields a function that sets the share that is done."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    from trunkline_router.cli.operator_client import make_console
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    with Progress(*columns, console=make_console(stderr=True), transient=True) as bar:
+        task = bar.add_task(description, total=1)
+        yield lambda share: bar.update(task, completed=share)
 
 
 @contextmanager

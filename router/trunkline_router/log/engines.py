@@ -11,6 +11,7 @@ from trunkline_runtime.process import StartError
 from trunkline_router.log.backup_manifest import BackupManifest
 from trunkline_router.log.interface import Log
 from trunkline_router.log.sqlite import backup
+from trunkline_router.log.sqlite import restore as restoration
 from trunkline_router.log.sqlite.engine import SqliteLog
 
 if TYPE_CHECKING:
@@ -44,3 +45,10 @@ def back_up(data_dir: Path, target: Path, *, force: bool, progress: backup.Progr
 def check(path: Path) -> list[str]:
     """Verify the log of a data folder, or a backup. Returns its problems. Raises BackupFailed."""
     return backup.check_file(path / SQLITE_FILE if path.is_dir() else path)
+
+
+def restore(
+    data_dir: Path, file: Path, audit: Path | None, *, progress: backup.Progress
+) -> restoration.RestoreReport:
+    """Replace the log of a data folder by a backup; no router may run. Raises BackupFailed."""
+    return restoration.restore(data_dir / SQLITE_FILE, file, audit, progress=progress)

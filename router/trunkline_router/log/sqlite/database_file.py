@@ -12,7 +12,7 @@ from trunkline_runtime.private_files import create_private_file, open_private
 
 from trunkline_router.log.interface import LogUnavailable
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 #: Upgrades a file from this version to the next; then everything in `schema.sql` that is missing is created.
 #: The time of a migration must not depend on the size of the file.

@@ -1,4 +1,4 @@
--- The log of one router, schema version 6. It may be read with SQL while the router runs: open the file
+-- The log of one router, schema version 7. It may be read with SQL while the router runs: open the file
 -- read-only and keep transactions short. Start with the view `conversation_log`. The file contains secrets:
 -- see `tenants`. With a data key, `body`, `deltas`, `reason` and `settings` may be encrypted: such a value
 -- starts with a zero byte, and what remains readable is metadata.
@@ -32,10 +32,16 @@ CREATE TABLE former_epochs (
 -- lower, an older file was put in place, or commits were lost.
 CREATE TABLE log_state (
     id      INTEGER PRIMARY KEY CHECK (id = 1),
-    log_id  TEXT NOT NULL,    -- random; copies of the file have the same
+    log_id  TEXT NOT NULL,    -- random; copies have the same until one of them is forked
     commits INTEGER NOT NULL  -- that changed anything
 );
 INSERT OR IGNORE INTO log_state VALUES (1, lower(hex(randomblob(8))), 0);
+
+-- Files that this one began as, each with the number of its commits that are in this one.
+CREATE TABLE former_logs (
+    log_id  TEXT NOT NULL PRIMARY KEY,
+    commits INTEGER NOT NULL
+) WITHOUT ROWID;
 
 -- A rowid table with a separate index: messages of all topics are appended to one B-tree, and only small
 -- index pages are written all over the file. Two to three times the rows/s of a table clustered by

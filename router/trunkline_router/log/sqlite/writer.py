@@ -87,6 +87,9 @@ class Writer:
         with self._transaction() as db:
             logs = fork_all(db)
             self._commits = max(self._commits, mark.commits if mark else 0)
+            log_id = read_state(db).log_id
+        self._mark.close()
+        self._mark = CommitMark(self._path, log_id)
         _log.error(
             "the log has lost commits, as if an older copy was put in place: clients get `recovered: false`;"
             " revocations, erasures and settings made since must be made again",

@@ -74,7 +74,11 @@ def write_version(path: Path, version: int) -> list[bytes]:
             (*ALICE, EPOCH),
         )
         for seq, body in enumerate(bodies, 1):
-            db.execute("INSERT INTO messages VALUES (7, ?, ?, 1, 'alice', ?)", (seq, NOW_MS, body))
+            db.execute(
+                "INSERT INTO messages (topic_id, seq, created_ms, role, author_user, body)"
+                " VALUES (7, ?, ?, 1, 'alice', ?)",
+                (seq, NOW_MS, body),
+            )
         for delivery_id, seq in ((41, 1), (42, 3)):
             db.execute(
                 "INSERT INTO deliveries (delivery_id, tenant, agent, topic_id, seq)"
@@ -152,7 +156,14 @@ async def test_an_upgraded_file_has_the_current_schema(tmp_path: Path, version: 
 
 @pytest.mark.parametrize(
     ("version", "in_the_way"),
-    [(1, "dead_letters"), (2, "revocations"), (3, "audit"), (4, "tenant_keys"), (5, "log_state")],
+    [
+        (1, "dead_letters"),
+        (2, "revocations"),
+        (3, "audit"),
+        (4, "tenant_keys"),
+        (5, "log_state"),
+        (6, "former_logs"),
+    ],
 )
 async def test_a_failed_upgrade_leaves_the_file_unchanged(
     tmp_path: Path, version: int, in_the_way: str
