@@ -18,7 +18,6 @@ from trunkline_edge.link.client import LinkClient
 from trunkline_edge.router_channel import RouterChannelFactory
 from trunkline_edge.runtime import EdgeRuntime
 from trunkline_edge.settings import EdgeSettings
-from trunkline_edge.transport.protocol_selector import ProtocolSelector
 from trunkline_edge.transport.tls_transport import TlsTransport
 
 _log = structlog.get_logger()
@@ -81,18 +80,14 @@ def _protocol_factory(runtime: EdgeRuntime, http: HttpServer) -> Callable[[], as
     if (certificate is None) != (key is None):
         raise StartError("TRUNKLINE_TLS_CERT and TRUNKLINE_TLS_KEY must be set together.")
     if certificate is None or key is None:
-        return lambda: ProtocolSelector(runtime, http.protocol)
+        return http.selector
     try:
         context = ReloadingFile([certificate, key], lambda: server_context(certificate, key))
     except TlsError as error:
         raise StartError(f"{error}. TRUNKLINE_TLS_CERT and TRUNKLINE_TLS_KEY name the files.") from None
     timeout_s = runtime.settings.handshake_timeout_s
-
-    def make() -> TlsTransport:
-        selector = ProtocolSelector(runtime, http.protocol)
-        return TlsTransport(context.current, selector, timeout_s, runtime.protocol_broken)
-
-    return make
+    broken = runtime.protocol_broken
+    return lambda: TlsTransport(context.current, http.selector(), timeout_s, broken)
 
 
 async def _announce_ready(server: asyncio.Server, settings: EdgeSettings, linked: asyncio.Event) -> None:

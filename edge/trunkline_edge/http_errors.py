@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any, NamedTuple
 
 import msgspec
@@ -14,6 +16,7 @@ from trunkline.v1.catalogue import Refused
 from trunkline_runtime.refusals import details_of, to_status
 
 JSON = "application/json"
+TEXT = "text/plain; charset=utf-8"
 
 #: HTTP status by google.rpc.Code, as code.proto maps them, for errors that are not in the catalogue.
 HTTP_STATUS = {
@@ -23,17 +26,28 @@ HTTP_STATUS = {
 
 
 class ErrorResponse(NamedTuple):
-    """Status, headers and JSON body of a response."""
+    """Status, headers and body of a response."""
 
     status: int
     headers: dict[str, str]
     body: bytes
+    media_type: str = JSON
 
 
 def error_response(reason: Refused) -> ErrorResponse:
     """The response to a request refused for `reason`."""
     status = to_status(reason)
     return _rendered(status, _http_status(reason.entry.code, status.code), reason.retry_after_ms)
+
+
+def response_bytes(error: ErrorResponse, headers: Sequence[str] = (), *, is_head: bool = False) -> bytes:
+    """The whole response, after which the connection ends; `headers` are added, `is_head` omits the body."""
+    status, own, body, media_type = error
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in own.items()]
+    lines += [*headers, f"content-type: {media_type}", f"content-length: {len(body)}"]
+    lines += ["connection: close", "\r\n"]
+    return "\r\n".join(lines).encode() + (b"" if is_head else body)
 
 
 def status_response(status: Status) -> ErrorResponse:
@@ -58,6 +72,8 @@ def _rendered(status: Status, http_status: int, retry_after_ms: int) -> ErrorRes
         headers["retry-after"] = str(math.ceil(retry_after_ms / 1000))
     if http_status == 401:
         headers["www-authenticate"] = "Bearer"
+    if http_status == 426:
+        headers |= {"upgrade": "websocket", "sec-websocket-version": "13"}
     details = [_detail(detail) for detail in status.details]
     content = {"code": status.code, "message": status.message, "details": details}
     return ErrorResponse(http_status, headers, msgspec.json.encode(content))

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, ParamSpec
 
 from trunkline.v1 import catalogue
+from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import LinkResponse
 from trunkline_runtime.descriptors import watch
 from trunkline_runtime.refusal_log import RefusalLog
@@ -47,6 +48,15 @@ from trunkline_edge.transport.client_transport import ClientTransport
 
 P = ParamSpec("P")
 
+#: Refusals of clients that speak no HTTP as the edge does.
+PROTOCOL_ERRORS = frozenset(
+    {
+        catalogue.MALFORMED_REQUEST,
+        catalogue.HTTP_VERSION_UNSUPPORTED,
+        catalogue.REQUEST_LINE_TOO_LONG,
+        catalogue.HEADERS_TOO_LARGE,
+    }
+)
 TICK_S = 1.0
 #: Interval of checks during congestion, and between batches of closes when the edge stops.
 SHORT_TICK_S = 0.05
@@ -211,6 +221,15 @@ class EdgeRuntime:
         if handshake is not None:
             self.core.handshakes.end(handshake)
             del self._handshakes[handshake]
+
+    def count_refused(self, reason: Refused, transport: asyncio.Transport) -> None:
+        """See ConnectionHandler."""
+        peer = transport.get_extra_info("peername")
+        remote_ip = peer[0] if isinstance(peer, tuple) else ""
+        if reason.entry in PROTOCOL_ERRORS:
+            self.protocol_broken(remote_ip, str(reason))
+        else:
+            self.admission.count_refused(reason, remote_ip=remote_ip)
 
     def when_tenants_known(self, transport: ClientTransport, then: Callable[[], None]) -> None:
         """See Admission."""

@@ -52,6 +52,15 @@ class EdgeSettings(ProcessSettings):
     unanswered: int = Field(default=64, ge=1, description="Most unanswered requests of one client")
     heartbeat_s: int = Field(default=25, ge=1, description="Interval between pings of a client")
     handshake_timeout_s: float = Field(default=10, gt=0, description="Time limit for a client's handshake")
+    http_timeout_s: float = Field(
+        default=30,
+        gt=0,
+        description="Time limit for the body of an HTTP request, and for a client that takes no response",
+    )
+    # Over the idle timeouts of load balancers, most of which are 60 s: the edge must not close first.
+    http_keep_alive_s: int = Field(
+        default=75, ge=0, description="Time for which an HTTP connection is kept for the next request"
+    )
     max_handshakes: int = Field(default=2000, ge=1, description="Most handshakes in progress at a time")
     outbox_bytes: int = Field(
         default=4 << 20, ge=1 << 16, description="Backlog of a client, beyond which it is closed as slow"

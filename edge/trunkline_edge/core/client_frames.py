@@ -91,6 +91,22 @@ class ClientFrameHandler:
         else:
             self._handle_codec_result(connection, decoded)
 
+    def charge(self, connection: Connection, size: int, now: float) -> None:
+        """Charge for a frame that is no message: a ping, pong or close, or a fragment before the last.
+
+        Over the rate limit it is still handled, as protocols demand, but nothing more is read for a while.
+        """
+        limiter = connection.rate_limiter
+        if connection.state is not ConnectionState.OPEN or limiter is None:
+            return
+        if limiter.take(size, now) is not None:
+            self._throttle.throttle(connection, now)
+
+    def answer_ping(self, connection: Connection, pong: bytes) -> None:
+        """Write a pong of the protocol. Like all that a client is sent, it counts towards its backlog."""
+        if connection.state is ConnectionState.OPEN:
+            self._sessions.write(connection, pong)
+
     def unthrottle_next(self, now: float) -> None:
         """Handle the buffered input of the next throttled connections, and read from them again."""
         for connection in self._throttle.unthrottle_next(now):

@@ -61,7 +61,12 @@ class DialectRoutes:
         for dialect in self._dialects:
             for route in dialect.routes:
                 by_path.setdefault(route.path.text, []).append(route)
-        return [self._route(routes) for routes in by_path.values()]
+        # WebSockets are selected before HTTP, so requests to their paths are of other clients.
+        sockets = [path for dialect in self._dialects for path in dialect.websocket_paths]
+        return [
+            *(self._route(routes) for routes in by_path.values()),
+            *(_RawPathRoute(path, _upgrade_required) for path in sockets),
+        ]
 
     def _route(self, routes: list[DialectRoute]) -> BaseRoute:
         by_method = {route.method: route for route in routes}
@@ -151,6 +156,15 @@ class _RawPathRoute(Route):
         if parameters is None:
             return Match.NONE, {}
         return Match.FULL, {"endpoint": self.endpoint, "path_params": parameters}
+
+
+async def _upgrade_required(request: Request) -> Response:
+    """Reject a plain request to a path of WebSockets."""
+    path = request.scope["path"]
+    if request.method in ("GET", "HEAD"):
+        return failure_response(catalogue.UPGRADE_REQUIRED.refused(path=path))
+    refused = catalogue.METHOD_NOT_ALLOWED.refused(path=path, allowed="GET")
+    return failure_response(refused, {"allow": "GET"})
 
 
 def _call_refused(reason: CallFailed | Refused) -> CallRefused:

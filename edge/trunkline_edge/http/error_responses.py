@@ -36,10 +36,10 @@ async def respond(request: Request, response: Awaitable[R]) -> R | Response:
 def failure_response(reason: CallFailed | Refused, headers: dict[str, str] | None = None) -> Response:
     """The error response, with `headers` added."""
     if isinstance(reason, Refused):
-        status, own, body = http_errors.error_response(reason)
+        status, own, body, media_type = http_errors.error_response(reason)
     else:
-        status, own, body = http_errors.status_response(reason.status)
+        status, own, body, media_type = http_errors.status_response(reason.status)
     if status == 408:
         # The rest of the request is not awaited, so the connection cannot be reused.
         own |= {"connection": "close"}
-    return Response(body, status, own | (headers or {}), http_errors.JSON)
+    return Response(body, status, own | (headers or {}), media_type)

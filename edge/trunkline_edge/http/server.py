@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
@@ -22,6 +23,7 @@ from trunkline_edge.ops.health import connection_stats
 from trunkline_edge.ops.metrics import EdgeCollector
 from trunkline_edge.runtime import EdgeRuntime
 from trunkline_edge.transport.protocol_selector import ProtocolSelector
+from trunkline_edge.transport.request_head import RequestParser
 
 #: Time for the last responses when the edge stops.
 DRAIN_TIMEOUT_S = 1.0
@@ -32,15 +34,42 @@ class HttpServer:
 
     def __init__(self, runtime: EdgeRuntime, router: RouterClient) -> None:
         self._runtime = runtime
+        settings = runtime.settings
         self._config = Config(
-            make_app(runtime, router), lifespan="off", log_config=None, access_log=False, ws="none"
+            make_app(runtime, router),
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            ws="none",
+            timeout_keep_alive=settings.http_keep_alive_s,
         )
         self._config.load()
         self._state = ServerState()
 
-    def protocol(self) -> asyncio.Protocol:
-        """The protocol for one connection, until a request on it is for another protocol."""
-        return HttpProtocol(self._config, self._state, lambda: ProtocolSelector(self._runtime, self.protocol))
+    def selector(self) -> asyncio.Protocol:
+        """The protocol of a new connection, and of a kept one when the next request begins."""
+        return ProtocolSelector(self._runtime, self._serve)
+
+    def _serve(self, parser: RequestParser, received: bytes) -> asyncio.Protocol:
+        return HttpProtocol(
+            self._config,
+            self._state,
+            parser,
+            received,
+            timeout_s=self._runtime.settings.http_timeout_s,
+            select=self._select,
+            count_refused=self._runtime.count_refused,
+        )
+
+    def _select(self, transport: asyncio.Transport, received: bytes, has_ended: bool) -> None:
+        """Select the protocol of the next request on a kept connection."""
+        selector = self.selector()
+        transport.set_protocol(selector)
+        selector.connection_made(transport)
+        selector.data_received(received)
+        protocol = cast("asyncio.Protocol", transport.get_protocol())
+        if has_ended and not protocol.eof_received():
+            transport.close()
 
     async def drain(self) -> None:
         """Wait up to DRAIN_TIMEOUT_S for the last responses. Call it after the router client is closed."""

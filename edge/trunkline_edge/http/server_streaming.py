@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from trunkline_edge.http.bindings import Binding
 from trunkline_edge.http.error_responses import failure_response
 from trunkline_edge.http.json_encode import response_json
+from trunkline_edge.http.protocol import CLIENT_ENDED
 from trunkline_edge.http.router_client import CallFailed
 
 #: Larger messages are encoded in a thread, so that the loop keeps serving sockets.
@@ -62,7 +63,7 @@ class EventStream:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Write the response until it ends or the client disconnects, and end the call."""
         try:
-            await _write_until_disconnect(self, receive, send)
+            await _write_until_disconnect(self, scope["state"][CLIENT_ENDED], receive, send)
         finally:
             await self.close()
 
@@ -118,15 +119,18 @@ async def _write(send: Send, lines: bytes, data: bytes = b"") -> None:
     await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
-async def _write_until_disconnect(stream: EventStream, receive: Receive, send: Send) -> None:
-    writing = asyncio.create_task(stream.write(send))
-    disconnect = asyncio.create_task(_disconnect(receive))
+async def _write_until_disconnect(
+    stream: EventStream, client_ended: asyncio.Event, receive: Receive, send: Send
+) -> None:
+    """Write until the client disconnects, or ends its side: it sends nothing while it listens."""
+    calls = (stream.write(send), _disconnect(receive), client_ended.wait())
+    tasks = [asyncio.ensure_future(call) for call in calls]
     try:
-        await asyncio.wait({writing, disconnect}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in (writing, disconnect):
+        for task in tasks:
             task.cancel()
-        results = await asyncio.gather(writing, disconnect, return_exceptions=True)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
     for result in results:
         if isinstance(result, Exception):
             raise result

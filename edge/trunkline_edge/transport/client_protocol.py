@@ -10,6 +10,7 @@ from trunkline.v1.frame_pb2 import ClosingFrame, ServerFrame
 from trunkline_runtime.refusals import closing_frame
 
 from trunkline_edge.auth.request_source import RequestSource
+from trunkline_edge.core.counters import CLIENT_LEFT
 from trunkline_edge.core.encoding import encode_frame
 from trunkline_edge.dialects.codec import Codec
 from trunkline_edge.transport.client_transport import ClientTransport
@@ -22,7 +23,7 @@ CLOSE_TIMEOUT_S = 5.0
 class ClientProtocol(asyncio.Protocol, ClientTransport):
     """Protocol of one client on a TCP connection that ProtocolSelector has handed over."""
 
-    __slots__ = ("_close_timer", "_handler", "transport")
+    __slots__ = ("_close_timer", "_handler", "got_eof", "transport")
 
     def __init__(self, handler: ConnectionHandler, transport: asyncio.Transport) -> None:
         peer = transport.get_extra_info("peername")
@@ -33,6 +34,8 @@ class ClientProtocol(asyncio.Protocol, ClientTransport):
         # has. It still writes at once.
         transport.set_write_buffer_limits(0)
         self._close_timer: asyncio.TimerHandle | None = None
+        #: The client has ended its side, and waits for the response to the handshake.
+        self.got_eof = False
 
     def _read_headers(self, headers: Iterable[tuple[str, str]], http_version: str = "1.1") -> dict[str, str]:
         """Note the request's source; return the headers by lower-case name, of a repeated one the first."""
@@ -96,6 +99,17 @@ class ClientProtocol(asyncio.Protocol, ClientTransport):
             self._handler.gone(connection, cause)
             # The end of the stream is still to be read.
             self.transport.resume_reading()
+
+    def _answered(self) -> None:
+        """End the deadline of the handshake, whose response is written; a client that cannot go on leaves."""
+        self._handler.end_handshake(self)
+        if self.got_eof:
+            asyncio.get_running_loop().call_soon(self._leave_after_answer)
+
+    def _leave_after_answer(self) -> None:
+        self._gone(CLIENT_LEFT)
+        self.transport.close()
+        self._await_close()
 
     def _await_close(self) -> None:
         """Abort unless the peer closes its side in time. Idempotent."""

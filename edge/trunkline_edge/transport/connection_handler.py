@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import ParamSpec, Protocol
+
+from trunkline.v1.catalogue import Refused
 
 from trunkline_edge.core.connection import Connection
 from trunkline_edge.core.edge import EdgeCore
@@ -39,6 +42,9 @@ class ConnectionHandler(Protocol):
 
     def end_handshake(self, transport: ClientTransport) -> None:
         """Stop the deadline: the handshake was answered, or the client is gone. Idempotent."""
+
+    def count_refused(self, reason: Refused, transport: asyncio.Transport) -> None:
+        """Count and log a request that is refused before its tenant is known."""
 
     def when_tenants_known(self, transport: ClientTransport, then: Callable[[], None]) -> None:
         """Call `then` once the tenants are known: at once if they are, never if the client has gone."""

@@ -23,6 +23,7 @@ from trunkline_edge.dialects.registry import RouteMatch
 from trunkline_edge.http_errors import ErrorResponse
 from trunkline_edge.transport.client_protocol import ClientProtocol
 from trunkline_edge.transport.connection_handler import ConnectionHandler
+from trunkline_edge.transport.request_head import announces_body, decoded_headers
 
 #: Bytes that a client may send after its request; they are ignored.
 MAX_SURPLUS_BYTES = 64 * 1024
@@ -46,7 +47,6 @@ class EventStreamTransport(ClientProtocol):
     """Answers one GET with events that the codec frames itself."""
 
     __slots__ = (
-        "_has_request",
         "_is_head",
         "_reconnects",
         "_route",
@@ -58,7 +58,6 @@ class EventStreamTransport(ClientProtocol):
     def __init__(self, handler: ConnectionHandler, transport: asyncio.Transport, route: RouteMatch) -> None:
         super().__init__(handler, transport)
         self._route = route
-        self._has_request = False
         self._is_head = False
         #: The client reconnects by itself, and would give up at an HTTP status.
         self._reconnects = False
@@ -70,19 +69,24 @@ class EventStreamTransport(ClientProtocol):
 
     # Events of the transport
 
+    def begin(self, request: h11.Request, surplus: bytes) -> None:
+        """Answer the request, behind which the client has sent `surplus` already."""
+        self._handler.step(self._read_request, request)
+        if surplus:
+            self.data_received(surplus)
+
     def data_received(self, data: bytes) -> None:
-        """Read the request, whose head ProtocolSelector passes whole; later bytes are ignored."""
-        if self._has_request:
-            self._surplus_bytes += len(data)
-            if self._surplus_bytes > MAX_SURPLUS_BYTES:
-                self._gone(CLIENT_BROKE_PROTOCOL)
-                self.transport.abort()
-            return
-        self._has_request = True
-        self._handler.step(self._read_request, data)
+        """Ignore what the client sends."""
+        self._surplus_bytes += len(data)
+        if self._surplus_bytes > MAX_SURPLUS_BYTES:
+            self._gone(CLIENT_BROKE_PROTOCOL)
+            self.transport.abort()
 
     def eof_received(self) -> bool:
-        """End the stream: the client has left, as it sends nothing while it listens."""
+        """End the stream, once it is answered: the client has left, as it sends nothing while it listens."""
+        if self.handshake is not None:
+            self.got_eof = True
+            return True
         self._gone(CLIENT_LEFT)
         self._await_close()
         return False
@@ -92,11 +96,10 @@ class EventStreamTransport(ClientProtocol):
         self._cancel_close_timer()
         self._gone(CLIENT_LOST)
 
-    def _read_request(self, data: bytes) -> None:
+    def _read_request(self, request: h11.Request) -> None:
         try:
-            request = _parse_request(data)
             self._is_head = request.method == b"HEAD"
-            headers = self._read_headers(_decoded(request.headers), request.http_version.decode("ascii"))
+            headers = self._read_headers(decoded_headers(request), request.http_version.decode("ascii"))
             path, _, parameters = request.target.partition(b"?")
             query = read_query(parameters.decode("ascii"))
             # Errors, too, can be read by the tenant's pages.
@@ -109,7 +112,8 @@ class EventStreamTransport(ClientProtocol):
                 raise catalogue.METHOD_NOT_ALLOWED.refused(path=path.decode("ascii"), allowed=ALLOWED)
             if not self._handler.takes_handshakes:
                 raise catalogue.OVERLOADED.refused(problem="too many handshakes")
-            _check_no_body(headers)
+            if announces_body(request):
+                raise catalogue.INVALID_ARGUMENT.refused(field="body", problem="an event stream takes none")
             self._reconnects = "last-event-id" in headers
             self._handler.begin_handshake(self)
             self._connect(query, headers)
@@ -187,7 +191,7 @@ class EventStreamTransport(ClientProtocol):
 
     def _begin_response(self) -> None:
         self._wrote_head = True
-        self._handler.end_handshake(self)
+        self._answered()
 
     def _cors_headers(self) -> dict[str, str]:
         """Return the headers that let a web page read the response."""
@@ -196,28 +200,6 @@ class EventStreamTransport(ClientProtocol):
 
 def _lines(headers: Mapping[str, str]) -> Iterable[str]:
     return (f"{name}: {value}" for name, value in headers.items())
-
-
-def _decoded(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[str, str]]:
-    return ((name.decode("ascii"), value.decode("latin-1")) for name, value in headers)
-
-
-def _check_no_body(headers: Mapping[str, str]) -> None:
-    """Raises Refused INVALID_ARGUMENT if the headers announce a body."""
-    if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
-        raise catalogue.INVALID_ARGUMENT.refused(field="body", problem="an event stream takes none")
-
-
-def _parse_request(head: bytes) -> h11.Request:
-    """Parse a whole head. Raises Refused INVALID_ARGUMENT."""
-    parser = h11.Connection(h11.SERVER)
-    try:
-        parser.receive_data(head)
-        request = parser.next_event()
-    except h11.RemoteProtocolError as error:
-        raise catalogue.INVALID_ARGUMENT.refused(field="request", problem=str(error)) from None
-    assert isinstance(request, h11.Request)
-    return request
 
 
 def _limit_silence(transport: asyncio.Transport, limit_s: int) -> None:

@@ -6,33 +6,43 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import cast
 
+import h11
 from trunkline.v1 import catalogue
+from trunkline.v1.catalogue import Refused
 
+from trunkline_edge.http_errors import error_response, response_bytes
 from trunkline_edge.transport.connection_handler import ConnectionHandler
 from trunkline_edge.transport.event_stream import EventStreamTransport
+from trunkline_edge.transport.lingering_close import close_lingering
+from trunkline_edge.transport.request_head import HeadReader, RequestParser, malformed, tokens
 from trunkline_edge.transport.websocket import WebSocketTransport
-
-MAX_HEAD_BYTES = 16 * 1024
 
 #: Unsent bytes that the kernel may buffer for one client.
 UNSENT_BYTES = 128 * 1024
+#: Chunks of one body. The largest body has fewer unless they are shorter than a kilobyte.
+MAX_CHUNKS = 16 * 1024
+
+#: Makes the protocol that serves a request by HTTP, from its parser and the bytes behind its head.
+HttpProtocolFactory = Callable[[RequestParser, bytes], asyncio.Protocol]
 
 
 class ProtocolSelector(asyncio.Protocol):
     """Reads the head of a connection's first request and hands the transport over to its protocol.
 
-    A head must be complete within the handshake's time and 16 KiB.
+    A head must be complete within the handshake's time and 16 KiB. A request that HTTP does not allow, and
+    bytes that are none, are answered by an HTTP status at once.
     """
 
     __slots__ = ("_handler", "_head", "_http", "_timer", "_transport")
 
-    def __init__(self, handler: ConnectionHandler, http: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(self, handler: ConnectionHandler, http: HttpProtocolFactory) -> None:
         self._handler = handler
         self._http = http
-        self._head = b""
-        self._transport: asyncio.Transport | None = None
+        self._head = HeadReader()
+        self._transport: asyncio.Transport
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -44,54 +54,63 @@ class ProtocolSelector(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Collect the head; once it is complete, hand over."""
-        self._head += data
-        end = self._head.find(b"\r\n\r\n")
-        if end < 0 and len(self._head) <= MAX_HEAD_BYTES:
-            return
-        if end < 0 or end > MAX_HEAD_BYTES:
-            self._reject("431 Request Header Fields Too Large", "The request's head is too large")
+        try:
+            complete = self._head.feed(data)
+            if complete is None:
+                return
+            head, behind = complete
+            parser = RequestParser(MAX_CHUNKS)
+            request = parser.parse_head(head)
+        except Refused as reason:
+            self._reject(reason)
             return
         self._stop_timer()
-        assert self._transport is not None
-        if not _wants_websocket(self._head[:end]):
-            route = self._handler.registry.stream(_path(self._head))
-            if route is None:
-                self._hand_over(self._http())
-            else:
-                self._hand_over(EventStreamTransport(self._handler, self._transport, route), made=False)
-        elif self._handler.takes_handshakes:
-            websocket = WebSocketTransport(self._handler, self._transport)
-            self._handler.begin_handshake(websocket)
-            self._hand_over(websocket, made=False)
+        if _wants_websocket(request):
+            self._begin_websocket(request, behind)
+            return
+        route = self._handler.registry.stream(request.target.partition(b"?")[0].decode("ascii"))
+        if route is not None:
+            stream = EventStreamTransport(self._handler, self._transport, route)
+            self._transport.set_protocol(stream)
+            stream.begin(request, behind)
         else:
-            self._reject(
-                "503 Service Unavailable", catalogue.OVERLOADED.sentence(problem="too many handshakes")
-            )
+            http = self._http(parser, behind)
+            self._transport.set_protocol(http)
+            http.connection_made(self._transport)
 
-    def _hand_over(self, protocol: asyncio.Protocol, made: bool = True) -> None:
-        assert self._transport is not None
-        self._transport.set_protocol(protocol)
-        if made:
-            protocol.connection_made(self._transport)
-        protocol.data_received(self._head)
-        self._head = b""
+    def _begin_websocket(self, request: h11.Request, behind: bytes) -> None:
+        if not self._handler.takes_handshakes:
+            reason = catalogue.OVERLOADED.refused(problem="too many handshakes")
+            self._reject(reason, HTTPStatus.SERVICE_UNAVAILABLE)
+            return
+        websocket = WebSocketTransport(self._handler, self._transport)
+        self._handler.begin_handshake(websocket)
+        self._transport.set_protocol(websocket)
+        websocket.begin(request, behind)
+
+    def eof_received(self) -> None:
+        """Answer a client that ends its side within a head."""
+        if not self._head.is_empty:
+            self._reject(malformed("the head is incomplete"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the deadline: the client left before its head was complete."""
         self._stop_timer()
 
     def _time_out(self) -> None:
+        if self._head.is_empty:
+            # The client has asked for nothing; a response would answer its next request.
+            self._transport.close()
+            return
         limit = self._handler.settings.handshake_timeout_s
-        self._reject("408 Request Timeout", catalogue.HANDSHAKE_TIMEOUT.sentence(limit_s=f"{limit:g}"))
+        self._reject(catalogue.HANDSHAKE_TIMEOUT.refused(limit_s=f"{limit:g}"))
 
-    def _reject(self, status: str, text: str) -> None:
+    def _reject(self, reason: Refused, status: int = 0) -> None:
         self._stop_timer()
-        body = f"{text}\n".encode()
-        head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\n"
-        head += f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        assert self._transport is not None
-        self._transport.write(head.encode() + body)
-        self._transport.close()
+        self._handler.count_refused(reason, self._transport)
+        error = error_response(reason)
+        self._transport.write(response_bytes(error._replace(status=status or error.status)))
+        close_lingering(self._transport)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -99,18 +118,9 @@ class ProtocolSelector(asyncio.Protocol):
             self._timer = None
 
 
-def _path(head: bytes) -> str:
-    """Return the path of the request line without its query; empty if the line is malformed."""
-    words = head.split(b"\r\n", 1)[0].split(b" ")
-    return words[1].partition(b"?")[0].decode("latin-1") if len(words) == 3 else ""
-
-
-def _wants_websocket(head: bytes) -> bool:
-    for header in head.split(b"\r\n")[1:]:
-        name, _, value = header.partition(b":")
-        if name.strip().lower() == b"upgrade":
-            return value.strip().lower() == b"websocket"
-    return False
+def _wants_websocket(request: h11.Request) -> bool:
+    """Whether the request asks for a WebSocket, among other protocols; HTTP/1.0 has no upgrades."""
+    return request.http_version == b"1.1" and b"websocket" in tokens(request, b"upgrade")
 
 
 def _tune(transport: asyncio.Transport) -> None:

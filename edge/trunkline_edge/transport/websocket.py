@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from http import HTTPStatus
 
+import h11
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.frame_pb2 import ClosingFrame
 from trunkline_runtime.refusals import refusal_of
-from websockets.exceptions import PayloadTooBig
-from websockets.frames import Frame, Opcode
+from websockets.datastructures import Headers
+from websockets.exceptions import PayloadTooBig, ProtocolError
+from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
@@ -28,6 +30,15 @@ from trunkline_edge.dialects.registry import RouteMatch
 from trunkline_edge.http_errors import ErrorResponse
 from trunkline_edge.transport.client_protocol import ClientProtocol
 from trunkline_edge.transport.connection_handler import ConnectionHandler
+from trunkline_edge.transport.fragments import FragmentedMessage, is_utf8
+from trunkline_edge.transport.frame_splitter import FramePart, FrameSplitter, InvalidLength
+from trunkline_edge.transport.request_head import (
+    announces_body,
+    decoded_headers,
+    header_values,
+    malformed,
+    tokens,
+)
 
 # websockets logs every unclean disconnect; the edge counts them instead.
 _quiet = logging.getLogger("trunkline.edge.ws")
@@ -37,70 +48,89 @@ _quiet.propagate = False
 #: Statuses of clients that failed to authenticate or are not allowed to connect.
 _AUTH_STATUSES = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
+#: Frames that are parsed before other clients are served.
+SLICE_FRAMES = 64
+#: Frames that complete no message, before the message that a client must send first.
+MAX_FRAMES_BEFORE_FIRST = 100
+
 
 class WebSocketTransport(ClientProtocol):
-    """A WebSocket. Parsing and the closing handshake are those of `websockets`' sans-I/O core."""
+    """A WebSocket. Parsing and the closing handshake are those of `websockets`' sans-I/O core.
+
+    It is read in slices of SLICE_FRAMES, between which other clients are served. Nothing is parsed before the
+    handshake is answered, or while the client is over its rate limit: at most one read of the socket is kept
+    then, and nothing more is read.
+    """
 
     __slots__ = (
         "_codec",
         "_first",
-        "_fragment_is_binary",
         "_fragments",
+        "_frames_before_first",
         "_has_written",
+        "_is_parsing_frame",
+        "_is_slice_scheduled",
+        "_is_unread",
         "_loop",
         "_protocol",
         "_response",
         "_route",
-        "_waiting",
+        "_splitter",
     )
 
     def __init__(self, handler: ConnectionHandler, transport: asyncio.Transport) -> None:
         super().__init__(handler, transport)
+        # The request was read already, and this class sends the response.
         self._protocol = ServerProtocol(
             select_subprotocol=lambda _, offered: self._select(offered),
+            state=OPEN,
             max_size=handler.core.limits.frame_bytes,
             logger=_quiet,
         )
         self._loop = asyncio.get_running_loop()
+        self._splitter = FrameSplitter()
+        #: Bytes were received that are not parsed yet.
+        self._is_unread = False
+        self._is_slice_scheduled = False
+        #: The frame of which a part was received is parsed, not dropped.
+        self._is_parsing_frame = False
+        #: Response to the handshake, until written.
         self._response: Response | None = None
         self._route: RouteMatch | None = None
         #: Encodes for the client before it has a connection.
         self._codec: Codec | None = None
-        self._fragments: bytearray | None = None
-        self._fragment_is_binary = False
-        #: Reads the frame that the client must send before it is connected.
+        #: The unfinished message.
+        self._fragments: FragmentedMessage | None = None
+        #: Reads the message that the client must send before it is connected.
         self._first: Callable[[bytes, bool], ConnectPlan] | None = None
-        #: Frames received before admission, no more than one read brings.
-        self._waiting: list[tuple[bytes, bool]] = []
-        #: Something beside the response to the handshake was written.
+        self._frames_before_first = 0
+        #: The response to the handshake was written, with the first data or because a message is awaited.
         self._has_written = False
 
     # Events of the transport
 
+    def begin(self, request: h11.Request, surplus: bytes) -> None:
+        """Read the handshake, behind which the client has sent `surplus` already."""
+        self._handler.step(self._read_handshake, request)
+        if surplus:
+            self.data_received(surplus)
+
     def data_received(self, data: bytes) -> None:
         """Read bytes from the client."""
-        self._handler.step(self._read, data)
-        # After the core's frames: this may hold the protocol's own close frame.
-        self._flush()
         if self._protocol.eof_sent:
-            self._leave()
-
-    def _read(self, data: bytes) -> None:
+            # The client may send for as long as it has not read our close.
+            return
         connection = self.connection
         if connection is not None:
             connection.missed_heartbeats = 0
-        protocol = self._protocol
-        protocol.receive_data(data)
-        for event in protocol.events_received():
-            if isinstance(event, Frame):
-                self._read_frame(event)
-            elif isinstance(event, Request):
-                self._read_handshake(event)
-        if isinstance(protocol.parser_exc, PayloadTooBig):
-            self._reject_too_large()
+        self._splitter.feed(data)
+        self._read_slice()
 
     def eof_received(self) -> bool:
-        """Remove the client; the transport closes once the client has taken what was written."""
+        """Remove the client, once answered; the transport closes when it has taken what was written."""
+        if self._response is not None:
+            self.got_eof = True
+            return True
         self._leave()
         self._await_close()
         return False
@@ -112,6 +142,8 @@ class WebSocketTransport(ClientProtocol):
 
     def _leave(self) -> None:
         self._first = None
+        self._is_unread = False
+        self._splitter.clear()
         self._gone(self._leave_cause())
 
     def _leave_cause(self) -> str:
@@ -119,28 +151,139 @@ class WebSocketTransport(ClientProtocol):
             return CLIENT_LEFT
         return CLIENT_LOST if self._protocol.parser_exc is None else CLIENT_BROKE_PROTOCOL
 
+    # Reading in slices
+
+    def resume_reading(self) -> None:
+        """See ClientTransport. What was received and not parsed comes first."""
+        if self._is_unread:
+            self._schedule_slice()
+        else:
+            self.transport.resume_reading()
+
+    def _schedule_slice(self) -> None:
+        if not self._is_slice_scheduled:
+            self._is_slice_scheduled = True
+            self._loop.call_soon(self._read_next_slice)
+
+    def _read_next_slice(self) -> None:
+        self._is_slice_scheduled = False
+        if self._is_unread:
+            self._read_slice()
+
+    def _read_slice(self) -> None:
+        """Parse up to SLICE_FRAMES frames; what remains is left for a later call of the loop."""
+        was_unread = self._is_unread
+        self._is_unread = False
+        self._handler.step(self._read_frames)
+        # After the core's frames: this may hold the protocol's own close frame.
+        self._flush()
+        if self._protocol.eof_sent:
+            self._is_unread = False
+            self._leave()
+        elif self._is_unread:
+            self.transport.pause_reading()
+            if self._may_parse:
+                self._schedule_slice()
+        elif was_unread and (self.connection is None or not self.connection.reading_paused):
+            self.transport.resume_reading()
+
+    @property
+    def _may_parse(self) -> bool:
+        """Frames are parsed now: the handshake is answered, and the client is within its rate limit."""
+        connection = self.connection
+        if connection is None:
+            return self._first is not None or (self._has_written and not self.is_waiting)
+        if connection.state is ConnectionState.OPENING:
+            return False
+        return not (connection.reading_paused and self._handler.core.throttle.is_throttled(connection))
+
+    def _read_frames(self) -> None:
+        splitter = self._splitter
+        try:
+            for _ in range(SLICE_FRAMES):
+                if not self._may_parse:
+                    break
+                part = splitter.next_part()
+                if part is None:
+                    return
+                self._read_part(part)
+                if self._protocol.eof_sent:
+                    return
+        except InvalidLength:
+            self._protocol.fail(CloseCode.PROTOCOL_ERROR, "64-bit length with its top bit set")
+            self._protocol.parser_exc = ProtocolError("invalid length")
+            return
+        self._is_unread = True
+
+    def _read_part(self, part: FramePart) -> None:
+        """Parse a frame, or the part of it that was received."""
+        protocol = self._protocol
+        if part.is_start:
+            if not part.completes_message:
+                self._charge(part)
+            # Once a close was sent, only the client's own matters.
+            self._is_parsing_frame = protocol.state is OPEN or part.opcode == Opcode.CLOSE
+        if not self._is_parsing_frame:
+            return
+        if part.opcode == Opcode.CLOSE:
+            # A close between the fragments of a message is no error: the message is dropped.
+            protocol.current_size = None
+        protocol.receive_data(part.data)
+        for event in protocol.events_received():
+            if isinstance(event, Frame):
+                self._read_frame(event)
+        if isinstance(protocol.parser_exc, PayloadTooBig):
+            self._reject_too_large()
+
+    def _charge(self, part: FramePart) -> None:
+        """Charge for a frame that completes no message; those that do are charged as messages."""
+        connection = self.connection
+        if connection is not None:
+            size = len(part.data) if part.is_control else 0
+            self._handler.core.client_frames.charge(connection, size, self._loop.time())
+            return
+        self._frames_before_first += 1
+        if self._frames_before_first > MAX_FRAMES_BEFORE_FIRST and self._first is not None:
+            self.reject(catalogue.INVALID_ADDRESS.refused(problem="too many frames before the first message"))
+
     # Handshake
 
-    def _read_handshake(self, request: Request) -> None:
-        protocol = self._protocol
-        path, _, query = request.path.partition("?")
+    def _read_handshake(self, request: h11.Request) -> None:
+        path, _, query = request.target.decode("ascii").partition("?")
         self._route = self._handler.registry.socket(path)
-        if self._route is None:
-            self._respond_text(HTTPStatus.NOT_FOUND, "No WebSockets are served at this path\n")
+        try:
+            if self._route is None:
+                raise catalogue.NO_SUCH_PATH.refused(path=path)
+            self._response = self._accept(request, path)
+        except Refused as reason:
+            self._handler.count_refused(reason, self.transport)
+            self._respond(http_errors.error_response(reason), _extra_headers(reason))
             return
-        response = protocol.accept(request)
-        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-            protocol.send_response(response)
-            self._await_close()
-            return
-        self._response = response
         self._codec = self._route.dialect.rejection_codec
-        headers = self._read_headers(request.headers.raw_items())
+        headers = self._read_headers(decoded_headers(request))
         connect = partial(self._connect, self._route, query, headers)
         if self._route.dialect.needs_tenants:
             self._handler.when_tenants_known(self, connect)
         else:
             connect()
+
+    def _accept(self, request: h11.Request, path: str) -> Response:
+        """Return the response that accepts the handshake. Raises Refused for an invalid one."""
+        if request.method != b"GET":
+            raise catalogue.METHOD_NOT_ALLOWED.refused(path=path, allowed="GET")
+        is_version_13 = header_values(request, b"sec-websocket-version") == [b"13"]
+        if b"upgrade" not in tokens(request, b"connection") or not is_version_13:
+            raise catalogue.UPGRADE_REQUIRED.refused(path=path)
+        if announces_body(request):
+            raise malformed("a handshake has no body")
+        headers = Headers(decoded_headers(request))
+        # The client may offer other protocols beside.
+        del headers["Upgrade"]
+        headers["Upgrade"] = "websocket"
+        response = self._protocol.accept(Request(path, headers))
+        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            raise malformed(str(self._protocol.handshake_exc))
+        return response
 
     def _connect(self, route: RouteMatch, query: str, headers: dict[str, str]) -> None:
         try:
@@ -163,7 +306,7 @@ class WebSocketTransport(ClientProtocol):
         return next((Subprotocol(name) for name in known if name in offered), None)
 
     def _follow(self, plan: ConnectPlan) -> None:
-        """Connect the client, or accept the handshake and await the frame that it must send first."""
+        """Connect the client, or accept the handshake and await the message that it must send first."""
         self._codec = plan.codec
         if plan.large_frames:
             self._protocol.max_message_size = self._handler.settings.large_frame_bytes
@@ -171,24 +314,17 @@ class WebSocketTransport(ClientProtocol):
         if self._first is None:
             self._handler.connect(self, plan)
         else:
-            self.transport.write(self._accept())
+            self.transport.write(self._take_response())
+            self.resume_reading()
 
     def admitted(self, frame_bytes: int) -> None:
         """See ClientTransport."""
         self._protocol.max_message_size = min(self._protocol.max_message_size or frame_bytes, frame_bytes)
-        if self._waiting:
-            waiting, self._waiting = self._waiting, []
-            self.transport.resume_reading()
-            for payload, binary in waiting:
-                self._read_message(payload, binary)
 
-    def _accept(self) -> bytes:
+    def _take_response(self) -> bytes:
         """Return the response to the handshake, or nothing if that was written already."""
-        if self._response is None:
-            return b""
         response, self._response = self._response, None
-        self._protocol.send_response(response)
-        return b"".join(self._protocol.data_to_send())
+        return b"" if response is None else response.serialize()
 
     # Frames
 
@@ -196,15 +332,36 @@ class WebSocketTransport(ClientProtocol):
         opcode = frame.opcode
         if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
             binary = opcode is Opcode.BINARY
-            if frame.fin:
+            if not frame.fin:
+                self._fragments = FragmentedMessage(binary)
+                self._add_fragment(self._fragments, frame)
+            elif binary or is_utf8(frame.data):
                 self._read_message(bytes(frame.data), binary)
             else:
-                self._fragments, self._fragment_is_binary = bytearray(frame.data), binary
+                self._fail_utf8()
         elif opcode is Opcode.CONT and self._fragments is not None:
-            self._fragments += frame.data
-            if frame.fin:
-                payload, self._fragments = bytes(self._fragments), None
-                self._read_message(payload, self._fragment_is_binary)
+            self._add_fragment(self._fragments, frame)
+        elif opcode is Opcode.PING:
+            self._answer_ping()
+
+    def _add_fragment(self, message: FragmentedMessage, frame: Frame) -> None:
+        if not message.add(frame.data, frame.fin):
+            self._fail_utf8()
+        elif frame.fin:
+            self._fragments = None
+            self._read_message(bytes(message.payload), message.binary)
+
+    def _fail_utf8(self) -> None:
+        self._protocol.fail(CloseCode.INVALID_DATA, "text is not UTF-8")
+        self._protocol.parser_exc = ProtocolError("text is not UTF-8")
+
+    def _answer_ping(self) -> None:
+        """Write the pong that the protocol has prepared, through the outbox of the client if it has one."""
+        pong = b"".join(self._protocol.data_to_send())
+        if self.connection is not None:
+            self._handler.core.client_frames.answer_ping(self.connection, pong)
+        else:
+            self.transport.write(pong)
 
     def _read_message(self, payload: bytes, binary: bool) -> None:
         if self.connection is not None:
@@ -218,10 +375,6 @@ class WebSocketTransport(ClientProtocol):
                 self.reject(catalogue.INVALID_ADDRESS.refused(problem=str(refused)))
             except Refused as reason:
                 self.reject(reason)
-        elif not self._has_written:
-            # Nothing more is read until the client is admitted or rejected.
-            self._waiting.append((payload, binary))
-            self.transport.pause_reading()
 
     # Writing and closing
 
@@ -229,8 +382,10 @@ class WebSocketTransport(ClientProtocol):
         """See ClientTransport."""
         if not self._has_written:
             self._has_written = True
-            self._handler.end_handshake(self)
-            data = self._accept() + data
+            self._answered()
+            data = self._take_response() + data
+            if self._is_unread:
+                self._schedule_slice()
         if data:
             self.transport.write(data)
 
@@ -245,9 +400,7 @@ class WebSocketTransport(ClientProtocol):
     def reject(self, reason: Refused) -> None:
         """See ClientTransport: 101, the last frame and the close, unless the dialect rejects by status."""
         assert self._codec is not None
-        if self._waiting:
-            self._waiting.clear()
-            self.transport.resume_reading()
+        self._first = None
         self._reject_with(self._codec, reason)
 
     def _reject_by_http(self, codec: Codec, closing: ClosingFrame) -> bool:
@@ -258,29 +411,20 @@ class WebSocketTransport(ClientProtocol):
             return False
         self._response = None
         self._has_written = True
-        self._handler.end_handshake(self)
         if codec.rejects_by_http:
-            status = HTTPStatus(entry.http_status or HTTPStatus.SERVICE_UNAVAILABLE)
-            self._respond_text(status, f"{closing.message}\n")
+            status = entry.http_status or HTTPStatus.SERVICE_UNAVAILABLE
+            self._respond(ErrorResponse(status, {}, f"{closing.message}\n".encode(), http_errors.TEXT))
         else:
-            self._respond_json(http_errors.error_response(refusal))
-        self._flush()
+            self._respond(http_errors.error_response(refusal))
         return True
 
-    def _respond_text(self, status: HTTPStatus, text: str) -> None:
-        self._protocol.send_response(self._protocol.reject(status, text))
-        self._await_close()
-
-    def _respond_json(self, error: ErrorResponse) -> None:
-        """Answer the handshake with the error response of HTTP/JSON."""
-        response = self._protocol.reject(HTTPStatus(error.status), "")
-        response.body = error.body
-        del response.headers["Content-Length"], response.headers["Content-Type"]
-        for name, value in error.headers.items():
-            response.headers[name.title()] = value
-        response.headers["Content-Type"] = http_errors.JSON
-        response.headers["Content-Length"] = str(len(error.body))
-        self._protocol.send_response(response)
+    def _respond(self, error: ErrorResponse, headers: Sequence[str] = ()) -> None:
+        """Answer the handshake with an HTTP error, and close."""
+        self._answered()
+        self.transport.write(http_errors.response_bytes(error, headers))
+        # Without a close frame: there is no WebSocket.
+        self._protocol.fail(CloseCode.ABNORMAL_CLOSURE)
+        self._flush()
         self._await_close()
 
     def ping(self) -> None:
@@ -297,6 +441,7 @@ class WebSocketTransport(ClientProtocol):
         self._await_close()
 
     def _flush(self) -> None:
+        """Write what the protocol has prepared: close frames, pings, and the end of the stream."""
         for data in self._protocol.data_to_send():
             if data:
                 self.transport.write(data)
@@ -306,3 +451,7 @@ class WebSocketTransport(ClientProtocol):
                 self.transport.write_eof()
         if self._protocol.close_expected():
             self._await_close()
+
+
+def _extra_headers(reason: Refused) -> Sequence[str]:
+    return ("allow: GET",) if reason.entry is catalogue.METHOD_NOT_ALLOWED else ()

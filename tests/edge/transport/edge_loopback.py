@@ -270,7 +270,7 @@ async def running_edge(router: str, fetch: Fetch | None = None, **settings: Any)
             transports.append(transport)
             super().connection_made(transport)
 
-    watching = patch("trunkline_edge.app.ProtocolSelector", WatchedPort)
+    watching = patch("trunkline_edge.http.server.ProtocolSelector", WatchedPort)
     watching.start()
     http = HttpServer(runtime, RouterClient(runtime.settings.router))
     server = await listen(runtime, http)

@@ -170,8 +170,8 @@ async def test_on_a_connection_that_was_used_for_pages_before_it_is_a_websocket_
         (get(method="POST"), 405, "METHOD_NOT_ALLOWED"),
         (get(extra="Content-Length: 1\r\n"), 400, "INVALID_ARGUMENT"),
         (get(extra="Transfer-Encoding: chunked\r\n"), 400, "INVALID_ARGUMENT"),
-        (b"GET /v1/events HTTP/1.1\r\n\r\n", 400, "INVALID_ARGUMENT"),
-        (b"GET /v1/events HTTP/1.1\r\nHost: x\r\nbroken\r\n\r\n", 400, "INVALID_ARGUMENT"),
+        (b"GET /v1/events HTTP/1.1\r\n\r\n", 400, "MALFORMED_REQUEST"),
+        (b"GET /v1/events HTTP/1.1\r\nHost: x\r\nbroken\r\n\r\n", 400, "MALFORMED_REQUEST"),
     ],
 )
 async def test_a_request_that_cannot_be_served_is_answered_by_a_status(

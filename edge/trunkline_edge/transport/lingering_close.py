@@ -1,0 +1,44 @@
+"""Close of a TCP connection whose peer may still send.
+
+To close it at once would reset it, and lose the last bytes that were written (RFC 9112, section 9.6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+#: Time for the peer to read the last bytes and to close its side.
+LINGER_S = 2.0
+#: Bytes from the peer that are read meanwhile; beyond them the connection is reset.
+MAX_LINGER_BYTES = 1 << 20
+
+
+def close_lingering(transport: asyncio.Transport) -> None:
+    """End our side of a connection, then drop what the peer sends until it ends its own, or for LINGER_S."""
+    if transport.is_closing():
+        return
+    transport.set_protocol(_LingeringClose(transport, transport.get_protocol()))
+    transport.write_eof()
+    transport.resume_reading()
+
+
+class _LingeringClose(asyncio.Protocol):
+    __slots__ = ("_protocol", "_received", "_timer", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, protocol: asyncio.BaseProtocol) -> None:
+        """`protocol` is the one before, which is notified of the end."""
+        self._transport = transport
+        self._protocol = protocol
+        self._received = 0
+        self._timer = asyncio.get_running_loop().call_later(LINGER_S, transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        """Drop the data."""
+        self._received += len(data)
+        if self._received > MAX_LINGER_BYTES:
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Notify the protocol before."""
+        self._timer.cancel()
+        self._protocol.connection_lost(exc)
