@@ -282,7 +282,7 @@ class WebSocketTransport(ClientProtocol):
         headers["Upgrade"] = "websocket"
         response = self._protocol.accept(Request(path, headers))
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-            raise malformed(str(self._protocol.handshake_exc))
+            raise malformed(str(self._protocol.handshake_exc).partition(":")[0])
         return response
 
     def _connect(self, route: RouteMatch, query: str, headers: dict[str, str]) -> None:

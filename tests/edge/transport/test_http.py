@@ -45,7 +45,7 @@ async def test_an_edge_that_is_stopping_is_not_ready() -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("POST", "/nothing", 404), ("GET", "/", 404), ("POST", "/healthz", 405), ("GET", "/v1/connect", 404)],
+    [("POST", "/nothing", 404), ("GET", "/", 404), ("POST", "/healthz", 405), ("GET", "/v1/connect", 426)],
 )
 async def test_what_is_not_there_is_said_at_once(method: str, path: str, status: int) -> None:
     async with running_edge("127.0.0.1:1") as edge, client(edge.address) as http:
