@@ -55,7 +55,7 @@ def handshake(
 ) -> bytes:
     """Return a handshake; a field of None is left out, and one with more lines is repeated."""
     headers: dict[str, str | None] = {
-        "Host": "edge",
+        "Host": "localhost",
         "Upgrade": "websocket",
         "Connection": "Upgrade",
         "Sec_WebSocket_Key": KEY,
@@ -90,9 +90,9 @@ BAD_HANDSHAKES = [
     (handshake("/v1/\u00e9?tenant=t"), 400),
     (handshake("v1/connect"), 400),
     (handshake("/v2/connect"), 404),
-    (handshake().replace(b"Host: edge", b"Host : edge"), 400),
-    (handshake().replace(b"Host: edge", b"Host: edge\r\nNo colon"), 400),
-    (handshake().replace(b"Host: edge", b"Host: edge\r\nX: a\0b"), 400),
+    (handshake().replace(b"Host: localhost", b"Host : localhost"), 400),
+    (handshake().replace(b"Host: localhost", b"Host: localhost\r\nNo colon"), 400),
+    (handshake().replace(b"Host: localhost", b"Host: localhost\r\nX: a\0b"), 400),
     (handshake(X="x" * 17_000), 431),
     (handshake("/v1/connect?" + "x" * 17_000), 414),
 ]
@@ -120,8 +120,8 @@ GOOD_HANDSHAKES = [
     handshake(Upgrade="h2c\nwebsocket"),
     handshake(Connection="keep-alive, Upgrade"),
     handshake(Connection="keep-alive\nupgrade"),
-    handshake(f"http://other{SOCKET}"),
-    handshake(f"WSS://edge:443{SOCKET}"),
+    handshake(f"http://localhost{SOCKET}"),
+    handshake(f"WSS://127.0.0.1:443{SOCKET}"),
     handshake(Cookie="c=" + "x" * 8700),
     handshake(**{f"X{number}": "y" for number in range(400)}),
     handshake(X="a\nb").replace(b"\r\nX: b", b"\r\n b"),
@@ -152,9 +152,9 @@ NO_REQUESTS = [
     (b"\x00\x01\x02\x03", 400),
     (b"x" * 40, 400),
     (b"GET / HTTP/1.1 extra\r\n", 400),
-    (b"GET http:///path HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    (b"GET http:///path HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
     (b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org\r\n\r\n", 400),
-    (b"GET ftp://x/ HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    (b"GET ftp://x/ HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
 ]
 
 
@@ -178,13 +178,15 @@ async def test_a_target_in_absolute_form_is_served_by_every_protocol(
 ) -> None:
     edge, _ = linked
     path = path.replace("tenant=t", "tenant=nobody")
-    head = f"GET http://edge{path} HTTP/1.1\r\nHost: ignored\r\nConnection: close\r\n\r\n"
+    head = f"GET http://localhost{path} HTTP/1.1\r\nHost: ignored\r\nConnection: close\r\n\r\n"
     assert (await exchange(edge, head.encode())).startswith(f"HTTP/1.1 {status} ".encode())
 
 
 @pytest.mark.parametrize("path", ["/v1/connect", MAIM, LANGBOT])
 async def test_a_plain_request_to_a_path_of_websockets_is_answered_426(edge: Edge, path: str) -> None:
-    received = await exchange(edge, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    received = await exchange(
+        edge, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+    )
     assert received.startswith(b"HTTP/1.1 426 ")
     assert b"\r\nupgrade: websocket\r\n" in received
 
@@ -192,18 +194,18 @@ async def test_a_plain_request_to_a_path_of_websockets_is_answered_426(edge: Edg
 @pytest.mark.parametrize("extra", ["Content-Length: 2\r\nTransfer-Encoding: chunked\r\n"])
 @pytest.mark.parametrize("path", ["/v1/tenants/t/messages", "/healthz", "/v1/events"])
 async def test_two_lengths_of_a_body_are_answered_400_and_closed(edge: Edge, path: str, extra: str) -> None:
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\n{extra}\r\n".encode()
-    received = await exchange(edge, head + b"0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{extra}\r\n".encode()
+    received = await exchange(edge, head + b"0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert received.startswith(b"HTTP/1.1 400 ")
     assert received.count(b"HTTP/1.1 ") == 1
 
 
 async def test_a_client_that_ends_its_side_after_its_request_gets_the_answer(edge: Edge) -> None:
-    post = b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
-    get = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    post = b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}"
+    get = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     received = await exchange(edge, get + post + get, ends=True)
     assert [part[:3] for part in received.split(b"HTTP/1.1 ")[1:]] == [b"200", b"405", b"200"]
-    stream = f"GET /v1/events?{QUERY}&resume=%21 HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    stream = f"GET /v1/events?{QUERY}&resume=%21 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
     assert (await exchange(edge, stream, ends=True)).startswith(b"HTTP/1.1 400 ")
 
 
@@ -212,7 +214,7 @@ async def test_a_client_that_ends_its_side_while_its_stream_is_accepted_gets_the
 ) -> None:
     edge, link = linked
     reader, writer = await edge.raw()
-    writer.write(f"GET /v1/events?{QUERY} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    writer.write(f"GET /v1/events?{QUERY} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     opened = await link.next("opened")
     writer.write_eof()
     await edge.until(lambda: edge.transport(opened.connection).got_eof)
@@ -225,7 +227,7 @@ async def test_a_client_that_ends_its_side_while_its_stream_is_accepted_gets_the
 
 
 @pytest.mark.parametrize(
-    "ends", [b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{}", b"GET /he"]
+    "ends", [b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{}", b"GET /he"]
 )
 async def test_a_client_that_ends_its_side_within_its_request_is_answered_400(
     edge: Edge, ends: bytes
@@ -250,5 +252,7 @@ async def test_requests_that_come_together_may_be_for_different_protocols(
 
 
 async def test_a_request_for_a_protocol_that_is_not_served_gets_plain_http(edge: Edge) -> None:
-    request = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, close\r\nUpgrade: h2c\r\n\r\n"
+    request = (
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, close\r\nUpgrade: h2c\r\n\r\n"
+    )
     assert (await exchange(edge, request)).startswith(b"HTTP/1.1 200 ")
