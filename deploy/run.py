@@ -25,6 +25,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from guard import Guard
+from trunkline_runtime.listen_address import ListenAddress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -280,20 +281,22 @@ def listening(line: str) -> str:
 
 def reachable(listen: str) -> str:
     """Address for connecting to a listener from this machine: clients cannot dial `0.0.0.0`."""
-    host, _, port = listen.rpartition(":")
-    return f"127.0.0.1:{port}" if host in ("", "0.0.0.0", "[::]") else listen
+    return ListenAddress.parse(listen).reachable
 
 
 def check_free(variable: str, listen: str) -> None:
     """Raise RunError, naming the variable to change, if the address cannot be bound."""
-    host, _, port = listen.rpartition(":")
-    if not port.isdecimal() or int(port) > 65535:
-        raise RunError(f"{variable} must be host:port, such as 127.0.0.1:8080; it is {listen!r}")
+    try:
+        address = ListenAddress.parse(listen)
+    except ValueError as error:
+        raise RunError(f"{variable}: {error}") from None
+    if address.path:
+        raise RunError(f"{variable}: `make run` prints URLs, which a Unix socket has not; use host:port")
     until = time.monotonic() + PORT_TIMEOUT_S
-    while (problem := bind_error(host.strip("[]"), int(port))) and time.monotonic() < until:
+    while (problem := bind_error(address.host, address.port)) and time.monotonic() < until:
         time.sleep(0.05)
     if problem:
-        change = f"To use another address: make run {variable}=127.0.0.1:{int(port) + 1}"
+        change = f"To use another address: make run {variable}=127.0.0.1:{address.port + 1}"
         raise RunError(f"Cannot listen on {listen}: {problem}. {change}")
 
 

@@ -9,21 +9,21 @@ import structlog
 from trunkline_runtime import process
 from trunkline_runtime.certificates import ReloadingFile, TlsError, server_context
 from trunkline_runtime.descriptors import watch
+from trunkline_runtime.listen_address import ListenAddress
 from trunkline_runtime.process import StartError
 
+from trunkline_edge import listener
 from trunkline_edge.auth.jwks_http import JwksHttpClient
 from trunkline_edge.http.router_client import RouterClient
 from trunkline_edge.http.server import HttpServer
 from trunkline_edge.link.client import LinkClient
+from trunkline_edge.listener import Listener
 from trunkline_edge.router_channel import RouterChannelFactory
 from trunkline_edge.runtime import EdgeRuntime
 from trunkline_edge.settings import EdgeSettings
 from trunkline_edge.transport.tls_transport import TlsTransport
 
 _log = structlog.get_logger()
-
-#: Connections that the kernel queues until accepted: every client may reconnect at once.
-BACKLOG = 4096
 
 
 async def serve(settings: EdgeSettings, stop: asyncio.Event) -> None:
@@ -35,24 +35,24 @@ async def serve(settings: EdgeSettings, stop: asyncio.Event) -> None:
     channels = RouterChannelFactory.from_settings(settings)
     router = RouterClient(settings.router, channels)
     http = HttpServer(runtime, router)
-    server = await listen(runtime, http)
+    listening = await listen(runtime, http)
     linked = asyncio.Event()
     link = LinkClient(runtime, settings, linked.set, channels)
     tasks = [asyncio.create_task(run) for run in (link.run(), runtime.run(), runtime.jwks.run())]
-    ready = asyncio.create_task(_announce_ready(server, settings, linked))
+    ready = asyncio.create_task(_announce_ready(listening.address, settings, linked))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
-    await _close(server, runtime, [ready, *tasks])
+    await _close(listening, runtime, [ready, *tasks])
     await runtime.jwks.aclose()
     await fetch.aclose()
     await router.close()
     await http.drain()
 
 
-async def _close(server: asyncio.Server, runtime: EdgeRuntime, tasks: list[asyncio.Task[None]]) -> None:
+async def _close(listening: Listener, runtime: EdgeRuntime, tasks: list[asyncio.Task[None]]) -> None:
     """Shut down: 1. stop listening, 2. close every client, 3. end the link."""
     _log.info("edge is stopping", connections=len(runtime.core.connections))
-    server.close()
+    listening.close()
     failed = [task for task in tasks if task.done() and task.exception()]
     await runtime.close_all()
     for task in tasks:
@@ -62,14 +62,12 @@ async def _close(server: asyncio.Server, runtime: EdgeRuntime, tasks: list[async
         task.result()
 
 
-async def listen(runtime: EdgeRuntime, http: HttpServer) -> asyncio.Server:
+async def listen(runtime: EdgeRuntime, http: HttpServer) -> Listener:
     """Listen for clients. Raises StartError if the address cannot be used."""
-    address = runtime.settings.edge_listen
-    host, _, port = address.rpartition(":")
-    loop = asyncio.get_running_loop()
+    address = ListenAddress.parse(runtime.settings.edge_listen)
     try:
-        return await loop.create_server(_protocol_factory(runtime, http), host, int(port), backlog=BACKLOG)
-    except (OSError, ValueError) as error:
+        return await listener.listen(address, _protocol_factory(runtime, http))
+    except OSError as error:
         problem = f"cannot listen on {address}: {error}"
         raise StartError(f"{problem}. TRUNKLINE_EDGE_LISTEN names another address.") from error
 
@@ -90,12 +88,13 @@ def _protocol_factory(runtime: EdgeRuntime, http: HttpServer) -> Callable[[], as
     return lambda: TlsTransport(context.current, http.selector(), timeout_s, broken)
 
 
-async def _announce_ready(server: asyncio.Server, settings: EdgeSettings, linked: asyncio.Event) -> None:
+async def _announce_ready(address: ListenAddress, settings: EdgeSettings, linked: asyncio.Event) -> None:
     await linked.wait()
-    host = settings.edge_listen.rpartition(":")[0]
-    port = server.sockets[0].getsockname()[1]
-    _log.info("edge is ready", listening=f"{host}:{port}", router=settings.router)
-    process.announce_listening(f"{host}:{port}")
+    scheme = "https" if settings.tls_cert else "http"
+    # For a person to open: nobody can connect to all interfaces, nor a browser to a Unix socket.
+    url = {} if address.path else {"url": f"{scheme}://{address.reachable}"}
+    _log.info("edge is ready", listening=str(address), **url, router=settings.router)
+    process.announce_listening(str(address))
 
 
 def run(settings: EdgeSettings) -> int:

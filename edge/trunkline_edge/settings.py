@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pydantic import Field, SecretStr
 from trunkline_runtime.link_key import LinkKey
+from trunkline_runtime.listen_address import Listener
 from trunkline_runtime.process_settings import File, ProcessSettings
 
 
 class EdgeSettings(ProcessSettings):
     """Settings of an edge."""
 
-    edge_listen: str = Field(
-        default="127.0.0.1:8080", description="Address for WebSockets and HTTP; port 0 chooses a free one"
+    edge_listen: Listener = Field(
+        default="127.0.0.1:8080",
+        description="Address for WebSockets and HTTP: host:port, [ipv6]:port or unix:/path;"
+        " port 0 chooses a free one",
     )
     router: str = Field(default="127.0.0.1:50051", description="Address of a router's gRPC port")
     router_tls: bool = Field(

@@ -12,6 +12,7 @@ from trunkline_runtime.certificates import (
     read_authorities,
     read_pair,
 )
+from trunkline_runtime.listen_address import ListenAddress
 from trunkline_runtime.loopback import is_loopback_host
 from trunkline_runtime.process import StartError
 
@@ -75,15 +76,18 @@ def bind(server: grpc.aio.Server, settings: RouterSettings) -> tuple[str, str]:
 def _listen(
     server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None, variable: str
 ) -> str:
+    parsed = ListenAddress.parse(address)
+    # gRPC has no name for all interfaces but the addresses.
+    target = address if parsed.host else f"[::]:{parsed.port}"
     try:
         if credentials is None:
-            port: int = server.add_insecure_port(address)
+            port: int = server.add_insecure_port(target)
         else:
-            port = server.add_secure_port(address, credentials)
+            port = server.add_secure_port(target, credentials)
     except RuntimeError as error:
         problem = f"cannot listen on {address}: is another router running?"
         raise StartError(f"{problem} Set {variable} to use another address.") from error
-    return f"{address.rpartition(':')[0]}:{port}"
+    return str(parsed._replace(port=port))
 
 
 class _TlsFiles:
@@ -128,5 +132,4 @@ class _TlsFiles:
 
 def _is_local(address: str) -> bool:
     """Whether only this machine can reach an address."""
-    host = address.rpartition(":")[0].strip("[]")
-    return is_loopback_host(host)
+    return is_loopback_host(ListenAddress.parse(address).host)

@@ -8,14 +8,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 from trunkline_runtime.link_key import LinkKey
+from trunkline_runtime.listen_address import OptionalTcpListener, TcpListener
 from trunkline_runtime.process_settings import File, ProcessSettings
 
 
 class RouterSettings(ProcessSettings):
     """Settings of a router."""
 
-    router_listen: str = Field(
-        default="127.0.0.1:50051", description="Address for gRPC; port 0 picks a free one"
+    router_listen: TcpListener = Field(
+        default="127.0.0.1:50051",
+        description="Address for gRPC: host:port or [ipv6]:port; port 0 picks a free one",
     )
     tls_cert: File = Field(default=None, description="Certificate chain (PEM) of the router; enables TLS")
     tls_key: File = Field(
@@ -24,7 +26,7 @@ class RouterSettings(ProcessSettings):
     link_key: LinkKey = Field(
         default=SecretStr(""), description="Key that edges must send; at least 16 characters"
     )
-    link_listen: str = Field(
+    link_listen: OptionalTcpListener = Field(
         default="", description="Second address for gRPC, where edges must present a certificate"
     )
     tls_client_ca: File = Field(

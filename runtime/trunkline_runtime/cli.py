@@ -57,7 +57,8 @@ def _load(name: str, settings: type[S]) -> S:
     except ValidationError as error:
         for mistake in error.errors():
             variable = PREFIX + str(mistake["loc"][0]).upper()
-            print(f"{name}: {variable}: {mistake['msg']}", file=sys.stderr)  # noqa: T201
+            problem = mistake["msg"].removeprefix("Value error, ")
+            print(f"{name}: {variable}: {problem}", file=sys.stderr)  # noqa: T201
         raise typer.Exit(2) from None
 
 

@@ -28,9 +28,7 @@ def test_a_router_on_loopback_needs_no_credentials_for_links(listen: str) -> Non
     check(router_listen=listen)
 
 
-@pytest.mark.parametrize(
-    "listen", ["0.0.0.0:1", "[::]:1", "192.0.2.1:1", "router.example:1", ":1", "*:1", "unix:/tmp/x"]
-)
+@pytest.mark.parametrize("listen", ["0.0.0.0:1", "[::]:1", "192.0.2.1:1", "router.example:1", ":1"])
 def test_a_router_elsewhere_does_not_start_and_names_the_settings_to_change(listen: str) -> None:
     with pytest.raises(StartError) as refused:
         check(router_listen=listen)

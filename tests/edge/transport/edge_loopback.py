@@ -273,16 +273,16 @@ async def running_edge(router: str, fetch: Fetch | None = None, **settings: Any)
     watching = patch("trunkline_edge.http.server.ProtocolSelector", WatchedPort)
     watching.start()
     http = HttpServer(runtime, RouterClient(runtime.settings.router))
-    server = await listen(runtime, http)
+    listener = await listen(runtime, http)
     linked = asyncio.Event()
     link = LinkClient(runtime, runtime.settings, linked.set)
     tasks = [asyncio.create_task(link.run()), asyncio.create_task(runtime.run())]
-    edge = Edge(runtime, f"127.0.0.1:{server.sockets[0].getsockname()[1]}", linked)
+    edge = Edge(runtime, str(listener.address), linked)
     try:
         yield edge
     finally:
         watching.stop()
-        server.close()
+        listener.close()
         edge.at_end.close()
         for transport in transports:
             abort(transport)
