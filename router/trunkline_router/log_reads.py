@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
+from trunkline.v1 import catalogue
+from trunkline.v1.catalogue import Refused
 from trunkline.v1.message_pb2 import Message
 
 from trunkline_router.core.commits.effects import (
@@ -18,12 +20,18 @@ from trunkline_router.core.commits.effects import (
 )
 from trunkline_router.core.directory.connections import Link
 from trunkline_router.core.router import RouterCore
-from trunkline_router.log.interface import Log, LogUnavailable
+from trunkline_router.log.interface import Log, LogDamaged, LogUnavailable
 
 #: Page reads executed together; bounds the pages in memory at a time.
 PAGE_READS_PER_BATCH = 16
 
 R = TypeVar("R")
+
+
+def refusal_of(error: LogUnavailable) -> Refused:
+    """Return the refusal for an operation that the log could not perform."""
+    entry = catalogue.DATA_DAMAGED if isinstance(error, LogDamaged) else catalogue.LOG_UNAVAILABLE
+    return entry.refused()
 
 
 class LogReads:
@@ -98,6 +106,13 @@ class LogReads:
             return
         try:
             pages = await self._log.read([request for read in reads for request in read.requests])
+        except LogDamaged:
+            if len(reads) == 1:
+                self._fail(reads)
+                return
+            # One that meets the damage must not fail the others.
+            for read in reads:
+                await self._read_pages([read])
         except LogUnavailable:
             self._fail(reads)
         else:
@@ -115,8 +130,9 @@ class LogReads:
     async def _read_message(self, read: ReadMessage) -> None:
         try:
             stored = await self._log.message(read.tenant, read.message_id)
-        except LogUnavailable:
-            self._fail([read])
+        except LogUnavailable as error:
+            with self._step():
+                read.failed(refusal_of(error))
         else:
             with self._step():
                 read.done(Message.FromString(stored) if stored is not None else None)

@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
+from trunkline.v1 import catalogue
 from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.message_pb2 import Message
@@ -223,7 +224,8 @@ class World:
         reads, self._to_read = [*self._to_read, *self.router.effects.reads], []
         self.router.effects.reads.clear()
         for read in reads:
-            read.failed()
+            # Only the read of one message is given the reason.
+            read.failed(*[catalogue.LOG_UNAVAILABLE.refused()] * isinstance(read, ReadMessage))
 
     # All of it
 

@@ -83,6 +83,8 @@ class HistoryServicer(HistoryServiceServicer):
         messages = None
         while messages is None:
             page = (await self._runtime.log.read([page_request]))[0]
+            if page.damaged_seq:
+                raise catalogue.DATA_DAMAGED.refused()
             if not page.valid:
                 raise catalogue.CURSOR_MISMATCH.refused()
             messages = self._runtime.core.open_messages.current_messages(topic, page)

@@ -14,6 +14,7 @@ from trunkline_runtime.refusals import STATUS_METADATA, to_status
 
 from trunkline_router.active_call import ACTIVE_CALL, UNCHECKED_CALL, ActiveCall
 from trunkline_router.log.interface import LogUnavailable
+from trunkline_router.log_reads import refusal_of
 from trunkline_router.rpc.call_queueing import wait_in_tarpit
 
 _log = structlog.get_logger()
@@ -49,8 +50,8 @@ def rpc_method(method: Callable[..., Awaitable[Any]]) -> Any:
             return await method(self, request, context)
         except Refused as reason:
             await refuse(context, reason, ACTIVE_CALL.get(UNCHECKED_CALL))
-        except LogUnavailable:
-            await abort(context, catalogue.LOG_UNAVAILABLE.refused())
+        except LogUnavailable as error:
+            await abort(context, refusal_of(error))
         except (grpc.aio.AbortError, grpc.aio.UsageError):
             raise
         except Exception:

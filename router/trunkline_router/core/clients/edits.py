@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
@@ -84,8 +85,7 @@ class Edits:
             except Refused as reason:
                 self._refuse(request, reason)
 
-        reason = catalogue.LOG_UNAVAILABLE.refused()
-        read = ReadMessage(request.tenant, request.message_id, done, lambda: self._refuse(request, reason))
+        read = ReadMessage(request.tenant, request.message_id, done, partial(self._refuse, request))
         self._effects.reads.append(read)
 
     def _change(self, request: EditRequest, message: Message | None) -> None:

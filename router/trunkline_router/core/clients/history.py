@@ -53,7 +53,8 @@ class ClientHistory:
     ) -> None:
         page = pages[0]
         if not page.valid:
-            self._outbox.refuse(connection, frame_id, catalogue.CURSOR_MISMATCH.refused())
+            entry = catalogue.DATA_DAMAGED if page.damaged_seq else catalogue.CURSOR_MISMATCH
+            self._outbox.refuse(connection, frame_id, entry.refused())
             return
         messages = self._open_messages.current_messages(request.topic, page)
         if messages is None:

@@ -78,6 +78,8 @@ class SubscribeOperation:
         self._failed = failed
         self._in_pages = in_pages
         self._has_answered = False
+        #: No entry is damaged in what was read.
+        self._is_readable = True
         self._catchups: dict[Topic, Catchup] = {}
 
     def begin(self) -> None:
@@ -133,6 +135,7 @@ class SubscribeOperation:
         for (topic, catchup), page in zip(self._catchups.items(), pages, strict=True):
             head = topic.position or page.head
             catchup.merge(page, head)
+            self._is_readable = self._is_readable and not page.damaged_seq
             if self._in_pages and not self._has_answered:
                 self._skip_pruned(topic.key, page, head)
         self._forget_catchups()
@@ -160,7 +163,7 @@ class SubscribeOperation:
         )
         known = {topic.key for topic in self._topics}
         recovered = bool(self._wanted) and is_whole and self._wanted.keys() <= known
-        if not recovered and self._in_pages and self._is_of_these_logs():
+        if not recovered and self._in_pages and self._is_readable and self._is_of_these_logs():
             self._catchups.clear()
             self._answer(True)
             self._read_on([topic for topic in self._topics if topic.key in self._wanted])

@@ -53,12 +53,12 @@ class ReadDeliveries(NamedTuple):
 
 
 class ReadMessage(NamedTuple):
-    """Read one message in its present form, then call `done`, with None if there is none."""
+    """Read one message in its present form, then call `done`, with None if there is none, or `failed`."""
 
     tenant: str
     message_id: str
     done: Callable[[Message | None], None]
-    failed: Callable[[], None]
+    failed: Callable[[Refused], None]
 
 
 Read = ReadHeads | ReadDelivered | ReadPages | ReadDeliveries | ReadMessage

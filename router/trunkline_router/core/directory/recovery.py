@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from trunkline_router.core.values.log_records import Entry, EntryKind, Page
-from trunkline_router.core.values.topics import Position
+from trunkline_router.core.values.topics import EMPTY, Position
 
 #: Live entries buffered while the log is read; beyond this, recovery fails.
 MAX_LIVE_BYTES = 4 << 20
@@ -52,6 +52,9 @@ class Catchup:
         """
         live, self._live = self._live, None
         if live is None or not page.valid or page.more or self.after.seq > delivered.seq:
+            return
+        if page.is_forked and self.after == EMPTY:
+            # Entries after the start may be among those that the log has lost.
             return
         epoch, seq = page.head.epoch, self.after.seq
         missed = []

@@ -110,8 +110,7 @@ class OpenMessages:
         failed: Callable[[Refused], None],
     ) -> None:
         """Read a message that is not open from the log, and call `done` with it or None."""
-        reason = catalogue.LOG_UNAVAILABLE.refused()
-        self._effects.reads.append(ReadMessage(tenant, message_id, done, lambda: failed(reason)))
+        self._effects.reads.append(ReadMessage(tenant, message_id, done, failed))
 
     # Opening
 

@@ -30,6 +30,7 @@ from trunkline_router.log.sqlite.delivery_rows import read_backlogs, read_dead_l
 from trunkline_router.log.sqlite.page_rows import read_pages
 from trunkline_router.log.sqlite.statements import Select
 from trunkline_router.log.sqlite.tenant_rows import read_registered
+from trunkline_router.log.sqlite.verification import is_corruption
 from trunkline_router.log.stored_entries import in_epoch, is_intact
 
 #: By its id, which names the epoch that the message was written in.
@@ -175,4 +176,5 @@ class Reader:
             finally:
                 self._db.rollback()
         except sqlite3.Error as error:
-            raise LogUnavailable(f"{self._path}: {error}") from error
+            kind = LogDamaged if is_corruption(error) else LogUnavailable
+            raise kind(f"{self._path}: {error}") from error

@@ -150,6 +150,12 @@ def is_interrupt(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_INTERRUPT
 
 
+def is_corruption(error: sqlite3.Error) -> bool:
+    """Return whether SQLite has found a damaged page."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
 def quick_problems(db: sqlite3.Connection, seconds: float) -> list[str] | None:
     """Check as many pages as time permits; None if none is damaged, but some were not checked."""
     deadline = time.monotonic() + seconds

@@ -329,7 +329,9 @@ class Router:
             self.reads.extend(self.core.effects.reads)
             self.core.effects.reads.clear()
         if self.reads:
-            self.reads.popleft().failed()
+            read = self.reads.popleft()
+            # Only the read of one message is given the reason.
+            read.failed(*[catalogue.LOG_UNAVAILABLE.refused()] * isinstance(read, ReadMessage))
             self.carry()
 
     # Everything
