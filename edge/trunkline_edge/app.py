@@ -28,8 +28,7 @@ _log = structlog.get_logger()
 
 async def serve(settings: EdgeSettings, stop: asyncio.Event) -> None:
     """Run an edge until `stop` is set. Raises StartError if it cannot start."""
-    fitting = watch.raise_limit(settings.max_connections, "TRUNKLINE_MAX_CONNECTIONS")
-    settings = settings.model_copy(update={"max_connections": fitting})
+    settings = _fitting(settings)
     fetch = JwksHttpClient()
     runtime = EdgeRuntime(settings, fetch)
     channels = RouterChannelFactory.from_settings(settings)
@@ -47,6 +46,17 @@ async def serve(settings: EdgeSettings, stop: asyncio.Event) -> None:
     await fetch.aclose()
     await router.close()
     await http.drain()
+
+
+def _fitting(settings: EdgeSettings) -> EdgeSettings:
+    """The settings with as many connections as descriptors allow; then at most a third of them for HTTP."""
+    wanted = settings.max_connections + settings.max_http_connections
+    fitting = watch.raise_limit(wanted, "TRUNKLINE_MAX_CONNECTIONS")
+    if fitting == wanted:
+        return settings
+    http = min(settings.max_http_connections, max(1, fitting // 3))
+    connections = min(settings.max_connections, max(1, fitting - http))
+    return settings.model_copy(update={"max_connections": connections, "max_http_connections": http})
 
 
 async def _close(listening: Listener, runtime: EdgeRuntime, tasks: list[asyncio.Task[None]]) -> None:
@@ -85,7 +95,7 @@ def _protocol_factory(runtime: EdgeRuntime, http: HttpServer) -> Callable[[], as
         raise StartError(f"{error}. TRUNKLINE_TLS_CERT and TRUNKLINE_TLS_KEY name the files.") from None
     timeout_s = runtime.settings.handshake_timeout_s
     broken = runtime.protocol_broken
-    return lambda: TlsTransport(context.current, http.selector(), timeout_s, broken)
+    return lambda: TlsTransport(context.current, http.selector(), timeout_s, broken, runtime.budget)
 
 
 async def _announce_ready(address: ListenAddress, settings: EdgeSettings, linked: asyncio.Event) -> None:

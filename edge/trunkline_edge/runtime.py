@@ -45,6 +45,7 @@ from trunkline_edge.dialects.registry import DialectRegistry
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
 from trunkline_edge.settings import EdgeSettings
 from trunkline_edge.transport.client_transport import ClientTransport
+from trunkline_edge.transport.connection_budget import ConnectionBudget
 
 P = ParamSpec("P")
 
@@ -78,6 +79,11 @@ class EdgeRuntime:
         self.core = EdgeCore(_limits(settings))
         self.admission = Admission(self, AdmissionPolicy(self.tenants, self.jwks, time.time))
         self._protocol_errors = RefusalLog("a client broke the protocol")
+        self.budget = ConnectionBudget(
+            settings.max_connections + settings.max_http_connections,
+            settings.max_http_connections,
+            self.core.counts,
+        )
         #: Set when the link's writer has something to do.
         self.link_wake = asyncio.Event()
         self._transports: dict[Connection, ClientTransport] = {}

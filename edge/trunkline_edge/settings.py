@@ -55,6 +55,11 @@ class EdgeSettings(ProcessSettings):
     unanswered: int = Field(default=64, ge=1, description="Most unanswered requests of one client")
     heartbeat_s: int = Field(default=25, ge=1, description="Interval between pings of a client")
     handshake_timeout_s: float = Field(default=10, gt=0, description="Time limit for a client's handshake")
+    max_http_connections: int = Field(
+        default=4096,
+        ge=1,
+        description="Most HTTP connections at a time, idle ones included; beyond it those are closed first",
+    )
     http_timeout_s: float = Field(
         default=30,
         gt=0,

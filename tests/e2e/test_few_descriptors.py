@@ -85,3 +85,38 @@ async def test_idle_http2_connections_do_not_lock_a_router_out(router: Process, 
     lines = [json.loads(line) for line in router.stderr.splitlines()]
     assert not [line for line in lines if line["event"] == "link ended"]
     assert [line["limit"] for line in lines if "remedy" in line] == [DESCRIPTORS]
+
+
+HEAD = b"POST /v1/tenants/demo/messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+SLOW = {
+    "half a head": HEAD,
+    "half a body": HEAD + b"Content-Length: 100\r\n\r\n{",
+    "half a body of chunks": HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",
+    "kept": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "half a head behind a request": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" + HEAD,
+    "half a handshake of TLS": b"\x16\x03",
+    "nothing": b"",
+}
+
+
+async def test_slow_http_does_not_lock_clients_out_of_an_edge(router: Process, edge: Process) -> None:
+    host, _, port = edge.address.rpartition(":")
+    async with RecordingClient(History(), "demo/ann", edge.address) as ann:
+        strangers = []
+        for number in range(STRANGERS):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(list(SLOW.values())[number % len(SLOW)])
+            strangers.append((reader, writer))
+        await ann.next("ack", id=await ann.say("I am served on"))
+        async with RecordingClient(History(), "demo/ben", edge.address) as ben:
+            await ben.next("ack", id=await ben.say("and I can still connect"))
+        async with asyncio.timeout(patient(10)):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            answer = await reader.read()
+        strangers.append((reader, writer))
+        assert answer.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 503 "))
+        for _, writer in strangers:
+            writer.transport.abort()
+    lines = [json.loads(line) for line in edge.stderr.splitlines()]
+    assert not [line for line in lines if line["level"] == "error"]

@@ -34,6 +34,10 @@ class EdgeCounters:
     #: Rejected frames and connects, by the catalogue's code.
     refused_by: Counter[str] = field(default_factory=Counter)
     links: int = 0
+    #: TCP connections that were closed for a new one, as they were idle or had sent no request yet.
+    connections_displaced: int = 0
+    #: TCP connections, and HTTP requests, that were rejected because of the bounds of connections.
+    connections_rejected: int = 0
     #: Deltas from the router.
     deltas_in: int = 0
     #: Frames with deltas, and the deltas in them, each times its subscribers.

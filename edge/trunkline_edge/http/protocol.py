@@ -15,6 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from trunkline_edge.http_errors import error_response, response_bytes
+from trunkline_edge.transport.connection_budget import ConnectionBudget
 from trunkline_edge.transport.lingering_close import close_lingering
 from trunkline_edge.transport.request_head import RequestParser, malformed
 
@@ -52,6 +53,7 @@ class HttpProtocol(H11Protocol):
         *,
         timeout_s: float,
         select: Callable[[asyncio.Transport, bytes, bool], None],
+        budget: ConnectionBudget,
         count_refused: Callable[[Refused, asyncio.Transport], None],
     ) -> None:
         """`parser` has read the head of a request, behind which the client has sent `received`.
@@ -68,6 +70,7 @@ class HttpProtocol(H11Protocol):
         self._unread = received
         self._timeout_s = timeout_s
         self._select = select
+        self._budget = budget
         self._count_refused = count_refused
         self._began_at = self._took_at = self.loop.time()
         #: What the client had not taken at the last check.
@@ -104,6 +107,7 @@ class HttpProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
         self._stop_checks()
+        self._budget.closed(self._tcp)
         self._unread = b""
         super().connection_lost(exc)
 
@@ -145,6 +149,8 @@ class HttpProtocol(H11Protocol):
                 self._select_next()
             elif self._client_ended.is_set():
                 self.transport.close()
+            else:
+                self._budget.idle(self._tcp)
 
     def _is_between_requests(self) -> bool:
         return self.conn.our_state is h11.IDLE and self.conn.their_state is h11.IDLE
@@ -178,6 +184,7 @@ class HttpProtocol(H11Protocol):
             cycle.disconnected = True
             cycle.message_event.set()
         self._unread = b""
+        self._budget.idle(self._tcp)
         close_lingering(self._tcp)
 
     # Time

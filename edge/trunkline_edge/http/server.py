@@ -58,6 +58,7 @@ class HttpServer:
             received,
             timeout_s=self._runtime.settings.http_timeout_s,
             select=self._select,
+            budget=self._runtime.budget,
             count_refused=self._runtime.count_refused,
         )
 

@@ -66,6 +66,14 @@ class EdgeCollector(Collector):
             ),
             "link_batches_received": ("Batches from the router", counts.batches_in),
             "slow_consumers": ("Connections closed because they read too slowly", counts.slow_consumers),
+            "connections_displaced": (
+                "TCP connections closed for a new one, idle or without a request",
+                counts.connections_displaced,
+            ),
+            "connections_rejected": (
+                "TCP connections and HTTP requests beyond the bounds of connections",
+                counts.connections_rejected,
+            ),
             "links": ("Times that the edge has linked to a router", counts.links),
         }
         for name, (text, value) in gauges.items():

@@ -91,6 +91,11 @@ class ClientProtocol(asyncio.Protocol, ClientTransport):
 
     # Ending
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the TCP connection, which is gone."""
+        self._cancel_close_timer()
+        self._handler.budget.closed(self.transport)
+
     def _gone(self, cause: str) -> None:
         """Remove the connection: the client has left or was cut off. Idempotent."""
         self._handler.end_handshake(self)

@@ -15,6 +15,7 @@ from trunkline_edge.dialects.registry import DialectRegistry
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
 from trunkline_edge.settings import EdgeSettings
 from trunkline_edge.transport.client_transport import ClientTransport
+from trunkline_edge.transport.connection_budget import ConnectionBudget
 
 P = ParamSpec("P")
 
@@ -26,6 +27,7 @@ class ConnectionHandler(Protocol):
     settings: EdgeSettings
     registry: DialectRegistry
     tenants: TenantPolicies
+    budget: ConnectionBudget
 
     def step(self, operation: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         """Run a call that may enter the core, then carry out its consequences.

@@ -93,7 +93,7 @@ class EventStreamTransport(ClientProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Remove the client: the TCP connection is gone."""
-        self._cancel_close_timer()
+        super().connection_lost(exc)
         self._gone(CLIENT_LOST)
 
     def _read_request(self, request: h11.Request) -> None:

@@ -51,6 +51,8 @@ class ProtocolSelector(asyncio.Protocol):
         _tune(self._transport)
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self._handler.settings.handshake_timeout_s, self._time_out)
+        if not self._handler.budget.await_head(self._transport):
+            self._reject_overload("too many connections")
 
     def data_received(self, data: bytes) -> None:
         """Collect the head; once it is complete, hand over."""
@@ -70,9 +72,12 @@ class ProtocolSelector(asyncio.Protocol):
             return
         route = self._handler.registry.stream(request.target.partition(b"?")[0].decode("ascii"))
         if route is not None:
+            self._handler.budget.serve_client(self._transport)
             stream = EventStreamTransport(self._handler, self._transport, route)
             self._transport.set_protocol(stream)
             stream.begin(request, behind)
+        elif not self._handler.budget.serve_http(self._transport):
+            self._reject_overload("too many HTTP connections")
         else:
             http = self._http(parser, behind)
             self._transport.set_protocol(http)
@@ -80,9 +85,9 @@ class ProtocolSelector(asyncio.Protocol):
 
     def _begin_websocket(self, request: h11.Request, behind: bytes) -> None:
         if not self._handler.takes_handshakes:
-            reason = catalogue.OVERLOADED.refused(problem="too many handshakes")
-            self._reject(reason, HTTPStatus.SERVICE_UNAVAILABLE)
+            self._reject_overload("too many handshakes")
             return
+        self._handler.budget.serve_client(self._transport)
         websocket = WebSocketTransport(self._handler, self._transport)
         self._handler.begin_handshake(websocket)
         self._transport.set_protocol(websocket)
@@ -96,6 +101,7 @@ class ProtocolSelector(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the deadline: the client left before its head was complete."""
         self._stop_timer()
+        self._handler.budget.closed(self._transport)
 
     def _time_out(self) -> None:
         if self._head.is_empty:
@@ -105,9 +111,13 @@ class ProtocolSelector(asyncio.Protocol):
         limit = self._handler.settings.handshake_timeout_s
         self._reject(catalogue.HANDSHAKE_TIMEOUT.refused(limit_s=f"{limit:g}"))
 
+    def _reject_overload(self, problem: str) -> None:
+        self._reject(catalogue.OVERLOADED.refused(problem=problem), HTTPStatus.SERVICE_UNAVAILABLE)
+
     def _reject(self, reason: Refused, status: int = 0) -> None:
         self._stop_timer()
         self._handler.count_refused(reason, self._transport)
+        self._handler.budget.idle(self._transport)
         error = error_response(reason)
         self._transport.write(response_bytes(error._replace(status=status or error.status)))
         close_lingering(self._transport)

@@ -13,6 +13,8 @@ import ssl
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
+from trunkline_edge.transport.connection_budget import ConnectionBudget
+
 READ_BYTES = 256 * 1024
 
 #: Answer to a client that speaks plain HTTP, as one with an http:// or ws:// URL does.
@@ -33,6 +35,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     """
 
     __slots__ = (
+        "_budget",
         "_context",
         "_got_eof",
         "_incoming",
@@ -54,13 +57,18 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         protocol: asyncio.Protocol,
         timeout_s: float,
         on_failure: Callable[[str, str], None] = lambda remote_ip, problem: None,
+        budget: ConnectionBudget | None = None,
     ) -> None:
-        """`timeout_s` limits the handshake; `on_failure` gets the client's address and the problem."""
+        """`timeout_s` limits the handshake; `on_failure` gets the client's address and the problem.
+
+        A connection beyond the budget is cut off: there is no answer before the handshake.
+        """
         super().__init__()
         self._context = context
         self._protocol = protocol
         self._timeout_s = timeout_s
         self._on_failure = on_failure
+        self._budget = budget
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._raw: asyncio.Transport
@@ -76,6 +84,9 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the time limit of the handshake."""
         self._raw = cast("asyncio.Transport", transport)
+        if self._budget is not None and not self._budget.await_head(self):
+            self.abort()
+            return
         self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._raw.abort)
 
     def data_received(self, data: bytes) -> None:
@@ -93,6 +104,8 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Pass on the end of the TCP connection."""
         self._stop_timer()
+        if self._budget is not None:
+            self._budget.closed(self)
         # Protocol and transport would keep each other alive.
         protocol, self._protocol = self._protocol, _NO_PROTOCOL
         self._is_closing = True

@@ -137,7 +137,7 @@ class WebSocketTransport(ClientProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Remove the client: the TCP connection is gone."""
-        self._cancel_close_timer()
+        super().connection_lost(exc)
         self._leave()
 
     def _leave(self) -> None:

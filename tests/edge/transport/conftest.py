@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+import trunkline_edge.http.protocol
 import trunkline_edge.link.client
 import trunkline_edge.runtime
 import trunkline_edge.transport.client_protocol
+import trunkline_edge.transport.lingering_close
 import uvloop
 
 from tests.support.patience import under_load
@@ -29,6 +31,8 @@ def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trunkline_edge.runtime, "SHORT_TICK_S", 0.01 * factor)
     monkeypatch.setattr(trunkline_edge.runtime, "STALL_S", 0.2 * factor)
     monkeypatch.setattr(trunkline_edge.transport.client_protocol, "CLOSE_TIMEOUT_S", 0.5 * factor)
+    monkeypatch.setattr(trunkline_edge.transport.lingering_close, "LINGER_S", 0.1 * factor)
+    monkeypatch.setattr(trunkline_edge.http.protocol, "GRACE_S", 0.05 * factor)
     monkeypatch.setattr(trunkline_edge.link.client, "FIRST_BACKOFF_S", 0.01)
     monkeypatch.setattr(trunkline_edge.link.client, "LAST_BACKOFF_S", 0.02)
     monkeypatch.setattr(trunkline_edge.link.client, "WELCOME_TIMEOUT_S", 0.5 * factor)
