@@ -117,6 +117,7 @@ VALID: dict[str, dict[str, Any]] = {
     "ExtendMessageRequest": {"tenant": "t", "message_id": "m"},
     "EndMessageRequest": {"tenant": "t", "message_id": "m", "state": 2},
     "CancelMessageRequest": {"tenant": "t", "message_id": "m"},
+    "CancelRepliesRequest": {"address": TENANT, "client_id": "k"},
     "EditMessageRequest": {"tenant": "t", "message_id": "m", "parts": [PART]},
     "RecallMessageRequest": {"tenant": "t", "message_id": "m"},
     "ListReceiptsRequest": {"address": TENANT},

@@ -21,6 +21,7 @@ from trunkline.v1.broadcast_service_pb2 import (
     BroadcastManyRequest,
     BroadcastRequest,
     CancelMessageRequest,
+    CancelRepliesRequest,
     EndMessageRequest,
     ExtendMessageRequest,
     NumberedBroadcast,
@@ -116,6 +117,7 @@ REQUESTS: dict[str, Callable[[CallContext], Message]] = {
         tenant=a.tenant, message_id=a.ids.open_id, epoch=a.ids.open_epoch, state=MESSAGE_STATE_COMPLETE
     ),
     "CancelMessage": lambda a: CancelMessageRequest(tenant=a.tenant, message_id=a.ids.open_id),
+    "CancelReplies": lambda a: CancelRepliesRequest(address=a.to(), client_id=a.ids.asked_key),
     "ListMessages": lambda a: ListMessagesRequest(address=a.to(), after=a.ids.position),
     "GetMessage": lambda a: GetMessageRequest(tenant=a.tenant, message_id=a.ids.message_id),
     "EditMessage": lambda a: EditMessageRequest(tenant=a.tenant, message_id=a.ids.message_id, parts=a.parts),

@@ -31,7 +31,8 @@ IN_TEAM = {
 }
 #: RPCs that the tests here call.
 CALLED = {
-    "Broadcast", "OpenMessage", "ExtendMessage", "EndMessage", "CancelMessage", "ListMessages", "GetMessage",
+    "Broadcast", "OpenMessage", "ExtendMessage", "EndMessage", "CancelMessage", "CancelReplies",
+    "ListMessages", "GetMessage",
     "EditMessage", "RecallMessage", "ListReceipts", "MarkRead", "ResetConversation",
     "ListConnections", "CountConnections", "ListTopics", "GetStats", "CloseConnections", "ListDeadLetters",
     "ReplayDeadLetters",
@@ -112,6 +113,11 @@ async def test_connections_and_receipts_are_listed_and_a_connection_is_closed(
         assert (receipt["user"], receipt["read"]) == ("ann", sent["position"])
         marked = backend.post("/receipts:read", address=TEAM, position=sent["position"], user="bob")
         assert marked["position"] == sent["position"]
+        backend.post(
+            "/messages", address=TEAM, parts=text("?"), author={"role": "ROLE_USER"}, idempotencyKey="q"
+        )
+        cancelled = backend.post("/messages:cancelReplies", address=TEAM, clientId="q")
+        assert cancelled == {"replies": [], "prevented": True}
         assert (await ann.next("read", user="bob"))["at"]["seq"] == int(marked["at"]["seq"])
         (connection,) = backend.get("/connections", address__user="ann")["connections"]
         assert connection["protocol"] == "trunkline.v1.json"

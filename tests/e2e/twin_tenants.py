@@ -132,6 +132,10 @@ class TwinTenant:
         self.client_id, self.message_id = client_id, response["message_id"]
         self.position = Position(epoch=response["position"]["epoch"], seq=response["position"]["seq"])
         to = address(f"{self.name}/echo/web/group:room")
+        self.asked_key = f"a{self.fences}"
+        asked = BroadcastRequest(address=to, idempotency_key=self.asked_key)
+        asked.parts.add().text.text = f"{self.words} asked"
+        self.backend.broadcast_stub.Broadcast(asked, timeout=TIMEOUT_S)
         self.open_key = f"o{self.fences}"
         request = OpenMessageRequest(address=to, key=self.open_key)
         opened = self.backend.broadcast_stub.OpenMessage(request, timeout=TIMEOUT_S)

@@ -126,7 +126,7 @@ class RouterCore:
         self.edits = Edits(effects, withdrawals)
         self.receipts = Receipts(fan_out, outbox, effects)
         self.client_messages = ClientMessages(fan_out, self.edits, outbox, effects)
-        self.cancellations = Cancellations(open_messages, withdrawals, outbox, effects)
+        self.cancellations = Cancellations(directory, open_messages, withdrawals, outbox, effects)
         self._links = self._make_links(backpressure, peek, outbox_max_bytes)
 
     def _make_links(
@@ -230,6 +230,7 @@ class RouterCore:
         self.dispatcher.topic_erased(topic)
         self.streamed_replies.topic_erased(topic)
         self.edits.log_erased()
+        self.cancellations.log_erased()
         for pending in self.effects.commit_queue.drop_changes(topic):
             reason = catalogue.CURSOR_MISMATCH.refused() if pending.read is not None else _not_found(pending)
             pending.listener.refused(pending, reason)
@@ -249,6 +250,7 @@ class RouterCore:
     def user_erased(self, tenant: str, user: str, topics: Iterable[TopicKey]) -> None:
         """A user's messages were erased, and these logs as a whole."""
         self.edits.log_erased()
+        self.cancellations.log_erased()
         entries, writes = self.effects.commit_queue.drop_tenant(tenant, changes_by=user)
         for pending in entries:
             pending.listener.refused(pending, _not_found(pending))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from trunkline.v1 import catalogue
-from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
+from trunkline.v1.address_pb2 import Address
+from trunkline.v1.broadcast_service_pb2 import BroadcastRequest, CancelRepliesRequest
 from trunkline.v1.frame_pb2 import MessageFrame
 from trunkline.v1.history_service_pb2 import MarkReadRequest
+from trunkline.v1.message_pb2 import ROLE_SYSTEM, ROLE_USER, Author
 
 from trunkline_router.active_call import ACTIVE_CALL, UNCHECKED_CALL
+from trunkline_router.core.clients.cancellation import CancelListener, PendingCancel
+from trunkline_router.core.clients.conversations import name_of
 from trunkline_router.core.clients.participants import CallingParticipant
 from trunkline_router.core.commits.effects import CommitListener
+from trunkline_router.core.commits.idempotency import idempotency_key
 from trunkline_router.core.router import RouterCore
 from trunkline_router.core.tenants.token_client import TokenClient
 from trunkline_router.core.validation.validator import check
@@ -47,6 +52,31 @@ def publish(
     core.client_messages.publish(author, topic_of(request.address), frame, size, listener)
 
 
+def cancel_replies(core: RouterCore, request: CancelRepliesRequest, listener: CancelListener) -> None:
+    """Cancel the replies to a message of a client's or a backend's. Raises Refused."""
+    tenant = core.directory.active_tenant(request.address.tenant)
+    topic = topic_of(checked_conversation(request.address))
+    client = calling_client()
+    author = Author(role=ROLE_SYSTEM)
+    kind, user = "backend", ""
+    if client is not None:
+        client.check_conversation(request.address)
+        if not client.permissions.may_subscribe:
+            # As on a connection: only listeners cancel.
+            raise catalogue.NOT_SUBSCRIBED.refused(conversation=name_of(topic))
+        kind, user = "client", client.user
+        author = Author(role=ROLE_USER, user=user)
+    key = idempotency_key(tenant, kind, topic, user, request.client_id)
+    core.cancellations.cancel_replies_to(topic, key, request.client_id, PendingCancel(author, listener))
+
+
+def checked_conversation(address: Address) -> Address:
+    """Return the address if it is a conversation. Raises Refused INVALID_ARGUMENT otherwise."""
+    if address.WhichOneof("target") != "conversation":
+        raise catalogue.INVALID_ARGUMENT.refused(field="address", problem="must be a conversation")
+    return address
+
+
 def reader(client: TokenClient | None, request: MarkReadRequest) -> str:
     """The user who has read. Raises Refused unless the caller may name one, and has done so."""
     if client is not None:
@@ -54,8 +84,8 @@ def reader(client: TokenClient | None, request: MarkReadRequest) -> str:
         if request.user not in ("", client.user):
             whom = f"user {client.user}" if client.user else "no user"
             raise catalogue.FORBIDDEN.refused(problem=f"the token is for {whom}, not for user {request.user}")
-    elif request.address.WhichOneof("target") != "conversation":
-        raise catalogue.INVALID_ARGUMENT.refused(field="address", problem="must be a conversation")
+    else:
+        checked_conversation(request.address)
     user = client.user if client is not None else request.user
     if not user:
         problem = "must be set, as receipts are kept for users"

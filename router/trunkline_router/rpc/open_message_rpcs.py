@@ -10,6 +10,8 @@ from trunkline.v1 import catalogue
 from trunkline.v1.broadcast_service_pb2 import (
     CancelMessageRequest,
     CancelMessageResponse,
+    CancelRepliesRequest,
+    CancelRepliesResponse,
     EndMessageRequest,
     EndMessageResponse,
     ExtendMessageRequest,
@@ -18,6 +20,7 @@ from trunkline.v1.broadcast_service_pb2 import (
     OpenMessageResponse,
 )
 from trunkline.v1.catalogue import Refused
+from trunkline.v1.frame_pb2 import CancelledFrame
 from trunkline.v1.message_pb2 import ROLE_SYSTEM, ROLE_USER, Author, Message, MessageState
 
 from trunkline_router.core.directory.connections import Link
@@ -26,6 +29,7 @@ from trunkline_router.core.replies.worker_replies import message_ended
 from trunkline_router.core.validation.validator import check, topic_address
 from trunkline_router.core.values.message_states import COMPLETE, OPEN
 from trunkline_router.core.values.topics import Position, topic_of
+from trunkline_router.rpc import client_calls
 from trunkline_router.rpc.client_calls import calling_client, participant
 from trunkline_router.rpc.pending_result import PendingResult
 from trunkline_router.rpc.status import rpc_method
@@ -122,6 +126,18 @@ class OpenMessageRpcs:
         state, _ = await ending.result
         return CancelMessageResponse(state=state)
 
+    @rpc_method
+    async def CancelReplies(  # noqa: N802
+        self, request: CancelRepliesRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> CancelRepliesResponse:
+        """See broadcast_service.proto."""
+        check(request)
+        cancelling = PendingCancelReplies()
+        with self._runtime.step() as core:
+            client_calls.cancel_replies(core, request, cancelling)
+        outcome = await cancelling.result
+        return CancelRepliesResponse(replies=outcome.replies, prevented=outcome.prevented)
+
     async def _find_own(self, request: Any) -> StreamedMessage:
         """Find the open message of the calling producer.
 
@@ -180,6 +196,22 @@ class PendingOpen(PendingResult[OpenMessageResponse]):
 
     def refused(self, reason: Refused) -> None:
         """Return the refusal; nothing was opened."""
+        self.reject(reason)
+
+
+class PendingCancelReplies(PendingResult[CancelledFrame]):
+    """Listener of a CancelReplies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocked_by: set[Link] = set()
+
+    def cancelled(self, outcome: CancelledFrame) -> None:
+        """Return the outcome."""
+        self.resolve(outcome)
+
+    def refused(self, reason: Refused) -> None:
+        """Return the refusal."""
         self.reject(reason)
 
 

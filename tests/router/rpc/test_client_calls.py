@@ -23,6 +23,7 @@ from trunkline.v1.address_pb2 import CONVERSATION_KIND_GROUP, CONVERSATION_KIND_
 from trunkline.v1.broadcast_service_pb2 import (
     BroadcastRequest,
     CancelMessageRequest,
+    CancelRepliesRequest,
     OpenMessageRequest,
 )
 from trunkline.v1.history_service_pb2 import (
@@ -61,6 +62,7 @@ RIGHTS = (RIGHT_PUBLISH, RIGHT_SUBSCRIBE, RIGHT_HISTORY, RIGHT_CANCEL)
 OF_CLIENTS = {
     "Broadcast": RIGHT_PUBLISH,
     "CancelMessage": RIGHT_CANCEL,
+    "CancelReplies": RIGHT_CANCEL,
     "ListMessages": RIGHT_HISTORY,
     "GetMessage": RIGHT_HISTORY,
     "EditMessage": RIGHT_PUBLISH,
@@ -279,6 +281,7 @@ async def test_a_client_reaches_only_the_conversations_that_its_token_allows(rou
             ("Broadcast", saying("x", to)),
             ("ListMessages", ListMessagesRequest(address=to)),
             ("ListReceipts", ListReceiptsRequest(address=to)),
+            ("CancelReplies", CancelRepliesRequest(address=to, client_id="m1")),
             ("MarkRead", MarkReadRequest(address=to, position=head)),
         ):
             code, text = await router.refusal(rpc, request, metadata=metadata)
@@ -326,6 +329,64 @@ async def test_a_listener_cancels_an_open_reply(router: InProcessRouter) -> None
     metadata = calling(holder("ann", RIGHT_CANCEL, RIGHT_SUBSCRIBE))
     for _ in range(2):
         assert (await call(router, "CancelMessage", cancel, metadata)).state == MESSAGE_STATE_CANCELLED
+
+
+async def waiting(router: InProcessRouter, agent: str) -> int:
+    """The number of deliveries that wait for an agent's workers."""
+    return sum(each.waiting for each in await router.runtime.log.backlogs("closed") if each.agent == agent)
+
+
+async def test_a_user_or_a_backend_cancels_the_replies_to_a_message(router: InProcessRouter) -> None:
+    room = group("asked")
+    for metadata, rivals in (
+        (calling(holder("ann")), calling(holder("bob"))),
+        (OPERATED, calling(holder("ann"))),
+    ):
+        before = await waiting(router, "echo")
+        asked = saying("q1", room, idempotency_key="q1")
+        if metadata is OPERATED:
+            asked.author.role = ROLE_USER
+        await call(router, "Broadcast", asked, metadata)
+        assert await waiting(router, "echo") == before + 1
+        cancel = CancelRepliesRequest(address=room, client_id="q1")
+        # The ids of others are theirs.
+        if metadata is not OPERATED:
+            assert await router.code("CancelReplies", cancel, metadata=rivals) == "MESSAGE_NOT_FOUND"
+        outcome = await call(router, "CancelReplies", cancel, metadata)
+        assert (list(outcome.replies), outcome.prevented) == ([], True)
+        assert await waiting(router, "echo") == before
+        asked.idempotency_key = "q2"
+        question = (await call(router, "Broadcast", asked, metadata)).message_id
+        reply = OpenMessageRequest(address=room, key=f"to {question}", reply_to=question)
+        reply.author.role = ROLE_AGENT
+        opened = (await call(router, "OpenMessage", reply, OPERATED)).message.id
+        outcome = await call(
+            router, "CancelReplies", CancelRepliesRequest(address=room, client_id="q2"), metadata
+        )
+        assert [(each.message_id, each.state) for each in outcome.replies] == [
+            (opened, MESSAGE_STATE_CANCELLED)
+        ]
+    unknown = CancelRepliesRequest(address=room, client_id="nothing")
+    assert await router.code("CancelReplies", unknown, metadata=OPERATED) == "MESSAGE_NOT_FOUND"
+    nowhere = CancelRepliesRequest(address=Address(tenant="closed"), client_id="q1")
+    assert await router.code("CancelReplies", nowhere, metadata=OPERATED) == "INVALID_ARGUMENT"
+    deaf = calling(holder("ann", RIGHT_CANCEL))
+    cancel = CancelRepliesRequest(address=room, client_id="q1")
+    assert await router.code("CancelReplies", cancel, metadata=deaf) == "NOT_SUBSCRIBED"
+
+
+async def test_a_cancel_of_before_a_reset_spares_the_log_of_after(router: InProcessRouter) -> None:
+    room, metadata = group("renewed"), calling(holder("ann"))
+    await call(router, "Broadcast", saying("old", room, idempotency_key="old"), metadata)
+    reset: Any = request_for(METHODS["ResetConversation"], "closed")
+    reset.address.CopyFrom(room)
+    await call(router, "ResetConversation", reset, OPERATED)
+    before = await waiting(router, "echo")
+    await call(router, "Broadcast", saying("new", room, idempotency_key="new"), metadata)
+    cancel = CancelRepliesRequest(address=room, client_id="old")
+    code = await router.code("CancelReplies", cancel, metadata=metadata)
+    assert code in {"OK", "MESSAGE_NOT_FOUND"}
+    assert await waiting(router, "echo") == before + 1
 
 
 async def test_a_user_or_a_backend_marks_a_conversation_as_read(router: InProcessRouter) -> None:

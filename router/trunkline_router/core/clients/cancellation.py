@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.frame_pb2 import CancelFrame, CancelledFrame, CancelledReply
@@ -14,10 +16,10 @@ from trunkline_router.core.clients.received_frame import ReceivedFrame
 from trunkline_router.core.commits.effects import Effects
 from trunkline_router.core.commits.idempotency import idempotency_key
 from trunkline_router.core.directory.client_outbox import ClientOutbox
-from trunkline_router.core.directory.connections import ConnectedClient, Link, Topic
+from trunkline_router.core.directory.connections import ConnectedClient, Link
+from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.replies.commit_listeners import EndListener
 from trunkline_router.core.replies.open_messages import OpenMessages
-from trunkline_router.core.replies.streamed_message import StreamedMessage
 from trunkline_router.core.values.log_records import AppendResult, PendingEntry
 from trunkline_router.core.values.message_states import OPEN
 from trunkline_router.core.values.topics import GROUP, PERSON, Position, TopicKey, topic_of
@@ -28,15 +30,19 @@ class Cancellations:
 
     def __init__(
         self,
+        directory: Directory,
         open_messages: OpenMessages,
         withdrawals: Withdrawals,
         outbox: ClientOutbox,
         effects: Effects,
     ) -> None:
+        self._directory = directory
         self._open_messages = open_messages
         self._withdrawals = withdrawals
         self._outbox = outbox
         self._effects = effects
+        #: Number of erasures so far: a message read before the last one may be gone.
+        self._erasures = 0
 
     def handle_cancel(self, received: ReceivedFrame[CancelFrame]) -> None:
         """Cancel one reply, or all replies to a message of the client's user."""
@@ -45,11 +51,14 @@ class Cancellations:
         if target is None:
             problem = "one of message_id and client_id must be set"
             raise catalogue.INVALID_ARGUMENT.refused(field="target", problem=problem)
+        author = Author(role=ROLE_USER, user=connection.user)
+        cancel = PendingCancel(author, CancelAnswer(self._outbox, connection, frame.id))
         if target == "message_id":
-            cancel = PendingCancel(self._outbox, connection, frame.id)
             self.cancel_reply(connection, frame.message_id, cancel.add(frame.message_id))
         else:
-            self._cancel_replies_to(connection, subscribed_topic(connection, frame), frame)
+            topic = subscribed_topic(connection, frame).key
+            key = idempotency_key(connection.tenant, "client", topic, connection.user, frame.client_id)
+            self.cancel_replies_to(topic, key, frame.client_id, cancel)
 
     def cancel_reply(self, client: Participant, message_id: str, listener: EndListener) -> None:
         """Cancel one reply; the listener receives how it ended, or a refusal.
@@ -86,44 +95,53 @@ class Cancellations:
 
         self._open_messages.read_message(client.tenant.name, message_id, done, listener.not_ended)
 
-    def _cancel_replies_to(self, connection: ConnectedClient, topic: Topic, frame: CancelFrame) -> None:
-        """Cancel all replies to a message of the client's user.
+    def cancel_replies_to(self, topic: TopicKey, key: bytes, client_id: str, cancel: PendingCancel) -> None:
+        """Cancel all replies to the message that was published to a conversation with an idempotency key.
 
-        The message may still be on its way to the log, so the lookup of its id is queued behind it.
+        The message may still be on its way to the log, so the lookup of the key is queued behind it.
         """
-        key = idempotency_key(connection.tenant, "client", topic.key, connection.user, frame.client_id)
-        listener = CancelLookup(self, connection, topic.key, frame)
-        pending = PendingEntry(topic.key, Message(), key=key, repeat_only=True, listener=listener)
+        listener = CancelLookup(self, topic, client_id, cancel)
+        pending = PendingEntry(topic, Message(), key=key, repeat_only=True, listener=listener)
         self._effects.commit_queue.add(pending, 0)
 
-    def found(self, connection: ConnectedClient, topic: TopicKey, frame_id: str, message: Message) -> None:
-        """The message is known: withdraw its delivery, and end the replies to it."""
-        cancel = PendingCancel(self._outbox, connection, frame_id)
-        current = connection.subscription_to(topic)
-        known = current.position if current is not None else None
-        if known is not None and known.epoch != message.position.epoch:
-            # Its log was erased.
-            cancel.prevented(False)
-            return
-        replies = list(self._open_messages.replies_to(topic, message.id))
-        author = Author(role=ROLE_USER, user=connection.user)
-
-        if replies:
-            self._withdrawals.withdraw(topic, message, author)
-            self._stop(replies, cancel)
+    def found(self, topic: TopicKey, message: Message, cancel: PendingCancel) -> None:
+        """The message is known: withdraw its delivery and end its replies, unless its log was erased."""
+        known = self._directory.topics.get(topic)
+        if known is None or known.position is None:
+            self._find_in_log(topic, message, cancel)
+        elif known.position.epoch == message.position.epoch:
+            self._withdraw(topic, message, cancel)
         else:
-            self._withdrawals.withdraw(topic, message, author, cancel.prevented, cancel.not_ended)
+            cancel.prevented(False)
 
-    def refuse(self, connection: ConnectedClient, frame_id: str, reason: Refused) -> None:
-        """Answer a cancel with `error`."""
-        self._outbox.refuse(connection, frame_id, reason)
+    def _find_in_log(self, topic: TopicKey, message: Message, cancel: PendingCancel) -> None:
+        """Nobody listens to the topic, so only the log knows whether the message still exists."""
+        erasures = self._erasures
 
-    def _stop(self, replies: list[StreamedMessage], cancel: PendingCancel) -> None:
-        author = Author(role=ROLE_USER, user=cancel.connection.user)
+        def done(current: Message | None) -> None:
+            if erasures != self._erasures:
+                self._find_in_log(topic, message, cancel)
+            elif current is None:
+                cancel.prevented(False)
+            else:
+                self._withdraw(topic, message, cancel)
+
+        self._open_messages.read_message(topic[0], message.id, done, cancel.not_ended)
+
+    def log_erased(self) -> None:
+        """A log, or part of one, was erased."""
+        self._erasures += 1
+
+    def _withdraw(self, topic: TopicKey, message: Message, cancel: PendingCancel) -> None:
+        replies = list(self._open_messages.replies_to(topic, message.id))
+        if not replies:
+            self._withdrawals.withdraw(topic, message, cancel.author, cancel.prevented, cancel.not_ended)
+            return
+        self._withdrawals.withdraw(topic, message, cancel.author)
         # All are added before the first ends: the answer waits for all.
         listeners = [(reply, cancel.add(reply.id)) for reply in replies]
         for reply, listener in listeners:
-            self._open_messages.cancel(reply, listener, author)
+            self._open_messages.cancel(reply, listener, cancel.author)
 
 
 def _check_listening(client: Participant, topic: TopicKey, message_id: str) -> None:
@@ -132,13 +150,52 @@ def _check_listening(client: Participant, topic: TopicKey, message_id: str) -> N
         raise catalogue.MESSAGE_NOT_FOUND.refused(message_id=message_id)
 
 
-class PendingCancel:
-    """One cancel that waits until all its replies have ended, then answers with `cancelled`."""
+class CancelListener(Protocol):
+    """The source of a cancel, which receives its outcome."""
+
+    @property
+    def blocked_by(self) -> set[Link]:
+        """See CommitListener."""
+
+    def cancelled(self, outcome: CancelledFrame) -> None:
+        """All replies that the cancel targeted have ended; `outcome` has no id."""
+
+    def refused(self, reason: Refused) -> None:
+        """A reply could not be ended, or the message was not found."""
+
+
+class CancelAnswer:
+    """Answers a `cancel` frame with `cancelled` or `error`."""
+
+    __slots__ = ("_connection", "_frame_id", "_outbox")
 
     def __init__(self, outbox: ClientOutbox, connection: ConnectedClient, frame_id: str) -> None:
         self._outbox = outbox
-        self.connection = connection
-        self._frame = CancelledFrame(id=frame_id)
+        self._connection = connection
+        self._frame_id = frame_id
+
+    @property
+    def blocked_by(self) -> set[Link]:
+        """Shared by all clients of an edge."""
+        return self._connection.link.blocked_by
+
+    def cancelled(self, outcome: CancelledFrame) -> None:
+        """See CancelListener."""
+        outcome.id = self._frame_id
+        self._outbox.send(self._connection, outcome.ByteSize()).cancelled.CopyFrom(outcome)
+
+    def refused(self, reason: Refused) -> None:
+        """See CancelListener."""
+        self._outbox.refuse(self._connection, self._frame_id, reason)
+
+
+class PendingCancel:
+    """One cancel that waits until all its replies have ended, then notifies its listener once."""
+
+    def __init__(self, author: Author, listener: CancelListener) -> None:
+        self.author = author
+        self.listener = listener
+        self._outcome = CancelledFrame()
         self._waiting = 0
         self._is_answered = False
 
@@ -149,27 +206,26 @@ class PendingCancel:
 
     def ended(self, message_id: str, state: MessageState.ValueType) -> None:
         """A reply has ended."""
-        self._frame.replies.append(CancelledReply(message_id=message_id, state=state))
+        self._outcome.replies.append(CancelledReply(message_id=message_id, state=state))
         self._waiting -= 1
         if not self._waiting:
             self._answer()
 
     def prevented(self, found: bool) -> None:
         """No reply was open; `found` is whether one would have followed."""
-        self._frame.prevented = found
+        self._outcome.prevented = found
         self._answer()
 
     def not_ended(self, reason: Refused) -> None:
-        """A reply could not be ended; answer with `error`."""
+        """A reply could not be ended, or the message was not found."""
         if not self._is_answered:
             self._is_answered = True
-            self._outbox.refuse(self.connection, self._frame.id, reason)
+            self.listener.refused(reason)
 
     def _answer(self) -> None:
         if not self._is_answered:
             self._is_answered = True
-            size = self._frame.ByteSize()
-            self._outbox.send(self.connection, size).cancelled.CopyFrom(self._frame)
+            self.listener.cancelled(self._outcome)
 
 
 class ReplyCancel:
@@ -191,31 +247,31 @@ class ReplyCancel:
 
 
 class CancelLookup:
-    """Listener of the lookup of a message by the id that its client gave it."""
+    """Listener of the lookup of a message by its idempotency key."""
 
-    __slots__ = ("_cancellations", "_frame", "_sender", "_topic")
+    __slots__ = ("_cancel", "_cancellations", "_client_id", "_topic")
 
     connection: ConnectedClient | None = None
 
     def __init__(
-        self, cancellations: Cancellations, sender: ConnectedClient, topic: TopicKey, frame: CancelFrame
+        self, cancellations: Cancellations, topic: TopicKey, client_id: str, cancel: PendingCancel
     ) -> None:
         self._cancellations = cancellations
-        self._sender = sender
         self._topic = topic
-        self._frame = frame
+        self._client_id = client_id
+        self._cancel = cancel
 
     @property
     def blocked_by(self) -> set[Link]:
-        """Shared by all clients of an edge."""
-        return self._sender.link.blocked_by
+        """Those of the cancel's source."""
+        return self._cancel.listener.blocked_by
 
     def committed(self, pending: PendingEntry) -> None:
         """The message exists."""
-        self._cancellations.found(self._sender, self._topic, self._frame.id, pending.message)
+        self._cancellations.found(self._topic, pending.message, self._cancel)
 
     def refused(self, pending: PendingEntry, reason: Refused) -> None:
         """The message does not exist, or the log is unavailable."""
         if pending.result is AppendResult.NO_REPEAT:
-            reason = catalogue.MESSAGE_NOT_FOUND.refused(message_id=self._frame.client_id)
-        self._cancellations.refuse(self._sender, self._frame.id, reason)
+            reason = catalogue.MESSAGE_NOT_FOUND.refused(message_id=self._client_id)
+        self._cancel.not_ended(reason)

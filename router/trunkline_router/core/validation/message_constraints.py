@@ -150,6 +150,8 @@ CONSTRAINTS: dict[str, Constraint] = {
     "EndMessageRequest.state": _END_STATE,
     "CancelMessageRequest.tenant": ID,
     "CancelMessageRequest.message_id": TOKEN,
+    "CancelRepliesRequest.address": REQUIRED,
+    "CancelRepliesRequest.client_id": TOKEN,
     "EditMessageRequest": size(MAX_MESSAGE_BYTES),
     "EditMessageRequest.tenant": ID,
     "EditMessageRequest.message_id": TOKEN,
