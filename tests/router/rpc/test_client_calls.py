@@ -327,6 +327,11 @@ async def test_a_listener_cancels_an_open_reply(router: InProcessRouter) -> None
     deaf = calling(holder("ann", RIGHT_CANCEL))
     assert await router.code("CancelMessage", cancel, metadata=deaf) == "MESSAGE_NOT_FOUND"
     metadata = calling(holder("ann", RIGHT_CANCEL, RIGHT_SUBSCRIBE))
+    # An id of another tenant's is no id.
+    elsewhere = calling(holder("ann", tenant="all"))
+    cancel.tenant = "all"
+    assert await router.code("CancelMessage", cancel, metadata=elsewhere) == "MESSAGE_NOT_FOUND"
+    cancel.tenant = "closed"
     for _ in range(2):
         assert (await call(router, "CancelMessage", cancel, metadata)).state == MESSAGE_STATE_CANCELLED
 
