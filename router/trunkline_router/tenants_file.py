@@ -6,6 +6,7 @@ agent = "helper"                # agent of clients whose protocol has no agents
 pipelines = ["8f1c2d3e"]        # LangBot pipelines that are agents of acme
 tokens = ["a long secret"]      # secrets of clients without tokens; stored as SHA-256 only
 origins = ["https://example.com"]
+allow_credentials = true        # these pages may send cookies and the like
 audiences = ["chat"]
 issuer = "https://login.example.com"
 jwks_url = "https://login.example.com/jwks.json"
@@ -121,6 +122,7 @@ class _TenantBase(_Table):
     agent: str = ""
     tokens: list[_Token] = Field(default_factory=list)
     origins: list[str] = Field(default_factory=list)
+    allow_credentials: bool = False
     audiences: list[str] = Field(default_factory=list)
     issuer: str = ""
     jwks_url: str = ""
@@ -203,6 +205,7 @@ class TenantsFile:
                 token_digests=digests,
             ),
             origins=tenant.origins,
+            allow_credentials=tenant.allow_credentials,
             limits=TenantLimits(**_numbers(tenant.limits)),
             retention=Retention(**_numbers(tenant.retention)),
             default_agent=tenant.agent,

@@ -71,7 +71,7 @@ def say(router: Process, key: str) -> None:
 
 async def test_the_commands_do_what_they_say(tmp_path: Path) -> None:
     with (
-        router_process(tmp_path / "data", TRUNKLINE_TENANTS="") as router,
+        router_process(tmp_path / "data", TRUNKLINE_TENANTS="", TRUNKLINE_OPERATOR_KEY="") as router,
         edge_process(router.address) as edge,
     ):
         shell = Shell(tmp_path, router)
@@ -103,7 +103,7 @@ def test_the_file_is_one_that_a_router_reads(tmp_path: Path, monkeypatch: pytest
 def test_a_changed_file_is_followed_and_one_with_a_mistake_is_not(tmp_path: Path) -> None:
     file = tmp_path / "tenants.toml"
     file.write_text("[tenants.one]\nagent = 'a'")
-    env = {"TRUNKLINE_TENANTS": "", "TRUNKLINE_TENANTS_FILE": str(file)}
+    env = {"TRUNKLINE_TENANTS": "", "TRUNKLINE_TENANTS_FILE": str(file), "TRUNKLINE_OPERATOR_KEY": ""}
     with router_process(tmp_path / "data", **env) as router:
         shell = Shell(tmp_path, router)
         shell("trunkline-router tenant set one --agent b")

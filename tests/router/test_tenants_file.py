@@ -71,6 +71,7 @@ def test_the_file_can_set_every_setting(tmp_path: Path) -> None:
             token_digests=[sha256(b"a long secret").hexdigest()],
         ),
         origins=["https://example.com"],
+        allow_credentials=True,
         limits=TenantLimits(connections=500),
         retention=Retention(max_age_s=30 * 86400),
         default_agent="helper",

@@ -60,6 +60,7 @@ def _properties(tenant: Tenant) -> Iterator[tuple[str, str]]:
     for field in RESERVED_FIELDS.values():
         yield field.replace("_", " "), ", ".join(getattr(settings, field))
     yield "origins", ", ".join(settings.origins) or "any"
+    yield "credentials", "allowed" if settings.allow_credentials else ""
     yield "signing keys", ", ".join(f"{key.kid} ({key.algorithm})" for key in auth.keys)
     yield "JWK Set", auth.jwks_url
     yield "audiences", ", ".join(auth.audiences)

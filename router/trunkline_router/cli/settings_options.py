@@ -46,6 +46,13 @@ class SettingsChanges:
             rich_help_panel=_CLIENTS,
         ),
     ] = None
+    allow_credentials: Annotated[
+        bool | None,
+        typer.Option(
+            help="Let pages of these origins send credentials, such as cookies of a proxy.",
+            rich_help_panel=_CLIENTS,
+        ),
+    ] = None
     audience: Annotated[
         list[str] | None,
         typer.Option(help="Audience that tokens must name (aud). Repeatable.", rich_help_panel=_CLIENTS),
@@ -102,6 +109,8 @@ class SettingsChanges:
             auth.jwks_url = self.jwks_url
         _replace(settings.pipelines, self.pipeline)
         _replace(settings.origins, self.origin)
+        if self.allow_credentials is not None:
+            settings.allow_credentials = self.allow_credentials
         _replace(auth.audiences, self.audience)
         if self.tokens_stdin:
             tokens = dict.fromkeys(line.strip() for line in sys.stdin if line.strip())

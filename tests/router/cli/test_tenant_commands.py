@@ -22,6 +22,7 @@ ALL = (
     ("--pipeline", "p1", "--pipeline", "p2"),
     ("--origin", "https://example.com"),
     ("--audience", "chat"),
+    ("--allow-credentials",),
     ("--issuer", "https://login.example.com"),
     ("--jwks-url", "https://login.example.com/jwks.json"),
     ("--tokens-stdin",),
@@ -35,6 +36,7 @@ SETTINGS = {
     "defaultAgent": "helper",
     "pipelines": ["p1", "p2"],
     "origins": ["https://example.com"],
+    "allowCredentials": True,
     "clientAuth": {
         "keys": [],
         "audiences": ["chat"],
