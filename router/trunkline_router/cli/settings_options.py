@@ -98,25 +98,31 @@ class SettingsChanges:
 
     def apply(self, settings: TenantSettings) -> None:
         """Change the named settings; a list of one empty string becomes empty. Raises BadParameter."""
-        auth, retention = settings.client_auth, settings.retention
+        self._apply_to_clients(settings)
+        for assignment in self.limit or ():
+            _set_limit(settings.limits, assignment)
+        self._apply_to_retention(settings.retention)
+
+    def _apply_to_clients(self, settings: TenantSettings) -> None:
+        auth = settings.client_auth
         if self.open_to is not None:
             settings.open_to = Openness.Value(f"OPENNESS_{self.open_to.upper()}")
         if self.agent is not None:
             settings.default_agent = self.agent
+        if self.allow_credentials is not None:
+            settings.allow_credentials = self.allow_credentials
         if self.issuer is not None:
             auth.issuer = self.issuer
         if self.jwks_url is not None:
             auth.jwks_url = self.jwks_url
         _replace(settings.pipelines, self.pipeline)
         _replace(settings.origins, self.origin)
-        if self.allow_credentials is not None:
-            settings.allow_credentials = self.allow_credentials
         _replace(auth.audiences, self.audience)
         if self.tokens_stdin:
             tokens = dict.fromkeys(line.strip() for line in sys.stdin if line.strip())
             auth.token_digests[:] = [sha256(token.encode()).hexdigest() for token in tokens]
-        for assignment in self.limit or ():
-            _set_limit(settings.limits, assignment)
+
+    def _apply_to_retention(self, retention: Retention) -> None:
         if self.max_age is not None:
             age_s = 0 if self.max_age == FOREVER else parse_seconds(self.max_age, "--max-age")
             _set_number(retention, "max_age_s", age_s, "--max-age")
