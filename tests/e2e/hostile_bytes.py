@@ -49,6 +49,7 @@ HTTP_BYTES = {
     "bad version": _SOCKET + _KEY.replace(b"13", b"99") + b"\r\n",
     "target that is not ASCII": _SOCKET.replace(b"user=a", b"user=\xff\xc3") + _KEY + b"\r\n",
     "header without colon": _SOCKET + _KEY + b"nothing\r\n\r\n",
+    "control characters": _SOCKET + _KEY + b"Sec-WebSocket-Protocol: a,\x01,b\r\n\r\n",
     "bad extension": _SOCKET + _KEY + b"Sec-WebSocket-Extensions: ;;=;\r\n\r\n",
     "garbage as frames": _SOCKET + _KEY + b"\r\n" + _RANDOM.randbytes(200),
     "unmasked frame": _SOCKET + _KEY + b"\r\n\x81\x02{}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from typing import TYPE_CHECKING
 
 import grpc
@@ -15,6 +16,7 @@ from tests.support.certificates import Certificates, tls_env
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.support.processes import Process
 
@@ -35,6 +37,12 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, ours: Certificates) -> Itera
         yield started
 
 
+def trusting(path: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=path)
+    context.check_hostname = False
+    return context
+
+
 def check_lines(process: Process, text: str) -> None:
     """Fail if there is much text, or a line that is no object with an event, or an exception."""
     for line in text.splitlines():
@@ -44,11 +52,16 @@ def check_lines(process: Process, text: str) -> None:
     assert len(text) < MAX_BYTES, f"{process.name} wrote {len(text)} bytes:\n{text}"
 
 
-async def test_bytes_that_are_no_tls_cost_an_edge_few_lines(fleet: Fleet) -> None:
-    encrypted = fleet.edges[1]
-    before = len(encrypted.stderr)
-    assert await attack(encrypted.address, HTTP_BYTES) > 150
-    check_lines(encrypted, encrypted.stderr[before:])
+async def test_bytes_that_are_no_http_cost_an_edge_few_lines(fleet: Fleet, ours: Certificates) -> None:
+    plain, encrypted = fleet.edges
+    before = [len(edge.stderr) for edge in fleet.edges]
+    sent = await attack(plain.address, HTTP_BYTES)
+    sent += await attack(encrypted.address, HTTP_BYTES)
+    sent += await attack(encrypted.address, HTTP_BYTES, trusting(ours.ca))
+    assert sent > 500
+    for edge, begin in zip(fleet.edges, before, strict=True):
+        check_lines(edge, edge.stderr[begin:])
+        assert '"a client was refused"' in edge.stderr
     assert '"TLS handshake: ' in encrypted.stderr
 
 

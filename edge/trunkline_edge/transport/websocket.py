@@ -14,7 +14,7 @@ from trunkline.v1.catalogue import Refused
 from trunkline.v1.frame_pb2 import ClosingFrame
 from trunkline_runtime.refusals import refusal_of
 from websockets.datastructures import Headers
-from websockets.exceptions import PayloadTooBig, ProtocolError
+from websockets.exceptions import InvalidHeader, PayloadTooBig, ProtocolError
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import OPEN
@@ -276,7 +276,10 @@ class WebSocketTransport(ClientProtocol):
             raise catalogue.UPGRADE_REQUIRED.refused(path=path)
         if announces_body(request):
             raise malformed("a handshake has no body")
-        headers = Headers(decoded_headers(request))
+        try:
+            headers = Headers(decoded_headers(request))
+        except InvalidHeader as error:
+            raise malformed(f"the {error.name} header has an invalid value") from None
         # The client may offer other protocols beside.
         del headers["Upgrade"]
         headers["Upgrade"] = "websocket"
