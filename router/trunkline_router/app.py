@@ -32,6 +32,7 @@ from trunkline_runtime.descriptors import watch
 from trunkline_router import listeners
 from trunkline_router.core.router import RouterCore
 from trunkline_router.grpc_options import server_options
+from trunkline_router.log.data_key_settings import DataKeyFile
 from trunkline_router.log.engines import open_log
 from trunkline_router.log.interface import Log
 from trunkline_router.maintenance import Maintenance
@@ -83,7 +84,8 @@ async def serve(settings: RouterSettings, stop: asyncio.Event) -> None:
     server, health = await make_server(runtime, admin, interceptor, options)
     listening, links = listeners.bind(server, settings)
     await server.start()
-    tasks = asyncio.create_task(_run(runtime, Maintenance(runtime, admin, reconciler)))
+    data_key_file = DataKeyFile(settings.data_key_file, log)
+    tasks = asyncio.create_task(_run(runtime, Maintenance(runtime, admin, reconciler, data_key_file)))
     tenants = len(runtime.core.directory.tenants)
     _log.info("router is ready", listening=listening, links=links, tenants=tenants)
     process.announce_listening(listening)

@@ -16,6 +16,7 @@ from trunkline_router.core.tenants.revocations import RETENTION_MS
 from trunkline_router.core.tenants.tenant import Tenant
 from trunkline_router.core.values.log_records import Cursor, HistoryLimits
 from trunkline_router.core.values.stored_records import Registration
+from trunkline_router.log.data_key_settings import DataKeyFile
 from trunkline_router.log.interface import LogUnavailable
 from trunkline_router.runtime import RouterRuntime
 from trunkline_router.tenant_admin import TenantAdmin
@@ -32,10 +33,13 @@ REVOCATION_EXPIRY_S = 3600.0
 class Maintenance:
     """The background work of one router. `run` returns only when cancelled."""
 
-    def __init__(self, runtime: RouterRuntime, admin: TenantAdmin, reconciler: TenantReconciler) -> None:
+    def __init__(
+        self, runtime: RouterRuntime, admin: TenantAdmin, reconciler: TenantReconciler, keys: DataKeyFile
+    ) -> None:
         self._runtime = runtime
         self._admin = admin
         self._reconciler = reconciler
+        self._data_key_file = keys
         self._to_prune: Iterator[Tenant] = iter(())
         self._pruning: Tenant | None = None
         self._cursor: Cursor | None = None
@@ -60,6 +64,7 @@ class Maintenance:
             except LogUnavailable:
                 runtime.core.api_keys.restore_last_used(used)
                 raise
+        await self._data_key_file.refresh()
         await self._reconciler.refresh()
         await self._finish_deletions()
         for _ in range(PRUNED_PIECES_PER_ROUND):

@@ -37,6 +37,14 @@ class RouterSettings(ProcessSettings):
         description="Accept links without credentials from anywhere, not only from this machine",
     )
     data_dir: Path = Field(default=Path("data"), description="Folder of the log; created if missing")
+    data_key: SecretStr = Field(
+        default=SecretStr(""),
+        description="Key that encrypts secrets, and messages of tenants that want it: base64 of 32 bytes",
+    )
+    data_key_file: File = Field(
+        default=None,
+        description="File of such keys, one per row: the first encrypts, the others still decrypt",
+    )
     tenants: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Tenants to create without credentials, comma-separated; for trials"
     )

@@ -130,8 +130,10 @@ class TenantAdmin:
 
     async def _declare(self, wanted: Mapping[str, TenantSettings]) -> list[Tenant]:
         """Validate and commit settings of new and known tenants."""
-        for settings in wanted.values():
+        for name, settings in wanted.items():
             check_settings(settings)
+            if settings.encrypt_messages and not self._log.can_encrypt:
+                raise catalogue.NO_DATA_KEY.refused(tenant=name)
         self._core.tenant_table.unique_settings.check(wanted)
         now_ms = self._now_ms()
         stored = []

@@ -126,6 +126,7 @@ class _TenantBase(_Table):
     audiences: list[str] = Field(default_factory=list)
     issuer: str = ""
     jwks_url: str = ""
+    encrypt_messages: bool = False
     keys: list[_Key] = Field(default_factory=list)
     limits: _LIMITS = Field(default_factory=_LIMITS)  # type: ignore[valid-type]  # made from the contract
     retention: _RETENTION = Field(default_factory=_RETENTION)  # type: ignore[valid-type]
@@ -209,6 +210,7 @@ class TenantsFile:
             limits=TenantLimits(**_numbers(tenant.limits)),
             retention=Retention(**_numbers(tenant.retention)),
             default_agent=tenant.agent,
+            encrypt_messages=tenant.encrypt_messages,
             **reserved,
         )
         try:

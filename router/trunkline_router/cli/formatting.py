@@ -68,6 +68,7 @@ def _properties(tenant: Tenant) -> Iterator[tuple[str, str]]:
     yield "shared secrets", str(len(auth.token_digests) or "")
     yield "limits", ", ".join(_limits(settings)) or "defaults"
     yield "history", ", ".join(_retention(settings)) or "kept forever"
+    yield "encryption", "new messages, where they are stored" if settings.encrypt_messages else ""
 
 
 def _limits(settings: TenantSettings) -> Iterator[str]:

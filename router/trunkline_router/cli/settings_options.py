@@ -96,12 +96,23 @@ class SettingsChanges:
         typer.Option(help="Bytes kept per topic, such as 64MiB, 0 for all.", rich_help_panel=_HISTORY),
     ] = None
 
+    encrypt_messages: Annotated[
+        bool | None,
+        typer.Option(
+            "--encrypt-messages/--no-encrypt-messages",
+            help="Encrypt the content of new messages where they are stored; needs the router's data key.",
+            rich_help_panel=_HISTORY,
+        ),
+    ] = None
+
     def apply(self, settings: TenantSettings) -> None:
         """Change the named settings; a list of one empty string becomes empty. Raises BadParameter."""
         self._apply_to_clients(settings)
         for assignment in self.limit or ():
             _set_limit(settings.limits, assignment)
         self._apply_to_retention(settings.retention)
+        if self.encrypt_messages is not None:
+            settings.encrypt_messages = self.encrypt_messages
 
     def _apply_to_clients(self, settings: TenantSettings) -> None:
         auth = settings.client_auth

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from trunkline_router.core.values.log_records import AppendResult, EntryKind, PendingEntry
@@ -53,7 +53,13 @@ def result_of(pending: PendingEntry) -> StoredResult:
     return StoredResult(pending.digest, position.epoch, position.seq, pending.connections)
 
 
-def answer_repeat(pending: PendingEntry, results: Mapping[bytes, StoredResult]) -> None:
+#: Compares the digest of an entry with the stored one.
+SameContent = Callable[[bytes, bytes], bool]
+
+
+def answer_repeat(
+    pending: PendingEntry, results: Mapping[bytes, StoredResult], is_same_content: SameContent
+) -> None:
     """Complete an entry that was not written with the result of the first entry with its key.
 
     The result is DUPLICATE for the same content, MISMATCH for other content, NO_REPEAT if the key is new.
@@ -68,7 +74,8 @@ def answer_repeat(pending: PendingEntry, results: Mapping[bytes, StoredResult]) 
     else:
         message.ClearField("created_at")
     pending.delivery_id = 0
-    if pending.digest == first.digest or (pending.repeat_only and not pending.digest):
+    is_lookup = pending.repeat_only and not pending.digest
+    if is_lookup or is_same_content(pending.digest, first.digest):
         pending.result = AppendResult.DUPLICATE
         pending.connections = first.connections
         pending.position.epoch = first.epoch

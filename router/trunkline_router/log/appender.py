@@ -8,6 +8,7 @@ from typing import Protocol
 from trunkline_router.core.values.log_records import PendingEntry, Transaction
 from trunkline_router.core.values.topics import Position, TopicKey
 from trunkline_router.log.append_results import (
+    SameContent,
     StoredResult,
     answer_repeat,
     mark_committed,
@@ -38,15 +39,22 @@ class BatchStore(Protocol):
 class Appender:
     """Numbers, deduplicates and commits transactions, one after the other.
 
-    `cached_heads` bounds the heads in memory, about 500 bytes each. `now_ms` is Unix time.
+    `is_same_content` compares digests as the store keeps them. `cached_heads` bounds the heads in memory,
+    about 500 bytes each. `now_ms` is Unix time.
     """
 
     def __init__(
-        self, store: BatchStore, counters: IdCounters, now_ms: Callable[[], int], cached_heads: int
+        self,
+        store: BatchStore,
+        counters: IdCounters,
+        now_ms: Callable[[], int],
+        is_same_content: SameContent,
+        cached_heads: int,
     ) -> None:
         self._store = store
         self.counters = counters
         self._now_ms = now_ms
+        self._is_same_content = is_same_content
         self.cached_heads = HeadCache(cached_heads)
 
     async def append(self, transaction: Transaction) -> None:
@@ -84,7 +92,7 @@ class Appender:
         mark_committed(written, batch)
         results.update((pending.key, result_of(pending)) for pending in written if pending.key is not None)
         for pending in unwritten + repeats:
-            answer_repeat(pending, results)
+            answer_repeat(pending, results, self._is_same_content)
         for withdrawal in transaction.withdrawn:
             withdrawal.found = (heads[withdrawal.topic].topic_id, withdrawal.seq) in batch.withdrawn_found
 

@@ -13,6 +13,10 @@ from trunkline_router.core.values.log_records import PendingEntry, Producer, Tra
 from trunkline_router.core.values.topics import Position, TopicKey, position_of
 from trunkline_router.log.message_ids import message_id, new_epoch, parse_message_id
 
+# Columns of the rows in a Batch.
+MESSAGE_COLUMNS, EVENT_COLUMNS, DELTA_COLUMNS, DEAD_LETTER_COLUMNS = 6, 7, 3, 4
+KEY_COLUMNS, KEY_DIGEST, KEY_EPOCH = 7, 2, 3
+
 #: A message in the tables: topic_id and seq.
 RowKey = tuple[int, int]
 
@@ -79,6 +83,8 @@ class Batch:
     bodies: list[bytes] = field(default_factory=list)
     #: The heads of the logs after the commit.
     heads: dict[TopicKey, Head] = field(default_factory=dict)
+    #: Tenants of the logs in `messages`, `events`, `deltas` and `changed`, by topic_id.
+    tenants: dict[int, str] = field(default_factory=dict)
 
 
 class _LogTail:
@@ -170,6 +176,7 @@ def make_batch(
             batch.deliveries += (counters.delivery_id, topic[0], topic[1], tail.topic_id, seq)
     for topic, tail in tails.items():
         batch.heads[topic] = Head(tail.topic_id, Position(tail.epoch, tail.seq))
+        batch.tenants[tail.topic_id] = topic[0]
     _add_deliveries(batch, transaction, heads, now_ms)
     _add_progress(batch, transaction, heads, now_ms)
     return batch
@@ -228,6 +235,7 @@ def _add_progress(
         batch.producers[row] = checkpoint.producer
         if checkpoint.deltas:
             batch.deltas += (*row, checkpoint.deltas)
+            batch.tenants[row[0]] = checkpoint.topic[0]
     for topic, user, position in transaction.delivered:
         head = heads[topic]
         if _is_current(head, position):

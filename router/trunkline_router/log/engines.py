@@ -9,6 +9,8 @@ from trunkline_runtime.private_files import create_private_folder, narrow
 from trunkline_runtime.process import StartError
 
 from trunkline_router.log.backup_manifest import BackupManifest
+from trunkline_router.log.data_key_settings import load_data_keys
+from trunkline_router.log.data_keys import DataKeyError
 from trunkline_router.log.interface import Log
 from trunkline_router.log.sqlite import backup
 from trunkline_router.log.sqlite import restore as restoration
@@ -31,7 +33,9 @@ async def open_log(settings: RouterSettings) -> Log:
         create_private_folder(settings.data_dir)
         # With the write-ahead log and the lock.
         narrow(sorted(settings.data_dir.glob(f"{SQLITE_FILE}*")))
-        return SqliteLog.open(settings.data_dir / SQLITE_FILE)
+        return SqliteLog.open(settings.data_dir / SQLITE_FILE, data_keys=load_data_keys(settings))
+    except DataKeyError as error:
+        raise StartError(str(error)) from None
     except Exception as error:
         problem = f"cannot open the log in {settings.data_dir}: {error}"
         raise StartError(f"{problem}. Set TRUNKLINE_DATA_DIR to use another folder.") from error

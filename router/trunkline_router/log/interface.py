@@ -23,6 +23,7 @@ from trunkline_router.core.values.stored_records import (
     StoredReceipt,
 )
 from trunkline_router.core.values.topics import Position, TopicKey
+from trunkline_router.log.data_keys import DataKeys
 
 
 class LogUnavailable(Exception):
@@ -44,6 +45,16 @@ class Log(Protocol):
     `erase_tenant`, `erase_user` and `prune`: the caller awaits each before it calls the next. A cancelled
     `append` may or may not commit. Every operation may raise LogUnavailable.
     """
+
+    @property
+    def can_encrypt(self) -> bool:
+        """Whether there is a data key, so that messages of tenants can be encrypted."""
+
+    async def use_data_keys(self, data_keys: DataKeys) -> int:
+        """Wrap the tenants' keys by the first of these data keys, if they are not. Returns their number.
+
+        Only for a log that was opened with data keys.
+        """
 
     def head(self, topic: TopicKey) -> Position | None:
         """Return the end of a topic's log if it is known without I/O, else None."""

@@ -9,7 +9,7 @@ from trunkline.v1.message_pb2 import Change
 from trunkline_router.core.values.log_records import Entry, EntryKind, Page, PageRequest
 from trunkline_router.core.values.topics import EMPTY, Position
 from trunkline_router.log.batch import Head, LogEnd
-from trunkline_router.log.stored_entries import in_epoch, is_intact
+from trunkline_router.log.stored_entries import in_epoch
 
 #: The wire tag of a Change's field `message`: field number and wire type 2, length-delimited.
 _MESSAGE_TAG = bytes((Change.MESSAGE_FIELD_NUMBER << 3 | 2,))
@@ -38,13 +38,6 @@ class PagePlan:
     entries: list[Entry] = field(default_factory=list)
     #: Seq of a damaged entry in the range; 0 for none.
     damaged_seq: int = 0
-
-    def is_intact(self, seq: int, stored: bytes, crc: int | None) -> bool:
-        """Return whether a row has its checksum; note it if not."""
-        if is_intact(self.head.topic_id, seq, stored, crc):
-            return True
-        self.damaged_seq = seq
-        return False
 
     def add(self, seq: int, kind: EntryKind, body: bytes) -> None:
         """Add an entry."""

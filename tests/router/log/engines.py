@@ -5,8 +5,9 @@ One line in `ENGINES` adds an engine to the conformance suite and the model.
 
 from __future__ import annotations
 
+import base64
 import itertools
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from trunkline.v1.message_pb2 import (
 )
 from trunkline_router.core.values.log_records import PendingEntry, Producer, Transaction
 from trunkline_router.core.values.topics import PERSON, Position, TopicKey, address_of
+from trunkline_router.log.data_keys import parse_data_keys
+from trunkline_router.log.encryption import OVERHEAD
 from trunkline_router.log.interface import Log
 from trunkline_router.log.sqlite.engine import SqliteLog
 
@@ -42,6 +45,22 @@ OTHER_TENANT: TopicKey = ("evil", "echo", "web", PERSON, "alice")
 
 #: Opens or reopens the log of one test.
 Opener = Callable[[], Coroutine[Any, Any, Log]]
+
+
+DATA_KEYS = parse_data_keys([base64.b64encode(bytes(range(32))).decode()], "TRUNKLINE_DATA_KEY")
+
+
+class EveryTenant(set[str]):
+    """Contains all tenants."""
+
+    def __contains__(self, tenant: object) -> bool:
+        return True
+
+    def __bool__(self) -> bool:
+        return True
+
+    def intersection(self, *others: Iterable[Any]) -> set[str]:
+        return {tenant for other in others for tenant in other}
 
 
 class Clock:
@@ -72,9 +91,21 @@ def open_sqlite_with_few_recent_keys(folder: Path) -> Opener:
     return opener
 
 
+def open_encrypted_sqlite(folder: Path) -> Opener:
+    """The messages of all tenants are encrypted, declared or not."""
+
+    async def opener() -> Log:
+        log = SqliteLog.open(folder / "log.db", data_keys=DATA_KEYS, clock=clock, keep_keys_ms=HOUR_MS)
+        log._encryption.encrypted_tenants = EveryTenant()
+        return log
+
+    return opener
+
+
 ENGINES: dict[str, Callable[[Path], Opener]] = {
     "sqlite": open_sqlite,
     "sqlite-few-recent-keys": open_sqlite_with_few_recent_keys,
+    "sqlite-encrypted": open_encrypted_sqlite,
 }
 
 
@@ -155,6 +186,11 @@ def recall(target: PendingEntry) -> PendingEntry:
 def read(topic: TopicKey, position: Position, user: str = "alice") -> PendingEntry:
     frame = ReadFrame(position=position.to_proto(), user=user, address=address_of(topic))
     return PendingEntry(topic, Message(), read=frame)
+
+
+def stored_size(log: Any, *bodies: bytes) -> int:
+    """The bytes that a log stores for these bodies of entries."""
+    return sum(map(len, bodies)) + (OVERHEAD * len(bodies) if log.can_encrypt else 0)
 
 
 def position(one: PendingEntry) -> Position:

@@ -44,7 +44,7 @@ class ErasingModel(LogModel):
         for topic, log in self.logs.items():
             if topic[0] == tenant:
                 had = log.messages()
-                log.pruned = max(log.pruned, _beyond(log, limits, now_ms))
+                log.pruned = max(log.pruned, _beyond(log, limits, now_ms, self.overhead))
                 self._drop_work(topic, set(range(1, log.pruned + 1)))
                 gone += had - log.messages()
         return gone
@@ -56,12 +56,12 @@ class ErasingModel(LogModel):
                     del work[number]
 
 
-def _beyond(log: OneLog, limits: HistoryLimits, now_ms: int) -> int:
+def _beyond(log: OneLog, limits: HistoryLimits, now_ms: int, overhead: int) -> int:
     """The number of entries to prune: all up to the first that is within every limit."""
     beyond = log.pruned
     end = len(log.rows)
     for seq in log.seqs():
-        newer = sum(len(row.body) for row in log.rows[seq - 1 :])
+        newer = sum(len(row.body) + overhead for row in log.rows[seq - 1 :])
         if (
             (limits.max_messages and end - seq >= limits.max_messages)
             or (limits.max_age_ms and now_ms - limits.max_age_ms > NOW_MS)

@@ -15,6 +15,8 @@ from tests.support.memory_log import MemoryLog
 class MemoryEngine:
     """A MemoryLog behind the log interface."""
 
+    can_encrypt = False
+
     def __init__(self) -> None:
         self._log = MemoryLog()
 

@@ -100,6 +100,9 @@ class Work:
 class LogModel:
     """All logs. `committed` checks the results of a transaction while applying it."""
 
+    #: Bytes that the log stores with each body.
+    overhead = 0
+
     def __init__(self) -> None:
         self.logs: dict[TopicKey, OneLog] = {}
         self.epochs: set[str] = set()
@@ -289,7 +292,8 @@ class LogModel:
         for seq in seqs[: request.limit]:
             # Backward, the first seq is not known yet, so any end may bring its message.
             first = seqs[0] if request.after is not None else head.seq + 1
-            total += len(log.rows[seq - 1].body) + len(log.brought(seq, first))
+            bodies = filter(None, (log.rows[seq - 1].body, log.brought(seq, first)))
+            total += sum(len(body) + self.overhead for body in bodies)
             if found and total > request.max_bytes:
                 break
             found.append(seq)

@@ -135,6 +135,7 @@ class Tenant:
         policy = TenantPolicy(tenant=self.name, state=self.state, settings=self.settings)  # type: ignore[arg-type]
         policy.settings.limits.CopyFrom(self.limits)
         policy.settings.ClearField("retention")
+        policy.settings.ClearField("encrypt_messages")
         return policy
 
     def to_proto(self) -> TenantProto:

@@ -6,14 +6,10 @@ import json
 import sqlite3
 from typing import Any
 
-from trunkline_router.log.batch import Batch
+from trunkline_router.log.batch import EVENT_COLUMNS, MESSAGE_COLUMNS, Batch
 from trunkline_router.log.sqlite.entry_rows import append_checksums
 from trunkline_router.log.sqlite.statements import Insert, Select, Write
 from trunkline_router.log.stored_entries import checksum
-
-#: Columns of the rows in a batch.
-_MESSAGE_COLUMNS = 6
-_EVENT_COLUMNS = 7
 
 _INSERT_TOPICS = Insert("topics", ("topic_id", "tenant", "agent", "platform", "kind", "target", "epoch"))
 _INSERT_MESSAGES = Insert("messages", ("topic_id", "seq", "created_ms", "role", "author_user", "body", "crc"))
@@ -90,8 +86,8 @@ def write_batch(db: sqlite3.Connection, batch: Batch) -> None:
     _write_delivery_changes(db, batch)
     _write_open_changes(db, batch)
     _INSERT_TOPICS.run(db, batch.topics)
-    _INSERT_MESSAGES.run(db, append_checksums(batch.messages, _MESSAGE_COLUMNS))
-    _INSERT_EVENTS.run(db, append_checksums(batch.events, _EVENT_COLUMNS))
+    _INSERT_MESSAGES.run(db, append_checksums(batch.messages, MESSAGE_COLUMNS))
+    _INSERT_EVENTS.run(db, append_checksums(batch.events, EVENT_COLUMNS))
     _INSERT_OPENS.run(db, batch.opens)
     # After the withdrawals of this batch.
     rows = _SELECT_CANCELLED.run(db, [value for key in batch.answered for value in key])

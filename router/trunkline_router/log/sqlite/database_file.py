@@ -44,6 +44,8 @@ _CHECKPOINT_PAGES = 16_000
 _WAL_KEPT_BYTES = 64 << 20
 #: Should hold the index pages that appends to many topics touch.
 _WRITER_CACHE_KIB = 64 << 10
+#: Time that a statement waits for other programs' locks.
+BUSY_TIMEOUT_MS = 5_000
 _READER_CACHE_KIB = 16 << 10
 
 #: Suffix of the file that exists while a backup runs. Deleting it ends the backup.
@@ -89,9 +91,12 @@ def connect_writer(path: Path) -> sqlite3.Connection:
         raise LogUnavailable(f"{path}: {error.strerror}") from error
     db = sqlite3.connect(path, isolation_level="IMMEDIATE", check_same_thread=False)
     try:
+        db.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
         db.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
+        # Overwrite what is deleted. Debian's SQLite does so by default, others do not.
+        db.execute("PRAGMA secure_delete = ON")
         db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         db.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT_BYTES}")
         db.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")

@@ -13,9 +13,10 @@ from typing import Any
 from trunkline_router.core.values.log_records import EntryKind
 from trunkline_router.core.values.stored_records import Backlog, StoredDeadLetter, StoredDelivery
 from trunkline_router.log.batch import RowKey
-from trunkline_router.log.damage_reports import DamageReports
+from trunkline_router.log.encryption import SealedTable
 from trunkline_router.log.sqlite.statements import Write
-from trunkline_router.log.stored_entries import in_epoch, is_intact
+from trunkline_router.log.stored_entries import in_epoch
+from trunkline_router.log.stored_values import StoredValues
 
 _DELIVERIES = """
     SELECT json_group_array(json_array(
@@ -28,7 +29,8 @@ _DELIVERIES = """
 """
 _DEAD_LETTERS = """
     SELECT json_group_array(json_array(
-        delivery_id, topic_id, seq, hex(body), crc, epoch, forked, attempts, reason, given_up_ms
+        delivery_id, topic_id, seq, hex(body), crc, epoch, forked,
+        attempts, hex(reason), typeof(reason), given_up_ms
     ))
     FROM (
         SELECT delivery_id, topic_id, seq, attempts, reason, given_up_ms FROM dead_letters
@@ -70,27 +72,35 @@ _HIGHEST_ID = (1 << 63) - 1
 
 
 def read_deliveries(
-    db: sqlite3.Connection, tenant: str, agent: str, after: int, limit: int, damage: DamageReports
+    db: sqlite3.Connection, tenant: str, agent: str, after: int, limit: int, values: StoredValues
 ) -> list[StoredDelivery]:
     """Read the unsettled deliveries of an agent above an id, lowest first, without damaged ones."""
     return [
         StoredDelivery(delivery_id, (tenant, agent, platform, kind, target), body, attempts)
         for delivery_id, body, (platform, kind, target, attempts) in _read(
-            db, _DELIVERIES, (tenant, agent), after, limit, damage
+            db, _DELIVERIES, (tenant, agent), after, limit, values
         )
     ]
 
 
 def read_dead_letters(
-    db: sqlite3.Connection, tenant: str, agent: str, after: int, limit: int, damage: DamageReports
+    db: sqlite3.Connection, tenant: str, agent: str, after: int, limit: int, values: StoredValues
 ) -> list[StoredDeadLetter]:
     """Read the dead letters of an agent above an id, lowest first, without damaged ones."""
-    found = _read(db, _DEAD_LETTERS, (tenant, agent), after, limit, damage)
-    return [StoredDeadLetter(delivery_id, body, *rest) for delivery_id, body, rest in found]
+    letters = []
+    for delivery_id, body, (attempts, reason, kind, given_up_ms) in _read(
+        db, _DEAD_LETTERS, (tenant, agent), after, limit, values
+    ):
+        text: bytes | None = bytes.fromhex(reason)
+        # An encrypted reason is a BLOB among TEXT. A damaged one is not worth the letter.
+        if kind == "blob":
+            text = values.value(tenant, SealedTable.DEAD_LETTERS, delivery_id, 0, bytes.fromhex(reason))
+        letters.append(StoredDeadLetter(delivery_id, body, attempts, (text or b"").decode(), given_up_ms))
+    return letters
 
 
 def _read(
-    db: sqlite3.Connection, query: str, agent: tuple[str, str], after: int, limit: int, damage: DamageReports
+    db: sqlite3.Connection, query: str, agent: tuple[str, str], after: int, limit: int, values: StoredValues
 ) -> list[tuple[int, bytes, list[Any]]]:
     """Read rows above an id, lowest first. A damaged row is left out, and one more row is read for it."""
     found: list[tuple[int, bytes, list[Any]]] = []
@@ -100,12 +110,12 @@ def _read(
         rows.sort()
         for delivery_id, topic_id, seq, body, crc, epoch, forked, *rest in rows:
             stored = bytes.fromhex(body)
-            if not is_intact(topic_id, seq, stored, crc):
-                damage.found(topic_id, seq)
+            message = values.entry(agent[0], SealedTable.MESSAGES, topic_id, seq, stored, crc)
+            if message is None:
                 continue
             if seq <= forked:
-                stored = in_epoch(EntryKind.MESSAGE, stored, epoch)
-            found.append((delivery_id, stored, rest))
+                message = in_epoch(EntryKind.MESSAGE, message, epoch)
+            found.append((delivery_id, message, rest))
         if len(rows) < missing:
             break
         after = rows[-1][0]
@@ -126,7 +136,7 @@ def replay(
     agent: str,
     first: int,
     delivery_ids: Sequence[int],
-    damage: DamageReports,
+    values: StoredValues,
 ) -> list[StoredDelivery]:
     """Turn dead letters into deliveries with ids from `first` on, in the given order.
 
@@ -135,7 +145,7 @@ def replay(
     rows = [value for new, old in enumerate(delivery_ids, first) for value in (new, old, tenant, agent)]
     _REPLAY.run(db, rows)
     db.execute(_DELETE_REPLAYED, (tenant, agent, json.dumps(delivery_ids)))
-    return read_deliveries(db, tenant, agent, first - 1, len(delivery_ids), damage)
+    return read_deliveries(db, tenant, agent, first - 1, len(delivery_ids), values)
 
 
 def delete_deliveries_of_messages(

@@ -31,13 +31,15 @@ from trunkline_router.core.values.topics import Position, TopicKey
 from trunkline_router.log.append_results import StoredResult
 from trunkline_router.log.appender import Appender
 from trunkline_router.log.batch import Batch, Head
-from trunkline_router.log.damage_reports import DamageReports
+from trunkline_router.log.data_keys import DataKeys
+from trunkline_router.log.encryption import Encryption
 from trunkline_router.log.interface import LogUnavailable
 from trunkline_router.log.sqlite.call_thread import CallThread
 from trunkline_router.log.sqlite.database_file import FileLock
 from trunkline_router.log.sqlite.idempotency_keys import RECENT_KEYS
 from trunkline_router.log.sqlite.reader import Reader
 from trunkline_router.log.sqlite.writer import Writer
+from trunkline_router.log.stored_values import StoredValues
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -70,6 +72,7 @@ class SqliteLog:
         writer: Writer,
         reader: Reader,
         clock: Callable[[], int],
+        encryption: Encryption,
         keep_keys_ms: int,
         cached_heads: int,
     ) -> None:
@@ -82,13 +85,16 @@ class SqliteLog:
         self._writer_thread = CallThread("log-writer")
         self._reader_thread = CallThread("log-reader")
         self._closed = False
-        self._appender = Appender(_WriterStore(writer, self._write), writer.counters(), clock, cached_heads)
+        self._encryption = encryption
+        store = _WriterStore(writer, self._write)
+        self._appender = Appender(store, writer.counters(), clock, encryption.is_same_content, cached_heads)
 
     @classmethod
     def open(
         cls,
         path: Path,
         *,
+        data_keys: DataKeys | None = None,
         clock: Callable[[], int] = _now_ms,
         keep_keys_ms: int = 26 * _HOUR_MS,
         cached_heads: int = 100_000,
@@ -103,8 +109,10 @@ class SqliteLog:
 
         Lowers the process's `sys.setswitchinterval` to 0.1 ms, else the log's threads could starve.
 
+        With `data_keys`, tenants' settings are encrypted, and the messages of tenants that want it.
+
         Raises LogUnavailable if another process has the file open, a newer version wrote it, or it cannot
-        be read.
+        be read; DataKeyError if the file is encrypted with a key that is not among `data_keys`.
         """
         sys.setswitchinterval(min(sys.getswitchinterval(), _GIL_WAIT_S))
         path = path.resolve()
@@ -112,14 +120,26 @@ class SqliteLog:
             with ExitStack() as undo:
                 lock = FileLock(path)
                 undo.callback(lock.release)
-                damage = DamageReports()
-                writer = Writer(path, recent_keys, damage)
+                encryption = Encryption(data_keys)
+                values = StoredValues(encryption)
+                writer = Writer(path, recent_keys, values, encryption, clock)
                 undo.callback(writer.release)
-                log = cls(lock, writer, Reader(path, damage), clock, keep_keys_ms, cached_heads)
+                writer.open_keys()
+                reader = Reader(path, values, encryption)
+                log = cls(lock, writer, reader, clock, encryption, keep_keys_ms, cached_heads)
                 undo.pop_all()
                 return log
         except (sqlite3.Error, OSError) as error:
             raise LogUnavailable(f"{path}: {error}") from error
+
+    @property
+    def can_encrypt(self) -> bool:
+        """See Log."""
+        return self._encryption.data_keys is not None
+
+    async def use_data_keys(self, data_keys: DataKeys) -> int:
+        """See Log."""
+        return await self._write(self._writer.rewrap, data_keys)
 
     def head(self, topic: TopicKey) -> Position | None:
         """See Log."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 
+from trunkline_router.log.encryption import MAX_SEALED
 from trunkline_router.log.message_ids import new_epoch
 from trunkline_router.log.sqlite.statements import END
 
@@ -29,7 +30,7 @@ def fork_all(db: sqlite3.Connection) -> int:
 
     The file gets another identity: the one that the lost commits belong to may still be around.
     Also skips ids of topics and deliveries, and epochs of producers: those given since are not given again.
-    Takes some 20 µs for each log.
+    The keys of tenants encrypt nothing more. Takes some 20 µs for each log.
     """
     db.create_function("new_epoch", 0, new_epoch)
     db.execute("INSERT OR REPLACE INTO former_logs SELECT log_id, commits FROM log_state")
@@ -43,5 +44,7 @@ def fork_all(db: sqlite3.Connection) -> int:
             (name,),
         )
         db.execute("UPDATE sqlite_sequence SET seq = seq + ? WHERE name = ?", (_SKIPPED_IDS, name))
+    # Lost commits may have used the keys.
+    db.execute("UPDATE tenant_keys SET reserved = ?", (MAX_SEALED,))
     db.execute("UPDATE open_messages SET producer_epoch = producer_epoch + ?", (_SKIPPED_PRODUCER_EPOCHS,))
     return logs

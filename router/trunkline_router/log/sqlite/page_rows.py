@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from trunkline_router.core.values.log_records import EntryKind, Page, PageRequest
-from trunkline_router.log.damage_reports import DamageReports
+from trunkline_router.log.encryption import SealedTable
 from trunkline_router.log.page_plan import PagePlan, change_with_message, plan_page
 from trunkline_router.log.sqlite.statements import Select, look_up_ends
+from trunkline_router.log.stored_values import StoredValues
 
 #: Bodies are fetched in portions of this size: each portion is in memory three times.
 _PORTION_BYTES = 8 << 20
@@ -53,7 +54,7 @@ _NEAREST = Select(
 )
 
 
-def read_pages(db: sqlite3.Connection, requests: Sequence[PageRequest], damage: DamageReports) -> list[Page]:
+def read_pages(db: sqlite3.Connection, requests: Sequence[PageRequest], values: StoredValues) -> list[Page]:
     """Read one page for each request, in order."""
     ends = look_up_ends(db, [request.topic for request in requests])
     plans = [plan_page(request, end) for request, end in zip(requests, ends, strict=True)]
@@ -64,12 +65,9 @@ def read_pages(db: sqlite3.Connection, requests: Sequence[PageRequest], damage: 
         portion_bytes += plan.cut()
         portion.append(plan)
         if portion_bytes >= _PORTION_BYTES:
-            _fetch(db, portion)
+            _fetch(db, portion, values)
             portion, portion_bytes = [], 0
-    _fetch(db, portion)
-    for plan in plans:
-        if plan.damaged_seq:
-            damage.found(plan.head.topic_id, plan.damaged_seq)
+    _fetch(db, portion, values)
     return [plan.page() for plan in plans]
 
 
@@ -94,7 +92,7 @@ def _look_up_sizes(db: sqlite3.Connection, plans: list[PagePlan]) -> None:
             plans[index].sizes.append((seq, size))
 
 
-def _fetch(db: sqlite3.Connection, plans: list[PagePlan]) -> None:
+def _fetch(db: sqlite3.Connection, plans: list[PagePlan], values: StoredValues) -> None:
     """Read the entries of planned pages."""
     messages: list[Any] = []
     events: list[Any] = []
@@ -105,16 +103,30 @@ def _fetch(db: sqlite3.Connection, plans: list[PagePlan]) -> None:
         messages += span
         if not plan.request.messages_only:
             events += (*span, plan.first)
+
     for index, seq, body, crc in _MESSAGE_BODIES.run(db, messages):
-        stored = bytes.fromhex(body)
-        if plans[index].is_intact(seq, stored, crc):
-            plans[index].add(seq, EntryKind.MESSAGE, stored)
+        plain = _plain(plans[index], SealedTable.MESSAGES, seq, body, crc, values)
+        if plain is not None:
+            plans[index].add(seq, EntryKind.MESSAGE, plain)
     for index, seq, change, body, crc, brought_seq, brought, brought_crc in _EVENT_BODIES.run(db, events):
-        plan, stored, message = plans[index], bytes.fromhex(body), bytes.fromhex(brought)
-        if plan.is_intact(seq, stored, crc) and (
-            not message or plan.is_intact(brought_seq, message, brought_crc)
-        ):
+        plan = plans[index]
+        event = _plain(plan, SealedTable.EVENTS, seq, body, crc, values)
+        message: bytes | None = b""
+        if brought:
+            message = _plain(plan, SealedTable.MESSAGES, brought_seq, brought, brought_crc, values)
+        if event is not None and message is not None:
             kind = EntryKind.CHANGE if change else EntryKind.READ
-            plan.add(seq, kind, change_with_message(stored, message))
+            plan.add(seq, kind, change_with_message(event, message))
     for plan in plans:
         plan.entries.sort()
+
+
+def _plain(
+    plan: PagePlan, table: SealedTable, seq: int, text: str, crc: int | None, values: StoredValues
+) -> bytes | None:
+    """Decode an entry in hex; None if it is damaged."""
+    tenant, topic_id = plan.request.topic[0], plan.head.topic_id
+    body = values.entry(tenant, table, topic_id, seq, bytes.fromhex(text), crc)
+    if body is None:
+        plan.damaged_seq = seq
+    return body

@@ -22,7 +22,7 @@ from trunkline_router.core.values.stored_records import (
 )
 from trunkline_router.core.values.topics import EMPTY, Position, TopicKey
 from trunkline_router.log.batch import answered_by
-from trunkline_router.log.damage_reports import DamageReports
+from trunkline_router.log.encryption import Encryption, SealedTable
 from trunkline_router.log.interface import LogDamaged, LogUnavailable
 from trunkline_router.log.message_ids import parse_message_id
 from trunkline_router.log.sqlite.database_file import connect_reader
@@ -31,7 +31,8 @@ from trunkline_router.log.sqlite.page_rows import read_pages
 from trunkline_router.log.sqlite.statements import Select
 from trunkline_router.log.sqlite.tenant_rows import read_registered
 from trunkline_router.log.sqlite.verification import is_corruption
-from trunkline_router.log.stored_entries import in_epoch, is_intact
+from trunkline_router.log.stored_entries import in_epoch
+from trunkline_router.log.stored_values import StoredValues
 
 #: By its id, which names the epoch that the message was written in.
 _MESSAGE = """
@@ -73,15 +74,16 @@ _RECEIPTS = """
 class Reader:
     """The connection that reads. Every method may raise LogUnavailable."""
 
-    def __init__(self, path: Path, damage: DamageReports) -> None:
+    def __init__(self, path: Path, values: StoredValues, encryption: Encryption) -> None:
         self._path = path
-        self._damage = damage
+        self._values = values
+        self._encryption = encryption
         self._db = connect_reader(path)
 
     def pages(self, requests: Sequence[PageRequest]) -> list[Page]:
         """Read one page for each request, all from one snapshot."""
         with self._snapshot() as db:
-            return read_pages(db, requests, self._damage)
+            return read_pages(db, requests, self._values)
 
     def message(self, tenant: str, message_id: str) -> bytes | None:
         """Read one message of a tenant. Raises LogDamaged if it is damaged."""
@@ -90,7 +92,7 @@ class Reader:
             return None
         with self._snapshot() as db:
             row = db.execute(_MESSAGE, (*parsed, tenant)).fetchone()
-        return None if row is None else self._intact(*row)
+        return None if row is None else self._intact(tenant, *row)
 
     def open_messages(self) -> list[StoredOpen]:
         """Read all open messages.
@@ -104,7 +106,7 @@ class Reader:
             ):
                 # One that is damaged stays open in the log.
                 with suppress(LogDamaged):
-                    message = self._intact(topic_id, seq, *stored)
+                    message = self._intact(tenant, topic_id, seq, *stored)
                     topic = (tenant, agent, platform, kind, target)
                     found[topic_id, seq] = StoredOpen(topic, message, Producer(name, epoch), [])
             cancelled = set(db.execute(_CANCELLED))
@@ -114,18 +116,23 @@ class Reader:
             for topic_id, seq, deltas in db.execute(_OPEN_DELTAS):
                 # None for remains of an erased log.
                 if (extended := found.get((topic_id, seq))) is not None:
-                    extended.deltas.append(deltas)
+                    tenant = extended.topic[0]
+                    plain = self._values.value(tenant, SealedTable.OPEN_DELTAS, topic_id, seq, deltas)
+                    if plain is None:
+                        del found[topic_id, seq]
+                    else:
+                        extended.deltas.append(plain)
         return list(found.values())
 
     def deliveries(self, tenant: str, agent: str, after: int, limit: int) -> list[StoredDelivery]:
         """Read the unsettled deliveries of an agent above an id, lowest first."""
         with self._snapshot() as db:
-            return read_deliveries(db, tenant, agent, after, limit, self._damage)
+            return read_deliveries(db, tenant, agent, after, limit, self._values)
 
     def dead_letters(self, tenant: str, agent: str, after: int, limit: int) -> list[StoredDeadLetter]:
         """Read the dead letters of an agent above an id, lowest first."""
         with self._snapshot() as db:
-            return read_dead_letters(db, tenant, agent, after, limit, self._damage)
+            return read_dead_letters(db, tenant, agent, after, limit, self._values)
 
     def backlogs(self, tenant: str) -> list[Backlog]:
         """Count the unsettled deliveries and dead letters of each agent."""
@@ -152,18 +159,18 @@ class Reader:
     def registered(self) -> Registered:
         """Read all tenants, API keys and revocations."""
         with self._snapshot() as db:
-            return read_registered(db)
+            return read_registered(db, self._encryption)
 
     def close(self) -> None:
         """Close the connection."""
         self._db.close()
 
     def _intact(
-        self, topic_id: int, seq: int, body: bytes, crc: int | None, epoch: str, forked: int
+        self, tenant: str, topic_id: int, seq: int, stored: bytes, crc: int | None, epoch: str, forked: int
     ) -> bytes:
         """Return a message with the position that it has now. Raises LogDamaged."""
-        if not is_intact(topic_id, seq, body, crc):
-            self._damage.found(topic_id, seq)
+        body = self._values.entry(tenant, SealedTable.MESSAGES, topic_id, seq, stored, crc)
+        if body is None:
             raise LogDamaged(f"{self._path}: entry {seq} of log {topic_id} is damaged")
         return in_epoch(EntryKind.MESSAGE, body, epoch) if seq <= forked else body
 

@@ -172,7 +172,7 @@ CREATE TABLE tenants (
 -- Keys that encrypt tenants' settings and messages. Each is encrypted by a data key, which is not in this
 -- file. Without a tenant's rows here, what they encrypted is lost.
 CREATE TABLE tenant_keys (
-    tenant     TEXT NOT NULL,
+    tenant     TEXT NOT NULL,     -- empty for the key of the digests of contents in `recent_keys`
     generation INTEGER NOT NULL,  -- the highest encrypts; encrypted values name theirs
     data_key   TEXT NOT NULL,     -- id of the data key
     wrapped    BLOB NOT NULL,     -- nonce and AES-GCM ciphertext

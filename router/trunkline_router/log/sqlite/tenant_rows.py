@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Mapping, Sequence
 
 from trunkline_router.core.values.stored_records import (
     Registered,
@@ -13,6 +14,7 @@ from trunkline_router.core.values.stored_records import (
     StoredRevocation,
     StoredTenant,
 )
+from trunkline_router.log.encryption import Encryption, SealedTable
 
 # Each query returns all results in one row; see statements.
 _TENANTS = (
@@ -27,14 +29,14 @@ _REVOCATIONS = (
 )
 
 
-def read_registered(db: sqlite3.Connection) -> Registered:
+def read_registered(db: sqlite3.Connection, encryption: Encryption) -> Registered:
     """Read all of them, in the order of their names."""
     tenants, keys, revocations = (
         sorted(json.loads(db.execute(text).fetchone()[0])) for text in (_TENANTS, _API_KEYS, _REVOCATIONS)
     )
     return Registered(
         [
-            StoredTenant(tenant, state, bytes.fromhex(settings), *at)
+            StoredTenant(tenant, state, _unseal(encryption, tenant, settings), *at)
             for tenant, state, settings, *at in tenants
         ],
         [
@@ -45,9 +47,25 @@ def read_registered(db: sqlite3.Connection) -> Registered:
     )
 
 
-def write_registration(db: sqlite3.Connection, change: Registration) -> None:
-    """Write a change."""
-    db.executemany("INSERT OR REPLACE INTO tenants VALUES (?, ?, ?, ?, ?)", change.tenants)
+def _unseal(encryption: Encryption, tenant: str, settings: str) -> bytes:
+    return encryption.unseal(tenant, SealedTable.TENANTS, 0, 0, bytes.fromhex(settings))
+
+
+def read_stored_settings(db: sqlite3.Connection) -> dict[str, bytes]:
+    """Read the settings of all tenants as they are stored, encrypted or not."""
+    rows = json.loads(db.execute(_TENANTS).fetchone()[0])
+    return {tenant: bytes.fromhex(settings) for tenant, _, settings, *_ in rows}
+
+
+def write_settings(db: sqlite3.Connection, settings: Mapping[str, bytes]) -> None:
+    """Replace the settings of tenants."""
+    rows = [(value, tenant) for tenant, value in settings.items()]
+    db.executemany("UPDATE tenants SET settings = ? WHERE tenant = ?", rows)
+
+
+def write_registration(db: sqlite3.Connection, change: Registration, tenants: Sequence[StoredTenant]) -> None:
+    """Write a change, and its tenants as they are to be stored."""
+    db.executemany("INSERT OR REPLACE INTO tenants VALUES (?, ?, ?, ?, ?)", tenants)
     keys = [(*key[:4], json.dumps(key.scopes), *key[5:]) for key in change.api_keys]
     db.executemany("INSERT OR REPLACE INTO api_keys VALUES (?, ?, ?, ?, ?, ?, ?)", keys)
     db.executemany("INSERT OR REPLACE INTO revocations VALUES (?, ?, ?, ?, ?)", change.revocations)
@@ -58,6 +76,6 @@ def write_registration(db: sqlite3.Connection, change: Registration) -> None:
 
 
 def delete_tenant(db: sqlite3.Connection, tenant: str) -> None:
-    """Delete a tenant with its API keys and revocations."""
-    for table in ("tenants", "api_keys", "revocations"):
+    """Delete a tenant with its API keys, revocations and the keys that encrypt."""
+    for table in ("tenants", "api_keys", "revocations", "tenant_keys"):
         db.execute(f"DELETE FROM {table} WHERE tenant = ?", (tenant,))

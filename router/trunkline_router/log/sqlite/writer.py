@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from trunkline_router.core.values.stored_records import Registration, StoredDeli
 from trunkline_router.core.values.topics import TopicKey
 from trunkline_router.log.append_results import StoredResult
 from trunkline_router.log.batch import Batch, Head, IdCounters
-from trunkline_router.log.damage_reports import DamageReports
+from trunkline_router.log.data_keys import DataKeys
+from trunkline_router.log.encryption import Encryption
 from trunkline_router.log.interface import LogUnavailable
 from trunkline_router.log.sqlite.batch_writer import write_batch
 from trunkline_router.log.sqlite.commit_mark import (
@@ -25,21 +26,25 @@ from trunkline_router.log.sqlite.commit_mark import (
     read_state,
     write_commits,
 )
-from trunkline_router.log.sqlite.database_file import cancel_backup, connect_writer
+from trunkline_router.log.sqlite.database_file import BUSY_TIMEOUT_MS, cancel_backup, connect_writer
 from trunkline_router.log.sqlite.delivery_rows import replay
-from trunkline_router.log.sqlite.erasure import erase_tenant, erase_user, reset
+from trunkline_router.log.sqlite.erasure import SEARCHED_ENTRIES, erase_tenant, erase_user, reset
 from trunkline_router.log.sqlite.forks import fork_all
 from trunkline_router.log.sqlite.idempotency_keys import IdempotencyKeys, keys_of
+from trunkline_router.log.sqlite.key_store import KeyStore
 from trunkline_router.log.sqlite.pruning import prune
 from trunkline_router.log.sqlite.statements import look_up_heads
 from trunkline_router.log.sqlite.sweeper import delete_erased, expire_cancelled
 from trunkline_router.log.sqlite.tenant_rows import write_registration
 from trunkline_router.log.sqlite.verification import quick_problems
+from trunkline_router.log.stored_values import StoredValues
 
 _log = structlog.get_logger()
 
 #: Time for which a start checks the file's pages: 1 GiB takes about 10 s.
 QUICK_CHECK_S = 2.0
+#: Time that commits wait for readers before the WAL is emptied.
+_EMPTY_WAL_WAIT_MS = 100
 
 
 class Writer:
@@ -49,10 +54,19 @@ class Writer:
     and has then changed nothing.
     """
 
-    def __init__(self, path: Path, recent_keys: int, damage: DamageReports) -> None:
+    def __init__(
+        self,
+        path: Path,
+        recent_keys: int,
+        values: StoredValues,
+        encryption: Encryption,
+        now_ms: Callable[[], int],
+    ) -> None:
         """Open the file; `recent_keys` idempotency keys move to their final table together."""
         self._path = path
-        self._damage = damage
+        self._values = values
+        self._encryption = encryption
+        self._key_store = KeyStore(encryption, self._transaction, now_ms)
         db = connect_writer(path)
         self._db: sqlite3.Connection | None = db
         try:
@@ -98,6 +112,11 @@ class Writer:
             logs=logs,
         )
 
+    def open_keys(self) -> None:
+        """Load the tenants' keys and encrypt what must be; call once. Raises DataKeyError."""
+        if self._key_store.open():
+            self._empty_wal()
+
     def counters(self) -> IdCounters:
         """Return the highest ids ever assigned, as of the last commit."""
         with self._transaction() as db:
@@ -115,6 +134,7 @@ class Writer:
 
         If any of its idempotency keys is in use, nothing is written, and their results are returned.
         """
+        self._key_store.seal_batch(batch)
         with self._transaction() as db:
             if batch.keys:
                 used = self._keys.used(db, keys_of(batch.keys))
@@ -139,12 +159,19 @@ class Writer:
     def erase_tenant(self, tenant: str) -> ErasedPiece:
         """Erase some of a tenant's logs, or the tenant's own rows once no log is left."""
         with self._transaction() as db:
-            return erase_tenant(db, tenant)
+            piece = erase_tenant(db, tenant)
+        if piece.cursor is None and self._encryption.data_keys is not None:
+            self._encryption.forget(tenant)
+            # It contains the tenant's keys.
+            self._empty_wal()
+        return piece
 
     def erase_user(self, tenant: str, user: str, cursor: Cursor | None, now_ms: int) -> ErasedPiece:
         """Erase some of a user's entries."""
+        if self._encryption.data_keys is not None:
+            self._key_store.reserve([tenant], 2 * SEARCHED_ENTRIES)
         with self._transaction() as db:
-            return erase_user(db, tenant, user, cursor, now_ms)
+            return erase_user(db, tenant, user, cursor, now_ms, self._encryption)
 
     def prune(self, tenant: str, limits: HistoryLimits, cursor: Cursor | None, now_ms: int) -> ErasedPiece:
         """Erase the beginnings of some of a tenant's logs."""
@@ -153,15 +180,21 @@ class Writer:
 
     def register(self, change: Registration) -> None:
         """Write a change of tenants, API keys and revocations."""
+        tenants = self._key_store.seal_registration(change)
         with self._transaction() as db:
-            write_registration(db, change)
+            write_registration(db, change, tenants)
+        self._key_store.registered(change)
+
+    def rewrap(self, data_keys: DataKeys) -> int:
+        """Wrap the tenants' keys by the current data key. Returns the number of keys that were not."""
+        return self._key_store.rewrap(data_keys)
 
     def replay(
         self, tenant: str, agent: str, first: int, delivery_ids: Sequence[int]
     ) -> list[StoredDelivery]:
         """Turn dead letters into deliveries with ids from `first` on, which must be new."""
         with self._transaction() as db:
-            return replay(db, tenant, agent, first, delivery_ids, self._damage)
+            return replay(db, tenant, agent, first, delivery_ids, self._values)
 
     def sweep(self, created_before_ms: int) -> None:
         """Delete some idempotency keys and marks of cancelled messages created before a time.
@@ -184,6 +217,15 @@ class Writer:
         self.close()
         self._mark.sync()
         self._mark.close()
+
+    def _empty_wal(self) -> None:
+        """Move the WAL into the database and truncate it, unless a reader keeps it."""
+        if self._db is None:
+            return
+        with suppress(sqlite3.Error):
+            self._db.execute(f"PRAGMA busy_timeout = {_EMPTY_WAL_WAIT_MS}")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._db.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -32,6 +32,7 @@ from tests.router.log.engines import (
     position,
     read,
     recall,
+    stored_size,
     with_message,
 )
 
@@ -251,7 +252,7 @@ async def test_pages_of_messages_are_bounded_in_bytes(log: Log) -> None:
     for _ in range(3):
         (one,) = await append(log, pending_entry())
         await append(log, read(ALICE, position(one)))
-    size = len(one.stored)
+    size = stored_size(log, one.stored)
     assert await seqs(log, max_bytes=2 * size) == ([3, 5], True)
     assert await seqs(log, after=EMPTY, max_bytes=2 * size) == ([1, 3], True)
     assert await seqs(log, after=EMPTY, max_bytes=0) == ([1], True)

@@ -21,6 +21,7 @@ from tests.router.log.engines import (
     a_key,
     append,
     pending_entry,
+    stored_size,
 )
 
 
@@ -275,7 +276,7 @@ async def test_an_empty_log_has_empty_pages(log: Log) -> None:
 
 async def test_a_page_stays_within_its_bytes_but_has_at_least_one_message(log: Log) -> None:
     epoch = await fill(log, 4)
-    size = len((await log.read([PageRequest(ALICE, 1)]))[0].entries[0].body)
+    size = stored_size(log, (await log.read([PageRequest(ALICE, 1)]))[0].entries[0].body)
     assert await page(log, after=EMPTY, max_bytes=2 * size) == ([1, 2], True, True)
     assert await page(log, max_bytes=2 * size) == ([3, 4], True, True)
     assert await page(log, before=Position(epoch, 4), max_bytes=1) == ([3], True, True)

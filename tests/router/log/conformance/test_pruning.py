@@ -35,6 +35,7 @@ from tests.router.log.engines import (
     position,
     read,
     recall,
+    stored_size,
 )
 from tests.router.log.whole_erasures import prune
 
@@ -107,11 +108,11 @@ async def test_an_old_entry_after_a_newer_one_is_not_pruned_before_it(log: Log) 
 async def test_a_size_limit_keeps_the_newest_entries_and_always_the_last(any_log: Any) -> None:
     pending_entries = await fill(any_log, 9)
     (small,) = await append(any_log, read(ALICE, position(pending_entries[-1])))
-    size = len(pending_entries[0].stored)
-    assert {len(each.stored) for each in pending_entries} == {size}
-    assert await prune(any_log, max_bytes=3 * size + len(small.stored)) == 6
+    assert len({len(each.stored) for each in pending_entries}) == 1
+    size = stored_size(any_log, *(each.stored for each in pending_entries[:3]), small.stored)
+    assert await prune(any_log, max_bytes=size) == 6
     assert await left(any_log) == [7, 8, 9, 10]
-    assert await prune(any_log, max_bytes=3 * size + len(small.stored) - 1) == 1
+    assert await prune(any_log, max_bytes=size - 1) == 1
     assert await prune(any_log, max_bytes=1) == 2
     assert await left(any_log) == [10]
     assert await prune(any_log, max_bytes=1) == 0
@@ -119,8 +120,9 @@ async def test_a_size_limit_keeps_the_newest_entries_and_always_the_last(any_log
 
 async def test_the_strictest_limit_applies(log: Log) -> None:
     pending_entries = await fill(log, 9)
-    assert await prune(log, max_messages=8, max_bytes=7 * len(pending_entries[0].stored), max_age_ms=1) == 2
-    assert await prune(log, max_messages=6, max_bytes=7 * len(pending_entries[0].stored), max_age_ms=1) == 1
+    size = stored_size(log, *(each.stored for each in pending_entries[:7]))
+    assert await prune(log, max_messages=8, max_bytes=size, max_age_ms=1) == 2
+    assert await prune(log, max_messages=6, max_bytes=size, max_age_ms=1) == 1
     assert await prune(log, max_messages=6, max_age_ms=1, now_ms=NOW_MS + 2) == 6
     assert await left(log) == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from trunkline.v1.tenant_pb2 import TenantSettings
 from trunkline_router.core.values.stored_records import (
     Registered,
     Registration,
@@ -18,7 +19,8 @@ from trunkline_router.log.interface import Log
 from tests.router.log.engines import OTHER_TENANT, Opener, append, pending_entry
 from tests.router.log.whole_erasures import erase_tenant
 
-ACME = StoredTenant("acme", 1, b"\0settings\xff", 5, 6)
+SETTINGS = TenantSettings(default_agent="echo é\0", pipelines=["", "\x1f"]).SerializeToString()
+ACME = StoredTenant("acme", 1, SETTINGS, 5, 6)
 EVIL = StoredTenant('evil é"', 2, b"", 7, 7)
 KEY = StoredApiKey("k1", "acme", "the 'first'", b"\0\xff" * 16, (1, 3), 8)
 OTHER_KEY = StoredApiKey("k2", EVIL.tenant, "", b"", (), 9, 10)
@@ -53,7 +55,9 @@ async def test_registrations_survive_a_restart(log: Log, opener: Opener) -> None
 
 async def test_a_registration_replaces_rows_of_the_same_name(any_log: Any) -> None:
     await everything(any_log)
-    tenant = ACME._replace(state=3, settings=b"new", updated_ms=9)
+    tenant = ACME._replace(
+        state=3, settings=TenantSettings(default_agent="new").SerializeToString(), updated_ms=9
+    )
     key = KEY._replace(name="renamed", used_ms=11)
     revocation = USER._replace(issued_before_ms=200)
     await any_log.register(Registration([tenant], [key], [revocation]))

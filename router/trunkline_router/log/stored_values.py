@@ -1,0 +1,32 @@
+"""Turns stored values into plain ones: compares checksums, decrypts, and reports what is damaged."""
+
+from __future__ import annotations
+
+from trunkline_router.log.damage_reports import DamageReports
+from trunkline_router.log.encryption import CannotDecrypt, Encryption, SealedTable
+from trunkline_router.log.stored_entries import is_intact
+
+
+class StoredValues:
+    """Reads the stored values of one log, from any thread. A damaged one is reported and read as None."""
+
+    def __init__(self, encryption: Encryption) -> None:
+        self._encryption = encryption
+        self._damage = DamageReports()
+
+    def entry(
+        self, tenant: str, table: SealedTable, topic_id: int, seq: int, stored: bytes, crc: int | None
+    ) -> bytes | None:
+        """Return the body of an entry."""
+        if is_intact(topic_id, seq, stored, crc):
+            return self.value(tenant, table, topic_id, seq, stored)
+        self._damage.found(topic_id, seq)
+        return None
+
+    def value(self, tenant: str, table: SealedTable, topic_id: int, seq: int, stored: bytes) -> bytes | None:
+        """Return a value without a checksum."""
+        try:
+            return self._encryption.unseal(tenant, table, topic_id, seq, stored)
+        except CannotDecrypt:
+            self._damage.found(topic_id, seq)
+            return None
