@@ -9,6 +9,8 @@ from trunkline_router.cli.command_tree import app
 from typer.testing import CliRunner
 
 OPERATOR = "the-operator-of-the-tests"
+#: Base64 of 32 bytes.
+DATA_KEY = "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0MTI="
 
 
 class CommandResult(NamedTuple):

@@ -7,7 +7,7 @@ from itertools import count
 
 import pytest
 
-from tests.router.cli.command_line import OPERATOR, CommandLine
+from tests.router.cli.command_line import DATA_KEY, OPERATOR, CommandLine
 from tests.support.processes import Process, router_process
 
 _NUMBERS = count()
@@ -16,7 +16,7 @@ _NUMBERS = count()
 @pytest.fixture(scope="session")
 def router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     data = tmp_path_factory.mktemp("router")
-    with router_process(data, TRUNKLINE_OPERATOR_KEY=OPERATOR) as process:
+    with router_process(data, TRUNKLINE_OPERATOR_KEY=OPERATOR, TRUNKLINE_DATA_KEY=DATA_KEY) as process:
         yield process
 
 

@@ -30,6 +30,7 @@ ALL = (
     ("--max-age", "30d"),
     ("--max-messages", "1000"),
     ("--max-bytes", "1GiB"),
+    ("--encrypt-messages",),
 )
 SETTINGS = {
     "openTo": "OPENNESS_LOOPBACK",
@@ -45,6 +46,7 @@ SETTINGS = {
         "tokenDigests": [sha256(b"one secret").hexdigest(), sha256(b"another").hexdigest()],
     },
     "retention": {"maxAgeS": "2592000", "maxMessages": "1000", "maxBytes": str(1 << 30)},
+    "encryptMessages": True,
 }
 
 
