@@ -65,7 +65,8 @@ def restore(
     """Replace the log by a backup, while no router runs. The former log is kept beside it.
 
     Clients get `recovered: false` and read the history; ids of lost messages are not given again. Revoked
-    tokens, deleted keys and tenants, and erased users stay so, as the former log or the audit file has them.
+    tokens, deleted keys and tenants, and erased users stay so, as the former log or the audit file has them;
+    for that, an encrypted log needs the data key (TRUNKLINE_DATA_KEY or TRUNKLINE_DATA_KEY_FILE).
     """
     from trunkline_router.log import engines
 

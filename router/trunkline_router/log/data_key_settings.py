@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,11 +25,20 @@ MAX_FILE_BYTES = 64 << 10
 
 def load_data_keys(settings: RouterSettings) -> DataKeys | None:
     """Load the data keys; None if there are none. Raises DataKeyError, whose text has no key."""
-    key = settings.data_key.get_secret_value()
-    if key and settings.data_key_file:
+    return _load(settings.data_key.get_secret_value(), settings.data_key_file)
+
+
+def data_keys_of_environment() -> DataKeys | None:
+    """Load the data keys for a command, like `load_data_keys`."""
+    file = os.environ.get(FILE)
+    return _load(os.environ.get(KEY, ""), Path(file) if file else None)
+
+
+def _load(key: str, file: Path | None) -> DataKeys | None:
+    if key and file:
         raise DataKeyError(f"{KEY} and {FILE} are both set; use one")
-    if settings.data_key_file:
-        return _read(settings.data_key_file)
+    if file:
+        return _read(file)
     return parse_data_keys([key], KEY) if key else None
 
 

@@ -9,9 +9,9 @@ from trunkline_runtime.private_files import create_private_folder, narrow
 from trunkline_runtime.process import StartError
 
 from trunkline_router.log.backup_manifest import BackupManifest
-from trunkline_router.log.data_key_settings import load_data_keys
+from trunkline_router.log.data_key_settings import data_keys_of_environment, load_data_keys
 from trunkline_router.log.data_keys import DataKeyError
-from trunkline_router.log.interface import Log
+from trunkline_router.log.interface import BackupFailed, Log
 from trunkline_router.log.sqlite import backup
 from trunkline_router.log.sqlite import restore as restoration
 from trunkline_router.log.sqlite.engine import SqliteLog
@@ -55,4 +55,8 @@ def restore(
     data_dir: Path, file: Path, audit: Path | None, *, progress: backup.Progress
 ) -> restoration.RestoreReport:
     """Replace the log of a data folder by a backup; no router may run. Raises BackupFailed."""
-    return restoration.restore(data_dir / SQLITE_FILE, file, audit, progress=progress)
+    try:
+        data_keys = data_keys_of_environment()
+    except DataKeyError as error:
+        raise BackupFailed(str(error)) from None
+    return restoration.restore(data_dir / SQLITE_FILE, file, audit, progress=progress, data_keys=data_keys)

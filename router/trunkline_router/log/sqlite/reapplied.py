@@ -15,8 +15,11 @@ from trunkline.v1.tenant_pb2 import TENANT_STATE_ACTIVE, TENANT_STATE_SUSPENDED
 
 from trunkline_router.core.values.stored_records import RevocationKind
 from trunkline_router.core.values.topics import TopicKey, address_of, describe
+from trunkline_router.log.data_keys import DataKeys
+from trunkline_router.log.encryption import Encryption
 from trunkline_router.log.sqlite.commit_mark import read_state
-from trunkline_router.log.sqlite.erasure import erase_tenant, erase_user, reset
+from trunkline_router.log.sqlite.erasure import SEARCHED_ENTRIES, erase_tenant, erase_user, reset
+from trunkline_router.log.sqlite.tenant_key_rows import read_tenant_keys, write_tenant_keys
 
 #: Tables of which the replaced database has the later rows, and the tenant's column of each.
 _REGISTERED = ("api_keys", "revocations", "tenant_keys")
@@ -26,8 +29,9 @@ _ROLE_USER = 1
 class Reapplied:
     """Applies changes to one restored log, in its transaction, and notes each in `done`."""
 
-    def __init__(self, db: sqlite3.Connection, now_ms: int) -> None:
+    def __init__(self, db: sqlite3.Connection, now_ms: int, data_keys: DataKeys | None) -> None:
         self._db = db
+        self._data_keys = data_keys
         self._now_ms = now_ms
         #: What was applied, in words.
         self.done: list[str] = []
@@ -188,12 +192,23 @@ class Reapplied:
     def _erase_user(self, tenant: str, user: str) -> None:
         messages, cursor = 0, None
         while True:
-            piece = erase_user(self._db, tenant, user, cursor, self._now_ms)
+            piece = erase_user(self._db, tenant, user, cursor, self._now_ms, self._encryption(tenant))
             messages += piece.messages
             cursor = piece.cursor
             if cursor is None:
                 break
         self.done.append(f"user {user} of tenant {tenant} stays erased ({messages} messages)")
+
+    def _encryption(self, tenant: str) -> Encryption:
+        """Return what encrypts a piece of the tenant's entries again. Raises DataKeyError."""
+        keys = [key for key in read_tenant_keys(self._db) if key.tenant == tenant]
+        encryption = Encryption(self._data_keys if keys else None)
+        encryption.load(keys)
+        if keys:
+            reserved = encryption.reserve([tenant], 2 * SEARCHED_ENTRIES, self._now_ms)
+            write_tenant_keys(self._db, reserved)
+            encryption.reserved(reserved)
+        return encryption
 
     def _topics(self) -> list[Any]:
         return self._db.execute(

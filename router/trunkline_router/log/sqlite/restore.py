@@ -17,6 +17,7 @@ from typing import Any
 from trunkline_runtime.private_files import create_private_folder, open_private
 
 from trunkline_router.log.backup_manifest import BackupManifest, load_manifest, sha256_of
+from trunkline_router.log.data_keys import DataKeyError, DataKeys
 from trunkline_router.log.interface import BackupFailed, LogUnavailable
 from trunkline_router.log.sqlite.backup import Progress, connect_to_snapshot, sync_folder
 from trunkline_router.log.sqlite.commit_mark import (
@@ -48,11 +49,14 @@ class RestoreReport:
     warnings: list[str] = field(default_factory=list)
 
 
-def restore(path: Path, backup: Path, audit: Path | None, *, progress: Progress) -> RestoreReport:
+def restore(
+    path: Path, backup: Path, audit: Path | None, *, progress: Progress, data_keys: DataKeys | None = None
+) -> RestoreReport:
     """Replace the log at `path` by a backup of it. No router may run.
 
     Every log gets a new epoch, and ids of the time since the backup are not given again. The former log is
-    renamed, not deleted. `audit` holds audit entries as JSON lines.
+    renamed, not deleted. `audit` holds audit entries as JSON lines. Of an encrypted log, users can be erased
+    again only with its `data_keys`.
 
     Raises BackupFailed; the log is then as it was.
     """
@@ -68,10 +72,10 @@ def restore(path: Path, backup: Path, audit: Path | None, *, progress: Progress)
             manifest = _verify_file(backup, report)
             _copy(backup, temporary, progress)
             progress(0.5)
-            state = _prepare(temporary, path, manifest, entries, report)
+            state = _prepare(temporary, path, manifest, entries, report, data_keys)
             progress(0.9)
             _swap(temporary, path, state, report)
-    except LogUnavailable as error:
+    except (LogUnavailable, DataKeyError) as error:
         raise BackupFailed(str(error)) from error
     except (sqlite3.Error, OSError) as error:
         raise BackupFailed(f"{backup}: {error}") from error
@@ -121,6 +125,7 @@ def _prepare(
     manifest: BackupManifest | None,
     entries: Sequence[Mapping[str, Any]],
     report: RestoreReport,
+    data_keys: DataKeys | None,
 ) -> LogState:
     """Make a copy of the backup ready to take the place of the log at `path`."""
     with closing(connect_writer(temporary)) as db:
@@ -130,7 +135,7 @@ def _prepare(
             raise BackupFailed(f"the backup is damaged: {problems[0]}")
         backup_state = read_state(db)
         now_ms = time.time_ns() // 1_000_000
-        reapplied = Reapplied(db, now_ms)
+        reapplied = Reapplied(db, now_ms, data_keys)
         old_commits = _reapply_database(path, db, reapplied, report)
         since_ms = manifest.created_ms if manifest else 0
         reapplied.from_audit(entries, since_ms)
