@@ -20,8 +20,10 @@ class ActiveCall:
         "caller",
         "caller_tenant",
         "charged_tenant",
+        "is_recorded",
         "is_stream",
         "request_bytes",
+        "source",
         "tenant",
     )
 
@@ -39,6 +41,10 @@ class ActiveCall:
         self.is_stream = is_stream
         #: Size of the request, or of a stream's last message; 0 before it is read.
         self.request_bytes = 0
+        #: Address of the caller, and of the edge if one passed the call on; empty before it is resolved.
+        self.source = ""
+        #: The audit trail holds a record of it.
+        self.is_recorded = False
 
     def tarpit_for(self, reason: Refused) -> Tarpit | None:
         """The tarpit that delays this refusal, or None to refuse at once.

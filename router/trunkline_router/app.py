@@ -14,6 +14,8 @@ from grpc_health.v1._async import HealthServicer
 from trunkline.v1 import (
     agent_service_pb2,
     agent_service_pb2_grpc,
+    audit_service_pb2,
+    audit_service_pb2_grpc,
     broadcast_service_pb2,
     broadcast_service_pb2_grpc,
     edge_service_pb2,
@@ -30,6 +32,7 @@ from trunkline_runtime import process
 from trunkline_runtime.descriptors import watch
 
 from trunkline_router import listeners
+from trunkline_router.audit_trail import AuditTrail
 from trunkline_router.core.router import RouterCore
 from trunkline_router.grpc_options import server_options
 from trunkline_router.log.data_key_settings import DataKeyFile
@@ -38,6 +41,7 @@ from trunkline_router.log.interface import Log
 from trunkline_router.maintenance import Maintenance
 from trunkline_router.operator_key import operator_key
 from trunkline_router.rpc.agent_service import AgentServicer
+from trunkline_router.rpc.audit_service import AuditServicer
 from trunkline_router.rpc.auth_interceptor import AuthInterceptor
 from trunkline_router.rpc.broadcast_service import BroadcastServicer
 from trunkline_router.rpc.edge_service import EdgeServicer
@@ -57,6 +61,7 @@ SERVICES = [
     for module, name in (
         (edge_service_pb2, "EdgeService"),
         (agent_service_pb2, "AgentService"),
+        (audit_service_pb2, "AuditService"),
         (broadcast_service_pb2, "BroadcastService"),
         (history_service_pb2, "HistoryService"),
         (presence_service_pb2, "PresenceService"),
@@ -76,16 +81,17 @@ async def serve(settings: RouterSettings, stop: asyncio.Event) -> None:
     log = await open_log(settings)
     runtime = make_runtime(settings, log)
     await runtime.load()
-    admin = TenantAdmin(runtime)
+    audit = AuditTrail(log)
+    admin = TenantAdmin(runtime, audit)
     reconciler = TenantReconciler(settings, admin)
     await reconciler.apply()
-    interceptor = AuthInterceptor(runtime, operator_key(settings), listeners.link_verifier(settings))
+    interceptor = AuthInterceptor(runtime, operator_key(settings), listeners.link_verifier(settings), audit)
     options = server_options(max_connections // ports, settings.connection_idle_s)
     server, health = await make_server(runtime, admin, interceptor, options)
     listening, links = listeners.bind(server, settings)
     await server.start()
     data_key_file = DataKeyFile(settings.data_key_file, log)
-    tasks = asyncio.create_task(_run(runtime, Maintenance(runtime, admin, reconciler, data_key_file)))
+    tasks = asyncio.create_task(_run(runtime, Maintenance(runtime, admin, reconciler, data_key_file, audit)))
     tenants = len(runtime.core.directory.tenants)
     _log.info("router is ready", listening=listening, links=links, tenants=tenants)
     process.announce_listening(listening)
@@ -152,11 +158,18 @@ async def make_server(
     router_id = secrets.token_hex(8)
     server = grpc.aio.server(interceptors=[interceptor], options=options)
     edge_service_pb2_grpc.add_EdgeServiceServicer_to_server(EdgeServicer(runtime, router_id), server)
-    agent_service_pb2_grpc.add_AgentServiceServicer_to_server(AgentServicer(runtime, router_id), server)
+    agent_service_pb2_grpc.add_AgentServiceServicer_to_server(
+        AgentServicer(runtime, router_id, interceptor.audit), server
+    )
     broadcast_service_pb2_grpc.add_BroadcastServiceServicer_to_server(BroadcastServicer(runtime), server)
-    history_service_pb2_grpc.add_HistoryServiceServicer_to_server(HistoryServicer(runtime), server)
-    presence_service_pb2_grpc.add_PresenceServiceServicer_to_server(PresenceServicer(runtime), server)
+    history_service_pb2_grpc.add_HistoryServiceServicer_to_server(
+        HistoryServicer(runtime, interceptor.audit), server
+    )
+    presence_service_pb2_grpc.add_PresenceServiceServicer_to_server(
+        PresenceServicer(runtime, interceptor.audit), server
+    )
     tenant_service_pb2_grpc.add_TenantServiceServicer_to_server(TenantServicer(admin), server)
+    audit_service_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(runtime), server)
     health = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     for name in ("", *SERVICES):

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from trunkline.v1.tenant_pb2 import TENANT_STATE_DELETING
 from trunkline_runtime.descriptors import watch
 
+from trunkline_router.audit_trail import AuditTrail
 from trunkline_router.core.tenants.revocations import RETENTION_MS
 from trunkline_router.core.tenants.tenant import Tenant
 from trunkline_router.core.values.log_records import Cursor, HistoryLimits
@@ -34,9 +35,15 @@ class Maintenance:
     """The background work of one router. `run` returns only when cancelled."""
 
     def __init__(
-        self, runtime: RouterRuntime, admin: TenantAdmin, reconciler: TenantReconciler, keys: DataKeyFile
+        self,
+        runtime: RouterRuntime,
+        admin: TenantAdmin,
+        reconciler: TenantReconciler,
+        keys: DataKeyFile,
+        audit: AuditTrail,
     ) -> None:
         self._runtime = runtime
+        self._audit = audit
         self._admin = admin
         self._reconciler = reconciler
         self._data_key_file = keys
@@ -65,6 +72,7 @@ class Maintenance:
                 runtime.core.api_keys.restore_last_used(used)
                 raise
         await self._data_key_file.refresh()
+        await self._audit.write_refusals()
         await self._reconciler.refresh()
         await self._finish_deletions()
         for _ in range(PRUNED_PIECES_PER_ROUND):
@@ -73,6 +81,7 @@ class Maintenance:
         if time.monotonic() >= self._revocation_expiry_at:
             self._revocation_expiry_at = time.monotonic() + REVOCATION_EXPIRY_S
             await self._expire_revocations(now_ms - RETENTION_MS)
+            await self._audit.expire()
 
     async def _finish_deletions(self) -> None:
         """Continue tenant deletions that a crash or a full disk interrupted."""

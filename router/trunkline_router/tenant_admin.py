@@ -12,17 +12,21 @@ from typing import Any, TypeVar
 
 import structlog
 from trunkline.v1 import catalogue
+from trunkline.v1.access_pb2 import Scope
 from trunkline.v1.tenant_pb2 import (
     TENANT_STATE_ACTIVE,
     TENANT_STATE_DELETING,
+    TENANT_STATE_SUSPENDED,
     TenantSettings,
     TenantState,
 )
 
+from trunkline_router.audit_trail import ACTOR, AuditTrail, changed_settings
 from trunkline_router.core.tenants.tenant import Tenant
 from trunkline_router.core.validation.tenant_validation import check_settings, restore_secrets, set_fields
 from trunkline_router.core.values.log_records import Cursor, ErasedPiece
 from trunkline_router.core.values.stored_records import (
+    AuditRecord,
     Registration,
     RevocationKind,
     StoredApiKey,
@@ -39,6 +43,12 @@ MAX_LOGGED_TENANTS = 20
 #: Tolerated clock skew of callers.
 CLOCK_SKEW_MS = 60_000
 
+_STATE_ACTIONS = {
+    TENANT_STATE_ACTIVE: "ResumeTenant",
+    TENANT_STATE_SUSPENDED: "SuspendTenant",
+    TENANT_STATE_DELETING: "DeleteTenant",
+}
+
 R = TypeVar("R")
 
 
@@ -53,8 +63,11 @@ class TenantAdmin:
     call may or may not have taken effect, but the log and the core agree on it.
     """
 
-    def __init__(self, runtime: RouterRuntime, now_ms: Callable[[], int] = _now_ms) -> None:
+    def __init__(
+        self, runtime: RouterRuntime, audit: AuditTrail, now_ms: Callable[[], int] = _now_ms
+    ) -> None:
         self._runtime = runtime
+        self._audit = audit
         self._core = runtime.core
         self._log = runtime.log
         self._now_ms = now_ms
@@ -102,8 +115,12 @@ class TenantAdmin:
 
         return await self._run(change)
 
-    async def ensure(self, tenants: Mapping[str, TenantSettings]) -> None:
-        """Create or update tenants to have exactly these settings: all of them or none. Raises Refused."""
+    async def ensure(self, tenants: Mapping[str, TenantSettings], actor: str) -> None:
+        """Create or update tenants to have exactly these settings: all of them or none. Raises Refused.
+
+        `actor` names the declaration in the audit trail.
+        """
+        ACTOR.set(actor)
 
         async def change() -> None:
             changed = {
@@ -137,24 +154,33 @@ class TenantAdmin:
         self._core.tenant_table.unique_settings.check(wanted)
         now_ms = self._now_ms()
         stored = []
+        audit = []
         for name, settings in wanted.items():
             known = self.known(name)
+            before, after = changed_settings(known.settings if known else None, settings)
+            action = "UpdateTenant" if known else "CreateTenant"
+            audit.append(self._audit.record(action, name, tenant=name, before=before, after=after))
             content = settings.SerializeToString(deterministic=True)
             state, created_ms = (
                 (known.state, known.created_ms) if known else (int(TENANT_STATE_ACTIVE), now_ms)
             )
             stored.append(StoredTenant(name, state, content, created_ms, now_ms))
-        return await self._commit(stored)
+        return await self._commit(stored, audit)
 
     async def _set_state(self, tenant: Tenant, state: TenantState.ValueType) -> Tenant:
         content = tenant.settings.SerializeToString(deterministic=True)
         stored = StoredTenant(tenant.name, state, content, tenant.created_ms, self._now_ms())
-        return (await self._commit([stored]))[0]
+        before, after = ({"state": TenantState.Name(each)} for each in (tenant.state, state))  # type: ignore[arg-type]
+        record = self._audit.record(
+            _STATE_ACTIONS[state], tenant.name, tenant=tenant.name, before=before, after=after
+        )
+        return (await self._commit([stored], [record]))[0]
 
-    async def _commit(self, stored: list[StoredTenant]) -> list[Tenant]:
+    async def _commit(self, stored: list[StoredTenant], audit: list[AuditRecord]) -> list[Tenant]:
         if not stored:
             return []
-        await self._log.register(Registration(tenants=stored))
+        await self._log.register(Registration(tenants=stored, audit=audit))
+        self._audit.committed(*audit)
         with self._runtime.step() as core:
             tenants = [core.tenant_table.put(each) for each in stored]
             for tenant in tenants:
@@ -211,6 +237,7 @@ class TenantAdmin:
     async def erase_user(self, name: str, user: str) -> tuple[int, int]:
         """Erase a user's messages and receipts. Returns the number of each."""
         tenant = self.tenant(name)
+        await self._audit.write(self._audit.record("EraseUser", user, tenant=name))
         messages = receipts = 0
         cursor: Cursor | None = None
 
@@ -235,8 +262,11 @@ class TenantAdmin:
             self.tenant(name)
             keys = self._core.api_keys
             key, secret = keys.create(name, title, scopes, self._now_ms(), os.urandom)
-            await self._log.register(Registration(api_keys=[key]))
+            after = {"name": title, "scopes": [Scope.Name(scope) for scope in key.scopes]}  # type: ignore[arg-type]
+            record = self._audit.record("CreateApiKey", key.key_id, tenant=name, after=after)
+            await self._log.register(Registration(api_keys=[key], audit=[record]))
             keys.add(key)
+            self._audit.committed(record)
             return key, secret
 
         return await self._run(change)
@@ -252,10 +282,14 @@ class TenantAdmin:
         async def change() -> None:
             self.tenant(name)
             keys = self._core.api_keys
-            if key_id not in {key.key_id for key in keys.of_tenant(name)}:
+            key = next((key for key in keys.of_tenant(name) if key.key_id == key_id), None)
+            if key is None:
                 raise catalogue.API_KEY_NOT_FOUND.refused(key_id=key_id)
-            await self._log.register(Registration(keys_gone=[key_id]))
+            before = {"name": key.name, "scopes": [Scope.Name(scope) for scope in key.scopes]}  # type: ignore[arg-type]
+            record = self._audit.record("RevokeApiKey", key_id, tenant=name, before=before)
+            await self._log.register(Registration(keys_gone=[key_id], audit=[record]))
             keys.remove(name, key_id)
+            self._audit.committed(record)
             reason = catalogue.UNAUTHORIZED.refused(problem="the API key was revoked")
             self._runtime.end_streams_of(key_id=key_id, reason=reason)
 
@@ -282,7 +316,11 @@ class TenantAdmin:
             if kind is RevocationKind.TOKEN_ID:
                 before_ms = 0
             revocation = StoredRevocation(name, kind, subject, before_ms, now_ms)
-            await self._log.register(Registration(revocations=[revocation]))
+            target = f"{kind.name.lower()}:{subject}" if subject else kind.name.lower()
+            after = revocation._asdict() | {"kind": int(kind)}
+            record = self._audit.record("RevokeTokens", target, tenant=name, after=after)
+            await self._log.register(Registration(revocations=[revocation], audit=[record]))
+            self._audit.committed(record)
             with self._runtime.step() as core:
                 return core.tenant_table.revoke(revocation)
 

@@ -40,8 +40,8 @@ class TenantReconciler:
                 if known := self._admin.known(name):
                     wanted.CopyFrom(known.settings)
                 wanted.open_to = openness
-        await self._ensure("TRUNKLINE_TENANTS", in_environment)
-        await self._ensure("TRUNKLINE_TENANTS_FILE", in_file)
+        await self._ensure("TRUNKLINE_TENANTS", in_environment, "environment")
+        await self._ensure("TRUNKLINE_TENANTS_FILE", in_file, "tenants-file")
         if self._file:
             self._file.mark_handled()
 
@@ -53,17 +53,17 @@ class TenantReconciler:
         if self._file is None or not self._file.changed():
             return
         try:
-            await self._ensure("TRUNKLINE_TENANTS_FILE", self._file.load())
+            await self._ensure("TRUNKLINE_TENANTS_FILE", self._file.load(), "tenants-file")
         except StartError as error:
             _log.error("tenants file is invalid; its previous content stays in force", problem=str(error))
         else:
             _log.info("tenants file reloaded")
         self._file.mark_handled()
 
-    async def _ensure(self, source: str, tenants: Mapping[str, TenantSettings]) -> None:
+    async def _ensure(self, source: str, tenants: Mapping[str, TenantSettings], actor: str) -> None:
         try:
             for name, settings in tenants.items():
                 check(CreateTenantRequest(tenant=name, settings=settings), f"tenant {name}")
-            await self._admin.ensure(tenants)
+            await self._admin.ensure(tenants, actor)
         except Refused as reason:
             raise StartError(f"{source}: {reason}") from None

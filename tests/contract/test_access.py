@@ -11,8 +11,10 @@ from trunkline.v1.access_pb2 import (
     SCOPE_HISTORY,
     SCOPE_LINK,
     SCOPE_OPERATOR,
+    audited,
     client_right,
     requires,
+    requires_for_all,
 )
 from trunkline.v1.agent_service_pb2 import AttachRequest
 from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
@@ -90,3 +92,24 @@ def test_a_tenants_admin_cannot_declare_tenants() -> None:
         changes = named.startswith("TenantService.") and named.endswith("Tenant")
         if changes and not named.endswith("GetTenant"):
             assert rule_of(method).scope == SCOPE_OPERATOR > SCOPE_ADMIN
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_each_administrative_rpc_that_changes_something_is_audited(method: MethodDescriptor) -> None:
+    is_audited = method.GetOptions().Extensions[audited]
+    is_reading = all(form.http_method == "GET" for form in bindings_of(method))
+    if method.GetOptions().Extensions[requires] in (SCOPE_ADMIN, SCOPE_OPERATOR):
+        assert is_audited == (not is_reading), (
+            "set the option (audited) for what changes something, and only that"
+        )
+    assert rule_of(method).is_audited == is_audited
+    assert not (is_audited and (method.client_streaming or method.server_streaming)), "only unary calls are"
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_only_the_operator_may_call_for_all_tenants(method: MethodDescriptor) -> None:
+    for_all = method.GetOptions().Extensions[requires_for_all]
+    assert rule_of(method).scope_for_all == for_all
+    assert for_all in (0, SCOPE_OPERATOR)
+    for form in bindings_of(method) if for_all else ():
+        assert form.scope == (for_all if form.tenant_at is None else method.GetOptions().Extensions[requires])

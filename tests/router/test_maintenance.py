@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from trunkline.v1.tenant_pb2 import TenantSettings
 from trunkline_router.app import make_runtime
+from trunkline_router.audit_trail import AuditTrail
 from trunkline_router.log.data_key_settings import DataKeyFile
 from trunkline_router.log.engines import open_log
 from trunkline_router.log.interface import LogUnavailable
@@ -23,11 +24,12 @@ async def test_the_last_use_of_a_key_outlives_a_failed_write(
     settings = RouterSettings(data_dir=tmp_path)
     log = await open_log(settings)
     runtime = make_runtime(settings, log)
-    admin = TenantAdmin(runtime)
+    audit = AuditTrail(runtime.log)
+    admin = TenantAdmin(runtime, audit)
     await admin.create("acme", TenantSettings())
     _, secret = await admin.create_key("acme", "", [])
     runtime.core.api_keys.authenticate(secret, 1_000_000)
-    maintenance = Maintenance(runtime, admin, TenantReconciler(settings, admin), DataKeyFile(None, log))
+    maintenance = Maintenance(runtime, admin, TenantReconciler(settings, admin), DataKeyFile(None, log), audit)
 
     async def unavailable(_: Any) -> None:
         raise LogUnavailable("disk full")

@@ -24,7 +24,7 @@ class Admin:
     def known(self, name: str) -> None:
         return None
 
-    async def ensure(self, tenants: Mapping[str, TenantSettings]) -> None:
+    async def ensure(self, tenants: Mapping[str, TenantSettings], actor: str) -> None:
         if not self.is_log_available:
             raise LogUnavailable("disk full")
         if tenants:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from trunkline_router.core.values.stored_records import (
+    REFUSED,
+    AuditQuery,
+    AuditRecord,
     Registered,
     Registration,
     RevocationKind,
@@ -16,6 +19,8 @@ class MemoryRegistry:
     """Synchronous registry; its contents count as durable."""
 
     def __init__(self) -> None:
+        #: With their ids.
+        self.audited: list[tuple[int, AuditRecord]] = []
         self._tenants: dict[str, StoredTenant] = {}
         self._api_keys: dict[str, StoredApiKey] = {}
         self._revocations: dict[tuple[str, RevocationKind, str], StoredRevocation] = {}
@@ -43,6 +48,23 @@ class MemoryRegistry:
             for name, each in self._revocations.items()
             if each.revoked_ms >= change.revoked_before_ms
         }
+
+        for record in change.audit:
+            self.audited.append((len(self.audited) + 1, record))
+        self.audited = [row for row in self.audited if row[1].at_ms >= change.audited_before_ms]
+
+    def audit(self, query: AuditQuery) -> list[tuple[int, AuditRecord]]:
+        """Return audit records, newest first."""
+        actions = (query.action, query.action + REFUSED)
+        found = [
+            (number, record)
+            for number, record in reversed(self.audited)
+            if record.at_ms >= query.since_ms
+            and query.tenant in ("", record.tenant)
+            and (not query.action or record.action in actions)
+            and (not query.before_id or number < query.before_id)
+        ]
+        return found[: query.limit]
 
     def unregister(self, tenant: str) -> None:
         """Remove everything that belongs to a tenant."""

@@ -13,7 +13,7 @@ from google.api.http_pb2 import HttpRule
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from trunkline.v1.access_pb2 import Right, client_right, requires
+from trunkline.v1.access_pb2 import Right, client_right, requires, requires_for_all
 
 from trunkline_edge.http.path_router import Pattern, pattern_of
 
@@ -93,6 +93,13 @@ def _rules(rule: HttpRule) -> Iterator[HttpRule]:
     yield from rule.additional_bindings
 
 
+def _scope(method: MethodDescriptor, *, names_tenant: bool) -> int:
+    options = method.GetOptions()
+    for_all: int = options.Extensions[requires_for_all]
+    scope: int = options.Extensions[requires]
+    return scope if names_tenant else for_all or scope
+
+
 def _binding(method: MethodDescriptor, rule: HttpRule) -> Binding:
     kind = rule.WhichOneof("pattern")
     if kind is None:
@@ -112,7 +119,7 @@ def _binding(method: MethodDescriptor, rule: HttpRule) -> Binding:
         body_field=_field(method.input_type, "" if rule.body == "*" else rule.body),
         response_field=_field(method.output_type, rule.response_body),
         tenant_at=variables.index(tenant) if tenant in variables else None,
-        scope=method.GetOptions().Extensions[requires],
+        scope=_scope(method, names_tenant=tenant in variables),
         client_right=method.GetOptions().Extensions[client_right],
         request=GetMessageClass(method.input_type),
     )

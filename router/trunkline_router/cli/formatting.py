@@ -1,4 +1,4 @@
-"""Formats tenants, keys and revocations as tables."""
+"""Formats tenants, keys, revocations and audit entries as tables."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 from trunkline.v1.access_pb2 import Scope
+from trunkline.v1.audit_service_pb2 import AuditEntry
 from trunkline.v1.tenant_limits import TENANT_LIMITS
 from trunkline.v1.tenant_pb2 import ApiKey, Openness, Revocation, Tenant, TenantSettings, TenantState
 from trunkline_runtime.reserved_names import RESERVED_FIELDS
@@ -108,6 +109,25 @@ def revocations_table(revocations: Iterable[Revocation]) -> Table:
         name = "" if kind == "all" else getattr(revocation, kind)
         before = "" if kind == "token_id" else _time(revocation.issued_before)
         _add_row(table, {"token_id": "token"}.get(kind, kind), name, before, _time(revocation.revoked_at))
+    return table
+
+
+def audit_table(entries: Iterable[AuditEntry]) -> Table:
+    """Audit entries, one per row."""
+    table = _table("time", "tenant", "actor", "from", "action", "target", "before", "after")
+    for entry in entries:
+        action = f"{entry.action} ({entry.error})" if entry.error else entry.action
+        _add_row(
+            table,
+            _time(entry.at),
+            entry.tenant,
+            entry.actor,
+            entry.source,
+            action,
+            entry.target,
+            entry.before,
+            "" if entry.error else entry.after,
+        )
     return table
 
 

@@ -1,4 +1,4 @@
-"""The command group `tenant`, imported on first use so that a router starts without it."""
+"""The commands `tenant` and `audit`, imported on first use so that a router starts without them."""
 
 from __future__ import annotations
 
@@ -40,3 +40,17 @@ def tenant_app() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
+
+
+def add_audit_command(app: typer.Typer) -> None:
+    """Add `trunkline-router audit`, which parses its own arguments."""
+
+    @app.command(
+        "audit",
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+        help="List who changed what: administrative calls and refused attempts.",
+    )
+    def audit(ctx: typer.Context) -> None:
+        from trunkline_router.cli.audit_command import app as command
+
+        typer.main.get_command(command).main(ctx.args, prog_name="trunkline-router audit")

@@ -17,6 +17,7 @@ import typer
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console, RenderableType
+from trunkline.v1.audit_service_pb2_grpc import AuditServiceStub
 from trunkline.v1.tenant_pb2 import Tenant
 from trunkline.v1.tenant_service_pb2 import GetTenantRequest
 from trunkline.v1.tenant_service_pb2_grpc import TenantServiceStub
@@ -82,11 +83,12 @@ class RouterTarget:
 
 
 class OperatorClient:
-    """Calls a router's TenantService with a key, and prints results."""
+    """Calls a router's TenantService and AuditService with a key, and prints results."""
 
     def __init__(self, channel: grpc.Channel, key: str, as_json: bool) -> None:
         # The stub is typed for grpc.aio; a blocking channel needs no event loop.
         self.tenants = TenantServiceStub(cast(Any, channel))
+        self.audit = AuditServiceStub(cast(Any, channel))
         self._metadata = (("authorization", f"Bearer {key}"),)
         self._as_json = as_json
         self._stdout = make_console()
@@ -99,7 +101,7 @@ class OperatorClient:
         request: Q,
         timeout_s: float | None = TIMEOUT_S,
     ) -> A:
-        """Call an RPC of `tenants` and return its response; without a timeout for None."""
+        """Call an RPC of `tenants` or `audit` and return its response; without a timeout for None."""
         response: Any = rpc(request, timeout=timeout_s, metadata=self._metadata)
         return cast(A, response)
 
@@ -116,6 +118,14 @@ class OperatorClient:
         rendered = readable() if callable(readable) else readable
         # Text is never wrapped, since a token is one word of any length; tables fit the terminal.
         self._stdout.print(rendered, soft_wrap=isinstance(rendered, str))
+
+    def print_lines(self, lines: list[str], readable: Callable[[], RenderableType]) -> None:
+        """Print the result: one line of JSON for each item with --json, else the readable form."""
+        if self._as_json:
+            for line in lines:
+                print(line)  # noqa: T201
+            return
+        self.print_result(None, readable)
 
     @contextmanager
     def progress(self, text: str) -> Iterator[None]:

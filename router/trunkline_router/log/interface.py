@@ -14,6 +14,8 @@ from trunkline_router.core.values.log_records import (
     Transaction,
 )
 from trunkline_router.core.values.stored_records import (
+    AuditQuery,
+    AuditRecord,
     Backlog,
     Registered,
     Registration,
@@ -129,7 +131,13 @@ class Log(Protocol):
         """Read all tenants, API keys and revocations."""
 
     async def register(self, change: Registration) -> None:
-        """Commit a change of tenants, API keys and revocations as a whole; it is on disk on return."""
+        """Commit a change of tenants, API keys and revocations as a whole, with the records of who made it.
+
+        It is on disk on return.
+        """
+
+    async def audit(self, query: AuditQuery) -> list[tuple[int, AuditRecord]]:
+        """Read audit records with their ids, newest first."""
 
     async def erase_tenant(self, tenant: str) -> ErasedPiece:
         """Erase some of a tenant's logs, with their receipts, deliveries and dead letters.

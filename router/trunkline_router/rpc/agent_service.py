@@ -21,6 +21,7 @@ from trunkline.v1.agent_service_pb2 import (
 )
 from trunkline.v1.agent_service_pb2_grpc import AgentServiceServicer
 
+from trunkline_router.audit_trail import AuditTrail
 from trunkline_router.core.agents.worker import AttachedWorker
 from trunkline_router.core.replies.stream_rate_limit import count_messages
 from trunkline_router.core.validation.validator import check
@@ -36,8 +37,9 @@ DEFAULT_PAGE = 50
 class AgentServicer(AgentServiceServicer):
     """Carries batches between workers and the core, and manages dead letters."""
 
-    def __init__(self, runtime: RouterRuntime, router_id: str) -> None:
+    def __init__(self, runtime: RouterRuntime, router_id: str, audit: AuditTrail) -> None:
         self._runtime = runtime
+        self._audit = audit
         self._router_id = router_id
 
     @rpc_method
@@ -126,6 +128,10 @@ class AgentServicer(AgentServiceServicer):
         check(request)
         core, log = self._runtime.core, self._runtime.log
         core.directory.active_tenant(request.tenant)
+        after = {"delivery_ids": list(request.delivery_ids)}
+        await self._audit.write(
+            self._audit.record("ReplayDeadLetters", request.agent, tenant=request.tenant, after=after)
+        )
         replayed = await self._runtime.write(
             lambda: log.replay(request.tenant, request.agent, request.delivery_ids), core.dispatcher.replayed
         )

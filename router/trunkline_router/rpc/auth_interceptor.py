@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
+import structlog
 from google.protobuf.message import DecodeError
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
@@ -21,9 +22,11 @@ from trunkline_runtime.refusal_log import RefusalLog
 from trunkline_runtime.token_bucket import RateLimit, TokenBucket
 
 from trunkline_router.active_call import ACTIVE_CALL, ActiveCall
+from trunkline_router.audit_trail import AuditTrail
 from trunkline_router.core.tenants.callers import Caller, CallerKind
 from trunkline_router.core.tenants.fair_call_queue import FairCallQueue, Tarpit
 from trunkline_router.core.tenants.tenant import Tenant
+from trunkline_router.log.interface import LogUnavailable
 from trunkline_router.rpc.call_queueing import wait_in_queue
 from trunkline_router.rpc.caller_resolver import CallerResolver, EdgeVerifier, remote_ip
 from trunkline_router.rpc.method_rules import MethodRule, rule_at
@@ -31,6 +34,8 @@ from trunkline_router.rpc.reflection import SERVICES as REFLECTION
 from trunkline_router.rpc.status import refuse
 from trunkline_router.rpc.tenant_lock import PerTenantLock
 from trunkline_router.runtime import RouterRuntime
+
+_log = structlog.get_logger()
 
 #: Services open to everybody: liveness and the contract itself.
 PUBLIC = frozenset({"grpc.health.v1.Health", *REFLECTION})
@@ -49,10 +54,13 @@ _UNRESOLVED = Caller(CallerKind.ANYBODY)
 class AuthInterceptor(grpc.aio.ServerInterceptor):
     """The server's one interceptor. A servicer sees only admitted calls, and only checked messages."""
 
-    def __init__(self, runtime: RouterRuntime, operator_key: str, edge_verifier: EdgeVerifier) -> None:
+    def __init__(
+        self, runtime: RouterRuntime, operator_key: str, edge_verifier: EdgeVerifier, audit: AuditTrail
+    ) -> None:
         self.tenants = runtime.core.directory.tenants
         self.keys = runtime.core.api_keys
         self.callers = CallerResolver(self.keys, operator_key, edge_verifier)
+        self.audit = audit
         self.refusals = RefusalLog("a call was refused")
         #: For callers without a key: delayed refusals, and admission of the streams they open.
         self.anonymous_tarpit = Tarpit()
@@ -94,10 +102,14 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
                     return await serve(aiter(checked), checked)
                 message = await admission.admit_unary(request)
                 if not rule.is_exclusive or admission.call.caller.kind is CallerKind.OPERATOR:
-                    return await serve(message, context)
-                async with self.tenant_lock.acquire(admission.call.tenant):
-                    admission.check(message)
-                    return await serve(message, context)
+                    response = await serve(message, context)
+                else:
+                    async with self.tenant_lock.acquire(admission.call.tenant):
+                        admission.check(message)
+                        response = await serve(message, context)
+                if rule.is_audited and not admission.call.is_recorded:
+                    await self._record_unchanged(admission.call, rpc)
+                return response
             except Refused as reason:
                 await refuse(context, reason, admission.call)
 
@@ -105,6 +117,14 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         checked: _Handler = make(serve_checked, None, handler.response_serializer)
         return checked
+
+    async def _record_unchanged(self, call: ActiveCall, rpc: str) -> None:
+        """Record an audited call that changed nothing, such as the suspension of a suspended tenant."""
+        try:
+            await self.audit.write(self.audit.record(rpc, call.tenant, tenant=call.tenant))
+        except LogUnavailable:
+            # Nothing happened that must be on record.
+            _log.warning("an audited call that changed nothing was not recorded", rpc=rpc)
 
 
 class CallAdmission:
@@ -130,6 +150,8 @@ class CallAdmission:
         self._context = context
         self._deserialize = deserialize
         self._is_stream = is_stream
+        #: Tenant that the request named last, if there is one of this name.
+        self._named_tenant = ""
         self.call = self._new_call(_UNRESOLVED)
 
     def _new_call(self, caller: Caller) -> ActiveCall:
@@ -139,8 +161,11 @@ class CallAdmission:
         """Resolve the caller, set ACTIVE_CALL, and check what can be checked without the request."""
         interceptor, rule = self._interceptor, self._rule
         try:
+            source = interceptor.callers.source(self._context) if rule.is_audited else ""
+            self.call.source = source
             caller = interceptor.callers.resolve(self._context)
             call = self.call = self._new_call(caller)
+            call.source = source
             call.caller_tenant = interceptor.tenants.get(caller.tenant)
             ACTIVE_CALL.set(call)
             self._check_proof()
@@ -222,11 +247,16 @@ class CallAdmission:
         self._check_proof()
         scope = rule.scope_for(caller)
         for name in rule.tenant_names(message):
+            if not name and rule.scope_for_all:
+                caller.authorize(rule.scope_for_all, "", None)
+                continue
             if not name:
                 if not rule.is_batch:
                     raise catalogue.INVALID_ARGUMENT.refused(field=rule.tenant_field, problem="must be set")
                 continue
             tenant = self._interceptor.tenants.get(name)
+            # Only of a known tenant: callers choose the name freely.
+            self._named_tenant = name if tenant is not None else ""
             caller.authorize(scope, name, tenant, rule.client_right)
             if not rule.is_batch:
                 call.tenant = call.tenant or name
@@ -251,6 +281,8 @@ class CallAdmission:
     def _log_refusal(self, reason: Refused) -> None:
         if reason.entry not in (catalogue.UNAUTHORIZED, catalogue.FORBIDDEN):
             return
+        if self._rule.is_audited:
+            self._interceptor.audit.refused(self.call, self._rpc, self._named_tenant, reason)
         self._interceptor.refusals.write(
             rpc=self._rpc,
             code=reason.entry.code,

@@ -85,6 +85,16 @@ class CallerResolver:
             return self._acting_edge(metadata[ACTING_FOR], is_edge, local)
         return Caller(CallerKind.EDGE if is_edge else CallerKind.ANYBODY, is_local=local)
 
+    def source(self, context: _Context) -> str:
+        """Return where a call comes from, for the audit trail."""
+        peer = peer_ip(context.peer()) or context.peer()
+        remote = remote_ip(context)
+        if not remote:
+            return peer
+        # Anybody may name an address; only an edge is believed.
+        is_edge = self._edge_verifier.is_edge(context)
+        return f"{remote[:64]} via edge {peer}" if is_edge else f"{peer} for {remote[:64]}"
+
     def _holder_of(self, keys: list[str]) -> Caller:
         [key, *others] = keys
         if not others and len(key) <= MAX_KEY_CHARS:

@@ -38,13 +38,14 @@ from trunkline.v1.message_pb2 import (
     Part,
 )
 
+from trunkline_router.audit_trail import AuditTrail
 from trunkline_router.core.clients.client_messages import own_edit
 from trunkline_router.core.clients.edits import EditRequest
 from trunkline_router.core.directory.connections import ConnectedClient, Link
 from trunkline_router.core.validation.validator import check, topic_address
 from trunkline_router.core.values.log_records import AppendResult, PageRequest, PendingEntry
 from trunkline_router.core.values.message_states import OPEN
-from trunkline_router.core.values.topics import Position, TopicKey, position_of, topic_of
+from trunkline_router.core.values.topics import Position, TopicKey, describe, position_of, topic_of
 from trunkline_router.rpc import client_calls
 from trunkline_router.rpc.client_calls import calling_client, participant
 from trunkline_router.rpc.pending_result import PendingResult
@@ -61,8 +62,9 @@ MAX_PAGE_BYTES = 2 << 20
 class HistoryServicer(HistoryServiceServicer):
     """Reads, edits and resets logs for backends and, as far as they may, for clients."""
 
-    def __init__(self, runtime: RouterRuntime) -> None:
+    def __init__(self, runtime: RouterRuntime, audit: AuditTrail) -> None:
         self._runtime = runtime
+        self._audit = audit
 
     @rpc_method
     async def ListMessages(  # noqa: N802
@@ -201,6 +203,8 @@ class HistoryServicer(HistoryServiceServicer):
         check(request)
         topic = self._topic(request.address)
         core, log = self._runtime.core, self._runtime.log
+        target, tenant = describe(request.address), request.address.tenant
+        await self._audit.write(self._audit.record("ResetConversation", target, tenant=tenant))
         erased = await self._runtime.write(lambda: log.reset(topic), lambda _: core.topic_erased(topic))
         return ResetConversationResponse(erased=erased)
 

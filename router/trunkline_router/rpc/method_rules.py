@@ -16,8 +16,10 @@ from trunkline.v1.access_pb2 import (
     SCOPE_OPERATOR,
     SCOPE_UNSPECIFIED,
     Right,
+    audited,
     client_right,
     requires,
+    requires_for_all,
 )
 
 from trunkline_router.core.tenants.callers import Caller, CallerKind
@@ -43,6 +45,10 @@ class MethodRule(NamedTuple):
     is_publishing: bool = False
     #: A call may block the log's writer: one at a time per tenant.
     is_exclusive: bool = False
+    #: A call is recorded in the audit trail, and refused attempts as well.
+    is_audited: bool = False
+    #: Scope required if the request names no tenant; 0 if it must name one.
+    scope_for_all: int = 0
 
     def scope_for(self, caller: Caller) -> int:
         """The scope that this caller needs."""
@@ -104,6 +110,8 @@ def rule_of(method: MethodDescriptor) -> MethodRule:
                 client_right=method.GetOptions().Extensions[client_right],
                 is_publishing=method.full_name in _PUBLISHING,
                 is_exclusive=scope == SCOPE_ADMIN or method.full_name in _EXCLUSIVE,
+                is_audited=method.GetOptions().Extensions[audited],
+                scope_for_all=method.GetOptions().Extensions[requires_for_all],
             )
     return MethodRule(scope) if scope in (SCOPE_OPERATOR, SCOPE_LINK) else DENY
 

@@ -25,10 +25,11 @@ from trunkline.v1.presence_service_pb2 import (
 )
 from trunkline.v1.presence_service_pb2_grpc import PresenceServiceServicer
 
+from trunkline_router.audit_trail import AuditTrail
 from trunkline_router.core.directory.connection_counts import count, subscribed_within
 from trunkline_router.core.tenants.tenant import Tenant
 from trunkline_router.core.validation.validator import check, topic_address
-from trunkline_router.core.values.topics import USER, topic_of
+from trunkline_router.core.values.topics import USER, describe, topic_of
 from trunkline_router.rpc import streams
 from trunkline_router.rpc.status import rpc_method
 from trunkline_router.runtime import RouterRuntime
@@ -39,8 +40,9 @@ DEFAULT_PAGE = 100
 class PresenceServicer(PresenceServiceServicer):
     """Lists, counts, closes and watches connections."""
 
-    def __init__(self, runtime: RouterRuntime) -> None:
+    def __init__(self, runtime: RouterRuntime, audit: AuditTrail) -> None:
         self._runtime = runtime
+        self._audit = audit
 
     @rpc_method
     async def ListConnections(  # noqa: N802
@@ -135,6 +137,9 @@ class PresenceServicer(PresenceServiceServicer):
         self._tenant(request.address.tenant)
         entry = catalogue.RECONNECT_REQUESTED if request.reconnect else catalogue.CLOSED_BY_BACKEND
         reason = entry.refused(reason=request.reason or "no reason given")
+        after: dict[str, object] = {"reason": request.reason, "reconnect": request.reconnect}
+        target, tenant = describe(request.address), request.address.tenant
+        await self._audit.write(self._audit.record("CloseConnections", target, tenant=tenant, after=after))
         with self._runtime.step() as core:
             found = list(core.directory.matching(request.address))
             for connection in found:

@@ -114,7 +114,9 @@ def _query(message: Message, outer: FieldPath, elsewhere: set[FieldPath]) -> Any
         name = ".".join(each.json_name for each in path)
         if path in elsewhere:
             continue
-        if field.message_type is None:
+        if field.message_type is not None and field.message_type.file.package == "google.protobuf":
+            yield name, MessageToDict(message)[field.json_name]
+        elif field.message_type is None:
             yield name, str(value).lower() if isinstance(value, bool) else str(value)
         elif value.ListFields() or any(known[: len(path)] == path for known in elsewhere):
             yield from _query(value, path, elsewhere)

@@ -17,6 +17,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 from trunkline.v1 import (
     agent_service_pb2,
+    audit_service_pb2,
     broadcast_service_pb2,
     catalogue,
     edge_service_pb2,
@@ -30,6 +31,7 @@ from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest
 from trunkline.v1.presence_service_pb2 import WatchConnectionsRequest
 from trunkline.v1.tenant_pb2 import OPENNESS_ANYBODY, OPENNESS_LOOPBACK, TenantSettings
 from trunkline_router.app import make_runtime, make_server
+from trunkline_router.audit_trail import AuditTrail
 from trunkline_router.grpc_options import server_options
 from trunkline_router.log.engines import open_log
 from trunkline_router.rpc.auth_interceptor import AuthInterceptor
@@ -48,6 +50,7 @@ SERVICES: list[ServiceDescriptor] = [
     service
     for module in (
         agent_service_pb2,
+        audit_service_pb2,
         broadcast_service_pb2,
         edge_service_pb2,
         history_service_pb2,
@@ -198,10 +201,11 @@ async def in_process_router(
     log = await open_log(settings)
     runtime = make_runtime(settings, log)
     await runtime.load()
-    admin = TenantAdmin(runtime)
+    audit = AuditTrail(log)
+    admin = TenantAdmin(runtime, audit)
     for name, openness in (("open", OPENNESS_LOOPBACK), ("all", OPENNESS_ANYBODY), ("closed", None)):
         await admin.create(name, TenantSettings(open_to=openness))
-    interceptor = AuthInterceptor(runtime, OPERATOR, edge_verifier or ByMetadata())
+    interceptor = AuthInterceptor(runtime, OPERATOR, edge_verifier or ByMetadata(), audit)
     server, _ = await make_server(runtime, admin, interceptor, server_options(100, 600))
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()

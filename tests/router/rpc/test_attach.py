@@ -7,6 +7,7 @@ from typing import Any
 import grpc.aio
 import pytest
 from trunkline.v1.message_pb2 import ROLE_USER, Message
+from trunkline_router.audit_trail import AuditTrail
 from trunkline_router.core.values.log_records import PendingEntry, Transaction
 from trunkline_router.core.values.topics import PERSON, TopicKey, address_of
 from trunkline_router.rpc.agent_service import AgentServicer
@@ -40,7 +41,7 @@ async def test_a_worker_that_is_gone_before_its_welcome_uses_up_no_attempt(route
     entry = PendingEntry(ALICE, Message(address=address_of(ALICE)), deliver=True)
     entry.message.author.role = ROLE_USER
     await router.runtime.log.append(Transaction(entries=[entry]))
-    servicer: Any = AgentServicer(router.runtime, "r")
+    servicer: Any = AgentServicer(router.runtime, "r", AuditTrail(router.runtime.log))
     for _ in range(2):
         with pytest.raises(grpc.aio.UsageError):
             await servicer.Attach(None, GonePeer(router))

@@ -117,7 +117,7 @@ class Scene:
         await self.admin.update("open", TenantSettings(default_agent="b"), ["default_agent"])
 
     async def ensure(self) -> None:
-        await self.admin.ensure({"open": TenantSettings(), "new": TenantSettings()})
+        await self.admin.ensure({"open": TenantSettings(), "new": TenantSettings()}, "tests")
 
     async def suspend(self) -> None:
         await self.admin.set_state("open", TENANT_STATE_SUSPENDED)

@@ -73,6 +73,10 @@ TENANT_CONSTRAINTS: dict[str, Constraint] = {
     "ListRevocationsRequest.tenant": ID,
     "ListRevocationsRequest.page_size": _PAGE,
     "ListRevocationsRequest.page_token": at_most(512, "characters"),
+    "ListAuditEntriesRequest.tenant": OPTIONAL_ID,
+    "ListAuditEntriesRequest.action": at_most(64, "characters"),
+    "ListAuditEntriesRequest.page_size": _PAGE,
+    "ListAuditEntriesRequest.page_token": at_most(20, "characters"),
     "EraseUserRequest.tenant": ID,
     "EraseUserRequest.user": ID,
 }

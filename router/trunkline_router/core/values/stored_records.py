@@ -112,6 +112,40 @@ class StoredRevocation(NamedTuple):
     revoked_ms: int
 
 
+class AuditRecord(NamedTuple):
+    """An administrative act. The action of a refused attempt ends with `:refused`, and is never repeated."""
+
+    at_ms: int
+    #: Empty if no tenant is concerned.
+    tenant: str
+    #: As in AuditEntry of the contract.
+    actor: str
+    source: str
+    #: Name of the RPC.
+    action: str
+    target: str
+    #: JSON, without secrets; empty for nothing.
+    before: str = ""
+    after: str = ""
+
+
+#: End of the action of a refused attempt.
+REFUSED = ":refused"
+
+
+class AuditQuery(NamedTuple):
+    """Selects audit records, newest first."""
+
+    #: Empty for all tenants, and records of none.
+    tenant: str
+    #: Name of an RPC, whose refused attempts count too; empty for all.
+    action: str
+    since_ms: int
+    #: Only records with lower ids; 0 for the newest.
+    before_id: int
+    limit: int
+
+
 @dataclass(slots=True)
 class Registered:
     """All tenants with their API keys and revocations."""
@@ -123,7 +157,10 @@ class Registered:
 
 @dataclass(slots=True)
 class Registration:
-    """Changes to tenants, API keys and revocations: records that replace those of the same name."""
+    """Changes to tenants, API keys and revocations, and who made them.
+
+    Records replace those of the same name; those of acts are added.
+    """
 
     tenants: list[StoredTenant] = field(default_factory=list)
     api_keys: list[StoredApiKey] = field(default_factory=list)
@@ -134,3 +171,7 @@ class Registration:
     keys_used: list[tuple[str, int]] = field(default_factory=list)
     #: Revocations older than this are deleted; 0 for none.
     revoked_before_ms: int = 0
+    #: Acts to record.
+    audit: list[AuditRecord] = field(default_factory=list)
+    #: Audit records older than this are deleted, some at a time; 0 for none.
+    audited_before_ms: int = 0

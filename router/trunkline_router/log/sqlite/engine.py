@@ -19,6 +19,8 @@ from trunkline_router.core.values.log_records import (
     Transaction,
 )
 from trunkline_router.core.values.stored_records import (
+    AuditQuery,
+    AuditRecord,
     Backlog,
     Registered,
     Registration,
@@ -214,6 +216,10 @@ class SqliteLog:
     async def register(self, change: Registration) -> None:
         """See Log."""
         await self._write(self._writer.register, change)
+
+    async def audit(self, query: AuditQuery) -> list[tuple[int, AuditRecord]]:
+        """See Log."""
+        return await self._read(self._reader.audit, query)
 
     async def erase_tenant(self, tenant: str) -> ErasedPiece:
         """See Log."""

@@ -13,6 +13,8 @@ from trunkline.v1.message_pb2 import Message
 
 from trunkline_router.core.values.log_records import EntryKind, Page, PageRequest, Producer
 from trunkline_router.core.values.stored_records import (
+    AuditQuery,
+    AuditRecord,
     Backlog,
     Registered,
     StoredDeadLetter,
@@ -25,6 +27,7 @@ from trunkline_router.log.batch import answered_by
 from trunkline_router.log.encryption import Encryption, SealedTable
 from trunkline_router.log.interface import LogDamaged, LogUnavailable
 from trunkline_router.log.message_ids import parse_message_id
+from trunkline_router.log.sqlite.audit_rows import read_audit
 from trunkline_router.log.sqlite.database_file import connect_reader
 from trunkline_router.log.sqlite.delivery_rows import read_backlogs, read_dead_letters, read_deliveries
 from trunkline_router.log.sqlite.page_rows import read_pages
@@ -160,6 +163,11 @@ class Reader:
         """Read all tenants, API keys and revocations."""
         with self._snapshot() as db:
             return read_registered(db, self._encryption)
+
+    def audit(self, query: AuditQuery) -> list[tuple[int, AuditRecord]]:
+        """Read audit records with their ids, newest first."""
+        with self._snapshot() as db:
+            return read_audit(db, query)
 
     def close(self) -> None:
         """Close the connection."""

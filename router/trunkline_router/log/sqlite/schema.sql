@@ -209,11 +209,11 @@ CREATE TABLE audit (
     at_ms  INTEGER NOT NULL,  -- Unix time
     tenant TEXT NOT NULL,     -- empty if the call concerned no tenant
     actor  TEXT NOT NULL,     -- as `key:<id>`, `operator`, `loopback`, `tenants-file` or `anonymous`
-    source TEXT NOT NULL,     -- address of the caller, and ` via edge` if an edge passed the call on
-    action TEXT NOT NULL,     -- the RPC, as `CreateTenant`
+    source TEXT NOT NULL,     -- address of the caller, and of the edge if one passed the call on
+    action TEXT NOT NULL,     -- the RPC, as `CreateTenant`; of a refused attempt `CreateTenant:refused`
     target TEXT NOT NULL,     -- name of the tenant, key, user, conversation, …
     before TEXT NOT NULL,     -- JSON; empty for none
-    after  TEXT NOT NULL      -- JSON; of a refused call {"error": code}
+    after  TEXT NOT NULL      -- JSON; empty for none
 );
 CREATE INDEX audit_by_tenant ON audit (tenant);
 

@@ -15,6 +15,7 @@ from trunkline_router.core.values.stored_records import (
     StoredTenant,
 )
 from trunkline_router.log.encryption import Encryption, SealedTable
+from trunkline_router.log.sqlite.audit_rows import expire_audit, write_audit
 
 # Each query returns all results in one row; see statements.
 _TENANTS = (
@@ -73,6 +74,8 @@ def write_registration(db: sqlite3.Connection, change: Registration, tenants: Se
     used = [(used_ms, key_id) for key_id, used_ms in change.keys_used]
     db.executemany("UPDATE api_keys SET used_ms = ? WHERE key_id = ?", used)
     db.execute("DELETE FROM revocations WHERE revoked_ms < ?", (change.revoked_before_ms,))
+    write_audit(db, change.audit)
+    expire_audit(db, change.audited_before_ms)
 
 
 def delete_tenant(db: sqlite3.Connection, tenant: str) -> None:

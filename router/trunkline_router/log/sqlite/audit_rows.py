@@ -1,0 +1,46 @@
+"""Writes, reads and expires audit records."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable
+
+from trunkline_router.core.values.stored_records import REFUSED, AuditQuery, AuditRecord
+
+_COLUMNS = "at_ms, tenant, actor, source, action, target, before, after"
+_INSERT = f"INSERT INTO audit ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+#: One row with all results; see statements.
+_SELECT = f"""
+    SELECT json_group_array(json_array(id, {_COLUMNS}))
+    FROM (
+        SELECT id, {_COLUMNS} FROM audit
+        WHERE at_ms >= ? AND (? = 0 OR id < ?) AND (? = '' OR action IN (?, ?)) {{}}
+        ORDER BY id DESC LIMIT ?
+    )
+"""
+#: Records that one call deletes.
+_EXPIRED_ROWS = 2_000
+_EXPIRE = "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at_ms < ? ORDER BY id LIMIT ?)"
+
+
+def write_audit(db: sqlite3.Connection, records: Iterable[AuditRecord]) -> None:
+    """Append records."""
+    db.executemany(_INSERT, records)
+
+
+def expire_audit(db: sqlite3.Connection, before_ms: int) -> None:
+    """Delete some records older than a time."""
+    if before_ms:
+        db.execute(_EXPIRE, (before_ms, _EXPIRED_ROWS))
+
+
+def read_audit(db: sqlite3.Connection, query: AuditQuery) -> list[tuple[int, AuditRecord]]:
+    """Read records with their ids, newest first."""
+    tenant, action, since_ms, before_id, limit = query
+    parameters: list[object] = [since_ms, before_id, before_id, action, action, action + REFUSED]
+    if tenant:
+        parameters.append(tenant)
+    text = _SELECT.format("AND tenant = ?" if tenant else "")
+    rows = json.loads(db.execute(text, (*parameters, limit)).fetchone()[0])
+    return [(number, AuditRecord(*rest)) for number, *rest in sorted(rows, reverse=True)]
