@@ -316,9 +316,9 @@ class TenantAdmin:
             if kind is RevocationKind.TOKEN_ID:
                 before_ms = 0
             revocation = StoredRevocation(name, kind, subject, before_ms, now_ms)
-            target = f"{kind.name.lower()}:{subject}" if subject else kind.name.lower()
-            after = revocation._asdict() | {"kind": int(kind)}
-            record = self._audit.record("RevokeTokens", target, tenant=name, after=after)
+            after: dict[str, object] = {"all": True} if not subject else {kind.name.lower(): subject}
+            after |= {"issued_before_ms": before_ms, "revoked_ms": now_ms}
+            record = self._audit.record("RevokeTokens", subject or "all", tenant=name, after=after)
             await self._log.register(Registration(revocations=[revocation], audit=[record]))
             self._audit.committed(record)
             with self._runtime.step() as core:

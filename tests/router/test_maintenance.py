@@ -29,7 +29,9 @@ async def test_the_last_use_of_a_key_outlives_a_failed_write(
     await admin.create("acme", TenantSettings())
     _, secret = await admin.create_key("acme", "", [])
     runtime.core.api_keys.authenticate(secret, 1_000_000)
-    maintenance = Maintenance(runtime, admin, TenantReconciler(settings, admin), DataKeyFile(None, log), audit)
+    maintenance = Maintenance(
+        runtime, admin, TenantReconciler(settings, admin), DataKeyFile(None, log), audit
+    )
 
     async def unavailable(_: Any) -> None:
         raise LogUnavailable("disk full")

@@ -150,12 +150,12 @@ class Reapplied:
         details = _object(entry.get("after"))
         before_ms = int(details.get("issued_before_ms") or at_ms)
         kinds: list[tuple[RevocationKind, str]]
-        if details.get("all") or target in ("", "*", "all", tenant):
-            kinds = [(RevocationKind.ALL, "")]
-        elif user := details.get("user"):
+        if user := details.get("user"):
             kinds = [(RevocationKind.USER, str(user))]
         elif token_id := details.get("token_id") or details.get("tokenId"):
             kinds = [(RevocationKind.TOKEN_ID, str(token_id))]
+        elif details.get("all") or target in ("", "*", "all", tenant):
+            kinds = [(RevocationKind.ALL, "")]
         else:
             kinds = [(RevocationKind.USER, target), (RevocationKind.TOKEN_ID, target)]
         for kind, name in kinds:
