@@ -51,8 +51,10 @@ class ClientMessages:
     ) -> None:
         """Commit a valid message to a conversation that the client participates in, then deliver it.
 
-        A frame with an id may be sent again, on a connection or by a call, with its conversation or without.
+        A frame with an id may be sent again, on a connection or by a call, with its conversation or without;
+        the field is cleared here.
         """
+        frame.ClearField("conversation")
         message = Message(
             address=address_of(topic),
             parts=frame.parts,
@@ -69,7 +71,7 @@ class ClientMessages:
             topic=topic,
             message=message,
             key=idempotency_key(client.tenant, "client", topic, client.user, frame.id) if frame.id else None,
-            digest=content_digest(_without_conversation(frame).SerializeToString(deterministic=True)),
+            digest=content_digest(frame.SerializeToString(deterministic=True)),
             deliver=True,
             listener=listener,
         )
@@ -147,11 +149,3 @@ def own_edit(
         listener=listener,
         already_recalled=already_recalled,
     )
-
-
-def _without_conversation(frame: MessageFrame) -> MessageFrame:
-    """Return the frame as one to the conversation that the connection was made to."""
-    if frame.HasField("conversation"):
-        frame = MessageFrame.FromString(frame.SerializeToString())
-        frame.ClearField("conversation")
-    return frame
