@@ -12,8 +12,10 @@ from trunkline.v1 import catalogue
 #: The router accepts messages of 12 MiB; their JSON is a little longer.
 MAX_BODY_BYTES = 13 << 20
 
-#: Bound of all buffered bodies together; beyond it requests are rejected with OVERLOADED.
+#: Bounds of all buffered bodies together, and of those of one tenant; beyond them requests are rejected with
+#: OVERLOADED.
 MAX_TOTAL_BYTES = 64 << 20
+MAX_TENANT_BYTES = 2 * MAX_BODY_BYTES
 
 #: For one whole body.
 BODY_TIMEOUT_S = 30.0
@@ -25,22 +27,47 @@ JSON = "application/json"
 
 
 class BodyReader:
-    """Buffers bodies: each at most 13 MiB, read within 30 s; all together at most 64 MiB.
+    """Buffers bodies: each at most 13 MiB, read within 30 s.
 
-    `max_bytes` lowers the bound of one body.
+    A tenant's at one time may have 26 MiB, and all together 64 MiB, so that no tenant takes all of it.
+    `max_bytes` lowers the bound of one body. A body whose length is stated and does not fit is refused before
+    any of it is read.
     """
 
     def __init__(self) -> None:
         self.buffered_bytes = 0
+        #: Without tenants that have none.
+        self._bytes_of_tenant: dict[str, int] = {}
+
+    def reserve(self, tenant: str, size: int) -> None:
+        """Count bytes of a tenant's body as buffered. Raises Refused OVERLOADED."""
+        self._check(tenant, size)
+        self.buffered_bytes += size
+        self._bytes_of_tenant[tenant] = self._bytes_of_tenant.get(tenant, 0) + size
+
+    def release(self, tenant: str, size: int) -> None:
+        """Count them as buffered no longer."""
+        self.buffered_bytes -= size
+        rest = self._bytes_of_tenant.get(tenant, 0) - size
+        if rest > 0:
+            self._bytes_of_tenant[tenant] = rest
+        else:
+            self._bytes_of_tenant.pop(tenant, None)
+
+    def _check(self, tenant: str, size: int) -> None:
+        if self.buffered_bytes + size > MAX_TOTAL_BYTES:
+            raise catalogue.OVERLOADED.refused(problem="other requests' bodies")
+        if self._bytes_of_tenant.get(tenant, 0) + size > MAX_TENANT_BYTES:
+            raise catalogue.OVERLOADED.refused(problem="other requests' bodies of this tenant")
 
     @asynccontextmanager
     async def json(
-        self, request: Request, expected: bool, max_bytes: int | None = None
+        self, request: Request, tenant: str, expected: bool, max_bytes: int | None = None
     ) -> AsyncIterator[bytes]:
         """A JSON body, which counts as buffered until the context ends; empty if there is none.
 
-        Raises Refused for a body that is not `expected`, of another type, too large, too late, or over the
-        total bound.
+        Raises Refused for a body that is not `expected`, of another type, too large, too late, or over a
+        bound of many bodies.
         """
         if expected:
             check_body_type(request)
@@ -49,13 +76,18 @@ class BodyReader:
             return
         if not expected:
             raise catalogue.INVALID_ARGUMENT.refused(field="body", problem="this call takes none")
-        async with self.of_any_type(request, max_bytes) as body:
+        async with self.of_any_type(request, tenant, max_bytes) as body:
             yield body
 
     @asynccontextmanager
-    async def of_any_type(self, request: Request, max_bytes: int | None = None) -> AsyncIterator[bytes]:
+    async def of_any_type(
+        self, request: Request, tenant: str, max_bytes: int | None = None
+    ) -> AsyncIterator[bytes]:
         """A body of any type, which counts as buffered until the context ends. Raises Refused like `json`."""
-        buffer = _BodyBuffer(self)
+        length = request.headers.get("content-length", "")
+        if length.isascii() and length.isdigit() and int(length[:12]) <= MAX_BODY_BYTES:
+            self._check(tenant, int(length))
+        buffer = _BodyBuffer(self, tenant)
         try:
             try:
                 async with asyncio.timeout(BODY_TIMEOUT_S):
@@ -64,15 +96,16 @@ class BodyReader:
                 raise catalogue.BODY_TIMEOUT.refused(limit_s=f"{BODY_TIMEOUT_S:g}") from None
             yield bytes(buffer.body)
         finally:
-            self.buffered_bytes -= len(buffer.body)
+            self.release(tenant, len(buffer.body))
 
 
 class _BodyBuffer:
     """The received part of one body."""
 
-    def __init__(self, reader: BodyReader) -> None:
+    def __init__(self, reader: BodyReader, tenant: str) -> None:
         self.body = bytearray()
         self._reader = reader
+        self._tenant = tenant
 
     async def fill(self, request: Request, max_bytes: int | None) -> None:
         """Read the whole body. Raises Refused."""
@@ -84,10 +117,8 @@ class _BodyBuffer:
                 if dropped > MAX_DROPPED_BYTES:
                     break
                 continue
-            if self._reader.buffered_bytes + len(chunk) > MAX_TOTAL_BYTES:
-                raise catalogue.OVERLOADED.refused(problem="other requests' bodies")
+            self._reader.reserve(self._tenant, len(chunk))
             self.body += chunk
-            self._reader.buffered_bytes += len(chunk)
         if dropped:
             raise catalogue.BODY_TOO_LARGE.refused(limit=limit)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 from google.protobuf.descriptor import MethodDescriptor
@@ -33,9 +33,13 @@ from trunkline_edge.http.bindings import services, tenant_path
 from trunkline_edge.http.body_reader import BodyReader, check_body_type
 from trunkline_edge.http.caller_metadata import CallerMetadata, source_of
 from trunkline_edge.http.error_responses import failure_response, respond
+from trunkline_edge.http.fair_worker import LARGE_BYTES, FairWorker
 from trunkline_edge.http.methods import allowed_methods
 from trunkline_edge.http.router_client import CallFailed, RouterClient
 from trunkline_edge.http_errors import http_status
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class DialectRoutes:
@@ -47,12 +51,15 @@ class DialectRoutes:
         tenants: TenantPolicies,
         router: RouterClient,
         caller_metadata: CallerMetadata,
+        bodies: BodyReader,
+        worker: FairWorker,
     ) -> None:
         self._dialects = registry.dialects
         self._tenants = tenants
         self._router = router
         self._caller_metadata = caller_metadata
-        self._bodies = BodyReader()
+        self._bodies = bodies
+        self._worker = worker
         self._methods = {f"{s.name}.{method.name}": method for s in services() for method in s.methods}
 
     def routes(self) -> list[BaseRoute]:
@@ -90,48 +97,43 @@ class DialectRoutes:
 
     async def _serve(self, request: Request, route: DialectRoute) -> Response:
         query = read_query(request.url.query)
+        tenant = route.tenant_of(request.path_params, self._tenants)
         try:
             if route.method != "GET":
-                self._admit(request, route)
+                if tenant:
+                    self._caller_metadata.admit(request, tenant, SCOPE_BROADCAST, is_dialect=True)
                 check_body_type(request)
         except Refused as reason:
             if route.render_refusal is None:
                 raise
             reply = route.render_refusal(_call_refused(reason))
-        else:
-            async with self._bodies.of_any_type(request) as body:
-                headers, local = dict(request.headers), source_of(request).is_local
-                asked = HttpRequest(request.path_params, query, headers, body, self._tenants, local)
-            # The RPCs may take long, so the body no longer counts against the bound of all requests.
-            reply = await self._drive(route.handle(asked), request)
-        return Response(msgspec.json.encode(reply.body), reply.status, media_type="application/json")
+            return _response(msgspec.json.encode(reply.body), reply)
+        async with self._bodies.of_any_type(request, tenant) as body:
+            headers, local = dict(request.headers), source_of(request).is_local
+            asked = HttpRequest(request.path_params, query, headers, body, self._tenants, local)
+        # The RPCs may take long, so the body no longer counts against the bounds of many bodies.
+        steps = _Steps(self._worker, tenant, route.handle(asked), len(body))
+        reply = await self._drive(steps, request)
+        return _response(await steps.run(msgspec.json.encode, reply.body), reply)
 
-    def _admit(self, request: Request, route: DialectRoute) -> None:
-        """Raises Refused if the path identifies the tenant and the router would reject the caller."""
-        tenant = route.tenant_of(request.path_params, self._tenants)
-        if tenant:
-            self._caller_metadata.admit(request, tenant, SCOPE_BROADCAST, is_dialect=True)
-
-    async def _drive(self, steps: RouteSteps, request: Request) -> HttpReply:
+    async def _drive(self, steps: _Steps, request: Request) -> HttpReply:
         """Make the RPCs that a handler yields, one after another.
 
         Raises CallFailed or Refused for a failed RPC if the handler does not handle it.
         """
-        try:
-            call = next(steps)
-            while True:
+        step = await steps.run(_resume, steps.handler.send, None)
+        while not isinstance(step, HttpReply):
+            try:
+                response = await self._call(step, request)
+            except (CallFailed, Refused) as reason:
                 try:
-                    response = await self._call(call, request)
-                except (CallFailed, Refused) as reason:
-                    try:
-                        call = steps.throw(_call_refused(reason))
-                    except CallRefused:
-                        raise reason from None
-                else:
-                    call = steps.send(response)
-        except StopIteration as stop:
-            reply: HttpReply = stop.value
-            return reply
+                    step = await steps.run(_resume, steps.handler.throw, _call_refused(reason))
+                except CallRefused:
+                    raise reason from None
+            else:
+                steps.size += response.ByteSize()
+                step = await steps.run(_resume, steps.handler.send, response)
+        return step
 
     async def _call(self, call: RouterCall, request: Request) -> Any:
         method = self._methods[call.rpc]
@@ -139,6 +141,36 @@ class DialectRoutes:
         tenant = _tenant_of(call, method)
         metadata = self._caller_metadata.metadata(request, tenant, SCOPE_BROADCAST, is_dialect=True)
         return await self._router.unary(method, call.request, metadata=metadata)
+
+
+class _Steps:
+    """A handler that runs, off the event loop from when it has more than a little to read or write."""
+
+    def __init__(self, worker: FairWorker, tenant: str, handler: RouteSteps, size: int) -> None:
+        self.handler = handler
+        #: Bytes of the body and of the responses so far.
+        self.size = size
+        self._worker = worker
+        self._tenant = tenant
+
+    async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call something that takes time in proportion to the size. Raises Refused OVERLOADED, too."""
+        if self.size <= LARGE_BYTES:
+            return call(*args, **kwargs)
+        return await self._worker.run(self._tenant, call, *args, **kwargs)
+
+
+def _resume(handler: Callable[[Any], RouterCall], value: Any) -> RouterCall | HttpReply:
+    """Run a handler up to its next RPC or its reply; a thread cannot raise StopIteration to a future."""
+    try:
+        return handler(value)
+    except StopIteration as stop:
+        reply: HttpReply = stop.value
+        return reply
+
+
+def _response(body: bytes, reply: HttpReply) -> Response:
+    return Response(body, reply.status, media_type="application/json")
 
 
 class _RawPathRoute(Route):

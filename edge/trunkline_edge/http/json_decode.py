@@ -167,7 +167,7 @@ def _well_known_decoder(message: Descriptor) -> Decode:
         try:
             return ParseDict(value, create())
         except (ParseError, ValueError, TypeError, ArithmeticError) as error:
-            raise Unreadable(f"is not a {message.name}: {error}") from None
+            raise Unreadable(f"is not a {message.name}: {str(error)[:200]}") from None
 
     return decode
 

@@ -9,15 +9,37 @@ import msgspec
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from trunkline.v1 import catalogue
+from trunkline_runtime.free_form import MAX_MESSAGE_VALUES
 
+from trunkline_edge.dialects.json_text import count_above, decode_json
 from trunkline_edge.http.bindings import Binding, FieldPath
+from trunkline_edge.http.fair_worker import LARGE_BYTES
 from trunkline_edge.http.json_decode import Unreadable, decoder, is_map, value_decoder
 
 #: Nested objects and arrays. Protobuf parsers accept 100 levels, of which each level of a Struct takes three.
 #: The router enforces the lower limits of single fields, and names the field.
 MAX_DEPTH = 32
 
+#: Values in a body. A message with the most free-form values, in the most parts, has fewer.
+MAX_VALUES = 2 * MAX_MESSAGE_VALUES
+
+#: A body with more is not decoded on the event loop: these take a few milliseconds.
+QUICK_VALUES = 1024
+
+MAX_PARAMETERS = 128
+
+#: Names of fields in a refusal, which may be whatever the caller sent, are cut.
+_NAME_CHARACTERS = 128
+_PROBLEM_CHARACTERS = 512
+
 Tree = dict[str, Any]
+
+_decode = msgspec.json.Decoder().decode
+
+
+def is_quick(body: bytes) -> bool:
+    """Return True if decoding the body takes no longer than other callbacks of the event loop."""
+    return len(body) <= LARGE_BYTES and not count_above(body, QUICK_VALUES)
 
 
 def request_message(binding: Binding, values: tuple[str, ...], query: bytes, body: bytes) -> Message:
@@ -38,15 +60,19 @@ def request_message(binding: Binding, values: tuple[str, ...], query: bytes, bod
 
 
 def _refused(field: str, problem: str) -> catalogue.Refused:
-    return catalogue.INVALID_ARGUMENT.refused(field=field, problem=problem)
+    return catalogue.INVALID_ARGUMENT.refused(
+        field=field[:_NAME_CHARACTERS], problem=problem[:_PROBLEM_CHARACTERS]
+    )
 
 
 def _body_tree(binding: Binding, body: bytes) -> Tree:
     """The decoded body, placed where it belongs in the request message."""
     if not body:
         return {}
+    if values := count_above(body, MAX_VALUES):
+        raise Unreadable(f"has {values} values; at most {MAX_VALUES} are allowed")
     try:
-        value = msgspec.json.decode(body)
+        value = decode_json(_decode, body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Unreadable(f"is not JSON: {error}") from None
     except RecursionError:
@@ -104,6 +130,8 @@ def _put_query(binding: Binding, content: Tree, query: bytes) -> None:
 
 def _parameters(query: bytes) -> list[tuple[str, str]]:
     """Decoded names and values of a query's parameters."""
+    if query.count(b"&") >= MAX_PARAMETERS:
+        raise Unreadable(f"has more than {MAX_PARAMETERS} parameters", "query")
     found = []
     for part in query.split(b"&"):
         name, _, value = part.replace(b"+", b" ").partition(b"=")

@@ -13,8 +13,10 @@ from starlette.routing import BaseRoute, Route
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from trunkline_edge.http.body_reader import BodyReader
 from trunkline_edge.http.caller_metadata import CallerMetadata
 from trunkline_edge.http.dialect_routes import DialectRoutes
+from trunkline_edge.http.fair_worker import FairWorker
 from trunkline_edge.http.protocol import HttpProtocol
 from trunkline_edge.http.router_client import RouterClient
 from trunkline_edge.http.token_callers import TokenCallers
@@ -81,9 +83,10 @@ class HttpServer:
 def make_app(runtime: EdgeRuntime, router: RouterClient) -> Starlette:
     """The Starlette app with all HTTP routes of an edge."""
     caller_metadata = CallerMetadata(runtime.tenants)
-    dialects = DialectRoutes(runtime.registry, runtime.tenants, router, caller_metadata)
+    bodies, worker = BodyReader(), FairWorker()
+    dialects = DialectRoutes(runtime.registry, runtime.tenants, router, caller_metadata, bodies, worker)
     token_callers = TokenCallers(runtime.admission, runtime.tenants, runtime.core.limits.frame_bytes)
-    transcoder = routes(router, caller_metadata, token_callers)
+    transcoder = routes(router, caller_metadata, token_callers, bodies, worker)
     return Starlette(routes=[*_operator_routes(runtime), *dialects.routes(), *transcoder])
 
 

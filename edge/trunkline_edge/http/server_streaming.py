@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 
 from google.protobuf.message import Message
@@ -16,12 +16,8 @@ from starlette.types import Receive, Scope, Send
 
 from trunkline_edge.http.bindings import Binding
 from trunkline_edge.http.error_responses import failure_response
-from trunkline_edge.http.json_encode import response_json
 from trunkline_edge.http.protocol import CLIENT_ENDED
 from trunkline_edge.http.router_client import CallFailed
-
-#: Larger messages are encoded in a thread, so that the loop keeps serving sockets.
-LARGE_BYTES = 16 << 10
 
 #: Time to wait for the first message or a refusal, which still can be a status. Both take milliseconds.
 FIRST_WAIT_S = 1.0
@@ -35,21 +31,26 @@ HEADERS = [
     (b"x-accel-buffering", b"no"),
 ]
 
+#: Encodes a message as an event's data.
+EncodeEvent = Callable[[Message], Awaitable[bytes]]
+
 
 class EventStream:
     """The response to one server-streaming call, as an ASGI app; made by `open`."""
 
-    def __init__(self, binding: Binding, messages: AsyncGenerator[Message]) -> None:
+    def __init__(self, binding: Binding, encode: EncodeEvent, messages: AsyncGenerator[Message]) -> None:
         rpc = re.sub(r"(?<!^)(?=[A-Z])", "_", binding.method.name).lower()
         self._event = rpc.encode()
-        self._binding = binding
+        self._encode = encode
         self._messages = messages
         self._pending: asyncio.Future[Message] | None = None
 
     @classmethod
-    async def open(cls, binding: Binding, messages: AsyncGenerator[Message]) -> EventStream:
+    async def open(
+        cls, binding: Binding, encode: EncodeEvent, messages: AsyncGenerator[Message]
+    ) -> EventStream:
         """Make the call. Raises CallFailed if it is refused within FIRST_WAIT_S."""
-        stream = cls(binding, messages)
+        stream = cls(binding, encode, messages)
         try:
             done, _ = await asyncio.wait({stream._next()}, timeout=FIRST_WAIT_S)
             for pending in done:
@@ -81,7 +82,9 @@ class EventStream:
                     continue
                 message = self._take()
                 number += 1
-                await _write(send, b"event: %b\nid: %d\n" % (self._event, number), await self._json(message))
+                await _write(
+                    send, b"event: %b\nid: %d\n" % (self._event, number), await self._encode(message)
+                )
         except StopAsyncIteration:
             pass
         except CallFailed as failed:
@@ -105,12 +108,6 @@ class EventStream:
         assert self._pending is not None
         pending, self._pending = self._pending, None
         return pending.result()
-
-    async def _json(self, message: Message) -> bytes:
-        field = self._binding.response_field
-        if message.ByteSize() <= LARGE_BYTES:
-            return response_json(message, field)
-        return await asyncio.to_thread(response_json, message, field)
 
 
 async def _write(send: Send, lines: bytes, data: bytes = b"") -> None:

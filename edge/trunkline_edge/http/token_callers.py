@@ -14,6 +14,8 @@ from trunkline_runtime.tenant_policy import not_for_clients
 from trunkline_edge.admission import Admission
 from trunkline_edge.auth.principal import Principal
 from trunkline_edge.core.rate_limits import ConnectionRateLimiter, TenantRateLimiter
+from trunkline_edge.dialects.codec import FREE_VALUES
+from trunkline_edge.dialects.json_text import count_above
 from trunkline_edge.dialects.tenant_policies import TenantPolicies, digest_of
 from trunkline_edge.http.bindings import Binding
 
@@ -38,11 +40,14 @@ class TokenCaller:
         """The metadata entry that names the caller to the router."""
         return TOKEN_HOLDER, self._principal.holder(self._tenant).SerializeToString()
 
-    def take(self, size: int) -> None:
-        """Count a call of `size` bytes. Raises Refused if it is over a limit."""
-        reason = self._limiter.take(size, time.monotonic())
+    def take(self, body: bytes) -> None:
+        """Count a call, with the values of its body like those of a frame. Raises Refused over a limit."""
+        now = time.monotonic()
+        reason = self._limiter.take(len(body), now)
         if reason is not None:
             raise reason
+        if values := count_above(body, FREE_VALUES):
+            self._limiter.charge(values, now)
 
 
 class TokenCallers:

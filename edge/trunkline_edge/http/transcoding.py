@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 from google.protobuf.message import Message
@@ -19,12 +19,13 @@ from trunkline_edge.http.bindings import Binding, bindings
 from trunkline_edge.http.body_reader import BodyReader
 from trunkline_edge.http.caller_metadata import CallerMetadata, source_of
 from trunkline_edge.http.error_responses import failure_response, respond
+from trunkline_edge.http.fair_worker import LARGE_BYTES, FairWorker
 from trunkline_edge.http.json_encode import response_json
 from trunkline_edge.http.methods import allowed_methods
 from trunkline_edge.http.path_router import PathRouter
-from trunkline_edge.http.request import request_message
+from trunkline_edge.http.request import is_quick, request_message
 from trunkline_edge.http.router_client import RouterClient
-from trunkline_edge.http.server_streaming import LARGE_BYTES, EventStream
+from trunkline_edge.http.server_streaming import EventStream
 from trunkline_edge.http.token_callers import TokenCallers
 
 #: Prefix of every path in the contract.
@@ -32,7 +33,11 @@ PREFIX = "/v1/"
 
 
 def routes(
-    router: RouterClient, caller_metadata: CallerMetadata, token_callers: TokenCallers
+    router: RouterClient,
+    caller_metadata: CallerMetadata,
+    token_callers: TokenCallers,
+    bodies: BodyReader,
+    worker: FairWorker,
 ) -> list[BaseRoute]:
     """The transcoder, and /openapi.json, which describes its paths.
 
@@ -41,7 +46,7 @@ def routes(
     known = bindings()
     return [
         Route("/openapi.json", openapi.endpoint(known), methods=["GET"]),
-        Transcoder(router, caller_metadata, token_callers, known),
+        Transcoder(router, caller_metadata, token_callers, bodies, worker, known),
     ]
 
 
@@ -60,14 +65,15 @@ class Transcoder(BaseRoute):
         router: RouterClient,
         caller_metadata: CallerMetadata,
         token_callers: TokenCallers,
+        bodies: BodyReader,
+        worker: FairWorker,
         known: Sequence[Binding],
     ) -> None:
         self._router = router
         self._caller_metadata = caller_metadata
         self._token_callers = token_callers
-        self._bodies = BodyReader()
-        # One thread at a time: each competes with the loop for the interpreter.
-        self._thread_slot = asyncio.Semaphore(1)
+        self._bodies = bodies
+        self._worker = worker
         self._path_router: PathRouter[Binding] = PathRouter()
         for binding in known:
             self._path_router.add(binding.http_method, binding.pattern, binding)
@@ -129,21 +135,19 @@ class Transcoder(BaseRoute):
         client = await self._token_callers.identify(request, binding, tenant)
         metadata = self._caller_metadata.metadata(request, tenant, binding.scope, client)
         max_bytes = client.body_bytes if client is not None else None
-        async with self._bodies.json(request, binding.has_body, max_bytes) as body:
+        async with self._bodies.json(request, tenant, binding.has_body, max_bytes) as body:
             if client is not None:
-                client.take(len(body))
+                client.take(body)
             arguments = (binding, target.values, request.scope["query_string"], body)
-            if len(body) <= LARGE_BYTES:
+            if is_quick(body):
                 message = request_message(*arguments)
             else:
-                async with self._thread_slot:
-                    message = await asyncio.to_thread(request_message, *arguments)
+                message = await self._worker.run(tenant, request_message, *arguments)
         response = await self._router.unary(binding.method, message, metadata=metadata)
         if response.ByteSize() <= LARGE_BYTES:
             content = response_json(response, binding.response_field)
         else:
-            async with self._thread_slot:
-                content = await asyncio.to_thread(response_json, response, binding.response_field)
+            content = await self._worker.run(tenant, response_json, response, binding.response_field)
         return Response(content, 200, {"cache-control": "no-store"}, "application/json")
 
     async def _stream(self, request: Request, target: CallTarget) -> EventStream:
@@ -154,10 +158,16 @@ class Transcoder(BaseRoute):
         tenant = binding.tenant_in(target.values)
         client = await self._token_callers.identify(request, binding, tenant)
         metadata = self._caller_metadata.metadata(request, tenant, binding.scope, client)
-        async with self._bodies.json(request, expected=False):
+        async with self._bodies.json(request, tenant, expected=False):
             message = request_message(binding, target.values, request.scope["query_string"], b"")
         messages = self._router.stream(binding.method, message, metadata=metadata)
-        return await EventStream.open(binding, cast("AsyncGenerator[Message]", messages))
+        encode = partial(self._encode_event, tenant, binding)
+        return await EventStream.open(binding, encode, cast("AsyncGenerator[Message]", messages))
+
+    async def _encode_event(self, tenant: str, binding: Binding, message: Message) -> bytes:
+        if message.ByteSize() <= LARGE_BYTES:
+            return response_json(message, binding.response_field)
+        return await self._worker.run_later(tenant, response_json, message, binding.response_field)
 
 
 def with_headers(send: Send, headers: dict[str, str]) -> Send:

@@ -7,6 +7,9 @@ from trunkline.v1.frame_pb2 import ClientFrame, MessageFrame, SignalFrame
 
 SIZE = 900_000
 
+#: CPU time to refuse one of them. Most take a tenth; building one takes up to three seconds.
+MAX_CPU_S = 0.15
+
 
 def repeated(item: bytes, separator: bytes = b",") -> bytes:
     """The item, repeated up to SIZE."""

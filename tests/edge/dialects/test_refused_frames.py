@@ -108,6 +108,10 @@ def test_the_id_of_a_refused_frame_is_returned_if_it_can_be_read(payload: bytes,
     assert refusal(JSON, payload).frame_id == frame_id
 
 
+def test_an_error_does_not_repeat_a_long_name() -> None:
+    assert len(str(refusal(JSON, b'{"type":"ping","%b":1}' % (b"x" * 100_000)))) < 1000
+
+
 def test_null_is_the_same_as_leaving_a_field_out() -> None:
     payload = b'{"type":"history","id":"h1","conversation":null,"before":null,"after":{"seq":1},"limit":null}'
     assert JSON.decode(payload) == ClientFrame(history={"id": "h1", "after": {"seq": 1}})

@@ -10,7 +10,9 @@ import pytest
 from starlette.applications import Starlette
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
 from trunkline_edge.http import body_reader
+from trunkline_edge.http.body_reader import BodyReader
 from trunkline_edge.http.caller_metadata import CallerMetadata
+from trunkline_edge.http.fair_worker import FairWorker
 from trunkline_edge.http.router_client import RouterClient
 from trunkline_edge.http.transcoding import routes
 
@@ -26,7 +28,7 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
     """An edge's routes without a router; tenant `open` is open to this machine, `closed` to nobody."""
     tenants = TenantPolicies([policy("open"), policy("closed", tokens=["t1"])])
     calls = RouterClient("127.0.0.1:1")
-    served = routes(calls, CallerMetadata(tenants), token_callers(tenants))
+    served = routes(calls, CallerMetadata(tenants), token_callers(tenants), BodyReader(), FairWorker())
     transport = httpx.ASGITransport(Starlette(routes=served))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost/v1") as client:
         yield client

@@ -29,8 +29,10 @@ from trunkline_edge.dialects.paths import Path
 from trunkline_edge.dialects.registry import DialectRegistry
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
 from trunkline_edge.http import body_reader
+from trunkline_edge.http.body_reader import BodyReader
 from trunkline_edge.http.caller_metadata import CallerMetadata
 from trunkline_edge.http.dialect_routes import DialectRoutes
+from trunkline_edge.http.fair_worker import FairWorker
 from trunkline_edge.http.router_client import CallFailed
 from trunkline_runtime.refusals import to_status
 
@@ -78,7 +80,7 @@ class Served:
     async def ask(self, path: str = "/old/a", method: str = "POST", **more: Any) -> httpx.Response:
         registered = DialectRegistry(lambda: datetime.now(UTC))
         access = CallerMetadata(TENANTS)
-        routes = DialectRoutes(registered, TENANTS, self.calls, access).routes()  # type: ignore[arg-type]
+        routes = DialectRoutes(registered, TENANTS, self.calls, access, BodyReader(), FairWorker()).routes()  # type: ignore[arg-type]
         transport = httpx.ASGITransport(Starlette(routes=routes))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
             return await http.request(method, path, **more)

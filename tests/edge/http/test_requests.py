@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -12,8 +13,15 @@ from hypothesis import strategies as st
 from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
 from trunkline.v1.catalogue import Refused
 from trunkline_edge.http.bindings import Binding
-from trunkline_edge.http.request import request_message
+from trunkline_edge.http.request import (
+    MAX_PARAMETERS,
+    MAX_VALUES,
+    QUICK_VALUES,
+    is_quick,
+    request_message,
+)
 
+from tests.edge.dialects.hostile_frames import MAX_CPU_S, VALUES
 from tests.edge.http.request_builders import BINDINGS, ID, TABLE, body_of, fill_path, messages, url_of
 
 
@@ -107,13 +115,56 @@ def test_the_refusal_of_a_body_names_field_and_problem(body: str, problem: str) 
             '{"custom": {"data": ' + '{"a":' * 40 + "1" + "}" * 40 + "}}",
             "body: is nested more than 32 levels",
         ),
-        ('{"text": {"text": "\\ud800"}}', "body: is not JSON: "),
         ("5", "parts[0]: must be an object, not 5"),
         ("null", "parts[0]: must be an object, not null"),
     ],
 )
 def test_the_refusal_of_a_part_names_field_and_problem(part: str, problem: str) -> None:
     assert refusal("POST", MESSAGES, f'{{"parts": [{part}]}}'.encode()).startswith(problem)
+
+
+def test_half_an_emoji_in_a_body_is_replaced() -> None:
+    request = read("POST", MESSAGES, rb'{"parts": [{"text": {"text": "\ud83d \ud83d\ude00"}}]}')
+    assert request.parts[0].text.text == "\ufffd \U0001f600"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", VALUES)
+@pytest.mark.parametrize(
+    "template",
+    [b'{"parts":[{"custom":{"data":%b}}]}', b'{"parts":[{"text":{}}],"attributes":%b}', b'{"unknown":%b}'],
+)
+def test_a_body_of_too_many_values_is_refused_at_the_price_of_reading_it(name: str, template: bytes) -> None:
+    started = time.thread_time()
+    problem = refusal("POST", MESSAGES, template % VALUES[name])
+    assert time.thread_time() - started < MAX_CPU_S
+    assert f"at most {MAX_VALUES} are allowed" in problem
+    assert len(problem) < 1000
+
+
+def test_the_largest_valid_bodies_are_read() -> None:
+    values = ",".join(["1"] * 4000)
+    parts = ",".join([f'{{"custom":{{"name":"n","data":{{"a":[{values}]}}}}}}'] * 2)
+    text = ",".join(['{"text":{"text":"a"}}'] * 62)
+    read("POST", MESSAGES, f'{{"parts":[{parts},{text}]}}'.encode())
+    deltas = ",".join(f'{{"index":{index},"text":"a"}}' for index in range(1024))
+    read("POST", "/v1/tenants/t/messages/m:extend", f'{{"deltas":[{deltas}]}}'.encode())
+
+
+def test_a_refusal_repeats_no_long_name_or_value() -> None:
+    long = "x" * 100_000
+    assert len(refusal("POST", MESSAGES, f'{{"{long}":1}}'.encode())) < 1000
+    assert len(refusal("POST", "/v1/tenants/t/tokens:revoke", f'{{"issuedBefore":"{long}"}}'.encode())) < 1000
+
+
+def test_only_so_many_parameters_are_read() -> None:
+    query = "&".join(["addressTenant=t"] * (MAX_PARAMETERS + 1))
+    assert refusal("GET", f"{MESSAGES}?{query}") == "query: has more than 128 parameters"
+
+
+def test_small_bodies_of_few_values_are_quick() -> None:
+    assert is_quick(b'{"parts":[{"text":{"text":"%b"}}]}' % (b"a, [b]" * 2000))
+    assert not is_quick(b"[%b]" % b",".join([b"1"] * QUICK_VALUES))
+    assert not is_quick(b'{"parts":[{"text":{"text":"%b"}}]}' % (b"x" * 17_000))
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ async def test_all_calls_of_a_user_count_together(monkeypatch: pytest.MonkeyPatc
         caller = await edge.identify(SIGNER.token(user) if user else anonymous)
         assert caller is not None
         try:
-            caller.take(0)
+            caller.take(b"")
         except Refused as reason:
             return reason.entry.code
         return ""

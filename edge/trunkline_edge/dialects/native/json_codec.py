@@ -28,6 +28,8 @@ _encode = msgspec.json.Encoder().encode
 _TYPES = frozenset(field.name for field in ClientFrame.DESCRIPTOR.fields)
 
 _TYPE_SHOWN_CHARACTERS = 64
+#: An error names the unknown field or the value at fault, which may be as long as the frame.
+_PROBLEM_CHARACTERS = 512
 
 
 class _Head(msgspec.Struct):
@@ -87,7 +89,7 @@ def _refusal(payload: bytes, problem: str, values: int) -> FrameRefused:
         entry = catalogue.UNKNOWN_FRAME_TYPE
         return FrameRefused(entry, entry.sentence(type=frame_type[:_TYPE_SHOWN_CHARACTERS]), frame_id)
     entry = catalogue.MALFORMED_FRAME
-    return FrameRefused(entry, entry.sentence(problem=problem), frame_id, values)
+    return FrameRefused(entry, entry.sentence(problem=problem[:_PROBLEM_CHARACTERS]), frame_id, values)
 
 
 def _head(payload: bytes) -> tuple[str, str | None]:

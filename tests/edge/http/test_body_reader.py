@@ -1,0 +1,72 @@
+"""Bounds of buffered bodies."""
+
+from __future__ import annotations
+
+import pytest
+from starlette.requests import Request
+from starlette.types import Message
+from trunkline.v1.catalogue import Refused
+from trunkline_edge.http.body_reader import MAX_BODY_BYTES, MAX_TENANT_BYTES, MAX_TOTAL_BYTES, BodyReader
+
+
+def request(chunks: list[bytes], length: int | None = None) -> Request:
+    """A request whose body arrives in chunks, and whose head may state its length."""
+    left = list(chunks)
+
+    async def receive() -> Message:
+        body = left.pop(0) if left else b""
+        return {"type": "http.request", "body": body, "more_body": bool(left)}
+
+    headers = [(b"content-type", b"application/json")]
+    if length is not None:
+        headers.append((b"content-length", b"%d" % length))
+    else:
+        headers.append((b"transfer-encoding", b"chunked"))
+    return Request({"type": "http", "headers": headers}, receive)
+
+
+async def refusal(reader: BodyReader, tenant: str, body: Request) -> str:
+    with pytest.raises(Refused) as refused:
+        async with reader.json(body, tenant, expected=True):
+            pass
+    return refused.value.entry.code
+
+
+async def test_the_bodies_of_one_tenant_leave_room_for_those_of_others() -> None:
+    reader = BodyReader()
+    reader.reserve("a", MAX_TENANT_BYTES - 10)
+    assert await refusal(reader, "a", request([b"x" * 6, b"y" * 6])) == "OVERLOADED"
+    async with reader.json(request([b"[]"]), "a", expected=True) as small:
+        assert small == b"[]"
+    async with reader.json(request([b"x" * MAX_BODY_BYTES]), "b", expected=True) as large:
+        assert len(large) == MAX_BODY_BYTES
+    reader.release("a", MAX_TENANT_BYTES - 10)
+    assert (reader.buffered_bytes, reader._bytes_of_tenant) == (0, {})
+
+
+async def test_all_bodies_together_are_bounded() -> None:
+    reader = BodyReader()
+    for number in range(MAX_TOTAL_BYTES // MAX_TENANT_BYTES):
+        reader.reserve(f"t{number}", MAX_TENANT_BYTES)
+    rest = MAX_TOTAL_BYTES % MAX_TENANT_BYTES
+    async with reader.json(request([b"x" * rest]), "new", expected=True):
+        assert await refusal(reader, "other", request([b"x"])) == "OVERLOADED"
+
+
+async def test_a_body_that_cannot_fit_is_refused_before_any_of_it_is_read() -> None:
+    reader = BodyReader()
+    reader.reserve("a", MAX_TENANT_BYTES - 10)
+    unread = request([b"x" * 11], length=11)
+    assert await refusal(reader, "a", unread) == "OVERLOADED"
+    assert await unread.body() == b"x" * 11
+
+
+async def test_a_body_over_its_own_bound_is_too_large() -> None:
+    chunks = [b"x" * (MAX_BODY_BYTES // 2)] * 3
+    assert await refusal(BodyReader(), "a", request(chunks)) == "BODY_TOO_LARGE"
+    reader = BodyReader()
+    with pytest.raises(Refused) as refused:
+        async with reader.json(request([b"x" * 11], length=11), "a", expected=True, max_bytes=10):
+            pass
+    assert refused.value.entry.code == "BODY_TOO_LARGE"
+    assert reader.buffered_bytes == 0
