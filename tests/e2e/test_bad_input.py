@@ -15,6 +15,8 @@ from websockets.asyncio.client import connect
 
 from tests.e2e.fleet import Fleet, fleet_of
 from tests.e2e.grpc_backend import TIMEOUT_S, GrpcBackend, address, reason_of
+from tests.e2e.http_backend import HttpBackend
+from tests.e2e.http_backend import reason_of as http_reason_of
 from tests.e2e.polling import wait_until
 from tests.e2e.recording_client import RecordingClient, position_of
 from tests.validators.explicit import explicit
@@ -81,8 +83,10 @@ def rpc_refusal(call: Any, request: Any) -> str:
         ("null", "MALFORMED_FRAME"),
         ("{}", "MALFORMED_FRAME"),
         (b"\xff\xfe", "MALFORMED_FRAME"),
-        ("[" * 100_000, "MALFORMED_FRAME"),
-        ('{"type":' * 50_000, "MALFORMED_FRAME"),
+        ("[" * 5000, "MALFORMED_FRAME"),
+        ("[" * 100_000, "INVALID_ARGUMENT"),
+        ('{"type":' * 5000, "MALFORMED_FRAME"),
+        ('{"type":' * 50_000, "INVALID_ARGUMENT"),
         ('{"type":5}', "MALFORMED_FRAME"),
         ('{"type":"dance","id":"m1"}', "UNKNOWN_FRAME_TYPE"),
         ('{"type":"connected"}', "UNKNOWN_FRAME_TYPE"),
@@ -90,7 +94,6 @@ def rpc_refusal(call: Any, request: Any) -> str:
         ('{"type":"ping","id":5}', "MALFORMED_FRAME"),
         ('{"type":"message","id":"m1","parts":"text"}', "MALFORMED_FRAME"),
         ('{"type":"message","id":"m1","parts":[{"type":"poem"}]}', "MALFORMED_FRAME"),
-        ('{"type":"message","id":"m1","parts":[{"type":"text","text":"\\ud800"}]}', "MALFORMED_FRAME"),
         ('{"type":"subscribe","id":"s1","conversation":{"kind":"room","id":"a"}}', "MALFORMED_FRAME"),
         ('{"type":"read","position":{"epoch":"e","seq":-1}}', "MALFORMED_FRAME"),
         ('{"type":"read","position":{"epoch":"e","seq":18446744073709551616}}', "MALFORMED_FRAME"),
@@ -254,6 +257,44 @@ async def test_an_invalid_connect_request_is_closed_with_a_reason(
     else:
         frame = ServerFrame.FromString(first).closing
         assert (frame.code, frame.reason) == (code, reason)
+
+
+async def test_half_an_emoji_arrives_as_a_replacement_character(ann: RecordingClient) -> None:
+    text = r'{"type":"message","id":"%s","parts":[{"type":"text","text":"cut \ud83d"}]}'
+    await ann.send(text % "half")
+    await ann.next("ack", id="half")
+    said = await ann.next("message", client_id="half")
+    assert said["parts"] == [{"type": "text", "text": "cut \ufffd"}]
+
+
+#: A second of CPU and more per MB to build.
+VALUES = b'{"a":[%b]}' % b",".join([b"[[[[1]]]]"] * 80_000)
+
+
+async def test_a_frame_of_too_many_values_is_rejected_by_its_id(ann: RecordingClient) -> None:
+    part = b'{"type":"custom","name":"n","data":%b}' % VALUES
+    await ann.send((b'{"type":"message","id":"m1","parts":[%b]}' % part).decode())
+    error = await ann.next("error", id="m1")
+    assert (error["code"], error["retryable"]) == ("INVALID_ARGUMENT", False)
+    assert "at most 8192 are allowed" in error["message"]
+
+
+def test_a_body_of_too_many_values_is_rejected(fleet: Fleet) -> None:
+    with HttpBackend(fleet.processes[1].address) as http:
+        body = b'{"parts":[{"custom":{"name":"n","data":%b}}]}' % VALUES
+        refused = http.http.post("/messages", content=body, headers={"content-type": "application/json"})
+        assert (refused.status_code, http_reason_of(refused)) == (400, "INVALID_ARGUMENT")
+        assert http.post("/messages", parts=[{"text": {"text": "still served"}}])["messageId"]
+
+
+def test_a_call_with_too_many_values_is_rejected(backend: GrpcBackend) -> None:
+    request = BroadcastRequest(address=address("demo"))
+    custom = request.parts.add().custom
+    custom.name = "n"
+    custom.data["a"] = [1.0] * 4096
+    assert rpc_refusal(backend.broadcast_stub.Broadcast, request) == "INVALID_ARGUMENT"
+    del custom.data["a"][-1]  # type: ignore[union-attr,index]
+    assert backend.broadcast_stub.Broadcast(request, timeout=TIMEOUT_S).message_id
 
 
 async def test_an_oversized_frame_closes_with_its_code(fleet: Fleet) -> None:

@@ -15,6 +15,8 @@ from trunkline.v1.address_pb2 import (
 from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
 from trunkline.v1.message_pb2 import Author, Message, Part, TextPart
 
+from trunkline_client.well_formed import well_formed
+
 Content: TypeAlias = str | Part | Iterable[Part]
 """Content of a message: text, one part, or several."""
 
@@ -149,7 +151,7 @@ def text(*texts: str) -> list[Part]:
     """Builds text parts.
 
     Args:
-        texts: The texts, one part each.
+        texts: The texts, one part each. Lone surrogates become U+FFFD.
 
     Returns:
         The parts.
@@ -157,7 +159,7 @@ def text(*texts: str) -> list[Part]:
     Raises:
         Nothing.
     """
-    return [Part(text=TextPart(text=each)) for each in texts]
+    return [Part(text=TextPart(text=well_formed(each))) for each in texts]
 
 
 def parts(content: Content) -> list[Part]:

@@ -21,6 +21,7 @@ from trunkline_client.errors import Refused, ReplyCancelled, TrunklineError
 from trunkline_client.handler import RetryLater
 from trunkline_client.message_producer import MessageProducer
 from trunkline_client.reader_errors import INTERRUPTED, error_for_readers
+from trunkline_client.well_formed import TextJoiner
 
 
 class MessageWriter:
@@ -41,6 +42,8 @@ class MessageWriter:
         #: The message as an earlier attempt left it, if this one continues it; else None.
         self.resumed: Message | None = None
         self._producer = producer
+        self._joiner = TextJoiner()
+        self._writes_reasoning = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._producer!r}>"
@@ -69,7 +72,8 @@ class MessageWriter:
         """Appends text; returns once it is queued.
 
         Waits while 256 deltas or 64 KiB are unwritten, or 1 MiB is not on disk yet; so it also waits while
-        the router is away.
+        the router is away. Half of a character at the end (a lone surrogate) waits for the other half at the
+        start of the next text; without it, U+FFFD takes its place.
 
         Args:
             text: The text to append; empty appends nothing.
@@ -80,9 +84,7 @@ class MessageWriter:
             RuntimeError: The block is not entered, or has been left.
         """
         await self._wait_for_room()
-        self._producer.buffer.add_text(text)
-        self._producer.whole.add(Delta(text=text))
-        self._producer.write_soon()
+        self._add_text(text, reasoning=False)
 
     async def write_reasoning(self, text: str) -> None:
         """Appends reasoning: text that explains how the agent arrives at its answer.
@@ -94,9 +96,7 @@ class MessageWriter:
             ReplyCancelled, ReplyExpired, Fenced, Refused, RuntimeError: As for `write`.
         """
         await self._wait_for_room()
-        self._producer.buffer.add_text(text, reasoning=True)
-        self._producer.whole.add(Delta(reasoning=text))
-        self._producer.write_soon()
+        self._add_text(text, reasoning=True)
 
     async def add(self, part: Part) -> None:
         """Appends a part.
@@ -111,10 +111,29 @@ class MessageWriter:
         if part.ByteSize() > MAX_KEPT_BYTES:
             raise ValueError(f"the part has {part.ByteSize()} bytes; at most {MAX_KEPT_BYTES} are allowed")
         await self._wait_for_room()
+        self._end_text()
         copy = Part()
         copy.CopyFrom(part)
         self._producer.buffer.add_part(part)
         self._producer.whole.add(Delta(part=copy))
+        self._producer.write_soon()
+
+    def _add_text(self, text: str, *, reasoning: bool) -> None:
+        if reasoning != self._writes_reasoning:
+            self._end_text()
+            self._writes_reasoning = reasoning
+        if joined := self._joiner.add(text):
+            self._write_text(joined)
+
+    def _end_text(self) -> None:
+        """Writes what stands for half of a character whose other half did not follow."""
+        if rest := self._joiner.end():
+            self._write_text(rest)
+
+    def _write_text(self, text: str) -> None:
+        reasoning = self._writes_reasoning
+        self._producer.buffer.add_text(text, reasoning=reasoning)
+        self._producer.whole.add(Delta(reasoning=text) if reasoning else Delta(text=text))
         self._producer.write_soon()
 
     async def _wait_for_room(self) -> None:
@@ -148,10 +167,11 @@ class MessageWriter:
             await self._producer.leave()
 
     async def _end_after(self, error: BaseException | None) -> None:
+        if isinstance(error, RetryLater):
+            return  # the next attempt continues the message, from before half of a character
+        self._end_text()
         if error is None:
             await self._producer.end(MESSAGE_STATE_COMPLETE, None)
-        elif isinstance(error, RetryLater):
-            return  # the next attempt continues the message
         elif isinstance(error, Exception):
             await self._producer.end(MESSAGE_STATE_FAILED, error_for_readers(error))
         else:

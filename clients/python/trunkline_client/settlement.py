@@ -5,8 +5,10 @@ from __future__ import annotations
 from trunkline.v1.agent_service_pb2 import Delivery, Reply, Settlement
 from trunkline.v1.message_pb2 import Part, TextPart
 
+from trunkline_client.builders import text
 from trunkline_client.errors import AlreadyAnswered, Fenced, ReplyCancelled
 from trunkline_client.handler import HandlerResult, Reject, RetryLater
+from trunkline_client.well_formed import well_formed
 
 #: The contract's bounds.
 _MAX_REASON_CHARS = 256
@@ -23,7 +25,8 @@ def settlement_for_result(delivery_id: int, result: HandlerResult) -> Settlement
     """
     if isinstance(result, str):
         # Shortcut past `_reply`: echo-like agents do little else.
-        return Settlement(delivery_id=delivery_id, replies=[Reply(parts=[Part(text=TextPart(text=result))])])
+        part = Part(text=TextPart(text=well_formed(result)))
+        return Settlement(delivery_id=delivery_id, replies=[Reply(parts=[part])])
     if result is None:
         return Settlement(delivery_id=delivery_id)
     replies = [result] if isinstance(result, (Reply, Part)) else result
@@ -46,7 +49,7 @@ def settlement_for_error(
         case RetryLater(after_s=after_s, reason=reason):
             _set_retry(settlement, after_s, reason)
         case Reject():
-            settlement.reject.reason = str(error)[:_MAX_REASON_CHARS]
+            settlement.reject.reason = well_formed(str(error)[:_MAX_REASON_CHARS])
         case _ if not failure_reported:
             delay_s = _FIRST_RETRY_S * 2.0 ** min(max(delivery.attempt, 1) - 1, 16)
             _set_retry(settlement, min(delay_s, _LAST_RETRY_S), f"{type(error).__name__}: {error}")
@@ -69,14 +72,14 @@ def is_failure(error: BaseException) -> bool:
 
 def _set_retry(settlement: Settlement, after_s: float, reason: str) -> None:
     settlement.retry.after_ms = round(1000 * min(max(after_s, 0.0), _MAX_AFTER_S))
-    settlement.retry.reason = reason[:_MAX_REASON_CHARS]
+    settlement.retry.reason = well_formed(reason[:_MAX_REASON_CHARS])
 
 
 def _reply(content: str | Part | Reply) -> Reply:
     if isinstance(content, Reply):
         return content
     if isinstance(content, str):
-        return Reply(parts=[Part(text=TextPart(text=content))])
+        return Reply(parts=text(content))
     if isinstance(content, Part):
         return Reply(parts=[content])
     raise TypeError(
