@@ -56,8 +56,9 @@ def make_server(authority: KeyPair, name: str, names: tuple[str, ...] = NAMES) -
 
 
 def make_client(authority: KeyPair, name: str) -> KeyPair:
-    """Create a client certificate."""
-    return _sign(authority, name, _CLIENT, x509.SubjectAlternativeName([x509.DNSName(name)]))
+    """Create a client certificate for a DNS name or URI."""
+    san = x509.UniformResourceIdentifier(name) if "://" in name else x509.DNSName(name)
+    return _sign(authority, name, _CLIENT, x509.SubjectAlternativeName([san]))
 
 
 def _sign(
@@ -166,7 +167,7 @@ def instructions(folder: Path, names: tuple[str, ...]) -> str:
     return f"""\
 # Valid for {VALID_DAYS} days, for {", ".join(names)}. Router:
 export TRUNKLINE_TLS_CERT={at}/router.pem TRUNKLINE_TLS_KEY={at}/router.key
-export TRUNKLINE_LINK_LISTEN=127.0.0.1:50052 TRUNKLINE_TLS_CLIENT_CA={at}/ca.pem
+export TRUNKLINE_LINK_LISTEN=127.0.0.1:50052 TRUNKLINE_TLS_CLIENT_CA={at}/ca.pem TRUNKLINE_LINK_NAMES=edge
 
 # Edge (a separate process: set these in its own environment):
 export TRUNKLINE_TLS_CERT={at}/edge.pem TRUNKLINE_TLS_KEY={at}/edge.key

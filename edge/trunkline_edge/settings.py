@@ -40,7 +40,10 @@ class EdgeSettings(ProcessSettings):
         description="Certificate (PEM) of the edge, with its chain; for wss and https",
     )
     tls_key: File = Field(default=None, description="Its key (PEM), without a passphrase")
-    edge_id: str = Field(default="", description="Name of this edge; random if empty")
+    edge_id: str = Field(
+        default="",
+        description="Name of this edge; if empty random, behind the name in its certificate for links",
+    )
     # A frame may grow fivefold in the link's encoding, and must fit into one gRPC message of 16 MiB.
     frame_bytes: int = Field(
         default=1 << 20, ge=1024, le=2 << 20, description="Largest frame accepted from a client"

@@ -16,6 +16,7 @@ from trunkline_runtime.listen_address import ListenAddress
 from trunkline_runtime.loopback import is_loopback_host
 from trunkline_runtime.process import StartError
 
+from trunkline_router.certificate_names import CertificateNames
 from trunkline_router.rpc.link_verifier import LinkVerifier
 from trunkline_router.settings import RouterSettings
 
@@ -36,6 +37,7 @@ def check(settings: RouterSettings) -> None:
         ("TRUNKLINE_LINK_LISTEN", settings.link_listen, "TRUNKLINE_TLS_CLIENT_CA", settings.tls_client_ca),
         ("TRUNKLINE_TLS_CLIENT_CA", settings.tls_client_ca, "TRUNKLINE_LINK_LISTEN", settings.link_listen),
         ("TRUNKLINE_LINK_LISTEN", settings.link_listen, "TRUNKLINE_TLS_CERT", settings.tls_cert),
+        ("TRUNKLINE_LINK_NAMES", settings.link_names, "TRUNKLINE_LINK_LISTEN", settings.link_listen),
     ]
     for name, value, required, other_value in requirements:
         if value and not other_value:
@@ -50,6 +52,7 @@ def link_verifier(settings: RouterSettings) -> LinkVerifier:
     return LinkVerifier(
         settings.link_key.get_secret_value(),
         by_certificate=bool(settings.link_listen),
+        names=CertificateNames(settings.link_names) if settings.link_names else None,
         from_anywhere=settings.insecure_links,
     )
 
@@ -70,6 +73,8 @@ def bind(server: grpc.aio.Server, settings: RouterSettings) -> tuple[str, str]:
     listening = _listen(server, settings.router_listen, own, "TRUNKLINE_ROUTER_LISTEN")
     if for_links is None:
         return listening, ""
+    if not settings.link_names:
+        _log.warning("every certificate by TRUNKLINE_TLS_CLIENT_CA is an edge; set TRUNKLINE_LINK_NAMES")
     return listening, _listen(server, settings.link_listen, for_links, "TRUNKLINE_LINK_LISTEN")
 
 

@@ -11,6 +11,8 @@ from trunkline_runtime.link_key import LinkKey
 from trunkline_runtime.listen_address import OptionalTcpListener, TcpListener
 from trunkline_runtime.process_settings import File, ProcessSettings
 
+from trunkline_router.certificate_names import CertificateNames
+
 
 class RouterSettings(ProcessSettings):
     """Settings of a router."""
@@ -31,6 +33,11 @@ class RouterSettings(ProcessSettings):
     )
     tls_client_ca: File = Field(
         default=None, description="CA certificates (PEM) that issue the certificates of edges"
+    )
+    link_names: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Names (DNS or URI, one label may be *) of which an edge's certificate must have one,"
+        " comma-separated; empty accepts every certificate of that authority",
     )
     insecure_links: bool = Field(
         default=False,
@@ -102,9 +109,15 @@ class RouterSettings(ProcessSettings):
         default=100, ge=1, description="Groups that a connection may join in a tenant without its own limit"
     )
 
-    @field_validator("tenants", mode="before")
+    @field_validator("tenants", "link_names", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
+
+    @field_validator("link_names")
+    @classmethod
+    def _check_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        CertificateNames(names)
+        return names

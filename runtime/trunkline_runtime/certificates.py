@@ -10,11 +10,21 @@ from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 import structlog
+from cryptography.x509 import (
+    DNSName,
+    ExtensionNotFound,
+    SubjectAlternativeName,
+    UniformResourceIdentifier,
+    load_pem_x509_certificate,
+)
 
 _log = structlog.get_logger()
 
 #: Files are checked for changes at most this often.
 CHECK_INTERVAL_S = 1.0
+
+#: Suites of TLS 1.2 with forward secrecy and AEAD, as gRPC has them; TLS 1.3 has no others.
+_TLS_1_2_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 #: Trusted authorities of Linux distributions and macOS.
 _SYSTEM_AUTHORITIES = (
@@ -58,6 +68,18 @@ def read_authorities(path: Path) -> bytes:
     return content
 
 
+def alternative_names(path: Path) -> list[str]:
+    """The DNS names and URIs in the first certificate of a PEM file; none if it cannot be read."""
+    try:
+        extension = load_pem_x509_certificate(path.read_bytes()).extensions.get_extension_for_class(
+            SubjectAlternativeName
+        )
+    except (OSError, ValueError, ExtensionNotFound):
+        return []
+    kinds = (DNSName, UniformResourceIdentifier)
+    return [name for kind in kinds for name in extension.value.get_values_for_type(kind)]
+
+
 def system_authorities() -> bytes | None:
     """The authorities that this machine trusts, PEM; None if not found, which makes gRPC use its own list."""
     default = ssl.get_default_verify_paths().cafile
@@ -73,6 +95,7 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     # Clients could force the server to renegotiate endlessly.
     context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
+    context.set_ciphers(_TLS_1_2_CIPHERS)
     _load(context, certificate, key)
     return context
 

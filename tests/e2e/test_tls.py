@@ -137,6 +137,31 @@ def current_serial(listening: str, ours: Certificates) -> str:
         return serial_of(connection)
 
 
+def tls_1_2_handshake(listening: str, ours: Certificates, suite: str) -> str:
+    """Shake hands by TLS 1.2 with one cipher suite; return the suite in use. Raises SSLError."""
+    context = ours.trusting
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(f"{suite}:@SECLEVEL=0")
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    host, _, port = listening.rpartition(":")
+    with (
+        socket.create_connection((host, int(port)), PATIENCE_S) as sock,
+        context.wrap_socket(sock, server_hostname=host) as encrypted,
+    ):
+        in_use = encrypted.cipher()
+        assert in_use
+        return in_use[0]
+
+
+def test_tls_1_2_takes_suites_with_aead_only(fleet: Fleet, edge: str, ours: Certificates) -> None:
+    for listening in (edge, fleet.router.address):
+        for modern in ("ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384"):
+            assert tls_1_2_handshake(listening, ours, modern) == modern
+        for outdated in ("ECDHE-ECDSA-AES128-SHA", "ECDHE-ECDSA-AES256-SHA384", "ECDHE-ECDSA-AES128-SHA256"):
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                tls_1_2_handshake(listening, ours, outdated)
+
+
 async def test_certificates_are_replaced_without_interruption(
     fleet: Fleet, edge: str, ours: Certificates, tls_access: RouterCredentials
 ) -> None:

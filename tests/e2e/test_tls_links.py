@@ -6,6 +6,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from tests.e2e.fleet import fleet_of
@@ -57,6 +58,7 @@ async def test_a_link_port_rejects_edges_without_a_client_certificate(
 ) -> None:
     with router_process(tmp_path, **router_link_env(ours)) as router:
         links = link_address(router)
+        assert "every certificate by TRUNKLINE_TLS_CLIENT_CA is an edge" in router.stderr
         trusting = {"TRUNKLINE_ROUTER_CA": str(ours.ca)}
         for credentials in ({}, tls_env("ROUTER", others.client), tls_env("ROUTER", ours.edge)):
             assert "set TRUNKLINE_ROUTER_CERT" in await problem_of(links, trusting | credentials)
@@ -65,6 +67,34 @@ async def test_a_link_port_rejects_edges_without_a_client_certificate(
         assert "set to its port for links, TRUNKLINE_LINK_LISTEN" in problem
         with edge_process(links, **edge_link_env(ours, links)):
             pass
+
+
+async def test_a_link_port_with_names_accepts_edges_by_name_and_id(
+    tmp_path: Path, ours: Certificates
+) -> None:
+    spiffe = "spiffe://prod/edge/a"
+    names = {"TRUNKLINE_LINK_NAMES": "edge, spiffe://prod/edge/*"}
+    with router_process(tmp_path, **router_link_env(ours), **names) as router:
+        links = link_address(router)
+        assert "every certificate" not in router.stderr
+        trusting = {"TRUNKLINE_ROUTER_CA": str(ours.ca)}
+        for foreign in ("worker", "edge.internal", "spiffe://prod/worker/a"):
+            credentials = tls_env("ROUTER", ours.client_named(foreign))
+            problem = await problem_of(links, trusting | credentials | {"TRUNKLINE_EDGE_ID": "edge"})
+            assert "TRUNKLINE_LINK_NAMES" in problem
+        by_name = trusting | tls_env("ROUTER", ours.client_named(spiffe))
+        problem = await problem_of(links, by_name | {"TRUNKLINE_EDGE_ID": "edge"})
+        assert "TRUNKLINE_EDGE_ID" in problem
+        assert spiffe in problem
+        # Without an id the edge takes one that its certificate allows.
+        with (
+            edge_process(links, **trusting, **tls_env("ROUTER", ours.client)),
+            edge_process(links, **by_name, TRUNKLINE_EDGE_ID=f"{spiffe}#1") as edge,
+        ):
+            # A call by HTTP takes the same proof.
+            url = f"http://{edge.address}/v1/tenants/demo/connections"
+            async with httpx.AsyncClient(trust_env=False) as http:
+                assert (await http.get(url)).status_code == 200
 
 
 async def test_beside_a_link_port_the_other_port_accepts_the_link_key(

@@ -41,6 +41,12 @@ class Certificates:
         """Replace the edge's client certificate."""
         certs.write(certs.make_client(self._authority, "edge"), self.client)
 
+    def client_named(self, name: str) -> Path:
+        """Return a new client certificate for a DNS name or URI."""
+        path = self.folder / f"client-{len(list(self.folder.iterdir()))}.pem"
+        certs.write(certs.make_client(self._authority, name), path)
+        return path
+
     @property
     def trusting(self) -> ssl.SSLContext:
         """TLS context of a client that trusts only this authority."""

@@ -16,6 +16,7 @@ from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import LinkHello, LinkRequest, LinkResponse
 from trunkline.v1.edge_service_pb2_grpc import EdgeServiceStub
+from trunkline_runtime.certificates import alternative_names
 from trunkline_runtime.contract_version import check_peer_version
 
 from trunkline_edge.link.diagnostics import CUT_OFF, explain
@@ -58,7 +59,7 @@ class LinkClient:
         self._router = settings.router
         self._window = settings.link_window
         self._linked = linked
-        self._edge_id = settings.edge_id or f"edge-{secrets.token_hex(6)}"
+        self._edge_id = settings.edge_id or _random_id(settings)
         self._boot_id = secrets.token_hex(8)
         self._keepalive_due = False
         self._last_read_at = 0.0
@@ -184,3 +185,9 @@ async def _raise_status(call: Any) -> None:
         metadata = grpc.aio.Metadata()
         raise grpc.aio.AioRpcError(code, metadata, metadata, details)
     raise LinkFailed("the router ended the link")
+
+
+def _random_id(settings: EdgeSettings) -> str:
+    """An id that the certificate for links allows, if the router requires that; see docs/security.md."""
+    names = alternative_names(settings.router_cert) if settings.router_cert else []
+    return f"{names[0]}#{secrets.token_hex(6)}" if names else f"edge-{secrets.token_hex(6)}"

@@ -14,7 +14,8 @@ CUT_OFF = "the stream ended while it was written to"
 _WRONG_KEY = "the router does not take this edge's link key: TRUNKLINE_LINK_KEY must be the one of the router"
 _NO_PROOF = (
     "the router wants a proof that this is an edge: TRUNKLINE_LINK_KEY as it is there, or TRUNKLINE_ROUTER"
-    " set to its port for links, TRUNKLINE_LINK_LISTEN, with TRUNKLINE_ROUTER_CERT and TRUNKLINE_ROUTER_KEY"
+    " set to its port for links, TRUNKLINE_LINK_LISTEN, with TRUNKLINE_ROUTER_CERT and TRUNKLINE_ROUTER_KEY;"
+    " if it has TRUNKLINE_LINK_NAMES, the certificate must have one of them"
 )
 _UNTRUSTED = "the router's certificate is not trusted ({reason}): TRUNKLINE_ROUTER_CA must name its authority"
 _OTHER_NAME = (
@@ -42,6 +43,8 @@ def explain(error: grpc.aio.AioRpcError, channels: RouterChannelFactory) -> str:
         return "it speaks gRPC but has no EdgeService: is it a Trunkline router?"
     if code is grpc.StatusCode.UNAUTHENTICATED:
         return _WRONG_KEY if channels.metadata else _NO_PROOF
+    if code is grpc.StatusCode.PERMISSION_DENIED:
+        return f"{details}: TRUNKLINE_EDGE_ID sets it"
     if "http1.x" in details or "HTTP/1" in details:
         return "it is no gRPC server: TRUNKLINE_ROUTER must name a router's gRPC port"
     problem = _explain_tls(details, channels) or f"{code.name}: {details}"

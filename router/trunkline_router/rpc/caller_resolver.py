@@ -47,6 +47,9 @@ class EdgeVerifier(Protocol):
     def is_edge(self, context: _Context) -> bool:
         """Whether the caller has the credentials of an edge."""
 
+    def edge_names(self, context: _Context) -> tuple[str, ...]:
+        """Names of which an edge must use one for its id; empty if it may use any id."""
+
 
 class CallerResolver:
     """Tells the operator, holders of API keys, edges and their clients from anonymous callers."""
@@ -83,7 +86,9 @@ class CallerResolver:
             return _token_client(metadata[TOKEN_HOLDER], is_edge)
         if metadata[ACTING_FOR]:
             return self._acting_edge(metadata[ACTING_FOR], is_edge, local)
-        return Caller(CallerKind.EDGE if is_edge else CallerKind.ANYBODY, is_local=local)
+        if not is_edge:
+            return Caller(CallerKind.ANYBODY, is_local=local)
+        return Caller(CallerKind.EDGE, is_local=local, edge_names=self._edge_verifier.edge_names(context))
 
     def source(self, context: _Context) -> str:
         """Return where a call comes from, for the audit trail."""

@@ -12,6 +12,8 @@ from trunkline.v1 import catalogue
 from trunkline.v1.edge_service_pb2 import LinkRequest, LinkResponse, LinkWelcome
 from trunkline.v1.edge_service_pb2_grpc import EdgeServiceServicer
 
+from trunkline_router.active_call import ACTIVE_CALL, UNCHECKED_CALL
+from trunkline_router.certificate_names import SEPARATOR, allows_edge_id
 from trunkline_router.core.directory import connections
 from trunkline_router.rpc import streams
 from trunkline_router.rpc.status import rpc_method
@@ -34,6 +36,7 @@ class EdgeServicer(EdgeServiceServicer):
         """See edge_service.proto."""
         runtime = self._runtime
         first = await streams.read_hello(context)
+        _check_edge_id(first.hello.edge_id)
         with runtime.step() as core:
             link, replaced = core.link_opened(first.hello, time.monotonic())
             if replaced is not None and replaced in runtime.streams:
@@ -68,3 +71,12 @@ class EdgeServicer(EdgeServiceServicer):
         while (batch := await context.read()) is not grpc.aio.EOF:
             with self._runtime.step() as core:
                 core.link_received(link, batch, time.monotonic())
+
+
+def _check_edge_id(edge_id: str) -> None:
+    """Raises Refused FORBIDDEN if the edge's certificate does not allow its id."""
+    names = ACTIVE_CALL.get(UNCHECKED_CALL).caller.edge_names
+    if names and not allows_edge_id(names, edge_id):
+        own = " or ".join(names)
+        problem = f"its certificate is for {own}, so its id must be that, or that with {SEPARATOR} and more"
+        raise catalogue.FORBIDDEN.refused(problem=f"edge {edge_id} may not link: {problem}")

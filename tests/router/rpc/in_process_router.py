@@ -76,6 +76,9 @@ class ByMetadata:
     def is_edge(self, context: Any) -> bool:
         return ("link", "yes") in [tuple(pair) for pair in context.invocation_metadata()]
 
+    def edge_names(self, context: Any) -> tuple[str, ...]:
+        return ()
+
 
 EDGE: Metadata = (("link", "yes"),)
 #: Metadata of an edge for a client on another machine.

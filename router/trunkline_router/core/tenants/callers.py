@@ -45,6 +45,8 @@ class Caller:
     is_local: bool = False
     #: Set exactly for CLIENT.
     client: TokenClient | None = None
+    #: Names in the certificate of an EDGE, which bind its id; empty if it may use any id.
+    edge_names: tuple[str, ...] = ()
 
     def authorize(
         self,
