@@ -31,9 +31,8 @@ class FragmentedMessage:
         return True
 
 
-def is_utf8(data: BytesLike) -> bool:
+def is_utf8(text: bytes) -> bool:
     """Return True if the bytes are text."""
-    text = bytes(data)
     if text.isascii():
         return True
     try:

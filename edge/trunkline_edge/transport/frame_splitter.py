@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+try:
+    from websockets.speedups import apply_mask
+except ImportError:
+    from websockets.utils import apply_mask
+
+#: First bytes of frames that are whole messages.
+_TEXT = 0x81
+_BINARY = 0x82
 #: Bit of the first byte; set on the last fragment of a message, and on a message that is not fragmented.
 _FIN = 0x80
 _OPCODE = 0x0F
 #: Bit of the second byte.
 _MASK = 0x80
+#: Bytes of the smallest masked frame.
+_SMALLEST = 6
 #: Opcodes from here on are those of control frames.
 _FIRST_CONTROL = 0x8
 
@@ -60,6 +70,32 @@ class FrameSplitter:
     def clear(self) -> None:
         """Drop what was not taken."""
         self._data, self._at = b"", 0
+
+    def next_message(self, max_bytes: int) -> tuple[bytes, bool] | None:
+        """Take the next frame if it is a whole message of at most 64 KiB; return payload and whether binary.
+
+        Nearly all frames are. None leaves the next frame, of any other form, for `next_part`. The caller must
+        not call this between the fragments of a message.
+        """
+        data, at = self._data, self._at
+        received = len(data) - at
+        if received < _SMALLEST or self._missing:
+            return None
+        first, size = data[at], data[at + 1] - _MASK
+        if (first != _TEXT and first != _BINARY) or size < 0 or size == 127:
+            return None
+        start = at + 6
+        if size == 126:
+            size = int.from_bytes(data[at + 2 : at + 4], "big")
+            start = at + 8
+        end = start + size
+        if size > max_bytes or end > len(data):
+            return None
+        if end == len(data):
+            self.clear()
+        else:
+            self._at = end
+        return apply_mask(data[start:end], data[start - 4 : start]), first == _BINARY
 
     def next_part(self) -> FramePart | None:
         """Take the next frame, or the received part of it; None if its header is not complete.

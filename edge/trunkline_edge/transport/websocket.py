@@ -198,11 +198,18 @@ class WebSocketTransport(ClientProtocol):
         return not (connection.reading_paused and self._handler.core.throttle.is_throttled(connection))
 
     def _read_frames(self) -> None:
-        splitter = self._splitter
+        splitter, protocol = self._splitter, self._protocol
         try:
             for _ in range(SLICE_FRAMES):
                 if not self._may_parse:
                     break
+                if protocol.current_size is None and protocol.state is OPEN:
+                    message = splitter.next_message(protocol.max_message_size or 0)
+                    if message is not None:
+                        self._read_whole(*message)
+                        if protocol.eof_sent:
+                            return
+                        continue
                 part = splitter.next_part()
                 if part is None:
                     return
@@ -338,10 +345,8 @@ class WebSocketTransport(ClientProtocol):
             if not frame.fin:
                 self._fragments = FragmentedMessage(binary)
                 self._add_fragment(self._fragments, frame)
-            elif binary or is_utf8(frame.data):
-                self._read_message(bytes(frame.data), binary)
             else:
-                self._fail_utf8()
+                self._read_whole(bytes(frame.data), binary)
         elif opcode is Opcode.CONT and self._fragments is not None:
             self._add_fragment(self._fragments, frame)
         elif opcode is Opcode.PING:
@@ -353,6 +358,12 @@ class WebSocketTransport(ClientProtocol):
         elif frame.fin:
             self._fragments = None
             self._read_message(bytes(message.payload), message.binary)
+
+    def _read_whole(self, payload: bytes, binary: bool) -> None:
+        if binary or is_utf8(payload):
+            self._read_message(payload, binary)
+        else:
+            self._fail_utf8()
 
     def _fail_utf8(self) -> None:
         self._protocol.fail(CloseCode.INVALID_DATA, "text is not UTF-8")
