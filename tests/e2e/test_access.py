@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import stat
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,6 +131,40 @@ def test_a_tenant_admin_manages_only_its_own_keys_and_users(edge: str, operator:
             admin.http.get(f"{tenants}/nobody"),
         ):
             assert outcome(refused) == (403, "FORBIDDEN")
+
+
+def test_what_administrators_did_is_listed_and_logged(
+    fleet: Fleet, edge: str, operator: httpx.Client, data: Path
+) -> None:
+    key_id, secret = create_api_key(operator, "audited", "ADMIN")
+    with HttpBackend(edge, "audited", authorization=f"Bearer {secret}") as admin:
+        admin.post("/tokens:revoke", user="ann")
+        assert outcome(admin.http.delete(f"http://{edge}/v1/tenants/audited")) == (403, "FORBIDDEN")
+        assert outcome(admin.http.get(f"http://{edge}/v1/audit")) == (403, "FORBIDDEN")
+        deadline = time.monotonic() + patient(15)
+        while len(found := admin.get("/audit")["entries"]) < 4:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    source = "127.0.0.1 via edge 127.0.0.1"
+    assert [(e["action"], e["actor"], e["source"], e.get("error", "")) for e in found] == [
+        ("DeleteTenant", f"key:{key_id}", source, "FORBIDDEN"),
+        ("RevokeTokens", f"key:{key_id}", source, ""),
+        ("CreateApiKey", "operator", source, ""),
+        ("CreateTenant", "operator", source, ""),
+    ]
+    assert outcome(httpx.get(f"http://{edge}/v1/audit", trust_env=False)) == (401, "UNAUTHORIZED")
+    of_all = operator.get("/audit").json()["entries"]
+    assert [e for e in of_all if e["tenant"] == "audited"] == found
+    assert len(of_all) > len(found)
+    newest = operator.get(f"/audit?action=RevokeTokens&since={found[1]['at']}").json()["entries"]
+    assert newest == [found[1]]
+    lines = [json.loads(line) for line in fleet.router.stderr.splitlines() if '"audit"' in line]
+    logged = [line["action"] for line in lines if line.get("tenant") == "audited"]
+    assert logged == ["CreateTenant", "CreateApiKey", "RevokeTokens", "DeleteTenant:refused"]
+    command = [sys.executable, "-m", "trunkline_router", "audit", "--tenant", "audited", "--json"]
+    env = os.environ | {"TRUNKLINE_ROUTER": fleet.router.address, "TRUNKLINE_DATA_DIR": str(data)}
+    listed = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+    assert [json.loads(line)["id"] for line in listed.splitlines()] == [e["id"] for e in found]
 
 
 def test_every_rpc_of_the_tenant_service_is_called_here() -> None:

@@ -19,6 +19,9 @@ from trunkline.v1.tenant_service_pb2 import (
     UpdateTenantRequest,
 )
 from trunkline_router import audit_trail
+from trunkline_router.log.interface import LogUnavailable
+from trunkline_router.settings import RouterSettings
+from trunkline_router.tenant_reconciler import TenantReconciler
 from trunkline_runtime.jwk import jwk_of
 
 from tests.router.rpc.in_process_router import (
@@ -168,6 +171,42 @@ async def test_actors_and_sources_are_told_apart(tmp_path: Path) -> None:
             ("operator", "127.0.0.1 for 192.0.2.1"),
         ]
         assert (entry.actor, entry.source, entry.action) == ("tenants-file", "", "UpdateTenant")
+
+
+async def test_changes_of_the_tenants_file_are_recorded(tmp_path: Path) -> None:
+    file = tmp_path / "tenants.toml"
+    file.write_text('[tenants.ours]\nagent = "one"\n')
+    async with in_process_router(tmp_path / "data") as router:
+        reconciler = TenantReconciler(RouterSettings(tenants_file=file, tenants=["play"]), router.admin)
+        await reconciler.apply()
+        file.write_text('[tenants.ours]\nagent = "other"\n')
+        await reconciler.refresh()
+        found = [(e.actor, e.action, e.target) for e in (await entries(router))[:3]]
+        assert found == [
+            ("tenants-file", "UpdateTenant", "ours"),
+            ("tenants-file", "CreateTenant", "ours"),
+            ("environment", "CreateTenant", "play"),
+        ]
+        changed = await last(router)
+        assert json.loads(changed.after) == {"default_agent": "other"}
+
+
+async def test_a_change_that_is_not_committed_is_not_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with in_process_router(tmp_path) as router:
+        before = await entries(router)
+
+        async def unavailable(_: Any) -> None:
+            raise LogUnavailable("disk full")
+
+        with monkeypatch.context() as patched, capture_logs() as lines:
+            patched.setattr(router.runtime.log, "register", unavailable)
+            for rpc in ("CloseConnections", "EraseUser", "ResetConversation", "CreateTenant"):
+                request, _ = await prepared(router, rpc)
+                assert await router.code(rpc, request, metadata=AS_OPERATOR) == "LOG_UNAVAILABLE"
+        assert await entries(router) == before
+        assert not [line for line in lines if line["event"] == "audit"]
 
 
 async def test_refused_attempts_are_recorded_at_a_bounded_rate(

@@ -19,9 +19,12 @@ _SELECT = f"""
         ORDER BY id DESC LIMIT ?
     )
 """
-#: Records that one call deletes.
-_EXPIRED_ROWS = 2_000
-_EXPIRE = "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at_ms < ? ORDER BY id LIMIT ?)"
+#: Records that one call deletes. It looks at the oldest ones only, so that it never scans the table.
+_EXPIRED_ROWS = 5_000
+_EXPIRE = (
+    "DELETE FROM audit WHERE id IN"
+    " (SELECT id FROM (SELECT id, at_ms FROM audit ORDER BY id LIMIT ?) WHERE at_ms < ?)"
+)
 
 
 def write_audit(db: sqlite3.Connection, records: Iterable[AuditRecord]) -> None:
@@ -32,7 +35,7 @@ def write_audit(db: sqlite3.Connection, records: Iterable[AuditRecord]) -> None:
 def expire_audit(db: sqlite3.Connection, before_ms: int) -> None:
     """Delete some records older than a time."""
     if before_ms:
-        db.execute(_EXPIRE, (before_ms, _EXPIRED_ROWS))
+        db.execute(_EXPIRE, (_EXPIRED_ROWS, before_ms))
 
 
 def read_audit(db: sqlite3.Connection, query: AuditQuery) -> list[tuple[int, AuditRecord]]:

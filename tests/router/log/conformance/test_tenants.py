@@ -1,4 +1,4 @@
-"""Guarantees of every log engine: tenants, API keys and revocations."""
+"""Guarantees of every log engine: tenants, API keys, revocations and the audit trail."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from trunkline.v1.tenant_pb2 import TenantSettings
 from trunkline_router.core.values.stored_records import (
+    AuditQuery,
+    AuditRecord,
     Registered,
     Registration,
     RevocationKind,
@@ -89,3 +91,51 @@ async def test_erasing_a_tenant_deletes_its_registrations(any_log: Any) -> None:
     # A tenant without logs, too.
     assert (await erase_tenant(any_log, EVIL.tenant)).messages == 0
     assert await any_log.registered() == Registered()
+
+
+def audit_record(at_ms: int, tenant: str = "acme", action: str = "RevokeTokens") -> AuditRecord:
+    return AuditRecord(at_ms, tenant, 'key:"1"', "::1 via edge ::1", action, "é\0", "", '{"user":"é"}')
+
+
+async def audited(
+    log: Any, tenant: str = "", action: str = "", since_ms: int = 0, before_id: int = 0, limit: int = 9
+) -> list[int]:
+    """Return the times of the records that a query selects."""
+    found = await log.audit(AuditQuery(tenant, action, since_ms, before_id, limit))
+    return [record.at_ms for _, record in found]
+
+
+async def test_audit_records_are_read_newest_first_as_they_were_written(any_log: Any) -> None:
+    records = [audit_record(1), audit_record(2, "evil"), audit_record(3, "", "EraseUser:refused")]
+    await any_log.register(Registration([ACME], audit=records[:2]))
+    await any_log.register(Registration(audit=records[2:]))
+    found = await any_log.audit(AuditQuery("", "", 0, 0, 9))
+    assert [record for _, record in found] == records[::-1]
+    ids = [number for number, _ in found]
+    assert ids == sorted(ids, reverse=True)
+    assert await audited(any_log, limit=2) == [3, 2]
+    assert await audited(any_log, before_id=ids[1]) == [1]
+    assert await audited(any_log, tenant="evil") == [2]
+    assert await audited(any_log, action="EraseUser") == [3]
+    assert await audited(any_log, action="RevokeTokens", since_ms=2) == [2]
+
+
+async def test_audit_records_outlive_their_tenant_and_a_restart(log: Log, opener: Opener) -> None:
+    await log.register(Registration([ACME], audit=[audit_record(1)]))
+    await erase_tenant(log)
+    await log.close()
+    again = await opener()
+    try:
+        assert await audited(again, tenant="acme") == [1]
+        await again.register(Registration(audit=[audit_record(2)]))
+        assert await audited(again, tenant="acme") == [2, 1]
+    finally:
+        await again.close()
+
+
+async def test_audit_records_expire_oldest_first(any_log: Any) -> None:
+    await any_log.register(Registration(audit=[audit_record(at_ms) for at_ms in (1, 2, 3)]))
+    await any_log.register(Registration())
+    assert await audited(any_log) == [3, 2, 1]
+    await any_log.register(Registration(audited_before_ms=3))
+    assert await audited(any_log) == [3]
