@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from trunkline_router.active_call import ACTIVE_CALL, UNCHECKED_CALL, ActiveCall
 from trunkline_router.core.agents.worker import AttachedWorker
 from trunkline_router.core.directory.connections import Link
 from trunkline_router.core.router import RouterCore
+from trunkline_router.core.values.log_records import Fork
 from trunkline_router.log.interface import Log, LogUnavailable
 from trunkline_router.log_reads import LogReads
 
@@ -248,6 +249,8 @@ class RouterRuntime:
                     except LogUnavailable as raised:
                         error = raised
                     self.report_log(error)
+                    if transaction.forks and error is None:
+                        _report_forks(transaction.forks)
                     with self.step():
                         (core.committed if error is None else core.commit_failed)(transaction, writes)
                 self._progress.set()
@@ -283,3 +286,17 @@ class RouterRuntime:
             if isinstance(peer, Link | AttachedWorker):
                 stream.heartbeat_due = True
                 stream.wake.set()
+
+
+def _report_forks(forks: Sequence[Fork]) -> None:
+    """Log what was noticed: positions beyond the ends of logs."""
+    for fork in forks:
+        if fork.position is not None:
+            _log.error(
+                "a log has lost entries that were acknowledged: it begins a new epoch, and its clients get"
+                " `recovered: false`; restart the router to begin new epochs of all logs",
+                tenant=fork.topic[0],
+                epoch=fork.epoch,
+                seq=fork.position.seq,
+                seen_by="an edge" if fork.is_proved else "a client",
+            )

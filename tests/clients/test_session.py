@@ -122,6 +122,13 @@ def test_a_new_epoch_is_reported_as_a_loss() -> None:
     assert kinds(receive(session, message(3, epoch="e3"))) == [DropConnection]
 
 
+def test_a_new_epoch_that_continues_is_no_loss() -> None:
+    session = Session(ALICE)
+    connect(session, 4)
+    assert emitted(receive(session, message(5, epoch="e2"), message(6, epoch="e2"))) == [5, 6]
+    assert kinds(receive(session, message(8, epoch="e3"))) == [DropConnection]
+
+
 def test_unlogged_messages_are_emitted_without_a_position() -> None:
     session = Session(ALICE)
     connect(session)

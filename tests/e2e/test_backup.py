@@ -158,6 +158,41 @@ async def test_an_older_file_put_back_by_hand_is_noticed(fleet: Fleet, data: Pat
     fleet.assert_no_tracebacks()
 
 
+async def test_a_whole_folder_put_back_is_noticed_by_what_clients_have_seen(
+    fleet: Fleet, data: Path, tmp_path: Path
+) -> None:
+    edge = fleet.edges[0].address
+    history = History()
+    async with (
+        RecordingClient(history, "demo/ann", edge, "group:room") as ann,
+        RecordingClient(history, "demo/bob", edge, "group:other") as bob,
+    ):
+        await say_and_wait(ann, "kept 1", "kept 2")
+        await say_and_wait(bob, "kept 1", "kept 2")
+        await asyncio.to_thread(fleet.router.terminate)
+        copy_data(data, tmp_path / "copy", mark=True)
+        await asyncio.to_thread(fleet.start_router)
+        await say_and_wait(ann, "lost 1", "lost 2")
+        await say_and_wait(bob, "lost 1", "lost 2")
+        await bob.leave()
+        await asyncio.to_thread(fleet.router.kill)
+        put_back(tmp_path / "copy", data)
+        router = await asyncio.to_thread(fleet.start_router)
+        await assert_gap_is_told(fleet, ann)
+        assert (await bob.connect(resume=True))["recovered"] is False
+        await wait_until(lambda: router.stderr.count("has lost entries") == 2, "both logs are forked")
+        assert '"seen_by": "an edge"' in router.stderr
+        assert '"seen_by": "a client"' in router.stderr
+        before = acked_ids(history)
+        for client in (ann, bob):
+            await say_and_wait(client, "new 1", "new 2", "new 3")
+        assert len(acked_ids(history)) == len(before) + 6
+        await asyncio.to_thread(fleet.router.terminate)
+        router = await asyncio.to_thread(fleet.start_router)
+        await wait_until(lambda: "has lost commits" in router.stderr, "all logs are forked by the next start")
+    fleet.assert_no_tracebacks()
+
+
 async def test_a_damaged_message_is_an_error_to_its_readers_only(fleet: Fleet, data: Path) -> None:
     edge = fleet.edges[0].address
     async with RecordingClient(History(), "demo/ann", edge, "group:room") as ann:

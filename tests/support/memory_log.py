@@ -20,6 +20,7 @@ from trunkline_router.core.values.log_records import (
     DeadLettered,
     Entry,
     EntryKind,
+    Fork,
     Page,
     PageRequest,
     PendingEntry,
@@ -34,6 +35,7 @@ from trunkline_router.core.values.stored_records import (
     StoredReceipt,
 )
 from trunkline_router.core.values.topics import EMPTY, Position, TopicKey
+from trunkline_router.log.stored_entries import in_epoch
 
 from tests.support.memory_storage import MemoryStorage, topic_of_stored
 
@@ -58,6 +60,9 @@ class MemoryLog(MemoryStorage):
         self._keys: dict[bytes, KeyedResult] = {}
         self._epochs = (f"e{number}" for number in count(1))
         self._delivery_ids = count(1)
+        #: Epochs by the former ones.
+        self._former: dict[str, str] = {}
+        self._forked_topics: set[TopicKey] = set()
 
     def head(self, topic: TopicKey) -> Position:
         """Return the end of a topic's log."""
@@ -70,6 +75,7 @@ class MemoryLog(MemoryStorage):
 
     def append(self, transaction: Transaction) -> None:
         """Commit a transaction."""
+        self._fork(transaction.forks)
         for withdrawal in transaction.withdrawn:
             self.cancelled.add(f"{self.head(withdrawal.topic).epoch}-{withdrawal.seq}")
         for pending in transaction.entries:
@@ -89,6 +95,15 @@ class MemoryLog(MemoryStorage):
                 receipt = self._receipt(topic, user)
                 delivered = max(receipt.delivered, position.seq)
                 self._receipts[topic][user] = receipt._replace(delivered=delivered)
+
+    def _fork(self, forks: Sequence[Fork]) -> None:
+        for fork in forks:
+            epoch, entries = self.logs.get(fork.topic, ("", []))
+            if epoch == fork.epoch:
+                now = self._former[epoch] = next(self._epochs)
+                self._forked_topics.add(fork.topic)
+                self.logs[fork.topic] = (now, [(kind, in_epoch(kind, body, now)) for kind, body in entries])
+                fork.position = Position(now, len(entries))
 
     def _append(self, pending: PendingEntry) -> None:
         kept = self._keys.get(pending.key) if pending.key is not None else None
@@ -207,7 +222,8 @@ class MemoryLog(MemoryStorage):
             page = entries[-request.limit :]
         first = page[0].seq if page else 0
         more = len(page) < len(entries)
-        return Page([self._with_message(request.topic, entry, first) for entry in page], more, head)
+        entries = [self._with_message(request.topic, entry, first) for entry in page]
+        return Page(entries, more, head, is_forked=request.topic in self._forked_topics)
 
     def _with_message(self, topic: TopicKey, entry: Entry, first: int) -> Entry:
         """Add the message to a change where Entry requires it."""
@@ -223,6 +239,7 @@ class MemoryLog(MemoryStorage):
     def message(self, tenant: str, message_id: str) -> bytes | None:
         """Return the current form of a message."""
         epoch, _, number = message_id.partition("-")
+        epoch = self._former.get(epoch, epoch)
         seq = int(number) if number.isdecimal() else 0
         for topic, (of_topic, entries) in self.logs.items():
             if topic[0] == tenant and of_topic == epoch and self.pruned.get(topic, 0) < seq <= len(entries):

@@ -87,6 +87,11 @@ class Cursor:
         self._ahead.add(position.seq)
 
     def _record_new_epoch(self, position: Position) -> Arrival:
+        if position.seq == self.seq + 1 and self.seq:
+            # The log has lost entries, none of which this client has received.
+            self.epoch, self.seq = position.epoch, position.seq
+            self._ahead.clear()
+            return Arrival.NEW
         if position.seq != 1:
             return Arrival.GAP
         self.epoch, self.seq = position.epoch, 1

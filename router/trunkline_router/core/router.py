@@ -48,7 +48,7 @@ from trunkline_router.core.replies.open_operation import MessageOpener
 from trunkline_router.core.replies.stream_rate_limit import StreamRateLimiter
 from trunkline_router.core.replies.streamed_replies import StreamedReplies
 from trunkline_router.core.tenants.api_keys import ApiKeys
-from trunkline_router.core.values.log_records import PendingEntry, Transaction
+from trunkline_router.core.values.log_records import Fork, PendingEntry, Transaction
 from trunkline_router.core.values.topics import EMPTY, Position, TopicKey
 
 
@@ -139,7 +139,7 @@ class RouterCore:
         directory, presence, effects = self.directory, self.presence, self.effects
         outbox, open_messages = self.client_outbox, self.open_messages
         subscriptions = Subscriptions(directory, open_messages, effects)
-        link_recovery = LinkRecovery(directory, open_messages, outbox, effects)
+        self._link_recovery = link_recovery = LinkRecovery(directory, open_messages, outbox, effects)
         lifecycle = ClientLifecycle(
             directory, presence, outbox, self.receipts, subscriptions, link_recovery, effects, peek
         )
@@ -213,13 +213,28 @@ class RouterCore:
 
     def committed(self, transaction: Transaction, writes: list[AtomicWrite]) -> None:
         """The log has committed a transaction that was taken from the commit queue."""
+        for fork in transaction.forks:
+            self._forked(fork)
         self.publishing.committed(transaction.entries)
         for write in writes:
             write.listener.done()
         self.effects.commit_queue.transaction_done()
 
+    def _forked(self, fork: Fork) -> None:
+        """A log has a new epoch, since it has lost entries."""
+        if fork.position is None:
+            return
+        self.open_messages.log_forked(fork.topic, fork.position.epoch)
+        topic = self.directory.topics.get(fork.topic)
+        if topic is not None and topic.position is not None and topic.position.epoch == fork.epoch:
+            topic.position = Position(fork.position.epoch, topic.position.seq)
+            # A client may say anything, and that must not cost the others their connections.
+            if fork.is_proved:
+                self._link_recovery.log_forked(topic)
+
     def commit_failed(self, transaction: Transaction, writes: list[AtomicWrite]) -> None:
         """The log has committed nothing of a transaction."""
+        self.effects.commit_queue.fork_later(transaction.forks)
         _refuse(transaction.entries, writes, catalogue.LOG_UNAVAILABLE.refused())
         self.effects.commit_queue.transaction_done()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from trunkline_router.core.values.log_records import PendingEntry, Transaction
+from trunkline_router.core.values.log_records import DeliveredPosition, PendingEntry, Transaction
 from trunkline_router.core.values.topics import Position, TopicKey
 from trunkline_router.log.append_results import (
     SameContent,
@@ -56,12 +56,16 @@ class Appender:
         self._now_ms = now_ms
         self._is_same_content = is_same_content
         self.cached_heads = HeadCache(cached_heads)
+        #: New epochs by the former ones, of logs that were forked since the start.
+        self._forked: dict[str, str] = {}
 
     async def append(self, transaction: Transaction) -> None:
         """Commit a transaction and complete its entries; see Log.append.
 
         A change or a read of an erased log is answered like an entry that is `repeat_only`.
         """
+        if self._forked:
+            self._follow_forks(transaction)
         unwritten = [pending for pending in transaction.entries if pending.repeat_only]
         entries = transaction.entries
         if unwritten:
@@ -86,15 +90,29 @@ class Appender:
                 await self._store.commit(batch)
         except BaseException:
             # A cancelled commit may still succeed.
-            self.cached_heads.invalidate(topics)
+            self.cached_heads.invalidate(topics.union(fork.topic for fork in transaction.forks))
+            for fork in transaction.forks:
+                fork.position = None
             raise
         self.cached_heads.update(batch.heads)
+        self._forked |= {fork.epoch: fork.position.epoch for fork in transaction.forks if fork.position}
         mark_committed(written, batch)
         results.update((pending.key, result_of(pending)) for pending in written if pending.key is not None)
         for pending in unwritten + repeats:
             answer_repeat(pending, results, self._is_same_content)
         for withdrawal in transaction.withdrawn:
             withdrawal.found = (heads[withdrawal.topic].topic_id, withdrawal.seq) in batch.withdrawn_found
+
+    def _follow_forks(self, transaction: Transaction) -> None:
+        """Move positions that were read before a fork to the present epoch."""
+        forked = self._forked
+        for pending in transaction.entries:
+            target = pending.message.position if pending.read is None else pending.read.position
+            if (pending.change is not None or pending.read is not None) and target.epoch in forked:
+                target.epoch = forked[target.epoch]
+        for index, (topic, user, (epoch, seq)) in enumerate(transaction.delivered):
+            position = Position(forked.get(epoch, epoch), seq)
+            transaction.delivered[index] = DeliveredPosition(topic, user, position)
 
     async def look_up(self, topics: Iterable[TopicKey]) -> dict[TopicKey, Head]:
         """Return the heads of these logs, from the cache or the store.
@@ -126,6 +144,11 @@ def _topics_besides_entries(transaction: Transaction) -> set[TopicKey]:
     """The topics that the rest of a transaction is about."""
     return {
         item.topic
-        for items in (transaction.checkpoints, transaction.delivered, transaction.withdrawn)
+        for items in (
+            transaction.checkpoints,
+            transaction.delivered,
+            transaction.withdrawn,
+            transaction.forks,
+        )
         for item in items
     }

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from trunkline.v1.frame_pb2 import ReadFrame
 from trunkline.v1.message_pb2 import CHANGE_KIND_ENDED, Change, Message
 
-from trunkline_router.core.values.log_records import PendingEntry, Producer, Transaction
+from trunkline_router.core.values.log_records import Fork, PendingEntry, Producer, Transaction
 from trunkline_router.core.values.topics import Position, TopicKey, position_of
 from trunkline_router.log.message_ids import message_id, new_epoch, parse_message_id
 
@@ -79,6 +79,10 @@ class Batch:
     answered_cancelled: set[RowKey] = field(default_factory=set)
     #: Time of the commit.
     now_ms: int = 0
+    #: New epochs of logs: topic_id, former epoch, its last seq, new epoch.
+    forks: list[tuple[int, str, int, str]] = field(default_factory=list)
+    #: The whole file is an older copy, so other logs must be forked, too, by the next start.
+    is_older_copy: bool = False
     #: The serialised body of each entry, in order.
     bodies: list[bytes] = field(default_factory=list)
     #: The heads of the logs after the commit.
@@ -131,6 +135,7 @@ def make_batch(
     tails: dict[TopicKey, _LogTail] = {}
     seconds, milliseconds = divmod(now_ms, 1000)
     nanos = milliseconds * 1_000_000
+    _add_forks(batch, transaction.forks, heads, tails)
     for pending in entries:
         topic = pending.topic
         tail = tails.get(topic)
@@ -186,6 +191,19 @@ def answered_by(message: Message) -> int | None:
     """Return the seq of the message that a message answers; None if that is not in the same log."""
     parsed = parse_message_id(message.reply_to) if message.reply_to else None
     return parsed[1] if parsed is not None and parsed[0] == message.position.epoch else None
+
+
+def _add_forks(
+    batch: Batch, forks: Iterable[Fork], heads: Mapping[TopicKey, Head], tails: dict[TopicKey, _LogTail]
+) -> None:
+    for fork in forks:
+        head = heads[fork.topic]
+        if _is_current(head, Position(fork.epoch, 0)):
+            epoch, seq = new_epoch(), head.position.seq
+            batch.forks.append((head.topic_id, fork.epoch, seq, epoch))
+            batch.is_older_copy |= fork.is_proved
+            tails[fork.topic] = _LogTail(head.topic_id, epoch, seq)
+            fork.position = Position(epoch, seq)
 
 
 def _add_change(batch: Batch, pending: PendingEntry, change: Change, tail: _LogTail, now_ms: int) -> bytes:

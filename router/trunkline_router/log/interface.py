@@ -65,6 +65,9 @@ class Log(Protocol):
         """Commit a transaction; it is on disk on return.
 
         Entries of one topic get consecutive seqs, from 1 in a new epoch; `message.id` is unique forever.
+        Forks come first: seqs continue in the new epoch, positions of the former one are no longer valid,
+        and messages keep their ids.
+
         Each entry is completed as its docstring says. Checkpoints, changes and receipts of an erased log
         have no effect, nor have changes of deliveries that no longer exist. On LogUnavailable no entry has
         a result, and no reader ever sees any part of the transaction.

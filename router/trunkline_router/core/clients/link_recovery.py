@@ -56,6 +56,12 @@ class LinkRecovery:
         if not has_positions:
             self._outbox.close(connection, catalogue.POSITION_LOST.refused())
 
+    def log_forked(self, topic: Topic) -> None:
+        """A log has lost entries: close its subscribers, as none can tell whether it received other ones."""
+        for subscription in list(topic.links):
+            self._lose(topic, subscription.link)
+            self._effects.writable_peers.add(subscription.link)
+
     def _catch_up(self, topic: Topic, subscription: LinkSubscription, after: Position) -> None:
         catchup = subscription.catchup = LinkCatchup(after)
         topic.catchups = [*(topic.catchups or ()), catchup]
@@ -71,6 +77,7 @@ class LinkRecovery:
         def merge(page: Page) -> None:
             if topic.position is None:
                 topic.position = page.head
+            self._effects.commit_queue.fork(topic.key, topic.position, after, is_proved=True)
             catchup.merge(page, topic.position)
             self._caught_up(topic, subscription, catchup)
 

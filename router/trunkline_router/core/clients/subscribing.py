@@ -92,6 +92,9 @@ class SubscribeOperation:
         if catchup := self._link_catchup():
             catchup.waiters.append(self.begin)
             return
+        for topic in self._topics:
+            if (wanted := self._wanted.get(topic.key)) is not None:
+                self._effects.commit_queue.fork(topic.key, topic.position or EMPTY, wanted)
         self._recover()
 
     def _link_catchup(self) -> LinkCatchup | None:

@@ -8,11 +8,14 @@ from typing import NamedTuple, Protocol
 
 from trunkline.v1.catalogue import Refused
 
-from trunkline_router.core.values.log_records import PendingEntry, Transaction
-from trunkline_router.core.values.topics import TopicKey
+from trunkline_router.core.values.log_records import Fork, PendingEntry, Transaction
+from trunkline_router.core.values.topics import Position, TopicKey
 
 #: Bound of the entries in one transaction, and so of the time that a commit takes.
 MAX_BATCH_ENTRIES = 2048
+
+#: Topics that one process begins new epochs of, because a position shows that they have lost entries.
+MAX_FORKED = 100_000
 
 
 class AtomicWriteListener(Protocol):
@@ -45,6 +48,11 @@ class CommitQueue:
         self.entries = 0
         self.bytes = 0
         self._waiting: deque[PendingEntry | AtomicWrite] = deque()
+        #: Forks for the next transaction, by topic.
+        self._forks: dict[TopicKey, Fork] = {}
+        self._has_new_forks = False
+        #: Topics that were forked since the start.
+        self._forked: set[TopicKey] = set()
         #: Callbacks that wait for each transaction that was taken and is not done, oldest first.
         self._under_way: deque[list[Callable[[], None]]] = deque()
 
@@ -63,17 +71,37 @@ class CommitQueue:
             self.bytes += pending.size
         self._waiting.append(write)
 
+    def fork(self, topic: TopicKey, end: Position, seen: Position, *, is_proved: bool = False) -> None:
+        """Begin a new epoch if `seen` is a position of a log's epoch beyond its `end`.
+
+        Entries were lost then, before this process started. The new epoch is on disk before any entry that
+        is taken from now on. Each topic is forked once, so that clients who lie cannot go on, and MAX_FORKED
+        topics at most.
+        """
+        if seen.epoch != end.epoch or seen.seq <= end.seq or not end.epoch:
+            return
+        if topic not in self._forked and len(self._forked) < MAX_FORKED:
+            self._forked.add(topic)
+            self._forks[topic] = Fork(topic, end.epoch, is_proved)
+            self._has_new_forks = True
+
+    def fork_later(self, forks: list[Fork]) -> None:
+        """Put forks that were not committed into the next transaction, whenever there is one."""
+        self._forks |= {fork.topic: fork for fork in forks}
+
     @property
     def is_full(self) -> bool:
         """Sources must send no more."""
         return self.entries > self.max_entries or self.bytes > self.max_bytes
 
     def __bool__(self) -> bool:
-        return bool(self._waiting)
+        return bool(self._waiting or self._has_new_forks)
 
     def take(self) -> tuple[Transaction, list[AtomicWrite]]:
         """Take the next transaction, and the atomic writes in it. Call `transaction_done` after it."""
-        transaction = Transaction()
+        transaction = Transaction(forks=list(self._forks.values()))
+        self._forks.clear()
+        self._has_new_forks = False
         entries = transaction.entries
         writes: list[AtomicWrite] = []
         waiting = self._waiting

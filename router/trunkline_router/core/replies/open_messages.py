@@ -257,6 +257,11 @@ class OpenMessages:
         message.ended = None
         self.on_progress(message)
 
+    def log_forked(self, topic: TopicKey, epoch: str) -> None:
+        """A log has a new epoch, in which its open messages keep their seqs."""
+        for message in self._by_topic.get(topic, {}).values():
+            message.log_forked(epoch)
+
     # Time and erasure
 
     def tick(self, now: float) -> None:

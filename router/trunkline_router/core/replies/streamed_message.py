@@ -111,6 +111,10 @@ class StreamedMessage:
         """Sequence number in its log."""
         return self._base.position.seq
 
+    def log_forked(self, epoch: str) -> None:
+        """Its log has a new epoch, in which it keeps its seq."""
+        self._base.position.epoch = epoch
+
     @property
     def reply_to(self) -> str:
         """Id of the message that it answers."""

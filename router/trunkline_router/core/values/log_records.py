@@ -153,6 +153,21 @@ class Withdrawal:
     found: bool = False
 
 
+@dataclass(slots=True, eq=False)
+class Fork:
+    """Begins a new epoch of a log that has lost entries; positions of the former one become invalid.
+
+    Nothing happens if the log's epoch is no longer `epoch`. Otherwise the log sets `position` to the end of
+    the log in the new epoch, in which the entries of the same transaction are written.
+    """
+
+    topic: TopicKey
+    epoch: str
+    #: An edge's link proved the loss, rather than a client, who may say anything.
+    is_proved: bool = False
+    position: Position | None = None
+
+
 class DeliveredPosition(NamedTuple):
     """Position up to which a user was delivered a conversation's messages."""
 
@@ -173,6 +188,7 @@ class Transaction:
     withdrawn: list[Withdrawal] = field(default_factory=list)
     checkpoints: list[Checkpoint] = field(default_factory=list)
     delivered: list[DeliveredPosition] = field(default_factory=list)
+    forks: list[Fork] = field(default_factory=list)
 
     def join(self, other: Transaction) -> None:
         """Add the records of another transaction to this one."""

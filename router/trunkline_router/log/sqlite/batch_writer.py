@@ -8,6 +8,7 @@ from typing import Any
 
 from trunkline_router.log.batch import EVENT_COLUMNS, MESSAGE_COLUMNS, Batch
 from trunkline_router.log.sqlite.entry_rows import append_checksums
+from trunkline_router.log.sqlite.forks import fork_logs
 from trunkline_router.log.sqlite.statements import Insert, Select, Write
 from trunkline_router.log.stored_entries import checksum
 
@@ -82,6 +83,7 @@ _SELECT_CANCELLED = Select(
 
 def write_batch(db: sqlite3.Connection, batch: Batch) -> None:
     """Write all rows of a batch except those of its keys."""
+    fork_logs(db, batch.forks)
     # First the changes of deliveries and open messages, which concern earlier rows.
     _write_delivery_changes(db, batch)
     _write_open_changes(db, batch)

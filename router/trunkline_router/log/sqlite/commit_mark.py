@@ -58,6 +58,10 @@ class CommitMark:
         with suppress(OSError):
             os.pwrite(self._fd, f"{text} {crc32(text.encode()):08x}\n".encode(), 0)
 
+    def distrust(self) -> None:
+        """Let the next start take the database for an older copy."""
+        self._log_id = "older-copy"
+
     def sync(self) -> None:
         """Make the mark durable."""
         os.fsync(self._fd)

@@ -7,6 +7,7 @@ may lie beyond the loss. Seqs continue; a seq that a lost entry had gets another
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 
 from trunkline_router.log.encryption import MAX_SEALED
 from trunkline_router.log.message_ids import new_epoch
@@ -22,7 +23,22 @@ _KEEP_EPOCHS = (
     f" SELECT topic_id, forked + 1, {END}, epoch FROM topics WHERE {END} > forked"
 )
 _BEGIN_EPOCHS = f"UPDATE topics SET epoch = new_epoch(), forked = {END}"
+_KEEP_EPOCH = (
+    "INSERT INTO former_epochs (topic_id, first_seq, last_seq, epoch)"
+    " SELECT topic_id, forked + 1, ?, ? FROM topics WHERE topic_id = ? AND ? > forked"
+)
+_BEGIN_EPOCH = "UPDATE topics SET epoch = ?, forked = ? WHERE topic_id = ?"
 _COUNTERS = ("topics", "deliveries")
+
+
+def fork_logs(db: sqlite3.Connection, forks: Iterable[tuple[int, str, int, str]]) -> None:
+    """Fork single logs, each given as topic_id, former epoch, last seq and new epoch.
+
+    Their entries may be those that were written at the seqs of lost ones: only their ids are kept.
+    """
+    for topic_id, former, seq, epoch in forks:
+        db.execute(_KEEP_EPOCH, (seq, former, topic_id, seq))
+        db.execute(_BEGIN_EPOCH, (epoch, seq, topic_id))
 
 
 def fork_all(db: sqlite3.Connection) -> int:

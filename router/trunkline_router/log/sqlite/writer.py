@@ -135,6 +135,8 @@ class Writer:
         If any of its idempotency keys is in use, nothing is written, and their results are returned.
         """
         self._key_store.seal_batch(batch)
+        if batch.is_older_copy:
+            self._mark.distrust()
         with self._transaction() as db:
             if batch.keys:
                 used = self._keys.used(db, keys_of(batch.keys))

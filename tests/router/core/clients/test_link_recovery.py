@@ -10,7 +10,7 @@ from trunkline.v1.edge_service_pb2 import LinkHello, LinkRequest
 from trunkline_router.core.clients import link_recovery
 from trunkline_router.core.commits.effects import ReadPages
 from trunkline_router.core.directory.presence import CHANGES_PER_MESSAGE
-from trunkline_router.core.values.topics import TopicKey, address_of
+from trunkline_router.core.values.topics import Position, TopicKey, address_of
 
 from tests.router.core.harness.client import Client
 from tests.router.core.harness.invariants import check_tables
@@ -43,6 +43,23 @@ def test_connections_continue_after_a_relink_with_what_they_missed() -> None:
     router.run()
     publish(router, ROOM, "4")
     assert sorted(one.texts) == sorted(two.texts) == ["1", "2", "3", "4", "all"]
+    check_tables(router.core, at_rest=True)
+
+
+def test_a_position_beyond_the_end_on_a_link_closes_all_subscribers_of_the_log() -> None:
+    router, (one, two) = broken()
+    publish(router, ROOM, "2")
+    router.link("e1")
+    router.run()
+    router.restart()
+    del router.log.logs[ROOM][1][1:]
+    early = router.connected(ROOM, edge="e2")
+    router.link("e1")
+    router.run()
+    assert {each.close_reason for each in (one, two, early)} == {"POSITION_LOST"}
+    late = router.connected(ROOM, resume={ROOM: Position("e1", 1)})
+    publish(router, ROOM, "new")
+    assert (late.frames[0].connected.recovered, late.place[ROOM]) == (False, Position("e2", 2))
     check_tables(router.core, at_rest=True)
 
 

@@ -122,7 +122,6 @@ def test_a_page_read_ahead_of_the_core_makes_no_duplicate(is_heard: bool) -> Non
     "resume",
     [
         {ALICE: Position("e9", 1)},
-        {ALICE: Position("e1", 9)},
         {ALICE: Position("e1", 1), ROOM: Position("e1", 1)},
         {("u", "a", "w", PERSON, "alice"): Position("e1", 1)},
         {ALICE: Position("e1", 1), TENANT: Position("e9", 3)},
@@ -139,6 +138,48 @@ def test_a_position_that_cannot_be_resumed_recovers_nothing_at_all(
     assert client.place[ALICE] == Position("e1", 2)
     publish(router, ALICE, "3")
     assert client.texts == ["3"]
+
+
+def test_a_position_beyond_the_end_begins_a_new_epoch_before_anything_new() -> None:
+    router = Router()
+    publish(router, ALICE, "1", "2")
+    there = router.connected(ALICE)
+    client = router.open(ALICE, resume={ALICE: Position("e1", 9)})
+    router.read_log()
+    router.return_reads()
+    sent = router.broadcast(ALICE, "3")
+    router.run()
+    assert not client.frames[0].connected.recovered
+    assert sent.response.position.epoch == "e2"
+    assert client.place[ALICE] == there.place[ALICE] == Position("e2", 3)
+    assert client.texts == there.texts == ["3"]
+    # Whoever makes up positions achieves this once.
+    liar = router.connected(ALICE, resume={ALICE: Position("e2", 9)})
+    assert not liar.frames[0].connected.recovered
+    publish(router, ALICE, "4")
+    assert there.place[ALICE] == Position("e2", 4)
+    again = router.connected(ALICE, resume={ALICE: Position("e2", 3)})
+    assert (again.frames[0].connected.recovered, again.texts) == (True, ["4"])
+
+
+def test_a_new_epoch_that_cannot_be_committed_comes_with_the_next_commit() -> None:
+    router = Router()
+    publish(router, ALICE, "1")
+    client = router.open(ALICE, resume={ALICE: Position("e1", 9)})
+    router.read_log()
+    router.return_reads()
+    router.fail()
+    assert not router.core.effects.commit_queue
+    publish(router, ALICE, "2")
+    assert client.place[ALICE] == Position("e2", 2)
+
+
+def test_the_start_of_a_log_that_lost_entries_cannot_be_resumed() -> None:
+    router = Router()
+    publish(router, ALICE, "1")
+    assert router.connected(ALICE, resume={ALICE: EMPTY}).frames[0].connected.recovered
+    router.connected(ALICE, resume={ALICE: Position("e1", 9)})
+    assert not router.connected(ALICE, resume={ALICE: EMPTY}).frames[0].connected.recovered
 
 
 def test_a_client_too_far_behind_is_not_recovered(monkeypatch: pytest.MonkeyPatch) -> None:
