@@ -39,7 +39,7 @@ NOWHERE = CommandLine("127.0.0.1:1")
 
 def test_the_generated_operator_key_is_found_in_the_data_folder(tmp_path: Path) -> None:
     env = {"TRUNKLINE_OPERATOR_KEY": ""}
-    with router_process(tmp_path / "data") as router:
+    with router_process(tmp_path / "data", TRUNKLINE_OPERATOR_KEY="") as router:
         tenant = CommandLine(router.address)
         assert "demo" in tenant("list", TRUNKLINE_DATA_DIR=str(tmp_path / "data"), **env).out
         problem = tenant.refusal("list", TRUNKLINE_DATA_DIR=str(tmp_path), **env)
