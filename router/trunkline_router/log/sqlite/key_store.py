@@ -105,7 +105,7 @@ class KeyStore:
         rows = batch.dead_lettered
         for start in range(0, len(rows), DEAD_LETTER_COLUMNS):
             tenant = dead.get(rows[start], "")
-            if tenant in encrypted:
+            if tenant in tenants:
                 reason = rows[start + _REASON].encode()
                 rows[start + _REASON] = self._encryption.seal(
                     tenant, SealedTable.DEAD_LETTERS, rows[start], 0, reason
