@@ -16,12 +16,13 @@ from typing import Any, ParamSpec
 
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
-from trunkline.v1.edge_service_pb2 import LinkResponse
+from trunkline.v1.edge_service_pb2 import LinkResponse, PoliciesTold
 from trunkline_runtime.descriptors import watch
 from trunkline_runtime.refusal_log import RefusalLog
 
 from trunkline_edge.admission import Admission
 from trunkline_edge.auth.admission_policy import AdmissionPolicy
+from trunkline_edge.auth.exposure import ExposureWarning
 from trunkline_edge.auth.jwks import Fetch, JwksCache
 from trunkline_edge.auth.principal import Principal
 from trunkline_edge.core.connection import Connection
@@ -84,6 +85,7 @@ class EdgeRuntime:
             settings.max_http_connections,
             self.core.counts,
         )
+        self._exposure = ExposureWarning(settings.edge_listen)
         #: Set when the link's writer has something to do.
         self.link_wake = asyncio.Event()
         self._transports: dict[Connection, ClientTransport] = {}
@@ -102,7 +104,7 @@ class EdgeRuntime:
             ResumeReading: self._resume_reading,
             Ping: self._ping,
             VerifyToken: lambda effect: self.admission.verify(effect.connection, effect.frame),
-            ApplyPolicy: lambda effect: self.admission.apply(effect.policy),
+            ApplyPolicy: self._apply_policy,
         }
 
     @property
@@ -208,6 +210,11 @@ class EdgeRuntime:
     def _ping(self, effect: Ping) -> None:
         if (transport := self._transports.get(effect.connection)) is not None:
             transport.ping()
+
+    def _apply_policy(self, effect: ApplyPolicy) -> None:
+        self.admission.apply(effect.policy)
+        if isinstance(effect.policy, PoliciesTold):
+            self._exposure.policies_told(self.tenants)
 
     # Clients; see ConnectionHandler
 

@@ -48,11 +48,16 @@ def check(settings: RouterSettings) -> None:
 
 
 def link_verifier(settings: RouterSettings) -> LinkVerifier:
-    """Build the verifier of edges that the settings ask for."""
+    """Build the verifier of edges that the settings ask for.
+
+    A link without credentials is accepted on loopback only if no listener is public.
+    """
+    listeners = [each for each in (settings.router_listen, settings.link_listen) if each]
     return LinkVerifier(
         settings.link_key.get_secret_value(),
         by_certificate=bool(settings.link_listen),
         names=CertificateNames(settings.link_names) if settings.link_names else None,
+        from_loopback=all(map(_is_local, listeners)),
         from_anywhere=settings.insecure_links,
     )
 

@@ -9,6 +9,8 @@ from trunkline_router import listeners
 from trunkline_router.settings import RouterSettings
 from trunkline_runtime.process import StartError
 
+from tests.router.rpc.test_link_verifier import Call
+
 KEY = "the-key-of-the-links"
 TLS = {"tls_cert": "router.pem", "tls_key": "router.key"}
 REMEDIES = (
@@ -39,6 +41,29 @@ def test_a_router_elsewhere_does_not_start_and_names_the_settings_to_change(list
     check(router_listen=listen, link_key=KEY)
     check(router_listen=listen, insecure_links=True)
     check(router_listen=listen, link_listen="0.0.0.0:2", tls_client_ca="ca.pem", **TLS)
+
+
+@pytest.mark.parametrize(
+    "router_listen", ["127.0.0.1:1", "localhost:1", "[::1]:1", "0.0.0.0:1", "[::]:1", ":1"]
+)
+@pytest.mark.parametrize("link_listen", ["", "127.0.0.1:2", "0.0.0.0:2"])
+@pytest.mark.parametrize("key", ["", KEY])
+@pytest.mark.parametrize("insecure", [False, True])
+def test_a_link_without_credentials_needs_a_router_that_only_this_machine_reaches(
+    router_listen: str, link_listen: str, key: str, insecure: bool
+) -> None:
+    more = {"tls_client_ca": "ca.pem", **TLS} if link_listen else {}
+    settings = RouterSettings(
+        router_listen=router_listen,
+        link_listen=link_listen,
+        link_key=key,
+        insecure_links=insecure,
+        **more,
+    )
+    from_this_machine: Any = Call("ipv4:127.0.0.1:1")
+    is_local = router_listen in ("127.0.0.1:1", "localhost:1", "[::1]:1")
+    expected = not key and not link_listen and (is_local or insecure)
+    assert listeners.link_verifier(settings).is_edge(from_this_machine) == expected
 
 
 def test_tls_alone_does_not_authenticate_edges() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from trunkline.v1.edge_service_pb2 import TenantPolicy
+from trunkline.v1.tenant_pb2 import OPENNESS_LOOPBACK
 from trunkline_runtime.reserved_names import ReservedName, reserved_names
 from trunkline_runtime.tenant_policy import is_open
 
@@ -95,6 +96,11 @@ class TenantPolicies:
         """
         policy = self._policies.get(name)
         return policy is not None and is_open(policy.settings.open_to, is_local)
+
+    def open_to_loopback(self) -> list[str]:
+        """The names of the tenants that are open to callers on this machine only."""
+        policies = self._policies.values()
+        return sorted(each.tenant for each in policies if each.settings.open_to == OPENNESS_LOOPBACK)
 
     def may_accept(self, name: str, token: str) -> bool:
         """Whether a token could be the tenant's: its shared secret, or any JSON Web Token."""

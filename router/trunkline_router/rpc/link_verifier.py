@@ -23,9 +23,9 @@ class LinkVerifier:
     """Accepts callers with the link key, or with a certificate of the edges' authority, as edges.
 
     gRPC verifies certificates before a call arrives, on the listener for links only; with `names`, one of
-    the certificate's must be among them. With neither a key nor
-    certificates configured, callers on this machine are edges (or all callers, with `from_anywhere`), unless
-    they come through a proxy.
+    the certificate's must be among them. With neither a key nor certificates configured, callers on this
+    machine are edges if `from_loopback`, all callers if `from_anywhere`, unless they come through a proxy
+    that says so. A TCP proxy does not.
     """
 
     def __init__(
@@ -34,17 +34,20 @@ class LinkVerifier:
         *,
         by_certificate: bool = False,
         names: CertificateNames | None = None,
+        from_loopback: bool = True,
         from_anywhere: bool = False,
     ) -> None:
         self._digest = _digest(key) if key else None
         self._by_certificate = by_certificate
         self._names = names
+        self._from_loopback = from_loopback
         self._from_anywhere = from_anywhere
 
     def is_edge(self, context: _Context) -> bool:
         """See EdgeVerifier."""
         if self._digest is None and not self._by_certificate:
-            is_allowed = self._from_anywhere or is_loopback(peer_ip(context.peer()))
+            is_local = self._from_loopback and is_loopback(peer_ip(context.peer()))
+            is_allowed = self._from_anywhere or is_local
             return is_allowed and not is_proxied_call(context)
         return self._has_certificate(context) or self._has_key(context)
 
