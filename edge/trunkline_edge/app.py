@@ -102,7 +102,7 @@ async def _announce_ready(address: ListenAddress, settings: EdgeSettings, linked
     await linked.wait()
     scheme = "https" if settings.tls_cert else "http"
     # For a person to open: nobody can connect to all interfaces, nor a browser to a Unix socket.
-    url = {} if address.path else {"url": f"{scheme}://{address.reachable}"}
+    url = {} if address.path else {"url": f"{scheme}://{address.reachable}{settings.path_prefix}"}
     _log.info("edge is ready", listening=str(address), **url, router=settings.router)
     process.announce_listening(str(address))
 

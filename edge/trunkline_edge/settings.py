@@ -7,6 +7,8 @@ from trunkline_runtime.link_key import LinkKey
 from trunkline_runtime.listen_address import Listener
 from trunkline_runtime.process_settings import File, ProcessSettings
 
+from trunkline_edge.path_prefix import PathPrefix
+
 
 class EdgeSettings(ProcessSettings):
     """Settings of an edge."""
@@ -15,6 +17,9 @@ class EdgeSettings(ProcessSettings):
         default="127.0.0.1:8080",
         description="Address for WebSockets and HTTP: host:port, [ipv6]:port or unix:/path;"
         " port 0 chooses a free one",
+    )
+    path_prefix: PathPrefix = Field(
+        default="", description="Prefix of all paths, such as /chat; probes are served without it, too"
     )
     router: str = Field(default="127.0.0.1:50051", description="Address of a router's gRPC port")
     router_tls: bool = Field(

@@ -91,9 +91,9 @@ _RIGHT_NAMES = {right: name for name, right in RIGHTS.items()}
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def endpoint(known: Sequence[Binding]) -> Endpoint:
+def endpoint(known: Sequence[Binding], path_prefix: str) -> Endpoint:
     """An endpoint that serves the document, which is generated once."""
-    content = msgspec.json.encode(document(known))
+    content = msgspec.json.encode(document(known, path_prefix))
     etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
     headers = {"etag": etag, "cache-control": "no-cache"}
 
@@ -106,8 +106,8 @@ def endpoint(known: Sequence[Binding]) -> Endpoint:
     return openapi
 
 
-def document(known: Sequence[Binding]) -> dict[str, Any]:
-    """The OpenAPI document."""
+def document(known: Sequence[Binding], path_prefix: str = "") -> dict[str, Any]:
+    """The OpenAPI document of an edge that serves its paths below a prefix."""
     schemas = SchemaRegistry(nested_messages(binding.method.input_type for binding in known))
     paths: dict[str, dict[str, Any]] = {}
     for binding in known:
@@ -122,7 +122,7 @@ def document(known: Sequence[Binding]) -> dict[str, Any]:
             "description": DESCRIPTION,
             "license": {"name": "Apache License 2.0", "identifier": "Apache-2.0"},
         },
-        "servers": [{"url": "/"}],
+        "servers": [{"url": path_prefix or "/"}],
         "security": [{"key": []}, {}],
         "tags": [
             {"name": name, "description": comment(method.containing_service)}

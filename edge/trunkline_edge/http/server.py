@@ -86,7 +86,7 @@ def make_app(runtime: EdgeRuntime, router: RouterClient) -> Starlette:
     bodies, worker = BodyReader(), FairWorker()
     dialects = DialectRoutes(runtime.registry, runtime.tenants, router, caller_metadata, bodies, worker)
     token_callers = TokenCallers(runtime.admission, runtime.tenants, runtime.core.limits.frame_bytes)
-    transcoder = routes(router, caller_metadata, token_callers, bodies, worker)
+    transcoder = routes(router, caller_metadata, token_callers, bodies, worker, runtime.settings.path_prefix)
     return Starlette(routes=[*_operator_routes(runtime), *dialects.routes(), *transcoder])
 
 

@@ -38,14 +38,15 @@ def routes(
     token_callers: TokenCallers,
     bodies: BodyReader,
     worker: FairWorker,
+    path_prefix: str = "",
 ) -> list[BaseRoute]:
-    """The transcoder, and /openapi.json, which describes its paths.
+    """The transcoder, and /openapi.json, which describes its paths below `path_prefix`.
 
     Mount them after more specific routes: the transcoder answers every path below /v1/.
     """
     known = bindings()
     return [
-        Route("/openapi.json", openapi.endpoint(known), methods=["GET"]),
+        Route("/openapi.json", openapi.endpoint(known, path_prefix), methods=["GET"]),
         Transcoder(router, caller_metadata, token_callers, bodies, worker, known),
     ]
 

@@ -61,7 +61,7 @@ class ProtocolSelector(asyncio.Protocol):
             if complete is None:
                 return
             head, behind = complete
-            parser = RequestParser(MAX_CHUNKS)
+            parser = RequestParser(MAX_CHUNKS, self._handler.settings.path_prefix)
             request = parser.parse_head(head)
         except Refused as reason:
             self._reject(reason)

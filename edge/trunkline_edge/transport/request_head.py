@@ -8,6 +8,8 @@ import h11
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 
+from trunkline_edge.path_prefix import without_prefix
+
 #: Bound of a request's first line and header fields together.
 MAX_HEAD_BYTES = 16 * 1024
 
@@ -82,10 +84,11 @@ class RequestParser(h11.Connection):
     `next_event` never goes beyond the request, so that the next one is selected anew.
     """
 
-    def __init__(self, max_chunks: int) -> None:
-        """`max_chunks` limits the chunks of the body."""
+    def __init__(self, max_chunks: int, path_prefix: str = "") -> None:
+        """`max_chunks` limits the chunks of the body; `path_prefix` is removed from the path."""
         super().__init__(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
         self._max_chunks = max_chunks
+        self._path_prefix = path_prefix.encode("ascii")
         self._chunks = 0
         self._request: h11.Request | None = None
         self.is_chunked = False
@@ -100,7 +103,7 @@ class RequestParser(h11.Connection):
         except h11.RemoteProtocolError as error:
             raise malformed(problem_of(error)) from None
         assert isinstance(request, h11.Request)
-        self._request = _checked(request)
+        self._request = without_prefix(_checked(request), self._path_prefix)
         self.is_chunked = bool(header_values(request, b"transfer-encoding"))
         return self._request
 
