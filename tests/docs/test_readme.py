@@ -36,7 +36,7 @@ def test_the_backend_example_runs(tmp_path: Path) -> None:
 def test_the_tenant_commands_declare_a_tenant_and_show_a_key(tmp_path: Path) -> None:
     commands = re.findall(r"^\$ \.venv/bin/(trunkline-router tenant .*)$", README, re.MULTILINE)
     assert len(commands) == 2
-    with router_process(tmp_path) as router:
+    with router_process(tmp_path, TRUNKLINE_OPERATOR_KEY="") as router:
         env = environment({"TRUNKLINE_ROUTER": router.address, "TRUNKLINE_DATA_DIR": str(tmp_path)})
         for command in commands:
             done = subprocess.run(
