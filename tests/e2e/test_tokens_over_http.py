@@ -230,6 +230,32 @@ def test_a_user_reads_and_writes_only_their_own_conversations(edge: Process) -> 
             assert outcome(refused) == (404, "MESSAGE_NOT_FOUND")
 
 
+def test_a_page_of_a_declared_origin_may_speak(edge: Process, operator: OperatorClient) -> None:
+    signer, page = Signer("paged"), "https://chat.example"
+    operator.create("paged", client_auth=client_auth([signer]), origins=[page])
+    with HttpBackend(edge.address, "paged") as calls:
+        for method, path in (("POST", "/messages"), ("PATCH", "/messages/m"), ("POST", "/receipts:read")):
+            wanted = {
+                "Origin": page,
+                "Access-Control-Request-Method": method,
+                "Access-Control-Request-Headers": "authorization,content-type",
+            }
+            preflight = calls.http.options(path, headers=wanted)
+            assert preflight.status_code == 204
+            assert preflight.headers["access-control-allow-origin"] == page
+            assert method in preflight.headers["access-control-allow-methods"]
+            assert "authorization" in preflight.headers["access-control-allow-headers"].lower()
+        said: dict[str, Any] = {"address": address(), "parts": text("hi")}
+        for token, status in ((signer.token("ann"), 200), (SIGNER.token("ann"), 401)):
+            spoken = calls.http.post("/messages", json=said, headers={"Origin": page, **bearer(token)})
+            assert (spoken.status_code, spoken.headers["access-control-allow-origin"]) == (status, page)
+        elsewhere = {"Origin": "https://evil.example", **bearer(signer.token("ann"))}
+        assert outcome(calls.http.post("/messages", json=said, headers=elsewhere)) == (
+            403,
+            "ORIGIN_FORBIDDEN",
+        )
+
+
 async def test_calls_of_a_user_are_limited_like_a_connection(edge: Process, operator: OperatorClient) -> None:
     signer = Signer("small")
     limits = {"frame_bytes": 2000, "connection_messages_per_s": 5}

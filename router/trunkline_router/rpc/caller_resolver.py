@@ -35,7 +35,8 @@ AUTHORIZATION = "authorization"
 MAX_KEY_CHARS = 1024
 
 _TOKEN_PROBLEM = (
-    "a router verifies no client tokens: present them to an edge, on a WebSocket, an event stream or HTTP"
+    "a client's token must be presented to an edge: on a WebSocket, an event stream, or as the bearer token"
+    " of an HTTP/JSON call"
 )
 
 _Context = grpc.aio.ServicerContext[Any, Any]

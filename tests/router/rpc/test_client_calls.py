@@ -150,7 +150,7 @@ async def test_a_router_verifies_no_token_itself(router: InProcessRouter) -> Non
     request = ListMessagesRequest(address=group("any"))
     for metadata in (bearer(Signer("closed").token("ann")), (*EDGE, *bearer(Signer("closed").token("ann")))):
         code, text = await router.refusal("ListMessages", request, metadata=metadata)
-        assert (code, "present them to an edge" in text) == ("UNAUTHORIZED", True)
+        assert (code, "must be presented to an edge" in text) == ("UNAUTHORIZED", True)
 
 
 async def test_a_token_of_one_tenant_reveals_nothing_of_others(router: InProcessRouter) -> None:
@@ -236,6 +236,7 @@ async def test_a_message_is_the_users_and_goes_to_the_agent(router: InProcessRou
     (backlog,) = [each for each in await router.runtime.log.backlogs("closed") if each.agent == "echo"]
     assert backlog.waiting >= 2
     # Without a key each call is a message of its own.
+    assert not router.runtime.core.directory.tenants["closed"].connection_count
     answers = [await call(router, "Broadcast", saying("hi", group("sent")), metadata) for _ in range(2)]
     assert answers[0].message_id != answers[1].message_id
 
