@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from codecs import lookup
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from email.message import Message
 
 from starlette.requests import Request
 from trunkline.v1 import catalogue
@@ -17,7 +19,7 @@ MAX_BODY_BYTES = 13 << 20
 MAX_TOTAL_BYTES = 64 << 20
 MAX_TENANT_BYTES = 2 * MAX_BODY_BYTES
 
-#: For one whole body.
+#: Time limit for one whole body, unless another is set.
 BODY_TIMEOUT_S = 30.0
 
 #: A body that is too large is read and dropped up to here, because clients read the response after sending.
@@ -27,14 +29,15 @@ JSON = "application/json"
 
 
 class BodyReader:
-    """Buffers bodies: each at most 13 MiB, read within 30 s.
+    """Buffers bodies: each at most 13 MiB, read within `timeout_s`.
 
     A tenant's at one time may have 26 MiB, and all together 64 MiB, so that no tenant takes all of it.
     `max_bytes` lowers the bound of one body. A body whose length is stated and does not fit is refused before
     any of it is read.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_s: float = BODY_TIMEOUT_S) -> None:
+        self.timeout_s = timeout_s
         self.buffered_bytes = 0
         #: Without tenants that have none.
         self._bytes_of_tenant: dict[str, int] = {}
@@ -90,10 +93,10 @@ class BodyReader:
         buffer = _BodyBuffer(self, tenant)
         try:
             try:
-                async with asyncio.timeout(BODY_TIMEOUT_S):
+                async with asyncio.timeout(self.timeout_s):
                     await buffer.fill(request, max_bytes)
             except TimeoutError:
-                raise catalogue.BODY_TIMEOUT.refused(limit_s=f"{BODY_TIMEOUT_S:g}") from None
+                raise catalogue.BODY_TIMEOUT.refused(limit_s=f"{self.timeout_s:g}") from None
             yield bytes(buffer.body)
         finally:
             self.release(tenant, len(buffer.body))
@@ -136,8 +139,17 @@ def check_body_type(request: Request) -> None:
     content_type = request.headers.get("content-type")
     if content_type is None and not _has_body(request):
         return
-    kind, _, parameters = (content_type or "").partition(";")
-    charset = parameters.strip().lower().replace('"', "")
-    is_json = kind.strip().lower() == JSON and charset in ("", "charset=utf-8")
-    if not is_json or request.headers.get("content-encoding", "identity") != "identity":
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if not _is_json(content_type or "") or encoding != "identity":
         raise catalogue.UNSUPPORTED_MEDIA_TYPE.refused(wanted=f"{JSON} in UTF-8, not compressed")
+
+
+def _is_json(content_type: str) -> bool:
+    """Whether a Content-Type is JSON in UTF-8, however it is spelled."""
+    parsed = Message()
+    parsed["content-type"] = content_type
+    try:
+        charset = lookup(str(parsed.get_param("charset", "utf-8"))).name
+    except LookupError:
+        return False
+    return parsed.get_content_type() == JSON and charset in ("utf-8", "ascii")

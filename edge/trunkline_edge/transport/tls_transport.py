@@ -16,6 +16,12 @@ from typing import Any, cast
 from trunkline_edge.transport.connection_budget import ConnectionBudget
 
 READ_BYTES = 256 * 1024
+#: Bytes that are decrypted at a time: a full record.
+PIECE_BYTES = 16 * 1024
+#: Records of data after which other clients are served before more is decrypted: a record may have one byte.
+SLICE_RECORDS = 64
+#: Answers of TLS itself, such as to key updates, that a client may leave unread before it is cut off.
+MAX_ANSWER_BYTES = 64 * 1024
 
 #: Answer to a client that speaks plain HTTP, as one with an http:// or ws:// URL does.
 _TLS_REQUIRED = (
@@ -35,16 +41,20 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     """
 
     __slots__ = (
+        "_answer_bytes",
         "_budget",
         "_context",
         "_got_eof",
+        "_has_more",
         "_incoming",
         "_is_closing",
         "_is_open",
+        "_is_paused",
         "_on_failure",
         "_outgoing",
         "_protocol",
         "_raw",
+        "_received",
         "_sent_eof",
         "_timeout_s",
         "_timer",
@@ -78,6 +88,14 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._got_eof = False
         self._sent_eof = False
         self._is_closing = False
+        #: The protocol has paused reading.
+        self._is_paused = False
+        #: Received records are delivered by a later call of the loop.
+        self._has_more = False
+        #: What was received and not decrypted yet.
+        self._received = b""
+        #: Answers of TLS itself since the client has last taken everything.
+        self._answer_bytes = 0
 
     # Events of the TCP connection
 
@@ -91,9 +109,14 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Decrypt bytes from the client and pass them on."""
-        self._incoming.write(data)
-        if self._is_open or self._continue_handshake():
-            self._deliver()
+        if self._is_open:
+            self._received += data
+            if not self._has_more:
+                self._deliver()
+        else:
+            self._incoming.write(data)
+            if self._continue_handshake():
+                self._deliver()
 
     def eof_received(self) -> bool:
         """End the client's direction."""
@@ -154,28 +177,68 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self._timer = None
 
     def _deliver(self) -> None:
-        """Pass on everything that can be decrypted."""
+        """Pass on what was received; after many records, a later call of the loop continues."""
         if self._got_eof or self._is_closing:
             return
-        read, ended = [], False
-        try:
-            while (self._incoming.pending or self._tls.pending()) and not ended:
-                data = self._tls.read(READ_BYTES)
-                read.append(data)
-                ended = not data
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:
-            ended = True
-        except ssl.SSLError:
-            self.abort()
+        read: list[bytes] = []
+        at, is_over = 0, False
+        while not is_over:
+            self._incoming.write(self._received[at : at + PIECE_BYTES])
+            at += PIECE_BYTES
+            try:
+                ended = self._decrypt(read)
+            except ssl.SSLError:
+                self.abort()
+                return
+            is_over = (
+                ended or at >= len(self._received) or len(read) > SLICE_RECORDS or self._outgoing.pending > 0
+            )
+        self._received = self._received[at:]
+        if not self._answer():
             return
-        # Some records have an answer of TLS itself.
-        self._flush()
         if data := read[0] if len(read) == 1 else b"".join(read):
             self._protocol.data_received(data)
         if ended:
             self._end_received()
+        elif self._received and not self._is_closing:
+            self._deliver_later()
+
+    def _decrypt(self, read: list[bytes]) -> bool:
+        """Decrypt the records that are complete; return True if the client has ended its direction."""
+        try:
+            while self._incoming.pending or self._tls.pending():
+                data = self._tls.read(READ_BYTES)
+                if not data:
+                    return True
+                read.append(data)
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            return True
+        return False
+
+    def _answer(self) -> bool:
+        """Write the answers of TLS itself; return False if the client leaves too many unread."""
+        if self._outgoing.pending:
+            unread = self._raw.get_write_buffer_size()
+            self._answer_bytes = self._answer_bytes + self._outgoing.pending if unread else 0
+            if self._answer_bytes > MAX_ANSWER_BYTES:
+                self.abort()
+                return False
+            self._flush()
+        return True
+
+    def _deliver_later(self) -> None:
+        self._has_more = True
+        self._raw.pause_reading()
+        asyncio.get_running_loop().call_soon(self._deliver_more)
+
+    def _deliver_more(self) -> None:
+        self._has_more = False
+        if not self._is_paused and not self._is_closing:
+            self._deliver()
+            if not self._has_more and not self._is_paused and not self._is_closing:
+                self._raw.resume_reading()
 
     def _end_received(self) -> None:
         if self._got_eof or self._is_closing:
@@ -232,13 +295,21 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         return self._is_closing or self._raw.is_closing()
 
     def pause_reading(self) -> None:
+        self._is_paused = True
         self._raw.pause_reading()
 
     def resume_reading(self) -> None:
-        self._raw.resume_reading()
+        self._is_paused = False
+        if self._is_closing:
+            return
+        if not self._received:
+            self._raw.resume_reading()
+        elif not self._has_more:
+            # Reading was paused between two slices.
+            self._deliver_later()
 
     def is_reading(self) -> bool:
-        return self._raw.is_reading()
+        return not self._is_paused and not self._is_closing
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self._raw.set_write_buffer_limits(high, low)

@@ -6,7 +6,13 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Message
 from trunkline.v1.catalogue import Refused
-from trunkline_edge.http.body_reader import MAX_BODY_BYTES, MAX_TENANT_BYTES, MAX_TOTAL_BYTES, BodyReader
+from trunkline_edge.http.body_reader import (
+    MAX_BODY_BYTES,
+    MAX_TENANT_BYTES,
+    MAX_TOTAL_BYTES,
+    BodyReader,
+    check_body_type,
+)
 
 
 def request(chunks: list[bytes], length: int | None = None) -> Request:
@@ -70,3 +76,34 @@ async def test_a_body_over_its_own_bound_is_too_large() -> None:
             pass
     assert refused.value.entry.code == "BODY_TOO_LARGE"
     assert reader.buffered_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("content_type", "is_json"),
+    [
+        ("application/json", True),
+        ("Application/JSON", True),
+        ('application/json; charset="utf-8"', True),
+        ("application/json;charset=UTF-8", True),
+        ("application/json ; charset=utf8; profile=x", True),
+        ("application/json; profile=x", True),
+        ("application/json; charset=us-ascii", True),
+        ("application/json; charset=latin-1", False),
+        ("application/json; charset=nonsense", False),
+        ("text/plain", False),
+        ("text/plain; application/json", False),
+        ("application/jsonp", False),
+        ("application/x-www-form-urlencoded", False),
+        ("", False),
+        ("json", False),
+        ("application/json, text/plain", False),
+    ],
+)
+def test_a_media_type_is_read_however_it_is_spelled(content_type: str, is_json: bool) -> None:
+    headers = [(b"content-type", content_type.encode()), (b"content-length", b"2")]
+    checked = Request({"type": "http", "headers": headers})
+    if is_json:
+        check_body_type(checked)
+    else:
+        with pytest.raises(Refused):
+            check_body_type(checked)

@@ -24,11 +24,16 @@ JSON = {"content-type": "application/json"}
 
 
 @pytest.fixture
-async def http() -> AsyncIterator[httpx.AsyncClient]:
+def bodies() -> BodyReader:
+    return BodyReader()
+
+
+@pytest.fixture
+async def http(bodies: BodyReader) -> AsyncIterator[httpx.AsyncClient]:
     """An edge's routes without a router; tenant `open` is open to this machine, `closed` to nobody."""
     tenants = TenantPolicies([policy("open"), policy("closed", tokens=["t1"])])
     calls = RouterClient("127.0.0.1:1")
-    served = routes(calls, CallerMetadata(tenants), token_callers(tenants), BodyReader(), FairWorker())
+    served = routes(calls, CallerMetadata(tenants), token_callers(tenants), bodies, FairWorker())
     transport = httpx.ASGITransport(Starlette(routes=served))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost/v1") as client:
         yield client
@@ -109,9 +114,9 @@ async def test_bodies_are_bounded_together_and_let_go(
 
 
 async def test_a_body_that_does_not_come_is_not_waited_for(
-    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    http: httpx.AsyncClient, bodies: BodyReader
 ) -> None:
-    monkeypatch.setattr(body_reader, "BODY_TIMEOUT_S", 0.05)
+    bodies.timeout_s = 0.05
 
     async def never() -> AsyncIterator[bytes]:
         yield b"{"

@@ -18,6 +18,7 @@ from trunkline_edge.transport.tls_transport import TlsTransport
 from trunkline_runtime.certificates import server_context
 
 from tests.support.certificates import Certificates
+from tests.support.patience import patient
 
 
 @cache
@@ -35,6 +36,7 @@ class Wire:
         self.sent = bytearray()
         self.ended = False
         self.closed = False
+        self.paused = False
 
     def write(self, data: bytes) -> None:
         assert not self.ended
@@ -52,6 +54,15 @@ class Wire:
 
     def is_closing(self) -> bool:
         return self.closed
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
 
 
 class Heard(asyncio.Protocol):
@@ -180,3 +191,38 @@ def test_what_is_said_is_heard_and_the_end_is_the_last(
     asyncio.run(
         conversation(sizes, [text(size) for size in from_client], [text(size) for size in from_edge], by_eof)
     )
+
+
+async def test_many_records_of_a_byte_are_decrypted_in_slices() -> None:
+    both = Both([1 << 20])
+    for _ in range(5000):
+        both.say(b"x")
+    both.end()
+    both.carry()
+    # The rest waits for other callbacks of the loop, and nothing more is read.
+    assert 0 < len(both.heard.data) < 2000
+    assert both.wire.paused
+    async with asyncio.timeout(patient(5)):
+        while not both.heard.eofs:
+            before = len(both.heard.data)
+            await asyncio.sleep(0)
+            assert len(both.heard.data) - before < 2000
+    assert len(both.heard.data) == 5000
+    both.tls.connection_lost(None)
+
+
+async def test_a_protocol_that_pauses_between_slices_gets_the_rest_when_it_resumes() -> None:
+    both = Both([1 << 20])
+    for _ in range(5000):
+        both.say(b"x")
+    both.carry()
+    both.tls.pause_reading()
+    before = len(both.heard.data)
+    await asyncio.sleep(0)
+    assert len(both.heard.data) == before
+    both.tls.resume_reading()
+    async with asyncio.timeout(patient(5)):
+        while len(both.heard.data) < 5000:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert not both.wire.paused
+    both.tls.connection_lost(None)
