@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trunkline.v1.edge_service_pb2 import ConnectionSend
-from trunkline.v1.frame_pb2 import ServerFrame
+from trunkline.v1.frame_pb2 import HistoryPageFrame, ServerFrame
 from trunkline.v1.frames import SERVER_FRAMES
 from trunkline.v1.message_pb2 import MESSAGE_STATE_OPEN
 
@@ -15,6 +15,8 @@ from trunkline_edge.core.token_refresh import TokenRefresh
 
 #: Each ends one of `unanswered`.
 _ANSWERS = frozenset(kind for kind, rule in SERVER_FRAMES.items() if rule.is_answer)
+#: Size in protobuf of a small value in a Struct.
+_VALUE_BYTES = 8
 #: Followed by missed entries, and then by a `join`.
 _REPLAYS = frozenset(kind for kind, rule in SERVER_FRAMES.items() if rule.starts_replay)
 
@@ -43,7 +45,7 @@ class RouterFrameHandler:
         reporter = connection.delivery_reporter
         if kind == "error" and reporter is not None and reporter.absorb_rejection(frame.error):
             return
-        self._apply(connection, kind, frame)
+        self._apply(connection, kind, frame, now)
         if kind in _REPLAYS:
             connection.snapshots = connection.snapshots or []
         sessions.send(connection, frame)
@@ -55,10 +57,13 @@ class RouterFrameHandler:
         if connection.buffered_input and not sessions.throttle.is_throttled(connection):
             self._client_frames.handle_buffered_input(connection, now)
 
-    def _apply(self, connection: Connection, kind: str, frame: ServerFrame) -> None:
+    def _apply(self, connection: Connection, kind: str, frame: ServerFrame, now: float) -> None:
         """Update the edge's own state from a frame for a client."""
         if kind in _ANSWERS:
             self._answered(connection, getattr(frame, kind).id)
+        limiter = connection.rate_limiter
+        if kind == "history" and limiter and (values := _approximate_values(frame.history)):
+            limiter.charge(values, now)
         if kind == "connected":
             self._connected(connection, frame)
         elif kind == "authorized":
@@ -88,3 +93,14 @@ class RouterFrameHandler:
         self._sessions.accepted(connection)
         if connection.codec.appends_cursor:
             connection.resume_cursor = ResumeCursor(connected.positions)
+
+
+def _approximate_values(page: HistoryPageFrame) -> int:
+    """Estimate the free-form values in a page: a short request may ask for many, each with its cost."""
+    size = sum(
+        part.custom.data.ByteSize()
+        for message in page.messages
+        for part in message.parts
+        if part.HasField("custom")
+    )
+    return size // _VALUE_BYTES

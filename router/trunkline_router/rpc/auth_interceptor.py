@@ -18,6 +18,7 @@ import structlog
 from google.protobuf.message import DecodeError
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
+from trunkline_runtime.message_outline import TooManyItems, check_items
 from trunkline_runtime.refusal_log import RefusalLog
 from trunkline_runtime.token_bucket import RateLimit, TokenBucket
 
@@ -46,6 +47,13 @@ _Deserialize = Callable[[bytes], Any]
 
 #: Streams that all callers without a key may open together.
 ANONYMOUS_STREAMS_PER_S = 1000
+
+#: Larger requests have their items counted before they are parsed. Streamed messages, whose usual size is
+#: that of a batch, are smaller.
+LARGE_REQUEST_BYTES = 64 << 10
+LARGE_STREAMED_BYTES = 4 << 20
+#: Items of such a request: more than any valid one has, because lines of text in a Struct count.
+MAX_ITEMS = 65_536
 
 #: The caller until it is resolved.
 _UNRESOLVED = Caller(CallerKind.ANYBODY)
@@ -226,7 +234,12 @@ class CallAdmission:
         """Parse a message and check it. Sets the call's `request_bytes`."""
         self.call.request_bytes = len(raw)
         try:
+            is_large = len(raw) > (LARGE_STREAMED_BYTES if self._is_stream else LARGE_REQUEST_BYTES)
+            if is_large and self._rule.request_type is not None:
+                check_items(self._rule.request_type, raw, MAX_ITEMS)
             message = self._deserialize(raw)
+        except TooManyItems as too_many:
+            raise catalogue.INVALID_ARGUMENT.refused(field="request", problem=str(too_many)) from None
         except DecodeError:
             problem = "cannot be parsed as the request of this RPC"
             raise catalogue.INVALID_ARGUMENT.refused(field="request", problem=problem) from None

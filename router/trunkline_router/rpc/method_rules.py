@@ -49,6 +49,8 @@ class MethodRule(NamedTuple):
     is_audited: bool = False
     #: Scope required if the request names no tenant; 0 if it must name one.
     scope_for_all: int = 0
+    #: Type of the requests; None in DENY.
+    request_type: Descriptor | None = None
 
     def scope_for(self, caller: Caller) -> int:
         """The scope that this caller needs."""
@@ -127,6 +129,7 @@ def _has_field(message: Descriptor | None, path: str) -> bool:
 def rule_at(service: str, rpc: str) -> MethodRule:
     """Return the rule of an RPC by its names; DENY if the contract has no such RPC."""
     try:
-        return rule_of(descriptor_pool.Default().FindMethodByName(f"{service}.{rpc}"))
+        method = descriptor_pool.Default().FindMethodByName(f"{service}.{rpc}")
+        return rule_of(method)._replace(request_type=method.input_type)
     except KeyError:
         return DENY

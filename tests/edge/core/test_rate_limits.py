@@ -29,6 +29,7 @@ from tests.edge.core.core_harness import (
     paused,
     resumed,
     say,
+    send,
     signal,
     topic,
 )
@@ -252,6 +253,24 @@ def test_a_refused_frame_pays_for_its_values_and_owes_a_second_at_most() -> None
     assert (error(client)["code"], error_of(core, client, 10)) == ("INVALID_ARGUMENT", "RATE_LIMITED")
     core.client_frames.unthrottle_next(11.2)
     core.client_frames.received(client, say("m1"), now=11.2)
+    assert forwarded(core) == ["frame 1 m1"]
+
+
+def test_a_page_of_many_values_is_charged_to_the_connection_that_asked() -> None:
+    core = linked_core()
+    client = paced(core, TenantRateLimiter("t", limits(connection_messages_per_s=1000)))
+    page = send(client)
+    for _ in range(8):
+        part = page.send.frame.history.messages.add().parts.add()
+        part.custom.data["a"] = [True] * 4000
+    deliver(core, page, now=10)
+    client.pending.clear()
+    assert error_of(core, client, 10) == "RATE_LIMITED"
+    core.client_frames.unthrottle_next(12)
+    text = send(client)
+    text.send.frame.history.messages.add().parts.add().text.text = "x" * 100_000
+    deliver(core, text, now=12)
+    core.client_frames.received(client, say("m1"), now=12)
     assert forwarded(core) == ["frame 1 m1"]
 
 

@@ -11,7 +11,9 @@ from starlette.applications import Starlette
 from trunkline.v1.access_pb2 import SCOPE_BROADCAST, SCOPE_PRESENCE
 from trunkline.v1.tenant_pb2 import OPENNESS_ANYBODY, OPENNESS_LOOPBACK, OPENNESS_NOBODY
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
+from trunkline_edge.http.body_reader import BodyReader
 from trunkline_edge.http.caller_metadata import CallerMetadata
+from trunkline_edge.http.fair_worker import FairWorker
 from trunkline_edge.http.router_client import RouterClient
 from trunkline_edge.http.transcoding import routes
 from trunkline_router.rpc.link_verifier import LinkVerifier
@@ -39,7 +41,7 @@ async def router(tmp_path: Path) -> AsyncIterator[InProcessRouter]:
 @pytest.fixture
 async def edge(router: InProcessRouter) -> AsyncIterator[Starlette]:
     calls, access = RouterClient(router.address), CallerMetadata(TENANTS)
-    yield Starlette(routes=routes(calls, access, token_callers(TENANTS)))
+    yield Starlette(routes=routes(calls, access, token_callers(TENANTS), BodyReader(), FairWorker()))
     await calls.close()
 
 

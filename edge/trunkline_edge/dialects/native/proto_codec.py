@@ -6,6 +6,7 @@ from google.protobuf.message import DecodeError
 from trunkline.v1 import catalogue
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
 from trunkline_runtime.free_form import UnfitValue, count_in_struct
+from trunkline_runtime.message_outline import LONG_VALUE_TAG, VALUE_TAG, TooManyItems, check_items
 
 from trunkline_edge.dialects.codec import (
     FREE_VALUES,
@@ -17,7 +18,6 @@ from trunkline_edge.dialects.codec import (
     too_many_values,
 )
 from trunkline_edge.dialects.json_text import MAX_FRAME_VALUES
-from trunkline_edge.dialects.native.outline import count_items
 
 #: The numbers of frames whose first field is their id.
 _WITH_ID = frozenset(
@@ -30,8 +30,9 @@ _WITH_ID = frozenset(
 #: The tag of that field.
 _ID_TAG = 0x0A
 
-#: The tag of a value in a Struct or ListValue, and the first byte of the same number in more bytes.
-_VALUE_TAG, _LONG_VALUE_TAG = b"\x0a", b"\x8a"
+#: Items of a frame, beyond which nothing is built from them: more than any valid one has, because lines of
+#: text in a Struct count.
+MAX_ITEMS = 2 * MAX_FRAME_VALUES
 
 
 class NativeProto(Codec):
@@ -45,9 +46,11 @@ class NativeProto(Codec):
         """See Codec. Drops fields newer than this version of the contract."""
         try:
             # An item takes at least two bytes.
-            if len(payload) > 2 * MAX_FRAME_VALUES and (items := count_items(payload)) > MAX_FRAME_VALUES:
-                raise too_many_values(items, self.frame_id(payload))
+            if len(payload) > 2 * MAX_ITEMS:
+                check_items(ClientFrame.DESCRIPTOR, payload, MAX_ITEMS)
             frame = ClientFrame.FromString(payload)
+        except TooManyItems as too_many:
+            raise too_many_values(too_many.items, self.frame_id(payload)) from None
         except DecodeError:
             # An invalid string is one cause.
             raise _malformed("not a binary ClientFrame in UTF-8", self.frame_id(payload)) from None
@@ -85,7 +88,7 @@ class NativeProto(Codec):
     def count_values(self, payload: bytes, decoded: Decoded) -> int:
         """See Codec. Structs are the only values that cost more than their bytes."""
         # Each begins with one of two bytes, which are rare in text.
-        if payload.count(_VALUE_TAG) + payload.count(_LONG_VALUE_TAG) <= FREE_VALUES:
+        if payload.count(VALUE_TAG) + payload.count(LONG_VALUE_TAG) <= FREE_VALUES:
             return 0
         values = _count_in_structs(decoded) if isinstance(decoded, ClientFrame) else 0
         return values if values > FREE_VALUES else 0
