@@ -34,12 +34,17 @@ from trunkline_router.log.sqlite.verification import entry_problems, log_problem
 
 _COPY_BYTES = 4 << 20
 _SUFFIXES = ("", "-wal")
+_AUDIT = (
+    "INSERT INTO audit (at_ms, tenant, actor, source, action, target, before, after)"
+    " VALUES (?, '', 'operator', 'command line', 'Restore', ?, '', ?)"
+)
 
 
 @dataclass(slots=True)
 class RestoreReport:
     """Result of a restore."""
 
+    backup: Path
     #: The former log, under its new name; None if there was none.
     replaced: Path | None = None
     #: Logs that got a new epoch.
@@ -60,7 +65,7 @@ def restore(
 
     Raises BackupFailed; the log is then as it was.
     """
-    report = RestoreReport()
+    report = RestoreReport(backup)
     temporary = path.with_name(f"{path.name}.restore-{secrets.token_hex(6)}")
     entries = _load_audit(audit)
     try:
@@ -148,6 +153,10 @@ def _prepare(
         report.reapplied = reapplied.done
         report.warnings += reapplied.open
         report.logs = fork_all(db)
+        after = json.dumps(
+            {"backup_ms": since_ms, "topics": report.logs, "applied_again": len(reapplied.done)}
+        )
+        db.execute(_AUDIT, (now_ms, report.backup.name, after))
         mark = read_mark(path)
         commits = 1 + max(backup_state.commits, old_commits or 0, mark.commits if mark else 0)
         write_commits(db, commits)
