@@ -47,6 +47,7 @@ from trunkline_edge.dialects.tenant_policies import TenantPolicies
 from trunkline_edge.settings import EdgeSettings
 from trunkline_edge.transport.client_transport import ClientTransport
 from trunkline_edge.transport.connection_budget import ConnectionBudget
+from trunkline_edge.transport.peer_address import peer_ip
 
 P = ParamSpec("P")
 
@@ -237,8 +238,7 @@ class EdgeRuntime:
 
     def count_refused(self, reason: Refused, transport: asyncio.Transport) -> None:
         """See ConnectionHandler."""
-        peer = transport.get_extra_info("peername")
-        remote_ip = peer[0] if isinstance(peer, tuple) else ""
+        remote_ip = peer_ip(transport)
         if reason.entry in PROTOCOL_ERRORS:
             self.protocol_broken(remote_ip, str(reason))
         else:

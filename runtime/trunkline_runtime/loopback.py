@@ -22,6 +22,12 @@ def is_loopback(address: str) -> bool:
     return parsed.is_loopback
 
 
+def plain_ip(address: str) -> str:
+    """An IPv4 address that a listener for both versions reports as `::ffff:a.b.c.d`, without that prefix."""
+    inner = address.removeprefix("::ffff:")
+    return inner if "." in inner else address
+
+
 def is_loopback_host(host: str) -> bool:
     """True for `localhost` and for loopback addresses."""
     return host == "localhost" or is_loopback(host)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from trunkline_edge.listener import listen
+from trunkline_edge.transport.peer_address import peer_ip
 from trunkline_runtime.listen_address import ListenAddress
 
 from tests.support.patience import patient
@@ -18,9 +19,11 @@ ipv6 = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine 
 
 
 class Greeter(asyncio.Protocol):
+    """Greets a client by its address."""
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.WriteTransport)
-        transport.write(b"hello")
+        transport.write(b"hello " + peer_ip(transport).encode())
         transport.close()
 
 
@@ -40,7 +43,10 @@ async def test_ipv6_addresses_listen(text: str, clients: list[str]) -> None:
     listener = await listen(ListenAddress.parse(text), Greeter)
     assert listener.address.port
     for host in clients:
-        assert await greeting(socket.create_connection((host, listener.address.port))) == b"hello"
+        assert (
+            await greeting(socket.create_connection((host, listener.address.port)))
+            == f"hello {host}".encode()
+        )
     listener.close()
 
 
@@ -55,10 +61,10 @@ async def test_a_unix_socket_listens_for_its_user_and_group(tmp_path: Path) -> N
     address = ListenAddress.parse(f"unix:{path}")
     listener = await listen(address, Greeter)
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
-    assert await greeting(connected(path)) == b"hello"
+    assert await greeting(connected(path)) == b"hello "
     with pytest.raises(OSError, match="another process listens on"):
         await listen(address, Greeter)
-    assert await greeting(connected(path)) == b"hello"
+    assert await greeting(connected(path)) == b"hello "
     listener.close()
     assert not path.exists()
 
@@ -70,7 +76,7 @@ async def test_the_file_of_a_killed_process_is_replaced_and_no_other_file(tmp_pa
         killed.listen()
     address = ListenAddress.parse(f"unix:{path}")
     listener = await listen(address, Greeter)
-    assert await greeting(connected(path)) == b"hello"
+    assert await greeting(connected(path)) == b"hello "
     listener.close()
     path.write_text("data")
     with pytest.raises(OSError, match="is no socket"):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from trunkline_runtime.call_metadata import is_proxied
-from trunkline_runtime.loopback import is_local_authority, is_loopback
+from trunkline_runtime.loopback import is_local_authority, is_loopback, plain_ip
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class RequestSource:
             elif name == "sec-fetch-site":
                 is_cross_site |= value.strip().lower() == "cross-site"
         return cls(
-            remote_ip,
+            plain_ip(remote_ip),
             is_proxied=http_version == "1.0" or is_proxied(names),
             has_local_host=len(hosts) == 1 and is_local_authority(hosts[0]),
             # Several are no origin that anything allows.

@@ -15,6 +15,7 @@ from trunkline_edge.core.encoding import encode_frame
 from trunkline_edge.dialects.codec import Codec
 from trunkline_edge.transport.client_transport import ClientTransport
 from trunkline_edge.transport.connection_handler import ConnectionHandler
+from trunkline_edge.transport.peer_address import peer_ip
 
 #: Time for the peer to read what was written last and to close its side.
 CLOSE_TIMEOUT_S = 5.0
@@ -26,8 +27,7 @@ class ClientProtocol(asyncio.Protocol, ClientTransport):
     __slots__ = ("_close_timer", "_handler", "got_eof", "transport")
 
     def __init__(self, handler: ConnectionHandler, transport: asyncio.Transport) -> None:
-        peer = transport.get_extra_info("peername")
-        super().__init__(remote_ip=peer[0] if isinstance(peer, tuple) else "")
+        super().__init__(remote_ip=peer_ip(transport))
         self._handler = handler
         self.transport = transport
         # With limits of 0 the transport reports as soon as the client does not take everything, and when it

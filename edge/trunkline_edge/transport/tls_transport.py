@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from trunkline_edge.transport.connection_budget import ConnectionBudget
+from trunkline_edge.transport.peer_address import peer_ip
 
 READ_BYTES = 256 * 1024
 #: Bytes that are decrypted at a time: a full record.
@@ -156,9 +157,8 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             return False
         except ssl.SSLError as error:
             self._stop_timer()
-            peer = self._raw.get_extra_info("peername")
             reason = (error.reason or "connection ended").lower().replace("_", " ")
-            self._on_failure(peer[0] if isinstance(peer, tuple) else "", f"TLS handshake: {reason}")
+            self._on_failure(peer_ip(self._raw), f"TLS handshake: {reason}")
             if error.reason == "HTTP_REQUEST":
                 self._raw.write(_TLS_REQUIRED)
             else:
