@@ -14,9 +14,12 @@ class StoredResult(NamedTuple):
     """The result of the first entry with an idempotency key, as an engine stores it."""
 
     digest: bytes
+    #: In which the entry was written: the one of its id.
     epoch: str
     seq: int
     connections: int
+    #: In which its position is valid now.
+    position_epoch: str
 
 
 def split_repeats(entries: Sequence[PendingEntry]) -> tuple[list[PendingEntry], list[PendingEntry]]:
@@ -50,7 +53,7 @@ def mark_committed(entries: Sequence[PendingEntry], batch: Batch) -> None:
 def result_of(pending: PendingEntry) -> StoredResult:
     """The result of a committed entry, to answer repeats with."""
     position = pending.position
-    return StoredResult(pending.digest, position.epoch, position.seq, pending.connections)
+    return StoredResult(pending.digest, position.epoch, position.seq, pending.connections, position.epoch)
 
 
 #: Compares the digest of an entry with the stored one.
@@ -78,7 +81,7 @@ def answer_repeat(
     if is_lookup or is_same_content(pending.digest, first.digest):
         pending.result = AppendResult.DUPLICATE
         pending.connections = first.connections
-        pending.position.epoch = first.epoch
+        pending.position.epoch = first.position_epoch
         pending.position.seq = first.seq
         if pending.kind is EntryKind.MESSAGE:
             message.id = message_id(first.epoch, first.seq)

@@ -27,9 +27,13 @@ _COLUMNS = "key, digest, epoch, seq, connections, created_ms"
 _ROW_ID, _ROW_KEY, _ROW_WIDTH = 0, 1, 7
 
 _INSERT = Insert("recent_keys", ("id", *_COLUMNS.split(", ")))
-_RESULT = "hex(key), hex(digest), epoch, seq, connections"
-_SELECT_RECENT = Select(_RESULT, "$rows CROSS JOIN recent_keys ON id = column1", 1)
-_SELECT_OLD = Select(_RESULT, "$rows CROSS JOIN idempotency ON key = column1", 1)
+_RESULT = (
+    "hex(key), hex(digest), epoch, seq, connections,"
+    " coalesce((SELECT topics.epoch FROM former_epochs JOIN topics USING (topic_id)"
+    " WHERE former_epochs.epoch = {0}.epoch), {0}.epoch)"
+)
+_SELECT_RECENT = Select(_RESULT.format("recent_keys"), "$rows CROSS JOIN recent_keys ON id = column1", 1)
+_SELECT_OLD = Select(_RESULT.format("idempotency"), "$rows CROSS JOIN idempotency ON key = column1", 1)
 #: CROSS JOIN keeps the order of the given ids, which is that of their keys. OR IGNORE: after a restart, a
 #: move starts again.
 _MOVE = (

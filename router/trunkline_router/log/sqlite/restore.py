@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trunkline_runtime.private_files import create_private_folder, open_private
+from trunkline_runtime.private_files import create_private_file, create_private_folder, open_private
 
 from trunkline_router.log.backup_manifest import BackupManifest, load_manifest, sha256_of
 from trunkline_router.log.data_keys import DataKeyError, DataKeys
@@ -74,7 +74,7 @@ def restore(
             undo.callback(_delete, temporary)
             lock = FileLock(path)
             undo.callback(lock.release)
-            manifest = _verify_file(backup, report)
+            manifest = _verify_file(backup, path, report)
             _copy(backup, temporary, progress)
             progress(0.5)
             state = _prepare(temporary, path, manifest, entries, report, data_keys)
@@ -100,9 +100,11 @@ def _load_audit(audit: Path | None) -> list[Mapping[str, Any]]:
     return rows
 
 
-def _verify_file(backup: Path, report: RestoreReport) -> BackupManifest | None:
+def _verify_file(backup: Path, path: Path, report: RestoreReport) -> BackupManifest | None:
     if not backup.is_file():
         raise BackupFailed(f"{backup} does not exist")
+    if backup.resolve() == path.resolve():
+        raise BackupFailed(f"{backup} is the log itself")
     try:
         manifest = load_manifest(backup)
     except ValueError as error:
@@ -115,6 +117,13 @@ def _verify_file(backup: Path, report: RestoreReport) -> BackupManifest | None:
 
 
 def _copy(source: Path, target: Path, progress: Progress) -> None:
+    """Copy a backup, or a log that a restore has replaced, with its write-ahead log."""
+    wal = source.with_name(source.name + "-wal")
+    if wal.exists() and wal.stat().st_size:
+        create_private_file(target)
+        with closing(connect_to_snapshot(source)) as db, closing(sqlite3.connect(target)) as copy:
+            db.backup(copy)
+        return
     size = max(source.stat().st_size, 1)
     with source.open("rb") as reading, open(target, "xb", opener=open_private) as writing:
         while chunk := reading.read(_COPY_BYTES):
@@ -203,7 +212,7 @@ def _swap(temporary: Path, path: Path, state: LogState, report: RestoreReport) -
     In between the former log may lack its write-ahead log, which the router notices, and its copy has it.
     """
     wal = path.with_name(path.name + "-wal")
-    if path.exists():
+    if path.exists() or wal.exists():
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         report.replaced = path.with_name(f"{path.name}.replaced-{stamp}-{secrets.token_hex(2)}")
         for suffix in _SUFFIXES:

@@ -109,7 +109,7 @@ async def test_ids_and_positions_of_the_lost_time_are_never_valid_again(files: L
     assert await log.message("acme", kept[1].message.id) is not None
     assert await log.message("acme", lost[1].message.id) is None
     (again,) = await append(log, pending_entry(text="kept 1", deliver=True, key=hashed_key(1)))
-    assert again.message.id == kept[1].message.id
+    assert (again.message.id, position(again)) == (kept[1].message.id, Position(page.head.epoch, 2))
     await log.close()
 
 
@@ -134,6 +134,32 @@ async def test_backups_can_be_restored_in_any_order(files: LogFiles) -> None:
         assert head.seq == (1 if content is later[0] else 0)
         await append(log, pending_entry())
         await log.close()
+
+
+async def test_a_replaced_log_can_be_restored_with_its_write_ahead_log(files: LogFiles) -> None:
+    log = files.open()
+    await append(log, pending_entry())
+    files.back_up()
+    await append(log, pending_entry(text="only in the WAL"))
+    killed = LogFiles(files.path.parent / "killed")
+    os.makedirs(killed.path.parent)
+    for name in ("log.db", "log.db-wal", "log.db.mark"):
+        shutil.copy(files.path.with_name(name), killed.path.with_name(name))
+    await log.close()
+    killed.backup = files.backup
+    replaced = killed.restore().replaced
+    assert replaced is not None
+    log = killed.open()
+    assert (await log.heads([ALICE]))[0].seq == 1
+    await log.close()
+    killed.backup = replaced
+    assert any("does not continue the backup" in each for each in killed.restore().warnings)
+    log = killed.open()
+    assert (await log.heads([ALICE]))[0].seq == 2
+    await log.close()
+    killed.backup = killed.path
+    with pytest.raises(BackupFailed, match="the log itself"):
+        killed.restore()
 
 
 async def test_what_was_taken_away_does_not_come_back(files: LogFiles) -> None:
