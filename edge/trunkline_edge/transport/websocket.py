@@ -13,10 +13,9 @@ from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.frame_pb2 import ClosingFrame
 from trunkline_runtime.refusals import refusal_of
-from websockets.datastructures import Headers
-from websockets.exceptions import InvalidHeader, PayloadTooBig, ProtocolError
-from websockets.frames import CloseCode, Frame, Opcode
-from websockets.http11 import Request, Response
+from websockets.exceptions import PayloadTooBig
+from websockets.frames import CloseCode
+from websockets.http11 import Response
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
@@ -30,15 +29,9 @@ from trunkline_edge.dialects.registry import RouteMatch
 from trunkline_edge.http_errors import ErrorResponse
 from trunkline_edge.transport.client_protocol import ClientProtocol
 from trunkline_edge.transport.connection_handler import ConnectionHandler
-from trunkline_edge.transport.fragments import FragmentedMessage, is_utf8
-from trunkline_edge.transport.frame_splitter import FramePart, FrameSplitter, InvalidLength
-from trunkline_edge.transport.request_head import (
-    announces_body,
-    decoded_headers,
-    header_values,
-    malformed,
-    tokens,
-)
+from trunkline_edge.transport.incoming_frames import IncomingFrames, OtherFrame
+from trunkline_edge.transport.request_head import decoded_headers
+from trunkline_edge.transport.websocket_handshake import accept_handshake
 
 # websockets logs every unclean disconnect; the edge counts them instead.
 _quiet = logging.getLogger("trunkline.edge.ws")
@@ -55,7 +48,7 @@ MAX_FRAMES_BEFORE_FIRST = 100
 
 
 class WebSocketTransport(ClientProtocol):
-    """A WebSocket. Parsing and the closing handshake are those of `websockets`' sans-I/O core.
+    """A WebSocket. The closing handshake, and most of the parsing, are those of `websockets`' sans-I/O core.
 
     It is read in slices of SLICE_FRAMES, between which other clients are served. Nothing is parsed before the
     handshake is answered, or while the client is over its rate limit: at most one read of the socket is kept
@@ -65,17 +58,15 @@ class WebSocketTransport(ClientProtocol):
     __slots__ = (
         "_codec",
         "_first",
-        "_fragments",
+        "_frames",
         "_frames_before_first",
         "_has_written",
-        "_is_parsing_frame",
         "_is_slice_scheduled",
         "_is_unread",
         "_loop",
         "_protocol",
         "_response",
         "_route",
-        "_splitter",
     )
 
     def __init__(self, handler: ConnectionHandler, transport: asyncio.Transport) -> None:
@@ -88,19 +79,15 @@ class WebSocketTransport(ClientProtocol):
             logger=_quiet,
         )
         self._loop = asyncio.get_running_loop()
-        self._splitter = FrameSplitter()
+        self._frames = IncomingFrames(self._protocol)
         #: Bytes were received that are not parsed yet.
         self._is_unread = False
         self._is_slice_scheduled = False
-        #: The frame of which a part was received is parsed, not dropped.
-        self._is_parsing_frame = False
         #: Response to the handshake, until written.
         self._response: Response | None = None
         self._route: RouteMatch | None = None
         #: Encodes for the client before it has a connection.
         self._codec: Codec | None = None
-        #: The unfinished message.
-        self._fragments: FragmentedMessage | None = None
         #: Reads the message that the client must send before it is connected.
         self._first: Callable[[bytes, bool], ConnectPlan] | None = None
         self._frames_before_first = 0
@@ -123,7 +110,7 @@ class WebSocketTransport(ClientProtocol):
         connection = self.connection
         if connection is not None:
             connection.missed_heartbeats = 0
-        self._splitter.feed(data)
+        self._frames.feed(data)
         self._read_slice()
 
     def eof_received(self) -> bool:
@@ -143,7 +130,7 @@ class WebSocketTransport(ClientProtocol):
     def _leave(self) -> None:
         self._first = None
         self._is_unread = False
-        self._splitter.clear()
+        self._frames.clear()
         self._gone(self._leave_cause())
 
     def _leave_cause(self) -> str:
@@ -198,60 +185,39 @@ class WebSocketTransport(ClientProtocol):
         return not (connection.reading_paused and self._handler.core.throttle.is_throttled(connection))
 
     def _read_frames(self) -> None:
-        splitter, protocol = self._splitter, self._protocol
-        try:
-            for _ in range(SLICE_FRAMES):
-                if not self._may_parse:
-                    break
-                if protocol.current_size is None and protocol.state is OPEN:
-                    message = splitter.next_message(protocol.max_message_size or 0)
-                    if message is not None:
-                        self._read_whole(*message)
-                        if protocol.eof_sent:
-                            return
-                        continue
-                part = splitter.next_part()
-                if part is None:
-                    return
-                self._read_part(part)
-                if self._protocol.eof_sent:
-                    return
-        except InvalidLength:
-            self._protocol.fail(CloseCode.PROTOCOL_ERROR, "64-bit length with its top bit set")
-            self._protocol.parser_exc = ProtocolError("invalid length")
-            return
+        frames, protocol = self._frames, self._protocol
+        for _ in range(SLICE_FRAMES):
+            if not self._may_parse:
+                break
+            event = frames.next_event()
+            if event is None:
+                return
+            if isinstance(event, OtherFrame):
+                self._read_other(event)
+            else:
+                self._read_message(*event)
+            if protocol.eof_sent:
+                if isinstance(protocol.parser_exc, PayloadTooBig):
+                    self._reject_too_large()
+                return
         self._is_unread = True
 
-    def _read_part(self, part: FramePart) -> None:
-        """Parse a frame, or the part of it that was received."""
-        protocol = self._protocol
-        if part.is_start:
-            if not part.completes_message:
-                self._charge(part)
-            # Once a close was sent, only the client's own matters.
-            self._is_parsing_frame = protocol.state is OPEN or part.opcode == Opcode.CLOSE
-        if not self._is_parsing_frame:
-            return
-        if part.opcode == Opcode.CLOSE:
-            # A close between the fragments of a message is no error: the message is dropped.
-            protocol.current_size = None
-        protocol.receive_data(part.data)
-        for event in protocol.events_received():
-            if isinstance(event, Frame):
-                self._read_frame(event)
-        if isinstance(protocol.parser_exc, PayloadTooBig):
-            self._reject_too_large()
-
-    def _charge(self, part: FramePart) -> None:
-        """Charge for a frame that completes no message; those that do are charged as messages."""
+    def _read_other(self, frame: OtherFrame) -> None:
+        """Charge for a frame that completes no message, as for one, and answer it."""
         connection = self.connection
         if connection is not None:
-            size = len(part.data) if part.is_control else 0
-            self._handler.core.client_frames.charge(connection, size, self._loop.time())
+            client_frames = self._handler.core.client_frames
+            if frame.charge_bytes is not None:
+                client_frames.charge(connection, frame.charge_bytes, self._loop.time())
+            if frame.pong:
+                client_frames.answer_ping(connection, frame.pong)
             return
-        self._frames_before_first += 1
-        if self._frames_before_first > MAX_FRAMES_BEFORE_FIRST and self._first is not None:
+        if frame.charge_bytes is not None:
+            self._frames_before_first += 1
+        if self._first is not None and self._frames_before_first > MAX_FRAMES_BEFORE_FIRST:
             self.reject(catalogue.INVALID_ADDRESS.refused(problem="too many frames before the first message"))
+        elif frame.pong:
+            self.transport.write(frame.pong)
 
     # Handshake
 
@@ -261,7 +227,7 @@ class WebSocketTransport(ClientProtocol):
         try:
             if self._route is None:
                 raise catalogue.NO_SUCH_PATH.refused(path=path)
-            self._response = self._accept(request, path)
+            self._response = accept_handshake(self._protocol, request, path)
         except Refused as reason:
             self._handler.count_refused(reason, self.transport)
             self._respond(http_errors.error_response(reason), _extra_headers(reason))
@@ -273,27 +239,6 @@ class WebSocketTransport(ClientProtocol):
             self._handler.when_tenants_known(self, connect)
         else:
             connect()
-
-    def _accept(self, request: h11.Request, path: str) -> Response:
-        """Return the response that accepts the handshake. Raises Refused for an invalid one."""
-        if request.method != b"GET":
-            raise catalogue.METHOD_NOT_ALLOWED.refused(path=path, allowed="GET")
-        is_version_13 = header_values(request, b"sec-websocket-version") == [b"13"]
-        if b"upgrade" not in tokens(request, b"connection") or not is_version_13:
-            raise catalogue.UPGRADE_REQUIRED.refused(path=path)
-        if announces_body(request):
-            raise malformed("a handshake has no body")
-        try:
-            headers = Headers(decoded_headers(request))
-        except InvalidHeader as error:
-            raise malformed(f"the {error.name} header has an invalid value") from None
-        # The client may offer other protocols beside.
-        del headers["Upgrade"]
-        headers["Upgrade"] = "websocket"
-        response = self._protocol.accept(Request(path, headers))
-        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-            raise malformed(str(self._protocol.handshake_exc).partition(":")[0])
-        return response
 
     def _connect(self, route: RouteMatch, query: str, headers: dict[str, str]) -> None:
         try:
@@ -336,46 +281,7 @@ class WebSocketTransport(ClientProtocol):
         response, self._response = self._response, None
         return b"" if response is None else response.serialize()
 
-    # Frames
-
-    def _read_frame(self, frame: Frame) -> None:
-        opcode = frame.opcode
-        if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
-            binary = opcode is Opcode.BINARY
-            if not frame.fin:
-                self._fragments = FragmentedMessage(binary)
-                self._add_fragment(self._fragments, frame)
-            else:
-                self._read_whole(bytes(frame.data), binary)
-        elif opcode is Opcode.CONT and self._fragments is not None:
-            self._add_fragment(self._fragments, frame)
-        elif opcode is Opcode.PING:
-            self._answer_ping()
-
-    def _add_fragment(self, message: FragmentedMessage, frame: Frame) -> None:
-        if not message.add(frame.data, frame.fin):
-            self._fail_utf8()
-        elif frame.fin:
-            self._fragments = None
-            self._read_message(bytes(message.payload), message.binary)
-
-    def _read_whole(self, payload: bytes, binary: bool) -> None:
-        if binary or is_utf8(payload):
-            self._read_message(payload, binary)
-        else:
-            self._fail_utf8()
-
-    def _fail_utf8(self) -> None:
-        self._protocol.fail(CloseCode.INVALID_DATA, "text is not UTF-8")
-        self._protocol.parser_exc = ProtocolError("text is not UTF-8")
-
-    def _answer_ping(self) -> None:
-        """Write the pong that the protocol has prepared, through the outbox of the client if it has one."""
-        pong = b"".join(self._protocol.data_to_send())
-        if self.connection is not None:
-            self._handler.core.client_frames.answer_ping(self.connection, pong)
-        else:
-            self.transport.write(pong)
+    # Messages
 
     def _read_message(self, payload: bytes, binary: bool) -> None:
         if self.connection is not None:

@@ -199,9 +199,10 @@ async def test_frames_that_are_no_messages_are_charged_like_messages(flood: str)
         writer.write(begin + FLOODS[flood] * 40_000)
         [(number, connection)] = edge.runtime.core.connections.items()
         transport = edge.transport(number)
+        splitter = transport._frames._splitter
         await edge.until(lambda: edge.runtime.core.throttle.is_throttled(connection))
         # A burst of one second's worth was read, and the rest of the read is not parsed.
-        assert len(transport._splitter._data) - transport._splitter._at > 100 * len(FLOODS[flood])
+        assert len(splitter._data) - splitter._at > 100 * len(FLOODS[flood])
         assert not transport.transport.is_reading()
         writer.close()
 
