@@ -28,8 +28,10 @@ PathPrefix = Annotated[str, AfterValidator(_checked)]
 
 def without_prefix(request: h11.Request, prefix: bytes) -> h11.Request:
     """Return a request with the path that routes have. Raises Refused NO_SUCH_PATH for a path outside."""
+    if not prefix:
+        return request
     path, mark, query = request.target.partition(b"?")
-    if not prefix or path in PROBES or path == b"*":
+    if path in PROBES or path == b"*":
         return request
     inner = path.removeprefix(prefix)
     if inner == path or not (inner.startswith(b"/") or not inner):

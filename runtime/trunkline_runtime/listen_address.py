@@ -1,4 +1,4 @@
-"""Addresses to listen on: `host:port`, `[ipv6]:port`, `:port` for all interfaces, `unix:/path`."""
+"""Addresses of processes: `host:port`, `[ipv6]:port`, `:port` for all interfaces, `unix:/path`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ MAX_PORT = 65_535
 MAX_PATH_BYTES = 103
 
 _UNIX = "unix:"
+_SCHEMES = (_UNIX, "dns:", "ipv4:", "ipv6:")
 _NAME = re.compile(r"(?!-)[A-Za-z0-9._-]{1,253}")
 _ALL_INTERFACES = ("", "0.0.0.0", "::")
 
@@ -100,6 +101,17 @@ def _checked_or_empty(text: str) -> str:
     return _checked_tcp(text) if text else ""
 
 
+def _checked_target(text: str) -> str:
+    if text.startswith(_SCHEMES):
+        return text
+    address = ListenAddress.parse(text)
+    if not (address.host and address.port):
+        raise ValueError(f"must be the host:port or [ipv6]:port of one router; it is {text!r}")
+    return text
+
+
+#: A setting: an address to connect to. gRPC parses the forms that name a resolver itself.
+Target = Annotated[str, AfterValidator(_checked_target)]
 #: Settings: a TCP address or Unix socket; a TCP address; the same, or empty for none.
 Listener = Annotated[str, AfterValidator(_checked)]
 TcpListener = Annotated[str, AfterValidator(_checked_tcp)]

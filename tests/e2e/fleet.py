@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 WORKER = Path(__file__).with_name("worker_script.py")
 #: Stderr output of a process on an unexpected error.
-_TRACEBACK = re.compile(r'Traceback|"exception"|never retrieved|never awaited|Exception ignored')
+_TRACEBACK = re.compile(
+    r'Traceback|"exception"|Fatal error|Exception in ASGI|never retrieved|never awaited|Exception ignored'
+)
 
 #: Running fleets, which conftest checks after each test.
 running_fleets: list[Fleet] = []

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
-from trunkline_runtime.listen_address import ListenAddress, Listener, OptionalTcpListener, TcpListener
+from trunkline_runtime.listen_address import (
+    ListenAddress,
+    Listener,
+    OptionalTcpListener,
+    Target,
+    TcpListener,
+)
 
 
 @pytest.mark.parametrize(
@@ -60,3 +66,18 @@ def test_a_unix_socket_is_for_an_edge_only(text: str) -> None:
 def test_an_invalid_address_is_refused_with_the_reason(text: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         ListenAddress.parse(text)
+
+
+def test_an_address_to_connect_to_is_one_routers() -> None:
+    for text in ("127.0.0.1:50051", "[::1]:50051", "router:50051", "dns:///router:50051", "unix:/run/router"):
+        assert TypeAdapter(Target).validate_python(text) == text
+    for text in (
+        "router",
+        "::1:50051",
+        ":50051",
+        "router:0",
+        "router:65536",
+        "http://router:1",
+    ):
+        with pytest.raises(ValidationError):
+            TypeAdapter(Target).validate_python(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from trunkline_router.certificate_names import CertificateNames
 from trunkline_router.rpc.link_verifier import LinkVerifier
 from trunkline_runtime.call_metadata import FORWARDING_HEADERS
 
@@ -87,3 +88,19 @@ def test_a_caller_behind_a_proxy_needs_credentials(header: str) -> None:
     assert not is_edge(LinkVerifier(), HERE, by_proxy)
     assert not is_edge(LinkVerifier(from_anywhere=True), FAR, by_proxy)
     assert is_edge(LinkVerifier(KEY), FAR, by_proxy, key(KEY))
+
+
+def test_names_limit_certificates_and_bind_ids_but_not_those_of_the_link_key() -> None:
+    verifier = LinkVerifier(KEY, by_certificate=True, names=CertificateNames(["*.edges", "spiffe://a/edge"]))
+    named = CERTIFIED | {"peer_dns": [b"b.edges", b"other"], "peer_uri": [b"spiffe://a/edge"]}
+    call: Any = Call(FAR, auth=named)
+    assert verifier.is_edge(call)
+    assert verifier.edge_names(call) == ("b.edges", "spiffe://a/edge")
+    by_key: Any = Call(FAR, key(KEY), auth=named)
+    assert verifier.is_edge(by_key)
+    assert verifier.edge_names(by_key) == ()
+    # A common name, and names of other kinds, are none.
+    for foreign in (CERTIFIED | {"x509_common_name": [b"b.edges"]}, CERTIFIED | {"peer_email": [b"b.edges"]}):
+        assert not is_edge(verifier, FAR, auth=foreign)
+        assert not is_edge(verifier, HERE, auth=foreign)
+    assert not is_edge(verifier, FAR, auth=ENCRYPTED | {"peer_dns": [b"b.edges"]})
