@@ -17,6 +17,7 @@ from trunkline.v1.agent_service_pb2 import (
     ListDeadLettersRequest,
     ReplayDeadLettersRequest,
 )
+from trunkline.v1.audit_service_pb2 import ListAuditEntriesRequest
 from trunkline.v1.broadcast_service_pb2 import (
     BroadcastManyRequest,
     BroadcastRequest,
@@ -134,6 +135,7 @@ REQUESTS: dict[str, Callable[[CallContext], Message]] = {
     "ReplayDeadLetters": lambda a: ReplayDeadLettersRequest(
         tenant=a.tenant, agent=AGENT, delivery_ids=[a.ids.dead_letter]
     ),
+    "ListAuditEntries": lambda a: ListAuditEntriesRequest(tenant=a.tenant),
     "CreateTenant": lambda a: CreateTenantRequest(
         tenant=a.tenant if a.tenant != a.by.name else f"{a.tenant}-{a.by.fences}", settings=_SETTINGS
     ),

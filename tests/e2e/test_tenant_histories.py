@@ -46,9 +46,10 @@ def fleet(data: Path) -> Iterator[Fleet]:
 
 
 def all_rows(data: Path) -> dict[str, list[tuple[object, ...]]]:
-    """Return all rows of the log file, by table."""
+    """Return all rows of the log file, by table, without the audit trail, which outlives what it names."""
     with closing(sqlite3.connect(f"file:{data}/trunkline.db?mode=ro", uri=True)) as db:
         names = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        names.remove("audit")
         return {name: db.execute(f"SELECT * FROM {name}").fetchall() for name in names}
 
 

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from trunkline.v1.message_pb2 import Message
 from trunkline_router.core.values.log_records import Page, PageRequest
 from trunkline_router.core.values.stored_records import (
+    AuditQuery,
     Registration,
     RevocationKind,
     StoredApiKey,
@@ -249,6 +250,8 @@ async def test_an_audit_file_stands_in_for_a_log_that_is_lost(files: LogFiles) -
             entry("RevokeApiKey", "revoked"),
             entry("RevokeTokens", "alice"),
             entry("RevokeTokens", "acme", after={"all": True}),
+            entry("RevokeTokens", "all", after={"user": "all", "issued_before_ms": at_ms}),
+            entry("DeleteTenant:refused", "evil", "evil", after={"error": "FORBIDDEN"}),
             entry("EraseUser", "bob"),
             entry("ResetConversation", "agent echo on platform web in person alice"),
             entry("SuspendTenant", "evil", "evil"),
@@ -267,6 +270,7 @@ async def test_an_audit_file_stands_in_for_a_log_that_is_lost(files: LogFiles) -
     revoked = {(each.kind, each.name, each.issued_before_ms) for each in registered.revocations}
     assert revoked == {
         (RevocationKind.USER, "alice", at_ms),
+        (RevocationKind.USER, "all", at_ms),
         (RevocationKind.TOKEN_ID, "alice", 0),
         (RevocationKind.ALL, "", at_ms),
     }
@@ -355,4 +359,18 @@ async def test_an_interrupted_swap_leaves_a_log_that_starts(
     for each in (first, second):
         page = await read_all(log, after=position(each))
         assert not page.valid or page.head == position(second)
+    await log.close()
+
+
+async def test_a_restore_is_on_record(files: LogFiles) -> None:
+    log = files.open()
+    await append(log, pending_entry())
+    files.back_up()
+    await log.close()
+    files.restore()
+    log = files.open()
+    [(_, record)] = await log.audit(AuditQuery("", "", 0, 0, 9))
+    assert (record.actor, record.action, record.target) == ("operator", "Restore", "backup.db")
+    assert record.source == "command line"
+    assert json.loads(record.after)["topics"] == 1
     await log.close()
