@@ -6,6 +6,7 @@ To close it at once would reset it, and lose the last bytes that were written (R
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 #: Time for the peer to read the last bytes and to close its side.
 LINGER_S = 2.0
@@ -18,8 +19,14 @@ def close_lingering(transport: asyncio.Transport) -> None:
     if transport.is_closing():
         return
     transport.set_protocol(_LingeringClose(transport, transport.get_protocol()))
-    transport.write_eof()
+    end_writing(transport)
     transport.resume_reading()
+
+
+def end_writing(transport: asyncio.Transport) -> None:
+    """End our side of a connection, unless the peer has reset it, which the transport reports later."""
+    with contextlib.suppress(OSError):
+        transport.write_eof()
 
 
 class _LingeringClose(asyncio.Protocol):

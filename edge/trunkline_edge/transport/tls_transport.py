@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from trunkline_edge.transport.connection_budget import ConnectionBudget
+from trunkline_edge.transport.lingering_close import end_writing
 from trunkline_edge.transport.peer_address import peer_ip
 
 READ_BYTES = 256 * 1024
@@ -279,7 +280,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def write_eof(self) -> None:
         if not self._sent_eof and not self._is_closing:
             self._send_close_alert()
-            self._raw.write_eof()
+            end_writing(self._raw)
 
     def close(self) -> None:
         if not self._is_closing:

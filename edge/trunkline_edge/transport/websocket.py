@@ -30,6 +30,7 @@ from trunkline_edge.http_errors import ErrorResponse
 from trunkline_edge.transport.client_protocol import ClientProtocol
 from trunkline_edge.transport.connection_handler import ConnectionHandler
 from trunkline_edge.transport.incoming_frames import IncomingFrames, OtherFrame
+from trunkline_edge.transport.lingering_close import end_writing
 from trunkline_edge.transport.request_head import decoded_headers
 from trunkline_edge.transport.websocket_handshake import accept_handshake
 
@@ -368,7 +369,7 @@ class WebSocketTransport(ClientProtocol):
             else:
                 # Empty data is the end of the stream. To close while the client still sends would reset the
                 # TCP connection and lose the last frames.
-                self.transport.write_eof()
+                end_writing(self.transport)
         if self._protocol.close_expected():
             self._await_close()
 
