@@ -8,7 +8,7 @@ from trunkline.v1.edge_service_pb2 import TenantPolicy
 from trunkline.v1.tenant_pb2 import OPENNESS_LOOPBACK, TenantSettings
 from trunkline_runtime.tenant_policy import check_open_to_call, is_open, unauthenticated
 
-from trunkline_edge.auth.request_source import RequestSource, is_local_origin
+from trunkline_edge.auth.request_source import RequestSource
 
 #: In place of a scope, for a client that connects.
 CONNECT = 0
@@ -37,15 +37,9 @@ def check_caller(policy: TenantPolicy, source: RequestSource, scope: int, *, has
         raise unauthenticated(policy.tenant, settings.open_to)
 
 
-def is_permitted_page(settings: TenantSettings, source: RequestSource) -> bool:
-    """Whether the tenant declares the page's origin, or is open to this machine, which serves the page."""
-    if source.origin in settings.origins:
-        return True
-    return settings.open_to == OPENNESS_LOOPBACK and source.is_local and is_local_origin(source.origin)
-
-
 def _check_page(settings: TenantSettings, source: RequestSource, has_proof: bool) -> None:
-    if is_permitted_page(settings, source):
+    """Raises Refused ORIGIN_FORBIDDEN."""
+    if source.origin and source.origin in settings.origins:
         return
     if settings.origins:
         is_forbidden = bool(source.origin) or (source.is_cross_site and not has_proof)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from trunkline.v1.edge_service_pb2 import TenantPolicy
 
-from trunkline_edge.auth.caller_policy import is_permitted_page
 from trunkline_edge.auth.request_source import RequestSource
 
 #: Request headers that a page may set.
@@ -38,10 +37,10 @@ def cors_headers(policy: TenantPolicy | None, source: RequestSource) -> dict[str
             "access-control-expose-headers": RESPONSE_HEADERS,
         }
     headers = {"vary": "Origin"}
-    if source.origin and is_permitted_page(settings, source):
+    if source.origin and source.origin in settings.origins:
         headers["access-control-allow-origin"] = source.origin
         headers["access-control-expose-headers"] = RESPONSE_HEADERS
-        if settings.allow_credentials and source.origin in settings.origins:
+        if settings.allow_credentials:
             headers["access-control-allow-credentials"] = "true"
     return headers
 

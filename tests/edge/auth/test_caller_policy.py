@@ -161,10 +161,9 @@ def expected(
 ) -> str:
     """The rules, each stated once."""
     is_local = remote_ip == HERE and not forwarded and host == "localhost"
-    page_is_own = openness == OPENNESS_LOOPBACK and is_local and origin == LOCAL_PAGE
     if scope == SCOPE_OPERATOR and proof:
         return ""
-    if origin and not page_is_own:
+    if origin:
         if declared and origin != DECLARED_PAGE:
             # Without Origin, only a proof tells a page that may be declared from others.
             return "" if origin == "cross-site" and proof else "ORIGIN_FORBIDDEN"
@@ -226,8 +225,7 @@ ALLOWED = "GET, HEAD, OPTIONS"
         ([DECLARED_PAGE], True, FOREIGN_PAGE, None, False),
         ([DECLARED_PAGE], True, "null", None, False),
         ([DECLARED_PAGE], True, "", None, False),
-        # A page of this machine, whose tenant is open to this machine, is not declared.
-        ([DECLARED_PAGE], True, LOCAL_PAGE, LOCAL_PAGE, False),
+        ([DECLARED_PAGE], True, LOCAL_PAGE, None, False),
     ],
 )
 def test_the_pages_that_may_read_are_those_that_may_connect(
