@@ -163,6 +163,11 @@ async def test_actors_and_sources_are_told_apart(tmp_path: Path) -> None:
             assert await router.code("EraseUser", request, metadata=metadata) == "OK"
             entry = await last(router)
             found.append((entry.actor, entry.source))
+        request, _ = await prepared(router, "ResetConversation")
+        acting = (("trunkline-acting-for", "closed"), *EDGE, *FAR)
+        assert await router.code("ResetConversation", request, metadata=acting) == "OK"
+        entry = await last(router)
+        assert (entry.actor, entry.source) == ("client", "192.0.2.1 via edge 127.0.0.1")
         await router.admin.ensure({"closed": TenantSettings(default_agent="x")}, "tenants-file")
         entry = await last(router)
         assert found == [
