@@ -13,7 +13,7 @@ from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.frame_pb2 import ClosingFrame
 from trunkline_runtime.refusals import refusal_of
-from websockets.exceptions import PayloadTooBig
+from websockets.exceptions import PayloadTooBig, ProtocolError
 from websockets.frames import CloseCode
 from websockets.http11 import Response
 from websockets.protocol import OPEN
@@ -62,6 +62,7 @@ class WebSocketTransport(ClientProtocol):
         "_frames",
         "_frames_before_first",
         "_has_written",
+        "_is_problem_reported",
         "_is_slice_scheduled",
         "_is_unread",
         "_loop",
@@ -84,6 +85,7 @@ class WebSocketTransport(ClientProtocol):
         #: Bytes were received that are not parsed yet.
         self._is_unread = False
         self._is_slice_scheduled = False
+        self._is_problem_reported = False
         #: Response to the handshake, until written.
         self._response: Response | None = None
         self._route: RouteMatch | None = None
@@ -132,7 +134,12 @@ class WebSocketTransport(ClientProtocol):
         self._first = None
         self._is_unread = False
         self._frames.clear()
-        self._gone(self._leave_cause())
+        cause = self._leave_cause()
+        problem = self._protocol.parser_exc
+        if isinstance(problem, ProtocolError) and not self._is_problem_reported:
+            self._is_problem_reported = True
+            self._handler.protocol_broken(self.remote_ip, f"WebSocket: {problem}")
+        self._gone(cause)
 
     def _leave_cause(self) -> str:
         if self._protocol.close_rcvd is not None:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 from websockets.frames import Frame, Opcode
 
 from tests.edge.transport.edge_loopback import (
@@ -134,10 +135,14 @@ async def test_a_frame_of_exactly_the_limit_is_read() -> None:
 )
 async def test_a_broken_websocket_frame_ends_the_connection_with_1002(broken: bytes) -> None:
     async with a_client() as (edge, link, client, number):
-        client.transport.write(broken)
-        assert await closed(client) == 1002
-        assert (await link.next("closed")).connection == number
+        with capture_logs() as lines:
+            client.transport.write(broken)
+            assert await closed(client) == 1002
+            assert (await link.next("closed")).connection == number
         assert not edge.runtime.core.connections
+        assert edge.runtime.core.counts.protocol_errors == 1
+        [line] = [line for line in lines if line["event"] == "a client broke the protocol"]
+        assert line["problem"].startswith("WebSocket: ")
 
 
 async def test_disconnect_is_closed_with_1000() -> None:
