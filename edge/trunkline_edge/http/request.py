@@ -23,8 +23,8 @@ MAX_DEPTH = 32
 #: Values in a body. A message with the most free-form values, in the most parts, has fewer.
 MAX_VALUES = 2 * MAX_MESSAGE_VALUES
 
-#: A body with more is not decoded on the event loop: these take a few milliseconds.
-QUICK_VALUES = 1024
+#: A body with more is not decoded on the event loop: these take a millisecond.
+QUICK_VALUES = 256
 
 MAX_PARAMETERS = 128
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from trunkline.v1.frame_pb2 import ClientFrame
+from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
 from trunkline_edge.dialects.codec import FREE_VALUES, Codec, FrameRefused
 from trunkline_edge.dialects.json_text import MAX_FRAME_VALUES, count_above, count_values
 from trunkline_edge.dialects.langbot.chat_codec import LangBotCodec
@@ -71,20 +71,37 @@ def test_hostile_protobuf_is_refused_by_its_id(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("codec", "template", "frame_id"),
+    ("codec", "template", "frame_id", "code"),
     [
-        (LANGBOT, b'{"type":"message","message":[%b]}', ""),
-        (MAIM, b'{"message_id":"m1","message_segment":%b}', "m1"),
-        (MAIM_API, b'{"msg_id":"m1","type":"sys_std","payload":%b}', ""),
+        (LANGBOT, b'{"type":"message","message":[%b]}', "", "INVALID_ARGUMENT"),
+        (MAIM, b'{"message_id":"m1","message_segment":%b}', "m1", "MALFORMED_FRAME"),
+        (MAIM_API, b'{"msg_id":"m1","type":"sys_std","payload":%b}', "", "INVALID_ARGUMENT"),
     ],
 )
 @pytest.mark.parametrize("name", VALUES)
 def test_hostile_json_is_refused_in_every_dialect(
-    codec: Codec, template: bytes, frame_id: str, name: str
+    codec: Codec, template: bytes, frame_id: str, code: str, name: str
 ) -> None:
     refused = refusal(codec, in_dialect(template)[name])
-    assert refused.entry.code == "INVALID_ARGUMENT"
+    assert refused.entry.code == code
+    assert f"at most {MAX_FRAME_VALUES} are allowed" in str(refused)
     assert (refused.frame_id, refused.values > MAX_FRAME_VALUES) == (frame_id, True)
+
+
+@pytest.mark.parametrize(
+    ("message_id", "reply"),
+    [
+        ("", {"type": "error", "error_code": "internal_error"}),
+        ('"message_id":"m1",', {"type": "message_result", "message_id": "m1", "success": False}),
+    ],
+)
+def test_a_maim_client_learns_of_the_refusal_with_or_without_an_id(
+    message_id: str, reply: dict[str, Any]
+) -> None:
+    refused = refusal(MAIM, b'{%b"a":%b}' % (message_id.encode(), VALUES["numbers"]))
+    frame = ServerFrame(error={"id": refused.frame_id, "code": refused.entry.code, "message": str(refused)})
+    sent = json.loads(MAIM.encode(frame))
+    assert sent | reply == sent
 
 
 @pytest.mark.parametrize("name", VALUES)

@@ -21,7 +21,7 @@ from trunkline.v1.message_pb2 import (
     MessageState,
 )
 
-from trunkline_edge.dialects.codec import Codec, DirectReply, FrameRefused, StreamingMode, too_many_values
+from trunkline_edge.dialects.codec import Codec, DirectReply, FrameRefused, StreamingMode
 from trunkline_edge.dialects.dialect import Clock, ConnectPlan, ConnectRequest, Dialect
 from trunkline_edge.dialects.json_text import replace_lone_surrogates, top_level_string
 from trunkline_edge.dialects.maim.http_routes import routes
@@ -85,7 +85,7 @@ class Maim(Codec):
         try:
             fields = read_object(payload)
         except TooManyValues as problem:
-            raise too_many_values(problem.values, self.frame_id(payload)) from None
+            raise _malformed(f"the JSON {problem}", self.frame_id(payload), problem.values) from None
         except NotAnObject as problem:
             raise _malformed(str(problem)) from None
         except ValueError:
@@ -281,8 +281,8 @@ def _id_of(fields: Fields) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _malformed(problem: str, frame_id: str = "") -> FrameRefused:
-    return FrameRefused(catalogue.MALFORMED_FRAME, problem, frame_id)
+def _malformed(problem: str, frame_id: str = "", values: int = 0) -> FrameRefused:
+    return FrameRefused(catalogue.MALFORMED_FRAME, problem, frame_id, values)
 
 
 def make(clock: Clock) -> Dialect:
