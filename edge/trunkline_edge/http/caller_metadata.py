@@ -26,6 +26,9 @@ MAX_KEY_CHARS = 4096
 #: Prefix of API keys. Another system's token never has it.
 API_KEY_PREFIX = "tl_"
 
+#: Entries of a request's ASGI scope: its source, and what it was admitted for last.
+_SOURCE, _ADMITTED = "trunkline.source", "trunkline.admitted"
+
 
 class CallerMetadata:
     """Identifies callers to the router. The edge knows no API keys, so it rejects only what it can tell.
@@ -42,11 +45,15 @@ class CallerMetadata:
 
         Called before the body is read, so that unauthenticated callers cannot make the edge buffer one.
         """
+        policy = self.tenants.policy(tenant)
+        decision = (policy, scope, is_dialect)
+        if policy is not None and request.scope.get(_ADMITTED) == decision:
+            return
         source = source_of(request)
         has_proof = self._key(request, tenant, is_dialect) is not None
-        policy = self.tenants.policy(tenant)
         if policy is not None:
             check_caller(policy, source, scope, has_proof=has_proof)
+            request.scope[_ADMITTED] = decision
         elif has_proof:
             return
         elif scope == SCOPE_OPERATOR:
@@ -128,12 +135,12 @@ def key_of(request: Request) -> str | None:
 
 def source_of(request: Request) -> RequestSource:
     """The source of a request, read once."""
-    source: RequestSource | None = request.scope.get("trunkline.source")
+    source: RequestSource | None = request.scope.get(_SOURCE)
     if source is None:
         headers = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw)
         remote_ip = request.client.host if request.client else ""
         source = RequestSource.read(remote_ip, headers, request.scope.get("http_version", "1.1"))
-        request.scope["trunkline.source"] = source
+        request.scope[_SOURCE] = source
     return source
 
 
