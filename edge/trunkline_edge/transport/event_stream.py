@@ -8,7 +8,6 @@ import socket
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 
-import h11
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.frame_pb2 import ClosingFrame
@@ -23,7 +22,7 @@ from trunkline_edge.dialects.registry import RouteMatch
 from trunkline_edge.http_errors import ErrorResponse
 from trunkline_edge.transport.client_protocol import ClientProtocol
 from trunkline_edge.transport.connection_handler import ConnectionHandler
-from trunkline_edge.transport.request_head import announces_body, decoded_headers
+from trunkline_edge.transport.request_head import RequestHead, announces_body, decoded_headers
 
 #: Bytes that a client may send after its request; they are ignored.
 MAX_SURPLUS_BYTES = 64 * 1024
@@ -69,7 +68,7 @@ class EventStreamTransport(ClientProtocol):
 
     # Events of the transport
 
-    def begin(self, request: h11.Request, surplus: bytes) -> None:
+    def begin(self, request: RequestHead, surplus: bytes) -> None:
         """Answer the request, behind which the client has sent `surplus` already."""
         self._handler.step(self._read_request, request)
         if surplus:
@@ -96,7 +95,7 @@ class EventStreamTransport(ClientProtocol):
         super().connection_lost(exc)
         self._gone(CLIENT_LOST)
 
-    def _read_request(self, request: h11.Request) -> None:
+    def _read_request(self, request: RequestHead) -> None:
         try:
             self._is_head = request.method == b"HEAD"
             headers = self._read_headers(decoded_headers(request), request.http_version.decode("ascii"))

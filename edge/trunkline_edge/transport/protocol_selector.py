@@ -9,7 +9,6 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import cast
 
-import h11
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 
@@ -17,7 +16,7 @@ from trunkline_edge.http_errors import error_response, response_bytes
 from trunkline_edge.transport.connection_handler import ConnectionHandler
 from trunkline_edge.transport.event_stream import EventStreamTransport
 from trunkline_edge.transport.lingering_close import close_lingering
-from trunkline_edge.transport.request_head import HeadReader, RequestParser, malformed, tokens
+from trunkline_edge.transport.request_head import HeadReader, RequestHead, RequestParser, malformed, tokens
 from trunkline_edge.transport.websocket import WebSocketTransport
 
 #: Unsent bytes that the kernel may buffer for one client.
@@ -83,7 +82,7 @@ class ProtocolSelector(asyncio.Protocol):
             self._transport.set_protocol(http)
             http.connection_made(self._transport)
 
-    def _begin_websocket(self, request: h11.Request, behind: bytes) -> None:
+    def _begin_websocket(self, request: RequestHead, behind: bytes) -> None:
         if not self._handler.takes_handshakes:
             self._reject_overload("too many handshakes")
             return
@@ -128,7 +127,7 @@ class ProtocolSelector(asyncio.Protocol):
             self._timer = None
 
 
-def _wants_websocket(request: h11.Request) -> bool:
+def _wants_websocket(request: RequestHead) -> bool:
     """Whether the request asks for a WebSocket, among other protocols; HTTP/1.0 has no upgrades."""
     return request.http_version == b"1.1" and b"websocket" in tokens(request, b"upgrade")
 

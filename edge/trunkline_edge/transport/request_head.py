@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 import h11
 from trunkline.v1 import catalogue
@@ -78,6 +79,15 @@ class HeadReader:
             raise malformed("the first line is no request line")
 
 
+class RequestHead(NamedTuple):
+    """The head of a request, in origin form; names of header fields are in lower case."""
+
+    method: bytes
+    target: bytes
+    http_version: bytes
+    headers: list[tuple[bytes, bytes]]
+
+
 class RequestParser(h11.Connection):
     """Parses one request, for whichever protocol it turns out to be for, and writes the response of HTTP.
 
@@ -95,17 +105,23 @@ class RequestParser(h11.Connection):
         #: Why the request is malformed; empty if it is not.
         self.problem = ""
 
-    def parse_head(self, head: bytes) -> h11.Request:
-        """Return the request of a whole head, in origin form. Raises Refused."""
+    def parse_head(self, head: bytes) -> RequestHead:
+        """Parse a whole head. Raises Refused."""
         self.receive_data(head)
         try:
             request = super().next_event()
         except h11.RemoteProtocolError as error:
             raise malformed(problem_of(error)) from None
         assert isinstance(request, h11.Request)
-        self._request = without_prefix(_checked(request), self._path_prefix)
-        self.is_chunked = bool(header_values(request, b"transfer-encoding"))
-        return self._request
+        # The list of h11 is slow to iterate.
+        fields = list(request.headers)
+        _check(RequestHead(request.method, request.target, request.http_version, fields))
+        self.is_chunked = any(name == b"transfer-encoding" for name, _ in fields)
+        served = without_prefix(_in_origin_form(request), self._path_prefix)
+        self._request = served
+        if served is not request:
+            fields = list(served.headers)
+        return RequestHead(served.method, served.target, served.http_version, fields)
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
         """Return the next event of the request, which is the first. Raises RemoteProtocolError."""
@@ -126,22 +142,27 @@ class RequestParser(h11.Connection):
         return event
 
 
-def _checked(request: h11.Request) -> h11.Request:
-    """Return a request in origin form. Raises Refused."""
-    if request.http_version not in (b"1.1", b"1.0"):
-        version = request.http_version.decode("ascii")
-        raise catalogue.HTTP_VERSION_UNSUPPORTED.refused(version=version)
-    is_chunked = header_values(request, b"transfer-encoding")
-    if is_chunked and (header_values(request, b"content-length") or request.http_version == b"1.0"):
+def _check(head: RequestHead) -> None:
+    """Raises Refused for a version or header fields that HTTP does not allow."""
+    version = head.http_version
+    if version not in (b"1.1", b"1.0"):
+        raise catalogue.HTTP_VERSION_UNSUPPORTED.refused(version=version.decode("ascii"))
+    has_length = header_values(head, b"content-length") or version == b"1.0"
+    if has_length and header_values(head, b"transfer-encoding"):
         raise malformed("Transfer-Encoding excludes Content-Length, and HTTP/1.0")
-    host = b"".join(header_values(request, b"host"))
-    target = request.target
-    if not target.startswith(b"/"):
-        host, target = _authority_and_target(request)
+    if not all(map(_HOST.fullmatch, header_values(head, b"host"))):
+        raise malformed("the host is invalid")
+
+
+def _in_origin_form(request: h11.Request) -> h11.Request:
+    """Return the request with a path as its target. Raises Refused."""
+    if request.target.startswith(b"/"):
+        return request
+    host, target = _authority_and_target(request)
+    if target == request.target:
+        return request
     if _HOST.fullmatch(host) is None:
         raise malformed("the host is invalid")
-    if target is request.target:
-        return request
     # The target's host replaces the header's (RFC 9112, section 3.2.2).
     headers = [(name, value) for name, value in request.headers.raw_items() if name.lower() != b"host"]
     return h11.Request(
@@ -163,22 +184,22 @@ def _authority_and_target(request: h11.Request) -> tuple[bytes, bytes]:
     return absolute[1], path if path.startswith(b"/") else b"/" + path
 
 
-def header_values(request: h11.Request, name: bytes) -> list[bytes]:
+def header_values(request: RequestHead, name: bytes) -> list[bytes]:
     """The values of a header field, which may occur more than once; `name` is in lower case."""
     return [value for known, value in request.headers if known == name]
 
 
-def decoded_headers(request: h11.Request) -> list[tuple[str, str]]:
+def decoded_headers(request: RequestHead) -> list[tuple[str, str]]:
     """The header fields, names in lower case."""
     return [(name.decode("ascii"), value.decode("latin-1")) for name, value in request.headers]
 
 
-def tokens(request: h11.Request, name: bytes) -> set[bytes]:
+def tokens(request: RequestHead, name: bytes) -> set[bytes]:
     """The comma-separated tokens of a header field, in lower case."""
     return {token.strip().lower() for value in header_values(request, name) for token in value.split(b",")}
 
 
-def announces_body(request: h11.Request) -> bool:
+def announces_body(request: RequestHead) -> bool:
     """Whether a body follows the head."""
     length = header_values(request, b"content-length")
     return bool(header_values(request, b"transfer-encoding")) or any(int(value) for value in length)

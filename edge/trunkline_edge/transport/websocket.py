@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from http import HTTPStatus
 
-import h11
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.frame_pb2 import ClosingFrame
@@ -31,7 +30,7 @@ from trunkline_edge.transport.client_protocol import ClientProtocol
 from trunkline_edge.transport.connection_handler import ConnectionHandler
 from trunkline_edge.transport.incoming_frames import IncomingFrames, OtherFrame
 from trunkline_edge.transport.lingering_close import end_writing
-from trunkline_edge.transport.request_head import decoded_headers
+from trunkline_edge.transport.request_head import RequestHead, decoded_headers
 from trunkline_edge.transport.websocket_handshake import accept_handshake
 
 # websockets logs every unclean disconnect; the edge counts them instead.
@@ -99,7 +98,7 @@ class WebSocketTransport(ClientProtocol):
 
     # Events of the transport
 
-    def begin(self, request: h11.Request, surplus: bytes) -> None:
+    def begin(self, request: RequestHead, surplus: bytes) -> None:
         """Read the handshake, behind which the client has sent `surplus` already."""
         self._handler.step(self._read_handshake, request)
         if surplus:
@@ -229,7 +228,7 @@ class WebSocketTransport(ClientProtocol):
 
     # Handshake
 
-    def _read_handshake(self, request: h11.Request) -> None:
+    def _read_handshake(self, request: RequestHead) -> None:
         path, _, query = request.target.decode("ascii").partition("?")
         self._route = self._handler.registry.socket(path)
         try:

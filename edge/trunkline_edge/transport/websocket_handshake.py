@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-import h11
 from trunkline.v1 import catalogue
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidHeader
@@ -12,6 +11,7 @@ from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
 from trunkline_edge.transport.request_head import (
+    RequestHead,
     announces_body,
     decoded_headers,
     header_values,
@@ -20,7 +20,7 @@ from trunkline_edge.transport.request_head import (
 )
 
 
-def accept_handshake(protocol: ServerProtocol, request: h11.Request, path: str) -> Response:
+def accept_handshake(protocol: ServerProtocol, request: RequestHead, path: str) -> Response:
     """Return the response that accepts the handshake. Raises Refused for an invalid one."""
     if request.method != b"GET":
         raise catalogue.METHOD_NOT_ALLOWED.refused(path=path, allowed="GET")
@@ -29,14 +29,13 @@ def accept_handshake(protocol: ServerProtocol, request: h11.Request, path: str) 
         raise catalogue.UPGRADE_REQUIRED.refused(path=path)
     if announces_body(request):
         raise malformed("a handshake has no body")
+    # The client may offer other protocols beside.
+    headers = [("Connection", "Upgrade"), ("Upgrade", "websocket")]
+    headers += [field for field in decoded_headers(request) if field[0].startswith("sec-websocket-")]
     try:
-        headers = Headers(decoded_headers(request))
+        response = protocol.accept(Request(path, Headers(headers)))
     except InvalidHeader as error:
         raise malformed(f"the {error.name} header has an invalid value") from None
-    # The client may offer other protocols beside.
-    del headers["Upgrade"]
-    headers["Upgrade"] = "websocket"
-    response = protocol.accept(Request(path, headers))
     if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
         # Without the values, which may be secret.
         raise malformed(str(protocol.handshake_exc).partition(":")[0])
