@@ -75,7 +75,7 @@ async def test_every_msg_id_is_acknowledged_unchanged_even_if_repeated(
 
 @pytest.mark.parametrize(
     "payload",
-    ["no JSON", "[]", "17", '{"type":"sys_std"}', '{"raw":1}', "\ud83d".encode("utf-8", "surrogatepass")],
+    ["no JSON", "[]", "17", '{"type":"sys_std"}', '{"raw":1}'],
 )
 async def test_an_undecodable_frame_is_ignored_and_the_connection_survives(
     edge: Process, payload: str | bytes
