@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return tmp_path / "data"
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("backup") / "data"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def fleet(data: Path) -> Iterator[Fleet]:
     with fleet_of(data) as started:
         yield started
@@ -141,7 +141,7 @@ async def test_a_backup_under_load_is_restored_without_hiding_the_gap(
 async def test_an_older_file_put_back_by_hand_is_noticed(fleet: Fleet, data: Path, tmp_path: Path) -> None:
     edge = fleet.edges[0].address
     history = History()
-    async with RecordingClient(history, "demo/ann", edge, "group:room") as ann:
+    async with RecordingClient(history, "demo/ann", edge, "group:older") as ann:
         await say_and_wait(ann, "kept 1", "kept 2")
         await asyncio.to_thread(fleet.router.terminate)
         copy_data(data, tmp_path / "copy", mark=False)
@@ -164,7 +164,7 @@ async def test_a_whole_folder_put_back_is_noticed_by_what_clients_have_seen(
     edge = fleet.edges[0].address
     history = History()
     async with (
-        RecordingClient(history, "demo/ann", edge, "group:room") as ann,
+        RecordingClient(history, "demo/ann", edge, "group:folder") as ann,
         RecordingClient(history, "demo/bob", edge, "group:other") as bob,
     ):
         await say_and_wait(ann, "kept 1", "kept 2")
@@ -195,12 +195,12 @@ async def test_a_whole_folder_put_back_is_noticed_by_what_clients_have_seen(
 
 async def test_a_damaged_message_is_an_error_to_its_readers_only(fleet: Fleet, data: Path) -> None:
     edge = fleet.edges[0].address
-    async with RecordingClient(History(), "demo/ann", edge, "group:room") as ann:
+    async with RecordingClient(History(), "demo/ann", edge, "group:damaged") as ann:
         await say_and_wait(ann, "one", "two", "three")
         _, place = ann.positions[ann.home]
         await asyncio.to_thread(fleet.router.terminate)
         with closing(sqlite3.connect(data / "trunkline.db")) as db:
-            db.execute("UPDATE messages SET body = replace(body, 'two', 'owt') WHERE seq = 2")
+            db.execute("UPDATE messages SET body = replace(body, 'two', 'owt') WHERE instr(body, 'two')")
             db.commit()
         router = await asyncio.to_thread(fleet.start_router)
         await say_and_wait(ann, "four")
