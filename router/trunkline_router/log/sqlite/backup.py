@@ -19,6 +19,7 @@ from trunkline_router.log.interface import BackupFailed
 from trunkline_router.log.sqlite.database_file import BACKUP_SUFFIX, SCHEMA_VERSION, connect_to_copy
 from trunkline_router.log.sqlite.verification import (
     HANDLER_STEPS,
+    SQLITE_ERRORS,
     entry_problems,
     is_interrupt,
     log_problems,
@@ -65,7 +66,7 @@ def back_up(source: Path, target: Path, *, force: bool, progress: Progress) -> B
         temporary.rename(target)
         written.rename(manifest_path(target))
         sync_folder(target.parent)
-    except (sqlite3.Error, OSError) as error:
+    except (*SQLITE_ERRORS, OSError) as error:
         raise BackupFailed(f"{target}: {error}") from error
     finally:
         for path in (temporary, written, temporary.with_name(temporary.name + "-journal")):
@@ -230,5 +231,5 @@ def check_file(source: Path) -> list[str]:
         if is_interrupt(error):
             watch()
         raise BackupFailed(f"cannot read {source}: {error}") from error
-    except sqlite3.DatabaseError as error:
+    except SQLITE_ERRORS as error:
         return [str(error)]

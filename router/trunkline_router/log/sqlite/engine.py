@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -40,6 +39,7 @@ from trunkline_router.log.sqlite.call_thread import CallThread
 from trunkline_router.log.sqlite.database_file import FileLock
 from trunkline_router.log.sqlite.idempotency_keys import RECENT_KEYS
 from trunkline_router.log.sqlite.reader import Reader
+from trunkline_router.log.sqlite.verification import SQLITE_ERRORS
 from trunkline_router.log.sqlite.writer import Writer
 from trunkline_router.log.stored_values import StoredValues
 
@@ -131,7 +131,7 @@ class SqliteLog:
                 log = cls(lock, writer, reader, clock, encryption, keep_keys_ms, cached_heads)
                 undo.pop_all()
                 return log
-        except (sqlite3.Error, OSError) as error:
+        except (*SQLITE_ERRORS, OSError) as error:
             raise LogUnavailable(f"{path}: {error}") from error
 
     @property

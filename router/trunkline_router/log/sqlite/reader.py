@@ -33,7 +33,7 @@ from trunkline_router.log.sqlite.delivery_rows import read_backlogs, read_dead_l
 from trunkline_router.log.sqlite.page_rows import read_pages
 from trunkline_router.log.sqlite.statements import Select
 from trunkline_router.log.sqlite.tenant_rows import read_registered
-from trunkline_router.log.sqlite.verification import is_corruption
+from trunkline_router.log.sqlite.verification import SQLITE_ERRORS, is_corruption
 from trunkline_router.log.stored_entries import in_epoch
 from trunkline_router.log.stored_values import StoredValues
 
@@ -190,6 +190,6 @@ class Reader:
                 yield self._db
             finally:
                 self._db.rollback()
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             kind = LogDamaged if is_corruption(error) else LogUnavailable
             raise kind(f"{self._path}: {error}") from error

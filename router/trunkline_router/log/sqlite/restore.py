@@ -30,7 +30,12 @@ from trunkline_router.log.sqlite.commit_mark import (
 from trunkline_router.log.sqlite.database_file import SCHEMA_VERSION, FileLock, connect_writer
 from trunkline_router.log.sqlite.forks import fork_all
 from trunkline_router.log.sqlite.reapplied import Reapplied, is_successor
-from trunkline_router.log.sqlite.verification import entry_problems, log_problems, page_problems
+from trunkline_router.log.sqlite.verification import (
+    SQLITE_ERRORS,
+    entry_problems,
+    log_problems,
+    page_problems,
+)
 
 _COPY_BYTES = 4 << 20
 _SUFFIXES = ("", "-wal")
@@ -82,7 +87,7 @@ def restore(
             _swap(temporary, path, state, report)
     except (LogUnavailable, DataKeyError) as error:
         raise BackupFailed(str(error)) from error
-    except (sqlite3.Error, OSError) as error:
+    except (*SQLITE_ERRORS, OSError) as error:
         raise BackupFailed(f"{backup}: {error}") from error
     progress(1)
     return report
@@ -198,7 +203,7 @@ def _reapply_database(
                 report.warnings.append(f"{path} lacks its last {mark.commits - state.commits} commits")
             reapplied.from_database(old)
             return state.commits
-    except (sqlite3.Error, BackupFailed) as error:
+    except (*SQLITE_ERRORS, BackupFailed) as error:
         # Nothing half applied.
         db.rollback()
         reapplied.done.clear()

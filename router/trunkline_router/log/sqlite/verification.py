@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 from trunkline_router.log.stored_entries import is_intact
 
+#: Raised by statements on a damaged file. Python decodes SQLite's messages, which may quote damaged bytes.
+SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+
 #: Problems that one check reports at most.
 MAX_PROBLEMS = 20
 #: Steps of SQLite's virtual machine between two calls of a progress handler: a few milliseconds.
@@ -74,7 +77,7 @@ def page_problems(db: sqlite3.Connection, *, whole: bool) -> list[str]:
     pragma = "integrity_check" if whole else "quick_check"
     try:
         rows = [row[0] for row in db.execute(f"PRAGMA {pragma}({MAX_PROBLEMS})")]
-    except sqlite3.DatabaseError as error:
+    except SQLITE_ERRORS as error:
         if is_interrupt(error):
             raise
         return [str(error)]
@@ -85,7 +88,7 @@ def log_problems(db: sqlite3.Connection) -> list[str]:
     """Check the log's invariants: seqs without gaps, rows that belong together, ids below their counters."""
     try:
         return list(_log_problems(db))[:MAX_PROBLEMS]
-    except sqlite3.DatabaseError as error:
+    except SQLITE_ERRORS as error:
         if is_interrupt(error):
             raise
         return [str(error)]
@@ -122,7 +125,7 @@ def entry_problems(db: sqlite3.Connection) -> list[str]:
                     problems.append(f"entry {seq} of log {topic_id} in {table} does not have its checksum")
                     if len(problems) == MAX_PROBLEMS:
                         return problems
-    except sqlite3.DatabaseError as error:
+    except SQLITE_ERRORS as error:
         if is_interrupt(error):
             raise
         problems.append(str(error))
@@ -145,15 +148,15 @@ def totals_of(db: sqlite3.Connection) -> LogTotals:
     return LogTotals(tenants, topics, messages, digest.hexdigest())
 
 
-def is_interrupt(error: sqlite3.Error) -> bool:
+def is_interrupt(error: Exception) -> bool:
     """Return whether a statement was interrupted, as by a progress handler."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_INTERRUPT
 
 
-def is_corruption(error: sqlite3.Error) -> bool:
+def is_corruption(error: Exception) -> bool:
     """Return whether SQLite has found a damaged page."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return isinstance(error, UnicodeDecodeError) or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def quick_problems(db: sqlite3.Connection, seconds: float) -> list[str] | None:

@@ -36,7 +36,7 @@ from trunkline_router.log.sqlite.pruning import prune
 from trunkline_router.log.sqlite.statements import look_up_heads
 from trunkline_router.log.sqlite.sweeper import delete_erased, expire_cancelled
 from trunkline_router.log.sqlite.tenant_rows import write_registration
-from trunkline_router.log.sqlite.verification import quick_problems
+from trunkline_router.log.sqlite.verification import SQLITE_ERRORS, quick_problems
 from trunkline_router.log.stored_values import StoredValues
 
 _log = structlog.get_logger()
@@ -244,7 +244,7 @@ class Writer:
                 db.commit()
                 self._commits += 1
                 self._mark.write(self._commits)
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             self._discard()
             raise LogUnavailable(f"{self._path}: {error}") from error
         except BaseException:

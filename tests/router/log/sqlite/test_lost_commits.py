@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,8 @@ from trunkline.v1.frame_pb2 import ReadFrame
 from trunkline.v1.message_pb2 import Change, Message
 from trunkline_router.core.values.log_records import EntryKind, Page, PageRequest, Producer, Transaction
 from trunkline_router.core.values.topics import EMPTY, Position
-from trunkline_router.log.interface import LogDamaged, LogUnavailable
+from trunkline_router.log.interface import BackupFailed, LogDamaged, LogUnavailable
+from trunkline_router.log.sqlite.backup import back_up, check_file
 from trunkline_router.log.sqlite.commit_mark import mark_path
 from trunkline_router.log.sqlite.engine import SqliteLog
 
@@ -273,6 +274,12 @@ async def test_cut_and_changed_files_never_show_wrong_content_or_hide_a_gap(
             byte = file.read(1)
             file.seek(at)
             file.write(bytes([byte[0] ^ data.draw(st.integers(1, 255))]))
+    with suppress(BackupFailed):
+        check_file(killed.folder / "log.db")
+    with suppress(BackupFailed):
+        back_up(
+            killed.folder / "log.db", killed.folder / "backup.db", force=True, progress=lambda share: None
+        )
     try:
         log = SqliteLog.open(killed.folder / "log.db")
     except LogUnavailable:
