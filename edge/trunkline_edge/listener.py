@@ -45,7 +45,9 @@ async def listen(address: ListenAddress, make_protocol: Callable[[], asyncio.Pro
         )
         server = await loop.create_server(make_protocol, sock=both, backlog=BACKLOG)
     else:
-        server = await loop.create_server(make_protocol, address.host or None, address.port, backlog=BACKLOG)
+        # Without IPv6, all interfaces are those of IPv4.
+        host = address.host or "0.0.0.0"
+        server = await loop.create_server(make_protocol, host, address.port, backlog=BACKLOG)
     return Listener(server, address._replace(port=server.sockets[0].getsockname()[1]))
 
 

@@ -12,7 +12,7 @@ MIN_PING_INTERVAL_S = 5.0
 HANDSHAKE_TIMEOUT_S = 10.0
 #: Idle connections of a router with few are closed after as many seconds as it has slots, divided by this.
 SLOTS_PER_IDLE_SECOND = 4
-MIN_IDLE_S = 10.0
+MIN_IDLE_S = 5.0
 
 
 def server_options(max_connections: int, idle_s: float) -> list[tuple[str, int]]:

@@ -38,7 +38,7 @@ def router(tmp_path: Path) -> Iterator[Process]:
         "TRUNKLINE_ROUTER_LISTEN": "127.0.0.1:0",
         "TRUNKLINE_DATA_DIR": str(tmp_path),
         "TRUNKLINE_TENANTS": "demo",
-        # For a quick test; a router with so few connections waits 10 s.
+        # For a quick test; a router with so few connections waits 6 s.
         "TRUNKLINE_CONNECTION_IDLE_S": "1",
     }
     with start("router", **env) as process:
