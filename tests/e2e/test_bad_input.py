@@ -11,6 +11,7 @@ from google.protobuf.json_format import ParseDict
 from trunkline.v1.broadcast_service_pb2 import BroadcastManyRequest, BroadcastRequest
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
 from trunkline.v1.history_service_pb2 import GetMessageRequest, ListMessagesRequest
+from trunkline_client import Backend
 from websockets.asyncio.client import connect
 
 from tests.e2e.fleet import Fleet, fleet_of
@@ -266,6 +267,21 @@ async def test_half_an_emoji_arrives_as_a_replacement_character(ann: RecordingCl
     await ann.send({"type": "history", "id": "h1", "limit": 1})
     (stored,) = (await ann.next("history", id="h1"))["messages"]
     assert stored["parts"] == [{"type": "text", "text": "cut \ufffd"}]
+
+
+async def test_an_emoji_cut_between_two_writes_of_a_backend_arrives_whole(
+    fleet: Fleet, ann: RecordingClient
+) -> None:
+    async with (
+        Backend(fleet.router.address) as backend,
+        backend.open_message(address(ann.home)) as out,
+    ):
+        await out.write("a\ud83d")
+        await out.write("\ude00b\ud83d")
+    await ann.send({"type": "history", "id": "h1", "limit": 1})
+    (stored,) = (await ann.next("history", id="h1"))["messages"]
+    assert stored["parts"] == [{"type": "text", "text": "a\U0001f600b\ufffd"}]
+    assert stored["state"] == "complete"
 
 
 #: A second of CPU and more per MB to build.
