@@ -19,14 +19,16 @@ commits forgot reservations, so it seals nothing more with its keys: see forks.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
-from hashlib import blake2b
 from struct import Struct
 from typing import Any, NamedTuple
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import ECB
 from trunkline.v1.tenant_pb2 import TenantSettings
 
 from trunkline_router.log.batch import (
@@ -59,7 +61,8 @@ RESERVED_BLOCK = 1 << 20
 #: Name of the key that belongs to no tenant. It keys the digests of contents, which outlive their tenant.
 LOG_KEY = ""
 #: Longer than a digest that is not sealed.
-SEALED_DIGEST_BYTES = 16
+SEALED_DIGEST_BYTES = 9
+_BLOCK_BYTES = 16
 
 
 class SealedTable(IntEnum):
@@ -102,8 +105,10 @@ class TenantKey:
         aead = AESGCM(secret)
         self.encrypt, self.decrypt = aead.encrypt, aead.decrypt
         self.header = _HEADER.pack(_MARKER, stored.generation)
-        #: Table and tenant in the associated data, by table.
-        self.identities = {table: bytes((table,)) + stored.tenant.encode() for table in SealedTable}
+        #: Table and tenant in the associated data, at the table's number.
+        self.identities = [
+            bytes((number,)) + stored.tenant.encode() for number in range(len(SealedTable) + 1)
+        ]
 
     def seal(self, table: SealedTable, first: int, second: int, plain: bytes) -> bytes:
         """Encrypt the value of the row that two numbers identify. The use must be reserved."""
@@ -134,7 +139,6 @@ class Encryption:
         self._newest: dict[str, TenantKey] = {}
         #: Tenants whose messages are sealed.
         self.encrypted_tenants: set[str] = set()
-        self._digests: blake2b | None = None
 
     # Keys
 
@@ -257,9 +261,13 @@ class Encryption:
         rows = batch.keys
         if rows:
             epochs = {head.position.epoch for topic, head in batch.heads.items() if topic[0] in encrypted}
-            for start in range(0, len(rows), KEY_COLUMNS):
-                if rows[start + KEY_EPOCH] in epochs:
-                    rows[start + KEY_DIGEST] = self._sealed_digest(rows[start + KEY_DIGEST])
+            places = [
+                start + KEY_DIGEST
+                for start in range(0, len(rows), KEY_COLUMNS)
+                if rows[start + KEY_EPOCH] in epochs
+            ]
+            for place, sealed in zip(places, self._sealed_digests([rows[p] for p in places]), strict=True):
+                rows[place] = sealed
 
     def unseal(self, tenant: str, table: SealedTable, first: int, second: int, stored: bytes) -> bytes:
         """Return the plain value of a row, whether it is sealed or not. Raises CannotDecrypt."""
@@ -278,17 +286,14 @@ class Encryption:
     def is_same_content(self, digest: bytes, stored: bytes) -> bool:
         """Compare the digest of a repeated entry with the stored one, sealed or not."""
         if self.data_keys is not None and len(stored) == SEALED_DIGEST_BYTES:
-            digest = self._sealed_digest(digest)
+            [digest] = self._sealed_digests([digest])
         return digest == stored
 
-    def _sealed_digest(self, digest: bytes) -> bytes:
-        if self._digests is None:
-            key = self._keys[LOG_KEY][1].secret
-            self._digests = blake2b(key=key, digest_size=SEALED_DIGEST_BYTES)
-        # Faster than to start with the key.
-        keyed = self._digests.copy()
-        keyed.update(digest)
-        return keyed.digest()
+    def _sealed_digests(self, digests: Sequence[bytes]) -> list[bytes]:
+        """Encrypt each digest as one block of AES, cut short: all with one call, as there may be many."""
+        blocks = Cipher(AES(self._keys[LOG_KEY][1].secret), ECB()).encryptor()
+        sealed = blocks.update(b"".join([digest.ljust(_BLOCK_BYTES, b"\0") for digest in digests]))
+        return [sealed[at : at + SEALED_DIGEST_BYTES] for at in range(0, len(sealed), _BLOCK_BYTES)]
 
 
 def is_sealed(stored: bytes) -> bool:
@@ -303,7 +308,7 @@ def _seal_rows(table: SealedTable, rows: list[Any], columns: int, keys: Mapping[
     """
     if not rows:
         return
-    pack = _ROW.pack
+    pack, number = _ROW.pack, int(table)
     nonces = os.urandom(len(rows) // columns * NONCE_BYTES)
     at = 0
     for start in range(0, len(rows), columns):
@@ -315,5 +320,5 @@ def _seal_rows(table: SealedTable, rows: list[Any], columns: int, keys: Mapping[
         at += NONCE_BYTES
         key.left -= 1
         last = start + columns - 1
-        row = pack(topic_id, rows[start + 1]) + key.identities[table]
+        row = pack(topic_id, rows[start + 1]) + key.identities[number]
         rows[last] = key.header + nonce + key.encrypt(nonce, rows[last], row)

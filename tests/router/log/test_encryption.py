@@ -117,7 +117,7 @@ def test_a_forgotten_tenants_values_do_not_open_even_after_it_is_declared_again(
 
 def test_digests_are_keyed_and_compared_with_plain_ones_too(database: Database) -> None:
     encryption = database.encryption
-    sealed = encryption._sealed_digest(b"12345678")
+    [sealed] = encryption._sealed_digests([b"12345678"])
     assert sealed != b"12345678"
     database.restart()
     for stored in (sealed, b"12345678"):
