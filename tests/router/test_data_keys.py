@@ -13,6 +13,7 @@ from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.tenant_pb2 import TenantSettings
 from trunkline_router.app import make_runtime
+from trunkline_router.audit_trail import AuditTrail
 from trunkline_router.log.data_key_settings import DataKeyFile
 from trunkline_router.log.engines import open_log
 from trunkline_router.settings import RouterSettings
@@ -33,7 +34,7 @@ async def admin_of(given: RouterSettings) -> TenantAdmin:
     log = await open_log(given)
     runtime = make_runtime(given, log)
     await runtime.load()
-    return TenantAdmin(runtime)
+    return TenantAdmin(runtime, AuditTrail(log))
 
 
 @pytest.fixture
