@@ -172,6 +172,20 @@ async def test_every_socket_refuses_them(linked: tuple[Edge, ScriptedLink]) -> N
         await accepted(edge, link, path)
 
 
+@pytest.mark.parametrize("path", ["/v1/tenants/t/stats", f"/v1/events?{QUERY}", f"/v1/connect?{QUERY}"])
+async def test_the_host_of_a_whole_url_counts(linked: tuple[Edge, ScriptedLink], path: str) -> None:
+    edge, link = linked
+    for host in ("localhost", "evil.example"):
+        reader, writer = await edge.raw()
+        request = handshake(edge, f"http://evil.example:8080{path}", {"host": host})
+        if not path.startswith("/v1/connect"):
+            request = request.replace(b"upgrade: websocket\r\nconnection: Upgrade\r\n", b"")
+        writer.write(request)
+        line = await asyncio.wait_for(reader.readline(), PATIENCE_S)
+        assert line.split()[1] == b"401"
+    assert link.entries.empty()
+
+
 async def test_a_token_of_another_system_is_ignored_by_dialects_and_refused_by_the_native_protocol(
     linked: tuple[Edge, ScriptedLink],
 ) -> None:
