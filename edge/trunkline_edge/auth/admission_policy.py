@@ -142,24 +142,23 @@ class AdmissionPolicy:
     def _principal_of(self, auth: TenantAuth, attempt: ConnectAttempt) -> Principal | None:
         """The principal of the token; None for a client that needs none. Raises Refused and UnknownKey."""
         name = auth.policy.tenant
-        if not attempt.token or self.ignores(name, attempt):
-            check_caller(auth.policy, attempt.source, CONNECT, has_proof=False)
-            return None
-        check_caller(auth.policy, attempt.source, CONNECT, has_proof=True)
-        return self.verify(name, attempt.token)
+        needs_none = self._tenants.is_open(name, attempt.source.is_local)
+        if attempt.token and not (attempt.may_be_foreign and needs_none):
+            check_caller(auth.policy, attempt.source, CONNECT, has_proof=True)
+            return self.verify(name, attempt.token)
+        principal = self._principal_if_valid(name, attempt.token) if attempt.token else None
+        check_caller(auth.policy, attempt.source, CONNECT, has_proof=principal is not None)
+        return principal
 
-    def ignores(self, name: str, attempt: ConnectAttempt) -> bool:
-        """Whether a token is ignored: another system's, of a client that needs none.
+    def _principal_if_valid(self, name: str, token: str) -> Principal | None:
+        """The principal of a token that may be another system's; None if it is not the tenant's.
 
-        A key that is not known yet counts as another system's: the client needs no token, so none is fetched.
+        Nor is one with a key that is not known yet: the client needs no token, so no key is fetched for it.
         """
-        if not (attempt.may_be_foreign and self._tenants.is_open(name, attempt.source.is_local)):
-            return False
         try:
-            self.verify(name, attempt.token)
+            return self.verify(name, token)
         except (Refused, UnknownKey):
-            return True
-        return False
+            return None
 
     def verify(self, name: str, token: str) -> Principal:
         """The principal of a token that was sent to a tenant. Raises Refused and UnknownKey."""
