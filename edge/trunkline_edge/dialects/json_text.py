@@ -70,8 +70,11 @@ def count_above(text: bytes, few: int) -> int:
     # A value takes at least two bytes, with its separator.
     if len(text) < 2 * few:
         return 0
-    # Most text is long strings. Of a short one, counting in them as well is quicker than cutting them out.
-    if len(text) < _SHORT_BYTES and text.count(b",") + text.count(b"[") + text.count(b"{") < few:
+    # Most text is long strings. Counting in them as well is quicker than cutting them out of a short text, or
+    # of one with escapes.
+    if (len(text) < _SHORT_BYTES or b"\\" in text) and text.count(b",") + text.count(b"[") + text.count(
+        b"{"
+    ) < few:
         return 0
     values = count_values(text)
     return values if values > few else 0
