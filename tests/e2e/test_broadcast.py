@@ -135,7 +135,7 @@ async def test_a_closed_connection_is_gone_before_its_dead_peer_answers_the_clos
     try:
         assert backend.broadcast(to, "alive?", require_connection=True).connections == 1
         request = CloseConnectionsRequest(address=address(to), reason="maintenance")
-        assert backend.presence.CloseConnections(request, timeout=TIMEOUT_S).connections == 1
+        assert backend.close_connections(request) == 1
         await wait_until(lambda: backend.stats().connections == len(PEOPLE), "the connection is gone")
         with pytest.raises(grpc.RpcError) as refusal:
             backend.broadcast(to, "anybody?", require_connection=True)

@@ -253,7 +253,7 @@ class World:
             "message_id": f"{of.message_id}@{of.name}",
         }
         path = route.path.text.format_map(named)
-        headers = {"authorization": f"Bearer {by.secret}"}
+        headers = {"authorization": f"Bearer {by.secret}", "content-type": "application/json"}
         body = json.dumps({"message": by.words}).encode()
         content = body if route.method == "POST" else None
         response = self.http.request(route.method, path, content=content, headers=headers)
