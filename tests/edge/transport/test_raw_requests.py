@@ -256,3 +256,29 @@ async def test_a_request_for_a_protocol_that_is_not_served_gets_plain_http(edge:
         b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, close\r\nUpgrade: h2c\r\n\r\n"
     )
     assert (await exchange(edge, request)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_client_that_expects_to_be_asked_for_its_body_is_asked(
+    linked: tuple[Edge, ScriptedLink],
+) -> None:
+    edge, _ = linked
+    reader, writer = await edge.raw()
+    head = b"POST /v1/tenants/t/messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    writer.write(head + b"Content-Length: 2\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n")
+    assert (
+        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_S) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    )
+    writer.write(b"{}")
+    assert (await answer(reader)).startswith(b"HTTP/1.1 501 ")
+    writer.close()
+
+
+async def test_a_client_that_still_sends_gets_the_answer_that_it_is_refused(edge: Edge) -> None:
+    reader, writer = await edge.raw()
+    head = (
+        b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 10000000\r\n\r\n"
+    )
+    writer.write(head + b"x" * 500_000)
+    assert b" 405 " in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
+    assert b"Method Not Allowed" in await answer(reader)
+    writer.close()
