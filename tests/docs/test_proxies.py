@@ -60,14 +60,17 @@ def nginx(folder: Path, servers: str) -> Iterator[Path]:
         f"daemon off;\npid {folder / 'pid'};\nerror_log stderr;\nevents {{}}\nhttp {{\n{http}\n}}\n"
     )
     path = folder / "proxy.sock"
-    with proxy([program, "-p", str(folder), "-c", "nginx.conf"], str(path)):
+    with proxy([program, "-p", str(folder), "-c", "nginx.conf"], folder, str(path)):
         yield path
 
 
 @contextmanager
-def proxy(command: list[str], address: str | tuple[str, int]) -> Iterator[None]:
-    """Run a proxy until it listens at a path or an address, and then until the block ends."""
-    running = subprocess.Popen(command, env=environment({"HOME": "/nonexistent"}))
+def proxy(command: list[str], folder: Path, address: str | tuple[str, int]) -> Iterator[None]:
+    """Run a proxy until it listens at a path or an address, and then until the block ends.
+
+    It may write to `folder`.
+    """
+    running = subprocess.Popen(command, env=environment({"HOME": str(folder)}))
     try:
         until = time.monotonic() + patient(20)
         while not listens(address):
@@ -147,7 +150,7 @@ async def test_caddy_as_documented(edge: Process, tmp_path: Path) -> None:
     config = f"{{\n    admin off\n}}\n{site.replace('127.0.0.1:8080', edge.address)}"
     (tmp_path / "Caddyfile").write_text(config)
     command = [program, "run", "--adapter", "caddyfile", "--config", str(tmp_path / "Caddyfile")]
-    with proxy(command, ("127.0.0.1", port)):
+    with proxy(command, tmp_path, ("127.0.0.1", port)):
         async with httpx.AsyncClient(trust_env=False, timeout=patient(10)) as http:
             for host in ("chat.example.com", "localhost"):
                 headers = {"host": host}
