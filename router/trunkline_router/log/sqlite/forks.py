@@ -7,16 +7,19 @@ may lie beyond the loss. Seqs continue; a seq that a lost entry had gets another
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterable
 
 from trunkline_router.log.encryption import MAX_SEALED
 from trunkline_router.log.message_ids import new_epoch
 from trunkline_router.log.sqlite.statements import END
 
-#: Added to the counters of topic_ids and delivery_ids: more than were assigned since the lost commits.
+#: Added to the counter of topic_ids, which nobody outside knows: more than were assigned since the lost
+#: commits.
 _SKIPPED_IDS = 1 << 32
-#: Added to the epochs of producers, whose takeovers may be lost.
-_SKIPPED_PRODUCER_EPOCHS = 1 << 20
+#: Delivery_ids a millisecond, more than are ever assigned. By the clock: a fixed step would lead to the same
+#: ids each time that one backup is restored. They stay below 2^53, so that JavaScript can represent them.
+_IDS_PER_MS = 1 << 12
 
 _KEEP_EPOCHS = (
     "INSERT INTO former_epochs (topic_id, first_seq, last_seq, epoch)"
@@ -28,7 +31,17 @@ _KEEP_EPOCH = (
     " SELECT topic_id, forked + 1, ?, ? FROM topics WHERE topic_id = ? AND ? > forked"
 )
 _BEGIN_EPOCH = "UPDATE topics SET epoch = ?, forked = ? WHERE topic_id = ?"
-_COUNTERS = ("topics", "deliveries")
+_NEW_COUNTER = (
+    "INSERT INTO sqlite_sequence (name, seq) SELECT ?1, 0"
+    " WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = ?1)"
+)
+#: The second operand matters if the clock was set back since an earlier fork.
+_SKIP_BY_CLOCK = "CASE WHEN ?1 > {0} THEN ?1 ELSE {0} + ?2 END"
+_SKIP_TOPIC_IDS = "UPDATE sqlite_sequence SET seq = seq + ? WHERE name = 'topics'"
+_SKIP_DELIVERY_IDS = (
+    f"UPDATE sqlite_sequence SET seq = {_SKIP_BY_CLOCK.format('seq')} WHERE name = 'deliveries'"
+)
+_SKIP_PRODUCER_EPOCHS = f"UPDATE open_messages SET producer_epoch = {_SKIP_BY_CLOCK.format('producer_epoch')}"
 
 
 def fork_logs(db: sqlite3.Connection, forks: Iterable[tuple[int, str, int, str]]) -> None:
@@ -53,14 +66,12 @@ def fork_all(db: sqlite3.Connection) -> int:
     db.execute("UPDATE log_state SET log_id = lower(hex(randomblob(8))) WHERE id = 1")
     db.execute(_KEEP_EPOCHS)
     logs = db.execute(_BEGIN_EPOCHS).rowcount
-    for name in _COUNTERS:
-        db.execute(
-            "INSERT INTO sqlite_sequence (name, seq) SELECT ?1, 0"
-            " WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = ?1)",
-            (name,),
-        )
-        db.execute("UPDATE sqlite_sequence SET seq = seq + ? WHERE name = ?", (_SKIPPED_IDS, name))
+    for name in ("topics", "deliveries"):
+        db.execute(_NEW_COUNTER, (name,))
+    now_ms = time.time_ns() // 1_000_000
+    db.execute(_SKIP_TOPIC_IDS, (_SKIPPED_IDS,))
+    db.execute(_SKIP_DELIVERY_IDS, (now_ms * _IDS_PER_MS, _SKIPPED_IDS))
+    db.execute(_SKIP_PRODUCER_EPOCHS, (now_ms, _SKIPPED_IDS))
     # Lost commits may have used the keys.
     db.execute("UPDATE tenant_keys SET reserved = ?", (MAX_SEALED,))
-    db.execute("UPDATE open_messages SET producer_epoch = producer_epoch + ?", (_SKIPPED_PRODUCER_EPOCHS,))
     return logs

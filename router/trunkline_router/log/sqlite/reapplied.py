@@ -17,13 +17,17 @@ from trunkline_router.core.values.stored_records import RevocationKind
 from trunkline_router.core.values.topics import TopicKey, address_of, describe
 from trunkline_router.log.data_keys import DataKeys
 from trunkline_router.log.encryption import Encryption
+from trunkline_router.log.message_ids import new_epoch
 from trunkline_router.log.sqlite.commit_mark import read_state
 from trunkline_router.log.sqlite.erasure import SEARCHED_ENTRIES, erase_tenant, erase_user, reset
+from trunkline_router.log.sqlite.statements import END
 from trunkline_router.log.sqlite.tenant_key_rows import read_tenant_keys, write_tenant_keys
 
 #: Tables of which the replaced database has the later rows, and the tenant's column of each.
 _REGISTERED = ("api_keys", "revocations", "tenant_keys")
 _ROLE_USER = 1
+#: Time between the record of a change and its commit at most.
+_LONGEST_COMMIT_MS = 60_000
 
 
 class Reapplied:
@@ -37,6 +41,8 @@ class Reapplied:
         self.done: list[str] = []
         #: What could not be applied, in words.
         self.open: list[str] = []
+        #: Logs that began after the backup, each with its last seq.
+        self.lost_logs: dict[TopicKey, int] = {}
         self._of_target: dict[str, Callable[[str, str], None]] = {
             "RevokeApiKey": self._revoke_key,
             "EraseUser": self._erase_user,
@@ -55,6 +61,7 @@ class Reapplied:
         self._erased_logs(old)
         self._erased_users(old)
         self._audit(old)
+        self._lost_logs(old)
 
     def _tenants(self, old: sqlite3.Connection) -> None:
         rows = {row[0]: row for row in old.execute("SELECT * FROM tenants")}
@@ -115,12 +122,36 @@ class Reapplied:
             if action == "EraseUser" and not _was_refused(after):
                 self._erase_user(tenant, target)
 
+    def _lost_logs(self, old: sqlite3.Connection) -> None:
+        kept = {_key(topic) for _, *topic in self._topics()}
+        for *topic, end in old.execute(f"SELECT tenant, agent, platform, kind, target, {END} FROM topics"):
+            if end and _key(topic) not in kept:
+                self.lost_logs[_key(topic)] = end
+
+    def mark_lost_logs(self) -> None:
+        """Begin the logs that are lost as pruned ones, after all others were forked.
+
+        A client that saw such a topic empty would otherwise resume from its start as if nothing was missing.
+        """
+        self._db.executemany(
+            "INSERT INTO topics (tenant, agent, platform, kind, target, epoch, pruned, forked)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            ((*topic, new_epoch(), end, end) for topic, end in self.lost_logs.items()),
+        )
+
     # From audit entries
 
     def from_audit(self, entries: Iterable[Mapping[str, Any]], since_ms: int) -> None:
-        """Apply the audit entries of the time since the backup, in their order."""
+        """Apply the audit entries that the log does not have, in their order.
+
+        The time of the backup alone does not tell which these are: a change is recorded before its commit.
+        """
+        known = set(self._db.execute("SELECT at_ms, action, tenant, target FROM audit"))
         for entry in sorted(entries, key=lambda each: int(each["at_ms"])):
-            if int(entry["at_ms"]) >= since_ms and not _was_refused(entry.get("after") or ""):
+            at_ms = int(entry["at_ms"])
+            record = (at_ms, *(str(entry[name]) for name in ("action", "tenant", "target")))
+            is_new = at_ms >= since_ms - _LONGEST_COMMIT_MS and record not in known
+            if is_new and not _was_refused(entry.get("after") or ""):
                 self._apply(entry)
 
     def _apply(self, entry: Mapping[str, Any]) -> None:
@@ -187,6 +218,7 @@ class Reapplied:
         while erase_tenant(self._db, tenant).cursor is not None:
             pass
         self._db.execute("DELETE FROM tenant_keys WHERE tenant = ?", (tenant,))
+        self.lost_logs = {topic: end for topic, end in self.lost_logs.items() if topic[0] != tenant}
         self.done.append(f"tenant {tenant} stays deleted")
 
     def _erase_user(self, tenant: str, user: str) -> None:
@@ -197,6 +229,8 @@ class Reapplied:
             cursor = piece.cursor
             if cursor is None:
                 break
+        own = {topic for topic in self.lost_logs if (topic[0], topic[4]) == (tenant, user)}
+        self.lost_logs = {topic: end for topic, end in self.lost_logs.items() if topic not in own}
         self.done.append(f"user {user} of tenant {tenant} stays erased ({messages} messages)")
 
     def _encryption(self, tenant: str) -> Encryption:

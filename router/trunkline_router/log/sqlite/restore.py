@@ -33,6 +33,7 @@ from trunkline_router.log.sqlite.reapplied import Reapplied, is_successor
 from trunkline_router.log.sqlite.verification import (
     SQLITE_ERRORS,
     entry_problems,
+    is_corruption,
     log_problems,
     page_problems,
 )
@@ -167,6 +168,7 @@ def _prepare(
         report.reapplied = reapplied.done
         report.warnings += reapplied.open
         report.logs = fork_all(db)
+        reapplied.mark_lost_logs()
         after = json.dumps(
             {"backup_ms": since_ms, "topics": report.logs, "applied_again": len(reapplied.done)}
         )
@@ -207,15 +209,13 @@ def _reapply_database(
         # Nothing half applied.
         db.rollback()
         reapplied.done.clear()
+        reapplied.lost_logs.clear()
         report.warnings.append(f"{path} cannot be read ({error}): nothing was taken from it")
         return None
 
 
 def _swap(temporary: Path, path: Path, state: LogState, report: RestoreReport) -> None:
-    """Put the prepared file in place. A crash leaves the former log, or the new one.
-
-    In between the former log may lack its write-ahead log, which the router notices, and its copy has it.
-    """
+    """Put the prepared file in place. A crash leaves the former log, whole, or the new one."""
     wal = path.with_name(path.name + "-wal")
     if path.exists() or wal.exists():
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
@@ -225,6 +225,7 @@ def _swap(temporary: Path, path: Path, state: LogState, report: RestoreReport) -
             if source.exists():
                 _link(source, report.replaced.with_name(report.replaced.name + suffix))
         sync_folder(path.parent)
+        _complete(path)
     wal.unlink(missing_ok=True)
     path.with_name(path.name + "-shm").unlink(missing_ok=True)
     temporary.rename(path)
@@ -233,6 +234,18 @@ def _swap(temporary: Path, path: Path, state: LogState, report: RestoreReport) -
     mark.write(state.commits)
     mark.sync()
     mark.close()
+
+
+def _complete(path: Path) -> None:
+    """Make a database whole without its write-ahead log. A damaged one stays as it is."""
+    if not path.exists():
+        return
+    try:
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("PRAGMA wal_checkpoint")
+    except SQLITE_ERRORS as error:
+        if not is_corruption(error):
+            raise
 
 
 def _link(source: Path, target: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -14,9 +15,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 from trunkline.v1.message_pb2 import Message
-from trunkline_router.core.values.log_records import Page, PageRequest
+from trunkline_router.core.values.log_records import Page, PageRequest, Producer
 from trunkline_router.core.values.stored_records import (
     AuditQuery,
+    AuditRecord,
     Registration,
     RevocationKind,
     StoredApiKey,
@@ -131,10 +133,51 @@ async def test_backups_can_be_restored_in_any_order(files: LogFiles) -> None:
         with capture_logs() as lines:
             log = files.open()
         assert lines == []
-        (head,) = await log.heads([BOB])
-        assert head.seq == (1 if content is later[0] else 0)
+        entries = (await read_all(log, BOB)).entries
+        assert len(entries) == (1 if content is later[0] else 0)
         await append(log, pending_entry())
         await log.close()
+
+
+async def test_a_backup_that_is_restored_twice_gives_new_ids_each_time(files: LogFiles) -> None:
+    log = files.open()
+    opened = pending_entry(GROUP, producer=Producer("worker", 1))
+    given = await append(log, pending_entry(deliver=True), opened)
+    files.back_up()
+    given += await append(log, pending_entry(deliver=True))
+    await log.close()
+    epochs = set()
+    for _ in range(3):
+        files.restore()
+        log = files.open()
+        given += await append(log, pending_entry(deliver=True), pending_entry(BOB, deliver=True))
+        [stored] = await log.open_messages()
+        epochs.add(stored.producer.epoch)
+        await log.close()
+    assert len({each.message.id for each in given}) == len(given)
+    deliveries = [each.delivery_id for each in given if each.delivery_id]
+    assert deliveries == sorted(set(deliveries))
+    assert deliveries[-1] < 1 << 53
+    assert len(epochs) == 3
+
+
+async def test_a_log_that_began_after_the_backup_is_not_taken_for_an_empty_one(files: LogFiles) -> None:
+    log = files.open()
+    await append(log, pending_entry())
+    files.back_up()
+    await append(log, *(pending_entry(BOB, f"lost {n}") for n in range(3)))
+    await append(log, pending_entry(GROUP))
+    await log.reset(GROUP)
+    await log.close()
+    files.restore()
+    assert check_file(files.path) == []
+    log = files.open()
+    page = await read_all(log, BOB)
+    assert (page.entries, page.head.seq, page.is_forked) == ([], 3, True)
+    assert await log.heads([GROUP]) == [EMPTY]
+    [new] = await append(log, pending_entry(BOB))
+    assert position(new).seq == 4
+    await log.close()
 
 
 async def test_a_replaced_log_can_be_restored_with_its_write_ahead_log(files: LogFiles) -> None:
@@ -245,7 +288,7 @@ async def test_an_audit_file_stands_in_for_a_log_that_is_lost(files: LogFiles) -
 
     report = files.restore(
         [
-            entry("RevokeApiKey", "kept", at=at_ms - 60_000),
+            entry("RevokeApiKey", "kept", at=at_ms - 600_000),
             entry("RevokeApiKey", "kept", after='{"error": "FORBIDDEN"}'),
             entry("RevokeApiKey", "revoked"),
             entry("RevokeTokens", "alice"),
@@ -278,6 +321,29 @@ async def test_an_audit_file_stands_in_for_a_log_that_is_lost(files: LogFiles) -
     (entry_of_bob,) = (await read_all(log, GROUP)).entries
     assert Message.FromString(entry_of_bob.body).author.user == ""
     await log.close()
+
+
+async def test_the_backup_itself_tells_which_audit_entries_it_has(files: LogFiles) -> None:
+    """A change is recorded before it is committed, and the snapshot may lie in between."""
+    log = files.open()
+    erased = AuditRecord(time.time_ns() // 1_000_000, "acme", "operator", "", "EraseUser", "bob")
+    await log.register(Registration([tenant("acme")], [key("revoked")], audit=[erased]))
+    await append(log, pending_entry(GROUP, "after the erasure", user="bob"))
+    files.back_up()
+    await log.close()
+    files.path.unlink()
+    created_ms = json.loads(manifest_path(files.backup).read_text())["created_ms"]
+    late = AuditRecord(created_ms - 200, "acme", "operator", "", "RevokeApiKey", "revoked")
+    for has_manifest in (True, False):
+        if not has_manifest:
+            manifest_path(files.backup).unlink()
+        files.restore([erased._asdict(), late._asdict()])
+        log = files.open()
+        assert (await log.registered()).api_keys == []
+        [entry] = (await read_all(log, GROUP)).entries
+        assert Message.FromString(entry.body).author.user == "bob"
+        await log.close()
+        files.path.unlink()
 
 
 @pytest.mark.parametrize("former", ["missing", "damaged", "unrelated"])
@@ -356,9 +422,8 @@ async def test_an_interrupted_swap_leaves_a_log_that_starts(
         with pytest.raises(BackupFailed, match="power failure"):
             killed.restore()
     log = killed.open()
-    for each in (first, second):
-        page = await read_all(log, after=position(each))
-        assert not page.valid or page.head == position(second)
+    assert await log.heads([ALICE]) == [position(second)]
+    assert (await read_all(log, after=position(first))).valid
     await log.close()
 
 
