@@ -219,10 +219,11 @@ class EdgeRuntime:
 
     # Clients; see ConnectionHandler
 
-    @property
-    def takes_handshakes(self) -> bool:
-        """Another client may begin its handshake."""
-        return self.core.handshakes.has_room and not self.is_stopping
+    def make_room_for_handshake(self) -> bool:
+        """See ConnectionHandler."""
+        if self.is_stopping:
+            return False
+        return self.core.handshakes.has_room or self.budget.displace_silent()
 
     def begin_handshake(self, transport: ClientTransport) -> None:
         """Start the deadline of a client's handshake."""

@@ -67,7 +67,7 @@ class EdgeCollector(Collector):
             "link_batches_received": ("Batches from the router", counts.batches_in),
             "slow_consumers": ("Connections closed because they read too slowly", counts.slow_consumers),
             "connections_displaced": (
-                "TCP connections closed for a new one, idle or without a request",
+                "TCP connections closed for a new one: idle, closing, or silent so far",
                 counts.connections_displaced,
             ),
             "connections_rejected": (

@@ -119,6 +119,7 @@ class ClientProtocol(asyncio.Protocol, ClientTransport):
     def _await_close(self) -> None:
         """Abort unless the peer closes its side in time. Idempotent."""
         if self._close_timer is None:
+            self._handler.budget.ending(self.transport)
             loop = asyncio.get_running_loop()
             self._close_timer = loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)
 

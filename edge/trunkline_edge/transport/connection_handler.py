@@ -35,9 +35,11 @@ class ConnectionHandler(Protocol):
         Each callback of the event loop enters the core through this.
         """
 
-    @property
-    def takes_handshakes(self) -> bool:
-        """Another client may begin its handshake."""
+    def make_room_for_handshake(self) -> bool:
+        """Return True if another client may begin its handshake.
+
+        If there are too many, the client that owes its first message for longest is cut off.
+        """
 
     def begin_handshake(self, transport: ClientTransport) -> None:
         """Start the deadline of a client's handshake."""

@@ -109,7 +109,7 @@ class EventStreamTransport(ClientProtocol):
                 return
             if request.method != b"GET":
                 raise catalogue.METHOD_NOT_ALLOWED.refused(path=path.decode("ascii"), allowed=ALLOWED)
-            if not self._handler.takes_handshakes:
+            if not self._handler.make_room_for_handshake():
                 raise catalogue.OVERLOADED.refused(problem="too many handshakes")
             if announces_body(request):
                 raise catalogue.INVALID_ARGUMENT.refused(field="body", problem="an event stream takes none")

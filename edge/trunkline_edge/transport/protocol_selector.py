@@ -83,7 +83,7 @@ class ProtocolSelector(asyncio.Protocol):
             http.connection_made(self._transport)
 
     def _begin_websocket(self, request: RequestHead, behind: bytes) -> None:
-        if not self._handler.takes_handshakes:
+        if not self._handler.make_room_for_handshake():
             self._reject_overload("too many handshakes")
             return
         self._handler.budget.serve_client(self._transport)

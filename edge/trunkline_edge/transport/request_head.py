@@ -13,6 +13,8 @@ from trunkline_edge.path_prefix import without_prefix
 
 #: Bound of a request's first line and header fields together.
 MAX_HEAD_BYTES = 16 * 1024
+#: Bound of the empty lines before a request. One is enough for the clients that send any.
+MAX_SKIPPED_BYTES = 64
 
 _METHOD_BYTES = 32
 _METHOD = rb"[!#$%%&'*+.^_`|~0-9A-Za-z-]{1,%d}" % _METHOD_BYTES
@@ -21,6 +23,7 @@ _REQUEST_LINE = re.compile(_METHOD + rb" [^ ]+ HTTP/[0-9]\.[0-9]\r?")
 _LINE_START = re.compile(_METHOD + rb"(?: .*|\r)?", re.DOTALL)
 #: A lone LF ends a line, too, as h11 reads them.
 _BLANK_LINE = re.compile(rb"\n\r?\n")
+_EMPTY_LINES = re.compile(rb"(?:\r?\n)*")
 _TLS_HANDSHAKE = b"\x16\x03"
 
 _ABSOLUTE_FORM = re.compile(rb"(?:http|ws)s?://([^/?#]*)(.*)", re.IGNORECASE)
@@ -31,13 +34,15 @@ _HOST = re.compile(rb"[0-9A-Za-z._~!$&'()*+,;=%:\[\]-]*")
 class HeadReader:
     """Collects the head of one request, and rejects what cannot become one as soon as that is certain."""
 
-    __slots__ = ("_data", "_is_line_valid", "_searched")
+    __slots__ = ("_data", "_is_line_valid", "_searched", "_skipped")
 
     def __init__(self) -> None:
         self._data = bytearray()
         self._is_line_valid = False
         #: No blank line ends before this index.
         self._searched = 0
+        #: Bytes of empty lines before the request.
+        self._skipped = 0
 
     @property
     def is_empty(self) -> bool:
@@ -66,8 +71,8 @@ class HeadReader:
 
     def _check_line(self) -> None:
         # Some clients send an empty line behind a body (RFC 9112, section 2.2).
-        while self._data.startswith((b"\r\n", b"\n")):
-            del self._data[: self._data.index(b"\n") + 1]
+        if self._data.startswith((b"\r\n", b"\n")):
+            self._skip_empty_lines()
         if not self._data or self._data == b"\r":
             return
         if self._data.startswith(_TLS_HANDSHAKE):
@@ -77,6 +82,14 @@ class HeadReader:
             self._is_line_valid = _REQUEST_LINE.fullmatch(self._data, 0, end) is not None
         if not (self._is_line_valid or (end < 0 and _LINE_START.fullmatch(self._data[: _METHOD_BYTES + 1]))):
             raise malformed("the first line is no request line")
+
+    def _skip_empty_lines(self) -> None:
+        lines = _EMPTY_LINES.match(self._data)
+        assert lines is not None
+        self._skipped += lines.end()
+        if self._skipped > MAX_SKIPPED_BYTES:
+            raise malformed("too many empty lines before the request")
+        del self._data[: lines.end()]
 
 
 class RequestHead(NamedTuple):

@@ -276,6 +276,7 @@ class WebSocketTransport(ClientProtocol):
         if self._first is None:
             self._handler.connect(self, plan)
         else:
+            self._handler.budget.await_first_message(self.transport)
             self.transport.write(self._take_response())
             self.resume_reading()
 
@@ -296,6 +297,7 @@ class WebSocketTransport(ClientProtocol):
             self._handler.core.client_frames.received(self.connection, payload, binary, now)
         elif self._first is not None:
             first, self._first = self._first, None
+            self._handler.budget.serve_client(self.transport)
             try:
                 self._follow(first(payload, binary))
             except FrameRefused as refused:

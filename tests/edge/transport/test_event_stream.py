@@ -242,7 +242,7 @@ async def test_more_than_there_may_be_on_their_way_in_are_answered_429() -> None
         second = await asking(edge, get())
         assert refusal(await answer(second.reader))[0] == 429
         first.writer.close()
-        await edge.until(lambda: edge.runtime.takes_handshakes)
+        await edge.until(lambda: edge.runtime.core.handshakes.has_room)
 
 
 async def test_a_close_is_the_last_event_and_the_end() -> None:

@@ -110,7 +110,7 @@ async def test_more_handshakes_than_there_may_be_are_answered_503() -> None:
         second.write(upgrade())
         assert (await answer(reader)).startswith(b"HTTP/1.1 503 ")
         first.close()
-        await edge.until(lambda: edge.runtime.takes_handshakes)
+        await edge.until(lambda: edge.runtime.core.handshakes.has_room)
         second.close()
 
 

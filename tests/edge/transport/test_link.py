@@ -231,4 +231,4 @@ async def test_stopping_closes_all_with_1012_and_takes_no_more() -> None:
         assert await closed(resuming) == 1012
         await asyncio.wait_for(stopping, PATIENCE_S)
         assert edge.runtime.core.connections == {}
-        assert not edge.runtime.takes_handshakes
+        assert not edge.runtime.make_room_for_handshake()

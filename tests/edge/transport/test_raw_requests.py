@@ -155,6 +155,9 @@ NO_REQUESTS = [
     (b"GET http:///path HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
     (b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org\r\n\r\n", 400),
     (b"GET ftp://x/ HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+    # To skip empty lines takes longer than to send them.
+    (b"\r\n" * 100, 400),
+    (b"\n" * 100, 400),
 ]
 
 

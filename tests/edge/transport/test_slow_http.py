@@ -10,11 +10,13 @@ import pytest_asyncio
 
 from tests.edge.transport.edge_loopback import (
     PATIENCE_S,
+    QUERY,
     Edge,
     accepted,
     answer,
     edge_and_link,
     running_edge,
+    upgrade,
 )
 from tests.support.patience import under_load
 
@@ -108,6 +110,40 @@ async def test_a_new_connection_displaces_an_idle_one_and_then_one_without_a_req
         assert edge.runtime.core.counts.connections_displaced == 2
         for each in (half, idle, serving):
             each.close()
+
+
+REFUSED = [
+    upgrade().replace(b"/v1/connect", b"/nothing"),
+    upgrade().replace(b"GET", b"POST"),
+    upgrade("nonsense=1"),
+    upgrade(f"{QUERY}&resume=frame") + b"\x83\x80\0\0\0\0",
+]
+
+
+async def test_a_new_connection_displaces_a_websocket_whose_client_does_not_close() -> None:
+    async with edge_and_link(max_connections=3, max_http_connections=1) as (edge, link):
+        refused = [await edge.raw() for _ in REFUSED]
+        for (_, writer), request in zip(refused, REFUSED, strict=True):
+            writer.write(request)
+        await edge.until(lambda: len(edge.runtime.budget._ending) == len(REFUSED))
+        await accepted(edge, link)
+        assert edge.runtime.core.counts.connections_displaced == 1
+        for _, writer in refused:
+            writer.close()
+
+
+@pytest.mark.parametrize("bounds", [{"max_connections": 1}, {"max_handshakes": 1}])
+async def test_a_new_client_displaces_one_that_is_silent(bounds: dict[str, int]) -> None:
+    async with edge_and_link(max_http_connections=1, **bounds) as (edge, link):
+        silent = [await edge.raw() for _ in range(2)]
+        for reader, writer in silent:
+            writer.write(upgrade(f"{QUERY}&resume=frame"))
+            assert b" 101 " in await head_of(reader)
+        await accepted(edge, link)
+        await asyncio.gather(answer(silent[0][0]), return_exceptions=True)
+        assert edge.runtime.core.counts.connections_displaced > 0
+        for _, writer in silent:
+            writer.close()
 
 
 async def test_more_requests_at_a_time_than_there_may_be_are_answered_503() -> None:
