@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from glob import escape
 from pathlib import Path
 
 from trunkline_runtime.private_files import open_private
@@ -58,6 +59,7 @@ def back_up(source: Path, target: Path, *, force: bool, progress: Progress) -> B
     written = manifest_path(temporary)
     try:
         with _exclusive(source) as is_cancelled:
+            _delete_leftovers(target)
             created_ms = _copy(source, temporary, Watch(source, is_cancelled), progress)
         manifest = _verified(temporary, created_ms)
         _create(written, manifest.to_json().encode())
@@ -154,6 +156,12 @@ def _exclusive(source: Path) -> Iterator[Callable[[], bool]]:
             path.unlink(missing_ok=True)
     finally:
         os.close(fd)
+
+
+def _delete_leftovers(target: Path) -> None:
+    """Delete the files of backups to this target that were killed."""
+    for path in target.parent.glob(f".{escape(target.name)}.{'[0-9a-f]' * 12}*"):
+        path.unlink(missing_ok=True)
 
 
 def _copy(source: Path, temporary: Path, watch: Watch, progress: Progress) -> int:

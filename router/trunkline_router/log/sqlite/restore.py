@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,9 @@ def restore(
             undo.callback(_delete, temporary)
             lock = FileLock(path)
             undo.callback(lock.release)
+            for leftover in path.parent.glob(f"{escape(path.name)}.restore-*"):
+                # Of a restore that was killed.
+                leftover.unlink(missing_ok=True)
             manifest = _verify_file(backup, path, report)
             _copy(backup, temporary, progress)
             progress(0.5)

@@ -439,3 +439,19 @@ async def test_a_restore_is_on_record(files: LogFiles) -> None:
     assert record.source == "command line"
     assert json.loads(record.after)["topics"] == 1
     await log.close()
+
+
+async def test_what_a_killed_backup_or_restore_left_is_deleted_by_the_next(files: LogFiles) -> None:
+    log = files.open()
+    await append(log, pending_entry())
+    folder = files.path.parent
+    left = [folder / ".backup.db.0123456789ab", folder / ".backup.db.0123456789ab-journal"]
+    for path in left:
+        path.touch()
+    files.back_up()
+    await log.close()
+    left += [folder / "log.db.restore-0123456789ab", folder / "log.db.restore-0123456789ab-wal"]
+    for path in left[2:]:
+        path.touch()
+    files.restore()
+    assert not [path for path in left if path.exists()]
