@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from trunkline_router.core.values.log_records import AppendResult, EntryKind, PendingEntry
-from trunkline_router.log.batch import Batch, answered_by
+from trunkline_router.log.batch import Batch
 from trunkline_router.log.message_ids import message_id
 
 
@@ -46,8 +46,8 @@ def mark_committed(entries: Sequence[PendingEntry], batch: Batch) -> None:
     if batch.answered_cancelled:
         for pending in entries:
             if pending.producer is not None:
-                row = (batch.heads[pending.topic].topic_id, answered_by(pending.message))
-                pending.is_cancelled = row in batch.answered_cancelled
+                answered = (batch.heads[pending.topic].topic_id, pending.message.reply_to)
+                pending.is_cancelled = answered in batch.answered_cancelled
 
 
 def result_of(pending: PendingEntry) -> StoredResult:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from trunkline.v1.frame_pb2 import ReadFrame
-from trunkline.v1.message_pb2 import CHANGE_KIND_ENDED, Change, Message
+from trunkline.v1.message_pb2 import CHANGE_KIND_ENDED, Change
 
 from trunkline_router.core.values.log_records import Fork, PendingEntry, Producer, Transaction
 from trunkline_router.core.values.topics import Position, TopicKey, position_of
@@ -73,10 +73,11 @@ class Batch:
     withdrawn: dict[tuple[str, str], set[RowKey]] = field(default_factory=dict)
     #: Those of `withdrawn` that had a delivery; set by the engine when it writes the batch.
     withdrawn_found: set[RowKey] = field(default_factory=set)
-    #: Messages that open messages answer, in the same log.
-    answered: set[RowKey] = field(default_factory=set)
-    #: Those of `answered` that were withdrawn, by this batch or earlier; set by the engine.
-    answered_cancelled: set[RowKey] = field(default_factory=set)
+    #: Messages that open messages answer, perhaps of another log: topic_id of the answer, seq and id.
+    answered: set[tuple[int, int, str]] = field(default_factory=set)
+    #: Topic_id and id of those of `answered` that were withdrawn in this log, by this batch or earlier; set
+    #: by the engine.
+    answered_cancelled: set[tuple[int, str]] = field(default_factory=set)
     #: Time of the commit.
     now_ms: int = 0
     #: New epochs of logs: topic_id, former epoch, its last seq, new epoch.
@@ -161,8 +162,8 @@ def make_batch(
             batch.messages += (tail.topic_id, seq, now_ms, author.role, author.user, body)
             if pending.producer is not None:
                 batch.opens += (tail.topic_id, seq, *pending.producer)
-                if (answered := answered_by(message)) is not None:
-                    batch.answered.add((tail.topic_id, answered))
+                if message.reply_to and (answered := parse_message_id(message.reply_to)) is not None:
+                    batch.answered.add((tail.topic_id, answered[1], message.reply_to))
         batch.bodies.append(body)
         if pending.key is not None:
             counters.key_id += 1
@@ -185,12 +186,6 @@ def make_batch(
     _add_deliveries(batch, transaction, heads, now_ms)
     _add_progress(batch, transaction, heads, now_ms)
     return batch
-
-
-def answered_by(message: Message) -> int | None:
-    """Return the seq of the message that a message answers; None if that is not in the same log."""
-    parsed = parse_message_id(message.reply_to) if message.reply_to else None
-    return parsed[1] if parsed is not None and parsed[0] == message.position.epoch else None
 
 
 def _add_forks(

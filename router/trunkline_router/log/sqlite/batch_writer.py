@@ -9,7 +9,7 @@ from typing import Any
 from trunkline_router.log.batch import EVENT_COLUMNS, MESSAGE_COLUMNS, Batch
 from trunkline_router.log.sqlite.entry_rows import append_checksums
 from trunkline_router.log.sqlite.forks import fork_logs
-from trunkline_router.log.sqlite.statements import Insert, Select, Write
+from trunkline_router.log.sqlite.statements import Insert, Select, Write, message_id_of
 from trunkline_router.log.stored_entries import checksum
 
 _INSERT_TOPICS = Insert("topics", ("topic_id", "tenant", "agent", "platform", "kind", "target", "epoch"))
@@ -77,7 +77,10 @@ _INSERT_CANCELLED = Write(
     3,
 )
 _SELECT_CANCELLED = Select(
-    "topic_id, seq", "$rows CROSS JOIN cancelled_messages ON topic_id = column1 AND seq = column2", 2
+    "column1, column3",
+    "$rows CROSS JOIN cancelled_messages ON topic_id = column1 AND seq = column2"
+    f" CROSS JOIN topics USING (topic_id) WHERE column3 = {message_id_of('cancelled_messages')}",
+    3,
 )
 
 
@@ -93,7 +96,7 @@ def write_batch(db: sqlite3.Connection, batch: Batch) -> None:
     _INSERT_OPENS.run(db, batch.opens)
     # After the withdrawals of this batch.
     rows = _SELECT_CANCELLED.run(db, [value for key in batch.answered for value in key])
-    batch.answered_cancelled.update((topic_id, seq) for topic_id, seq in rows)
+    batch.answered_cancelled.update((topic_id, message_id) for topic_id, message_id in rows)
     _INSERT_DELIVERIES.run(db, batch.deliveries)
     _RAISE_RECEIPTS.run(db, batch.receipts)
 

@@ -23,7 +23,6 @@ from trunkline_router.core.values.stored_records import (
     StoredReceipt,
 )
 from trunkline_router.core.values.topics import EMPTY, Position, TopicKey
-from trunkline_router.log.batch import answered_by
 from trunkline_router.log.encryption import Encryption, SealedTable
 from trunkline_router.log.interface import LogDamaged, LogUnavailable
 from trunkline_router.log.message_ids import parse_message_id
@@ -31,7 +30,7 @@ from trunkline_router.log.sqlite.audit_rows import read_audit
 from trunkline_router.log.sqlite.database_file import connect_reader
 from trunkline_router.log.sqlite.delivery_rows import read_backlogs, read_dead_letters, read_deliveries
 from trunkline_router.log.sqlite.page_rows import read_pages
-from trunkline_router.log.sqlite.statements import Select
+from trunkline_router.log.sqlite.statements import Select, message_id_of
 from trunkline_router.log.sqlite.tenant_rows import read_registered
 from trunkline_router.log.sqlite.verification import SQLITE_ERRORS, is_corruption
 from trunkline_router.log.stored_entries import in_epoch
@@ -52,8 +51,9 @@ _OPEN_MESSAGES = """
     ORDER BY topic_id, seq
 """
 #: Those that an open message of the same log may answer.
-_CANCELLED = """
-    SELECT topic_id, seq FROM cancelled_messages
+_CANCELLED = f"""
+    SELECT topic_id, {message_id_of("cancelled_messages")}
+    FROM cancelled_messages JOIN topics USING (topic_id)
     WHERE topic_id IN (SELECT topic_id FROM open_messages)
 """
 _OPEN_DELTAS = "SELECT topic_id, seq, deltas FROM open_deltas ORDER BY delta_id"
@@ -114,7 +114,7 @@ class Reader:
                     found[topic_id, seq] = StoredOpen(topic, message, Producer(name, epoch), [])
             cancelled = set(db.execute(_CANCELLED))
             for (topic_id, seq), opened in found.items() if cancelled else ():
-                if (topic_id, answered_by(Message.FromString(opened.message))) in cancelled:
+                if (topic_id, Message.FromString(opened.message).reply_to) in cancelled:
                     found[topic_id, seq] = opened._replace(is_cancelled=True)
             for topic_id, seq, deltas in db.execute(_OPEN_DELTAS):
                 # None for remains of an erased log.

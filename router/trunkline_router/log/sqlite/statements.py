@@ -93,6 +93,21 @@ END = (
     "max(pruned, coalesce((SELECT max(seq) FROM messages WHERE messages.topic_id = topics.topic_id), 0),"
     " coalesce((SELECT max(seq) FROM events WHERE events.topic_id = topics.topic_id), 0))"
 )
+
+
+def message_id_of(table: str) -> str:
+    """Return the expression for the id of the message that a row refers to by topic_id and seq.
+
+    The query joins `topics`.
+    """
+    return (
+        f"CASE WHEN {table}.seq > topics.forked THEN topics.epoch ELSE"
+        " (SELECT f.epoch FROM former_epochs AS f"
+        f" WHERE f.topic_id = {table}.topic_id AND {table}.seq BETWEEN f.first_seq AND f.last_seq) END"
+        f" || '-' || {table}.seq"
+    )
+
+
 #: CROSS JOIN makes SQLite keep this order of loops.
 _HEADS = Select(
     f"column1, topic_id, epoch, {END}, pruned, forked",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trunkline.v1.message_pb2 import Message
-from trunkline_router.core.values.log_records import Fork, PageRequest, Producer, Transaction
+from trunkline_router.core.values.log_records import Fork, PageRequest, Producer, Transaction, Withdrawal
 from trunkline_router.core.values.topics import EMPTY, Position
 
 from tests.router.log.engines import ALICE, BOB, append, edit, end, pending_entry, position, read
@@ -50,3 +50,17 @@ async def test_what_was_read_before_a_fork_can_still_be_changed(log: Any) -> Non
     ]
     assert await log.open_messages() == []
     assert await log.message("acme", first.message.id) == edited.message.SerializeToString()
+
+
+async def test_a_cancelled_question_stays_cancelled_after_a_fork(log: Any) -> None:
+    first, other = await append(log, pending_entry(deliver=True), pending_entry(BOB, deliver=True))
+    await log.append(Transaction(withdrawn=[Withdrawal(ALICE, 1)]))
+    await log.append(Transaction(forks=[Fork(ALICE, position(first).epoch)]))
+    replies = [pending_entry(producer=Producer(f"p{n}", 1)) for n in range(3)]
+    (head,) = await log.heads([ALICE])
+    asked = (first.message.id, other.message.id, f"{head.epoch}-1")
+    for reply, message_id in zip(replies, asked, strict=True):
+        reply.message.reply_to = message_id
+    await append(log, *replies)
+    assert [each.is_cancelled for each in replies] == [True, False, False]
+    assert [each.is_cancelled for each in await log.open_messages()] == [True, False, False]
