@@ -8,6 +8,10 @@ from collections.abc import Iterable
 #: count as local, and the tenant, percent-encoded, whose client the edge has admitted.
 REMOTE_IP, FORWARDED, ACTING_FOR = "trunkline-remote-ip", "trunkline-forwarded", "trunkline-acting-for"
 
+#: Metadata beside ACTING_FOR if the edge admitted the client by the secret that the tenant's clients share,
+#: which may be revoked.
+BY_SECRET = "trunkline-by-secret"
+
 #: Metadata by which an edge names the client that it makes a call for: a serialized TokenHolder.
 TOKEN_HOLDER = "trunkline-client-bin"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 from trunkline_router.core.values.stored_records import (
     REFUSED,
     AuditQuery,
@@ -64,7 +66,8 @@ class MemoryRegistry:
             and (not query.action or record.action in actions)
             and (not query.before_id or number < query.before_id)
         ]
-        return found[: query.limit]
+        sizes = accumulate((record.size for _, record in found), initial=0)
+        return [row for row, size in zip(found, sizes, strict=False) if size < query.max_chars][: query.limit]
 
     def unregister(self, tenant: str) -> None:
         """Remove everything that belongs to a tenant."""

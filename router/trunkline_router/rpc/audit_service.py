@@ -18,6 +18,8 @@ from trunkline_router.rpc.status import rpc_method
 from trunkline_router.runtime import RouterRuntime
 
 DEFAULT_PAGE = 100
+#: States before and after in a page, as a page is one gRPC message. Its last entry may exceed this.
+MAX_PAGE_CHARS = 2 << 20
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -35,21 +37,20 @@ class AuditServicer(AuditServiceServicer):
         """See audit_service.proto."""
         check(request)
         is_operator = ACTIVE_CALL.get(UNCHECKED_CALL).caller.kind is CallerKind.OPERATOR
+        since_ms = request.since.ToMilliseconds() if request.HasField("since") else 0
         if request.tenant and not is_operator:
-            # Entries outlive their tenant, and then only the operator may read them.
-            self._runtime.core.directory.active_tenant(request.tenant)
+            # Entries outlive their tenant, and then only the operator may read them, even if there is
+            # another tenant of this name.
+            tenant = self._runtime.core.directory.active_tenant(request.tenant)
+            since_ms = max(since_ms, tenant.created_ms)
         size = request.page_size or DEFAULT_PAGE
-        query = AuditQuery(
-            request.tenant,
-            request.action,
-            request.since.ToMilliseconds() if request.HasField("since") else 0,
-            _parse_page_token(request.page_token),
-            size + 1,
-        )
+        before_id = _parse_page_token(request.page_token)
+        query = AuditQuery(request.tenant, request.action, since_ms, before_id, size + 1, MAX_PAGE_CHARS)
         found = await self._runtime.log.audit(query)
         response = ListAuditEntriesResponse(entries=[_to_proto(*row) for row in found[:size]])
-        if len(found) > size:
-            response.next_page_token = str(found[size - 1][0])
+        is_full = sum(record.size for _, record in found) >= MAX_PAGE_CHARS
+        if found and (len(found) > size or is_full):
+            response.next_page_token = str(response.entries[-1].id)
         return response
 
 

@@ -17,6 +17,7 @@ import grpc.aio
 import structlog
 from google.protobuf.message import DecodeError
 from trunkline.v1 import catalogue
+from trunkline.v1.access_pb2 import SCOPE_OPERATOR
 from trunkline.v1.catalogue import Refused
 from trunkline_runtime.message_outline import TooManyItems, check_items
 from trunkline_runtime.refusal_log import RefusalLog
@@ -264,6 +265,8 @@ class CallAdmission:
                 caller.authorize(rule.scope_for_all, "", None)
                 continue
             if not name:
+                if scope == SCOPE_OPERATOR:
+                    caller.authorize(scope, "", None)
                 if not rule.is_batch:
                     raise catalogue.INVALID_ARGUMENT.refused(field=rule.tenant_field, problem="must be set")
                 continue
@@ -277,17 +280,18 @@ class CallAdmission:
                 call.charged_tenant = tenant
 
     def _check_proof(self) -> None:
-        """Check that the API key or the client's token is not revoked.
+        """Check that the API key, or the client's token or secret, is not revoked.
 
         The runtime ends only streams that are registered with it.
         """
-        key_id, client = self.call.caller.key_id, self.call.caller.client
-        if key_id and key_id not in self._interceptor.keys:
+        caller, tenant = self.call.caller, self.call.caller_tenant
+        if caller.key_id and caller.key_id not in self._interceptor.keys:
             raise catalogue.UNAUTHORIZED.refused(problem="the API key was revoked")
-        if (
-            client is not None
-            and (tenant := self.call.caller_tenant) is not None
-            and tenant.revocations.revokes(client.user, client.permissions)
+        if tenant is None:
+            return
+        client = caller.client
+        if (caller.by_secret and tenant.revocations.revoke_secrets) or (
+            client is not None and tenant.revocations.revokes(client.user, client.permissions)
         ):
             raise catalogue.TOKEN_REVOKED.refused()
 

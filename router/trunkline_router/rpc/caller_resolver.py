@@ -15,6 +15,7 @@ from trunkline.v1 import catalogue
 from trunkline.v1.access_pb2 import TokenHolder
 from trunkline_runtime.call_metadata import (
     ACTING_FOR,
+    BY_SECRET,
     FORWARDED,
     REMOTE_IP,
     TOKEN_HOLDER,
@@ -86,7 +87,7 @@ class CallerResolver:
         if metadata[TOKEN_HOLDER]:
             return _token_client(metadata[TOKEN_HOLDER], is_edge)
         if metadata[ACTING_FOR]:
-            return self._acting_edge(metadata[ACTING_FOR], is_edge, local)
+            return _acting_edge(metadata, is_edge, local)
         if not is_edge:
             return Caller(CallerKind.ANYBODY, is_local=local)
         return Caller(CallerKind.EDGE, is_local=local, edge_names=self._edge_verifier.edge_names(context))
@@ -112,11 +113,13 @@ class CallerResolver:
             problem=_TOKEN_PROBLEM if is_jwt(key) else "the key is not valid"
         )
 
-    def _acting_edge(self, tenants: list[str], is_edge: bool, is_local: bool) -> Caller:
-        [tenant, *others] = tenants
-        if not is_edge or others or not tenant:
-            raise catalogue.UNAUTHORIZED.refused(problem=f"{ACTING_FOR} is for edges and names one tenant")
-        return Caller(CallerKind.EDGE, unquote(tenant), CLIENT_SCOPES, is_local=is_local)
+
+def _acting_edge(metadata: dict[str, list[str]], is_edge: bool, is_local: bool) -> Caller:
+    [tenant, *others] = metadata[ACTING_FOR]
+    if not is_edge or others or not tenant:
+        raise catalogue.UNAUTHORIZED.refused(problem=f"{ACTING_FOR} is for edges and names one tenant")
+    by_secret = bool(metadata[BY_SECRET])
+    return Caller(CallerKind.EDGE, unquote(tenant), CLIENT_SCOPES, is_local=is_local, by_secret=by_secret)
 
 
 def _token_client(holders: list[str], is_edge: bool) -> Caller:
@@ -134,7 +137,7 @@ def _token_client(holders: list[str], is_edge: bool) -> Caller:
 def _metadata(context: _Context) -> dict[str, list[str]]:
     """The values of the metadata entries that identify a caller, by name; bytes as Latin-1."""
     found: dict[str, list[str]] = {
-        name: [] for name in (AUTHORIZATION, REMOTE_IP, FORWARDED, ACTING_FOR, TOKEN_HOLDER)
+        name: [] for name in (AUTHORIZATION, REMOTE_IP, FORWARDED, ACTING_FOR, BY_SECRET, TOKEN_HOLDER)
     }
     for name, value in context.invocation_metadata() or ():
         if name in found:

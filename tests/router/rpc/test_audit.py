@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from trunkline.v1.tenant_pb2 import TenantSettings, VerificationKey
 from trunkline.v1.tenant_service_pb2 import (
     CreateApiKeyRequest,
     CreateTenantRequest,
+    EraseUserRequest,
     RevokeTokensRequest,
     UpdateTenantRequest,
 )
@@ -271,6 +273,52 @@ async def test_entries_outlive_their_tenant_for_the_operator_alone(tmp_path: Pat
         assert (
             await router.code("ListAuditEntries", ListAuditEntriesRequest(tenant="open")) == "UNKNOWN_TENANT"
         )
+
+
+async def test_a_later_tenant_of_the_same_name_has_its_own_entries(tmp_path: Path) -> None:
+    async with in_process_router(tmp_path) as router:
+        await router.code("EraseUser", EraseUserRequest(tenant="closed", user="ann"), metadata=AS_OPERATOR)
+        for rpc in ("DeleteTenant", "CreateTenant"):
+            await asyncio.sleep(0.002)
+            await router.code(rpc, request_for(METHODS[rpc], "closed"), metadata=AS_OPERATOR)
+        _, admin = await router.key("closed", SCOPE_ADMIN)
+        found = await entries(router, metadata=bearer(admin), tenant="closed")
+        assert [entry.action for entry in found] == ["CreateApiKey", "CreateTenant"]
+        since = ListAuditEntriesRequest(tenant="closed")
+        since.since.FromMilliseconds(1)
+        page = await (await router.begin("ListAuditEntries", since, metadata=bearer(admin)))
+        assert list(page.entries) == found
+        actions = {entry.action for entry in await entries(router, tenant="closed")}
+        assert {"EraseUser", "DeleteTenant"} <= actions, "the operator reads all"
+
+
+async def test_a_page_of_long_entries_fits_into_a_message(tmp_path: Path) -> None:
+    async with in_process_router(tmp_path) as router:
+        for number in range(30):
+            settings = TenantSettings(pipelines=[f"{number}-{n}-".ljust(128, "x") for n in range(1024)])
+            request = UpdateTenantRequest(tenant="closed", settings=settings)
+            request.update_mask.paths.append("pipelines")
+            assert await router.code("UpdateTenant", request, metadata=AS_OPERATOR) == "OK"
+        found: list[AuditEntry] = []
+        asked = ListAuditEntriesRequest(page_size=1000)
+        while not found or asked.page_token:
+            page = await (await router.begin("ListAuditEntries", asked, metadata=AS_OPERATOR))
+            assert page.ByteSize() < 3 << 20
+            found += page.entries
+            asked.page_token = page.next_page_token
+        ids = [entry.id for entry in found]
+        assert ids == list(range(ids[0], 0, -1))
+        assert sum(entry.action == "UpdateTenant" for entry in found) == 30
+
+
+async def test_an_attempt_that_names_no_tenant_is_recorded(tmp_path: Path) -> None:
+    async with in_process_router(tmp_path) as router:
+        assert await router.code("CreateTenant", CreateTenantRequest()) == "UNAUTHORIZED"
+        assert await router.code("CreateTenant", CreateTenantRequest(), metadata=AS_OPERATOR) == (
+            "INVALID_ARGUMENT"
+        )
+        await router.interceptor.audit.write_refusals()
+        assert (await last(router)).error == "UNAUTHORIZED"
 
 
 async def test_entries_come_in_pages_newest_first(tmp_path: Path) -> None:

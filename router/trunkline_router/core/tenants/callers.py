@@ -43,6 +43,8 @@ class Caller:
     key_id: str = ""
     #: The caller is on this machine, or on the machine of the edge that forwards its call.
     is_local: bool = False
+    #: The client that an EDGE calls for has presented the secret that the tenant's clients share.
+    by_secret: bool = False
     #: Set exactly for CLIENT.
     client: TokenClient | None = None
     #: Names in the certificate of an EDGE, which bind its id; empty if it may use any id.

@@ -50,6 +50,11 @@ class Revocations:
         token_id = permissions.token_id
         return bool(token_id) and (RevocationKind.TOKEN_ID, token_id) in self._revocations
 
+    @property
+    def revoke_secrets(self) -> bool:
+        """The secrets that the tenant's clients share are revoked: they have no time of issue."""
+        return (RevocationKind.ALL, "") in self._revocations
+
     def page(self, after: tuple[int, str], limit: int) -> list[StoredRevocation]:
         """Return up to `limit` revocations after a kind and name, in that order."""
         keys = sorted(key for key in self._revocations if key > after)

@@ -128,6 +128,11 @@ class AuditRecord(NamedTuple):
     before: str = ""
     after: str = ""
 
+    @property
+    def size(self) -> int:
+        """Characters of the states before and after, which may be long."""
+        return len(self.before) + len(self.after)
+
 
 #: End of the action of a refused attempt.
 REFUSED = ":refused"
@@ -144,6 +149,8 @@ class AuditQuery(NamedTuple):
     #: Only records with lower ids; 0 for the newest.
     before_id: int
     limit: int
+    #: No more records follow one with which their sizes reach this.
+    max_chars: int = 2 << 20
 
 
 @dataclass(slots=True)
