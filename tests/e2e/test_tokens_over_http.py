@@ -17,12 +17,13 @@ from trunkline_edge.auth.principal import RIGHTS
 from trunkline_edge.http.bindings import Binding, bindings
 
 from tests.e2e.http_backend import HttpBackend, reason_of
-from tests.e2e.operator_client import OperatorClient, client_auth
+from tests.e2e.operator_client import OperatorClient, client_auth, wait_until_known
+from tests.e2e.polling import wait_until
 from tests.e2e.recording_client import RecordingClient, frame_text
 from tests.e2e.recording_event_client import RecordingEventClient
 from tests.e2e.token_clients import SIGNER, TENANT, bearer, token_fleet
 from tests.support.patience import patient
-from tests.support.processes import ROOT
+from tests.support.processes import OPERATOR_KEY, ROOT
 from tests.support.signing import Signer
 from tests.validators.history import History
 
@@ -64,6 +65,12 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 def caller(edge: Process, token: str, tenant: str = TENANT) -> HttpBackend:
     return HttpBackend(edge.address, tenant, **bearer(token))
+
+
+def caller_from(address: str, edge: Process, tenant: str) -> httpx.Client:
+    transport = httpx.HTTPTransport(local_address=address)
+    url = f"http://{edge.address}/v1/tenants/{tenant}"
+    return httpx.Client(base_url=url, transport=transport, timeout=patient(15))
 
 
 def outcome(response: httpx.Response) -> tuple[int, str]:
@@ -208,6 +215,42 @@ def test_a_token_is_verified_as_for_a_connection(edge: Process, operator: Operat
     assert asked(brief.token("ann"), "brief") == (200, "")
     operator.suspend("brief")
     assert asked(brief.token("ann"), "brief") == (403, "TENANT_SUSPENDED")
+
+
+def test_a_secret_that_clients_share_is_revoked_with_all_tokens(
+    edge: Process, operator: OperatorClient
+) -> None:
+    operator.create("shared", client_auth=client_auth([], ["our secret"]))
+    wait_until_known("shared", edge)
+    said: dict[str, Any] = {"address": address(), "parts": text("hi")}
+    with caller(edge, "our secret", "shared") as calls:
+        calls.post("/messages", **said)
+        operator.revoke("shared", all=True)
+        assert outcome(calls.http.post("/messages", json=said)) == (401, "TOKEN_REVOKED")
+        query = {name.replace("__", "."): value for name, value in IN_TEAM.items()}
+        assert outcome(calls.http.get("/messages", params=query)) == (401, "TOKEN_REVOKED")
+
+
+async def test_attempts_that_the_edge_refuses_are_in_the_audit_trail(
+    edge: Process, operator: OperatorClient
+) -> None:
+    operator.create("tried", client_auth=client_auth([signer := Signer("tried")]))
+    wait_until_known("tried", edge)
+    # Attempts from one address are recorded once a minute, and other tests make some.
+    with caller_from("127.0.0.2", edge, "tried") as http:
+        for headers in ({}, bearer(signer.token("ann")), bearer("a.b.c")):
+            erased = http.post("/users/bob:erase", json={}, headers=headers)
+            assert erased.status_code in (401, 403)
+        closed = http.post("/connections:close", json={"address": {"user": "ann"}})
+        assert outcome(closed) == (401, "UNAUTHORIZED")
+
+        def tried() -> set[tuple[str, str]]:
+            found = http.get("/audit", headers=bearer(OPERATOR_KEY)).json()["entries"]
+            return {(each["action"], each["source"]) for each in found if each["error"]}
+
+        source = "127.0.0.2 via edge 127.0.0.1"
+        wanted = {("EraseUser", source), ("CloseConnections", source)}
+        await wait_until(lambda: tried() == wanted, "the attempts are recorded")
 
 
 def test_a_user_reads_and_writes_only_their_own_conversations(edge: Process) -> None:

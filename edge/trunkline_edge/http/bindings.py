@@ -13,7 +13,7 @@ from google.api.http_pb2 import HttpRule
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from trunkline.v1.access_pb2 import Right, client_right, requires, requires_for_all
+from trunkline.v1.access_pb2 import Right, audited, client_right, requires, requires_for_all
 
 from trunkline_edge.http.path_router import Pattern, pattern_of
 
@@ -45,6 +45,8 @@ class Binding:
     scope: int
     #: The Right that a client needs instead; unspecified if clients may not make the call.
     client_right: Right.ValueType
+    #: The router records calls, and refused attempts as well.
+    is_audited: bool
     request: type[Message]
 
     def tenant_in(self, values: tuple[str, ...]) -> str:
@@ -121,6 +123,7 @@ def _binding(method: MethodDescriptor, rule: HttpRule) -> Binding:
         tenant_at=variables.index(tenant) if tenant in variables else None,
         scope=_scope(method, names_tenant=tenant in variables),
         client_right=method.GetOptions().Extensions[client_right],
+        is_audited=method.GetOptions().Extensions[audited],
         request=GetMessageClass(method.input_type),
     )
 

@@ -6,9 +6,9 @@ from urllib.parse import quote
 
 from starlette.requests import Request
 from trunkline.v1 import catalogue
-from trunkline.v1.access_pb2 import SCOPE_OPERATOR
-from trunkline.v1.tenant_pb2 import OPENNESS_LOOPBACK
-from trunkline_runtime.call_metadata import ACTING_FOR, FORWARDED, REMOTE_IP, bearer_token
+from trunkline.v1.access_pb2 import SCOPE_ADMIN, SCOPE_OPERATOR
+from trunkline.v1.tenant_pb2 import OPENNESS_ANYBODY, OPENNESS_LOOPBACK
+from trunkline_runtime.call_metadata import ACTING_FOR, BY_SECRET, FORWARDED, REMOTE_IP, bearer_token
 from trunkline_runtime.tenant_policy import CLIENT_SCOPES, scope_name
 
 from trunkline_edge.auth.caller_policy import check_caller
@@ -93,7 +93,7 @@ class CallerMetadata:
         if client is not None:
             metadata.append(client.metadata)
         elif key is not None:
-            metadata.append(self._credentials(key, tenant, scope))
+            metadata += self._credentials(key, tenant, scope)
         elif is_dialect and self._is_open_to_this_machine(tenant):
             # The dialect decides what its local clients may do; by itself the router would ask for a key.
             metadata.append((ACTING_FOR, quote(tenant, safe="")))
@@ -102,6 +102,18 @@ class CallerMetadata:
         if source.is_unlike_its_address:
             metadata.append((FORWARDED, "1"))
         return metadata
+
+    def of_denied(self, request: Request, tenant: str, scope: int) -> list[tuple[str, str | bytes]] | None:
+        """The metadata, without credentials, of a call refused here that the router refuses, too.
+
+        None if the router would not: the tenant is open to anybody.
+        """
+        policy = self.tenants.policy(tenant)
+        if scope not in (SCOPE_ADMIN, SCOPE_OPERATOR) and (
+            policy is None or policy.settings.open_to == OPENNESS_ANYBODY
+        ):
+            return None
+        return [(REMOTE_IP, source_of(request).remote_ip or "unknown"), (FORWARDED, "1")]
 
     def _key(self, request: Request, tenant: str, is_dialect: bool) -> str | None:
         """The request's key or token; None if it has none, or one that is ignored."""
@@ -115,16 +127,16 @@ class CallerMetadata:
         policy = self.tenants.policy(tenant)
         return policy is not None and policy.settings.open_to == OPENNESS_LOOPBACK
 
-    def _credentials(self, key: str, tenant: str, scope: int) -> tuple[str, str]:
+    def _credentials(self, key: str, tenant: str, scope: int) -> list[tuple[str, str]]:
         """The edge itself verifies a secret that the tenant's clients share; the router verifies the rest."""
         if tenant and self.tenants.tenant_of_token(key) == tenant:
             if scope not in CLIENT_SCOPES:
                 problem = f"the client's token does not grant {scope_name(scope)}"
                 raise catalogue.FORBIDDEN.refused(problem=problem)
-            return ACTING_FOR, quote(tenant, safe="")
+            return [(ACTING_FOR, quote(tenant, safe="")), (BY_SECRET, "1")]
         if len(key) > MAX_KEY_CHARS or not _fits_metadata(key):
             raise catalogue.UNAUTHORIZED.refused(problem="the key is not valid")
-        return "authorization", f"Bearer {key}"
+        return [("authorization", f"Bearer {key}")]
 
 
 def key_of(request: Request) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from starlette.requests import Request
+from trunkline.v1 import catalogue
 from trunkline.v1.access_pb2 import RIGHT_UNSPECIFIED
 from trunkline.v1.catalogue import Refused
 from trunkline_runtime.call_metadata import TOKEN_HOLDER, bearer_token
@@ -41,7 +42,13 @@ class TokenCaller:
         return TOKEN_HOLDER, self._principal.holder(self._tenant).SerializeToString()
 
     def take(self, body: bytes) -> None:
-        """Count a call, with the values of its body like those of a frame. Raises Refused over a limit."""
+        """Count a call, with the values of its body like those of a frame.
+
+        Raises Refused over a limit, and TOKEN_EXPIRED if the token has expired while the body arrived.
+        """
+        expires_at_s = self._principal.expires_at_s
+        if expires_at_s is not None and expires_at_s <= time.time():
+            raise catalogue.TOKEN_EXPIRED.refused()
         now = time.monotonic()
         reason = self._limiter.take(len(body), now)
         if reason is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -12,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope, Send
 from trunkline.v1 import catalogue
+from trunkline.v1.catalogue import Refused
 
 from trunkline_edge.auth.cors import cors_headers, preflight_headers
 from trunkline_edge.http import openapi
@@ -24,12 +26,20 @@ from trunkline_edge.http.json_encode import response_json
 from trunkline_edge.http.methods import allowed_methods
 from trunkline_edge.http.path_router import PathRouter
 from trunkline_edge.http.request import is_quick, request_message
-from trunkline_edge.http.router_client import RouterClient
+from trunkline_edge.http.router_client import CallFailed, RouterClient
 from trunkline_edge.http.server_streaming import EventStream
 from trunkline_edge.http.token_callers import TokenCallers
 
 #: Prefix of every path in the contract.
 PREFIX = "/v1/"
+
+#: Refusals for missing permission.
+_DENIALS = (
+    catalogue.UNAUTHORIZED,
+    catalogue.FORBIDDEN,
+    catalogue.ORIGIN_FORBIDDEN,
+    catalogue.TOKEN_EXPIRED,
+)
 
 
 def routes(
@@ -131,10 +141,15 @@ class Transcoder(BaseRoute):
     async def _call(self, request: Request, target: CallTarget) -> Response:
         binding = target.binding
         tenant = binding.tenant_in(target.values)
-        if binding.has_body:
-            self._caller_metadata.admit(request, tenant, binding.scope)
-        client = await self._token_callers.identify(request, binding, tenant)
-        metadata = self._caller_metadata.metadata(request, tenant, binding.scope, client)
+        try:
+            if binding.has_body:
+                self._caller_metadata.admit(request, tenant, binding.scope)
+            client = await self._token_callers.identify(request, binding, tenant)
+            metadata = self._caller_metadata.metadata(request, tenant, binding.scope, client)
+        except Refused as reason:
+            if binding.is_audited and reason.entry in _DENIALS:
+                await self._report_denied(request, target, tenant)
+            raise
         max_bytes = client.body_bytes if client is not None else None
         async with self._bodies.json(request, tenant, binding.has_body, max_bytes) as body:
             if client is not None:
@@ -150,6 +165,15 @@ class Transcoder(BaseRoute):
         else:
             content = await self._worker.run(tenant, response_json, response, binding.response_field)
         return Response(content, 200, {"cache-control": "no-store"}, "application/json")
+
+    async def _report_denied(self, request: Request, target: CallTarget, tenant: str) -> None:
+        """Let the router record an attempt that was refused here, before its body was read."""
+        binding = target.binding
+        metadata = self._caller_metadata.of_denied(request, tenant, binding.scope)
+        if metadata is not None:
+            with suppress(CallFailed, Refused):
+                message = request_message(binding, target.values, b"", b"")
+                await self._router.unary(binding.method, message, metadata=metadata)
 
     async def _stream(self, request: Request, target: CallTarget) -> EventStream:
         binding = target.binding

@@ -78,7 +78,7 @@ def test_any_key_is_passed_on_from_either_header() -> None:
 def test_a_secret_that_a_tenants_clients_share_is_spoken_for_by_the_edge() -> None:
     for headers in ({"authorization": "Bearer t1"}, {"x_api_key": "t1"}, {"x_api_key": "two words"}):
         asked = metadata_for(request(**headers), "closed")
-        assert asked["trunkline-acting-for"] == "closed"
+        assert (asked["trunkline-acting-for"], asked["trunkline-by-secret"]) == ("closed", "1")
         assert "authorization" not in asked
     assert metadata_for(request(x_api_key="t2"), "你好")["trunkline-acting-for"] == "%E4%BD%A0%E5%A5%BD"
     # Neither another tenant's nor the operator's.

@@ -198,7 +198,7 @@ async def test_the_router_receives_the_callers_credentials(serve: Callable[..., 
     where = {"trunkline-remote-ip": "127.0.0.1", "trunkline-forwarded": "1"}
     # A tenant's shared secret is no credential for another tenant.
     assert served.calls.metadata == [
-        {"trunkline-acting-for": "closed"} | where,
+        {"trunkline-acting-for": "closed", "trunkline-by-secret": "1"} | where,
         {"authorization": "Bearer t1"} | where,
     ]
     assert (await served.ask()).json() is True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
@@ -157,3 +158,16 @@ async def test_all_calls_of_a_user_count_together(monkeypatch: pytest.MonkeyPatc
     edge.admission.apply(TenantGone(tenant="acme"))
     edge.admission.apply(limited)
     assert await take("ann") == ""
+
+
+async def test_a_token_that_expires_while_the_body_arrives_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    caller = await Edge(acme(SIGNER)).identify(SIGNER.token("ann", lifetime_s=60))
+    assert caller is not None
+    caller.take(b"{}")
+    now_s = time.time()
+    monkeypatch.setattr(token_callers.time, "time", lambda: now_s + 61)
+    with pytest.raises(Refused) as refused:
+        caller.take(b"{}")
+    assert refused.value.entry.code == "TOKEN_EXPIRED"
