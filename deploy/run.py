@@ -4,8 +4,9 @@
     TRUNKLINE_ROUTER_LISTEN   address for backends and workers; default 127.0.0.1:50051
     TRUNKLINE_DATA_DIR        directory for messages and process logs; default ./data
 
-All other TRUNKLINE_ variables are passed on to the processes. Ctrl-C or SIGTERM stops them in reverse start
-order; a second signal kills them. If this process is killed, its guard kills them.
+All other TRUNKLINE_ variables are passed on to the processes, the router's secrets to the router only. Ctrl-C
+or SIGTERM stops them in reverse start order; a second signal kills them. If this process is killed, its guard
+kills them.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ ROOT = Path(__file__).resolve().parent.parent
 EDGE_LISTEN = "TRUNKLINE_EDGE_LISTEN"
 ROUTER_LISTEN = "TRUNKLINE_ROUTER_LISTEN"
 TENANTS_FILE = ROOT / "deploy" / "demo.toml"
+# Keys that only the router needs.
+ROUTER_SECRETS = ("TRUNKLINE_DATA_KEY", "TRUNKLINE_DATA_KEY_FILE", "TRUNKLINE_OPERATOR_KEY")
 READY_TIMEOUT_S = 30
 # Example script of each agent.
 AGENTS = {"echo": "echo_agent.py", "guide": "streaming_agent.py"}
@@ -139,6 +142,9 @@ class Run:
         logs = self._data / "logs"
         logs.mkdir(mode=0o700, exist_ok=True)
         complete = {**os.environ, "PYTHONUNBUFFERED": "1", "TRUNKLINE_DATA_DIR": str(self._data), **env}
+        if name != "router":
+            for secret in ROUTER_SECRETS:
+                complete.pop(secret, None)
         child = Child(name, [sys.executable, *arguments], complete, logs / f"{name}.log", self._events)
         child.start()
         self._guard.add(child.process.pid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shlex
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,7 +22,6 @@ from tests.support.processes import ROOT, Process, children, command_line, ended
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 RUN = [sys.executable, str(ROOT / "deploy" / "run.py")]
 
@@ -55,9 +56,13 @@ def pasted(line: str, *more: str) -> str:
 
 
 def test_the_last_line_printed_is_a_command_that_talks_to_an_agent(tmp_path: Path) -> None:
-    with running(tmp_path) as (process, lines):
+    key = base64.b64encode(bytes(32)).decode()
+    with running(tmp_path, TRUNKLINE_DATA_KEY=key) as (process, lines):
         assert "I am the guide" in pasted(lines[-1], "--once", "hello")
         assert "You said: hello" in pasted(lines[-1], "--agent", "echo", "--once", "hello")
+        holders = [pid for pid in children(process.pid) if key in Path(f"/proc/{pid}/environ").read_text()]
+        services = [command for pid in holders if not (command := command_line(pid))[1].endswith("guard.py")]
+        assert ["trunkline_router" in command for command in services] == [True]
         assert process.running
 
 
