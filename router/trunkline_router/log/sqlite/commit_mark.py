@@ -29,6 +29,10 @@ class LogState(NamedTuple):
     commits: int
 
 
+#: No database has this identity.
+_UNKNOWN = LogState("unknown", 0)
+
+
 def read_state(db: sqlite3.Connection) -> LogState:
     """Read the state of a database."""
     return LogState(*db.execute(_READ).fetchone())
@@ -72,14 +76,22 @@ class CommitMark:
 
 
 def read_mark(path: Path) -> LogState | None:
-    """Read the mark of the database at `path`; None if it is missing or not whole."""
+    """Read the mark of the database at `path`; None if it is missing or empty.
+
+    One that is damaged, or cannot be read, is that of another database.
+    """
     try:
-        log_id, commits, crc = mark_path(path).read_text(encoding="ascii").split()
+        content = mark_path(path).read_bytes()
+        if not content:
+            return None
+        log_id, commits, crc = content.decode("ascii").split()
         if crc32(f"{log_id} {commits}".encode()) == int(crc, 16):
             return LogState(log_id, int(commits))
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError):
         pass
-    return None
+    return _UNKNOWN
 
 
 def missing_commits(state: LogState, mark: LogState | None) -> int | None:

@@ -348,3 +348,15 @@ async def test_a_damaged_file_does_not_start(tmp_path: Path) -> None:
             file.write(b"\xff" * 64)
     with pytest.raises(LogUnavailable, match=r"damaged|malformed"):
         SqliteLog.open(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"0123456789abcdef 00000000000000000009", b"\xff\xfe"])
+async def test_a_damaged_mark_is_not_a_missing_one(tmp_path: Path, content: bytes) -> None:
+    """A database without commits and without a mark is new; beside a damaged mark it is what is left."""
+    mark_path(tmp_path / "log.db").write_bytes(content)
+    with capture_logs() as lines:
+        log = SqliteLog.open(tmp_path / "log.db")
+    assert len(lines) == (1 if content else 0)
+    (new,) = await append(log, pending_entry(deliver=True))
+    assert (new.delivery_id > 1) == bool(content)
+    await log.close()
