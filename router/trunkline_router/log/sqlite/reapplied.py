@@ -256,11 +256,30 @@ _NOT_APPLIED = frozenset({"CreateTenant", "UpdateTenant", "CreateApiKey"})
 
 
 def is_successor(old: sqlite3.Connection, restored: sqlite3.Connection) -> bool:
-    """Return whether the backup is a part of another database's past."""
+    """Return whether the backup is a part of another database's past.
+
+    Commits are counted again from where a data folder was put back, so the contents must agree, too.
+    """
     backup, later = read_state(restored), read_state(old)
     known = {later.log_id: later.commits}
     known |= dict(old.execute("SELECT log_id, commits FROM former_logs"))
-    return known.get(backup.log_id, -1) >= backup.commits
+    return known.get(backup.log_id, -1) >= backup.commits and not _has_diverged(old, restored)
+
+
+def _has_diverged(old: sqlite3.Connection, restored: sqlite3.Connection) -> bool:
+    """Return whether a database lacks ids, a log, or entries of a log that another has."""
+    counters = dict(old.execute("SELECT name, seq FROM sqlite_sequence"))
+    rows = restored.execute("SELECT name, seq FROM sqlite_sequence")
+    if any(counters.get(name, 0) < seq for name, seq in rows):
+        return True
+    query = f"SELECT topic_id, epoch, {END}, tenant, agent, platform, kind, target FROM topics"
+    former = {topic_id: rest for topic_id, *rest in restored.execute(query)}
+    for topic_id, epoch, end, *topic in old.execute(query):
+        if (known := former.get(topic_id)) is not None:
+            former_epoch, former_end, *former_topic = known
+            if topic != former_topic or (epoch == former_epoch and end < former_end):
+                return True
+    return False
 
 
 def _key(topic: Any) -> TopicKey:

@@ -180,6 +180,32 @@ async def test_a_log_that_began_after_the_backup_is_not_taken_for_an_empty_one(f
     await log.close()
 
 
+@pytest.mark.parametrize("topic", [ALICE, BOB])
+async def test_a_folder_that_was_put_back_whole_does_not_continue_later_backups(
+    files: LogFiles, topic: TopicKey
+) -> None:
+    log = files.open()
+    await append(log, pending_entry())
+    await log.close()
+    copied = [(path, path.read_bytes()) for path in (files.path, mark_path(files.path))]
+    log = files.open()
+    for _ in range(3):
+        await append(log, pending_entry(topic))
+    files.back_up()
+    await log.close()
+    for path, content in copied:
+        path.write_bytes(content)
+    log = files.open()
+    for _ in range(9):
+        await append(log, pending_entry(GROUP))
+    await log.close()
+    report = files.restore()
+    assert any("does not continue the backup" in each for each in report.warnings)
+    log = files.open()
+    assert len((await read_all(log, topic)).entries) == (4 if topic == ALICE else 3)
+    await log.close()
+
+
 async def test_a_replaced_log_can_be_restored_with_its_write_ahead_log(files: LogFiles) -> None:
     log = files.open()
     await append(log, pending_entry())
