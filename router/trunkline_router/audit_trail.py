@@ -17,6 +17,7 @@ from google.protobuf.json_format import MessageToDict
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.tenant_pb2 import TenantSettings
 from trunkline_runtime.jwk import without_secret
+from trunkline_runtime.redacted_url import redacted_url
 
 from trunkline_router.active_call import ACTIVE_CALL, ActiveCall
 from trunkline_router.core.tenants.callers import Caller, CallerKind
@@ -171,6 +172,7 @@ def _redacted(settings: TenantSettings) -> dict[str, Any]:
     public.CopyFrom(settings)
     for key in public.client_auth.keys:
         key.jwk = without_secret(key.jwk)
+    public.client_auth.jwks_url = redacted_url(public.client_auth.jwks_url)
     secrets = len(public.client_auth.token_digests)
     public.client_auth.ClearField("token_digests")
     found: dict[str, Any] = MessageToDict(public, preserving_proto_field_name=True)

@@ -6,9 +6,9 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from urllib.parse import urlsplit
 
 import structlog
+from trunkline_runtime.redacted_url import redacted_url
 
 from trunkline_edge.auth.key_set import KeySet, read_jwk_set
 
@@ -138,18 +138,11 @@ class JwksCache:
         cooldown_s = min(LAST_COOLDOWN_S, COOLDOWN_S * 2**cached.failures)
         cached.due_at = cached.cooldown_until = began + cooldown_s
         _log.warning(
-            "a JWK Set could not be fetched", url=redacted(url), problem=problem, retry_in_s=round(cooldown_s)
+            "a JWK Set could not be fetched",
+            url=redacted_url(url),
+            problem=problem,
+            retry_in_s=round(cooldown_s),
         )
 
     def __repr__(self) -> str:
         return f"<JwksCache of {len(self._sets)} sets, {len(self._tasks)} being fetched>"
-
-
-def redacted(url: str) -> str:
-    """A URL without user, password and query, which may be secret."""
-    try:
-        parts = urlsplit(url)
-        port = f":{parts.port}" if parts.port else ""
-        return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
-    except ValueError:
-        return "not a URL"

@@ -142,6 +142,7 @@ async def test_no_secret_is_recorded(tmp_path: Path) -> None:
                 VerificationKey(kid="k", algorithm="HS256", jwk=jwk_of("HS256", secret))
             )
             settings.client_auth.token_digests.append("ab" * 32)
+            settings.client_auth.jwks_url = f"https://issuer.example/keys?key={secret}"
             request: Any = UpdateTenantRequest(tenant="closed", settings=settings)
             assert await router.code("UpdateTenant", request, metadata=AS_OPERATOR) == "OK"
         entry = await last(router)
