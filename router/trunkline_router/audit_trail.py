@@ -94,7 +94,8 @@ class AuditTrail:
         An attempt with a tenant's own key is that tenant's, whatever it named.
         """
         actor, code = actor_of(call.caller), reason.entry.code
-        key = (actor, call.source, rpc, code)
+        # Without the address that a caller names for another, because it may name any number.
+        key = (actor, call.source.partition(" for ")[0], rpc, code)
         now = self._monotonic()
         if now >= self._seen_until:
             self._seen.clear()

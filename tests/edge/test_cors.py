@@ -21,6 +21,8 @@ from tests.support.declared_tenants import policy
 #: Paths that name no tenant, so they belong to no page.
 NO_TENANT = {"/v1/tenants", "/v1/audit"}
 PAGE, OTHER = "https://a.example", "https://evil.example"
+#: The page's origin as an operator may write it; browsers write the other.
+DECLARED = "https://A.example:443"
 
 
 @pytest.fixture
@@ -28,7 +30,12 @@ async def edge() -> AsyncIterator[Edge]:
     router = ScriptedRouter()
     router.policies = [
         policy(
-            "t", tokens=["s3cret"], pipelines=["p"], default_agent="a", origins=[PAGE], allow_credentials=True
+            "t",
+            tokens=["s3cret"],
+            pipelines=["p"],
+            default_agent="a",
+            origins=[DECLARED],
+            allow_credentials=True,
         ),
         policy("any", tokens=["s4cret"]),
     ]

@@ -10,6 +10,7 @@ from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import ConnectionOpened, TenantPolicy
 from trunkline.v1.tenant_pb2 import TENANT_STATE_ACTIVE
 from trunkline_runtime.allowed_addresses import AllowedAddresses
+from trunkline_runtime.origins import normal_origin
 from trunkline_runtime.tenant_policy import inactive
 
 from trunkline_edge.auth.caller_policy import CONNECT, check_caller
@@ -75,6 +76,7 @@ class AdmissionPolicy:
 
     def put_tenant(self, policy: TenantPolicy) -> frozenset[str]:
         """Add or change a tenant. Returns the identities of keys that were revoked by the change."""
+        policy = _with_normal_origins(policy)
         self._tenants.put(policy)
         auth = self._auth.get(policy.tenant)
         if auth is None:
@@ -184,6 +186,17 @@ class AdmissionPolicy:
         auth = self._auth.get(name)
         if auth is not None and auth.jwks_url:
             await self._jwks.refresh(auth.jwks_url)
+
+
+def _with_normal_origins(policy: TenantPolicy) -> TenantPolicy:
+    """The policy with its origins as browsers send them."""
+    origins = [normal_origin(origin) for origin in policy.settings.origins]
+    if origins == policy.settings.origins:
+        return policy
+    normal = TenantPolicy()
+    normal.CopyFrom(policy)
+    normal.settings.origins[:] = origins
+    return normal
 
 
 def _digest_identity(digest: str) -> str:

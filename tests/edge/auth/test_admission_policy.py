@@ -177,6 +177,11 @@ def test_a_tenant_that_takes_no_part_lets_nobody_in(state: int, code: str) -> No
         ([], OPENNESS_LOOPBACK, "", "http://localhost.evil.example", False),
         ([], OPENNESS_LOOPBACK, minted(), "https://any.example", True),
         (["https://a.example"], OPENNESS_LOOPBACK, "", "https://a.example", True),
+        # As operators may write it.
+        (["https://A.Example:443"], OPENNESS_LOOPBACK, "", "https://a.example", True),
+        (["http://a.example:80"], OPENNESS_LOOPBACK, "", "http://a.example", True),
+        (["http://a.example:443"], OPENNESS_LOOPBACK, "", "http://a.example", False),
+        (["http://[::1]:80"], OPENNESS_ANYBODY, "", "http://[::1]", True),
         ([], OPENNESS_ANYBODY, "", "https://any.example", True),
     ],
 )

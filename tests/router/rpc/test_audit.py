@@ -247,6 +247,22 @@ async def test_refused_attempts_are_recorded_at_a_bounded_rate(
         assert [e.error for e in await entries(router, action="EraseUser")] == ["UNAUTHORIZED", "FORBIDDEN"]
 
 
+async def test_addresses_that_a_caller_makes_up_do_not_use_up_the_bound(tmp_path: Path) -> None:
+    async with in_process_router(tmp_path) as router:
+        request, _ = await prepared(router, "EraseUser")
+        before = len(await entries(router))
+        for number in range(3):
+            far = (("trunkline-remote-ip", f"192.0.2.{number}"),)
+            assert await router.code("EraseUser", request, metadata=far) == "UNAUTHORIZED"
+        await router.interceptor.audit.write_refusals()
+        assert len(await entries(router)) == before + 1
+        for number in range(3):
+            far = (("trunkline-remote-ip", f"192.0.2.{number}"), *EDGE)
+            assert await router.code("EraseUser", request, metadata=far) == "UNAUTHORIZED"
+        await router.interceptor.audit.write_refusals()
+        assert len(await entries(router)) == before + 4, "an edge is believed"
+
+
 async def test_a_tenants_admin_reads_its_own_entries_and_the_operator_all(tmp_path: Path) -> None:
     async with in_process_router(tmp_path) as router:
         _, admin = await router.key("closed", SCOPE_ADMIN)
