@@ -14,10 +14,14 @@ from trunkline.v1 import catalogue
 #: The router accepts messages of 12 MiB; their JSON is a little longer.
 MAX_BODY_BYTES = 13 << 20
 
-#: Bounds of all buffered bodies together, and of those of one tenant; beyond them requests are rejected with
+#: Bounds of all buffered bodies together, and of those of one share; beyond them requests are rejected with
 #: OVERLOADED.
 MAX_TOTAL_BYTES = 64 << 20
-MAX_TENANT_BYTES = 2 * MAX_BODY_BYTES
+MAX_SHARE_BYTES = 2 * MAX_BODY_BYTES
+
+#: Bodies up to here are always read, so that large ones cannot keep them out. The number of HTTP connections
+#: bounds them.
+SMALL_BODY_BYTES = 16 << 10
 
 #: Time limit for one whole body, unless another is set.
 BODY_TIMEOUT_S = 30.0
@@ -31,41 +35,45 @@ JSON = "application/json"
 class BodyReader:
     """Buffers bodies: each at most 13 MiB, read within `timeout_s`.
 
-    A tenant's at one time may have 26 MiB, and all together 64 MiB, so that no tenant takes all of it.
-    `max_bytes` lowers the bound of one body. A body whose length is stated and does not fit is refused before
-    any of it is read.
+    A share, which is a tenant's or that of all strangers, has 26 MiB at one time, and all together 64 MiB, so
+    that none takes all of it. Bodies up to 16 KiB are read in any case. `max_bytes` lowers the bound of one
+    body. A body whose length is stated and does not fit is refused before any of it is read.
     """
 
     def __init__(self, timeout_s: float = BODY_TIMEOUT_S) -> None:
         self.timeout_s = timeout_s
         self.buffered_bytes = 0
-        #: Without tenants that have none.
-        self._bytes_of_tenant: dict[str, int] = {}
+        #: Without shares that have none.
+        self._bytes_of_share: dict[str, int] = {}
 
-    def reserve(self, tenant: str, size: int) -> None:
-        """Count bytes of a tenant's body as buffered. Raises Refused OVERLOADED."""
-        self._check(tenant, size)
+    def reserve(self, share: str, size: int, buffered: int = 0) -> None:
+        """Count bytes of a body as buffered; `buffered` of it are already. Raises Refused OVERLOADED."""
+        self._check(share, size, buffered + size)
         self.buffered_bytes += size
-        self._bytes_of_tenant[tenant] = self._bytes_of_tenant.get(tenant, 0) + size
+        self._bytes_of_share[share] = self._bytes_of_share.get(share, 0) + size
 
-    def release(self, tenant: str, size: int) -> None:
+    def release(self, share: str, size: int) -> None:
         """Count them as buffered no longer."""
         self.buffered_bytes -= size
-        rest = self._bytes_of_tenant.get(tenant, 0) - size
+        rest = self._bytes_of_share.get(share, 0) - size
         if rest > 0:
-            self._bytes_of_tenant[tenant] = rest
+            self._bytes_of_share[share] = rest
         else:
-            self._bytes_of_tenant.pop(tenant, None)
+            self._bytes_of_share.pop(share, None)
 
-    def _check(self, tenant: str, size: int) -> None:
+    def _check(self, share: str, size: int, whole: int) -> None:
+        """Check for `size` more bytes of a body that then has `whole`."""
+        if whole <= SMALL_BODY_BYTES:
+            return
         if self.buffered_bytes + size > MAX_TOTAL_BYTES:
             raise catalogue.OVERLOADED.refused(problem="other requests' bodies")
-        if self._bytes_of_tenant.get(tenant, 0) + size > MAX_TENANT_BYTES:
-            raise catalogue.OVERLOADED.refused(problem="other requests' bodies of this tenant")
+        if self._bytes_of_share.get(share, 0) + size > MAX_SHARE_BYTES:
+            problem = "other requests' bodies of this tenant" if share else "bodies of callers with new keys"
+            raise catalogue.OVERLOADED.refused(problem=problem)
 
     @asynccontextmanager
     async def json(
-        self, request: Request, tenant: str, expected: bool, max_bytes: int | None = None
+        self, request: Request, share: str, expected: bool, max_bytes: int | None = None
     ) -> AsyncIterator[bytes]:
         """A JSON body, which counts as buffered until the context ends; empty if there is none.
 
@@ -79,18 +87,18 @@ class BodyReader:
             return
         if not expected:
             raise catalogue.INVALID_ARGUMENT.refused(field="body", problem="this call takes none")
-        async with self.of_any_type(request, tenant, max_bytes) as body:
+        async with self.of_any_type(request, share, max_bytes) as body:
             yield body
 
     @asynccontextmanager
     async def of_any_type(
-        self, request: Request, tenant: str, max_bytes: int | None = None
+        self, request: Request, share: str, max_bytes: int | None = None
     ) -> AsyncIterator[bytes]:
         """A body of any type, which counts as buffered until the context ends. Raises Refused like `json`."""
         length = request.headers.get("content-length", "")
         if length.isascii() and length.isdigit() and int(length[:12]) <= MAX_BODY_BYTES:
-            self._check(tenant, int(length))
-        buffer = _BodyBuffer(self, tenant)
+            self._check(share, int(length), int(length))
+        buffer = _BodyBuffer(self, share)
         try:
             try:
                 async with asyncio.timeout(self.timeout_s):
@@ -99,16 +107,16 @@ class BodyReader:
                 raise catalogue.BODY_TIMEOUT.refused(limit_s=f"{self.timeout_s:g}") from None
             yield bytes(buffer.body)
         finally:
-            self.release(tenant, len(buffer.body))
+            self.release(share, len(buffer.body))
 
 
 class _BodyBuffer:
     """The received part of one body."""
 
-    def __init__(self, reader: BodyReader, tenant: str) -> None:
+    def __init__(self, reader: BodyReader, share: str) -> None:
         self.body = bytearray()
         self._reader = reader
-        self._tenant = tenant
+        self._share = share
 
     async def fill(self, request: Request, max_bytes: int | None) -> None:
         """Read the whole body. Raises Refused."""
@@ -120,7 +128,7 @@ class _BodyBuffer:
                 if dropped > MAX_DROPPED_BYTES:
                     break
                 continue
-            self._reader.reserve(self._tenant, len(chunk))
+            self._reader.reserve(self._share, len(chunk), len(self.body))
             self.body += chunk
         if dropped:
             raise catalogue.BODY_TOO_LARGE.refused(limit=limit)

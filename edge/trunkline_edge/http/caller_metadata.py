@@ -15,6 +15,7 @@ from trunkline_edge.auth.caller_policy import check_caller
 from trunkline_edge.auth.claims import is_id
 from trunkline_edge.auth.request_source import RequestSource
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
+from trunkline_edge.http.known_keys import KnownKeys
 from trunkline_edge.http.token_callers import TokenCaller
 
 #: Headers passed on to the router unchanged.
@@ -25,6 +26,9 @@ MAX_KEY_CHARS = 4096
 
 #: Prefix of API keys. Another system's token never has it.
 API_KEY_PREFIX = "tl_"
+
+#: Share of callers whose key the router has not accepted yet; no tenant has this name.
+STRANGERS = ""
 
 #: Entries of a request's ASGI scope: its source, and what it was admitted for last.
 _SOURCE, _ADMITTED = "trunkline.source", "trunkline.admitted"
@@ -39,6 +43,7 @@ class CallerMetadata:
 
     def __init__(self, tenants: TenantPolicies) -> None:
         self.tenants = tenants
+        self._known_keys = KnownKeys()
 
     def admit(self, request: Request, tenant: str, scope: int, *, is_dialect: bool = False) -> None:
         """Raises Refused for a caller that the router would reject in any case, and for foreign web pages.
@@ -102,6 +107,24 @@ class CallerMetadata:
         if source.is_unlike_its_address:
             metadata.append((FORWARDED, "1"))
         return metadata
+
+    def share(
+        self, request: Request, tenant: str, client: TokenCaller | None = None, *, is_dialect: bool = False
+    ) -> str:
+        """Name the share of the edge's memory and time that an admitted request counts against.
+
+        That is its tenant's, unless its key may be made up: whoever has none cannot use up a tenant's share.
+        """
+        key = self._key(request, tenant, is_dialect)
+        if client is not None or key is None or self.tenants.tenant_of_token(key) == tenant:
+            return tenant
+        return tenant if self._known_keys.has(tenant, key) else STRANGERS
+
+    def accepted(self, request: Request, tenant: str, *, is_dialect: bool = False) -> None:
+        """Remember the request's key, if any: the router has accepted it."""
+        key = self._key(request, tenant, is_dialect)
+        if key is not None:
+            self._known_keys.add(tenant, key)
 
     def of_denied(self, request: Request, tenant: str, scope: int) -> list[tuple[str, str | bytes]] | None:
         """The metadata, without credentials, of a call refused here that the router refuses, too.

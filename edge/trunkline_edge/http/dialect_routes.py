@@ -108,11 +108,12 @@ class DialectRoutes:
                 raise
             reply = route.render_refusal(_call_refused(reason))
             return _response(msgspec.json.encode(reply.body), reply)
-        async with self._bodies.of_any_type(request, tenant) as body:
+        share = self._caller_metadata.share(request, tenant, is_dialect=True)
+        async with self._bodies.of_any_type(request, share) as body:
             headers, local = dict(request.headers), source_of(request).is_local
             asked = HttpRequest(request.path_params, query, headers, body, self._tenants, local)
         # The RPCs may take long, so the body no longer counts against the bounds of many bodies.
-        steps = _Steps(self._worker, tenant, route.handle(asked), len(body))
+        steps = _Steps(self._worker, share, route.handle(asked), len(body))
         reply = await self._drive(steps, request)
         return _response(await steps.run(msgspec.json.encode, reply.body), reply)
 
@@ -140,24 +141,26 @@ class DialectRoutes:
         # The dialect decides what its clients may do, so every RPC takes the same scope.
         tenant = _tenant_of(call, method)
         metadata = self._caller_metadata.metadata(request, tenant, SCOPE_BROADCAST, is_dialect=True)
-        return await self._router.unary(method, call.request, metadata=metadata)
+        response = await self._router.unary(method, call.request, metadata=metadata)
+        self._caller_metadata.accepted(request, tenant, is_dialect=True)
+        return response
 
 
 class _Steps:
     """A handler that runs, off the event loop from when it has more than a little to read or write."""
 
-    def __init__(self, worker: FairWorker, tenant: str, handler: RouteSteps, size: int) -> None:
+    def __init__(self, worker: FairWorker, share: str, handler: RouteSteps, size: int) -> None:
         self.handler = handler
         #: Bytes of the body and of the responses so far.
         self.size = size
         self._worker = worker
-        self._tenant = tenant
+        self._share = share
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call something that takes time in proportion to the size. Raises Refused OVERLOADED, too."""
         if self.size <= LARGE_BYTES:
             return call(*args, **kwargs)
-        return await self._worker.run(self._tenant, call, *args, **kwargs)
+        return await self._worker.run(self._share, call, *args, **kwargs)
 
 
 def _resume(handler: Callable[[Any], RouterCall], value: Any) -> RouterCall | HttpReply:

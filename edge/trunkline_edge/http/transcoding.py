@@ -151,15 +151,18 @@ class Transcoder(BaseRoute):
                 await self._report_denied(request, target, tenant)
             raise
         max_bytes = client.body_bytes if client is not None else None
-        async with self._bodies.json(request, tenant, binding.has_body, max_bytes) as body:
+        share = self._caller_metadata.share(request, tenant, client)
+        async with self._bodies.json(request, share, binding.has_body, max_bytes) as body:
             if client is not None:
                 client.take(body)
             arguments = (binding, target.values, request.scope["query_string"], body)
             if is_quick(body):
                 message = request_message(*arguments)
             else:
-                message = await self._worker.run(tenant, request_message, *arguments)
+                message = await self._worker.run(share, request_message, *arguments)
         response = await self._router.unary(binding.method, message, metadata=metadata)
+        if client is None:
+            self._caller_metadata.accepted(request, tenant)
         if response.ByteSize() <= LARGE_BYTES:
             content = response_json(response, binding.response_field)
         else:

@@ -8,8 +8,9 @@ from starlette.types import Message
 from trunkline.v1.catalogue import Refused
 from trunkline_edge.http.body_reader import (
     MAX_BODY_BYTES,
-    MAX_TENANT_BYTES,
+    MAX_SHARE_BYTES,
     MAX_TOTAL_BYTES,
+    SMALL_BODY_BYTES,
     BodyReader,
     check_body_type,
 )
@@ -40,31 +41,35 @@ async def refusal(reader: BodyReader, tenant: str, body: Request) -> str:
 
 async def test_the_bodies_of_one_tenant_leave_room_for_those_of_others() -> None:
     reader = BodyReader()
-    reader.reserve("a", MAX_TENANT_BYTES - 10)
-    assert await refusal(reader, "a", request([b"x" * 6, b"y" * 6])) == "OVERLOADED"
+    reader.reserve("a", MAX_SHARE_BYTES - 10)
+    large_body = [b"x" * SMALL_BODY_BYTES, b"y"]
+    assert await refusal(reader, "a", request(large_body)) == "OVERLOADED"
     async with reader.json(request([b"[]"]), "a", expected=True) as small:
         assert small == b"[]"
     async with reader.json(request([b"x" * MAX_BODY_BYTES]), "b", expected=True) as large:
         assert len(large) == MAX_BODY_BYTES
-    reader.release("a", MAX_TENANT_BYTES - 10)
-    assert (reader.buffered_bytes, reader._bytes_of_tenant) == (0, {})
+    reader.release("a", MAX_SHARE_BYTES - 10)
+    assert (reader.buffered_bytes, reader._bytes_of_share) == (0, {})
 
 
 async def test_all_bodies_together_are_bounded() -> None:
     reader = BodyReader()
-    for number in range(MAX_TOTAL_BYTES // MAX_TENANT_BYTES):
-        reader.reserve(f"t{number}", MAX_TENANT_BYTES)
-    rest = MAX_TOTAL_BYTES % MAX_TENANT_BYTES
+    for number in range(MAX_TOTAL_BYTES // MAX_SHARE_BYTES):
+        reader.reserve(f"t{number}", MAX_SHARE_BYTES)
+    rest = MAX_TOTAL_BYTES % MAX_SHARE_BYTES
     async with reader.json(request([b"x" * rest]), "new", expected=True):
-        assert await refusal(reader, "other", request([b"x"])) == "OVERLOADED"
+        assert await refusal(reader, "other", request([b"x" * SMALL_BODY_BYTES, b"x"])) == "OVERLOADED"
+        async with reader.json(request([b"x" * SMALL_BODY_BYTES]), "other", expected=True) as small:
+            assert len(small) == SMALL_BODY_BYTES
 
 
 async def test_a_body_that_cannot_fit_is_refused_before_any_of_it_is_read() -> None:
     reader = BodyReader()
-    reader.reserve("a", MAX_TENANT_BYTES - 10)
-    unread = request([b"x" * 11], length=11)
+    reader.reserve("a", MAX_SHARE_BYTES - 10)
+    body = b"x" * (SMALL_BODY_BYTES + 1)
+    unread = request([body], length=len(body))
     assert await refusal(reader, "a", unread) == "OVERLOADED"
-    assert await unread.body() == b"x" * 11
+    assert await unread.body() == body
 
 
 async def test_a_body_over_its_own_bound_is_too_large() -> None:

@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 from starlette.applications import Starlette
+from starlette.requests import Request
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
 from trunkline_edge.http import body_reader
 from trunkline_edge.http.body_reader import BodyReader
-from trunkline_edge.http.caller_metadata import CallerMetadata
+from trunkline_edge.http.caller_metadata import STRANGERS, CallerMetadata
 from trunkline_edge.http.fair_worker import FairWorker
+from trunkline_edge.http.known_keys import MAX_KNOWN, KnownKeys
 from trunkline_edge.http.router_client import RouterClient
 from trunkline_edge.http.transcoding import routes
 
@@ -106,11 +108,37 @@ async def test_bodies_are_bounded_together_and_let_go(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(body_reader, "MAX_TOTAL_BYTES", 1000)
+    monkeypatch.setattr(body_reader, "SMALL_BODY_BYTES", 0)
     large = await http.post("/tenants/open/messages", json={"parts": ["x" * 2000]})
     assert (large.status_code, reason_of(large), large.headers["retry-after"]) == (429, "OVERLOADED", "1")
     for _ in range(20):
         small = await http.post("/tenants/open/messages", json={"parts": [], "replyTo": "x" * 500})
         assert reason_of(small) == "ROUTER_UNAVAILABLE"
+
+
+async def test_a_key_that_the_router_has_not_accepted_takes_no_share_of_the_tenant() -> None:
+    callers = CallerMetadata(TenantPolicies([policy("open"), policy("closed", tokens=["t1"])]))
+    with_key, with_secret, without = (
+        Request({"type": "http", "headers": headers, "client": ("127.0.0.1", 1)})
+        for headers in ([(b"x-api-key", b"k1")], [(b"x-api-key", b"t1")], [])
+    )
+    assert callers.share(with_key, "closed") == STRANGERS
+    assert callers.share(with_secret, "closed") == "closed"
+    assert callers.share(without, "open") == "open"
+    callers.accepted(with_key, "closed")
+    assert callers.share(with_key, "closed") == "closed"
+    assert callers.share(with_key, "open") == STRANGERS
+    callers.accepted(without, "open")
+
+
+def test_the_keys_accepted_last_are_known() -> None:
+    known = KnownKeys()
+    for number in range(MAX_KNOWN):
+        known.add("t", str(number))
+    known.add("t", "0")
+    known.add("t", "new")
+    assert (known.has("t", "0"), known.has("t", "1"), known.has("t", "new")) == (True, False, True)
+    assert not known.has("u", "new")
 
 
 async def test_a_body_that_does_not_come_is_not_waited_for(
