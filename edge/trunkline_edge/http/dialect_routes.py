@@ -31,7 +31,7 @@ from trunkline_edge.dialects.registry import DialectRegistry
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
 from trunkline_edge.http.bindings import services, tenant_path
 from trunkline_edge.http.body_reader import BodyReader, check_body_type
-from trunkline_edge.http.caller_metadata import CallerMetadata, source_of
+from trunkline_edge.http.caller_metadata import STRANGERS, CallerMetadata, source_of
 from trunkline_edge.http.error_responses import failure_response, respond
 from trunkline_edge.http.fair_worker import LARGE_BYTES, FairWorker
 from trunkline_edge.http.methods import allowed_methods
@@ -109,11 +109,13 @@ class DialectRoutes:
             reply = route.render_refusal(_call_refused(reason))
             return _response(msgspec.json.encode(reply.body), reply)
         share = self._caller_metadata.share(request, tenant, is_dialect=True)
-        async with self._bodies.of_any_type(request, share) as body:
+        # A GET needs no body, and only its RPCs authorize it.
+        body_share = STRANGERS if route.method == "GET" else share
+        async with self._bodies.of_any_type(request, body_share) as body:
             headers, local = dict(request.headers), source_of(request).is_local
             asked = HttpRequest(request.path_params, query, headers, body, self._tenants, local)
         # The RPCs may take long, so the body no longer counts against the bounds of many bodies.
-        steps = _Steps(self._worker, share, route.handle(asked), len(body))
+        steps = _Steps(self._worker, body_share if body else share, route.handle(asked), len(body))
         reply = await self._drive(steps, request)
         return _response(await steps.run(msgspec.json.encode, reply.body), reply)
 

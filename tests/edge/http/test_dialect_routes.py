@@ -273,3 +273,24 @@ async def test_a_handling_that_breaks_is_an_internal_error_and_no_more(
     assert (answer.status_code, answer.json()["details"][0]["reason"]) == (500, "INTERNAL")
     assert "its own mistake" not in answer.text
     assert "its own mistake" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("method", "share"), [("POST", "closed"), ("GET", "")])
+async def test_the_body_of_a_get_takes_nothing_of_the_tenants_share(
+    serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch, method: str, share: str
+) -> None:
+    counted: set[str] = set()
+
+    def reserve(reader: BodyReader, share: str, size: int, buffered: int = 0) -> None:
+        counted.add(share)
+
+    def handle(request: HttpRequest) -> RouteSteps:
+        return HttpReply(200, {})
+        yield
+
+    monkeypatch.setattr(BodyReader, "reserve", reserve)
+    credentials = {"x-api-key": "t1"} if method == "POST" else {}
+    await serve(handle, method, "/old/{tenant}").ask(
+        "/old/closed", method, content=b"{}", headers=JSON | credentials
+    )
+    assert counted == {share}
