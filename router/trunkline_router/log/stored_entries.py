@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from zlib import crc32
 
+from google.protobuf.message import DecodeError
 from trunkline.v1.frame_pb2 import ReadFrame
 from trunkline.v1.message_pb2 import Change, Message
 
@@ -18,6 +19,18 @@ def checksum(topic_id: int, seq: int, body: bytes) -> int:
 def is_intact(topic_id: int, seq: int, body: bytes, crc: int | None) -> bool:
     """Return whether an entry has its checksum; one without a checksum counts as intact."""
     return crc is None or crc32(body, (topic_id * 0x9E3779B1 + seq) & 0xFFFFFFFF) == crc
+
+
+def is_readable(seq: int, body: bytes) -> bool:
+    """Return whether a plain body is an entry with this seq: a weak check, for one without a checksum."""
+    for kind in (Message, Change, ReadFrame):
+        try:
+            entry = kind.FromString(body)
+        except DecodeError:
+            continue
+        if (entry.at if isinstance(entry, ReadFrame) else entry.position).seq == seq:
+            return True
+    return False
 
 
 def in_epoch(kind: EntryKind, body: bytes, epoch: str) -> bytes:

@@ -193,3 +193,6 @@ class Reader:
         except SQLITE_ERRORS as error:
             kind = LogDamaged if is_corruption(error) else LogUnavailable
             raise kind(f"{self._path}: {error}") from error
+        except (TypeError, ValueError) as error:
+            # A damaged row has NULLs, or values of other types, in its columns.
+            raise LogDamaged(f"{self._path}: a row is damaged: {error}") from error

@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from trunkline_router.log.stored_entries import is_intact
+from trunkline_router.log.encryption import is_sealed
+from trunkline_router.log.stored_entries import is_intact, is_readable
 
 #: Raised by statements on a damaged file. Python decodes SQLite's messages, which may quote damaged bytes.
 SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
@@ -52,10 +53,7 @@ _ABOVE_SEQUENCE = """
     SELECT max({column}) FROM {table}
     WHERE {column} > coalesce((SELECT seq FROM sqlite_sequence WHERE name = '{sequence}'), 0)
 """
-_ENTRIES = (
-    "SELECT topic_id, seq, body, crc FROM {} WHERE crc IS NOT NULL"
-    " AND topic_id IN (SELECT topic_id FROM topics)"
-)
+_ENTRIES = "SELECT topic_id, seq, body, crc FROM {} WHERE topic_id IN (SELECT topic_id FROM topics)"
 _SEQUENCES = (
     ("topics", "topic_id", "topics"),
     ("deliveries", "delivery_id", "deliveries"),
@@ -116,16 +114,18 @@ def _log_problems(db: sqlite3.Connection) -> Iterator[str]:
 
 
 def entry_problems(db: sqlite3.Connection) -> list[str]:
-    """Compare the entries of existing logs with their checksums."""
+    """Compare the entries of existing logs with their checksums; those of older versions must be readable."""
     problems = []
     try:
         for table in ("messages", "events"):
             for topic_id, seq, body, crc in db.execute(_ENTRIES.format(table)):
                 if not is_intact(topic_id, seq, body, crc):
                     problems.append(f"entry {seq} of log {topic_id} in {table} does not have its checksum")
-                    if len(problems) == MAX_PROBLEMS:
-                        return problems
-    except SQLITE_ERRORS as error:
+                elif crc is None and not is_sealed(body) and not is_readable(seq, body):
+                    problems.append(f"entry {seq} of log {topic_id} in {table} cannot be read")
+                if len(problems) == MAX_PROBLEMS:
+                    return problems
+    except (*SQLITE_ERRORS, TypeError) as error:
         if is_interrupt(error):
             raise
         problems.append(str(error))

@@ -360,3 +360,41 @@ async def test_a_damaged_mark_is_not_a_missing_one(tmp_path: Path, content: byte
     (new,) = await append(log, pending_entry(deliver=True))
     assert (new.delivery_id > 1) == bool(content)
     await log.close()
+
+
+async def test_an_entry_that_lost_its_checksum_must_be_readable(tmp_path: Path) -> None:
+    """One flipped bit in a row's header turns the checksum into NULL, as older versions wrote it."""
+    path = tmp_path / "log.db"
+    log = SqliteLog.open(path)
+    first, second, _ = await append(log, *(pending_entry(deliver=True) for _ in range(3)))
+    await log.close()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE messages SET crc = NULL, body = substr(body, 1, 20) WHERE seq = 2")
+        db.execute("UPDATE messages SET crc = NULL WHERE seq = 3")
+        db.commit()
+    [problem] = check_file(path)
+    assert "entry 2 of log 1 in messages cannot be read" in problem
+    log = SqliteLog.open(path)
+    with capture_logs():
+        assert (await read_all(log)).damaged_seq == 2
+        with pytest.raises(LogDamaged):
+            await log.message("acme", second.message.id)
+        assert [each.delivery_id for each in await log.deliveries("acme", "echo", 0, 9)] == [1, 3]
+    assert await log.message("acme", first.message.id) == first.stored
+    await log.close()
+
+
+async def test_a_row_with_values_of_other_types_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    log = SqliteLog.open(path)
+    await append(log, pending_entry(), pending_entry(BOB))
+    await log.close()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE topics SET pruned = 'x' WHERE topic_id = 1")
+        db.commit()
+    log = SqliteLog.open(path)
+    with pytest.raises(LogDamaged):
+        await read_all(log)
+    (page,) = await log.read([PageRequest(BOB, 9, after=EMPTY)])
+    assert len(page.entries) == 1
+    await log.close()
