@@ -52,14 +52,14 @@ class HttpProtocol(H11Protocol):
         received: bytes,
         *,
         timeout_s: float,
-        select: Callable[[asyncio.Transport, bytes, bool], None],
+        select: Callable[[asyncio.Transport, bytes, bool, bool], None],
         budget: ConnectionBudget,
         count_refused: Callable[[Refused, asyncio.Transport], None],
     ) -> None:
         """`parser` has read the head of a request, behind which the client has sent `received`.
 
-        `select` passes on the connection, with what was received of the next request and whether the client
-        has ended its side.
+        `select` passes on the connection, with what was received of the next request, whether the client has
+        ended its side, and whether writing is paused.
         """
         self._client_ended = asyncio.Event()
         app_state: dict[str, Any] = {CLIENT_ENDED: self._client_ended}
@@ -161,7 +161,7 @@ class HttpProtocol(H11Protocol):
         self.connections.discard(self)
         self._unset_keepalive_if_required()
         self._stop_checks()
-        self._select(self._tcp, received, self._client_ended.is_set())
+        self._select(self._tcp, received, self._client_ended.is_set(), self.flow.write_paused)
 
     def _should_upgrade(self) -> bool:
         """Ignore what a request for another protocol asks for; WebSockets are selected before."""

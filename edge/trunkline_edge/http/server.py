@@ -64,11 +64,15 @@ class HttpServer:
             count_refused=self._runtime.count_refused,
         )
 
-    def _select(self, transport: asyncio.Transport, received: bytes, has_ended: bool) -> None:
+    def _select(
+        self, transport: asyncio.Transport, received: bytes, has_ended: bool, is_writing_paused: bool
+    ) -> None:
         """Select the protocol of the next request on a kept connection."""
         selector = self.selector()
         transport.set_protocol(selector)
         selector.connection_made(transport)
+        if is_writing_paused:
+            selector.pause_writing()
         selector.data_received(received)
         protocol = cast("asyncio.Protocol", transport.get_protocol())
         if has_ended and not protocol.eof_received():

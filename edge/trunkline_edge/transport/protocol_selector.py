@@ -35,7 +35,7 @@ class ProtocolSelector(asyncio.Protocol):
     bytes that are none, are answered by an HTTP status at once.
     """
 
-    __slots__ = ("_handler", "_head", "_http", "_timer", "_transport")
+    __slots__ = ("_handler", "_head", "_http", "_is_writing_paused", "_timer", "_transport")
 
     def __init__(self, handler: ConnectionHandler, http: HttpProtocolFactory) -> None:
         self._handler = handler
@@ -43,6 +43,8 @@ class ProtocolSelector(asyncio.Protocol):
         self._head = HeadReader()
         self._transport: asyncio.Transport
         self._timer: asyncio.TimerHandle | None = None
+        #: The client has not taken the responses to earlier requests.
+        self._is_writing_paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the deadline for the head."""
@@ -81,6 +83,9 @@ class ProtocolSelector(asyncio.Protocol):
             http = self._http(parser, behind)
             self._transport.set_protocol(http)
             http.connection_made(self._transport)
+            if self._is_writing_paused:
+                # The transport reports only changes.
+                http.pause_writing()
 
     def _begin_websocket(self, request: RequestHead, behind: bytes) -> None:
         if not self._handler.make_room_for_handshake():
@@ -91,6 +96,14 @@ class ProtocolSelector(asyncio.Protocol):
         self._handler.begin_handshake(websocket)
         self._transport.set_protocol(websocket)
         websocket.begin(request, behind)
+
+    def pause_writing(self) -> None:
+        """Note that the client has not taken what was written; the next response waits until it has."""
+        self._is_writing_paused = True
+
+    def resume_writing(self) -> None:
+        """Note that it has."""
+        self._is_writing_paused = False
 
     def eof_received(self) -> None:
         """Answer a client that ends its side within a head."""

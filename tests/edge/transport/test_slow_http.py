@@ -83,6 +83,29 @@ async def test_a_response_that_is_not_read_is_cut_off_in_time(edge: Edge) -> Non
     writer.close()
 
 
+async def test_pipelined_requests_wait_until_the_client_has_taken_the_responses() -> None:
+    request = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    async with running_edge("127.0.0.1:1") as edge:
+        reader, writer = await edge.raw()
+        writer.transport.pause_reading()
+        # Cut within a head, which another protocol awaits.
+        writer.write((request * 300)[:-40])
+        await edge.until(lambda: edge.runtime.budget.http_connections == 1)
+        transport = next(iter(edge.runtime.budget._open))
+        most = 0
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+            most = max(most, transport.get_write_buffer_size())
+        assert most < 1 << 20
+        writer.transport.resume_reading()
+        writer.write(request[-40:])
+        for _ in range(300):
+            head = await head_of(reader)
+            size = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
+            await asyncio.wait_for(reader.readexactly(size), PATIENCE_S)
+        writer.close()
+
+
 async def test_a_kept_connection_ends_after_its_time() -> None:
     async with running_edge("127.0.0.1:1", http_keep_alive_s=0) as edge:
         reader, writer = await edge.raw()
