@@ -181,6 +181,18 @@ class AdmissionPolicy:
                 raise unknown.refused() from None
             raise
 
+    def check_valid(self, name: str, principal: Principal) -> None:
+        """Raises Refused if the token of a principal, verified before, or its key is no longer valid."""
+        if principal.expires_at_s is not None and principal.expires_at_s <= self._now_s():
+            raise catalogue.TOKEN_EXPIRED.refused()
+        auth = self._auth.get(name)
+        if auth is None:
+            raise catalogue.UNKNOWN_TENANT.refused(tenant=name)
+        if principal.key in auth.keys.identities:
+            return
+        if not auth.jwks_url or principal.key not in self._jwks.keys(auth.jwks_url).identities:
+            raise catalogue.TOKEN_REVOKED.refused()
+
     async def fetch_keys(self, name: str) -> None:
         """Fetch a tenant's JWK Set, unless its cooldown has not passed."""
         auth = self._auth.get(name)

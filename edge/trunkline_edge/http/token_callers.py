@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 from starlette.requests import Request
-from trunkline.v1 import catalogue
 from trunkline.v1.access_pb2 import RIGHT_UNSPECIFIED
 from trunkline.v1.catalogue import Refused
 from trunkline_runtime.call_metadata import TOKEN_HOLDER, bearer_token
@@ -13,6 +12,7 @@ from trunkline_runtime.jose import is_jwt
 from trunkline_runtime.tenant_policy import not_for_clients
 
 from trunkline_edge.admission import Admission
+from trunkline_edge.auth.admission_policy import AdmissionPolicy
 from trunkline_edge.auth.principal import Principal
 from trunkline_edge.core.rate_limits import ConnectionRateLimiter, TenantRateLimiter
 from trunkline_edge.dialects.codec import FREE_VALUES
@@ -28,8 +28,14 @@ class TokenCaller:
     """The holder of a verified token, limited like a connection of theirs."""
 
     def __init__(
-        self, tenant: str, principal: Principal, limiter: ConnectionRateLimiter, body_bytes: int
+        self,
+        policy: AdmissionPolicy,
+        tenant: str,
+        principal: Principal,
+        limiter: ConnectionRateLimiter,
+        body_bytes: int,
     ) -> None:
+        self._policy = policy
         self._tenant = tenant
         self._principal = principal
         self._limiter = limiter
@@ -44,11 +50,9 @@ class TokenCaller:
     def take(self, body: bytes) -> None:
         """Count a call, with the values of its body like those of a frame.
 
-        Raises Refused over a limit, and TOKEN_EXPIRED if the token has expired while the body arrived.
+        Raises Refused over a limit, and if the token or its key became invalid while the body arrived.
         """
-        expires_at_s = self._principal.expires_at_s
-        if expires_at_s is not None and expires_at_s <= time.time():
-            raise catalogue.TOKEN_EXPIRED.refused()
+        self._policy.check_valid(self._tenant, self._principal)
         now = time.monotonic()
         reason = self._limiter.take(len(body), now)
         if reason is not None:
@@ -89,7 +93,7 @@ class TokenCallers:
             raise not_for_clients(binding.scope)
         limiter = self._limiter_of(tenant, principal.user or digest_of(token))
         body_bytes = min(self._frame_bytes, limiter.tenant.frame_bytes)
-        return TokenCaller(tenant, principal, limiter, body_bytes)
+        return TokenCaller(self._admission.policy, tenant, principal, limiter, body_bytes)
 
     def _limiter_of(self, tenant: str, user: str) -> ConnectionRateLimiter:
         shared = self._admission.policy.rate_limiter(tenant)

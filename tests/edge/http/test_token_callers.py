@@ -39,9 +39,9 @@ def acme(*keys: Signer, secret: str = "", **auth: Any) -> TenantPolicy:
 class Edge:
     """The part of an edge that identifies callers."""
 
-    def __init__(self, *policies: TenantPolicy, fetch: Any = no_fetch) -> None:
+    def __init__(self, *policies: TenantPolicy, fetch: Any = no_fetch, now_s: Any = time.time) -> None:
         tenants = TenantPolicies()
-        self.admission = admission_of(tenants, fetch)
+        self.admission = admission_of(tenants, fetch, now_s)
         for each in (*policies, PoliciesTold()):
             self.admission.apply(each)
         self.callers = TokenCallers(self.admission, tenants, 1 << 20)
@@ -160,14 +160,38 @@ async def test_all_calls_of_a_user_count_together(monkeypatch: pytest.MonkeyPatc
     assert await take("ann") == ""
 
 
-async def test_a_token_that_expires_while_the_body_arrives_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    caller = await Edge(acme(SIGNER)).identify(SIGNER.token("ann", lifetime_s=60))
+async def test_a_token_that_becomes_invalid_while_the_body_arrives_is_refused() -> None:
+    now_s, new = time.time(), Signer("acme", "k2")
+    edge = Edge(acme(SIGNER), now_s=lambda: now_s)
+    caller = await edge.identify(SIGNER.token("ann", lifetime_s=60))
+    assert caller is not None
+
+    def taken() -> str:
+        try:
+            caller.take(b"{}")
+        except Refused as reason:
+            return reason.entry.code
+        return ""
+
+    edge.admission.apply(acme(SIGNER, new))
+    assert taken() == ""
+    edge.admission.apply(acme(new))
+    assert taken() == "TOKEN_REVOKED"
+    edge.admission.apply(TenantGone(tenant="acme"))
+    assert taken() == "UNKNOWN_TENANT"
+    now_s += 61
+    assert taken() == "TOKEN_EXPIRED"
+
+
+async def test_the_key_of_a_set_stays_valid_while_the_body_arrives() -> None:
+    async def fetch(url: str) -> bytes:
+        return json.dumps({"keys": [SIGNER.jwk()]}).encode()
+
+    edge = Edge(acme(jwks_url=JWKS_URL), fetch=fetch)
+    caller = await edge.identify(SIGNER.token("ann"))
     assert caller is not None
     caller.take(b"{}")
-    now_s = time.time()
-    monkeypatch.setattr(token_callers.time, "time", lambda: now_s + 61)
+    edge.admission.apply(acme(jwks_url=JWKS_URL + "/other"))
     with pytest.raises(Refused) as refused:
         caller.take(b"{}")
-    assert refused.value.entry.code == "TOKEN_EXPIRED"
+    assert refused.value.entry.code == "TOKEN_REVOKED"

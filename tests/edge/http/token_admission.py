@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,10 +21,12 @@ async def no_fetch(url: str) -> bytes:
     raise OSError(url)
 
 
-def admission_of(tenants: TenantPolicies, fetch: Fetch = no_fetch) -> Admission:
+def admission_of(
+    tenants: TenantPolicies, fetch: Fetch = no_fetch, now_s: Callable[[], float] = time.time
+) -> Admission:
     """An admission of callers to these tenants; apply their policies to it."""
     runtime: Any = SimpleNamespace(core=EdgeCore(EdgeLimits()), tenants=tenants)
-    return Admission(runtime, AdmissionPolicy(tenants, JwksCache(fetch, time.monotonic), time.time))
+    return Admission(runtime, AdmissionPolicy(tenants, JwksCache(fetch, time.monotonic), now_s))
 
 
 def token_callers(tenants: TenantPolicies, frame_bytes: int = 1 << 20) -> TokenCallers:
