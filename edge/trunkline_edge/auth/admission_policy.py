@@ -201,14 +201,15 @@ class AdmissionPolicy:
 
 
 def _with_normal_origins(policy: TenantPolicy) -> TenantPolicy:
-    """The policy with its origins as browsers send them."""
-    origins = [normal_origin(origin) for origin in policy.settings.origins]
-    if origins == policy.settings.origins:
+    """The policy with its origins as declared, and as browsers send them."""
+    declared = policy.settings.origins
+    normal = [origin for origin in map(normal_origin, declared) if origin not in declared]
+    if not normal:
         return policy
-    normal = TenantPolicy()
-    normal.CopyFrom(policy)
-    normal.settings.origins[:] = origins
-    return normal
+    changed = TenantPolicy()
+    changed.CopyFrom(policy)
+    changed.settings.origins.extend(normal)
+    return changed
 
 
 def _digest_identity(digest: str) -> str:

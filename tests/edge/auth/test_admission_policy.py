@@ -179,6 +179,7 @@ def test_a_tenant_that_takes_no_part_lets_nobody_in(state: int, code: str) -> No
         (["https://a.example"], OPENNESS_LOOPBACK, "", "https://a.example", True),
         # As operators may write it.
         (["https://A.Example:443"], OPENNESS_LOOPBACK, "", "https://a.example", True),
+        (["https://A.Example:443"], OPENNESS_LOOPBACK, "", "https://A.Example:443", True),
         (["http://a.example:80"], OPENNESS_LOOPBACK, "", "http://a.example", True),
         (["http://a.example:443"], OPENNESS_LOOPBACK, "", "http://a.example", False),
         (["http://[::1]:80"], OPENNESS_ANYBODY, "", "http://[::1]", True),
