@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from glob import escape
 from pathlib import Path
 
@@ -17,7 +17,13 @@ from trunkline_runtime.private_files import open_private
 
 from trunkline_router.log.backup_manifest import BackupManifest, manifest_path, sha256_of
 from trunkline_router.log.interface import BackupFailed
-from trunkline_router.log.sqlite.database_file import BACKUP_SUFFIX, SCHEMA_VERSION, connect_to_copy
+from trunkline_router.log.sqlite.commit_mark import mark_path
+from trunkline_router.log.sqlite.database_file import (
+    BACKUP_SUFFIX,
+    CHECK_SUFFIX,
+    SCHEMA_VERSION,
+    connect_to_copy,
+)
 from trunkline_router.log.sqlite.verification import (
     HANDLER_STEPS,
     SQLITE_ERRORS,
@@ -58,7 +64,7 @@ def back_up(source: Path, target: Path, *, force: bool, progress: Progress) -> B
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
     written = manifest_path(temporary)
     try:
-        with _exclusive(source) as is_cancelled:
+        with _exclusive(source, BACKUP_SUFFIX) as is_cancelled:
             _delete_leftovers(target)
             created_ms = _copy(source, temporary, Watch(source, is_cancelled), progress)
         manifest = _verified(temporary, created_ms)
@@ -87,7 +93,7 @@ class Watch:
     def __call__(self) -> None:
         """Raise BackupFailed if the WAL has grown too large, or the router needs it emptied."""
         if self._is_cancelled():
-            raise BackupFailed("the router had to reopen its log, which a backup prevents; try again")
+            raise BackupFailed("the router had to reopen its log, which a long read prevents; try again")
         with suppress(FileNotFoundError):
             size = self._wal.stat().st_size
             if size > MAX_WAL_BYTES:
@@ -136,12 +142,12 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _exclusive(source: Path) -> Iterator[Callable[[], bool]]:
-    """Let one backup of a log run at a time. Yields whether the router has cancelled it.
+def _exclusive(source: Path, suffix: str) -> Iterator[Callable[[], bool]]:
+    """Let one backup, or check, of a log run at a time. Yields whether the router has cancelled it.
 
-    The router cancels by deleting the file `<name>.backup`; see Writer.
+    The router cancels by deleting the file with this suffix; see Writer.
     """
-    path = source.with_name(source.name + BACKUP_SUFFIX)
+    path = source.with_name(source.name + suffix)
     if not source.exists():
         raise BackupFailed(f"{source} does not exist")
     fd = open_private(path, os.O_RDWR | os.O_CREAT)
@@ -149,7 +155,7 @@ def _exclusive(source: Path) -> Iterator[Callable[[], bool]]:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise BackupFailed(f"another backup of {source} is running") from None
+            raise BackupFailed(f"another {suffix[1:]} of {source} is running") from None
         try:
             yield lambda: not path.exists()
         finally:
@@ -226,7 +232,15 @@ def _create(path: Path, content: bytes = b"") -> None:
 
 def check_file(source: Path) -> list[str]:
     """Verify the whole of a log, as of one moment. Returns its problems. Raises BackupFailed."""
-    watch = Watch(source)
+    is_log = mark_path(source).exists()
+    try:
+        with _exclusive(source, CHECK_SUFFIX) if is_log else nullcontext(lambda: False) as is_cancelled:
+            return _check(source, Watch(source, is_cancelled))
+    except OSError as error:
+        raise BackupFailed(f"{source}: {error}") from error
+
+
+def _check(source: Path, watch: Watch) -> list[str]:
     try:
         with closing(connect_to_snapshot(source)) as db:
             watch.over(db)

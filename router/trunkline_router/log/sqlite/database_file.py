@@ -48,8 +48,8 @@ _WRITER_CACHE_KIB = 64 << 10
 BUSY_TIMEOUT_MS = 5_000
 _READER_CACHE_KIB = 16 << 10
 
-#: Suffix of the file that exists while a backup runs. Deleting it ends the backup.
-BACKUP_SUFFIX = ".backup"
+#: Suffixes of the files that exist while a backup or a check runs. Deleting one ends it.
+BACKUP_SUFFIX, CHECK_SUFFIX = ".backup", ".check"
 
 
 class FileLock:
@@ -123,9 +123,10 @@ def connect_to_copy(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
 
 
-def cancel_backup(path: Path) -> None:
-    """End the backup of this file, if one is running, within a few milliseconds."""
-    path.with_name(path.name + BACKUP_SUFFIX).unlink(missing_ok=True)
+def cancel_long_reads(path: Path) -> None:
+    """End the backup and the check of this file, if they are running, within a few milliseconds."""
+    for suffix in (BACKUP_SUFFIX, CHECK_SUFFIX):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def _ensure_schema(db: sqlite3.Connection, path: Path) -> None:

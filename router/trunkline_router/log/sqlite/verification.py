@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-import time
 from collections.abc import Iterator
+from threading import Event, Timer
 from typing import NamedTuple
 
 from trunkline_router.log.encryption import is_sealed
@@ -160,12 +160,22 @@ def is_corruption(error: Exception) -> bool:
 
 
 def quick_problems(db: sqlite3.Connection, seconds: float) -> list[str] | None:
-    """Check as many pages as time permits; None if none is damaged, but some were not checked."""
-    deadline = time.monotonic() + seconds
-    db.set_progress_handler(lambda: time.monotonic() > deadline, HANDLER_STEPS)
+    """Check as many pages as time permits; None if there was not enough time."""
+    is_late = Event()
+
+    def interrupt() -> None:
+        is_late.set()
+        db.interrupt()
+
+    # Not by a progress handler, which SQLite does not call while it walks the pages of its B-trees.
+    timer = Timer(seconds, interrupt)
+    timer.start()
     try:
-        return page_problems(db, whole=False)
+        problems = page_problems(db, whole=False)
+        # SQLite takes pages that it did not reach for lost ones.
+        return None if is_late.is_set() else problems
     except sqlite3.OperationalError:
         return None
     finally:
-        db.set_progress_handler(None, 0)
+        timer.cancel()
+        timer.join()

@@ -26,7 +26,7 @@ from trunkline_router.log.sqlite.commit_mark import (
     read_state,
     write_commits,
 )
-from trunkline_router.log.sqlite.database_file import BUSY_TIMEOUT_MS, cancel_backup, connect_writer
+from trunkline_router.log.sqlite.database_file import BUSY_TIMEOUT_MS, cancel_long_reads, connect_writer
 from trunkline_router.log.sqlite.delivery_rows import replay
 from trunkline_router.log.sqlite.erasure import SEARCHED_ENTRIES, erase_tenant, erase_user, reset
 from trunkline_router.log.sqlite.forks import fork_all
@@ -266,7 +266,7 @@ class Writer:
         try:
             busy = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             if busy:
-                cancel_backup(self._path)
+                cancel_long_reads(self._path)
                 raise LogUnavailable(f"{self._path}: a reader keeps the write-ahead log from being emptied")
             self._keys.load(db)
             self._commits = read_state(db).commits

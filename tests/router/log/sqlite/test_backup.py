@@ -10,13 +10,15 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 from trunkline_router.core.values.log_records import PageRequest
 from trunkline_router.core.values.topics import EMPTY
 from trunkline_router.log.backup_manifest import BackupManifest, load_manifest, manifest_path, sha256_of
 from trunkline_router.log.interface import BackupFailed, LogUnavailable
 from trunkline_router.log.sqlite import backup as backup_module
+from trunkline_router.log.sqlite import writer as writer_module
 from trunkline_router.log.sqlite.backup import back_up, check_file
-from trunkline_router.log.sqlite.database_file import cancel_backup
+from trunkline_router.log.sqlite.database_file import cancel_long_reads
 from trunkline_router.log.sqlite.engine import SqliteLog
 
 from tests.router.log.engines import ALICE, BOB, append, edit, pending_entry
@@ -110,10 +112,39 @@ async def test_the_router_ends_a_backup_that_keeps_it_from_reopening_its_log(
     log = await log_with(tmp_path / "log.db", 50)
 
     def cancel(share: float) -> None:
-        cancel_backup(tmp_path / "log.db")
+        cancel_long_reads(tmp_path / "log.db")
 
     with pytest.raises(BackupFailed, match="had to reopen"):
         back_up(tmp_path / "log.db", tmp_path / "backup.db", force=False, progress=cancel)
+    await log.close()
+
+
+async def test_the_router_ends_a_check_that_keeps_it_from_reopening_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = await log_with(tmp_path / "log.db", 50)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            backup_module, "page_problems", lambda db, whole: cancel_long_reads(tmp_path / "log.db")
+        )
+        patch.setattr(backup_module, "HANDLER_STEPS", 1)
+        with pytest.raises(BackupFailed, match="had to reopen"):
+            check_file(tmp_path / "log.db")
+    await log.close()
+    assert check_file(tmp_path / "log.db") == []
+    assert not (tmp_path / "log.db.check").exists()
+
+
+async def test_a_check_at_start_that_takes_too_long_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = await log_with(tmp_path / "log.db", 500)
+    await log.close()
+    monkeypatch.setattr(writer_module, "QUICK_CHECK_S", 0.0)
+    with capture_logs() as lines:
+        log = SqliteLog.open(tmp_path / "log.db")
+    assert [line["event"][:27] for line in lines] in ([], ["checked only a part of the "])
+    await append(log, pending_entry())
     await log.close()
 
 
