@@ -158,8 +158,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             return False
         except ssl.SSLError as error:
             self._stop_timer()
-            reason = (error.reason or "connection ended").lower().replace("_", " ")
-            self._on_failure(peer_ip(self._raw), f"TLS handshake: {reason}")
+            self._report("TLS handshake", error)
             if error.reason == "HTTP_REQUEST":
                 self._raw.write(_TLS_REQUIRED)
             else:
@@ -171,6 +170,10 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._is_open = True
         self._protocol.connection_made(self)
         return True
+
+    def _report(self, phase: str, error: ssl.SSLError) -> None:
+        reason = (error.reason or "connection ended").lower().replace("_", " ")
+        self._on_failure(peer_ip(self._raw), f"{phase}: {reason}")
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -188,7 +191,8 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             at += PIECE_BYTES
             try:
                 ended = self._decrypt(read)
-            except ssl.SSLError:
+            except ssl.SSLError as error:
+                self._report("TLS", error)
                 self.abort()
                 return
             is_over = (

@@ -29,6 +29,7 @@ async def test_what_is_written_after_a_forged_record_is_dropped(tmp_path: Path, 
         transport.write(b"to all")
         getattr(transport, ending)()
         assert transport.is_closing()
+        assert edge.runtime.core.counts.protocol_errors == 1
         assert (await link.next("closed")).connection == number
         assert await closed(client) == 1006
 
