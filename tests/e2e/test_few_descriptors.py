@@ -88,6 +88,10 @@ async def test_idle_http2_connections_do_not_lock_a_router_out(router: Process, 
 
 
 HEAD = b"POST /v1/tenants/demo/messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+UPGRADE = (
+    b"Host: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
 SLOW = {
     "half a head": HEAD,
     "half a body": HEAD + b"Content-Length: 100\r\n\r\n{",
@@ -96,6 +100,8 @@ SLOW = {
     "half a head behind a request": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" + HEAD,
     "half a handshake of TLS": b"\x16\x03",
     "nothing": b"",
+    "a refused WebSocket that is not closed": b"GET /nothing HTTP/1.1\r\n" + UPGRADE,
+    "a WebSocket without its first message": b"GET /v1/connect?tenant=demo&auth=frame HTTP/1.1\r\n" + UPGRADE,
 }
 
 
