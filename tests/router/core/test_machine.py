@@ -221,3 +221,24 @@ CoreMachine.TestCase.settings = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 test_whoever_listens_gets_every_message_once_in_order = CoreMachine.TestCase
+
+
+def test_a_client_whose_replay_is_cut_by_a_lost_link_connects_again() -> None:
+    """It has not received all that it missed. The sequence is one that `make soak` found."""
+    machine = CoreMachine()
+    machine.start(peeks=False)
+    machine.resume_delivered(ALICE, "e2")
+    machine.step(["read_log"])
+    machine.resume_delivered(ALICE, "e1")
+    machine.broadcast(ALICE, ephemeral=False, keyed=False)
+    machine.fail_read()
+    machine.resume_delivered(ALICE, "e1")
+    machine.resume_delivered(ALICE, "e2")
+    machine.step(["write", "read_log"])
+    machine.fail_read()
+    machine.reset(("t", "a", "w", 0, ""))
+    machine.step(["read_log", "return_reads"] * 3)
+    first = machine.clients[0]
+    assert (first.state, first.place[ALICE].seq) == ("open", 0)
+    machine.teardown()
+    assert first.close_reason == "POSITION_LOST"

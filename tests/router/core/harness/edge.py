@@ -26,6 +26,8 @@ class Edge:
         self.name = name
         self.link: Link | None = None
         self.clients: dict[int, Client] = {}
+        #: Clients that have connected or subscribed, and whose missed entries are still arriving.
+        self.replaying: dict[int, Client] = {}
         self.topics: dict[int, Heard] = {}
         self.orphans: dict[TopicKey, Heard] = {}
         self.inbox = LinkRequest()
@@ -75,13 +77,17 @@ class Edge:
         """A client disconnects."""
         client.state = "closed"
         self.clients.pop(client.number, None)
+        self.replaying.pop(client.number, None)
         for heard in [*self.topics.values(), *self.orphans.values()]:
             if client in heard.listeners:
                 heard.listeners.remove(client)
         self.inbox.entries.add().closed.connection = client.number
 
     def lost(self) -> None:
-        """The link broke."""
+        """The link broke. A replay under way cannot be completed, so its client must connect again."""
+        for client in list(self.replaying.values()):
+            client.close_reason = "POSITION_LOST"
+            self.close(client)
         self.link = None
         self.inbox = LinkRequest()
         self.orphans |= {heard.key: heard for heard in self.topics.values()}
@@ -124,6 +130,7 @@ class Edge:
 
     def _join(self, entry: RouterEntry) -> None:
         client = self.clients.get(entry.join.connection)
+        self.replaying.pop(entry.join.connection, None)
         for number in entry.join.topics:
             heard = self.topics[number]
             if client is not None and client not in heard.listeners:
@@ -166,6 +173,8 @@ class Edge:
 
     def _send(self, entry: RouterEntry) -> None:
         if client := self.clients.get(entry.send.connection):
+            if entry.send.frame.WhichOneof("frame") in ("connected", "subscribed"):
+                self.replaying[client.number] = client
             client.got(entry.send.frame)
             if entry.send.topic:
                 heard, ack = self.topics[entry.send.topic], entry.send.frame.ack
