@@ -19,6 +19,8 @@ from trunkline_edge.transport.peer_address import peer_ip
 
 #: Time for the peer to read what was written last and to close its side.
 CLOSE_TIMEOUT_S = 5.0
+#: Time for the answer to a client that has ended its side already; nearly all such clients have left.
+HALF_CLOSED_S = 1.0
 
 
 class ClientProtocol(asyncio.Protocol, ClientTransport):
@@ -110,6 +112,16 @@ class ClientProtocol(asyncio.Protocol, ClientTransport):
         self._handler.end_handshake(self)
         if self.got_eof:
             asyncio.get_running_loop().call_soon(self._leave_after_answer)
+
+    def _await_answer(self) -> None:
+        """Note that the client has ended its side, and may read an answer that comes soon. Idempotent."""
+        if not self.got_eof:
+            self.got_eof = True
+            asyncio.get_running_loop().call_later(HALF_CLOSED_S, self._leave_unanswered)
+
+    def _leave_unanswered(self) -> None:
+        if not self.transport.is_closing():
+            self._leave_after_answer()
 
     def _leave_after_answer(self) -> None:
         self._gone(CLIENT_LEFT)

@@ -84,7 +84,7 @@ class EventStreamTransport(ClientProtocol):
     def eof_received(self) -> bool:
         """End the stream, once it is answered: the client has left, as it sends nothing while it listens."""
         if self.handshake is not None:
-            self.got_eof = True
+            self._await_answer()
             return True
         self._gone(CLIENT_LEFT)
         self._await_close()

@@ -118,7 +118,7 @@ class WebSocketTransport(ClientProtocol):
     def eof_received(self) -> bool:
         """Remove the client, once answered; the transport closes when it has taken what was written."""
         if self._response is not None:
-            self.got_eof = True
+            self._await_answer()
             return True
         self._leave()
         self._await_close()

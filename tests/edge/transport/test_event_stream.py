@@ -280,7 +280,7 @@ async def test_a_client_that_leaves_is_gone_at_once(how: str) -> None:
 
 
 async def test_a_client_that_leaves_while_it_waits_leaves_nothing_behind() -> None:
-    async with edge_and_link() as (edge, link):
+    async with edge_and_link(handshake_timeout_s=3600) as (edge, link):
         client = await asking(edge, get())
         await link.next("opened")
         client.writer.write_eof()

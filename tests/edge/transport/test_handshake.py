@@ -218,7 +218,7 @@ async def test_binary_frames_are_read_and_written_by_a_proto_client() -> None:
 
 
 async def test_a_client_that_gives_up_while_it_waits_leaves_nothing_behind() -> None:
-    async with edge_and_link() as (edge, link):
+    async with edge_and_link(handshake_timeout_s=3600) as (edge, link):
         _, writer = await edge.raw()
         writer.write(upgrade())
         await link.next("opened")
