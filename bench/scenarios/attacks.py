@@ -3,15 +3,13 @@
 import time
 
 from bench.aggregate import medians, totals
-from bench.loadgen.chat_frames import JSON
 from bench.loadgen.hostile_input import ATTACKS
 from bench.processes import Child, Testbed, tenant_toml, testbed
 from bench.resource_usage import measure_cpu
 from bench.scale import Figures, Scale, Step
+from bench.scenarios.quiet_tenant import QUIET, RATE_PER_S, connect_clients
 
-QUIET, HOSTILE = "quiet", "hostile"
-CLIENTS, SEND_INTERVAL_S = 50, 0.5
-"""Clients of the quiet tenant, two in each conversation, and the interval between messages of each."""
+HOSTILE = "hostile"
 LEAD_S, REST_S = 0.5, 2.0
 """Time before each measurement for the attack to begin, and after it for the servers to finish."""
 CALM = "calm"
@@ -28,13 +26,13 @@ def run(scale: Scale, step: Step) -> Figures:
     with testbed() as bed:
         neighbours, attackers = _start(bed)
         measured: dict[str, list[Figures]] = {phase: [] for phase in (CALM, *ATTACKS)}
-        neighbours.call("talk", "talked", PATIENCE_S, rate=_rate(), seconds=scale.phase_s)
+        neighbours.call("talk", "talked", PATIENCE_S, rate=RATE_PER_S, seconds=scale.phase_s)
         for _ in range(scale.attack_rounds):
             for phase, repeats in measured.items():
                 step(phase)
                 repeats.append(_phase(bed, neighbours, attackers, phase, scale))
         return {
-            "quiet_per_s": _rate(),
+            "quiet_per_s": RATE_PER_S,
             "phases": {phase: _together(repeats) for phase, repeats in measured.items()},
             "tracebacks": bed.tracebacks(),
         }
@@ -43,20 +41,7 @@ def run(scale: Scale, step: Step) -> Figures:
 def _start(bed: Testbed) -> tuple[Child, Child]:
     """Start both tenants' load generators; the hostile tenant has the default limits."""
     _, edge_port = bed.bridge(tenant_toml(QUIET) + tenant_toml(HOSTILE, limits=""))
-    neighbours = bed.generator("neighbours", edge_port)
-    endpoint = {
-        "target": f"/v1/connect?tenant={QUIET}&agent=a&platform=web&conversation=group:{{pair}}&user=u{{n}}",
-        "subprotocol": JSON,
-        "waits_for_frame": True,
-    }
-    opened = neighbours.call("open", "opened", 60, endpoint=endpoint, count=CLIENTS)
-    if opened["opened"] != CLIENTS:
-        raise RuntimeError(f"{opened}")
-    return neighbours, bed.generator("attackers", edge_port)
-
-
-def _rate() -> float:
-    return CLIENTS / SEND_INTERVAL_S
+    return connect_clients(bed, edge_port), bed.generator("attackers", edge_port)
 
 
 def _phase(bed: Testbed, neighbours: Child, attackers: Child, phase: str, scale: Scale) -> Figures:
@@ -67,7 +52,7 @@ def _phase(bed: Testbed, neighbours: Child, attackers: Child, phase: str, scale:
         attackers.send("attack", name=phase, tenant=HOSTILE, target=target, seconds=seconds)
     time.sleep(LEAD_S)
     with measure_cpu(bed.children) as cpu:
-        talked = neighbours.call("talk", "talked", PATIENCE_S, rate=_rate(), seconds=scale.attack_s)
+        talked = neighbours.call("talk", "talked", PATIENCE_S, rate=RATE_PER_S, seconds=scale.attack_s)
     found = {name: talked[name] for name in ("acked", "heard", "wrong", "faults")}
     found["cpu_percent"] = cpu
     if phase != CALM:

@@ -8,10 +8,9 @@ from bench.loadgen.chat_frames import JSON
 from bench.processes import Child, Testbed, tenant_toml, testbed
 from bench.resource_usage import measure_cpu
 from bench.scale import Figures, Scale, Step
+from bench.scenarios.quiet_tenant import QUIET, RATE_PER_S, connect_clients
 
-QUIET, LOUD = "quiet", "loud"
-CLIENTS, SEND_INTERVAL_S = 50, 0.5
-"""Clients of the quiet tenant, two in each conversation, and the interval between messages of each."""
+LOUD = "loud"
 QUOTA_PER_S, TIMES = 500, 10
 LOUD_CLIENTS, CALLS_AT_A_TIME = 100, 100
 LEAD_S, REST_S = 1.0, 1.5
@@ -43,7 +42,7 @@ def run(scale: Scale, step: Step) -> Figures:
     with testbed() as bed:
         neighbours, flooders = _start(bed)
         measured: dict[str, dict[str, list[Figures]]] = {way: {phase: [] for phase in PHASES} for way in WAYS}
-        neighbours.call("talk", "talked", 60, rate=_rate(), seconds=scale.phase_s)
+        neighbours.call("talk", "talked", 60, rate=RATE_PER_S, seconds=scale.phase_s)
         for _ in range(scale.fairness_rounds):
             for way in WAYS:
                 for phase in PHASES:
@@ -56,7 +55,7 @@ def run(scale: Scale, step: Step) -> Figures:
         return {
             "quota_per_s": QUOTA_PER_S,
             "times": TIMES,
-            "quiet_per_s": _rate(),
+            "quiet_per_s": RATE_PER_S,
             **found,
             "tracebacks": bed.tracebacks(),
         }
@@ -67,20 +66,7 @@ def _start(bed: Testbed) -> tuple[Child, Child]:
     router_port, edge_port = bed.bridge(
         tenant_toml(QUIET) + tenant_toml(LOUD, limits=f"messages_per_s = {QUOTA_PER_S}")
     )
-    neighbours = bed.generator("neighbours", edge_port)
-    endpoint = {
-        "target": f"/v1/connect?tenant={QUIET}&agent=a&platform=web&conversation=group:{{pair}}&user=u{{n}}",
-        "subprotocol": JSON,
-        "waits_for_frame": True,
-    }
-    opened = neighbours.call("open", "opened", 60, endpoint=endpoint, count=CLIENTS)
-    if opened["opened"] != CLIENTS:
-        raise RuntimeError(f"{opened}")
-    return neighbours, bed.generator("flooders", edge_port, router_port)
-
-
-def _rate() -> float:
-    return CLIENTS / SEND_INTERVAL_S
+    return connect_clients(bed, edge_port), bed.generator("flooders", edge_port, router_port)
 
 
 def _phase(bed: Testbed, neighbours: Child, flooders: Child, way: str, phase: str, scale: Scale) -> Figures:
@@ -90,7 +76,7 @@ def _phase(bed: Testbed, neighbours: Child, flooders: Child, way: str, phase: st
         flooders.send(f"by_{way}", rate=rate, seconds=seconds, lead_s=LEAD_S, **WAYS[way])
     time.sleep(LEAD_S)
     with measure_cpu(bed.children) as cpu:
-        talked = neighbours.call("talk", "talked", 60, rate=_rate(), seconds=scale.fairness_s)
+        talked = neighbours.call("talk", "talked", 60, rate=RATE_PER_S, seconds=scale.fairness_s)
     found = {name: talked[name] for name in ("acked", "heard", "wrong", "faults")}
     found["cpu_percent"] = cpu
     if rate:
