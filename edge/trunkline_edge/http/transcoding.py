@@ -19,7 +19,7 @@ from trunkline_edge.auth.cors import cors_headers, preflight_headers
 from trunkline_edge.http import openapi
 from trunkline_edge.http.bindings import Binding, bindings
 from trunkline_edge.http.body_reader import BodyReader
-from trunkline_edge.http.caller_metadata import CallerMetadata, source_of
+from trunkline_edge.http.caller_metadata import STRANGERS, CallerMetadata, source_of
 from trunkline_edge.http.error_responses import failure_response, respond
 from trunkline_edge.http.fair_worker import LARGE_BYTES, FairWorker
 from trunkline_edge.http.json_encode import response_json
@@ -161,7 +161,7 @@ class Transcoder(BaseRoute):
             else:
                 message = await self._worker.run(share, request_message, *arguments)
         response = await self._router.unary(binding.method, message, metadata=metadata)
-        if client is None:
+        if share == STRANGERS:
             self._caller_metadata.accepted(request, tenant)
         if response.ByteSize() <= LARGE_BYTES:
             content = response_json(response, binding.response_field)
