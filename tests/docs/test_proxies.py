@@ -123,7 +123,7 @@ def test_without_a_proxy_the_tenant_is_open(edge: Process) -> None:
 async def test_nginx_as_documented(edge: Process, tmp_path: Path) -> None:
     with nginx(tmp_path, documented_nginx(edge, tmp_path / "proxy.sock")) as path:
         await check(path)
-        # Whoever names a local host is still behind a proxy.
+        # A caller that names a local host is still behind a proxy.
         await check(path, "localhost")
 
 

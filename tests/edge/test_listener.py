@@ -28,7 +28,7 @@ class Greeter(asyncio.Protocol):
 
 
 async def greeting(sock: socket.socket) -> bytes:
-    """What a connected socket is sent until its end."""
+    """Return all that a connected socket receives until its end."""
     reader, writer = await asyncio.open_connection(sock=sock)
     async with asyncio.timeout(patient(10)):
         found = await reader.read()

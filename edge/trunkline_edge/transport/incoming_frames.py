@@ -28,7 +28,7 @@ class OtherFrame(NamedTuple):
 class IncomingFrames:
     """Parses the frames of a client, by `websockets`' sans-I/O core unless they are whole messages.
 
-    What RFC 6455 does not allow fails the protocol, which then has `eof_sent`: nothing more may be parsed.
+    A violation of RFC 6455 fails the protocol, which then has `eof_sent`: nothing more may be parsed.
     Once a close was sent, all frames but the client's own close are dropped.
     """
 

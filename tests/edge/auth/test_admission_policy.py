@@ -130,7 +130,7 @@ def test_another_systems_token_is_ignored_where_none_is_needed(auth: ClientAuth)
     for token in ("abc", minted("ES256", aud="another")):
         attempt = visitor(token, may_be_foreign=True)
         assert made.admit(attempt, wish(), names_user=True, now=0) is None
-        # What is ignored proves nothing.
+        # An ignored token proves nothing.
         elsewhere = visitor(token, is_local=False, may_be_foreign=True)
         with pytest.raises((Refused, UnknownKey)):
             made.admit(elsewhere, wish(), names_user=True, now=0)

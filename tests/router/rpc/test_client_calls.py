@@ -215,7 +215,7 @@ async def test_calls_of_clients_count_as_frames_do(tmp_path: Path) -> None:
         assert tenant.refused["RATE_LIMITED"] == codes.count("RATE_LIMITED")
 
 
-# What a client may do
+# Calls that a client may make
 
 
 async def test_a_message_is_the_users_and_goes_to_the_agent(router: InProcessRouter) -> None:

@@ -114,7 +114,7 @@ def _redact(
 ) -> int:
     """Redact a user's messages and events in these spans. Returns the number of messages.
 
-    What was encrypted is encrypted again.
+    Bodies that were encrypted are encrypted again.
     """
     logs = {span.topic_id: span for span in spans}
     rows = [value for span in spans for value in (span.topic_id, span.first, span.last, user)]

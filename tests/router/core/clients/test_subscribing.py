@@ -153,7 +153,7 @@ def test_a_position_beyond_the_end_begins_a_new_epoch_before_anything_new() -> N
     assert sent.response.position.epoch == "e2"
     assert client.place[ALICE] == there.place[ALICE] == Position("e2", 3)
     assert client.texts == there.texts == ["3"]
-    # Whoever makes up positions achieves this once.
+    # A client that makes up positions achieves this once.
     liar = router.connected(ALICE, resume={ALICE: Position("e2", 9)})
     assert not liar.frames[0].connected.recovered
     publish(router, ALICE, "4")
