@@ -16,6 +16,12 @@ kid = "2026-01"
 algorithm = "EdDSA"
 pem_file = "acme.pem"           # beside this file; or jwk = {…}; for HS256, secret or secret_env
 
+[tenants.acme.agent_defaults]   # fields of AgentSettings, for all agents
+max_attempts = 5
+
+[tenants.acme.agents.helper]    # the same of one agent
+concurrency = 8
+
 [tenants.acme.limits]           # fields of TenantLimits
 connections = 500
 
@@ -33,7 +39,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -46,6 +52,7 @@ from pydantic import (
 )
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.tenant_pb2 import (
+    AgentSettings,
     ClientAuth,
     Openness,
     Retention,
@@ -79,9 +86,12 @@ class _Table(BaseModel):
 
 
 def _numbers_table(message: Descriptor) -> type[_Table]:
-    """A table with an optional number for each field of a message of the contract."""
+    """A table with an optional number, or word of an enum, for each field of a message of the contract."""
     fields: Any = {}
     for field in message.fields:
+        if field.enum_type is not None:
+            fields[field.name] = (Literal[tuple(_words(field.enum_type))], "default")
+            continue
         # Wide numbers must also fit a database's signed 64 bits.
         highest = 2**63 - 1 if field.type == FieldDescriptor.TYPE_UINT64 else 2**32 - 1
         fields[field.name] = (Annotated[int, Field(ge=0, le=highest)], 0)
@@ -89,6 +99,14 @@ def _numbers_table(message: Descriptor) -> type[_Table]:
     return table
 
 
+def _words(enum: EnumDescriptor) -> dict[str, int]:
+    """The values of an enum by their names without prefix, the first of which is `default`."""
+    prefix = enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
+    words = {value.name.removeprefix(prefix).lower(): value.number for value in enum.values}
+    return {"default": words.pop("unspecified"), **words}
+
+
+_AGENT = _numbers_table(AgentSettings.DESCRIPTOR)
 _LIMITS = _numbers_table(TenantLimits.DESCRIPTOR)
 _RETENTION = _numbers_table(Retention.DESCRIPTOR)
 
@@ -128,7 +146,9 @@ class _TenantBase(_Table):
     jwks_url: str = ""
     encrypt_messages: bool = False
     keys: list[_Key] = Field(default_factory=list)
-    limits: _LIMITS = Field(default_factory=_LIMITS)  # type: ignore[valid-type]  # made from the contract
+    agent_defaults: _AGENT = Field(default_factory=_AGENT)  # type: ignore[valid-type]  # made from the contract
+    agents: dict[str, _AGENT] = Field(default_factory=dict)  # type: ignore[valid-type]
+    limits: _LIMITS = Field(default_factory=_LIMITS)  # type: ignore[valid-type]
     retention: _RETENTION = Field(default_factory=_RETENTION)  # type: ignore[valid-type]
 
 
@@ -196,6 +216,7 @@ class TenantsFile:
         keys = [self._key(key, f"tenants.{name}.keys[{index}]") for index, key in enumerate(tenant.keys)]
         digests = [sha256(token.encode()).hexdigest() for token in dict.fromkeys(tenant.tokens)]
         reserved: Any = {field: getattr(tenant, field) for field in RESERVED_FIELDS.values()}
+        agents = {agent: _agent_settings(table) for agent, table in tenant.agents.items()}
         settings = TenantSettings(
             open_to=Openness.Value(f"OPENNESS_{tenant.open_to.upper()}"),
             client_auth=ClientAuth(
@@ -211,8 +232,11 @@ class TenantsFile:
             retention=Retention(**_numbers(tenant.retention)),
             default_agent=tenant.agent,
             encrypt_messages=tenant.encrypt_messages,
+            agents={agent: values for agent, values in agents.items() if values.ListFields()},
             **reserved,
         )
+        if (defaults := _agent_settings(tenant.agent_defaults)).ListFields():
+            settings.agent_defaults.CopyFrom(defaults)
         try:
             check(CreateTenantRequest(tenant=name, settings=settings))
             check_settings(settings)
@@ -256,6 +280,14 @@ def _numbers(table: Any) -> dict[str, int]:
     """The values of a table made by `_numbers_table`."""
     numbers: dict[str, int] = table.model_dump()
     return numbers
+
+
+def _agent_settings(table: Any) -> AgentSettings:
+    settings = AgentSettings()
+    for name, value in table.model_dump().items():
+        enum = AgentSettings.DESCRIPTOR.fields_by_name[name].enum_type
+        setattr(settings, name, value if enum is None else _words(enum)[value])
+    return settings
 
 
 def _json(table: Mapping[str, Any]) -> str:

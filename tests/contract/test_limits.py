@@ -286,6 +286,10 @@ SPECIAL: dict[str, tuple[list[Any], list[Any]]] = {
         ["", "none", "hs256", "HS512", "EdDSA "],
         ["HS256", "RS256", "ES256", "EdDSA"],
     ),
+    "TenantSettings.agents": (
+        [{str(n): {} for n in range(1025)}, *({key: {}} for key in ("", *NOT_IDS))],
+        [{}, {str(n): {} for n in range(1024)}, *({key: {"concurrency": 2}} for key in IDS)],
+    ),
     "at most 64 items": ([[{"parts": [PART]}] * 65], [[], [{"parts": [PART]}] * 64]),
     "at most 32 entries; keys of 1 to 64 characters; values of at most 1024 characters": (
         [{str(n): "" for n in range(33)}, {"": "v"}, {"k" * 65: "v"}, {"k": "v" * 1025}],
@@ -383,6 +387,8 @@ def test_each_level_of_address_is_accepted(address: dict[str, Any]) -> None:
 
 
 def test_a_refusal_names_the_path_to_the_field() -> None:
+    settings = tenant_pb2.TenantSettings(agents={"a": {}, "b": {"concurrency": 1001}})
+    assert refusal(settings) == "agents[b].concurrency: is 1001; 0 to 1000 are allowed"
     frame = frame_pb2.MessageFrame(id="1", parts=[PART, {"mention": {"user": "a b"}}])
     assert refusal(frame).startswith("parts[1].mention.user: ")
     assert refusal(frame_pb2.MessageFrame(id="1", parts=[PART, {}])) == "parts[1]: must have a content"

@@ -20,6 +20,7 @@ from trunkline.v1.broadcast_service_pb2_grpc import BroadcastServiceStub
 from trunkline.v1.message_pb2 import Part, TextPart
 from trunkline.v1.tenant_limits import TENANT_LIMITS
 from trunkline_client import Client, address
+from trunkline_router.cli.agent_options import NAMES
 from trunkline_router.cli.api_key_commands import ApiKeyScope
 from trunkline_router.cli.units import format_bytes
 from trunkline_router.settings import RouterSettings
@@ -29,7 +30,7 @@ from tests.support.patience import patient
 from tests.support.processes import ROOT, Process, edge_process, environment, router_process
 
 PAGE = (ROOT / "docs" / "tenants.md").read_text()
-MAKE, CHANGE, DELETE, KEYS, USERS = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+MAKE, CHANGE, DELETE, KEYS, AGENTS, USERS = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
 [FILE] = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
 ALICE = {"tenant": "acme", "agent": "echo", "platform": "web", "conversation": "person:alice"}
 
@@ -88,6 +89,8 @@ async def test_the_commands_do_what_they_say(tmp_path: Path) -> None:
         shell(KEYS)
         with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
             say(router, key)
+        assert "max_attempts=5, echo:concurrency=8" in shell(AGENTS)
+        assert shell.shown("show", "acme")["settings"]["agentDefaults"]["maxAttempts"] == 5
         assert "alice" in shell(USERS)
         assert shell.shown("erase-user", "acme", "alice", "--yes") == {"messages": "0", "receipts": "0"}
 
@@ -135,6 +138,10 @@ def test_the_table_of_limits_matches_the_contract() -> None:
     }
     settings = RouterSettings()
     assert (settings.max_conversations, settings.max_open_messages) == (100, 10_000)
+
+
+def test_the_table_of_agent_settings_matches_the_contract() -> None:
+    assert tuple(table("Agents")) == NAMES
 
 
 def test_the_table_of_scopes_matches_those_of_keys() -> None:

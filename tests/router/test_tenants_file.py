@@ -15,6 +15,7 @@ from trunkline.v1.tenant_pb2 import (
     OPENNESS_ANYBODY,
     OPENNESS_LOOPBACK,
     OPENNESS_NOBODY,
+    AgentSettings,
     ClientAuth,
     Retention,
     TenantLimits,
@@ -72,6 +73,8 @@ def test_the_file_can_set_every_setting(tmp_path: Path) -> None:
         ),
         origins=["https://example.com"],
         allow_credentials=True,
+        agents={"helper": AgentSettings(concurrency=8)},
+        agent_defaults=AgentSettings(max_attempts=5),
         limits=TenantLimits(connections=500),
         retention=Retention(max_age_s=30 * 86400),
         default_agent="helper",
@@ -80,12 +83,17 @@ def test_the_file_can_set_every_setting(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "message"), [("limits", TenantLimits.DESCRIPTOR), ("retention", Retention.DESCRIPTOR)]
+    ("table", "message"),
+    [
+        ("limits", TenantLimits.DESCRIPTOR),
+        ("retention", Retention.DESCRIPTOR),
+        ("agent_defaults", AgentSettings.DESCRIPTOR),
+    ],
 )
 def test_the_file_can_set_every_number_of_the_contract(
     table: str, message: Descriptor, tmp_path: Path
 ) -> None:
-    names = [field.name for field in message.fields]
+    names = [field.name for field in message.fields if field.enum_type is None]
     lines = "\n".join(f"{name} = {number}" for number, name in enumerate(names, 1))
     settings = loaded(tmp_path, f"[tenants.a.{table}]\n{lines}")["a"]
     assert [getattr(getattr(settings, table), name) for name in names] == list(range(1, len(names) + 1))

@@ -13,6 +13,7 @@ from trunkline.v1.tenant_limits import TENANT_LIMITS
 from trunkline.v1.tenant_pb2 import ApiKey, Openness, Revocation, Tenant, TenantSettings, TenantState
 from trunkline_runtime.reserved_names import RESERVED_FIELDS
 
+from trunkline_router.cli.agent_options import agent_settings
 from trunkline_router.cli.operator_client import printable
 from trunkline_router.cli.units import format_bytes, format_seconds
 
@@ -67,6 +68,7 @@ def _properties(tenant: Tenant) -> Iterator[tuple[str, str]]:
     yield "audiences", ", ".join(auth.audiences)
     yield "issuer", auth.issuer
     yield "shared secrets", str(len(auth.token_digests) or "")
+    yield "agent settings", ", ".join(agent_settings(settings))
     yield "limits", ", ".join(_limits(settings)) or "defaults"
     yield "history", ", ".join(_retention(settings)) or "kept forever"
     yield "encryption", "new messages, where they are stored" if settings.encrypt_messages else ""

@@ -13,9 +13,10 @@ from google.protobuf.descriptor import FieldDescriptor
 from trunkline.v1.tenant_limits import TENANT_LIMITS
 from trunkline.v1.tenant_pb2 import Openness, Retention, TenantLimits, TenantSettings
 
+from trunkline_router.cli.agent_options import NAMES, set_agent_setting
 from trunkline_router.cli.units import FOREVER, parse_bytes, parse_seconds
 
-_CLIENTS, _HISTORY = "Clients", "Limits and history"
+_CLIENTS, _AGENTS, _HISTORY = "Clients", "Agents", "Limits and history"
 
 #: Digits of the largest number of a field.
 _MAX_DIGITS = 19
@@ -73,6 +74,15 @@ class SettingsChanges:
             rich_help_panel=_CLIENTS,
         ),
     ] = False
+    agent_setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[AGENT:]NAME=VALUE",
+            help=f"Setting of all agents or of one, 0 for the default; AGENT: alone forgets the agent's."
+            f" Repeatable. Names: {', '.join(NAMES)}.",
+            rich_help_panel=_AGENTS,
+        ),
+    ] = None
     limit: Annotated[
         list[str] | None,
         typer.Option(
@@ -108,6 +118,8 @@ class SettingsChanges:
     def apply(self, settings: TenantSettings) -> None:
         """Change the named settings; a list of one empty string becomes empty. Raises BadParameter."""
         self._apply_to_clients(settings)
+        for assignment in self.agent_setting or ():
+            set_agent_setting(settings, assignment)
         for assignment in self.limit or ():
             _set_limit(settings.limits, assignment)
         self._apply_to_retention(settings.retention)

@@ -9,6 +9,7 @@ from trunkline.v1.edge_service_pb2 import TenantPolicy
 from trunkline.v1.tenant_pb2 import (
     OPENNESS_NOBODY,
     TENANT_STATE_ACTIVE,
+    AgentSettings,
     TenantLimits,
     TenantSettings,
 )
@@ -111,6 +112,15 @@ class Tenant:
         kept = self.settings.retention
         return HistoryLimits(kept.max_age_s * 1000, kept.max_messages, kept.max_bytes)
 
+    def agent_settings(self, agent: str) -> AgentSettings:
+        """Return the settings of one agent; fields that the tenant does not set are 0."""
+        found = AgentSettings()
+        found.CopyFrom(self.settings.agent_defaults)
+        # An unset field is 0, which MergeFrom leaves out; reading a missing key would add it.
+        if agent in self.settings.agents:
+            found.MergeFrom(self.settings.agents[agent])
+        return found
+
     def check_active(self) -> None:
         """Raise Refused TENANT_SUSPENDED or UNKNOWN_TENANT unless the tenant is active."""
         if not self.is_active:
@@ -136,6 +146,8 @@ class Tenant:
         policy.settings.limits.CopyFrom(self.limits)
         policy.settings.ClearField("retention")
         policy.settings.ClearField("encrypt_messages")
+        policy.settings.ClearField("agents")
+        policy.settings.ClearField("agent_defaults")
         return policy
 
     def to_proto(self) -> TenantProto:

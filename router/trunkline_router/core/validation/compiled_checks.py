@@ -81,6 +81,8 @@ class CheckCompiler:
             if field.message_type is None or _is_map(field):
                 if constraint is not None:
                     scalars.append(_Scalar(field.name, constraint.problem, _rejects_unset(field, constraint)))
+                if inner := self._map_value(field):
+                    others.append(_check_map(field.name, inner))
             elif check := self._message_field(field, constraint):
                 others.append(check)
         others += [check for oneof in descriptor.oneofs if (check := self._oneof(oneof))]
@@ -99,6 +101,12 @@ class CheckCompiler:
             return None
         compiled = self.check_of(field.message_type)
         return compiled.check if compiled.size_problem else compiled.check_fields
+
+    def _map_value(self, field: FieldDescriptor) -> Check | None:
+        """The check of a map's values, if they are messages of the contract."""
+        if field.message_type is None or not _is_map(field):
+            return None
+        return self._inner(field.message_type.fields_by_name["value"])
 
     def _message_field(self, field: FieldDescriptor, constraint: Constraint | None) -> Check | None:
         inner = self._inner(field)
@@ -210,6 +218,18 @@ def _check_repeated(name: str, problem_of: _Problem | None, inner: Check | None,
                 raise
 
     return check_repeated
+
+
+def _check_map(name: str, inner: Check) -> Check:
+    def check_map(message: Any) -> None:
+        for key, item in getattr(message, name).items():
+            try:
+                inner(item)
+            except InvalidField as invalid:
+                invalid.path.append(f"{name}[{key}]")
+                raise
+
+    return check_map
 
 
 def _index_of_invalid(items: Iterable[Any], check: Check) -> int:

@@ -142,6 +142,18 @@ def each(constraint: Constraint, low: int, high: int) -> Constraint:
     return Constraint(f"{count.sentence}; each {constraint.sentence}", problem)
 
 
+def keyed(constraint: Constraint, limit: int) -> Constraint:
+    """At most `limit` entries of a map, each with a key within another constraint."""
+
+    def problem(value: Mapping[str, Any]) -> str | None:
+        if len(value) > limit:
+            return f"has {len(value)} entries; at most {limit} are allowed"
+        problems = (f"key {found}" for key in value if (found := constraint.problem(key)))
+        return next(problems, None)
+
+    return Constraint(f"at most {limit} entries; keys of {constraint.sentence}", problem)
+
+
 def number(low: int, high: int) -> Constraint:
     """A number from `low` to `high`; the sentence leaves out a `low` of 0."""
 
