@@ -46,6 +46,8 @@ from tests.support.patience import patient
 #: Bound of every wait.
 PATIENCE_S = patient(5)
 QUERY = "tenant=t&agent=a&platform=web&conversation=group:team"
+#: Bytes that the kernel keeps for a client that does not read, on either side; once set, they do not grow.
+KERNEL_BYTES = 1 << 16
 
 
 class ScriptedLink:
@@ -237,6 +239,16 @@ class Edge:
         return reader, writer
 
 
+def stop_reading(transport: Any) -> None:
+    """Stop a client's transport from reading, until `resume_reading`.
+
+    A kernel that decides by itself takes up to some megabytes more, sooner or later.
+    """
+    sock = transport.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BYTES)
+    transport.pause_reading()
+
+
 def abort(transport: asyncio.BaseTransport) -> None:
     """Cut a connection, whatever state it is in."""
     # asyncio's own raises if it was closed with a buffer that was then taken.
@@ -268,6 +280,7 @@ async def running_edge(router: str, fetch: Fetch | None = None, **settings: Any)
     class WatchedPort(ProtocolSelector):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             transports.append(transport)
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BYTES)
             super().connection_made(transport)
 
     watching = patch("trunkline_edge.http.server.ProtocolSelector", WatchedPort)

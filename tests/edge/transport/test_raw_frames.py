@@ -20,6 +20,7 @@ from tests.edge.transport.edge_loopback import (
     edge_and_link,
     running_edge,
     running_router,
+    stop_reading,
     upgrade,
 )
 from tests.support.declared_tenants import policy
@@ -219,6 +220,7 @@ async def test_a_ping_over_the_rate_limit_is_answered_later() -> None:
 async def test_a_client_that_pings_and_reads_nothing_is_closed_as_slow() -> None:
     async with edge_and_link(outbox_bytes=1 << 16) as (edge, link):
         _, writer = await a_socket(edge, link)
+        stop_reading(writer.transport)
         pings = frame(PING, b"x" * 125) * 2000
         while edge.runtime.core.connections:
             writer.write(pings)

@@ -14,6 +14,7 @@ from tests.edge.transport.edge_loopback import (
     hears,
     running_edge,
     running_router,
+    stop_reading,
     upgrade,
 )
 
@@ -26,7 +27,7 @@ async def not_reading(edge: Edge, link: ScriptedLink, topic: int = 1) -> asyncio
     writer.write(upgrade())
     await link.accept(topic)
     await reader.readuntil(b"\r\n\r\n")
-    writer.transport.pause_reading()
+    stop_reading(writer.transport)
     return writer
 
 
@@ -78,7 +79,7 @@ async def test_a_slow_reader_is_closed_without_delaying_the_others() -> None:
 async def test_a_slow_reader_that_reads_again_is_told_why_it_is_closed_and_missed_nothing_before() -> None:
     async with edge_and_link(outbox_bytes=1 << 17) as (edge, link):
         slow, _ = await accepted(edge, link, max_queue=1)
-        slow.transport.pause_reading()
+        stop_reading(slow.transport)
         await publish_until_one_is_closed(edge, link)
         slow.transport.resume_reading()
         frames = []
@@ -92,7 +93,7 @@ async def test_a_slow_reader_that_reads_again_is_told_why_it_is_closed_and_misse
 async def test_a_client_that_has_caught_up_counts_as_lagging_no_longer() -> None:
     async with edge_and_link() as (edge, link):
         client, _ = await accepted(edge, link, max_queue=1)
-        client.transport.pause_reading()
+        stop_reading(client.transport)
         seq = 0
         while edge.runtime.core.backpressure.total_bytes < 1 << 20:
             seq += 1
@@ -108,7 +109,7 @@ async def test_clients_that_lag_together_hold_the_router_back_until_they_catch_u
     async with edge_and_link(outbox_bytes=4 << 20, outbox_total_bytes=1 << 20, link_window=2) as (edge, link):
         client, _ = await accepted(edge, link, max_queue=1)
         await edge.until(lambda: link.credit == 2)
-        client.transport.pause_reading()
+        stop_reading(client.transport)
         sent = await congest(edge, link)
         while link.credit:
             sent += 1
