@@ -14,6 +14,7 @@ from trunkline_router.core.clients.admission import admit
 from trunkline_router.core.clients.link_recovery import LinkRecovery
 from trunkline_router.core.clients.receipts import Receipts
 from trunkline_router.core.clients.subscribing import Subscriptions
+from trunkline_router.core.clients.supersession import Supersession
 from trunkline_router.core.commits.effects import Effects
 from trunkline_router.core.directory.client_outbox import ClientOutbox
 from trunkline_router.core.directory.connections import ConnectedClient, Link, Topic, default_topics
@@ -47,6 +48,7 @@ class ClientLifecycle:
         self._link_recovery = link_recovery
         self._effects = effects
         self._peek = peek
+        self._supersession = Supersession(outbox)
 
     def opened(self, link: Link, entry: ConnectionOpened) -> None:
         """A client connects, or is restored on a new link."""
@@ -64,7 +66,7 @@ class ClientLifecycle:
         if entry.restored:
             keys += [(*home[:3], group.kind, group.id) for group in entry.groups]
             self._link_recovery.restored(connection, self._enter(keys))
-            self._presence.opened(connection)
+            self._accepted(connection, restored=True)
         else:
             self._resume(connection, entry, keys)
 
@@ -80,6 +82,7 @@ class ClientLifecycle:
         connection.permissions = permissions
         connection.protocol = entry.protocol
         connection.echo = entry.echo
+        connection.supersedes = entry.supersedes
         connection.opened_ms = entry.opened_at.ToMilliseconds()
         tenant.count_connection(connection.user)
         link.connections[entry.connection] = connection
@@ -130,7 +133,12 @@ class ClientLifecycle:
             connected.expires_at.FromMilliseconds(connection.permissions.expires_ms)
         for topic, start in zip(topics, starts, strict=True):
             connected.positions.add(address=topic.address, position=start.to_proto())
+        self._accepted(connection)
+
+    def _accepted(self, connection: ConnectedClient, *, restored: bool = False) -> None:
         self._presence.opened(connection)
+        if connection.supersedes:
+            self._supersession.opened(connection, restored=restored)
 
     def closed(self, link: Link, number: int) -> None:
         """A client is gone. The edge drops frames to it that are still on their way."""
@@ -138,6 +146,8 @@ class ClientLifecycle:
         if connection is None:
             return
         connection.tenant.uncount_connection(connection.user)
+        if connection.supersedes:
+            self._supersession.closed(connection)
         self._presence.closed(connection)
         for topic in connection.topics:
             self._directory.unsubscribe(connection, topic)

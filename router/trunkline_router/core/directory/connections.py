@@ -126,6 +126,7 @@ class ConnectedClient:
         "pending_groups",
         "permissions",
         "protocol",
+        "supersedes",
         "tenant",
         "topics",
         "user",
@@ -149,6 +150,8 @@ class ConnectedClient:
         self.protocol = ""
         #: The connection receives its own messages like everyone else's.
         self.echo = False
+        #: See ConnectionOpened.
+        self.supersedes = False
         #: Permissions from its token; None if it needed none.
         self.permissions: Permissions | None = None
 

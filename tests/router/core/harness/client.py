@@ -50,6 +50,8 @@ class Client:
         self.resumes_delivered = False
         #: It receives its own messages, which advance its position.
         self.echo = False
+        #: It sets `supersedes`, with this time of opening in seconds; None otherwise.
+        self.supersedes_at: int | None = None
         #: Grants of its token; None without one.
         self.grants: Grants | None = None
         self.remote_ip = "127.0.0.1"

@@ -49,6 +49,8 @@ class Edge:
         opened = self.inbox.entries.add().opened
         opened.connection, opened.connection_id, opened.user = client.number, client.id, client.user
         opened.remote_ip, opened.echo = client.remote_ip, client.echo
+        if client.supersedes_at is not None:
+            opened.supersedes, opened.opened_at.seconds = True, client.supersedes_at
         if client.grants is not None:
             opened.grants.CopyFrom(client.grants)
         opened.address.CopyFrom(address_of(client.home))

@@ -165,6 +165,7 @@ class Router:
         resume: dict[TopicKey, Position] | None = None,
         delivered: bool = False,
         echo: bool = False,
+        supersedes_at: int | None = None,
         grants: Grants | None = None,
         remote_ip: str = "127.0.0.1",
     ) -> Client:
@@ -173,6 +174,7 @@ class Router:
         client.resume = resume or {}
         client.resumes_delivered = delivered
         client.echo = echo
+        client.supersedes_at = supersedes_at
         client.grants, client.remote_ip = grants, remote_ip
         if client.edge.link is not None:
             client.edge.open(client)
