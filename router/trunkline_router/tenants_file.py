@@ -7,6 +7,7 @@ pipelines = ["8f1c2d3e"]        # LangBot pipelines that are agents of acme
 tokens = ["a long secret"]      # secrets of clients without tokens; stored as SHA-256 only
 origins = ["https://example.com"]
 allow_credentials = true        # these pages may send cookies and the like
+exclude_background_tasks = true # of front ends that speak OpenAI's protocol: titles, tags
 audiences = ["chat"]
 issuer = "https://login.example.com"
 jwks_url = "https://login.example.com/jwks.json"
@@ -21,6 +22,7 @@ max_attempts = 5
 
 [tenants.acme.agents.helper]    # the same of one agent
 concurrency = 8
+accepts = "images"
 
 [tenants.acme.limits]           # fields of TenantLimits
 connections = 500
@@ -145,6 +147,7 @@ class _TenantBase(_Table):
     issuer: str = ""
     jwks_url: str = ""
     encrypt_messages: bool = False
+    exclude_background_tasks: bool = False
     keys: list[_Key] = Field(default_factory=list)
     agent_defaults: _AGENT = Field(default_factory=_AGENT)  # type: ignore[valid-type]  # made from the contract
     agents: dict[str, _AGENT] = Field(default_factory=dict)  # type: ignore[valid-type]
@@ -232,6 +235,7 @@ class TenantsFile:
             retention=Retention(**_numbers(tenant.retention)),
             default_agent=tenant.agent,
             encrypt_messages=tenant.encrypt_messages,
+            exclude_background_tasks=tenant.exclude_background_tasks,
             agents={agent: values for agent, values in agents.items() if values.ListFields()},
             **reserved,
         )

@@ -12,6 +12,7 @@ import pytest
 from google.protobuf.descriptor import Descriptor
 from joserfc.jwk import OKPKey, RSAKey
 from trunkline.v1.tenant_pb2 import (
+    AGENT_MEDIA_IMAGES,
     OPENNESS_ANYBODY,
     OPENNESS_LOOPBACK,
     OPENNESS_NOBODY,
@@ -73,8 +74,9 @@ def test_the_file_can_set_every_setting(tmp_path: Path) -> None:
         ),
         origins=["https://example.com"],
         allow_credentials=True,
-        agents={"helper": AgentSettings(concurrency=8)},
+        agents={"helper": AgentSettings(concurrency=8, accepts=AGENT_MEDIA_IMAGES)},
         agent_defaults=AgentSettings(max_attempts=5),
+        exclude_background_tasks=True,
         limits=TenantLimits(connections=500),
         retention=Retention(max_age_s=30 * 86400),
         default_agent="helper",

@@ -69,6 +69,7 @@ def _properties(tenant: Tenant) -> Iterator[tuple[str, str]]:
     yield "issuer", auth.issuer
     yield "shared secrets", str(len(auth.token_digests) or "")
     yield "agent settings", ", ".join(agent_settings(settings))
+    yield "background tasks", "excluded" if settings.exclude_background_tasks else ""
     yield "limits", ", ".join(_limits(settings)) or "defaults"
     yield "history", ", ".join(_retention(settings)) or "kept forever"
     yield "encryption", "new messages, where they are stored" if settings.encrypt_messages else ""

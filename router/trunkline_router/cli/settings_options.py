@@ -83,6 +83,13 @@ class SettingsChanges:
             rich_help_panel=_AGENTS,
         ),
     ] = None
+    exclude_background_tasks: Annotated[
+        bool | None,
+        typer.Option(
+            help="Answer the requests of OpenAI front ends for titles and tags without an agent.",
+            rich_help_panel=_AGENTS,
+        ),
+    ] = None
     limit: Annotated[
         list[str] | None,
         typer.Option(
@@ -120,6 +127,8 @@ class SettingsChanges:
         self._apply_to_clients(settings)
         for assignment in self.agent_setting or ():
             set_agent_setting(settings, assignment)
+        if self.exclude_background_tasks is not None:
+            settings.exclude_background_tasks = self.exclude_background_tasks
         for assignment in self.limit or ():
             _set_limit(settings.limits, assignment)
         self._apply_to_retention(settings.retention)

@@ -31,6 +31,7 @@ ALL = (
     ("--max-messages", "1000"),
     ("--max-bytes", "1GiB"),
     ("--encrypt-messages",),
+    ("--exclude-background-tasks",),
 )
 SETTINGS = {
     "openTo": "OPENNESS_LOOPBACK",
@@ -47,6 +48,7 @@ SETTINGS = {
     },
     "retention": {"maxAgeS": "2592000", "maxMessages": "1000", "maxBytes": str(1 << 30)},
     "encryptMessages": True,
+    "excludeBackgroundTasks": True,
 }
 
 
@@ -64,6 +66,7 @@ def test_every_setting_is_set_and_shown(tenant: CommandLine) -> None:
     options = [word for option in ALL for word in option]
     made = tenant("create", "all", "--json", *options, stdin="one secret\n\n another \n").json
     limits = made["settings"].pop("limits")
+    assert made["settings"].pop("agents") == {}
     assert {name: value for name, value in limits.items() if value not in (0, "0")} == {
         "connections": 500,
         "bytesPerS": str(4 << 20),

@@ -146,8 +146,9 @@ class Tenant:
         policy.settings.limits.CopyFrom(self.limits)
         policy.settings.ClearField("retention")
         policy.settings.ClearField("encrypt_messages")
-        policy.settings.ClearField("agents")
-        policy.settings.ClearField("agent_defaults")
+        for name, agent in self.settings.agents.items():
+            policy.settings.agents[name].CopyFrom(AgentSettings(accepts=agent.accepts))
+        policy.settings.agent_defaults.CopyFrom(AgentSettings(accepts=self.settings.agent_defaults.accepts))
         return policy
 
     def to_proto(self) -> TenantProto:

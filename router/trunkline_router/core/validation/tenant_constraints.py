@@ -50,6 +50,9 @@ TENANT_CONSTRAINTS: dict[str, Constraint] = {
     "AgentSettings.max_attempts": number(0, 1000),
     "AgentSettings.max_retry_s": number(0, 604_800),
     "AgentSettings.concurrency": number(0, 1000),
+    "AgentSettings.accepts": named({0, 1, 2, 3})._replace(
+        sentence="a named value, or not set", required=False
+    ),
     "ClientAuth.keys": at_most(16, "items"),
     "ClientAuth.jwks_url": at_most(2048, "characters"),
     "ClientAuth.audiences": each(WORD, 0, 16),
