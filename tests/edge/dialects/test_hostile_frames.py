@@ -15,6 +15,7 @@ from trunkline_edge.dialects.json_text import MAX_FRAME_VALUES, count_above, cou
 from trunkline_edge.dialects.langbot.chat_codec import LangBotCodec
 from trunkline_edge.dialects.langbot.json_values import value_of
 from trunkline_edge.dialects.maim.api_codec import MaimApi
+from trunkline_edge.dialects.maim.router_codec import MaimRouter
 from trunkline_edge.dialects.maim.tenant import Maim
 from trunkline_edge.dialects.native.handshake import CODECS
 from trunkline_runtime.free_form import MAX_VALUES
@@ -33,6 +34,7 @@ JSON, PROTO = CODECS["trunkline.v1.json"], CODECS["trunkline.v1.proto"]
 LANGBOT = LangBotCodec("person", lambda: NOW)
 MAIM = Maim("demo", "echo", "qq", True, lambda: NOW)
 MAIM_API = MaimApi(lambda: NOW, "acme", "helper", "qq", "single_1")
+MAIM_ROUTER = MaimRouter(lambda: NOW, "acme", "helper", "qq")
 
 
 def within_cpu_time(call: Callable[[], Any]) -> Any:
@@ -76,6 +78,8 @@ def test_hostile_protobuf_is_refused_by_its_id(name: str) -> None:
         (LANGBOT, b'{"type":"message","message":[%b]}', "", "INVALID_ARGUMENT"),
         (MAIM, b'{"message_id":"m1","message_segment":%b}', "m1", "MALFORMED_FRAME"),
         (MAIM_API, b'{"msg_id":"m1","type":"sys_std","payload":%b}', "", "INVALID_ARGUMENT"),
+        (MAIM_ROUTER, b'{"message_info":{"message_id":"m1"},"message_segment":%b}', "", "MALFORMED_FRAME"),
+        (MAIM_ROUTER, b'{"is_custom_message":true,"content":%b}', "", "MALFORMED_FRAME"),
     ],
 )
 @pytest.mark.parametrize("name", VALUES)

@@ -16,6 +16,7 @@ from trunkline_edge.dialects.codec import Codec, FrameRefused, SwitchCodec
 from trunkline_edge.dialects.json_text import MAX_REPLACED, decode_json, replace_lone_surrogates
 from trunkline_edge.dialects.langbot.chat_codec import LangBotCodec
 from trunkline_edge.dialects.maim.api_codec import MaimApi
+from trunkline_edge.dialects.maim.router_codec import MaimRouter
 from trunkline_edge.dialects.maim.tenant import Maim
 from trunkline_edge.dialects.native.handshake import CODECS
 
@@ -37,6 +38,10 @@ MESSAGES: list[tuple[Codec, str]] = [
         MaimApi(lambda: NOW, "acme", "helper", "qq", "single_1"),
         '{"msg_id":"m1","type":"sys_std","payload":{' + INFO + "," + DIM + ","
         '"message_segment":{"type":"text","data":"%s"}}}',
+    ),
+    (
+        MaimRouter(lambda: NOW, "acme", "helper", "qq"),
+        "{" + INFO + ',"message_segment":{"type":"text","data":"%s"}}',
     ),
 ]
 

@@ -1,1 +1,1 @@
-"""maim_message's two protocols, see docs/dialects/maim.md and docs/dialects/maim_api.md."""
+"""maim_message's three protocols, see docs/dialects/maim.md, maim_api.md and maim_router.md."""

@@ -1,17 +1,20 @@
-"""maim_message's API server, see docs/dialects/maim_api.md: `/ws`, addressed by an API key."""
+"""maim_message's API server, see docs/dialects/maim_api.md: `/ws`, addressed by an API key.
+
+Clients of another family share the path, see `router_family`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import uuid
-from contextlib import suppress
 
 from trunkline.v1 import catalogue
 from trunkline.v1.edge_service_pb2 import ConnectionOpened
 
 from trunkline_edge.dialects.dialect import Clock, ConnectPlan, ConnectRequest, Dialect
+from trunkline_edge.dialects.maim import router_family
 from trunkline_edge.dialects.maim.api_codec import MaimApi
-from trunkline_edge.dialects.maim.messages import conversation_of, user_of
+from trunkline_edge.dialects.maim.messages import conversation_of, header_text, user_of
 from trunkline_edge.dialects.paths import Path
 
 #: Platform of clients that name none.
@@ -22,6 +25,8 @@ def make(clock: Clock) -> Dialect:
     """Create the dialect."""
 
     def connect(request: ConnectRequest) -> ConnectPlan:
+        if router_family.is_router(request):
+            return router_family.connect(clock, request)
         api_key = _named(request, "api_key", "x-apikey")
         tenant, agent, token = _identity(api_key)
         platform = _named(request, "platform", "x-platform") or DEFAULT_PLATFORM
@@ -42,6 +47,7 @@ def make(clock: Clock) -> Dialect:
 
     return Dialect(
         name="maim.api",
+        needs_tenants=True,
         connect=connect,
         rejection_codec=MaimApi(clock),
         websocket_paths=(Path("/ws"), Path("/ws/")),
@@ -59,19 +65,12 @@ def _identity(api_key: str) -> tuple[str, str, str]:
 
 
 def _named(request: ConnectRequest, parameter: str, header: str) -> str:
-    return request.parameter(parameter) or _text(request.headers.get(header, ""))
-
-
-def _text(header: str) -> str:
-    """A header in UTF-8, which clients send although HTTP decodes it as Latin-1."""
-    with suppress(UnicodeError):
-        return header.encode("latin-1").decode()
-    return header
+    return request.parameter(parameter) or header_text(request.headers.get(header, ""))
 
 
 def _connection_name(request: ConnectRequest) -> str:
     """The `uuid` for acknowledgements: the client's, else one derived from its handshake's nonce."""
-    if named := _text(request.headers.get("x-uuid", "")):
+    if named := header_text(request.headers.get("x-uuid", "")):
         return named
     nonce = request.headers.get("sec-websocket-key", "").encode()
     return str(uuid.UUID(bytes=hashlib.blake2b(nonce, digest_size=16).digest(), version=4))

@@ -155,14 +155,7 @@ class MaimApi(Codec):
         payload = _whole(message) or self._envelope(message, *self._content(message))
         if len(payload) <= MAX_FRAME_BYTES:
             return payload
-        text = (
-            f"[Message {maim.public_id(message.id, self.tenant)} was left out: it has {len(payload)} bytes, "
-            f"and clients of this protocol accept {MAX_FRAME_BYTES}]"
-        )
-        short = Message()
-        short.CopyFrom(message)
-        del short.parts[:]
-        short.parts.append(Part(text=TextPart(text=text)))
+        short = maim.left_out(message, self.tenant, len(payload), MAX_FRAME_BYTES)
         return self._envelope(short, "sys_std", self._standard(short))
 
     def _envelope(self, message: Message, kind: str, payload: Any) -> bytes:
@@ -185,7 +178,7 @@ class MaimApi(Codec):
         """The type of the envelope, and its payload."""
         only = message.parts[0].custom if len(message.parts) == 1 else CustomPart()
         if only.name.startswith("custom_"):
-            return only.name, _value(only)
+            return only.name, custom_value(only)
         return "sys_std", self._standard(message)
 
     def _standard(self, message: Message) -> dict[str, Any]:
@@ -285,7 +278,7 @@ def _whole(message: Message) -> bytes:
     return b""
 
 
-def _value(custom: CustomPart) -> Any:
+def custom_value(custom: CustomPart) -> Any:
     """The value of a custom part; invalid JSON, and with more values than a frame may have, stays text."""
     if not custom.HasField("json"):
         return json_object(custom.data)

@@ -225,6 +225,26 @@ def message_info(message: Message, message_id: str, platform: str) -> dict[str, 
     }
 
 
+def left_out(message: Message, tenant: str, size: int, limit: int) -> Message:
+    """A message in place of one whose frame is larger than the clients of a protocol accept."""
+    text = (
+        f"[Message {public_id(message.id, tenant)} was left out: it has {size} bytes, "
+        f"and clients of this protocol accept {limit}]"
+    )
+    short = Message()
+    short.CopyFrom(message)
+    del short.parts[:]
+    short.parts.append(Part(text=TextPart(text=text)))
+    return short
+
+
+def header_text(value: str) -> str:
+    """A header in UTF-8, which clients send although HTTP decodes it as Latin-1."""
+    with suppress(UnicodeError):
+        return value.encode("latin-1").decode()
+    return value
+
+
 def conversation_of(platform: str) -> Conversation:
     """The conversation of all clients of one agent and platform."""
     return Conversation(kind=CONVERSATION_KIND_GROUP, id=platform)
