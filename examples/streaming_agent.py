@@ -26,7 +26,6 @@ from trunkline_client import (
     Part,
     Refused,
     Role,
-    StreamedReply,
     Worker,
     load_credentials_from_environment,
     text_of,
@@ -269,17 +268,6 @@ def reason(body: Any) -> str:
 # The agent.
 
 
-async def stream_answer(out: StreamedReply, answer: AsyncIterator[str | Part]) -> None:
-    """Write an answer to a reply, piece by piece."""
-    async for piece in answer:
-        if isinstance(piece, str):
-            await out.write(piece)
-        elif piece.HasField("reasoning"):
-            await out.write_reasoning(piece.reasoning.text)
-        else:
-            await out.add(piece)
-
-
 async def serve(options: argparse.Namespace) -> None:
     """Serve until SIGTERM or SIGINT; then finish the deliveries in progress and exit."""
 
@@ -302,7 +290,7 @@ async def serve(options: argparse.Namespace) -> None:
         @worker.handler
         async def answer(message: Message) -> None:
             async with worker.reply(message, name=options.agent) as out:
-                await stream_answer(out, source.answer(message, out.text))
+                await out.write_from(source.answer(message, out.text))
 
         draining: list[asyncio.Task[bool]] = []
         for signal_number in (signal.SIGTERM, signal.SIGINT):

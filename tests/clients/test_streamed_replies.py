@@ -179,28 +179,6 @@ async def test_a_cancel_by_readers_interrupts_unless_on_cancel_is_given() -> Non
         assert seen == ["went on"]
 
 
-async def test_a_reply_can_be_cancelled_before_it_is_open() -> None:
-    gate = asyncio.Event()
-    async with attached() as (worker, _, side):
-
-        @worker.handler
-        async def answer(message: Message) -> str:
-            await gate.wait()
-            if message.id == "m1":
-                async with worker.reply(message):
-                    pytest.fail("it is not opened")
-            return "left alone"
-
-        await side.deliver(1, 2)
-        await side.write(AttachResponse(cancelled=[1, 2, 3]))
-        await eventually(lambda: worker._table._deliveries and worker._table._deliveries[2].cancelled)
-        gate.set()
-        settled = await side.read_until("settlements")
-        while len(settled) < 2:
-            settled += await side.read_until("settlements")
-        assert {each.delivery_id: len(each.replies) for each in settled} == {1: 0, 2: 1}
-
-
 async def test_a_reply_that_is_too_large_ends_failed() -> None:
     async with attached() as (worker, _, side):
 

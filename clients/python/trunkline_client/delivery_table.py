@@ -19,6 +19,7 @@ from trunkline.v1.agent_service_pb2 import (
 from trunkline.v1.message_pb2 import Message
 
 from trunkline_client.clock import Clock
+from trunkline_client.deciding_error import deciding_error
 from trunkline_client.errors import Fenced, OutcomeUnknown, Refused, ReplyCancelled
 from trunkline_client.handler import Handler, HandlerResult
 from trunkline_client.in_flight_delivery import InFlightDelivery
@@ -176,6 +177,10 @@ class DeliveryTable:
             if reply.state.message is None:
                 reply.state.give_up(cause)
             reply.block.interrupt(cause)
+        if delivery.handler is not None and all(reply.block.is_new for reply in delivery.replies):
+            # The handler is still preparing its answer, which nobody waits for. Once it has replied, it may
+            # finish what it does afterwards.
+            delivery.handler.cancel()
 
     async def _expire(self, lease_s: float) -> None:
         await self._clock.sleep(lease_s)
@@ -185,7 +190,7 @@ class DeliveryTable:
     def _give_up(self, delivery: InFlightDelivery, reason: Fenced) -> None:
         """Forgets a delivery that another worker has, and stops its handler."""
         self._forget(delivery)
-        is_writing = any(each.block.is_active for each in delivery.replies)
+        is_writing = any(each.block.can_interrupt for each in delivery.replies)
         for reply in delivery.replies:
             reply.state.give_up(reason)
             reply.state_changed()
@@ -201,11 +206,11 @@ class DeliveryTable:
 
     def _on_handler_done(self, delivery: InFlightDelivery, handler: asyncio.Future[HandlerResult]) -> None:
         is_current = self.is_open and self._deliveries.get(delivery.delivery.delivery_id) is delivery
+        error: BaseException | None
         if handler.cancelled():
-            if is_current:
-                self._settle_with_error(delivery, asyncio.CancelledError("the handler was cancelled"))
-            return
-        error = handler.exception()
+            error = asyncio.CancelledError("the handler was cancelled")
+        else:
+            error = handler.exception()
         if is_current and error is not None:
             self._settle_with_error(delivery, error)
         elif is_current:
@@ -224,6 +229,11 @@ class DeliveryTable:
 
     def _settle_with_error(self, delivery: InFlightDelivery, error: BaseException) -> None:
         received = delivery.delivery
+        error = deciding_error(error)
+        if delivery.cancelled and not isinstance(error, Fenced):
+            if is_failure(error) and not isinstance(error, asyncio.CancelledError):
+                log.info("the handler of the cancelled message %s failed: %r", received.message.id, error)
+            error = ReplyCancelled("The reply was cancelled by its readers")
         settlement = settlement_for_error(received, error, failure_reported=delivery.failure_reported)
         if settlement is None and delivery.held:
             # Another worker had the delivery and returned it; the next attempt continues what that one wrote.

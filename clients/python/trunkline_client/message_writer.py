@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import AsyncIterable, Iterable
+from contextlib import aclosing
 from types import TracebackType
 from typing import Self
 
@@ -16,12 +19,19 @@ from trunkline.v1.message_pb2 import (
 
 from trunkline_client.accumulator import Accumulator
 from trunkline_client.builders import text_of
+from trunkline_client.deciding_error import deciding_error
 from trunkline_client.delta_buffer import MAX_KEPT_BYTES
 from trunkline_client.errors import Refused, ReplyCancelled, TrunklineError
 from trunkline_client.handler import RetryLater
 from trunkline_client.message_producer import MessageProducer
 from trunkline_client.reader_errors import INTERRUPTED, error_for_readers
+from trunkline_client.source_items import items_of
 from trunkline_client.well_formed import TextJoiner
+
+#: A write lets the event loop run if something written before is not sent after this long.
+MAX_UNWRITTEN_S = 0.01
+#: Steps of the event loop in which a batch is read or written.
+_STEPS_PER_YIELD = 8
 
 
 class MessageWriter:
@@ -30,10 +40,14 @@ class MessageWriter:
     Entering opens the message on disk. Leaving normally ends it COMPLETE; leaving by an exception ends it
     FAILED, with the name and text of the exception for all readers. Both wait until the end is on disk.
 
-    When readers cancel the message, the block is interrupted where it waits, as by `asyncio.timeout`: the
-    code inside gets CancelledError, and the block raises ReplyCancelled. With `on_cancel` that is called
-    instead, and only writing raises ReplyCancelled. ReplyExpired and Fenced interrupt the block in the same
-    way. If the block's task is cancelled from elsewhere, the message ends FAILED without waiting.
+    When readers cancel the message, the block is interrupted where it waits, as by `asyncio.timeout`: writing
+    raises ReplyCancelled, any other await CancelledError, and the block raises ReplyCancelled. With
+    `on_cancel` that is called instead, and only writing raises ReplyCancelled. ReplyExpired and Fenced
+    interrupt the block in the same way. If the block's task is cancelled from elsewhere, the message ends
+    FAILED without waiting.
+
+    Writing lets the event loop run if it has been blocked for 10 ms, so that what a blocking source yields is
+    sent, and a cancel arrives, at the next write.
 
     One task enters and leaves; several may write.
     """
@@ -44,6 +58,8 @@ class MessageWriter:
         self._producer = producer
         self._joiner = TextJoiner()
         self._writes_reasoning = False
+        #: Time of the first write whose content was not sent yet.
+        self._unwritten_since_s = 0.0
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._producer!r}>"
@@ -118,6 +134,31 @@ class MessageWriter:
         self._producer.whole.add(Delta(part=copy))
         self._producer.write_soon()
 
+    async def write_from(self, source: AsyncIterable[str | Part] | Iterable[str | Part]) -> None:
+        """Appends everything that a source yields: text, and parts.
+
+        The source is closed (`aclose`, `close`) however this ends, so that a generator's `finally` runs and
+        its connection to a model ends. A plain iterable runs in threads of the loop's default executor, one
+        step at a time. An interruption does not wait for a running step; the iterable is closed after it.
+
+        Args:
+            source: An asynchronous or plain iterable of strings and parts.
+
+        Raises:
+            TypeError: `source` is a string, or yields something else.
+            ReplyCancelled, ReplyExpired, Fenced, Refused, RuntimeError: As for `write`.
+        """
+        async with aclosing(items_of(source)) as items:
+            async for item in items:
+                if isinstance(item, str):
+                    await self.write(item)
+                elif not isinstance(item, Part):
+                    raise TypeError(f"the source yields str and Part, not {type(item).__name__}")
+                elif item.HasField("reasoning"):
+                    await self.write_reasoning(item.reasoning.text)
+                else:
+                    await self.add(item)
+
     def _add_text(self, text: str, *, reasoning: bool) -> None:
         if reasoning != self._writes_reasoning:
             self._end_text()
@@ -140,9 +181,18 @@ class MessageWriter:
         producer = self._producer
         if not producer.block.is_active:
             raise RuntimeError("The message is not open: write to it inside its `async with` block")
+        if producer.buffer.has_unwritten:
+            now_s = time.monotonic()
+            if now_s - self._unwritten_since_s > MAX_UNWRITTEN_S:
+                # The loop has not run since, because the source blocks it: nothing was sent or received.
+                await producer.block.let_loop_run(_STEPS_PER_YIELD)
+                self._unwritten_since_s = time.monotonic()
+        else:
+            self._unwritten_since_s = time.monotonic()
         await producer.block.wait_until(lambda: not producer.buffer.is_full, lambda: producer.failure)
 
     async def __aenter__(self) -> Self:
+        self._producer.block.begin()
         message = Message()
         message.CopyFrom(await self._producer.open())
         if message.next_index:
@@ -161,12 +211,16 @@ class MessageWriter:
             if block.cause is not None:
                 await block.absorb_interruption(error)
                 await self._end_interrupted(block.cause)
-                raise block.cause from error
-            await self._end_after(error)
+                if error is not block.cause:
+                    raise block.cause from error
+            else:
+                await self._end_after(error)
         finally:
             await self._producer.leave()
 
     async def _end_after(self, error: BaseException | None) -> None:
+        if error is not None:
+            error = deciding_error(error)
         if isinstance(error, RetryLater):
             return  # the next attempt continues the message, from before half of a character
         self._end_text()

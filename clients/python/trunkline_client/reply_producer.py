@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from trunkline.v1.agent_service_pb2 import OpenReply
 from trunkline.v1.error_pb2 import Error
-from trunkline.v1.message_pb2 import MESSAGE_STATE_FAILED, Message, MessageState
+from trunkline.v1.message_pb2 import MESSAGE_STATE_CANCELLED, MESSAGE_STATE_FAILED, Message, MessageState
 
 from trunkline_client.delta_buffer import DeltaBuffer
 from trunkline_client.errors import ReplyCancelled, TrunklineError
@@ -71,7 +71,9 @@ class ReplyProducer(MessageProducer):
         try:
             self._post(self)
             await self.block.wait_until(lambda: self.state.message is not None, lambda: self.failure)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, ReplyCancelled):
+                self.end_soon(MESSAGE_STATE_CANCELLED, None)
             if self.state.must_open:
                 self.state.give_up(ReplyCancelled("The reply was given up before it was open"))
             self._on_left(self)

@@ -58,8 +58,7 @@ class Worker:
         @worker.handler
         async def answer(message: Message) -> None:
             async with worker.reply(message) as out:
-                async for word in model(text_of(message)):
-                    await out.write(word)
+                await out.write_from(model(text_of(message)))
 
     Every message is handled at least once, and messages of one conversation one after the other. If the
     handler raises, the message is redelivered after 1 s, 2 s, 4 s and so on up to a minute; RetryLater and
@@ -69,6 +68,10 @@ class Worker:
     Handlers outlive the stream to the router, which the worker reconnects by itself. A handler whose message
     went to another worker is cancelled, or gets Fenced in its streamed reply; so handlers must tolerate
     being repeated.
+
+    When readers cancel, the handler is interrupted where it waits. Inside a reply's block, the block raises
+    ReplyCancelled; before the first reply the handler's task is cancelled; after a reply it goes on, and can
+    open no other. The message is acknowledged, whatever the handler does then.
 
     A handler may be a plain function. It then costs no task, and blocks everything else while it runs. If
     the event loop is blocked for longer than the router's leases (15 s while a reply is streamed), the
