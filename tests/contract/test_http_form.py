@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from importlib.util import find_spec
+
 import pytest
 from google.api.annotations_pb2 import http
 from google.protobuf.descriptor import MethodDescriptor
@@ -107,6 +110,30 @@ def test_the_document_has_the_essential_parts() -> None:
     ]
     watch = found["paths"]["/v1/tenants/{tenant}/connections:watch"]["get"]
     assert list(watch["responses"]["200"]["content"]) == ["text/event-stream"]
+
+
+def test_the_document_describes_the_short_name_of_each_enum_value() -> None:
+    found = document(bindings())["components"]["schemas"]
+    for name, prefix, schema in (
+        ("Scope", "SCOPE_", found["Scope"]),
+        ("Openness", "OPENNESS_", found["Openness"]),
+        ("Conversation.kind", "CONVERSATION_KIND_", found["Conversation"]["properties"]["kind"]),
+        ("EndMessage.state", "MESSAGE_STATE_", found["EndMessageBody"]["properties"]["state"]),
+    ):
+        values = [each for each in schema["enum"] if not each.endswith("_UNSPECIFIED")]
+        assert values, name
+        for value in values:
+            short = value.removeprefix(prefix).lower()
+            assert f"- `{value}`, in requests also `{short}`: " in schema["description"], name
+
+
+@pytest.mark.parametrize("suffix", ["", "_client", "_api", "_sdk"])
+def test_a_package_named_after_the_title_of_the_document_is_none_of_ours(suffix: str) -> None:
+    """openapi-python-client adds `_client` to the title; others add nothing, or name the kind of package."""
+    title: str = document(bindings())["info"]["title"]
+    package = re.sub(r"\W+", "_", title).lower() + suffix
+    assert find_spec("trunkline_client") is not None
+    assert find_spec(package) is None
 
 
 def test_the_document_states_the_scope_of_each_call() -> None:

@@ -1,12 +1,14 @@
 """Variant of the published OpenAPI document for fuzzing, which accepts exactly what the edge accepts.
 
-Canonical protobuf JSON is more lenient than a document for people and generators should be: it accepts null,
-and strings for numbers and vice versa. In turn, schemas shared by requests and responses are open in the
-document, because responses may gain fields, while unknown fields of a request are rejected.
+Request bodies and queries are more lenient than a document for people and generators should be: they accept
+null, strings for numbers and vice versa, and short names of enum values. In turn, schemas shared by requests
+and responses are open in the document, because responses may gain fields, while unknown fields of a request
+are rejected.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 Schema = dict[str, Any]
@@ -47,9 +49,10 @@ def _accepted(schema: Schema, schemas: Schema) -> Schema:
         if "enum" not in schemas[name]:
             return {"$ref": f"{SCHEMAS}Accepted{name}"}
         schema = schemas[name]
+    short = re.findall(r"in requests also `(\w+)`", schema.get("description", ""))
     schema = {key: value for key, value in schema.items() if key != "description"}
     if "enum" in schema:
-        return {"anyOf": [schema, {"type": "integer"}, WHOLE]}
+        return {"anyOf": [schema | {"enum": schema["enum"] + short}, {"type": "integer"}, WHOLE]}
     if schema["type"] == "integer" or schema.get("format", "").endswith("int64"):
         return {"anyOf": [schema, {"type": "integer"}, WHOLE]}
     if schema["type"] == "array":

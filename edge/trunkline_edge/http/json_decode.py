@@ -1,9 +1,9 @@
 """Decodes canonical protobuf JSON to the nested dicts that a message's constructor takes.
 
-Accepts the same JSON as `google.protobuf.json_format`, which tests verify, with two differences. Errors name
-the place and the problem in the JSON. And it is strict: json_format reads `""` and `[]` as empty messages,
-and ignores foreign characters in base64. Strings stand for numbers and enum values too, so the same rules
-apply to the values in a query.
+Accepts the same JSON as `google.protobuf.json_format`, which tests verify, with three differences. Errors
+name the place and the problem in the JSON. Enum values may have the short names of WebSocket frames. And it
+is strict: json_format reads `""` and `[]` as empty messages, and ignores foreign characters in base64.
+Strings stand for numbers and enum values too, so the same rules apply to the values in a query.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message_factory import GetMessageClass
+
+from trunkline_edge.dialects.native.json_schema import enum_names
 
 STRUCT = "google.protobuf.Struct"
 MAX_INT32, MAX_INT64 = 2**31 - 1, 2**63 - 1
@@ -173,7 +175,10 @@ def _well_known_decoder(message: Descriptor) -> Decode:
 
 
 def _enum_decoder(enum: EnumDescriptor) -> Decode:
+    short = enum_names(enum)
     numbers = {name: value.number for name, value in enum.values_by_name.items()}
+    numbers |= {name: number for number, name in short.items()}
+    choices = ", ".join(f"{name} ({enum.values_by_number[number].name})" for number, name in short.items())
     decode_number = _whole_decoder(-MAX_INT32 - 1, MAX_INT32)
 
     def decode(value: Any) -> int:
@@ -181,7 +186,7 @@ def _enum_decoder(enum: EnumDescriptor) -> Decode:
             if (number := numbers.get(value)) is not None:
                 return number
             if not _WHOLE.fullmatch(value):
-                raise Unreadable(f"must be one of {', '.join(numbers)}")
+                raise Unreadable(f"must be one of {choices}")
         return decode_number(value)  # type: ignore[no-any-return]
 
     return decode

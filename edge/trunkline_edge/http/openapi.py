@@ -38,11 +38,15 @@ BODY_ERRORS = {
     415: "The body is not JSON in UTF-8.",
 }
 
+#: Generators name their package after it: `trunkline_http_api_client`, `trunkline_http_api`. A title of
+#: "Trunkline" gives names of our own packages.
+TITLE = "Trunkline HTTP API"
+
 DESCRIPTION = """\
 Every unary RPC of the gRPC contract `trunkline.v1`, as canonical protobuf JSON. 64-bit integers are \
-strings. In requests optional fields may be null, numbers may be strings, enum values may be numbers, and \
-field names may be snake_case; responses never use these forms. Unknown parameters and fields are rejected. \
-Responses may gain new fields.
+strings. In requests optional fields may be null, numbers may be strings, enum values may be numbers or \
+short names (`person` for `CONVERSATION_KIND_PERSON`), and field names may be snake_case; responses never \
+use these forms. Unknown parameters and fields are rejected. Responses may gain new fields.
 
 An error is a `google.rpc.Status`; the catalogue's code is the `reason` of its `google.rpc.ErrorInfo`."""
 
@@ -116,7 +120,7 @@ def document(known: Sequence[Binding], path_prefix: str = "") -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {
-            "title": "Trunkline",
+            "title": TITLE,
             "version": f"1.{catalogue.CONTRACT_MINOR}",
             "summary": "A message bridge for multi-tenant chat and agent products",
             "description": DESCRIPTION,

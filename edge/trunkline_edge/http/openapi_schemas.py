@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from trunkline.v1.comments import COMMENTS
 
+from trunkline_edge.dialects.native.json_schema import enum_names
 from trunkline_edge.http.bindings import FieldPath
 from trunkline_edge.http.json_decode import is_map, map_value
 from trunkline_edge.http.openapi_limits import Schema, keywords, limits_of, must_be_set
@@ -139,7 +140,8 @@ class SchemaRegistry:
             items = self._one(field, NO_PATH_FIELDS) | bounds.pop("items", {})
             return {"type": "array", "items": items} | bounds
         if field.enum_type is not None and bounds:
-            return {"type": "string"} | bounds
+            lines = _value_lines(field.enum_type, bounds.get("enum"))
+            return {"type": "string", "description": "\n".join(lines)} | bounds
         return self._one(field, path_fields) | bounds
 
     def _one(self, field: FieldDescriptor, path_fields: PathFields) -> Schema:
@@ -156,18 +158,27 @@ class SchemaRegistry:
 
     def _enum(self, enum: EnumDescriptor) -> Schema:
         if enum.name not in self.components:
-            about = {each.name: COMMENTS.get(f"{enum.name}.{each.name}", "") for each in enum.values}
-            values = [f"- `{name}`: {text}" for name, text in about.items()]
+            # Short names are described only: with both, generators give two values one name.
             self.components[enum.name] = {
                 "type": "string",
-                "description": "\n".join([comment(enum), "", *values]),
-                "enum": list(about),
+                "description": "\n".join([comment(enum), "", *_value_lines(enum)]),
+                "enum": [each.name for each in enum.values],
             }
         return {"$ref": SCHEMAS + enum.name}
 
     def _described(self, field: FieldDescriptor, schema: Schema) -> Schema:
-        text = comment(field)
-        return schema | {"description": text} if text else schema
+        texts = [text for text in (comment(field), schema.get("description", "")) if text]
+        return schema | {"description": "\n\n".join(texts)} if texts else schema
+
+
+def _value_lines(enum: EnumDescriptor, names: Collection[str] | None = None) -> Iterator[str]:
+    """A line of Markdown for each value, or those of `names`, with comment and short name."""
+    short = enum_names(enum)
+    for each in enum.values:
+        if names is not None and each.name not in names:
+            continue
+        also = f", in requests also `{short[each.number]}`" if each.number in short else ""
+        yield f"- `{each.name}`{also}: {COMMENTS.get(f'{enum.name}.{each.name}', '')}"
 
 
 def _with_oneofs(message: Descriptor) -> str:

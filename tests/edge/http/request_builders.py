@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -15,6 +17,8 @@ from trunkline_edge.http.bindings import Binding, bindings
 from trunkline_edge.http.path_router import PathRouter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trunkline_edge.http.bindings import FieldPath
 
 BINDINGS = bindings()
@@ -80,20 +84,22 @@ def fill_path(binding: Binding, message: Message, values: list[str]) -> None:
         setattr(inside, path[-1].name, value)
 
 
-def url_of(binding: Binding, message: Message) -> str:
-    """Path and query of a message."""
+def url_of(binding: Binding, message: Message, *, short: bool = False) -> str:
+    """Path and query of a message, with enum values as numbers or by their short names."""
     values = iter([quote(str(_at(message, path)), safe="") for path in binding.variables])
     path = "/".join(segment or next(values) for segment in binding.pattern.segments)
     path = f"/{path}" + (f":{binding.pattern.verb}" if binding.pattern.verb else "")
-    query = [] if binding.has_body else list(_query(message, (), set(binding.variables)))
+    query = [] if binding.has_body else list(_query(message, (), set(binding.variables), short))
     return f"{path}?{urlencode(query)}" if query else path
 
 
-def body_of(binding: Binding, message: Message) -> bytes:
-    """The body, with the message's other fields."""
+def body_of(binding: Binding, message: Message, *, short: bool = False) -> bytes:
+    """The body, with the message's other fields, and enum values by their long or short names."""
     if not binding.has_body:
         return b""
     content = MessageToDict(message)
+    if short:
+        _shorten(message.DESCRIPTOR, content)
     for path in binding.variables:
         inside = content
         for field in path[:-1]:
@@ -102,13 +108,42 @@ def body_of(binding: Binding, message: Message) -> bytes:
     return json.dumps(content).encode()
 
 
+def short_name(enum: EnumDescriptor, long: str) -> str:
+    """The name of an enum value on WebSockets, which have none for the unspecified one."""
+    if not enum.values_by_name[long].number:
+        return long
+    prefix = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", enum.name).upper() + "_"
+    assert long.startswith(prefix)
+    return long.removeprefix(prefix).lower()
+
+
+def _shorten(message: Descriptor, content: dict[str, Any]) -> None:
+    """Replace long names of enum values, at any depth."""
+    for field in message.fields:
+        found = content.get(field.json_name)
+        if found is None or (field.message_type or field.enum_type) is None:
+            continue
+        is_map = field.message_type is not None and field.message_type.GetOptions().map_entry
+        one = field.message_type.fields_by_name["value"] if is_map else field
+        if one.enum_type is not None:
+            content[field.json_name] = _each(found, partial(short_name, one.enum_type), is_map)
+        elif one.message_type is not None and one.message_type.file.package == "trunkline.v1":
+            _each(found, partial(_shorten, one.message_type), is_map)
+
+
+def _each(found: Any, convert: Callable[[Any], Any], is_map: bool) -> Any:
+    if is_map:
+        return {key: convert(value) for key, value in found.items()}
+    return [convert(value) for value in found] if isinstance(found, list) else convert(found)
+
+
 def _at(message: Any, path: FieldPath) -> Any:
     for field in path:
         message = getattr(message, field.name)
     return message
 
 
-def _query(message: Message, outer: FieldPath, elsewhere: set[FieldPath]) -> Any:
+def _query(message: Message, outer: FieldPath, elsewhere: set[FieldPath], short: bool) -> Any:
     for field, value in message.ListFields():
         path = (*outer, field)
         name = ".".join(each.json_name for each in path)
@@ -117,9 +152,11 @@ def _query(message: Message, outer: FieldPath, elsewhere: set[FieldPath]) -> Any
         if field.message_type is not None and field.message_type.file.package == "google.protobuf":
             yield name, MessageToDict(message)[field.json_name]
         elif field.message_type is None:
+            if short and field.enum_type is not None:
+                value = short_name(field.enum_type, field.enum_type.values_by_number[value].name)
             yield name, str(value).lower() if isinstance(value, bool) else str(value)
         elif value.ListFields() or any(known[: len(path)] == path for known in elsewhere):
-            yield from _query(value, path, elsewhere)
+            yield from _query(value, path, elsewhere, short)
         else:
             # One of its fields makes an empty message present.
             yield from _presence(field.message_type, name)

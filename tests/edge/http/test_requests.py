@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
 import pytest
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.json_format import MessageToJson, Parse, ParseError
 from google.protobuf.message import Message
 from hypothesis import given, settings
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
 from trunkline.v1.catalogue import Refused
 from trunkline_edge.http.bindings import Binding
+from trunkline_edge.http.json_decode import Unreadable, decoder
 from trunkline_edge.http.request import (
     MAX_PARAMETERS,
     MAX_VALUES,
@@ -42,12 +46,15 @@ def refusal(http_method: str, url: str, body: bytes = b"") -> str:
 
 
 @pytest.mark.parametrize("binding", BINDINGS, ids=lambda binding: binding.method.name)
-@given(data=st.data())
+@given(data=st.data(), short=st.booleans())
 @settings(max_examples=25, deadline=None)
-def test_every_message_comes_back_from_its_http_form(binding: Binding, data: st.DataObject) -> None:
+def test_every_message_comes_back_from_its_http_form(
+    binding: Binding, data: st.DataObject, short: bool
+) -> None:
     message = data.draw(messages(binding.method.input_type))
     fill_path(binding, message, [data.draw(ID) for _ in binding.variables])
-    assert read(binding.http_method, url_of(binding, message), body_of(binding, message)) == message
+    url, body = url_of(binding, message, short=short), body_of(binding, message, short=short)
+    assert read(binding.http_method, url, body) == message
 
 
 @given(messages(BroadcastRequest.DESCRIPTOR), st.booleans(), st.booleans())
@@ -84,7 +91,7 @@ def _end_request() -> Message:
         ('{"epoch": "٥"}', "epoch: must be a whole number, not '٥'"),
         ('{"epoch": -1}', "epoch: must be between 0 and 18446744073709551615"),
         ('{"epoch": "18446744073709551616"}', "epoch: must be between 0 and 18446744073709551615"),
-        ('{"state": "DONE"}', "state: must be one of MESSAGE_STATE_UNSPECIFIED, MESSAGE_STATE_OPEN, "),
+        ('{"state": "DONE"}', "state: must be one of open (MESSAGE_STATE_OPEN), complete ("),
         ('{"error": ""}', "error: must be an object, not ''"),
         ('{"error": []}', "error: must be an object, not an array"),
         ('{"error": {"retryable": "true"}}', "error.retryable: must be true or false, not 'true'"),
@@ -185,7 +192,8 @@ def test_no_body_is_beyond_a_refusal(body: bytes) -> None:
         ("limit=1&limit=2", "limit: is set twice"),
         ("limit=", "limit: must be a whole number, not ''"),
         ("limit=4294967296", "limit: must be between 0 and 4294967295"),
-        ("address.conversation.kind=x", "address.conversation.kind: must be one of "),
+        ("address.conversation.kind=x", "address.conversation.kind: must be one of person (CON"),
+        ("address.conversation.kind=Person", "address.conversation.kind: must be one of person ("),
         ("before.seq=1&after.seq=2", "after.seq: cannot be set together with before"),
         (
             "address.user=u&address.conversation.id=x",
@@ -205,10 +213,52 @@ def test_a_call_with_its_whole_request_in_the_body_takes_no_query() -> None:
     )
 
 
+@pytest.mark.parametrize("form", ["CONVERSATION_KIND_GROUP", "group", 2, "2"])
+def test_an_enum_value_within_a_message_may_have_each_form(form: str | int) -> None:
+    address = {"agent": "a", "platform": "p", "conversation": {"kind": form, "id": "g"}}
+    body = {"address": address, "parts": [{"text": {"text": "Tea?"}}]}
+    assert read("POST", MESSAGES, json.dumps(body).encode()) == BroadcastRequest(
+        address={"tenant": "t", "agent": "a", "platform": "p", "conversation": {"kind": 2, "id": "g"}},
+        parts=[{"text": {"text": "Tea?"}}],
+    )
+
+
+def test_enum_values_of_a_list_may_have_each_form() -> None:
+    body = b'{"name": "k", "scopes": ["broadcast", "SCOPE_HISTORY", 3, "4"]}'
+    assert read("POST", "/v1/tenants/t/apiKeys", body).scopes == [1, 2, 3, 4]  # type: ignore[attr-defined]
+    problem = refusal("POST", "/v1/tenants/t/apiKeys", b'{"scopes": ["history", "SCOPE"]}')
+    assert problem.startswith("scopes[1]: must be one of broadcast (SCOPE_BROADCAST), history (")
+
+
+def test_enum_values_of_a_map_may_have_each_form() -> None:
+    file = FileDescriptorProto(name="mapped.proto", package="mapped", syntax="proto3")
+    values = file.enum_type.add(name="Mode").value
+    for number, name in enumerate(("MODE_UNSPECIFIED", "MODE_READ_ONLY")):
+        values.add(name=name, number=number)
+    entry = file.message_type.add(name="Modes").nested_type.add(name="ByAgentEntry")
+    entry.options.map_entry = True
+    text, enum, message = FieldDescriptorProto.TYPE_STRING, FieldDescriptorProto.TYPE_ENUM, 11
+    entry.field.add(name="key", number=1, type=text, label=1)
+    entry.field.add(name="value", number=2, type=enum, type_name=".mapped.Mode", label=1)
+    file.message_type[0].field.add(
+        name="by_agent", number=1, type=message, type_name=".mapped.Modes.ByAgentEntry", label=3
+    )
+    pool = DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    decode = decoder(pool.FindMessageTypeByName("mapped.Modes"))
+    assert decode({"byAgent": {"a": "read_only", "b": "MODE_READ_ONLY", "c": 1}}) == {
+        "by_agent": {"a": 1, "b": 1, "c": 1}
+    }
+    with pytest.raises(Unreadable, match=r"^must be one of read_only \(MODE_READ_ONLY\)$") as caught:
+        decode({"byAgent": {"a": "write"}})
+    assert caught.value.field == "byAgent['a']"
+
+
 @pytest.mark.parametrize(
     "query",
     [
         "address.agent=a+b&address.conversation.kind=2&after.seq=0",
+        "address.agent=a+b&address.conversation.kind=group&after.seq=0",
         "address.agent=a%20b&address.conversation.kind=CONVERSATION_KIND_GROUP&after.seq=0&",
     ],
 )
