@@ -22,6 +22,8 @@ from trunkline.v1 import (
     edge_service_pb2_grpc,
     history_service_pb2,
     history_service_pb2_grpc,
+    media_service_pb2,
+    media_service_pb2_grpc,
     presence_service_pb2,
     presence_service_pb2_grpc,
     tenant_service_pb2,
@@ -30,6 +32,7 @@ from trunkline.v1 import (
 from trunkline.v1.tenant_limits import default_limits
 from trunkline_runtime import process
 from trunkline_runtime.descriptors import watch
+from trunkline_runtime.process import StartError
 
 from trunkline_router import listeners
 from trunkline_router.audit_trail import AuditTrail
@@ -39,6 +42,7 @@ from trunkline_router.log.data_key_settings import DataKeyFile
 from trunkline_router.log.engines import open_log
 from trunkline_router.log.interface import Log
 from trunkline_router.maintenance import Maintenance
+from trunkline_router.media.folder import MediaFolder
 from trunkline_router.operator_key import operator_key
 from trunkline_router.rpc.agent_service import AgentServicer
 from trunkline_router.rpc.audit_service import AuditServicer
@@ -46,6 +50,7 @@ from trunkline_router.rpc.auth_interceptor import AuthInterceptor
 from trunkline_router.rpc.broadcast_service import BroadcastServicer
 from trunkline_router.rpc.edge_service import EdgeServicer
 from trunkline_router.rpc.history_service import HistoryServicer
+from trunkline_router.rpc.media_service import MediaServicer
 from trunkline_router.rpc.presence_service import PresenceServicer
 from trunkline_router.rpc.reflection import add_reflection
 from trunkline_router.rpc.tenant_service import TenantServicer
@@ -64,6 +69,7 @@ SERVICES = [
         (audit_service_pb2, "AuditService"),
         (broadcast_service_pb2, "BroadcastService"),
         (history_service_pb2, "HistoryService"),
+        (media_service_pb2, "MediaService"),
         (presence_service_pb2, "PresenceService"),
         (tenant_service_pb2, "TenantService"),
     )
@@ -126,6 +132,7 @@ async def _close(
     tasks.cancel()
     await asyncio.gather(tasks, return_exceptions=True)
     await runtime.finish_writes()
+    runtime.media.close()
     await log.close()
 
 
@@ -145,7 +152,16 @@ def make_runtime(settings: RouterSettings, log: Log) -> RouterRuntime:
         new_id=lambda: secrets.token_hex(12),
         now_ms=lambda: time.time_ns() // 1_000_000,
     )
-    return RouterRuntime(core, log, settings.checkpoint_interval_s)
+    return RouterRuntime(core, log, _open_media(settings), settings.checkpoint_interval_s)
+
+
+def _open_media(settings: RouterSettings) -> MediaFolder:
+    """Open the folder of uploads. Raises StartError."""
+    folder = settings.data_dir / "media"
+    try:
+        return MediaFolder.open(folder, settings.upload_ttl_s)
+    except OSError as error:
+        raise StartError(f"cannot open the folder of uploads, {folder}: {error}") from error
 
 
 async def make_server(
@@ -165,6 +181,7 @@ async def make_server(
     history_service_pb2_grpc.add_HistoryServiceServicer_to_server(
         HistoryServicer(runtime, interceptor.audit), server
     )
+    media_service_pb2_grpc.add_MediaServiceServicer_to_server(MediaServicer(runtime, runtime.media), server)
     presence_service_pb2_grpc.add_PresenceServiceServicer_to_server(
         PresenceServicer(runtime, interceptor.audit), server
     )

@@ -1,4 +1,4 @@
-"""Background work of a router: expiry, retention, interrupted deletions.
+"""Background work of a router: expiry of keys and uploads, retention, interrupted deletions.
 
 One task for the process. Every piece of work is short, and commits run between the pieces.
 """
@@ -75,6 +75,7 @@ class Maintenance:
         await self._audit.write_refusals()
         await self._reconciler.refresh()
         await self._finish_deletions()
+        await runtime.media.sweep(time.time())
         for _ in range(PRUNED_PIECES_PER_ROUND):
             if not await self._prune(now_ms):
                 break

@@ -23,6 +23,7 @@ from trunkline_router.core.router import RouterCore
 from trunkline_router.core.values.log_records import Fork
 from trunkline_router.log.interface import Log, LogUnavailable
 from trunkline_router.log_reads import LogReads
+from trunkline_router.media.media_store import MediaStore
 
 _log = structlog.get_logger()
 
@@ -78,10 +79,11 @@ class RouterRuntime:
     Every call that gives the core an event is made within a `step`, with no await inside it.
     """
 
-    def __init__(self, core: RouterCore, log: Log, checkpoint_interval_s: float) -> None:
+    def __init__(self, core: RouterCore, log: Log, media: MediaStore, checkpoint_interval_s: float) -> None:
         #: For reading; events go through `step`.
         self.core = core
         self.log = log
+        self.media = media
         self._checkpoint_interval_s = checkpoint_interval_s
         #: By link, worker, watcher, or the object that stands for another stream's caller.
         self.streams: dict[object, PeerStream] = {}

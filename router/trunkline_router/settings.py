@@ -43,7 +43,9 @@ class RouterSettings(ProcessSettings):
         default=False,
         description="Accept links without credentials from anywhere, not only from this machine",
     )
-    data_dir: Path = Field(default=Path("data"), description="Folder of the log; created if missing")
+    data_dir: Path = Field(
+        default=Path("data"), description="Folder of the log and of uploads; created if missing"
+    )
     data_key: SecretStr = Field(
         default=SecretStr(""),
         description="Key that encrypts secrets, and messages of tenants that want it: base64 of 32 bytes",
@@ -104,6 +106,9 @@ class RouterSettings(ProcessSettings):
         default=2 << 20,
         ge=1 << 16,
         description="Output waiting for one edge beyond which its senders are held back",
+    )
+    upload_ttl_s: float = Field(
+        default=3600, ge=1, description="Time for which an upload is kept for the message that uses it"
     )
     max_conversations: int = Field(
         default=100, ge=1, description="Groups that a connection may join in a tenant without its own limit"

@@ -226,6 +226,8 @@ class TenantAdmin:
                 _log.info("tenant deleted", tenant=name, messages=messages)
 
         async with self._deletion_lock:
+            if self._is_being_deleted(name):
+                await self._runtime.media.erase_tenant(name)
             while self._is_being_deleted(name):
                 await self._runtime.write(erase, erased)
         return messages
@@ -235,9 +237,10 @@ class TenantAdmin:
         return tenant is not None and tenant.state == TENANT_STATE_DELETING
 
     async def erase_user(self, name: str, user: str) -> tuple[int, int]:
-        """Erase a user's messages and receipts. Returns the number of each."""
+        """Erase a user's messages, receipts and uploads. Returns the number of the first two."""
         tenant = self.tenant(name)
         await self._audit.write(self._audit.record("EraseUser", user, tenant=name))
+        await self._runtime.media.erase_user(name, user)
         messages = receipts = 0
         cursor: Cursor | None = None
 

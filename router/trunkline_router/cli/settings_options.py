@@ -40,6 +40,17 @@ class SettingsChanges:
             help="LangBot pipeline that is an agent of the tenant. Repeatable.", rich_help_panel=_CLIENTS
         ),
     ] = None
+    workspace: Annotated[
+        list[str] | None,
+        typer.Option(help="LangBot workspace of the tenant. Repeatable.", rich_help_panel=_CLIENTS),
+    ] = None
+    web_page_bot: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="LangBot bot that web pages embed, for anybody to chat with. Repeatable.",
+            rich_help_panel=_CLIENTS,
+        ),
+    ] = None
     origin: Annotated[
         list[str] | None,
         typer.Option(
@@ -148,6 +159,8 @@ class SettingsChanges:
         if self.jwks_url is not None:
             auth.jwks_url = self.jwks_url
         _replace(settings.pipelines, self.pipeline)
+        _replace(settings.workspaces, self.workspace)
+        _replace(settings.web_page_bots, self.web_page_bot)
         _replace(settings.origins, self.origin)
         _replace(auth.audiences, self.audience)
         if self.tokens_stdin:

@@ -20,6 +20,8 @@ ALL = (
     ("--open-to", "loopback"),
     ("--agent", "helper"),
     ("--pipeline", "p1", "--pipeline", "p2"),
+    ("--workspace", "w1"),
+    ("--web-page-bot", "b1"),
     ("--origin", "https://example.com"),
     ("--audience", "chat"),
     ("--allow-credentials",),
@@ -37,6 +39,8 @@ SETTINGS = {
     "openTo": "OPENNESS_LOOPBACK",
     "defaultAgent": "helper",
     "pipelines": ["p1", "p2"],
+    "workspaces": ["w1"],
+    "webPageBots": ["b1"],
     "origins": ["https://example.com"],
     "allowCredentials": True,
     "clientAuth": {

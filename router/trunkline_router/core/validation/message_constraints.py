@@ -26,6 +26,7 @@ from trunkline_router.core.validation.constraints import (
     size,
     with_values,
 )
+from trunkline_router.core.validation.media_constraints import MEDIA_CONSTRAINTS
 from trunkline_router.core.validation.tenant_constraints import TENANT_CONSTRAINTS
 
 MAX_MESSAGE_BYTES = LARGEST_MESSAGE_BYTES
@@ -179,5 +180,6 @@ CONSTRAINTS: dict[str, Constraint] = {
     "CloseConnectionsRequest.address": REQUIRED,
     "CloseConnectionsRequest.reason": _NAME,
     "WatchConnectionsRequest.address": REQUIRED,
+    **MEDIA_CONSTRAINTS,
     **TENANT_CONSTRAINTS,
 }

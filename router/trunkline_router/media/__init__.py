@@ -1,0 +1,1 @@
+"""Uploads: an interface, and the engine that keeps them in a folder."""
