@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_BENCH := $(VENV)/.installed-bench
 INSTALLED_FUZZ := $(VENV)/.installed-fuzz
+# Versions of maim_message whose clients tests run, beside the one in .venv.
+MAIM := 0.2.0 0.3.8 0.5.7 0.6.8 0.7.5
 # Last file that protos/compile.py writes.
 STUBS := build/stubs/trunkline/v1/catalogue.py
 # Distributions of this repository, each before those that depend on it.
@@ -41,7 +43,7 @@ certs: setup ## create TLS certificates in ./certs, valid for 90 days; NAMES=rou
 check: lint ## lint, then run the tests that need no process and no socket, in under a minute
 	$(BIN)/python -m pytest -m pure -n auto --maxprocesses 4 --max-worker-restart 0 --dist worksteal $(ARGS)
 
-test: lint ## lint, then run every test; ARGS="-k name" is passed to pytest
+test: lint $(MAIM:%=build/maim/%) ## lint, then run every test; ARGS="-k name" is passed to pytest
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --max-worker-restart 0 --dist loadfile $(ARGS)
 
 lint: setup ## check style, types, layers, contract and container files
@@ -66,6 +68,9 @@ fuzz: setup $(INSTALLED_FUZZ) ## fuzz the dialects for a minute; FUZZ_SECONDS=60
 
 soak: setup ## run the state machines with many steps; MINUTES=60 sets the time for each, SEED= repeats a run, MACHINE= chooses
 	$(BIN)/python -m tests.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(if $(MACHINE),--machine $(MACHINE))
+
+build/maim/%: | $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ maim-message==$*
 
 protos: $(INSTALLED) ## recompile the contract to build/stubs
 	$(BIN)/python protos/compile.py build/stubs
