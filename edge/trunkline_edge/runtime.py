@@ -293,7 +293,7 @@ class EdgeRuntime:
     def linked(self) -> None:
         """Declare everything on a new link."""
         self.tenants.begin_sync()
-        self.step(self.core.linked)
+        self.step(self.core.linked, asyncio.get_running_loop().time())
 
     def link_received(self, batch: LinkResponse) -> None:
         """Handle a batch from the router. Raises KeyError if it names an unknown topic."""

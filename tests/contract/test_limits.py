@@ -260,6 +260,7 @@ SPECIAL: dict[str, tuple[list[Any], list[Any]]] = {
         [[], [*PARTS, PART], [data(4096), data(4096), data(1)], [data(200)] * 41],
         [[PART], PARTS, [data(4096)] * 2, [data(128)] * 64, [data(4096), PART, data(4095), data(1)]],
     ),
+    "`stopped`, or not set": ([2, 3, 4, 99], [0, 1]),
     "at most 8388608 bytes": ([b"x" * 8388609], [b"", b"x" * 8388608]),
     "at most 24 levels deep; at most 4096 values": (
         [struct(25), struct(26), values(4097), {"k": [{"k": 1}] * 2048}, {"k": [[]] * 4096}],

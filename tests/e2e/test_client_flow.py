@@ -14,6 +14,7 @@ from tests.e2e.fleet import Fleet, fleet_of
 from tests.e2e.polling import wait_until
 from tests.e2e.promise_checks import assert_promises_kept
 from tests.e2e.recording_client import RecordingClient, frame_text
+from tests.e2e.recording_event_client import RecordingEventClient
 from tests.support.patience import patient
 from tests.validators.history import History
 from tests.validators.promises import assert_promises
@@ -113,6 +114,38 @@ async def test_history_signals_reads_and_pings_work(fleet: Fleet) -> None:
         await gus.send({"type": "ping", "id": "p1"})
         assert await gus.next("pong", id="p1")
         assert_promises_kept(fleet, history, [fay, gus])
+
+
+async def test_signals_with_a_time_to_live_end_for_everybody_who_was_sent_them(fleet: Fleet) -> None:
+    history = History()
+    near, far = edges_of(fleet)
+    async with (
+        RecordingClient(history, "demo/hal", near, "group:typing", agent="nobody") as hal,
+        RecordingClient(history, "demo/ida", far, "group:typing", agent="nobody") as ida,
+        RecordingEventClient(history, "demo/jan", far, "group:typing", agent="nobody") as jan,
+    ):
+        await hal.send({"type": "signal", "name": "typing", "ttl_ms": 300})
+        await hal.send({"type": "signal", "name": "looking", "ttl_ms": 300_000})
+        for client in (ida, jan):
+            typing = await client.next("signal", name="typing")
+            assert (typing["user"], typing["ttl_ms"]) == ("hal", 300)
+            await client.next("signal", name="typing", end="expired")
+        async with RecordingClient(history, "demo/kim", near, "group:typing", agent="nobody") as kim:
+            looking = await kim.next("signal", name="looking")
+            assert 0 < looking["ttl_ms"] < 300_000
+            await hal.send({"type": "signal", "name": "looking", "end": "stopped"})
+            for client in (ida, jan, kim):
+                await client.next("signal", name="looking", user="hal", end="stopped")
+            await kim.send({"type": "signal", "name": "typing", "ttl_ms": 300_000})
+            for client in (hal, ida, jan):
+                await client.next("signal", user="kim", ttl_ms=300_000)
+        for client in (hal, ida, jan):
+            await client.next("signal", user="kim", end="left")
+        for bad in ({"ttl_ms": 300_001}, {"ttl_ms": 1, "end": "stopped"}, {"end": "left"}):
+            await hal.send({"type": "signal", "name": "bad", **bad})
+            assert (await hal.next("error"))["code"] == "INVALID_ARGUMENT"
+        # A sender gets neither its own signals nor their ends.
+        assert "signal" not in [frame["type"] for frame in hal.inbox]
 
 
 async def test_disconnect_closes_with_1000(fleet: Fleet) -> None:

@@ -96,6 +96,32 @@ async def test_clients_that_connect_while_the_router_is_down_wait_for_it(fleet: 
         await bob.leave()
 
 
+async def test_signals_that_live_end_although_the_router_was_killed(fleet: Fleet) -> None:
+    history = History()
+    async with (
+        RecordingClient(history, "demo/ann", edges_of(fleet)[0], "group:typing") as ann,
+        RecordingClient(history, "demo/bob", edges_of(fleet)[1], "group:typing") as bob,
+    ):
+        await ann.send({"type": "signal", "name": "typing", "ttl_ms": 1000})
+        for name in ("looking", "waving"):
+            await ann.send({"type": "signal", "name": name, "ttl_ms": 300_000})
+        await bob.next("signal", name="looking")
+        await bob.next("signal", name="waving")
+        fleet.router.kill()
+        await bob.next("signal", name="typing", ttl_ms=1000)
+        await bob.next("signal", name="typing", end="expired")
+        await asyncio.to_thread(fleet.start_router)
+        # The new router knows no signal: ann's edge has sent it what lives.
+        for name in ("looking", "waving"):
+            assert (await bob.next("signal", name=name))["ttl_ms"] < 300_000
+        await ann.send({"type": "signal", "name": "looking", "end": "stopped"})
+        await bob.next("signal", name="looking", end="stopped")
+        async with RecordingClient(history, "demo/cid", edges_of(fleet)[1], "group:typing") as cid:
+            await cid.next("signal", name="waving", user="ann")
+        await wait_until_caught_up(fleet, [ann, bob])
+        assert_promises_kept(fleet, history, [ann, bob])
+
+
 async def test_a_backend_that_retries_over_a_kill_creates_each_message_once(fleet: Fleet) -> None:
     history = History()
     async with RecordingClient(history, "demo/ann", edges_of(fleet)[0], "group:keys") as ann:

@@ -113,8 +113,8 @@ class EdgeCore:
 
     # The link
 
-    def linked(self) -> None:
-        """Declare everything on a new link, then send unanswered requests again.
+    def linked(self, now: float = 0.0) -> None:
+        """Declare everything on a new link, then send living signals and unanswered requests again.
 
         The router answers with numbers for the topics and with the entries they have missed.
         """
@@ -130,6 +130,12 @@ class EdgeCore:
         ):
             if connection.state is not ConnectionState.CLOSING:
                 self._declare(connection)
+        for number, signal in self.fanout.live_signals.relinked(now):
+            sender = self.connections.get(number)
+            if sender is not None and sender.state is ConnectionState.OPEN:
+                entry_frame = self.uplink.add(signal.ByteSize()).frame
+                entry_frame.connection = number
+                entry_frame.frame.signal.CopyFrom(signal)
         for connection in self.connections.values():
             self.token_refresh.send(connection)
             for frame, size in connection.unanswered.values():
@@ -168,7 +174,7 @@ class EdgeCore:
 
         Raises KeyError if it names an unknown topic.
         """
-        self._now = now
+        self._now = self.fanout.live_signals.now = now
         self.uplink.credit += batch.credit
         if not batch.entries:
             return
@@ -208,13 +214,16 @@ class EdgeCore:
     def next_due(self) -> float | None:
         """Time of the next `time_passed`, on the clock of `link_received`; None if nothing is due."""
         rollup, throttle = self.fanout.rollup.next_due, self.throttle.next_due
-        if throttle is None:
+        signals = self.fanout.live_signals.next_due
+        if throttle is None and signals is None:
             return rollup
-        return throttle if rollup is None else min(rollup, throttle)
+        return min(due for due in (rollup, throttle, signals) if due is not None)
 
     def time_passed(self, now: float) -> None:
-        """Deliver deltas whose window has ended, and read from throttled clients again."""
+        """Deliver deltas whose window has ended, end signals, and read from throttled clients again."""
         self.fanout.rollup.flush_due(now)
+        if self.fanout.live_signals:
+            self.fanout.end_due_signals(now)
         if self.throttle.next_due is not None and self.throttle.next_due <= now:
             self.client_frames.unthrottle_next(now)
 

@@ -20,9 +20,10 @@ from trunkline_edge.core.counters import EdgeCounters
 from trunkline_edge.core.delivery_receipts import DeliveryReporter
 from trunkline_edge.core.deltas import DeltaIndex, delta_range
 from trunkline_edge.core.encoding import encode_frame
+from trunkline_edge.core.live_signals import LiveSignals, expired
 from trunkline_edge.core.rollup import Rollup
 from trunkline_edge.core.subscribers import OutgoingFrame, SubscriberGroup
-from trunkline_edge.core.topic import SubscribedTopic
+from trunkline_edge.core.topic import LiveSignal, SubscribedTopic
 from trunkline_edge.core.topic_head import TopicHead
 from trunkline_edge.dialects.codec import Codec, StreamingMode
 
@@ -53,6 +54,7 @@ class Fanout:
         self._counts = counts
         self._dirty = dirty
         self.rollup = Rollup(counts, dirty)
+        self.live_signals = LiveSignals()
         self._topics: dict[int, SubscribedTopic] = {}
         self._subscriptions: dict[Connection, Subscriptions] = {}
         #: Topics of the last link by address, until the new link numbers them.
@@ -67,6 +69,9 @@ class Fanout:
 
     def topics_to_declare(self) -> Iterator[TopicHead]:
         """Iterate over the topics to declare on a new link: those with subscribers. Others are dropped."""
+        for topic in self._orphans.values():
+            if not topic.groups:
+                self.live_signals.forget_topic(topic)
         self._orphans = {address: topic for address, topic in self._orphans.items() if topic.groups}
         for topic in self._orphans.values():
             yield topic.head
@@ -93,7 +98,9 @@ class Fanout:
 
     def forget_topic(self, number: int) -> None:
         """Drop a topic without subscribers."""
-        self._topics.pop(number, None)
+        topic = self._topics.pop(number, None)
+        if topic is not None:
+            self.live_signals.forget_topic(topic)
 
     def subscribe(self, joined: TopicsJoined) -> None:
         """Subscribe a connection to topics."""
@@ -109,6 +116,7 @@ class Fanout:
                 subscriptions[topic] = topic.subscribe(connection)
                 if connection.delivery_reporter is not None:
                     connection.delivery_reporter.subscribe(topic.head)
+                self._send_signals(connection, topic)
             for address, message in snapshots or ():
                 if address == topic.head.address:
                     self._note_snapshot(connection, topic, message)
@@ -176,8 +184,10 @@ class Fanout:
         for group in topic.groups.values():
             if group.deltas:
                 self.rollup.flush(group, everybody=True)
-        topic.pending.append(self._outgoing(topic, published, frame, kind))
-        self._pending[topic] = None
+        outgoing = self._outgoing(topic, published, frame, kind)
+        if outgoing is not None:
+            topic.pending.append(outgoing)
+            self._pending[topic] = None
 
     def _publish_delta(self, topic: SubscribedTopic, published: TopicFrame) -> None:
         """Queue a delta behind everything published so far; one that is known already is dropped."""
@@ -226,6 +236,45 @@ class Fanout:
         if topic.snapshots is not None and connection.codec.streaming is not StreamingMode.DELTAS:
             topic.snapshots.put_newer(message)
 
+    # Signals that live
+
+    def _publish_live(self, topic: SubscribedTopic, published: TopicFrame) -> OutgoingFrame | None:
+        """Keep a signal with a time to live, or forget one that ends; None if it does not live here."""
+        signal, excluded = published.frame.signal, getattr(published, "except")
+        if signal.end:
+            ended = self.live_signals.take(topic, signal.user, signal.name)
+            if ended is None:
+                return None
+            excluded = ended.excluded
+        else:
+            self._end_signals(self.live_signals.make_room())
+            self.live_signals.put(topic, published)
+        return OutgoingFrame(published.frame, excluded, None, published.frame)
+
+    def _send_signals(self, connection: Connection, topic: SubscribedTopic) -> None:
+        """Send the signals that live in a topic to a connection that has just joined it."""
+        for signal, frame in self.live_signals.of_topic(topic):
+            data = encode_frame(connection.codec, frame)
+            if data and signal.excluded != connection.number:
+                connection.pending.append(data)
+                self._counts.deliveries += 1
+                self._dirty.add(connection)
+
+    def end_due_signals(self, now: float) -> None:
+        """Send the ends of the signals whose time has passed."""
+        self._end_signals(self.live_signals.take_due(now))
+        while self._pending:
+            self._flush(next(iter(self._pending)))
+
+    def _end_signals(self, signals: list[LiveSignal]) -> None:
+        for signal in signals:
+            frame, topic = expired(signal), signal.topic
+            for group in topic.groups.values():
+                if group.deltas:
+                    self.rollup.flush(group, everybody=True)
+            topic.pending.append(OutgoingFrame(frame, signal.excluded, None, frame))
+            self._pending[topic] = None
+
     # Flushing
 
     def flush_for(self, connection: Connection) -> None:
@@ -270,8 +319,8 @@ class Fanout:
 
     def _outgoing(
         self, topic: SubscribedTopic, published: TopicFrame, frame: ServerFrame, kind: str | None
-    ) -> OutgoingFrame:
-        """Return a published frame as it goes out, with the topic updated by it."""
+    ) -> OutgoingFrame | None:
+        """Return a published frame as it goes out, with the topic updated by it; None if nothing goes out."""
         excluded: int = getattr(published, "except")
         if kind == "message":
             message = frame.message
@@ -286,6 +335,10 @@ class Fanout:
                 without_deltas = ServerFrame(change=topic.snapshots.complete(frame.change))
             _note_change(topic, frame.change)
             return OutgoingFrame(frame, excluded, None, without_deltas)
+        if kind == "signal":
+            signal = frame.signal
+            if signal.ttl_ms or signal.end:
+                return self._publish_live(topic, published)
         if kind == "read" and frame.read.HasField("at"):
             topic.advance(frame.read.at)
         return OutgoingFrame(frame, excluded, None, frame)

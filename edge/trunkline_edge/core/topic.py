@@ -1,4 +1,4 @@
-"""A topic with subscribers on this edge."""
+"""A topic with subscribers on this edge, and a signal that lives in it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,29 @@ from collections.abc import Iterator
 from itertools import chain
 
 from trunkline.v1.address_pb2 import Position
+from trunkline.v1.frame_pb2 import SignalFrame
 
 from trunkline_edge.core.connection import Connection
 from trunkline_edge.core.stream_snapshots import StreamSnapshots
 from trunkline_edge.core.subscribers import OutgoingFrame, SubscriberGroup
 from trunkline_edge.core.topic_head import TopicHead
 from trunkline_edge.dialects.codec import Codec, StreamingMode
+
+
+class LiveSignal:
+    """A signal of one user that lives in a topic."""
+
+    __slots__ = ("deadline", "excluded", "frame", "sender", "size", "topic")
+
+    def __init__(self, topic: SubscribedTopic) -> None:
+        self.topic = topic
+        self.frame = SignalFrame()
+        self.size = 0
+        self.deadline = 0.0
+        #: Number of the one connection that has sent it and was never sent it; 0 for none.
+        self.excluded = 0
+        #: Number of the connection of this edge that has sent it last; 0 for none.
+        self.sender = 0
 
 
 class SubscribedTopic:
@@ -22,7 +39,16 @@ class SubscribedTopic:
     and a delta the frames.
     """
 
-    __slots__ = ("delta_bytes", "groups", "head", "number", "open_messages", "pending", "snapshots")
+    __slots__ = (
+        "delta_bytes",
+        "groups",
+        "head",
+        "number",
+        "open_messages",
+        "pending",
+        "signals",
+        "snapshots",
+    )
 
     def __init__(self, number: int, head: TopicHead) -> None:
         #: On the current link.
@@ -35,6 +61,8 @@ class SubscribedTopic:
         self.open_messages: dict[str, int] = {}
         #: None while every subscriber's codec streams deltas.
         self.snapshots: StreamSnapshots | None = None
+        #: Signals that live here, by user and name; see LiveSignals. None until the first one.
+        self.signals: dict[tuple[str, str], LiveSignal] | None = None
         #: Total of all deltas received.
         self.delta_bytes = 0
 

@@ -31,6 +31,7 @@ from trunkline_router.core.clients.lifecycle import ClientLifecycle
 from trunkline_router.core.clients.link_recovery import LinkRecovery
 from trunkline_router.core.clients.links import Links
 from trunkline_router.core.clients.receipts import Receipts
+from trunkline_router.core.clients.signals import Signals
 from trunkline_router.core.clients.subscribing import Subscriptions
 from trunkline_router.core.clients.token_updates import TokenUpdates
 from trunkline_router.core.commits.commit_queue import AtomicWrite
@@ -125,7 +126,8 @@ class RouterCore:
 
         self.edits = Edits(effects, withdrawals)
         self.receipts = Receipts(fan_out, outbox, effects)
-        self.client_messages = ClientMessages(fan_out, self.edits, outbox, effects)
+        self.signals = Signals(fan_out, directory.live_signals, outbox)
+        self.client_messages = ClientMessages(self.edits, outbox, effects)
         self.cancellations = Cancellations(directory, open_messages, withdrawals, outbox, effects)
         self._links = self._make_links(backpressure, peek, outbox_max_bytes)
 
@@ -141,11 +143,20 @@ class RouterCore:
         subscriptions = Subscriptions(directory, open_messages, effects)
         self._link_recovery = link_recovery = LinkRecovery(directory, open_messages, outbox, effects)
         lifecycle = ClientLifecycle(
-            directory, presence, outbox, self.receipts, subscriptions, link_recovery, effects, peek
+            directory,
+            presence,
+            outbox,
+            self.receipts,
+            self.signals,
+            subscriptions,
+            link_recovery,
+            effects,
+            peek,
         )
-        groups = Groups(directory, presence, outbox, subscriptions, peek)
+        groups = Groups(directory, presence, outbox, self.signals, subscriptions, peek)
         frame_handlers = (
             self.client_messages,
+            self.signals,
             groups,
             ClientHistory(open_messages, outbox, effects),
             self.receipts,
@@ -157,6 +168,7 @@ class RouterCore:
             lifecycle,
             FrameDispatcher(outbox, frame_handlers),
             TokenUpdates(groups, outbox),
+            self.signals,
             backpressure,
             self.agent_queues,
             effects,
@@ -292,6 +304,7 @@ class RouterCore:
         reason = catalogue.LEASE_ENDED.refused(lease_s=round(self.delivery_lease_s))
         silent += [(worker, reason) for worker in self.dispatcher.tick(now)]
         self.open_messages.tick(now)
+        self.directory.live_signals.expire(now)
         return silent
 
     def checkpoint(self, since: float = inf) -> None:

@@ -46,7 +46,7 @@ class Cancellations:
 
     def handle_cancel(self, received: ReceivedFrame[CancelFrame]) -> None:
         """Cancel one reply, or all replies to a message of the client's user."""
-        connection, frame, _ = received
+        connection, frame, _, _ = received
         target = frame.WhichOneof("target")
         if target is None:
             problem = "one of message_id and client_id must be set"

@@ -1,11 +1,11 @@
-"""Frames by which clients publish: messages, signals, edits and recalls."""
+"""Frames by which clients publish: messages, edits and recalls."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from trunkline.v1 import catalogue
-from trunkline.v1.frame_pb2 import EditFrame, MessageFrame, RecallFrame, SignalFrame
+from trunkline.v1.frame_pb2 import EditFrame, MessageFrame, RecallFrame
 from trunkline.v1.message_pb2 import (
     CHANGE_KIND_EDITED,
     CHANGE_KIND_RECALLED,
@@ -22,7 +22,6 @@ from trunkline_router.core.clients.message_completion import ClientMessageComple
 from trunkline_router.core.clients.participants import Participant
 from trunkline_router.core.clients.received_frame import ReceivedFrame
 from trunkline_router.core.commits.effects import CommitListener, Effects
-from trunkline_router.core.commits.fan_out import FanOut
 from trunkline_router.core.commits.idempotency import content_digest, idempotency_key
 from trunkline_router.core.directory.client_outbox import ClientOutbox
 from trunkline_router.core.values.log_records import PendingEntry
@@ -33,15 +32,14 @@ from trunkline_router.core.values.topics import TopicKey, address_of, topic_of
 class ClientMessages:
     """Publishes what clients send to their conversations."""
 
-    def __init__(self, fan_out: FanOut, edits: Edits, outbox: ClientOutbox, effects: Effects) -> None:
-        self._fan_out = fan_out
+    def __init__(self, edits: Edits, outbox: ClientOutbox, effects: Effects) -> None:
         self._edits = edits
         self._outbox = outbox
         self._effects = effects
 
     def handle_message(self, received: ReceivedFrame[MessageFrame]) -> None:
         """Commit a message, then deliver it and answer with `ack`."""
-        connection, frame, size = received
+        connection, frame, size, _ = received
         topic = writable_conversation(connection, frame)
         listener = ClientMessageCompletion(self._outbox, connection, frame.id)
         self.publish(connection, topic, frame, size, listener)
@@ -77,17 +75,6 @@ class ClientMessages:
         )
         self._effects.commit_queue.add(pending, size)
 
-    def handle_signal(self, received: ReceivedFrame[SignalFrame]) -> None:
-        """Publish a signal to the other subscribers; it is not logged."""
-        connection, frame, size = received
-        topic = writable_conversation(connection, frame)
-        sender = ClientMessageCompletion(self._outbox, connection, "")
-        for publish in self._fan_out.add(topic, size, sender):
-            signal = publish.frame.signal
-            signal.CopyFrom(frame)
-            signal.user = connection.user
-            signal.conversation.CopyFrom(address_of(topic).conversation)
-
     def handle_edit(self, received: ReceivedFrame[EditFrame]) -> None:
         """Replace the parts of one of the user's messages."""
         self._submit(received, CHANGE_KIND_EDITED, received.body.parts)
@@ -102,7 +89,7 @@ class ClientMessages:
         kind: ChangeKind.ValueType,
         parts: Sequence[Part] = (),
     ) -> None:
-        connection, frame, _ = received
+        connection, frame, _, _ = received
 
         def already_recalled() -> None:
             ack = self._outbox.send(connection, 128).ack

@@ -57,7 +57,7 @@ class FrameDispatcher:
             tenant.take(size, now)
             body = getattr(frame, kind)
             check(body, size=size)
-            route.handle(ReceivedFrame(connection, body, size))
+            route.handle(ReceivedFrame(connection, body, size, now))
         except Refused as reason:
             tenant.refused[reason.entry.code] += 1
             frame_id = getattr(frame, kind).id if route is not None and route.needs_id else ""

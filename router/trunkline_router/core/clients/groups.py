@@ -10,6 +10,7 @@ from trunkline.v1.frame_pb2 import SubscribeFrame, UnsubscribeFrame
 
 from trunkline_router.core.clients.conversations import name_of, subscribed_topic
 from trunkline_router.core.clients.received_frame import ReceivedFrame
+from trunkline_router.core.clients.signals import Signals
 from trunkline_router.core.clients.subscribing import Subscriptions
 from trunkline_router.core.directory.client_outbox import ClientOutbox
 from trunkline_router.core.directory.connections import ConnectedClient, Topic
@@ -26,18 +27,20 @@ class Groups:
         directory: Directory,
         presence: Presence,
         outbox: ClientOutbox,
+        signals: Signals,
         subscriptions: Subscriptions,
         peek: Callable[[TopicKey], Position | None],
     ) -> None:
         self._directory = directory
         self._presence = presence
         self._outbox = outbox
+        self._signals = signals
         self._subscriptions = subscriptions
         self._peek = peek
 
     def handle_subscribe(self, received: ReceivedFrame[SubscribeFrame]) -> None:
         """Join a group, from a position on if one is given."""
-        connection, frame, _ = received
+        connection, frame, _, _ = received
         key: TopicKey = (*connection.home[:3], frame.conversation.kind, frame.conversation.id)
         if frame.conversation.kind != GROUP:
             raise catalogue.CONVERSATION_FORBIDDEN.refused(conversation=name_of(key))
@@ -79,7 +82,7 @@ class Groups:
 
     def handle_unsubscribe(self, received: ReceivedFrame[UnsubscribeFrame]) -> None:
         """Leave a group."""
-        connection, frame, _ = received
+        connection, frame, _, _ = received
         topic = subscribed_topic(connection, frame)
         if topic.key == connection.home:
             problem = "the conversation that the connection was made to is left by disconnecting"
@@ -99,4 +102,5 @@ class Groups:
         self._presence.left(connection, topic.key)
         connection.topics.remove(topic)
         self._directory.unsubscribe(connection, topic)
+        self._signals.left(connection, topic.key)
         self._directory.release_topic(topic)

@@ -31,7 +31,7 @@ class ClientHistory:
 
     def handle_history(self, received: ReceivedFrame[HistoryFrame]) -> None:
         """Read a page and answer with `history`."""
-        connection, frame, _ = received
+        connection, frame, _, _ = received
         cursor = frame.WhichOneof("cursor")
         request = PageRequest(
             writable_conversation(connection, frame),

@@ -13,6 +13,7 @@ from trunkline.v1.edge_service_pb2 import ConnectionOpened
 from trunkline_router.core.clients.admission import admit
 from trunkline_router.core.clients.link_recovery import LinkRecovery
 from trunkline_router.core.clients.receipts import Receipts
+from trunkline_router.core.clients.signals import Signals
 from trunkline_router.core.clients.subscribing import Subscriptions
 from trunkline_router.core.clients.supersession import Supersession
 from trunkline_router.core.commits.effects import Effects
@@ -35,6 +36,7 @@ class ClientLifecycle:
         presence: Presence,
         outbox: ClientOutbox,
         receipts: Receipts,
+        signals: Signals,
         subscriptions: Subscriptions,
         link_recovery: LinkRecovery,
         effects: Effects,
@@ -44,6 +46,7 @@ class ClientLifecycle:
         self._presence = presence
         self._outbox = outbox
         self._receipts = receipts
+        self._signals = signals
         self._subscriptions = subscriptions
         self._link_recovery = link_recovery
         self._effects = effects
@@ -149,6 +152,7 @@ class ClientLifecycle:
         if connection.supersedes:
             self._supersession.closed(connection)
         self._presence.closed(connection)
+        self._signals.left(connection)
         for topic in connection.topics:
             self._directory.unsubscribe(connection, topic)
             self._directory.release_topic(topic)

@@ -9,6 +9,7 @@ from trunkline_runtime.contract_version import check_peer_version
 from trunkline_router.core.agents.agent_queues import AgentQueues
 from trunkline_router.core.clients.frame_dispatcher import FrameDispatcher
 from trunkline_router.core.clients.lifecycle import ClientLifecycle
+from trunkline_router.core.clients.signals import Signals
 from trunkline_router.core.clients.token_updates import TokenUpdates
 from trunkline_router.core.commits.effects import Effects
 from trunkline_router.core.directory.backpressure import LinkBackpressure
@@ -34,6 +35,7 @@ class Links:
         lifecycle: ClientLifecycle,
         frames: FrameDispatcher,
         token_updates: TokenUpdates,
+        signals: Signals,
         backpressure: LinkBackpressure,
         queues: AgentQueues,
         effects: Effects,
@@ -47,6 +49,7 @@ class Links:
         self._lifecycle = lifecycle
         self._frames = frames
         self._token_updates = token_updates
+        self._signals = signals
         self._backpressure = backpressure
         self._queues = queues
         self._effects = effects
@@ -120,6 +123,7 @@ class Links:
     def lost(self, link: Link) -> None:
         """The stream ended. The connections are kept for a lease, as the edge may link again."""
         link.mark_lost()
+        self._signals.link_lost(link)
         self._effects.writable_peers.discard(link)
         self.drained(link)
 

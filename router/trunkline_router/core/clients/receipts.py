@@ -57,7 +57,7 @@ class Receipts:
 
     def handle_read(self, received: ReceivedFrame[ReadFrame]) -> None:
         """Log how far the user has read; all subscribers receive it, the sender included."""
-        connection, frame, _ = received
+        connection, frame, _, _ = received
         topic = subscribed_topic(connection, frame)
         position = _checked(connection, topic, frame)
         known = self._mark(topic.key, connection.user, position, ReadAnswer(self._outbox, connection))
@@ -94,7 +94,7 @@ class Receipts:
 
         The author is notified in conversations only; in other topics the receipt concerns only the user.
         """
-        connection, frame, _ = received
+        connection, frame, _, _ = received
         topic = _delivered_topic(connection, frame)
         position = _checked(connection, topic, frame)
         known = self._delivered.get((topic.key, connection.user))

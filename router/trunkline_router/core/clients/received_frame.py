@@ -16,3 +16,5 @@ class ReceivedFrame(NamedTuple, Generic[F]):
     body: F
     #: Serialized size of the ClientFrame.
     size: int
+    #: Time at which it arrived.
+    now: float

@@ -24,19 +24,26 @@ class FanOut:
         self._backpressure = backpressure
 
     def add(
-        self, key: TopicKey, size: int, source: CommitListener, *, logged: bool = False
+        self,
+        key: TopicKey,
+        size: int,
+        source: CommitListener,
+        *,
+        logged: bool = False,
+        for_later: bool = False,
     ) -> list[TopicFrame]:
         """Add an entry of about `size` bytes for each link with listeners; the caller fills in the frames.
 
         It must do so before anything else happens. Entries of the log (`logged`) skip links that are catching
-        up, which buffer them. A link whose only listener is the author gets none.
+        up, which buffer them. A link whose only listener is the author gets none, unless the edge keeps the
+        frame for listeners that come later (`for_later`).
         """
         topic = self._directory.topics.get(key)
         if topic is None:
             return []
         entries = []
         author = source.connection
-        skipped = self._directory.sole_subscription(author, topic) if author else None
+        skipped = self._directory.sole_subscription(author, topic) if author and not for_later else None
         for subscription in topic.links:
             link = subscription.link
             if subscription is skipped or link.is_lost or (logged and subscription.catchup is not None):

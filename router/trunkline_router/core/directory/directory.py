@@ -9,6 +9,7 @@ from trunkline.v1 import catalogue
 from trunkline.v1.address_pb2 import Address
 
 from trunkline_router.core.directory.connections import ConnectedClient, Link, LinkSubscription, Topic
+from trunkline_router.core.directory.live_signals import LiveSignals
 from trunkline_router.core.tenants.tenant import Tenant
 from trunkline_router.core.values.topics import Position, TopicKey, topic_of
 
@@ -22,6 +23,7 @@ class Directory:
         self.tenants: dict[str, Tenant] = {}
         self.links: dict[str, Link] = {}
         self.topics: dict[TopicKey, Topic] = {}
+        self.live_signals = LiveSignals()
         #: Accepted connections by id. By tenant, not by its name: a deleted tenant and one created later
         #: under the same name share nothing.
         self._accepted: dict[Tenant, dict[str, ConnectedClient]] = {}
@@ -91,7 +93,10 @@ class Directory:
         return subscription
 
     def announce_topic(self, link: Link, topic: Topic) -> LinkSubscription:
-        """Return the link's subscription to the topic, after announcing the topic to a new link."""
+        """Return the link's subscription to the topic, after announcing the topic to a new link.
+
+        The signals that live there are announced with it.
+        """
         subscription = topic.subscription_on(link)
         if subscription is None:
             subscription = LinkSubscription(link, link.next_topic)
@@ -102,6 +107,11 @@ class Directory:
             opened.address.CopyFrom(topic.address)
             if topic.position is not None:
                 opened.position.CopyFrom(topic.position.to_proto())
+            for signal, remaining_ms in self.live_signals.of_topic(topic.key):
+                publish = link.outbox.add(signal.ByteSize()).publish
+                publish.topic = subscription.number
+                publish.frame.signal.CopyFrom(signal)
+                publish.frame.signal.ttl_ms = remaining_ms
         return subscription
 
     def unsubscribe(self, connection: ConnectedClient, topic: Topic) -> None:

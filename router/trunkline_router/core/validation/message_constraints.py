@@ -6,6 +6,7 @@ compares each sentence with the comment in the proto.
 
 from __future__ import annotations
 
+from trunkline.v1.frame_pb2 import SIGNAL_END_STOPPED
 from trunkline_runtime.free_form import MAX_SIGNAL_BYTES
 from trunkline_runtime.token_bucket import LARGEST_MESSAGE_BYTES
 
@@ -23,6 +24,7 @@ from trunkline_router.core.validation.constraints import (
     items,
     named,
     number,
+    one_of,
     size,
     with_values,
 )
@@ -89,6 +91,8 @@ CONSTRAINTS: dict[str, Constraint] = {
     "SignalFrame": size(MAX_SIGNAL_BYTES),
     "SignalFrame.name": TOKEN,
     "SignalFrame.data": FREE_FORM,
+    "SignalFrame.ttl_ms": number(0, 300_000),
+    "SignalFrame.end": one_of("`stopped`, or not set", {0, SIGNAL_END_STOPPED}),
     "ReadFrame.position": REQUIRED,
     "DeliveredFrame.position": REQUIRED,
     "CancelFrame.id": TOKEN,
