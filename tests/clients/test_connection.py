@@ -8,6 +8,7 @@ from http import HTTPStatus
 import pytest
 from trunkline.v1.address_pb2 import Position
 from trunkline.v1.frame_pb2 import (
+    SIGNAL_END_STOPPED,
     ClosingFrame,
     ErrorFrame,
     HistoryPageFrame,
@@ -241,6 +242,18 @@ async def test_a_close_code_that_is_final_is_raised_from_open() -> None:
         with pytest.raises(Closed, match="Tenant demo does not exist") as closed:
             await opening
         assert (closed.value.code, closed.value.reason) == (4504, "UNKNOWN_TENANT")
+
+
+async def test_a_signal_has_a_time_to_live_and_is_ended() -> None:
+    async with scripted_edge() as edge, connected(edge, edge.client()) as (client, side):
+        await client.signal("typing", ttl_s=2.5)
+        assert (await side.read()).signal == SignalFrame(name="typing", ttl_ms=2500)
+        await client.end_signal("typing", conversation="group:team")
+        signal = (await side.read()).signal
+        assert (signal.name, signal.end, signal.conversation.id) == ("typing", SIGNAL_END_STOPPED, "team")
+        for ttl_s in (0, -1, 300.1, float("nan")):
+            with pytest.raises(ValueError, match="ttl_s"):
+                await client.signal("typing", ttl_s=ttl_s)
 
 
 async def test_a_signal_is_unreachable_while_disconnected() -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 from trunkline.v1.address_pb2 import Position, TopicPosition
 from trunkline.v1.frame_pb2 import (
+    SIGNAL_END_EXPIRED,
+    SIGNAL_END_LEFT,
     ClientFrame,
     ErrorFrame,
     ServerFrame,
+    SignalFrame,
     SubscribedFrame,
     SubscribeFrame,
     UnsubscribeFrame,
@@ -55,6 +58,24 @@ def test_a_request_given_up_is_not_resent_but_its_ack_still_counts() -> None:
     session.give_up("x")
     assert session.receive(acked("x", 1)) == [SetPosition(ALICE, at(1))]
     assert kinds(receive(session, message(2))) == [Emit, SetPosition]
+
+
+def test_a_lost_connection_ends_the_signals_that_live() -> None:
+    session = Session(ALICE)
+    connect(session)
+    for name, ttl_ms, end in (
+        ("typing", 5000, 0),
+        ("typing", 3000, 0),
+        ("looking", 5000, 0),
+        ("looking", 0, SIGNAL_END_LEFT),
+        ("waving", 0, 0),
+    ):
+        signal = SignalFrame(name=name, user="bob", ttl_ms=ttl_ms, end=end)  # type: ignore[arg-type]
+        assert session.receive(ServerFrame(signal=signal)) == [Emit(signal)]
+    ended = SignalFrame(name="typing", user="bob", end=SIGNAL_END_EXPIRED)
+    ended.conversation.SetInParent()
+    assert session.disconnect() == [Emit(ended)]
+    assert session.disconnect() == []
 
 
 def test_an_ack_advances_the_position() -> None:

@@ -199,6 +199,7 @@ class Client(ReadOnlyClient):
         data: Mapping[str, Any] | None = None,
         *,
         conversation: str | Conversation | None = None,
+        ttl_s: float | None = None,
     ) -> None:
         """Sends a signal, an event that is not stored. A rejection is an ErrorFrame in `events`.
 
@@ -206,6 +207,9 @@ class Client(ReadOnlyClient):
             name: The signal's name, such as `typing`.
             data: JSON values of the application's own.
             conversation: The conversation; None for the client's own.
+            ttl_s: Seconds that the signal lives, at most 300; sent again within them, it lives on. The others
+                then get another SignalFrame with its `end`: when the seconds have passed, after `end_signal`,
+                or when this connection is gone. None for a signal without an end.
 
         Raises:
             Unreachable: There is no connection at the moment; nothing is queued here either.
@@ -213,8 +217,21 @@ class Client(ReadOnlyClient):
             Refused: The signal is larger than the edge accepts.
             Closed: The client has ended.
             RuntimeError: The client is not open.
+            ValueError: `ttl_s` is out of range.
         """
-        self._runtime.requests.signal(name, data, conversation)
+        self._runtime.requests.signal(name, data, conversation, ttl_s)
+
+    async def end_signal(self, name: str, *, conversation: str | Conversation | None = None) -> None:
+        """Ends a signal of this user before its `ttl_s` has passed.
+
+        Args:
+            name: The signal's name.
+            conversation: The conversation; None for the client's own.
+
+        Raises:
+            Unreachable, QueueFull, Closed, RuntimeError: As for `signal`.
+        """
+        self._runtime.requests.end_signal(name, conversation)
 
     async def mark_read(self, position: Position, *, conversation: str | Conversation | None = None) -> None:
         """Reports to the others how far this user has read; returns at once.

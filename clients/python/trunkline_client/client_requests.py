@@ -13,6 +13,9 @@ from trunkline_client import builders
 from trunkline_client.events import Ack, CancelResult, GroupJoined, HistoryPage
 from trunkline_client.request_sender import RequestSender
 
+#: Longest time that a signal lives without being sent again.
+MAX_SIGNAL_TTL_S = 300
+
 
 class ClientRequests:
     """One method for each kind of request; errors are those of `RequestSender.request`."""
@@ -110,11 +113,30 @@ class ClientRequests:
         await self._sender.request(request, frames.PongFrame, timeout_s, changes=False)
 
     def signal(
-        self, name: str, data: Mapping[str, Any] | None, conversation: str | Conversation | None
+        self,
+        name: str,
+        data: Mapping[str, Any] | None,
+        conversation: str | Conversation | None,
+        ttl_s: float | None,
     ) -> None:
-        """Sends a signal. Raises like `RequestSender.send_unanswered`."""
-        frame = frames.SignalFrame(name=name, conversation=builders.optional_conversation(conversation))
+        """Sends a signal. Raises like `RequestSender.send_unanswered`, and ValueError for a bad `ttl_s`."""
+        if ttl_s is not None and not 0.001 <= ttl_s <= MAX_SIGNAL_TTL_S:
+            raise ValueError(f"ttl_s must be 0.001 to {MAX_SIGNAL_TTL_S}, not {ttl_s}")
+        frame = frames.SignalFrame(
+            name=name,
+            conversation=builders.optional_conversation(conversation),
+            ttl_ms=round(1000 * (ttl_s or 0)),
+        )
         frame.data.update(dict(data or {}))
+        self._sender.send_unanswered(frames.ClientFrame(signal=frame))
+
+    def end_signal(self, name: str, conversation: str | Conversation | None) -> None:
+        """Ends a signal. Raises like `RequestSender.send_unanswered`."""
+        frame = frames.SignalFrame(
+            name=name,
+            conversation=builders.optional_conversation(conversation),
+            end=frames.SIGNAL_END_STOPPED,
+        )
         self._sender.send_unanswered(frames.ClientFrame(signal=frame))
 
     def mark_delivered(self, position: Position, conversation: str | Conversation | None) -> None:

@@ -91,7 +91,10 @@ Event: TypeAlias = (
     | MessagesLost
     | GroupLeft
 )
-"""An event of `Client.events`; an ErrorFrame rejects a frame without an id, such as a signal."""
+"""An event of `Client.events`; an ErrorFrame rejects a frame without an id, such as a signal.
+
+A SignalFrame with `end` set is the end of one that had a time to live; if the connection is lost, all of them
+end, and those that still live come again."""
 
 
 class Ack(NamedTuple):

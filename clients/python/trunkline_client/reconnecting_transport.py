@@ -160,7 +160,7 @@ class ReconnectingTransport:
         try:
             outcome = await self._serve(socket, first)
         finally:
-            self._session.disconnect()
+            self._perform(self._session.disconnect(), 0)
             self._outbox.clear()
         self._backoff.record_uptime(self._clock.monotonic() - opened_at)
         return outcome

@@ -1,10 +1,10 @@
 """State of a client across its connections. Pure: frames in, effects out.
 
 For each connection, the transport sends `first_frames()`, passes each frame that it reads to `receive`,
-has the effects carried out in order, and calls `disconnect` when the connection is gone. The application
-begins a request with `request` at any time. It stays pending until it is answered, rejected or given up, and
-is sent again on each new connection until then. Requests that the rate limit rejected are sent again after a
-pause, with those begun meanwhile behind them.
+and calls `disconnect` when the connection is gone; it has the effects of both carried out in order. The
+application begins a request with `request` at any time. It stays pending until it is answered, rejected or
+given up, and is sent again on each new connection until then. Requests that the rate limit rejected are sent
+again after a pause, with those begun meanwhile behind them.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from trunkline.v1.frame_pb2 import (
     ReadFrame,
     ResumeFrame,
     ServerFrame,
+    SignalFrame,
     SubscribedFrame,
     SubscribeFrame,
     UnsubscribedFrame,
@@ -51,6 +52,7 @@ from trunkline_client.effects import (
     WarnTokenRejected,
 )
 from trunkline_client.events import GroupLeft, MessagesLost, Snapshot
+from trunkline_client.live_signals import LiveSignals
 from trunkline_client.pending_requests import PendingRequests
 from trunkline_client.unconfirmed_reads import UnconfirmedReads
 
@@ -77,13 +79,14 @@ class Session:
         self._token_request = ""
         self._resuming = False
         self._reads = UnconfirmedReads()
+        self._live_signals = LiveSignals()
         #: The message that a delta without an id extends.
         self._extended_id = ""
         self._handlers: dict[str, Callable[[Any], list[Effect]]] = {
             "connected": self._on_connected,
             "ack": self._on_ack,
             "message": self._on_message,
-            "signal": self._on_unlogged,
+            "signal": self._on_signal,
             "read": self._on_read,
             "delivered": self._on_unlogged,
             "delta": self._on_delta,
@@ -156,14 +159,15 @@ class Session:
             return []
         return self._handlers[kind](getattr(frame, kind))
 
-    def disconnect(self) -> None:
-        """Records that the connection is gone. Idempotent."""
+    def disconnect(self) -> list[Effect]:
+        """Records that the connection is gone, and with it the signals that lived. Idempotent."""
         self.connected = False
         self.closing = None
         self._extended_id = ""
         self._requests.connection_lost()
         self._rejoining.clear()
         self._token_request = ""
+        return [Emit(end) for end in self._live_signals.take_all()]
 
     # Connecting.
 
@@ -295,6 +299,10 @@ class Session:
         if not frame.HasField("at"):
             return [Emit(frame)]  # known before, so it is no entry
         return self._on_entry(frame.address, frame.at, frame)
+
+    def _on_signal(self, frame: SignalFrame) -> list[Effect]:
+        self._live_signals.record(frame)
+        return [Emit(frame)]
 
     def _on_unlogged(self, frame: Any) -> list[Effect]:
         return [Emit(frame)]
