@@ -52,8 +52,8 @@ from trunkline_client.effects import (
     WarnTokenRejected,
 )
 from trunkline_client.events import GroupLeft, MessagesLost, Snapshot
-from trunkline_client.live_signals import LiveSignals
 from trunkline_client.pending_requests import PendingRequests
+from trunkline_client.received_signals import ReceivedSignals
 from trunkline_client.unconfirmed_reads import UnconfirmedReads
 
 _FORBIDDEN_BY_TOKEN = "The new token does not allow the group"
@@ -79,7 +79,7 @@ class Session:
         self._token_request = ""
         self._resuming = False
         self._reads = UnconfirmedReads()
-        self._live_signals = LiveSignals()
+        self._received_signals = ReceivedSignals()
         #: The message that a delta without an id extends.
         self._extended_id = ""
         self._handlers: dict[str, Callable[[Any], list[Effect]]] = {
@@ -167,7 +167,7 @@ class Session:
         self._requests.connection_lost()
         self._rejoining.clear()
         self._token_request = ""
-        return [Emit(end) for end in self._live_signals.take_all()]
+        return [Emit(end) for end in self._received_signals.take_all()]
 
     # Connecting.
 
@@ -301,7 +301,7 @@ class Session:
         return self._on_entry(frame.address, frame.at, frame)
 
     def _on_signal(self, frame: SignalFrame) -> list[Effect]:
-        self._live_signals.record(frame)
+        self._received_signals.record(frame)
         return [Emit(frame)]
 
     def _on_unlogged(self, frame: Any) -> list[Effect]:

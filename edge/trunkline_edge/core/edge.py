@@ -130,7 +130,7 @@ class EdgeCore:
         ):
             if connection.state is not ConnectionState.CLOSING:
                 self._declare(connection)
-        for number, signal in self.fanout.live_signals.relinked(now):
+        for number, signal in self.fanout.topic_signals.relinked(now):
             sender = self.connections.get(number)
             if sender is not None and sender.state is ConnectionState.OPEN:
                 entry_frame = self.uplink.add(signal.ByteSize()).frame
@@ -174,7 +174,7 @@ class EdgeCore:
 
         Raises KeyError if it names an unknown topic.
         """
-        self._now = self.fanout.live_signals.now = now
+        self._now = self.fanout.topic_signals.now = now
         self.uplink.credit += batch.credit
         if not batch.entries:
             return
@@ -214,7 +214,7 @@ class EdgeCore:
     def next_due(self) -> float | None:
         """Time of the next `time_passed`, on the clock of `link_received`; None if nothing is due."""
         rollup, throttle = self.fanout.rollup.next_due, self.throttle.next_due
-        signals = self.fanout.live_signals.next_due
+        signals = self.fanout.topic_signals.next_due
         if throttle is None and signals is None:
             return rollup
         return min(due for due in (rollup, throttle, signals) if due is not None)
@@ -222,7 +222,7 @@ class EdgeCore:
     def time_passed(self, now: float) -> None:
         """Deliver deltas whose window has ended, end signals, and read from throttled clients again."""
         self.fanout.rollup.flush_due(now)
-        if self.fanout.live_signals:
+        if self.fanout.topic_signals:
             self.fanout.end_due_signals(now)
         if self.throttle.next_due is not None and self.throttle.next_due <= now:
             self.client_frames.unthrottle_next(now)

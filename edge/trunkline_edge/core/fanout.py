@@ -20,11 +20,11 @@ from trunkline_edge.core.counters import EdgeCounters
 from trunkline_edge.core.delivery_receipts import DeliveryReporter
 from trunkline_edge.core.deltas import DeltaIndex, delta_range
 from trunkline_edge.core.encoding import encode_frame
-from trunkline_edge.core.live_signals import LiveSignals, expired
 from trunkline_edge.core.rollup import Rollup
 from trunkline_edge.core.subscribers import OutgoingFrame, SubscriberGroup
-from trunkline_edge.core.topic import LiveSignal, SubscribedTopic
+from trunkline_edge.core.topic import SubscribedTopic, TopicSignal
 from trunkline_edge.core.topic_head import TopicHead
+from trunkline_edge.core.topic_signals import TopicSignals, expired
 from trunkline_edge.dialects.codec import Codec, StreamingMode
 
 # A lookup of an Enum member is slow.
@@ -54,7 +54,7 @@ class Fanout:
         self._counts = counts
         self._dirty = dirty
         self.rollup = Rollup(counts, dirty)
-        self.live_signals = LiveSignals()
+        self.topic_signals = TopicSignals()
         self._topics: dict[int, SubscribedTopic] = {}
         self._subscriptions: dict[Connection, Subscriptions] = {}
         #: Topics of the last link by address, until the new link numbers them.
@@ -71,7 +71,7 @@ class Fanout:
         """Iterate over the topics to declare on a new link: those with subscribers. Others are dropped."""
         for topic in self._orphans.values():
             if not topic.groups:
-                self.live_signals.forget_topic(topic)
+                self.topic_signals.forget_topic(topic)
         self._orphans = {address: topic for address, topic in self._orphans.items() if topic.groups}
         for topic in self._orphans.values():
             yield topic.head
@@ -100,7 +100,7 @@ class Fanout:
         """Drop a topic without subscribers."""
         topic = self._topics.pop(number, None)
         if topic is not None:
-            self.live_signals.forget_topic(topic)
+            self.topic_signals.forget_topic(topic)
 
     def subscribe(self, joined: TopicsJoined) -> None:
         """Subscribe a connection to topics."""
@@ -242,18 +242,18 @@ class Fanout:
         """Keep a signal with a time to live, or forget one that ends; None if it does not live here."""
         signal, excluded = published.frame.signal, getattr(published, "except")
         if signal.end:
-            ended = self.live_signals.take(topic, signal.user, signal.name)
+            ended = self.topic_signals.take(topic, signal.user, signal.name)
             if ended is None:
                 return None
             excluded = ended.excluded
         else:
-            self._end_signals(self.live_signals.make_room())
-            self.live_signals.put(topic, published)
+            self._end_signals(self.topic_signals.make_room())
+            self.topic_signals.put(topic, published)
         return OutgoingFrame(published.frame, excluded, None, published.frame)
 
     def _send_signals(self, connection: Connection, topic: SubscribedTopic) -> None:
         """Send the signals that live in a topic to a connection that has just joined it."""
-        for signal, frame in self.live_signals.of_topic(topic):
+        for signal, frame in self.topic_signals.of_topic(topic):
             data = encode_frame(connection.codec, frame)
             if data and signal.excluded != connection.number:
                 connection.pending.append(data)
@@ -262,11 +262,11 @@ class Fanout:
 
     def end_due_signals(self, now: float) -> None:
         """Send the ends of the signals whose time has passed."""
-        self._end_signals(self.live_signals.take_due(now))
+        self._end_signals(self.topic_signals.take_due(now))
         while self._pending:
             self._flush(next(iter(self._pending)))
 
-    def _end_signals(self, signals: list[LiveSignal]) -> None:
+    def _end_signals(self, signals: list[TopicSignal]) -> None:
         for signal in signals:
             frame, topic = expired(signal), signal.topic
             for group in topic.groups.values():

@@ -15,7 +15,7 @@ from trunkline_edge.core.topic_head import TopicHead
 from trunkline_edge.dialects.codec import Codec, StreamingMode
 
 
-class LiveSignal:
+class TopicSignal:
     """A signal of one user that lives in a topic."""
 
     __slots__ = ("deadline", "excluded", "frame", "sender", "size", "topic")
@@ -61,8 +61,8 @@ class SubscribedTopic:
         self.open_messages: dict[str, int] = {}
         #: None while every subscriber's codec streams deltas.
         self.snapshots: StreamSnapshots | None = None
-        #: Signals that live here, by user and name; see LiveSignals. None until the first one.
-        self.signals: dict[tuple[str, str], LiveSignal] | None = None
+        #: Signals that live here, by user and name; see TopicSignals. None until the first one.
+        self.signals: dict[tuple[str, str], TopicSignal] | None = None
         #: Total of all deltas received.
         self.delta_bytes = 0
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from trunkline.v1.edge_service_pb2 import RouterEntry
 from trunkline.v1.frame_pb2 import SIGNAL_END_LEFT, SIGNAL_END_STOPPED, ServerFrame, SignalEnd
-from trunkline_edge.core import live_signals
+from trunkline_edge.core import topic_signals
 from trunkline_edge.core.connection import Connection
 from trunkline_edge.core.edge import EdgeCore
 
@@ -204,14 +204,14 @@ def test_a_topic_that_is_forgotten_leaves_nothing(core: EdgeCore) -> None:
     deliver(core, signalled(), now=0)
     core.gone(client)
     deliver(core, _forgotten(1), now=1)
-    assert len(core.fanout.live_signals) == 0
+    assert len(core.fanout.topic_signals) == 0
     [client] = open_all(core, "a")
     deliver(core, signalled(), now=2)
     core.gone(client)
     core.link_lost()
     core.linked()
-    assert len(core.fanout.live_signals) == 0
-    assert core.fanout.live_signals._bytes == 0
+    assert len(core.fanout.topic_signals) == 0
+    assert core.fanout.topic_signals._bytes == 0
 
 
 def _forgotten(number: int) -> RouterEntry:
@@ -224,7 +224,7 @@ def _forgotten(number: int) -> RouterEntry:
 def test_beyond_the_bound_the_signal_due_first_ends_early(
     core: EdgeCore, bound: str, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live_signals, bound, limit)
+    monkeypatch.setattr(topic_signals, bound, limit)
     [client] = open_all(core, "a")
     deliver(core, signalled("long", 9000), signalled("short", 1000), signalled("new"), now=0)
     got = signals(client)
@@ -236,4 +236,4 @@ def test_a_signal_without_time_to_live_is_not_kept(core: EdgeCore) -> None:
     deliver(core, signalled(ttl_ms=0), now=0)
     assert signals(client) == [("zoe", 0)]
     assert core.next_due is None
-    assert len(core.fanout.live_signals) == 0
+    assert len(core.fanout.topic_signals) == 0

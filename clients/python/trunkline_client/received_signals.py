@@ -10,7 +10,7 @@ MAX_SIGNALS = 10_000
 _Key = tuple[bytes, str, str]
 
 
-class LiveSignals:
+class ReceivedSignals:
     """The signals that live in the client's conversations.
 
     A connection that is lost is sent no ends, and its successor is sent what still lives. So `take_all`

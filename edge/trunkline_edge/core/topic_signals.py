@@ -8,7 +8,7 @@ from trunkline.v1.edge_service_pb2 import TopicFrame
 from trunkline.v1.frame_pb2 import SIGNAL_END_EXPIRED, ServerFrame, SignalFrame
 from trunkline_runtime.deadlines import Deadlines
 
-from trunkline_edge.core.topic import LiveSignal, SubscribedTopic
+from trunkline_edge.core.topic import SubscribedTopic, TopicSignal
 
 #: Bounds of the signals kept on one edge. Beyond them, the signal that is due first ends early.
 MAX_SIGNALS = 100_000
@@ -22,7 +22,7 @@ GRID_S = 0.05
 UNCONFIRMED_S = 5.0
 
 
-class LiveSignals:
+class TopicSignals:
     """The signals that live in the topics of this edge, by user and name in `SubscribedTopic.signals`.
 
     They outlive the link, as a new router knows none: those that clients of this edge have sent are sent to
@@ -33,7 +33,7 @@ class LiveSignals:
         #: Time of the batch that is being handled, on the clock of `take_due`.
         self.now = 0.0
         self._bytes = 0
-        self._deadlines: Deadlines[LiveSignal] = Deadlines(GRID_S)
+        self._deadlines: Deadlines[TopicSignal] = Deadlines(GRID_S)
 
     def __len__(self) -> int:
         return len(self._deadlines)
@@ -48,7 +48,7 @@ class LiveSignals:
             topic.signals = {}
         signal = topic.signals.get((frame.user, frame.name))
         if signal is None:
-            signal = topic.signals[frame.user, frame.name] = LiveSignal(topic)
+            signal = topic.signals[frame.user, frame.name] = TopicSignal(topic)
             signal.excluded = excluded
         elif signal.excluded != excluded:
             signal.excluded = 0
@@ -62,7 +62,7 @@ class LiveSignals:
         signal.deadline = self.now + frame.ttl_ms / 1000
         self._deadlines.set(signal, signal.deadline)
 
-    def take(self, topic: SubscribedTopic, user: str, name: str) -> LiveSignal | None:
+    def take(self, topic: SubscribedTopic, user: str, name: str) -> TopicSignal | None:
         """Remove and return a signal that ends; None if it does not live here."""
         signal = topic.signals.get((user, name)) if topic.signals else None
         if signal is not None:
@@ -70,7 +70,7 @@ class LiveSignals:
             self._forget(signal)
         return signal
 
-    def take_due(self, now: float) -> list[LiveSignal]:
+    def take_due(self, now: float) -> list[TopicSignal]:
         """Remove and return the signals whose time has passed."""
         self.now = now
         due = self._deadlines.take_due(now)
@@ -78,9 +78,9 @@ class LiveSignals:
             self._forget(signal)
         return due
 
-    def make_room(self) -> list[LiveSignal]:
+    def make_room(self) -> list[TopicSignal]:
         """Remove and return the signals due first, until there is room for one more."""
-        due: list[LiveSignal] = []
+        due: list[TopicSignal] = []
         while len(self._deadlines) >= MAX_SIGNALS or self._bytes >= MAX_BYTES:
             for signal in self._deadlines.take_due(self._deadlines.next_due or 0.0):
                 self._forget(signal)
@@ -102,7 +102,7 @@ class LiveSignals:
             self._deadlines.set(signal, min(signal.deadline, now + UNCONFIRMED_S))
         return sent
 
-    def of_topic(self, topic: SubscribedTopic) -> Iterator[tuple[LiveSignal, ServerFrame]]:
+    def of_topic(self, topic: SubscribedTopic) -> Iterator[tuple[TopicSignal, ServerFrame]]:
         """Iterate over the signals that live in a topic, each as it is sent to a later subscriber."""
         for signal in topic.signals.values() if topic.signals else ():
             frame = self._remaining(signal)
@@ -120,7 +120,7 @@ class LiveSignals:
         """Time of the next `take_due`; None if no signal lives."""
         return self._deadlines.next_due
 
-    def _remaining(self, signal: LiveSignal) -> SignalFrame | None:
+    def _remaining(self, signal: TopicSignal) -> SignalFrame | None:
         """Return a signal with the time that remains; None if none does."""
         remaining_ms = round((signal.deadline - self.now) * 1000)
         if remaining_ms <= 0:
@@ -130,14 +130,14 @@ class LiveSignals:
         frame.ttl_ms = remaining_ms
         return frame
 
-    def _forget(self, signal: LiveSignal) -> None:
+    def _forget(self, signal: TopicSignal) -> None:
         self._bytes -= signal.size
         signals = signal.topic.signals
         assert signals is not None
         del signals[signal.frame.user, signal.frame.name]
 
 
-def expired(signal: LiveSignal) -> ServerFrame:
+def expired(signal: TopicSignal) -> ServerFrame:
     """Return the end of a signal whose time has passed."""
     frame = SignalFrame(name=signal.frame.name, user=signal.frame.user, end=SIGNAL_END_EXPIRED)
     frame.conversation.CopyFrom(signal.frame.conversation)
