@@ -120,7 +120,7 @@ class RouterCore:
             queues, effects, max_attempts=max_attempts, dead_lettered=open_messages.expire_replies
         )
         withdrawals = Withdrawals(queues, effects, open_messages.cancel_replies)
-        self.dispatcher = Dispatcher(directory, queues, settlements, effects)
+        self.dispatcher = Dispatcher(directory, self.tenant_table, queues, settlements, effects)
         self.message_opener = MessageOpener(directory, open_messages, effects)
         self.streamed_replies = StreamedReplies(open_messages, self.message_opener, effects)
 

@@ -13,6 +13,7 @@ from trunkline_router.core.agents.settlement import Settlements
 from trunkline_router.core.agents.worker import AttachedWorker
 from trunkline_router.core.commits.effects import Effects, ReadDeliveries
 from trunkline_router.core.directory.directory import Directory
+from trunkline_router.core.directory.tenant_table import TenantTable
 from trunkline_router.core.validation.validator import check
 from trunkline_router.core.values.stored_records import StoredDelivery
 from trunkline_router.core.values.topics import TopicKey
@@ -25,9 +26,15 @@ class Dispatcher:
     """Attaches workers, dispatches deliveries to them and ends their leases."""
 
     def __init__(
-        self, directory: Directory, queues: AgentQueues, settlements: Settlements, effects: Effects
+        self,
+        directory: Directory,
+        tenant_table: TenantTable,
+        queues: AgentQueues,
+        settlements: Settlements,
+        effects: Effects,
     ) -> None:
         self._directory = directory
+        self._tenant_table = tenant_table
         self._queues = queues
         self._settlements = settlements
         self._effects = effects
@@ -42,11 +49,12 @@ class Dispatcher:
         """
         check(hello)
         check_peer_version(hello.contract_minor)
-        self._directory.active_tenant(hello.tenant)
+        tenant = self._directory.active_tenant(hello.tenant)
         agents = list(dict.fromkeys(hello.agents))
         worker = AttachedWorker(hello.tenant, agents, hello.capacity, hello.worker_id, now)
         self.workers.add(worker)
         self._queues.attach(worker)
+        self._tenant_table.agents_attached(tenant, agents)
         return worker
 
     def welcomed(self, worker: AttachedWorker) -> None:

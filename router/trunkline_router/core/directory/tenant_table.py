@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from trunkline.v1 import catalogue
 from trunkline.v1.tenant_pb2 import TenantLimits
@@ -59,6 +59,12 @@ class TenantTable:
         if not tenant.is_active:
             self._close_all(tenant)
         return tenant
+
+    def agents_attached(self, tenant: Tenant, agents: Iterable[str]) -> None:
+        """A worker serves these agents; edges are notified of new ones."""
+        if tenant.add_agents(agents):
+            for link in self._links():
+                self._send_policy(link, tenant)
 
     def remove(self, name: str) -> None:
         """Remove a deleted tenant, which is no longer active."""

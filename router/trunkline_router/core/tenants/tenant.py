@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import TenantPolicy
@@ -25,12 +26,15 @@ from trunkline_router.core.values.stored_records import StoredTenant
 
 #: Depth of the bucket for backends and workers. Clients get 1 s; the difference is reserved for them.
 BACKEND_DEPTH_S = 0.9
+#: Agents of one tenant that edges are notified of.
+MAX_KNOWN_AGENTS = 1024
 
 
 class Tenant:
     """One tenant: its settings, counters, rate limiters and revocations. Tenants share nothing."""
 
     __slots__ = (
+        "attached_agents",
         "call_queue",
         "connection_count",
         "connections_by_user",
@@ -64,6 +68,8 @@ class Tenant:
         #: Refusals to clients and backends, by the catalogue's code.
         self.refused: Counter[str] = Counter()
         self.revocations = Revocations()
+        #: Agents that workers have attached to, at most MAX_KNOWN_AGENTS; more are not made known to edges.
+        self.attached_agents: set[str] = set()
         #: Bucket that all messages draw from: those of clients, backends and workers.
         self.publish_bucket = TokenBucket()
         #: Calls of any kind, and calls that publish.
@@ -121,6 +127,19 @@ class Tenant:
             found.MergeFrom(self.settings.agents[agent])
         return found
 
+    def add_agents(self, agents: Iterable[str]) -> bool:
+        """Note agents that a worker has attached to; return whether the known agents change by it."""
+        known = len(self.attached_agents)
+        for agent in agents:
+            if len(self.attached_agents) < MAX_KNOWN_AGENTS:
+                self.attached_agents.add(agent)
+        return len(self.attached_agents) > known
+
+    def _known_agents(self) -> list[str]:
+        settings = self.settings
+        named = {*settings.agents, *settings.pipelines, settings.default_agent} - {""}
+        return sorted(named) + sorted(self.attached_agents - named)
+
     def check_active(self) -> None:
         """Raise Refused TENANT_SUSPENDED or UNKNOWN_TENANT unless the tenant is active."""
         if not self.is_active:
@@ -148,6 +167,7 @@ class Tenant:
         policy.settings.ClearField("encrypt_messages")
         for name, agent in self.settings.agents.items():
             policy.settings.agents[name].CopyFrom(AgentSettings(accepts=agent.accepts))
+        policy.agents.extend(self._known_agents()[:MAX_KNOWN_AGENTS])
         policy.settings.agent_defaults.CopyFrom(AgentSettings(accepts=self.settings.agent_defaults.accepts))
         return policy
 

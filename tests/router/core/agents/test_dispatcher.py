@@ -8,7 +8,12 @@ import pytest
 from trunkline.v1 import catalogue
 from trunkline.v1.agent_service_pb2 import AttachHello, AttachRequest
 from trunkline.v1.catalogue import Refused
-from trunkline.v1.tenant_pb2 import TENANT_STATE_DELETING
+from trunkline.v1.tenant_pb2 import (
+    AGENT_MEDIA_IMAGES,
+    TENANT_STATE_DELETING,
+    AgentSettings,
+    TenantSettings,
+)
 from trunkline_router.core.agents import agent_queue, dispatcher
 from trunkline_router.core.agents.worker import AttachedWorker
 from trunkline_router.core.values.topics import PERSON, TopicKey
@@ -433,3 +438,21 @@ def test_a_worker_holds_nothing_until_it_is_welcomed() -> None:
     router.core.worker_welcomed(worker)
     router.carry()
     assert delivered_to(worker) == [(1, "question", 1)]
+
+
+def test_edges_learn_the_agents_that_are_declared_and_those_that_workers_have_attached_to() -> None:
+    router = Router()
+    edge = router.connected(ALICE).edge
+    settings = TenantSettings(
+        agents={"declared": AgentSettings(accepts=AGENT_MEDIA_IMAGES, concurrency=3)}, default_agent="first"
+    )
+    router.declare("t", settings)
+    assert list(edge.policies["t"].agents) == ["declared", "first"]
+    assert edge.policies["t"].settings.agents["declared"] == AgentSettings(accepts=AGENT_MEDIA_IMAGES)
+    worker = attached(router, agent="b")
+    attached(router, agent="first")
+    assert list(edge.policies["t"].agents) == ["declared", "first", "b"]
+    sent = edge.policies["t"]
+    router.core.worker_detached(worker)
+    attached(router, agent="b")
+    assert edge.policies["t"] is sent
