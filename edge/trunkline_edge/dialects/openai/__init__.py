@@ -1,0 +1,1 @@
+"""OpenAI's chat completions and models, see docs/dialects/openai.md."""
