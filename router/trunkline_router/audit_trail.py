@@ -131,8 +131,9 @@ def actor_of(caller: Caller) -> str:
     """Return a caller as records name it."""
     if caller.kind is CallerKind.KEY:
         return f"key:{caller.key_id}"
-    if caller.client is not None:
-        return f"client:{caller.client.user}"
+    client = caller.client or caller.manager
+    if client is not None:
+        return f"client:{client.user}"
     if caller.kind is CallerKind.EDGE:
         return "client" if caller.tenant else "edge"
     if caller.kind is CallerKind.OPERATOR:

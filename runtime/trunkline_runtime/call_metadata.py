@@ -12,7 +12,8 @@ REMOTE_IP, FORWARDED, ACTING_FOR = "trunkline-remote-ip", "trunkline-forwarded",
 #: which may be revoked.
 BY_SECRET = "trunkline-by-secret"
 
-#: Metadata by which an edge names the client that it makes a call for: a serialized TokenHolder.
+#: Metadata by which an edge names the client that it makes a call for: a serialized TokenHolder. Beside
+#: ACTING_FOR the client manages the dialect whose route makes the call, and may do what the edge may.
 TOKEN_HOLDER = "trunkline-client-bin"
 
 #: Headers that proxies, load balancers and CDNs add to the requests that they forward, by lower-case name.

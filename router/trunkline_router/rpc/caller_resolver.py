@@ -84,10 +84,11 @@ class CallerResolver:
             is_forwarded=bool(metadata[FORWARDED]) or is_proxied_call(context),
             is_edge=is_edge,
         )
-        if metadata[TOKEN_HOLDER]:
-            return _token_client(metadata[TOKEN_HOLDER], is_edge)
+        client = _token_client(metadata[TOKEN_HOLDER], is_edge) if metadata[TOKEN_HOLDER] else None
         if metadata[ACTING_FOR]:
-            return _acting_edge(metadata, is_edge, local)
+            return _acting_edge(metadata, is_edge, local, client)
+        if client is not None:
+            return Caller(CallerKind.CLIENT, client.tenant, client=client)
         if not is_edge:
             return Caller(CallerKind.ANYBODY, is_local=local)
         return Caller(CallerKind.EDGE, is_local=local, edge_names=self._edge_verifier.edge_names(context))
@@ -114,15 +115,21 @@ class CallerResolver:
         )
 
 
-def _acting_edge(metadata: dict[str, list[str]], is_edge: bool, is_local: bool) -> Caller:
+def _acting_edge(
+    metadata: dict[str, list[str]], is_edge: bool, is_local: bool, manager: TokenClient | None
+) -> Caller:
     [tenant, *others] = metadata[ACTING_FOR]
     if not is_edge or others or not tenant:
         raise catalogue.UNAUTHORIZED.refused(problem=f"{ACTING_FOR} is for edges and names one tenant")
-    by_secret = bool(metadata[BY_SECRET])
-    return Caller(CallerKind.EDGE, unquote(tenant), CLIENT_SCOPES, is_local=is_local, by_secret=by_secret)
+    by_secret, tenant = bool(metadata[BY_SECRET]), unquote(tenant)
+    if manager is not None and manager.tenant != tenant:
+        raise catalogue.UNAUTHORIZED.refused(problem=f"{ACTING_FOR} and {TOKEN_HOLDER} name two tenants")
+    return Caller(
+        CallerKind.EDGE, tenant, CLIENT_SCOPES, is_local=is_local, by_secret=by_secret, manager=manager
+    )
 
 
-def _token_client(holders: list[str], is_edge: bool) -> Caller:
+def _token_client(holders: list[str], is_edge: bool) -> TokenClient:
     [holder, *others] = holders
     try:
         parsed = TokenHolder.FromString(holder.encode("latin-1"))
@@ -131,7 +138,7 @@ def _token_client(holders: list[str], is_edge: bool) -> Caller:
     if not is_edge or others or parsed is None:
         raise catalogue.UNAUTHORIZED.refused(problem=f"{TOKEN_HOLDER} is for edges and names one client")
     check(parsed, TOKEN_HOLDER)
-    return Caller(CallerKind.CLIENT, parsed.tenant, client=TokenClient.of(parsed))
+    return TokenClient.of(parsed)
 
 
 def _metadata(context: _Context) -> dict[str, list[str]]:

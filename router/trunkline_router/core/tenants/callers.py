@@ -47,6 +47,9 @@ class Caller:
     by_secret: bool = False
     #: Set exactly for CLIENT.
     client: TokenClient | None = None
+    #: The client that an EDGE acts for has this token, which may be revoked, and manages the dialect whose
+    #: route makes the call.
+    manager: TokenClient | None = None
     #: Names in the certificate of an EDGE, which bind its id; empty if it may use any id.
     edge_names: tuple[str, ...] = ()
 
