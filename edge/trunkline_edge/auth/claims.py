@@ -11,6 +11,7 @@ from trunkline.v1.tenant_pb2 import ClientAuth
 from trunkline_runtime.allowed_addresses import AllowedAddresses
 from trunkline_runtime.jose import read_object
 
+from trunkline_edge.auth import langbot_claims
 from trunkline_edge.auth.jws import unauthorized
 from trunkline_edge.auth.principal import RIGHTS, Principal
 
@@ -65,6 +66,10 @@ def principal_of(payload: bytes, tenant: str, auth: ClientAuth, key: str, now_s:
 
 def _read(claims: dict[str, Any], lifetime: TokenLifetime, key: str) -> Principal:
     user = _string(claims, "sub", _ID, _ID_RULE) or ""
+    is_langbot = langbot_claims.is_langbot(claims)
+    if is_langbot and not user:
+        # A token of before the account was stored.
+        user = _string(claims, "user", _ID, _ID_RULE) or ""
     token_id = _string(claims, "jti", _LINE, f"1 to {MAX_TOKEN_ID_CHARACTERS} printable characters") or ""
     own = claims.get("trunkline", {})
     if not isinstance(own, dict):
@@ -75,14 +80,16 @@ def _read(claims: dict[str, Any], lifetime: TokenLifetime, key: str) -> Principa
     rights = _strings(own, "rights")
     if rights is not None and not RIGHTS.keys() >= rights:
         raise unauthorized(f"the token's `trunkline.rights` may hold {', '.join(RIGHTS)} and nothing else")
+    addresses = AllowedAddresses(_ids(own, "agents"), _ids(own, "platforms"), persons, groups)
     return Principal(
         user=user,
-        addresses=AllowedAddresses(_ids(own, "agents"), _ids(own, "platforms"), persons, groups),
+        addresses=langbot_claims.ADDRESSES if is_langbot else addresses,
         rights=frozenset(RIGHTS.values() if rights is None else map(RIGHTS.__getitem__, rights)),
         token_id=token_id,
         issued_at_s=lifetime.issued_at_s,
         expires_at_s=lifetime.expires_at_s,
         key=key,
+        manages=langbot_claims.MANAGED if is_langbot else "",
     )
 
 

@@ -45,6 +45,9 @@ class Principal:
     key: str
     #: The client may name any user.
     any_user: bool = False
+    #: The dialect that the holder manages; empty for none. Its HTTP routes serve the holder like one of a
+    #: secret that the tenant's clients share.
+    manages: str = ""
 
     def grants(self) -> Grants:
         """The permissions as the contract carries them to the router."""

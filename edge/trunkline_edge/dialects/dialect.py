@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
@@ -16,6 +17,8 @@ from trunkline_runtime.call_metadata import bearer_token
 from trunkline_edge.dialects.codec import Codec
 from trunkline_edge.dialects.paths import Path
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
+
+JSON = "application/json"
 
 #: Prefix of a WebSocket subprotocol that carries a token.
 BEARER_SUBPROTOCOL = "bearer."
@@ -91,13 +94,21 @@ class HttpRequest(NamedTuple):
     #: The caller is on the edge's own machine; see RequestSource.
     is_local: bool = False
 
+    @property
+    def key(self) -> str:
+        """The token, secret or API key in the headers; empty for none."""
+        return bearer(self.headers) or self.headers.get("x-api-key", "")
+
 
 class HttpReply(NamedTuple):
     """The response to an HttpRequest."""
 
     status: int
-    #: Any value that JSON can represent.
+    #: Any value that JSON can represent; text or bytes of another `media_type`.
     body: Any
+    media_type: str = JSON
+    #: Further headers of the response.
+    headers: Mapping[str, str] = MappingProxyType({})
 
 
 class RouterCall(NamedTuple):
@@ -122,9 +133,14 @@ class CallRefused(Exception):
 RouteSteps = Generator[RouterCall, Any, HttpReply]
 
 
-def tenant_in_path(parameters: Mapping[str, str], tenants: TenantPolicies) -> str:
+def tenant_in_path(request: HttpRequest) -> str:
     """The tenant that a path names by its parameter `tenant`."""
-    return parameters.get("tenant", "")
+    return request.parameters.get("tenant", "")
+
+
+def nobody_is_a_visitor(request: HttpRequest) -> bool:
+    """The rule of routes that admit callers by the tenant's rules only."""
+    return False
 
 
 class DialectRoute(NamedTuple):
@@ -135,8 +151,14 @@ class DialectRoute(NamedTuple):
     handle: Callable[[HttpRequest], RouteSteps]
     #: Renders a refusal that comes before `handle`; None for the contract's own form.
     render_refusal: Callable[[CallRefused], HttpReply] | None = None
-    #: The tenant that a path's parameters identify without a token; empty for none.
-    tenant_of: Callable[[Mapping[str, str], TenantPolicies], str] = tenant_in_path
+    #: The tenant that path and headers identify, before anything is verified; empty for none. The request has
+    #: neither query nor body yet.
+    tenant_of: Callable[[HttpRequest], str] = tenant_in_path
+    #: Whether the caller of such a request is a visitor, whom the edge vouches for without proof: the handler
+    #: alone decides what a visitor may do.
+    is_visitor: Callable[[HttpRequest], bool] = nobody_is_a_visitor
+    #: Type of the bodies.
+    body_type: str = JSON
 
 
 @dataclass(frozen=True)
@@ -161,6 +183,10 @@ class Dialect:
     #: In order of preference.
     subprotocols: Sequence[str] = ()
     routes: Sequence[DialectRoute] = ()
+    #: Prefixes of HTTP paths that are the dialect's, whether it has a route there or not; the longest wins.
+    http_prefixes: Sequence[str] = ()
+    #: Renders refusals at these paths and those of its WebSockets; None for the contract's own form.
+    render_refusal: Callable[[CallRefused], HttpReply] | None = None
 
 
 def read_query(text: str) -> list[tuple[str, str]]:

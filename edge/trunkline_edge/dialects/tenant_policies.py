@@ -8,10 +8,14 @@ from typing import TypeVar
 
 from trunkline.v1.edge_service_pb2 import TenantPolicy
 from trunkline.v1.tenant_pb2 import OPENNESS_LOOPBACK
+from trunkline_runtime.jose import from_base64url, is_jwt, read_object
 from trunkline_runtime.reserved_names import ReservedName, reserved_names
 from trunkline_runtime.tenant_policy import is_open
 
 K = TypeVar("K")
+
+#: A longer token is not valid, so its audience is not read.
+_MAX_TOKEN_CHARACTERS = 16384
 
 
 class TenantPolicies:
@@ -27,6 +31,8 @@ class TenantPolicies:
         self._owners: dict[ReservedName, str] = {}
         #: Tenants by the digests of the secrets that their clients share.
         self._digests: dict[str, str] = {}
+        #: Tenants that accept tokens for an audience.
+        self._by_audience: dict[str, set[str]] = {}
         self._synced: set[str] | None = None
         for policy in policies:
             self.put(policy)
@@ -47,6 +53,8 @@ class TenantPolicies:
         self._policies[name] = policy
         self._owners.update(dict.fromkeys(reserved_names(policy.settings), name))
         self._digests.update(dict.fromkeys(policy.settings.client_auth.token_digests, name))
+        for audience in policy.settings.client_auth.audiences:
+            self._by_audience.setdefault(audience, set()).add(name)
 
     def remove(self, name: str) -> None:
         """Remove a tenant, if present."""
@@ -54,6 +62,11 @@ class TenantPolicies:
         if policy is not None:
             _disown(self._owners, reserved_names(policy.settings), name)
             _disown(self._digests, policy.settings.client_auth.token_digests, name)
+            for audience in policy.settings.client_auth.audiences:
+                tenants = self._by_audience.get(audience, set())
+                tenants.discard(name)
+                if not tenants:
+                    self._by_audience.pop(audience, None)
 
     def end_sync(self) -> list[str]:
         """All policies were sent. Removes the tenants that were not among them, and returns their names."""
@@ -79,15 +92,24 @@ class TenantPolicies:
         # The time of a lookup leaks something about the digest, not about the secret.
         return self._digests.get(digest_of(token), "") if token else ""
 
+    def tenant_of_audience(self, token: str) -> str:
+        """The only tenant that accepts tokens for this one's audience; empty for none or several.
+
+        The token is not verified, so nothing follows from the result but the tenant to verify it for.
+        """
+        tenants = {name for audience in _audiences_of(token) for name in self._by_audience.get(audience, ())}
+        return tenants.pop() if len(tenants) == 1 else ""
+
     def default_agent(self, name: str) -> str:
         """The agent of a tenant's clients that name none; empty if none is set."""
         policy = self._policies.get(name)
         return policy.settings.default_agent if policy else ""
 
-    @property
-    def have_shared_tokens(self) -> bool:
-        """True if any tenant's clients share a secret."""
-        return bool(self._digests)
+    def are_known_by(self, dialect: str) -> bool:
+        """Whether a token may identify a tenant, by its secret or audience, or a name of a dialect may."""
+        return bool(self._digests or self._by_audience) or any(
+            each.dialect == dialect for each in self._owners
+        )
 
     def is_open(self, name: str, is_local: bool) -> bool:
         """Whether callers without credentials are admitted; `is_local` if they are on the edge's machine.
@@ -120,6 +142,18 @@ def _disown(owners: dict[K, str], values: Iterable[K], name: str) -> None:
     for value in values:
         if owners.get(value) == name:
             del owners[value]
+
+
+def _audiences_of(token: str) -> list[str]:
+    """The audiences that a JSON Web Token states; empty for any other text."""
+    if len(token) > _MAX_TOKEN_CHARACTERS or not is_jwt(token):
+        return []
+    try:
+        stated = read_object(from_base64url(token.split(".")[1])).get("aud")
+    except ValueError:
+        return []
+    audiences = stated if isinstance(stated, list) else [stated]
+    return [each for each in audiences if isinstance(each, str)]
 
 
 def digest_of(token: str) -> str:

@@ -138,26 +138,27 @@ def _has_body(request: Request) -> bool:
     return request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
 
 
-def check_body_type(request: Request) -> None:
-    """Raises Refused unless the body is uncompressed JSON in UTF-8; an empty one may be of no type.
+def check_body_type(request: Request, wanted: str = JSON) -> None:
+    """Raises Refused unless the body is uncompressed and of the type; an empty one may be of no type.
 
-    Web pages can send other types, empty bodies included, to any site without asking first; JSON takes a
-    preflight.
+    JSON must be in UTF-8. Web pages can send other types, empty bodies included, to any site without asking
+    first; JSON takes a preflight.
     """
     content_type = request.headers.get("content-type")
     if content_type is None and not _has_body(request):
         return
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if not _is_json(content_type or "") or encoding != "identity":
-        raise catalogue.UNSUPPORTED_MEDIA_TYPE.refused(wanted=f"{JSON} in UTF-8, not compressed")
+    if not _is_type(content_type or "", wanted) or encoding != "identity":
+        text = f"{JSON} in UTF-8" if wanted == JSON else wanted
+        raise catalogue.UNSUPPORTED_MEDIA_TYPE.refused(wanted=f"{text}, not compressed")
 
 
-def _is_json(content_type: str) -> bool:
-    """Whether a Content-Type is JSON in UTF-8, however it is spelled."""
+def _is_type(content_type: str, wanted: str) -> bool:
+    """Whether a Content-Type is the wanted one, in UTF-8, however it is spelled."""
     parsed = Message()
     parsed["content-type"] = content_type
     try:
         charset = lookup(str(parsed.get_param("charset", "utf-8"))).name
     except LookupError:
         return False
-    return parsed.get_content_type() == JSON and charset in ("utf-8", "ascii")
+    return parsed.get_content_type() == wanted and charset in ("utf-8", "ascii")

@@ -13,9 +13,9 @@ from trunkline_runtime.tenant_policy import CLIENT_SCOPES, scope_name
 
 from trunkline_edge.auth.caller_policy import check_caller
 from trunkline_edge.auth.claims import is_id
-from trunkline_edge.auth.request_source import RequestSource
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
 from trunkline_edge.http.known_keys import KnownKeys
+from trunkline_edge.http.sources import source_of
 from trunkline_edge.http.token_callers import TokenCaller
 
 #: Headers passed on to the router unchanged.
@@ -30,8 +30,8 @@ API_KEY_PREFIX = "tl_"
 #: Share of callers whose key the router has not accepted yet; no tenant has this name.
 STRANGERS = ""
 
-#: Entries of a request's ASGI scope: its source, and what it was admitted for last.
-_SOURCE, _ADMITTED = "trunkline.source", "trunkline.admitted"
+#: Entry of a request's ASGI scope: what it was admitted for last.
+_ADMITTED = "trunkline.admitted"
 
 
 class CallerMetadata:
@@ -79,10 +79,12 @@ class CallerMetadata:
         client: TokenCaller | None = None,
         *,
         is_dialect: bool = False,
+        dialect: str = "",
     ) -> list[tuple[str, str | bytes]]:
         """The metadata of a call that takes this scope; `tenant` is "" if the call names none.
 
-        `client` is the caller if their token is verified.
+        `client` is the caller if their token is verified. `dialect` is the one whose route makes the call: if
+        the caller manages it, the edge acts for the tenant.
 
         Raises Refused like `admit`, and for credentials that metadata cannot carry.
         """
@@ -97,16 +99,25 @@ class CallerMetadata:
         key = self._key(request, tenant, is_dialect)
         if client is not None:
             metadata.append(client.metadata)
+            if dialect and client.principal.manages == dialect:
+                metadata.append(_acting_for(tenant))
         elif key is not None:
             metadata += self._credentials(key, tenant, scope)
         elif is_dialect and self._is_open_to_this_machine(tenant):
             # The dialect decides what its local clients may do; by itself the router would ask for a key.
-            metadata.append((ACTING_FOR, quote(tenant, safe="")))
-        source = source_of(request)
-        metadata.append((REMOTE_IP, source.remote_ip or "unknown"))
-        if source.is_unlike_its_address:
-            metadata.append((FORWARDED, "1"))
-        return metadata
+            metadata.append(_acting_for(tenant))
+        return metadata + _origin_of(request)
+
+    def of_visitor(self, request: Request, tenant: str, scope: int) -> list[tuple[str, str | bytes]]:
+        """The metadata of a call for a visitor whom a dialect admits without proof.
+
+        Raises Refused UNKNOWN_TENANT, and ORIGIN_FORBIDDEN for a page of a site that is not declared.
+        """
+        policy = self.tenants.policy(tenant)
+        if policy is None:
+            raise catalogue.UNKNOWN_TENANT.refused(tenant=tenant)
+        check_caller(policy, source_of(request), scope, has_proof=True)
+        return [_acting_for(tenant), *_origin_of(request)]
 
     def share(
         self, request: Request, tenant: str, client: TokenCaller | None = None, *, is_dialect: bool = False
@@ -156,7 +167,7 @@ class CallerMetadata:
             if scope not in CLIENT_SCOPES:
                 problem = f"the client's token does not grant {scope_name(scope)}"
                 raise catalogue.FORBIDDEN.refused(problem=problem)
-            return [(ACTING_FOR, quote(tenant, safe="")), (BY_SECRET, "1")]
+            return [_acting_for(tenant), (BY_SECRET, "1")]
         if len(key) > MAX_KEY_CHARS or not _fits_metadata(key):
             raise catalogue.UNAUTHORIZED.refused(problem="the key is not valid")
         return [("authorization", f"Bearer {key}")]
@@ -168,15 +179,16 @@ def key_of(request: Request) -> str | None:
     return token if token is not None else request.headers.get("x-api-key")
 
 
-def source_of(request: Request) -> RequestSource:
-    """The source of a request, read once."""
-    source: RequestSource | None = request.scope.get(_SOURCE)
-    if source is None:
-        headers = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw)
-        remote_ip = request.client.host if request.client else ""
-        source = RequestSource.read(remote_ip, headers, request.scope.get("http_version", "1.1"))
-        request.scope[_SOURCE] = source
-    return source
+def _acting_for(tenant: str) -> tuple[str, str]:
+    return ACTING_FOR, quote(tenant, safe="")
+
+
+def _origin_of(request: Request) -> list[tuple[str, str | bytes]]:
+    source = source_of(request)
+    metadata: list[tuple[str, str | bytes]] = [(REMOTE_IP, source.remote_ip or "unknown")]
+    if source.is_unlike_its_address:
+        metadata.append((FORWARDED, "1"))
+    return metadata
 
 
 def _fits_metadata(value: str) -> bool:

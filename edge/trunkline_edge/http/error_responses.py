@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 from starlette.requests import ClientDisconnect, Request
@@ -20,21 +20,14 @@ _log = structlog.get_logger()
 R = TypeVar("R", bound=ASGIApp)
 
 
-async def respond(request: Request, response: Awaitable[R]) -> R | Response:
-    """Await a response; a failure becomes an error response and never a traceback."""
-    try:
-        return await response
-    except (CallFailed, Refused) as reason:
-        return failure_response(reason)
-    except ClientDisconnect:
-        return Response(status_code=499)
-    except Exception:
-        _log.exception("an HTTP request failed", path=request.scope["path"])
-        return failure_response(catalogue.INTERNAL.refused())
+class RenderFailure(Protocol):
+    """Renders a failure as a response, with `headers` added."""
+
+    def __call__(self, reason: CallFailed | Refused, headers: dict[str, str] | None = None) -> Response: ...
 
 
 def failure_response(reason: CallFailed | Refused, headers: dict[str, str] | None = None) -> Response:
-    """The error response, with `headers` added."""
+    """The error response in the contract's form, with `headers` added."""
     if isinstance(reason, Refused):
         status, own, body, media_type = http_errors.error_response(reason)
     else:
@@ -43,3 +36,18 @@ def failure_response(reason: CallFailed | Refused, headers: dict[str, str] | Non
         # The rest of the request is not awaited, so the connection cannot be reused.
         own |= {"connection": "close"}
     return Response(body, status, own | (headers or {}), media_type)
+
+
+async def respond(
+    request: Request, response: Awaitable[R], render: RenderFailure = failure_response
+) -> R | Response:
+    """Await a response; a failure becomes an error response and never a traceback."""
+    try:
+        return await response
+    except (CallFailed, Refused) as reason:
+        return render(reason)
+    except ClientDisconnect:
+        return Response(status_code=499)
+    except Exception:
+        _log.exception("an HTTP request failed", path=request.scope["path"])
+        return render(catalogue.INTERNAL.refused())

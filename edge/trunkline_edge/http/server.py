@@ -88,8 +88,10 @@ def make_app(runtime: EdgeRuntime, router: RouterClient) -> Starlette:
     """The Starlette app with all HTTP routes of an edge."""
     caller_metadata = CallerMetadata(runtime.tenants)
     bodies, worker = BodyReader(runtime.settings.http_timeout_s), FairWorker()
-    dialects = DialectRoutes(runtime.registry, runtime.tenants, router, caller_metadata, bodies, worker)
     token_callers = TokenCallers(runtime.admission, runtime.tenants, runtime.core.limits.frame_bytes)
+    dialects = DialectRoutes(
+        runtime.registry, runtime.tenants, router, caller_metadata, token_callers, bodies, worker
+    )
     transcoder = routes(router, caller_metadata, token_callers, bodies, worker, runtime.settings.path_prefix)
     return Starlette(routes=[*_operator_routes(runtime), *dialects.routes(), *transcoder])
 

@@ -76,5 +76,5 @@ def test_released_names_and_secrets_may_pass_to_another_tenant() -> None:
     assert (
         tenants.owner_of("langbot", "p"),
         tenants.tenant_of_token(SECRET),
-        tenants.have_shared_tokens,
+        tenants.are_known_by("langbot.workspace"),
     ) == ("", "", False)

@@ -14,7 +14,8 @@ from trunkline.v1.access_pb2 import (
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.tenant_pb2 import OPENNESS_ANYBODY, OPENNESS_LOOPBACK
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
-from trunkline_edge.http.caller_metadata import CallerMetadata, source_of
+from trunkline_edge.http.caller_metadata import CallerMetadata
+from trunkline_edge.http.sources import source_of
 
 from tests.support.declared_tenants import policy
 

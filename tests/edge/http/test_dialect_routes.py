@@ -36,6 +36,7 @@ from trunkline_edge.http.fair_worker import FairWorker
 from trunkline_edge.http.router_client import CallFailed
 from trunkline_runtime.refusals import to_status
 
+from tests.edge.http.token_admission import token_callers
 from tests.support.declared_tenants import policy
 
 JSON = {"content-type": "application/json"}
@@ -80,7 +81,16 @@ class Served:
     async def ask(self, path: str = "/old/a", method: str = "POST", **more: Any) -> httpx.Response:
         registered = DialectRegistry(lambda: datetime.now(UTC))
         access = CallerMetadata(TENANTS)
-        routes = DialectRoutes(registered, TENANTS, self.calls, access, BodyReader(), FairWorker()).routes()  # type: ignore[arg-type]
+        callers = token_callers(TENANTS)
+        routes = DialectRoutes(
+            registered,
+            TENANTS,
+            self.calls,  # type: ignore[arg-type]
+            access,
+            callers,
+            BodyReader(),
+            FairWorker(),
+        ).routes()
         transport = httpx.ASGITransport(Starlette(routes=routes))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
             return await http.request(method, path, **more)

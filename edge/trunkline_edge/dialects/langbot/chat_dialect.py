@@ -18,7 +18,7 @@ from trunkline_edge.dialects.dialect import Clock, ConnectPlan, ConnectRequest, 
 from trunkline_edge.dialects.langbot.chat_codec import LangBotCodec, json_fields
 from trunkline_edge.dialects.langbot.pipeline_owner import NAME, tenant_of
 from trunkline_edge.dialects.langbot.records import BAD_SESSION_TYPE, PLATFORM, SESSION_TYPES, conversation
-from trunkline_edge.dialects.langbot.rest_routes import routes
+from trunkline_edge.dialects.langbot.rest_routes import PREFIXES, render_refusal, routes
 from trunkline_edge.dialects.paths import Path
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
 
@@ -33,6 +33,8 @@ def make(clock: Clock) -> Dialect:
         rejection_codec=codecs["person"],
         websocket_paths=(Path("/api/v1/pipelines/{pipeline}/ws/connect"),),
         routes=routes(clock),
+        http_prefixes=PREFIXES,
+        render_refusal=render_refusal,
     )
 
 
@@ -74,7 +76,7 @@ def _complete(plan: ConnectPlan, tenant: str, token: str) -> ConnectPlan:
 def _read_authenticate(
     plan: ConnectPlan, tenants: TenantPolicies, payload: bytes, binary: bool
 ) -> ConnectPlan:
-    """Read the `authenticate` frame, which must come first. Its workspace is ignored."""
+    """Read the `authenticate` frame, which must come first."""
     try:
         fields = json_fields(payload)
     except FrameRefused:
@@ -84,4 +86,7 @@ def _read_authenticate(
         raise catalogue.UNAUTHORIZED.refused(
             problem="the first frame must be an authenticate frame with a token"
         )
-    return _complete(plan, tenant_of(tenants, plan.opened.address.agent, token), token)
+    workspace = fields.get("workspace_uuid")
+    if not isinstance(workspace, str):
+        workspace = ""
+    return _complete(plan, tenant_of(tenants, plan.opened.address.agent, token, workspace), token)

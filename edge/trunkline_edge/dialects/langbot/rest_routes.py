@@ -28,10 +28,9 @@ from trunkline_edge.dialects.dialect import (
     HttpRequest,
     RouterCall,
     RouteSteps,
-    bearer,
 )
 from trunkline_edge.dialects.langbot.chat_codec import BROADCAST, json_fields
-from trunkline_edge.dialects.langbot.pipeline_owner import owner_in_path, tenant_of
+from trunkline_edge.dialects.langbot.pipeline_owner import WORKSPACE_HEADER, tenant_of, tenant_of_request
 from trunkline_edge.dialects.langbot.records import (
     BAD_SESSION_TYPE,
     CONVERSATION_ID,
@@ -47,6 +46,9 @@ from trunkline_edge.dialects.paths import Path
 #: Bounds of a list of the newest messages, which ends at the first bound reached.
 MAX_LISTED = 500
 MAX_LISTED_BYTES = 16 << 20
+
+#: Prefix of LangBot's paths.
+PREFIXES = ("/api/v1/",)
 
 _PAGE = 500
 _CONNECTIONS_PAGE = 1000
@@ -66,7 +68,7 @@ def routes(clock: Clock) -> Sequence[DialectRoute]:
 
 def _route(method: str, path: str, handle: _Handler) -> DialectRoute:
     below = Path(f"/api/v1/pipelines/{{pipeline}}/ws/{path}")
-    return DialectRoute(method, below, _with_tenant(handle), _render_refusal, owner_in_path)
+    return DialectRoute(method, below, _with_tenant(handle), render_refusal, tenant_of_request)
 
 
 def _with_tenant(handle: _Handler) -> Callable[[HttpRequest], RouteSteps]:
@@ -74,19 +76,23 @@ def _with_tenant(handle: _Handler) -> Callable[[HttpRequest], RouteSteps]:
 
     def handle_request(request: HttpRequest) -> RouteSteps:
         try:
-            token = bearer(request.headers) or request.headers.get("x-api-key", "")
             pipeline = request.parameters["pipeline"]
-            tenant = tenant_of(request.tenants, pipeline, token)
+            workspace = request.headers.get(WORKSPACE_HEADER, "")
+            tenant = tenant_of(request.tenants, pipeline, request.key, workspace)
             return (yield from handle(request, Address(tenant=tenant, agent=pipeline, platform=PLATFORM)))
         except Refused as refused:
             return _refused(refused.entry.code, str(refused), refused.entry.http_status)
         except CallRefused as refused:
-            return _render_refusal(refused)
+            if refused.http_status == 401 and request.tenants.is_open(tenant, request.is_local):
+                # LangBot's web client logs its user out on 401. The tenant needs no token, but the call does.
+                return _failed(403, str(refused))
+            return render_refusal(refused)
 
     return handle_request
 
 
-def _render_refusal(refused: CallRefused) -> HttpReply:
+def render_refusal(refused: CallRefused) -> HttpReply:
+    """Render a refusal in LangBot's form."""
     return _refused(refused.code, str(refused), refused.http_status)
 
 

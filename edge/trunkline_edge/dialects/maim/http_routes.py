@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from typing import Any
 
 from trunkline.v1 import catalogue
@@ -35,7 +35,9 @@ from trunkline_edge.dialects.maim.messages import (
     string_of,
 )
 from trunkline_edge.dialects.paths import Path
-from trunkline_edge.dialects.tenant_policies import TenantPolicies
+
+#: Prefixes of the paths of these routes, and of others that the server had.
+PREFIXES = ("/api/v1/tenants/", "/api/v1/message/")
 
 #: A step of a handler: yields RPCs, and returns a result.
 Step = Generator[RouterCall, Any, Any]
@@ -53,23 +55,23 @@ def routes() -> tuple[DialectRoute, ...]:
     """The routes."""
     tenant = "/api/v1/tenants/{tenant}"
     return (
-        DialectRoute("POST", Path(f"{tenant}/platforms/{{platform}}/broadcast"), broadcast, _render_refusal),
+        DialectRoute("POST", Path(f"{tenant}/platforms/{{platform}}/broadcast"), broadcast, render_refusal),
         DialectRoute(
             "POST",
             Path(f"{tenant}/agents/{{agent}}/platforms/{{platform}}/broadcast"),
             broadcast,
-            _render_refusal,
+            render_refusal,
         ),
-        DialectRoute("GET", Path(f"{tenant}/connections"), connections, _render_refusal),
+        DialectRoute("GET", Path(f"{tenant}/connections"), connections, render_refusal),
         DialectRoute(
-            "GET", Path("/api/v1/message/{message_id}/result"), result, _render_refusal, _tenant_of_message
+            "GET", Path("/api/v1/message/{message_id}/result"), result, render_refusal, _tenant_of_message
         ),
-        DialectRoute("POST", Path(f"{tenant}/retry-pool/flush"), flush, _render_refusal),
+        DialectRoute("POST", Path(f"{tenant}/retry-pool/flush"), flush, render_refusal),
     )
 
 
-def _tenant_of_message(parameters: Mapping[str, str], tenants: TenantPolicies) -> str:
-    return parameters["message_id"].rpartition("@")[2]
+def _tenant_of_message(request: HttpRequest) -> str:
+    return request.parameters["message_id"].rpartition("@")[2]
 
 
 # Broadcast
@@ -106,7 +108,7 @@ def broadcast(request: HttpRequest) -> RouteSteps:
     except CallRefused as refused:
         if refused.code == catalogue.NO_ACTIVE_CONNECTION.code:
             return HttpReply(200, {"success": False, "error": nobody})
-        return _render_refusal(refused)
+        return render_refusal(refused)
     message_id = public_id(response.message_id, tenant)
     if not response.connections:
         return HttpReply(200, {"success": False, "error": nobody, "held": True, "message_id": message_id})
@@ -138,7 +140,7 @@ def connections(request: HttpRequest) -> RouteSteps:
         except CallRefused as refused:
             if refused.code == catalogue.UNKNOWN_TENANT.code:
                 return HttpReply(200, {"connections": []})
-            return _render_refusal(refused)
+            return render_refusal(refused)
         listed += [_connection(connection) for connection in page.connections]
         query.page_token = page.next_page_token
         if not page.next_page_token:
@@ -175,7 +177,7 @@ def result(request: HttpRequest) -> RouteSteps:
             return _no_result()
         report = (yield from _report(message, public)) or {}
     except CallRefused as refused:
-        return _no_result() if refused.code in _NOT_FOUND else _render_refusal(refused)
+        return _no_result() if refused.code in _NOT_FOUND else render_refusal(refused)
     return HttpReply(
         200,
         {
@@ -232,7 +234,7 @@ def _no_result() -> HttpReply:
     return HttpReply(404, {"detail": "Message result not found"})
 
 
-def _render_refusal(refused: CallRefused) -> HttpReply:
+def render_refusal(refused: CallRefused) -> HttpReply:
     return HttpReply(refused.http_status, {"detail": str(refused)})
 
 

@@ -24,7 +24,7 @@ from trunkline.v1.message_pb2 import (
 from trunkline_edge.dialects.codec import Codec, DirectReply, FrameRefused, StreamingMode
 from trunkline_edge.dialects.dialect import Clock, ConnectPlan, ConnectRequest, Dialect
 from trunkline_edge.dialects.json_text import replace_lone_surrogates, top_level_string
-from trunkline_edge.dialects.maim.http_routes import routes
+from trunkline_edge.dialects.maim.http_routes import PREFIXES, render_refusal, routes
 from trunkline_edge.dialects.maim.messages import (
     BROADCAST,
     MESSAGE,
@@ -294,4 +294,6 @@ def make(clock: Clock) -> Dialect:
         rejection_codec=Maim("", "", "", False, clock),
         websocket_paths=(Path("/ws/{tenant}/{platform}"), Path("/ws/{tenant}/{agent}/{platform}")),
         routes=routes(),
+        http_prefixes=PREFIXES,
+        render_refusal=render_refusal,
     )
