@@ -56,6 +56,8 @@ class AgentServicer(AgentServiceServicer):
         _log.info("worker attached", **names, peer=context.peer())
         try:
             await context.write(AttachResponse(welcome=self._welcome()))
+            if stream.ended.done():  # meanwhile: its key was revoked, or the router stops
+                raise stream.ended.result()
             # Only now: deliveries leased to a peer that is already gone would count as failed attempts.
             with runtime.step() as core:
                 core.worker_welcomed(worker)
