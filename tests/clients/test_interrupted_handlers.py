@@ -129,6 +129,7 @@ async def test_a_cancel_reaches_a_handler_that_waits_for_its_model(write: Writes
         if by in ("delivery", "twice"):
             assert (await side.end_reply()).state == MESSAGE_STATE_CANCELLED
         assert (await read_settlement(side)).WhichOneof("outcome") is None
+        assert all(end.reply == opening.reply for end in side._unread["ends"]), "only open replies are ended"
         assert isinstance(source.raised, asyncio.CancelledError)
         assert source.closed.is_set()
         assert len(raised) == 1

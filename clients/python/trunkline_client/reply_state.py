@@ -89,7 +89,8 @@ class ReplyState:
     @property
     def has_output(self) -> bool:
         """Whether `take_deltas` or `take_end` would return something."""
-        return self.phase is ReplyPhase.OPEN and (self.buffer.has_unwritten or self._pending_end is not None)
+        has_any = self.buffer.has_unwritten or self._pending_end is not None
+        return has_any and self.phase is ReplyPhase.OPEN and not self.is_over
 
     @property
     def has_pending_end(self) -> bool:
