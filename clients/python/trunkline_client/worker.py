@@ -8,6 +8,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 import grpc
@@ -223,6 +224,11 @@ class Worker:
                 came from something in front of the router, and names no `trunkline.v1.ErrorCode`.
             RuntimeError: There is no handler, or the worker is running already.
         """
+        options = (self._router, self._credentials, self._api_key)
+        await self._run_over(partial(open_channel, *options, use_proxy=self._use_proxy), handler)
+
+    async def _run_over(self, open_channel: Callable[[], grpc.aio.Channel], handler: Handler | None) -> None:
+        """Serves over a channel of its own, as `run` does; for `trunkline_client.testing`."""
         handler = handler or self._handler
         if handler is None:
             raise RuntimeError("A worker needs a handler: write `@worker.handler` or `worker.run(handler)`")
@@ -230,7 +236,7 @@ class Worker:
             raise RuntimeError("The worker is running already: make one Worker for each `run`")
         self._table.open(handler)
         self._drained.clear()
-        channel = open_channel(self._router, self._credentials, self._api_key, use_proxy=self._use_proxy)
+        channel = open_channel()
         serving = asyncio.create_task(self._serve(AgentServiceStub(channel)), name=f"serve {self!r}")
         draining = asyncio.create_task(self._drained.wait())
         try:
