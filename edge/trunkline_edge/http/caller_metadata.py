@@ -17,6 +17,7 @@ from trunkline_edge.dialects.tenant_policies import TenantPolicies
 from trunkline_edge.http.known_keys import KnownKeys
 from trunkline_edge.http.sources import source_of
 from trunkline_edge.http.token_callers import TokenCaller
+from trunkline_edge.transport.body_budget import STRANGERS
 
 #: Headers passed on to the router unchanged.
 PASSED_ON = ("traceparent", "tracestate")
@@ -26,9 +27,6 @@ MAX_KEY_CHARS = 4096
 
 #: Prefix of API keys. Another system's token never has it.
 API_KEY_PREFIX = "tl_"
-
-#: Share of callers whose key the router has not accepted yet; no tenant has this name.
-STRANGERS = ""
 
 #: Entry of a request's ASGI scope: what it was admitted for last.
 _ADMITTED = "trunkline.admitted"

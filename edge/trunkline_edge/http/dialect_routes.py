@@ -35,7 +35,7 @@ from trunkline_edge.dialects.registry import DialectRegistry
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
 from trunkline_edge.http.bindings import services, tenant_path
 from trunkline_edge.http.body_reader import BodyReader, check_body_type
-from trunkline_edge.http.caller_metadata import STRANGERS, CallerMetadata
+from trunkline_edge.http.caller_metadata import CallerMetadata
 from trunkline_edge.http.error_responses import RenderFailure, failure_response, respond
 from trunkline_edge.http.fair_worker import LARGE_BYTES, FairWorker
 from trunkline_edge.http.methods import allowed_methods
@@ -43,6 +43,7 @@ from trunkline_edge.http.router_client import CallFailed, RouterClient
 from trunkline_edge.http.sources import source_of
 from trunkline_edge.http.token_callers import TokenCaller, TokenCallers
 from trunkline_edge.http_errors import http_status
+from trunkline_edge.transport.body_budget import STRANGERS
 
 P = ParamSpec("P")
 T = TypeVar("T")

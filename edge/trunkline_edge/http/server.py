@@ -87,7 +87,8 @@ class HttpServer:
 def make_app(runtime: EdgeRuntime, router: RouterClient) -> Starlette:
     """The Starlette app with all HTTP routes of an edge."""
     caller_metadata = CallerMetadata(runtime.tenants)
-    bodies, worker = BodyReader(runtime.settings.http_timeout_s), FairWorker()
+    bodies = BodyReader(runtime.settings.http_timeout_s, runtime.bodies)
+    worker = FairWorker()
     token_callers = TokenCallers(runtime.admission, runtime.tenants, runtime.core.limits.frame_bytes)
     dialects = DialectRoutes(
         runtime.registry, runtime.tenants, router, caller_metadata, token_callers, bodies, worker

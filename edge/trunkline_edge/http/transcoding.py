@@ -19,7 +19,7 @@ from trunkline_edge.auth.cors import cors_headers, preflight_headers
 from trunkline_edge.http import openapi
 from trunkline_edge.http.bindings import Binding, bindings
 from trunkline_edge.http.body_reader import BodyReader
-from trunkline_edge.http.caller_metadata import STRANGERS, CallerMetadata
+from trunkline_edge.http.caller_metadata import CallerMetadata
 from trunkline_edge.http.error_responses import failure_response, respond
 from trunkline_edge.http.fair_worker import LARGE_BYTES, FairWorker
 from trunkline_edge.http.json_encode import response_json
@@ -30,6 +30,7 @@ from trunkline_edge.http.router_client import CallFailed, RouterClient
 from trunkline_edge.http.server_streaming import EventStream
 from trunkline_edge.http.sources import source_of
 from trunkline_edge.http.token_callers import TokenCallers
+from trunkline_edge.transport.body_budget import STRANGERS
 
 #: Prefix of every path in the contract.
 PREFIX = "/v1/"

@@ -6,13 +6,12 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Message
 from trunkline.v1.catalogue import Refused
-from trunkline_edge.http.body_reader import (
+from trunkline_edge.http.body_reader import BodyReader, check_body_type
+from trunkline_edge.transport.body_budget import (
     MAX_BODY_BYTES,
     MAX_SHARE_BYTES,
     MAX_TOTAL_BYTES,
     SMALL_BODY_BYTES,
-    BodyReader,
-    check_body_type,
 )
 
 
@@ -41,21 +40,21 @@ async def refusal(reader: BodyReader, tenant: str, body: Request) -> str:
 
 async def test_the_bodies_of_one_tenant_leave_room_for_those_of_others() -> None:
     reader = BodyReader()
-    reader.reserve("a", MAX_SHARE_BYTES - 10)
+    reader.budget.reserve("a", MAX_SHARE_BYTES - 10)
     large_body = [b"x" * SMALL_BODY_BYTES, b"y"]
     assert await refusal(reader, "a", request(large_body)) == "OVERLOADED"
     async with reader.json(request([b"[]"]), "a", expected=True) as small:
         assert small == b"[]"
     async with reader.json(request([b"x" * MAX_BODY_BYTES]), "b", expected=True) as large:
         assert len(large) == MAX_BODY_BYTES
-    reader.release("a", MAX_SHARE_BYTES - 10)
-    assert (reader.buffered_bytes, reader._bytes_of_share) == (0, {})
+    reader.budget.release("a", MAX_SHARE_BYTES - 10)
+    assert (reader.budget.buffered_bytes, reader.budget._bytes_of_share) == (0, {})
 
 
 async def test_all_bodies_together_are_bounded() -> None:
     reader = BodyReader()
     for number in range(MAX_TOTAL_BYTES // MAX_SHARE_BYTES):
-        reader.reserve(f"t{number}", MAX_SHARE_BYTES)
+        reader.budget.reserve(f"t{number}", MAX_SHARE_BYTES)
     rest = MAX_TOTAL_BYTES % MAX_SHARE_BYTES
     async with reader.json(request([b"x" * rest]), "new", expected=True):
         assert await refusal(reader, "other", request([b"x" * SMALL_BODY_BYTES, b"x"])) == "OVERLOADED"
@@ -65,7 +64,7 @@ async def test_all_bodies_together_are_bounded() -> None:
 
 async def test_a_body_that_cannot_fit_is_refused_before_any_of_it_is_read() -> None:
     reader = BodyReader()
-    reader.reserve("a", MAX_SHARE_BYTES - 10)
+    reader.budget.reserve("a", MAX_SHARE_BYTES - 10)
     body = b"x" * (SMALL_BODY_BYTES + 1)
     unread = request([body], length=len(body))
     assert await refusal(reader, "a", unread) == "OVERLOADED"
@@ -80,7 +79,7 @@ async def test_a_body_over_its_own_bound_is_too_large() -> None:
         async with reader.json(request([b"x" * 11], length=11), "a", expected=True, max_bytes=10):
             pass
     assert refused.value.entry.code == "BODY_TOO_LARGE"
-    assert reader.buffered_bytes == 0
+    assert reader.budget.buffered_bytes == 0
 
 
 @pytest.mark.parametrize(

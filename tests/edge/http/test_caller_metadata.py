@@ -10,13 +10,14 @@ import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
-from trunkline_edge.http import body_reader
 from trunkline_edge.http.body_reader import BodyReader
-from trunkline_edge.http.caller_metadata import STRANGERS, CallerMetadata
+from trunkline_edge.http.caller_metadata import CallerMetadata
 from trunkline_edge.http.fair_worker import FairWorker
 from trunkline_edge.http.known_keys import MAX_KNOWN, KnownKeys
 from trunkline_edge.http.router_client import RouterClient
 from trunkline_edge.http.transcoding import routes
+from trunkline_edge.transport import body_budget
+from trunkline_edge.transport.body_budget import STRANGERS
 
 from tests.edge.http.token_admission import token_callers
 from tests.support.declared_tenants import policy
@@ -107,8 +108,8 @@ async def test_a_body_cannot_name_another_tenant(http: httpx.AsyncClient) -> Non
 async def test_bodies_are_bounded_together_and_let_go(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(body_reader, "MAX_TOTAL_BYTES", 1000)
-    monkeypatch.setattr(body_reader, "SMALL_BODY_BYTES", 0)
+    monkeypatch.setattr(body_budget, "MAX_TOTAL_BYTES", 1000)
+    monkeypatch.setattr(body_budget, "SMALL_BODY_BYTES", 0)
     large = await http.post("/tenants/open/messages", json={"parts": ["x" * 2000]})
     assert (large.status_code, reason_of(large), large.headers["retry-after"]) == (429, "OVERLOADED", "1")
     for _ in range(20):

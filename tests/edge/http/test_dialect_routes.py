@@ -34,6 +34,7 @@ from trunkline_edge.http.caller_metadata import CallerMetadata
 from trunkline_edge.http.dialect_routes import DialectRoutes
 from trunkline_edge.http.fair_worker import FairWorker
 from trunkline_edge.http.router_client import CallFailed
+from trunkline_edge.transport.body_budget import BodyBudget
 from trunkline_runtime.refusals import to_status
 
 from tests.edge.http.token_admission import token_callers
@@ -291,14 +292,14 @@ async def test_the_body_of_a_get_takes_nothing_of_the_tenants_share(
 ) -> None:
     counted: set[str] = set()
 
-    def reserve(reader: BodyReader, share: str, size: int, buffered: int = 0) -> None:
+    def reserve(budget: BodyBudget, share: str, size: int, buffered: int = 0) -> None:
         counted.add(share)
 
     def handle(request: HttpRequest) -> RouteSteps:
         return HttpReply(200, {})
         yield
 
-    monkeypatch.setattr(BodyReader, "reserve", reserve)
+    monkeypatch.setattr(BodyBudget, "reserve", reserve)
     credentials = {"x-api-key": "t1"} if method == "POST" else {}
     await serve(handle, method, "/old/{tenant}").ask(
         "/old/closed", method, content=b"{}", headers=JSON | credentials
