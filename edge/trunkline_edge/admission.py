@@ -95,7 +95,8 @@ class Admission:
         tenant = plan.opened.address.tenant
         attempt = ConnectAttempt(plan.token, transport.source, plan.may_be_foreign)
         try:
-            principal = self.policy.admit(attempt, plan.opened, plan.names_user, time.monotonic())
+            now = time.monotonic()
+            principal = self.policy.admit(attempt, plan.opened, plan.names_user, now, plan.chat)
         except Refused as reason:
             protocol = plan.opened.protocol
             self.count_refused(reason, tenant=tenant, remote_ip=transport.remote_ip, protocol=protocol)

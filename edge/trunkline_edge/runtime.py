@@ -25,6 +25,8 @@ from trunkline_edge.auth.admission_policy import AdmissionPolicy
 from trunkline_edge.auth.exposure import ExposureWarning
 from trunkline_edge.auth.jwks import Fetch, JwksCache
 from trunkline_edge.auth.principal import Principal
+from trunkline_edge.auth.request_source import RequestSource
+from trunkline_edge.auth.tokens import UnknownKey
 from trunkline_edge.core.connection import Connection
 from trunkline_edge.core.counters import CLIENT_LOST
 from trunkline_edge.core.edge import EdgeCore
@@ -41,10 +43,11 @@ from trunkline_edge.core.effects import (
 from trunkline_edge.core.handshakes import Handshake
 from trunkline_edge.core.limits import EdgeLimits
 from trunkline_edge.core.rate_limits import ConnectionRateLimiter, TenantRateLimiter
-from trunkline_edge.dialects.dialect import ConnectPlan
+from trunkline_edge.dialects.dialect import ConnectPlan, HttpRequest, bearer
 from trunkline_edge.dialects.registry import DialectRegistry
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
 from trunkline_edge.settings import EdgeSettings
+from trunkline_edge.transport.body_budget import STRANGERS, BodyBudget
 from trunkline_edge.transport.client_transport import ClientTransport
 from trunkline_edge.transport.connection_budget import ConnectionBudget
 from trunkline_edge.transport.peer_address import peer_ip
@@ -86,6 +89,7 @@ class EdgeRuntime:
             settings.max_http_connections,
             self.core.counts,
         )
+        self.bodies = BodyBudget()
         self._exposure = ExposureWarning(settings.edge_listen)
         #: Set when the link's writer has something to do.
         self.link_wake = asyncio.Event()
@@ -244,6 +248,16 @@ class EdgeRuntime:
             self.protocol_broken(remote_ip, str(reason))
         else:
             self.admission.count_refused(reason, remote_ip=remote_ip)
+
+    def body_share(self, tenant: str, request: HttpRequest, source: RequestSource) -> str:
+        """See ConnectionHandler."""
+        if self.tenants.is_open(tenant, source.is_local):
+            return tenant
+        try:
+            self.admission.policy.verify(tenant, bearer(request.headers))
+        except (Refused, UnknownKey):
+            return STRANGERS
+        return tenant
 
     def when_tenants_known(self, transport: ClientTransport, then: Callable[[], None]) -> None:
         """See Admission."""

@@ -108,10 +108,14 @@ def closing_frame(reason: Refused) -> ClosingFrame:
     )
 
 
-def refusal_of(closing: ClosingFrame) -> Refused:
-    """The refusal that a `closing` frame carries. A code newer than this process becomes INTERNAL."""
-    entry = catalogue.ENTRIES.get(closing.reason, catalogue.INTERNAL)
-    return Refused(entry, closing.message, retry_after_ms=closing.reconnect_after_ms or None)
+def refusal_of(frame: ClosingFrame | ErrorFrame) -> Refused:
+    """The refusal that a frame carries. A code newer than this process becomes INTERNAL."""
+    if isinstance(frame, ErrorFrame):
+        code, retry_after_ms = frame.code, frame.retry_after_ms
+    else:
+        code, retry_after_ms = frame.reason, frame.reconnect_after_ms
+    entry = catalogue.ENTRIES.get(code, catalogue.INTERNAL)
+    return Refused(entry, frame.message, retry_after_ms=retry_after_ms or None)
 
 
 def _packed(message: Message) -> AnyProto:

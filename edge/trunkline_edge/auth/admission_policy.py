@@ -20,6 +20,7 @@ from trunkline_edge.auth.key_set import inline_keys
 from trunkline_edge.auth.principal import RIGHTS, Principal
 from trunkline_edge.auth.request_source import RequestSource
 from trunkline_edge.auth.tokens import UnknownKey, verify
+from trunkline_edge.auth.user_chats import enter_chat
 from trunkline_edge.core.rate_limits import TenantRateLimiter
 from trunkline_edge.dialects.tenant_policies import TenantPolicies, digest_of
 
@@ -114,13 +115,13 @@ class AdmissionPolicy:
     # Admission
 
     def admit(
-        self, attempt: ConnectAttempt, opened: ConnectionOpened, names_user: bool, now: float
+        self, attempt: ConnectAttempt, opened: ConnectionOpened, names_user: bool, now: float, chat: str = ""
     ) -> Principal | None:
         """The principal of a client's token; None if the client needs none, or its address is invalid.
 
         Sets the grants in `opened`, and its user if the client named none. `names_user` if the client chose
-        the user in `opened` itself. Raises Refused; raises UnknownKey if keys must be fetched first, which
-        `fetch_keys` does.
+        the user in `opened` itself. With `chat` the client connects to this chat of its user. Raises Refused;
+        raises UnknownKey if keys must be fetched first, which `fetch_keys` does.
         """
         auth = self._auth.get(opened.address.tenant)
         if auth is None:
@@ -133,9 +134,12 @@ class AdmissionPolicy:
             raise inactive(policy.tenant, policy.state)
         auth.rate_limiter.connect(now)
         principal = self._principal_of(auth, attempt)
+        if chat:
+            enter_chat(opened, chat, principal)
         if principal is None:
             return None
-        principal.authorize(opened, names_user)
+        if not chat:
+            principal.authorize(opened, names_user)
         if names_user and not principal.any_user:
             opened.user = principal.user
         opened.grants.CopyFrom(principal.grants())

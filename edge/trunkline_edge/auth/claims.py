@@ -15,6 +15,8 @@ from trunkline_edge.auth import langbot_claims
 from trunkline_edge.auth.jws import unauthorized
 from trunkline_edge.auth.principal import RIGHTS, Principal
 
+#: Between a user and the user's chat in a conversation's id; see `trunkline_edge.auth.user_chats`.
+CHAT_SEPARATOR = "»"
 #: Tolerated skew of an issuer's clock ahead of this one.
 LEEWAY_S = 30
 #: Longest validity of a token; revocations are kept for as long.
@@ -171,10 +173,13 @@ def _ids(own: dict[str, Any], name: str) -> frozenset[str] | None:
 
 
 def _conversations(own: dict[str, Any], user: str) -> tuple[frozenset[str], frozenset[str] | None]:
-    """Ids of persons, and of groups; groups are None if any may be joined."""
+    """Ids of persons, and of groups; groups are None if any may be joined.
+
+    A user whose id reads like another user's chat has no conversation unless the token names it.
+    """
     named = _strings(own, "conversations")
     if named is None:
-        return frozenset({user} if user else ()), None
+        return frozenset({user} if user and CHAT_SEPARATOR not in user else ()), None
     ids: dict[str, set[str]] = {"person": set(), "group": set()}
     for each in named:
         kind, _, ident = each.partition(":")

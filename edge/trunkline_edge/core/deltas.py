@@ -163,6 +163,7 @@ def _encode_rest(codec: Codec, frames: Sequence[DeltaRange]) -> bytes:
 
 
 def _encode_range(codec: Codec, one: DeltaRange, continues: bool) -> bytes:
+    continues = continues and not codec.is_exchange
     frame = ServerFrame()
     delta = frame.delta
     if isinstance(one.content, DeltaFrame):

@@ -27,6 +27,7 @@ from trunkline.v1.edge_service_pb2 import (
     TenantGone,
     TenantPolicy,
     TopicForgotten,
+    TopicsJoined,
 )
 
 from trunkline_edge.core.backpressure import ClientBackpressure
@@ -34,6 +35,7 @@ from trunkline_edge.core.client_frames import ClientFrameHandler
 from trunkline_edge.core.connection import Connection, ConnectionState
 from trunkline_edge.core.counters import CLIENT_LOST
 from trunkline_edge.core.effects import ApplyPolicy, RejectHandshake
+from trunkline_edge.core.encoding import add_framing
 from trunkline_edge.core.handshakes import Handshakes
 from trunkline_edge.core.limits import EdgeLimits
 from trunkline_edge.core.router_frames import RouterFrameHandler
@@ -43,6 +45,8 @@ from trunkline_edge.core.token_refresh import TokenRefresh
 #: Credit of a batch of this size is returned at once: under load, each batch then holds what gathered while
 #: the one before was written, instead of a large batch followed by small ones.
 BULK_ENTRIES = 32
+#: Time without a link after which HTTP requests that wait for a reply are ended. A router restarts in less.
+LINK_PATIENCE_S = 30.0
 
 
 class EdgeCore:
@@ -65,10 +69,12 @@ class EdgeCore:
         self._router_frames = RouterFrameHandler(self.sessions, self.client_frames, self.token_refresh)
         #: Time of the last batch from the router.
         self._now = 0.0
+        #: Time of the first tick without a link, on the clock of `tick`; None while there is one.
+        self._down_since: float | None = None
         #: By the name of a RouterEntry's field.
         self._handlers: dict[str, Callable[[Any], None]] = {
             "topic": self.fanout.open_topic,
-            "join": self.fanout.subscribe,
+            "join": self._subscribe,
             "leave": self.fanout.unsubscribe,
             "publish": self.fanout.publish,
             "forget": self._forget_topic,
@@ -197,6 +203,12 @@ class EdgeCore:
     def _send(self, sent: ConnectionSend) -> None:
         self._router_frames.received(sent, self._now)
 
+    def _subscribe(self, joined: TopicsJoined) -> None:
+        self.fanout.subscribe(joined)
+        connection = self.connections.get(joined.connection)
+        if connection is not None and connection.codec.is_exchange:
+            self.sessions.write(connection, add_framing(connection.codec, connection.codec.subscribed()))
+
     def _close(self, close: ConnectionClose) -> None:
         connection = self.connections.get(close.connection)
         if connection is not None:
@@ -232,6 +244,18 @@ class EdgeCore:
         self.sessions.heartbeat(self.sessions.heartbeats.take_due())
         self.sessions.close_expired(wall_s)
         self._reject_expired_handshakes(now)
+        self._close_cut_off(now)
+
+    def _close_cut_off(self, now: float) -> None:
+        """Close the exchanges, whose requests have no other time limit, once the link is down for long."""
+        if self.uplink.is_up:
+            self._down_since = None
+        elif self._down_since is None:
+            self._down_since = now
+        elif now - self._down_since >= LINK_PATIENCE_S:
+            for connection in list(self.connections.values()):
+                if connection.codec.is_exchange:
+                    self.sessions.close(connection, catalogue.ROUTER_UNAVAILABLE.refused())
 
     def _reject_expired_handshakes(self, now: float) -> None:
         for handshake in self.handshakes.take_expired(now):

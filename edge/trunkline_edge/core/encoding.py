@@ -5,12 +5,12 @@ from __future__ import annotations
 from trunkline.v1.frame_pb2 import ServerFrame
 from trunkline.v1.message_pb2 import CHANGE_KIND_EDITED, CHANGE_KIND_ENDED, MESSAGE_STATE_OPEN
 
-from trunkline_edge.core.framing import count_websocket_frames, websocket_frame
+from trunkline_edge.core.framing import count_websocket_frames, http_chunk, websocket_frame
 from trunkline_edge.dialects.codec import Codec, Framing, StreamingMode
 
 # A lookup of an Enum member takes as long as everything else here.
 _DELTAS, _COMPLETE = StreamingMode.DELTAS, StreamingMode.COMPLETE
-_BINARY, _NONE = Framing.BINARY, Framing.NONE
+_BINARY, _NONE, _CHUNKS = Framing.BINARY, Framing.NONE, Framing.CHUNKS
 _REPORTED_BY_MESSAGE = (CHANGE_KIND_ENDED, CHANGE_KIND_EDITED)
 
 
@@ -27,12 +27,14 @@ def encode_frame(codec: Codec, frame: ServerFrame) -> bytes:
 def add_framing(codec: Codec, payload: bytes) -> bytes:
     """Return a payload of this codec as it is written; empty if the payload is."""
     framing = codec.framing
-    return websocket_frame(payload, framing is _BINARY) if payload and framing is not _NONE else payload
+    if not payload or framing is _NONE:
+        return payload
+    return http_chunk(payload) if framing is _CHUNKS else websocket_frame(payload, framing is _BINARY)
 
 
 def count_frames(codec: Codec, data: bytes) -> int:
-    """Count the frames in bytes that this codec encoded. Without framing, each is a server-sent event."""
-    return data.count(b"\n\n") if codec.framing is _NONE else count_websocket_frames(data)
+    """Count the frames in bytes that this codec encoded. Over HTTP, each is a server-sent event."""
+    return data.count(b"\n\n") if codec.framing in (_NONE, _CHUNKS) else count_websocket_frames(data)
 
 
 def _without_streaming(codec: Codec, frame: ServerFrame) -> ServerFrame | None:

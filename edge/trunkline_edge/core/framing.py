@@ -1,4 +1,6 @@
-"""WebSocket frames from server to client (RFC 6455, section 5.2): unmasked, unfragmented."""
+"""Framing of what clients are sent: WebSocket frames (RFC 6455, section 5.2), unmasked and unfragmented; HTTP
+chunks (RFC 9112, section 7.1).
+"""
 
 from __future__ import annotations
 
@@ -36,3 +38,8 @@ def count_websocket_frames(data: bytes) -> int:
         start += size
         frames += 1
     return frames
+
+
+def http_chunk(payload: bytes) -> bytes:
+    """Return a payload that is not empty as one chunk, ready for any number of responses."""
+    return b"%x\r\n%b\r\n" % (len(payload), payload)

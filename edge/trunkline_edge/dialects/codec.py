@@ -30,6 +30,8 @@ class Framing(Enum):
     BINARY = 1
     #: The payload is written unchanged.
     NONE = 2
+    #: One chunk of an HTTP body with chunked transfer encoding.
+    CHUNKS = 3
 
 
 class StreamingMode(Enum):
@@ -66,8 +68,8 @@ class Codec(ABC):
     """A pure translation between a client's WebSocket messages and the contract's frames.
 
     A codec holds no state of a connection; the frames carry it, or the dialect chooses among several codecs.
-    Equal codecs share their encodings: a message to a thousand connections is encoded once per distinct
-    codec.
+    Only an Exchange, which no other codec equals, has some. Equal codecs share their encodings: a message to
+    a thousand connections is encoded once per distinct codec.
     """
 
     #: Shown to operators; for a native codec the WebSocket subprotocol.
@@ -84,6 +86,9 @@ class Codec(ABC):
     rejects_by_http = False
     #: Handshakes refused with 401 or 403 get that HTTP status.
     rejects_unauthorized_by_http = False
+    #: The codec is an Exchange: `subscribed` is called, each delta names its message, and the client is
+    #: closed if no router is reached for long.
+    is_exchange = False
 
     @abstractmethod
     def decode(self, payload: bytes, binary: bool = False) -> Decoded:
@@ -103,6 +108,10 @@ class Codec(ABC):
     @abstractmethod
     def encode(self, frame: ServerFrame) -> bytes:
         """Encode any valid frame as the payload of one WebSocket message; empty to send none."""
+
+    def subscribed(self) -> bytes:
+        """The payload to send to an exchange once it is subscribed to its topics; empty for none."""
+        return b""
 
     def heartbeat(self) -> bytes:
         """The payload to send with each WebSocket ping; empty for none."""

@@ -78,6 +78,9 @@ class ConnectPlan:
     may_be_foreign: bool = False
     #: The dialect's clients send larger frames than native ones.
     large_frames: bool = False
+    #: One of the chats of the client's user, who is not known before the token is verified. Admission then
+    #: sets the conversation; see `trunkline_edge.auth.user_chats`. Empty for none.
+    chat: str = ""
     #: Completes the plan with the client's first message; the handshake is accepted before. Raises Refused
     #: like Dialect.connect, and FrameRefused. None if the plan is complete.
     read_first: FirstFrameReader | None = None
@@ -104,6 +107,10 @@ class HttpReply(NamedTuple):
     """The response to an HttpRequest."""
 
     status: int
+    #: Any value that JSON can represent; ignored for status 204.
+    body: Any
+    #: Of another type than JSON the body is text. Only exchanges have others.
+    media_type: str = "application/json"
     #: Any value that JSON can represent; text or bytes of another `media_type`.
     body: Any
     media_type: str = JSON
@@ -161,6 +168,26 @@ class DialectRoute(NamedTuple):
     body_type: str = JSON
 
 
+class ExchangeRoute(NamedTuple):
+    """An HTTP route whose requests are answered over a connection of the core, perhaps by a stream of events.
+
+    `connect` reads a whole request and returns a plan whose codec is a new Exchange, with its first frames in
+    `requests`. It raises Refused; a refusal then, or before anything was written, is an HTTP status. Unlike a
+    DialectRoute it needs no API key: a client's token is verified as on a WebSocket.
+    """
+
+    method: str
+    path: Path
+    connect: Callable[[HttpRequest], ConnectPlan]
+    #: Renders every refusal; None for the contract's own form. The headers for the status are added.
+    render_refusal: Callable[[CallRefused], HttpReply] | None = None
+    #: The tenant, as far as the path or the headers identify it: its pages may read the response, and its
+    #: share of memory buffers the body. The request has no body yet.
+    tenant_of: Callable[[HttpRequest], str] = tenant_in_path
+    #: Bodies may have the size of large frames.
+    large_body: bool = False
+
+
 @dataclass(frozen=True)
 class Dialect:
     """A protocol that clients connect by. To add one, add its folder, and a line in `registry`.
@@ -183,6 +210,7 @@ class Dialect:
     #: In order of preference.
     subprotocols: Sequence[str] = ()
     routes: Sequence[DialectRoute] = ()
+    exchanges: Sequence[ExchangeRoute] = ()
     #: Prefixes of HTTP paths that are the dialect's, whether it has a route there or not; the longest wins.
     http_prefixes: Sequence[str] = ()
     #: Renders refusals at these paths and those of its WebSockets; None for the contract's own form.

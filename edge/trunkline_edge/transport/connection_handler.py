@@ -8,12 +8,14 @@ from typing import ParamSpec, Protocol
 
 from trunkline.v1.catalogue import Refused
 
+from trunkline_edge.auth.request_source import RequestSource
 from trunkline_edge.core.connection import Connection
 from trunkline_edge.core.edge import EdgeCore
-from trunkline_edge.dialects.dialect import ConnectPlan
+from trunkline_edge.dialects.dialect import ConnectPlan, HttpRequest
 from trunkline_edge.dialects.registry import DialectRegistry
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
 from trunkline_edge.settings import EdgeSettings
+from trunkline_edge.transport.body_budget import BodyBudget
 from trunkline_edge.transport.client_transport import ClientTransport
 from trunkline_edge.transport.connection_budget import ConnectionBudget
 
@@ -28,6 +30,7 @@ class ConnectionHandler(Protocol):
     registry: DialectRegistry
     tenants: TenantPolicies
     budget: ConnectionBudget
+    bodies: BodyBudget
 
     def step(self, operation: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         """Run a call that may enter the core, then carry out its consequences.
@@ -49,6 +52,12 @@ class ConnectionHandler(Protocol):
 
     def count_refused(self, reason: Refused, transport: asyncio.Transport) -> None:
         """Count and log a request that is refused before its tenant is known."""
+
+    def body_share(self, tenant: str, request: HttpRequest, source: RequestSource) -> str:
+        """Name the share of memory that buffers a request's body; see BodyBudget.
+
+        That is the tenant's if the caller may connect to it, as far as can be decided at once.
+        """
 
     def when_tenants_known(self, transport: ClientTransport, then: Callable[[], None]) -> None:
         """Call `then` once the tenants are known: at once if they are, never if the client has gone."""

@@ -64,7 +64,7 @@ class EventStreamTransport(ClientProtocol):
         self._surplus_bytes = 0
         #: The tenant that the client connects to; empty until known.
         self._tenant = ""
-        _limit_silence(transport, 2 * handler.settings.heartbeat_s)
+        limit_silence(transport, 2 * handler.settings.heartbeat_s)
 
     # Events of the transport
 
@@ -201,7 +201,7 @@ def _lines(headers: Mapping[str, str]) -> Iterable[str]:
     return (f"{name}: {value}" for name, value in headers.items())
 
 
-def _limit_silence(transport: asyncio.Transport, limit_s: int) -> None:
+def limit_silence(transport: asyncio.Transport, limit_s: int) -> None:
     """Have the kernel drop a peer that acknowledges nothing for this long, such as one that has vanished."""
     sock = transport.get_extra_info("socket")
     if sock is not None and hasattr(socket, "TCP_USER_TIMEOUT"):

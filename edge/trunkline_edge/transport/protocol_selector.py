@@ -15,6 +15,7 @@ from trunkline.v1.catalogue import Refused
 from trunkline_edge.http_errors import error_response, response_bytes
 from trunkline_edge.transport.connection_handler import ConnectionHandler
 from trunkline_edge.transport.event_stream import EventStreamTransport
+from trunkline_edge.transport.http_exchange import ExchangeTransport
 from trunkline_edge.transport.lingering_close import close_lingering
 from trunkline_edge.transport.request_head import HeadReader, RequestHead, RequestParser, malformed, tokens
 from trunkline_edge.transport.websocket import WebSocketTransport
@@ -71,7 +72,15 @@ class ProtocolSelector(asyncio.Protocol):
         if _wants_websocket(request):
             self._begin_websocket(request, behind)
             return
-        route = self._handler.registry.stream(request.target.partition(b"?")[0].decode("ascii"))
+        path = request.target.partition(b"?")[0].decode("ascii")
+        exchange = self._handler.registry.exchange(path)
+        if exchange is not None:
+            self._handler.budget.serve_client(self._transport)
+            served = ExchangeTransport(self._handler, self._transport, exchange, parser)
+            self._transport.set_protocol(served)
+            served.begin(request, behind)
+            return
+        route = self._handler.registry.stream(path)
         if route is not None:
             self._handler.budget.serve_client(self._transport)
             stream = EventStreamTransport(self._handler, self._transport, route)

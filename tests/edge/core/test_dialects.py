@@ -114,13 +114,18 @@ def test_an_answer_is_given_at_once_in_its_place(core: EdgeCore) -> None:
 
 @pytest.mark.parametrize("framing", list(Framing))
 def test_what_a_codec_says_of_its_own_is_framed_as_its_frames_are(core: EdgeCore, framing: Framing) -> None:
-    headers = {Framing.TEXT: b"\x81\x04", Framing.BINARY: b"\x82\x04", Framing.NONE: b""}
+    framed = {
+        Framing.TEXT: b"\x81\x04beat",
+        Framing.BINARY: b"\x82\x04beat",
+        Framing.NONE: b"beat",
+        Framing.CHUNKS: b"4\r\nbeat\r\n",
+    }
     client = dialect(core, Shown(framing=framing, beats=b"beat"))
     core.sessions.send_heartbeat(client)
-    assert client.pending == [headers[framing] + b"beat"]
+    assert client.pending == [framed[framing]]
     client.pending.clear()
     core.client_frames.received(client, ASK)
-    assert client.pending[0].endswith(ANSWER)
+    assert client.pending[0].removesuffix(b"\r\n").endswith(ANSWER)
     assert (client.pending[0] == ANSWER) == (framing is Framing.NONE)
 
 

@@ -1,0 +1,234 @@
+"""Exchanges whose response is one reply of the agent: as it is written, or once it has ended."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from trunkline.v1 import catalogue
+from trunkline.v1.error_pb2 import Error
+from trunkline.v1.frame_pb2 import (
+    AckFrame,
+    ClientFrame,
+    ConnectedFrame,
+    DeltaFrame,
+    HistoryFrame,
+    HistoryPageFrame,
+    MessageFrame,
+    ServerFrame,
+)
+from trunkline.v1.message_pb2 import (
+    CHANGE_KIND_EDITED,
+    MESSAGE_STATE_OPEN,
+    ROLE_AGENT,
+    Change,
+    Message,
+    MessageState,
+)
+
+from trunkline_edge.dialects.codec import StreamingMode
+from trunkline_edge.dialects.dialect import HttpReply
+from trunkline_edge.dialects.exchange import Exchange
+from trunkline_edge.dialects.reply_progress import Addition, ReplyConflict, ReplyProgress
+
+#: Frames of the conversation that may come before it is known which reply is wanted; beyond them the request
+#: is refused.
+MAX_EARLY_FRAMES = 2000
+#: Messages behind a repeated one among which its reply is looked for.
+HISTORY_MESSAGES = 100
+#: Id of the exchange's own `history` request.
+_HISTORY_ID = "exchange-history"
+
+
+class ReplyExchange(Exchange):
+    """Sends a message and answers with the agent's first reply to it.
+
+    A message that is repeated, with the same id, gets the reply to the first: from its beginning, live if it
+    is still open. A subclass renders the reply, as a stream or whole:
+
+    - A stream: `opened`, `added` for each addition, `ended`; each returns events.
+    - Whole: `whole` returns the response. Set `streaming` to COMPLETE.
+    """
+
+    #: Begins the response to a message once that is stored: from then on the client waits for events, and
+    #: failures are events. Empty to wait for the reply.
+    greeting = b": accepted\n\n"
+
+    def __init__(self, message: MessageFrame | None = None, *, whole: bool = False) -> None:
+        super().__init__()
+        self.streaming = StreamingMode.COMPLETE if whole else StreamingMode.DELTAS
+        if message is not None:
+            self.requests.append(ClientFrame(message=message))
+        #: The message that is answered; empty until the router has it.
+        self.message_id = ""
+        #: The reply; empty until it is known.
+        self.reply_id = ""
+        self._progress = ReplyProgress(self._add)
+        self._events: list[bytes] = []
+        #: Frames about replies, from before it is known which one is wanted.
+        self._early: list[ServerFrame] | None = []
+        #: The conversation's last entry before this connection.
+        self._start_seq = 0
+        self._is_opened = False
+
+    # Frames
+
+    def received(self, frame: ServerFrame) -> bytes:
+        """See Exchange."""
+        match frame.WhichOneof("frame"):
+            case "message" | "delta" | "change" if self._early is not None:
+                self._keep(self._early, frame)
+            case "message":
+                self._receive_message(frame.message)
+            case "delta" if frame.delta.message_id == self.reply_id:
+                self._follow(frame.delta)
+            case "change" if frame.change.message_id == self.reply_id:
+                self._receive_change(frame.change)
+            case "connected":
+                self._connected(frame.connected)
+            case "ack":
+                self._acknowledged(frame.ack)
+            case "history":
+                self.history_read(frame.history)
+        return self.take_events()
+
+    def _keep(self, early: list[ServerFrame], frame: ServerFrame) -> None:
+        if len(early) < MAX_EARLY_FRAMES:
+            early.append(frame)
+        else:
+            self.refused = catalogue.OVERLOADED.refused(problem="too much is said in this conversation")
+
+    def _connected(self, connected: ConnectedFrame) -> None:
+        for each in connected.positions:
+            if each.address.HasField("conversation"):
+                self._start_seq = each.position.seq
+
+    def _acknowledged(self, ack: AckFrame) -> None:
+        """The message is stored: now, or by an earlier request, whose reply may have ended already."""
+        self.is_accepted = True
+        if ack.position.seq > self._start_seq:
+            self.await_reply(ack.message_id)
+            return
+        self.message_id = ack.message_id
+        request = self.request_history()
+        request.after.CopyFrom(ack.position)
+
+    def request_history(self) -> HistoryFrame:
+        """Request a page of the conversation's log, to be narrowed by the caller; `history_read` gets it."""
+        self.requests.append(ClientFrame(history=HistoryFrame(id=_HISTORY_ID, limit=HISTORY_MESSAGES)))
+        return self.requests[-1].history
+
+    def history_read(self, page: HistoryPageFrame) -> None:
+        """Answer with the reply to the repeated message, or wait for it."""
+        for message in page.messages:
+            if message.reply_to == self.message_id and message.author.role == ROLE_AGENT:
+                if message.state != MESSAGE_STATE_OPEN:
+                    self._early = None
+                    self._receive_message(message)
+                break
+        self.await_reply(self.message_id)
+
+    def await_reply(self, message_id: str) -> None:
+        """Answer with the first reply to this message, whose frames may have come already."""
+        self.is_accepted = True
+        self.message_id = message_id
+        if self.streaming is StreamingMode.DELTAS:
+            self._events.append(self.greeting)
+        self._replay()
+
+    def attach(self, reply_id: str) -> None:
+        """Answer with this reply, whose frames have come already."""
+        self.is_accepted = True
+        self.reply_id = reply_id
+        self._replay()
+
+    def _replay(self) -> None:
+        early, self._early = self._early, None
+        for frame in early or ():
+            if not self.is_decided:
+                self._events.append(self.received(frame))
+
+    def early_messages(self) -> list[Message]:
+        """The messages that have come so far, before it is known which reply is wanted."""
+        return [frame.message for frame in self._early or () if frame.HasField("message")]
+
+    # The reply
+
+    def _receive_message(self, message: Message) -> None:
+        if self.is_decided:
+            return
+        if not self.reply_id and self._is_answer(message):
+            self.reply_id = message.id
+        if message.id != self.reply_id:
+            return
+        if self.streaming is StreamingMode.COMPLETE:
+            if message.state != MESSAGE_STATE_OPEN:
+                self.answer = self.whole(message)
+            return
+        if not self._is_opened:
+            self._is_opened = True
+            self._events.append(self.opened(message))
+        try:
+            self._progress.snapshot(message)
+        except ReplyConflict:
+            self.is_broken = True
+            return
+        if message.state != MESSAGE_STATE_OPEN:
+            self._end(message.state, message.error, message)
+
+    def _is_answer(self, message: Message) -> bool:
+        is_to_it = bool(message.reply_to) and message.reply_to == self.message_id
+        return is_to_it and message.author.role == ROLE_AGENT
+
+    def _follow(self, delta: DeltaFrame) -> None:
+        try:
+            self._progress.delta(delta)
+        except ReplyConflict:
+            self.is_broken = True
+
+    def _receive_change(self, change: Change) -> None:
+        if change.kind == CHANGE_KIND_EDITED:
+            return
+        message = change.message if change.HasField("message") else None
+        if message is not None:
+            try:
+                self._progress.snapshot(message)
+            except ReplyConflict:
+                self.is_broken = True
+                return
+        self._end(change.state, change.error, message)
+
+    def _add(self, addition: Addition) -> None:
+        self._events.append(self.added(addition))
+
+    def _end(self, state: MessageState.ValueType, error: Error, message: Message | None) -> None:
+        self._events.append(self.ended(state, error, message))
+        self.is_complete = True
+
+    def take_events(self) -> bytes:
+        """Return the events that were rendered since the last call."""
+        if not self._events:
+            return b""
+        events = b"".join(self._events)
+        self._events.clear()
+        return events
+
+    # For dialects
+
+    @abstractmethod
+    def opened(self, message: Message) -> bytes:
+        """Events for a reply that was opened; its parts follow. Must not be empty."""
+
+    @abstractmethod
+    def added(self, addition: Addition) -> bytes:
+        """Events for an addition to the reply."""
+
+    @abstractmethod
+    def ended(self, state: MessageState.ValueType, error: Error, message: Message | None) -> bytes:
+        """Events for the end of the reply, with the protocol's terminal event.
+
+        `error` is the reason for FAILED; `message` is the whole reply if it is at hand.
+        """
+
+    def whole(self, message: Message) -> HttpReply:
+        """The response for a reply that has ended, in whatever state; see MessageState."""
+        raise NotImplementedError
