@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from trunkline_edge.dialects.dialect import Clock, Dialect
+from trunkline_edge.dialects.ai_sdk import ui_chat as ai_sdk
+from trunkline_edge.dialects.dialect import Clock, Dialect, ExchangeRoute
 from trunkline_edge.dialects.langbot import chat_dialect as langbot
 from trunkline_edge.dialects.maim import api as maim_api
 from trunkline_edge.dialects.maim import tenant as maim
@@ -20,6 +21,7 @@ DIALECTS: tuple[Callable[[Clock], Dialect], ...] = (
     maim.make,
     maim_api.make,
     langbot.make,
+    ai_sdk.make,
 )
 
 
@@ -27,6 +29,14 @@ class RouteMatch(NamedTuple):
     """The dialect at a path, with the values of the path's parameters."""
 
     dialect: Dialect
+    parameters: dict[str, str]
+
+
+class ExchangeMatch(NamedTuple):
+    """The exchanges at a path, by method, with the values of the path's parameters."""
+
+    dialect: Dialect
+    routes: dict[str, ExchangeRoute]
     parameters: dict[str, str]
 
 
@@ -43,6 +53,18 @@ class DialectRegistry:
     def stream(self, path: str) -> RouteMatch | None:
         """The dialect of event streams at this path, likewise."""
         return self._find(path, lambda dialect: dialect.event_stream_paths)
+
+    def exchange(self, path: str) -> ExchangeMatch | None:
+        """The exchanges at this path, likewise."""
+        for dialect in self.dialects:
+            routes: dict[str, ExchangeRoute] = {}
+            for route in dialect.exchanges:
+                if (parameters := route.path.match(path)) is not None:
+                    routes[route.method] = route
+                    values = parameters
+            if routes:
+                return ExchangeMatch(dialect, routes, values)
+        return None
 
     def _find(self, path: str, templates: Callable[[Dialect], Sequence[Path]]) -> RouteMatch | None:
         for dialect in self.dialects:
