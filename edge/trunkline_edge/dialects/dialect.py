@@ -107,11 +107,8 @@ class HttpReply(NamedTuple):
     """The response to an HttpRequest."""
 
     status: int
-    #: Any value that JSON can represent; ignored for status 204.
-    body: Any
-    #: Of another type than JSON the body is text. Only exchanges have others.
-    media_type: str = "application/json"
-    #: Any value that JSON can represent; text or bytes of another `media_type`.
+    #: Any value that JSON can represent; text or bytes of another `media_type`. Ignored for
+    #: status 204.
     body: Any
     media_type: str = JSON
     #: Further headers of the response.

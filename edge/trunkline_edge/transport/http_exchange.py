@@ -13,10 +13,18 @@ from trunkline.v1.frame_pb2 import ClosingFrame
 from trunkline_runtime.refusals import refusal_of, to_status
 
 from trunkline_edge import http_errors
+from trunkline_edge.auth.caller_policy import CONNECT, check_caller
 from trunkline_edge.auth.cors import cors_headers, preflight_headers
 from trunkline_edge.core.counters import CLIENT_BROKE_PROTOCOL, CLIENT_LEFT, CLIENT_LOST
 from trunkline_edge.dialects.codec import Codec
-from trunkline_edge.dialects.dialect import CallRefused, ExchangeRoute, HttpReply, HttpRequest, read_query
+from trunkline_edge.dialects.dialect import (
+    CallRefused,
+    ExchangeRoute,
+    HttpReply,
+    HttpRequest,
+    bearer,
+    read_query,
+)
 from trunkline_edge.dialects.exchange import Exchange
 from trunkline_edge.dialects.registry import ExchangeMatch
 from trunkline_edge.transport.body_type import check_type
@@ -125,7 +133,11 @@ class ExchangeTransport(ClientProtocol):
         if head.http_version != b"1.1":
             # Without chunks the end of the connection would end the body, like a complete one.
             raise catalogue.HTTP_VERSION_UNSUPPORTED.refused(version=head.http_version.decode("ascii"))
-        if announces_body(head):
+        policy = handler.tenants.policy(self._tenant)
+        if policy is not None:
+            # Strangers are refused before the body is read; admission decides.
+            check_caller(policy, self.source, CONNECT, has_proof=bool(bearer(headers)))
+        if announces_body(head) or (method != "GET" and "content-type" in headers):
             check_type(headers.get("content-type", ""), headers.get("content-encoding", "identity"))
         self._read_body(headers)
 

@@ -43,7 +43,7 @@ _decode_body = msgspec.json.Decoder(_Body).decode
 _decode_message = msgspec.json.Decoder(_UiMessage).decode
 
 
-class ChatRequest(NamedTuple):
+class UiChatRequest(NamedTuple):
     """A request to answer a user's message."""
 
     chat: str
@@ -53,7 +53,7 @@ class ChatRequest(NamedTuple):
     replaces_last: bool
 
 
-def read_request(body: bytes) -> ChatRequest:
+def read_request(body: bytes) -> UiChatRequest:
     """Read the body of a request. Raises Refused."""
     try:
         fields = decode_json(_decode_body, body)
@@ -71,7 +71,7 @@ def read_request(body: bytes) -> ChatRequest:
     elif fields.message_id:
         frame.attributes[EDITS] = frame.id
         frame.id = _derived(frame.id, _digest(b"".join(part.SerializeToString() for part in frame.parts)))
-    return ChatRequest(fields.id, frame, regenerates and not fields.message_id)
+    return UiChatRequest(fields.id, frame, regenerates and not fields.message_id)
 
 
 def regenerate(frame: MessageFrame, answer: str) -> None:

@@ -22,7 +22,7 @@ from trunkline.v1.message_pb2 import (
 )
 from trunkline_runtime.refusals import FIRST_FINAL_CLOSE_CODE
 
-from trunkline_edge.dialects.ai_sdk.ui_messages import REGENERATES, ChatRequest, regenerate
+from trunkline_edge.dialects.ai_sdk.ui_messages import REGENERATES, UiChatRequest, regenerate
 from trunkline_edge.dialects.ai_sdk.ui_parts import data_of, file_of, json_or_text
 from trunkline_edge.dialects.dialect import HttpReply
 from trunkline_edge.dialects.reply_exchange import ReplyExchange
@@ -147,7 +147,7 @@ class RegeneratedStream(UiMessageStream):
     While that answer, or another that replaced it, is being written, it is the one that is wanted.
     """
 
-    def __init__(self, request: ChatRequest) -> None:
+    def __init__(self, request: UiChatRequest) -> None:
         super().__init__()
         self._message = request.message
         self._is_sent = False
