@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from trunkline.v1.message_pb2 import (
 )
 
 from examples import streaming_agent as example
+from tests.clients.model_server import event, model_server
 from tests.clients.scripted_edge import ALICE
 from tests.clients.scripted_edge import message as said_by_agent
 from tests.clients.scripted_router import StreamSide, scripted_router
@@ -35,56 +35,6 @@ QUESTION = Message(
     author=Author(role=ROLE_USER, user="alice"),
     parts=[Part(text=TextPart(text="What is it?"))],
 )
-
-
-def event(**delta: Any) -> bytes:
-    """One event of a stream."""
-    return b"data: " + json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode() + b"\n\n"
-
-
-class ModelServer:
-    """An HTTP server on a real socket that answers each request with the bytes a test chooses."""
-
-    def __init__(self) -> None:
-        self.requests: list[dict[str, Any]] = []
-        self.headers: list[str] = []
-        self.status = "200 OK"
-        #: Written one by one, each in a packet of its own.
-        self.body: list[bytes] = []
-        #: Goes on without an end after the body.
-        self.hangs = False
-        self.left = asyncio.Event()
-        self.url = ""
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answers one request."""
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        self.headers.append(head)
-        length = next(
-            int(line.split(":")[1]) for line in head.lower().split("\r\n") if "content-length" in line
-        )
-        self.requests.append(json.loads(await reader.readexactly(length)))
-        writer.write(f"HTTP/1.1 {self.status}\r\ntransfer-encoding: chunked\r\n\r\n".encode())
-        for piece in self.body:
-            writer.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
-            await writer.drain()
-            await asyncio.sleep(0)
-        if self.hangs:
-            await reader.read()
-            self.left.set()
-        elif self.body and self.body[-1] != b"":
-            writer.write(b"0\r\n\r\n")
-        writer.close()
-
-
-@asynccontextmanager
-async def model_server() -> AsyncIterator[ModelServer]:
-    """A model's server on a free port."""
-    model = ModelServer()
-    server = await asyncio.start_server(model.serve, "127.0.0.1", 0)
-    async with server:
-        model.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/"
-        yield model
 
 
 @asynccontextmanager

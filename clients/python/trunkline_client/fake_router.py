@@ -156,6 +156,12 @@ class FakeRouter(FakeObservation):
         self._lost.add(delivery.delivery.delivery_id)
         await self.break_stream()
 
+    async def give_back(self, delivery: FakeDelivery) -> None:
+        """Delivers a message again that was given away: its open reply continues where it stands."""
+        self._lost.discard(delivery.delivery.delivery_id)
+        delivery.delivery.attempt += 1
+        self._send(deliveries=[delivery.delivery])
+
     async def _notify(self, delivery: FakeDelivery) -> None:
         """Passes on a cancel or a redelivery by the test."""
         number = delivery.delivery.delivery_id
