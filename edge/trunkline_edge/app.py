@@ -16,6 +16,7 @@ from trunkline_edge import listener
 from trunkline_edge.auth.jwks_http import JwksHttpClient
 from trunkline_edge.http.router_client import RouterClient
 from trunkline_edge.http.server import HttpServer
+from trunkline_edge.http.upload_reader import UploadReader
 from trunkline_edge.link.client import LinkClient
 from trunkline_edge.listener import Listener
 from trunkline_edge.router_channel import RouterChannelFactory
@@ -33,6 +34,7 @@ async def serve(settings: EdgeSettings, stop: asyncio.Event) -> None:
     runtime = EdgeRuntime(settings, fetch)
     channels = RouterChannelFactory.from_settings(settings)
     router = RouterClient(settings.router, channels)
+    runtime.uploads.read = UploadReader(router).read
     http = HttpServer(runtime, router)
     listening = await listen(runtime, http)
     linked = asyncio.Event()

@@ -33,6 +33,7 @@ from trunkline_edge.core.edge import EdgeCore
 from trunkline_edge.core.effects import (
     ApplyPolicy,
     Close,
+    FetchUploads,
     PauseReading,
     Ping,
     RejectConnection,
@@ -51,6 +52,7 @@ from trunkline_edge.transport.body_budget import STRANGERS, BodyBudget
 from trunkline_edge.transport.client_transport import ClientTransport
 from trunkline_edge.transport.connection_budget import ConnectionBudget
 from trunkline_edge.transport.peer_address import peer_ip
+from trunkline_edge.upload_fetcher import UploadFetcher
 
 P = ParamSpec("P")
 
@@ -83,6 +85,7 @@ class EdgeRuntime:
         self.jwks = JwksCache(fetch, time.monotonic)
         self.core = EdgeCore(_limits(settings))
         self.admission = Admission(self, AdmissionPolicy(self.tenants, self.jwks, time.time))
+        self.uploads = UploadFetcher(self)
         self._protocol_errors = RefusalLog("a client broke the protocol")
         self.budget = ConnectionBudget(
             settings.max_connections + settings.max_http_connections,
@@ -108,6 +111,7 @@ class EdgeRuntime:
             PauseReading: self._pause_reading,
             ResumeReading: self._resume_reading,
             Ping: self._ping,
+            FetchUploads: lambda effect: self.uploads.begin(effect),
             VerifyToken: lambda effect: self.admission.verify(effect.connection, effect.frame),
             ApplyPolicy: self._apply_policy,
         }

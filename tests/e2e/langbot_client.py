@@ -188,11 +188,17 @@ class RestClient:
 
 @asynccontextmanager
 async def pipeline_worker(
-    router: Process, pipelines: Sequence[str], make: Callable[[Worker], Handler], tenant: str = TENANT
+    router: Process,
+    pipelines: Sequence[str],
+    make: Callable[[Worker], Handler],
+    tenant: str = TENANT,
+    **options: Any,
 ) -> AsyncIterator[Worker]:
     """Run a worker for pipelines in this process; `make` creates its handler."""
     attached = asyncio.Event()
-    worker = Worker(router.address, tenant=tenant, agents=pipelines, on_attached=lambda _: attached.set())
+    worker = Worker(
+        router.address, tenant=tenant, agents=pipelines, on_attached=lambda _: attached.set(), **options
+    )
     running = asyncio.create_task(worker.run(make(worker)))
     try:
         async with asyncio.timeout(WAIT_S):
@@ -222,11 +228,12 @@ class EdgeFleet:
 
 
 @contextmanager
-def edges_of(folder: Path, tenants: str) -> Iterator[EdgeFleet]:
-    """Run a router with a tenants file, and an edge."""
+def edges_of(folder: Path, tenants: str, **env: str) -> Iterator[EdgeFleet]:
+    """Run a router with a tenants file and an environment, and an edge."""
     file = folder / "tenants.toml"
     file.write_text(tenants)
-    with fleet_of(folder / "data", edges=0, TRUNKLINE_TENANTS="", TRUNKLINE_TENANTS_FILE=str(file)) as fleet:
+    env = {"TRUNKLINE_TENANTS": "", "TRUNKLINE_TENANTS_FILE": str(file)} | env
+    with fleet_of(folder / "data", edges=0, **env) as fleet:
         yield EdgeFleet(fleet)
 
 

@@ -27,7 +27,14 @@ from trunkline_edge.core.connection import Connection, ConnectionState
 from trunkline_edge.core.encoding import add_framing
 from trunkline_edge.core.sessions import Sessions
 from trunkline_edge.core.token_refresh import TokenRefresh
-from trunkline_edge.dialects.codec import SMALL_FRAME_BYTES, DirectReply, FrameRefused, SwitchCodec
+from trunkline_edge.core.upload_frames import UploadFrames
+from trunkline_edge.dialects.codec import (
+    SMALL_FRAME_BYTES,
+    DirectReply,
+    FrameRefused,
+    SwitchCodec,
+    UsesUploads,
+)
 
 #: Frames with an id that the router answers.
 _REQUESTS = frozenset(kind for kind, rule in CLIENT_FRAMES.items() if rule.is_request)
@@ -44,6 +51,7 @@ class ClientFrameHandler:
         self._throttle = sessions.throttle
         self._uplink = sessions.uplink
         self._token_refresh = token_refresh
+        self.uploads = UploadFrames(sessions, self)
         #: Requests that were given an id, as they had none.
         self._generated_ids = 0
         #: Frames that the edge handles itself, by kind; all others are forwarded.
@@ -87,7 +95,7 @@ class ClientFrameHandler:
         ):
             limiter.charge(values, now)
         if isinstance(decoded, ClientFrame):
-            self._handle(connection, decoded)
+            self.handle(connection, decoded)
         else:
             self._handle_codec_result(connection, decoded)
 
@@ -119,9 +127,11 @@ class ClientFrameHandler:
             self.received(connection, payload, binary, now)
         self._throttle.resume(connection)
 
-    def _handle_codec_result(self, connection: Connection, decoded: DirectReply | SwitchCodec | None) -> None:
+    def _handle_codec_result(
+        self, connection: Connection, decoded: DirectReply | UsesUploads | SwitchCodec | None
+    ) -> None:
         """Do what a codec returned instead of a frame; a switch of codecs may carry one."""
-        rest: ClientFrame | DirectReply | None
+        rest: ClientFrame | DirectReply | UsesUploads | None
         if isinstance(decoded, SwitchCodec):
             if decoded.codec != connection.codec:
                 self._sessions.fanout.switch_codec(connection, decoded.codec)
@@ -130,10 +140,13 @@ class ClientFrameHandler:
             rest = decoded
         if isinstance(rest, DirectReply):
             self._sessions.write(connection, add_framing(connection.codec, rest.payload))
+        elif isinstance(rest, UsesUploads):
+            self.uploads.begin(connection, rest)
         elif rest is not None:
-            self._handle(connection, rest)
+            self.handle(connection, rest)
 
-    def _handle(self, connection: Connection, frame: ClientFrame) -> None:
+    def handle(self, connection: Connection, frame: ClientFrame) -> None:
+        """Handle a frame that is complete."""
         kind = frame.WhichOneof("frame") or ""
         handler = self._handlers.get(kind)
         if handler is None:

@@ -15,6 +15,7 @@ from trunkline.v1.frame_pb2 import AuthFrame, ClosingFrame
 
 from trunkline_edge.core.connection import Connection
 from trunkline_edge.core.handshakes import Handshake
+from trunkline_edge.dialects.codec import UsesUploads
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,14 @@ class VerifyToken:
 
 
 @dataclass(frozen=True, slots=True)
+class FetchUploads:
+    """Fetch the uploads that a frame refers to, then call `fetched` or `failed` of UploadFrames."""
+
+    connection: Connection
+    awaited: UsesUploads
+
+
+@dataclass(frozen=True, slots=True)
 class ApplyPolicy:
     """Apply a tenant policy from the router."""
 
@@ -89,5 +98,6 @@ Effect = (
     | ResumeReading
     | Ping
     | VerifyToken
+    | FetchUploads
     | ApplyPolicy
 )

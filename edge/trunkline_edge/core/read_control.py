@@ -15,7 +15,10 @@ MIN_BATCH = 1
 
 
 class ReadThrottle:
-    """Pauses reading from connections over their unanswered or rate limit, or while the uplink is full."""
+    """Pauses reading from connections.
+
+    Reasons are their unanswered or rate limit, a full uplink, and a frame that waits for its uploads.
+    """
 
     def __init__(self, limits: EdgeLimits, effects: list[Effect]) -> None:
         self._limits = limits
@@ -23,6 +26,8 @@ class ReadThrottle:
         self.waiting_for_uplink: set[Connection] = set()
         #: Connections that exceeded a rate limit, oldest first.
         self._throttled: dict[Connection, None] = {}
+        #: Connections with a frame that waits for its uploads.
+        self._awaiting_uploads: set[Connection] = set()
         #: Chosen so that each throttled connection is released within a second.
         self._batch = MIN_BATCH
         #: When `unthrottle_next` is due; None while nobody is throttled.
@@ -36,7 +41,7 @@ class ReadThrottle:
 
     def resume(self, connection: Connection) -> None:
         """Read again, unless another reason to wait remains."""
-        waits = connection in self.waiting_for_uplink or connection in self._throttled
+        waits = connection in self.waiting_for_uplink or self.is_throttled(connection)
         if connection.reading_paused and not waits and self.has_room(connection):
             connection.reading_paused = False
             self._effects.append(ResumeReading(connection))
@@ -65,9 +70,21 @@ class ReadThrottle:
             self.next_due = now + 1 / BATCHES_PER_S
         self.pause(connection)
 
+    def await_uploads(self, connection: Connection) -> None:
+        """Pause a connection whose frame waits for uploads, until `uploads_ended`."""
+        self._awaiting_uploads.add(connection)
+        self.pause(connection)
+
+    def uploads_ended(self, connection: Connection) -> None:
+        """End that pause; the caller handles the buffered input, then calls `resume`."""
+        self._awaiting_uploads.discard(connection)
+
     def is_throttled(self, connection: Connection) -> bool:
-        """Return True if the connection exceeded a rate limit and was not released yet."""
-        return connection in self._throttled
+        """Return True if what the connection sends is buffered.
+
+        It exceeded a rate limit and was not released yet, or a frame of it waits for uploads.
+        """
+        return connection in self._throttled or connection in self._awaiting_uploads
 
     def unthrottle_next(self, now: float) -> list[Connection]:
         """Release the next batch; the caller handles their buffered input, then calls `resume`.
@@ -89,6 +106,7 @@ class ReadThrottle:
     def forget(self, connection: Connection) -> None:
         """Drop a connection that is gone."""
         self.waiting_for_uplink.discard(connection)
+        self._awaiting_uploads.discard(connection)
         if connection in self._throttled:
             del self._throttled[connection]
             self._reset_if_idle()

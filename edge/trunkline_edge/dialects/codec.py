@@ -10,6 +10,7 @@ from typing import NamedTuple
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Entry, Refused
 from trunkline.v1.frame_pb2 import ClientFrame, ClosingFrame, ServerFrame
+from trunkline.v1.message_pb2 import MediaPart
 
 from trunkline_edge.dialects.json_text import MAX_FRAME_VALUES, count_above
 
@@ -51,6 +52,24 @@ class DirectReply(NamedTuple):
     payload: bytes
 
 
+class UploadReference(NamedTuple):
+    """A media part of a message that names an upload; the content takes the place of the name."""
+
+    part: MediaPart
+    tenant: str
+    key: str
+
+
+class UsesUploads(NamedTuple):
+    """A frame with references to uploads: handle it once each part has its content.
+
+    The core rejects a reference to another tenant's upload.
+    """
+
+    frame: ClientFrame
+    references: Sequence[UploadReference]
+
+
 class SwitchCodec(NamedTuple):
     """Use another codec for the client from here on, then handle `decoded`.
 
@@ -58,10 +77,10 @@ class SwitchCodec(NamedTuple):
     """
 
     codec: Codec
-    decoded: ClientFrame | DirectReply | None
+    decoded: ClientFrame | DirectReply | UsesUploads | None
 
 
-Decoded = ClientFrame | DirectReply | SwitchCodec | None
+Decoded = ClientFrame | DirectReply | UsesUploads | SwitchCodec | None
 
 
 class Codec(ABC):

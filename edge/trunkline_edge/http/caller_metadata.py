@@ -98,12 +98,12 @@ class CallerMetadata:
         if client is not None:
             metadata.append(client.metadata)
             if dialect and client.principal.manages == dialect:
-                metadata.append(_acting_for(tenant))
+                metadata.append(acting_for(tenant))
         elif key is not None:
             metadata += self._credentials(key, tenant, scope)
         elif is_dialect and self._is_open_to_this_machine(tenant):
             # The dialect decides what its local clients may do; by itself the router would ask for a key.
-            metadata.append(_acting_for(tenant))
+            metadata.append(acting_for(tenant))
         return metadata + _origin_of(request)
 
     def of_visitor(self, request: Request, tenant: str, scope: int) -> list[tuple[str, str | bytes]]:
@@ -115,7 +115,7 @@ class CallerMetadata:
         if policy is None:
             raise catalogue.UNKNOWN_TENANT.refused(tenant=tenant)
         check_caller(policy, source_of(request), scope, has_proof=True)
-        return [_acting_for(tenant), *_origin_of(request)]
+        return [acting_for(tenant), *_origin_of(request)]
 
     def share(
         self, request: Request, tenant: str, client: TokenCaller | None = None, *, is_dialect: bool = False
@@ -165,7 +165,7 @@ class CallerMetadata:
             if scope not in CLIENT_SCOPES:
                 problem = f"the client's token does not grant {scope_name(scope)}"
                 raise catalogue.FORBIDDEN.refused(problem=problem)
-            return [_acting_for(tenant), (BY_SECRET, "1")]
+            return [acting_for(tenant), (BY_SECRET, "1")]
         if len(key) > MAX_KEY_CHARS or not _fits_metadata(key):
             raise catalogue.UNAUTHORIZED.refused(problem="the key is not valid")
         return [("authorization", f"Bearer {key}")]
@@ -177,7 +177,8 @@ def key_of(request: Request) -> str | None:
     return token if token is not None else request.headers.get("x-api-key")
 
 
-def _acting_for(tenant: str) -> tuple[str, str]:
+def acting_for(tenant: str) -> tuple[str, str]:
+    """The metadata entry by which an edge says that it acts for a client of the tenant."""
     return ACTING_FOR, quote(tenant, safe="")
 
 

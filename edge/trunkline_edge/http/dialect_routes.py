@@ -136,7 +136,7 @@ class DialectRoutes:
         body_share = STRANGERS if route.method == "GET" else share
         async with self._bodies.of_any_type(request, body_share) as body:
             if client is not None:
-                client.take(body)
+                client.take(body, is_json=route.body_type == JSON)
             asked = call.head._replace(query=query, body=body)
         # The RPCs may take long, so the body no longer counts against the bounds of many bodies.
         steps = _Steps(self._worker, body_share if body else share, route.handle(asked), len(body))

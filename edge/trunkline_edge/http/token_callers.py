@@ -49,8 +49,8 @@ class TokenCaller:
         """The metadata entry that names the caller to the router."""
         return TOKEN_HOLDER, self.principal.holder(self._tenant).SerializeToString()
 
-    def take(self, body: bytes) -> None:
-        """Count a call, with the values of its body like those of a frame.
+    def take(self, body: bytes, *, is_json: bool = True) -> None:
+        """Count a call, with the values of its JSON like those of a frame.
 
         Raises Refused over a limit, and if the token or its key became invalid while the body arrived.
         """
@@ -59,7 +59,7 @@ class TokenCaller:
         reason = self._limiter.take(len(body), now)
         if reason is not None:
             raise reason
-        if values := count_above(body, FREE_VALUES):
+        if is_json and (values := count_above(body, FREE_VALUES)):
             self._limiter.charge(values, now)
 
 

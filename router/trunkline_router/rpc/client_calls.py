@@ -29,6 +29,13 @@ def calling_client() -> TokenClient | None:
     return ACTIVE_CALL.get(UNCHECKED_CALL).caller.client
 
 
+def calling_user() -> str:
+    """The user whose token the current RPC is made with, also if an edge acts for them; empty for none."""
+    caller = ACTIVE_CALL.get(UNCHECKED_CALL).caller
+    client = caller.client or caller.manager
+    return client.user if client is not None else ""
+
+
 def participant(core: RouterCore, client: TokenClient) -> CallingParticipant:
     """The client with its tenant. Raises Refused unless the tenant is active."""
     return CallingParticipant(core.directory.active_tenant(client.tenant), client)

@@ -19,7 +19,7 @@ from trunkline_runtime.media_types import ALLOWED_TYPES
 from trunkline_router.core.validation.media_constraints import MAX_UPLOAD_BYTES
 from trunkline_router.core.validation.validator import check
 from trunkline_router.media.media_store import MediaStore, Upload, UploadLimits
-from trunkline_router.rpc.client_calls import calling_client
+from trunkline_router.rpc.client_calls import calling_user
 from trunkline_router.rpc.status import rpc_method
 from trunkline_router.runtime import RouterRuntime
 
@@ -49,11 +49,10 @@ class MediaServicer(MediaServiceServicer):
             raise catalogue.MEDIA_TYPE_FORBIDDEN.refused(
                 type=request.mime_type[:_MAX_QUOTED_CHARS] or "unset"
             )
-        client = calling_client()
         limits = self._runtime.core.directory.active_tenant(request.tenant).limits
         stored = await self._media.put(
             request.tenant,
-            client.user if client else "",
+            calling_user(),
             Upload(request.content, request.mime_type),
             UploadLimits(limits.media_files, limits.media_bytes),
             time.time(),

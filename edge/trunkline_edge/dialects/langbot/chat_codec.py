@@ -24,6 +24,7 @@ from trunkline_edge.dialects.codec import (
     FrameRefused,
     StreamingMode,
     SwitchCodec,
+    UsesUploads,
     too_many_values,
 )
 from trunkline_edge.dialects.dialect import Clock
@@ -31,6 +32,7 @@ from trunkline_edge.dialects.json_text import MAX_FRAME_VALUES, count_above
 from trunkline_edge.dialects.langbot.chain import parts_of
 from trunkline_edge.dialects.langbot.json_values import read_json, value_of
 from trunkline_edge.dialects.langbot.records import BAD_SESSION_TYPE, iso, record_of
+from trunkline_edge.dialects.langbot.upload_keys import references_in
 
 #: Name of the custom part of a broadcast to a pipeline's clients, any JSON. Only backends can send one.
 BROADCAST = "langbot.broadcast"
@@ -80,10 +82,12 @@ class LangBotCodec(Codec):
             raise _malformed("message must be a list of components")
         frame = ClientFrame()
         frame.message.parts.extend(parts_of(chain))
+        references = references_in(frame.message.parts)
+        decoded = UsesUploads(frame, references) if references else frame
         streaming = StreamingMode.SNAPSHOTS if fields.get("stream", True) else StreamingMode.COMPLETE
         if streaming is self.streaming:
-            return frame
-        return SwitchCodec(dataclasses.replace(self, streaming=streaming), frame)
+            return decoded
+        return SwitchCodec(dataclasses.replace(self, streaming=streaming), decoded)
 
     def encode(self, frame: ServerFrame) -> bytes:
         """See Codec."""

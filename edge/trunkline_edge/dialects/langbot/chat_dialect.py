@@ -16,9 +16,11 @@ from trunkline.v1.edge_service_pb2 import ConnectionOpened
 from trunkline_edge.dialects.codec import FrameRefused
 from trunkline_edge.dialects.dialect import Clock, ConnectPlan, ConnectRequest, Dialect
 from trunkline_edge.dialects.langbot.chat_codec import LangBotCodec, json_fields
+from trunkline_edge.dialects.langbot.file_routes import file_routes
 from trunkline_edge.dialects.langbot.pipeline_owner import NAME, tenant_of
 from trunkline_edge.dialects.langbot.records import BAD_SESSION_TYPE, PLATFORM, SESSION_TYPES, conversation
-from trunkline_edge.dialects.langbot.rest_routes import PREFIXES, render_refusal, routes
+from trunkline_edge.dialects.langbot.rest_replies import PREFIXES, render_refusal
+from trunkline_edge.dialects.langbot.rest_routes import routes
 from trunkline_edge.dialects.paths import Path
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
 
@@ -32,7 +34,7 @@ def make(clock: Clock) -> Dialect:
         connect=partial(connect, codecs),
         rejection_codec=codecs["person"],
         websocket_paths=(Path("/api/v1/pipelines/{pipeline}/ws/connect"),),
-        routes=routes(clock),
+        routes=(*routes(clock), *file_routes()),
         http_prefixes=PREFIXES,
         render_refusal=render_refusal,
     )

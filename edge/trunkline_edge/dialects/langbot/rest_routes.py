@@ -7,7 +7,6 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import msgspec
-from trunkline.v1 import catalogue
 from trunkline.v1.address_pb2 import Address
 from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
 from trunkline.v1.catalogue import Refused
@@ -24,7 +23,6 @@ from trunkline_edge.dialects.dialect import (
     CallRefused,
     Clock,
     DialectRoute,
-    HttpReply,
     HttpRequest,
     RouterCall,
     RouteSteps,
@@ -41,14 +39,13 @@ from trunkline_edge.dialects.langbot.records import (
     record_of,
     session_type_of,
 )
+from trunkline_edge.dialects.langbot.rest_replies import failed, ok, render_refusal, render_refused
 from trunkline_edge.dialects.paths import Path
 
 #: Bounds of a list of the newest messages, which ends at the first bound reached.
 MAX_LISTED = 500
 MAX_LISTED_BYTES = 16 << 20
 
-#: Prefix of LangBot's paths.
-PREFIXES = ("/api/v1/",)
 
 _PAGE = 500
 _CONNECTIONS_PAGE = 1000
@@ -68,10 +65,10 @@ def routes(clock: Clock) -> Sequence[DialectRoute]:
 
 def _route(method: str, path: str, handle: _Handler) -> DialectRoute:
     below = Path(f"/api/v1/pipelines/{{pipeline}}/ws/{path}")
-    return DialectRoute(method, below, _with_tenant(handle), render_refusal, tenant_of_request)
+    return DialectRoute(method, below, with_tenant(handle), render_refusal, tenant_of_request)
 
 
-def _with_tenant(handle: _Handler) -> Callable[[HttpRequest], RouteSteps]:
+def with_tenant(handle: _Handler) -> Callable[[HttpRequest], RouteSteps]:
     """Calls `handle` with the address of the pipeline, and renders refusals in LangBot's form."""
 
     def handle_request(request: HttpRequest) -> RouteSteps:
@@ -81,35 +78,14 @@ def _with_tenant(handle: _Handler) -> Callable[[HttpRequest], RouteSteps]:
             tenant = tenant_of(request.tenants, pipeline, request.key, workspace)
             return (yield from handle(request, Address(tenant=tenant, agent=pipeline, platform=PLATFORM)))
         except Refused as refused:
-            return _refused(refused.entry.code, str(refused), refused.entry.http_status)
+            return render_refused(refused)
         except CallRefused as refused:
             if refused.http_status == 401 and request.tenants.is_open(tenant, request.is_local):
                 # LangBot's web client logs its user out on 401. The tenant needs no token, but the call does.
-                return _failed(403, str(refused))
+                return failed(403, str(refused))
             return render_refusal(refused)
 
     return handle_request
-
-
-def render_refusal(refused: CallRefused) -> HttpReply:
-    """Render a refusal in LangBot's form."""
-    return _refused(refused.code, str(refused), refused.http_status)
-
-
-def _refused(code: str, text: str, status: int) -> HttpReply:
-    if code == catalogue.UNAUTHORIZED.code:
-        return _failed(401, "No valid user token provided")
-    if code == catalogue.UNKNOWN_TENANT.code:
-        return _failed(404, "Pipeline not found")
-    return _failed(status, f"Internal server error: {text}" if status == 500 else text)
-
-
-def _ok(content: Any) -> HttpReply:
-    return HttpReply(200, {"code": 0, "msg": "ok", "data": content})
-
-
-def _failed(status: int, text: str) -> HttpReply:
-    return HttpReply(status, {"code": -1, "msg": text})
 
 
 def _session(request: HttpRequest, here: Address) -> Address | None:
@@ -126,10 +102,10 @@ def _session(request: HttpRequest, here: Address) -> Address | None:
 def _messages(request: HttpRequest, here: Address) -> RouteSteps:
     address = _session(request, here)
     if address is None:
-        return _failed(400, BAD_SESSION_TYPE)
+        return failed(400, BAD_SESSION_TYPE)
     newest = yield from _newest(address)
     records = [record for message in newest if (record := record_of(message)) is not None]
-    return _ok({"messages": records})
+    return ok({"messages": records})
 
 
 def _newest(address: Address) -> Generator[RouterCall, Any, list[Message]]:
@@ -150,9 +126,9 @@ def _newest(address: Address) -> Generator[RouterCall, Any, list[Message]]:
 def _reset(request: HttpRequest, here: Address) -> RouteSteps:
     address = _session(request, here)
     if address is None:
-        return _failed(400, BAD_SESSION_TYPE)
+        return failed(400, BAD_SESSION_TYPE)
     yield RouterCall("HistoryService.ResetConversation", ResetConversationRequest(address=address))
-    return _ok({"message": "Session reset successfully"})
+    return ok({"message": "Session reset successfully"})
 
 
 def _connections(here: Address, clock: Clock) -> RouteSteps:
@@ -174,7 +150,7 @@ def _connections(here: Address, clock: Clock) -> RouteSteps:
             break
         request.page_token = page.next_page_token
     now = iso(clock())
-    return _ok(
+    return ok(
         {
             "stats": {
                 "total_connections": by_pipeline.total(),
@@ -203,13 +179,13 @@ def _broadcast(request: HttpRequest, here: Address) -> RouteSteps:
         content = json_fields(request.body).get("message")
     except FrameRefused as refused:
         if refused.values:
-            return _failed(400, str(refused))
+            return failed(400, str(refused))
         content = None
     if not content:
-        return _failed(400, "message is required")
+        return failed(400, "message is required")
     broadcast = BroadcastRequest(address=here, ephemeral=True)
     broadcast.author.role = ROLE_SYSTEM
     custom = broadcast.parts.add().custom
     custom.name, custom.json = BROADCAST, msgspec.json.encode(content).decode()
     yield RouterCall("BroadcastService.Broadcast", broadcast)
-    return _ok({"message": "Broadcast sent successfully"})
+    return ok({"message": "Broadcast sent successfully"})
