@@ -10,8 +10,10 @@ installed packages by name from anywhere in the tree; TypeScript runs without a 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -52,6 +54,31 @@ def package_folder(name: str) -> Path:
     if found != expected:
         pytest.skip(f"the npm package {name} is {found}, not {expected}: .ci/run installs it")
     return folder
+
+
+def typescript_program(example: str) -> list[str]:
+    """Return the command of a folder in examples/, generated and type-checked.
+
+    Skips the test as `node_command` does.
+    """
+    manifest = json.loads((ROOT / "examples" / example / "package.json").read_text())
+    command = node_command(*manifest["dependencies"], *manifest["devDependencies"])
+    folder = ROOT / "build" / example
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(ROOT / "examples" / example, folder, ignore=shutil.ignore_patterns("node_modules"))
+    (folder / "node_modules").symlink_to(INSTALLED / "node_modules")
+    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    for step in (["sh", "generate.sh"], ["node_modules/.bin/tsc"]):
+        done = subprocess.run(
+            step,
+            cwd=folder,
+            env={**os.environ, "PATH": programs},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{step}:\n{done.stderr}{done.stdout}"
+    return [command[0], str(folder / "worker.ts")]
 
 
 class Chromium(NamedTuple):
