@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
 import time
 from collections.abc import Sequence
@@ -151,6 +152,7 @@ def make_runtime(settings: RouterSettings, log: Log) -> RouterRuntime:
         peek=log.head,
         new_id=lambda: secrets.token_hex(12),
         now_ms=lambda: time.time_ns() // 1_000_000,
+        random=random.random,
     )
     return RouterRuntime(core, log, _open_media(settings), settings.checkpoint_interval_s)
 

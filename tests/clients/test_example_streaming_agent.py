@@ -21,6 +21,7 @@ from trunkline.v1.message_pb2 import (
     Part,
     TextPart,
 )
+from trunkline_client.reader_errors import AGENT_FAILED
 
 from examples import streaming_agent as example
 from tests.clients.model_server import event, model_server
@@ -115,24 +116,29 @@ async def test_words_of_a_model_are_streamed_however_they_are_split() -> None:
         ("200 OK", event(content="so"), "ended its answer early"),
     ],
 )
-async def test_a_failure_of_the_model_is_reported_to_the_readers(
-    status: str, body: bytes, expected: str
+async def test_a_failure_of_the_model_fails_the_reply_and_is_logged(
+    status: str, body: bytes, expected: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with model_server() as model, agent("--base-url", model.url) as side:
         model.status, model.body = status, [body]
         end, _ = await answer(side)
-        assert (end.state, end.error.code) == (MESSAGE_STATE_FAILED, "MODEL_ERROR")
-        assert expected in end.error.message
+        assert (end.state, end.error) == (MESSAGE_STATE_FAILED, AGENT_FAILED)
+        await side.read_until("settlements")
+    assert expected in caplog.text
 
 
-async def test_a_model_that_disconnects_or_is_absent_fails_the_reply() -> None:
+async def test_a_model_that_disconnects_or_is_absent_fails_the_reply(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with model_server() as model, agent("--base-url", model.url) as side:
         model.body = [event(content="so far"), b""]
         end, deltas = await answer(side)
-        assert (end.error.code, text(deltas)) == ("MODEL_ERROR", "so far")
+        assert (end.error, text(deltas)) == (AGENT_FAILED, "so far")
     async with agent("--base-url", "http://127.0.0.1:1") as side:
         end, _ = await answer(side)
-        assert "connection to the model server failed" in end.error.message
+        assert end.error == AGENT_FAILED
+        await side.read_until("settlements")
+    assert "connection to the model server failed" in caplog.text
 
 
 async def test_a_cancel_closes_the_connection_to_the_model() -> None:

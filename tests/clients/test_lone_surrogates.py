@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from trunkline.v1.message_pb2 import MESSAGE_STATE_COMPLETE, MESSAGE_STATE_FAILED
-from trunkline_client import Message, RetryLater, builders
+from trunkline_client import Failed, Message, RetryLater, builders
 from trunkline_client.reader_errors import error_for_readers
 from trunkline_client.settlement import settlement_for_result
 from trunkline_client.well_formed import TextJoiner, well_formed
@@ -78,9 +78,9 @@ async def test_an_exception_with_half_an_emoji_in_its_text_ends_the_message_fail
         async def write() -> None:
             async with ours.open_message(ALICE) as out:
                 await out.write("a" + HIGH)
-                raise LookupError("no " + HIGH)
+                raise Failed("no " + HIGH)
 
-        with pytest.raises(LookupError):
+        with pytest.raises(Failed):
             await write()
         assert (end(router).state, end(router).error.message) == (MESSAGE_STATE_FAILED, "no \ufffd")
         assert text_written(router) == "a\ufffd"
@@ -113,4 +113,4 @@ def test_text_of_every_other_call_is_replaced() -> None:
     assert builders.parts("a" + HIGH)[0].text.text == "a\ufffd"
     replies = settlement_for_result(1, ["a" + HIGH, LOW]).replies
     assert [reply.parts[0].text.text for reply in replies] == ["a\ufffd", "\ufffd"]
-    assert error_for_readers(ValueError(HIGH)).message == "\ufffd"
+    assert error_for_readers(Failed(HIGH)).message == "\ufffd"

@@ -106,7 +106,7 @@ async def test_an_exception_ends_it_failed() -> None:
 
         with pytest.raises(LookupError):
             await _write(ours, "so far", fail)
-        assert (end(router).state, end(router).error.code) == (MESSAGE_STATE_FAILED, "LOOKUP_ERROR")
+        assert (end(router).state, end(router).error.code) == (MESSAGE_STATE_FAILED, "AGENT_FAILED")
         assert text_written(router) == "so far"
 
 

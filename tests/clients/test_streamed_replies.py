@@ -16,6 +16,7 @@ from trunkline.v1.message_pb2 import (
     ToolCallPart,
 )
 from trunkline_client import (
+    Failed,
     Message,
     Refused,
     Reject,
@@ -23,7 +24,7 @@ from trunkline_client import (
     RetryLater,
 )
 from trunkline_client.delta_buffer import MAX_KEPT_BYTES
-from trunkline_client.reader_errors import error_for_readers
+from trunkline_client.reader_errors import AGENT_FAILED, error_for_readers, error_for_rejection
 
 from tests.clients.scripted_edge import FakeTime, eventually
 from tests.clients.scripted_worker import attached, read_settlement
@@ -91,12 +92,7 @@ async def test_an_exception_ends_the_reply_failed_and_acks_the_delivery() -> Non
         await side.deliver(1)
         await side.open_reply()
         end = await side.end_reply()
-        assert (end.state, end.error.code, end.error.message, end.next_index) == (
-            MESSAGE_STATE_FAILED,
-            "LOOKUP_ERROR",
-            "no such model",
-            1,
-        )
+        assert (end.state, end.error, end.next_index) == (MESSAGE_STATE_FAILED, AGENT_FAILED, 1)
         assert (await read_settlement(side)).WhichOneof("outcome") is None
 
 
@@ -128,7 +124,7 @@ async def test_reject_ends_the_reply_failed() -> None:
 
         await side.deliver(1)
         await side.open_reply()
-        assert (await side.end_reply()).error.code == "REJECT"
+        assert (await side.end_reply()).error == AGENT_FAILED
         assert (await read_settlement(side)).reject.reason == "spam"
 
 
@@ -274,7 +270,7 @@ async def test_a_timeout_around_a_reply_ends_it_failed() -> None:
         await side.deliver(1)
         await side.open_reply()
         end = await side.end_reply()
-        assert (end.state, end.error.code) == (MESSAGE_STATE_FAILED, "INTERRUPTED")
+        assert (end.state, end.error.code) == (MESSAGE_STATE_FAILED, "AGENT_FAILED")
 
 
 async def test_a_reply_left_while_opening_does_not_stay_open() -> None:
@@ -299,16 +295,37 @@ async def test_a_reply_left_while_opening_does_not_stay_open() -> None:
         await eventually(lambda: worker._table._deliveries[1].settlement)
         await side.send_opened(opening.reply)
         end = await side.end_reply()
-        assert (end.state, end.error.code) == (MESSAGE_STATE_FAILED, "INTERRUPTED")
+        assert (end.state, end.error.code) == (MESSAGE_STATE_FAILED, "AGENT_FAILED")
         assert (await read_settlement(side)).replies[0].parts[0].text.text == "too slow"
 
 
-def test_readers_get_the_name_and_text_of_an_exception() -> None:
-    class HTTPStatusError(Exception):
-        pass
+@pytest.mark.parametrize(
+    "error", [RuntimeError("secret"), KeyError(), Refused("FORBIDDEN", "secret"), Reject("secret")]
+)
+def test_readers_get_nothing_of_an_exception(error: Exception) -> None:
+    assert error_for_readers(error) == AGENT_FAILED
+    assert Error(code="AGENT_FAILED", message="The agent failed to answer; ask again later") == AGENT_FAILED
 
-    assert error_for_readers(HTTPStatusError("503")) == Error(code="HTTP_STATUS_ERROR", message="503")
-    assert error_for_readers(KeyError()) == Error(code="KEY_ERROR", message="KeyError")
-    assert error_for_readers(Refused("OVERLOADED", "too much")) == Error(
-        code="OVERLOADED", message="too much"
-    )
+
+@pytest.mark.parametrize(
+    ("code", "readable"), [("MESSAGE_TOO_LARGE", True), ("INVALID_ARGUMENT", False), ("RATE_LIMITED", False)]
+)
+def test_readers_learn_from_the_router_only_that_a_reply_is_too_large(code: str, readable: bool) -> None:
+    expected = Error(code=code, message="text") if readable else AGENT_FAILED
+    assert error_for_rejection(Refused(code, "text")) == expected
+
+
+async def test_failed_ends_the_reply_with_its_text_for_readers() -> None:
+    async with attached() as (worker, _, side):
+
+        @worker.handler
+        async def answer(message: Message) -> None:
+            async with worker.reply(message):
+                raise Failed("No credit left" + "\ud83d")
+
+        await side.deliver(1)
+        await side.open_reply()
+        end = await side.end_reply()
+        assert (end.error.code, end.error.message) == ("AGENT_FAILED", "No credit left\ufffd")
+        settlement = await read_settlement(side)
+        assert (settlement.WhichOneof("outcome"), list(settlement.replies)) == (None, [])

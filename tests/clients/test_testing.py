@@ -23,6 +23,7 @@ from trunkline_client import (
     Address,
     Backend,
     Client,
+    Failed,
     Fenced,
     Message,
     Reject,
@@ -81,6 +82,14 @@ class Bot:
                 await out.write("one ")
                 raise RetryLater(0.1, "busy")
             await out.write("two")
+
+    async def fails_on_purpose(self, worker: Worker, message: Message) -> None:
+        raise Failed("No credit left")
+
+    async def fails_inside_on_purpose(self, worker: Worker, message: Message) -> None:
+        async with worker.reply(message) as out:
+            await out.write("so far")
+            raise Failed("No credit left")
 
     async def rejects(self, worker: Worker, message: Message) -> None:
         raise Reject("spam")
@@ -203,7 +212,9 @@ SCENARIOS: dict[str, tuple[str | None, Replies, int, list[str]]] = {
     "fails_inside": (None, [("so far", MESSAGE_STATE_FAILED)], 1, []),
     "fails_before": (None, [("done", MESSAGE_STATE_COMPLETE)], 2, []),
     "retries": (None, [("one two", MESSAGE_STATE_COMPLETE)], 2, []),
-    "rejects": (None, [], 1, []),
+    "fails_on_purpose": (None, [("", MESSAGE_STATE_FAILED)], 1, []),
+    "fails_inside_on_purpose": (None, [("so far", MESSAGE_STATE_FAILED)], 1, []),
+    "rejects": (None, [("", MESSAGE_STATE_FAILED)], 1, []),
     "rejects_inside": (None, [("so far", MESSAGE_STATE_FAILED)], 1, []),
     "waits_inside": (WAITING, [(WAITING, MESSAGE_STATE_CANCELLED)], 1, ["ReplyCancelled"]),
     "waits_before": ("", [], 1, ["CancelledError"]),

@@ -6,10 +6,11 @@ import asyncio
 import logging
 
 import pytest
-from trunkline.v1.agent_service_pb2 import AttachResponse, SettlementResult
+from trunkline.v1.agent_service_pb2 import AttachResponse, Delivery, SettlementResult
 from trunkline.v1.error_pb2 import Error
-from trunkline_client import Message, Reject, Reply, RetryLater, text, text_of
-from trunkline_client.settlement import settlement_for_result
+from trunkline_client import Failed, Message, Reject, Reply, RetryLater, text, text_of
+from trunkline_client.reader_errors import AGENT_FAILED
+from trunkline_client.settlement import settlement_for_error, settlement_for_result
 
 from tests.clients.scripted_edge import FakeTime, eventually
 from tests.clients.scripted_worker import echo, read_settled, serving
@@ -36,7 +37,7 @@ async def test_a_failed_handler_is_retried_and_logs_one_line(
             while len(settlements) < 2:
                 settlements += await side.read_until("settlements")
             (failed,) = [each for each in settlements if each.delivery_id == 1]
-            assert (failed.retry.after_ms, failed.retry.reason) == (4000, "RuntimeError: no model")
+            assert (failed.retry.after_ms, failed.retry.reason) == (0, "RuntimeError: no model")
             (done,) = [each for each in settlements if each.delivery_id == 2]
             assert done.WhichOneof("outcome") is None
         ours = [each for each in caplog.records if each.name == "trunkline_client"]
@@ -44,6 +45,48 @@ async def test_a_failed_handler_is_retried_and_logs_one_line(
         assert "m1" in record.getMessage()
         assert "no model" in record.getMessage()
         assert record.exc_info is None
+
+
+async def test_failed_before_a_reply_answers_with_its_text_and_is_not_retried() -> None:
+    def answer(message: Message) -> str:
+        raise Failed("" if text_of(message) == "2" else "No credit left")
+
+    async with serving(answer) as (_, side):
+        await side.deliver(1)
+        (settlement,) = await side.read_until("settlements")
+        assert settlement.WhichOneof("outcome") is None
+        assert [reply.error for reply in settlement.replies] == [
+            Error(code="AGENT_FAILED", message="No credit left")
+        ]
+        await side.deliver(2)
+        (settlement,) = await side.read_until("settlements")
+        assert settlement.replies[0].error == AGENT_FAILED
+
+
+@pytest.mark.parametrize(
+    ("error", "minor", "after_ms"),
+    [
+        (RuntimeError(), 5, 0),
+        (RetryLater(), 5, 0),
+        (RetryLater(0), 5, 1),
+        (RetryLater(7200), 5, 3_600_000),
+        (RuntimeError(), 4, 4000),
+        (RetryLater(), 4, 4000),
+        (RetryLater(0.5), 4, 500),
+    ],
+)
+def test_the_router_chooses_delays_unless_it_is_older(error: Exception, minor: int, after_ms: int) -> None:
+    delivery = Delivery(delivery_id=1, attempt=3)
+    settlement = settlement_for_error(delivery, error, failure_reported=False, router_minor=minor)
+    assert settlement is not None
+    assert (settlement.WhichOneof("outcome"), settlement.retry.after_ms) == ("retry", after_ms)
+
+
+def test_an_older_router_gets_a_failure_as_a_rejection() -> None:
+    failed = Failed("No credit left")
+    settlement = settlement_for_error(Delivery(), failed, failure_reported=False, router_minor=4)
+    assert settlement is not None
+    assert settlement.reject.reason == "No credit left"
 
 
 async def test_a_redelivery_during_handling_is_handled_once() -> None:

@@ -291,6 +291,10 @@ SPECIAL: dict[str, tuple[list[Any], list[Any]]] = {
         ["", "none", "hs256", "HS512", "EdDSA "],
         ["HS256", "RS256", "ES256", "EdDSA"],
     ),
+    "Reply.parts": (
+        [[*PARTS, PART], [data(4096), data(4096), data(1)]],
+        [[], [PART], PARTS, [data(4096)] * 2],
+    ),
     "TenantSettings.agents": (
         [{str(n): {} for n in range(1025)}, *({key: {}} for key in ("", *NOT_IDS))],
         [{}, {str(n): {} for n in range(1024)}, *({key: {"concurrency": 2}} for key in IDS)],

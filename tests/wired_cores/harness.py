@@ -95,6 +95,7 @@ class World:
             peek=self._peek,
             new_id=lambda: "x",
             now_ms=lambda: 0,
+            random=lambda: 1.0,
         )
         router.tenant_table.load(registered("t"))
         return router
@@ -123,7 +124,7 @@ class World:
     def detach(self, worker: Worker) -> None:
         """Break a worker's stream."""
         self.workers.remove(worker)
-        self.router.worker_detached(worker.peer)
+        self.router.worker_detached(worker.peer, self.now)
 
     def restart_router(self) -> None:
         """Kill the router, and restart it from the log."""

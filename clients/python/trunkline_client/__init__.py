@@ -4,7 +4,14 @@ from trunkline.v1.address_pb2 import Address, Conversation, Position, TopicPosit
 from trunkline.v1.agent_service_pb2 import AttachWelcome, DeadLetter, ListDeadLettersResponse, Reply
 from trunkline.v1.broadcast_service_pb2 import BroadcastRequest, BroadcastResponse
 from trunkline.v1.error_pb2 import Error
-from trunkline.v1.frame_pb2 import DeliveredFrame, ErrorFrame, ReadFrame, SignalFrame
+from trunkline.v1.frame_pb2 import (
+    DeliveredFrame,
+    ErrorFrame,
+    ReadFrame,
+    ReplyStatus,
+    ReplyStatusFrame,
+    SignalFrame,
+)
 from trunkline.v1.history_service_pb2 import ListMessagesResponse, ListReceiptsResponse, Receipt
 from trunkline.v1.message_pb2 import Author, Change, Message, MessageState, Part, Role
 from trunkline.v1.presence_service_pb2 import (
@@ -60,7 +67,7 @@ from trunkline_client.events import (
     MessagesLost,
     Snapshot,
 )
-from trunkline_client.handler import Handler, HandlerResult, Reject, RetryLater
+from trunkline_client.handler import Failed, Handler, HandlerResult, Reject, RetryLater
 from trunkline_client.interruptible_block import OnCancel
 from trunkline_client.message_writer import MessageWriter
 from trunkline_client.open_message import OpenMessage
@@ -101,6 +108,7 @@ __all__ = [
     "Error",
     "ErrorFrame",
     "Event",
+    "Failed",
     "Fenced",
     "GetStatsResponse",
     "GroupJoined",
@@ -132,6 +140,8 @@ __all__ = [
     "Reply",
     "ReplyCancelled",
     "ReplyExpired",
+    "ReplyStatus",
+    "ReplyStatusFrame",
     "ReplyStream",
     "RetryLater",
     "Role",

@@ -54,6 +54,8 @@ class DeliveryTable:
         self._clock = clock
         self._handler: Handler | None = None
         self._stream: WorkerStream | None = None
+        #: `contract_minor` of the router.
+        self._router_minor = 0
         self._deliveries: dict[int, InFlightDelivery] = {}
         self._by_message: dict[str, InFlightDelivery] = {}
         #: Messages that the worker opened without a delivery.
@@ -74,6 +76,7 @@ class DeliveryTable:
     def attach(self, stream: WorkerStream, welcome: AttachWelcome) -> None:
         """Continues on a new stream, whose welcome has arrived."""
         self._stream = stream
+        self._router_minor = welcome.contract_minor
         stream.start_heartbeat(welcome, self._list_leases, self._retry_rejected)
         for reply in self._open_messages:
             stream.post(reply)
@@ -234,10 +237,12 @@ class DeliveryTable:
             if is_failure(error) and not isinstance(error, asyncio.CancelledError):
                 log.info("the handler of the cancelled message %s failed: %r", received.message.id, error)
             error = ReplyCancelled("The reply was cancelled by its readers")
-        settlement = settlement_for_error(received, error, failure_reported=delivery.failure_reported)
+        settlement = settlement_for_error(
+            received, error, failure_reported=delivery.failure_reported, router_minor=self._router_minor
+        )
         if settlement is None and delivery.held:
             # Another worker had the delivery and returned it; the next attempt continues what that one wrote.
-            settlement = retry_settlement(received, 0, str(error))
+            settlement = retry_settlement(received, str(error))
         if settlement is None:
             log.info("another worker has message %s: %s", received.message.id, error)
             self._forget(delivery)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from trunkline.v1.address_pb2 import Address, Position, TopicPosition
-from trunkline.v1.frame_pb2 import DeliveredFrame, ErrorFrame, ReadFrame, SignalFrame
+from trunkline.v1.frame_pb2 import DeliveredFrame, ErrorFrame, ReadFrame, ReplyStatusFrame, SignalFrame
 from trunkline.v1.message_pb2 import Change, Message, MessageState, Part
 
 from trunkline_client.accumulator import Accumulator
@@ -87,6 +87,7 @@ Event: TypeAlias = (
     | SignalFrame
     | ReadFrame
     | DeliveredFrame
+    | ReplyStatusFrame
     | ErrorFrame
     | MessagesLost
     | GroupLeft
@@ -94,7 +95,11 @@ Event: TypeAlias = (
 """An event of `Client.events`; an ErrorFrame rejects a frame without an id, such as a signal.
 
 A SignalFrame with `end` set is the end of one that had a time to live; if the connection is lost, all of them
-end, and those that still live come again."""
+end, and those that still live come again.
+
+A ReplyStatusFrame reports that an answer is late, because the agent has failed and is tried again, or that
+it is tried no longer.
+"""
 
 
 class Ack(NamedTuple):

@@ -29,7 +29,7 @@ from trunkline.v1.error_pb2 import Error
 from trunkline.v1.message_pb2 import (
     MESSAGE_STATE_CANCELLED,
     MESSAGE_STATE_COMPLETE,
-    MESSAGE_STATE_EXPIRED,
+    MESSAGE_STATE_FAILED,
     MESSAGE_STATE_OPEN,
     ROLE_AGENT,
     ROLE_USER,
@@ -40,6 +40,7 @@ from trunkline.v1.message_pb2 import (
 
 from trunkline_client.builders import Content, address, parts
 from trunkline_client.fake_delivery import FakeDelivery, FakeObservation, FakeReply
+from trunkline_client.reader_errors import AGENT_FAILED
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -313,12 +314,22 @@ class FakeRouter(FakeObservation):
                 message = self._new_message(OpenReply(name=reply.name, attributes=reply.attributes), delivery)
                 message.parts.extend(reply.parts)
                 message.state = MESSAGE_STATE_COMPLETE
+                if reply.HasField("error"):
+                    message.state = MESSAGE_STATE_FAILED
+                    message.error.CopyFrom(reply.error)
                 delivery.replies.append(FakeReply(message))
             if settlement.HasField("reject"):
-                for each in delivery.replies:
-                    each.end(MESSAGE_STATE_EXPIRED)
+                self._report_rejection(delivery)
             delivery.settle(settlement)
         self._send(results=[result])
+
+    def _report_rejection(self, delivery: FakeDelivery) -> None:
+        """Ends the replies to a rejected delivery FAILED; without any, adds one."""
+        if not delivery.replies:
+            message = self._new_message(OpenReply(), delivery)
+            delivery.replies.append(FakeReply(message))
+        for each in delivery.replies:
+            each.end(MESSAGE_STATE_FAILED, AGENT_FAILED)
 
 
 def _gap(reply: FakeReply, index: int) -> Error:

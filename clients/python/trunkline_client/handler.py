@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
+from trunkline.v1 import catalogue
 from trunkline.v1.agent_service_pb2 import Reply
 from trunkline.v1.message_pb2 import Message, Part
 
@@ -15,32 +16,54 @@ Handler: TypeAlias = Callable[[Message], HandlerResult | Awaitable[HandlerResult
 """Handles one message; a plain function if it never waits."""
 
 
+class Failed(Exception):
+    """Raised by a handler to fail with a text for readers; the message is not redelivered.
+
+    Inside a streamed reply it ends the reply FAILED, before any reply it makes one in this state: with
+    `message` as the text of `Message.error`. Every other exception gives readers a generic text only.
+
+    Args:
+        message: The text for readers; at most 1024 characters. Empty leaves it generic.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+        self.message = message or catalogue.AGENT_FAILED.text
+
+    def __str__(self) -> str:
+        return self.message
+
+
 class RetryLater(Exception):
     """Raised by a handler to have the message redelivered after a delay.
 
-    Later messages of the conversation wait for it. Each delivery counts as an attempt; past the router's
-    limit the message becomes a dead letter. A streamed reply stays open for the next attempt, unless the
+    Later messages of the conversation wait for it. Each delivery counts as an attempt; past the limits of
+    the agent the message becomes a dead letter. A streamed reply stays open for the next attempt, unless the
     delay is longer than the router keeps it.
 
     Args:
-        after_s: Delay in seconds; at most an hour.
-        reason: Stored with the delivery, for people.
+        after_s: Delay in seconds; at most an hour. None leaves it to the router, whose delays grow with the
+            attempts.
+        reason: For operators; clients never get it.
     """
 
-    def __init__(self, after_s: float = 1.0, reason: str = "") -> None:
+    def __init__(self, after_s: float | None = None, reason: str = "") -> None:
         super().__init__(after_s, reason)
         self.after_s = after_s
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"retry in {self.after_s:g} s: {self.reason or 'no reason given'}"
+        when = "later" if self.after_s is None else f"in {self.after_s:g} s"
+        return f"retry {when}: {self.reason or 'no reason given'}"
 
 
 class Reject(Exception):
     """Raised by a handler to reject the message, which becomes a dead letter at once.
 
+    Readers get a failed reply with a generic text.
+
     Args:
-        reason: Stored with the dead letter, for people.
+        reason: Stored with the dead letter, for operators; clients never get it.
     """
 
     def __init__(self, reason: str = "") -> None:

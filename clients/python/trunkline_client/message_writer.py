@@ -24,7 +24,7 @@ from trunkline_client.delta_buffer import MAX_KEPT_BYTES
 from trunkline_client.errors import Refused, ReplyCancelled, TrunklineError
 from trunkline_client.handler import RetryLater
 from trunkline_client.message_producer import MessageProducer
-from trunkline_client.reader_errors import INTERRUPTED, error_for_readers
+from trunkline_client.reader_errors import AGENT_FAILED, error_for_readers, error_for_rejection
 from trunkline_client.source_items import items_of
 from trunkline_client.well_formed import TextJoiner
 
@@ -38,7 +38,7 @@ class MessageWriter:
     """An open message, for the length of an `async with` block.
 
     Entering opens the message on disk. Leaving normally ends it COMPLETE; leaving by an exception ends it
-    FAILED, with the name and text of the exception for all readers. Both wait until the end is on disk.
+    FAILED; readers get a generic error, or the text of a `Failed`. Both wait until the end is on disk.
 
     When readers cancel the message, the block is interrupted where it waits, as by `asyncio.timeout`: writing
     raises ReplyCancelled, any other await CancelledError, and the block raises ReplyCancelled. With
@@ -229,10 +229,10 @@ class MessageWriter:
         elif isinstance(error, Exception):
             await self._producer.end(MESSAGE_STATE_FAILED, error_for_readers(error))
         else:
-            self._producer.end_soon(MESSAGE_STATE_FAILED, INTERRUPTED)
+            self._producer.end_soon(MESSAGE_STATE_FAILED, AGENT_FAILED)
 
     async def _end_interrupted(self, cause: TrunklineError) -> None:
         if isinstance(cause, ReplyCancelled):
             self._producer.end_soon(MESSAGE_STATE_CANCELLED, None)
         elif isinstance(cause, Refused):
-            await self._producer.end(MESSAGE_STATE_FAILED, error_for_readers(cause))
+            await self._producer.end(MESSAGE_STATE_FAILED, error_for_rejection(cause))

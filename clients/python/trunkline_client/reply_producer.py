@@ -12,7 +12,7 @@ from trunkline_client.delta_buffer import DeltaBuffer
 from trunkline_client.errors import ReplyCancelled, TrunklineError
 from trunkline_client.interruptible_block import OnCancel
 from trunkline_client.message_producer import MessageProducer
-from trunkline_client.reader_errors import INTERRUPTED
+from trunkline_client.reader_errors import AGENT_FAILED
 from trunkline_client.reply_state import ReplyState
 
 
@@ -64,7 +64,7 @@ class ReplyProducer(MessageProducer):
     def abandon(self) -> None:
         """Ends the reply FAILED unless it has ended; its block is left, or should be."""
         if not self.state.is_over:
-            self.end_soon(MESSAGE_STATE_FAILED, INTERRUPTED)
+            self.end_soon(MESSAGE_STATE_FAILED, AGENT_FAILED)
 
     async def open(self) -> Message:
         """Opens the reply and waits until the router has opened it on disk."""

@@ -29,6 +29,7 @@ from trunkline_client.errors import (
     ReplyExpired,
     TrunklineError,
 )
+from trunkline_client.reader_errors import error_for_rejection
 
 #: The deltas can never be added, but the reply can still be ended.
 _REJECTED_DELTAS = frozenset({"MESSAGE_TOO_LARGE", "INVALID_ARGUMENT"})
@@ -209,8 +210,7 @@ class ReplyState:
         """Turns a pending COMPLETE into FAILED."""
         if self._pending_end is None or self._pending_end.state != MESSAGE_STATE_COMPLETE:
             return
-        error = Error(code=refusal.code, message=refusal.message)
-        self._pending_end = EndReply(state=MESSAGE_STATE_FAILED, error=error)
+        self._pending_end = EndReply(state=MESSAGE_STATE_FAILED, error=error_for_rejection(refusal))
         if self.phase in (ReplyPhase.ENDING, ReplyPhase.END_REFUSED):
             self.phase = ReplyPhase.OPEN
 

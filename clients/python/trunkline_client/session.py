@@ -89,6 +89,7 @@ class Session:
             "signal": self._on_signal,
             "read": self._on_read,
             "delivered": self._on_unlogged,
+            "reply_status": self._on_unlogged,
             "delta": self._on_delta,
             "change": self._on_change,
             "cancelled": self._on_response,

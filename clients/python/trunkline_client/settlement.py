@@ -7,13 +7,16 @@ from trunkline.v1.message_pb2 import Part, TextPart
 
 from trunkline_client.builders import text
 from trunkline_client.errors import AlreadyAnswered, Fenced, ReplyCancelled
-from trunkline_client.handler import HandlerResult, Reject, RetryLater
+from trunkline_client.handler import Failed, HandlerResult, Reject, RetryLater
+from trunkline_client.reader_errors import error_for_readers
 from trunkline_client.well_formed import well_formed
 
 #: The contract's bounds.
 _MAX_REASON_CHARS = 256
 _MAX_AFTER_S = 3600.0
-#: Delays before a message whose handler failed is redelivered; doubled with each attempt.
+#: Version of the contract from which on a router chooses delays, and accepts a reply with an error.
+_FAILURES_MINOR = 5
+#: Delays that the worker chooses for earlier routers; doubled with each attempt.
 _FIRST_RETRY_S = 1.0
 _LAST_RETRY_S = 60.0
 
@@ -34,7 +37,7 @@ def settlement_for_result(delivery_id: int, result: HandlerResult) -> Settlement
 
 
 def settlement_for_error(
-    delivery: Delivery, error: BaseException, *, failure_reported: bool
+    delivery: Delivery, error: BaseException, *, failure_reported: bool, router_minor: int
 ) -> Settlement | None:
     """The settlement after the handler raised; None if another worker has the delivery.
 
@@ -47,31 +50,42 @@ def settlement_for_error(
         case ReplyCancelled() | AlreadyAnswered():
             pass
         case RetryLater(after_s=after_s, reason=reason):
-            _set_retry(settlement, after_s, reason)
+            _set_retry(settlement, _delay_s(delivery, after_s, router_minor), reason)
         case Reject():
             settlement.reject.reason = well_formed(str(error)[:_MAX_REASON_CHARS])
-        case _ if not failure_reported:
-            delay_s = _FIRST_RETRY_S * 2.0 ** min(max(delivery.attempt, 1) - 1, 16)
-            _set_retry(settlement, min(delay_s, _LAST_RETRY_S), f"{type(error).__name__}: {error}")
-        case _:
+        case _ if failure_reported:
             pass
+        case Failed() if router_minor < _FAILURES_MINOR:
+            settlement.reject.reason = well_formed(str(error)[:_MAX_REASON_CHARS])
+        case Failed():
+            settlement.replies.add().error.CopyFrom(error_for_readers(error))
+        case _:
+            _set_retry(settlement, _delay_s(delivery, None, router_minor), f"{type(error).__name__}: {error}")
     return settlement
 
 
-def retry_settlement(delivery: Delivery, after_s: float, reason: str) -> Settlement:
-    """The settlement that asks for redelivery."""
+def retry_settlement(delivery: Delivery, reason: str) -> Settlement:
+    """The settlement that asks for redelivery as soon as possible."""
     settlement = Settlement(delivery_id=delivery.delivery_id)
-    _set_retry(settlement, after_s, reason)
+    _set_retry(settlement, 0.0, reason)
     return settlement
 
 
 def is_failure(error: BaseException) -> bool:
     """Whether a handler's exception is a failure, and not a way to settle the delivery."""
-    return not isinstance(error, (Fenced, ReplyCancelled, AlreadyAnswered, RetryLater, Reject))
+    return not isinstance(error, (Fenced, ReplyCancelled, AlreadyAnswered, Failed, RetryLater, Reject))
 
 
-def _set_retry(settlement: Settlement, after_s: float, reason: str) -> None:
-    settlement.retry.after_ms = round(1000 * min(max(after_s, 0.0), _MAX_AFTER_S))
+def _delay_s(delivery: Delivery, after_s: float | None, router_minor: int) -> float | None:
+    """The delay to ask for; None leaves it to the router."""
+    if after_s is None and router_minor < _FAILURES_MINOR:
+        return min(_FIRST_RETRY_S * 2.0 ** min(max(delivery.attempt, 1) - 1, 16), _LAST_RETRY_S)
+    return after_s
+
+
+def _set_retry(settlement: Settlement, delay_s: float | None, reason: str) -> None:
+    # 0 means that the router chooses.
+    settlement.retry.after_ms = 0 if delay_s is None else max(round(1000 * min(delay_s, _MAX_AFTER_S)), 1)
     settlement.retry.reason = well_formed(reason[:_MAX_REASON_CHARS])
 
 

@@ -31,7 +31,7 @@ from trunkline_client.errors import (
 )
 from trunkline_client.interruptible_block import OnCancel
 from trunkline_client.message_producer import MessageProducer
-from trunkline_client.reader_errors import error_for_readers
+from trunkline_client.reader_errors import error_for_rejection
 from trunkline_client.router_connection import RouterConnection
 from trunkline_client.rpc_errors import retry_delay_s
 
@@ -212,7 +212,7 @@ class UnaryProducer(MessageProducer):
         self._rejection = refusal
         if self._pending_end is not None and self._pending_end.state == MESSAGE_STATE_COMPLETE:
             self._pending_end = EndMessageRequest(
-                state=MESSAGE_STATE_FAILED, error=error_for_readers(refusal)
+                state=MESSAGE_STATE_FAILED, error=error_for_rejection(refusal)
             )
         self.block.interrupt(refusal)
 

@@ -61,10 +61,13 @@ class Worker:
             async with worker.reply(message) as out:
                 await out.write_from(model(text_of(message)))
 
-    Every message is handled at least once, and messages of one conversation one after the other. If the
-    handler raises, the message is redelivered after 1 s, 2 s, 4 s and so on up to a minute; RetryLater and
-    Reject choose otherwise. After the router's limit of attempts the message becomes a dead letter. If a
-    streamed reply has reported the failure to its readers, the message is not redelivered.
+    Every message is handled at least once, and messages of one conversation one after the other, unless the
+    agent's `concurrency` allows more. If the handler raises, the exception is logged, the conversation is
+    notified that its answer is late, and the message is redelivered after a random delay below 1 s, 2 s, 4 s
+    and so on up to a minute; RetryLater and Reject choose otherwise. When the attempts or the time of the
+    agent's settings are used up, the message becomes a dead letter and the conversation gets a failed reply.
+    If a streamed reply has failed, the message is not redelivered. Readers never get the text of an
+    exception, except that of Failed, which is made for them.
 
     Handlers outlive the stream to the router, which the worker reconnects by itself. A handler whose message
     went to another worker is cancelled, or gets Fenced in its streamed reply; so handlers must tolerate

@@ -18,6 +18,7 @@ from trunkline.v1.tenant_pb2 import TenantLimits
 
 from trunkline_router.core.agents.agent_queues import AgentQueues
 from trunkline_router.core.agents.dispatcher import Dispatcher
+from trunkline_router.core.agents.reply_statuses import ReplyStatuses
 from trunkline_router.core.agents.settlement import Settlements
 from trunkline_router.core.agents.withdrawal import Withdrawals
 from trunkline_router.core.agents.worker import AttachedWorker
@@ -62,14 +63,15 @@ class RouterCore:
         lease_s: Time after which a silent link's connections are removed.
         delivery_lease_s: Time that a worker has for a delivery without extending its lease.
         reply_lease_s: Time after which an open message without its producer expires.
-        max_attempts: Attempts at a delivery before it becomes a dead letter.
+        max_attempts: Attempts at a delivery before it becomes a dead letter, for agents that set none.
         max_open_bytes: Bound of all open messages together.
         checkpoint_bytes: Deltas of one open message that are kept in memory only.
         outbox_max_bytes: Bound of one link's outbox.
         peek: Returns the end of a log if it is known without I/O, and never one that the core has not
             seen committed.
         new_id: Returns ids that are never reused.
-        now_ms: Wall clock for messages that are not logged.
+        now_ms: Wall clock for messages that are not logged, and for times sent to clients.
+        random: Returns numbers from 0 to 1, by which delays vary.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class RouterCore:
         peek: Callable[[TopicKey], Position | None],
         new_id: Callable[[], str],
         now_ms: Callable[[], int],
+        random: Callable[[], float],
     ) -> None:
         self.window = window
         self.lease_s = lease_s
@@ -103,7 +106,8 @@ class RouterCore:
         self.api_keys = ApiKeys()
         self.stream_limiter = StreamRateLimiter(directory)
 
-        self.agent_queues = queues = AgentQueues(delivery_lease_s)
+        self.agent_queues = queues = AgentQueues(delivery_lease_s, directory.concurrency_of)
+        self.tenant_table.on_changed = queues.settings_changed
         fan_out = FanOut(directory, backpressure)
         self.publishing = PublishPipeline(
             directory, effects.commit_queue, fan_out, backpressure, queues, new_id, now_ms
@@ -116,10 +120,18 @@ class RouterCore:
             checkpoint_bytes=checkpoint_bytes,
             max_bytes=max_open_bytes,
         )
+        self._reply_statuses = statuses = ReplyStatuses(queues, fan_out)
         settlements = Settlements(
-            queues, effects, max_attempts=max_attempts, dead_lettered=open_messages.expire_replies
+            directory,
+            queues,
+            statuses,
+            open_messages,
+            effects,
+            max_attempts=max_attempts,
+            now_ms=now_ms,
+            random=random,
         )
-        withdrawals = Withdrawals(queues, effects, open_messages.cancel_replies)
+        withdrawals = Withdrawals(queues, statuses, effects, open_messages.cancel_replies)
         self.dispatcher = Dispatcher(directory, self.tenant_table, queues, settlements, effects)
         self.message_opener = MessageOpener(directory, open_messages, effects)
         self.streamed_replies = StreamedReplies(open_messages, self.message_opener, effects)
@@ -140,7 +152,7 @@ class RouterCore:
         """Connect the parts that handle what edges and their clients send."""
         directory, presence, effects = self.directory, self.presence, self.effects
         outbox, open_messages = self.client_outbox, self.open_messages
-        subscriptions = Subscriptions(directory, open_messages, effects)
+        subscriptions = Subscriptions(directory, open_messages, self._reply_statuses, effects)
         self._link_recovery = link_recovery = LinkRecovery(directory, open_messages, outbox, effects)
         lifecycle = ClientLifecycle(
             directory,
@@ -216,10 +228,10 @@ class RouterCore:
         self.streamed_replies.received(worker, batch, now)
         self.dispatcher.received(worker, batch, now)
 
-    def worker_detached(self, worker: AttachedWorker) -> None:
+    def worker_detached(self, worker: AttachedWorker, now: float) -> None:
         """A worker's stream ended."""
         self.streamed_replies.detached(worker)
-        self.dispatcher.detached(worker)
+        self.dispatcher.detached(worker, now)
 
     # Commits
 

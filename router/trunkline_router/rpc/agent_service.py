@@ -68,7 +68,7 @@ class AgentServicer(AgentServiceServicer):
             # First: an exception of the core must not leave the stream registered.
             runtime.close_stream(worker)
             with runtime.step() as core:
-                core.worker_detached(worker)
+                core.worker_detached(worker, time.monotonic())
             _log.info("worker detached", **names)
 
     def _welcome(self) -> AttachWelcome:

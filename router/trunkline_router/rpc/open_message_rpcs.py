@@ -99,7 +99,7 @@ class OpenMessageRpcs:
         if request.state == COMPLETE and request.next_index != message.next_index:
             raise message.gap(request.next_index)
         ending = PendingEnd()
-        end = MessageEnd(request.state, request.error if request.HasField("error") else None)
+        end = MessageEnd.requested(request)
         with self._runtime.step() as core:
             core.open_messages.end(message, end, ending, None)
         state, position = await ending.result

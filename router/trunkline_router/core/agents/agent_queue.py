@@ -1,18 +1,17 @@
 """Delivery queue of one agent: order, leases, retries and the window kept in memory.
 
-A pure state machine. At most one delivery of a conversation is held at a time, which keeps the
-conversation in order. The log is the truth: the queue holds a window of the unsettled deliveries and
-asks for more when it runs low.
+A pure state machine. At most one delivery of a lane is held at a time, which keeps the lane in order. The
+log is the truth: the queue holds a window of the unsettled deliveries and asks for more when it runs low.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
-from itertools import takewhile
 
 from trunkline.v1.message_pb2 import Message
 
+from trunkline_router.core.agents.failed_deliveries import FailedDeliveries
+from trunkline_router.core.agents.lanes import Lane, Lanes, author_of
 from trunkline_router.core.agents.worker import AttachedWorker, LeasedDelivery
 from trunkline_router.core.values.stored_records import StoredDelivery
 from trunkline_router.core.values.topics import TopicKey
@@ -32,20 +31,15 @@ class AgentQueue:
     tenant: str
     agent: str
     lease_s: float
+    #: Waiting deliveries and their order.
+    lanes: Lanes
     workers: list[AttachedWorker] = field(default_factory=list)
     #: The tenant was deleted.
     is_retired: bool = False
-    #: By conversation, in order.
-    waiting: dict[TopicKey, deque[StoredDelivery]] = field(default_factory=dict)
-    #: Conversations with a delivery that may be dispatched.
-    ready: deque[TopicKey] = field(default_factory=deque)
     #: By delivery id, ordered by end of lease, as all leases are equally long.
     held: dict[int, LeasedDelivery] = field(default_factory=dict)
-    busy: set[TopicKey] = field(default_factory=set)
-    #: Last worker to fail each delivery, by delivery id; removed once the delivery is settled.
-    failed_by: dict[int, AttachedWorker] = field(default_factory=dict)
-    #: Conversations that wait for another attempt, with the time when it may start. They are busy.
-    delayed: dict[TopicKey, float] = field(default_factory=dict)
+    #: Deliveries with failed attempts, until they are settled.
+    failed: FailedDeliveries = field(default_factory=FailedDeliveries)
     waiting_count: int = 0
     waiting_bytes: int = 0
     #: Highest delivery id loaded into memory, and highest known to be in the log.
@@ -104,53 +98,44 @@ class AgentQueue:
     def _load(self, delivery: StoredDelivery) -> None:
         self.last_loaded = delivery.delivery_id
         self.last_stored = max(self.last_stored, delivery.delivery_id)
-        if self.withdrawing and (message_id := _message_id(delivery)) in self.withdrawing:
+        if self.withdrawing and (message_id := message_id_of(delivery)) in self.withdrawing:
             self.withdrawing[message_id] = delivery
             return
         self._count(delivery, 1)
-        queue = self.waiting.get(delivery.topic)
-        if queue is not None:
-            queue.append(delivery)
-            return
-        self.waiting[delivery.topic] = deque([delivery])
-        if delivery.topic not in self.busy:
-            self.ready.append(delivery.topic)
+        self.lanes.add(delivery)
+        if delivery.attempts:
+            self.failed.loaded(delivery)
 
     # Dispatching
 
     def dispatch(self, now: float) -> list[AttachedWorker]:
         """Lease ready deliveries, each to the worker with most capacity. Return workers to write to."""
         written = []
-        while self.ready and any(worker.free_capacity > 0 for worker in self.workers):
-            topic = self.ready.popleft()
-            queue = self.waiting.get(topic)
-            if queue is None or topic in self.busy:
-                continue
-            delivery = queue.popleft()
+        while self.lanes.ready and any(worker.free_capacity > 0 for worker in self.workers):
+            taken = self.lanes.take()
+            if taken is None:
+                break
+            lane, delivery = taken
             worker = self._worker_for(delivery)
-            self._lease(delivery, worker, now)
-            if not queue:
-                del self.waiting[topic]
+            self._lease(lane, delivery, worker, now)
             written.append(worker)
         return written
 
     def _worker_for(self, delivery: StoredDelivery) -> AttachedWorker:
         """Return the worker with most capacity, if possible not the one that failed the delivery last."""
         free = [worker for worker in self.workers if worker.free_capacity > 0]
-        if len(free) > 1 and delivery.delivery_id in self.failed_by:
-            last = self.failed_by[delivery.delivery_id]
-            free = [worker for worker in free if worker is not last]
+        if len(free) > 1 and (failed := self.failed.get(delivery.delivery_id)):
+            free = [worker for worker in free if worker is not failed.worker]
         return max(free, key=lambda worker: worker.free_capacity)
 
-    def _lease(self, delivery: StoredDelivery, worker: AttachedWorker, now: float) -> None:
+    def _lease(self, lane: Lane, delivery: StoredDelivery, worker: AttachedWorker, now: float) -> None:
         self._count(delivery, -1)
-        self.busy.add(delivery.topic)
         attempt = delivery.attempts + 1
         batch = worker.batch_for(len(delivery.message))
         sent = batch.deliveries.add(delivery_id=delivery.delivery_id, attempt=attempt).message
         # The only time a delivery on its way to a worker is parsed.
         sent.MergeFromString(delivery.message)
-        leased = LeasedDelivery(delivery, worker, sent.id, now + self.lease_s, attempt)
+        leased = LeasedDelivery(delivery, lane, worker, sent.id, now + self.lease_s, attempt)
         self.held[delivery.delivery_id] = worker.held[delivery.delivery_id] = leased
 
     # Leases
@@ -171,63 +156,50 @@ class AgentQueue:
         return found
 
     def complete(self, leased: LeasedDelivery) -> None:
-        """Release the delivery for good; the conversation's next delivery may be dispatched."""
+        """Release the delivery for good; the lane's next delivery may be dispatched."""
         self._release(leased)
-        self.failed_by.pop(leased.id, None)
-        self._free(leased.delivery.topic)
+        self.failed.forget(leased.id)
+        self.lanes.free(leased.lane)
 
     def retry(self, leased: LeasedDelivery, not_before: float | None = None) -> None:
-        """Make a failed delivery the conversation's next one again, from `not_before` on if given."""
+        """Make a failed delivery the lane's next one again, from `not_before` on if given."""
         self._release(leased)
-        self.failed_by[leased.id] = leased.worker
-        topic = leased.delivery.topic
         self.requeue(leased.delivery._replace(attempts=leased.attempt))
         if not_before is None:
-            self._free(topic)
+            self.lanes.free(leased.lane)
         else:
-            self.delayed[topic] = not_before
+            self.lanes.delay(leased.lane, not_before)
 
     def requeue(self, delivery: StoredDelivery) -> None:
-        """Let the delivery wait again, before later ones of its conversation."""
+        """Let the delivery wait again, before later ones of its lane."""
         self._count(delivery, 1)
-        queue = self.waiting.get(delivery.topic)
-        if queue is not None:
-            earlier = takewhile(lambda each: each.delivery_id < delivery.delivery_id, queue)
-            queue.insert(sum(1 for _ in earlier), delivery)
-            return
-        self.waiting[delivery.topic] = deque([delivery])
-        if delivery.topic not in self.busy:
-            self.ready.append(delivery.topic)
+        self.lanes.put_back(delivery)
 
     def end_delays(self, now: float) -> bool:
-        """Free the conversations whose delay has passed. Return whether there were any."""
-        over = [topic for topic, not_before in self.delayed.items() if not_before <= now]
-        for topic in over:
-            del self.delayed[topic]
-            self._free(topic)
-        return bool(over)
+        """Free the lanes whose delay has passed. Return whether there were any."""
+        return self.lanes.end_delays(now)
+
+    def set_concurrency(self, concurrency: int) -> None:
+        """Allow so many deliveries of a conversation at a time."""
+        if concurrency != self.lanes.concurrency:
+            self.lanes = self.lanes.rearranged(concurrency, self.held.values())
 
     # Withdrawal and erasure
 
-    def withdraw(self, topic: TopicKey, message_id: str) -> LeasedDelivery | StoredDelivery | None:
+    def withdraw(self, topic: TopicKey, message: Message) -> LeasedDelivery | StoredDelivery | None:
         """Remove the message's delivery if it waits, or mark it cancelled if it is held.
 
         Returns the delivery, or None if it is not in memory. The caller must call
         `withdrawal_committed` once the log has removed it too.
         """
         for leased in self.held.values():
-            if leased.delivery.topic == topic and leased.message_id == message_id:
+            if leased.message_id == message.id and leased.delivery.topic == topic:
                 leased.is_cancelled = True
                 return leased
-        waiting = self.waiting.get(topic) or deque()
-        for delivery in waiting:
-            if _message_id(delivery) == message_id:
-                waiting.remove(delivery)
-                self._drop(delivery)
-                if not waiting:
-                    del self.waiting[topic]
-                if delivery.attempts:
-                    self._end_delay(topic)
+        lane = topic if self.lanes.concurrency == 1 else (*topic, message.author.user)
+        for delivery in self.lanes.waiting.get(lane, ()):
+            if message_id_of(delivery) == message.id:
+                self._remove(lane, [delivery])
                 return delivery
         return None
 
@@ -238,9 +210,8 @@ class AgentQueue:
     def topic_erased(self, topic: TopicKey) -> None:
         """The conversation's log was erased, and its unsettled deliveries with it."""
         self.is_read_stale = True
-        self._end_delay(topic)
-        for delivery in self.waiting.pop(topic, ()):
-            self._drop(delivery)
+        for lane in self.lanes.lanes_of(topic):
+            self._remove(lane, list(self.lanes.waiting[lane]))
         for leased in self.held.values():
             if leased.delivery.topic == topic:
                 leased.is_erased = True
@@ -248,51 +219,29 @@ class AgentQueue:
     def user_erased(self, user: str) -> None:
         """The user's messages were erased, and their deliveries with them."""
         self.is_read_stale = True
-        for topic in list(self.waiting):
-            erased = {each for each in self.waiting[topic] if _author(each) == user}
-            if not erased:
-                continue
-            self._end_delay(topic)
-            for delivery in erased:
-                self._drop(delivery)
-            left = deque(each for each in self.waiting[topic] if each not in erased)
-            if left:
-                self.waiting[topic] = left
-            else:
-                del self.waiting[topic]
+        for lane, deliveries in list(self.lanes.waiting.items()):
+            if erased := [each for each in deliveries if author_of(each) == user]:
+                self._remove(lane, erased)
         for leased in self.held.values():
-            if _author(leased.delivery) == user:
+            if author_of(leased.delivery) == user:
                 leased.is_erased = True
+
+    def _remove(self, lane: Lane, deliveries: list[StoredDelivery]) -> None:
+        self.lanes.remove(lane, deliveries)
+        for delivery in deliveries:
+            self._count(delivery, -1)
+            self.failed.forget(delivery.delivery_id)
 
     def _count(self, delivery: StoredDelivery, step: int) -> None:
         self.waiting_count += step
         self.waiting_bytes += step * len(delivery.message)
 
-    def _drop(self, delivery: StoredDelivery) -> None:
-        self._count(delivery, -1)
-        self.failed_by.pop(delivery.delivery_id, None)
-
-    def _end_delay(self, topic: TopicKey) -> None:
-        """Free the conversation if it waited for another attempt at a delivery that is gone."""
-        if self.delayed.pop(topic, None) is not None:
-            self._free(topic)
-
     def _release(self, leased: LeasedDelivery) -> None:
         del self.held[leased.id]
         leased.worker.held.pop(leased.id, None)
-
-    def _free(self, topic: TopicKey) -> None:
-        self.busy.discard(topic)
-        if topic in self.waiting:
-            self.ready.append(topic)
+        self.lanes.release(leased.lane)
 
 
-# Both parse the message: they are for cancels and erasures only.
-
-
-def _message_id(delivery: StoredDelivery) -> str:
+def message_id_of(delivery: StoredDelivery) -> str:
+    """Return the id of the message; parses it."""
     return Message.FromString(delivery.message).id
-
-
-def _author(delivery: StoredDelivery) -> str:
-    return Message.FromString(delivery.message).author.user

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from trunkline_router.core.agents.agent_queue import AgentQueue
+from trunkline_router.core.agents.agent_queue import AgentQueue, message_id_of
+from trunkline_router.core.agents.lanes import Lanes
 from trunkline_router.core.agents.worker import AttachedWorker, LeasedDelivery
 from trunkline_router.core.values.stored_records import StoredDelivery
 
@@ -16,8 +17,10 @@ class AgentQueues:
     returns the marked ones.
     """
 
-    def __init__(self, lease_s: float) -> None:
+    def __init__(self, lease_s: float, concurrency_of: Callable[[str, str], int]) -> None:
+        """`concurrency_of` a tenant's agent returns its setting, at least 1."""
         self.lease_s = lease_s
+        self._concurrency_of = concurrency_of
         #: Messages whose deliveries are being removed from the log; see `AgentQueue.withdrawing`.
         self.withdrawing: dict[str, StoredDelivery | None] = {}
         #: By tenant and agent.
@@ -47,7 +50,8 @@ class AgentQueues:
         for agent in worker.agents:
             queue = self._queues.get((worker.tenant, agent))
             if queue is None:
-                queue = AgentQueue(worker.tenant, agent, self.lease_s, withdrawing=self.withdrawing)
+                lanes = Lanes(self._concurrency_of(worker.tenant, agent))
+                queue = AgentQueue(worker.tenant, agent, self.lease_s, lanes, withdrawing=self.withdrawing)
                 self._queues[worker.tenant, agent] = queue
             queue.is_retired = False
             queue.workers.append(worker)
@@ -58,6 +62,12 @@ class AgentQueues:
         for agent in worker.agents:
             queue = self._queues[worker.tenant, agent]
             queue.workers.remove(worker)
+            self.mark_ready(queue)
+
+    def settings_changed(self, tenant: str) -> None:
+        """The settings of a tenant's agents may have changed."""
+        for queue in self.of_tenant(tenant):
+            queue.set_concurrency(self._concurrency_of(tenant, queue.agent))
             self.mark_ready(queue)
 
     # Marking
@@ -98,7 +108,10 @@ class AgentQueues:
             self.mark_ready(queue)
 
     def requeue(self, delivery: StoredDelivery) -> None:
-        """Let a delivery wait again that could not be removed from the log."""
+        """Let a delivery wait again that could not be removed from the log, unless it is being withdrawn."""
+        if self.withdrawing and (message_id := message_id_of(delivery)) in self.withdrawing:
+            self.withdrawing[message_id] = delivery
+            return
         queue = self._queues.get(delivery.topic[:2])
         if queue is not None:
             queue.requeue(delivery)

@@ -73,14 +73,14 @@ class Dispatcher:
         for settlement in batch.settlements:
             self._settlements.settle(worker, settlement, now)
 
-    def detached(self, worker: AttachedWorker) -> None:
+    def detached(self, worker: AttachedWorker, now: float) -> None:
         """The worker's stream ended: its deliveries that are not being settled are delivered again."""
         worker.is_attached = False
         self.workers.discard(worker)
         self._effects.writable_peers.discard(worker)
         self._queues.detach(worker)
         for leased in [each for each in worker.held.values() if not each.is_settling]:
-            self._settlements.fail(leased, "the worker's stream broke")
+            self._settlements.lost(leased, "the worker's stream broke", now)
 
     # Dispatching
 
@@ -122,7 +122,7 @@ class Dispatcher:
             worker.is_draining = True
         for queue in self._queues:
             for leased in queue.expired_leases(now):
-                self._settlements.fail(leased, "its lease ended")
+                self._settlements.lost(leased, "its lease ended", now)
             if queue.end_delays(now) or queue.needs_read():
                 self._queues.mark_ready(queue)
         return silent

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from trunkline.v1 import catalogue
 from trunkline.v1.agent_service_pb2 import Reply, Settlement, SettlementResult
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.message_pb2 import ROLE_AGENT, Message
+from trunkline.v1.tenant_pb2 import AgentSettings
 from trunkline_runtime.refusals import to_error
 
 from trunkline_router.core.agents.agent_queues import AgentQueues
+from trunkline_router.core.agents.reply_statuses import ReplyStatuses
+from trunkline_router.core.agents.retry_policy import RetryPolicy, backoff_s
 from trunkline_router.core.agents.worker import AttachedWorker, LeasedDelivery
 from trunkline_router.core.commits.commit_queue import AtomicWrite
 from trunkline_router.core.commits.effects import Effects
 from trunkline_router.core.directory.connections import ConnectedClient, Link
+from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.validation.validator import check
+from trunkline_router.core.values.failures import error_for_readers
 from trunkline_router.core.values.log_records import Attempts, DeadLettered, PendingEntry, Transaction
-from trunkline_router.core.values.message_states import COMPLETE
+from trunkline_router.core.values.message_states import COMPLETE, FAILED
 from trunkline_router.core.values.stored_records import StoredDelivery
 from trunkline_router.core.values.topics import TopicKey, address_of
 
@@ -25,25 +31,44 @@ from trunkline_router.core.values.topics import TopicKey, address_of
 RESULT_BYTES = 128
 
 
+class OpenReplies(Protocol):
+    """Streamed replies that are open; implemented by the open messages."""
+
+    def has_replies(self, topic: TopicKey, message_id: str) -> bool:
+        """Return whether a reply to a message is open."""
+
+    def fail_replies(self, topic: TopicKey, message_id: str) -> None:
+        """End the replies to a message: no further attempt to answer it will be made."""
+
+
 class Settlements:
     """Settles deliveries as workers ask and fails those whose workers are gone.
 
-    A worker gets the result once the log has committed the settlement. `dead_lettered` is called with
-    topic and message id when no further attempt to answer a message will be made.
+    A worker gets the result once the log has committed the settlement. The conversation of a delivery is
+    notified of failed attempts, and of the last one by a reply that is FAILED.
     """
 
     def __init__(
         self,
+        directory: Directory,
         queues: AgentQueues,
+        statuses: ReplyStatuses,
+        open_replies: OpenReplies,
         effects: Effects,
         *,
         max_attempts: int,
-        dead_lettered: Callable[[TopicKey, str], None],
+        now_ms: Callable[[], int],
+        random: Callable[[], float],
     ) -> None:
+        """`max_attempts` applies to agents that set none."""
+        self._directory = directory
         self._queues = queues
+        self._statuses = statuses
+        self._open_replies = open_replies
         self._effects = effects
         self._max_attempts = max_attempts
-        self._dead_lettered = dead_lettered
+        self._now_ms = now_ms
+        self._random = random
 
     def settle(self, worker: AttachedWorker, settlement: Settlement, now: float) -> None:
         """Settle a delivery as the worker asks; the result goes to the worker, rejections included."""
@@ -70,9 +95,16 @@ class Settlements:
         if outcome == "retry":
             self._retry(leased, settlement, now)
         else:
-            self._reject(leased, settlement.reject.reason or "the worker rejected it")
+            leased.is_settling = True
+            reason = settlement.reject.reason or "the worker rejected it"
+            # A streamed reply of this worker has failed, too, or answers the message.
+            self._give_up(leased, reason, RejectionCommit(self, leased), is_reported=leased.is_answered)
 
     def _acknowledge(self, leased: LeasedDelivery, settlement: Settlement) -> None:
+        for index, reply in enumerate(settlement.replies):
+            if not reply.parts and not reply.HasField("error"):
+                problem = "must be set unless error is"
+                raise catalogue.INVALID_ARGUMENT.refused(field=f"replies[{index}].parts", problem=problem)
         leased.is_settling = True
         listener = SettlementCommit(self, leased)
         topic = leased.delivery.topic
@@ -86,32 +118,40 @@ class Settlements:
 
     def _retry(self, leased: LeasedDelivery, settlement: Settlement, now: float) -> None:
         reason = settlement.retry.reason or "the worker asked for another attempt"
-        self.fail(leased, reason, now + settlement.retry.after_ms / 1000)
+        after_s = settlement.retry.after_ms / 1000 or backoff_s(leased.attempt, self._random)
+        self.fail(leased, reason, now, after_s)
         # Not after the commit: whether or not it succeeds, another attempt or a dead letter follows.
         self.send_result(leased.worker, leased.id)
-
-    def _reject(self, leased: LeasedDelivery, reason: str) -> None:
-        leased.is_settling = True
-        transaction = Transaction(dead_lettered=[DeadLettered(leased.id, leased.attempt, reason)])
-        self._effects.commit_queue.add_write(AtomicWrite(transaction, RejectionCommit(self, leased)))
 
     # Outcomes of commits
 
     def settled(self, leased: LeasedDelivery, result: SettlementResult) -> None:
         """The settlement is committed."""
         self._complete(leased)
+        if leased.attempt > 1:
+            self._statuses.ended(
+                leased.delivery.topic, leased.message_id, leased.attempt - 1, leased.worker.blocked_by
+            )
         self._send(leased.worker, result)
+
+    def given_up(self, leased: LeasedDelivery) -> None:
+        """The delivery is a dead letter: that is committed, with the reply that reports it."""
+        topic = leased.delivery.topic
+        self._open_replies.fail_replies(topic, leased.message_id)
+        self._statuses.ended(topic, leased.message_id, leased.attempt, leased.worker.blocked_by)
 
     def rejected(self, leased: LeasedDelivery, result: SettlementResult) -> None:
         """The rejection is committed: the delivery is a dead letter."""
-        self._dead_lettered(leased.delivery.topic, leased.message_id)
-        self.settled(leased, result)
+        self._complete(leased)
+        self.given_up(leased)
+        self._send(leased.worker, result)
 
     def not_settled(self, leased: LeasedDelivery, reason: Refused) -> None:
         """The settlement was not committed: the worker still holds the delivery."""
         leased.is_settling = False
         if not leased.worker.is_attached:
-            self.fail(leased, "the worker's stream broke")
+            # The time is not known here. The lease began at most so long ago.
+            self.fail(leased, "the worker's stream broke", leased.lease_ends - self._queues.lease_s)
         self.send_result(leased.worker, leased.id, reason)
 
     def requeue(self, delivery: StoredDelivery) -> None:
@@ -120,26 +160,53 @@ class Settlements:
 
     # Failed deliveries
 
-    def fail(self, leased: LeasedDelivery, reason: str, not_before: float | None = None) -> None:
-        """Deliver it again, from `not_before` on if given, or dead-letter it after the last attempt."""
+    def lost(self, leased: LeasedDelivery, reason: str, now: float) -> None:
+        """The worker is gone, or its lease has ended: deliver it again, the first time at once."""
+        after_s = backoff_s(leased.attempt, self._random) if leased.attempt > 1 else 0.0
+        self.fail(leased, reason, now, after_s)
+
+    def fail(self, leased: LeasedDelivery, reason: str, now: float, after_s: float = 0.0) -> None:
+        """Deliver it again after a delay, or dead-letter it after the last attempt."""
         if leased.is_erased or leased.is_cancelled:
             self._complete(leased)
             return
-        if leased.attempt >= self._max_attempts:
-            self._dead_letter(leased, f"after {leased.attempt} attempts; the last: {reason}")
-            return
         queue = self._queues.holding(leased)
-        queue.retry(leased, not_before)
+        failed = queue.failed.get(leased.id)
+        since = now if failed is None or failed.since is None else failed.since
+        if self._retry_policy(leased.delivery.topic).is_used_up(leased.attempt, now - since):
+            reason = f"after {leased.attempt} attempts; the last: {reason}"
+            self._complete(leased)
+            self._give_up(leased, reason, DeadLetterCommit(self, leased))
+            return
+        queue.retry(leased, now + after_s if after_s else None)
         self._queues.mark_ready(queue)
+        next_attempt_ms = self._now_ms() + round(after_s * 1000) if after_s else 0
+        self._statuses.retrying(queue.failed.record(leased, now, next_attempt_ms), leased.worker.blocked_by)
         transaction = Transaction(attempts=[Attempts(leased.id, leased.attempt)])
         # If the log fails to commit it, there is one more attempt at most.
         self._effects.commit_queue.add_write(AtomicWrite(transaction, AttemptCommit()))
 
-    def _dead_letter(self, leased: LeasedDelivery, reason: str) -> None:
-        self._complete(leased)
-        self._dead_lettered(leased.delivery.topic, leased.message_id)
-        transaction = Transaction(dead_lettered=[DeadLettered(leased.id, leased.attempt, reason)])
-        listener = DeadLetterCommit(self, leased.delivery)
+    def _retry_policy(self, topic: TopicKey) -> RetryPolicy:
+        tenant = self._directory.tenants.get(topic[0])
+        settings = tenant.agent_settings(topic[1]) if tenant is not None else AgentSettings()
+        return RetryPolicy.of(settings, self._max_attempts)
+
+    def _give_up(
+        self,
+        leased: LeasedDelivery,
+        reason: str,
+        listener: RejectionCommit | DeadLetterCommit,
+        *,
+        is_reported: bool = False,
+    ) -> None:
+        """Make a dead letter, and report that to the conversation unless a streamed reply does."""
+        topic = leased.delivery.topic
+        entries = []
+        if not is_reported and not self._open_replies.has_replies(topic, leased.message_id):
+            message = message_of(Reply(error=error_for_readers()), topic, leased.message_id)
+            entries.append(PendingEntry(topic, message, listener=listener))
+        dead = DeadLettered(leased.id, leased.attempt, reason)
+        transaction = Transaction(entries=entries, dead_lettered=[dead])
         self._effects.commit_queue.add_write(AtomicWrite(transaction, listener))
 
     def _complete(self, leased: LeasedDelivery) -> None:
@@ -196,14 +263,33 @@ class SettlementCommit:
         self._settlements.not_settled(self._leased, reason)
 
 
-class RejectionCommit:
-    """Listener of a rejection, by which a delivery becomes a dead letter."""
+class GivenUpCommit:
+    """Listener of a dead letter and of the reply that reports it to the conversation."""
 
     __slots__ = ("_leased", "_settlements")
+
+    connection: ConnectedClient | None = None
 
     def __init__(self, settlements: Settlements, leased: LeasedDelivery) -> None:
         self._settlements = settlements
         self._leased = leased
+
+    @property
+    def blocked_by(self) -> set[Link]:
+        """Outboxes that the reply has filled; the worker gets no deliveries meanwhile."""
+        return self._leased.worker.blocked_by
+
+    def committed(self, pending: PendingEntry) -> None:
+        """The reply is committed."""
+
+    def refused(self, pending: PendingEntry, reason: Refused) -> None:
+        """The reply was rejected; `failed` reports the whole."""
+
+
+class RejectionCommit(GivenUpCommit):
+    """Listener of a rejection, by which a delivery becomes a dead letter."""
+
+    __slots__ = ()
 
     def done(self) -> None:
         """The rejection is committed."""
@@ -212,6 +298,20 @@ class RejectionCommit:
     def failed(self, reason: Refused) -> None:
         """The rejection was not committed."""
         self._settlements.not_settled(self._leased, reason)
+
+
+class DeadLetterCommit(GivenUpCommit):
+    """Listener of a dead letter made by the router after the last attempt."""
+
+    __slots__ = ()
+
+    def done(self) -> None:
+        """The dead letter is committed."""
+        self._settlements.given_up(self._leased)
+
+    def failed(self, reason: Refused) -> None:
+        """The dead letter was not committed."""
+        self._settlements.requeue(self._leased.delivery)
 
 
 class AttemptCommit:
@@ -226,23 +326,6 @@ class AttemptCommit:
         """Ignore the failure."""
 
 
-class DeadLetterCommit:
-    """Listener of a dead letter made by the router after the last attempt."""
-
-    __slots__ = ("_delivery", "_settlements")
-
-    def __init__(self, settlements: Settlements, delivery: StoredDelivery) -> None:
-        self._settlements = settlements
-        self._delivery = delivery
-
-    def done(self) -> None:
-        """The dead letter is committed."""
-
-    def failed(self, reason: Refused) -> None:
-        """The dead letter was not committed."""
-        self._settlements.requeue(self._delivery)
-
-
 def message_of(reply: Reply, topic: TopicKey, reply_to: str) -> Message:
     """Return the message that a worker's reply becomes."""
     message = Message(address=address_of(topic), parts=reply.parts, reply_to=reply_to, state=COMPLETE)
@@ -250,4 +333,7 @@ def message_of(reply: Reply, topic: TopicKey, reply_to: str) -> Message:
     message.author.name = reply.name or topic[1]
     if reply.attributes:
         message.attributes.update(reply.attributes)
+    if reply.HasField("error"):
+        message.state = FAILED
+        message.error.CopyFrom(error_for_readers(reply.error))
     return message

@@ -8,6 +8,7 @@ from trunkline.v1.catalogue import Refused
 from trunkline.v1.message_pb2 import Author, Message
 
 from trunkline_router.core.agents.agent_queues import AgentQueues
+from trunkline_router.core.agents.reply_statuses import ReplyStatuses
 from trunkline_router.core.agents.settlement import RESULT_BYTES
 from trunkline_router.core.agents.worker import LeasedDelivery
 from trunkline_router.core.commits.commit_queue import AtomicWrite
@@ -20,6 +21,7 @@ from trunkline_router.core.values.topics import TopicKey
 class Withdrawals:
     """Removes deliveries from the queues and the log, and cancels those that workers hold.
 
+    The conversation is notified that no attempt follows if earlier ones had failed.
     `withdrawn` is called with topic, message id and author once a withdrawal is committed. It must cancel the
     replies that are open: they may have been on their way to the log, from any worker. The log marks replies
     that are opened later.
@@ -28,10 +30,12 @@ class Withdrawals:
     def __init__(
         self,
         queues: AgentQueues,
+        statuses: ReplyStatuses,
         effects: Effects,
         withdrawn: Callable[[TopicKey, str, Author], None],
     ) -> None:
         self._queues = queues
+        self._statuses = statuses
         self._effects = effects
         self._withdrawn = withdrawn
 
@@ -52,7 +56,7 @@ class Withdrawals:
         found = None
         queue = self._queues.get(*topic[:2])
         if queue is not None:
-            found = queue.withdraw(topic, message.id)
+            found = queue.withdraw(topic, message)
             self._queues.mark_ready(queue)
         if isinstance(found, LeasedDelivery) and found.worker.is_attached:
             found.worker.batch_for(RESULT_BYTES).cancelled.append(found.id)
@@ -69,13 +73,23 @@ class Withdrawals:
             queue.withdrawal_committed()
         return self._queues.withdrawing.pop(message_id, None)
 
+    def report_end(self, delivery: StoredDelivery, message_id: str) -> None:
+        """Notify the conversation of a waiting delivery, now withdrawn, of the end of the attempts at it."""
+        if delivery.attempts:
+            self._statuses.ended(delivery.topic, message_id, delivery.attempts, set())
+
     def cancel_replies(self, topic: TopicKey, message_id: str, author: Author) -> None:
         """Cancel the replies that are open once the withdrawal is committed."""
         self._withdrawn(topic, message_id, author)
 
     def restore(self, found: LeasedDelivery | StoredDelivery | None) -> None:
-        """Undo a withdrawal that was not committed: the delivery is still in the log."""
+        """Undo a withdrawal that was not committed: the delivery is still in the log.
+
+        Unless an earlier withdrawal of the same message was committed.
+        """
         if isinstance(found, LeasedDelivery):
+            if found.is_withdrawn:
+                return
             found.is_cancelled = False
             queue = self._queues.get(*found.delivery.topic[:2])
             is_held = queue is not None and found.id in queue.held
@@ -126,6 +140,10 @@ class WithdrawalCommit:
         topic = self._withdrawal.topic
         self._withdrawals.conclude(topic, self._message_id)
         self._withdrawals.cancel_replies(topic, self._message_id, self._author)
+        if isinstance(self._found, LeasedDelivery):
+            self._found.is_cancelled = self._found.is_withdrawn = True
+        elif self._found is not None:
+            self._withdrawals.report_end(self._found, self._message_id)
         self._done((self._withdrawal.found or self._stops) and not self._is_answered)
 
     def failed(self, reason: Refused) -> None:

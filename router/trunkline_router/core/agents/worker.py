@@ -20,6 +20,8 @@ class LeasedDelivery:
     """A delivery held by a worker until it is settled or its lease ends."""
 
     delivery: StoredDelivery
+    #: See `Lanes`.
+    lane: tuple[str | int, ...]
     worker: AttachedWorker
     message_id: str
     lease_ends: float
@@ -31,6 +33,8 @@ class LeasedDelivery:
     is_erased: bool = False
     #: The message no longer needs an answer: it is not delivered again, and its replies are dropped.
     is_cancelled: bool = False
+    #: That is committed: the delivery is no longer in the log.
+    is_withdrawn: bool = False
     #: The worker has opened a streamed reply to it.
     is_answered: bool = False
 

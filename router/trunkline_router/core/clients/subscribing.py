@@ -12,6 +12,7 @@ from functools import partial
 
 from trunkline.v1.frame_pb2 import ServerFrame
 
+from trunkline_router.core.agents.reply_statuses import ReplyStatuses
 from trunkline_router.core.clients.replay import replay
 from trunkline_router.core.commits.effects import Effects, ReadHeads, ReadPages
 from trunkline_router.core.directory.connections import ConnectedClient, Topic
@@ -29,9 +30,12 @@ RECOVERY_MAX_BYTES = 1 << 20
 class Subscriptions:
     """Subscribes connections to topics."""
 
-    def __init__(self, directory: Directory, open_messages: OpenMessages, effects: Effects) -> None:
+    def __init__(
+        self, directory: Directory, open_messages: OpenMessages, statuses: ReplyStatuses, effects: Effects
+    ) -> None:
         self.directory = directory
         self.open_messages = open_messages
+        self.statuses = statuses
         self.effects = effects
 
     def subscribe(
@@ -70,6 +74,7 @@ class SubscribeOperation:
     ) -> None:
         self._directory = context.directory
         self._open_messages = context.open_messages
+        self._statuses = context.statuses
         self._effects = context.effects
         self._connection = connection
         self._topics = topics
@@ -182,6 +187,8 @@ class SubscribeOperation:
         for topic in self._topics:
             missed = catchups[topic].missed if topic in catchups else None
             replay(self._open_messages, topic.key, missed or [], self._add_frame)
+            for status in self._statuses.of_topic(topic.key):
+                self._add_frame(status.ByteSize()).reply_status.CopyFrom(status)
         self._join()
 
     def _answer(self, recovered: bool) -> None:

@@ -36,6 +36,11 @@ class Directory:
         tenant.check_active()
         return tenant
 
+    def concurrency_of(self, tenant: str, agent: str) -> int:
+        """Return the number of deliveries of one conversation that an agent's workers may hold."""
+        known = self.tenants.get(tenant)
+        return (known.agent_settings(agent).concurrency if known is not None else 0) or 1
+
     # Connections
 
     def connections_of(self, tenant: Tenant) -> Mapping[str, ConnectedClient]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from trunkline.v1 import catalogue
 from trunkline.v1.tenant_pb2 import TenantLimits
@@ -29,6 +29,8 @@ class TenantTable:
         self._peers = peers
         self._defaults = defaults
         self.unique_settings = UniqueSettings()
+        #: Called with the name of a tenant whose settings may have changed.
+        self.on_changed: Callable[[str], None] = lambda tenant: None
 
     def load(self, registered: Registered) -> None:
         """Add the tenants in the log; called before the first peer is admitted."""
@@ -54,6 +56,7 @@ class TenantTable:
         else:
             tenant.update(stored, self._defaults)
         self.unique_settings.put(tenant.name, tenant.settings)
+        self.on_changed(tenant.name)
         for link in self._links():
             self._send_policy(link, tenant)
         if not tenant.is_active:

@@ -29,8 +29,9 @@ from trunkline_router.core.replies.commit_listeners import (
     TakeoverCommit,
 )
 from trunkline_router.core.replies.streamed_message import MessageEnd, StreamedMessage
+from trunkline_router.core.values.failures import error_for_readers
 from trunkline_router.core.values.log_records import Page, PendingEntry
-from trunkline_router.core.values.message_states import CANCELLED, EXPIRED, OPEN
+from trunkline_router.core.values.message_states import CANCELLED, EXPIRED, FAILED, OPEN
 from trunkline_router.core.values.stored_records import StoredOpen
 from trunkline_router.core.values.topics import Position, TopicKey
 
@@ -242,10 +243,14 @@ class OpenMessages:
             message.is_cancelled = True
             self.cancel(message, None, author)
 
-    def expire_replies(self, topic: TopicKey, message_id: str) -> None:
-        """Let the replies to a message expire: no further attempt to answer it will be made."""
+    def has_replies(self, topic: TopicKey, message_id: str) -> bool:
+        """Return whether a reply to a message is open."""
+        return any(True for _ in self.replies_to(topic, message_id))
+
+    def fail_replies(self, topic: TopicKey, message_id: str) -> None:
+        """End the replies to a message FAILED: no further attempt to answer it will be made."""
         for message in self.replies_to(topic, message_id):
-            self.end(message, MessageEnd(EXPIRED), None, None)
+            self.end(message, MessageEnd(FAILED, error_for_readers()), None, None)
 
     def _end_committed(self, message: StreamedMessage, position: Position) -> None:
         del self._ends[message]

@@ -8,10 +8,11 @@ to end the message wins.
 from __future__ import annotations
 
 from math import inf
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from trunkline.v1 import catalogue
-from trunkline.v1.agent_service_pb2 import ReplyDeltas
+from trunkline.v1.agent_service_pb2 import EndReply, ReplyDeltas
+from trunkline.v1.broadcast_service_pb2 import EndMessageRequest
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.error_pb2 import Error
 from trunkline.v1.message_pb2 import Delta, Message, MessageState, Part
@@ -21,7 +22,9 @@ from trunkline_router.core.agents.worker import AttachedWorker
 from trunkline_router.core.replies.message_parts import PartsBuilder
 from trunkline_router.core.validation.message_constraints import MAX_OPEN_BYTES
 from trunkline_router.core.validation.validator import check
+from trunkline_router.core.values.failures import error_for_readers
 from trunkline_router.core.values.log_records import Checkpoint, Producer
+from trunkline_router.core.values.message_states import FAILED
 from trunkline_router.core.values.topics import TopicKey
 
 MAX_TEXT = 262144
@@ -36,6 +39,13 @@ class MessageEnd(NamedTuple):
 
     state: MessageState.ValueType
     error: Error | None = None
+
+    @classmethod
+    def requested(cls, request: EndReply | EndMessageRequest) -> Self:
+        """Return the end that a producer requests; one that is FAILED has an error for readers."""
+        if request.state != FAILED:
+            return cls(request.state)
+        return cls(FAILED, error_for_readers(request.error if request.HasField("error") else None))
 
 
 class StreamedMessage:

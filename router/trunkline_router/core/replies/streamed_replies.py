@@ -197,7 +197,7 @@ class StreamedReplies:
         check(ending)
         if ending.state == COMPLETE and ending.next_index != message.next_index:
             raise message.gap(ending.next_index)
-        end = MessageEnd(ending.state, ending.error if ending.HasField("error") else None)
+        end = MessageEnd.requested(ending)
         self._open_messages.end(message, end, EndReplyListener(self, worker, ending.reply), None)
 
     def _message_ended(self, message: StreamedMessage, position: Position) -> None:

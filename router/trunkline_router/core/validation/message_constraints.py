@@ -40,6 +40,8 @@ _TEXT = at_most(262144, "characters")
 _NAME = at_most(256, "characters")
 _SHORT = at_most(128, "characters")
 _PARTS = with_values(items(1, 64))
+#: One with an error may have no parts; see settlement.
+_REPLY_PARTS = with_values(items(0, 64))
 _END = size(16384)
 _END_STATE = number(2, 4)
 
@@ -130,7 +132,7 @@ CONSTRAINTS: dict[str, Constraint] = {
     "ReplayDeadLettersRequest.agent": ID,
     "ReplayDeadLettersRequest.delivery_ids": items(1, 500),
     "Reply": size(MAX_MESSAGE_BYTES),
-    "Reply.parts": _PARTS,
+    "Reply.parts": _REPLY_PARTS,
     "Reply.name": _NAME,
     "Reply.attributes": ATTRIBUTES,
     "BroadcastRequest": size(MAX_MESSAGE_BYTES),

@@ -133,7 +133,7 @@ class DeliveriesMachine(RuleBasedStateMachine):
         self.workers.remove(worker)
         self.hands.pop(worker, None)
         self.settling = {n: w for n, w in self.settling.items() if w is not worker}
-        self.router.core.worker_detached(worker)
+        self.router.core.worker_detached(worker, self.router.now)
         self.carry()
 
     @rule(seconds=st.sampled_from([0.5, 3.0, 6.0]), alive=st.booleans())

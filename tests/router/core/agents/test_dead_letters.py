@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 from trunkline.v1.agent_service_pb2 import AttachRequest
+from trunkline_router.core.values.message_states import FAILED
 from trunkline_router.core.values.topics import PERSON, TopicKey
 
 from tests.router.core.harness.invariants import check_all
-from tests.router.core.harness.producers import EXPIRED, Streaming
+from tests.router.core.harness.producers import Streaming
 from tests.router.core.harness.router import ALICE, Router
 
 BOB: TopicKey = ("t", "a", "w", PERSON, "bob")
@@ -71,7 +72,7 @@ def test_a_delivery_is_dead_lettered_after_the_last_attempt(how: str) -> None:
             pass_time(router, 5.0, worker)
         elif how == "retry":
             worker.settle(1, retry={"reason": "busy"})
-            pass_time(router, 0.1, worker)
+            pass_time(router, 1.0, worker)
         else:
             worker.detach()
             worker = Streaming(router)
@@ -84,7 +85,7 @@ def test_a_delivery_is_dead_lettered_after_the_last_attempt(how: str) -> None:
 
 def test_attempts_survive_a_restart_except_the_one_it_interrupts() -> None:
     router, worker = worker_with_messages("one")
-    worker.settle(1, retry={})
+    worker.settle(1, retry={"after_ms": 1})
     pass_time(router, 0.1, worker)
     assert attempts_of(worker) == {1: 2}
     router.restart()
@@ -192,14 +193,14 @@ def test_a_draining_worker_keeps_its_deliveries_and_gets_no_more() -> None:
     assert attempts_of(other) == {2: 1, 3: 1}
 
 
-def test_open_replies_to_a_dead_letter_expire() -> None:
+def test_open_replies_to_a_dead_letter_fail() -> None:
     router, worker = worker_with_messages("one", "two")
     first = worker.open(1, key="k1")
     router.run()
     worker.settle(1, reject={"reason": "never"})
     router.run()
     worker.sync()
-    assert worker.ended[first].state == EXPIRED
+    assert worker.ended[first].state == FAILED
     assert not list(router.core.open_messages.of_topic(ALICE))
 
 

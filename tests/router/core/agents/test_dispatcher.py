@@ -174,7 +174,7 @@ def test_held_deliveries_are_delivered_again_in_order_when_the_stream_breaks() -
     router = Router()
     one = attached(router)
     publish(router, ALICE, "a1", "a2")
-    router.core.worker_detached(one)
+    router.core.worker_detached(one, router.now)
     two = attached(router)
     assert delivered_to(two) == [(1, "a1", 2)]
     settle(router, two, 1)
@@ -201,7 +201,7 @@ def test_a_settlement_under_way_when_the_stream_breaks_counts_if_committed(commi
     one = attached(router)
     publish(router, ALICE, "a1", "a2")
     settle(router, one, 1)
-    router.core.worker_detached(one)
+    router.core.worker_detached(one, router.now)
     if committed:
         router.run()
     else:
@@ -248,7 +248,7 @@ def test_a_delivery_whose_log_is_erased_is_not_delivered_again() -> None:
     worker = attached(router)
     publish(router, ALICE, "a1", "a2")
     router.reset(ALICE)
-    router.core.worker_detached(worker)
+    router.core.worker_detached(worker, router.now)
     again = attached(router)
     assert delivered_to(again) == []
     publish(router, ALICE, "new")
@@ -382,7 +382,7 @@ def test_a_settlement_under_way_outlives_its_deleted_tenant(committed: bool) -> 
     publish(router, ALICE, "question")
     delivered_to(worker)
     settle(router, worker, 1)
-    router.core.worker_detached(worker)
+    router.core.worker_detached(worker, router.now)
     router.core.tenant_erased("t", [ALICE])
     if committed:
         router.run()
@@ -398,7 +398,7 @@ def test_a_deleted_tenants_queue_goes_with_its_last_worker() -> None:
     publish(router, ALICE, "question")
     router.core.tenant_erased("t", [ALICE])
     assert router.core.agent_queues.of_tenant("t")
-    router.core.worker_detached(worker)
+    router.core.worker_detached(worker, router.now)
     assert router.core.agent_queues.of_tenant("t") == []
     assert router.tick(60) == []
 
@@ -411,7 +411,7 @@ def test_a_late_read_of_a_deleted_tenant_leaves_the_queue_of_its_successor_alone
     router.carry()
     router.read_log()
     router.declare("t", state=TENANT_STATE_DELETING)
-    router.core.worker_detached(first)
+    router.core.worker_detached(first, router.now)
     router.core.tenant_erased("t", [])
     router.core.tenant_table.remove("t")
     router.declare("t")
@@ -422,7 +422,7 @@ def test_a_late_read_of_a_deleted_tenant_leaves_the_queue_of_its_successor_alone
     router.run()
     publish(router, ALICE, "to the successor")
     assert delivered_to(second) == [(1, "to the successor", 1)]
-    router.core.worker_detached(second)
+    router.core.worker_detached(second, router.now)
 
 
 def test_a_worker_holds_nothing_until_it_is_welcomed() -> None:
@@ -432,7 +432,7 @@ def test_a_worker_holds_nothing_until_it_is_welcomed() -> None:
     gone = router.core.worker_attached(hello, router.now)
     router.run()
     assert not gone.held
-    router.core.worker_detached(gone)
+    router.core.worker_detached(gone, router.now)
     worker = router.core.worker_attached(hello, router.now)
     router.run()
     router.core.worker_welcomed(worker)
@@ -453,6 +453,6 @@ def test_edges_learn_the_agents_that_are_declared_and_those_that_workers_have_at
     attached(router, agent="first")
     assert list(edge.policies["t"].agents) == ["declared", "first", "b"]
     sent = edge.policies["t"]
-    router.core.worker_detached(worker)
+    router.core.worker_detached(worker, router.now)
     attached(router, agent="b")
     assert edge.policies["t"] is sent

@@ -290,9 +290,9 @@ def test_a_reply_of_a_worker_that_lost_the_delivery_is_cancelled_too(redelivered
     router.frame(client, cancel={"client_id": "m1"})
     router.write()
     worker.open(1)
-    worker.settle(1, retry={})
+    worker.settle(1, retry={"after_ms": 1})
     if redelivered:
-        router.tick(0)
+        router.tick(0.1)
         assert 1 in worker.worker.held
     else:
         worker.detach()

@@ -77,22 +77,29 @@ def check_agents(core: RouterCore, *, at_rest: bool) -> None:
 
 
 def check_queue(queue: AgentQueue) -> None:
-    """Check a queue's counts; a conversation is busy while one of its deliveries is leased or delayed."""
-    waiting = [delivery for deliveries in queue.waiting.values() for delivery in deliveries]
+    """Check a queue's counts; a lane is busy while one of its deliveries is leased or delayed."""
+    lanes = queue.lanes
+    waiting = list(lanes)
     ids = [delivery.delivery_id for delivery in waiting]
     assert len(set(ids)) == len(ids), "a delivery waits twice"
     assert queue.waiting_count == len(waiting)
     assert queue.waiting_bytes == sum(len(delivery.message) for delivery in waiting)
-    topics = [held.delivery.topic for held in queue.held.values()]
-    assert len(set(topics)) == len(topics)
-    assert not queue.delayed.keys() & set(topics)
-    assert queue.busy == {*topics, *queue.delayed}
+    held = Counter(leased.lane for leased in queue.held.values())
+    assert lanes.busy == held + Counter(lanes.delayed.keys())
     assert not set(ids) & queue.held.keys()
-    assert queue.failed_by.keys() <= {*ids, *queue.held}
-    for topic, found in queue.waiting.items():
+    assert set(queue.failed.ids) <= {*ids, *queue.held}
+    assert len(lanes._delays) >= len(lanes.delayed)
+    for lane, found in lanes.waiting.items():
         assert found
         assert [d.delivery_id for d in found] == sorted(d.delivery_id for d in found)
-        assert topic in queue.busy or topic in queue.ready
+        assert all(lanes.lane_of(delivery) == lane for delivery in found)
+        excess = lanes._excess.get(lane[:5], ())
+        assert lane in lanes.busy or lane in lanes.ready or lane in excess
+    leased = Counter(lane[:5] for lane in held.elements()) if lanes.concurrency > 1 else Counter()
+    assert lanes._leased == leased
+    for topic in lanes._excess:
+        is_ready = any(lane[:5] == topic for lane in lanes.ready)
+        assert is_ready or leased[topic] >= lanes.concurrency, "lanes wait for ever"
 
 
 def check_open_messages(core: RouterCore, log: MemoryLog, *, at_rest: bool) -> None:

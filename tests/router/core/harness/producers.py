@@ -109,7 +109,7 @@ class Streaming:
 
     def detach(self) -> None:
         """The stream breaks."""
-        self.router.core.worker_detached(self.worker)
+        self.router.core.worker_detached(self.worker, self.router.now)
         self.router.carry()
 
 

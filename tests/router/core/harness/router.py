@@ -105,7 +105,8 @@ class Router:
             self._defaults,
             peek=self._peek,
             new_id=lambda: str(next(self._ids)),
-            now_ms=lambda: 0,
+            now_ms=lambda: round(1000 * self.now),
+            random=lambda: 1.0,
             **self._options,
         )
         core.tenant_table.load(Registered(tenants=self.tenants))
