@@ -100,5 +100,8 @@ def wait_until_known(tenant: str, *edges: Process) -> None:
 
 def _settings(given: dict[str, Any]) -> TenantSettings:
     kinds = {"limits": TenantLimits, "retention": Retention}
-    made = {name: kinds[name](**value) if isinstance(value, dict) else value for name, value in given.items()}
+    made = {
+        name: kinds[name](**value) if name in kinds and isinstance(value, dict) else value
+        for name, value in given.items()
+    }
     return TenantSettings(**made)

@@ -38,10 +38,19 @@ T = TypeVar("T")
 class StreamingWorker:
     """`Attach` stream whose received items are kept in lists; `attach` opens a new one after a break."""
 
-    def __init__(self, router: str, agent: str = "echo", ident: str = "producer") -> None:
+    def __init__(
+        self,
+        router: str,
+        agent: str = "echo",
+        ident: str = "producer",
+        *,
+        tenant: str = "demo",
+        key: str = "",
+    ) -> None:
         self._router = router
+        self._metadata = (("authorization", f"Bearer {key}"),) if key else ()
         self._hello = AttachHello(
-            tenant="demo", agents=[agent], capacity=100, worker_id=ident, contract_minor=CONTRACT_MINOR
+            tenant=tenant, agents=[agent], capacity=100, worker_id=ident, contract_minor=CONTRACT_MINOR
         )
         self._replies = 0
         self.broken = False
@@ -76,7 +85,7 @@ class StreamingWorker:
         self._channel = grpc.aio.insecure_channel(
             self._router, options=[("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
         )
-        self._call: Any = AgentServiceStub(self._channel).Attach()
+        self._call: Any = AgentServiceStub(self._channel).Attach(metadata=self._metadata)
         try:
             await self._call.write(AttachRequest(hello=self._hello))
             welcome = await self._call.read()

@@ -12,6 +12,7 @@ from trunkline_edge.dialects.maim import api as maim_api
 from trunkline_edge.dialects.maim import tenant as maim
 from trunkline_edge.dialects.native import events as native_events
 from trunkline_edge.dialects.native.handshake import NATIVE
+from trunkline_edge.dialects.openai import completion_routes as openai
 from trunkline_edge.dialects.paths import Path
 
 #: Factories of the dialects, in the order in which their paths are tried.
@@ -21,6 +22,7 @@ DIALECTS: tuple[Callable[[Clock], Dialect], ...] = (
     maim.make,
     maim_api.make,
     langbot.make,
+    openai.make,
     ai_sdk.make,
 )
 

@@ -47,9 +47,13 @@ class TenantPolicies:
     def put(self, policy: TenantPolicy) -> None:
         """Add a tenant, or replace its policy."""
         name = policy.tenant
+        before = self._policies.get(name)
         self.remove(name)
         if self._synced is not None:
             self._synced.add(name)
+            if before is not None:
+                # The workers of a router that has restarted are still to attach again.
+                policy.agents.extend(set(before.agents) - set(policy.agents))
         self._policies[name] = policy
         self._owners.update(dict.fromkeys(reserved_names(policy.settings), name))
         self._digests.update(dict.fromkeys(policy.settings.client_auth.token_digests, name))

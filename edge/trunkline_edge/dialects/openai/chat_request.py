@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 from trunkline.v1.message_pb2 import Part
@@ -65,6 +65,12 @@ class ChatBody(msgspec.Struct):
     web_search_options: dict[str, Any] | None = None
 
 
+class CancelBody(msgspec.Struct):
+    """The body of a request to cancel a reply."""
+
+    model: str
+
+
 class ChatRequest(NamedTuple):
     """A valid request."""
 
@@ -85,20 +91,15 @@ class ChatRequest(NamedTuple):
     digest: str
 
 
+T = TypeVar("T")
+
 _decode = msgspec.json.Decoder(ChatBody).decode
+_decode_cancel = msgspec.json.Decoder(CancelBody).decode
 
 
 def read_request(body: bytes) -> ChatRequest:
-    """Read a body. Raises Refused INVALID_ARGUMENT, which names the field."""
-    if values := count_above(body, MAX_FRAME_VALUES):
-        raise invalid("body", f"has {values} values; at most {MAX_FRAME_VALUES} are allowed")
-    try:
-        fields = decode_json(_decode, body)
-    except msgspec.ValidationError as error:
-        problem, _, path = str(error).partition(" - at `$")
-        raise invalid(path.strip("`.") or "body", _lowered(problem)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise invalid("body", f"is not valid JSON: {error}") from None
+    """Read the body of a call. Raises Refused INVALID_ARGUMENT, which names the field."""
+    fields = _read(_decode, body)
     _check_supported(fields)
     last = _last_message(fields.messages)
     path = f"messages[{last}].content"
@@ -116,6 +117,23 @@ def read_request(body: bytes) -> ChatRequest:
         user=fields.user or "",
         digest=hashlib.sha256(body).hexdigest()[:32],
     )
+
+
+def read_model(body: bytes) -> str:
+    """Read the body of a cancel: the model. Raises Refused INVALID_ARGUMENT."""
+    return _read(_decode_cancel, body).model
+
+
+def _read(decode: Callable[[bytes], T], body: bytes) -> T:
+    if values := count_above(body, MAX_FRAME_VALUES):
+        raise invalid("body", f"has {values} values; at most {MAX_FRAME_VALUES} are allowed")
+    try:
+        return decode_json(decode, body)
+    except msgspec.ValidationError as error:
+        problem, _, path = str(error).partition(" - at `$")
+        raise invalid(path.strip("`.") or "body", _lowered(problem)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise invalid("body", f"is not valid JSON: {error}") from None
 
 
 def _check_supported(body: ChatBody) -> None:
