@@ -43,6 +43,8 @@ CONNECTS = [
     "GET /ws/\nx-apikey: demo:echo:s3cret\nx-platform: \xe5\xbe\xae\nx-uuid: single_1",
     "GET /ws\nplatform: qq\nauthorization: s3cret",
     "GET /ws?api_key=demo:echo\nplatform: \xe5\xbe\xae\nauthorization: theirs",
+    "GET /ws/?EIO=4&transport=polling\nx-apikey: demo:echo:s3cret\nx-platform: qq",
+    "GET /ws/?EIO=4&transport=websocket\nplatform: qq\nauthorization: s3cret",
     "GET /api/v1/pipelines/p1/ws/connect?session_type=person",
     "GET /api/v1/pipelines/p1/ws/connect?session_type=group\nauthorization: Bearer x",
     'GET /api/v1/pipelines/p2/ws/connect\n\n{"type":"authenticate","token":"s3cret","workspace_uuid":"w"}',

@@ -174,7 +174,8 @@ def plan_for(request: ParsedRequest) -> ConnectPlan | None:
     """The connect plan; None if the client is refused, or no dialect serves the path."""
     if not request.path.isascii():
         return None
-    found = REGISTRY.socket(request.path) or REGISTRY.stream(request.path)
+    find = (REGISTRY.engine_io,) if "EIO=" in request.query else (REGISTRY.socket, REGISTRY.stream)
+    found = next((match for match in (each(request.path) for each in find) if match), None)
     if found is None:
         return None
     offered = [name.strip() for name in request.headers.get("sec-websocket-protocol", "").split(",")]

@@ -10,7 +10,8 @@ from trunkline_edge.dialects.codec import Codec, Framing, StreamingMode
 
 # A lookup of an Enum member takes as long as everything else here.
 _DELTAS, _COMPLETE = StreamingMode.DELTAS, StreamingMode.COMPLETE
-_BINARY, _NONE, _CHUNKS = Framing.BINARY, Framing.NONE, Framing.CHUNKS
+_TEXT, _BINARY = Framing.TEXT, Framing.BINARY
+_CHUNKS, _PACKETS = Framing.CHUNKS, Framing.PACKETS
 _REPORTED_BY_MESSAGE = (CHANGE_KIND_ENDED, CHANGE_KIND_EDITED)
 
 
@@ -27,14 +28,19 @@ def encode_frame(codec: Codec, frame: ServerFrame) -> bytes:
 def add_framing(codec: Codec, payload: bytes) -> bytes:
     """Return a payload of this codec as it is written; empty if the payload is."""
     framing = codec.framing
-    if not payload or framing is _NONE:
+    if not payload:
         return payload
-    return http_chunk(payload) if framing is _CHUNKS else websocket_frame(payload, framing is _BINARY)
+    if framing is _TEXT or framing is _BINARY:
+        return websocket_frame(payload, framing is _BINARY)
+    return http_chunk(payload) if framing is _CHUNKS else payload
 
 
 def count_frames(codec: Codec, data: bytes) -> int:
     """Count the frames in bytes that this codec encoded. Over HTTP, each is a server-sent event."""
-    return data.count(b"\n\n") if codec.framing in (_NONE, _CHUNKS) else count_websocket_frames(data)
+    framing = codec.framing
+    if framing is _TEXT or framing is _BINARY:
+        return count_websocket_frames(data)
+    return data.count(b"\x1e" if framing is _PACKETS else b"\n\n")
 
 
 def _without_streaming(codec: Codec, frame: ServerFrame) -> ServerFrame | None:

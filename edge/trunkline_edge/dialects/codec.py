@@ -33,6 +33,8 @@ class Framing(Enum):
     NONE = 2
     #: One chunk of an HTTP body with chunked transfer encoding.
     CHUNKS = 3
+    #: The payload is one or more packets of Engine.IO, each followed by a separator; see its transports.
+    PACKETS = 4
 
 
 class StreamingMode(Enum):

@@ -204,6 +204,8 @@ class Dialect:
     websocket_paths: Sequence[Path] = ()
     #: Paths of event streams: the protocol over plain HTTP, to the client only.
     event_stream_paths: Sequence[Path] = ()
+    #: Paths of Engine.IO sessions, by long polling and by WebSocket; the codec's framing is PACKETS.
+    engine_io_paths: Sequence[Path] = ()
     #: In order of preference.
     subprotocols: Sequence[str] = ()
     routes: Sequence[DialectRoute] = ()

@@ -9,6 +9,7 @@ from trunkline_edge.dialects.ai_sdk import ui_chat as ai_sdk
 from trunkline_edge.dialects.dialect import Clock, Dialect, ExchangeRoute
 from trunkline_edge.dialects.langbot import chat_dialect as langbot
 from trunkline_edge.dialects.maim import api as maim_api
+from trunkline_edge.dialects.maim import socket_io_dialect as maim_socket_io
 from trunkline_edge.dialects.maim import tenant as maim
 from trunkline_edge.dialects.native import events as native_events
 from trunkline_edge.dialects.native.handshake import NATIVE
@@ -21,6 +22,7 @@ DIALECTS: tuple[Callable[[Clock], Dialect], ...] = (
     native_events.make,
     maim.make,
     maim_api.make,
+    maim_socket_io.make,
     langbot.make,
     openai.make,
     ai_sdk.make,
@@ -67,6 +69,10 @@ class DialectRegistry:
             if routes:
                 return ExchangeMatch(dialect, routes, values)
         return None
+
+    def engine_io(self, path: str) -> RouteMatch | None:
+        """The dialect of Engine.IO sessions at this path, likewise."""
+        return self._find(path, lambda dialect: dialect.engine_io_paths)
 
     def _find(self, path: str, templates: Callable[[Dialect], Sequence[Path]]) -> RouteMatch | None:
         for dialect in self.dialects:

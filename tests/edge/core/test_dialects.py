@@ -118,6 +118,7 @@ def test_what_a_codec_says_of_its_own_is_framed_as_its_frames_are(core: EdgeCore
         Framing.TEXT: b"\x81\x04beat",
         Framing.BINARY: b"\x82\x04beat",
         Framing.NONE: b"beat",
+        Framing.PACKETS: b"beat",
         Framing.CHUNKS: b"4\r\nbeat\r\n",
     }
     client = dialect(core, Shown(framing=framing, beats=b"beat"))

@@ -18,6 +18,7 @@ from trunkline_edge.dialects.maim.api_codec import MaimApi
 from trunkline_edge.dialects.maim.router_codec import MaimRouter
 from trunkline_edge.dialects.maim.tenant import Maim
 from trunkline_edge.dialects.native.handshake import CODECS
+from trunkline_edge.dialects.socket_io import SocketIo
 from trunkline_runtime.free_form import MAX_VALUES
 
 from tests.edge.dialects.hostile_frames import (
@@ -35,6 +36,7 @@ LANGBOT = LangBotCodec("person", lambda: NOW)
 MAIM = Maim("demo", "echo", "qq", True, lambda: NOW)
 MAIM_API = MaimApi(lambda: NOW, "acme", "helper", "qq", "single_1")
 MAIM_ROUTER = MaimRouter(lambda: NOW, "acme", "helper", "qq")
+SOCKET_IO = SocketIo(MAIM_API)
 
 
 def within_cpu_time(call: Callable[[], Any]) -> Any:
@@ -79,6 +81,9 @@ def test_hostile_protobuf_is_refused_by_its_id(name: str) -> None:
         (MAIM, b'{"message_id":"m1","message_segment":%b}', "m1", "MALFORMED_FRAME"),
         (MAIM_API, b'{"msg_id":"m1","type":"sys_std","payload":%b}', "", "INVALID_ARGUMENT"),
         (MAIM_ROUTER, b'{"message_info":{"message_id":"m1"},"message_segment":%b}', "", "MALFORMED_FRAME"),
+        (SOCKET_IO, b'42["message",{"msg_id":"m1","type":"sys_std","payload":%b}]', "", "INVALID_ARGUMENT"),
+        (SOCKET_IO, b'421["message",%b]', "", "INVALID_ARGUMENT"),
+        (SOCKET_IO, b'42[%b,"message"]', "", "INVALID_ARGUMENT"),
         (MAIM_ROUTER, b'{"is_custom_message":true,"content":%b}', "", "MALFORMED_FRAME"),
     ],
 )

@@ -19,6 +19,7 @@ from trunkline_edge.dialects.maim.api_codec import MaimApi
 from trunkline_edge.dialects.maim.router_codec import MaimRouter
 from trunkline_edge.dialects.maim.tenant import Maim
 from trunkline_edge.dialects.native.handshake import CODECS
+from trunkline_edge.dialects.socket_io import SocketIo
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 JSON, PROTO = CODECS["trunkline.v1.json"], CODECS["trunkline.v1.proto"]
@@ -42,6 +43,10 @@ MESSAGES: list[tuple[Codec, str]] = [
     (
         MaimRouter(lambda: NOW, "acme", "helper", "qq"),
         "{" + INFO + ',"message_segment":{"type":"text","data":"%s"}}',
+    ),
+    (
+        SocketIo(MaimRouter(lambda: NOW, "acme", "helper", "qq")),
+        '42["message",{' + INFO + ',"message_segment":{"type":"text","data":"%s"}}]',
     ),
 ]
 

@@ -37,8 +37,9 @@ _DIGEST_MARK = "~"
 #: A message_id that is longer in the contract's form is left out of the id.
 _MAX_ID_CHARACTERS = 100
 
-#: Errors that this codec raises. Others without an id answer frames that the edge sent for the client.
-_CODEC_ERRORS = frozenset({catalogue.MALFORMED_FRAME.code, catalogue.UNEXPECTED_FRAME.code})
+#: Errors of this codec and of the rate limiter. Others without an id answer frames that the edge sent for
+#: the client.
+_OWN_ERRORS = frozenset({catalogue.MALFORMED_FRAME.code, catalogue.RATE_LIMITED.code})
 
 _write = msgspec.json.Encoder().encode
 
@@ -90,7 +91,7 @@ class MaimRouter(Codec):
         match frame.WhichOneof("frame"):
             case "message":
                 return self._push(frame.message)
-            case "error" if frame.error.id or frame.error.code in _CODEC_ERRORS:
+            case "error" if frame.error.id or frame.error.code in _OWN_ERRORS:
                 return self._error(frame.error)
             case "closing":
                 return self._error(ErrorFrame(code=frame.closing.reason, message=frame.closing.message))
