@@ -51,6 +51,7 @@ from trunkline_edge.settings import EdgeSettings
 from trunkline_edge.transport.body_budget import STRANGERS, BodyBudget
 from trunkline_edge.transport.client_transport import ClientTransport
 from trunkline_edge.transport.connection_budget import ConnectionBudget
+from trunkline_edge.transport.engine_io_sessions import EngineIoSessions
 from trunkline_edge.transport.peer_address import peer_ip
 from trunkline_edge.upload_fetcher import UploadFetcher
 
@@ -93,6 +94,7 @@ class EdgeRuntime:
             self.core.counts,
         )
         self.bodies = BodyBudget()
+        self.engine_io = EngineIoSessions()
         self._exposure = ExposureWarning(settings.edge_listen)
         #: Set when the link's writer has something to do.
         self.link_wake = asyncio.Event()
@@ -300,6 +302,10 @@ class EdgeRuntime:
         if transport.buffered:
             self.core.backpressure.write_buffered(connection)
         transport.admitted(limiter.frame_bytes if limiter is not None else self.settings.frame_bytes)
+
+    def move(self, connection: Connection, transport: ClientTransport) -> None:
+        """See ConnectionHandler."""
+        self._transports[connection] = transport
 
     def gone(self, connection: Connection, cause: str = CLIENT_LOST) -> None:
         """Remove a connection whose socket is gone; `cause` is how the client ended it."""

@@ -83,7 +83,7 @@ class DialectRoutes:
             # WebSockets are selected before HTTP, so requests to their paths are of other clients.
             render = _renderer(dialect.render_refusal)
             found += [
-                _RawPathRoute(path, partial(_upgrade_required, render)) for path in dialect.websocket_paths
+                RawPathRoute(path, partial(upgrade_required, render)) for path in dialect.websocket_paths
             ]
             prefixes += [
                 _PrefixRoute(prefix, partial(_no_such_path, render)) for prefix in dialect.http_prefixes
@@ -113,7 +113,7 @@ class DialectRoutes:
             response.headers.update(cors_headers(policy, source))
             return response
 
-        return _RawPathRoute(routes[0].path, endpoint)
+        return RawPathRoute(routes[0].path, endpoint)
 
     async def _serve(self, call: DialectCall) -> Response:
         request, route = call.request, call.route
@@ -246,7 +246,7 @@ def _renderer(render: Callable[[CallRefused], HttpReply] | None) -> RenderFailur
     return render_in_dialect
 
 
-class _RawPathRoute(Route):
+class RawPathRoute(Route):
     """Matches the path before it is decoded, like those of WebSockets; see Path. Serves every method."""
 
     def __init__(self, path: Path, endpoint: Callable[[Request], Awaitable[Response]]) -> None:
@@ -284,7 +284,7 @@ def _no_such_path(render: RenderFailure, request: Request) -> Response:
     return render(catalogue.NO_SUCH_PATH.refused(path=request.scope["path"]))
 
 
-async def _upgrade_required(render: RenderFailure, request: Request) -> Response:
+async def upgrade_required(render: RenderFailure, request: Request) -> Response:
     """Reject a plain request to a path of WebSockets."""
     path = request.scope["path"]
     if request.method in ("GET", "HEAD"):

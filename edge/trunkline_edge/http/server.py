@@ -16,6 +16,7 @@ from uvicorn.server import ServerState
 from trunkline_edge.http.body_reader import BodyReader
 from trunkline_edge.http.caller_metadata import CallerMetadata
 from trunkline_edge.http.dialect_routes import DialectRoutes
+from trunkline_edge.http.engine_io_routes import EngineIoRoutes
 from trunkline_edge.http.fair_worker import FairWorker
 from trunkline_edge.http.protocol import HttpProtocol
 from trunkline_edge.http.router_client import RouterClient
@@ -94,7 +95,10 @@ def make_app(runtime: EdgeRuntime, router: RouterClient) -> Starlette:
         runtime.registry, runtime.tenants, router, caller_metadata, token_callers, bodies, worker
     )
     transcoder = routes(router, caller_metadata, token_callers, bodies, worker, runtime.settings.path_prefix)
-    return Starlette(routes=[*_operator_routes(runtime), *dialects.routes(), *transcoder])
+    engine_io = EngineIoRoutes(runtime, bodies)
+    # In this order: engine_io serves paths of dialects' WebSockets, too.
+    served = [*_operator_routes(runtime), *engine_io.routes(), *dialects.routes(), *transcoder]
+    return Starlette(routes=served)
 
 
 def _operator_routes(runtime: EdgeRuntime) -> list[BaseRoute]:

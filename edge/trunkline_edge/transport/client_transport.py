@@ -14,7 +14,7 @@ from trunkline_edge.dialects.codec import Codec
 
 
 class ClientTransport(ABC):
-    """A client's socket and protocol: WebSocket, or event stream.
+    """A client's socket and protocol: WebSocket, or event stream; or its session by long polling.
 
     Data to write comes from the edge's core, encoded once for all who receive it. The HTTP response to the
     handshake is delayed until the first of it, so that both leave together.

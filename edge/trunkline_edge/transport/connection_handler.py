@@ -18,6 +18,7 @@ from trunkline_edge.settings import EdgeSettings
 from trunkline_edge.transport.body_budget import BodyBudget
 from trunkline_edge.transport.client_transport import ClientTransport
 from trunkline_edge.transport.connection_budget import ConnectionBudget
+from trunkline_edge.transport.engine_io_sessions import EngineIoSessions
 
 P = ParamSpec("P")
 
@@ -31,6 +32,7 @@ class ConnectionHandler(Protocol):
     tenants: TenantPolicies
     budget: ConnectionBudget
     bodies: BodyBudget
+    engine_io: EngineIoSessions
 
     def step(self, operation: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         """Run a call that may enter the core, then carry out its consequences.
@@ -64,6 +66,9 @@ class ConnectionHandler(Protocol):
 
     def connect(self, transport: ClientTransport, plan: ConnectPlan) -> None:
         """Admit a client and ask the router to accept it. Raises Refused; may also reject it later."""
+
+    def move(self, connection: Connection, transport: ClientTransport) -> None:
+        """Write to a connection by another transport from here on."""
 
     def protocol_broken(self, remote_ip: str, problem: str) -> None:
         """Count, and log at a bounded rate, that a client sent what is no TLS, HTTP or WebSocket.

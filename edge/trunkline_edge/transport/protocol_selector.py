@@ -14,6 +14,7 @@ from trunkline.v1.catalogue import Refused
 
 from trunkline_edge.http_errors import error_response, response_bytes
 from trunkline_edge.transport.connection_handler import ConnectionHandler
+from trunkline_edge.transport.engine_io_websocket import EngineIoWebSocket
 from trunkline_edge.transport.event_stream import EventStreamTransport
 from trunkline_edge.transport.http_exchange import ExchangeTransport
 from trunkline_edge.transport.lingering_close import close_lingering
@@ -101,10 +102,16 @@ class ProtocolSelector(asyncio.Protocol):
             self._reject_overload("too many handshakes")
             return
         self._handler.budget.serve_client(self._transport)
-        websocket = WebSocketTransport(self._handler, self._transport)
+        make = EngineIoWebSocket if self._is_engine_io(request) else WebSocketTransport
+        websocket = make(self._handler, self._transport)
         self._handler.begin_handshake(websocket)
         self._transport.set_protocol(websocket)
         websocket.begin(request, behind)
+
+    def _is_engine_io(self, request: RequestHead) -> bool:
+        """Whether a WebSocket is to carry Engine.IO's packets. Its path may serve others."""
+        path, _, query = request.target.partition(b"?")
+        return b"EIO=" in query and self._handler.registry.engine_io(path.decode("ascii")) is not None
 
     def pause_writing(self) -> None:
         """Note that the client has not taken what was written; the next response waits until it has."""

@@ -230,7 +230,7 @@ class WebSocketTransport(ClientProtocol):
 
     def _read_handshake(self, request: RequestHead) -> None:
         path, _, query = request.target.decode("ascii").partition("?")
-        self._route = self._handler.registry.socket(path)
+        self._route = self._find_route(path)
         try:
             if self._route is None:
                 raise catalogue.NO_SUCH_PATH.refused(path=path)
@@ -246,6 +246,9 @@ class WebSocketTransport(ClientProtocol):
             self._handler.when_tenants_known(self, connect)
         else:
             connect()
+
+    def _find_route(self, path: str) -> RouteMatch | None:
+        return self._handler.registry.socket(path)
 
     def _connect(self, route: RouteMatch, query: str, headers: dict[str, str]) -> None:
         try:
