@@ -1,7 +1,8 @@
-"""Drives the unmodified API-server client of maim_message 0.6.6; prints JSON lines.
+"""Drives the unmodified API-server client of maim_message 0.6.6 and later; prints JSON lines.
 
 talk URL KEY PLATFORM      print `connected`, send a message and a custom one, then print all pushed frames
 refused URL KEY PLATFORM   print the client's last error, and whether it considers itself connected
+states URL KEY PLATFORM    print the states of connections once the first attempt failed (0.7)
 """
 
 from __future__ import annotations
@@ -64,6 +65,18 @@ async def refused(url: str, key: str, platform: str) -> None:
     connecting.cancel()
 
 
+async def states(url: str, key: str, platform: str) -> None:
+    """Print the state after the first attempt."""
+    client = client_of(url, key, platform)
+    await client.start()
+    connecting = asyncio.create_task(client.connect())
+    known = client.network_driver.connection_states
+    # `connect_error` leaves this state; a client that has given up is `disconnected`.
+    await asyncio.sleep(1)
+    show({"states": list(known.values()), "connected": client.is_connected()})
+    connecting.cancel()
+
+
 if __name__ == "__main__":
     logging.disable()
-    asyncio.run({"talk": talk, "refused": refused}[sys.argv[1]](*sys.argv[2:]))
+    asyncio.run({"talk": talk, "refused": refused, "states": states}[sys.argv[1]](*sys.argv[2:]))

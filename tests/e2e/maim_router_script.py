@@ -85,7 +85,6 @@ async def talk(url: str, token: str, platform: str) -> None:
                 if connections == 1 and hasattr(router, "send_custom_message"):
                     await router.send_custom_message(platform, "poke", {"target": "42"})
         await asyncio.sleep(0.02)
-    show({"ended": True})
 
 
 async def refused(url: str, token: str, platform: str) -> None:

@@ -16,9 +16,9 @@ from trunkline_edge.auth.cors import cors_headers, preflight_headers
 from trunkline_edge.dialects.dialect import ConnectRequest, read_query
 from trunkline_edge.dialects.registry import RouteMatch
 from trunkline_edge.http.body_reader import BodyReader
-from trunkline_edge.http.caller_metadata import source_of
 from trunkline_edge.http.dialect_routes import RawPathRoute, upgrade_required
 from trunkline_edge.http.error_responses import failure_response, respond
+from trunkline_edge.http.sources import source_of
 from trunkline_edge.http_errors import TEXT
 from trunkline_edge.runtime import EdgeRuntime
 from trunkline_edge.transport.engine_io_packets import VERSION_PARAMETER, check_version

@@ -127,7 +127,7 @@ def test_what_a_codec_says_of_its_own_is_framed_as_its_frames_are(core: EdgeCore
     client.pending.clear()
     core.client_frames.received(client, ASK)
     assert client.pending[0].removesuffix(b"\r\n").endswith(ANSWER)
-    assert (client.pending[0] == ANSWER) == (framing is Framing.NONE)
+    assert (client.pending[0] == ANSWER) == (framed[framing] == b"beat")
 
 
 def test_no_heartbeat_is_sent_by_who_has_none_or_to_who_is_not_open(core: EdgeCore) -> None:
