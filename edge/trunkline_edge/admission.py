@@ -93,7 +93,7 @@ class Admission:
 
     def _admit(self, transport: ClientTransport, plan: ConnectPlan) -> None:
         tenant = plan.opened.address.tenant
-        attempt = ConnectAttempt(plan.token, transport.source, plan.may_be_foreign)
+        attempt = ConnectAttempt(plan.token, transport.source, plan.may_be_foreign, plan.is_visitor)
         try:
             now = time.monotonic()
             principal = self.policy.admit(attempt, plan.opened, plan.names_user, now, plan.chat)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from trunkline.v1 import catalogue
+from trunkline.v1.address_pb2 import CONVERSATION_KIND_GROUP
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import ConnectionOpened, TenantPolicy
 from trunkline.v1.tenant_pb2 import TENANT_STATE_ACTIVE
@@ -34,6 +35,8 @@ class ConnectAttempt:
     source: RequestSource
     #: The token may be another system's; see Dialect.
     may_be_foreign: bool = False
+    #: See ConnectPlan.
+    is_visitor: bool = False
 
 
 class TenantAuth:
@@ -58,9 +61,14 @@ class TenantAuth:
 
     @property
     def identities(self) -> frozenset[str]:
-        """Identities of the tenant's own keys and secrets; those of a JWK Set are not among them."""
+        """Identities of the tenant's own keys and secrets, and of its bots that anybody may chat with.
+
+        Those of a JWK Set are not among them.
+        """
+        settings = self.policy.settings
         return self.keys.identities.union(
-            map(_digest_identity, self.policy.settings.client_auth.token_digests)
+            map(_digest_identity, settings.client_auth.token_digests),
+            map(_bot_identity, settings.web_page_bots),
         )
 
 
@@ -133,7 +141,11 @@ class AdmissionPolicy:
         if policy.state != TENANT_STATE_ACTIVE:
             raise inactive(policy.tenant, policy.state)
         auth.rate_limiter.connect(now)
-        principal = self._principal_of(auth, attempt)
+        if attempt.is_visitor:
+            check_caller(policy, attempt.source, CONNECT, has_proof=True)
+            principal: Principal | None = _visitor(opened, self._now_s())
+        else:
+            principal = self._principal_of(auth, attempt)
         if chat:
             enter_chat(opened, chat, principal)
         if principal is None:
@@ -218,6 +230,32 @@ def _with_normal_origins(policy: TenantPolicy) -> TenantPolicy:
 
 def _digest_identity(digest: str) -> str:
     return f"digest {digest}"
+
+
+def _bot_identity(bot: str) -> str:
+    return f"bot {bot}"
+
+
+def _visitor(opened: ConnectionOpened, now_s: float) -> Principal:
+    """Principal for a visitor of a page that embeds a bot: one conversation, all rights in it.
+
+    Dated like a token issued now, so that revoking all tokens ends it and does not bar the next visit.
+    """
+    address = opened.address
+    ids = frozenset({address.conversation.id})
+    is_group = address.conversation.kind == CONVERSATION_KIND_GROUP
+    persons, groups = (frozenset[str](), ids) if is_group else (ids, frozenset[str]())
+    return Principal(
+        user=opened.user,
+        addresses=AllowedAddresses(
+            frozenset({address.agent}), frozenset({address.platform}), persons, groups
+        ),
+        rights=frozenset(RIGHTS.values()),
+        token_id="",
+        issued_at_s=now_s,
+        expires_at_s=None,
+        key=_bot_identity(address.agent),
+    )
 
 
 def _shared_principal(key: str) -> Principal:

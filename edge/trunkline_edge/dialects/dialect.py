@@ -76,6 +76,8 @@ class ConnectPlan:
     #: The token may be another system's, which the dialect's clients send in any case. On a tenant that is
     #: open to the client, a token that is not valid is then ignored.
     may_be_foreign: bool = False
+    #: The dialect admits the client to this one conversation without proof. `opened` names the user.
+    is_visitor: bool = False
     #: The dialect's clients send larger frames than native ones.
     large_frames: bool = False
     #: One of the chats of the client's user, who is not known before the token is verified. Admission then

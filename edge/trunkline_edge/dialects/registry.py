@@ -8,6 +8,7 @@ from typing import NamedTuple
 from trunkline_edge.dialects.ai_sdk import ui_chat as ai_sdk
 from trunkline_edge.dialects.dialect import Clock, Dialect, ExchangeRoute
 from trunkline_edge.dialects.langbot import chat_dialect as langbot
+from trunkline_edge.dialects.langbot import embed_dialect as langbot_embed
 from trunkline_edge.dialects.maim import api as maim_api
 from trunkline_edge.dialects.maim import socket_io_dialect as maim_socket_io
 from trunkline_edge.dialects.maim import tenant as maim
@@ -24,6 +25,7 @@ DIALECTS: tuple[Callable[[Clock], Dialect], ...] = (
     maim_api.make,
     maim_socket_io.make,
     langbot.make,
+    langbot_embed.make,
     openai.make,
     ai_sdk.make,
 )

@@ -31,7 +31,7 @@ from trunkline_edge.dialects.dialect import Clock
 from trunkline_edge.dialects.json_text import MAX_FRAME_VALUES, count_above
 from trunkline_edge.dialects.langbot.chain import parts_of
 from trunkline_edge.dialects.langbot.json_values import read_json, value_of
-from trunkline_edge.dialects.langbot.records import BAD_SESSION_TYPE, iso, record_of
+from trunkline_edge.dialects.langbot.records import CONNECT_PROBLEMS, iso, record_of
 from trunkline_edge.dialects.langbot.upload_keys import references_in
 
 #: Name of the custom part of a broadcast to a pipeline's clients, any JSON. Only backends can send one.
@@ -60,6 +60,8 @@ class LangBotCodec(Codec):
     session_type: str
     clock: Clock
     streaming: StreamingMode = StreamingMode.SNAPSHOTS
+    #: The field of `connected` that names the agent.
+    agent_field: str = "pipeline_uuid"
 
     name = "langbot"
     assigns_ids = True
@@ -110,7 +112,7 @@ class LangBotCodec(Codec):
         return {
             "type": "connected",
             "connection_id": connected.connection_id,
-            "pipeline_uuid": connected.address.agent,
+            self.agent_field: connected.address.agent,
             "session_type": self.session_type,
             "timestamp": iso(self.clock()),
         }
@@ -153,5 +155,6 @@ def _malformed(sentence: str) -> FrameRefused:
 
 def _error(code: str, sentence: str) -> dict[str, Any]:
     # The texts of LangBot itself, to the letter.
-    text = BAD_SESSION_TYPE if sentence.endswith(BAD_SESSION_TYPE) else _ERROR_TEXTS.get(code, sentence)
+    own = next((each for each in CONNECT_PROBLEMS if sentence.endswith(each)), "")
+    text = own or _ERROR_TEXTS.get(code, sentence)
     return {"type": "error", "message": text}

@@ -26,6 +26,10 @@ PLATFORM = "langbot"
 CONVERSATION_ID = "langbot"
 SESSION_TYPES = {"person": CONVERSATION_KIND_PERSON, "group": CONVERSATION_KIND_GROUP}
 BAD_SESSION_TYPE = "session_type must be person or group"
+BAD_SESSION_ID = "Valid session_id is required"
+NO_BOT = "Bot not found or not available"
+#: Texts of LangBot's errors for what a client asks to connect to.
+CONNECT_PROBLEMS = (BAD_SESSION_TYPE, BAD_SESSION_ID, NO_BOT)
 
 #: Ids that the edge assigns to messages of LangBot's clients: connection id and number.
 _ASSIGNED_ID = re.compile(r"(c[0-9a-f]{24})-\d+")

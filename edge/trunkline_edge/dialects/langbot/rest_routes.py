@@ -103,12 +103,12 @@ def _messages(request: HttpRequest, here: Address) -> RouteSteps:
     address = _session(request, here)
     if address is None:
         return failed(400, BAD_SESSION_TYPE)
-    newest = yield from _newest(address)
+    newest = yield from newest_messages(address)
     records = [record for message in newest if (record := record_of(message)) is not None]
     return ok({"messages": records})
 
 
-def _newest(address: Address) -> Generator[RouterCall, Any, list[Message]]:
+def newest_messages(address: Address) -> Generator[RouterCall, Any, list[Message]]:
     """The newest messages of a conversation, oldest first."""
     messages: list[Message] = []
     size = 0

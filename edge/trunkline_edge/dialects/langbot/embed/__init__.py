@@ -1,0 +1,1 @@
+"""The files of the chat widget that web pages embed."""
