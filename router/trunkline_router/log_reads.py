@@ -12,6 +12,7 @@ from trunkline.v1.catalogue import Refused
 from trunkline.v1.message_pb2 import Message
 
 from trunkline_router.core.commits.effects import (
+    CountWaiting,
     ReadDelivered,
     ReadDeliveries,
     ReadHeads,
@@ -71,6 +72,8 @@ class LogReads:
             for read in reads:
                 if isinstance(read, ReadDeliveries):
                     await self._read_deliveries(read)
+                elif isinstance(read, CountWaiting):
+                    await self._count_waiting(read)
                 elif isinstance(read, ReadMessage):
                     await self._read_message(read)
             pages = [read for read in reads if isinstance(read, ReadPages)]
@@ -126,6 +129,15 @@ class LogReads:
         else:
             with self._step():
                 read.done(deliveries)
+
+    async def _count_waiting(self, read: CountWaiting) -> None:
+        try:
+            count = await self._log.count_waiting(read.tenant, read.agent)
+        except LogUnavailable:
+            self._fail([read])
+        else:
+            with self._step():
+                read.done(count)
 
     async def _read_message(self, read: ReadMessage) -> None:
         try:

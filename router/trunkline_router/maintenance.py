@@ -1,4 +1,4 @@
-"""Background work of a router: expiry of keys and uploads, retention, interrupted deletions.
+"""Background work of a router: expiry of keys, deliveries and uploads, retention, interrupted deletions.
 
 One task for the process. Every piece of work is short, and commits run between the pieces.
 """
@@ -27,6 +27,9 @@ from trunkline_router.tenant_reconciler import TenantReconciler
 ROUND_S = 1.0
 #: Pieces of history pruned per round.
 PRUNED_PIECES_PER_ROUND = 8
+#: Deliveries read per piece in search of expired ones, and pieces per round.
+EXPIRY_PIECE = 2000
+EXPIRY_PIECES_PER_ROUND = 8
 #: Interval at which expired revocations are deleted.
 REVOCATION_EXPIRY_S = 3600.0
 
@@ -51,6 +54,7 @@ class Maintenance:
         self._pruning: Tenant | None = None
         self._cursor: Cursor | None = None
         self._revocation_expiry_at = 0.0
+        self._expiry_after = 0
 
     async def run(self) -> None:
         """Run a round every second; a failing log ends a round, not the task."""
@@ -76,6 +80,7 @@ class Maintenance:
         await self._reconciler.refresh()
         await self._finish_deletions()
         await runtime.media.sweep(time.time())
+        await self._expire_deliveries()
         for _ in range(PRUNED_PIECES_PER_ROUND):
             if not await self._prune(now_ms):
                 break
@@ -83,6 +88,18 @@ class Maintenance:
             self._revocation_expiry_at = time.monotonic() + REVOCATION_EXPIRY_S
             await self._expire_revocations(now_ms - RETENTION_MS)
             await self._audit.expire()
+
+    async def _expire_deliveries(self) -> None:
+        """Remove deliveries that expired; continues after a round's last piece in the next round."""
+        runtime = self._runtime
+        for _ in range(EXPIRY_PIECES_PER_ROUND):
+            page = await runtime.log.expired(self._expiry_after, EXPIRY_PIECE)
+            self._expiry_after = page.after
+            if page.expired:
+                with runtime.step() as core:
+                    core.dispatcher.expired(page.expired)
+            if not page.after:
+                return
 
     async def _finish_deletions(self) -> None:
         """Continue tenant deletions that a crash or a full disk interrupted."""

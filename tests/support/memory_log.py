@@ -29,6 +29,8 @@ from trunkline_router.core.values.log_records import (
     Withdrawal,
 )
 from trunkline_router.core.values.stored_records import (
+    ExpiredDelivery,
+    ExpiredPage,
     StoredDeadLetter,
     StoredDelivery,
     StoredOpen,
@@ -52,7 +54,7 @@ class KeyedResult(NamedTuple):
 class MemoryLog(MemoryStorage):
     """Synchronous log; its contents count as durable. Callers simulate delays.
 
-    There is no clock: the age of an entry follows from its message.
+    The clock is `now_ms`; the age of an entry follows from its message.
     """
 
     def __init__(self) -> None:
@@ -60,6 +62,8 @@ class MemoryLog(MemoryStorage):
         self._keys: dict[bytes, KeyedResult] = {}
         self._epochs = (f"e{number}" for number in count(1))
         self._delivery_ids = count(1)
+        #: Unix time, by which deliveries expire.
+        self.now_ms = 0
         #: Epochs by the former ones.
         self._former: dict[str, str] = {}
         self._forked_topics: set[TopicKey] = set()
@@ -148,7 +152,10 @@ class MemoryLog(MemoryStorage):
             self._keys[pending.key] = KeyedResult(pending.digest, position, message.id, pending.connections)
         if pending.deliver:
             pending.delivery_id = next(self._delivery_ids)
-            delivery = StoredDelivery(pending.delivery_id, pending.topic, pending.stored)
+            pending.expires_ms = self.now_ms + pending.expire_after_ms if pending.expire_after_ms else 0
+            delivery = StoredDelivery(
+                pending.delivery_id, pending.topic, pending.stored, expires_ms=pending.expires_ms
+            )
             self.unsettled[pending.delivery_id] = delivery
 
     def _put_changed(self, topic: TopicKey, message: Message) -> None:
@@ -251,6 +258,19 @@ class MemoryLog(MemoryStorage):
         """Return unsettled deliveries of an agent with ids above `after`."""
         found = [d for d in self.unsettled.values() if d.topic[:2] == (tenant, agent)]
         return [d for d in found if d.delivery_id > after][:limit]
+
+    def count_waiting(self, tenant: str, agent: str) -> int:
+        """Count the unsettled deliveries of an agent that have not expired."""
+        return sum(not self._has_expired(d) for d in self.deliveries(tenant, agent, 0, 1 << 30))
+
+    def expired(self, after: int, limit: int) -> ExpiredPage:
+        """Return the expired deliveries among the next `limit`."""
+        some = [d for number, d in sorted(self.unsettled.items()) if number > after][:limit]
+        expired = [ExpiredDelivery(d.delivery_id, *d.topic[:2]) for d in some if self._has_expired(d)]
+        return ExpiredPage(expired, some[-1].delivery_id if len(some) == limit else 0)
+
+    def _has_expired(self, delivery: StoredDelivery) -> bool:
+        return 0 < delivery.expires_ms <= self.now_ms and not delivery.attempts
 
     def delivered(self, whose: Sequence[tuple[TopicKey, str]]) -> list[Position]:
         """Return the positions up to which messages were delivered to users."""

@@ -25,6 +25,7 @@ from trunkline.v1.presence_service_pb2 import (
 from trunkline_client.backend import Backend
 from trunkline_client.builders import (
     Content,
+    WithoutWorkerName,
     address,
     address_name,
     broadcast_request,
@@ -156,6 +157,7 @@ __all__ = [
     "TransportError",
     "TrunklineError",
     "Unreachable",
+    "WithoutWorkerName",
     "Worker",
     "address",
     "address_name",

@@ -48,6 +48,7 @@ class Backend(ReadOnlyBackend):
         idempotency_key: str = "",
         ephemeral: bool = False,
         require_connection: bool = False,
+        without_worker: builders.WithoutWorkerName = "",
     ) -> broadcasts.BroadcastResponse:
         """Sends one message to an address; returns once it is on disk.
 
@@ -60,6 +61,8 @@ class Backend(ReadOnlyBackend):
             idempotency_key: Makes repeating the call safe: a repeat gets the same answer.
             ephemeral: Do not store the message; only current connections get it.
             require_connection: Reject the message if nobody is connected, instead of storing it.
+            without_worker: Delivery to the agent while no worker takes a user's message: `expire`, `keep` or
+                `skip`; empty for the agent's setting.
 
         Returns:
             The message's id and position, and the number of connections that matched.
@@ -77,6 +80,7 @@ class Backend(ReadOnlyBackend):
             idempotency_key=idempotency_key,
             ephemeral=ephemeral,
             require_connection=require_connection,
+            without_worker=without_worker,
         )
         connection = self._open_connection
         return await connection.call_mutating(connection.broadcast.Broadcast, request)

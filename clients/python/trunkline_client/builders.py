@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from trunkline.v1.address_pb2 import (
     CONVERSATION_KIND_GROUP,
@@ -13,12 +13,15 @@ from trunkline.v1.address_pb2 import (
     ConversationKind,
 )
 from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
-from trunkline.v1.message_pb2 import Author, Message, Part, TextPart
+from trunkline.v1.message_pb2 import Author, Message, Part, TextPart, WithoutWorker
 
 from trunkline_client.well_formed import well_formed
 
 Content: TypeAlias = str | Part | Iterable[Part]
 """Content of a message: text, one part, or several."""
+
+WithoutWorkerName: TypeAlias = Literal["", "expire", "keep", "skip"]
+"""Delivery of a message to the agent while no worker takes it; empty for the agent's setting."""
 
 _KINDS: dict[str, ConversationKind.ValueType] = {
     "person": CONVERSATION_KIND_PERSON,
@@ -196,6 +199,13 @@ def text_of(message: Message) -> str:
     return "\n".join(part.text.text for part in message.parts if part.HasField("text"))
 
 
+def without_worker_value(name: WithoutWorkerName) -> WithoutWorker.ValueType:
+    """Builds the contract's value. Raises ValueError for another name."""
+    if name not in get_args(WithoutWorkerName):
+        raise ValueError(f"without_worker must be expire, keep or skip, not {name!r}")
+    return WithoutWorker.Value(f"WITHOUT_WORKER_{name.upper() or 'UNSPECIFIED'}")
+
+
 def broadcast_request(
     address: Address,
     content: Content,
@@ -206,6 +216,7 @@ def broadcast_request(
     idempotency_key: str = "",
     ephemeral: bool = False,
     require_connection: bool = False,
+    without_worker: WithoutWorkerName = "",
 ) -> BroadcastRequest:
     """Builds a request for a `Publisher`.
 
@@ -218,6 +229,7 @@ def broadcast_request(
         idempotency_key: Lets a `Publisher` send the request again after a break.
         ephemeral: Do not store the message; only current connections get it.
         require_connection: Reject the message if nobody is connected, instead of storing it.
+        without_worker: Delivery of a user's message to the agent while no worker takes it; see Backend.
 
     Returns:
         The request.
@@ -234,4 +246,5 @@ def broadcast_request(
         idempotency_key=idempotency_key,
         ephemeral=ephemeral,
         require_connection=require_connection,
+        without_worker=without_worker_value(without_worker),
     )

@@ -45,6 +45,7 @@ class Client(ReadOnlyClient):
         reply_to: str = "",
         attributes: Mapping[str, str] | None = None,
         conversation: str | Conversation | None = None,
+        without_worker: builders.WithoutWorkerName = "",
         id: str = "",  # noqa: A002 -- the contract's word
         timeout_s: float = 10.0,
     ) -> Ack:
@@ -55,6 +56,8 @@ class Client(ReadOnlyClient):
             reply_to: Id of the message that this one answers.
             attributes: Strings of the application's own.
             conversation: The conversation; None for the client's own.
+            without_worker: Delivery to the agent while no worker takes the message: `expire`, `keep` or
+                `skip`; empty for the agent's setting.
             id: Idempotency key: sending again with the same id creates one message. Empty makes a new one.
             timeout_s: Seconds to wait for the answer.
 
@@ -72,6 +75,7 @@ class Client(ReadOnlyClient):
             reply_to=reply_to,
             attributes=attributes,
             conversation=conversation,
+            without_worker=without_worker,
             message_id=id or uuid.uuid4().hex,
             timeout_s=timeout_s,
         )

@@ -30,6 +30,7 @@ class ClientRequests:
         reply_to: str = "",
         attributes: Mapping[str, str] | None = None,
         conversation: str | Conversation | None = None,
+        without_worker: builders.WithoutWorkerName = "",
         message_id: str,
         timeout_s: float,
     ) -> Ack:
@@ -40,6 +41,7 @@ class ClientRequests:
             reply_to=reply_to,
             attributes=dict(attributes or {}),
             conversation=builders.optional_conversation(conversation),
+            without_worker=builders.without_worker_value(without_worker),
         )
         return await self._change(frames.ClientFrame(message=message), timeout_s)
 

@@ -36,6 +36,7 @@ from trunkline_router.core.clients.signals import Signals
 from trunkline_router.core.clients.subscribing import Subscriptions
 from trunkline_router.core.clients.token_updates import TokenUpdates
 from trunkline_router.core.commits.commit_queue import AtomicWrite
+from trunkline_router.core.commits.delivery_policy import DeliveryPolicy
 from trunkline_router.core.commits.effects import Effects
 from trunkline_router.core.commits.fan_out import FanOut
 from trunkline_router.core.commits.publishing import PublishPipeline
@@ -108,9 +109,10 @@ class RouterCore:
 
         self.agent_queues = queues = AgentQueues(delivery_lease_s, directory.concurrency_of)
         self.tenant_table.on_changed = queues.settings_changed
+        self.delivery_policy = delivery_policy = DeliveryPolicy(effects, queues.has_workers)
         fan_out = FanOut(directory, backpressure)
         self.publishing = PublishPipeline(
-            directory, effects.commit_queue, fan_out, backpressure, queues, new_id, now_ms
+            directory, effects.commit_queue, fan_out, backpressure, delivery_policy, queues, new_id, now_ms
         )
         self.open_messages = open_messages = OpenMessages(
             directory,
@@ -132,14 +134,16 @@ class RouterCore:
             random=random,
         )
         withdrawals = Withdrawals(queues, statuses, effects, open_messages.cancel_replies)
-        self.dispatcher = Dispatcher(directory, self.tenant_table, queues, settlements, effects)
+        self.dispatcher = Dispatcher(
+            directory, self.tenant_table, queues, settlements, delivery_policy, effects, now_ms
+        )
         self.message_opener = MessageOpener(directory, open_messages, effects)
         self.streamed_replies = StreamedReplies(open_messages, self.message_opener, effects)
 
         self.edits = Edits(effects, withdrawals)
         self.receipts = Receipts(fan_out, outbox, effects)
         self.signals = Signals(fan_out, directory.live_signals, outbox)
-        self.client_messages = ClientMessages(self.edits, outbox, effects)
+        self.client_messages = ClientMessages(self.edits, delivery_policy, outbox, effects)
         self.cancellations = Cancellations(directory, open_messages, withdrawals, outbox, effects)
         self._links = self._make_links(backpressure, peek, outbox_max_bytes)
 
@@ -285,6 +289,7 @@ class RouterCore:
         for topic in topics:
             self.topic_erased(topic)
         self.agent_queues.tenant_erased(tenant)
+        self.delivery_policy.tenant_erased(tenant)
 
     def user_erased(self, tenant: str, user: str, topics: Iterable[TopicKey]) -> None:
         """A user's messages were erased, and these logs as a whole."""
@@ -317,6 +322,7 @@ class RouterCore:
         silent += [(worker, reason) for worker in self.dispatcher.tick(now)]
         self.open_messages.tick(now)
         self.directory.live_signals.expire(now)
+        self.delivery_policy.tick()
         return silent
 
     def checkpoint(self, since: float = inf) -> None:

@@ -179,7 +179,15 @@ def make_batch(
         if pending.deliver:
             counters.delivery_id += 1
             pending.delivery_id = counters.delivery_id
-            batch.deliveries += (counters.delivery_id, topic[0], topic[1], tail.topic_id, seq)
+            pending.expires_ms = now_ms + pending.expire_after_ms if pending.expire_after_ms else 0
+            batch.deliveries += (
+                counters.delivery_id,
+                topic[0],
+                topic[1],
+                tail.topic_id,
+                seq,
+                pending.expires_ms,
+            )
     for topic, tail in tails.items():
         batch.heads[topic] = Head(tail.topic_id, Position(tail.epoch, tail.seq))
         batch.tenants[tail.topic_id] = topic[0]

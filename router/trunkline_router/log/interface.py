@@ -17,6 +17,7 @@ from trunkline_router.core.values.stored_records import (
     AuditQuery,
     AuditRecord,
     Backlog,
+    ExpiredPage,
     Registered,
     Registration,
     StoredDeadLetter,
@@ -103,6 +104,15 @@ class Log(Protocol):
 
     async def backlogs(self, tenant: str) -> list[Backlog]:
         """Count the unsettled deliveries and dead letters of each agent that has any."""
+
+    async def count_waiting(self, tenant: str, agent: str) -> int:
+        """Count the unsettled deliveries of one agent, without those that have expired."""
+
+    async def expired(self, after: int, limit: int) -> ExpiredPage:
+        """Read the expired deliveries among the next `limit` of all agents with an id above `after`.
+
+        They stay until they are settled, and `deliveries` returns them.
+        """
 
     async def dead_letters(self, tenant: str, agent: str, after: int, limit: int) -> list[StoredDeadLetter]:
         """Read the dead letters of an agent with an id above `after`, lowest first."""

@@ -54,6 +54,7 @@ def publish(
             problem = "must not be set by a caller with a client's token"
             raise catalogue.INVALID_ARGUMENT.refused(field=field, problem=problem)
     frame = MessageFrame(id=request.idempotency_key, parts=request.parts, reply_to=request.reply_to)
+    frame.without_worker = request.without_worker
     if request.attributes:
         frame.attributes.update(request.attributes)
     core.client_messages.publish(author, topic_of(request.address), frame, size, listener)

@@ -113,8 +113,10 @@ class PresenceServicer(PresenceServiceServicer):
         backlogs = {backlog.agent: backlog for backlog in await self._runtime.log.backlogs(tenant.name)}
         queues = {queue.agent: queue for queue in self._runtime.core.agent_queues.of_tenant(tenant.name)}
         agents = []
-        for agent in sorted(backlogs.keys() | queues.keys()):
-            stats = AgentStats(agent=agent)
+        policy = self._runtime.core.delivery_policy
+        for agent in sorted({*backlogs, *queues, *policy.agents_of(tenant.name)}):
+            expired, skipped, overflowed = policy.undelivered(tenant.name, agent)
+            stats = AgentStats(agent=agent, expired=expired, skipped=skipped, overflowed=overflowed)
             if queue := queues.get(agent):
                 stats.workers = len(queue.workers)
                 stats.held = len(queue.held)
@@ -124,7 +126,7 @@ class PresenceServicer(PresenceServiceServicer):
                 if stats.waiting:
                     stats.oldest_waiting_at.FromMilliseconds(backlog.oldest_ms)
                 stats.dead_letters = backlog.dead
-            if stats.workers or stats.held or stats.waiting or stats.dead_letters:
+            if len(stats.ListFields()) > 1:
                 agents.append(stats)
         return agents
 

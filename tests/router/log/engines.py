@@ -129,6 +129,7 @@ def pending_entry(
     digest: bytes = b"",
     connections: int = 0,
     deliver: bool = False,
+    expire_after_ms: int = 0,
     repeat_only: bool = False,
     producer: Producer | None = None,
     user: str = "alice",
@@ -146,6 +147,7 @@ def pending_entry(
         digest=digest,
         connections=connections,
         deliver=deliver,
+        expire_after_ms=expire_after_ms,
         repeat_only=repeat_only,
         producer=producer,
     )

@@ -9,6 +9,7 @@ from trunkline_router.core.values.log_records import Page, PageRequest, Transact
 from trunkline_router.core.values.stored_records import Registered, StoredDeadLetter, StoredReceipt
 from trunkline_router.core.values.topics import Position, TopicKey
 
+from tests.router.log.engines import NOW_MS
 from tests.support.memory_log import MemoryLog
 
 
@@ -19,6 +20,7 @@ class MemoryEngine:
 
     def __init__(self) -> None:
         self._log = MemoryLog()
+        self._log.now_ms = NOW_MS
 
     async def append(self, transaction: Transaction) -> None:
         self._log.append(transaction)

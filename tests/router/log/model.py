@@ -17,6 +17,7 @@ from trunkline_router.core.values.log_records import (
     Transaction,
 )
 from trunkline_router.core.values.stored_records import (
+    ExpiredDelivery,
     StoredDeadLetter,
     StoredDelivery,
     StoredOpen,
@@ -95,6 +96,11 @@ class Work:
     seq: int
     attempts: int = 0
     reason: str = ""
+    expires_ms: int = 0
+
+    @property
+    def has_expired(self) -> bool:
+        return 0 < self.expires_ms <= NOW_MS and not self.attempts
 
 
 class LogModel:
@@ -241,7 +247,8 @@ class LogModel:
         if one.deliver:
             assert one.delivery_id > self.highest_delivery
             self.highest_delivery = one.delivery_id
-            self.deliveries[one.delivery_id] = Work(one.topic, seq)
+            assert one.expires_ms == (NOW_MS + one.expire_after_ms if one.expire_after_ms else 0)
+            self.deliveries[one.delivery_id] = Work(one.topic, seq, expires_ms=one.expires_ms)
 
     # Other operations
 
@@ -256,7 +263,7 @@ class LogModel:
             assert delivery.delivery_id > self.highest_delivery
             self.highest_delivery = delivery.delivery_id
             self.deliveries[delivery.delivery_id] = Work(work.topic, work.seq)
-            assert delivery == (delivery.delivery_id, work.topic, self._body(work), 0)
+            assert delivery == StoredDelivery(delivery.delivery_id, work.topic, self._body(work))
 
     def reset(self, topic: TopicKey) -> int:
         """Erase a log. Returns the number of its messages."""
@@ -321,10 +328,18 @@ class LogModel:
 
     def owed(self, tenant: str, agent: str) -> list[StoredDelivery]:
         return [
-            StoredDelivery(number, work.topic, self._body(work), work.attempts)
+            StoredDelivery(number, work.topic, self._body(work), work.attempts, work.expires_ms)
             for number, work in sorted(self.deliveries.items())
             if work.topic[:2] == (tenant, agent)
         ]
+
+    def waiting(self, tenant: str, agent: str) -> int:
+        works = [work for work in self.deliveries.values() if work.topic[:2] == (tenant, agent)]
+        return sum(not work.has_expired for work in works)
+
+    def expired(self) -> list[ExpiredDelivery]:
+        works = sorted(self.deliveries.items())
+        return [ExpiredDelivery(number, *work.topic[:2]) for number, work in works if work.has_expired]
 
     def dead_letters_of(self, tenant: str, agent: str) -> list[StoredDeadLetter]:
         return [

@@ -61,6 +61,8 @@ entries = st.builds(
     digest=digests,
     connections=st.integers(0, 9),
     deliver=st.booleans(),
+    # Negative: it has expired when it is committed.
+    expire_after_ms=st.sampled_from([0, 1000, -1000]),
     repeat_only=st.sampled_from([False, False, False, True]),
     producer=st.sampled_from([None, Producer("worker", 1)]),
     user=st.sampled_from(["alice", "bob"]),
@@ -264,8 +266,22 @@ class LogMachine(RuleBasedStateMachine):
             assert self.run(self.log.deliveries(tenant, agent, 0, 1000)) == owed
             assert self.run(self.log.dead_letters(tenant, agent, 0, 1000)) == dead
             backlogs = [b for b in self.run(self.log.backlogs(tenant)) if b.agent == agent]
-            expected = Backlog(agent, len(owed), NOW_MS if owed else 0, len(dead))
-            assert backlogs == ([expected] if owed or dead else [])
+            waiting = self.model.waiting(tenant, agent)
+            expected = Backlog(agent, waiting, NOW_MS if waiting else 0, len(dead))
+            assert backlogs == ([expected] if waiting or dead else [])
+            assert self.run(self.log.count_waiting(tenant, agent)) == waiting
+
+    @rule(limit=st.integers(1, 5))
+    def expire(self, limit: int) -> None:
+        found, after = [], 0
+        while True:
+            page = self.run(self.log.expired(after, limit))
+            found += page.expired
+            after = page.after
+            if not after:
+                break
+        assert found == self.model.expired()
+        self.commit(Transaction(settled=[each.delivery_id for each in found]))
 
 
 #: Bounds of the work done in pieces.

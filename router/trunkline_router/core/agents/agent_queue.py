@@ -40,6 +40,8 @@ class AgentQueue:
     held: dict[int, LeasedDelivery] = field(default_factory=dict)
     #: Deliveries with failed attempts, until they are settled.
     failed: FailedDeliveries = field(default_factory=FailedDeliveries)
+    #: Deliveries that `dispatch` dropped, for the caller to remove from the log.
+    expired: list[StoredDelivery] = field(default_factory=list)
     waiting_count: int = 0
     waiting_bytes: int = 0
     #: Highest delivery id loaded into memory, and highest known to be in the log.
@@ -108,14 +110,23 @@ class AgentQueue:
 
     # Dispatching
 
-    def dispatch(self, now: float) -> list[AttachedWorker]:
-        """Lease ready deliveries, each to the worker with most capacity. Return workers to write to."""
+    def dispatch(self, now: float, now_ms: int = 0) -> list[AttachedWorker]:
+        """Lease ready deliveries, each to the worker with most capacity. Return workers to write to.
+
+        Deliveries that have expired at `now_ms` are dropped and added to `expired` instead.
+        """
         written = []
         while self.lanes.ready and any(worker.free_capacity > 0 for worker in self.workers):
             taken = self.lanes.take()
             if taken is None:
                 break
             lane, delivery = taken
+            if has_expired(delivery, now_ms):
+                self._count(delivery, -1)
+                self.lanes.release(lane)
+                self.lanes.free(lane)
+                self.expired.append(delivery)
+                continue
             worker = self._worker_for(delivery)
             self._lease(lane, delivery, worker, now)
             written.append(worker)
@@ -137,6 +148,15 @@ class AgentQueue:
         sent.MergeFromString(delivery.message)
         leased = LeasedDelivery(delivery, lane, worker, sent.id, now + self.lease_s, attempt)
         self.held[delivery.delivery_id] = worker.held[delivery.delivery_id] = leased
+
+    def drop_expired(self, delivery_ids: set[int]) -> set[int]:
+        """Drop expired deliveries that no worker has taken; return the ids of those that one has."""
+        for lane, deliveries in list(self.lanes.waiting.items()):
+            if gone := [
+                each for each in deliveries if each.delivery_id in delivery_ids and not each.attempts
+            ]:
+                self._remove(lane, gone)
+        return {each for each in delivery_ids if each in self.held or each in self.failed}
 
     # Leases
 
@@ -240,6 +260,11 @@ class AgentQueue:
         del self.held[leased.id]
         leased.worker.held.pop(leased.id, None)
         self.lanes.release(leased.lane)
+
+
+def has_expired(delivery: StoredDelivery, now_ms: int) -> bool:
+    """Return whether a delivery is past its time, and no worker has taken it."""
+    return 0 < delivery.expires_ms <= now_ms and not delivery.attempts
 
 
 def message_id_of(delivery: StoredDelivery) -> str:

@@ -35,6 +35,11 @@ class AgentQueues:
         """Return the agent's queue, or None if the agent never had a worker."""
         return self._queues.get((tenant, agent))
 
+    def has_workers(self, tenant: str, agent: str) -> bool:
+        """Return whether workers are attached for an agent."""
+        queue = self._queues.get((tenant, agent))
+        return queue is not None and bool(queue.workers)
+
     def holding(self, leased: LeasedDelivery) -> AgentQueue:
         """Return the queue of a leased delivery."""
         return self._queues[leased.delivery.topic[:2]]

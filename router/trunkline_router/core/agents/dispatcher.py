@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from trunkline.v1.agent_service_pb2 import AttachHello, AttachRequest
@@ -11,11 +12,12 @@ from trunkline_router.core.agents.agent_queue import AgentQueue
 from trunkline_router.core.agents.agent_queues import AgentQueues
 from trunkline_router.core.agents.settlement import Settlements
 from trunkline_router.core.agents.worker import AttachedWorker
+from trunkline_router.core.commits.delivery_policy import DeliveryPolicy
 from trunkline_router.core.commits.effects import Effects, ReadDeliveries
 from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.directory.tenant_table import TenantTable
 from trunkline_router.core.validation.validator import check
-from trunkline_router.core.values.stored_records import StoredDelivery
+from trunkline_router.core.values.stored_records import ExpiredDelivery, StoredDelivery
 from trunkline_router.core.values.topics import TopicKey
 
 #: Deliveries read from the log at a time; each may be of 1 MiB.
@@ -31,13 +33,17 @@ class Dispatcher:
         tenant_table: TenantTable,
         queues: AgentQueues,
         settlements: Settlements,
+        delivery_policy: DeliveryPolicy,
         effects: Effects,
+        now_ms: Callable[[], int],
     ) -> None:
         self._directory = directory
         self._tenant_table = tenant_table
         self._queues = queues
         self._settlements = settlements
+        self._delivery_policy = delivery_policy
         self._effects = effects
+        self._now_ms = now_ms
         self.workers: set[AttachedWorker] = set()
 
     # Workers
@@ -87,7 +93,12 @@ class Dispatcher:
     def dispatch(self, now: float) -> None:
         """Dispatch whatever became ready since the last call."""
         for queue in self._queues.take_ready():
-            self._effects.writable_peers.update(queue.dispatch(now))
+            self._effects.writable_peers.update(queue.dispatch(now, self._now_ms()))
+            if queue.expired:
+                gone, queue.expired = queue.expired, []
+                self._delivery_policy.expire(
+                    [ExpiredDelivery(each.delivery_id, queue.tenant, queue.agent) for each in gone]
+                )
             if queue.needs_read():
                 self._read(queue)
 
@@ -102,6 +113,19 @@ class Dispatcher:
     def _read_completed(self, queue: AgentQueue, deliveries: list[StoredDelivery]) -> None:
         queue.read_completed(deliveries, READ_DELIVERIES)
         self._queues.mark_ready(queue)
+
+    def expired(self, deliveries: Sequence[ExpiredDelivery]) -> None:
+        """The log has found expired deliveries: drop those that no worker has taken meanwhile."""
+        by_agent: dict[tuple[str, str], set[int]] = {}
+        for each in deliveries:
+            by_agent.setdefault((each.tenant, each.agent), set()).add(each.delivery_id)
+        taken: set[int] = set()
+        for agent, delivery_ids in by_agent.items():
+            queue = self._queues.get(*agent)
+            if queue is not None:
+                taken |= queue.drop_expired(delivery_ids)
+                self._queues.mark_ready(queue)
+        self._delivery_policy.expire([each for each in deliveries if each.delivery_id not in taken])
 
     def replayed(self, deliveries: list[StoredDelivery]) -> None:
         """Dead letters of one agent have become deliveries again."""

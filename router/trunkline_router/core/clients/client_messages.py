@@ -21,6 +21,7 @@ from trunkline_router.core.clients.edits import EditRequest, Edits
 from trunkline_router.core.clients.message_completion import ClientMessageCompletion
 from trunkline_router.core.clients.participants import Participant
 from trunkline_router.core.clients.received_frame import ReceivedFrame
+from trunkline_router.core.commits.delivery_policy import DeliveryPolicy
 from trunkline_router.core.commits.effects import CommitListener, Effects
 from trunkline_router.core.commits.idempotency import content_digest, idempotency_key
 from trunkline_router.core.directory.client_outbox import ClientOutbox
@@ -32,7 +33,10 @@ from trunkline_router.core.values.topics import TopicKey, address_of, topic_of
 class ClientMessages:
     """Publishes what clients send to their conversations."""
 
-    def __init__(self, edits: Edits, outbox: ClientOutbox, effects: Effects) -> None:
+    def __init__(
+        self, edits: Edits, delivery_policy: DeliveryPolicy, outbox: ClientOutbox, effects: Effects
+    ) -> None:
+        self._delivery_policy = delivery_policy
         self._edits = edits
         self._outbox = outbox
         self._effects = effects
@@ -70,9 +74,9 @@ class ClientMessages:
             message=message,
             key=idempotency_key(client.tenant, "client", topic, client.user, frame.id) if frame.id else None,
             digest=content_digest(frame.SerializeToString(deterministic=True)),
-            deliver=True,
             listener=listener,
         )
+        self._delivery_policy.decide(pending, client.tenant, frame.without_worker)
         self._effects.commit_queue.add(pending, size)
 
     def handle_edit(self, received: ReceivedFrame[EditFrame]) -> None:

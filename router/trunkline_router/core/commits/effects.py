@@ -52,6 +52,15 @@ class ReadDeliveries(NamedTuple):
     failed: Callable[[], None]
 
 
+class CountWaiting(NamedTuple):
+    """Count an agent's unsettled deliveries, then call `done`, or `failed` if they cannot be counted."""
+
+    tenant: str
+    agent: str
+    done: Callable[[int], None]
+    failed: Callable[[], None]
+
+
 class ReadMessage(NamedTuple):
     """Read one message in its present form, then call `done`, with None if there is none, or `failed`."""
 
@@ -61,7 +70,7 @@ class ReadMessage(NamedTuple):
     failed: Callable[[Refused], None]
 
 
-Read = ReadHeads | ReadDelivered | ReadPages | ReadDeliveries | ReadMessage
+Read = ReadHeads | ReadDelivered | ReadPages | ReadDeliveries | CountWaiting | ReadMessage
 
 
 class Effects:

@@ -23,6 +23,7 @@ from trunkline.v1.message_pb2 import (
 )
 
 from trunkline_router.core.commits.commit_queue import CommitQueue
+from trunkline_router.core.commits.delivery_policy import DeliveryPolicy
 from trunkline_router.core.commits.effects import CommitListener
 from trunkline_router.core.commits.fan_out import FanOut
 from trunkline_router.core.commits.idempotency import content_digest, idempotency_key
@@ -51,6 +52,7 @@ class PublishPipeline:
         commit_queue: CommitQueue,
         fan_out: FanOut,
         backpressure: LinkBackpressure,
+        delivery_policy: DeliveryPolicy,
         deliveries: DeliveryListener,
         new_id: Callable[[], str],
         now_ms: Callable[[], int],
@@ -59,6 +61,7 @@ class PublishPipeline:
         self._commit_queue = commit_queue
         self._fan_out = fan_out
         self._backpressure = backpressure
+        self._delivery_policy = delivery_policy
         self._deliveries = deliveries
         self._new_id = new_id
         self._now_ms = now_ms
@@ -91,9 +94,10 @@ class PublishPipeline:
             connections=connections,
             # A connection may have been active when the request was sent first.
             repeat_only=lacks_connection,
-            deliver=needs_delivery(message, topic),
             listener=listener,
         )
+        if needs_delivery(message, topic):
+            self._delivery_policy.decide(pending, tenant, request.without_worker)
         self._commit_queue.add(pending, len(serialized))
 
     def _publish_ephemeral(self, request: BroadcastRequest, listener: CommitListener) -> None:
@@ -164,7 +168,10 @@ class PublishPipeline:
                 for publish in self._fan_out.add(pending.topic, size, pending.listener, logged=True):
                     _fill(publish.frame, pending, kind)
         if pending.delivery_id:
-            self._deliveries.stored(StoredDelivery(pending.delivery_id, pending.topic, pending.stored))
+            delivery = StoredDelivery(
+                pending.delivery_id, pending.topic, pending.stored, expires_ms=pending.expires_ms
+            )
+            self._deliveries.stored(delivery)
 
 
 def _message_of(request: BroadcastRequest) -> Message:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import TenantPolicy
+from trunkline.v1.message_pb2 import WITHOUT_WORKER_EXPIRE, WithoutWorker
 from trunkline.v1.tenant_pb2 import (
     OPENNESS_NOBODY,
     TENANT_STATE_ACTIVE,
@@ -29,11 +31,27 @@ BACKEND_DEPTH_S = 0.9
 #: Agents of one tenant that edges are notified of.
 MAX_KNOWN_AGENTS = 1024
 
+#: Defaults of agents' settings.
+DEFAULT_EXPIRE_AFTER_S = 3600
+DEFAULT_MAX_WAITING = 10_000
+
+#: Agents whose rules are cached; beyond it, all are made again.
+MAX_CACHED_RULES = 10_000
+
+
+class DeliveryRules(NamedTuple):
+    """Rules for the deliveries to one agent."""
+
+    without_worker: WithoutWorker.ValueType
+    expire_after_ms: int
+    max_waiting: int
+
 
 class Tenant:
     """One tenant: its settings, counters, rate limiters and revocations. Tenants share nothing."""
 
     __slots__ = (
+        "_delivery_rules",
         "attached_agents",
         "call_queue",
         "connection_count",
@@ -76,12 +94,14 @@ class Tenant:
         self.call_queue = FairCallQueue(TokenBucket(), f"the backends of tenant {self.name}")
         self.publish_queue = FairCallQueue(self.publish_bucket, f"tenant {self.name}")
         self.tarpit = Tarpit()
+        self._delivery_rules: dict[str, DeliveryRules] = {}
         self.update(stored, defaults)
 
     def update(self, stored: StoredTenant, defaults: TenantLimits) -> None:
         """Take over state and settings; `defaults` replace limits that are not set."""
         self.state = stored.state
         self.settings = TenantSettings.FromString(stored.settings)
+        self._delivery_rules.clear()
         self.created_ms = stored.created_ms
         self.updated_ms = stored.updated_ms
         self.limits = TenantLimits()
@@ -139,6 +159,20 @@ class Tenant:
         settings = self.settings
         named = {*settings.agents, *settings.pipelines, settings.default_agent} - {""}
         return sorted(named) + sorted(self.attached_agents - named)
+
+    def delivery_rules(self, agent: str) -> DeliveryRules:
+        """Return the rules for deliveries to one agent."""
+        rules = self._delivery_rules.get(agent)
+        if rules is None:
+            if len(self._delivery_rules) >= MAX_CACHED_RULES:
+                self._delivery_rules.clear()
+            settings = self.agent_settings(agent)
+            rules = self._delivery_rules[agent] = DeliveryRules(
+                settings.without_worker or WITHOUT_WORKER_EXPIRE,
+                1000 * (settings.expire_after_s or DEFAULT_EXPIRE_AFTER_S),
+                settings.max_waiting or DEFAULT_MAX_WAITING,
+            )
+        return rules
 
     def check_active(self) -> None:
         """Raise Refused TENANT_SUSPENDED or UNKNOWN_TENANT unless the tenant is active."""

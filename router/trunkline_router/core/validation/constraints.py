@@ -172,6 +172,10 @@ def named(values: Collection[int]) -> Constraint:
     return Constraint("required; a named value", problem, required=True)
 
 
+#: An enum's value up to 3 that may be left out.
+NAMED_OR_UNSET = named({0, 1, 2, 3})._replace(sentence="a named value, or not set", required=False)
+
+
 def size(limit: int) -> Constraint:
     """At most this many bytes when serialized; the check takes the size, not the message."""
 

@@ -7,6 +7,7 @@ from trunkline_runtime.reserved_names import RESERVED_FIELDS
 from trunkline_router.core.validation.constraints import (
     DIGEST,
     ID,
+    NAMED_OR_UNSET,
     OPTIONAL_ID,
     REQUIRED,
     TOKEN,
@@ -16,7 +17,6 @@ from trunkline_router.core.validation.constraints import (
     characters,
     each,
     keyed,
-    named,
     number,
     one_of,
 )
@@ -40,9 +40,7 @@ TENANT_CONSTRAINTS: dict[str, Constraint] = {
     "TokenHolder.agents": at_most(1024, "items"),
     "TokenHolder.platforms": at_most(1024, "items"),
     "TokenHolder.persons": at_most(1024, "items"),
-    "TenantSettings.open_to": named({0, 1, 2, 3})._replace(
-        sentence="a named value, or not set", required=False
-    ),
+    "TenantSettings.open_to": NAMED_OR_UNSET,
     "TenantSettings.origins": each(WORD, 0, 64),
     "TenantSettings.default_agent": OPTIONAL_ID,
     **{f"TenantSettings.{field}": each(ID, 0, 1024) for field in RESERVED_FIELDS.values()},
@@ -50,9 +48,10 @@ TENANT_CONSTRAINTS: dict[str, Constraint] = {
     "AgentSettings.max_attempts": number(0, 1000),
     "AgentSettings.max_retry_s": number(0, 604_800),
     "AgentSettings.concurrency": number(0, 1000),
-    "AgentSettings.accepts": named({0, 1, 2, 3})._replace(
-        sentence="a named value, or not set", required=False
-    ),
+    "AgentSettings.without_worker": NAMED_OR_UNSET,
+    "AgentSettings.expire_after_s": number(0, 31_536_000),
+    "AgentSettings.max_waiting": number(0, 10_000_000),
+    "AgentSettings.accepts": NAMED_OR_UNSET,
     "ClientAuth.keys": at_most(16, "items"),
     "ClientAuth.jwks_url": at_most(2048, "characters"),
     "ClientAuth.audiences": each(WORD, 0, 16),

@@ -59,7 +59,7 @@ class PendingEntry:
 
     The log completes it in place. It sets `result` and `stored`, and
 
-    - of a message `id`, `position` and `created_at`, and `delivery_id` if `deliver` is set;
+    - of a message `id`, `position` and `created_at`, and `delivery_id` and `expires_ms` if `deliver` is set;
     - of an OPEN message `is_cancelled`;
     - of a change `position` and `changed_at`; `message` is then the changed message, which the log stores
       at its old position, with `updated_at`;
@@ -82,6 +82,8 @@ class PendingEntry:
     repeat_only: bool = False
     #: Store a delivery for the topic's agent with the message.
     deliver: bool = False
+    #: The delivery expires so long after the message's time; 0 for never.
+    expire_after_ms: int = 0
     #: Set for an OPEN message.
     producer: Producer | None = None
     #: The change to write. A change to a state other than OPEN ends the message in the log.
@@ -90,6 +92,7 @@ class PendingEntry:
     read: ReadFrame | None = None
     result: AppendResult = AppendResult.PENDING
     delivery_id: int = 0
+    expires_ms: int = 0
     #: The message that it answers was withdrawn: it must be cancelled at once.
     is_cancelled: bool = False
     #: Body of the entry as stored; set when it is COMMITTED.

@@ -32,6 +32,24 @@ class StoredDelivery(NamedTuple):
     message: bytes
     #: Failed attempts so far.
     attempts: int = 0
+    #: Unix time after which it is not delivered, unless there were attempts; 0 for never.
+    expires_ms: int = 0
+
+
+class ExpiredDelivery(NamedTuple):
+    """An unsettled delivery past its time, without attempts that the log knows of."""
+
+    delivery_id: int
+    tenant: str
+    agent: str
+
+
+class ExpiredPage(NamedTuple):
+    """Expired deliveries among some of all deliveries."""
+
+    expired: list[ExpiredDelivery]
+    #: Argument of the next read; 0 after the last delivery.
+    after: int
 
 
 class StoredDeadLetter(NamedTuple):
@@ -58,6 +76,7 @@ class Backlog(NamedTuple):
     """Unsettled deliveries and dead letters of one agent."""
 
     agent: str
+    #: Without those that have expired.
     waiting: int
     #: Creation time of the oldest waiting message; 0 if none waits.
     oldest_ms: int

@@ -50,7 +50,7 @@ _RAISE_RECEIPTS = Write(
     5,
 )
 
-_INSERT_DELIVERIES = Insert("deliveries", ("delivery_id", "tenant", "agent", "topic_id", "seq"))
+_INSERT_DELIVERIES = Insert("deliveries", ("delivery_id", "tenant", "agent", "topic_id", "seq", "expires_ms"))
 _DELETE_DELIVERIES = "DELETE FROM deliveries WHERE delivery_id IN (SELECT value FROM json_each(?))"
 _SET_ATTEMPTS = Write(
     "UPDATE OR ROLLBACK deliveries SET attempts = column2 FROM $rows WHERE delivery_id = column1", 2

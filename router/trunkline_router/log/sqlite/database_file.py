@@ -12,7 +12,7 @@ from trunkline_runtime.private_files import create_private_file, open_private
 
 from trunkline_router.log.interface import LogUnavailable
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 
 #: Upgrades a file from this version to the next; then everything in `schema.sql` that is missing is created.
 #: The time of a migration must not depend on the size of the file.
@@ -31,6 +31,8 @@ _MIGRATIONS = {
         "ALTER TABLE messages ADD COLUMN crc INTEGER; ALTER TABLE events ADD COLUMN crc INTEGER;"
         "DROP VIEW IF EXISTS conversation_log;"
     ),
+    # Those that wait already never expire.
+    7: "ALTER TABLE deliveries ADD COLUMN expires_ms INTEGER NOT NULL DEFAULT 0;",
 }
 
 #: A commit of messages to many topics writes an index page for each topic. With small pages, round trips of

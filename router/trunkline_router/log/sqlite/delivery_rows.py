@@ -11,7 +11,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from trunkline_router.core.values.log_records import EntryKind
-from trunkline_router.core.values.stored_records import Backlog, StoredDeadLetter, StoredDelivery
+from trunkline_router.core.values.stored_records import (
+    Backlog,
+    ExpiredDelivery,
+    ExpiredPage,
+    StoredDeadLetter,
+    StoredDelivery,
+)
 from trunkline_router.log.batch import RowKey
 from trunkline_router.log.encryption import SealedTable
 from trunkline_router.log.sqlite.statements import Write
@@ -20,10 +26,11 @@ from trunkline_router.log.stored_values import StoredValues
 
 _DELIVERIES = """
     SELECT json_group_array(json_array(
-        delivery_id, topic_id, seq, hex(body), crc, epoch, forked, platform, kind, target, attempts
+        delivery_id, topic_id, seq, hex(body), crc, epoch, forked,
+        platform, kind, target, attempts, expires_ms
     ))
     FROM (
-        SELECT delivery_id, topic_id, seq, attempts FROM deliveries
+        SELECT delivery_id, topic_id, seq, attempts, expires_ms FROM deliveries
         WHERE tenant = ? AND agent = ? AND delivery_id > ? ORDER BY delivery_id LIMIT ?
     ) JOIN topics USING (topic_id) JOIN messages USING (topic_id, seq)
 """
@@ -41,9 +48,18 @@ _WAITING = """
     SELECT json_group_array(json_array(agent, count, created_ms))
     FROM (
         SELECT agent, count(*) AS count, min(delivery_id) AS first FROM deliveries
-        WHERE tenant = ? GROUP BY agent
+        WHERE tenant = ? AND (expires_ms = 0 OR expires_ms > ? OR attempts > 0) GROUP BY agent
     ) JOIN (SELECT delivery_id, topic_id, seq FROM deliveries) ON delivery_id = first
     JOIN messages USING (topic_id, seq)
+"""
+_COUNT = (
+    "SELECT count(*) FROM deliveries"
+    " WHERE tenant = ? AND agent = ? AND (expires_ms = 0 OR expires_ms > ? OR attempts > 0)"
+)
+_EXPIRED = """
+    SELECT count(*), max(delivery_id), json_group_array(json_array(delivery_id, tenant, agent))
+        FILTER (WHERE expires_ms > 0 AND expires_ms <= ? AND attempts = 0)
+    FROM (SELECT * FROM deliveries WHERE delivery_id > ? ORDER BY delivery_id LIMIT ?)
 """
 _DEAD = """
     SELECT json_group_object(agent, count)
@@ -76,8 +92,8 @@ def read_deliveries(
 ) -> list[StoredDelivery]:
     """Read the unsettled deliveries of an agent above an id, lowest first, without damaged ones."""
     return [
-        StoredDelivery(delivery_id, (tenant, agent, platform, kind, target), body, attempts)
-        for delivery_id, body, (platform, kind, target, attempts) in _read(
+        StoredDelivery(delivery_id, (tenant, agent, platform, kind, target), body, attempts, expires_ms)
+        for delivery_id, body, (platform, kind, target, attempts, expires_ms) in _read(
             db, _DELIVERIES, (tenant, agent), after, limit, values
         )
     ]
@@ -122,12 +138,25 @@ def _read(
     return found
 
 
-def read_backlogs(db: sqlite3.Connection, tenant: str) -> list[Backlog]:
-    """Count the unsettled deliveries and dead letters of each agent."""
-    waiting = json.loads(db.execute(_WAITING, (tenant,)).fetchone()[0])
+def read_backlogs(db: sqlite3.Connection, tenant: str, now_ms: int) -> list[Backlog]:
+    """Count the unsettled deliveries, without expired ones, and dead letters of each agent."""
+    waiting = json.loads(db.execute(_WAITING, (tenant, now_ms)).fetchone()[0])
     dead = json.loads(db.execute(_DEAD, (tenant,)).fetchone()[0])
     backlogs = [Backlog(agent, count, oldest, dead.pop(agent, 0)) for agent, count, oldest in waiting]
     return backlogs + [Backlog(agent, 0, 0, count) for agent, count in dead.items()]
+
+
+def count_waiting(db: sqlite3.Connection, tenant: str, agent: str, now_ms: int) -> int:
+    """Count the unsettled deliveries of one agent, without expired ones."""
+    count: int = db.execute(_COUNT, (tenant, agent, now_ms)).fetchone()[0]
+    return count
+
+
+def read_expired(db: sqlite3.Connection, after: int, limit: int, now_ms: int) -> ExpiredPage:
+    """Read the expired deliveries among the next `limit` of all deliveries above an id."""
+    count, last, rows = db.execute(_EXPIRED, (now_ms, after, limit)).fetchone()
+    expired = [ExpiredDelivery(*row) for row in sorted(json.loads(rows))]
+    return ExpiredPage(expired, last if count == limit else 0)
 
 
 def replay(

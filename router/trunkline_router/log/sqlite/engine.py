@@ -21,6 +21,7 @@ from trunkline_router.core.values.stored_records import (
     AuditQuery,
     AuditRecord,
     Backlog,
+    ExpiredPage,
     Registered,
     Registration,
     StoredDeadLetter,
@@ -183,7 +184,15 @@ class SqliteLog:
 
     async def backlogs(self, tenant: str) -> list[Backlog]:
         """See Log."""
-        return await self._read(self._reader.backlogs, tenant)
+        return await self._read(self._reader.backlogs, tenant, self._clock())
+
+    async def count_waiting(self, tenant: str, agent: str) -> int:
+        """See Log."""
+        return await self._read(self._reader.count_waiting, tenant, agent, self._clock())
+
+    async def expired(self, after: int, limit: int) -> ExpiredPage:
+        """See Log."""
+        return await self._read(self._reader.expired, after, limit, self._clock())
 
     async def dead_letters(self, tenant: str, agent: str, after: int, limit: int) -> list[StoredDeadLetter]:
         """See Log."""

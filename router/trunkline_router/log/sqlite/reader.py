@@ -16,6 +16,7 @@ from trunkline_router.core.values.stored_records import (
     AuditQuery,
     AuditRecord,
     Backlog,
+    ExpiredPage,
     Registered,
     StoredDeadLetter,
     StoredDelivery,
@@ -28,7 +29,13 @@ from trunkline_router.log.interface import LogDamaged, LogUnavailable
 from trunkline_router.log.message_ids import parse_message_id
 from trunkline_router.log.sqlite.audit_rows import read_audit
 from trunkline_router.log.sqlite.database_file import connect_reader
-from trunkline_router.log.sqlite.delivery_rows import read_backlogs, read_dead_letters, read_deliveries
+from trunkline_router.log.sqlite.delivery_rows import (
+    count_waiting,
+    read_backlogs,
+    read_dead_letters,
+    read_deliveries,
+    read_expired,
+)
 from trunkline_router.log.sqlite.page_rows import read_pages
 from trunkline_router.log.sqlite.statements import Select, message_id_of
 from trunkline_router.log.sqlite.tenant_rows import read_registered
@@ -137,10 +144,20 @@ class Reader:
         with self._snapshot() as db:
             return read_dead_letters(db, tenant, agent, after, limit, self._values)
 
-    def backlogs(self, tenant: str) -> list[Backlog]:
+    def backlogs(self, tenant: str, now_ms: int) -> list[Backlog]:
         """Count the unsettled deliveries and dead letters of each agent."""
         with self._snapshot() as db:
-            return read_backlogs(db, tenant)
+            return read_backlogs(db, tenant, now_ms)
+
+    def count_waiting(self, tenant: str, agent: str, now_ms: int) -> int:
+        """Count the unsettled deliveries of one agent."""
+        with self._snapshot() as db:
+            return count_waiting(db, tenant, agent, now_ms)
+
+    def expired(self, after: int, limit: int, now_ms: int) -> ExpiredPage:
+        """Read the expired deliveries among the next `limit` of all deliveries above an id."""
+        with self._snapshot() as db:
+            return read_expired(db, after, limit, now_ms)
 
     def delivered(self, users: Sequence[tuple[TopicKey, str]]) -> list[Position]:
         """Read the positions up to which users received logs, in order."""

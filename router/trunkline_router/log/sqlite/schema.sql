@@ -1,4 +1,4 @@
--- The log of one router, schema version 7. It may be read with SQL while the router runs: open the file
+-- The log of one router, schema version 8. It may be read with SQL while the router runs: open the file
 -- read-only and keep transactions short. Start with the view `conversation_log`. The file contains secrets:
 -- see `tenants`. With a data key, `body`, `deltas`, `reason` and `settings` may be encrypted: such a value
 -- starts with a zero byte, and what remains readable is metadata.
@@ -142,7 +142,9 @@ CREATE TABLE deliveries (
     agent       TEXT NOT NULL,
     topic_id    INTEGER NOT NULL,
     seq         INTEGER NOT NULL,
-    attempts    INTEGER NOT NULL DEFAULT 0  -- failed deliveries so far
+    attempts    INTEGER NOT NULL DEFAULT 0, -- failed deliveries so far
+    -- Unix time after which it is not delivered, unless there were attempts; 0 for never.
+    expires_ms  INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX deliveries_by_agent ON deliveries (tenant, agent);
 

@@ -11,14 +11,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from trunkline.v1 import catalogue
 from trunkline.v1.agent_service_pb2 import AttachHello, AttachRequest
+from trunkline.v1.message_pb2 import WithoutWorker
+from trunkline.v1.tenant_pb2 import OPENNESS_ANYBODY, AgentSettings, TenantSettings
 from trunkline_router.core.agents import agent_queue, dispatcher
 from trunkline_router.core.agents.worker import AttachedWorker
+from trunkline_router.core.values.stored_records import StoredDelivery
 from trunkline_router.core.values.topics import PERSON, TopicKey
 
 from tests.router.core.harness.invariants import check_agents
 from tests.router.core.harness.router import Router
 
 KEYS: list[TopicKey] = [("t", "a", "w", PERSON, name) for name in ("p1", "p2", "p3")]
+#: Some deliveries expire between two ticks.
+EXPIRE_AFTER_S = 8
 STEPS = ["write", "report_commit", "read_log", "return_reads", "fail", "fail_read"]
 
 
@@ -47,11 +52,22 @@ class DeliveriesMachine(RuleBasedStateMachine):
     def start(self) -> None:
         # Dead letters are tested in test_dead_letters.
         self.router = Router(max_attempts=1_000_000)
+        defaults = AgentSettings(expire_after_s=EXPIRE_AFTER_S)
+        self.router.declare("t", TenantSettings(open_to=OPENNESS_ANYBODY, agent_defaults=defaults))
 
-    @rule(key=st.sampled_from(KEYS), count=st.integers(1, 4))
-    def ask(self, key: TopicKey, count: int) -> None:
+    @rule(key=st.sampled_from(KEYS), count=st.integers(1, 4), choice=st.sampled_from(WithoutWorker.values()))
+    def ask(self, key: TopicKey, count: int, choice: int) -> None:
         for _ in range(count):
-            self.router.broadcast(key, "question", author={"role": "ROLE_USER"})
+            author = {"role": "ROLE_USER"}
+            self.router.broadcast(key, "question", author=author, without_worker=choice)
+
+    @rule(limit=st.integers(1, 3))
+    def sweep(self, limit: int) -> None:
+        self.router.sweep(limit)
+        self.carry()
+
+    def has_expired(self, delivery: StoredDelivery) -> bool:
+        return 0 < delivery.expires_ms <= self.router.now * 1000
 
     @rule(capacity=st.integers(1, 3))
     def attach(self, capacity: int) -> None:
@@ -79,7 +95,8 @@ class DeliveriesMachine(RuleBasedStateMachine):
         number, address = delivery.delivery_id, delivery.message.address
         key = ("t", "a", "w", PERSON, address.conversation.id)
         now = self.router.now
-        assert number in self.router.log.unsettled
+        stored = self.router.log.unsettled[number]
+        assert delivery.attempt > 1 or not self.has_expired(stored), "it has expired"
         for other in self.workers:
             for held, (topic, lease_ends) in self.hands[other].items():
                 is_held = lease_ends > now or held in self.settling
@@ -87,7 +104,7 @@ class DeliveriesMachine(RuleBasedStateMachine):
         for hands in self.hands.values():
             hands.pop(number, None)
         before = [d for d in self.router.log.unsettled.values() if d.topic == key and d.delivery_id < number]
-        assert not before, "out of order"
+        assert all(map(self.has_expired, before)), "out of order"
         self.hands[worker][number] = (key, now + 5.0)
 
     def check_result(self, worker: AttachedWorker, result: Any) -> None:
@@ -185,6 +202,7 @@ class DeliveriesMachine(RuleBasedStateMachine):
         (worker,) = self.workers
         for _ in range(400):
             self.tick(0.5, alive=True)
+            self.router.sweep()
             self.router.run()
             self.carry()
             if not self.router.log.unsettled:

@@ -18,6 +18,7 @@ from trunkline.v1.tenant_limits import default_limits
 from trunkline.v1.tenant_pb2 import TENANT_STATE_ACTIVE, TenantSettings, TenantState
 from trunkline_router.core.commits.commit_queue import AtomicWrite
 from trunkline_router.core.commits.effects import (
+    CountWaiting,
     ReadDelivered,
     ReadDeliveries,
     ReadHeads,
@@ -268,6 +269,7 @@ class Router:
         """Commit the next batch of the commit queue, without notifying the core."""
         if self.core.effects.commit_queue:
             transaction, writes = self.core.effects.commit_queue.take()
+            self.log.now_ms = round(self.now * 1000)
             self.log.append(transaction)
             self.written.append((transaction, writes))
 
@@ -298,7 +300,7 @@ class Router:
         if self.looked is not None:
             return
         if not self.reads:
-            kinds = (ReadHeads, ReadDelivered, ReadDeliveries, ReadMessage, ReadPages)
+            kinds = (ReadHeads, ReadDelivered, ReadDeliveries, CountWaiting, ReadMessage, ReadPages)
             self.reads.extend(sorted(self.core.effects.reads, key=lambda read: kinds.index(type(read))))
             self.core.effects.reads.clear()
         if self.reads:
@@ -316,6 +318,8 @@ class Router:
         if isinstance(read, ReadMessage):
             stored = self.log.message(read.tenant, read.message_id)
             return None if stored is None else Message.FromString(stored)
+        if isinstance(read, CountWaiting):
+            return self.log.count_waiting(read.tenant, read.agent)
         return self.log.deliveries(read.tenant, read.agent, read.after, read.limit)
 
     def return_reads(self) -> None:
@@ -336,6 +340,18 @@ class Router:
             # Only the read of one message is given the reason.
             read.failed(*[catalogue.LOG_UNAVAILABLE.refused()] * isinstance(read, ReadMessage))
             self.carry()
+
+    def sweep(self, limit: int = 2000) -> None:
+        """Remove expired deliveries, as the router's maintenance does."""
+        self.log.now_ms = round(self.now * 1000)
+        after = 0
+        while True:
+            page = self.log.expired(after, limit)
+            self.core.dispatcher.expired(page.expired)
+            after = page.after
+            if not after:
+                break
+        self.carry()
 
     # Everything
 

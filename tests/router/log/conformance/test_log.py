@@ -6,8 +6,15 @@ from typing import Any
 
 import pytest
 from trunkline.v1.message_pb2 import Message
-from trunkline_router.core.values.log_records import AppendResult, EntryKind, PageRequest, Transaction
-from trunkline_router.core.values.stored_records import Backlog
+from trunkline_router.core.values.log_records import (
+    AppendResult,
+    Attempts,
+    DeadLettered,
+    EntryKind,
+    PageRequest,
+    Transaction,
+)
+from trunkline_router.core.values.stored_records import Backlog, ExpiredDelivery
 from trunkline_router.core.values.topics import EMPTY, GROUP, NO_TARGET, PERSON, USER, Position, TopicKey
 from trunkline_router.log.interface import Log, LogUnavailable
 
@@ -382,8 +389,8 @@ async def test_deliveries_are_listed_in_order_until_they_are_settled(log: Log) -
     assert ids[1] == 0
     stored = await log.deliveries("acme", "echo", 0, 2)
     assert stored == [
-        (ids[0], ALICE, pending_entries[0].stored, 0),
-        (ids[2], ALICE, pending_entries[2].stored, 0),
+        (ids[0], ALICE, pending_entries[0].stored, 0, 0),
+        (ids[2], ALICE, pending_entries[2].stored, 0, 0),
     ]
     assert [d.delivery_id for d in await log.deliveries("acme", "echo", ids[2], 9)] == [ids[3]]
     await append(log, settled=(ids[0], ids[3], 999_999))
@@ -424,6 +431,48 @@ async def test_backlogs_count_unsettled_deliveries_of_each_agent(log: Log) -> No
     assert sorted(await log.backlogs("acme")) == [Backlog("echo", 2, NOW_MS), Backlog("other", 1, NOW_MS)]
 
 
+async def test_a_delivery_expires_at_its_time_unless_there_were_attempts(log: Log) -> None:
+    never, later, tried, past = await append(
+        log,
+        *(pending_entry(deliver=True, expire_after_ms=after_ms) for after_ms in (0, 1, -1, -1)),
+    )
+    assert [one.expires_ms for one in (never, later, past)] == [0, NOW_MS + 1, NOW_MS - 1]
+    await log.append(Transaction(attempts=[Attempts(tried.delivery_id, 1)]))
+    expired = [ExpiredDelivery(past.delivery_id, "acme", "echo")]
+    assert await log.expired(0, 9) == (expired, 0)
+    assert await log.count_waiting("acme", "echo") == 3
+    assert await log.backlogs("acme") == [Backlog("echo", 3, NOW_MS)]
+    # It stays until it is settled.
+    assert [each.expires_ms for each in await log.deliveries("acme", "echo", 0, 9)] == [
+        0,
+        NOW_MS + 1,
+        NOW_MS - 1,
+        NOW_MS - 1,
+    ]
+    await append(log, settled=(past.delivery_id,))
+    assert await log.expired(0, 9) == ([], 0)
+
+
+async def test_expired_deliveries_are_found_piece_by_piece(log: Log) -> None:
+    written = await append(
+        log, *(pending_entry(deliver=True, expire_after_ms=-(n % 2) or 5) for n in range(5))
+    )
+    ids = [one.delivery_id for one in written]
+    first, second, third = [await log.expired(after, 2) for after in (0, ids[1], ids[3])]
+    assert [one.delivery_id for one in first.expired] == [ids[1]]
+    assert [one.delivery_id for one in second.expired] == [ids[3]]
+    assert (first.after, second.after, third) == (ids[1], ids[3], ([], 0))
+
+
+async def test_a_replayed_dead_letter_does_not_expire(log: Log) -> None:
+    (one,) = await append(log, pending_entry(deliver=True, expire_after_ms=-1))
+    await log.append(Transaction(dead_lettered=[DeadLettered(one.delivery_id, 1, "no use")]))
+    (again,) = await log.replay("acme", "echo", [one.delivery_id])
+    assert (again.attempts, again.expires_ms) == (0, 0)
+    assert await log.expired(0, 9) == ([], 0)
+    assert await log.count_waiting("acme", "echo") == 1
+
+
 # Closing
 
 
@@ -443,6 +492,8 @@ async def test_a_closed_log_is_unavailable(log: Log) -> None:
         log.reset(ALICE),
         log.deliveries("acme", "echo", 0, 1),
         log.backlogs("acme"),
+        log.count_waiting("acme", "echo"),
+        log.expired(0, 1),
         log.sweep(NOW_MS),
     ):
         with pytest.raises(LogUnavailable):
