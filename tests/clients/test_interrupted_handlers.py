@@ -299,6 +299,23 @@ async def test_a_cancel_after_the_reply_leaves_the_handler_alone() -> None:
         assert seen == ["ended", "finished"]
 
 
+async def test_a_cancel_of_one_reply_passes_through_the_block_of_another() -> None:
+    async with attached() as (worker, _, side):
+
+        @worker.handler
+        async def answer(message: Message) -> None:
+            async with worker.reply(message), worker.reply(message):
+                await asyncio.Event().wait()
+
+        await side.deliver(1)
+        await side.open_reply()
+        inner = await side.open_reply()
+        await eventually(lambda: worker._table._deliveries[1].replies[1].block.is_active)
+        await side.send_ended(inner.reply, MESSAGE_STATE_CANCELLED)
+        assert (await side.end_reply()).state == MESSAGE_STATE_CANCELLED
+        assert (await read_settlement(side)).WhichOneof("outcome") is None
+
+
 # Other ends of a message, and of a delivery.
 
 

@@ -341,9 +341,22 @@ async def test_a_wait_for_nothing_fails_and_says_where_the_delivery_stands(
     monkeypatch.setattr("trunkline_client.fake_delivery.WAIT_S", 0.01)
     bot = Bot()
     async with run_worker(worker_of(bot)) as router:
-        delivery = FakeDelivery(Delivery(message=Message()), router._notify)
+        delivery = FakeDelivery(Delivery(message=Message()), router._notify, router._redeliver)
         with pytest.raises(AssertionError, match="unsettled"):
             await delivery.wait()
+
+
+def test_one_worker_runs_in_one_event_loop_after_another() -> None:
+    """A bot's module makes its worker, and each test has a loop of its own."""
+    worker = worker_of(Bot())
+
+    async def ask() -> None:
+        async with run_worker(worker) as router:
+            await (await router.deliver("returns")).wait()
+            assert await worker.drain(patient(5))
+
+    for _ in range(2):
+        asyncio.run(ask())
 
 
 async def test_a_worker_without_a_handler_is_an_error() -> None:

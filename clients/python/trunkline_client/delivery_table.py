@@ -72,6 +72,7 @@ class DeliveryTable:
     def open(self, handler: Handler) -> None:
         """Starts to take deliveries, which this function handles."""
         self._handler, self.is_open, self.draining = handler, True, False
+        self._changed = asyncio.Event()  # of this event loop
 
     def attach(self, stream: WorkerStream, welcome: AttachWelcome) -> None:
         """Continues on a new stream, whose welcome has arrived."""

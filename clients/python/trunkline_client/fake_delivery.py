@@ -7,7 +7,14 @@ from collections.abc import Awaitable, Callable
 
 from trunkline.v1.agent_service_pb2 import Delivery, Settlement
 from trunkline.v1.error_pb2 import Error
-from trunkline.v1.message_pb2 import MESSAGE_STATE_CANCELLED, MESSAGE_STATE_OPEN, Delta, Message, MessageState
+from trunkline.v1.message_pb2 import (
+    MESSAGE_STATE_CANCELLED,
+    MESSAGE_STATE_EXPIRED,
+    MESSAGE_STATE_OPEN,
+    Delta,
+    Message,
+    MessageState,
+)
 
 from trunkline_client.accumulator import Accumulator
 from trunkline_client.builders import text_of
@@ -43,8 +50,6 @@ class FakeReply(FakeObservation):
     def __init__(self, message: Message, key: str = "") -> None:
         super().__init__()
         self.key = key
-        #: Reason for a FAILED reply, as its readers get it.
-        self.error = Error()
         self._whole = Accumulator(message)
 
     def __repr__(self) -> str:
@@ -64,6 +69,11 @@ class FakeReply(FakeObservation):
     def state(self) -> MessageState.ValueType:
         """The state: OPEN while it is being written."""
         return self.message.state
+
+    @property
+    def error(self) -> Error:
+        """The reason for a FAILED reply, as its readers get it."""
+        return self.message.error
 
     async def wait(self) -> FakeReply:
         """Waits until the reply has ended; returns it."""
@@ -86,14 +96,19 @@ class FakeReply(FakeObservation):
         if self.state == MESSAGE_STATE_OPEN:
             self.message.state = state
             if error is not None:
-                self.error.CopyFrom(error)
+                self.message.error.CopyFrom(error)
         self.changed()
 
 
 class FakeDelivery(FakeObservation):
     """A message that a test delivered to the worker, its replies and its settlement."""
 
-    def __init__(self, delivery: Delivery, notify: Callable[[FakeDelivery], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        delivery: Delivery,
+        notify: Callable[[FakeDelivery], Awaitable[None]],
+        redeliver: Callable[[FakeDelivery], Awaitable[None]],
+    ) -> None:
         super().__init__()
         self.delivery = delivery
         #: Replies in the order in which they were opened or committed.
@@ -106,6 +121,7 @@ class FakeDelivery(FakeObservation):
         self.retry_after_s = 0.0
         self.cancelled = False
         self._notify = notify
+        self._redeliver = redeliver
 
     def __repr__(self) -> str:
         return f"<FakeDelivery of {text_of(self.message)!r} {self.outcome or 'unsettled'} {self.replies}>"
@@ -137,12 +153,18 @@ class FakeDelivery(FakeObservation):
             each.end(MESSAGE_STATE_CANCELLED)
         await self._notify(self)
 
+    async def expire(self) -> None:
+        """Ends the open replies EXPIRED, as a router does that hears nothing for the lease of a reply."""
+        for each in self.replies:
+            each.end(MESSAGE_STATE_EXPIRED)
+        await self._notify(self)
+
     async def redeliver(self) -> None:
         """Delivers the message again, after a retry: open replies continue."""
         assert self.outcome == "retry", f"only a retry is redelivered: {self!r}"
         self.delivery.attempt += 1
         self.outcome = ""
-        await self._notify(self)
+        await self._redeliver(self)
 
     def settle(self, settlement: Settlement) -> None:
         """Records the worker's settlement."""

@@ -138,7 +138,9 @@ class FakeRouter(FakeObservation):
             attributes=attributes or {},
             state=MESSAGE_STATE_COMPLETE,
         )
-        delivery = FakeDelivery(Delivery(delivery_id=number, message=message, attempt=1), self._notify)
+        delivery = FakeDelivery(
+            Delivery(delivery_id=number, message=message, attempt=1), self._notify, self._redeliver
+        )
         self.deliveries[number] = delivery
         self._send(deliveries=[delivery.delivery])
         return delivery
@@ -161,21 +163,20 @@ class FakeRouter(FakeObservation):
         """Delivers a message again that was given away: its open reply continues where it stands."""
         self._lost.discard(delivery.delivery.delivery_id)
         delivery.delivery.attempt += 1
+        await self._redeliver(delivery)
+
+    async def _redeliver(self, delivery: FakeDelivery) -> None:
         self._send(deliveries=[delivery.delivery])
 
     async def _notify(self, delivery: FakeDelivery) -> None:
-        """Passes on a cancel or a redelivery by the test."""
-        number = delivery.delivery.delivery_id
-        if not delivery.cancelled:
-            self._send(deliveries=[delivery.delivery])
-            return
+        """Reports a cancel, and the ends of replies, by the test."""
         ended = [
-            ReplyEnded(reply=at, state=reply.state)
-            for at, reply in self._by_number.items()
-            if reply in delivery.replies
+            ReplyEnded(reply=number, state=reply.state)
+            for number, reply in self._by_number.items()
+            if reply in delivery.replies and reply.state != MESSAGE_STATE_OPEN
         ]
-        held = [number] if not delivery.outcome else []
-        self._send(cancelled=held, ended=ended)
+        is_cancelled = delivery.cancelled and not delivery.outcome
+        self._send(cancelled=[delivery.delivery.delivery_id] if is_cancelled else [], ended=ended)
 
     def _send(self, **batch: Any) -> None:
         self._outgoing.put_nowait(AttachResponse(**batch))

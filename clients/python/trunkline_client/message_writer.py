@@ -226,6 +226,8 @@ class MessageWriter:
         self._end_text()
         if error is None:
             await self._producer.end(MESSAGE_STATE_COMPLETE, None)
+        elif isinstance(error, ReplyCancelled):  # of another message, written in this block
+            await self._producer.end(MESSAGE_STATE_CANCELLED, None)
         elif isinstance(error, Exception):
             await self._producer.end(MESSAGE_STATE_FAILED, error_for_readers(error))
         else:

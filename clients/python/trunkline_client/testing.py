@@ -43,7 +43,7 @@ async def run_worker(worker: Worker, handler: Handler | None = None) -> AsyncIte
         The router, by which the test delivers messages.
 
     Raises:
-        RuntimeError: The worker has no handler, or runs already.
+        RuntimeError: The worker has no handler, runs already, or ends at once.
     """
     router = FakeRouter()
     await router.start()
@@ -54,6 +54,7 @@ async def run_worker(worker: Worker, handler: Handler | None = None) -> AsyncIte
         await asyncio.wait({running, attached}, return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             running.result()
+            raise RuntimeError("the worker ended before it was attached")
         attached.result()
         yield router
     finally:

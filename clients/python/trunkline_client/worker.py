@@ -126,7 +126,8 @@ class Worker:
         self._table = DeliveryTable(self._clock)
         #: Whether the last attempt to attach succeeded; the next failure is then logged.
         self._attached = True
-        self._drained = asyncio.Event()
+        #: Made by each run, because it belongs to an event loop.
+        self._drained: asyncio.Event | None = None
 
     def __repr__(self) -> str:
         return f"<Worker {self._hello.worker_id} of {self._hello.tenant} at {self._router}>"
@@ -238,7 +239,7 @@ class Worker:
         if self._table.is_open:
             raise RuntimeError("The worker is running already: make one Worker for each `run`")
         self._table.open(handler)
-        self._drained.clear()
+        self._drained = asyncio.Event()
         channel = open_channel()
         serving = asyncio.create_task(self._serve(AgentServiceStub(channel)), name=f"serve {self!r}")
         draining = asyncio.create_task(self._drained.wait())
@@ -267,6 +268,8 @@ class Worker:
             RuntimeError: The worker is not running.
         """
         self._require_running()
+        drained = self._drained
+        assert drained is not None
         self._table.drain()
         idle = asyncio.ensure_future(self._table.wait_until_idle())
         timeout = asyncio.ensure_future(self._clock.sleep(timeout_s))
@@ -274,7 +277,7 @@ class Worker:
             await asyncio.wait({idle, timeout}, return_when=asyncio.FIRST_COMPLETED)
             return idle.done() and self._table.is_idle
         finally:
-            self._drained.set()
+            drained.set()
             idle.cancel()
             timeout.cancel()
 
