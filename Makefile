@@ -10,6 +10,8 @@ INSTALLED_BENCH := $(VENV)/.installed-bench
 INSTALLED_FUZZ := $(VENV)/.installed-fuzz
 # Versions of maim_message whose clients tests run, beside the one in .venv.
 MAIM := 0.2.0 0.3.8 0.5.7 0.6.8 0.7.5
+# Version of LangBot whose widget and web client tests run.
+LANGBOT := 4.10.8
 # Last file that protos/compile.py writes.
 STUBS := build/stubs/trunkline/v1/catalogue.py
 # Distributions of this repository, each before those that depend on it.
@@ -43,7 +45,7 @@ certs: setup ## create TLS certificates in ./certs, valid for 90 days; NAMES=rou
 check: lint ## lint, then run the tests that need no process and no socket, in under a minute
 	$(BIN)/python -m pytest -m pure -n auto --maxprocesses 4 --max-worker-restart 0 --dist worksteal $(ARGS)
 
-test: lint $(MAIM:%=build/maim/%) ## lint, then run every test; ARGS="-k name" is passed to pytest
+test: lint $(MAIM:%=build/maim/%) build/langbot/$(LANGBOT) ## lint, then run every test; ARGS="-k name" is passed to pytest
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --max-worker-restart 0 --dist loadfile $(ARGS)
 
 lint: setup ## check style, types, layers, contract and container files
@@ -71,6 +73,9 @@ soak: setup ## run the state machines with many steps; MINUTES=60 sets the time 
 
 build/maim/%: | $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ maim-message==$*
+
+build/langbot/%: | $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ langbot==$*
 
 protos: $(INSTALLED) ## recompile the contract to build/stubs
 	$(BIN)/python protos/compile.py build/stubs

@@ -67,18 +67,18 @@
     ".m{max-width:85%;padding:8px 12px;border-radius:14px;white-space:pre-wrap;overflow-wrap:anywhere}" +
     ".user{align-self:flex-end;background:#2563eb;color:#fff}.assistant{align-self:flex-start;background:#f3f4f6}" +
     ".open::after{content:' …';opacity:.6}.m img{display:block;max-width:100%;border-radius:8px;margin-top:4px}" +
-    ".vote{display:flex;gap:2px;margin-top:4px}.vote button{opacity:.5;padding:0 4px}.vote .on{opacity:1}" +
+    ".vote{display:flex;gap:2px;margin-top:4px}.vote button{opacity:.5;padding:0 4px}.vote .on{opacity:1;color:#2563eb}.down svg{transform:scale(1,-1)}" +
     "#note{padding:6px 12px;background:#fef3c7;color:#92400e}#note:empty{display:none}" +
     "form{display:flex;gap:4px;padding:8px;border-top:1px solid #e5e7eb;align-items:flex-end}" +
     "textarea{flex:1;font:inherit;resize:none;border:1px solid #d1d5db;border-radius:10px;padding:8px;max-height:120px}" +
     "#picked:empty{display:none}#picked{padding:4px 12px}#picked img{height:48px;border-radius:6px}" +
-    "#send{background:#2563eb;color:#fff;border-radius:10px;padding:8px 12px}#send:disabled{opacity:.4}" +
+    "#pick{font-size:22px;line-height:1;padding:8px}#send{background:#2563eb;color:#fff;border-radius:10px;padding:8px 12px}#send:disabled{opacity:.4}" +
     "</style>" +
     '<section id="panel" role="dialog" hidden><header><span id="dot"></span><b></b>' +
     '<button id="reset" type="button" title="Start over" aria-label="Start over">↺</button>' +
     '<button id="close" type="button" title="Close" aria-label="Close">✕</button></header>' +
     '<div id="log" role="log" aria-live="polite"></div><div id="note" role="alert"></div><div id="picked"></div>' +
-    '<form><button id="pick" type="button" title="Send an image" aria-label="Send an image">＋</button>' +
+    '<form><button id="pick" type="button" title="Send an image" aria-label="Send an image">+</button>' +
     '<textarea rows="1" placeholder="Type a message…" aria-label="Message"></textarea>' +
     '<button id="send" disabled>Send</button></form><input type="file" accept="image/*" hidden></section>' +
     '<button id="toggle" type="button" aria-label="Open chat"><img alt=""></button>';
@@ -129,13 +129,20 @@
     if (atEnd || isUser) log.scrollTop = log.scrollHeight;
   }
 
+  // No emoji: not every machine has a font for them.
+  var THUMB =
+    '<svg viewBox="0 0 24 24" width="16" height="16" fill="currentColor" aria-hidden="true">' +
+    '<path d="M2 10h4v11H2zM8 21V10l5-8c1.7 0 2.5 1.2 2.2 2.700L14.4 9H20c1.2 0 2 1.1 1.7 2.300l-2 8' +
+    'c-.2 1-1 1.7-2 1.7z"/></svg>';
+
   function votes(id) {
     var row = document.createElement("div");
     row.className = "vote";
-    [["👍", 1, "Good answer"], ["👎", 2, "Bad answer"]].forEach(function (vote) {
+    [["", 1, "Good answer"], ["down", 2, "Bad answer"]].forEach(function (vote) {
       var button = document.createElement("button");
       button.type = "button";
-      button.textContent = vote[0];
+      button.className = vote[0];
+      button.innerHTML = THUMB;
       button.title = vote[2];
       button.setAttribute("aria-label", vote[2]);
       button.onclick = function () {
