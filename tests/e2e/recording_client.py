@@ -168,22 +168,22 @@ class RecordingClient:
         assert self._ws is not None
         await self._ws.send(json.dumps(frame) if isinstance(frame, dict) else frame)
 
-    async def say(self, text: str, ident: str = "", group: str = "") -> str:
-        """Send a text without waiting for the ack; return its id."""
+    async def say(self, text: str, ident: str = "", group: str = "", **fields: Any) -> str:
+        """Send a text without waiting for the ack; return its id. `fields` are more fields of the frame."""
         ident = ident or f"{self.user}-{next(_numbers)}"
         topic = f"{self.tenant}/{self.agent}/web/group:{group}" if group else self.home
         self.unacked[ident] = (topic, text)
-        await self.resend(ident)
+        await self.resend(ident, **fields)
         return ident
 
-    async def resend(self, ident: str) -> None:
+    async def resend(self, ident: str, **fields: Any) -> None:
         """Send an unacked message again, on the current connection."""
         topic, text = self.unacked[ident]
         sent = Sent(
             client=self.name, session=self.session, topic=topic, id=ident, content=text, at=time.monotonic()
         )
         self.history.events.append(sent)
-        frame: Frame = {"type": "message", "id": ident, "parts": [{"type": "text", "text": text}]}
+        frame: Frame = {"type": "message", "id": ident, "parts": [{"type": "text", "text": text}]} | fields
         if topic != self.home:
             frame["conversation"] = {"kind": "group", "id": topic.rpartition(":")[2]}
         await self.send(frame)
