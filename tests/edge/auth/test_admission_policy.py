@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from trunkline.v1.address_pb2 import CONVERSATION_KIND_GROUP, Address
+from trunkline.v1.address_pb2 import CONVERSATION_KIND_GROUP, CONVERSATION_KIND_PERSON, Address
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import ConnectionOpened, TenantPolicy
 from trunkline.v1.tenant_pb2 import (
@@ -231,3 +231,44 @@ def test_a_tenant_that_is_gone_is_known_no_longer() -> None:
     made.remove_tenant("acme")
     assert made.rate_limiter("acme") is None
     assert refusal(made, visitor()).startswith("UNKNOWN_TENANT: ")
+
+
+def chat_of(made: AdmissionPolicy, token: str, chat: str = "c1", user: str = "") -> str:
+    opened = wish(user=user)
+    made.admit(visitor(token), opened, names_user=True, now=0, chat=chat)
+    assert opened.address.conversation.kind == CONVERSATION_KIND_PERSON
+    return opened.address.conversation.id
+
+
+def test_a_chat_belongs_to_the_user_of_the_token() -> None:
+    made = admission(tenant(), policy("demo", open_to=OPENNESS_ANYBODY, tokens=["s3cret"]))
+    assert chat_of(made, minted()) == "ann»c1"
+    assert chat_of(made, minted(), user="bob") == "ann»c1"
+    assert chat_of(made, minted(trunkline={"conversations": ["person:ann"]})) == "ann»c1"
+    opened = wish("demo", "bob")
+    made.admit(visitor(), opened, names_user=True, now=0, chat="c1")
+    assert (opened.user, opened.address.conversation.id) == ("bob", "bob»c1")
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"sub": "ann»c1"},
+        {"trunkline": {"conversations": ["group:team"]}},
+        {"trunkline": {"agents": ["other"]}},
+        {"trunkline": {"platforms": ["other"]}},
+    ],
+)
+def test_a_token_that_does_not_allow_its_user_has_no_chats(claims: dict[str, Any]) -> None:
+    with pytest.raises(Refused, match=r"token does not allow|has no chats"):
+        chat_of(admission(tenant()), minted(**claims))
+
+
+def test_no_user_is_mistaken_for_the_chat_of_another() -> None:
+    """Users may choose their ids: one that reads like a chat does not open that chat."""
+    opened = wish()
+    opened.address.conversation.kind, opened.address.conversation.id = CONVERSATION_KIND_PERSON, "ann»c1"
+    made = admission(tenant())
+    assert "token does not allow person:ann»c1" in refusal(made, visitor(minted(sub="ann»c1")), opened)
+    named = minted(sub="auditor", trunkline={"conversations": ["person:ann»c1"]})
+    assert made.admit(visitor(named), opened, names_user=True, now=0) is not None
