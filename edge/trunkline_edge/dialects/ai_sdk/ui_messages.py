@@ -28,7 +28,7 @@ class _Body(msgspec.Struct, rename={"message_id": "messageId"}):
     id: str
     messages: list[msgspec.Raw] = []
     #: In place of `messages`, from clients that send the last one only.
-    message: msgspec.Raw | None = None
+    message: msgspec.Raw = msgspec.Raw()
     trigger: str = SUBMIT
     message_id: str | None = None
 
@@ -59,12 +59,12 @@ def read_request(body: bytes) -> UiChatRequest:
         fields = decode_json(_decode_body, body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise _invalid("body", f"{error}"[:512]) from None
-    last = fields.message or (fields.messages[-1] if fields.messages else None)
-    if last is None:
+    last = bytes(fields.message) or (bytes(fields.messages[-1]) if fields.messages else b"")
+    if not last:
         raise _invalid("messages", "must not be empty")
     if fields.trigger not in (SUBMIT, REGENERATE):
         raise _invalid("trigger", f"must be {SUBMIT} or {REGENERATE}")
-    frame = _message_frame(bytes(last))
+    frame = _message_frame(last)
     regenerates = fields.trigger == REGENERATE
     if regenerates and fields.message_id:
         regenerate(frame, fields.message_id)
