@@ -206,21 +206,21 @@ class AgentQueue:
 
     # Withdrawal and erasure
 
-    def withdraw(self, topic: TopicKey, message: Message) -> LeasedDelivery | StoredDelivery | None:
+    def withdraw(self, topic: TopicKey, message_id: str) -> LeasedDelivery | StoredDelivery | None:
         """Remove the message's delivery if it waits, or mark it cancelled if it is held.
 
         Returns the delivery, or None if it is not in memory. The caller must call
         `withdrawal_committed` once the log has removed it too.
         """
         for leased in self.held.values():
-            if leased.message_id == message.id and leased.delivery.topic == topic:
+            if leased.message_id == message_id and leased.delivery.topic == topic:
                 leased.is_cancelled = True
                 return leased
-        lane = topic if self.lanes.concurrency == 1 else (*topic, message.author.user)
-        for delivery in self.lanes.waiting.get(lane, ()):
-            if message_id_of(delivery) == message.id:
-                self._remove(lane, [delivery])
-                return delivery
+        for lane in self.lanes.lanes_of(topic):
+            for delivery in self.lanes.waiting[lane]:
+                if message_id_of(delivery) == message_id:
+                    self._remove(lane, [delivery])
+                    return delivery
         return None
 
     def withdrawal_committed(self) -> None:

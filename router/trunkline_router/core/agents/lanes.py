@@ -42,7 +42,9 @@ class Lanes:
         #: Lanes that wait for another attempt, with the time when it may start. They are busy.
         self.delayed: dict[Lane, float] = {}
         self._delays: list[tuple[float, Lane]] = []
-        #: With several lanes a conversation: leased deliveries, and ready lanes beyond the concurrency.
+        #: With several lanes a conversation: those in which deliveries wait, the number of leased deliveries,
+        #: and ready lanes beyond the concurrency.
+        self._waiting_of: dict[Lane, dict[Lane, None]] = {}
         self._leased: dict[Lane, int] = {}
         self._excess: dict[Lane, deque[Lane]] = {}
 
@@ -51,10 +53,10 @@ class Lanes:
         return delivery.topic if self.concurrency == 1 else (*delivery.topic, author_of(delivery))
 
     def lanes_of(self, topic: TopicKey) -> list[Lane]:
-        """Return the lanes of a conversation in which deliveries wait; for erasures only."""
+        """Return the lanes of a conversation in which deliveries wait."""
         if self.concurrency == 1:
             return [topic] if topic in self.waiting else []
-        return [lane for lane in self.waiting if lane[:_TOPIC_FIELDS] == topic]
+        return list(self._waiting_of.get(topic, ()))
 
     def __iter__(self) -> Iterator[StoredDelivery]:
         return (delivery for deliveries in self.waiting.values() for delivery in deliveries)
@@ -69,6 +71,8 @@ class Lanes:
             deliveries.append(delivery)
             return
         self.waiting[lane] = deque([delivery])
+        if self.concurrency > 1:
+            self._waiting_of.setdefault(delivery.topic, {})[lane] = None
         if lane not in self.busy:
             self.ready.append(lane)
 
@@ -88,9 +92,18 @@ class Lanes:
         for delivery in removed:
             self.waiting[lane].remove(delivery)
         if not self.waiting[lane]:
-            del self.waiting[lane]
+            self._forget(lane)
         if any(delivery.attempts for delivery in removed) and self.delayed.pop(lane, None) is not None:
             self.free(lane)
+
+    def _forget(self, lane: Lane) -> None:
+        """Forget a lane in which nothing waits."""
+        del self.waiting[lane]
+        if self.concurrency > 1:
+            lanes = self._waiting_of[lane[:_TOPIC_FIELDS]]
+            del lanes[lane]
+            if not lanes:
+                del self._waiting_of[lane[:_TOPIC_FIELDS]]
 
     # Leasing
 
@@ -106,7 +119,7 @@ class Lanes:
                 continue
             delivery = deliveries.popleft()
             if not deliveries:
-                del self.waiting[lane]
+                self._forget(lane)
             self.busy[lane] = 1
             return lane, delivery
         return None

@@ -56,7 +56,7 @@ class Withdrawals:
         found = None
         queue = self._queues.get(*topic[:2])
         if queue is not None:
-            found = queue.withdraw(topic, message)
+            found = queue.withdraw(topic, message.id)
             self._queues.mark_ready(queue)
         if isinstance(found, LeasedDelivery) and found.worker.is_attached:
             found.worker.batch_for(RESULT_BYTES).cancelled.append(found.id)

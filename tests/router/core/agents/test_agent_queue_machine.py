@@ -14,6 +14,7 @@ from trunkline.v1.agent_service_pb2 import AttachHello, AttachRequest
 from trunkline.v1.message_pb2 import WithoutWorker
 from trunkline.v1.tenant_pb2 import OPENNESS_ANYBODY, AgentSettings, TenantSettings
 from trunkline_router.core.agents import agent_queue, dispatcher
+from trunkline_router.core.agents.lanes import author_of
 from trunkline_router.core.agents.worker import AttachedWorker
 from trunkline_router.core.values.stored_records import StoredDelivery
 from trunkline_router.core.values.topics import PERSON, TopicKey
@@ -24,6 +25,7 @@ from tests.router.core.harness.router import Router
 KEYS: list[TopicKey] = [("t", "a", "w", PERSON, name) for name in ("p1", "p2", "p3")]
 #: Some deliveries expire between two ticks.
 EXPIRE_AFTER_S = 8
+USERS = ["x", "y", "z"]
 STEPS = ["write", "report_commit", "read_log", "return_reads", "fail", "fail_read"]
 
 
@@ -35,14 +37,19 @@ def settlement(number: int) -> AttachRequest:
 
 
 class DeliveriesMachine(RuleBasedStateMachine):
-    """`hands` holds each worker's own view of its deliveries, which it trusts until their leases end."""
+    """`hands` holds each worker's own view of its deliveries, which it trusts until their leases end.
+
+    It keeps their authors: with a concurrency above 1 only the deliveries of one author wait for each other.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.workers: list[AttachedWorker] = []
-        self.hands: dict[AttachedWorker, dict[int, tuple[TopicKey, float]]] = defaultdict(dict)
+        self.hands: dict[AttachedWorker, dict[int, tuple[TopicKey, str, float]]] = defaultdict(dict)
         self.settling: dict[int, AttachedWorker] = {}
         self.done: dict[TopicKey, list[int]] = defaultdict(list)
+        #: Deliveries whose results are those of retries.
+        self.retried: set[int] = set()
         self.replies: dict[int, int] = defaultdict(int)
         self.window = [patch.object(dispatcher, "READ_DELIVERIES", 2), patch.object(agent_queue, "WINDOW", 4)]
         for patched in self.window:
@@ -52,14 +59,39 @@ class DeliveriesMachine(RuleBasedStateMachine):
     def start(self) -> None:
         # Dead letters are tested in test_dead_letters.
         self.router = Router(max_attempts=1_000_000)
-        defaults = AgentSettings(expire_after_s=EXPIRE_AFTER_S)
+        self.concurrency = 1
+        #: The highest of all: deliveries that are held when it changes stay so.
+        self.highest = 1
+        self.set_settings(1)
+
+    def set_settings(self, concurrency: int) -> None:
+        defaults = AgentSettings(
+            expire_after_s=EXPIRE_AFTER_S, concurrency=concurrency, max_attempts=1000
+        )
         self.router.declare("t", TenantSettings(open_to=OPENNESS_ANYBODY, agent_defaults=defaults))
 
-    @rule(key=st.sampled_from(KEYS), count=st.integers(1, 4), choice=st.sampled_from(WithoutWorker.values()))
-    def ask(self, key: TopicKey, count: int, choice: int) -> None:
-        for _ in range(count):
-            author = {"role": "ROLE_USER"}
+    @rule(
+        key=st.sampled_from(KEYS),
+        users=st.lists(st.sampled_from(USERS), min_size=1, max_size=4),
+        choice=st.sampled_from(WithoutWorker.values()),
+        is_stored=st.booleans(),
+    )
+    def ask(self, key: TopicKey, users: list[str], choice: int, is_stored: bool) -> None:
+        for user in users:
+            author = {"role": "ROLE_USER", "user": user}
             self.router.broadcast(key, "question", author=author, without_worker=choice)
+        if is_stored:
+            # Few steps would do all that is needed before a worker has a delivery.
+            self.router.run()
+            if not self.workers:
+                self.attach(3)
+            self.carry()
+
+    @rule(concurrency=st.sampled_from([1, 2, 2, 5]))
+    def set_concurrency(self, concurrency: int) -> None:
+        self.concurrency, self.highest = concurrency, max(self.highest, concurrency)
+        self.set_settings(concurrency)
+        self.carry()
 
     @rule(limit=st.integers(1, 3))
     def sweep(self, limit: int) -> None:
@@ -91,26 +123,35 @@ class DeliveriesMachine(RuleBasedStateMachine):
                 self.got(worker, delivery)
 
     def got(self, worker: AttachedWorker, delivery: Any) -> None:
-        """Check that no worker holds it or its conversation, and that all before it are settled."""
-        number, address = delivery.delivery_id, delivery.message.address
+        """Check that no worker holds it or its author's others, and that those before it are settled."""
+        number, address, user = delivery.delivery_id, delivery.message.address, delivery.message.author.user
         key = ("t", "a", "w", PERSON, address.conversation.id)
         now = self.router.now
         stored = self.router.log.unsettled[number]
         assert delivery.attempt > 1 or not self.has_expired(stored), "it has expired"
+        count = 1
         for other in self.workers:
-            for held, (topic, lease_ends) in self.hands[other].items():
-                is_held = lease_ends > now or held in self.settling
-                assert topic != key or not is_held, f"{held} and {number} of one conversation are held"
+            for held, (topic, author, lease_ends) in self.hands[other].items():
+                is_held = (lease_ends > now or held in self.settling) and topic == key and held != number
+                count += is_held
+                if is_held:
+                    assert self.highest > 1, f"{held} and {number} of one conversation are held"
+                    assert author != user, f"{held} and {number} of one author are held"
+        assert count <= self.highest
         for hands in self.hands.values():
             hands.pop(number, None)
         before = [d for d in self.router.log.unsettled.values() if d.topic == key and d.delivery_id < number]
+        if self.concurrency > 1:
+            before = [d for d in before if author_of(d) == user]
         assert all(map(self.has_expired, before)), "out of order"
-        self.hands[worker][number] = (key, now + 5.0)
+        self.hands[worker][number] = (key, user, now + 5.0)
 
     def check_result(self, worker: AttachedWorker, result: Any) -> None:
         """Check that it is settled with all its replies, or not at all, or that its lease has ended."""
         number = result.delivery_id
-        if not result.HasField("error"):
+        if number in self.retried:
+            self.retried.remove(number)
+        elif not result.HasField("error"):
             assert number not in self.router.log.unsettled
             assert len(result.replies) == 1
             self.hands[worker].pop(number, None)
@@ -119,14 +160,23 @@ class DeliveriesMachine(RuleBasedStateMachine):
         if self.settling.get(number) is worker:
             del self.settling[number]
 
-    @rule(data=st.data())
-    def settle(self, data: Any) -> None:
-        held = [(w, number) for w in self.workers for number in self.hands[w] if number not in self.settling]
-        if held:
+    @rule(data=st.data(), how=st.lists(st.sampled_from([-1, -1, 0, 1, 3000]), min_size=1, max_size=3))
+    def settle(self, data: Any, how: list[int]) -> None:
+        """Workers settle deliveries by a reply, or ask for another attempt after so many milliseconds."""
+        for after_ms in how:
+            held = [(w, n) for w in self.workers for n in self.hands[w] if n not in self.settling]
+            if not held:
+                return
             worker, number = data.draw(st.sampled_from(held))
-            batch = settlement(number)
-            if number in worker.held:
-                self.settling[number] = worker
+            if after_ms < 0:
+                batch = settlement(number)
+                if number in worker.held:
+                    self.settling[number] = worker
+            else:
+                batch = AttachRequest()
+                batch.settlements.add(delivery_id=number).retry.after_ms = after_ms
+                self.hands[worker].pop(number)
+                self.retried.add(number)
             self.router.core.worker_received(worker, batch, self.router.now)
             self.carry()
 
@@ -136,8 +186,8 @@ class DeliveriesMachine(RuleBasedStateMachine):
             worker = data.draw(st.sampled_from(self.workers))
             for number in worker.held:
                 if number in self.hands[worker]:
-                    topic, _ = self.hands[worker][number]
-                    self.hands[worker][number] = (topic, self.router.now + 5.0)
+                    topic, user, _ = self.hands[worker][number]
+                    self.hands[worker][number] = (topic, user, self.router.now + 5.0)
             self.router.core.worker_received(worker, AttachRequest(extend=list(worker.held)), self.router.now)
             self.carry()
 
@@ -175,7 +225,7 @@ class DeliveriesMachine(RuleBasedStateMachine):
         self.carry()
         self.router.reset(key)
         for hands in self.hands.values():
-            for number in [n for n, (topic, _) in hands.items() if topic == key]:
+            for number in [n for n, (topic, _, _) in hands.items() if topic == key]:
                 self.settling.pop(number, None)
         self.carry()
 

@@ -97,6 +97,8 @@ def check_queue(queue: AgentQueue) -> None:
         assert lane in lanes.busy or lane in lanes.ready or lane in excess
     leased = Counter(lane[:5] for lane in held.elements()) if lanes.concurrency > 1 else Counter()
     assert lanes._leased == leased
+    listed = [lane for found in lanes._waiting_of.values() for lane in found]
+    assert lanes.concurrency == 1 or sorted(listed) == sorted(lanes.waiting)
     for topic in lanes._excess:
         is_ready = any(lane[:5] == topic for lane in lanes.ready)
         assert is_ready or leased[topic] >= lanes.concurrency, "lanes wait for ever"
