@@ -189,11 +189,15 @@ def text_of(message: Message) -> str:
 
 
 def segment_of(message: Message) -> dict[str, Any]:
-    """A message's `message_segment`: one segment, or a `seglist`; an empty text for no segments."""
+    """A message's `message_segment`: one segment, or a `seglist`.
+
+    Without segments it is a text: that of a failed reply's error, for which most clients have no other place,
+    or an empty one.
+    """
     segments = list(_segments(message))
-    if len(segments) == 1:
-        return segments[0]
-    return {"type": "seglist", "data": segments} if segments else {"type": "text", "data": ""}
+    if not segments:
+        return {"type": "text", "data": message.error.message}
+    return segments[0] if len(segments) == 1 else {"type": "seglist", "data": segments}
 
 
 def _segments(message: Message) -> Iterator[dict[str, str]]:
