@@ -65,9 +65,7 @@ class DeliveriesMachine(RuleBasedStateMachine):
         self.set_settings(1)
 
     def set_settings(self, concurrency: int) -> None:
-        defaults = AgentSettings(
-            expire_after_s=EXPIRE_AFTER_S, concurrency=concurrency, max_attempts=1000
-        )
+        defaults = AgentSettings(expire_after_s=EXPIRE_AFTER_S, concurrency=concurrency, max_attempts=1000)
         self.router.declare("t", TenantSettings(open_to=OPENNESS_ANYBODY, agent_defaults=defaults))
 
     @rule(
