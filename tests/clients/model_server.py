@@ -32,6 +32,8 @@ class ModelServer:
         self.body: list[bytes] = []
         #: Bodies of the first requests, before all others get `body`.
         self.first: list[list[bytes]] = []
+        #: Sends nothing at all, not even headers.
+        self.is_silent = False
         #: Goes on without an end after the body.
         self.hangs = False
         #: A request has arrived.

@@ -95,16 +95,15 @@ async def test_a_tool_is_called_and_its_result_shown() -> None:
     assert model.requests[1]["messages"][-1]["role"] == "tool"
 
 
-@pytest.mark.parametrize("place", ["before the first token", "in the middle"])
+@pytest.mark.parametrize("place", ["before the headers", "before the first token", "in the middle"])
 async def test_a_cancel_closes_the_connection_to_the_model(place: str) -> None:
     async with agent() as (model, router, _):
-        model.body, model.hangs = [] if place == "before the first token" else [event(content="so far")], True
+        model.hangs, model.is_silent = True, place == "before the headers"
+        model.body = [event(content="so far")] if place == "in the middle" else []
         delivery = await router.deliver("Deal")
         reply = await delivery.reply()
-        if model.body:
-            await reply.wait_for_text("so far")
-        else:
-            await asyncio.wait_for(model.asked.wait(), patient(5))
+        await asyncio.wait_for(model.asked.wait(), patient(5))
+        await reply.wait_for_text("so far" if model.body else "")
         await delivery.cancel()
         await asyncio.wait_for(model.left.wait(), patient(5))
         assert reply.state == MESSAGE_STATE_CANCELLED

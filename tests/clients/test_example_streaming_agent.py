@@ -141,12 +141,16 @@ async def test_a_model_that_disconnects_or_is_absent_fails_the_reply(
     assert "connection to the model server failed" in caplog.text
 
 
-async def test_a_cancel_closes_the_connection_to_the_model() -> None:
+@pytest.mark.parametrize("is_silent", [False, True])
+async def test_a_cancel_closes_the_connection_to_the_model(is_silent: bool) -> None:
     async with model_server() as model, agent("--base-url", model.url) as side:
-        model.body, model.hangs = [event(content="so far")], True
+        model.body, model.hangs, model.is_silent = [event(content="so far")], True, is_silent
         await ask(side)
         await side.open_reply()
-        await side.read_text("so far")
+        if is_silent:
+            await model.asked.wait()
+        else:
+            await side.read_text("so far")
         await side.write(AttachResponse(cancelled=[1]))
         assert (await side.end_reply()).state == MESSAGE_STATE_CANCELLED
         await model.left.wait()

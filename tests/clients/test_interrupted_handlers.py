@@ -135,6 +135,29 @@ async def test_a_cancel_reaches_a_handler_that_waits_for_its_model(write: Writes
         assert len(raised) == 1
 
 
+async def test_a_block_is_interrupted_if_its_on_cancel_raises(caplog: pytest.LogCaptureFixture) -> None:
+    source = SlowSource()
+
+    def fail() -> None:
+        raise LookupError("no such button")
+
+    async with attached() as (worker, _, side):
+
+        @worker.handler
+        async def answer(message: Message) -> None:
+            async with worker.reply(message, on_cancel=fail) as out:
+                await iterate(out, source)
+
+        await side.deliver(1)
+        await side.open_reply()
+        await side.read_text("so far")
+        await side.write(CANCEL)
+        assert (await side.end_reply()).state == MESSAGE_STATE_CANCELLED
+        await read_settlement(side)
+        assert source.closed.is_set()
+        assert "no such button" in caplog.text
+
+
 async def test_a_task_group_around_a_reply_passes_a_cancel_on(caplog: pytest.LogCaptureFixture) -> None:
     source = SlowSource()
     async with attached() as (worker, _, side):

@@ -338,9 +338,8 @@ async def test_a_worker_that_drains_ends() -> None:
 async def test_a_wait_for_nothing_fails_and_says_where_the_delivery_stands(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("trunkline_client.fake_delivery.WAIT_S", 0.01)
-    bot = Bot()
-    async with run_worker(worker_of(bot)) as router:
+    async with run_worker(worker_of(Bot())) as router:
+        monkeypatch.setattr("trunkline_client.fake_delivery.WAIT_S", 0.01)
         delivery = FakeDelivery(Delivery(message=Message()), router._notify, router._redeliver)
         with pytest.raises(AssertionError, match="unsettled"):
             await delivery.wait()

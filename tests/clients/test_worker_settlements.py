@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 import pytest
 from trunkline.v1.agent_service_pb2 import AttachResponse, Delivery, SettlementResult
@@ -223,3 +224,19 @@ def test_a_handler_may_return_one_reply_several_or_none() -> None:
     assert len(settlement_for_result(1, ["a", "b"]).replies) == 2
     with pytest.raises(TypeError, match="not int"):
         settlement_for_result(1, [7])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="not int"):
+        settlement_for_result(1, 7)  # type: ignore[arg-type]
+
+
+async def test_a_handler_that_yields_learns_to_stream(caplog: pytest.LogCaptureFixture) -> None:
+    async def yields(message: Message) -> Any:
+        yield "a"
+
+    def yields_at_once(message: Message) -> Any:
+        yield "a"
+
+    for handler in (yields, yields_at_once):
+        async with serving(handler) as (_, side):
+            await side.deliver(1)
+            (failed,) = await side.read_until("settlements")
+            assert "write_from" in failed.retry.reason

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum
 from typing import TypeAlias
 
 from trunkline_client.errors import ReplyCancelled, TrunklineError
+
+log = logging.getLogger("trunkline_client")
 
 OnCancel: TypeAlias = Callable[[], None]
 """Called when readers cancel a message, instead of interrupting the block that writes it."""
@@ -35,17 +38,14 @@ class InterruptibleBlock:
         #: The reason for which the block was interrupted.
         self.cause: TrunklineError | None = None
         self.phase = BlockPhase.NEW
+        #: Whether the block is running.
+        self.is_active = False
         self._on_cancel = on_cancel
         self._changed = asyncio.Event()
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
         #: Whether the task was cancelled, and not only `on_cancel` called.
         self._is_task_cancelled = False
-
-    @property
-    def is_active(self) -> bool:
-        """Whether the block is running."""
-        return self.phase is BlockPhase.ACTIVE
 
     @property
     def is_new(self) -> bool:
@@ -67,10 +67,12 @@ class InterruptibleBlock:
         assert self._task is not None
         self._cancelling = self._task.cancelling()
         self.phase = BlockPhase.ACTIVE
+        self.is_active = True
 
     def leave(self) -> None:
         """Marks the block as left; `interrupt` has no effect from here on."""
         self.phase = BlockPhase.LEFT
+        self.is_active = False
 
     def interrupt(self, cause: TrunklineError) -> None:
         """Interrupts the block, or its opening.
@@ -87,12 +89,21 @@ class InterruptibleBlock:
         self.cause = cause
         if not self.is_active:
             return  # `wait_until` raises it
-        if is_cancel and self._on_cancel is not None:
-            self._on_cancel()
-        else:
+        if not (is_cancel and self._call_on_cancel()):
             assert self._task is not None
             self._is_task_cancelled = True
             self._task.cancel()
+
+    def _call_on_cancel(self) -> bool:
+        """Calls `on_cancel`. Returns False if there is none or it raises: the block is interrupted then."""
+        if self._on_cancel is None:
+            return False
+        try:
+            self._on_cancel()
+        except Exception as error:
+            log.error("on_cancel failed, so the block is interrupted: %r", error)
+            return False
+        return True
 
     def notify(self) -> None:
         """Wakes those in `wait_until`, which check their conditions again."""

@@ -58,7 +58,7 @@ class MessageWriter:
         self._producer = producer
         self._joiner = TextJoiner()
         self._writes_reasoning = False
-        #: Time of the first write whose content was not sent yet.
+        #: Time of the first write that found something unsent; 0 if everything was sent.
         self._unwritten_since_s = 0.0
 
     def __repr__(self) -> str:
@@ -181,14 +181,14 @@ class MessageWriter:
         producer = self._producer
         if not producer.block.is_active:
             raise RuntimeError("The message is not open: write to it inside its `async with` block")
-        if producer.buffer.has_unwritten:
-            now_s = time.monotonic()
-            if now_s - self._unwritten_since_s > MAX_UNWRITTEN_S:
-                # The loop has not run since, because the source blocks it: nothing was sent or received.
-                await producer.block.let_loop_run(_STEPS_PER_YIELD)
-                self._unwritten_since_s = time.monotonic()
-        else:
+        if not producer.buffer.has_unwritten:
+            self._unwritten_since_s = 0.0
+        elif not self._unwritten_since_s:
             self._unwritten_since_s = time.monotonic()
+        elif time.monotonic() - self._unwritten_since_s > MAX_UNWRITTEN_S:
+            # The loop has not run since, because the source blocks it: nothing was sent or received.
+            self._unwritten_since_s = 0.0
+            await producer.block.let_loop_run(_STEPS_PER_YIELD)
         await producer.block.wait_until(lambda: not producer.buffer.is_full, lambda: producer.failure)
 
     async def __aenter__(self) -> Self:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Generator, Sequence
+
 from trunkline.v1.agent_service_pb2 import Delivery, Reply, Settlement
 from trunkline.v1.message_pb2 import Part, TextPart
 
@@ -33,6 +35,8 @@ def settlement_for_result(delivery_id: int, result: HandlerResult) -> Settlement
     if result is None:
         return Settlement(delivery_id=delivery_id)
     replies = [result] if isinstance(result, (Reply, Part)) else result
+    if not isinstance(replies, Sequence):
+        raise TypeError(_wrong_result(result))
     return Settlement(delivery_id=delivery_id, replies=[_reply(each) for each in replies])
 
 
@@ -96,6 +100,11 @@ def _reply(content: str | Part | Reply) -> Reply:
         return Reply(parts=text(content))
     if isinstance(content, Part):
         return Reply(parts=[content])
-    raise TypeError(
-        f"a handler returns str, Part, Reply, a sequence of these or None, not {type(content).__name__}"
-    )
+    raise TypeError(_wrong_result(content))
+
+
+def _wrong_result(result: object) -> str:
+    text = f"a handler returns str, Part, Reply, a sequence of these or None, not {type(result).__name__}"
+    if isinstance(result, (Generator, AsyncGenerator)):
+        text += "; to stream, open `worker.reply(message)` and pass the generator to its write_from()"
+    return text
