@@ -46,7 +46,7 @@ check: lint ## lint, then run the tests that need no process and no socket, in u
 	$(BIN)/python -m pytest -m pure -n auto --maxprocesses 4 --max-worker-restart 0 --dist worksteal $(ARGS)
 
 test: lint $(MAIM:%=build/maim/%) build/langbot/$(LANGBOT) ## lint, then run every test; ARGS="-k name" is passed to pytest
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --max-worker-restart 0 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup ## check style, types, layers, contract and container files
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Applies to every test: see hang_detector, failed_tests and pure_tests."""
+"""Applies to every test: see hang_detector, failed_tests, pure_tests, long_tests and scratch_folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from tests.support.failed_tests import FailedTests
 from tests.support.hang_detector import HangDetector
+from tests.support.long_tests import LongTests
 from tests.support.pure_tests import PureTests
+from tests.support.scratch_folder import use_memory
 
 if TYPE_CHECKING:
     import pytest
@@ -20,8 +22,11 @@ os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(filter(None, _NO_PROX
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register them; the stderr is the one that pytest does not capture yet."""
+    use_memory()
     config.addinivalue_line("markers", "pure: neither opens sockets nor starts processes; set by folder")
     config.addinivalue_line("markers", "io: opens sockets or starts processes in a folder of pure tests")
+    config.addinivalue_line("markers", "long: takes ten seconds or more; its file runs first")
     config.pluginmanager.register(HangDetector(os.dup(2)))
     config.pluginmanager.register(FailedTests())
+    config.pluginmanager.register(LongTests())
     config.pluginmanager.register(PureTests(alone=config.option.markexpr == "pure"))

@@ -23,6 +23,8 @@ from tests.support.processes import ROOT, Process, children, command_line, ended
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.long
+
 RUN = [sys.executable, str(ROOT / "deploy" / "run.py")]
 
 

@@ -10,6 +10,8 @@ import pytest
 from tests.distributions.installed import PROJECTS, Environment, build
 from tests.support.processes import Process
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:

@@ -29,6 +29,8 @@ from trunkline_router.tenants_file import load
 from tests.support.patience import patient
 from tests.support.processes import ROOT, Process, edge_process, environment, router_process
 
+pytestmark = pytest.mark.long
+
 PAGE = (ROOT / "docs" / "tenants.md").read_text()
 MAKE, CHANGE, DELETE, KEYS, AGENTS, USERS = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
 [FILE] = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)

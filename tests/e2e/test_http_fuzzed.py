@@ -9,12 +9,15 @@ import sys
 from typing import TYPE_CHECKING
 
 import httpx
+import pytest
 
 from tests.e2e.fleet import fleet_of
 from tests.e2e.fuzzing_schema import fuzzing_schema
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.long
 
 #: All checks that apply: a schema cannot say which well-formed requests are valid together.
 CHECKS = [

@@ -20,6 +20,8 @@ from tests.validators.history import History
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.long
+
 KILLS = 4
 IN_FLIGHT = 24
 RETRIES = 200

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from trunkline.v1.message_pb2 import Message
 
+pytestmark = pytest.mark.long
+
 TALKS = ["ann", "bob", "cat", "dan"]
 QUESTIONS = 4
 WORDS = 60

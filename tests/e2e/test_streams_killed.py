@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from tests.support.processes import Process
 
+pytestmark = pytest.mark.long
+
 SCRIPT = Path(__file__).with_name("stream_worker_script.py")
 STEPS = ["delivered", "opened", "added", "durable", "ended"]
 REPLY_LEASE_S = 2

@@ -19,6 +19,8 @@ from tests.support.processes import ROOT, edge_process, environment, router_proc
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.long
+
 KEY = "the-key-that-the-links-need"
 
 

@@ -30,6 +30,8 @@ from tests.e2e.twin_tenants import AGENT, CODECS, PLATFORM, TwinTenant
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.long
+
 _numbers = itertools.count(1)
 #: Timeouts long enough that nothing ends by itself.
 ENV = {"TRUNKLINE_TENANTS": "", "TRUNKLINE_REPLY_LEASE_S": "600", "TRUNKLINE_DELIVERY_LEASE_S": "600"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -22,6 +23,8 @@ from trunkline_router.core.values.topics import (
 from tests.router.core.harness.client import Client
 from tests.router.core.harness.invariants import check_tables
 from tests.router.core.harness.router import ALICE, PLATFORM, ROOM, Router
+
+pytestmark = pytest.mark.long
 
 OTHER_ROOM: TopicKey = ("t", "a", "w", GROUP, "other")
 FOREIGN: TopicKey = ("u", "a", "w", PERSON, "alice")

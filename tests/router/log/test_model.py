@@ -34,6 +34,8 @@ from tests.router.log.engines import ENGINES, HOUR_MS, NOW_MS, change, deltas, p
 from tests.router.log.erasure_model import ErasingModel
 from tests.router.log.whole_erasures import erase_tenant, erase_user, prune
 
+pytestmark = pytest.mark.long
+
 _T = TypeVar("_T")
 
 #: Few topics, keys and digests, so that they collide; odd names, since a topic may contain any text.

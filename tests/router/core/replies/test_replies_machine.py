@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -17,6 +18,8 @@ from tests.router.core.harness.invariants import check_all
 from tests.router.core.harness.producers import CANCELLED, COMPLETE, EXPIRED, FAILED, Producing, Streaming
 from tests.router.core.harness.reply_model import TOPICS, World
 from tests.router.core.harness.router import ALICE, ROOM
+
+pytestmark = pytest.mark.long
 
 EDGES = ["e1", "e2"]
 KEYS = ["k1", "k2"]
@@ -361,7 +364,7 @@ class RepliesMachine(RuleBasedStateMachine):
 
 
 RepliesMachine.TestCase.settings = settings(
-    max_examples=200,
+    max_examples=80,
     stateful_step_count=60,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
