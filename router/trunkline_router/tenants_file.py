@@ -4,6 +4,8 @@
 open_to = "loopback"            # callers without credentials: nobody (the default), loopback or anybody
 agent = "helper"                # agent of clients whose protocol has no agents
 pipelines = ["8f1c2d3e"]        # LangBot pipelines that are agents of acme
+workspaces = ["7d1c8f0a"]       # LangBot workspaces of acme
+web_page_bots = ["1f0a7c52"]    # LangBot bots that pages embed, for anybody to chat with
 tokens = ["a long secret"]      # secrets of clients without tokens; stored as SHA-256 only
 origins = ["https://example.com"]
 allow_credentials = true        # these pages may send cookies and the like

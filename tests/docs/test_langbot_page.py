@@ -10,8 +10,10 @@ import sys
 from typing import TYPE_CHECKING
 from urllib.request import urlopen
 
+import pytest
 from trunkline_edge.settings import EdgeSettings
 from trunkline_router.settings import RouterSettings
+from trunkline_router.tenants_file import load
 
 from tests.support.patience import patient
 from tests.support.processes import ROOT, Process, edge_process, router_process
@@ -53,3 +55,10 @@ def test_every_setting_that_the_page_names_is_there() -> None:
     assert names
     known = {*EdgeSettings.model_fields, *RouterSettings.model_fields}
     assert {name.lower() for name in names} <= known
+
+
+@pytest.mark.parametrize("name", ["toml tokens", "toml embed"])
+def test_the_declarations_are_valid(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "tenants.toml"
+    path.write_text(BLOCKS[name])
+    assert list(load(path)) == ["acme"]

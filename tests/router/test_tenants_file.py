@@ -81,6 +81,8 @@ def test_the_file_can_set_every_setting(tmp_path: Path) -> None:
         retention=Retention(max_age_s=30 * 86400),
         default_agent="helper",
         pipelines=["8f1c2d3e"],
+        workspaces=["7d1c8f0a"],
+        web_page_bots=["1f0a7c52"],
     )
 
 
