@@ -39,6 +39,8 @@ class RawConnection:
     async def open(self, first: str | bytes = b"") -> Self:
         """Connect, send the first frame if there is one, and wait for a frame or the end."""
         self.frames, self.is_closed, self.status = [], False, 0
+        if self.name == "maim.socket_io":
+            first = "40"
         try:
             await self._dial()
             if first:
@@ -48,8 +50,8 @@ class RawConnection:
             self.frames.append(bytes(refused.response.body or b""))
             return self
         # In this dialect the handshake response, sent once the router has accepted, is the only answer.
-        if self.name != "maim.api":
-            await self._until(lambda: bool(self.frames) or self.is_closed, "an answer")
+        answers = {"maim.api": 0, "maim.socket_io": 2}.get(self.name, 1)
+        await self._until(lambda: len(self.frames) >= answers or self.is_closed, "an answer")
         return self
 
     async def _dial(self) -> None:
@@ -68,7 +70,10 @@ class RawConnection:
 
     def take(self, frame: bytes) -> None:
         """Keep a frame unless it is a heartbeat."""
-        if frame and not any(beat in frame for beat in _HEARTBEATS):
+        if frame == b"2" and self._ws is not None:
+            # Engine.IO's, which must be answered.
+            self._pong = asyncio.ensure_future(self._ws.send("3"))
+        elif frame and not any(beat in frame for beat in _HEARTBEATS):
             self.frames.append(frame)
             self._came.set()
 

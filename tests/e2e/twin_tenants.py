@@ -58,7 +58,7 @@ PATHS = (
     "/user:ann",
 )
 #: Codecs of connections; each name begins with its dialect. The native dialect has several.
-CODECS = ("native json", "native proto", "native events", "maim", "maim.api", "langbot")
+CODECS = ("native json", "native proto", "native events", "maim", "maim.api", "maim.socket_io", "langbot")
 
 
 #: Time within which edges know a change of a tenant.
@@ -183,6 +183,9 @@ class TwinTenant:
             case "maim.api":
                 key = f"{tenant}:echo:{self.secret}"
                 return "/ws", {"additional_headers": {"x-apikey": key, "x-platform": "web"}}
+            case "maim.socket_io":
+                key = quote(f"{tenant}:echo:{self.secret}")
+                return f"/ws/?EIO=4&transport=websocket&api_key={key}&platform=web", {}
         path = f"/api/v1/pipelines/{quote(pipeline)}/ws/connect?session_type=group&token={self.secret}"
         return path, {}
 
@@ -221,6 +224,8 @@ class TwinTenant:
                 frame = {**chat(text), "message_id": ident}
             case "maim.api":
                 frame = envelope(ident, text)
+            case "maim.socket_io":
+                return f"42{json.dumps(['message', envelope(ident, text)])}"
             case _:
                 frame = {"type": "message", "message": [{"type": "Plain", "text": text}]}
         return json.dumps(frame)
