@@ -13,6 +13,7 @@ DELTA_P99_MS, BYTES_PER_BYTE, RESUME_P99_MS = 100, 1.6, 50
 EDGE_IDLE_BYTES, ROUTER_IDLE_BYTES = 20 * 1024, 3 * 1024
 P99_RISES_TO = 1.2
 THROUGH_TO = 1.1
+FIRST_TOKEN_LATER_MS, STREAMED_SHARE = 5.0, 0.95
 ATTACKED_P99_RISES_TO, ATTACKED_P99_MS = 3.0, 250
 
 
@@ -48,6 +49,7 @@ def rows(results: dict[str, Figures]) -> list[Row]:
         "idle": _idle,
         "fairness": _fairness,
         "attacks": _attacks,
+        "completions": _completions,
     }
     return [row for name, maker in makers.items() if name in results for row in maker(results[name])]
 
@@ -241,6 +243,27 @@ def _attacks(figures: Figures) -> Iterator[Row]:
         yield Row(f"p99 beside an attack: {attack}", "ms", p99, goal=goal, met=met, less_is_better=True)
     wrong = sum(sum(phase["wrong"].values()) for phase in phases.values())
     yield Row("errors of the tenant beside the attacks", "", wrong, goal="0", met=wrong == 0)
+
+
+def _completions(figures: Figures) -> Iterator[Row]:
+    """Compare calls with the native socket, and a bot that fails with the same bot that answers."""
+    calls, bot = figures["calls"], figures["bot"]
+    later = calls["turns"]["call"]["p50_ms"] - calls["turns"]["native"]["p50_ms"]
+    goal, met = f"≤ {FIRST_TOKEN_LATER_MS:g} ms", later <= FIRST_TOKEN_LATER_MS
+    yield Row("chat completions: first token after the native socket's, p50", "ms", later, goal=goal, met=met)
+    streamed = calls["streamed"]
+    offered, delivered = streamed["offered_per_s"], streamed["delivered_per_s"]
+    title = f"chat completions: {calls['streams']:,} streams at {calls['deltas_per_s']} deltas/s"
+    goal, met = f"≥ {STREAMED_SHARE:.0%} of {offered:,.0f}", delivered >= STREAMED_SHARE * offered
+    yield Row(title, "deltas/s", delivered, goal=goal, met=met)
+    wrong = sum(streamed["wrong"].values())
+    yield Row("chat completions: lost, refused, wrong or not ended", "", wrong, goal="0", met=wrong == 0)
+    p99 = {phase: worse_p99_ms(found) for phase, found in bot["phases"].items()}
+    goal, met = f"≤ {P99_RISES_TO:g} × answering", p99["failing"] <= P99_RISES_TO * p99["answering"]
+    title = "p99 of other conversations beside a bot that fails"
+    yield Row(title, "ms", p99["failing"], goal=goal, met=met, less_is_better=True)
+    wrong = sum(sum(phase["wrong"].values()) for phase in bot["phases"].values())
+    yield Row("errors of other conversations beside the bot", "", wrong, goal="0", met=wrong == 0)
 
 
 def worse_p99_ms(phase: Figures) -> float:

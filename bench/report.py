@@ -89,6 +89,8 @@ def _machines(loaded: dict[str, Any]) -> list[str]:
 def _repeats(name: str, scale: dict[str, Any]) -> str:
     if name == "fairness":
         return f"{scale['fairness_rounds']} rounds of all phases"
+    if name == "completions":
+        return f"medians of {scale['repeats']} repeats, {scale['attack_rounds']} rounds of the bot's phases"
     if name == "attacks":
         return f"{scale['attack_rounds']} rounds of all phases"
     return f"medians of {scale['repeats']} repeats"

@@ -17,7 +17,17 @@ from bench.machine import machine
 from bench.processes import ROOT, ChildError
 from bench.report import markdown, table
 from bench.scale import QUICK, Figures, Scale
-from bench.scenarios import attacks, connects, fairness, fanout, idle, publish, roundtrip, streams
+from bench.scenarios import (
+    attacks,
+    completions,
+    connects,
+    fairness,
+    fanout,
+    idle,
+    publish,
+    roundtrip,
+    streams,
+)
 
 SCENARIOS: dict[str, Any] = {
     "fanout": fanout,
@@ -28,6 +38,7 @@ SCENARIOS: dict[str, Any] = {
     "idle": idle,
     "fairness": fairness,
     "attacks": attacks,
+    "completions": completions,
 }
 RESULTS, QUICK_RESULTS = Path("bench/results"), Path("build/bench")
 

@@ -29,6 +29,8 @@ class Scale:
     fairness_s: float = 4.0
     attack_rounds: int = 5
     attack_s: float = 4.0
+    calls: int = 500
+    completions: int = 1000
 
 
 QUICK = Scale(
@@ -46,4 +48,6 @@ QUICK = Scale(
     fairness_s=2.0,
     attack_rounds=1,
     attack_s=2.0,
+    calls=100,
+    completions=300,
 )

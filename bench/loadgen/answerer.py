@@ -1,0 +1,191 @@
+"""Load generator: an agent that answers what users say, on one raw `Attach` stream.
+
+Commands: `answer` (answer each message at once) · `stream` (answer many in parallel, at an even rate).
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+
+import grpc
+import uvloop
+from trunkline.v1 import agent_service_pb2, catalogue, message_pb2
+from trunkline.v1.agent_service_pb2 import AttachRequest, AttachResponse, Delivery
+from trunkline.v1.agent_service_pb2_grpc import AgentServiceStub
+
+from bench.commands import Result, emit, serve_commands
+from bench.loadgen.latency import Latencies
+from bench.loadgen.open_loop import OpenLoop, due_items
+from bench.loadgen.reply_text import SLOTS, delta_text, digest
+
+AGENT = "bench"
+CAPACITY = 5000
+DELTAS_PER_S = 20
+ASKED_WITHIN_S, OPENED_WITHIN_S, ENDED_WITHIN_S = 60.0, 30.0, 30.0
+LATE_NS = 500_000_000
+"""Grace period after the end; deltas not sent by then are not offered."""
+MAX_TICKS = 100
+
+
+def answer_to(text: str) -> str:
+    """Return the reply to a message."""
+    return f"answer to {text}"
+
+
+class Answerer:
+    """`Attach` stream of the agent. Replies have the numbers of their deliveries."""
+
+    def __init__(self, stub: AgentServiceStub) -> None:
+        self._call: grpc.aio.StreamStreamCall[AttachRequest, AttachResponse] = stub.Attach()
+        self._changed = asyncio.Event()
+        self._answers_at_once = False
+        self._waiting: list[Delivery] = []
+        #: Texts of replies that are being opened.
+        self._answers: dict[int, str] = {}
+        self._opened: set[int] = set()
+        self._ended: set[int] = set()
+        self._errors = 0
+        self._reading = asyncio.create_task(self._read())
+
+    async def hello(self) -> None:
+        """Send the first frame."""
+        hello = agent_service_pb2.AttachHello(
+            tenant="demo", agents=[AGENT], capacity=CAPACITY, contract_minor=catalogue.CONTRACT_MINOR
+        )
+        await self._call.write(AttachRequest(hello=hello))
+
+    async def answer(self) -> Result:
+        """Answer each message from now on by one delta."""
+        self._answers_at_once = True
+        return {"answering": True}
+
+    async def stream(self, count: int, seconds: float) -> Result:
+        """Wait for `count` messages, whose texts are numbers, and stream the answers in parallel."""
+        self._answers_at_once, self._errors = False, 0
+        emit(awaiting=count)
+        await self._until(lambda: len(self._waiting) >= count, ASKED_WITHIN_S)
+        asked, self._waiting = self._waiting, []
+        await self._open(asked)
+        sent = await self._pace(asked, seconds)
+        await self._end(asked, [len(texts) for texts in sent.texts])
+        digests = {
+            each.message.parts[0].text.text: digest("".join(texts))
+            for each, texts in zip(asked, sent.texts, strict=True)
+        }
+        return {**sent.figures(), "asked": len(asked), "errors": self._errors, "digests": digests}
+
+    async def _open(self, asked: list[Delivery]) -> None:
+        batch = AttachRequest()
+        for delivery in asked:
+            number = delivery.delivery_id
+            batch.opens.add(reply=number, key=f"reply-{number}", delivery_id=number)
+        await self._call.write(batch)
+        await self._until(lambda: self._opened >= {each.delivery_id for each in asked}, OPENED_WITHIN_S)
+
+    async def _pace(self, asked: list[Delivery], seconds: float) -> "SentDeltas":
+        sent = SentDeltas(len(asked), seconds)
+        async for ticks in due_items(sent.pace, sent.end_ns, MAX_TICKS):
+            batch = AttachRequest()
+            for tick in ticks:
+                for reply in range(tick % SLOTS, len(asked), SLOTS):
+                    index, text = sent.next_delta(reply, tick)
+                    deltas = batch.deltas.add(reply=asked[reply].delivery_id).deltas
+                    deltas.add(index=index, text=text)
+            await self._call.write(batch)
+        sent.ended_ns = time.monotonic_ns()
+        return sent
+
+    async def _end(self, asked: list[Delivery], counts: list[int]) -> None:
+        batch = AttachRequest()
+        for delivery, count in zip(asked, counts, strict=True):
+            complete = message_pb2.MESSAGE_STATE_COMPLETE
+            batch.ends.add(reply=delivery.delivery_id, state=complete, next_index=count)
+            batch.settlements.add(delivery_id=delivery.delivery_id)
+        await self._call.write(batch)
+        await self._until(lambda: self._ended >= {each.delivery_id for each in asked}, ENDED_WITHIN_S)
+
+    async def _read(self) -> None:
+        async for batch in self._call:
+            if self._answers_at_once:
+                await self._answer_all(batch)
+            else:
+                self._waiting.extend(batch.deliveries)
+            for opened in batch.opened:
+                self._errors += opened.HasField("error")
+                self._opened.add(opened.reply)
+            for ended in batch.ended:
+                self._errors += ended.HasField("error")
+                self._ended.add(ended.reply)
+            self._errors += sum(progress.HasField("error") for progress in batch.progress)
+            self._changed.set()
+
+    async def _answer_all(self, received: AttachResponse) -> None:
+        """Open replies to the deliveries of a batch; write and end those that it reports as open."""
+        batch = AttachRequest()
+        for delivery in received.deliveries:
+            number = delivery.delivery_id
+            self._answers[number] = answer_to(delivery.message.parts[0].text.text)
+            batch.opens.add(reply=number, key=f"reply-{number}", delivery_id=number)
+        for opened in received.opened:
+            number = opened.reply
+            batch.deltas.add(reply=number).deltas.add(index=0, text=self._answers.pop(number))
+            batch.ends.add(reply=number, state=message_pb2.MESSAGE_STATE_COMPLETE, next_index=1)
+            batch.settlements.add(delivery_id=number)
+        if batch.opens or batch.ends:
+            await self._call.write(batch)
+
+    async def _until(self, condition: Callable[[], bool], within_s: float) -> None:
+        """Wait for a condition; return silently on timeout, as callers count what is missing."""
+        deadline = time.monotonic() + within_s
+        while not condition() and not self._reading.done() and time.monotonic() < deadline:
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), 1.0)
+            except TimeoutError:
+                continue
+
+
+class SentDeltas:
+    """Texts and pace of replies that are streamed in parallel; each has a slot within the interval."""
+
+    def __init__(self, replies: int, seconds: float) -> None:
+        self.texts: list[list[str]] = [[] for _ in range(replies)]
+        self.start_ns = self.ended_ns = time.monotonic_ns()
+        self.end_ns = self.start_ns + int(seconds * 1e9) + LATE_NS
+        self.pace = OpenLoop(DELTAS_PER_S * SLOTS, seconds, self.start_ns)
+        self._late = Latencies()
+
+    def next_delta(self, reply: int, tick: int) -> tuple[int, str]:
+        """Return index and text of a reply's next delta, which is due at this tick."""
+        now_ns = time.monotonic_ns()
+        self._late.add_ns(now_ns - self.pace.due_ns(tick))
+        texts = self.texts[reply]
+        texts.append(delta_text((now_ns - self.start_ns) // 1000, reply, len(texts)))
+        return len(texts) - 1, texts[-1]
+
+    def figures(self) -> Result:
+        """Return the figures for the harness."""
+        replies, ticks = len(self.texts), self.pace.total
+        offered = sum(len(range(tick % SLOTS, replies, SLOTS)) for tick in range(ticks))
+        return {
+            "start_ns": self.start_ns,
+            "elapsed_s": (self.ended_ns - self.start_ns) / 1e9,
+            "offered": offered,
+            "handed": sum(map(len, self.texts)),
+            "late": self._late.figures(),
+        }
+
+
+async def main(port: int) -> None:
+    """Serve commands."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", [("grpc.enable_http_proxy", 0)]) as channel:
+        await channel.channel_ready()
+        answerer = Answerer(AgentServiceStub(channel))
+        await answerer.hello()
+        emit(ready=True)
+        await serve_commands({"answer": answerer.answer, "stream": answerer.stream})
+
+
+if __name__ == "__main__":
+    uvloop.run(main(int(sys.argv[1])))
