@@ -339,6 +339,30 @@ async def test_a_cancel_of_one_reply_passes_through_the_block_of_another() -> No
         assert (await read_settlement(side)).WhichOneof("outcome") is None
 
 
+async def test_a_handler_that_ignores_a_cancel_keeps_its_lease_no_longer() -> None:
+    time_ = FakeTime()
+    swallowed, gate = asyncio.Event(), asyncio.Event()
+    async with attached(time_) as (worker, _, side):
+
+        @worker.handler
+        async def answer(message: Message) -> None:
+            try:
+                await gate.wait()
+            except asyncio.CancelledError:
+                swallowed.set()
+                await gate.wait()
+
+        await side.deliver(1, 2)
+        await side.write(CANCEL)
+        await swallowed.wait()
+        await time_.wait_for_sleep(10)
+        time_.advance(10)
+        assert list((await side.read()).extend) == [2]
+        gate.set()
+        settled = await side.read_until("settlements")
+        assert {each.delivery_id for each in settled} == {1, 2}
+
+
 # Other ends of a message, and of a delivery.
 
 

@@ -301,8 +301,16 @@ class DeliveryTable:
             self._post(None, reply)
 
     def _list_leases(self) -> Iterable[int]:
-        """Ids of the deliveries whose handlers are running."""
-        return [number for number, each in self._deliveries.items() if each.held and each.settlement is None]
+        """Ids of the deliveries whose handlers are running.
+
+        A cancelled delivery keeps its lease no longer: a handler that does not end blocks its conversation
+        for the rest of the lease only.
+        """
+        return [
+            number
+            for number, each in self._deliveries.items()
+            if each.held and each.settlement is None and not each.cancelled
+        ]
 
     # Streamed replies.
 
