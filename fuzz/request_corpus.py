@@ -57,3 +57,15 @@ BODIES = [
     '{"message":[{"type":"Plain","text":"hello"}]}',
     '{"type":"notice","message_segment":{"type":"text","data":"hello"},"message_id":"m1"}',
 ]
+
+_FILE = '{"type":"file","mediaType":"image/png","url":"data:image/png;base64,AAEC","filename":"a.png"}'
+_PARTS = f'{_FILE},{{"type":"data-x","data":{{"a":[1,null]}}}},{{"type":"text","text":"\\ud83d"}}'
+_MESSAGE = f'{{"id":"m1","role":"user","parts":[{_PARTS}]}}'
+
+#: Bodies of requests that a connection answers.
+EXCHANGE_BODIES = [
+    '{"id":"c1","messages":[{"id":"m1","role":"user","parts":[{"type":"text","text":"hi"}]}]}',
+    f'{{"id":"c1","trigger":"regenerate-message","messageId":"a1","messages":[{_MESSAGE}]}}',
+    f'{{"id":"c1","trigger":"regenerate-message","message":{_MESSAGE}}}',
+    "",
+]

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from google.protobuf import text_format
-from request_corpus import BODIES, CONNECTS
-from targets import CODECS, REGISTRY, TARGETS
+from request_corpus import BODIES, CONNECTS, EXCHANGE_BODIES
+from targets import CODECS, EXCHANGES, REGISTRY, TARGETS
 from token_corpus import verify_seeds
 from trunkline.v1.frame_pb2 import ClientFrame, ServerFrame
 
@@ -71,11 +71,28 @@ def route_seeds() -> Iterator[bytes]:
                 yield f"{route.method} {path}?limit=2\nauthorization: Bearer x\n\n{body}".encode()
 
 
+def exchange_seeds() -> Iterator[bytes]:
+    """Each body to each exchange, with frames to clients."""
+    frames = [frame for _, rest in golden() if (frame := as_protobuf(rest, ServerFrame()))]
+    pieces = b"".join(_piece(frame) for frame in frames[:40])
+    for number in range(len(EXCHANGES)):
+        for body in EXCHANGE_BODIES:
+            yield bytes((number,)) + _piece(body.encode()) + pieces
+        yield from (
+            bytes((number,)) + _piece(EXCHANGE_BODIES[0].encode()) + _piece(frame) for frame in frames
+        )
+
+
+def _piece(content: bytes) -> bytes:
+    return len(content).to_bytes(2, "big") + content
+
+
 SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {
     "decode": decode_seeds,
     "encode": encode_seeds,
     "connect": lambda: (text.encode("latin-1") for text in CONNECTS),
     "route": route_seeds,
+    "exchange": exchange_seeds,
     "verify": verify_seeds,
 }
 

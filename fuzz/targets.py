@@ -6,6 +6,7 @@ decode   two messages of a client, by each codec
 encode   any frame of the contract for a client, by each codec
 connect  a connect request, and the client's first messages
 route    a request to an HTTP route of a dialect
+exchange a request to a route that a connection answers, and the frames for that
 verify   a client's token
 """
 
@@ -35,6 +36,7 @@ with atheris.instrument_imports(
         RouteSteps,
         read_query,
     )
+    from trunkline_edge.dialects.exchange import Exchange
     from trunkline_edge.dialects.registry import DialectRegistry
     from trunkline_edge.dialects.tenant_policies import TenantPolicies, digest_of
 
@@ -230,6 +232,46 @@ def _drive(steps: RouteSteps) -> None:
     msgspec.json.encode(reply.body)
 
 
+def exchange(data: bytes) -> None:
+    """The first byte chooses the route. A body and frames follow, each behind two bytes with its length."""
+    route = EXCHANGES[(data[0] if data else 0) % len(EXCHANGES)]
+    body, *frames = _pieces(data[1:])
+    parameters = {"tenant": "demo", "agent": "echo", "chat": "c1"}
+    headers = {"authorization": "Bearer x"}
+    try:
+        plan = route.connect(HttpRequest(parameters, [], headers, body, TENANTS))
+    except Refused as refused:
+        str(refused).encode()
+        return
+    assert isinstance(plan.codec, Exchange)
+    plan.opened.SerializeToString()
+    for text in frames:
+        with suppress(DecodeError):
+            frame = ServerFrame.FromString(text)
+            if all(map(_is_time, _times(frame))):
+                _answer(plan.codec, plan.codec.encode(frame))
+    _answer(plan.codec, plan.codec.subscribed() + plan.codec.heartbeat())
+
+
+def _pieces(data: bytes) -> list[bytes]:
+    """A body, which may be empty, and the frames behind it."""
+    pieces = []
+    while data or not pieces:
+        size = int.from_bytes(data[:2], "big")
+        pieces.append(data[2 : 2 + size])
+        data = data[2 + size :]
+    return pieces
+
+
+def _answer(exchange: Exchange, events: bytes) -> None:
+    """Check what an exchange has decided on so far."""
+    assert not events or events.endswith(b"\n\n")
+    if exchange.answer is not None and exchange.answer.status != 204:
+        msgspec.json.encode(exchange.answer.body)
+    while exchange.requests:
+        _checked(exchange, exchange.decode(b""))
+
+
 def token(data: bytes) -> None:
     """The first byte chooses the algorithm, and whether a token follows or content to sign.
 
@@ -264,9 +306,11 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "encode": encode,
     "connect": connect,
     "route": route,
+    "exchange": exchange,
     "verify": token,
 }
 CODECS = codecs()
+EXCHANGES = [route for dialect in REGISTRY.dialects for route in dialect.exchanges]
 KEYS = inline_keys(token_corpus.AUTH)
 
 
