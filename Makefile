@@ -25,13 +25,13 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run certs check test lint format bench fuzz soak protos constraints clean
+.PHONY: help setup run certs check test lint format bench fuzz soak protos stubs-check constraints clean
 
 help: ## list the targets
 	@echo "make run     start Trunkline, on this machine only"
 	@echo "make test    check everything"
 	@echo
-	@sed -n 's/^\([a-z]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | while IFS='|' read -r name text; do \
 		printf '  %-12s %s\n' "$$name" "$$text"; done
 
 setup: $(INSTALLED) $(STUBS) ## create .venv and install everything into it
@@ -79,6 +79,9 @@ build/langbot/%: | $(INSTALLED)
 
 protos: $(INSTALLED) ## recompile the contract to build/stubs
 	$(BIN)/python protos/compile.py build/stubs
+
+stubs-check: setup ## run the programs of protos/README.md in each language installed here; LANGUAGES=Go chooses
+	PYTHONPATH=deploy $(BIN)/python -m tests.contract.readme_programs $(LANGUAGES)
 
 constraints: ## regenerate constraints.txt with the newest compatible versions
 	rm -rf build/constraints

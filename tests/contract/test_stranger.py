@@ -1,10 +1,12 @@
-"""protos/ and its README are sufficient to generate stubs and call a router."""
+"""protos/ and its README are sufficient to generate stubs, call a router and serve an agent.
+
+`make stubs-check` runs the other languages of the README.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,30 +14,12 @@ from pathlib import Path
 import google.protobuf
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from trunkline.v1.catalogue import CONTRACT_MINOR
 
+from tests.contract.readme_programs import TOOLS, build, check, section
 from tests.support.processes import ROOT, router_process
 
 pytestmark = pytest.mark.io
-
-
-def blocks(language: str) -> list[str]:
-    """The README's fenced blocks in one language, in order."""
-    readme = (ROOT / "protos" / "README.md").read_text()
-    return re.findall(rf"^```{language}\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
-
-
-def run_shell(script: str, folder: Path) -> None:
-    """Run a script in a shell whose `python` is this interpreter."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["sh", "-euc", script],
-        cwd=folder,
-        env={**os.environ, "PATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def run_python(source: str, folder: Path) -> str:
@@ -54,10 +38,7 @@ def run_python(source: str, folder: Path) -> str:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a copy of protos/, and the output of the README's commands beside it."""
     folder = tmp_path_factory.mktemp("stranger")
-    shutil.copytree(ROOT / "protos", folder / "protos", ignore=shutil.ignore_patterns("__pycache__"))
-    pip_install, generate, *_ = blocks("sh")
-    assert pip_install.startswith("pip install ")
-    run_shell(generate, folder)
+    build("Python", folder)
     return folder
 
 
@@ -71,22 +52,25 @@ def test_stubs_made_as_the_readme_says_import_without_anything_else_of_trunkline
 
 
 def test_the_readme_s_descriptor_set_holds_the_contract_and_all_it_imports(folder: Path) -> None:
-    run_shell(blocks("sh")[2], folder)
+    build("Rust", folder)
     files = FileDescriptorSet.FromString((folder / "contract.binpb").read_bytes()).file
     names = {file.name for file in files}
     assert {dependency for file in files for dependency in file.dependency} < names
     assert "trunkline/v1/broadcast_service.proto" in names
 
 
-def test_the_readme_s_ten_lines_broadcast_and_repeated_get_the_same_answer(
-    folder: Path, tmp_path: Path
-) -> None:
-    (lines,) = blocks("python")
-    assert "127.0.0.1:50051" in lines
+def test_the_readme_s_program_broadcasts_once_and_answers_a_message(folder: Path, tmp_path: Path) -> None:
     with router_process(tmp_path) as router:
-        source = lines.replace("127.0.0.1:50051", router.address)
-        first = run_python(source, folder)
-        message_id, seq, connections = first.split()
-        assert message_id
-        assert (seq, connections) == ("1", "0")
-        assert run_python(source, folder) == first
+        assert check("Python", folder, router.address) == check("Python", folder, router.address)
+
+
+def test_the_readme_has_commands_and_a_program_for_each_language() -> None:
+    for language in TOOLS:
+        commands, files = section(language)
+        assert commands, language
+        assert any("The parrot is here" in text and "attached" in text for text in files.values()), language
+
+
+def test_the_readme_s_number_of_the_contract_s_version_is_current() -> None:
+    [stated] = re.findall(r"CONTRACT_MINOR: u32 = (\d+);", section("Rust").files["src/main.rs"])
+    assert int(stated) == CONTRACT_MINOR

@@ -36,7 +36,7 @@ _HOOKS = ROOT / "tests" / "node" / "installed_packages.mjs"
 
 def node_command(*packages: str) -> list[str]:
     """Return the command that runs a script with Node; skip the test if Node or a package is missing."""
-    program = _node()
+    program = newest_node()
     if not program:
         pytest.skip(f"Node {MIN_NODE} or newer is not installed")
     for package in packages:
@@ -102,7 +102,7 @@ def chromium() -> Chromium:
 
 
 @cache
-def _node() -> str:
+def newest_node() -> str:
     """Return the program of a Node that is new enough; empty if none is installed."""
     for candidate in (INSTALLED / "node_modules" / "node" / "bin" / "node", shutil.which("node")):
         if candidate is None or not Path(candidate).exists():
