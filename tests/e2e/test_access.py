@@ -79,6 +79,7 @@ def outcome(response: httpx.Response) -> tuple[int, str]:
 
 def test_the_data_folder_is_open_to_its_owner_only(fleet: Fleet, data: Path) -> None:
     modes = {path.name: f"{stat.S_IMODE(path.stat().st_mode):04o}" for path in data.rglob("*")}
+    assert modes.pop("media") == "0700"
     assert modes.keys() >= {"operator.key", "trunkline.db", "trunkline.db-wal", "trunkline.db.lock"}
     assert set(modes.values()) == {"0600"}, modes
     assert stat.S_IMODE(data.stat().st_mode) == 0o700

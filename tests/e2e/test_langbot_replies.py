@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from trunkline.v1.message_pb2 import Part, ToolCallPart
-from trunkline_client import Backend, Reject, RetryLater, address, broadcast_request, text_of
+from trunkline_client import Backend, Failed, Reject, RetryLater, address, broadcast_request, text_of
 
 from tests.e2e.langbot_client import (
     ChatClient,
@@ -220,7 +220,7 @@ async def test_every_reply_has_one_final_record_however_it_ends(edges: EdgeFleet
                 if words:
                     await out.write(words)
                 if ending == "fail":
-                    raise RuntimeError("the model is gone")
+                    raise Failed("the model is gone")
                 if ending == "expire":
                     raise RetryLater(0.01)
                 if ending == "wait":
