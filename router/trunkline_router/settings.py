@@ -85,7 +85,9 @@ class RouterSettings(ProcessSettings):
         default=15, gt=0, description="Time after which a streamed reply whose worker is gone expires"
     )
     max_attempts: int = Field(
-        default=10, ge=1, description="Failed deliveries of a message before it becomes a dead letter"
+        default=10,
+        ge=1,
+        description="Failed deliveries of a message before it becomes a dead letter, for agents that set none",
     )
     max_open_messages: int = Field(
         default=10_000, ge=1, description="Open messages of a tenant without its own limit"

@@ -11,7 +11,7 @@ from trunkline.v1 import catalogue
 from trunkline.v1.agent_service_pb2 import DeadLetter, ListDeadLettersResponse, ReplayDeadLettersResponse
 from trunkline.v1.broadcast_service_pb2 import BroadcastResponse
 from trunkline.v1.error_pb2 import Error
-from trunkline.v1.frame_pb2 import ClosingFrame, DeltaFrame
+from trunkline.v1.frame_pb2 import REPLY_STATUS_RETRYING, ClosingFrame, DeltaFrame, ReplyStatusFrame
 from trunkline.v1.history_service_pb2 import ListMessagesResponse, ListReceiptsResponse, Receipt
 from trunkline.v1.message_pb2 import (
     CHANGE_KIND_ENDED,
@@ -161,6 +161,25 @@ async def test_a_failed_reply_prints_one_line_and_exits_with_1() -> None:
         tasks.create_task(stream(edge, failed))
         code, _, err = await run("chat", "--url", edge.url, "--once", "a story")
         assert (code, err) == (1, ["The model is gone"])
+
+
+async def test_a_reply_that_failed_at_once_prints_one_line_and_exits_with_1() -> None:
+    async def fail(edge: ScriptedEdge) -> None:
+        side = await edge.accept()
+        await side.welcome()
+        await side.ack((await side.read()).message.id, 1)
+        status = ReplyStatusFrame(message_id="m1", status=REPLY_STATUS_RETRYING, attempts=1)
+        await side.send(reply_status=status)
+        error = Error(code="AGENT_FAILED", message="No credit left")
+        failed = message(2, reply_to="m1", state=MESSAGE_STATE_FAILED, error=error)
+        del failed.parts[:]
+        await side.send(message=failed)
+        await side.read()
+        await side.close(1000)
+
+    async with scripted_edge() as edge, asyncio.TaskGroup() as tasks:
+        tasks.create_task(fail(edge))
+        assert await run("chat", "--edge", edge.url, "--once", "hi") == (1, [], ["No credit left"])
 
 
 async def test_ctrl_c_cancels_the_reply_and_a_second_one_ends_the_chat() -> None:

@@ -15,6 +15,8 @@ from trunkline.v1.message_pb2 import (
 
 from trunkline_client.events import Ack
 
+_FAILURE = "The reply failed"
+
 
 class AwaitedReplies:
     """Messages of the user whose replies have not ended yet."""
@@ -43,8 +45,10 @@ class AwaitedReplies:
             return
         if message.state == MESSAGE_STATE_OPEN:
             self._open[message.id] = message.reply_to
-        else:
-            self._on_answered(message.reply_to)
+            return
+        if message.state == MESSAGE_STATE_FAILED:
+            self.failure = message.error.message or _FAILURE
+        self._on_answered(message.reply_to)
 
     def on_delta(self) -> None:
         """Records that a reply has grown."""
@@ -55,7 +59,7 @@ class AwaitedReplies:
         self._activity.set()
         if change.kind == CHANGE_KIND_ENDED and change.message_id in self._open:
             if change.state == MESSAGE_STATE_FAILED:
-                self.failure = change.error.message or "The reply failed"
+                self.failure = change.error.message or _FAILURE
             self._on_answered(self._open.pop(change.message_id))
 
     def _on_answered(self, message_id: str) -> None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
+from trunkline.v1.frame_pb2 import ReplyStatusFrame
 from trunkline.v1.message_pb2 import Message
 
 from trunkline_client.awaited_replies import AwaitedReplies
@@ -111,6 +112,8 @@ async def _receive(client: Client, transcript: Transcript, replies: AwaitedRepli
             case MessageChanged():
                 transcript.on_change(event)
                 replies.on_change(event.change)
+            case ReplyStatusFrame():
+                transcript.on_status(event)
             case MessagesLost():
                 transcript.note("reconnected; some messages may be missing")
             case _:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.text import Text
+from trunkline.v1.frame_pb2 import REPLY_STATUS_RETRYING, ReplyStatusFrame
 from trunkline.v1.message_pb2 import (
     CHANGE_KIND_ENDED,
     CHANGE_KIND_RECALLED,
@@ -97,6 +98,11 @@ class Transcript:
             name = MessageState.Name(state).removeprefix("MESSAGE_STATE_").lower()
             self.note(f"{name}: {reason}" if reason else name)
 
+    def on_status(self, status: ReplyStatusFrame) -> None:
+        """Writes that an answer is late."""
+        if status.status == REPLY_STATUS_RETRYING:
+            self.note("the agent has failed so far and is tried again")
+
     # Sent and noted.
 
     def on_sent(self, line: str, *, typed: bool) -> None:
@@ -115,6 +121,9 @@ class Transcript:
     # Lines.
 
     def _write_message(self, message: Message) -> None:
+        if not message.parts and message.HasField("error"):
+            self.note(f"failed: {message.error.message}")
+            return
         self._write_line(self._name(message), self._style(message), text_of(message), _time_of(message))
 
     def _write_prefix(self, message: Message) -> None:

@@ -102,6 +102,21 @@ def test_a_client_that_connects_later_learns_of_the_messages_that_are_retried() 
     assert not later.last("reply_status").HasField("next_attempt_at")
 
 
+def test_a_client_that_joins_a_group_later_learns_of_the_messages_that_are_retried() -> None:
+    router = Router()
+    client = router.connected(ROOM, user="x")
+    worker = Streaming(router)
+    router.say(client, "question")
+    router.run()
+    worker.settle(1, retry={})
+    router.run()
+    late = router.connected(ALICE, user="y")
+    router.subscribe(late, ROOM)
+    router.run()
+    assert statuses(late) == [(REPLY_STATUS_RETRYING, 1)]
+    assert late.kinds().index("subscribed") < late.kinds().index("reply_status")
+
+
 def test_delays_double_with_each_attempt_up_to_a_minute_and_are_random() -> None:
     bounds = [backoff_s(attempt, lambda: 1.0) for attempt in range(1, 9)]
     assert bounds == [1, 2, 4, 8, 16, 32, 60, 60]
