@@ -87,7 +87,7 @@ class RouterSettings(ProcessSettings):
     max_attempts: int = Field(
         default=10,
         ge=1,
-        description="Failed deliveries of a message before it becomes a dead letter, unless the agent sets it",
+        description="Failed deliveries of a message before it is a dead letter, if its agent sets none",
     )
     max_open_messages: int = Field(
         default=10_000, ge=1, description="Open messages of a tenant without its own limit"
