@@ -16,7 +16,6 @@ from trunkline_router.core.commits.effects import CountWaiting, Effects
 from trunkline_router.core.tenants.tenant import Tenant
 from trunkline_router.core.values.log_records import PendingEntry, Transaction
 from trunkline_router.core.values.stored_records import ExpiredDelivery
-from trunkline_router.core.values.topics import TopicKey
 
 #: Agents whose waiting deliveries are estimated. Beyond it the oldest estimate is dropped, and made again.
 MAX_AGENTS = 100_000
@@ -61,19 +60,20 @@ class DeliveryPolicy:
 
     def decide(self, pending: PendingEntry, tenant: Tenant, choice: WithoutWorker.ValueType) -> None:
         """Set `deliver` and `expire_after_ms` of a user's message; `choice` is its own, or unset."""
-        topic = pending.topic
-        rules = tenant.delivery_rules(topic[1])
+        agent = pending.topic[:2]
+        rules = tenant.delivery_rules(agent[1])
+        waiting = self._agents.get(agent) or self._of_agent(agent)
         choice = choice or rules.without_worker
-        if choice == WITHOUT_WORKER_SKIP and not self._is_attended(topic[0], topic[1]):
-            self._waiting(topic).skipped += 1
-            return
-        waiting = self._waiting(topic)
-        if not self._has_room(topic, waiting, rules.max_waiting):
+        if choice == WITHOUT_WORKER_SKIP and not self._is_attended(*agent):
+            waiting.skipped += 1
+        elif waiting.counted + waiting.added >= rules.max_waiting and not self._has_room(
+            agent, waiting, rules.max_waiting
+        ):
             waiting.overflowed += 1
-            return
-        waiting.added += 1
-        pending.deliver = True
-        pending.expire_after_ms = 0 if choice == WITHOUT_WORKER_KEEP else rules.expire_after_ms
+        else:
+            waiting.added += 1
+            pending.deliver = True
+            pending.expire_after_ms = 0 if choice == WITHOUT_WORKER_KEEP else rules.expire_after_ms
 
     def tick(self) -> None:
         """Let agents whose bound is reached be counted again."""
@@ -109,9 +109,6 @@ class DeliveryPolicy:
         """Return the agents of a tenant that messages were sent to since the start."""
         return [agent for of, agent in self._agents if of == tenant]
 
-    def _waiting(self, topic: TopicKey) -> _Waiting:
-        return self._agents.get(topic[:2]) or self._of_agent(topic[:2])
-
     def _of_agent(self, agent: _Agent) -> _Waiting:
         waiting = self._agents.get(agent)
         if waiting is None:
@@ -122,12 +119,11 @@ class DeliveryPolicy:
             self._count(agent, waiting)
         return waiting
 
-    def _has_room(self, topic: TopicKey, waiting: _Waiting, bound: int) -> bool:
-        if waiting.counted + waiting.added < bound:
-            return True
+    def _has_room(self, agent: _Agent, waiting: _Waiting, bound: int) -> bool:
+        """Return whether an agent has room whose estimate has reached its bound, and count it again."""
         is_full = waiting.counted >= bound
-        if not waiting.is_counting and not (is_full and topic[:2] in self._counted):
-            self._count(topic[:2], waiting)
+        if not waiting.is_counting and not (is_full and agent in self._counted):
+            self._count(agent, waiting)
         # Until it is counted, what was added may have been settled.
         return not is_full
 
