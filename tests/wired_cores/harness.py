@@ -17,6 +17,7 @@ from trunkline.v1.message_pb2 import Message
 from trunkline.v1.tenant_limits import default_limits
 from trunkline_router.core.commits.commit_queue import AtomicWrite
 from trunkline_router.core.commits.effects import (
+    CountWaiting,
     ReadDelivered,
     ReadDeliveries,
     ReadHeads,
@@ -39,7 +40,7 @@ REPLY_LEASE_S = 15.0
 #: Few, so that links are held up.
 OUTBOX_MAX_BYTES = 1500
 #: In the order in which the runtime reads.
-KINDS = (ReadHeads, ReadDelivered, ReadDeliveries, ReadMessage, ReadPages)
+KINDS = (ReadHeads, ReadDelivered, ReadDeliveries, CountWaiting, ReadMessage, ReadPages)
 
 
 class Backend:
@@ -208,6 +209,8 @@ class World:
         if isinstance(read, ReadMessage):
             stored = self.log.message(read.tenant, read.message_id)
             return Message.FromString(stored) if stored is not None else None
+        if isinstance(read, CountWaiting):
+            return self.log.count_waiting(read.tenant, read.agent)
         return self.log.deliveries(read.tenant, read.agent, read.after, read.limit)
 
     def show(self) -> bool:
