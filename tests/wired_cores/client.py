@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from trunkline.v1.address_pb2 import TopicPosition
-from trunkline.v1.frame_pb2 import AckFrame, ClientFrame, DeltaFrame, ServerFrame
+from trunkline.v1.frame_pb2 import AckFrame, ClientFrame, DeltaFrame, ReadFrame, ServerFrame, SignalFrame
 from trunkline.v1.message_pb2 import (
     CHANGE_KIND_ENDED,
     CHANGE_KIND_RECALLED,
@@ -63,6 +63,8 @@ class Client:
         #: Messages as they are, and of each that is open the index of the next delta.
         self.known: dict[str, Message] = {}
         self.next: dict[str, int] = {}
+        #: Signals that were sent to it and live: conversation, user and name.
+        self.living: set[tuple[str, str, str]] = set()
         self._last = ""
         #: To be sent again.
         self.unanswered: list[ClientFrame] = []
@@ -125,12 +127,26 @@ class Client:
         elif kind == "change":
             self._change(frame)
         elif kind == "read":
-            if frame.HasField("at"):
-                self._entry(topic_of(frame.address), frame.at.seq)
-        elif kind != "delivered" and (kind != "error" or frame.id):
+            self._read(frame)
+        elif kind == "signal":
+            self._signal(frame)
+        elif kind not in ("delivered", "reply_status") and (kind != "error" or frame.id):
             self._answer(kind, frame)
 
+    def _read(self, read: ReadFrame) -> None:
+        if read.HasField("at"):
+            self._entry(topic_of(read.address), read.at.seq)
+
+    def _signal(self, signal: SignalFrame) -> None:
+        key = (signal.conversation.id, signal.user, signal.name)
+        if signal.end:
+            self.living.discard(key)
+        else:
+            self.living.add(key)
+
     def _answer(self, kind: str, frame: Any) -> None:
+        if kind == "unsubscribed":
+            self.living = {key for key in self.living if key[0] != frame.address.conversation.id}
         self.asked[frame.id] += 1
         assert self.asked[frame.id] == 1, f"{frame.id} is answered twice"
         request = self.waiting.pop(frame.id)

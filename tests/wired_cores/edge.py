@@ -90,9 +90,9 @@ class EdgeSide:
             return
         hello = LinkHello(edge_id=self.name, boot_id="b", contract_minor=catalogue.CONTRACT_MINOR)
         self.link, _ = self.world.router.link_opened(hello, 0)
-        self.core.linked()
+        self.core.linked(self.world.now)
         self.core.link_received(LinkResponse(credit=WINDOW), self.world.now)
-        self.world.router.link_received(self.link, LinkRequest(credit=WINDOW), 0)
+        self.world.router.link_received(self.link, LinkRequest(credit=WINDOW), self.world.now)
 
     def lose(self, router_notices: bool) -> None:
         """Break the link and lose everything in flight."""
@@ -123,7 +123,7 @@ class EdgeSide:
         """Deliver a batch to the router."""
         if self.link is None or not self.to_router:
             return False
-        self.world.router.link_received(self.link, self.to_router.popleft(), 0)
+        self.world.router.link_received(self.link, self.to_router.popleft(), self.world.now)
         return True
 
     def arrive_down(self) -> bool:

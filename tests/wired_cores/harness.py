@@ -37,6 +37,8 @@ from tests.wired_cores.log import MemoryLog
 from tests.wired_cores.worker import Worker
 
 REPLY_LEASE_S = 15.0
+#: Longer than any signal of the tests lives.
+SIGNALS_LIVE_S = 10.0
 #: Few, so that links are held up.
 OUTBOX_MAX_BYTES = 1500
 #: In the order in which the runtime reads.
@@ -276,6 +278,15 @@ class World:
         messages = self.log.messages(key)
         return [self.router.open_messages.snapshot_at(key, m.position.seq) or m for m in messages]
 
+    def _end_signals(self) -> None:
+        """At rest: check that whoever was sent a signal that lives is sent its end in time."""
+        self.now += SIGNALS_LIVE_S
+        for edge in self.edges:
+            edge.ring()
+        self.settle()
+        for client in self.clients:
+            assert client.closed_for or not client.living, "a signal never ends"
+
     def check(self) -> None:
         """At rest: check that every connected client knows the truth, and that each message ended once."""
         assert {m.id for m in self.router.open_messages._by_id.values()} == self.log.open.keys()
@@ -284,6 +295,7 @@ class World:
         for end in ends:
             self.note_end(*end)
         assert self.ends.keys() <= {message_id for message_id, _, _ in ends}
+        self._end_signals()
         for client in self.clients:
             if client.closed_for:
                 assert client.closed_for in ("POSITION_LOST", "SLOW_CONSUMER", "ROUTER_UNAVAILABLE")

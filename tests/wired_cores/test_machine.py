@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trunkline.v1.frame_pb2 import ClientFrame
+from trunkline.v1.frame_pb2 import SIGNAL_END_STOPPED, ClientFrame
 from trunkline.v1.message_pb2 import (
     MESSAGE_STATE_CANCELLED,
     MESSAGE_STATE_COMPLETE,
@@ -35,7 +35,7 @@ HAPPENINGS = {
     "wait": 5,
     "ring open subscribe": 4,
     "unsubscribe resume say edit checkpoint stall lose relink": 3,
-    "end cancel read backend drain settle recall switch": 2,
+    "end cancel read backend drain settle recall switch signal stop": 2,
     "connect leave attach detach expire restart history delivered slow beat": 1,
     "cancel_mine fail fail_read": 1,
 }
@@ -146,8 +146,8 @@ def of_client(client: Client, operation: str, pick: int, name: str) -> None:
             change(client, operation, pick)
         case "cancel_mine":
             cancel(client, pick)
-        case "read" | "delivered":
-            receipt(client, operation, pick, name)
+        case "read" | "delivered" | "signal" | "stop":
+            (receipt if operation in ("read", "delivered") else signal)(client, operation, pick, name)
         case "stall":
             client.connection.has_backlog = True
         case "slow" if client.connection.has_backlog:
@@ -194,6 +194,18 @@ def cancel(client: Client, pick: int) -> None:
         frame = ClientFrame()
         frame.cancel.client_id = sent[pick % len(sent)].id
         frame.cancel.conversation.CopyFrom(sent[pick % len(sent)].conversation)
+        client.send(frame)
+
+
+def signal(client: Client, operation: str, pick: int, name: str) -> None:
+    """A client sends a signal that lives for a while, or ends it."""
+    if topic_of(group(name)) in client.topics:
+        frame = about("signal", name)
+        frame.signal.name = "typing"
+        if operation == "stop":
+            frame.signal.end = SIGNAL_END_STOPPED
+        else:
+            frame.signal.ttl_ms = 1 + 20 * pick
         client.send(frame)
 
 
