@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -22,13 +23,14 @@ from tests.e2e.polling import wait_until
 from tests.e2e.recording_client import RecordingClient, frame_text
 from tests.e2e.recording_event_client import RecordingEventClient
 from tests.e2e.token_clients import SIGNER, TENANT, bearer, token_fleet
+from tests.e2e.ui_message_client import UiChat
 from tests.support.patience import patient
 from tests.support.processes import OPERATOR_KEY, ROOT
 from tests.support.signing import Signer
 from tests.validators.history import History
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from tests.e2e.fleet import Fleet
     from tests.support.processes import Process
@@ -319,3 +321,58 @@ async def test_calls_of_a_user_are_limited_like_a_connection(edge: Process, oper
         assert "this user may send 1 messages" in refused[0].text
         # Others are not.
         assert outcome(await send("bob")) == (200, "")
+
+
+@asynccontextmanager
+async def page(edge: Process, user: str, chat: str, **claims: Any) -> AsyncIterator[UiChat]:
+    """A page with the AI SDK and a token of tenant demo, whose worker replies."""
+    headers = bearer(DEMO.token(user, **claims)) if user else {}
+    opened = UiChat(edge.address, chat, **headers)
+    async with opened.http:
+        yield opened
+
+
+async def refusal_of(chat: UiChat, method: str, suffix: str, **options: Any) -> int:
+    return (await chat.http.request(method, f"{chat.api}{suffix}", **options)).status_code
+
+
+async def test_chat_belongs_to_the_user_of_the_token(edge: Process) -> None:
+    async with page(edge, "ann", "c1") as anns, page(edge, "bob", "c1") as bobs:
+        async with anns.send("a secret", "m1") as stream:
+            await stream.rest()
+        assert [message["role"] for message in await anns.load()] == ["user", "assistant"]
+        # The same id names another chat.
+        assert await bobs.load() == []
+        assert await bobs.stop() == {"cancelled": []}
+        async with bobs.resume() as nothing:
+            assert nothing.response.status_code == 204
+        # Nor does another way lead there.
+        chat = {"kind": "CONVERSATION_KIND_PERSON", "id": "ann»c1"}
+        target = {"agent": "echo", "platform": "ai_sdk", "conversation": chat}
+        for user in ("bob", "ann»c1"):
+            with caller(edge, DEMO.token(user), "demo") as api:
+                sent = api.http.post("/messages", json={"address": target, "parts": text("x")})
+                assert outcome(sent) == (403, "FORBIDDEN")
+        assert len(await anns.load()) == 2
+
+
+async def test_page_without_the_right_token_gets_nothing(edge: Process) -> None:
+    denied: list[tuple[str, dict[str, Any], int]] = [
+        ("", {}, 200),
+        ("ann", {"trunkline": {"agents": ["other"]}}, 403),
+        ("ann", {"trunkline": {"platforms": ["web"]}}, 403),
+        ("ann", {"trunkline": {"conversations": ["group:team"]}}, 403),
+        ("ann", {"trunkline": {"rights": ["subscribe", "history", "cancel"]}}, 403),
+        ("ann", {"trunkline": {"rights": ["publish"]}}, 403),
+        ("ann»x", {}, 403),
+        ("ann", {"exp": 1}, 401),
+    ]
+    for user, claims, status in denied:
+        async with page(edge, user, "c2", **claims) as chat:
+            body = chat.body("hello", f"m{user}")
+            assert await refusal_of(chat, "POST", "", json=body) == status, (user, claims)
+    async with page(edge, "ann", "c2", trunkline={"rights": ["publish", "subscribe"]}) as chat:
+        assert await refusal_of(chat, "GET", "/c2") == 403
+        assert await refusal_of(chat, "POST", "/c2/stop") == 403
+    async with page(edge, "ann", "c2") as chat:
+        assert await chat.load() == []

@@ -9,7 +9,8 @@ does what the exchange decides, after each frame:
 - `answer` is the whole response, in JSON; or
 - `encode` returns events of a response that is a stream, until `is_complete`.
 - `refused` rejects the request in the form of the route's `render_refusal`, if nothing was written yet.
-- `is_broken` resets the connection, because stock clients take any clean end as success.
+- `is_broken` ends the connection before the body's last chunk, because stock clients take any clean end as
+  success.
 
 A client that disconnects cancels nothing. Every response closes its connection.
 """
@@ -57,8 +58,8 @@ class Exchange(Codec):
     # Calls of the core
 
     def decode(self, payload: bytes, binary: bool = False) -> Decoded:
-        """See Codec: the next request, whatever the payload."""
-        return self.requests.popleft() if self.requests else None
+        """See Codec: the next request, whatever the payload; none once the response is decided."""
+        return self.requests.popleft() if self.requests and not self.is_decided else None
 
     def count_values(self, payload: bytes, decoded: Decoded) -> int:
         """See Codec. The body was read before, and most of it is not passed on."""
@@ -117,7 +118,7 @@ class Exchange(Codec):
         return b""
 
     def interrupted(self, reason: Refused) -> bytes:
-        """Return the last events of a stream that the edge ends before its reply has; nothing to reset it."""
+        """Return the last events of a stream that ends before its reply does; nothing to cut it off."""
         return b""
 
     def end(self, events: bytes) -> bytes:

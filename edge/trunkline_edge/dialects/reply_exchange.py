@@ -101,6 +101,9 @@ class ReplyExchange(Exchange):
         for each in connected.positions:
             if each.address.HasField("conversation"):
                 self._start_seq = each.position.seq
+                return
+        problem = "the token does not grant the right to subscribe, so no reply would come"
+        self.refused = catalogue.FORBIDDEN.refused(problem=problem)
 
     def _acknowledged(self, ack: AckFrame) -> None:
         """The message is stored: now, or by an earlier request, whose reply may have ended already."""

@@ -312,7 +312,7 @@ class ExchangeTransport(ClientProtocol):
             self.connection.missed_heartbeats = 0
 
     def close(self, code: int, reason: str) -> None:
-        """See ClientTransport. A response that is not complete is reset."""
+        """See ClientTransport. A response that is not complete is cut off."""
         if not self._is_finished:
             self._break()
 
@@ -373,7 +373,7 @@ class ExchangeTransport(ClientProtocol):
             close_lingering(self.transport)
 
     def _break(self) -> None:
-        """Reset the connection, so that no client takes the response for complete."""
+        """End the connection without the last chunk, so that no client takes the response for complete."""
         self._is_finished = True
         self._gone(CLIENT_LOST)
         self.transport.abort()

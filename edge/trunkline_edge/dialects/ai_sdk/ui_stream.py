@@ -135,7 +135,7 @@ class UiMessageStream(ReplyExchange):
         return self._end_part() + last + _DONE
 
     def interrupted(self, reason: Refused) -> bytes:
-        """See Exchange. A client whose connection is reset may resume; an error is final."""
+        """See Exchange. A client that is cut off may resume; an error is final."""
         if reason.entry.close_code < FIRST_FINAL_CLOSE_CODE:
             return b""
         return event({"type": "error", "errorText": str(reason)}) + _DONE
