@@ -67,5 +67,6 @@ EXCHANGE_BODIES = [
     '{"id":"c1","messages":[{"id":"m1","role":"user","parts":[{"type":"text","text":"hi"}]}]}',
     f'{{"id":"c1","trigger":"regenerate-message","messageId":"a1","messages":[{_MESSAGE}]}}',
     f'{{"id":"c1","trigger":"regenerate-message","message":{_MESSAGE}}}',
+    '{"model":"echo","stream":true,"messages":[{"role":"system","content":"x"},{"role":"user","content":"hi"}]}',
     "",
 ]

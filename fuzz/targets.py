@@ -55,6 +55,7 @@ TENANTS = TenantPolicies(
     [
         TenantPolicy(
             tenant="demo",
+            agents=["echo"],
             settings=TenantSettings(default_agent="echo", pipelines=["p1"], open_to=OPENNESS_ANYBODY),
         ),
         TenantPolicy(
@@ -236,8 +237,8 @@ def exchange(data: bytes) -> None:
     """The first byte chooses the route. A body and frames follow, each behind two bytes with its length."""
     route = EXCHANGES[(data[0] if data else 0) % len(EXCHANGES)]
     body, *frames = _pieces(data[1:])
-    parameters = {"tenant": "demo", "agent": "echo", "chat": "c1"}
-    headers = {"authorization": "Bearer x"}
+    parameters = {"tenant": "demo", "agent": "echo", "chat": "c1", "model": "echo", "completion": "r"}
+    headers = {"authorization": "Bearer x", "x-conversation-id": "c1"}
     try:
         plan = route.connect(HttpRequest(parameters, [], headers, body, TENANTS))
     except Refused as refused:

@@ -134,7 +134,7 @@ class ReplyExchange(Exchange):
         """Answer with the first reply to this message, whose frames may have come already."""
         self.is_accepted = True
         self.message_id = message_id
-        if self.streaming is StreamingMode.DELTAS:
+        if self.streaming is StreamingMode.DELTAS and not self.is_decided:
             self._events.append(self.greeting)
         self._replay()
 
