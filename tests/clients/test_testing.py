@@ -91,9 +91,6 @@ class Bot:
             await out.write("so far")
             raise Failed("No credit left")
 
-    async def declines(self, worker: Worker, message: Message) -> None:
-        raise Failed("Not today.")
-
     async def rejects(self, worker: Worker, message: Message) -> None:
         raise Reject("spam")
 
@@ -217,7 +214,6 @@ SCENARIOS: dict[str, tuple[str | None, Replies, int, list[str]]] = {
     "retries": (None, [("one two", MESSAGE_STATE_COMPLETE)], 2, []),
     "fails_on_purpose": (None, [("", MESSAGE_STATE_FAILED)], 1, []),
     "fails_inside_on_purpose": (None, [("so far", MESSAGE_STATE_FAILED)], 1, []),
-    "declines": (None, [("", MESSAGE_STATE_FAILED)], 1, []),
     "rejects": (None, [("", MESSAGE_STATE_FAILED)], 1, []),
     "rejects_inside": (None, [("so far", MESSAGE_STATE_FAILED)], 1, []),
     "waits_inside": (WAITING, [(WAITING, MESSAGE_STATE_CANCELLED)], 1, ["ReplyCancelled"]),
