@@ -243,7 +243,7 @@ async def test_every_reply_has_one_final_record_however_it_ends(edges: EdgeFleet
             ("wait", "half", "half"),
             ("wait", "", "The reply was cancelled"),
             ("expire", "half", "half"),
-            ("expire", "", "The reply was interrupted"),
+            ("expire", "", "The agent failed to answer; ask again later"),
         ):
             opened.clear()
             await chat.say(f"say|{ending}|{words}")
