@@ -12,7 +12,7 @@ from google.protobuf.descriptor import Descriptor
 from starlette.requests import Request
 from starlette.responses import Response
 from trunkline.v1 import catalogue
-from trunkline.v1.access_pb2 import RIGHT_UNSPECIFIED, SCOPE_OPERATOR, Scope
+from trunkline.v1.access_pb2 import RIGHT_UNSPECIFIED, SCOPE_OPERATOR, Scope, requires_for_all
 from trunkline.v1.frames import RIGHTS
 
 from trunkline_edge.http.bindings import Binding, FieldPath
@@ -155,7 +155,7 @@ def _operation(binding: Binding, schemas: SchemaRegistry) -> dict[str, Any]:
     if binding.client_right != RIGHT_UNSPECIFIED:
         permission += f", or a client's token with the right `{_RIGHT_NAMES[binding.client_right]}`"
     operation: dict[str, Any] = {
-        "operationId": method.name,
+        "operationId": _operation_id(binding),
         "tags": [method.containing_service.name],
         "summary": re.split(r"(?<=[.;:]) ", text, maxsplit=1)[0].rstrip(".;:"),
         "description": f"{text}\n\nRequires {permission}.",
@@ -176,6 +176,13 @@ def _operation(binding: Binding, schemas: SchemaRegistry) -> dict[str, Any]:
         required = schemas.is_required((binding.body_field,))
         operation["requestBody"] = {"required": required, "content": {JSON: {"schema": schema}}}
     return operation
+
+
+def _operation_id(binding: Binding) -> str:
+    """A name that no other operation has: the method's, or one for its form that answers for all tenants."""
+    method = binding.method
+    for_all = binding.tenant_at is None and method.GetOptions().Extensions[requires_for_all]
+    return f"{method.name}OfAllTenants" if for_all else method.name
 
 
 def _path_parameters(binding: Binding, schemas: SchemaRegistry) -> Iterator[dict[str, Any]]:
