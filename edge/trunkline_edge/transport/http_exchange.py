@@ -292,9 +292,11 @@ class ExchangeTransport(ClientProtocol):
     def _go_on(self, exchange: Exchange) -> None:
         if exchange.is_accepted and self.handshake is not None:
             self._answered()
-        connection = self.connection
-        while exchange.requests and connection is not None:
-            now = asyncio.get_running_loop().time()
+        connection, now = self.connection, asyncio.get_running_loop().time()
+        for _ in range(len(exchange.requests)):
+            if connection is None or connection.buffered_input:
+                # Gone, or over its rate: what is buffered is handled later.
+                return
             self._handler.step(self._handler.core.client_frames.received, connection, b"", False, now)
 
     def reject(self, reason: Refused) -> None:

@@ -241,3 +241,21 @@ async def test_a_lost_link_is_survived_for_a_while(linked: tuple[Edge, ScriptedL
     assert core.connections
     edge.runtime.step(core.tick, 1e6 + 31, 0.0)
     assert not (await client.rest()).endswith(LAST_CHUNK)
+
+
+async def test_a_request_over_the_rate_of_its_connection_is_refused_once(
+    linked: tuple[Edge, ScriptedLink],
+) -> None:
+    """The page of the log behind a repeated message is a second frame of the same connection."""
+    edge, link = linked
+    client = await asking(edge, head(), BODY)
+    connection = await link.accept()
+    await link.next("frame")
+    limiter = edge.runtime.core.connections[connection].rate_limiter
+    assert limiter is not None
+    limiter.charge(1 << 20, asyncio.get_running_loop().time())
+    acked = sent(connection)
+    acked.send.frame.ack.id, acked.send.frame.ack.message_id = "m1", "q"
+    await link.send(acked)
+    assert (await client.head()).startswith("HTTP/1.1 429 ")
+    await edge.until(lambda: not edge.runtime.core.connections)
