@@ -155,6 +155,7 @@ def test_a_custom_part_is_a_custom_message() -> None:
 def test_messages_of_users_open_ones_and_other_frames_are_not_sent() -> None:
     assert pushed({"text": {"text": "hi"}}, role=ROLE_USER) == b""
     assert pushed({"text": {"text": "hi"}}, state=MESSAGE_STATE_OPEN) == b""
+    assert pushed() == b""
     for silent in (
         {"ack": {"id": "m1~0"}},
         {"connected": {}},

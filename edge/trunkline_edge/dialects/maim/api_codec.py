@@ -129,7 +129,7 @@ class MaimApi(Codec):
             return self._ack_for(frame.ack.id)
         if kind == "error" and _is_repeated(frame.error):
             return self._ack_for(frame.error.id)
-        if kind == "message" and frame.message.author.role != ROLE_USER and _has_content(frame.message):
+        if kind == "message" and frame.message.author.role != ROLE_USER and has_content(frame.message):
             return self._push(frame.message)
         return b""
 
@@ -270,7 +270,7 @@ def _is_standard(fields: maim.Fields) -> bool:
 # Envelopes to clients
 
 
-def _has_content(message: Message) -> bool:
+def has_content(message: Message) -> bool:
     """Whether there is something to show: a reply that failed at once has only an error."""
     return bool(message.parts or message.error.message)
 

@@ -23,7 +23,7 @@ from trunkline_edge.dialects.codec import Codec, FrameRefused, StreamingMode
 from trunkline_edge.dialects.dialect import Clock
 from trunkline_edge.dialects.json_text import replace_lone_surrogates
 from trunkline_edge.dialects.maim import messages as maim
-from trunkline_edge.dialects.maim.api_codec import ENVELOPE, custom_value
+from trunkline_edge.dialects.maim.api_codec import ENVELOPE, custom_value, has_content
 from trunkline_edge.dialects.maim.api_ids import frame_id, msg_id_of
 
 #: Clients before 0.4 close with 1009 on a larger frame, reconnect, and would receive it again.
@@ -114,8 +114,10 @@ class MaimRouter(Codec):
         }
 
     def _push(self, message: Message) -> bytes:
-        """A message for the client; messages of clients are not pushed."""
+        """A message for the client. Messages of clients are not pushed, and empty ones have no use."""
         if message.author.role == ROLE_USER or message.state in (MESSAGE_STATE_OPEN, MESSAGE_STATE_RECALLED):
+            return b""
+        if not has_content(message):
             return b""
         payload = self._payload(message)
         if len(payload) <= MAX_FRAME_BYTES:
