@@ -25,7 +25,7 @@ from trunkline_edge.dialects.codec import (
 )
 from trunkline_edge.dialects.json_text import MAX_FRAME_VALUES, count_above, decode_json
 
-#: Follows each packet; JSON text does not contain it.
+#: Follows each packet. JSON text does not contain it, and decoding rejects text that does.
 SEPARATOR = b"\x1e"
 
 #: Bound of the acknowledgements kept per connection: the default number of its requests in flight.
@@ -180,9 +180,6 @@ def _message(arguments: bytes) -> bytes:
 
 
 def _emit(payload: bytes) -> bytes:
-    if SEPARATOR in payload:
-        # Objects that others wrote are sent verbatim, whatever their strings hold.
-        payload = payload.replace(SEPARATOR, b"\\u001e")
     return b'42["message",' + payload + b"]" + SEPARATOR
 
 

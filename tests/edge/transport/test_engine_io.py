@@ -145,11 +145,17 @@ async def test_a_client_that_leaves_during_the_handshake_is_forgotten() -> None:
 
 
 async def test_nothing_precedes_the_confirmation_of_the_namespace() -> None:
-    async with edge_and_link() as (edge, link), polling(edge, link, confirmed=False) as (client, _):
-        await link.publish(1, "early")
+    async with (
+        edge_and_link(heartbeat_s=3600) as (edge, link),
+        polling(edge, link, confirmed=False) as (client, number),
+    ):
         early = asyncio.ensure_future(client.poll())
-        await edge.until(lambda: len(edge.runtime.core.backpressure.backlogged) == 1)
-        assert not early.done()
+        session = edge.transport(number)
+        await edge.until(lambda: session._poll is not None)
+        before = session.buffered
+        await link.publish(1, "early")
+        await edge.until(lambda: session.buffered > before)
+        assert not session._poll.done()
         await client.send("40")
         confirmation, pushed = await early
         assert confirmation.startswith('40{"sid":')
@@ -159,11 +165,12 @@ async def test_nothing_precedes_the_confirmation_of_the_namespace() -> None:
 
 
 async def test_a_message_counts_as_delivered_when_the_client_polls_again() -> None:
-    async with edge_and_link() as (edge, link), polling(edge, link) as (client, _):
+    async with edge_and_link(heartbeat_s=3600) as (edge, link), polling(edge, link) as (client, number):
         await link.publish(1, "one")
         (pushed,) = await client.poll()
         assert value_of(pushed)["payload"]["message_segment"]["data"] == "one"
         assert link.entries.empty()
+        assert edge.transport(number).buffered == len(pushed) + 1
         waiting = asyncio.ensure_future(client.poll())
         assert (await link.next("frame")).frame.delivered.position.seq == 1
         await link.publish(2, "two")
@@ -308,7 +315,7 @@ async def test_a_session_moves_to_a_websocket_with_all_that_was_not_fetched() ->
 
 async def test_a_session_survives_a_probe_that_fails() -> None:
     async with edge_and_link(heartbeat_s=3600) as (edge, link), polling(edge, link) as (client, _):
-        for sent in (["2probe"], ["4hello"], ["2probe", "5x"], [b"5"]):
+        for sent in (["2probe"], ["5"], ["4hello"], ["2probe", "5x"], [b"5"]):
             async with client.upgrade() as ws:
                 for packet in sent:
                     await ws.send(packet)
