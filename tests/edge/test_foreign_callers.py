@@ -79,6 +79,8 @@ def http_requests(edge: Edge) -> Iterator[Asked]:
             yield Asked(route.method, filled(route.path.text))
         for path in dialect.event_stream_paths:
             yield Asked("GET", f"{path.text}?{QUERY}", connects=True)
+        for path in dialect.engine_io_paths:
+            yield Asked("GET", f"{path.text}?EIO=4&transport=polling&api_key=t:a", connects=True)
         for exchange in dialect.exchanges:
             yield Asked(exchange.method, filled(exchange.path.text), connects=True)
 
@@ -88,6 +90,8 @@ def socket_paths(edge: Edge) -> Iterator[str]:
         for path in dialect.websocket_paths:
             query = {"/v1/connect": f"?{QUERY}", "/ws": "?api_key=t:a", "/ws/": "?api_key=t:a"}
             yield filled(path.text) + query.get(path.text, "?")
+        for path in dialect.engine_io_paths:
+            yield f"{path.text}?EIO=4&transport=websocket&api_key=t:a"
 
 
 @pytest.fixture
