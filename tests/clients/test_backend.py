@@ -24,6 +24,7 @@ from trunkline.v1.history_service_pb2 import (
     ListMessagesResponse,
     ResetConversationResponse,
 )
+from trunkline.v1.message_pb2 import WITHOUT_WORKER_KEEP
 from trunkline.v1.presence_service_pb2 import (
     CloseConnectionsResponse,
     Connection,
@@ -69,6 +70,7 @@ async def test_broadcast_sends_every_field_and_returns_the_response() -> None:
             attributes={"k": "v"},
             idempotency_key="key",
             require_connection=True,
+            without_worker="keep",
         )
         assert (taken.message_id, taken.position, taken.connections) == ("m1", at(1), 2)
         expected = broadcast_request(
@@ -78,8 +80,10 @@ async def test_broadcast_sends_every_field_and_returns_the_response() -> None:
             attributes={"k": "v"},
             idempotency_key="key",
             require_connection=True,
+            without_worker="keep",
         )
         assert router.requests == [expected]
+        assert expected.without_worker == WITHOUT_WORKER_KEEP
 
 
 async def test_a_rejection_carries_its_code_and_retry_delay() -> None:

@@ -18,6 +18,7 @@ from trunkline.v1.frame_pb2 import (
     SubscribedFrame,
     UnsubscribedFrame,
 )
+from trunkline.v1.message_pb2 import WITHOUT_WORKER_SKIP
 from trunkline_client import ClientSettings, Closed, OutcomeUnknown, Refused, TimedOut, Unreachable, text_of
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
@@ -65,6 +66,15 @@ async def test_a_rejected_message_raises_refused_and_the_connection_stays() -> N
             7,
         )
         assert client.state == "connected"
+
+
+async def test_a_message_chooses_its_delivery_without_a_worker() -> None:
+    async with scripted_edge() as edge, connected(edge, edge.client()) as (client, side):
+        with pytest.raises(ValueError, match="expire, keep or skip"):
+            await client.send("hello", without_worker="never")  # type: ignore[arg-type]
+        with pytest.raises(TimedOut):
+            await client.send("hello", without_worker="skip", timeout_s=0.01)
+        assert (await side.read()).message.without_worker == WITHOUT_WORKER_SKIP
 
 
 async def test_a_message_without_an_answer_times_out() -> None:

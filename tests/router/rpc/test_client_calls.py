@@ -39,6 +39,7 @@ from trunkline.v1.message_pb2 import (
     MESSAGE_STATE_RECALLED,
     ROLE_AGENT,
     ROLE_USER,
+    WITHOUT_WORKER_SKIP,
     Part,
     TextPart,
 )
@@ -235,6 +236,9 @@ async def test_a_message_is_the_users_and_goes_to_the_agent(router: InProcessRou
     assert (message.reply_to, dict(message.attributes)) == ("q", {"k": "v"})
     (backlog,) = [each for each in await router.runtime.log.backlogs("closed") if each.agent == "echo"]
     assert backlog.waiting >= 2
+    skipped = saying("hi", group("sent"), without_worker=WITHOUT_WORKER_SKIP)
+    assert (await call(router, "Broadcast", skipped, metadata)).position.seq
+    assert [each for each in await router.runtime.log.backlogs("closed") if each.agent == "echo"] == [backlog]
     # Without a key each call is a message of its own.
     assert not router.runtime.core.directory.tenants["closed"].connection_count
     answers = [await call(router, "Broadcast", saying("hi", group("sent")), metadata) for _ in range(2)]
