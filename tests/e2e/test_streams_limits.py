@@ -76,7 +76,7 @@ async def test_a_reply_over_a_limit_fails_once_and_the_conversation_continues(fl
                 for _ in range(int(question) // len(PIECE) + 1):
                     await out.write(PIECE)
 
-    codes = {str(MIB): "MESSAGE_TOO_LARGE", str(3 * MIB): "MESSAGE_TOO_LARGE", "invalid": "INVALID_ARGUMENT"}
+    codes = {str(MIB): "MESSAGE_TOO_LARGE", str(3 * MIB): "MESSAGE_TOO_LARGE", "invalid": "AGENT_FAILED"}
     async with running_worker(fleet, answer), client(edge_of(fleet), "ann", HOME) as ann:
         for question, code in codes.items():
             failed = await final_reply(ann, question)
