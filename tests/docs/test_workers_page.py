@@ -134,6 +134,37 @@ async def test_bots_share_conversations_in_order_drain_and_replace_each_other(
             assert await finished(backend, "k", 1) == [text.replace(" ", "… ") + "… "]
 
 
+async def test_a_drain_that_takes_too_long_leaves_the_reply_to_another_process(
+    router: Process, edge: Process
+) -> None:
+    def make_worker() -> Worker:
+        worker = Worker(router.address, tenant="demo", agents=["long"])
+
+        @worker.handler
+        async def answer(message: Message) -> None:
+            async with worker.reply(message) as out:
+                if not out.text:
+                    await out.write("one ")
+                    await asyncio.Event().wait()
+                await out.write("two")
+
+        return worker
+
+    old, new = make_worker(), make_worker()
+    async with asyncio.timeout(patient(20)), asyncio.TaskGroup() as running:
+        retiring = running.create_task(old.run())
+        async with person(edge, "ann", "long") as ann, ann.ask("hi") as reply:
+            async for delta in reply:
+                if text_of(delta.message) == "one ":
+                    break
+            replacing = running.create_task(new.run())
+            assert not await old.drain(0.1)
+            await retiring
+            ended = await reply.wait_until_ended()
+            assert (text_of(ended), ended.state) == ("one two", MESSAGE_STATE_COMPLETE)
+        replacing.cancel()
+
+
 async def until_open(client: Client) -> None:
     """Waits until a reply is being written."""
     async for message in client:
