@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from trunkline.v1.agent_service_pb2 import Reject, RetryLater
 from trunkline.v1.message_pb2 import MESSAGE_STATE_FAILED
 
 from tests.e2e.fleet import Fleet, fleet_of, metric
@@ -238,6 +239,25 @@ async def test_failed_reply_ends_with_an_error(chat: UiChat, worker: StreamingWo
         await worker.end(number, 1, MESSAGE_STATE_FAILED)
         chunks = await stream.rest()
     assert [chunk["type"] for chunk in chunks[-3:-1]] == ["text-end", "error"]
+    assert chunks[-1] == DONE
+
+
+@pytest.mark.parametrize("gives_up", [True, False])
+async def test_message_that_fails_is_reported_and_ends(
+    chat: UiChat, worker: StreamingWorker, gives_up: bool
+) -> None:
+    """With an error if the agent gives up, or without an answer if it has none."""
+    async with chat.send(f"try {gives_up}", "m1") as stream:
+        delivery = await worker.wait_for_delivery(f"try {gives_up}")
+        await worker.settle(delivery.delivery_id, retry=RetryLater())
+        retrying = await stream.until("data-retrying")
+        assert retrying == {"type": "data-retrying", "data": {"attempts": 1}, "transient": True}
+        await wait_until(lambda: worker.deliveries[-1].attempt == 2, "it is delivered again")
+        outcome = {"reject": Reject(reason="broken")} if gives_up else {}
+        await worker.settle(worker.deliveries[-1].delivery_id, **outcome)
+        chunks = await stream.rest()
+    types = [chunk["type"] for chunk in chunks[1:-1]]
+    assert types == (["start", "error"] if gives_up else ["abort"])
     assert chunks[-1] == DONE
 
 

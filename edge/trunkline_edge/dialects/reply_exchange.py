@@ -7,6 +7,7 @@ from abc import abstractmethod
 from trunkline.v1 import catalogue
 from trunkline.v1.error_pb2 import Error
 from trunkline.v1.frame_pb2 import (
+    REPLY_STATUS_RETRYING,
     AckFrame,
     ClientFrame,
     ConnectedFrame,
@@ -14,10 +15,12 @@ from trunkline.v1.frame_pb2 import (
     HistoryFrame,
     HistoryPageFrame,
     MessageFrame,
+    ReplyStatusFrame,
     ServerFrame,
 )
 from trunkline.v1.message_pb2 import (
     CHANGE_KIND_EDITED,
+    MESSAGE_STATE_CANCELLED,
     MESSAGE_STATE_OPEN,
     ROLE_AGENT,
     Change,
@@ -75,7 +78,7 @@ class ReplyExchange(Exchange):
     def received(self, frame: ServerFrame) -> bytes:
         """See Exchange."""
         match frame.WhichOneof("frame"):
-            case "message" | "delta" | "change" if self._early is not None:
+            case "message" | "delta" | "change" | "reply_status" if self._early is not None:
                 self._keep(self._early, frame)
             case "message":
                 self._receive_message(frame.message)
@@ -83,6 +86,8 @@ class ReplyExchange(Exchange):
                 self._follow(frame.delta)
             case "change" if frame.change.message_id == self.reply_id:
                 self._receive_change(frame.change)
+            case "reply_status" if frame.reply_status.message_id == self.message_id and not self.reply_id:
+                self._receive_status(frame.reply_status)
             case "connected":
                 self._connected(frame.connected)
             case "ack":
@@ -200,6 +205,15 @@ class ReplyExchange(Exchange):
                 return
         self._end(change.state, change.error, message)
 
+    def _receive_status(self, status: ReplyStatusFrame) -> None:
+        """The agent has failed so far, or has done with the message without a reply."""
+        if status.status == REPLY_STATUS_RETRYING:
+            if self.has_begun:
+                self._events.append(self.retrying(status))
+        elif self.streaming is StreamingMode.DELTAS:
+            # Otherwise a reply may be open, of which nothing came.
+            self._end(MESSAGE_STATE_CANCELLED, Error(), None)
+
     def _add(self, addition: Addition) -> None:
         self._events.append(self.added(addition))
 
@@ -229,8 +243,13 @@ class ReplyExchange(Exchange):
     def ended(self, state: MessageState.ValueType, error: Error, message: Message | None) -> bytes:
         """Events for the end of the reply, with the protocol's terminal event.
 
-        `error` is the reason for FAILED; `message` is the whole reply if it is at hand.
+        CANCELLED may come without `opened`: the message was withdrawn, or settled without a reply. `error` is
+        the reason for FAILED; `message` is the whole reply if it is at hand.
         """
+
+    def retrying(self, status: ReplyStatusFrame) -> bytes:
+        """Events for an attempt to answer that failed and will be repeated; nothing by default."""
+        return b""
 
     def whole(self, message: Message) -> HttpReply:
         """The response for a reply that has ended, in whatever state; see MessageState."""

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import trunkline_edge.transport.tls_transport as edge_tls
 import trunkline_runtime.certificates
 from structlog.testing import capture_logs
 from trunkline.v1 import catalogue
+from trunkline.v1.edge_service_pb2 import RouterEntry
 from websockets.frames import Frame, Opcode
 
 from tests.edge.transport.edge_loopback import (
@@ -310,3 +311,25 @@ async def serial(edge: Edge) -> str:
     found = serial_of(writer.get_extra_info("ssl_object"))
     writer.close()
     return found
+
+
+async def test_a_request_is_answered_by_a_stream_as_without_tls(ours: Certificates) -> None:
+    """Neither its end nor its cut is lost."""
+    body = b'{"id":"c","messages":[{"id":"m","role":"user","parts":[{"type":"text","text":"hi"}]}]}'
+    lines = ["POST /ai/demo/echo/chat HTTP/1.1", "host: localhost", "content-type: application/json"]
+    request = "\r\n".join([*lines, f"content-length: {len(body)}", "\r\n"]).encode() + body
+    async with secure(ours, drain_s=0.0) as (edge, link):
+        client = await asyncio.to_thread(Blocking, edge)
+        await asyncio.to_thread(client.send, request)
+        number = await link.accept()
+        await link.next("frame")
+        acked = RouterEntry()
+        acked.send.connection = number
+        acked.send.frame.ack.id, acked.send.frame.ack.message_id = "m", "q"
+        acked.send.frame.ack.position.seq = 1
+        await link.send(acked)
+        received = await asyncio.to_thread(client.receive, b": accepted\n\n\r\n")
+        assert b"transfer-encoding: chunked" in received
+        await edge.runtime.close_all()
+        with suppress(OSError):
+            assert not (await asyncio.to_thread(client.rest)).endswith(b"0\r\n\r\n")

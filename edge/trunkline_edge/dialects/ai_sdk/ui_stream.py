@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.error_pb2 import Error
-from trunkline.v1.frame_pb2 import ClientFrame, HistoryPageFrame, MessageFrame
+from trunkline.v1.frame_pb2 import ClientFrame, HistoryPageFrame, MessageFrame, ReplyStatusFrame
 from trunkline.v1.message_pb2 import (
     MESSAGE_STATE_CANCELLED,
     MESSAGE_STATE_COMPLETE,
@@ -120,6 +120,11 @@ class UiMessageStream(ReplyExchange):
                     fields |= {"type": "tool-output-available", "output": json_or_text(result.result)}
                 return event({**fields, "providerExecuted": True})
         return event(data_of(part))
+
+    def retrying(self, status: ReplyStatusFrame) -> bytes:
+        """See ReplyExchange: a part that is passed to the page's `onData` and not kept."""
+        content = {"attempts": status.attempts}
+        return event({"type": "data-retrying", "data": content, "transient": True})
 
     def ended(self, state: MessageState.ValueType, error: Error, message: Message | None) -> bytes:
         """See ReplyExchange."""
