@@ -163,6 +163,8 @@ def test_messages_of_users_open_ones_and_other_frames_are_not_sent() -> None:
         {"error": {"code": "NOT_FOUND"}},
     ):
         assert CODEC.encode(ServerFrame(**silent)) == b""  # type: ignore[arg-type]
+    restarting = {"code": 1012, "reason": "RESTARTING", "message": "soon back"}
+    assert CODEC.encode(ServerFrame(closing=restarting)) == b""  # type: ignore[arg-type]
     closing = ServerFrame(closing={"code": 4508, "reason": "SUPERSEDED", "message": "newer"})
     assert json.loads(CODEC.encode(closing))["content"] == {"code": "SUPERSEDED", "message": "newer"}
 

@@ -163,11 +163,13 @@ def test_the_first_packet_confirms_the_namespace() -> None:
 
 def test_only_a_superseded_client_is_told_to_stay_away() -> None:
     def kinds(codec: Codec, reason: str) -> list[int]:
-        frame = ServerFrame(closing={"code": 4000, "reason": reason, "message": "why"})
+        code = catalogue.ENTRIES[reason].close_code
+        frame = ServerFrame(closing={"code": code, "reason": reason, "message": "why"})
         return [packet.packet_type for packet in packets(codec.encode(frame))]
 
     assert kinds(API, "RESTARTING") == []
-    assert kinds(ROUTER, "RESTARTING") == [socketio.packet.EVENT]
+    assert kinds(ROUTER, "RESTARTING") == []
+    assert kinds(ROUTER, "FRAME_TOO_LARGE") == [socketio.packet.EVENT]
     assert kinds(ROUTER, "SUPERSEDED") == [socketio.packet.EVENT, socketio.packet.DISCONNECT]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 from trunkline.v1 import catalogue
-from trunkline.v1.frame_pb2 import ClientFrame, ErrorFrame, MessageFrame, ServerFrame
+from trunkline.v1.frame_pb2 import ClientFrame, ClosingFrame, ErrorFrame, MessageFrame, ServerFrame
 from trunkline.v1.message_pb2 import (
     MESSAGE_STATE_OPEN,
     MESSAGE_STATE_RECALLED,
@@ -18,6 +18,7 @@ from trunkline.v1.message_pb2 import (
     Part,
     TextPart,
 )
+from trunkline_runtime.refusals import FIRST_FINAL_CLOSE_CODE
 
 from trunkline_edge.dialects.codec import Codec, FrameRefused, StreamingMode
 from trunkline_edge.dialects.dialect import Clock
@@ -93,7 +94,7 @@ class MaimRouter(Codec):
                 return self._push(frame.message)
             case "error" if frame.error.id or frame.error.code in _OWN_ERRORS:
                 return self._error(frame.error)
-            case "closing":
+            case "closing" if _is_news(frame.closing):
                 return self._error(ErrorFrame(code=frame.closing.reason, message=frame.closing.message))
         return b""
 
@@ -142,6 +143,12 @@ class MaimRouter(Codec):
             "message_info": maim.message_info(message, message_id, self.platform),
             "message_segment": maim.segment_of(message),
         }
+
+
+def _is_news(closing: ClosingFrame) -> bool:
+    """Whether a client needs the reason for its close; after most it just reconnects."""
+    is_final = closing.code >= FIRST_FINAL_CLOSE_CODE
+    return is_final or closing.reason == catalogue.FRAME_TOO_LARGE.code
 
 
 def _malformed(problem: str, values: int = 0) -> FrameRefused:
