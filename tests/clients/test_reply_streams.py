@@ -15,10 +15,18 @@ from trunkline.v1.message_pb2 import (
     MESSAGE_STATE_OPEN,
     MESSAGE_STATE_UNSPECIFIED,
 )
-from trunkline_client import Closed, MessagesLost, ReplyStream, TimedOut, text_of
+from trunkline_client import (
+    Closed,
+    MessagesLost,
+    ReplyStatus,
+    ReplyStatusFrame,
+    ReplyStream,
+    TimedOut,
+    text_of,
+)
 
 from tests.clients.log_entries import begun, ended, summary
-from tests.clients.scripted_edge import ScriptedEdge, connected, message, scripted_edge
+from tests.clients.scripted_edge import ScriptedEdge, connected, eventually, message, scripted_edge
 
 
 async def asked(edge: ScriptedEdge, side: Any, seq: int = 1) -> None:
@@ -59,6 +67,26 @@ async def test_a_reply_that_is_not_streamed_is_followed_too() -> None:
             await side.send(message=message(2, "hello!", reply_to="m1", state=MESSAGE_STATE_COMPLETE))
             assert await rest(reply) == ["hello!"]
             assert reply.state == MESSAGE_STATE_COMPLETE
+
+
+async def test_the_status_of_a_question_is_its_streams_and_not_the_iterations() -> None:
+    def status(value: ReplyStatus.ValueType, message_id: str = "m1") -> ReplyStatusFrame:
+        return ReplyStatusFrame(message_id=message_id, status=value, attempts=1)
+
+    retrying, end = ReplyStatus.REPLY_STATUS_RETRYING, ReplyStatus.REPLY_STATUS_ENDED
+    async with scripted_edge() as edge, connected(edge, edge.client()) as (client, side):
+        answering = asyncio.create_task(asked(edge, side))
+        async with client.ask("hello?") as reply:
+            await answering
+            assert not reply.is_late
+            await side.send(reply_status=status(retrying))
+            await eventually(lambda: reply.is_late)
+            await side.send(message=message(2, "hello!", reply_to="m1", state=MESSAGE_STATE_COMPLETE))
+            await reply.wait_until_ended()
+            assert not reply.is_late
+        await side.send(reply_status=status(end))
+        await side.send(reply_status=status(end, "m9"))
+        assert (await anext(client.events())).message_id == "m9"
 
 
 async def test_a_reply_may_be_faster_than_the_ack() -> None:

@@ -98,7 +98,7 @@ A SignalFrame with `end` set is the end of one that had a time to live; if the c
 end, and those that still live come again.
 
 A ReplyStatusFrame reports that an answer is late, because the agent has failed and is tried again, or that
-it is tried no longer.
+it is tried no longer; that of a message sent by `ask` only sets `ReplyStream.is_late`.
 """
 
 

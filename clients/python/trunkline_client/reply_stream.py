@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from trunkline.v1.error_pb2 import Error
+from trunkline.v1.frame_pb2 import REPLY_STATUS_RETRYING
 from trunkline.v1.message_pb2 import MESSAGE_STATE_UNSPECIFIED, Message, MessageState
 
 from trunkline_client.builders import text_of
@@ -61,6 +62,11 @@ class ReplyStream:
     def error(self) -> Error | None:
         """The reason why the message FAILED; else None."""
         return self.message.error if self.message is not None and self.message.HasField("error") else None
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the agent has failed to answer so far, and is tried again."""
+        return not self._reply.ended and self._reply.status.status == REPLY_STATUS_RETRYING
 
     async def wait_until_ended(self) -> Message:
         """Waits until the message has ended, in whatever state.

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from trunkline.v1.address_pb2 import Address
-from trunkline.v1.frame_pb2 import DeltaFrame
+from trunkline.v1.frame_pb2 import (
+    REPLY_STATUS_ENDED,
+    REPLY_STATUS_RETRYING,
+    DeltaFrame,
+    ReplyStatusFrame,
+)
 from trunkline.v1.message_pb2 import (
     CHANGE_KIND_ENDED,
     MESSAGE_STATE_OPEN,
@@ -18,6 +23,10 @@ from trunkline_client.accumulator import Accumulator
 from trunkline_client.effects import SessionEvent
 from trunkline_client.events import Delta, Event, MessageChanged, MessagesLost, Snapshot
 from trunkline_client.tracked_reply import TrackedReply
+
+#: Questions that nobody follows any more, the end of whose status is still left out of iteration; beyond it,
+#: that of the oldest one is yielded.
+MAX_LATE = 1000
 
 
 class ReplyTracker:
@@ -34,6 +43,10 @@ class ReplyTracker:
         self._awaited: dict[str, TrackedReply] = {}
         #: Followers whose questions are not acked yet.
         self._unacked: set[TrackedReply] = set()
+        #: Followers by the id of the question, for as long as they follow.
+        self._questions: dict[str, TrackedReply] = {}
+        #: Questions without a follower that were being retried when it left.
+        self._late: dict[str, None] = {}
         #: Replies held back, by the id of their question.
         self._early: dict[str, TrackedReply] = {}
 
@@ -50,6 +63,7 @@ class ReplyTracker:
     def set_question_id(self, reply: TrackedReply, message_id: str) -> list[Event]:
         """Sets the question's id; returns the events that were held back needlessly."""
         self._unacked.discard(reply)
+        self._questions[message_id] = reply
         early = self._early.pop(message_id, None)
         if early is None or early.whole is None:
             self._awaited[message_id] = reply
@@ -71,7 +85,11 @@ class ReplyTracker:
     def leave(self, reply: TrackedReply) -> list[Event]:
         """Stops following; returns the events that were held back needlessly."""
         self._unacked.discard(reply)
-        for each in (self._awaited, self._followed):
+        if reply.status.status == REPLY_STATUS_RETRYING:
+            self._late[reply.status.message_id] = None
+            while len(self._late) > MAX_LATE:
+                del self._late[next(iter(self._late))]
+        for each in (self._awaited, self._followed, self._questions):
             for key in [key for key, value in each.items() if value is reply]:
                 del each[key]
         return self._release_early()
@@ -119,6 +137,8 @@ class ReplyTracker:
                 return self._on_snapshot(message)
             case Change():
                 return self._on_change(event)
+            case ReplyStatusFrame():
+                return self._on_status(event)
             case MessagesLost():
                 for reply in (*self._followed.values(), *self._awaited.values()):
                     reply.stale = True
@@ -165,6 +185,17 @@ class ReplyTracker:
             return [Snapshot(message)]
         reply.replace(whole)
         return []
+
+    def _on_status(self, status: ReplyStatusFrame) -> list[Event]:
+        reply = self._questions.get(status.message_id)
+        if reply is not None:
+            reply.status = status
+            reply.on_change()
+            return []
+        if status.status == REPLY_STATUS_ENDED and status.message_id in self._late:
+            del self._late[status.message_id]
+            return []
+        return [status]
 
     def _on_change(self, change: Change) -> list[Event]:
         whole = self._open.pop(change.message_id, None) if change.kind == CHANGE_KIND_ENDED else None

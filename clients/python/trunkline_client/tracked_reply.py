@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from trunkline.v1 import message_pb2 as wire
-from trunkline.v1.frame_pb2 import DeltaFrame
+from trunkline.v1.frame_pb2 import DeltaFrame, ReplyStatusFrame
 from trunkline.v1.message_pb2 import MESSAGE_STATE_OPEN, Message
 
 from trunkline_client.accumulator import Accumulator, difference
@@ -27,6 +27,8 @@ class TrackedReply:
         self.ended = False
         #: Whether it may have begun, grown or ended without this client receiving it.
         self.stale = False
+        #: State of the attempts, once one has failed; empty before.
+        self.status = ReplyStatusFrame()
         #: Called after any change.
         self.on_change: Callable[[], None] = lambda: None
         self._steps: deque[Step] = deque()
