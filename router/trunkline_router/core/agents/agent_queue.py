@@ -13,6 +13,7 @@ from trunkline.v1.message_pb2 import Message
 from trunkline_router.core.agents.failed_deliveries import FailedDeliveries
 from trunkline_router.core.agents.lanes import Lane, Lanes, author_of
 from trunkline_router.core.agents.worker import AttachedWorker, LeasedDelivery
+from trunkline_router.core.values.log_records import Attempts
 from trunkline_router.core.values.stored_records import StoredDelivery
 from trunkline_router.core.values.topics import TopicKey
 
@@ -149,14 +150,18 @@ class AgentQueue:
         leased = LeasedDelivery(delivery, lane, worker, sent.id, now + self.lease_s, attempt)
         self.held[delivery.delivery_id] = worker.held[delivery.delivery_id] = leased
 
-    def drop_expired(self, delivery_ids: set[int]) -> set[int]:
-        """Drop expired deliveries that no worker has taken; return the ids of those that one has."""
+    def drop_expired(self, delivery_ids: set[int]) -> list[Attempts]:
+        """Drop expired deliveries that no worker has taken; return the attempts at those that one has."""
         for lane, deliveries in list(self.lanes.waiting.items()):
-            if gone := [
-                each for each in deliveries if each.delivery_id in delivery_ids and not each.attempts
-            ]:
-                self._remove(lane, gone)
-        return {each for each in delivery_ids if each in self.held or each in self.failed}
+            found = [each for each in deliveries if each.delivery_id in delivery_ids and not each.attempts]
+            if found:
+                self._remove(lane, found)
+        held = [self.held[each] for each in delivery_ids if each in self.held]
+        failed = [self.failed.get(each) for each in delivery_ids if each not in self.held]
+        return [
+            *(Attempts(leased.id, leased.attempt) for leased in held),
+            *(Attempts(each.delivery_id, each.attempts) for each in failed if each is not None),
+        ]
 
     # Leases
 

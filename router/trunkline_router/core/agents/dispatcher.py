@@ -10,13 +10,15 @@ from trunkline_runtime.contract_version import check_peer_version
 
 from trunkline_router.core.agents.agent_queue import AgentQueue
 from trunkline_router.core.agents.agent_queues import AgentQueues
-from trunkline_router.core.agents.settlement import Settlements
+from trunkline_router.core.agents.settlement import AttemptCommit, Settlements
 from trunkline_router.core.agents.worker import AttachedWorker
+from trunkline_router.core.commits.commit_queue import AtomicWrite
 from trunkline_router.core.commits.delivery_policy import DeliveryPolicy
 from trunkline_router.core.commits.effects import Effects, ReadDeliveries
 from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.directory.tenant_table import TenantTable
 from trunkline_router.core.validation.validator import check
+from trunkline_router.core.values.log_records import Attempts, Transaction
 from trunkline_router.core.values.stored_records import ExpiredDelivery, StoredDelivery
 from trunkline_router.core.values.topics import TopicKey
 
@@ -115,17 +117,24 @@ class Dispatcher:
         self._queues.mark_ready(queue)
 
     def expired(self, deliveries: Sequence[ExpiredDelivery]) -> None:
-        """The log has found expired deliveries: drop those that no worker has taken meanwhile."""
+        """The log has found expired deliveries: drop those that no worker has taken meanwhile.
+
+        An attempt that is being made at another one is noted in the log, so that it does not expire when the
+        router restarts.
+        """
         by_agent: dict[tuple[str, str], set[int]] = {}
         for each in deliveries:
             by_agent.setdefault((each.tenant, each.agent), set()).add(each.delivery_id)
-        taken: set[int] = set()
+        taken: list[Attempts] = []
         for agent, delivery_ids in by_agent.items():
             queue = self._queues.get(*agent)
             if queue is not None:
-                taken |= queue.drop_expired(delivery_ids)
+                taken += queue.drop_expired(delivery_ids)
                 self._queues.mark_ready(queue)
-        self._delivery_policy.expire([each for each in deliveries if each.delivery_id not in taken])
+        if taken:
+            self._effects.commit_queue.add_write(AtomicWrite(Transaction(attempts=taken), AttemptCommit()))
+        kept = {each.delivery_id for each in taken}
+        self._delivery_policy.expire([each for each in deliveries if each.delivery_id not in kept])
 
     def replayed(self, deliveries: list[StoredDelivery]) -> None:
         """Dead letters of one agent have become deliveries again."""

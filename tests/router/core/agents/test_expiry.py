@@ -158,6 +158,25 @@ def test_a_delivery_that_a_worker_holds_does_not_expire() -> None:
     assert undelivered(router) == (0, 0, 0)
 
 
+def test_a_delivery_that_a_worker_held_past_its_time_survives_a_restart() -> None:
+    router = router_with(expire_after_s=60)
+    worker = attached(router)
+    ask(router, "long work")
+    ask(router, "behind it")
+    router.tick(4)
+    for _ in range(15):
+        router.core.worker_received(worker, _extending(1), router.now)
+        router.tick(4)
+    router.sweep()
+    router.run()
+    router.restart()
+    worker = attached(router)
+    assert delivered_to(worker) == [(1, "long work", 2)]
+    settle(router, worker, 1)
+    router.run()
+    assert not router.log.unsettled
+
+
 def _extending(delivery_id: int) -> Any:
     return AttachRequest(extend=[delivery_id])
 
