@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from trunkline_client import ReplyStream
 
 PATIENCE_S = patient(20)
-WORDS = " ".join(f"word{number}" for number in range(80))
+WORDS = " ".join(f"word{number}" for number in range(60))
 DELIVERY_LEASE_S = 2
 #: When this word is written, the first ones are in the log.
 PARTLY_ON_DISK = "word40"
@@ -99,7 +99,7 @@ def example(request: pytest.FixtureRequest, fleet: Fleet, ours: Certificates, ap
         "TRUNKLINE_AGENT": agent,
         "TRUNKLINE_CA": str(ours.ca),
         "TRUNKLINE_API_KEY": api_key,
-        "WORD_MS": "30",
+        "WORD_MS": "25",
     }
     return ExampleWorker(agent, command, env)
 
