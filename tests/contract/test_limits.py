@@ -401,3 +401,19 @@ def test_a_refusal_names_the_path_to_the_field() -> None:
     frame = frame_pb2.MessageFrame(id="1", parts=[PART, {"mention": {"user": "a b"}}])
     assert refusal(frame).startswith("parts[1].mention.user: ")
     assert refusal(frame_pb2.MessageFrame(id="1", parts=[PART, {}])) == "parts[1]: must have a content"
+
+
+def test_the_refusal_of_an_enum_value_names_the_valid_ones_in_both_forms() -> None:
+    request = TYPES["EndMessageRequest"](**VALID["EndMessageRequest"] | {"state": 5})
+    assert refusal(request) == (
+        "state: must be one of complete (MESSAGE_STATE_COMPLETE), cancelled (MESSAGE_STATE_CANCELLED), "
+        "failed (MESSAGE_STATE_FAILED)"
+    )
+    conversation = {"id": "ann"}
+    request = TYPES["BroadcastRequest"](
+        address={"tenant": "t", "agent": "a", "platform": "p", "conversation": conversation}
+    )
+    assert refusal(request) == (
+        "address.conversation.kind: must be one of person (CONVERSATION_KIND_PERSON), "
+        "group (CONVERSATION_KIND_GROUP)"
+    )

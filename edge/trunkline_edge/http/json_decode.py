@@ -18,8 +18,7 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message_factory import GetMessageClass
-
-from trunkline_edge.dialects.native.json_schema import enum_names
+from trunkline_runtime.enum_names import enum_choices, enum_names
 
 STRUCT = "google.protobuf.Struct"
 MAX_INT32, MAX_INT64 = 2**31 - 1, 2**63 - 1
@@ -178,7 +177,7 @@ def _enum_decoder(enum: EnumDescriptor) -> Decode:
     short = enum_names(enum)
     numbers = {name: value.number for name, value in enum.values_by_name.items()}
     numbers |= {name: number for number, name in short.items()}
-    choices = ", ".join(f"{name} ({enum.values_by_number[number].name})" for number, name in short.items())
+    choices = enum_choices(enum)
     decode_number = _whole_decoder(-MAX_INT32 - 1, MAX_INT32)
 
     def decode(value: Any) -> int:

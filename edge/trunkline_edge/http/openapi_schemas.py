@@ -7,8 +7,8 @@ from typing import Any
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from trunkline.v1.comments import COMMENTS
+from trunkline_runtime.enum_names import enum_names
 
-from trunkline_edge.dialects.native.json_schema import enum_names
 from trunkline_edge.http.bindings import FieldPath
 from trunkline_edge.http.json_decode import is_map, map_value
 from trunkline_edge.http.openapi_limits import Schema, keywords, limits_of, must_be_set

@@ -230,6 +230,15 @@ def test_enum_values_of_a_list_may_have_each_form() -> None:
     assert problem.startswith("scopes[1]: must be one of broadcast (SCOPE_BROADCAST), history (")
 
 
+def test_enum_values_of_messages_in_a_map_may_have_each_form() -> None:
+    agents = b'{"a": {"withoutWorker": "keep"}, "b": {"without_worker": "WITHOUT_WORKER_SKIP"}}'
+    request: Any = read(
+        "PATCH", "/v1/tenants/t", b'{"settings": {"openTo": "loopback", "agents": %b}}' % agents
+    )
+    assert request.settings.open_to == 2
+    assert {name: each.without_worker for name, each in request.settings.agents.items()} == {"a": 2, "b": 3}
+
+
 def test_enum_values_of_a_map_may_have_each_form() -> None:
     file = FileDescriptorProto(name="mapped.proto", package="mapped", syntax="proto3")
     values = file.enum_type.add(name="Mode").value

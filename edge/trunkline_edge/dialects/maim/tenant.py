@@ -20,6 +20,7 @@ from trunkline.v1.message_pb2 import (
     Message,
     MessageState,
 )
+from trunkline_runtime.enum_names import enum_names
 
 from trunkline_edge.dialects.codec import Codec, DirectReply, FrameRefused, StreamingMode
 from trunkline_edge.dialects.dialect import Clock, ConnectPlan, ConnectRequest, Dialect
@@ -46,7 +47,6 @@ from trunkline_edge.dialects.maim.messages import (
     user_of,
     value_of,
 )
-from trunkline_edge.dialects.native.json_schema import enum_names
 from trunkline_edge.dialects.paths import Path
 
 _write = msgspec.json.Encoder().encode

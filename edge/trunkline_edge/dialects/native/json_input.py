@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal, Union
 
 import msgspec
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from trunkline_runtime.enum_names import enum_names
 from trunkline_runtime.free_form import count_in_object
 
-from trunkline_edge.dialects.native.json_schema import STRUCT, enum_names, is_map, is_union
+from trunkline_edge.dialects.native.json_schema import STRUCT, is_map, is_union
 
 _UINT64_MAX = 2**64 - 1
 

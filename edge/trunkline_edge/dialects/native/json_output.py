@@ -12,13 +12,13 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, OneofDescrip
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 from trunkline.v1.address_pb2 import Address
+from trunkline_runtime.enum_names import enum_names
 
 from trunkline_edge.dialects.native.json_schema import (
     ADDRESS,
     ALWAYS_WRITTEN,
     STRUCT,
     TIMESTAMP,
-    enum_names,
     is_map,
     is_union,
 )

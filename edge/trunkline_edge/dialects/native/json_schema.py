@@ -12,9 +12,7 @@
 
 from __future__ import annotations
 
-from functools import cache
-
-from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 from trunkline.v1.address_pb2 import Address
@@ -38,10 +36,3 @@ def is_union(message: Descriptor) -> bool:
 def is_map(field: FieldDescriptor) -> bool:
     """Whether the field is a `map<…>`."""
     return field.message_type is not None and field.message_type.GetOptions().map_entry
-
-
-@cache
-def enum_names(enum: EnumDescriptor) -> dict[int, str]:
-    """The JSON names of an enum's values by number, without the unspecified one."""
-    prefix = enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
-    return {value.number: value.name.removeprefix(prefix).lower() for value in enum.values if value.number}

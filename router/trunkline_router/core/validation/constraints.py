@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Mapping, Sized
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from google.protobuf.descriptor import EnumDescriptor
+from trunkline_runtime.enum_names import enum_choices, enum_names
 from trunkline_runtime.free_form import (
     MAX_DEPTH,
     MAX_MESSAGE_VALUES,
@@ -163,17 +165,25 @@ def number(low: int, high: int) -> Constraint:
     return Constraint(f"{low} to {high}" if low else f"at most {high}", problem)
 
 
-def named(values: Collection[int]) -> Constraint:
-    """One of an enum's `values`, which leave out the unspecified one."""
-
-    def problem(value: int) -> str | None:
-        return None if value in values else "must be set to a named value"
-
-    return Constraint("required; a named value", problem, required=True)
+def named(enum: EnumDescriptor) -> Constraint:
+    """A value of an enum other than the unspecified one."""
+    constraint = _among(enum, enum_names(enum), "required; a named value")
+    return constraint._replace(required=True)
 
 
-#: An enum's value up to 3 that may be left out.
-NAMED_OR_UNSET = named({0, 1, 2, 3})._replace(sentence="a named value, or not set", required=False)
+def named_or_unset(enum: EnumDescriptor) -> Constraint:
+    """A value of an enum, the unspecified one included."""
+    return _among(enum, {0, *enum_names(enum)}, "a named value, or not set")
+
+
+def named_from(enum: EnumDescriptor, low: int, high: int) -> Constraint:
+    """A value of an enum with a number from `low` to `high`."""
+    return _among(enum, range(low, high + 1), f"{low} to {high}")
+
+
+def _among(enum: EnumDescriptor, numbers: Collection[int], sentence: str) -> Constraint:
+    text = f"must be one of {enum_choices(enum, {*numbers} - {0})}"
+    return Constraint(sentence, lambda value: None if value in numbers else text)
 
 
 def size(limit: int) -> Constraint:

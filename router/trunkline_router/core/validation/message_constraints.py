@@ -6,7 +6,9 @@ compares each sentence with the comment in the proto.
 
 from __future__ import annotations
 
+from trunkline.v1.address_pb2 import ConversationKind
 from trunkline.v1.frame_pb2 import SIGNAL_END_STOPPED
+from trunkline.v1.message_pb2 import MessageState, Role, WithoutWorker
 from trunkline_runtime.free_form import MAX_SIGNAL_BYTES
 from trunkline_runtime.token_bucket import LARGEST_MESSAGE_BYTES
 
@@ -14,7 +16,6 @@ from trunkline_router.core.validation.constraints import (
     ATTRIBUTES,
     FREE_FORM,
     ID,
-    NAMED_OR_UNSET,
     OPTIONAL_ID,
     OPTIONAL_TOKEN,
     REQUIRED,
@@ -24,6 +25,8 @@ from trunkline_router.core.validation.constraints import (
     each,
     items,
     named,
+    named_from,
+    named_or_unset,
     number,
     one_of,
     size,
@@ -44,10 +47,10 @@ _PARTS = with_values(items(1, 64))
 #: One with an error may have no parts; see settlement.
 _REPLY_PARTS = with_values(items(0, 64))
 _END = size(16384)
-_END_STATE = number(2, 4)
+_END_STATE = named_from(MessageState.DESCRIPTOR, 2, 4)
 
 CONSTRAINTS: dict[str, Constraint] = {
-    "Conversation.kind": named({1, 2}),
+    "Conversation.kind": named(ConversationKind.DESCRIPTOR),
     "Conversation.id": ID,
     "Address.tenant": ID,
     "Address.agent": OPTIONAL_ID,
@@ -55,7 +58,7 @@ CONSTRAINTS: dict[str, Constraint] = {
     "Address.user": ID,
     "Address.connection": ID,
     "Position.epoch": at_most(64, "characters"),
-    "Author.role": NAMED_OR_UNSET,
+    "Author.role": named_or_unset(Role.DESCRIPTOR),
     "Author.user": OPTIONAL_ID,
     "Author.name": _NAME,
     "TextPart.text": _TEXT,
@@ -84,7 +87,7 @@ CONSTRAINTS: dict[str, Constraint] = {
     "MessageFrame.parts": _PARTS,
     "MessageFrame.reply_to": _SHORT,
     "MessageFrame.attributes": ATTRIBUTES,
-    "MessageFrame.without_worker": NAMED_OR_UNSET,
+    "MessageFrame.without_worker": named_or_unset(WithoutWorker.DESCRIPTOR),
     "PingFrame.id": _SHORT,
     "SubscribeFrame.id": TOKEN,
     "SubscribeFrame.conversation": REQUIRED,
@@ -143,7 +146,7 @@ CONSTRAINTS: dict[str, Constraint] = {
     "BroadcastRequest.reply_to": _SHORT,
     "BroadcastRequest.attributes": ATTRIBUTES,
     "BroadcastRequest.idempotency_key": OPTIONAL_TOKEN,
-    "BroadcastRequest.without_worker": NAMED_OR_UNSET,
+    "BroadcastRequest.without_worker": named_or_unset(WithoutWorker.DESCRIPTOR),
     "OpenMessageRequest": size(MAX_OPEN_BYTES),
     "OpenMessageRequest.address": REQUIRED,
     "OpenMessageRequest.key": TOKEN,

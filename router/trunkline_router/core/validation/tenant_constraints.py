@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from trunkline.v1.message_pb2 import WithoutWorker
+from trunkline.v1.tenant_pb2 import AgentMedia, Openness
 from trunkline_runtime.reserved_names import RESERVED_FIELDS
 
 from trunkline_router.core.validation.constraints import (
     DIGEST,
     ID,
-    NAMED_OR_UNSET,
     OPTIONAL_ID,
     REQUIRED,
     TOKEN,
@@ -17,6 +18,7 @@ from trunkline_router.core.validation.constraints import (
     characters,
     each,
     keyed,
+    named_or_unset,
     number,
     one_of,
 )
@@ -40,7 +42,7 @@ TENANT_CONSTRAINTS: dict[str, Constraint] = {
     "TokenHolder.agents": at_most(1024, "items"),
     "TokenHolder.platforms": at_most(1024, "items"),
     "TokenHolder.persons": at_most(1024, "items"),
-    "TenantSettings.open_to": NAMED_OR_UNSET,
+    "TenantSettings.open_to": named_or_unset(Openness.DESCRIPTOR),
     "TenantSettings.origins": each(WORD, 0, 64),
     "TenantSettings.default_agent": OPTIONAL_ID,
     **{f"TenantSettings.{field}": each(ID, 0, 1024) for field in RESERVED_FIELDS.values()},
@@ -48,10 +50,10 @@ TENANT_CONSTRAINTS: dict[str, Constraint] = {
     "AgentSettings.max_attempts": number(0, 1000),
     "AgentSettings.max_retry_s": number(0, 604_800),
     "AgentSettings.concurrency": number(0, 1000),
-    "AgentSettings.without_worker": NAMED_OR_UNSET,
+    "AgentSettings.without_worker": named_or_unset(WithoutWorker.DESCRIPTOR),
     "AgentSettings.expire_after_s": number(0, 31_536_000),
     "AgentSettings.max_waiting": number(0, 10_000_000),
-    "AgentSettings.accepts": NAMED_OR_UNSET,
+    "AgentSettings.accepts": named_or_unset(AgentMedia.DESCRIPTOR),
     "ClientAuth.keys": at_most(16, "items"),
     "ClientAuth.jwks_url": at_most(2048, "characters"),
     "ClientAuth.audiences": each(WORD, 0, 16),
