@@ -120,6 +120,18 @@ async def test_the_lease_is_renewed_while_nothing_is_written() -> None:
         await out.write("x")
 
 
+async def test_a_cancel_interrupts_a_block_that_waits_at_the_next_renewal() -> None:
+    time = FakeTime()
+    async with backend(time) as (router, ours):
+        writing = asyncio.create_task(_write(ours, "", asyncio.Event().wait))
+        await time.wait_for_sleep(5)
+        router.answers["ExtendMessage"] = lambda _: catalogue.MESSAGE_ENDED
+        router.answers["EndMessage"] = lambda _: EndMessageResponse(state=MESSAGE_STATE_CANCELLED)
+        time.advance(5)
+        with pytest.raises(ReplyCancelled):
+            await writing
+
+
 async def test_calls_that_fail_for_now_are_repeated() -> None:
     time = FakeTime()
     time.jitter = 1.0

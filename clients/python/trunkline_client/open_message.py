@@ -16,7 +16,8 @@ class OpenMessage(MessageWriter):
     ended, and Refused, Unreachable or OutcomeUnknown like any call of `Backend`. After OutcomeUnknown, open
     again with the same key.
 
-    Text that is written while one call runs goes with the next, and calls without text renew the lease. If
-    the router cannot be reached, calls are repeated for as long as the block lasts; bound the block with
+    Text that is written while one call runs goes with the next, and calls without text renew the lease, three
+    times in it (15 s). The answer to a call reports a cancel: a block that waits is interrupted within 5 s.
+    If the router cannot be reached, calls are repeated for as long as the block lasts; bound the block with
     `asyncio.timeout` if that matters.
     """
