@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from trunkline.v1.agent_service_pb2 import Reject, RetryLater
-from trunkline.v1.message_pb2 import MESSAGE_STATE_FAILED
+from trunkline.v1.agent_service_pb2 import Reject, ReplyDeltas, RetryLater
+from trunkline.v1.message_pb2 import MESSAGE_STATE_FAILED, Delta
 
 from tests.e2e.fleet import Fleet, fleet_of, metric
 from tests.e2e.polling import wait_until
@@ -59,6 +59,31 @@ async def begin(worker: StreamingWorker, text: str, *texts: str) -> tuple[Delive
     number, _ = await worker.open(f"key-{delivery.delivery_id}", delivery_id=delivery.delivery_id)
     await worker.add(number, 0, *texts)
     return delivery, number
+
+
+async def test_parts_that_come_together_stay_in_order(chat: UiChat, worker: StreamingWorker) -> None:
+    """Deltas of several kinds within one window are encoded one after the other."""
+    async with chat.send("mixed", "m1") as stream:
+        delivery, number = await begin(worker, "mixed", "one ")
+        await stream.until("text-delta")
+        kinds: list[dict[str, str]] = [{"text": "two"}, {"reasoning": "hm"}, {"text": "three"}]
+        deltas = [Delta(index=index, **content) for index, content in enumerate(kinds, 1)]
+        await worker.send(deltas=[ReplyDeltas(reply=number, deltas=deltas)])
+        await worker.end(number, 4)
+        await worker.settle(delivery.delivery_id)
+        chunks = await stream.rest()
+    shown = [(chunk["type"], chunk.get("delta")) for chunk in chunks[1:-2]]
+    assert shown == [
+        ("text-start", None),
+        ("text-delta", "one two"),
+        ("text-end", None),
+        ("reasoning-start", None),
+        ("reasoning-delta", "hm"),
+        ("reasoning-end", None),
+        ("text-start", None),
+        ("text-delta", "three"),
+        ("text-end", None),
+    ]
 
 
 def deliveries(worker: StreamingWorker, chat: UiChat) -> list[Delivery]:

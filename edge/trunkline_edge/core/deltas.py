@@ -102,7 +102,7 @@ class EncodedDeltas:
     `short` is for subscribers whose last delta ends at `begin`, `long` for all others.
     """
 
-    __slots__ = ("_codec", "_first", "_long", "_rest", "_short", "begin", "deltas", "end", "frames")
+    __slots__ = ("_codec", "_frames", "_long", "_rest", "_short", "begin", "deltas", "end", "frames")
 
     def __init__(self, codec: Codec, ranges: Sequence[DeltaRange]) -> None:
         frames = join_ranges(ranges)
@@ -113,19 +113,31 @@ class EncodedDeltas:
         self.frames = len(frames)
         self.deltas = sum([one.next_index - one.index for one in frames])
         self._codec = codec
-        self._first = first
-        self._rest = _encode_rest(codec, frames) if len(frames) > 1 else b""
-        self._short = self._long = b""
+        self._frames = frames
+        #: All but the first. Encoded after the first: an exchange has state.
+        self._rest: bytes | None = None
+        self._short: bytes | None = None
+        self._long: bytes | None = None
 
     def short(self) -> bytes:
         """Return the frames; the first omits message and index, which the client knows."""
-        self._short = self._short or _encode_range(self._codec, self._first, continues=True) + self._rest
+        if self._short is None:
+            self._short = self._encode(continues=True)
         return self._short
 
     def long(self) -> bytes:
         """Return the frames; the first names message and index."""
-        self._long = self._long or _encode_range(self._codec, self._first, continues=False) + self._rest
+        if self._long is None:
+            self._long = self._encode(continues=False)
         return self._long
+
+    def _encode(self, continues: bool) -> bytes:
+        first = _encode_range(self._codec, self._frames[0], continues)
+        if len(self._frames) == 1:
+            return first
+        if self._rest is None:
+            self._rest = _encode_rest(self._codec, self._frames)
+        return first + self._rest
 
 
 class EncodedSnapshots:
