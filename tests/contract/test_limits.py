@@ -409,7 +409,7 @@ def test_the_refusal_of_an_enum_value_names_the_valid_ones_in_both_forms() -> No
         "state: must be one of complete (MESSAGE_STATE_COMPLETE), cancelled (MESSAGE_STATE_CANCELLED), "
         "failed (MESSAGE_STATE_FAILED)"
     )
-    conversation = {"id": "ann"}
+    conversation = {"kind": 3, "id": "ann"}
     request = TYPES["BroadcastRequest"](
         address={"tenant": "t", "agent": "a", "platform": "p", "conversation": conversation}
     )
