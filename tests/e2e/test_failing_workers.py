@@ -19,6 +19,7 @@ from trunkline_client import Client, Message, ReplyStatus, ReplyStatusFrame
 
 from tests.e2e.fleet import Fleet, fleet_of
 from tests.e2e.operator_client import OperatorClient
+from tests.e2e.polling import wait_until
 from tests.support.patience import patient
 from tests.support.processes import worker_process
 
@@ -84,6 +85,12 @@ def statuses(events: list[Any]) -> list[tuple[int, int]]:
     return [(each.status, each.attempts) for each in events if isinstance(each, ReplyStatusFrame)]
 
 
+def retrying(fleet: Fleet, agent: str) -> int:
+    """Return the number of deliveries of an agent that are tried again."""
+    with OperatorClient(fleet.router.address, fleet.operator_key) as operator:
+        return sum(stats.retrying for stats in operator.stats().agents if stats.agent == agent)
+
+
 def has_ended(event: Any) -> bool:
     return isinstance(event, ReplyStatusFrame) and event.status == ENDED
 
@@ -114,7 +121,7 @@ async def test_the_last_failure_is_a_reply_that_late_readers_find_in_the_log(
     async with ann.ask("poison") as reply:
         await until(bob, lambda event: isinstance(event, ReplyStatusFrame))
         # The first delay is at most a second, so it may be over.
-        assert reply.is_late or reply.state == MESSAGE_STATE_FAILED
+        await wait_until(lambda: reply.is_late or reply.state == MESSAGE_STATE_FAILED, "the reply is late")
         message = await reply.wait_until_ended()
     assert (message.state, message.error.code, message.error.message) == (
         MESSAGE_STATE_FAILED,
@@ -167,8 +174,10 @@ async def test_the_message_of_a_killed_worker_is_reported_and_answered_once(
         events = await until(ann, lambda event: isinstance(event, ReplyStatusFrame))
         assert statuses(events) == [(RETRYING, 1)]
         assert not events[-1].HasField("next_attempt_at"), "it is repeated at once"
+        assert retrying(fleet, "mortal") == 1
     with worker_process(fleet.router.address, SCRIPT, AGENTS="mortal", HOLDS="no"):
         assert statuses(await until(ann, has_ended)) == [(ENDED, 1)]
+        assert retrying(fleet, "mortal") == 0
         page = await ann.read_history()
     assert [message.parts[0].text.text for message in page.messages] == [
         "holds question",

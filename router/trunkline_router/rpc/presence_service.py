@@ -120,6 +120,7 @@ class PresenceServicer(PresenceServiceServicer):
             if queue := queues.get(agent):
                 stats.workers = len(queue.workers)
                 stats.held = len(queue.held)
+                stats.retrying = len(queue.failed)
             if backlog := backlogs.get(agent):
                 # Deliveries that are held are unsettled too.
                 stats.waiting = max(0, backlog.waiting - stats.held)
