@@ -12,7 +12,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from tests.e2e.langbot_client import ChatClient, EdgeFleet, edges_of, pipeline_worker, streaming_handler
-from tests.e2e.operator_client import OperatorClient
+from tests.e2e.operator_client import OperatorClient, wait_until_known
 from tests.support.patience import patient
 
 if TYPE_CHECKING:
@@ -216,6 +216,16 @@ async def test_feedback_is_logged_for_backends(edge: Process) -> None:
     assert (logged["bot_uuid"], logged["message_id"], logged["feedback_type"]) == (BOT, "7", 2)
 
 
+async def test_erasing_a_visitor_erases_their_chat(edges: EdgeFleet) -> None:
+    async with Visitor(edges.plain) as visitor, Visitor(edges.plain) as other:
+        for each in (visitor, other):
+            await each.say("mine")
+            await each.wait_for_record("mine")
+        with OperatorClient(edges.router.address, edges.fleet.operator_key) as operator:
+            operator.erase_user("acme", visitor.session)
+        assert (await visitor.messages(), await other.messages()) == ([], ["mine"])
+
+
 async def test_turnstile_and_the_files_of_the_widget_are_served(edge: Process) -> None:
     visitor = Visitor(edge)
     status, body = await visitor.call("POST", "turnstile/verify", json={"token": "t"})
@@ -230,6 +240,7 @@ async def test_turnstile_and_the_files_of_the_widget_are_served(edge: Process) -
 async def test_a_bot_that_is_no_longer_declared_loses_its_visitors(edges: EdgeFleet) -> None:
     with OperatorClient(edges.router.address, edges.fleet.operator_key) as operator:
         operator.create("brief", web_page_bots=["briefbot"])
+        wait_until_known("brief", edges.plain)
         async with Visitor(edges.plain, "briefbot") as visitor:
             operator.revoke("brief", all=True)
             await visitor.closed()

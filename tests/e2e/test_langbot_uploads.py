@@ -268,7 +268,7 @@ def test_an_upload_without_a_tenant_is_refused(tmp_path: Path) -> None:
     )
     with edges_of(tmp_path, f"{tenants}workspaces = ['{WORKSPACE}']\n") as edges:
         answer = Files(edges.plain, {"Authorization": f"Bearer {token()}"}).upload()
-        assert (answer.status_code, answer.json()["code"]) == (400, -1)
+        assert (answer.status_code, answer.json()["code"]) == (403, -1)
         assert "workspace" in answer.json()["msg"]
         # The workspace names one, and another edge serves what this one stored.
         name = Files(edges.plain, headers(token())).stored()

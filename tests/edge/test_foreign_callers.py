@@ -12,6 +12,7 @@ import pytest
 from starlette.routing import Route
 from trunkline.v1.access_pb2 import SCOPE_ADMIN
 from trunkline_edge.http.bindings import bindings
+from trunkline_edge.http.dialect_routes import PrefixRoute
 from trunkline_edge.http.router_client import RouterClient
 from trunkline_edge.http.server import make_app
 from trunkline_edge.http.transcoding import Transcoder
@@ -31,7 +32,7 @@ from tests.support.patience import under_load
 #: Routes that tell nothing about a tenant and do nothing for one.
 OPEN_TO_ALL = {"/healthz", "/readyz", "/metrics", "/openapi.json"}
 VALUES = {"tenant": "t", "agent": "a", "platform": "web", "pipeline": "p", "message_id": "m@t"}
-VALUES |= {"session_type": "person"}
+VALUES |= {"session_type": "person", "bot": "p"}
 
 PAGE = "https://evil.example"
 FOREIGN: dict[str, dict[str, str]] = {
@@ -49,6 +50,12 @@ PAGES = {"page of another site", "sandboxed page", "image on another site"}
 WORTHLESS = {"authorization": "Bearer abc", "x-api-key": "abc"}
 
 
+#: Session of a visitor.
+SESSION = "session_id=3c2081f7-64d3-4b13-9daf-e2df9d593861"
+#: Files that are the same for everybody.
+PUBLIC_FILES = {"/api/v1/embed/logo", f"/api/v1/embed/p/widget.js?{SESSION}"}
+
+
 class Asked(NamedTuple):
     """A request that a caller on this machine may make; `needs_key` if only with a key."""
 
@@ -57,6 +64,7 @@ class Asked(NamedTuple):
     needs_key: bool = False
     #: It opens a connection, so that the router must answer.
     connects: bool = False
+    kind: str = "application/json"
 
 
 def filled(template: str) -> str:
@@ -76,7 +84,8 @@ def http_requests(edge: Edge) -> Iterator[Asked]:
         yield Asked(binding.http_method, filled(template), binding.scope >= SCOPE_ADMIN)
     for dialect in edge.runtime.registry.dialects:
         for route in dialect.routes:
-            yield Asked(route.method, filled(route.path.text))
+            query = f"?{SESSION}" if "/embed/{bot}/" in route.path.text else ""
+            yield Asked(route.method, filled(route.path.text) + query, kind=route.body_type)
         for path in dialect.event_stream_paths:
             yield Asked("GET", f"{path.text}?{QUERY}", connects=True)
         for path in dialect.engine_io_paths:
@@ -85,10 +94,16 @@ def http_requests(edge: Edge) -> Iterator[Asked]:
             yield Asked(exchange.method, filled(exchange.path.text), connects=True)
 
 
+def refusals_of(asked: Asked) -> tuple[int, ...]:
+    """Statuses of a refusal: a bot is not there for callers that its tenant is not open to."""
+    return (401, 403, 404) if asked.path.startswith("/api/v1/embed/") else (401, 403)
+
+
 def socket_paths(edge: Edge) -> Iterator[str]:
     for dialect in edge.runtime.registry.dialects:
         for path in dialect.websocket_paths:
             query = {"/v1/connect": f"?{QUERY}", "/ws": "?api_key=t:a", "/ws/": "?api_key=t:a"}
+            query["/api/v1/embed/{bot}/ws/connect"] = f"?{SESSION}"
             yield filled(path.text) + query.get(path.text, "?")
         for path in dialect.engine_io_paths:
             yield f"{path.text}?EIO=4&transport=websocket&api_key=t:a"
@@ -115,7 +130,8 @@ async def test_there_are_no_other_routes(linked: tuple[Edge, ScriptedLink]) -> N
     paths |= {path.text for dialect in dialects for path in dialect.websocket_paths}
     router = RouterClient("127.0.0.1:1")
     for route in make_app(edge.runtime, router).routes:
-        if not isinstance(route, Transcoder):
+        # A prefix only has its own form of "not found".
+        if not isinstance(route, (Transcoder, PrefixRoute)):
             assert isinstance(route, Route)
             assert route.path in OPEN_TO_ALL | paths
     await router.close()
@@ -123,26 +139,26 @@ async def test_there_are_no_other_routes(linked: tuple[Edge, ScriptedLink]) -> N
 
 async def test_every_http_route_refuses_them(linked: tuple[Edge, ScriptedLink]) -> None:
     edge, link = linked
-    requests = list(http_requests(edge))
+    requests = [asked for asked in http_requests(edge) if asked.path not in PUBLIC_FILES]
     assert len(requests) > 40
     async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as http:
         for asked in requests:
             url = f"http://{edge.address}{asked.path}"
             body = b"{}" if asked.method in ("POST", "PATCH") else b""
-            kind = {"content-type": "application/json"} if body else {}
+            kind = {"content-type": asked.kind} if body else {}
             for name, headers in FOREIGN.items():
                 attempts = [headers | kind]
                 if asked.path.startswith("/api/") and name in PAGES:
                     attempts.append(headers | kind | WORTHLESS)
                 for sent in attempts:
                     answer = await http.request(asked.method, url, headers=sent, content=body)
-                    assert answer.status_code in (401, 403), (asked, name, answer.text)
+                    assert answer.status_code in refusals_of(asked), (asked, name, answer.text)
             if asked.needs_key:
                 answer = await http.request(asked.method, url, headers=kind, content=body)
                 assert answer.status_code == 401, asked
             if asked.method in ("POST", "PATCH", "PUT"):
                 for unasked in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
-                    for content in (body, b""):
+                    for content in (body, b"") if unasked != asked.kind else ():
                         form = {"content-type": unasked} | (
                             {"x-api-key": "tl_1_x"} if asked.needs_key else {}
                         )
@@ -162,7 +178,7 @@ async def test_every_http_route_serves_this_machine(linked: tuple[Edge, Scripted
             url = f"http://{edge.address}{asked.path}"
             for headers in ({}, local, {"host": "localhost"}):
                 body = b"{}" if asked.method in ("POST", "PATCH") else b""
-                kind = {"content-type": "application/json"} if body else {}
+                kind = {"content-type": asked.kind} if body else {}
                 answer = await http.request(asked.method, url, headers=headers | kind, content=body)
                 assert answer.status_code not in (401, 403, 405, 415), (asked, headers, answer.text)
 
@@ -203,7 +219,7 @@ async def test_a_token_of_another_system_is_ignored_by_dialects_and_refused_by_t
             if asked.needs_key:
                 continue
             body = b"{}" if asked.method in ("POST", "PATCH") else b""
-            kind = {"content-type": "application/json"} if body else {}
+            kind = {"content-type": asked.kind} if body else {}
             token = {"authorization": "Bearer abc"}
             url = f"http://{edge.address}{asked.path}"
             if asked.path.startswith("/api/"):

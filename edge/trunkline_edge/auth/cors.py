@@ -13,7 +13,7 @@ from trunkline_edge.auth.request_source import RequestSource
 #: Request headers that a page may set.
 REQUEST_HEADERS = (
     "accept, authorization, cache-control, content-type, last-event-id, traceparent, tracestate, x-api-key,"
-    " x-requested-with"
+    " x-requested-with, x-workspace-id"
 )
 
 #: Response headers that a page may read beside those that every page may.

@@ -144,6 +144,10 @@ def tenant_in_path(request: HttpRequest) -> str:
     return request.parameters.get("tenant", "")
 
 
+def accept_any(request: HttpRequest) -> None:
+    """The check of routes that refuse nothing before they have the body."""
+
+
 def nobody_is_a_visitor(request: HttpRequest) -> bool:
     """The rule of routes that admit callers by the tenant's rules only."""
     return False
@@ -165,6 +169,8 @@ class DialectRoute(NamedTuple):
     is_visitor: Callable[[HttpRequest], bool] = nobody_is_a_visitor
     #: Type of the bodies.
     body_type: str = JSON
+    #: Raises Refused to refuse a request before its body is read.
+    check_head: Callable[[HttpRequest], None] = accept_any
 
 
 class ExchangeRoute(NamedTuple):

@@ -91,10 +91,10 @@ class TenantPolicies:
         """The tenant that reserved a name for a dialect; empty for none."""
         return self._owners.get(ReservedName(dialect, name), "")
 
-    def open_owners(self, dialect: str, is_local: bool) -> set[str]:
-        """The tenants with names reserved for a dialect that are open to the caller."""
+    def owners_for(self, dialect: str) -> list[TenantPolicy]:
+        """The policies of the tenants with names reserved for a dialect."""
         owners = {owner for reserved, owner in self._owners.items() if reserved.dialect == dialect}
-        return {owner for owner in owners if self.is_open(owner, is_local)}
+        return [policy for owner in owners if (policy := self._policies.get(owner)) is not None]
 
     def tenant_of_token(self, token: str) -> str:
         """The tenant whose clients share this secret; empty for none."""

@@ -74,7 +74,7 @@ class DialectRoutes:
     def routes(self) -> list[BaseRoute]:
         """Routes for Starlette, one for each path, and one for each prefix of paths."""
         found: list[BaseRoute] = []
-        prefixes: list[_PrefixRoute] = []
+        prefixes: list[PrefixRoute] = []
         for dialect in self._dialects:
             by_path: dict[str, list[DialectRoute]] = {}
             for route in dialect.routes:
@@ -86,7 +86,7 @@ class DialectRoutes:
                 RawPathRoute(path, partial(upgrade_required, render)) for path in dialect.websocket_paths
             ]
             prefixes += [
-                _PrefixRoute(prefix, partial(_no_such_path, render)) for prefix in dialect.http_prefixes
+                PrefixRoute(prefix, partial(_no_such_path, render)) for prefix in dialect.http_prefixes
             ]
         return [*found, *sorted(prefixes, key=lambda route: -len(route.prefix))]
 
@@ -124,6 +124,7 @@ class DialectRoutes:
             self._caller_metadata.of_visitor(request, tenant, SCOPE_BROADCAST)
         elif route.method != "GET" and tenant:
             self._caller_metadata.admit(request, tenant, SCOPE_BROADCAST, is_dialect=True)
+        route.check_head(call.head)
         if route.method != "GET":
             check_body_type(request, route.body_type)
         client = None
@@ -263,7 +264,7 @@ class RawPathRoute(Route):
         return Match.FULL, {"endpoint": self.endpoint, "path_params": parameters}
 
 
-class _PrefixRoute(BaseRoute):
+class PrefixRoute(BaseRoute):
     """Matches every HTTP path below a prefix."""
 
     def __init__(self, prefix: str, endpoint: Callable[[Request], Response]) -> None:

@@ -84,7 +84,7 @@ class LangBotCodec(Codec):
             raise _malformed("message must be a list of components")
         frame = ClientFrame()
         frame.message.parts.extend(parts_of(chain))
-        references = references_in(frame.message.parts)
+        references = references_in(frame.message.parts) if _names_a_path(chain) else ()
         decoded = UsesUploads(frame, references) if references else frame
         streaming = StreamingMode.SNAPSHOTS if fields.get("stream", True) else StreamingMode.COMPLETE
         if streaming is self.streaming:
@@ -147,6 +147,10 @@ def json_fields(payload: bytes) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise _malformed("The message must be a JSON object")
     return fields
+
+
+def _names_a_path(chain: list[Any]) -> bool:
+    return any(isinstance(component, dict) and component.get("path") for component in chain)
 
 
 def _malformed(sentence: str) -> FrameRefused:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from trunkline.v1 import catalogue
 from trunkline.v1.media_service_pb2 import GetMediaRequest, UploadMediaRequest
 from trunkline_runtime.media_types import BINARY, IMAGE_TYPES, INLINE_TYPES, MEDIA_TYPES
 
@@ -47,7 +48,15 @@ def file_routes() -> Sequence[DialectRoute]:
     """The routes."""
 
     def upload(path: str, handle: Callable[[HttpRequest], RouteSteps]) -> DialectRoute:
-        return DialectRoute("POST", Path(path), handle, render_refusal, tenant_of_upload, body_type=FORM)
+        return DialectRoute(
+            "POST",
+            Path(path),
+            handle,
+            render_refusal,
+            tenant_of_upload,
+            body_type=FORM,
+            check_head=check_tenant,
+        )
 
     return (
         upload("/api/v1/files/images", _upload_image),
@@ -61,13 +70,27 @@ def file_routes() -> Sequence[DialectRoute]:
 def tenant_of_upload(request: HttpRequest) -> str:
     """The tenant of an upload, which names no pipeline; empty for none.
 
-    Without a token or workspace of a tenant it is the only one with pipelines that is open to the caller.
+    Without a token or workspace of a tenant it is the only one with pipelines that declares the origin of the
+    page, as a preflight has nothing else, or that is open to the caller.
     """
     tenant = tenant_of_request(request)
     if tenant:
         return tenant
-    candidates = request.tenants.open_owners(NAME, request.is_local)
-    return candidates.pop() if len(candidates) == 1 else ""
+    origin, owners = request.headers.get("origin", ""), request.tenants.owners_for(NAME)
+    of_page = [policy.tenant for policy in owners if origin and origin in policy.settings.origins]
+    is_local = request.is_local
+    candidates = of_page or [
+        policy.tenant for policy in owners if request.tenants.is_open(policy.tenant, is_local)
+    ]
+    return candidates[0] if len(candidates) == 1 else ""
+
+
+def check_tenant(request: HttpRequest) -> None:
+    """Raises Refused FORBIDDEN for an upload without a tenant."""
+    if not tenant_of_upload(request):
+        # Not UNAUTHORIZED, upon which LangBot's web client logs its user out.
+        problem = "the upload names no tenant; declare LangBot's workspace or audience"
+        raise catalogue.FORBIDDEN.refused(problem=problem)
 
 
 def _upload_image(request: HttpRequest) -> RouteSteps:
@@ -81,8 +104,6 @@ def _upload_document(request: HttpRequest) -> RouteSteps:
 def _upload(request: HttpRequest, field: str, *, images_only: bool) -> RouteSteps:
     """Store the file of a form. The reply has its name in `field`."""
     tenant = tenant_of_upload(request)
-    if not tenant:
-        return failed(400, "The upload names no tenant: declare LangBot's workspace or audience")
     try:
         extension, wanted = _checked(request, tenant, images_only=images_only)
     except _BadUpload as bad:
@@ -124,9 +145,8 @@ def _extension_of(name: str) -> str:
 def _download(request: HttpRequest) -> RouteSteps:
     """Return an upload."""
     tenant, file = request.parameters["tenant"], request.parameters["file"]
-    key = key_in(file)
-    if not key:
-        return failed(404, "File not found")
+    # A name without a key is looked up, too, so that callers without permission learn nothing.
+    key = key_in(file) or "none"
     found = yield RouterCall("MediaService.GetMedia", GetMediaRequest(tenant=tenant, key=key))
     disposition = "inline" if found.mime_type in INLINE_TYPES else "attachment"
     headers = _SAFE | {"content-disposition": f'{disposition}; filename="{file}"'}
