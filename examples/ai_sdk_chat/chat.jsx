@@ -1,4 +1,7 @@
 // A page with the Vercel AI SDK's useChat on a Trunkline agent: `api` is all that names Trunkline.
+// Start `make run`, then in this folder:
+//   npm install --no-save ai @ai-sdk/react react react-dom esbuild
+//   npx esbuild chat.jsx --bundle --jsx=automatic --servedir=. --outdir=.
 import { useChat } from "@ai-sdk/react";
 import { DefaultChatTransport } from "ai";
 import { StrictMode, useEffect, useState } from "react";

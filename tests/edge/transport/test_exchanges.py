@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
+from trunkline.v1 import catalogue
 from trunkline.v1.edge_service_pb2 import RouterEntry
 from trunkline.v1.message_pb2 import CHANGE_KIND_ENDED, MESSAGE_STATE_COMPLETE, MESSAGE_STATE_OPEN, ROLE_AGENT
 
@@ -243,6 +244,16 @@ async def test_a_lost_link_is_survived_for_a_while(linked: tuple[Edge, ScriptedL
     assert not (await client.rest()).endswith(LAST_CHUNK)
 
 
+class Spent:
+    """A rate limiter that lets nothing pass."""
+
+    def take(self, size: int, now: float) -> catalogue.Refused:
+        return catalogue.RATE_LIMITED.refused(whose="this connection", limit="nothing")
+
+    def charge(self, values: int, now: float) -> None:
+        """Count nothing."""
+
+
 async def test_a_request_over_the_rate_of_its_connection_is_refused_once(
     linked: tuple[Edge, ScriptedLink],
 ) -> None:
@@ -251,9 +262,7 @@ async def test_a_request_over_the_rate_of_its_connection_is_refused_once(
     client = await asking(edge, head(), BODY)
     connection = await link.accept()
     await link.next("frame")
-    limiter = edge.runtime.core.connections[connection].rate_limiter
-    assert limiter is not None
-    limiter.charge(1 << 20, asyncio.get_running_loop().time())
+    edge.runtime.core.connections[connection].rate_limiter = Spent()  # type: ignore[assignment]
     acked = sent(connection)
     acked.send.frame.ack.id, acked.send.frame.ack.message_id = "m1", "q"
     await link.send(acked)
