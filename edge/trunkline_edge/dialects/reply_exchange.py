@@ -21,8 +21,10 @@ from trunkline.v1.frame_pb2 import (
 from trunkline.v1.message_pb2 import (
     CHANGE_KIND_EDITED,
     MESSAGE_STATE_CANCELLED,
+    MESSAGE_STATE_COMPLETE,
     MESSAGE_STATE_OPEN,
     ROLE_AGENT,
+    Author,
     Change,
     Message,
     MessageState,
@@ -72,6 +74,8 @@ class ReplyExchange(Exchange):
         #: The conversation's last entry before this connection.
         self._start_seq = 0
         self._is_opened = False
+        #: The agent has settled the message without a reply, at its first attempt.
+        self._is_unanswered = False
 
     # Frames
 
@@ -95,6 +99,21 @@ class ReplyExchange(Exchange):
             case "history":
                 self.history_read(frame.history)
         return self.take_events()
+
+    def heartbeat(self) -> bytes:
+        """See Codec. Also ends the wait for a reply to a message that the agent has settled without one.
+
+        Not at once: an agent may settle a message first, and answer it in its own time.
+        """
+        if not self._is_unanswered or self.reply_id or self.is_decided:
+            return super().heartbeat()
+        author = Author(role=ROLE_AGENT)
+        empty = Message(id=self.message_id, reply_to=self.message_id, author=author)
+        empty.state = MESSAGE_STATE_COMPLETE
+        self._receive_message(empty)
+        events = self.take_events()
+        self.has_begun = self.has_begun or bool(events)
+        return events
 
     def _keep(self, early: list[ServerFrame], frame: ServerFrame) -> None:
         if len(early) < MAX_EARLY_FRAMES:
@@ -210,6 +229,8 @@ class ReplyExchange(Exchange):
         if status.status == REPLY_STATUS_RETRYING:
             if self.has_begun:
                 self._events.append(self.retrying(status))
+        elif not status.attempts:
+            self._is_unanswered = True
         elif self.streaming is StreamingMode.DELTAS:
             # Otherwise a reply may be open, of which nothing came.
             self._end(MESSAGE_STATE_CANCELLED, Error(), None)

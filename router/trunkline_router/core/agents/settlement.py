@@ -128,7 +128,8 @@ class Settlements:
     def settled(self, leased: LeasedDelivery, result: SettlementResult) -> None:
         """The settlement is committed."""
         self._complete(leased)
-        if leased.attempt > 1:
+        is_silent = not result.replies and not leased.is_answered and not leased.is_cancelled
+        if leased.attempt > 1 or is_silent:
             self._statuses.ended(
                 leased.delivery.topic, leased.message_id, leased.attempt - 1, leased.worker.blocked_by
             )

@@ -14,11 +14,13 @@ from trunkline.v1 import catalogue
 from trunkline.v1.address_pb2 import CONVERSATION_KIND_PERSON, Address, Conversation, Position
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.frame_pb2 import (
+    REPLY_STATUS_ENDED,
     AckFrame,
     ClientFrame,
     ConnectedFrame,
     DeltaFrame,
     HistoryPageFrame,
+    ReplyStatusFrame,
     ServerFrame,
 )
 from trunkline.v1.message_pb2 import (
@@ -182,6 +184,27 @@ def test_a_refusal_before_the_message_is_stored_is_a_status() -> None:
     assert exchange.encode(ServerFrame(error=error_frame(refused, "m"))) == b""
     assert exchange.refused is not None
     assert exchange.refused.entry is catalogue.RATE_LIMITED
+
+
+def test_a_message_that_is_settled_without_a_reply_gets_an_empty_one_at_the_next_heartbeat() -> None:
+    settled = ServerFrame(reply_status=ReplyStatusFrame(message_id="q", status=REPLY_STATUS_ENDED))
+    for stream in (True, False):
+        exchange = exchange_of(Edge().call(stream=stream))
+        for frame in (connected(), ack(), settled):
+            exchange.encode(frame)
+        assert not exchange.is_decided
+        data = exchange.heartbeat()
+        assert exchange.is_decided
+        if stream:
+            assert data.endswith(b"[DONE]\n\n")
+        else:
+            assert exchange.answer is not None
+            assert exchange.answer.body["choices"][0]["message"]["content"] == ""
+        late = exchange_of(Edge().call(stream=stream))
+        for frame in (connected(), settled, ack(), reply()):
+            late.encode(frame)
+        assert not late.heartbeat().endswith(b"[DONE]\n\n")
+        assert not late.is_decided
 
 
 # What is sent

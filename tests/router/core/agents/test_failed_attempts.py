@@ -311,3 +311,16 @@ def test_a_failing_conversation_does_not_delay_another() -> None:
     router.run()
     worker.read()
     assert list(worker.worker.held) == [2]
+
+
+def test_the_conversation_is_notified_of_a_message_that_is_settled_without_a_reply() -> None:
+    router, client, worker = asked()
+    worker.settle(1)
+    router.run()
+    assert statuses(client) == [(REPLY_STATUS_ENDED, 0)]
+    router.say(client, "again")
+    router.run()
+    worker.read()
+    worker.settle(2, "answer")
+    router.run()
+    assert statuses(client) == [(REPLY_STATUS_ENDED, 0)]
