@@ -1,5 +1,6 @@
 #!/bin/sh
 # Generate the package trunkline/v1 from the contract, with the plugins that go.mod pins.
+# Requires grpcio-tools and googleapis-common-protos: .venv of the repository, or pip install.
 set -eu
 cd "$(dirname "$0")"
 GOBIN="$PWD/bin" go install tool

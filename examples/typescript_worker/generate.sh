@@ -1,5 +1,6 @@
 #!/bin/sh
 # Generate gen/ from the contract and from the two packages of Google that it uses.
+# Requires grpcio-tools and googleapis-common-protos: .venv of the repository, or pip install.
 set -eu
 cd "$(dirname "$0")"
 site_packages=$(python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
