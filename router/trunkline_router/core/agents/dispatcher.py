@@ -10,7 +10,8 @@ from trunkline_runtime.contract_version import check_peer_version
 
 from trunkline_router.core.agents.agent_queue import AgentQueue
 from trunkline_router.core.agents.agent_queues import AgentQueues
-from trunkline_router.core.agents.settlement import AttemptCommit, Settlements
+from trunkline_router.core.agents.settlement import Settlements
+from trunkline_router.core.agents.settlement_commits import AttemptCommit
 from trunkline_router.core.agents.worker import AttachedWorker
 from trunkline_router.core.commits.commit_queue import AtomicWrite
 from trunkline_router.core.commits.delivery_policy import DeliveryPolicy

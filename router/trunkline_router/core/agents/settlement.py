@@ -15,16 +15,15 @@ from trunkline_runtime.refusals import to_error
 from trunkline_router.core.agents.agent_queues import AgentQueues
 from trunkline_router.core.agents.reply_statuses import ReplyStatuses
 from trunkline_router.core.agents.retry_policy import RetryPolicy, backoff_s
+from trunkline_router.core.agents.settlement_commits import AttemptCommit, GivenUpCommit, SettlementCommit
 from trunkline_router.core.agents.worker import AttachedWorker, LeasedDelivery
 from trunkline_router.core.commits.commit_queue import AtomicWrite
 from trunkline_router.core.commits.effects import Effects
-from trunkline_router.core.directory.connections import ConnectedClient, Link
 from trunkline_router.core.directory.directory import Directory
 from trunkline_router.core.validation.validator import check
 from trunkline_router.core.values.failures import error_for_readers
 from trunkline_router.core.values.log_records import Attempts, DeadLettered, PendingEntry, Transaction
 from trunkline_router.core.values.message_states import COMPLETE, FAILED
-from trunkline_router.core.values.stored_records import StoredDelivery
 from trunkline_router.core.values.topics import TopicKey, address_of
 
 #: Approximate size of a SettlementResult in a batch.
@@ -98,7 +97,8 @@ class Settlements:
             leased.is_settling = True
             reason = settlement.reject.reason or "the worker rejected it"
             # A streamed reply of this worker has failed, too, or answers the message.
-            self._give_up(leased, reason, RejectionCommit(self, leased), is_reported=leased.is_answered)
+            listener = GivenUpCommit(leased, self.rejected, self.not_settled)
+            self._give_up(leased, reason, listener, is_reported=leased.is_answered)
 
     def _acknowledge(self, leased: LeasedDelivery, settlement: Settlement) -> None:
         for index, reply in enumerate(settlement.replies):
@@ -106,7 +106,7 @@ class Settlements:
                 problem = "must be set unless error is"
                 raise catalogue.INVALID_ARGUMENT.refused(field=f"replies[{index}].parts", problem=problem)
         leased.is_settling = True
-        listener = SettlementCommit(self, leased)
+        listener = SettlementCommit(leased, self.settled, self.not_settled)
         topic = leased.delivery.topic
         replies = () if leased.is_cancelled else settlement.replies
         entries = [
@@ -141,11 +141,11 @@ class Settlements:
         self._open_replies.fail_replies(topic, leased.message_id)
         self._statuses.ended(topic, leased.message_id, leased.attempt, leased.worker.blocked_by)
 
-    def rejected(self, leased: LeasedDelivery, result: SettlementResult) -> None:
+    def rejected(self, leased: LeasedDelivery) -> None:
         """The rejection is committed: the delivery is a dead letter."""
         self._complete(leased)
         self.given_up(leased)
-        self._send(leased.worker, result)
+        self.send_result(leased.worker, leased.id)
 
     def not_settled(self, leased: LeasedDelivery, reason: Refused) -> None:
         """The settlement was not committed: the worker still holds the delivery."""
@@ -155,9 +155,9 @@ class Settlements:
             self.fail(leased, "the worker's stream broke", leased.lease_ends - self._queues.lease_s)
         self.send_result(leased.worker, leased.id, reason)
 
-    def requeue(self, delivery: StoredDelivery) -> None:
+    def not_given_up(self, leased: LeasedDelivery, reason: Refused) -> None:
         """The dead letter was not committed: the delivery is still in the log."""
-        self._queues.requeue(delivery)
+        self._queues.requeue(leased.delivery)
 
     # Failed deliveries
 
@@ -177,7 +177,7 @@ class Settlements:
         if self._retry_policy(leased.delivery.topic).is_used_up(leased.attempt, now - since):
             reason = f"after {leased.attempt} attempts; the last: {reason}"
             self._complete(leased)
-            self._give_up(leased, reason, DeadLetterCommit(self, leased))
+            self._give_up(leased, reason, GivenUpCommit(leased, self.given_up, self.not_given_up))
             return
         queue.retry(leased, now + after_s if after_s else None)
         self._queues.mark_ready(queue)
@@ -196,7 +196,7 @@ class Settlements:
         self,
         leased: LeasedDelivery,
         reason: str,
-        listener: RejectionCommit | DeadLetterCommit,
+        listener: GivenUpCommit,
         *,
         is_reported: bool = False,
     ) -> None:
@@ -229,102 +229,6 @@ class Settlements:
             worker.batch_for(RESULT_BYTES).results.append(result)
             self._effects.writable_peers.add(worker)
             self._queues.mark_all_of(worker)
-
-
-class SettlementCommit:
-    """Listener of an acknowledgement with its replies; gathers the result for the worker."""
-
-    __slots__ = ("_leased", "_result", "_settlements")
-
-    connection: ConnectedClient | None = None
-
-    def __init__(self, settlements: Settlements, leased: LeasedDelivery) -> None:
-        self._settlements = settlements
-        self._leased = leased
-        self._result = SettlementResult(delivery_id=leased.id)
-
-    @property
-    def blocked_by(self) -> set[Link]:
-        """Outboxes that its replies have filled; the worker gets no deliveries meanwhile."""
-        return self._leased.worker.blocked_by
-
-    def committed(self, pending: PendingEntry) -> None:
-        """A reply is committed."""
-        self._result.replies.add(message_id=pending.message.id, position=pending.message.position)
-
-    def refused(self, pending: PendingEntry, reason: Refused) -> None:
-        """A reply was rejected; `failed` reports the whole settlement."""
-
-    def done(self) -> None:
-        """The settlement is committed."""
-        self._settlements.settled(self._leased, self._result)
-
-    def failed(self, reason: Refused) -> None:
-        """Nothing of the settlement was committed."""
-        self._settlements.not_settled(self._leased, reason)
-
-
-class GivenUpCommit:
-    """Listener of a dead letter and of the reply that reports it to the conversation."""
-
-    __slots__ = ("_leased", "_settlements")
-
-    connection: ConnectedClient | None = None
-
-    def __init__(self, settlements: Settlements, leased: LeasedDelivery) -> None:
-        self._settlements = settlements
-        self._leased = leased
-
-    @property
-    def blocked_by(self) -> set[Link]:
-        """Outboxes that the reply has filled; the worker gets no deliveries meanwhile."""
-        return self._leased.worker.blocked_by
-
-    def committed(self, pending: PendingEntry) -> None:
-        """The reply is committed."""
-
-    def refused(self, pending: PendingEntry, reason: Refused) -> None:
-        """The reply was rejected; `failed` reports the whole."""
-
-
-class RejectionCommit(GivenUpCommit):
-    """Listener of a rejection, by which a delivery becomes a dead letter."""
-
-    __slots__ = ()
-
-    def done(self) -> None:
-        """The rejection is committed."""
-        self._settlements.rejected(self._leased, SettlementResult(delivery_id=self._leased.id))
-
-    def failed(self, reason: Refused) -> None:
-        """The rejection was not committed."""
-        self._settlements.not_settled(self._leased, reason)
-
-
-class DeadLetterCommit(GivenUpCommit):
-    """Listener of a dead letter made by the router after the last attempt."""
-
-    __slots__ = ()
-
-    def done(self) -> None:
-        """The dead letter is committed."""
-        self._settlements.given_up(self._leased)
-
-    def failed(self, reason: Refused) -> None:
-        """The dead letter was not committed."""
-        self._settlements.requeue(self._leased.delivery)
-
-
-class AttemptCommit:
-    """Listener of a failed attempt, whose commit nothing depends on."""
-
-    __slots__ = ()
-
-    def done(self) -> None:
-        """Ignore the commit."""
-
-    def failed(self, reason: Refused) -> None:
-        """Ignore the failure."""
 
 
 def message_of(reply: Reply, topic: TopicKey, reply_to: str) -> Message:
