@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -13,6 +15,9 @@ from trunkline.v1.tenant_pb2 import AGENT_MEDIA_ANY, AGENT_MEDIA_IMAGES, AGENT_M
 from trunkline_edge.dialects.openai.background_task import is_background_task
 from trunkline_edge.dialects.openai.chat_request import ChatRequest, read_request
 from trunkline_edge.dialects.openai.content import refuse_unaccepted
+
+from tests.edge.dialects.hostile_frames import MAX_CPU_S, VALUES, repeated
+from tests.support.patience import under_load
 
 HI = {"role": "user", "content": "hi"}
 PNG = b"\x89PNG..."
@@ -122,6 +127,25 @@ def test_malformed_bodies_are_refused(body: bytes) -> None:
 def test_a_body_of_too_many_values_is_refused_before_it_is_built() -> None:
     body = b'{"model":"echo","messages":[%b]}' % b",".join([b'{"role":"user","content":""}'] * 50_000)
     assert "values" in str(refusal(body))
+
+
+@pytest.mark.parametrize("name", [*VALUES, "messages", "long text", "long image"])
+def test_a_large_body_takes_little_time(name: str) -> None:
+    message = b'{"role":"user","content":"%b"}'
+    bodies = {
+        **{key: b'{"model":"echo","messages":[],"metadata":%b}' % value for key, value in VALUES.items()},
+        "messages": b'{"model":"echo","messages":[%b]}' % repeated(message % b""),
+        "long text": b'{"model":"echo","messages":[%b]}' % (message % (b"### Task:<chat" * 60_000)),
+        "long image": json.dumps({"model": "echo", "messages": [content(long_image())]}).encode(),
+    }
+    began = time.thread_time()
+    with suppress(Refused):
+        is_background_task(read_request(bodies[name]), "")
+    assert time.thread_time() - began < under_load(MAX_CPU_S)
+
+
+def long_image() -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "AAAA" * 225_000}}
 
 
 def test_a_lone_surrogate_is_no_reason_to_refuse() -> None:
