@@ -122,6 +122,8 @@ def test_refusals_have_the_texts_of_langbot(
 ) -> None:
     handling = asked(name, b'{"message":"hello"}')
     next(handling)
-    with pytest.raises(StopIteration) as stopped:
+    with pytest.raises(CallRefused) as refused:
         handling.throw(CallRefused(entry.code, entry.text, entry.http_status))
-    assert stopped.value.value == HttpReply(status, {"code": -1, "msg": text})
+    render = ROUTES[name].render_refusal
+    assert render is not None
+    assert render(refused.value) == HttpReply(status, {"code": -1, "msg": text})

@@ -51,6 +51,10 @@ def served(
                 call = handling.throw(CallRefused(entry.code, str(answer), entry.http_status))
             else:
                 call = handling.send(answer)
+    except CallRefused as refused:
+        # As the edge does for a handler that does not handle it.
+        assert route.render_refusal is not None
+        return route.render_refusal(refused), asked
     except StopIteration as stop:
         assert next(waiting, None) is None
         return stop.value, asked

@@ -305,3 +305,22 @@ async def test_the_body_of_a_get_takes_nothing_of_the_tenants_share(
         "/old/closed", method, content=b"{}", headers=JSON | credentials
     )
     assert counted == {share}
+
+
+async def test_a_dialects_form_of_a_refusal_keeps_its_headers(serve: Callable[..., Served]) -> None:
+    def handle(request: HttpRequest) -> RouteSteps:
+        yield stats("t")
+        raise AssertionError
+
+    served = serve(
+        handle, "POST", "/old/{room}", lambda refused: HttpReply(refused.http_status, {"oops": str(refused)})
+    )
+    served.calls.answers["GetStats"] = CallFailed(to_status(catalogue.ROUTER_UNAVAILABLE.refused()))
+    answer = await served.ask(json={})
+    assert (answer.status_code, answer.json()) == (503, {"oops": catalogue.ROUTER_UNAVAILABLE.text})
+    assert answer.headers["retry-after"]
+    # So do refusals before the handler.
+    answer = await served.ask(content=b"x", headers={"content-type": "text/plain"})
+    assert (answer.status_code, list(answer.json())) == (415, ["oops"])
+    answer = await served.ask(method="PUT")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "OPTIONS, POST")

@@ -83,7 +83,7 @@ def with_tenant(handle: _Handler) -> Callable[[HttpRequest], RouteSteps]:
             if refused.http_status == 401 and request.tenants.is_open(tenant, request.is_local):
                 # LangBot's web client logs its user out on 401. The tenant needs no token, but the call does.
                 return failed(403, str(refused))
-            return render_refusal(refused)
+            raise
 
     return handle_request
 

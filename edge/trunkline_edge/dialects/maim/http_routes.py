@@ -108,7 +108,7 @@ def broadcast(request: HttpRequest) -> RouteSteps:
     except CallRefused as refused:
         if refused.code == catalogue.NO_ACTIVE_CONNECTION.code:
             return HttpReply(200, {"success": False, "error": nobody})
-        return render_refusal(refused)
+        raise
     message_id = public_id(response.message_id, tenant)
     if not response.connections:
         return HttpReply(200, {"success": False, "error": nobody, "held": True, "message_id": message_id})
@@ -140,7 +140,7 @@ def connections(request: HttpRequest) -> RouteSteps:
         except CallRefused as refused:
             if refused.code == catalogue.UNKNOWN_TENANT.code:
                 return HttpReply(200, {"connections": []})
-            return render_refusal(refused)
+            raise
         listed += [_connection(connection) for connection in page.connections]
         query.page_token = page.next_page_token
         if not page.next_page_token:
@@ -177,7 +177,9 @@ def result(request: HttpRequest) -> RouteSteps:
             return _no_result()
         report = (yield from _report(message, public)) or {}
     except CallRefused as refused:
-        return _no_result() if refused.code in _NOT_FOUND else render_refusal(refused)
+        if refused.code in _NOT_FOUND:
+            return _no_result()
+        raise
     return HttpReply(
         200,
         {
