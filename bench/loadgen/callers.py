@@ -128,7 +128,7 @@ class Callers:
         wrong = Counter(not_ended=0, wrong_texts=0, refused=0)
         latency, deltas, chunks, last_ns = Latencies(), 0, 0, 0
         for one in self._calls.values():
-            events = _events(bytes(one.received))
+            events = events_in(bytes(one.received))
             text = "".join([event for _, event in events])
             wrong["refused"] += not one.received.startswith(b"HTTP/1.1 200")
             wrong["not_ended"] += b"data: [DONE]\n\n" not in one.received or not one.received.endswith(
@@ -164,7 +164,7 @@ def _await(sock: socket.socket, wanted: bytes) -> None:
         received += data
 
 
-def _events(response: bytes) -> list[tuple[int, str]]:
+def events_in(response: bytes) -> list[tuple[int, str]]:
     """Return the end of each chunk of the body in the response, and the content of its event."""
     at = response.find(b"\r\n\r\n") + 4
     found = []

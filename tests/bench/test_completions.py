@@ -3,7 +3,7 @@
 import pytest
 
 from bench.goals import rows
-from bench.loadgen.callers import _events, call
+from bench.loadgen.callers import call, events_in
 
 
 def chunked(*payloads: bytes) -> bytes:
@@ -18,7 +18,7 @@ def test_the_text_of_each_chunk_is_found_with_its_end() -> None:
     response = chunked(
         b": accepted\n\n", said % b"a" + said % b"b", b'data: {"choices":[]}\n\n', b"data: [DONE]\n\n"
     )
-    events = _events(response)
+    events = events_in(response)
     assert [text for _, text in events] == ["", "ab", "", "", ""]
     assert events[1][0] == response.index(b'"b"') + len(b'"b"}}]}\n\n\r\n')
     assert [end for end, _ in events] == sorted(end for end, _ in events)

@@ -78,3 +78,23 @@ def test_released_names_and_secrets_may_pass_to_another_tenant() -> None:
         tenants.tenant_of_token(SECRET),
         tenants.are_known_by("langbot.workspace"),
     ) == ("", "", False)
+
+
+def test_agents_outlive_a_router_until_their_workers_attach_again() -> None:
+    known = policy("acme")
+    known.agents.extend(["declared", "attached"])
+    tenants = TenantPolicies([known])
+    again = policy("acme")
+    again.agents.append("declared")
+    tenants.begin_sync()
+    tenants.put(again)
+    tenants.end_sync()
+    found = tenants.policy("acme")
+    assert found is not None
+    assert set(found.agents) == {"declared", "attached"}
+    changed = policy("acme")
+    changed.agents.append("other")
+    tenants.put(changed)
+    found = tenants.policy("acme")
+    assert found is not None
+    assert list(found.agents) == ["other"]
