@@ -11,6 +11,7 @@ import pytest
 from trunkline.v1.message_pb2 import MESSAGE_STATE_CANCELLED
 
 from tests.e2e.fleet import Fleet, fleet_of
+from tests.e2e.polling import wait_until
 from tests.e2e.streaming_worker import StreamingWorker
 from tests.support.node import node_command
 from tests.support.patience import patient
@@ -79,8 +80,10 @@ async def test_message_is_answered_and_answered_again(edge: Process, worker: Str
         await reply(worker, "what is it", "a ", "reply")
         sent = await chat.after("send")
         assert (sent["status"], sent["error"], texts(sent)) == ("ready", None, ["what is it", "a reply"])
-        worker.deliveries.clear()
-        await reply(worker, "what is it", "another")
+        await wait_until(lambda: len(worker.deliveries) == 2, "it is delivered again")
+        number, _ = await worker.open("again", delivery_id=worker.deliveries[1].delivery_id)
+        await worker.add(number, 0, "another")
+        await worker.end(number, 1)
         again = await chat.after("regenerate")
         assert (again["status"], again["error"], texts(again)) == ("ready", None, ["what is it", "another"])
     assert sent["messages"][1]["id"] != again["messages"][1]["id"]
