@@ -38,7 +38,7 @@ async def _patient() -> AsyncIterator[None]:
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    with fleet_of(tmp_path_factory.mktemp("ai_sdk"), 1, TRUNKLINE_REPLY_LEASE_S="30") as fleet:
+    with fleet_of(tmp_path_factory.mktemp("ai_sdk"), 1, TRUNKLINE_REPLY_LEASE_S="60") as fleet:
         yield fleet
 
 

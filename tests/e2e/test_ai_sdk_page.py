@@ -63,7 +63,7 @@ def bundle(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory, site: str) -> Iterator[Fleet]:
-    with fleet_of(tmp_path_factory.mktemp("ai_sdk_page"), 1) as fleet:
+    with fleet_of(tmp_path_factory.mktemp("ai_sdk_page"), 1, TRUNKLINE_REPLY_LEASE_S="60") as fleet:
         yield fleet
 
 

@@ -26,7 +26,7 @@ SCRIPT = ROOT / "tests" / "node" / "ai_sdk_chat.mjs"
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    with fleet_of(tmp_path_factory.mktemp("ai_sdk_stock"), 1) as fleet:
+    with fleet_of(tmp_path_factory.mktemp("ai_sdk_stock"), 1, TRUNKLINE_REPLY_LEASE_S="60") as fleet:
         yield fleet
 
 
