@@ -297,7 +297,8 @@ async def test_stream_survives_a_router_that_is_killed(
             await stream.next()
         await fleet.restart_router()
         await worker.attach()
-        number, opened = await worker.open(f"key-{delivery.delivery_id}", delivery_id=delivery.delivery_id)
+        again = await worker.wait_for_delivery("survive")
+        number, opened = await worker.open(f"key-{delivery.delivery_id}", delivery_id=again.delivery_id)
         rest = ["one ", "two ", "three ", "four"][opened.message.next_index :]
         await worker.add(number, opened.message.next_index, *rest)
         await worker.end(number, 4)

@@ -150,7 +150,9 @@ async def test_page_outlives_router_and_edge(site: str, fleet: Fleet, worker: St
         await page.after("answer:one ")
         await fleet.restart_router()
         await worker.attach()
-        number, _ = await worker.open(f"key-{delivery}", delivery_id=delivery)
+        again = await worker.wait_for_delivery("outlive")
+        number, opened = await worker.open(f"key-{delivery}", delivery_id=again.delivery_id)
+        assert not opened.error.code, opened
         await worker.add(number, 1, "two ")
         await page.after("answer:one two ")
         listen = {"TRUNKLINE_EDGE_LISTEN": edge.address}

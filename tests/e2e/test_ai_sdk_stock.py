@@ -139,7 +139,9 @@ async def test_killed_process_is_no_end_of_a_reply(
         else:
             await fleet.restart_router()
             await worker.attach()
-            number, _ = await worker.open(delivery_key, delivery_id=delivery.delivery_id)
+            delivery = await worker.wait_for_delivery(text)
+            number, opened = await worker.open(delivery_key, delivery_id=delivery.delivery_id)
+            assert not opened.error.code, opened
             await worker.add(number, 2, "three")
             await worker.end(number, 3)
             state = await chat.after("send")
