@@ -80,7 +80,7 @@ class DeliveryTable:
         self._router_minor = welcome.contract_minor
         stream.start_heartbeat(welcome, self._list_leases, self._retry_rejected)
         for reply in self._open_messages:
-            stream.post(reply)
+            self._post(None, reply)
         if self._deliveries:
             self._expiring = asyncio.create_task(self._expire(welcome.lease_s), name="await redelivery")
 
@@ -116,7 +116,7 @@ class DeliveryTable:
     @property
     def is_idle(self) -> bool:
         """Whether there is neither an unsettled delivery nor an open message."""
-        return not self._deliveries and not self._open_messages
+        return not self._deliveries and all(each.block.is_new for each in self._open_messages)
 
     async def wait_until_idle(self) -> None:
         """Waits until the table is idle, or the stream has broken."""
@@ -155,7 +155,10 @@ class DeliveryTable:
         assert self._handler is not None
         try:
             result = self._handler(received.message)
-        except Exception as error:
+        except (
+            Exception,
+            asyncio.CancelledError,
+        ) as error:  # the latter from a task that it asked for its result
             self._settle_with_error(delivery, error)
             return
         if not inspect.isawaitable(result):
@@ -249,18 +252,15 @@ class DeliveryTable:
             self._forget(delivery)
             return
         if is_failure(error):
-            log.error(
-                "the handler failed on message %s (attempt %d), %s: %s: %s",
-                received.message.id,
-                received.attempt,
-                "and its reply reports so" if delivery.failure_reported else "which will be redelivered",
-                type(error).__name__,
-                error,
-            )
+            log.error(delivery.describe_failure(error))
         self._settle(delivery, settlement)
 
     def _settle(self, delivery: InFlightDelivery, settlement: Settlement) -> None:
         delivery.settlement = settlement
+        # Tasks that the handler left behind must not write beside the next attempt.
+        over = Fenced(f"The handler of message {delivery.delivery.message.id} has ended")
+        for reply in delivery.replies:
+            reply.block.interrupt(over)
         if not settlement.HasField("retry"):  # another attempt continues the open replies
             for reply in delivery.replies:
                 reply.abandon()
@@ -339,7 +339,8 @@ class DeliveryTable:
         return made
 
     def _post(self, delivery: InFlightDelivery | None, reply: ReplyProducer) -> None:
-        if self._stream is not None and (delivery is None or delivery.held):
+        is_held = delivery is None or delivery.held
+        if self._stream is not None and is_held and not reply.block.is_new:
             self._stream.post(reply)
 
     def _on_block_left(self, delivery: InFlightDelivery | None, reply: ReplyProducer) -> None:

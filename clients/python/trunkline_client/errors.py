@@ -138,7 +138,7 @@ class ReplyExpired(TrunklineError):
 
 
 class Fenced(TrunklineError):
-    """Another worker or producer has taken over this message or delivery.
+    """Another worker or producer has taken over this message or delivery, or its handler has ended.
 
     A handler that lets it propagate ends without settling its delivery.
     """

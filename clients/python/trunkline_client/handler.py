@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
@@ -26,9 +27,13 @@ class Failed(Exception):
         message: The text for readers; at most 1024 characters. Empty leaves it generic.
     """
 
+    #: The text for readers, also of a subclass that does not call `__init__`.
+    message: str = catalogue.AGENT_FAILED.text
+
     def __init__(self, message: str = "") -> None:
         super().__init__(message)
-        self.message = message or catalogue.AGENT_FAILED.text
+        if message:
+            self.message = str(message)
 
     def __str__(self) -> str:
         return self.message
@@ -45,12 +50,17 @@ class RetryLater(Exception):
         after_s: Delay in seconds; at most an hour. None leaves it to the router, whose delays grow with the
             attempts.
         reason: For operators; clients never get it.
+
+    Raises:
+        ValueError: `after_s` is not a number.
     """
 
     def __init__(self, after_s: float | None = None, reason: str = "") -> None:
         super().__init__(after_s, reason)
-        self.after_s = after_s
-        self.reason = reason
+        self.after_s = None if after_s is None else float(after_s)
+        if self.after_s is not None and math.isnan(self.after_s):
+            raise ValueError("after_s is not a number")
+        self.reason = str(reason)
 
     def __str__(self) -> str:
         when = "later" if self.after_s is None else f"in {self.after_s:g} s"
@@ -68,7 +78,7 @@ class Reject(Exception):
 
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason = str(reason)
 
     def __str__(self) -> str:
         return self.reason or "rejected"

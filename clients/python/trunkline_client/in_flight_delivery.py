@@ -9,6 +9,7 @@ from trunkline.v1.agent_service_pb2 import Delivery, Settlement
 
 from trunkline_client.handler import HandlerResult
 from trunkline_client.reply_producer import ReplyProducer
+from trunkline_client.settlement import description_of
 
 
 @dataclass(eq=False, slots=True)
@@ -29,3 +30,11 @@ class InFlightDelivery:
     replies: list[ReplyProducer] = field(default_factory=list)
     #: Whether a streamed reply ended FAILED with the handler's exception, which answers the message.
     failure_reported: bool = False
+
+    def describe_failure(self, error: BaseException) -> str:
+        """Describes, for the log, that the handler raised this."""
+        effect = "and its reply reports so" if self.failure_reported else "which will be redelivered"
+        message, attempt = self.delivery.message.id, self.delivery.attempt
+        return (
+            f"the handler failed on message {message} (attempt {attempt}), {effect}: {description_of(error)}"
+        )

@@ -58,7 +58,9 @@ class InterruptibleBlock:
         return self.phase in (BlockPhase.OPENING, BlockPhase.ACTIVE)
 
     def begin(self) -> None:
-        """Marks the message as being opened."""
+        """Marks the message as being opened. Raises RuntimeError for a block that was entered before."""
+        if not self.is_new:
+            raise RuntimeError("The message was opened already: make another one for each `async with`")
         self.phase = BlockPhase.OPENING
 
     def enter(self) -> None:

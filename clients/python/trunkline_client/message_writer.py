@@ -49,7 +49,7 @@ class MessageWriter:
     Writing lets the event loop run if it has been blocked for 10 ms, so that what a blocking source yields is
     sent, and a cancel arrives, at the next write.
 
-    One task enters and leaves; several may write.
+    One task enters and leaves, once; several may write.
     """
 
     def __init__(self, producer: MessageProducer) -> None:

@@ -62,8 +62,8 @@ class ReplyProducer(MessageProducer):
         self.block.notify()
 
     def abandon(self) -> None:
-        """Ends the reply FAILED unless it has ended; its block is left, or should be."""
-        if not self.state.is_over:
+        """Ends the reply FAILED unless it has ended, or its block was never entered."""
+        if not (self.state.is_over or self.block.is_new):
             self.end_soon(MESSAGE_STATE_FAILED, AGENT_FAILED)
 
     async def open(self) -> Message:

@@ -35,7 +35,7 @@ def settlement_for_result(delivery_id: int, result: HandlerResult) -> Settlement
     if result is None:
         return Settlement(delivery_id=delivery_id)
     replies = [result] if isinstance(result, (Reply, Part)) else result
-    if not isinstance(replies, Sequence):
+    if not isinstance(replies, Sequence) or isinstance(replies, (bytes, bytearray, memoryview)):
         raise TypeError(_wrong_result(result))
     return Settlement(delivery_id=delivery_id, replies=[_reply(each) for each in replies])
 
@@ -64,8 +64,16 @@ def settlement_for_error(
         case Failed():
             settlement.replies.add().error.CopyFrom(error_for_readers(error))
         case _:
-            _set_retry(settlement, _delay_s(delivery, None, router_minor), f"{type(error).__name__}: {error}")
+            _set_retry(settlement, _delay_s(delivery, None, router_minor), description_of(error))
     return settlement
+
+
+def description_of(error: BaseException) -> str:
+    """The type and the text of an exception, for operators. Raises nothing, even if the text does."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception as broken:
+        return f"{type(error).__name__}, whose text raises {type(broken).__name__}"
 
 
 def retry_settlement(delivery: Delivery, reason: str) -> Settlement:
