@@ -101,6 +101,9 @@ async def test_a_body_over_its_own_bound_is_too_large() -> None:
         ("", False),
         ("json", False),
         ("application/json, text/plain", False),
+        (f"application/json; charset=utf-8;{'a=b;' * 50}", True),
+        # Parsing a long one would block the edge.
+        (f"application/json; charset=utf-8;{'a=b;' * 4000}", False),
     ],
 )
 def test_a_media_type_is_read_however_it_is_spelled(content_type: str, is_json: bool) -> None:
