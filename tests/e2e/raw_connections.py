@@ -49,8 +49,8 @@ class RawConnection:
             self.status, self.is_closed = refused.response.status_code, True
             self.frames.append(bytes(refused.response.body or b""))
             return self
-        # In this dialect the handshake response, sent once the router has accepted, is the only answer.
-        answers = {"maim.api": 0, "maim.socket_io": 2}.get(self.name, 1)
+        # In some dialects the handshake response, sent once the router has accepted, is the only answer.
+        answers = {"maim.api": 0, "maim.api router": 0, "maim.socket_io": 2}.get(self.name, 1)
         await self._until(lambda: len(self.frames) >= answers or self.is_closed, "an answer")
         return self
 

@@ -39,6 +39,7 @@ from trunkline.v1.history_service_pb2 import (
     RecallMessageRequest,
     ResetConversationRequest,
 )
+from trunkline.v1.media_service_pb2 import GetMediaRequest, UploadMediaRequest
 from trunkline.v1.message_pb2 import MESSAGE_STATE_COMPLETE, Delta, Part, TextPart
 from trunkline.v1.presence_service_pb2 import (
     CloseConnectionsRequest,
@@ -153,6 +154,10 @@ REQUESTS: dict[str, Callable[[CallContext], Message]] = {
     "RevokeTokens": lambda a: RevokeTokensRequest(tenant=a.tenant, user=USER),
     "ListRevocations": lambda a: ListRevocationsRequest(tenant=a.tenant),
     "EraseUser": lambda a: EraseUserRequest(tenant=a.tenant, user=USER),
+    "UploadMedia": lambda a: UploadMediaRequest(
+        tenant=a.tenant, content=a.by.words.encode(), mime_type="image/png"
+    ),
+    "GetMedia": lambda a: GetMediaRequest(tenant=a.tenant, key=a.ids.upload_key),
 }
 
 #: First requests of streaming RPCs.

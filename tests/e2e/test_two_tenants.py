@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
-from typing import TYPE_CHECKING, Literal, NamedTuple
+import re
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import grpc
 import httpx
@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trunkline.v1.access_pb2 import SCOPE_OPERATOR, requires
-from trunkline_edge.dialects.dialect import DialectRoute
+from trunkline_edge.dialects.dialect import JSON, DialectRoute
 from trunkline_edge.dialects.registry import DIALECTS
 
 from tests.e2e.client_frames import FRAMES, KINDS, encoded, frame_of
@@ -25,7 +25,7 @@ from tests.e2e.grpc_backend import TIMEOUT_S
 from tests.e2e.operator_client import OperatorClient
 from tests.e2e.raw_connections import RawConnection
 from tests.e2e.rpc_requests import HTTP, METHODS, REQUESTS, STREAMS, CallContext, call_by_grpc, call_by_http
-from tests.e2e.twin_tenants import AGENT, CODECS, PLATFORM, TwinTenant
+from tests.e2e.twin_tenants import AGENT, CODECS, PLATFORM, ROUTER, TwinTenant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,8 +45,10 @@ _DIALECTS = {made.name: made for made in (make(lambda: None) for make in DIALECT
 ROUTES: dict[str, DialectRoute] = {
     f"{route.method} {route.path.text}": route for made in _DIALECTS.values() for route in made.routes
 }
+#: Dialect of visitors, whom any tenant's bots admit without credentials.
+_PUBLIC = "langbot.embed"
 #: Operations after which a tenant must reconnect.
-_DISCONNECTS = {"CloseConnections", "SuspendTenant", "RevokeTokens"}
+_DISCONNECTS = {"CloseConnections", "SuspendTenant", "RevokeTokens", ROUTER}
 #: Error codes for requests that touch another tenant or lack a scope.
 _REFUSED = {"FORBIDDEN", "UNAUTHORIZED"}
 
@@ -71,9 +73,16 @@ def operations() -> list[Operation]:
         for aim in ("own", "mixed")
         for codec in CODECS[:2]
     ]
-    found += [Operation("connect", codec, aim) for codec in CODECS for aim in ("own", "other")]
-    found += [Operation("route", route, aim) for route in ROUTES for aim in ("own", "other")]
+    found += [Operation("connect", codec, "own") for codec in CODECS]
+    found += [Operation("connect", codec, "other") for codec in CODECS if codec != _PUBLIC]
+    found += [Operation("route", route, "own") for route in ROUTES]
+    found += [Operation("route", name, "other") for name, route in ROUTES.items() if _names_tenant(route)]
     return found
+
+
+def _names_tenant(route: DialectRoute) -> bool:
+    """Whether a caller can address another tenant, and may not."""
+    return "{" in route.path.text and route not in _DIALECTS[_PUBLIC].routes
 
 
 def test_every_rpc_frame_and_dialect_is_covered() -> None:
@@ -85,7 +94,8 @@ def test_every_rpc_frame_and_dialect_is_covered() -> None:
         for made in _DIALECTS.values()
         if made.websocket_paths or made.event_stream_paths or made.engine_io_paths
     }
-    assert {name.removesuffix(" json").removesuffix(" proto") for name in CODECS} == connecting
+    suffixes = re.compile(" (json|proto|router)$")
+    assert {suffixes.sub("", name) for name in CODECS} == connecting
 
 
 class World:
@@ -149,7 +159,9 @@ class World:
             if name == "DeleteTenant":
                 await by.disconnect()
                 await by.begin()
-        closes = operation.kind in ("rpc", "http") and operation.aim != "other" and name in _DISCONNECTS
+        closes = (
+            operation.kind in ("rpc", "http", "connect") and operation.aim != "other" and name in _DISCONNECTS
+        )
         if closes or any(connection.is_closed for connection in by.connections.values()):
             await by.disconnect()
             await by.connect()
@@ -242,7 +254,7 @@ class World:
         if codec == "native proto":
             await connection.send(encoded(frame_of("message", by, by, ident), codec))
             await connection.wait_for(ident)
-        elif codec != "native events":
+        elif codec not in ("native events", ROUTER):
             await connection.send(by.words_in(codec, ident))
             await connection.wait_for(ident)
         await connection.close()
@@ -258,12 +270,18 @@ class World:
             "pipeline": AGENT if of is by else other.pipeline,
             "session_type": "group",
             "message_id": f"{of.message_id}@{of.name}",
+            "bot": of.bot,
+            "file": f"{of.upload_key}.png",
         }
         path = route.path.text.format_map(named)
-        headers = {"authorization": f"Bearer {by.secret}", "content-type": "application/json"}
-        body = json.dumps({"message": by.words}).encode()
-        content = body if route.method == "POST" else None
-        response = self.http.request(route.method, path, content=content, headers=headers)
+        body: dict[str, Any] = {}
+        if route.method == "POST" and route.body_type == JSON:
+            body["json"] = {"message": by.words, "feedback_type": 1, "token": "of a visitor"}
+        elif route.method == "POST":
+            body["files"] = {"file": ("a.png", by.words.encode())}
+        query = {"session_id": by.session_id} if route in _DIALECTS[_PUBLIC].routes else {}
+        headers = {"authorization": f"Bearer {by.secret}"}
+        response = self.http.request(route.method, path, params=query, headers=headers, **body)
         if operation.aim == "own":
             assert response.status_code == 200, (operation, response.text)
         elif not path.endswith("/flush"):

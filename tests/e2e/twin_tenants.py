@@ -6,6 +6,7 @@ import asyncio
 import json
 import queue
 import time
+import uuid
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -22,6 +23,8 @@ from trunkline.v1.agent_service_pb2_grpc import AgentServiceStub
 from trunkline.v1.broadcast_service_pb2 import BroadcastRequest, OpenMessageRequest
 from trunkline.v1.catalogue import CONTRACT_MINOR
 from trunkline.v1.history_service_pb2 import ListMessagesRequest, ListReceiptsRequest
+from trunkline.v1.media_service_pb2 import UploadMediaRequest
+from trunkline.v1.media_service_pb2_grpc import MediaServiceStub
 from trunkline.v1.presence_service_pb2 import (
     CountConnectionsRequest,
     GetStatsRequest,
@@ -57,8 +60,20 @@ PATHS = (
     "/echo/web/group:web",
     "/user:ann",
 )
-#: Codecs of connections; each name begins with its dialect. The native dialect has several.
-CODECS = ("native json", "native proto", "native events", "maim", "maim.api", "maim.socket_io", "langbot")
+#: Codecs of connections; each name begins with its dialect. Some dialects have several.
+CODECS = (
+    "native json",
+    "native proto",
+    "native events",
+    "maim",
+    "maim.api",
+    "maim.api router",
+    "maim.socket_io",
+    "langbot",
+    "langbot.embed",
+)
+#: Codec of which a tenant's newest connection closes the one before.
+ROUTER = "maim.api router"
 
 
 #: Time within which edges know a change of a tenant.
@@ -75,6 +90,8 @@ class TwinTenant:
         self.words = f"words-of-{name}"
         self.secret = f"secret-of-{name}"
         self.pipeline = f"pipeline-of-{name}"
+        self.bot = f"bot-of-{name}"
+        self.session_id = str(uuid.uuid4())
         self.fences = 0
         self.connections: dict[str, RawConnection] = {}
 
@@ -87,6 +104,7 @@ class TwinTenant:
             self.name,
             client_auth=client_auth([self.signer], [self.secret]),
             pipelines=[self.pipeline],
+            web_page_bots=[self.bot],
             default_agent=AGENT,
         )
         made = self.operator.api_key(self.name)
@@ -97,6 +115,7 @@ class TwinTenant:
         watching = GrpcBackend(self.operator.address, key=self._watch.secret)
         self._watching = (watching, AgentServiceStub(watching.channel), TenantServiceStub(watching.channel))
         self.dead_letter = 0
+        self.upload_key = self._upload()
         await self.connect()
         await self.create_messages()
         self.dead_letter = self._dead_letter_a_delivery()
@@ -141,6 +160,12 @@ class TwinTenant:
         opened = self.backend.broadcast_stub.OpenMessage(request, timeout=TIMEOUT_S)
         self.open_id, self.open_epoch = opened.message.id, opened.epoch
 
+    def _upload(self) -> str:
+        """Upload an image; return its key."""
+        request = UploadMediaRequest(tenant=self.name, content=self.words.encode(), mime_type="image/png")
+        stub = MediaServiceStub(self.backend.channel)
+        return str(stub.UploadMedia(request, metadata=self.metadata, timeout=TIMEOUT_S).key)
+
     def _dead_letter_a_delivery(self) -> int:
         """Attach a worker that rejects the first delivery; return its id."""
         hello = AttachHello(tenant=self.name, agents=[AGENT], capacity=1, contract_minor=CONTRACT_MINOR)
@@ -183,9 +208,14 @@ class TwinTenant:
             case "maim.api":
                 key = f"{tenant}:echo:{self.secret}"
                 return "/ws", {"additional_headers": {"x-apikey": key, "x-platform": "web"}}
+            case "maim.api router":
+                key = f"{tenant}:echo:{self.secret}"
+                return "/ws", {"additional_headers": {"authorization": key, "platform": "web"}}
             case "maim.socket_io":
                 key = quote(f"{tenant}:echo:{self.secret}")
                 return f"/ws/?EIO=4&transport=websocket&api_key={key}&platform=web", {}
+            case "langbot.embed":
+                return f"/api/v1/embed/{self.bot}/ws/connect?session_id={self.session_id}", {}
         path = f"/api/v1/pipelines/{quote(pipeline)}/ws/connect?session_type=group&token={self.secret}"
         return path, {}
 
