@@ -155,6 +155,10 @@ class AdmissionPolicy:
         if names_user and not principal.any_user:
             opened.user = principal.user
         opened.grants.CopyFrom(principal.grants())
+        if not principal.any_user:
+            # A token of nobody in particular closes no connection.
+            opened.supersedes = opened.supersedes and bool(principal.user)
+            opened.holder = principal.user if opened.supersedes else ""
         return principal
 
     def _principal_of(self, auth: TenantAuth, attempt: ConnectAttempt) -> Principal | None:

@@ -84,6 +84,29 @@ def test_a_user_that_the_protocol_names_itself_stays() -> None:
     assert opened.user == "echo/web"
 
 
+@pytest.mark.parametrize(
+    ("token", "expected"),
+    [
+        ("", (True, "")),
+        ("s3cret", (True, "")),
+        (minted(), (True, "ann")),
+        (minted(sub=...), (False, "")),
+    ],
+)
+def test_a_token_supersedes_connections_of_its_own_user_only(token: str, expected: tuple[bool, str]) -> None:
+    opened = wish(user="web@a")
+    opened.supersedes = True
+    made = admission(_open_with_secret())
+    made.admit(visitor(token), opened, names_user=False, now=0)
+    assert (opened.supersedes, opened.holder) == expected
+
+
+def _open_with_secret() -> TenantPolicy:
+    made = tenant(open_to=OPENNESS_LOOPBACK)
+    made.settings.client_auth.MergeFrom(policy("acme", tokens=["s3cret"]).settings.client_auth)
+    return made
+
+
 def test_a_shared_secret_lets_anybody_in_as_anybody() -> None:
     made = admission(policy("acme", tokens=["s3cret"]))
     for user in ("bob", ""):

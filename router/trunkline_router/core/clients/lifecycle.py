@@ -85,7 +85,7 @@ class ClientLifecycle:
         connection.permissions = permissions
         connection.protocol = entry.protocol
         connection.echo = entry.echo
-        connection.supersedes = entry.supersedes
+        connection.supersedes, connection.holder = entry.supersedes, entry.holder
         connection.opened_ms = entry.opened_at.ToMilliseconds()
         tenant.count_connection(connection.user)
         link.connections[entry.connection] = connection

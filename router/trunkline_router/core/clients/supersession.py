@@ -9,11 +9,14 @@ from trunkline_router.core.directory.connections import ConnectedClient
 from trunkline_router.core.tenants.tenant import Tenant
 from trunkline_router.core.values.topics import TopicKey
 
-_Key = tuple[Tenant, TopicKey, str, str]
+_Key = tuple[Tenant, TopicKey, str, str, str]
 
 
 class Supersession:
-    """Keeps the newest connection of each address, user and protocol, among those that supersede others."""
+    """Keeps the newest of the superseding connections of each address, user, protocol and holder.
+
+    The holder of one user's token closes nobody else's connection.
+    """
 
     def __init__(self, outbox: ClientOutbox) -> None:
         self._outbox = outbox
@@ -40,4 +43,4 @@ class Supersession:
 
 
 def _key_of(connection: ConnectedClient) -> _Key:
-    return connection.tenant, connection.home, connection.user, connection.protocol
+    return connection.tenant, connection.home, connection.user, connection.protocol, connection.holder

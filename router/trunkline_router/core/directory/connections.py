@@ -118,6 +118,7 @@ class ConnectedClient:
 
     __slots__ = (
         "echo",
+        "holder",
         "home",
         "id",
         "link",
@@ -152,6 +153,7 @@ class ConnectedClient:
         self.echo = False
         #: See ConnectionOpened.
         self.supersedes = False
+        self.holder = ""
         #: Permissions from its token; None if it needed none.
         self.permissions: Permissions | None = None
 

@@ -115,6 +115,7 @@ CONSTRAINTS: dict[str, Constraint] = {
     "LinkHello.edge_id": TOKEN,
     "LinkHello.boot_id": TOKEN,
     "ConnectionOpened.user": OPTIONAL_ID,
+    "ConnectionOpened.holder": OPTIONAL_ID,
     "AttachHello.tenant": ID,
     "AttachHello.agents": each(ID, 1, 64),
     "AttachHello.capacity": number(1, 10000),

@@ -29,7 +29,9 @@ def test_a_new_connection_closes_the_one_before(edge: str) -> None:
     assert (second.close_reason, third.state) == ("SUPERSEDED", "open")
 
 
-@pytest.mark.parametrize("other", [{"user": "wx@a"}, {"home": ALICE}, {"supersedes_at": None}])
+@pytest.mark.parametrize(
+    "other", [{"user": "wx@a"}, {"home": ALICE}, {"supersedes_at": None}, {"holder": "ann"}]
+)
 def test_a_connection_of_another_address_or_user_or_without_the_wish_stays(other: dict[str, Any]) -> None:
     router = Router()
     first = connected(router)

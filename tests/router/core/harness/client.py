@@ -52,6 +52,8 @@ class Client:
         self.echo = False
         #: It sets `supersedes`, with this time of opening in seconds; None otherwise.
         self.supersedes_at: int | None = None
+        #: User of its token.
+        self.holder = ""
         #: Grants of its token; None without one.
         self.grants: Grants | None = None
         self.remote_ip = "127.0.0.1"

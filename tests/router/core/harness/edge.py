@@ -51,6 +51,7 @@ class Edge:
         opened.remote_ip, opened.echo = client.remote_ip, client.echo
         if client.supersedes_at is not None:
             opened.supersedes, opened.opened_at.seconds = True, client.supersedes_at
+            opened.holder = client.holder
         if client.grants is not None:
             opened.grants.CopyFrom(client.grants)
         opened.address.CopyFrom(address_of(client.home))

@@ -168,6 +168,7 @@ class Router:
         delivered: bool = False,
         echo: bool = False,
         supersedes_at: int | None = None,
+        holder: str = "",
         grants: Grants | None = None,
         remote_ip: str = "127.0.0.1",
     ) -> Client:
@@ -176,7 +177,7 @@ class Router:
         client.resume = resume or {}
         client.resumes_delivered = delivered
         client.echo = echo
-        client.supersedes_at = supersedes_at
+        client.supersedes_at, client.holder = supersedes_at, holder
         client.grants, client.remote_ip = grants, remote_ip
         if client.edge.link is not None:
             client.edge.open(client)
