@@ -129,7 +129,8 @@ class Settlements:
         """The settlement is committed."""
         self._complete(leased)
         is_silent = not result.replies and not leased.is_answered and not leased.is_cancelled
-        if leased.attempt > 1 or is_silent:
+        # Of a withdrawn one, the withdrawal has reported the end.
+        if (leased.attempt > 1 and not leased.is_withdrawn) or is_silent:
             self._statuses.ended(
                 leased.delivery.topic, leased.message_id, leased.attempt - 1, leased.worker.blocked_by
             )

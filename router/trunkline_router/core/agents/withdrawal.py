@@ -73,10 +73,17 @@ class Withdrawals:
             queue.withdrawal_committed()
         return self._queues.withdrawing.pop(message_id, None)
 
-    def report_end(self, delivery: StoredDelivery, message_id: str) -> None:
-        """Notify the conversation of a waiting delivery, now withdrawn, of the end of the attempts at it."""
-        if delivery.attempts:
-            self._statuses.ended(delivery.topic, message_id, delivery.attempts, set())
+    def report_end(self, topic: TopicKey, message_id: str, attempts: int) -> None:
+        """Notify the conversation that no attempt follows this many failed ones, if there were any."""
+        if attempts:
+            self._statuses.ended(topic, message_id, attempts, set())
+
+    def report_end_of_leased(self, leased: LeasedDelivery) -> None:
+        """Do that for a delivery that a worker holds, which may be lost and never settle it."""
+        queue = self._queues.get(*leased.delivery.topic[:2])
+        if queue is not None:
+            queue.failed.forget(leased.id)
+        self.report_end(leased.delivery.topic, leased.message_id, leased.attempt - 1)
 
     def cancel_replies(self, topic: TopicKey, message_id: str, author: Author) -> None:
         """Cancel the replies that are open once the withdrawal is committed."""
@@ -141,9 +148,11 @@ class WithdrawalCommit:
         self._withdrawals.conclude(topic, self._message_id)
         self._withdrawals.cancel_replies(topic, self._message_id, self._author)
         if isinstance(self._found, LeasedDelivery):
+            if self._stops and not self._found.is_withdrawn:
+                self._withdrawals.report_end_of_leased(self._found)
             self._found.is_cancelled = self._found.is_withdrawn = True
         elif self._found is not None:
-            self._withdrawals.report_end(self._found, self._message_id)
+            self._withdrawals.report_end(topic, self._message_id, self._found.attempts)
         self._done((self._withdrawal.found or self._stops) and not self._is_answered)
 
     def failed(self, reason: Refused) -> None:

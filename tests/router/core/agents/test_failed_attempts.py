@@ -288,6 +288,27 @@ def test_a_withdrawn_message_is_retried_no_longer() -> None:
     check_all(router.core, router.log, at_rest=True)
 
 
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_a_message_withdrawn_during_another_attempt_ends_at_once_and_once(is_lost: bool) -> None:
+    router, client, worker = asked()
+    worker.settle(1, retry={})
+    pass_time(router, 1.0, worker)
+    assert worker.worker.held
+    for _ in range(2):
+        router.frame(client, cancel={"client_id": "q1"})
+        router.run()
+    ended = [(REPLY_STATUS_RETRYING, 1), (REPLY_STATUS_ENDED, 1)]
+    assert statuses(client) == ended
+    assert statuses(router.connected(ALICE, user="y")) == []
+    if is_lost:
+        worker.detach()
+    else:
+        worker.settle(1)
+    router.run()
+    assert statuses(client) == ended
+    check_all(router.core, router.log, at_rest=True)
+
+
 def test_a_second_withdrawal_that_fails_to_commit_does_not_undo_the_first() -> None:
     router, client, worker = asked()
     router.frame(client, cancel={"client_id": "q1"})
