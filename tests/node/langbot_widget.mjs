@@ -79,6 +79,18 @@ await say(page, "a picture");
 await shows(page, "re: a picture");
 print({ step: "image", images: await page.$$eval(`${names.host} ${names.message} img`, (all) => all.length || 0) });
 
+if (kind === "own") {
+  await page.evaluate(() => {
+    const [name, session] = Object.entries(localStorage)[0];
+    const bot = name.replace("trunkline-chat:http", "ws");
+    const socket = new WebSocket(`${bot}/ws/connect?session_id=${session}`);
+    const odd = [null, "text", 5, { type: "Image", base64: "javascript:alert(1)" }, { type: "Plain", text: "odd" }];
+    socket.onmessage = () => socket.close();
+    socket.onopen = () => socket.send(JSON.stringify({ type: "message", message: odd }));
+  });
+  await shows(page, "re: odd");
+}
+
 await page.locator(`${names.host} ${names.like}`).first().click({ force: true });
 const feedback = await connected;
 print({ step: "feedback", status: feedback.status(), answer: await feedback.json() });

@@ -106,7 +106,10 @@
     var element = document.createElement("div");
     var isUser = record.role === "user";
     element.className = "m " + (isUser ? "user" : "assistant") + (record.is_final === false ? " open" : "");
-    var chain = record.message_chain || [];
+    // A chain may hold anything that its sender has put there.
+    var chain = (record.message_chain || []).filter(function (part) {
+      return part && typeof part === "object";
+    });
     var words = chain.filter(function (part) {
       return part.type === "Plain";
     });
