@@ -207,6 +207,9 @@ func (s *session) receive(response *pb.AttachResponse) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, delivery := range response.Deliveries {
+		if s.held[delivery.DeliveryId] != nil {
+			continue // its lease ended while this process was stopped; it is still being answered
+		}
 		ctx, stop := context.WithCancelCause(s.ctx)
 		s.held[delivery.DeliveryId] = stop
 		go s.settle(ctx, delivery)
@@ -221,15 +224,16 @@ func (s *session) receive(response *pb.AttachResponse) {
 			r.opened <- opened
 		}
 	}
-	for _, progress := range response.Progress {
-		if r := s.replies[progress.Reply]; r != nil && progress.Error != nil {
-			r.stop(errors.New(progress.Error.Message))
-		}
-	}
 	for _, ended := range response.Ended {
 		if r := s.replies[ended.Reply]; r != nil {
 			r.stop(errEnded)
 			r.ended <- ended
+		}
+	}
+	// After the ends, which are the reason if deltas are refused.
+	for _, progress := range response.Progress {
+		if r := s.replies[progress.Reply]; r != nil && progress.Error != nil {
+			r.stop(errors.New(progress.Error.Message))
 		}
 	}
 	for _, result := range response.Results {
@@ -295,21 +299,25 @@ func (s *session) stream(ctx context.Context, delivery *pb.Delivery, key, text s
 		index++
 	}
 	end := &pb.EndReply{Reply: number, State: pb.MessageState_MESSAGE_STATE_COMPLETE, NextIndex: index}
-	switch cause := context.Cause(ctx); cause {
-	case nil:
-	case errCancelled:
+	cause := context.Cause(ctx)
+	if cause == errCancelled {
 		end.State = pb.MessageState_MESSAGE_STATE_CANCELLED
-	case errEnded:
-		return nil
-	default:
+	} else if cause != nil && cause != errEnded {
 		return cause
 	}
-	s.send(&pb.AttachRequest{Ends: []*pb.EndReply{end}})
-	ended, err := receive(s, r.ended)
-	if err == nil && ended.Error != nil {
-		return errors.New(ended.Error.Message)
+	if cause != errEnded {
+		s.send(&pb.AttachRequest{Ends: []*pb.EndReply{end}})
 	}
-	return err
+	ended, err := receive(s, r.ended)
+	switch {
+	case err != nil:
+		return err
+	case ended.Error != nil:
+		return errors.New(ended.Error.Message)
+	case ended.State == pb.MessageState_MESSAGE_STATE_EXPIRED:
+		return errors.New("the reply expired") // the next attempt starts another one
+	}
+	return nil
 }
 
 // receive waits for a report of the router while the session lasts.

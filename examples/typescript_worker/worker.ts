@@ -151,18 +151,21 @@ class Session {
 
   #receive(response: AttachResponse): void {
     for (const delivery of response.deliveries) {
+      // Its lease ended while this process was stopped; it is still being answered.
+      if (this.#held.has(delivery.deliveryId)) continue;
       const cancel = new AbortController();
       this.#held.set(delivery.deliveryId, cancel);
       void this.#settle(delivery, AbortSignal.any([cancel.signal, this.#over.signal]));
     }
     for (const id of response.cancelled) this.#held.get(id)?.abort(new Cancelled("readers cancelled the reply"));
     for (const opened of response.opened) this.#replies.get(opened.reply)?.opened.resolve(opened);
-    for (const { reply, error } of response.progress) {
-      if (error) this.#replies.get(reply)?.stop.abort(new Error(error.message));
-    }
     for (const ended of response.ended) {
       this.#replies.get(ended.reply)?.stop.abort(new Ended("the reply has ended"));
       this.#replies.get(ended.reply)?.ended.resolve(ended);
+    }
+    // After the ends, which are the reason if deltas are refused.
+    for (const { reply, error } of response.progress) {
+      if (error) this.#replies.get(reply)?.stop.abort(new Error(error.message));
     }
     for (const { deliveryId, error } of response.results) {
       if (error) console.error(`delivery ${deliveryId} is not settled: ${error.message}`);
@@ -212,13 +215,14 @@ class Session {
           await this.#send({ deltas: [{ reply, deltas: [{ index: index++, content: { case: "text", value: word } }] }] });
         }
       } catch (error) {
-        if (stop.reason instanceof Ended) return;
-        if (!(stop.reason instanceof Cancelled)) throw stop.reason ?? error;
-        state = MessageState.CANCELLED;
+        if (stop.reason instanceof Cancelled) state = MessageState.CANCELLED;
+        else if (!(stop.reason instanceof Ended)) throw stop.reason ?? error;
       }
-      await this.#send({ ends: [{ reply, state, nextIndex: index }] });
+      if (!(stop.reason instanceof Ended)) await this.#send({ ends: [{ reply, state, nextIndex: index }] });
       const ended = await this.#whileAttached(reports.ended.promise);
       if (ended.error) throw new Error(ended.error.message);
+      // The next attempt starts another one.
+      if (ended.state === MessageState.EXPIRED) throw new Error("the reply expired");
     } finally {
       this.#replies.delete(reply);
     }

@@ -11,12 +11,24 @@ from typing import TYPE_CHECKING, NamedTuple
 import grpc
 import pytest
 from trunkline.v1.access_pb2 import SCOPE_ATTACH
-from trunkline.v1.message_pb2 import MESSAGE_STATE_CANCELLED, MESSAGE_STATE_COMPLETE, MESSAGE_STATE_OPEN
+from trunkline.v1.agent_service_pb2 import AttachResponse, Delivery, ReplyEnded, ReplyProgress
+from trunkline.v1.error_pb2 import Error
+from trunkline.v1.message_pb2 import (
+    MESSAGE_STATE_CANCELLED,
+    MESSAGE_STATE_COMPLETE,
+    MESSAGE_STATE_EXPIRED,
+    MESSAGE_STATE_OPEN,
+    Message,
+    MessageState,
+    Part,
+    TextPart,
+)
 from trunkline.v1.tenant_pb2 import TenantSettings
 from trunkline.v1.tenant_service_pb2 import CreateApiKeyRequest, CreateTenantRequest
 from trunkline.v1.tenant_service_pb2_grpc import TenantServiceStub
 from trunkline_client import Client, text_of
 
+from tests.clients.scripted_router import scripted_router
 from tests.e2e.fleet import Fleet, fleet_of
 from tests.e2e.grpc_backend import AS_OPERATOR, TIMEOUT_S
 from tests.e2e.operator_client import client_auth, wait_until_known
@@ -30,6 +42,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from trunkline_client import ReplyStream
+
+    from tests.clients.scripted_router import StreamSide
 
 PATIENCE_S = patient(20)
 WORDS = " ".join(f"word{number}" for number in range(60))
@@ -175,10 +189,10 @@ async def test_an_answer_that_takes_longer_than_its_lease_is_not_given_to_anothe
 async def test_a_message_is_answered_whole_and_another_word_by_word(ann: Client) -> None:
     async with ann.ask("hello") as reply:
         assert text_of(await reply.wait_until_ended()) == "You said: hello"
-    async with ann.ask("stream one two three") as reply:
-        await until_written(reply, "one")
-        assert "three" not in reply.text
-        await assert_completed(reply, "one two three")
+    async with ann.ask(f"stream {WORDS}") as reply:
+        await until_written(reply, "word1")
+        assert "word59" not in reply.text
+        await assert_completed(reply, WORDS)
 
 
 async def test_a_cancel_stops_the_reply_and_the_next_message_is_answered(
@@ -236,3 +250,51 @@ def test_a_worker_with_a_wrong_key_ends_with_the_reason(example: ExampleWorker) 
     with Process(example.command, example.env | {"TRUNKLINE_API_KEY": "wrong"}, "worker", ROOT) as worker:
         assert worker.wait() == 1
         assert "not valid" in worker.stderr
+
+
+@asynccontextmanager
+async def scripted(example: ExampleWorker) -> AsyncGenerator[StreamSide, None]:
+    """Run a worker at a router that the test plays."""
+    async with scripted_router() as router:
+        env = {"TRUNKLINE_ROUTER": router.address, "TRUNKLINE_CA": ""}
+        with Process(example.command, example.env | env, "worker", ROOT):
+            side = await router.stream()
+            await side.welcome(reply_lease_s=30)
+            yield side
+
+
+DELIVERY = Delivery(
+    delivery_id=1, attempt=1, message=Message(id="m1", parts=[Part(text=TextPart(text=f"stream {WORDS}"))])
+)
+REFUSED = Error(code="MESSAGE_ENDED", message="the message has ended")
+
+
+@pytest.mark.parametrize(
+    ("state", "refused", "outcome"),
+    [(MESSAGE_STATE_CANCELLED, [REFUSED], None), (MESSAGE_STATE_EXPIRED, [], "retry")],
+)
+async def test_a_reply_that_the_router_ends_is_settled_by_the_reason(
+    example: ExampleWorker, state: MessageState.ValueType, refused: list[Error], outcome: str | None
+) -> None:
+    async with asyncio.timeout(PATIENCE_S), scripted(example) as side:
+        await side.write(AttachResponse(deliveries=[DELIVERY]))
+        number = (await side.open_reply()).reply
+        await side.read_until("deltas")
+        # Deltas that were on their way are refused in the batch that reports the end.
+        progress = [ReplyProgress(reply=number, error=error) for error in refused]
+        await side.write(AttachResponse(ended=[ReplyEnded(reply=number, state=state)], progress=progress))
+        (settlement,) = await side.read_until("settlements")
+        assert settlement.WhichOneof("outcome") == outcome
+
+
+async def test_a_redelivery_of_what_is_being_answered_is_answered_once(example: ExampleWorker) -> None:
+    async with asyncio.timeout(PATIENCE_S), scripted(example) as side:
+        await side.write(AttachResponse(deliveries=[DELIVERY]))
+        number = (await side.open_reply()).reply
+        await side.write(AttachResponse(deliveries=[DELIVERY]))
+        await side.read_until("deltas")
+        await side.send_ended(number, MESSAGE_STATE_CANCELLED)
+        assert len(await side.read_until("settlements")) == 1
+        other = Delivery(delivery_id=2, attempt=1, message=DELIVERY.message)
+        await side.write(AttachResponse(deliveries=[other]))
+        assert [each.delivery_id for each in await side.read_until("opens")] == [2]
