@@ -181,12 +181,12 @@ def _enum_decoder(enum: EnumDescriptor) -> Decode:
     decode_number = _whole_decoder(-MAX_INT32 - 1, MAX_INT32)
 
     def decode(value: Any) -> int:
-        if type(value) is str:
-            if (number := numbers.get(value)) is not None:
-                return number
-            if not _WHOLE.fullmatch(value):
-                raise Unreadable(f"must be one of {choices}")
-        return decode_number(value)  # type: ignore[no-any-return]
+        if type(value) is str and (number := numbers.get(value)) is not None:
+            return number
+        try:
+            return decode_number(value)  # type: ignore[no-any-return]
+        except Unreadable:
+            raise Unreadable(f"must be one of {choices}") from None
 
     return decode
 
