@@ -94,7 +94,7 @@ class EdgeRuntime:
             self.core.counts,
         )
         self.bodies = BodyBudget()
-        self.engine_io = EngineIoSessions()
+        self.engine_io = EngineIoSessions(self.tenants)
         self._exposure = ExposureWarning(settings.edge_listen)
         #: Set when the link's writer has something to do.
         self.link_wake = asyncio.Event()

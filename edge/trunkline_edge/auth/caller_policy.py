@@ -26,7 +26,7 @@ def check_caller(policy: TenantPolicy, source: RequestSource, scope: int, *, has
     settings = policy.settings
     # The operator's own pages are no tenant's.
     if scope != SCOPE_OPERATOR or not has_proof:
-        _check_page(settings, source, has_proof)
+        check_page(settings, source, has_proof=has_proof)
     if has_proof:
         return
     if scope == SCOPE_OPERATOR:
@@ -37,8 +37,8 @@ def check_caller(policy: TenantPolicy, source: RequestSource, scope: int, *, has
         raise unauthenticated(policy.tenant, settings.open_to)
 
 
-def _check_page(settings: TenantSettings, source: RequestSource, has_proof: bool) -> None:
-    """Raises Refused ORIGIN_FORBIDDEN."""
+def check_page(settings: TenantSettings, source: RequestSource, *, has_proof: bool) -> None:
+    """Raises Refused ORIGIN_FORBIDDEN for the page of another site."""
     if source.origin and source.origin in settings.origins:
         return
     if settings.origins:

@@ -9,7 +9,9 @@ from typing import NamedTuple
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 
+from trunkline_edge.auth.caller_policy import check_page
 from trunkline_edge.auth.request_source import RequestSource
+from trunkline_edge.dialects.tenant_policies import TenantPolicies
 from trunkline_edge.transport.client_transport import ClientTransport
 
 #: Headers and query parameters that identify a client.
@@ -108,7 +110,8 @@ class EngineIoSessions:
     numbers the core bounds, or was closed at most CLOSE_TIMEOUT_S ago.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tenants: TenantPolicies) -> None:
+        self._tenants = tenants
         self._by_sid: dict[str, EngineIoSession] = {}
 
     def add(self, session: EngineIoSession) -> None:
@@ -122,16 +125,27 @@ class EngineIoSessions:
     def find(self, request: SessionRequest) -> EngineIoSession:
         """The session of a request.
 
-        Raises Refused INVALID_ADDRESS if there is none, and FORBIDDEN if the request comes from a page of
-        another origin than the session's first one, or has other credentials.
+        Raises Refused INVALID_ADDRESS if there is none, FORBIDDEN if the request comes from a page of another
+        origin than the session's first one, or has other credentials, and ORIGIN_FORBIDDEN if the first one
+        named no origin and this one's page may not connect to the tenant.
         """
         session = self._by_sid.get(request.sid)
         if session is None:
             raise no_session()
-        first = session.request
-        if request.source.origin != first.source.origin or not first.credentials.allow(request.credentials):
+        first, origin = session.request, request.source.origin
+        is_other_page = origin != first.source.origin and bool(first.source.origin)
+        if is_other_page or not first.credentials.allow(request.credentials):
             raise catalogue.FORBIDDEN.refused(problem="the session is another client's")
+        if origin and not first.source.origin:
+            # Browsers name a page's origin in its POSTs and WebSockets to its own site, but not in its GETs.
+            self._check_page(session.tenant, request.source)
         return session
+
+    def _check_page(self, tenant: str, source: RequestSource) -> None:
+        policy = self._tenants.policy(tenant)
+        if policy is None:
+            raise no_session()
+        check_page(policy.settings, source, has_proof=False)
 
     def __len__(self) -> int:
         return len(self._by_sid)

@@ -66,10 +66,12 @@ class Polling:
         response = await self.post(*packets)
         assert (response.status_code, response.text) == (200, "ok")
 
-    def upgrade(self) -> Any:
+    def upgrade(self, **options: Any) -> Any:
         """Connect the WebSocket to which the session is to move."""
         url = f"ws{self.url.removeprefix('http').replace('polling', 'websocket')}&sid={self.sid}"
-        return websockets.connect(url, compression=None, open_timeout=PATIENCE_S, ping_interval=None)
+        return websockets.connect(
+            url, compression=None, open_timeout=PATIENCE_S, ping_interval=None, **options
+        )
 
 
 @asynccontextmanager

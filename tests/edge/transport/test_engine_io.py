@@ -11,6 +11,7 @@ from trunkline_edge.transport.engine_io_packets import MAX_PACKETS
 
 from tests.edge.transport.edge_loopback import PATIENCE_S, Edge, closed, edge_and_link, received
 from tests.edge.transport.engine_io_client import API, ROUTER, Polling, connected, event, polling, value_of
+from tests.support.declared_tenants import policy
 
 transports = pytest.mark.parametrize(
     "transports", [["polling"], ["websocket"], ["polling", "websocket"]], ids=lambda names: "-".join(names)
@@ -233,6 +234,29 @@ async def test_a_frame_that_is_too_large_closes_the_session() -> None:
         assert (await client.get()).status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("origins", "allowed", "forbidden"),
+    [
+        (["https://site.example"], "https://site.example", "https://evil.example"),
+        ([], "http://localhost:3000", "https://evil.example"),
+    ],
+)
+async def test_a_page_of_the_edges_own_site_polls_without_an_origin(
+    origins: list[str], allowed: str, forbidden: str
+) -> None:
+    """Browsers state the origin in same-origin POSTs and WebSockets, but not in GETs."""
+    async with edge_and_link(heartbeat_s=3600) as (edge, link):
+        edge.runtime.tenants.put(policy("t", origins=origins))
+        async with polling(edge, link) as (client, _):
+            assert (await client.post("3", origin=forbidden)).status_code == 403
+            with pytest.raises(websockets.InvalidStatus):
+                await client.upgrade(origin=forbidden)
+            assert (await client.post("3", origin=allowed)).status_code == 200
+            async with client.upgrade(origin=allowed) as ws:
+                await ws.send("2probe")
+                assert await received(ws) == "3probe"
+
+
 async def test_a_session_is_that_of_its_first_request_only() -> None:
     async with edge_and_link(heartbeat_s=3600) as (edge, link), polling(edge, link) as (client, _):
         for headers in ({"origin": "https://evil.example"}, {"authorization": "x"}, {"x-apikey": "t:b"}):
@@ -290,7 +314,7 @@ async def test_other_methods_and_requests_of_no_session_are_refused() -> None:
 
 
 async def test_a_session_moves_to_a_websocket_with_all_that_was_not_fetched() -> None:
-    async with edge_and_link() as (edge, link), polling(edge, link) as (client, number):
+    async with edge_and_link(heartbeat_s=3600) as (edge, link), polling(edge, link) as (client, number):
         waiting = asyncio.ensure_future(client.poll())
         async with client.upgrade() as ws:
             await ws.send("2probe")
@@ -365,7 +389,7 @@ async def _websocket(edge: Edge) -> Any:
 
 
 async def test_sessions_end_when_the_edge_stops() -> None:
-    async with edge_and_link() as (edge, link), polling(edge, link) as (client, _):
+    async with edge_and_link(heartbeat_s=3600) as (edge, link), polling(edge, link) as (client, _):
         waiting = asyncio.ensure_future(client.get())
         await edge.until(lambda: any(s._poll for s in edge.runtime.engine_io._by_sid.values()))  # type: ignore[attr-defined]
         await edge.runtime.close_all()
