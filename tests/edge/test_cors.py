@@ -87,6 +87,24 @@ async def test_every_route_of_a_tenant_answers_preflights(edge: Edge, http: http
         assert refused["vary"] == "Origin"
 
 
+async def test_a_page_may_use_openais_sdk(http: httpx.AsyncClient) -> None:
+    """It sets these headers in a browser, and reads those of the response."""
+    path = "/openai/t/v1/chat/completions"
+    headers = (await http.options(path, headers=preflight("POST"))).headers
+    stainless = "arch lang os package-version retry-count runtime runtime-version timeout"
+    sent = {
+        "authorization",
+        "content-type",
+        "user-agent",
+        *(f"x-stainless-{name}" for name in stainless.split()),
+    }
+    sent |= {"x-conversation-id", "idempotency-key"}
+    assert sent <= set(headers["access-control-allow-headers"].split(", "))
+    answer = await http.post(path, headers={"origin": PAGE, "content-type": "application/json"}, content="{}")
+    exposed = set(answer.headers["access-control-expose-headers"].split(", "))
+    assert {"x-conversation-id", "x-should-retry", "retry-after", "retry-after-ms"} <= exposed
+
+
 async def test_a_page_reads_the_errors_of_every_route(edge: Edge, http: httpx.AsyncClient) -> None:
     for asked in http_requests(edge):
         if asked.path in NO_TENANT:

@@ -10,14 +10,20 @@ from trunkline.v1.edge_service_pb2 import TenantPolicy
 
 from trunkline_edge.auth.request_source import RequestSource
 
-#: Request headers that a page may set.
+#: Request headers that a page may set, or that OpenAI's SDK sets for it.
 REQUEST_HEADERS = (
-    "accept, authorization, cache-control, content-type, last-event-id, traceparent, tracestate, x-api-key,"
-    " x-requested-with, x-workspace-id"
+    "accept, authorization, cache-control, content-type, idempotency-key, last-event-id, openai-beta,"
+    " openai-organization, openai-project, traceparent, tracestate, user-agent, x-api-key, x-conversation-id,"
+    " x-requested-with, x-stainless-arch, x-stainless-helper-method, x-stainless-lang, x-stainless-os,"
+    " x-stainless-package-version, x-stainless-retry-count, x-stainless-runtime,"
+    " x-stainless-runtime-version, x-stainless-timeout, x-workspace-id"
 )
 
 #: Response headers that a page may read beside those that every page may.
-RESPONSE_HEADERS = "allow, retry-after, www-authenticate"
+RESPONSE_HEADERS = (
+    "allow, retry-after, retry-after-ms, www-authenticate, x-conversation-id, x-should-retry,"
+    " x-vercel-ai-ui-message-stream"
+)
 
 #: Time for which a browser may keep the answer to a preflight. Then it learns of changed origins.
 MAX_AGE_S = 600
