@@ -20,7 +20,13 @@ from trunkline.v1.message_pb2 import (
     ToolCallPart,
     ToolResultPart,
 )
-from trunkline_edge.dialects.ai_sdk.ui_messages import EDITS, REGENERATES, read_request, ui_messages
+from trunkline_edge.dialects.ai_sdk.ui_messages import (
+    EDITS,
+    MAX_BODY_VALUES,
+    REGENERATES,
+    read_request,
+    ui_messages,
+)
 
 from tests.edge.dialects.hostile_frames import MAX_CPU_S, VALUES
 
@@ -107,6 +113,12 @@ def test_many_values_are_refused_at_the_price_of_reading_them(name: str) -> None
     started = time.thread_time()
     assert "values; at most" in refusal(sent) or "body: " in refusal(sent)
     assert time.thread_time() - started < 2 * MAX_CPU_S
+
+
+def test_many_messages_before_the_last_are_refused_before_they_take_memory() -> None:
+    last = b'{"id":"m","role":"user","parts":[{"type":"text","text":"hi"}]}'
+    assert "values; at most" in refusal(b'{"id":"c1","messages":[%b%b]}' % (b"0," * MAX_BODY_VALUES, last))
+    assert read_request(b'{"id":"c1","messages":[%b%b]}' % (b"0," * 100_000, last)).message.id == "m"
 
 
 def test_id_follows_from_what_is_replaced() -> None:

@@ -19,6 +19,9 @@ from trunkline_edge.dialects.json_text import MAX_FRAME_VALUES, count_above, dec
 #: Attributes of a message that was sent again: the id of the answer that it replaces, and of the message.
 REGENERATES, EDITS = "ai_sdk.regenerates", "ai_sdk.edits"
 
+#: Most values in the body of a request; the messages before the last are skipped, and yet each takes memory.
+MAX_BODY_VALUES = 16 * MAX_FRAME_VALUES
+
 SUBMIT, REGENERATE = "submit-message", "regenerate-message"
 
 
@@ -55,6 +58,9 @@ class UiChatRequest(NamedTuple):
 
 def read_request(body: bytes) -> UiChatRequest:
     """Read the body of a request. Raises Refused."""
+    if values := count_above(body, MAX_BODY_VALUES):
+        problem = f"has {values} values; at most {MAX_BODY_VALUES} are allowed; send the last message only"
+        raise _invalid("body", problem)
     try:
         fields = decode_json(_decode_body, body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
