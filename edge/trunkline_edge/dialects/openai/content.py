@@ -92,7 +92,10 @@ def parts_of(path: str, content: Content | None) -> list[Part]:
         part = Part()
         part.text.text = content
         return [part]
-    return [_part_of(f"{path}[{index}]", item) for index, item in enumerate(content)]
+    parts = [_part_of(f"{path}[{index}]", item) for index, item in enumerate(content)]
+    if not any(part.text.text or not part.HasField("text") for part in parts):
+        raise invalid(path, "must not be empty")
+    return parts
 
 
 def _part_of(path: str, item: ContentPart) -> Part:

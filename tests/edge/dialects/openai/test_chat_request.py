@@ -103,6 +103,7 @@ def test_equal_bodies_and_only_these_have_the_same_digest() -> None:
         ({"messages": [{"role": "user", "content": ""}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": ""}]}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": [{"type": "hologram"}]}]}, "messages[0].content[0].type"),
         ({"messages": [{"role": "system", "content": "hi"}]}, "messages"),
         ({"messages": [HI, {"role": "assistant", "content": "he"}]}, "messages[1].role"),
