@@ -62,6 +62,7 @@ class ExchangeTransport(ClientProtocol):
         "_body_timer",
         "_exchange",
         "_is_finished",
+        "_is_head",
         "_is_read",
         "_match",
         "_parser",
@@ -90,6 +91,8 @@ class ExchangeTransport(ClientProtocol):
         self._body_timer: asyncio.TimerHandle | None = None
         self._payload = b""
         self._exchange: Exchange | None = None
+        #: The request is for headers alone.
+        self._is_head = False
         self._is_read = False
         self._wrote_head = False
         #: The response is complete, or never will be.
@@ -113,6 +116,7 @@ class ExchangeTransport(ClientProtocol):
 
     def _read_head(self, head: RequestHead) -> None:
         method = head.method.decode("ascii")
+        self._is_head = method == "HEAD"
         headers = self._read_headers(decoded_headers(head), head.http_version.decode("ascii"))
         path, _, parameters = head.target.decode("ascii").partition("?")
         handler, routes = self._handler, self._match.routes
@@ -331,7 +335,7 @@ class ExchangeTransport(ClientProtocol):
         status, headers, body, media_type = http_errors.error_response(reason)
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
             headers["allow"] = ", ".join([*self._match.routes, "OPTIONS"])
-        render = self._route.render_refusal if self._route is not None else None
+        render = (self._route or self._match.dialect).render_refusal
         if render is None:
             self._respond(status, {**headers, "content-type": media_type}, body)
         else:
@@ -354,7 +358,7 @@ class ExchangeTransport(ClientProtocol):
         else:
             headers["content-length"] = str(len(body))
         self._begin_response()
-        self.transport.write(_head_bytes(status, headers) + body)
+        self.transport.write(_head_bytes(status, headers) + (b"" if self._is_head else body))
         self._finish()
 
     def _begin_response(self) -> None:

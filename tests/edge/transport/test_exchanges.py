@@ -268,3 +268,26 @@ async def test_a_request_over_the_rate_of_its_connection_is_refused_once(
     await link.send(acked)
     assert (await client.head()).startswith("HTTP/1.1 429 ")
     await edge.until(lambda: not edge.runtime.core.connections)
+
+
+@pytest.mark.parametrize("path", ["/openai/demo/v1/models", "/ai/demo/echo/chat/c1"])
+async def test_request_for_headers_alone_gets_no_body(linked: tuple[Edge, ScriptedLink], path: str) -> None:
+    client = await asking(linked[0], f"HEAD {path} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
+    assert (await client.head()).startswith("HTTP/1.1 405 ")
+    assert await client.rest() == b""
+
+
+@pytest.mark.parametrize(
+    ("line", "status"), [("PUT /{}/demo/v1/models", 405), ("GET /{}/demo/v1/nothing/here", 404)]
+)
+async def test_every_error_at_a_dialects_paths_has_its_form(
+    linked: tuple[Edge, ScriptedLink], line: str, status: int
+) -> None:
+    ending = " HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+    found, text = await refusal(linked[0], (line.format("openai") + ending).encode())
+    assert found == status
+    assert json.loads(text)["error"]["type"] == "invalid_request_error"
+    line = line.replace("demo/v1/models", "demo/echo/chat")
+    found, text = await refusal(linked[0], (line.format("ai") + ending).encode())
+    assert found == status
+    assert not text.startswith("{")

@@ -137,6 +137,8 @@ def make(clock: Clock) -> Dialect:
         name=NAME,
         connect=_connect,
         rejection_codec=DEFAULT,
+        http_prefixes=("/ai/",),
+        render_refusal=_render_refusal,
         exchanges=(
             ExchangeRoute("POST", Path(BASE), _send, _render_refusal, large_body=True),
             ExchangeRoute("GET", Path(f"{BASE}/{{chat}}"), _load, _render_refusal),

@@ -189,6 +189,8 @@ def make(clock: Clock) -> Dialect:
         needs_tenants=True,
         connect=_connect,
         rejection_codec=DEFAULT,
+        http_prefixes=("/openai/",),
+        render_refusal=_render_refusal,
         exchanges=(
             ExchangeRoute(
                 "POST", Path(f"{BASE}/chat/completions"), complete, _render_refusal, large_body=True
