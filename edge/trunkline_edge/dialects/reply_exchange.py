@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 
 from trunkline.v1 import catalogue
+from trunkline.v1.address_pb2 import Position
 from trunkline.v1.error_pb2 import Error
 from trunkline.v1.frame_pb2 import (
     REPLY_STATUS_RETRYING,
@@ -65,6 +66,7 @@ class ReplyExchange(Exchange):
             self.requests.append(ClientFrame(message=message))
         #: The message that is answered; empty until the router has it.
         self.message_id = ""
+        self._position = Position()
         #: The reply; empty until it is known.
         self.reply_id = ""
         self._progress = ReplyProgress(self._add)
@@ -74,8 +76,10 @@ class ReplyExchange(Exchange):
         #: The conversation's last entry before this connection.
         self._start_seq = 0
         self._is_opened = False
-        #: The agent has settled the message without a reply, at its first attempt.
+        #: No attempt to answer the message follows, and no reply to it has come.
         self._is_unanswered = False
+        #: Attempts have failed, so a reply may be open of which nothing comes before its end: the log names it.
+        self._asks_log = False
 
     # Frames
 
@@ -101,19 +105,24 @@ class ReplyExchange(Exchange):
         return self.take_events()
 
     def heartbeat(self) -> bytes:
-        """See Codec. Also ends the wait for a reply to a message that the agent has settled without one.
+        """See Codec. Also ends the wait for a reply to a message that was settled or withdrawn without one.
 
         Not at once: an agent may settle a message first, and answer it in its own time.
         """
         if not self._is_unanswered or self.reply_id or self.is_decided:
             return super().heartbeat()
-        author = Author(role=ROLE_AGENT)
-        empty = Message(id=self.message_id, reply_to=self.message_id, author=author)
-        empty.state = MESSAGE_STATE_COMPLETE
-        self._receive_message(empty)
+        if self._asks_log:
+            self.request_history().after.CopyFrom(self._position)
+            return b""
+        self._receive_message(self._no_reply(MESSAGE_STATE_COMPLETE))
         events = self.take_events()
         self.has_begun = self.has_begun or bool(events)
         return events
+
+    def _no_reply(self, state: MessageState.ValueType) -> Message:
+        """An empty reply in place of the one that does not come."""
+        author = Author(role=ROLE_AGENT)
+        return Message(id=self.message_id, reply_to=self.message_id, author=author, state=state)
 
     def _keep(self, early: list[ServerFrame], frame: ServerFrame) -> None:
         if len(early) < MAX_EARLY_FRAMES:
@@ -132,6 +141,7 @@ class ReplyExchange(Exchange):
     def _acknowledged(self, ack: AckFrame) -> None:
         """The message is stored: now, or by an earlier request, whose reply may have ended already."""
         self.is_accepted = True
+        self._position = ack.position
         if ack.position.seq > self._start_seq:
             self.await_reply(ack.message_id)
             return
@@ -145,14 +155,22 @@ class ReplyExchange(Exchange):
         return self.requests[-1].history
 
     def history_read(self, page: HistoryPageFrame) -> None:
-        """Answer with the reply to the repeated message, or wait for it."""
-        for message in page.messages:
-            if message.reply_to == self.message_id and message.author.role == ROLE_AGENT:
-                if message.state != MESSAGE_STATE_OPEN:
-                    self._early = None
-                    self._receive_message(message)
-                break
+        """Answer with the reply to the message, or wait for it."""
+        found = next(filter(self._is_answer, page.messages), None)
+        if self._asks_log:
+            self._learn(found)
+            return
+        if found is not None and found.state != MESSAGE_STATE_OPEN:
+            self._early = None
+            self._receive_message(found)
         self.await_reply(self.message_id)
+
+    def _learn(self, found: Message | None) -> None:
+        """Handle the reply in the log to a message to which no further attempt is made."""
+        self._asks_log = False
+        if self.reply_id or self.is_decided:
+            return
+        self._receive_message(found if found is not None else self._no_reply(MESSAGE_STATE_CANCELLED))
 
     def await_reply(self, message_id: str) -> None:
         """Answer with the first reply to this message, whose frames may have come already."""
@@ -229,11 +247,11 @@ class ReplyExchange(Exchange):
         if status.status == REPLY_STATUS_RETRYING:
             if self.has_begun:
                 self._events.append(self.retrying(status))
-        elif not status.attempts:
-            self._is_unanswered = True
-        elif self.streaming is StreamingMode.DELTAS:
-            # Otherwise a reply may be open, of which nothing came.
+        elif status.attempts and self.streaming is StreamingMode.DELTAS:
             self._end(MESSAGE_STATE_CANCELLED, Error(), None)
+        else:
+            self._is_unanswered = True
+            self._asks_log = bool(status.attempts)
 
     def _add(self, addition: Addition) -> None:
         self._events.append(self.added(addition))

@@ -77,7 +77,8 @@ class ChatExchange(ReplyExchange):
 
     def encode(self, frame: ServerFrame) -> bytes:
         """See Exchange."""
-        if frame.HasField("error") and not self._is_sent and not self.is_decided:
+        is_forbidden = frame.HasField("error") and frame.error.code == catalogue.FORBIDDEN.code
+        if is_forbidden and not self._is_sent and not self.is_decided:
             # The caller may not read the log.
             self._send(has_earlier=self._call.is_new_chat)
             return b""

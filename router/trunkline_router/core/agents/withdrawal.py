@@ -73,9 +73,12 @@ class Withdrawals:
             queue.withdrawal_committed()
         return self._queues.withdrawing.pop(message_id, None)
 
-    def report_end(self, topic: TopicKey, message_id: str, attempts: int) -> None:
-        """Notify the conversation that no attempt follows this many failed ones, if there were any."""
-        if attempts:
+    def report_end(self, topic: TopicKey, message_id: str, attempts: int, *, is_answered: bool) -> None:
+        """Notify the conversation that no attempt follows this many failed ones.
+
+        Unless there were none, and a reply reports the end.
+        """
+        if attempts or not is_answered:
             self._statuses.ended(topic, message_id, attempts, set())
 
     def report_end_of_leased(self, leased: LeasedDelivery) -> None:
@@ -83,7 +86,8 @@ class Withdrawals:
         queue = self._queues.get(*leased.delivery.topic[:2])
         if queue is not None:
             queue.failed.forget(leased.id)
-        self.report_end(leased.delivery.topic, leased.message_id, leased.attempt - 1)
+        attempts = leased.attempt - 1
+        self.report_end(leased.delivery.topic, leased.message_id, attempts, is_answered=leased.is_answered)
 
     def cancel_replies(self, topic: TopicKey, message_id: str, author: Author) -> None:
         """Cancel the replies that are open once the withdrawal is committed."""
@@ -152,7 +156,8 @@ class WithdrawalCommit:
                 self._withdrawals.report_end_of_leased(self._found)
             self._found.is_cancelled = self._found.is_withdrawn = True
         elif self._found is not None:
-            self._withdrawals.report_end(topic, self._message_id, self._found.attempts)
+            attempts = self._found.attempts
+            self._withdrawals.report_end(topic, self._message_id, attempts, is_answered=False)
         self._done((self._withdrawal.found or self._stops) and not self._is_answered)
 
     def failed(self, reason: Refused) -> None:

@@ -207,6 +207,27 @@ def test_a_message_that_is_settled_without_a_reply_gets_an_empty_one_at_the_next
         assert not late.is_decided
 
 
+@pytest.mark.parametrize(
+    ("found", "status"), [(None, 409), (MESSAGE_STATE_COMPLETE, 200), (MESSAGE_STATE_OPEN, None)]
+)
+def test_a_whole_reply_that_did_not_come_after_failed_attempts_is_looked_for_in_the_log(
+    found: int | None, status: int | None
+) -> None:
+    ended = ReplyStatusFrame(message_id="q", status=REPLY_STATUS_ENDED, attempts=1)
+    exchange = exchange_of(Edge().call(stream=False))
+    sent(exchange)
+    for frame in (connected(), ack(), ServerFrame(reply_status=ended)):
+        exchange.encode(frame)
+    exchange.heartbeat()
+    assert sent(exchange).history.after == Position(epoch="e", seq=6)
+    exchange.encode(page(*([reply(found, "text").message] if found is not None else [])))
+    answer = exchange.answer
+    assert (answer.status if answer is not None else None) == status
+    exchange.encode(reply(MESSAGE_STATE_COMPLETE, "text"))
+    assert exchange.answer is not None
+    assert exchange.answer.status == (status or 200)
+
+
 # What is sent
 
 
@@ -233,6 +254,16 @@ def test_a_caller_who_may_not_read_the_log_sends_the_last_message_alone() -> Non
     exchange.encode(ServerFrame(error=error_frame(forbidden, "exchange-history")))
     assert exchange.refused is None
     assert len(sent(exchange).message.parts) == 1
+
+
+def test_a_retry_whose_search_fails_sends_no_second_message() -> None:
+    exchange = exchange_of(Edge().call(x_conversation_id="c", x_stainless_retry_count="1"))
+    assert sent(exchange).HasField("history")
+    exchange.encode(connected())
+    limited = catalogue.RATE_LIMITED.refused(whose="ann", limit=1)
+    exchange.encode(ServerFrame(error=error_frame(limited, "exchange-history")))
+    assert exchange.refused is not None
+    assert exchange.decode(b"") is None
 
 
 def test_a_retry_waits_for_the_reply_to_the_first_attempt() -> None:

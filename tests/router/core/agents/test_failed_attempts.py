@@ -345,3 +345,18 @@ def test_the_conversation_is_notified_of_a_message_that_is_settled_without_a_rep
     worker.settle(2, "answer")
     router.run()
     assert statuses(client) == [(REPLY_STATUS_ENDED, 0)]
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+def test_the_conversation_is_notified_of_a_message_that_is_withdrawn_without_a_reply(is_held: bool) -> None:
+    router, client, worker = asked()
+    if not is_held:
+        worker.detach()
+        router.run()
+    router.frame(client, cancel={"client_id": "q1"})
+    router.run()
+    assert statuses(client)[-1] == (REPLY_STATUS_ENDED, 0 if is_held else 1)
+    if is_held:
+        worker.settle(1)
+        router.run()
+        assert statuses(client) == [(REPLY_STATUS_ENDED, 0)]
