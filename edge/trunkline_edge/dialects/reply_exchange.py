@@ -78,7 +78,7 @@ class ReplyExchange(Exchange):
         self._is_opened = False
         #: No attempt to answer the message follows, and no reply to it has come.
         self._is_unanswered = False
-        #: Attempts have failed, so a reply may be open of which nothing comes before its end: the log names it.
+        #: Attempts have failed, so a reply may be open but sends nothing before its end. The log names it.
         self._asks_log = False
 
     # Frames
