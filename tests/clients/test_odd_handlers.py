@@ -167,3 +167,27 @@ async def test_a_task_that_a_handler_leaves_behind_writes_no_more(fails: bool) -
         assert reply.text == "1 2 "
         with pytest.raises(Fenced):
             await left[1]
+
+
+async def test_no_reply_is_made_once_the_handler_has_ended() -> None:
+    worker = make_worker()
+    raised: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    @worker.handler
+    async def answer(message: Message) -> None:
+        def reply(_: object) -> None:
+            try:
+                raised.set_result(worker.reply(message))
+            except Fenced as error:
+                raised.set_exception(error)
+
+        task = asyncio.current_task()
+        assert task is not None
+        task.add_done_callback(reply)
+        raise ValueError
+
+    async with asyncio.timeout(patient(10)), run_worker(worker) as router:
+        delivery = await (await router.deliver("hi")).wait()
+        with pytest.raises(Fenced):
+            await raised
+        assert (delivery.outcome, delivery.replies) == ("retry", [])

@@ -257,12 +257,10 @@ class DeliveryTable:
 
     def _settle(self, delivery: InFlightDelivery, settlement: Settlement) -> None:
         delivery.settlement = settlement
-        # Tasks that the handler left behind must not write beside the next attempt.
         over = Fenced(f"The handler of message {delivery.delivery.message.id} has ended")
         for reply in delivery.replies:
-            reply.block.interrupt(over)
-        if not settlement.HasField("retry"):  # another attempt continues the open replies
-            for reply in delivery.replies:
+            reply.block.interrupt(over)  # of a task left behind, which must not write beside the next attempt
+            if not settlement.HasField("retry"):  # another attempt continues the open replies
                 reply.abandon()
         self._post_settlement(delivery)
 
@@ -317,7 +315,7 @@ class DeliveryTable:
     def reply(self, message: Message, request: OpenReply, on_cancel: OnCancel | None) -> ReplyProducer:
         """Makes a streamed reply to a delivered message. Raises Fenced or ReplyCancelled."""
         delivery = self._by_message.get(message.id)
-        if delivery is None:
+        if delivery is None or delivery.settlement is not None:
             raise Fenced(f"This worker does not hold the delivery of message {message.id}")
         if delivery.cancelled:
             raise ReplyCancelled(f"The reply to message {message.id} was cancelled by its readers")
