@@ -197,9 +197,10 @@ class Lanes:
                 topic = each.delivery.topic
                 lanes._leased[topic] = lanes._leased.get(topic, 0) + 1
         for delayed, not_before in self.delayed.items():
-            lane = lanes.lane_of(self.waiting[delayed][0])
-            lanes.busy[lane] = lanes.busy.get(lane, 0) + 1
-            lanes.delay(lane, not_before)
+            # Not the lane of the first: another author's may wait before the one that has failed.
+            for lane in {lanes.lane_of(each) for each in self.waiting[delayed] if each.attempts}:
+                lanes.busy[lane] = lanes.busy.get(lane, 0) + 1
+                lanes.delay(lane, not_before)
         for delivery in sorted(self, key=lambda delivery: delivery.delivery_id):
             lanes.add(delivery)
         return lanes

@@ -170,3 +170,20 @@ def test_an_erased_group_leaves_nothing_behind() -> None:
     router.run()
     assert not list(router.core.agent_queues.get("t", "a").lanes)  # type: ignore[union-attr]
     check_all(router.core, router.log, at_rest=True)
+
+
+def test_a_delay_follows_the_author_whose_message_has_failed() -> None:
+    router, worker, clients = group(2, "x", "y")
+    say(router, clients, "y1", "y2", "x3")
+    router.declare("t", settings(1))
+    settle(worker, "x3", retry={"after_ms": 3000})
+    router.declare("t", settings(2))
+    settle(worker, "y1")
+    assert held(worker) == ["y2"]
+    router.reset(ROOM)
+    router.declare("t", settings(1))
+    settle(worker, "y2")
+    say(router, clients, "x4")
+    assert held(worker) == ["x4"]
+    settle(worker, "x4")
+    check_all(router.core, router.log, at_rest=True)
