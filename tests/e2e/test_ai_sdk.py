@@ -165,9 +165,15 @@ async def test_resumed_streams_bring_the_whole_reply(chat: UiChat, worker: Strea
     assert not worker.cancelled
 
 
-async def test_page_loaded_before_the_first_word_waits_for_it(chat: UiChat, worker: StreamingWorker) -> None:
+async def test_page_loaded_before_the_first_word_waits_for_it(
+    edge: Process, chat: UiChat, worker: StreamingWorker
+) -> None:
+    def connects() -> float:
+        return metric(edge, "trunkline_edge_connections_opened_total")
+
     async with chat.send("slow", "m1"):
         delivery = await worker.wait_for_delivery("slow")
+    before = connects()
 
     async def resumed() -> list[Any]:
         async with chat.resume() as stream:
@@ -175,6 +181,7 @@ async def test_page_loaded_before_the_first_word_waits_for_it(chat: UiChat, work
             return await stream.rest()
 
     resuming = asyncio.create_task(resumed())
+    await wait_until(lambda: connects() > before, "the page is connected")
     number, _ = await worker.open("key-slow", delivery_id=delivery.delivery_id)
     await worker.add(number, 0, "late")
     await worker.end(number, 1)

@@ -221,6 +221,21 @@ def test_page_without_a_reply_gets_204_and_waits_only_for_a_while() -> None:
     assert stream.answer.status == 204
 
 
+def test_page_gets_the_reply_that_ends_while_the_log_is_read() -> None:
+    stream = ResumedStream()
+    stream.encode(connected())
+    stream.subscribed()
+    for frame in (reply(), delta(text="late"), end()):
+        assert stream.encode(frame) == b""
+    events = stream.encode(
+        ServerFrame(history=HistoryPageFrame(messages=[reply(state=MESSAGE_STATE_COMPLETE).message]))
+    )
+    assert [chunk["type"] for chunk in chunks(events)[:-1]] == [
+        "start", "text-start", "text-delta", "text-end", "finish",
+    ]  # fmt: skip
+    assert stream.is_complete
+
+
 def test_flood_before_the_ack_is_refused() -> None:
     stream = sent()
     for _ in range(MAX_EARLY_FRAMES + 1):

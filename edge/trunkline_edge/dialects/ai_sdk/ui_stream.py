@@ -192,24 +192,28 @@ class ResumedStream(UiMessageStream):
         if self._has_caught_up:
             return b""
         self._has_caught_up = self.is_accepted = True
-        replies = [
-            message.id
-            for message in self.early_messages()
-            if message.state == MESSAGE_STATE_OPEN
-            and message.author.role == ROLE_AGENT
-            and message.address.HasField("conversation")
-        ]
-        if replies:
-            self.attach(replies[-1])
+        is_open = [reply.id for reply in self._early_replies() if reply.state == MESSAGE_STATE_OPEN]
+        if is_open:
+            self.attach(is_open[-1])
         else:
             self.request_history()
         return self.take_events()
+
+    def _early_replies(self) -> list[Message]:
+        return [
+            message
+            for message in self.early_messages()
+            if message.author.role == ROLE_AGENT and message.address.HasField("conversation")
+        ]
 
     def history_read(self, page: HistoryPageFrame) -> None:
         """See ReplyExchange: wait for the reply to the last message unless it has one."""
         last = page.messages[-1] if page.messages else Message()
         if last.author.role == ROLE_USER or last.state == MESSAGE_STATE_OPEN:
             self.await_reply(last.reply_to or last.id)
+        elif replies := self._early_replies():
+            # It began and ended while the log was read.
+            self.attach(replies[-1].id)
         else:
             self.answer = HttpReply(204, None)
 
