@@ -245,7 +245,7 @@ class ReplyExchange(Exchange):
     def _receive_status(self, status: ReplyStatusFrame) -> None:
         """The agent has failed so far, or has done with the message without a reply."""
         if status.status == REPLY_STATUS_RETRYING:
-            if self.has_begun:
+            if self.has_begun or any(self._events):
                 self._events.append(self.retrying(status))
         elif status.attempts and self.streaming is StreamingMode.DELTAS:
             self._end(MESSAGE_STATE_CANCELLED, Error(), None)

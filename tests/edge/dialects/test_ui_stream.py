@@ -9,12 +9,14 @@ import pytest
 from trunkline.v1 import catalogue
 from trunkline.v1.address_pb2 import CONVERSATION_KIND_PERSON, Address, Conversation, Position, TopicPosition
 from trunkline.v1.frame_pb2 import (
+    REPLY_STATUS_RETRYING,
     AckFrame,
     ConnectedFrame,
     DeltaFrame,
     ErrorFrame,
     HistoryPageFrame,
     MessageFrame,
+    ReplyStatusFrame,
     ServerFrame,
 )
 from trunkline.v1.message_pb2 import (
@@ -234,6 +236,13 @@ def test_page_gets_the_reply_that_ends_while_the_log_is_read() -> None:
         "start", "text-start", "text-delta", "text-end", "finish",
     ]  # fmt: skip
     assert stream.is_complete
+
+
+def test_attempt_that_fails_before_the_ack_is_reported() -> None:
+    stream = sent()
+    status = ReplyStatusFrame(message_id="q", status=REPLY_STATUS_RETRYING, attempts=1)
+    assert stream.encode(ServerFrame(reply_status=status)) == b""
+    assert [chunk["type"] for chunk in chunks(stream.encode(ack()))] == ["data-retrying"]
 
 
 def test_flood_before_the_ack_is_refused() -> None:
