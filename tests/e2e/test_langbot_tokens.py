@@ -145,7 +145,7 @@ async def test_an_open_tenant_ignores_the_token_and_never_answers_401(edge: Proc
         await calls.connections()
         await calls.ok("POST", "broadcast", json={"message": "x"})
         status, body = await calls.call("POST", "reset/person")
-        # Whoever is not on this machine's own tenant needs proof to erase, but keeps their session.
+        # Callers of a tenant that is open to anybody need proof to erase, and stay logged in.
         assert (status, body["code"]) == ((200, 0) if pipeline == "open" else (403, -1))
         async with ChatClient(edge, pipeline, first=authenticate(value)) as chat:
             await chat.say("hi")

@@ -140,7 +140,7 @@ class SocketIo(Codec):
             case "error":
                 return self._emit_inner(frame) or _error(frame.error)
             case "closing":
-                # Clients reconnect unless they are disconnected in so many words.
+                # Clients reconnect unless they receive a disconnect packet.
                 is_final = frame.closing.reason == catalogue.SUPERSEDED.code
                 return self._emit_inner(frame) + (b"41" + SEPARATOR if is_final else b"")
         return self._emit_inner(frame)

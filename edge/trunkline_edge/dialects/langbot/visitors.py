@@ -24,7 +24,7 @@ class EmbeddedBot(NamedTuple):
     """A bot that visitors may chat with; the tenant is empty for none."""
 
     tenant: str
-    #: Whoever visits needs no proof; otherwise the tenant's rules for callers apply.
+    #: Visitors need no proof; otherwise the tenant's rules for callers apply.
     is_public: bool
 
 

@@ -2,7 +2,7 @@
 //
 //   <script src="https://edge.example/api/v1/embed/<bot>/widget.js" data-title="Help" async></script>
 //
-// It speaks LangBot's protocol for embedded bots. Messages are shown as text, never as HTML.
+// The protocol is LangBot's for embedded bots. Messages are displayed as text, never as HTML.
 (function () {
   "use strict";
 
@@ -197,7 +197,7 @@
         ready(true);
         note();
         pings = setInterval(function () { own.send('{"type":"ping"}'); }, PING_MS);
-        // What arrives before the history is shown after it.
+        // Frames that arrive before the history are displayed after it.
         call("/messages/person" + query)
           .then(function (data) {
             clear();
