@@ -9,7 +9,16 @@ import pytest
 import websockets
 from trunkline_edge.transport.engine_io_packets import MAX_PACKETS
 
-from tests.edge.transport.edge_loopback import PATIENCE_S, Edge, closed, edge_and_link, received
+from tests.edge.transport.edge_loopback import (
+    PATIENCE_S,
+    Edge,
+    ScriptedRouter,
+    closed,
+    edge_and_link,
+    received,
+    running_edge,
+    running_router,
+)
 from tests.edge.transport.engine_io_client import API, ROUTER, Polling, connected, event, polling, value_of
 from tests.support.declared_tenants import policy
 
@@ -245,8 +254,13 @@ async def test_a_page_of_the_edges_own_site_polls_without_an_origin(
     origins: list[str], allowed: str, forbidden: str
 ) -> None:
     """Browsers state the origin in same-origin POSTs and WebSockets, but not in GETs."""
-    async with edge_and_link(heartbeat_s=3600) as (edge, link):
-        edge.runtime.tenants.put(policy("t", origins=origins))
+    scripted = ScriptedRouter()
+    scripted.policies = [policy("t", origins=origins)]
+    async with (
+        running_router(router=scripted) as router,
+        running_edge(router.address, heartbeat_s=3600) as edge,
+    ):
+        link = await router.link()
         async with polling(edge, link) as (client, _):
             assert (await client.post("3", origin=forbidden)).status_code == 403
             with pytest.raises(websockets.InvalidStatus):
