@@ -257,9 +257,9 @@ class DeliveryTable:
 
     def _settle(self, delivery: InFlightDelivery, settlement: Settlement) -> None:
         delivery.settlement = settlement
-        over = Fenced(f"The handler of message {delivery.delivery.message.id} has ended")
         for reply in delivery.replies:
-            reply.block.interrupt(over)  # of a task left behind, which must not write beside the next attempt
+            # A task that was left behind must not write beside the next attempt.
+            reply.block.interrupt(Fenced(f"The handler of message {delivery.delivery.message.id} has ended"))
             if not settlement.HasField("retry"):  # another attempt continues the open replies
                 reply.abandon()
         self._post_settlement(delivery)
