@@ -44,7 +44,7 @@ class Withdrawals:
         topic: TopicKey,
         message: Message,
         author: Author,
-        done: Callable[[bool], None] = lambda found: None,
+        done: Callable[[bool], None] | None = None,
         failed: Callable[[Refused], None] = lambda reason: None,
     ) -> None:
         """Withdraw the delivery of a message; a worker that holds it receives `cancelled`.
@@ -132,7 +132,7 @@ class WithdrawalCommit:
         withdrawal: Withdrawal,
         message_id: str,
         author: Author,
-        done: Callable[[bool], None],
+        done: Callable[[bool], None] | None,
         failed: Callable[[Refused], None],
     ) -> None:
         self._withdrawals = withdrawals
@@ -158,7 +158,11 @@ class WithdrawalCommit:
         elif self._found is not None:
             attempts = self._found.attempts
             self._withdrawals.report_end(topic, self._message_id, attempts, is_answered=False)
-        self._done((self._withdrawal.found or self._stops) and not self._is_answered)
+        elif self._withdrawal.found and self._done is not None:
+            # In the log only, for lack of a worker. Of a recall, its change notifies the conversation.
+            self._withdrawals.report_end(topic, self._message_id, 0, is_answered=False)
+        if self._done is not None:
+            self._done((self._withdrawal.found or self._stops) and not self._is_answered)
 
     def failed(self, reason: Refused) -> None:
         """The delivery, if there is one, is still in the log."""

@@ -360,3 +360,15 @@ def test_the_conversation_is_notified_of_a_message_that_is_withdrawn_without_a_r
         worker.settle(1)
         router.run()
         assert statuses(client) == [(REPLY_STATUS_ENDED, 0)]
+
+
+def test_the_withdrawal_of_a_message_without_a_worker_is_notified_once() -> None:
+    router = Router()
+    client, other = router.connected(ALICE, user="x"), router.connected(ALICE, user="y")
+    router.say(client, "question", ident="q1")
+    router.run()
+    for _ in range(2):
+        router.frame(client, cancel={"client_id": "q1"})
+        router.run()
+    assert statuses(client) == statuses(other) == [(REPLY_STATUS_ENDED, 0)]
+    check_all(router.core, router.log, at_rest=True)
