@@ -45,6 +45,9 @@ _DIALECTS = {made.name: made for made in (make(lambda: None) for make in DIALECT
 ROUTES: dict[str, DialectRoute] = {
     f"{route.method} {route.path.text}": route for made in _DIALECTS.values() for route in made.routes
 }
+EXCHANGES = {
+    f"{route.method} {route.path.text}": route for made in _DIALECTS.values() for route in made.exchanges
+}
 #: Dialect of visitors, whom any tenant's bots admit without credentials.
 _PUBLIC = "langbot.embed"
 #: Operations after which a tenant must reconnect.
@@ -56,7 +59,7 @@ _REFUSED = {"FORBIDDEN", "UNAUTHORIZED"}
 class Operation(NamedTuple):
     """Operation of a client or a backend."""
 
-    kind: Literal["rpc", "http", "frame", "connect", "route"]
+    kind: Literal["rpc", "http", "frame", "connect", "route", "exchange"]
     name: str
     aim: Aim
     #: Codec of frames: `native json` or `native proto`.
@@ -77,6 +80,7 @@ def operations() -> list[Operation]:
     found += [Operation("connect", codec, "other") for codec in CODECS if codec != _PUBLIC]
     found += [Operation("route", route, "own") for route in ROUTES]
     found += [Operation("route", name, "other") for name, route in ROUTES.items() if _names_tenant(route)]
+    found += [Operation("exchange", name, aim) for name in EXCHANGES for aim in ("own", "other")]
     return found
 
 
@@ -287,6 +291,25 @@ class World:
         elif not path.endswith("/flush"):
             assert response.status_code in (401, 403, 404), (operation, response.text)
         return response.text
+
+    async def _exchange(self, operation: Operation, by: TwinTenant, other: TwinTenant) -> str:
+        """Use a chat; of a stream, which waits for a reply, read the beginning."""
+        method, path = operation.name.split()
+        of = by if operation.aim == "own" else other
+        chat = f"chat-{next(_numbers)}"
+        # A cancel always names a message of the other tenant.
+        named = {"tenant": of.name, "completion": f"chatcmpl-{other.message_id}"}
+        path = path.format_map(named | {"agent": AGENT, "model": AGENT, "chat": chat})
+        said = {"id": "m", "role": "user", "parts": [{"type": "text", "text": by.words}]}
+        completion = {"model": AGENT, "stream": True, "messages": [{"role": "user", "content": by.words}]}
+        body = {"id": chat, "message": said, **completion} if method == "POST" else None
+        headers = {"authorization": f"Bearer {by.secret}", "x-conversation-id": chat}
+        with self.http.stream(method, path, json=body, headers=headers) as response:
+            text = next(response.iter_text(), "")
+        is_unknown = operation.aim == "other" or path.endswith("/cancel")
+        expected = (401, 403, 404) if is_unknown else (200, 204)
+        assert response.status_code in expected, (operation, text)
+        return text
 
 
 @pytest.fixture(scope="module")

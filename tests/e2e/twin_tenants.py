@@ -31,6 +31,7 @@ from trunkline.v1.presence_service_pb2 import (
     ListConnectionsRequest,
     ListTopicsRequest,
 )
+from trunkline.v1.tenant_pb2 import AgentSettings
 from trunkline.v1.tenant_service_pb2 import GetTenantRequest, ListApiKeysRequest, ListRevocationsRequest
 from trunkline.v1.tenant_service_pb2_grpc import TenantServiceStub
 
@@ -106,6 +107,7 @@ class TwinTenant:
             pipelines=[self.pipeline],
             web_page_bots=[self.bot],
             default_agent=AGENT,
+            agents={AGENT: AgentSettings()},
         )
         made = self.operator.api_key(self.name)
         self.key, self.key_id = made.secret, made.api_key.key_id
