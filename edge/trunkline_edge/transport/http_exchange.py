@@ -27,6 +27,7 @@ from trunkline_edge.dialects.dialect import (
 )
 from trunkline_edge.dialects.exchange import Exchange
 from trunkline_edge.dialects.registry import ExchangeMatch
+from trunkline_edge.transport.body_budget import MAX_DROPPED_BYTES
 from trunkline_edge.transport.body_type import check_type
 from trunkline_edge.transport.client_protocol import ClientProtocol
 from trunkline_edge.transport.connection_handler import ConnectionHandler
@@ -374,9 +375,9 @@ class ExchangeTransport(ClientProtocol):
             self.transport.close()
             self._await_close()
         else:
-            # The body may still be on its way.
+            # The body may still be on its way, and most clients read the response behind it.
             self._handler.budget.idle(self.transport)
-            close_lingering(self.transport)
+            close_lingering(self.transport, self._handler.settings.http_timeout_s, MAX_DROPPED_BYTES)
 
     def _break(self) -> None:
         """End the connection without the last chunk, so that no client takes the response for complete."""

@@ -158,6 +158,7 @@ async def test_a_client_that_waits_for_100_is_asked_for_its_body(linked: tuple[E
     ("pieces", "status", "sentence"),
     [
         ([head(FRAME_BYTES + 1)], 413, "exceeds"),
+        ([head(12 << 20), b" " * (12 << 20)], 413, "exceeds"),
         ([CHUNKED] + [b"8000\r\n" + b" " * 0x8000 + b"\r\n"] * 3, 413, "exceeds"),
         ([head(10) + BODY[:5]], 408, ""),
         ([head() + b"x" * len(BODY)], 400, "body: "),
