@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from contextlib import closing
 from http.client import HTTPConnection
@@ -35,7 +36,7 @@ CALLED = {
     "ListMessages", "GetMessage",
     "EditMessage", "RecallMessage", "ListReceipts", "MarkRead", "ResetConversation",
     "ListConnections", "CountConnections", "ListTopics", "GetStats", "CloseConnections", "ListDeadLetters",
-    "ReplayDeadLetters",
+    "ReplayDeadLetters", "UploadMedia", "GetMedia",
 }  # fmt: skip
 
 
@@ -147,6 +148,12 @@ async def test_dead_letters_are_listed_and_replayed(fleet: Fleet, edge: str, bac
         await wait_until(lambda: len(worker.deliveries) == 2, "it is delivered again")
         await worker.settle(worker.deliveries[1].delivery_id)
         assert backend.get("/agents/echo/deadLetters") == {"deadLetters": [], "more": False}
+
+
+def test_media_is_stored_and_read(backend: HttpBackend) -> None:
+    content = base64.b64encode(b"\x89PNG").decode()
+    stored = backend.post("/media", content=content, mimeType="image/png")
+    assert backend.get(f"/media/{stored['key']}") == {"content": content, "mimeType": "image/png"}
 
 
 def test_every_rpc_is_called_here() -> None:
