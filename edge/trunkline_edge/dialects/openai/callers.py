@@ -82,10 +82,14 @@ class Calls:
         is_retry = headers.get(RETRY_COUNT, "0") not in ("", "0")
         is_new = not chat
         if is_new:
-            recent = (request.parameters["tenant"], _digest(bearer(headers)), asked.digest)
-            found = self._find(recent) if is_retry else ""
+            tenant = request.parameters["tenant"]
+            # Else a stranger who guesses the text would be given the name of another's conversation.
+            is_known = not request.tenants.is_open(tenant, is_local=False)
+            recent = (tenant, _digest(bearer(headers)), asked.digest)
+            found = self._find(recent) if is_retry and is_known else ""
             chat = found or f"call-{secrets.token_hex(12)}"
-            self._remember(recent, chat)
+            if is_known:
+                self._remember(recent, chat)
             is_retry = bool(found)
         return Call(user, chat, is_new, prefix + secrets.token_hex(8), prefix, is_retry)
 

@@ -36,7 +36,7 @@ from trunkline.v1.message_pb2 import (
     Change,
     Message,
 )
-from trunkline.v1.tenant_pb2 import AGENT_MEDIA_ANY, AgentSettings
+from trunkline.v1.tenant_pb2 import AGENT_MEDIA_ANY, OPENNESS_ANYBODY, AgentSettings
 from trunkline_edge.dialects.dialect import ConnectPlan, HttpRequest
 from trunkline_edge.dialects.exchange import Exchange
 from trunkline_edge.dialects.openai.completion_routes import make
@@ -66,6 +66,7 @@ class Edge:
 
     def __init__(self) -> None:
         self.now = NOW
+        self.policy = POLICY
         self.routes = {
             (route.method, route.path.text.rpartition("/v1")[2]): route
             for route in make(lambda: self.now).exchanges
@@ -78,7 +79,7 @@ class Edge:
         payload = body if isinstance(body, bytes) else json.dumps(body).encode()
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         parameters = {"tenant": "t", "completion": "chatcmpl-r"}
-        request = HttpRequest(parameters, [], named, payload, TenantPolicies([POLICY]))
+        request = HttpRequest(parameters, [], named, payload, TenantPolicies([self.policy]))
         return self.routes["POST", path].connect(request)
 
     def call(self, *messages: dict[str, str], stream: bool = True, **headers: str) -> ConnectPlan:
@@ -314,6 +315,14 @@ def test_a_retry_without_conversation_is_recognised_by_its_edge() -> None:
     edge.now += timedelta(minutes=11)
     late = edge.call(authorization="Bearer c", x_stainless_retry_count="1")
     assert late.chat != again.chat
+
+
+def test_a_stranger_is_not_given_the_conversation_of_another() -> None:
+    edge = Edge()
+    edge.policy = policy("t", open_to=OPENNESS_ANYBODY)
+    edge.policy.agents.append("echo")
+    chats = {edge.call().chat, edge.call(x_stainless_retry_count="1").chat}
+    assert len(chats) == 2
 
 
 def test_an_idempotency_key_names_message_and_conversation() -> None:
