@@ -40,7 +40,7 @@ MISTAKES: dict[str, tuple[Callable[[Any], BaseException], str, str, str]] = {
     "delay is a string": (lambda _: RetryLater("5"), "retry", "", ""),  # type: ignore[arg-type]
     "retry's reason": (lambda error: RetryLater(1, error), "retry", "busy", ""),
     "rejection's reason": (lambda error: Reject(error), "reject", "busy", AGENT_FAILED.message),
-    "failure's text": (lambda error: Failed(error), "ack", "", "busy"),
+    "failure's text": (lambda error: Failed(error), "ack", "", AGENT_FAILED.message),
     "failure without text": (lambda _: WithoutInit(3), "ack", "", AGENT_FAILED.message),
     "cancelled by itself": (lambda _: asyncio.CancelledError(), "retry", "CancelledError", ""),
 }

@@ -24,7 +24,8 @@ class Failed(Exception):
     `message` as the text of `Message.error`. Every other exception gives readers a generic text only.
 
     Args:
-        message: The text for readers; at most 1024 characters. Empty leaves it generic.
+        message: The text for readers; at most 1024 characters. Empty leaves it generic, and so does anything
+            but a string, such as the exception that was caught.
     """
 
     #: The text for readers, also of a subclass that does not call `__init__`.
@@ -32,8 +33,8 @@ class Failed(Exception):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message)
-        if message:
-            self.message = str(message)
+        if message and isinstance(message, str):
+            self.message = message
 
     def __str__(self) -> str:
         return self.message
