@@ -59,7 +59,7 @@ def history(router: Process) -> list[str]:
 
 def shown(folder: Path) -> list[str]:
     """Those of the secrets that a file of the folder shows."""
-    content = b"".join(path.read_bytes() for path in folder.iterdir())
+    content = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
     return [text for text in (TEXT, SECRET) if text.encode() in content]
 
 
