@@ -6,6 +6,7 @@ import asyncio
 import random
 import socket
 import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tests.support.patience import patient
@@ -125,6 +126,9 @@ async def attack(address: str, kinds: Mapping[str, bytes], tls: ssl.SSLContext |
         await asyncio.gather(
             *(_send(host, int(port), data, tls, reset=n % 2) for data in kinds.values() for n in range(TIMES))
         )
+    # Two passes of the loop, for each transport to report its close.
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
     return len(kinds) * TIMES
 
 
@@ -147,3 +151,7 @@ async def _send(host: str, port: int, data: bytes, tls: ssl.SSLContext | None, *
             writer.transport.abort()
         else:
             writer.close()
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(READ_S):
+                await writer.wait_closed()
+        writer.transport.abort()

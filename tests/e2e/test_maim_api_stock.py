@@ -105,7 +105,10 @@ async def test_the_client_on_socket_io_returns_after_an_edge_and_the_router_rest
 
 async def test_the_client_on_socket_io_keeps_trying_a_wrong_key(url: str) -> None:
     with stock_client("0.7.5", "states", url, "no-agent", "qq") as client:
-        assert await next_json_line(client) == {"states": ["connecting"], "connected": False}
+        seen = await next_json_line(client)
+    assert not seen["connected"]
+    # Between two attempts it is the one, during an attempt the other.
+    assert seen["states"] in (["disconnected"], ["connecting"])
 
 
 @pytest.mark.parametrize(("key", "status"), [("no-agent", 401), ("nobody:echo", 404), ("demo:a/b", 400)])

@@ -296,6 +296,9 @@ async def running_edge(router: str, fetch: Fetch | None = None, **settings: Any)
     finally:
         watching.stop()
         listener.close()
+        # Passes of the loop, for connections that were accepted last to get their protocols.
+        for _ in range(3):
+            await asyncio.sleep(0)
         edge.at_end.close()
         for transport in transports:
             abort(transport)
