@@ -106,12 +106,14 @@ async def test_the_newest_router_of_a_platform_gets_the_messages(fleet: Fleet, b
         await heard(first)
         with router_of("0.2.0", "talk", url_of(other), "demo:echo", "newest") as second:
             await connected(second)
+            await wait_until(
+                lambda: [c.edge_id for c in backend.connections("demo/echo/newest")] == ["edge-3"],
+                "only the newest is connected",
+            )
             await heard(second)
             while "connected" not in (line := await next_json_line(first)):
                 assert line["heard"]["content"]["code"] == "SUPERSEDED"
             assert line == {"connected": False}
-            (connection,) = backend.connections("demo/echo/newest")
-            assert connection.edge_id == "edge-3"
 
 
 async def test_of_routers_on_socket_io_the_older_one_ends(fleet: Fleet, backend: GrpcBackend) -> None:
