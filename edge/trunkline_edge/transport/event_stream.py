@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from trunkline.v1 import catalogue
@@ -14,18 +12,15 @@ from trunkline.v1.frame_pb2 import ClosingFrame
 from trunkline_runtime.refusals import refusal_of
 
 from trunkline_edge import http_errors
-from trunkline_edge.auth.cors import cors_headers, preflight_headers
-from trunkline_edge.core.counters import CLIENT_BROKE_PROTOCOL, CLIENT_LEFT, CLIENT_LOST
+from trunkline_edge.auth.cors import preflight_headers
+from trunkline_edge.core.counters import CLIENT_LEFT, CLIENT_LOST
 from trunkline_edge.dialects.codec import Codec
 from trunkline_edge.dialects.dialect import ConnectRequest, read_query
 from trunkline_edge.dialects.registry import RouteMatch
 from trunkline_edge.http_errors import ErrorResponse
-from trunkline_edge.transport.client_protocol import ClientProtocol
 from trunkline_edge.transport.connection_handler import ConnectionHandler
 from trunkline_edge.transport.request_head import RequestHead, announces_body, decoded_headers
-
-#: Bytes that a client may send after its request; they are ignored.
-MAX_SURPLUS_BYTES = 64 * 1024
+from trunkline_edge.transport.response_protocol import ResponseProtocol, header_lines
 
 _HEAD = (
     "HTTP/1.1 200 OK",
@@ -42,29 +37,16 @@ _HEAD = (
 ALLOWED = "GET, OPTIONS"
 
 
-class EventStreamTransport(ClientProtocol):
+class EventStreamTransport(ResponseProtocol):
     """Answers one GET with events that the codec frames itself."""
 
-    __slots__ = (
-        "_is_head",
-        "_reconnects",
-        "_route",
-        "_surplus_bytes",
-        "_tenant",
-        "_wrote_head",
-    )
+    __slots__ = ("_reconnects", "_route")
 
     def __init__(self, handler: ConnectionHandler, transport: asyncio.Transport, route: RouteMatch) -> None:
         super().__init__(handler, transport)
         self._route = route
-        self._is_head = False
         #: The client reconnects by itself, and would give up at an HTTP status.
         self._reconnects = False
-        self._wrote_head = False
-        self._surplus_bytes = 0
-        #: The tenant that the client connects to; empty until known.
-        self._tenant = ""
-        limit_silence(transport, 2 * handler.settings.heartbeat_s)
 
     # Events of the transport
 
@@ -76,10 +58,7 @@ class EventStreamTransport(ClientProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Ignore what the client sends."""
-        self._surplus_bytes += len(data)
-        if self._surplus_bytes > MAX_SURPLUS_BYTES:
-            self._gone(CLIENT_BROKE_PROTOCOL)
-            self.transport.abort()
+        self._ignore(data)
 
     def eof_received(self) -> bool:
         """End the stream, once it is answered: the client has left, as it sends nothing while it listens."""
@@ -132,7 +111,7 @@ class EventStreamTransport(ClientProtocol):
         """See ClientTransport."""
         if not self._wrote_head:
             self._begin_response()
-            data = "\r\n".join((*_HEAD, *_lines(self._cors_headers()), "\r\n")).encode() + data
+            data = "\r\n".join((*_HEAD, *header_lines(self._cors_headers()), "\r\n")).encode() + data
         if data:
             self.transport.write(data)
 
@@ -160,11 +139,6 @@ class EventStreamTransport(ClientProtocol):
         expired = close_code == catalogue.TOKEN_EXPIRED.close_code
         return self._reconnects and 0 < close_code < 4500 and not expired
 
-    def ping(self) -> None:
-        """See ClientTransport: a client that takes the codec's heartbeats is alive."""
-        if self.connection is not None and not self.buffered:
-            self.connection.missed_heartbeats = 0
-
     def close(self, code: int, reason: str) -> None:
         """See ClientTransport. Code and reason are not sent, except by what was written."""
         self.transport.close()
@@ -180,30 +154,5 @@ class EventStreamTransport(ClientProtocol):
 
     def _respond(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Answer the request without a stream, and close."""
-        self._begin_response()
-        head = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *_lines(headers)]
-        if status != HTTPStatus.NO_CONTENT:
-            head.append(f"content-length: {len(body)}")
-        head += ["connection: close", "\r\n"]
-        self.transport.write("\r\n".join(head).encode("latin-1") + (b"" if self._is_head else body))
+        self._write_response(status, headers, body)
         self.close(0, "")
-
-    def _begin_response(self) -> None:
-        self._wrote_head = True
-        self._answered()
-
-    def _cors_headers(self) -> dict[str, str]:
-        """Return the headers that let a web page read the response."""
-        return cors_headers(self._handler.tenants.policy(self._tenant), self.source)
-
-
-def _lines(headers: Mapping[str, str]) -> Iterable[str]:
-    return (f"{name}: {value}" for name, value in headers.items())
-
-
-def limit_silence(transport: asyncio.Transport, limit_s: int) -> None:
-    """Have the kernel drop a peer that acknowledges nothing for this long, such as one that has vanished."""
-    sock = transport.get_extra_info("socket")
-    if sock is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit_s * 1000)

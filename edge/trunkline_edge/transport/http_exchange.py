@@ -14,8 +14,8 @@ from trunkline_runtime.refusals import refusal_of, to_status
 
 from trunkline_edge import http_errors
 from trunkline_edge.auth.caller_policy import CONNECT, check_caller
-from trunkline_edge.auth.cors import cors_headers, preflight_headers
-from trunkline_edge.core.counters import CLIENT_BROKE_PROTOCOL, CLIENT_LEFT, CLIENT_LOST
+from trunkline_edge.auth.cors import preflight_headers
+from trunkline_edge.core.counters import CLIENT_LEFT, CLIENT_LOST
 from trunkline_edge.dialects.codec import Codec
 from trunkline_edge.dialects.dialect import (
     CallRefused,
@@ -29,15 +29,11 @@ from trunkline_edge.dialects.exchange import Exchange
 from trunkline_edge.dialects.registry import ExchangeMatch
 from trunkline_edge.transport.body_budget import MAX_DROPPED_BYTES
 from trunkline_edge.transport.body_type import check_type
-from trunkline_edge.transport.client_protocol import ClientProtocol
 from trunkline_edge.transport.connection_handler import ConnectionHandler
-from trunkline_edge.transport.event_stream import limit_silence
 from trunkline_edge.transport.lingering_close import close_lingering
 from trunkline_edge.transport.request_body import RequestBody
 from trunkline_edge.transport.request_head import RequestHead, RequestParser, announces_body, decoded_headers
-
-#: Bytes that a client may send behind its request; they are ignored.
-MAX_SURPLUS_BYTES = 64 * 1024
+from trunkline_edge.transport.response_protocol import ResponseProtocol, head_bytes
 
 _STREAM_HEADERS = {
     "content-type": "text/event-stream",
@@ -51,7 +47,7 @@ _LAST_CHUNK = b"0\r\n\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class ExchangeTransport(ClientProtocol):
+class ExchangeTransport(ResponseProtocol):
     """Reads one request, connects its client, and writes the response that the exchange decides.
 
     The body must arrive within the time limit of HTTP bodies; from then until the router has taken the
@@ -63,16 +59,12 @@ class ExchangeTransport(ClientProtocol):
         "_body_timer",
         "_exchange",
         "_is_finished",
-        "_is_head",
         "_is_read",
         "_match",
         "_parser",
         "_payload",
         "_request",
         "_route",
-        "_surplus_bytes",
-        "_tenant",
-        "_wrote_head",
     )
 
     def __init__(
@@ -92,16 +84,9 @@ class ExchangeTransport(ClientProtocol):
         self._body_timer: asyncio.TimerHandle | None = None
         self._payload = b""
         self._exchange: Exchange | None = None
-        #: The request is for headers alone.
-        self._is_head = False
         self._is_read = False
-        self._wrote_head = False
         #: The response is complete, or never will be.
         self._is_finished = False
-        self._surplus_bytes = 0
-        #: The tenant that the request is for; empty until known.
-        self._tenant = ""
-        limit_silence(transport, 2 * handler.settings.heartbeat_s)
 
     # Reading
 
@@ -165,10 +150,7 @@ class ExchangeTransport(ClientProtocol):
         """Collect the body, then connect; ignore what the client sends behind it."""
         body = self._body
         if body is None:
-            self._surplus_bytes += len(data)
-            if self._surplus_bytes > MAX_SURPLUS_BYTES:
-                self._gone(CLIENT_BROKE_PROTOCOL)
-                self.transport.abort()
+            self._ignore(data)
             return
         try:
             payload = body.feed(data)
@@ -290,7 +272,7 @@ class ExchangeTransport(ClientProtocol):
         ends = _LAST_CHUNK if exchange.is_complete else b""
         if not self._wrote_head:
             head = {**_STREAM_HEADERS, **exchange.stream_headers, **self._cors_headers()}
-            data = _head_bytes(HTTPStatus.OK, head) + data
+            data = head_bytes(HTTPStatus.OK, head) + data
             self._begin_response()
         self.transport.write(data + ends if ends else data)
 
@@ -312,11 +294,6 @@ class ExchangeTransport(ClientProtocol):
     def _reject_by_http(self, codec: Codec, closing: ClosingFrame) -> bool:
         self.reject(refusal_of(closing))
         return True
-
-    def ping(self) -> None:
-        """See ClientTransport: a client that takes what is written, or waits for it, is alive."""
-        if self.connection is not None and not self.buffered:
-            self.connection.missed_heartbeats = 0
 
     def close(self, code: int, reason: str) -> None:
         """See ClientTransport. A response that is not complete is cut off."""
@@ -353,18 +330,8 @@ class ExchangeTransport(ClientProtocol):
 
     def _respond(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Answer with a whole response, and close."""
-        headers = {**headers, **self._cors_headers()}
-        if status == HTTPStatus.NO_CONTENT:
-            body = b""
-        else:
-            headers["content-length"] = str(len(body))
-        self._begin_response()
-        self.transport.write(_head_bytes(status, headers) + (b"" if self._is_head else body))
+        self._write_response(status, {**headers, **self._cors_headers()}, body)
         self._finish()
-
-    def _begin_response(self) -> None:
-        self._wrote_head = True
-        self._answered()
 
     def _finish(self) -> None:
         """End the connection once the client has taken the response, which is complete."""
@@ -384,14 +351,3 @@ class ExchangeTransport(ClientProtocol):
         self._is_finished = True
         self._gone(CLIENT_LOST)
         self.transport.abort()
-
-    def _cors_headers(self) -> dict[str, str]:
-        """Return the headers that let a web page read the response."""
-        return cors_headers(self._handler.tenants.policy(self._tenant), self.source)
-
-
-def _head_bytes(status: int, headers: Mapping[str, str]) -> bytes:
-    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    lines += ["connection: close", "\r\n"]
-    return "\r\n".join(lines).encode("latin-1")
