@@ -136,6 +136,13 @@ class StreamingWorker:
         assert found is not None
         return found
 
+    async def begin(self, text: str, *texts: str) -> tuple[Delivery, int]:
+        """Open a reply to the message with this text and add texts; return the delivery and the number."""
+        delivery = await self.wait_for_delivery(text)
+        number, _ = await self.open(f"key-{delivery.delivery_id}", delivery_id=delivery.delivery_id)
+        await self.add(number, 0, *texts)
+        return delivery, number
+
     async def open(self, key: str, **target: Any) -> tuple[int, ReplyOpened]:
         """Open or take over a reply; return its number and the router's response."""
         self._replies += 1

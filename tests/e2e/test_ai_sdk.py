@@ -53,18 +53,10 @@ def chat(edge: Process) -> UiChat:
     return UiChat(edge.address, uuid.uuid4().hex[:16])
 
 
-async def begin(worker: StreamingWorker, text: str, *texts: str) -> tuple[Delivery, int]:
-    """Open a reply to the message with this text and add to it."""
-    delivery = await worker.wait_for_delivery(text)
-    number, _ = await worker.open(f"key-{delivery.delivery_id}", delivery_id=delivery.delivery_id)
-    await worker.add(number, 0, *texts)
-    return delivery, number
-
-
 async def test_parts_that_come_together_stay_in_order(chat: UiChat, worker: StreamingWorker) -> None:
     """Deltas of several kinds within one window are encoded one after the other."""
     async with chat.send("mixed", "m1") as stream:
-        delivery, number = await begin(worker, "mixed", "one ")
+        delivery, number = await worker.begin("mixed", "one ")
         await stream.until("text-delta")
         kinds: list[dict[str, str]] = [{"text": "two"}, {"reasoning": "hm"}, {"text": "three"}]
         deltas = [Delta(index=index, **content) for index, content in enumerate(kinds, 1)]
@@ -100,7 +92,7 @@ async def next_delivery(worker: StreamingWorker, chat: UiChat, before: int) -> D
 
 async def test_reply_is_streamed_as_it_is_written(chat: UiChat, worker: StreamingWorker) -> None:
     async with chat.send("hello", "m1") as stream:
-        _, number = await begin(worker, "hello", "one ", "two ")
+        _, number = await worker.begin("hello", "one ", "two ")
         start = await stream.until("start")
         await stream.until("text-delta")
         await worker.add(number, 2, "three")
@@ -121,7 +113,7 @@ async def test_reply_is_streamed_as_it_is_written(chat: UiChat, worker: Streamin
 async def test_repeated_message_gets_the_reply_to_the_first(chat: UiChat, worker: StreamingWorker) -> None:
     """Live while it is open, and from the log once it has ended."""
     async with chat.send("again", "m1") as first:
-        _, number = await begin(worker, "again", "one ", "two ")
+        _, number = await worker.begin("again", "one ", "two ")
         await worker.wait_durable(number, 2)
         async with chat.send("again", "m1") as second:
             await second.until("text-delta")
@@ -142,7 +134,7 @@ async def test_resumed_streams_bring_the_whole_reply(chat: UiChat, worker: Strea
     async with chat.resume() as nothing:
         assert nothing.response.status_code == 204
     async with chat.send("resume", "m1") as stream:
-        _, number = await begin(worker, "resume", "one ", "two ")
+        _, number = await worker.begin("resume", "one ", "two ")
         await stream.until("text-delta")
     # The client has disconnected, which cancels nothing.
     await worker.wait_durable(number, 2)
@@ -192,7 +184,7 @@ async def test_stop_cancels_what_is_written_and_what_is_not_yet(
     chat: UiChat, worker: StreamingWorker
 ) -> None:
     async with chat.send("stop me", "m1") as stream:
-        delivery, _ = await begin(worker, "stop me", "one ")
+        delivery, _ = await worker.begin("stop me", "one ")
         await stream.until("text-delta")
         assert len((await chat.stop())["cancelled"]) == 1
         assert (await stream.rest())[-3:] == [{"type": "text-end", "id": "1"}, {"type": "abort"}, DONE]
@@ -267,7 +259,7 @@ async def test_edited_message_replaces_the_first(chat: UiChat, worker: Streaming
 
 async def test_failed_reply_ends_with_an_error(chat: UiChat, worker: StreamingWorker) -> None:
     async with chat.send("fail", "m1") as stream:
-        _, number = await begin(worker, "fail", "one ")
+        _, number = await worker.begin("fail", "one ")
         await worker.end(number, 1, MESSAGE_STATE_FAILED)
         chunks = await stream.rest()
     assert [chunk["type"] for chunk in chunks[-3:-1]] == ["text-end", "error"]
@@ -298,7 +290,7 @@ async def test_stream_survives_a_router_that_is_killed(
     fleet: Fleet, chat: UiChat, worker: StreamingWorker
 ) -> None:
     async with chat.send("survive", "m1") as stream:
-        delivery, number = await begin(worker, "survive", "one ", "two ")
+        delivery, number = await worker.begin("survive", "one ", "two ")
         await worker.wait_durable(number, 2)
         await worker.add(number, 2, "three ")
         while "three" not in stream.text:
@@ -321,7 +313,7 @@ async def test_no_end_of_an_edge_looks_like_the_end_of_a_reply(fleet: Fleet, wor
         edge = await asyncio.to_thread(lambda: fleet.start_edge(TRUNKLINE_DRAIN_S="0"))
         chat = UiChat(edge.address, f"c{number}")
         async with chat.send(f"cut {end}", "m1") as stream:
-            await begin(worker, f"cut {end}", "one ")
+            await worker.begin(f"cut {end}", "one ")
             await stream.until("text-delta")
             await asyncio.to_thread(getattr(edge, end))
             with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
@@ -338,7 +330,7 @@ async def test_slow_reader_is_reset(fleet: Fleet, worker: StreamingWorker) -> No
     reader, writer = await asyncio.open_connection(*edge.address.split(":"), limit=1 << 10)
     head = "".join(f"{name}: {value}\r\n" for name, value in sent.headers.items())
     writer.write(f"POST /ai/demo/echo/chat HTTP/1.1\r\n{head}\r\n".encode() + sent.content)
-    _, number = await begin(worker, "much", "one ")
+    _, number = await worker.begin("much", "one ")
     writer.transport.pause_reading()  # type: ignore[attr-defined]
     for index in range(1, 400):
         await worker.add(number, index, "x" * 50_000)

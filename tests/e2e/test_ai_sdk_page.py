@@ -99,42 +99,34 @@ class Page:
         self._process.close()
 
 
-async def begin(worker: StreamingWorker, text: str, *texts: str) -> tuple[int, int]:
-    """Answer a message; return the delivery and the number of the reply."""
-    delivery = await worker.wait_for_delivery(text)
-    number, _ = await worker.open(f"key-{delivery.delivery_id}", delivery_id=delivery.delivery_id)
-    await worker.add(number, 0, *texts)
-    return delivery.delivery_id, number
-
-
 async def test_page_reloads_in_the_middle_and_regenerates(
     site: str, edge: Process, worker: StreamingWorker, tmp_path: Path
 ) -> None:
     steps = ["type:hello", "answer:one two ", "reload", "answer:one two ", "answer:one two three"]
     steps += ["status:ready", f"screenshot:{tmp_path / 'page.png'}", "click:regenerate", "answer:four"]
     with Page(site, edge, *steps, "status:ready") as page:
-        delivery, number = await begin(worker, "hello", "one ", "two ")
+        delivery, number = await worker.begin("hello", "one ", "two ")
         await page.after("answer:one two ")
         await page.after("reload")
         await page.after("answer:one two ")
         await worker.add(number, 2, "three")
         await worker.end(number, 3)
-        await worker.settle(delivery)
+        await worker.settle(delivery.delivery_id)
         state = await page.after("status:ready")
         assert state["paragraphs"] == [["user", "hello"], ["assistant", "one two three"]]
         await wait_until(lambda: len(worker.deliveries) == 2, "the message is delivered again")
-        delivery = worker.deliveries[1].delivery_id
-        number, _ = await worker.open("again", delivery_id=delivery)
+        delivery = worker.deliveries[1]
+        number, _ = await worker.open("again", delivery_id=delivery.delivery_id)
         await worker.add(number, 0, "four")
         await worker.end(number, 1)
-        await worker.settle(delivery)
+        await worker.settle(delivery.delivery_id)
         state = await page.after("status:ready")
         assert state["paragraphs"] == [["user", "hello"], ["assistant", "four"]]
 
 
 async def test_page_stops_a_reply(site: str, edge: Process, worker: StreamingWorker) -> None:
     with Page(site, edge, "type:stop", "answer:one ", "click:stop", "status:ready", "reload") as page:
-        await begin(worker, "stop", "one ")
+        await worker.begin("stop", "one ")
         state = await page.after("status:ready")
         assert state["paragraphs"] == [["user", "stop"], ["assistant", "one "]]
         await page.after("reload")
@@ -145,13 +137,13 @@ async def test_page_outlives_router_and_edge(site: str, fleet: Fleet, worker: St
     steps = ["type:outlive", "answer:one ", "answer:one two ", "status:error"]
     steps += [f"reachable:http://{edge.address}/readyz", "reload", "answer:one two "]
     with Page(site, edge, *steps, "answer:one two three", "status:ready") as page:
-        delivery, number = await begin(worker, "outlive", "one ")
+        delivery, number = await worker.begin("outlive", "one ")
         await worker.wait_durable(number, 1)
         await page.after("answer:one ")
         await fleet.restart_router()
         await worker.attach()
         again = await worker.wait_for_delivery("outlive")
-        number, opened = await worker.open(f"key-{delivery}", delivery_id=again.delivery_id)
+        number, opened = await worker.open(f"key-{delivery.delivery_id}", delivery_id=again.delivery_id)
         assert not opened.error.code, opened
         await worker.add(number, 1, "two ")
         await page.after("answer:one two ")

@@ -64,20 +64,11 @@ def texts(state: Any) -> list[str]:
     return ["".join(part.get("text", "") for part in message["parts"]) for message in state["messages"]]
 
 
-async def reply(worker: StreamingWorker, text: str, *texts: str, ends: bool = True) -> int:
-    """Answer a message; return the number of the reply."""
-    delivery = await worker.wait_for_delivery(text)
-    number, _ = await worker.open(f"key-{delivery.delivery_id}", delivery_id=delivery.delivery_id)
-    await worker.add(number, 0, *texts)
-    if ends:
-        await worker.end(number, len(texts))
-        await worker.settle(delivery.delivery_id)
-    return number
-
-
 async def test_message_is_answered_and_answered_again(edge: Process, worker: StreamingWorker) -> None:
     with StockChat(edge, uuid.uuid4().hex[:16], "send:what is it", "regenerate") as chat:
-        await reply(worker, "what is it", "a ", "reply")
+        delivery, number = await worker.begin("what is it", "a ", "reply")
+        await worker.end(number, 2)
+        await worker.settle(delivery.delivery_id)
         sent = await chat.after("send")
         assert (sent["status"], sent["error"], texts(sent)) == ("ready", None, ["what is it", "a reply"])
         await wait_until(lambda: len(worker.deliveries) == 2, "it is delivered again")
@@ -94,7 +85,7 @@ async def test_page_that_is_loaded_again_resumes_twice_and_shows_once(
 ) -> None:
     ident = uuid.uuid4().hex[:16]
     with StockChat(edge, ident, "send:resume me") as first:
-        number = await reply(worker, "resume me", "one ", "two ", ends=False)
+        _, number = await worker.begin("resume me", "one ", "two ")
         await first.shown("one two ")
     with StockChat(edge, ident, "resume", "resume") as second:
         await second.shown("one two ")
@@ -111,7 +102,7 @@ async def test_stop_ends_the_reply_for_the_worker_and_the_page(
     edge: Process, worker: StreamingWorker
 ) -> None:
     with StockChat(edge, uuid.uuid4().hex[:16], "begin:stop me") as chat:
-        await reply(worker, "stop me", "one ", ends=False)
+        await worker.begin("stop me", "one ")
         state = await chat.after("begin")
     assert (state["status"], state["error"], texts(state)) == ("ready", None, ["stop me", "one "])
     assert [ended.state for ended in worker.ended] == [MESSAGE_STATE_CANCELLED]
@@ -124,13 +115,10 @@ async def test_killed_process_is_no_end_of_a_reply(
     """The page of a killed edge displays an error and resumes; a router's is not noticed."""
     edge = await asyncio.to_thread(fleet.start_edge)
     ident, text = uuid.uuid4().hex[:16], f"kill the {victim}"
-    delivery_key = ""
     with StockChat(edge, ident, f"send:{text}") as chat:
-        number = await reply(worker, text, "one ", "two ", ends=False)
+        delivery, number = await worker.begin(text, "one ", "two ")
         await worker.wait_durable(number, 2)
         await chat.shown("one two ")
-        delivery = await worker.wait_for_delivery(text)
-        delivery_key = f"key-{delivery.delivery_id}"
         if victim == "edge":
             await asyncio.to_thread(edge.kill)
             state = await chat.after("send")
@@ -139,8 +127,8 @@ async def test_killed_process_is_no_end_of_a_reply(
         else:
             await fleet.restart_router()
             await worker.attach()
-            delivery = await worker.wait_for_delivery(text)
-            number, opened = await worker.open(delivery_key, delivery_id=delivery.delivery_id)
+            again = await worker.wait_for_delivery(text)
+            number, opened = await worker.open(f"key-{delivery.delivery_id}", delivery_id=again.delivery_id)
             assert not opened.error.code, opened
             await worker.add(number, 2, "three")
             await worker.end(number, 3)

@@ -82,7 +82,7 @@ def conversation() -> dict[str, Any]:
 
 async def answer(worker: StreamingWorker, text: str, *texts: str, usage: bool = False) -> Delivery:
     """Answer the message with this text."""
-    delivery, number = await begin(worker, text, *texts)
+    delivery, number = await worker.begin(text, *texts)
     count = len(texts)
     if usage:
         part = Delta(index=count)
@@ -93,14 +93,6 @@ async def answer(worker: StreamingWorker, text: str, *texts: str, usage: bool = 
     await worker.end(number, count)
     await worker.settle(delivery.delivery_id)
     return delivery
-
-
-async def begin(worker: StreamingWorker, text: str, *texts: str) -> tuple[Delivery, int]:
-    """Open a reply to the message with this text and add to it."""
-    delivery = await worker.wait_for_delivery(text)
-    number, _ = await worker.open(f"key-{delivery.delivery_id}", delivery_id=delivery.delivery_id)
-    await worker.add(number, 0, *texts)
-    return delivery, number
 
 
 def said(text: str) -> list[Any]:
@@ -164,7 +156,7 @@ async def test_unknown_keys_and_models_are_refused(edge: Process, client: AsyncO
 async def test_a_reply_is_streamed_as_it_is_written(client: AsyncOpenAI, worker: StreamingWorker) -> None:
     text = unique()
     stream = await client.chat.completions.create(model="echo", messages=said(text), stream=True)
-    delivery, number = await begin(worker, text, "one ", "two ")
+    delivery, number = await worker.begin(text, "one ", "two ")
     chunks = [await anext(stream), await anext(stream)]
     await worker.add(number, 2, "three")
     await worker.end(number, 3)
@@ -219,14 +211,14 @@ async def test_a_reply_that_fails_raises_and_never_ends_like_a_complete_one(
 ) -> None:
     text = unique()
     stream = await client.chat.completions.create(model="echo", messages=said(text), stream=True)
-    delivery, number = await begin(worker, text, "half")
+    delivery, number = await worker.begin(text, "half")
     await worker.end(number, 1, MESSAGE_STATE_FAILED)
     with pytest.raises(openai.APIError):
         [chunk async for chunk in stream]
     await worker.settle(delivery.delivery_id)
     text = unique()
     waiting = asyncio.create_task(client.chat.completions.create(model="echo", messages=said(text)))
-    delivery, number = await begin(worker, text, "half")
+    delivery, number = await worker.begin(text, "half")
     await worker.end(number, 1, MESSAGE_STATE_FAILED)
     with pytest.raises(openai.InternalServerError):
         await waiting
@@ -245,7 +237,7 @@ async def test_a_reply_is_cancelled_by_a_call_of_its_own_and_never_by_leaving(
         )
 
     left = await call(0)
-    delivery, number = await begin(worker, text, "half")
+    delivery, number = await worker.begin(text, "half")
     await anext(left)
     await left.close()
     stream = await call(1)

@@ -14,7 +14,7 @@ from trunkline.v1.message_pb2 import MESSAGE_STATE_FAILED
 
 from tests.e2e.fleet import Fleet, fleet_of
 from tests.e2e.streaming_worker import StreamingWorker
-from tests.e2e.test_openai import answer, begin, options, said, unique, wait_until_listed
+from tests.e2e.test_openai import answer, options, said, unique, wait_until_listed
 from tests.support.node import node_command
 from tests.support.patience import patient
 from tests.support.processes import ROOT, Process
@@ -55,7 +55,7 @@ async def test_the_sdk_for_javascript(edge: Process, worker: StreamingWorker) ->
     with Process([*node, str(SCRIPT), base, *steps], {}, "node", ROOT) as calling:
         await answer(worker, streamed, "one ", "two")
         await answer(worker, whole, "all", usage=True)
-        delivery, number = await begin(worker, failing, "half")
+        delivery, number = await worker.begin(failing, "half")
         await worker.end(number, 1, MESSAGE_STATE_FAILED)
         await worker.settle(delivery.delivery_id)
         lines = [json.loads(await asyncio.to_thread(calling.line, lambda line: True)) for _ in steps]
@@ -101,7 +101,7 @@ async def test_a_stream_goes_on_when_its_router_was_killed(
     async with AsyncOpenAI(**options(edge)) as client:
         await wait_until_listed(client, "echo")
         stream = await client.chat.completions.create(model="echo", messages=said(text), stream=True)
-        delivery, number = await begin(worker, text, "one ", "two ")
+        delivery, number = await worker.begin(text, "one ", "two ")
         received = [await anext(stream), await anext(stream)]
         await fleet.restart_router()
         await worker.attach()
@@ -132,7 +132,7 @@ async def test_a_call_whose_edge_was_killed_is_retried_or_raises(
                 extra_headers=named,  # type: ignore[call-overload]
             )
         )
-        delivery, number = await begin(worker, text, "one ")
+        delivery, number = await worker.begin(text, "one ")
         chunks = await calling if stream else None
         if chunks is not None:
             await anext(chunks)
