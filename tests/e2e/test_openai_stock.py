@@ -139,7 +139,7 @@ async def test_a_call_whose_edge_was_killed_is_retried_or_raises(
             await anext(chunks)
         await asyncio.to_thread(edge.kill)
         if chunks is not None:
-            # What has begun is not retried, and never ends like a complete reply.
+            # A stream that has begun is not retried, and never ends like a complete reply.
             with pytest.raises((openai.APIConnectionError, openai.APIError)):
                 [chunk async for chunk in chunks]
         await asyncio.to_thread(lambda: fleet.start_edge(TRUNKLINE_EDGE_LISTEN=edge.address))

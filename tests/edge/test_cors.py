@@ -88,7 +88,7 @@ async def test_every_route_of_a_tenant_answers_preflights(edge: Edge, http: http
 
 
 async def test_a_page_may_use_openais_sdk(http: httpx.AsyncClient) -> None:
-    """It sets these headers in a browser, and reads those of the response."""
+    """In a browser, the SDK sets these headers and reads those of the response."""
     path = "/openai/t/v1/chat/completions"
     headers = (await http.options(path, headers=preflight("POST"))).headers
     stainless = "arch lang os package-version retry-count runtime runtime-version timeout"

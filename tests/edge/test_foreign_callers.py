@@ -62,7 +62,7 @@ class Asked(NamedTuple):
     method: str
     path: str
     needs_key: bool = False
-    #: It opens a connection, so that the router must answer.
+    #: The request opens a connection, so that the router must answer.
     connects: bool = False
     kind: str = "application/json"
 

@@ -127,7 +127,7 @@ def test_one_that_joins_later_is_sent_what_still_lives(core: EdgeCore) -> None:
     assert signals(late) == [("zoe", 3000), ("a", 3000)]
     core.time_passed(5)
     assert signals(late) == [("zoe", "expired"), ("a", "expired")]
-    # Whoever has left is sent nothing, and one that joins again everything.
+    # A connection that left is sent nothing, and everything when it joins again.
     deliver(core, signalled(), leave(late, 1), now=6)
     signals(late)
     deliver(core, join(late, 1), now=7)

@@ -229,7 +229,7 @@ def test_a_whole_reply_that_did_not_come_after_failed_attempts_is_looked_for_in_
     assert exchange.answer.status == (status or 200)
 
 
-# What is sent
+# Messages to the agent
 
 
 def test_a_new_conversation_gets_what_was_said_before_and_a_known_one_does_not() -> None:
@@ -334,7 +334,7 @@ def test_an_idempotency_key_names_message_and_conversation() -> None:
         Edge().call(idempotency_key="k" * 257)
 
 
-# Who calls, and where
+# Callers and conversations
 
 
 def test_users_and_conversations_are_ids_or_hashed() -> None:

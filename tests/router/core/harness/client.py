@@ -50,7 +50,7 @@ class Client:
         self.resumes_delivered = False
         #: It receives its own messages, which advance its position.
         self.echo = False
-        #: It sets `supersedes`, with this time of opening in seconds; None otherwise.
+        #: Time of opening in seconds, if the client sets `supersedes`; None otherwise.
         self.supersedes_at: int | None = None
         #: User of its token.
         self.holder = ""

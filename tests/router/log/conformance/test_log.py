@@ -442,7 +442,7 @@ async def test_a_delivery_expires_at_its_time_unless_there_were_attempts(log: Lo
     assert await log.expired(0, 9) == (expired, 0)
     assert await log.count_waiting("acme", "echo") == 3
     assert await log.backlogs("acme") == [Backlog("echo", 3, NOW_MS)]
-    # It stays until it is settled.
+    # An expired delivery stays until it is settled.
     assert [each.expires_ms for each in await log.deliveries("acme", "echo", 0, 9)] == [
         0,
         NOW_MS + 1,
