@@ -40,6 +40,8 @@ from trunkline_edge.dialects.ai_sdk.ui_stream import ResumedStream, UiMessageStr
 from trunkline_edge.dialects.reply_exchange import MAX_EARLY_FRAMES, ReplyExchange
 from trunkline_runtime.refusals import closing_frame
 
+from tests.support.event_source import EventReader
+
 CHAT = Address(
     tenant="t",
     agent="a",
@@ -82,10 +84,8 @@ def end(ident: str = "r", state: int = MESSAGE_STATE_COMPLETE) -> ServerFrame:
 
 
 def chunks(events: bytes) -> list[Any]:
-    data = [
-        line.removeprefix("data: ") for line in events.decode().split("\n\n") if line.startswith("data: ")
-    ]
-    return [each if each == "[DONE]" else json.loads(each) for each in data]
+    found = [event.data for event in EventReader().feed(events)]
+    return [each if each == "[DONE]" else json.loads(each) for each in found]
 
 
 def sent() -> UiMessageStream:

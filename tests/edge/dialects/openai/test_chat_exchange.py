@@ -44,6 +44,7 @@ from trunkline_edge.dialects.tenant_policies import TenantPolicies
 from trunkline_runtime.refusals import closing_frame, error_frame
 
 from tests.support.declared_tenants import policy
+from tests.support.event_source import EventReader
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CHAT = Address(
@@ -136,7 +137,7 @@ def from_user(client_id: str, age: timedelta = timedelta(0), ident: str = "q") -
 
 
 def events(data: bytes) -> list[Any]:
-    found = [line[6:] for line in data.decode().split("\n\n") if line.startswith("data: ")]
+    found = [event.data for event in EventReader().feed(data)]
     return [each if each == "[DONE]" else json.loads(each) for each in found]
 
 
