@@ -7,22 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from joserfc.jwk import OctKey
 
 from tests.e2e.langbot_client import ChatClient, EdgeFleet, RestClient, edges_of
+from tests.e2e.langbot_tokens import ACCOUNT, DASH, WORKSPACE, headers, token
 from tests.e2e.operator_client import OperatorClient
 from tests.support.patience import patient
-from tests.support.signing import signed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.support.processes import Process
 
-SECRET = "b2f6c1a09d8e47f3b2f6c1a09d8e47f3"
-AUDIENCE = "langbot-instance:5f2b"
-ACCOUNT = "0b6e5a1c-6f0e-4a55-9a53-0d8a3e1f7c11"
-WORKSPACE = "7d1c8f0a-2f51-4d2b-8d35-b1a0f4f2a111"
 TENANTS = f"""
 [tenants.acme]
 open_to = "loopback"
@@ -30,15 +25,7 @@ pipelines = ["open"]
 [tenants.anybody]
 open_to = "anybody"
 pipelines = ["public"]
-[tenants.dash]
-pipelines = ["p1"]
-workspaces = ["{WORKSPACE}"]
-audiences = ["{AUDIENCE}"]
-[[tenants.dash.keys]]
-kid = "langbot"
-algorithm = "HS256"
-secret = "{SECRET}"
-[tenants.other]
+{DASH}[tenants.other]
 pipelines = ["p2"]
 audiences = ["langbot-instance:other"]
 [[tenants.other.keys]]
@@ -48,25 +35,6 @@ secret = "another secret of 32 characters!"
 """
 ROUTES = (("GET", "messages/person"), ("GET", "connections"), ("POST", "reset/group"))
 NO_TOKEN = (401, {"code": -1, "msg": "No valid user token provided"})
-
-
-def token(*, secret: str = SECRET, **claims: Any) -> str:
-    """A token as LangBot issues it; a claim set to `...` is omitted."""
-    payload = {
-        "user": "admin@example.com",
-        "iss": "langbot-core",
-        "aud": AUDIENCE,
-        "exp": int(time.time()) + 604_800,
-        "sub": ACCOUNT,
-        "account_revision": 0,
-    }
-    payload = {name: value for name, value in (payload | claims).items() if value is not ...}
-    return signed({"alg": "HS256", "typ": "JWT"}, payload, "HS256", OctKey.import_key(secret))
-
-
-def headers(value: str) -> dict[str, str]:
-    """The headers of the web client."""
-    return {"Authorization": f"Bearer {value}", "X-Workspace-Id": WORKSPACE}
 
 
 def authenticate(value: str) -> dict[str, str]:

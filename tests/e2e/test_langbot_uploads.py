@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from tests.e2e.langbot_client import ChatClient, EdgeFleet, RestClient, edges_of, pipeline_worker
+from tests.e2e.langbot_tokens import ACCOUNT, DASH, WORKSPACE, headers, token
 from tests.e2e.operator_client import OperatorClient
 from tests.e2e.polling import wait_until
-from tests.e2e.test_langbot_tokens import ACCOUNT, AUDIENCE, SECRET, WORKSPACE, headers, token
 from tests.support.patience import patient
 
 if TYPE_CHECKING:
@@ -31,15 +31,7 @@ pipelines = ["bot1"]
 [tenants.acme.limits]
 upload_bytes = 100000
 media_files = 4
-[tenants.dash]
-pipelines = ["p1"]
-workspaces = ["{WORKSPACE}"]
-audiences = ["{AUDIENCE}"]
-[[tenants.dash.keys]]
-kid = "langbot"
-algorithm = "HS256"
-secret = "{SECRET}"
-"""
+{DASH}"""
 
 
 def png(seed: int = 0) -> bytes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.e2e.langbot_client import EdgeFleet, echo_handler, edges_of, pipeline_worker
-from tests.e2e.test_langbot_tokens import AUDIENCE, SECRET, token
+from tests.e2e.langbot_tokens import AUDIENCE, SECRET, WORKSPACE, token
 from tests.e2e.test_langbot_uploads import png
 from tests.support.langbot import langbot_file
 from tests.support.node import chromium, node_command
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SCRIPT = ROOT / "tests" / "node" / "langbot_web.mjs"
-WORKSPACE = "7d1c8f0a-2f51-4d2b-8d35-b1a0f4f2a111"
 TENANTS = f"""
 [tenants.acme]
 open_to = "loopback"
