@@ -51,6 +51,11 @@ class ModelServer:
         )
         self.requests.append(json.loads(await reader.readexactly(length)))
         self.asked.set()
+        if self.is_silent:
+            await reader.read()
+            self.left.set()
+            writer.close()
+            return
         start = (
             f"HTTP/1.1 {self.status}\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
         )
