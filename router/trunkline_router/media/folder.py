@@ -24,6 +24,7 @@ import structlog
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from trunkline.v1 import catalogue
+from trunkline_runtime.folder_sync import sync_folder
 from trunkline_runtime.private_files import create_private_folder, open_private
 
 from trunkline_router.log.interface import LogDamaged, LogUnavailable
@@ -227,16 +228,7 @@ def _write(path: Path, key: str, upload: Upload, now_s: float) -> None:
         temporary.unlink(missing_ok=True)
         raise
     for folder in (path.parent, path.parent.parent):
-        _sync(folder)
-
-
-def _sync(folder: Path) -> None:
-    """Wait until the names in a folder are on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_folder(folder)
 
 
 def _read(path: Path, key: str) -> Upload | None:

@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager, nullcontext, suppress
 from glob import escape
 from pathlib import Path
 
+from trunkline_runtime.folder_sync import sync_folder
 from trunkline_runtime.private_files import open_private
 
 from trunkline_router.log.backup_manifest import BackupManifest, manifest_path, sha256_of
@@ -130,15 +131,6 @@ def connect_to_snapshot(source: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 @contextmanager

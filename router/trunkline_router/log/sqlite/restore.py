@@ -15,12 +15,13 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
+from trunkline_runtime.folder_sync import sync_folder
 from trunkline_runtime.private_files import create_private_file, create_private_folder, open_private
 
 from trunkline_router.log.backup_manifest import BackupManifest, load_manifest, sha256_of
 from trunkline_router.log.data_keys import DataKeyError, DataKeys
 from trunkline_router.log.interface import BackupFailed, LogUnavailable
-from trunkline_router.log.sqlite.backup import Progress, connect_to_snapshot, sync_folder
+from trunkline_router.log.sqlite.backup import Progress, connect_to_snapshot
 from trunkline_router.log.sqlite.commit_mark import (
     CommitMark,
     LogState,
