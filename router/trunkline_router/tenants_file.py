@@ -65,6 +65,7 @@ from trunkline.v1.tenant_pb2 import (
     VerificationKey,
 )
 from trunkline.v1.tenant_service_pb2 import CreateTenantRequest
+from trunkline_runtime.enum_names import enum_names
 from trunkline_runtime.jwk import jwk_of
 from trunkline_runtime.process import StartError
 from trunkline_runtime.reserved_names import RESERVED_FIELDS
@@ -104,10 +105,8 @@ def _numbers_table(message: Descriptor) -> type[_Table]:
 
 
 def _words(enum: EnumDescriptor) -> dict[str, int]:
-    """The values of an enum by their names without prefix, the first of which is `default`."""
-    prefix = enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
-    words = {value.name.removeprefix(prefix).lower(): value.number for value in enum.values}
-    return {"default": words.pop("unspecified"), **words}
+    """Return the values of an enum by their short names; the unspecified one is `default`."""
+    return {"default": 0, **{name: number for number, name in enum_names(enum).items()}}
 
 
 _AGENT = _numbers_table(AgentSettings.DESCRIPTOR)

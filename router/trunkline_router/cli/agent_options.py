@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import typer
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from trunkline.v1.tenant_pb2 import AgentSettings, TenantSettings
+from trunkline_runtime.enum_names import enum_names
 
 from trunkline_router.cli.units import format_seconds, parse_seconds
 
@@ -76,5 +77,4 @@ def _text(field: FieldDescriptor, value: int) -> str:
 
 def _word(enum: EnumDescriptor, value: int) -> str:
     """`expire` for WITHOUT_WORKER_EXPIRE, and `default` for 0."""
-    prefix = enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
-    return enum.values_by_number[value].name.removeprefix(prefix).lower() if value else "default"
+    return enum_names(enum)[value] if value else "default"
