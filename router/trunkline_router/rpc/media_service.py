@@ -39,7 +39,8 @@ class MediaServicer(MediaServiceServicer):
         self, request: UploadMediaRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> UploadMediaResponse:
         """See media_service.proto."""
-        limit = min(self._upload_bytes(request.tenant), MAX_UPLOAD_BYTES)
+        limits = self._runtime.core.directory.active_tenant(request.tenant).limits
+        limit = min(limits.upload_bytes, MAX_UPLOAD_BYTES)
         if len(request.content) > limit:
             raise catalogue.BODY_TOO_LARGE.refused(limit=limit)
         check(request)
@@ -49,7 +50,6 @@ class MediaServicer(MediaServiceServicer):
             raise catalogue.MEDIA_TYPE_FORBIDDEN.refused(
                 type=request.mime_type[:_MAX_QUOTED_CHARS] or "unset"
             )
-        limits = self._runtime.core.directory.active_tenant(request.tenant).limits
         stored = await self._media.put(
             request.tenant,
             calling_user(),
@@ -72,6 +72,3 @@ class MediaServicer(MediaServiceServicer):
         if upload is None:
             raise catalogue.MEDIA_NOT_FOUND.refused(key=request.key)
         return GetMediaResponse(content=upload.content, mime_type=upload.mime_type)
-
-    def _upload_bytes(self, tenant: str) -> int:
-        return self._runtime.core.directory.active_tenant(tenant).limits.upload_bytes
