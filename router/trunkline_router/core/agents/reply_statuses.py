@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from trunkline.v1.catalogue import Refused
 from trunkline.v1.frame_pb2 import REPLY_STATUS_ENDED, REPLY_STATUS_RETRYING, ReplyStatusFrame
 
 from trunkline_router.core.agents.agent_queues import AgentQueues
 from trunkline_router.core.agents.failed_deliveries import FailedDelivery
-from trunkline_router.core.commits.fan_out import FanOut
-from trunkline_router.core.directory.connections import ConnectedClient, Link
-from trunkline_router.core.values.log_records import PendingEntry
+from trunkline_router.core.commits.fan_out import FanOut, NoticeSource
+from trunkline_router.core.directory.connections import Link
 from trunkline_router.core.values.topics import TopicKey, address_of
 
 
@@ -41,7 +39,7 @@ class ReplyStatuses:
         return map(_frame_of, queue.failed.of_topic(topic) if queue is not None else ())
 
     def _publish(self, topic: TopicKey, frame: ReplyStatusFrame, blocked_by: set[Link]) -> None:
-        for publish in self._fan_out.add(topic, frame.ByteSize(), _StatusSource(blocked_by)):
+        for publish in self._fan_out.add(topic, frame.ByteSize(), NoticeSource(blocked_by)):
             publish.frame.reply_status.CopyFrom(frame)
 
 
@@ -53,20 +51,3 @@ def _frame_of(failed: FailedDelivery) -> ReplyStatusFrame:
     if failed.next_attempt_ms:
         frame.next_attempt_at.FromMilliseconds(failed.next_attempt_ms)
     return frame
-
-
-class _StatusSource:
-    """Source of a status; implements CommitListener."""
-
-    __slots__ = ("blocked_by",)
-
-    connection: ConnectedClient | None = None
-
-    def __init__(self, blocked_by: set[Link]) -> None:
-        self.blocked_by = blocked_by
-
-    def committed(self, pending: PendingEntry) -> None:
-        """Ignore it: a status is not logged."""
-
-    def refused(self, pending: PendingEntry, reason: Refused) -> None:
-        """Ignore it: a status is not logged."""

@@ -14,7 +14,7 @@ from trunkline_router.core.clients.conversations import subscribed_topic
 from trunkline_router.core.clients.received_frame import ReceivedFrame
 from trunkline_router.core.commits.commit_queue import AtomicWrite
 from trunkline_router.core.commits.effects import CommitListener, Effects, ReadDelivered, ReadPages
-from trunkline_router.core.commits.fan_out import FanOut
+from trunkline_router.core.commits.fan_out import FanOut, NoticeSource
 from trunkline_router.core.directory.client_outbox import ClientOutbox
 from trunkline_router.core.directory.connections import ConnectedClient, Link, Topic
 from trunkline_router.core.validation.validator import topic_address
@@ -155,7 +155,8 @@ class Receipts:
         author = Message.FromString(entries[0].body).author.user
         if author and author != receipt.user:
             topic: TopicKey = (receipt.topic[0], "", "", USER, author)
-            for publish in self._fan_out.add(topic, 128, _SILENT):
+            # A set of its own, so nothing is blocked.
+            for publish in self._fan_out.add(topic, 128, NoticeSource(set())):
                 publish.frame.delivered.CopyFrom(notice)
 
 
@@ -270,23 +271,3 @@ class DeliveredCommit:
     def failed(self, reason: Refused) -> None:
         """The receipt was not committed; the user's next one includes it."""
         self._receipts.forget(self._receipt.topic, self._receipt.user)
-
-
-class _SilentListener:
-    """Source of the router's own notices, which is never blocked."""
-
-    connection: ConnectedClient | None = None
-
-    @property
-    def blocked_by(self) -> set[Link]:
-        """A new set each time, so nothing is blocked."""
-        return set()
-
-    def committed(self, pending: PendingEntry) -> None:
-        """Nothing is committed for a notice."""
-
-    def refused(self, pending: PendingEntry, reason: Refused) -> None:
-        """Nothing is committed for a notice."""
-
-
-_SILENT = _SilentListener()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from trunkline.v1.catalogue import Refused
 from trunkline.v1.edge_service_pb2 import TopicFrame
 from trunkline.v1.message_pb2 import Delta
 
 from trunkline_router.core.commits.effects import CommitListener
 from trunkline_router.core.directory.backpressure import LinkBackpressure
-from trunkline_router.core.directory.connections import Link, LinkSubscription
+from trunkline_router.core.directory.connections import ConnectedClient, Link, LinkSubscription
 from trunkline_router.core.directory.directory import Directory
+from trunkline_router.core.values.log_records import PendingEntry
 from trunkline_router.core.values.topics import TopicKey
 
 
@@ -89,3 +91,20 @@ class FanOut:
                 frame.part.CopyFrom(delta.part)
             subscription.delta, subscription.generation = publish, outbox.generation
             self._backpressure.added(link, blocked_by)
+
+
+class NoticeSource:
+    """Source of the router's own notices, which are not logged; implements CommitListener."""
+
+    __slots__ = ("blocked_by",)
+
+    connection: ConnectedClient | None = None
+
+    def __init__(self, blocked_by: set[Link]) -> None:
+        self.blocked_by = blocked_by
+
+    def committed(self, pending: PendingEntry) -> None:
+        """Nothing is committed for a notice."""
+
+    def refused(self, pending: PendingEntry, reason: Refused) -> None:
+        """Nothing is committed for a notice."""
