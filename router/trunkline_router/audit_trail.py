@@ -131,7 +131,7 @@ def actor_of(caller: Caller) -> str:
     """Return a caller as records name it."""
     if caller.kind is CallerKind.KEY:
         return f"key:{caller.key_id}"
-    client = caller.client or caller.manager
+    client = caller.token_client
     if client is not None:
         return f"client:{client.user}"
     if caller.kind is CallerKind.EDGE:

@@ -289,7 +289,7 @@ class CallAdmission:
             raise catalogue.UNAUTHORIZED.refused(problem="the API key was revoked")
         if tenant is None:
             return
-        client = caller.client or caller.manager
+        client = caller.token_client
         if (caller.by_secret and tenant.revocations.revoke_secrets) or (
             client is not None and tenant.revocations.revokes(client.user, client.permissions)
         ):

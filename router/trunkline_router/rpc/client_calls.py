@@ -31,8 +31,7 @@ def calling_client() -> TokenClient | None:
 
 def calling_user() -> str:
     """The user whose token the current RPC is made with, also if an edge acts for them; empty for none."""
-    caller = ACTIVE_CALL.get(UNCHECKED_CALL).caller
-    client = caller.client or caller.manager
+    client = ACTIVE_CALL.get(UNCHECKED_CALL).caller.token_client
     return client.user if client is not None else ""
 
 

@@ -53,6 +53,11 @@ class Caller:
     #: Names in the certificate of an EDGE, which bind its id; empty if it may use any id.
     edge_names: tuple[str, ...] = ()
 
+    @property
+    def token_client(self) -> TokenClient | None:
+        """The client whose token the call is made with, also if an edge acts for it; None without a token."""
+        return self.client or self.manager
+
     def authorize(
         self,
         scope: int,
