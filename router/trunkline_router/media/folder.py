@@ -101,13 +101,13 @@ class MediaFolder:
         """
         create_private_folder(folder)
         store = cls(folder, kept_s)
-        for path in sorted(folder.glob("*/*"), key=lambda each: each.stat().st_mtime):
+        entries = [(path, path.stat()) for path in folder.glob("*/*")]
+        for path, status in sorted(entries, key=lambda entry: entry[1].st_mtime):
             found = _NAME.fullmatch(path.name)
             if found is None:
                 if path.suffix == _TEMPORARY:
                     path.unlink()
                 continue
-            status = path.stat()
             file = _UploadFile(path, status.st_size, status.st_mtime + kept_s)
             store._tenants.setdefault(path.parent.name, _TenantFiles()).add(found[1], file)
         return store
