@@ -107,7 +107,7 @@ class AgentQueue:
         self._count(delivery, 1)
         self.lanes.add(delivery)
         if delivery.attempts:
-            self.failed.loaded(delivery)
+            self.failed.loaded(delivery, message_id_of(delivery))
 
     # Dispatching
 

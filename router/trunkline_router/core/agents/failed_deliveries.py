@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from trunkline.v1.message_pb2 import Message
-
 from trunkline_router.core.agents.worker import AttachedWorker, LeasedDelivery
 from trunkline_router.core.values.stored_records import StoredDelivery
 from trunkline_router.core.values.topics import TopicKey
@@ -35,12 +33,6 @@ class FailedDeliveries:
         self._by_id: dict[int, FailedDelivery] = {}
         self._by_topic: dict[TopicKey, dict[int, FailedDelivery]] = {}
 
-    def __bool__(self) -> bool:
-        return bool(self._by_id)
-
-    def __contains__(self, delivery_id: int) -> bool:
-        return delivery_id in self._by_id
-
     def __len__(self) -> int:
         return len(self._by_id)
 
@@ -57,9 +49,8 @@ class FailedDeliveries:
         """Return the failed deliveries of a conversation."""
         return self._by_topic.get(topic, {}).values()
 
-    def loaded(self, delivery: StoredDelivery) -> None:
+    def loaded(self, delivery: StoredDelivery, message_id: str) -> None:
         """A delivery was read from the log that failed before."""
-        message_id = Message.FromString(delivery.message).id
         self._add(FailedDelivery(delivery.delivery_id, delivery.topic, message_id, delivery.attempts))
 
     def record(self, leased: LeasedDelivery, now: float, next_attempt_ms: int) -> FailedDelivery:
