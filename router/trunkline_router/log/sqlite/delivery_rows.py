@@ -44,18 +44,17 @@ _DEAD_LETTERS = """
         WHERE tenant = ? AND agent = ? AND delivery_id > ? ORDER BY delivery_id LIMIT ?
     ) JOIN topics USING (topic_id) JOIN messages USING (topic_id, seq)
 """
-_WAITING = """
+#: Has not expired by a time.
+_WAITS = "(expires_ms = 0 OR expires_ms > ? OR attempts > 0)"
+_WAITING = f"""
     SELECT json_group_array(json_array(agent, count, created_ms))
     FROM (
         SELECT agent, count(*) AS count, min(delivery_id) AS first FROM deliveries
-        WHERE tenant = ? AND (expires_ms = 0 OR expires_ms > ? OR attempts > 0) GROUP BY agent
+        WHERE tenant = ? AND {_WAITS} GROUP BY agent
     ) JOIN (SELECT delivery_id, topic_id, seq FROM deliveries) ON delivery_id = first
     JOIN messages USING (topic_id, seq)
 """
-_COUNT = (
-    "SELECT count(*) FROM deliveries"
-    " WHERE tenant = ? AND agent = ? AND (expires_ms = 0 OR expires_ms > ? OR attempts > 0)"
-)
+_COUNT = f"SELECT count(*) FROM deliveries WHERE tenant = ? AND agent = ? AND {_WAITS}"
 _EXPIRED = """
     SELECT count(*), max(delivery_id), json_group_array(json_array(delivery_id, tenant, agent))
         FILTER (WHERE expires_ms > 0 AND expires_ms <= ? AND attempts = 0)
