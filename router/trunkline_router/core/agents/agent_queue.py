@@ -205,7 +205,7 @@ class AgentQueue:
         return self.lanes.end_delays(now)
 
     def set_concurrency(self, concurrency: int) -> None:
-        """Allow so many deliveries of a conversation at a time."""
+        """Set the number of deliveries of a conversation that workers may hold at a time."""
         if concurrency != self.lanes.concurrency:
             self.lanes = self.lanes.rearranged(concurrency, self.held.values())
 

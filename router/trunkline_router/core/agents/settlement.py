@@ -129,7 +129,7 @@ class Settlements:
         """The settlement is committed."""
         self._complete(leased)
         is_silent = not result.replies and not leased.is_answered and not leased.is_cancelled
-        # Of a withdrawn one, the withdrawal has reported the end.
+        # The withdrawal has reported the end of a withdrawn delivery.
         if (leased.attempt > 1 and not leased.is_withdrawn) or is_silent:
             self._statuses.ended(
                 leased.delivery.topic, leased.message_id, leased.attempt - 1, leased.worker.blocked_by
@@ -152,7 +152,7 @@ class Settlements:
         """The settlement was not committed: the worker still holds the delivery."""
         leased.is_settling = False
         if not leased.worker.is_attached:
-            # The time is not known here. The lease began at most so long ago.
+            # The time is not known here: take the latest start of the lease, at most a lease ago.
             self.fail(leased, "the worker's stream broke", leased.lease_ends - self._queues.lease_s)
         self.send_result(leased.worker, leased.id, reason)
 

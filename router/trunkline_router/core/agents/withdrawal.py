@@ -76,13 +76,13 @@ class Withdrawals:
     def report_end(self, topic: TopicKey, message_id: str, attempts: int, *, is_answered: bool) -> None:
         """Notify the conversation that no attempt follows this many failed ones.
 
-        Unless there were none, and a reply reports the end.
+        With none, an answered message needs no notice: its reply reports the end.
         """
         if attempts or not is_answered:
             self._statuses.ended(topic, message_id, attempts, set())
 
     def report_end_of_leased(self, leased: LeasedDelivery) -> None:
-        """Do that for a delivery that a worker holds, which may be lost and never settle it."""
+        """Report the end of a delivery that a worker holds: that worker may be lost and never settle it."""
         queue = self._queues.get(*leased.delivery.topic[:2])
         if queue is not None:
             queue.failed.forget(leased.id)
@@ -159,7 +159,7 @@ class WithdrawalCommit:
             attempts = self._found.attempts
             self._withdrawals.report_end(topic, self._message_id, attempts, is_answered=False)
         elif self._withdrawal.found and self._done is not None:
-            # In the log only, for lack of a worker. Of a recall, its change notifies the conversation.
+            # In the log only, for lack of a worker. A recall notifies the conversation by its change.
             self._withdrawals.report_end(topic, self._message_id, 0, is_answered=False)
         if self._done is not None:
             self._done((self._withdrawal.found or self._stops) and not self._is_answered)

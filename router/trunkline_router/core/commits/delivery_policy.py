@@ -115,7 +115,7 @@ class DeliveryPolicy:
             if len(self._agents) >= MAX_AGENTS:
                 del self._agents[next(iter(self._agents))]
             waiting = self._agents[agent] = _Waiting()
-            # What waits since before the start is not known yet.
+            # Deliveries may wait that an earlier process stored.
             self._count(agent, waiting)
         return waiting
 

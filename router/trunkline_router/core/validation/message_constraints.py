@@ -44,7 +44,7 @@ _TEXT = at_most(262144, "characters")
 _NAME = at_most(256, "characters")
 _SHORT = at_most(128, "characters")
 _PARTS = with_values(items(1, 64))
-#: One with an error may have no parts; see settlement.
+#: A reply with an error may have no parts; see settlement.
 _REPLY_PARTS = with_values(items(0, 64))
 _END = size(16384)
 _END_STATE = named_from(MessageState.DESCRIPTOR, 2, 4)

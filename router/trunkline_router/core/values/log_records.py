@@ -82,7 +82,7 @@ class PendingEntry:
     repeat_only: bool = False
     #: Store a delivery for the topic's agent with the message.
     deliver: bool = False
-    #: The delivery expires so long after the message's time; 0 for never.
+    #: Time from the message's creation to the expiry of the delivery; 0 for never.
     expire_after_ms: int = 0
     #: Set for an OPEN message.
     producer: Producer | None = None
