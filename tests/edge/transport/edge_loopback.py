@@ -294,11 +294,12 @@ async def running_edge(router: str, fetch: Fetch | None = None, **settings: Any)
     try:
         yield edge
     finally:
-        watching.stop()
-        listener.close()
-        # Passes of the loop, for connections that were accepted last to get their protocols.
+        # Passes of the loop, for connections in the backlog to get their protocols: asyncio leaks the socket
+        # of one that it has accepted when the listener closes.
         for _ in range(3):
             await asyncio.sleep(0)
+        watching.stop()
+        listener.close()
         edge.at_end.close()
         for transport in transports:
             abort(transport)

@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import warnings
-from collections.abc import Iterator
 
 import pytest
 
 from tests.edge.transport.edge_loopback import PATIENCE_S, edge_and_link
 from tests.support.node import node_command
 from tests.support.processes import ROOT, Process
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """Collect the socket of a connection that a killed Node had begun; it would fail another test."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 @pytest.mark.parametrize("transports", ["polling", "websocket", "polling,websocket"])
