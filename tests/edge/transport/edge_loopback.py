@@ -46,7 +46,7 @@ from tests.support.patience import patient
 #: Bound of every wait.
 PATIENCE_S = patient(5)
 QUERY = "tenant=t&agent=a&platform=web&conversation=group:team"
-#: Bytes that the kernel keeps for a client that does not read, on either side; once set, they do not grow.
+#: Bytes that the kernel keeps for a client on either side; buffers of unset size grow at an odd moment.
 KERNEL_BYTES = 1 << 16
 
 
@@ -210,7 +210,7 @@ class Edge:
     def connect(self, query: str = QUERY, **options: Any) -> Any:
         """Connect a WebSocket client; see `websockets.connect`."""
         options = {"compression": None, "ping_interval": None, "open_timeout": PATIENCE_S, **options}
-        options |= {"create_connection": self._made}
+        options |= {"create_connection": self._made, "sock": self._connected()}
         scheme = "wss" if self.trusting else "ws"
         url = f"{scheme}://{self.address}/v1/connect?{query}"
         return websockets.connect(url, ssl=self.trusting, **options)
@@ -224,6 +224,15 @@ class Edge:
         self.at_end.callback(lambda: hasattr(client, "transport") and abort(client.transport))
         return client
 
+    def _connected(self) -> socket.socket:
+        """Connect a TCP socket. Its buffer is set before: a window that shrinks later stalls both ways."""
+        host, port = self.address.split(":")
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BYTES)
+        sock.connect((host, int(port)))
+        sock.setblocking(False)
+        return sock
+
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until a condition holds."""
         async with asyncio.timeout(PATIENCE_S):
@@ -232,21 +241,12 @@ class Edge:
 
     async def raw(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Open a TCP connection, with TLS if the edge has it."""
-        host, port = self.address.split(":")
-        reader, writer = await asyncio.open_connection(host, int(port), ssl=self.trusting)
+        name = "127.0.0.1" if self.trusting else None
+        sock = self._connected()
+        reader, writer = await asyncio.open_connection(sock=sock, ssl=self.trusting, server_hostname=name)
         # The writer, and not just its transport: nobody else may hold it.
         self.at_end.callback(lambda: abort(writer.transport))
         return reader, writer
-
-
-def stop_reading(transport: Any) -> None:
-    """Stop a client's transport from reading, until `resume_reading`.
-
-    A kernel that decides by itself takes up to some megabytes more, sooner or later.
-    """
-    sock = transport.get_extra_info("socket")
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BYTES)
-    transport.pause_reading()
 
 
 def abort(transport: asyncio.BaseTransport) -> None:

@@ -21,7 +21,6 @@ from tests.edge.transport.edge_loopback import (
     hears,
     reset,
     running_edge,
-    stop_reading,
     upgrade,
 )
 from tests.support.declared_tenants import policy
@@ -303,7 +302,7 @@ async def test_a_client_that_only_listens_is_kept_and_sent_heartbeats() -> None:
 
 async def not_reading(edge: Edge, link: ScriptedLink) -> Listening:
     client, _ = await listening(edge, link, topic=0)
-    stop_reading(client.writer.transport)
+    client.writer.transport.pause_reading()  # type: ignore[attr-defined]
     return client
 
 

@@ -16,7 +16,6 @@ from tests.edge.transport.edge_loopback import (
     answer,
     edge_and_link,
     running_edge,
-    stop_reading,
     upgrade,
 )
 from tests.support.patience import under_load
@@ -77,7 +76,7 @@ async def test_a_body_without_end_behind_an_answer_ends_in_time(edge: Edge) -> N
 
 async def test_a_response_that_is_not_read_is_cut_off_in_time(edge: Edge) -> None:
     _, writer = await edge.raw()
-    stop_reading(writer.transport)
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
     writer.write(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 200)
     await edge.until(lambda: edge.runtime.budget.http_connections == 1)
     await edge.until(lambda: not edge.runtime.budget._open)
@@ -88,7 +87,7 @@ async def test_pipelined_requests_wait_until_the_client_has_taken_the_responses(
     request = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
     async with running_edge("127.0.0.1:1") as edge:
         reader, writer = await edge.raw()
-        stop_reading(writer.transport)
+        writer.transport.pause_reading()
         # Cut within a head, which another protocol awaits.
         writer.write((request * 300)[:-40])
         await edge.until(lambda: edge.runtime.budget.http_connections == 1)

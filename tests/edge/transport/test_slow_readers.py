@@ -14,7 +14,6 @@ from tests.edge.transport.edge_loopback import (
     hears,
     running_edge,
     running_router,
-    stop_reading,
     upgrade,
 )
 
@@ -27,7 +26,7 @@ async def not_reading(edge: Edge, link: ScriptedLink, topic: int = 1) -> asyncio
     writer.write(upgrade())
     await link.accept(topic)
     await reader.readuntil(b"\r\n\r\n")
-    stop_reading(writer.transport)
+    writer.transport.pause_reading()
     return writer
 
 
@@ -79,7 +78,7 @@ async def test_a_slow_reader_is_closed_without_delaying_the_others() -> None:
 async def test_a_slow_reader_that_reads_again_is_told_why_it_is_closed_and_missed_nothing_before() -> None:
     async with edge_and_link(outbox_bytes=1 << 17) as (edge, link):
         slow, _ = await accepted(edge, link, max_queue=1)
-        stop_reading(slow.transport)
+        slow.transport.pause_reading()
         await publish_until_one_is_closed(edge, link)
         slow.transport.resume_reading()
         frames = []
@@ -93,7 +92,7 @@ async def test_a_slow_reader_that_reads_again_is_told_why_it_is_closed_and_misse
 async def test_a_client_that_has_caught_up_counts_as_lagging_no_longer() -> None:
     async with edge_and_link() as (edge, link):
         client, _ = await accepted(edge, link, max_queue=1)
-        stop_reading(client.transport)
+        client.transport.pause_reading()
         seq = 0
         while edge.runtime.core.backpressure.total_bytes < 1 << 20:
             seq += 1
@@ -109,7 +108,7 @@ async def test_clients_that_lag_together_hold_the_router_back_until_they_catch_u
     async with edge_and_link(outbox_bytes=4 << 20, outbox_total_bytes=1 << 20, link_window=2) as (edge, link):
         client, _ = await accepted(edge, link, max_queue=1)
         await edge.until(lambda: link.credit == 2)
-        stop_reading(client.transport)
+        client.transport.pause_reading()
         sent = await congest(edge, link)
         while link.credit:
             sent += 1

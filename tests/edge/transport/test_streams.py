@@ -20,7 +20,6 @@ from tests.edge.transport.edge_loopback import (
     connecting,
     edge_and_link,
     hears,
-    stop_reading,
 )
 
 
@@ -113,7 +112,7 @@ async def test_for_a_client_that_does_not_read_deltas_gather_until_it_does(rollu
     async with edge_and_link(rollup_ms=rollup_ms) as (edge, link):
         client, number = await accepted(edge, link, max_queue=1, max_size=None)
         await link.send(opening())
-        stop_reading(client.transport)
+        client.transport.pause_reading()
         count = await stalled(edge, link, number, "x" * 50_000)
         connection = edge.runtime.core.connections[number]
         before = edge.runtime.core.counts.delta_frames
@@ -141,7 +140,7 @@ async def test_what_gathers_counts_as_buffered_and_a_client_that_never_reads_is_
         client, number = await accepted(edge, link, topic=0, max_queue=1)
         await link.send(opening())
         assert (await hears(other))["type"] == "message"
-        stop_reading(client.transport)
+        client.transport.pause_reading()
         connection = edge.runtime.core.connections[number]
         index = 0
         async with asyncio.timeout(PATIENCE_S):
