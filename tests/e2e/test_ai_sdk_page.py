@@ -6,9 +6,6 @@ import asyncio
 import json
 import shutil
 import subprocess
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +16,7 @@ from tests.e2e.streaming_worker import StreamingWorker
 from tests.support.node import chromium, node_command, package_folder
 from tests.support.patience import patient
 from tests.support.processes import ROOT, Process
+from tests.support.static_site import static_site
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -29,23 +27,13 @@ EXAMPLE = ROOT / "examples" / "ai_sdk_chat"
 DRIVER = ROOT / "tests" / "node" / "browser.mjs"
 
 
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Log nothing."""
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Bundle the example and serve it; yield its address."""
     folder = tmp_path_factory.mktemp("site")
     bundle(folder)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
-    serving = threading.Thread(target=server.serve_forever)
-    serving.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    serving.join()
-    server.server_close()
+    with static_site(folder) as origin:
+        yield origin
 
 
 def bundle(folder: Path) -> None:

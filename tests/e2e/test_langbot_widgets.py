@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,6 +15,7 @@ from tests.support.langbot import langbot_file
 from tests.support.node import chromium, node_command
 from tests.support.patience import patient
 from tests.support.processes import ROOT, Process
+from tests.support.static_site import static_site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,22 +26,12 @@ SCRIPT = ROOT / "tests" / "node" / "langbot_widget.mjs"
 PAGE = '<!doctype html><title>Shop</title><h1>A shop</h1><script src="{source}" data-title="Help"></script>'
 
 
-class _Files(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Log nothing."""
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """Folder of pages, and the origin that serves it."""
     folder = tmp_path_factory.mktemp("site")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Files, directory=str(folder)))
-    serving = threading.Thread(target=server.serve_forever)
-    serving.start()
-    yield folder, f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    serving.join()
-    server.server_close()
+    with static_site(folder) as origin:
+        yield folder, origin
 
 
 @pytest.fixture(scope="module")
