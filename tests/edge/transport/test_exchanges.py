@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator
 import pytest
 from trunkline.v1 import catalogue
 from trunkline.v1.edge_service_pb2 import RouterEntry
-from trunkline.v1.message_pb2 import CHANGE_KIND_ENDED, MESSAGE_STATE_COMPLETE, MESSAGE_STATE_OPEN, ROLE_AGENT
+from trunkline.v1.message_pb2 import MESSAGE_STATE_OPEN, ROLE_AGENT
 
+from tests.edge.core.core_harness import ended
 from tests.edge.transport.edge_loopback import (
     PATIENCE_S,
     Edge,
@@ -106,14 +107,6 @@ def opened(text: str) -> RouterEntry:
     return entry
 
 
-def ended() -> RouterEntry:
-    entry = RouterEntry()
-    entry.publish.topic = 1
-    change = entry.publish.frame.change
-    change.message_id, change.kind, change.state = "r", CHANGE_KIND_ENDED, MESSAGE_STATE_COMPLETE
-    return entry
-
-
 @pytest.mark.parametrize(
     "pieces",
     [
@@ -136,7 +129,7 @@ async def test_a_body_in_any_pieces_is_answered(
     answer = await client.head()
     assert answer.startswith("HTTP/1.1 200 OK")
     assert "transfer-encoding: chunked" in answer
-    await link.send(opened("hello"), ended())
+    await link.send(opened("hello"), ended(1, seq=3))
     body = await client.rest()
     assert b'"delta":"hello"' in body
     assert body.endswith(b"data: [DONE]\n\n\r\n" + LAST_CHUNK)
