@@ -15,8 +15,9 @@ from trunkline_edge.settings import EdgeSettings
 from trunkline_router.settings import RouterSettings
 from trunkline_router.tenants_file import load
 
+from tests.docs.page_bot import page_bot
 from tests.support.patience import patient
-from tests.support.processes import ROOT, Process, edge_process, router_process
+from tests.support.processes import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,17 +27,10 @@ BLOCKS = dict(re.findall(r"```(\w+(?: \w+)?)\n(.*?)```", PAGE, re.DOTALL))
 
 
 def test_the_first_60_seconds(tmp_path: Path) -> None:
-    tenants = tmp_path / "tenants.toml"
-    tenants.write_text(BLOCKS["toml"])
-    with (
-        router_process(tmp_path / "data", TRUNKLINE_TENANTS_FILE=str(tenants)) as router,
-        edge_process(router.address) as edge,
-    ):
-        bot = BLOCKS["python bot"].replace("127.0.0.1:50051", router.address)
-        with Process([sys.executable, "-c", bot], {}, "the bot", tmp_path):
-            client = BLOCKS["python client"].replace("127.0.0.1:8080", edge.address)
-            command = [sys.executable, "-c", client]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=patient(30), check=False)
+    with page_bot(tmp_path, BLOCKS["toml"], BLOCKS["python bot"]) as edge:
+        client = BLOCKS["python client"].replace("127.0.0.1:8080", edge.address)
+        command = [sys.executable, "-c", client]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=patient(30), check=False)
         assert done.stderr == ""
         first, second, *replies = done.stdout.splitlines()
         assert (first, second) == ("connected ", "user_message hello there")

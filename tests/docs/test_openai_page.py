@@ -16,8 +16,9 @@ from trunkline_edge.dialects.openai.callers import (
 from trunkline_edge.dialects.openai.completion_routes import BASE, make
 from trunkline_router.settings import RouterSettings
 
+from tests.docs.page_bot import page_bot
 from tests.support.patience import patient
-from tests.support.processes import ROOT, Process, edge_process, router_process
+from tests.support.processes import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,17 +28,10 @@ BLOCKS = dict(re.findall(r"```(\w+(?: \w+)?)\n(.*?)```", PAGE, re.DOTALL))
 
 
 def test_the_first_60_seconds(tmp_path: Path) -> None:
-    tenants = tmp_path / "tenants.toml"
-    tenants.write_text(BLOCKS["toml"])
-    with (
-        router_process(tmp_path / "data", TRUNKLINE_TENANTS_FILE=str(tenants)) as router,
-        edge_process(router.address) as edge,
-    ):
-        bot = BLOCKS["python bot"].replace("127.0.0.1:50051", router.address)
-        with Process([sys.executable, "-c", bot], {}, "the bot", tmp_path):
-            caller = BLOCKS["python caller"].replace("127.0.0.1:8080", edge.address)
-            command = [sys.executable, "-c", caller]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=patient(60), check=False)
+    with page_bot(tmp_path, BLOCKS["toml"], BLOCKS["python bot"]) as edge:
+        caller = BLOCKS["python caller"].replace("127.0.0.1:8080", edge.address)
+        command = [sys.executable, "-c", caller]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=patient(60), check=False)
     assert done.stderr == ""
     assert done.stdout == "['guide']\nhello! there! 4\n"
     assert "prints `['guide']`, then `hello! there! 4`." in PAGE
