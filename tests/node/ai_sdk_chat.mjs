@@ -1,5 +1,5 @@
 // Takes the steps named by its arguments with the stock client of the AI SDK, and prints what a page would see.
-//   node ai_sdk_chat.mjs <api> <chat> send:<text> stop regenerate resume …
+//   node ai_sdk_chat.mjs <api> <chat> send:<text> begin:<text> regenerate resume …
 import { Chat } from "@ai-sdk/react";
 import { DefaultChatTransport } from "ai";
 
