@@ -290,13 +290,13 @@ RAISED: dict[str, Exception] = {
 
 def test_the_table_of_exceptions_has_these_rows() -> None:
     library = ["`ReplyCancelled`", "`ReplyExpired`", "`AlreadyAnswered`, on opening a reply", "`Fenced`"]
-    assert list(rows("When a handler raises")) == [*RAISED, *library]
+    assert list(rows("Exceptions of a handler")) == [*RAISED, *library]
 
 
 @pytest.mark.parametrize("place", ["before a reply", "inside the block"])
 @pytest.mark.parametrize("row", RAISED)
 async def test_the_table_of_exceptions_is_true(row: str, place: str) -> None:
-    documented = rows("When a handler raises")[row][place != "before a reply"]
+    documented = rows("Exceptions of a handler")[row][place != "before a reply"]
     worker = Worker("203.0.113.1:1", tenant="demo", agents=["a"])
 
     @worker.handler
@@ -331,7 +331,7 @@ def outcome_of(documented: str) -> str:
 
 @pytest.mark.parametrize("row", ["`ReplyCancelled`", "`ReplyExpired`"])
 async def test_the_ends_of_a_reply_settle_its_delivery_as_the_table_says(row: str) -> None:
-    documented = rows("When a handler raises")[row][1]
+    documented = rows("Exceptions of a handler")[row][1]
     async with run_worker(run("cancelled")["worker"]) as router:
         delivery = await router.deliver("why")
         reply = await (await delivery.reply()).wait_for_text("why? ")
