@@ -1,8 +1,9 @@
 """Agent of the framework Pydantic AI, streamed: text, reasoning, and the tools that it calls.
 
-pip install "trunkline[pydantic-ai]"
-python examples/pydantic_ai_agent.py --base-url http://127.0.0.1:11434/v1 --model qwen3
-python -m trunkline_client chat --agent dealer        Ctrl-C cancels a reply, and the model's run
+Start a router with `make run`, which installs the framework too, then, in its `.venv`:
+
+    python examples/pydantic_ai_agent.py --base-url http://127.0.0.1:11434/v1 --model qwen3
+    python -m trunkline_client chat --agent dealer        Ctrl-C cancels a reply, and the model's run
 """
 
 from __future__ import annotations
