@@ -155,10 +155,8 @@ class DeliveryTable:
         assert self._handler is not None
         try:
             result = self._handler(received.message)
-        except (
-            Exception,
-            asyncio.CancelledError,
-        ) as error:  # the latter from a task that it asked for its result
+        except (Exception, asyncio.CancelledError) as error:
+            # A plain function raises CancelledError when it asks a cancelled task for its result.
             self._settle_with_error(delivery, error)
             return
         if not inspect.isawaitable(result):
