@@ -72,9 +72,7 @@ func main() {
 		if time.Since(began) > maxBackoff {
 			backoff = minBackoff
 		}
-		select {
-		case <-time.After(delay + rand.N(backoff)):
-		case <-stopping.Done():
+		if !sleep(stopping, delay+rand.N(backoff)) {
 			return
 		}
 	}
@@ -180,8 +178,7 @@ func (s *session) send(request *pb.AttachRequest) {
 // extendLeases sends something three times in the shorter lease; without, the router takes the worker for dead.
 func (s *session) extendLeases(welcome *pb.AttachWelcome) {
 	lease := time.Duration(min(welcome.LeaseS, welcome.ReplyLeaseS)) * time.Second
-	for s.ctx.Err() == nil {
-		time.Sleep(lease / 3)
+	for sleep(s.ctx, lease/3) {
 		request := &pb.AttachRequest{}
 		s.mu.Lock()
 		for id := range s.held {
