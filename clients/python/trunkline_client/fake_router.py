@@ -51,9 +51,9 @@ LEASE_S = 1
 class FakeRouter(FakeObservation):
     """The router's side of `AgentService.Attach`, for one worker on a real gRPC stream.
 
-    It opens, extends and ends replies, settles deliveries and passes cancels on as a router does. It has no
-    log, no history and no limits, keeps no order between the messages of a conversation, redelivers only
-    when the test asks for it or the stream broke, and counts no attempts to a dead letter.
+    Replies are opened, extended and ended, deliveries settled and cancels passed on as by a router. There is
+    no log, no history, no limit, and no order between the messages of a conversation. Redelivery happens only
+    when the test asks for it or the stream broke, and no number of attempts makes a dead letter.
     """
 
     def __init__(self) -> None:
