@@ -7,7 +7,7 @@ from trunkline.v1.tenant_pb2 import OPENNESS_LOOPBACK, AgentSettings, TenantSett
 
 from tests.router.core.harness.client import Client
 from tests.router.core.harness.invariants import check_all
-from tests.router.core.harness.producers import Streaming
+from tests.router.core.harness.producers import Streaming, pass_time
 from tests.router.core.harness.router import ROOM, Router
 
 
@@ -87,9 +87,7 @@ def test_a_failed_message_delays_only_its_author_and_takes_no_place() -> None:
     settle(worker, "x1", retry={"after_ms": 2000})
     assert held(worker) == ["y1", "z1"]
     settle(worker, "z1")
-    worker.worker.heard_at = router.now + 2
-    router.tick(2.0)
-    router.run()
+    pass_time(router, 2.0, worker)
     assert held(worker) == ["x1", "y1"]
     settle(worker, "x1")
     assert held(worker) == ["x2", "y1"]
@@ -149,13 +147,9 @@ def test_a_delay_survives_a_change_of_the_setting() -> None:
     router.declare("t", settings(1))
     router.run()
     check_all(router.core, router.log, at_rest=True)
-    worker.worker.heard_at = router.now + 2
-    router.tick(2.0)
-    router.run()
+    pass_time(router, 2.0, worker)
     assert held(worker) == []
-    worker.worker.heard_at = router.now + 1
-    router.tick(1.0)
-    router.run()
+    pass_time(router, 1.0, worker)
     assert held(worker) == ["x1"]
     settle(worker, "x1")
     assert held(worker) == ["y1"]

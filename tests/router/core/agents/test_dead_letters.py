@@ -10,7 +10,7 @@ from trunkline_router.core.values.message_states import FAILED
 from trunkline_router.core.values.topics import PERSON, TopicKey
 
 from tests.router.core.harness.invariants import check_all
-from tests.router.core.harness.producers import Streaming
+from tests.router.core.harness.producers import Streaming, pass_time
 from tests.router.core.harness.router import ALICE, Router
 
 BOB: TopicKey = ("t", "a", "w", PERSON, "bob")
@@ -31,14 +31,6 @@ def attempts_of(worker: Streaming) -> dict[int, int]:
     """Return the latest attempt of each delivery that the worker received."""
     worker.sync()
     return {number: attempt for number, (_, attempt) in worker.given.items()}
-
-
-def pass_time(router: Router, seconds: float, *workers: Streaming) -> None:
-    """Let time pass while these workers send something."""
-    for worker in workers:
-        worker.worker.heard_at = router.now + seconds
-    router.tick(seconds)
-    router.run()
 
 
 def test_a_retry_delays_only_its_own_conversation() -> None:

@@ -15,7 +15,7 @@ from trunkline_router.core.values.log_records import EntryKind
 
 from tests.router.core.harness.client import Client
 from tests.router.core.harness.invariants import check_all
-from tests.router.core.harness.producers import FAILED, Streaming
+from tests.router.core.harness.producers import FAILED, Streaming, pass_time
 from tests.router.core.harness.router import ALICE, ROOM, Router
 
 TEXT = catalogue.AGENT_FAILED.text
@@ -30,14 +30,6 @@ def asked(**options: Any) -> tuple[Router, Client, Streaming]:
     router.run()
     worker.read()
     return router, client, worker
-
-
-def pass_time(router: Router, seconds: float, *workers: Streaming) -> None:
-    """Let time pass while these workers send something."""
-    for worker in workers:
-        worker.worker.heard_at = router.now + seconds
-    router.tick(seconds)
-    router.run()
 
 
 def statuses(client: Client) -> list[tuple[int, int]]:

@@ -178,3 +178,11 @@ class Producing:
     def end(self, state: MessageState.ValueType = COMPLETE) -> None:
         """End the message. Raises Refused."""
         self.router.core.open_messages.end(self.open, MessageEnd(state), self, None)
+
+
+def pass_time(router: Router, seconds: float, *workers: Streaming) -> None:
+    """Let time pass while these workers send something."""
+    for worker in workers:
+        worker.worker.heard_at = router.now + seconds
+    router.tick(seconds)
+    router.run()
