@@ -10,7 +10,6 @@ from uuid import uuid4
 import msgspec
 from trunkline.v1.address_pb2 import Address
 from trunkline.v1.broadcast_service_pb2 import BroadcastRequest
-from trunkline.v1.history_service_pb2 import ResetConversationRequest
 from trunkline.v1.message_pb2 import ROLE_SYSTEM
 
 from trunkline_edge.dialects.codec import FrameRefused
@@ -23,15 +22,9 @@ from trunkline_edge.dialects.dialect import (
     RouteSteps,
 )
 from trunkline_edge.dialects.langbot.chat_codec import json_fields
-from trunkline_edge.dialects.langbot.records import (
-    BAD_SESSION_ID,
-    BAD_SESSION_TYPE,
-    NO_BOT,
-    SESSION_TYPES,
-    record_of,
-)
+from trunkline_edge.dialects.langbot.records import BAD_SESSION_ID, BAD_SESSION_TYPE, NO_BOT, SESSION_TYPES
 from trunkline_edge.dialects.langbot.rest_replies import failed, ok, render_refusal
-from trunkline_edge.dialects.langbot.rest_routes import newest_messages
+from trunkline_edge.dialects.langbot.rest_routes import ConversationHandler, list_messages, reset_conversation
 from trunkline_edge.dialects.langbot.visitors import (
     conversation_of_visitor,
     is_session_id,
@@ -51,17 +44,14 @@ _FOLDER = files("trunkline_edge.dialects.langbot.embed")
 _WIDGET = (_FOLDER / "widget.js").read_bytes()
 _LOGO = (_FOLDER / "logo.webp").read_bytes()
 
-#: Handles a request for the conversation of a visitor.
-_Handler = Callable[[Address], RouteSteps]
-
 
 def embed_routes(clock: Clock) -> Sequence[DialectRoute]:
     """The routes."""
     return (
         _route("GET", "widget.js", _widget),
         DialectRoute("GET", Path("/api/v1/embed/logo"), _logo, render_refusal),
-        _route("GET", "messages/{session_type}", _of_conversation(_messages)),
-        _route("POST", "reset/{session_type}", _of_conversation(_reset)),
+        _route("GET", "messages/{session_type}", _of_conversation(list_messages)),
+        _route("POST", "reset/{session_type}", _of_conversation(reset_conversation)),
         _route("POST", "feedback", _feedback),
         _route("POST", "turnstile/verify", lambda request: _verify(request, clock)),
     )
@@ -72,7 +62,7 @@ def _route(method: str, path: str, handle: Callable[[HttpRequest], RouteSteps]) 
     return DialectRoute(method, below, handle, render_refusal, tenant_of_bot, is_visitor)
 
 
-def _of_conversation(handle: _Handler) -> Callable[[HttpRequest], RouteSteps]:
+def _of_conversation(handle: ConversationHandler) -> Callable[[HttpRequest], RouteSteps]:
     """Calls `handle` with the conversation that path and query name."""
 
     def handle_request(request: HttpRequest) -> RouteSteps:
@@ -89,17 +79,6 @@ def _of_conversation(handle: _Handler) -> Callable[[HttpRequest], RouteSteps]:
         return (yield from handle(address))
 
     return handle_request
-
-
-def _messages(address: Address) -> RouteSteps:
-    newest = yield from newest_messages(address)
-    records = [record for message in newest if (record := record_of(message)) is not None]
-    return ok({"messages": records})
-
-
-def _reset(address: Address) -> RouteSteps:
-    yield RouterCall("HistoryService.ResetConversation", ResetConversationRequest(address=address))
-    return ok({"message": "Session reset successfully"})
 
 
 def _feedback(request: HttpRequest) -> RouteSteps:

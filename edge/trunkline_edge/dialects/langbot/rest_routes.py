@@ -52,12 +52,15 @@ _CONNECTIONS_PAGE = 1000
 
 _Handler = Callable[[HttpRequest, Address], RouteSteps]
 
+#: Handles a request for one conversation.
+ConversationHandler = Callable[[Address], RouteSteps]
+
 
 def routes(clock: Clock) -> Sequence[DialectRoute]:
     """The routes."""
     return (
-        _route("GET", "messages/{session_type}", _messages),
-        _route("POST", "reset/{session_type}", _reset),
+        _route("GET", "messages/{session_type}", _of_session(list_messages)),
+        _route("POST", "reset/{session_type}", _of_session(reset_conversation)),
         _route("GET", "connections", lambda _, here: _connections(here, clock)),
         _route("POST", "broadcast", _broadcast),
     )
@@ -88,27 +91,29 @@ def with_tenant(handle: _Handler) -> Callable[[HttpRequest], RouteSteps]:
     return handle_request
 
 
-def _session(request: HttpRequest, here: Address) -> Address | None:
-    """The conversation that the path names; None for an invalid session type."""
-    session_type = request.parameters["session_type"]
-    if session_type not in SESSION_TYPES:
-        return None
-    address = Address()
-    address.CopyFrom(here)
-    address.conversation.CopyFrom(conversation(session_type))
-    return address
+def _of_session(handle: ConversationHandler) -> _Handler:
+    """Calls `handle` with the conversation that the path names."""
+
+    def handle_request(request: HttpRequest, here: Address) -> RouteSteps:
+        session_type = request.parameters["session_type"]
+        if session_type not in SESSION_TYPES:
+            return failed(400, BAD_SESSION_TYPE)
+        address = Address()
+        address.CopyFrom(here)
+        address.conversation.CopyFrom(conversation(session_type))
+        return (yield from handle(address))
+
+    return handle_request
 
 
-def _messages(request: HttpRequest, here: Address) -> RouteSteps:
-    address = _session(request, here)
-    if address is None:
-        return failed(400, BAD_SESSION_TYPE)
-    newest = yield from newest_messages(address)
+def list_messages(address: Address) -> RouteSteps:
+    """Reply with the records of a conversation's newest messages."""
+    newest = yield from _newest_messages(address)
     records = [record for message in newest if (record := record_of(message)) is not None]
     return ok({"messages": records})
 
 
-def newest_messages(address: Address) -> Generator[RouterCall, Any, list[Message]]:
+def _newest_messages(address: Address) -> Generator[RouterCall, Any, list[Message]]:
     """The newest messages of a conversation, oldest first."""
     messages: list[Message] = []
     size = 0
@@ -123,10 +128,8 @@ def newest_messages(address: Address) -> Generator[RouterCall, Any, list[Message
         request.before.CopyFrom(messages[0].position)
 
 
-def _reset(request: HttpRequest, here: Address) -> RouteSteps:
-    address = _session(request, here)
-    if address is None:
-        return failed(400, BAD_SESSION_TYPE)
+def reset_conversation(address: Address) -> RouteSteps:
+    """Erase the log of a conversation."""
     yield RouterCall("HistoryService.ResetConversation", ResetConversationRequest(address=address))
     return ok({"message": "Session reset successfully"})
 
