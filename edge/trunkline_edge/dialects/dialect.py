@@ -48,7 +48,7 @@ class ConnectRequest(NamedTuple):
 
     def parameter(self, name: str) -> str:
         """The first query parameter of this name; empty if absent."""
-        return next((value for key, value in self.query if key == name), "")
+        return first_value(self.query, name)
 
     @property
     def token(self) -> str:
@@ -98,6 +98,10 @@ class HttpRequest(NamedTuple):
     tenants: TenantPolicies
     #: The caller is on the edge's own machine; see RequestSource.
     is_local: bool = False
+
+    def parameter(self, name: str) -> str:
+        """The first query parameter of this name; empty if absent."""
+        return first_value(self.query, name)
 
     @property
     def key(self) -> str:
@@ -232,6 +236,11 @@ def read_query(text: str) -> list[tuple[str, str]]:
         return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=32)
     except ValueError as error:
         raise catalogue.INVALID_ADDRESS.refused(problem=f"the query cannot be read: {error}") from None
+
+
+def first_value(query: Sequence[tuple[str, str]], name: str) -> str:
+    """The first parameter of this name in a query; empty if absent."""
+    return next((value for key, value in query if key == name), "")
 
 
 def _offered_token(headers: Mapping[str, str]) -> str:

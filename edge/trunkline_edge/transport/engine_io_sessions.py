@@ -11,6 +11,7 @@ from trunkline.v1.catalogue import Refused
 
 from trunkline_edge.auth.caller_policy import check_page
 from trunkline_edge.auth.request_source import RequestSource
+from trunkline_edge.dialects.dialect import first_value
 from trunkline_edge.dialects.tenant_policies import TenantPolicies
 from trunkline_edge.transport.client_transport import ClientTransport
 
@@ -45,7 +46,7 @@ class SessionRequest(NamedTuple):
     @property
     def sid(self) -> str:
         """The session that the request belongs to; empty for a new one."""
-        return next((value for name, value in self.query if name == "sid"), "")
+        return first_value(self.query, "sid")
 
     @property
     def credentials(self) -> Credentials:

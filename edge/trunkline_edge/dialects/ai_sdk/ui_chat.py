@@ -95,8 +95,7 @@ def _plan(request: HttpRequest, chat: str, codec: Exchange) -> ConnectPlan:
     if not 0 < len(chat) <= MAX_CHAT_CHARACTERS:
         problem = f"must have 1 to {MAX_CHAT_CHARACTERS} characters"
         raise catalogue.INVALID_ARGUMENT.refused(field="id", problem=problem)
-    user = next((value for name, value in request.query if name == "user"), "")
-    opened = ConnectionOpened(user=user, protocol=NAME)
+    opened = ConnectionOpened(user=request.parameter("user"), protocol=NAME)
     opened.address.tenant = request.parameters["tenant"]
     opened.address.agent = request.parameters["agent"]
     opened.address.platform = PLATFORM

@@ -72,7 +72,7 @@ def _of_conversation(handle: ConversationHandler) -> Callable[[HttpRequest], Rou
         session_type = request.parameters["session_type"]
         if session_type not in SESSION_TYPES:
             return failed(400, BAD_SESSION_TYPE)
-        session_id = next((value for name, value in request.query if name == "session_id"), "")
+        session_id = request.parameter("session_id")
         if not is_session_id(session_id):
             return failed(400, BAD_SESSION_ID)
         address = conversation_of_visitor(tenant, request.parameters["bot"], session_type, session_id)
