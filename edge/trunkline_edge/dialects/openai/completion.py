@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -55,17 +54,8 @@ class CompletionStream:
         """The first chunk, with the role."""
         return self._chunk(b'"role":"assistant","content":""')
 
-    def content(self, parts: Iterable[Part]) -> bytes:
-        """The chunks of parts, in order; empty if they mean nothing to OpenAI's clients."""
-        return b"".join([self.part(part) for part in parts])
-
     def part(self, part: Part) -> bytes:
-        """The chunk of a part; empty for none."""
-        match part.WhichOneof("content"):
-            case "text":
-                return self.text(part.text.text)
-            case "reasoning":
-                return self.reasoning(part.reasoning.text)
+        """The chunk of a part that is neither text nor reasoning; empty for none."""
         self.usage = usage_in(part) or self.usage
         return self.text(link_to(part))
 
@@ -102,25 +92,14 @@ def completion_of(reply: Message, model: str) -> dict[str, Any]:
             case _:
                 usage = usage_in(part) or usage
                 texts.append(link_to(part))
-    return _completion(completion_id(reply.id), reply.created_at.seconds, model, texts, reasoning, usage)
-
-
-def _completion(
-    ident: str,
-    created_s: int,
-    model: str,
-    texts: list[str],
-    reasoning: list[str],
-    usage: dict[str, int] | None,
-) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": "".join(texts), "refusal": None}
     if any(reasoning):
         message["reasoning_content"] = "".join(reasoning)
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
     body: dict[str, Any] = {
-        "id": ident,
+        "id": completion_id(reply.id),
         "object": "chat.completion",
-        "created": created_s,
+        "created": reply.created_at.seconds,
         "model": model,
         "choices": [choice],
     }
