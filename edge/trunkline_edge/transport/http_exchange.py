@@ -10,7 +10,7 @@ import msgspec
 from trunkline.v1 import catalogue
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.frame_pb2 import ClosingFrame
-from trunkline_runtime.refusals import refusal_of, to_status
+from trunkline_runtime.refusals import refusal_of
 
 from trunkline_edge import http_errors
 from trunkline_edge.auth.caller_policy import CONNECT, check_caller
@@ -317,7 +317,7 @@ class ExchangeTransport(ResponseProtocol):
         if render is None:
             self._respond(status, {**headers, "content-type": media_type}, body)
         else:
-            reply = render(CallRefused(reason.entry.code, to_status(reason).message, status))
+            reply = render(CallRefused(reason.entry.code, str(reason), status))
             self._respond_with(reply, headers)
 
     def _respond_with(self, reply: HttpReply, headers: Mapping[str, str]) -> None:
