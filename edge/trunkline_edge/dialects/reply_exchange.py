@@ -12,7 +12,6 @@ from trunkline.v1.frame_pb2 import (
     AckFrame,
     ClientFrame,
     ConnectedFrame,
-    DeltaFrame,
     HistoryFrame,
     HistoryPageFrame,
     MessageFrame,
@@ -84,14 +83,21 @@ class ReplyExchange(Exchange):
     # Frames
 
     def received(self, frame: ServerFrame) -> bytes:
-        """See Exchange."""
+        """See Exchange. A reply that contradicts what was written breaks the stream."""
+        try:
+            self._receive(frame)
+        except ReplyConflict:
+            self.is_broken = True
+        return self.take_events()
+
+    def _receive(self, frame: ServerFrame) -> None:
         match frame.WhichOneof("frame"):
             case "message" | "delta" | "change" | "reply_status" if self._early is not None:
                 self._keep(self._early, frame)
             case "message":
                 self._receive_message(frame.message)
             case "delta" if frame.delta.message_id == self.reply_id:
-                self._follow(frame.delta)
+                self._progress.delta(frame.delta)
             case "change" if frame.change.message_id == self.reply_id:
                 self._receive_change(frame.change)
             case "reply_status" if frame.reply_status.message_id == self.message_id and not self.reply_id:
@@ -102,7 +108,6 @@ class ReplyExchange(Exchange):
                 self._acknowledged(frame.ack)
             case "history":
                 self.history_read(frame.history)
-        return self.take_events()
 
     def heartbeat(self) -> bytes:
         """See Codec. Also ends the wait for a reply to a message that was settled or withdrawn without one.
@@ -212,11 +217,7 @@ class ReplyExchange(Exchange):
         if not self._is_opened:
             self._is_opened = True
             self._events.append(self.opened(message))
-        try:
-            self._progress.snapshot(message)
-        except ReplyConflict:
-            self.is_broken = True
-            return
+        self._progress.snapshot(message)
         if message.state != MESSAGE_STATE_OPEN:
             self._end(message.state, message.error, message)
 
@@ -224,22 +225,12 @@ class ReplyExchange(Exchange):
         is_to_it = bool(message.reply_to) and message.reply_to == self.message_id
         return is_to_it and message.author.role == ROLE_AGENT
 
-    def _follow(self, delta: DeltaFrame) -> None:
-        try:
-            self._progress.delta(delta)
-        except ReplyConflict:
-            self.is_broken = True
-
     def _receive_change(self, change: Change) -> None:
         if change.kind == CHANGE_KIND_EDITED:
             return
         message = change.message if change.HasField("message") else None
         if message is not None:
-            try:
-                self._progress.snapshot(message)
-            except ReplyConflict:
-                self.is_broken = True
-                return
+            self._progress.snapshot(message)
         self._end(change.state, change.error, message)
 
     def _receive_status(self, status: ReplyStatusFrame) -> None:
