@@ -15,9 +15,7 @@ from trunkline.v1.agent_service_pb2 import AttachRequest, AttachResponse, Delive
 from trunkline.v1.agent_service_pb2_grpc import AgentServiceStub
 
 from bench.commands import Result, emit, serve_commands
-from bench.loadgen.latency import Latencies
-from bench.loadgen.open_loop import OpenLoop, due_items
-from bench.loadgen.reply_text import SLOTS, delta_text, digest
+from bench.loadgen.reply_pacer import ReplyPacer
 
 AGENT = "bench"
 CAPACITY = 5000
@@ -67,13 +65,12 @@ class Answerer:
         await self._until(lambda: len(self._waiting) >= count, ASKED_WITHIN_S)
         asked, self._waiting = self._waiting, []
         await self._open(asked)
-        sent = await self._pace(asked, seconds)
-        await self._end(asked, [len(texts) for texts in sent.texts])
-        digests = {
-            each.message.parts[0].text.text: digest("".join(texts))
-            for each, texts in zip(asked, sent.texts, strict=True)
-        }
-        return {**sent.figures(), "asked": len(asked), "errors": self._errors, "digests": digests}
+        pacer = await self._pace(asked, seconds)
+        await self._end(asked, pacer.script.counts())
+        result = pacer.result()
+        texts = [each.message.parts[0].text.text for each in asked]
+        digests = dict(zip(texts, result.pop("digests"), strict=True))
+        return {**result, "asked": len(asked), "errors": self._errors, "digests": digests}
 
     async def _open(self, asked: list[Delivery]) -> None:
         batch = AttachRequest()
@@ -83,18 +80,14 @@ class Answerer:
         await self._call.write(batch)
         await self._until(lambda: self._opened >= {each.delivery_id for each in asked}, OPENED_WITHIN_S)
 
-    async def _pace(self, asked: list[Delivery], seconds: float) -> "SentDeltas":
-        sent = SentDeltas(len(asked), seconds)
-        async for ticks in due_items(sent.pace, sent.end_ns, MAX_TICKS):
+    async def _pace(self, asked: list[Delivery], seconds: float) -> ReplyPacer:
+        pacer = ReplyPacer(len(asked), seconds, deltas_per_s=DELTAS_PER_S, late_ns=LATE_NS)
+        async for due in pacer.due_deltas(MAX_TICKS):
             batch = AttachRequest()
-            for tick in ticks:
-                for reply in range(tick % SLOTS, len(asked), SLOTS):
-                    index, text = sent.next_delta(reply, tick)
-                    deltas = batch.deltas.add(reply=asked[reply].delivery_id).deltas
-                    deltas.add(index=index, text=text)
+            for reply, index, text in due:
+                batch.deltas.add(reply=asked[reply].delivery_id).deltas.add(index=index, text=text)
             await self._call.write(batch)
-        sent.ended_ns = time.monotonic_ns()
-        return sent
+        return pacer
 
     async def _end(self, asked: list[Delivery], counts: list[int]) -> None:
         batch = AttachRequest()
@@ -144,37 +137,6 @@ class Answerer:
                 await asyncio.wait_for(self._changed.wait(), 1.0)
             except TimeoutError:
                 continue
-
-
-class SentDeltas:
-    """Texts and pace of replies that are streamed in parallel; each has a slot within the interval."""
-
-    def __init__(self, replies: int, seconds: float) -> None:
-        self.texts: list[list[str]] = [[] for _ in range(replies)]
-        self.start_ns = self.ended_ns = time.monotonic_ns()
-        self.end_ns = self.start_ns + int(seconds * 1e9) + LATE_NS
-        self.pace = OpenLoop(DELTAS_PER_S * SLOTS, seconds, self.start_ns)
-        self._late = Latencies()
-
-    def next_delta(self, reply: int, tick: int) -> tuple[int, str]:
-        """Return index and text of a reply's next delta, which is due at this tick."""
-        now_ns = time.monotonic_ns()
-        self._late.add_ns(now_ns - self.pace.due_ns(tick))
-        texts = self.texts[reply]
-        texts.append(delta_text((now_ns - self.start_ns) // 1000, reply, len(texts)))
-        return len(texts) - 1, texts[-1]
-
-    def figures(self) -> Result:
-        """Return the figures for the harness."""
-        replies, ticks = len(self.texts), self.pace.total
-        offered = sum(len(range(tick % SLOTS, replies, SLOTS)) for tick in range(ticks))
-        return {
-            "start_ns": self.start_ns,
-            "elapsed_s": (self.ended_ns - self.start_ns) / 1e9,
-            "offered": offered,
-            "handed": sum(map(len, self.texts)),
-            "late": self._late.figures(),
-        }
 
 
 async def main(port: int) -> None:

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from bench.commands import Result
 from bench.loadgen.latency import Latencies
 from bench.loadgen.open_loop import OpenLoop, due_items
-from bench.loadgen.reply_text import TICKS_PER_S, ReplyScript, due_us
+from bench.loadgen.reply_text import DELTAS_PER_S, SLOTS, ReplyScript, due_us
 
 LATE_NS = 100_000_000
-"""Grace period after the end; deltas not sent by then are dropped."""
+"""Default grace period after the end; deltas not sent by then are dropped."""
 
 Due = list[tuple[int, int, str]]
 """Reply, index and text of each due delta."""
@@ -18,12 +18,15 @@ Due = list[tuple[int, int, str]]
 class ReplyPacer:
     """Deltas of one run, which starts on construction."""
 
-    def __init__(self, replies: int, seconds: float) -> None:
+    def __init__(
+        self, replies: int, seconds: float, *, deltas_per_s: int = DELTAS_PER_S, late_ns: int = LATE_NS
+    ) -> None:
         self.script = ReplyScript(replies)
         self._late = Latencies()
         self._start_ns = self._last_ns = time.monotonic_ns()
-        self._end_ns = self._start_ns + int(seconds * 1e9) + LATE_NS
-        self._pace = OpenLoop(TICKS_PER_S, seconds, self._start_ns)
+        self._end_ns = self._start_ns + int(seconds * 1e9) + late_ns
+        self._deltas_per_s = deltas_per_s
+        self._pace = OpenLoop(deltas_per_s * SLOTS, seconds, self._start_ns)
 
     async def due_deltas(self, max_ticks: int) -> AsyncIterator[Due]:
         """Yield lists of due deltas; each counts as sent when it is yielded."""
@@ -32,7 +35,7 @@ class ReplyPacer:
             replies = [reply for tick in ticks for reply in self.script.due_replies(tick)]
             due = [(reply, *self.script.next_delta(reply, sent_us)) for reply in replies]
             for reply, index, _ in due:
-                self._late.add_ns((sent_us - due_us(reply, index)) * 1000)
+                self._late.add_ns((sent_us - due_us(reply, index, self._deltas_per_s)) * 1000)
             yield due
             self._last_ns = time.monotonic_ns()
 

@@ -11,7 +11,6 @@ DELTA_BYTES = 20
 DELTAS_PER_S = 50
 SLOTS = 10
 """Parts of the interval between two deltas of a reply; each reply sends in one of them."""
-TICKS_PER_S = DELTAS_PER_S * SLOTS
 
 
 def delta_text(sent_us: int, reply: int, index: int) -> str:
@@ -25,9 +24,9 @@ def marks_of(text: str) -> Iterator[tuple[int, int]]:
         yield int(text[at : at + 9]), int(text[at + 15 : at + DELTA_BYTES])
 
 
-def due_us(reply: int, index: int) -> int:
+def due_us(reply: int, index: int, deltas_per_s: int = DELTAS_PER_S) -> int:
     """Return the due time of a delta, from the start of the run."""
-    return (index * SLOTS + reply % SLOTS) * 1_000_000 // TICKS_PER_S
+    return (index * SLOTS + reply % SLOTS) * 1_000_000 // (deltas_per_s * SLOTS)
 
 
 def digest(text: str) -> str:
@@ -43,7 +42,7 @@ class ReplyScript:
         self._slots = [range(slot, replies, SLOTS) for slot in range(SLOTS)]
 
     def due_replies(self, tick: int) -> range:
-        """Return the replies in which a delta is due at a tick of `TICKS_PER_S`."""
+        """Return the replies in which a delta is due at a tick, of which there are SLOTS for each delta."""
         return self._slots[tick % SLOTS]
 
     def next_delta(self, reply: int, sent_us: int) -> tuple[int, str]:
