@@ -3,21 +3,18 @@
 Commands: `answer` (answer each message at once) · `stream` (answer many in parallel, at an even rate).
 """
 
-import asyncio
 import sys
-import time
-from collections.abc import Callable
 
 import grpc
 import uvloop
-from trunkline.v1 import agent_service_pb2, catalogue, message_pb2
+from trunkline.v1 import message_pb2
 from trunkline.v1.agent_service_pb2 import AttachRequest, AttachResponse, Delivery
 from trunkline.v1.agent_service_pb2_grpc import AgentServiceStub
 
 from bench.commands import Result, emit, serve_commands
+from bench.loadgen.attach_stream import AttachStream
 from bench.loadgen.reply_pacer import ReplyPacer
 
-AGENT = "bench"
 CAPACITY = 5000
 DELTAS_PER_S = 20
 ASKED_WITHIN_S, OPENED_WITHIN_S, ENDED_WITHIN_S = 60.0, 30.0, 30.0
@@ -31,12 +28,11 @@ def answer_to(text: str) -> str:
     return f"answer to {text}"
 
 
-class Answerer:
+class Answerer(AttachStream):
     """`Attach` stream of the agent. Replies have the numbers of their deliveries."""
 
     def __init__(self, stub: AgentServiceStub) -> None:
-        self._call: grpc.aio.StreamStreamCall[AttachRequest, AttachResponse] = stub.Attach()
-        self._changed = asyncio.Event()
+        super().__init__(stub)
         self._answers_at_once = False
         self._waiting: list[Delivery] = []
         #: Texts of replies that are being opened.
@@ -44,14 +40,6 @@ class Answerer:
         self._opened: set[int] = set()
         self._ended: set[int] = set()
         self._errors = 0
-        self._reading = asyncio.create_task(self._read())
-
-    async def hello(self) -> None:
-        """Send the first frame."""
-        hello = agent_service_pb2.AttachHello(
-            tenant="demo", agents=[AGENT], capacity=CAPACITY, contract_minor=catalogue.CONTRACT_MINOR
-        )
-        await self._call.write(AttachRequest(hello=hello))
 
     async def answer(self) -> Result:
         """Answer each message from now on by one delta."""
@@ -77,7 +65,7 @@ class Answerer:
         for delivery in asked:
             number = delivery.delivery_id
             batch.opens.add(reply=number, key=f"reply-{number}", delivery_id=number)
-        await self._call.write(batch)
+        await self.write(batch)
         await self._until(lambda: self._opened >= {each.delivery_id for each in asked}, OPENED_WITHIN_S)
 
     async def _pace(self, asked: list[Delivery], seconds: float) -> ReplyPacer:
@@ -86,7 +74,7 @@ class Answerer:
             batch = AttachRequest()
             for reply, index, text in due:
                 batch.deltas.add(reply=asked[reply].delivery_id).deltas.add(index=index, text=text)
-            await self._call.write(batch)
+            await self.write(batch)
         return pacer
 
     async def _end(self, asked: list[Delivery], counts: list[int]) -> None:
@@ -95,23 +83,21 @@ class Answerer:
             complete = message_pb2.MESSAGE_STATE_COMPLETE
             batch.ends.add(reply=delivery.delivery_id, state=complete, next_index=count)
             batch.settlements.add(delivery_id=delivery.delivery_id)
-        await self._call.write(batch)
+        await self.write(batch)
         await self._until(lambda: self._ended >= {each.delivery_id for each in asked}, ENDED_WITHIN_S)
 
-    async def _read(self) -> None:
-        async for batch in self._call:
-            if self._answers_at_once:
-                await self._answer_all(batch)
-            else:
-                self._waiting.extend(batch.deliveries)
-            for opened in batch.opened:
-                self._errors += opened.HasField("error")
-                self._opened.add(opened.reply)
-            for ended in batch.ended:
-                self._errors += ended.HasField("error")
-                self._ended.add(ended.reply)
-            self._errors += sum(progress.HasField("error") for progress in batch.progress)
-            self._changed.set()
+    async def _received(self, batch: AttachResponse) -> None:
+        if self._answers_at_once:
+            await self._answer_all(batch)
+        else:
+            self._waiting.extend(batch.deliveries)
+        for opened in batch.opened:
+            self._errors += opened.HasField("error")
+            self._opened.add(opened.reply)
+        for ended in batch.ended:
+            self._errors += ended.HasField("error")
+            self._ended.add(ended.reply)
+        self._errors += sum(progress.HasField("error") for progress in batch.progress)
 
     async def _answer_all(self, received: AttachResponse) -> None:
         """Open replies to the deliveries of a batch; write and end those that it reports as open."""
@@ -126,17 +112,7 @@ class Answerer:
             batch.ends.add(reply=number, state=message_pb2.MESSAGE_STATE_COMPLETE, next_index=1)
             batch.settlements.add(delivery_id=number)
         if batch.opens or batch.ends:
-            await self._call.write(batch)
-
-    async def _until(self, condition: Callable[[], bool], within_s: float) -> None:
-        """Wait for a condition; return silently on timeout, as callers count what is missing."""
-        deadline = time.monotonic() + within_s
-        while not condition() and not self._reading.done() and time.monotonic() < deadline:
-            self._changed.clear()
-            try:
-                await asyncio.wait_for(self._changed.wait(), 1.0)
-            except TimeoutError:
-                continue
+            await self.write(batch)
 
 
 async def main(port: int) -> None:
@@ -144,7 +120,7 @@ async def main(port: int) -> None:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", [("grpc.enable_http_proxy", 0)]) as channel:
         await channel.channel_ready()
         answerer = Answerer(AgentServiceStub(channel))
-        await answerer.hello()
+        await answerer.hello(CAPACITY)
         emit(ready=True)
         await serve_commands({"answer": answerer.answer, "stream": answerer.stream})
 

@@ -13,7 +13,8 @@ from collections import Counter
 from typing import Any
 
 from bench.commands import Result, emit, serve_commands_blocking
-from bench.loadgen.answerer import AGENT, answer_to
+from bench.loadgen.answerer import answer_to
+from bench.loadgen.attach_stream import AGENT
 from bench.loadgen.chat_frames import JSON
 from bench.loadgen.connector import Endpoint, open_all, raise_file_limit
 from bench.loadgen.latency import Latencies

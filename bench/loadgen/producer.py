@@ -6,19 +6,19 @@ Commands: `stream` (many replies in parallel) · `begin_reply` (leave one reply 
 import asyncio
 import functools
 import sys
-import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import grpc
 import uvloop
-from trunkline.v1 import address_pb2, agent_service_pb2, catalogue, message_pb2
+from trunkline.v1 import address_pb2, agent_service_pb2, message_pb2
 from trunkline.v1.agent_service_pb2 import AttachRequest, AttachResponse
 from trunkline.v1.agent_service_pb2_grpc import AgentServiceStub
 
 from bench.commands import Result, emit, serve_commands
+from bench.loadgen.attach_stream import AttachStream
 from bench.loadgen.reply_pacer import ReplyPacer
 from bench.loadgen.reply_text import DELTA_BYTES, delta_text, digest
 
@@ -36,29 +36,16 @@ def conversation(kind: str, ident: str) -> address_pb2.Address:
     return address_pb2.Address(tenant="demo", agent="bench", platform="web", conversation=where)
 
 
-class WorkerStream:
+class WorkerStream(AttachStream):
     """`Attach` stream and the state of its replies, by reply number."""
 
     def __init__(self, stub: AgentServiceStub) -> None:
-        self._call: grpc.aio.StreamStreamCall[AttachRequest, AttachResponse] = stub.Attach()
+        super().__init__(stub)
         self._run = uuid.uuid4().hex[:8]
-        self._changed = asyncio.Event()
         self.opened: set[int] = set()
         self.ended: Counter[int] = Counter()
         self.durable: dict[int, int] = {}
         self.refused: Counter[str] = Counter()
-        self._reading = asyncio.create_task(self._read())
-
-    async def hello(self) -> None:
-        """Send the first frame."""
-        hello = agent_service_pb2.AttachHello(
-            tenant="demo", agents=["bench"], capacity=1, contract_minor=catalogue.CONTRACT_MINOR
-        )
-        await self.write(AttachRequest(hello=hello))
-
-    async def write(self, batch: AttachRequest) -> None:
-        """Write a batch."""
-        await self._call.write(batch)
 
     async def open(self, addresses: Iterable[address_pb2.Address]) -> None:
         """Open one reply per address, numbered from 1, and wait until all are open."""
@@ -87,28 +74,16 @@ class WorkerStream:
         await self._call.done_writing()
         await asyncio.wait_for(self._reading, ENDED_WITHIN_S)
 
-    async def _until(self, condition: Callable[[], bool], within_s: float) -> None:
-        """Wait for a condition; return silently on timeout, as callers count what is missing."""
-        deadline = time.monotonic() + within_s
-        while not condition() and not self._reading.done() and time.monotonic() < deadline:
-            self._changed.clear()
-            try:
-                await asyncio.wait_for(self._changed.wait(), 1.0)
-            except TimeoutError:
-                continue
-
-    async def _read(self) -> None:
-        async for batch in self._call:
-            for opened in batch.opened:
-                self._count_error(opened.error.code if opened.HasField("error") else "")
-                self.opened.add(opened.reply)
-            for progress in batch.progress:
-                self._count_error(progress.error.code if progress.HasField("error") else "")
-                self.durable[progress.reply] = progress.durable_index
-            for ended in batch.ended:
-                self._count_error(ended.error.code if ended.HasField("error") else "")
-                self.ended[ended.reply] += 1
-            self._changed.set()
+    async def _received(self, batch: AttachResponse) -> None:
+        for opened in batch.opened:
+            self._count_error(opened.error.code if opened.HasField("error") else "")
+            self.opened.add(opened.reply)
+        for progress in batch.progress:
+            self._count_error(progress.error.code if progress.HasField("error") else "")
+            self.durable[progress.reply] = progress.durable_index
+        for ended in batch.ended:
+            self._count_error(ended.error.code if ended.HasField("error") else "")
+            self.ended[ended.reply] += 1
 
     def _count_error(self, code: str) -> None:
         if code:
@@ -124,7 +99,7 @@ def chunks(items: list[Item]) -> Iterator[list[Item]]:
 async def stream(stub: AgentServiceStub, persons: int, group: str, seconds: float) -> Result:
     """Stream one reply to each person and one to a group, in parallel, for `seconds`."""
     worker = WorkerStream(stub)
-    await worker.hello()
+    await worker.hello(1)
     people = [conversation("person", str(person)) for person in range(persons)]
     await worker.open([*people, conversation("group", group)])
     pacer = ReplyPacer(persons + 1, seconds)
@@ -155,7 +130,7 @@ class UnfinishedReply:
     async def begin(self, person: str, size: int) -> Result:
         """Stream `size` bytes in one reply and leave it open."""
         worker = self._worker = WorkerStream(self._stub)
-        await worker.hello()
+        await worker.hello(1)
         await worker.open([conversation("person", person)])
         texts = [delta_text(0, 0, index) for index in range(size // DELTA_BYTES)]
         self._count = len(texts)
