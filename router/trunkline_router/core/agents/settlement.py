@@ -9,7 +9,6 @@ from trunkline.v1 import catalogue
 from trunkline.v1.agent_service_pb2 import Reply, Settlement, SettlementResult
 from trunkline.v1.catalogue import Refused
 from trunkline.v1.message_pb2 import ROLE_AGENT, Message
-from trunkline.v1.tenant_pb2 import AgentSettings
 from trunkline_runtime.refusals import to_error
 
 from trunkline_router.core.agents.agent_queues import AgentQueues
@@ -189,9 +188,7 @@ class Settlements:
         self._effects.commit_queue.add_write(AtomicWrite(transaction, AttemptCommit()))
 
     def _retry_policy(self, topic: TopicKey) -> RetryPolicy:
-        tenant = self._directory.tenants.get(topic[0])
-        settings = tenant.agent_settings(topic[1]) if tenant is not None else AgentSettings()
-        return RetryPolicy.of(settings, self._max_attempts)
+        return RetryPolicy.of(self._directory.agent_settings(*topic[:2]), self._max_attempts)
 
     def _give_up(
         self,

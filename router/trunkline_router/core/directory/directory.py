@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from trunkline.v1 import catalogue
 from trunkline.v1.address_pb2 import Address
+from trunkline.v1.tenant_pb2 import AgentSettings
 
 from trunkline_router.core.directory.connections import ConnectedClient, Link, LinkSubscription, Topic
 from trunkline_router.core.directory.live_signals import LiveSignals
@@ -36,10 +37,14 @@ class Directory:
         tenant.check_active()
         return tenant
 
+    def agent_settings(self, tenant: str, agent: str) -> AgentSettings:
+        """Return the settings of a tenant's agent; all fields are 0 if there is no such tenant."""
+        known = self.tenants.get(tenant)
+        return known.agent_settings(agent) if known is not None else AgentSettings()
+
     def concurrency_of(self, tenant: str, agent: str) -> int:
         """Return the number of deliveries of one conversation that an agent's workers may hold."""
-        known = self.tenants.get(tenant)
-        return (known.agent_settings(agent).concurrency if known is not None else 0) or 1
+        return self.agent_settings(tenant, agent).concurrency or 1
 
     # Connections
 
