@@ -192,6 +192,7 @@ func (s *session) extendLeases(welcome *pb.AttachWelcome) {
 // drain takes no more deliveries, and ends the session once all are settled.
 func (s *session) drain() {
 	s.send(&pb.AttachRequest{Drain: true})
+	fmt.Println("draining")
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.draining = true

@@ -142,6 +142,7 @@ class Session {
   #drain(): void {
     this.#draining = true;
     void this.#send({ drain: true });
+    console.log("draining");
     this.#endIfDrained();
   }
 

@@ -237,7 +237,9 @@ async def test_a_terminated_worker_finishes_its_replies_and_takes_no_more(
     async with running(example) as worker, connect("bob") as bob, ann.ask(f"stream {WORDS}") as reply:
         await until_written(reply, "word5")
         worker.signal(signal.SIGTERM)
-        await until_written(reply, "word9")
+        await asyncio.to_thread(worker.line, lambda line: line == "draining")
+        # On the worker's stream, a word that it writes from now on is behind the drain.
+        await until_written(reply, f"word{len(reply.text.split()) + 5}")
         async with bob.ask("too late?") as late:
             await assert_completed(reply, WORDS)
             assert await asyncio.to_thread(worker.wait) == 0
