@@ -5,18 +5,16 @@ Names come from applications, which may choose any; those that are no ids of the
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
 import secrets
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import msgspec
+from trunkline_runtime.jose import from_base64url, read_object
 
 from trunkline_edge.dialects.dialect import Clock, HttpRequest, bearer
-from trunkline_edge.dialects.json_text import decode_json
 from trunkline_edge.dialects.openai.chat_request import ChatRequest
 from trunkline_edge.dialects.openai.errors import invalid
 
@@ -132,14 +130,9 @@ def _digest(text: str) -> str:
 
 def claimed_agents(token: str) -> list[str] | None:
     """The agents that a token claims to allow, before it is verified; None for any, or no JSON Web Token."""
-    payload = token.split(".")[1:2]
     try:
-        text = base64.urlsafe_b64decode(payload[0] + "=" * (-len(payload[0]) % 4))
-        claims: Any = decode_json(_decode, text)
+        claims = read_object(from_base64url(token.split(".")[1]))
         agents = claims["trunkline"]["agents"]
-    except (IndexError, KeyError, TypeError, ValueError, RecursionError):
+    except (IndexError, KeyError, TypeError, ValueError):
         return None
     return [agent for agent in agents if isinstance(agent, str)] if isinstance(agents, list) else None
-
-
-_decode = msgspec.json.Decoder().decode
