@@ -197,6 +197,11 @@ class ExchangeRoute(NamedTuple):
     large_body: bool = False
 
 
+def exchanges_only(request: ConnectRequest) -> ConnectPlan:
+    """The `connect` of dialects whose clients connect by exchanges only."""
+    raise AssertionError("the dialect has no other connections")
+
+
 @dataclass(frozen=True)
 class Dialect:
     """A protocol that clients connect by. To add one, add its folder, and a line in `registry`.

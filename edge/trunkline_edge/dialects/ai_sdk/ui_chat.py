@@ -16,12 +16,12 @@ from trunkline_edge.dialects.dialect import (
     CallRefused,
     Clock,
     ConnectPlan,
-    ConnectRequest,
     Dialect,
     ExchangeRoute,
     HttpReply,
     HttpRequest,
     bearer,
+    exchanges_only,
 )
 from trunkline_edge.dialects.exchange import Exchange
 from trunkline_edge.dialects.native.handshake import DEFAULT
@@ -126,15 +126,11 @@ def _render_refusal(refused: CallRefused) -> HttpReply:
     return HttpReply(refused.http_status, str(refused), "text/plain; charset=utf-8")
 
 
-def _connect(request: ConnectRequest) -> ConnectPlan:
-    raise AssertionError("the dialect has no other connections")
-
-
 def make(clock: Clock) -> Dialect:
     """Create the dialect."""
     return Dialect(
         name=NAME,
-        connect=_connect,
+        connect=exchanges_only,
         rejection_codec=DEFAULT,
         http_prefixes=("/ai/",),
         render_refusal=_render_refusal,

@@ -19,12 +19,12 @@ from trunkline_edge.dialects.dialect import (
     CallRefused,
     Clock,
     ConnectPlan,
-    ConnectRequest,
     Dialect,
     ExchangeRoute,
     HttpReply,
     HttpRequest,
     bearer,
+    exchanges_only,
 )
 from trunkline_edge.dialects.exchange import Exchange
 from trunkline_edge.dialects.native.handshake import DEFAULT
@@ -177,17 +177,13 @@ def _render_refusal(refused: CallRefused) -> HttpReply:
     return HttpReply(error.status, error.body, headers=error.headers)
 
 
-def _connect(request: ConnectRequest) -> ConnectPlan:
-    raise AssertionError("the dialect has no other connections")
-
-
 def make(clock: Clock) -> Dialect:
     """Create the dialect."""
     complete = partial(_complete, Calls(clock), clock)
     return Dialect(
         name=NAME,
         needs_tenants=True,
-        connect=_connect,
+        connect=exchanges_only,
         rejection_codec=DEFAULT,
         http_prefixes=("/openai/",),
         render_refusal=_render_refusal,
