@@ -128,15 +128,14 @@ class UiMessageStream(ReplyExchange):
 
     def ended(self, state: MessageState.ValueType, error: Error, message: Message | None) -> bytes:
         """See ReplyExchange."""
-        match state:
-            case _ if state == MESSAGE_STATE_COMPLETE:
-                last = event({"type": "finish", "finishReason": "stop"})
-            case _ if state == MESSAGE_STATE_CANCELLED:
-                last = event({"type": "abort"})
-            case _ if state == MESSAGE_STATE_FAILED:
-                last = event({"type": "error", "errorText": error.message or "The reply failed"})
-            case _:
-                last = event({"type": "error", "errorText": "The reply was not completed"})
+        if state == MESSAGE_STATE_COMPLETE:
+            last = event({"type": "finish", "finishReason": "stop"})
+        elif state == MESSAGE_STATE_CANCELLED:
+            last = event({"type": "abort"})
+        elif state == MESSAGE_STATE_FAILED:
+            last = event({"type": "error", "errorText": error.message or "The reply failed"})
+        else:
+            last = event({"type": "error", "errorText": "The reply was not completed"})
         return self._end_part() + last + _DONE
 
     def interrupted(self, reason: Refused) -> bytes:

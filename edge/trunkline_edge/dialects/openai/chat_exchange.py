@@ -168,9 +168,8 @@ class EmptyExchange(Exchange):
 
 def error_of(state: MessageState.ValueType, error: Error) -> RenderedError:
     """The error for a reply that ended without being complete. A retry would get the same reply."""
-    match state:
-        case _ if state == MESSAGE_STATE_CANCELLED:
-            return render("reply_cancelled", "The reply was cancelled", 409)
-        case _ if state == MESSAGE_STATE_EXPIRED:
-            return render("reply_expired", "The agent stopped before its reply was complete", 503)
+    if state == MESSAGE_STATE_CANCELLED:
+        return render("reply_cancelled", "The reply was cancelled", 409)
+    if state == MESSAGE_STATE_EXPIRED:
+        return render("reply_expired", "The agent stopped before its reply was complete", 503)
     return render(error.code or catalogue.INTERNAL.code, error.message or "The agent could not reply", 500)
