@@ -113,7 +113,7 @@ class EdgeRuntime:
             PauseReading: self._pause_reading,
             ResumeReading: self._resume_reading,
             Ping: self._ping,
-            FetchUploads: lambda effect: self.uploads.begin(effect),
+            FetchUploads: self.uploads.begin,
             VerifyToken: lambda effect: self.admission.verify(effect.connection, effect.frame),
             ApplyPolicy: self._apply_policy,
         }

@@ -127,11 +127,9 @@ class DialectRoutes:
         route.check_head(call.head)
         if route.method != "GET":
             check_body_type(request, route.body_type)
-        client = None
+        client, share = None, tenant
         if not call.is_visitor:
             client = call.client = await self._token_callers.identify_in_dialect(request, tenant)
-        share = tenant
-        if not call.is_visitor:
             share = self._caller_metadata.share(request, tenant, client, is_dialect=True)
         # A GET needs no body, and only its RPCs authorize it.
         body_share = STRANGERS if route.method == "GET" else share

@@ -50,7 +50,7 @@ class EngineIoRoutes:
         tenant = ""
         try:
             asked = SessionRequest(dict(request.headers), read_query(request.url.query), source)
-            session = self._session(asked) if asked.sid else None
+            session = self._runtime.engine_io.find(asked) if asked.sid else None
             tenant = session.tenant if session is not None else self._tenant_of(request, asked)
             policy = self._runtime.tenants.policy(tenant)
             if request.method == "OPTIONS":
@@ -61,9 +61,6 @@ class EngineIoRoutes:
             response = failure_response(reason)
         response.headers.update(cors_headers(policy, source) | {"cache-control": "no-store"})
         return response
-
-    def _session(self, asked: SessionRequest) -> EngineIoSession:
-        return self._runtime.engine_io.find(asked)
 
     def _tenant_of(self, request: Request, asked: SessionRequest) -> str:
         """The tenant that a first request names; empty for none, or an invalid request."""

@@ -14,7 +14,7 @@ from trunkline_runtime.refusals import refusal_of
 from trunkline_edge.core.connection import Connection, ConnectionState
 from trunkline_edge.core.counters import CLIENT_LEFT, CLIENT_LOST
 from trunkline_edge.dialects.codec import Codec
-from trunkline_edge.dialects.dialect import ConnectPlan, ConnectRequest
+from trunkline_edge.dialects.dialect import ConnectRequest
 from trunkline_edge.dialects.registry import RouteMatch
 from trunkline_edge.dialects.socket_io import SEPARATOR
 from trunkline_edge.transport import engine_io_packets as packets
@@ -74,12 +74,9 @@ class PollingSession(EngineIoSession):
             route.parameters, request.query, request.headers, None, tenants, self.source.is_local
         )
         try:
-            self._follow(route.dialect.connect(asked))
+            self._handler.connect(self, route.dialect.connect(asked))
         except Refused as reason:
             self.reject(reason)
-
-    def _follow(self, plan: ConnectPlan) -> None:
-        self._handler.connect(self, plan)
 
     async def opened(self) -> bytes:
         """Wait for the response to the handshake. Raises Refused."""
