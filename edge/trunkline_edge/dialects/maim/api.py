@@ -9,12 +9,11 @@ import hashlib
 import uuid
 
 from trunkline.v1 import catalogue
-from trunkline.v1.edge_service_pb2 import ConnectionOpened
 
 from trunkline_edge.dialects.dialect import Clock, ConnectPlan, ConnectRequest, Dialect
 from trunkline_edge.dialects.maim import router_family
 from trunkline_edge.dialects.maim.api_codec import MaimApi
-from trunkline_edge.dialects.maim.messages import conversation_of, header_text, user_of
+from trunkline_edge.dialects.maim.messages import header_text, opening_of
 from trunkline_edge.dialects.paths import Path
 
 #: Platform of clients that name none.
@@ -30,15 +29,10 @@ def make(clock: Clock) -> Dialect:
         api_key = _named(request, "api_key", "x-apikey")
         tenant, agent, token = _identity(api_key)
         platform = _named(request, "platform", "x-platform") or DEFAULT_PLATFORM
-        opened = ConnectionOpened(user=user_of(agent, platform), protocol=MaimApi.name)
-        address = opened.address
-        address.tenant, address.agent, address.platform = tenant, agent, platform
-        address.conversation.CopyFrom(conversation_of(platform))
-        opened.resume.delivered = True
         codec = MaimApi(clock, tenant, agent, platform, _connection_name(request), api_key if token else "")
         return ConnectPlan(
             codec,
-            opened,
+            opening_of(codec.name, tenant, agent, platform),
             token or request.token,
             names_user=False,
             may_be_foreign=True,

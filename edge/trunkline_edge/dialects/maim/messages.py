@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from google.protobuf.timestamp_pb2 import Timestamp
 from trunkline.v1.address_pb2 import CONVERSATION_KIND_GROUP, Conversation
+from trunkline.v1.edge_service_pb2 import ConnectionOpened
 from trunkline.v1.message_pb2 import ROLE_AGENT, CustomPart, MediaPart, Message, Part, TextPart
 
 from trunkline_edge.dialects.json_text import MAX_FRAME_VALUES, count_above
@@ -254,9 +255,17 @@ def conversation_of(platform: str) -> Conversation:
     return Conversation(kind=CONVERSATION_KIND_GROUP, id=platform)
 
 
-def user_of(agent: str, platform: str) -> str:
-    """The user of these clients, for whom deliveries are tracked per agent and platform."""
-    return f"{platform}@{agent}"
+def opening_of(protocol: str, tenant: str, agent: str, platform: str) -> ConnectionOpened:
+    """The connection of one of these clients.
+
+    They share a user, for whom deliveries are tracked per agent and platform.
+    """
+    opened = ConnectionOpened(user=f"{platform}@{agent}", protocol=protocol)
+    address = opened.address
+    address.tenant, address.agent, address.platform = tenant, agent, platform
+    address.conversation.CopyFrom(conversation_of(platform))
+    opened.resume.delivered = True
+    return opened
 
 
 def public_id(message_id: str, tenant: str) -> str:

@@ -6,11 +6,10 @@ They share the path `/ws` with the API server. Their header `platform` distingui
 from __future__ import annotations
 
 from trunkline.v1 import catalogue
-from trunkline.v1.edge_service_pb2 import ConnectionOpened
 from trunkline_runtime.call_metadata import bearer_token
 
 from trunkline_edge.dialects.dialect import Clock, ConnectPlan, ConnectRequest
-from trunkline_edge.dialects.maim.messages import conversation_of, header_text, user_of
+from trunkline_edge.dialects.maim.messages import header_text, opening_of
 from trunkline_edge.dialects.maim.router_codec import MaimRouter
 
 #: Headers of the API server's clients, which never send `platform`.
@@ -31,11 +30,8 @@ def connect(clock: Clock, request: ConnectRequest) -> ConnectPlan:
         raise catalogue.INVALID_ADDRESS.refused(problem=problem)
     platform = header_text(request.headers["platform"])
     codec = MaimRouter(clock, tenant, agent, platform)
-    opened = ConnectionOpened(user=user_of(agent, platform), protocol=codec.name, supersedes=True)
-    address = opened.address
-    address.tenant, address.agent, address.platform = tenant, agent, platform
-    address.conversation.CopyFrom(conversation_of(platform))
-    opened.resume.delivered = True
+    opened = opening_of(codec.name, tenant, agent, platform)
+    opened.supersedes = True
     return ConnectPlan(codec, opened, token, names_user=False, may_be_foreign=True, large_frames=True)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 from trunkline.v1 import catalogue
-from trunkline.v1.edge_service_pb2 import ConnectionOpened
 from trunkline.v1.frame_pb2 import AckFrame, ClientFrame, ConnectedFrame, MessageFrame, PingFrame, ServerFrame
 from trunkline.v1.message_pb2 import (
     MESSAGE_STATE_COMPLETE,
@@ -34,8 +33,8 @@ from trunkline_edge.dialects.maim.messages import (
     NotAnObject,
     TooManyValues,
     carried,
-    conversation_of,
     message_info,
+    opening_of,
     parts_of,
     public_id,
     read_object,
@@ -44,7 +43,6 @@ from trunkline_edge.dialects.maim.messages import (
     stamped,
     string_of,
     text_of,
-    user_of,
     value_of,
 )
 from trunkline_edge.dialects.paths import Path
@@ -234,11 +232,7 @@ def connect(clock: Clock, request: ConnectRequest) -> ConnectPlan:
             "or connect to /ws/<tenant>/<agent>/<platform>"
         )
     codec = Maim(tenant, agent, platform, bool(named), clock)
-    opened = ConnectionOpened(user=user_of(agent, platform), protocol=codec.name)
-    address = opened.address
-    address.tenant, address.agent, address.platform = tenant, agent, platform
-    address.conversation.CopyFrom(conversation_of(platform))
-    opened.resume.delivered = True
+    opened = opening_of(codec.name, tenant, agent, platform)
     token = request.token or _basic(request)
     plan = ConnectPlan(codec, opened, token=token, names_user=False, may_be_foreign=True, large_frames=True)
     if not plan.token and request.needs_token(tenant):
