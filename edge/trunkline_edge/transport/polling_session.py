@@ -138,8 +138,7 @@ class PollingSession(EngineIoSession):
     async def poll(self) -> bytes:
         """See EngineIoSession."""
         self._confirm()
-        if self._poll is not None and not self._poll.done():
-            self._poll.set_result(packets.NOOP)
+        self._end_poll()
         poll = self._poll = self._loop.create_future()
         self._answer_poll()
         if self._is_closed and not poll.done():
@@ -156,6 +155,11 @@ class PollingSession(EngineIoSession):
         self._unconfirmed_bytes = 0
         if self.connection is not None and not self._unfetched_bytes:
             self._handler.step(self._handler.core.backpressure.caught_up, self.connection)
+
+    def _end_poll(self) -> None:
+        """Answer a waiting poll with nothing."""
+        if self._poll is not None and not self._poll.done():
+            self._poll.set_result(packets.NOOP)
 
     def _answer_poll(self) -> None:
         poll = self._poll
@@ -260,8 +264,7 @@ class PollingSession(EngineIoSession):
         self.connection = None
         self._is_closed = True
         self._handler.engine_io.remove(self)
-        if self._poll is not None and not self._poll.done():
-            self._poll.set_result(packets.NOOP)
+        self._end_poll()
 
     def close(self, code: int, reason: str) -> None:
         """See ClientTransport. Code and reason are not sent, except by what was written.
@@ -271,8 +274,8 @@ class PollingSession(EngineIoSession):
         if self._is_closed:
             return
         self._is_closed = True
-        if reason == catalogue.DISCONNECTED.code and self._poll is not None and not self._poll.done():
-            self._poll.set_result(packets.NOOP)
+        if reason == catalogue.DISCONNECTED.code:
+            self._end_poll()
         if self._outgoing and self._poll is not None:
             self._answer_poll()
         if self._outgoing and self.is_released:
