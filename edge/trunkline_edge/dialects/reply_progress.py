@@ -25,7 +25,7 @@ class Addition(NamedTuple):
 
     #: The field of Part.
     kind: str
-    #: It begins a part; otherwise it extends the last one.
+    #: True if it begins a part; otherwise it extends the last one.
     is_new: bool
     #: For text, reasoning and the arguments of a tool call.
     text: str

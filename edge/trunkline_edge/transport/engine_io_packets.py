@@ -18,7 +18,7 @@ from trunkline_edge.transport.request_head import malformed
 
 CLOSE, PING, PONG, MESSAGE, UPGRADE, NOOP = b"1", b"2", b"3", b"4", b"5", b"6"
 
-#: Query parameter that tells the protocol's version, and the version that is served.
+#: Query parameter with the protocol's version, and the version that is served.
 VERSION_PARAMETER, VERSION = "EIO", "4"
 
 #: Packets of one payload from a client. Some clients send what they queued during a request in one payload.

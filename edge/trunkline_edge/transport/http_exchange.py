@@ -301,7 +301,7 @@ class ExchangeTransport(ResponseProtocol):
             self._break()
 
     def pause_reading(self) -> None:
-        """See ClientTransport: there is nothing left to read, but the client's end is to be noticed."""
+        """See ClientTransport: reading goes on, so that the end of the client is noticed."""
 
     def resume_reading(self) -> None:
         """See ClientTransport."""

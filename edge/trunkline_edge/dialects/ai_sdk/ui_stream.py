@@ -28,7 +28,7 @@ from trunkline_edge.dialects.dialect import HttpReply
 from trunkline_edge.dialects.reply_exchange import ReplyExchange
 from trunkline_edge.dialects.reply_progress import TOOL_CALL, Addition
 
-#: Heartbeats for which a page waits for an answer that has not begun; then it is told that there is none.
+#: Heartbeats for which a page waits for an answer that has not begun; then status 204 reports none.
 MAX_ATTACH_HEARTBEATS = 2
 
 _DONE = b"data: [DONE]\n\n"
@@ -211,7 +211,7 @@ class ResumedStream(UiMessageStream):
         if last.author.role == ROLE_USER or last.state == MESSAGE_STATE_OPEN:
             self.await_reply(last.reply_to or last.id)
         elif replies := self._early_replies():
-            # It began and ended while the log was read.
+            # One began and ended while the log was read.
             self.attach(replies[-1].id)
         else:
             self.answer = HttpReply(204, None)

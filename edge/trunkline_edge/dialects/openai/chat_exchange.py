@@ -39,7 +39,7 @@ _encode = msgspec.json.Encoder().encode
 class ChatExchange(ReplyExchange):
     """Answers a call with the agent's reply, as a stream or whole.
 
-    The log tells whether an earlier attempt has sent the message, and whether the conversation is new; only
+    The log shows whether an earlier attempt has sent the message, and whether the conversation is new; only
     then the agent gets the messages before the last one. A caller who may not read it gets another reply, and
     the agent the last message alone.
     """

@@ -75,7 +75,7 @@ class ChatRequest(NamedTuple):
     """A valid request."""
 
     model: str
-    #: What the user says.
+    #: The content of the user's message.
     parts: Sequence[Part]
     #: The field that they are from.
     path: str
