@@ -100,15 +100,16 @@ class DialectRoutes:
             head = HttpRequest(
                 request.path_params, (), dict(request.headers), b"", self._tenants, source.is_local
             )
-            policy = self._tenants.policy(routes[0].tenant_of(head))
+            route = by_method.get("GET" if request.method == "HEAD" else request.method)
+            tenant = (route or routes[0]).tenant_of(head)
+            policy = self._tenants.policy(tenant)
             if request.method == "OPTIONS":
                 return Response(status_code=204, headers=preflight_headers(policy, source, allowed))
-            route = by_method.get("GET" if request.method == "HEAD" else request.method)
             if route is None:
                 reason = catalogue.METHOD_NOT_ALLOWED.refused(path=request.scope["path"], allowed=allowed)
                 response = render(reason, {"allow": allowed})
             else:
-                call = DialectCall(request, head, dialect.name, route)
+                call = DialectCall(request, head, dialect.name, route, tenant, route.is_visitor(head))
                 response = await respond(request, self._serve(call), render)
             response.headers.update(cors_headers(policy, source))
             return response
@@ -116,10 +117,8 @@ class DialectRoutes:
         return RawPathRoute(routes[0].path, endpoint)
 
     async def _serve(self, call: DialectCall) -> Response:
-        request, route = call.request, call.route
+        request, route, tenant = call.request, call.route, call.tenant
         query = read_query(request.url.query)
-        tenant = call.tenant = route.tenant_of(call.head)
-        call.is_visitor = route.is_visitor(call.head)
         if call.is_visitor:
             self._caller_metadata.of_visitor(request, tenant, SCOPE_BROADCAST)
         elif route.method != "GET" and tenant:
@@ -189,9 +188,9 @@ class DialectCall:
     dialect: str
     route: DialectRoute
     #: Empty for none.
-    tenant: str = ""
+    tenant: str
     #: See DialectRoute.
-    is_visitor: bool = False
+    is_visitor: bool
     #: The caller, if a token identifies them.
     client: TokenCaller | None = None
 
