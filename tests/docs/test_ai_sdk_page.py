@@ -33,7 +33,7 @@ def test_the_first_60_seconds(tmp_path: Path) -> None:
         command = [*node, str(script)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=patient(30), check=False)
     assert (done.stderr, done.stdout) == ("", "You said: hello there\nuser assistant\n")
-    assert "It prints `You said: hello there` and `user assistant`" in PAGE
+    assert "prints `You said: hello there` and `user assistant`" in PAGE
 
 
 def _never() -> datetime:
