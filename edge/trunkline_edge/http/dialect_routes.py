@@ -239,7 +239,8 @@ def _renderer(render: Callable[[CallRefused], HttpReply] | None) -> RenderFailur
         if reply.status != 401:
             kept.pop("www-authenticate", None)
         kept |= dict(reply.headers) | (headers or {})
-        return Response(msgspec.json.encode(reply.body), reply.status, kept, JSON)
+        body = msgspec.json.encode(reply.body) if reply.media_type == JSON else reply.body
+        return Response(body, reply.status, kept, reply.media_type)
 
     return render_in_dialect
 
