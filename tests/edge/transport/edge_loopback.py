@@ -275,6 +275,9 @@ async def running_edge(router: str, fetch: Fetch | None = None, **settings: Any)
     loop.set_exception_handler(note)
     options = {"router": router, "drain_s": 0.05, "edge_listen": "127.0.0.1:0", **settings}
     runtime = EdgeRuntime(EdgeSettings(**options), fetch or no_fetch)
+    if runtime.settings.heartbeat_s >= 60:
+        # An edge's first connection is pinged after a second, however long the interval.
+        runtime.core.sessions.heartbeats._current = runtime.settings.heartbeat_s // 2
     transports: list[asyncio.BaseTransport] = []
 
     class WatchedPort(ProtocolSelector):
