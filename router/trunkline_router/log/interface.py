@@ -33,6 +33,10 @@ class LogUnavailable(Exception):
     """The log cannot perform an operation now (disk full, I/O error, closed). Nothing was committed."""
 
 
+class Fenced(LogUnavailable):
+    """Another router owns the log. Nothing was committed, and this log commits nothing any more."""
+
+
 class LogDamaged(LogUnavailable):
     """A stored entry, or the file, is not as it was written. Only a backup may have what it held."""
 
@@ -47,6 +51,9 @@ class Log(Protocol):
     Coroutines may be called concurrently from one event loop. Exceptions are `append`, `reset`, `replay`,
     `erase_tenant`, `erase_user` and `prune`: the caller awaits each before it calls the next. A cancelled
     `append` may or may not commit. Every operation may raise LogUnavailable.
+
+    An engine that cannot know whether a write was committed, because a connection broke, finds out before it
+    answers.
     """
 
     @property
